@@ -1,0 +1,216 @@
+from gradserve.v1 import common_pb2 as _common_pb2
+from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from typing import ClassVar as _ClassVar, Iterable as _Iterable, Mapping as _Mapping, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class Reduce(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = []
+    REDUCE_UNSPECIFIED: _ClassVar[Reduce]
+    REDUCE_SUM: _ClassVar[Reduce]
+    REDUCE_MAX: _ClassVar[Reduce]
+    REDUCE_SIGNED: _ClassVar[Reduce]
+
+class SmoothGradStatistic(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = []
+    SMOOTH_GRAD_STATISTIC_UNSPECIFIED: _ClassVar[SmoothGradStatistic]
+    SMOOTH_GRAD_STATISTIC_MEAN: _ClassVar[SmoothGradStatistic]
+    SMOOTH_GRAD_STATISTIC_VARIANCE: _ClassVar[SmoothGradStatistic]
+    SMOOTH_GRAD_STATISTIC_SQUARE: _ClassVar[SmoothGradStatistic]
+
+class Baseline(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = []
+    BASELINE_UNSPECIFIED: _ClassVar[Baseline]
+    BASELINE_BLACK: _ClassVar[Baseline]
+    BASELINE_MEAN: _ClassVar[Baseline]
+    BASELINE_BLUR: _ClassVar[Baseline]
+    BASELINE_NOISE: _ClassVar[Baseline]
+
+class MapFormat(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = []
+    MAP_FORMAT_UNSPECIFIED: _ClassVar[MapFormat]
+    MAP_FORMAT_FLOAT32: _ClassVar[MapFormat]
+    MAP_FORMAT_FLOAT16: _ClassVar[MapFormat]
+    MAP_FORMAT_PNG: _ClassVar[MapFormat]
+REDUCE_UNSPECIFIED: Reduce
+REDUCE_SUM: Reduce
+REDUCE_MAX: Reduce
+REDUCE_SIGNED: Reduce
+SMOOTH_GRAD_STATISTIC_UNSPECIFIED: SmoothGradStatistic
+SMOOTH_GRAD_STATISTIC_MEAN: SmoothGradStatistic
+SMOOTH_GRAD_STATISTIC_VARIANCE: SmoothGradStatistic
+SMOOTH_GRAD_STATISTIC_SQUARE: SmoothGradStatistic
+BASELINE_UNSPECIFIED: Baseline
+BASELINE_BLACK: Baseline
+BASELINE_MEAN: Baseline
+BASELINE_BLUR: Baseline
+BASELINE_NOISE: Baseline
+MAP_FORMAT_UNSPECIFIED: MapFormat
+MAP_FORMAT_FLOAT32: MapFormat
+MAP_FORMAT_FLOAT16: MapFormat
+MAP_FORMAT_PNG: MapFormat
+
+class ExplainRequest(_message.Message):
+    __slots__ = ["model", "image", "preprocess", "methods", "targets", "format", "overlay", "options"]
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    IMAGE_FIELD_NUMBER: _ClassVar[int]
+    PREPROCESS_FIELD_NUMBER: _ClassVar[int]
+    METHODS_FIELD_NUMBER: _ClassVar[int]
+    TARGETS_FIELD_NUMBER: _ClassVar[int]
+    FORMAT_FIELD_NUMBER: _ClassVar[int]
+    OVERLAY_FIELD_NUMBER: _ClassVar[int]
+    OPTIONS_FIELD_NUMBER: _ClassVar[int]
+    model: str
+    image: _common_pb2.Image
+    preprocess: _common_pb2.Preprocess
+    methods: _containers.RepeatedCompositeFieldContainer[ExplainMethod]
+    targets: _containers.RepeatedCompositeFieldContainer[_common_pb2.Target]
+    format: MapFormat
+    overlay: bool
+    options: _common_pb2.RequestOptions
+    def __init__(self, model: _Optional[str] = ..., image: _Optional[_Union[_common_pb2.Image, _Mapping]] = ..., preprocess: _Optional[_Union[_common_pb2.Preprocess, str]] = ..., methods: _Optional[_Iterable[_Union[ExplainMethod, _Mapping]]] = ..., targets: _Optional[_Iterable[_Union[_common_pb2.Target, _Mapping]]] = ..., format: _Optional[_Union[MapFormat, str]] = ..., overlay: bool = ..., options: _Optional[_Union[_common_pb2.RequestOptions, _Mapping]] = ...) -> None: ...
+
+class ExplainMethod(_message.Message):
+    __slots__ = ["gradient", "gradient_x_input", "smooth_grad", "integrated_gradients", "guided_backprop", "deconvnet", "grad_cam", "guided_grad_cam", "occlusion"]
+    GRADIENT_FIELD_NUMBER: _ClassVar[int]
+    GRADIENT_X_INPUT_FIELD_NUMBER: _ClassVar[int]
+    SMOOTH_GRAD_FIELD_NUMBER: _ClassVar[int]
+    INTEGRATED_GRADIENTS_FIELD_NUMBER: _ClassVar[int]
+    GUIDED_BACKPROP_FIELD_NUMBER: _ClassVar[int]
+    DECONVNET_FIELD_NUMBER: _ClassVar[int]
+    GRAD_CAM_FIELD_NUMBER: _ClassVar[int]
+    GUIDED_GRAD_CAM_FIELD_NUMBER: _ClassVar[int]
+    OCCLUSION_FIELD_NUMBER: _ClassVar[int]
+    gradient: Gradient
+    gradient_x_input: GradientXInput
+    smooth_grad: SmoothGrad
+    integrated_gradients: IntegratedGradients
+    guided_backprop: GuidedBackprop
+    deconvnet: Deconvnet
+    grad_cam: GradCam
+    guided_grad_cam: GuidedGradCam
+    occlusion: Occlusion
+    def __init__(self, gradient: _Optional[_Union[Gradient, _Mapping]] = ..., gradient_x_input: _Optional[_Union[GradientXInput, _Mapping]] = ..., smooth_grad: _Optional[_Union[SmoothGrad, _Mapping]] = ..., integrated_gradients: _Optional[_Union[IntegratedGradients, _Mapping]] = ..., guided_backprop: _Optional[_Union[GuidedBackprop, _Mapping]] = ..., deconvnet: _Optional[_Union[Deconvnet, _Mapping]] = ..., grad_cam: _Optional[_Union[GradCam, _Mapping]] = ..., guided_grad_cam: _Optional[_Union[GuidedGradCam, _Mapping]] = ..., occlusion: _Optional[_Union[Occlusion, _Mapping]] = ...) -> None: ...
+
+class Gradient(_message.Message):
+    __slots__ = ["reduce", "log_prob"]
+    REDUCE_FIELD_NUMBER: _ClassVar[int]
+    LOG_PROB_FIELD_NUMBER: _ClassVar[int]
+    reduce: Reduce
+    log_prob: bool
+    def __init__(self, reduce: _Optional[_Union[Reduce, str]] = ..., log_prob: bool = ...) -> None: ...
+
+class GradientXInput(_message.Message):
+    __slots__ = ["reduce"]
+    REDUCE_FIELD_NUMBER: _ClassVar[int]
+    reduce: Reduce
+    def __init__(self, reduce: _Optional[_Union[Reduce, str]] = ...) -> None: ...
+
+class SmoothGrad(_message.Message):
+    __slots__ = ["samples", "noise", "statistic", "reduce"]
+    SAMPLES_FIELD_NUMBER: _ClassVar[int]
+    NOISE_FIELD_NUMBER: _ClassVar[int]
+    STATISTIC_FIELD_NUMBER: _ClassVar[int]
+    REDUCE_FIELD_NUMBER: _ClassVar[int]
+    samples: int
+    noise: float
+    statistic: SmoothGradStatistic
+    reduce: Reduce
+    def __init__(self, samples: _Optional[int] = ..., noise: _Optional[float] = ..., statistic: _Optional[_Union[SmoothGradStatistic, str]] = ..., reduce: _Optional[_Union[Reduce, str]] = ...) -> None: ...
+
+class IntegratedGradients(_message.Message):
+    __slots__ = ["steps", "baseline", "reduce"]
+    STEPS_FIELD_NUMBER: _ClassVar[int]
+    BASELINE_FIELD_NUMBER: _ClassVar[int]
+    REDUCE_FIELD_NUMBER: _ClassVar[int]
+    steps: int
+    baseline: Baseline
+    reduce: Reduce
+    def __init__(self, steps: _Optional[int] = ..., baseline: _Optional[_Union[Baseline, str]] = ..., reduce: _Optional[_Union[Reduce, str]] = ...) -> None: ...
+
+class GuidedBackprop(_message.Message):
+    __slots__ = ["reduce"]
+    REDUCE_FIELD_NUMBER: _ClassVar[int]
+    reduce: Reduce
+    def __init__(self, reduce: _Optional[_Union[Reduce, str]] = ...) -> None: ...
+
+class Deconvnet(_message.Message):
+    __slots__ = ["reduce"]
+    REDUCE_FIELD_NUMBER: _ClassVar[int]
+    reduce: Reduce
+    def __init__(self, reduce: _Optional[_Union[Reduce, str]] = ...) -> None: ...
+
+class GradCam(_message.Message):
+    __slots__ = ["layer", "signed"]
+    LAYER_FIELD_NUMBER: _ClassVar[int]
+    SIGNED_FIELD_NUMBER: _ClassVar[int]
+    layer: str
+    signed: bool
+    def __init__(self, layer: _Optional[str] = ..., signed: bool = ...) -> None: ...
+
+class GuidedGradCam(_message.Message):
+    __slots__ = ["layer", "reduce"]
+    LAYER_FIELD_NUMBER: _ClassVar[int]
+    REDUCE_FIELD_NUMBER: _ClassVar[int]
+    layer: str
+    reduce: Reduce
+    def __init__(self, layer: _Optional[str] = ..., reduce: _Optional[_Union[Reduce, str]] = ...) -> None: ...
+
+class Occlusion(_message.Message):
+    __slots__ = ["patch", "stride", "value"]
+    PATCH_FIELD_NUMBER: _ClassVar[int]
+    STRIDE_FIELD_NUMBER: _ClassVar[int]
+    VALUE_FIELD_NUMBER: _ClassVar[int]
+    patch: float
+    stride: float
+    value: float
+    def __init__(self, patch: _Optional[float] = ..., stride: _Optional[float] = ..., value: _Optional[float] = ...) -> None: ...
+
+class ExplainResponse(_message.Message):
+    __slots__ = ["explanations", "region", "provenance"]
+    EXPLANATIONS_FIELD_NUMBER: _ClassVar[int]
+    REGION_FIELD_NUMBER: _ClassVar[int]
+    PROVENANCE_FIELD_NUMBER: _ClassVar[int]
+    explanations: _containers.RepeatedCompositeFieldContainer[Explanation]
+    region: _common_pb2.Region
+    provenance: _common_pb2.Provenance
+    def __init__(self, explanations: _Optional[_Iterable[_Union[Explanation, _Mapping]]] = ..., region: _Optional[_Union[_common_pb2.Region, _Mapping]] = ..., provenance: _Optional[_Union[_common_pb2.Provenance, _Mapping]] = ...) -> None: ...
+
+class Explanation(_message.Message):
+    __slots__ = ["method", "method_name", "target", "target_name", "target_value", "raw", "png", "low", "high", "overlay", "coarse", "completeness_gap", "asked", "done", "completed_fraction", "warnings"]
+    METHOD_FIELD_NUMBER: _ClassVar[int]
+    METHOD_NAME_FIELD_NUMBER: _ClassVar[int]
+    TARGET_FIELD_NUMBER: _ClassVar[int]
+    TARGET_NAME_FIELD_NUMBER: _ClassVar[int]
+    TARGET_VALUE_FIELD_NUMBER: _ClassVar[int]
+    RAW_FIELD_NUMBER: _ClassVar[int]
+    PNG_FIELD_NUMBER: _ClassVar[int]
+    LOW_FIELD_NUMBER: _ClassVar[int]
+    HIGH_FIELD_NUMBER: _ClassVar[int]
+    OVERLAY_FIELD_NUMBER: _ClassVar[int]
+    COARSE_FIELD_NUMBER: _ClassVar[int]
+    COMPLETENESS_GAP_FIELD_NUMBER: _ClassVar[int]
+    ASKED_FIELD_NUMBER: _ClassVar[int]
+    DONE_FIELD_NUMBER: _ClassVar[int]
+    COMPLETED_FRACTION_FIELD_NUMBER: _ClassVar[int]
+    WARNINGS_FIELD_NUMBER: _ClassVar[int]
+    method: ExplainMethod
+    method_name: str
+    target: _common_pb2.Target
+    target_name: str
+    target_value: float
+    raw: _common_pb2.Tensor
+    png: bytes
+    low: float
+    high: float
+    overlay: bytes
+    coarse: _common_pb2.Tensor
+    completeness_gap: float
+    asked: int
+    done: int
+    completed_fraction: float
+    warnings: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, method: _Optional[_Union[ExplainMethod, _Mapping]] = ..., method_name: _Optional[str] = ..., target: _Optional[_Union[_common_pb2.Target, _Mapping]] = ..., target_name: _Optional[str] = ..., target_value: _Optional[float] = ..., raw: _Optional[_Union[_common_pb2.Tensor, _Mapping]] = ..., png: _Optional[bytes] = ..., low: _Optional[float] = ..., high: _Optional[float] = ..., overlay: _Optional[bytes] = ..., coarse: _Optional[_Union[_common_pb2.Tensor, _Mapping]] = ..., completeness_gap: _Optional[float] = ..., asked: _Optional[int] = ..., done: _Optional[int] = ..., completed_fraction: _Optional[float] = ..., warnings: _Optional[_Iterable[str]] = ...) -> None: ...
