@@ -1,0 +1,1 @@
+"""Served models: the catalogue, loading, and what makes a network ready for the engine."""

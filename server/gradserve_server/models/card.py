@@ -1,0 +1,62 @@
+"""What is known of a served model without touching it: torch-free, sent from the workers to the front-end."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+Layout = Literal["nchw", "nhwc", "tokens", "tokens+class", "vector", "other"]
+Precision = Literal["exact", "balanced", "fast"]
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """A layer as the probe saw it fire: name, class of the module, and the shape of its output for one image."""
+
+    name: str
+    kind: str
+    layout: Layout
+    channels: int = 0
+    height: int = 0
+    width: int = 0
+    grad_cam: bool = False  # worth a Grad-CAM: a real map, not a pooling, dropout or per-class layer
+
+    @property
+    def is_map(self) -> bool:
+        """Whether the layer has more than one position."""
+        return self.height * self.width > 1
+
+
+@dataclass(frozen=True, slots=True)
+class ModelCard:
+    """A served model: classes, input, normalisation, layers in execution order, and what applies to it."""
+
+    name: str
+    builder: str
+    digest: str
+    classes: tuple[str, ...]
+    height: int
+    width: int
+    resize: int
+    interpolation: Literal["bilinear", "bicubic"]
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    any_size: bool
+    min_size: int
+    default_eps: float
+    layers: tuple[Layer, ...]
+    folded: dict[str, str]  # convolution -> the BatchNorm it was folded into, which keeps the tap
+    grad_cam_layer: str
+    relus: int
+    other_activations: tuple[str, ...]
+    rules_refused: str  # why guided backprop and deconvnet do not apply, or empty
+    softmax: bool
+    gflop: float
+    precisions: tuple[Precision, ...] = ("exact",)
+    notes: tuple[str, ...] = ()
+
+    def layer(self, name: str) -> Layer | None:
+        """The layer of that name, or None."""
+        return next((layer for layer in self.layers if layer.name == name), None)
+
+    def order(self, name: str) -> int:
+        """The place of a layer in the execution order."""
+        return next(i for i, layer in enumerate(self.layers) if layer.name == name)

@@ -1,0 +1,106 @@
+"""Which models a server serves: a TOML file, command-line flags, or the embedded ones."""
+
+import difflib
+import tomllib
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+
+Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
+Colour = tuple[float, float, float]
+EMBEDDED_FOLDER = Path(__file__).parent / "embedded"
+
+
+class ModelSpec(BaseModel):
+    """One `[models.NAME]` table of the catalogue. What is left out comes from torchvision's own metadata."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: Name = Field(description="name to use in requests")
+    builder: str = Field(default="", description="torchvision name or package.module:function; default: the name")
+    weights: str = Field(
+        default="DEFAULT", description='"DEFAULT" or an enum name (downloaded), a .safetensors/.pth file, or "random"'
+    )
+    labels: Path | tuple[str, ...] | None = Field(default=None, description="names of the classes, or a file of lines")
+    height: int | None = Field(default=None, ge=1, le=4096, description="height of the input after the crop")
+    width: int | None = Field(default=None, ge=1, le=4096, description="width of the input after the crop")
+    resize: int | None = Field(default=None, ge=1, le=4096, description="shorter side before the crop")
+    interpolation: Literal["bilinear", "bicubic"] | None = Field(default=None, description="of the resizing")
+    mean: Colour | None = Field(default=None, description="subtracted from pixels in [0, 1]")
+    std: Colour | None = Field(default=None, description="divides them")
+    default_eps: float = Field(default=4 / 255, ge=0, le=1, description="perturbation budget that suits the model")
+    seed: int = Field(default=0, ge=0, description='of "random" weights')
+    notes: tuple[str, ...] = Field(default=(), description="shown with the model")
+
+    @property
+    def source(self) -> str:
+        """What builds the model."""
+        return self.builder or self.name
+
+
+def _embedded(name: str, package: str, weights: str, **facts: object) -> ModelSpec:
+    folder = EMBEDDED_FOLDER / package
+    module = f"gradserve_server.models.embedded.{package}.network:{package}"
+    paths = {"weights": str(folder / weights), "labels": folder / "labels.txt"}
+    return ModelSpec.model_validate({"name": name, "builder": module, **paths, **facts})
+
+
+DIGITS = {"height": 8, "width": 8, "resize": 8, "mean": (0.5,) * 3, "std": (0.5,) * 3, "default_eps": 0.1}
+
+EMBEDDED = {
+    spec.name: spec
+    for spec in [
+        _embedded("digits", "digits", "digits.safetensors", **DIGITS, notes=("8x8 grey digits, bright ink on black",)),
+    ]
+}
+
+
+def read_catalogue(path: Path) -> list[ModelSpec]:
+    """The models of a TOML file; relative paths are relative to it. Raises ValueError, pydantic.ValidationError."""
+    tables = tomllib.loads(path.read_text()).get("models", {})
+    if not isinstance(tables, dict):
+        raise ValueError(f"{path}: models must be tables: [models.NAME]")
+    specs = []
+    for name, table in tables.items():
+        base = EMBEDDED[name].model_dump() if name in EMBEDDED and "builder" not in table else {"name": name}
+        spec = ModelSpec.model_validate({**base, **table})
+        changes: dict[str, object] = {}
+        if _is_file(spec.weights):
+            changes["weights"] = str(path.parent / spec.weights)
+        if isinstance(spec.labels, Path):
+            changes["labels"] = path.parent / spec.labels
+        specs.append(spec.model_copy(update=changes))
+    return specs
+
+
+def from_flag(flag: str) -> ModelSpec:
+    """NAME or NAME=WEIGHTS: an embedded model, or a torchvision one. Raises ValueError naming what is near."""
+    name, _, weights = flag.partition("=")
+    spec = EMBEDDED.get(name) or ModelSpec(name=name)
+    return spec.model_copy(update={"weights": weights}) if weights else spec
+
+
+def check_builders(specs: list[ModelSpec]) -> None:
+    """Raises ValueError for a builder that is not there, before any worker is started."""
+    from torchvision.models import list_models
+
+    names = [spec.name for spec in specs]
+    if len(set(names)) < len(names):
+        raise ValueError(f"two models have the same name: {', '.join(sorted(n for n in names if names.count(n) > 1))}")
+    for spec in specs:
+        if ":" in spec.source:
+            package = spec.source.partition(":")[0].partition(".")[0]
+            if find_spec(package) is None:
+                raise ValueError(f"model {spec.name}: there is no package {package!r} to build it with")
+        elif spec.source not in list_models():
+            near = difflib.get_close_matches(spec.source, [*EMBEDDED, *list_models()], 3)
+            hint = f"; near: {', '.join(near)}" if near else ""
+            raise ValueError(f"model {spec.name}: torchvision has no model {spec.source!r}{hint}")
+        if _is_file(spec.weights) and not Path(spec.weights).is_file():
+            raise ValueError(f"model {spec.name}: no file {spec.weights}")
+
+
+def _is_file(weights: str) -> bool:
+    return weights.endswith((".safetensors", ".pth", ".pt"))

@@ -1,0 +1,140 @@
+"""Rules of the backward pass through ReLU, by row, without touching the model.
+
+A torch function mode intercepts the ReLU *operation* wherever it is called: as a module, as a function, in place, reused,
+as ReLU6 or as a clamp at zero. The rows of a batch come ordered plain | guided | deconvnet.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal, NamedTuple
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+Rule = Literal["plain", "guided", "deconvnet"]
+RULES: tuple[Rule, ...] = ("plain", "guided", "deconvnet")
+
+aten = torch.ops.aten
+
+
+class Rectifier(NamedTuple):
+    """A call that is a ReLU: its input, its upper bound if it has one, and whether it writes over its input."""
+
+    x: Tensor
+    top: float | None
+    inplace: bool
+
+
+Reader = Callable[..., Rectifier | None]
+
+
+def _relu(x: Tensor, inplace: bool = False) -> Rectifier:
+    return Rectifier(x, None, inplace)
+
+
+def _relu6(x: Tensor, inplace: bool = False) -> Rectifier:
+    return Rectifier(x, 6.0, inplace)
+
+
+def _hardtanh(x: Tensor, min_val: float = -1.0, max_val: float = 1.0, inplace: bool = False) -> Rectifier | None:
+    return Rectifier(x, float(max_val), inplace) if min_val == 0 else None
+
+
+def _threshold(x: Tensor, threshold: float, value: float, inplace: bool = False) -> Rectifier | None:
+    return Rectifier(x, None, inplace) if threshold == 0 and value == 0 else None
+
+
+def _clamp(x: Tensor, min: Any = None, max: Any = None, inplace: bool = False) -> Rectifier | None:  # noqa: A002
+    if isinstance(min, Tensor) or isinstance(max, Tensor) or min is None or min != 0:
+        return None
+    return Rectifier(x, None if max is None else float(max), inplace)
+
+
+def _in_place(reader: Reader) -> Reader:
+    return lambda *args, **kwargs: reader(*args, **kwargs, inplace=True)
+
+
+nn = torch._C._nn
+READERS: Mapping[Any, Reader] = {
+    F.relu: _relu,
+    torch.relu: _relu,
+    Tensor.relu: _relu,
+    torch.relu_: _in_place(_relu),
+    Tensor.relu_: _in_place(_relu),
+    F.relu6: _relu6,
+    nn.relu6: _relu6,
+    nn.relu6_: _in_place(_relu6),
+    F.hardtanh: _hardtanh,
+    nn.hardtanh: _hardtanh,
+    nn.hardtanh_: _in_place(_hardtanh),
+    F.threshold: _threshold,
+    torch.threshold: _threshold,
+    torch.threshold_: _in_place(_threshold),
+    torch.clamp: _clamp,
+    Tensor.clamp: _clamp,
+    torch.clamp_: _in_place(_clamp),
+    Tensor.clamp_: _in_place(_clamp),
+    torch.clamp_min: _clamp,
+    Tensor.clamp_min: _clamp,
+    torch.clamp_min_: _in_place(_clamp),
+    Tensor.clamp_min_: _in_place(_clamp),
+}
+
+
+def _forward(x: Tensor, top: float | None, inplace: bool) -> Tensor:
+    if inplace:  # code that calls relu_ as a statement relies on the write
+        return torch.relu_(x) if top is None else F.hardtanh(x, 0.0, top, inplace=True)
+    return torch.relu(x) if top is None else F.hardtanh(x, 0.0, top)
+
+
+class _RuledReLU(torch.autograd.Function):
+    """ReLU whose backward follows the rule of each row; [N, ...] -> [N, ...]."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, top: float | None, inplace: bool, guided: int, deconvnet: int) -> Tensor:
+        """The kernels of the plain ReLU, hence the same bits."""
+        y = _forward(x, top, inplace)
+        if inplace:
+            ctx.mark_dirty(x)
+        ctx.save_for_backward(y)  # y > 0 exactly where x > 0, and the next operation keeps y anyway
+        ctx.top, ctx.guided, ctx.deconvnet = top, guided, deconvnet
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        """Plain: forward mask; guided: forward and gradient mask; deconvnet: gradient mask."""
+        (y,), (g,) = ctx.saved_tensors, grads
+        a, b = ctx.guided, ctx.deconvnet
+        out = torch.empty_like(g)
+        if ctx.top is None:
+            aten.threshold_backward.grad_input(g[:b], y[:b], 0, grad_input=out[:b])
+        else:
+            aten.hardtanh_backward.grad_input(g[:b], y[:b], 0.0, ctx.top, grad_input=out[:b])
+        out[a:b].clamp_min_(0)
+        torch.clamp_min(g[b:], 0, out=out[b:])
+        return out, None, None, None, None
+
+
+class ReLURules(TorchFunctionMode):
+    """Applies `rules`, one per row and ordered as in RULES, to every ReLU called inside."""
+
+    def __init__(self, rules: Sequence[Rule]) -> None:
+        super().__init__()
+        self.rows = len(rules)
+        self.guided = sum(rule == "plain" for rule in rules)
+        self.deconvnet = self.guided + sum(rule == "guided" for rule in rules)
+        self.caught = 0
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Replaces a ReLU by its ruled twin; leaves everything else alone."""
+        reader = READERS.get(func)
+        call = reader(*args, **(kwargs or {})) if reader else None
+        if call is None:
+            return func(*args, **(kwargs or {}))
+        self.caught += 1
+        if not (torch.is_grad_enabled() and call.x.requires_grad):
+            return _forward(*call)
+        if call.x.shape[0] != self.rows:
+            raise ValueError(f"a ReLU sees {call.x.shape[0]} rows where the batch has {self.rows}")
+        return _RuledReLU.apply(*call, self.guided, self.deconvnet)  # type: ignore[no-untyped-call]
