@@ -1,0 +1,70 @@
+"""gradserve: a client for the service that serves the gradients of vision models.
+
+import gradserve
+
+with gradserve.Client("127.0.0.1:50051") as client:
+    print(client.predict("cat.jpg"))
+    client.explain("cat.jpg", "grad_cam").save("cat-grad_cam.png")
+"""
+
+from importlib import metadata as _metadata
+
+from gradserve.aio import AsyncClient
+from gradserve.arguments import Method, Rank, Unit
+from gradserve.cards import Applicability, Layer, ModelCard
+from gradserve.client import Client
+from gradserve.errors import (
+    Cancelled,
+    DeadlineExceeded,
+    FailedPrecondition,
+    GradserveError,
+    InternalError,
+    InvalidArgument,
+    NotFound,
+    PermissionDenied,
+    RequestTooLarge,
+    ResourceExhausted,
+    ServiceError,
+    Unauthenticated,
+    Unavailable,
+    Unimplemented,
+    Violation,
+)
+from gradserve.results import Explanation, Explanations, Prediction, Provenance, Region, Score
+
+try:
+    __version__ = _metadata.version("gradserve")
+except _metadata.PackageNotFoundError:  # imported from a checkout that is not installed
+    __version__ = "0+unknown"
+
+__all__ = [
+    "Applicability",
+    "AsyncClient",
+    "Cancelled",
+    "Client",
+    "DeadlineExceeded",
+    "Explanation",
+    "Explanations",
+    "FailedPrecondition",
+    "GradserveError",
+    "InternalError",
+    "InvalidArgument",
+    "Layer",
+    "Method",
+    "ModelCard",
+    "NotFound",
+    "PermissionDenied",
+    "Prediction",
+    "Provenance",
+    "Rank",
+    "Region",
+    "RequestTooLarge",
+    "ResourceExhausted",
+    "Score",
+    "ServiceError",
+    "Unauthenticated",
+    "Unavailable",
+    "Unimplemented",
+    "Unit",
+    "Violation",
+]

@@ -1,0 +1,75 @@
+"""What a caller says: methods, targets, options."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, TypedDict
+
+import numpy as np
+from PIL import Image
+
+ParameterValue = bool | int | float | str
+ImageLike = str | os.PathLike[str] | bytes | Image.Image | np.ndarray[Any, Any]
+
+
+@dataclass(frozen=True, init=False)
+class Method:
+    """A method with parameters that are not the defaults: `Method("smooth_grad", samples=25)`."""
+
+    name: str
+    parameters: Mapping[str, ParameterValue]
+
+    def __init__(self, name: str, /, **parameters: ParameterValue) -> None:
+        object.__setattr__(self, "name", name)
+        object.__setattr__(self, "parameters", parameters)
+
+    def __repr__(self) -> str:
+        return f"Method({', '.join([repr(self.name), *(f'{k}={v!r}' for k, v in self.parameters.items())])})"
+
+    def __hash__(self) -> int:
+        return hash((self.name, frozenset(self.parameters.items())))
+
+
+@dataclass(frozen=True)
+class Rank:
+    """The class of this rank in the prediction as target: `Rank(1)` is the top, `Rank(2)` the runner-up."""
+
+    rank: int
+
+
+@dataclass(frozen=True)
+class Unit:
+    """A unit of a layer as target, `Unit("layer4.1", 17, y=3, x=5)`; without y and x the mean over the channel."""
+
+    layer: str
+    channel: int
+    y: int | None = None
+    x: int | None = None
+
+    def __post_init__(self) -> None:
+        if (self.y is None) != (self.x is None):
+            raise ValueError(f"y and x of a unit go together; got y={self.y}, x={self.x}")
+
+    def __str__(self) -> str:
+        return f"{self.layer}:{self.channel}" + ("" if self.y is None else f" ({self.y}, {self.x})")
+
+
+TargetLike = int | str | Rank | Unit
+MethodLike = str | tuple[str, Mapping[str, ParameterValue]] | Method
+
+
+class Options(TypedDict, total=False):
+    """What every request carries besides its subject.
+
+    priority: "interactive" (default) or "batch", which gives way to interactive requests.
+    precision: "auto" (default: the server chooses), "exact", "balanced" or "fast".
+    seed: of everything random; the same seed gives the same answer. Default: 0.
+    time_budget: the most seconds that the answer may take.
+    allow_partial: when time runs out, answer with what there is instead of DeadlineExceeded.
+    """
+
+    priority: str
+    precision: str
+    seed: int | None
+    time_budget: float | None
+    allow_partial: bool

@@ -1,0 +1,52 @@
+"""What a server tells about its models."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Applicability:
+    """Whether a method applies to a model, and why not, or what to know where it does."""
+
+    method: str
+    applies: bool
+    reason: str
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A layer as it ran on the model's default input; 0 where it has no channels or no map."""
+
+    name: str
+    kind: str
+    channels: int
+    height: int
+    width: int
+
+
+@dataclass(frozen=True)
+class ModelCard:
+    """A model's card. Layers are there only where one model was asked for by name."""
+
+    name: str
+    builder: str
+    weights_digest: str
+    classes: tuple[str, ...]
+    input_size: tuple[int, int]
+    any_size: bool
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    precisions: tuple[str, ...]
+    default_eps: float
+    grad_cam_layer: str
+    gflop: float
+    methods: tuple[Applicability, ...]
+    layers: tuple[Layer, ...]
+    notes: tuple[str, ...]
+
+    def applies(self, method: str) -> bool:
+        """Whether the method applies to this model."""
+        return any(each.method == method and each.applies for each in self.methods)
+
+    def __repr__(self) -> str:
+        height, width = self.input_size
+        return f"<ModelCard {self.name}: {len(self.classes)} classes, {height} x {width}, {self.gflop:.3g} GFLOP>"

@@ -1,0 +1,88 @@
+"""How both clients reach a server: limits, retries, keepalive, TLS, token, health."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import grpc
+from google.protobuf.message import Message
+
+from gradserve.errors import RequestTooLarge
+
+SEND_LIMIT = 32 << 20
+RECEIVE_LIMIT = 64 << 20
+HEALTH = "/grpc.health.v1.Health/Check"
+_HEALTH_STATES = {0: "UNKNOWN", 1: "SERVING", 2: "NOT_SERVING", 3: "SERVICE_UNKNOWN"}
+
+Tls = bool | str | os.PathLike[str] | None
+
+
+def options(retries: int) -> list[tuple[str, Any]]:
+    """The channel's options; calls are retried by gRPC itself, and only when the server is UNAVAILABLE."""
+    return [
+        ("grpc.max_send_message_length", SEND_LIMIT),
+        ("grpc.max_receive_message_length", RECEIVE_LIMIT),
+        ("grpc.keepalive_time_ms", 30_000),
+        ("grpc.keepalive_timeout_ms", 10_000),
+        ("grpc.initial_reconnect_backoff_ms", 200),
+        ("grpc.max_reconnect_backoff_ms", 3_000),
+        # A call can be retried only while its request is in this buffer.
+        ("grpc.per_rpc_retry_buffer_size", SEND_LIMIT + (1 << 20)),
+        ("grpc.service_config", _service_config(retries)),
+    ]
+
+
+def credentials(tls: Tls) -> grpc.ChannelCredentials | None:
+    """None without TLS, the system's roots for True, else the certificate of an authority from a file."""
+    if tls is None or tls is False:
+        return None
+    return grpc.ssl_channel_credentials(None if tls is True else Path(tls).read_bytes())
+
+
+def metadata(token: str | None) -> list[tuple[str, str]]:
+    """What is sent beside every call."""
+    return [("authorization", f"Bearer {token}")] if token else []
+
+
+def check_size(request: Message) -> None:
+    """Refuse a request that the server would not take."""
+    size = request.ByteSize()
+    if size > SEND_LIMIT:
+        raise RequestTooLarge(
+            f"the request is {size / 2**20:.1f} MiB and a server takes {SEND_LIMIT >> 20} MiB; "
+            "send a smaller picture, or a JPEG file instead of pixels"
+        )
+
+
+def health_request(service: str = "") -> bytes:
+    """A HealthCheckRequest, written by hand: field 1 is the service's name, and empty means the whole server."""
+    name = service.encode()
+    if len(name) > 127:
+        raise ValueError(f"a service's name has at most 127 bytes, not {len(name)}")
+    return b"\x0a" + bytes([len(name)]) + name if name else b""
+
+
+def health_state(reply: bytes) -> str:
+    """The state in a HealthCheckResponse, read by hand: field 1 is an enum, and absent means 0."""
+    return _HEALTH_STATES.get(reply[1] if reply[:1] == b"\x08" and len(reply) > 1 else 0, "UNKNOWN")
+
+
+def same(message: bytes) -> bytes:
+    """The bytes as they are: health messages are made and read by hand."""
+    return message
+
+
+def _service_config(retries: int) -> str:
+    if not 0 <= retries <= 4:
+        raise ValueError(f"retries is 0 to 4 (gRPC makes five attempts at most), not {retries}")
+    call: dict[str, Any] = {"name": [{}]}
+    if retries:
+        call["retryPolicy"] = {
+            "maxAttempts": retries + 1,
+            "initialBackoff": "0.2s",
+            "maxBackoff": "5s",
+            "backoffMultiplier": 3,
+            "retryableStatusCodes": ["UNAVAILABLE"],
+        }
+    return json.dumps({"methodConfig": [call]})

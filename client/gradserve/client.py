@@ -1,0 +1,192 @@
+"""The client for ordinary code; `gradserve.aio` has the same for asyncio."""
+
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from types import TracebackType
+from typing import Any, Self, TypeVar, Unpack, overload
+
+import grpc
+
+from gradserve import channel, errors, messages
+from gradserve.arguments import ImageLike, MethodLike, Options, ParameterValue, TargetLike
+from gradserve.cards import ModelCard
+from gradserve.results import Explanation, Explanations, Prediction
+from gradserve.v1 import models_pb2, models_pb2_grpc, service_pb2_grpc
+
+T = TypeVar("T")
+
+
+class Client:
+    """A connection to a gradserve server; safe to share between threads.
+
+    target: host and port. tls: True for the system's certificates, or the path of a CA certificate.
+    token: sent as "authorization: Bearer ...". timeout: seconds that a call may take.
+    retries: how often a call is made again when no server is available, 0 to 4.
+    """
+
+    def __init__(
+        self,
+        target: str = "127.0.0.1:50051",
+        *,
+        tls: channel.Tls = None,
+        token: str | None = None,
+        timeout: float = 60.0,
+        retries: int = 3,
+    ) -> None:
+        self.target = target
+        self.timeout = timeout
+        self._metadata = channel.metadata(token)
+        secret, options = channel.credentials(tls), channel.options(retries)
+        self._channel = (
+            grpc.secure_channel(target, secret, options) if secret else grpc.insecure_channel(target, options)
+        )
+        self._gradients = service_pb2_grpc.GradientServiceStub(self._channel)
+        self._models = models_pb2_grpc.ModelServiceStub(self._channel)
+        self._health = self._channel.unary_unary(channel.HEALTH, channel.same, channel.same)
+
+    def predict(
+        self,
+        image: ImageLike,
+        *,
+        model: str = "",
+        top_k: int = 5,
+        preprocess: str = "model_default",
+        timeout: float | None = None,
+        **options: Unpack[Options],
+    ) -> Prediction:
+        """The most probable classes of a picture."""
+        request = messages.predict_request(image, model=model, top_k=top_k, preprocess=preprocess, **options)
+        return messages.prediction(self._call(self._gradients.Predict, request, timeout))
+
+    @overload
+    def explain(
+        self, image: ImageLike, methods: MethodLike, *, target: TargetLike | None = ..., **others: Any
+    ) -> Explanation: ...
+    @overload
+    def explain(self, image: ImageLike, methods: MethodLike, *, target: list[Any], **others: Any) -> Explanations: ...
+    @overload
+    def explain(
+        self, image: ImageLike, methods: list[Any], *, target: TargetLike | list[Any] | None = ..., **others: Any
+    ) -> Explanations: ...
+    def explain(
+        self,
+        image: ImageLike,
+        methods: MethodLike | list[Any],
+        *,
+        target: TargetLike | list[Any] | None = None,
+        model: str = "",
+        preprocess: str = "model_default",
+        format: str = "float32",
+        overlay: bool = False,
+        priority: str = "interactive",
+        precision: str = "auto",
+        seed: int | None = None,
+        time_budget: float | None = None,
+        allow_partial: bool = False,
+        timeout: float | None = None,
+        **parameters: ParameterValue,
+    ) -> Explanation | Explanations:
+        """The map of a method for a target, or with a list of methods or of targets all their maps.
+
+        A method is a name, (name, parameters) or a Method; `explain(image, "smooth_grad", samples=25)` is short for
+        one with parameters. A target is a class's index or name, a Rank or a Unit; None is the predicted class.
+        Maps travel as `format` "float32", "float16" or "png"; `overlay` also asks the server for a picture.
+        """
+        request = messages.explain_request(
+            image,
+            methods,
+            target=target,
+            model=model,
+            preprocess=preprocess,
+            format=format,
+            overlay=overlay,
+            shorthand=parameters,
+            options=Options(
+                priority=priority,
+                precision=precision,
+                seed=seed,
+                time_budget=time_budget,
+                allow_partial=allow_partial,
+            ),
+        )
+        found = messages.explanations(request, self._call(self._gradients.Explain, request, timeout))
+        return found if isinstance(methods, list) or isinstance(target, list) else found[0]
+
+    def predict_many(
+        self, images: Iterable[ImageLike], *, concurrency: int = 8, **arguments: Any
+    ) -> Iterator[Prediction]:
+        """Predictions of many pictures in their order, with `predict`'s arguments; the first failure is raised."""
+        return _in_order(lambda image: self.predict(image, **arguments), images, concurrency)
+
+    def explain_many(
+        self, images: Iterable[ImageLike], methods: MethodLike | list[Any], *, concurrency: int = 8, **arguments: Any
+    ) -> Iterator[Any]:
+        """Explanations of many pictures in their order, with `explain`'s arguments; the first failure is raised."""
+        return _in_order(lambda image: self.explain(image, methods, **arguments), images, concurrency)
+
+    def models(self) -> list[ModelCard]:
+        """The cards of all models, without their layers; the first is the default."""
+        reply = self._call(self._models.ListModels, models_pb2.ListModelsRequest(), None)
+        return [messages.model_card(each) for each in reply.models]
+
+    def model(self, name: str = "") -> ModelCard:
+        """One model's card with its layers; without a name that of the default model."""
+        return messages.model_card(self._call(self._models.GetModel, models_pb2.GetModelRequest(name=name), None))
+
+    def health(self, service: str = "") -> str:
+        """The server's state: "SERVING" or "NOT_SERVING"."""
+        try:
+            return channel.health_state(self._health(channel.health_request(service), timeout=self.timeout))
+        except grpc.RpcError as failure:
+            raise errors.from_call(failure) from None
+
+    def wait_until_ready(self, timeout: float = 60.0) -> None:
+        """Return as soon as the server is serving; DeadlineExceeded if it is not in time."""
+        end = time.monotonic() + timeout
+        state = "no answer"
+        while (left := end - time.monotonic()) > 0:
+            try:
+                state = channel.health_state(self._health(b"", timeout=left, wait_for_ready=True))
+            except grpc.RpcError as failure:
+                state = str(failure.details())
+            if state == "SERVING":
+                return
+            time.sleep(min(0.1, left))
+        raise errors.not_ready(self.target, timeout, state)
+
+    def close(self) -> None:
+        """Close the connection; calls that are still running are cancelled."""
+        self._channel.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _call(self, method: Callable[..., Any], request: Any, timeout: float | None) -> Any:
+        channel.check_size(request)
+        try:
+            return method(request, timeout=self.timeout if timeout is None else timeout, metadata=self._metadata)
+        except grpc.RpcError as failure:
+            raise errors.from_call(failure) from None
+
+
+def _in_order(call: Callable[[ImageLike], T], images: Iterable[ImageLike], concurrency: int) -> Iterator[T]:
+    """The call's results in the images' order; never more than twice `concurrency` are begun and not yet taken."""
+    with ThreadPoolExecutor(concurrency) as pool:
+        begun: deque[Future[T]] = deque()
+        try:
+            for image in images:
+                begun.append(pool.submit(call, image))
+                if len(begun) >= 2 * concurrency:
+                    yield begun.popleft().result()
+            while begun:
+                yield begun.popleft().result()
+        finally:
+            for each in begun:
+                each.cancel()

@@ -1,0 +1,164 @@
+"""Every error that this package raises on purpose.
+
+    GradserveError
+    ├── RequestTooLarge (ValueError)     not sent: larger than a server takes
+    └── ServiceError                     the call ended with a status: .code, .reason, .details, .request_id
+        ├── InvalidArgument              the request is wrong; .violations lists everything that is
+        ├── NotFound                     no such model
+        ├── FailedPrecondition           nothing is wrong, but the method does not apply to this model
+        ├── ResourceExhausted            the server is full; try again after .retry_after seconds
+        ├── Unavailable                  no server there, or it is starting or stopping; retries are used up
+        ├── DeadlineExceeded (TimeoutError)  out of time, and a partial answer was not allowed
+        ├── Cancelled                    the call was cancelled
+        ├── Unauthenticated              the server wants a token
+        ├── PermissionDenied             the token does not allow this
+        ├── Unimplemented                the server is older than this client
+        └── InternalError                anything else: a fault of the server; please report it
+
+Arguments that make no sense on this side, such as an unknown method's name, raise ValueError.
+"""
+
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+import grpc
+from google.protobuf.message import DecodeError
+from google.rpc import error_details_pb2, status_pb2
+
+
+class Violation(NamedTuple):
+    """One thing that is wrong with a request: the path of the field, and what is allowed there."""
+
+    field: str
+    description: str
+
+
+class GradserveError(Exception):
+    """The root of all errors of this package."""
+
+
+class RequestTooLarge(GradserveError, ValueError):
+    """The request is larger than a server takes; it was not sent."""
+
+
+class ServiceError(GradserveError):
+    """A call that ended with a status other than OK."""
+
+    def __init__(
+        self,
+        details: str,
+        *,
+        code: grpc.StatusCode = grpc.StatusCode.UNKNOWN,
+        reason: str = "",
+        violations: Iterable[Violation] = (),
+        retry_after: float | None = None,
+        request_id: str = "",
+    ) -> None:
+        super().__init__(details)
+        self.details = details
+        self.code = code
+        self.reason = reason
+        self.violations = list(violations)
+        self.retry_after = retry_after
+        self.request_id = request_id
+
+    def __str__(self) -> str:
+        lines = [self.details or self.code.name]
+        lines += [f"  {field}: {text}" if field else f"  {text}" for field, text in self.violations]
+        if self.retry_after is not None:
+            lines.append(f"  try again in {self.retry_after:g} s")
+        return "\n".join(lines)
+
+
+class InvalidArgument(ServiceError):
+    """The request is wrong; `violations` lists everything that is."""
+
+
+class NotFound(ServiceError):
+    """There is no such model."""
+
+
+class FailedPrecondition(ServiceError):
+    """Nothing is wrong with the request, but the method does not apply to this model."""
+
+
+class ResourceExhausted(ServiceError):
+    """The server is full; `retry_after` says in how many seconds to try again, where it knows."""
+
+
+class Unavailable(ServiceError):
+    """There is no server, or it is starting or stopping; the retries are used up."""
+
+
+class DeadlineExceeded(ServiceError, TimeoutError):
+    """Time ran out, and a partial answer was not allowed or not possible."""
+
+
+class Cancelled(ServiceError):
+    """The call was cancelled."""
+
+
+class Unauthenticated(ServiceError):
+    """The server wants a token, or another one."""
+
+
+class PermissionDenied(ServiceError):
+    """The token does not allow this."""
+
+
+class Unimplemented(ServiceError):
+    """The server does not know this call: it is older than this client."""
+
+
+class InternalError(ServiceError):
+    """A fault of the server: please report it."""
+
+
+_BY_CODE: dict[grpc.StatusCode, type[ServiceError]] = {
+    grpc.StatusCode.INVALID_ARGUMENT: InvalidArgument,
+    grpc.StatusCode.OUT_OF_RANGE: InvalidArgument,
+    grpc.StatusCode.NOT_FOUND: NotFound,
+    grpc.StatusCode.FAILED_PRECONDITION: FailedPrecondition,
+    grpc.StatusCode.RESOURCE_EXHAUSTED: ResourceExhausted,
+    grpc.StatusCode.UNAVAILABLE: Unavailable,
+    grpc.StatusCode.DEADLINE_EXCEEDED: DeadlineExceeded,
+    grpc.StatusCode.CANCELLED: Cancelled,
+    grpc.StatusCode.UNAUTHENTICATED: Unauthenticated,
+    grpc.StatusCode.PERMISSION_DENIED: PermissionDenied,
+    grpc.StatusCode.UNIMPLEMENTED: Unimplemented,
+}
+
+
+def from_call(call: Any) -> ServiceError:
+    """The exception for a failed call of grpc or grpc.aio."""
+    metadata = dict(call.trailing_metadata() or ())
+    code = call.code()
+    known = _details(metadata.get("grpc-status-details-bin", b""))
+    kind = _BY_CODE.get(code, InternalError)
+    return kind(call.details() or "", code=code, request_id=str(metadata.get("x-request-id", "")), **known)
+
+
+def not_ready(target: str, timeout: float, state: str) -> DeadlineExceeded:
+    """The error of a wait that ended before the server was ready."""
+    return DeadlineExceeded(
+        f"{target} was not ready within {timeout:g} s: {state}", code=grpc.StatusCode.DEADLINE_EXCEEDED
+    )
+
+
+def _details(packed: bytes) -> dict[str, Any]:
+    """What the details of a google.rpc.Status tell, as arguments of ServiceError; whatever is unreadable is left."""
+    found: dict[str, Any] = {}
+    status, info = status_pb2.Status(), error_details_pb2.ErrorInfo()
+    bad, retry = error_details_pb2.BadRequest(), error_details_pb2.RetryInfo()
+    try:
+        status.ParseFromString(packed)
+        for detail in status.details:
+            if detail.Unpack(bad):
+                found["violations"] = [Violation(v.field, v.description) for v in bad.field_violations]
+            elif detail.Unpack(info):
+                found["reason"] = info.reason
+            elif detail.Unpack(retry):
+                found["retry_after"] = retry.retry_delay.ToNanoseconds() / 1e9
+    except DecodeError:
+        pass
+    return found

@@ -1,0 +1,128 @@
+"""Pictures: what a caller has -> Image message, and maps -> pictures."""
+
+import io
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from gradserve import colours
+from gradserve.arguments import ImageLike
+from gradserve.v1 import common_pb2
+
+Array = np.ndarray[Any, Any]
+Box = tuple[int, int, int, int]
+
+_DTYPES: dict[int, np.dtype[Any]] = {
+    common_pb2.DTYPE_UINT8: np.dtype("u1"),
+    common_pb2.DTYPE_FLOAT32: np.dtype("<f4"),
+    common_pb2.DTYPE_FLOAT16: np.dtype("<f2"),
+}
+_PNG_MODES = {"1", "L", "LA", "P", "RGB", "RGBA", "I;16"}
+
+
+def message(image: ImageLike) -> common_pb2.Image:
+    """A path, a file's bytes, a PIL picture or an array [H, W], [H, W, 1] or [H, W, 3] as an Image message."""
+    if isinstance(image, (str, os.PathLike)):
+        return common_pb2.Image(encoded=Path(image).read_bytes())
+    if isinstance(image, (bytes, bytearray, memoryview)):
+        return common_pb2.Image(encoded=bytes(image))
+    if isinstance(image, Image.Image):
+        return common_pb2.Image(encoded=_png_of(image))
+    if isinstance(image, np.ndarray):
+        return common_pb2.Image(tensor=_tensor_of(image))
+    raise ValueError(f"an image is a path, bytes, a PIL image or a numpy array, not {type(image).__name__}")
+
+
+def opened(image: common_pb2.Image) -> Image.Image:
+    """The picture of an Image message as the server sees it: upright, RGB, transparency over white."""
+    if image.WhichOneof("kind") == "tensor":
+        pixels = array(image.tensor)
+        if pixels.dtype != np.uint8:
+            pixels = (pixels * 255).round().astype(np.uint8)
+        return Image.fromarray(np.repeat(pixels, 3, axis=-1) if pixels.shape[-1] == 1 else pixels)
+    picture = ImageOps.exif_transpose(Image.open(io.BytesIO(image.encoded)))
+    if picture.mode in {"RGBA", "LA", "PA"} or "transparency" in picture.info:
+        picture = picture.convert("RGBA")
+        white = Image.new("RGBA", picture.size, "white")
+        picture = Image.alpha_composite(white, picture)
+    return picture.convert("RGB")
+
+
+def array(tensor: common_pb2.Tensor) -> Array:
+    """The numbers of a Tensor message, read-only and without a copy."""
+    return np.frombuffer(tensor.data, dtype=_DTYPES[tensor.dtype]).reshape(tuple(tensor.shape))
+
+
+def map_from_png(png: bytes, low: float, high: float) -> Array:
+    """A map that came as 8-bit PNG: low + pixel / 255 * (high - low)."""
+    levels = np.asarray(Image.open(io.BytesIO(png)).convert("L"), dtype=np.float32)
+    return (low + levels / np.float32(255) * (high - low)).astype(np.float32)
+
+
+def png(picture: Image.Image) -> bytes:
+    """The picture as a PNG file."""
+    file = io.BytesIO()
+    picture.save(file, "PNG")
+    return file.getvalue()
+
+
+def heatmap(values: Array) -> Image.Image:
+    """The map in colours: inferno, or blue-white-red around zero where it has negative values."""
+    return Image.fromarray(colours.coloured(colours.scaled(values), diverging=colours.signed(values)))
+
+
+def overlay(photo: Image.Image, values: Array, box: Box, *, alpha: float = 0.5) -> Image.Image:
+    """The map laid over the part (left, top, right, bottom) of the photo; colour covers most where the map is strong.
+
+    The photo is shown in paler colours below the map, and darkened outside the part that the model saw.
+    """
+    left, top, right, bottom = box
+    shape = (bottom - top, right - left)
+    level = np.clip(_resized(colours.scaled(values), shape), -1, 1)
+    ink = colours.coloured(level, diverging=colours.signed(values)).astype(np.float64)
+    whole = np.asarray(photo, dtype=np.float64)
+    part = whole[top:bottom, left:right]
+    grey = part.mean(axis=-1, keepdims=True)
+    paper = part + alpha * (grey - part)
+    cover = np.clip(alpha * (0.35 + 1.3 * np.abs(level) ** 0.7), 0, 1)[..., None]
+    result = whole * 0.55
+    result[top:bottom, left:right] = paper * (1 - cover) + ink * cover
+    return Image.fromarray(result.round().astype(np.uint8))
+
+
+def _resized(values: Array, shape: tuple[int, int]) -> Array:
+    grey = Image.fromarray(values.astype(np.float32))
+    return np.asarray(grey.resize((shape[1], shape[0]), Image.Resampling.BILINEAR), dtype=np.float64)
+
+
+def _png_of(picture: Image.Image) -> bytes:
+    picture = ImageOps.exif_transpose(picture)
+    if picture.mode not in _PNG_MODES:
+        if picture.mode in {"F", "I"}:
+            raise ValueError(f"PIL mode {picture.mode} has no fixed range; pass a numpy array of floats in [0, 1]")
+        picture = picture.convert("RGBA" if picture.mode in {"PA", "RGBa", "La"} else "RGB")
+    file = io.BytesIO()
+    picture.save(file, "PNG", compress_level=1)
+    return file.getvalue()
+
+
+def _tensor_of(pixels: Array) -> common_pb2.Tensor:
+    if pixels.ndim == 2:
+        pixels = pixels[..., None]
+    if pixels.ndim != 3 or pixels.shape[-1] not in (1, 3) or 0 in pixels.shape:
+        hint = "; move the channels last" if pixels.ndim == 3 and pixels.shape[0] in (1, 3) else ""
+        raise ValueError(f"an image array is [H, W], [H, W, 1] or [H, W, 3], not {list(pixels.shape)}{hint}")
+    if pixels.dtype == np.uint8:
+        return _tensor(pixels, common_pb2.DTYPE_UINT8)
+    if not np.issubdtype(pixels.dtype, np.floating):
+        raise ValueError(f"an image array is uint8, or float in [0, 1], not {pixels.dtype}")
+    if not (pixels.min() >= 0 and pixels.max() <= 1):  # also false for NaN
+        raise ValueError(f"a float image lies in [0, 1]; this one spans {pixels.min():g} to {pixels.max():g}")
+    return _tensor(pixels, common_pb2.DTYPE_FLOAT32)
+
+
+def _tensor(pixels: Array, dtype: common_pb2.DType) -> common_pb2.Tensor:
+    return common_pb2.Tensor(shape=pixels.shape, dtype=dtype, data=pixels.astype(_DTYPES[dtype]).tobytes())

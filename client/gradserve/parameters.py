@@ -1,0 +1,121 @@
+"""Names of methods, parameters and choices, read from the contract's own descriptors: no list is kept twice."""
+
+from collections.abc import Iterable, Mapping
+from difflib import get_close_matches
+from numbers import Integral, Real
+from typing import Any, cast
+
+from google.protobuf.descriptor import Descriptor, EnumDescriptor, FieldDescriptor
+from google.protobuf.message import Message
+
+from gradserve.arguments import ParameterValue
+
+_KINDS: dict[int, tuple[str, Any]] = {
+    FieldDescriptor.TYPE_BOOL: ("true or false", bool),
+    FieldDescriptor.TYPE_DOUBLE: ("a number", Real),
+    FieldDescriptor.TYPE_UINT32: ("a whole number", Integral),
+    FieldDescriptor.TYPE_STRING: ("a text", str),
+}
+_BOOLEANS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
+
+
+def names(method: Descriptor) -> list[str]:
+    """The methods that a message with a oneof `method` allows."""
+    return [field.name for field in method.oneofs_by_name["method"].fields]
+
+
+def fill(method: Any, name: str, parameters: Mapping[str, ParameterValue]) -> None:
+    """Choose a method in the oneof of a message and set its parameters."""
+    fields = _fields(method.DESCRIPTOR, name)
+    chosen = getattr(method, name)
+    chosen.SetInParent()
+    for key, value in parameters.items():
+        field = _named(fields, key, f"parameter of {name}")
+        try:
+            setattr(chosen, key, _value(field, value))
+        except (TypeError, ValueError) as failure:
+            raise ValueError(f"{name}.{key}: {failure}") from None
+
+
+def resolved(parameters: Message) -> dict[str, ParameterValue]:
+    """The parameters that are set, choices by their lower-case names."""
+    return {
+        field.name: choice_name(field.enum_type, value) if field.enum_type else value
+        for field, value in parameters.ListFields()
+    }
+
+
+def parse(method: Descriptor, name: str, key: str, text: str) -> ParameterValue:
+    """The value that a text of the command line means for one parameter of one method."""
+    field = _named(_fields(method, name), key, f"parameter of {name}")
+    kind, _ = _KINDS.get(field.type, ("", None))
+    try:
+        if field.type == FieldDescriptor.TYPE_BOOL:
+            return _BOOLEANS[text.lower()]
+        if field.type == FieldDescriptor.TYPE_DOUBLE:
+            return _number(text)
+        if field.type == FieldDescriptor.TYPE_UINT32:
+            return int(text)
+    except (KeyError, ValueError, ZeroDivisionError):
+        raise ValueError(f"{name}.{key} must be {kind}, not {text!r}") from None
+    return text
+
+
+def choice(enum: EnumDescriptor, name: str) -> int:
+    """The number of an enum's value given its lower-case name: "variance" of SmoothGradStatistic is 2."""
+    numbers = _choices(enum)
+    if not isinstance(name, str) or name not in numbers:
+        raise ValueError(f"must be one of {', '.join(sorted(numbers))}; not {name!r}")
+    return numbers[name]
+
+
+def choice_name(enum: EnumDescriptor, number: int) -> str:
+    """The lower-case name of an enum's value."""
+    value = enum.values_by_number.get(number)
+    return value.name[len(_prefix(enum)) :].lower() if value else str(number)
+
+
+def unknown(what: str, name: object, allowed: Iterable[str]) -> ValueError:
+    """The error for a name that is not among the allowed ones, with the nearest of them."""
+    allowed = sorted(allowed)
+    nearest = get_close_matches(str(name), allowed, n=3, cutoff=0.5) or allowed
+    return ValueError(f"no {what} {name!r}; " + (f"nearest: {', '.join(nearest)}" if nearest else "there are none"))
+
+
+def _fields(method: Descriptor, name: str) -> Mapping[str, FieldDescriptor]:
+    methods = {field.name: field for field in method.oneofs_by_name["method"].fields}
+    message = _named(methods, name, "method").message_type
+    assert message is not None
+    return {field.name: field for field in message.fields}
+
+
+def _named(fields: Mapping[str, FieldDescriptor], name: str, what: str) -> FieldDescriptor:
+    if name not in fields:
+        raise unknown(what, name, fields)
+    return fields[name]
+
+
+def _value(field: FieldDescriptor, value: Any) -> ParameterValue:
+    if field.enum_type:
+        return choice(field.enum_type, value)
+    kind, wanted = _KINDS[field.type]
+    if not isinstance(value, wanted) or (isinstance(value, bool) and wanted is not bool):
+        raise TypeError(f"must be {kind}, not {value!r}")
+    return cast(ParameterValue, value)
+
+
+def _number(text: str) -> float:
+    over, _, under = text.partition("/")
+    return float(over) / float(under) if under else float(over)
+
+
+def _prefix(enum: EnumDescriptor) -> str:
+    names = [value.name for value in enum.values]
+    first, last = min(names), max(names)  # what these two share, all share
+    shared = next((place for place, letter in enumerate(first) if not last.startswith(first[: place + 1])), len(first))
+    return first[: first.rfind("_", 0, shared) + 1]
+
+
+def _choices(enum: EnumDescriptor) -> dict[str, int]:
+    named = {choice_name(enum, value.number): value.number for value in enum.values}
+    return {name: number for name, number in named.items() if name != "unspecified"}

@@ -1,0 +1,220 @@
+"""A small server that speaks the contract and answers from a table; no torch in sight."""
+
+import time
+from concurrent import futures
+from typing import Any
+
+import grpc
+import numpy as np
+from google.protobuf import any_pb2, duration_pb2
+from google.rpc import error_details_pb2, status_pb2
+
+from gradserve import images
+from gradserve.v1 import (
+    common_pb2,
+    explain_pb2,
+    models_pb2,
+    models_pb2_grpc,
+    predict_pb2,
+    service_pb2_grpc,
+)
+
+CLASSES = ["goldfish", "tabby cat", "espresso"]
+SIZE = 24
+METHODS = [field.name for field in explain_pb2.ExplainMethod.DESCRIPTOR.oneofs_by_name["method"].fields]
+BAD_FIELDS = [("methods[0].smooth_grad.samples", "1 to 2000, not 0"), ("preprocess", "one of 1 to 3")]
+
+
+def ramp(signed: bool) -> np.ndarray:
+    """The map that is always answered: rising to the lower right."""
+    y, x = np.mgrid[0:SIZE, 0:SIZE].astype(np.float32)
+    return (y + x) / (2 * SIZE - 2) - (0.5 if signed else 0.0)
+
+
+class FakeServer(service_pb2_grpc.GradientServiceServicer, models_pb2_grpc.ModelServiceServicer):
+    """Answers by the model's name: "missing", "full", "slow", "down:2" (two calls fail), "secret" and so on."""
+
+    def __init__(self) -> None:
+        self.requests: list[Any] = []
+        self.metadata: dict[str, str] = {}
+        self.health = b"\x08\x01"
+        self.failures: dict[str, int] = {}
+        self.server = grpc.server(
+            futures.ThreadPoolExecutor(8),
+            options=[("grpc.max_receive_message_length", 32 << 20), ("grpc.so_reuseport", 0)],
+        )
+        service_pb2_grpc.add_GradientServiceServicer_to_server(self, self.server)
+        models_pb2_grpc.add_ModelServiceServicer_to_server(self, self.server)
+        check = grpc.unary_unary_rpc_method_handler(lambda request, context: self.health)
+        handler = grpc.method_handlers_generic_handler("grpc.health.v1.Health", {"Check": check})
+        self.server.add_generic_rpc_handlers((handler,))
+        self.target = f"127.0.0.1:{self.server.add_insecure_port('127.0.0.1:0')}"
+
+    def Predict(self, request, context):
+        self._note(request, context)
+        scores = [
+            common_pb2.Score(class_index=i, class_name=name, probability=0.7 - 0.3 * i, logit=9.0 - i)
+            for i, name in enumerate(CLASSES[: request.top_k])
+        ]
+        return predict_pb2.PredictResponse(top=scores, region=_region(request), provenance=_provenance(request))
+
+    def Explain(self, request, context):
+        self._note(request, context)
+        targets = list(request.targets) or [common_pb2.Target(rank=1)]
+        return explain_pb2.ExplainResponse(
+            explanations=[_explanation(request, method, target) for method in request.methods for target in targets],
+            region=_region(request),
+            provenance=_provenance(request),
+        )
+
+    def ListModels(self, request, context):
+        self._note(request, context)
+        return models_pb2.ListModelsResponse(models=[_card("tiny"), _card("digits")])
+
+    def GetModel(self, request, context):
+        self._note(request, context)
+        if request.name not in ("", "tiny", "digits"):
+            _abort(context, grpc.StatusCode.NOT_FOUND, f"no model {request.name!r}; nearest: tiny")
+        card = _card(request.name or "tiny")
+        card.layers.add(name="features.0", kind="Conv2d", channels=8, height=12, width=12)
+        card.layers.add(name="classifier", kind="Linear", channels=3)
+        return card
+
+    def _note(self, request, context) -> None:
+        self.requests.append(request)
+        self.metadata = dict(context.invocation_metadata())
+        model = getattr(request, "model", "")
+        if model.startswith("down:") and self.failures.setdefault(model, int(model[5:])) > 0:
+            self.failures[model] -= 1
+            _abort(context, grpc.StatusCode.UNAVAILABLE, "starting")
+        if model == "slow":
+            time.sleep(1)
+        if model == "secret" and self.metadata.get("authorization") != "Bearer open sesame":
+            _abort(context, grpc.StatusCode.UNAUTHENTICATED, "a token is needed")
+        if model in _FAILURES:
+            _abort(context, *_FAILURES[model])
+        methods = {each.WhichOneof("method") for each in getattr(request, "methods", ())}
+        if "deconvnet" in methods:
+            _abort(context, grpc.StatusCode.FAILED_PRECONDITION, "deconvnet: the model has no ReLU")
+
+
+def _region(request) -> common_pb2.Region:
+    width, height = images.opened(request.image).size
+    side = min(width, height)
+    return common_pb2.Region(
+        x=(width - side) / 2, y=(height - side) / 2, width=side, height=side, image_width=width, image_height=height
+    )
+
+
+def _provenance(request) -> common_pb2.Provenance:
+    return common_pb2.Provenance(
+        model=request.model or "tiny",
+        weights_digest="ab" * 32,
+        seed=request.options.seed,
+        precision=common_pb2.PRECISION_EXACT,
+        preprocess=request.preprocess,
+        rows=len(getattr(request, "methods", "x")),
+        queue_seconds=0.001,
+        compute_seconds=0.002,
+        server_version="0.1.0",
+        request_id="r-1",
+    )
+
+
+def _explanation(request, method, target) -> explain_pb2.Explanation:
+    chosen = method.WhichOneof("method")
+    values = ramp(signed=chosen == "integrated_gradients")
+    answer = explain_pb2.Explanation(method=method, method_name=chosen, target=_resolved(target), target_value=4.25)
+    answer.target_name = "a unit" if target.HasField("unit") else CLASSES[answer.target.class_index]
+    answer.low, answer.high = float(values.min()), float(values.max())
+    answer.asked, answer.done, answer.completed_fraction = 50, 50, 1.0
+    if request.options.allow_partial:
+        answer.done, answer.completed_fraction = 23, 0.46
+    if chosen == "smooth_grad" and not method.smooth_grad.HasField("samples"):
+        answer.method.smooth_grad.samples = 50
+    if chosen == "integrated_gradients":
+        answer.completeness_gap = 0.0125
+    if chosen == "grad_cam":
+        coarse = np.eye(3, dtype="<f4")
+        answer.coarse.CopyFrom(common_pb2.Tensor(shape=[3, 3], dtype=2, data=coarse.tobytes()))
+    if chosen == "guided_backprop":
+        answer.warnings.append("PARTIALLY_GUIDED")
+    if request.format == explain_pb2.MAP_FORMAT_PNG:
+        levels = np.round((values - answer.low) / (answer.high - answer.low) * 255).astype(np.uint8)
+        answer.png = images.png(images.Image.fromarray(levels))
+    else:
+        kind = "<f2" if request.format == explain_pb2.MAP_FORMAT_FLOAT16 else "<f4"
+        dtype = common_pb2.DTYPE_FLOAT16 if kind == "<f2" else common_pb2.DTYPE_FLOAT32
+        answer.raw.CopyFrom(common_pb2.Tensor(shape=values.shape, dtype=dtype, data=values.astype(kind).tobytes()))
+    if request.overlay:
+        answer.overlay = images.png(images.heatmap(values))
+    return answer
+
+
+def _resolved(target) -> common_pb2.Target:
+    if target.HasField("unit"):
+        return target
+    name = target.class_name
+    index = CLASSES.index(name) if name else max(target.rank - 1, 0) if target.rank else target.class_index
+    return common_pb2.Target(class_index=index)
+
+
+def _card(name: str) -> models_pb2.Model:
+    card = models_pb2.Model(
+        name=name,
+        builder="embedded",
+        weights_digest="ab" * 32,
+        classes=CLASSES,
+        input_height=SIZE,
+        input_width=SIZE,
+        mean=[0.5] * 3,
+        std=[0.25] * 3,
+        precisions=[common_pb2.PRECISION_EXACT],
+        default_eps=8 / 255,
+        grad_cam_layer="features.0",
+        gflop=0.0125,
+        notes=["only for tests"],
+    )
+    for method in METHODS:
+        card.methods.add(method=method, applies=method != "deconvnet", reason="no ReLU" * (method == "deconvnet"))
+    return card
+
+
+def packed(code: int, text: str, *details: Any) -> bytes:
+    """A google.rpc.Status with details, as it travels in the trailing metadata."""
+    status = status_pb2.Status(code=code, message=text)
+    for detail in details:
+        wrapped = any_pb2.Any()
+        wrapped.Pack(detail)
+        status.details.append(wrapped)
+    return status.SerializeToString()
+
+
+def _abort(context, code: grpc.StatusCode, text: str, *details: Any) -> None:
+    trailing = [("grpc-status-details-bin", packed(code.value[0], text, *details)), ("x-request-id", "r-1")]
+    context.set_trailing_metadata(trailing)
+    context.abort(code, text)
+
+
+_FAILURES: dict[str, tuple[Any, ...]] = {
+    "missing": (
+        grpc.StatusCode.NOT_FOUND,
+        "no model 'missing'; nearest: tiny",
+        error_details_pb2.ErrorInfo(reason="UNKNOWN_MODEL", domain="gradserve"),
+    ),
+    "invalid": (
+        grpc.StatusCode.INVALID_ARGUMENT,
+        "invalid request",
+        error_details_pb2.BadRequest(
+            field_violations=[
+                error_details_pb2.BadRequest.FieldViolation(field=field, description=text) for field, text in BAD_FIELDS
+            ]
+        ),
+    ),
+    "full": (
+        grpc.StatusCode.RESOURCE_EXHAUSTED,
+        "the queue is full",
+        error_details_pb2.RetryInfo(retry_delay=duration_pb2.Duration(seconds=2, nanos=500_000_000)),
+    ),
+    "broken": (grpc.StatusCode.INTERNAL, "a fault"),
+}

@@ -1,0 +1,154 @@
+import inspect
+
+import numpy as np
+import pytest
+
+from gradserve import Client, Method, Rank, Unit, messages, parameters
+from gradserve.v1 import common_pb2, explain_pb2
+
+PIXELS = np.zeros((8, 8, 3), dtype=np.uint8)
+
+
+def explain(methods, **arguments):
+    arguments = {"shorthand": {}, "options": {}, **arguments}
+    return messages.explain_request(PIXELS, methods, **arguments)
+
+
+@pytest.mark.parametrize(
+    ("asked", "shorthand"),
+    [
+        ("smooth_grad", {"samples": 25, "statistic": "variance"}),
+        (("smooth_grad", {"samples": 25}), {"statistic": "variance"}),
+        (("smooth_grad", {"samples": 25, "statistic": "variance"}), {}),
+        (Method("smooth_grad", samples=25, statistic="variance"), {}),
+    ],
+)
+def test_a_method_in_all_its_spellings(asked, shorthand):
+    (method,) = explain(asked, shorthand=shorthand).methods
+    assert method == explain_pb2.ExplainMethod(
+        smooth_grad={"samples": 25, "statistic": explain_pb2.SMOOTH_GRAD_STATISTIC_VARIANCE}
+    )
+
+
+def test_every_method_without_parameters():
+    names = parameters.names(messages.EXPLAIN_METHOD)
+    request = explain(names)
+    assert [method.WhichOneof("method") for method in request.methods] == names
+    assert "grad_cam" in names
+
+
+def test_every_choice_has_a_name_and_goes_there_and_back():
+    enums = [
+        field.enum_type
+        for method in messages.EXPLAIN_METHOD.oneofs_by_name["method"].fields
+        for field in method.message_type.fields
+        if field.enum_type
+    ]
+    enums += [common_pb2.Priority.DESCRIPTOR, common_pb2.Precision.DESCRIPTOR, common_pb2.Preprocess.DESCRIPTOR]
+    for enum in enums:
+        for value in enum.values:
+            name = parameters.choice_name(enum, value.number)
+            assert value.name.lower().endswith(name)
+            if name != "unspecified":
+                assert parameters.choice(enum, name) == value.number
+    assert parameters.choice_name(common_pb2.DType.DESCRIPTOR, common_pb2.DTYPE_UINT8) == "uint8"
+
+
+def test_no_parameter_hides_an_argument_of_explain():
+    arguments = set(inspect.signature(Client.explain).parameters)
+    for method in messages.EXPLAIN_METHOD.oneofs_by_name["method"].fields:
+        assert not arguments & {field.name for field in method.message_type.fields}
+
+
+@pytest.mark.parametrize(
+    ("target", "message"),
+    [
+        (3, {"class_index": 3}),
+        (0, {"class_index": 0}),
+        (np.int64(3), {"class_index": 3}),
+        ("tabby cat", {"class_name": "tabby cat"}),
+        (Rank(2), {"rank": 2}),
+        (Unit("layer4.1", 17), {"unit": {"layer": "layer4.1", "channel": 17}}),
+        (Unit("layer4.1", 17, y=0, x=5), {"unit": {"layer": "layer4.1", "channel": 17, "y": 0, "x": 5}}),
+    ],
+)
+def test_targets(target, message):
+    assert list(explain("gradient", target=target).targets) == [common_pb2.Target(**message)]
+
+
+def test_no_target_and_many():
+    assert not explain("gradient").targets
+    assert len(explain("gradient", target=[0, "tabby cat", Rank(1)]).targets) == 3
+
+
+def test_options():
+    options = messages.request_options(
+        priority="batch", precision="exact", seed=0, time_budget=0.25, allow_partial=True
+    )
+    assert options.priority == common_pb2.PRIORITY_BATCH
+    assert options.precision == common_pb2.PRECISION_EXACT
+    assert options.HasField("seed")
+    assert options.time_budget.nanos == 250_000_000
+    assert options.allow_partial
+    plain = messages.request_options()
+    assert not plain.HasField("seed")
+    assert not plain.HasField("time_budget")
+
+
+@pytest.mark.parametrize(
+    ("broken", "says"),
+    [
+        (lambda: explain("smoothgrad"), "no method 'smoothgrad'; nearest: smooth_grad"),
+        (lambda: explain("zzz"), "deconvnet, grad_cam"),
+        (
+            lambda: explain("smooth_grad", shorthand={"sample": 3}),
+            "no parameter of smooth_grad 'sample'; nearest: samples",
+        ),
+        (lambda: explain("smooth_grad", shorthand={"samples": 2.5}), "smooth_grad.samples: must be a whole number"),
+        (lambda: explain("smooth_grad", shorthand={"samples": True}), "smooth_grad.samples: must be a whole number"),
+        (lambda: explain("smooth_grad", shorthand={"samples": -1}), "smooth_grad.samples"),
+        (lambda: explain("smooth_grad", shorthand={"noise": "much"}), "smooth_grad.noise: must be a number"),
+        (lambda: explain("grad_cam", shorthand={"signed": 1}), "grad_cam.signed: must be true or false"),
+        (lambda: explain("gradient", shorthand={"reduce": "mean"}), "gradient.reduce: must be one of max, signed, sum"),
+        (lambda: explain(["gradient"], shorthand={"reduce": "max"}), "write Method"),
+        (lambda: explain(("gradient", "grad_cam")), "several go in a list"),
+        (lambda: explain("gradient", target=(1, 2)), "several go in a list"),
+        (lambda: explain("gradient", target=-1), "target must be"),
+        (lambda: explain("gradient", target=True), "a target is"),
+        (lambda: explain("gradient", format="jpeg"), "format must be one of float16, float32, png"),
+        (lambda: messages.request_options(priority="urgent"), "priority must be one of batch, interactive"),
+        (lambda: messages.request_options(time_budget=0), "time_budget"),
+        (lambda: messages.request_options(seed=-1), "seed"),
+        (lambda: Unit("layer4", 1, y=3), "go together"),
+    ],
+)
+def test_what_makes_no_sense_is_a_value_error(broken, says):
+    with pytest.raises(ValueError, match=".") as caught:
+        broken()
+    assert says in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("method", "name", "text", "value"),
+    [
+        ("smooth_grad", "samples", "25", 25),
+        ("smooth_grad", "noise", "0.1", 0.1),
+        ("occlusion", "patch", "1/7", 1 / 7),
+        ("gradient", "log_prob", "yes", True),
+        ("gradient", "reduce", "max", "max"),
+        ("grad_cam", "layer", "features.18", "features.18"),
+    ],
+)
+def test_parameters_of_the_command_line(method, name, text, value):
+    assert parameters.parse(messages.EXPLAIN_METHOD, method, name, text) == value
+
+
+def test_parameters_of_the_command_line_that_cannot_be_read():
+    with pytest.raises(ValueError, match="smooth_grad.samples must be a whole number, not 'many'"):
+        parameters.parse(messages.EXPLAIN_METHOD, "smooth_grad", "samples", "many")
+
+
+def test_values_can_be_keys():
+    assert {Method("gradient", reduce="max"): 1}[Method("gradient", reduce="max")] == 1
+    assert repr(Method("smooth_grad", samples=25)) == "Method('smooth_grad', samples=25)"
+    assert str(Unit("layer4.1", 17, 3, 5)) == "layer4.1:17 (3, 5)"
