@@ -19,7 +19,7 @@ _PREPROCESS = common_pb2.Preprocess.DESCRIPTOR
 _PRIORITY = common_pb2.Priority.DESCRIPTOR
 _PRECISION = common_pb2.Precision.DESCRIPTOR
 _FORMAT = explain_pb2.MapFormat.DESCRIPTOR
-EXPLAIN_METHOD = explain_pb2.ExplainMethod.DESCRIPTOR
+EXPLAIN_METHOD: Any = explain_pb2.ExplainMethod.DESCRIPTOR
 
 
 def predict_request(

@@ -4,9 +4,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
-
 from gradserve import Client
+from PIL import Image
 
 from .fake import FakeServer
 

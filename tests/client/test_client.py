@@ -2,10 +2,9 @@ import asyncio
 import threading
 import time
 
+import gradserve
 import numpy as np
 import pytest
-
-import gradserve
 from gradserve import AsyncClient, Client, Method, Rank, Unit
 from gradserve.v1 import common_pb2
 
@@ -136,7 +135,7 @@ def test_health_and_readiness(client, server):
 def test_waiting_for_a_server_that_never_comes():
     with Client("127.0.0.1:1") as client:
         start = time.monotonic()
-        with pytest.raises(gradserve.DeadlineExceeded, match="not ready within 0.3 s"):
+        with pytest.raises(gradserve.DeadlineExceeded, match="not ready within"):
             client.wait_until_ready(0.3)
         assert time.monotonic() - start < 3
 

@@ -1,7 +1,6 @@
+import gradserve
 import grpc
 import pytest
-
-import gradserve
 from gradserve import errors
 
 from .fake import BAD_FIELDS

@@ -1,8 +1,8 @@
 import inspect
+import re
 
 import numpy as np
 import pytest
-
 from gradserve import Client, Method, Rank, Unit, messages, parameters
 from gradserve.v1 import common_pb2, explain_pb2
 
@@ -123,9 +123,8 @@ def test_options():
     ],
 )
 def test_what_makes_no_sense_is_a_value_error(broken, says):
-    with pytest.raises(ValueError, match=".") as caught:
+    with pytest.raises(ValueError, match=re.escape(says)):
         broken()
-    assert says in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -144,7 +143,7 @@ def test_parameters_of_the_command_line(method, name, text, value):
 
 
 def test_parameters_of_the_command_line_that_cannot_be_read():
-    with pytest.raises(ValueError, match="smooth_grad.samples must be a whole number, not 'many'"):
+    with pytest.raises(ValueError, match="samples must be a whole number, not 'many'"):
         parameters.parse(messages.EXPLAIN_METHOD, "smooth_grad", "samples", "many")
 
 

@@ -1,0 +1,46 @@
+"""The command `gradserve`."""
+
+import sys
+from collections.abc import Sequence
+
+import typer
+
+from gradserve.cli.explain import explain
+from gradserve.cli.models import models
+from gradserve.cli.predict import predict
+from gradserve.cli.serve import serve
+from gradserve.errors import GradserveError, Unavailable
+
+app = typer.Typer(
+    name="gradserve",
+    help="Ask a gradserve server for what the gradients of vision models tell, or start one.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command()(predict)
+app.command()(explain)
+app.command()(models)
+app.command(
+    add_help_option=False, context_settings={"allow_extra_args": True, "ignore_unknown_options": True}
+)(serve)  # fmt: skip
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command; exit with 0, with 1 after an error, with 2 if the arguments make no sense."""
+    try:
+        app(args=arguments, prog_name="gradserve")
+    except (GradserveError, OSError) as error:
+        _fail(error, 1)
+    except ValueError as error:
+        _fail(error, 2)
+
+
+def _fail(error: Exception, code: int) -> None:
+    notes = "".join(f"\n{note}" for note in getattr(error, "__notes__", ()))
+    if isinstance(error, Unavailable):
+        notes += "\nis a server running there? `gradserve serve` starts one; --server says where it is"
+    print(f"error: {error}{notes}", file=sys.stderr)
+    sys.exit(code)

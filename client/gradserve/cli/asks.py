@@ -1,0 +1,50 @@
+"""What the command line says about methods and targets, read."""
+
+from collections.abc import Sequence
+
+from gradserve import parameters
+from gradserve.arguments import Method, ParameterValue, Rank, TargetLike, Unit
+from gradserve.messages import EXPLAIN_METHOD
+
+
+def methods(names: Sequence[str], texts: Sequence[str]) -> list[Method]:
+    """The methods with their parameters: "samples=25", or "smooth_grad.samples=25" if there are several methods."""
+    chosen: dict[str, dict[str, ParameterValue]] = {name: {} for name in names}
+    for name in chosen:
+        if name not in parameters.names(EXPLAIN_METHOD):
+            raise parameters.unknown("method", name, parameters.names(EXPLAIN_METHOD))
+    for text in texts:
+        path, equals, value = text.partition("=")
+        method, _, key = path.rpartition(".")
+        if not equals:
+            raise ValueError(f"--param {text}: write NAME=VALUE or METHOD.NAME=VALUE")
+        if not method and len(chosen) > 1:
+            raise ValueError(f"--param {text}: there are several methods; write METHOD.{text}")
+        method = method or next(iter(chosen))
+        if method not in chosen:
+            raise parameters.unknown("method among those asked for:", method, chosen)
+        chosen[method][key] = parameters.parse(EXPLAIN_METHOD, method, key, value)
+    return [Method(name, **values) for name, values in chosen.items()]
+
+
+def target(text: str) -> TargetLike:
+    """A class's index or name, "rank:2", "unit:LAYER:CHANNEL" or "unit:LAYER:CHANNEL:Y,X"."""
+    kind, _, rest = text.partition(":")
+    if text.isdecimal():
+        return int(text)
+    if kind == "rank" and rest.isdecimal():
+        return Rank(int(rest))
+    if kind == "unit":
+        return _unit(text, rest.split(":"))
+    return text
+
+
+def _unit(text: str, parts: list[str]) -> Unit:
+    try:
+        layer, channel, *place = parts
+        y, x = map(int, place[0].split(",")) if place else (None, None)
+        if len(place) > 1 or not layer:
+            raise ValueError
+        return Unit(layer, int(channel), y, x)
+    except ValueError:
+        raise ValueError(f"--target {text}: write unit:LAYER:CHANNEL or unit:LAYER:CHANNEL:Y,X") from None

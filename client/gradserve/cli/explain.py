@@ -1,0 +1,146 @@
+"""`gradserve explain`: maps of what a model's score depends on."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.table import Table
+
+from gradserve import parameters
+from gradserve.cli import asks, connection, report, request, saving
+from gradserve.messages import EXPLAIN_METHOD
+from gradserve.results import Explanation
+
+_METHODS = ", ".join(parameters.names(EXPLAIN_METHOD))
+
+Photos = Annotated[list[Path], typer.Argument(help="Picture files.", exists=True, dir_okay=False)]
+MethodNames = Annotated[list[str], typer.Option("--method", help=f"One of {_METHODS}. May be repeated.")]
+Targets = Annotated[
+    list[str],
+    typer.Option(
+        "--target",
+        help="A class's index or name, rank:2, unit:LAYER:CHANNEL or unit:LAYER:CHANNEL:Y,X; "
+        "the predicted class if left out. May be repeated.",
+    ),
+]
+Parameters = Annotated[
+    list[str],
+    typer.Option("--param", help="NAME=VALUE, or METHOD.NAME=VALUE with several methods. May be repeated."),
+]
+Out = Annotated[
+    Path | None,
+    typer.Option("--out", "-o", help="Picture file, or folder for several.", rich_help_panel="Output"),
+]
+SaveMap = Annotated[
+    Path | None,
+    typer.Option("--save-map", help="File (.npy), or folder, for the maps as numbers.", rich_help_panel="Output"),
+]
+Picture = Annotated[str, typer.Option("--picture", help="overlay or heatmap.", rich_help_panel="Output")]
+
+
+@dataclass(frozen=True)
+class Saved:
+    """An explanation and where it went."""
+
+    photo: Path
+    found: Explanation
+    picture: Path
+    map: Path | None
+
+
+def explain(
+    photos: Photos,
+    method: MethodNames = ["grad_cam"],  # noqa: B006  typer copies it
+    target: Targets = [],  # noqa: B006
+    param: Parameters = [],  # noqa: B006
+    model: request.Model = "",
+    out: Out = None,
+    save_map: SaveMap = None,
+    picture: Picture = "overlay",
+    preprocess: request.Preprocess = "model_default",
+    priority: request.Priority = "interactive",
+    precision: request.Precision = "auto",
+    seed: request.Seed = None,
+    time_budget: request.TimeBudget = None,
+    allow_partial: request.AllowPartial = False,
+    concurrency: request.Concurrency = 8,
+    server: connection.Server = connection.ADDRESS,
+    tls: connection.Tls = False,
+    ca: connection.Ca = None,
+    token: connection.Token = None,
+    timeout: connection.Timeout = connection.SECONDS,
+    as_json: connection.Json = False,
+) -> None:
+    """Maps that show which pixels a model's score depends on.
+
+    Pictures go to --out, or beside you as PHOTO-METHOD.png.
+
+    Example: `gradserve explain photo.jpg --method smooth_grad --param samples=25 --out heat.png --save-map map.npy`
+
+    Example: `gradserve explain *.jpg --method grad_cam --method gradient --target "tabby cat" --out maps/`
+    """
+    if picture not in ("overlay", "heatmap"):
+        raise typer.BadParameter(f"{picture!r} is neither overlay nor heatmap", param_hint="--picture")
+    arguments: dict[str, Any] = {
+        "target": [asks.target(text) for text in target],
+        "model": model,
+        "preprocess": preprocess,
+        "priority": priority,
+        "precision": precision,
+        "seed": seed,
+        "time_budget": time_budget,
+        "allow_partial": allow_partial,
+        "concurrency": concurrency,
+    }
+    methods = asks.methods(method, param)
+    total = saving.expected(photos, methods, target)
+    pictures = saving.Places(out, ".png", total)
+    maps = saving.Places(save_map, ".npy", total) if save_map else None
+    saved: list[Saved] = []
+    with connection.connect(server, tls, ca, token, timeout) as client:
+        answers = client.explain_many(photos, methods, **arguments)
+        for photo, found in report.progress(_named(photos, answers), len(photos), "explain"):
+            for each in found:
+                path = saving.save(each, pictures.path(photo, each, len(target) > 1), picture)
+                numbers = each.save(maps.path(photo, each, len(target) > 1)) if maps else None
+                saved.append(Saved(photo, each, path, numbers))
+    _print(saved, as_json)
+
+
+def _named(photos: list[Path], answers: Iterator[Any]) -> Iterator[tuple[Path, Any]]:
+    """The answers with their photos; an error names the photo it is about."""
+    for photo in photos:
+        try:
+            found = next(answers)
+        except Exception as error:
+            error.add_note(f"while explaining {photo}")
+            raise
+        yield photo, found
+
+
+def _print(saved: list[Saved], as_json: bool) -> None:
+    if as_json:
+        report.print_json({"explanations": [_json(each) for each in saved]})
+        return
+    table = Table(box=None)
+    for column in ("photo", "method", "target"):
+        table.add_column(column)
+    table.add_column("value", justify="right")
+    table.add_column("done", justify="right")
+    table.add_column("saved as", overflow="fold")
+    for each in saved:
+        found = each.found
+        value, done = f"{found.target_value:.4g}", f"{found.completed_fraction:.0%}"
+        paths = ", ".join(str(path) for path in (each.picture, each.map) if path)
+        table.add_row(each.photo.name, found.method, found.target_name, value, done, paths)
+    report.out().print(table)
+    warnings = [warning for each in saved for warning in (*each.found.warnings, *each.found.provenance.warnings)]
+    for warning in dict.fromkeys(warnings):
+        report.err().print(f"warning: {warning}", style="yellow")
+
+
+def _json(each: Saved) -> dict[str, Any]:
+    paths = {"picture": str(each.picture), "map": str(each.map) if each.map else None}
+    return {"image": str(each.photo), **report.explanation(each.found), **paths}

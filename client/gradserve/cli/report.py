@@ -1,0 +1,56 @@
+"""What the commands print: tables for people, JSON for programs."""
+
+import dataclasses
+import json
+import sys
+from collections.abc import Iterable, Iterator
+from typing import Any, TypeVar
+
+from rich.console import Console
+from rich.progress import track
+
+from gradserve.results import Explanation
+
+T = TypeVar("T")
+_NOT_JSON = {"map", "coarse", "image", "served_overlay"}
+
+
+def out() -> Console:
+    """Standard output."""
+    return Console(highlight=False, markup=False)
+
+
+def err() -> Console:
+    """Standard error: progress and warnings, so that standard output stays clean."""
+    return Console(stderr=True, highlight=False, markup=False)
+
+
+def print_json(document: Any) -> None:
+    """Print one JSON document on standard output."""
+    json.dump(document, sys.stdout, indent=2, ensure_ascii=False, allow_nan=False)
+    sys.stdout.write("\n")
+
+
+def plain(result: Any) -> dict[str, Any]:
+    """A result as JSON takes it, without pictures."""
+    fields = {field.name: getattr(result, field.name) for field in dataclasses.fields(result)}
+    return {name: _plain(value) for name, value in fields.items() if name not in _NOT_JSON}
+
+
+def explanation(found: Explanation) -> dict[str, Any]:
+    """An explanation as JSON takes it, with the size of its map."""
+    return {**plain(found), "map_size": list(found.map.shape)}
+
+
+def progress(items: Iterable[T], total: int, what: str) -> Iterator[T]:
+    """The items, with a progress bar on standard error if there are several and somebody watches."""
+    watched = total > 1 and err().is_terminal
+    yield from track(items, what, total=total, console=err(), transient=True) if watched else items
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value):
+        return plain(value)
+    if isinstance(value, (list, tuple)):
+        return [_plain(each) for each in value]
+    return dict(value) if isinstance(value, dict) else value

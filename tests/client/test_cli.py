@@ -1,0 +1,212 @@
+import json
+import sys
+
+import numpy as np
+import pytest
+from gradserve import Method, Rank, Unit, cli
+from gradserve.cli import asks
+from PIL import Image
+from typer.testing import CliRunner
+
+from . import fake
+from .fake import METHODS, SIZE
+
+
+@pytest.fixture
+def run(server, capsys, monkeypatch, tmp_path):
+    monkeypatch.setenv("GRADSERVE_SERVER", server.target)
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.chdir(tmp_path)
+
+    def call(*arguments):
+        with pytest.raises(SystemExit) as ended:
+            cli.main([str(each) for each in arguments])
+        captured = capsys.readouterr()
+        return ended.value.code or 0, captured.out, captured.err
+
+    return call
+
+
+def test_predict(run, photo_path):
+    code, out, _ = run("predict", photo_path, "--top-k", 2)
+    assert code == 0
+    assert "goldfish" in out
+    assert "70.00%" in out
+
+
+def test_predict_as_json(run, photo_path):
+    code, out, err = run("predict", photo_path, photo_path, "--json")
+    predictions = json.loads(out)["predictions"]
+    assert [each["image"] for each in predictions] == [str(photo_path)] * 2
+    assert predictions[0]["top"][0] == {"class_index": 0, "class_name": "goldfish", "probability": 0.7, "logit": 9.0}
+    assert predictions[0]["provenance"]["model"] == "tiny"
+    assert (code, err) == (0, "")
+
+
+def test_explain_as_in_the_readme(run, photo_path, tmp_path):
+    code, out, _ = run(
+        *("explain", photo_path, "--method", "smooth_grad", "--model", "tiny"),
+        *("--out", tmp_path / "heat.png", "--save-map", tmp_path / "map.npy"),
+    )
+    assert code == 0
+    assert "heat.png" in out
+    assert Image.open(tmp_path / "heat.png").size == (80, 60)
+    assert np.load(tmp_path / "map.npy").shape == (SIZE, SIZE)
+
+
+def test_explain_without_out_saves_beside_you(run, photo_path, tmp_path):
+    code, _, _ = run("explain", photo_path, "--method", "gradient", "--method", "grad_cam", "--picture", "heatmap")
+    assert code == 0
+    assert Image.open(tmp_path / "photo-gradient.png").size == (SIZE, SIZE)
+    assert (tmp_path / "photo-grad_cam.png").exists()
+
+
+def test_explain_several_photos_methods_and_targets(run, server, photo_path, tmp_path):
+    code, out, _ = run(
+        *("explain", photo_path, photo_path, "--method", "smooth_grad", "--method", "gradient"),
+        *("--target", "tabby cat", "--target", "unit:features.0:3:1,2", "--param", "smooth_grad.samples=7"),
+        *("--out", tmp_path / "maps", "--seed", 3, "--json"),
+    )
+    found = json.loads(out)["explanations"]
+    assert code == 0
+    assert len(found) == 8
+    assert len({each["picture"] for each in found}) == 8
+    assert (tmp_path / "maps" / "photo-smooth_grad-tabby_cat.png").exists()
+    assert found[0]["parameters"] == {"samples": 7}
+    assert found[0]["map_size"] == [SIZE, SIZE]
+    assert found[1]["target"] == {"layer": "features.0", "channel": 3, "y": 1, "x": 2}
+    assert found[0]["provenance"]["seed"] == 3
+    assert server.requests[0].options.seed == 3
+
+
+def test_warnings_go_to_standard_error(run, photo_path):
+    _, out, err = run("explain", photo_path, "--method", "guided_backprop")
+    assert "PARTIALLY_GUIDED" in err
+    assert "PARTIALLY_GUIDED" not in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--method", "smoothgrad"], "nearest: smooth_grad"),
+        (["--param", "layers=x"], "nearest: layer"),
+        (["--param", "layer"], "write NAME=VALUE"),
+        (["--method", "gradient", "--method", "grad_cam", "--param", "layer=x"], "write METHOD.layer=x"),
+        (["--target", "unit:x"], "write unit:LAYER:CHANNEL"),
+        (["--target", "0", "--target", "1", "--out", "heat.png"], "give a folder"),
+        (["--picture", "both"], "neither overlay nor heatmap"),
+        (["--priority", "urgent"], "priority must be one of"),
+        (["--no-such-option"], "--no-such-option"),
+    ],
+)
+def test_arguments_that_make_no_sense_exit_with_2(run, photo_path, arguments, says):
+    code, out, err = run("explain", photo_path, *arguments)
+    assert code == 2
+    assert says in err
+    assert out == ""
+
+
+def test_errors_of_the_server_exit_with_1(run, photo_path):
+    code, out, err = run("predict", photo_path, "--model", "invalid", "--json")
+    assert code == 1
+    assert out == ""
+    assert err.splitlines()[:3] == [
+        "error: invalid request",
+        "  methods[0].smooth_grad.samples: 1 to 2000, not 0",
+        "  preprocess: one of 1 to 3",
+    ]
+    assert str(photo_path) in err
+
+
+def test_no_server(run, photo_path):
+    code, _, err = run("models", "--server", "127.0.0.1:1")
+    assert code == 1
+    assert "is a server running there?" in err
+
+
+def test_a_missing_file_exits_with_2(run):
+    code, _, err = run("predict", "none.jpg")
+    assert code == 2
+    assert "none.jpg" in err
+
+
+def test_models(run):
+    code, out, _ = run("models")
+    assert code == 0
+    assert "tiny" in out
+    assert "deconvnet" in out
+    assert [each["name"] for each in json.loads(run("models", "--json")[1])["models"]] == ["tiny", "digits"]
+
+
+def test_one_model(run):
+    code, out, _ = run("models", "tiny")
+    assert code == 0
+    assert "features.0" in out
+    assert "does not apply" in out
+    assert json.loads(run("models", "tiny", "--json")[1])["layers"][0]["name"] == "features.0"
+    code, _, err = run("models", "tinny")
+    assert code == 1
+    assert "nearest: tiny" in err
+
+
+def test_the_token_is_sent(run, photo_path, monkeypatch):
+    assert run("predict", photo_path, "--model", "secret")[0] == 1
+    monkeypatch.setenv("GRADSERVE_TOKEN", "open sesame")
+    assert run("predict", photo_path, "--model", "secret")[0] == 0
+
+
+def test_serve_without_the_server_says_how_to_install_it(run, monkeypatch):
+    monkeypatch.setitem(sys.modules, "gradserve_server.__main__", None)
+    code, _, err = run("serve", "--port", "0")
+    assert code == 1
+    assert "pip install 'gradserve[server]'" in err
+
+
+def test_serve_passes_all_its_arguments_on(run, monkeypatch):
+    passed = []
+    main = type(sys)("gradserve_server.__main__")
+    main.main = lambda arguments: passed.extend(arguments) or 3
+    monkeypatch.setitem(sys.modules, "gradserve_server", type(sys)("gradserve_server"))
+    monkeypatch.setitem(sys.modules, "gradserve_server.__main__", main)
+    assert run("serve", "--model", "digits", "--help", "-p", "0")[0] == 3
+    assert passed == ["--model", "digits", "--help", "-p", "0"]
+
+
+@pytest.mark.parametrize("command", ["predict", "explain", "models"])
+def test_help_has_an_example(command):
+    done = CliRunner().invoke(cli.app, [command, "--help"], env={"COLUMNS": "200"})
+    assert done.exit_code == 0
+    assert f"gradserve {command}" in done.output
+    assert "Example" in done.output
+
+
+def test_help_names_every_method():
+    done = CliRunner().invoke(cli.app, ["explain", "--help"], env={"COLUMNS": "300"})
+    assert all(method in done.output for method in METHODS)
+
+
+@pytest.mark.parametrize(
+    ("text", "target"),
+    [
+        ("3", 3),
+        ("tabby cat", "tabby cat"),
+        ("rank:2", Rank(2)),
+        ("rank: the film", "rank: the film"),
+        ("unit:layer4.1:17", Unit("layer4.1", 17)),
+        ("unit:layer4.1:17:3,5", Unit("layer4.1", 17, 3, 5)),
+    ],
+)
+def test_targets(text, target):
+    assert asks.target(text) == target
+
+
+def test_parameters_find_their_methods():
+    found = asks.methods(["smooth_grad", "grad_cam"], ["smooth_grad.samples=25", "grad_cam.signed=true"])
+    assert found == [Method("smooth_grad", samples=25), Method("grad_cam", signed=True)]
+    with pytest.raises(ValueError, match="no method among those asked for"):
+        asks.methods(["gradient"], ["grad_cam.signed=true"])
+
+
+def test_names_with_brackets_are_no_markup(run, photo_path, monkeypatch):
+    monkeypatch.setattr(fake, "CLASSES", ["[red]fish", "b", "c"])
+    assert "[red]fish" in run("predict", photo_path)[1]
