@@ -5,6 +5,8 @@ from collections.abc import Sequence
 
 import typer
 
+from gradserve.cli.bench import bench
+from gradserve.cli.demo import demo
 from gradserve.cli.explain import explain
 from gradserve.cli.models import models
 from gradserve.cli.predict import predict
@@ -23,6 +25,8 @@ app = typer.Typer(
 app.command()(predict)
 app.command()(explain)
 app.command()(models)
+app.command()(bench)
+app.command()(demo)
 app.command(
     add_help_option=False, context_settings={"allow_extra_args": True, "ignore_unknown_options": True}
 )(serve)  # fmt: skip

@@ -1,0 +1,98 @@
+"""`gradserve bench`: a first look at how fast a running server is."""
+
+import asyncio
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import typer
+from PIL import Image
+from rich.table import Table
+
+from gradserve import images, parameters
+from gradserve.aio import AsyncClient
+from gradserve.cli import connection, load, report, request
+from gradserve.messages import EXPLAIN_METHOD
+
+Methods = Annotated[
+    list[str],
+    typer.Option("--method", help="predict or a method of explain, with its share: grad_cam=2. May be repeated."),
+]
+Callers = Annotated[int, typer.Option("--callers", "-n", min=1, help="Callers at once.")]
+Seconds = Annotated[float, typer.Option("--seconds", min=0.1, help="How long to send.")]
+Requests = Annotated[int | None, typer.Option("--requests", min=1, help="Stop after so many requests.")]
+Photo = Annotated[
+    Path | None, typer.Option("--image", exists=True, dir_okay=False, help="Picture to send; noise if left out.")
+]
+
+
+def bench(
+    method: Methods = ["predict", "gradient", "grad_cam"],  # noqa: B006  typer copies it
+    callers: Callers = 16,
+    seconds: Seconds = 10.0,
+    requests: Requests = None,
+    image: Photo = None,
+    model: request.Model = "",
+    server: connection.Server = connection.ADDRESS,
+    tls: connection.Tls = False,
+    ca: connection.Ca = None,
+    token: connection.Token = None,
+    timeout: connection.Timeout = connection.SECONDS,
+    as_json: connection.Json = False,
+) -> None:
+    """Requests and rows per second and latencies of a running server, in a closed loop of callers.
+
+    A row is one image through one pass.
+
+    Example: `gradserve bench --callers 16 --seconds 10 --method predict --method grad_cam=2 --method smooth_grad`
+    """
+    asked = load.Load(image or _noise(), model, _mix(method), callers, seconds, requests)
+
+    async def send() -> tuple[list[load.Sample], float]:
+        async with AsyncClient(server, tls=ca or tls, token=token, timeout=timeout) as client:
+            return await load.run(client, asked)
+
+    with report.err().status(f"{callers} callers, at most {seconds:g} s"):
+        samples, took = asyncio.run(send())
+    found = load.figures(samples, took)
+    if as_json:
+        report.print_json(
+            {"callers": callers, "seconds": took, "mix": asked.mix, "methods": [report.plain(each) for each in found]}
+        )
+    else:
+        report.out().print(_table(found, callers, took))
+
+
+def _mix(texts: Sequence[str]) -> dict[str, float]:
+    mix: dict[str, float] = {}
+    known = [load.PREDICT, *parameters.names(EXPLAIN_METHOD)]
+    for text in texts:
+        name, _, share = text.partition("=")
+        if name not in known:
+            raise parameters.unknown("method", name, known)
+        try:
+            mix[name] = float(share or 1)
+        except ValueError:
+            raise ValueError(f"--method {text}: the share must be a number, not {share!r}") from None
+        if not mix[name] > 0:
+            raise ValueError(f"--method {text}: the share must be above 0")
+    return mix
+
+
+def _noise() -> bytes:
+    pixels = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
+    return images.png(Image.fromarray(pixels).resize((256, 256), Image.Resampling.BICUBIC))
+
+
+def _table(found: Sequence[load.Figures], callers: int, seconds: float) -> Table:
+    table = Table(title=f"{callers} callers, {seconds:.1f} s", title_justify="left", box=None)
+    table.add_column("method")
+    for column in ("requests", "failed", "req/s", "rows/s", "p50 ms", "p95 ms", "p99 ms"):
+        table.add_column(column, justify="right")
+    for each in found:
+        failed = ", ".join(f"{count} {code}" for code, count in each.failed.items())
+        rates = (f"{each.requests_per_second:.1f}", f"{each.rows_per_second:.1f}")
+        times = (f"{each.p50_ms:.1f}", f"{each.p95_ms:.1f}", f"{each.p99_ms:.1f}")
+        table.add_row(each.method, str(each.requests), failed, *rates, *times)
+    return table

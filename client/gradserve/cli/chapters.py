@@ -1,0 +1,148 @@
+"""What the demo shows: a chapter is a function that asks the server about a model and gives a section of the page."""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+from gradserve import parameters
+from gradserve.arguments import Rank, TargetLike, Unit
+from gradserve.cards import ModelCard
+from gradserve.cli import page, samples
+from gradserve.client import Client
+from gradserve.errors import FailedPrecondition
+from gradserve.messages import EXPLAIN_METHOD
+from gradserve.results import Explanation, Prediction, Provenance
+
+T = TypeVar("T")
+_METHODS = parameters.names(EXPLAIN_METHOD)
+
+
+@dataclass(frozen=True)
+class Deed:
+    """One thing that was asked of the server, and what it answered."""
+
+    model: str
+    picture: str
+    asked: str
+    seconds: float
+    rows: int
+    answer: str
+
+
+@dataclass
+class Demo:
+    """A demonstration under way: who is asked, whom to tell of the next thing, what was done so far."""
+
+    client: Client
+    pictures: int
+    begin: Callable[[str], None]
+    deeds: list[Deed] = field(default_factory=list)
+
+    def timed(self, what: str, ask: Callable[[], T]) -> tuple[T, float]:
+        """The answer, and the seconds it took."""
+        self.begin(what)
+        start = time.perf_counter()
+        return ask(), time.perf_counter() - start
+
+    def note(self, picture: str, asked: str, seconds: float, origin: Provenance, answer: str) -> None:
+        """Remember one thing that was done."""
+        self.deeds.append(Deed(origin.model, picture, asked, seconds, origin.rows, answer))
+
+
+def explanations(demo: Demo, card: ModelCard) -> page.Section:
+    """Predict and every method of Explain on several pictures."""
+    stories = []
+    for picture in samples.pictures(card, demo.pictures):
+        prediction = _predicted(demo, card, picture)
+        bars = [(score.class_name, score.probability) for score in prediction]
+        figures = [_explained(demo, card, picture, method) for method in _METHODS]
+        stories.append(page.Story(picture.name, picture.open(), bars, figures=figures))
+    lead = "What the model predicts, and which pixels its top score depends on, as each method sees it."
+    return page.Section(card.name, lead, stories, _facts_of(card))
+
+
+def targets(demo: Demo, card: ModelCard) -> page.Section:
+    """One method for several targets in one request: classes by rank, and units inside the network."""
+    stories = []
+    for picture in samples.pictures(card, 1):
+        figures = _for_targets(demo, card, picture, [Rank(1), Rank(2), *_units(card)])
+        stories.append(page.Story(picture.name, picture.open(), figures=figures))
+    lead = "One request with several targets: the two top classes, and single units of layers inside the network."
+    return page.Section(f"{card.name}: any target", lead, stories)
+
+
+CHAPTERS = (explanations, targets)
+
+
+def requests(card: ModelCard, pictures: int) -> int:
+    """How many requests the chapters make for a model."""
+    found = len(samples.pictures(card, pictures))
+    return found * (1 + len(_METHODS)) + min(found, 1)
+
+
+def _predicted(demo: Demo, card: ModelCard, picture: samples.SamplePicture) -> Prediction:
+    what = f"{card.name}: {picture.name}: predict"
+    found, seconds = demo.timed(what, lambda: demo.client.predict(picture.data, model=card.name))
+    answer = f"{found[0].class_name} ({found[0].probability:.1%})"
+    demo.note(picture.name, "predict", seconds, found.provenance, answer)
+    return found
+
+
+def _explained(demo: Demo, card: ModelCard, picture: samples.SamplePicture, method: str) -> page.Figure:
+    what = f"{card.name}: {picture.name}: {method}"
+    try:
+        found, seconds = demo.timed(what, lambda: demo.client.explain(picture.data, method, model=card.name))
+    except FailedPrecondition as refusal:
+        demo.deeds.append(Deed(card.name, picture.name, method, 0.0, 0, f"does not apply: {refusal}"))
+        return page.Figure(method, refusal=f"does not apply to this model: {refusal}")
+    demo.note(picture.name, method, seconds, found.provenance, _value(found))
+    return _figure(method, found, [f"{1000 * seconds:.0f} ms", f"{found.provenance.rows} rows"])
+
+
+def _for_targets(
+    demo: Demo, card: ModelCard, picture: samples.SamplePicture, asked: list[TargetLike]
+) -> list[page.Figure]:
+    what = f"smooth_grad, {len(asked)} targets"
+    found, seconds = demo.timed(
+        f"{card.name}: {picture.name}: {what}",
+        lambda: demo.client.explain(picture.data, ["smooth_grad"], target=asked, model=card.name),
+    )
+    demo.note(picture.name, what, seconds, found[0].provenance, "; ".join(map(_value, found)))
+    return [_figure("smooth_grad", each, ()) for each in found]
+
+
+def _figure(title: str, found: Explanation, costs: Sequence[str]) -> page.Figure:
+    facts = [f"{name} {_short(value)}" for name, value in found.parameters.items()]
+    if found.completeness_gap is not None:
+        facts.append(f"completeness gap {found.completeness_gap:.2g}")
+    warnings = tuple(dict.fromkeys((*found.warnings, *found.provenance.warnings)))
+    pictures = (found.overlay(), found.heatmap())
+    return page.Figure(title, pictures, _value(found), [*facts, *costs], warnings)
+
+
+def _value(found: Explanation) -> str:
+    return f"{found.target_name} = {found.target_value:.3g}"
+
+
+def _short(value: object) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value).lower()
+
+
+def _units(card: ModelCard) -> list[TargetLike]:
+    """The unit in the middle of a channel in the middle, of an early and of the last layer with a map."""
+    mapped = [layer for layer in card.layers if layer.channels and min(layer.height, layer.width) > 1]
+    chosen = dict.fromkeys([mapped[len(mapped) // 4], mapped[-1]]) if mapped else {}
+    return [Unit(layer.name, layer.channels // 2, layer.height // 2, layer.width // 2) for layer in chosen]
+
+
+def _facts_of(card: ModelCard) -> list[str]:
+    height, width = card.input_size
+    return [
+        f"built by {card.builder}",
+        f"{len(card.classes)} classes",
+        f"input {height} x {width}",
+        f"{card.gflop:.3g} GFLOP",
+        f"{len(card.layers)} layers",
+        f"weights {card.weights_digest[:12]}",
+    ]

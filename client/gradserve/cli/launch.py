@@ -1,0 +1,64 @@
+"""A server of one's own for a while, as a subprocess."""
+
+import re
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from queue import Empty, SimpleQueue
+from typing import IO
+
+from gradserve.errors import GradserveError
+
+_READY = re.compile(r"gradserve ready on (\S+:\d+)")
+_PATIENCE = 15.0
+
+
+@contextmanager
+def launched(arguments: Sequence[str], log: Path, timeout: float) -> Iterator[str]:
+    """Start a server on a free port, give its address once it is ready, and stop it at the end."""
+    command = [sys.executable, "-m", "gradserve_server", "--host", "127.0.0.1", "--port", "0", "--metrics-port", "0"]
+    with log.open("w") as file:
+        server = subprocess.Popen([*command, *arguments], stdout=subprocess.PIPE, stderr=file, text=True)
+        try:
+            yield _address(server, log, timeout)
+        finally:
+            _stop(server)
+
+
+def _address(server: subprocess.Popen[str], log: Path, timeout: float) -> str:
+    """The address that the server prints when it is ready."""
+    assert server.stdout is not None
+    found: SimpleQueue[str | None] = SimpleQueue()
+    threading.Thread(target=_watch, args=(server.stdout, found), daemon=True).start()
+    try:
+        address = found.get(timeout=timeout)
+    except Empty:
+        raise GradserveError(f"the server was not ready within {timeout:g} s\n{_tail(log)}") from None
+    if address is None:
+        code = server.wait(_PATIENCE)
+        raise GradserveError(f"the server ended with {code} before it was ready\n{_tail(log)}")
+    return address
+
+
+def _watch(lines: IO[str], found: "SimpleQueue[str | None]") -> None:
+    for line in lines:  # to the end, or the server would block on a full pipe
+        if match := _READY.search(line):
+            found.put(match[1])
+    found.put(None)
+
+
+def _tail(log: Path) -> str:
+    lines = log.read_text(errors="replace").splitlines()[-15:]
+    return "\n".join(["its last words:", *(f"  {line}" for line in lines)]) if lines else "it said nothing"
+
+
+def _stop(server: subprocess.Popen[str]) -> None:
+    server.terminate()
+    try:
+        server.wait(_PATIENCE)
+    except subprocess.TimeoutExpired:
+        server.kill()
+        server.wait()
