@@ -38,7 +38,9 @@ class FoldedTwin:
             if name in own and id(own[name]) not in folded:
                 own[name].copy_(parameter)
         for conv, bn, twin in self.pairs:
-            assert bn.running_var is not None and bn.running_mean is not None and twin.bias is not None
+            assert bn.running_var is not None
+            assert bn.running_mean is not None
+            assert twin.bias is not None
             scale = bn.weight / (bn.running_var + bn.eps).sqrt()
             twin.weight.copy_(conv.weight * scale.view(-1, 1, 1, 1))
             twin.bias.copy_(bn.bias - bn.running_mean * scale)

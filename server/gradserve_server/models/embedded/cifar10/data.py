@@ -1,8 +1,9 @@
-"""CIFAR-10 from disk, and what a training image goes through before the network sees it. Images are uint8 [N,32,32,3]."""
+"""CIFAR-10 from disk, and what happens to a training image before the network sees it. Images: uint8 [N,32,32,3]."""
 
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -42,7 +43,7 @@ def load(path: Path) -> Dataset:
         if "images" in file.files:
             return Dataset(file["images"], labels)
         blob, offsets = file["jpeg"].tobytes(), file["offsets"].tolist()
-    files = [blob[a:b] for a, b in zip(offsets[:-1], offsets[1:], strict=True)]
+    files = [blob[a:b] for a, b in pairwise(offsets)]
     return Dataset(np.stack([decode(io.BytesIO(f)) for f in files]), labels)
 
 
@@ -73,13 +74,13 @@ def load_all(paths: Sequence[Path]) -> Dataset:
 
 
 def thumbnails(images: Pixels) -> npt.NDArray[np.float32]:
-    """Returns the means of 4x4 pixels: [N,32,32,3] -> [N,192]."""
-    blocks = images.reshape(len(images), 8, 4, 8, 4, 3).astype(np.float32)
-    return np.ascontiguousarray(blocks.mean((2, 4)).reshape(len(images), -1))
+    """Returns the mean brightness of 4x4 pixels, which JPEG hardly touches: [N,32,32,3] -> [N,64]."""
+    luma = images.astype(np.float32) @ np.array([0.299, 0.587, 0.114], np.float32)
+    return np.ascontiguousarray(luma.reshape(len(images), 8, 4, 8, 4).mean((2, 4)).reshape(len(images), -1))
 
 
 def twins(images: Pixels, others: Pixels, tolerance: float = 4.0) -> npt.NDArray[np.bool_]:
-    """Returns which images are among the others, up to what JPEG does (rms difference of 4x4 means, grey levels)."""
+    """Returns which images are among the others, up to what JPEG does (rms difference of thumbnails, grey levels)."""
     mine, theirs = thumbnails(images), thumbnails(others)
     norms = (theirs**2).sum(1)
     nearest = np.concatenate([(norms - 2 * part @ theirs.T).min(1) for part in np.array_split(mine, 50)])
@@ -130,16 +131,14 @@ def disturbed(images: Pixels, share: float, rng: np.random.Generator) -> Pixels:
     return result
 
 
-def crop_and_flip(images: Pixels, side: int, rng: np.random.Generator) -> Pixels:
+def crop_and_flip(images: Pixels, rng: np.random.Generator) -> Pixels:
     """Returns random crops of the images reflected at their borders (by 4 pixels), half of them mirrored."""
     padded = np.pad(images, ((0, 0), (4, 4), (4, 4), (0, 0)), "reflect")
-    corners = rng.integers(0, SIDE + 8 - side + 1, (len(images), 2))
-    if side < SIDE:
-        corners = rng.integers(4, SIDE + 4 - side + 1, (len(images), 2))
+    corners = rng.integers(0, 9, (len(images), 2))
     mirrored = rng.random(len(images)) < 0.5
-    result = np.empty((len(images), side, side, 3), np.uint8)
+    result = np.empty_like(images)
     for i, ((y, x), flip) in enumerate(zip(corners, mirrored, strict=True)):
-        crop = padded[i, y : y + side, x : x + side]
+        crop = padded[i, y : y + SIDE, x : x + SIDE]
         result[i] = crop[:, ::-1] if flip else crop
     return result
 

@@ -17,6 +17,11 @@ from .training import Metrics, Run, Settings, export, validate
 app = typer.Typer(add_completion=False, rich_markup_mode="markdown", pretty_exceptions_enable=False)
 console = Console()
 
+DATA_HELP = (
+    "Training images: an npz with `images` (or `jpeg` and `offsets`) and `labels`, or a folder of class folders. "
+    "May come several times: a picture that is in two of them is taken from the later one."
+)
+
 
 class Journal:
     """Tells how the run goes: a bar on a terminal, lines elsewhere, and JSON lines in a file."""
@@ -31,9 +36,9 @@ class Journal:
         """Writes metrics of a stretch of training (`train`) or of the held-out images (`held_out`)."""
         seconds = time.monotonic() - self.started
         epoch = self.run.step / self.run.epoch_steps
-        record = {"kind": kind, "step": self.run.step, "epoch": round(epoch, 3), "seconds": round(seconds, 1), **metrics}
+        record = {"kind": kind, "step": self.run.step, "epoch": round(epoch, 3), "seconds": round(seconds, 1)}
         with self.path.open("a") as file:
-            file.write(json.dumps(record) + "\n")
+            file.write(json.dumps(record | metrics) + "\n")
         told = "  ".join(f"{k} {v:.4g}" for k, v in metrics.items())
         line = f"{kind:8} epoch {epoch:6.2f}/{self.run.settings.epochs:g}  {told}"
         self.bar.update(self.task, completed=self.run.step, description=told)
@@ -47,8 +52,7 @@ class Journal:
 
 @app.command()
 def train(
-    data: Annotated[list[Path], typer.Option(help="Training images: an npz or a folder of class folders; may come "
-        "several times, then a picture that is in two is taken from the later one.")],
+    data: Annotated[list[Path], typer.Option(help=DATA_HELP)],
     out: Annotated[Path, typer.Option(help="Where the weights go (safetensors, float16).")],
     robust: Annotated[bool, typer.Option(help="Train against attacks: N-FGSM, Linf 8/255.")] = False,
     epochs: Annotated[float, typer.Option(min=0.01, help="Length of the run and of its learning-rate cycle.")] = 14,
@@ -57,12 +61,11 @@ def train(
     smoothing: Annotated[float, typer.Option(min=0, max=1, help="Label smoothing.")] = 0.1,
     cutout: Annotated[int, typer.Option(min=0, help="Side of the grey square in each image; 0: none.")] = 8,
     disturb: Annotated[float, typer.Option(min=0, max=1, help="Share of images re-encoded, resampled or noisy.")] = 0.5,
-    small: Annotated[float, typer.Option(min=0, max=1, help="Share of the run on crops of 24 pixels.")] = 0.4,
     held_out: Annotated[int, typer.Option(min=1, help="Training images kept for checking.")] = 500,
     seed: Annotated[int, typer.Option(min=0, help="Seed of everything random.")] = 0,
     threads: Annotated[int, typer.Option(min=1, help="Compute threads.")] = 1,
     resume: Annotated[bool, typer.Option(help="Go on from the checkpoint, if there is one.")] = False,
-    checkpoint: Annotated[Path | None, typer.Option(help="Checkpoint file. Default: OUT with the ending .ckpt.")] = None,
+    checkpoint: Annotated[Path | None, typer.Option(help="Default: OUT with the ending .ckpt.")] = None,
     metrics: Annotated[Path | None, typer.Option(help="JSON lines. Default: OUT with the ending .jsonl.")] = None,
     every: Annotated[int, typer.Option(min=1, help="Steps between checkpoints.")] = 200,
     stop_after: Annotated[int | None, typer.Option(min=0, help="Stop at this step, with a checkpoint.")] = None,
@@ -73,7 +76,7 @@ def train(
     run can be stopped at any time and goes on with --resume; a run that was stopped gives the same weights.
     """
     torch.set_num_threads(threads)
-    settings = Settings(epochs, batch, rate, 5e-4, smoothing, cutout, disturb, small, robust, 8 / 255, seed, held_out)
+    settings = Settings(epochs, batch, rate, 5e-4, smoothing, cutout, disturb, robust, 8 / 255, seed, held_out)
     training, held = split(load_all(data), held_out, np.random.default_rng(seed))
     run = Run(settings, training)
     checkpoint = checkpoint or out.with_suffix(".ckpt")

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from .adversary import FoldedTwin, noisy_fgsm, pgd
-from .data import SIDE, Dataset, Pixels, crop_and_flip, cut_out, disturbed, reencode, to_tensor
+from .data import Dataset, Pixels, crop_and_flip, cut_out, disturbed, reencode, to_tensor
 from .network import cifar10, normalize
 
 EMA_HORIZON = 500
@@ -33,7 +33,6 @@ class Settings:
     smoothing: float = 0.1
     cutout: int = 8
     disturb: float = 0.5
-    small: float = 0.4
     robust: bool = False
     eps: float = 8 / 255
     seed: int = 0
@@ -46,7 +45,7 @@ class Run:
     def __init__(self, settings: Settings, data: Dataset) -> None:
         torch.manual_seed(settings.seed)
         self.settings, self.data = settings, data
-        self.model = cifar10().to(memory_format=torch.channels_last).train()  # type: ignore[call-overload]
+        self.model = cifar10().to(memory_format=torch.channels_last).train()
         self.ema = copy.deepcopy(self.model).eval().requires_grad_(False)
         self.twin = FoldedTwin(self.model)
         decayed = [p for p in self.model.parameters() if p.ndim > 1]
@@ -78,13 +77,12 @@ class Run:
             yield self.batch(self.step)
 
     def batch(self, step: int) -> tuple[Tensor, Tensor]:
-        """Returns images [N,3,S,S] in [0, 1] and labels of a step."""
+        """Returns images [N,3,32,32] in [0, 1] and labels of a step."""
         epoch, position = divmod(step, self.epoch_steps)
         order = np.random.default_rng((self.settings.seed, epoch, 0)).permutation(len(self.data))
         index = order[position * self.settings.batch : (position + 1) * self.settings.batch]
         rng = np.random.default_rng((self.settings.seed, step, 2))
-        side = 24 if self.progress < self.settings.small else SIDE
-        images = crop_and_flip(self.images_of(epoch)[index], side, rng)
+        images = crop_and_flip(self.images_of(epoch)[index], rng)
         if self.settings.cutout:
             images = cut_out(images, self.settings.cutout, rng)
         return to_tensor(images), torch.from_numpy(self.data.labels[index])
@@ -106,7 +104,7 @@ class Run:
             logits = self.model(normalize(images)).float()
         loss = F.cross_entropy(logits, labels, label_smoothing=self.settings.smoothing)
         self.optimizer.zero_grad()
-        loss.backward()
+        torch.autograd.backward(loss)
         self.optimizer.step()
         self.step += 1
         self.average()
@@ -140,15 +138,13 @@ class Run:
         atomically(path, lambda temporary: torch.save(state, temporary))
 
     def restore(self, path: Path) -> None:
-        """Goes on from a checkpoint; its network and seed must be this run's, its length need not."""
+        """Goes on from a checkpoint; another length than before bends the learning rate from here on."""
         state: dict[str, Any] = torch.load(path, weights_only=True)
         self.model.load_state_dict(state["model"])
         self.ema.load_state_dict(state["ema"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.best = state["best"]
-        self.step = round(state["step"] / (state["settings"]["epochs"] * self.epoch_steps) * self.steps)
-        if self.settings.epochs == state["settings"]["epochs"]:
-            self.step = state["step"]
+        self.step = state["step"]
 
 
 def one_cycle(progress: float) -> float:
@@ -174,14 +170,14 @@ def load_weights(path: Path) -> nn.Module:
     """Returns the network in evaluation mode with the weights of a file."""
     model = cifar10()
     model.load_state_dict({k: v.float() for k, v in load_file(path).items()}, strict=False)
-    return model.eval().requires_grad_(False).to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
+    return model.eval().requires_grad_(False).to(memory_format=torch.channels_last)
 
 
 @torch.no_grad()
 def accuracy(model: nn.Module, images: Tensor, labels: Tensor) -> float:
     """Returns the share of images in [0, 1] that the model names rightly."""
-    hits = [(model(normalize(x)).argmax(1) == y).sum() for x, y in zip(images.split(100), labels.split(100), strict=True)]
-    return float(torch.stack(hits).sum()) / len(labels)
+    parts = [slice(i, i + 100) for i in range(0, len(labels), 100)]
+    return sum(int((model(normalize(images[p])).argmax(1) == labels[p]).sum()) for p in parts) / len(labels)
 
 
 def validate(run: Run, held: Dataset) -> Metrics:

@@ -1,0 +1,134 @@
+"""Wiring: settings, pool, metrics, server. `python -m gradserve_server --help`."""
+
+import asyncio
+import logging
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from prometheus_client import start_http_server
+from pydantic import ValidationError
+from rich.console import Console
+
+from .config import Settings, devices, read_settings
+from .models.catalogue import check_builders, from_flag
+
+console = Console(stderr=True)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """The `gradserve serve` command; returns its exit code."""
+    app = typer.Typer(add_completion=False, rich_markup_mode="rich")
+    app.command()(serve)
+    try:
+        return int(app(argv if argv is not None else sys.argv[1:], prog_name="gradserve serve", standalone_mode=True) or 0)
+    except SystemExit as exit_:
+        return int(exit_.code or 0)
+
+
+def serve(
+    model: Annotated[list[str] | None, typer.Option(help="NAME or NAME=WEIGHTS; repeat for several", show_default=False)] = None,
+    config: Annotated[Path | None, typer.Option(help="TOML file with [server], [pool], [limits] and [models.NAME]")] = None,
+    host: Annotated[str | None, typer.Option(help="address to listen on [127.0.0.1]")] = None,
+    port: Annotated[int | None, typer.Option(help="gRPC port, 0 for a free one [50051]")] = None,
+    metrics_port: Annotated[int | None, typer.Option(help="Prometheus port, 0 for a free one [9464]")] = None,
+    device: Annotated[str | None, typer.Option(help="auto, cpu or cuda [auto]")] = None,
+    workers: Annotated[int | None, typer.Option(help="worker processes [one per GPU, or one per core]")] = None,
+    threads: Annotated[int | None, typer.Option(help="compute threads of each worker on a CPU [1]")] = None,
+    tls_certificate: Annotated[Path | None, typer.Option(help="PEM file; with --tls-key, serve TLS")] = None,
+    tls_key: Annotated[Path | None, typer.Option(help="PEM file with the private key")] = None,
+    token_file: Annotated[Path | None, typer.Option(help="file with the bearer token that callers must send")] = None,
+    log_level: Annotated[str, typer.Option(help="debug, info, warning or error")] = "info",
+) -> None:
+    """Serve the gradients of vision models over gRPC.
+
+    Without --model and --config the embedded models are served. WEIGHTS is DEFAULT or another of torchvision's names
+    (downloaded), a .safetensors or .pth file, or random.
+
+    Examples: serve --model resnet50 · serve --model mobilenet_v2=weights.safetensors --port 50051
+    """
+    server = {"host": host, "port": port, "metrics_port": metrics_port, "token_file": token_file}
+    server |= {"tls_certificate": tls_certificate, "tls_key": tls_key}
+    pool = {"device": device, "workers": workers, "threads": threads}
+    logging.basicConfig(level=log_level.upper(), format="%(asctime)s %(levelname)s %(name)s %(message)s", stream=sys.stderr)
+    try:
+        settings = settings_of(config, model or [], server, pool)
+        code = asyncio.run(run(settings))
+    except ValidationError as error:
+        for fault in error.errors():
+            console.print(f"[red]{'.'.join(map(str, fault['loc']))}: {fault['msg']}, was {fault['input']!r}[/]")
+        raise typer.Exit(2) from error
+    except (OSError, ValueError) as error:
+        console.print(f"[red]{error}[/]")
+        raise typer.Exit(2) from error
+    raise typer.Exit(code)
+
+
+def settings_of(config: Path | None, models: list[str], server: dict[str, Any], pool: dict[str, Any]) -> Settings:
+    """The file's settings, overridden by the flags that were given. Raises OSError, ValueError."""
+    settings = read_settings(config)
+    chosen = settings.model_dump()
+    for section, flags in (("server", server), ("pool", pool)):
+        chosen[section] |= {name: value for name, value in flags.items() if value is not None}
+    if models:
+        chosen["models"] = [from_flag(flag) for flag in models]
+    settings = Settings.model_validate(chosen)
+    check_builders(list(settings.models))
+    return settings
+
+
+async def run(settings: Settings) -> int:
+    """Starts everything, serves until SIGTERM or SIGINT, drains, and returns the exit code."""
+    from .api.server import ApiServer
+    from .metrics import Metrics
+    from .pool.pool import Pool, StartError
+    from .pool.wire import Tick, WorkerSettings
+
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # workers inherit it; spinning at barriers starves the others
+    metrics = Metrics()
+
+    def on_tick(tick: Tick) -> None:
+        for step in tick.steps:
+            if step.retried:
+                metrics.oom.inc()
+                continue
+            metrics.step.labels(step.model).observe(step.seconds)
+            metrics.step_rows.labels(step.model).observe(step.rows)
+        metrics.memory.set(tick.memory)
+
+    rows = settings.pool.rows
+    workers = [WorkerSettings(settings.models, d, settings.pool.threads, rows) for d in devices(settings.pool)]
+    pool = Pool(
+        workers, queue_seconds=settings.pool.queue_seconds, on_tick=on_tick, on_restart=metrics.restarts.inc
+    )
+    metrics.cost.set_function(lambda: pool.outstanding)
+    server = ApiServer(settings.server, settings.limits, pool, metrics)
+    port = await server.start()
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    if settings.server.metrics_port is not None:
+        http, _ = start_http_server(settings.server.metrics_port, settings.server.host, metrics.registry)
+        print(f"gradserve metrics on http://{settings.server.host}:{http.server_port}/metrics", flush=True)
+    try:
+        starting, stopping = asyncio.create_task(pool.start()), asyncio.create_task(stop.wait())
+        await asyncio.wait([starting, stopping], return_when=asyncio.FIRST_COMPLETED)
+        if not stop.is_set():
+            starting.result()
+            await server.say(serving=True)
+            print(f"gradserve ready on {settings.server.host}:{port}", flush=True)
+        await stop.wait()
+        return 0
+    except StartError as error:
+        console.print(f"[red]{error}[/]")
+        return 1
+    finally:
+        await server.stop()
+        await pool.close()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

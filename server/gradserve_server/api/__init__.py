@@ -1,0 +1,1 @@
+"""Where gRPC ends: binding and validation of requests, replies, errors, servicers."""

@@ -1,0 +1,203 @@
+"""From a request to a Task: everything that is wrong with it is told at once, before anything reaches a device."""
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import grpc
+import numpy as np
+from gradserve.v1 import common_pb2 as pb
+from gradserve.v1 import explain_pb2, predict_pb2
+
+from ..config import LimitSettings
+from ..engine.job import Priority
+from ..methods.explain import METHODS, Call, Target
+from ..models.card import ModelCard, Precision
+from ..pool.wire import Task
+from . import images
+from .errors import RequestError, Violations, inapplicable, unknown_model
+from .fields import bound
+from .targets import cam_layer, check_unit_order, targets_of
+
+MARGIN = 0.02  # seconds kept of the deadline for the answer's way back
+MOST_METHODS, MOST_CLASSES, MOST_ROWS = 16, 1000, 4096
+BACKWARD = 3  # a forward and backward pass costs about three forwards
+
+PRIORITIES: Mapping[int, Priority] = {0: "interactive", 1: "interactive", 2: "batch"}
+PRECISIONS: Mapping[int, Literal["auto"] | Precision] = {0: "auto", 1: "exact", 2: "balanced", 3: "fast"}
+PREPROCESSES = {0: pb.PREPROCESS_MODEL_DEFAULT, 1: pb.PREPROCESS_MODEL_DEFAULT, 2: pb.PREPROCESS_WHOLE_IMAGE, 3: 3}
+
+Request = predict_pb2.PredictRequest | explain_pb2.ExplainRequest
+
+
+@dataclass(frozen=True, slots=True)
+class Bound:
+    """A checked request: the task for the pool and what its reply will need."""
+
+    task: Task
+    card: ModelCard
+    region: pb.Region
+    preprocess: int
+    calls: tuple[Call, ...] = ()
+    top_k: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Circumstances:
+    """What surrounds a request: its id, when it came, the seconds its call has left, the models and the limits."""
+
+    request_id: str
+    arrived: float
+    remaining: float | None
+    cards: Mapping[str, ModelCard]
+    limits: LimitSettings
+
+
+def bind_predict(request: predict_pb2.PredictRequest, at: Circumstances) -> Bound:
+    """Raises RequestError."""
+    card, violations = model_card(request.model, at.cards), Violations()
+    top_k = request.top_k if request.HasField("top_k") else 5
+    if not 1 <= top_k <= MOST_CLASSES:
+        violations.add("top_k", f"must be from 1 to {MOST_CLASSES}, was {top_k}")
+    common = _common(request, card, at, violations)
+    violations.check()
+    task, region, how = _task("predict", card, common, {}, card.gflop, at)
+    return Bound(task, card, region, how, top_k=top_k)
+
+
+def bind_explain(request: explain_pb2.ExplainRequest, at: Circumstances) -> Bound:
+    """Raises RequestError."""
+    card, violations = model_card(request.model, at.cards), Violations()
+    common = _common(request, card, at, violations)
+    size = (card.height, card.width) if common.image is None else (common.image[0].shape[0], common.image[0].shape[1])
+    own_size = size == (card.height, card.width)
+    targets = targets_of(request.targets, card, own_size, violations)
+    calls = _calls(request, card, targets, violations)
+    rows = _rows(calls, size, violations)
+    if request.format not in explain_pb2.MapFormat.values():
+        violations.add("format", f"must be a MapFormat, was {request.format}")
+    violations.check()
+    _check_applies(calls, card)
+    scale = size[0] * size[1] / (card.height * card.width)
+    task, region, how = _task("explain", card, common, {"calls": calls}, BACKWARD * card.gflop * rows * scale, at)
+    return Bound(task, card, region, how, calls)
+
+
+def model_card(name: str, cards: Mapping[str, ModelCard]) -> ModelCard:
+    """The card of that name, or of the default model. Raises NOT_FOUND."""
+    card = cards.get(name) if name else next(iter(cards.values()))
+    if card is None:
+        raise unknown_model(name, cards)
+    return card
+
+
+@dataclass(frozen=True, slots=True)
+class _Common:
+    """What every request carries, checked."""
+
+    image: tuple[np.ndarray[Any, Any], pb.Region] | None
+    preprocess: int
+    precision: Precision
+    deadline: float
+    options: pb.RequestOptions
+
+
+def _common(request: Request, card: ModelCard, at: Circumstances, violations: Violations) -> _Common:
+    options = request.options
+    how = PREPROCESSES.get(request.preprocess)
+    if how is None:
+        violations.add("preprocess", f"must be a Preprocess, was {request.preprocess}")
+    if options.priority not in PRIORITIES:
+        violations.add("options.priority", f"must be a Priority, was {options.priority}")
+    precision = _precision(options.precision, card, violations)
+    budget = at.remaining
+    if options.HasField("time_budget"):
+        asked = options.time_budget.seconds + options.time_budget.nanos / 1e9
+        if asked <= 0:
+            violations.add("options.time_budget", f"must be above 0 s, was {asked:g} s")
+        budget = asked if budget is None else min(budget, asked)
+    deadline = float("inf") if budget is None else at.arrived + budget - MARGIN
+    image = images.decoded(request.image, card, how or pb.PREPROCESS_MODEL_DEFAULT, at.limits, violations)
+    return _Common(image, how or 0, precision, deadline, options)
+
+
+def _precision(number: int, card: ModelCard, violations: Violations) -> Precision:
+    precision = PRECISIONS.get(number)
+    if precision is None:
+        violations.add("options.precision", f"must be a Precision, was {number}")
+    elif precision != "auto" and precision not in card.precisions:
+        loaded = ", ".join(["AUTO", *(p.upper() for p in card.precisions)])
+        raise inapplicable(f"{card.name} is not loaded in {precision.upper()}; there are: {loaded}")
+    return "exact" if precision in (None, "auto") else precision  # type: ignore[return-value]
+
+
+def _task(
+    rpc: str, card: ModelCard, common: _Common, arguments: Mapping[str, Any], cost: float, at: Circumstances
+) -> tuple[Task, pb.Region, int]:
+    assert common.image is not None, "violations were checked"
+    pixels, region = common.image
+    options = common.options
+    task = Task(
+        id=at.request_id,
+        rpc=rpc,
+        model=card.name,
+        image=pixels,
+        arguments=arguments,
+        precision=common.precision,
+        priority=PRIORITIES[options.priority],
+        seed=options.seed if options.HasField("seed") else 0,
+        arrived=at.arrived,
+        deadline=common.deadline,
+        allow_partial=options.allow_partial,
+        cost=cost,
+    )
+    if time.monotonic() >= common.deadline:
+        text = "the time budget ran out before the work began"
+        raise RequestError(grpc.StatusCode.DEADLINE_EXCEEDED, "TIME_UP", text)
+    return task, region, common.preprocess
+
+
+def _calls(
+    request: explain_pb2.ExplainRequest, card: ModelCard, targets: list[Target], violations: Violations
+) -> tuple[Call, ...]:
+    """Methods outermost; each with its parameters resolved for each target."""
+    if not 1 <= len(request.methods) <= MOST_METHODS:
+        violations.add("methods", f"must be 1 to {MOST_METHODS}, were {len(request.methods)}")
+        return ()
+    calls = []
+    for i, message in enumerate(request.methods):
+        name = message.WhichOneof("method")
+        if name is None:
+            violations.add(f"methods[{i}]", f"sets no method; there are: {', '.join(METHODS)}")
+            continue
+        path = f"methods[{i}].{name}"
+        parameters = bound(METHODS[name].function, getattr(message, name), path, violations)
+        for j, target in enumerate(targets if parameters is not None else ()):
+            resolved = dict(parameters or {})
+            if "layer" in resolved:
+                resolved["layer"] = cam_layer(resolved["layer"], target, card, path, violations)
+            if resolved.get("log_prob") and target.layer:
+                violations.add(f"{path}.log_prob", f"applies to class targets only; targets[{j}] is a unit")
+            calls.append(Call(name, resolved, target))
+    check_unit_order(calls, card, violations)
+    return tuple(calls)
+
+
+def _rows(calls: tuple[Call, ...], size: tuple[int, int], violations: Violations) -> int:
+    """Rows that all calls together will ask for."""
+    counts = {i: METHODS[call.method].rows(call.parameters, size) for i, call in enumerate(calls)}
+    for name, rows in {calls[i].method: n for i, n in counts.items() if n > MOST_ROWS}.items():
+        violations.add(name, f"asks for {rows} passes on a {size[1]}x{size[0]} input; at most {MOST_ROWS} are allowed")
+    return sum(counts.values())
+
+
+def _check_applies(calls: tuple[Call, ...], card: ModelCard) -> None:
+    refusals = {call.method: METHODS[call.method].refuses(card) for call in calls}
+    refused = [f"{method} does not apply to {card.name}: {why}" for method, why in refusals.items() if why]
+    for call in calls:
+        layer = card.layer(call.parameters.get("layer", ""))
+        if layer is not None and not layer.is_map:
+            refused.append(f"{call.method} needs a layer with spatial extent, and {layer.name} of {card.name} has none")
+    if refused:
+        raise inapplicable("; ".join(dict.fromkeys(refused)))

@@ -1,0 +1,122 @@
+"""Around every RPC: its id, its log line, its metrics, its token, and errors as gRPC wants them."""
+
+import asyncio
+import json
+import logging
+import secrets
+import time
+from collections.abc import Awaitable, Callable
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from typing import Any
+
+import grpc
+from grpc_status import rpc_status
+
+from ..metrics import Metrics
+from .errors import RequestError, status, translated
+
+log = logging.getLogger("gradserve.requests")
+
+OPEN = ("/grpc.health.v1.Health/",)  # probes carry no token
+
+
+@dataclass
+class Facts:
+    """What the log line will say of a request."""
+
+    id: str
+    arrived: float = field(default_factory=time.monotonic)
+    model: str = ""
+    methods: str = ""
+    rows: int = 0
+
+
+request_facts: ContextVar[Facts] = ContextVar("request_facts")
+
+
+class Around(grpc.aio.ServerInterceptor):  # type: ignore[misc]
+    """Wraps the handlers of our services."""
+
+    def __init__(self, metrics: Metrics, token: str | None) -> None:
+        self._metrics, self._token = metrics, token
+
+    async def intercept_service(
+        self, continuation: Callable[[Any], Awaitable[Any]], details: grpc.HandlerCallDetails
+    ) -> Any:
+        """A handler like the original, with everything around it."""
+        handler = await continuation(details)
+        if handler is None or handler.unary_unary is None or not details.method.startswith("/gradserve."):
+            return self._guard(handler, details)
+        metadata = dict(details.invocation_metadata or ())
+
+        async def around(request: Any, context: grpc.aio.ServicerContext) -> Any:
+            return await self._run(handler.unary_unary, request, context, details.method, metadata)
+
+        return grpc.unary_unary_rpc_method_handler(
+            around, request_deserializer=handler.request_deserializer, response_serializer=handler.response_serializer
+        )
+
+    def _guard(self, handler: Any, details: grpc.HandlerCallDetails) -> Any:
+        """Reflection and the like need the token too; health does not."""
+        if handler is None or details.method.startswith(OPEN) or self._allowed(dict(details.invocation_metadata or ())):
+            return handler
+
+        async def refuse(_: Any, context: grpc.aio.ServicerContext) -> None:
+            await context.abort(grpc.StatusCode.UNAUTHENTICATED, "a bearer token is needed")
+
+        return grpc.unary_unary_rpc_method_handler(refuse)
+
+    def _allowed(self, metadata: dict[str, Any]) -> bool:
+        if self._token is None:
+            return True
+        return secrets.compare_digest(str(metadata.get("authorization", "")), f"Bearer {self._token}")
+
+    async def _run(
+        self, behaviour: Any, request: Any, context: grpc.aio.ServicerContext, method: str, metadata: dict[str, Any]
+    ) -> Any:
+        _, service, name = method.split("/")
+        facts = Facts(_request_id(metadata))
+        request_facts.set(facts)
+        context.set_trailing_metadata((("x-request-id", facts.id),))
+        self._metrics.started.labels(service, name).inc()
+        code = grpc.StatusCode.OK
+        refusal: RequestError | None = None
+        try:
+            if not self._allowed(metadata):
+                raise RequestError(grpc.StatusCode.UNAUTHENTICATED, "NO_TOKEN", "a bearer token is needed")
+            return await behaviour(request, context)
+        except asyncio.CancelledError:
+            code = grpc.StatusCode.CANCELLED
+            self._metrics.cancelled.inc()
+            raise
+        except Exception as error:
+            refusal = translated(error)
+            if refusal is None:
+                logging.getLogger(__name__).exception("request %s failed", facts.id)
+                text = "a fault in the server; its log has the details"
+                refusal = RequestError(grpc.StatusCode.INTERNAL, "INTERNAL", text)
+            code = refusal.code
+        finally:
+            self._record(service, name, code, facts)
+        assert refusal is not None, "every other way out has returned or raised"
+        await context.abort_with_status(_with_id(refusal, facts.id))
+
+    def _record(self, service: str, name: str, code: grpc.StatusCode, facts: Facts) -> None:
+        seconds = time.monotonic() - facts.arrived
+        self._metrics.handled.labels(service, name, code.name).inc()
+        self._metrics.handling.labels(service, name).observe(seconds)
+        line = {"id": facts.id, "rpc": name, "model": facts.model, "methods": facts.methods, "rows": facts.rows}
+        log.info("%s", json.dumps({**line, "ms": round(seconds * 1000, 1), "code": code.name}))
+
+
+def _request_id(metadata: dict[str, Any]) -> str:
+    """Always our own, since it names the task in the pool; a caller's id is kept as its beginning."""
+    given = str(metadata.get("x-request-id", ""))
+    own = secrets.token_hex(8)
+    return f"{given}-{own}" if given.isprintable() and 0 < len(given) <= 64 else own
+
+
+def _with_id(refusal: RequestError, request_id: str) -> Any:
+    sent = rpc_status.to_status(status(refusal, request_id))
+    return sent._replace(trailing_metadata=(*sent.trailing_metadata, ("x-request-id", request_id)))

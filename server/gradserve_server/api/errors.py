@@ -1,0 +1,131 @@
+"""Everything that can be wrong with a request, and how gRPC is told of it."""
+
+import difflib
+from collections.abc import Iterable
+from datetime import timedelta
+
+import grpc
+from google.protobuf.any_pb2 import Any as AnyMessage
+from google.protobuf.duration_pb2 import Duration
+from google.rpc import code_pb2, error_details_pb2, status_pb2
+
+from ..pool.pool import Full, NoWorker
+from ..pool.wire import Failure
+
+DOMAIN = "gradserve"
+
+
+class RequestError(Exception):
+    """A request that gets an error: its code, a reason for machines, a text for people."""
+
+    def __init__(self, code: grpc.StatusCode, reason: str, text: str) -> None:
+        super().__init__(text)
+        self.code, self.reason, self.text = code, reason, text
+        self.violations: list[tuple[str, str]] = []
+        self.retry_after: float | None = None
+
+
+class Violations:
+    """Collects everything that is wrong with a request, to be told at once."""
+
+    def __init__(self) -> None:
+        self.found: list[tuple[str, str]] = []
+
+    def add(self, field: str, text: str) -> None:
+        """One more: the field's path, what was wrong and what is allowed."""
+        self.found.append((field, text))
+
+    def check(self) -> None:
+        """Raises INVALID_ARGUMENT if anything was added."""
+        if self.found:
+            raise invalid(self.found)
+
+
+def invalid(violations: list[tuple[str, str]]) -> RequestError:
+    """INVALID_ARGUMENT with all violations."""
+    text = "; ".join(f"{field}: {description}" for field, description in violations)
+    error = RequestError(grpc.StatusCode.INVALID_ARGUMENT, "INVALID_REQUEST", text)
+    error.violations = violations
+    return error
+
+
+def unknown_model(name: str, known: Iterable[str]) -> RequestError:
+    """NOT_FOUND with the nearest names."""
+    text = f"there is no model {name!r}; {near(name, list(known))}"
+    return RequestError(grpc.StatusCode.NOT_FOUND, "UNKNOWN_MODEL", text)
+
+
+def inapplicable(text: str) -> RequestError:
+    """FAILED_PRECONDITION: nothing is invalid, but the method does not apply to this model or input."""
+    return RequestError(grpc.StatusCode.FAILED_PRECONDITION, "NOT_APPLICABLE", text)
+
+
+def unavailable(text: str) -> RequestError:
+    """UNAVAILABLE: starting, draining or no worker alive."""
+    return RequestError(grpc.StatusCode.UNAVAILABLE, "NO_WORKER", text)
+
+
+def full(error: Full) -> RequestError:
+    """RESOURCE_EXHAUSTED with a delay after which to try again."""
+    refusal = RequestError(grpc.StatusCode.RESOURCE_EXHAUSTED, "QUEUE_FULL", str(error))
+    refusal.retry_after = error.retry_after
+    return refusal
+
+
+FAILURES = {
+    "deadline": (grpc.StatusCode.DEADLINE_EXCEEDED, "TIME_UP", "the time budget ran out before the answer was complete"),
+    "refused": (grpc.StatusCode.FAILED_PRECONDITION, "NOT_APPLICABLE", ""),
+    "not_finite": (grpc.StatusCode.FAILED_PRECONDITION, "NOT_FINITE", ""),
+    "model_failed": (grpc.StatusCode.FAILED_PRECONDITION, "MODEL_FAILED", ""),
+    "out_of_memory": (grpc.StatusCode.RESOURCE_EXHAUSTED, "OUT_OF_MEMORY", "one row does not fit the device's memory"),
+    "lost": (grpc.StatusCode.UNAVAILABLE, "WORKER_LOST", ""),
+    "internal": (grpc.StatusCode.INTERNAL, "INTERNAL", "a fault in the server; its log has the details"),
+}
+
+
+def failure(failed: Failure) -> RequestError:
+    """The error for a task that has no result."""
+    code, reason, text = FAILURES[failed.kind]
+    return RequestError(code, reason, text or failed.text)
+
+
+def translated(error: Exception) -> RequestError | None:
+    """The error for an exception that is expected, or None."""
+    if isinstance(error, RequestError):
+        return error
+    if isinstance(error, Full):
+        return full(error)
+    if isinstance(error, NoWorker):
+        return unavailable(str(error))
+    return None
+
+
+def near(name: str, known: list[str]) -> str:
+    """A hint: the nearest names, or all of them if they are few."""
+    lower = {k.lower(): k for k in reversed(known)}
+    close = [lower[k] for k in difflib.get_close_matches(name.lower(), lower, 3, 0.5)]
+    if close:
+        return f"near: {', '.join(close)}"
+    return f"there are: {', '.join(known)}" if len(known) <= 12 else f"there are {len(known)} names"
+
+
+def status(error: RequestError, request_id: str) -> status_pb2.Status:
+    """google.rpc.Status with BadRequest, ErrorInfo and RetryInfo as they apply."""
+    details = [
+        error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN),
+        error_details_pb2.RequestInfo(request_id=request_id),
+    ]
+    if error.violations:
+        violation = error_details_pb2.BadRequest.FieldViolation
+        found = [violation(field=field, description=text) for field, text in error.violations]
+        details.append(error_details_pb2.BadRequest(field_violations=found))
+    if error.retry_after is not None:
+        delay = Duration()
+        delay.FromTimedelta(timedelta(seconds=error.retry_after))
+        details.append(error_details_pb2.RetryInfo(retry_delay=delay))
+    packed = []
+    for detail in details:
+        wrapped = AnyMessage()
+        wrapped.Pack(detail)
+        packed.append(wrapped)
+    return status_pb2.Status(code=getattr(code_pb2, error.code.name), message=error.text, details=packed)

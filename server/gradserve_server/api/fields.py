@@ -1,0 +1,68 @@
+"""Between proto messages and methods' keyword arguments, by name, so that no list of parameters is kept twice."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from google.protobuf.descriptor import EnumDescriptor, FieldDescriptor
+from google.protobuf.message import Message
+from pydantic import ValidationError
+
+from ..methods.parameters import bind, model_of
+from .errors import Violations
+
+
+def given(message: Message) -> dict[str, Any]:
+    """The fields that are set, enums as the lower-case names that methods use: REDUCE_MAX -> "max"."""
+    values = {}
+    for field, value in message.ListFields():
+        values[field.name] = _word(field.enum_type, value) if field.enum_type else value
+    return values
+
+
+def fill(message: Message, values: Mapping[str, Any]) -> None:
+    """The opposite of `given`: writes resolved parameters into a message."""
+    for name, value in values.items():
+        field: FieldDescriptor = message.DESCRIPTOR.fields_by_name[name]
+        setattr(message, name, _number(field.enum_type, value) if field.enum_type else value)
+
+
+def _prefix(enum: EnumDescriptor) -> str:
+    return enum.values_by_number[0].name.removesuffix("UNSPECIFIED")
+
+
+def _word(enum: EnumDescriptor, number: int) -> str:
+    value = enum.values_by_number.get(number)
+    return str(value.name.removeprefix(_prefix(enum)).lower()) if value else str(number)
+
+
+def _number(enum: EnumDescriptor, word: str) -> int:
+    return int(enum.values_by_name[_prefix(enum) + word.upper()].number)
+
+
+def bound(method: Callable[..., Any], message: Message, path: str, violations: Violations) -> dict[str, Any] | None:
+    """A method's parameters from its message; faults become violations below `path`."""
+    try:
+        return bind(method, given(message))
+    except ValidationError as error:
+        for fault in error.errors():
+            name = str(fault["loc"][0])
+            violations.add(f"{path}.{name}", f"must be {allowed(method, name)}, was {fault['input']!r}")
+        return None
+
+
+def allowed(method: Callable[..., Any], name: str) -> str:
+    """What a parameter may be, in words: "an integer from 1 to 2000", "one of mean, variance, square"."""
+    schema = model_of(method).model_json_schema()["properties"][name]
+    if "enum" in schema:
+        return f"one of {', '.join(schema['enum'])}"
+    kind = {"integer": "an integer", "number": "a number", "boolean": "true or false"}.get(schema["type"], "text")
+    words = [kind]
+    if "minimum" in schema:
+        words.append(f"from {schema['minimum']:g}")
+    if "exclusiveMinimum" in schema:
+        words.append(f"above {schema['exclusiveMinimum']:g} and up")
+    if "maximum" in schema:
+        words.append(f"to {schema['maximum']:g}")
+    if "maxLength" in schema:
+        words.append(f"of at most {schema['maxLength']} characters")
+    return " ".join(words)

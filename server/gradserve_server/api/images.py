@@ -1,0 +1,153 @@
+"""Pictures: decoding, the model's preprocessing, and encoding maps. Everything here runs in threads."""
+
+import io
+import math
+import warnings
+
+import numpy as np
+from gradserve.v1 import common_pb2 as pb
+from PIL import Image, ImageOps
+
+from ..config import LimitSettings
+from ..models.card import ModelCard
+from .errors import Violations
+
+FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "BMP", "GIF", "TIFF")
+DTYPES = {pb.DTYPE_UINT8: np.dtype("uint8"), pb.DTYPE_FLOAT32: np.dtype("<f4")}
+RESAMPLING = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
+
+
+class BadImage(Exception):
+    """The picture cannot be used; the text says why and what is allowed."""
+
+
+def decode(image: pb.Image, limits: LimitSettings) -> np.ndarray:
+    """[H, W, 3], uint8 or float32 in [0, 1]. Raises BadImage."""
+    kind = image.WhichOneof("kind")
+    if kind == "encoded":
+        return _decode_file(image.encoded, limits)
+    if kind == "tensor":
+        return _decode_tensor(image.tensor, limits)
+    raise BadImage("no picture was sent: set encoded or tensor")
+
+
+def _decode_file(data: bytes, limits: LimitSettings) -> np.ndarray:
+    if not data:
+        raise BadImage("the file is empty")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the size is checked here, before decoding
+            picture: Image.Image = Image.open(io.BytesIO(data), formats=FORMATS)
+            if picture.width * picture.height > limits.max_image_pixels:
+                raise BadImage(
+                    f"the picture has {picture.width}x{picture.height} pixels; at most {limits.max_image_pixels} are allowed"
+                )
+            picture.load()
+            return np.asarray(_rgb(ImageOps.exif_transpose(picture)))
+    except BadImage:
+        raise
+    except Image.DecompressionBombError as error:
+        raise BadImage(f"the picture is too large: at most {limits.max_image_pixels} pixels are allowed") from error
+    except Image.UnidentifiedImageError as error:
+        raise BadImage(f"not a picture, damaged or of an unsupported format; allowed: {', '.join(FORMATS)}") from error
+    except Exception as error:  # Pillow's decoders raise whatever they meet in a damaged file
+        raise BadImage(f"the picture cannot be decoded: {error}") from error
+
+
+def _rgb(picture: Image.Image) -> Image.Image:
+    if picture.mode.startswith("I"):  # 16 bits in 0..65535; converting would clip them to white
+        grey = np.asarray(picture).astype(np.float64) / 257
+        return Image.fromarray(grey.clip(0, 255).round().astype(np.uint8)).convert("RGB")
+    if picture.mode == "F":
+        values = np.asarray(picture)
+        if not (np.isfinite(values).all() and values.min() >= 0 and values.max() <= 1):
+            raise BadImage("a floating-point picture must have values within [0, 1]")
+        return Image.fromarray((values * 255).round().astype(np.uint8)).convert("RGB")
+    if picture.has_transparency_data:
+        picture = picture.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture).convert("RGB")
+    return picture.convert("RGB")
+
+
+def _decode_tensor(tensor: pb.Tensor, limits: LimitSettings) -> np.ndarray:
+    shape, dtype = tuple(tensor.shape), DTYPES.get(tensor.dtype)
+    if dtype is None:
+        raise BadImage("tensor.dtype must be UINT8 or FLOAT32")
+    if len(shape) != 3 or shape[2] not in (1, 3) or 0 in shape:
+        raise BadImage(f"tensor.shape must be [H, W, 1] or [H, W, 3], was {list(shape)}")
+    if shape[0] * shape[1] > limits.max_image_pixels:
+        raise BadImage(f"the picture has {shape[1]}x{shape[0]} pixels; at most {limits.max_image_pixels} are allowed")
+    if len(tensor.data) != math.prod(shape) * dtype.itemsize:
+        raise BadImage(f"tensor.data must have {math.prod(shape) * dtype.itemsize} bytes, had {len(tensor.data)}")
+    values = np.frombuffer(tensor.data, dtype).reshape(shape)
+    if dtype.kind == "f" and not (np.isfinite(values).all() and values.min() >= 0 and values.max() <= 1):
+        raise BadImage("the values of a FLOAT32 picture must be within [0, 1]")
+    return np.repeat(values, 3, axis=2) if shape[2] == 1 else values
+
+
+def preprocess(
+    pixels: np.ndarray, card: ModelCard, how: "pb.Preprocess", limits: LimitSettings
+) -> tuple[np.ndarray, pb.Region]:
+    """The model's input [h, w, 3] of the same type, and the part of the picture it shows. Raises BadImage."""
+    height, width = pixels.shape[:2]
+    region = pb.Region(width=width, height=height, image_width=width, image_height=height)
+    if how == pb.PREPROCESS_AS_IS:
+        _check_size(height, width, card, limits)
+        return pixels, region
+    if how == pb.PREPROCESS_WHOLE_IMAGE:
+        return resized(pixels, card.height, card.width, card.interpolation), region
+    if max(height, width) > limits.max_aspect * min(height, width):
+        raise BadImage(
+            f"a {width}x{height} picture is too elongated to be cropped: at most {limits.max_aspect:g} to 1; "
+            "WHOLE_IMAGE takes any"
+        )
+    shorter = max(card.resize, card.height, card.width)
+    longer = int(shorter * max(height, width) / min(height, width))  # as torchvision rounds it
+    tall, wide = (longer, shorter) if height >= width else (shorter, longer)
+    top, left = round((tall - card.height) / 2), round((wide - card.width) / 2)
+    part = resized(pixels, tall, wide, card.interpolation)[top : top + card.height, left : left + card.width]
+    region.x, region.width = left * width / wide, card.width * width / wide
+    region.y, region.height = top * height / tall, card.height * height / tall
+    return np.ascontiguousarray(part), region
+
+
+def _check_size(height: int, width: int, card: ModelCard, limits: LimitSettings) -> None:
+    own = f"{card.width}x{card.height}"
+    if (height, width) == (card.height, card.width):
+        return
+    if not card.any_size:
+        raise BadImage(f"AS_IS needs a {own} picture for {card.name}, this one is {width}x{height}")
+    if min(height, width) < card.min_size or height * width > limits.max_input_pixels:
+        raise BadImage(
+            f"AS_IS takes sides of at least {card.min_size} and at most {limits.max_input_pixels} pixels for "
+            f"{card.name}; this picture is {width}x{height}"
+        )
+
+
+def resized(pixels: np.ndarray, height: int, width: int, interpolation: str) -> np.ndarray:
+    """Pillow's antialiased resampling; float pictures channel by channel, without rounding to bytes."""
+    if pixels.shape[:2] == (height, width):
+        return pixels
+    filter_ = RESAMPLING[interpolation]
+    if pixels.dtype == np.uint8:
+        return np.asarray(Image.fromarray(pixels).resize((width, height), filter_))
+    channels = [np.asarray(Image.fromarray(pixels[..., c]).resize((width, height), filter_)) for c in range(3)]
+    return np.stack(channels, axis=2).clip(0, 1)
+
+
+def decoded(
+    image: pb.Image, card: ModelCard, how: "pb.Preprocess", limits: LimitSettings, violations: Violations
+) -> tuple[np.ndarray, pb.Region] | None:
+    """Decoding and preprocessing in one; what is wrong becomes a violation of `image`."""
+    try:
+        return preprocess(decode(image, limits), card, how, limits)
+    except BadImage as error:
+        violations.add("image", str(error))
+        return None
+
+
+def png(pixels: np.ndarray, level: int = 1) -> bytes:
+    """uint8 [H, W] or [H, W, 3] as PNG."""
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "PNG", compress_level=level)
+    return file.getvalue()

@@ -1,0 +1,170 @@
+"""From an Outcome to a reply. Everything here runs in threads."""
+
+import numpy as np
+from gradserve.images import overlay
+from gradserve.v1 import common_pb2 as pb
+from gradserve.v1 import explain_pb2, models_pb2, predict_pb2
+from PIL import Image
+
+from .. import __version__
+from ..methods.explain import METHODS, Call, Explained
+from ..models.card import ModelCard
+from ..pool.wire import Outcome
+from .binding import PRECISIONS, Bound
+from .fields import fill
+from .images import png
+
+PRECISION_NUMBERS = {name: number for number, name in PRECISIONS.items()}
+SMALLEST_OVERLAY = 224  # pixels; the overlay of a smaller input is magnified by a whole number
+GUIDED = ("guided_backprop", "deconvnet", "guided_grad_cam")
+
+
+def predict_reply(bound: Bound, outcome: Outcome) -> predict_pb2.PredictResponse:
+    """The best classes with probabilities and logits."""
+    logits = outcome.result.logits.astype(np.float64)
+    shifted = np.exp(logits - logits.max())
+    probabilities = shifted / shifted.sum()
+    best = np.argsort(-logits, kind="stable")[: bound.top_k]
+    top = [
+        pb.Score(class_index=i, class_name=bound.card.classes[i], probability=probabilities[i], logit=logits[i])
+        for i in best.tolist()
+    ]
+    return predict_pb2.PredictResponse(top=top, region=bound.region, provenance=provenance(bound, outcome))
+
+
+def explain_reply(bound: Bound, outcome: Outcome, request: explain_pb2.ExplainRequest) -> explain_pb2.ExplainResponse:
+    """One explanation for each call, in their order."""
+    explanations = [
+        explanation(call, answer, bound, request)
+        for call, answer in zip(bound.calls, outcome.result, strict=True)
+    ]
+    return explain_pb2.ExplainResponse(
+        explanations=explanations, region=bound.region, provenance=provenance(bound, outcome)
+    )
+
+
+def explanation(
+    call: Call, answer: Explained, bound: Bound, request: explain_pb2.ExplainRequest
+) -> explain_pb2.Explanation:
+    """One map with what it is of."""
+    low, high = float(answer.values.min()), float(answer.values.max())
+    target = resolved_target(call, answer)
+    reply = explain_pb2.Explanation(
+        method_name=call.method,
+        target=target,
+        target_name=target_name(target, bound.card),
+        target_value=answer.target_value,
+        low=low,
+        high=high,
+        asked=answer.asked,
+        done=answer.done,
+        completed_fraction=answer.done / answer.asked,
+        warnings=[*answer.warnings, *guided_warnings(call, bound.card)],
+    )
+    fill(getattr(reply.method, call.method), call.parameters)
+    getattr(reply.method, call.method).SetInParent()
+    if request.format == explain_pb2.MAP_FORMAT_PNG:
+        levels = (answer.values - low) / (high - low) if high > low else np.zeros_like(answer.values)
+        reply.png = png((levels * 255).round().astype(np.uint8))
+    else:
+        half = request.format == explain_pb2.MAP_FORMAT_FLOAT16
+        reply.raw.CopyFrom(tensor(answer.values.astype("<f2" if half else "<f4")))
+    if answer.coarse is not None:
+        reply.coarse.CopyFrom(tensor(answer.coarse.astype("<f4")))
+    if answer.completeness_gap is not None:
+        reply.completeness_gap = answer.completeness_gap
+    if request.overlay:
+        reply.overlay = overlaid(bound.task.image, answer.values)
+    return reply
+
+
+def resolved_target(call: Call, answer: Explained) -> pb.Target:
+    """The class that a name or a rank turned out to be, or the unit."""
+    target = call.target
+    if not target.layer:
+        return pb.Target(class_index=answer.label)
+    unit = pb.Unit(layer=target.layer, channel=target.channel)
+    if target.position is not None:
+        unit.y, unit.x = target.position
+    return pb.Target(unit=unit)
+
+
+def target_name(target: pb.Target, card: ModelCard) -> str:
+    """The class's name, or "layer4.1:17 (3, 5)"."""
+    if target.WhichOneof("kind") == "class_index":
+        return card.classes[target.class_index]
+    unit = target.unit
+    return f"{unit.layer}:{unit.channel}" + (f" ({unit.y}, {unit.x})" if unit.HasField("y") else "")
+
+
+def guided_warnings(call: Call, card: ModelCard) -> list[str]:
+    """A guided method on a network with other activations than ReLU is guided only in part."""
+    return [note for note in card.notes if note.startswith("PARTIALLY_GUIDED")] if call.method in GUIDED else []
+
+
+def overlaid(image: np.ndarray, values: np.ndarray) -> bytes:
+    """PNG of the map over what the model saw."""
+    pixels = image if image.dtype == np.uint8 else (image * 255).round().astype(np.uint8)
+    height, width = values.shape
+    factor = max(1, round(SMALLEST_OVERLAY / min(height, width)))
+    photo = Image.fromarray(pixels).resize((width * factor, height * factor), Image.Resampling.NEAREST)
+    picture = overlay(photo, values, (0, 0, width * factor, height * factor))
+    return png(np.asarray(picture))
+
+
+def tensor(values: np.ndarray) -> pb.Tensor:
+    """float16 or float32 as a Tensor."""
+    dtype = pb.DTYPE_FLOAT16 if values.dtype == np.float16 else pb.DTYPE_FLOAT32
+    return pb.Tensor(shape=values.shape, dtype=dtype, data=values.tobytes())
+
+
+def provenance(bound: Bound, outcome: Outcome) -> pb.Provenance:
+    """Enough to repeat the request."""
+    return pb.Provenance(
+        model=bound.card.name,
+        weights_digest=bound.card.digest,
+        seed=bound.task.seed,
+        precision=PRECISION_NUMBERS[bound.task.precision],
+        preprocess=bound.preprocess,
+        rows=outcome.rows,
+        queue_seconds=outcome.queue_seconds,
+        compute_seconds=outcome.compute_seconds,
+        server_version=__version__,
+        warnings=[note for note in bound.card.notes if "softmax" in note],
+        request_id=bound.task.id,
+    )
+
+
+def model_reply(card: ModelCard, *, layers: bool) -> models_pb2.Model:
+    """A model's card as a message."""
+    notes = {name: "; ".join(guided_warnings(Call(name, {}, None), card)) for name in METHODS}  # type: ignore[arg-type]
+    refusals = {name: method.refuses(card) for name, method in METHODS.items()}
+    applies = [
+        models_pb2.Applicability(method=name, applies=not why, reason=why or notes[name])
+        for name, why in refusals.items()
+    ]
+    model = models_pb2.Model(
+        name=card.name,
+        builder=card.builder,
+        weights_digest=card.digest,
+        classes=card.classes,
+        input_height=card.height,
+        input_width=card.width,
+        any_size=card.any_size,
+        mean=card.mean,
+        std=card.std,
+        precisions=[PRECISION_NUMBERS[p] for p in card.precisions],
+        default_eps=card.default_eps,
+        grad_cam_layer=card.grad_cam_layer,
+        gflop=card.gflop,
+        methods=applies,
+        notes=card.notes,
+    )
+    if layers:
+        model.layers.extend(
+            models_pb2.Layer(
+                name=la.name, kind=la.kind, channels=la.channels, height=la.height, width=la.width
+            )
+            for la in card.layers
+        )
+    return model

@@ -1,0 +1,71 @@
+"""The gRPC server: services, health, reflection, TLS."""
+
+import grpc
+from gradserve.v1 import models_pb2, models_pb2_grpc, service_pb2, service_pb2_grpc
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from ..config import LimitSettings, ServerSettings
+from ..metrics import Metrics
+from ..pool.pool import Pool
+from .context import Around
+from .servicers import GradientService, ModelService
+
+MIB = 1 << 20
+MOST_REQUEST, MOST_REPLY = 32 * MIB, 64 * MIB
+SERVICES = (
+    service_pb2.DESCRIPTOR.services_by_name["GradientService"].full_name,
+    models_pb2.DESCRIPTOR.services_by_name["ModelService"].full_name,
+)
+SERVING = health_pb2.HealthCheckResponse.SERVING
+NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
+
+
+class ApiServer:
+    """Listens from the start; says SERVING when told to."""
+
+    def __init__(self, settings: ServerSettings, limits: LimitSettings, pool: Pool, metrics: Metrics) -> None:
+        token = settings.token_file.read_text().strip() if settings.token_file else None
+        age = int(settings.max_connection_age * 1000)
+        self._server = grpc.aio.server(
+            interceptors=[Around(metrics, token)],
+            options=[
+                ("grpc.max_receive_message_length", MOST_REQUEST),
+                ("grpc.max_send_message_length", MOST_REPLY),
+                ("grpc.max_connection_age_ms", age),
+                ("grpc.max_connection_age_grace_ms", int(settings.drain_seconds * 1000) or 1),
+                ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
+                ("grpc.so_reuseport", 0),  # a second server on the port is an error, not half of the answers
+            ],
+        )
+        service_pb2_grpc.add_GradientServiceServicer_to_server(GradientService(pool, limits, metrics), self._server)
+        models_pb2_grpc.add_ModelServiceServicer_to_server(ModelService(pool), self._server)
+        self._health = health.aio.HealthServicer()
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        reflection.enable_server_reflection((*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME), self._server)
+        self._settings = settings
+
+    async def start(self) -> int:
+        """Listens, NOT_SERVING; returns the port. Raises OSError."""
+        address = f"{self._settings.host}:{self._settings.port}"
+        try:
+            if self._settings.tls_certificate and self._settings.tls_key:
+                pair = (self._settings.tls_key.read_bytes(), self._settings.tls_certificate.read_bytes())
+                port = self._server.add_secure_port(address, grpc.ssl_server_credentials([pair]))
+            else:
+                port = self._server.add_insecure_port(address)
+        except RuntimeError as error:
+            raise OSError(f"cannot listen on {address}: {error}") from error
+        await self.say(serving=False)
+        await self._server.start()
+        return int(port)
+
+    async def say(self, *, serving: bool) -> None:
+        """Sets the health of the server and of each service."""
+        for service in ("", *SERVICES):
+            await self._health.set(service, SERVING if serving else NOT_SERVING)
+
+    async def stop(self) -> None:
+        """Refuses new requests and lets the running ones end, for as long as the settings say."""
+        await self.say(serving=False)
+        await self._server.stop(self._settings.drain_seconds)

@@ -1,0 +1,124 @@
+"""The services: each RPC binds its request in a thread, runs its task in the pool, encodes its reply in a thread."""
+
+import asyncio
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+import grpc
+from gradserve.v1 import explain_pb2, models_pb2, models_pb2_grpc, predict_pb2, service_pb2_grpc
+
+from ..config import LimitSettings, cores
+from ..metrics import Metrics
+from ..pool.pool import Full, Pool
+from ..pool.wire import Outcome
+from .binding import Bound, Circumstances, bind_explain, bind_predict, model_card
+from .context import request_facts
+from .errors import RequestError, failure, unavailable
+from .replies import explain_reply, model_reply, predict_reply
+
+T = TypeVar("T")
+
+
+class GradientService(service_pb2_grpc.GradientServiceServicer):  # type: ignore[misc]
+    """Predict and Explain."""
+
+    def __init__(self, pool: Pool, limits: LimitSettings, metrics: Metrics) -> None:
+        self._pool, self._limits, self._metrics = pool, limits, metrics
+        self._threads = ThreadPoolExecutor(max(2, cores()), "codec")
+        self._in_flight = 0
+
+    async def Predict(  # noqa: N802
+        self, request: predict_pb2.PredictRequest, context: grpc.aio.ServicerContext
+    ) -> predict_pb2.PredictResponse:
+        """The most probable classes."""
+        with self._admitted("predict"):
+            bound = await self._bind(bind_predict, request, context)
+            outcome = await self._outcome(bound)
+            return await self._in_thread(predict_reply, bound, outcome)
+
+    async def Explain(  # noqa: N802
+        self, request: explain_pb2.ExplainRequest, context: grpc.aio.ServicerContext
+    ) -> explain_pb2.ExplainResponse:
+        """Maps of several methods for several targets."""
+        with self._admitted("explain"):
+            bound = await self._bind(bind_explain, request, context)
+            outcome = await self._outcome(bound)
+            for call, answer in zip(bound.calls, outcome.result, strict=True):
+                self._metrics.rows.labels(call.method).inc(answer.done)
+            if any(answer.done < answer.asked for answer in outcome.result):
+                self._metrics.partial.inc()
+            return await self._in_thread(explain_reply, bound, outcome, request)
+
+    @contextmanager
+    def _admitted(self, method: str) -> Any:
+        """Counts a request in and out; refuses it where too many are in."""
+        if self._in_flight >= self._limits.max_in_flight:
+            self._metrics.rejected.labels("in_flight").inc()
+            raise Full(1.0)
+        self._in_flight += 1
+        try:
+            with self._metrics.in_flight.labels(method).track_inprogress():
+                yield
+        finally:
+            self._in_flight -= 1
+
+    async def _bind(
+        self, bind: Callable[[Any, Circumstances], Bound], request: Any, context: grpc.aio.ServicerContext
+    ) -> Bound:
+        if not self._pool.cards:
+            raise unavailable("the server is starting")
+        facts = request_facts.get()
+        at = Circumstances(facts.id, facts.arrived, context.time_remaining(), self._pool.cards, self._limits)
+        bound = await self._in_thread(bind, request, at)
+        facts.model = bound.card.name
+        facts.methods = ",".join(dict.fromkeys(call.method for call in bound.calls))
+        return bound
+
+    async def _outcome(self, bound: Bound) -> Outcome:
+        """The task's outcome; raises RequestError for a failure, and when the time is up whatever the worker does."""
+        facts = request_facts.get()
+        late = None if bound.task.deadline == float("inf") or bound.task.allow_partial else bound.task.deadline
+        try:
+            async with asyncio.timeout(None if late is None else late - time.monotonic()):
+                outcome = await self._pool.run(bound.task)
+        except TimeoutError as error:
+            text = "the time budget ran out before the answer was complete"
+            raise RequestError(grpc.StatusCode.DEADLINE_EXCEEDED, "TIME_UP", text) from error
+        except Full:
+            self._metrics.rejected.labels("queue").inc()
+            raise
+        facts.rows = outcome.rows
+        self._metrics.queue.observe(outcome.queue_seconds)
+        if outcome.failure is not None:
+            raise failure(outcome.failure)
+        return outcome
+
+    async def _in_thread(self, function: Callable[..., T], *args: object) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._threads, function, *args)
+
+
+class ModelService(models_pb2_grpc.ModelServiceServicer):  # type: ignore[misc]
+    """ListModels and GetModel."""
+
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
+
+    async def ListModels(  # noqa: N802
+        self, request: models_pb2.ListModelsRequest, context: grpc.aio.ServicerContext
+    ) -> models_pb2.ListModelsResponse:
+        """All cards, without layers."""
+        if not self._pool.cards:
+            raise unavailable("the server is starting")
+        models = [model_reply(card, layers=False) for card in self._pool.cards.values()]
+        return models_pb2.ListModelsResponse(models=models)
+
+    async def GetModel(  # noqa: N802
+        self, request: models_pb2.GetModelRequest, context: grpc.aio.ServicerContext
+    ) -> models_pb2.Model:
+        """One card with its layers."""
+        if not self._pool.cards:
+            raise unavailable("the server is starting")
+        return model_reply(model_card(request.name, self._pool.cards), layers=True)

@@ -1,0 +1,123 @@
+"""Targets and layers of a request, checked against the model's card."""
+
+from collections.abc import Sequence
+
+from gradserve.v1 import common_pb2 as pb
+
+from ..methods.explain import Call, Target
+from ..models.card import Layer, ModelCard
+from .errors import Violations, near
+
+
+MOST_TARGETS = 16
+
+
+def targets_of(
+    messages: Sequence[pb.Target], card: ModelCard, own_size: bool, violations: Violations
+) -> list[Target]:
+    """The targets, or the predicted class if there are none; those at fault are left out.
+
+    `own_size`: the input has the card's size, so that a unit's position can be checked here and not only in the pass.
+    """
+    if len(messages) > MOST_TARGETS:
+        violations.add("targets", f"must be at most {MOST_TARGETS}, were {len(messages)}")
+        return []
+    if not messages:
+        return [Target(rank=1)]
+    found = [target_of(message, card, f"targets[{i}]", own_size, violations) for i, message in enumerate(messages)]
+    return [target for target in found if target is not None]
+
+
+def target_of(
+    message: pb.Target, card: ModelCard, path: str, own_size: bool, violations: Violations
+) -> Target | None:
+    """One target, or None with a violation."""
+    kind = message.WhichOneof("kind")
+    count = len(card.classes)
+    if kind == "class_index":
+        if message.class_index >= count:
+            violations.add(f"{path}.class_index", f"must be from 0 to {count - 1}, was {message.class_index}")
+            return None
+        return Target(label=message.class_index)
+    if kind == "class_name":
+        return _named(message.class_name, card, path, violations)
+    if kind == "rank":
+        if not 1 <= message.rank <= count:
+            violations.add(f"{path}.rank", f"must be from 1 to {count}, was {message.rank}")
+            return None
+        return Target(rank=message.rank)
+    if kind == "unit":
+        return _unit(message.unit, card, f"{path}.unit", own_size, violations)
+    return Target(rank=1)
+
+
+def _named(name: str, card: ModelCard, path: str, violations: Violations) -> Target | None:
+    labels = [i for i, label in enumerate(card.classes) if label.lower() == name.lower()]
+    if len(labels) == 1:
+        return Target(label=labels[0])
+    if labels:
+        indices = ", ".join(map(str, labels))
+        violations.add(f"{path}.class_name", f"{name!r} is the name of several classes; use class_index, one of {indices}")
+    else:
+        violations.add(f"{path}.class_name", f"{card.name} has no class {name!r}; {near(name, list(card.classes))}")
+    return None
+
+
+def _unit(message: pb.Unit, card: ModelCard, path: str, own_size: bool, violations: Violations) -> Target | None:
+    layer = known_layer(message.layer, card, f"{path}.layer", violations)
+    if layer is None:
+        return None
+    before = len(violations.found)
+    if layer.layout == "other":
+        violations.add(f"{path}.layer", f"{layer.name} has no channels: its output is neither a map nor a vector")
+    elif message.channel >= layer.channels:
+        violations.add(f"{path}.channel", f"must be from 0 to {layer.channels - 1}, was {message.channel}")
+    if message.HasField("y") != message.HasField("x"):
+        violations.add(path, "y and x must be set together, or neither")
+    elif message.HasField("y"):
+        _check_position(message, layer, path, own_size, violations)
+    if len(violations.found) > before:
+        return None
+    position = (message.y, message.x) if message.HasField("y") and layer.layout != "vector" else None
+    return Target(layer=layer.name, channel=message.channel, position=position)
+
+
+def _check_position(message: pb.Unit, layer: Layer, path: str, own_size: bool, violations: Violations) -> None:
+    if layer.layout == "vector":
+        violations.add(path, f"{layer.name} is a vector: leave y and x out")
+        return
+    for name, value, size in (("y", message.y, layer.height), ("x", message.x, layer.width)):
+        if value >= size and own_size:
+            violations.add(f"{path}.{name}", f"must be from 0 to {size - 1}, was {value}")
+
+
+def known_layer(name: str, card: ModelCard, path: str, violations: Violations) -> Layer | None:
+    """The layer, or None with a violation that names the nearest."""
+    layer = card.layer(name)
+    if layer is None and name in card.folded:
+        violations.add(path, f"{name} is folded into {card.folded[name]}; use that name")
+    elif layer is None:
+        violations.add(path, f"{card.name} has no layer {name!r}; {near(name, [la.name for la in card.layers])}")
+    return layer
+
+
+def cam_layer(name: str, target: Target, card: ModelCard, path: str, violations: Violations) -> str:
+    """The layer that Grad-CAM takes: the named one, the card's, or for a unit the last useful one before it."""
+    if name:
+        known_layer(name, card, f"{path}.layer", violations)
+        return name
+    if not target.layer:
+        return card.grad_cam_layer
+    earlier = [layer for layer in card.layers[: card.order(target.layer)] if layer.grad_cam]
+    if not earlier:
+        violations.add(f"{path}.layer", f"no layer with spatial extent runs before {target.layer}")
+        return ""
+    return earlier[-1].name
+
+
+def check_unit_order(calls: Sequence[Call], card: ModelCard, violations: Violations) -> None:
+    """Grad-CAM's layer must run before a unit target's."""
+    for call in calls:
+        layer, unit = call.parameters.get("layer", ""), call.target.layer
+        if layer and unit and card.layer(layer) and card.order(layer) >= card.order(unit):
+            violations.add(f"{call.method}.layer", f"{layer} does not run before the target's layer {unit}")

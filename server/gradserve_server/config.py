@@ -1,0 +1,89 @@
+"""The server's configuration: one tree of typed settings, from a TOML file and flags."""
+
+import os
+import tomllib
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from .models.catalogue import EMBEDDED, ModelSpec, read_catalogue
+
+
+class Section(BaseModel):
+    """A table of the file: unknown keys are errors."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ServerSettings(Section):
+    """`[server]`: where and to whom the service listens."""
+
+    host: str = Field("127.0.0.1", description="address to listen on; 0.0.0.0 for all")
+    port: int = Field(50051, ge=0, le=65535, description="gRPC port; 0 takes a free one")
+    metrics_port: int | None = Field(9464, ge=0, le=65535, description="Prometheus port; 0 takes a free one")
+    tls_certificate: Path | None = Field(None, description="PEM file; with tls_key, serve TLS")
+    tls_key: Path | None = Field(None, description="PEM file of the certificate's private key")
+    token_file: Path | None = Field(None, description="file with the bearer token that callers must send")
+    max_connection_age: float = Field(3600, gt=0, description="seconds after which clients are asked to reconnect")
+    drain_seconds: float = Field(30, ge=0, description="how long running requests may take after SIGTERM")
+
+    @model_validator(mode="after")
+    def _pair(self) -> "ServerSettings":
+        if (self.tls_certificate is None) != (self.tls_key is None):
+            raise ValueError("tls_certificate and tls_key belong together")
+        return self
+
+
+class PoolSettings(Section):
+    """`[pool]`: the workers."""
+
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto takes every GPU, or else the CPU")
+    workers: int | None = Field(None, ge=1, le=256, description="processes; default: one per GPU, or one per core")
+    threads: int = Field(1, ge=1, le=256, description="compute threads of each worker on a CPU")
+    rows: int | None = Field(None, ge=1, le=4096, description="rows per pass; default: by device and image size")
+    queue_seconds: float = Field(60, gt=0, description="work outstanding beyond which requests are refused")
+
+
+class LimitSettings(Section):
+    """`[limits]`: what a request may ask."""
+
+    max_image_pixels: int = Field(50_000_000, ge=1, description="of an encoded picture, known from its header")
+    max_input_pixels: int = Field(1_048_576, ge=1, description="of a model's input, AS_IS")
+    max_aspect: float = Field(20, ge=1, description="longer side / shorter side where the picture is cropped")
+    max_in_flight: int = Field(1024, ge=1, description="requests accepted and not yet answered")
+
+
+class Settings(Section):
+    """Everything. Without models: the embedded ones."""
+
+    server: ServerSettings = ServerSettings()
+    pool: PoolSettings = PoolSettings()
+    limits: LimitSettings = LimitSettings()
+    models: tuple[ModelSpec, ...] = tuple(EMBEDDED.values())
+
+
+def read_settings(path: Path | None) -> Settings:
+    """The settings of a TOML file, or the defaults. Raises OSError, ValueError (pydantic.ValidationError is one)."""
+    if path is None:
+        return Settings()
+    tables = tomllib.loads(path.read_text())
+    models = read_catalogue(path)
+    return Settings.model_validate({**tables, "models": models or tuple(EMBEDDED.values())})
+
+
+def devices(pool: PoolSettings) -> list[str]:
+    """One device name per worker."""
+    import torch
+
+    gpus = torch.cuda.device_count() if pool.device != "cpu" else 0
+    if pool.device == "cuda" and not gpus:
+        raise ValueError("pool.device is cuda, but this machine has no GPU")
+    if gpus:
+        return [f"cuda:{i % gpus}" for i in range(pool.workers or gpus)]
+    return ["cpu"] * (pool.workers or max(1, cores() // pool.threads))
+
+
+def cores() -> int:
+    """Processors that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,0 +1,143 @@
+"""One forward and backward pass for rows of many jobs: each with its own target, objective, taps and ReLU rule."""
+
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+
+import torch
+from torch import Tensor
+
+from ..models.prepared import Prepared
+from ..models.relu import RULES, ReLURules
+from ..models.taps import Place, Taps, as_map
+from .objective import Refused, score
+from .query import Answer, Part
+
+
+def differentiate(model: Prepared, parts: Sequence[Part]) -> list[Answer]:
+    """The answers to `parts`, which agree in image size and in what they differentiate by (`wrt`).
+
+    Raises Refused for what cannot be computed; a row that is not finite does not touch the others.
+    """
+    order = sorted(range(len(parts)), key=lambda i: RULES.index(parts[i].query.relu))
+    batch = _Batch(model, [parts[i] for i in order])
+    answers = dict(zip(order, batch.run(), strict=True))
+    return [answers[i] for i in range(len(parts))]
+
+
+class _Batch:
+    """Parts ordered by ReLU rule, each a contiguous span of the batch's rows."""
+
+    def __init__(self, model: Prepared, parts: Sequence[Part]) -> None:
+        self.model = model
+        self.parts = parts
+        self.wrt = parts[0].query.wrt
+        starts = [0]
+        for part in parts:
+            starts.append(starts[-1] + len(part.rows))
+        self.spans = [range(a, b) for a, b in zip(starts[:-1], starts[1:], strict=True)]
+        self.rows = starts[-1]
+        images = [part.query.images[part.rows.start : part.rows.stop] for part in parts]
+        batch = torch.cat(images) if len(images) > 1 else images[0].detach()
+        batch = batch.to(model.device, model.dtype, non_blocking=True)
+        self.images = batch.contiguous(memory_format=torch.channels_last).requires_grad_(self.wrt == "image")
+
+    def run(self) -> list[Answer]:
+        """Forward, scores, backward; then each part's share."""
+        places = self._places()
+        logits, kept = self._forward(places)
+        maps = {place: self._map(kept[place], layer) for place, layer in places.items()}
+        values = self._values(logits, {layer: maps[place] for place, layer in places.items() if place.side == "output"})
+        image_grad, act_grads = self._backward(values, kept)
+        tapped = {place: self._map(grad, places[place]) for place, grad in act_grads.items()}
+        return [self._answer(i, logits, values, image_grad, maps, tapped) for i in range(len(self.parts))]
+
+    def _map(self, x: Tensor, layer: str) -> Tensor:
+        card = self.model.card.layer(layer)
+        return as_map(x, card.layout if card else "other", (self.images.shape[2], self.images.shape[3]))
+
+    def _places(self) -> dict[Place, str]:
+        """Every place that a part taps or scores, with its layer."""
+        scored = [(la, "output") for part in self.parts if part.query.objective for la in part.query.objective.layers]
+        tapped = [(tap.layer, tap.side) for part in self.parts for tap in part.query.taps]
+        return {self.model.place(layer, side): layer for layer, side in dict.fromkeys(scored + tapped)}  # type: ignore[arg-type]
+
+    def _forward(self, places: Mapping[Place, str]) -> tuple[Tensor | None, dict[Place, Tensor]]:
+        stop = None
+        outputs_only = all(place.side == "output" for place in places)  # a container's input comes before its insides
+        if outputs_only and not any(part.query.reads_logits for part in self.parts):
+            stop = self.model.place(self.model.deepest(places.values()))
+        taps = Taps(places, leaf=self.wrt == "taps", stop_after=stop)
+        rules = [part.query.relu for part in self.parts for _ in part.rows]
+        logits = None
+        with ExitStack() as stack:
+            stack.enter_context(torch.set_grad_enabled(self.wrt != "nothing"))
+            stack.enter_context(taps.listening(self.model.network))  # swallows the early stop
+            if any(rule != "plain" for rule in rules):
+                stack.enter_context(ReLURules(rules))
+            logits = self.model(self.images)
+        if missing := [layer for place, layer in places.items() if place not in taps.kept]:
+            raise Refused(f"layer {missing[0]!r} did not run on this input")
+        return logits, taps.kept
+
+    def _values(self, logits: Tensor | None, outputs: dict[str, Tensor]) -> Tensor | None:
+        objectives = [
+            (part.query.objective, span)
+            for part, span in zip(self.parts, self.spans, strict=True)
+            if part.query.objective is not None
+        ]
+        if not objectives:
+            return None
+        if logits is not None:
+            outputs[""] = logits
+        with torch.set_grad_enabled(self.wrt != "nothing"):
+            return score(objectives, self.rows, outputs)
+
+    def _backward(
+        self, values: Tensor | None, kept: Mapping[Place, Tensor]
+    ) -> tuple[Tensor | None, dict[Place, Tensor]]:
+        """Gradients by the image and by the tapped places, zero where the values do not depend on them."""
+        if values is None or self.wrt == "nothing":
+            return None, {}
+        tapped = {self.model.place(tap.layer, tap.side) for part in self.parts for tap in part.query.taps}
+        wanted: list[Tensor] = [kept[place] for place in tapped]
+        if self.wrt == "image":
+            wanted.append(self.images)
+        inputs = [x for x in wanted if x.requires_grad] if values.requires_grad else []
+        found = iter(torch.autograd.grad(values.sum(), inputs, allow_unused=True) if inputs else ())
+        grads = [next(found) if inputs and x.requires_grad else None for x in wanted]
+        filled = [torch.zeros_like(x) if g is None else g for x, g in zip(wanted, grads, strict=True)]
+        image_grad = filled.pop() if self.wrt == "image" else None
+        return image_grad, dict(zip(tapped, filled, strict=True))
+
+    def _answer(
+        self,
+        i: int,
+        logits: Tensor | None,
+        values: Tensor | None,
+        image_grad: Tensor | None,
+        maps: Mapping[Place, Tensor],
+        tapped: Mapping[Place, Tensor],
+    ) -> Answer:
+        query, rows = self.parts[i].query, slice(self.spans[i].start, self.spans[i].stop)
+        acts, act_grads = [], []
+        for tap in query.taps:
+            place = self.model.place(tap.layer, tap.side)
+            act = maps[place].detach()[rows]
+            grad = tapped[place][rows] if place in tapped else None
+            if tap.reduce is not None:
+                act, grad = tap.reduce(act, torch.zeros_like(act) if grad is None else grad), None
+            acts.append(act)
+            act_grads.append(grad)
+        return Answer(
+            None if logits is None else logits.detach()[rows],
+            None if values is None or query.objective is None else values.detach()[rows],
+            None if image_grad is None else image_grad[rows],
+            tuple(acts),
+            tuple(act_grads),
+        )
+
+
+def finite(answer: Answer) -> bool:
+    """Whether every number of an answer is finite."""
+    tensors = [answer.logits, answer.value, answer.image_grad, *answer.acts, *answer.act_grads]
+    return all(bool(torch.isfinite(t).all()) for t in tensors if t is not None)

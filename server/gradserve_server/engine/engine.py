@@ -1,0 +1,251 @@
+"""The loop of one device: take rows of many jobs, one pass, hand out answers, resume the jobs that have all of theirs."""
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+
+from ..models.prepared import Prepared
+from .differentiate import differentiate, finite
+from .job import Job, OpenQuery, Progress, TimeUp
+from .objective import Refused
+from .query import Answer, Part, Query
+from .take import Claim, Key, take
+
+GRID = 224 * 224
+CPU_ROWS, CPU_MOST = 8, 64  # at 224 px and at most; rates are flat or fall beyond
+GPU_ROWS, GPU_MOST = 64, 256
+MOST_KEYS = 1000
+SMOOTHING = 0.3  # weight of the newest step in the running estimate of seconds per row
+
+
+class NotFinite(Exception):
+    """The model gave infinities or NaN for this job's rows."""
+
+
+class ModelFailed(Exception):
+    """The model itself raised on this job's rows, and did so alone."""
+
+
+class Ended(NamedTuple):
+    """A job is over: its generator's return value, or what ended it."""
+
+    job: Job
+    result: Any = None
+    error: Exception | None = None
+
+
+class Progressed(NamedTuple):
+    """A job reports how far it is."""
+
+    job: Job
+    progress: Progress
+
+
+Event = Ended | Progressed
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One pass, for the statistics."""
+
+    model: str
+    rows: int
+    seconds: float
+    retried: bool = False
+
+
+def default_rows(device: torch.device, height: int, width: int) -> int:
+    """Rows per pass where the configuration says nothing."""
+    at_grid, most = (GPU_ROWS, GPU_MOST) if device.type == "cuda" else (CPU_ROWS, CPU_MOST)
+    return max(1, min(most, at_grid * GRID // max(1, height * width)))
+
+
+class Engine:
+    """Jobs join with `submit` and leave at every step; `step` returns what happened."""
+
+    def __init__(
+        self,
+        models: Mapping[str, Prepared],
+        *,
+        rows: int | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """`rows` overrides the rows per pass for every model and size."""
+        self.models = models
+        self.steps: list[Step] = []  # since the owner last cleared it
+        self._rows = rows
+        self._clock = clock
+        self._jobs: dict[str, Job] = {}
+        self._caps: dict[Key, int] = {}  # lowered when memory ran out
+        self._row_seconds: dict[Key, float] = {}
+        self._served: dict[Key, int] = {}
+        self._passes = 0
+        self._events: list[Event] = []
+
+    @property
+    def idle(self) -> bool:
+        """Whether no job is running."""
+        return not self._jobs and not self._events
+
+    @property
+    def jobs(self) -> int:
+        """Number of running jobs."""
+        return len(self._jobs)
+
+    def limit(self, key: Key) -> int:
+        """The most rows of that key in one pass."""
+        if key.kind in self._caps:
+            return self._caps[key.kind]
+        return self._rows or default_rows(self.models[key.model].device, key.height, key.width)
+
+    def submit(self, job: Job) -> None:
+        """Starts a job: runs its method up to its first query."""
+        self._jobs[job.id] = job
+        job.steps = job.begin(job)
+        self._resume(job, lambda steps: next(steps))
+
+    def cancel(self, job_id: str) -> None:
+        """Forgets a job; its rows leave before the next pass. Unknown ids are ignored."""
+        job = self._jobs.pop(job_id, None)
+        if job is not None and job.steps is not None:
+            job.open = []
+            job.steps.close()
+
+    def step(self) -> list[Event]:
+        """Ends jobs whose time is up, runs one pass, resumes the jobs whose queries are answered."""
+        now = self._clock()
+        for job in list(self._jobs.values()):
+            if now + self._shortest(job) >= job.deadline:
+                self._time_up(job)
+        batch = self._take(now)
+        if batch:
+            self._run(batch)
+        events, self._events = self._events, []
+        return events
+
+    def _take(self, now: float) -> list[tuple[OpenQuery, int]]:
+        claims, by_claim = [], {}
+        for job in self._jobs.values():
+            for query in job.open:
+                if query.left:
+                    interactive = job.priority == "interactive"
+                    claim = Claim(
+                        query, self._key(query), query.left, job.rows > 0, interactive, job.deadline, query.since
+                    )
+                    claims.append(claim)
+                    by_claim[claim] = query
+        batch = take(claims, self.limit, self._served, now)
+        if batch:
+            key = batch[0][0].key
+            slack = min(claim.deadline for claim, _ in batch) - now
+            rows = sum(count for _, count in batch)
+            row_seconds = self._row_seconds.get(key.kind, 0.0)
+            if rows * row_seconds > slack:  # a smaller pass still brings the most urgent answer in time
+                batch = take(claims, lambda _: max(1, int(slack / row_seconds)), self._served, now)
+            self._passes += 1
+            self._served[key.kind] = self._passes
+        return [(by_claim[claim], count) for claim, count in batch]
+
+    def _key(self, query: OpenQuery) -> Key:
+        q = query.query
+        model, (height, width) = q.model or query.job.model, q.images.shape[2:]
+        return Key(model, query.job.precision, height, width, q.wrt, id(q) if q.alone else 0)
+
+    def _shortest(self, job: Job) -> float:
+        """Seconds that the job's next row will take at least."""
+        return max((self._row_seconds.get(self._key(q).kind, 0.0) for q in job.open), default=0.0)
+
+    def _run(self, batch: list[tuple[OpenQuery, int]]) -> None:
+        key = self._key(batch[0][0])
+        parts = [Part(q.query, range(q.taken, q.taken + count)) for q, count in batch]
+        rows = sum(len(part.rows) for part in parts)
+        begun = self._clock()
+        for query, _ in batch:
+            query.job.started = query.job.started or begun
+        try:
+            answers = self._attempt(key, parts)
+        except torch.OutOfMemoryError as error:
+            torch.cuda.empty_cache()
+            self.steps.append(Step(key.model, 0, 0.0, retried=True))
+            if rows == 1:
+                self._end(batch[0][0].job, error=error)
+            self._caps[key.kind] = max(1, rows // 2)
+            return
+        seconds = self._clock() - begun
+        self._learn(key, rows, seconds)
+        self.steps.append(Step(key.model, rows, seconds))
+        for (query, count), answer in zip(batch, answers, strict=True):
+            self._deliver(query, count, answer, seconds * count / rows)
+
+    def _attempt(self, key: Key, parts: list[Part]) -> list[Answer | Exception]:
+        """Answers or errors; when a pass fails, every part is tried by itself, so that one cannot harm another."""
+        try:
+            return list(differentiate(self.models[key.model], parts))
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:
+            if len(parts) > 1:
+                return [answer for part in parts for answer in self._attempt(key, [part])]
+            if isinstance(error, Refused):
+                return [error]
+            return [ModelFailed(f"{key.model} failed on a {key.height}x{key.width} input: {error}")]
+
+    def _learn(self, key: Key, rows: int, seconds: float) -> None:
+        if len(self._row_seconds) > MOST_KEYS:  # callers may send images of any size
+            self._row_seconds.clear()
+            self._served.clear()
+        old = self._row_seconds.get(key.kind, seconds / rows)
+        self._row_seconds[key.kind] = (1 - SMOOTHING) * old + SMOOTHING * seconds / rows
+
+    def _deliver(self, query: OpenQuery, count: int, answer: Answer | Exception, seconds: float) -> None:
+        job = query.job
+        if job.id not in self._jobs:  # an earlier part of this batch ended it
+            return
+        if isinstance(answer, Exception):
+            self._end(job, error=answer)
+            return
+        if not finite(answer):
+            self._end(job, error=NotFinite("the model gave infinities or NaN for this image"))
+            return
+        query.taken += count
+        query.answers.append(answer)
+        job.rows += count
+        job.compute += seconds
+        if not any(q.left for q in job.open):
+            told = [q.answer() for q in job.open]
+            self._resume(job, lambda steps: steps.send(told[0] if job.single else told))
+
+    def _time_up(self, job: Job) -> None:
+        if not job.allow_partial or job.hurried:
+            self._end(job, error=TimeUp())
+            return
+        job.hurried = True
+        self._resume(job, lambda steps: steps.throw(TimeUp()))
+
+    def _resume(self, job: Job, advance: Callable[[Any], Any]) -> None:
+        """Lets the generator run to its next query; an exception in it ends this job alone."""
+        job.open = []
+        try:
+            asked = advance(job.steps)
+            while isinstance(asked, Progress):
+                self._events.append(Progressed(job, asked))
+                asked = next(job.steps)  # type: ignore[arg-type]
+        except StopIteration as stop:
+            self._end(job, result=stop.value)
+        except Exception as error:
+            self._end(job, error=error)
+        else:
+            job.single = isinstance(asked, Query)
+            now = self._clock()
+            queries = [asked] if isinstance(asked, Query) else list(asked)
+            job.open = [OpenQuery(job, query, now) for query in queries]
+
+    def _end(self, job: Job, result: Any = None, error: Exception | None = None) -> None:
+        self._jobs.pop(job.id, None)
+        job.open = []
+        if job.steps is not None:
+            job.steps.close()
+        self._events.append(Ended(job, result, error))

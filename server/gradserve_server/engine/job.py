@@ -1,0 +1,147 @@
+"""A job: a method's generator with its deadline and open queries; and what a method may ask of it (Run)."""
+
+from collections.abc import Callable, Generator, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .query import Answer, Query, joined
+
+Priority = Literal["interactive", "batch"]
+Asked = Query | Sequence[Query]
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """Yielded by a long method; goes to the caller, not to the network."""
+
+    step: int
+    steps: int
+    loss: float
+    image: Tensor | None = None
+
+
+Steps = Generator[Any, Any, Any]  # yields Query, list of queries or Progress; is sent Answer, list of answers or None
+
+
+class TimeUp(Exception):
+    """Thrown into a method when its time is up and a partial answer is welcome."""
+
+
+@dataclass(eq=False)
+class Run:
+    """One method's run within a job: its randomness, how many rows to ask for at once, and how far it came."""
+
+    seed: int = 0
+    chunk: int = 32
+    allow_partial: bool = False
+    asked: int = 1
+    done: int = 0
+    warnings: list[str] = field(default_factory=list)
+
+    def noise(self, index: int, like: Tensor, *, uniform: bool = False) -> Tensor:
+        """Standard normal (or uniform) numbers for sample `index`: the same whatever the device or the company."""
+        seed = int(np.random.SeedSequence([self.seed, index]).generate_state(1, np.uint64)[0] >> np.uint64(1))
+        generator = torch.Generator().manual_seed(seed)
+        draw = torch.rand if uniform else torch.randn
+        return draw(like.shape, generator=generator, dtype=torch.float32).to(like)
+
+    def parts(self, count: int) -> Iterator[range]:
+        """0..count-1 in ranges of at most `chunk`."""
+        self.asked = count
+        for start in range(0, count, self.chunk):
+            yield range(start, min(start + self.chunk, count))
+
+    def completed(self, part: range) -> None:
+        """Says that these samples are in."""
+        self.done += len(part)
+
+    def warn(self, text: str) -> None:
+        """Adds a warning to the answer, once."""
+        if text not in self.warnings:
+            self.warnings.append(text)
+
+
+@dataclass(eq=False)
+class OpenQuery:
+    """A query with the answers that are in so far; rows are taken and answered in order."""
+
+    job: "Job"
+    query: Query
+    since: float
+    taken: int = 0
+    answers: list[Answer] = field(default_factory=list)
+
+    @property
+    def left(self) -> int:
+        """Rows not yet computed."""
+        return len(self.query.images) - self.taken
+
+    def answer(self) -> Answer:
+        """All answers, joined."""
+        return joined(self.answers)
+
+
+@dataclass(eq=False)
+class Job:
+    """A running generator. Times are of the monotonic clock; the deadline is when it must have its last answer."""
+
+    id: str
+    model: str
+    begin: Callable[["Job"], Steps]
+    precision: str = "exact"
+    priority: Priority = "interactive"
+    arrived: float = 0.0
+    deadline: float = float("inf")
+    allow_partial: bool = False
+    seed: int = 0
+    chunk: int = 32
+    steps: Steps | None = None
+    open: list[OpenQuery] = field(default_factory=list)
+    single: bool = True  # whether it asked for one query or for a list
+    hurried: bool = False  # TimeUp was thrown
+    started: float | None = None
+    rows: int = 0
+    compute: float = 0.0
+
+    def run(self) -> Run:
+        """A fresh run for one method."""
+        return Run(self.seed, self.chunk, self.allow_partial)
+
+
+def together(methods: Sequence[Steps]) -> Steps:
+    """Runs several methods side by side: asks all their queries at once. Returns their results in order."""
+    results: list[Any] = [None] * len(methods)
+    waiting: dict[int, tuple[Asked, int]] = {}
+
+    def advance(i: int, resume: Callable[[], Any]) -> None:
+        try:
+            asked = resume()
+        except StopIteration as stop:
+            results[i] = stop.value
+            waiting.pop(i, None)
+        else:
+            waiting[i] = (asked, 1 if isinstance(asked, Query) else len(asked))
+
+    try:
+        for i, method in enumerate(methods):
+            advance(i, lambda method=method: next(method))  # type: ignore[misc]
+        while waiting:
+            queries = [q for asked, _ in waiting.values() for q in ([asked] if isinstance(asked, Query) else asked)]
+            try:
+                answers = iter((yield queries))
+            except TimeUp as time_up:
+                for i in list(waiting):
+                    advance(i, lambda i=i: methods[i].throw(time_up))  # type: ignore[misc]
+                continue
+            for i, (asked, count) in list(waiting.items()):
+                part = [next(answers) for _ in range(count)]
+                reply = part[0] if isinstance(asked, Query) else part
+                advance(i, lambda i=i, reply=reply: methods[i].send(reply))  # type: ignore[misc]
+    finally:
+        for method in methods:
+            method.close()
+    return results

@@ -1,0 +1,126 @@
+"""The number that a row differentiates: a value with an algebra, scored for all rows of a batch by kind."""
+
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import Tensor
+
+
+class Refused(Exception):
+    """Nothing is invalid, but this cannot be computed on this model or input; the text says why."""
+
+
+class Term(NamedTuple):
+    """One weighted summand: a kind of score, the layer it reads ("" for the logits), and indices into that."""
+
+    kind: str
+    layer: str
+    index: tuple[int, ...]
+    weight: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Objective:
+    """A weighted sum of terms: 0.2 * channel("features.3", 7) + logit(281)."""
+
+    terms: tuple[Term, ...]
+
+    def __add__(self, other: "Objective") -> "Objective":
+        return Objective(self.terms + other.terms)
+
+    def __mul__(self, factor: float) -> "Objective":
+        return Objective(tuple(term._replace(weight=term.weight * factor) for term in self.terms))
+
+    __rmul__ = __mul__
+
+    def __neg__(self) -> "Objective":
+        return self * -1.0
+
+    def __sub__(self, other: "Objective") -> "Objective":
+        return self + -other
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """The layers that it reads."""
+        return tuple(term.layer for term in self.terms if term.layer)
+
+    @property
+    def reads_logits(self) -> bool:
+        """Whether the forward must reach the end."""
+        return any(not term.layer for term in self.terms)
+
+
+def logit(label: int) -> Objective:
+    """The pre-softmax score of a class."""
+    return Objective((Term("logit", "", (label,)),))
+
+
+def log_prob(label: int) -> Objective:
+    """The log-probability of a class."""
+    return Objective((Term("log_prob", "", (label,)),))
+
+
+def unit(layer: str, channel: int, y: int, x: int) -> Objective:
+    """One position of one channel of a layer."""
+    return Objective((Term("unit", layer, (channel, y, x)),))
+
+
+def channel(layer: str, index: int) -> Objective:
+    """The mean of a channel over its map (of a vector: its element)."""
+    return Objective((Term("channel", layer, (index,)),))
+
+
+def _logit(out: Tensor, index: Tensor) -> Tensor:
+    return out.gather(1, index).squeeze(1)
+
+
+def _log_prob(out: Tensor, index: Tensor) -> Tensor:
+    return F.log_softmax(out, 1).gather(1, index).squeeze(1)
+
+
+def _unit(out: Tensor, index: Tensor) -> Tensor:
+    _check(index[:, 1:], out.shape[2:])
+    flat = (index[:, 0] * out.shape[2] + index[:, 1]) * out.shape[3] + index[:, 2]
+    return out.reshape(len(out), -1).gather(1, flat.unsqueeze(1)).squeeze(1)
+
+
+def _channel(out: Tensor, index: Tensor) -> Tensor:
+    if out.dim() == 2:
+        return _logit(out, index)
+    picked = out.gather(1, index.view(-1, 1, 1, 1).expand(-1, 1, *out.shape[2:]))  # indexing has a slow backward
+    return picked.mean((1, 2, 3))
+
+
+def _check(index: Tensor, shape: Sequence[int]) -> None:
+    if (index >= torch.tensor(list(shape), device=index.device)).any():
+        size = "x".join(map(str, shape))
+        raise Refused(f"unit {tuple(index.max(0).values.tolist())} lies outside the layer's {size} map on this input")
+
+
+SCORES: Mapping[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "logit": _logit,
+    "log_prob": _log_prob,
+    "unit": _unit,
+    "channel": _channel,
+}
+
+
+def score(objectives: Sequence[tuple[Objective, range]], rows: int, outputs: Mapping[str, Tensor]) -> Tensor:
+    """Values [rows]: each objective on its rows; one call per kind and layer. `outputs[""]` are the logits."""
+    groups: dict[tuple[str, str], list[tuple[int, tuple[int, ...], float]]] = defaultdict(list)
+    for objective, span in objectives:
+        for term in objective.terms:
+            groups[term.kind, term.layer] += [(row, term.index, term.weight) for row in span]
+    device = next(iter(outputs.values())).device
+    values = torch.zeros(rows, device=device, dtype=next(iter(outputs.values())).dtype)
+    for (kind, layer), members in groups.items():
+        where, index, weight = zip(*members, strict=True)
+        out = outputs[layer] if where == tuple(range(rows)) else outputs[layer][torch.tensor(where, device=device)]
+        scores = SCORES[kind](out, torch.tensor(index, device=device))
+        weights = torch.tensor(weight, device=device, dtype=values.dtype)
+        values = values.index_add(0, torch.tensor(where, device=device), scores * weights)
+    return values

@@ -1,0 +1,80 @@
+"""Which rows go into the next pass: one pure function and the whole policy."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
+
+NEW_SHARE = 4  # one row in four goes to jobs that have not begun
+AGEING = 5.0  # seconds of waiting after which a batch job's query counts as interactive
+
+
+class Key(NamedTuple):
+    """What rows must agree in to share a pass: `wrt` is what they differentiate by, `alone` a query's own number."""
+
+    model: str
+    precision: str
+    height: int
+    width: int
+    wrt: str
+    alone: int = 0
+
+    @property
+    def kind(self) -> "Key":
+        """The key without the query's own number, for what is learnt from passes."""
+        return self._replace(alone=0)
+
+
+class Claim(NamedTuple):
+    """Rows that one query waits for: `since` is when it was asked, `running` whether its job has had a row before."""
+
+    query: object
+    key: Key
+    rows: int
+    running: bool
+    interactive: bool
+    deadline: float
+    since: float
+
+
+
+def take(
+    claims: Sequence[Claim], limit: Callable[[Key], int], served: Mapping[Key, int], now: float
+) -> list[tuple[Claim, int]]:
+    """The claims of the next pass with the number of rows that each gets.
+
+    All have one key: of the keys that the most urgent priority asks for, the one served longest ago. Running jobs
+    come first, but a quarter of the rows, at least one, goes to new ones; within each, rows are dealt one by one, so
+    that a wide query does not push out a narrow one, by priority, then deadline, then age.
+    """
+    if not claims:
+        return []
+    ranked = sorted(claims, key=lambda c: (_rank(c, now), c.deadline, c.since))
+    urgent = [c for c in ranked if _rank(c, now) == _rank(ranked[0], now)]
+    key = min(dict.fromkeys(c.key for c in urgent), key=lambda k: served.get(k.kind, -1))
+    mine = [c for c in ranked if c.key == key]
+    running, new = [c for c in mine if c.running], [c for c in mine if not c.running]
+    room = limit(key)
+    if room == 1:
+        return [(mine[0], 1)]
+    reserved = min(sum(c.rows for c in new), max(1, room // NEW_SHARE))
+    dealt = _deal(running, room - reserved, {})
+    dealt = _deal(new, room, dealt)
+    dealt = _deal(running, room, dealt)
+    return list(dealt.items())
+
+
+def _rank(claim: Claim, now: float) -> int:
+    return 0 if claim.interactive or now - claim.since > AGEING else 1
+
+
+def _deal(claims: Sequence[Claim], room: int, dealt: dict[Claim, int]) -> dict[Claim, int]:
+    """Deals rows round by round until `room` rows are out or no claim has any left."""
+    dealt = dict(dealt)
+    used = sum(dealt.values())
+    while used < room:
+        hungry = [c for c in claims if dealt.get(c, 0) < c.rows][: room - used]
+        if not hungry:
+            break
+        for claim in hungry:
+            dealt[claim] = dealt.get(claim, 0) + 1
+        used += len(hungry)
+    return dealt

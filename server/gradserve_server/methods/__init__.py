@@ -1,0 +1,9 @@
+"""The methods: generators that ask for gradients, and nothing else. RPCS says what a worker can be asked."""
+
+from collections.abc import Callable, Mapping
+
+from ..engine.job import Steps
+from .explain import explain
+from .predict import predict
+
+RPCS: Mapping[str, Callable[..., Steps]] = {"predict": predict, "explain": explain}

@@ -1,0 +1,84 @@
+"""Maps that average gradients over many copies of the image."""
+
+import numpy as np
+import torch
+from torch import Tensor
+from torchvision.transforms.functional import gaussian_blur
+
+from ...engine.job import Run, Steps, TimeUp
+from ...engine.objective import Objective
+from ...engine.query import Query
+from ..parameters import Baseline, QuadraturePoints, Reduce, Samples, Statistic, Unit
+from .maps import Map, reduced
+
+
+def smooth_grad(
+    x: Tensor,
+    target: Objective,
+    run: Run,
+    *,
+    samples: Samples = 50,
+    noise: Unit = 0.15,
+    statistic: Statistic = "mean",
+    reduce: Reduce = "sum",
+) -> Steps:
+    """Mean, variance or mean square of the gradients of noisy copies. [1, 3, H, W] -> Map.
+
+    SmoothGrad: Smilkov et al. 2017; VarGrad: Adebayo et al. 2018; squares: Hooker et al. 2018.
+    """
+    spread = noise * (x.max() - x.min())
+    first, second = torch.zeros_like(x[0]), torch.zeros_like(x[0])
+    clean = yield Query(x, target)
+    try:
+        for part in run.parts(samples):
+            noisy = torch.cat([x + spread * run.noise(i, x) for i in part])
+            grads = (yield Query(noisy, target, "image")).image_grad
+            first, second = first + grads.sum(0), second + grads.square().sum(0)
+            run.completed(part)
+    except TimeUp:
+        if not run.done:
+            raise
+    mean, square = first / run.done, second / run.done
+    result = {"mean": mean, "square": square, "variance": square - mean.square()}[statistic]
+    return Map(reduced(result, reduce), clean.value[0])
+
+
+def integrated_gradients(
+    x: Tensor,
+    target: Objective,
+    run: Run,
+    *,
+    steps: QuadraturePoints = 50,
+    baseline: Baseline = "black",
+    reduce: Reduce = "signed",
+) -> Steps:
+    """Gradients summed along the line from a baseline, Gauss-Legendre (Sundararajan et al. 2017, eq. 1).
+
+    [1, 3, H, W] -> Map, with the completeness gap: the sum of all attributions minus f(x) - f(baseline).
+    """
+    start = baseline_of(x, baseline, run)
+    nodes, weights = (torch.from_numpy(v).to(x) for v in np.polynomial.legendre.leggauss(steps))
+    alphas, weights = (nodes + 1) / 2, weights / 2
+    ends = yield Query(torch.cat([x, start]), target)
+    total = torch.zeros_like(x)
+    for part in run.parts(steps):
+        at = alphas[part.start : part.stop].view(-1, 1, 1, 1)
+        grads = (yield Query(start + at * (x - start), target, "image")).image_grad
+        total = total + (grads * weights[part.start : part.stop].view(-1, 1, 1, 1)).sum(0)
+        run.completed(part)
+    attributions = ((x - start) * total)[0]
+    gap = attributions.sum() - (ends.value[0] - ends.value[1])
+    return Map(reduced(attributions, reduce), ends.value[0], completeness_gap=gap.item())
+
+
+def baseline_of(x: Tensor, kind: Baseline, run: Run) -> Tensor:
+    """The image that stands for "nothing there", [1, 3, H, W]."""
+    if kind == "mean":
+        return x.mean((2, 3), keepdim=True).expand_as(x)
+    if kind == "noise":
+        return run.noise(0, x, uniform=True)
+    if kind == "blur":
+        sigma = min(x.shape[2:]) / 16
+        radius = min(round(3 * sigma), min(x.shape[2:]) - 1)  # reflection needs more pixels than the radius
+        return gaussian_blur(x, [2 * radius + 1, 2 * radius + 1], [sigma, sigma])
+    return torch.zeros_like(x)

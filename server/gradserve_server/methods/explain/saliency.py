@@ -1,0 +1,46 @@
+"""Maps that are one gradient by the pixels."""
+
+from torch import Tensor
+
+from ...engine.job import Run, Steps
+from ...engine.objective import Objective, Refused, log_prob
+from ...engine.query import Query
+from ...models.relu import Rule
+from ..parameters import Reduce
+from .maps import Map, reduced
+
+
+def gradient(x: Tensor, target: Objective, run: Run, *, reduce: Reduce = "sum", log_prob: bool = False) -> Steps:
+    """Gradient of the score by the pixels (Simonyan et al. 2013). [1, 3, H, W] -> Map."""
+    answer = yield Query(x, _of_log_prob(target) if log_prob else target, "image")
+    run.completed(range(1))
+    return Map(reduced(answer.image_grad[0], reduce), answer.value[0])
+
+
+def gradient_x_input(x: Tensor, target: Objective, run: Run, *, reduce: Reduce = "signed") -> Steps:
+    """Gradient times pixel values (Shrikumar et al. 2016). [1, 3, H, W] -> Map."""
+    answer = yield Query(x, target, "image")
+    run.completed(range(1))
+    return Map(reduced(answer.image_grad[0] * x[0], reduce), answer.value[0])
+
+
+def guided_backprop(x: Tensor, target: Objective, run: Run, *, reduce: Reduce = "sum") -> Steps:
+    """Gradient masked at every ReLU by its input and by itself (Springenberg et al. 2014). [1, 3, H, W] -> Map."""
+    return _ruled(x, target, run, "guided", reduce)
+
+
+def deconvnet(x: Tensor, target: Objective, run: Run, *, reduce: Reduce = "sum") -> Steps:
+    """Gradient masked at every ReLU by itself alone (Zeiler & Fergus 2014). [1, 3, H, W] -> Map."""
+    return _ruled(x, target, run, "deconvnet", reduce)
+
+
+def _ruled(x: Tensor, target: Objective, run: Run, rule: Rule, reduce: Reduce) -> Steps:
+    answer = yield Query(x, target, "image", relu=rule)
+    run.completed(range(1))
+    return Map(reduced(answer.image_grad[0], reduce), answer.value[0])
+
+
+def _of_log_prob(target: Objective) -> Objective:
+    if any(term.kind != "logit" for term in target.terms):
+        raise Refused("log_prob applies to class targets only, and the target is a unit")
+    return log_prob(target.terms[0].index[0])

@@ -1,0 +1,35 @@
+"""Parameters of methods: the types carry the ranges, the functions' signatures carry the defaults."""
+
+import inspect
+from collections.abc import Callable, Mapping
+from functools import cache
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, create_model
+
+Samples = Annotated[int, Field(ge=1, le=2000)]
+QuadraturePoints = Annotated[int, Field(ge=2, le=2000)]
+Unit = Annotated[float, Field(ge=0, le=1)]
+Fraction = Annotated[float, Field(gt=0, le=1)]
+LayerName = Annotated[str, Field(max_length=256)]
+Reduce = Literal["sum", "max", "signed"]
+Baseline = Literal["black", "mean", "blur", "noise"]
+Statistic = Literal["mean", "variance", "square"]
+
+
+@cache
+def model_of(method: Callable[..., Any]) -> type[BaseModel]:
+    """A pydantic model of a method's keyword-only parameters."""
+    fields: dict[str, Any] = {
+        name: (parameter.annotation, parameter.default)
+        for name, parameter in inspect.signature(method, eval_str=True).parameters.items()
+        if parameter.kind is inspect.Parameter.KEYWORD_ONLY
+    }
+    config = ConfigDict(extra="forbid", allow_inf_nan=False)
+    model: type[BaseModel] = create_model(method.__name__, __config__=config, **fields)
+    return model
+
+
+def bind(method: Callable[..., Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """The given parameters checked, the others at their defaults. Raises pydantic.ValidationError with all faults."""
+    return model_of(method).model_validate(dict(given)).model_dump()

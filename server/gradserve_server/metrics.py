@@ -1,0 +1,29 @@
+"""Every metric name, in one place. Labels come from closed lists, never from a request."""
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+FINE = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
+ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+RPC = ("grpc_service", "grpc_method")
+
+
+class Metrics:
+    """The server's metrics on a registry of their own."""
+
+    def __init__(self) -> None:
+        self.registry = r = CollectorRegistry()
+        self.started = Counter("grpc_server_started", "RPCs started", RPC, registry=r)
+        self.handled = Counter("grpc_server_handled", "RPCs completed, by code", (*RPC, "grpc_code"), registry=r)
+        self.handling = Histogram("grpc_server_handling_seconds", "Time of RPCs", RPC, registry=r, buckets=FINE)
+        self.queue = Histogram("gradserve_queue_seconds", "Wait before the first pass", registry=r, buckets=FINE)
+        self.step = Histogram("gradserve_step_seconds", "Time of a pass", ("model",), registry=r, buckets=FINE)
+        self.step_rows = Histogram("gradserve_step_rows", "Rows in a pass", ("model",), registry=r, buckets=ROWS)
+        self.rows = Counter("gradserve_rows", "Rows computed", ("method",), registry=r)
+        self.in_flight = Gauge("gradserve_jobs_in_flight", "Requests being worked on", ("method",), registry=r)
+        self.cost = Gauge("gradserve_cost_outstanding", "Work accepted and not done, in GFLOP", registry=r)
+        self.rejected = Counter("gradserve_rejected", "Requests refused", ("reason",), registry=r)
+        self.partial = Counter("gradserve_partial", "Answers with less than was asked for", registry=r)
+        self.cancelled = Counter("gradserve_cancelled", "Requests whose caller went away", registry=r)
+        self.restarts = Counter("gradserve_worker_restarts", "Workers that died and were started again", registry=r)
+        self.oom = Counter("gradserve_oom_retries", "Passes retried smaller for lack of memory", registry=r)
+        self.memory = Gauge("gradserve_device_memory_bytes", "Memory in use by the busiest worker", registry=r)

@@ -1,0 +1,1 @@
+"""All workers: one process per device, and what crosses the pipes to them."""

@@ -1,0 +1,216 @@
+"""The pool as the front-end sees it: tasks in, outcomes out, whatever happens to single workers."""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import suppress
+from dataclasses import dataclass, field
+
+from ..models.card import ModelCard
+from .handle import Handle
+from .wire import Broken, Cancel, Failure, Outcome, Preview, Ready, Task, Tick, WorkerSettings
+
+log = logging.getLogger(__name__)
+
+ATTEMPTS = 3  # a task is run again twice after its worker died
+RESTARTS = 5  # in a row without becoming ready, then the worker is given up
+
+
+class Full(Exception):
+    """Too much work is outstanding; `retry_after` seconds from now there may be room."""
+
+    def __init__(self, retry_after: float) -> None:
+        super().__init__(f"the queue is full; try again in {retry_after:.1f} s")
+        self.retry_after = retry_after
+
+
+class NoWorker(Exception):
+    """No worker is alive: starting, draining or given up."""
+
+
+class StartError(Exception):
+    """A worker could not begin; the text says why."""
+
+
+@dataclass(eq=False)
+class _Pending:
+    task: Task
+    told: asyncio.Queue[Outcome | Preview] = field(default_factory=asyncio.Queue)
+    worker: "_Worker | None" = None
+    attempts: int = 0
+
+
+@dataclass(eq=False)
+class _Worker:
+    settings: WorkerSettings
+    handle: Handle
+    ready: bool = False
+    gflops: float = 1.0
+    failures: int = 0
+    pending: dict[str, _Pending] = field(default_factory=dict)
+
+    @property
+    def cost(self) -> float:
+        """GFLOP outstanding."""
+        return sum(p.task.cost for p in self.pending.values())
+
+    @property
+    def seconds(self) -> float:
+        """Seconds until it has done what is outstanding."""
+        return self.cost / self.gflops
+
+
+class Pool:
+    """Workers by device. Only the event loop's thread touches it."""
+
+    def __init__(
+        self,
+        workers: Iterable[WorkerSettings],
+        *,
+        queue_seconds: float = 60.0,
+        on_tick: Callable[[Tick], None] = lambda tick: None,
+        on_restart: Callable[[], None] = lambda: None,
+    ) -> None:
+        """`queue_seconds`: work outstanding beyond which tasks are refused."""
+        self.cards: dict[str, ModelCard] = {}
+        self._settings = list(workers)
+        self._queue_seconds = queue_seconds
+        self._on_tick = on_tick
+        self._on_restart = on_restart
+        self._workers: list[_Worker] = []
+        self._orphans: list[_Pending] = []  # wait for a worker to come back
+        self._started: asyncio.Future[None] | None = None
+        self._closing = False
+
+    @property
+    def outstanding(self) -> float:
+        """GFLOP outstanding on all workers."""
+        return sum(worker.cost for worker in self._workers)
+
+    @property
+    def alive(self) -> bool:
+        """Whether a task could be placed now."""
+        return any(worker.ready for worker in self._workers)
+
+    @property
+    def pids(self) -> list[int]:
+        """Process ids of the workers."""
+        return [worker.handle.pid for worker in self._workers]
+
+    async def start(self) -> None:
+        """Returns when every worker has loaded and warmed up. Raises StartError."""
+        self._started = asyncio.get_running_loop().create_future()
+        for settings in self._settings:
+            self._workers.append(_Worker(settings, self._spawn(settings)))
+        await self._started
+
+    async def close(self) -> None:
+        """Stops the workers; what is outstanding fails."""
+        self._closing = True
+        for pending in [p for worker in self._workers for p in worker.pending.values()] + self._orphans:
+            pending.told.put_nowait(Outcome(pending.task.id, failure=Failure("lost", "the server is stopping")))
+        await asyncio.gather(*(asyncio.to_thread(worker.handle.close) for worker in self._workers))
+
+    async def run(self, task: Task) -> Outcome:
+        """The task's outcome. Cancelling this cancels the task. Raises Full, NoWorker."""
+        async for told in self.stream(task):
+            if isinstance(told, Outcome):
+                return told
+        raise AssertionError("a stream ends with an outcome")
+
+    async def stream(self, task: Task) -> AsyncIterator[Outcome | Preview]:
+        """Previews, then the outcome. Raises Full, NoWorker."""
+        if self._closing or not self.cards or not self._workers:
+            raise NoWorker("the server is stopping" if self._closing else "no worker is ready yet")
+        wait = min((w.seconds for w in self._workers if w.ready), default=0.0)
+        if wait > self._queue_seconds:
+            raise Full(max(1.0, wait - self._queue_seconds))
+        pending = _Pending(task)
+        self._place(pending)
+        try:
+            while True:
+                told = await pending.told.get()
+                yield told
+                if isinstance(told, Outcome):
+                    return
+        finally:
+            self._forget(pending)
+
+    def _place(self, pending: _Pending) -> None:
+        """Gives a task to the worker with the least outstanding work, or lets it wait for one."""
+        ready = [worker for worker in self._workers if worker.ready]
+        if not ready:
+            self._orphans.append(pending)
+            return
+        worker = min(ready, key=lambda w: w.seconds)
+        pending.worker = worker
+        pending.attempts += 1
+        worker.pending[pending.task.id] = pending
+        worker.handle.send(pending.task)
+
+    def _forget(self, pending: _Pending) -> None:
+        with suppress(ValueError):
+            self._orphans.remove(pending)
+        worker = pending.worker
+        if worker is not None and worker.pending.pop(pending.task.id, None):
+            worker.handle.send(Cancel(pending.task.id))
+
+    def _spawn(self, settings: WorkerSettings) -> Handle:
+        return Handle(settings, asyncio.get_running_loop(), self._hear, self._lost)
+
+    def _hear(self, handle: Handle, message: object) -> None:
+        worker = next((w for w in self._workers if w.handle is handle), None)
+        if worker is None:
+            return
+        match message:
+            case Outcome():
+                pending = worker.pending.pop(message.id, None)
+                if pending:
+                    pending.told.put_nowait(message)
+            case Preview():
+                pending = worker.pending.get(message.id)
+                if pending:
+                    pending.told.put_nowait(message)
+            case Tick():
+                self._on_tick(message)
+            case Ready():
+                self._welcome(worker, message)
+            case Broken():
+                log.error("a worker on %s cannot begin: %s", worker.settings.device, message.error)
+                if self._started and not self._started.done():
+                    self._started.set_exception(StartError(message.error))
+
+    def _welcome(self, worker: _Worker, ready: Ready) -> None:
+        worker.ready, worker.failures, worker.gflops = True, 0, max(ready.gflops, 1e-3)
+        self.cards = {card.name: card for card in ready.cards}
+        orphans, self._orphans = self._orphans, []
+        for pending in orphans:
+            self._place(pending)
+        if self._started and not self._started.done() and all(w.ready for w in self._workers):
+            self._started.set_result(None)
+
+    def _lost(self, handle: Handle) -> None:
+        """A worker is gone: its tasks run again elsewhere, and a new process takes its place."""
+        worker = next((w for w in self._workers if w.handle is handle), None)
+        if worker is None or self._closing:
+            return
+        worker.ready = False
+        worker.failures += 1
+        pendings, worker.pending = list(worker.pending.values()), {}
+        if self._started and not self._started.done():
+            self._started.set_exception(StartError(f"the worker on {worker.settings.device} died while starting"))
+            return
+        log.error("the worker on %s died with %d tasks; restarting it", worker.settings.device, len(pendings))
+        if worker.failures > RESTARTS:
+            log.critical("the worker on %s is given up", worker.settings.device)
+            self._workers.remove(worker)
+        else:
+            self._on_restart()
+            worker.handle = self._spawn(worker.settings)
+        for pending in pendings:
+            pending.worker = None
+            if pending.attempts >= ATTEMPTS or not self._workers:
+                text = f"its worker died {pending.attempts} times while it ran"
+                pending.told.put_nowait(Outcome(pending.task.id, failure=Failure("lost", text)))
+            else:
+                self._place(pending)

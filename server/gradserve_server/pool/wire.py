@@ -1,0 +1,110 @@
+"""What crosses the pipe between the front-end and a worker: small frozen dataclasses with numpy arrays."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+
+from ..engine.engine import Step
+from ..engine.job import Priority
+from ..models.card import ModelCard, Precision
+from ..models.catalogue import ModelSpec
+
+FailureKind = Literal["deadline", "refused", "not_finite", "model_failed", "out_of_memory", "lost", "internal"]
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerSettings:
+    """What a worker needs to know to begin."""
+
+    models: tuple[ModelSpec, ...]
+    device: str
+    threads: int = 1
+    rows: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """A bound request: method, parameters, image, seed, deadline, priority. Times are of the monotonic clock."""
+
+    id: str
+    rpc: str
+    model: str
+    image: np.ndarray  # [H, W, 3], uint8 or float32 in [0, 1]
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    precision: Precision = "exact"
+    priority: Priority = "interactive"
+    seed: int = 0
+    arrived: float = 0.0
+    deadline: float = float("inf")
+    allow_partial: bool = False
+    cost: float = 1.0  # GFLOP
+
+
+@dataclass(frozen=True, slots=True)
+class Cancel:
+    """The caller of that task is gone."""
+
+    id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """Finish nothing more and leave."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """The worker has loaded and warmed up all models."""
+
+    cards: tuple[ModelCard, ...]
+    device: str
+    gflops: float  # GFLOP per second in the warm-up
+
+
+@dataclass(frozen=True, slots=True)
+class Broken:
+    """The worker cannot begin; the text says why."""
+
+    error: str
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why a task has no result."""
+
+    kind: FailureKind
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """A task's end: a result or a failure, and what it took."""
+
+    id: str
+    result: Any = None
+    failure: Failure | None = None
+    rows: int = 0
+    queue_seconds: float = 0.0
+    compute_seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Preview:
+    """A running task's progress."""
+
+    id: str
+    step: int
+    steps: int
+    loss: float
+    image: np.ndarray | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Tick:
+    """A worker's statistics since its last one."""
+
+    steps: tuple[Step, ...]
+    jobs: int
+    memory: int  # bytes in use on the device (on a CPU: resident in the process)

@@ -1,0 +1,192 @@
+"""A worker process: one engine on one device, a thread that reads the pipe, and a loop that steps."""
+
+import logging
+import os
+import queue
+import resource
+import signal
+import threading
+import time
+import traceback
+from multiprocessing.connection import Connection
+
+import torch
+
+from ..engine.engine import Ended, Engine, Event, ModelFailed, NotFinite
+from ..engine.job import Job, Steps, TimeUp
+from ..engine.objective import Refused, logit
+from ..engine.query import Query
+from ..engine.take import Key
+from ..methods import RPCS
+from ..models.prepared import Prepared, prepare
+from .wire import (
+    Broken,
+    Cancel,
+    Failure,
+    FailureKind,
+    Outcome,
+    Preview,
+    Ready,
+    Stop,
+    Task,
+    Tick,
+    WorkerSettings,
+)
+
+log = logging.getLogger(__name__)
+
+TICK_SECONDS = 0.5
+CHUNKS = 4  # passes that a wide query may fill; one, when it races against time
+FAILURES: tuple[tuple[type[Exception], FailureKind], ...] = (
+    (TimeUp, "deadline"),
+    (Refused, "refused"),
+    (NotFinite, "not_finite"),
+    (ModelFailed, "model_failed"),
+    (torch.OutOfMemoryError, "out_of_memory"),
+)
+
+
+def main(connection: Connection, settings: WorkerSettings) -> None:
+    """The process's entry: load, warm up, say Ready, then serve until Stop or until the front-end is gone."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the whole group; the front-end stops us
+    torch.set_num_threads(settings.threads)
+    torch.backends.cuda.matmul.allow_tf32 = False
+    torch.backends.cudnn.allow_tf32 = False
+    try:
+        device = torch.device(settings.device)
+        models = {spec.name: prepare(spec, device) for spec in settings.models}
+        engine = Engine(models, rows=settings.rows)
+        gflops = warm_up(engine)
+    except Exception as error:
+        connection.send(Broken(str(error)))
+        return
+    connection.send(Ready(tuple(model.card for model in models.values()), settings.device, gflops))
+    Worker(connection, engine).serve()
+
+
+def warm_up(engine: Engine) -> float:
+    """Runs each model's forward and gradient at full batches; returns GFLOP per second."""
+    spent, work = 1e-9, 0.0
+    for name, model in engine.models.items():
+        size = (model.card.height, model.card.width)
+        rows = engine.limit(Key(name, "exact", *size, "image"))
+        images = torch.rand(rows, 3, *size, generator=torch.Generator().manual_seed(0))
+
+        def passes(job: Job, images: torch.Tensor = images) -> Steps:
+            for _ in range(2):
+                yield Query(images, logit(0), "image")
+                yield Query(images, logit(0))
+
+        engine.submit(Job(f"warm-up {name}", name, passes))
+        while not engine.idle:
+            for event in engine.step():
+                if isinstance(event, Ended) and event.error and not isinstance(event.error, NotFinite):
+                    raise event.error
+        gradient = engine.steps[-2]  # the second time, when caches are warm
+        spent += gradient.seconds
+        work += 3 * model.card.gflop * gradient.rows
+    engine.steps.clear()
+    return work / spent
+
+
+class Worker:
+    """The loop between the pipe and the engine."""
+
+    def __init__(self, connection: Connection, engine: Engine) -> None:
+        self._connection = connection
+        self._engine = engine
+        self._inbox: queue.SimpleQueue[Task | Cancel | Stop] = queue.SimpleQueue()
+        self._cancelled: set[str] = set()
+        self._stopping = False
+        self._ticked = 0.0
+
+    def serve(self) -> None:
+        """Takes arrivals, steps, sends what happened; blocks while there is nothing to do."""
+        threading.Thread(target=self._read, daemon=True).start()
+        while not self._stopping:
+            self._accept(block=self._engine.idle)
+            for event in self._engine.step():
+                self._send(event)
+            if self._engine.idle or time.monotonic() - self._ticked > TICK_SECONDS:
+                self._tick()
+
+    def _read(self) -> None:
+        """Drains the pipe, so that neither side ever blocks on a full one."""
+        try:
+            while True:
+                self._inbox.put(self._connection.recv())
+        except (EOFError, OSError):
+            os._exit(0)  # the front-end is gone
+
+    def _accept(self, block: bool) -> None:
+        while block or not self._inbox.empty():
+            message = self._inbox.get()
+            block = False
+            if isinstance(message, Task):
+                self._submit(message)
+            elif isinstance(message, Cancel):
+                self._engine.cancel(message.id)
+            else:
+                self._stopping = True
+
+    def _submit(self, task: Task) -> None:
+        model = self._engine.models[task.model]
+        height, width = task.image.shape[:2]
+        limit = self._engine.limit(Key(task.model, task.precision, height, width, "image"))
+
+        def begin(job: Job) -> Steps:
+            return RPCS[task.rpc](job, tensor(task, model), **task.arguments)
+
+        self._engine.submit(
+            Job(
+                id=task.id,
+                model=task.model,
+                begin=begin,
+                precision=task.precision,
+                priority=task.priority,
+                arrived=task.arrived,
+                deadline=task.deadline,
+                allow_partial=task.allow_partial,
+                seed=task.seed,
+                chunk=limit * (CHUNKS if task.deadline == float("inf") else 1),
+            )
+        )
+
+    def _send(self, event: Event) -> None:
+        job = event.job
+        if not isinstance(event, Ended):
+            p = event.progress
+            image = None if p.image is None else p.image.float().cpu().numpy()
+            self._connection.send(Preview(job.id, p.step, p.steps, p.loss, image))
+            return
+        queued = (job.started or time.monotonic()) - job.arrived
+        failure = None if event.error is None else failed(event.error)
+        self._connection.send(Outcome(job.id, event.result, failure, job.rows, max(0.0, queued), job.compute))
+
+    def _tick(self) -> None:
+        self._ticked = time.monotonic()
+        self._connection.send(Tick(tuple(self._engine.steps), self._engine.jobs, memory(self._engine)))
+        self._engine.steps.clear()
+
+
+def tensor(task: Task, model: Prepared) -> torch.Tensor:
+    """The task's image as [1, 3, H, W] in [0, 1] on the model's device."""
+    image = torch.from_numpy(task.image).to(model.device).permute(2, 0, 1).unsqueeze(0)
+    return (image.to(model.dtype) / 255 if image.dtype == torch.uint8 else image.to(model.dtype)).contiguous()
+
+
+def failed(error: Exception) -> Failure:
+    """What the front-end is told of an exception; an unexpected one is logged here, where its traceback is."""
+    for kind, name in FAILURES:
+        if isinstance(error, kind):
+            return Failure(name, str(error))
+    log.error("a method failed: %s", "".join(traceback.format_exception(error)))
+    return Failure("internal", f"{type(error).__name__}: {error}")
+
+
+def memory(engine: Engine) -> int:
+    """Bytes in use: allocated on the GPU, or the process's peak resident size."""
+    devices = {model.device for model in engine.models.values() if model.device.type == "cuda"}
+    if devices:
+        return sum(torch.cuda.memory_allocated(device) for device in devices)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
