@@ -24,14 +24,20 @@ def main(argv: list[str] | None = None) -> int:
     app = typer.Typer(add_completion=False, rich_markup_mode="rich")
     app.command()(serve)
     try:
-        return int(app(argv if argv is not None else sys.argv[1:], prog_name="gradserve serve", standalone_mode=True) or 0)
+        return int(
+            app(argv if argv is not None else sys.argv[1:], prog_name="gradserve serve", standalone_mode=True) or 0
+        )
     except SystemExit as exit_:
         return int(exit_.code or 0)
 
 
 def serve(
-    model: Annotated[list[str] | None, typer.Option(help="NAME or NAME=WEIGHTS; repeat for several", show_default=False)] = None,
-    config: Annotated[Path | None, typer.Option(help="TOML file with [server], [pool], [limits] and [models.NAME]")] = None,
+    model: Annotated[
+        list[str] | None, typer.Option(help="NAME or NAME=WEIGHTS; repeat for several", show_default=False)
+    ] = None,
+    config: Annotated[
+        Path | None, typer.Option(help="TOML file with [server], [pool], [limits] and [models.NAME]")
+    ] = None,
     host: Annotated[str | None, typer.Option(help="address to listen on [127.0.0.1]")] = None,
     port: Annotated[int | None, typer.Option(help="gRPC port, 0 for a free one [50051]")] = None,
     metrics_port: Annotated[int | None, typer.Option(help="Prometheus port, 0 for a free one [9464]")] = None,
@@ -53,7 +59,9 @@ def serve(
     server = {"host": host, "port": port, "metrics_port": metrics_port, "token_file": token_file}
     server |= {"tls_certificate": tls_certificate, "tls_key": tls_key}
     pool = {"device": device, "workers": workers, "threads": threads}
-    logging.basicConfig(level=log_level.upper(), format="%(asctime)s %(levelname)s %(name)s %(message)s", stream=sys.stderr)
+    logging.basicConfig(
+        level=log_level.upper(), format="%(asctime)s %(levelname)s %(name)s %(message)s", stream=sys.stderr
+    )
     try:
         settings = settings_of(config, model or [], server, pool)
         code = asyncio.run(run(settings))
@@ -101,9 +109,7 @@ async def run(settings: Settings) -> int:
 
     rows = settings.pool.rows
     workers = [WorkerSettings(settings.models, d, settings.pool.threads, rows) for d in devices(settings.pool)]
-    pool = Pool(
-        workers, queue_seconds=settings.pool.queue_seconds, on_tick=on_tick, on_restart=metrics.restarts.inc
-    )
+    pool = Pool(workers, queue_seconds=settings.pool.queue_seconds, on_tick=on_tick, on_restart=metrics.restarts.inc)
     metrics.cost.set_function(lambda: pool.outstanding)
     server = ApiServer(settings.server, settings.limits, pool, metrics)
     port = await server.start()

@@ -73,7 +73,11 @@ def full(error: Full) -> RequestError:
 
 
 FAILURES = {
-    "deadline": (grpc.StatusCode.DEADLINE_EXCEEDED, "TIME_UP", "the time budget ran out before the answer was complete"),
+    "deadline": (
+        grpc.StatusCode.DEADLINE_EXCEEDED,
+        "TIME_UP",
+        "the time budget ran out before the answer was complete",
+    ),
     "refused": (grpc.StatusCode.FAILED_PRECONDITION, "NOT_APPLICABLE", ""),
     "not_finite": (grpc.StatusCode.FAILED_PRECONDITION, "NOT_FINITE", ""),
     "model_failed": (grpc.StatusCode.FAILED_PRECONDITION, "MODEL_FAILED", ""),

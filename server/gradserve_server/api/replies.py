@@ -35,8 +35,7 @@ def predict_reply(bound: Bound, outcome: Outcome) -> predict_pb2.PredictResponse
 def explain_reply(bound: Bound, outcome: Outcome, request: explain_pb2.ExplainRequest) -> explain_pb2.ExplainResponse:
     """One explanation for each call, in their order."""
     explanations = [
-        explanation(call, answer, bound, request)
-        for call, answer in zip(bound.calls, outcome.result, strict=True)
+        explanation(call, answer, bound, request) for call, answer in zip(bound.calls, outcome.result, strict=True)
     ]
     return explain_pb2.ExplainResponse(
         explanations=explanations, region=bound.region, provenance=provenance(bound, outcome)
@@ -162,9 +161,7 @@ def model_reply(card: ModelCard, *, layers: bool) -> models_pb2.Model:
     )
     if layers:
         model.layers.extend(
-            models_pb2.Layer(
-                name=la.name, kind=la.kind, channels=la.channels, height=la.height, width=la.width
-            )
+            models_pb2.Layer(name=la.name, kind=la.kind, channels=la.channels, height=la.height, width=la.width)
             for la in card.layers
         )
     return model

@@ -30,7 +30,7 @@ class GradientService(service_pb2_grpc.GradientServiceServicer):  # type: ignore
         self._threads = ThreadPoolExecutor(max(2, cores()), "codec")
         self._in_flight = 0
 
-    async def Predict(  # noqa: N802
+    async def Predict(
         self, request: predict_pb2.PredictRequest, context: grpc.aio.ServicerContext
     ) -> predict_pb2.PredictResponse:
         """The most probable classes."""
@@ -39,7 +39,7 @@ class GradientService(service_pb2_grpc.GradientServiceServicer):  # type: ignore
             outcome = await self._outcome(bound)
             return await self._in_thread(predict_reply, bound, outcome)
 
-    async def Explain(  # noqa: N802
+    async def Explain(
         self, request: explain_pb2.ExplainRequest, context: grpc.aio.ServicerContext
     ) -> explain_pb2.ExplainResponse:
         """Maps of several methods for several targets."""
@@ -106,7 +106,7 @@ class ModelService(models_pb2_grpc.ModelServiceServicer):  # type: ignore[misc]
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
 
-    async def ListModels(  # noqa: N802
+    async def ListModels(
         self, request: models_pb2.ListModelsRequest, context: grpc.aio.ServicerContext
     ) -> models_pb2.ListModelsResponse:
         """All cards, without layers."""
@@ -115,7 +115,7 @@ class ModelService(models_pb2_grpc.ModelServiceServicer):  # type: ignore[misc]
         models = [model_reply(card, layers=False) for card in self._pool.cards.values()]
         return models_pb2.ListModelsResponse(models=models)
 
-    async def GetModel(  # noqa: N802
+    async def GetModel(
         self, request: models_pb2.GetModelRequest, context: grpc.aio.ServicerContext
     ) -> models_pb2.Model:
         """One card with its layers."""

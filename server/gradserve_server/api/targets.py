@@ -8,13 +8,10 @@ from ..methods.explain import Call, Target
 from ..models.card import Layer, ModelCard
 from .errors import Violations, near
 
-
 MOST_TARGETS = 16
 
 
-def targets_of(
-    messages: Sequence[pb.Target], card: ModelCard, own_size: bool, violations: Violations
-) -> list[Target]:
+def targets_of(messages: Sequence[pb.Target], card: ModelCard, own_size: bool, violations: Violations) -> list[Target]:
     """The targets, or the predicted class if there are none; those at fault are left out.
 
     `own_size`: the input has the card's size, so that a unit's position can be checked here and not only in the pass.
@@ -28,9 +25,7 @@ def targets_of(
     return [target for target in found if target is not None]
 
 
-def target_of(
-    message: pb.Target, card: ModelCard, path: str, own_size: bool, violations: Violations
-) -> Target | None:
+def target_of(message: pb.Target, card: ModelCard, path: str, own_size: bool, violations: Violations) -> Target | None:
     """One target, or None with a violation."""
     kind = message.WhichOneof("kind")
     count = len(card.classes)
@@ -57,7 +52,9 @@ def _named(name: str, card: ModelCard, path: str, violations: Violations) -> Tar
         return Target(label=labels[0])
     if labels:
         indices = ", ".join(map(str, labels))
-        violations.add(f"{path}.class_name", f"{name!r} is the name of several classes; use class_index, one of {indices}")
+        violations.add(
+            f"{path}.class_name", f"{name!r} is the name of several classes; use class_index, one of {indices}"
+        )
     else:
         violations.add(f"{path}.class_name", f"{card.name} has no class {name!r}; {near(name, list(card.classes))}")
     return None

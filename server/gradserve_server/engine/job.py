@@ -135,7 +135,7 @@ def together(methods: Sequence[Steps]) -> Steps:
                 answers = iter((yield queries))
             except TimeUp as time_up:
                 for i in list(waiting):
-                    advance(i, lambda i=i: methods[i].throw(time_up))  # type: ignore[misc]
+                    advance(i, lambda i=i, up=time_up: methods[i].throw(up))  # type: ignore[misc]
                 continue
             for i, (asked, count) in list(waiting.items()):
                 part = [next(answers) for _ in range(count)]

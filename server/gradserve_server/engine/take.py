@@ -35,7 +35,6 @@ class Claim(NamedTuple):
     since: float
 
 
-
 def take(
     claims: Sequence[Claim], limit: Callable[[Key], int], served: Mapping[Key, int], now: float
 ) -> list[tuple[Claim, int]]:

@@ -15,7 +15,19 @@ from .taps import Place, Taps, as_map, first_tensor
 
 ROWS = 2  # a batch of two tells the batch dimension from the others
 NOT_FOR_GRAD_CAM = ("Pool", "Dropout", "Identity", "Flatten", "Permute")
-OTHER_ACTIVATIONS = ("SiLU", "GELU", "Hardswish", "ELU", "SELU", "CELU", "LeakyReLU", "PReLU", "Mish", "Tanh", "Softplus")
+OTHER_ACTIVATIONS = (
+    "SiLU",
+    "GELU",
+    "Hardswish",
+    "ELU",
+    "SELU",
+    "CELU",
+    "LeakyReLU",
+    "PReLU",
+    "Mish",
+    "Tanh",
+    "Softplus",
+)
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 import torch
-import torch.nn.functional as F  # noqa: N812
+import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
@@ -45,7 +45,7 @@ def _threshold(x: Tensor, threshold: float, value: float, inplace: bool = False)
     return Rectifier(x, None, inplace) if threshold == 0 and value == 0 else None
 
 
-def _clamp(x: Tensor, min: Any = None, max: Any = None, inplace: bool = False) -> Rectifier | None:  # noqa: A002
+def _clamp(x: Tensor, min: Any = None, max: Any = None, inplace: bool = False) -> Rectifier | None:
     if isinstance(min, Tensor) or isinstance(max, Tensor) or min is None or min != 0:
         return None
     return Rectifier(x, None if max is None else float(max), inplace)

@@ -78,7 +78,9 @@ class Target:
     def objective(self, ranking: Sequence[int]) -> Objective:
         """The number to differentiate, given the classes by falling logit."""
         if self.layer:
-            return unit(self.layer, self.channel, *self.position) if self.position else channel(self.layer, self.channel)
+            return (
+                unit(self.layer, self.channel, *self.position) if self.position else channel(self.layer, self.channel)
+            )
         return logit(ranking[self.rank - 1] if self.rank else self.label or 0)
 
 
