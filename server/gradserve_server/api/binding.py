@@ -26,7 +26,12 @@ BACKWARD = 3  # a forward and backward pass costs about three forwards
 
 PRIORITIES: Mapping[int, Priority] = {0: "interactive", 1: "interactive", 2: "batch"}
 PRECISIONS: Mapping[int, Literal["auto"] | Precision] = {0: "auto", 1: "exact", 2: "balanced", 3: "fast"}
-PREPROCESSES = {0: pb.PREPROCESS_MODEL_DEFAULT, 1: pb.PREPROCESS_MODEL_DEFAULT, 2: pb.PREPROCESS_WHOLE_IMAGE, 3: 3}
+PREPROCESSES: Mapping[int, pb.Preprocess] = {
+    pb.PREPROCESS_UNSPECIFIED: pb.PREPROCESS_MODEL_DEFAULT,
+    pb.PREPROCESS_MODEL_DEFAULT: pb.PREPROCESS_MODEL_DEFAULT,
+    pb.PREPROCESS_WHOLE_IMAGE: pb.PREPROCESS_WHOLE_IMAGE,
+    pb.PREPROCESS_AS_IS: pb.PREPROCESS_AS_IS,
+}
 
 Request = predict_pb2.PredictRequest | explain_pb2.ExplainRequest
 
@@ -38,7 +43,7 @@ class Bound:
     task: Task
     card: ModelCard
     region: pb.Region
-    preprocess: int
+    preprocess: pb.Preprocess
     calls: tuple[Call, ...] = ()
     top_k: int = 0
 
@@ -97,7 +102,7 @@ class _Common:
     """What every request carries, checked."""
 
     image: tuple[np.ndarray[Any, Any], pb.Region] | None
-    preprocess: int
+    preprocess: pb.Preprocess
     precision: Precision
     deadline: float
     options: pb.RequestOptions
@@ -119,7 +124,7 @@ def _common(request: Request, card: ModelCard, at: Circumstances, violations: Vi
         budget = asked if budget is None else min(budget, asked)
     deadline = float("inf") if budget is None else at.arrived + budget - MARGIN
     image = images.decoded(request.image, card, how or pb.PREPROCESS_MODEL_DEFAULT, at.limits, violations)
-    return _Common(image, how or 0, precision, deadline, options)
+    return _Common(image, how or pb.PREPROCESS_MODEL_DEFAULT, precision, deadline, options)
 
 
 def _precision(number: int, card: ModelCard, violations: Violations) -> Precision:
@@ -134,7 +139,7 @@ def _precision(number: int, card: ModelCard, violations: Violations) -> Precisio
 
 def _task(
     rpc: str, card: ModelCard, common: _Common, arguments: Mapping[str, Any], cost: float, at: Circumstances
-) -> tuple[Task, pb.Region, int]:
+) -> tuple[Task, pb.Region, pb.Preprocess]:
     assert common.image is not None, "violations were checked"
     pixels, region = common.image
     options = common.options

@@ -100,7 +100,7 @@ class Around(grpc.aio.ServerInterceptor):  # type: ignore[misc]
         finally:
             self._record(service, name, code, facts)
         assert refusal is not None, "every other way out has returned or raised"
-        await context.abort_with_status(_with_id(refusal, facts.id))
+        return await context.abort_with_status(_with_id(refusal, facts.id))
 
     def _record(self, service: str, name: str, code: grpc.StatusCode, facts: Facts) -> None:
         seconds = time.monotonic() - facts.arrived

@@ -3,7 +3,6 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from google.protobuf.descriptor import EnumDescriptor, FieldDescriptor
 from google.protobuf.message import Message
 from pydantic import ValidationError
 
@@ -22,20 +21,20 @@ def given(message: Message) -> dict[str, Any]:
 def fill(message: Message, values: Mapping[str, Any]) -> None:
     """The opposite of `given`: writes resolved parameters into a message."""
     for name, value in values.items():
-        field: FieldDescriptor = message.DESCRIPTOR.fields_by_name[name]
+        field = message.DESCRIPTOR.fields_by_name[name]
         setattr(message, name, _number(field.enum_type, value) if field.enum_type else value)
 
 
-def _prefix(enum: EnumDescriptor) -> str:
+def _prefix(enum: Any) -> str:
     return enum.values_by_number[0].name.removesuffix("UNSPECIFIED")
 
 
-def _word(enum: EnumDescriptor, number: int) -> str:
+def _word(enum: Any, number: int) -> str:
     value = enum.values_by_number.get(number)
     return str(value.name.removeprefix(_prefix(enum)).lower()) if value else str(number)
 
 
-def _number(enum: EnumDescriptor, word: str) -> int:
+def _number(enum: Any, word: str) -> int:
     return int(enum.values_by_name[_prefix(enum) + word.upper()].number)
 
 

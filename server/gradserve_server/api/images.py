@@ -3,17 +3,18 @@
 import io
 import math
 import warnings
+from typing import Any
 
 import numpy as np
 from gradserve.v1 import common_pb2 as pb
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from ..config import LimitSettings
 from ..models.card import ModelCard
 from .errors import Violations
 
 FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "BMP", "GIF", "TIFF")
-DTYPES = {pb.DTYPE_UINT8: np.dtype("uint8"), pb.DTYPE_FLOAT32: np.dtype("<f4")}
+DTYPES: dict[int, np.dtype[Any]] = {pb.DTYPE_UINT8: np.dtype("uint8"), pb.DTYPE_FLOAT32: np.dtype("<f4")}
 RESAMPLING = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 
 
@@ -39,19 +40,21 @@ def _decode_file(data: bytes, limits: LimitSettings) -> np.ndarray:
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the size is checked here, before decoding
             picture: Image.Image = Image.open(io.BytesIO(data), formats=FORMATS)
             if picture.width * picture.height > limits.max_image_pixels:
-                raise BadImage(
-                    f"the picture has {picture.width}x{picture.height} pixels; at most {limits.max_image_pixels} are allowed"
-                )
+                raise _too_large(picture.width, picture.height, limits)
             picture.load()
             return np.asarray(_rgb(ImageOps.exif_transpose(picture)))
     except BadImage:
         raise
     except Image.DecompressionBombError as error:
         raise BadImage(f"the picture is too large: at most {limits.max_image_pixels} pixels are allowed") from error
-    except Image.UnidentifiedImageError as error:
+    except UnidentifiedImageError as error:
         raise BadImage(f"not a picture, damaged or of an unsupported format; allowed: {', '.join(FORMATS)}") from error
     except Exception as error:  # Pillow's decoders raise whatever they meet in a damaged file
         raise BadImage(f"the picture cannot be decoded: {error}") from error
+
+
+def _too_large(width: int, height: int, limits: LimitSettings) -> BadImage:
+    return BadImage(f"the picture has {width}x{height} pixels; at most {limits.max_image_pixels} are allowed")
 
 
 def _rgb(picture: Image.Image) -> Image.Image:
@@ -76,7 +79,7 @@ def _decode_tensor(tensor: pb.Tensor, limits: LimitSettings) -> np.ndarray:
     if len(shape) != 3 or shape[2] not in (1, 3) or 0 in shape:
         raise BadImage(f"tensor.shape must be [H, W, 1] or [H, W, 3], was {list(shape)}")
     if shape[0] * shape[1] > limits.max_image_pixels:
-        raise BadImage(f"the picture has {shape[1]}x{shape[0]} pixels; at most {limits.max_image_pixels} are allowed")
+        raise _too_large(shape[1], shape[0], limits)
     if len(tensor.data) != math.prod(shape) * dtype.itemsize:
         raise BadImage(f"tensor.data must have {math.prod(shape) * dtype.itemsize} bytes, had {len(tensor.data)}")
     values = np.frombuffer(tensor.data, dtype).reshape(shape)
@@ -85,9 +88,7 @@ def _decode_tensor(tensor: pb.Tensor, limits: LimitSettings) -> np.ndarray:
     return np.repeat(values, 3, axis=2) if shape[2] == 1 else values
 
 
-def preprocess(
-    pixels: np.ndarray, card: ModelCard, how: "pb.Preprocess", limits: LimitSettings
-) -> tuple[np.ndarray, pb.Region]:
+def preprocess(pixels: np.ndarray, card: ModelCard, how: int, limits: LimitSettings) -> tuple[np.ndarray, pb.Region]:
     """The model's input [h, w, 3] of the same type, and the part of the picture it shows. Raises BadImage."""
     height, width = pixels.shape[:2]
     region = pb.Region(width=width, height=height, image_width=width, image_height=height)
@@ -136,7 +137,7 @@ def resized(pixels: np.ndarray, height: int, width: int, interpolation: str) -> 
 
 
 def decoded(
-    image: pb.Image, card: ModelCard, how: "pb.Preprocess", limits: LimitSettings, violations: Violations
+    image: pb.Image, card: ModelCard, how: int, limits: LimitSettings, violations: Violations
 ) -> tuple[np.ndarray, pb.Region] | None:
     """Decoding and preprocessing in one; what is wrong becomes a violation of `image`."""
     try:

@@ -1,5 +1,7 @@
 """From an Outcome to a reply. Everything here runs in threads."""
 
+from typing import Any
+
 import numpy as np
 from gradserve.images import overlay
 from gradserve.v1 import common_pb2 as pb
@@ -14,7 +16,7 @@ from .binding import PRECISIONS, Bound
 from .fields import fill
 from .images import png
 
-PRECISION_NUMBERS = {name: number for number, name in PRECISIONS.items()}
+PRECISION_NUMBERS: dict[str, Any] = {name: number for number, name in PRECISIONS.items()}
 SMALLEST_OVERLAY = 224  # pixels; the overlay of a smaller input is magnified by a whole number
 GUIDED = ("guided_backprop", "deconvnet", "guided_grad_cam")
 

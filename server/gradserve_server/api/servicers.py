@@ -22,7 +22,7 @@ from .replies import explain_reply, model_reply, predict_reply
 T = TypeVar("T")
 
 
-class GradientService(service_pb2_grpc.GradientServiceServicer):  # type: ignore[misc]
+class GradientService(service_pb2_grpc.GradientServiceServicer):
     """Predict and Explain."""
 
     def __init__(self, pool: Pool, limits: LimitSettings, metrics: Metrics) -> None:
@@ -100,7 +100,7 @@ class GradientService(service_pb2_grpc.GradientServiceServicer):  # type: ignore
         return await asyncio.get_running_loop().run_in_executor(self._threads, function, *args)
 
 
-class ModelService(models_pb2_grpc.ModelServiceServicer):  # type: ignore[misc]
+class ModelService(models_pb2_grpc.ModelServiceServicer):
     """ListModels and GetModel."""
 
     def __init__(self, pool: Pool) -> None:

@@ -28,22 +28,18 @@ def targets_of(messages: Sequence[pb.Target], card: ModelCard, own_size: bool, v
 def target_of(message: pb.Target, card: ModelCard, path: str, own_size: bool, violations: Violations) -> Target | None:
     """One target, or None with a violation."""
     kind = message.WhichOneof("kind")
-    count = len(card.classes)
-    if kind == "class_index":
-        if message.class_index >= count:
-            violations.add(f"{path}.class_index", f"must be from 0 to {count - 1}, was {message.class_index}")
-            return None
-        return Target(label=message.class_index)
     if kind == "class_name":
         return _named(message.class_name, card, path, violations)
-    if kind == "rank":
-        if not 1 <= message.rank <= count:
-            violations.add(f"{path}.rank", f"must be from 1 to {count}, was {message.rank}")
-            return None
-        return Target(rank=message.rank)
     if kind == "unit":
         return _unit(message.unit, card, f"{path}.unit", own_size, violations)
-    return Target(rank=1)
+    count = len(card.classes)
+    if kind == "class_index" and message.class_index >= count:
+        violations.add(f"{path}.class_index", f"must be from 0 to {count - 1}, was {message.class_index}")
+        return None
+    if kind == "rank" and not 1 <= message.rank <= count:
+        violations.add(f"{path}.rank", f"must be from 1 to {count}, was {message.rank}")
+        return None
+    return Target(label=message.class_index) if kind == "class_index" else Target(rank=message.rank or 1)
 
 
 def _named(name: str, card: ModelCard, path: str, violations: Violations) -> Target | None:

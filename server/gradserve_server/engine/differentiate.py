@@ -2,13 +2,14 @@
 
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
+from itertools import pairwise
 
 import torch
 from torch import Tensor
 
 from ..models.prepared import Prepared
 from ..models.relu import RULES, ReLURules
-from ..models.taps import Place, Taps, as_map
+from ..models.taps import Place, Side, Taps, as_map
 from .objective import Refused, score
 from .query import Answer, Part
 
@@ -34,7 +35,7 @@ class _Batch:
         starts = [0]
         for part in parts:
             starts.append(starts[-1] + len(part.rows))
-        self.spans = [range(a, b) for a, b in zip(starts[:-1], starts[1:], strict=True)]
+        self.spans = [range(a, b) for a, b in pairwise(starts)]
         self.rows = starts[-1]
         images = [part.query.images[part.rows.start : part.rows.stop] for part in parts]
         batch = torch.cat(images) if len(images) > 1 else images[0].detach()
@@ -57,9 +58,10 @@ class _Batch:
 
     def _places(self) -> dict[Place, str]:
         """Every place that a part taps or scores, with its layer."""
-        scored = [(la, "output") for part in self.parts if part.query.objective for la in part.query.objective.layers]
-        tapped = [(tap.layer, tap.side) for part in self.parts for tap in part.query.taps]
-        return {self.model.place(layer, side): layer for layer, side in dict.fromkeys(scored + tapped)}  # type: ignore[arg-type]
+        queries = [part.query for part in self.parts]
+        wanted: list[tuple[str, Side]] = [(la, "output") for q in queries if q.objective for la in q.objective.layers]
+        wanted += [(tap.layer, tap.side) for q in queries for tap in q.taps]
+        return {self.model.place(layer, side): layer for layer, side in wanted}
 
     def _forward(self, places: Mapping[Place, str]) -> tuple[Tensor | None, dict[Place, Tensor]]:
         stop = None

@@ -1,4 +1,4 @@
-"""The loop of one device: take rows of many jobs, one pass, hand out answers, resume the jobs that have all of theirs."""
+"""The loop of one device: take rows of many jobs, one pass, hand out answers, resume the jobs that have all theirs."""
 
 import time
 from collections.abc import Callable, Mapping

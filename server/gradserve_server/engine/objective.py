@@ -19,7 +19,7 @@ class Term(NamedTuple):
 
     kind: str
     layer: str
-    index: tuple[int, ...]
+    indices: tuple[int, ...]
     weight: float = 1.0
 
 
@@ -114,7 +114,7 @@ def score(objectives: Sequence[tuple[Objective, range]], rows: int, outputs: Map
     groups: dict[tuple[str, str], list[tuple[int, tuple[int, ...], float]]] = defaultdict(list)
     for objective, span in objectives:
         for term in objective.terms:
-            groups[term.kind, term.layer] += [(row, term.index, term.weight) for row in span]
+            groups[term.kind, term.layer] += [(row, term.indices, term.weight) for row in span]
     device = next(iter(outputs.values())).device
     values = torch.zeros(rows, device=device, dtype=next(iter(outputs.values())).dtype)
     for (kind, layer), members in groups.items():

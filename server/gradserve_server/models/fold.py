@@ -72,16 +72,16 @@ def fold_batch_norms(network: nn.Module, example: Tensor) -> dict[str, str]:
     """Folds in float64 and returns {convolution: BatchNorm}; the BatchNorm's name stays, as an identity."""
     folded = {}
     for conv_name, norm_name in foldable(network, example):
-        conv, norm = network.get_submodule(conv_name), network.get_submodule(norm_name)
+        conv: Any = network.get_submodule(conv_name)
+        norm: Any = network.get_submodule(norm_name)
+        dtype = conv.weight.dtype
         if norm.running_mean is None or norm.running_var is None:
             continue
-        double = [None if t is None else t.double() for t in (conv.weight, conv.bias)]
-        stats = (norm.running_mean.double(), norm.running_var.double())  # type: ignore[operator]
-        affine = [None if t is None else t.double() for t in (norm.weight, norm.bias)]
-        weight, bias = fuse_conv_bn_weights(double[0], double[1], *stats, norm.eps, *affine)  # type: ignore[arg-type]
-        dtype = conv.weight.dtype
-        conv.weight = nn.Parameter(weight.detach().to(dtype), requires_grad=False)
-        conv.bias = nn.Parameter(bias.detach().to(dtype), requires_grad=False)
+        wide: list[Any] = [None if t is None else t.detach().double() for t in (conv.weight, conv.bias, norm.weight, norm.bias)]
+        mean, variance = norm.running_mean.double(), norm.running_var.double()
+        weight, bias = fuse_conv_bn_weights(wide[0], wide[1], mean, variance, norm.eps, wide[2], wide[3])
+        for name, value in (("weight", weight), ("bias", bias)):
+            setattr(conv, name, nn.Parameter(value.detach().to(dtype), requires_grad=False))
         parent, _, leaf = norm_name.rpartition(".")
         setattr(network.get_submodule(parent), leaf, nn.Identity())
         folded[conv_name] = norm_name

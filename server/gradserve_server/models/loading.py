@@ -94,7 +94,7 @@ def _enliven(network: nn.Module, size: int) -> None:
 
 def _load_file(network: nn.Module, spec: ModelSpec) -> None:
     path = Path(spec.weights)
-    state = load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
+    state: Any = load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
     state = state.get("state_dict", state)
     state = {name.removeprefix("module."): tensor for name, tensor in state.items()}
     missing, unexpected = network.load_state_dict(state, strict=False)

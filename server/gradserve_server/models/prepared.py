@@ -66,7 +66,7 @@ def prepare_source(spec: ModelSpec, source: Source, device: torch.device, dtype:
     example = ((example - mean) / std).contiguous(memory_format=torch.channels_last)
     try:
         folded = fold_batch_norms(network, example)
-        network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        network = network.to(memory_format=torch.channels_last)
         seen = probe(network, example)
     except Exception as error:
         raise LoadError(f"model {spec.name}: a first pass at {source.height}x{source.width} failed: {error}") from error

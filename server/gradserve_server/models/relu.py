@@ -1,7 +1,7 @@
 """Rules of the backward pass through ReLU, by row, without touching the model.
 
-A torch function mode intercepts the ReLU *operation* wherever it is called: as a module, as a function, in place, reused,
-as ReLU6 or as a clamp at zero. The rows of a batch come ordered plain | guided | deconvnet.
+A torch function mode intercepts the ReLU *operation* wherever it is called: as a module, as a function, in place,
+reused, as ReLU6 or as a clamp at zero. The rows of a batch come ordered plain | guided | deconvnet.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -137,4 +137,4 @@ class ReLURules(TorchFunctionMode):
             return _forward(*call)
         if call.x.shape[0] != self.rows:
             raise ValueError(f"a ReLU sees {call.x.shape[0]} rows where the batch has {self.rows}")
-        return _RuledReLU.apply(*call, self.guided, self.deconvnet)  # type: ignore[no-untyped-call]
+        return _RuledReLU.apply(*call, self.guided, self.deconvnet)

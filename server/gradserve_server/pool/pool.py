@@ -152,7 +152,8 @@ class Pool:
         with suppress(ValueError):
             self._orphans.remove(pending)
         worker = pending.worker
-        if worker is not None and worker.pending.pop(pending.task.id, None):
+        if worker is not None and pending.task.id in worker.pending:
+            del worker.pending[pending.task.id]
             worker.handle.send(Cancel(pending.task.id))
 
     def _spawn(self, settings: WorkerSettings) -> Handle:

@@ -131,7 +131,7 @@ def _explained(objective: Objective, run: Run, answer: Map) -> Explained:
     return Explained(
         values=answer.values.float().cpu().numpy(),
         target_value=float(answer.target_value),
-        label=None if term.layer else term.index[0],
+        label=None if term.layer else term.indices[0],
         coarse=None if answer.coarse is None else answer.coarse.float().cpu().numpy(),
         completeness_gap=answer.completeness_gap,
         asked=run.asked,

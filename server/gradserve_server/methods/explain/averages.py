@@ -80,5 +80,6 @@ def baseline_of(x: Tensor, kind: Baseline, run: Run) -> Tensor:
     if kind == "blur":
         sigma = min(x.shape[2:]) / 16
         radius = min(round(3 * sigma), min(x.shape[2:]) - 1)  # reflection needs more pixels than the radius
-        return gaussian_blur(x, [2 * radius + 1, 2 * radius + 1], [sigma, sigma])
+        blurred: Tensor = gaussian_blur(x, [2 * radius + 1] * 2, [sigma] * 2)
+        return blurred
     return torch.zeros_like(x)

@@ -43,4 +43,4 @@ def _ruled(x: Tensor, target: Objective, run: Run, rule: Rule, reduce: Reduce) -
 def _of_log_prob(target: Objective) -> Objective:
     if any(term.kind != "logit" for term in target.terms):
         raise Refused("log_prob applies to class targets only, and the target is a unit")
-    return log_prob(target.terms[0].index[0])
+    return log_prob(target.terms[0].indices[0])

@@ -34,7 +34,7 @@ def split() -> tuple[Tensor, Tensor, Tensor, Tensor]:
 def accuracy(network: nn.Module, x: Tensor, y: Tensor) -> float:
     """Fraction of images whose top class is the label."""
     with torch.no_grad():
-        return (network.eval()(x).argmax(1) == y).float().mean().item()
+        return float((network.eval()(x).argmax(1) == y).float().mean())
 
 
 def shifted(x: Tensor) -> Tensor:
@@ -57,7 +57,7 @@ def train(epochs: int, seed: int, batch: int = 64) -> tuple[nn.Module, float]:
         for rows in torch.randperm(len(x))[: steps // epochs * batch].split(batch):
             loss = nn.functional.cross_entropy(network(shifted(x[rows])), y[rows], label_smoothing=0.05)
             optimiser.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             optimiser.step()
             schedule.step()
     return network.eval(), accuracy(network, x_test, y_test)
