@@ -131,7 +131,7 @@ _BY_CODE: dict[grpc.StatusCode, type[ServiceError]] = {
 
 def from_call(call: Any) -> ServiceError:
     """The exception for a failed call of grpc or grpc.aio."""
-    metadata = dict(call.trailing_metadata() or ())
+    metadata = {key: value for key, value in call.trailing_metadata() or ()}  # noqa: C416  dict() takes aio's for a mapping
     code = call.code()
     known = _details(metadata.get("grpc-status-details-bin", b""))
     kind = _BY_CODE.get(code, InternalError)

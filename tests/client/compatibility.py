@@ -1,0 +1,61 @@
+"""Runs the client's tests without torch, at the lowest and at the newest versions that pyproject.toml allows.
+
+    python tests/client/compatibility.py [lowest | newest ...]
+
+Builds a wheel of this repository and installs it into fresh virtual environments of the running Python.
+"""
+
+import re
+import subprocess
+import sys
+import tempfile
+import tomllib
+import venv
+from collections.abc import Sequence
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+TOOLS = ["pytest>=8.3", "pytest-asyncio>=1.0", "pytest-timeout>=2.3"]
+PROOF = "import importlib.util, sys; sys.exit(importlib.util.find_spec('torch') is not None)"
+
+
+def lowest() -> list[str]:
+    """The lower bounds of the dependencies, as pins."""
+    dependencies = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
+    return [re.sub(r">=\s*([\d.]+).*", r"==\1", dependency) for dependency in dependencies]
+
+
+def run(*command: str | Path) -> int:
+    """Run a command in the repository; its exit code."""
+    print("$", *command, flush=True)
+    return subprocess.run(command, cwd=ROOT).returncode
+
+
+def tested(name: str, pins: Sequence[str], wheel: Path, folder: Path) -> bool:
+    """Whether the client's tests pass in a fresh environment with these pins."""
+    print(f"\n=== {name}, Python {sys.version.split()[0]} ===", flush=True)
+    venv.create(folder, with_pip=True)
+    python = folder / "bin" / "python"
+    if run(python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", wheel, *pins, *TOOLS):
+        return False
+    run(python, "-m", "pip", "list", "--disable-pip-version-check")
+    pytest = [python, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--confcutdir=tests/client", "tests/client"]
+    return not run(python, "-c", PROOF) and not run(*pytest)
+
+
+def main() -> int:
+    """0 if all chosen environments pass."""
+    pins = {"lowest": lowest(), "newest": []}
+    chosen = sys.argv[1:] or list(pins)
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        if run(sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", folder, "."):
+            return 1
+        (wheel,) = folder.glob("*.whl")
+        passed = {name: tested(name, pins[name], wheel, folder / name) for name in chosen}
+    print("\n" + "\n".join(f"{name}: {'passed' if ok else 'FAILED'}" for name, ok in passed.items()))
+    return 0 if all(passed.values()) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
