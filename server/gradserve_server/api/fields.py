@@ -26,12 +26,12 @@ def fill(message: Message, values: Mapping[str, Any]) -> None:
 
 
 def _prefix(enum: Any) -> str:
-    return enum.values_by_number[0].name.removesuffix("UNSPECIFIED")
+    return str(enum.values_by_number[0].name).removesuffix("UNSPECIFIED")
 
 
 def _word(enum: Any, number: int) -> str:
     value = enum.values_by_number.get(number)
-    return str(value.name.removeprefix(_prefix(enum)).lower()) if value else str(number)
+    return str(value.name).removeprefix(_prefix(enum)).lower() if value else str(number)
 
 
 def _number(enum: Any, word: str) -> int:

@@ -50,6 +50,7 @@ class _Seen:
     module: str
     call: int
     kind: str
+    origin: str  # kind of the innermost module that made this very tensor: a container hands its last child's on
     shape: tuple[int, ...]
 
 
@@ -109,12 +110,15 @@ def _watch(network: nn.Module, example: Tensor) -> tuple[list[_Seen], Tensor, fl
     """The modules that fire with a tensor output, in order; the logits; the forward's cost of one image in GFLOP."""
     seen: list[_Seen] = []
     calls: Counter[str] = Counter()
+    origins: list[Any] = []  # the last output and the kind of what made it
 
     def hook(name: str) -> Any:
         def on_output(module: nn.Module, _: Any, out: Any) -> None:
             tensor = first_tensor(out)
             if tensor is not None and name:
-                seen.append(_Seen(name, calls[name], type(module).__name__, tuple(tensor.shape)))
+                kind = type(module).__name__
+                origins[:] = [tensor, origins[1] if origins and origins[0] is tensor else kind]
+                seen.append(_Seen(name, calls[name], kind, origins[1], tuple(tensor.shape)))
                 calls[name] += 1
 
         return on_output
@@ -145,7 +149,7 @@ def _layer(name: str, item: _Seen, size: tuple[int, int], classes: int) -> Layer
     if layout == "vector":
         return Layer(name, item.kind, layout, channels=item.shape[1])
     _, channels, height, width = as_map(torch.empty(item.shape, device="meta"), layout, size).shape
-    plain = not any(word in item.kind for word in NOT_FOR_GRAD_CAM)
+    plain = not any(word in kind for word in NOT_FOR_GRAD_CAM for kind in (item.kind, item.origin))
     return Layer(name, item.kind, layout, channels, height, width, plain and height * width > 1 and channels != classes)
 
 
