@@ -1,0 +1,48 @@
+# Everything that one does with this project. `make demo` and `make test` are all that a fresh machine needs.
+PYTHON ?= python3
+BIN := .venv/bin
+ARGS ?=
+
+# glibc gives memory back to the system after every pass otherwise, and page faults cost up to a fifth of a pass
+export MALLOC_MMAP_THRESHOLD_ ?= 1073741824
+export MALLOC_TRIM_THRESHOLD_ ?= 2147483648
+export OMP_WAIT_POLICY ?= PASSIVE
+
+.PHONY: demo test serve check bench protos format clean
+
+demo: .venv/ready  ## run every method on real pictures, write demo-out/index.html; ARGS="--model resnet18"
+	$(BIN)/gradserve demo --out demo-out $(ARGS)
+
+test: .venv/ready  ## all tests; ARGS="tests/engine -k take"
+	$(BIN)/python -m pytest $(ARGS)
+
+serve: .venv/ready  ## the server; ARGS="--model resnet50 --port 50051"
+	$(BIN)/gradserve serve $(ARGS)
+
+check: .venv/ready  ## style, types, stubs in step
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python protos/generate.py --check
+
+bench: .venv/ready  ## benchmarks, minutes; they print, they never fail for being slow
+	$(BIN)/python -m tests.bench $(ARGS)
+
+protos: .venv/ready  ## regenerate the stubs
+	$(BIN)/python protos/generate.py
+
+format: .venv/ready
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf .venv demo-out build
+
+# The virtual environment, made anew only when what it holds has changed. The stubs' compiler lives apart in it,
+# because its requirements would hold back everything else.
+.venv: .venv/ready
+.venv/ready: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --upgrade --target .venv/protoc grpcio-tools==1.59.0
+	touch $@
