@@ -40,9 +40,9 @@ def take(
 ) -> list[tuple[Claim, int]]:
     """The claims of the next pass with the number of rows that each gets.
 
-    All have one key: of the keys that the most urgent priority asks for, the one served longest ago. Running jobs
-    come first, but a quarter of the rows, at least one, goes to new ones; within each, rows are dealt one by one, so
-    that a wide query does not push out a narrow one, by priority, then deadline, then age.
+    All have one key: of the keys that the most urgent priority asks for, the one served longest ago. Batch work gets
+    what interactive work leaves. Running jobs come first, but a quarter of the rows, at least one, goes to new ones;
+    within each, rows are dealt one by one, so that a wide query does not push out a narrow one, by deadline, then age.
     """
     if not claims:
         return []
@@ -50,15 +50,23 @@ def take(
     urgent = [c for c in ranked if _rank(c, now) == _rank(ranked[0], now)]
     key = min(dict.fromkeys(c.key for c in urgent), key=lambda k: served.get(k.kind, -1))
     mine = [c for c in ranked if c.key == key]
-    running, new = [c for c in mine if c.running], [c for c in mine if not c.running]
     room = limit(key)
     if room == 1:
         return [(mine[0], 1)]
-    reserved = min(sum(c.rows for c in new), max(1, room // NEW_SHARE))
-    dealt = _deal(running, room - reserved, {})
-    dealt = _deal(new, room, dealt)
-    dealt = _deal(running, room, dealt)
+    dealt: dict[Claim, int] = {}
+    for rank in (0, 1):
+        dealt = _share([c for c in mine if _rank(c, now) == rank], room, dealt)
     return list(dealt.items())
+
+
+def _share(claims: Sequence[Claim], room: int, dealt: dict[Claim, int]) -> dict[Claim, int]:
+    """Deals what is left of `room` to running and new claims of one priority."""
+    running, new = [c for c in claims if c.running], [c for c in claims if not c.running]
+    free = room - sum(dealt.values())
+    reserved = min(sum(c.rows for c in new), max(1, free // NEW_SHARE))
+    dealt = _deal(running, room - reserved, dealt)
+    dealt = _deal(new, room, dealt)
+    return _deal(running, room, dealt)
 
 
 def _rank(claim: Claim, now: float) -> int:

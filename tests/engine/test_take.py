@@ -1,0 +1,149 @@
+"""The policy of take(), as a pure function."""
+
+import random
+from collections import Counter
+
+from gradserve_server.engine.take import AGEING, NEW_SHARE, Claim, Key, take
+
+KEY = Key("a", "exact", 8, 8, "image")
+OTHER = Key("b", "exact", 8, 8, "image")
+NOW = 100.0
+
+
+def claim(name: str, rows: int = 1, **changes: object) -> Claim:
+    plain = Claim(name, KEY, rows, running=False, interactive=True, deadline=float("inf"), since=NOW)
+    return plain._replace(**changes)
+
+
+def taken(
+    claims: list[Claim], limit: int = 8, served: dict[Key, int] | None = None, now: float = NOW
+) -> dict[str, int]:
+    return {str(c.query): rows for c, rows in take(claims, lambda key: limit, served or {}, now)}
+
+
+def test_nothing_is_taken_of_nothing() -> None:
+    assert take([], lambda key: 8, {}, NOW) == []
+
+
+def test_all_rows_fit() -> None:
+    assert taken([claim("a", 3), claim("b", 5)]) == {"a": 3, "b": 5}
+
+
+def test_a_wide_query_does_not_push_out_a_narrow_one() -> None:
+    assert taken([claim("wide", 50, since=NOW - 9), claim("narrow", 1)]) == {"wide": 7, "narrow": 1}
+
+
+def test_rows_are_dealt_evenly_to_wide_queries() -> None:
+    assert taken([claim("a", 50), claim("b", 50), claim("c", 50), claim("d", 50)]) == dict.fromkeys("abcd", 2)
+
+
+def test_a_limit_of_one_takes_the_most_urgent_row() -> None:
+    claims = [claim("late"), claim("early", since=NOW - 1), claim("pressing", 9, deadline=NOW + 1)]
+    assert taken(claims, limit=1) == {"pressing": 1}
+    assert taken(claims[:2], limit=1) == {"early": 1}
+
+
+def test_running_jobs_come_first_but_new_ones_get_a_quarter() -> None:
+    running = [claim(f"running {i}", running=True, since=NOW - 1) for i in range(20)]
+    new = [claim(f"new {i}", since=NOW - 50) for i in range(20)]
+    got = taken(new + running, limit=16)
+    assert Counter(name.split()[0] for name in got) == {"running": 12, "new": 4}
+
+
+def test_new_jobs_get_at_least_one_row() -> None:
+    running = [claim(f"running {i}", running=True) for i in range(5)]
+    assert taken([*running, claim("new")], limit=2) == {"running 0": 1, "new": 1}
+
+
+def test_what_new_jobs_leave_goes_to_running_ones_and_the_other_way_round() -> None:
+    assert taken([claim("new", 1), claim("running", 50, running=True)], limit=16) == {"new": 1, "running": 15}
+    assert taken([claim("new", 50), claim("running", 1, running=True)], limit=16) == {"new": 15, "running": 1}
+
+
+def test_batch_gives_way_to_interactive() -> None:
+    claims = [claim("batch", 50, interactive=False, running=True), claim("interactive", 5)]
+    assert taken(claims) == {"interactive": 5, "batch": 3}
+    assert taken([claims[0], claim("interactive", 50)]) == {"interactive": 8}
+
+
+def test_batch_ages_into_interactive() -> None:
+    waited = claim("batch", 50, interactive=False, since=NOW - AGEING - 0.1)
+    assert taken([waited, claim("interactive", 50)]) == {"batch": 4, "interactive": 4}
+
+
+def test_earlier_deadlines_get_the_odd_rows() -> None:
+    claims = [claim("a", 9), claim("b", 9, deadline=NOW + 9), claim("c", 9, deadline=NOW + 1)]
+    assert taken(claims) == {"c": 3, "b": 3, "a": 2}
+
+
+def test_the_oldest_goes_first_among_equals() -> None:
+    claims = [claim(f"{i}", since=NOW - i) for i in range(12)]
+    assert set(taken(claims)) == {str(i) for i in range(4, 12)}
+
+
+def test_a_pass_has_one_key() -> None:
+    for field, value in {"model": "b", "precision": "fast", "height": 9, "width": 9, "wrt": "taps", "alone": 7}.items():
+        different = claim("different", key=KEY._replace(**{field: value}), since=NOW + 1)
+        assert taken([claim("first"), different]) == {"first": 1}, field
+
+
+def test_the_key_served_longest_ago_goes_first() -> None:
+    claims = [claim("a", 50, since=NOW - 9), claim("b", key=OTHER)]
+    assert taken(claims, served={KEY: 7, OTHER: 6}) == {"b": 1}
+    assert taken(claims, served={KEY: 6, OTHER: 7}) == {"a": 8}
+    assert taken(claims, served={KEY: 6}) == {"b": 1}, "never served"
+
+
+def test_batch_work_does_not_choose_the_key() -> None:
+    claims = [claim("interactive"), claim("batch", key=OTHER, interactive=False)]
+    assert taken(claims, served={KEY: 9}) == {"interactive": 1}
+
+
+def test_properties_of_random_claims() -> None:
+    rng = random.Random(5)
+    for _ in range(500):
+        claims = [
+            claim(
+                str(i),
+                rng.choice([1, 1, 2, 50]),
+                key=rng.choice([KEY, OTHER, KEY._replace(alone=i)]),
+                running=rng.random() < 0.5,
+                interactive=rng.random() < 0.7,
+                deadline=rng.choice([float("inf"), NOW + rng.random()]),
+                since=NOW - 8 * rng.random(),
+            )
+            for i in range(rng.randint(1, 30))
+        ]
+        limit = rng.randint(1, 16)
+        batch = take(claims, lambda key, limit=limit: limit, {KEY: rng.randint(0, 3)}, NOW)
+        keys, rows = {c.key for c, _ in batch}, sum(n for _, n in batch)
+        assert len(keys) == 1
+        mine = [c for c in claims if c.key in keys]
+        assert rows == min(limit, sum(c.rows for c in mine)), "no room is left while a row waits"
+        assert all(1 <= n <= c.rows for c, n in batch)
+        assert len({id(c) for c, _ in batch}) == len(batch)
+        got = {c.query: n for c, n in batch}
+        urgent = [c for c in mine if c.interactive or NOW - c.since > AGEING]
+        if any(got.get(c.query, 0) < c.rows for c in urgent):
+            assert all(c in urgent for c, _ in batch), "batch work goes only where no interactive row waits"
+        new = [c for c in urgent or mine if not c.running]
+        given = sum(got.get(c.query, 0) for c in new)
+        if limit > 1:
+            assert given >= min(sum(c.rows for c in new), max(1, limit // NEW_SHARE))
+
+
+def test_nobody_starves() -> None:
+    """Two keys, running and new, batch and interactive: everyone gets a row within a few passes."""
+    served: dict[Key, int] = {}
+    waiting = {
+        str(i): claim(str(i), key=(KEY, OTHER)[i % 2], running=i % 3 == 0, interactive=i % 5 > 0) for i in range(40)
+    }
+    now = NOW
+    for turn in range(30):
+        busy = [claim(f"busy {key.model}", 50, key=key, running=True, since=now) for key in (KEY, OTHER)]
+        batch = take([*waiting.values(), *busy], lambda key: 8, served, now)
+        served[batch[0][0].key] = turn
+        now += 0.5
+        for c, _ in batch:
+            waiting.pop(str(c.query), None)
+    assert not waiting
