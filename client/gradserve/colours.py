@@ -16,7 +16,7 @@ _BLUE_WHITE_RED = (
     (5, 48, 97), (33, 102, 172), (67, 147, 195), (146, 197, 222), (209, 229, 240), (247, 247, 247),
     (253, 219, 199), (244, 165, 130), (214, 96, 77), (178, 24, 43), (103, 0, 31),
 )  # fmt: skip
-_CLIPPED = 99.5  # percentile that gets the strongest colour: single pixels of gradients tower above the rest
+_CLIPPED = 99.0  # percentile that gets the strongest colour: single pixels of gradients tower above the rest
 
 
 def signed(values: Floats) -> bool:
@@ -25,7 +25,7 @@ def signed(values: Floats) -> bool:
 
 
 def scaled(values: Floats) -> Floats:
-    """The map in [0, 1], or in [-1, 1] around zero where it has signs; the extreme half percent is clipped."""
+    """The map in [0, 1], or in [-1, 1] around zero where it has signs; the extreme percent is clipped."""
     values = np.nan_to_num(values.astype(np.float64))
     low = 0.0 if signed(values) else float(values.min(initial=np.inf))
     values = values - low

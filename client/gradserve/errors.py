@@ -63,7 +63,8 @@ class ServiceError(GradserveError):
         self.request_id = request_id
 
     def __str__(self) -> str:
-        lines = [self.details or self.code.name]
+        told = bool(self.violations) and all(text in self.details for _, text in self.violations)
+        lines = ["the request is invalid" if told else self.details or self.code.name]
         lines += [f"  {field}: {text}" if field else f"  {text}" for field, text in self.violations]
         if self.retry_after is not None:
             lines.append(f"  try again in {self.retry_after:g} s")

@@ -41,6 +41,12 @@ def test_all_violations_are_told(client, photo):
     ]
 
 
+def test_violations_that_the_details_tell_too_are_not_told_twice():
+    violations = [errors.Violation("model", "too long"), errors.Violation("top_k", "1 to 1000")]
+    error = errors.InvalidArgument("model: too long; top_k: 1 to 1000", violations=violations)
+    assert str(error) == "the request is invalid\n  model: too long\n  top_k: 1 to 1000"
+
+
 def test_reason_code_and_delay(client, photo):
     with pytest.raises(gradserve.NotFound) as caught:
         client.predict(photo, model="missing")

@@ -7,7 +7,7 @@ from typing import TypeVar
 
 from gradserve import parameters
 from gradserve.arguments import Rank, TargetLike, Unit
-from gradserve.cards import ModelCard
+from gradserve.cards import Layer, ModelCard
 from gradserve.cli import page, samples
 from gradserve.client import Client
 from gradserve.errors import FailedPrecondition
@@ -66,7 +66,8 @@ def targets(demo: Demo, card: ModelCard) -> page.Section:
     """One method for several targets in one request: classes by rank, and units inside the network."""
     stories = []
     for picture in samples.pictures(card, 1):
-        figures = _for_targets(demo, card, picture, [Rank(1), Rank(2), *_units(card)])
+        units = [_strongest(demo, card, picture, layer) for layer in _layers(card)]
+        figures = _for_targets(demo, card, picture, [Rank(1), Rank(2), *units])
         stories.append(page.Story(picture.name, picture.open(), figures=figures))
     lead = "One request with several targets: the two top classes, and single units of layers inside the network."
     return page.Section(f"{card.name}: any target", lead, stories)
@@ -78,7 +79,7 @@ CHAPTERS = (explanations, targets)
 def requests(card: ModelCard, pictures: int) -> int:
     """How many requests the chapters make for a model."""
     found = len(samples.pictures(card, pictures))
-    return found * (1 + len(_METHODS)) + min(found, 1)
+    return found * (1 + len(_METHODS)) + min(found, 1) * (1 + len(_layers(card)))
 
 
 def _predicted(demo: Demo, card: ModelCard, picture: samples.SamplePicture) -> Prediction:
@@ -106,7 +107,7 @@ def _for_targets(
     what = f"smooth_grad, {len(asked)} targets"
     found, seconds = demo.timed(
         f"{card.name}: {picture.name}: {what}",
-        lambda: demo.client.explain(picture.data, ["smooth_grad"], target=asked, model=card.name),
+        lambda: demo.client.explain(picture.data, "smooth_grad", samples=16, target=asked, model=card.name),
     )
     demo.note(picture.name, what, seconds, found[0].provenance, "; ".join(map(_value, found)))
     return [_figure("smooth_grad", each, ()) for each in found]
@@ -129,11 +130,24 @@ def _short(value: object) -> str:
     return f"{value:.3g}" if isinstance(value, float) else str(value).lower()
 
 
-def _units(card: ModelCard) -> list[TargetLike]:
-    """The unit in the middle of a channel in the middle, of an early and of the last layer with a map."""
+def _layers(card: ModelCard) -> list[Layer]:
+    """An early and the last layer with a map."""
     mapped = [layer for layer in card.layers if layer.channels and min(layer.height, layer.width) > 1]
-    chosen = dict.fromkeys([mapped[len(mapped) // 4], mapped[-1]]) if mapped else {}
-    return [Unit(layer.name, layer.channels // 2, layer.height // 2, layer.width // 2) for layer in chosen]
+    return list(dict.fromkeys([mapped[len(mapped) // 4], mapped[-1]])) if mapped else []
+
+
+def _strongest(demo: Demo, card: ModelCard, picture: samples.SamplePicture, layer: Layer) -> Unit:
+    """The one of sixteen channels whose unit in the middle of the map answers most to the picture."""
+    channels = range(0, layer.channels, max(1, -(-layer.channels // 16)))
+    units = [Unit(layer.name, channel, layer.height // 2, layer.width // 2) for channel in channels]
+    what = f"gradient, {len(units)} units"
+    found, seconds = demo.timed(
+        f"{card.name}: {picture.name}: {what}",
+        lambda: demo.client.explain(picture.data, "gradient", target=units, model=card.name),
+    )
+    best = max(range(len(units)), key=lambda place: found[place].target_value)
+    demo.note(picture.name, what, seconds, found[best].provenance, f"the most is {_value(found[best])}")
+    return units[best]
 
 
 def _facts_of(card: ModelCard) -> list[str]:
