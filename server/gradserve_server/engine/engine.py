@@ -18,6 +18,8 @@ GRID = 224 * 224
 CPU_ROWS, CPU_MOST = 8, 64  # at 224 px and at most; rates are flat or fall beyond
 GPU_ROWS, GPU_MOST = 64, 256
 MOST_KEYS = 1000
+PORTIONS = 4  # of the time left, that a wide query fills one when it may answer with less
+LONGEST = 0.5  # seconds that a pass may take while it has more than one row: whoever arrives meanwhile waits for it
 SMOOTHING = 0.3  # weight of the newest step in the running estimate of seconds per row
 
 
@@ -101,11 +103,20 @@ class Engine:
             return self._caps[key.kind]
         return self._rows or default_rows(self.models[key.model].device, key.height, key.width)
 
+    def fitting(self, key: Key, deadline: float) -> int:
+        """Rows of that key that fit well into the time left, so that it does not end with half of them computed."""
+        seconds = self._row_seconds.get(key.kind)
+        return max(1, int((deadline - self._clock()) / seconds / PORTIONS)) if seconds else 1
+
     def submit(self, job: Job) -> None:
         """Starts a job: runs its method up to its first query."""
+
+        def begin(_: Any) -> Any:
+            job.steps = job.begin(job)
+            return next(job.steps)
+
         self._jobs[job.id] = job
-        job.steps = job.begin(job)
-        self._resume(job, lambda steps: next(steps))
+        self._resume(job, begin)
 
     def cancel(self, job_id: str) -> None:
         """Forgets a job; its rows leave before the next pass. Unknown ids are ignored."""
@@ -140,10 +151,12 @@ class Engine:
         batch = take(claims, self.limit, self._served, now)
         if batch:
             key = batch[0][0].key
-            slack = min(claim.deadline for claim, _ in batch) - now
+            slack = min(LONGEST, min(claim.deadline for claim, _ in batch) - now)
             rows = sum(count for _, count in batch)
             row_seconds = self._row_seconds.get(key.kind, 0.0)
-            if rows * row_seconds > slack:  # a smaller pass still brings the most urgent answer in time
+            if (
+                rows * row_seconds > slack
+            ):  # a smaller pass brings the most urgent answer in time, and the next arrivals in
                 batch = take(claims, lambda _: max(1, int(slack / row_seconds)), self._served, now)
             self._passes += 1
             self._served[key.kind] = self._passes
@@ -233,15 +246,20 @@ class Engine:
             while isinstance(asked, Progress):
                 self._events.append(Progressed(job, asked))
                 asked = next(job.steps)  # type: ignore[arg-type]
+            job.single = isinstance(asked, Query)
+            job.open = self._opened(job, [asked] if isinstance(asked, Query) else list(asked))
         except StopIteration as stop:
             self._end(job, result=stop.value)
         except Exception as error:
             self._end(job, error=error)
-        else:
-            job.single = isinstance(asked, Query)
-            now = self._clock()
-            queries = [asked] if isinstance(asked, Query) else list(asked)
-            job.open = [OpenQuery(job, query, now) for query in queries]
+
+    def _opened(self, job: Job, queries: list[Query]) -> list[OpenQuery]:
+        if not queries or not all(len(query.images) for query in queries):
+            raise ValueError("a method asked for no rows")
+        if unknown := [query.model for query in queries if query.model and query.model not in self.models]:
+            raise Refused(f"there is no model {unknown[0]!r} here")
+        now = self._clock()
+        return [OpenQuery(job, query, now) for query in queries]
 
     def _end(self, job: Job, result: Any = None, error: Exception | None = None) -> None:
         self._jobs.pop(job.id, None)

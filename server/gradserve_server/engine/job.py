@@ -12,6 +12,7 @@ from .query import Answer, Query, joined
 
 Priority = Literal["interactive", "batch"]
 Asked = Query | Sequence[Query]
+MOST = 1 << 30
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +39,7 @@ class Run:
     seed: int = 0
     chunk: int = 32
     allow_partial: bool = False
+    room: Callable[[], int] = lambda: MOST  # rows that there is time for
     asked: int = 1
     done: int = 0
     warnings: list[str] = field(default_factory=list)
@@ -50,10 +52,13 @@ class Run:
         return draw(like.shape, generator=generator, dtype=torch.float32).to(like)
 
     def parts(self, count: int) -> Iterator[range]:
-        """0..count-1 in ranges of at most `chunk`."""
+        """0..count-1 in ranges of at most `chunk`, and of what there is time for."""
         self.asked = count
-        for start in range(0, count, self.chunk):
-            yield range(start, min(start + self.chunk, count))
+        start = 0
+        while start < count:
+            stop = min(count, start + max(1, min(self.chunk, self.room())))
+            yield range(start, stop)
+            start = stop
 
     def completed(self, part: range) -> None:
         """Says that these samples are in."""
@@ -99,6 +104,7 @@ class Job:
     allow_partial: bool = False
     seed: int = 0
     chunk: int = 32
+    room: Callable[[], int] = lambda: MOST
     steps: Steps | None = None
     open: list[OpenQuery] = field(default_factory=list)
     single: bool = True  # whether it asked for one query or for a list
@@ -107,9 +113,9 @@ class Job:
     rows: int = 0
     compute: float = 0.0
 
-    def run(self) -> Run:
-        """A fresh run for one method."""
-        return Run(self.seed, self.chunk, self.allow_partial)
+    def run(self, beside: int = 1) -> Run:
+        """A fresh run for one of `beside` methods that run side by side and share the rows to ask for at once."""
+        return Run(self.seed, max(1, self.chunk // beside), self.allow_partial, lambda: self.room() // beside)
 
 
 def together(methods: Sequence[Steps]) -> Steps:

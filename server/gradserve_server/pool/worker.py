@@ -13,7 +13,7 @@ from multiprocessing.connection import Connection
 import torch
 
 from ..engine.engine import Ended, Engine, Event, ModelFailed, NotFinite
-from ..engine.job import Job, Steps, TimeUp
+from ..engine.job import MOST, Job, Steps, TimeUp
 from ..engine.objective import Refused, logit
 from ..engine.query import Query
 from ..engine.take import Key
@@ -36,7 +36,7 @@ from .wire import (
 log = logging.getLogger(__name__)
 
 TICK_SECONDS = 0.5
-CHUNKS = 4  # passes that a wide query may fill; one, when it races against time
+CHUNKS = 4  # passes that a wide query may fill
 FAILURES: tuple[tuple[type[Exception], FailureKind], ...] = (
     (TimeUp, "deadline"),
     (Refused, "refused"),
@@ -132,7 +132,8 @@ class Worker:
     def _submit(self, task: Task) -> None:
         model = self._engine.models[task.model]
         height, width = task.image.shape[:2]
-        limit = self._engine.limit(Key(task.model, task.precision, height, width, "image"))
+        key = Key(task.model, task.precision, height, width, "image")
+        raced = task.allow_partial and task.deadline < float("inf")
 
         def begin(job: Job) -> Steps:
             return RPCS[task.rpc](job, tensor(task, model), **task.arguments)
@@ -148,7 +149,8 @@ class Worker:
                 deadline=task.deadline,
                 allow_partial=task.allow_partial,
                 seed=task.seed,
-                chunk=limit * (CHUNKS if task.deadline == float("inf") else 1),
+                chunk=self._engine.limit(key) * CHUNKS,
+                room=(lambda: self._engine.fitting(key, task.deadline)) if raced else (lambda: MOST),
             )
         )
 

@@ -113,7 +113,7 @@ def explain(job: Job, x: Tensor, calls: Sequence[Call]) -> Steps:
     if any(call.target.rank for call in calls):
         answer = yield Query(x)
         ranking = answer.logits[0].argsort(descending=True, stable=True).tolist()
-    runs = [job.run() for _ in calls]
+    runs = [job.run(beside=len(calls)) for _ in calls]
     objectives = [call.target.objective(ranking) for call in calls]
     maps = yield from together(
         [

@@ -1,0 +1,508 @@
+"""The loop, step by step: a clock that only passes move, and passes that only count."""
+
+from collections.abc import Callable, Iterator, Sequence
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from gradserve_server.engine import engine as module
+from gradserve_server.engine.engine import LONGEST, Ended, Engine, ModelFailed, NotFinite, Progressed, default_rows
+from gradserve_server.engine.job import Job, Progress, Steps, TimeUp, together
+from gradserve_server.engine.objective import Refused, logit
+from gradserve_server.engine.query import Answer, Part, Query
+from gradserve_server.methods.explain import Call, Explained, Target, explain
+from gradserve_server.models.catalogue import EMBEDDED
+from gradserve_server.models.prepared import Prepared, prepare
+
+CPU = torch.device("cpu")
+torch.set_num_threads(1)  # as a worker does; threads that wait for each other are slow where others compute
+
+
+class World:
+    """An engine whose passes take `seconds` per row and answer each row with twice its image; `fault` may raise."""
+
+    def __init__(self, rows: int = 8, seconds: float = 0.01) -> None:
+        self.now = 0.0
+        self.seconds = seconds
+        self.passes: list[list[int]] = []  # rows of each part of each pass
+        self.fault: Callable[[Sequence[Part]], None] = lambda parts: None
+        models: Any = {name: SimpleNamespace(device=CPU, name=name) for name in ("m", "other")}
+        self.engine = Engine(models, rows=rows, clock=lambda: self.now)
+        self.ended: dict[str, Ended] = {}
+        self.progress: list[Progressed] = []
+
+    def differentiate(self, model: Any, parts: Sequence[Part]) -> list[Answer]:
+        self.passes.append([len(part.rows) for part in parts])
+        self.now += self.seconds * sum(len(part.rows) for part in parts)
+        self.fault(parts)
+        answers = []
+        for part in parts:
+            x = part.query.images[part.rows.start : part.rows.stop]
+            answers.append(Answer(x.sum((2, 3)), x.sum((1, 2, 3)), 2 * x, (), ()))
+        return answers
+
+    def submit(self, name: str, method: Callable[[Job], Steps], **facts: Any) -> Job:
+        job = Job(name, facts.pop("model", "m"), method, **facts)
+        self.engine.submit(job)
+        return job
+
+    def step(self) -> list[str]:
+        """The names of the jobs that ended in this step."""
+        before = set(self.ended)
+        for event in self.engine.step():
+            if isinstance(event, Ended):
+                self.ended[event.job.id] = event
+            else:
+                self.progress.append(event)
+        return [name for name in self.ended if name not in before]
+
+    def run(self, most: int = 1000) -> None:
+        for _ in range(most):
+            if self.engine.idle:
+                return
+            self.step()
+        raise AssertionError("the engine does not come to an end")
+
+
+@pytest.fixture
+def world(monkeypatch: pytest.MonkeyPatch) -> World:
+    world = World()
+    monkeypatch.setattr(module, "differentiate", lambda model, parts: world.differentiate(model, parts))
+    return world
+
+
+@pytest.fixture(scope="module")
+def digits() -> Prepared:
+    return prepare(EMBEDDED["digits"], CPU)
+
+
+def images(rows: int, value: float = 1.0) -> torch.Tensor:
+    return torch.full((rows, 3, 4, 4), value)
+
+
+def asking(*rows: int, value: float = 1.0, **options: Any) -> Callable[[Job], Steps]:
+    """A method that asks for so many rows one query after another, and returns all gradients."""
+
+    def method(job: Job) -> Steps:
+        grads = []
+        for n in rows:
+            grads.append((yield Query(images(n, value), logit(0), "image", **options)).image_grad)
+        return torch.cat(grads)
+
+    return method
+
+
+def closing(log: list[str], method: Callable[[Job], Steps]) -> Callable[[Job], Steps]:
+    """The same, noting when the generator is closed."""
+
+    def wrapped(job: Job) -> Steps:
+        try:
+            return (yield from method(job))
+        finally:
+            log.append(job.id)
+
+    return wrapped
+
+
+def test_a_job_is_answered_in_full_and_in_order(world: World) -> None:
+    x = torch.arange(20.0).view(20, 1, 1, 1).expand(20, 3, 4, 4)
+
+    def method(job: Job) -> Steps:
+        return (yield Query(x, logit(0), "image")).image_grad
+
+    job = world.submit("a", method)
+    world.run()
+    assert torch.equal(world.ended["a"].result, 2 * x)
+    assert world.passes == [[8], [8], [4]]
+    assert job.rows == 20
+    assert job.compute == pytest.approx(0.2)
+    assert [step.rows for step in world.engine.steps] == [8, 8, 4]
+
+
+def test_jobs_join_and_leave_at_every_step(world: World) -> None:
+    """Ten jobs of three queries, one arriving before each step: each leaves after exactly three steps."""
+    left = []
+    for i in range(13):
+        if i < 10:
+            world.submit(f"{i}", asking(1, 1, 1, value=i))
+        left.append(world.step())
+    assert left == [[], [], *([f"{i}"] for i in range(10)), []]
+    assert world.engine.idle
+    assert max(map(len, world.passes)) == 3, "they shared passes"
+    for i in range(10):
+        assert torch.equal(world.ended[f"{i}"].result, images(3, 2 * i))
+
+
+def test_a_gradient_waits_for_one_step_not_for_a_wide_job(world: World) -> None:
+    world.submit("wide", asking(2, *[32] * 16, value=0.5))
+    for _ in range(5):
+        world.step()
+    world.submit("narrow", asking(1))
+    assert world.step() == ["narrow"]
+    assert world.passes[-1] == [7, 1] or world.passes[-1] == [1, 7]
+    world.run()
+    assert torch.equal(world.ended["wide"].result, images(514, 1.0))
+
+
+def test_a_gradient_beside_integrated_gradients_of_500_steps(digits: Prepared) -> None:
+    """The same with the real methods and network: one step, and the same map as alone."""
+    x = torch.rand(1, 3, 8, 8, generator=torch.Generator().manual_seed(1))
+
+    def job(name: str, method: str, **parameters: Any) -> Job:
+        call = Call(method, parameters, Target(label=3))
+        return Job(name, "digits", lambda job: explain(job, x, [call]))
+
+    def finish(engine: Engine, steps: int = 100) -> dict[str, Explained]:
+        return {e.job.id: e.result[0] for _ in range(steps) for e in engine.step() if isinstance(e, Ended)}
+
+    alone = Engine({"digits": digits}, rows=8)
+    alone.submit(job("wide", "integrated_gradients", steps=500))
+    alone.submit(job("narrow", "gradient"))
+    expected = finish(alone)
+    engine = Engine({"digits": digits}, rows=8)
+    engine.submit(job("wide", "integrated_gradients", steps=500))
+    finish(engine, 10)
+    engine.submit(job("narrow", "gradient"))
+    got = finish(engine, 1)
+    assert list(got) == ["narrow"]
+    got |= finish(engine)
+    for name in ("wide", "narrow"):
+        assert torch.allclose(torch.from_numpy(got[name].values), torch.from_numpy(expected[name].values), rtol=1e-5)
+    assert got["wide"].done == 500
+
+
+def test_a_cancelled_job_is_closed_and_its_rows_are_gone(world: World) -> None:
+    log: list[str] = []
+    world.submit("a", closing(log, asking(100)))
+    world.submit("b", closing(log, asking(9)))
+    world.step()
+    assert world.passes == [[4, 4]]
+    world.engine.cancel("a")
+    assert log == ["a"]
+    assert world.engine.jobs == 1
+    world.run()
+    assert world.passes == [[4, 4], [5]]
+    assert set(world.ended) == {"b"}
+    world.engine.cancel("a")
+    world.engine.cancel("unknown")
+    assert world.engine.idle
+
+
+def test_without_allow_partial_the_deadline_ends_the_job(world: World) -> None:
+    log: list[str] = []
+    world.submit("a", closing(log, asking(100)), deadline=0.2)
+    world.run()
+    assert isinstance(world.ended["a"].error, TimeUp)
+    assert log == ["a"]
+    assert world.now <= 0.2, "as soon as it is certain"
+
+
+def averaging(samples: int) -> Callable[[Job], Steps]:
+    """A method that answers with what it has when its time is up."""
+
+    def method(job: Job) -> Steps:
+        run = job.run()
+        total = 0.0
+        try:
+            for part in run.parts(samples):
+                total += (yield Query(images(len(part)), logit(0), "image")).image_grad.sum().item()
+                run.completed(part)
+        except TimeUp:
+            if not run.done:
+                raise
+        return run.done, total / run.done
+
+    return method
+
+
+def test_with_allow_partial_a_method_answers_with_what_it_has(world: World) -> None:
+    world.submit("a", averaging(100), deadline=0.3, allow_partial=True, chunk=4)
+    world.run()
+    done, mean = world.ended["a"].result
+    assert 20 <= done < 30
+    assert mean == 2 * 48
+    assert world.now <= 0.3
+
+
+def test_chunks_shrink_to_the_time_that_is_left(world: World) -> None:
+    world.seconds = 0.1
+    world.submit("before", asking(8))
+    world.run()
+    key = module.Key("m", "exact", 4, 4, "image")
+    room = lambda: world.engine.fitting(key, world.now + 100)  # noqa: E731
+    assert room() == 100 / 0.1 / module.PORTIONS
+    deadline = world.now + 1.05
+    world.passes.clear()
+    facts = {"chunk": 64, "room": lambda: world.engine.fitting(key, deadline)}
+    world.submit("a", averaging(100), deadline=deadline, allow_partial=True, **facts)
+    world.run()
+    assert world.ended["a"].result[0] >= 8, "not one chunk of 64 of which nothing is told"
+    assert world.now <= deadline
+    assert world.passes[0] == [2]
+    assert world.passes[-1] == [1]
+
+
+def test_time_up_is_thrown_only_once(world: World) -> None:
+    thrown = []
+
+    def stubborn(job: Job) -> Steps:
+        while True:
+            try:
+                yield Query(images(1), logit(0), "image")
+            except TimeUp as up:
+                thrown.append(up)
+
+    world.submit("a", stubborn, deadline=0.1, allow_partial=True)
+    world.run()
+    assert len(thrown) == 1
+    assert isinstance(world.ended["a"].error, TimeUp)
+
+
+def test_a_pass_shrinks_so_that_the_most_urgent_answer_is_in_time(world: World) -> None:
+    world.submit("before", asking(8))
+    world.run()
+    world.submit("wide", asking(1, 50))
+    world.step()
+    begun = world.now
+    world.submit("urgent", asking(1), deadline=begun + 0.035)
+    world.step()
+    assert isinstance(world.ended["urgent"].result, torch.Tensor)
+    assert world.now <= begun + 0.035
+    assert sum(world.passes[-1]) == 3
+
+
+def test_a_pass_is_no_longer_than_arrivals_may_wait(world: World) -> None:
+    world.seconds = 0.2
+    world.submit("a", asking(50))
+    world.step()
+    world.step()
+    assert world.passes == [[8], [int(LONGEST / 0.2)]]
+
+
+def test_out_of_memory_halves_the_pass_and_retries(world: World) -> None:
+    def fault(parts: Sequence[Part]) -> None:
+        if sum(len(part.rows) for part in parts) > 3:
+            raise torch.OutOfMemoryError("no memory")
+
+    world.fault = fault
+    world.submit("a", asking(10))
+    world.submit("b", asking(1, value=0.5))
+    world.run()
+    assert torch.equal(world.ended["a"].result, images(10, 2.0))
+    assert torch.equal(world.ended["b"].result, images(1, 1.0))
+    assert [sum(rows) for rows in world.passes] == [8, 4, 2, 2, 2, 2, 2, 1]
+    assert [step.retried for step in world.engine.steps].count(True) == 2
+    world.fault = lambda parts: None
+    world.submit("c", asking(5))
+    world.run()
+    assert torch.equal(world.ended["c"].result, images(5, 2.0))
+
+
+def test_one_row_that_does_not_fit_ends_its_job_alone(world: World) -> None:
+    def fault(parts: Sequence[Part]) -> None:
+        if any(part.query.images.max() == 9 for part in parts):
+            raise torch.OutOfMemoryError("no memory")
+
+    world.fault = fault
+    world.submit("big", asking(4, value=9))
+    world.submit("small", asking(20))
+    world.run()
+    assert isinstance(world.ended["big"].error, torch.OutOfMemoryError)
+    assert torch.equal(world.ended["small"].result, images(20, 2.0))
+
+
+def test_a_job_that_is_not_finite_ends_alone(world: World) -> None:
+    for name, value in {"a": 1.0, "nan": float("nan"), "inf": float("inf"), "b": 3.0}.items():
+        world.submit(name, asking(2, value=value))
+    world.run()
+    assert isinstance(world.ended["nan"].error, NotFinite)
+    assert isinstance(world.ended["inf"].error, NotFinite)
+    assert torch.equal(world.ended["a"].result, images(2, 2.0))
+    assert torch.equal(world.ended["b"].result, images(2, 6.0))
+
+
+def test_an_exception_in_a_method_ends_its_job_alone(world: World) -> None:
+    def at_once(job: Job) -> Steps:
+        raise ZeroDivisionError("at once")
+        yield
+
+    def later(job: Job) -> Steps:
+        yield Query(images(1))
+        raise ZeroDivisionError("later")
+
+    def not_even_a_generator(job: Job) -> Steps:
+        raise ZeroDivisionError("begin")
+
+    def nonsense(job: Job) -> Steps:
+        yield 7
+
+    def nothing(job: Job) -> Steps:
+        yield Query(images(0))
+
+    def elsewhere(job: Job) -> Steps:
+        yield Query(images(1), model="nowhere")
+
+    faulty = [at_once, later, not_even_a_generator, nonsense, nothing, elsewhere]
+    world.submit("good", asking(5, 5))
+    for method in faulty:
+        world.submit(method.__name__, method)
+    world.run()
+    assert torch.equal(world.ended["good"].result, images(10, 2.0))
+    kinds = {name: type(event.error) for name, event in world.ended.items() if event.error}
+    assert kinds == {
+        **dict.fromkeys(["at_once", "later", "not_even_a_generator"], ZeroDivisionError),
+        "nonsense": TypeError,
+        "nothing": ValueError,
+        "elsewhere": Refused,
+    }
+    world.submit("after", asking(1))
+    world.run()
+    assert torch.equal(world.ended["after"].result, images(1, 2.0))
+
+
+def test_a_failing_part_is_tried_alone_and_harms_no_other(world: World) -> None:
+    def fault(parts: Sequence[Part]) -> None:
+        if any(part.query.images.max() == 9 for part in parts):
+            raise RuntimeError("this layer cannot")
+        if any(part.query.images.max() == 8 for part in parts):
+            raise Refused("not here")
+
+    world.fault = fault
+    for name, value in {"a": 1.0, "bad": 9.0, "refused": 8.0, "b": 3.0}.items():
+        world.submit(name, asking(2, value=value))
+    world.step()
+    assert world.passes == [[2, 2, 2, 2], [2], [2], [2], [2]]
+    assert isinstance(world.ended["bad"].error, ModelFailed)
+    assert "this layer cannot" in str(world.ended["bad"].error)
+    assert isinstance(world.ended["refused"].error, Refused)
+    assert torch.equal(world.ended["a"].result, images(2, 2.0))
+    assert torch.equal(world.ended["b"].result, images(2, 6.0))
+
+
+def test_progress_goes_to_the_caller_not_to_the_network(world: World) -> None:
+    def method(job: Job) -> Steps:
+        for i in range(3):
+            yield Query(images(1))
+            yield Progress(i + 1, 3, 0.5**i)
+        return "done"
+
+    job = world.submit("a", method)
+    world.run()
+    assert [(p.job, p.progress.step, p.progress.loss) for p in world.progress] == [
+        (job, 1, 1.0),
+        (job, 2, 0.5),
+        (job, 3, 0.25),
+    ]
+    assert world.ended["a"].result == "done"
+    assert world.passes == [[1]] * 3
+
+
+def test_queries_that_want_to_be_alone_share_no_pass(world: World) -> None:
+    world.submit("a", asking(2, alone=True))
+    world.submit("b", asking(3, alone=True))
+    world.submit("c", asking(1))
+    world.submit("d", asking(1))
+    world.run()
+    assert sorted(map(sorted, world.passes)) == [[1, 1], [2], [3]]
+
+
+def test_keys_take_turns(world: World) -> None:
+    world.submit("a", asking(32))
+    world.submit("b", asking(32), model="other")
+    order = []
+    for _ in range(8):
+        world.step()
+        order.append(world.engine.steps[-1].model)
+    assert order in (["m", "other"] * 4, ["other", "m"] * 4)
+
+
+def test_a_query_of_another_model_runs_there(world: World) -> None:
+    world.submit("a", asking(1, model="other"))
+    world.run()
+    assert [step.model for step in world.engine.steps] == ["other"]
+
+
+def test_together_asks_all_at_once_and_keeps_answers_apart(world: World) -> None:
+    def asking_nothing(job: Job) -> Steps:
+        return "nothing"
+        yield
+
+    def both(job: Job) -> Steps:
+        pair = [Query(images(1, 5.0), wrt="image"), Query(images(2, 6.0), wrt="image")]
+        answers = yield pair
+        return [a.image_grad for a in answers]
+
+    def all_of_them(job: Job) -> Steps:
+        parts = [asking(1, 2, value=1)(job), asking_nothing(job), both(job), asking(1, 1, 1, value=3)(job)]
+        return (yield from together(parts))
+
+    world.submit("a", all_of_them)
+    world.run()
+    first, second, third, fourth = world.ended["a"].result
+    assert torch.equal(first, images(3, 2.0))
+    assert second == "nothing"
+    assert torch.equal(third[0], images(1, 10.0))
+    assert torch.equal(third[1], images(2, 12.0))
+    assert torch.equal(fourth, images(3, 6.0))
+    assert [sum(rows) for rows in world.passes] == [5, 3, 1]
+
+
+def test_together_closes_all_when_one_fails_or_the_job_is_cancelled(world: World) -> None:
+    log: list[str] = []
+
+    def failing(job: Job) -> Steps:
+        yield Query(images(1), logit(0), "image")
+        raise ZeroDivisionError
+
+    def method(other: Callable[[Job], Steps]) -> Callable[[Job], Steps]:
+        return lambda job: together([closing(log, asking(1, 1, 1))(job), other(job)])
+
+    world.submit("fails", method(failing))
+    world.submit("cancelled", method(asking(9)))
+    world.step()
+    assert isinstance(world.ended["fails"].error, ZeroDivisionError)
+    world.engine.cancel("cancelled")
+    assert sorted(log) == ["cancelled", "fails"]
+
+
+def test_together_hands_time_up_to_each(world: World) -> None:
+    def method(job: Job) -> Steps:
+        return together([averaging(4)(job), averaging(100)(job)])
+
+    world.submit("a", method, deadline=0.3, allow_partial=True, chunk=2)
+    world.run()
+    (first, _), (second, _) = world.ended["a"].result
+    assert first == 4
+    assert 10 <= second < 30
+
+
+def test_many_calls_of_one_request_share_the_rows_to_ask_for_at_once(digits: Prepared) -> None:
+    """A request of many wide methods and targets must not hold chunks for each of them."""
+    asked: list[int] = []
+    calls = [Call("smooth_grad", {"samples": 40}, Target(label=i % 10)) for i in range(16)]
+
+    def spied(job: Job) -> Iterator[Any]:
+        steps = explain(job, torch.rand(1, 3, 8, 8), calls)
+        answer = None
+        while True:
+            try:
+                queries = steps.send(answer)
+            except StopIteration as stop:
+                return stop.value
+            asked.append(sum(len(q.images) for q in queries))
+            answer = yield queries
+
+    engine = Engine({"digits": digits})
+    engine.submit(Job("a", "digits", spied, chunk=64))
+    ended = [e for _ in range(200) for e in engine.step() if isinstance(e, Ended)]
+    assert [answer.done for answer in ended[0].result] == [40] * 16
+    assert max(asked) == 64
+
+
+def test_rows_per_pass_follow_the_device_and_the_size() -> None:
+    assert default_rows(CPU, 224, 224) == 8
+    assert default_rows(CPU, 32, 32) == 64
+    assert default_rows(CPU, 4096, 4096) == 1
+    assert default_rows(torch.device("cuda"), 224, 224) == 64
+    assert default_rows(torch.device("cuda"), 32, 32) == 256
