@@ -77,7 +77,9 @@ def fold_batch_norms(network: nn.Module, example: Tensor) -> dict[str, str]:
         dtype = conv.weight.dtype
         if norm.running_mean is None or norm.running_var is None:
             continue
-        wide: list[Any] = [None if t is None else t.detach().double() for t in (conv.weight, conv.bias, norm.weight, norm.bias)]
+        wide: list[Any] = [
+            None if t is None else t.detach().double() for t in (conv.weight, conv.bias, norm.weight, norm.bias)
+        ]
         mean, variance = norm.running_mean.double(), norm.running_var.double()
         weight, bias = fuse_conv_bn_weights(wide[0], wide[1], mean, variance, norm.eps, wide[2], wide[3])
         for name, value in (("weight", weight), ("bias", bias)):
