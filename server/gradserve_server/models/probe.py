@@ -190,6 +190,8 @@ def _try_rules(network: nn.Module, example: Tensor, logits: Tensor) -> tuple[str
 
 def _useful_maps(network: nn.Module, example: Tensor, layers: list[Layer], places: dict[str, Place]) -> list[str]:
     """Those layers at which the top logits have a gradient on more than half of the positions."""
+    if not layers:
+        return []
     taps = Taps([places[layer.name] for layer in layers])
     with taps.listening(network):
         logits = network(example.detach().requires_grad_())
