@@ -1,0 +1,156 @@
+"""Company: what a request is told does not depend on who else asks."""
+
+import random
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+from gradserve.v1 import common_pb2 as pb
+from gradserve.v1 import explain_pb2, models_pb2, predict_pb2
+from serving import Server, Stubs, methods, picture, values
+
+REQUESTS, AT_A_TIME = 200, 16
+CLOSE = 1e-4
+UNITS = {
+    "digits": [("0.7", 5, None), ("0.10", 7, (2, 3)), ("2", 4, None)],
+    "small": [("features.14", 8, None), ("features.17", 60, (1, 1)), ("classifier.1", 33, None)],
+}
+METHODS: list[dict[str, dict[str, Any]]] = [
+    {"gradient": {}},
+    {"gradient": {"reduce": "REDUCE_MAX"}},
+    {"gradient_x_input": {}},
+    {"smooth_grad": {"samples": 5, "noise": 0.2}},
+    {"smooth_grad": {"samples": 4, "statistic": "SMOOTH_GRAD_STATISTIC_VARIANCE"}},
+    {"integrated_gradients": {"steps": 6}},
+    {"integrated_gradients": {"steps": 5, "baseline": "BASELINE_NOISE"}},
+    {"guided_backprop": {}},
+    {"deconvnet": {}},
+    {"grad_cam": {"signed": True}},
+    {"guided_grad_cam": {}},
+    {"occlusion": {"patch": 0.5, "stride": 0.5}},
+    {"gradient": {}, "deconvnet": {}, "grad_cam": {}},
+]
+UNIT_METHODS = [m for m in METHODS if not {"grad_cam", "guided_grad_cam"} & m.keys()]
+
+Request = predict_pb2.PredictRequest | explain_pb2.ExplainRequest
+
+
+def mixed(count: int, models: dict[str, Any]) -> list[Request]:
+    """Requests of all methods, several targets and two models, the same every time."""
+    rng = random.Random(11)
+    requests: list[Request] = []
+    for i in range(count):
+        model = ("digits", "small")[i % 2]
+        options = pb.RequestOptions(seed=i, priority=rng.choice([0, 1, 2]))  # type: ignore[arg-type]
+        image = picture(i, rng.choice([40, 64, 90]), rng.choice([50, 64, 80]))
+        if i % 9 == 0:
+            requests.append(predict_pb2.PredictRequest(model=model, image=image, top_k=3, options=options))
+            continue
+        unit = rng.random() < 0.3
+        asked = rng.choice(UNIT_METHODS if unit else METHODS)
+        target = unit_of(model, rng) if unit else class_of(models[model], rng)
+        targets = [target, pb.Target(rank=2)] if i % 7 == 0 and not unit else [target]
+        requests.append(
+            explain_pb2.ExplainRequest(
+                model=model, image=image, methods=methods(**asked), targets=targets, options=options
+            )
+        )
+    return requests
+
+
+def class_of(card: Any, rng: random.Random) -> pb.Target:
+    index = rng.randrange(len(card.classes))
+    name = card.classes[index]
+    if list(card.classes).count(name) > 1:
+        return pb.Target(class_index=index)
+    return rng.choice([pb.Target(class_index=index), pb.Target(class_name=name), pb.Target(rank=1), pb.Target(rank=3)])
+
+
+def unit_of(model: str, rng: random.Random) -> pb.Target:
+    layer, channel, place = rng.choice(UNITS[model])
+    unit = pb.Unit(layer=layer, channel=channel)
+    if place:
+        unit.y, unit.x = place
+    return pb.Target(unit=unit)
+
+
+def ask(stubs: Stubs, request: Request) -> Any:
+    rpc = stubs.gradients.Explain if isinstance(request, explain_pb2.ExplainRequest) else stubs.gradients.Predict
+    return rpc(request, timeout=120)
+
+
+def numbers(reply: Any) -> list[np.ndarray]:
+    """Everything that was computed, in float64."""
+    if isinstance(reply, predict_pb2.PredictResponse):
+        return [np.array([s.logit for s in reply.top]), np.array([s.probability for s in reply.top])]
+    maps = [values(e.raw).astype(np.float64) for e in reply.explanations]
+    return [*maps, np.array([e.target_value for e in reply.explanations])]
+
+
+def labels(reply: Any) -> list[Any]:
+    if isinstance(reply, predict_pb2.PredictResponse):
+        return [s.class_index for s in reply.top]
+    return [(e.method_name, e.target, e.target_name, e.method, e.done) for e in reply.explanations]
+
+
+def differences(a: Any, b: Any) -> list[float]:
+    """Relative L2 of each number array; and everything else must be the same."""
+    assert labels(a) == labels(b)
+    pairs = zip(numbers(a), numbers(b), strict=True)
+    return [float(np.linalg.norm(x - y) / max(np.linalg.norm(x), 1e-12)) for x, y in pairs]
+
+
+def test_200_mixed_requests_in_company_are_answered_as_alone(server: Server, stubs: Stubs) -> None:
+    names = ("digits", "small")
+    cards = {name: stubs.models.GetModel(models_pb2.GetModelRequest(name=name)) for name in names}
+    requests = mixed(REQUESTS, cards)
+    asked = {m.WhichOneof("method") for r in requests if isinstance(r, explain_pb2.ExplainRequest) for m in r.methods}
+    assert asked == {m.method for m in cards["digits"].methods}, "every method is among them"
+    kinds = {t.WhichOneof("kind") for r in requests if isinstance(r, explain_pb2.ExplainRequest) for t in r.targets}
+    assert kinds == {"class_index", "class_name", "rank", "unit"}
+
+    alone = [ask(stubs, request) for request in requests]
+    assert len(server.workers) == 2
+    passes, rows = server.metric("gradserve_step_rows_count"), server.metric("gradserve_step_rows_sum")
+    with ThreadPoolExecutor(AT_A_TIME) as pool:
+        company = list(pool.map(lambda request: ask(stubs, request), requests))
+
+    worst = [max(differences(a, b)) for a, b in zip(alone, company, strict=True)]
+    assert max(worst) < CLOSE, f"request {int(np.argmax(worst))}: {requests[int(np.argmax(worst))]}"
+    after = {name: stubs.models.GetModel(models_pb2.GetModelRequest(name=name)) for name in names}
+    assert after == cards
+    digests = {reply.provenance.weights_digest for reply in [*alone, *company]}
+    assert digests == {card.weights_digest for card in cards.values()}
+    again = [ask(stubs, request) for request in requests[:40]]
+    assert max(max(differences(a, b)) for a, b in zip(alone, again, strict=False)) < CLOSE, "nothing is left behind"
+    shared = (server.metric("gradserve_step_rows_sum") - rows) / (server.metric("gradserve_step_rows_count") - passes)
+    print(f"worst relative L2 {max(worst):.1e}, median {np.median(worst):.1e}; {shared:.1f} rows a pass in company")
+
+
+def test_the_noise_is_bitwise_the_same_in_company(stubs: Stubs) -> None:
+    """A baseline of noise on a linear model: the map is gradient x (x - noise), so the noise can be read off it."""
+    image = pb.Image(tensor=pb.Tensor(shape=[8, 12, 3], dtype=pb.DTYPE_UINT8, data=bytes(8 * 12 * 3)))
+
+    def request(seed: int) -> explain_pb2.ExplainRequest:
+        noise = methods(integrated_gradients={"steps": 2, "baseline": "BASELINE_NOISE"})
+        options = pb.RequestOptions(seed=seed)
+        return explain_pb2.ExplainRequest(model="linear", image=image, methods=noise, options=options)
+
+    requests = [request(seed) for seed in range(24)]
+    alone = [ask(stubs, r).explanations[0] for r in requests]
+    with ThreadPoolExecutor(AT_A_TIME) as pool:
+        company = [reply.explanations[0] for reply in pool.map(lambda r: ask(stubs, r), requests)]
+    assert [e.raw.data for e in alone] == [e.raw.data for e in company]
+    assert len({e.raw.data for e in alone}) == 24
+
+
+def test_after_a_neighbour_was_cancelled_the_answer_is_the_same(stubs: Stubs) -> None:
+    image = picture(1, 64, 64)
+    wide = explain_pb2.ExplainRequest(model="small", image=image, methods=methods(smooth_grad={"samples": 500}))
+    mine = explain_pb2.ExplainRequest(model="small", image=image, methods=methods(smooth_grad={"samples": 12}))
+    alone = ask(stubs, mine)
+    neighbours = [stubs.gradients.Explain.future(wide, timeout=60) for _ in range(2)]
+    call = stubs.gradients.Explain.future(mine, timeout=60)
+    for neighbour in neighbours:
+        neighbour.cancel()
+    assert max(differences(alone, call.result())) < CLOSE
