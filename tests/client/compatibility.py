@@ -6,6 +6,7 @@ Builds a wheel of this repository and installs it into fresh virtual environment
 """
 
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -31,6 +32,15 @@ def run(*command: str | Path) -> int:
     return subprocess.run(command, cwd=ROOT).returncode
 
 
+def copied(folder: Path) -> Path:
+    """A copy of what a wheel is built from: building leaves files behind."""
+    for part in ("client", "server"):
+        shutil.copytree(ROOT / part, folder / part, ignore=shutil.ignore_patterns("*.egg-info", "__pycache__"))
+    for part in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / part, folder)
+    return folder
+
+
 def tested(name: str, pins: Sequence[str], wheel: Path, folder: Path) -> bool:
     """Whether the client's tests pass in a fresh environment with these pins."""
     print(f"\n=== {name}, Python {sys.version.split()[0]} ===", flush=True)
@@ -49,7 +59,8 @@ def main() -> int:
     chosen = sys.argv[1:] or list(pins)
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        if run(sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", folder, "."):
+        source = copied(folder / "source")
+        if run(sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", folder, source):
             return 1
         (wheel,) = folder.glob("*.whl")
         passed = {name: tested(name, pins[name], wheel, folder / name) for name in chosen}
