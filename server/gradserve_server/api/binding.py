@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import grpc
 import numpy as np
+
 from gradserve.v1 import common_pb2 as pb
 from gradserve.v1 import explain_pb2, predict_pb2
 
@@ -20,7 +21,8 @@ from .errors import RequestError, Violations, inapplicable, unknown_model
 from .fields import bound
 from .targets import cam_layer, check_unit_order, targets_of
 
-MARGIN = 0.02  # seconds kept of the deadline for the answer's way back
+MARGIN = 0.02  # seconds kept of the time budget for the answer's way back
+LATE, MOST_LATE = 0.1, 0.25  # share and seconds kept of the call's own deadline, after which an answer is none
 MOST_METHODS, MOST_CLASSES, MOST_ROWS = 16, 1000, 4096
 BACKWARD = 3  # a forward and backward pass costs about three forwards
 
@@ -116,13 +118,14 @@ def _common(request: Request, card: ModelCard, at: Circumstances, violations: Vi
     if options.priority not in PRIORITIES:
         violations.add("options.priority", f"must be a Priority, was {options.priority}")
     precision = _precision(options.precision, card, violations)
-    budget = at.remaining
+    left = at.remaining
+    budget = None if left is None else left - min(MOST_LATE, max(MARGIN, LATE * left))
     if options.HasField("time_budget"):
         asked = options.time_budget.seconds + options.time_budget.nanos / 1e9
         if asked <= 0:
             violations.add("options.time_budget", f"must be above 0 s, was {asked:g} s")
-        budget = asked if budget is None else min(budget, asked)
-    deadline = float("inf") if budget is None else at.arrived + budget - MARGIN
+        budget = asked - MARGIN if budget is None else min(budget, asked - MARGIN)
+    deadline = float("inf") if budget is None else at.arrived + budget
     image = images.decoded(request.image, card, how or pb.PREPROCESS_MODEL_DEFAULT, at.limits, violations)
     return _Common(image, how or pb.PREPROCESS_MODEL_DEFAULT, precision, deadline, options)
 

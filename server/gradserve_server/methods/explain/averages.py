@@ -57,8 +57,8 @@ def integrated_gradients(
     [1, 3, H, W] -> Map, with the completeness gap: the sum of all attributions minus f(x) - f(baseline).
     """
     start = baseline_of(x, baseline, run)
-    nodes, weights = (torch.from_numpy(v).to(x) for v in np.polynomial.legendre.leggauss(steps))
-    alphas, weights = (nodes + 1) / 2, weights / 2
+    nodes, widths = np.polynomial.legendre.leggauss(steps)  # on [-1, 1]
+    alphas, weights = (torch.from_numpy(v / 2).to(x) for v in (nodes + 1, widths))  # halved before rounding to fp32
     ends = yield Query(torch.cat([x, start]), target)
     total = torch.zeros_like(x)
     for part in run.parts(steps):
