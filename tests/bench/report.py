@@ -1,0 +1,40 @@
+"""What a benchmark leaves behind: tables for people, JSON for programs."""
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+Json = Annotated[bool, typer.Option("--json", help="JSON on standard output instead of tables.")]
+Out = Annotated[Path | None, typer.Option("--out", dir_okay=False, help="Also write the JSON to this file.")]
+
+WIDTH = 130  # of a file or a pipe
+
+console = Console(stderr=True, highlight=False)
+
+
+def deliver(document: dict[str, Any], tables: list[Table], as_json: bool, out: Path | None) -> None:
+    """Prints the tables or the document, and writes the document to a file if one is named."""
+    text = json.dumps(document, indent=2)
+    if out:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_text(text + "\n")
+    if as_json:
+        print(text)
+    else:
+        terminal = Console(highlight=False)
+        for table in tables:
+            terminal.print(table, width=None if terminal.is_terminal else WIDTH)
+
+
+def table(title: str, names: list[str], columns: list[str]) -> Table:
+    """A plain table: names at the left, numbers at the right."""
+    made = Table(title=title, title_justify="left", box=None, header_style="bold")
+    for name in names:
+        made.add_column(name, no_wrap=True)
+    for column in columns:
+        made.add_column(column, justify="right")
+    return made

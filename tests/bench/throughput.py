@@ -1,0 +1,208 @@
+"""What the service costs on top of torch: rows per second with many callers, milliseconds for a lone one.
+
+`python -m tests.bench.throughput --help`
+"""
+
+import os
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import median
+from typing import Annotated
+
+import typer
+from rich.progress import track
+from rich.table import Table
+
+from . import report
+from .raw import Parts, RawLoops, Stretch, raw_loops
+from .serving import CATALOGUE, Caller, Server, Window, closed_loop, gradient_request, photo, served
+
+MODELS = ("resnet18", "cifar10-net", "digits")
+CLASS = 0
+TARGETS: dict[str, int | None] = {"a named class": CLASS, "the top class": None}
+
+
+@dataclass(frozen=True)
+class Spread:
+    """A median and the lowest and highest of its rounds."""
+
+    median: float
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> "Spread":
+        """Of the rounds' values."""
+        return cls(median(values), min(values), max(values))
+
+
+@dataclass(frozen=True)
+class Load:
+    """Many callers asking for the gradient of `target`, beside the raw loops of the same rounds; CPU in ms."""
+
+    model: str
+    target: str
+    callers: int
+    raw_rows_per_second: Spread
+    requests_per_second: Spread
+    ratio: Spread
+    raw_cpu_per_row: Spread
+    server_cpu_per_request: Spread
+    caller_cpu_per_request: Spread
+    cpu_ratio: Spread
+
+
+@dataclass(frozen=True)
+class Lone:
+    """One caller at a time, beside plain code in turn; everything in ms."""
+
+    model: str
+    target: str
+    requests: int
+    latency: Spread
+    plain: float
+    decode: float
+    compute: float
+    encode: float
+    overhead: float
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How long to measure what."""
+
+    callers: int
+    rounds: int
+    seconds: float
+    lone: int
+
+
+def main(
+    model: Annotated[list[str], typer.Option(help="Repeat for several.")] = list(MODELS),  # noqa: B006  typer copies it
+    callers: Annotated[int, typer.Option(min=1, help="Callers at once.")] = 16,
+    rounds: Annotated[int, typer.Option(min=1, help="Rounds of raw loop and service in turn.")] = 5,
+    seconds: Annotated[float, typer.Option(min=0.1, help="Of each measurement in a round.")] = 5.0,
+    lone: Annotated[int, typer.Option(min=1, help="Requests of the lone caller.")] = 40,
+    processes: Annotated[int | None, typer.Option(min=1, help="Workers and raw processes; default: one per core.")] = (
+        None
+    ),
+    as_json: report.Json = False,
+    out: report.Out = None,
+) -> None:
+    """Gradients through gRPC (JPEG in, PNG map out) against a bare torch loop, in turn, in one run.
+
+    Both sides have the same prepared network, row cap and number of single-threaded processes. Asking for a named
+    class is one gradient row; asking for the top class adds the forward pass that finds it.
+
+    Example: python -m tests.bench.throughput --model resnet18 --rounds 3
+    """
+    loads, lones = measure(model, Plan(callers, rounds, seconds, lone), processes)
+    document = {"throughput": [asdict(each) for each in loads], "lone_caller": [asdict(each) for each in lones]}
+    report.deliver(document, [load_table(loads), lone_table(lones)], as_json, out)
+
+
+def measure(models: Sequence[str], plan: Plan, processes: int | None) -> tuple[list[Load], list[Lone]]:
+    """Starts both sides once and measures model after model."""
+    count = processes or len(os.sched_getaffinity(0))
+    loads: list[Load] = []
+    lones: list[Lone] = []
+    with tempfile.TemporaryDirectory() as folder:
+        catalogue = Path(folder) / "catalogue.toml"
+        catalogue.write_text(CATALOGUE)
+        with raw_loops(catalogue, count) as raw, served(catalogue, count) as server:
+            for model in models:
+                loads += under_load(model, plan, raw, server)
+                lones += alone(model, plan, raw, server)
+    return loads, lones
+
+
+def under_load(model: str, plan: Plan, raw: RawLoops, server: Server) -> list[Load]:
+    """The raw loop, then each target's requests, and again."""
+    jpeg = photo(raw.facts(model).resize)
+    requests = {name: gradient_request(model, jpeg, target) for name, target in TARGETS.items()}
+    stretches: list[list[Stretch]] = []
+    windows: dict[str, list[Window]] = {name: [] for name in TARGETS}
+    for _ in track(range(plan.rounds), f"{model}: load", console=report.console, transient=True):
+        stretches.append(raw.run(model, plan.seconds))
+        for name, request in requests.items():
+            windows[name].append(closed_loop(server, request, plan.callers, plan.seconds))
+    return [load(model, name, plan.callers, stretches, found) for name, found in windows.items()]
+
+
+def load(model: str, target: str, callers: int, raw: Sequence[Sequence[Stretch]], grpc: Sequence[Window]) -> Load:
+    """Figures of every round, and their medians."""
+    rows = [sum(each.rows / each.seconds for each in stretches) for stretches in raw]
+    row_cpu = [1000 * sum(s.cpu for s in stretches) / sum(s.rows for s in stretches) for stretches in raw]
+    server_cpu = [1000 * window.server_cpu / max(1, window.answers) for window in grpc]
+    return Load(
+        model=model,
+        target=target,
+        callers=callers,
+        raw_rows_per_second=Spread.of(rows),
+        requests_per_second=Spread.of([window.rate for window in grpc]),
+        ratio=Spread.of([window.rate / rate for window, rate in zip(grpc, rows, strict=True)]),
+        raw_cpu_per_row=Spread.of(row_cpu),
+        server_cpu_per_request=Spread.of(server_cpu),
+        caller_cpu_per_request=Spread.of([1000 * window.caller_cpu / max(1, window.answers) for window in grpc]),
+        cpu_ratio=Spread.of([ours / theirs for ours, theirs in zip(row_cpu, server_cpu, strict=True)]),
+    )
+
+
+def alone(model: str, plan: Plan, raw: RawLoops, server: Server) -> list[Lone]:
+    """One request of each target and one gradient by plain code, in turn."""
+    jpeg = photo(raw.facts(model).resize)
+    requests = {name: gradient_request(model, jpeg, target) for name, target in TARGETS.items()}
+    caller = Caller(server)
+    latencies: dict[str, list[float]] = {name: [] for name in TARGETS}
+    plain: list[Parts] = []
+    for i in track(range(-2, plan.lone), f"{model}: lone caller", console=report.console, transient=True):
+        parts, took = raw.lone(model, jpeg), {name: caller(request) for name, request in requests.items()}
+        if i >= 0:  # the first two warm up
+            plain.append(parts)
+            for name, seconds in took.items():
+                latencies[name].append(1000 * seconds)
+    caller.close()
+    return [lone_caller(model, name, found, plain) for name, found in latencies.items()]
+
+
+def lone_caller(model: str, target: str, latencies: Sequence[float], plain: Sequence[Parts]) -> Lone:
+    """Medians, and what the service adds to plain code."""
+    latency = Spread.of(latencies)
+    whole = 1000 * median(sum(parts) for parts in plain)
+    decode, compute, encode = (1000 * median(times) for times in zip(*plain, strict=True))
+    overhead = latency.median - whole
+    return Lone(model, target, len(latencies), latency, whole, decode, compute, encode, overhead)
+
+
+def load_table(found: Sequence[Load]) -> Table:
+    """Medians, with the range of the rounds in brackets."""
+    columns = ["raw rows/s", "requests/s", "ratio", "raw CPU", "server CPU", "ratio"]
+    callers = found[0].callers if found else 0
+    title = f"{callers} callers against the raw loop; CPU in ms for each row and request"
+    made = report.table(title, ["gradient of", "target"], columns)
+    for each in found:
+        rates = [shown(spread, 1) for spread in (each.raw_rows_per_second, each.requests_per_second)]
+        cpu = [f"{spread.median:.1f}" for spread in (each.raw_cpu_per_row, each.server_cpu_per_request)]
+        made.add_row(each.model, each.target, *rates, shown(each.ratio, 2), *cpu, f"{each.cpu_ratio.median:.2f}")
+    return made
+
+
+def lone_table(found: Sequence[Lone]) -> Table:
+    """Medians in milliseconds."""
+    columns = ["latency", "plain", "decode", "pass", "encode", "overhead"]
+    made = report.table("A lone caller against plain code, ms", ["gradient of", "target"], columns)
+    for each in found:
+        times = [f"{value:.1f}" for value in (each.plain, each.decode, each.compute, each.encode, each.overhead)]
+        made.add_row(each.model, each.target, shown(each.latency, 1), *times)
+    return made
+
+
+def shown(spread: Spread, digits: int) -> str:
+    """25.1 (24.0..26.3)."""
+    return f"{spread.median:.{digits}f} ({spread.low:.{digits}f}..{spread.high:.{digits}f})"
+
+
+if __name__ == "__main__":
+    typer.run(main)
