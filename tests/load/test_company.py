@@ -5,14 +5,15 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
+from serving import Server, Stubs, methods, picture, values
+
 from gradserve.v1 import common_pb2 as pb
 from gradserve.v1 import explain_pb2, models_pb2, predict_pb2
-from serving import Server, Stubs, methods, picture, values
 
 REQUESTS, AT_A_TIME = 200, 16
 CLOSE = 1e-4
 UNITS = {
-    "digits": [("0.7", 5, None), ("0.10", 7, (2, 3)), ("2", 4, None)],
+    "digits": [("0.8", 5, None), ("0.11", 7, (2, 3)), ("2", 4, None)],
     "small": [("features.14", 8, None), ("features.17", 60, (1, 1)), ("classifier.1", 33, None)],
 }
 METHODS: list[dict[str, dict[str, Any]]] = [

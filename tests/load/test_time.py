@@ -1,0 +1,157 @@
+"""Time: budgets, deadlines and callers who go away."""
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import grpc
+import pytest
+from serving import Server, Stubs, methods, picture, refused, values
+
+from gradserve.v1 import common_pb2 as pb
+from gradserve.v1 import explain_pb2
+
+SAMPLES = 500
+BUDGET = 0.2
+STEP = 0.5  # the longest pass, by the engine's own rule
+
+
+def wide(samples: int = SAMPLES, **options: Any) -> explain_pb2.ExplainRequest:
+    budget = options.pop("budget", None)
+    request = explain_pb2.ExplainRequest(
+        model="small",
+        image=picture(3, 64, 64),
+        methods=methods(smooth_grad={"samples": samples}),
+        options=pb.RequestOptions(**options),
+    )
+    if budget:
+        request.options.time_budget.FromNanoseconds(int(budget * 1e9))
+    return request
+
+
+def eventually(condition: Callable[[], bool], patience: float = 10) -> float:
+    """Waits until it holds; returns after how many seconds."""
+    begun = time.monotonic()
+    while not condition():
+        assert time.monotonic() < begun + patience
+        time.sleep(0.02)
+    return time.monotonic() - begun
+
+
+@pytest.fixture(autouse=True)
+def idle(server: Server) -> None:
+    eventually(lambda: server.metric("gradserve_jobs_in_flight") == 0, 60)
+
+
+def test_500_samples_take_much_longer_than_the_budget(stubs: Stubs) -> None:
+    begun = time.monotonic()
+    reply = stubs.gradients.Explain(wide(), timeout=120)
+    assert reply.explanations[0].done == SAMPLES
+    assert reply.explanations[0].completed_fraction == 1
+    assert time.monotonic() - begun > 5 * BUDGET
+
+
+def test_a_partial_answer_comes_back_in_time(server: Server, stubs: Stubs) -> None:
+    partial = server.metric("gradserve_partial_total")
+    for _ in range(5):
+        begun = time.monotonic()
+        reply = stubs.gradients.Explain(wide(budget=BUDGET, allow_partial=True), timeout=60)
+        seconds = time.monotonic() - begun
+        explanation = reply.explanations[0]
+        assert 0 < explanation.done < explanation.asked == SAMPLES
+        assert explanation.completed_fraction == pytest.approx(explanation.done / SAMPLES)
+        assert values(explanation.raw).shape == (64, 64)
+        assert values(explanation.raw).any()
+        print(f"{explanation.done} of {SAMPLES} samples in {1000 * seconds:.0f} ms")
+        assert seconds < BUDGET + STEP
+    assert server.metric("gradserve_partial_total") == partial + 5
+
+
+def test_a_partial_answer_is_what_fewer_samples_give(stubs: Stubs) -> None:
+    """The noise of a sample depends on its number alone, so 7 of 500 samples are 7 samples."""
+    partial = stubs.gradients.Explain(wide(budget=BUDGET, allow_partial=True, seed=5), timeout=60).explanations[0]
+    full = stubs.gradients.Explain(wide(samples=partial.done, seed=5), timeout=60).explanations[0]
+    assert values(partial.raw) == pytest.approx(values(full.raw), rel=1e-4, abs=1e-4 * full.high)
+
+
+def test_without_allow_partial_it_is_deadline_exceeded(stubs: Stubs) -> None:
+    begun = time.monotonic()
+    with pytest.raises(grpc.RpcError) as caught:
+        stubs.gradients.Explain(wide(budget=BUDGET), timeout=60)
+    seconds = time.monotonic() - begun
+    failure = refused(caught.value)
+    assert (failure.code, failure.reason) == ("DEADLINE_EXCEEDED", "TIME_UP")
+    print(f"DEADLINE_EXCEEDED after {1000 * seconds:.0f} ms")
+    assert seconds < BUDGET + STEP
+
+
+def test_the_calls_own_deadline_counts_too(stubs: Stubs) -> None:
+    begun = time.monotonic()
+    reply = stubs.gradients.Explain(wide(allow_partial=True), timeout=1.5)
+    assert 0 < reply.explanations[0].done < SAMPLES
+    print(f"{reply.explanations[0].done} of {SAMPLES} samples in {1000 * (time.monotonic() - begun):.0f} ms of 1500")
+    with pytest.raises(grpc.RpcError) as caught:
+        stubs.gradients.Explain(wide(), timeout=0.3)
+    assert caught.value.code() == grpc.StatusCode.DEADLINE_EXCEEDED
+
+
+def test_the_smaller_of_budget_and_deadline_counts(stubs: Stubs) -> None:
+    begun = time.monotonic()
+    stubs.gradients.Explain(wide(budget=30, allow_partial=True), timeout=1.5)
+    assert time.monotonic() - begun < 1.5
+
+
+@pytest.mark.parametrize("leave", ["cancel", "deadline"])
+def test_a_caller_who_goes_away_frees_the_device_within_one_step(server: Server, stubs: Stubs, leave: str) -> None:
+    cancelled = server.metric("gradserve_cancelled_total")
+    call = stubs.gradients.Explain.future(wide(samples=2000), timeout=60 if leave == "cancel" else 1)
+    eventually(lambda: server.metric("gradserve_jobs_in_flight") == 1)
+    time.sleep(0.5)
+    if leave == "cancel":
+        call.cancel()
+    else:
+        assert call.code() == grpc.StatusCode.DEADLINE_EXCEEDED
+    gone = time.monotonic()
+    eventually(lambda: server.metric("gradserve_jobs_in_flight") == 0)
+    if leave == "cancel":
+        eventually(lambda: server.metric("gradserve_cancelled_total") == cancelled + 1)
+    eventually(lambda: cpu(server) < 0.2, 15)
+    print(f"all workers idle {time.monotonic() - gone:.1f} s after the caller left")
+    rows = server.metric("gradserve_step_rows_sum")
+    time.sleep(1)
+    assert server.metric("gradserve_step_rows_sum") == rows
+
+
+def cpu(server: Server, seconds: float = 0.2) -> float:
+    """Processor seconds per second that the workers use."""
+    before = [sum(worker.cpu_times()[:2]) for worker in server.workers]
+    time.sleep(seconds)
+    return (sum(sum(worker.cpu_times()[:2]) for worker in server.workers) - sum(before)) / seconds
+
+
+def test_a_gradient_beside_a_wide_job_does_not_wait_for_it(server: Server, stubs: Stubs) -> None:
+    """Both workers are busy with 2000 steps; a gradient comes back in about one step, not after them."""
+    steps = methods(integrated_gradients={"steps": 2000})
+    wide = explain_pb2.ExplainRequest(model="small", image=picture(1, 64, 64), methods=steps)
+    busy = [stubs.gradients.Explain.future(wide, timeout=60) for _ in range(2)]
+    try:
+        eventually(lambda: server.metric("gradserve_jobs_in_flight") == 2)
+        time.sleep(1)
+        waits, waited = [], []
+        for i in range(5):
+            request = explain_pb2.ExplainRequest(
+                model="small",
+                image=picture(i, 64, 64),
+                methods=methods(gradient={}),
+                targets=[pb.Target(class_index=i)],
+            )
+            begun = time.monotonic()
+            reply = stubs.gradients.Explain(request, timeout=60)
+            waits.append(time.monotonic() - begun)
+            waited.append(reply.provenance.queue_seconds)
+        print("a gradient beside them took", ", ".join(f"{1000 * w:.0f}" for w in waits), "ms")
+        assert not any(call.done() for call in busy)
+        assert sorted(waited)[2] < 2 * STEP
+    finally:
+        for call in busy:
+            call.cancel()
