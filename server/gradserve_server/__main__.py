@@ -36,14 +36,14 @@ def serve(
         list[str] | None, typer.Option(help="NAME or NAME=WEIGHTS; repeat for several", show_default=False)
     ] = None,
     config: Annotated[
-        Path | None, typer.Option(help="TOML file with [server], [pool], [limits] and [models.NAME]")
+        Path | None, typer.Option(help="TOML file with \\[server], \\[pool], \\[limits] and \\[models.NAME]")
     ] = None,
-    host: Annotated[str | None, typer.Option(help="address to listen on [127.0.0.1]")] = None,
-    port: Annotated[int | None, typer.Option(help="gRPC port, 0 for a free one [50051]")] = None,
-    metrics_port: Annotated[int | None, typer.Option(help="Prometheus port, 0 for a free one [9464]")] = None,
-    device: Annotated[str | None, typer.Option(help="auto, cpu or cuda [auto]")] = None,
-    workers: Annotated[int | None, typer.Option(help="worker processes [one per GPU, or one per core]")] = None,
-    threads: Annotated[int | None, typer.Option(help="compute threads of each worker on a CPU [1]")] = None,
+    host: Annotated[str | None, typer.Option(help="address to listen on; default: 127.0.0.1")] = None,
+    port: Annotated[int | None, typer.Option(help="gRPC port, 0 for a free one; default: 50051")] = None,
+    metrics_port: Annotated[int | None, typer.Option(help="Prometheus port, 0 for a free one; default: 9464")] = None,
+    device: Annotated[str | None, typer.Option(help="auto, cpu or cuda; default: auto")] = None,
+    workers: Annotated[int | None, typer.Option(help="worker processes; default: one per GPU, or one per core")] = None,
+    threads: Annotated[int | None, typer.Option(help="compute threads of each worker on a CPU; default: 1")] = None,
     tls_certificate: Annotated[Path | None, typer.Option(help="PEM file; with --tls-key, serve TLS")] = None,
     tls_key: Annotated[Path | None, typer.Option(help="PEM file with the private key")] = None,
     token_file: Annotated[Path | None, typer.Option(help="file with the bearer token that callers must send")] = None,

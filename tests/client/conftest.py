@@ -4,8 +4,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from gradserve import Client
 from PIL import Image
+
+from gradserve import Client
 
 from .fake import FakeServer
 

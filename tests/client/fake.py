@@ -8,6 +8,7 @@ import grpc
 import numpy as np
 from google.protobuf import any_pb2, duration_pb2
 from google.rpc import error_details_pb2, status_pb2
+
 from gradserve import images
 from gradserve.v1 import (
     common_pb2,

@@ -3,10 +3,11 @@ import sys
 
 import numpy as np
 import pytest
-from gradserve import Method, Rank, Unit, cli
-from gradserve.cli import asks
 from PIL import Image
 from typer.testing import CliRunner
+
+from gradserve import Method, Rank, Unit, cli
+from gradserve.cli import asks
 
 from . import fake
 from .fake import METHODS, SIZE
@@ -210,3 +211,10 @@ def test_parameters_find_their_methods():
 def test_names_with_brackets_are_no_markup(run, photo_path, monkeypatch):
     monkeypatch.setattr(fake, "CLASSES", ["[red]fish", "b", "c"])
     assert "[red]fish" in run("predict", photo_path)[1]
+
+
+def test_health_is_an_exit_code(run, server):
+    assert run("health")[:2] == (0, "SERVING\n")
+    server.health = b"\x08\x02"
+    code, out, _ = run("health", "--json")
+    assert (code, json.loads(out)) == (1, {"state": "NOT_SERVING"})

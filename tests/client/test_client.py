@@ -2,9 +2,10 @@ import asyncio
 import threading
 import time
 
-import gradserve
 import numpy as np
 import pytest
+
+import gradserve
 from gradserve import AsyncClient, Client, Method, Rank, Unit
 from gradserve.v1 import common_pb2
 

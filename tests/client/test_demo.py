@@ -3,9 +3,10 @@ import re
 
 import numpy as np
 import pytest
+from PIL import Image
+
 from gradserve import GradserveError, cli
 from gradserve.cli import launch, page, samples
-from PIL import Image
 
 from .fake import METHODS
 

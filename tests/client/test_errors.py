@@ -1,6 +1,7 @@
-import gradserve
 import grpc
 import pytest
+
+import gradserve
 from gradserve import errors
 
 from .fake import BAD_FIELDS

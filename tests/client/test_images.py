@@ -2,9 +2,10 @@ import io
 
 import numpy as np
 import pytest
+from PIL import Image
+
 from gradserve import Region, colours, images
 from gradserve.v1 import common_pb2
-from PIL import Image
 
 from .conftest import jpeg
 

@@ -1,6 +1,7 @@
 import json
 
 import pytest
+
 from gradserve import AsyncClient, cli
 from gradserve.cli import load
 

@@ -3,6 +3,7 @@ import re
 
 import numpy as np
 import pytest
+
 from gradserve import Client, Method, Rank, Unit, messages, parameters
 from gradserve.v1 import common_pb2, explain_pb2
 

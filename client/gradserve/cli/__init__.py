@@ -8,6 +8,7 @@ import typer
 from gradserve.cli.bench import bench
 from gradserve.cli.demo import demo
 from gradserve.cli.explain import explain
+from gradserve.cli.health import health
 from gradserve.cli.models import models
 from gradserve.cli.predict import predict
 from gradserve.cli.serve import serve
@@ -25,6 +26,7 @@ app = typer.Typer(
 app.command()(predict)
 app.command()(explain)
 app.command()(models)
+app.command()(health)
 app.command()(bench)
 app.command()(demo)
 app.command(

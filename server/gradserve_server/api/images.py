@@ -6,8 +6,9 @@ import warnings
 from typing import Any
 
 import numpy as np
-from gradserve.v1 import common_pb2 as pb
 from PIL import Image, ImageOps, UnidentifiedImageError
+
+from gradserve.v1 import common_pb2 as pb
 
 from ..config import LimitSettings
 from ..models.card import ModelCard

@@ -3,10 +3,11 @@
 from typing import Any
 
 import numpy as np
+from PIL import Image
+
 from gradserve.images import overlay
 from gradserve.v1 import common_pb2 as pb
 from gradserve.v1 import explain_pb2, models_pb2, predict_pb2
-from PIL import Image
 
 from .. import __version__
 from ..methods.explain import METHODS, Call, Explained

@@ -1,9 +1,10 @@
 """The gRPC server: services, health, reflection, TLS."""
 
 import grpc
-from gradserve.v1 import models_pb2, models_pb2_grpc, service_pb2, service_pb2_grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
+
+from gradserve.v1 import models_pb2, models_pb2_grpc, service_pb2, service_pb2_grpc
 
 from ..config import LimitSettings, ServerSettings
 from ..metrics import Metrics

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import grpc
+
 from gradserve.v1 import explain_pb2, models_pb2, models_pb2_grpc, predict_pb2, service_pb2_grpc
 
 from ..config import LimitSettings, cores

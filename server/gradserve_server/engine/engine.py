@@ -19,7 +19,7 @@ CPU_ROWS, CPU_MOST = 8, 64  # at 224 px and at most; rates are flat or fall beyo
 GPU_ROWS, GPU_MOST = 64, 256
 MOST_KEYS = 1000
 PORTIONS = 4  # of the time left, that a wide query fills one when it may answer with less
-LONGEST = 0.5  # seconds that a pass may take while it has more than one row: whoever arrives meanwhile waits for it
+LONGEST = 2.0  # seconds that a pass may take while it has more than one row: whoever arrives meanwhile waits for it
 SMOOTHING = 0.3  # weight of the newest step in the running estimate of seconds per row
 
 

@@ -13,6 +13,10 @@ CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
 
+class FoldedBatchNorm(nn.Identity):
+    """Stands where a folded BatchNorm was, under its name."""
+
+
 class _Uses(TorchFunctionMode):
     """Counts the torch functions that take each watched tensor."""
 
@@ -69,7 +73,7 @@ def foldable(network: nn.Module, example: Tensor) -> list[tuple[str, str]]:
 
 
 def fold_batch_norms(network: nn.Module, example: Tensor) -> dict[str, str]:
-    """Folds in float64 and returns {convolution: BatchNorm}; the BatchNorm's name stays, as an identity."""
+    """Folds in float64 and returns {convolution: BatchNorm}; the BatchNorm's name stays."""
     folded = {}
     for conv_name, norm_name in foldable(network, example):
         conv: Any = network.get_submodule(conv_name)
@@ -85,6 +89,6 @@ def fold_batch_norms(network: nn.Module, example: Tensor) -> dict[str, str]:
         for name, value in (("weight", weight), ("bias", bias)):
             setattr(conv, name, nn.Parameter(value.detach().to(dtype), requires_grad=False))
         parent, _, leaf = norm_name.rpartition(".")
-        setattr(network.get_submodule(parent), leaf, nn.Identity())
+        setattr(network.get_submodule(parent), leaf, FoldedBatchNorm())
         folded[conv_name] = norm_name
     return folded
