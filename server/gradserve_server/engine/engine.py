@@ -152,11 +152,9 @@ class Engine:
         if batch:
             key = batch[0][0].key
             slack = min(LONGEST, min(claim.deadline for claim, _ in batch) - now)
-            rows = sum(count for _, count in batch)
             row_seconds = self._row_seconds.get(key.kind, 0.0)
-            if (
-                rows * row_seconds > slack
-            ):  # a smaller pass brings the most urgent answer in time, and the next arrivals in
+            if row_seconds * sum(count for _, count in batch) > max(slack, 0.0):
+                # a smaller pass brings the most urgent answer in time, and whoever comes meanwhile in sooner
                 batch = take(claims, lambda _: max(1, int(slack / row_seconds)), self._served, now)
             self._passes += 1
             self._served[key.kind] = self._passes
