@@ -1,6 +1,7 @@
 """What a job gives to its method: noise, chunks, warnings."""
 
 import torch
+
 from gradserve_server.engine.job import Job, Run
 
 
