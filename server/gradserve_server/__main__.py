@@ -31,6 +31,11 @@ def main(argv: list[str] | None = None) -> int:
         return int(exit_.code or 0)
 
 
+def complain(text: str) -> None:
+    """Says on stderr why the server does not start."""
+    console.print(text, style="red", markup=False, highlight=False, soft_wrap=True)
+
+
 def serve(
     model: Annotated[
         list[str] | None, typer.Option(help="NAME or NAME=WEIGHTS; repeat for several", show_default=False)
@@ -67,10 +72,10 @@ def serve(
         code = asyncio.run(run(settings))
     except ValidationError as error:
         for fault in error.errors():
-            console.print(f"[red]{'.'.join(map(str, fault['loc']))}: {fault['msg']}, was {fault['input']!r}[/]")
+            complain(f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}, was {fault['input']!r}")
         raise typer.Exit(2) from error
     except (OSError, ValueError) as error:
-        console.print(f"[red]{error}[/]")
+        complain(str(error))
         raise typer.Exit(2) from error
     raise typer.Exit(code)
 
@@ -129,7 +134,7 @@ async def run(settings: Settings) -> int:
         await stop.wait()
         return 0
     except StartError as error:
-        console.print(f"[red]{error}[/]")
+        complain(str(error))
         return 1
     finally:
         await server.stop()

@@ -17,13 +17,16 @@ from ..methods.explain import METHODS, Call, Target
 from ..models.card import ModelCard, Precision
 from ..pool.wire import Task
 from . import images
-from .errors import RequestError, Violations, inapplicable, unknown_model
+from .errors import RequestError, Violations, unknown_model
 from .fields import bound
-from .targets import cam_layer, check_unit_order, targets_of
+from .targets import cam_layer, targets_of
 
 MARGIN = 0.02  # seconds kept of the time budget for the answer's way back
 LATE, MOST_LATE = 0.1, 0.25  # share and seconds kept of the call's own deadline, after which an answer is none
 MOST_METHODS, MOST_CLASSES, MOST_ROWS = 16, 1000, 4096
+MOST_MAPS = 60 << 20  # bytes of maps in one reply
+MAP_BYTES = {explain_pb2.MAP_FORMAT_FLOAT16: 2, explain_pb2.MAP_FORMAT_PNG: 1}  # a pixel; otherwise 4
+OVERLAY_BYTES = 3
 BACKWARD = 3  # a forward and backward pass costs about three forwards
 
 PRIORITIES: Mapping[int, Priority] = {0: "interactive", 1: "interactive", 2: "batch"}
@@ -80,12 +83,13 @@ def bind_explain(request: explain_pb2.ExplainRequest, at: Circumstances) -> Boun
     size = (card.height, card.width) if common.image is None else (common.image[0].shape[0], common.image[0].shape[1])
     own_size = size == (card.height, card.width)
     targets = targets_of(request.targets, card, own_size, violations)
-    calls = _calls(request, card, targets, violations)
-    rows = _rows(calls, size, violations)
+    calls = _calls(request, card, targets, size, violations)
     if request.format not in explain_pb2.MapFormat.values():
         violations.add("format", f"must be a MapFormat, was {request.format}")
+    _check_reply(request, len(calls), size, violations)
+    _check_applies(calls, card, violations)
     violations.check()
-    _check_applies(calls, card)
+    rows = sum(METHODS[call.method].rows(call.parameters, size) for call in calls)
     scale = size[0] * size[1] / (card.height * card.width)
     task, region, how = _task("explain", card, common, {"calls": calls}, BACKWARD * card.gflop * rows * scale, at)
     return Bound(task, card, region, how, calls)
@@ -136,7 +140,7 @@ def _precision(number: int, card: ModelCard, violations: Violations) -> Precisio
         violations.add("options.precision", f"must be a Precision, was {number}")
     elif precision != "auto" and precision not in card.precisions:
         loaded = ", ".join(["AUTO", *(p.upper() for p in card.precisions)])
-        raise inapplicable(f"{card.name} is not loaded in {precision.upper()}; there are: {loaded}")
+        violations.refuse(f"{card.name} is not loaded in {precision.upper()}; there are: {loaded}")
     return "exact" if precision in (None, "auto") else precision  # type: ignore[return-value]
 
 
@@ -167,7 +171,11 @@ def _task(
 
 
 def _calls(
-    request: explain_pb2.ExplainRequest, card: ModelCard, targets: list[Target], violations: Violations
+    request: explain_pb2.ExplainRequest,
+    card: ModelCard,
+    targets: list[Target],
+    size: tuple[int, int],
+    violations: Violations,
 ) -> tuple[Call, ...]:
     """Methods outermost; each with its parameters resolved for each target."""
     if not 1 <= len(request.methods) <= MOST_METHODS:
@@ -181,31 +189,36 @@ def _calls(
             continue
         path = f"methods[{i}].{name}"
         parameters = bound(METHODS[name].function, getattr(message, name), path, violations)
-        for j, target in enumerate(targets if parameters is not None else ()):
-            resolved = dict(parameters or {})
+        if parameters is None:
+            continue
+        rows = METHODS[name].rows(parameters, size)
+        if rows > MOST_ROWS:
+            at_most = f"at most {MOST_ROWS} are allowed"
+            violations.add(path, f"asks for {rows} passes on a {size[1]}x{size[0]} input; {at_most}")
+        for target in targets:
+            resolved = dict(parameters)
             if "layer" in resolved:
                 resolved["layer"] = cam_layer(resolved["layer"], target, card, path, violations)
             if resolved.get("log_prob") and target.layer:
-                violations.add(f"{path}.log_prob", f"applies to class targets only; targets[{j}] is a unit")
+                violations.add(f"{path}.log_prob", f"applies to class targets only, not to units of {target.layer}")
             calls.append(Call(name, resolved, target))
-    check_unit_order(calls, card, violations)
     return tuple(calls)
 
 
-def _rows(calls: tuple[Call, ...], size: tuple[int, int], violations: Violations) -> int:
-    """Rows that all calls together will ask for."""
-    counts = {i: METHODS[call.method].rows(call.parameters, size) for i, call in enumerate(calls)}
-    for name, rows in {calls[i].method: n for i, n in counts.items() if n > MOST_ROWS}.items():
-        violations.add(name, f"asks for {rows} passes on a {size[1]}x{size[0]} input; at most {MOST_ROWS} are allowed")
-    return sum(counts.values())
+def _check_reply(request: explain_pb2.ExplainRequest, maps: int, size: tuple[int, int], violations: Violations) -> None:
+    """Maps that no reply can carry are refused before they are computed."""
+    pixel = MAP_BYTES.get(request.format, 4) + (OVERLAY_BYTES if request.overlay else 0)
+    if maps * size[0] * size[1] * pixel > MOST_MAPS:
+        limit = f"a reply carries {MOST_MAPS >> 20} MiB; ask for fewer at once, or as FLOAT16 or PNG"
+        violations.add("methods", f"{maps} maps of {size[1]}x{size[0]} are too much: {limit}")
 
 
-def _check_applies(calls: tuple[Call, ...], card: ModelCard) -> None:
+def _check_applies(calls: tuple[Call, ...], card: ModelCard, violations: Violations) -> None:
     refusals = {call.method: METHODS[call.method].refuses(card) for call in calls}
     refused = [f"{method} does not apply to {card.name}: {why}" for method, why in refusals.items() if why]
     for call in calls:
         layer = card.layer(call.parameters.get("layer", ""))
         if layer is not None and not layer.is_map:
             refused.append(f"{call.method} needs a layer with spatial extent, and {layer.name} of {card.name} has none")
-    if refused:
-        raise inapplicable("; ".join(dict.fromkeys(refused)))
+    for text in refused:
+        violations.refuse(text)

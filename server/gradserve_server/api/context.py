@@ -6,15 +6,17 @@ import logging
 import secrets
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
 
 import grpc
+from google.protobuf.message import DecodeError
 from grpc_status import rpc_status
 
 from ..metrics import Metrics
-from .errors import RequestError, status, translated
+from .errors import RequestError, status, translated, unavailable
 
 log = logging.getLogger("gradserve.requests")
 
@@ -40,6 +42,17 @@ class Around(grpc.aio.ServerInterceptor):  # type: ignore[misc]
 
     def __init__(self, metrics: Metrics, token: str | None) -> None:
         self._metrics, self._token = metrics, token
+        self._running = 0
+        self._idle = asyncio.Event()
+        self._draining = False
+
+    async def drain(self, seconds: float) -> None:
+        """Refuses new requests from now on; returns when the running ones have ended, or after so many seconds."""
+        self._draining = True
+        self._idle.clear()
+        if self._running:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._idle.wait(), seconds)
 
     async def intercept_service(
         self, continuation: Callable[[Any], Awaitable[Any]], details: grpc.HandlerCallDetails
@@ -50,12 +63,10 @@ class Around(grpc.aio.ServerInterceptor):  # type: ignore[misc]
             return self._guard(handler, details)
         metadata = dict(details.invocation_metadata or ())
 
-        async def around(request: Any, context: grpc.aio.ServicerContext) -> Any:
-            return await self._run(handler.unary_unary, request, context, details.method, metadata)
+        async def around(request: bytes, context: grpc.aio.ServicerContext) -> Any:
+            return await self._run(handler, request, context, details.method, metadata)
 
-        return grpc.unary_unary_rpc_method_handler(
-            around, request_deserializer=handler.request_deserializer, response_serializer=handler.response_serializer
-        )
+        return grpc.unary_unary_rpc_method_handler(around, response_serializer=handler.response_serializer)
 
     def _guard(self, handler: Any, details: grpc.HandlerCallDetails) -> Any:
         """Reflection and the like need the token too; health does not."""
@@ -73,19 +84,22 @@ class Around(grpc.aio.ServerInterceptor):  # type: ignore[misc]
         return secrets.compare_digest(str(metadata.get("authorization", "")), f"Bearer {self._token}")
 
     async def _run(
-        self, behaviour: Any, request: Any, context: grpc.aio.ServicerContext, method: str, metadata: dict[str, Any]
+        self, handler: Any, request: bytes, context: grpc.aio.ServicerContext, method: str, metadata: dict[str, Any]
     ) -> Any:
         _, service, name = method.split("/")
         facts = Facts(_request_id(metadata))
         request_facts.set(facts)
         context.set_trailing_metadata((("x-request-id", facts.id),))
         self._metrics.started.labels(service, name).inc()
+        self._running += 1
         code = grpc.StatusCode.OK
         refusal: RequestError | None = None
         try:
             if not self._allowed(metadata):
                 raise RequestError(grpc.StatusCode.UNAUTHENTICATED, "NO_TOKEN", "a bearer token is needed")
-            return await behaviour(request, context)
+            if self._draining:
+                raise unavailable("the server is stopping")
+            return await handler.unary_unary(_parsed(handler.request_deserializer, request), context)
         except asyncio.CancelledError:
             code = grpc.StatusCode.CANCELLED
             self._metrics.cancelled.inc()
@@ -99,6 +113,9 @@ class Around(grpc.aio.ServerInterceptor):  # type: ignore[misc]
             code = refusal.code
         finally:
             self._record(service, name, code, facts)
+            self._running -= 1
+            if not self._running:
+                self._idle.set()
         assert refusal is not None, "every other way out has returned or raised"
         return await context.abort_with_status(_with_id(refusal, facts.id))
 
@@ -108,6 +125,14 @@ class Around(grpc.aio.ServerInterceptor):  # type: ignore[misc]
         self._metrics.handling.labels(service, name).observe(seconds)
         line = {"id": facts.id, "rpc": name, "model": facts.model, "methods": facts.methods, "rows": facts.rows}
         log.info("%s", json.dumps({**line, "ms": round(seconds * 1000, 1), "code": code.name}))
+
+
+def _parsed(parse: Callable[[bytes], Any], request: bytes) -> Any:
+    try:
+        return parse(request)
+    except DecodeError as error:
+        text = f"the request is not a message of its type: {error}"
+        raise RequestError(grpc.StatusCode.INVALID_ARGUMENT, "MALFORMED_REQUEST", text) from error
 
 
 def _request_id(metadata: dict[str, Any]) -> str:

@@ -13,6 +13,8 @@ from ..pool.pool import Full, NoWorker
 from ..pool.wire import Failure
 
 DOMAIN = "gradserve"
+MOST_TEXT, MOST_DETAILS = 600, 3000  # bytes: gRPC drops trailers of 8 KiB, and these travel twice and encoded
+MOST_SHOWN = 80  # characters of what a caller sent
 
 
 class RequestError(Exception):
@@ -20,7 +22,7 @@ class RequestError(Exception):
 
     def __init__(self, code: grpc.StatusCode, reason: str, text: str) -> None:
         super().__init__(text)
-        self.code, self.reason, self.text = code, reason, text
+        self.code, self.reason, self.text = code, reason, clipped(text, MOST_TEXT)
         self.violations: list[tuple[str, str]] = []
         self.retry_after: float | None = None
 
@@ -30,28 +32,41 @@ class Violations:
 
     def __init__(self) -> None:
         self.found: list[tuple[str, str]] = []
+        self.refused: list[str] = []
 
     def add(self, field: str, text: str) -> None:
         """One more: the field's path, what was wrong and what is allowed."""
         self.found.append((field, text))
 
+    def refuse(self, text: str) -> None:
+        """Says that something valid does not apply to this model; counts only where nothing is invalid."""
+        self.refused.append(text)
+
     def check(self) -> None:
-        """Raises INVALID_ARGUMENT if anything was added."""
+        """Raises INVALID_ARGUMENT if anything was added, FAILED_PRECONDITION if anything was refused."""
         if self.found:
-            raise invalid(self.found)
+            raise invalid(list(dict.fromkeys(self.found)))
+        if self.refused:
+            raise inapplicable("; ".join(dict.fromkeys(self.refused)))
 
 
 def invalid(violations: list[tuple[str, str]]) -> RequestError:
     """INVALID_ARGUMENT with all violations."""
     text = "; ".join(f"{field}: {description}" for field, description in violations)
     error = RequestError(grpc.StatusCode.INVALID_ARGUMENT, "INVALID_REQUEST", text)
-    error.violations = violations
+    room = MOST_DETAILS
+    for i, (field, description) in enumerate(violations):
+        room -= len(field) + len(description.encode()) + 8
+        if room < 0:
+            error.violations.append(("", f"and {len(violations) - i} more"))
+            break
+        error.violations.append((field, description))
     return error
 
 
 def unknown_model(name: str, known: Iterable[str]) -> RequestError:
     """NOT_FOUND with the nearest names."""
-    text = f"there is no model {name!r}; {near(name, list(known))}"
+    text = f"there is no model {shown(name)}; {near(name, list(known))}"
     return RequestError(grpc.StatusCode.NOT_FOUND, "UNKNOWN_MODEL", text)
 
 
@@ -104,8 +119,20 @@ def translated(error: Exception) -> RequestError | None:
     return None
 
 
+def clipped(text: str, most: int) -> str:
+    """The text, cut where it has more than that many bytes."""
+    data = text.encode()
+    return text if len(data) <= most else data[: most - 3].decode(errors="ignore") + "…"
+
+
+def shown(value: object) -> str:
+    """What a caller sent, as it is told to him again."""
+    return clipped(repr(value[:MOST_SHOWN] if isinstance(value, str) else value), 2 * MOST_SHOWN)
+
+
 def near(name: str, known: list[str]) -> str:
     """A hint: the nearest names, or all of them if they are few."""
+    name = name[:MOST_SHOWN]
     lower = {k.lower(): k for k in reversed(known)}
     close = [lower[k] for k in difflib.get_close_matches(name.lower(), lower, 3, 0.5)]
     if close:

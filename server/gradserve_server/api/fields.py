@@ -7,7 +7,7 @@ from google.protobuf.message import Message
 from pydantic import ValidationError
 
 from ..methods.parameters import bind, model_of
-from .errors import Violations
+from .errors import Violations, shown
 
 
 def given(message: Message) -> dict[str, Any]:
@@ -45,7 +45,7 @@ def bound(method: Callable[..., Any], message: Message, path: str, violations: V
     except ValidationError as error:
         for fault in error.errors():
             name = str(fault["loc"][0])
-            violations.add(f"{path}.{name}", f"must be {allowed(method, name)}, was {fault['input']!r}")
+            violations.add(f"{path}.{name}", f"must be {allowed(method, name)}, was {shown(fault['input'])}")
         return None
 
 

@@ -13,6 +13,7 @@ from .context import Around
 from .servicers import GradientService, ModelService
 
 MIB = 1 << 20
+FLUSH = 1.0  # seconds that the last replies have to leave, and watchers of the health to be told
 MOST_REQUEST, MOST_REPLY = 32 * MIB, 64 * MIB
 SERVICES = (
     service_pb2.DESCRIPTOR.services_by_name["GradientService"].full_name,
@@ -28,8 +29,9 @@ class ApiServer:
     def __init__(self, settings: ServerSettings, limits: LimitSettings, pool: Pool, metrics: Metrics) -> None:
         token = settings.token_file.read_text().strip() if settings.token_file else None
         age = int(settings.max_connection_age * 1000)
+        self._around = Around(metrics, token)
         self._server = grpc.aio.server(
-            interceptors=[Around(metrics, token)],
+            interceptors=[self._around],
             options=[
                 ("grpc.max_receive_message_length", MOST_REQUEST),
                 ("grpc.max_send_message_length", MOST_REPLY),
@@ -69,4 +71,5 @@ class ApiServer:
     async def stop(self) -> None:
         """Refuses new requests and lets the running ones end, for as long as the settings say."""
         await self.say(serving=False)
-        await self._server.stop(self._settings.drain_seconds)
+        await self._around.drain(self._settings.drain_seconds)
+        await self._server.stop(FLUSH)

@@ -38,6 +38,7 @@ class GradientService(service_pb2_grpc.GradientServiceServicer):
         with self._admitted("predict"):
             bound = await self._bind(bind_predict, request, context)
             outcome = await self._outcome(bound)
+            self._metrics.rows.labels("predict").inc(outcome.rows)
             return await self._in_thread(predict_reply, bound, outcome)
 
     async def Explain(

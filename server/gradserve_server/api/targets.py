@@ -4,9 +4,9 @@ from collections.abc import Sequence
 
 from gradserve.v1 import common_pb2 as pb
 
-from ..methods.explain import Call, Target
+from ..methods.explain import Target
 from ..models.card import Layer, ModelCard
-from .errors import Violations, near
+from .errors import Violations, near, shown
 
 MOST_TARGETS = 16
 
@@ -49,10 +49,11 @@ def _named(name: str, card: ModelCard, path: str, violations: Violations) -> Tar
     if labels:
         indices = ", ".join(map(str, labels))
         violations.add(
-            f"{path}.class_name", f"{name!r} is the name of several classes; use class_index, one of {indices}"
+            f"{path}.class_name", f"{shown(name)} is the name of several classes; use class_index, one of {indices}"
         )
     else:
-        violations.add(f"{path}.class_name", f"{card.name} has no class {name!r}; {near(name, list(card.classes))}")
+        hint = near(name, list(card.classes))
+        violations.add(f"{path}.class_name", f"{card.name} has no class {shown(name)}; {hint}")
     return None
 
 
@@ -90,27 +91,21 @@ def known_layer(name: str, card: ModelCard, path: str, violations: Violations) -
     if layer is None and name in card.folded:
         violations.add(path, f"{name} is folded into {card.folded[name]}; use that name")
     elif layer is None:
-        violations.add(path, f"{card.name} has no layer {name!r}; {near(name, [la.name for la in card.layers])}")
+        violations.add(path, f"{card.name} has no layer {shown(name)}; {near(name, [la.name for la in card.layers])}")
     return layer
 
 
 def cam_layer(name: str, target: Target, card: ModelCard, path: str, violations: Violations) -> str:
     """The layer that Grad-CAM takes: the named one, the card's, or for a unit the last useful one before it."""
     if name:
-        known_layer(name, card, f"{path}.layer", violations)
+        layer = known_layer(name, card, f"{path}.layer", violations)
+        if layer and target.layer and card.order(name) >= card.order(target.layer):
+            violations.add(f"{path}.layer", f"{name} does not run before the target's layer {target.layer}")
         return name
-    if not target.layer:
+    if not target.layer or not card.grad_cam_layer:
         return card.grad_cam_layer
     earlier = [layer for layer in card.layers[: card.order(target.layer)] if layer.grad_cam]
     if not earlier:
         violations.add(f"{path}.layer", f"no layer with spatial extent runs before {target.layer}")
         return ""
     return earlier[-1].name
-
-
-def check_unit_order(calls: Sequence[Call], card: ModelCard, violations: Violations) -> None:
-    """Grad-CAM's layer must run before a unit target's."""
-    for call in calls:
-        layer, unit = call.parameters.get("layer", ""), call.target.layer
-        if layer and unit and card.layer(layer) and card.order(layer) >= card.order(unit):
-            violations.add(f"{call.method}.layer", f"{layer} does not run before the target's layer {unit}")

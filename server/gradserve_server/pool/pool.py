@@ -97,6 +97,12 @@ class Pool:
         """Process ids of the workers."""
         return [worker.handle.pid for worker in self._workers]
 
+    @property
+    def _failed(self) -> bool:
+        """Whether the start failed: the pool will only be closed."""
+        started = self._started
+        return started is not None and started.done() and started.exception() is not None
+
     async def start(self) -> None:
         """Returns when every worker has loaded and warmed up. Raises StartError."""
         self._started = asyncio.get_running_loop().create_future()
@@ -193,7 +199,7 @@ class Pool:
     def _lost(self, handle: Handle) -> None:
         """A worker is gone: its tasks run again elsewhere, and a new process takes its place."""
         worker = next((w for w in self._workers if w.handle is handle), None)
-        if worker is None or self._closing:
+        if worker is None or self._closing or self._failed:
             return
         worker.ready = False
         worker.failures += 1
@@ -205,6 +211,8 @@ class Pool:
         if worker.failures > RESTARTS:
             log.critical("the worker on %s is given up", worker.settings.device)
             self._workers.remove(worker)
+            if not self._workers:
+                pendings, self._orphans = pendings + self._orphans, []
         else:
             self._on_restart()
             worker.handle = self._spawn(worker.settings)
