@@ -18,10 +18,11 @@ import grpc
 import numpy as np
 import psutil
 from google.rpc import error_details_pb2
-from gradserve.v1 import common_pb2 as pb
-from gradserve.v1 import explain_pb2, models_pb2_grpc, service_pb2_grpc
 from grpc_status import rpc_status
 from prometheus_client.parser import text_string_to_metric_families
+
+from gradserve.v1 import common_pb2 as pb
+from gradserve.v1 import explain_pb2, models_pb2_grpc, service_pb2_grpc
 
 PATIENCE = 120  # seconds for a start on a machine that has other things to do
 MODELS = """

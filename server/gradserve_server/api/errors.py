@@ -36,7 +36,7 @@ class Violations:
 
     def add(self, field: str, text: str) -> None:
         """One more: the field's path, what was wrong and what is allowed."""
-        self.found.append((field, text))
+        self.found.append((field, clipped(text, MOST_TEXT)))
 
     def refuse(self, text: str) -> None:
         """Says that something valid does not apply to this model; counts only where nothing is invalid."""

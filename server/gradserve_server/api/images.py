@@ -78,7 +78,7 @@ def _decode_tensor(tensor: pb.Tensor, limits: LimitSettings) -> np.ndarray:
     if dtype is None:
         raise BadImage("tensor.dtype must be UINT8 or FLOAT32")
     if len(shape) != 3 or shape[2] not in (1, 3) or 0 in shape:
-        raise BadImage(f"tensor.shape must be [H, W, 1] or [H, W, 3], was {list(shape)}")
+        raise BadImage(f"tensor.shape must be [H, W, 1] or [H, W, 3], was {list(shape[:4])}{'...' * (len(shape) > 4)}")
     if shape[0] * shape[1] > limits.max_image_pixels:
         raise _too_large(shape[1], shape[0], limits)
     if len(tensor.data) != math.prod(shape) * dtype.itemsize:

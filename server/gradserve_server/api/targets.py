@@ -43,7 +43,8 @@ def target_of(message: pb.Target, card: ModelCard, path: str, own_size: bool, vi
 
 
 def _named(name: str, card: ModelCard, path: str, violations: Violations) -> Target | None:
-    labels = [i for i, label in enumerate(card.classes) if label.lower() == name.lower()]
+    labels = [i for i, label in enumerate(card.classes) if label == name]  # ImageNet has a Cardigan and a cardigan
+    labels = labels or [i for i, label in enumerate(card.classes) if label.lower() == name.lower()]
     if len(labels) == 1:
         return Target(label=labels[0])
     if labels:
