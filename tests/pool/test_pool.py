@@ -1,0 +1,236 @@
+"""The pool's book-keeping, with workers that are told what to say and when to die."""
+
+import asyncio
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from gradserve_server.models.card import ModelCard
+from gradserve_server.pool import pool as module
+from gradserve_server.pool.pool import ATTEMPTS, RESTARTS, Full, NoWorker, Pool, StartError
+from gradserve_server.pool.wire import Broken, Cancel, Outcome, Preview, Ready, Task, Tick, WorkerSettings
+
+CARD: ModelCard = SimpleNamespace(name="m")  # type: ignore[assignment]
+
+
+class Scripted:
+    """Stands in for a Handle."""
+
+    made: list["Scripted"] = []  # noqa: RUF012
+
+    def __init__(
+        self, settings: WorkerSettings, loop: Any, hear: Callable[..., None], lost: Callable[..., None]
+    ) -> None:
+        self.settings, self.sent, self.closed = settings, [], False
+        self._hear, self._lost, self._loop = hear, lost, loop
+        self.pid = len(self.made)
+        self.made.append(self)
+
+    def send(self, message: object) -> None:
+        self.sent.append(message)
+
+    def say(self, message: object) -> None:
+        self._hear(self, message)
+
+    def ready(self, gflops: float = 1.0) -> None:
+        self.say(Ready((CARD,), "cpu", gflops))
+
+    def die(self) -> None:
+        self._lost(self)
+
+    def close(self) -> None:
+        self.closed = True
+
+    @property
+    def tasks(self) -> list[str]:
+        return [message.id for message in self.sent if isinstance(message, Task)]
+
+
+@pytest.fixture(autouse=True)
+def scripted(monkeypatch: pytest.MonkeyPatch) -> list[Scripted]:
+    Scripted.made = []
+    monkeypatch.setattr(module, "Handle", Scripted)
+    return Scripted.made
+
+
+def task(name: str, cost: float = 1.0) -> Task:
+    return Task(name, "predict", "m", None, cost=cost)  # type: ignore[arg-type]
+
+
+async def started(workers: int, **facts: Any) -> Pool:
+    pool = Pool([WorkerSettings((), f"cpu {i}") for i in range(workers)], **facts)
+    starting = asyncio.create_task(pool.start())
+    await asyncio.sleep(0)
+    for handle in Scripted.made:
+        handle.ready()
+    await starting
+    return pool
+
+
+async def asked(pool: Pool, *tasks: Task) -> list["asyncio.Task[Outcome]"]:
+    running = []
+    for each in tasks:
+        running.append(asyncio.create_task(pool.run(each)))
+        await asyncio.sleep(0)
+    return running
+
+
+async def test_tasks_go_where_the_least_is_outstanding(scripted: list[Scripted]) -> None:
+    pool = await started(2)
+    running = await asked(pool, task("a", 5), task("b", 2), task("c", 2), task("d", 2), task("e", 1))
+    assert [handle.tasks for handle in scripted] == [["a", "e"], ["b", "c", "d"]]
+    assert pool.outstanding == 12
+    for handle in scripted:
+        for name in handle.tasks:
+            handle.say(Outcome(name, result=name.upper()))
+    assert [(await r).result for r in running] == list("ABCDE")
+    assert pool.outstanding == 0
+
+
+async def test_a_faster_worker_gets_more(scripted: list[Scripted]) -> None:
+    pool = await started(2)
+    scripted[0].ready(gflops=10)
+    await asked(pool, *(task(name, 10) for name in "abcdefghijk"))
+    assert len(scripted[0].tasks) == 10
+
+
+async def test_a_cancelled_caller_cancels_the_task(scripted: list[Scripted]) -> None:
+    pool = await started(1)
+    (running,) = await asked(pool, task("a"))
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    assert scripted[0].sent[-1] == Cancel("a")
+    assert pool.outstanding == 0
+    scripted[0].say(Outcome("a"))
+
+
+async def test_an_answered_task_is_not_cancelled(scripted: list[Scripted]) -> None:
+    pool = await started(1)
+    (running,) = await asked(pool, task("a"))
+    scripted[0].say(Outcome("a"))
+    await running
+    await asyncio.sleep(0)
+    assert not [message for message in scripted[0].sent if isinstance(message, Cancel)]
+
+
+async def test_previews_come_before_the_outcome(scripted: list[Scripted]) -> None:
+    pool = await started(1)
+
+    async def listen() -> list[Any]:
+        return [told async for told in pool.stream(task("a"))]
+
+    listening = asyncio.create_task(listen())
+    await asyncio.sleep(0)
+    for said in (Preview("a", 1, 2, 0.5), Preview("unknown", 1, 2, 0.5), Preview("a", 2, 2, 0.1), Outcome("a")):
+        scripted[0].say(said)
+    assert [type(told).__name__ for told in await listening] == ["Preview", "Preview", "Outcome"]
+
+
+async def test_a_full_pool_says_when_to_come_back(scripted: list[Scripted]) -> None:
+    pool = await started(2, queue_seconds=10)
+    await asked(pool, task("a", 30), task("b", 12))
+    with pytest.raises(Full) as caught:
+        await pool.run(task("c"))
+    assert caught.value.retry_after == 2
+    scripted[1].say(Outcome("b"))
+    await asked(pool, task("d"))
+    assert scripted[1].tasks == ["b", "d"]
+
+
+async def test_the_tasks_of_a_dead_worker_run_elsewhere(scripted: list[Scripted]) -> None:
+    restarts: list[int] = []
+    pool = await started(2, on_restart=lambda: restarts.append(1))
+    running = await asked(pool, task("a", 1), task("b", 9), task("c", 1))
+    assert scripted[0].tasks == ["a", "c"]
+    scripted[0].die()
+    assert scripted[1].tasks == ["b", "a", "c"]
+    assert restarts == [1]
+    assert len(scripted) == 3
+    scripted[0].say(Outcome("a", result="from the dead"))
+    scripted[2].ready()
+    for name in "abc":
+        scripted[1].say(Outcome(name, result=name))
+    assert [(await r).result for r in running] == list("abc")
+
+
+async def test_tasks_wait_for_the_only_worker_to_come_back(scripted: list[Scripted]) -> None:
+    pool = await started(1)
+    before = await asked(pool, task("a"))
+    scripted[0].die()
+    assert not pool.alive
+    after = await asked(pool, task("b"), task("c"))
+    after[1].cancel()
+    await asyncio.sleep(0)
+    scripted[1].ready()
+    assert scripted[1].tasks == ["a", "b"]
+    for name in "ab":
+        scripted[1].say(Outcome(name, result=name))
+    assert (await before[0]).result == "a"
+    assert (await after[0]).result == "b"
+
+
+async def test_a_task_that_kills_its_workers_fails_alone(scripted: list[Scripted]) -> None:
+    pool = await started(1)
+    (poison,) = await asked(pool, task("poison"))
+    for i in range(ATTEMPTS):
+        assert scripted[i].tasks == ["poison"]
+        scripted[i].die()
+        scripted[i + 1].ready()
+    outcome = await poison
+    assert outcome.failure is not None
+    assert outcome.failure.kind == "lost"
+    (good,) = await asked(pool, task("good"))
+    scripted[-1].say(Outcome("good", result="good"))
+    assert (await good).result == "good"
+
+
+async def test_nobody_waits_for_a_worker_that_is_given_up(scripted: list[Scripted]) -> None:
+    pool = await started(1)
+    scripted[0].die()
+    (waiting,) = await asked(pool, task("a"))
+    for _ in range(RESTARTS):
+        scripted[-1].die()
+    outcome = await asyncio.wait_for(waiting, 1)
+    assert outcome.failure is not None
+    assert outcome.failure.kind == "lost"
+    assert len(scripted) == 1 + RESTARTS
+    with pytest.raises(NoWorker):
+        await pool.run(task("b"))
+
+
+async def test_before_the_start_and_after_the_end_there_is_no_worker(scripted: list[Scripted]) -> None:
+    pool = Pool([WorkerSettings((), "cpu")])
+    with pytest.raises(NoWorker):
+        await pool.run(task("a"))
+    pool = await started(1)
+    (running,) = await asked(pool, task("a"))
+    await pool.close()
+    assert scripted[-1].closed
+    outcome = await running
+    assert outcome.failure is not None
+    with pytest.raises(NoWorker):
+        await pool.run(task("b"))
+
+
+@pytest.mark.parametrize("ends", ["broken", "dead"])
+async def test_a_start_that_fails_says_why_and_starts_nothing_more(scripted: list[Scripted], ends: str) -> None:
+    pool = Pool([WorkerSettings((), "cpu 0"), WorkerSettings((), "cpu 1")])
+    starting = asyncio.create_task(pool.start())
+    await asyncio.sleep(0)
+    for handle in list(scripted):
+        if ends == "broken":
+            handle.say(Broken("model m: no such file"))
+        handle.die()
+    with pytest.raises(StartError, match="no such file" if ends == "broken" else "cpu 0 died while starting"):
+        await starting
+    assert len(scripted) == 2
+
+
+async def test_statistics_go_to_who_asked(scripted: list[Scripted]) -> None:
+    ticks: list[Tick] = []
+    await started(1, on_tick=ticks.append)
+    scripted[0].say(Tick((), 3, 99))
+    assert ticks == [Tick((), 3, 99)]
