@@ -1,6 +1,7 @@
 """What a benchmark leaves behind: tables for people, JSON for programs."""
 
 import json
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -25,9 +26,9 @@ def deliver(document: dict[str, Any], tables: list[Table], as_json: bool, out: P
     if as_json:
         print(text)
     else:
-        terminal = Console(highlight=False)
+        terminal = Console(highlight=False, width=None if sys.stdout.isatty() else WIDTH)
         for table in tables:
-            terminal.print(table, width=None if terminal.is_terminal else WIDTH)
+            terminal.print(table)
 
 
 def table(title: str, names: list[str], columns: list[str]) -> Table:

@@ -43,11 +43,17 @@ class Window:
     seconds: float
     server_cpu: float  # CPU seconds of all the server's processes
     caller_cpu: float  # and of this one
+    machine_cpu: float  # and of everything on the machine
 
     @property
     def rate(self) -> float:
         """Answers per second."""
         return self.answers / self.seconds
+
+    @property
+    def others(self) -> float:
+        """Processors that something else was using."""
+        return max(0.0, self.machine_cpu - self.server_cpu - self.caller_cpu) / self.seconds
 
 
 @dataclass(frozen=True)
@@ -57,10 +63,10 @@ class Server:
     address: str
     processes: tuple[psutil.Process, ...]
 
-    def cpu(self) -> float:
-        """CPU seconds so far."""
+    def cpu(self) -> tuple[float, float, float]:
+        """CPU seconds so far: the server's, this process's, the whole machine's."""
         times = [process.cpu_times() for process in self.processes]
-        return sum(each.user + each.system for each in times)
+        return sum(each.user + each.system for each in times), time.process_time(), busy()
 
 
 @contextmanager
@@ -74,6 +80,12 @@ def served(catalogue: Path, workers: int) -> Iterator[Server]:
     ):
         (own,) = [child for child in psutil.Process().children() if child not in before and is_server(child)]
         yield Server(address, (own, *own.children(recursive=True)))
+
+
+def busy() -> float:
+    """CPU seconds that the whole machine has spent so far."""
+    times = psutil.cpu_times()
+    return float(sum(times) - times.idle - getattr(times, "iowait", 0.0) - getattr(times, "guest", 0.0))
 
 
 def is_server(process: psutil.Process) -> bool:
@@ -126,9 +138,9 @@ async def _closed_loop(server: Server, request: explain_pb2.ExplainRequest, call
         stub = service_pb2_grpc.GradientServiceStub(channel)
         running = asyncio.gather(*(caller(stub.Explain) for _ in range(callers)))
         await asyncio.sleep(RAMP)
-        before = (answers, time.perf_counter(), server.cpu(), time.process_time())
+        before = (answers, time.perf_counter(), *server.cpu())
         await asyncio.sleep(seconds)
-        after = (answers, time.perf_counter(), server.cpu(), time.process_time())
+        after = (answers, time.perf_counter(), *server.cpu())
         over = True
         await running
     return Window(*(b - a for a, b in zip(before, after, strict=True)))

@@ -26,21 +26,23 @@ TARGETS: dict[str, int | None] = {"a named class": CLASS, "the top class": None}
 
 @dataclass(frozen=True)
 class Spread:
-    """A median and the lowest and highest of its rounds."""
+    """A median, and the values of the rounds in their order."""
 
     median: float
-    low: float
-    high: float
+    rounds: list[float]
 
     @classmethod
     def of(cls, values: Sequence[float]) -> "Spread":
-        """Of the rounds' values."""
-        return cls(median(values), min(values), max(values))
+        """Of the rounds' values, rounded for print."""
+        return cls(median(values), [float(f"{value:.4g}") for value in values])
 
 
 @dataclass(frozen=True)
 class Load:
-    """Many callers asking for the gradient of `target`, beside the raw loops of the same rounds; CPU in ms."""
+    """Many callers asking for the gradient of `target`, beside the raw loops of the same rounds; CPU in ms.
+
+    `others` is how many processors were busy with something else: above zero, trust the CPU figures only.
+    """
 
     model: str
     target: str
@@ -52,6 +54,7 @@ class Load:
     server_cpu_per_request: Spread
     caller_cpu_per_request: Spread
     cpu_ratio: Spread
+    others: Spread
 
 
 @dataclass(frozen=True)
@@ -147,6 +150,7 @@ def load(model: str, target: str, callers: int, raw: Sequence[Sequence[Stretch]]
         server_cpu_per_request=Spread.of(server_cpu),
         caller_cpu_per_request=Spread.of([1000 * window.caller_cpu / max(1, window.answers) for window in grpc]),
         cpu_ratio=Spread.of([ours / theirs for ours, theirs in zip(row_cpu, server_cpu, strict=True)]),
+        others=Spread.of([window.others for window in grpc]),
     )
 
 
@@ -178,14 +182,22 @@ def lone_caller(model: str, target: str, latencies: Sequence[float], plain: Sequ
 
 def load_table(found: Sequence[Load]) -> Table:
     """Medians, with the range of the rounds in brackets."""
-    columns = ["raw rows/s", "requests/s", "ratio", "raw CPU", "server CPU", "ratio"]
+    columns = ["raw rows/s", "requests/s", "ratio", "raw CPU", "server CPU", "ratio", "others"]
     callers = found[0].callers if found else 0
-    title = f"{callers} callers against the raw loop; CPU in ms for each row and request"
+    title = f"{callers} callers against the raw loop; CPU in ms for each row and request; processors others used"
     made = report.table(title, ["gradient of", "target"], columns)
     for each in found:
         rates = [shown(spread, 1) for spread in (each.raw_rows_per_second, each.requests_per_second)]
         cpu = [f"{spread.median:.1f}" for spread in (each.raw_cpu_per_row, each.server_cpu_per_request)]
-        made.add_row(each.model, each.target, *rates, shown(each.ratio, 2), *cpu, f"{each.cpu_ratio.median:.2f}")
+        made.add_row(
+            each.model,
+            each.target,
+            *rates,
+            shown(each.ratio, 2),
+            *cpu,
+            f"{each.cpu_ratio.median:.2f}",
+            f"{each.others.median:.1f}",
+        )
     return made
 
 
@@ -201,7 +213,7 @@ def lone_table(found: Sequence[Lone]) -> Table:
 
 def shown(spread: Spread, digits: int) -> str:
     """25.1 (24.0..26.3)."""
-    return f"{spread.median:.{digits}f} ({spread.low:.{digits}f}..{spread.high:.{digits}f})"
+    return f"{spread.median:.{digits}f} ({min(spread.rounds):.{digits}f}..{max(spread.rounds):.{digits}f})"
 
 
 if __name__ == "__main__":
