@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ..models.prepared import Prepared
+from ..models.probe import ROWS, layout_of
 from ..models.relu import RULES, ReLURules
 from ..models.taps import Place, Side, Taps, as_map
 from .objective import Refused, score
@@ -46,15 +47,20 @@ class _Batch:
         """Forward, scores, backward; then each part's share."""
         places = self._places()
         logits, kept = self._forward(places)
-        maps = {place: self._map(kept[place], layer) for place, layer in places.items()}
-        values = self._values(logits, {layer: maps[place] for place, layer in places.items() if place.side == "output"})
+        maps = {place: self._map(kept[place], place, layer) for place, layer in places.items()}
+        values = self._values(logits, maps)
         image_grad, act_grads = self._backward(values, kept)
-        tapped = {place: self._map(grad, places[place]) for place, grad in act_grads.items()}
+        tapped = {place: self._map(grad, place, places[place]) for place, grad in act_grads.items()}
         return [self._answer(i, logits, values, image_grad, maps, tapped) for i in range(len(self.parts))]
 
-    def _map(self, x: Tensor, layer: str) -> Tensor:
+    def _map(self, x: Tensor, place: Place, layer: str) -> Tensor:
+        if x.shape[:1] != (self.rows,):
+            raise Refused(f"layer {layer!r} mixes images with positions in its first dimension")
+        size = (self.images.shape[2], self.images.shape[3])
         card = self.model.card.layer(layer)
-        return as_map(x, card.layout if card else "other", (self.images.shape[2], self.images.shape[3]))
+        if card is None or place.side == "input":  # the card knows outputs
+            return as_map(x, layout_of((ROWS, *x.shape[1:]), size), size)
+        return as_map(x, card.layout, size)
 
     def _places(self) -> dict[Place, str]:
         """Every place that a part taps or scores, with its layer."""
@@ -81,7 +87,7 @@ class _Batch:
             raise Refused(f"layer {missing[0]!r} did not run on this input")
         return logits, taps.kept
 
-    def _values(self, logits: Tensor | None, outputs: dict[str, Tensor]) -> Tensor | None:
+    def _values(self, logits: Tensor | None, maps: Mapping[Place, Tensor]) -> Tensor | None:
         objectives = [
             (part.query.objective, span)
             for part, span in zip(self.parts, self.spans, strict=True)
@@ -89,6 +95,8 @@ class _Batch:
         ]
         if not objectives:
             return None
+        layers = {layer for objective, _ in objectives for layer in objective.layers}  # two names may be one place
+        outputs = {layer: maps[self.model.place(layer)] for layer in layers}
         if logits is not None:
             outputs[""] = logits
         with torch.set_grad_enabled(self.wrt != "nothing"):

@@ -61,14 +61,16 @@ class Taps:
 
     def _on_input(self, name: str) -> Any:
         def hook(_: nn.Module, args: tuple[Any, ...]) -> Any:
-            new = self._take(Place(name, "input", self._calls[name]), first_tensor(args))
+            new = self._take(Place(name, "input", self._calls[name]), first_tensor(args), shared=True)
             return None if new is None else (new, *args[1:])
 
         return hook
 
     def _on_output(self, name: str) -> Any:
         def hook(_: nn.Module, args: Any, out: Any) -> Any:
-            new = self._take(Place(name, "output", self._calls[name]), first_tensor(out))
+            tensor = first_tensor(out)
+            shared = any(tensor is arg for arg in args)  # an identity gives what others may hold too
+            new = self._take(Place(name, "output", self._calls[name]), tensor, shared)
             self._calls[name] += 1
             if new is None:
                 return None
@@ -76,10 +78,15 @@ class Taps:
 
         return hook
 
-    def _take(self, place: Place, x: Tensor | None) -> Tensor | None:
-        """Keeps x and hands on a clone, since a later operation may write over it."""
+    def _take(self, place: Place, x: Tensor | None, shared: bool) -> Tensor | None:
+        """Keeps x and hands on a clone, since a later operation may write over it.
+
+        Of a tensor that is used elsewhere too, a copy is kept: its gradient is that of the way through this place.
+        """
         if x is None or place not in self._places:
             return None
+        if shared:
+            x = x.clone()
         if self._leaf and not x.requires_grad and torch.is_grad_enabled():
             x = x.detach().requires_grad_()
         self.kept[place] = x

@@ -1,0 +1,136 @@
+"""Networks that only tests serve, by the catalogue's `networks:function`."""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torchvision.models import googlenet
+
+
+class _Block(nn.Module):
+    """Two convolutions and a shortcut without parameters."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(outputs)
+        self.conv2 = nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False)
+        self.bn2 = nn.BatchNorm2d(outputs)
+        self.relu1, self.relu2 = nn.ReLU(inplace=True), nn.ReLU(inplace=True)
+        self.stride, self.pad = stride, (outputs - inputs) // 2
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = self.bn2(self.conv2(self.relu1(self.bn1(self.conv1(x)))))
+        out += F.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, self.pad, self.pad))
+        return self.relu2(out)
+
+
+class _ResNet20(nn.Module):
+    """The CIFAR network of He et al. 2016 with option-A shortcuts."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1, self.bn1, self.relu = nn.Conv2d(3, 16, 3, 1, 1, bias=False), nn.BatchNorm2d(16), nn.ReLU()
+        self.layer1 = nn.Sequential(_Block(16, 16, 1), _Block(16, 16, 1), _Block(16, 16, 1))
+        self.layer2 = nn.Sequential(_Block(16, 32, 2), _Block(32, 32, 1), _Block(32, 32, 1))
+        self.layer3 = nn.Sequential(_Block(32, 64, 2), _Block(64, 64, 1), _Block(64, 64, 1))
+        self.linear = nn.Linear(64, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.layer3(self.layer2(self.layer1(self.relu(self.bn1(self.conv1(x))))))
+        return self.linear(x.mean((2, 3)))
+
+
+def resnet20() -> nn.Module:
+    """For the weights of ../shared/data."""
+    return _ResNet20()
+
+
+def linear() -> nn.Module:
+    """A linear model of 8x12 pixels: every attribution has a closed form."""
+    return nn.Sequential(nn.Flatten(), nn.Linear(3 * 8 * 12, 5))
+
+
+def googlenet_with_transform() -> nn.Module:
+    """As torchvision builds it for its own weights: with auxiliary heads and an input transform."""
+    return googlenet(weights=None, transform_input=True, aux_logits=True, init_weights=False)
+
+
+class _Half(nn.Module):
+    """Remembers nothing for the backward, so that its input may be written over."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * 0.5
+
+
+class Fork(nn.Module):
+    """One tensor goes three ways, into `left`, into `same` and past both; then it is written over."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 4, 3, padding=1)
+        self.same = nn.Identity()
+        self.left = _Half()
+        self.head = nn.Linear(4, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        out = self.left(x) + 2 * self.same(x)
+        x.mul_(3)
+        return self.head((out + x).mean((2, 3)))
+
+
+class Windows(nn.Module):
+    """Looks at each quarter of the picture by itself, as window attention does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.quarters, self.head = nn.Conv2d(3, 4, 3, padding=1), nn.Linear(4, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x.unflatten(3, (4, -1)).permute(0, 3, 1, 2, 4).flatten(0, 1)
+        return self.head(self.quarters(x).mean((2, 3))).unflatten(0, (-1, 4)).mean(1)
+
+
+class Moody(nn.Module):
+    """Fails on bright images, and has a layer that wide images do not pass."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.often = nn.Conv2d(3, 4, 3), nn.ReLU()
+        self.head = nn.Linear(4, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        if x.shape[3] < 20:
+            x = self.often(x)
+        if (x > 1e4).any():
+            raise ArithmeticError("too bright")
+        return self.head(x.mean((2, 3)))
+
+
+def fork() -> nn.Module:
+    return Fork()
+
+
+def moody() -> nn.Module:
+    return Moody()
+
+
+def windows() -> nn.Module:
+    return Windows()
+
+
+def probabilities() -> nn.Module:
+    """Ends in a softmax, as it should not."""
+    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Softmax(1))
+
+
+def maps() -> nn.Module:
+    """Gives no [N, classes]."""
+    return nn.Conv2d(3, 4, 3)
+
+
+def not_a_network() -> Any:
+    return torch.zeros(3)

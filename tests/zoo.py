@@ -1,0 +1,130 @@
+"""The models that tests look at, each loaded once, and as they were before the server made them ready."""
+
+import csv
+from functools import cache, lru_cache
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from networks import resnet20
+from paths import DATA
+from PIL import Image
+from torch import Tensor, nn
+from torchvision.models import get_model
+
+from gradserve_server.models.catalogue import ModelSpec
+from gradserve_server.models.loading import IMAGENET_MEAN, IMAGENET_STD, Source, load
+from gradserve_server.models.prepared import Prepared, prepare_source
+
+torch.set_num_threads(1)
+CPU = torch.device("cpu")
+SMALL = {"height": 64, "width": 96, "resize": 64}  # not square, so that nothing can be transposed unseen
+
+
+def _random(name: str, **facts: object) -> ModelSpec:
+    return ModelSpec.model_validate({"name": name, "weights": "random", **SMALL, **facts})
+
+
+def _real(name: str, builder: str, file: str, **facts: object) -> ModelSpec:
+    return ModelSpec.model_validate({"name": name, "builder": builder, "weights": str(DATA / file), **facts})
+
+
+SPECS = {
+    spec.name: spec
+    for spec in [
+        *map(_random, ["alexnet", "vgg11_bn", "resnet18", "densenet121", "googlenet", "mobilenet_v2", "squeezenet1_1"]),
+        *map(_random, ["shufflenet_v2_x0_5", "mnasnet0_5", "regnet_y_400mf", "mobilenet_v3_small"]),
+        *map(_random, ["efficientnet_b0", "convnext_tiny", "swin_t"]),
+        _random("inception_v3", height=96, width=128),
+        ModelSpec(name="vit_b_32", weights="random"),
+        _real("trained-mobilenet_v2", "mobilenet_v2", "mobilenet_v2-imagenet.safetensors"),
+        _real("trained-squeezenet1_0", "squeezenet1_0", "squeezenet1_0-imagenet.safetensors"),
+        _real("trained-resnet20", "networks:resnet20", "cifar10-resnet20.safetensors", height=32, width=32),
+        _random("linear", builder="networks:linear", height=8, width=12),
+    ]
+}
+
+
+@cache
+def _loaded(name: str) -> tuple[Prepared, Source, dict[str, Tensor]]:
+    """The prepared model, and the source and state that it came from (whose tensors preparing leaves alone)."""
+    if name.startswith("trained") and not DATA.is_dir():
+        pytest.skip("needs the real weights in ../shared/data")
+    source = load(SPECS[name])
+    state = source.network.state_dict()
+    return prepare_source(SPECS[name], source, CPU, torch.float32), source, state
+
+
+def prepared(name: str) -> Prepared:
+    """The model as the engine uses it, in fp32."""
+    return _loaded(name)[0]
+
+
+@lru_cache(4)
+def in_double(name: str) -> Prepared:
+    """The same made ready in float64."""
+    source = _loaded(name)[1]._replace(network=unmodified(name, torch.float64))
+    return prepare_source(SPECS[name], source, CPU, torch.float64)
+
+
+def unmodified(name: str, dtype: torch.dtype = torch.float32) -> nn.Module:
+    """The network afresh from its author's code, with the same weights."""
+    options = (
+        {"aux_logits": False, "init_weights": False} if SPECS[name].source in ("googlenet", "inception_v3") else {}
+    )
+    with torch.device("meta"):
+        own = ":" in SPECS[name].source
+        network = resnet20() if own else get_model(SPECS[name].source, weights=None, **options)
+    network.load_state_dict(_loaded(name)[2], assign=True)
+    return network.to(dtype).eval().requires_grad_(False)
+
+
+def normalised(images: Tensor) -> Tensor:
+    """As torchvision's weights and the CIFAR ones want them."""
+    mean, std = (torch.tensor(v, dtype=images.dtype).view(3, 1, 1) for v in (IMAGENET_MEAN, IMAGENET_STD))
+    return (images - mean) / std
+
+
+def pictures(model: Prepared, count: int, seed: int = 0) -> Tensor:
+    """[count, 3, H, W] in [0, 1]: smooth blots with some noise, of the model's size and type."""
+    generator = torch.Generator().manual_seed(seed)
+    size = (model.card.height, model.card.width)
+    blots = F.interpolate(torch.rand(count, 3, 5, 5, generator=generator), size, mode="bicubic")
+    noise = 0.05 * torch.randn(count, 3, *size, generator=generator)
+    return (blots + noise).clamp(0, 1).to(model.dtype)
+
+
+def photos(model: Prepared, count: int) -> Tensor:
+    """The first photos of ../shared/data, resized and cropped as the model's card says; CIFAR's for its model."""
+    card = model.card
+    if len(card.classes) == 10:
+        with np.load(DATA / "cifar10-test-1000.npz") as file:
+            pixels = file["images"][:count]
+    else:
+        with (DATA / "images/labels.csv").open() as lines:
+            names = [row["file"] for row in csv.DictReader(lines)][:count]
+        pixels = np.stack([_cropped(Image.open(DATA / "images" / name), card.resize, card.height) for name in names])
+    return torch.from_numpy(pixels).permute(0, 3, 1, 2).to(model.dtype) / 255
+
+
+def _cropped(photo: Image.Image, resize: int, side: int) -> np.ndarray:
+    scale = resize / min(photo.size)
+    width, height = (round(length * scale) for length in photo.size)
+    left, top = (width - side) // 2, (height - side) // 2
+    resized = photo.convert("RGB").resize((width, height), Image.Resampling.BILINEAR)
+    return np.asarray(resized.crop((left, top, left + side, top + side)))
+
+
+def inputs(name: str, count: int = 1) -> tuple[Prepared, Tensor]:
+    """A model with pictures that suit it: photos, where it was trained on photos."""
+    model = prepared(name)
+    return model, (photos if name.startswith("trained") else pictures)(model, count)
+
+
+def off(ours: Tensor | np.ndarray, reference: Tensor | np.ndarray) -> float:
+    """Relative L2 distance."""
+    a, b = (torch.as_tensor(t).detach().double() for t in (ours, reference))
+    assert a.shape == b.shape
+    assert b.norm() > 0, "a reference of zeros proves nothing"
+    return ((a - b).norm() / b.norm()).item()
