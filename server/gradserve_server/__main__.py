@@ -1,19 +1,16 @@
-"""Wiring: settings, pool, metrics, server. `python -m gradserve_server --help`."""
+"""The command line of the server. `python -m gradserve_server --help`."""
 
 import asyncio
 import logging
-import os
-import signal
 import sys
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from prometheus_client import start_http_server
 from pydantic import ValidationError
 from rich.console import Console
 
-from .config import Settings, devices, read_settings
+from .config import Settings, StartError, read_settings
 from .models.catalogue import check_builders, from_flag
 
 console = Console(stderr=True)
@@ -64,11 +61,12 @@ def serve(
     server = {"host": host, "port": port, "metrics_port": metrics_port, "token_file": token_file}
     server |= {"tls_certificate": tls_certificate, "tls_key": tls_key}
     pool = {"device": device, "workers": workers, "threads": threads}
-    logging.basicConfig(
-        level=log_level.upper(), format="%(asctime)s %(levelname)s %(name)s %(message)s", stream=sys.stderr
-    )
+    logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s %(message)s", stream=sys.stderr)
     try:
+        logging.getLogger().setLevel(log_level.upper())
         settings = settings_of(config, model or [], server, pool)
+        from .api.service import run  # not above: workers import this module again, and --help needs none of it
+
         code = asyncio.run(run(settings))
     except ValidationError as error:
         for fault in error.errors():
@@ -77,6 +75,9 @@ def serve(
     except (OSError, ValueError) as error:
         complain(str(error))
         raise typer.Exit(2) from error
+    except StartError as error:
+        complain(str(error))
+        raise typer.Exit(1) from error
     raise typer.Exit(code)
 
 
@@ -91,54 +92,6 @@ def settings_of(config: Path | None, models: list[str], server: dict[str, Any], 
     settings = Settings.model_validate(chosen)
     check_builders(list(settings.models))
     return settings
-
-
-async def run(settings: Settings) -> int:
-    """Starts everything, serves until SIGTERM or SIGINT, drains, and returns the exit code."""
-    from .api.server import ApiServer
-    from .metrics import Metrics
-    from .pool.pool import Pool, StartError
-    from .pool.wire import Tick, WorkerSettings
-
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # workers inherit it; spinning at barriers starves the others
-    metrics = Metrics()
-
-    def on_tick(tick: Tick) -> None:
-        for step in tick.steps:
-            if step.retried:
-                metrics.oom.inc()
-                continue
-            metrics.step.labels(step.model).observe(step.seconds)
-            metrics.step_rows.labels(step.model).observe(step.rows)
-        metrics.memory.set(tick.memory)
-
-    rows = settings.pool.rows
-    workers = [WorkerSettings(settings.models, d, settings.pool.threads, rows) for d in devices(settings.pool)]
-    pool = Pool(workers, queue_seconds=settings.pool.queue_seconds, on_tick=on_tick, on_restart=metrics.restarts.inc)
-    metrics.cost.set_function(lambda: pool.outstanding)
-    server = ApiServer(settings.server, settings.limits, pool, metrics)
-    port = await server.start()
-    stop = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    if settings.server.metrics_port is not None:
-        http, _ = start_http_server(settings.server.metrics_port, settings.server.host, metrics.registry)
-        print(f"gradserve metrics on http://{settings.server.host}:{http.server_port}/metrics", flush=True)
-    try:
-        starting, stopping = asyncio.create_task(pool.start()), asyncio.create_task(stop.wait())
-        await asyncio.wait([starting, stopping], return_when=asyncio.FIRST_COMPLETED)
-        if not stop.is_set():
-            starting.result()
-            await server.say(serving=True)
-            print(f"gradserve ready on {settings.server.host}:{port}", flush=True)
-        await stop.wait()
-        return 0
-    except StartError as error:
-        complain(str(error))
-        return 1
-    finally:
-        await server.stop()
-        await pool.close()
 
 
 if __name__ == "__main__":

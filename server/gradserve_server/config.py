@@ -10,6 +10,10 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from .models.catalogue import EMBEDDED, ModelSpec, read_catalogue
 
 
+class StartError(Exception):
+    """The service cannot begin; the text says why."""
+
+
 class Section(BaseModel):
     """A table of the file: unknown keys are errors."""
 

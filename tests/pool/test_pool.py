@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
+from gradserve_server.config import StartError
 from gradserve_server.models.card import ModelCard
 from gradserve_server.pool import pool as module
-from gradserve_server.pool.pool import ATTEMPTS, RESTARTS, Full, NoWorker, Pool, StartError
+from gradserve_server.pool.pool import ATTEMPTS, RESTARTS, Full, NoWorker, Pool
 from gradserve_server.pool.wire import Broken, Cancel, Outcome, Preview, Ready, Task, Tick, WorkerSettings
 
 CARD: ModelCard = SimpleNamespace(name="m")  # type: ignore[assignment]
@@ -160,7 +161,6 @@ async def test_tasks_wait_for_the_only_worker_to_come_back(scripted: list[Script
     pool = await started(1)
     before = await asked(pool, task("a"))
     scripted[0].die()
-    assert not pool.alive
     after = await asked(pool, task("b"), task("c"))
     after[1].cancel()
     await asyncio.sleep(0)
@@ -187,6 +187,24 @@ async def test_a_task_that_kills_its_workers_fails_alone(scripted: list[Scripted
     assert (await good).result == "good"
 
 
+async def test_a_task_that_kills_its_workers_takes_no_other_along(scripted: list[Scripted]) -> None:
+    pool = await started(1)
+    running = await asked(pool, task("a"), task("poison"), task("b"))
+    while not all(r.done() for r in running):
+        worker = scripted[-1]
+        if "poison" in worker.tasks:
+            worker.die()
+            scripted[-1].ready()
+        else:
+            for name in worker.tasks:
+                worker.say(Outcome(name, result=name))
+            for _ in range(5):
+                await asyncio.sleep(0)
+    outcomes = [await r for r in running]
+    assert [outcome.result for outcome in outcomes] == ["a", None, "b"]
+    assert outcomes[1].failure is not None
+
+
 async def test_nobody_waits_for_a_worker_that_is_given_up(scripted: list[Scripted]) -> None:
     pool = await started(1)
     scripted[0].die()
@@ -197,6 +215,7 @@ async def test_nobody_waits_for_a_worker_that_is_given_up(scripted: list[Scripte
     assert outcome.failure is not None
     assert outcome.failure.kind == "lost"
     assert len(scripted) == 1 + RESTARTS
+    assert pool.given_up.is_set()
     with pytest.raises(NoWorker):
         await pool.run(task("b"))
 

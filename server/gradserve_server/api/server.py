@@ -50,15 +50,16 @@ class ApiServer:
 
     async def start(self) -> int:
         """Listens, NOT_SERVING; returns the port. Raises OSError."""
-        address = f"{self._settings.host}:{self._settings.port}"
+        shown = address = f"{self._settings.host}:{self._settings.port}"
         try:
             if self._settings.tls_certificate and self._settings.tls_key:
                 pair = (self._settings.tls_key.read_bytes(), self._settings.tls_certificate.read_bytes())
+                shown = f"{address} with {self._settings.tls_certificate} and {self._settings.tls_key}"
                 port = self._server.add_secure_port(address, grpc.ssl_server_credentials([pair]))
             else:
                 port = self._server.add_insecure_port(address)
         except RuntimeError as error:
-            raise OSError(f"cannot listen on {address}: {error}") from error
+            raise OSError(f"cannot listen on {shown}: {error}") from error
         await self.say(serving=False)
         await self._server.start()
         return int(port)

@@ -2,10 +2,11 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Iterable
-from contextlib import suppress
+from collections.abc import AsyncGenerator, Callable, Iterable
+from contextlib import aclosing, suppress
 from dataclasses import dataclass, field
 
+from ..config import StartError
 from ..models.card import ModelCard
 from .handle import Handle
 from .wire import Broken, Cancel, Failure, Outcome, Preview, Ready, Task, Tick, WorkerSettings
@@ -26,10 +27,6 @@ class Full(Exception):
 
 class NoWorker(Exception):
     """No worker is alive: starting, draining or given up."""
-
-
-class StartError(Exception):
-    """A worker could not begin; the text says why."""
 
 
 @dataclass(eq=False)
@@ -79,18 +76,15 @@ class Pool:
         self._on_restart = on_restart
         self._workers: list[_Worker] = []
         self._orphans: list[_Pending] = []  # wait for a worker to come back
+        self._suspects: list[_Pending] = []  # lost two workers: the first of them runs, the others wait
         self._started: asyncio.Future[None] | None = None
         self._closing = False
+        self.given_up = asyncio.Event()  # no worker is left, and none will come back
 
     @property
     def outstanding(self) -> float:
         """GFLOP outstanding on all workers."""
         return sum(worker.cost for worker in self._workers)
-
-    @property
-    def alive(self) -> bool:
-        """Whether a task could be placed now."""
-        return any(worker.ready for worker in self._workers)
 
     @property
     def pids(self) -> list[int]:
@@ -119,12 +113,13 @@ class Pool:
 
     async def run(self, task: Task) -> Outcome:
         """The task's outcome. Cancelling this cancels the task. Raises Full, NoWorker."""
-        async for told in self.stream(task):
-            if isinstance(told, Outcome):
-                return told
+        async with aclosing(self.stream(task)) as stream:
+            async for told in stream:
+                if isinstance(told, Outcome):
+                    return told
         raise AssertionError("a stream ends with an outcome")
 
-    async def stream(self, task: Task) -> AsyncIterator[Outcome | Preview]:
+    async def stream(self, task: Task) -> AsyncGenerator[Outcome | Preview, None]:
         """Previews, then the outcome. Raises Full, NoWorker."""
         if self._closing or not self.cards or not self._workers:
             raise NoWorker("the server is stopping" if self._closing else "no worker is ready yet")
@@ -154,9 +149,23 @@ class Pool:
         worker.pending[pending.task.id] = pending
         worker.handle.send(pending.task)
 
+    def _place_again(self, pending: _Pending) -> None:
+        """One task may be what kills workers; from its third attempt on it runs beside no other suspect."""
+        if pending.attempts < ATTEMPTS - 1:
+            self._place(pending)
+            return
+        self._suspects.append(pending)
+        if len(self._suspects) == 1:
+            self._place(pending)
+
     def _forget(self, pending: _Pending) -> None:
         with suppress(ValueError):
             self._orphans.remove(pending)
+        if pending in self._suspects:
+            first = self._suspects[0] is pending
+            self._suspects.remove(pending)
+            if first and self._suspects:
+                self._place(self._suspects[0])
         worker = pending.worker
         if worker is not None and pending.task.id in worker.pending:
             del worker.pending[pending.task.id]
@@ -212,7 +221,8 @@ class Pool:
             log.critical("the worker on %s is given up", worker.settings.device)
             self._workers.remove(worker)
             if not self._workers:
-                pendings, self._orphans = pendings + self._orphans, []
+                pendings, self._orphans = pendings + self._orphans + self._suspects[1:], []
+                self.given_up.set()
         else:
             self._on_restart()
             worker.handle = self._spawn(worker.settings)
@@ -222,4 +232,4 @@ class Pool:
                 text = f"its worker died {pending.attempts} times while it ran"
                 pending.told.put_nowait(Outcome(pending.task.id, failure=Failure("lost", text)))
             else:
-                self._place(pending)
+                self._place_again(pending)

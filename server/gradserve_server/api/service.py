@@ -1,0 +1,69 @@
+"""The whole service: pool, metrics and server, from start to drained."""
+
+import asyncio
+import os
+import signal
+from collections.abc import Coroutine
+from typing import Any
+
+from prometheus_client import start_http_server
+
+from ..config import Settings, devices
+from ..metrics import Metrics
+from ..pool.pool import Pool
+from ..pool.wire import Tick, WorkerSettings
+from .server import ApiServer
+
+
+async def run(settings: Settings) -> int:
+    """Starts everything, serves until SIGTERM or SIGINT, drains, and returns the exit code. Raises StartError."""
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # workers inherit it; spinning at barriers starves the others
+    metrics = Metrics()
+    pool = pool_of(settings, metrics)
+    server = ApiServer(settings.server, settings.limits, pool, metrics)
+    port = await server.start()
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    if settings.server.metrics_port is not None:
+        http, _ = start_http_server(settings.server.metrics_port, settings.server.host, metrics.registry)
+        print(f"gradserve metrics on http://{settings.server.host}:{http.server_port}/metrics", flush=True)
+    try:
+        await first(pool.start(), stop.wait())
+        if not stop.is_set():
+            await server.say(serving=True)
+            print(f"gradserve ready on {settings.server.host}:{port}", flush=True)
+            await first(stop.wait(), pool.given_up.wait())
+        return 1 if pool.given_up.is_set() else 0
+    finally:
+        await server.stop()
+        await pool.close()
+
+
+def pool_of(settings: Settings, metrics: Metrics) -> Pool:
+    """The pool, which tells the metrics what its workers did."""
+
+    def on_tick(tick: Tick) -> None:
+        for step in tick.steps:
+            if step.retried:
+                metrics.oom.inc()
+                continue
+            metrics.step.labels(step.model).observe(step.seconds)
+            metrics.step_rows.labels(step.model).observe(step.rows)
+        metrics.memory.set(tick.memory)
+
+    at, rows = settings.pool, settings.pool.rows
+    workers = [WorkerSettings(settings.models, device, at.threads, rows) for device in devices(at)]
+    pool = Pool(workers, queue_seconds=at.queue_seconds, on_tick=on_tick, on_restart=metrics.restarts.inc)
+    metrics.cost.set_function(lambda: pool.outstanding)
+    return pool
+
+
+async def first(*waits: Coroutine[Any, Any, Any]) -> None:
+    """Returns when the first of these is done, and raises what it raised."""
+    tasks = [asyncio.create_task(wait) for wait in waits]
+    done, waiting = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    for task in waiting:
+        task.cancel()
+    for task in done:
+        task.result()
