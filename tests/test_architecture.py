@@ -1,0 +1,100 @@
+"""The architecture, read from the source: imports go one way, gRPC ends in api, files stay small."""
+
+import ast
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+SERVER = ROOT / "server" / "gradserve_server"
+CHAIN = ["models", "engine", "methods", "pool", "api", "__main__"]  # each may import those before it
+LEAVES = {"config": {"models"}, "metrics": set[str]()}  # what the settings and the metrics may import
+USERS_OF_LEAVES = {"pool", "api", "__main__"}
+MOST_LINES = 320
+MOST_FUNCTION = 45
+
+FILES = sorted(SERVER.rglob("*.py"))
+SOURCES = [*FILES, *(p for p in (ROOT / "client/gradserve").rglob("*.py") if p.parent.name != "v1")]
+
+
+def imports(path: Path) -> Iterator[str]:
+    """Absolute names of everything that a file of the server imports, wherever in the file."""
+    package = ["gradserve_server", *path.relative_to(SERVER).parts[:-1]]
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else []
+            name = ".".join([*base, *([node.module] if node.module else [])])
+            yield from (f"{name}.{alias.name}" for alias in node.names)
+
+
+def part(name: str) -> str:
+    """The part of the server that a module belongs to."""
+    return name.split(".")[1]
+
+
+def part_of(path: Path) -> str:
+    return path.relative_to(SERVER).parts[0].removesuffix(".py")
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(SERVER)))
+def test_imports_go_one_way(path: Path) -> None:
+    mine = part_of(path)
+    inside = {part(name) for name in imports(path) if name.startswith("gradserve_server.")} - {mine, "__version__"}
+    if mine in LEAVES:
+        assert inside <= LEAVES[mine]
+    elif mine != "__init__":
+        before = set(CHAIN[: CHAIN.index(mine)])
+        assert inside <= before | (LEAVES.keys() if mine in USERS_OF_LEAVES else set())
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(SERVER)))
+def test_grpc_ends_in_api(path: Path) -> None:
+    wire = {name for name in imports(path) if name.split(".")[0].startswith("grpc") or "_pb2" in name}
+    assert not wire or part_of(path) in ("api", "__main__")
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(SERVER)))
+def test_methods_and_models_know_no_transport(path: Path) -> None:
+    if part_of(path) in ("models", "engine", "methods"):
+        names = {name.split(".")[0] for name in imports(path)}
+        assert not names & {"asyncio", "multiprocessing", "prometheus_client", "gradserve"}
+
+
+def test_only_the_workers_side_of_the_pool_imports_torch() -> None:
+    users = {path.name for path in SERVER.glob("pool/*.py") for name in imports(path) if name.split(".")[0] == "torch"}
+    assert users == {"worker.py"}
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_files_and_functions_stay_small(path: Path) -> None:
+    text = path.read_text()
+    assert len(text.splitlines()) <= MOST_LINES
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.body:
+            lines = node.end_lineno - node.body[0].lineno + 1  # type: ignore[operator]
+            assert lines <= MOST_FUNCTION, f"{node.name} has {lines} lines"
+
+
+def test_the_stubs_are_in_step_with_the_protos() -> None:
+    if not (ROOT / ".venv/protoc").exists():
+        pytest.skip("needs the stubs' compiler: make .venv")
+    done = subprocess.run(
+        [sys.executable, ROOT / "protos/generate.py", "--check"], capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_every_field_of_the_contract_is_documented() -> None:
+    """But for the lists of methods, each of which is a message with a comment of its own."""
+    for path in (ROOT / "protos").rglob("*.proto"):
+        text = re.sub(r"oneof method \{.*?\}", "", path.read_text(), flags=re.DOTALL)
+        for before, line in pairwise(line.strip() for line in text.splitlines()):
+            if re.match(r"(message|enum|service|rpc) |(?!syntax)[^/]* = \d+;", line):
+                assert before.startswith("//"), f"{path.name}: {line}"
