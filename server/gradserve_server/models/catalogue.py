@@ -84,20 +84,21 @@ def from_flag(flag: str) -> ModelSpec:
 
 def check_builders(specs: list[ModelSpec]) -> None:
     """Raises ValueError for a builder that is not there, before any worker is started."""
-    from torchvision.models import list_models
+    from torchvision import models as zoo
 
     names = [spec.name for spec in specs]
     if len(set(names)) < len(names):
         raise ValueError(f"two models have the same name: {', '.join(sorted(n for n in names if names.count(n) > 1))}")
+    classifiers = zoo.list_models(module=zoo)
     for spec in specs:
         if ":" in spec.source:
             package = spec.source.partition(":")[0].partition(".")[0]
             if find_spec(package) is None:
                 raise ValueError(f"model {spec.name}: there is no package {package!r} to build it with")
-        elif spec.source not in list_models():
-            near = difflib.get_close_matches(spec.source, [*EMBEDDED, *list_models()], 3)
+        elif spec.source not in classifiers:
+            near = difflib.get_close_matches(spec.source, [*EMBEDDED, *classifiers], 3)
             hint = f"; near: {', '.join(near)}" if near else ""
-            raise ValueError(f"model {spec.name}: torchvision has no model {spec.source!r}{hint}")
+            raise ValueError(f"model {spec.name}: torchvision has no classifier {spec.source!r}{hint}")
         if _is_file(spec.weights) and not Path(spec.weights).is_file():
             raise ValueError(f"model {spec.name}: no file {spec.weights}")
 

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from torch import nn
 from torchvision import models as zoo
 
-from .catalogue import ModelSpec
+from .catalogue import Colour, ModelSpec
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -42,13 +42,13 @@ def load(spec: ModelSpec) -> Source:
             network, meta = _build_own(spec), None
         else:
             network, meta = _build_torchvision(spec)
+        transformed = _drop_auxiliary(network)
+        network.eval().requires_grad_(False)
+        return _describe(spec, network, meta, transformed)
     except LoadError:
         raise
     except Exception as error:
         raise LoadError(f"model {spec.name}: {spec.source} with weights {spec.weights}: {error}") from error
-    transformed = _drop_auxiliary(network)
-    network.eval().requires_grad_(False)
-    return _describe(spec, network, meta, transformed)
 
 
 def _build_own(spec: ModelSpec) -> nn.Module:
@@ -58,6 +58,7 @@ def _build_own(spec: ModelSpec) -> nn.Module:
     if not isinstance(network, nn.Module):
         raise LoadError(f"model {spec.name}: {spec.source} gave a {type(network).__name__}, not a torch.nn.Module")
     if spec.weights not in ("random", "DEFAULT"):
+        _check_weights(spec, ["random"])
         _load_file(network, spec)
     return network
 
@@ -66,6 +67,7 @@ def _build_torchvision(spec: ModelSpec) -> tuple[nn.Module, Any]:
     """The network and the weights enum whose metadata describe its input."""
     available = zoo.get_model_weights(spec.source)
     if spec.weights != "random" and not Path(spec.weights).suffix:
+        _check_weights(spec, ["DEFAULT", *available.__members__, "random"])
         weights = available[spec.weights] if spec.weights != "DEFAULT" else available.DEFAULT
         return zoo.get_model(spec.source, weights=weights), weights
     torch.manual_seed(spec.seed)
@@ -75,6 +77,14 @@ def _build_torchvision(spec: ModelSpec) -> tuple[nn.Module, Any]:
     else:
         _enliven(network, available.DEFAULT.transforms().crop_size[0])
     return network, available.DEFAULT
+
+
+def _check_weights(spec: ModelSpec, names: list[str]) -> None:
+    if spec.weights not in names and not Path(spec.weights).suffix:
+        there = ", ".join(dict.fromkeys(names))
+        raise LoadError(
+            f"model {spec.name}: {spec.source} has no weights {spec.weights!r}; there are: {there}, or a file"
+        )
 
 
 def _enliven(network: nn.Module, size: int) -> None:
@@ -112,7 +122,7 @@ def _drop_auxiliary(network: nn.Module) -> bool:
             setattr(network, name, None)
             network.aux_logits = False  # type: ignore[assignment]
     transformed = bool(getattr(network, "transform_input", False))
-    if transformed:  # it maps ImageNet's normalisation to (pixel - 0.5) / 0.5, which the normalisation can do at once
+    if transformed:  # the normalisation can do it at once
         network.transform_input = False  # type: ignore[assignment]
     return transformed
 
@@ -123,7 +133,8 @@ def _describe(spec: ModelSpec, network: nn.Module, weights: Any, transformed: bo
     height, width = spec.height or crop, spec.width or crop
     mean: Any = spec.mean or (tuple(preset.mean) if preset else IMAGENET_MEAN)
     std: Any = spec.std or (tuple(preset.std) if preset else IMAGENET_STD)
-    half = (0.5, 0.5, 0.5)
+    if transformed:
+        mean, std = _with_transform(mean, std)
     return Source(
         network=network,
         digest=digest(network),
@@ -132,9 +143,16 @@ def _describe(spec: ModelSpec, network: nn.Module, weights: Any, transformed: bo
         width=width,
         resize=spec.resize or (preset.resize_size[0] if preset and not spec.height else max(height, width)),
         interpolation=spec.interpolation or (preset.interpolation.value if preset else "bilinear"),
-        mean=half if transformed else mean,
-        std=half if transformed else std,
+        mean=mean,
+        std=std,
     )
+
+
+def _with_transform(mean: Colour, std: Colour) -> tuple[Colour, Colour]:
+    """The normalisation that includes GoogLeNet's own x * s / 0.5 + (m - 0.5) / 0.5, ImageNet's m and s."""
+    scaled = [b * 0.5 / s for b, s in zip(std, IMAGENET_STD, strict=True)]
+    moved = [a - c * (m - 0.5) / 0.5 for a, c, m in zip(mean, scaled, IMAGENET_MEAN, strict=True)]
+    return tuple(moved), tuple(scaled)  # type: ignore[return-value]
 
 
 def _labels(spec: ModelSpec, weights: Any) -> tuple[str, ...]:

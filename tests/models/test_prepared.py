@@ -1,0 +1,42 @@
+"""Making ready changes nothing that can be seen: the prepared network against the author's own, freshly built."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+from zoo import in_double, inputs, normalised, off, photos, pictures, unmodified
+
+CNNS = ["alexnet", "vgg11_bn", "resnet18", "densenet121", "googlenet", "mobilenet_v2"]
+TRAINED = ["trained-mobilenet_v2", "trained-squeezenet1_0", "trained-resnet20"]
+OTHERS = ["shufflenet_v2_x0_5", "mobilenet_v3_small", "efficientnet_b0", "swin_t"]
+
+
+def score_and_gradient(model: object, images: Tensor) -> tuple[Tensor, Tensor]:
+    """Logits, and the gradient of each picture's highest."""
+    images = images.clone().requires_grad_()
+    logits = model(images)  # type: ignore[operator]
+    return logits.detach(), torch.autograd.grad(logits.amax(1).sum(), images)[0]
+
+
+@pytest.mark.parametrize("name", CNNS + TRAINED + OTHERS)
+def test_equals_the_unmodified_network_in_float64(name: str) -> None:
+    model = in_double(name)
+    images = (photos if name.startswith("trained") else pictures)(model, 1)
+    network = unmodified(name, torch.float64)
+    logits, gradient = score_and_gradient(model, images)
+    own_logits, own_gradient = score_and_gradient(lambda x: network(normalised(x)), images)
+    assert off(logits, own_logits) < 1e-6
+    assert off(gradient, own_gradient) < 1e-6
+
+
+COUNTS = {"trained-mobilenet_v2": 48, "trained-squeezenet1_0": 8, "trained-resnet20": 64}
+
+
+@pytest.mark.parametrize("name", CNNS + TRAINED)
+def test_gradients_keep_their_direction_in_fp32(name: str) -> None:
+    model, images = inputs(name, COUNTS.get(name, 3))
+    network = unmodified(name)
+    for batch in images.split(8):
+        _, gradient = score_and_gradient(model, batch)
+        _, own = score_and_gradient(lambda x: network(normalised(x)), batch)
+        cosine = nn.functional.cosine_similarity(gradient.flatten(1), own.flatten(1))
+        assert cosine.min() > 0.999

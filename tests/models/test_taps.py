@@ -1,0 +1,69 @@
+"""Maps from any layout, and hooks that leave nothing behind."""
+
+import pytest
+import torch
+from torch import nn
+from zoo import inputs
+
+from gradserve_server.models.card import Layout
+from gradserve_server.models.probe import layout_of
+from gradserve_server.models.taps import Place, Taps, as_map, first_tensor
+
+LAYOUTS: list[tuple[tuple[int, ...], tuple[int, int], Layout]] = [
+    ((2, 1000), (224, 224), "vector"),
+    ((2, 64, 56, 56), (224, 224), "nchw"),
+    ((2, 64, 24, 32), (96, 128), "nchw"),
+    ((2, 3, 5, 512), (96, 150), "nhwc"),
+    ((2, 7, 7, 768), (224, 224), "nhwc"),
+    ((2, 512, 1, 1), (224, 224), "nchw"),
+    ((2, 49, 768), (224, 224), "tokens"),
+    ((2, 50, 768), (224, 224), "tokens+class"),
+    ((2, 32, 768), (128, 256), "tokens"),
+    ((2, 33, 768), (128, 256), "tokens+class"),
+    ((2, 51, 768), (224, 224), "other"),
+    ((8, 49, 768), (224, 224), "other"),  # windows of two images
+    ((49, 2, 768), (224, 224), "other"),
+    ((2,), (224, 224), "other"),
+]
+
+
+@pytest.mark.parametrize(("shape", "size", "layout"), LAYOUTS)
+def test_layout(shape: tuple[int, ...], size: tuple[int, int], layout: Layout) -> None:
+    assert layout_of(shape, size) == layout
+
+
+@pytest.mark.parametrize("layout", ["nchw", "nhwc", "tokens", "tokens+class"])
+def test_as_map_is_never_transposed(layout: Layout) -> None:
+    """Every number says where it belongs: 100 * row + 10 * column + channel, on a map of 4 x 8."""
+    y, x, c = torch.meshgrid(torch.arange(4), torch.arange(8), torch.arange(3), indexing="ij")
+    hwc = (100 * y + 10 * x + c).expand(2, -1, -1, -1)
+    nchw = hwc.permute(0, 3, 1, 2)
+    own = {"nchw": nchw, "nhwc": hwc, "tokens": hwc.flatten(1, 2)}
+    own["tokens+class"] = torch.cat([torch.full((2, 1, 3), -1), own["tokens"]], 1)
+    assert torch.equal(as_map(own[layout], layout, (64, 128)), nchw)
+
+
+@pytest.mark.parametrize("value", [None, (), [], "text", (None,), {"out": torch.ones(1)}])
+def test_no_first_tensor(value: object) -> None:
+    assert first_tensor(value) is None
+
+
+def test_the_first_tensor_of_an_attention_module() -> None:
+    out = nn.MultiheadAttention(4, 2, batch_first=True)(*[torch.ones(1, 2, 4)] * 3)
+    assert first_tensor(out) is out[0]
+
+
+def test_a_pass_that_raises_leaves_no_hook() -> None:
+    model, x = inputs("resnet18")
+    taps = Taps([Place("layer1"), Place("fc", "input")])
+    with pytest.raises(RuntimeError), taps.listening(model.network):
+        model(x[:, :1].expand(-1, 4, -1, -1))
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.network.modules())
+
+
+def test_calls_of_a_module_are_told_apart() -> None:
+    model, x = inputs("resnet18")
+    taps = Taps([Place("layer1.0.relu", call=0), Place("layer1.0.relu", call=1), Place("layer1.0.relu", call=2)])
+    with taps.listening(model.network):
+        model(x)
+    assert sorted(place.call for place in taps.kept) == [0, 1]
