@@ -34,8 +34,7 @@ from .curves import Areas, Map, judged, random_map, ranked
 GOALS = {"grad_cam": 0.8, "smooth_grad": 0.8, "gradient": 0.6, "integrated_gradients": 0.6}
 MODELS = ("mobilenet_v2", "squeezenet1_0")
 AHEAD = 2  # photos explained while another is judged
-FOLDER = Path(__file__).parent
-DATA = FOLDER.parents[2] / "shared" / "data"
+DATA = Path(__file__).parents[3] / "shared" / "data"
 
 Photos = Annotated[int | None, typer.Option("--photos", min=1, help="Only so many, spread over all; default: all.")]
 Data = Annotated[Path, typer.Option("--data", file_okay=False, help="Folder with images/ and the weights.")]
@@ -74,13 +73,13 @@ class Summary:
 
 @dataclass(frozen=True)
 class Plan:
-    """What to measure, and the file of verdicts so far, from which a run goes on."""
+    """What to measure; `lines` keeps the verdicts and lets a later run go on from them."""
 
     photos: int | None = None
     draws: int = 2
     batch: int = 28
     workers: int | None = None
-    lines: Path = FOLDER / "out" / "faithfulness.jsonl"
+    lines: Path | None = None
 
 
 def main(
@@ -90,9 +89,9 @@ def main(
     batch: Annotated[int, typer.Option(min=1, help="Rows of the judge's forward passes.")] = 28,
     workers: Annotated[int | None, typer.Option(min=1, help="The server's; default: one per core.")] = None,
     data: Data = DATA,
-    lines: Annotated[Path, typer.Option(help="Verdicts so far, one JSON line each; a run goes on from them.")] = (
-        Plan.lines
-    ),
+    lines: Annotated[
+        Path | None, typer.Option(dir_okay=False, help="Keep the verdicts here, one JSON line each, and go on from it.")
+    ] = None,
     as_json: report.Json = False,
     out: report.Out = None,
 ) -> None:
@@ -102,6 +101,7 @@ def main(
     deletion; the share is of the photos where it is larger than the mean gap of random maps as smooth as a map.
 
     Example: python -m tests.bench.faithfulness --photos 6
+    or for all photos: python -m tests.bench.faithfulness --lines tests/bench/out/faithfulness.jsonl
     """
     plan = Plan(photos, draws, batch, workers, lines)
     found = [summary for name in model for summary in measure(name, plan, data)]
@@ -117,14 +117,11 @@ def measure(model: str, plan: Plan, data: Path) -> list[Summary]:
     known = {v.photo: v for v in stored(plan.lines) if (v.model, v.digest, v.draws) == same}
     missing = [name for name in chosen if name not in known]
     if missing:
-        plan.lines.parent.mkdir(parents=True, exist_ok=True)
         arguments = ["--model", f"{model}={weights}", *(["--workers", str(plan.workers)] if plan.workers else [])]
         torch.set_num_threads(1)
-        with plan.lines.open("a") as file:
-            for verdict in verdicts(judge, missing, plan, data, arguments):
-                known[verdict.photo] = verdict
-                file.write(json.dumps(asdict(verdict)) + "\n")
-                file.flush()
+        for found in verdicts(judge, missing, plan, data, arguments):
+            known[found.photo] = found
+            keep(found, plan.lines)
     return summaries([known[name] for name in chosen])
 
 
@@ -182,10 +179,18 @@ def averaged(found: Sequence[Verdict], method: str, areas: Sequence[Areas], *sha
     return Summary(found[0].model, method, len(found), deletion, insertion, insertion - deletion, *shares)
 
 
-def stored(lines: Path) -> list[Verdict]:
+def keep(found: Verdict, lines: Path | None) -> None:
+    """Adds a line to the file of verdicts, if there is to be one."""
+    if lines:
+        lines.parent.mkdir(parents=True, exist_ok=True)
+        with lines.open("a") as file:
+            file.write(json.dumps(asdict(found)) + "\n")
+
+
+def stored(lines: Path | None) -> list[Verdict]:
     """What earlier runs found; a line that an interruption cut short is left out."""
     found = []
-    for line in lines.read_text().splitlines() if lines.exists() else []:
+    for line in lines.read_text().splitlines() if lines and lines.exists() else []:
         try:
             fields: dict[str, Any] = json.loads(line)
         except json.JSONDecodeError:
