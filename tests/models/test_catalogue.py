@@ -58,7 +58,7 @@ def test_absolute_paths_stay(path: Path) -> None:
 
 WRONG = {
     'models = "resnet18"': (ValueError, "models must be tables"),
-    "[models": (ValueError, ""),
+    "[models": (ValueError, "at the end of a table declaration"),
     "[models.m]\nheigth = 3": (ValidationError, "heigth"),
     "[models.m]\nheight = 0": (ValidationError, "height"),
     "[models.m]\nmean = [0.5, 0.5]": (ValidationError, "mean"),
