@@ -26,9 +26,6 @@ from gradserve.v1 import explain_pb2, models_pb2_grpc, service_pb2_grpc
 
 PATIENCE = 120  # seconds for a start on a machine that has other things to do
 MODELS = """
-[pool]
-rows = 12  # from 16 on, passes take other kernels, whose rounding (1e-6) now and then tips a ReLU (1e-2 of that row)
-
 [models.digits]
 
 [models.small]

@@ -46,7 +46,7 @@ class PoolSettings(Section):
     workers: int | None = Field(None, ge=1, le=256, description="processes; default: one per GPU, or one per core")
     threads: int = Field(1, ge=1, le=256, description="compute threads of each worker on a CPU")
     rows: int | None = Field(None, ge=1, le=4096, description="rows per pass; default: by device and image size")
-    queue_seconds: float = Field(60, gt=0, description="work outstanding beyond which requests are refused")
+    queue_seconds: float = Field(60, gt=0, description="a request that would wait longer for others is refused")
 
 
 class LimitSettings(Section):

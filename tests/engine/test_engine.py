@@ -8,7 +8,16 @@ import pytest
 import torch
 
 from gradserve_server.engine import engine as module
-from gradserve_server.engine.engine import LONGEST, Ended, Engine, ModelFailed, NotFinite, Progressed, default_rows
+from gradserve_server.engine.engine import (
+    LONGEST,
+    Ended,
+    Engine,
+    ModelFailed,
+    NotFinite,
+    OutOfMemory,
+    Progressed,
+    default_rows,
+)
 from gradserve_server.engine.job import Job, Progress, Steps, TimeUp, together
 from gradserve_server.engine.objective import Refused, logit
 from gradserve_server.engine.query import Answer, Part, Query
@@ -28,7 +37,8 @@ class World:
         self.seconds = seconds
         self.passes: list[list[int]] = []  # rows of each part of each pass
         self.fault: Callable[[Sequence[Part]], None] = lambda parts: None
-        models: Any = {name: SimpleNamespace(device=CPU, name=name) for name in ("m", "other")}
+        card = SimpleNamespace(gflop=1.0, height=8, width=8)
+        models: Any = {name: SimpleNamespace(device=CPU, name=name, card=card) for name in ("m", "other")}
         self.engine = Engine(models, rows=rows, clock=lambda: self.now)
         self.ended: dict[str, Ended] = {}
         self.progress: list[Progressed] = []
@@ -309,7 +319,7 @@ def test_one_row_that_does_not_fit_ends_its_job_alone(world: World) -> None:
     world.submit("big", asking(4, value=9))
     world.submit("small", asking(20))
     world.run()
-    assert isinstance(world.ended["big"].error, torch.OutOfMemoryError)
+    assert isinstance(world.ended["big"].error, OutOfMemory)
     assert torch.equal(world.ended["small"].result, images(20, 2.0))
 
 
@@ -503,7 +513,7 @@ def test_many_calls_of_one_request_share_the_rows_to_ask_for_at_once(digits: Pre
 
 def test_rows_per_pass_follow_the_device_and_the_size() -> None:
     assert default_rows(CPU, 224, 224) == 8
-    assert default_rows(CPU, 32, 32) == 64
+    assert default_rows(CPU, 32, 32) == 15
     assert default_rows(CPU, 4096, 4096) == 1
     assert default_rows(torch.device("cuda"), 224, 224) == 64
     assert default_rows(torch.device("cuda"), 32, 32) == 256

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from gradserve_server.config import StartError
+from gradserve_server.engine.engine import Step
 from gradserve_server.models.card import ModelCard
 from gradserve_server.pool import pool as module
 from gradserve_server.pool.pool import ATTEMPTS, RESTARTS, Full, NoWorker, Pool
@@ -134,11 +135,26 @@ async def test_a_full_pool_says_when_to_come_back(scripted: list[Scripted]) -> N
     pool = await started(2, queue_seconds=10)
     await asked(pool, task("a", 30), task("b", 12))
     with pytest.raises(Full) as caught:
-        await pool.run(task("c"))
+        await pool.run(task("c", 20))
     assert caught.value.retry_after == 2
     scripted[1].say(Outcome("b"))
     await asked(pool, task("d"))
     assert scripted[1].tasks == ["b", "d"]
+
+
+async def test_a_small_task_does_not_wait_for_wide_ones(scripted: list[Scripted]) -> None:
+    pool = await started(1, queue_seconds=10)
+    await asked(pool, task("wide", 1000), task("small", 1))
+    assert scripted[0].tasks == ["wide", "small"]
+
+
+async def test_a_worker_is_as_fast_as_its_passes_were(scripted: list[Scripted]) -> None:
+    pool = await started(1, queue_seconds=10)
+    await asked(pool, task("a", 30))
+    for _ in range(100):
+        scripted[0].say(Tick((Step("m", rows=8, seconds=0.5, gflop=50.0),), 1, 0))
+    await asked(pool, task("b", 30))
+    assert scripted[0].tasks == ["a", "b"]
 
 
 async def test_the_tasks_of_a_dead_worker_run_elsewhere(scripted: list[Scripted]) -> None:

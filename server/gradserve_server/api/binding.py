@@ -12,6 +12,7 @@ from gradserve.v1 import common_pb2 as pb
 from gradserve.v1 import explain_pb2, predict_pb2
 
 from ..config import LimitSettings
+from ..engine.engine import passes_cost
 from ..engine.job import Priority
 from ..methods.explain import METHODS, Call, Target
 from ..models.card import ModelCard, Precision
@@ -27,7 +28,6 @@ MOST_METHODS, MOST_CLASSES, MOST_ROWS = 16, 1000, 4096
 MOST_MAPS = 60 << 20  # bytes of maps in one reply
 MAP_BYTES = {explain_pb2.MAP_FORMAT_FLOAT16: 2, explain_pb2.MAP_FORMAT_PNG: 1}  # a pixel; otherwise 4
 OVERLAY_BYTES = 3
-BACKWARD = 3  # a forward and backward pass costs about three forwards
 
 PRIORITIES: Mapping[int, Priority] = {0: "interactive", 1: "interactive", 2: "batch"}
 PRECISIONS: Mapping[int, Literal["auto"] | Precision] = {0: "auto", 1: "exact", 2: "balanced", 3: "fast"}
@@ -90,8 +90,8 @@ def bind_explain(request: explain_pb2.ExplainRequest, at: Circumstances) -> Boun
     _check_applies(calls, card, violations)
     violations.check()
     rows = sum(METHODS[call.method].rows(call.parameters, size) for call in calls)
-    scale = size[0] * size[1] / (card.height * card.width)
-    task, region, how = _task("explain", card, common, {"calls": calls}, BACKWARD * card.gflop * rows * scale, at)
+    cost = passes_cost(card.gflop, "image") * rows * size[0] * size[1] / (card.height * card.width)
+    task, region, how = _task("explain", card, common, {"calls": calls}, cost, at)
     return Bound(task, card, region, how, calls)
 
 

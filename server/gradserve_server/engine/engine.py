@@ -15,9 +15,11 @@ from .query import Answer, Part, Query
 from .take import Claim, Key, take
 
 GRID = 224 * 224
-CPU_ROWS, CPU_MOST = 8, 64  # at 224 px and at most; rates are flat or fall beyond
+CPU_ROWS, CPU_MOST = 8, 15  # at 224 px, and at most: from 16 on oneDNN takes kernels that round otherwise
 GPU_ROWS, GPU_MOST = 64, 256
 MOST_KEYS = 1000
+NO_MEMORY = "can't allocate memory"  # what a CPU's allocator says, in a RuntimeError
+BACKWARD = 3  # a forward and backward pass to the image costs about three forwards
 PORTIONS = 4  # of the time left, that a wide query fills one when it may answer with less
 LONGEST = 2.0  # seconds that a pass may take while it has more than one row: whoever arrives meanwhile waits for it
 SMOOTHING = 0.3  # weight of the newest step in the running estimate of seconds per row
@@ -25,6 +27,10 @@ SMOOTHING = 0.3  # weight of the newest step in the running estimate of seconds 
 
 class NotFinite(Exception):
     """The model gave infinities or NaN for this job's rows."""
+
+
+class OutOfMemory(Exception):
+    """A pass of a single row does not fit the device's memory."""
 
 
 class ModelFailed(Exception):
@@ -56,7 +62,13 @@ class Step:
     model: str
     rows: int
     seconds: float
+    gflop: float = 0.0
     retried: bool = False
+
+
+def passes_cost(forward: float, wrt: str) -> float:
+    """The cost of a row, given its forward's: a backward to the image costs about two more."""
+    return forward * (BACKWARD if wrt == "image" else 1)
 
 
 def default_rows(device: torch.device, height: int, width: int) -> int:
@@ -178,7 +190,7 @@ class Engine:
             query.job.started = query.job.started or begun
         try:
             answers = self._attempt(key, parts)
-        except torch.OutOfMemoryError as error:
+        except OutOfMemory as error:
             torch.cuda.empty_cache()
             self.steps.append(Step(key.model, 0, 0.0, retried=True))
             if rows == 1:
@@ -187,7 +199,7 @@ class Engine:
             return
         seconds = self._clock() - begun
         self._learn(key, rows, seconds)
-        self.steps.append(Step(key.model, rows, seconds))
+        self.steps.append(Step(key.model, rows, seconds, rows * self._gflop(key)))
         for (query, count), answer in zip(batch, answers, strict=True):
             self._deliver(query, count, answer, seconds * count / rows)
 
@@ -195,14 +207,18 @@ class Engine:
         """Answers or errors; when a pass fails, every part is tried by itself, so that one cannot harm another."""
         try:
             return list(differentiate(self.models[key.model], parts))
-        except torch.OutOfMemoryError:
-            raise
         except Exception as error:
+            if isinstance(error, torch.OutOfMemoryError) or NO_MEMORY in str(error):
+                raise OutOfMemory(str(error)) from None
             if len(parts) > 1:
                 return [answer for part in parts for answer in self._attempt(key, [part])]
             if isinstance(error, Refused):
                 return [error]
             return [ModelFailed(f"{key.model} failed on a {key.height}x{key.width} input: {error}")]
+
+    def _gflop(self, key: Key) -> float:
+        card = self.models[key.model].card
+        return passes_cost(card.gflop, key.wrt) * key.height * key.width / (card.height * card.width)
 
     def _learn(self, key: Key, rows: int, seconds: float) -> None:
         if len(self._row_seconds) > MOST_KEYS:  # callers may send images of any size

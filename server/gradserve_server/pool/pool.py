@@ -14,6 +14,8 @@ from .wire import Broken, Cancel, Failure, Outcome, Preview, Ready, Task, Tick, 
 log = logging.getLogger(__name__)
 
 ATTEMPTS = 3  # a task is run again twice after its worker died
+SMOOTHING = 0.2  # weight of the newest statistics in a worker's speed
+SLOWEST = 1e-3  # GFLOP per second
 RESTARTS = 5  # in a row without becoming ready, then the worker is given up
 
 
@@ -56,6 +58,17 @@ class _Worker:
         """Seconds until it has done what is outstanding."""
         return self.cost / self.gflops
 
+    def wait(self, task: Task) -> float:
+        """Seconds of others' work before this task's end, as rows are dealt: from each job no more than its own."""
+        return sum(min(p.task.cost, task.cost) for p in self.pending.values()) / self.gflops
+
+    def learn(self, tick: Tick) -> None:
+        """Follows the speed that passes really have: the warm-up may have had the machine for itself, or not."""
+        seconds = sum(step.seconds for step in tick.steps)
+        if seconds > 0:
+            speed = sum(step.gflop for step in tick.steps) / seconds
+            self.gflops = max((1 - SMOOTHING) * self.gflops + SMOOTHING * speed, SLOWEST)
+
 
 class Pool:
     """Workers by device. Only the event loop's thread touches it."""
@@ -68,7 +81,7 @@ class Pool:
         on_tick: Callable[[Tick], None] = lambda tick: None,
         on_restart: Callable[[], None] = lambda: None,
     ) -> None:
-        """`queue_seconds`: work outstanding beyond which tasks are refused."""
+        """`queue_seconds`: a task that would wait longer than that for others is refused."""
         self.cards: dict[str, ModelCard] = {}
         self._settings = list(workers)
         self._queue_seconds = queue_seconds
@@ -123,7 +136,7 @@ class Pool:
         """Previews, then the outcome. Raises Full, NoWorker."""
         if self._closing or not self.cards or not self._workers:
             raise NoWorker("the server is stopping" if self._closing else "no worker is ready yet")
-        wait = min((w.seconds for w in self._workers if w.ready), default=0.0)
+        wait = min((w.wait(task) for w in self._workers if w.ready), default=0.0)
         if wait > self._queue_seconds:
             raise Full(max(1.0, wait - self._queue_seconds))
         pending = _Pending(task)
@@ -188,6 +201,7 @@ class Pool:
                 if pending:
                     pending.told.put_nowait(message)
             case Tick():
+                worker.learn(message)
                 self._on_tick(message)
             case Ready():
                 self._welcome(worker, message)
@@ -197,7 +211,7 @@ class Pool:
                     self._started.set_exception(StartError(message.error))
 
     def _welcome(self, worker: _Worker, ready: Ready) -> None:
-        worker.ready, worker.failures, worker.gflops = True, 0, max(ready.gflops, 1e-3)
+        worker.ready, worker.failures, worker.gflops = True, 0, max(ready.gflops, SLOWEST)
         self.cards = {card.name: card for card in ready.cards}
         orphans, self._orphans = self._orphans, []
         for pending in orphans:

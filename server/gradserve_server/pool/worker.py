@@ -12,7 +12,7 @@ from multiprocessing.connection import Connection
 
 import torch
 
-from ..engine.engine import Ended, Engine, Event, ModelFailed, NotFinite
+from ..engine.engine import Ended, Engine, Event, ModelFailed, NotFinite, OutOfMemory
 from ..engine.job import MOST, Job, Steps, TimeUp
 from ..engine.objective import Refused, logit
 from ..engine.query import Query
@@ -42,7 +42,7 @@ FAILURES: tuple[tuple[type[Exception], FailureKind], ...] = (
     (Refused, "refused"),
     (NotFinite, "not_finite"),
     (ModelFailed, "model_failed"),
-    (torch.OutOfMemoryError, "out_of_memory"),
+    (OutOfMemory, "out_of_memory"),
 )
 
 
@@ -84,7 +84,7 @@ def warm_up(engine: Engine) -> float:
                     raise event.error
         gradient = engine.steps[-2]  # the second time, when caches are warm
         spent += gradient.seconds
-        work += 3 * model.card.gflop * gradient.rows
+        work += gradient.gflop
     engine.steps.clear()
     return work / spent
 
