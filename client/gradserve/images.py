@@ -44,6 +44,9 @@ def opened(image: common_pb2.Image) -> Image.Image:
             pixels = (pixels * 255).round().astype(np.uint8)
         return Image.fromarray(np.repeat(pixels, 3, axis=-1) if pixels.shape[-1] == 1 else pixels)
     picture = ImageOps.exif_transpose(Image.open(io.BytesIO(image.encoded)))
+    if picture.mode.startswith("I"):  # 16 bits; converting would clip them to white
+        grey = np.asarray(picture).astype(np.float64) / 257
+        picture = Image.fromarray(grey.clip(0, 255).round().astype(np.uint8))
     if picture.mode in {"RGBA", "LA", "PA"} or "transparency" in picture.info:
         picture = picture.convert("RGBA")
         white = Image.new("RGBA", picture.size, "white")

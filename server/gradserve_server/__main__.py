@@ -88,7 +88,7 @@ def settings_of(config: Path | None, models: list[str], server: dict[str, Any], 
     for section, flags in (("server", server), ("pool", pool)):
         chosen[section] |= {name: value for name, value in flags.items() if value is not None}
     if models:
-        chosen["models"] = [from_flag(flag) for flag in models]
+        chosen["models"] = [from_flag(flag, settings.models) for flag in models]
     settings = Settings.model_validate(chosen)
     check_builders(list(settings.models))
     return settings

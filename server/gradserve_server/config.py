@@ -25,7 +25,7 @@ class ServerSettings(Section):
 
     host: str = Field("127.0.0.1", description="address to listen on; 0.0.0.0 for all")
     port: int = Field(50051, ge=0, le=65535, description="gRPC port; 0 takes a free one")
-    metrics_port: int | None = Field(9464, ge=0, le=65535, description="Prometheus port; 0 takes a free one")
+    metrics_port: int = Field(9464, ge=0, le=65535, description="Prometheus port; 0 takes a free one")
     tls_certificate: Path | None = Field(None, description="PEM file; with tls_key, serve TLS")
     tls_key: Path | None = Field(None, description="PEM file of the certificate's private key")
     token_file: Path | None = Field(None, description="file with the bearer token that callers must send")
@@ -72,6 +72,9 @@ def read_settings(path: Path | None) -> Settings:
     if path is None:
         return Settings()
     tables = tomllib.loads(path.read_text())
+    for name in ("tls_certificate", "tls_key", "token_file"):  # like weights and labels: relative to the file
+        if isinstance(tables.get("server", {}).get(name), str):
+            tables["server"][name] = path.parent / tables["server"][name]
     models = read_catalogue(path)
     return Settings.model_validate({**tables, "models": models or tuple(EMBEDDED.values())})
 

@@ -26,4 +26,8 @@ class Metrics:
         self.cancelled = Counter("gradserve_cancelled", "Requests whose caller went away", registry=r)
         self.restarts = Counter("gradserve_worker_restarts", "Workers that died and were started again", registry=r)
         self.oom = Counter("gradserve_oom_retries", "Passes retried smaller for lack of memory", registry=r)
-        self.memory = Gauge("gradserve_device_memory_bytes", "Memory in use by the busiest worker", registry=r)
+        self.memory = Gauge(
+            "gradserve_device_memory_bytes",
+            "Memory of the largest worker (CPU: its peak)",
+            registry=r,
+        )

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from gradserve_server.engine.engine import Ended, Engine
+from gradserve_server.engine.engine import Engine
+from gradserve_server.engine.events import Ended
 from gradserve_server.engine.job import Job, Steps
 from gradserve_server.engine.objective import logit
 from gradserve_server.engine.query import Query

@@ -4,7 +4,8 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from gradserve_server.engine.engine import Ended, Engine
+from gradserve_server.engine.engine import Engine
+from gradserve_server.engine.events import Ended
 from gradserve_server.engine.job import Job
 from gradserve_server.methods.explain import METHODS, Call, Explained, Target, explain
 from gradserve_server.methods.parameters import bind

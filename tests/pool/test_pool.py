@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from gradserve_server.config import StartError
-from gradserve_server.engine.engine import Step
+from gradserve_server.engine.events import Step
 from gradserve_server.models.card import ModelCard
 from gradserve_server.pool import pool as module
 from gradserve_server.pool.pool import ATTEMPTS, RESTARTS, Full, NoWorker, Pool
@@ -197,7 +197,7 @@ async def test_a_task_that_kills_its_workers_fails_alone(scripted: list[Scripted
         scripted[i + 1].ready()
     outcome = await poison
     assert outcome.failure is not None
-    assert outcome.failure.kind == "lost"
+    assert outcome.failure.kind == "crashed"
     (good,) = await asked(pool, task("good"))
     scripted[-1].say(Outcome("good", result="good"))
     assert (await good).result == "good"

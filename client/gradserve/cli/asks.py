@@ -40,11 +40,12 @@ def target(text: str) -> TargetLike:
 
 
 def _unit(text: str, parts: list[str]) -> Unit:
-    try:
-        layer, channel, *place = parts
-        y, x = map(int, place[0].split(",")) if place else (None, None)
-        if len(place) > 1 or not layer:
+    try:  # from the right: a layer's own name may end in the number of its call, as in "layer1.0.relu:0"
+        place = parts.pop() if "," in parts[-1] else ""
+        y, x = map(int, place.split(",")) if place else (None, None)
+        *names, channel = parts
+        if not names or not names[0]:
             raise ValueError
-        return Unit(layer, int(channel), y, x)
+        return Unit(":".join(names), int(channel), y, x)
     except ValueError:
         raise ValueError(f"--target {text}: write unit:LAYER:CHANNEL or unit:LAYER:CHANNEL:Y,X") from None

@@ -15,10 +15,13 @@ Server = Annotated[
         "--server", envvar="GRADSERVE_SERVER", metavar="HOST:PORT", help="The server.", rich_help_panel=_PANEL
     ),
 ]
-Tls = Annotated[bool, typer.Option("--tls", help="Use TLS with the system's certificates.", rich_help_panel=_PANEL)]
+Tls = Annotated[
+    bool,
+    typer.Option("--tls", envvar="GRADSERVE_TLS", help="Use the system's certificates.", rich_help_panel=_PANEL),
+]
 Ca = Annotated[
     Path | None,
-    typer.Option("--ca", help="Use TLS and trust this CA certificate (PEM).", rich_help_panel=_PANEL),
+    typer.Option("--ca", envvar="GRADSERVE_CA", help="Trust this CA certificate (PEM).", rich_help_panel=_PANEL),
 ]
 Token = Annotated[
     str | None,

@@ -24,7 +24,8 @@ from .targets import cam_layer, targets_of
 
 MARGIN = 0.02  # seconds kept of the time budget for the answer's way back
 LATE, MOST_LATE = 0.1, 0.25  # share and seconds kept of the call's own deadline, after which an answer is none
-MOST_METHODS, MOST_CLASSES, MOST_ROWS = 16, 1000, 4096
+MOST_METHODS, MOST_CLASSES = 16, 1000
+MOST_ROWS, MOST_ROWS_ALL = 4096, 16384  # of one method and target, and of a request
 MOST_MAPS = 60 << 20  # bytes of maps in one reply
 MAP_BYTES = {explain_pb2.MAP_FORMAT_FLOAT16: 2, explain_pb2.MAP_FORMAT_PNG: 1}  # a pixel; otherwise 4
 OVERLAY_BYTES = 3
@@ -88,8 +89,10 @@ def bind_explain(request: explain_pb2.ExplainRequest, at: Circumstances) -> Boun
         violations.add("format", f"must be a MapFormat, was {request.format}")
     _check_reply(request, len(calls), size, violations)
     _check_applies(calls, card, violations)
-    violations.check()
     rows = sum(METHODS[call.method].rows(call.parameters, size) for call in calls)
+    if rows > MOST_ROWS_ALL and not violations.found:
+        violations.add("methods", f"with all targets ask for {rows} passes; at most {MOST_ROWS_ALL} are allowed")
+    violations.check()
     cost = passes_cost(card.gflop, "image") * rows * size[0] * size[1] / (card.height * card.width)
     task, region, how = _task("explain", card, common, {"calls": calls}, cost, at)
     return Bound(task, card, region, how, calls)

@@ -81,7 +81,7 @@ class Around(grpc.aio.ServerInterceptor):  # type: ignore[misc]
     def _allowed(self, metadata: dict[str, Any]) -> bool:
         if self._token is None:
             return True
-        return secrets.compare_digest(str(metadata.get("authorization", "")), f"Bearer {self._token}")
+        return secrets.compare_digest(str(metadata.get("authorization", "")).encode(), f"Bearer {self._token}".encode())
 
     async def _run(
         self, handler: Any, request: bytes, context: grpc.aio.ServicerContext, method: str, metadata: dict[str, Any]
@@ -139,7 +139,7 @@ def _request_id(metadata: dict[str, Any]) -> str:
     """Always our own, since it names the task in the pool; a caller's id is kept as its beginning."""
     given = str(metadata.get("x-request-id", ""))
     own = secrets.token_hex(8)
-    return f"{given}-{own}" if given.isprintable() and 0 < len(given) <= 64 else own
+    return f"{given}-{own}" if given.isascii() and given.isprintable() and 0 < len(given) <= 64 else own
 
 
 def _with_id(refusal: RequestError, request_id: str) -> Any:

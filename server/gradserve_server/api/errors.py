@@ -3,6 +3,7 @@
 import difflib
 from collections.abc import Iterable
 from datetime import timedelta
+from functools import lru_cache
 
 import grpc
 from google.protobuf.any_pb2 import Any as AnyMessage
@@ -66,7 +67,7 @@ def invalid(violations: list[tuple[str, str]]) -> RequestError:
 
 def unknown_model(name: str, known: Iterable[str]) -> RequestError:
     """NOT_FOUND with the nearest names."""
-    text = f"there is no model {shown(name)}; {near(name, list(known))}"
+    text = f"there is no model {shown(name)}; {near(name, known)}"
     return RequestError(grpc.StatusCode.NOT_FOUND, "UNKNOWN_MODEL", text)
 
 
@@ -97,6 +98,7 @@ FAILURES = {
     "not_finite": (grpc.StatusCode.FAILED_PRECONDITION, "NOT_FINITE", ""),
     "model_failed": (grpc.StatusCode.FAILED_PRECONDITION, "MODEL_FAILED", ""),
     "out_of_memory": (grpc.StatusCode.RESOURCE_EXHAUSTED, "OUT_OF_MEMORY", "one row does not fit the device's memory"),
+    "crashed": (grpc.StatusCode.INTERNAL, "WORKER_CRASHED", ""),  # not UNAVAILABLE, or clients would send it again
     "lost": (grpc.StatusCode.UNAVAILABLE, "WORKER_LOST", ""),
     "internal": (grpc.StatusCode.INTERNAL, "INTERNAL", "a fault in the server; its log has the details"),
 }
@@ -130,9 +132,13 @@ def shown(value: object) -> str:
     return clipped(repr(value[:MOST_SHOWN] if isinstance(value, str) else value), 2 * MOST_SHOWN)
 
 
-def near(name: str, known: list[str]) -> str:
+def near(name: str, known: Iterable[str]) -> str:
     """A hint: the nearest names, or all of them if they are few."""
-    name = name[:MOST_SHOWN]
+    return _near(name[:MOST_SHOWN], tuple(known))
+
+
+@lru_cache(256)
+def _near(name: str, known: tuple[str, ...]) -> str:
     lower = {k.lower(): k for k in reversed(known)}
     close = [lower[k] for k in difflib.get_close_matches(name.lower(), lower, 3, 0.5)]
     if close:

@@ -2,7 +2,6 @@
 
 import io
 import math
-import warnings
 from typing import Any
 
 import numpy as np
@@ -14,6 +13,7 @@ from ..config import LimitSettings
 from ..models.card import ModelCard
 from .errors import Violations
 
+Image.MAX_IMAGE_PIXELS = None  # sizes are checked here, against the configured limit and before decoding
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
 DTYPES: dict[int, np.dtype[Any]] = {pb.DTYPE_UINT8: np.dtype("uint8"), pb.DTYPE_FLOAT32: np.dtype("<f4")}
 RESAMPLING = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
@@ -37,17 +37,13 @@ def _decode_file(data: bytes, limits: LimitSettings) -> np.ndarray:
     if not data:
         raise BadImage("the file is empty")
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the size is checked here, before decoding
-            picture: Image.Image = Image.open(io.BytesIO(data), formats=FORMATS)
-            if picture.width * picture.height > limits.max_image_pixels:
-                raise _too_large(picture.width, picture.height, limits)
-            picture.load()
-            return np.asarray(_rgb(ImageOps.exif_transpose(picture)))
+        picture: Image.Image = Image.open(io.BytesIO(data), formats=FORMATS)
+        if picture.width * picture.height > limits.max_image_pixels:
+            raise _too_large(picture.width, picture.height, limits)
+        picture.load()
+        return np.asarray(_rgb(ImageOps.exif_transpose(picture)))
     except BadImage:
         raise
-    except Image.DecompressionBombError as error:
-        raise BadImage(f"the picture is too large: at most {limits.max_image_pixels} pixels are allowed") from error
     except UnidentifiedImageError as error:
         raise BadImage(f"not a picture, damaged or of an unsupported format; allowed: {', '.join(FORMATS)}") from error
     except Exception as error:  # Pillow's decoders raise whatever they meet in a damaged file
@@ -98,11 +94,7 @@ def preprocess(pixels: np.ndarray, card: ModelCard, how: int, limits: LimitSetti
         return pixels, region
     if how == pb.PREPROCESS_WHOLE_IMAGE:
         return resized(pixels, card.height, card.width, card.interpolation), region
-    if max(height, width) > limits.max_aspect * min(height, width):
-        raise BadImage(
-            f"a {width}x{height} picture is too elongated to be cropped: at most {limits.max_aspect:g} to 1; "
-            "WHOLE_IMAGE takes any"
-        )
+    _check_aspect(height, width, limits)
     shorter = max(card.resize, card.height, card.width)
     longer = int(shorter * max(height, width) / min(height, width))  # as torchvision rounds it
     tall, wide = (longer, shorter) if height >= width else (shorter, longer)
@@ -113,12 +105,19 @@ def preprocess(pixels: np.ndarray, card: ModelCard, how: int, limits: LimitSetti
     return np.ascontiguousarray(part), region
 
 
+def _check_aspect(height: int, width: int, limits: LimitSettings) -> None:
+    if max(height, width) > limits.max_aspect * min(height, width):
+        at_most = f"at most {limits.max_aspect:g} to 1, or WHOLE_IMAGE, which takes any"
+        raise BadImage(f"a {width}x{height} picture is too elongated: {at_most}")
+
+
 def _check_size(height: int, width: int, card: ModelCard, limits: LimitSettings) -> None:
     own = f"{card.width}x{card.height}"
     if (height, width) == (card.height, card.width):
         return
     if not card.any_size:
         raise BadImage(f"AS_IS needs a {own} picture for {card.name}, this one is {width}x{height}")
+    _check_aspect(height, width, limits)
     if min(height, width) < card.min_size or height * width > limits.max_input_pixels:
         raise BadImage(
             f"AS_IS takes sides of at least {card.min_size} and at most {limits.max_input_pixels} pixels for "

@@ -18,7 +18,8 @@ from .fields import fill
 from .images import png
 
 PRECISION_NUMBERS: dict[str, Any] = {name: number for number, name in PRECISIONS.items()}
-SMALLEST_OVERLAY = 224  # pixels; the overlay of a smaller input is magnified by a whole number
+SMALLEST_OVERLAY = 224  # pixels of the longer side; a smaller one is magnified by a whole number
+MOST_HALF = float(np.finfo(np.float16).max)
 GUIDED = ("guided_backprop", "deconvnet", "guided_grad_cam")
 
 
@@ -71,6 +72,8 @@ def explanation(
     else:
         half = request.format == explain_pb2.MAP_FORMAT_FLOAT16
         reply.raw.CopyFrom(tensor(answer.values.astype("<f2" if half else "<f4")))
+        if half and max(abs(low), abs(high)) > MOST_HALF:
+            reply.warnings.append("FLOAT16_OVERFLOW: values beyond 65504 became infinite; ask for FLOAT32")
     if answer.coarse is not None:
         reply.coarse.CopyFrom(tensor(answer.coarse.astype("<f4")))
     if answer.completeness_gap is not None:
@@ -108,7 +111,7 @@ def overlaid(image: np.ndarray, values: np.ndarray) -> bytes:
     """PNG of the map over what the model saw."""
     pixels = image if image.dtype == np.uint8 else (image * 255).round().astype(np.uint8)
     height, width = values.shape
-    factor = max(1, round(SMALLEST_OVERLAY / min(height, width)))
+    factor = max(1, round(SMALLEST_OVERLAY / max(height, width)))
     photo = Image.fromarray(pixels).resize((width * factor, height * factor), Image.Resampling.NEAREST)
     picture = overlay(photo, values, (0, 0, width * factor, height * factor))
     return png(np.asarray(picture))

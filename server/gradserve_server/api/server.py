@@ -6,7 +6,7 @@ from grpc_reflection.v1alpha import reflection
 
 from gradserve.v1 import models_pb2, models_pb2_grpc, service_pb2, service_pb2_grpc
 
-from ..config import LimitSettings, ServerSettings
+from ..config import LimitSettings, ServerSettings, StartError
 from ..metrics import Metrics
 from ..pool.pool import Pool
 from .context import Around
@@ -28,6 +28,8 @@ class ApiServer:
 
     def __init__(self, settings: ServerSettings, limits: LimitSettings, pool: Pool, metrics: Metrics) -> None:
         token = settings.token_file.read_text().strip() if settings.token_file else None
+        if token == "":
+            raise StartError(f"{settings.token_file} is empty: it must hold the token that callers send")
         age = int(settings.max_connection_age * 1000)
         self._around = Around(metrics, token)
         self._server = grpc.aio.server(
@@ -36,7 +38,6 @@ class ApiServer:
                 ("grpc.max_receive_message_length", MOST_REQUEST),
                 ("grpc.max_send_message_length", MOST_REPLY),
                 ("grpc.max_connection_age_ms", age),
-                ("grpc.max_connection_age_grace_ms", int(settings.drain_seconds * 1000) or 1),
                 ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
                 ("grpc.so_reuseport", 0),  # a second server on the port is an error, not half of the answers
             ],

@@ -25,9 +25,8 @@ async def run(settings: Settings) -> int:
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    if settings.server.metrics_port is not None:
-        http, _ = start_http_server(settings.server.metrics_port, settings.server.host, metrics.registry)
-        print(f"gradserve metrics on http://{settings.server.host}:{http.server_port}/metrics", flush=True)
+    http, _ = start_http_server(settings.server.metrics_port, settings.server.host, metrics.registry)
+    print(f"gradserve metrics on http://{settings.server.host}:{http.server_port}/metrics", flush=True)
     try:
         await first(pool.start(), stop.wait())
         if not stop.is_set():
@@ -50,12 +49,12 @@ def pool_of(settings: Settings, metrics: Metrics) -> Pool:
                 continue
             metrics.step.labels(step.model).observe(step.seconds)
             metrics.step_rows.labels(step.model).observe(step.rows)
-        metrics.memory.set(tick.memory)
 
     at, rows = settings.pool, settings.pool.rows
     workers = [WorkerSettings(settings.models, device, at.threads, rows) for device in devices(at)]
     pool = Pool(workers, queue_seconds=at.queue_seconds, on_tick=on_tick, on_restart=metrics.restarts.inc)
     metrics.cost.set_function(lambda: pool.outstanding)
+    metrics.memory.set_function(lambda: pool.memory)
     return pool
 
 

@@ -20,6 +20,7 @@ from .context import request_facts
 from .errors import RequestError, failure, unavailable
 from .replies import explain_reply, model_reply, predict_reply
 
+GRACE = 1.0  # seconds beyond its time that a partial answer is waited for, since passes cannot be interrupted
 T = TypeVar("T")
 
 
@@ -82,9 +83,9 @@ class GradientService(service_pb2_grpc.GradientServiceServicer):
     async def _outcome(self, bound: Bound) -> Outcome:
         """The task's outcome; raises RequestError for a failure, and when the time is up whatever the worker does."""
         facts = request_facts.get()
-        late = None if bound.task.deadline == float("inf") or bound.task.allow_partial else bound.task.deadline
+        late = bound.task.deadline + (GRACE if bound.task.allow_partial else 0.0)
         try:
-            async with asyncio.timeout(None if late is None else late - time.monotonic()):
+            async with asyncio.timeout(None if late == float("inf") else late - time.monotonic()):
                 outcome = await self._pool.run(bound.task)
         except TimeoutError as error:
             text = "the time budget ran out before the answer was complete"

@@ -119,6 +119,10 @@ class _Batch:
         image_grad = filled.pop() if self.wrt == "image" else None
         return image_grad, dict(zip(tapped, filled, strict=True))
 
+    def _own(self, part: Tensor) -> Tensor:
+        """The part itself, or its copy where it is a view that would keep the whole batch alive."""
+        return part if len(self.parts) == 1 else part.clone()
+
     def _answer(
         self,
         i: int,
@@ -141,7 +145,7 @@ class _Batch:
         return Answer(
             None if logits is None else logits.detach()[rows],
             None if values is None or query.objective is None else values.detach()[rows],
-            None if image_grad is None else image_grad[rows],
+            None if image_grad is None else self._own(image_grad[rows]),
             tuple(acts),
             tuple(act_grads),
         )

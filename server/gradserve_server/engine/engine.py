@@ -1,69 +1,33 @@
 """The loop of one device: take rows of many jobs, one pass, hand out answers, resume the jobs that have all theirs."""
 
+import logging
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 
 from ..models.prepared import Prepared
 from .differentiate import differentiate, finite
+from .events import Ended, Event, ModelFailed, NotFinite, OutOfMemory, Progressed, Step
 from .job import Job, OpenQuery, Progress, TimeUp
 from .objective import Refused
 from .query import Answer, Part, Query
 from .take import Claim, Key, take
 
+log = logging.getLogger(__name__)
+
 GRID = 224 * 224
 CPU_ROWS, CPU_MOST = 8, 15  # at 224 px, and at most: from 16 on oneDNN takes kernels that round otherwise
 GPU_ROWS, GPU_MOST = 64, 256
 MOST_KEYS = 1000
+RECOVERY = 1.02  # growth of a lowered cap with every pass that fills it
+NOT_FINITE = "the model gave infinities or NaN for this image"
 NO_MEMORY = "can't allocate memory"  # what a CPU's allocator says, in a RuntimeError
 BACKWARD = 3  # a forward and backward pass to the image costs about three forwards
 PORTIONS = 4  # of the time left, that a wide query fills one when it may answer with less
 LONGEST = 2.0  # seconds that a pass may take while it has more than one row: whoever arrives meanwhile waits for it
 SMOOTHING = 0.3  # weight of the newest step in the running estimate of seconds per row
-
-
-class NotFinite(Exception):
-    """The model gave infinities or NaN for this job's rows."""
-
-
-class OutOfMemory(Exception):
-    """A pass of a single row does not fit the device's memory."""
-
-
-class ModelFailed(Exception):
-    """The model itself raised on this job's rows, and did so alone."""
-
-
-class Ended(NamedTuple):
-    """A job is over: its generator's return value, or what ended it."""
-
-    job: Job
-    result: Any = None
-    error: Exception | None = None
-
-
-class Progressed(NamedTuple):
-    """A job reports how far it is."""
-
-    job: Job
-    progress: Progress
-
-
-Event = Ended | Progressed
-
-
-@dataclass(frozen=True, slots=True)
-class Step:
-    """One pass, for the statistics."""
-
-    model: str
-    rows: int
-    seconds: float
-    gflop: float = 0.0
-    retried: bool = False
 
 
 def passes_cost(forward: float, wrt: str) -> float:
@@ -93,7 +57,7 @@ class Engine:
         self._rows = rows
         self._clock = clock
         self._jobs: dict[str, Job] = {}
-        self._caps: dict[Key, int] = {}  # lowered when memory ran out
+        self._caps: dict[Key, float] = {}  # lowered when memory ran out
         self._row_seconds: dict[Key, float] = {}
         self._served: dict[Key, int] = {}
         self._passes = 0
@@ -111,14 +75,15 @@ class Engine:
 
     def limit(self, key: Key) -> int:
         """The most rows of that key in one pass."""
-        if key.kind in self._caps:
-            return self._caps[key.kind]
+        return int(self._caps.get(key.kind, self._full(key)))
+
+    def _full(self, key: Key) -> int:
         return self._rows or default_rows(self.models[key.model].device, key.height, key.width)
 
     def fitting(self, key: Key, deadline: float) -> int:
-        """Rows of that key that fit well into the time left, so that it does not end with half of them computed."""
+        """Rows of that key that fit well into a job's share of the time left, so that it ends with none half-done."""
         seconds = self._row_seconds.get(key.kind)
-        return max(1, int((deadline - self._clock()) / seconds / PORTIONS)) if seconds else 1
+        return max(1, int((deadline - self._clock()) / seconds / PORTIONS / max(1, self.jobs))) if seconds else 1
 
     def submit(self, job: Job) -> None:
         """Starts a job: runs its method up to its first query."""
@@ -142,6 +107,8 @@ class Engine:
         now = self._clock()
         for job in list(self._jobs.values()):
             if now + self._shortest(job) >= job.deadline:
+                if now < job.deadline:
+                    self._doubt(job)
                 self._time_up(job)
         batch = self._take(now)
         if batch:
@@ -155,9 +122,9 @@ class Engine:
             for query in job.open:
                 if query.left:
                     interactive = job.priority == "interactive"
-                    claim = Claim(
-                        query, self._key(query), query.left, job.rows > 0, interactive, job.deadline, query.since
-                    )
+                    key, begun = self._key(query), job.rows > 0
+                    claim = Claim(query, key, query.left, begun, interactive, job.deadline, query.since, job)
+                    self._served.setdefault(key.kind, self._passes)  # new keys take their turn like the others
                     claims.append(claim)
                     by_claim[claim] = query
         batch = take(claims, self.limit, self._served, now)
@@ -181,6 +148,13 @@ class Engine:
         """Seconds that the job's next row will take at least."""
         return max((self._row_seconds.get(self._key(q).kind, 0.0) for q in job.open), default=0.0)
 
+    def _doubt(self, job: Job) -> None:
+        """Estimates that refuse work are never tested by it; let one that was too high fall."""
+        for query in job.open:
+            key = self._key(query).kind
+            if key in self._row_seconds:
+                self._row_seconds[key] *= 1 - SMOOTHING
+
     def _run(self, batch: list[tuple[OpenQuery, int]]) -> None:
         key = self._key(batch[0][0])
         parts = [Part(q.query, range(q.taken, q.taken + count)) for q, count in batch]
@@ -188,25 +162,47 @@ class Engine:
         begun = self._clock()
         for query, _ in batch:
             query.job.started = query.job.started or begun
-        try:
-            answers = self._attempt(key, parts)
-        except OutOfMemory as error:
-            torch.cuda.empty_cache()
+        answers = self._attempted(key, parts)
+        if isinstance(answers, OutOfMemory):
+            torch.cuda.empty_cache()  # not before: the exception's traceback held the pass's activations
             self.steps.append(Step(key.model, 0, 0.0, retried=True))
             if rows == 1:
-                self._end(batch[0][0].job, error=error)
+                self._end(batch[0][0].job, error=answers)
             self._caps[key.kind] = max(1, rows // 2)
             return
         seconds = self._clock() - begun
+        self._widen(key, rows)
         self._learn(key, rows, seconds)
         self.steps.append(Step(key.model, rows, seconds, rows * self._gflop(key)))
         for (query, count), answer in zip(batch, answers, strict=True):
             self._deliver(query, count, answer, seconds * count / rows)
 
+    def _widen(self, key: Key, rows: int) -> None:
+        """After passes that filled a lowered cap, lets it rise again: what took the memory may be gone."""
+        cap = self._caps.get(key.kind)
+        if cap is not None and rows >= int(cap):
+            self._caps[key.kind] = cap * RECOVERY
+            if cap > self._full(key):
+                del self._caps[key.kind]
+
+    def _attempted(self, key: Key, parts: list[Part]) -> list[Answer | Exception] | OutOfMemory:
+        try:
+            return self._attempt(key, parts)
+        except OutOfMemory as error:
+            return error.with_traceback(None)
+
     def _attempt(self, key: Key, parts: list[Part]) -> list[Answer | Exception]:
         """Answers or errors; when a pass fails, every part is tried by itself, so that one cannot harm another."""
+        model = self.models[key.model]
         try:
-            return list(differentiate(self.models[key.model], parts))
+            answers = differentiate(model, parts)
+            if model.device.type == "cuda":
+                torch.cuda.synchronize(model.device)  # or the clock would time the launches alone
+            return [answer if finite(answer) else NotFinite(NOT_FINITE) for answer in answers]
+        except torch.AcceleratorError as error:
+            if not isinstance(error, torch.OutOfMemoryError):
+                raise  # the device is lost to this process: let it end and be started again
+            raise OutOfMemory(str(error)) from None
         except Exception as error:
             if isinstance(error, torch.OutOfMemoryError) or NO_MEMORY in str(error):
                 raise OutOfMemory(str(error)) from None
@@ -214,7 +210,9 @@ class Engine:
                 return [answer for part in parts for answer in self._attempt(key, [part])]
             if isinstance(error, Refused):
                 return [error]
-            return [ModelFailed(f"{key.model} failed on a {key.height}x{key.width} input: {error}")]
+            text = f"{key.model} failed on a {key.height}x{key.width} input: {error}"
+            log.warning("%s", text, exc_info=error)
+            return [ModelFailed(text)]
 
     def _gflop(self, key: Key) -> float:
         card = self.models[key.model].card
@@ -234,16 +232,18 @@ class Engine:
         if isinstance(answer, Exception):
             self._end(job, error=answer)
             return
-        if not finite(answer):
-            self._end(job, error=NotFinite("the model gave infinities or NaN for this image"))
-            return
         query.taken += count
         query.answers.append(answer)
         job.rows += count
         job.compute += seconds
         if not any(q.left for q in job.open):
-            told = [q.answer() for q in job.open]
-            self._resume(job, lambda steps: steps.send(told[0] if job.single else told))
+            answered, single = job.open, job.single
+
+            def told(steps: Any) -> Any:  # called where running out of memory ends this job alone
+                answers = [q.answer() for q in answered]
+                return steps.send(answers[0] if single else answers)
+
+            self._resume(job, told)
 
     def _time_up(self, job: Job) -> None:
         if not job.allow_partial or job.hurried:

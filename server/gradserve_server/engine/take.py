@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 NEW_SHARE = 4  # one row in four goes to jobs that have not begun
+PATIENCE = 30.0  # seconds after which a claim without a deadline counts as due
 AGEING = 5.0  # seconds of waiting after which a batch job's query counts as interactive
 
 
@@ -33,6 +34,12 @@ class Claim(NamedTuple):
     interactive: bool
     deadline: float
     since: float
+    job: object = None  # whose it is; None: a job of its own
+
+    @property
+    def owner(self) -> object:
+        """The job, among which rows are dealt evenly."""
+        return self.query if self.job is None else self.job
 
 
 def take(
@@ -42,11 +49,12 @@ def take(
 
     All have one key: of the keys that the most urgent priority asks for, the one served longest ago. Batch work gets
     what interactive work leaves. Running jobs come first, but a quarter of the rows, at least one, goes to new ones;
-    within each, rows are dealt one by one, so that a wide query does not push out a narrow one, by deadline, then age.
+    within each, rows are dealt to the jobs one by one, so that a wide one does not push out a narrow one, by deadline
+    (a claim without one has PATIENCE), then age.
     """
     if not claims:
         return []
-    ranked = sorted(claims, key=lambda c: (_rank(c, now), c.deadline, c.since))
+    ranked = sorted(claims, key=lambda c: (_rank(c, now), min(c.deadline, c.since + PATIENCE), c.since))
     urgent = [c for c in ranked if _rank(c, now) == _rank(ranked[0], now)]
     key = min(dict.fromkeys(c.key for c in urgent), key=lambda k: served.get(k.kind, -1))
     mine = [c for c in ranked if c.key == key]
@@ -78,10 +86,13 @@ def _deal(claims: Sequence[Claim], room: int, dealt: dict[Claim, int]) -> dict[C
     dealt = dict(dealt)
     used = sum(dealt.values())
     while used < room:
-        hungry = [c for c in claims if dealt.get(c, 0) < c.rows][: room - used]
+        hungry = [c for c in claims if dealt.get(c, 0) < c.rows]
         if not hungry:
             break
+        served: dict[object, Claim] = {}
         for claim in hungry:
+            served.setdefault(claim.owner, claim)
+        for claim in list(served.values())[: room - used]:
             dealt[claim] = dealt.get(claim, 0) + 1
-        used += len(hungry)
+            used += 1
     return dealt

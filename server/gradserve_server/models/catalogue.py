@@ -2,6 +2,7 @@
 
 import difflib
 import tomllib
+from collections.abc import Iterable
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Literal
@@ -75,10 +76,11 @@ def read_catalogue(path: Path) -> list[ModelSpec]:
     return specs
 
 
-def from_flag(flag: str) -> ModelSpec:
-    """NAME or NAME=WEIGHTS: an embedded model, or a torchvision one. Raises ValueError naming what is near."""
+def from_flag(flag: str, known: Iterable[ModelSpec] = ()) -> ModelSpec:
+    """NAME or NAME=WEIGHTS: a model of the configuration file, an embedded one, or torchvision's. Raises ValueError."""
     name, _, weights = flag.partition("=")
-    spec = EMBEDDED.get(name) or ModelSpec(name=name)
+    named = EMBEDDED | {spec.name: spec for spec in known}
+    spec = named.get(name) or ModelSpec(name=name)
     return spec.model_copy(update={"weights": weights}) if weights else spec
 
 

@@ -55,7 +55,7 @@ def foldable(network: nn.Module, example: Tensor) -> list[tuple[str, str]]:
             calls[name] += 1
             if isinstance(module, CONVOLUTIONS):
                 uses.watched[id(out)] = (name, out)
-            elif id(args[0]) in uses.watched:
+            elif args and id(args[0]) in uses.watched:
                 pairs.append((uses.watched[id(args[0])][0], name))
 
         return on_output

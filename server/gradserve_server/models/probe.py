@@ -85,6 +85,10 @@ def probe(network: nn.Module, example: Tensor) -> Probe:
     seen, logits, gflop = _watch(network, example)
     if logits.dim() != 2 or logits.shape[0] != ROWS:
         raise ValueError(f"the model gives {tuple(logits.shape)} for 2 images; it must give [2, classes]")
+    with torch.no_grad():
+        alone = network(example[:1])
+    if not torch.allclose(alone, logits[:1], rtol=1e-2, atol=1e-2 * float(logits.abs().max())):
+        raise ValueError("an image's logits depend on the other images of its batch, even in eval mode")
     refused, relus = _try_rules(network, example, logits)
     calls = Counter(item.module for item in seen)
     named = [(name, item) for item in seen for name in _names(item, calls)]

@@ -60,9 +60,11 @@ class Handle:
                 self._on_loop(self._hear, self, self._connection.recv())
         except (EOFError, OSError):
             pass
-        self._process.join()
-        self._outbox.put(None)
-        self._on_loop(self._lost, self)
+        finally:  # also after a message that cannot be read: nobody would hear this worker any more
+            self._process.kill()
+            self._process.join()
+            self._outbox.put(None)
+            self._on_loop(self._lost, self)
 
     def _write(self) -> None:
         while (message := self._outbox.get()) is not None:

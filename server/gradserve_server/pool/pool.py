@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from ..config import StartError
 from ..models.card import ModelCard
 from .handle import Handle
-from .wire import Broken, Cancel, Failure, Outcome, Preview, Ready, Task, Tick, WorkerSettings
+from .wire import Broken, Cancel, Failure, FailureKind, Outcome, Preview, Ready, Task, Tick, WorkerSettings
 
 log = logging.getLogger(__name__)
 
@@ -46,6 +46,7 @@ class _Worker:
     ready: bool = False
     gflops: float = 1.0
     failures: int = 0
+    memory: int = 0
     pending: dict[str, _Pending] = field(default_factory=dict)
 
     @property
@@ -64,6 +65,7 @@ class _Worker:
 
     def learn(self, tick: Tick) -> None:
         """Follows the speed that passes really have: the warm-up may have had the machine for itself, or not."""
+        self.memory = tick.memory
         seconds = sum(step.seconds for step in tick.steps)
         if seconds > 0:
             speed = sum(step.gflop for step in tick.steps) / seconds
@@ -98,6 +100,11 @@ class Pool:
     def outstanding(self) -> float:
         """GFLOP outstanding on all workers."""
         return sum(worker.cost for worker in self._workers)
+
+    @property
+    def memory(self) -> int:
+        """Bytes in use by the worker that uses most."""
+        return max((worker.memory for worker in self._workers), default=0)
 
     @property
     def pids(self) -> list[int]:
@@ -243,7 +250,8 @@ class Pool:
         for pending in pendings:
             pending.worker = None
             if pending.attempts >= ATTEMPTS or not self._workers:
+                kind: FailureKind = "crashed" if pending.attempts >= ATTEMPTS else "lost"
                 text = f"its worker died {pending.attempts} times while it ran"
-                pending.told.put_nowait(Outcome(pending.task.id, failure=Failure("lost", text)))
+                pending.told.put_nowait(Outcome(pending.task.id, failure=Failure(kind, text)))
             else:
                 self._place_again(pending)

@@ -6,12 +6,14 @@ from typing import Any, Literal
 
 import numpy as np
 
-from ..engine.engine import Step
+from ..engine.events import Step
 from ..engine.job import Priority
 from ..models.card import ModelCard, Precision
 from ..models.catalogue import ModelSpec
 
-FailureKind = Literal["deadline", "refused", "not_finite", "model_failed", "out_of_memory", "lost", "internal"]
+FailureKind = Literal[
+    "deadline", "refused", "not_finite", "model_failed", "out_of_memory", "lost", "crashed", "internal"
+]
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,8 @@ from multiprocessing.connection import Connection
 
 import torch
 
-from ..engine.engine import Ended, Engine, Event, ModelFailed, NotFinite, OutOfMemory
+from ..engine.engine import Engine
+from ..engine.events import Ended, Event, ModelFailed, NotFinite, OutOfMemory
 from ..engine.job import MOST, Job, Steps, TimeUp
 from ..engine.objective import Refused, logit
 from ..engine.query import Query
