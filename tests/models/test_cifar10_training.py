@@ -7,10 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from gradserve_server.models.embedded.cifar10 import adversary, data, evaluate, network, train, training
 from PIL import Image
 from safetensors.torch import load_file
 from typer.testing import CliRunner
+
+from gradserve_server.models.embedded.cifar10 import adversary, data, evaluate, network, train, training
 
 DATA = Path(__file__).resolve().parents[2].parent / "shared/data"
 WEIGHTS = Path(training.__file__).parent
@@ -54,6 +55,11 @@ def test_a_stopped_run_gives_the_same_weights(npz: Path, tmp_path: Path, kind: t
     assert ("pgd" in records[-1]) == bool(kind)
 
 
+def test_a_run_by_the_clock_ends(npz: Path, tmp_path: Path) -> None:
+    run_train(npz, tmp_path / "timed.safetensors", "--minutes", "0.03")
+    training.load_weights(tmp_path / "timed.safetensors")
+
+
 def test_the_loss_falls(pictures: data.Dataset) -> None:
     run = training.Run(replace(SETTINGS, epochs=3, disturb=0), pictures)
     losses = [run.train_step(*batch)["loss"] for batch in run.batches()]
@@ -85,7 +91,8 @@ def test_attacks_keep_their_budget_and_raise_the_loss(pictures: data.Dataset, at
         hostile = adversary.pgd(logits, images, labels, eps=0.03, step=0.01, steps=5, generator=generator)
         budget = 0.03
     else:
-        hostile, budget = adversary.noisy_fgsm(logits, images, labels, 0.03, generator), 0.09
+        hostile = adversary.noisy_fgsm(logits, images, labels, eps=0.03, noise=0.06, generator=generator)
+        budget = 0.09
     assert float((hostile - images).abs().max()) <= budget + 1e-6
     assert torch.equal(hostile, hostile.clamp(0, 1))
     loss = torch.nn.functional.cross_entropy
@@ -131,7 +138,7 @@ def test_the_network_fits_and_takes_any_size(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(not DATA.exists(), reason="needs CIFAR-10's test images in ../shared/data")
 @pytest.mark.parametrize(
-    ("name", "clean", "jpeg", "robust"), [("cifar10", 0.92, 0.89, 0.0), ("cifar10-robust", 0.72, 0.70, 0.40)]
+    ("name", "clean", "jpeg", "robust"), [("cifar10", 0.885, 0.875, 0.0), ("cifar10-robust", 0.65, 0.64, 0.33)]
 )
 def test_the_weights_do_what_the_card_says(name: str, clean: float, jpeg: float, robust: float) -> None:
     weights = WEIGHTS / f"{name}.safetensors"

@@ -64,9 +64,11 @@ def uniform(like: Tensor, radius: float, generator: torch.Generator) -> Tensor:
     return torch.empty_like(like).uniform_(-radius, radius, generator=generator)
 
 
-def noisy_fgsm(logits: Logits, images: Tensor, labels: Tensor, eps: float, generator: torch.Generator) -> Tensor:
-    """N-FGSM (de Jorge et al. 2022): one sign step of eps from noise of 2 eps, not projected: the noise augments."""
-    noisy = images + uniform(images, 2 * eps, generator)
+def noisy_fgsm(
+    logits: Logits, images: Tensor, labels: Tensor, *, eps: float, noise: float, generator: torch.Generator
+) -> Tensor:
+    """N-FGSM (de Jorge et al. 2022): one sign step of eps from uniform noise, not projected: the noise augments."""
+    noisy = images + uniform(images, noise, generator)
     return (noisy + eps * image_gradient(logits, noisy, labels).sign()).clamp(0, 1)
 
 

@@ -55,7 +55,9 @@ def train(
     data: Annotated[list[Path], typer.Option(help=DATA_HELP)],
     out: Annotated[Path, typer.Option(help="Where the weights go (safetensors, float16).")],
     robust: Annotated[bool, typer.Option(help="Train against attacks: N-FGSM, Linf 8/255.")] = False,
+    noise: Annotated[float, typer.Option(min=0, help="Noise under the attacks of --robust, in units of eps.")] = 1.0,
     epochs: Annotated[float, typer.Option(min=0.01, help="Length of the run and of its learning-rate cycle.")] = 14,
+    minutes: Annotated[float | None, typer.Option(help="End the run, wherever it is, after so long.")] = None,
     batch: Annotated[int, typer.Option(min=1, help="Images per step.")] = 128,
     rate: Annotated[float, typer.Option(min=0, help="Peak of the learning rate.")] = 0.2,
     smoothing: Annotated[float, typer.Option(min=0, max=1, help="Label smoothing.")] = 0.1,
@@ -76,25 +78,36 @@ def train(
     run can be stopped at any time and goes on with --resume; a run that was stopped gives the same weights.
     """
     torch.set_num_threads(threads)
-    settings = Settings(epochs, batch, rate, 5e-4, smoothing, cutout, disturb, robust, 8 / 255, seed, held_out)
+    settings = Settings(epochs, batch, rate, 5e-4, smoothing, cutout, disturb, robust, 8 / 255, noise, seed, held_out)
     training, held = split(load_all(data), held_out, np.random.default_rng(seed))
     run = Run(settings, training)
     checkpoint = checkpoint or out.with_suffix(".ckpt")
     if resume and checkpoint.exists():
         run.restore(checkpoint)
+    if minutes is not None:
+        run.time(minutes)
     journal = Journal(metrics or out.with_suffix(".jsonl"), run)
     console.print(f"{len(training)} images, {run.steps} steps of {batch}, from step {run.step}", highlight=False)
     with journal.bar:
-        for images, labels in run.batches():
-            step_metrics = run.train_step(images, labels)
-            if run.step % 50 == 0:
-                journal.note("train", step_metrics | {"images_per_second": journal.rate()})
-            if run.step % run.epoch_steps == 0 or run.step == run.steps:
-                check(run, held, out, journal)
-            if run.step % every == 0 or run.step in (run.steps, stop_after):
-                run.save(checkpoint)
-            if run.step == stop_after:
-                break
+        go_on(run, held, out, checkpoint, every, stop_after, journal)
+
+
+def go_on(
+    run: Run, held: Dataset, out: Path, checkpoint: Path, every: int, stop_after: int | None, journal: Journal
+) -> None:
+    """Takes the steps that are left, or those before `stop_after`, and writes checkpoints and weights on the way."""
+    for images, labels in run.batches():
+        metrics = run.train_step(images, labels)
+        if run.step % 50 == 0:
+            journal.note("train", metrics | {"images_per_second": journal.rate()})
+        if run.step == stop_after:
+            return run.save(checkpoint)
+        if run.step % run.epoch_steps == 0:
+            check(run, held, out, journal)
+        if run.step % every == 0:
+            run.save(checkpoint)
+    check(run, held, out, journal)
+    return run.save(checkpoint)
 
 
 def check(run: Run, held: Dataset, out: Path, journal: Journal) -> None:

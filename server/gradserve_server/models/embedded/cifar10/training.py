@@ -2,6 +2,7 @@
 
 import copy
 import os
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -35,8 +36,22 @@ class Settings:
     disturb: float = 0.5
     robust: bool = False
     eps: float = 8 / 255
+    noise: float = 1.0
     seed: int = 0
     held_out: int = 500
+
+
+@dataclass(frozen=True)
+class Timer:
+    """The clock of a run that is to end at a given time, on a machine whose speed nobody knows."""
+
+    first: float
+    started: float
+    seconds: float
+
+    def progress(self) -> float:
+        """Returns how much of the run is done: `first` at the start, 1 at the end."""
+        return min(1.0, self.first + (1 - self.first) * (time.monotonic() - self.started) / self.seconds)
 
 
 class Run:
@@ -54,6 +69,7 @@ class Run:
         self.optimizer = torch.optim.SGD(groups, lr=0.0, momentum=0.9, nesterov=True, foreach=True)
         self.step = 0
         self.best = -1.0
+        self.timer: Timer | None = None
         self.epoch_images: tuple[int, Pixels] | None = None
 
     @property
@@ -68,12 +84,16 @@ class Run:
 
     @property
     def progress(self) -> float:
-        """Returns how much of the run is done, 0 to 1."""
-        return self.step / self.steps
+        """Returns how much of the run is done, 0 to 1: counted in steps, or told by the timer."""
+        return self.timer.progress() if self.timer else self.step / self.steps
+
+    def time(self, minutes: float) -> None:
+        """Makes the rest of the run, its learning rates with it, last so long by the clock."""
+        self.timer = Timer(self.progress, time.monotonic(), 60 * minutes)
 
     def batches(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Yields the batches that are left, from the present step on."""
-        while self.step < self.steps:
+        while self.progress < 1:
             yield self.batch(self.step)
 
     def batch(self, step: int) -> tuple[Tensor, Tensor]:
@@ -115,7 +135,7 @@ class Run:
         eps = self.settings.eps * min(1.0, 0.25 + 0.75 * self.progress / WARM_UP)
         generator = torch.Generator().manual_seed(self.settings.seed * 1_000_003 + self.step)
         self.twin.refresh()
-        return noisy_fgsm(self.twin, images, labels, eps, generator)
+        return noisy_fgsm(self.twin, images, labels, eps=eps, noise=self.settings.noise * eps, generator=generator)
 
     @torch.no_grad()
     def average(self) -> None:
@@ -157,19 +177,20 @@ def atomically(path: Path, write: Callable[[Path], None]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(path.name + ".partial")
     write(temporary)
+    temporary.chmod(0o644)  # safetensors writes files for their owner alone
     os.replace(temporary, path)
 
 
 def export(model: nn.Module, path: Path) -> None:
     """Writes the weights and statistics as float16 safetensors."""
-    state = {k: v.half() for k, v in model.state_dict().items() if v.is_floating_point()}
+    state = {k: v.half() if v.is_floating_point() else v for k, v in model.state_dict().items()}
     atomically(path, lambda temporary: save_file({k: v.contiguous() for k, v in state.items()}, temporary))
 
 
 def load_weights(path: Path) -> nn.Module:
     """Returns the network in evaluation mode with the weights of a file."""
     model = cifar10()
-    model.load_state_dict({k: v.float() for k, v in load_file(path).items()}, strict=False)
+    model.load_state_dict(load_file(path))
     return model.eval().requires_grad_(False).to(memory_format=torch.channels_last)
 
 
