@@ -1,13 +1,16 @@
 """Whatever is wrong with a request is told at once, clearly, and harms nobody."""
 
+import io
 from typing import Any
 
 import grpc
 import pytest
+from PIL import Image
 from serving import Refused, Server, Stubs, methods, picture, refused
 
 from gradserve.v1 import common_pb2 as pb
 from gradserve.v1 import explain_pb2, models_pb2, predict_pb2
+from gradserve_server.api.context import _request_id
 
 IMAGE = picture(0, 64, 64)
 DIGIT = picture(0, 8, 8)
@@ -338,3 +341,32 @@ def test_bytes_that_are_no_message(server: Server, garbage: bytes) -> None:
         with pytest.raises(grpc.RpcError) as caught:
             channel.unary_unary("/gradserve.v1.GradientService/Nothing")(b"", timeout=30)
         assert caught.value.code() == grpc.StatusCode.UNIMPLEMENTED
+
+
+def test_a_request_of_too_many_passes_in_all(stubs: Stubs) -> None:
+    targets = [pb.Target(class_index=i) for i in range(10)]
+    found = violations(explain, stubs, methods=methods(smooth_grad={"samples": 2000}), targets=targets)
+    assert "20010 passes" in found["methods"]
+
+
+def test_an_elongated_picture_as_is(stubs: Stubs) -> None:
+    found = violations(explain, stubs, image=picture(0, 8, 1024), preprocess=pb.PREPROCESS_AS_IS, overlay=True)
+    assert "1024x8" in found["image"]
+
+
+def test_overlays_are_of_bounded_size(stubs: Stubs) -> None:
+    asked = explain_pb2.ExplainRequest(
+        model="digits",
+        image=picture(0, 8, 160),
+        preprocess=pb.PREPROCESS_AS_IS,
+        methods=methods(gradient={}),
+        overlay=True,
+    )
+    overlay = Image.open(io.BytesIO(stubs.gradients.Explain(asked, timeout=60).explanations[0].overlay))
+    assert overlay.size == (160, 8)
+
+
+def test_a_request_id_that_cannot_be_a_header() -> None:
+    """gRPC's own clients refuse such bytes before they send them; a proxy may not."""
+    assert _request_id({"x-request-id": "é"}).isascii()
+    assert _request_id({"x-request-id": "mine"}).startswith("mine-")

@@ -218,3 +218,8 @@ def test_health_is_an_exit_code(run, server):
     server.health = b"\x08\x02"
     code, out, _ = run("health", "--json")
     assert (code, json.loads(out)) == (1, {"state": "NOT_SERVING"})
+
+
+def test_a_layer_may_be_named_with_its_call():
+    assert asks.target("unit:layer1.0.relu:0:17:3,5") == Unit("layer1.0.relu:0", 17, 3, 5)
+    assert asks.target("unit:layer1.0.relu:0:17") == Unit("layer1.0.relu:0", 17)

@@ -130,3 +130,10 @@ def test_a_box_stays_inside_the_picture():
     assert Region(-0.4, 0.6, 100.2, 50, 100, 50).box() == (0, 1, 100, 50)
     assert Region(9.9, 0, 0.01, 5, 10, 5).box() == (9, 0, 10, 5)
     assert Region(1, 1, 2, 2, 4, 4).box(scale=3) == (3, 3, 9, 9)
+
+
+def test_16_bits_of_grey_are_scaled_not_clipped():
+    grey = np.full((4, 5), 32896, dtype=np.uint16)
+    file = io.BytesIO()
+    Image.fromarray(grey).save(file, "PNG")
+    assert np.asarray(images.opened(images.message(file.getvalue()))).tolist() == [[[128] * 3] * 5] * 4

@@ -517,3 +517,46 @@ def test_rows_per_pass_follow_the_device_and_the_size() -> None:
     assert default_rows(CPU, 4096, 4096) == 1
     assert default_rows(torch.device("cuda"), 224, 224) == 64
     assert default_rows(torch.device("cuda"), 32, 32) == 256
+
+
+def test_an_estimate_that_was_too_high_does_not_refuse_for_ever(world: World) -> None:
+    world.seconds = 6.0
+    world.submit("slow", asking(1))
+    world.run()
+    world.seconds = 0.01
+    answered = 0
+    for i in range(30):
+        world.submit(f"{i}", asking(1), deadline=world.now + 1)
+        world.run()
+        answered += isinstance(world.ended[f"{i}"].result, torch.Tensor)
+    assert answered >= 20
+
+
+def test_a_cap_lowered_by_memory_rises_again(world: World) -> None:
+    def fault(parts: Sequence[Part]) -> None:
+        if sum(len(part.rows) for part in parts) > 2:
+            raise torch.OutOfMemoryError("no memory")
+
+    world.fault = fault
+    world.submit("a", asking(8))
+    world.run()
+    assert max(sum(parts) for parts in world.passes[-3:]) == 2
+    world.fault = lambda parts: None
+    world.submit("b", asking(2000))
+    world.run()
+    assert max(sum(parts) for parts in world.passes) == 8
+    assert sum(world.passes[-2]) == 8
+
+
+def test_pictures_of_ever_new_sizes_do_not_push_out_the_usual_one(world: World) -> None:
+    def sized(side: int) -> Callable[[Job], Steps]:
+        def method(job: Job) -> Steps:
+            yield Query(torch.ones(1, 3, side, side), logit(0), "image")
+
+        return method
+
+    usual = world.submit("usual", asking(*[1] * 20))
+    for side in range(5, 45):
+        world.submit(f"size {side}", sized(side))
+        world.step()
+    assert usual.rows >= 6, "it takes its turn after those that waited longer, not after all that will come"

@@ -3,7 +3,7 @@
 import random
 from collections import Counter
 
-from gradserve_server.engine.take import AGEING, NEW_SHARE, Claim, Key, take
+from gradserve_server.engine.take import AGEING, NEW_SHARE, PATIENCE, Claim, Key, take
 
 KEY = Key("a", "exact", 8, 8, "image")
 OTHER = Key("b", "exact", 8, 8, "image")
@@ -147,3 +147,16 @@ def test_nobody_starves() -> None:
         for c, _ in batch:
             waiting.pop(str(c.query), None)
     assert not waiting
+
+
+def test_rows_are_dealt_to_jobs_not_to_their_queries() -> None:
+    many = [claim(f"call {i}", 5, since=NOW - 9, job="wide") for i in range(50)]
+    got = taken([*many, claim("narrow", 1)], limit=8)
+    assert got["narrow"] == 1
+    assert sum(got.values()) == 8
+
+
+def test_a_claim_without_a_deadline_is_not_starved_by_those_that_have_one() -> None:
+    old = claim("old", since=NOW - PATIENCE - 1)
+    others = [claim(f"{i}", deadline=NOW + 60 + i) for i in range(20)]
+    assert taken([*others, old], limit=8)["old"] == 1

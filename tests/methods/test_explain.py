@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+import torchvision
 from torch import Tensor
 from zoo import inputs, off, pictures, prepared
 
@@ -15,7 +16,7 @@ from gradserve_server.engine.engine import Engine
 from gradserve_server.engine.job import Job
 from gradserve_server.engine.objective import Refused
 from gradserve_server.methods.explain import METHODS, Explained, Target
-from gradserve_server.methods.explain.averages import baseline_of, gauss_legendre
+from gradserve_server.methods.explain.averages import baseline_of, blurred, gauss_legendre
 from gradserve_server.methods.explain.occlusion import grid
 from gradserve_server.models.prepared import Prepared
 
@@ -339,3 +340,9 @@ def test_a_map_of_zeros_is_flagged() -> None:
     assert not ours.values.any()
     assert [warning.partition(":")[0] for warning in ours.warnings] == ["ZERO_MAP"]
     assert not answer(model, x, "gradient_x_input", Target(label=3)).warnings
+
+
+def test_the_blurred_baseline_is_a_gaussian_blur() -> None:
+    x = torch.rand(1, 3, 40, 30, generator=torch.Generator().manual_seed(0))
+    expected = torchvision.transforms.functional.gaussian_blur(x, [13, 13], [2.0, 2.0])
+    assert torch.allclose(blurred(x, 2.0), expected, atol=1e-6)

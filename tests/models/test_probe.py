@@ -102,3 +102,9 @@ def test_the_smallest_size_works_and_its_half_does_not() -> None:
 def test_a_network_without_logits_is_refused() -> None:
     with pytest.raises(LoadError, match=r"model m: .*gives \(2, 4, 14, 14\) for 2 images; it must give \[2, classes\]"):
         prepare(ModelSpec(name="m", builder="networks:maps", height=16, width=16), CPU)
+
+
+def test_a_network_whose_rows_depend_on_each_other_is_refused() -> None:
+    spec = ModelSpec(name="sociable", builder="networks:sociable", weights="random", height=16, width=16)
+    with pytest.raises(LoadError, match="depend on the other images"):
+        prepare(spec, CPU)
