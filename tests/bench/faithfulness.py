@@ -33,6 +33,13 @@ from .curves import Areas, Map, judged, random_map, ranked
 
 GOALS = {"grad_cam": 0.8, "smooth_grad": 0.8, "gradient": 0.6, "integrated_gradients": 0.6}
 MODELS = ("mobilenet_v2", "squeezenet1_0")
+CONFIG = """
+[pool]
+queue_seconds = 3600  # whatever else the machine does, no photo may be refused
+
+[models.{model}]
+weights = "{weights}"
+"""
 AHEAD = 2  # photos explained while another is judged
 DATA = Path(__file__).parents[3] / "shared" / "data"
 
@@ -117,27 +124,25 @@ def measure(model: str, plan: Plan, data: Path) -> list[Summary]:
     known = {v.photo: v for v in stored(plan.lines) if (v.model, v.digest, v.draws) == same}
     missing = [name for name in chosen if name not in known]
     if missing:
-        arguments = ["--model", f"{model}={weights}", *(["--workers", str(plan.workers)] if plan.workers else [])]
         torch.set_num_threads(1)
-        for found in verdicts(judge, missing, plan, data, arguments):
+        for found in verdicts(judge, weights, missing, plan):
             known[found.photo] = found
             keep(found, plan.lines)
     return summaries([known[name] for name in chosen])
 
 
-def verdicts(
-    judge: Prepared, names: Sequence[str], plan: Plan, data: Path, arguments: Sequence[str]
-) -> Iterator[Verdict]:
+def verdicts(judge: Prepared, weights: Path, names: Sequence[str], plan: Plan) -> Iterator[Verdict]:
     """Judges photo after photo while a server explains the next ones."""
-    paths = [data / "images" / name for name in names]
+    paths = [weights.parent / "images" / name for name in names]
     with tempfile.TemporaryDirectory() as folder:
-        server = launched(arguments, Path(folder) / "server.log", timeout=300)
-        with server as address, Client(address, timeout=600) as client:
+        config = Path(folder) / "server.toml"
+        config.write_text(CONFIG.format(model=judge.card.name, weights=weights.resolve()))
+        arguments = ["--config", str(config), *(["--workers", str(plan.workers)] if plan.workers else [])]
+        server = launched(arguments, Path(folder) / "server.log", timeout=600)
+        with server as address, Client(address, timeout=3600) as client:
             answers = client.explain_many(paths, list(GOALS), concurrency=AHEAD)
-            shown = track(
-                zip(paths, answers, strict=True), judge.card.name, len(paths), console=report.console, transient=True
-            )
-            for path, answer in shown:
+            both = zip(paths, answers, strict=True)
+            for path, answer in track(both, judge.card.name, len(paths), console=report.console, transient=True):
                 yield verdict(judge, path, answer, plan)
 
 

@@ -32,6 +32,7 @@ width = 32
 [models.digits]
 """
 RAMP = 1.0  # seconds until the callers' first requests are answered and batches are full
+ENOUGH = 3  # answers to each caller in a window: they come in bursts, a batch at a time
 QUALITY = 90
 
 
@@ -39,7 +40,7 @@ QUALITY = 90
 class Window:
     """What a closed loop of callers saw within a stretch of time."""
 
-    answers: int
+    answers: float
     seconds: float
     server_cpu: float  # CPU seconds of all the server's processes
     caller_cpu: float  # and of this one
@@ -121,28 +122,42 @@ def gradient_request(model: str, jpeg: bytes, target: int | None) -> explain_pb2
 
 
 def closed_loop(server: Server, request: explain_pb2.ExplainRequest, callers: int, seconds: float) -> Window:
-    """So many callers, each sending again when answered; counted after a ramp, while all are still at it."""
+    """So many callers, each sending again when answered, while all are still at it.
+
+    Counted after a ramp, from one answer to another, for so many seconds or more: until each caller had ENOUGH.
+    """
     return asyncio.run(_closed_loop(server, request, callers, seconds))
 
 
 async def _closed_loop(server: Server, request: explain_pb2.ExplainRequest, callers: int, seconds: float) -> Window:
-    answers, over = 0, False
+    answers, over, arrived = 0, False, asyncio.Event()
 
     async def caller(explain: grpc.aio.UnaryUnaryMultiCallable) -> None:
         nonlocal answers
         while not over:
             await explain(request)
             answers += 1
+            arrived.set()
+
+    async def mark(at_least: int) -> tuple[float, ...]:
+        """The counters at the first answer from now on that makes so many."""
+        arrived.clear()
+        await arrived.wait()
+        while answers < at_least:
+            arrived.clear()
+            await arrived.wait()
+        return (answers, time.perf_counter(), *server.cpu())
 
     async with grpc.aio.insecure_channel(server.address) as channel:
         stub = service_pb2_grpc.GradientServiceStub(channel)
-        running = asyncio.gather(*(caller(stub.Explain) for _ in range(callers)))
-        await asyncio.sleep(RAMP)
-        before = (answers, time.perf_counter(), *server.cpu())
-        await asyncio.sleep(seconds)
-        after = (answers, time.perf_counter(), *server.cpu())
-        over = True
-        await running
+        async with asyncio.TaskGroup() as group:
+            for _ in range(callers):
+                group.create_task(caller(stub.Explain))
+            await asyncio.sleep(RAMP)
+            before = await mark(callers)
+            await asyncio.sleep(seconds)
+            after = await mark(int(before[0]) + ENOUGH * callers)
+            over = True
     return Window(*(b - a for a, b in zip(before, after, strict=True)))
 
 

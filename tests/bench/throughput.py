@@ -138,7 +138,7 @@ def load(model: str, target: str, callers: int, raw: Sequence[Sequence[Stretch]]
     """Figures of every round, and their medians."""
     rows = [sum(each.rows / each.seconds for each in stretches) for stretches in raw]
     row_cpu = [1000 * sum(s.cpu for s in stretches) / sum(s.rows for s in stretches) for stretches in raw]
-    server_cpu = [1000 * window.server_cpu / max(1, window.answers) for window in grpc]
+    server_cpu = [1000 * window.server_cpu / window.answers for window in grpc]
     return Load(
         model=model,
         target=target,
@@ -148,7 +148,7 @@ def load(model: str, target: str, callers: int, raw: Sequence[Sequence[Stretch]]
         ratio=Spread.of([window.rate / rate for window, rate in zip(grpc, rows, strict=True)]),
         raw_cpu_per_row=Spread.of(row_cpu),
         server_cpu_per_request=Spread.of(server_cpu),
-        caller_cpu_per_request=Spread.of([1000 * window.caller_cpu / max(1, window.answers) for window in grpc]),
+        caller_cpu_per_request=Spread.of([1000 * window.caller_cpu / window.answers for window in grpc]),
         cpu_ratio=Spread.of([ours / theirs for ours, theirs in zip(row_cpu, server_cpu, strict=True)]),
         others=Spread.of([window.others for window in grpc]),
     )
