@@ -12,7 +12,7 @@ from rich.table import Table
 from gradserve.cli import chapters, connection, launch, page, report
 from gradserve.client import Client
 
-_EMBEDDED = "digits"
+_EMBEDDED = ("digits", "cifar10")
 
 Models = Annotated[
     list[str],
@@ -68,7 +68,7 @@ def _address(server: str | None, models: Sequence[str], log: Path, timeout: floa
         yield server
         return
     report.err().print("starting a server ...")
-    wanted = dict.fromkeys([_EMBEDDED, *models])
+    wanted = dict.fromkeys([*_EMBEDDED, *models])
     with launch.launched([part for each in wanted for part in ("--model", each)], log, timeout) as address:
         report.err().print(f"it serves on {address}")
         yield address

@@ -50,10 +50,20 @@ def _embedded(name: str, package: str, weights: str, **facts: object) -> ModelSp
 
 DIGITS = {"height": 8, "width": 8, "resize": 8, "mean": (0.5,) * 3, "std": (0.5,) * 3, "default_eps": 0.1}
 
+CIFAR10: dict[str, object] = {
+    "height": 32,
+    "width": 32,
+    "resize": 32,
+    "mean": (0.4914, 0.4822, 0.4465),
+    "std": (0.2470, 0.2435, 0.2616),
+    "default_eps": 8 / 255,
+}
+
 EMBEDDED = {
     spec.name: spec
     for spec in [
         _embedded("digits", "digits", "digits.safetensors", **DIGITS, notes=("8x8 grey digits, bright ink on black",)),
+        _embedded("cifar10", "cifar10", "cifar10.safetensors", **CIFAR10, notes=("photos of ten things, 32x32",)),
     ]
 }
 
