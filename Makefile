@@ -42,6 +42,7 @@ clean:
 # because its requirements would hold back everything else.
 .venv: .venv/ready
 .venv/ready: pyproject.toml constraints.txt
+	@echo "installing into .venv: some minutes and 6 GB the first time"
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --upgrade --target .venv/protoc grpcio-tools==1.59.0

@@ -11,10 +11,14 @@ from google.protobuf.message import Message
 from gradserve.arguments import ParameterValue
 
 _KINDS: dict[int, tuple[str, Any]] = {
-    FieldDescriptor.TYPE_BOOL: ("true or false", bool),
-    FieldDescriptor.TYPE_DOUBLE: ("a number", Real),
-    FieldDescriptor.TYPE_UINT32: ("a whole number", Integral),
-    FieldDescriptor.TYPE_STRING: ("a text", str),
+    FieldDescriptor.CPPTYPE_BOOL: ("true or false", bool),
+    FieldDescriptor.CPPTYPE_DOUBLE: ("a number", Real),
+    FieldDescriptor.CPPTYPE_FLOAT: ("a number", Real),
+    FieldDescriptor.CPPTYPE_INT32: ("a whole number", Integral),
+    FieldDescriptor.CPPTYPE_INT64: ("a whole number", Integral),
+    FieldDescriptor.CPPTYPE_UINT32: ("a whole number", Integral),
+    FieldDescriptor.CPPTYPE_UINT64: ("a whole number", Integral),
+    FieldDescriptor.CPPTYPE_STRING: ("a text", str),
 }
 _BOOLEANS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 
@@ -48,13 +52,13 @@ def resolved(parameters: Message) -> dict[str, ParameterValue]:
 def parse(method: Descriptor, name: str, key: str, text: str) -> ParameterValue:
     """The value that a text of the command line means for one parameter of one method."""
     field = _named(_fields(method, name), key, f"parameter of {name}")
-    kind, _ = _KINDS.get(field.type, ("", None))
+    kind, wanted = _KINDS.get(field.cpp_type, ("", None))
     try:
-        if field.type == FieldDescriptor.TYPE_BOOL:
+        if wanted is bool:
             return _BOOLEANS[text.lower()]
-        if field.type == FieldDescriptor.TYPE_DOUBLE:
+        if wanted is Real:
             return _number(text)
-        if field.type == FieldDescriptor.TYPE_UINT32:
+        if wanted is Integral:
             return int(text)
     except (KeyError, ValueError, ZeroDivisionError):
         raise ValueError(f"{name}.{key} must be {kind}, not {text!r}") from None
@@ -98,7 +102,7 @@ def _named(fields: Mapping[str, FieldDescriptor], name: str, what: str) -> Field
 def _value(field: FieldDescriptor, value: Any) -> ParameterValue:
     if field.enum_type:
         return choice(field.enum_type, value)
-    kind, wanted = _KINDS[field.type]
+    kind, wanted = _KINDS[field.cpp_type]
     if not isinstance(value, wanted) or (isinstance(value, bool) and wanted is not bool):
         raise TypeError(f"must be {kind}, not {value!r}")
     return cast(ParameterValue, value)

@@ -75,6 +75,8 @@ def serve(
     except (OSError, ValueError) as error:
         complain(str(error))
         raise typer.Exit(2) from error
+    except KeyboardInterrupt:
+        raise typer.Exit(130) from None
     except StartError as error:
         complain(str(error))
         raise typer.Exit(1) from error

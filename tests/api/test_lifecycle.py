@@ -381,6 +381,6 @@ def test_a_model_that_cannot_be_loaded(tmp_path: Path, capfd: pytest.CaptureFixt
     (tmp_path / "server.toml").write_text('[models.mine]\nbuilder = "alexnet"\nweights = "weights.safetensors"\n')
     assert starting("--config", str(tmp_path / "server.toml")) == 1
     err = capfd.readouterr().err
-    assert "model mine: alexnet with weights" in err
+    assert "weights.safetensors is neither a .safetensors file nor a state dict" in err
     assert "Traceback" not in err
     assert "restarting" not in err

@@ -39,7 +39,9 @@ queue_seconds = 3600  # whatever else the machine does, no photo may be refused
 
 [models.{model}]
 weights = "{weights}"
+resize = {resize}
 """
+RESIZE = 256  # what these weights were trained for; torchvision's newest weights of mobilenet_v2 want another
 AHEAD = 2  # photos explained while another is judged
 DATA = Path(__file__).parents[3] / "shared" / "data"
 
@@ -118,7 +120,7 @@ def main(
 def measure(model: str, plan: Plan, data: Path) -> list[Summary]:
     """Judges the photos that have no verdict yet and sums up. Raises FileNotFoundError without the data."""
     weights = data / f"{model}-imagenet.safetensors"
-    judge = prepare(ModelSpec(name=model, weights=str(weights)), torch.device("cpu"))
+    judge = prepare(ModelSpec(name=model, weights=str(weights), resize=RESIZE), torch.device("cpu"))
     chosen = spread(photo_names(data), plan.photos)
     same = (model, judge.card.digest, plan.draws)
     known = {v.photo: v for v in stored(plan.lines) if (v.model, v.digest, v.draws) == same}
@@ -136,7 +138,7 @@ def verdicts(judge: Prepared, weights: Path, names: Sequence[str], plan: Plan) -
     paths = [weights.parent / "images" / name for name in names]
     with tempfile.TemporaryDirectory() as folder:
         config = Path(folder) / "server.toml"
-        config.write_text(CONFIG.format(model=judge.card.name, weights=weights.resolve()))
+        config.write_text(CONFIG.format(model=judge.card.name, weights=weights.resolve(), resize=RESIZE))
         arguments = ["--config", str(config), *(["--workers", str(plan.workers)] if plan.workers else [])]
         server = launched(arguments, Path(folder) / "server.log", timeout=600)
         with server as address, Client(address, timeout=3600) as client:

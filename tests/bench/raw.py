@@ -3,7 +3,7 @@
 import multiprocessing
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -50,6 +50,7 @@ class RawLoops:
     """Several raw processes, told through pipes; idle while nothing is asked."""
 
     def __init__(self, connections: Sequence[Connection]) -> None:
+        """The pipes to the processes."""
         self._connections = connections
 
     def facts(self, model: str) -> Facts:
@@ -89,16 +90,16 @@ def raw_loops(catalogue: Path, processes: int) -> Iterator[RawLoops]:
 
 
 def _main(connection: Connection, catalogue: Path) -> None:
+    """A process: loads, says ready, does what it is told."""
     torch.set_num_threads(1)
     models = {spec.name: prepare(spec, torch.device("cpu")) for spec in read_catalogue(catalogue)}
     for model in models.values():
         stretch(model, 0.0)
     connection.send("ready")
-    commands = {"facts": facts, "run": stretch, "lone": parts}
+    commands: dict[str, Callable[..., Any]] = {"facts": facts, "run": stretch, "lone": parts}
     while True:
         command, name, *arguments = connection.recv()
-        answer: Any = commands[command](models[name], *arguments)
-        connection.send(answer)
+        connection.send(commands[command](models[name], *arguments))
 
 
 def facts(model: Prepared) -> Facts:

@@ -130,9 +130,11 @@ def closed_loop(server: Server, request: explain_pb2.ExplainRequest, callers: in
 
 
 async def _closed_loop(server: Server, request: explain_pb2.ExplainRequest, callers: int, seconds: float) -> Window:
+    """`closed_loop` on its event loop."""
     answers, over, arrived = 0, False, asyncio.Event()
 
     async def caller(explain: grpc.aio.UnaryUnaryMultiCallable) -> None:
+        """Asks again and again."""
         nonlocal answers
         while not over:
             await explain(request)
@@ -165,6 +167,7 @@ class Caller:
     """A lone caller."""
 
     def __init__(self, server: Server) -> None:
+        """Connects."""
         self._channel = grpc.insecure_channel(server.address)
         self._explain = service_pb2_grpc.GradientServiceStub(self._channel).Explain
 

@@ -103,7 +103,7 @@ FAULTS = {
         spec(weights=save(p, {"1.weight": torch.ones(5, 7), "1.bias": torch.ones(5)})),
         r"model mine: networks:linear with weights .*w.safetensors: .*size mismatch for 1.weight",
     ),
-    "damaged": lambda p: (spec(weights=broken(p)), r"model mine: networks:linear with weights .*w.safetensors: "),
+    "damaged": lambda p: (spec(weights=broken(p)), r"model mine: .*w.safetensors is neither a .safetensors file nor"),
     "without a file": lambda p: (spec(weights=str(p / "none.pth")), r"model mine: .*none.pth"),
     "of an unknown name": lambda p: (
         ModelSpec(name="r", builder="resnet18", weights="IMAGENET1K_V7"),

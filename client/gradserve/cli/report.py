@@ -12,12 +12,14 @@ from rich.progress import track
 from gradserve.results import Explanation
 
 T = TypeVar("T")
+WIDE = 1000  # columns where nobody looks: programs and files get every name whole
 _NOT_JSON = {"map", "coarse", "image", "served_overlay"}
 
 
 def out() -> Console:
     """Standard output."""
-    return Console(highlight=False, markup=False)
+    width = None if sys.stdout.isatty() else WIDE
+    return Console(highlight=False, markup=False, width=width)
 
 
 def err() -> Console:

@@ -96,7 +96,7 @@ class Around(grpc.aio.ServerInterceptor):  # type: ignore[misc]
         refusal: RequestError | None = None
         try:
             if not self._allowed(metadata):
-                raise RequestError(grpc.StatusCode.UNAUTHENTICATED, "NO_TOKEN", "a bearer token is needed")
+                raise RequestError(grpc.StatusCode.UNAUTHENTICATED, "NO_TOKEN", "a valid bearer token is needed")
             if self._draining:
                 raise unavailable("the server is stopping")
             return await handler.unary_unary(_parsed(handler.request_deserializer, request), context)

@@ -19,14 +19,13 @@ async def run(settings: Settings) -> int:
     """Starts everything, serves until SIGTERM or SIGINT, drains, and returns the exit code. Raises StartError."""
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # workers inherit it; spinning at barriers starves the others
     metrics = Metrics()
+    serve_metrics(settings, metrics)
     pool = pool_of(settings, metrics)
     server = ApiServer(settings.server, settings.limits, pool, metrics)
     port = await server.start()
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    http, _ = start_http_server(settings.server.metrics_port, settings.server.host, metrics.registry)
-    print(f"gradserve metrics on http://{settings.server.host}:{http.server_port}/metrics", flush=True)
     try:
         await first(pool.start(), stop.wait())
         if not stop.is_set():
@@ -37,6 +36,17 @@ async def run(settings: Settings) -> int:
     finally:
         await server.stop()
         await pool.close()
+
+
+def serve_metrics(settings: Settings, metrics: Metrics) -> None:
+    """Answers Prometheus in a thread of its own. Raises OSError."""
+    host, port = settings.server.host, settings.server.metrics_port
+    try:
+        http, _ = start_http_server(port, host, metrics.registry)
+    except OSError as error:
+        hint = "--metrics-port 0 takes a free port"
+        raise OSError(f"cannot listen for metrics on {host}:{port}: {error}; {hint}") from None
+    print(f"gradserve metrics on http://{host}:{http.server_port}/metrics", flush=True)
 
 
 def pool_of(settings: Settings, metrics: Metrics) -> Pool:

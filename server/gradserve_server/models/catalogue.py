@@ -106,7 +106,7 @@ def check_builders(specs: list[ModelSpec]) -> None:
         if ":" in spec.source:
             package = spec.source.partition(":")[0].partition(".")[0]
             if find_spec(package) is None:
-                raise ValueError(f"model {spec.name}: there is no package {package!r} to build it with")
+                raise ValueError(f"model {spec.name}: no package {package!r} is installed or on PYTHONPATH")
         elif spec.source not in classifiers:
             near = difflib.get_close_matches(spec.source, [*EMBEDDED, *classifiers], 3)
             hint = f"; near: {', '.join(near)}" if near else ""

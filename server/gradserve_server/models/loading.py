@@ -4,6 +4,7 @@ import hashlib
 from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
+from urllib.error import URLError
 
 import torch
 from safetensors.torch import load_file
@@ -47,6 +48,9 @@ def load(spec: ModelSpec) -> Source:
         return _describe(spec, network, meta, transformed)
     except LoadError:
         raise
+    except URLError as error:
+        hint = f"give a file, --model {spec.name}=FILE, or {spec.name}=random to try things out"
+        raise LoadError(f"model {spec.name}: its weights cannot be downloaded ({error.reason}); {hint}") from error
     except Exception as error:
         raise LoadError(f"model {spec.name}: {spec.source} with weights {spec.weights}: {error}") from error
 
@@ -104,7 +108,11 @@ def _enliven(network: nn.Module, size: int) -> None:
 
 def _load_file(network: nn.Module, spec: ModelSpec) -> None:
     path = Path(spec.weights)
-    state: Any = load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
+    try:
+        state: Any = load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
+    except Exception as error:
+        text = f"model {spec.name}: {path} is neither a .safetensors file nor a state dict saved by torch"
+        raise LoadError(text) from error
     state = state.get("state_dict", state)
     state = {name.removeprefix("module."): tensor for name, tensor in state.items()}
     missing, unexpected = network.load_state_dict(state, strict=False)

@@ -3,14 +3,28 @@
 import asyncio
 import multiprocessing
 import queue
+import signal
 import threading
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from .wire import Stop, WorkerSettings
 
 PATIENCE = 5.0  # seconds between asking a worker to stop and ending it
+
+
+@contextmanager
+def _deaf_to_interrupts() -> Iterator[None]:
+    """A process started inside ignores Ctrl-C from its first moment; only the front-end stops workers."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 class Handle:
@@ -28,7 +42,8 @@ class Handle:
         context = multiprocessing.get_context("spawn")
         self._connection, theirs = context.Pipe()
         self._process = context.Process(target=main, args=(theirs, settings), daemon=True)
-        self._process.start()
+        with _deaf_to_interrupts():
+            self._process.start()
         theirs.close()  # or its end would never be seen
         self._loop, self._hear, self._lost = loop, hear, lost
         self._outbox: queue.SimpleQueue[Any] = queue.SimpleQueue()

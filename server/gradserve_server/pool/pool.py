@@ -213,9 +213,13 @@ class Pool:
             case Ready():
                 self._welcome(worker, message)
             case Broken():
-                log.error("a worker on %s cannot begin: %s", worker.settings.device, message.error)
-                if self._started and not self._started.done():
-                    self._started.set_exception(StartError(message.error))
+                self._cannot_begin(worker, message)
+
+    def _cannot_begin(self, worker: _Worker, broken: Broken) -> None:
+        if self._started and not self._started.done():
+            self._started.set_exception(StartError(broken.error))
+        elif not self._failed:
+            log.error("a worker on %s cannot begin: %s", worker.settings.device, broken.error)
 
     def _welcome(self, worker: _Worker, ready: Ready) -> None:
         worker.ready, worker.failures, worker.gflops = True, 0, max(ready.gflops, SLOWEST)

@@ -4,7 +4,6 @@ import logging
 import os
 import queue
 import resource
-import signal
 import threading
 import time
 import traceback
@@ -49,7 +48,6 @@ FAILURES: tuple[tuple[type[Exception], FailureKind], ...] = (
 
 def main(connection: Connection, settings: WorkerSettings) -> None:
     """The process's entry: load, warm up, say Ready, then serve until Stop or until the front-end is gone."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the whole group; the front-end stops us
     torch.set_num_threads(settings.threads)
     torch.backends.cuda.matmul.allow_tf32 = False
     torch.backends.cudnn.allow_tf32 = False
