@@ -74,13 +74,14 @@ def _build_torchvision(spec: ModelSpec) -> tuple[nn.Module, Any]:
         _check_weights(spec, ["DEFAULT", *available.__members__, "random"])
         weights = available[spec.weights] if spec.weights != "DEFAULT" else available.DEFAULT
         return zoo.get_model(spec.source, weights=weights), weights
+    usual = next(iter(available))  # the first weights' input is the common one; later ones resize in ways of their own
     torch.manual_seed(spec.seed)
     network = zoo.get_model(spec.source, weights=None)
     if spec.weights != "random":
         _load_file(network, spec)
     else:
-        _enliven(network, available.DEFAULT.transforms().crop_size[0])
-    return network, available.DEFAULT
+        _enliven(network, usual.transforms().crop_size[0])
+    return network, usual
 
 
 def _check_weights(spec: ModelSpec, names: list[str]) -> None:
