@@ -47,6 +47,8 @@ def opened(image: common_pb2.Image) -> Image.Image:
     if picture.mode.startswith("I"):  # 16 bits; converting would clip them to white
         grey = np.asarray(picture).astype(np.float64) / 257
         picture = Image.fromarray(grey.clip(0, 255).round().astype(np.uint8))
+    elif picture.mode == "F":  # in [0, 1]
+        picture = Image.fromarray((np.asarray(picture) * 255).clip(0, 255).round().astype(np.uint8))
     if picture.mode in {"RGBA", "LA", "PA"} or "transparency" in picture.info:
         picture = picture.convert("RGBA")
         white = Image.new("RGBA", picture.size, "white")
