@@ -12,7 +12,7 @@ from ..models.probe import ROWS, layout_of
 from ..models.relu import RULES, ReLURules
 from ..models.taps import Place, Side, Taps, as_map
 from .objective import Refused, score
-from .query import Answer, Part
+from .query import Answer, Part, Tap
 
 
 def differentiate(model: Prepared, parts: Sequence[Part]) -> list[Answer]:
@@ -47,26 +47,27 @@ class _Batch:
         """Forward, scores, backward; then each part's share."""
         places = self._places()
         logits, kept = self._forward(places)
-        maps = {place: self._map(kept[place], place, layer) for place, layer in places.items()}
-        values = self._values(logits, maps)
+        values = self._values(logits, kept)
         image_grad, act_grads = self._backward(values, kept)
-        tapped = {place: self._map(grad, place, places[place]) for place, grad in act_grads.items()}
-        return [self._answer(i, logits, values, image_grad, maps, tapped) for i in range(len(self.parts))]
+        return [self._answer(i, logits, values, image_grad, kept, act_grads) for i in range(len(self.parts))]
 
     def _map(self, x: Tensor, place: Place, layer: str) -> Tensor:
-        if x.shape[:1] != (self.rows,):
-            raise Refused(f"layer {layer!r} mixes images with positions in its first dimension")
+        self._check(x, layer)
         size = (self.images.shape[2], self.images.shape[3])
         card = self.model.card.layer(layer)
         if card is None or place.side == "input":  # the card knows outputs
             return as_map(x, layout_of((ROWS, *x.shape[1:]), size), size)
         return as_map(x, card.layout, size)
 
+    def _check(self, x: Tensor, layer: str) -> None:
+        if x.shape[:1] != (self.rows,):
+            raise Refused(f"layer {layer!r} mixes images with positions in its first dimension")
+
     def _places(self) -> dict[Place, str]:
         """Every place that a part taps or scores, with its layer."""
         queries = [part.query for part in self.parts]
         wanted: list[tuple[str, Side]] = [(la, "output") for q in queries if q.objective for la in q.objective.layers]
-        wanted += [(tap.layer, tap.side) for q in queries for tap in q.taps]
+        wanted += [(tap.layer, side) for q in queries for tap in q.taps for side in tap.sides]
         return {self.model.place(layer, side): layer for layer, side in wanted}
 
     def _forward(self, places: Mapping[Place, str]) -> tuple[Tensor | None, dict[Place, Tensor]]:
@@ -87,7 +88,7 @@ class _Batch:
             raise Refused(f"layer {missing[0]!r} did not run on this input")
         return logits, taps.kept
 
-    def _values(self, logits: Tensor | None, maps: Mapping[Place, Tensor]) -> Tensor | None:
+    def _values(self, logits: Tensor | None, kept: Mapping[Place, Tensor]) -> Tensor | None:
         objectives = [
             (part.query.objective, span)
             for part, span in zip(self.parts, self.spans, strict=True)
@@ -96,7 +97,8 @@ class _Batch:
         if not objectives:
             return None
         layers = {layer for objective, _ in objectives for layer in objective.layers}  # two names may be one place
-        outputs = {layer: maps[self.model.place(layer)] for layer in layers}
+        places = {layer: self.model.place(layer) for layer in layers}
+        outputs = {layer: self._map(kept[place], place, layer) for layer, place in places.items()}
         if logits is not None:
             outputs[""] = logits
         with torch.set_grad_enabled(self.wrt != "nothing"):
@@ -108,7 +110,7 @@ class _Batch:
         """Gradients by the image and by the tapped places, zero where the values do not depend on them."""
         if values is None or self.wrt == "nothing":
             return None, {}
-        tapped = {self.model.place(tap.layer, tap.side) for part in self.parts for tap in part.query.taps}
+        tapped = {self.model.place(tap.layer, tap.sides[-1]) for part in self.parts for tap in part.query.taps}
         wanted: list[Tensor] = [kept[place] for place in tapped]
         if self.wrt == "image":
             wanted.append(self.images)
@@ -129,26 +131,34 @@ class _Batch:
         logits: Tensor | None,
         values: Tensor | None,
         image_grad: Tensor | None,
-        maps: Mapping[Place, Tensor],
-        tapped: Mapping[Place, Tensor],
+        kept: Mapping[Place, Tensor],
+        grads: Mapping[Place, Tensor],
     ) -> Answer:
         query, rows = self.parts[i].query, slice(self.spans[i].start, self.spans[i].stop)
-        acts, act_grads = [], []
-        for tap in query.taps:
-            place = self.model.place(tap.layer, tap.side)
-            act = maps[place].detach()[rows]
-            grad = tapped[place][rows] if place in tapped else None
-            if tap.reduce is not None:
-                act, grad = tap.reduce(act, torch.zeros_like(act) if grad is None else grad), None
-            acts.append(act)
-            act_grads.append(grad)
+        tapped = [self._tapped(tap, rows, kept, grads) for tap in query.taps]
         return Answer(
             None if logits is None else logits.detach()[rows],
             None if values is None or query.objective is None else values.detach()[rows],
             None if image_grad is None else self._own(image_grad[rows]),
-            tuple(acts),
-            tuple(act_grads),
+            tuple(act for act, _ in tapped),
+            tuple(grad for _, grad in tapped),
         )
+
+    def _tapped(
+        self, tap: Tap, rows: slice, kept: Mapping[Place, Tensor], grads: Mapping[Place, Tensor]
+    ) -> tuple[Tensor, Tensor | None]:
+        """The activation and its gradient, or what the tap's reduce makes of them."""
+        first, last = (self.model.place(tap.layer, tap.sides[i]) for i in (0, -1))
+        act, grad = kept[first].detach(), grads.get(last)
+        if tap.side == "weight":
+            self._check(act, tap.layer)
+        else:
+            act = self._map(act, first, tap.layer)
+            grad = None if grad is None else self._map(grad, last, tap.layer)
+        act, grad = act[rows], None if grad is None else grad[rows]
+        if tap.reduce is None:
+            return act, grad
+        return tap.reduce(act, torch.zeros_like(act) if grad is None else grad), None
 
 
 def finite(answer: Answer) -> bool:

@@ -64,6 +64,11 @@ def log_prob(label: int) -> Objective:
     return Objective((Term("log_prob", "", (label,)),))
 
 
+def log_odds(label: int) -> Objective:
+    """log p - log(1 - p) of a class: unlike the loss, its gradient does not vanish as p nears 1."""
+    return Objective((Term("log_odds", "", (label,)),))
+
+
 def unit(layer: str, channel: int, y: int, x: int) -> Objective:
     """One position of one channel of a layer."""
     return Objective((Term("unit", layer, (channel, y, x)),))
@@ -80,6 +85,11 @@ def _logit(out: Tensor, index: Tensor) -> Tensor:
 
 def _log_prob(out: Tensor, index: Tensor) -> Tensor:
     return F.log_softmax(out, 1).gather(1, index).squeeze(1)
+
+
+def _log_odds(out: Tensor, index: Tensor) -> Tensor:
+    others = out.scatter(1, index, -torch.inf)
+    return _logit(out, index) - torch.logsumexp(others, 1)
 
 
 def _unit(out: Tensor, index: Tensor) -> Tensor:
@@ -104,6 +114,7 @@ def _check(index: Tensor, shape: Sequence[int]) -> None:
 SCORES: Mapping[str, Callable[[Tensor, Tensor], Tensor]] = {
     "logit": _logit,
     "log_prob": _log_prob,
+    "log_odds": _log_odds,
     "unit": _unit,
     "channel": _channel,
 }

@@ -16,11 +16,20 @@ Reduction = Callable[[Tensor, Tensor], Tensor]
 
 @dataclass(frozen=True, slots=True)
 class Tap:
-    """A layer to listen to. `reduce(activation, gradient)` runs in the engine, so that big activations stay there."""
+    """A layer to listen to. `reduce(activation, gradient)` runs in the engine, so that big activations stay there.
+
+    "weight" is what a gradient by the layer's weights is made of: `reduce(input, gradient by the output)`, both in the
+    layer's own layout.
+    """
 
     layer: str
-    side: Side = "output"
+    side: Side | Literal["weight"] = "output"
     reduce: Reduction | None = None
+
+    @property
+    def sides(self) -> tuple[Side, ...]:
+        """Where to listen; the last is what to differentiate by."""
+        return ("input", "output") if self.side == "weight" else (self.side,)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -51,13 +51,17 @@ class Prepared:
         return max(layers, key=self.card.order)
 
 
-def prepare(spec: ModelSpec, device: torch.device, dtype: torch.dtype = torch.float32) -> Prepared:
-    """Loads, folds, moves and probes. Raises LoadError."""
+def prepare(
+    spec: ModelSpec, device: torch.device, dtype: torch.dtype = torch.float32, *, fold: bool = True
+) -> Prepared:
+    """Loads, folds unless told not to, moves and probes. Raises LoadError."""
     source = load(spec)
-    return prepare_source(spec, source, device, dtype)
+    return prepare_source(spec, source, device, dtype, fold=fold)
 
 
-def prepare_source(spec: ModelSpec, source: Source, device: torch.device, dtype: torch.dtype) -> Prepared:
+def prepare_source(
+    spec: ModelSpec, source: Source, device: torch.device, dtype: torch.dtype, *, fold: bool = True
+) -> Prepared:
     """The same for a network that is already loaded, which is changed in place."""
     network = source.network.to(device=device, dtype=dtype)
     generator = torch.Generator().manual_seed(0)
@@ -65,7 +69,7 @@ def prepare_source(spec: ModelSpec, source: Source, device: torch.device, dtype:
     mean, std = (torch.tensor(v, device=device, dtype=dtype).view(3, 1, 1) for v in (source.mean, source.std))
     example = ((example - mean) / std).contiguous(memory_format=torch.channels_last)
     try:
-        folded = fold_batch_norms(network, example)
+        folded = fold_batch_norms(network, example) if fold else {}
         network = network.to(memory_format=torch.channels_last)
         seen = probe(network, example)
     except Exception as error:
