@@ -38,6 +38,7 @@ resize = 64
 [models.linear]
 builder = "networks:linear"
 weights = "random"
+precisions = ["exact"]
 height = 8
 width = 12
 resize = 8
@@ -54,7 +55,8 @@ class Server:
         self._log = folder / "log.txt"
         command = [sys.executable, "-m", "gradserve_server", "--config", str(folder / "server.toml")]
         command += ["--port", "0", "--metrics-port", "0", *flags]
-        environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent), "CUDA_VISIBLE_DEVICES": ""}
+        paths = [str(Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])]
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "CUDA_VISIBLE_DEVICES": ""}
         with self._log.open("w") as log:
             self.process = psutil.Popen(command, stdout=subprocess.PIPE, stderr=log, env=environment, text=True)
         self._said: dict[str, str] = {}

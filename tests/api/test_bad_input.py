@@ -280,12 +280,11 @@ def test_methods_that_do_not_apply(stubs: Stubs, asked: dict[str, Any], why: str
 
 
 def test_a_precision_that_is_not_loaded(stubs: Stubs) -> None:
-    failure = failing(explain, stubs, options=pb.RequestOptions(precision=pb.PRECISION_FAST))
+    asked = {"model": "linear", "options": pb.RequestOptions(precision=pb.PRECISION_FAST)}
+    failure = failing(explain, stubs, **asked)
     assert failure.code == "FAILED_PRECONDITION"
     assert "EXACT" in failure.text
-    assert set(violations(explain, stubs, methods=[], options=pb.RequestOptions(precision=pb.PRECISION_FAST))) == {
-        "methods"
-    }, "what is invalid is told first"
+    assert set(violations(explain, stubs, methods=[], **asked)) == {"methods"}, "what is invalid is told first"
 
 
 def test_grad_cam_on_a_layer_without_extent(stubs: Stubs) -> None:

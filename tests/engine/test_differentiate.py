@@ -197,7 +197,7 @@ def plain(x: Tensor, layout: str) -> Tensor:
 def test_taps_hold_what_every_layer_really_gave(name: str) -> None:
     model = prepared(name)
     x = pictures(model, 1)
-    truth = Truth(model.network, (x - model.mean) / model.std, 3)
+    truth = Truth(model.network, model.normalised(x), 3)
     layers = [layer for layer in model.card.layers if layer.layout != "other"]
     ours = alone(model, Query(x, logit(3), "image", taps=tuple(Tap(layer.name) for layer in layers)))
     grads = 0
@@ -244,7 +244,7 @@ def test_input_taps(wrt: Any) -> None:
     model = prepared("resnet18")
     x = pictures(model, 1)
     places = ["layer3", "layer4.1.relu:0", "layer4.1.relu:1", "fc"]
-    truth = Truth(model.network, (x - model.mean) / model.std, 3)
+    truth = Truth(model.network, model.normalised(x), 3)
     ours = alone(model, Query(x, logit(3), wrt, taps=tuple(Tap(name, "input") for name in places)))
     for name, act in zip(places, ours.acts, strict=True):
         place = model.place(name, "input")
@@ -264,7 +264,7 @@ def test_the_gradient_of_an_input_is_of_that_way_into_the_module(wrt: Any) -> No
     taps = (Tap("left", "input"), Tap("left"), Tap("same"))
     ours = alone(model, Query(x, logit(1), wrt, taps=taps))
     network: Any = model.network
-    stem = network.stem((x - model.mean) / model.std)
+    stem = network.stem(model.normalised(x))
     into_left, into_same = stem.detach().clone().requires_grad_(), stem.detach().clone().requires_grad_()
     left = network.left(into_left)
     left.retain_grad()

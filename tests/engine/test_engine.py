@@ -29,6 +29,14 @@ CPU = torch.device("cpu")
 torch.set_num_threads(1)  # as a worker does; threads that wait for each other are slow where others compute
 
 
+def _model(name: str) -> SimpleNamespace:
+    """Only what the engine asks of a model."""
+    card = SimpleNamespace(gflop=1.0, height=8, width=8, rows={})
+    model = SimpleNamespace(device=CPU, name=name, card=card)
+    model.at = lambda precision: model
+    return model
+
+
 class World:
     """An engine whose passes take `seconds` per row and answer each row with twice its image; `fault` may raise."""
 
@@ -37,8 +45,7 @@ class World:
         self.seconds = seconds
         self.passes: list[list[int]] = []  # rows of each part of each pass
         self.fault: Callable[[Sequence[Part]], None] = lambda parts: None
-        card = SimpleNamespace(gflop=1.0, height=8, width=8)
-        models: Any = {name: SimpleNamespace(device=CPU, name=name, card=card) for name in ("m", "other")}
+        models: Any = {name: _model(name) for name in ("m", "other")}
         self.engine = Engine(models, rows=rows, clock=lambda: self.now)
         self.ended: dict[str, Ended] = {}
         self.progress: list[Progressed] = []

@@ -15,7 +15,7 @@ from ..config import LimitSettings
 from ..engine.engine import passes_cost
 from ..engine.job import Priority
 from ..methods.explain import METHODS, Call, Target
-from ..models.card import ModelCard, Precision
+from ..models.card import ModelCard, Precision, Rpc
 from ..pool.wire import Task
 from . import images
 from .errors import RequestError, Violations, unknown_model
@@ -71,7 +71,7 @@ def bind_predict(request: predict_pb2.PredictRequest, at: Circumstances) -> Boun
     top_k = request.top_k if request.HasField("top_k") else 5
     if not 1 <= top_k <= MOST_CLASSES:
         violations.add("top_k", f"must be from 1 to {MOST_CLASSES}, was {top_k}")
-    common = _common(request, card, at, violations)
+    common = _common("predict", request, card, at, violations)
     violations.check()
     task, region, how = _task("predict", card, common, {}, card.gflop, at)
     return Bound(task, card, region, how, top_k=top_k)
@@ -80,7 +80,7 @@ def bind_predict(request: predict_pb2.PredictRequest, at: Circumstances) -> Boun
 def bind_explain(request: explain_pb2.ExplainRequest, at: Circumstances) -> Bound:
     """Raises RequestError."""
     card, violations = model_card(request.model, at.cards), Violations()
-    common = _common(request, card, at, violations)
+    common = _common("explain", request, card, at, violations)
     size = (card.height, card.width) if common.image is None else (common.image[0].shape[0], common.image[0].shape[1])
     own_size = size == (card.height, card.width)
     targets = targets_of(request.targets, card, own_size, violations)
@@ -117,14 +117,14 @@ class _Common:
     options: pb.RequestOptions
 
 
-def _common(request: Request, card: ModelCard, at: Circumstances, violations: Violations) -> _Common:
+def _common(rpc: Rpc, request: Request, card: ModelCard, at: Circumstances, violations: Violations) -> _Common:
     options = request.options
     how = PREPROCESSES.get(request.preprocess)
     if how is None:
         violations.add("preprocess", f"must be a Preprocess, was {request.preprocess}")
     if options.priority not in PRIORITIES:
         violations.add("options.priority", f"must be a Priority, was {options.priority}")
-    precision = _precision(options.precision, card, violations)
+    precision = _precision(options.precision, rpc, card, violations)
     left = at.remaining
     budget = None if left is None else left - min(MOST_LATE, max(MARGIN, LATE * left))
     if options.HasField("time_budget"):
@@ -137,14 +137,14 @@ def _common(request: Request, card: ModelCard, at: Circumstances, violations: Vi
     return _Common(image, how or pb.PREPROCESS_MODEL_DEFAULT, precision, deadline, options)
 
 
-def _precision(number: int, card: ModelCard, violations: Violations) -> Precision:
+def _precision(number: int, rpc: Rpc, card: ModelCard, violations: Violations) -> Precision:
     precision = PRECISIONS.get(number)
     if precision is None:
         violations.add("options.precision", f"must be a Precision, was {number}")
     elif precision != "auto" and precision not in card.precisions:
         loaded = ", ".join(["AUTO", *(p.upper() for p in card.precisions)])
         violations.refuse(f"{card.name} is not loaded in {precision.upper()}; there are: {loaded}")
-    return "exact" if precision in (None, "auto") else precision  # type: ignore[return-value]
+    return card.auto.get(rpc, "exact") if precision in (None, "auto") else precision  # type: ignore[return-value]
 
 
 def _task(

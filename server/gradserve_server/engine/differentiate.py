@@ -53,6 +53,7 @@ class _Batch:
 
     def _map(self, x: Tensor, place: Place, layer: str) -> Tensor:
         self._check(x, layer)
+        x = x.to(self.model.dtype)
         size = (self.images.shape[2], self.images.shape[3])
         card = self.model.card.layer(layer)
         if card is None or place.side == "input":  # the card knows outputs

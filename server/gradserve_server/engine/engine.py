@@ -19,6 +19,7 @@ log = logging.getLogger(__name__)
 
 GRID = 224 * 224
 CPU_ROWS, CPU_MOST = 8, 15  # at 224 px, and at most: from 16 on oneDNN takes kernels that round otherwise
+CPU_MOST_FAST = 64  # FAST rounds anyway
 GPU_ROWS, GPU_MOST = 64, 256
 MOST_KEYS = 1000
 RECOVERY = 1.02  # growth of a lowered cap with every pass that fills it
@@ -35,9 +36,10 @@ def passes_cost(forward: float, wrt: str) -> float:
     return forward * (BACKWARD if wrt == "image" else 1)
 
 
-def default_rows(device: torch.device, height: int, width: int) -> int:
+def default_rows(device: torch.device, height: int, width: int, precision: str = "exact") -> int:
     """Rows per pass where the configuration says nothing."""
-    at_grid, most = (GPU_ROWS, GPU_MOST) if device.type == "cuda" else (CPU_ROWS, CPU_MOST)
+    on_cpu = (CPU_ROWS, CPU_MOST_FAST if precision == "fast" else CPU_MOST)
+    at_grid, most = (GPU_ROWS, GPU_MOST) if device.type == "cuda" else on_cpu
     return max(1, min(most, at_grid * GRID // max(1, height * width)))
 
 
@@ -78,7 +80,13 @@ class Engine:
         return int(self._caps.get(key.kind, self._full(key)))
 
     def _full(self, key: Key) -> int:
-        return self._rows or default_rows(self.models[key.model].device, key.height, key.width)
+        model = self.models[key.model]
+        if self._rows:
+            return self._rows
+        tuned = model.card.rows.get(key.precision)
+        if tuned is None:
+            return default_rows(model.device, key.height, key.width, key.precision)
+        return max(1, tuned * model.card.height * model.card.width // (key.height * key.width))
 
     def fitting(self, key: Key, deadline: float) -> int:
         """Rows of that key that fit well into a job's share of the time left, so that it ends with none half-done."""
@@ -142,7 +150,7 @@ class Engine:
     def _key(self, query: OpenQuery) -> Key:
         q = query.query
         model, (height, width) = q.model or query.job.model, q.images.shape[2:]
-        return Key(model, query.job.precision, height, width, q.wrt, id(q) if q.alone else 0)
+        return Key(model, q.precision or query.job.precision, height, width, q.wrt, id(q) if q.alone else 0)
 
     def _shortest(self, job: Job) -> float:
         """Seconds that the job's next row will take at least."""
@@ -193,7 +201,7 @@ class Engine:
 
     def _attempt(self, key: Key, parts: list[Part]) -> list[Answer | Exception]:
         """Answers or errors; when a pass fails, every part is tried by itself, so that one cannot harm another."""
-        model = self.models[key.model]
+        model = self.models[key.model].at(key.precision)
         try:
             answers = differentiate(model, parts)
             if model.device.type == "cuda":

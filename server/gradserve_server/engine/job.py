@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..models.card import Precision
 from .query import Answer, Query, joined
 
 Priority = Literal["interactive", "batch"]
@@ -97,7 +98,7 @@ class Job:
     id: str
     model: str
     begin: Callable[["Job"], Steps]
-    precision: str = "exact"
+    precision: Precision = "exact"
     priority: Priority = "interactive"
     arrived: float = 0.0
     deadline: float = float("inf")

@@ -3,6 +3,8 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
+from ..models.card import Precision
+
 NEW_SHARE = 4  # one row in four goes to jobs that have not begun
 PATIENCE = 30.0  # seconds after which a claim without a deadline counts as due
 AGEING = 5.0  # seconds of waiting after which a batch job's query counts as interactive
@@ -12,7 +14,7 @@ class Key(NamedTuple):
     """What rows must agree in to share a pass: `wrt` is what they differentiate by, `alone` a query's own number."""
 
     model: str
-    precision: str
+    precision: Precision
     height: int
     width: int
     wrt: str

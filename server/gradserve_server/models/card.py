@@ -1,10 +1,12 @@
 """What is known of a served model without touching it: torch-free, sent from the workers to the front-end."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Literal
 
 Layout = Literal["nchw", "nhwc", "tokens", "tokens+class", "vector", "other"]
 Precision = Literal["exact", "balanced", "fast"]
+Rpc = Literal["predict", "explain", "attack", "maximize", "stylize", "influence", "embed"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +53,8 @@ class ModelCard:
     softmax: bool
     gflop: float
     precisions: tuple[Precision, ...] = ("exact",)
+    auto: Mapping[Rpc, Precision] = field(default_factory=dict)  # what AUTO means by RPC; others: exact
+    rows: Mapping[Precision, int] = field(default_factory=dict)  # rows per pass at the model's own size
     notes: tuple[str, ...] = ()
 
     def layer(self, name: str) -> Layer | None:

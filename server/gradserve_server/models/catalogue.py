@@ -7,10 +7,14 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+
+from .card import Precision, Rpc
 
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 Colour = tuple[float, float, float]
+Rows = Annotated[int, Field(ge=1, le=4096)]
+PRECISIONS: tuple[Precision, ...] = ("exact", "balanced", "fast")
 EMBEDDED_FOLDER = Path(__file__).parent / "embedded"
 
 
@@ -34,6 +38,16 @@ class ModelSpec(BaseModel):
     default_eps: float = Field(default=4 / 255, ge=0, le=1, description="perturbation budget that suits the model")
     seed: int = Field(default=0, ge=0, description='of "random" weights')
     notes: tuple[str, ...] = Field(default=(), description="shown with the model")
+    precisions: tuple[Precision, ...] = Field(default=PRECISIONS, description="which to load; exact always is")
+    auto: dict[Rpc, Precision] = Field(default={}, description="what AUTO means for an RPC; default: exact")
+    rows: dict[Precision, Rows] = Field(default={}, description="rows per pass at the model's own input size")
+
+    @model_validator(mode="after")
+    def _loaded(self) -> "ModelSpec":
+        """What is always needed or asked for must be loaded."""
+        if missing := {"exact", *self.auto.values(), *self.rows} - set(self.precisions):
+            raise ValueError(f"precisions must have {', '.join(sorted(missing))} too")
+        return self
 
     @property
     def source(self) -> str:

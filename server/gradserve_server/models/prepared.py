@@ -1,8 +1,10 @@
 """A network made ready to serve: folded, channels_last, frozen, probed."""
 
 import contextlib
-from collections.abc import Collection
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Mapping
+from copy import deepcopy
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +13,7 @@ from .card import ModelCard, Precision
 from .catalogue import ModelSpec
 from .fold import fold_batch_norms
 from .loading import LoadError, Source, load
+from .precision import HALF, HalfBackward, Halves
 from .probe import ROWS, Probe, probe
 from .taps import Place, Side
 
@@ -19,13 +22,16 @@ SMALLEST = 8
 
 @dataclass(frozen=True, eq=False)
 class Prepared:
-    """A served model on its device. Its modules never change after this."""
+    """A served model on its device, in one precision; `at` gives the others. Its modules never change after this."""
 
     network: nn.Module
     card: ModelCard
     places: dict[str, Place]
     mean: Tensor
     std: Tensor
+    precision: Precision = "exact"
+    others: Mapping[Precision, "Prepared"] = field(default_factory=dict)
+    halves: Halves | None = None
 
     @property
     def device(self) -> torch.device:
@@ -34,13 +40,31 @@ class Prepared:
 
     @property
     def dtype(self) -> torch.dtype:
-        """The type of its weights and inputs."""
+        """The type of images, gradients and answers, whatever the precision inside."""
         return self.mean.dtype
+
+    @cached_property
+    def _scale(self) -> Tensor:
+        return 1 / self.std
+
+    @cached_property
+    def _shift(self) -> Tensor:
+        return -self.mean / self.std
+
+    def at(self, precision: str) -> "Prepared":
+        """The same model in another precision. Raises KeyError for one that is not loaded."""
+        return self if precision == self.precision else self.others[precision]  # type: ignore[index]
+
+    def normalised(self, images: Tensor) -> Tensor:
+        """What the network takes for images [N, 3, H, W] in [0, 1]."""
+        scaled = torch.addcmul(self._shift, images, self._scale)
+        return scaled.to(HALF) if self.precision == "fast" else scaled
 
     def __call__(self, images: Tensor) -> Tensor:
         """[N, 3, H, W] in [0, 1] -> logits [N, classes]."""
-        logits: Tensor = self.network((images - self.mean) / self.std)
-        return logits
+        with HalfBackward(self.halves) if self.halves else contextlib.nullcontext():
+            logits: Tensor = self.network(self.normalised(images))
+        return logits.to(self.dtype)
 
     def place(self, layer: str, side: Side = "output") -> Place:
         """Where to listen for a layer's output or input."""
@@ -74,9 +98,20 @@ def prepare_source(
         seen = probe(network, example)
     except Exception as error:
         raise LoadError(f"model {spec.name}: a first pass at {source.height}x{source.width} failed: {error}") from error
-    card = _card(spec, source, seen, folded)
     any_size, smallest = _sizes(network, example)
-    return Prepared(network, replace(card, any_size=any_size, min_size=smallest), seen.places, mean, std)
+    card = replace(_card(spec, source, seen, folded), any_size=any_size, min_size=smallest)
+    exact = Prepared(network, card, seen.places, mean, std)
+    return replace(exact, others=_others(exact)) if fold else exact
+
+
+def _others(exact: Prepared) -> dict[Precision, Prepared]:
+    """The other precisions that the card names: BALANCED shares the network, FAST has a copy of it."""
+    made: dict[Precision, Prepared] = {}
+    if "balanced" in exact.card.precisions:
+        made["balanced"] = replace(exact, precision="balanced", halves=Halves())
+    if "fast" in exact.card.precisions:
+        made["fast"] = replace(exact, precision="fast", network=deepcopy(exact.network).to(HALF))
+    return made
 
 
 def _sizes(network: nn.Module, example: Tensor) -> tuple[bool, int]:
@@ -106,7 +141,6 @@ def _card(spec: ModelSpec, source: Source, seen: Probe, folded: dict[str, str]) 
         notes.append("its outputs look like probabilities: gradients of a saturated softmax vanish; serve the logits")
     if seen.relus and seen.other_activations:
         notes.append(f"PARTIALLY_GUIDED: beside ReLUs it has {', '.join(seen.other_activations)}")
-    precisions: tuple[Precision, ...] = ("exact",)
     return ModelCard(
         name=spec.name,
         builder="embedded" if "models.embedded" in spec.source else spec.source,
@@ -129,6 +163,8 @@ def _card(spec: ModelSpec, source: Source, seen: Probe, folded: dict[str, str]) 
         rules_refused=seen.rules_refused,
         softmax=seen.softmax,
         gflop=seen.gflop,
-        precisions=precisions,
+        precisions=spec.precisions,
+        auto=spec.auto,
+        rows=spec.rows,
         notes=tuple(notes),
     )

@@ -12,12 +12,13 @@ from multiprocessing.connection import Connection
 import torch
 
 from ..engine.engine import Engine
-from ..engine.events import Ended, Event, ModelFailed, NotFinite, OutOfMemory
+from ..engine.events import Ended, Event, ModelFailed, NotFinite, OutOfMemory, Step
 from ..engine.job import MOST, Job, Steps, TimeUp
 from ..engine.objective import Refused, logit
 from ..engine.query import Query
 from ..engine.take import Key
 from ..methods import RPCS
+from ..models.card import Precision
 from ..models.prepared import Prepared, prepare
 from .wire import (
     Broken,
@@ -64,28 +65,34 @@ def main(connection: Connection, settings: WorkerSettings) -> None:
 
 
 def warm_up(engine: Engine) -> float:
-    """Runs each model's forward and gradient at full batches; returns GFLOP per second."""
+    """Runs each model's forward and gradient at full batches in all its precisions; returns GFLOP per second."""
     spent, work = 1e-9, 0.0
-    for name, model in engine.models.items():
-        size = (model.card.height, model.card.width)
-        rows = engine.limit(Key(name, "exact", *size, "image"))
-        images = torch.rand(rows, 3, *size, generator=torch.Generator().manual_seed(0))
-
-        def passes(job: Job, images: torch.Tensor = images) -> Steps:
-            for _ in range(2):
-                yield Query(images, logit(0), "image")
-                yield Query(images, logit(0))
-
-        engine.submit(Job(f"warm-up {name}", name, passes))
-        while not engine.idle:
-            for event in engine.step():
-                if isinstance(event, Ended) and event.error and not isinstance(event.error, NotFinite):
-                    raise event.error
-        gradient = engine.steps[-2]  # the second time, when caches are warm
-        spent += gradient.seconds
-        work += gradient.gflop
+    for model in engine.models.values():
+        for precision in model.card.precisions:
+            gradient = _passed(engine, model, precision)
+            if precision == "exact":
+                spent, work = spent + gradient.seconds, work + gradient.gflop
     engine.steps.clear()
     return work / spent
+
+
+def _passed(engine: Engine, model: Prepared, precision: Precision) -> Step:
+    """The second full gradient pass, when caches are warm."""
+    size = (model.card.height, model.card.width)
+    rows = engine.limit(Key(model.card.name, precision, *size, "image"))
+    images = torch.rand(rows, 3, *size, generator=torch.Generator().manual_seed(0))
+
+    def passes(job: Job) -> Steps:
+        for _ in range(2):
+            yield Query(images, logit(0), "image")
+            yield Query(images, logit(0))
+
+    engine.submit(Job("warm-up", model.card.name, passes, precision))
+    while not engine.idle:
+        for event in engine.step():
+            if isinstance(event, Ended) and event.error and not isinstance(event.error, NotFinite):
+                raise event.error
+    return engine.steps[-2]
 
 
 class Worker:
