@@ -10,7 +10,8 @@ with gradserve.Client("127.0.0.1:50051") as client:
 from importlib import metadata as _metadata
 
 from gradserve.aio import AsyncClient
-from gradserve.arguments import Method, Rank, Unit
+from gradserve.arguments import Method, Pick, Rank, Unit
+from gradserve.attacks import Attack, Certificate, Judgement, TrajectoryStep
 from gradserve.cards import Applicability, Layer, ModelCard
 from gradserve.client import Client
 from gradserve.errors import (
@@ -40,7 +41,9 @@ except _metadata.PackageNotFoundError:  # imported from a checkout that is not i
 __all__ = [
     "Applicability",
     "AsyncClient",
+    "Attack",
     "Cancelled",
+    "Certificate",
     "Client",
     "DeadlineExceeded",
     "Explanation",
@@ -49,11 +52,13 @@ __all__ = [
     "GradserveError",
     "InternalError",
     "InvalidArgument",
+    "Judgement",
     "Layer",
     "Method",
     "ModelCard",
     "NotFound",
     "PermissionDenied",
+    "Pick",
     "Prediction",
     "Provenance",
     "Rank",
@@ -62,6 +67,7 @@ __all__ = [
     "ResourceExhausted",
     "Score",
     "ServiceError",
+    "TrajectoryStep",
     "Unauthenticated",
     "Unavailable",
     "Unimplemented",

@@ -3,15 +3,16 @@
 import asyncio
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from types import TracebackType
 from typing import Any, Self, TypeVar, Unpack, overload
 
 import grpc
 import grpc.aio
 
-from gradserve import channel, errors, messages
-from gradserve.arguments import ImageLike, MethodLike, Options, ParameterValue, TargetLike
+from gradserve import attack_messages, channel, errors, messages
+from gradserve.arguments import AttackTargetLike, ImageLike, MethodLike, Options, ParameterValue, TargetLike
+from gradserve.attacks import Attack
 from gradserve.cards import ModelCard
 from gradserve.results import Explanation, Explanations, Prediction
 from gradserve.v1 import models_pb2, models_pb2_grpc, service_pb2_grpc
@@ -110,6 +111,63 @@ class AsyncClient:
         found = messages.explanations(request, await self._call(self._gradients.Explain, request, timeout))
         return found if isinstance(methods, list) or isinstance(target, list) else found[0]
 
+    async def attack(
+        self,
+        image: ImageLike | None,
+        method: MethodLike = "pgd",
+        *,
+        label: int | str | None = None,
+        target: AttackTargetLike | None = None,
+        eps: float | str | None = None,
+        norm: str = "linf",
+        loss: str | None = None,
+        defence: MethodLike | None = None,
+        adaptive: bool = False,
+        eot: Mapping[str, ParameterValue] | bool = False,
+        first_success: bool | None = None,
+        trajectory: bool = False,
+        perturbation: bool = False,
+        maps: MethodLike | None = None,
+        model: str = "",
+        preprocess: str = "model_default",
+        priority: str = "interactive",
+        precision: str = "auto",
+        seed: int | None = None,
+        time_budget: float | None = None,
+        allow_partial: bool = False,
+        timeout: float | None = None,
+        **parameters: ParameterValue,
+    ) -> Attack:
+        """A picture changed a little so that the model errs, with its certificate; see `Client`."""
+        request = await asyncio.to_thread(
+            attack_messages.attack_request,
+            image,
+            method,
+            label=label,
+            target=target,
+            eps=eps,
+            norm=norm,
+            loss=loss,
+            defence=defence,
+            adaptive=adaptive,
+            eot=eot,
+            first_success=first_success,
+            trajectory=trajectory,
+            perturbation=perturbation,
+            maps=maps,
+            model=model,
+            preprocess=preprocess,
+            shorthand=parameters,
+            options=Options(
+                priority=priority,
+                precision=precision,
+                seed=seed,
+                time_budget=time_budget,
+                allow_partial=allow_partial,
+            ),
+        )
+        return attack_messages.attack_result(request, await self._call(self._gradients.Attack, request, timeout))
+
     def predict_many(
         self, images: Iterable[ImageLike], *, concurrency: int = 8, **arguments: Any
     ) -> AsyncIterator[Prediction]:
@@ -121,6 +179,12 @@ class AsyncClient:
     ) -> AsyncIterator[Any]:
         """Explanations of many pictures in their order, with `explain`'s arguments; the first failure is raised."""
         return _in_order(lambda image: self.explain(image, methods, **arguments), images, concurrency)
+
+    def attack_many(
+        self, images: Iterable[ImageLike], method: MethodLike = "pgd", *, concurrency: int = 8, **arguments: Any
+    ) -> AsyncIterator[Attack]:
+        """Attacks on many pictures in their order, with `attack`'s arguments; the first failure is raised."""
+        return _in_order(lambda image: self.attack(image, method, **arguments), images, concurrency)
 
     async def models(self) -> list[ModelCard]:
         """The cards of all models, without their layers; the first is the default."""

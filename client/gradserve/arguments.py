@@ -3,6 +3,7 @@
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Any, TypedDict
 
 import numpy as np
@@ -54,7 +55,16 @@ class Unit:
         return f"{self.layer}:{self.channel}" + ("" if self.y is None else f" ({self.y}, {self.x})")
 
 
+class Pick(StrEnum):
+    """A class found from the prediction, as target of an attack; never the true one."""
+
+    RUNNER_UP = "runner_up"
+    LEAST_LIKELY = "least_likely"
+    RANDOM = "random"
+
+
 TargetLike = int | str | Rank | Unit
+AttackTargetLike = int | str | Pick
 MethodLike = str | tuple[str, Mapping[str, ParameterValue]] | Method
 
 

@@ -2,15 +2,16 @@
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
 from typing import Any, Self, TypeVar, Unpack, overload
 
 import grpc
 
-from gradserve import channel, errors, messages
-from gradserve.arguments import ImageLike, MethodLike, Options, ParameterValue, TargetLike
+from gradserve import attack_messages, channel, errors, messages
+from gradserve.arguments import AttackTargetLike, ImageLike, MethodLike, Options, ParameterValue, TargetLike
+from gradserve.attacks import Attack
 from gradserve.cards import ModelCard
 from gradserve.results import Explanation, Explanations, Prediction
 from gradserve.v1 import models_pb2, models_pb2_grpc, service_pb2_grpc
@@ -114,6 +115,70 @@ class Client:
         found = messages.explanations(request, self._call(self._gradients.Explain, request, timeout))
         return found if isinstance(methods, list) or isinstance(target, list) else found[0]
 
+    def attack(
+        self,
+        image: ImageLike | None,
+        method: MethodLike = "pgd",
+        *,
+        label: int | str | None = None,
+        target: AttackTargetLike | None = None,
+        eps: float | str | None = None,
+        norm: str = "linf",
+        loss: str | None = None,
+        defence: MethodLike | None = None,
+        adaptive: bool = False,
+        eot: Mapping[str, ParameterValue] | bool = False,
+        first_success: bool | None = None,
+        trajectory: bool = False,
+        perturbation: bool = False,
+        maps: MethodLike | None = None,
+        model: str = "",
+        preprocess: str = "model_default",
+        priority: str = "interactive",
+        precision: str = "auto",
+        seed: int | None = None,
+        time_budget: float | None = None,
+        allow_partial: bool = False,
+        timeout: float | None = None,
+        **parameters: ParameterValue,
+    ) -> Attack:
+        """A picture changed a little so that the model errs, with a certificate measured on the returned bytes.
+
+        The method is as in `explain`: "pgd", Method("pgd", steps=40), or `attack(image, "pgd", steps=40)`. Without a
+        `target` (a class's index or name, or a Pick) any error will do; `label` is the true class, None the predicted
+        one. `eps` is the budget in `norm` "linf" or "l2" for pixels in [0, 1], a number or "8/255"; None: what suits
+        the model. `loss` is "cross_entropy", "margin" or "dlr". `defence`, such as "jpeg" or ("blur", {"sigma": 2}),
+        stands before the model; with `adaptive` the attack knows of it. `eot` seeks what survives random changes.
+        `maps` names a method of `explain` whose maps of both pictures come along.
+        """
+        request = attack_messages.attack_request(
+            image,
+            method,
+            label=label,
+            target=target,
+            eps=eps,
+            norm=norm,
+            loss=loss,
+            defence=defence,
+            adaptive=adaptive,
+            eot=eot,
+            first_success=first_success,
+            trajectory=trajectory,
+            perturbation=perturbation,
+            maps=maps,
+            model=model,
+            preprocess=preprocess,
+            shorthand=parameters,
+            options=Options(
+                priority=priority,
+                precision=precision,
+                seed=seed,
+                time_budget=time_budget,
+                allow_partial=allow_partial,
+            ),
+        )
+        return attack_messages.attack_result(request, self._call(self._gradients.Attack, request, timeout))
+
     def predict_many(
         self, images: Iterable[ImageLike], *, concurrency: int = 8, **arguments: Any
     ) -> Iterator[Prediction]:
@@ -125,6 +190,12 @@ class Client:
     ) -> Iterator[Any]:
         """Explanations of many pictures in their order, with `explain`'s arguments; the first failure is raised."""
         return _in_order(lambda image: self.explain(image, methods, **arguments), images, concurrency)
+
+    def attack_many(
+        self, images: Iterable[ImageLike], method: MethodLike = "pgd", *, concurrency: int = 8, **arguments: Any
+    ) -> Iterator[Attack]:
+        """Attacks on many pictures in their order, with `attack`'s arguments; the first failure is raised."""
+        return _in_order(lambda image: self.attack(image, method, **arguments), images, concurrency)
 
     def models(self) -> list[ModelCard]:
         """The cards of all models, without their layers; the first is the default."""

@@ -67,6 +67,11 @@ def map_from_png(png: bytes, low: float, high: float) -> Array:
     return (low + levels / np.float32(255) * (high - low)).astype(np.float32)
 
 
+def from_png(data: bytes) -> Image.Image:
+    """The picture of a PNG file."""
+    return Image.open(io.BytesIO(data)).convert("RGB")
+
+
 def png(picture: Image.Image) -> bytes:
     """The picture as a PNG file."""
     file = io.BytesIO()

@@ -5,6 +5,7 @@ except that an image given by its path is read.
 from collections.abc import Mapping
 from datetime import timedelta
 from numbers import Integral
+from types import MappingProxyType
 from typing import Any, Unpack
 
 import numpy as np
@@ -15,7 +16,7 @@ from gradserve.cards import Applicability, Layer, ModelCard
 from gradserve.results import Explanation, Explanations, Prediction, Provenance, Region, Score
 from gradserve.v1 import common_pb2, explain_pb2, models_pb2, predict_pb2
 
-_PREPROCESS = common_pb2.Preprocess.DESCRIPTOR
+PREPROCESS = common_pb2.Preprocess.DESCRIPTOR
 _PRIORITY = common_pb2.Priority.DESCRIPTOR
 _PRECISION = common_pb2.Precision.DESCRIPTOR
 _FORMAT = explain_pb2.MapFormat.DESCRIPTOR
@@ -29,7 +30,7 @@ def predict_request(
     return predict_pb2.PredictRequest(
         model=model,
         image=images.message(image),
-        preprocess=_choice("preprocess", _PREPROCESS, preprocess),
+        preprocess=choice("preprocess", PREPROCESS, preprocess),
         top_k=_count("top_k", top_k),
         options=request_options(**options),
     )
@@ -37,8 +38,12 @@ def predict_request(
 
 def prediction(reply: predict_pb2.PredictResponse) -> Prediction:
     """The reply of Predict as a result."""
-    scores = [Score(score.class_index, score.class_name, score.probability, score.logit) for score in reply.top]
-    return Prediction(tuple(scores), _region(reply.region), _provenance(reply.provenance))
+    return Prediction(tuple(map(score_of, reply.top)), region_of(reply.region), provenance_of(reply.provenance))
+
+
+def score_of(score: common_pb2.Score) -> Score:
+    """A class with its score."""
+    return Score(score.class_index, score.class_name, score.probability, score.logit)
 
 
 def explain_request(
@@ -60,10 +65,13 @@ def explain_request(
     return explain_pb2.ExplainRequest(
         model=model,
         image=images.message(image),
-        preprocess=_choice("preprocess", _PREPROCESS, preprocess),
-        methods=[_method(each, shorthand) for each in (methods if isinstance(methods, list) else [methods])],
+        preprocess=choice("preprocess", PREPROCESS, preprocess),
+        methods=[
+            set_method(explain_pb2.ExplainMethod(), each, shorthand)
+            for each in (methods if isinstance(methods, list) else [methods])
+        ],
         targets=[target_message(each) for each in targets],
-        format=_choice("format", _FORMAT, format),
+        format=choice("format", _FORMAT, format),
         overlay=overlay,
         options=request_options(**options),
     )
@@ -71,8 +79,8 @@ def explain_request(
 
 def explanations(request: explain_pb2.ExplainRequest, reply: explain_pb2.ExplainResponse) -> Explanations:
     """The reply of Explain as results, which keep the picture that was sent."""
-    region, provenance = _region(reply.region), _provenance(reply.provenance)
-    return Explanations([_explanation(each, request.image, region, provenance) for each in reply.explanations])
+    region, provenance = region_of(reply.region), provenance_of(reply.provenance)
+    return Explanations([explanation_of(each, request.image, region, provenance) for each in reply.explanations])
 
 
 def model_card(reply: models_pb2.Model) -> ModelCard:
@@ -106,8 +114,8 @@ def request_options(
 ) -> common_pb2.RequestOptions:
     """The options that every request carries."""
     options = common_pb2.RequestOptions(
-        priority=_choice("priority", _PRIORITY, priority),
-        precision=_choice("precision", _PRECISION, precision),
+        priority=choice("priority", _PRIORITY, priority),
+        precision=choice("precision", _PRECISION, precision),
         allow_partial=allow_partial,
         seed=None if seed is None else _count("seed", seed),
     )
@@ -133,8 +141,8 @@ def target_message(target: TargetLike) -> common_pb2.Target:
     raise ValueError(f"a target is a class's index or name, a Rank or a Unit, not {target!r}; several go in a list")
 
 
-def _method(asked: MethodLike, shorthand: Mapping[str, ParameterValue]) -> explain_pb2.ExplainMethod:
-    message = explain_pb2.ExplainMethod()
+def set_method(message: Any, asked: MethodLike, shorthand: Mapping[str, ParameterValue] = MappingProxyType({})) -> Any:
+    """Writes a method and its parameters into a message that has a oneof of methods; returns the message."""
     if isinstance(asked, str):
         parameters.fill(message, asked, shorthand)
     elif isinstance(asked, Method):
@@ -146,9 +154,10 @@ def _method(asked: MethodLike, shorthand: Mapping[str, ParameterValue]) -> expla
     return message
 
 
-def _explanation(
+def explanation_of(
     each: explain_pb2.Explanation, image: common_pb2.Image, region: Region, provenance: Provenance
 ) -> Explanation:
+    """One map as a result."""
     chosen = each.method.WhichOneof("method")
     unit = each.target.unit
     return Explanation(
@@ -186,17 +195,19 @@ def _unit(unit: common_pb2.Unit) -> Unit:
     return Unit(unit.layer, unit.channel, *place)
 
 
-def _region(region: common_pb2.Region) -> Region:
+def region_of(region: common_pb2.Region) -> Region:
+    """The part of the picture that the model saw."""
     return Region(region.x, region.y, region.width, region.height, region.image_width, region.image_height)
 
 
-def _provenance(origin: common_pb2.Provenance) -> Provenance:
+def provenance_of(origin: common_pb2.Provenance) -> Provenance:
+    """Where an answer comes from."""
     return Provenance(
         model=origin.model,
         weights_digest=origin.weights_digest,
         seed=origin.seed,
         precision=parameters.choice_name(_PRECISION, origin.precision),
-        preprocess=parameters.choice_name(_PREPROCESS, origin.preprocess),
+        preprocess=parameters.choice_name(PREPROCESS, origin.preprocess),
         rows=origin.rows,
         queue_seconds=origin.queue_seconds,
         compute_seconds=origin.compute_seconds,
@@ -206,7 +217,8 @@ def _provenance(origin: common_pb2.Provenance) -> Provenance:
     )
 
 
-def _choice(name: str, enum: Any, value: str) -> Any:
+def choice(name: str, enum: Any, value: str) -> Any:
+    """The number of an enum's value; the error names the argument."""
     try:
         return parameters.choice(enum, value)
     except ValueError as failure:

@@ -30,8 +30,13 @@ def names(method: Descriptor) -> list[str]:
 
 def fill(method: Any, name: str, parameters: Mapping[str, ParameterValue]) -> None:
     """Choose a method in the oneof of a message and set its parameters."""
-    fields = _fields(method.DESCRIPTOR, name)
-    chosen = getattr(method, name)
+    _fields(method.DESCRIPTOR, name)
+    fill_fields(getattr(method, name), name, parameters)
+
+
+def fill_fields(chosen: Any, name: str, parameters: Mapping[str, ParameterValue]) -> None:
+    """Set parameters in the message of that name, which becomes present."""
+    fields = {field.name: field for field in chosen.DESCRIPTOR.fields}
     chosen.SetInParent()
     for key, value in parameters.items():
         field = _named(fields, key, f"parameter of {name}")
@@ -57,7 +62,7 @@ def parse(method: Descriptor, name: str, key: str, text: str) -> ParameterValue:
         if wanted is bool:
             return _BOOLEANS[text.lower()]
         if wanted is Real:
-            return _number(text)
+            return number(text)
         if wanted is Integral:
             return int(text)
     except (KeyError, ValueError, ZeroDivisionError):
@@ -108,7 +113,8 @@ def _value(field: FieldDescriptor, value: Any) -> ParameterValue:
     return cast(ParameterValue, value)
 
 
-def _number(text: str) -> float:
+def number(text: str) -> float:
+    """A number or a fraction: "8/255"."""
     over, _, under = text.partition("/")
     return float(over) / float(under) if under else float(over)
 

@@ -22,6 +22,7 @@ class Metrics:
         self.in_flight = Gauge("gradserve_jobs_in_flight", "Requests being worked on", ("method",), registry=r)
         self.cost = Gauge("gradserve_cost_outstanding", "Work accepted and not done, in GFLOP", registry=r)
         self.rejected = Counter("gradserve_rejected", "Requests refused", ("reason",), registry=r)
+        self.verdict = Counter("gradserve_attack_verdict", "Attacks answered, by verdict", ("verdict",), registry=r)
         self.partial = Counter("gradserve_partial", "Answers with less than was asked for", registry=r)
         self.cancelled = Counter("gradserve_cancelled", "Requests whose caller went away", registry=r)
         self.restarts = Counter("gradserve_worker_restarts", "Workers that died and were started again", registry=r)

@@ -1,3 +1,4 @@
+from gradserve.v1 import attack_pb2 as _attack_pb2
 from gradserve.v1 import explain_pb2 as _explain_pb2
 from gradserve.v1 import predict_pb2 as _predict_pb2
 from google.protobuf import descriptor as _descriptor

@@ -2,6 +2,7 @@
 """Client and server classes corresponding to protobuf-defined services."""
 import grpc
 
+from gradserve.v1 import attack_pb2 as gradserve_dot_v1_dot_attack__pb2
 from gradserve.v1 import explain_pb2 as gradserve_dot_v1_dot_explain__pb2
 from gradserve.v1 import predict_pb2 as gradserve_dot_v1_dot_predict__pb2
 
@@ -27,6 +28,11 @@ class GradientServiceStub(object):
                 request_serializer=gradserve_dot_v1_dot_explain__pb2.ExplainRequest.SerializeToString,
                 response_deserializer=gradserve_dot_v1_dot_explain__pb2.ExplainResponse.FromString,
                 )
+        self.Attack = channel.unary_unary(
+                '/gradserve.v1.GradientService/Attack',
+                request_serializer=gradserve_dot_v1_dot_attack__pb2.AttackRequest.SerializeToString,
+                response_deserializer=gradserve_dot_v1_dot_attack__pb2.AttackResponse.FromString,
+                )
 
 
 class GradientServiceServicer(object):
@@ -48,6 +54,13 @@ class GradientServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Attack(self, request, context):
+        """A picture changed a little so that the model errs, with a certificate.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_GradientServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -60,6 +73,11 @@ def add_GradientServiceServicer_to_server(servicer, server):
                     servicer.Explain,
                     request_deserializer=gradserve_dot_v1_dot_explain__pb2.ExplainRequest.FromString,
                     response_serializer=gradserve_dot_v1_dot_explain__pb2.ExplainResponse.SerializeToString,
+            ),
+            'Attack': grpc.unary_unary_rpc_method_handler(
+                    servicer.Attack,
+                    request_deserializer=gradserve_dot_v1_dot_attack__pb2.AttackRequest.FromString,
+                    response_serializer=gradserve_dot_v1_dot_attack__pb2.AttackResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -104,5 +122,22 @@ class GradientService(object):
         return grpc.experimental.unary_unary(request, target, '/gradserve.v1.GradientService/Explain',
             gradserve_dot_v1_dot_explain__pb2.ExplainRequest.SerializeToString,
             gradserve_dot_v1_dot_explain__pb2.ExplainResponse.FromString,
+            options, channel_credentials,
+            insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
+
+    @staticmethod
+    def Attack(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(request, target, '/gradserve.v1.GradientService/Attack',
+            gradserve_dot_v1_dot_attack__pb2.AttackRequest.SerializeToString,
+            gradserve_dot_v1_dot_attack__pb2.AttackResponse.FromString,
             options, channel_credentials,
             insecure, call_credentials, compression, wait_for_ready, timeout, metadata)

@@ -1,15 +1,15 @@
 """From a request to a Task: everything that is wrong with it is told at once, before anything reaches a device."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import grpc
 import numpy as np
 
+from gradserve.v1 import attack_pb2, explain_pb2, predict_pb2
 from gradserve.v1 import common_pb2 as pb
-from gradserve.v1 import explain_pb2, predict_pb2
 
 from ..config import LimitSettings
 from ..engine.engine import passes_cost
@@ -39,7 +39,7 @@ PREPROCESSES: Mapping[int, pb.Preprocess] = {
     pb.PREPROCESS_AS_IS: pb.PREPROCESS_AS_IS,
 }
 
-Request = predict_pb2.PredictRequest | explain_pb2.ExplainRequest
+Request = predict_pb2.PredictRequest | explain_pb2.ExplainRequest | attack_pb2.AttackRequest
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +50,7 @@ class Bound:
     card: ModelCard
     region: pb.Region
     preprocess: pb.Preprocess
+    methods: tuple[str, ...] = ()  # for the log
     calls: tuple[Call, ...] = ()
     top_k: int = 0
 
@@ -71,16 +72,16 @@ def bind_predict(request: predict_pb2.PredictRequest, at: Circumstances) -> Boun
     top_k = request.top_k if request.HasField("top_k") else 5
     if not 1 <= top_k <= MOST_CLASSES:
         violations.add("top_k", f"must be from 1 to {MOST_CLASSES}, was {top_k}")
-    common = _common("predict", request, card, at, violations)
+    common = common_of("predict", request, card, at, violations)
     violations.check()
-    task, region, how = _task("predict", card, common, {}, card.gflop, at)
+    task, region, how = task_of("predict", card, common, {}, card.gflop, at)
     return Bound(task, card, region, how, top_k=top_k)
 
 
 def bind_explain(request: explain_pb2.ExplainRequest, at: Circumstances) -> Bound:
     """Raises RequestError."""
     card, violations = model_card(request.model, at.cards), Violations()
-    common = _common("explain", request, card, at, violations)
+    common = common_of("explain", request, card, at, violations)
     size = (card.height, card.width) if common.image is None else (common.image[0].shape[0], common.image[0].shape[1])
     own_size = size == (card.height, card.width)
     targets = targets_of(request.targets, card, own_size, violations)
@@ -88,14 +89,15 @@ def bind_explain(request: explain_pb2.ExplainRequest, at: Circumstances) -> Boun
     if request.format not in explain_pb2.MapFormat.values():
         violations.add("format", f"must be a MapFormat, was {request.format}")
     _check_reply(request, len(calls), size, violations)
-    _check_applies(calls, card, violations)
+    check_applies(calls, card, violations)
     rows = sum(METHODS[call.method].rows(call.parameters, size) for call in calls)
     if rows > MOST_ROWS_ALL and not violations.found:
         violations.add("methods", f"with all targets ask for {rows} passes; at most {MOST_ROWS_ALL} are allowed")
     violations.check()
     cost = passes_cost(card.gflop, "image") * rows * size[0] * size[1] / (card.height * card.width)
-    task, region, how = _task("explain", card, common, {"calls": calls}, cost, at)
-    return Bound(task, card, region, how, calls)
+    task, region, how = task_of("explain", card, common, {"calls": calls}, cost, at)
+    methods = tuple(dict.fromkeys(call.method for call in calls))
+    return Bound(task, card, region, how, methods, calls)
 
 
 def model_card(name: str, cards: Mapping[str, ModelCard]) -> ModelCard:
@@ -107,7 +109,7 @@ def model_card(name: str, cards: Mapping[str, ModelCard]) -> ModelCard:
 
 
 @dataclass(frozen=True, slots=True)
-class _Common:
+class Common:
     """What every request carries, checked."""
 
     image: tuple[np.ndarray[Any, Any], pb.Region] | None
@@ -117,7 +119,8 @@ class _Common:
     options: pb.RequestOptions
 
 
-def _common(rpc: Rpc, request: Request, card: ModelCard, at: Circumstances, violations: Violations) -> _Common:
+def common_of(rpc: Rpc, request: Request, card: ModelCard, at: Circumstances, violations: Violations) -> Common:
+    """Image, preprocessing, precision and deadline; faults become violations."""
     options = request.options
     how = PREPROCESSES.get(request.preprocess)
     if how is None:
@@ -134,7 +137,7 @@ def _common(rpc: Rpc, request: Request, card: ModelCard, at: Circumstances, viol
         budget = asked - MARGIN if budget is None else min(budget, asked - MARGIN)
     deadline = float("inf") if budget is None else at.arrived + budget
     image = images.decoded(request.image, card, how or pb.PREPROCESS_MODEL_DEFAULT, at.limits, violations)
-    return _Common(image, how or pb.PREPROCESS_MODEL_DEFAULT, precision, deadline, options)
+    return Common(image, how or pb.PREPROCESS_MODEL_DEFAULT, precision, deadline, options)
 
 
 def _precision(number: int, rpc: Rpc, card: ModelCard, violations: Violations) -> Precision:
@@ -147,9 +150,10 @@ def _precision(number: int, rpc: Rpc, card: ModelCard, violations: Violations) -
     return card.auto.get(rpc, "exact") if precision in (None, "auto") else precision  # type: ignore[return-value]
 
 
-def _task(
-    rpc: str, card: ModelCard, common: _Common, arguments: Mapping[str, Any], cost: float, at: Circumstances
+def task_of(
+    rpc: str, card: ModelCard, common: Common, arguments: Mapping[str, Any], cost: float, at: Circumstances
 ) -> tuple[Task, pb.Region, pb.Preprocess]:
+    """The task of a checked request. Raises RequestError if its time is up already."""
     assert common.image is not None, "violations were checked"
     pixels, region = common.image
     options = common.options
@@ -184,28 +188,41 @@ def _calls(
     if not 1 <= len(request.methods) <= MOST_METHODS:
         violations.add("methods", f"must be 1 to {MOST_METHODS}, were {len(request.methods)}")
         return ()
-    calls = []
+    calls: list[Call] = []
     for i, message in enumerate(request.methods):
-        name = message.WhichOneof("method")
-        if name is None:
-            violations.add(f"methods[{i}]", f"sets no method; there are: {', '.join(METHODS)}")
-            continue
-        path = f"methods[{i}].{name}"
-        parameters = bound(METHODS[name].function, getattr(message, name), path, violations)
-        if parameters is None:
-            continue
-        rows = METHODS[name].rows(parameters, size)
-        if rows > MOST_ROWS:
-            at_most = f"at most {MOST_ROWS} are allowed"
-            violations.add(path, f"asks for {rows} passes on a {size[1]}x{size[0]} input; {at_most}")
-        for target in targets:
-            resolved = dict(parameters)
-            if "layer" in resolved:
-                resolved["layer"] = cam_layer(resolved["layer"], target, card, path, violations)
-            if resolved.get("log_prob") and target.layer:
-                violations.add(f"{path}.log_prob", f"applies to class targets only, not to units of {target.layer}")
-            calls.append(Call(name, resolved, target))
+        calls += calls_of(message, f"methods[{i}]", card, targets, size, violations)
     return tuple(calls)
+
+
+def calls_of(
+    message: explain_pb2.ExplainMethod,
+    path: str,
+    card: ModelCard,
+    targets: list[Target],
+    size: tuple[int, int],
+    violations: Violations,
+) -> list[Call]:
+    """One method with its parameters resolved for each target; nothing, with violations, where they are at fault."""
+    name = message.WhichOneof("method")
+    if name is None:
+        violations.add(path, f"sets no method; there are: {', '.join(METHODS)}")
+        return []
+    path = f"{path}.{name}"
+    parameters = bound(METHODS[name].function, getattr(message, name), path, violations)
+    if parameters is None:
+        return []
+    rows = METHODS[name].rows(parameters, size)
+    if rows > MOST_ROWS:
+        violations.add(path, f"asks for {rows} passes on a {size[1]}x{size[0]} input; at most {MOST_ROWS} are allowed")
+    calls = []
+    for target in targets:
+        resolved = dict(parameters)
+        if "layer" in resolved:
+            resolved["layer"] = cam_layer(resolved["layer"], target, card, path, violations)
+        if resolved.get("log_prob") and target.layer:
+            violations.add(f"{path}.log_prob", f"applies to class targets only, not to units of {target.layer}")
+        calls.append(Call(name, resolved, target))
+    return calls
 
 
 def _check_reply(request: explain_pb2.ExplainRequest, maps: int, size: tuple[int, int], violations: Violations) -> None:
@@ -216,7 +233,8 @@ def _check_reply(request: explain_pb2.ExplainRequest, maps: int, size: tuple[int
         violations.add("methods", f"{maps} maps of {size[1]}x{size[0]} are too much: {limit}")
 
 
-def _check_applies(calls: tuple[Call, ...], card: ModelCard, violations: Violations) -> None:
+def check_applies(calls: Sequence[Call], card: ModelCard, violations: Violations) -> None:
+    """What is valid but does not apply to this model is refused."""
     refusals = {call.method: METHODS[call.method].refuses(card) for call in calls}
     refused = [f"{method} does not apply to {card.name}: {why}" for method, why in refusals.items() if why]
     for call in calls:

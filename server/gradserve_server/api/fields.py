@@ -14,7 +14,7 @@ def given(message: Message) -> dict[str, Any]:
     """The fields that are set, enums as the lower-case names that methods use: REDUCE_MAX -> "max"."""
     values = {}
     for field, value in message.ListFields():
-        values[field.name] = _word(field.enum_type, value) if field.enum_type else value
+        values[field.name] = word(field.enum_type, value) if field.enum_type else value
     return values
 
 
@@ -22,20 +22,22 @@ def fill(message: Message, values: Mapping[str, Any]) -> None:
     """The opposite of `given`: writes resolved parameters into a message."""
     for name, value in values.items():
         field = message.DESCRIPTOR.fields_by_name[name]
-        setattr(message, name, _number(field.enum_type, value) if field.enum_type else value)
+        setattr(message, name, number(field.enum_type, value) if field.enum_type else value)
 
 
 def _prefix(enum: Any) -> str:
     return str(enum.values_by_number[0].name).removesuffix("UNSPECIFIED")
 
 
-def _word(enum: Any, number: int) -> str:
-    value = enum.values_by_number.get(number)
-    return str(value.name).removeprefix(_prefix(enum)).lower() if value else str(number)
+def word(enum: Any, value: int) -> str:
+    """The lower-case name of an enum's value: REDUCE_MAX -> "max"; the number itself where it has none."""
+    named = enum.values_by_number.get(value)
+    return str(named.name).removeprefix(_prefix(enum)).lower() if named else str(value)
 
 
-def _number(enum: Any, word: str) -> int:
-    return int(enum.values_by_name[_prefix(enum) + word.upper()].number)
+def number(enum: Any, name: str) -> Any:
+    """The opposite of `word`."""
+    return enum.values_by_name[_prefix(enum) + name.upper()].number
 
 
 def bound(method: Callable[..., Any], message: Message, path: str, violations: Violations) -> dict[str, Any] | None:

@@ -1,5 +1,6 @@
 """From an Outcome to a reply. Everything here runs in threads."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -25,52 +26,59 @@ GUIDED = ("guided_backprop", "deconvnet", "guided_grad_cam")
 
 def predict_reply(bound: Bound, outcome: Outcome) -> predict_pb2.PredictResponse:
     """The best classes with probabilities and logits."""
-    logits = outcome.result.logits.astype(np.float64)
+    logits = outcome.result.logits
+    best = np.argsort(-logits, kind="stable")[: bound.top_k]
+    top = scores(logits, best.tolist(), bound.card)
+    return predict_pb2.PredictResponse(top=top, region=bound.region, provenance=provenance(bound, outcome))
+
+
+def scores(logits: np.ndarray, classes: Sequence[int], card: ModelCard) -> list[pb.Score]:
+    """Some classes with their probabilities and logits."""
+    logits = logits.astype(np.float64)
     shifted = np.exp(logits - logits.max())
     probabilities = shifted / shifted.sum()
-    best = np.argsort(-logits, kind="stable")[: bound.top_k]
-    top = [
-        pb.Score(class_index=i, class_name=bound.card.classes[i], probability=probabilities[i], logit=logits[i])
-        for i in best.tolist()
+    return [
+        pb.Score(class_index=i, class_name=card.classes[i], probability=probabilities[i], logit=logits[i])
+        for i in classes
     ]
-    return predict_pb2.PredictResponse(top=top, region=bound.region, provenance=provenance(bound, outcome))
 
 
 def explain_reply(bound: Bound, outcome: Outcome, request: explain_pb2.ExplainRequest) -> explain_pb2.ExplainResponse:
     """One explanation for each call, in their order."""
-    explanations = [
-        explanation(call, answer, bound, request) for call, answer in zip(bound.calls, outcome.result, strict=True)
-    ]
+    explanations = []
+    for call, answer in zip(bound.calls, outcome.result, strict=True):
+        found = explanation(call, answer, bound.card, request.format)
+        if request.overlay:
+            found.overlay = overlaid(bound.task.image, answer.values)
+        explanations.append(found)
     return explain_pb2.ExplainResponse(
         explanations=explanations, region=bound.region, provenance=provenance(bound, outcome)
     )
 
 
-def explanation(
-    call: Call, answer: Explained, bound: Bound, request: explain_pb2.ExplainRequest
-) -> explain_pb2.Explanation:
+def explanation(call: Call, answer: Explained, card: ModelCard, form: explain_pb2.MapFormat) -> explain_pb2.Explanation:
     """One map with what it is of."""
     low, high = float(answer.values.min()), float(answer.values.max())
     target = resolved_target(call, answer)
     reply = explain_pb2.Explanation(
         method_name=call.method,
         target=target,
-        target_name=target_name(target, bound.card),
+        target_name=target_name(target, card),
         target_value=answer.target_value,
         low=low,
         high=high,
         asked=answer.asked,
         done=answer.done,
         completed_fraction=answer.done / answer.asked,
-        warnings=[*answer.warnings, *guided_warnings(call, bound.card)],
+        warnings=[*answer.warnings, *guided_warnings(call, card)],
     )
     fill(getattr(reply.method, call.method), call.parameters)
     getattr(reply.method, call.method).SetInParent()
-    if request.format == explain_pb2.MAP_FORMAT_PNG:
+    if form == explain_pb2.MAP_FORMAT_PNG:
         levels = (answer.values - low) / (high - low) if high > low else np.zeros_like(answer.values)
         reply.png = png((levels * 255).round().astype(np.uint8))
     else:
-        half = request.format == explain_pb2.MAP_FORMAT_FLOAT16
+        half = form == explain_pb2.MAP_FORMAT_FLOAT16
         reply.raw.CopyFrom(tensor(answer.values.astype("<f2" if half else "<f4")))
         if half and max(abs(low), abs(high)) > MOST_HALF:
             reply.warnings.append("FLOAT16_OVERFLOW: values beyond 65504 became infinite; ask for FLOAT32")
@@ -78,8 +86,6 @@ def explanation(
         reply.coarse.CopyFrom(tensor(answer.coarse.astype("<f4")))
     if answer.completeness_gap is not None:
         reply.completeness_gap = answer.completeness_gap
-    if request.overlay:
-        reply.overlay = overlaid(bound.task.image, answer.values)
     return reply
 
 
@@ -123,7 +129,7 @@ def tensor(values: np.ndarray) -> pb.Tensor:
     return pb.Tensor(shape=values.shape, dtype=dtype, data=values.tobytes())
 
 
-def provenance(bound: Bound, outcome: Outcome) -> pb.Provenance:
+def provenance(bound: Bound, *outcomes: Outcome) -> pb.Provenance:
     """Enough to repeat the request."""
     return pb.Provenance(
         model=bound.card.name,
@@ -131,9 +137,9 @@ def provenance(bound: Bound, outcome: Outcome) -> pb.Provenance:
         seed=bound.task.seed,
         precision=PRECISION_NUMBERS[bound.task.precision],
         preprocess=bound.preprocess,
-        rows=outcome.rows,
-        queue_seconds=outcome.queue_seconds,
-        compute_seconds=outcome.compute_seconds,
+        rows=sum(outcome.rows for outcome in outcomes),
+        queue_seconds=outcomes[0].queue_seconds,
+        compute_seconds=sum(outcome.compute_seconds for outcome in outcomes),
         server_version=__version__,
         warnings=[note for note in bound.card.notes if "softmax" in note],
         request_id=bound.task.id,

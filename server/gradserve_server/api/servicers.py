@@ -9,12 +9,14 @@ from typing import Any, TypeVar
 
 import grpc
 
-from gradserve.v1 import explain_pb2, models_pb2, models_pb2_grpc, predict_pb2, service_pb2_grpc
+from gradserve.v1 import attack_pb2, explain_pb2, models_pb2, models_pb2_grpc, predict_pb2, service_pb2_grpc
 
 from ..config import LimitSettings, cores
 from ..metrics import Metrics
 from ..pool.pool import Full, Pool
-from ..pool.wire import Outcome
+from ..pool.wire import Outcome, Task
+from .attack_replies import attack_reply, returned
+from .attacks import bind_attack, certifying, crafting, mapping
 from .binding import Bound, Circumstances, bind_explain, bind_predict, model_card
 from .context import request_facts
 from .errors import RequestError, failure, unavailable
@@ -25,7 +27,7 @@ T = TypeVar("T")
 
 
 class GradientService(service_pb2_grpc.GradientServiceServicer):
-    """Predict and Explain."""
+    """Predict, Explain and Attack."""
 
     def __init__(self, pool: Pool, limits: LimitSettings, metrics: Metrics) -> None:
         self._pool, self._limits, self._metrics = pool, limits, metrics
@@ -38,7 +40,7 @@ class GradientService(service_pb2_grpc.GradientServiceServicer):
         """The most probable classes."""
         with self._admitted("predict"):
             bound = await self._bind(bind_predict, request, context)
-            outcome = await self._outcome(bound)
+            outcome = await self._outcome(bound.task)
             self._metrics.rows.labels("predict").inc(outcome.rows)
             return await self._in_thread(predict_reply, bound, outcome)
 
@@ -48,12 +50,30 @@ class GradientService(service_pb2_grpc.GradientServiceServicer):
         """Maps of several methods for several targets."""
         with self._admitted("explain"):
             bound = await self._bind(bind_explain, request, context)
-            outcome = await self._outcome(bound)
+            outcome = await self._outcome(bound.task)
             for call, answer in zip(bound.calls, outcome.result, strict=True):
                 self._metrics.rows.labels(call.method).inc(answer.done)
             if any(answer.done < answer.asked for answer in outcome.result):
                 self._metrics.partial.inc()
             return await self._in_thread(explain_reply, bound, outcome, request)
+
+    async def Attack(
+        self, request: attack_pb2.AttackRequest, context: grpc.aio.ServicerContext
+    ) -> attack_pb2.AttackResponse:
+        """An adversarial picture; the certificate, and the maps, are tasks of their own after it."""
+        with self._admitted("attack"):
+            bound = await self._bind(bind_attack, request, context)
+            attack = await self._outcome(crafting(bound.task))
+            picture = await self._in_thread(returned, attack.result)
+            certificate = await self._outcome(certifying(bound.task, attack.result, picture.pixels))
+            pictures = {"before": bound.task.image, "after": picture.pixels} if bound.calls else {}
+            tasks = [mapping(bound.task, bound.calls, pixels, which) for which, pixels in pictures.items()]
+            maps = [await self._outcome(task) for task in tasks]
+            for method in bound.methods:
+                self._metrics.rows.labels(method).inc(attack.rows + certificate.rows)
+            reply = await self._in_thread(attack_reply, request, bound, attack, picture, certificate, maps)
+            self._metrics.verdict.labels(attack_pb2.Verdict.Name(reply.certificate.verdict)[8:].lower()).inc()
+            return reply
 
     @contextmanager
     def _admitted(self, method: str) -> Any:
@@ -77,23 +97,23 @@ class GradientService(service_pb2_grpc.GradientServiceServicer):
         at = Circumstances(facts.id, facts.arrived, context.time_remaining(), self._pool.cards, self._limits)
         bound = await self._in_thread(bind, request, at)
         facts.model = bound.card.name
-        facts.methods = ",".join(dict.fromkeys(call.method for call in bound.calls))
+        facts.methods = ",".join(bound.methods)
         return bound
 
-    async def _outcome(self, bound: Bound) -> Outcome:
+    async def _outcome(self, task: Task) -> Outcome:
         """The task's outcome; raises RequestError for a failure, and when the time is up whatever the worker does."""
         facts = request_facts.get()
-        late = bound.task.deadline + (GRACE if bound.task.allow_partial else 0.0)
+        late = task.deadline + (GRACE if task.allow_partial else 0.0)
         try:
             async with asyncio.timeout(None if late == float("inf") else late - time.monotonic()):
-                outcome = await self._pool.run(bound.task)
+                outcome = await self._pool.run(task)
         except TimeoutError as error:
             text = "the time budget ran out before the answer was complete"
             raise RequestError(grpc.StatusCode.DEADLINE_EXCEEDED, "TIME_UP", text) from error
         except Full:
             self._metrics.rejected.labels("queue").inc()
             raise
-        facts.rows = outcome.rows
+        facts.rows += outcome.rows
         self._metrics.queue.observe(outcome.queue_seconds)
         if outcome.failure is not None:
             raise failure(outcome.failure)

@@ -29,7 +29,7 @@ def target_of(message: pb.Target, card: ModelCard, path: str, own_size: bool, vi
     """One target, or None with a violation."""
     kind = message.WhichOneof("kind")
     if kind == "class_name":
-        return _named(message.class_name, card, path, violations)
+        return class_named(message.class_name, card, path, violations)
     if kind == "unit":
         return _unit(message.unit, card, f"{path}.unit", own_size, violations)
     count = len(card.classes)
@@ -42,7 +42,8 @@ def target_of(message: pb.Target, card: ModelCard, path: str, own_size: bool, vi
     return Target(label=message.class_index) if kind == "class_index" else Target(rank=message.rank or 1)
 
 
-def _named(name: str, card: ModelCard, path: str, violations: Violations) -> Target | None:
+def class_named(name: str, card: ModelCard, path: str, violations: Violations) -> Target | None:
+    """The class of that name, or None with a violation."""
     labels = [i for i, label in enumerate(card.classes) if label == name]  # ImageNet has a Cardigan and a cardigan
     labels = labels or [i for i, label in enumerate(card.classes) if label.lower() == name.lower()]
     if len(labels) == 1:

@@ -52,6 +52,10 @@ class Run:
         draw = torch.rand if uniform else torch.randn
         return draw(like.shape, generator=generator, dtype=torch.float32).to(like)
 
+    def generator(self, index: int) -> np.random.Generator:
+        """Random choices for sample `index`, where `noise` is not enough."""
+        return np.random.default_rng(np.random.SeedSequence([self.seed, index]))
+
     def parts(self, count: int) -> Iterator[range]:
         """0..count-1 in ranges of at most `chunk`, and of what there is time for."""
         self.asked = count

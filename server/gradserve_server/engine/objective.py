@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+TINY = 1e-12  # keeps DLR finite where the best logits are equal
+
 
 class Refused(Exception):
     """Nothing is invalid, but this cannot be computed on this model or input; the text says why."""
@@ -69,6 +71,21 @@ def log_odds(label: int) -> Objective:
     return Objective((Term("log_odds", "", (label,)),))
 
 
+def margin(label: int) -> Objective:
+    """The logit of a class less the best other one."""
+    return Objective((Term("margin", "", (label,)),))
+
+
+def dlr(label: int) -> Objective:
+    """The margin over the difference of the best and the third best logit (Croce, Hein 2020, eq. 6 with its sign)."""
+    return Objective((Term("dlr", "", (label,)),))
+
+
+def targeted_dlr(label: int, target: int) -> Objective:
+    """Two classes' difference over that of the best and the mean of third and fourth (Croce, Hein 2020, eq. 7)."""
+    return Objective((Term("targeted_dlr", "", (label, target)),))
+
+
 def unit(layer: str, channel: int, y: int, x: int) -> Objective:
     """One position of one channel of a layer."""
     return Objective((Term("unit", layer, (channel, y, x)),))
@@ -90,6 +107,22 @@ def _log_prob(out: Tensor, index: Tensor) -> Tensor:
 def _log_odds(out: Tensor, index: Tensor) -> Tensor:
     others = out.scatter(1, index, -torch.inf)
     return _logit(out, index) - torch.logsumexp(others, 1)
+
+
+def margins(logits: Tensor, labels: Tensor) -> Tensor:
+    """The logit of each row's class less its best other one: [n, classes], [n, 1] -> [n]."""
+    return _logit(logits, labels) - logits.scatter(1, labels, float("-inf")).amax(1)
+
+
+def _dlr(out: Tensor, index: Tensor) -> Tensor:
+    best = out.topk(3).values
+    return margins(out, index) / (best[:, 0] - best[:, 2] + TINY)
+
+
+def _targeted_dlr(out: Tensor, index: Tensor) -> Tensor:
+    best = out.topk(4).values
+    between = _logit(out, index[:, :1]) - _logit(out, index[:, 1:])
+    return between / (best[:, 0] - (best[:, 2] + best[:, 3]) / 2 + TINY)
 
 
 def _unit(out: Tensor, index: Tensor) -> Tensor:
@@ -115,6 +148,9 @@ SCORES: Mapping[str, Callable[[Tensor, Tensor], Tensor]] = {
     "logit": _logit,
     "log_prob": _log_prob,
     "log_odds": _log_odds,
+    "margin": margins,
+    "dlr": _dlr,
+    "targeted_dlr": _targeted_dlr,
     "unit": _unit,
     "channel": _channel,
 }

@@ -3,7 +3,14 @@
 from collections.abc import Callable, Mapping
 
 from ..engine.job import Steps
+from .attack import attack
+from .attack.certificate import certify
 from .explain import explain
 from .predict import predict
 
-RPCS: Mapping[str, Callable[..., Steps]] = {"predict": predict, "explain": explain}
+RPCS: Mapping[str, Callable[..., Steps]] = {
+    "predict": predict,
+    "explain": explain,
+    "attack": attack,
+    "certify": certify,
+}

@@ -1,0 +1,176 @@
+"""From an AttackRequest to a task, and to the tasks that follow it: the certificate, and the maps."""
+
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from gradserve.v1 import attack_pb2
+from gradserve.v1 import common_pb2 as pb
+
+from ..engine.engine import passes_cost
+from ..methods.attack import METHODS, Aim, Attacked, Ball, Method, Plan
+from ..methods.explain import Call, Target
+from ..models.card import ModelCard
+from ..pool.wire import Task
+from .binding import Bound, Circumstances, Common, calls_of, check_applies, common_of, model_card, task_of
+from .errors import Violations
+from .fields import bound, word
+from .targets import class_named, target_of
+
+MOST_ROWS = 200_000
+RESERVE, MOST_RESERVE = 0.15, 1.0  # share and seconds of the time left that are kept for the certificate
+LOSS, NORM, PICK = (attack_pb2.DESCRIPTOR.enum_types_by_name[name] for name in ("Loss", "Norm", "Pick"))
+CLASSES_FOR_DLR = 3  # and one more where there is a target
+
+
+def bind_attack(request: attack_pb2.AttackRequest, at: Circumstances) -> Bound:
+    """Raises RequestError."""
+    card, violations = model_card(request.model, at.cards), Violations()
+    common = _eight_bits(common_of("attack", request, card, at, violations))
+    size = (card.height, card.width) if common.image is None else common.image[0].shape[:2]
+    name = request.method.WhichOneof("method")
+    if name not in METHODS:
+        violations.add("method", f"must be one of {', '.join(METHODS)}")
+        name = None
+    for field in ("defence", "eot"):
+        if request.HasField(field):
+            violations.add(field, "is not served yet")
+    method = METHODS[name or "pgd"]
+    parameters = bound(method.function, getattr(request.method, name), f"method.{name}", violations) if name else None
+    aim = _aim(request, method, card, violations)
+    ball = _ball(request, name or "", method, card, size, violations)
+    calls = _maps(request, card, size, violations)
+    stop = request.first_success if request.HasField("first_success") else method.stops
+    plan = Plan(name or "", parameters or {}, aim, ball, card.std, stop, request.adaptive)
+    forwards = _forwards(plan, method, violations) if parameters is not None else 0
+    violations.check()
+    cost = card.gflop * forwards * size[0] * size[1] / (card.height * card.width)
+    task, region, how = task_of("attack", card, common, {"plan": plan}, cost, at)
+    return Bound(task, card, region, how, (plan.method,), tuple(calls))
+
+
+def crafting(task: Task) -> Task:
+    """The attack itself, which leaves time for the certificate."""
+    left = task.deadline - time.monotonic()
+    return replace(task, deadline=task.deadline - min(MOST_RESERVE, RESERVE * left)) if left < math.inf else task
+
+
+def certifying(task: Task, attacked: Attacked, returned: np.ndarray[Any, Any]) -> Task:
+    """A fresh look, in fp32, at the picture that was decoded from the very bytes of the answer."""
+    plan: Plan = task.arguments["plan"]
+    arguments = {"original": task.image, "goal": attacked.goal, "lens": plan.lens.defended()}
+    return _following(task, "certify", returned, arguments, "exact")
+
+
+def mapping(task: Task, calls: Sequence[Call], picture: np.ndarray[Any, Any], which: str) -> Task:
+    """The maps of one of the two pictures."""
+    return replace(_following(task, "explain", picture, {"calls": calls}, task.precision), id=f"{task.id}/{which}")
+
+
+def _following(task: Task, rpc: str, picture: np.ndarray[Any, Any], arguments: dict[str, Any], precision: Any) -> Task:
+    return replace(
+        task,
+        id=f"{task.id}/{rpc}",
+        rpc=rpc,
+        image=picture,
+        arguments=arguments,
+        precision=precision,
+        allow_partial=False,
+        cost=0.0,  # it was admitted with the attack
+    )
+
+
+def _eight_bits(common: Common) -> Common:
+    if common.image is None or common.image[0].dtype == np.uint8:
+        return common
+    pixels, region = common.image
+    return replace(common, image=((pixels * 255).round().astype(np.uint8), region))
+
+
+def _aim(request: attack_pb2.AttackRequest, method: Method, card: ModelCard, violations: Violations) -> Aim:
+    loss: Any = _choice(LOSS, request.loss, "loss", violations) or method.loss
+    label = _label(request.label, card, violations) if request.HasField("label") else None
+    target, pick = _target(request.target, card, violations)
+    if target is not None and target == label:
+        violations.add("target", f"is the true label {card.classes[target]!r} itself; name another class")
+    enough = CLASSES_FOR_DLR + (target is not None or pick is not None)
+    if loss == "dlr" and len(card.classes) < enough:
+        violations.refuse(f"loss DLR needs {enough} classes, {card.name} has {len(card.classes)}; take MARGIN")
+    return Aim(label, target, pick, loss)
+
+
+def _label(message: pb.Target, card: ModelCard, violations: Violations) -> int | None:
+    if message.WhichOneof("kind") not in ("class_index", "class_name"):
+        violations.add("label", "must be a class_index or a class_name")
+        return None
+    found = target_of(message, card, "label", True, violations)
+    return None if found is None else found.label
+
+
+def _target(message: attack_pb2.AttackTarget, card: ModelCard, violations: Violations) -> tuple[int | None, Any]:
+    """A class's index, or how to pick one."""
+    kind = message.WhichOneof("kind")
+    if kind == "class_name":
+        found = class_named(message.class_name, card, "target", violations)
+        return (None if found is None else found.label), None
+    if kind == "class_index" and message.class_index >= len(card.classes):
+        allowed = f"must be from 0 to {len(card.classes) - 1}"
+        violations.add("target.class_index", f"{allowed}, was {message.class_index}")
+    if kind == "pick":
+        return None, _choice(PICK, message.pick, "target.pick", violations, required=True)
+    return (message.class_index if kind == "class_index" else None), None
+
+
+def _ball(
+    request: attack_pb2.AttackRequest,
+    name: str,
+    method: Method,
+    card: ModelCard,
+    size: Sequence[int],
+    violations: Violations,
+) -> Ball:
+    norm: Any = _choice(NORM, request.norm, "norm", violations) or "linf"
+    if norm not in method.norms:
+        violations.add("norm", f"{name} takes {', '.join(method.norms).upper()} only, was {norm.upper()}")
+    if not method.bounded:
+        if request.HasField("eps"):
+            violations.add("eps", f"does not apply to {name}, which has a measure of its own")
+        return Ball(norm)
+    most = 1.0 if norm == "linf" else math.sqrt(3 * size[0] * size[1])
+    if not request.HasField("eps"):
+        return Ball(norm, card.default_eps if norm == "linf" else min(size) / 64)
+    if not 0 <= request.eps <= most:  # also false for NaN
+        violations.add("eps", f"must be from 0 to {most:g} for {norm.upper()}, was {request.eps:g}")
+    return Ball(norm, request.eps)
+
+
+def _maps(
+    request: attack_pb2.AttackRequest, card: ModelCard, size: Sequence[int], violations: Violations
+) -> list[Call]:
+    if not request.HasField("maps"):
+        return []
+    calls = calls_of(request.maps, "maps", card, [Target(rank=1)], (size[0], size[1]), violations)
+    check_applies(calls, card, violations)
+    return calls
+
+
+def _forwards(plan: Plan, method: Method, violations: Violations) -> float:
+    """The attack's cost in forward passes, certificate included."""
+    scores, gradients = method.rows(plan.parameters)
+    rows = (scores + gradients) * plan.lens.views
+    if rows > MOST_ROWS:
+        violations.add(f"method.{plan.method}", f"asks for {rows} passes; at most {MOST_ROWS} are allowed")
+    return (scores + passes_cost(gradients, "image")) * plan.lens.views + 3
+
+
+def _choice(enum: Any, number: int, path: str, violations: Violations, *, required: bool = False) -> str | None:
+    """An enum's word, or None where it is left to the default."""
+    if number in enum.values_by_number and (number or not required):
+        return word(enum, number) if number else None
+    names = ", ".join(value.name for value in enum.values if value.number)
+    violations.add(path, f"must be one of {names}, was {number}")
+    return None

@@ -1,0 +1,89 @@
+"""The budget of a perturbation: steps, projection, random starts, and an encoding in 8 bits that stays within it."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from ...engine.job import Run
+
+Norm = Literal["linf", "l2"]
+LEVELS = 255
+SLACK = 1e-6  # of a level: 4/255 are four levels, whatever floating point makes of it
+
+
+@dataclass(frozen=True, slots=True)
+class Ball:
+    """All pictures within eps of the original, pixels being in [0, 1]; without eps all pictures."""
+
+    norm: Norm = "linf"
+    eps: float | None = None
+
+    def direction(self, grad: Tensor) -> Tensor:
+        """The steepest step of length one: signs, or each row's gradient normalised. [n, 3, H, W]."""
+        if self.norm == "linf":
+            return grad.sign()
+        scaled = grad / length(grad, float("inf")).clamp_min(torch.finfo(grad.dtype).tiny)  # squares may underflow
+        return scaled / length(scaled).clamp_min(1)  # a zero stays zero; any other has a largest element of one
+
+    def project(self, images: Tensor, x: Tensor) -> Tensor:
+        """The nearest pictures within the ball around x, with pixels in [0, 1]."""
+        change = images - x
+        if self.eps is not None and self.norm == "linf":
+            change = change.clamp(-self.eps, self.eps)
+        elif self.eps is not None:
+            change = change * (self.eps / length(change).clamp_min(1e-12)).clamp_max(1)
+        return (x + change).clamp(0, 1)
+
+    def random(self, x: Tensor, run: Run, count: int) -> Tensor:
+        """Starts within the ball: uniform, or for L2 a random direction at a uniform distance. [count, 3, H, W]."""
+        assert self.eps is not None, "only bounded methods begin at random"
+        if self.norm == "linf":
+            moves = [(2 * run.noise(i, x, uniform=True) - 1) * self.eps for i in range(count)]
+        else:
+            far = [run.noise(count + i, x[:, :1, :1, :1], uniform=True) for i in range(count)]
+            moves = [self.eps * r * self.direction(run.noise(i, x)) for i, r in enumerate(far)]
+        return (x + torch.cat(moves)).clamp(0, 1)
+
+    def encoded(self, images: Tensor, x: Tensor) -> Tensor:
+        """The images in whole levels, uint8, still within the ball around x, which is whole already. [n, 3, H, W]."""
+        origin = (x * LEVELS).round()
+        wanted = images.clamp(0, 1) * LEVELS - origin
+        change = wanted.round()
+        if self.eps is not None and self.norm == "linf":
+            most = int(self.eps * LEVELS + SLACK)
+            change = change.clamp(-most, most)
+        elif self.eps is not None:
+            change = torch.cat([_pulled_in(c, w, self.eps * LEVELS) for c, w in _pairs(change, wanted)])
+        return (origin + change).to(torch.uint8)
+
+
+def length(images: Tensor, order: float = 2) -> Tensor:
+    """Each row's norm, [n, 1, 1, 1]."""
+    norms: Tensor = torch.linalg.vector_norm(images, order, (1, 2, 3), keepdim=True)
+    return norms
+
+
+def pixels(encoded: Tensor, like: Tensor) -> Tensor:
+    """Levels as pictures in [0, 1] of the type that the model takes."""
+    return encoded.to(like.dtype) / LEVELS
+
+
+def _pairs(change: Tensor, wanted: Tensor) -> list[tuple[Tensor, Tensor]]:
+    return list(zip(change.split(1), wanted.split(1), strict=True))
+
+
+def _pulled_in(change: Tensor, wanted: Tensor, most: float) -> Tensor:
+    """Rounded changes, of which those that rounding enlarged most go one level back until the L2 norm fits."""
+    double = change.double()
+    excess = double.square().sum() - (most + SLACK) ** 2
+    if excess <= 0:
+        return change
+    enlarged = (double.abs() - wanted.double().abs()).flatten()
+    order = enlarged.argsort(descending=True, stable=True)
+    gain = (2 * double.abs() - 1).clamp_min(0).flatten()[order]  # what one level less takes off the squared norm
+    back = int((gain.cumsum(0) < excess).sum()) + 1
+    flat = double.flatten()
+    flat[order[:back]] -= flat[order[:back]].sign()
+    return flat.view_as(change).to(change.dtype)

@@ -1,0 +1,45 @@
+"""The certificate: what the model says of the returned picture, measured afresh."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ...engine.job import Job, Steps
+from ...engine.query import Query
+from .goal import Goal
+from .lens import Lens
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """What the model says of one picture: logits [classes], distance from the goal, whether it is reached."""
+
+    logits: np.ndarray
+    margin: float
+    reached: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Certified:
+    """The original and the returned picture, each looked at alone; without the defence too where there is one."""
+
+    before: Judged
+    after: Judged
+    undefended: Judged | None
+
+
+def certify(job: Job, x: Tensor, original: np.ndarray, goal: Goal, lens: Lens) -> Steps:
+    """Judges the returned picture x [1, 3, H, W] and the original [H, W, 3], uint8, in passes of their own."""
+    before = torch.from_numpy(original).to(x.device).permute(2, 0, 1).unsqueeze(0).to(x.dtype) / 255
+    looks = [(before, lens), (x, lens), *([(x, Lens())] if lens != Lens() else [])]
+    with torch.no_grad():
+        seen = [through.judge(image, job.run()) for image, through in looks]
+    answers = yield [Query(rows, alone=True) for rows in seen]
+    judged = [_judged(goal, answer.logits.mean(0, keepdim=True)) for answer in answers]
+    return Certified(judged[0], judged[1], judged[2] if len(judged) > 2 else None)
+
+
+def _judged(goal: Goal, logits: Tensor) -> Judged:
+    return Judged(logits[0].float().cpu().numpy(), float(goal.margin(logits)), bool(goal.reached(logits)))

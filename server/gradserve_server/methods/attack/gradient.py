@@ -1,0 +1,55 @@
+"""Attacks that follow the gradient."""
+
+from torch import Tensor
+
+from ...engine.job import Run, Steps
+from ..parameters import Iterations, Rate, Restarts, StepSize
+from .ball import Ball
+from .oracle import Oracle
+
+
+def gradient_ascent(
+    x: Tensor, oracle: Oracle, ball: Ball, run: Run, *, steps: Iterations = 15, rate: Rate = 0.1
+) -> Steps:
+    """x + rate * gradient in the model's normalised input, unbounded but for pixels in [0, 1]."""
+    per_pixel = rate * oracle.std.square()  # a step of u in normalised input is std * u in pixels, its gradient too
+    adv, run.asked = x, steps
+    for step in range(steps):
+        look = yield from oracle.climb(adv, step)
+        if oracle.done:
+            return
+        adv = ball.project(adv + per_pixel * look.grad, x)
+        run.completed(range(1))
+    yield from oracle.scores(adv, steps)
+
+
+def fgsm(x: Tensor, oracle: Oracle, ball: Ball, run: Run) -> Steps:
+    """One step of the whole budget along the gradient's sign (Goodfellow et al. 2015, section 4)."""
+    look = yield from oracle.climb(x, 0)
+    adv = ball.project(x + (ball.eps or 0) * ball.direction(look.grad), x)
+    run.completed(range(1))
+    yield from oracle.scores(adv, 1)
+
+
+def pgd(
+    x: Tensor,
+    oracle: Oracle,
+    ball: Ball,
+    run: Run,
+    *,
+    steps: Iterations = 10,
+    step: StepSize = 0.25,
+    random_start: bool = True,
+    restarts: Restarts = 1,
+) -> Steps:
+    """Steps up the loss, projected back into the ball each time (Madry et al. 2018, section 2.1)."""
+    rate = step * (ball.eps or 0)
+    adv = ball.random(x, run, restarts) if random_start else x.repeat(restarts, 1, 1, 1)
+    run.asked = steps
+    for number in range(steps):
+        look = yield from oracle.climb(adv, number)
+        if oracle.done:
+            return
+        adv = ball.project(adv + rate * ball.direction(look.grad), x)
+        run.completed(range(1))
+    yield from oracle.scores(adv, steps)

@@ -1,0 +1,116 @@
+"""What an attack may ask of the model. It counts, keeps the best picture it was shown, and says when to stop."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ...engine.job import Run, Steps
+from ...engine.query import Query
+from .ball import Ball, pixels
+from .goal import Goal
+from .lens import Lens
+
+
+class Look(NamedTuple):
+    """What the model says of some pictures, each averaged over the views of it."""
+
+    logits: Tensor  # [n, classes]
+    value: Tensor  # [n], the loss that is climbed
+    margin: Tensor  # [n], distance from the goal
+    reached: Tensor  # [n], share of the views that reach it
+    grad: Tensor  # [n, 3, H, W], of the loss; empty where only scores were asked for
+
+
+class Moment(NamedTuple):
+    """One step of a trajectory: the picture then that came closest to the goal."""
+
+    step: int
+    logits: np.ndarray
+    margin: float
+    value: float
+
+
+@dataclass(eq=False)
+class Oracle:
+    """The model as an attack sees it, through its lens; `model` names another, `stop` asks for the first success."""
+
+    x: Tensor  # [1, 3, H, W], the original
+    goal: Goal
+    ball: Ball
+    run: Run
+    std: Tensor  # [3, 1, 1], of the model's normalisation
+    lens: Lens = field(default_factory=Lens)
+    stop: bool = False
+    model: str | None = None
+    best: Tensor | None = None  # [1, 3, H, W]
+    rank: tuple[bool, float] = (True, float("inf"))  # of the best: whether it misses the goal, and by how much
+    done: bool = False  # a success survived the encoding, and the caller wants no more
+    first_success: int | None = None
+    queries: int = 0
+    gradients: int = 0
+    moments: dict[int, Moment] = field(default_factory=dict)
+    notes: Mapping[str, Any] = field(default_factory=dict)  # what a method found beside the picture
+
+    def climb(self, images: Tensor, step: int) -> Steps:
+        """The model's scores of images [n, 3, H, W] and the loss's gradient by them. Returns Look."""
+        seen, pull = self.lens.see(images, self.run, step)
+        answer = yield Query(seen, self.goal.objective(), "image", model=self.model)
+        self.gradients += len(seen)
+        stuck = ~self.goal.reached(answer.logits) & ~answer.image_grad.flatten(1).any(1)
+        if bool(stuck.any()):
+            self.run.warn(f"ZERO_GRADIENT: the {self.goal.loss} loss had no gradient at a picture; try loss margin")
+        grad = pull(answer.image_grad)
+        return (yield from self._noted(images, answer, grad, step))
+
+    def scores(self, images: Tensor, step: int) -> Steps:
+        """The model's scores alone. Returns Look."""
+        with torch.no_grad():
+            seen, _ = self.lens.see(images, self.run, step)
+        answer = yield Query(seen, self.goal.objective(), model=self.model)
+        return (yield from self._noted(images, answer, images[:0], step))
+
+    def reaches(self, images: Tensor, step: int) -> Steps:
+        """Whether each image reaches the goal, without keeping it. Returns a tensor of booleans [n]."""
+        with torch.no_grad():
+            seen, _ = self.lens.see(images, self.run, step)
+        answer = yield Query(seen, model=self.model)
+        self.queries += len(seen)
+        return self._per_image(self.goal.reached(answer.logits).to(images.dtype)) > 0.5
+
+    def beside(self, model: str) -> "Oracle":
+        """The same for another model, with a best picture of its own."""
+        return Oracle(self.x, self.goal, self.ball, self.run, self.std, self.lens, model=model)
+
+    def _per_image(self, rows: Tensor) -> Tensor:
+        """Rows of views, averaged for each image."""
+        return rows.view(-1, self.lens.views, *rows.shape[1:]).mean(1)
+
+    def _noted(self, images: Tensor, answer: Any, grad: Tensor, step: int) -> Steps:
+        self.queries += len(answer.logits)
+        margin = self._per_image(self.goal.margin(answer.logits))
+        reached = self._per_image(self.goal.reached(answer.logits).to(images.dtype))
+        look = Look(self._per_image(answer.logits), self._per_image(answer.value), margin, reached, grad)
+        ranks = [(share <= 0.5, least) for share, least in zip(reached.tolist(), margin.tolist(), strict=True)]
+        nearest = min(range(len(ranks)), key=ranks.__getitem__)
+        success = not ranks[nearest][0]
+        self._remember(step, look, nearest)
+        if success and self.first_success is None:
+            self.first_success = step
+        if ranks[nearest] < self.rank:
+            self.best, self.rank = images[nearest : nearest + 1].detach().clone(), ranks[nearest]
+        if success and self.stop and not self.done:
+            encoded = self.ball.encoded(images[nearest : nearest + 1], self.x)
+            self.done = bool((yield from self.reaches(pixels(encoded, self.x), step))[0])
+            if self.done:
+                self.best = images[nearest : nearest + 1].detach().clone()
+        return look
+
+    def _remember(self, step: int, look: Look, row: int) -> None:
+        before = self.moments.get(step)
+        if before is None or float(look.margin[row]) < before.margin:
+            logits = look.logits[row].float().cpu().numpy()
+            self.moments[step] = Moment(step, logits, float(look.margin[row]), float(look.value[row]))
