@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from zoo import CPU, in_double, normalised, off, pictures, prepared, unmodified
 
-from gradserve_server.engine.differentiate import differentiate, finite
+from gradserve_server.engine.differentiate import differentiate
 from gradserve_server.engine.objective import Objective, Refused, channel, log_prob, logit, unit
 from gradserve_server.engine.query import Answer, Part, Query, Tap
 from gradserve_server.models.catalogue import ModelSpec
@@ -120,9 +120,9 @@ def test_a_row_that_is_not_finite_stays_alone(bad: float) -> None:
     queries = [Query(x[i : i + 1], logit(7), "image", taps=(Tap("layer3"),)) for i in range(3)]
     broken = replace(queries[1], images=torch.full_like(x[:1], bad))
     healthy, hurt = together(model, queries), together(model, [queries[0], broken, queries[2]])
-    assert not finite(hurt[1])
+    assert not hurt[1].finite
     for i in (0, 2):
-        assert finite(hurt[i])
+        assert hurt[i].finite
         equal(hurt[i], healthy[i], tolerance=0)
 
 

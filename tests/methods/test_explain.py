@@ -190,6 +190,21 @@ def test_rank(rank: int) -> None:
     assert off(ours.values, answer(model, x, "gradient", Target(label=label)).values) == 0
 
 
+@pytest.mark.parametrize(
+    ("method", "parameters"),
+    [(name, {}) for name, method in METHODS.items() if method.one_row] + [("gradient", {"log_prob": True})],
+)
+def test_a_rank_needs_no_pass_of_its_own(method: str, parameters: dict[str, bool]) -> None:
+    model, x = inputs("resnet18")
+    engine = Engine({"model": model})
+    engine.submit(job_of(x, [call(model, method, Target(rank=2), **parameters)]))
+    (ended,) = engine.step()
+    label = model(x)[0].argsort(descending=True)[1].item()
+    reference = answer(model, x, method, Target(label=label), **parameters)
+    assert ended.result[0].label == label
+    assert off(ended.result[0].values, reference.values) == 0
+
+
 UNITS: list[tuple[str, str, int, tuple[int, int] | None, Callable[[Tensor], Tensor]]] = [
     ("resnet18", "layer2.0.bn1", 5, (2, 7), lambda out: out[0, 5, 2, 7]),
     ("resnet18", "layer3", 5, None, lambda out: out[0, 5].mean()),

@@ -1,6 +1,6 @@
 """One forward and backward pass for rows of many jobs: each with its own target, objective, taps and ReLU rule."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from itertools import pairwise
 
@@ -38,8 +38,8 @@ class _Batch:
             starts.append(starts[-1] + len(part.rows))
         self.spans = [range(a, b) for a, b in pairwise(starts)]
         self.rows = starts[-1]
-        images = [part.query.images[part.rows.start : part.rows.stop] for part in parts]
-        batch = torch.cat(images) if len(images) > 1 else images[0].detach()
+        images = [part.query.images.detach()[part.rows.start : part.rows.stop] for part in parts]
+        batch = torch.cat(images) if len(images) > 1 else images[0]
         batch = batch.to(model.device, model.dtype, non_blocking=True)
         self.images = batch.contiguous(memory_format=torch.channels_last).requires_grad_(self.wrt == "image")
 
@@ -49,6 +49,7 @@ class _Batch:
         logits, kept = self._forward(places)
         values = self._values(logits, kept)
         image_grad, act_grads = self._backward(values, kept)
+        self.healthy = _finite((logits, values, image_grad))  # one look at all rows instead of one at each part's
         return [self._answer(i, logits, values, image_grad, kept, act_grads) for i in range(len(self.parts))]
 
     def _map(self, x: Tensor, place: Place, layer: str) -> Tensor:
@@ -137,13 +138,12 @@ class _Batch:
     ) -> Answer:
         query, rows = self.parts[i].query, slice(self.spans[i].start, self.spans[i].stop)
         tapped = [self._tapped(tap, rows, kept, grads) for tap in query.taps]
-        return Answer(
-            None if logits is None else logits.detach()[rows],
-            None if values is None or query.objective is None else values.detach()[rows],
-            None if image_grad is None else self._own(image_grad[rows]),
-            tuple(act for act, _ in tapped),
-            tuple(grad for _, grad in tapped),
-        )
+        acts, act_grads = tuple(act for act, _ in tapped), tuple(grad for _, grad in tapped)
+        own_logits = None if logits is None else logits.detach()[rows]
+        value = None if values is None or query.objective is None else values.detach()[rows]
+        own_grad = None if image_grad is None else self._own(image_grad[rows])
+        doubtful = (*acts, *act_grads) if self.healthy else (own_logits, value, own_grad, *acts, *act_grads)
+        return Answer(own_logits, value, own_grad, acts, act_grads, _finite(doubtful))
 
     def _tapped(
         self, tap: Tap, rows: slice, kept: Mapping[Place, Tensor], grads: Mapping[Place, Tensor]
@@ -162,7 +162,9 @@ class _Batch:
         return tap.reduce(act, torch.zeros_like(act) if grad is None else grad), None
 
 
-def finite(answer: Answer) -> bool:
-    """Whether every number of an answer is finite."""
-    tensors = [answer.logits, answer.value, answer.image_grad, *answer.acts, *answer.act_grads]
-    return all(bool(torch.isfinite(t).all()) for t in tensors if t is not None)
+def _finite(tensors: Iterable[Tensor | None]) -> bool:
+    """Whether every number is. Summing is the cheapest look; since a sum can overflow too, it is only the first."""
+    present = [t for t in tensors if t is not None]
+    if not present or bool(torch.stack([t.sum(dtype=torch.float32) for t in present]).isfinite().all()):
+        return True
+    return all(bool(t.isfinite().all()) for t in present)

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from ..models.prepared import Prepared
-from .differentiate import differentiate, finite
+from .differentiate import differentiate
 from .events import Ended, Event, ModelFailed, NotFinite, OutOfMemory, Progressed, Step
 from .job import Job, OpenQuery, Progress, TimeUp
 from .objective import Refused
@@ -129,10 +129,9 @@ class Engine:
         for job in self._jobs.values():
             for query in job.open:
                 if query.left:
-                    interactive = job.priority == "interactive"
-                    key, begun = self._key(query), job.rows > 0
-                    claim = Claim(query, key, query.left, begun, interactive, job.deadline, query.since, job)
-                    self._served.setdefault(key.kind, self._passes)  # new keys take their turn like the others
+                    interactive, begun = job.priority == "interactive", job.rows > 0
+                    claim = Claim(query, query.key, query.left, begun, interactive, job.deadline, query.since, job)
+                    self._served.setdefault(query.key.kind, self._passes)  # new keys take their turn like the others
                     claims.append(claim)
                     by_claim[claim] = query
         batch = take(claims, self.limit, self._served, now)
@@ -147,24 +146,23 @@ class Engine:
             self._served[key.kind] = self._passes
         return [(by_claim[claim], count) for claim, count in batch]
 
-    def _key(self, query: OpenQuery) -> Key:
-        q = query.query
-        model, (height, width) = q.model or query.job.model, q.images.shape[2:]
-        return Key(model, q.precision or query.job.precision, height, width, q.wrt, id(q) if q.alone else 0)
+    def _key(self, job: Job, q: Query) -> Key:
+        model, (height, width) = q.model or job.model, q.images.shape[2:]
+        return Key(model, q.precision or job.precision, height, width, q.wrt, id(q) if q.alone else 0)
 
     def _shortest(self, job: Job) -> float:
         """Seconds that the job's next row will take at least."""
-        return max((self._row_seconds.get(self._key(q).kind, 0.0) for q in job.open), default=0.0)
+        return max((self._row_seconds.get(q.key.kind, 0.0) for q in job.open), default=0.0)
 
     def _doubt(self, job: Job) -> None:
         """Estimates that refuse work are never tested by it; let one that was too high fall."""
         for query in job.open:
-            key = self._key(query).kind
+            key = query.key.kind
             if key in self._row_seconds:
                 self._row_seconds[key] *= 1 - SMOOTHING
 
     def _run(self, batch: list[tuple[OpenQuery, int]]) -> None:
-        key = self._key(batch[0][0])
+        key = batch[0][0].key
         parts = [Part(q.query, range(q.taken, q.taken + count)) for q, count in batch]
         rows = sum(len(part.rows) for part in parts)
         begun = self._clock()
@@ -206,7 +204,7 @@ class Engine:
             answers = differentiate(model, parts)
             if model.device.type == "cuda":
                 torch.cuda.synchronize(model.device)  # or the clock would time the launches alone
-            return [answer if finite(answer) else NotFinite(NOT_FINITE) for answer in answers]
+            return [answer if answer.finite else NotFinite(NOT_FINITE) for answer in answers]
         except torch.AcceleratorError as error:
             if not isinstance(error, torch.OutOfMemoryError):
                 raise  # the device is lost to this process: let it end and be started again
@@ -281,7 +279,7 @@ class Engine:
         if unknown := [query.model for query in queries if query.model and query.model not in self.models]:
             raise Refused(f"there is no model {unknown[0]!r} here")
         now = self._clock()
-        return [OpenQuery(job, query, now) for query in queries]
+        return [OpenQuery(job, query, self._key(job, query), now) for query in queries]
 
     def _end(self, job: Job, result: Any = None, error: Exception | None = None) -> None:
         self._jobs.pop(job.id, None)

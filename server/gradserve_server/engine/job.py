@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..models.card import Precision
 from .query import Answer, Query, joined
+from .take import Key
 
 Priority = Literal["interactive", "batch"]
 Asked = Query | Sequence[Query]
@@ -81,6 +82,7 @@ class OpenQuery:
 
     job: "Job"
     query: Query
+    key: Key
     since: float
     taken: int = 0
     answers: list[Answer] = field(default_factory=list)

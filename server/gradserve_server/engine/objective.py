@@ -61,6 +61,11 @@ def logit(label: int) -> Objective:
     return Objective((Term("logit", "", (label,)),))
 
 
+def ranked(rank: int) -> Objective:
+    """The pre-softmax score of each row's own class of that rank; 1 is the top."""
+    return Objective((Term("ranked", "", (rank - 1,)),))
+
+
 def log_prob(label: int) -> Objective:
     """The log-probability of a class."""
     return Objective((Term("log_prob", "", (label,)),))
@@ -96,8 +101,17 @@ def channel(layer: str, index: int) -> Objective:
     return Objective((Term("channel", layer, (index,)),))
 
 
+def ranking(logits: Tensor) -> Tensor:
+    """Classes by falling logit, [n, classes] -> the same; among equals the first comes first."""
+    return logits.argsort(stable=True, dim=1, descending=True)
+
+
 def _logit(out: Tensor, index: Tensor) -> Tensor:
     return out.gather(1, index).squeeze(1)
+
+
+def _ranked(out: Tensor, index: Tensor) -> Tensor:
+    return _logit(out, ranking(out.detach()).gather(1, index))
 
 
 def _log_prob(out: Tensor, index: Tensor) -> Tensor:
@@ -146,7 +160,9 @@ def _check(index: Tensor, shape: Sequence[int]) -> None:
 
 SCORES: Mapping[str, Callable[[Tensor, Tensor], Tensor]] = {
     "logit": _logit,
+    "ranked": _ranked,
     "log_prob": _log_prob,
+    "ranked_log_prob": lambda out, index: _ranked(F.log_softmax(out, 1), index),
     "log_odds": _log_odds,
     "margin": margins,
     "dlr": _dlr,

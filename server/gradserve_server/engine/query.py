@@ -61,6 +61,7 @@ class Answer:
     image_grad: Tensor | None  # [n, 3, H, W]
     acts: tuple[Tensor, ...]  # one per tap: the activation, or what the tap's reduce made of it
     act_grads: tuple[Tensor | None, ...]  # one per tap; None where reduced or not asked for
+    finite: bool = True  # whether every number of it is
 
 
 class Part(NamedTuple):
@@ -86,4 +87,5 @@ def joined(answers: list[Answer]) -> Answer:
         cat([a.image_grad for a in answers]),
         tuple(torch.cat([a.acts[i] for a in answers]) for i in taps),
         tuple(cat([a.act_grads[i] for a in answers]) for i in taps),
+        all(a.finite for a in answers),
     )

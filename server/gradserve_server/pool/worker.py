@@ -180,7 +180,7 @@ class Worker:
 def tensor(task: Task, model: Prepared) -> torch.Tensor:
     """The task's image as [1, 3, H, W] in [0, 1] on the model's device."""
     image = torch.from_numpy(task.image).to(model.device).permute(2, 0, 1).unsqueeze(0)
-    return (image.to(model.dtype) / 255 if image.dtype == torch.uint8 else image.to(model.dtype)).contiguous()
+    return image.to(model.dtype) / 255 if image.dtype == torch.uint8 else image.to(model.dtype)
 
 
 def failed(error: Exception) -> Failure:

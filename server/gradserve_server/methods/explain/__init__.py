@@ -12,7 +12,7 @@ import numpy as np
 from torch import Tensor
 
 from ...engine.job import Job, Run, Steps, together
-from ...engine.objective import Objective, channel, logit, unit
+from ...engine.objective import Objective, channel, logit, ranked, ranking, unit
 from ...engine.query import Query
 from ...models.card import ModelCard
 from .averages import integrated_gradients, smooth_grad
@@ -45,21 +45,22 @@ def needs_both(card: ModelCard) -> str:
 
 
 class Method(NamedTuple):
-    """A method, why it may not apply to a model, and how many rows it costs."""
+    """A method, why it may not apply to a model, how many rows it costs, and whether its only row is the image."""
 
     function: Callable[..., Steps]
     refuses: Callable[[ModelCard], str] = needs_nothing
     rows: Callable[[Parameters, tuple[int, int]], int] = lambda parameters, size: 1
+    one_row: bool = False  # then a predicted rank is found in the same pass
 
 
 METHODS: Mapping[str, Method] = {
-    "gradient": Method(gradient),
-    "gradient_x_input": Method(gradient_x_input),
+    "gradient": Method(gradient, one_row=True),
+    "gradient_x_input": Method(gradient_x_input, one_row=True),
     "smooth_grad": Method(smooth_grad, rows=lambda p, size: p["samples"] + 1),
     "integrated_gradients": Method(integrated_gradients, rows=lambda p, size: p["steps"] + 2),
-    "guided_backprop": Method(guided_backprop, needs_rules),
-    "deconvnet": Method(deconvnet, needs_rules),
-    "grad_cam": Method(grad_cam, needs_map),
+    "guided_backprop": Method(guided_backprop, needs_rules, one_row=True),
+    "deconvnet": Method(deconvnet, needs_rules, one_row=True),
+    "grad_cam": Method(grad_cam, needs_map, one_row=True),
     "guided_grad_cam": Method(guided_grad_cam, needs_both, rows=lambda p, size: 2),
     "occlusion": Method(occlusion, rows=occlusion_rows),
 }
@@ -75,13 +76,13 @@ class Target:
     channel: int = 0
     position: tuple[int, int] | None = None
 
-    def objective(self, ranking: Sequence[int]) -> Objective:
+    def objective(self, classes: Sequence[int]) -> Objective:
         """The number to differentiate, given the classes by falling logit."""
         if self.layer:
             return (
                 unit(self.layer, self.channel, *self.position) if self.position else channel(self.layer, self.channel)
             )
-        return logit(ranking[self.rank - 1] if self.rank else self.label or 0)
+        return logit(classes[self.rank - 1] if self.rank else self.label or 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,29 +110,48 @@ class Explained:
 
 def explain(job: Job, x: Tensor, calls: Sequence[Call]) -> Steps:
     """Runs all calls side by side on one image [1, 3, H, W]; all are answered or none. Returns [Explained]."""
-    ranking: list[int] = []
+    if len(calls) == 1 and METHODS[calls[0].method].one_row and calls[0].target.rank:
+        return [(yield from _ranked(job, x, calls[0]))]
+    classes: list[int] = []
     if any(call.target.rank for call in calls):
         answer = yield Query(x)
-        ranking = answer.logits[0].argsort(descending=True, stable=True).tolist()
+        classes = ranking(answer.logits)[0].tolist()
     runs = [job.run(beside=len(calls)) for _ in calls]
-    objectives = [call.target.objective(ranking) for call in calls]
+    objectives = [call.target.objective(classes) for call in calls]
     maps = yield from together(
         [
             METHODS[call.method].function(x, objective, run, **call.parameters)
             for call, objective, run in zip(calls, objectives, runs, strict=True)
         ]
     )
-    return [_explained(*parts) for parts in zip(objectives, runs, maps, strict=True)]
+    labels = [
+        None if call.target.layer else objective.terms[0].indices[0]
+        for call, objective in zip(calls, objectives, strict=True)
+    ]
+    return [_explained(*parts) for parts in zip(labels, runs, maps, strict=True)]
 
 
-def _explained(objective: Objective, run: Run, answer: Map) -> Explained:
+def _ranked(job: Job, x: Tensor, call: Call) -> Steps:
+    """A call whose only pass finds the class of its target's rank too."""
+    assert call.target.rank, "it is asked for"
+    run = job.run()
+    steps = METHODS[call.method].function(x, ranked(call.target.rank), run, **call.parameters)
+    answer = yield next(steps)
+    try:
+        steps.send(answer)
+    except StopIteration as stop:
+        label = ranking(answer.logits)[0, call.target.rank - 1]
+        return _explained(int(label), run, stop.value)
+    raise AssertionError(f"{call.method} has one row")
+
+
+def _explained(label: int | None, run: Run, answer: Map) -> Explained:
     if not bool(answer.values.any()):
         run.warn("ZERO_MAP: the target does not depend on this image in any pixel")
-    term = objective.terms[0]
     return Explained(
         values=answer.values.float().cpu().numpy(),
         target_value=float(answer.target_value),
-        label=None if term.layer else term.indices[0],
+        label=label,
         coarse=None if answer.coarse is None else answer.coarse.float().cpu().numpy(),
         completeness_gap=answer.completeness_gap,
         asked=run.asked,

@@ -33,9 +33,11 @@ def smooth_grad(
     clean = yield Query(x, target)
     try:
         for part in run.parts(samples):
-            noisy = torch.cat([x + spread * run.noise(i, x) for i in part])
+            noisy = torch.cat([run.noise(i, x).mul_(spread).add_(x) for i in part])
             grads = (yield Query(noisy, target, "image")).image_grad
-            first, second = first + grads.sum(0), second + grads.square().sum(0)
+            first += grads.sum(0)
+            if statistic != "mean":
+                second += grads.square().sum(0)
             run.completed(part)
     except TimeUp:
         if not run.done:

@@ -3,11 +3,13 @@
 from torch import Tensor
 
 from ...engine.job import Run, Steps
-from ...engine.objective import Objective, Refused, log_prob
+from ...engine.objective import Objective, Refused
 from ...engine.query import Query
 from ...models.relu import Rule
 from ..parameters import Reduce
 from .maps import Map, reduced
+
+LOG_PROBS = {"logit": "log_prob", "ranked": "ranked_log_prob"}
 
 
 def gradient(x: Tensor, target: Objective, run: Run, *, reduce: Reduce = "sum", log_prob: bool = False) -> Steps:
@@ -41,6 +43,7 @@ def _ruled(x: Tensor, target: Objective, run: Run, rule: Rule, reduce: Reduce) -
 
 
 def _of_log_prob(target: Objective) -> Objective:
-    if any(term.kind != "logit" for term in target.terms):
+    terms = tuple(term._replace(kind=LOG_PROBS.get(term.kind, "")) for term in target.terms)
+    if not all(term.kind for term in terms):
         raise Refused("log_prob applies to class targets only, and the target is a unit")
-    return log_prob(target.terms[0].indices[0])
+    return Objective(terms)
