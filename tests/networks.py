@@ -26,15 +26,15 @@ class _Block(nn.Module):
         return self.relu2(out)
 
 
-class _ResNet20(nn.Module):
-    """The CIFAR network of He et al. 2016 with option-A shortcuts."""
+class _ResNet(nn.Module):
+    """The CIFAR network of He et al. 2016 with option-A shortcuts, of 6 * blocks + 2 layers."""
 
-    def __init__(self) -> None:
+    def __init__(self, blocks: int) -> None:
         super().__init__()
         self.conv1, self.bn1, self.relu = nn.Conv2d(3, 16, 3, 1, 1, bias=False), nn.BatchNorm2d(16), nn.ReLU()
-        self.layer1 = nn.Sequential(_Block(16, 16, 1), _Block(16, 16, 1), _Block(16, 16, 1))
-        self.layer2 = nn.Sequential(_Block(16, 32, 2), _Block(32, 32, 1), _Block(32, 32, 1))
-        self.layer3 = nn.Sequential(_Block(32, 64, 2), _Block(64, 64, 1), _Block(64, 64, 1))
+        self.layer1 = nn.Sequential(_Block(16, 16, 1), *(_Block(16, 16, 1) for _ in range(blocks - 1)))
+        self.layer2 = nn.Sequential(_Block(16, 32, 2), *(_Block(32, 32, 1) for _ in range(blocks - 1)))
+        self.layer3 = nn.Sequential(_Block(32, 64, 2), *(_Block(64, 64, 1) for _ in range(blocks - 1)))
         self.linear = nn.Linear(64, 10)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -44,7 +44,12 @@ class _ResNet20(nn.Module):
 
 def resnet20() -> nn.Module:
     """For the weights of ../shared/data."""
-    return _ResNet20()
+    return _ResNet(3)
+
+
+def resnet56() -> nn.Module:
+    """For the weights of ../shared/data."""
+    return _ResNet(9)
 
 
 def linear() -> nn.Module:

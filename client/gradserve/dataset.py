@@ -241,11 +241,13 @@ def _places(dataset: Dataset, classes: Sequence[str]) -> Callable[[Example], int
     strange = sorted(example.class_name for example in dataset if _plain(example.class_name) not in places)
     if not strange and (all(len(places[name]) == 1 for name in names) or not dataset.numbered):
         return lambda example: places[_plain(example.class_name)][0]
-    if dataset.numbered:
+    nameless = all(name == f"class {place}" for place, name in enumerate(classes))  # as servers call them then
+    foreign = any(names) and len(strange) == len(dataset) and len(dataset.classes) != len(classes)
+    if dataset.numbered and (nameless or not foreign):
         return partial(_own_number, dataset.path, len(classes))
     if all(name.isdecimal() and int(name) < len(classes) for name in dataset.classes):
         return lambda example: int(example.class_name)
-    if len(dataset.classes) == len(classes) and len(strange) == len(dataset):
+    if len(dataset.classes) == len(classes) and len(strange) == len(dataset):  # in the order of the folders
         return partial(_own_number, dataset.path, len(classes))
     raise ValueError(f"{dataset.path}: the model has {unknown('class', strange[0], classes)}")
 

@@ -72,7 +72,7 @@ def parse(method: Descriptor, name: str, key: str, text: str) -> ParameterValue:
 
 def choice(enum: EnumDescriptor, name: str) -> int:
     """The number of an enum's value given its lower-case name: "variance" of SmoothGradStatistic is 2."""
-    numbers = _choices(enum)
+    numbers = choices(enum)
     if not isinstance(name, str) or name not in numbers:
         raise ValueError(f"must be one of {', '.join(sorted(numbers))}; not {name!r}")
     return numbers[name]
@@ -126,6 +126,7 @@ def _prefix(enum: EnumDescriptor) -> str:
     return first[: first.rfind("_", 0, shared) + 1]
 
 
-def _choices(enum: EnumDescriptor) -> dict[str, int]:
+def choices(enum: EnumDescriptor) -> dict[str, int]:
+    """An enum's lower-case names and their numbers, in order."""
     named = {choice_name(enum, value.number): value.number for value in enum.values}
     return {name: number for name, number in named.items() if name != "unspecified"}

@@ -117,7 +117,10 @@ def test_npz_of_pixels(tmp_path):
     assert np.array_equal(found[3].pixels(), pixels[3])
     with pytest.raises(ValueError, match="z has the label 2, but the model has 2 classes"):
         found.labelled_for(["cat", "dog"])
-    assert [each.label for each in found.labelled_for(["a", "b", "c"])] == [0, 1, 1, 0, 2]
+    assert [each.label for each in found.labelled_for(["cat", "b", "c"])] == [0, 1, 1, 0, 2]
+    assert [each.label for each in found.labelled_for(["class 0", "class 1", "class 2"])] == [0, 1, 1, 0, 2]
+    with pytest.raises(ValueError, match="no class"):
+        found.labelled_for(["goldfish", "tench", "shark"])
 
 
 def test_npz_of_files(tmp_path):

@@ -11,6 +11,7 @@ from gradserve.cli.explain import explain
 from gradserve.cli.health import health
 from gradserve.cli.models import models
 from gradserve.cli.predict import predict
+from gradserve.cli.robustness import robustness
 from gradserve.cli.serve import serve
 from gradserve.errors import GradserveError, Unavailable
 
@@ -25,6 +26,7 @@ app = typer.Typer(
 )
 app.command()(predict)
 app.command()(explain)
+app.command()(robustness)
 app.command()(models)
 app.command()(health)
 app.command()(bench)
@@ -46,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _fail(error: Exception, code: int) -> None:
     notes = "".join(f"\n{note}" for note in getattr(error, "__notes__", ()))
-    if isinstance(error, Unavailable):
+    if isinstance(error, Unavailable) or isinstance(error.__cause__, Unavailable):
         notes += "\nis a server running there? `gradserve serve` starts one; --server says where it is"
     print(f"error: {error}{notes}", file=sys.stderr)
     sys.exit(code)

@@ -1,18 +1,20 @@
 """What the command line says about methods and targets, read."""
 
 from collections.abc import Sequence
+from typing import Any
 
 from gradserve import parameters
 from gradserve.arguments import Method, ParameterValue, Rank, TargetLike, Unit
+from gradserve.attack_messages import DEFENCE
 from gradserve.messages import EXPLAIN_METHOD
 
 
-def methods(names: Sequence[str], texts: Sequence[str]) -> list[Method]:
+def methods(names: Sequence[str], texts: Sequence[str], contract: Any = EXPLAIN_METHOD) -> list[Method]:
     """The methods with their parameters: "samples=25", or "smooth_grad.samples=25" if there are several methods."""
     chosen: dict[str, dict[str, ParameterValue]] = {name: {} for name in names}
     for name in chosen:
-        if name not in parameters.names(EXPLAIN_METHOD):
-            raise parameters.unknown("method", name, parameters.names(EXPLAIN_METHOD))
+        if name not in parameters.names(contract):
+            raise parameters.unknown("method", name, parameters.names(contract))
     for text in texts:
         path, equals, value = text.partition("=")
         method, _, key = path.rpartition(".")
@@ -23,8 +25,14 @@ def methods(names: Sequence[str], texts: Sequence[str]) -> list[Method]:
         method = method or next(iter(chosen))
         if method not in chosen:
             raise parameters.unknown("method among those asked for:", method, chosen)
-        chosen[method][key] = parameters.parse(EXPLAIN_METHOD, method, key, value)
+        chosen[method][key] = parameters.parse(contract, method, key, value)
     return [Method(name, **values) for name, values in chosen.items()]
+
+
+def defence(text: str) -> Method:
+    """A defence with its parameters: "jpeg", or "jpeg:quality=50"."""
+    name, _, settings = text.partition(":")
+    return methods([name], settings.split(",") if settings else [], DEFENCE)[0]
 
 
 def target(text: str) -> TargetLike:

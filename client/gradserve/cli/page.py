@@ -38,6 +38,14 @@ class Story:
 
 
 @dataclass(frozen=True)
+class Table:
+    """Rows of texts; a float is a share, drawn as a bar."""
+
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str | float]]
+
+
+@dataclass(frozen=True)
 class Section:
     """A part of the page under a heading."""
 
@@ -45,6 +53,7 @@ class Section:
     lead: str
     stories: Sequence[Story]
     facts: Sequence[str] = ()
+    tables: Sequence[Table] = ()
 
 
 def html(title: str, lead: str, sections: Sequence[Section]) -> str:
@@ -64,8 +73,20 @@ def _section(number: int, section: Section) -> str:
     stories = "".join(map(_story, section.stories))
     return (
         f'<section id="s{number}"><h2>{escape(section.title)}</h2><p class="lead">{escape(section.lead)}</p>'
-        f"{_facts(section.facts)}{stories}</section>\n"
+        f"{_facts(section.facts)}{''.join(map(_table, section.tables))}{stories}</section>\n"
     )
+
+
+def _table(table: Table) -> str:
+    head = "".join(f"<th>{escape(name)}</th>" for name in table.columns)
+    rows = "".join(f"<tr>{''.join(map(_cell, row))}</tr>" for row in table.rows)
+    return f'<table class="sheet"><tr>{head}</tr>{rows}</table>'
+
+
+def _cell(value: str | float) -> str:
+    if isinstance(value, str):
+        return f"<td>{escape(value)}</td>"
+    return f'<td class="share"><span class="bar"><i style="width:{100 * value:.1f}%"></i></span>{value:.1%}</td>'
 
 
 def _story(story: Story) -> str:

@@ -3,11 +3,13 @@
 import dataclasses
 import json
 import sys
-from collections.abc import Iterable, Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from rich.console import Console
-from rich.progress import track
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn, track
 
 from gradserve.results import Explanation
 
@@ -48,6 +50,24 @@ def progress(items: Iterable[T], total: int, what: str) -> Iterator[T]:
     """The items, with a progress bar on standard error if there are several and somebody watches."""
     watched = total > 1 and err().is_terminal
     yield from track(items, what, total=total, console=err(), transient=True) if watched else items
+
+
+@contextmanager
+def counter(what: str, total: int) -> Iterator[Callable[[int], None]]:
+    """Tell it how many more are done: a bar where somebody watches, else a line at every tenth."""
+    console, done, begin = err(), 0, time.monotonic()
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task(what, total=total)
+
+        def told(more: int) -> None:
+            nonlocal done
+            tenths, done = 10 * done // total, done + more
+            bar.advance(task, more)
+            if not console.is_terminal and 10 * done // total > tenths:
+                console.print(f"{what}: {done} of {total}, {time.monotonic() - begin:.0f} s")
+
+        yield told
 
 
 def _plain(value: Any) -> Any:

@@ -40,6 +40,12 @@ td { padding: 1px 0; }
 td:last-child { text-align: right; color: var(--soft); padding-left: 8px; white-space: nowrap; }
 .bar { width: 34%; padding-left: 8px; }
 .bar i { display: block; height: 8px; min-width: 1px; border-radius: 4px; background: var(--accent); }
+.sheet { width: auto; margin: 16px 0; background: var(--card); border: 1px solid var(--line); border-radius: 12px;
+  border-collapse: separate; border-spacing: 0; padding: 8px; font-size: 14px; }
+.sheet th { text-align: left; font-weight: 500; color: var(--soft); }
+.sheet th, .sheet td { padding: 3px 12px; }
+.sheet td:last-child { text-align: left; white-space: normal; }
+.share .bar { display: inline-block; width: 10em; margin-right: 10px; padding: 0; vertical-align: middle; }
 .facts { display: flex; flex-wrap: wrap; gap: 0 14px; margin: 4px 0 0; color: var(--soft); font-size: 12.5px; }
 .warning, .refusal { margin: 8px 0 0; padding: 4px 10px; border-radius: 6px; font-size: 12.5px; }
 .warning { background: var(--warn-paper); color: var(--warn); }

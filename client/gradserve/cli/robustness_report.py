@@ -1,0 +1,186 @@
+"""What `gradserve robustness` found: a table for the terminal, a page with the worst cases."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+
+from PIL import Image
+from rich.table import Table
+
+from gradserve.attacks import Attack
+from gradserve.cli import page, report
+from gradserve.dataset import Dataset, Example
+from gradserve.errors import GradserveError
+from gradserve.robustness.figures import CorruptionError, Figures, Robustness, Share
+from gradserve.robustness.journal import Outcome
+from gradserve.robustness.plan import CLEAN, Plan, Trial
+from gradserve.robustness.results import Effort
+from gradserve.robustness.run import Check
+
+_SHOWN = 10  # unreadable pictures and failed requests that are named
+
+
+@dataclass(frozen=True)
+class Case:
+    """A picture that fell, asked about once more to have something to show."""
+
+    example: Example
+    trial: Trial
+    answer: Attack
+
+
+async def worst(check: Check, dataset: Dataset, count: int) -> list[Case]:
+    """The pictures that fell to the least, and of these the most clearly: so many to attacks, so many to corruptions.
+
+    The same seed gives the same answer again, so that no run has to keep its pictures.
+    """
+    examples = {example.id: example for example in dataset}
+    cases = []
+    for natural in (False, True):
+        for outcome, trial in _fallen(check, natural)[:count]:
+            example = examples[outcome.id]
+            try:
+                cases.append(Case(example, trial, await check.answer(example, trial, perturbation=True)))
+            except GradserveError as error:
+                report.err().print(f"warning: no picture of {example.id}, {trial}: {error}", style="yellow")
+    return cases
+
+
+def _fallen(check: Check, natural: bool) -> list[tuple[Outcome, Trial]]:
+    trials = {
+        each.key: each for each in check.plan.trials if each.natural == natural and each.model == check.plan.model
+    }
+    right = {each.id for each in check.journal if each.trial == CLEAN and each.state == "right"}
+    found = [each for each in check.journal if each.trial in trials and each.state == "wrong" and each.id in right]
+    found.sort(key=lambda each: (Fraction(trials[each.trial].level), each.margin or 0.0, each.id))
+    first = {each.id: each for each in reversed(found)}  # each picture once, where it fell to the least
+    return [(each, trials[each.trial]) for each in found if first[each.id] is each]
+
+
+def show(plan: Plan, figures: Figures, effort: Effort, out: Path) -> None:
+    """Print the figures on standard error, so that standard output stays free for --json."""
+    console = report.err()
+    table = Table(title=f"robustness of {plan.model}", title_justify="left", box=None)
+    for column, justify in (("", "left"), ("accuracy", "right"), ("95 % interval", "right"), ("", "left")):
+        table.add_column(column, justify=justify)  # type: ignore[arg-type]
+    for name, share, remark in _rows(figures):
+        low, high = share.interval
+        table.add_row(name, f"{share.value:.1%}", f"{low:.1%} to {high:.1%}", remark)
+    console.print(table)
+    for each in figures.corruptions:
+        errors = " ".join(f"{error:.1%}" for error in each.errors.values())
+        relative = "" if each.relative is None else f", CE {each.relative:.1%}"
+        console.print(f"{each.kind}: error {each.mean:.1%} ({errors}){relative}")
+    if figures.corruptions:
+        console.print(_corruption_summary(figures))
+    for what, found in (("unreadable", figures.unreadable), ("failed", figures.failed)):
+        for name, reason in list(found.items())[:_SHOWN]:
+            console.print(f"{what}: {name}: {reason}", style="yellow")
+        if len(found) > _SHOWN:
+            console.print(f"{what}: and {len(found) - _SHOWN} more", style="yellow")
+    console.print("; ".join(_effort(effort)))
+    for threshold in figures.thresholds:
+        mark, style = ("holds", "green") if threshold.holds else ("FAILS", "bold red")
+        console.print(f"{mark}: {threshold}", style=style)
+    console.print(f"wrote results.json, junit.xml and report.html to {out}")
+
+
+def html(plan: Plan, figures: Figures, effort: Effort, cases: Sequence[Case]) -> str:
+    """The page: figures, then the worst cases."""
+    rows: list[list[str | float]] = [
+        [name, share.value, _interval(share), f"{share.count} of {share.of}", remark]
+        for name, share, remark in _rows(figures)
+    ]
+    accuracy = page.Table(["", "accuracy", "95 % interval (Wilson)", "pictures", ""], rows)
+    facts = [f"{name}: weights {digest[:12]}" for name, digest in plan.digests.items()]
+    facts += [f"seed {plan.seed}", *_effort(effort), *_counts(figures)]
+    lead = "Passed: every threshold holds." if figures.holds else "Failed: not every threshold holds."
+    checks = page.Table(
+        ["threshold", ""], [[str(each), "holds" if each.holds else "FAILS"] for each in figures.thresholds]
+    )
+    tables = [accuracy, *([checks] if figures.thresholds else [])]
+    sections = [page.Section("Accuracy", lead if figures.thresholds else "", [], facts, tables)]
+    if figures.corruptions:
+        sections.append(_corruption_section(figures))
+    for natural, title in ((False, "Worst cases under attack"), (True, "Worst cases under corruption")):
+        if stories := [_story(case) for case in cases if case.trial.natural == natural]:
+            sections.append(page.Section(title, "Pictures that fell to the least, and most clearly.", stories))
+    if figures.unreadable or figures.failed:
+        sections.append(_problems(figures))
+    return page.html(
+        f"Robustness of {plan.model}", "Measured through the service, every answer with its certificate.", sections
+    )
+
+
+def _rows(figures: Figures) -> list[tuple[str, Share, str]]:
+    rows = [("clean", figures.clean, "")]
+    for each in [*figures.attacks, *figures.together]:
+        rows.append((f"{each.attack} {each.eps}", each.standing, _remark(each)))
+    return rows
+
+
+def _remark(found: Robustness) -> str:
+    told = {
+        "already_misclassified": "wrong before the attack",
+        "lost_in_encoding": "lost in 8 bits, counted as fallen",
+    }
+    parts = [f"{count} {told[verdict]}" for verdict, count in found.verdicts.items() if verdict in told]
+    return ", ".join([*parts, *([f"{found.failed} requests failed, counted as fallen"] if found.failed else [])])
+
+
+def _corruption_section(figures: Figures) -> page.Section:
+    levels = list(figures.corruptions[0].errors)
+    columns = ["corruption", *(f"severity {level}" for level in levels), "mean error", "CE"]
+    rows = [_corruption_row(each) for each in figures.corruptions]
+    return page.Section("Corruptions", _corruption_summary(figures), [], (), [page.Table(columns, rows)])
+
+
+def _corruption_row(each: CorruptionError) -> list[str | float]:
+    relative = "" if each.relative is None else f"{each.relative:.1%}"
+    return [each.kind, *(f"{error:.1%}" for error in each.errors.values()), each.mean, relative]
+
+
+def _corruption_summary(figures: Figures) -> str:
+    mean = sum(each.mean for each in figures.corruptions) / len(figures.corruptions)
+    mce = "" if figures.mce is None else f", mCE {figures.mce:.1%} of the reference's"
+    return f"mean corruption error {mean:.1%}{mce}"
+
+
+def _story(case: Case) -> page.Story:
+    example, certificate = case.example, case.answer.certificate
+    before, after = certificate.before.predicted, certificate.after.predicted
+    size = f"largest change {255 * certificate.linf:.3g}/255"
+    facts = [f"margin {certificate.after.margin:.2f}", f"{certificate.l0} pixels changed", size]
+    if certificate.first_success is not None and not case.trial.natural:
+        facts.append(f"fell at step {certificate.first_success}")
+    picture = [case.answer.image()]
+    figures = [page.Figure(str(case.trial), picture, after.class_name, facts, certificate.warnings)]
+    if case.answer.perturbation:
+        magnified = f"x {case.answer.magnification:.3g}"
+        figures.append(page.Figure("perturbation", [case.answer.perturbation_image()], magnified))
+    bars = [(f"{each.class_name} {when}", each.probability) for each, when in ((before, "before"), (after, "after"))]
+    title = f"{example.id}: {example.class_name}"
+    return page.Story(title, Image.fromarray(example.pixels()), bars, figures=figures)
+
+
+def _problems(figures: Figures) -> page.Section:
+    rows = [["unreadable", id, reason] for id, reason in figures.unreadable.items()]
+    rows += [["failed", what, reason] for what, reason in figures.failed.items()]
+    lead = "Unreadable pictures are counted apart; failed requests count as fallen."
+    return page.Section("Not judged", lead, [], (), [page.Table(["", "what", "why"], rows)])
+
+
+def _interval(share: Share) -> str:
+    low, high = share.interval
+    return f"{low:.1%} to {high:.1%}"
+
+
+def _counts(figures: Figures) -> list[str]:
+    return [f"{len(figures.unreadable)} unreadable", f"{len(figures.failed)} failed"]
+
+
+def _effort(effort: Effort) -> list[str]:
+    known = f"{effort.known} answers from the journal"
+    asked = f"{effort.rows} rows in {effort.seconds:.1f} s ({effort.rows_per_second:.0f} rows/s)"
+    return [f"{effort.pictures} pictures", *([known] if effort.known else []), *([asked] if effort.rows else [])]

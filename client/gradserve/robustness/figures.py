@@ -1,0 +1,192 @@
+"""Counting outcomes: accuracies with Wilson intervals, corruption errors, mCE, and whether the thresholds hold."""
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from gradserve.dataset import Dataset
+from gradserve.robustness.journal import Journal, Outcome
+from gradserve.robustness.plan import CLEAN, Plan, Trial
+
+Z95 = 1.959963984540054  # of the normal distribution, two-sided 95 %
+
+
+@dataclass(frozen=True)
+class Share:
+    """So many of so many."""
+
+    count: int
+    of: int
+
+    @property
+    def value(self) -> float:
+        """The share, 0 of nothing."""
+        return self.count / self.of if self.of else 0.0
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """The 95 % interval of Wilson (1927)."""
+        if not self.of:
+            return 0.0, 1.0
+        centre = self.value + Z95**2 / (2 * self.of)
+        reach = Z95 * math.sqrt(self.value * (1 - self.value) / self.of + (Z95 / (2 * self.of)) ** 2)
+        scale = 1 + Z95**2 / self.of
+        low, high = (centre - reach) / scale, (centre + reach) / scale
+        return max(0.0, min(low, self.value)), min(1.0, max(high, self.value))  # rounding aside
+
+    def __str__(self) -> str:
+        low, high = self.interval
+        return f"{self.value:.1%} ({low:.1%} to {high:.1%})"
+
+
+@dataclass(frozen=True)
+class Robustness:
+    """What one attack leaves standing of all readable pictures. A failed request leaves nothing standing."""
+
+    attack: str
+    eps: str
+    standing: Share
+    failed: int
+    verdicts: Mapping[str, int]
+
+
+@dataclass(frozen=True)
+class CorruptionError:
+    """The errors under one kind of corruption by severity; `relative` is their sum over the reference model's."""
+
+    kind: str
+    errors: Mapping[str, float]
+    reference: Mapping[str, float]
+    failed: int
+
+    @property
+    def mean(self) -> float:
+        """The mean error over the severities."""
+        return sum(self.errors.values()) / len(self.errors)
+
+    @property
+    def relative(self) -> float | None:
+        """CE of Hendrycks & Dietterich 2019; None without a reference that errs."""
+        total = sum(self.reference.values())
+        return sum(self.errors.values()) / total if total else None
+
+
+@dataclass(frozen=True)
+class Threshold:
+    """One figure against what is asked of it."""
+
+    name: str
+    value: float | None
+    least: float | None = None
+    most: float | None = None
+
+    @property
+    def holds(self) -> bool:
+        """Whether it does; a figure that is missing does not."""
+        if self.value is None:
+            return False
+        return (self.least is None or self.value >= self.least) and (self.most is None or self.value <= self.most)
+
+    def __str__(self) -> str:
+        bound = f"at least {self.least:.1%}" if self.least is not None else f"at most {self.most:.1%}"
+        found = "unknown" if self.value is None else f"{self.value:.1%}"
+        return f"{self.name}: {found}, {bound} wanted"
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What is asked of the figures; None asks nothing."""
+
+    robust: float | None = None
+    clean: float | None = None
+    mce: float | None = None
+
+
+@dataclass(frozen=True)
+class Figures:
+    """Everything that was counted."""
+
+    clean: Share
+    attacks: Sequence[Robustness]
+    together: Sequence[Robustness]  # pictures that stand all attacks of one eps, where there are several
+    corruptions: Sequence[CorruptionError]
+    mce: float | None
+    unreadable: Mapping[str, str]
+    failed: Mapping[str, str]
+    thresholds: Sequence[Threshold]
+
+    @property
+    def holds(self) -> bool:
+        """Whether every threshold does."""
+        return all(each.holds for each in self.thresholds)
+
+
+def counted(plan: Plan, dataset: Dataset, journal: Journal, limits: Limits = Limits()) -> Figures:
+    """The figures of a finished run."""
+    wanted = {example.id for example in dataset}
+    outcomes = [outcome for outcome in journal if outcome.id in wanted]
+    unreadable = {each.id: each.detail for each in outcomes if each.state == "unreadable"}
+    names = {trial.key: str(trial) if trial.model == plan.model else trial.key for trial in plan.trials}
+    failed = {f"{o.id}, {names.get(o.trial, o.trial)}": o.detail for o in outcomes if o.state == "failed"}
+    readable = [id for id in wanted if id not in unreadable]
+    by_trial: dict[str, dict[str, Outcome]] = {}
+    for each in outcomes:
+        by_trial.setdefault(each.trial, {})[each.id] = each
+    clean = Share(_right(by_trial.get(CLEAN, {}), readable), len(readable))
+    hostile = [trial for trial in plan.trials if not trial.natural]
+    attacks = [_robustness([trial], by_trial, readable) for trial in hostile]
+    levels = dict.fromkeys(trial.level for trial in hostile)
+    groups = [[trial for trial in hostile if trial.level == level] for level in levels]
+    together = [_robustness(group, by_trial, readable) for group in groups if len(group) > 1]
+    corruptions = _corruptions(plan, by_trial, readable)
+    relative = [each.relative for each in corruptions]
+    known = [each for each in relative if each is not None]
+    mce = sum(known) / len(known) if known and len(known) == len(relative) else None
+    thresholds = _thresholds(limits, clean, [*attacks, *together], mce)
+    return Figures(clean, attacks, together, corruptions, mce, unreadable, failed, thresholds)
+
+
+def _right(outcomes: Mapping[str, Outcome], readable: Iterable[str]) -> int:
+    return sum(1 for id in readable if id in outcomes and outcomes[id].state == "right")
+
+
+def _robustness(
+    trials: Sequence[Trial], by_trial: Mapping[str, Mapping[str, Outcome]], readable: Sequence[str]
+) -> Robustness:
+    """What stands all of these attacks. A picture without an outcome was named wrongly before any attack."""
+    found = [by_trial.get(trial.key, {}) for trial in trials]
+    standing = sum(1 for id in readable if all(id in each and each[id].state == "right" for each in found))
+    verdicts = Counter(
+        each[id].detail for each in found for id in readable if id in each and each[id].state != "failed"
+    )
+    failed = sum(1 for each in found for id in readable if id in each and each[id].state == "failed")
+    name = " + ".join(trial.name for trial in trials)
+    return Robustness(name, trials[0].level, Share(standing, len(readable)), failed, dict(verdicts))
+
+
+def _corruptions(
+    plan: Plan, by_trial: Mapping[str, Mapping[str, Outcome]], readable: Sequence[str]
+) -> list[CorruptionError]:
+    natural = [trial for trial in plan.trials if trial.natural]
+    errors: dict[tuple[str, bool], dict[str, float]] = {}
+    failed: Counter[str] = Counter()
+    for trial in natural:
+        outcomes = by_trial.get(trial.key, {})
+        unanswered = sum(1 for each in outcomes.values() if each.state == "failed")
+        failed[trial.name] += unanswered
+        ours = trial.model == plan.model
+        right = _right(outcomes, readable) + (0 if ours else unanswered)  # a failure never flatters the model
+        errors.setdefault((trial.name, ours), {})[trial.level] = 1 - Share(right, len(readable)).value
+    return [
+        CorruptionError(kind, errors[kind, True], errors.get((kind, False), {}), failed[kind])
+        for kind in dict.fromkeys(trial.name for trial in natural)
+    ]
+
+
+def _thresholds(limits: Limits, clean: Share, attacks: Sequence[Robustness], mce: float | None) -> list[Threshold]:
+    found = [Threshold("clean accuracy", clean.value, least=limits.clean)] if limits.clean is not None else []
+    if limits.robust is not None:
+        named = [(f"robust accuracy, {each.attack} {each.eps}", each.standing.value) for each in attacks]
+        found += [Threshold(name, value, least=limits.robust) for name, value in named]
+    return found + ([Threshold("mCE", mce, most=limits.mce)] if limits.mce is not None else [])

@@ -1,0 +1,40 @@
+"""The figures as JUnit XML, which every CI shows."""
+
+from pathlib import Path
+from xml.etree import ElementTree as Tree
+
+from gradserve.robustness.figures import Figures
+
+SUITE = "gradserve robustness"
+
+
+def write(path: Path, figures: Figures, model: str, seconds: float) -> None:
+    """Write one test case for each threshold, and one for each picture that could not be read or judged."""
+    suite = Tree.Element("testsuite", name=SUITE, time=f"{seconds:.3f}")
+    properties = Tree.SubElement(suite, "properties")
+    for name, value in _properties(figures, model):
+        Tree.SubElement(properties, "property", name=name, value=value)
+    for each in figures.thresholds:
+        case = Tree.SubElement(suite, "testcase", classname=model, name=each.name)
+        if not each.holds:
+            Tree.SubElement(case, "failure", message=str(each), type="threshold")
+    for id, reason in figures.unreadable.items():
+        case = Tree.SubElement(suite, "testcase", classname=f"{model}.pictures", name=id)
+        Tree.SubElement(case, "skipped", message=f"unreadable: {reason}")
+    for what, reason in figures.failed.items():
+        case = Tree.SubElement(suite, "testcase", classname=f"{model}.requests", name=what)
+        Tree.SubElement(case, "error", message=reason, type="request")
+    for attribute, tag in (("failures", "failure"), ("skipped", "skipped"), ("errors", "error")):
+        suite.set(attribute, str(len(suite.findall(f"testcase/{tag}"))))
+    suite.set("tests", str(len(suite.findall("testcase"))))
+    tree = Tree.ElementTree(suite)
+    Tree.indent(tree)
+    tree.write(path, encoding="utf-8", xml_declaration=True)
+
+
+def _properties(figures: Figures, model: str) -> list[tuple[str, str]]:
+    found = [("model", model), ("clean accuracy", str(figures.clean))]
+    attacks = [*figures.attacks, *figures.together]
+    found += [(f"robust accuracy, {each.attack} {each.eps}", str(each.standing)) for each in attacks]
+    found += [(f"error, {each.kind}", f"{each.mean:.1%}") for each in figures.corruptions]
+    return found + ([("mCE", f"{figures.mce:.1%}")] if figures.mce is not None else [])

@@ -1,0 +1,119 @@
+"""What a robustness check asks about every picture."""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from gradserve.arguments import Method
+from gradserve.cards import ModelCard
+from gradserve.dataset import Dataset
+
+CLEAN = "clean"
+SEVERITIES = range(1, 6)
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A disturbance that pictures meet: an attack within a budget, or a corruption of some severity."""
+
+    name: str  # pgd, or fog
+    level: str  # 4/255, or 3
+    model: str
+    method: Method
+    arguments: Mapping[str, Any] = field(default_factory=dict)  # of `attack`, besides the method
+    natural: bool = False  # a corruption
+
+    @property
+    def always(self) -> bool:
+        """Whether it also meets pictures that the model names wrongly as they are: they may be right in disguise."""
+        return self.natural or "defence" in self.arguments
+
+    @property
+    def key(self) -> str:
+        """What the journal calls it: everything that its outcome depends on, but for the seed and the like."""
+        settings = {**self.method.parameters, **self.arguments}
+        told = [f"{name}={settings[name]}" for name in sorted(settings) if name not in ("eps", "kind", "severity")]
+        return ", ".join([f"{self} on {self.model}", *told])
+
+    def __str__(self) -> str:
+        return f"{self.name} {self.level}"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything that the answers depend on, so that a journal of other settings is not mistaken for this run's."""
+
+    model: str
+    digests: Mapping[str, str]  # of the weights of every model that is asked
+    trials: Sequence[Trial]
+    seed: int = 0
+    preprocess: str = "model_default"
+    precision: str = "auto"
+
+    def seed_for(self, id: str) -> int:
+        """A seed for one picture: its own, and the same in whatever order pictures are asked about."""
+        return int.from_bytes(hashlib.blake2b(f"{self.seed}:{id}".encode(), digest_size=8).digest())
+
+    def described(self, dataset: Dataset) -> dict[str, Any]:
+        """What all outcomes of a journal share."""
+        return {
+            "weights": dict(self.digests),
+            "seed": self.seed,
+            "preprocess": self.preprocess,
+            "precision": self.precision,
+            "pictures": _fingerprint(dataset),
+        }
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What the caller wants to know; which weights stand behind the names is not known yet."""
+
+    methods: Sequence[Method]
+    budgets: Sequence[float]  # none: the model's own
+    arguments: Mapping[str, Any]  # of every attack
+    kinds: Sequence[str] = ()  # of corruptions
+    seed: int = 0
+    preprocess: str = "model_default"
+    precision: str = "auto"
+
+    def plan(self, card: ModelCard, reference: ModelCard | None = None) -> Plan:
+        """The plan for a model; corruptions meet the reference too."""
+        budgets = self.budgets or [card.default_eps]
+        attacks = [_attack(card.name, method, eps, self.arguments) for eps in budgets for method in self.methods]
+        cards = [card, *([reference] if reference else [])]
+        corruptions = [
+            Trial(kind, str(severity), each.name, Method("corruption", kind=kind, severity=severity), natural=True)
+            for each in cards
+            for kind in self.kinds
+            for severity in SEVERITIES
+        ]
+        digests = {each.name: each.weights_digest for each in cards}
+        return Plan(card.name, digests, [*attacks, *corruptions], self.seed, self.preprocess, self.precision)
+
+
+def _attack(model: str, method: Method, eps: float, arguments: Mapping[str, Any]) -> Trial:
+    """An attack stops at a picture that has fallen, unless told otherwise."""
+    return Trial(method.name, eps_text(eps), model, method, {"first_success": True, **arguments, "eps": eps})
+
+
+def eps_text(eps: float) -> str:
+    """4/255 for what is a whole number of 255ths, else the number."""
+    steps = eps * 255
+    return f"{round(steps)}/255" if steps >= 0.5 and abs(steps - round(steps)) < 1e-9 * 255 else f"{eps:g}"
+
+
+def _fingerprint(dataset: Dataset) -> str:
+    """A digest of ids, labels and the files' sizes and times."""
+    files = {each.image for each in dataset if isinstance(each.image, Path)} or {dataset.path}
+    stamps = sorted((str(file), *_stamp(file)) for file in files)
+    pictures = [(each.id, each.label) for each in dataset]
+    return hashlib.blake2b(json.dumps([pictures, stamps]).encode(), digest_size=16).hexdigest()
+
+
+def _stamp(file: Path) -> tuple[int, int]:
+    status = file.stat() if file.exists() else None
+    return (status.st_size, status.st_mtime_ns) if status else (0, 0)

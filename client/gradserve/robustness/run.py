@@ -1,0 +1,155 @@
+"""Asking a server about every picture, many at a time."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, TypeVar
+
+from gradserve.aio import AsyncClient
+from gradserve.dataset import Dataset, Example
+from gradserve.errors import (
+    Cancelled,
+    DeadlineExceeded,
+    GradserveError,
+    InternalError,
+    InvalidArgument,
+    RequestTooLarge,
+    ResourceExhausted,
+    Unavailable,
+)
+from gradserve.robustness.journal import Journal, Outcome, State
+from gradserve.robustness.plan import CLEAN, Plan, Trial
+
+T = TypeVar("T")
+FALTERING = (DeadlineExceeded, InternalError, Cancelled)
+PATIENCE = 60.0  # seconds for a server that is away
+
+
+@dataclass(frozen=True)
+class Check:
+    """A run: who is asked, about what, where answers go. `told` hears how many questions were settled."""
+
+    client: AsyncClient
+    plan: Plan
+    journal: Journal
+    told: Callable[[int], None] = lambda settled: None
+    retries: int = 3
+    patience: float = PATIENCE
+
+    async def run(self, dataset: Dataset, concurrency: int) -> None:
+        """Ask everything that the journal does not know, so many pictures at a time.
+
+        Raises the error of a request that makes no sense at all, and Unavailable when the server is gone for good.
+        """
+        waiting = iter(dataset)
+
+        async def worker(examples: Iterator[Example]) -> None:
+            for example in examples:  # all workers draw from one iterator
+                await self._picture(example)
+
+        try:
+            async with asyncio.TaskGroup() as group:
+                for _ in range(concurrency):
+                    group.create_task(worker(waiting))
+        except ExceptionGroup as several:
+            raise several.exceptions[0] from None
+
+    async def _picture(self, example: Example) -> None:
+        clean = await self._settled(example, CLEAN, partial(self._predict, example))
+        unread = clean.state == "unreadable"
+        for trial in self.plan.trials:
+            if unread or (clean.state != "right" and not trial.always):
+                self.told(1)
+                continue
+            outcome = await self._settled(example, trial.key, partial(self._disturb, example, trial))
+            unread = outcome.state == "unreadable"
+
+    async def _settled(self, example: Example, trial: str, ask: Callable[[], Awaitable[Outcome]]) -> Outcome:
+        outcome = self.journal.get(example.id, trial)
+        if outcome is None:
+            try:
+                outcome = await self._answered(ask)
+            except FALTERING as error:
+                outcome = Outcome(example.id, trial, "failed", detail=f"{error.code.name}: {error}")
+            except (InvalidArgument, RequestTooLarge, OSError) as error:
+                if not _about_the_picture(error):
+                    raise
+                outcome = Outcome(example.id, trial, "unreadable", detail=_reason(error))
+            except ResourceExhausted as error:  # not a full queue: the answer is too large, or so
+                outcome = Outcome(example.id, trial, "failed", detail=f"{error.code.name}: {error}")
+            self.journal.add(outcome)
+        self.told(1)
+        return outcome
+
+    async def _answered(self, ask: Callable[[], Awaitable[T]]) -> T:
+        """The answer, asked for again while the server is full, away, or failing."""
+        failures, away, pause = 0, 0.0, 0.25
+        while True:
+            try:
+                return await ask()
+            except ResourceExhausted as error:
+                if error.retry_after is None:
+                    raise
+                await asyncio.sleep(error.retry_after)
+            except Unavailable:
+                if away > self.patience:
+                    raise
+                away, pause = away + pause, min(2 * pause, 8)
+                await asyncio.sleep(pause)
+            except FALTERING:
+                failures += 1
+                if failures > self.retries:
+                    raise
+                await asyncio.sleep(0.1 * 2**failures)
+
+    async def _predict(self, example: Example) -> Outcome:
+        found = await self.client.predict(example.image, model=self.plan.model, top_k=2, **self._options(example))
+        top = found[0]
+        state: State = "right" if top.class_index == example.label else "wrong"
+        margin = top.logit - found[1].logit if len(found) > 1 and state == "right" else None
+        return Outcome(example.id, CLEAN, state, top.class_name, top.probability, margin, rows=found.provenance.rows)
+
+    async def _disturb(self, example: Example, trial: Trial) -> Outcome:
+        found = await self.answer(example, trial)
+        certificate = found.certificate
+        after = certificate.after
+        right = after.predicted.class_index == example.label and certificate.verdict != "lost_in_encoding"
+        return Outcome(
+            id=example.id,
+            trial=trial.key,
+            state="right" if right else "wrong",
+            predicted=after.predicted.class_name,
+            probability=after.predicted.probability,
+            margin=after.margin,
+            detail=certificate.verdict,
+            rows=found.provenance.rows,
+        )
+
+    async def answer(self, example: Example, trial: Trial, **extras: Any) -> Any:
+        """The server's whole answer to one trial of one picture."""
+        asked = {"label": example.label, **trial.arguments, **extras}
+        return await self.client.attack(
+            example.image, trial.method, model=trial.model, **asked, **self._options(example)
+        )
+
+    def _options(self, example: Example) -> dict[str, Any]:
+        return {
+            "preprocess": self.plan.preprocess,
+            "precision": self.plan.precision,
+            "seed": self.plan.seed_for(example.id),
+            "priority": "batch",
+        }
+
+
+def _about_the_picture(error: Exception) -> bool:
+    if isinstance(error, InvalidArgument):
+        fields = [violation.field for violation in error.violations]
+        return bool(fields) and all(field.split(".")[0] == "image" for field in fields)
+    return isinstance(error, (RequestTooLarge, OSError)) and not isinstance(error, ConnectionError)
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, InvalidArgument):
+        return "; ".join(violation.description for violation in error.violations)
+    return str(error) if isinstance(error, GradserveError) else f"it cannot be read: {error}"

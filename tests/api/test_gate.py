@@ -1,0 +1,124 @@
+"""`gradserve robustness` against a real server: exit codes, a kill, bad input, and the files it leaves."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from serving import shared
+from sklearn.datasets import load_digits
+
+from gradserve.cli import main
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory) -> Path:
+    """A hundred digits as the embedded model wants them."""
+    path = tmp_path_factory.mktemp("digits") / "digits.npz"
+    found = load_digits()
+    images = (found.images[:100, ..., None] * 255 / 16).round().astype(np.uint8).repeat(3, 3)
+    np.savez(path, images=images, labels=found.target[:100], classes=[str(i) for i in range(10)])
+    return path
+
+
+def gate(capsys, *arguments: object) -> tuple[int, str, str]:
+    with pytest.raises(SystemExit) as ended:
+        main(["robustness", "--server", shared().address, "--model", "digits", *map(str, arguments)])
+    said = capsys.readouterr()
+    return ended.value.code, said.out, said.err
+
+
+def test_exit_codes_and_files(capsys, digits, tmp_path):
+    arguments = ["--data", digits, "--eps", "0", "--eps", 0.3, "--out", tmp_path, "--worst", 3, "--json"]
+    code, out, err = gate(capsys, *arguments, "--min-clean-accuracy", 0.9)
+    assert code == 0, err
+    found = json.loads(out)
+    assert found == json.loads((tmp_path / "results.json").read_text())
+    none, large = found["robust"]
+    assert none["right"] == found["clean"]["right"] >= 90
+    assert large["right"] < 50
+    assert large["low"] < large["accuracy"] < large["high"] or large["accuracy"] == 0
+    assert "holds: clean accuracy" in err
+    page = (tmp_path / "report.html").read_text()
+    assert page.count("<article>") == 3
+    assert "pgd 0.3" in page
+    code, _, err = gate(capsys, *arguments, "--min-robust-accuracy", 0.9)
+    assert code == 1
+    assert "FAILS: robust accuracy, pgd 0.3" in err
+    assert 'failures="1"' in (tmp_path / "junit.xml").read_text()
+
+
+def test_a_killed_run_goes_on_and_finds_the_same_figures(capsys, digits, tmp_path):
+    arguments = ["--data", digits, "--eps", "0.1", "--seed", 3, "--worst", 0, "--json", "--min-robust-accuracy", 0]
+    _, out, _ = gate(capsys, *arguments, "--out", tmp_path / "whole")
+    whole = json.loads(out)
+    command = [sys.executable, "-m", "gradserve", "robustness", "--server", shared().address, "--model", "digits"]
+    command += [*map(str, arguments), "--out", str(tmp_path / "cut"), "--concurrency", "1"]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=dict(os.environ))
+    journal = tmp_path / "cut/journal.jsonl"
+    end = time.monotonic() + 60
+    while time.monotonic() < end and not (journal.exists() and journal.read_text().count("\n") > 50):
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert 50 < journal.read_text().count("\n") < 190
+    code, out, _ = gate(capsys, *arguments, "--out", tmp_path / "cut")
+    rest = json.loads(out)
+    assert code == 0
+    assert rest["effort"]["answers_from_the_journal"] >= 50
+    assert rest["robust"] == whole["robust"]
+    assert rest["clean"] == whole["clean"]
+    assert 0 < whole["robust"][0]["right"] < whole["clean"]["right"]
+
+
+def test_unreadable_pictures_are_reported_and_counted_apart(capsys, tmp_path):
+    for digit in ("3", "7"):
+        (tmp_path / "set" / digit).mkdir(parents=True)
+        Image.fromarray((load_digits().images[int(digit)] * 15).astype(np.uint8)).save(
+            tmp_path / "set" / digit / "a.png"
+        )
+    (tmp_path / "set/3/damaged.png").write_bytes(b"not a picture")
+    (tmp_path / "set/3/empty.jpg").write_bytes(b"")
+    code, out, err = gate(capsys, "--data", tmp_path / "set", "--out", tmp_path / "out", "--json")
+    found = json.loads(out)
+    assert code == 0
+    assert set(found["unreadable"]) == {"3/damaged.png", "3/empty.jpg"}
+    assert found["clean"]["of"] == found["robust"][0]["of"] == 2
+    assert "unreadable: 3/empty.jpg: the file is empty" in err
+
+
+def test_what_cannot_be_measured_is_neither_passed_nor_failed(capsys, digits, tmp_path):
+    (tmp_path / "empty").mkdir()
+    out = ["--out", tmp_path / "out"]
+    for arguments, complaint in [
+        (["--data", tmp_path / "empty"], "holds no pictures"),
+        (["--data", digits, "--eps", "2"], "eps"),
+        (["--data", digits, "--eps", "-4/255"], "eps"),
+        (["--data", digits, "--eps", "a lot"], "number or a fraction"),
+        (["--data", digits, "--attack", "pdg"], "nearest: pgd"),
+        (["--data", digits, "--param", "steps=1000000"], "steps"),
+        (["--data", digits, "--param", "steps=0"], "steps"),
+        (["--data", digits, "--corruption", "frog"], "nearest: fog"),
+        (["--data", digits, "--attack", "none"], "nothing to measure"),
+        (["--data", digits, "--max-mce", "1"], "--reference"),
+        (["--data", digits, "--model", "digit"], "near: digits"),
+        (["--data", digits, "--server", "127.0.0.1:1"], "is a server running there?"),
+    ]:
+        code, _, err = gate(capsys, *arguments, *out)
+        assert code == 2, (arguments, err)
+        assert complaint in err, (arguments, err)
+
+
+def test_a_journal_of_other_settings_is_not_mistaken(capsys, digits, tmp_path):
+    arguments = ["--data", digits, "--limit", 3, "--out", tmp_path]
+    assert gate(capsys, *arguments)[0] == 0
+    code, _, err = gate(capsys, *arguments, "--seed", 1)
+    assert code == 2
+    assert "--restart" in err
+    assert gate(capsys, *arguments, "--seed", 1, "--restart")[0] == 0
