@@ -31,6 +31,8 @@ from gradserve.errors import (
     Unimplemented,
     Violation,
 )
+from gradserve.goals import Goal
+from gradserve.made import MaximizedImage, MaximizedImages, Progress
 from gradserve.results import Explanation, Explanations, Prediction, Provenance, Region, Score
 
 try:
@@ -49,17 +51,21 @@ __all__ = [
     "Explanation",
     "Explanations",
     "FailedPrecondition",
+    "Goal",
     "GradserveError",
     "InternalError",
     "InvalidArgument",
     "Judgement",
     "Layer",
+    "MaximizedImage",
+    "MaximizedImages",
     "Method",
     "ModelCard",
     "NotFound",
     "PermissionDenied",
     "Pick",
     "Prediction",
+    "Progress",
     "Provenance",
     "Rank",
     "Region",

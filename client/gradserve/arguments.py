@@ -1,7 +1,7 @@
 """What a caller says: methods, targets, options."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, TypedDict
@@ -83,3 +83,43 @@ class Options(TypedDict, total=False):
     seed: int | None
     time_budget: float | None
     allow_partial: bool
+
+
+SizeLike = int | tuple[int, int] | None
+
+
+class MaximizeArguments(Options, total=False):
+    """What Maximize takes beside its goals: options, and every setting of a recipe (see maximize.proto).
+
+    image: the picture to start from. preset: "strong", "lucid", "lecture", "dream" or "plain"; settings that are given
+    replace the preset's. size: the longer side in pixels, or (width, height). snapshots: steps after which to keep the
+    picture; 0 is the start.
+    """
+
+    image: ImageLike | None
+    model: str
+    preset: str
+    size: SizeLike
+    snapshots: Sequence[int]
+    start: str
+    spread: float
+    parameterization: str
+    optimizer: str
+    rate: float
+    steps: int
+    octaves: int
+    octave_scale: float
+    edge_energy: float
+    total_variation: float
+    l2: float
+    blur_every: int
+    blur_sigma: float
+    clip_every: int
+    clip_pixels: float
+    clip_gradients: float
+    pad: float
+    jitter: float
+    scale: float
+    rotate: float
+    noise: float
+    stretch: bool

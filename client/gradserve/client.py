@@ -9,10 +9,20 @@ from typing import Any, Self, TypeVar, Unpack, overload
 
 import grpc
 
-from gradserve import attack_messages, channel, errors, messages
-from gradserve.arguments import AttackTargetLike, ImageLike, MethodLike, Options, ParameterValue, TargetLike
+from gradserve import attack_messages, channel, errors, making, messages
+from gradserve.arguments import (
+    AttackTargetLike,
+    ImageLike,
+    MaximizeArguments,
+    MethodLike,
+    Options,
+    ParameterValue,
+    TargetLike,
+)
 from gradserve.attacks import Attack
 from gradserve.cards import ModelCard
+from gradserve.goals import GoalLike
+from gradserve.made import MaximizedImage, MaximizedImages, Progress
 from gradserve.results import Explanation, Explanations, Prediction
 from gradserve.v1 import models_pb2, models_pb2_grpc, service_pb2_grpc
 
@@ -179,6 +189,24 @@ class Client:
         )
         return attack_messages.attack_result(request, self._call(self._gradients.Attack, request, timeout))
 
+    def maximize(
+        self, goals: GoalLike | list[Any], *, timeout: float = making.LONG, **arguments: Unpack[MaximizeArguments]
+    ) -> MaximizedImage | MaximizedImages:
+        """The picture that a goal is maximal on, or with a list of goals all of theirs.
+
+        A goal is a class's index or name, a Unit, or a Goal: sums and differences of those, of layers and directions.
+        """
+        request = making.maximize_request(goals, **arguments)
+        return making.maximized(goals, self._call(self._gradients.Maximize, request, timeout))
+
+    def maximize_stream(
+        self, goals: GoalLike | list[Any], *, timeout: float = making.LONG, **arguments: Unpack[MaximizeArguments]
+    ) -> Iterator[Progress | MaximizedImage | MaximizedImages]:
+        """Progress while it is made, and in the end what `maximize` returns; leaving the loop ends the work."""
+        request = making.maximize_request(goals, **arguments)
+        for event in self._stream(self._gradients.StreamMaximize, request, timeout):
+            yield making.maximize_event(goals, event)
+
     def predict_many(
         self, images: Iterable[ImageLike], *, concurrency: int = 8, **arguments: Any
     ) -> Iterator[Prediction]:
@@ -245,6 +273,16 @@ class Client:
             return method(request, timeout=self.timeout if timeout is None else timeout, metadata=self._metadata)
         except grpc.RpcError as failure:
             raise errors.from_call(failure) from None
+
+    def _stream(self, method: Callable[..., Any], request: Any, timeout: float) -> Iterator[Any]:
+        channel.check_size(request)
+        call = method(request, timeout=timeout, metadata=self._metadata)
+        try:
+            yield from call
+        except grpc.RpcError as failure:
+            raise errors.from_call(failure) from None
+        finally:
+            call.cancel()
 
 
 def _in_order(call: Callable[[ImageLike], T], images: Iterable[ImageLike], concurrency: int) -> Iterator[T]:

@@ -1,7 +1,9 @@
 """Pictures: what a caller has -> Image message, and maps -> pictures."""
 
 import io
+import math
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +79,17 @@ def png(picture: Image.Image) -> bytes:
     file = io.BytesIO()
     picture.save(file, "PNG")
     return file.getvalue()
+
+
+def sheet(pictures: Sequence[Image.Image], columns: int = 0, gap: int = 4) -> Image.Image:
+    """Pictures in rows on white, as many to a row as make it nearly square."""
+    columns = columns or math.ceil(len(pictures) ** 0.5)
+    rows = math.ceil(len(pictures) / columns)
+    width, height = (max(picture.size[axis] for picture in pictures) + gap for axis in (0, 1))
+    paper = Image.new("RGB", (min(columns, len(pictures)) * width - gap, rows * height - gap), "white")
+    for place, picture in enumerate(pictures):
+        paper.paste(picture, (place % columns * width, place // columns * height))
+    return paper
 
 
 def heatmap(values: Array) -> Image.Image:

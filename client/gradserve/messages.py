@@ -31,7 +31,7 @@ def predict_request(
         model=model,
         image=images.message(image),
         preprocess=choice("preprocess", PREPROCESS, preprocess),
-        top_k=_count("top_k", top_k),
+        top_k=count("top_k", top_k),
         options=request_options(**options),
     )
 
@@ -117,7 +117,7 @@ def request_options(
         priority=choice("priority", _PRIORITY, priority),
         precision=choice("precision", _PRECISION, precision),
         allow_partial=allow_partial,
-        seed=None if seed is None else _count("seed", seed),
+        seed=None if seed is None else count("seed", seed),
     )
     if time_budget is not None:
         if not 0 < time_budget < 1e9:
@@ -131,13 +131,13 @@ def target_message(target: TargetLike) -> common_pb2.Target:
     if isinstance(target, str):
         return common_pb2.Target(class_name=target)
     if isinstance(target, Rank):
-        return common_pb2.Target(rank=_count("rank", target.rank))
+        return common_pb2.Target(rank=count("rank", target.rank))
     if isinstance(target, Unit):
-        place = {name: _count(name, value) for name, value in (("y", target.y), ("x", target.x)) if value is not None}
-        unit = common_pb2.Unit(layer=target.layer, channel=_count("channel", target.channel), **place)
+        place = {name: count(name, value) for name, value in (("y", target.y), ("x", target.x)) if value is not None}
+        unit = common_pb2.Unit(layer=target.layer, channel=count("channel", target.channel), **place)
         return common_pb2.Target(unit=unit)
     if isinstance(target, Integral) and not isinstance(target, bool):
-        return common_pb2.Target(class_index=_count("target", target))
+        return common_pb2.Target(class_index=count("target", target))
     raise ValueError(f"a target is a class's index or name, a Rank or a Unit, not {target!r}; several go in a list")
 
 
@@ -225,7 +225,8 @@ def choice(name: str, enum: Any, value: str) -> Any:
         raise ValueError(f"{name} {failure}") from None
 
 
-def _count(name: str, value: Any) -> int:
+def count(name: str, value: Any) -> int:
+    """The value if it is a whole number from 0 on, else ValueError."""
     if not isinstance(value, Integral) or isinstance(value, bool) or value < 0:
         raise ValueError(f"{name} must be a whole number from 0 on, not {value!r}")
     return int(value)

@@ -56,7 +56,11 @@ def resolved(parameters: Message) -> dict[str, ParameterValue]:
 
 def parse(method: Descriptor, name: str, key: str, text: str) -> ParameterValue:
     """The value that a text of the command line means for one parameter of one method."""
-    field = _named(_fields(method, name), key, f"parameter of {name}")
+    return read(_named(_fields(method, name), key, f"parameter of {name}"), f"{name}.{key}", text)
+
+
+def read(field: FieldDescriptor, path: str, text: str) -> ParameterValue:
+    """The value that a text of the command line means for a field."""
     kind, wanted = _KINDS.get(field.cpp_type, ("", None))
     try:
         if wanted is bool:
@@ -66,7 +70,7 @@ def parse(method: Descriptor, name: str, key: str, text: str) -> ParameterValue:
         if wanted is Integral:
             return int(text)
     except (KeyError, ValueError, ZeroDivisionError):
-        raise ValueError(f"{name}.{key} must be {kind}, not {text!r}") from None
+        raise ValueError(f"{path} must be {kind}, not {text!r}") from None
     return text
 
 

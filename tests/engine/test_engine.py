@@ -402,15 +402,15 @@ def test_progress_goes_to_the_caller_not_to_the_network(world: World) -> None:
     def method(job: Job) -> Steps:
         for i in range(3):
             yield Query(images(1))
-            yield Progress(i + 1, 3, 0.5**i)
+            yield Progress(i + 1, 3, {"all": torch.tensor(0.5**i)})
         return "done"
 
     job = world.submit("a", method)
     world.run()
-    assert [(p.job, p.progress.step, p.progress.loss) for p in world.progress] == [
-        (job, 1, 1.0),
-        (job, 2, 0.5),
-        (job, 3, 0.25),
+    assert [(p.job, p.progress.step, p.progress.losses) for p in world.progress] == [
+        (job, 1, {"all": 1.0}),
+        (job, 2, {"all": 0.5}),
+        (job, 3, {"all": 0.25}),
     ]
     assert world.ended["a"].result == "done"
     assert world.passes == [[1]] * 3

@@ -126,7 +126,7 @@ async def test_previews_come_before_the_outcome(scripted: list[Scripted]) -> Non
 
     listening = asyncio.create_task(listen())
     await asyncio.sleep(0)
-    for said in (Preview("a", 1, 2, 0.5), Preview("unknown", 1, 2, 0.5), Preview("a", 2, 2, 0.1), Outcome("a")):
+    for said in (Preview("a", 1, 2, {}), Preview("unknown", 1, 2, {}), Preview("a", 2, 2, {}), Outcome("a")):
         scripted[0].say(said)
     assert [type(told).__name__ for told in await listening] == ["Preview", "Preview", "Outcome"]
 

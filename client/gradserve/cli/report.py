@@ -5,17 +5,18 @@ import json
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any, TypeVar
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn, track
 
+from gradserve import made
 from gradserve.results import Explanation
 
 T = TypeVar("T")
 WIDE = 1000  # columns where nobody looks: programs and files get every name whole
-_NOT_JSON = {"map", "coarse", "image", "served_overlay"}
+_NOT_JSON = {"map", "coarse", "image", "served_overlay", "png", "stretched", "snapshots", "curves"}
 
 
 def out() -> Console:
@@ -68,6 +69,20 @@ def counter(what: str, total: int) -> Iterator[Callable[[int], None]]:
                 console.print(f"{what}: {done} of {total}, {time.monotonic() - begin:.0f} s")
 
         yield told
+
+
+def watched(events: Iterator[Any], what: str) -> Any:
+    """The result of a stream of progress, with a bar on standard error while somebody watches."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    bar = Progress(*columns, TextColumn("{task.fields[losses]}"), console=err(), transient=True)
+    with bar if err().is_terminal else nullcontext():
+        task = bar.add_task(what, total=None, losses="")
+        for event in events:
+            if not isinstance(event, made.Progress):
+                return event
+            losses = "  ".join(f"{name} {value:.4g}" for name, value in event.losses.items())
+            bar.update(task, completed=event.step, total=event.steps, losses=losses)
+    raise AssertionError("a stream ends with a result")
 
 
 def _plain(value: Any) -> Any:

@@ -4,6 +4,7 @@ import grpc
 
 from gradserve.v1 import attack_pb2 as gradserve_dot_v1_dot_attack__pb2
 from gradserve.v1 import explain_pb2 as gradserve_dot_v1_dot_explain__pb2
+from gradserve.v1 import maximize_pb2 as gradserve_dot_v1_dot_maximize__pb2
 from gradserve.v1 import predict_pb2 as gradserve_dot_v1_dot_predict__pb2
 
 
@@ -33,6 +34,16 @@ class GradientServiceStub(object):
                 request_serializer=gradserve_dot_v1_dot_attack__pb2.AttackRequest.SerializeToString,
                 response_deserializer=gradserve_dot_v1_dot_attack__pb2.AttackResponse.FromString,
                 )
+        self.Maximize = channel.unary_unary(
+                '/gradserve.v1.GradientService/Maximize',
+                request_serializer=gradserve_dot_v1_dot_maximize__pb2.MaximizeRequest.SerializeToString,
+                response_deserializer=gradserve_dot_v1_dot_maximize__pb2.MaximizeResponse.FromString,
+                )
+        self.StreamMaximize = channel.unary_stream(
+                '/gradserve.v1.GradientService/StreamMaximize',
+                request_serializer=gradserve_dot_v1_dot_maximize__pb2.MaximizeRequest.SerializeToString,
+                response_deserializer=gradserve_dot_v1_dot_maximize__pb2.MaximizeEvent.FromString,
+                )
 
 
 class GradientServiceServicer(object):
@@ -61,6 +72,20 @@ class GradientServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Maximize(self, request, context):
+        """Pictures that a class, unit, channel, layer or direction answers to most.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def StreamMaximize(self, request, context):
+        """The same, with progress on the way. Cancelling it ends the work within a step.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_GradientServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -78,6 +103,16 @@ def add_GradientServiceServicer_to_server(servicer, server):
                     servicer.Attack,
                     request_deserializer=gradserve_dot_v1_dot_attack__pb2.AttackRequest.FromString,
                     response_serializer=gradserve_dot_v1_dot_attack__pb2.AttackResponse.SerializeToString,
+            ),
+            'Maximize': grpc.unary_unary_rpc_method_handler(
+                    servicer.Maximize,
+                    request_deserializer=gradserve_dot_v1_dot_maximize__pb2.MaximizeRequest.FromString,
+                    response_serializer=gradserve_dot_v1_dot_maximize__pb2.MaximizeResponse.SerializeToString,
+            ),
+            'StreamMaximize': grpc.unary_stream_rpc_method_handler(
+                    servicer.StreamMaximize,
+                    request_deserializer=gradserve_dot_v1_dot_maximize__pb2.MaximizeRequest.FromString,
+                    response_serializer=gradserve_dot_v1_dot_maximize__pb2.MaximizeEvent.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -139,5 +174,39 @@ class GradientService(object):
         return grpc.experimental.unary_unary(request, target, '/gradserve.v1.GradientService/Attack',
             gradserve_dot_v1_dot_attack__pb2.AttackRequest.SerializeToString,
             gradserve_dot_v1_dot_attack__pb2.AttackResponse.FromString,
+            options, channel_credentials,
+            insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
+
+    @staticmethod
+    def Maximize(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(request, target, '/gradserve.v1.GradientService/Maximize',
+            gradserve_dot_v1_dot_maximize__pb2.MaximizeRequest.SerializeToString,
+            gradserve_dot_v1_dot_maximize__pb2.MaximizeResponse.FromString,
+            options, channel_credentials,
+            insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
+
+    @staticmethod
+    def StreamMaximize(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(request, target, '/gradserve.v1.GradientService/StreamMaximize',
+            gradserve_dot_v1_dot_maximize__pb2.MaximizeRequest.SerializeToString,
+            gradserve_dot_v1_dot_maximize__pb2.MaximizeEvent.FromString,
             options, channel_credentials,
             insecure, call_credentials, compression, wait_for_ready, timeout, metadata)

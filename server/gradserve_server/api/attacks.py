@@ -13,7 +13,8 @@ from gradserve.v1 import common_pb2 as pb
 
 from ..engine.engine import passes_cost
 from ..methods.attack import METHODS, Aim, Attacked, Ball, Method, Plan
-from ..methods.explain import Call, Target
+from ..methods.explain import Call
+from ..methods.targets import Target
 from ..models.card import ModelCard
 from ..pool.wire import Task
 from .binding import Bound, Circumstances, Common, calls_of, check_applies, common_of, model_card, task_of

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import grpc
@@ -14,7 +14,8 @@ from gradserve.v1 import common_pb2 as pb
 from ..config import LimitSettings
 from ..engine.engine import passes_cost
 from ..engine.job import Priority
-from ..methods.explain import METHODS, Call, Target
+from ..methods.explain import METHODS, Call
+from ..methods.targets import Target
 from ..models.card import ModelCard, Precision, Rpc
 from ..pool.wire import Task
 from . import images
@@ -121,10 +122,18 @@ class Common:
 
 def common_of(rpc: Rpc, request: Request, card: ModelCard, at: Circumstances, violations: Violations) -> Common:
     """Image, preprocessing, precision and deadline; faults become violations."""
-    options = request.options
     how = PREPROCESSES.get(request.preprocess)
     if how is None:
         violations.add("preprocess", f"must be a Preprocess, was {request.preprocess}")
+        how = pb.PREPROCESS_MODEL_DEFAULT
+    image = images.decoded(request.image, card, how, at.limits, violations)
+    return replace(optioned(rpc, request.options, card, at, violations), image=image, preprocess=how)
+
+
+def optioned(
+    rpc: Rpc, options: pb.RequestOptions, card: ModelCard, at: Circumstances, violations: Violations
+) -> Common:
+    """Precision and deadline alone, without a picture."""
     if options.priority not in PRIORITIES:
         violations.add("options.priority", f"must be a Priority, was {options.priority}")
     precision = _precision(options.precision, rpc, card, violations)
@@ -136,8 +145,7 @@ def common_of(rpc: Rpc, request: Request, card: ModelCard, at: Circumstances, vi
             violations.add("options.time_budget", f"must be above 0 s, was {asked:g} s")
         budget = asked - MARGIN if budget is None else min(budget, asked - MARGIN)
     deadline = float("inf") if budget is None else at.arrived + budget
-    image = images.decoded(request.image, card, how or pb.PREPROCESS_MODEL_DEFAULT, at.limits, violations)
-    return Common(image, how or pb.PREPROCESS_MODEL_DEFAULT, precision, deadline, options)
+    return Common(None, pb.PREPROCESS_WHOLE_IMAGE, precision, deadline, options)
 
 
 def _precision(number: int, rpc: Rpc, card: ModelCard, violations: Violations) -> Precision:

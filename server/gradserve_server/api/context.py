@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import grpc
@@ -57,15 +58,19 @@ class Around(grpc.aio.ServerInterceptor):  # type: ignore[misc]
     async def intercept_service(
         self, continuation: Callable[[Any], Awaitable[Any]], details: grpc.HandlerCallDetails
     ) -> Any:
-        """A handler like the original, with everything around it."""
+        """A handler like the original, with everything around it. One that streams is a coroutine that writes."""
         handler = await continuation(details)
-        if handler is None or handler.unary_unary is None or not details.method.startswith("/gradserve."):
+        behaviour = handler and (handler.unary_unary or handler.unary_stream)
+        if behaviour is None or not details.method.startswith("/gradserve."):
             return self._guard(handler, details)
         metadata = dict(details.invocation_metadata or ())
 
         async def around(request: bytes, context: grpc.aio.ServicerContext) -> Any:
-            return await self._run(handler, request, context, details.method, metadata)
+            answer = partial(_answer, behaviour, handler.request_deserializer, request, context)
+            return await self._run(answer, context, details.method, metadata)
 
+        if handler.response_streaming:
+            return grpc.unary_stream_rpc_method_handler(around, response_serializer=handler.response_serializer)
         return grpc.unary_unary_rpc_method_handler(around, response_serializer=handler.response_serializer)
 
     def _guard(self, handler: Any, details: grpc.HandlerCallDetails) -> Any:
@@ -84,7 +89,11 @@ class Around(grpc.aio.ServerInterceptor):  # type: ignore[misc]
         return secrets.compare_digest(str(metadata.get("authorization", "")).encode(), f"Bearer {self._token}".encode())
 
     async def _run(
-        self, handler: Any, request: bytes, context: grpc.aio.ServicerContext, method: str, metadata: dict[str, Any]
+        self,
+        answer: Callable[[], Awaitable[Any]],
+        context: grpc.aio.ServicerContext,
+        method: str,
+        metadata: dict[str, Any],
     ) -> Any:
         _, service, name = method.split("/")
         facts = Facts(_request_id(metadata))
@@ -99,7 +108,7 @@ class Around(grpc.aio.ServerInterceptor):  # type: ignore[misc]
                 raise RequestError(grpc.StatusCode.UNAUTHENTICATED, "NO_TOKEN", "a valid bearer token is needed")
             if self._draining:
                 raise unavailable("the server is stopping")
-            return await handler.unary_unary(_parsed(handler.request_deserializer, request), context)
+            return await answer()
         except asyncio.CancelledError:
             code = grpc.StatusCode.CANCELLED
             self._metrics.cancelled.inc()
@@ -125,6 +134,10 @@ class Around(grpc.aio.ServerInterceptor):  # type: ignore[misc]
         self._metrics.handling.labels(service, name).observe(seconds)
         line = {"id": facts.id, "rpc": name, "model": facts.model, "methods": facts.methods, "rows": facts.rows}
         log.info("%s", json.dumps({**line, "ms": round(seconds * 1000, 1), "code": code.name}))
+
+
+async def _answer(behaviour: Any, parse: Any, request: bytes, context: grpc.aio.ServicerContext) -> Any:
+    return await behaviour(_parsed(parse, request), context)
 
 
 def _parsed(parse: Callable[[bytes], Any], request: bytes) -> Any:

@@ -1,6 +1,7 @@
 """Between proto messages and methods' keyword arguments, by name, so that no list of parameters is kept twice."""
 
 from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 from google.protobuf.message import Message
@@ -40,10 +41,16 @@ def number(enum: Any, name: str) -> Any:
     return enum.values_by_name[_prefix(enum) + name.upper()].number
 
 
-def bound(method: Callable[..., Any], message: Message, path: str, violations: Violations) -> dict[str, Any] | None:
-    """A method's parameters from its message; faults become violations below `path`."""
+def bound(
+    method: Callable[..., Any],
+    message: Message,
+    path: str,
+    violations: Violations,
+    defaults: Mapping[str, Any] = MappingProxyType({}),
+) -> dict[str, Any] | None:
+    """A method's parameters from its message, above other defaults; faults become violations below `path`."""
     try:
-        return bind(method, given(message))
+        return bind(method, {**defaults, **given(message)})
     except ValidationError as error:
         for fault in error.errors():
             name = str(fault["loc"][0])
@@ -64,6 +71,8 @@ def allowed(method: Callable[..., Any], name: str) -> str:
         words.append(f"above {schema['exclusiveMinimum']:g} and up")
     if "maximum" in schema:
         words.append(f"to {schema['maximum']:g}")
+    if "exclusiveMaximum" in schema:
+        words.append(f"to below {schema['exclusiveMaximum']:g}")
     if "maxLength" in schema:
         words.append(f"of at most {schema['maxLength']} characters")
     return " ".join(words)

@@ -27,9 +27,13 @@ GUIDED = ("guided_backprop", "deconvnet", "guided_grad_cam")
 def predict_reply(bound: Bound, outcome: Outcome) -> predict_pb2.PredictResponse:
     """The best classes with probabilities and logits."""
     logits = outcome.result.logits
-    best = np.argsort(-logits, kind="stable")[: bound.top_k]
-    top = scores(logits, best.tolist(), bound.card)
+    top = scores(logits, best(logits, bound.top_k), bound.card)
     return predict_pb2.PredictResponse(top=top, region=bound.region, provenance=provenance(bound, outcome))
+
+
+def best(logits: np.ndarray, count: int) -> list[int]:
+    """The classes of the highest logits, best first."""
+    return [int(i) for i in np.argsort(-logits, kind="stable")[:count]]
 
 
 def scores(logits: np.ndarray, classes: Sequence[int], card: ModelCard) -> list[pb.Score]:

@@ -2,32 +2,47 @@
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import aclosing, contextmanager
 from typing import Any, TypeVar
 
 import grpc
 
-from gradserve.v1 import attack_pb2, explain_pb2, models_pb2, models_pb2_grpc, predict_pb2, service_pb2_grpc
+from gradserve.v1 import (
+    attack_pb2,
+    explain_pb2,
+    maximize_pb2,
+    models_pb2,
+    models_pb2_grpc,
+    predict_pb2,
+    service_pb2_grpc,
+)
 
 from ..config import LimitSettings, cores
 from ..metrics import Metrics
 from ..pool.pool import Full, Pool
-from ..pool.wire import Outcome, Task
+from ..pool.wire import Outcome, Preview, Task
 from .attack_replies import attack_reply, returned
 from .attacks import bind_attack, certifying, crafting, mapping
 from .binding import Bound, Circumstances, bind_explain, bind_predict, model_card
 from .context import request_facts
 from .errors import RequestError, failure, unavailable
+from .maximizing import bind_maximize, maximize_reply
+from .progress import progress, reporting
 from .replies import explain_reply, model_reply, predict_reply
 
 GRACE = 1.0  # seconds beyond its time that a partial answer is waited for, since passes cannot be interrupted
 T = TypeVar("T")
+Report = Callable[[Preview], Awaitable[None]]
+
+
+async def unheard(told: Preview) -> None:
+    """Nobody listens to progress."""
 
 
 class GradientService(service_pb2_grpc.GradientServiceServicer):
-    """Predict, Explain and Attack."""
+    """Predict, Explain, Attack, Maximize."""
 
     def __init__(self, pool: Pool, limits: LimitSettings, metrics: Metrics) -> None:
         self._pool, self._limits, self._metrics = pool, limits, metrics
@@ -75,6 +90,36 @@ class GradientService(service_pb2_grpc.GradientServiceServicer):
             self._metrics.verdict.labels(attack_pb2.Verdict.Name(reply.certificate.verdict)[8:].lower()).inc()
             return reply
 
+    async def Maximize(
+        self, request: maximize_pb2.MaximizeRequest, context: grpc.aio.ServicerContext
+    ) -> maximize_pb2.MaximizeResponse:
+        """Pictures that goals are maximal on."""
+        with self._admitted("maximize"):
+            bound = await self._bind(bind_maximize, request, context)
+            return await self._made("maximize", bound, bound.task, maximize_reply)
+
+    async def StreamMaximize(self, request: maximize_pb2.MaximizeRequest, context: grpc.aio.ServicerContext) -> None:
+        """The same with progress."""
+
+        async def report(told: Preview) -> None:
+            await context.write(maximize_pb2.MaximizeEvent(progress=await self._in_thread(progress, told)))
+
+        with self._admitted("maximize"):
+            bound = await self._bind(bind_maximize, request, context)
+            reply = await self._made("maximize", bound, reporting(bound.task), maximize_reply, report)
+            await context.write(maximize_pb2.MaximizeEvent(result=reply))
+
+    async def _made(
+        self, rpc: str, bound: Bound, task: Task, encode: Callable[[Bound, Outcome], T], report: Report = unheard
+    ) -> T:
+        """The reply for pictures that take many steps."""
+        outcome = await self._outcome(task, report)
+        self._metrics.rows.labels(rpc).inc(outcome.rows)
+        reply: Any = await self._in_thread(encode, bound, outcome)
+        if reply.done < reply.asked:
+            self._metrics.partial.inc()
+        return reply  # type: ignore[no-any-return]
+
     @contextmanager
     def _admitted(self, method: str) -> Any:
         """Counts a request in and out; refuses it where too many are in."""
@@ -100,13 +145,18 @@ class GradientService(service_pb2_grpc.GradientServiceServicer):
         facts.methods = ",".join(bound.methods)
         return bound
 
-    async def _outcome(self, task: Task) -> Outcome:
-        """The task's outcome; raises RequestError for a failure, and when the time is up whatever the worker does."""
+    async def _outcome(self, task: Task, report: Report = unheard) -> Outcome:
+        """The task's outcome, after its reports; raises RequestError for a failure, and when the time is up."""
         facts = request_facts.get()
         late = task.deadline + (GRACE if task.allow_partial else 0.0)
         try:
-            async with asyncio.timeout(None if late == float("inf") else late - time.monotonic()):
-                outcome = await self._pool.run(task)
+            async with aclosing(self._pool.stream(task)) as stream:
+                while True:
+                    async with asyncio.timeout(None if late == float("inf") else late - time.monotonic()):
+                        outcome = await anext(stream)
+                    if isinstance(outcome, Outcome):
+                        break
+                    await report(outcome)
         except TimeoutError as error:
             text = "the time budget ran out before the answer was complete"
             raise RequestError(grpc.StatusCode.DEADLINE_EXCEEDED, "TIME_UP", text) from error

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from gradserve.v1 import common_pb2 as pb
 
-from ..methods.explain import Target
+from ..methods.targets import Target
 from ..models.card import Layer, ModelCard
 from .errors import Violations, near, shown
 

@@ -140,10 +140,13 @@ class _Batch:
         tapped = [self._tapped(tap, rows, kept, grads) for tap in query.taps]
         acts, act_grads = tuple(act for act, _ in tapped), tuple(grad for _, grad in tapped)
         own_logits = None if logits is None else logits.detach()[rows]
-        value = None if values is None or query.objective is None else values.detach()[rows]
+        terms = None
+        if values is not None and query.objective is not None:
+            terms = values.detach()[rows, : len(query.objective.terms)]
+        value = None if terms is None else terms.sum(1)
         own_grad = None if image_grad is None else self._own(image_grad[rows])
         doubtful = (*acts, *act_grads) if self.healthy else (own_logits, value, own_grad, *acts, *act_grads)
-        return Answer(own_logits, value, own_grad, acts, act_grads, _finite(doubtful))
+        return Answer(own_logits, value, own_grad, acts, act_grads, _finite(doubtful), terms)
 
     def _tapped(
         self, tap: Tap, rows: slice, kept: Mapping[Place, Tensor], grads: Mapping[Place, Tensor]

@@ -10,7 +10,7 @@ import torch
 from ..models.prepared import Prepared
 from .differentiate import differentiate
 from .events import Ended, Event, ModelFailed, NotFinite, OutOfMemory, Progressed, Step
-from .job import Job, OpenQuery, Progress, TimeUp
+from .job import Job, Kept, OpenQuery, Progress, TimeUp
 from .objective import Refused
 from .query import Answer, Part, Query
 from .take import Claim, Key, take
@@ -59,6 +59,7 @@ class Engine:
         self._rows = rows
         self._clock = clock
         self._jobs: dict[str, Job] = {}
+        self._kept = Kept()
         self._caps: dict[Key, float] = {}  # lowered when memory ran out
         self._row_seconds: dict[Key, float] = {}
         self._served: dict[Key, int] = {}
@@ -101,6 +102,7 @@ class Engine:
             return next(job.steps)
 
         self._jobs[job.id] = job
+        job.kept = self._kept
         self._resume(job, begin)
 
     def cancel(self, job_id: str) -> None:
@@ -235,6 +237,9 @@ class Engine:
         job = query.job
         if job.id not in self._jobs:  # an earlier part of this batch ended it
             return
+        if isinstance(answer, NotFinite):
+            self._resume(job, lambda steps: steps.throw(answer))  # it may have an earlier answer to give
+            return
         if isinstance(answer, Exception):
             self._end(job, error=answer)
             return
@@ -264,7 +269,7 @@ class Engine:
         try:
             asked = advance(job.steps)
             while isinstance(asked, Progress):
-                self._events.append(Progressed(job, asked))
+                self._report(job, asked)
                 asked = next(job.steps)  # type: ignore[arg-type]
             job.single = isinstance(asked, Query)
             job.open = self._opened(job, [asked] if isinstance(asked, Query) else list(asked))
@@ -272,6 +277,12 @@ class Engine:
             self._end(job, result=stop.value)
         except Exception as error:
             self._end(job, error=error)
+
+    def _report(self, job: Job, progress: Progress) -> None:
+        now = self._clock()
+        if now - job.reported >= job.report_every:
+            job.reported = now
+            self._events.append(Progressed(job, progress))
 
     def _opened(self, job: Job, queries: list[Query]) -> list[OpenQuery]:
         if not queries or not all(len(query.images) for query in queries):

@@ -1,6 +1,7 @@
 """A job: a method's generator with its deadline and open queries; and what a method may ask of it (Run)."""
 
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections import OrderedDict
+from collections.abc import Callable, Generator, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -23,8 +24,8 @@ class Progress:
 
     step: int
     steps: int
-    loss: float
-    image: Tensor | None = None
+    losses: Mapping[str, Tensor]  # its parts by name, each [] or [n], one for each image
+    images: Tensor | None = None  # [n, 3, H, W] in [0, 1]
 
 
 Steps = Generator[Any, Any, Any]  # yields Query, list of queries or Progress; is sent Answer, list of answers or None
@@ -76,6 +77,27 @@ class Run:
             self.warnings.append(text)
 
 
+class Kept:
+    """Tensors that methods keep on a device from one job to the next; the least recently used are forgotten."""
+
+    def __init__(self, most_bytes: int = 256 << 20) -> None:
+        self._most = most_bytes
+        self._values: OrderedDict[Hashable, tuple[Tensor, ...]] = OrderedDict()
+
+    def get(self, key: Hashable) -> tuple[Tensor, ...] | None:
+        """What is kept there, or None."""
+        if key in self._values:
+            self._values.move_to_end(key)
+        return self._values.get(key)
+
+    def put(self, key: Hashable, value: tuple[Tensor, ...]) -> None:
+        """Keeps tensors for later jobs."""
+        self._values[key] = value
+        self._values.move_to_end(key)
+        while sum(x.nbytes for kept in self._values.values() for x in kept) > self._most:
+            self._values.popitem(last=False)
+
+
 @dataclass(eq=False)
 class OpenQuery:
     """A query with the answers that are in so far; rows are taken and answered in order."""
@@ -112,6 +134,9 @@ class Job:
     seed: int = 0
     chunk: int = 32
     room: Callable[[], int] = lambda: MOST
+    kept: Kept = field(default_factory=Kept)
+    report_every: float = 0.0  # seconds between two of its reports at least
+    reported: float = float("-inf")
     steps: Steps | None = None
     open: list[OpenQuery] = field(default_factory=list)
     single: bool = True  # whether it asked for one query or for a list

@@ -17,12 +17,13 @@ class Refused(Exception):
 
 
 class Term(NamedTuple):
-    """One weighted summand: a kind of score, the layer it reads ("" for the logits), and indices into that."""
+    """One weighted summand: a kind of score, the layer it reads ("" for the logits), and what of that it scores."""
 
     kind: str
     layer: str
-    indices: tuple[int, ...]
+    indices: tuple[int, ...] = ()
     weight: float = 1.0
+    goal: Tensor | None = None  # what the layer is compared with
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +107,51 @@ def ranking(logits: Tensor) -> Tensor:
     return logits.argsort(stable=True, dim=1, descending=True)
 
 
+def layer(name: str) -> Objective:
+    """The mean square of a layer: DeepDream's half squared norm, but for a factor (Mordvintsev et al. 2015)."""
+    return Objective((Term("layer", name),))
+
+
+def direction(name: str, vector: Tensor) -> Objective:
+    """The mean over a layer's map of the projection on a direction [C], taken at unit length."""
+    return Objective((Term("direction", name, goal=vector / vector.norm()),))
+
+
+def content(name: str, goal: Tensor) -> Objective:
+    """Squared distance of a layer from `goal` [C, h, w], relative to the goal's squared norm."""
+    return Objective((Term("content", name, (), 1 / float(goal.square().sum()), goal),))
+
+
+def style(name: str, goal: Tensor) -> Objective:
+    """Squared distance of a layer's Gram matrix from `goal` [C, C], relative to the goal's (Gatys et al. 2016)."""
+    return Objective((Term("style", name, (), 1 / float(goal.square().sum()), goal),))
+
+
+def gram(out: Tensor) -> Tensor:
+    """F F^T / (h w) of maps: [n, C, h, w] -> [n, C, C]."""
+    vectors = out.permute(0, 2, 3, 1).flatten(1, 2)  # of channels_last maps no copy
+    return vectors.transpose(1, 2) @ vectors / vectors.shape[1]
+
+
+def _layer(out: Tensor, _: Tensor) -> Tensor:
+    return out.square().flatten(1).mean(1)
+
+
+def _direction(out: Tensor, goal: Tensor) -> Tensor:
+    along = torch.einsum("nc...,nc->n...", out, goal)
+    return along.flatten(1).mean(1) if along.dim() > 1 else along
+
+
+def _content(out: Tensor, goal: Tensor) -> Tensor:
+    if out.shape != goal.shape:
+        raise Refused("the layer's size differs from its target's")
+    return (out - goal).square().flatten(1).sum(1)
+
+
+def _style(out: Tensor, goal: Tensor) -> Tensor:
+    return (gram(out) - goal).square().sum((1, 2))
+
+
 def _logit(out: Tensor, index: Tensor) -> Tensor:
     return out.gather(1, index).squeeze(1)
 
@@ -169,21 +215,33 @@ SCORES: Mapping[str, Callable[[Tensor, Tensor], Tensor]] = {
     "targeted_dlr": _targeted_dlr,
     "unit": _unit,
     "channel": _channel,
+    "layer": _layer,
+    "direction": _direction,  # from here on with goals in place of indices
+    "content": _content,
+    "style": _style,
 }
 
 
 def score(objectives: Sequence[tuple[Objective, range]], rows: int, outputs: Mapping[str, Tensor]) -> Tensor:
-    """Values [rows]: each objective on its rows; one call per kind and layer. `outputs[""]` are the logits."""
-    groups: dict[tuple[str, str], list[tuple[int, tuple[int, ...], float]]] = defaultdict(list)
+    """The weighted terms [rows, most terms] of each objective on its rows, zero where it has fewer.
+
+    One call per kind and layer. `outputs[""]` are the logits.
+    """
+    groups: dict[tuple[str, str], list[tuple[int, int, Term]]] = defaultdict(list)
     for objective, span in objectives:
-        for term in objective.terms:
-            groups[term.kind, term.layer] += [(row, term.indices, term.weight) for row in span]
-    device = next(iter(outputs.values())).device
-    values = torch.zeros(rows, device=device, dtype=next(iter(outputs.values())).dtype)
+        for column, term in enumerate(objective.terms):
+            groups[term.kind, term.layer] += [(row, column, term) for row in span]
+    any_output = next(iter(outputs.values()))
+    device, dtype = any_output.device, any_output.dtype
+    most = max(len(objective.terms) for objective, _ in objectives)
+    table = torch.zeros(rows, most, device=device, dtype=dtype)
     for (kind, layer), members in groups.items():
-        where, index, weight = zip(*members, strict=True)
+        where, columns, terms = zip(*members, strict=True)
         out = outputs[layer] if where == tuple(range(rows)) else outputs[layer][torch.tensor(where, device=device)]
-        scores = SCORES[kind](out, torch.tensor(index, device=device))
-        weights = torch.tensor(weight, device=device, dtype=values.dtype)
-        values = values.index_add(0, torch.tensor(where, device=device), scores * weights)
-    return values
+        goals = [term.goal for term in terms if term.goal is not None]
+        about = torch.stack(goals) if goals else torch.tensor([term.indices for term in terms], device=device)
+        scores = SCORES[kind](out, about)
+        weights = torch.tensor([term.weight for term in terms], device=device, dtype=dtype)
+        places = torch.tensor(where, device=device), torch.tensor(columns, device=device)
+        table = table.index_put(places, scores * weights)
+    return table

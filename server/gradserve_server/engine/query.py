@@ -62,6 +62,7 @@ class Answer:
     acts: tuple[Tensor, ...]  # one per tap: the activation, or what the tap's reduce made of it
     act_grads: tuple[Tensor | None, ...]  # one per tap; None where reduced or not asked for
     finite: bool = True  # whether every number of it is
+    terms: Tensor | None = None  # [n, terms], the objective's weighted summands
 
 
 class Part(NamedTuple):
@@ -88,4 +89,5 @@ def joined(answers: list[Answer]) -> Answer:
         tuple(torch.cat([a.acts[i] for a in answers]) for i in taps),
         tuple(cat([a.act_grads[i] for a in answers]) for i in taps),
         all(a.finite for a in answers),
+        cat([a.terms for a in answers]),
     )

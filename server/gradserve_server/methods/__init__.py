@@ -6,6 +6,7 @@ from ..engine.job import Steps
 from .attack import attack
 from .attack.certificate import certify
 from .explain import explain
+from .maximize import maximize
 from .predict import predict
 
 RPCS: Mapping[str, Callable[..., Steps]] = {
@@ -13,4 +14,5 @@ RPCS: Mapping[str, Callable[..., Steps]] = {
     "explain": explain,
     "attack": attack,
     "certify": certify,
+    "maximize": maximize,
 }

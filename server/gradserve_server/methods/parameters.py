@@ -19,6 +19,14 @@ LayerName = Annotated[str, Field(max_length=256)]
 Reduce = Literal["sum", "max", "signed"]
 Baseline = Literal["black", "mean", "blur", "noise"]
 Statistic = Literal["mean", "variance", "square"]
+StepCount = Annotated[int, Field(ge=1, le=4096)]
+Every = Annotated[int, Field(ge=0, le=4096)]
+OctaveCount = Annotated[int, Field(ge=1, le=16)]
+OctaveScale = Annotated[float, Field(gt=1, le=4)]
+Weight = Annotated[float, Field(ge=0, le=1e9)]
+Spread = Annotated[float, Field(ge=0, le=100)]
+Share = Annotated[float, Field(ge=0, lt=1)]
+Degrees = Annotated[float, Field(ge=0, le=180)]
 
 
 @cache

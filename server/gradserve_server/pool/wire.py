@@ -42,6 +42,7 @@ class Task:
     deadline: float = float("inf")
     allow_partial: bool = False
     cost: float = 1.0  # GFLOP
+    report_every: float = float("inf")  # seconds between two previews at least
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,8 +100,8 @@ class Preview:
     id: str
     step: int
     steps: int
-    loss: float
-    image: np.ndarray | None = None
+    losses: Mapping[str, float]
+    images: tuple[np.ndarray, ...] = ()  # small, [h, w, 3] uint8
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,11 +13,12 @@ import torch
 
 from ..engine.engine import Engine
 from ..engine.events import Ended, Event, ModelFailed, NotFinite, OutOfMemory, Step
-from ..engine.job import MOST, Job, Steps, TimeUp
+from ..engine.job import MOST, Job, Progress, Steps, TimeUp
 from ..engine.objective import Refused, logit
 from ..engine.query import Query
 from ..engine.take import Key
 from ..methods import RPCS
+from ..methods.making import as_bytes, pixels, resized
 from ..models.card import Precision
 from ..models.prepared import Prepared, prepare
 from .wire import (
@@ -37,6 +38,7 @@ from .wire import (
 log = logging.getLogger(__name__)
 
 TICK_SECONDS = 0.5
+PREVIEW = 160  # pixels of a preview's longer side
 CHUNKS = 4  # passes that a wide query may fill
 FAILURES: tuple[tuple[type[Exception], FailureKind], ...] = (
     (TimeUp, "deadline"),
@@ -155,6 +157,7 @@ class Worker:
                 deadline=task.deadline,
                 allow_partial=task.allow_partial,
                 seed=task.seed,
+                report_every=task.report_every,
                 chunk=self._engine.limit(key) * CHUNKS,
                 room=(lambda: self._engine.fitting(key, task.deadline)) if raced else (lambda: MOST),
             )
@@ -163,9 +166,7 @@ class Worker:
     def _send(self, event: Event) -> None:
         job = event.job
         if not isinstance(event, Ended):
-            p = event.progress
-            image = None if p.image is None else p.image.float().cpu().numpy()
-            self._connection.send(Preview(job.id, p.step, p.steps, p.loss, image))
+            self._connection.send(preview(job.id, event.progress))
             return
         queued = (job.started or time.monotonic()) - job.arrived
         failure = None if event.error is None else failed(event.error)
@@ -181,6 +182,17 @@ def tensor(task: Task, model: Prepared) -> torch.Tensor:
     """The task's image as [1, 3, H, W] in [0, 1] on the model's device."""
     image = torch.from_numpy(task.image).to(model.device).permute(2, 0, 1).unsqueeze(0)
     return image.to(model.dtype) / 255 if image.dtype == torch.uint8 else image.to(model.dtype)
+
+
+def preview(job_id: str, progress: Progress) -> Preview:
+    """Progress as it travels: plain numbers and small pictures."""
+    losses = {name: float(value.mean()) for name, value in progress.losses.items()}
+    images = progress.images
+    if images is not None:
+        factor = min(1.0, PREVIEW / max(images.shape[2:]))
+        images = resized(images, (round(images.shape[2] * factor) or 1, round(images.shape[3] * factor) or 1))
+    small = () if images is None else tuple(pixels(image) for image in as_bytes(images))
+    return Preview(job_id, progress.step, progress.steps, losses, small)
 
 
 def failed(error: Exception) -> Failure:

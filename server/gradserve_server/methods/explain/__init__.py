@@ -12,9 +12,10 @@ import numpy as np
 from torch import Tensor
 
 from ...engine.job import Job, Run, Steps, together
-from ...engine.objective import Objective, channel, logit, ranked, ranking, unit
+from ...engine.objective import Objective, ranked, ranking
 from ...engine.query import Query
 from ...models.card import ModelCard
+from ..targets import Target
 from .averages import integrated_gradients, smooth_grad
 from .cam import grad_cam, guided_grad_cam
 from .maps import Map
@@ -64,25 +65,6 @@ METHODS: Mapping[str, Method] = {
     "guided_grad_cam": Method(guided_grad_cam, needs_both, rows=lambda p, size: 2),
     "occlusion": Method(occlusion, rows=occlusion_rows),
 }
-
-
-@dataclass(frozen=True, slots=True)
-class Target:
-    """A class by index or by predicted rank (1 is the top), or a unit or channel of a layer."""
-
-    label: int | None = None
-    rank: int | None = None
-    layer: str = ""
-    channel: int = 0
-    position: tuple[int, int] | None = None
-
-    def objective(self, classes: Sequence[int]) -> Objective:
-        """The number to differentiate, given the classes by falling logit."""
-        if self.layer:
-            return (
-                unit(self.layer, self.channel, *self.position) if self.position else channel(self.layer, self.channel)
-            )
-        return logit(classes[self.rank - 1] if self.rank else self.label or 0)
 
 
 @dataclass(frozen=True, slots=True)

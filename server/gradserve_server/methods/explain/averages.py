@@ -4,13 +4,13 @@ from functools import lru_cache
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from ...engine.job import Run, Steps, TimeUp
 from ...engine.objective import Objective
 from ...engine.query import Query
 from ..parameters import Baseline, QuadraturePoints, Reduce, Samples, Statistic, Unit
+from ..regularizers import blurred
 from .maps import Map, reduced
 
 
@@ -96,15 +96,3 @@ def baseline_of(x: Tensor, kind: Baseline, run: Run) -> Tensor:
     if kind == "blur":
         return blurred(x, min(x.shape[2:]) / 16)
     return torch.zeros_like(x)
-
-
-def blurred(x: Tensor, sigma: float) -> Tensor:
-    """Gaussian blur, [1, 3, H, W], with reflected edges: one direction after the other, cut at three sigma."""
-    for axis in (2, 3):
-        radius = min(round(3 * sigma), x.shape[axis] - 1)  # reflection needs more pixels than the radius
-        offsets = torch.arange(-radius, radius + 1, device=x.device, dtype=x.dtype)
-        kernel = torch.exp(-0.5 * (offsets / sigma) ** 2)
-        weight = (kernel / kernel.sum()).view((1, 1, -1, 1) if axis == 2 else (1, 1, 1, -1))
-        pad = (0, 0, radius, radius) if axis == 2 else (radius, radius, 0, 0)
-        x = F.conv2d(F.pad(x, pad, mode="reflect").transpose(0, 1), weight).transpose(0, 1)
-    return x

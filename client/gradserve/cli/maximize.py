@@ -1,0 +1,172 @@
+"""`gradserve maximize` and `gradserve dream`: pictures that parts of a model answer to most."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.table import Table
+
+from gradserve import making, parameters
+from gradserve.cli import asks, connection, report, request
+from gradserve.goals import Goal, GoalLike
+from gradserve.made import MaximizedImage, MaximizedImages, save
+from gradserve.v1 import maximize_pb2
+
+_SETTINGS: Any = maximize_pb2.MaximizeSettings.DESCRIPTOR
+_NAMES = ", ".join(sorted(field.name for field in _SETTINGS.fields))
+
+Targets = Annotated[
+    list[str],
+    typer.Option(
+        "--target",
+        "-t",
+        help="A class's index or name, unit:LAYER:CHANNEL or unit:LAYER:CHANNEL:Y,X. Repeated: one picture each.",
+    ),
+]
+Layers = Annotated[list[str], typer.Option("--layer", "-l", help="A layer, all of it. May be repeated.")]
+Preset = Annotated[str, typer.Option("--preset", help="strong, lucid, lecture, dream or plain.")]
+Start = Annotated[Path | None, typer.Option("--image", help="Picture to start from.", exists=True, dir_okay=False)]
+Size = Annotated[int | None, typer.Option("--size", min=1, help="Longer side in pixels.")]
+Steps = Annotated[int | None, typer.Option("--steps", min=1, help="Steps (of each octave).")]
+Settings = Annotated[list[str], typer.Option("--param", help=f"NAME=VALUE, of {_NAMES}. May be repeated.")]
+Snapshots = Annotated[list[int], typer.Option("--snapshot", min=0, help="Also save the picture after this step.")]
+Photo = Annotated[Path, typer.Argument(help="Picture file.", exists=True, dir_okay=False)]
+Out = Annotated[Path, typer.Option("--out", "-o", help="Picture file; of several pictures a sheet.")]
+
+
+def maximize(
+    target: Targets = [],  # noqa: B006  typer copies it
+    layer: Layers = [],  # noqa: B006
+    model: request.Model = "",
+    preset: Preset = "",
+    image: Start = None,
+    size: Size = None,
+    steps: Steps = None,
+    param: Settings = [],  # noqa: B006
+    snapshot: Snapshots = [],  # noqa: B006
+    out: Out = Path("maximize.png"),
+    priority: request.Priority = "interactive",
+    precision: request.Precision = "auto",
+    seed: request.Seed = None,
+    time_budget: request.TimeBudget = None,
+    allow_partial: request.AllowPartial = False,
+    server: connection.Server = connection.ADDRESS,
+    tls: connection.Tls = False,
+    ca: connection.Ca = None,
+    token: connection.Token = None,
+    timeout: connection.Timeout = making.LONG,
+    as_json: connection.Json = False,
+) -> None:
+    """Make pictures that classes, units or layers answer to most.
+
+    Example: `gradserve maximize --target flamingo --target volcano --model mobilenet_v2 --out sheet.png`
+
+    Example: `gradserve maximize --target unit:features.14:7 --preset lucid --param rate=0.03 --snapshot 4`
+    """
+    goals: list[GoalLike] = [asks.target(text) for text in target] + [Goal.layer(name) for name in layer]
+    if not goals:
+        raise typer.BadParameter("say what to maximise: --target or --layer")
+    arguments = {
+        "model": model,
+        "preset": preset,
+        "image": image,
+        "size": size,
+        "snapshots": snapshot,
+        "priority": priority,
+        "precision": precision,
+        "seed": seed,
+        "time_budget": time_budget,
+        "allow_partial": allow_partial,
+        **_settings(param, steps),
+    }
+    with connection.connect(server, tls, ca, token, timeout) as client:
+        found = report.watched(client.maximize_stream(goals, timeout=timeout, **arguments), "maximize")
+    _deliver(found, out, as_json)
+
+
+def dream(
+    photo: Photo,
+    layer: Layers = [],  # noqa: B006
+    target: Targets = [],  # noqa: B006
+    model: request.Model = "",
+    size: Size = None,
+    steps: Steps = None,
+    param: Settings = [],  # noqa: B006
+    out: Out = Path("dream.png"),
+    seed: request.Seed = None,
+    time_budget: request.TimeBudget = None,
+    allow_partial: request.AllowPartial = False,
+    server: connection.Server = connection.ADDRESS,
+    tls: connection.Tls = False,
+    ca: connection.Ca = None,
+    token: connection.Token = None,
+    timeout: connection.Timeout = making.LONG,
+    as_json: connection.Json = False,
+) -> None:
+    """DeepDream: more and more of what a layer sees in a photo.
+
+    Without --layer or --target the layer is the one that Grad-CAM takes, the last one with a map.
+
+    Example: `gradserve dream photo.jpg --layer features.14 --model mobilenet_v2 --out dream.png`
+    """
+    with connection.connect(server, tls, ca, token, timeout) as client:
+        goals: list[GoalLike] = [asks.target(text) for text in target] + [Goal.layer(name) for name in layer]
+        found = report.watched(
+            client.maximize_stream(
+                goals or [Goal.layer(client.model(model).grad_cam_layer)],
+                timeout=timeout,
+                image=photo,
+                model=model,
+                preset="dream",
+                size=size,
+                seed=seed,
+                time_budget=time_budget,
+                allow_partial=allow_partial,
+                **_settings(param, steps),
+            ),
+            "dream",
+        )
+    _deliver(found, out, as_json)
+
+
+def _settings(texts: list[str], steps: int | None) -> Any:
+    """The settings that were given, read as their types."""
+    given: dict[str, Any] = {} if steps is None else {"steps": steps}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        field = _SETTINGS.fields_by_name.get(name)
+        if not equals or field is None:
+            raise ValueError(f"--param {text}: write NAME=VALUE, NAME one of {_NAMES}")
+        given[name] = parameters.read(field, name, value)
+    return given
+
+
+def _deliver(found: MaximizedImages, out: Path, as_json: bool) -> None:
+    out.parent.mkdir(parents=True, exist_ok=True)
+    found[0].save(out) if len(found) == 1 else found.save(out)
+    saved = [out]
+    for place, each in enumerate(found):
+        number = f"-{place + 1}" if len(found) > 1 else ""
+        extras = {f"step{step}": png for step, png in each.snapshots.items()}
+        if each.stretched:
+            extras["display"] = each.stretched
+        for name, png in extras.items():
+            saved.append(save(png, out.with_name(f"{out.stem}{number}-{name}{out.suffix}")))
+    if as_json:
+        report.print_json({"images": [_json(each) for each in found], "saved": [str(path) for path in saved]})
+        return
+    table = Table(box=None)
+    for column, justify in (("goal", "left"), ("value", "right"), ("the model sees", "left"), ("steps", "right")):
+        table.add_column(column, justify=justify)  # type: ignore[arg-type]
+    for each in found:
+        seen = ", ".join(f"{score.class_name} {score.probability:.1%}" for score in each.top[:2])
+        table.add_row(each.name, f"{each.value:.4g}", seen, f"{each.done}/{each.asked}")
+    report.out().print(table)
+    report.out().print("saved as " + ", ".join(map(str, saved)))
+    for warning in dict.fromkeys((*found[0].warnings, *found[0].provenance.warnings)):
+        report.err().print(f"warning: {warning}", style="yellow")
+
+
+def _json(each: MaximizedImage) -> dict[str, Any]:
+    curves = {name: values.tolist() for name, values in each.curves.items()}
+    return {**report.plain(each), "curves": curves}

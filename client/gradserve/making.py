@@ -1,0 +1,90 @@
+"""Pure functions for what makes pictures: arguments -> request message, replies -> results."""
+
+from collections.abc import Mapping
+from typing import Any, Unpack
+
+import numpy as np
+
+from gradserve import images, parameters
+from gradserve.arguments import MaximizeArguments, Options, SizeLike
+from gradserve.goals import GoalLike, goal_message
+from gradserve.made import Curve, MaximizedImage, MaximizedImages, Progress
+from gradserve.messages import choice, count, provenance_of, request_options, score_of
+from gradserve.v1 import maximize_pb2, progress_pb2
+
+LONG = 3600.0  # seconds that a call which makes pictures may take, where nothing is said
+_PRESET = maximize_pb2.MaximizePreset.DESCRIPTOR
+_OPTIONS = Options.__annotations__
+
+
+def maximize_request(
+    goals: GoalLike | list[Any], **arguments: Unpack[MaximizeArguments]
+) -> maximize_pb2.MaximizeRequest:
+    """The arguments of Maximize as a message."""
+    given: dict[str, Any] = dict(arguments)
+    options = request_options(**{name: given.pop(name) for name in _OPTIONS if name in given})
+    image, preset = given.pop("image", None), given.pop("preset", "")
+    request = maximize_pb2.MaximizeRequest(
+        model=given.pop("model", ""),
+        goals=[goal_message(goal) for goal in (goals if isinstance(goals, list) else [goals])],
+        preset=choice("preset", _PRESET, preset) if preset else None,
+        image=None if image is None else images.message(image),
+        size=size_message(given.pop("size", None)),
+        snapshots=[count("snapshots", step) for step in given.pop("snapshots", ())],
+        options=options,
+    )
+    parameters.fill_fields(request.settings, "settings", given)
+    return request
+
+
+def maximized(goals: GoalLike | list[Any], reply: maximize_pb2.MaximizeResponse) -> MaximizedImage | MaximizedImages:
+    """The reply of Maximize: one picture, or for a list of goals all of them."""
+    settings, origin = parameters.resolved(reply.settings), provenance_of(reply.provenance)
+    found = MaximizedImages(
+        [
+            MaximizedImage(
+                name=each.name,
+                png=each.png,
+                value=each.value,
+                top=tuple(map(score_of, each.top)),
+                curves=curves(each.curves),
+                snapshots={shot.step: shot.png for shot in each.snapshots},
+                settings=settings,
+                preset=parameters.choice_name(_PRESET, reply.preset),
+                asked=reply.asked,
+                done=reply.done,
+                warnings=tuple(reply.warnings),
+                provenance=origin,
+                stretched=each.display or None,
+            )
+            for each in reply.images
+        ]
+    )
+    return found if isinstance(goals, list) else found[0]
+
+
+def maximize_event(
+    goals: GoalLike | list[Any], event: maximize_pb2.MaximizeEvent
+) -> Progress | MaximizedImage | MaximizedImages:
+    """What StreamMaximize sends: progress, and in the end the result."""
+    return progress(event.progress) if event.HasField("progress") else maximized(goals, event.result)
+
+
+def progress(told: progress_pb2.Progress) -> Progress:
+    """How far a call has come."""
+    return Progress(told.step, told.steps, {loss.name: loss.value for loss in told.losses}, tuple(told.previews))
+
+
+def curves(found: Any) -> Mapping[str, Curve]:
+    """Losses by name, one value for each step."""
+    return {curve.name: np.array(curve.values, dtype=np.float32) for curve in found}
+
+
+def size_message(size: SizeLike) -> progress_pb2.Size | None:
+    """The longer side, or (width, height)."""
+    if size is None:
+        return None
+    if isinstance(size, tuple):
+        width, height = size
+        return progress_pb2.Size(width=count("size", width), height=count("size", height))
+    return progress_pb2.Size(longer=count("size", size))

@@ -1,0 +1,79 @@
+"""The picture or the empty canvas that an image is made on: its size, checked against the model's card."""
+
+from typing import Any
+
+import numpy as np
+
+from gradserve.v1 import common_pb2 as pb
+from gradserve.v1 import progress_pb2
+
+from ..config import LimitSettings
+from ..models.card import ModelCard
+from . import images
+from .errors import Violations
+
+GREY = 0.5
+
+
+def picture(image: pb.Image, path: str, limits: LimitSettings, violations: Violations) -> np.ndarray[Any, Any] | None:
+    """A decoded picture [H, W, 3], or None with a violation."""
+    try:
+        return images.decode(image, limits)
+    except images.BadImage as error:
+        violations.add(path, str(error))
+        return None
+
+
+def canvas(
+    photo: np.ndarray[Any, Any] | None,
+    size: progress_pb2.Size,
+    longest: int,
+    card: ModelCard,
+    limits: LimitSettings,
+    violations: Violations,
+) -> np.ndarray[Any, Any]:
+    """The photo resized, or grey: [H, W, 3]. Where no size is asked for, a photo keeps its own up to `longest`."""
+    natural = (card.height, card.width) if photo is None else (photo.shape[0], photo.shape[1])
+    if photo is not None:
+        natural = _scaled(natural, min(1.0, longest / max(natural)))
+    height, width = _sides(size, natural, violations)
+    if not card.any_size:
+        if size.ByteSize() and (height, width) != (card.height, card.width):
+            only = f"{card.width}x{card.height}"
+            violations.add("size", f"must be {only}, the only one that {card.name} accepts, was {width}x{height}")
+        height, width = card.height, card.width
+    if not fits(height, width, card, limits):
+        smallest, most = card.min_size, limits.max_input_pixels
+        violations.add(
+            "size", f"{card.name} takes sides from {smallest} and at most {most} pixels, was {width}x{height}"
+        )
+        height, width = card.height, card.width
+    if photo is None:
+        return np.full((height, width, 3), GREY, np.float32)
+    return images.resized(photo, height, width, card.interpolation)
+
+
+def fits(height: int, width: int, card: ModelCard, limits: LimitSettings) -> bool:
+    """Whether the model takes an image of that size."""
+    if max(height, width) > limits.max_aspect * min(height, width):
+        return False
+    return min(height, width) >= card.min_size and height * width <= limits.max_input_pixels
+
+
+def _sides(size: progress_pb2.Size, natural: tuple[int, int], violations: Violations) -> tuple[int, int]:
+    height, width = natural
+    if size.longer:
+        if size.width or size.height:
+            violations.add("size", "longer and width or height exclude each other")
+        return _scaled(natural, size.longer / max(natural))
+    if size.width and size.height:
+        return size.height, size.width
+    if size.width:
+        return _scaled(natural, size.width / width)
+    if size.height:
+        return _scaled(natural, size.height / height)
+    return natural
+
+
+def _scaled(sides: tuple[int, int], factor: float) -> tuple[int, int]:
+    return max(1, round(sides[0] * factor)), max(1, round(sides[1] * factor))

@@ -1,0 +1,49 @@
+"""Progress and course of what takes many steps, as messages. Everything here runs in threads."""
+
+import io
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from gradserve.v1 import progress_pb2
+
+from ..methods.making import Snapshot
+from ..pool.wire import Preview, Task
+from .images import png
+
+EVERY = 0.25  # seconds between two messages at least
+QUALITY = 80  # of the previews' JPEG
+
+
+def progress(told: Preview) -> progress_pb2.Progress:
+    """A worker's report."""
+    return progress_pb2.Progress(
+        step=told.step,
+        steps=told.steps,
+        losses=[progress_pb2.LossPart(name=name, value=value) for name, value in told.losses.items()],
+        previews=[_jpeg(image) for image in told.images],
+    )
+
+
+def reporting(task: Task) -> Task:
+    """The same task, with reports on the way."""
+    return replace(task, report_every=EVERY)
+
+
+def curves(found: Mapping[str, np.ndarray[Any, Any]]) -> list[progress_pb2.Curve]:
+    """Losses by name, [steps]."""
+    return [progress_pb2.Curve(name=name, values=values.tolist()) for name, values in found.items()]
+
+
+def snapshots(taken: Iterable[Snapshot]) -> list[progress_pb2.Snapshot]:
+    """Pictures on the way."""
+    return [progress_pb2.Snapshot(step=each.step, png=png(each.pixels)) for each in taken]
+
+
+def _jpeg(pixels: np.ndarray[Any, Any]) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "JPEG", quality=QUALITY)
+    return file.getvalue()

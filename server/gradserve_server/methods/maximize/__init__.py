@@ -1,0 +1,122 @@
+"""Maximize: images that a class, unit, channel, layer or direction answers to most, or sums and differences of them.
+
+A new penalty is a function in regularizers.py, a line in PENALTIES (ascent.py), a setting in recipe.py, and the same
+setting in protos/gradserve/v1/maximize.proto.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ...engine.job import Job, Steps
+from ...engine.objective import Objective, direction, layer
+from ...engine.query import Query
+from ..making import Record, Snapshot, as_bytes, numbers, pixels, quantized, resized
+from ..targets import Target
+from .ascent import OBJECTIVE, ascend, penalties_of
+from .recipe import PRESETS, Recipe
+
+__all__ = ["PRESETS", "Goal", "Maximized", "Recipe", "Summand", "maximize", "octave_sizes"]
+
+
+@dataclass(frozen=True, slots=True)
+class Summand:
+    """A weighted target, layer, or direction in a layer's channels."""
+
+    weight: float = 1.0
+    target: Target | None = None
+    layer: str = ""
+    vector: tuple[float, ...] = ()
+
+    def objective(self, ranking: Sequence[int], like: Tensor) -> Objective:
+        """The number to maximise, given the start's classes by falling logit."""
+        if self.target is not None:
+            return self.weight * self.target.objective(ranking)
+        if self.vector:
+            vector = torch.tensor(self.vector, dtype=like.dtype, device=like.device)
+            return self.weight * direction(self.layer, vector)
+        return self.weight * layer(self.layer)
+
+
+Goal = tuple[Summand, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Maximized:
+    """One goal's image as uint8 [H, W, 3], and what was measured on those bytes."""
+
+    pixels: np.ndarray
+    display: np.ndarray | None  # 0.5 + 0.1 * standardised
+    value: float  # of the objective
+    logits: np.ndarray | None  # None where time was up before
+    curves: dict[str, np.ndarray]
+    snapshots: tuple[Snapshot, ...]
+    labels: tuple[int | None, ...]  # the classes that ranks turned out to be
+    asked: int
+    done: int
+    warnings: tuple[str, ...]
+
+
+def maximize(job: Job, x: Tensor, goals: Sequence[Goal], recipe: Recipe, snapshots: Sequence[int] = ()) -> Steps:
+    """Makes one image for every goal from [1, 3, H, W], the start or a canvas of its size. Returns [Maximized]."""
+    ranking: list[int] = []
+    if any(summand.target and summand.target.rank for goal in goals for summand in goal):
+        answer = yield Query(x)
+        ranking = answer.logits[0].argsort(descending=True, stable=True).tolist()
+    objectives = [_sum([summand.objective(ranking, x) for summand in goal]) for goal in goals]
+    record = Record(job.run(), recipe.total, frozenset(snapshots))
+    size = (x.shape[2], x.shape[3])
+    ground, detail = x.expand(len(goals), -1, -1, -1), torch.zeros_like(x)
+    for octave in octave_sizes(recipe, size):
+        base = resized(ground, octave)
+        images = yield from ascend(base + resized(detail, octave), objectives, recipe, record)
+        detail = images - base
+        if record.ended:
+            break
+    images = quantized(ground + resized(detail, size))
+    if record.run.done in record.snapshots:
+        record.snapshot(images)
+    values, logits = yield from _measured(images, objectives, record)
+    return [_made(i, images[i], values[i], logits, objectives[i], recipe, record) for i in range(len(goals))]
+
+
+def octave_sizes(recipe: Recipe, size: tuple[int, int]) -> list[tuple[int, int]]:
+    """Height and width of every octave, smallest first; the last is the whole."""
+    factors = [recipe.octave_scale**-i for i in reversed(range(recipe.octaves))]
+    return [(max(1, round(size[0] * f)), max(1, round(size[1] * f))) for f in factors]
+
+
+def _sum(objectives: Sequence[Objective]) -> Objective:
+    return Objective(tuple(term for objective in objectives for term in objective.terms))
+
+
+def _measured(images: Tensor, objectives: Sequence[Objective], record: Record) -> Steps:
+    """The objectives [n] and logits [n, classes] of finished images; of the last step where there is no time."""
+    if not record.late:
+        queries = [Query(image[None], objective) for image, objective in zip(images, objectives, strict=True)]
+        answers = yield from record.ask([*queries, Query(images)])
+        if answers is not None:
+            return torch.cat([answer.value for answer in answers[:-1]]), answers[-1].logits
+    return record.curves[-1][OBJECTIVE], None
+
+
+def _made(
+    i: int, image: Tensor, value: Tensor, logits: Tensor | None, objective: Objective, recipe: Recipe, record: Record
+) -> Maximized:
+    run = record.run
+    names = [OBJECTIVE, *penalties_of(recipe)]
+    return Maximized(
+        pixels=pixels(as_bytes(image)),
+        display=pixels(as_bytes(0.5 + 0.1 * (image - image.mean()) / image.std())) if recipe.stretch else None,
+        value=float(value),
+        logits=None if logits is None else numbers(logits[i]),
+        curves={name: record.curve(name, i) for name in names},
+        snapshots=record.snapshots_of(i),
+        labels=tuple(None if term.layer else term.indices[0] for term in objective.terms),
+        asked=run.asked,
+        done=run.done,
+        warnings=tuple(run.warnings),
+    )

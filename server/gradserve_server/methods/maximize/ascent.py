@@ -1,0 +1,70 @@
+"""The steps of one octave: look, ask for the gradient, move."""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from ...engine.job import Steps
+from ...engine.objective import Objective
+from ...engine.query import Query
+from ..making import Record
+from ..optimizers import Adam, Descent, Optimizer
+from ..regularizers import blurred, clipped, edge_energy, l2, total_variation
+from .parameterizations import Fourier, Parameterization, Pixels
+from .recipe import Recipe
+from .transforms import Views
+
+OBJECTIVE = "objective"
+PENALTIES: dict[str, Callable[[Tensor], Tensor]] = {
+    "edge_energy": edge_energy,
+    "total_variation": total_variation,
+    "l2": l2,
+}
+
+
+def penalties_of(recipe: Recipe) -> list[str]:
+    """The penalties that have a weight."""
+    return [name for name in PENALTIES if getattr(recipe, name)]
+
+
+def ascend(start: Tensor, objectives: Sequence[Objective], recipe: Recipe, record: Record) -> Steps:
+    """Raises each image's objective less its penalties, [n, 3, H, W] -> [n, 3, H, W]; ends early with the record."""
+    space: Parameterization = Fourier(start) if recipe.parameterization == "fourier" else Pixels()
+    optimizer = _optimizer(recipe)
+    views = Views(recipe.pad, recipe.jitter, recipe.scale, recipe.rotate, recipe.noise)
+    at = space.encode(start)
+    if recipe.start == "noise" and not record.run.done:
+        at = space.project(at + recipe.spread * record.run.noise(0, at[:1]))
+    for step in range(1, recipe.steps + 1):
+        view = views.draw(record.run.done, start, record.run)
+        at = at.detach().requires_grad_()
+        images = space.decode(at)
+        seen = view(images)
+        rows = [Query(row[None], goal, "image") for row, goal in zip(seen.detach(), objectives, strict=True)]
+        answers = yield from record.ask(rows)
+        if answers is None:
+            assert record.good is not None, "or asking had raised"
+            return record.good
+        penalties = {name: getattr(recipe, name) * PENALTIES[name](images) for name in penalties_of(recipe)}
+        value = torch.cat([answer.value for answer in answers])
+        climb = torch.cat([answer.image_grad for answer in answers])
+        loss = sum(penalties.values(), -(seen * climb).flatten(1).sum(1))
+        grad, by_pixel = torch.autograd.grad(loss.sum(), (at, images))
+        yield record.step({OBJECTIVE: value, **penalties}, images.detach())
+        at = space.project(optimizer.step(at.detach(), grad, sum(penalties.values(), -value), recipe.rate))
+        at = _filtered(space, at, by_pixel, step, recipe)
+    return space.decode(at).detach()
+
+
+def _optimizer(recipe: Recipe) -> Optimizer:
+    return Adam() if recipe.optimizer == "adam" else Descent(normalized=recipe.optimizer == "normalized_ascent")
+
+
+def _filtered(space: Parameterization, at: Tensor, by_pixel: Tensor, step: int, recipe: Recipe) -> Tensor:
+    """Blurred and clipped, where this step's turn it is."""
+    if recipe.blur_every and step % recipe.blur_every == 0:
+        at = space.encode(blurred(space.decode(at), recipe.blur_sigma))
+    if recipe.clip_every and step % recipe.clip_every == 0:
+        at = space.encode(clipped(space.decode(at), by_pixel, recipe.clip_pixels, recipe.clip_gradients))
+    return at
