@@ -12,7 +12,7 @@ import numpy as np
 from torch import Tensor
 
 from ...engine.job import Job, Run, Steps, together
-from ...engine.objective import Objective, ranked, ranking
+from ...engine.objective import ranked, ranking
 from ...engine.query import Query
 from ...models.card import ModelCard
 from ..targets import Target
