@@ -55,6 +55,7 @@ class ModelCard:
     precisions: tuple[Precision, ...] = ("exact",)
     auto: Mapping[Rpc, Precision] = field(default_factory=dict)  # what AUTO means by RPC; others: exact
     rows: Mapping[Precision, int] = field(default_factory=dict)  # rows per pass at the model's own size
+    index: str = ""  # folder of its influence index
     notes: tuple[str, ...] = ()
 
     def layer(self, name: str) -> Layer | None:

@@ -37,6 +37,7 @@ class ModelSpec(BaseModel):
     std: Colour | None = Field(default=None, description="divides them")
     default_eps: float = Field(default=4 / 255, ge=0, le=1, description="perturbation budget that suits the model")
     seed: int = Field(default=0, ge=0, description='of "random" weights')
+    index: Literal["embedded"] | Path | None = Field(default=None, description="folder of its influence index")
     notes: tuple[str, ...] = Field(default=(), description="shown with the model")
     precisions: tuple[Precision, ...] = Field(default=PRECISIONS, description="which to load; exact always is")
     auto: dict[Rpc, Precision] = Field(default={}, description="what AUTO means for an RPC; default: exact")
@@ -76,7 +77,14 @@ CIFAR10: dict[str, object] = {
 EMBEDDED = {
     spec.name: spec
     for spec in [
-        _embedded("digits", "digits", "digits.safetensors", **DIGITS, notes=("8x8 grey digits, bright ink on black",)),
+        _embedded(
+            "digits",
+            "digits",
+            "digits.safetensors",
+            **DIGITS,
+            index="embedded",
+            notes=("8x8 grey digits, bright ink on black",),
+        ),
         _embedded("cifar10", "cifar10", "cifar10.safetensors", **CIFAR10, notes=("photos of ten things, 32x32",)),
     ]
 }
@@ -96,6 +104,8 @@ def read_catalogue(path: Path) -> list[ModelSpec]:
             changes["weights"] = str(path.parent / spec.weights)
         if isinstance(spec.labels, Path):
             changes["labels"] = path.parent / spec.labels
+        if isinstance(spec.index, Path):
+            changes["index"] = path.parent / spec.index
         specs.append(spec.model_copy(update=changes))
     return specs
 

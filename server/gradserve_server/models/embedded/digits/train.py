@@ -3,32 +3,16 @@
 from pathlib import Path
 from typing import Annotated
 
-import numpy as np
 import torch
 import typer
 from rich.progress import track
 from safetensors.torch import save_file
-from sklearn.datasets import load_digits
-from sklearn.model_selection import train_test_split
 from torch import Tensor, nn
 
+from .data import split
 from .network import digits
 
 WEIGHTS = Path(__file__).parent / "digits.safetensors"
-HELD_OUT = 0.2
-
-
-def images(values: np.ndarray) -> Tensor:
-    """scikit-learn's [N, 64] in 0..16 -> [N, 3, 8, 8] as the service sees them: rounded to bytes, normalised."""
-    pixels = torch.from_numpy((values.reshape(-1, 1, 8, 8) / 16 * 255).round()).float() / 255
-    return ((pixels - 0.5) / 0.5).expand(-1, 3, -1, -1)
-
-
-def split() -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Training images, held-out images, training labels, held-out labels; stratified, always the same."""
-    data = load_digits()
-    parts = train_test_split(data.data, data.target, test_size=HELD_OUT, random_state=0, stratify=data.target)
-    return images(parts[0]), images(parts[1]), torch.from_numpy(parts[2]), torch.from_numpy(parts[3])
 
 
 def accuracy(network: nn.Module, x: Tensor, y: Tensor) -> float:

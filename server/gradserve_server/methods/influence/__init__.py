@@ -1,0 +1,117 @@
+"""Influence: the training examples behind a prediction, by a model's index. METHODS is the whole list."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from torch import Tensor
+
+from ...engine.job import Job, Steps, together
+from ...engine.query import Query
+from .estimates import (
+    Asked,
+    Estimate,
+    Goal,
+    Member,
+    last_layer,
+    opened,
+    projected_gauss_newton,
+    regression_of,
+    similar,
+    unfolded,
+)
+from .index import Array, Method, extremes
+
+METHODS: Mapping[Method, Callable[[Tensor, Asked, Member], Steps]] = {
+    "projected": projected_gauss_newton,
+    "last_layer": last_layer,
+    "neighbours": similar,
+}
+RESOLUTION = 2.0**-11  # of the largest score: what float16 rows cannot tell apart is neither helpful nor harmful
+
+
+@dataclass(frozen=True, slots=True)
+class Reweighting:
+    """What if the weights of these examples changed by weight / N? -1 removes them."""
+
+    rows: tuple[int, ...]
+    weight: float
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Influenced:
+    """Rows of the index with their scores, strongest first, and the answers to what-ifs."""
+
+    label: int
+    value: float
+    probability: float
+    helpful: Array  # rows whose removal would harm; of neighbours, the most similar
+    harmful: Array
+    scores: Array  # of the helpful, then of the harmful
+    corrected: Array | None  # the same by a Newton step each
+    what_if: tuple[float, ...]
+    floor: float  # scores closer to zero are taken for none
+
+
+def influence(
+    job: Job,
+    x: Tensor,
+    *,
+    members: Sequence[Member],
+    method: Method,
+    goal: Goal,
+    label: int | None,
+    rank: int,
+    top: int,
+    what_if: Sequence[Reweighting],
+    newton: bool,
+) -> Steps:
+    """Scores by every member, averaged: [1, 3, H, W] -> Influenced. `rank` counts where no label is given."""
+    if label is None:
+        answer = yield Query(x, model=unfolded(members[0].model))
+        label = int(answer.logits[0].argsort(descending=True, stable=True)[rank - 1])
+    asked = Asked(label, goal)
+    estimates = yield from together([METHODS[method](x, asked, member) for member in members])
+    scores = np.mean([each.scores for each in estimates], axis=0)
+    floor = RESOLUTION * float(np.abs(scores).max())
+    helpful, harmful = _ranked(scores, method, goal, top, floor)
+    rows = np.concatenate([helpful, harmful])
+    stepped = newton and all(each.step for each in estimates)
+    values = [float(asked.value(each.logits)) for each in estimates]
+    return Influenced(
+        label=label,
+        value=float(np.mean(values)),
+        probability=float(np.mean([float(each.logits.softmax(0)[label]) for each in estimates])),
+        helpful=helpful,
+        harmful=harmful,
+        scores=scores[rows],
+        corrected=np.array([_step(estimates, row[None], -1.0) for row in rows]) if stepped else None,
+        what_if=tuple(_what_if(each, scores, estimates, members, stepped) for each in what_if),
+        floor=floor,
+    )
+
+
+def _ranked(scores: Array, method: Method, goal: Goal, top: int, floor: float) -> tuple[Array, Array]:
+    """Rows that help and rows that harm; a loss rises, a margin or logit falls when a helpful one is removed."""
+    high, low = extremes(scores, top)
+    if method == "neighbours":
+        return high, low[:0]
+    high, low = high[scores[high] > floor], low[scores[low] < -floor]
+    return (high, low) if goal == "loss" else (low, high)
+
+
+def _step(estimates: Sequence[Estimate], rows: Array, weight: float) -> float:
+    return float(np.mean([each.step(rows, weight) for each in estimates if each.step]))
+
+
+def _what_if(
+    asked: Reweighting, scores: Array, estimates: Sequence[Estimate], members: Sequence[Member], stepped: bool
+) -> float:
+    """By a Newton step of the whole group where that is possible, else the sum of the single changes."""
+    rows = np.array(asked.rows)
+    if stepped and all(regression_of(member.folder).can_step(len(rows)) for member in members):
+        return _step(estimates, rows, asked.weight)
+    return float(-asked.weight * scores[rows].sum())
+
+
+__all__ = ["METHODS", "Goal", "Influenced", "Member", "Method", "Reweighting", "influence", "opened", "unfolded"]

@@ -1,0 +1,47 @@
+"""Which directions of a layer's inputs and output gradients to keep."""
+
+import torch
+from torch import Tensor
+
+WIDEST = 1024  # columns of a second moment that is kept whole; wider ones are sketched
+OVERSAMPLED = 4  # columns of a sketch for each direction that is wanted
+MOST_POSITIONS = 64  # of a map, drawn at random, that count towards the second moment
+
+
+class SecondMoment:
+    """Streams rows and gives the leading eigenvectors of sum(row row^T), in float64.
+
+    Wide ones only see a random sketch of it (Nystroem; Tropp et al. 2017, algorithm 3 without its shift).
+    """
+
+    def __init__(self, columns: int, rank: int, generator: torch.Generator) -> None:
+        self.rank = min(rank, columns)
+        sketched = columns > WIDEST and OVERSAMPLED * rank < columns
+        self.test = (
+            torch.randn(columns, OVERSAMPLED * rank, generator=generator, dtype=torch.float64) if sketched else None
+        )
+        self.sum = torch.zeros(columns, columns if self.test is None else self.test.shape[1], dtype=torch.float64)
+
+    def add(self, rows: Tensor) -> None:
+        """[M, columns] more."""
+        rows = rows.reshape(-1, rows.shape[-1]).cpu().double()
+        self.sum += rows.T @ (rows if self.test is None else rows @ self.test)
+
+    def basis(self) -> Tensor:
+        """[columns, rank], orthonormal."""
+        if self.test is None:
+            leading: Tensor = torch.linalg.eigh(self.sum).eigenvectors.flip(1)
+            return leading[:, : self.rank]
+        values, vectors = torch.linalg.eigh(self.test.T @ self.sum)
+        kept = values > 1e-12 * values[-1]
+        half = self.sum @ (vectors[:, kept] / values[kept].sqrt())
+        left: Tensor = torch.linalg.svd(half, full_matrices=False)[0]
+        return left[:, : self.rank]
+
+
+def thinned(rows: Tensor, generator: torch.Generator) -> Tensor:
+    """[N, groups, positions, columns] with at most MOST_POSITIONS positions."""
+    positions = rows.shape[2]
+    if positions <= MOST_POSITIONS:
+        return rows
+    return rows[:, :, torch.randperm(positions, generator=generator)[:MOST_POSITIONS].to(rows.device)]

@@ -1,0 +1,134 @@
+"""The methods: each turns one pass of the test image into a score for every training example.
+
+J = mean l_i + (lambda / 2) |theta|^2, H its damped Gauss-Newton matrix, g_i = grad l_i. Removing example i changes its
+weight by -1/N, so a number f of the test example changes by + grad f^T H^-1 g_i / N (Koh & Liang 2017).
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ...engine.job import Steps
+from ...engine.objective import log_odds, logit
+from ...engine.query import Query, Tap
+from ..embed import pooled
+from . import neighbours
+from .index import HEAD, PROJECTION, Array, Index
+from .layers import taps
+from .projected import Projected, read_projected
+from .regression import Regression, read_regression
+
+Goal = Literal["loss", "margin", "logit"]
+
+
+class Member(NamedTuple):
+    """A served model and the folder of its index; several are an ensemble."""
+
+    model: str
+    folder: str
+
+
+class Asked(NamedTuple):
+    """The number that is asked about: the loss, the margin or the logit of a class."""
+
+    label: int
+    goal: Goal
+
+    def value(self, logits: Tensor) -> Tensor:
+        """The number itself, of logits [C]. The margin is log p - log(1 - p)."""
+        if self.goal == "logit":
+            return logits[self.label]
+        others = logits[torch.arange(len(logits)) != self.label].logsumexp(0)
+        margin = logits[self.label] - others
+        return margin if self.goal == "margin" else torch.nn.functional.softplus(-margin)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Estimate:
+    """Of every training example the change of the number when it is removed, or its similarity: [N]."""
+
+    scores: Array
+    logits: Tensor  # [C], float64
+    step: Callable[[Array, float], float] | None = None  # the same by a Newton step, of rows and their change of weight
+
+
+def unfolded(model: str) -> str:
+    """The name under which an engine has the unfolded instance of a model."""
+    return f"{model} unfolded"
+
+
+@lru_cache(64)
+def opened(path: str) -> Index:
+    """The index in a folder; it never changes while it is served. Raises IndexFault."""
+    return Index(Path(path))
+
+
+@lru_cache(64)
+def projected_of(path: str, device: torch.device, dtype: torch.dtype) -> Projected:
+    """An index's bases on a device."""
+    return read_projected(Path(path) / PROJECTION).to(device, dtype)
+
+
+@lru_cache(64)
+def regression_of(path: str) -> Regression:
+    """An index's last layer."""
+    return read_regression(Path(path) / HEAD)
+
+
+def projected_gauss_newton(x: Tensor, asked: Asked, member: Member) -> Steps:
+    """Inner products of projected, whitened gradients (LoGra: Choe et al. 2024, with the softmax Gauss-Newton matrix).
+
+    The gradient is that of the margin, which does not vanish as p nears 1; d loss = -(1 - p) d margin.
+    """
+    index, tools = opened(member.folder), projected_of(member.folder, x.device, x.dtype)
+    number = logit(asked.label) if asked.goal == "logit" else log_odds(asked.label)
+    answer = yield Query(x, number, "taps", taps(tools.projections), model=unfolded(member.model))
+    logits = answer.logits[0].double().cpu()
+    vector = tools.vectors(answer.acts)[0].float().cpu().numpy()
+    slope = -(1 - float(logits.softmax(0)[asked.label])) if asked.goal == "loss" else 1.0
+    return Estimate(slope / len(index) * products(index, vector[None])[0], logits)
+
+
+def last_layer(x: Tensor, asked: Asked, member: Member) -> Steps:
+    """Exact influence through the weights of the last layer alone."""
+    index, tools = opened(member.folder), regression_of(member.folder)
+    logits, features = yield from _last(x, asked, member)
+    with torch.enable_grad():
+        at = logits.clone().requires_grad_()
+        (slope,) = torch.autograd.grad(asked.value(at), at)
+    responses = tools.responses(features)
+
+    def step(rows: Array, weight: float) -> float:
+        change = tools.newton(index, responses, rows, weight)
+        return float(asked.value(logits + change) - asked.value(logits))
+
+    return Estimate(tools.removals(index, responses, slope), logits, step)
+
+
+def similar(x: Tensor, asked: Asked, member: Member) -> Steps:
+    """Cosine of what goes into the last layer: similar training examples, whether or not they mattered."""
+    logits, features = yield from _last(x, asked, member)
+    return Estimate(neighbours.similarities(opened(member.folder), features.float().numpy()), logits)
+
+
+def products(index: Index, vectors: Array) -> Array:
+    """Of queries [B, k] with every row of the index: [B, N]."""
+    out = np.empty((len(vectors), len(index)), np.float32)
+    queries = torch.from_numpy(vectors)
+    for rows in index.chunks():
+        out[:, rows] = queries @ torch.from_numpy(index.vectors[rows].astype(np.float32)).T
+    return out
+
+
+def _last(x: Tensor, asked: Asked, member: Member) -> Steps:
+    """Logits [C] and what goes into the last layer [D], float64 on the CPU."""
+    layer = opened(member.folder).manifest.feature_layer
+    tap = Tap(layer, "input", reduce=lambda act, _: pooled(act, "mean"))
+    answer = yield Query(x, logit(asked.label), "nothing", (tap,), model=unfolded(member.model))
+    return answer.logits[0].double().cpu(), answer.acts[0][0].double().cpu()

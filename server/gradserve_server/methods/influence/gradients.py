@@ -1,0 +1,65 @@
+"""Gradients of single examples for building an index: one forward, and a backward for each class."""
+
+from collections.abc import Iterator, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ...models.prepared import Prepared
+from ...models.taps import Taps
+from .layers import Layer
+
+ALL_CLASSES = 20  # up to so many, every class counts in the expectation
+TOP, SAMPLED = 8, 2  # beyond: the most probable ones, and draws from the rest
+
+
+class Pass:
+    """A forward of N images that can be differentiated by the outputs of some layers, again and again."""
+
+    def __init__(self, model: Prepared, images: Tensor, layers: Sequence[Layer]) -> None:
+        names = [layer.name for layer in layers]
+        inputs, outputs = ([model.place(name, side) for name in names] for side in ("input", "output"))
+        taps = Taps([*inputs, *outputs], leaf=True)
+        with torch.enable_grad(), taps.listening(model.network):
+            self.logits = model(images)
+        self.inputs = [taps.kept[place].detach() for place in inputs]
+        self._outputs = [taps.kept[place] for place in outputs]
+
+    def gradients(self, values: Tensor) -> list[Tensor]:
+        """By each layer's output, of the sum of values [N]: row i belongs to example i."""
+        return list(torch.autograd.grad(values.sum(), self._outputs, retain_graph=True))
+
+    def class_expectation(self, generator: torch.Generator) -> Iterator[tuple[Tensor, list[Tensor]]]:
+        """Weights [N] and gradients of log p_c, class by class: their weighted outer products sum to the softmax GGN.
+
+        diag(p) - p p^T is the expectation over classes c ~ p of the outer product of grad log p_c by the logits.
+        """
+        log_p = self.logits.log_softmax(1)
+        for chosen, weight in expectation_classes(log_p.detach().exp(), generator):
+            yield weight, self.gradients(log_p.gather(1, chosen[:, None]).squeeze(1))
+
+
+def expectation_classes(p: Tensor, generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
+    """Classes [N] and their weights [N] whose sum is an expectation over p [N, C]: exact up to ALL_CLASSES classes.
+
+    Beyond: the TOP most probable ones with their probability, the others' mass on SAMPLED draws among them.
+    """
+    count = p.shape[1]
+    if count <= ALL_CLASSES:
+        for c in range(count):
+            yield torch.full_like(p[:, 0], c, dtype=torch.long), p[:, c]
+        return
+    top = p.topk(TOP, 1)
+    for j in range(TOP):
+        yield top.indices[:, j], top.values[:, j]
+    rest = p.scatter(1, top.indices, 0.0)
+    mass = rest.sum(1)
+    draws = torch.multinomial((rest + 1e-30).cpu(), SAMPLED, replacement=True, generator=generator).to(p.device)
+    for j in range(SAMPLED):
+        yield draws[:, j], mass / SAMPLED
+
+
+def losses(logits: Tensor, labels: Tensor, label_smoothing: float) -> Tensor:
+    """Cross-entropy of each example as the model was trained: [N, C], [N] -> [N]."""
+    return F.cross_entropy(logits, labels, reduction="none", label_smoothing=label_smoothing)

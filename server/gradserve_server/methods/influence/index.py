@@ -1,0 +1,203 @@
+"""An influence index: what is known of a training set, in a folder, memory-mapped.
+
+manifest.json            what it is of, and the size and SHA-256 of every other file
+columns.bin              a record for each example: label, prediction, loss, self-influence, ...
+names.bin  names.idx     the examples' file or row ids; where each begins
+thumbs.bin  thumbs.idx   small pictures of them, PNG or JPEG
+features.bin             [N, D] float16, what goes into the last layer
+vectors.bin              [N, k] float16, projected and whitened gradients        (projected Gauss-Newton)
+projection.safetensors   bases of the layers, and what whitens
+residuals.bin            [N, C] float32, probabilities minus labels              (exact last layer)
+head.safetensors         the Cholesky factor of the last layer's Hessian
+"""
+
+import hashlib
+import mmap
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+VERSION = 1
+MANIFEST, PROJECTION, HEAD = "manifest.json", "projection.safetensors", "head.safetensors"
+CHUNK = 8192  # examples that are scored at once
+Method = Literal["projected", "last_layer", "neighbours"]
+COLUMNS = np.dtype(
+    [
+        ("label", "<i4"),
+        ("predicted", "<i4"),
+        ("loss", "<f4"),  # as the model was trained
+        ("margin", "<f4"),  # log p - log(1 - p) of the label
+        ("self_influence", "<f4"),  # g^T H^-1 g, by the default method
+        ("parameter_change", "<f4"),  # |H^-1 g| / N: how far the parameters move when the example is removed
+        ("disagreement", "<f4"),  # share of the nearest examples with another label
+        ("suspicion", "<f4"),  # mean of the ranks by self-influence and disagreement, 0 to 1
+    ]
+)
+Array = np.ndarray[Any, Any]
+
+
+class IndexFault(ValueError):
+    """An index that cannot be used; the text names its folder and says why."""
+
+
+class File(BaseModel):
+    """Size and digest of a file of the index."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    bytes: int
+    sha256: str
+
+
+class Manifest(BaseModel):
+    """What an index is of, and how it was made."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    version: int
+    model: str
+    weights_digest: str
+    preprocessing: str
+    dataset: str  # digest of the examples' names, labels and pixels
+    count: int
+    classes: int
+    features: int
+    feature_layer: str  # whose input they are
+    methods: tuple[Method, ...]  # the first is the default
+    weight_decay: float | None
+    label_smoothing: float
+    size: int = 0  # k
+    damping: float = 0.0
+    coverage: float = 0.0
+    head_damping: float = 0.0
+    head_exact: bool = False
+    stationarity: float = 0.0
+    warnings: tuple[str, ...] = ()
+    files: dict[str, File] = {}
+
+
+class Index:
+    """An index that is open for reading. Nothing of it is copied into memory but what is asked for."""
+
+    def __init__(self, path: Path) -> None:
+        """Raises IndexFault for one that is missing, of another version, or whose files have other sizes."""
+        self.path = path
+        self.manifest = _manifest(path)
+        for name, file in self.manifest.files.items():
+            size = (path / name).stat().st_size if (path / name).is_file() else None
+            if size is None:
+                raise IndexFault(f"index {path}: {name} is missing; build the index again")
+            if size != file.bytes:
+                raise IndexFault(f"index {path}: {name} has {size} bytes and must have {file.bytes}; build it again")
+
+    def __len__(self) -> int:
+        return self.manifest.count
+
+    def verify(self) -> None:
+        """Reads every file once, which also warms the page cache. Raises IndexFault for one that was changed."""
+        for name, file in self.manifest.files.items():
+            if digest(self.path / name) != file.sha256:
+                raise IndexFault(f"index {self.path}: {name} is damaged; build the index again")
+
+    @cached_property
+    def columns(self) -> Array:
+        """COLUMNS of every example."""
+        return self._mapped("columns.bin", COLUMNS, ())
+
+    @cached_property
+    def vectors(self) -> Array:
+        """[N, k], projected and whitened gradients."""
+        return self._mapped("vectors.bin", np.dtype("<f2"), (self.manifest.size,))
+
+    @cached_property
+    def features(self) -> Array:
+        """[N, D], what goes into the last layer."""
+        return self._mapped("features.bin", np.dtype("<f2"), (self.manifest.features,))
+
+    @cached_property
+    def residuals(self) -> Array:
+        """[N, C], probabilities minus labels."""
+        return self._mapped("residuals.bin", np.dtype("<f4"), (self.manifest.classes,))
+
+    def name(self, row: int) -> str:
+        """The example's file or row id."""
+        return self._record("names", row).decode()
+
+    def thumbnail(self, row: int) -> bytes:
+        """A small picture, PNG or JPEG."""
+        return self._record("thumbs", row)
+
+    def chunks(self) -> Iterator[slice]:
+        """All rows, CHUNK by CHUNK."""
+        return (slice(i, min(i + CHUNK, len(self))) for i in range(0, len(self), CHUNK))
+
+    def _mapped(self, name: str, dtype: np.dtype[Any], columns: tuple[int, ...]) -> Array:
+        return np.memmap(self.path / name, dtype, "r", shape=(len(self), *columns))
+
+    def _record(self, kind: str, row: int) -> bytes:
+        begins, data = self._records[kind]
+        return data[int(begins[row]) : int(begins[row + 1])]
+
+    @cached_property
+    def _records(self) -> dict[str, tuple[Array, mmap.mmap]]:
+        return {kind: (self._begins(kind), self._blob(kind)) for kind in ("names", "thumbs")}
+
+    def _begins(self, kind: str) -> Array:
+        return np.memmap(self.path / f"{kind}.idx", np.dtype("<u8"), "r")
+
+    def _blob(self, kind: str) -> mmap.mmap:
+        with (self.path / f"{kind}.bin").open("rb") as file:
+            if not self.manifest.files[f"{kind}.bin"].bytes:
+                return mmap.mmap(-1, 1)  # an empty file cannot be mapped
+            return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+
+
+def soft_labels(index: Index, rows: Any) -> Array:
+    """What the rows' residuals were taken from: [m, C], one-hot but for label smoothing."""
+    return softened(index.columns["label"][rows], index.manifest.classes, index.manifest.label_smoothing)
+
+
+def softened(labels: Array, classes: int, smoothing: float) -> Array:
+    """[m] -> [m, C]."""
+    out = np.full((len(labels), classes), smoothing / classes)
+    out[np.arange(len(labels)), labels] += 1 - smoothing
+    return out
+
+
+def digest(path: Path) -> str:
+    """SHA-256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def files_of(path: Path, names: Sequence[str]) -> dict[str, File]:
+    """Size and digest of the files of a folder."""
+    return {name: File(bytes=(path / name).stat().st_size, sha256=digest(path / name)) for name in names}
+
+
+def extremes(scores: Array, count: int) -> tuple[Array, Array]:
+    """Rows of the largest scores, best first, and of the smallest, lowest first: [N] -> at most [count] each."""
+    count = min(count, len(scores))
+    if count == 0:
+        return np.zeros(0, np.int64), np.zeros(0, np.int64)
+    high = np.argpartition(scores, -count)[-count:]
+    low = np.argpartition(scores, count - 1)[:count]
+    return high[np.argsort(-scores[high], kind="stable")], low[np.argsort(scores[low], kind="stable")]
+
+
+def _manifest(path: Path) -> Manifest:
+    file = path / MANIFEST
+    if not file.is_file():
+        raise IndexFault(f"index {path}: there is no {MANIFEST}; `gradserve index` builds one")
+    try:
+        manifest = Manifest.model_validate_json(file.read_bytes())
+    except ValidationError as error:
+        raise IndexFault(f"index {path}: {MANIFEST} cannot be read; build the index again") from error
+    if manifest.version != VERSION:
+        text = f"index {path} has version {manifest.version}, and this server reads version {VERSION}"
+        raise IndexFault(f"{text}; build it again")
+    return manifest

@@ -1,0 +1,83 @@
+"""Indexes as a server holds them: checked against their model, and the embedded one built at first use."""
+
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+import torch
+
+from ...models.card import ModelCard
+from ...models.catalogue import ModelSpec
+from ...models.prepared import Prepared, prepare
+from .build import Builder, Origin, Plan
+from .estimates import opened
+from .examples import ArrayExamples
+from .index import VERSION, Index, IndexFault, Manifest
+
+
+def indexed(spec: ModelSpec, device: torch.device) -> tuple[Prepared, Path]:
+    """The unfolded model whose gradients its index is of, and the index's folder. Raises LoadError, IndexFault."""
+    model = prepare(spec, device, fold=False)
+    folder = embedded(model) if spec.index == "embedded" else Path(str(spec.index)).absolute()
+    index = opened(str(folder))
+    index.verify()
+    check(index.manifest, model.card, folder)
+    return model, folder
+
+
+def check(manifest: Manifest, card: ModelCard, folder: Path) -> None:
+    """Raises IndexFault for an index of other weights or of another preprocessing."""
+    hint = f"build it again: gradserve index --model {card.name} --data ... --out {folder}"
+    if manifest.weights_digest != card.digest:
+        theirs, ours = manifest.weights_digest[:12], card.digest[:12]
+        raise IndexFault(f"index {folder} is of weights {theirs}, but {card.name} has {ours}; {hint}")
+    if manifest.preprocessing != preprocessing(card) or manifest.classes != len(card.classes):
+        raise IndexFault(f"index {folder} is of other input or classes than {card.name} has now; {hint}")
+
+
+def preprocessing(card: ModelCard) -> str:
+    """What decides which numbers the network sees of a picture."""
+    facts = (card.height, card.width, card.resize, card.interpolation, card.mean, card.std)
+    return " ".join(map(str, facts))
+
+
+def embedded(model: Prepared) -> Path:
+    """The index of `digits`, built from scikit-learn's bundled data where it is not in the user's cache yet."""
+    folder = cache() / f"{model.card.name}-{model.card.digest[:16]}-v{VERSION}"
+    try:
+        Index(folder).verify()
+    except IndexFault:
+        from ...models.embedded.digits.data import parts, pixels  # here, since scikit-learn takes its time
+
+        x, _, y, _ = parts()
+        examples = ArrayExamples(pixels(x), y)
+        origin = Origin(preprocessing(model.card), examples.digest())
+        own = folder.with_name(f"{folder.name}-{os.getpid()}")  # other workers may be building it too
+        Builder(model, examples, origin, Plan(label_smoothing=0.05)).run(own)
+        settle(own, folder)
+    return folder
+
+
+def settle(own: Path, folder: Path) -> None:
+    """Moves a finished index to where all look for it; one that another process has put there meanwhile stays."""
+    try:
+        own.rename(folder)
+    except OSError:
+        try:
+            Index(folder).verify()
+        except IndexFault:
+            shutil.rmtree(folder, ignore_errors=True)
+            own.rename(folder)
+        shutil.rmtree(own, ignore_errors=True)
+
+
+def cache() -> Path:
+    """The user's cache folder, or one among the temporary files where there is none to write to."""
+    home = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "gradserve"
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        home = Path(tempfile.gettempdir()) / "gradserve"
+        home.mkdir(exist_ok=True)
+    return home
