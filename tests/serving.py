@@ -24,6 +24,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from gradserve.v1 import common_pb2 as pb
 from gradserve.v1 import explain_pb2, models_pb2_grpc, service_pb2_grpc
 
+CACHE = tempfile.TemporaryDirectory()  # where servers keep the indexes that they build
 PATIENCE = 120  # seconds for a start on a machine that has other things to do
 MODELS = """
 [models.digits]
@@ -57,6 +58,7 @@ class Server:
         command += ["--port", "0", "--metrics-port", "0", *flags]
         paths = [str(Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])]
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "CUDA_VISIBLE_DEVICES": ""}
+        environment["XDG_CACHE_HOME"] = CACHE.name
         with self._log.open("w") as log:
             self.process = psutil.Popen(command, stdout=subprocess.PIPE, stderr=log, env=environment, text=True)
         self._said: dict[str, str] = {}

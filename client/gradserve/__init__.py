@@ -32,6 +32,7 @@ from gradserve.errors import (
     Violation,
 )
 from gradserve.goals import Goal
+from gradserve.influences import Features, Influence, Reweighting, Suspects, TrainingExample
 from gradserve.made import MaximizedImage, MaximizedImages, Progress
 from gradserve.results import Explanation, Explanations, Prediction, Provenance, Region, Score
 
@@ -51,8 +52,10 @@ __all__ = [
     "Explanation",
     "Explanations",
     "FailedPrecondition",
+    "Features",
     "Goal",
     "GradserveError",
+    "Influence",
     "InternalError",
     "InvalidArgument",
     "Judgement",
@@ -71,8 +74,11 @@ __all__ = [
     "Region",
     "RequestTooLarge",
     "ResourceExhausted",
+    "Reweighting",
     "Score",
     "ServiceError",
+    "Suspects",
+    "TrainingExample",
     "TrajectoryStep",
     "Unauthenticated",
     "Unavailable",

@@ -2,15 +2,14 @@
 
 import asyncio
 import time
-from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from types import TracebackType
 from typing import Any, Self, TypeVar, Unpack, overload
 
 import grpc
 import grpc.aio
 
-from gradserve import attack_messages, channel, errors, making, messages
+from gradserve import attack_messages, channel, errors, influence_messages, making, messages
 from gradserve.arguments import (
     AttackTargetLike,
     ImageLike,
@@ -23,7 +22,10 @@ from gradserve.arguments import (
 from gradserve.attacks import Attack
 from gradserve.cards import ModelCard
 from gradserve.goals import GoalLike
+from gradserve.influence_messages import EmbedArguments, InfluenceArguments, SuspectsArguments
+from gradserve.influences import Features, Influence, Suspects
 from gradserve.made import MaximizedImage, MaximizedImages, Progress
+from gradserve.many import in_order_async
 from gradserve.results import Explanation, Explanations, Prediction
 from gradserve.v1 import models_pb2, models_pb2_grpc, service_pb2_grpc
 
@@ -193,23 +195,50 @@ class AsyncClient:
         async for event in self._stream(self._gradients.StreamMaximize, request, timeout):
             yield making.maximize_event(goals, event)
 
+    async def influence(
+        self,
+        image: ImageLike,
+        method: MethodLike | None = None,
+        *,
+        timeout: float | None = None,
+        **arguments: Unpack[InfluenceArguments],
+    ) -> Influence:
+        """The training examples that most helped and most harmed a prediction; see `Client`."""
+        request = await asyncio.to_thread(influence_messages.influence_request, image, method, **arguments)
+        return influence_messages.influence_result(await self._call(self._gradients.Influence, request, timeout))
+
+    async def suspects(self, *, timeout: float | None = None, **arguments: Unpack[SuspectsArguments]) -> Suspects:
+        """Training examples whose labels are suspicious, most first.
+
+        `order` is "rank_sum", "self_influence", "loss" or "disagreement".
+        """
+        request = influence_messages.suspects_request(**arguments)
+        return influence_messages.suspects_result(await self._call(self._gradients.Suspects, request, timeout))
+
+    async def embed(
+        self, image: ImageLike, *, timeout: float | None = None, **arguments: Unpack[EmbedArguments]
+    ) -> Features:
+        """The features of a layer; see `Client`."""
+        request = await asyncio.to_thread(influence_messages.embed_request, image, **arguments)
+        return influence_messages.embed_result(await self._call(self._gradients.Embed, request, timeout))
+
     def predict_many(
         self, images: Iterable[ImageLike], *, concurrency: int = 8, **arguments: Any
     ) -> AsyncIterator[Prediction]:
         """Predictions of many pictures in their order, with `predict`'s arguments; the first failure is raised."""
-        return _in_order(lambda image: self.predict(image, **arguments), images, concurrency)
+        return in_order_async(lambda image: self.predict(image, **arguments), images, concurrency)
 
     def explain_many(
         self, images: Iterable[ImageLike], methods: MethodLike | list[Any], *, concurrency: int = 8, **arguments: Any
     ) -> AsyncIterator[Any]:
         """Explanations of many pictures in their order, with `explain`'s arguments; the first failure is raised."""
-        return _in_order(lambda image: self.explain(image, methods, **arguments), images, concurrency)
+        return in_order_async(lambda image: self.explain(image, methods, **arguments), images, concurrency)
 
     def attack_many(
         self, images: Iterable[ImageLike], method: MethodLike = "pgd", *, concurrency: int = 8, **arguments: Any
     ) -> AsyncIterator[Attack]:
         """Attacks on many pictures in their order, with `attack`'s arguments; the first failure is raised."""
-        return _in_order(lambda image: self.attack(image, method, **arguments), images, concurrency)
+        return in_order_async(lambda image: self.attack(image, method, **arguments), images, concurrency)
 
     async def models(self) -> list[ModelCard]:
         """The cards of all models, without their layers; the first is the default."""
@@ -271,26 +300,3 @@ class AsyncClient:
             raise errors.from_call(failure) from None
         finally:
             call.cancel()
-
-
-async def _in_order(
-    call: Callable[[ImageLike], Awaitable[T]], images: Iterable[ImageLike], concurrency: int
-) -> AsyncIterator[T]:
-    """The call's results in the images' order; never more than twice `concurrency` are begun and not yet taken."""
-    places = asyncio.Semaphore(concurrency)
-
-    async def one(image: ImageLike) -> T:
-        async with places:
-            return await call(image)
-
-    begun: deque[asyncio.Task[T]] = deque()
-    try:
-        for image in images:
-            begun.append(asyncio.create_task(one(image)))
-            if len(begun) >= 2 * concurrency:
-                yield await begun.popleft()
-        while begun:
-            yield await begun.popleft()
-    finally:
-        for each in begun:
-            each.cancel()

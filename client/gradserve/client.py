@@ -1,15 +1,13 @@
 """The client for ordinary code; `gradserve.aio` has the same for asyncio."""
 
 import time
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
 from typing import Any, Self, TypeVar, Unpack, overload
 
 import grpc
 
-from gradserve import attack_messages, channel, errors, making, messages
+from gradserve import attack_messages, channel, errors, influence_messages, making, messages
 from gradserve.arguments import (
     AttackTargetLike,
     ImageLike,
@@ -22,7 +20,10 @@ from gradserve.arguments import (
 from gradserve.attacks import Attack
 from gradserve.cards import ModelCard
 from gradserve.goals import GoalLike
+from gradserve.influence_messages import EmbedArguments, InfluenceArguments, SuspectsArguments
+from gradserve.influences import Features, Influence, Suspects
 from gradserve.made import MaximizedImage, MaximizedImages, Progress
+from gradserve.many import in_order
 from gradserve.results import Explanation, Explanations, Prediction
 from gradserve.v1 import models_pb2, models_pb2_grpc, service_pb2_grpc
 
@@ -207,23 +208,54 @@ class Client:
         for event in self._stream(self._gradients.StreamMaximize, request, timeout):
             yield making.maximize_event(goals, event)
 
+    def influence(
+        self,
+        image: ImageLike,
+        method: MethodLike | None = None,
+        *,
+        timeout: float | None = None,
+        **arguments: Unpack[InfluenceArguments],
+    ) -> Influence:
+        """The training examples that most helped and most harmed a prediction, by the model's index.
+
+        The prediction is judged by `label` (a class's index or name, or a Rank; None: the predicted class); `goal` is
+        "loss", "margin" or "logit". `method` is "projected", "last_layer", "neighbours" or None for the index's own.
+        `what_if` asks what the removal of groups of rows would change: a list of rows, or a Reweighting, for each.
+        `ensemble` names models that were trained independently on the same examples.
+        """
+        request = influence_messages.influence_request(image, method, **arguments)
+        return influence_messages.influence_result(self._call(self._gradients.Influence, request, timeout))
+
+    def suspects(self, *, timeout: float | None = None, **arguments: Unpack[SuspectsArguments]) -> Suspects:
+        """Training examples whose labels are suspicious, most first.
+
+        `order` is "rank_sum", "self_influence", "loss" or "disagreement".
+        """
+        request = influence_messages.suspects_request(**arguments)
+        return influence_messages.suspects_result(self._call(self._gradients.Suspects, request, timeout))
+
+    def embed(self, image: ImageLike, *, timeout: float | None = None, **arguments: Unpack[EmbedArguments]) -> Features:
+        """The features of a layer, pooled by "mean", "max" or "none"; by default what goes into the last linear one."""
+        request = influence_messages.embed_request(image, **arguments)
+        return influence_messages.embed_result(self._call(self._gradients.Embed, request, timeout))
+
     def predict_many(
         self, images: Iterable[ImageLike], *, concurrency: int = 8, **arguments: Any
     ) -> Iterator[Prediction]:
         """Predictions of many pictures in their order, with `predict`'s arguments; the first failure is raised."""
-        return _in_order(lambda image: self.predict(image, **arguments), images, concurrency)
+        return in_order(lambda image: self.predict(image, **arguments), images, concurrency)
 
     def explain_many(
         self, images: Iterable[ImageLike], methods: MethodLike | list[Any], *, concurrency: int = 8, **arguments: Any
     ) -> Iterator[Any]:
         """Explanations of many pictures in their order, with `explain`'s arguments; the first failure is raised."""
-        return _in_order(lambda image: self.explain(image, methods, **arguments), images, concurrency)
+        return in_order(lambda image: self.explain(image, methods, **arguments), images, concurrency)
 
     def attack_many(
         self, images: Iterable[ImageLike], method: MethodLike = "pgd", *, concurrency: int = 8, **arguments: Any
     ) -> Iterator[Attack]:
         """Attacks on many pictures in their order, with `attack`'s arguments; the first failure is raised."""
-        return _in_order(lambda image: self.attack(image, method, **arguments), images, concurrency)
+        return in_order(lambda image: self.attack(image, method, **arguments), images, concurrency)
 
     def models(self) -> list[ModelCard]:
         """The cards of all models, without their layers; the first is the default."""
@@ -283,19 +315,3 @@ class Client:
             raise errors.from_call(failure) from None
         finally:
             call.cancel()
-
-
-def _in_order(call: Callable[[ImageLike], T], images: Iterable[ImageLike], concurrency: int) -> Iterator[T]:
-    """The call's results in the images' order; never more than twice `concurrency` are begun and not yet taken."""
-    with ThreadPoolExecutor(concurrency) as pool:
-        begun: deque[Future[T]] = deque()
-        try:
-            for image in images:
-                begun.append(pool.submit(call, image))
-                if len(begun) >= 2 * concurrency:
-                    yield begun.popleft().result()
-            while begun:
-                yield begun.popleft().result()
-        finally:
-            for each in begun:
-                each.cancel()

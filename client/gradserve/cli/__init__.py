@@ -9,6 +9,7 @@ from gradserve.cli.bench import bench
 from gradserve.cli.demo import demo
 from gradserve.cli.explain import explain
 from gradserve.cli.health import health
+from gradserve.cli.influence import influence, suspects
 from gradserve.cli.maximize import dream, maximize
 from gradserve.cli.models import models
 from gradserve.cli.predict import predict
@@ -30,6 +31,8 @@ app.command()(explain)
 app.command()(robustness)
 app.command()(maximize)
 app.command()(dream)
+app.command()(influence)
+app.command()(suspects)
 app.command()(models)
 app.command()(health)
 app.command()(bench)

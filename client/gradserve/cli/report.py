@@ -16,7 +16,7 @@ from gradserve.results import Explanation
 
 T = TypeVar("T")
 WIDE = 1000  # columns where nobody looks: programs and files get every name whole
-_NOT_JSON = {"map", "coarse", "image", "served_overlay", "png", "stretched", "snapshots", "curves"}
+_NOT_JSON = {"map", "coarse", "image", "served_overlay", "thumbnail", "png", "stretched", "snapshots", "curves"}
 
 
 def out() -> Console:

@@ -4,6 +4,7 @@ import grpc
 
 from gradserve.v1 import attack_pb2 as gradserve_dot_v1_dot_attack__pb2
 from gradserve.v1 import explain_pb2 as gradserve_dot_v1_dot_explain__pb2
+from gradserve.v1 import influence_pb2 as gradserve_dot_v1_dot_influence__pb2
 from gradserve.v1 import maximize_pb2 as gradserve_dot_v1_dot_maximize__pb2
 from gradserve.v1 import predict_pb2 as gradserve_dot_v1_dot_predict__pb2
 
@@ -43,6 +44,21 @@ class GradientServiceStub(object):
                 '/gradserve.v1.GradientService/StreamMaximize',
                 request_serializer=gradserve_dot_v1_dot_maximize__pb2.MaximizeRequest.SerializeToString,
                 response_deserializer=gradserve_dot_v1_dot_maximize__pb2.MaximizeEvent.FromString,
+                )
+        self.Influence = channel.unary_unary(
+                '/gradserve.v1.GradientService/Influence',
+                request_serializer=gradserve_dot_v1_dot_influence__pb2.InfluenceRequest.SerializeToString,
+                response_deserializer=gradserve_dot_v1_dot_influence__pb2.InfluenceResponse.FromString,
+                )
+        self.Suspects = channel.unary_unary(
+                '/gradserve.v1.GradientService/Suspects',
+                request_serializer=gradserve_dot_v1_dot_influence__pb2.SuspectsRequest.SerializeToString,
+                response_deserializer=gradserve_dot_v1_dot_influence__pb2.SuspectsResponse.FromString,
+                )
+        self.Embed = channel.unary_unary(
+                '/gradserve.v1.GradientService/Embed',
+                request_serializer=gradserve_dot_v1_dot_influence__pb2.EmbedRequest.SerializeToString,
+                response_deserializer=gradserve_dot_v1_dot_influence__pb2.EmbedResponse.FromString,
                 )
 
 
@@ -86,6 +102,27 @@ class GradientServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Influence(self, request, context):
+        """The training examples that most helped and most harmed a prediction.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Suspects(self, request, context):
+        """The training examples whose labels are most suspicious.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Embed(self, request, context):
+        """The features of a layer.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_GradientServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -113,6 +150,21 @@ def add_GradientServiceServicer_to_server(servicer, server):
                     servicer.StreamMaximize,
                     request_deserializer=gradserve_dot_v1_dot_maximize__pb2.MaximizeRequest.FromString,
                     response_serializer=gradserve_dot_v1_dot_maximize__pb2.MaximizeEvent.SerializeToString,
+            ),
+            'Influence': grpc.unary_unary_rpc_method_handler(
+                    servicer.Influence,
+                    request_deserializer=gradserve_dot_v1_dot_influence__pb2.InfluenceRequest.FromString,
+                    response_serializer=gradserve_dot_v1_dot_influence__pb2.InfluenceResponse.SerializeToString,
+            ),
+            'Suspects': grpc.unary_unary_rpc_method_handler(
+                    servicer.Suspects,
+                    request_deserializer=gradserve_dot_v1_dot_influence__pb2.SuspectsRequest.FromString,
+                    response_serializer=gradserve_dot_v1_dot_influence__pb2.SuspectsResponse.SerializeToString,
+            ),
+            'Embed': grpc.unary_unary_rpc_method_handler(
+                    servicer.Embed,
+                    request_deserializer=gradserve_dot_v1_dot_influence__pb2.EmbedRequest.FromString,
+                    response_serializer=gradserve_dot_v1_dot_influence__pb2.EmbedResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -208,5 +260,56 @@ class GradientService(object):
         return grpc.experimental.unary_stream(request, target, '/gradserve.v1.GradientService/StreamMaximize',
             gradserve_dot_v1_dot_maximize__pb2.MaximizeRequest.SerializeToString,
             gradserve_dot_v1_dot_maximize__pb2.MaximizeEvent.FromString,
+            options, channel_credentials,
+            insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
+
+    @staticmethod
+    def Influence(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(request, target, '/gradserve.v1.GradientService/Influence',
+            gradserve_dot_v1_dot_influence__pb2.InfluenceRequest.SerializeToString,
+            gradserve_dot_v1_dot_influence__pb2.InfluenceResponse.FromString,
+            options, channel_credentials,
+            insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
+
+    @staticmethod
+    def Suspects(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(request, target, '/gradserve.v1.GradientService/Suspects',
+            gradserve_dot_v1_dot_influence__pb2.SuspectsRequest.SerializeToString,
+            gradserve_dot_v1_dot_influence__pb2.SuspectsResponse.FromString,
+            options, channel_credentials,
+            insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
+
+    @staticmethod
+    def Embed(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(request, target, '/gradserve.v1.GradientService/Embed',
+            gradserve_dot_v1_dot_influence__pb2.EmbedRequest.SerializeToString,
+            gradserve_dot_v1_dot_influence__pb2.EmbedResponse.FromString,
             options, channel_credentials,
             insecure, call_credentials, compression, wait_for_ready, timeout, metadata)

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import grpc
 import numpy as np
 
-from gradserve.v1 import attack_pb2, explain_pb2, predict_pb2
+from gradserve.v1 import attack_pb2, explain_pb2, influence_pb2, predict_pb2
 from gradserve.v1 import common_pb2 as pb
 
 from ..config import LimitSettings
@@ -40,7 +40,13 @@ PREPROCESSES: Mapping[int, pb.Preprocess] = {
     pb.PREPROCESS_AS_IS: pb.PREPROCESS_AS_IS,
 }
 
-Request = predict_pb2.PredictRequest | explain_pb2.ExplainRequest | attack_pb2.AttackRequest
+Request = (
+    predict_pb2.PredictRequest
+    | explain_pb2.ExplainRequest
+    | attack_pb2.AttackRequest
+    | influence_pb2.InfluenceRequest
+    | influence_pb2.EmbedRequest
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -41,6 +41,14 @@ def number(enum: Any, name: str) -> Any:
     return enum.values_by_name[_prefix(enum) + name.upper()].number
 
 
+def choice(enum: Any, value: int, path: str, violations: Violations) -> str | None:
+    """The word of an enum's value, or None where it is left to the default; a number that has none is a violation."""
+    if value not in enum.values_by_number:
+        names = ", ".join(each.name for each in enum.values if each.number)
+        violations.add(path, f"must be one of {names}, was {value}")
+    return word(enum, value) if value else None
+
+
 def bound(
     method: Callable[..., Any],
     message: Message,

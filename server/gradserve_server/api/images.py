@@ -85,6 +85,11 @@ def _decode_tensor(tensor: pb.Tensor, limits: LimitSettings) -> np.ndarray:
     return np.repeat(values, 3, axis=2) if shape[2] == 1 else values
 
 
+def model_input(pixels: np.ndarray, card: ModelCard, limits: LimitSettings) -> np.ndarray:
+    """What PREPROCESS_MODEL_DEFAULT makes of a picture. Raises BadImage."""
+    return preprocess(pixels, card, pb.PREPROCESS_MODEL_DEFAULT, limits)[0]
+
+
 def preprocess(pixels: np.ndarray, card: ModelCard, how: int, limits: LimitSettings) -> tuple[np.ndarray, pb.Region]:
     """The model's input [h, w, 3] of the same type, and the part of the picture it shows. Raises BadImage."""
     height, width = pixels.shape[:2]

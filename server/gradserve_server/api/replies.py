@@ -17,6 +17,7 @@ from ..pool.wire import Outcome
 from .binding import PRECISIONS, Bound
 from .fields import fill
 from .images import png
+from .influences import no_index
 
 PRECISION_NUMBERS: dict[str, Any] = {name: number for number, name in PRECISIONS.items()}
 SMALLEST_OVERLAY = 224  # pixels of the longer side; a smaller one is magnified by a whole number
@@ -158,6 +159,8 @@ def model_reply(card: ModelCard, *, layers: bool) -> models_pb2.Model:
         models_pb2.Applicability(method=name, applies=not why, reason=why or notes[name])
         for name, why in refusals.items()
     ]
+    why = no_index(card)
+    applies.append(models_pb2.Applicability(method="influence", applies=not why, reason=why))
     model = models_pb2.Model(
         name=card.name,
         builder=card.builder,

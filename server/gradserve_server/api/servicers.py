@@ -12,6 +12,7 @@ import grpc
 from gradserve.v1 import (
     attack_pb2,
     explain_pb2,
+    influence_pb2,
     maximize_pb2,
     models_pb2,
     models_pb2_grpc,
@@ -28,6 +29,8 @@ from .attacks import bind_attack, certifying, crafting, mapping
 from .binding import Bound, Circumstances, bind_explain, bind_predict, model_card
 from .context import request_facts
 from .errors import RequestError, failure, unavailable
+from .influence_replies import embed_reply, influence_reply, suspects_reply
+from .influences import bind_embed, bind_influence, bind_suspects
 from .maximizing import bind_maximize, maximize_reply
 from .progress import progress, reporting
 from .replies import explain_reply, model_reply, predict_reply
@@ -42,7 +45,7 @@ async def unheard(told: Preview) -> None:
 
 
 class GradientService(service_pb2_grpc.GradientServiceServicer):
-    """Predict, Explain, Attack, Maximize."""
+    """Predict, Explain, Attack, Maximize, Influence, Suspects, Embed."""
 
     def __init__(self, pool: Pool, limits: LimitSettings, metrics: Metrics) -> None:
         self._pool, self._limits, self._metrics = pool, limits, metrics
@@ -119,6 +122,38 @@ class GradientService(service_pb2_grpc.GradientServiceServicer):
         if reply.done < reply.asked:
             self._metrics.partial.inc()
         return reply  # type: ignore[no-any-return]
+
+    async def Influence(
+        self, request: influence_pb2.InfluenceRequest, context: grpc.aio.ServicerContext
+    ) -> influence_pb2.InfluenceResponse:
+        """The training examples behind a prediction."""
+        with self._admitted("influence"):
+            bound = await self._bind(bind_influence, request, context)
+            outcome = await self._outcome(bound.task)
+            self._metrics.rows.labels("influence").inc(outcome.rows)
+            return await self._in_thread(influence_reply, request, bound, outcome)
+
+    async def Suspects(
+        self, request: influence_pb2.SuspectsRequest, context: grpc.aio.ServicerContext
+    ) -> influence_pb2.SuspectsResponse:
+        """The most suspicious labels; they are in the index already, so that no worker is needed."""
+        with self._admitted("suspects"):
+            if not self._pool.cards:
+                raise unavailable("the server is starting")
+            facts = request_facts.get()
+            card, index, order, top = bind_suspects(request, self._pool.cards)
+            facts.model = card.name
+            return await self._in_thread(suspects_reply, request, card, index, order, top, facts.id)
+
+    async def Embed(
+        self, request: influence_pb2.EmbedRequest, context: grpc.aio.ServicerContext
+    ) -> influence_pb2.EmbedResponse:
+        """The features of a layer."""
+        with self._admitted("embed"):
+            bound = await self._bind(bind_embed, request, context)
+            outcome = await self._outcome(bound.task)
+            self._metrics.rows.labels("embed").inc(outcome.rows)
+            return await self._in_thread(embed_reply, bound, outcome)
 
     @contextmanager
     def _admitted(self, method: str) -> Any:

@@ -5,7 +5,9 @@ from collections.abc import Callable, Mapping
 from ..engine.job import Steps
 from .attack import attack
 from .attack.certificate import certify
+from .embed import embed
 from .explain import explain
+from .influence import influence
 from .maximize import maximize
 from .predict import predict
 
@@ -15,4 +17,6 @@ RPCS: Mapping[str, Callable[..., Steps]] = {
     "attack": attack,
     "certify": certify,
     "maximize": maximize,
+    "influence": influence,
+    "embed": embed,
 }

@@ -5,9 +5,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from gradserve.dataset import Dataset
-from gradserve.v1 import common_pb2 as pb
 
-from ..api.images import preprocess
+from ..api.images import model_input
 from ..config import LimitSettings
 from ..methods.influence.examples import digest, thumbnail
 from ..methods.influence.index import Array
@@ -47,4 +46,4 @@ class DatasetExamples:
         return digest([each.id for each in self._dataset], self._labels)
 
     def _input(self, pixels: Array) -> Array:
-        return preprocess(pixels, self._card, pb.PREPROCESS_MODEL_DEFAULT, self._limits)[0]
+        return model_input(pixels, self._card, self._limits)

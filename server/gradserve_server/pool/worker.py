@@ -18,6 +18,7 @@ from ..engine.objective import Refused, logit
 from ..engine.query import Query
 from ..engine.take import Key
 from ..methods import RPCS
+from ..methods.influence.serving import attached
 from ..methods.making import as_bytes, pixels, resized
 from ..models.card import Precision
 from ..models.prepared import Prepared, prepare
@@ -56,8 +57,10 @@ def main(connection: Connection, settings: WorkerSettings) -> None:
     torch.backends.cudnn.allow_tf32 = False
     try:
         device = torch.device(settings.device)
-        models = {spec.name: prepare(spec, device) for spec in settings.models}
-        engine = Engine(models, rows=settings.rows)
+        attachments = [attached(spec, prepare(spec, device)) for spec in settings.models]
+        models = {model.card.name: model for model, _ in attachments}
+        unfolded = {name: model for _, extra in attachments for name, model in extra.items()}
+        engine = Engine(models | unfolded, rows=settings.rows)
         gflops = warm_up(engine)
     except Exception as error:
         connection.send(Broken(str(error)))

@@ -2,10 +2,10 @@
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from math import isqrt
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,6 +19,7 @@ from .curvature import Curvature
 from .gradients import Pass, losses
 from .index import COLUMNS, HEAD, PROJECTION, VERSION, Array, IndexFault, Manifest, Method, softened
 from .layers import Layer, covered, joined, last_linear, parameters
+from .plan import Examples, Origin, Plan
 from .projected import Bases, Projected, read_projected
 from .writing import Writer
 
@@ -31,43 +32,6 @@ FAR, FAR_WITHOUT_DECAY = 5.0, 0.15  # from stationary: warn
 SAVE_SECONDS = 20.0
 CURVATURE, ROOT = "curvature.safetensors", "root.safetensors"
 Report = Callable[[str, int, int], None]  # what is being done, how far, of how much
-
-
-class Examples(Protocol):
-    """A training set as the model sees it; `rows` are numbers of examples."""
-
-    def __len__(self) -> int: ...
-    def images(self, rows: Sequence[int]) -> Array:
-        """[n, H, W, 3] uint8, preprocessed."""
-
-    def labels(self, rows: Sequence[int]) -> Array:
-        """[n] class indices."""
-
-    def names(self, rows: Sequence[int]) -> list[str]:
-        """File or row ids."""
-
-    def thumbnails(self, rows: Sequence[int]) -> list[bytes]:
-        """PNG or JPEG files; empty where there are none."""
-
-
-@dataclass(frozen=True)
-class Plan:
-    """How the model was trained, and what the index is to hold."""
-
-    weight_decay: float | None = None  # lambda of lambda / 2 |theta|^2 beside the mean loss; None: not known
-    label_smoothing: float = 0.0
-    last_layer_only: bool = False  # the other layers were frozen
-    size: int = 256  # k
-    rank: int | None = None  # directions of each side of a layer; None: by the number of layers
-    seed: int = 0
-
-
-@dataclass(frozen=True)
-class Origin:
-    """What the index is tied to besides the weights: digests."""
-
-    preprocessing: str
-    dataset: str
 
 
 class Builder:
@@ -258,6 +222,9 @@ class Builder:
         writer.replace("columns.bin", record)
         self.report("neighbours", 1, 1)
 
+    def _share(self, layer: Layer) -> float:
+        return layer.outputs * layer.columns / sum(p.numel() for p in self.model.network.parameters())
+
     def _stationarity(self, writer: Writer) -> tuple[float, list[str]]:
         """How far the weights are from where the training would have ended, and what to say of it."""
         decay = self.plan.weight_decay
@@ -293,7 +260,8 @@ class Builder:
             label_smoothing=self.plan.label_smoothing,
             size=self.size if self.projects else 0,
             damping=projected.damping if projected else 0.0,
-            coverage=self.coverage,
+            coverage=self.coverage if len(self.layers) > 1 else self._share(self.layers[-1]),
+            head_coverage=self._share(self.layers[-1]) if fitted else 0.0,
             head_damping=fitted.damping if fitted else 0.0,
             head_exact=fitted.exact if fitted else False,
             stationarity=stationarity,

@@ -73,6 +73,7 @@ class Manifest(BaseModel):
     size: int = 0  # k
     damping: float = 0.0
     coverage: float = 0.0
+    head_coverage: float = 0.0
     head_damping: float = 0.0
     head_exact: bool = False
     stationarity: float = 0.0

@@ -3,27 +3,34 @@
 import os
 import shutil
 import tempfile
+from dataclasses import replace
 from pathlib import Path
-
-import torch
 
 from ...models.card import ModelCard
 from ...models.catalogue import ModelSpec
 from ...models.prepared import Prepared, prepare
-from .build import Builder, Origin, Plan
-from .estimates import opened
+from .build import Builder
+from .estimates import opened, unfolded
 from .examples import ArrayExamples
 from .index import VERSION, Index, IndexFault, Manifest
+from .plan import Origin, Plan
 
 
-def indexed(spec: ModelSpec, device: torch.device) -> tuple[Prepared, Path]:
-    """The unfolded model whose gradients its index is of, and the index's folder. Raises LoadError, IndexFault."""
-    model = prepare(spec, device, fold=False)
-    folder = embedded(model) if spec.index == "embedded" else Path(str(spec.index)).absolute()
+def attached(spec: ModelSpec, model: Prepared) -> tuple[Prepared, dict[str, Prepared]]:
+    """The model with its index in its card, and the unfolded instance that the index is of, by its name in the engine.
+
+    Without an index: the model alone. Raises LoadError, IndexFault.
+    """
+    if spec.index is None:
+        return model, {}
+    plain = prepare(spec, model.device, fold=False)
+    folder = embedded(plain) if spec.index == "embedded" else Path(spec.index).absolute()
     index = opened(str(folder))
     index.verify()
-    check(index.manifest, model.card, folder)
-    return model, folder
+    check(index.manifest, plain.card, folder)
+    name = unfolded(spec.name)
+    plain = replace(plain, card=replace(plain.card, name=name, precisions=("exact",)))
+    return replace(model, card=replace(model.card, index=str(folder))), {name: plain}
 
 
 def check(manifest: Manifest, card: ModelCard, folder: Path) -> None:

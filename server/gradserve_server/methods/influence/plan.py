@@ -1,0 +1,44 @@
+"""What an index is built of, and how."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from .index import Array
+
+
+class Examples(Protocol):
+    """A training set as the model sees it; `rows` are numbers of examples."""
+
+    def __len__(self) -> int: ...
+    def images(self, rows: Sequence[int]) -> Array:
+        """[n, H, W, 3] uint8, preprocessed."""
+
+    def labels(self, rows: Sequence[int]) -> Array:
+        """[n] class indices."""
+
+    def names(self, rows: Sequence[int]) -> list[str]:
+        """File or row ids."""
+
+    def thumbnails(self, rows: Sequence[int]) -> list[bytes]:
+        """PNG or JPEG files; empty where there are none."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How the model was trained, and what the index is to hold."""
+
+    weight_decay: float | None = None  # lambda of lambda / 2 |theta|^2 beside the mean loss; None: not known
+    label_smoothing: float = 0.0
+    last_layer_only: bool = False  # the other layers were frozen
+    size: int = 256  # k
+    rank: int | None = None  # directions of each side of a layer; None: by the number of layers
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What the index is tied to besides the weights: digests."""
+
+    preprocessing: str
+    dataset: str
