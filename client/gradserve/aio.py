@@ -4,7 +4,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from types import TracebackType
-from typing import Any, Self, TypeVar, Unpack, overload
+from typing import Any, Self, Unpack, overload
 
 import grpc
 import grpc.aio
@@ -28,8 +28,6 @@ from gradserve.made import MaximizedImage, MaximizedImages, Progress
 from gradserve.many import in_order_async
 from gradserve.results import Explanation, Explanations, Prediction
 from gradserve.v1 import models_pb2, models_pb2_grpc, service_pb2_grpc
-
-T = TypeVar("T")
 
 
 class AsyncClient:

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import TracebackType
-from typing import Any, Self, TypeVar, Unpack, overload
+from typing import Any, Self, Unpack, overload
 
 import grpc
 
@@ -26,8 +26,6 @@ from gradserve.made import MaximizedImage, MaximizedImages, Progress
 from gradserve.many import in_order
 from gradserve.results import Explanation, Explanations, Prediction
 from gradserve.v1 import models_pb2, models_pb2_grpc, service_pb2_grpc
-
-T = TypeVar("T")
 
 
 class Client:
