@@ -37,7 +37,7 @@ def rows() -> list[dict[str, str]]:
 
 
 def pixels(name: str) -> np.ndarray[Any, Any]:
-    return decode(pb.Image(encoded=(FOLDER / name).read_bytes()), LIMITS)
+    return decode(pb.Image(encoded=(FOLDER / name).read_bytes()), LIMITS).pixels
 
 
 def difference(a: np.ndarray[Any, Any], b: np.ndarray[Any, Any]) -> float:
@@ -94,7 +94,7 @@ def test_a_limit_above_pillows_own_is_kept_too(tmp_path: Path) -> None:
     file = io.BytesIO()
     Image.new("1", (1000, 1000)).save(file, "PNG")
     image = pb.Image(encoded=file.getvalue())
-    assert decode(image, LimitSettings(max_image_pixels=1_000_000)).shape == (1000, 1000, 3)
+    assert decode(image, LimitSettings(max_image_pixels=1_000_000)).pixels.shape == (1000, 1000, 3)
     with pytest.raises(BadImage, match="1000x1000 pixels; at most 999999"):
         decode(image, LimitSettings(max_image_pixels=999_999))
 

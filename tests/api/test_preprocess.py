@@ -1,15 +1,17 @@
 """Preprocessing: what torchvision's own transforms do, bit for bit, and where the map belongs on the original."""
 
+import io
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
+from sklearn.datasets import load_sample_image
 from torchvision.transforms import CenterCrop, InterpolationMode, Resize
 
 from gradserve.v1 import common_pb2 as pb
-from gradserve_server.api.images import BadImage, preprocess, resized
+from gradserve_server.api.images import BadImage, Decoded, decode, png, preprocess, resized
 from gradserve_server.config import LimitSettings
 
 LIMITS = LimitSettings()
@@ -42,6 +44,10 @@ def photo(height: int, width: int) -> np.ndarray[Any, Any]:
     return np.random.default_rng(height * 10_000 + width).integers(0, 256, (height, width, 3), np.uint8)
 
 
+def whole(pixels: np.ndarray[Any, Any]) -> Decoded:
+    return Decoded(pixels, *pixels.shape[:2])
+
+
 @pytest.mark.parametrize(
     "model",
     [card(), card(resize=232), card(299, 299, 342), card(384, 384, 384, "bicubic"), card(8, 8, 8), card(64, 96, 96)],
@@ -49,7 +55,7 @@ def photo(height: int, width: int) -> np.ndarray[Any, Any]:
 @pytest.mark.parametrize("size", SIZES, ids=str)
 def test_model_default_is_torchvisions_resize_and_crop(model: Any, size: tuple[int, int]) -> None:
     pixels = photo(*size)
-    ours, _ = preprocess(pixels, model, pb.PREPROCESS_MODEL_DEFAULT, LIMITS)
+    ours, _ = preprocess(whole(pixels), model, pb.PREPROCESS_MODEL_DEFAULT, LIMITS)
     how = InterpolationMode(model.interpolation)
     theirs = CenterCrop((model.height, model.width))(Resize(model.resize, how)(Image.fromarray(pixels)))
     assert ours.dtype == np.uint8
@@ -64,7 +70,7 @@ def test_the_region_is_where_the_model_looked(size: tuple[int, int]) -> None:
     y, x = np.mgrid[0:height, 0:width].astype(np.float32) + 0.5
     pixels = np.stack([x / width, y / height, np.zeros_like(x)], axis=2)
     model = card()
-    seen, region = preprocess(pixels, model, pb.PREPROCESS_MODEL_DEFAULT, LIMITS)
+    seen, region = preprocess(whole(pixels), model, pb.PREPROCESS_MODEL_DEFAULT, LIMITS)
     assert (region.image_width, region.image_height) == (width, height)
     assert 0 <= region.x <= region.x + region.width <= width + 1e-9
     assert 0 <= region.y <= region.y + region.height <= height + 1e-9
@@ -80,8 +86,8 @@ def test_the_region_is_where_the_model_looked(size: tuple[int, int]) -> None:
 
 def test_floats_are_resized_as_bytes_are_but_not_rounded() -> None:
     pixels = photo(300, 200)
-    as_bytes, _ = preprocess(pixels, card(), pb.PREPROCESS_MODEL_DEFAULT, LIMITS)
-    as_floats, _ = preprocess(pixels.astype(np.float32) / 255, card(), pb.PREPROCESS_MODEL_DEFAULT, LIMITS)
+    as_bytes, _ = preprocess(whole(pixels), card(), pb.PREPROCESS_MODEL_DEFAULT, LIMITS)
+    as_floats, _ = preprocess(whole(pixels.astype(np.float32) / 255), card(), pb.PREPROCESS_MODEL_DEFAULT, LIMITS)
     assert as_floats.dtype == np.float32
     assert np.abs(as_floats * 255 - as_bytes).max() < 1.01
     assert len(np.unique(as_floats)) > 256
@@ -89,26 +95,53 @@ def test_floats_are_resized_as_bytes_are_but_not_rounded() -> None:
 
 def test_the_whole_image_is_squeezed() -> None:
     pixels = photo(100, 300)
-    seen, region = preprocess(pixels, card(), pb.PREPROCESS_WHOLE_IMAGE, LIMITS)
+    seen, region = preprocess(whole(pixels), card(), pb.PREPROCESS_WHOLE_IMAGE, LIMITS)
     assert (seen == np.asarray(Image.fromarray(pixels).resize((224, 224), Image.Resampling.BILINEAR))).all()
     assert (region.x, region.y, region.width, region.height) == (0, 0, 300, 100)
 
 
 def test_as_is_touches_nothing() -> None:
     pixels = photo(40, 77)
-    seen, region = preprocess(pixels, card(), pb.PREPROCESS_AS_IS, LIMITS)
+    seen, region = preprocess(whole(pixels), card(), pb.PREPROCESS_AS_IS, LIMITS)
     assert seen is pixels
     assert (region.width, region.height) == (77, 40)
     with pytest.raises(BadImage, match="at least 32"):
-        preprocess(photo(31, 77), card(), pb.PREPROCESS_AS_IS, LIMITS)
+        preprocess(whole(photo(31, 77)), card(), pb.PREPROCESS_AS_IS, LIMITS)
 
 
 def test_an_elongated_picture_is_not_blown_up() -> None:
     with pytest.raises(BadImage, match="WHOLE_IMAGE"):
-        preprocess(photo(1, 21), card(), pb.PREPROCESS_MODEL_DEFAULT, LIMITS)
-    assert preprocess(photo(1, 20), card(), pb.PREPROCESS_MODEL_DEFAULT, LIMITS)[0].shape == (224, 224, 3)
+        preprocess(whole(photo(1, 21)), card(), pb.PREPROCESS_MODEL_DEFAULT, LIMITS)
+    assert preprocess(whole(photo(1, 20)), card(), pb.PREPROCESS_MODEL_DEFAULT, LIMITS)[0].shape == (224, 224, 3)
 
 
 def test_nothing_is_resampled_where_the_size_is_right() -> None:
     pixels = photo(5, 7)
     assert resized(pixels, 5, 7, "bilinear") is pixels
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 7), (5, 3), (224, 224), (31, 500)], ids=str)
+@pytest.mark.parametrize("colours", [(), (3,)], ids=["grey", "colour"])
+def test_png_keeps_every_pixel(size: tuple[int, int], colours: tuple[int, ...]) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (*size, *colours), np.uint8)
+    for each in (pixels, np.zeros_like(pixels), np.ascontiguousarray(pixels[::-1])[::-1]):
+        with Image.open(io.BytesIO(png(each))) as picture:
+            picture.load()
+            assert picture.mode == ("RGB" if colours else "L")
+            assert (np.asarray(picture) == each).all()
+
+
+@pytest.mark.parametrize("turned", [1, 6, 3], ids="orientation {}".format)
+def test_a_large_photo_is_decoded_smaller_and_looks_the_same(turned: int) -> None:
+    photo = np.asarray(Image.fromarray(load_sample_image("china.jpg")).resize((2560, 1708)))
+    file, exif = io.BytesIO(), Image.Exif()
+    exif[0x0112] = turned
+    Image.fromarray(photo).save(file, "JPEG", quality=92, exif=exif)
+    sent = pb.Image(encoded=file.getvalue())
+    full, draft = decode(sent, LIMITS), decode(sent, LIMITS, 224)
+    assert full.pixels.shape[:2] == (full.height, full.width) == (draft.height, draft.width)
+    assert 2 * 224 <= min(draft.pixels.shape[:2]) < min(full.pixels.shape[:2])
+    ours, region = preprocess(draft, card(), pb.PREPROCESS_MODEL_DEFAULT, LIMITS)
+    reference, same = preprocess(full, card(), pb.PREPROCESS_MODEL_DEFAULT, LIMITS)
+    assert region == same
+    assert np.abs(ours.astype(int) - reference).mean() < 1.0

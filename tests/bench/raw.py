@@ -131,7 +131,9 @@ def gradient(model: Prepared, pixels: Tensor, targets: Tensor) -> Tensor:
 def parts(model: Prepared, jpeg: bytes) -> Parts:
     """One picture from bytes to bytes."""
     limits, begin = LimitSettings(), time.perf_counter()
-    pixels, _ = preprocess(decode(pb.Image(encoded=jpeg), limits), model.card, pb.PREPROCESS_MODEL_DEFAULT, limits)
+    pixels, _ = preprocess(
+        decode(pb.Image(encoded=jpeg), limits, model.card.resize), model.card, pb.PREPROCESS_MODEL_DEFAULT, limits
+    )
     decoded = time.perf_counter()
     image = torch.from_numpy(pixels).permute(2, 0, 1).unsqueeze(0) / 255
     image = image.contiguous(memory_format=torch.channels_last)

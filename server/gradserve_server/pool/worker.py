@@ -118,7 +118,7 @@ class Worker:
             self._accept(block=self._engine.idle)
             for event in self._engine.step():
                 self._send(event)
-            if self._engine.idle or time.monotonic() - self._ticked > TICK_SECONDS:
+            if time.monotonic() - self._ticked > TICK_SECONDS:
                 self._tick()
 
     def _read(self) -> None:
@@ -130,8 +130,13 @@ class Worker:
             os._exit(0)  # the front-end is gone
 
     def _accept(self, block: bool) -> None:
+        """Everything that has arrived; waits for something if asked to, with the statistics sent after a moment."""
         while block or not self._inbox.empty():
-            message = self._inbox.get()
+            try:
+                message = self._inbox.get(timeout=TICK_SECONDS if block and self._engine.steps else None)
+            except queue.Empty:
+                self._tick()
+                continue
             block = False
             if isinstance(message, Task):
                 self._submit(message)
