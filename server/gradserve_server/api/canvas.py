@@ -18,7 +18,7 @@ GREY = 0.5
 def picture(image: pb.Image, path: str, limits: LimitSettings, violations: Violations) -> np.ndarray[Any, Any] | None:
     """A decoded picture [H, W, 3], or None with a violation."""
     try:
-        return images.decode(image, limits)
+        return images.decode(image, limits).pixels
     except images.BadImage as error:
         violations.add(path, str(error))
         return None
