@@ -9,7 +9,7 @@ from PIL import Image
 
 from gradserve.v1 import attack_pb2, explain_pb2
 
-from ..methods.attack import Attacked, Goal, Plan
+from ..methods.attack import FROM_SCRATCH, Attacked, Goal, Plan
 from ..methods.attack.certificate import Certified, Judged
 from ..methods.attack.oracle import Moment
 from ..models.card import ModelCard
@@ -22,7 +22,6 @@ from .replies import explanation, provenance, scores
 
 LEVELS = 255
 GREY = 128
-ROUNDING = 1e-9  # of a sum of squares in float64
 SAME = 1e-3  # logits of one picture, alone and in company, differ by less in relation to the largest
 VERDICTS = attack_pb2.DESCRIPTOR.enum_types_by_name["Verdict"]
 
@@ -66,6 +65,10 @@ def attack_reply(
     parameters = getattr(reply.method, plan.method)
     fill(parameters, plan.parameters)
     parameters.SetInParent()
+    if "success_rate" in attacked.notes:
+        reply.success_rate = attacked.notes["success_rate"]
+    if "patch" in attacked.notes:
+        reply.patch = png(attacked.notes["patch"])
     if request.perturbation:
         reply.perturbation, reply.magnification = magnified(picture.pixels, bound.task.image)
     if request.trajectory:
@@ -77,12 +80,11 @@ def attack_reply(
 
 def certified(bound: Bound, attacked: Attacked, picture: Returned, found: Certified) -> attack_pb2.Certificate:
     """The verdict and all that it rests on."""
-    plan: Plan = bound.task.arguments["plan"]
     goal, classes = attacked.goal, bound.card.classes
     change = picture.pixels.astype(np.float64) - bound.task.image.astype(np.float64)
     l2, linf = float(np.sqrt(np.square(change).sum())) / LEVELS, float(np.abs(change).max()) / LEVELS
     certificate = attack_pb2.Certificate(
-        verdict=number(VERDICTS, verdict(attacked, found)),
+        verdict=number(VERDICTS, verdict(bound.task.arguments["plan"], attacked, found)),
         label=goal.label,
         label_name=classes[goal.label],
         before=_judgement(found.before, goal, bound.card),
@@ -90,12 +92,12 @@ def certified(bound: Bound, attacked: Attacked, picture: Returned, found: Certif
         l0=int(change.any(2).sum()),
         l2=l2,
         linf=linf,
-        norm=number(NORM, plan.ball.norm),
-        within_budget=plan.ball.eps is None or (linf if plan.ball.norm == "linf" else l2) <= plan.ball.eps + ROUNDING,
+        norm=number(NORM, attacked.ball.norm),
+        within_budget=attacked.ball.holds(linf, l2),
         queries=attacked.queries,
         gradients=attacked.gradients,
         first_success=attacked.first_success,
-        eps=plan.ball.eps,
+        eps=attacked.ball.eps,
         warnings=[*attacked.warnings, *_warnings(bound, attacked, found)],
     )
     if goal.target is not None:
@@ -105,9 +107,9 @@ def certified(bound: Bound, attacked: Attacked, picture: Returned, found: Certif
     return certificate
 
 
-def verdict(attacked: Attacked, found: Certified) -> str:
+def verdict(plan: Plan, attacked: Attacked, found: Certified) -> str:
     """What the fresh look says."""
-    if found.before.reached:
+    if found.before.reached and plan.method not in FROM_SCRATCH:
         return "already_misclassified"
     if found.after.reached:
         return "found"
@@ -134,13 +136,17 @@ def _step(moment: Moment, card: ModelCard) -> attack_pb2.TrajectoryStep:
 def _warnings(bound: Bound, attacked: Attacked, found: Certified) -> list[str]:
     plan: Plan = bound.task.arguments["plan"]
     warnings = []
+    if plan.lens.defence and not plan.adaptive:
+        warnings.append("NOT_ADAPTIVE: the attack did not know the defence; what it could not do, another may")
+    if plan.lens.defence == "noise":
+        warnings.append("RANDOM_DEFENCE: judged by the mean logits of a few draws, others differ")
     if bound.card.softmax:
         warnings.append("SOFTMAX_OUTPUTS: the model gives probabilities, whose gradients vanish; serve its logits")
-    if plan.ball.norm == "linf" and plan.ball.eps is not None and 0 < plan.ball.eps < 1 / LEVELS:
+    if attacked.ball.norm == "linf" and attacked.ball.eps is not None and 0 < attacked.ball.eps < 1 / LEVELS:
         warnings.append("EPS_BELOW_ENCODING: eps is less than one level of an 8-bit picture: nothing can change")
     if bound.task.precision != "exact":
         warnings.append(
-            "INEXACT_GRADIENTS: the attack ran in less than fp32, the certificate in fp32; see PRECISION_EXACT"
+            "INEXACT_GRADIENTS: the attack ran in less than fp32, the certificate in fp32; loss margin suffers least"
         )
     elif np.abs(attacked.clean - found.before.logits).max() > SAME * (1 + np.abs(found.before.logits).max()):
         warnings.append("RANDOMISED: the same picture got other scores when asked again; one draw proves little")

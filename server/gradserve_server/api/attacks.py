@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -12,41 +12,43 @@ from gradserve.v1 import attack_pb2
 from gradserve.v1 import common_pb2 as pb
 
 from ..engine.engine import passes_cost
-from ..methods.attack import METHODS, Aim, Attacked, Ball, Method, Plan
+from ..methods.attack import FROM_SCRATCH, METHODS, Aim, Attacked, Ball, Lens, Method, Plan
+from ..methods.attack.defences import DEFENCES
+from ..methods.attack.lens import eot
 from ..methods.explain import Call
 from ..methods.targets import Target
 from ..models.card import ModelCard
 from ..pool.wire import Task
 from .binding import Bound, Circumstances, Common, calls_of, check_applies, common_of, model_card, task_of
-from .errors import Violations
+from .errors import Violations, near, shown
 from .fields import bound, word
 from .targets import class_named, target_of
 
 MOST_ROWS = 200_000
 RESERVE, MOST_RESERVE = 0.15, 1.0  # share and seconds of the time left that are kept for the certificate
 LOSS, NORM, PICK = (attack_pb2.DESCRIPTOR.enum_types_by_name[name] for name in ("Loss", "Norm", "Pick"))
+GREY = 128  # of an empty canvas
 CLASSES_FOR_DLR = 3  # and one more where there is a target
 
 
 def bind_attack(request: attack_pb2.AttackRequest, at: Circumstances) -> Bound:
     """Raises RequestError."""
     card, violations = model_card(request.model, at.cards), Violations()
-    common = _eight_bits(common_of("attack", request, card, at, violations))
-    size = (card.height, card.width) if common.image is None else common.image[0].shape[:2]
     name = request.method.WhichOneof("method")
-    if name not in METHODS:
-        violations.add("method", f"must be one of {', '.join(METHODS)}")
-        name = None
-    for field in ("defence", "eot"):
-        if request.HasField(field):
-            violations.add(field, "is not served yet")
+    if name is None:
+        violations.add("method", f"sets no method; there are: {', '.join(METHODS)}")
+    common = _eight_bits(common_of("attack", _with_canvas(request, card), card, at, violations))
+    size = (card.height, card.width) if common.image is None else common.image[0].shape[:2]
     method = METHODS[name or "pgd"]
     parameters = bound(method.function, getattr(request.method, name), f"method.{name}", violations) if name else None
-    aim = _aim(request, method, card, violations)
-    ball = _ball(request, name or "", method, card, size, violations)
+    if parameters and "surrogate" in parameters:
+        _check_surrogate(parameters["surrogate"], card, size, at.cards, violations)
+    aim = _aim(request, name or "", card, violations)
+    ball = _ball(request, name or "", card, size, violations)
+    lens = _lens(request, name or "", violations)
     calls = _maps(request, card, size, violations)
     stop = request.first_success if request.HasField("first_success") else method.stops
-    plan = Plan(name or "", parameters or {}, aim, ball, card.std, stop, request.adaptive)
+    plan = Plan(name or "", parameters or {}, aim, ball, card.std, stop, request.adaptive, lens)
     forwards = _forwards(plan, method, violations) if parameters is not None else 0
     violations.check()
     cost = card.gflop * forwards * size[0] * size[1] / (card.height * card.width)
@@ -92,16 +94,45 @@ def _eight_bits(common: Common) -> Common:
     return replace(common, image=((pixels * 255).round().astype(np.uint8), region))
 
 
-def _aim(request: attack_pb2.AttackRequest, method: Method, card: ModelCard, violations: Violations) -> Aim:
-    loss: Any = _choice(LOSS, request.loss, "loss", violations) or method.loss
+def _with_canvas(request: attack_pb2.AttackRequest, card: ModelCard) -> attack_pb2.AttackRequest:
+    """The request with a grey picture, where the method needs none and none was sent."""
+    if request.method.WhichOneof("method") not in FROM_SCRATCH or request.image.WhichOneof("kind"):
+        return request
+    shape = (card.height, card.width, 3)
+    grey = pb.Tensor(shape=shape, dtype=pb.DTYPE_UINT8, data=bytes([GREY]) * math.prod(shape))
+    changed = attack_pb2.AttackRequest(preprocess=pb.PREPROCESS_AS_IS, image=pb.Image(tensor=grey))
+    changed.MergeFrom(request)
+    changed.preprocess = pb.PREPROCESS_AS_IS
+    return changed
+
+
+def _check_surrogate(
+    name: str, card: ModelCard, size: Sequence[int], cards: Mapping[str, ModelCard], violations: Violations
+) -> None:
+    surrogate, path = cards.get(name), "method.transfer.surrogate"
+    if surrogate is None:
+        violations.add(path, f"there is no model {shown(name)}; {near(name, cards)}")
+    elif len(surrogate.classes) != len(card.classes):
+        counts = f"{name} has {len(surrogate.classes)} classes, {card.name} has {len(card.classes)}"
+        violations.add(path, f"must tell the same classes apart: {counts}")
+    elif (surrogate.height, surrogate.width) != tuple(size) and not (
+        surrogate.any_size and min(size) >= surrogate.min_size
+    ):
+        violations.add(path, f"{name} takes {surrogate.width}x{surrogate.height} pictures, not {size[1]}x{size[0]}")
+
+
+def _aim(request: attack_pb2.AttackRequest, name: str, card: ModelCard, violations: Violations) -> Aim:
+    loss: Any = _choice(LOSS, request.loss, "loss", violations) or METHODS[name or "pgd"].loss
     label = _label(request.label, card, violations) if request.HasField("label") else None
     target, pick = _target(request.target, card, violations)
     if target is not None and target == label:
         violations.add("target", f"is the true label {card.classes[target]!r} itself; name another class")
+    if name in FROM_SCRATCH and not request.target.WhichOneof("kind"):
+        violations.add("target", f"must be set for {name}")
     enough = CLASSES_FOR_DLR + (target is not None or pick is not None)
     if loss == "dlr" and len(card.classes) < enough:
         violations.refuse(f"loss DLR needs {enough} classes, {card.name} has {len(card.classes)}; take MARGIN")
-    return Aim(label, target, pick, loss)
+    return Aim(label, target, pick, loss, name in FROM_SCRATCH)
 
 
 def _label(message: pb.Target, card: ModelCard, violations: Violations) -> int | None:
@@ -129,11 +160,11 @@ def _target(message: attack_pb2.AttackTarget, card: ModelCard, violations: Viola
 def _ball(
     request: attack_pb2.AttackRequest,
     name: str,
-    method: Method,
     card: ModelCard,
     size: Sequence[int],
     violations: Violations,
 ) -> Ball:
+    method = METHODS[name or "pgd"]
     norm: Any = _choice(NORM, request.norm, "norm", violations) or "linf"
     if norm not in method.norms:
         violations.add("norm", f"{name} takes {', '.join(method.norms).upper()} only, was {norm.upper()}")
@@ -147,6 +178,26 @@ def _ball(
     if not 0 <= request.eps <= most:  # also false for NaN
         violations.add("eps", f"must be from 0 to {most:g} for {norm.upper()}, was {request.eps:g}")
     return Ball(norm, request.eps)
+
+
+def _lens(request: attack_pb2.AttackRequest, name: str, violations: Violations) -> Lens:
+    lens = Lens()
+    if request.HasField("eot"):
+        method = METHODS[name or "pgd"]
+        if method.uses == "scores" or not method.expects:
+            able = ", ".join(n for n, m in METHODS.items() if m.uses == "gradients" and m.expects)
+            violations.add("eot", f"does not apply to {name}; it does to {able}")
+        lens = replace(lens, eot=bound(eot, request.eot, "eot", violations))
+    if request.HasField("defence"):
+        kind = request.defence.WhichOneof("method")
+        if kind is None:
+            violations.add("defence", f"sets no defence; there are: {', '.join(DEFENCES)}")
+            return lens
+        parameters = bound(DEFENCES[kind], getattr(request.defence, kind), f"defence.{kind}", violations)
+        lens = replace(lens, defence=kind, parameters=parameters or {})
+    elif request.adaptive:
+        violations.add("adaptive", "needs a defence to know of")
+    return lens
 
 
 def _maps(

@@ -62,7 +62,8 @@ def bound(
     except ValidationError as error:
         for fault in error.errors():
             name = str(fault["loc"][0])
-            violations.add(f"{path}.{name}", f"must be {allowed(method, name)}, was {shown(fault['input'])}")
+            was = "was not set" if fault["type"] == "missing" else f"was {shown(fault['input'])}"
+            violations.add(f"{path}.{name}", f"must be {allowed(method, name)}, {was}")
         return None
 
 

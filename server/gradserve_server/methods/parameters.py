@@ -15,6 +15,8 @@ Iterations = Annotated[int, Field(ge=1, le=1000)]
 Restarts = Annotated[int, Field(ge=1, le=64)]
 StepSize = Annotated[float, Field(gt=0, le=2)]
 Rate = Annotated[float, Field(gt=0, le=1000)]
+Degrees = Annotated[float, Field(ge=0, le=180)]
+ModelName = Annotated[str, Field(min_length=1, max_length=64)]
 LayerName = Annotated[str, Field(max_length=256)]
 Reduce = Literal["sum", "max", "signed"]
 Baseline = Literal["black", "mean", "blur", "noise"]
@@ -33,7 +35,7 @@ Degrees = Annotated[float, Field(ge=0, le=180)]
 def model_of(method: Callable[..., Any]) -> type[BaseModel]:
     """A pydantic model of a method's keyword-only parameters."""
     fields: dict[str, Any] = {
-        name: (parameter.annotation, parameter.default)
+        name: (parameter.annotation, ... if parameter.default is parameter.empty else parameter.default)
         for name, parameter in inspect.signature(method, eval_str=True).parameters.items()
         if parameter.kind is inspect.Parameter.KEYWORD_ONLY
     }

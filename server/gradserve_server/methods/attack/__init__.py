@@ -12,13 +12,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ...engine.job import Job, Run, Steps, TimeUp
+from ...engine.job import Job, Steps, TimeUp
 from ...engine.query import Query
-from .ball import LEVELS, Ball
+from .apgd import apgd
+from .ball import Ball
+from .controls import corruption, sphere
+from .fooling import fooling
 from .goal import Aim, Goal, Loss
-from .gradient import fgsm, gradient_ascent, pgd
+from .gradient import fgsm, gradient_ascent, pgd, transfer
 from .lens import Lens
+from .one_pixel import one_pixel
 from .oracle import Moment, Oracle
+from .patch import TRIALS, patch
+from .square import square
 
 Parameters = Mapping[str, Any]
 
@@ -39,6 +45,7 @@ class Method(NamedTuple):
     bounded: bool = True  # by eps; otherwise it has a measure of its own
     norms: tuple[str, ...] = ("linf", "l2")
     stops: bool = False  # at the first success, where the caller does not say
+    expects: bool = True  # may follow the mean gradient over random changes (eot), where it uses gradients
 
     @property
     def loss(self) -> Loss:
@@ -46,11 +53,28 @@ class Method(NamedTuple):
         return "cross_entropy" if self.uses == "gradients" else "margin"
 
 
+def _sphere_rows(p: Parameters) -> Rows:
+    return Rows(p["points"] + 1, 0 if p["radius"] else 10)
+
+
 METHODS: Mapping[str, Method] = {
     "gradient_ascent": Method(gradient_ascent, lambda p: Rows(1, p["steps"]), bounded=False),
     "fgsm": Method(fgsm, lambda p: Rows(1, 1)),
     "pgd": Method(pgd, lambda p: Rows(p["restarts"], p["steps"] * p["restarts"])),
+    "apgd": Method(apgd, lambda p: Rows(p["restarts"], p["steps"] * p["restarts"])),
+    "one_pixel": Method(
+        one_pixel, lambda p: Rows(p["population"] * (p["generations"] + 1), 0), "scores", bounded=False, stops=True
+    ),
+    "square": Method(square, lambda p: Rows(p["queries"], 0), "scores", norms=("linf",), stops=True),
+    "transfer": Method(transfer, lambda p: Rows(2, p["steps"])),
+    "fooling": Method(
+        fooling, lambda p: Rows(p["population"] * (p["generations"] + 1), 0), "scores", bounded=False, stops=True
+    ),
+    "sphere": Method(sphere, _sphere_rows, expects=False),
+    "corruption": Method(corruption, lambda p: Rows(1, 0), "scores", bounded=False),
+    "patch": Method(patch, lambda p: Rows(TRIALS, p["steps"] * p["places"]), bounded=False, expects=False),
 }
+FROM_SCRATCH = ("fooling",)  # needs a target and no picture
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +97,7 @@ class Attacked:
 
     pixels: np.ndarray
     goal: Goal
-    already: bool  # the goal was reached before anything was changed
+    ball: Ball  # the budget that it kept to
     first_success: int | None
     queries: int
     gradients: int
@@ -90,21 +114,24 @@ def attack(job: Job, x: Tensor, plan: Plan) -> Steps:
     run = job.run()
     clean = (yield Query(plan.lens.judge(x, run))).logits.mean(0, keepdim=True)
     goal = plan.aim.goal(clean[0], run)
-    _check_saturation(clean[0], goal, run)
     lens = plan.lens if plan.adaptive else plan.lens.bare()
     oracle = Oracle(x, goal, plan.ball, run, torch.tensor(plan.std).view(3, 1, 1).to(x), lens, plan.stop)
-    already = bool(goal.reached(clean))
-    if not already:
+    known = job.precision == "exact"  # in less, the prediction itself may be another
+    if plan.method in FROM_SCRATCH or not (known and bool(goal.reached(clean))):
         try:
             yield from METHODS[plan.method].function(x, oracle, plan.ball, run, **plan.parameters)
+            if lens.eot:
+                yield from oracle.survey(TRIALS)
         except TimeUp:
             if oracle.best is None:
                 raise
+    if oracle.first_success is None and goal.loss == "cross_entropy" and float(clean[0].softmax(0).max()) == 1.0:
+        run.warn("SATURATED: the softmax rounds to 1, where cross-entropy sees little; try loss margin")
     best = x if oracle.best is None else oracle.best
     return Attacked(
-        pixels=plan.ball.encoded(best, x)[0].permute(1, 2, 0).contiguous().cpu().numpy(),
-        goal=goal,
-        already=already,
+        pixels=oracle.ball.encoded(best, x)[0].permute(1, 2, 0).contiguous().cpu().numpy(),
+        goal=oracle.goal,
+        ball=oracle.ball,
         first_success=oracle.first_success,
         queries=oracle.queries,
         gradients=oracle.gradients,
@@ -117,9 +144,4 @@ def attack(job: Job, x: Tensor, plan: Plan) -> Steps:
     )
 
 
-def _check_saturation(logits: Tensor, goal: Goal, run: Run) -> None:
-    if goal.loss == "cross_entropy" and float(logits.softmax(0).max()) == 1.0:
-        run.warn("SATURATED: the softmax rounds to 1, so cross-entropy sees little; try loss margin")
-
-
-__all__ = ["LEVELS", "METHODS", "Aim", "Attacked", "Ball", "Goal", "Lens", "Loss", "Method", "Plan", "Rows", "attack"]
+__all__ = ["METHODS", "Aim", "Attacked", "Ball", "Goal", "Lens", "Loss", "Method", "Plan", "Rows", "attack"]

@@ -20,6 +20,10 @@ class Ball:
     norm: Norm = "linf"
     eps: float | None = None
 
+    def holds(self, linf: float, l2: float) -> bool:
+        """Whether a perturbation of these norms keeps to the budget, give or take the rounding of their sums."""
+        return self.eps is None or (linf if self.norm == "linf" else l2) <= self.eps + SLACK / LEVELS
+
     def direction(self, grad: Tensor) -> Tensor:
         """The steepest step of length one: signs, or each row's gradient normalised. [n, 3, H, W]."""
         if self.norm == "linf":

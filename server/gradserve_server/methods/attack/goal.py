@@ -52,16 +52,16 @@ class Aim:
     target: int | None = None
     pick: Pick | None = None
     loss: Loss = "cross_entropy"
-    confidence: float = 0.0
+    from_scratch: bool = False  # whatever the picture shows does not matter
 
     def goal(self, logits: Tensor, run: Run) -> Goal:
         """The goal, given the logits [classes] of the picture. Raises Refused."""
         ranking = logits.argsort(descending=True, stable=True).tolist()
         label = ranking[0] if self.label is None else self.label
         target = self._picked([c for c in ranking if c != label], run) if self.pick else self.target
-        if target == label and self.label is None:
+        if target == label and not self.from_scratch:
             raise Refused("the target is what the model predicts already; name another, or the true label")
-        return Goal(label, target, self.loss, self.confidence)
+        return Goal(label, target, self.loss)
 
     def _picked(self, others: list[int], run: Run) -> int:
         if self.pick == "random":

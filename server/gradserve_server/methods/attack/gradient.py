@@ -3,7 +3,7 @@
 from torch import Tensor
 
 from ...engine.job import Run, Steps
-from ..parameters import Iterations, Rate, Restarts, StepSize
+from ..parameters import Iterations, ModelName, Rate, Restarts, StepSize
 from .ball import Ball
 from .oracle import Oracle
 
@@ -26,7 +26,7 @@ def gradient_ascent(
 def fgsm(x: Tensor, oracle: Oracle, ball: Ball, run: Run) -> Steps:
     """One step of the whole budget along the gradient's sign (Goodfellow et al. 2015, section 4)."""
     look = yield from oracle.climb(x, 0)
-    adv = ball.project(x + (ball.eps or 0) * ball.direction(look.grad), x)
+    adv = (x + (ball.eps or 0) * ball.direction(look.grad)).clamp(0, 1)
     run.completed(range(1))
     yield from oracle.scores(adv, 1)
 
@@ -53,3 +53,22 @@ def pgd(
         adv = ball.project(adv + rate * ball.direction(look.grad), x)
         run.completed(range(1))
     yield from oracle.scores(adv, steps)
+
+
+def transfer(
+    x: Tensor,
+    oracle: Oracle,
+    ball: Ball,
+    run: Run,
+    *,
+    surrogate: ModelName,
+    steps: Iterations = 10,
+    step: StepSize = 0.25,
+    random_start: bool = True,
+) -> Steps:
+    """PGD on another model; what it finds there is shown to the attacked one (Szegedy et al. 2014, section 4.2)."""
+    crafted = oracle.beside(surrogate)
+    yield from pgd(x, crafted, ball, run, steps=steps, step=step, random_start=random_start)
+    oracle.count(crafted)
+    _, last = crafted.shown
+    yield from oracle.scores(last, steps)

@@ -1,6 +1,5 @@
 """What an attack may ask of the model. It counts, keeps the best picture it was shown, and says when to stop."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -13,6 +12,8 @@ from ...engine.query import Query
 from .ball import Ball, pixels
 from .goal import Goal
 from .lens import Lens
+
+SURVEYING = 1 << 20  # steps of fresh random changes, away from those of the attack
 
 
 class Look(NamedTuple):
@@ -46,14 +47,15 @@ class Oracle:
     lens: Lens = field(default_factory=Lens)
     stop: bool = False
     model: str | None = None
-    best: Tensor | None = None  # [1, 3, H, W]
+    best: Tensor | None = None  # [1, 3, H, W], once something was shown
     rank: tuple[bool, float] = (True, float("inf"))  # of the best: whether it misses the goal, and by how much
     done: bool = False  # a success survived the encoding, and the caller wants no more
     first_success: int | None = None
     queries: int = 0
     gradients: int = 0
     moments: dict[int, Moment] = field(default_factory=dict)
-    notes: Mapping[str, Any] = field(default_factory=dict)  # what a method found beside the picture
+    notes: dict[str, Any] = field(default_factory=dict)  # what a method found beside the picture
+    last: Tensor | None = None  # [n, 3, H, W], what was shown last
 
     def climb(self, images: Tensor, step: int) -> Steps:
         """The model's scores of images [n, 3, H, W] and the loss's gradient by them. Returns Look."""
@@ -81,9 +83,29 @@ class Oracle:
         self.queries += len(seen)
         return self._per_image(self.goal.reached(answer.logits).to(images.dtype)) > 0.5
 
-    def beside(self, model: str) -> "Oracle":
-        """The same for another model, with a best picture of its own."""
+    def survey(self, draws: int) -> Steps:
+        """Notes how often the best picture reaches the goal under fresh random changes."""
+        best, _ = self.shown
+        rows = [self.lens.see(best, self.run, SURVEYING + i)[0] for i in range(-(-draws // self.lens.views))]
+        answer = yield Query(torch.cat(rows), model=self.model)
+        self.queries += len(answer.logits)
+        self.notes["success_rate"] = float(self.goal.reached(answer.logits).double().mean())
+
+    def beside(self, model: str | None = None) -> "Oracle":
+        """One with a best picture of its own, on this or another model."""
         return Oracle(self.x, self.goal, self.ball, self.run, self.std, self.lens, model=model)
+
+    @property
+    def shown(self) -> tuple[Tensor, Tensor]:
+        """The best picture and the pictures shown last."""
+        assert self.best is not None, "something was shown"
+        assert self.last is not None, "something was shown"
+        return self.best, self.last
+
+    def count(self, other: "Oracle") -> None:
+        """Adds what another one was asked."""
+        self.queries += other.queries
+        self.gradients += other.gradients
 
     def _per_image(self, rows: Tensor) -> Tensor:
         """Rows of views, averaged for each image."""
@@ -97,6 +119,7 @@ class Oracle:
         ranks = [(share <= 0.5, least) for share, least in zip(reached.tolist(), margin.tolist(), strict=True)]
         nearest = min(range(len(ranks)), key=ranks.__getitem__)
         success = not ranks[nearest][0]
+        self.last = images.detach()
         self._remember(step, look, nearest)
         if success and self.first_success is None:
             self.first_success = step

@@ -1,0 +1,89 @@
+"""Auto-PGD: the step size follows the progress (Croce, Hein 2020, algorithm 1)."""
+
+import math
+
+import torch
+from torch import Tensor
+
+from ...engine.job import Run, Steps
+from ..parameters import Fraction, Iterations, Restarts
+from .ball import Ball
+from .oracle import Oracle
+
+MOMENTUM = 0.75  # alpha
+FIRST, SHORTER, SHORTEST = 0.22, 0.03, 0.06  # p_1; by how much, and down to what, the periods shrink
+
+
+def checkpoints(steps: int) -> list[int]:
+    """w_1, w_2, ... <= steps: after which iterates the step size is considered (section 3.1)."""
+    before, here, found = 0.0, FIRST, []
+    while math.ceil(round(here * steps, 9)) <= steps:  # 0.41 * 100 is a little above 41
+        found.append(math.ceil(round(here * steps, 9)))
+        before, here = here, here + max(here - before - SHORTER, SHORTEST)
+    return sorted(set(found))
+
+
+def apgd(
+    x: Tensor,
+    oracle: Oracle,
+    ball: Ball,
+    run: Run,
+    *,
+    steps: Iterations = 100,
+    rho: Fraction = 0.75,
+    restarts: Restarts = 1,
+) -> Steps:
+    """PGD with momentum; where too few steps climb it goes back to the best point and halves the step."""
+    at = ball.random(x, run, restarts)
+    progress = Progress(at, 2 * (ball.eps or 0))
+    periods, run.asked = checkpoints(steps), steps
+    before, momentum = at, 0.0
+    for number in range(steps):
+        look = yield from oracle.climb(at, number)
+        if oracle.done:
+            return
+        progress.follow(at, look.value, look.grad)
+        grad = look.grad
+        if number in periods:
+            period = number - max([0, *(w for w in periods if w < number)])
+            at, grad = progress.back_where_stuck(at, grad, rho * period)
+        z = ball.project(at + progress.rate * ball.direction(grad), x)
+        after = ball.project(at + (1 - momentum) * (z - at) + momentum * (at - before), x)
+        before, at, momentum = at, after, 1 - MOMENTUM
+        run.completed(range(1))
+    yield from oracle.scores(at, steps)
+
+
+class Progress:
+    """How far each start came: its best point, its step size, and how many steps climbed since the last checkpoint."""
+
+    def __init__(self, start: Tensor, rate: float) -> None:
+        self.rate = torch.full_like(start[:, :1, :1, :1], rate)
+        self._best, self._grad = start, torch.zeros_like(start)
+        self._most = torch.full_like(start[:, 0, 0, 0], -math.inf)
+        self._last = torch.full_like(self._most, math.inf)  # the first point climbs over nothing
+        self._climbed = torch.zeros_like(self._most)
+        self._most_then, self._halved_then = self._most, torch.zeros_like(self._most, dtype=torch.bool)
+
+    def follow(self, at: Tensor, value: Tensor, grad: Tensor) -> None:
+        """Takes note of the next points."""
+        if torch.isinf(self._most).all():
+            self._most_then = value
+        self._climbed = self._climbed + (value > self._last)
+        self._last = value
+        better = value > self._most
+        self._most = torch.where(better, value, self._most)
+        self._best = torch.where(better.view(-1, 1, 1, 1), at, self._best)
+        self._grad = torch.where(better.view(-1, 1, 1, 1), grad, self._grad)
+
+    def back_where_stuck(self, at: Tensor, grad: Tensor, least: float) -> tuple[Tensor, Tensor]:
+        """Points and gradients to go on from: where conditions 1 or 2 hold, the best, with half the step."""
+        few = self._climbed < least
+        idle = ~self._halved_then & (self._most_then == self._most)
+        halve = few | idle
+        self._halved_then, self._most_then = halve, self._most
+        self._climbed = torch.zeros_like(self._climbed)
+        rows = halve.view(-1, 1, 1, 1)
+        self.rate = torch.where(rows, self.rate / 2, self.rate)
+        self._last = torch.where(halve, self._most, self._last)
+        return torch.where(rows, self._best, at), torch.where(rows, self._grad, grad)

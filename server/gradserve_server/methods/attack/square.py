@@ -1,0 +1,57 @@
+"""The Square Attack: random search that only asks for scores."""
+
+from typing import Annotated
+
+import numpy as np
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from ...engine.job import Run, Steps
+from ..parameters import Fraction, Restarts
+from .ball import Ball
+from .oracle import Oracle
+
+Queries = Annotated[int, Field(ge=2, le=100_000)]
+HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)  # of the squares' area, in ten-thousandths of the queries
+
+
+def square(
+    x: Tensor,
+    oracle: Oracle,
+    ball: Ball,
+    run: Run,
+    *,
+    queries: Queries = 5000,
+    share: Fraction = 0.8,
+    candidates: Restarts = 1,
+) -> Steps:
+    """Squares at the edge of the ball, kept where they raise the loss (Andriushchenko et al. 2020, algorithm 1)."""
+    rng, run.asked = run.generator(0), queries
+    stripes = torch.from_numpy(rng.choice([-1.0, 1.0], (1, 3, 1, x.shape[3]))).to(x)
+    best = ball.project(x + (ball.eps or 0) * stripes, x)
+    look = yield from oracle.scores(best, 0)
+    run.completed(range(1))
+    value, step = float(look.value[0]), 0
+    while run.done < queries and not oracle.done:
+        step += 1
+        count = min(candidates, queries - run.done)
+        area = share / 2 ** sum(10_000 * run.done / queries > bound for bound in HALVINGS)
+        tried = torch.cat([ball.project(_with_square(best, x, ball, area, rng), x) for _ in range(count)])
+        look = yield from oracle.scores(tried, step)
+        run.completed(range(count))
+        most = int(look.value.argmax())
+        if float(look.value[most]) > value:
+            best, value = tried[most : most + 1], float(look.value[most])
+
+
+def _with_square(best: Tensor, x: Tensor, ball: Ball, area: float, rng: np.random.Generator) -> Tensor:
+    """One window set to plus or minus eps, a sign for each channel."""
+    height, width = x.shape[2:]
+    side = max(1, min(round((area * height * width) ** 0.5), height - 1, width - 1))
+    top, left = rng.integers(0, height - side + 1), rng.integers(0, width - side + 1)
+    window = (..., slice(top, top + side), slice(left, left + side))
+    signs = torch.from_numpy(rng.choice([-1.0, 1.0], (1, 3, 1, 1))).to(x)
+    tried = best.clone()
+    tried[window] = x[window] + (ball.eps or 0) * signs
+    return tried

@@ -1,0 +1,87 @@
+"""Attacks as a worker runs them, and one at a time with everything that they ask in view."""
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from gradserve_server.engine.differentiate import differentiate
+from gradserve_server.engine.engine import Engine
+from gradserve_server.engine.events import Ended
+from gradserve_server.engine.job import Job, Run
+from gradserve_server.engine.query import Part, Query
+from gradserve_server.methods.attack import METHODS, Aim, Attacked, Ball, Goal, Plan, attack
+from gradserve_server.methods.attack.lens import Lens
+from gradserve_server.methods.attack.oracle import Oracle
+from gradserve_server.methods.parameters import bind
+from gradserve_server.models.prepared import Prepared
+
+DEFAULT = Ball("linf", 8 / 255)
+
+
+def whole(images: Tensor) -> Tensor:
+    """The images in whole levels, as a request brings them."""
+    return ((images * 255).round() / 255).contiguous()
+
+
+def plan(model: Prepared, method: str, aim: Aim, ball: Ball, facts: dict[str, object]) -> Plan:
+    """A plan with every parameter resolved; `stop`, `adaptive` and `lens` are the plan's own."""
+    own = {name: facts.pop(name) for name in ("stop", "adaptive", "lens") if name in facts}
+    return replace(Plan(method, bind(METHODS[method].function, facts), aim, ball, model.card.std), **own)
+
+
+def attacked(
+    models: Prepared | dict[str, Prepared],
+    images: Tensor,
+    method: str,
+    aim: Aim = Aim(),  # noqa: B008
+    ball: Ball = DEFAULT,
+    seed: int = 0,
+    **facts: object,
+) -> list[Attacked]:
+    """Attacks all images side by side in one engine; raises what ended one."""
+    models = models if isinstance(models, dict) else {"model": models}
+    engine, wanted = Engine(models), plan(models["model"], method, aim, ball, facts)
+    for i, image in enumerate(images.split(1)):
+        engine.submit(Job(f"{i}", "model", lambda job, x=image: attack(job, x, wanted), seed=seed))
+    ended = {}
+    while not engine.idle:
+        ended |= {event.job.id: event for event in engine.step() if isinstance(event, Ended)}
+    for event in ended.values():
+        if event.error is not None:
+            raise event.error
+    return [ended[f"{i}"].result for i in range(len(images))]
+
+
+@dataclass(frozen=True)
+class Course:
+    """Everything that a method asked, and the oracle that it asked."""
+
+    queries: list[Query]
+    oracle: Oracle
+    run: Run
+
+
+def course(
+    model: Prepared, x: Tensor, method: str, goal: Goal, ball: Ball = DEFAULT, seed: int = 0, **facts: object
+) -> Course:
+    """Drives one method by hand: every query is a pass of its own."""
+    own = {name: facts.pop(name) for name in ("stop", "lens") if name in facts}
+    run = Run(seed)
+    oracle = Oracle(x, goal, ball, run, model.std, own.get("lens", Lens()), bool(own.get("stop", False)))
+    steps = METHODS[method].function(x, oracle, ball, run, **bind(METHODS[method].function, facts))
+    queries: list[Query] = []
+    answer = None
+    try:
+        while True:
+            query = steps.send(answer)
+            queries.append(query)
+            (answer,) = differentiate(model, [Part(query, range(len(query.images)))])
+    except StopIteration:
+        return Course(queries, oracle, run)
+
+
+def label_of(model: Prepared, x: Tensor) -> int:
+    """The predicted class of one image."""
+    with torch.no_grad():
+        return int(model(x.contiguous(memory_format=torch.channels_last)).argmax())
