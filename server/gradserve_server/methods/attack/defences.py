@@ -14,8 +14,8 @@ from pydantic import Field
 from torch import Tensor
 
 from ...engine.job import Run
-from ..explain.averages import blurred
 from ..parameters import Fraction
+from ..regularizers import blurred
 
 Quality = Annotated[int, Field(ge=1, le=100)]
 Bits = Annotated[int, Field(ge=1, le=7)]
@@ -38,7 +38,7 @@ def bit_depth(images: Tensor, run: Run, index: int, *, bits: Bits = 4) -> Tensor
 
 def blur(images: Tensor, run: Run, index: int, *, sigma: Sigma = 1.0) -> Tensor:
     """Gaussian blur, with its own gradient."""
-    return blurred(images.reshape(1, -1, *images.shape[2:]), sigma).reshape(images.shape)
+    return blurred(images, sigma)
 
 
 def noise(images: Tensor, run: Run, index: int, *, std: Fraction = 0.05) -> Tensor:

@@ -2,20 +2,18 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from pydantic import Field
 from torch import Tensor
 
 from ...engine.job import Run
-from ..parameters import Degrees, Restarts, Unit
+from ..parameters import Degrees, Restarts, Share, Unit
 from .defences import DEFENCES, DRAWS, SEEN
 
 Pull = Callable[[Tensor], Tensor]
-Scaling = Annotated[float, Field(ge=0, lt=1)]
 CRAFTING, JUDGING = 1 << 32, 1 << 33  # sample indices of random changes, away from those of starts
 MOST_VIEWS = 64
 
@@ -27,7 +25,7 @@ def eot(
     *,
     samples: Restarts = 8,
     rotation: Degrees = 10.0,
-    scale: Scaling = 0.1,
+    scale: Share = 0.1,
     brightness: Unit = 0.1,
     noise: Unit = 0.02,
 ) -> Tensor:
