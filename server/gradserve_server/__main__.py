@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from rich.console import Console
 
 from .config import Settings, StartError, read_settings
-from .models.catalogue import check_builders, from_flag
+from .models.catalogue import ModelSpec, check_builders, from_flag, read_tuning
 
 console = Console(stderr=True)
 
@@ -49,6 +49,7 @@ def serve(
     tls_certificate: Annotated[Path | None, typer.Option(help="PEM file; with --tls-key, serve TLS")] = None,
     tls_key: Annotated[Path | None, typer.Option(help="PEM file with the private key")] = None,
     token_file: Annotated[Path | None, typer.Option(help="file with the bearer token that callers must send")] = None,
+    tuned: Annotated[Path | None, typer.Option(help="file that gradserve bench --tune wrote")] = None,
     log_level: Annotated[str, typer.Option(help="debug, info, warning or error")] = "info",
 ) -> None:
     """Serve the gradients of vision models over gRPC.
@@ -60,7 +61,7 @@ def serve(
     """
     server = {"host": host, "port": port, "metrics_port": metrics_port, "token_file": token_file}
     server |= {"tls_certificate": tls_certificate, "tls_key": tls_key}
-    pool = {"device": device, "workers": workers, "threads": threads}
+    pool = {"device": device, "workers": workers, "threads": threads, "tuned": tuned}
     logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s %(message)s", stream=sys.stderr)
     try:
         logging.getLogger().setLevel(log_level.upper())
@@ -91,6 +92,9 @@ def settings_of(config: Path | None, models: list[str], server: dict[str, Any], 
         chosen[section] |= {name: value for name, value in flags.items() if value is not None}
     if models:
         chosen["models"] = [from_flag(flag, settings.models) for flag in models]
+    if chosen["pool"]["tuned"]:
+        tuning = read_tuning(chosen["pool"]["tuned"])
+        chosen["models"] = [tuning.applied(ModelSpec.model_validate(spec)) for spec in chosen["models"]]
     settings = Settings.model_validate(chosen)
     check_builders(list(settings.models))
     return settings

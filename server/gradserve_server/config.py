@@ -9,6 +9,8 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from .models.catalogue import EMBEDDED, ModelSpec, read_catalogue
 
+PATHS = (("server", "tls_certificate"), ("server", "tls_key"), ("server", "token_file"), ("pool", "tuned"))
+
 
 class StartError(Exception):
     """The service cannot begin; the text says why."""
@@ -46,6 +48,7 @@ class PoolSettings(Section):
     workers: int | None = Field(None, ge=1, le=256, description="processes; default: one per GPU, or one per core")
     threads: int = Field(1, ge=1, le=256, description="compute threads of each worker on a CPU")
     rows: int | None = Field(None, ge=1, le=4096, description="rows per pass; default: by device and image size")
+    tuned: Path | None = Field(None, description="file of `gradserve bench --tune`: rows and precisions by model")
     queue_seconds: float = Field(60, gt=0, description="a request that would wait longer for others is refused")
 
 
@@ -72,9 +75,9 @@ def read_settings(path: Path | None) -> Settings:
     if path is None:
         return Settings()
     tables = tomllib.loads(path.read_text())
-    for name in ("tls_certificate", "tls_key", "token_file"):  # like weights and labels: relative to the file
-        if isinstance(tables.get("server", {}).get(name), str):
-            tables["server"][name] = path.parent / tables["server"][name]
+    for section, name in PATHS:  # like weights and labels: relative to the file
+        if isinstance(tables.get(section, {}).get(name), str):
+            tables[section][name] = path.parent / tables[section][name]
     models = read_catalogue(path)
     return Settings.model_validate({**tables, "models": models or tuple(EMBEDDED.values())})
 

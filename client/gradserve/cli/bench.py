@@ -13,6 +13,7 @@ from rich.table import Table
 from gradserve import images, parameters
 from gradserve.aio import AsyncClient
 from gradserve.cli import connection, load, report, request
+from gradserve.cli import tune as tuning
 from gradserve.messages import EXPLAIN_METHOD
 
 Methods = Annotated[
@@ -22,6 +23,15 @@ Methods = Annotated[
 Callers = Annotated[int, typer.Option("--callers", "-n", min=1, help="Callers at once.")]
 Seconds = Annotated[float, typer.Option("--seconds", min=0.1, help="How long to send.")]
 Requests = Annotated[int | None, typer.Option("--requests", min=1, help="Stop after so many requests.")]
+Tune = Annotated[
+    Path | None,
+    typer.Option(
+        "--tune", dir_okay=False, metavar="FILE", help="Measure this machine instead, and write what suits it to FILE."
+    ),
+]
+Config = Annotated[
+    Path | None, typer.Option("--config", exists=True, dir_okay=False, help="With --tune: the server's TOML file.")
+]
 Photo = Annotated[
     Path | None, typer.Option("--image", exists=True, dir_okay=False, help="Picture to send; noise if left out.")
 ]
@@ -33,6 +43,8 @@ def bench(
     seconds: Seconds = 10.0,
     requests: Requests = None,
     image: Photo = None,
+    tune: Tune = None,
+    config: Config = None,
     model: request.Model = "",
     server: connection.Server = connection.ADDRESS,
     tls: connection.Tls = False,
@@ -45,8 +57,14 @@ def bench(
 
     A row is one image through one pass.
 
+    With --tune no server is asked: rows per pass and precisions are measured for each model of the configuration, and
+    written to a file for `gradserve serve --tuned FILE`.
+
     Example: `gradserve bench --callers 16 --seconds 10 --method predict --method grad_cam=2 --method smooth_grad`
     """
+    if tune:
+        tuning.tune(tune, config, [model] if model else [])
+        return
     asked = load.Load(image or _noise(), model, _mix(method), callers, seconds, requests)
 
     async def send() -> tuple[list[load.Sample], float]:

@@ -14,10 +14,17 @@ from ..pool.pool import Pool
 from ..pool.wire import Tick, WorkerSettings
 from .server import ApiServer
 
+WORKERS_ENVIRONMENT = {
+    "OMP_WAIT_POLICY": "PASSIVE",  # spinning at barriers starves the others
+    "MALLOC_MMAP_THRESHOLD_": str(1 << 30),  # or glibc gives memory back after every pass, and takes it page by page
+    "MALLOC_TRIM_THRESHOLD_": str(2 << 30),
+}
+
 
 async def run(settings: Settings) -> int:
     """Starts everything, serves until SIGTERM or SIGINT, drains, and returns the exit code. Raises StartError."""
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # workers inherit it; spinning at barriers starves the others
+    for name, value in WORKERS_ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
     metrics = Metrics()
     serve_metrics(settings, metrics)
     pool = pool_of(settings, metrics)

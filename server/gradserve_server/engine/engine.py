@@ -38,9 +38,15 @@ def passes_cost(forward: float, wrt: str) -> float:
 
 def default_rows(device: torch.device, height: int, width: int, precision: str = "exact") -> int:
     """Rows per pass where the configuration says nothing."""
-    on_cpu = (CPU_ROWS, CPU_MOST_FAST if precision == "fast" else CPU_MOST)
-    at_grid, most = (GPU_ROWS, GPU_MOST) if device.type == "cuda" else on_cpu
-    return max(1, min(most, at_grid * GRID // max(1, height * width)))
+    at_grid = GPU_ROWS if device.type == "cuda" else CPU_ROWS
+    return max(1, min(most_rows(device, precision), at_grid * GRID // max(1, height * width)))
+
+
+def most_rows(device: torch.device, precision: str) -> int:
+    """Rows per pass at most where the configuration says nothing, however small the images."""
+    if device.type == "cuda":
+        return GPU_MOST
+    return CPU_MOST_FAST if precision == "fast" else CPU_MOST
 
 
 class Engine:

@@ -110,6 +110,38 @@ def read_catalogue(path: Path) -> list[ModelSpec]:
     return specs
 
 
+class Tuning(BaseModel):
+    """A file that `gradserve bench --tune` wrote: rows and precisions by model, and the machine that they hold for."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    machine: dict[str, str | int] = {}
+    models: dict[str, "Tuned"] = {}
+
+    def applied(self, spec: ModelSpec) -> ModelSpec:
+        """The spec with what was measured of it; what it says itself stays."""
+        tuned = self.models.get(spec.name)
+        if tuned is None:
+            return spec
+        rows = {precision: count for precision, count in tuned.rows.items() if precision in spec.precisions}
+        auto = {rpc: precision for rpc, precision in tuned.auto.items() if precision in spec.precisions}
+        return spec.model_copy(update={"rows": rows | spec.rows, "auto": auto | spec.auto})
+
+
+class Tuned(BaseModel):
+    """What was measured of one model."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    rows: dict[Precision, Rows] = {}
+    auto: dict[Rpc, Precision] = {}
+
+
+def read_tuning(path: Path) -> Tuning:
+    """Raises OSError, ValueError (pydantic.ValidationError is one)."""
+    return Tuning.model_validate(tomllib.loads(path.read_text()))
+
+
 def from_flag(flag: str, known: Iterable[ModelSpec] = ()) -> ModelSpec:
     """NAME or NAME=WEIGHTS: a model of the configuration file, an embedded one, or torchvision's. Raises ValueError."""
     name, _, weights = flag.partition("=")
