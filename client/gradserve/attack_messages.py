@@ -23,6 +23,7 @@ from gradserve.v1 import attack_pb2, common_pb2, explain_pb2
 
 _ENUMS = attack_pb2.DESCRIPTOR.enum_types_by_name
 ATTACK_METHOD: Any = attack_pb2.AttackMethod.DESCRIPTOR
+EOT: Any = attack_pb2.Eot.DESCRIPTOR
 DEFENCE: Any = attack_pb2.Defence.DESCRIPTOR
 
 

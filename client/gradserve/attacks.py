@@ -101,6 +101,12 @@ class Attack:
             raise ValueError("the perturbation was not asked for: attack(..., perturbation=True)")
         return images.from_png(self.perturbation)
 
+    def original_image(self) -> Image.Image:
+        """What the model saw before, from the perturbation, which must have been asked for."""
+        change = np.asarray(self.perturbation_image()).astype(np.float64) - 128
+        pixels = np.asarray(self.image()).astype(np.float64) - change / self.magnification
+        return Image.fromarray(pixels.round().clip(0, 255).astype(np.uint8))
+
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Save the adversarial picture as it came; only as PNG, since other formats change pixels."""
         path = Path(path)

@@ -59,6 +59,12 @@ def parse(method: Descriptor, name: str, key: str, text: str) -> ParameterValue:
     return read(_named(_fields(method, name), key, f"parameter of {name}"), f"{name}.{key}", text)
 
 
+def parse_setting(message: Descriptor, name: str, key: str, text: str) -> ParameterValue:
+    """The value that a text of the command line means for one field of the message of that name."""
+    fields = {field.name: field for field in message.fields}
+    return read(_named(fields, key, f"parameter of {name}"), f"{name}.{key}", text)
+
+
 def read(field: FieldDescriptor, path: str, text: str) -> ParameterValue:
     """The value that a text of the command line means for a field."""
     kind, wanted = _KINDS.get(field.cpp_type, ("", None))

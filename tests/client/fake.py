@@ -19,6 +19,8 @@ from gradserve.v1 import (
     service_pb2_grpc,
 )
 
+from .fake_attack import attacked
+
 CLASSES = ["goldfish", "tabby cat", "espresso"]
 SIZE = 24
 METHODS = [field.name for field in explain_pb2.ExplainMethod.DESCRIPTOR.oneofs_by_name["method"].fields]
@@ -66,6 +68,10 @@ class FakeServer(service_pb2_grpc.GradientServiceServicer, models_pb2_grpc.Model
             region=_region(request),
             provenance=_provenance(request),
         )
+
+    def Attack(self, request, context):
+        self._note(request, context)
+        return attacked(request, _region(request), _provenance(request))
 
     def ListModels(self, request, context):
         self._note(request, context)

@@ -10,6 +10,7 @@ from gradserve.cli import launch, page, samples
 
 from .fake import METHODS
 
+ATTACKS = ["fgsm", "pgd", "pgd to the least likely class", "pgd, eps 0.5 in L2", "square", "one_pixel"]
 STUB = """
 import sys, time
 print("metrics on 127.0.0.1:9", *sys.argv[1:], flush=True)
@@ -59,9 +60,10 @@ def test_the_demo_shows_every_method(server, capsys, tmp_path):
     for model in ("tiny", "digits"):
         asked = [deed["asked"] for deed in done if deed["model"] == model]
         assert asked[: len(METHODS) + 1] == ["predict", *METHODS]
-        assert asked[-1] == "smooth_grad, 3 targets"
+        assert asked[-1 - len(ATTACKS)] == "smooth_grad, 3 targets"
+        assert asked[-len(ATTACKS) :] == ATTACKS
     html = (tmp_path / "index.html").read_text()
-    assert html.count("<figure>") == 2 * (len(METHODS) + 3)
+    assert html.count("<figure>") == 2 * (len(METHODS) + 3 + len(ATTACKS))
     assert html.count("does not apply to this model: deconvnet: the model has no ReLU") == 2
     assert "PARTIALLY_GUIDED" in html
     assert not re.search(r'(src|href)="(?!data:|#)', html)  # nothing outside the file

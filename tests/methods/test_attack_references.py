@@ -6,7 +6,8 @@ import warnings
 import pytest
 import torch
 import torchattacks
-from torch import Tensor, nn
+from reference import Wrapped, in_engine_layout
+from torch import Tensor
 from zoo import in_double, inputs, photos
 
 from gradserve_server.engine.objective import dlr, margin, score, targeted_dlr
@@ -19,30 +20,6 @@ from .attacks import course, label_of, whole
 ARCHITECTURES = ["trained-resnet20", "trained-mobilenet_v2", "trained-squeezenet1_0", "resnet18"]
 EPS = 4 / 255
 STEPS = 3
-
-
-class _Layout(torch.autograd.Function):
-    """channels_last forward, as in the engine; contiguous backward, which torchattacks' L2 attack needs."""
-
-    @staticmethod
-    def forward(ctx: object, x: Tensor) -> Tensor:
-        return x.contiguous(memory_format=torch.channels_last)
-
-    @staticmethod
-    def backward(ctx: object, grad: Tensor) -> Tensor:
-        return grad.contiguous()
-
-
-class Wrapped(nn.Module):
-    """The engine's own prepared model as torchattacks and foolbox want one."""
-
-    def __init__(self, model: Prepared) -> None:
-        super().__init__()
-        self.network, self._model = model.network, model
-        self.eval()  # torchattacks puts back what it finds
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self._model(_Layout.apply(x))
 
 
 def reference(kind: str, model: Prepared, x: Tensor, label: int, target: int | None = None, **facts: object) -> Tensor:
@@ -116,7 +93,7 @@ def algorithm_1(model: Prepared, x: Tensor, start: Tensor, goal: Goal, ball: Bal
 
     def f(image: Tensor) -> tuple[float, Tensor]:
         image = image.clone().requires_grad_()
-        logits = model(_Layout.apply(image))
+        logits = model(in_engine_layout(image))
         value = -score([(goal.objective() * -1.0, range(1))], 1, {"": logits}).sum()
         return value.item(), torch.autograd.grad(value, image)[0]
 

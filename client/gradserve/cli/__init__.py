@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 import typer
 
+from gradserve.cli.attack import attack
 from gradserve.cli.bench import bench
 from gradserve.cli.demo import demo
 from gradserve.cli.explain import explain
@@ -28,6 +29,7 @@ app = typer.Typer(
 )
 app.command()(predict)
 app.command()(explain)
+app.command()(attack)
 app.command()(robustness)
 app.command()(maximize)
 app.command()(dream)

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from gradserve import parameters
-from gradserve.arguments import Method, ParameterValue, Rank, TargetLike, Unit
-from gradserve.attack_messages import DEFENCE
+from gradserve.arguments import AttackTargetLike, Method, ParameterValue, Pick, Rank, TargetLike, Unit
+from gradserve.attack_messages import DEFENCE, EOT
 from gradserve.messages import EXPLAIN_METHOD
 
 
@@ -33,6 +33,32 @@ def defence(text: str) -> Method:
     """A defence with its parameters: "jpeg", or "jpeg:quality=50"."""
     name, _, settings = text.partition(":")
     return methods([name], settings.split(",") if settings else [], DEFENCE)[0]
+
+
+def attack_target(text: str) -> AttackTargetLike:
+    """A class's index or name, or "runner-up", "least-likely" or "random"."""
+    pick = text.replace("-", "_").lower()
+    if pick in list(Pick):
+        return Pick(pick)
+    return int(text) if text.isdecimal() else text
+
+
+def label(text: str) -> int | str:
+    """A class's index or name."""
+    return int(text) if text.isdecimal() else text
+
+
+def changes(text: str) -> dict[str, ParameterValue]:
+    """The settings of eot: "samples=16,rotation=5", or "default"."""
+    if text == "default":
+        return {}
+    settings: dict[str, ParameterValue] = {}
+    for setting in text.split(","):
+        key, equals, value = setting.partition("=")
+        if not equals:
+            raise ValueError(f"--eot {text}: write NAME=VALUE,NAME=VALUE or default")
+        settings[key] = parameters.parse_setting(EOT, "eot", key, value)
+    return settings
 
 
 def target(text: str) -> TargetLike:

@@ -1,12 +1,12 @@
 """What the demo shows: a chapter is a function that asks the server about a model and gives a section of the page."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from gradserve import parameters
-from gradserve.arguments import Rank, TargetLike, Unit
+from gradserve.arguments import Pick, Rank, TargetLike, Unit
 from gradserve.cards import Layer, ModelCard
 from gradserve.cli import page, samples
 from gradserve.client import Client
@@ -15,6 +15,14 @@ from gradserve.messages import EXPLAIN_METHOD
 from gradserve.results import Explanation, Prediction, Provenance
 
 T = TypeVar("T")
+_ATTACKS: Sequence[tuple[str, Mapping[str, Any]]] = (
+    ("fgsm", {"method": "fgsm"}),
+    ("pgd", {"method": "pgd"}),
+    ("pgd to the least likely class", {"method": "pgd", "target": Pick.LEAST_LIKELY, "loss": "margin", "steps": 20}),
+    ("pgd, eps 0.5 in L2", {"method": "pgd", "norm": "l2", "eps": 0.5}),
+    ("square", {"method": "square", "queries": 300}),
+    ("one_pixel", {"method": "one_pixel", "population": 50, "generations": 10}),
+)
 _METHODS = parameters.names(EXPLAIN_METHOD)
 
 
@@ -73,13 +81,24 @@ def targets(demo: Demo, card: ModelCard) -> page.Section:
     return page.Section(f"{card.name}: any target", lead, stories)
 
 
-CHAPTERS = (explanations, targets)
+def attacks(demo: Demo, card: ModelCard) -> page.Section:
+    """Adversarial pictures: what the model saw before, what it sees now, and the difference magnified."""
+    stories = []
+    for picture in samples.pictures(card, min(demo.pictures, 2)):
+        figures = [_attacked(demo, card, picture, title, facts) for title, facts in _ATTACKS]
+        stories.append(page.Story(picture.name, picture.open(), figures=figures))
+    lead = "Pictures changed a little so that the model errs: before, after, and the difference magnified around grey."
+    return page.Section(f"{card.name}: attacks", lead, stories)
+
+
+CHAPTERS = (explanations, targets, attacks)
 
 
 def requests(card: ModelCard, pictures: int) -> int:
     """How many requests the chapters make for a model."""
     found = len(samples.pictures(card, pictures))
-    return found * (1 + len(_METHODS)) + min(found, 1) * (1 + len(_layers(card)))
+    explained = found * (1 + len(_METHODS)) + min(found, 1) * (1 + len(_layers(card)))
+    return explained + min(found, 2) * len(_ATTACKS)
 
 
 def _predicted(demo: Demo, card: ModelCard, picture: samples.SamplePicture) -> Prediction:
@@ -111,6 +130,31 @@ def _for_targets(
     )
     demo.note(picture.name, what, seconds, found[0].provenance, "; ".join(map(_value, found)))
     return [_figure("smooth_grad", each, ()) for each in found]
+
+
+def _attacked(
+    demo: Demo, card: ModelCard, picture: samples.SamplePicture, title: str, facts: Mapping[str, Any]
+) -> page.Figure:
+    found, seconds = demo.timed(
+        f"{card.name}: {picture.name}: {title}",
+        lambda: demo.client.attack(picture.data, model=card.name, perturbation=True, **facts),
+    )
+    certificate = found.certificate
+    before, after = certificate.before.predicted, certificate.after.predicted
+    answer = f"{before.class_name} {before.probability:.1%} → {after.class_name} {after.probability:.1%}"
+    demo.note(picture.name, title, seconds, found.provenance, answer)
+    goal = f", to be {certificate.target_name}" if certificate.target is not None else ""
+    told = [
+        certificate.verdict.replace("_", " ") + goal,
+        f"L∞ {certificate.linf * 255:.3g}/255",
+        f"L2 {certificate.l2:.3g}",
+        f"{certificate.l0} pixels",
+        f"difference × {found.magnification:.3g}",
+        f"{certificate.queries} queries",
+        f"{1000 * seconds:.0f} ms",
+    ]
+    pictures = (found.original_image(), found.image(), found.perturbation_image())
+    return page.Figure(title, pictures, answer, told, certificate.warnings)
 
 
 def _figure(title: str, found: Explanation, costs: Sequence[str]) -> page.Figure:

@@ -1,6 +1,5 @@
 """`gradserve explain`: maps of what a model's score depends on."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -101,23 +100,12 @@ def explain(
     saved: list[Saved] = []
     with connection.connect(server, tls, ca, token, timeout) as client:
         answers = client.explain_many(photos, methods, **arguments)
-        for photo, found in report.progress(_named(photos, answers), len(photos), "explain"):
+        for photo, found in report.progress(report.named(photos, answers, "explaining"), len(photos), "explain"):
             for each in found:
                 path = saving.save(each, pictures.path(photo, each, len(target) > 1), picture)
                 numbers = each.save(maps.path(photo, each, len(target) > 1)) if maps else None
                 saved.append(Saved(photo, each, path, numbers))
     _print(saved, as_json)
-
-
-def _named(photos: list[Path], answers: Iterator[Any]) -> Iterator[tuple[Path, Any]]:
-    """The answers with their photos; an error names the photo it is about."""
-    for photo in photos:
-        try:
-            found = next(answers)
-        except Exception as error:
-            error.add_note(f"while explaining {photo}")
-            raise
-        yield photo, found
 
 
 def _print(saved: list[Saved], as_json: bool) -> None:

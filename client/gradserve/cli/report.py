@@ -4,8 +4,9 @@ import dataclasses
 import json
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from pathlib import Path
 from typing import Any, TypeVar
 
 from rich.console import Console
@@ -17,6 +18,7 @@ from gradserve.results import Explanation
 T = TypeVar("T")
 WIDE = 1000  # columns where nobody looks: programs and files get every name whole
 _NOT_JSON = {"map", "coarse", "image", "served_overlay", "thumbnail", "png", "stretched", "snapshots", "curves"}
+_NOT_JSON |= {"adversarial", "perturbation", "patch", "map_before", "map_after"}
 
 
 def out() -> Console:
@@ -51,6 +53,17 @@ def progress(items: Iterable[T], total: int, what: str) -> Iterator[T]:
     """The items, with a progress bar on standard error if there are several and somebody watches."""
     watched = total > 1 and err().is_terminal
     yield from track(items, what, total=total, console=err(), transient=True) if watched else items
+
+
+def named(photos: Sequence[Path], answers: Iterator[T], doing: str) -> Iterator[tuple[Path, T]]:
+    """The answers with their photos; an error names the photo it is about."""
+    for photo in photos:
+        try:
+            found = next(answers)
+        except Exception as error:
+            error.add_note(f"while {doing} {photo}")
+            raise
+        yield photo, found
 
 
 @contextmanager

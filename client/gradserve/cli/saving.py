@@ -1,4 +1,4 @@
-"""Where the pictures and maps of `gradserve explain` go."""
+"""Where the pictures and maps that a command makes go."""
 
 import re
 from collections.abc import Sequence
@@ -20,11 +20,16 @@ class Places:
 
     def path(self, photo: Path, found: Explanation, several_targets: bool) -> Path:
         """The path for one explanation of a photo: PHOTO-METHOD[-TARGET], numbered if that is taken."""
+        return self.place(
+            "-".join([photo.stem, found.method, *([_slug(found.target_name)] if several_targets else [])])
+        )
+
+    def place(self, stem: str) -> Path:
+        """The path that was asked for, or one of that name in the folder, numbered if that is taken."""
         if self._file:
             self._file.parent.mkdir(parents=True, exist_ok=True)
             return self._file
         self._folder.mkdir(parents=True, exist_ok=True)
-        stem = "-".join([photo.stem, found.method, *([_slug(found.target_name)] if several_targets else [])])
         path, number = self._folder / f"{stem}{self._suffix}", 1
         while path in self._taken:
             number += 1

@@ -11,6 +11,7 @@ from gradserve.v1 import common_pb2 as pb
 from gradserve.v1 import explain_pb2, models_pb2, predict_pb2
 
 from .. import __version__
+from ..methods.attack import METHODS as ATTACKS
 from ..methods.explain import METHODS, Call, Explained
 from ..models.card import ModelCard
 from ..pool.wire import Outcome
@@ -159,6 +160,7 @@ def model_reply(card: ModelCard, *, layers: bool) -> models_pb2.Model:
         models_pb2.Applicability(method=name, applies=not why, reason=why or notes[name])
         for name, why in refusals.items()
     ]
+    applies += [models_pb2.Applicability(method=name, applies=True) for name in ATTACKS]
     why = no_index(card)
     applies.append(models_pb2.Applicability(method="influence", applies=not why, reason=why))
     model = models_pb2.Model(

@@ -1,0 +1,125 @@
+"""Attack as callers see it: arguments, results, the command."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from gradserve import Pick, cli
+from gradserve.attack_messages import attack_request
+from gradserve.v1 import attack_pb2 as pb
+
+from .fake_attack import BEFORE, CHANGE
+
+PHOTO = np.zeros((4, 4, 3), np.uint8)
+
+
+def request(method="pgd", shorthand=None, **facts):
+    return attack_request(PHOTO, method, shorthand=shorthand or {}, options={}, **facts)
+
+
+def test_arguments_become_a_request():
+    made = request(
+        "pgd",
+        {"steps": 40, "random_start": False},
+        label="cat",
+        target=Pick.LEAST_LIKELY,
+        eps="8/255",
+        norm="l2",
+        loss="margin",
+        defence=("jpeg", {"quality": 50}),
+        adaptive=True,
+        eot={"samples": 4},
+        first_success=False,
+        maps="grad_cam",
+    )
+    assert (made.method.pgd.steps, made.method.pgd.random_start) == (40, False)
+    assert (made.label.class_name, made.target.pick) == ("cat", pb.PICK_LEAST_LIKELY)
+    assert (made.eps, made.norm, made.loss) == (8 / 255, pb.NORM_L2, pb.LOSS_MARGIN)
+    assert (made.defence.jpeg.quality, made.adaptive, made.eot.samples) == (50, True, 4)
+    assert made.HasField("first_success")
+    assert made.maps.WhichOneof("method") == "grad_cam"
+    bare = request()
+    assert not any(
+        bare.HasField(name) for name in ("eps", "label", "target", "defence", "eot", "first_success", "maps")
+    )
+    assert request(target=3).target.class_index == 3
+    assert request("corruption", {"kind": "snow"}).method.corruption.kind == pb.CORRUPTION_KIND_SNOW
+
+
+@pytest.mark.parametrize(
+    ("facts", "text"),
+    [
+        ({"method": "pdg"}, "nearest: pgd"),
+        ({"shorthand": {"step_count": 3}}, "no parameter of pgd 'step_count'"),
+        ({"eps": "eight"}, "eps is a number or a fraction"),
+        ({"norm": "l1"}, "norm must be one of l2, linf"),
+        ({"defence": "jpg"}, "nearest: jpeg"),
+        ({"eot": {"sample": 3}}, "nearest: samples"),
+        ({"target": True}, "target"),
+    ],
+)
+def test_arguments_that_make_no_sense_are_named(facts, text):
+    with pytest.raises(ValueError, match=text):
+        request(**facts)
+
+
+def test_a_result_has_the_picture_and_its_certificate(client, tmp_path):
+    found = client.attack(PHOTO, "pgd", perturbation=True, trajectory=True)
+    assert found.found
+    assert np.array_equal(found.pixels, BEFORE + CHANGE)
+    assert np.array_equal(np.asarray(found.original_image()), BEFORE)
+    certificate = found.certificate
+    assert (certificate.verdict, certificate.before.predicted.class_name) == ("found", "cat")
+    assert (certificate.after.margin, certificate.first_success, certificate.target) == (-1.5, 3, None)
+    assert [step.predicted.class_name for step in found.trajectory] == ["cat", "dog"]
+    assert "found, cat (75.0%) -> dog (90.0%), linf 4/255 of 4/255, 11 queries" in repr(found)
+    assert np.array_equal(np.asarray(Image.open(found.save(tmp_path / "adv.png"))), found.pixels)
+    with pytest.raises(ValueError, match="other formats would change"):
+        found.save(tmp_path / "adv.jpg")
+    with pytest.raises(ValueError, match="was not asked for"):
+        client.attack(PHOTO).perturbation_image()
+
+
+def test_many_come_in_order(client):
+    found = list(client.attack_many([PHOTO] * 5, "fgsm", seed=3))
+    assert [each.method for each in found] == ["fgsm"] * 5
+
+
+def run(server, capsys, tmp_path, *arguments, code=0):
+    photo = tmp_path / "photo.png"
+    Image.fromarray(PHOTO).save(photo)
+    with pytest.raises(SystemExit, match=str(code)):
+        cli.main(["attack", str(photo), "--server", server.target, *arguments])
+    return capsys.readouterr()
+
+
+def test_the_command_saves_and_tells(server, capsys, tmp_path):
+    out, difference = tmp_path / "adv.png", tmp_path / "difference.png"
+    asked = ["--method", "pgd", "--param", "steps=3", "--target", "least-likely", "--eps", "4/255", "--trajectory"]
+    told = run(server, capsys, tmp_path, *asked, "--out", str(out), "--save-difference", str(difference))
+    assert np.array_equal(np.asarray(Image.open(out)), BEFORE + CHANGE)
+    assert difference.exists()
+    assert "found" in told.out
+    assert "cat 75.0%" in told.out
+    assert "2.500" in told.out, "the trajectory"
+    assert "warning: SATURATED" in told.err
+    sent = server.requests[-1]
+    assert (sent.method.pgd.steps, sent.target.pick, sent.eps) == (3, pb.PICK_LEAST_LIKELY, 4 / 255)
+
+
+def test_the_command_in_json(server, capsys, tmp_path):
+    out = str(tmp_path / "a.png")
+    asked = ["--json", "--out", out, "--defence", "jpeg:quality=40", "--eot", "samples=3,rotation=5", "--label", "7"]
+    (found,) = json.loads(run(server, capsys, tmp_path, *asked).out)["attacks"]
+    assert (found["certificate"]["verdict"], found["picture"]) == ("found", out)
+    assert len(found["trajectory"]) == 2
+    sent = server.requests[-1]
+    assert (sent.defence.jpeg.quality, sent.eot.samples, sent.eot.rotation, sent.label.class_index) == (40, 3, 5.0, 7)
+
+
+def test_the_command_refuses_nonsense(server, capsys, tmp_path):
+    assert "nearest: pgd" in run(server, capsys, tmp_path, "--method", "pdg", code=2).err
+    assert "eps is a number or a fraction" in run(server, capsys, tmp_path, "--eps", "4/0", code=2).err
+    assert "saved as .png" in run(server, capsys, tmp_path, "--out", str(tmp_path / "a.jpg"), code=2).err
