@@ -33,7 +33,7 @@ from gradserve.errors import (
 )
 from gradserve.goals import Goal
 from gradserve.influences import Features, Influence, Reweighting, Suspects, TrainingExample
-from gradserve.made import MaximizedImage, MaximizedImages, Progress
+from gradserve.made import MaximizedImage, MaximizedImages, Progress, StylizedImage
 from gradserve.results import Explanation, Explanations, Prediction, Provenance, Region, Score
 
 try:
@@ -77,6 +77,7 @@ __all__ = [
     "Reweighting",
     "Score",
     "ServiceError",
+    "StylizedImage",
     "Suspects",
     "TrainingExample",
     "TrajectoryStep",

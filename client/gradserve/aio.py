@@ -9,11 +9,10 @@ from typing import Any, Self, Unpack, overload
 import grpc
 import grpc.aio
 
-from gradserve import attack_messages, channel, errors, influence_messages, making, messages
+from gradserve import attack_messages, channel, errors, influence_messages, messages
 from gradserve.arguments import (
     AttackTargetLike,
     ImageLike,
-    MaximizeArguments,
     MethodLike,
     Options,
     ParameterValue,
@@ -21,16 +20,15 @@ from gradserve.arguments import (
 )
 from gradserve.attacks import Attack
 from gradserve.cards import ModelCard
-from gradserve.goals import GoalLike
 from gradserve.influence_messages import EmbedArguments, InfluenceArguments, SuspectsArguments
 from gradserve.influences import Features, Influence, Suspects
-from gradserve.made import MaximizedImage, MaximizedImages, Progress
+from gradserve.makers import AsyncMakers
 from gradserve.many import in_order_async
 from gradserve.results import Explanation, Explanations, Prediction
 from gradserve.v1 import models_pb2, models_pb2_grpc, service_pb2_grpc
 
 
-class AsyncClient:
+class AsyncClient(AsyncMakers):
     """A connection to a gradserve server for asyncio; arguments and results are those of `Client`."""
 
     def __init__(
@@ -178,21 +176,6 @@ class AsyncClient:
         )
         return attack_messages.attack_result(request, await self._call(self._gradients.Attack, request, timeout))
 
-    async def maximize(
-        self, goals: GoalLike | list[Any], *, timeout: float = making.LONG, **arguments: Unpack[MaximizeArguments]
-    ) -> MaximizedImage | MaximizedImages:
-        """The picture that a goal is maximal on, or with a list of goals all of theirs; see `Client`."""
-        request = await asyncio.to_thread(making.maximize_request, goals, **arguments)
-        return making.maximized(goals, await self._call(self._gradients.Maximize, request, timeout))
-
-    async def maximize_stream(
-        self, goals: GoalLike | list[Any], *, timeout: float = making.LONG, **arguments: Unpack[MaximizeArguments]
-    ) -> AsyncIterator[Progress | MaximizedImage | MaximizedImages]:
-        """Progress while it is made, and in the end what `maximize` returns; leaving the loop ends the work."""
-        request = await asyncio.to_thread(making.maximize_request, goals, **arguments)
-        async for event in self._stream(self._gradients.StreamMaximize, request, timeout):
-            yield making.maximize_event(goals, event)
-
     async def influence(
         self,
         image: ImageLike,
@@ -287,14 +270,3 @@ class AsyncClient:
             return await method(request, timeout=self.timeout if timeout is None else timeout, metadata=self._metadata)
         except grpc.RpcError as failure:
             raise errors.from_call(failure) from None
-
-    async def _stream(self, method: Callable[..., Any], request: Any, timeout: float) -> AsyncIterator[Any]:
-        channel.check_size(request)
-        call = method(request, timeout=timeout, metadata=self._metadata)
-        try:
-            async for event in call:
-                yield event
-        except grpc.RpcError as failure:
-            raise errors.from_call(failure) from None
-        finally:
-            call.cancel()

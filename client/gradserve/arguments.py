@@ -123,3 +123,31 @@ class MaximizeArguments(Options, total=False):
     rotate: float
     noise: float
     stretch: bool
+
+
+StyleLike = ImageLike | list[Any]  # a list of pictures, or of pairs of picture and weight
+
+
+class StylizeArguments(Options, total=False):
+    """What Stylize takes beside its pictures: options, and every setting (see stylize.proto).
+
+    style_layers, content_layers: names of layers, or a dict of their weights; "pixels" among the style layers stands
+    for the colours of the picture itself. size: the longer side in pixels, or (width, height). snapshots: steps after
+    which to keep the picture; 0 is the start.
+    """
+
+    model: str
+    style_layers: Sequence[str] | Mapping[str, float]
+    content_layers: Sequence[str] | Mapping[str, float]
+    size: SizeLike
+    snapshots: Sequence[int]
+    start: str
+    optimizer: str
+    rate: float
+    steps: int
+    coarse_steps: int
+    style_weight: float
+    content_weight: float
+    total_variation: float
+    pad: float
+    keep_colours: bool

@@ -7,11 +7,10 @@ from typing import Any, Self, Unpack, overload
 
 import grpc
 
-from gradserve import attack_messages, channel, errors, influence_messages, making, messages
+from gradserve import attack_messages, channel, errors, influence_messages, messages
 from gradserve.arguments import (
     AttackTargetLike,
     ImageLike,
-    MaximizeArguments,
     MethodLike,
     Options,
     ParameterValue,
@@ -19,16 +18,15 @@ from gradserve.arguments import (
 )
 from gradserve.attacks import Attack
 from gradserve.cards import ModelCard
-from gradserve.goals import GoalLike
 from gradserve.influence_messages import EmbedArguments, InfluenceArguments, SuspectsArguments
 from gradserve.influences import Features, Influence, Suspects
-from gradserve.made import MaximizedImage, MaximizedImages, Progress
+from gradserve.makers import Makers
 from gradserve.many import in_order
 from gradserve.results import Explanation, Explanations, Prediction
 from gradserve.v1 import models_pb2, models_pb2_grpc, service_pb2_grpc
 
 
-class Client:
+class Client(Makers):
     """A connection to a gradserve server; safe to share between threads.
 
     target: host and port. tls: True for the system's certificates, or the path of a CA certificate.
@@ -188,24 +186,6 @@ class Client:
         )
         return attack_messages.attack_result(request, self._call(self._gradients.Attack, request, timeout))
 
-    def maximize(
-        self, goals: GoalLike | list[Any], *, timeout: float = making.LONG, **arguments: Unpack[MaximizeArguments]
-    ) -> MaximizedImage | MaximizedImages:
-        """The picture that a goal is maximal on, or with a list of goals all of theirs.
-
-        A goal is a class's index or name, a Unit, or a Goal: sums and differences of those, of layers and directions.
-        """
-        request = making.maximize_request(goals, **arguments)
-        return making.maximized(goals, self._call(self._gradients.Maximize, request, timeout))
-
-    def maximize_stream(
-        self, goals: GoalLike | list[Any], *, timeout: float = making.LONG, **arguments: Unpack[MaximizeArguments]
-    ) -> Iterator[Progress | MaximizedImage | MaximizedImages]:
-        """Progress while it is made, and in the end what `maximize` returns; leaving the loop ends the work."""
-        request = making.maximize_request(goals, **arguments)
-        for event in self._stream(self._gradients.StreamMaximize, request, timeout):
-            yield making.maximize_event(goals, event)
-
     def influence(
         self,
         image: ImageLike,
@@ -303,13 +283,3 @@ class Client:
             return method(request, timeout=self.timeout if timeout is None else timeout, metadata=self._metadata)
         except grpc.RpcError as failure:
             raise errors.from_call(failure) from None
-
-    def _stream(self, method: Callable[..., Any], request: Any, timeout: float) -> Iterator[Any]:
-        channel.check_size(request)
-        call = method(request, timeout=timeout, metadata=self._metadata)
-        try:
-            yield from call
-        except grpc.RpcError as failure:
-            raise errors.from_call(failure) from None
-        finally:
-            call.cancel()

@@ -116,6 +116,48 @@ class MaximizedImages(Sequence[MaximizedImage]):
         return "[" + ",\n ".join(map(repr, self._all)) + "]"
 
 
+@dataclass(frozen=True, eq=False, repr=False)
+class StylizedImage:
+    """A stylized picture. `losses` (style, content, total_variation) were measured on exactly these 8-bit pixels."""
+
+    png: bytes
+    losses: Mapping[str, float]
+    initial_losses: Mapping[str, float]
+    curves: Mapping[str, Curve]
+    snapshots: Mapping[int, bytes]
+    style_layers: Mapping[str, float]
+    content_layers: Mapping[str, float]
+    settings: Mapping[str, ParameterValue]
+    asked: int
+    done: int
+    warnings: tuple[str, ...]
+    provenance: Provenance
+
+    @property
+    def completed_fraction(self) -> float:
+        """Steps done / asked."""
+        return self.done / self.asked
+
+    @property
+    def image(self) -> Image.Image:
+        """The picture."""
+        return opened(self.png)
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Save the picture in the format of the path's ending."""
+        return save(self.png, path)
+
+    def _repr_png_(self) -> bytes:
+        return self.png
+
+    def __repr__(self) -> str:
+        width, height = self.image.size
+        losses = ", ".join(
+            f"{name} {self.initial_losses[name]:.3g} -> {value:.3g}" for name, value in self.losses.items()
+        )
+        return f"<StylizedImage {width} x {height}: {losses}, {self.done} steps, {self.provenance.model}>"
+
+
 def save(png: bytes, path: str | os.PathLike[str]) -> Path:
     """Write a PNG file as it is, or converted to what the path's ending says."""
     path = Path(path)

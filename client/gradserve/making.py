@@ -1,16 +1,16 @@
 """Pure functions for what makes pictures: arguments -> request message, replies -> results."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Unpack
 
 import numpy as np
 
 from gradserve import images, parameters
-from gradserve.arguments import MaximizeArguments, Options, SizeLike
+from gradserve.arguments import ImageLike, MaximizeArguments, Options, SizeLike, StyleLike, StylizeArguments
 from gradserve.goals import GoalLike, goal_message
-from gradserve.made import Curve, MaximizedImage, MaximizedImages, Progress
+from gradserve.made import Curve, MaximizedImage, MaximizedImages, Progress, StylizedImage
 from gradserve.messages import choice, count, provenance_of, request_options, score_of
-from gradserve.v1 import maximize_pb2, progress_pb2
+from gradserve.v1 import maximize_pb2, progress_pb2, stylize_pb2
 
 LONG = 3600.0  # seconds that a call which makes pictures may take, where nothing is said
 _PRESET = maximize_pb2.MaximizePreset.DESCRIPTOR
@@ -70,9 +70,53 @@ def maximize_event(
     return progress(event.progress) if event.HasField("progress") else maximized(goals, event.result)
 
 
+def stylize_request(
+    content: ImageLike | None, style: StyleLike | None, **arguments: Unpack[StylizeArguments]
+) -> stylize_pb2.StylizeRequest:
+    """The arguments of Stylize as a message."""
+    given: dict[str, Any] = dict(arguments)
+    options = request_options(**{name: given.pop(name) for name in _OPTIONS if name in given})
+    styles = [] if style is None else style if isinstance(style, list) else [style]
+    request = stylize_pb2.StylizeRequest(
+        model=given.pop("model", ""),
+        content=None if content is None else images.message(content),
+        styles=[_style(each) for each in styles],
+        style_layers=_layer_weights(given.pop("style_layers", ())),
+        content_layers=_layer_weights(given.pop("content_layers", ())),
+        size=size_message(given.pop("size", None)),
+        snapshots=[count("snapshots", step) for step in given.pop("snapshots", ())],
+        options=options,
+    )
+    parameters.fill_fields(request.settings, "settings", given)
+    return request
+
+
+def stylized(reply: stylize_pb2.StylizeResponse) -> StylizedImage:
+    """The reply of Stylize as a result."""
+    return StylizedImage(
+        png=reply.png,
+        losses=_losses(reply.losses),
+        initial_losses=_losses(reply.initial_losses),
+        curves=curves(reply.curves),
+        snapshots={shot.step: shot.png for shot in reply.snapshots},
+        style_layers={each.layer: each.weight for each in reply.style_layers},
+        content_layers={each.layer: each.weight for each in reply.content_layers},
+        settings=parameters.resolved(reply.settings),
+        asked=reply.asked,
+        done=reply.done,
+        warnings=tuple(reply.warnings),
+        provenance=provenance_of(reply.provenance),
+    )
+
+
+def stylize_event(event: stylize_pb2.StylizeEvent) -> Progress | StylizedImage:
+    """What StreamStylize sends: progress, and in the end the result."""
+    return progress(event.progress) if event.HasField("progress") else stylized(event.result)
+
+
 def progress(told: progress_pb2.Progress) -> Progress:
     """How far a call has come."""
-    return Progress(told.step, told.steps, {loss.name: loss.value for loss in told.losses}, tuple(told.previews))
+    return Progress(told.step, told.steps, _losses(told.losses), tuple(told.previews))
 
 
 def curves(found: Any) -> Mapping[str, Curve]:
@@ -88,3 +132,20 @@ def size_message(size: SizeLike) -> progress_pb2.Size | None:
         width, height = size
         return progress_pb2.Size(width=count("size", width), height=count("size", height))
     return progress_pb2.Size(longer=count("size", size))
+
+
+def _layer_weights(layers: Sequence[str] | Mapping[str, float]) -> list[stylize_pb2.LayerWeight]:
+    shares = (
+        layers if isinstance(layers, Mapping) else dict.fromkeys([layers] if isinstance(layers, str) else layers, 1.0)
+    )
+    return [stylize_pb2.LayerWeight(layer=layer, weight=weight) for layer, weight in shares.items()]
+
+
+def _losses(found: Any) -> dict[str, float]:
+    return {loss.name: loss.value for loss in found}
+
+
+def _style(each: Any) -> stylize_pb2.Style:
+    """A picture, or a pair of a picture and its weight."""
+    picture, weight = each if isinstance(each, tuple) else (each, 1.0)
+    return stylize_pb2.Style(image=images.message(picture), weight=weight)

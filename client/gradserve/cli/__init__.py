@@ -16,6 +16,7 @@ from gradserve.cli.models import models
 from gradserve.cli.predict import predict
 from gradserve.cli.robustness import robustness
 from gradserve.cli.serve import serve
+from gradserve.cli.stylize import stylize
 from gradserve.errors import GradserveError, Unavailable
 
 app = typer.Typer(
@@ -35,6 +36,7 @@ app.command()(maximize)
 app.command()(dream)
 app.command()(influence)
 app.command()(suspects)
+app.command()(stylize)
 app.command()(models)
 app.command()(health)
 app.command()(bench)

@@ -61,6 +61,23 @@ def changes(text: str) -> dict[str, ParameterValue]:
     return settings
 
 
+def settings_of(message: Any) -> str:
+    """The names of a message's settings, for people."""
+    return ", ".join(sorted(field.name for field in message.fields))
+
+
+def settings(message: Any, texts: Sequence[str], steps: int | None) -> dict[str, Any]:
+    """The settings that were given as NAME=VALUE, read as their types; `steps` has an option of its own."""
+    given: dict[str, Any] = {} if steps is None else {"steps": steps}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        field = message.fields_by_name.get(name)
+        if not equals or field is None:
+            raise ValueError(f"--param {text}: write NAME=VALUE, NAME one of {settings_of(message)}")
+        given[name] = parameters.read(field, name, value)
+    return given
+
+
 def target(text: str) -> TargetLike:
     """A class's index or name, "rank:2", "unit:LAYER:CHANNEL" or "unit:LAYER:CHANNEL:Y,X"."""
     kind, _, rest = text.partition(":")

@@ -6,14 +6,13 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from gradserve import making, parameters
+from gradserve import making
 from gradserve.cli import asks, connection, report, request
 from gradserve.goals import Goal, GoalLike
 from gradserve.made import MaximizedImage, MaximizedImages, save
 from gradserve.v1 import maximize_pb2
 
 _SETTINGS: Any = maximize_pb2.MaximizeSettings.DESCRIPTOR
-_NAMES = ", ".join(sorted(field.name for field in _SETTINGS.fields))
 
 Targets = Annotated[
     list[str],
@@ -28,7 +27,9 @@ Preset = Annotated[str, typer.Option("--preset", help="strong, lucid, lecture, d
 Start = Annotated[Path | None, typer.Option("--image", help="Picture to start from.", exists=True, dir_okay=False)]
 Size = Annotated[int | None, typer.Option("--size", min=1, help="Longer side in pixels.")]
 Steps = Annotated[int | None, typer.Option("--steps", min=1, help="Steps (of each octave).")]
-Settings = Annotated[list[str], typer.Option("--param", help=f"NAME=VALUE, of {_NAMES}. May be repeated.")]
+Settings = Annotated[
+    list[str], typer.Option("--param", help=f"NAME=VALUE, of {asks.settings_of(_SETTINGS)}. May be repeated.")
+]
 Snapshots = Annotated[list[int], typer.Option("--snapshot", min=0, help="Also save the picture after this step.")]
 Photo = Annotated[Path, typer.Argument(help="Picture file.", exists=True, dir_okay=False)]
 Out = Annotated[Path, typer.Option("--out", "-o", help="Picture file; of several pictures a sheet.")]
@@ -77,7 +78,7 @@ def maximize(
         "seed": seed,
         "time_budget": time_budget,
         "allow_partial": allow_partial,
-        **_settings(param, steps),
+        **asks.settings(_SETTINGS, param, steps),
     }
     with connection.connect(server, tls, ca, token, timeout) as client:
         found = report.watched(client.maximize_stream(goals, timeout=timeout, **arguments), "maximize")
@@ -122,23 +123,11 @@ def dream(
                 seed=seed,
                 time_budget=time_budget,
                 allow_partial=allow_partial,
-                **_settings(param, steps),
+                **asks.settings(_SETTINGS, param, steps),
             ),
             "dream",
         )
     _deliver(found, out, as_json)
-
-
-def _settings(texts: list[str], steps: int | None) -> Any:
-    """The settings that were given, read as their types."""
-    given: dict[str, Any] = {} if steps is None else {"steps": steps}
-    for text in texts:
-        name, equals, value = text.partition("=")
-        field = _SETTINGS.fields_by_name.get(name)
-        if not equals or field is None:
-            raise ValueError(f"--param {text}: write NAME=VALUE, NAME one of {_NAMES}")
-        given[name] = parameters.read(field, name, value)
-    return given
 
 
 def _deliver(found: MaximizedImages, out: Path, as_json: bool) -> None:

@@ -7,6 +7,7 @@ from gradserve.v1 import explain_pb2 as gradserve_dot_v1_dot_explain__pb2
 from gradserve.v1 import influence_pb2 as gradserve_dot_v1_dot_influence__pb2
 from gradserve.v1 import maximize_pb2 as gradserve_dot_v1_dot_maximize__pb2
 from gradserve.v1 import predict_pb2 as gradserve_dot_v1_dot_predict__pb2
+from gradserve.v1 import stylize_pb2 as gradserve_dot_v1_dot_stylize__pb2
 
 
 class GradientServiceStub(object):
@@ -59,6 +60,16 @@ class GradientServiceStub(object):
                 '/gradserve.v1.GradientService/Embed',
                 request_serializer=gradserve_dot_v1_dot_influence__pb2.EmbedRequest.SerializeToString,
                 response_deserializer=gradserve_dot_v1_dot_influence__pb2.EmbedResponse.FromString,
+                )
+        self.Stylize = channel.unary_unary(
+                '/gradserve.v1.GradientService/Stylize',
+                request_serializer=gradserve_dot_v1_dot_stylize__pb2.StylizeRequest.SerializeToString,
+                response_deserializer=gradserve_dot_v1_dot_stylize__pb2.StylizeResponse.FromString,
+                )
+        self.StreamStylize = channel.unary_stream(
+                '/gradserve.v1.GradientService/StreamStylize',
+                request_serializer=gradserve_dot_v1_dot_stylize__pb2.StylizeRequest.SerializeToString,
+                response_deserializer=gradserve_dot_v1_dot_stylize__pb2.StylizeEvent.FromString,
                 )
 
 
@@ -123,6 +134,20 @@ class GradientServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Stylize(self, request, context):
+        """A picture with the content of one picture and the style of others.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def StreamStylize(self, request, context):
+        """The same, with progress on the way. Cancelling it ends the work within a step.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_GradientServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -165,6 +190,16 @@ def add_GradientServiceServicer_to_server(servicer, server):
                     servicer.Embed,
                     request_deserializer=gradserve_dot_v1_dot_influence__pb2.EmbedRequest.FromString,
                     response_serializer=gradserve_dot_v1_dot_influence__pb2.EmbedResponse.SerializeToString,
+            ),
+            'Stylize': grpc.unary_unary_rpc_method_handler(
+                    servicer.Stylize,
+                    request_deserializer=gradserve_dot_v1_dot_stylize__pb2.StylizeRequest.FromString,
+                    response_serializer=gradserve_dot_v1_dot_stylize__pb2.StylizeResponse.SerializeToString,
+            ),
+            'StreamStylize': grpc.unary_stream_rpc_method_handler(
+                    servicer.StreamStylize,
+                    request_deserializer=gradserve_dot_v1_dot_stylize__pb2.StylizeRequest.FromString,
+                    response_serializer=gradserve_dot_v1_dot_stylize__pb2.StylizeEvent.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -311,5 +346,39 @@ class GradientService(object):
         return grpc.experimental.unary_unary(request, target, '/gradserve.v1.GradientService/Embed',
             gradserve_dot_v1_dot_influence__pb2.EmbedRequest.SerializeToString,
             gradserve_dot_v1_dot_influence__pb2.EmbedResponse.FromString,
+            options, channel_credentials,
+            insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
+
+    @staticmethod
+    def Stylize(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(request, target, '/gradserve.v1.GradientService/Stylize',
+            gradserve_dot_v1_dot_stylize__pb2.StylizeRequest.SerializeToString,
+            gradserve_dot_v1_dot_stylize__pb2.StylizeResponse.FromString,
+            options, channel_credentials,
+            insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
+
+    @staticmethod
+    def StreamStylize(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(request, target, '/gradserve.v1.GradientService/StreamStylize',
+            gradserve_dot_v1_dot_stylize__pb2.StylizeRequest.SerializeToString,
+            gradserve_dot_v1_dot_stylize__pb2.StylizeEvent.FromString,
             options, channel_credentials,
             insecure, call_credentials, compression, wait_for_ready, timeout, metadata)

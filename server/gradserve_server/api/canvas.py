@@ -32,10 +32,9 @@ def canvas(
     limits: LimitSettings,
     violations: Violations,
 ) -> np.ndarray[Any, Any]:
-    """The photo resized, or grey: [H, W, 3]. Where no size is asked for, a photo keeps its own up to `longest`."""
+    """The photo resized, or grey: [H, W, 3]. Where no size is asked for, its own or the model's up to `longest`."""
     natural = (card.height, card.width) if photo is None else (photo.shape[0], photo.shape[1])
-    if photo is not None:
-        natural = _scaled(natural, min(1.0, longest / max(natural)))
+    natural = scaled(natural, min(1.0, longest / max(natural)))
     height, width = _sides(size, natural, violations)
     if not card.any_size:
         if size.ByteSize() and (height, width) != (card.height, card.width):
@@ -65,15 +64,16 @@ def _sides(size: progress_pb2.Size, natural: tuple[int, int], violations: Violat
     if size.longer:
         if size.width or size.height:
             violations.add("size", "longer and width or height exclude each other")
-        return _scaled(natural, size.longer / max(natural))
+        return scaled(natural, size.longer / max(natural))
     if size.width and size.height:
         return size.height, size.width
     if size.width:
-        return _scaled(natural, size.width / width)
+        return scaled(natural, size.width / width)
     if size.height:
-        return _scaled(natural, size.height / height)
+        return scaled(natural, size.height / height)
     return natural
 
 
-def _scaled(sides: tuple[int, int], factor: float) -> tuple[int, int]:
+def scaled(sides: tuple[int, int], factor: float) -> tuple[int, int]:
+    """Both sides times a factor, at least one pixel each."""
     return max(1, round(sides[0] * factor)), max(1, round(sides[1] * factor))

@@ -17,11 +17,11 @@ from .errors import Violations
 from .fields import bound, fill, word
 from .goals import goal_name, goal_reply, goals_of
 from .images import png
-from .progress import curves, snapshots
+from .progress import MOST_SNAPSHOTS, curves, snapshots
 from .replies import best, provenance, scores
 
-LONGEST = 448  # pixels of a photo's longer side where no size is asked for
-MOST_STEPS, MOST_SNAPSHOTS = 16384, 32  # steps of all goals and octaves
+LONGEST, CANVAS = 448, 128  # pixels of a photo's and a canvas's longer side where no size is asked for
+MOST_STEPS = 16384  # of all goals and octaves
 TOP = 5
 
 
@@ -31,7 +31,7 @@ def bind_maximize(request: maximize_pb2.MaximizeRequest, at: Circumstances) -> B
     common = optioned("maximize", request.options, card, at, violations)
     photo = picture(request.image, "image", at.limits, violations) if request.HasField("image") else None
     recipe = _recipe(request, violations)
-    pixels = canvas(photo, request.size, LONGEST, card, at.limits, violations)
+    pixels = canvas(photo, request.size, CANVAS if photo is None else LONGEST, card, at.limits, violations)
     size = (pixels.shape[0], pixels.shape[1])
     sizes = _sizes(recipe, size, card, at.limits, violations)
     own_size = set(sizes) == {(card.height, card.width)}

@@ -15,6 +15,7 @@ from ..pool.wire import Preview, Task
 from .images import png
 
 EVERY = 0.25  # seconds between two messages at least
+MOST_SNAPSHOTS = 32
 QUALITY = 80  # of the previews' JPEG
 
 

@@ -18,6 +18,7 @@ from gradserve.v1 import (
     models_pb2_grpc,
     predict_pb2,
     service_pb2_grpc,
+    stylize_pb2,
 )
 
 from ..config import LimitSettings, cores
@@ -34,6 +35,7 @@ from .influences import bind_embed, bind_influence, bind_suspects
 from .maximizing import bind_maximize, maximize_reply
 from .progress import progress, reporting
 from .replies import explain_reply, model_reply, predict_reply
+from .stylizing import bind_stylize, stylize_reply
 
 GRACE = 1.0  # seconds beyond its time that a partial answer is waited for, since passes cannot be interrupted
 T = TypeVar("T")
@@ -45,7 +47,7 @@ async def unheard(told: Preview) -> None:
 
 
 class GradientService(service_pb2_grpc.GradientServiceServicer):
-    """Predict, Explain, Attack, Maximize, Influence, Suspects, Embed."""
+    """Predict, Explain, Attack, Maximize, Stylize, Influence, Suspects, Embed."""
 
     def __init__(self, pool: Pool, limits: LimitSettings, metrics: Metrics) -> None:
         self._pool, self._limits, self._metrics = pool, limits, metrics
@@ -111,6 +113,25 @@ class GradientService(service_pb2_grpc.GradientServiceServicer):
             bound = await self._bind(bind_maximize, request, context)
             reply = await self._made("maximize", bound, reporting(bound.task), maximize_reply, report)
             await context.write(maximize_pb2.MaximizeEvent(result=reply))
+
+    async def Stylize(
+        self, request: stylize_pb2.StylizeRequest, context: grpc.aio.ServicerContext
+    ) -> stylize_pb2.StylizeResponse:
+        """A picture with the content of one and the style of others."""
+        with self._admitted("stylize"):
+            bound = await self._bind(bind_stylize, request, context)
+            return await self._made("stylize", bound, bound.task, stylize_reply)
+
+    async def StreamStylize(self, request: stylize_pb2.StylizeRequest, context: grpc.aio.ServicerContext) -> None:
+        """The same with progress."""
+
+        async def report(told: Preview) -> None:
+            await context.write(stylize_pb2.StylizeEvent(progress=await self._in_thread(progress, told)))
+
+        with self._admitted("stylize"):
+            bound = await self._bind(bind_stylize, request, context)
+            reply = await self._made("stylize", bound, reporting(bound.task), stylize_reply, report)
+            await context.write(stylize_pb2.StylizeEvent(result=reply))
 
     async def _made(
         self, rpc: str, bound: Bound, task: Task, encode: Callable[[Bound, Outcome], T], report: Report = unheard

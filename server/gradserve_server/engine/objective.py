@@ -117,14 +117,14 @@ def direction(name: str, vector: Tensor) -> Objective:
     return Objective((Term("direction", name, goal=vector / vector.norm()),))
 
 
-def content(name: str, goal: Tensor) -> Objective:
-    """Squared distance of a layer from `goal` [C, h, w], relative to the goal's squared norm."""
-    return Objective((Term("content", name, (), 1 / float(goal.square().sum()), goal),))
+def content(name: str, goal: Tensor, weight: float) -> Objective:
+    """Weighted squared distance of a layer from `goal` [C, h, w]."""
+    return Objective((Term("content", name, (), weight, goal),))
 
 
-def style(name: str, goal: Tensor) -> Objective:
-    """Squared distance of a layer's Gram matrix from `goal` [C, C], relative to the goal's (Gatys et al. 2016)."""
-    return Objective((Term("style", name, (), 1 / float(goal.square().sum()), goal),))
+def style(name: str, goal: Tensor, weight: float) -> Objective:
+    """Weighted squared distance of a layer's Gram matrix from `goal` [C, C] (Gatys et al. 2016)."""
+    return Objective((Term("style", name, (), weight, goal),))
 
 
 def gram(out: Tensor) -> Tensor:

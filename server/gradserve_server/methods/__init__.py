@@ -10,6 +10,7 @@ from .explain import explain
 from .influence import influence
 from .maximize import maximize
 from .predict import predict
+from .stylize import stylize
 
 RPCS: Mapping[str, Callable[..., Steps]] = {
     "predict": predict,
@@ -19,4 +20,5 @@ RPCS: Mapping[str, Callable[..., Steps]] = {
     "maximize": maximize,
     "influence": influence,
     "embed": embed,
+    "stylize": stylize,
 }

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 BETAS, EPSILON = (0.9, 0.999), 1e-8
-HISTORY = 20  # pairs that L-BFGS remembers
+HISTORY, CURVED = 20, 1e-8  # pairs that L-BFGS remembers, and the least cosine between the two of a pair
 SUFFICIENT, SHRINK, MOST_HALVINGS = 1e-4, 0.5, 10  # of its backtracking (Nocedal & Wright 2006, algorithm 3.1)
 
 
@@ -89,7 +89,7 @@ class LBFGS:
             if not bool(loss <= value + SUFFICIENT * (slope * move).sum()):
                 return self._again(rate)
             change = grad - slope
-            if bool((change * move).sum() > 1e-10):
+            if bool((change * move).sum() > CURVED * change.norm() * move.norm()):
                 self._pairs.append((move, change))
         self._place = (at, grad, loss)
         return self._onwards(rate)

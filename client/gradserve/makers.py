@@ -1,0 +1,135 @@
+"""The calls that make pictures, alike for both clients: they take many steps, and can be watched and left."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from typing import Any, Unpack
+
+import grpc
+
+from gradserve import channel, errors, making
+from gradserve.arguments import ImageLike, MaximizeArguments, StyleLike, StylizeArguments
+from gradserve.goals import GoalLike
+from gradserve.made import MaximizedImage, MaximizedImages, Progress, StylizedImage
+
+
+class Makers:
+    """What `Client` has of them."""
+
+    _gradients: Any
+    _metadata: Any
+    _call: Callable[[Any, Any, float | None], Any]
+
+    def maximize(
+        self, goals: GoalLike | list[Any], *, timeout: float = making.LONG, **arguments: Unpack[MaximizeArguments]
+    ) -> MaximizedImage | MaximizedImages:
+        """The picture that a goal is maximal on, or with a list of goals all of theirs.
+
+        A goal is a class's index or name, a Unit, or a Goal: sums and differences of those, of layers and directions.
+        """
+        request = making.maximize_request(goals, **arguments)
+        return making.maximized(goals, self._call(self._gradients.Maximize, request, timeout))
+
+    def maximize_stream(
+        self, goals: GoalLike | list[Any], *, timeout: float = making.LONG, **arguments: Unpack[MaximizeArguments]
+    ) -> Iterator[Progress | MaximizedImage | MaximizedImages]:
+        """Progress while it is made, and in the end what `maximize` returns; leaving the loop ends the work."""
+        request = making.maximize_request(goals, **arguments)
+        for event in self._stream(self._gradients.StreamMaximize, request, timeout):
+            yield making.maximize_event(goals, event)
+
+    def stylize(
+        self,
+        content: ImageLike | None,
+        style: StyleLike | None = None,
+        *,
+        timeout: float = making.LONG,
+        **arguments: Unpack[StylizeArguments],
+    ) -> StylizedImage:
+        """The content in the style of a picture, of a list, or of (picture, weight) pairs (Gatys et al. 2016).
+
+        Without a style the content is reconstructed from its layers; with None as content the style gives a texture.
+        """
+        request = making.stylize_request(content, style, **arguments)
+        return making.stylized(self._call(self._gradients.Stylize, request, timeout))
+
+    def stylize_stream(
+        self,
+        content: ImageLike | None,
+        style: StyleLike | None = None,
+        *,
+        timeout: float = making.LONG,
+        **arguments: Unpack[StylizeArguments],
+    ) -> Iterator[Progress | StylizedImage]:
+        """Progress while it is made, and in the end what `stylize` returns; leaving the loop ends the work."""
+        request = making.stylize_request(content, style, **arguments)
+        for event in self._stream(self._gradients.StreamStylize, request, timeout):
+            yield making.stylize_event(event)
+
+    def _stream(self, method: Callable[..., Any], request: Any, timeout: float) -> Iterator[Any]:
+        channel.check_size(request)
+        call = method(request, timeout=timeout, metadata=self._metadata)
+        try:
+            yield from call
+        except grpc.RpcError as failure:
+            raise errors.from_call(failure) from None
+        finally:
+            call.cancel()
+
+
+class AsyncMakers:
+    """What `AsyncClient` has of them."""
+
+    _gradients: Any
+    _metadata: Any
+    _call: Callable[[Any, Any, float | None], Awaitable[Any]]
+
+    async def maximize(
+        self, goals: GoalLike | list[Any], *, timeout: float = making.LONG, **arguments: Unpack[MaximizeArguments]
+    ) -> MaximizedImage | MaximizedImages:
+        """The picture that a goal is maximal on, or with a list of goals all of theirs; see `Client`."""
+        request = await asyncio.to_thread(making.maximize_request, goals, **arguments)
+        return making.maximized(goals, await self._call(self._gradients.Maximize, request, timeout))
+
+    async def maximize_stream(
+        self, goals: GoalLike | list[Any], *, timeout: float = making.LONG, **arguments: Unpack[MaximizeArguments]
+    ) -> AsyncIterator[Progress | MaximizedImage | MaximizedImages]:
+        """Progress while it is made, and in the end what `maximize` returns; leaving the loop ends the work."""
+        request = await asyncio.to_thread(making.maximize_request, goals, **arguments)
+        async for event in self._stream(self._gradients.StreamMaximize, request, timeout):
+            yield making.maximize_event(goals, event)
+
+    async def stylize(
+        self,
+        content: ImageLike | None,
+        style: StyleLike | None = None,
+        *,
+        timeout: float = making.LONG,
+        **arguments: Unpack[StylizeArguments],
+    ) -> StylizedImage:
+        """The content in the style of a picture, of a list, or of (picture, weight) pairs; see `Client`."""
+        request = await asyncio.to_thread(making.stylize_request, content, style, **arguments)
+        return making.stylized(await self._call(self._gradients.Stylize, request, timeout))
+
+    async def stylize_stream(
+        self,
+        content: ImageLike | None,
+        style: StyleLike | None = None,
+        *,
+        timeout: float = making.LONG,
+        **arguments: Unpack[StylizeArguments],
+    ) -> AsyncIterator[Progress | StylizedImage]:
+        """Progress while it is made, and in the end what `stylize` returns; leaving the loop ends the work."""
+        request = await asyncio.to_thread(making.stylize_request, content, style, **arguments)
+        async for event in self._stream(self._gradients.StreamStylize, request, timeout):
+            yield making.stylize_event(event)
+
+    async def _stream(self, method: Callable[..., Any], request: Any, timeout: float) -> AsyncIterator[Any]:
+        channel.check_size(request)
+        call = method(request, timeout=timeout, metadata=self._metadata)
+        try:
+            async for event in call:
+                yield event
+        except grpc.RpcError as failure:
+            raise errors.from_call(failure) from None
+        finally:
+            call.cancel()

@@ -1,0 +1,75 @@
+"""How a picture is stylized, and which layers it is compared in where the caller names none."""
+
+import math
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+from ...models.card import Layer, ModelCard
+from ..parameters import Every, Rate, StepCount, Unit, Weight
+
+PIXELS = "pixels"  # stands for the picture itself among the style layers
+DEEPEST = 16  # stride of the deepest style layer that is chosen
+CONTENT_STRIDE = 8
+FEW = 3  # resolutions, all of which are used
+
+Start = Literal["content", "noise"]
+OptimizerName = Literal["adam", "lbfgs"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """The settings; one set for all networks, since every layer's loss is relative to its target."""
+
+    start: Start = "content"
+    optimizer: OptimizerName = "adam"
+    rate: Rate = 0.04
+    steps: StepCount = 200
+    coarse_steps: Every = 0  # before them, at half the resolution
+    style_weight: Weight = 1.0
+    content_weight: Weight = 0.05
+    total_variation: Weight = 0.1
+    pad: Unit = 0.025  # of the shorter side, by reflection
+    keep_colours: bool = False
+
+    @property
+    def total(self) -> int:
+        """Steps of both resolutions."""
+        return self.steps + self.coarse_steps
+
+
+class LayerWeight(NamedTuple):
+    """A layer, or PIXELS, and its share of the loss."""
+
+    layer: str
+    weight: float = 1.0
+
+
+def default_style_layers(card: ModelCard) -> tuple[LayerWeight, ...]:
+    """The pixels and the middle block at every resolution, without those that see too much of the picture at once."""
+    blocks = _blocks(card)
+    strides = sorted(blocks)
+    strides = strides[:-1] if len(strides) > FEW else strides
+    chosen = [blocks[stride][len(blocks[stride]) // 2] for stride in strides if stride <= DEEPEST]
+    return (LayerWeight(PIXELS), *(LayerWeight(layer.name) for layer in chosen))
+
+
+def default_content_layers(card: ModelCard) -> tuple[LayerWeight, ...]:
+    """The first block at an eighth of the resolution, or at the nearest to it that there is."""
+    blocks = _blocks(card)
+    if not blocks:
+        return ()
+    return (LayerWeight(blocks[min(blocks, key=lambda stride: abs(stride - CONTENT_STRIDE))][0].name),)
+
+
+def _blocks(card: ModelCard) -> dict[float, list[Layer]]:
+    """The layers by their stride, of those the least nested by name: blocks, not what is inside of them."""
+    blocks: dict[float, list[Layer]] = {}
+    for layer in card.layers:
+        if not (layer.is_map and layer.grad_cam):
+            continue
+        same = blocks.setdefault(2.0 ** round(math.log2(card.height / layer.height)), [])
+        if same and layer.name.count(".") < same[0].name.count("."):
+            same.clear()
+        if not same or layer.name.count(".") == same[0].name.count("."):
+            same.append(layer)
+    return blocks

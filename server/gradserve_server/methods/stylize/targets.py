@@ -1,0 +1,142 @@
+"""What a stylized picture is compared with: its content's layers, and its styles' Gram matrices."""
+
+import hashlib
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ...engine.job import Job, Steps
+from ...engine.objective import Objective, Refused, Term, content, gram, style
+from ...engine.query import Query, Tap
+from .settings import PIXELS, LayerWeight, Settings
+
+LUMINANCE = (0.299, 0.587, 0.114)  # ITU-R BT.601
+
+
+class Style(NamedTuple):
+    """A style picture [1, 3, H, W] in [0, 1] and its share."""
+
+    picture: Tensor
+    weight: float
+
+
+class Blend(NamedTuple):
+    """sum_s w_s |G - G_s|^2 / |G_s|^2 as one square: scale |G - mean|^2 + rest."""
+
+    mean: Tensor
+    scale: float
+    rest: float
+
+
+class Targets(NamedTuple):
+    """The loss that the model scores, how many of its terms are the style's, and what is scored outside of it."""
+
+    objective: Objective
+    style_terms: int
+    style_rest: float
+    pixels: Blend | None
+
+
+def targets(
+    job: Job,
+    photo: Tensor | None,
+    styles: Sequence[Style],
+    style_layers: Sequence[LayerWeight],
+    content_layers: Sequence[LayerWeight],
+    settings: Settings,
+) -> Steps:
+    """Runs the style pictures, unless they are known from before, and the photo through the model. -> Targets."""
+    inside = [each for each in style_layers if each.layer != PIXELS]
+    grams = []
+    for each in styles:
+        grams.append((yield from _grams(job, each.picture, [layer for layer, _ in inside], settings)))
+    shares = [each.weight / sum(style.weight for style in styles) for each in styles]
+    share = settings.style_weight / sum(each.weight for each in style_layers) if style_layers else 0.0
+    terms: list[Term] = []
+    rest = 0.0
+    for i, (layer, weight) in enumerate(inside if styles else ()):
+        blend = blended([found[i] for found in grams], shares, layer)
+        terms += style(layer, blend.mean, share * weight * blend.scale).terms
+        rest += share * weight * blend.rest
+    count = len(terms)
+    if photo is not None and settings.content_weight:
+        terms += yield from _content(photo, content_layers, settings)
+    pixels = None
+    for layer, weight in style_layers if styles else ():
+        if layer == PIXELS:
+            blend = blended([colours(each.picture)[0] for each in styles], shares, layer)
+            pixels = Blend(blend.mean, share * weight * blend.scale, share * weight * blend.rest)
+    return Targets(Objective(tuple(terms)), count, rest, pixels)
+
+
+def _grams(job: Job, picture: Tensor, layers: Sequence[str], settings: Settings) -> Steps:
+    """The Gram matrices of a style's layers, kept from job to job."""
+    digest = hashlib.sha256(picture.cpu().numpy().tobytes()).digest()
+    key = ("style", job.model, job.precision, tuple(layers), picture.shape, settings.pad, digest)
+    found = job.kept.get(key)
+    if found is None:
+        taps = tuple(Tap(layer, reduce=_gram) for layer in layers)
+        answer = yield Query(padded(picture, settings.pad), taps=taps)
+        found = tuple(act[0] for act in answer.acts)
+        job.kept.put(key, found)
+    return found
+
+
+def _gram(act: Tensor, _: Tensor) -> Tensor:
+    return gram(act)
+
+
+def _content(photo: Tensor, layers: Sequence[LayerWeight], settings: Settings) -> Any:
+    answer = yield Query(padded(photo, settings.pad), taps=tuple(Tap(each.layer) for each in layers))
+    share = settings.content_weight / sum(each.weight for each in layers)
+    terms: list[Term] = []
+    for (layer, weight), act in zip(layers, answer.acts, strict=True):
+        terms += content(layer, act[0].clone(), share * weight / _square(act, layer, "the picture")).terms
+    return terms
+
+
+def blended(grams: Sequence[Tensor], shares: Sequence[float], layer: str) -> Blend:
+    """One target for several styles: the loss is quadratic in G, so its weighted sum is one square and a constant."""
+    weights = [share / _square(gram, layer, "a style") for gram, share in zip(grams, shares, strict=True)]
+    scale = sum(weights)
+    mean = sum((weight * gram for weight, gram in zip(weights, grams, strict=True)), torch.zeros_like(grams[0])) / scale
+    return Blend(mean, scale, sum(shares) - scale * float(mean.square().sum()))
+
+
+def _square(target: Tensor, layer: str, whose: str) -> float:
+    square = float(target.square().sum())
+    if square == 0:
+        raise Refused(f"layer {layer!r} is zero for {whose}: there is nothing to compare with; leave it out")
+    return square
+
+
+def colours(images: Tensor) -> Tensor:
+    """Mean and covariance of colours: the Gram matrix of pixels with a 1 appended, [n, 3, H, W] -> [n, 4, 4]."""
+    return gram(torch.cat([images, torch.ones_like(images[:, :1])], dim=1))
+
+
+def padded(images: Tensor, pad: float) -> Tensor:
+    """With a reflected border: convolutions without padding leave dots along the edge otherwise."""
+    width = min(round(pad * min(images.shape[2:])), min(images.shape[2:]) - 1)
+    return F.pad(images, (width,) * 4, mode="reflect") if width else images
+
+
+def luminance(images: Tensor) -> Tensor:
+    """[n, 3, H, W] -> [n, 1, H, W]."""
+    weights = torch.tensor(LUMINANCE, dtype=images.dtype, device=images.device).view(3, 1, 1)
+    return (images * weights).sum(1, keepdim=True)
+
+
+def matched_grey(style: Tensor, content: Tensor) -> Tensor:
+    """A style in grey, its luminance brought to the content's mean and spread (Gatys et al. 2017, section 5.1)."""
+    ours, theirs = luminance(style), luminance(content)
+    grey = (ours - ours.mean()) * (theirs.std() / ours.std().clamp_min(1e-6)) + theirs.mean()
+    return grey.clamp(0, 1).expand(-1, 3, -1, -1)
+
+
+def recoloured(images: Tensor, content: Tensor) -> Tensor:
+    """The images' luminance with the content's colours."""
+    return (content + luminance(images) - luminance(content)).clamp(0, 1)
