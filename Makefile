@@ -25,7 +25,7 @@ check: .venv/ready  ## style, types, stubs in step
 	$(BIN)/mypy
 	$(BIN)/python protos/generate.py --check
 
-bench: .venv/ready  ## benchmarks, minutes; they print, they never fail for being slow
+bench: .venv/bench  ## benchmarks, minutes; they print, they never fail for being slow
 	$(BIN)/python -m tests.bench $(ARGS)
 
 protos: .venv/ready  ## regenerate the stubs
@@ -37,6 +37,10 @@ format: .venv/ready
 
 clean:
 	rm -rf .venv demo-out build
+
+.venv/bench: .venv/ready
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'
+	touch $@
 
 # The virtual environment, made anew only when what it holds has changed. The stubs' compiler lives apart in it,
 # because its requirements would hold back everything else.

@@ -1,0 +1,317 @@
+"""gradserve beside servers that one would write otherwise: the same requests, callers and cores, in turn.
+
+`python -m tests.bench.peers --help`
+"""
+
+import asyncio
+import base64
+import io
+import os
+import random
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import quantiles
+from typing import Annotated, NamedTuple
+
+import grpc
+import httpx
+import psutil
+import typer
+from PIL import Image
+from rich.progress import track
+from rich.table import Table
+from skimage.data import astronaut
+
+from gradserve import attack_messages, messages
+from gradserve.arguments import Options
+from gradserve.v1 import service_pb2_grpc
+
+from . import report
+from .peer import CLASS, METHODS, MIX, NOISE, SAMPLES, STEPS
+from .serving import Server, served
+from .throughput import Spread
+
+GRADIENT = {"gradient": 1}
+WARM_UP = 16  # requests that are not counted
+PATIENCE = 180.0
+NAMES = ("captum", "litserve", "exact", "balanced", "fast")
+
+Ask = Callable[[str], Awaitable[None]]
+
+
+class Sample(NamedTuple):
+    """A request and its latency."""
+
+    method: str
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Seen:
+    """One server under one mix: all rounds together; times in ms."""
+
+    server: str
+    mix: str
+    requests: int
+    requests_per_second: Spread
+    cpu_per_request: Spread
+    p50: dict[str, float]
+    p95: dict[str, float]
+    p99: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Peer:
+    """A running server: how to ask it, and its processes."""
+
+    ask: Ask
+    processes: tuple[psutil.Process, ...]
+
+    def cpu(self) -> float:
+        """CPU seconds so far."""
+        times = [process.cpu_times() for process in self.processes]
+        return sum(each.user + each.system for each in times)
+
+
+def main(
+    server: Annotated[list[str], typer.Option(help=f"Of {', '.join(NAMES)}; repeat.")] = list(NAMES),  # noqa: B006
+    mix: Annotated[list[str], typer.Option(help="gradient or mix; repeat.")] = ["gradient", "mix"],  # noqa: B006
+    model: Annotated[str, typer.Option(help="A torchvision classifier of 224 px.")] = "resnet18",
+    callers: Annotated[int, typer.Option(min=1, help="Callers at once.")] = 16,
+    requests: Annotated[int, typer.Option(min=1, help="To each server in each round.")] = 100,
+    rounds: Annotated[int, typer.Option(min=1, help="All servers in turn, so many times.")] = 3,
+    as_json: report.Json = False,
+    out: report.Out = None,
+) -> None:
+    """Closed loops of callers: a 224 px JPEG in, a PNG out; all servers have two cores, one at a time.
+
+    captum: plain gRPC, Captum and torchattacks in float32, one request at a time under a lock. litserve: batches of 8
+    by method, bfloat16, two workers. exact, balanced, fast: gradserve.
+    """
+    found = asyncio.run(measure(server, mix, model, callers, requests, rounds))
+    report.deliver({"peers": [asdict(each) for each in found]}, [table(found), latencies(found)], as_json, out)
+
+
+async def measure(
+    servers: list[str], mixes: list[str], model: str, callers: int, requests: int, rounds: int
+) -> list[Seen]:
+    """Starts what is needed, then all in turn."""
+    found = []
+    async with AsyncExitStack() as stack:
+        peers = await started(servers, model, stack)
+        for name in mixes:
+            shares = MIX if name == "mix" else GRADIENT
+            windows: dict[str, list[tuple[list[Sample], float, float]]] = {each: [] for each in servers}
+            for i in track(range(rounds), name, console=report.console, transient=True):
+                for each in servers:
+                    windows[each].append(await loop(peers[each], shares, callers, requests, seed=i))
+            found += [seen(each, name, windows[each]) for each in servers]
+    return found
+
+
+def seen(server: str, mix: str, windows: list[tuple[list[Sample], float, float]]) -> Seen:
+    """All rounds of one server."""
+    samples = [sample for window, _, _ in windows for sample in window]
+    times = {m: [1000 * s.seconds for s in samples if s.method == m] for m in METHODS}
+    cuts = {m: quantiles(t, n=100, method="inclusive") for m, t in times.items() if len(t) > 1}
+    return Seen(
+        server,
+        mix,
+        len(samples),
+        Spread.of([len(window) / seconds for window, seconds, _ in windows]),
+        Spread.of([1000 * cpu / len(window) for window, _, cpu in windows]),
+        *({m: round(cut[at - 1], 1) for m, cut in cuts.items()} for at in (50, 95, 99)),
+    )
+
+
+async def loop(
+    peer: Peer, mix: Mapping[str, int], callers: int, requests: int, seed: int
+) -> tuple[list[Sample], float, float]:
+    """Samples, seconds and the server's CPU seconds from the first counted answer to the last."""
+    order = [method for method, share in mix.items() for _ in range(share)]
+    chance = random.Random(seed)
+    samples: list[Sample] = []
+    marks: list[tuple[float, float]] = []
+    answers = 0
+
+    async def caller() -> None:
+        nonlocal answers
+        while answers < WARM_UP + requests:
+            method, begin = chance.choice(order), time.perf_counter()
+            await peer.ask(method)
+            answers += 1
+            if answers in (WARM_UP, WARM_UP + requests):
+                marks.append((time.perf_counter(), peer.cpu()))
+            if WARM_UP < answers <= WARM_UP + requests:
+                samples.append(Sample(method, time.perf_counter() - begin))
+
+    async with asyncio.TaskGroup() as group:
+        for _ in range(callers):
+            group.create_task(caller())
+    (begin, before), (end, after) = marks
+    return samples, end - begin, after - before
+
+
+async def started(servers: list[str], model: str, stack: AsyncExitStack) -> dict[str, Peer]:
+    """The servers by name; gradserve's precisions are one server."""
+    jpeg, peers = square(), {}
+    if "captum" in servers:
+        peers["captum"] = await stack.enter_async_context(captum(model, jpeg))
+    if "litserve" in servers:
+        peers["litserve"] = await stack.enter_async_context(litserve(model, "fast", jpeg))
+    if ours := [name for name in servers if name in ("exact", "balanced", "fast")]:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        (folder / "server.toml").write_text(f'[models.{model}]\nweights = "random"\n')
+        server = stack.enter_context(served(folder / "server.toml", len(os.sched_getaffinity(0))))
+        for name in ours:
+            peers[name] = await stack.enter_async_context(gradserve(server, name, jpeg))
+    return peers
+
+
+def square() -> bytes:
+    """A photo of 224 x 224 as a JPEG of about 48 kB."""
+    file = io.BytesIO()
+    Image.fromarray(astronaut()).resize((224, 224), Image.Resampling.LANCZOS).save(
+        file, "JPEG", quality=99, subsampling=0
+    )
+    return file.getvalue()
+
+
+@asynccontextmanager
+async def gradserve(server: Server, precision: str, jpeg: bytes) -> AsyncIterator[Peer]:
+    """This project's, with requests made once."""
+    options = Options(precision=precision)
+    explain = {
+        method: messages.explain_request(
+            jpeg, method, target=CLASS, format="png", shorthand=shorthand, options=options, preprocess="as_is"
+        )
+        for method, shorthand in {"gradient": {}, "smooth_grad": {"samples": SAMPLES, "noise": NOISE}}.items()
+    }
+    attack = attack_messages.attack_request(
+        jpeg,
+        "pgd",
+        label=CLASS,
+        eps="8/255",
+        first_success=False,
+        shorthand={"steps": STEPS},
+        options=options,
+        preprocess="as_is",
+    )
+    predict = messages.predict_request(jpeg, preprocess="as_is", **options)
+    async with grpc.aio.insecure_channel(server.address) as channel:
+        stub = service_pb2_grpc.GradientServiceStub(channel)
+
+        async def ask(method: str) -> None:
+            if method == "predict":
+                await stub.Predict(predict)
+            elif method == "pgd":
+                await stub.Attack(attack)
+            else:
+                await stub.Explain(explain[method])
+
+        yield Peer(ask, server.processes)
+
+
+@asynccontextmanager
+async def captum(model: str, jpeg: bytes) -> AsyncIterator[Peer]:
+    """Plain gRPC."""
+    with child("peer_captum", model) as process:
+        assert process.stdout is not None
+        port = int(await asyncio.to_thread(process.stdout.readline))
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+            call = channel.unary_unary("/peer/Ask")
+
+            async def ask(method: str) -> None:
+                await call(bytes([METHODS.index(method)]) + jpeg)
+
+            yield Peer(ask, family(process.pid))
+
+
+@asynccontextmanager
+async def litserve(model: str, precision: str, jpeg: bytes) -> AsyncIterator[Peer]:
+    """HTTP."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    body = {method: {"method": method, "image": base64.b64encode(jpeg).decode()} for method in METHODS}
+    with child("peer_litserve", model, precision, str(port)) as process:
+        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=PATIENCE) as client:
+            await healthy(client)
+
+            async def ask(method: str) -> None:
+                (await client.post("/predict", json=body[method])).raise_for_status()
+
+            yield Peer(ask, family(process.pid))
+
+
+async def healthy(client: httpx.AsyncClient) -> None:
+    """Waits until the workers have loaded."""
+    late = time.monotonic() + PATIENCE
+    while time.monotonic() < late:
+        try:
+            if (await client.get("/health")).status_code == 200:
+                return
+        except httpx.TransportError:
+            pass
+        await asyncio.sleep(0.5)
+    raise TimeoutError("the peer did not start")
+
+
+@contextmanager
+def child(module: str, *arguments: str) -> Iterator[subprocess.Popen[str]]:
+    """A peer's process and all that it started, ended at the end."""
+    command = [sys.executable, "-m", f"tests.bench.{module}", *arguments]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    try:
+        yield process
+    finally:
+        own = family(process.pid)
+        for each in own:
+            each.kill()
+        psutil.wait_procs(own, PATIENCE)
+
+
+def family(pid: int) -> tuple[psutil.Process, ...]:
+    """A process and its descendants."""
+    parent = psutil.Process(pid)
+    return (parent, *parent.children(recursive=True))
+
+
+def table(found: list[Seen]) -> Table:
+    """Rates, and each against Captum's."""
+    columns = ["requests", "requests/s", "against captum", "CPU ms", "captum's / CPU"]
+    made = report.table("The same requests to each server in turn", ["mix", "server"], columns)
+    for each in found:
+        rates = {other.server: other for other in found if other.mix == each.mix}
+        base = rates.get("captum")
+        against = cpu = "-"
+        if base is not None:
+            against = f"{each.requests_per_second.median / base.requests_per_second.median:.2f}"
+            cpu = f"{base.cpu_per_request.median / each.cpu_per_request.median:.2f}"
+        rate = f"{each.requests_per_second.median:.2f}"
+        made.add_row(
+            each.mix, each.server, str(each.requests), rate, against, f"{each.cpu_per_request.median:.1f}", cpu
+        )
+    return made
+
+
+def latencies(found: list[Seen]) -> Table:
+    """By method."""
+    made = report.table("Latencies in ms: p50 / p95 / p99", ["mix", "server"], list(METHODS))
+    for each in found:
+        cells = [
+            f"{each.p50[m]:.0f} / {each.p95[m]:.0f} / {each.p99[m]:.0f}" if m in each.p50 else "-" for m in METHODS
+        ]
+        made.add_row(each.mix, each.server, *cells)
+    return made
+
+
+if __name__ == "__main__":
+    typer.run(main)
