@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 import typer
 
+from gradserve.cli import serve
 from gradserve.cli.attack import attack
 from gradserve.cli.bench import bench
 from gradserve.cli.demo import demo
@@ -15,7 +16,6 @@ from gradserve.cli.maximize import dream, maximize
 from gradserve.cli.models import models
 from gradserve.cli.predict import predict
 from gradserve.cli.robustness import robustness
-from gradserve.cli.serve import serve
 from gradserve.cli.stylize import stylize
 from gradserve.errors import GradserveError, Unavailable
 
@@ -41,9 +41,7 @@ app.command()(models)
 app.command()(health)
 app.command()(bench)
 app.command()(demo)
-app.command(
-    add_help_option=False, context_settings={"allow_extra_args": True, "ignore_unknown_options": True}
-)(serve)  # fmt: skip
+serve.add(app)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -116,12 +116,29 @@ def _load_file(network: nn.Module, spec: ModelSpec) -> None:
         raise LoadError(text) from error
     state = state.get("state_dict", state)
     state = {name.removeprefix("module."): tensor for name, tensor in state.items()}
+    _fit_head(network, state)
     missing, unexpected = network.load_state_dict(state, strict=False)
     wrong = [name for name in missing if not name.endswith("num_batches_tracked") and not name.startswith(AUXILIARY)]
     wrong += [name for name in unexpected if not name.startswith(AUXILIARY)]
     if wrong:
         shown = ", ".join(wrong[:5]) + (f" and {len(wrong) - 5} more" if len(wrong) > 5 else "")
         raise LoadError(f"model {spec.name}: {path.name} does not fit {spec.source}: missing or unexpected {shown}")
+
+
+def _fit_head(network: nn.Module, state: dict[str, Any]) -> None:
+    """The file's last layer decides how many classes there are."""
+    name, head = _head(network)
+    weight = state.get(f"{name}.weight")
+    if head is not None and weight is not None and weight.shape[1:] == head.weight.shape[1:]:
+        parent, _, leaf = name.rpartition(".")
+        fitting = nn.Linear(head.in_features, len(weight), head.bias is not None)
+        setattr(network.get_submodule(parent), leaf, fitting)
+
+
+def _head(network: nn.Module) -> tuple[str, nn.Linear | None]:
+    """The last linear layer, which gives the logits in most networks."""
+    linears = [(name, module) for name, module in network.named_modules() if isinstance(module, nn.Linear)]
+    return linears[-1] if linears else ("", None)
 
 
 def _drop_auxiliary(network: nn.Module) -> bool:
@@ -147,7 +164,7 @@ def _describe(spec: ModelSpec, network: nn.Module, weights: Any, transformed: bo
     return Source(
         network=network,
         digest=digest(network),
-        labels=_labels(spec, weights),
+        labels=_labels(spec, network, weights),
         height=height,
         width=width,
         resize=spec.resize or (preset.resize_size[0] if preset and not spec.height else max(height, width)),
@@ -164,12 +181,14 @@ def _with_transform(mean: Colour, std: Colour) -> tuple[Colour, Colour]:
     return tuple(moved), tuple(scaled)  # type: ignore[return-value]
 
 
-def _labels(spec: ModelSpec, weights: Any) -> tuple[str, ...]:
+def _labels(spec: ModelSpec, network: nn.Module, weights: Any) -> tuple[str, ...]:
     if isinstance(spec.labels, Path):
         return tuple(line.strip() for line in spec.labels.read_text().splitlines() if line.strip())
     if spec.labels is not None:
         return spec.labels
-    return tuple(weights.meta["categories"]) if weights else ()
+    names = tuple(weights.meta["categories"]) if weights else ()
+    head = _head(network)[1]
+    return names if head is None or head.out_features == len(names) else ()
 
 
 def digest(network: nn.Module) -> str:

@@ -17,21 +17,21 @@ class DatasetExamples:
     """Pictures of a folder or an npz; each is decoded when it is needed."""
 
     def __init__(self, dataset: Dataset, card: ModelCard) -> None:
-        """Raises ValueError for labels that the model does not have."""
-        self._dataset, self._card = dataset.labelled_for(card.classes), card
-        self._limits = LimitSettings()
-        self._labels = np.array([each.label for each in self._dataset], np.int64)
+        """`dataset` is labelled by the model's classes already; the card says how pictures become input."""
+        self._dataset, self._card, self._limits = dataset, card, LimitSettings()
+        self._labels = np.array([each.label for each in dataset], np.int64)
 
     def __len__(self) -> int:
         return len(self._labels)
 
     def images(self, rows: Sequence[int]) -> Array:
         """[n, H, W, 3] uint8, preprocessed by the model's default."""
-        return np.stack([self._input(self._dataset[row].pixels()) for row in rows])
+        return np.stack([model_input(self._dataset[row].pixels(), self._card, self._limits) for row in rows])
 
     def labels(self, rows: Sequence[int]) -> Array:
         """[n]."""
-        return self._labels[list(rows)]
+        labels: Array = self._labels[list(rows)]
+        return labels
 
     def names(self, rows: Sequence[int]) -> list[str]:
         """File or row ids."""
@@ -45,5 +45,11 @@ class DatasetExamples:
         """SHA-256 of names and labels."""
         return digest([each.id for each in self._dataset], self._labels)
 
-    def _input(self, pixels: Array) -> Array:
-        return model_input(pixels, self._card, self._limits)
+
+def named_classes(dataset: Dataset) -> tuple[str, ...]:
+    """The names of a data set's own classes, or their numbers. Raises ValueError where it has no labels."""
+    if not dataset.labelled:
+        raise ValueError(f"{dataset.path} has no labels: put pictures into folders named by class, or use an npz")
+    count = 1 + max(each.label or 0 for each in dataset)
+    names = dataset.classes or tuple(map(str, range(count)))
+    return tuple(name or str(i) for i, name in enumerate(names))

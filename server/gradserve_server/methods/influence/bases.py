@@ -24,8 +24,8 @@ class SecondMoment:
 
     def add(self, rows: Tensor) -> None:
         """[M, columns] more."""
-        rows = rows.reshape(-1, rows.shape[-1]).cpu().double()
-        self.sum += rows.T @ (rows if self.test is None else rows @ self.test)
+        rows = rows.reshape(-1, rows.shape[-1]).cpu()
+        self.sum += rows.T @ (rows if self.test is None else rows @ self.test.to(rows))
 
     def basis(self) -> Tensor:
         """[columns, rank], orthonormal."""

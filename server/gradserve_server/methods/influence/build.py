@@ -1,7 +1,7 @@
 """Building an index: bases, curvature, then a row for each example, streaming; gone on with after a kill."""
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from math import isqrt
 from pathlib import Path
@@ -19,19 +19,18 @@ from .curvature import Curvature
 from .gradients import Pass, losses
 from .index import COLUMNS, HEAD, PROJECTION, VERSION, Array, IndexFault, Manifest, Method, softened
 from .layers import Layer, covered, joined, last_linear, parameters
-from .plan import Examples, Origin, Plan
+from .plan import Examples, Origin, Plan, Report
 from .projected import Bases, Projected, read_projected
 from .writing import Writer
 
 LARGEST = 4096  # projected numbers of an example before the PCA, all layers together
 RANKS = (4, 16)  # least and most directions of a layer's side
-FOR_BASES = 2000  # examples, at random, that bases are taken from
+FOR_BASES = 1000  # examples, at random, that bases are taken from
 PER_DIRECTION = 20  # examples for each projected number, beyond which a random part is enough for the curvature
 LEAST_COVERAGE = 0.5
 FAR, FAR_WITHOUT_DECAY = 5.0, 0.15  # from stationary: warn
 SAVE_SECONDS = 20.0
 CURVATURE, ROOT = "curvature.safetensors", "root.safetensors"
-Report = Callable[[str, int, int], None]  # what is being done, how far, of how much
 
 
 class Builder:

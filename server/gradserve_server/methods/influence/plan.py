@@ -1,10 +1,12 @@
 """What an index is built of, and how."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from .index import Array
+
+Report = Callable[[str, int, int], None]  # what is being done, how far, of how much
 
 
 class Examples(Protocol):
@@ -19,6 +21,9 @@ class Examples(Protocol):
 
     def names(self, rows: Sequence[int]) -> list[str]:
         """File or row ids."""
+
+    def digest(self) -> str:
+        """SHA-256 of names and labels, by which two indexes know that they are of the same examples."""
 
     def thumbnails(self, rows: Sequence[int]) -> list[bytes]:
         """PNG or JPEG files; empty where there are none."""

@@ -1,7 +1,7 @@
 """Indexes as a server holds them: checked against their model, and the embedded one built at first use."""
 
+import fcntl
 import os
-import shutil
 import tempfile
 from dataclasses import replace
 from pathlib import Path
@@ -52,31 +52,23 @@ def preprocessing(card: ModelCard) -> str:
 def embedded(model: Prepared) -> Path:
     """The index of `digits`, built from scikit-learn's bundled data where it is not in the user's cache yet."""
     folder = cache() / f"{model.card.name}-{model.card.digest[:16]}-v{VERSION}"
-    try:
-        Index(folder).verify()
-    except IndexFault:
-        from ...models.embedded.digits.data import parts, pixels  # here, since scikit-learn takes its time
-
-        x, _, y, _ = parts()
-        examples = ArrayExamples(pixels(x), y)
-        origin = Origin(preprocessing(model.card), examples.digest())
-        own = folder.with_name(f"{folder.name}-{os.getpid()}")  # other workers may be building it too
-        Builder(model, examples, origin, Plan(label_smoothing=0.05)).run(own)
-        settle(own, folder)
-    return folder
-
-
-def settle(own: Path, folder: Path) -> None:
-    """Moves a finished index to where all look for it; one that another process has put there meanwhile stays."""
-    try:
-        own.rename(folder)
-    except OSError:
+    with folder.with_name(f"{folder.name}.lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)  # other workers want it too
         try:
             Index(folder).verify()
         except IndexFault:
-            shutil.rmtree(folder, ignore_errors=True)
-            own.rename(folder)
-        shutil.rmtree(own, ignore_errors=True)
+            examples = training_set()
+            origin = Origin(preprocessing(model.card), examples.digest())
+            Builder(model, examples, origin, Plan(label_smoothing=0.05)).run(folder)
+    return folder
+
+
+def training_set() -> ArrayExamples:
+    """What `digits` was trained on."""
+    from ...models.embedded.digits.data import parts, pixels  # here, since scikit-learn takes its time
+
+    x, _, y, _ = parts()
+    return ArrayExamples(pixels(x), y)
 
 
 def cache() -> Path:

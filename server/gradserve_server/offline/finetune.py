@@ -1,0 +1,149 @@
+"""`gradserve finetune`: a new last layer, or all weights, for one's own pictures; servable, with its index."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from gradserve.dataset import Dataset, open_dataset
+
+from ..methods.influence.gradients import Pass
+from ..methods.influence.layers import Layer, covered, last_linear
+from ..methods.influence.plan import Plan, Report
+from ..models.catalogue import ModelSpec
+from ..models.prepared import Prepared, prepare
+from . import training
+from .command import Config, Device, Model, Threads, console, device_of, reporting, run, spec_of
+from .examples import DatasetExamples, named_classes
+from .index import build
+
+BATCH = 32
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command; returns its exit code."""
+    return run(finetune, "finetune", arguments)
+
+
+def finetune(
+    model: Model,
+    data: Annotated[Path, typer.Option(help="pictures in class folders, with labels.csv, or an .npz")],
+    out: Annotated[Path, typer.Option(help="folder for weights, labels, catalogue entry and index")],
+    name: Annotated[str, typer.Option(help="of the new model in requests; default: the folder's")] = "",
+    config: Config = None,
+    weight_decay: Annotated[
+        float, typer.Option(min=1e-8, help="L2, lambda of lambda/2 |theta|^2 beside the mean loss")
+    ] = 1e-2,
+    all_weights: Annotated[bool, typer.Option("--all", help="train all weights, not only a new last layer")] = False,
+    epochs: Annotated[int, typer.Option(min=1, help="with --all: passes over the pictures")] = 5,
+    rate: Annotated[float, typer.Option(min=1e-8, help="with --all: learning rate at the start")] = 1e-3,
+    held_out: Annotated[
+        float, typer.Option(min=0, max=0.9, help="share of the pictures that accuracy is told on")
+    ] = 0.1,
+    seed: Annotated[int, typer.Option(help="of the held-out share and of the order")] = 0,
+    device: Device = "cpu",
+    threads: Threads = None,
+) -> None:
+    """Fine-tune a model on your own pictures and write it ready to be served, with its influence index.
+
+    By default a new last layer on the frozen network's features: L2-regularised multinomial logistic regression, to
+    convergence. There influence is exact.
+
+    Example: finetune --model mobilenet_v2 --data pictures/ --out mine && gradserve serve --config mine/model.toml
+    """
+    spec, place = spec_of(model, config), device_of(device, threads)
+    dataset = open_dataset(data)
+    classes = named_classes(dataset)
+    train, test = parted(dataset.labelled_for(classes), held_out, seed)
+    base = prepare(spec, place, fold=False)
+    head = head_of(base)
+    with reporting() as report:
+        features, labels = features_of(base, head, DatasetExamples(train, base.card), report)
+        weights = training.logistic_regression(features, labels, len(classes), weight_decay)
+        network = with_head(base, head, weights)
+        if all_weights:
+            examples = DatasetExamples(train, base.card)
+            training.descend(replace(base, network=network), examples, epochs, rate, weight_decay, seed, report)
+    entry = written(network, spec, classes, out, name or out.name)
+    tuned = prepare(entry, place, fold=False)
+    if len(test):
+        console.print(
+            f"held-out accuracy {accuracy(tuned, DatasetExamples(test, tuned.card)):.1%} of {len(test)} pictures"
+        )
+    plan = Plan(weight_decay, last_layer_only=not all_weights, seed=seed)
+    build(tuned, DatasetExamples(train, tuned.card), out / "index", plan)
+    console.print(f"serve it:  gradserve serve --config {out / 'model.toml'}", markup=False)
+
+
+def parted(dataset: Dataset, held_out: float, seed: int) -> tuple[Dataset, Dataset]:
+    """The pictures to train on, and those held out, drawn at random."""
+    order = torch.randperm(len(dataset), generator=torch.Generator().manual_seed(seed)).tolist()
+    count = round(held_out * len(dataset))
+    parts = [tuple(dataset[i] for i in sorted(rows)) for rows in (order[count:], order[:count])]
+    return replace(dataset, examples=parts[0]), replace(dataset, examples=parts[1])
+
+
+def head_of(model: Prepared) -> Layer:
+    """The last layer. Raises ValueError where it is not a Linear."""
+    head = last_linear(covered(model)[0], len(model.card.classes))
+    if head is None:
+        raise ValueError(f"{model.card.name} does not end in a Linear layer, which a new one could replace")
+    return head
+
+
+def features_of(model: Prepared, head: Layer, examples: DatasetExamples, report: Report) -> tuple[Tensor, Tensor]:
+    """What goes into the last layer, computed once: [N, D] float64, and the labels [N]."""
+    features, labels = [], []
+    report("features", 0, len(examples))
+    for start in range(0, len(examples), BATCH):
+        rows = range(start, min(start + BATCH, len(examples)))
+        pixels = torch.from_numpy(examples.images(rows)).to(model.device)
+        seen = Pass(model, pixels.permute(0, 3, 1, 2).to(model.dtype) / 255, [head])
+        features.append(head.features(seen.inputs[0]).double().cpu())
+        labels.append(torch.from_numpy(examples.labels(rows)))
+        report("features", rows.stop, len(examples))
+    return torch.cat(features), torch.cat(labels)
+
+
+def with_head(model: Prepared, head: Layer, weights: Tensor) -> nn.Module:
+    """The network with a new last layer, weights [C, D + 1] with the bias last; changed in place."""
+    linear = nn.Linear(weights.shape[1] - 1, len(weights), device=model.device, dtype=model.dtype)
+    with torch.no_grad():
+        linear.weight.copy_(weights[:, :-1])
+        linear.bias.copy_(weights[:, -1])
+    parent, _, leaf = head.name.rpartition(".")
+    setattr(model.network.get_submodule(parent), leaf, linear.requires_grad_(False))
+    return model.network
+
+
+def written(network: nn.Module, spec: ModelSpec, classes: Sequence[str], out: Path, name: str) -> ModelSpec:
+    """Weights, labels and a catalogue of the new model in `out`; returns its entry."""
+    out.mkdir(parents=True, exist_ok=True)
+    state = {key: value.detach().cpu().contiguous() for key, value in network.state_dict().items()}
+    save_file(state, out / "weights.safetensors")
+    (out / "labels.txt").write_text("".join(f"{label}\n" for label in classes))
+    kept = ("height", "width", "resize", "interpolation", "mean", "std", "default_eps")
+    facts = {key: getattr(spec, key) for key in kept if key in spec.model_fields_set and getattr(spec, key) is not None}
+    lines = [f"[models.{name}]", f'builder = "{spec.source}"', 'weights = "weights.safetensors"']
+    lines += ['labels = "labels.txt"', 'index = "index"']
+    lines += [f"{key} = {list(value) if isinstance(value, tuple) else repr(value)}" for key, value in facts.items()]
+    (out / "model.toml").write_text("\n".join(lines).replace("'", '"') + "\n")
+    entry = ModelSpec.model_validate({**facts, "name": name, "builder": spec.source, "labels": out / "labels.txt"})
+    return entry.model_copy(update={"weights": str(out / "weights.safetensors")})
+
+
+def accuracy(model: Prepared, examples: DatasetExamples) -> float:
+    """Share of the pictures whose top class is the label."""
+    right = 0
+    for start in range(0, len(examples), BATCH):
+        rows = range(start, min(start + BATCH, len(examples)))
+        pixels = torch.from_numpy(examples.images(rows)).to(model.device)
+        with torch.no_grad():
+            logits = model(pixels.permute(0, 3, 1, 2).to(model.dtype) / 255)
+        right += int((logits.argmax(1).cpu() == torch.from_numpy(examples.labels(rows))).sum())
+    return right / len(examples)

@@ -1,0 +1,61 @@
+"""Training: a last layer to convergence, or all weights for some epochs."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..methods.influence.plan import Examples, Report
+from ..models.prepared import Prepared
+
+STATIONARY = 1e-9  # largest entry of the gradient at which a regression counts as converged
+MOST_STEPS = 20_000
+BATCH = 32
+MOMENTUM = 0.9
+
+
+def logistic_regression(features: Tensor, labels: Tensor, classes: int, weight_decay: float) -> Tensor:
+    """argmin of mean cross-entropy + weight_decay / 2 |theta|^2, float64: [N, D], [N] -> [C, D + 1], bias last."""
+    h = torch.cat([features, torch.ones(len(features), 1, dtype=features.dtype)], 1)
+    theta = torch.zeros(classes, h.shape[1], dtype=torch.float64, requires_grad=True)
+    solver = torch.optim.LBFGS(
+        [theta],
+        max_iter=MOST_STEPS,
+        max_eval=2 * MOST_STEPS,
+        tolerance_grad=STATIONARY,
+        tolerance_change=0.0,
+        history_size=50,
+        line_search_fn="strong_wolfe",
+    )
+
+    def objective() -> Tensor:
+        solver.zero_grad()
+        loss: Tensor = F.cross_entropy(h @ theta.T, labels) + weight_decay / 2 * theta.square().sum()
+        loss.backward()
+        return loss
+
+    solver.step(objective)
+    return theta.detach()
+
+
+def descend(
+    model: Prepared, examples: Examples, epochs: int, rate: float, weight_decay: float, seed: int, report: Report
+) -> None:
+    """SGD on all weights, cosine from `rate`, BatchNorm as in eval mode; changes the network in place."""
+    weights = [parameter.requires_grad_(True) for parameter in model.network.parameters()]
+    steps = epochs * -(-len(examples) // BATCH)
+    optimiser = torch.optim.SGD(weights, lr=rate, momentum=MOMENTUM, weight_decay=weight_decay)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
+    generator = torch.Generator().manual_seed(seed)
+    report("training", 0, steps)
+    for _ in range(epochs):
+        for rows in torch.randperm(len(examples), generator=generator).split(BATCH):
+            pixels = torch.from_numpy(examples.images(rows.tolist())).to(model.device)
+            labels = torch.from_numpy(examples.labels(rows.tolist())).to(model.device)
+            loss = F.cross_entropy(model(pixels.permute(0, 3, 1, 2).to(model.dtype) / 255), labels)
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
+            schedule.step()
+            report("training", schedule.last_epoch, steps)
+    for parameter in weights:
+        parameter.requires_grad_(False)

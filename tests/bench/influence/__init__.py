@@ -1,0 +1,1 @@
+"""Influence estimates beside what really happens when models are trained again without some examples."""

@@ -1,0 +1,168 @@
+"""The index against the dense Gauss-Newton matrix, built by plain autograd in float64."""
+
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from zoo import off
+
+from gradserve_server.methods.influence import Member, Reweighting, influence, unfolded
+from gradserve_server.methods.influence.audit import Exact, audited, rank_correlation
+from gradserve_server.methods.influence.build import Builder
+from gradserve_server.methods.influence.index import Index
+from gradserve_server.methods.influence.plan import Plan
+
+from . import small
+
+WHOLE = Plan(weight_decay=small.DECAY, size=4096, rank=4096)  # no projection at all
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("index") / "whole"
+    Builder(small.model(), small.examples(), small.ORIGIN, WHOLE).run(out)
+    return out
+
+
+def gradient(image: Tensor, number: object) -> Tensor:
+    weights = [p.requires_grad_(True) for p in small.model().network.parameters()]
+    try:
+        value = number(small.model()(image[None])[0])
+        return torch.cat([g.flatten() for g in torch.autograd.grad(value, weights)])
+    finally:
+        for weight in weights:
+            weight.requires_grad_(False)
+
+
+@cache
+def dense() -> tuple[Tensor, Tensor]:
+    """Training gradients [N, P], and the softmax Gauss-Newton matrix [P, P] without damping."""
+    x, y = small.images(small.data()[0]), torch.from_numpy(small.data()[2])
+    gradients = torch.stack(
+        [gradient(a, lambda z, b=b: F.cross_entropy(z[None], b[None])) for a, b in zip(x, y, strict=True)]
+    )
+    matrix = torch.zeros(gradients.shape[1], gradients.shape[1], dtype=torch.float64)
+    for image in x:
+        jacobian = torch.stack([gradient(image, lambda z, c=c: z[c]) for c in range(small.CLASSES)])
+        p = small.model()(image[None])[0].softmax(0)
+        matrix += jacobian.T @ (torch.diag(p) - torch.outer(p, p)) @ jacobian
+    return gradients, matrix / len(x)
+
+
+def asked(folder: Path, image: np.ndarray, **facts: object) -> object:
+    facts = {
+        "method": "projected",
+        "goal": "margin",
+        "label": 1,
+        "rank": 1,
+        "top": 120,
+        "what_if": (),
+        "newton": False,
+        **facts,
+    }
+    x = small.images(image[None])
+    members = [Member("small", str(folder))]
+    models = {"small": small.model(), unfolded("small"): small.model()}
+    return small.run(models, lambda job: influence(job, x, members=members, **facts))
+
+
+def changes(folder: Path, image: np.ndarray, **facts: object) -> np.ndarray:
+    """Of every row, in order."""
+    found, out = asked(folder, image, **facts), np.zeros(120)
+    out[np.concatenate([found.helpful, found.harmful]).astype(int)] = found.scores
+    return out
+
+
+@pytest.mark.parametrize("goal", ["loss", "margin", "logit"])
+def test_without_projection_influence_is_that_of_the_dense_matrix(folder: Path, goal: str) -> None:
+    gradients, matrix = dense()
+    damping = max(matrix.diagonal().mean().item(), small.DECAY)
+    assert Index(folder).manifest.damping == pytest.approx(damping, rel=1e-4)
+    for test in range(4):
+        image = small.data()[1][test]
+
+        def number(z: Tensor) -> Tensor:
+            loss = F.cross_entropy(z[None], torch.tensor([1]))
+            margin = z.log_softmax(0)[1] - torch.log1p(-z.softmax(0)[1])
+            return {"loss": loss, "margin": margin, "logit": z[1]}[goal]
+
+        inverse = torch.linalg.solve(
+            matrix + damping * torch.eye(len(matrix)), gradient(small.images(image[None])[0], number)
+        )
+        truth = (gradients @ inverse / len(gradients)).numpy()
+        ours = changes(folder, image, goal=goal)
+        told = ours != 0  # the rest is below the noise floor
+        assert told.sum() > 60
+        assert np.abs(ours - truth)[told].max() < 2e-3 * np.abs(truth).max()  # rows are float16
+        assert np.corrcoef(ours, truth)[0, 1] > 0.99999
+
+
+def test_exact_influence_by_conjugate_gradients_is_that_of_the_dense_matrix() -> None:
+    gradients, matrix = dense()
+    exact = Exact(small.model(), small.examples(), 0.05, 0.0)
+    direction = exact.solve(exact.gradient(small.data()[1][0], 1))
+    own = gradient(small.images(small.data()[1][:1])[0], lambda z: F.cross_entropy(z[None], torch.tensor([1])))
+    truth = gradients @ torch.linalg.solve(matrix + 0.05 * torch.eye(len(matrix)), own) / len(gradients)
+    assert off(exact.scores(direction), truth) < 1e-4
+
+
+def test_self_influence_and_parameter_change(folder: Path) -> None:
+    gradients, matrix = dense()
+    inverse = torch.linalg.inv(matrix + Index(folder).manifest.damping * torch.eye(len(matrix)))
+    moved = gradients @ inverse
+    columns = Index(folder).columns
+    assert off(columns["self_influence"].copy(), (moved * gradients).sum(1)) < 1e-3
+    assert off(columns["parameter_change"].copy(), moved.norm(dim=1) / len(moved)) < 1e-3
+
+
+def test_a_projection_keeps_the_order(tmp_path: Path) -> None:
+    Builder(small.model(), small.examples(), small.ORIGIN, Plan(weight_decay=small.DECAY, rank=4, size=32)).run(
+        tmp_path / "i"
+    )
+    index = Index(tmp_path / "i")
+    assert index.vectors.shape == (120, 32)
+    assert audited(small.model(), small.examples(), index, 6, lambda *_: None) > 0.8
+
+
+def test_what_it_knows_of_the_training(folder: Path, tmp_path: Path) -> None:
+    manifest = Index(folder).manifest
+    assert (manifest.count, manifest.classes, manifest.coverage) == (120, 3, 1.0)
+    assert manifest.stationarity < 0.05  # L-BFGS went to the end
+    assert not manifest.warnings
+    network = small.model().network
+    try:
+        moved = {name: value.clone() for name, value in network.state_dict().items()}
+        network.load_state_dict({name: value / 2 for name, value in moved.items()})
+        Builder(small.model(), small.examples(), small.ORIGIN, WHOLE).run(tmp_path / "far")
+    finally:
+        network.load_state_dict(moved)
+    assert "NOT_STATIONARY" in Index(tmp_path / "far").manifest.warnings[0]
+
+
+def test_an_ensemble_averages_its_members(folder: Path, tmp_path: Path) -> None:
+    Builder(small.model(), small.examples(), small.ORIGIN, Plan(weight_decay=0.5, size=64)).run(tmp_path / "other")
+    image = small.data()[1][2]
+    alone = [changes(path, image) for path in (folder, tmp_path / "other")]
+    x = small.images(image[None])
+    members = [Member("small", str(folder)), Member("small", str(tmp_path / "other"))]
+    found = small.run(
+        {"small": small.model(), unfolded("small"): small.model()},
+        lambda job: influence(
+            job, x, members=members, method="projected", goal="margin", label=1, rank=1, top=5,
+            what_if=[Reweighting((3, 4), 2.0)], newton=False,
+        ),
+    )  # fmt: skip
+    mean = np.mean(alone, axis=0)
+    assert off(found.scores, mean[np.concatenate([found.helpful, found.harmful])]) < 1e-5
+    assert found.what_if[0] == pytest.approx(-2 * (mean[3] + mean[4]), rel=1e-4)
+
+
+def test_rank_correlation() -> None:
+    rng = np.random.default_rng(0)
+    a = rng.normal(size=50)
+    assert rank_correlation(a, np.exp(a)) == pytest.approx(1)
+    assert rank_correlation(a, -a) == pytest.approx(-1)
