@@ -17,6 +17,7 @@ from gradserve.cli.models import models
 from gradserve.cli.predict import predict
 from gradserve.cli.robustness import robustness
 from gradserve.cli.stylize import stylize
+from gradserve.cli.surrogate import surrogate
 from gradserve.errors import GradserveError, Unavailable
 
 app = typer.Typer(
@@ -32,6 +33,7 @@ app.command()(predict)
 app.command()(explain)
 app.command()(attack)
 app.command()(robustness)
+app.command()(surrogate)
 app.command()(maximize)
 app.command()(dream)
 app.command()(influence)

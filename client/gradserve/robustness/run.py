@@ -2,28 +2,16 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 
 from gradserve.aio import AsyncClient
 from gradserve.dataset import Dataset, Example
-from gradserve.errors import (
-    Cancelled,
-    DeadlineExceeded,
-    GradserveError,
-    InternalError,
-    InvalidArgument,
-    RequestTooLarge,
-    ResourceExhausted,
-    Unavailable,
-)
+from gradserve.errors import ResourceExhausted
+from gradserve.patience import FALTERING, UNREADABLE, Patience, about_the_picture, reason
 from gradserve.robustness.journal import Journal, Outcome, State
 from gradserve.robustness.plan import CLEAN, Plan, Trial
-
-T = TypeVar("T")
-FALTERING = (DeadlineExceeded, InternalError, Cancelled)
-PATIENCE = 60.0  # seconds for a server that is away
 
 
 @dataclass(frozen=True)
@@ -34,8 +22,7 @@ class Check:
     plan: Plan
     journal: Journal
     told: Callable[[int], None] = lambda settled: None
-    retries: int = 3
-    patience: float = PATIENCE
+    patience: Patience = field(default_factory=Patience)
 
     async def run(self, dataset: Dataset, concurrency: int) -> None:
         """Ask everything that the journal does not know, so many pictures at a time.
@@ -69,39 +56,18 @@ class Check:
         outcome = self.journal.get(example.id, trial)
         if outcome is None:
             try:
-                outcome = await self._answered(ask)
+                outcome = await self.patience.answered(ask)
             except FALTERING as error:
                 outcome = Outcome(example.id, trial, "failed", detail=f"{error.code.name}: {error}")
-            except (InvalidArgument, RequestTooLarge, OSError) as error:
-                if not _about_the_picture(error):
+            except UNREADABLE as error:
+                if not about_the_picture(error):
                     raise
-                outcome = Outcome(example.id, trial, "unreadable", detail=_reason(error))
+                outcome = Outcome(example.id, trial, "unreadable", detail=reason(error))
             except ResourceExhausted as error:  # not a full queue: the answer is too large, or so
                 outcome = Outcome(example.id, trial, "failed", detail=f"{error.code.name}: {error}")
             self.journal.add(outcome)
         self.told(1)
         return outcome
-
-    async def _answered(self, ask: Callable[[], Awaitable[T]]) -> T:
-        """The answer, asked for again while the server is full, away, or failing."""
-        failures, away, pause = 0, 0.0, 0.25
-        while True:
-            try:
-                return await ask()
-            except ResourceExhausted as error:
-                if error.retry_after is None:
-                    raise
-                await asyncio.sleep(error.retry_after)
-            except Unavailable:
-                if away > self.patience:
-                    raise
-                away, pause = away + pause, min(2 * pause, 8)
-                await asyncio.sleep(pause)
-            except FALTERING:
-                failures += 1
-                if failures > self.retries:
-                    raise
-                await asyncio.sleep(0.1 * 2**failures)
 
     async def _predict(self, example: Example) -> Outcome:
         found = await self.client.predict(example.image, model=self.plan.model, top_k=2, **self._options(example))
@@ -140,16 +106,3 @@ class Check:
             "seed": self.plan.seed_for(example.id),
             "priority": "batch",
         }
-
-
-def _about_the_picture(error: Exception) -> bool:
-    if isinstance(error, InvalidArgument):
-        fields = [violation.field for violation in error.violations]
-        return bool(fields) and all(field.split(".")[0] == "image" for field in fields)
-    return isinstance(error, (RequestTooLarge, OSError)) and not isinstance(error, ConnectionError)
-
-
-def _reason(error: Exception) -> str:
-    if isinstance(error, InvalidArgument):
-        return "; ".join(violation.description for violation in error.violations)
-    return str(error) if isinstance(error, GradserveError) else f"it cannot be read: {error}"

@@ -25,6 +25,9 @@ class ModelSpec(BaseModel):
 
     name: Name = Field(description="name to use in requests")
     builder: str = Field(default="", description="torchvision name or package.module:function; default: the name")
+    arguments: dict[str, int | float | str] = Field(
+        default={}, description="keyword arguments for a builder of your own, package.module:function"
+    )
     weights: str = Field(
         default="DEFAULT", description='"DEFAULT" or an enum name (downloaded), a .safetensors/.pth file, or "random"'
     )
@@ -48,6 +51,12 @@ class ModelSpec(BaseModel):
         """What is always needed or asked for must be loaded."""
         if missing := {"exact", *self.auto.values(), *self.rows} - set(self.precisions):
             raise ValueError(f"precisions must have {', '.join(sorted(missing))} too")
+        return self
+
+    @model_validator(mode="after")
+    def _own(self) -> "ModelSpec":
+        if self.arguments and ":" not in self.source:
+            raise ValueError("arguments are for a builder of your own, package.module:function")
         return self
 
     @property

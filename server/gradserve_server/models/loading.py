@@ -58,7 +58,7 @@ def load(spec: ModelSpec) -> Source:
 def _build_own(spec: ModelSpec) -> nn.Module:
     module, _, function = spec.source.partition(":")
     torch.manual_seed(spec.seed)
-    network = getattr(import_module(module), function)()
+    network = getattr(import_module(module), function)(**spec.arguments)
     if not isinstance(network, nn.Module):
         raise LoadError(f"model {spec.name}: {spec.source} gave a {type(network).__name__}, not a torch.nn.Module")
     if spec.weights not in ("random", "DEFAULT"):

@@ -1,0 +1,19 @@
+"""What commands need of the server, which may not be installed."""
+
+from importlib import import_module
+from typing import Any
+
+import typer
+
+
+def server_module(name: str) -> Any:
+    """A module of the server; where it is not installed, a plain word of how to, and the end."""
+    try:
+        return import_module(f"gradserve_server.{name}")
+    except ModuleNotFoundError as missing:
+        typer.echo(
+            f"error: this needs {missing.name}, which is not installed; install the server with\n"
+            "  pip install 'gradserve[server]'",
+            err=True,
+        )
+        raise typer.Exit(1) from None

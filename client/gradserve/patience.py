@@ -1,0 +1,65 @@
+"""Asking a server many questions: again where that may help, and telling pictures that nobody can read."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import TypeVar
+
+from gradserve.errors import (
+    Cancelled,
+    DeadlineExceeded,
+    GradserveError,
+    InternalError,
+    InvalidArgument,
+    RequestTooLarge,
+    ResourceExhausted,
+    Unavailable,
+)
+
+T = TypeVar("T")
+FALTERING = (DeadlineExceeded, InternalError, Cancelled)  # the next try may succeed
+UNREADABLE = (InvalidArgument, RequestTooLarge, OSError)  # may be the picture's fault: `about_the_picture`
+
+
+@dataclass(frozen=True)
+class Patience:
+    """How often a question that fails is asked again, and for how many seconds a server may be away."""
+
+    retries: int = 3
+    seconds: float = 60.0
+
+    async def answered(self, ask: Callable[[], Awaitable[T]]) -> T:
+        """The answer, asked for again while the server is full, away, or failing."""
+        failures, away, pause = 0, 0.0, 0.25
+        while True:
+            try:
+                return await ask()
+            except ResourceExhausted as error:
+                if error.retry_after is None:  # not a full queue: the answer is too large, or so
+                    raise
+                await asyncio.sleep(error.retry_after)
+            except Unavailable:
+                if away > self.seconds:
+                    raise
+                await asyncio.sleep(pause)
+                away, pause = away + pause, min(2 * pause, 8)
+            except FALTERING:
+                failures += 1
+                if failures > self.retries:
+                    raise
+                await asyncio.sleep(0.1 * 2**failures)
+
+
+def about_the_picture(error: Exception) -> bool:
+    """Whether a failed request says that this picture cannot be used, and nothing else."""
+    if isinstance(error, InvalidArgument):
+        fields = [violation.field for violation in error.violations]
+        return bool(fields) and all(field.split(".")[0] == "image" for field in fields)
+    return isinstance(error, UNREADABLE) and not isinstance(error, ConnectionError)
+
+
+def reason(error: Exception) -> str:
+    """What is wrong with the picture."""
+    if isinstance(error, InvalidArgument):
+        return "; ".join(violation.description for violation in error.violations)
+    return str(error) if isinstance(error, GradserveError) else f"it cannot be read: {error}"
