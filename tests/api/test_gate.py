@@ -6,7 +6,9 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +16,11 @@ from PIL import Image
 from serving import shared
 from sklearn.datasets import load_digits
 
+from gradserve import Client
 from gradserve.cli import main
+from gradserve.dataset import open_dataset
+from gradserve.robustness.plan import Wish
+from gradserve_server.methods.attack.corruptions import corrupt
 
 
 @pytest.fixture(scope="module")
@@ -32,6 +38,11 @@ def gate(capsys, *arguments: object) -> tuple[int, str, str]:
         main(["robustness", "--server", shared().address, "--model", "digits", *map(str, arguments)])
     said = capsys.readouterr()
     return ended.value.code, said.out, said.err
+
+
+def ask(question: Callable[[Client], Any]) -> Any:
+    with Client(shared().address) as client:
+        return question(client)
 
 
 def test_exit_codes_and_files(capsys, digits, tmp_path):
@@ -75,6 +86,34 @@ def test_a_killed_run_goes_on_and_finds_the_same_figures(capsys, digits, tmp_pat
     assert rest["robust"] == whole["robust"]
     assert rest["clean"] == whole["clean"]
     assert 0 < whole["robust"][0]["right"] < whole["clean"]["right"]
+
+
+def test_a_defence_is_measured_on_all_pictures(capsys, digits, tmp_path):
+    arguments = ["--data", digits, "--limit", 20, "--out", tmp_path, "--json", "--attack", "pgd", "--eps", 0.05]
+    code, out, err = gate(capsys, *arguments, "--defence", "bit_depth:bits=2", "--adaptive", "--worst", 1)
+    assert code == 0, err
+    verdicts = json.loads(out)["robust"][0]["verdicts"]
+    assert sum(verdicts.values()) == 20
+
+
+def test_corruption_errors_count_what_predict_says_of_corrupted_pictures(capsys, digits, tmp_path):
+    arguments = ["--data", digits, "--limit", 40, "--out", tmp_path, "--json", "--attack", "none", "--worst", 1]
+    kinds = ["--corruption", "contrast", "--corruption", "impulse_noise"]
+    code, out, err = gate(capsys, *arguments, *kinds, "--reference", "digits", "--max-mce", 1)
+    assert code == 0, err
+    found = json.loads(out)
+    assert found["mce"] == 1  # its own reference
+    assert [each["kind"] for each in found["corruptions"]] == ["impulse_noise", "contrast"]
+    plan = Wish([], [], {}, ["contrast"]).plan(card := ask(lambda client: client.model("digits")))
+    chosen = open_dataset(digits).labelled_for(card.classes).take(40)
+    wrong = [0] * 5
+    for example in chosen:
+        for severity in range(1, 6):
+            pixels = corrupt(example.image, "contrast", severity, plan.seed_for(example.id))
+            top = ask(lambda client, pixels=pixels: client.predict(pixels, model="digits"))[0]
+            wrong[severity - 1] += top.class_index != example.label
+    assert [40 * error for error in found["corruptions"][1]["errors"].values()] == pytest.approx(wrong)
+    assert "Worst cases under corruption" in (tmp_path / "report.html").read_text()
 
 
 def test_unreadable_pictures_are_reported_and_counted_apart(capsys, tmp_path):

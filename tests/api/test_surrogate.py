@@ -29,7 +29,7 @@ def surrogate(*arguments: object) -> int:
 
 def test_it_agrees_with_the_model_that_it_stands_for(capsys, tmp_path):
     np.savez(tmp_path / "set.npz", images=pictures(0, 500))
-    arguments = ["--data", tmp_path / "set.npz", "--out", tmp_path, "--epochs", 6, "--name", "twin", "--labels-only"]
+    arguments = ["--data", tmp_path / "set.npz", "--out", tmp_path, "--epochs", 12, "--name", "twin", "--labels-only"]
     assert surrogate(*arguments, "--json") == 0
     found = json.loads(capsys.readouterr().out)
     assert (found["name"], found["model"], found["answers"]) == ("twin", "digits", 500)

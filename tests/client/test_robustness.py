@@ -15,7 +15,7 @@ from gradserve.dataset import open_dataset
 from gradserve.patience import Patience
 from gradserve.results import Score
 from gradserve.robustness import junit, results
-from gradserve.robustness.figures import Limits, Share, counted
+from gradserve.robustness.figures import CorruptionError, Limits, Share, counted, mean_ce
 from gradserve.robustness.journal import Journal, OtherRun
 from gradserve.robustness.plan import Wish, eps_text
 from gradserve.robustness.run import Check
@@ -247,6 +247,16 @@ def test_corruption_errors_and_mce(pictures, tmp_path):
     assert fog.mean == pytest.approx(0.4)
     assert found.mce == pytest.approx(0.8)
     assert not found.holds
+
+
+@pytest.mark.parametrize(
+    ("errors", "mce"),
+    [({"fog": 1, "snow": 2}, 1.5), ({"fog": 1, "ice": 0}, 1.0), ({"fog": 1, "ice": 1}, None), ({}, None)],
+)
+def test_kinds_under_which_the_reference_never_errs(errors, mce):
+    reference = {"fog": 0.2, "snow": 0.2, "ice": 0.0}
+    kinds = [CorruptionError(k, {"1": reference[k] * e or 0.1 * e}, {"1": reference[k]}, 0) for k, e in errors.items()]
+    assert mean_ce(kinds) == (None if mce is None else pytest.approx(mce))
 
 
 def test_failures_of_the_reference_do_not_flatter_the_model(pictures, tmp_path):

@@ -67,7 +67,7 @@ class CorruptionError:
 
     @property
     def relative(self) -> float | None:
-        """CE of Hendrycks & Dietterich 2019; None without a reference that errs."""
+        """CE (Hendrycks & Dietterich 2019); None without a reference that errs."""
         total = sum(self.reference.values())
         return sum(self.errors.values()) / total if total else None
 
@@ -140,9 +140,7 @@ def counted(plan: Plan, dataset: Dataset, journal: Journal, limits: Limits = Lim
     groups = [[trial for trial in hostile if trial.level == level] for level in levels]
     together = [_robustness(group, by_trial, readable) for group in groups if len(group) > 1]
     corruptions = _corruptions(plan, by_trial, readable)
-    relative = [each.relative for each in corruptions]
-    known = [each for each in relative if each is not None]
-    mce = sum(known) / len(known) if known and len(known) == len(relative) else None
+    mce = mean_ce(corruptions)
     thresholds = _thresholds(limits, clean, [*attacks, *together], mce)
     return Figures(clean, attacks, together, corruptions, mce, unreadable, failed, thresholds)
 
@@ -169,19 +167,26 @@ def _corruptions(
     plan: Plan, by_trial: Mapping[str, Mapping[str, Outcome]], readable: Sequence[str]
 ) -> list[CorruptionError]:
     natural = [trial for trial in plan.trials if trial.natural]
-    errors: dict[tuple[str, bool], dict[str, float]] = {}
+    errors: dict[tuple[str, str], dict[str, float]] = {}
     failed: Counter[str] = Counter()
     for trial in natural:
         outcomes = by_trial.get(trial.key, {})
         unanswered = sum(1 for each in outcomes.values() if each.state == "failed")
         failed[trial.name] += unanswered
-        ours = trial.model == plan.model
-        right = _right(outcomes, readable) + (0 if ours else unanswered)  # a failure never flatters the model
-        errors.setdefault((trial.name, ours), {})[trial.level] = 1 - Share(right, len(readable)).value
+        flattered = 0 if trial.model == plan.model else unanswered  # a failure never flatters the model
+        right = _right(outcomes, readable) + flattered
+        errors.setdefault((trial.name, trial.model), {})[trial.level] = 1 - Share(right, len(readable)).value
     return [
-        CorruptionError(kind, errors[kind, True], errors.get((kind, False), {}), failed[kind])
+        CorruptionError(kind, errors[kind, plan.model], errors.get((kind, plan.reference), {}), failed[kind])
         for kind in dict.fromkeys(trial.name for trial in natural)
     ]
+
+
+def mean_ce(corruptions: Sequence[CorruptionError]) -> float | None:
+    """The mean CE over the kinds under which the reference errs; None where it never does but the model does."""
+    known = [each.relative for each in corruptions if each.relative is not None]
+    beyond = any(each.relative is None and each.mean > 0 for each in corruptions)
+    return sum(known) / len(known) if known and not beyond else None
 
 
 def _thresholds(limits: Limits, clean: Share, attacks: Sequence[Robustness], mce: float | None) -> list[Threshold]:

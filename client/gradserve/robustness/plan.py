@@ -52,6 +52,7 @@ class Plan:
     seed: int = 0
     preprocess: str = "model_default"
     precision: str = "auto"
+    reference: str = ""  # the model that corruption errors are relative to
 
     def seed_for(self, id: str) -> int:
         """A seed for one picture: its own, and the same in whatever order pictures are asked about."""
@@ -84,15 +85,17 @@ class Wish:
         """The plan for a model; corruptions meet the reference too."""
         budgets = self.budgets or [card.default_eps]
         attacks = [_attack(card.name, method, eps, self.arguments) for eps in budgets for method in self.methods]
-        cards = [card, *([reference] if reference else [])]
+        cards = {each.name: each for each in (card, reference) if each}
         corruptions = [
-            Trial(kind, str(severity), each.name, Method("corruption", kind=kind, severity=severity), natural=True)
-            for each in cards
+            Trial(kind, str(severity), name, Method("corruption", kind=kind, severity=severity), natural=True)
+            for name in cards
             for kind in self.kinds
             for severity in SEVERITIES
         ]
-        digests = {each.name: each.weights_digest for each in cards}
-        return Plan(card.name, digests, [*attacks, *corruptions], self.seed, self.preprocess, self.precision)
+        digests = {name: each.weights_digest for name, each in cards.items()}
+        trials = [*attacks, *corruptions]
+        compared = reference.name if reference else ""
+        return Plan(card.name, digests, trials, self.seed, self.preprocess, self.precision, compared)
 
 
 def _attack(model: str, method: Method, eps: float, arguments: Mapping[str, Any]) -> Trial:

@@ -75,6 +75,7 @@ METHODS: Mapping[str, Method] = {
     "patch": Method(patch, lambda p: Rows(TRIALS, p["steps"] * p["places"]), bounded=False, expects=False),
 }
 FROM_SCRATCH = ("fooling",)  # needs a target and no picture
+REGARDLESS = (*FROM_SCRATCH, "corruption")  # also done to a picture that is misclassified as it is
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +118,7 @@ def attack(job: Job, x: Tensor, plan: Plan) -> Steps:
     lens = plan.lens if plan.adaptive else plan.lens.bare()
     oracle = Oracle(x, goal, plan.ball, run, torch.tensor(plan.std).view(3, 1, 1).to(x), lens, plan.stop)
     known = job.precision == "exact"  # in less, the prediction itself may be another
-    if plan.method in FROM_SCRATCH or not (known and bool(goal.reached(clean))):
+    if plan.method in REGARDLESS or not (known and bool(goal.reached(clean))):
         try:
             yield from METHODS[plan.method].function(x, oracle, plan.ball, run, **plan.parameters)
             if lens.eot:
