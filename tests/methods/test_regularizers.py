@@ -35,6 +35,14 @@ def test_of_a_ramp() -> None:
     assert edge_energy(torch.full((1, 3, 16, 16), 0.3, dtype=torch.float64)).item() == pytest.approx(0)
 
 
+def test_pictures_in_any_memory_layout() -> None:
+    x, grad = noise(2, 3, 12, 11), noise(2, 3, 12, 11) - 0.5
+    last = x.contiguous(memory_format=torch.channels_last)
+    assert torch.equal(edge_energy(last), edge_energy(x))
+    assert torch.equal(blurred(last, 1.0), blurred(x, 1.0))
+    assert torch.equal(clipped(last, grad, 0.1, 0.1), clipped(x, grad, 0.1, 0.1))
+
+
 def test_l2() -> None:
     assert l2(torch.full((2, 3, 4, 5), 0.7)).tolist() == pytest.approx([3 * 4 * 5 * 0.04] * 2)
 

@@ -20,7 +20,7 @@ from .images import png
 from .progress import MOST_SNAPSHOTS, curves, snapshots
 from .replies import best, provenance, scores
 
-LONGEST, CANVAS = 448, 128  # pixels of a photo's and a canvas's longer side where no size is asked for
+LONGEST, CANVAS = 448, 160  # pixels of a photo's and a canvas's longer side where no size is asked for
 MOST_STEPS = 16384  # of all goals and octaves
 TOP = 5
 

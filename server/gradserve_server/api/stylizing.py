@@ -48,7 +48,7 @@ def bind_stylize(request: stylize_pb2.StylizeRequest, at: Circumstances) -> Boun
     style_layers = _layers(request.style_layers, "style_layers", default_style_layers(card), card, violations)
     content_layers = _layers(request.content_layers, "content_layers", default_content_layers(card), card, violations)
     size = (pixels.shape[0], pixels.shape[1])
-    _check_asked(request, given, style_layers, settings, violations)
+    _check_asked(request, given, card, style_layers, content_layers, settings, violations)
     _check_sizes(size, settings, card, at.limits, violations)
     if len(request.snapshots) > MOST_SNAPSHOTS or any(step > settings.total for step in request.snapshots):
         violations.add("snapshots", f"must be at most {MOST_SNAPSHOTS} steps from 0 to {settings.total}")
@@ -137,10 +137,14 @@ def _layers(
 def _check_asked(
     request: stylize_pb2.StylizeRequest,
     given: bool,
+    card: ModelCard,
     style_layers: Iterable[LayerWeight],
+    content_layers: Iterable[LayerWeight],
     settings: Settings,
     violations: Violations,
 ) -> None:
+    if given and not content_layers:
+        violations.refuse(f"Stylize does not apply to {card.name}: no layer of it has spatial extent")
     if not given and not request.styles:
         violations.add("content", "is needed where there are no styles: set content, styles, or both")
         return

@@ -32,7 +32,7 @@ def edge_energy(x: Tensor) -> Tensor:
     u, energy = x.flatten(0, 1).unsqueeze(1), x.new_zeros(len(x))
     while min(u.shape[2:]) > 5:
         smooth = F.conv2d(F.pad(u, (2, 2, 2, 2), mode="reflect"), kernel)
-        energy = energy + (u - smooth).square().view(len(x), -1).sum(1)
+        energy = energy + (u - smooth).square().reshape(len(x), -1).sum(1)
         u = F.avg_pool2d(u, 2)
     return energy
 
@@ -47,7 +47,7 @@ def blurred(x: Tensor, sigma: float) -> Tensor:
         weight = (kernel / kernel.sum()).view((1, 1, -1, 1) if axis == 2 else (1, 1, 1, -1))
         pad = (0, 0, radius, radius) if axis == 2 else (radius, radius, 0, 0)
         planes = F.conv2d(F.pad(planes, pad, mode="reflect"), weight)
-    return planes.view_as(x)
+    return planes.reshape(x.shape)
 
 
 def clipped(x: Tensor, grad: Tensor, small: float, idle: float) -> Tensor:
@@ -61,4 +61,4 @@ def clipped(x: Tensor, grad: Tensor, small: float, idle: float) -> Tensor:
         if fraction:
             count = min(int(fraction * values.shape[1]), values.shape[1] - 1)
             keep &= values >= values.sort(1).values[:, count : count + 1]
-    return GREY + off * keep.view(len(x), 1, *x.shape[2:])
+    return GREY + off * keep.reshape(len(x), 1, *x.shape[2:])
