@@ -65,7 +65,8 @@ def maximized(
 
     def made(part: list[int]) -> list[Made]:
         found = []
-        for label, each in zip(part, client.maximize(part, model=MADE_BY, preset=preset, steps=steps, size=size)):
+        pictures = client.maximize(part, model=MADE_BY, preset=preset, steps=steps, size=size)
+        for label, each in zip(part, pictures, strict=True):
             keep(folder, f"{preset}-{label}", each.png)
             own = {score.class_index: score.probability for score in judged(client, each.png, MADE_BY)}
             ranks = [score.class_index for score in judged(client, each.png, JUDGED_BY)]
