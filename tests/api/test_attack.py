@@ -5,8 +5,9 @@ import io
 import grpc
 import numpy as np
 import pytest
+from google.protobuf.duration_pb2 import Duration
 from PIL import Image
-from serving import Stubs, picture, refused
+from serving import Server, Stubs, picture, refused, tensor
 
 from gradserve.v1 import attack_pb2, explain_pb2, predict_pb2
 from gradserve.v1 import common_pb2 as pb
@@ -64,6 +65,23 @@ BAD = [
     ({"label": {"rank": 1}}, "label"),
     ({"loss": 17}, "loss"),
     ({"norm": 17}, "norm"),
+    ({"norm": attack_pb2.NORM_L2, "method": {"square": {}}}, "norm"),
+    ({"eot": {}, "method": {"square": {}}}, "eot"),
+    ({"eot": {"samples": 65}}, "eot.samples"),
+    ({"eot": {"scale": 1.0}}, "eot.scale"),
+    ({"defence": {}}, "defence"),
+    ({"defence": {"jpeg": {"quality": 0}}}, "defence.jpeg.quality"),
+    ({"defence": {"blur": {"sigma": 0.0}}}, "defence.blur.sigma"),
+    ({"adaptive": True}, "adaptive"),
+    ({"method": {"fooling": {}}}, "target"),
+    ({"method": {"corruption": {}}}, "method.corruption.kind"),
+    ({"method": {"corruption": {"kind": 99}}}, "method.corruption.kind"),
+    ({"method": {"transfer": {}}}, "method.transfer.surrogate"),
+    ({"method": {"transfer": {"surrogate": "smal"}}}, "method.transfer.surrogate"),
+    ({"method": {"transfer": {"surrogate": "digits"}}}, "method.transfer.surrogate"),
+    ({"method": {"one_pixel": {"population": 1000, "generations": 1000}}}, "method.one_pixel"),
+    ({"maps": {}}, "maps"),
+    ({"target": {"pick": 9}}, "target.pick"),
 ]
 
 
@@ -89,3 +107,44 @@ def test_a_wrong_prediction_is_not_attacked(stubs: Stubs) -> None:
     reply = stubs.gradients.Attack(request)
     assert reply.certificate.verdict == attack_pb2.VERDICT_ALREADY_MISCLASSIFIED
     assert np.array_equal(pixels(reply.adversarial), pixels_of(request.image))
+
+
+def test_an_attack_that_runs_out_of_time_may_answer_with_what_it_has(stubs: Stubs) -> None:
+    options = pb.RequestOptions(time_budget=Duration(seconds=4), allow_partial=True)
+    reply = stubs.gradients.Attack(asked(method={"pgd": {"steps": 1000}}, options=options))
+    assert 0 < reply.done < reply.asked == 1000
+    assert reply.certificate.within_budget
+    options.allow_partial = False
+    with pytest.raises(grpc.RpcError) as error:
+        stubs.gradients.Attack(asked(method={"pgd": {"steps": 1000}}, options=options))
+    assert refused(error.value).code == "DEADLINE_EXCEEDED"
+
+
+def test_a_defence_is_judged_with_and_without(stubs: Stubs) -> None:
+    reply = stubs.gradients.Attack(asked(defence={"blur": {"sigma": 1.5}}, adaptive=True, eps=8 / 255))
+    certificate = reply.certificate
+    seen = stubs.gradients.Predict(predict_request(pb.Image(encoded=reply.adversarial))).top
+    assert certificate.undefended.predicted.class_index == seen[0].class_index
+    assert certificate.undefended.margin != certificate.after.margin
+    bare = stubs.gradients.Attack(asked(defence={"blur": {"sigma": 1.5}}, eps=8 / 255)).certificate
+    assert any(text.startswith("NOT_ADAPTIVE") for text in bare.warnings)
+
+
+def test_fooling_needs_no_picture(stubs: Stubs) -> None:
+    method = {"fooling": {"population": 4, "generations": 1}}
+    reply = stubs.gradients.Attack(attack_pb2.AttackRequest(model="small", method=method, target={"class_index": 7}))
+    assert reply.certificate.target == 7
+    assert pixels(reply.adversarial).shape == (64, 64, 3)
+
+
+def test_verdicts_are_counted(server: Server, stubs: Stubs) -> None:
+    before = server.metric("gradserve_attack_verdict_total")
+    stubs.gradients.Attack(asked(method={"fgsm": {}}))
+    assert server.metric("gradserve_attack_verdict_total") == before + 1
+
+
+def test_float_pixels_are_rounded_first(stubs: Stubs) -> None:
+    values = pixels_of(picture(3, 64, 64)).astype(np.float32) / 255 + 0.001
+    reply = stubs.gradients.Attack(asked(image=tensor(values.clip(0, 1)), method={"fgsm": {}}, eps=2 / 255))
+    assert reply.certificate.linf == pytest.approx(2 / 255)
+    assert reply.certificate.within_budget

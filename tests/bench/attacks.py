@@ -1,13 +1,13 @@
 """What attacks leave standing: real networks and pictures, attacked by a real server, beside torchattacks.
 
-`python -m tests.bench attacks --help`
+`python -m tests.bench.attacks --help`
 """
 
 import io
-import os
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
@@ -27,6 +27,7 @@ from gradserve_server.models.prepared import Prepared, prepare
 from ..reference import Wrapped
 from . import report
 from .faithfulness import DATA, RESIZE, photo_names
+from .gate import TABLE
 
 LINF = tuple(n / 255 for n in (1, 2, 8))
 L2 = 0.5
@@ -34,17 +35,6 @@ BATCH = 100  # pictures at once for torchattacks
 NETWORKS = ("resnet20", "resnet56")
 CPU = torch.device("cpu")
 AT_ONCE = 32  # attacks under way
-CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
-CIFAR = """
-[models.{name}]
-builder = "networks:{name}"
-weights = "{weights}"
-labels = {labels}
-height = 32
-width = 32
-resize = 32
-default_eps = 0.03137254901960784
-"""
 PHOTOS = """
 [pool]
 queue_seconds = 36000  # whatever else the machine does, nothing may be refused
@@ -72,17 +62,15 @@ class Setting:
 
     def prepared(self, name: str) -> Prepared:
         """The same network in this process."""
-        weights = self.data / f"cifar10-{name.removeprefix('networks:')}.safetensors"
+        weights = self.data / f"cifar10-{name}.safetensors"
         facts = {"height": 32, "width": 32, "resize": 32}
-        return prepare(ModelSpec(name=name, builder=f"networks:{name}", weights=str(weights), **facts), CPU)
+        return prepare(ModelSpec(name=name, builder=f"tests.networks:{name}", weights=str(weights), **facts), CPU)
 
 
 def attack_each(
     client: Client, pictures: Sequence[Any], labels: Iterator[int], model: str, method: str, facts: Json
 ) -> Iterator[Attack]:
     """Attacks in order, many at once, each with its own label and seed."""
-    from concurrent.futures import ThreadPoolExecutor
-
     with ThreadPoolExecutor(AT_ONCE) as pool:
         begun = [
             pool.submit(client.attack, picture, method, label=label, model=model, **{"seed": i, **facts})
@@ -245,26 +233,6 @@ def queries(at: Setting) -> Json:
     return {"queries": document}
 
 
-def transfer(at: Setting) -> Json:
-    """Accuracy that resnet56 keeps at 8/255 against itself, resnet20's and a surrogate's attacks, and random signs."""
-    document: Json = {}
-    for name, method, facts in [
-        ("white box", "pgd", {}),
-        ("from resnet20", "transfer", {"surrogate": "resnet20"}),
-        ("from surrogate", "transfer", {"surrogate": "surrogate"}),
-    ]:
-        if facts.get("surrogate") in (None, "resnet20") or "surrogate" in {m.name for m in at.client.models()}:
-            document[name] = round(standing(at.attacks("resnet56", method, eps=8 / 255, **facts)), 1)
-            report.console.print(document)
-    rng = np.random.default_rng(0)
-    moved = at.pictures.astype(int) + 8 * rng.choice([-1, 1], at.pictures.shape)
-    shaken = list(moved.clip(0, 255).astype(np.uint8))
-    seen = [p.top[0].class_index for p in at.client.predict_many(shaken, model="resnet56", concurrency=AT_ONCE)]
-    document["random signs"] = round(100 * float(np.mean(np.array(seen) == at.labels)), 1)
-    report.console.print(document)
-    return {"transfer": {"pictures": len(at.pictures), **document}}
-
-
 def precisions(at: Setting) -> Json:
     """What PGD-10 leaves of resnet20 at 1/255 in EXACT and FAST, by cross-entropy and by margin."""
     document: Json = {"pictures": len(at.pictures)}
@@ -281,25 +249,17 @@ PARTS: Mapping[str, Callable[[Setting], Json]] = {
     "targeted": targeted,
     "accuracy": accuracy,
     "queries": queries,
-    "transfer": transfer,
     "precisions": precisions,
 }
 
 
 @contextmanager
-def serving(data: Path, workers: int | None, surrogate: Path | None) -> Iterator[Client]:
+def serving(data: Path, workers: int | None) -> Iterator[Client]:
     """A server with the networks of the data."""
-    tests = str(Path(__file__).parents[1])
-    os.environ["PYTHONPATH"] = os.pathsep.join([tests, os.environ.get("PYTHONPATH", "")])
-    os.sys.path.insert(0, tests)  # type: ignore[attr-defined]
     with tempfile.TemporaryDirectory() as folder:
         config = Path(folder) / "server.toml"
         text = PHOTOS.format(weights=(data / "mobilenet_v2-imagenet.safetensors").resolve(), resize=RESIZE)
-        for name in NETWORKS:
-            weights = (data / f"cifar10-{name}.safetensors").resolve()
-            text += CIFAR.format(name=name, weights=weights, labels=list(CLASSES))
-        text += surrogate.read_text() if surrogate else ""
-        config.write_text(text)
+        config.write_text(text + "".join(TABLE.format(name=name, data=data.resolve()) for name in NETWORKS))
         arguments = ["--config", str(config), *(["--workers", str(workers)] if workers else [])]
         log = Path(folder) / "server.log"
         with launched(arguments, log, 600) as address, Client(address, timeout=36000) as client:
@@ -320,11 +280,11 @@ def main(
 ) -> None:
     """Accuracy left by attacks, and certificates judged again by plain code.
 
-    Example: python -m tests.bench attacks --only photos --images 6
+    Example: python -m tests.bench.attacks --only photos --images 6
     """
     torch.set_num_threads(1)
     document: Json = {}
-    with serving(data, workers, surrogate) as client:
+    with serving(data, workers) as client:
         at = Setting(data, client, images, network)
         for name in only:
             document |= PARTS[name](at)
