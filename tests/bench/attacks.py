@@ -271,9 +271,6 @@ def main(
     images: Annotated[int, typer.Option(min=1, max=1000, help="CIFAR pictures, or photos, at most.")] = 1000,
     network: Annotated[list[str], typer.Option(help="Of accuracy; repeat for several.")] = list(NETWORKS),  # noqa: B006
     workers: Annotated[int | None, typer.Option(min=1, help="The server's; default: one per core.")] = None,
-    surrogate: Annotated[
-        Path | None, typer.Option(help="TOML of a served model named surrogate, for transfer.")
-    ] = None,
     data: Annotated[Path, typer.Option("--data", file_okay=False, help="Folder of weights and pictures.")] = DATA,
     as_json: report.Json = False,
     out: report.Out = None,

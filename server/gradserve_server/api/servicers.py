@@ -84,6 +84,8 @@ class GradientService(service_pb2_grpc.GradientServiceServicer):
         with self._admitted("attack"):
             bound = await self._bind(bind_attack, request, context)
             attack = await self._outcome(crafting(bound.task))
+            if attack.result.partial:
+                self._metrics.partial.inc()
             picture = await self._in_thread(returned, attack.result)
             certificate = await self._outcome(certifying(bound.task, attack.result, picture.pixels))
             pictures = {"before": bound.task.image, "after": picture.pixels} if bound.calls else {}

@@ -104,6 +104,7 @@ class Attacked:
     gradients: int
     asked: int
     done: int
+    partial: bool  # time ran out
     moments: tuple[Moment, ...]
     clean: np.ndarray  # [classes], the original's logits, in company
     notes: Mapping[str, Any]
@@ -117,6 +118,7 @@ def attack(job: Job, x: Tensor, plan: Plan) -> Steps:
     goal = plan.aim.goal(clean[0], run)
     lens = plan.lens if plan.adaptive else plan.lens.bare()
     oracle = Oracle(x, goal, plan.ball, run, torch.tensor(plan.std).view(3, 1, 1).to(x), lens, plan.stop)
+    partial = False
     known = job.precision == "exact"  # in less, the prediction itself may be another
     if plan.method in REGARDLESS or not (known and bool(goal.reached(clean))):
         try:
@@ -126,6 +128,8 @@ def attack(job: Job, x: Tensor, plan: Plan) -> Steps:
         except TimeUp:
             if oracle.best is None:
                 raise
+            partial = True
+            run.warn(f"TIME_UP: the time budget ran out after {run.done} of {run.asked} steps")
     if oracle.first_success is None and goal.loss == "cross_entropy" and float(clean[0].softmax(0).max()) == 1.0:
         run.warn("SATURATED: the softmax rounds to 1, where cross-entropy sees little; try loss margin")
     best = x if oracle.best is None else oracle.best
@@ -138,6 +142,7 @@ def attack(job: Job, x: Tensor, plan: Plan) -> Steps:
         gradients=oracle.gradients,
         asked=run.asked,
         done=run.done,
+        partial=partial,
         moments=tuple(oracle.moments.values()),
         clean=clean[0].float().cpu().numpy(),
         notes=oracle.notes,
