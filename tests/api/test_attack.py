@@ -80,6 +80,7 @@ BAD = [
     ({"method": {"transfer": {"surrogate": "smal"}}}, "method.transfer.surrogate"),
     ({"method": {"transfer": {"surrogate": "digits"}}}, "method.transfer.surrogate"),
     ({"method": {"one_pixel": {"population": 1000, "generations": 1000}}}, "method.one_pixel"),
+    ({"eot": {"samples": 64}, "method": {"pgd": {"restarts": 64}}}, "method.pgd"),
     ({"maps": {}}, "maps"),
     ({"target": {"pick": 9}}, "target.pick"),
 ]

@@ -120,7 +120,7 @@ class Reference:
 
     def __init__(self, at: Setting, name: str) -> None:
         self._network = Wrapped(at.prepared(name))
-        self._images = torch.from_numpy(at.pictures).permute(0, 3, 1, 2).float() / 255
+        self._images = torch.from_numpy(at.pictures).permute(0, 3, 1, 2).contiguous().float() / 255
         self._labels = torch.from_numpy(at.labels)
 
     def standing(self, method: str, norm: str, eps: float) -> float:

@@ -25,6 +25,8 @@ from .fields import bound, word
 from .targets import class_named, target_of
 
 MOST_ROWS = 200_000
+MOST_AT_ONCE = 256 * 224 * 224  # pixels of the pictures of one step
+BESIDE = ("restarts", "places", "candidates")  # parameters that say how many pictures a step has
 RESERVE, MOST_RESERVE = 0.15, 1.0  # share and seconds of the time left that are kept for the certificate
 LOSS, NORM, PICK = (attack_pb2.DESCRIPTOR.enum_types_by_name[name] for name in ("Loss", "Norm", "Pick"))
 GREY = 128  # of an empty canvas
@@ -49,7 +51,7 @@ def bind_attack(request: attack_pb2.AttackRequest, at: Circumstances) -> Bound:
     calls = _maps(request, card, size, violations)
     stop = request.first_success if request.HasField("first_success") else method.stops
     plan = Plan(name or "", parameters or {}, aim, ball, card.std, stop, request.adaptive, lens)
-    forwards = _forwards(plan, method, violations) if parameters is not None else 0
+    forwards = _forwards(plan, method, size, violations) if parameters is not None else 0
     violations.check()
     cost = card.gflop * forwards * size[0] * size[1] / (card.height * card.width)
     task, region, how = task_of("attack", card, common, {"plan": plan}, cost, at)
@@ -210,12 +212,17 @@ def _maps(
     return calls
 
 
-def _forwards(plan: Plan, method: Method, violations: Violations) -> float:
+def _forwards(plan: Plan, method: Method, size: Sequence[int], violations: Violations) -> float:
     """The attack's cost in forward passes, certificate included."""
     scores, gradients = method.rows(plan.parameters)
     rows = (scores + gradients) * plan.lens.views
     if rows > MOST_ROWS:
         violations.add(f"method.{plan.method}", f"asks for {rows} passes; at most {MOST_ROWS} are allowed")
+    at_once = plan.lens.views * max([1, *(plan.parameters.get(name, 1) for name in BESIDE)])
+    most = max(1, MOST_AT_ONCE // (size[0] * size[1]))
+    if at_once > most:
+        text = f"asks for {at_once} pictures of {size[1]}x{size[0]} at once, changes and draws included"
+        violations.add(f"method.{plan.method}", f"{text}; at most {most} are allowed")
     return (scores + passes_cost(gradients, "image")) * plan.lens.views + 3
 
 
