@@ -28,11 +28,13 @@ from gradserve_server.models.catalogue import EMBEDDED, ModelSpec
 from gradserve_server.models.prepared import Prepared, prepare
 
 from . import report
-from .throughput import Spread, shown
+from .peer import ALPHA, EPS, NOISE, SAMPLES, STEPS
+from .report import Spread, shown
 
 MODELS = ("resnet18", "cifar10")
 MIX = {"gradient": 5, "smooth_grad": 2, "ascent": 2, "predict": 1}
-SAMPLES, NOISE, STEPS, EPS, ALPHA = 16, 0.15, 10, 8 / 255, 2 / 255
+GRADIENT = {"gradient": 1}
+SERVED_MIX = {"gradient": 5, "smooth_grad": 2, "attack": 2, "predict": 1}
 IN_FLIGHT = 16
 
 
@@ -68,7 +70,7 @@ def main(
     found = []
     for name in model:
         prepared = prepare(EMBEDDED.get(name) or ModelSpec(name=name, weights="random"), torch.device("cpu"))
-        for mix in ({"gradient": 1}, MIX):
+        for mix in (GRADIENT, MIX):
             found.append(measure(prepared, mix, precision, rounds))  # type: ignore[arg-type]
     report.deliver({"loop": [asdict(each) for each in found]}, [table(found)], as_json, out)
 
@@ -160,6 +162,7 @@ def raw(model: Prepared, requests: Sequence[str], images: Tensor, cap: int) -> N
         "gradient": raw_gradient,
         "smooth_grad": raw_smooth_grad,
         "ascent": raw_ascent,
+        "attack": raw_attack,
         "predict": raw_predict,
     }
     for method, rows in by_method.items():
@@ -189,7 +192,7 @@ def raw_smooth_grad(model: Prepared, x: Tensor, labels: Tensor) -> None:
     with torch.no_grad():
         float(model(x.contiguous(memory_format=torch.channels_last))[0, labels[0]])
     spread, total = NOISE * (x.max() - x.min()), torch.zeros_like(x[0])
-    cap = default_cap(model)
+    cap = cap_of(model)
     for part in batches(range(SAMPLES), cap):
         noisy = torch.stack([x[0] + spread * torch.randn(x.shape[1:]) for _ in part])
         total += gradient(model, noisy, labels.expand(len(part))).sum(0)
@@ -205,13 +208,20 @@ def raw_ascent(model: Prepared, x: Tensor, labels: Tensor) -> None:
     at.numpy()
 
 
+def raw_attack(model: Prepared, x: Tensor, labels: Tensor) -> None:
+    """The same with what Attack adds: the prediction before, and the certificate's two looks."""
+    raw_ascent(model, x, labels)
+    for _ in range(3):
+        raw_predict(model, x, labels)
+
+
 def raw_predict(model: Prepared, x: Tensor, labels: Tensor) -> None:
     """Logits."""
     with torch.no_grad():
         model(x.contiguous(memory_format=torch.channels_last)).numpy()
 
 
-def default_cap(model: Prepared) -> int:
+def cap_of(model: Prepared) -> int:
     """The engine's own."""
     return Engine({"m": model}).limit(Key("m", model.precision, model.card.height, model.card.width, "image"))
 

@@ -5,7 +5,6 @@
 
 import asyncio
 import base64
-import io
 import os
 import random
 import socket
@@ -24,23 +23,20 @@ import grpc
 import httpx
 import psutil
 import typer
-from PIL import Image
 from rich.progress import track
 from rich.table import Table
-from skimage.data import astronaut
 
-from gradserve import attack_messages, messages
-from gradserve.arguments import Options
 from gradserve.v1 import service_pb2_grpc
 
 from . import report
-from .peer import CLASS, METHODS, MIX, NOISE, SAMPLES, STEPS
-from .serving import Server, served
-from .throughput import Spread
+from .loop import GRADIENT
+from .peer import CLASS, METHODS, MIX
+from .report import Spread
+from .serving import Server, kinds, photo, served
 
-GRADIENT = {"gradient": 1}
 WARM_UP = 16  # requests that are not counted
 PATIENCE = 180.0
+SIDE = 224
 NAMES = ("captum", "litserve", "exact", "balanced", "fast")
 
 Ask = Callable[[str], Awaitable[None]]
@@ -161,7 +157,7 @@ async def loop(
 
 async def started(servers: list[str], model: str, stack: AsyncExitStack) -> dict[str, Peer]:
     """The servers by name; gradserve's precisions are one server."""
-    jpeg, peers = square(), {}
+    jpeg, peers = photo(SIDE), {}
     if "captum" in servers:
         peers["captum"] = await stack.enter_async_context(captum(model, jpeg))
     if "litserve" in servers:
@@ -175,46 +171,16 @@ async def started(servers: list[str], model: str, stack: AsyncExitStack) -> dict
     return peers
 
 
-def square() -> bytes:
-    """A photo of 224 x 224 as a JPEG of about 48 kB."""
-    file = io.BytesIO()
-    Image.fromarray(astronaut()).resize((224, 224), Image.Resampling.LANCZOS).save(
-        file, "JPEG", quality=99, subsampling=0
-    )
-    return file.getvalue()
-
-
 @asynccontextmanager
 async def gradserve(server: Server, precision: str, jpeg: bytes) -> AsyncIterator[Peer]:
     """This project's, with requests made once."""
-    options = Options(precision=precision)
-    explain = {
-        method: messages.explain_request(
-            jpeg, method, target=CLASS, format="png", shorthand=shorthand, options=options, preprocess="as_is"
-        )
-        for method, shorthand in {"gradient": {}, "smooth_grad": {"samples": SAMPLES, "noise": NOISE}}.items()
-    }
-    attack = attack_messages.attack_request(
-        jpeg,
-        "pgd",
-        label=CLASS,
-        eps="8/255",
-        first_success=False,
-        shorthand={"steps": STEPS},
-        options=options,
-        preprocess="as_is",
-    )
-    predict = messages.predict_request(jpeg, preprocess="as_is", **options)
+    requests = dict(zip(METHODS, kinds("", jpeg, CLASS, precision), strict=True))
     async with grpc.aio.insecure_channel(server.address) as channel:
         stub = service_pb2_grpc.GradientServiceStub(channel)
 
         async def ask(method: str) -> None:
-            if method == "predict":
-                await stub.Predict(predict)
-            elif method == "pgd":
-                await stub.Attack(attack)
-            else:
-                await stub.Explain(explain[method])
+            rpc, message = requests[method]
+            await getattr(stub, rpc)(message)
 
         yield Peer(ask, server.processes)
 

@@ -2,7 +2,10 @@
 
 import json
 import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 from typing import Annotated, Any
 
 import typer
@@ -15,6 +18,19 @@ Out = Annotated[Path | None, typer.Option("--out", dir_okay=False, help="Also wr
 WIDTH = 130  # of a file or a pipe
 
 console = Console(stderr=True, highlight=False)
+
+
+@dataclass(frozen=True)
+class Spread:
+    """A median, and the values of the rounds in their order."""
+
+    median: float
+    rounds: list[float]
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> "Spread":
+        """Of the rounds' values, rounded for print."""
+        return cls(median(values), [float(f"{value:.4g}") for value in values])
 
 
 def deliver(document: dict[str, Any], tables: list[Table], as_json: bool, out: Path | None) -> None:
@@ -39,3 +55,8 @@ def table(title: str, names: list[str], columns: list[str]) -> Table:
     for column in columns:
         made.add_column(column, justify="right")
     return made
+
+
+def shown(spread: Spread, digits: int) -> str:
+    """25.1 (24.0..26.3)."""
+    return f"{spread.median:.{digits}f} ({min(spread.rounds):.{digits}f}..{max(spread.rounds):.{digits}f})"

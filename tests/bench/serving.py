@@ -2,22 +2,26 @@
 
 import asyncio
 import io
+import random
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import grpc
 import psutil
 from PIL import Image
-from sklearn.datasets import load_sample_image
+from skimage.data import astronaut
 
-from gradserve import messages
+from gradserve import attack_messages, messages
 from gradserve.arguments import Options
 from gradserve.cli.launch import launched
-from gradserve.v1 import explain_pb2, service_pb2_grpc
+from gradserve.v1 import service_pb2_grpc
+
+from .peer import ALPHA, EPS, NOISE, SAMPLES, STEPS
 
 CATALOGUE = """
 [models.resnet18]
@@ -30,10 +34,17 @@ height = 32
 width = 32
 
 [models.digits]
+
+[models.nothing]
+builder = "tests.bench.nothing:nothing"
+weights = "random"
+height = 224
+width = 224
+resize = 224
 """
 RAMP = 1.0  # seconds until the callers' first requests are answered and batches are full
 ENOUGH = 3  # answers to each caller in a window: they come in bursts, a batch at a time
-QUALITY = 90
+QUALITY = 98
 
 
 @dataclass(frozen=True)
@@ -97,47 +108,77 @@ def is_server(process: psutil.Process) -> bool:
 
 
 def photo(side: int) -> bytes:
-    """A real photo as a JPEG whose shorter side has so many pixels."""
-    picture = Image.fromarray(load_sample_image("china.jpg"))
-    scale = side / min(picture.size)
-    size = (round(picture.width * scale), round(picture.height * scale))
+    """A square photo of so many pixels as a JPEG; 46 kB at 224."""
     file = io.BytesIO()
-    picture.resize(size, Image.Resampling.BICUBIC).save(file, "JPEG", quality=QUALITY)
+    picture = Image.fromarray(astronaut()).resize((side, side), Image.Resampling.LANCZOS)
+    picture.save(file, "JPEG", quality=QUALITY, subsampling=0)
     return file.getvalue()
 
 
-def gradient_request(model: str, jpeg: bytes, target: int | None) -> explain_pb2.ExplainRequest:
+class Request(NamedTuple):
+    """A message and the RPC that it is for."""
+
+    rpc: str
+    message: Any
+
+
+def explain(
+    model: str, jpeg: bytes, target: int | None, precision: str, method: str = "gradient", **parameters: Any
+) -> Request:
     """JPEG in, PNG map out; without a target it is the predicted class's."""
-    return messages.explain_request(
+    message = messages.explain_request(
         jpeg,
-        "gradient",
+        method,
         target=target,
         model=model,
-        preprocess="model_default",
+        preprocess="as_is",
         format="png",
-        overlay=False,
-        shorthand={},
-        options=Options(precision="exact"),
+        shorthand=parameters,
+        options=Options(precision=precision),
     )
+    return Request("Explain", message)
 
 
-def closed_loop(server: Server, request: explain_pb2.ExplainRequest, callers: int, seconds: float) -> Window:
-    """So many callers, each sending again when answered, while all are still at it.
+def kinds(model: str, jpeg: bytes, target: int, precision: str) -> list[Request]:
+    """A request of each of METHODS: gradient, SmoothGrad, ten steps of PGD with their certificate, Predict."""
+    options = Options(precision=precision)
+    attack = attack_messages.attack_request(
+        jpeg,
+        "pgd",
+        label=target,
+        eps=EPS,
+        first_success=False,
+        model=model,
+        preprocess="as_is",
+        shorthand={"steps": STEPS, "step": ALPHA / EPS, "random_start": False},
+        options=options,
+    )
+    return [
+        explain(model, jpeg, target, precision),
+        explain(model, jpeg, target, precision, "smooth_grad", samples=SAMPLES, noise=NOISE),
+        Request("Attack", attack),
+        Request("Predict", messages.predict_request(jpeg, model=model, preprocess="as_is", **options)),
+    ]
+
+
+def closed_loop(server: Server, requests: Sequence[Request], callers: int, seconds: float) -> Window:
+    """So many callers, each sending one of the requests again when answered, while all are still at it.
 
     Counted after a ramp, from one answer to another, for so many seconds or more: until each caller had ENOUGH.
     """
-    return asyncio.run(_closed_loop(server, request, callers, seconds))
+    return asyncio.run(_closed_loop(server, requests, callers, seconds))
 
 
-async def _closed_loop(server: Server, request: explain_pb2.ExplainRequest, callers: int, seconds: float) -> Window:
+async def _closed_loop(server: Server, requests: Sequence[Request], callers: int, seconds: float) -> Window:
     """`closed_loop` on its event loop."""
-    answers, over, arrived = 0, False, asyncio.Event()
+    answers, over, arrived, chance = 0, False, asyncio.Event(), random.Random(0)
 
-    async def caller(explain: grpc.aio.UnaryUnaryMultiCallable) -> None:
+    async def caller(stub: service_pb2_grpc.GradientServiceStub) -> None:
         """Asks again and again."""
         nonlocal answers
         while not over:
-            await explain(request)
+            rpc, message = chance.choice(requests)
+            await getattr(stub, rpc)(message)
             answers += 1
             arrived.set()
 
@@ -154,7 +195,7 @@ async def _closed_loop(server: Server, request: explain_pb2.ExplainRequest, call
         stub = service_pb2_grpc.GradientServiceStub(channel)
         async with asyncio.TaskGroup() as group:
             for _ in range(callers):
-                group.create_task(caller(stub.Explain))
+                group.create_task(caller(stub))
             await asyncio.sleep(RAMP)
             before = await mark(callers)
             await asyncio.sleep(seconds)
@@ -171,10 +212,10 @@ class Caller:
         self._channel = grpc.insecure_channel(server.address)
         self._explain = service_pb2_grpc.GradientServiceStub(self._channel).Explain
 
-    def __call__(self, request: explain_pb2.ExplainRequest) -> float:
-        """Seconds until the answer."""
+    def __call__(self, request: Request) -> float:
+        """Seconds until the answer of an Explain."""
         begin = time.perf_counter()
-        self._explain(request)
+        self._explain(request.message)
         return time.perf_counter() - begin
 
     def close(self) -> None:

@@ -16,41 +16,34 @@ from rich.progress import track
 from rich.table import Table
 
 from . import report
+from .loop import GRADIENT, SERVED_MIX
+from .peer import METHODS, MIX
 from .raw import Parts, RawLoops, Stretch, raw_loops
-from .serving import CATALOGUE, Caller, Server, Window, closed_loop, gradient_request, photo, served
+from .report import Spread, shown
+from .serving import CATALOGUE, Caller, Server, Window, closed_loop, explain, kinds, photo, served
 
-MODELS = ("resnet18", "cifar10-net", "digits")
+MODELS = ("resnet18", "cifar10-net", "digits", "nothing")
 CLASS = 0
 TARGETS: dict[str, int | None] = {"a named class": CLASS, "the top class": None}
-
-
-@dataclass(frozen=True)
-class Spread:
-    """A median, and the values of the rounds in their order."""
-
-    median: float
-    rounds: list[float]
-
-    @classmethod
-    def of(cls, values: Sequence[float]) -> "Spread":
-        """Of the rounds' values, rounded for print."""
-        return cls(median(values), [float(f"{value:.4g}") for value in values])
+MIXED = ("resnet18", "cifar10-net")
+SHARES = dict(zip(METHODS, MIX.values(), strict=True))
 
 
 @dataclass(frozen=True)
 class Load:
-    """Many callers asking for the gradient of `target`, beside the raw loops of the same rounds; CPU in ms.
+    """Many callers asking for `asked`, beside the raw loops of the same rounds; CPU in ms.
 
     `others` is how many processors were busy with something else: above zero, trust the CPU figures only.
     """
 
     model: str
-    target: str
+    precision: str
+    asked: str
     callers: int
-    raw_rows_per_second: Spread
+    raw_requests_per_second: Spread
     requests_per_second: Spread
     ratio: Spread
-    raw_cpu_per_row: Spread
+    raw_cpu_per_request: Spread
     server_cpu_per_request: Spread
     caller_cpu_per_request: Spread
     cpu_ratio: Spread
@@ -80,11 +73,13 @@ class Plan:
     rounds: int
     seconds: float
     lone: int
+    precision: str = "exact"
 
 
 def main(
     model: Annotated[list[str], typer.Option(help="Repeat for several.")] = list(MODELS),  # noqa: B006  typer copies it
     callers: Annotated[int, typer.Option(min=1, help="Callers at once.")] = 16,
+    precision: Annotated[str, typer.Option(help="exact, balanced or fast.")] = "exact",
     rounds: Annotated[int, typer.Option(min=1, help="Rounds of raw loop and service in turn.")] = 5,
     seconds: Annotated[float, typer.Option(min=0.1, help="Of each measurement in a round.")] = 5.0,
     lone: Annotated[int, typer.Option(min=1, help="Requests of the lone caller.")] = 40,
@@ -96,12 +91,12 @@ def main(
 ) -> None:
     """Gradients through gRPC (JPEG in, PNG map out) against a bare torch loop, in turn, in one run.
 
-    Both sides have the same prepared network, row cap and number of single-threaded processes. Asking for a named
-    class is one gradient row; asking for the top class adds the forward pass that finds it.
+    Both sides have the same prepared network, precision, row cap and number of single-threaded processes, and do the
+    methods' own arithmetic. `nothing` is a network that costs nothing: what is left is decode, bind, pipe and encode.
 
     Example: python -m tests.bench.throughput --model resnet18 --rounds 3
     """
-    loads, lones = measure(model, Plan(callers, rounds, seconds, lone), processes)
+    loads, lones = measure(model, Plan(callers, rounds, seconds, lone, precision), processes)
     document = {"throughput": [asdict(each) for each in loads], "lone_caller": [asdict(each) for each in lones]}
     report.deliver(document, [load_table(loads), lone_table(lones)], as_json, out)
 
@@ -122,47 +117,55 @@ def measure(models: Sequence[str], plan: Plan, processes: int | None) -> tuple[l
 
 
 def under_load(model: str, plan: Plan, raw: RawLoops, server: Server) -> list[Load]:
-    """The raw loop, then each target's requests, and again."""
-    jpeg = photo(raw.facts(model).resize)
-    requests = {name: gradient_request(model, jpeg, target) for name, target in TARGETS.items()}
-    stretches: list[list[Stretch]] = []
-    windows: dict[str, list[Window]] = {name: [] for name in TARGETS}
+    """The raw loop, then the requests, of each kind, and again."""
+    jpeg = photo(raw.side(model))
+    asked = {name: [explain(model, jpeg, target, plan.precision)] for name, target in TARGETS.items()}
+    if model in MIXED:
+        each = dict(zip(METHODS, kinds(model, jpeg, CLASS, plan.precision), strict=True))
+        asked["the mix"] = [each[method] for method, share in SHARES.items() for _ in range(share)]
+    plain: dict[str, list[list[Stretch]]] = {name: [] for name in asked}
+    windows: dict[str, list[Window]] = {name: [] for name in asked}
     for _ in track(range(plan.rounds), f"{model}: load", console=report.console, transient=True):
-        stretches.append(raw.run(model, plan.seconds))
-        for name, request in requests.items():
-            windows[name].append(closed_loop(server, request, plan.callers, plan.seconds))
-    return [load(model, name, plan.callers, stretches, found) for name, found in windows.items()]
+        for name, requests in asked.items():
+            mix = SERVED_MIX if name == "the mix" else GRADIENT
+            plain[name].append(raw.run(model, plan.precision, mix, plan.seconds))
+            windows[name].append(closed_loop(server, requests, plan.callers, plan.seconds))
+    return [load(model, name, plan, plain[name], windows[name]) for name in asked]
 
 
-def load(model: str, target: str, callers: int, raw: Sequence[Sequence[Stretch]], grpc: Sequence[Window]) -> Load:
+def load(model: str, asked: str, plan: Plan, raw: Sequence[Sequence[Stretch]], grpc: Sequence[Window]) -> Load:
     """Figures of every round, and their medians."""
-    rows = [sum(each.rows / each.seconds for each in stretches) for stretches in raw]
-    row_cpu = [1000 * sum(s.cpu for s in stretches) / sum(s.rows for s in stretches) for stretches in raw]
+    rates = [sum(each.requests / each.seconds for each in stretches) for stretches in raw]
+    raw_cpu = [1000 * sum(s.cpu for s in stretches) / sum(s.requests for s in stretches) for stretches in raw]
     server_cpu = [1000 * window.server_cpu / window.answers for window in grpc]
     return Load(
         model=model,
-        target=target,
-        callers=callers,
-        raw_rows_per_second=Spread.of(rows),
+        precision=plan.precision,
+        asked=asked,
+        callers=plan.callers,
+        raw_requests_per_second=Spread.of(rates),
         requests_per_second=Spread.of([window.rate for window in grpc]),
-        ratio=Spread.of([window.rate / rate for window, rate in zip(grpc, rows, strict=True)]),
-        raw_cpu_per_row=Spread.of(row_cpu),
+        ratio=Spread.of([window.rate / rate for window, rate in zip(grpc, rates, strict=True)]),
+        raw_cpu_per_request=Spread.of(raw_cpu),
         server_cpu_per_request=Spread.of(server_cpu),
         caller_cpu_per_request=Spread.of([1000 * window.caller_cpu / window.answers for window in grpc]),
-        cpu_ratio=Spread.of([ours / theirs for ours, theirs in zip(row_cpu, server_cpu, strict=True)]),
+        cpu_ratio=Spread.of([theirs / ours for theirs, ours in zip(raw_cpu, server_cpu, strict=True)]),
         others=Spread.of([window.others for window in grpc]),
     )
 
 
 def alone(model: str, plan: Plan, raw: RawLoops, server: Server) -> list[Lone]:
     """One request of each target and one gradient by plain code, in turn."""
-    jpeg = photo(raw.facts(model).resize)
-    requests = {name: gradient_request(model, jpeg, target) for name, target in TARGETS.items()}
+    jpeg = photo(raw.side(model))
+    requests = {name: explain(model, jpeg, target, plan.precision) for name, target in TARGETS.items()}
     caller = Caller(server)
     latencies: dict[str, list[float]] = {name: [] for name in TARGETS}
     plain: list[Parts] = []
     for i in track(range(-2, plan.lone), f"{model}: lone caller", console=report.console, transient=True):
-        parts, took = raw.lone(model, jpeg), {name: caller(request) for name, request in requests.items()}
+        parts, took = (
+            raw.lone(model, plan.precision, jpeg),
+            {name: caller(request) for name, request in requests.items()},
+        )
         if i >= 0:  # the first two warm up
             plain.append(parts)
             for name, seconds in took.items():
@@ -182,16 +185,16 @@ def lone_caller(model: str, target: str, latencies: Sequence[float], plain: Sequ
 
 def load_table(found: Sequence[Load]) -> Table:
     """Medians, with the range of the rounds in brackets."""
-    columns = ["raw rows/s", "requests/s", "ratio", "raw CPU", "server CPU", "ratio", "others"]
+    columns = ["raw/s", "served/s", "ratio", "raw CPU", "server CPU", "ratio", "others"]
     callers = found[0].callers if found else 0
-    title = f"{callers} callers against the raw loop; CPU in ms for each row and request; processors others used"
-    made = report.table(title, ["gradient of", "target"], columns)
+    title = f"{callers} callers against the raw loop; CPU in ms for each request; processors others used"
+    made = report.table(title, ["model", "asked"], columns)
     for each in found:
-        rates = [shown(spread, 1) for spread in (each.raw_rows_per_second, each.requests_per_second)]
-        cpu = [f"{spread.median:.1f}" for spread in (each.raw_cpu_per_row, each.server_cpu_per_request)]
+        rates = [shown(spread, 1) for spread in (each.raw_requests_per_second, each.requests_per_second)]
+        cpu = [f"{spread.median:.1f}" for spread in (each.raw_cpu_per_request, each.server_cpu_per_request)]
         made.add_row(
-            each.model,
-            each.target,
+            f"{each.model} {each.precision}",
+            each.asked,
             *rates,
             shown(each.ratio, 2),
             *cpu,
@@ -209,11 +212,6 @@ def lone_table(found: Sequence[Lone]) -> Table:
         times = [f"{value:.1f}" for value in (each.plain, each.decode, each.compute, each.encode, each.overhead)]
         made.add_row(each.model, each.target, shown(each.latency, 1), *times)
     return made
-
-
-def shown(spread: Spread, digits: int) -> str:
-    """25.1 (24.0..26.3)."""
-    return f"{spread.median:.{digits}f} ({min(spread.rounds):.{digits}f}..{max(spread.rounds):.{digits}f})"
 
 
 if __name__ == "__main__":
