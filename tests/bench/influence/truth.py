@@ -1,7 +1,7 @@
 """What is to be predicted: small networks trained again and again, and kept on disk."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -49,20 +49,27 @@ def pictures() -> tuple[Tensor, Tensor, Tensor, Tensor]:
     return x[: ends[0]], x[ends[0] : ends[1]], y[: ends[0]], y[ends[0] : ends[1]]
 
 
-def trained(x: Tensor, y: Tensor, seed: int, recipe: Recipe) -> SmallCnn:
-    """A network trained from its own start in its own order."""
+def trained(
+    x: Tensor,
+    y: Tensor,
+    seed: int,
+    recipe: Recipe,
+    after: Callable[[int, SmallCnn], None] = lambda epoch, network: None,
+) -> SmallCnn:
+    """A network trained from its own start in its own order; `after` is called after each epoch."""
     torch.manual_seed(seed)
     network = SmallCnn().train()
     steps = recipe.epochs * -(-len(x) // recipe.batch)
     decay, rate = recipe.weight_decay, recipe.rate
     optimiser = torch.optim.SGD(network.parameters(), lr=rate, momentum=0.9, weight_decay=decay, foreach=True)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
-    for _ in range(recipe.epochs):
+    for epoch in range(recipe.epochs):
         for rows in torch.randperm(len(x)).split(recipe.batch):
             optimiser.zero_grad()
             F.cross_entropy(network(x[rows]), y[rows]).backward()
             optimiser.step()
             schedule.step()
+        after(epoch + 1, network)
     return network.eval()
 
 
@@ -99,6 +106,22 @@ class Retrained:
         network = SmallCnn()
         network.load_state_dict(torch.load(path, weights_only=True))
         return network.eval()
+
+    def checkpoints(self, seed: int, count: int = 5) -> list[SmallCnn]:
+        """Of the training on all rows, evenly apart; the last is the result."""
+        paths = [self._path(f"checkpoint {i}", self.y.tolist(), seed, "pt") for i in range(1, count + 1)]
+        if not all(path.exists() for path in paths):
+            every = self.recipe.epochs // count
+
+            def keep(epoch: int, network: SmallCnn) -> None:
+                if epoch % every == 0:
+                    torch.save(network.state_dict(), paths[epoch // every - 1])
+
+            trained(self.x, self.y, seed, self.recipe, keep)
+        networks = [SmallCnn() for _ in paths]
+        for network, path in zip(networks, paths, strict=True):
+            network.load_state_dict(torch.load(path, weights_only=True))
+        return [network.eval() for network in networks]
 
     def _path(self, kind: str, rows: Sequence[int], seed: int, ending: str) -> Path:
         what = f"{kind} {asdict(self.recipe)} {list(rows)} {seed}"
