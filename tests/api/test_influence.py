@@ -1,12 +1,13 @@
 """Influence, Suspects and Embed through a real server."""
 
 import io
+from pathlib import Path
 
 import grpc
 import numpy as np
 import pytest
 from PIL import Image
-from serving import Refused, Stubs, refused, tensor
+from serving import PATIENCE, Refused, Server, Stubs, refused, tensor
 
 from gradserve.v1 import common_pb2 as pb
 from gradserve.v1 import influence_pb2 as inf
@@ -143,3 +144,9 @@ def test_what_does_not_apply_is_refused(stubs: Stubs, digits: tuple[np.ndarray, 
     with pytest.raises(grpc.RpcError) as error:
         stubs.gradients.Suspects(inf.SuspectsRequest(model="small"))
     assert refused(error.value).code == "FAILED_PRECONDITION"
+
+
+def test_a_server_without_its_index_does_not_start(tmp_path: Path) -> None:
+    with Server(f'[models.digits]\nindex = "{tmp_path}"\n', "--workers", "1") as server:
+        assert server.process.wait(PATIENCE) == 1
+        assert f"index {tmp_path}: there is no manifest.json; `gradserve index` builds one" in server.log()

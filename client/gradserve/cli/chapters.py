@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 from gradserve import parameters
 from gradserve.arguments import Pick, Rank, TargetLike, Unit
 from gradserve.cards import Layer, ModelCard
-from gradserve.cli import page, samples
+from gradserve.cli import influence_chapter, page, samples
 from gradserve.client import Client
 from gradserve.errors import FailedPrecondition
 from gradserve.messages import EXPLAIN_METHOD
@@ -91,14 +91,14 @@ def attacks(demo: Demo, card: ModelCard) -> page.Section:
     return page.Section(f"{card.name}: attacks", lead, stories)
 
 
-CHAPTERS = (explanations, targets, attacks)
+CHAPTERS = (explanations, targets, attacks, influence_chapter.influences)
 
 
 def requests(card: ModelCard, pictures: int) -> int:
     """How many requests the chapters make for a model."""
     found = len(samples.pictures(card, pictures))
     explained = found * (1 + len(_METHODS)) + min(found, 1) * (1 + len(_layers(card)))
-    return explained + min(found, 2) * len(_ATTACKS)
+    return explained + min(found, 2) * len(_ATTACKS) + influence_chapter.requests(card, pictures)
 
 
 def _predicted(demo: Demo, card: ModelCard, picture: samples.SamplePicture) -> Prediction:

@@ -1,6 +1,6 @@
 """The index against the dense Gauss-Newton matrix, built by plain autograd in float64."""
 
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from zoo import off
 
+from gradserve_server.engine.engine import Engine
+from gradserve_server.engine.job import Job
 from gradserve_server.methods.influence import Member, Reweighting, influence, unfolded
 from gradserve_server.methods.influence.audit import Exact, audited, rank_correlation
 from gradserve_server.methods.influence.build import Builder
@@ -159,6 +161,32 @@ def test_an_ensemble_averages_its_members(folder: Path, tmp_path: Path) -> None:
     mean = np.mean(alone, axis=0)
     assert off(found.scores, mean[np.concatenate([found.helpful, found.harmful])]) < 1e-5
     assert found.what_if[0] == pytest.approx(-2 * (mean[3] + mean[4]), rel=1e-4)
+
+
+def test_many_callers_share_passes_and_get_what_they_would_get_alone(folder: Path) -> None:
+    alone = [asked(folder, image, top=5) for image in small.data()[1][:6]]
+    engine = Engine({unfolded("small"): small.model()})
+    members = [Member("small", str(folder))]
+    for i, image in enumerate(small.data()[1][:6]):
+        x = small.images(image[None])
+        facts = {
+            "method": "projected",
+            "goal": "margin",
+            "label": 1,
+            "rank": 1,
+            "top": 5,
+            "what_if": (),
+            "newton": False,
+        }
+        begin = partial(influence, x=x, members=members, **facts)
+        engine.submit(Job(str(i), unfolded("small"), begin))
+    events = engine.step()
+    assert [(step.rows, step.model) for step in engine.steps] == [(6, "small unfolded")]
+    assert len(events) == 6
+    for event in events:
+        reference = alone[int(event.job.id)]
+        assert np.array_equal(event.result.helpful, reference.helpful)
+        assert off(event.result.scores, reference.scores) < 1e-4
 
 
 def test_rank_correlation() -> None:
