@@ -8,7 +8,7 @@ export MALLOC_MMAP_THRESHOLD_ ?= 1073741824
 export MALLOC_TRIM_THRESHOLD_ ?= 2147483648
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: demo test serve check bench protos format clean
+.PHONY: demo test serve check bench bench-influence protos format clean
 
 demo: .venv/ready  ## run every method on real pictures, write demo-out/index.html; ARGS="--model resnet18"
 	$(BIN)/gradserve demo --out demo-out $(ARGS)
@@ -27,6 +27,9 @@ check: .venv/ready  ## style, types, stubs in step
 
 bench: .venv/bench  ## benchmarks, minutes; they print, they never fail for being slow
 	$(BIN)/python -m tests.bench $(ARGS)
+
+bench-influence: .venv/bench  ## influence beside real retraining: trains about 150 small networks; ARGS="--part lds"
+	$(BIN)/python -m tests.bench.influence $(ARGS)
 
 protos: .venv/ready  ## regenerate the stubs
 	$(BIN)/python protos/generate.py
