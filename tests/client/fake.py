@@ -13,12 +13,15 @@ from gradserve import images
 from gradserve.v1 import (
     common_pb2,
     explain_pb2,
+    maximize_pb2,
     models_pb2,
     models_pb2_grpc,
     predict_pb2,
     service_pb2_grpc,
+    stylize_pb2,
 )
 
+from . import fake_making
 from .fake_attack import attacked
 
 CLASSES = ["goldfish", "tabby cat", "espresso"]
@@ -73,6 +76,26 @@ class FakeServer(service_pb2_grpc.GradientServiceServicer, models_pb2_grpc.Model
         self._note(request, context)
         return attacked(request, _region(request), _provenance(request))
 
+    def Maximize(self, request, context):
+        self._note(request, context)
+        return fake_making.maximized(request, CLASSES, _provenance(request))
+
+    def StreamMaximize(self, request, context):
+        self._note(request, context)
+        for each in fake_making.progress(fake_making.COURSE):
+            yield maximize_pb2.MaximizeEvent(progress=each)
+        yield maximize_pb2.MaximizeEvent(result=fake_making.maximized(request, CLASSES, _provenance(request)))
+
+    def Stylize(self, request, context):
+        self._note(request, context)
+        return fake_making.stylized(request, _provenance(request))
+
+    def StreamStylize(self, request, context):
+        self._note(request, context)
+        for each in fake_making.progress(fake_making.LOSSES):
+            yield stylize_pb2.StylizeEvent(progress=each)
+        yield stylize_pb2.StylizeEvent(result=fake_making.stylized(request, _provenance(request)))
+
     def ListModels(self, request, context):
         self._note(request, context)
         return models_pb2.ListModelsResponse(models=[_card("tiny"), _card("digits")])
@@ -118,7 +141,7 @@ def _provenance(request) -> common_pb2.Provenance:
         weights_digest="ab" * 32,
         seed=request.options.seed,
         precision=common_pb2.PRECISION_EXACT,
-        preprocess=request.preprocess,
+        preprocess=getattr(request, "preprocess", 0),
         rows=len(getattr(request, "methods", "x")),
         queue_seconds=0.001,
         compute_seconds=0.002,

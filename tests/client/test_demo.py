@@ -60,10 +60,10 @@ def test_the_demo_shows_every_method(server, capsys, tmp_path):
     for model in ("tiny", "digits"):
         asked = [deed["asked"] for deed in done if deed["model"] == model]
         assert asked[: len(METHODS) + 1] == ["predict", *METHODS]
-        assert asked[-1 - len(ATTACKS)] == "smooth_grad, 3 targets"
-        assert asked[-len(ATTACKS) :] == ATTACKS
+        assert asked[-2 - len(ATTACKS)] == "smooth_grad, 3 targets"
+        assert asked[-1 - len(ATTACKS) :] == [*ATTACKS, "maximize 3 classes"]
     html = (tmp_path / "index.html").read_text()
-    assert html.count("<figure>") == 2 * (len(METHODS) + 3 + len(ATTACKS))
+    assert html.count("<figure>") == 2 * (len(METHODS) + 3 + len(ATTACKS) + 3 + 2)
     assert html.count("does not apply to this model: deconvnet: the model has no ReLU") == 2
     assert "PARTIALLY_GUIDED" in html
     assert not re.search(r'(src|href)="(?!data:|#)', html)  # nothing outside the file

@@ -9,10 +9,11 @@ import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 
-from gradserve.cli import chapters, connection, launch, page, report
+from gradserve.cli import chapters, connection, launch, page, picture_chapters, report
 from gradserve.client import Client
 
 _EMBEDDED = ("digits", "cifar10")
+_CHAPTERS = (*chapters.CHAPTERS, *picture_chapters.CHAPTERS)
 
 Models = Annotated[
     list[str],
@@ -80,10 +81,10 @@ def _shown(client: Client, pictures: int) -> tuple[list[chapters.Deed], list[pag
     cards = [client.model(card.name) for card in client.models()]
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     with Progress(*columns, console=report.err(), transient=True) as progress:
-        total = sum(chapters.requests(card, pictures) for card in cards)
+        total = sum(chapters.requests(card, pictures) + picture_chapters.requests(card) for card in cards)
         task = progress.add_task("demo", total=total)
         demo = chapters.Demo(client, pictures, lambda what: progress.update(task, description=what, advance=1))
-        sections = [chapter(demo, card) for card in cards for chapter in chapters.CHAPTERS]
+        sections = [chapter(demo, card) for card in cards for chapter in _CHAPTERS]
     return demo.deeds, [section for section in sections if section.stories]
 
 

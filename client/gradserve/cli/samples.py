@@ -1,5 +1,6 @@
 """Real pictures to show: handwritten digits of scikit-learn, photos that scikit-image and scikit-learn bring along."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -18,6 +19,7 @@ _PHOTOS = {
     "flower": ("sklearn", "datasets/images/flower.jpg"),
     "temple": ("sklearn", "datasets/images/china.jpg"),
 }
+_STYLES = {"stained tissue": ("skimage", "data/ihc.png")}
 _DIGITS = (3, 5, 8, 9)
 
 
@@ -38,14 +40,23 @@ def pictures(card: ModelCard, count: int) -> list[SamplePicture]:
     return _digits(count) if card.name == "digits" else _photos(count)
 
 
+def styles() -> list[SamplePicture]:
+    """Pictures whose style can be taken."""
+    return _found(_STYLES)
+
+
 def _photos(count: int) -> list[SamplePicture]:
+    return _found(_PHOTOS)[:count]
+
+
+def _found(places: Mapping[str, tuple[str, str]]) -> list[SamplePicture]:
     found = []
-    for name, (package, place) in _PHOTOS.items():
+    for name, (package, place) in places.items():
         spec = find_spec(package)  # finds the folder and imports nothing
         path = Path(spec.origin).parent / place if spec and spec.origin else None
         if path and path.exists():
             found.append(SamplePicture(name, path.read_bytes()))
-    return found[:count]
+    return found
 
 
 def _digits(count: int) -> list[SamplePicture]:
