@@ -13,6 +13,7 @@ from gradserve import images
 from gradserve.v1 import (
     common_pb2,
     explain_pb2,
+    influence_pb2,
     maximize_pb2,
     models_pb2,
     models_pb2_grpc,
@@ -96,6 +97,42 @@ class FakeServer(service_pb2_grpc.GradientServiceServicer, models_pb2_grpc.Model
             yield stylize_pb2.StylizeEvent(progress=each)
         yield stylize_pb2.StylizeEvent(result=fake_making.stylized(request, _provenance(request)))
 
+    def Influence(self, request, context):
+        self._note(request, context)
+        method = request.method.WhichOneof("method") or "projected"
+        similar = method == "neighbours"
+        reply = influence_pb2.InfluenceResponse(
+            helpful=[] if similar else [_example(4, change=0.25), _example(5, change=0.125)],
+            harmful=[] if similar else [_example(6, change=-0.25, newton_change=-0.5)],
+            what_if=[0.25] * len(request.what_if),
+            label_name=CLASSES[0],
+            probability=0.75,
+            value=0.5,
+            goal=request.goal or influence_pb2.INFLUENCE_GOAL_LOSS,
+            method_name=method,
+            examples=99,
+            region=_region(request),
+            provenance=_provenance(request),
+        )
+        if similar:
+            reply.helpful.append(_example(4, similarity=0.9))
+        getattr(reply.method, method).SetInParent()
+        reply.provenance.warnings.append("NOT_STATIONARY: made up")
+        return reply
+
+    def Suspects(self, request, context):
+        self._note(request, context)
+        examples = [_example(4 + i, self_influence=9.0 - i) for i in range(request.top)]
+        provenance = common_pb2.Provenance(model="tiny")
+        return influence_pb2.SuspectsResponse(examples=examples, total=99, provenance=provenance)
+
+    def Embed(self, request, context):
+        self._note(request, context)
+        features = common_pb2.Tensor(shape=[2], dtype=2, data=np.array([1, 2], "<f4").tobytes())
+        return influence_pb2.EmbedResponse(
+            features=features, layer=request.layer, region=_region(request), provenance=_provenance(request)
+        )
+
     def ListModels(self, request, context):
         self._note(request, context)
         return models_pb2.ListModelsResponse(models=[_card("tiny"), _card("digits")])
@@ -178,6 +215,14 @@ def _explanation(request, method, target) -> explain_pb2.Explanation:
     if request.overlay:
         answer.overlay = images.png(images.heatmap(values))
     return answer
+
+
+def _example(row: int, **facts: float) -> influence_pb2.TrainingExample:
+    thumbnail = images.png(images.Image.fromarray(np.full((8, 8), 100, np.uint8)))
+    name = CLASSES[0]
+    return influence_pb2.TrainingExample(
+        row=row, name=f"{row}.png", label_name=name, predicted_name=name, thumbnail=thumbnail, **facts
+    )
 
 
 def _resolved(target) -> common_pb2.Target:
