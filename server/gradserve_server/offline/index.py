@@ -57,6 +57,7 @@ def index(
     examples = training_examples(prepared, data)
     plan = Plan(weight_decay, label_smoothing, last_layer_only, size, rank, seed)
     build(prepared, examples, out, plan)
+    console.print(f'serve it:  \\[models.{prepared.card.name}]  index = "{out}"')
     if audit:
         with reporting() as report:
             found = audited(prepared, examples, Index(out), audit, report)
@@ -86,4 +87,3 @@ def build(model: Prepared, examples: Examples, out: Path, plan: Plan) -> None:
     console.print(f"{out}: {decimal(size)}, coverage {manifest.coverage:.1%}, stationarity {manifest.stationarity:.2g}")
     for warning in manifest.warnings:
         console.print(f"warning: {warning}", style="yellow")
-    console.print(f'serve it:  \\[models.{model.card.name}]  index = "{out}"', markup=True)

@@ -9,8 +9,21 @@ from ..models.prepared import Prepared
 
 STATIONARY = 1e-9  # largest entry of the gradient at which a regression counts as converged
 MOST_STEPS = 20_000
+SQUARED_NORM = 16.0  # of features, on average, so that a weight decay means the same for every network
 BATCH = 32
 MOMENTUM = 0.9
+
+
+def scale_of(features: Tensor) -> float:
+    """What features [N, D] are multiplied by for a mean squared norm of SQUARED_NORM."""
+    return float((SQUARED_NORM / features.square().sum(1).mean().clamp_min(1e-30)).sqrt())
+
+
+def head(features: Tensor, labels: Tensor, classes: int, weight_decay: float) -> tuple[Tensor, float]:
+    """Weights [C, D + 1] for features as they are, and the scale at which they were decayed."""
+    scale = scale_of(features)
+    theta = logistic_regression(features * scale, labels, classes, weight_decay)
+    return torch.cat([theta[:, :-1] * scale, theta[:, -1:]], 1), scale
 
 
 def logistic_regression(features: Tensor, labels: Tensor, classes: int, weight_decay: float) -> Tensor:

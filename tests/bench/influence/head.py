@@ -135,11 +135,13 @@ def measure(data: Path, folder: Path, decay: float) -> Found:
     """One regularisation."""
     given, model = photos(data), backbone(data)
     h, h_test = features(model, given.x), features(model, given.x_test)
-    theta = training.logistic_regression(h, given.y, CLASSES, decay)
-    with_head(model, covered(model)[0][-1], theta)
+    weights, scale = training.head(h, given.y, CLASSES, decay)
+    with_head(model, covered(model)[0][-1], weights)
     model = served(model.network, 32)
-    place = folder / f"head-{decay:g}"
-    indexed(model, given.x, given.y, place, Plan(decay, last_layer_only=True))
+    place = folder / f"head-{decay:g}-scaled"
+    indexed(model, given.x, given.y, place, Plan(decay, last_layer_only=True, feature_scale=scale))
+    h, h_test = h * scale, h_test * scale
+    theta = torch.cat([weights[:, :-1] / scale, weights[:, -1:]], 1)
     logits = h_test @ theta[:, :-1].T + theta[:, -1]
     hardest = F.cross_entropy(logits, given.y_test, reduction="none").argsort(descending=True)[:TESTS]
     point, label = h_test[hardest], given.y_test[hardest]

@@ -68,10 +68,11 @@ def _head(data: Path, decay: float, seed: int, folder: Path) -> list[Found]:
     given, model = head.photos(data), head.backbone(data)
     labels, wrong = flipped(given.y, seed)
     layer = covered(model)[0][-1]
-    theta = training.logistic_regression(head.features(model, given.x), labels, head.CLASSES, decay)
-    with_head(model, layer, theta)
-    place = folder / f"flipped-head-{decay:g}-{seed}"
-    index = indexed(served(model.network, 32), given.x, labels, place, Plan(decay, last_layer_only=True))
+    weights, scale = training.head(head.features(model, given.x), labels, head.CLASSES, decay)
+    with_head(model, layer, weights)
+    place = folder / f"flipped-head-{decay:g}-{seed}-scaled"
+    plan = Plan(decay, last_layer_only=True, feature_scale=scale)
+    index = indexed(served(model.network, 32), given.x, labels, place, plan)
     return _scores(f"head on CIFAR-10 features, lambda {decay:g}", index, wrong, {})
 
 

@@ -16,7 +16,7 @@ from gradserve_server.methods.influence.build import Builder
 from gradserve_server.methods.influence.index import Index, softened
 from gradserve_server.methods.influence.plan import Plan
 from gradserve_server.models.embedded.digits.data import parts
-from gradserve_server.offline.training import logistic_regression
+from gradserve_server.offline import training
 
 from . import small
 from .test_projected import asked, changes
@@ -162,6 +162,24 @@ def test_norms_are_those_of_the_dense_hessian() -> None:
     assert off(moved, solved.norm(dim=1) / N) < 1e-5
 
 
+def test_features_that_were_scaled_for_the_training() -> None:
+    h, tests, y, _ = problem()
+    weights, scale = training.head(h, y, CLASSES, 1e-2)
+    assert (h * scale).square().sum(1).mean().item() == pytest.approx(training.SQUARED_NORM)
+    scaled = torch.cat([weights[:, :-1] / scale, weights[:, -1:]], 1)
+    assert gradient(scaled, h * scale, y, torch.ones(N, dtype=torch.float64), 1e-2).abs().max() < 1e-7
+    soft, slope = softened(y.numpy(), CLASSES, 0.0), torch.linspace(-1, 1, CLASSES, dtype=torch.float64)
+    found = []
+    for theta, features, point, kept in (
+        (weights, h, tests[0], scale),
+        (scaled, h * scale, tests[0] * scale, 1.0),
+    ):
+        index: Any = Fixed(features, y, theta)
+        tools = regression.fit(index.features, index.residuals, soft, 1e-2, alone=True, scale=kept)
+        found.append(tools.removals(index, tools.responses(point), slope))
+    assert off(found[0], found[1]) < 1e-5
+
+
 def test_too_many_features_are_reduced() -> None:
     rng = np.random.default_rng(0)
     thin = rng.normal(size=(30, 60))  # fewer examples than features: nothing is lost
@@ -176,7 +194,7 @@ def test_too_many_features_are_reduced() -> None:
 
 def test_training_goes_to_the_end() -> None:
     h, _, y, _ = problem()
-    assert off(logistic_regression(h, y, CLASSES, 1e-3), fit_of(1e-3)[0]) < 1e-5
+    assert off(training.logistic_regression(h, y, CLASSES, 1e-3), fit_of(1e-3)[0]) < 1e-5
 
 
 def test_the_last_layer_of_a_network(tmp_path: Path) -> None:

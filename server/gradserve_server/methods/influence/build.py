@@ -206,7 +206,9 @@ class Builder:
         soft = softened(record["label"], self.classes, self.plan.label_smoothing)
         alone = not self.projects
         self.report("last layer", 0, 1)
-        fitted = regression.fit(features, residuals, soft, self.plan.weight_decay, alone=alone)
+        fitted = regression.fit(
+            features, residuals, soft, self.plan.weight_decay, alone=alone, scale=self.plan.feature_scale
+        )
         if alone:
             record["self_influence"], record["parameter_change"] = fitted.norms(features, residuals)
             writer.replace("columns.bin", record)

@@ -39,6 +39,7 @@ class Plan:
     size: int = 256  # k
     rank: int | None = None  # directions of each side of a layer; None: by the number of layers
     seed: int = 0
+    feature_scale: float = 1.0  # last_layer_only: what the features were multiplied by where the decay was taken
 
 
 @dataclass(frozen=True)

@@ -38,7 +38,7 @@ class Regression:
     """The Hessian of one training set: everything that a query needs but the mapped files."""
 
     factor: Tensor  # [P, P], lower Cholesky factor of H, P = (C - 1) F
-    reduction: Tensor  # [D, F - 1], the identity where features are kept whole
+    reduction: Tensor  # [D, F - 1], a multiple of the identity where features are kept whole
     damping: float
     exact: bool
 
@@ -128,9 +128,12 @@ def width(classes: int, inputs: int) -> int:
     return min(inputs, LARGEST // max(1, classes - 1) - 1)
 
 
-def fit(features: Array, residuals: Array, soft: Array, weight_decay: float | None, *, alone: bool) -> Regression:
-    """From [N, D], [N, C] and the labels [N, C]; `alone`: nothing but this layer was trained."""
+def fit(
+    features: Array, residuals: Array, soft: Array, weight_decay: float | None, *, alone: bool, scale: float = 1.0
+) -> Regression:
+    """From [N, D], [N, C] and the labels [N, C]; `alone`: nothing but this layer was trained, on scaled features."""
     reduction, exact = reduced_basis(features, width(residuals.shape[1], features.shape[1]))
+    reduction = reduction * scale
     basis = contrasts(residuals.shape[1])
     size = basis.shape[1] * (reduction.shape[1] + 1)
     hessian, blank = torch.zeros(size, size, dtype=torch.float64), Regression(torch.empty(0), reduction, 0.0, exact)

@@ -3,6 +3,7 @@
 import fcntl
 import os
 import tempfile
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -74,9 +75,9 @@ def training_set() -> ArrayExamples:
 def cache() -> Path:
     """The user's cache folder, or one among the temporary files where there is none to write to."""
     home = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "gradserve"
-    try:
+    with suppress(OSError):
         home.mkdir(parents=True, exist_ok=True)
-    except OSError:
+    if not os.access(home, os.W_OK):
         home = Path(tempfile.gettempdir()) / "gradserve"
         home.mkdir(exist_ok=True)
     return home
