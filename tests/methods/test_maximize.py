@@ -220,3 +220,15 @@ def test_snapshots() -> None:
         image = reports[step].images
         assert image is not None
         assert np.array_equal(shots[step], (image[0] * 255).round().byte().permute(1, 2, 0).numpy())
+
+
+def test_a_goal_that_is_dead_at_the_start_is_told() -> None:
+    model = prepared("squeezenet1_1")  # its logits are means after a ReLU
+    x = canvas(model, 40, 40)
+    with torch.no_grad():
+        logits = model(x)[0]
+    dead, alive = int(logits.argmin()), int(logits.argmax())
+    assert logits[dead] == 0 < logits[alive]
+    result, _ = run(model, maximizing(x, [of_class(alive), of_class(dead)], recipe(start="grey", steps=2)))
+    assert [warning[:34] for warning in result[0].warnings] == ["ZERO_GRADIENT: goal 1 does not dep"]
+    assert not made(model, x, alive, start="grey", steps=2).warnings

@@ -49,12 +49,21 @@ def ascend(start: Tensor, objectives: Sequence[Objective], recipe: Recipe, recor
         penalties = {name: getattr(recipe, name) * PENALTIES[name](images) for name in penalties_of(recipe)}
         value = torch.cat([answer.value for answer in answers])
         climb = torch.cat([answer.image_grad for answer in answers])
+        if not record.run.done:
+            _warn_of_the_dead(climb, record)
         loss = sum(penalties.values(), -(seen * climb).flatten(1).sum(1))
         grad, by_pixel = torch.autograd.grad(loss.sum(), (at, images))
         yield record.step({OBJECTIVE: value, **penalties}, images.detach())
         at = space.project(optimizer.step(at.detach(), grad, sum(penalties.values(), -value), recipe.rate))
         at = _filtered(space, at, by_pixel, step, recipe)
     return space.decode(at).detach()
+
+
+def _warn_of_the_dead(climb: Tensor, record: Record) -> None:
+    for i, row in enumerate(climb):
+        if not row.any():
+            hint = "start elsewhere, or maximise what comes before the activation that is off"
+            record.run.warn(f"ZERO_GRADIENT: goal {i} does not depend on the picture at the start; {hint}")
 
 
 def _optimizer(recipe: Recipe) -> Optimizer:
