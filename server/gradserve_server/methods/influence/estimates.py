@@ -122,7 +122,7 @@ def products(index: Index, vectors: Array) -> Array:
     out = np.empty((len(vectors), len(index)), np.float32)
     queries = torch.from_numpy(vectors)
     for rows in index.chunks():
-        out[:, rows] = queries @ torch.from_numpy(index.vectors[rows].astype(np.float32)).T
+        out[:, rows] = queries @ torch.from_numpy(index.vectors[rows]).float().T
     return out
 
 

@@ -23,7 +23,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 VERSION = 1
 MANIFEST, PROJECTION, HEAD = "manifest.json", "projection.safetensors", "head.safetensors"
-CHUNK = 8192  # examples that are scored at once
+CHUNK = 2048  # examples that are scored at once
 Method = Literal["projected", "last_layer", "neighbours"]
 COLUMNS = np.dtype(
     [
@@ -137,7 +137,7 @@ class Index:
         return (slice(i, min(i + CHUNK, len(self))) for i in range(0, len(self), CHUNK))
 
     def _mapped(self, name: str, dtype: np.dtype[Any], columns: tuple[int, ...]) -> Array:
-        return np.memmap(self.path / name, dtype, "r", shape=(len(self), *columns))
+        return np.memmap(self.path / name, dtype, "c", shape=(len(self), *columns))  # torch wants it writable
 
     def _record(self, kind: str, row: int) -> bytes:
         begins, data = self._records[kind]
