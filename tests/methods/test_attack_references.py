@@ -154,5 +154,5 @@ def test_losses_are_the_papers() -> None:
             values = [score([(objective(y), range(1))], 1, {"": row[None]}).item() for objective in (margin, dlr)]
             assert values == pytest.approx([z[y] - others, (z[y] - others) / (s[-1] - s[-3])])
             t = (y + 2) % 7
-            (value,) = score([(targeted_dlr(y, t), range(1))], 1, {"": row[None]}).tolist()
+            value = score([(targeted_dlr(y, t), range(1))], 1, {"": row[None]}).item()
             assert value == pytest.approx((z[y] - z[t]) / (s[-1] - (s[-3] + s[-4]) / 2))
