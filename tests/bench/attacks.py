@@ -131,9 +131,9 @@ class Reference:
             attack = torchattacks.PGD(self._network, eps=eps, alpha=eps / 4, steps=10, random_start=False)
         else:
             attack = torchattacks.PGDL2(self._network, eps=eps, alpha=eps / 5, steps=10, random_start=False)
-        right = 0
-        for part in range(0, len(self._labels), BATCH):
-            images, labels = self._images[part : part + BATCH], self._labels[part : part + BATCH]
+        right, size = 0, BATCH if norm == "linf" else 1  # it adds 1e-10 to the norm of a mean gradient
+        for part in range(0, len(self._labels), size):
+            images, labels = self._images[part : part + size], self._labels[part : part + size]
             with torch.no_grad():
                 clean = self._network(images).argmax(1) == labels
             if clean.any():
