@@ -1,6 +1,7 @@
 """Maximize against plain torch scripts, its presets, and how it ends."""
 
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from zoo import in_double, pictures, prepared
+from zoo import in_double, off, pictures, prepared
 
 from gradserve_server.engine.job import Run
 from gradserve_server.engine.query import Query
@@ -125,6 +126,20 @@ def test_in_float64_it_is_the_plain_script(settings: dict[str, Any], company: bo
     ours = torch.cat([report.images for report in reports if report.images is not None])
     assert (ours - expected).abs().max() < 1e-6
     assert (losses(reports, "objective") - scores).abs().max() < 1e-6 * scores.abs().max()
+
+
+def test_each_steps_gradient_in_fp32() -> None:
+    model = prepared("squeezenet1_1")
+    how = recipe(steps=6, optimizer="ascent", rate=3.0, noise=0.1, jitter=0.1, l2=0.01)
+    _, reports = run(model, maximizing(canvas(model, 48, 64), [of_class(3)], how), seed=5)
+    images = torch.cat([report.images for report in reports if report.images is not None])
+    assert images.dtype == torch.float32
+    for step, (before, after) in enumerate(pairwise(images)):
+        image = before[None].requires_grad_()
+        score = model(seen(image, how, step, Run(5)))[0, 3] - how.l2 * (image - 0.5).square().sum()
+        (grad,) = torch.autograd.grad(score, image)
+        moved = (image + how.rate * grad).clamp(0, 1) - image
+        assert off(after[None] - before[None], moved) < 1e-4
 
 
 def test_goals_of_one_call_are_those_of_single_calls() -> None:
