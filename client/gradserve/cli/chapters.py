@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 from gradserve import parameters
 from gradserve.arguments import Pick, Rank, TargetLike, Unit
 from gradserve.cards import Layer, ModelCard
-from gradserve.cli import influence_chapter, page, samples
+from gradserve.cli import influence_chapter, page, robust_chapter, samples
 from gradserve.client import Client
 from gradserve.errors import FailedPrecondition
 from gradserve.messages import EXPLAIN_METHOD
@@ -91,14 +91,15 @@ def attacks(demo: Demo, card: ModelCard) -> page.Section:
     return page.Section(f"{card.name}: attacks", lead, stories)
 
 
-CHAPTERS = (explanations, targets, attacks, influence_chapter.influences)
+CHAPTERS = (explanations, targets, attacks, robust_chapter.siblings, influence_chapter.influences)
 
 
 def requests(card: ModelCard, pictures: int) -> int:
     """How many requests the chapters make for a model."""
     found = len(samples.pictures(card, pictures))
     explained = found * (1 + len(_METHODS)) + min(found, 1) * (1 + len(_layers(card)))
-    return explained + min(found, 2) * len(_ATTACKS) + influence_chapter.requests(card, pictures)
+    attacked = min(found, 2) * len(_ATTACKS) + robust_chapter.requests(card, pictures)
+    return explained + attacked + influence_chapter.requests(card, pictures)
 
 
 def _predicted(demo: Demo, card: ModelCard, picture: samples.SamplePicture) -> Prediction:

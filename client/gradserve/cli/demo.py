@@ -12,7 +12,7 @@ from rich.table import Table
 from gradserve.cli import chapters, connection, launch, page, picture_chapters, report
 from gradserve.client import Client
 
-_EMBEDDED = ("digits", "cifar10")
+_EMBEDDED = ("digits", "cifar10", "cifar10-robust")
 _CHAPTERS = (*chapters.CHAPTERS, *picture_chapters.CHAPTERS)
 
 Models = Annotated[

@@ -83,6 +83,8 @@ CIFAR10: dict[str, object] = {
     "default_eps": 8 / 255,
 }
 
+ROBUST_NOTES = ("photos of ten things, 32x32; trained against attacks in Linf 8/255",)
+
 EMBEDDED = {
     spec.name: spec
     for spec in [
@@ -95,6 +97,7 @@ EMBEDDED = {
             notes=("8x8 grey digits, bright ink on black",),
         ),
         _embedded("cifar10", "cifar10", "cifar10.safetensors", **CIFAR10, notes=("photos of ten things, 32x32",)),
+        _embedded("cifar10-robust", "cifar10", "cifar10-robust.safetensors", **CIFAR10, notes=ROBUST_NOTES),
     ]
 }
 
