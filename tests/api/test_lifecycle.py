@@ -27,6 +27,7 @@ from gradserve_server.metrics import Metrics
 from gradserve_server.models.catalogue import EMBEDDED
 from gradserve_server.models.prepared import prepare
 from gradserve_server.pool.pool import Pool
+from gradserve_server.pool.wire import Outcome
 
 grpc.aio.init_grpc_aio()  # held until the process ends: shut down between two event loops it can wait for itself
 PREDICT = predict_pb2.PredictRequest(image=picture(0, 8, 8))
@@ -65,15 +66,12 @@ class Waiting:
         self.cards, self.alive, self.begun, self.go = {"digits": card}, True, 0, asyncio.Event()
         self.error: Exception | None = None
 
-    async def run(self, task: Any) -> Any:
+    async def stream(self, task: Any) -> AsyncIterator[Outcome]:
         self.begun += 1
         await self.go.wait()
         if self.error:
             raise self.error
-        logits = torch.arange(10.0).numpy()
-        return SimpleNamespace(
-            result=SimpleNamespace(logits=logits), failure=None, rows=1, queue_seconds=0.0, compute_seconds=0.0
-        )
+        yield Outcome(task.id, SimpleNamespace(logits=torch.arange(10.0).numpy()), rows=1)
 
     async def has_begun(self, count: int) -> None:
         async with asyncio.timeout(10):
