@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
+from contextlib import aclosing
 from types import SimpleNamespace
 from typing import Any
 
@@ -71,10 +72,17 @@ async def started(workers: int, **facts: Any) -> Pool:
     return pool
 
 
+async def ended(pool: Pool, task: Task) -> Outcome:
+    async with aclosing(pool.stream(task)) as stream:
+        *_, last = [told async for told in stream]
+    assert isinstance(last, Outcome)
+    return last
+
+
 async def asked(pool: Pool, *tasks: Task) -> list["asyncio.Task[Outcome]"]:
     running = []
     for each in tasks:
-        running.append(asyncio.create_task(pool.run(each)))
+        running.append(asyncio.create_task(ended(pool, each)))
         await asyncio.sleep(0)
     return running
 
@@ -135,7 +143,7 @@ async def test_a_full_pool_says_when_to_come_back(scripted: list[Scripted]) -> N
     pool = await started(2, queue_seconds=10)
     await asked(pool, task("a", 30), task("b", 12))
     with pytest.raises(Full) as caught:
-        await pool.run(task("c", 20))
+        await ended(pool, task("c", 20))
     assert caught.value.retry_after == 2
     scripted[1].say(Outcome("b"))
     await asked(pool, task("d"))
@@ -233,13 +241,13 @@ async def test_nobody_waits_for_a_worker_that_is_given_up(scripted: list[Scripte
     assert len(scripted) == 1 + RESTARTS
     assert pool.given_up.is_set()
     with pytest.raises(NoWorker):
-        await pool.run(task("b"))
+        await ended(pool, task("b"))
 
 
 async def test_before_the_start_and_after_the_end_there_is_no_worker(scripted: list[Scripted]) -> None:
     pool = Pool([WorkerSettings((), "cpu")])
     with pytest.raises(NoWorker):
-        await pool.run(task("a"))
+        await ended(pool, task("a"))
     pool = await started(1)
     (running,) = await asked(pool, task("a"))
     await pool.close()
@@ -247,7 +255,7 @@ async def test_before_the_start_and_after_the_end_there_is_no_worker(scripted: l
     outcome = await running
     assert outcome.failure is not None
     with pytest.raises(NoWorker):
-        await pool.run(task("b"))
+        await ended(pool, task("b"))
 
 
 @pytest.mark.parametrize("ends", ["broken", "dead"])

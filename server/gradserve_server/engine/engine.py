@@ -156,7 +156,7 @@ class Engine:
 
     def _key(self, job: Job, q: Query) -> Key:
         model, (height, width) = q.model or job.model, q.images.shape[2:]
-        return Key(model, q.precision or job.precision, height, width, q.wrt, id(q) if q.alone else 0)
+        return Key(model, job.precision, height, width, q.wrt, id(q) if q.alone else 0)
 
     def _shortest(self, job: Job) -> float:
         """Seconds that the job's next row will take at least."""

@@ -7,7 +7,6 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from ..models.card import Precision
 from ..models.relu import Rule
 from ..models.taps import Side
 from .objective import Objective
@@ -43,7 +42,6 @@ class Query:
     taps: tuple[Tap, ...] = ()
     relu: Rule = "plain"
     model: str | None = None  # another model than the job's
-    precision: Precision | None = None  # another than the job's
     alone: bool = False  # shares its passes with no other query
 
     @property

@@ -51,9 +51,9 @@ class Prepared:
     def _shift(self) -> Tensor:
         return -self.mean / self.std
 
-    def at(self, precision: str) -> "Prepared":
+    def at(self, precision: Precision) -> "Prepared":
         """The same model in another precision. Raises KeyError for one that is not loaded."""
-        return self if precision == self.precision else self.others[precision]  # type: ignore[index]
+        return self if precision == self.precision else self.others[precision]
 
     def normalised(self, images: Tensor) -> Tensor:
         """What the network takes for images [N, 3, H, W] in [0, 1]."""

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 from collections.abc import AsyncGenerator, Callable, Iterable
-from contextlib import aclosing, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 from ..config import StartError
@@ -131,16 +131,8 @@ class Pool:
             pending.told.put_nowait(Outcome(pending.task.id, failure=Failure("lost", "the server is stopping")))
         await asyncio.gather(*(asyncio.to_thread(worker.handle.close) for worker in self._workers))
 
-    async def run(self, task: Task) -> Outcome:
-        """The task's outcome. Cancelling this cancels the task. Raises Full, NoWorker."""
-        async with aclosing(self.stream(task)) as stream:
-            async for told in stream:
-                if isinstance(told, Outcome):
-                    return told
-        raise AssertionError("a stream ends with an outcome")
-
     async def stream(self, task: Task) -> AsyncGenerator[Outcome | Preview, None]:
-        """Previews, then the outcome. Raises Full, NoWorker."""
+        """Previews, then the outcome. Closing this cancels the task. Raises Full, NoWorker."""
         if self._closing or not self.cards or not self._workers:
             raise NoWorker("the server is stopping" if self._closing else "no worker is ready yet")
         wait = min((w.wait(task) for w in self._workers if w.ready), default=0.0)

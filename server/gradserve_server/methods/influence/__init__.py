@@ -68,7 +68,7 @@ def influence(
 ) -> Steps:
     """Scores by every member, averaged: [1, 3, H, W] -> Influenced. `rank` counts where no label is given."""
     if label is None:
-        answer = yield Query(x, model=unfolded(members[0].model), precision="exact")
+        answer = yield Query(x, model=unfolded(members[0].model))
         label = int(answer.logits[0].argsort(descending=True, stable=True)[rank - 1])
     asked = Asked(label, goal)
     estimates = yield from together([METHODS[method](x, asked, member) for member in members])

@@ -88,7 +88,7 @@ def projected_gauss_newton(x: Tensor, asked: Asked, member: Member) -> Steps:
     """
     index, tools = opened(member.folder), projected_of(member.folder, x.device, x.dtype)
     number = logit(asked.label) if asked.goal == "logit" else log_odds(asked.label)
-    answer = yield Query(x, number, "taps", taps(tools.projections), model=unfolded(member.model), precision="exact")
+    answer = yield Query(x, number, "taps", taps(tools.projections), model=unfolded(member.model))
     logits = answer.logits[0].double().cpu()
     vector = tools.vectors(answer.acts)[0].float().cpu().numpy()
     slope = -(1 - float(logits.softmax(0)[asked.label])) if asked.goal == "loss" else 1.0
@@ -130,5 +130,5 @@ def _last(x: Tensor, asked: Asked, member: Member) -> Steps:
     """Logits [C] and what goes into the last layer [D], float64 on the CPU."""
     layer = opened(member.folder).manifest.feature_layer
     tap = Tap(layer, "input", reduce=lambda act, _: pooled(act, "mean"))
-    answer = yield Query(x, logit(asked.label), "nothing", (tap,), model=unfolded(member.model), precision="exact")
+    answer = yield Query(x, logit(asked.label), "nothing", (tap,), model=unfolded(member.model))
     return answer.logits[0].double().cpu(), answer.acts[0][0].double().cpu()
