@@ -41,7 +41,7 @@ def canvas(
             only = f"{card.width}x{card.height}"
             violations.add("size", f"must be {only}, the only one that {card.name} accepts, was {width}x{height}")
         height, width = card.height, card.width
-    if not fits(height, width, card, limits):
+    if not images.fits(height, width, card, limits):
         smallest, most = card.min_size, limits.max_input_pixels
         violations.add(
             "size", f"{card.name} takes sides from {smallest} and at most {most} pixels, was {width}x{height}"
@@ -50,13 +50,6 @@ def canvas(
     if photo is None:
         return np.full((height, width, 3), GREY, np.float32)
     return images.resized(photo, height, width, card.interpolation)
-
-
-def fits(height: int, width: int, card: ModelCard, limits: LimitSettings) -> bool:
-    """Whether the model takes an image of that size."""
-    if max(height, width) > limits.max_aspect * min(height, width):
-        return False
-    return min(height, width) >= card.min_size and height * width <= limits.max_input_pixels
 
 
 def _sides(size: progress_pb2.Size, natural: tuple[int, int], violations: Violations) -> tuple[int, int]:

@@ -3,14 +3,12 @@
 import math
 from collections.abc import Sequence
 
-from gradserve.v1 import common_pb2 as pb
 from gradserve.v1 import maximize_pb2
 
 from ..methods.maximize import Goal, Summand
-from ..methods.targets import Target
 from ..models.card import ModelCard
 from .errors import Violations
-from .replies import target_name
+from .replies import resolved_target, target_name
 from .targets import known_layer, target_of
 
 MOST_GOALS, MOST_SUMMANDS = 16, 64
@@ -87,7 +85,7 @@ def goal_reply(goal: Goal, labels: Sequence[int | None]) -> maximize_pb2.Goal:
     for summand, label in zip(goal, labels, strict=True):
         message = maximize_pb2.Summand(weight=summand.weight)
         if summand.target is not None:
-            message.target.CopyFrom(resolved(summand.target, label))
+            message.target.CopyFrom(resolved_target(summand.target, label))
         elif summand.vector:
             message.direction.layer = summand.layer
             message.direction.vector.extend(summand.vector)
@@ -95,16 +93,6 @@ def goal_reply(goal: Goal, labels: Sequence[int | None]) -> maximize_pb2.Goal:
             message.layer = summand.layer
         summands.append(message)
     return maximize_pb2.Goal(summands=summands)
-
-
-def resolved(target: Target, label: int | None) -> pb.Target:
-    """The class that a name or a rank turned out to be, or the unit."""
-    if not target.layer:
-        return pb.Target(class_index=label)
-    unit = pb.Unit(layer=target.layer, channel=target.channel)
-    if target.position is not None:
-        unit.y, unit.x = target.position
-    return pb.Target(unit=unit)
 
 
 def goal_name(goal: maximize_pb2.Goal, card: ModelCard) -> str:

@@ -128,6 +128,13 @@ def preprocess(picture: Decoded, card: ModelCard, how: int, limits: LimitSetting
     return np.ascontiguousarray(part), region
 
 
+def fits(height: int, width: int, card: ModelCard, limits: LimitSettings) -> bool:
+    """Whether the model takes an image of that size."""
+    if max(height, width) > limits.max_aspect * min(height, width):
+        return False
+    return min(height, width) >= card.min_size and height * width <= limits.max_input_pixels
+
+
 def _check_aspect(height: int, width: int, limits: LimitSettings) -> None:
     if max(height, width) > limits.max_aspect * min(height, width):
         at_most = f"at most {limits.max_aspect:g} to 1, or WHOLE_IMAGE, which takes any"
@@ -141,7 +148,7 @@ def _check_size(height: int, width: int, card: ModelCard, limits: LimitSettings)
     if not card.any_size:
         raise BadImage(f"AS_IS needs a {own} picture for {card.name}, this one is {width}x{height}")
     _check_aspect(height, width, limits)
-    if min(height, width) < card.min_size or height * width > limits.max_input_pixels:
+    if not fits(height, width, card, limits):
         raise BadImage(
             f"AS_IS takes sides of at least {card.min_size} and at most {limits.max_input_pixels} pixels for "
             f"{card.name}; this picture is {width}x{height}"

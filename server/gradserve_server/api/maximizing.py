@@ -12,11 +12,11 @@ from ..methods.maximize import PRESETS, Maximized, Recipe, octave_sizes
 from ..models.card import ModelCard
 from ..pool.wire import Outcome
 from .binding import Bound, Circumstances, model_card, optioned, task_of
-from .canvas import canvas, fits, picture
+from .canvas import canvas, picture
 from .errors import Violations
 from .fields import bound, fill, word
 from .goals import goal_name, goal_reply, goals_of
-from .images import png
+from .images import fits, png
 from .progress import MOST_SNAPSHOTS, curves, snapshots
 from .replies import best, provenance, scores
 

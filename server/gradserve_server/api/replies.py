@@ -13,6 +13,7 @@ from gradserve.v1 import explain_pb2, models_pb2, predict_pb2
 from .. import __version__
 from ..methods.attack import METHODS as ATTACKS
 from ..methods.explain import METHODS, Call, Explained
+from ..methods.targets import Target
 from ..models.card import ModelCard
 from ..pool.wire import Outcome
 from .binding import PRECISIONS, Bound
@@ -65,7 +66,7 @@ def explain_reply(bound: Bound, outcome: Outcome, request: explain_pb2.ExplainRe
 def explanation(call: Call, answer: Explained, card: ModelCard, form: explain_pb2.MapFormat) -> explain_pb2.Explanation:
     """One map with what it is of."""
     low, high = float(answer.values.min()), float(answer.values.max())
-    target = resolved_target(call, answer)
+    target = resolved_target(call.target, answer.label)
     reply = explain_pb2.Explanation(
         method_name=call.method,
         target=target,
@@ -95,11 +96,10 @@ def explanation(call: Call, answer: Explained, card: ModelCard, form: explain_pb
     return reply
 
 
-def resolved_target(call: Call, answer: Explained) -> pb.Target:
+def resolved_target(target: Target, label: int | None) -> pb.Target:
     """The class that a name or a rank turned out to be, or the unit."""
-    target = call.target
     if not target.layer:
-        return pb.Target(class_index=answer.label)
+        return pb.Target(class_index=label)
     unit = pb.Unit(layer=target.layer, channel=target.channel)
     if target.position is not None:
         unit.y, unit.x = target.position

@@ -23,10 +23,10 @@ from ..methods.stylize import (
 from ..models.card import ModelCard
 from ..pool.wire import Outcome
 from .binding import Bound, Circumstances, model_card, optioned, task_of
-from .canvas import canvas, fits, picture, scaled
+from .canvas import canvas, picture, scaled
 from .errors import Violations
 from .fields import bound, fill
-from .images import png, resized
+from .images import fits, png, resized
 from .progress import MOST_SNAPSHOTS, curves, snapshots
 from .replies import provenance
 from .targets import known_layer

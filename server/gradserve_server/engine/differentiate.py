@@ -53,7 +53,7 @@ class _Batch:
         return [self._answer(i, logits, values, image_grad, kept, act_grads) for i in range(len(self.parts))]
 
     def _map(self, x: Tensor, place: Place, layer: str) -> Tensor:
-        self._check(x, layer)
+        """Rows of a layer, of whatever precision, as maps."""
         x = x.to(self.model.dtype)
         size = (self.images.shape[2], self.images.shape[3])
         card = self.model.card.layer(layer)
@@ -61,9 +61,10 @@ class _Batch:
             return as_map(x, layout_of((ROWS, *x.shape[1:]), size), size)
         return as_map(x, card.layout, size)
 
-    def _check(self, x: Tensor, layer: str) -> None:
+    def _check(self, x: Tensor, layer: str) -> Tensor:
         if x.shape[:1] != (self.rows,):
             raise Refused(f"layer {layer!r} mixes images with positions in its first dimension")
+        return x
 
     def _places(self) -> dict[Place, str]:
         """Every place that a part taps or scores, with its layer."""
@@ -100,7 +101,7 @@ class _Batch:
             return None
         layers = {layer for objective, _ in objectives for layer in objective.layers}  # two names may be one place
         places = {layer: self.model.place(layer) for layer in layers}
-        outputs = {layer: self._map(kept[place], place, layer) for layer, place in places.items()}
+        outputs = {layer: self._map(self._check(kept[place], layer), place, layer) for layer, place in places.items()}
         if logits is not None:
             outputs[""] = logits
         with torch.set_grad_enabled(self.wrt != "nothing"):
@@ -153,13 +154,11 @@ class _Batch:
     ) -> tuple[Tensor, Tensor | None]:
         """The activation and its gradient, or what the tap's reduce makes of them."""
         first, last = (self.model.place(tap.layer, tap.sides[i]) for i in (0, -1))
-        act, grad = kept[first].detach(), grads.get(last)
-        if tap.side == "weight":
-            self._check(act, tap.layer)
-        else:
+        act, grad = self._check(kept[first].detach(), tap.layer)[rows], grads.get(last)
+        grad = None if grad is None else grad[rows]
+        if tap.side != "weight":
             act = self._map(act, first, tap.layer)
             grad = None if grad is None else self._map(grad, last, tap.layer)
-        act, grad = act[rows], None if grad is None else grad[rows]
         if tap.reduce is None:
             return act, grad
         return tap.reduce(act, torch.zeros_like(act) if grad is None else grad), None

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from ...engine.job import Run
-from ...engine.objective import Objective, Refused, dlr, log_prob, margin, margins, targeted_dlr
+from ...engine.objective import Objective, Refused, dlr, log_prob, margin, margins, ranking, targeted_dlr
 
 Loss = Literal["cross_entropy", "margin", "dlr"]
 Pick = Literal["runner_up", "least_likely", "random"]
@@ -56,9 +56,9 @@ class Aim:
 
     def goal(self, logits: Tensor, run: Run) -> Goal:
         """The goal, given the logits [classes] of the picture. Raises Refused."""
-        ranking = logits.argsort(descending=True, stable=True).tolist()
-        label = ranking[0] if self.label is None else self.label
-        target = self._picked([c for c in ranking if c != label], run) if self.pick else self.target
+        classes = ranking(logits[None])[0].tolist()
+        label = classes[0] if self.label is None else self.label
+        target = self._picked([c for c in classes if c != label], run) if self.pick else self.target
         if target == label and not self.from_scratch:
             raise Refused("the target is what the model predicts already; name another, or the true label")
         return Goal(label, target, self.loss)

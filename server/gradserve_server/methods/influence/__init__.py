@@ -7,6 +7,7 @@ import numpy as np
 from torch import Tensor
 
 from ...engine.job import Job, Steps, together
+from ...engine.objective import ranking
 from ...engine.query import Query
 from .estimates import (
     Asked,
@@ -69,7 +70,7 @@ def influence(
     """Scores by every member, averaged: [1, 3, H, W] -> Influenced. `rank` counts where no label is given."""
     if label is None:
         answer = yield Query(x, model=unfolded(members[0].model))
-        label = int(answer.logits[0].argsort(descending=True, stable=True)[rank - 1])
+        label = int(ranking(answer.logits)[0, rank - 1])
     asked = Asked(label, goal)
     estimates = yield from together([METHODS[method](x, asked, member) for member in members])
     scores = np.mean([each.scores for each in estimates], axis=0)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ...engine.job import Job, Steps
-from ...engine.objective import Objective, direction, layer
+from ...engine.objective import Objective, direction, layer, ranking
 from ...engine.query import Query
 from ..making import Record, Snapshot, as_bytes, numbers, pixels, quantized, resized
 from ..targets import Target
@@ -31,10 +31,10 @@ class Summand:
     layer: str = ""
     vector: tuple[float, ...] = ()
 
-    def objective(self, ranking: Sequence[int], like: Tensor) -> Objective:
+    def objective(self, classes: Sequence[int], like: Tensor) -> Objective:
         """The number to maximise, given the start's classes by falling logit."""
         if self.target is not None:
-            return self.weight * self.target.objective(ranking)
+            return self.weight * self.target.objective(classes)
         if self.vector:
             vector = torch.tensor(self.vector, dtype=like.dtype, device=like.device)
             return self.weight * direction(self.layer, vector)
@@ -62,11 +62,11 @@ class Maximized:
 
 def maximize(job: Job, x: Tensor, goals: Sequence[Goal], recipe: Recipe, snapshots: Sequence[int] = ()) -> Steps:
     """Makes one image for every goal from [1, 3, H, W], the start or a canvas of its size. Returns [Maximized]."""
-    ranking: list[int] = []
+    classes: list[int] = []
     if any(summand.target and summand.target.rank for goal in goals for summand in goal):
         answer = yield Query(x)
-        ranking = answer.logits[0].argsort(descending=True, stable=True).tolist()
-    objectives = [_sum([summand.objective(ranking, x) for summand in goal]) for goal in goals]
+        classes = ranking(answer.logits)[0].tolist()
+    objectives = [_sum([summand.objective(classes, x) for summand in goal]) for goal in goals]
     record = Record(job.run(), recipe.total, frozenset(snapshots))
     size = (x.shape[2], x.shape[3])
     ground, detail = x.expand(len(goals), -1, -1, -1), torch.zeros_like(x)
