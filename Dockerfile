@@ -13,10 +13,7 @@ FROM python:3.11-slim
 RUN useradd --create-home --uid 10001 gradserve
 COPY --from=build /opt/gradserve /opt/gradserve
 ENV PATH=/opt/gradserve/bin:$PATH \
-    PYTHONUNBUFFERED=1 \
-    OMP_WAIT_POLICY=PASSIVE \
-    MALLOC_MMAP_THRESHOLD_=1073741824 \
-    MALLOC_TRIM_THRESHOLD_=2147483648
+    PYTHONUNBUFFERED=1
 USER gradserve
 WORKDIR /home/gradserve
 EXPOSE 50051 9464

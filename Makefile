@@ -3,11 +3,6 @@ PYTHON ?= python3
 BIN := .venv/bin
 ARGS ?=
 
-# glibc gives memory back to the system after every pass otherwise, and page faults cost up to a fifth of a pass
-export MALLOC_MMAP_THRESHOLD_ ?= 1073741824
-export MALLOC_TRIM_THRESHOLD_ ?= 2147483648
-export OMP_WAIT_POLICY ?= PASSIVE
-
 .PHONY: demo test serve check bench bench-influence protos format clean
 
 demo: .venv/ready  ## run every method on real pictures, write demo-out/index.html; ARGS="--model resnet18"

@@ -27,6 +27,7 @@ from rich.progress import track
 from rich.table import Table
 
 from gradserve.v1 import service_pb2_grpc
+from gradserve_server.api.service import prepare_environment
 
 from . import report
 from .loop import GRADIENT
@@ -100,6 +101,7 @@ async def measure(
 ) -> list[Seen]:
     """Starts what is needed, then all in turn."""
     found = []
+    prepare_environment()  # the peers too have what this project's server gives its workers
     async with AsyncExitStack() as stack:
         peers = await started(servers, model, stack)
         for name in mixes:

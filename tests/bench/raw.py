@@ -1,7 +1,6 @@
 """The same network without a service: processes that run plain torch loops, each with one thread."""
 
 import multiprocessing
-import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -14,6 +13,7 @@ import torch
 
 from gradserve.v1 import common_pb2 as pb
 from gradserve_server.api.images import decode, png, preprocess
+from gradserve_server.api.service import prepare_environment
 from gradserve_server.config import LimitSettings
 from gradserve_server.models.catalogue import read_catalogue
 from gradserve_server.models.prepared import Prepared, prepare
@@ -64,7 +64,7 @@ class RawLoops:
 @contextmanager
 def raw_loops(catalogue: Path, processes: int) -> Iterator[RawLoops]:
     """Starts the processes and ends them."""
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    prepare_environment()  # as the server does for its workers
     context = multiprocessing.get_context("spawn")
     pipes = [context.Pipe() for _ in range(processes)]
     children = [context.Process(target=_main, args=(theirs, catalogue), daemon=True) for _, theirs in pipes]

@@ -16,11 +16,11 @@ from gradserve_server.engine.engine import (
     NotFinite,
     OutOfMemory,
     Progressed,
-    default_rows,
 )
 from gradserve_server.engine.job import Job, Progress, Steps, TimeUp, together
 from gradserve_server.engine.objective import Refused, logit
 from gradserve_server.engine.query import Answer, Part, Query
+from gradserve_server.engine.rows import default_rows
 from gradserve_server.methods.explain import Call, Explained, Target, explain
 from gradserve_server.models.catalogue import EMBEDDED
 from gradserve_server.models.prepared import Prepared, prepare

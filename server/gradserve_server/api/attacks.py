@@ -11,7 +11,7 @@ import numpy as np
 from gradserve.v1 import attack_pb2
 from gradserve.v1 import common_pb2 as pb
 
-from ..engine.engine import passes_cost
+from ..engine.rows import passes_cost
 from ..methods.attack import FROM_SCRATCH, METHODS, Aim, Attacked, Ball, Lens, Method, Plan
 from ..methods.attack.defences import DEFENCES
 from ..methods.attack.lens import eot

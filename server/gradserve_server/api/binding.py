@@ -12,8 +12,8 @@ from gradserve.v1 import attack_pb2, explain_pb2, influence_pb2, predict_pb2
 from gradserve.v1 import common_pb2 as pb
 
 from ..config import LimitSettings
-from ..engine.engine import passes_cost
 from ..engine.job import Priority
+from ..engine.rows import passes_cost
 from ..methods.explain import METHODS, Call
 from ..methods.targets import Target
 from ..models.card import ModelCard, Precision, Rpc

@@ -7,7 +7,7 @@ from typing import Any
 
 from gradserve.v1 import influence_pb2
 
-from ..engine.engine import passes_cost
+from ..engine.rows import passes_cost
 from ..methods.influence import Member, Reweighting, opened
 from ..methods.influence.index import Index
 from ..models.card import ModelCard

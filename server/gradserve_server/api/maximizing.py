@@ -7,7 +7,7 @@ from gradserve.v1 import common_pb2 as pb
 from gradserve.v1 import maximize_pb2
 
 from ..config import LimitSettings
-from ..engine.engine import passes_cost
+from ..engine.rows import passes_cost
 from ..methods.maximize import PRESETS, Maximized, Recipe, octave_sizes
 from ..models.card import ModelCard
 from ..pool.wire import Outcome

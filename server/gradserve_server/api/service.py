@@ -21,10 +21,15 @@ WORKERS_ENVIRONMENT = {
 }
 
 
-async def run(settings: Settings) -> int:
-    """Starts everything, serves until SIGTERM or SIGINT, drains, and returns the exit code. Raises StartError."""
+def prepare_environment() -> None:
+    """What processes that compute should inherit, unless the user has set it."""
     for name, value in WORKERS_ENVIRONMENT.items():
         os.environ.setdefault(name, value)
+
+
+async def run(settings: Settings) -> int:
+    """Starts everything, serves until SIGTERM or SIGINT, drains, and returns the exit code. Raises StartError."""
+    prepare_environment()
     metrics = Metrics()
     serve_metrics(settings, metrics)
     pool = pool_of(settings, metrics)

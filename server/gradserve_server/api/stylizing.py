@@ -11,7 +11,7 @@ from gradserve.v1 import common_pb2 as pb
 from gradserve.v1 import progress_pb2, stylize_pb2
 
 from ..config import LimitSettings
-from ..engine.engine import passes_cost
+from ..engine.rows import passes_cost
 from ..methods.stylize import (
     PIXELS,
     LayerWeight,

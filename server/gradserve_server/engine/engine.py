@@ -13,40 +13,18 @@ from .events import Ended, Event, ModelFailed, NotFinite, OutOfMemory, Progresse
 from .job import Job, Kept, OpenQuery, Progress, TimeUp
 from .objective import Refused
 from .query import Answer, Part, Query
+from .rows import default_rows, passes_cost
 from .take import Claim, Key, take
 
 log = logging.getLogger(__name__)
 
-GRID = 224 * 224
-CPU_ROWS, CPU_MOST = 8, 15  # at 224 px, and at most: from 16 on oneDNN takes kernels that round otherwise
-CPU_MOST_FAST = 64  # FAST rounds anyway
-GPU_ROWS, GPU_MOST = 64, 256
 MOST_KEYS = 1000
 RECOVERY = 1.02  # growth of a lowered cap with every pass that fills it
 NOT_FINITE = "the model gave infinities or NaN for this image"
 NO_MEMORY = "can't allocate memory"  # what a CPU's allocator says, in a RuntimeError
-BACKWARD = 3  # a forward and backward pass to the image costs about three forwards
 PORTIONS = 4  # of the time left, that a wide query fills one when it may answer with less
 LONGEST = 2.0  # seconds that a pass may take while it has more than one row: whoever arrives meanwhile waits for it
 SMOOTHING = 0.3  # weight of the newest step in the running estimate of seconds per row
-
-
-def passes_cost(forward: float, wrt: str) -> float:
-    """The cost of a row, given its forward's: a backward to the image costs about two more."""
-    return forward * (BACKWARD if wrt == "image" else 1)
-
-
-def default_rows(device: torch.device, height: int, width: int, precision: str = "exact") -> int:
-    """Rows per pass where the configuration says nothing."""
-    at_grid = GPU_ROWS if device.type == "cuda" else CPU_ROWS
-    return max(1, min(most_rows(device, precision), at_grid * GRID // max(1, height * width)))
-
-
-def most_rows(device: torch.device, precision: str) -> int:
-    """Rows per pass at most where the configuration says nothing, however small the images."""
-    if device.type == "cuda":
-        return GPU_MOST
-    return CPU_MOST_FAST if precision == "fast" else CPU_MOST
 
 
 class Engine:

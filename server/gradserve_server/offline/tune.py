@@ -13,9 +13,9 @@ import torch
 
 from ..config import PoolSettings, devices
 from ..engine.differentiate import differentiate
-from ..engine.engine import default_rows, most_rows
 from ..engine.objective import logit
 from ..engine.query import Part, Query
+from ..engine.rows import default_rows, most_rows
 from ..models.card import Precision
 from ..models.catalogue import ModelSpec
 from ..models.prepared import Prepared, prepare

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from ...engine.engine import default_rows
+from ...engine.rows import default_rows
 from ...models.prepared import Prepared
 from . import neighbours, regression
 from .curvature import Curvature
