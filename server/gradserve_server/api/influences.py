@@ -45,7 +45,8 @@ def bind_influence(request: influence_pb2.InfluenceRequest, at: Circumstances) -
         "newton": request.method.last_layer.newton if request.method.last_layer.HasField("newton") else True,
     }
     violations.check()
-    cost = passes_cost(card.gflop, "image") * len(arguments["members"]) + (card.gflop if label is None else 0.0)
+    members = len(arguments["members"])
+    cost = passes_cost(card.gflop, "image") * members + (card.gflop if label is None and members > 1 else 0.0)
     task, region, how = task_of("influence", card, replace(common, precision="exact"), arguments, cost, at)
     return Bound(task, card, region, how, (method,))
 

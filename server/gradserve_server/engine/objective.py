@@ -77,6 +77,11 @@ def log_odds(label: int) -> Objective:
     return Objective((Term("log_odds", "", (label,)),))
 
 
+def ranked_log_odds(rank: int) -> Objective:
+    """The same of each row's own class of that rank; 1 is the top."""
+    return Objective((Term("ranked_log_odds", "", (rank - 1,)),))
+
+
 def margin(label: int) -> Objective:
     """The logit of a class less the best other one."""
     return Objective((Term("margin", "", (label,)),))
@@ -156,10 +161,6 @@ def _logit(out: Tensor, index: Tensor) -> Tensor:
     return out.gather(1, index).squeeze(1)
 
 
-def _ranked(out: Tensor, index: Tensor) -> Tensor:
-    return _logit(out, ranking(out.detach()).gather(1, index))
-
-
 def _log_prob(out: Tensor, index: Tensor) -> Tensor:
     return F.log_softmax(out, 1).gather(1, index).squeeze(1)
 
@@ -204,12 +205,17 @@ def _check(index: Tensor, shape: Sequence[int]) -> None:
         raise Refused(f"unit {tuple(index.max(0).values.tolist())} lies outside the layer's {size} map on this input")
 
 
+def _by_rank(of_class: Callable[[Tensor, Tensor], Tensor]) -> Callable[[Tensor, Tensor], Tensor]:
+    return lambda out, index: of_class(out, ranking(out.detach()).gather(1, index))
+
+
 SCORES: Mapping[str, Callable[[Tensor, Tensor], Tensor]] = {
     "logit": _logit,
-    "ranked": _ranked,
+    "ranked": _by_rank(_logit),
     "log_prob": _log_prob,
-    "ranked_log_prob": lambda out, index: _ranked(F.log_softmax(out, 1), index),
+    "ranked_log_prob": _by_rank(_log_prob),
     "log_odds": _log_odds,
+    "ranked_log_odds": _by_rank(_log_odds),
     "margin": margins,
     "dlr": _dlr,
     "targeted_dlr": _targeted_dlr,

@@ -55,7 +55,7 @@ def dense() -> tuple[Tensor, Tensor]:
     return gradients, matrix / len(x)
 
 
-def asked(folder: Path, image: np.ndarray, **facts: object) -> object:
+def asked(folder: Path, image: np.ndarray, members: int = 1, **facts: object) -> object:
     facts = {
         "method": "projected",
         "goal": "margin",
@@ -67,9 +67,9 @@ def asked(folder: Path, image: np.ndarray, **facts: object) -> object:
         **facts,
     }
     x = small.images(image[None])
-    members = [Member("small", str(folder))]
     models = {"small": small.model(), unfolded("small"): small.model()}
-    return small.run(models, lambda job: influence(job, x, members=members, **facts))
+    ensemble = [Member("small", str(folder))] * members
+    return small.run(models, lambda job: influence(job, x, members=ensemble, **facts))
 
 
 def changes(folder: Path, image: np.ndarray, **facts: object) -> np.ndarray:
@@ -143,6 +143,21 @@ def test_what_it_knows_of_the_training(folder: Path, tmp_path: Path) -> None:
     finally:
         network.load_state_dict(moved)
     assert "NOT_STATIONARY" in Index(tmp_path / "far").manifest.warnings[0]
+
+
+@pytest.mark.parametrize("method", ["projected", "last_layer", "neighbours"])
+@pytest.mark.parametrize("members", [1, 2])
+def test_a_predicted_class_is_the_same_as_naming_it(folder: Path, method: str, members: int) -> None:
+    image = small.data()[1][3]
+    order = small.model()(small.images(image[None]))[0].argsort(descending=True).tolist()
+    for rank, label in enumerate(order, start=1):
+        facts = {"method": method, "goal": "loss", "members": members}
+        by_rank, by_name = (asked(folder, image, label=each, rank=rank, **facts) for each in (None, label))
+        assert by_rank.label == label
+        assert by_rank.value == pytest.approx(by_name.value)
+        assert np.array_equal(by_rank.helpful, by_name.helpful)
+        assert np.array_equal(by_rank.harmful, by_name.harmful)
+        assert off(by_rank.scores, by_name.scores) < 1e-9
 
 
 def test_an_ensemble_averages_its_members(folder: Path, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ...engine.job import Steps
-from ...engine.objective import log_odds, logit
+from ...engine.objective import Objective, log_odds, logit, ranked, ranked_log_odds, ranking
 from ...engine.query import Query, Tap
 from ..embed import pooled
 from . import neighbours
@@ -35,13 +35,26 @@ class Member(NamedTuple):
 
 
 class Asked(NamedTuple):
-    """The number that is asked about: the loss, the margin or the logit of a class."""
+    """The number that is asked about: the loss, the margin or the logit of a class, or of that of a predicted rank."""
 
-    label: int
     goal: Goal
+    label: int | None
+    rank: int = 1  # counts where there is no label
+
+    @property
+    def objective(self) -> Objective:
+        """What to differentiate: the logit, or the margin, which does not vanish as p nears 1 as the loss does."""
+        if self.goal == "logit":
+            return ranked(self.rank) if self.label is None else logit(self.label)
+        return ranked_log_odds(self.rank) if self.label is None else log_odds(self.label)
+
+    def of(self, logits: Tensor) -> "Asked":
+        """With the label that logits [C] give."""
+        return self if self.label is not None else self._replace(label=int(ranking(logits[None])[0, self.rank - 1]))
 
     def value(self, logits: Tensor) -> Tensor:
         """The number itself, of logits [C]. The margin is log p - log(1 - p)."""
+        assert self.label is not None
         if self.goal == "logit":
             return logits[self.label]
         others = logits[torch.arange(len(logits)) != self.label].logsumexp(0)
@@ -54,6 +67,7 @@ class Estimate:
     """Of every training example the change of the number when it is removed, or its similarity: [N]."""
 
     scores: Array
+    asked: Asked  # with its label
     logits: Tensor  # [C], float64
     step: Callable[[Array, float], float] | None = None  # the same by a Newton step, of rows and their change of weight
 
@@ -84,21 +98,22 @@ def regression_of(path: str) -> Regression:
 def projected_gauss_newton(x: Tensor, asked: Asked, member: Member) -> Steps:
     """Inner products of projected, whitened gradients (LoGra: Choe et al. 2024, with the softmax Gauss-Newton matrix).
 
-    The gradient is that of the margin, which does not vanish as p nears 1; d loss = -(1 - p) d margin.
+    d loss = -(1 - p) d margin.
     """
     index, tools = opened(member.folder), projected_of(member.folder, x.device, x.dtype)
-    number = logit(asked.label) if asked.goal == "logit" else log_odds(asked.label)
-    answer = yield Query(x, number, "taps", taps(tools.projections), model=unfolded(member.model))
+    answer = yield Query(x, asked.objective, "taps", taps(tools.projections), model=unfolded(member.model))
     logits = answer.logits[0].double().cpu()
+    asked = asked.of(logits)
     vector = tools.vectors(answer.acts)[0].float().cpu().numpy()
     slope = -(1 - float(logits.softmax(0)[asked.label])) if asked.goal == "loss" else 1.0
-    return Estimate(slope / len(index) * products(index, vector[None])[0], logits)
+    return Estimate(slope / len(index) * products(index, vector[None])[0], asked, logits)
 
 
 def last_layer(x: Tensor, asked: Asked, member: Member) -> Steps:
     """Exact influence through the weights of the last layer alone."""
     index, tools = opened(member.folder), regression_of(member.folder)
     logits, features = yield from _last(x, asked, member)
+    asked = asked.of(logits)
     with torch.enable_grad():
         at = logits.clone().requires_grad_()
         (slope,) = torch.autograd.grad(asked.value(at), at)
@@ -108,13 +123,14 @@ def last_layer(x: Tensor, asked: Asked, member: Member) -> Steps:
         change = tools.newton(index, responses, rows, weight)
         return float(asked.value(logits + change) - asked.value(logits))
 
-    return Estimate(tools.removals(index, responses, slope), logits, step)
+    return Estimate(tools.removals(index, responses, slope), asked, logits, step)
 
 
 def similar(x: Tensor, asked: Asked, member: Member) -> Steps:
     """Cosine of what goes into the last layer: similar training examples, whether or not they mattered."""
     logits, features = yield from _last(x, asked, member)
-    return Estimate(neighbours.similarities(opened(member.folder), features.float().numpy()), logits)
+    scores = neighbours.similarities(opened(member.folder), features.float().numpy())
+    return Estimate(scores, asked.of(logits), logits)
 
 
 def products(index: Index, vectors: Array) -> Array:
@@ -130,5 +146,5 @@ def _last(x: Tensor, asked: Asked, member: Member) -> Steps:
     """Logits [C] and what goes into the last layer [D], float64 on the CPU."""
     layer = opened(member.folder).manifest.feature_layer
     tap = Tap(layer, "input", reduce=lambda act, _: pooled(act, "mean"))
-    answer = yield Query(x, logit(asked.label), "nothing", (tap,), model=unfolded(member.model))
+    answer = yield Query(x, asked.objective, "nothing", (tap,), model=unfolded(member.model))
     return answer.logits[0].double().cpu(), answer.acts[0][0].double().cpu()
