@@ -9,13 +9,14 @@ from statistics import median
 from typing import Annotated, Any
 
 import typer
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
 Json = Annotated[bool, typer.Option("--json", help="JSON on standard output instead of tables.")]
 Out = Annotated[Path | None, typer.Option("--out", dir_okay=False, help="Also write the JSON to this file.")]
 
-WIDTH = 130  # of a file or a pipe
+WIDTH = 200  # of a file or a pipe
 
 console = Console(stderr=True, highlight=False)
 
@@ -48,8 +49,8 @@ def deliver(document: dict[str, Any], tables: list[Table], as_json: bool, out: P
 
 
 def table(title: str, names: list[str], columns: list[str]) -> Table:
-    """A plain table: names at the left, numbers at the right."""
-    made = Table(title=title, title_justify="left", box=None, header_style="bold")
+    """A table that Markdown can take as it is: names at the left, numbers at the right."""
+    made = Table(title=title, title_justify="left", box=box.MARKDOWN, header_style="bold")
     for name in names:
         made.add_column(name, no_wrap=True)
     for column in columns:

@@ -8,6 +8,7 @@ from gradserve_server.engine.events import Ended
 from gradserve_server.engine.job import Job, Steps
 from gradserve_server.engine.objective import logit
 from gradserve_server.engine.query import Query
+from gradserve_server.engine.recorded import WORTH
 from gradserve_server.models.catalogue import EMBEDDED
 from gradserve_server.models.prepared import prepare
 
@@ -19,7 +20,8 @@ def gradient_on(device: str) -> torch.Tensor:
     images = torch.rand(5, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 
     def method(job: Job) -> Steps:
-        plain = yield Query(images, logit(3), "image")
+        for _ in range(WORTH + 2):  # the last ones are replayed
+            plain = yield Query(images, logit(3), "image")
         guided = yield Query(images, logit(3), "image", relu="guided")
         return torch.cat([plain.image_grad, guided.image_grad]).cpu()
 

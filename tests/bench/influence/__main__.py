@@ -16,6 +16,7 @@ from . import counterfactual, head, latency, lds, mislabels
 from .truth import Retrained
 
 CACHE = Path(tempfile.gettempdir()) / "gradserve-influence"
+SEEDS = 4  # counterfactual: trainings without the removed examples
 PARTS = ("head", "lds", "counterfactual", "mislabels", "latency")
 
 
@@ -25,7 +26,7 @@ def main(
     seeds: Annotated[int, typer.Option(min=1, help="LDS: trainings of each half.")] = 2,
     models: Annotated[int, typer.Option(min=1, help="LDS: independent models, alone and averaged.")] = 5,
     draws: Annotated[int, typer.Option(min=1, help="Mislabels: draws of wrong labels.")] = 2,
-    tests: Annotated[int, typer.Option(min=1, max=100, help="Counterfactual: test images.")] = 6,
+    tests: Annotated[int, typer.Option(min=1, max=100, help="Counterfactual: test images.")] = 12,
     examples: Annotated[list[int], typer.Option(help="Latency: sizes of the training set.")] = [1000, 5000, 50000],  # noqa: B006
     cache: Annotated[Path, typer.Option(help="Where trained networks and indexes are kept.")] = CACHE,
     data: faithfulness.Data = faithfulness.DATA,
@@ -34,7 +35,7 @@ def main(
 ) -> None:
     """Influence estimates beside real retraining, beside cheaper scores, and what queries cost.
 
-    The first run trains about 150 small networks: minutes on a free core. What needs ../shared/data
+    The first run trains about 300 small networks: minutes on a free core. What needs ../shared/data
     is left out without it.
     """
     torch.set_num_threads(1)
@@ -52,9 +53,9 @@ def main(
         document["lds"] = {"scores": [asdict(each) for each in scores], "agreement_of_seeds": agreement}
         tables.append(lds.table(scores, agreement, subsets, seeds, models))
     if "counterfactual" in wanted:
-        removed = counterfactual.measure(truth, indexes, tests, 2)
+        removed = counterfactual.measure(truth, indexes, tests, SEEDS)
         document["counterfactual"] = [asdict(each) for each in removed]
-        tables.append(counterfactual.table(removed, 2))
+        tables.append(counterfactual.table(removed, SEEDS))
     if "mislabels" in wanted:
         wrong = mislabels.measure(truth, photos, indexes, draws)
         document["mislabels"] = [asdict(each) for each in wrong]
