@@ -23,7 +23,7 @@ check: .venv/ready  ## style, types, stubs in step
 bench: .venv/bench  ## benchmarks, minutes; they print, they never fail for being slow
 	$(BIN)/python -m tests.bench $(ARGS)
 
-bench-influence: .venv/bench  ## influence beside real retraining: trains about 150 small networks; ARGS="--part lds"
+bench-influence: .venv/bench  ## influence beside real retraining: trains about 300 small networks; ARGS="--part lds"
 	$(BIN)/python -m tests.bench.influence $(ARGS)
 
 protos: .venv/ready  ## regenerate the stubs

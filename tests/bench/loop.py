@@ -6,6 +6,7 @@
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Annotated
 
 import numpy as np
@@ -87,7 +88,7 @@ def measure(model: Prepared, mix: dict[str, int], precision: Precision, rounds: 
         begin = time.thread_time()
         fill = by_engine(model, requests, images, precision, len(requests))
         middle = time.thread_time()
-        raw(model.at(precision), requests, images, cap)
+        raw(model, precision, requests, images, cap)
         end = time.thread_time()
         if i >= 0:  # the first warms up
             ours.append(1000 * (middle - begin) / len(requests))
@@ -153,7 +154,7 @@ def ascent(x: Tensor, label: int) -> Steps:
     return at.numpy()
 
 
-def raw(model: Prepared, requests: Sequence[str], images: Tensor, cap: int) -> None:
+def raw(model: Prepared, precision: Precision, requests: Sequence[str], images: Tensor, cap: int) -> None:
     """The same requests, batched by hand: each method's rows in full batches, nothing between them."""
     by_method: dict[str, list[int]] = {}
     for i, method in enumerate(requests):
@@ -162,12 +163,12 @@ def raw(model: Prepared, requests: Sequence[str], images: Tensor, cap: int) -> N
         "gradient": raw_gradient,
         "smooth_grad": raw_smooth_grad,
         "ascent": raw_ascent,
-        "attack": raw_attack,
+        "attack": partial(raw_attack, exact=model),
         "predict": raw_predict,
     }
     for method, rows in by_method.items():
         for part in batches(rows, 1 if method == "smooth_grad" else cap):
-            loops[method](model, images[part], torch.tensor([i % 10 for i in part]))
+            loops[method](model.at(precision), images[part], torch.tensor([i % 10 for i in part]))
 
 
 def batches(rows: Sequence[int], size: int) -> Iterator[list[int]]:
@@ -208,11 +209,13 @@ def raw_ascent(model: Prepared, x: Tensor, labels: Tensor) -> None:
     at.numpy()
 
 
-def raw_attack(model: Prepared, x: Tensor, labels: Tensor) -> None:
-    """The same with what Attack adds: the prediction before, and the certificate's two looks."""
+def raw_attack(model: Prepared, x: Tensor, labels: Tensor, exact: Prepared) -> None:
+    """The same with what Attack adds: a look before and one after, and the certificate's, which are alone and exact."""
     raw_ascent(model, x, labels)
-    for _ in range(3):
+    for _ in range(2):
         raw_predict(model, x, labels)
+        for row in x.split(1):
+            raw_predict(exact, row, labels)
 
 
 def raw_predict(model: Prepared, x: Tensor, labels: Tensor) -> None:

@@ -15,6 +15,7 @@ from gradserve.v1 import common_pb2 as pb
 from gradserve_server.api.images import decode, png, preprocess
 from gradserve_server.api.service import prepare_environment
 from gradserve_server.config import LimitSettings
+from gradserve_server.models.card import Precision
 from gradserve_server.models.catalogue import read_catalogue
 from gradserve_server.models.prepared import Prepared, prepare
 
@@ -68,8 +69,9 @@ def raw_loops(catalogue: Path, processes: int) -> Iterator[RawLoops]:
     context = multiprocessing.get_context("spawn")
     pipes = [context.Pipe() for _ in range(processes)]
     children = [context.Process(target=_main, args=(theirs, catalogue), daemon=True) for _, theirs in pipes]
-    for child in children:
+    for child, (_, theirs) in zip(children, pipes, strict=True):
         child.start()
+        theirs.close()  # or a process that dies would be waited for
     try:
         for ours, _ in pipes:
             ours.recv()
@@ -88,33 +90,34 @@ def _main(connection: Connection, catalogue: Path) -> None:
     commands: dict[str, Callable[..., Any]] = {"side": side, "run": stretch, "lone": parts}
     while True:
         command, name, precision, *arguments = connection.recv()
-        connection.send(commands[command](models[name].at(precision), *arguments))
+        connection.send(commands[command](models[name], precision, *arguments))
 
 
-def side(model: Prepared) -> int:
+def side(model: Prepared, _: Precision) -> int:
     """Of the square input."""
     return model.card.height
 
 
-def stretch(model: Prepared, mix: Mapping[str, int], seconds: float) -> Stretch:
+def stretch(model: Prepared, precision: Precision, mix: Mapping[str, int], seconds: float) -> Stretch:
     """The mix's requests in full batches, one method after another; at least once."""
-    cap = loop.cap_of(model)
+    cap = loop.cap_of(model.at(precision))
     methods = [method for method, share in mix.items() for _ in range(share * cap)]
-    images = torch.rand(len(methods), 3, side(model), side(model), generator=torch.Generator().manual_seed(0))
+    size, generator = (model.card.height, model.card.width), torch.Generator().manual_seed(0)
+    images = torch.rand(len(methods), 3, *size, generator=generator)
     requests, begin, cpu = 0, time.perf_counter(), time.process_time()
     while not requests or time.perf_counter() - begin < seconds:
-        loop.raw(model, methods, images, cap)
+        loop.raw(model, precision, methods, images, cap)
         requests += len(methods)
     return Stretch(requests, time.perf_counter() - begin, time.process_time() - cpu)
 
 
-def parts(model: Prepared, jpeg: bytes) -> Parts:
+def parts(model: Prepared, precision: Precision, jpeg: bytes) -> Parts:
     """One picture from bytes to bytes."""
     limits, begin = LimitSettings(), time.perf_counter()
     pixels, _ = preprocess(decode(pb.Image(encoded=jpeg), limits), model.card, pb.PREPROCESS_AS_IS, limits)
     decoded = time.perf_counter()
     image = torch.from_numpy(pixels.copy()).permute(2, 0, 1).unsqueeze(0) / 255
-    values = loop.gradient(model, image, torch.zeros(1, dtype=torch.long))[0].abs().sum(0).numpy()
+    values = loop.gradient(model.at(precision), image, torch.zeros(1, dtype=torch.long))[0].abs().sum(0).numpy()
     computed = time.perf_counter()
     levels = (values - values.min()) / np.ptp(values)
     png((levels * 255).round().astype(np.uint8))

@@ -123,6 +123,46 @@ def closing(log: list[str], method: Callable[[Job], Steps]) -> Callable[[Job], S
     return wrapped
 
 
+def test_fewer_callers_than_last_time_are_worth_a_moment(world: World) -> None:
+    assert world.engine.worth_waiting() == 0.0
+    for i in range(8):
+        world.submit(str(i), asking(1))
+    assert world.engine.worth_waiting() == 0.0  # nothing is known of such passes
+    world.step()
+    world.submit("back", asking(1))
+    assert world.engine.worth_waiting() == pytest.approx(module.WAITING * 8 * world.seconds)
+    for i in range(7):
+        world.submit(f"back {i}", asking(1))
+    assert world.engine.worth_waiting() == 0.0  # all are there
+    world.step()
+    assert world.passes == [[1] * 8, [1] * 8]
+
+
+@pytest.mark.parametrize(
+    ("method", "facts"),
+    [
+        (asking(1, alone=True), {}),
+        (asking(1), {"model": "other"}),
+        (asking(1), {"precision": "fast"}),
+        (asking(1), {"deadline": 0.1 + 0.1}),
+    ],
+)
+def test_nobody_waits_for_what_does_not_come(world: World, method: Callable[[Job], Steps], facts: dict) -> None:
+    for i in range(8):
+        world.submit(str(i), asking(1))
+    world.step()
+    world.submit("another", method, **facts)
+    assert world.engine.worth_waiting() == 0.0
+
+
+def test_running_jobs_do_not_wait_for_new_ones(world: World) -> None:
+    for i in range(7):
+        world.submit(str(i), asking(1))
+    world.submit("steps", asking(1, 1))
+    world.step()
+    assert world.engine.worth_waiting() == 0.0
+
+
 def test_a_job_is_answered_in_full_and_in_order(world: World) -> None:
     x = torch.arange(20.0).view(20, 1, 1, 1).expand(20, 3, 4, 4)
 

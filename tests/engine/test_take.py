@@ -3,7 +3,7 @@
 import random
 from collections import Counter
 
-from gradserve_server.engine.take import AGEING, NEW_SHARE, PATIENCE, Claim, Key, take
+from gradserve_server.engine.take import AGEING, NEW_PATIENCE, NEW_SHARE, PATIENCE, Claim, Key, take
 
 KEY = Key("a", "exact", 8, 8, "image")
 OTHER = Key("b", "exact", 8, 8, "image")
@@ -11,7 +11,9 @@ NOW = 100.0
 
 
 def claim(name: str, rows: int = 1, **changes: object) -> Claim:
-    plain = Claim(name, KEY, rows, running=False, interactive=True, deadline=float("inf"), since=NOW)
+    """Asked when its job came, unless it says otherwise."""
+    since = changes.get("since", changes.get("arrived", NOW))
+    plain = Claim(name, KEY, rows, running=False, interactive=True, deadline=float("inf"), since=since, arrived=since)
     return plain._replace(**changes)
 
 
@@ -38,7 +40,7 @@ def test_rows_are_dealt_evenly_to_wide_queries() -> None:
 
 
 def test_a_limit_of_one_takes_the_most_urgent_row() -> None:
-    claims = [claim("late"), claim("early", since=NOW - 1), claim("pressing", 9, deadline=NOW + 1)]
+    claims = [claim("late"), claim("early", arrived=NOW - 1), claim("pressing", 9, deadline=NOW + 1)]
     assert taken(claims, limit=1) == {"pressing": 1}
     assert taken(claims[:2], limit=1) == {"early": 1}
 
@@ -50,9 +52,17 @@ def test_running_jobs_come_first_but_new_ones_get_a_quarter() -> None:
     assert Counter(name.split()[0] for name in got) == {"running": 12, "new": 4}
 
 
-def test_new_jobs_get_at_least_one_row() -> None:
+def test_new_jobs_that_have_waited_get_at_least_one_row() -> None:
     running = [claim(f"running {i}", running=True) for i in range(5)]
-    assert taken([*running, claim("new")], limit=2) == {"running 0": 1, "new": 1}
+    assert taken([*running, claim("new", since=NOW - NEW_PATIENCE)], limit=2) == {"running 0": 1, "new": 1}
+    assert taken([*running, claim("new")], limit=2) == {"running 0": 1, "running 1": 1}
+
+
+def test_new_jobs_are_dealt_rows_after_the_running_ones() -> None:
+    running = [claim(f"running {i}", 50, running=True) for i in range(4)]
+    got = taken([claim("new 0"), claim("new 1"), *running], limit=8)
+    assert got == {f"running {i}": 2 for i in range(4)}
+    assert taken([claim("new 0"), claim("new 1"), *running[:2]], limit=8)["new 1"] == 1
 
 
 def test_what_new_jobs_leave_goes_to_running_ones_and_the_other_way_round() -> None:
@@ -68,7 +78,7 @@ def test_batch_gives_way_to_interactive() -> None:
 
 def test_batch_ages_into_interactive() -> None:
     waited = claim("batch", 50, interactive=False, since=NOW - AGEING - 0.1)
-    assert taken([waited, claim("interactive", 50)]) == {"batch": 4, "interactive": 4}
+    assert taken([waited, claim("interactive", 50)]) == {"batch": 5, "interactive": 3}
 
 
 def test_earlier_deadlines_get_the_odd_rows() -> None:
@@ -87,7 +97,7 @@ def test_a_pass_has_one_key() -> None:
         assert taken([claim("first"), different]) == {"first": 1}, field
 
 
-def test_the_key_served_longest_ago_goes_first() -> None:
+def test_the_key_served_least_goes_first() -> None:
     claims = [claim("a", 50, since=NOW - 9), claim("b", key=OTHER)]
     assert taken(claims, served={KEY: 7, OTHER: 6}) == {"b": 1}
     assert taken(claims, served={KEY: 6, OTHER: 7}) == {"a": 8}
@@ -126,10 +136,10 @@ def test_properties_of_random_claims() -> None:
         urgent = [c for c in mine if c.interactive or NOW - c.since > AGEING]
         if any(got.get(c.query, 0) < c.rows for c in urgent):
             assert all(c in urgent for c, _ in batch), "batch work goes only where no interactive row waits"
-        new = [c for c in urgent or mine if not c.running]
-        given = sum(got.get(c.query, 0) for c in new)
+        late = [c for c in urgent or mine if not c.running and NOW - c.since >= NEW_PATIENCE]
+        given = sum(got.get(c.query, 0) for c in late)
         if limit > 1:
-            assert given >= min(sum(c.rows for c in new), max(1, limit // NEW_SHARE))
+            assert given >= min(sum(c.rows for c in late), max(1, limit // NEW_SHARE))
 
 
 def test_nobody_starves() -> None:

@@ -25,6 +25,7 @@ NOT_FINITE = "the model gave infinities or NaN for this image"
 NO_MEMORY = "can't allocate memory"  # what a CPU's allocator says, in a RuntimeError
 PORTIONS = 4  # of the time left, that a wide query fills one when it may answer with less
 LONGEST = 2.0  # seconds that a pass may take while it has more than one row: whoever arrives meanwhile waits for it
+WAITING = 0.25  # of the last pass's seconds, for as many jobs as it had
 SMOOTHING = 0.3  # weight of the newest step in the running estimate of seconds per row
 
 
@@ -48,8 +49,9 @@ class Engine:
         self._recordings = Recordings()
         self._caps: dict[Key, float] = {}  # lowered when memory ran out
         self._row_seconds: dict[Key, float] = {}
-        self._served: dict[Key, int] = {}
-        self._passes = 0
+        self._served: dict[Key, float] = {}  # seconds of passes that a key has had, counted from where it joined
+        self._lately: dict[Key, tuple[int, int]] = {}  # jobs and rows of the last pass
+        self._turn = (0.0, 0.0)  # what the last pass's key had had before it and after it
         self._events: list[Event] = []
 
     @property
@@ -79,6 +81,21 @@ class Engine:
         """Rows of that key that fit well into a job's share of the time left, so that it ends with none half-done."""
         seconds = self._row_seconds.get(key.kind)
         return max(1, int((deadline - self._clock()) / seconds / PORTIONS / max(1, self.jobs))) if seconds else 1
+
+    def worth_waiting(self) -> float:
+        """Seconds to wait for more jobs before the next step: answered callers come back one by one.
+
+        Zero unless all that is open is new, of one kind, of fewer jobs than that kind's last pass had, and in no hurry.
+        """
+        jobs = self._jobs.values()
+        kinds = {query.key for job in jobs for query in job.open}
+        if len(kinds) != 1 or any(job.rows for job in jobs):
+            return 0.0
+        (key,) = kinds
+        expected, rows = self._lately.get(key, (0, 0))
+        seconds = rows * self._row_seconds.get(key, 0.0)
+        hurry = min(job.deadline for job in jobs) < self._clock() + 2 * seconds
+        return 0.0 if hurry or len(jobs) >= expected else WAITING * seconds
 
     def submit(self, job: Job) -> None:
         """Starts a job: runs its method up to its first query."""
@@ -117,9 +134,11 @@ class Engine:
         for job in self._jobs.values():
             for query in job.open:
                 if query.left:
-                    interactive, begun = job.priority == "interactive", job.rows > 0
-                    claim = Claim(query, query.key, query.left, begun, interactive, job.deadline, query.since, job)
-                    self._served.setdefault(query.key.kind, self._passes)  # new keys take their turn like the others
+                    claim = Claim(
+                        query, query.key, query.left, job.rows > 0, job.priority == "interactive",
+                        job.deadline, query.since, job.arrived, job,
+                    )  # fmt: skip
+                    self._served.setdefault(query.key.kind, self._turn[1])  # new keys take their turn like the others
                     claims.append(claim)
                     by_claim[claim] = query
         batch = take(claims, self.limit, self._served, now)
@@ -130,8 +149,6 @@ class Engine:
             if row_seconds * sum(count for _, count in batch) > max(slack, 0.0):
                 # a smaller pass brings the most urgent answer in time, and whoever comes meanwhile in sooner
                 batch = take(claims, lambda _: max(1, int(slack / row_seconds)), self._served, now)
-            self._passes += 1
-            self._served[key.kind] = self._passes
         return [(by_claim[claim], count) for claim, count in batch]
 
     def _key(self, job: Job, q: Query) -> Key:
@@ -165,6 +182,10 @@ class Engine:
             self._caps[key.kind] = max(1, rows // 2)
             return
         seconds = self._clock() - begun
+        self._lately[key.kind] = len({query.job.id for query, _ in batch}), rows
+        had = max(self._served[key.kind], self._turn[0])  # a key that was away saves nothing up
+        self._served[key.kind] = had + seconds
+        self._turn = (had, had + seconds)
         self._widen(key, rows)
         self._learn(key, rows, seconds)
         self.steps.append(Step(key.model, rows, seconds, rows * self._gflop(key)))
@@ -217,6 +238,7 @@ class Engine:
         if len(self._row_seconds) > MOST_KEYS:  # callers may send images of any size
             self._row_seconds.clear()
             self._served.clear()
+            self._lately.clear()
         old = self._row_seconds.get(key.kind, seconds / rows)
         self._row_seconds[key.kind] = (1 - SMOOTHING) * old + SMOOTHING * seconds / rows
 

@@ -5,8 +5,9 @@ from typing import NamedTuple
 
 from ..models.card import Precision
 
-NEW_SHARE = 4  # one row in four goes to jobs that have not begun
-PATIENCE = 30.0  # seconds after which a claim without a deadline counts as due
+NEW_SHARE = 4  # one row in four goes to jobs that have waited for their first row for
+NEW_PATIENCE = 1.0  # seconds
+PATIENCE = 30.0  # seconds after its job's arrival at which a claim without a deadline counts as due
 AGEING = 5.0  # seconds of waiting after which a batch job's query counts as interactive
 
 
@@ -27,7 +28,10 @@ class Key(NamedTuple):
 
 
 class Claim(NamedTuple):
-    """Rows that one query waits for: `since` is when it was asked, `running` whether its job has had a row before."""
+    """Rows that one query waits for.
+
+    `running` is whether its job has had a row before, `since` when the query was asked, `arrived` when its job came.
+    """
 
     query: object
     key: Key
@@ -36,6 +40,7 @@ class Claim(NamedTuple):
     interactive: bool
     deadline: float
     since: float
+    arrived: float = 0.0
     job: object = None  # whose it is; None: a job of its own
 
     @property
@@ -45,18 +50,19 @@ class Claim(NamedTuple):
 
 
 def take(
-    claims: Sequence[Claim], limit: Callable[[Key], int], served: Mapping[Key, int], now: float
+    claims: Sequence[Claim], limit: Callable[[Key], int], served: Mapping[Key, float], now: float
 ) -> list[tuple[Claim, int]]:
     """The claims of the next pass with the number of rows that each gets.
 
-    All have one key: of the keys that the most urgent priority asks for, the one served longest ago. Batch work gets
-    what interactive work leaves. Running jobs come first, but a quarter of the rows, at least one, goes to new ones;
-    within each, rows are dealt to the jobs one by one, so that a wide one does not push out a narrow one, by deadline
-    (a claim without one has PATIENCE), then age.
+    All have one key: of the keys that the most urgent priority asks for, the one that was served least (in seconds, so
+    that cheap passes do not wait in line with dear ones). Batch work gets what interactive work leaves. Running jobs
+    come first with a row each, or those of many steps would never end; but a quarter of the rows, at least one, goes to
+    new ones that have waited for NEW_PATIENCE. What is left is dealt to all jobs one by one, so that a wide one does
+    not push out a narrow one, by deadline, or else by age.
     """
     if not claims:
         return []
-    ranked = sorted(claims, key=lambda c: (_rank(c, now), min(c.deadline, c.since + PATIENCE), c.since))
+    ranked = sorted(claims, key=lambda c: (_rank(c, now), min(c.deadline, c.arrived + PATIENCE), c.since))
     urgent = [c for c in ranked if _rank(c, now) == _rank(ranked[0], now)]
     key = min(dict.fromkeys(c.key for c in urgent), key=lambda k: served.get(k.kind, -1))
     mine = [c for c in ranked if c.key == key]
@@ -65,18 +71,19 @@ def take(
         return [(mine[0], 1)]
     dealt: dict[Claim, int] = {}
     for rank in (0, 1):
-        dealt = _share([c for c in mine if _rank(c, now) == rank], room, dealt)
+        dealt = _share([c for c in mine if _rank(c, now) == rank], room, dealt, now)
     return list(dealt.items())
 
 
-def _share(claims: Sequence[Claim], room: int, dealt: dict[Claim, int]) -> dict[Claim, int]:
+def _share(claims: Sequence[Claim], room: int, dealt: dict[Claim, int], now: float) -> dict[Claim, int]:
     """Deals what is left of `room` to running and new claims of one priority."""
     running, new = [c for c in claims if c.running], [c for c in claims if not c.running]
+    late = [c for c in new if now - c.since >= NEW_PATIENCE]
     free = room - sum(dealt.values())
-    reserved = min(sum(c.rows for c in new), max(1, free // NEW_SHARE))
-    dealt = _deal(running, room - reserved, dealt)
-    dealt = _deal(new, room, dealt)
-    return _deal(running, room, dealt)
+    reserved = min(sum(c.rows for c in late), max(1, free // NEW_SHARE))
+    dealt = _round(running, room - reserved, dealt)
+    dealt = _deal(late, min(room, sum(dealt.values()) + reserved), dealt)
+    return _deal(running + new, room, dealt)
 
 
 def _rank(claim: Claim, now: float) -> int:
@@ -85,16 +92,16 @@ def _rank(claim: Claim, now: float) -> int:
 
 def _deal(claims: Sequence[Claim], room: int, dealt: dict[Claim, int]) -> dict[Claim, int]:
     """Deals rows round by round until `room` rows are out or no claim has any left."""
-    dealt = dict(dealt)
-    used = sum(dealt.values())
-    while used < room:
-        hungry = [c for c in claims if dealt.get(c, 0) < c.rows]
-        if not hungry:
-            break
-        served: dict[object, Claim] = {}
-        for claim in hungry:
-            served.setdefault(claim.owner, claim)
-        for claim in list(served.values())[: room - used]:
-            dealt[claim] = dealt.get(claim, 0) + 1
-            used += 1
+    while (more := _round(claims, room, dealt)) != dealt:
+        dealt = more
     return dealt
+
+
+def _round(claims: Sequence[Claim], room: int, dealt: dict[Claim, int]) -> dict[Claim, int]:
+    """Deals a row to each job that wants one, until `room` rows are out."""
+    hungry: dict[object, Claim] = {}
+    for claim in claims:
+        if dealt.get(claim, 0) < claim.rows:
+            hungry.setdefault(claim.owner, claim)
+    chosen = list(hungry.values())[: max(0, room - sum(dealt.values()))]
+    return dealt | {claim: dealt.get(claim, 0) + 1 for claim in chosen}

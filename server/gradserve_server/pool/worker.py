@@ -116,6 +116,7 @@ class Worker:
         threading.Thread(target=self._read, daemon=True).start()
         while not self._stopping:
             self._accept(block=self._engine.idle)
+            self._gather()
             for event in self._engine.step():
                 self._send(event)
             if time.monotonic() - self._ticked > TICK_SECONDS:
@@ -138,12 +139,24 @@ class Worker:
                 self._tick()
                 continue
             block = False
-            if isinstance(message, Task):
-                self._submit(message)
-            elif isinstance(message, Cancel):
-                self._engine.cancel(message.id)
-            else:
-                self._stopping = True
+            self._take(message)
+
+    def _gather(self) -> None:
+        """Waits for more jobs while that is worth it."""
+        begun = time.monotonic()
+        while not self._stopping and (left := begun + self._engine.worth_waiting() - time.monotonic()) > 0:
+            try:
+                self._take(self._inbox.get(timeout=left))
+            except queue.Empty:
+                return
+
+    def _take(self, message: Task | Cancel | Stop) -> None:
+        if isinstance(message, Task):
+            self._submit(message)
+        elif isinstance(message, Cancel):
+            self._engine.cancel(message.id)
+        else:
+            self._stopping = True
 
     def _submit(self, task: Task) -> None:
         model = self._engine.models[task.model]
@@ -189,7 +202,7 @@ class Worker:
 def tensor(task: Task, model: Prepared) -> torch.Tensor:
     """The task's image as [1, 3, H, W] in [0, 1] on the model's device."""
     image = torch.from_numpy(task.image).to(model.device).permute(2, 0, 1).unsqueeze(0)
-    return image.to(model.dtype) / 255 if image.dtype == torch.uint8 else image.to(model.dtype)
+    return image.to(model.dtype).div_(255) if image.dtype == torch.uint8 else image.to(model.dtype)
 
 
 def preview(job_id: str, progress: Progress) -> Preview:
