@@ -62,8 +62,8 @@ def task(name: str, cost: float = 1.0) -> Task:
     return Task(name, "predict", "m", None, cost=cost)  # type: ignore[arg-type]
 
 
-async def started(workers: int, **facts: Any) -> Pool:
-    pool = Pool([WorkerSettings((), f"cpu {i}") for i in range(workers)], **facts)
+async def started(workers: int, devices: str = "cuda:{}", **facts: Any) -> Pool:
+    pool = Pool([WorkerSettings((), devices.format(i)) for i in range(workers)], **facts)
     starting = asyncio.create_task(pool.start())
     await asyncio.sleep(0)
     for handle in Scripted.made:
@@ -104,6 +104,13 @@ async def test_a_faster_worker_gets_more(scripted: list[Scripted]) -> None:
     scripted[0].ready(gflops=10)
     await asked(pool, *(task(name, 10) for name in "abcdefghijk"))
     assert len(scripted[0].tasks) == 10
+
+
+async def test_workers_on_one_device_get_the_same(scripted: list[Scripted]) -> None:
+    pool = await started(2, devices="cpu")
+    scripted[0].ready(gflops=10)
+    await asked(pool, *(task(name, 10) for name in "abcdefgh"))
+    assert [len(each.tasks) for each in scripted] == [4, 4]
 
 
 async def test_a_cancelled_caller_cancels_the_task(scripted: list[Scripted]) -> None:

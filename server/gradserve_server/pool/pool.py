@@ -54,11 +54,6 @@ class _Worker:
         """GFLOP outstanding."""
         return sum(p.task.cost for p in self.pending.values())
 
-    @property
-    def seconds(self) -> float:
-        """Seconds until it has done what is outstanding."""
-        return self.cost / self.gflops
-
     def wait(self, task: Task) -> float:
         """Seconds of others' work before this task's end, as rows are dealt: from each job no more than its own."""
         return sum(min(p.task.cost, task.cost) for p in self.pending.values()) / self.gflops
@@ -155,11 +150,16 @@ class Pool:
         if not ready:
             self._orphans.append(pending)
             return
-        worker = min(ready, key=lambda w: w.seconds)
+        worker = min(ready, key=lambda w: w.cost / self._speed(w.settings.device))
         pending.worker = worker
         pending.attempts += 1
         worker.pending[pending.task.id] = pending
         worker.handle.send(pending.task)
+
+    def _speed(self, device: str) -> float:
+        """Of the workers on a device on average: one with fewer rows is slower by that, and would get even fewer."""
+        speeds = [w.gflops for w in self._workers if w.ready and w.settings.device == device]
+        return sum(speeds) / len(speeds)
 
     def _place_again(self, pending: _Pending) -> None:
         """One task may be what kills workers; from its third attempt on it runs beside no other suspect."""
