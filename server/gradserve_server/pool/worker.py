@@ -107,6 +107,7 @@ class Worker:
         self._connection = connection
         self._engine = engine
         self._inbox: queue.SimpleQueue[Task | Cancel | Stop] = queue.SimpleQueue()
+        self._outbox: queue.SimpleQueue[Outcome | Preview | Tick | None] = queue.SimpleQueue()
         self._cancelled: set[str] = set()
         self._stopping = False
         self._ticked = 0.0
@@ -114,6 +115,8 @@ class Worker:
     def serve(self) -> None:
         """Takes arrivals, steps, sends what happened; blocks while there is nothing to do."""
         threading.Thread(target=self._read, daemon=True).start()
+        writer = threading.Thread(target=self._write, daemon=True)
+        writer.start()
         while not self._stopping:
             self._accept(block=self._engine.idle)
             self._gather()
@@ -121,6 +124,19 @@ class Worker:
                 self._send(event)
             if time.monotonic() - self._ticked > TICK_SECONDS:
                 self._tick()
+        self._outbox.put(None)
+        writer.join()
+
+    def _write(self) -> None:
+        """Sends what is said, so that passes need not wait for a full pipe."""
+        try:
+            while (message := self._outbox.get()) is not None:
+                self._connection.send(message)
+        except OSError:
+            pass  # the front-end is gone; the reader sees it too
+        except Exception:
+            log.exception("an answer cannot be sent")
+            os._exit(1)  # no answer would leave any more: let it be started again
 
     def _read(self) -> None:
         """Drains the pipe, so that neither side ever blocks on a full one."""
@@ -187,15 +203,15 @@ class Worker:
     def _send(self, event: Event) -> None:
         job = event.job
         if not isinstance(event, Ended):
-            self._connection.send(preview(job.id, event.progress))
+            self._outbox.put(preview(job.id, event.progress))
             return
         queued = (job.started or time.monotonic()) - job.arrived
         failure = None if event.error is None else failed(event.error)
-        self._connection.send(Outcome(job.id, event.result, failure, job.rows, max(0.0, queued), job.compute))
+        self._outbox.put(Outcome(job.id, event.result, failure, job.rows, max(0.0, queued), job.compute))
 
     def _tick(self) -> None:
         self._ticked = time.monotonic()
-        self._connection.send(Tick(tuple(self._engine.steps), self._engine.jobs, memory(self._engine)))
+        self._outbox.put(Tick(tuple(self._engine.steps), self._engine.jobs, memory(self._engine)))
         self._engine.steps.clear()
 
 
