@@ -155,6 +155,16 @@ def test_nobody_waits_for_what_does_not_come(world: World, method: Callable[[Job
     assert world.engine.worth_waiting() == 0.0
 
 
+def test_jobs_of_single_row_passes_take_turns(world: World) -> None:
+    world.engine = Engine(world.engine.models, rows=1, clock=lambda: world.now)
+    old = world.submit("old", asking(*[1] * 20), arrived=-100.0)
+    world.step()
+    new = world.submit("new", asking(*[1] * 20), arrived=0.0)
+    for _ in range(10):
+        world.step()
+    assert abs(old.rows - new.rows) <= 1
+
+
 def test_running_jobs_do_not_wait_for_new_ones(world: World) -> None:
     for i in range(7):
         world.submit(str(i), asking(1))

@@ -11,9 +11,7 @@ NOW = 100.0
 
 
 def claim(name: str, rows: int = 1, **changes: object) -> Claim:
-    """Asked when its job came, unless it says otherwise."""
-    since = changes.get("since", changes.get("arrived", NOW))
-    plain = Claim(name, KEY, rows, running=False, interactive=True, deadline=float("inf"), since=since, arrived=since)
+    plain = Claim(name, KEY, rows, running=False, interactive=True, deadline=float("inf"), since=NOW)
     return plain._replace(**changes)
 
 
@@ -40,7 +38,7 @@ def test_rows_are_dealt_evenly_to_wide_queries() -> None:
 
 
 def test_a_limit_of_one_takes_the_most_urgent_row() -> None:
-    claims = [claim("late"), claim("early", arrived=NOW - 1), claim("pressing", 9, deadline=NOW + 1)]
+    claims = [claim("late"), claim("early", since=NOW - 1), claim("pressing", 9, deadline=NOW + 1)]
     assert taken(claims, limit=1) == {"pressing": 1}
     assert taken(claims[:2], limit=1) == {"early": 1}
 

@@ -134,10 +134,8 @@ class Engine:
         for job in self._jobs.values():
             for query in job.open:
                 if query.left:
-                    claim = Claim(
-                        query, query.key, query.left, job.rows > 0, job.priority == "interactive",
-                        job.deadline, query.since, job.arrived, job,
-                    )  # fmt: skip
+                    interactive, begun = job.priority == "interactive", job.rows > 0
+                    claim = Claim(query, query.key, query.left, begun, interactive, job.deadline, query.since, job)
                     self._served.setdefault(query.key.kind, self._turn[1])  # new keys take their turn like the others
                     claims.append(claim)
                     by_claim[claim] = query

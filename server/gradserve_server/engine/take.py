@@ -7,7 +7,7 @@ from ..models.card import Precision
 
 NEW_SHARE = 4  # one row in four goes to jobs that have waited for their first row for
 NEW_PATIENCE = 1.0  # seconds
-PATIENCE = 30.0  # seconds after its job's arrival at which a claim without a deadline counts as due
+PATIENCE = 30.0  # seconds after which a claim without a deadline counts as due
 AGEING = 5.0  # seconds of waiting after which a batch job's query counts as interactive
 
 
@@ -28,10 +28,7 @@ class Key(NamedTuple):
 
 
 class Claim(NamedTuple):
-    """Rows that one query waits for.
-
-    `running` is whether its job has had a row before, `since` when the query was asked, `arrived` when its job came.
-    """
+    """Rows that one query waits for: `since` is when it was asked, `running` whether its job has had a row before."""
 
     query: object
     key: Key
@@ -40,7 +37,6 @@ class Claim(NamedTuple):
     interactive: bool
     deadline: float
     since: float
-    arrived: float = 0.0
     job: object = None  # whose it is; None: a job of its own
 
     @property
@@ -62,7 +58,7 @@ def take(
     """
     if not claims:
         return []
-    ranked = sorted(claims, key=lambda c: (_rank(c, now), min(c.deadline, c.arrived + PATIENCE), c.since))
+    ranked = sorted(claims, key=lambda c: (_rank(c, now), min(c.deadline, c.since + PATIENCE), c.since))
     urgent = [c for c in ranked if _rank(c, now) == _rank(ranked[0], now)]
     key = min(dict.fromkeys(c.key for c in urgent), key=lambda k: served.get(k.kind, -1))
     mine = [c for c in ranked if c.key == key]
