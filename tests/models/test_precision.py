@@ -13,7 +13,8 @@ from gradserve_server.engine.objective import logit
 from gradserve_server.engine.query import Answer, Part, Query
 from gradserve_server.models import precision
 from gradserve_server.models.card import Precision
-from gradserve_server.models.precision import HALF, HalfBackward, Halves
+from gradserve_server.models.kernels import HALF
+from gradserve_server.models.precision import HalfBackward, Halves
 from gradserve_server.models.relu import Rule
 
 ROUNDING = 2**-8  # of one bfloat16 number
@@ -171,7 +172,7 @@ def test_fast_is_the_same_network_in_bfloat16() -> None:
     assert answer.image_grad is not None
     assert answer.logits.dtype == answer.image_grad.dtype == torch.float32
     assert torch.equal(answer.logits, logits.detach())
-    assert torch.equal(answer.image_grad, reference)
+    assert off(answer.image_grad, reference) < 2**-10, "the first layer sums in another order"
     (exact,) = differentiate(model, [Part(Query(images.detach(), logit(7), "image"), range(3))])
     assert 0.8 < cosine(answer.image_grad, exact.image_grad) < 0.9999, "FAST costs accuracy, which is why it has a name"
 

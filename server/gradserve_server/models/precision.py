@@ -9,46 +9,59 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from .kernels import HALF, How, Kernel, Kernels
+
 PAYS = 24  # multiply-adds per element moved, below which a CPU loses more by casting than it wins
-HALF = torch.bfloat16
 
 aten = torch.ops.aten
 
 
 class Halves:
-    """bfloat16 copies of weights, made when first used."""
+    """bfloat16 copies of parameters, made when first used; weights that are computed anew are not kept."""
 
     def __init__(self) -> None:
         self._known: dict[int, tuple[Tensor, Tensor]] = {}  # the weight is kept, or its id would be used again
+        self._kernels = Kernels()
 
     def of(self, weight: Tensor) -> Tensor:
         """The weight in bfloat16."""
+        if not isinstance(weight, nn.Parameter):
+            return weight.detach().to(HALF)
         if id(weight) not in self._known:
             self._known[id(weight)] = (weight, weight.detach().to(HALF))
         return self._known[id(weight)][1]
+
+    def kernel(self, weight: Tensor, how: How) -> Kernel | None:
+        """The convolution in bfloat16, if there is a better one than the plain one."""
+        return self._kernels.of(self.of(weight), how) if isinstance(weight, nn.Parameter) else None
 
 
 class _Convolution(torch.autograd.Function):
     """A convolution with an exact forward and its input's gradient in bfloat16."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, half: Tensor, how: tuple[Any, ...]) -> Tensor:
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, halves: Halves, how: How) -> Tensor:
         """The plain kernel, hence the same bits."""
         channels_last = x.is_contiguous(memory_format=torch.channels_last)
-        ctx.half, ctx.how, ctx.shape, ctx.dtype = half, how, x.shape, x.dtype
+        ctx.how, ctx.shape, ctx.dtype = how, x.shape, x.dtype
+        ctx.half, ctx.kernel = halves.of(weight), halves.kernel(weight, how) if channels_last else None
         ctx.memory_format = torch.channels_last if channels_last else torch.contiguous_format
         return F.conv2d(x, weight, bias, *how)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         """Of the input only its shape is needed."""
-        stride, padding, dilation, groups = ctx.how
-        like = torch.empty(ctx.shape, dtype=HALF, device=ctx.half.device, memory_format=ctx.memory_format)
-        args = (None, stride, padding, dilation, False, [0, 0], groups, [True, False, False])
-        found = aten.convolution_backward(grads[0].to(HALF), like, ctx.half, *args)[0]
+        grad = grads[0].to(HALF)
+        if ctx.kernel is not None:
+            found = ctx.kernel.input_gradient(grad, ctx.shape)
+        else:
+            stride, padding, dilation, groups = ctx.how
+            like = torch.empty(ctx.shape, dtype=HALF, device=grad.device, memory_format=ctx.memory_format)
+            args = (None, stride, padding, dilation, False, [0, 0], groups, [True, False, False])
+            found = aten.convolution_backward(grad, like, ctx.half, *args)[0]
         return found.to(ctx.dtype), None, None, None, None
 
 
@@ -65,10 +78,6 @@ class _Linear(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         """One product."""
         return (grads[0].to(HALF) @ ctx.half).to(ctx.dtype), None, None, None
-
-
-def _pair(value: Any) -> tuple[int, int]:
-    return (value, value) if isinstance(value, int) else tuple(value)
 
 
 class HalfBackward(TorchFunctionMode):
@@ -89,20 +98,11 @@ class HalfBackward(TorchFunctionMode):
         replaced = handler(*args, **(kwargs or {})) if handler and torch.is_grad_enabled() else None
         return func(*args, **(kwargs or {})) if replaced is None else replaced
 
-    def _conv2d(
-        self,
-        input: Tensor,
-        weight: Tensor,
-        bias: Tensor | None = None,
-        stride: Any = 1,
-        padding: Any = 0,
-        dilation: Any = 1,
-        groups: int = 1,
-    ) -> Tensor | None:
-        how = (_pair(stride), padding if isinstance(padding, str) else _pair(padding), _pair(dilation), groups)
-        if not _takes_part(input, weight) or isinstance(padding, str) or not _pays(weight, how[0], groups):
+    def _conv2d(self, input: Tensor, weight: Tensor, bias: Tensor | None = None, *args: Any, **kwargs: Any) -> Any:
+        how = How.of(*args, **kwargs)
+        if how is None or not _takes_part(input, weight) or not _pays(weight, how):
             return None
-        return _Convolution.apply(input, weight, bias, self._halves.of(weight), how)  # type: ignore[no-any-return]
+        return _Convolution.apply(input, weight, bias, self._halves, how)
 
     def _linear(self, input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor | None:
         if not _takes_part(input, weight):
@@ -134,9 +134,9 @@ def _takes_part(x: Tensor, weight: Tensor) -> bool:
     return x.requires_grad and not weight.requires_grad and x.dtype == torch.float32 == weight.dtype
 
 
-def _pays(weight: Tensor, stride: tuple[int, int], groups: int) -> bool:
+def _pays(weight: Tensor, how: How) -> bool:
     """Whether casting there and back costs less than the product saves; on a CPU grouped convolutions never do."""
     if weight.device.type != "cpu":
         return True
     out, in_, height, width = weight.shape
-    return groups == 1 and out * in_ * height * width >= PAYS * (out + in_ * stride[0] * stride[1])
+    return how.groups == 1 and out * in_ * height * width >= PAYS * (out + in_ * how.stride[0] * how.stride[1])

@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from .card import ModelCard, Precision
 from .catalogue import ModelSpec
 from .fold import fold_batch_norms
+from .kernels import HALF, FastConvolutions, Kernels
 from .loading import LoadError, Source, load
-from .precision import HALF, HalfBackward, Halves
+from .precision import HalfBackward, Halves
 from .probe import ROWS, Probe, probe
 from .taps import Place, Side
 
@@ -32,6 +33,7 @@ class Prepared:
     precision: Precision = "exact"
     others: Mapping[Precision, "Prepared"] = field(default_factory=dict)
     halves: Halves | None = None
+    kernels: Kernels | None = None
 
     @property
     def device(self) -> torch.device:
@@ -62,9 +64,15 @@ class Prepared:
 
     def __call__(self, images: Tensor) -> Tensor:
         """[N, 3, H, W] in [0, 1] -> logits [N, classes]."""
-        with HalfBackward(self.halves) if self.halves else contextlib.nullcontext():
+        with self._mode():
             logits: Tensor = self.network(self.normalised(images))
         return logits.to(self.dtype)
+
+    def _mode(self) -> contextlib.AbstractContextManager[object]:
+        """What replaces operations of the network in this precision."""
+        if self.halves is not None:
+            return HalfBackward(self.halves)
+        return contextlib.nullcontext() if self.kernels is None else FastConvolutions(self.kernels)
 
     def place(self, layer: str, side: Side = "output") -> Place:
         """Where to listen for a layer's output or input."""
@@ -110,7 +118,8 @@ def _others(exact: Prepared) -> dict[Precision, Prepared]:
     if "balanced" in exact.card.precisions:
         made["balanced"] = replace(exact, precision="balanced", halves=Halves())
     if "fast" in exact.card.precisions:
-        made["fast"] = replace(exact, precision="fast", network=deepcopy(exact.network).to(HALF))
+        network = deepcopy(exact.network).to(HALF)
+        made["fast"] = replace(exact, precision="fast", network=network, kernels=Kernels())
     return made
 
 

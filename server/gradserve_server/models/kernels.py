@@ -1,0 +1,215 @@
+"""Faster half-precision convolutions for CPUs: weights laid out for oneDNN once, and a first layer by sub-pixels.
+
+A plain convolution copies its weight in every pass. Without that the bits are the same; only the gradient of a strided
+convolution's few input channels is summed in another order.
+"""
+
+from abc import ABC, abstractmethod
+from functools import cache
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.overrides import TorchFunctionMode
+
+HALF = torch.bfloat16
+PAYS = 2**16  # weights below which the copy costs nothing
+FEW = 8  # input channels; kernels work on 16 at once
+NO_ACTIVATION: tuple[str, list[None], str] = ("none", [], "")  # after the convolution
+onednn = torch.ops.mkldnn
+
+
+class How(NamedTuple):
+    """How a convolution runs over its input."""
+
+    stride: tuple[int, int]
+    padding: tuple[int, int]
+    dilation: tuple[int, int]
+    groups: int
+
+    @classmethod
+    def of(cls, stride: Any = 1, padding: Any = 0, dilation: Any = 1, groups: int = 1) -> "How | None":
+        """From the arguments of conv2d; None if padding has a name."""
+        return None if isinstance(padding, str) else cls(_pair(stride), _pair(padding), _pair(dilation), groups)
+
+
+def _pair(value: Any) -> tuple[int, int]:
+    return (value, value) if isinstance(value, int) else tuple(value)
+
+
+class Kernel(ABC):
+    """A frozen convolution."""
+
+    @abstractmethod
+    def forward(self, x: Tensor, bias: Tensor | None) -> Tensor:
+        """[n, in, H, W] -> [n, out, H', W'], without autograd."""
+
+    @abstractmethod
+    def input_gradient(self, grad: Tensor, shape: torch.Size) -> Tensor:
+        """The output's gradient -> the input's, of the given shape."""
+
+
+class Packed(Kernel):
+    """A weight [out, in, h, w] in two blocked layouts, of the forward pass and of the input's gradient.
+
+    The layouts follow from the first input; others are computed as well, of whatever size.
+    """
+
+    def __init__(self, weight: Tensor, how: How) -> None:
+        """Nothing is laid out yet."""
+        self._weight, self._how = weight, how
+        self._forward: Tensor | None = None
+        self._backward: Tensor | None = None
+
+    def forward(self, x: Tensor, bias: Tensor | None) -> Tensor:
+        """The plain convolution's kernel."""
+        stride, padding, dilation, groups = self._how
+        if self._forward is None:
+            like = (padding, stride, dilation, groups, list(x.shape))
+            self._forward = onednn._reorder_convolution_weight(self._weight, *like)
+        args = (bias, padding, stride, dilation, groups, *NO_ACTIVATION)
+        return onednn._convolution_pointwise(x, self._forward, *args)  # type: ignore[no-any-return]
+
+    def input_gradient(self, grad: Tensor, shape: torch.Size) -> Tensor:
+        """A transposed convolution."""
+        stride, padding, dilation, groups = self._how
+        kernel = self._weight.shape[2:]
+        left = [
+            shape[i + 2] - ((grad.shape[i + 2] - 1) * stride[i] - 2 * padding[i] + dilation[i] * (kernel[i] - 1) + 1)
+            for i in (0, 1)
+        ]
+        if self._backward is None:
+            like = (padding, left, stride, dilation, groups, list(grad.shape))
+            self._backward = onednn._reorder_convolution_transpose_weight(self._weight, *like)
+        grad = grad.contiguous(memory_format=torch.channels_last)
+        args = (None, padding, left, stride, dilation, groups, *NO_ACTIVATION)
+        return onednn._convolution_transpose_pointwise(grad, self._backward, *args)  # type: ignore[no-any-return]
+
+
+class SubPixel(Kernel):
+    """A strided convolution of few channels. Its input's gradient is a plain one whose channels are a cell's pixels.
+
+    With j = s q + r, the gradient at j is the sum over d of w[s d + r + p] g[q - d] (Shi et al. 2016, section 3).
+    """
+
+    def __init__(self, weight: Tensor, how: How) -> None:
+        """weight [out, in, h, w]; stride and padding equal in both directions, no dilation."""
+        self._weight, self._how = weight, how
+        (stride, _), (pad, _) = how.stride, how.padding
+        out, channels, *kernel = weight.shape
+        self._last = [(k - 1 - pad) // stride for k in kernel]
+        first = -((stride - 1 + pad) // stride)
+        taps = [last - first + 1 for last in self._last]
+        padded = weight.new_zeros(out, channels, *(stride * t for t in taps))
+        start = -(stride * first + pad)  # of the kernel in its cells
+        padded[:, :, start : start + kernel[0], start : start + kernel[1]] = weight
+        cells = padded.view(out, channels, taps[0], stride, taps[1], stride).flip(2, 4)
+        self._cells = cells.permute(3, 5, 1, 0, 2, 4).flatten(0, 2).contiguous(memory_format=torch.channels_last)
+
+    @staticmethod
+    def fits(weight: Tensor, how: How) -> bool:
+        """Whether it is meant for such a convolution."""
+        even = how.stride[0] == how.stride[1] > 1 and how.padding[0] == how.padding[1]
+        return even and how.dilation == (1, 1) and weight.shape[1] < FEW
+
+    def forward(self, x: Tensor, bias: Tensor | None) -> Tensor:
+        """The plain convolution."""
+        return F.conv2d(x, self._weight, bias, *self._how)
+
+    def input_gradient(self, grad: Tensor, shape: torch.Size) -> Tensor:
+        """Cells of pixels [n, in * stride^2, H / stride, W / stride], put where they belong."""
+        stride, taps = self._how.stride[0], self._cells.shape[2:]
+        cells = [-(-side // stride) for side in shape[2:]]
+        pads = [max(0, last, cells[i] + taps[i] - 1 - grad.shape[i + 2] - last) for i, last in enumerate(self._last)]
+        found: Tensor = F.conv2d(grad, self._cells, padding=pads)
+        top, left = (pads[i] - self._last[i] for i in (0, 1))
+        found = found[:, :, top : top + cells[0], left : left + cells[1]].permute(0, 2, 3, 1)
+        pixels: Tensor = found.unflatten(3, (stride, stride, shape[1])).permute(0, 1, 3, 2, 4, 5)
+        pixels = pixels.reshape(shape[0], cells[0] * stride, cells[1] * stride, shape[1])
+        pixels = pixels[:, : shape[2], : shape[3]].permute(0, 3, 1, 2)
+        return pixels.contiguous(memory_format=torch.channels_last)
+
+
+class Kernels:
+    """Kernels of weights, made when first used."""
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[int, How], tuple[Tensor, Kernel | None]] = {}
+
+    def of(self, weight: Tensor, how: How) -> Kernel | None:
+        """What is better than the plain convolution, if anything. The weight is kept, and must stay as it is."""
+        key = (id(weight), how)
+        if key not in self._known:
+            self._known[key] = (weight, kernel(weight, how))  # without the weight its id would be used again
+        return self._known[key][1]
+
+
+def kernel(weight: Tensor, how: How) -> Kernel | None:
+    """On a CPU, in half precision: for few input channels, or for a weight that is worth laying out."""
+    if weight.device.type != "cpu" or weight.dtype != HALF or how.groups != 1:
+        return None
+    if SubPixel.fits(weight, how):
+        return SubPixel(weight, how)
+    return Packed(weight, how) if weight.numel() >= PAYS and works() else None
+
+
+class _Convolution(torch.autograd.Function):
+    """A convolution, differentiable by its input."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, bias: Tensor | None, kernel: Kernel) -> Tensor:
+        """Of the input only its shape is needed later."""
+        ctx.kernel, ctx.shape = kernel, x.shape
+        return kernel.forward(x, bias)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        """By the input."""
+        return ctx.kernel.input_gradient(grad, ctx.shape), None, None
+
+
+class FastConvolutions(TorchFunctionMode):
+    """Computes frozen half-precision convolutions by kernels, where there are any, and leaves all else alone."""
+
+    def __init__(self, kernels: Kernels) -> None:
+        super().__init__()
+        self._kernels = kernels
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Replaces what it can."""
+        replaced = self._conv2d(*args, **(kwargs or {})) if func is torch.conv2d else None
+        return func(*args, **(kwargs or {})) if replaced is None else replaced
+
+    def _conv2d(self, input: Tensor, weight: Tensor, bias: Tensor | None = None, *args: Any, **kwargs: Any) -> Any:
+        how = How.of(*args, **kwargs)
+        if how is None or input.dtype != HALF or weight.requires_grad or not isinstance(weight, nn.Parameter):
+            return None  # a weight that is computed anew in every pass is not one to keep
+        found = self._kernels.of(weight, how)
+        if found is None or not input.is_contiguous(memory_format=torch.channels_last):
+            return None
+        if torch.is_grad_enabled() and input.requires_grad:
+            return _Convolution.apply(input, bias, found)
+        return found.forward(input, bias)
+
+
+@cache
+def works() -> bool:
+    """Whether this build of torch has the operations and they give what the plain ones give, bit for bit."""
+    generator = torch.Generator().manual_seed(0)
+    x, weight, grad = (
+        torch.randn(shape, generator=generator).to(HALF).contiguous(memory_format=torch.channels_last)
+        for shape in ((2, 32, 9, 9), (48, 32, 3, 3), (2, 48, 5, 5))
+    )
+    packed = Packed(weight, How((2, 2), (1, 1), (1, 1), 1))
+    try:
+        with torch.enable_grad():
+            plain = F.conv2d(x.requires_grad_(), weight, stride=2, padding=1)
+        (by_input,) = torch.autograd.grad(plain, x, grad)
+        with torch.no_grad():
+            same = torch.equal(packed.forward(x, None), plain)
+            return same and torch.equal(packed.input_gradient(grad, x.shape), by_input)
+    except (AttributeError, RuntimeError, NotImplementedError):
+        return False

@@ -1,0 +1,189 @@
+"""The kernels' convolutions against the plain ones: packed weights bit for bit, first layers' gradients nearly so."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from zoo import inputs, off
+
+from gradserve_server.engine.differentiate import differentiate
+from gradserve_server.engine.objective import logit
+from gradserve_server.engine.query import Part, Query
+from gradserve_server.models import kernels
+from gradserve_server.models.kernels import HALF, FastConvolutions, How, Kernels, Packed, SubPixel
+from gradserve_server.models.precision import HalfBackward, Halves
+
+generator = torch.Generator().manual_seed(0)
+
+
+def normal(*shape: int, dtype: torch.dtype = HALF) -> Tensor:
+    made = torch.randn(shape, generator=generator).to(dtype)
+    return made.contiguous(memory_format=torch.channels_last) if made.dim() == 4 else made
+
+
+def weight(*shape: int, dtype: torch.dtype = HALF) -> nn.Parameter:
+    return nn.Parameter(normal(*shape, dtype=dtype), requires_grad=False)
+
+
+CASES: dict[str, tuple[tuple[int, ...], dict[str, Any]]] = {
+    "same size": ((48, 32, 3, 3), {"padding": 1}),
+    "shrinking": ((48, 32, 3, 3), {}),
+    "pointwise": ((48, 32, 1, 1), {}),
+    "strided": ((48, 32, 3, 3), {"stride": 2, "padding": 1}),
+    "strided pointwise": ((48, 32, 1, 1), {"stride": 2}),
+    "patches": ((48, 32, 4, 4), {"stride": 4}),
+    "dilated": ((48, 32, 3, 3), {"dilation": 2, "padding": 1}),
+    "oblong": ((48, 32, 1, 7), {"padding": (0, 3), "stride": (2, 3)}),
+    "odd numbers of channels": ((43, 29, 5, 5), {"padding": 2, "stride": 3}),
+}
+
+
+@pytest.fixture
+def everything_pays(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kernels, "PAYS", 0)
+
+
+def both(x: Tensor, weight: Tensor, bias: Tensor | None, **how: Any) -> tuple[Tensor, Tensor]:
+    """Output and input gradient."""
+    x = x.detach().clone(memory_format=torch.preserve_format).requires_grad_()
+    out = F.conv2d(x, weight, bias, **how)
+    upstream = torch.linspace(-1, 1, out.numel()).roll(7).view_as(out).to(out.dtype)
+    return out.detach(), torch.autograd.grad(out, x, upstream)[0]
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.usefixtures("everything_pays")
+def test_the_bits_are_those_of_the_plain_convolution(case: str) -> None:
+    shape, how = CASES[case]
+    kernel, known = weight(*shape), Kernels()
+    for bias in (None, weight(shape[0])):
+        for size in ((2, 19, 23), (1, 19, 23), (5, 8, 40), (9, 31, 31)):
+            x = normal(size[0], shape[1], *size[1:])
+            expected = both(x, kernel, bias, **how)
+            with FastConvolutions(known):
+                found = both(x, kernel, bias, **how)
+                with torch.no_grad():
+                    forward_only = F.conv2d(x, kernel, bias, **how)
+            for ours, reference in zip((*found, forward_only), (*expected, expected[0]), strict=True):
+                assert torch.equal(ours, reference)
+                assert ours.is_contiguous(memory_format=torch.channels_last)
+    assert [type(kernel) for _, kernel in known._known.values()] == [Packed]
+
+
+FIRST_LAYERS: dict[str, tuple[tuple[int, ...], dict[str, Any]]] = {
+    "resnet": ((64, 3, 7, 7), {"stride": 2, "padding": 3}),
+    "alexnet": ((64, 3, 11, 11), {"stride": 4, "padding": 2}),
+    "mobilenet": ((32, 3, 3, 3), {"stride": 2, "padding": 1}),
+    "squeezenet": ((96, 3, 7, 7), {"stride": 2}),
+    "patches": ((64, 3, 16, 16), {"stride": 16}),
+    "gaps": ((8, 1, 2, 2), {"stride": 3}),
+    "oblong": ((8, 5, 3, 5), {"stride": 2, "padding": 1}),
+    "wide margin": ((8, 2, 3, 3), {"stride": 3, "padding": 5}),
+}
+
+
+@pytest.mark.parametrize("case", FIRST_LAYERS)
+def test_sub_pixels_are_the_gradient_of_a_strided_convolution(case: str) -> None:
+    shape, how = FIRST_LAYERS[case]
+    kernel = normal(*shape, dtype=torch.float64)
+    sub_pixel = SubPixel(kernel, How.of(**how))
+    for size in ((2, 64, 64), (1, 65, 47), (3, 34, 100)):
+        x = normal(size[0], shape[1], *size[1:], dtype=torch.float64).requires_grad_()
+        out = F.conv2d(x, kernel, **how)
+        grad = normal(*out.shape, dtype=torch.float64)
+        found = sub_pixel.input_gradient(grad, x.shape)
+        assert off(found, torch.autograd.grad(out, x, grad)[0]) < 1e-14
+        assert found.is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize("case", FIRST_LAYERS)
+def test_a_first_layer(case: str) -> None:
+    shape, how = FIRST_LAYERS[case]
+    kernel, known = weight(*shape), Kernels()
+    x = normal(2, shape[1], 64, 70)
+    expected = both(x, kernel, None, **how)
+    with FastConvolutions(known):
+        found = both(x, kernel, None, **how)
+    assert [type(kernel) for _, kernel in known._known.values()] == [SubPixel]
+    assert torch.equal(found[0], expected[0])
+    assert off(found[1], expected[1]) < 2**-10
+
+
+X, KERNEL = normal(2, 32, 9, 9), weight(48, 32, 3, 3)
+LEFT_ALONE: dict[str, tuple[Tensor, Tensor, dict[str, Any]]] = {
+    "grouped": (X, weight(48, 8, 3, 3), {"groups": 4}),
+    "padding by name": (X, KERNEL, {"padding": "same"}),
+    "channels first": (X.contiguous(), KERNEL, {}),
+    "float32": (X.float(), weight(48, 32, 3, 3, dtype=torch.float32), {}),
+    "computed weight": (X, normal(48, 32, 3, 3), {}),
+    "trained weight": (X, nn.Parameter(normal(48, 32, 3, 3)), {}),
+}
+
+
+@pytest.mark.parametrize("case", LEFT_ALONE)
+@pytest.mark.usefixtures("everything_pays")
+def test_what_cannot_be_replaced_is_left_alone(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Packed, "forward", None)
+    x, kernel, how = LEFT_ALONE[case]
+    expected = both(x, kernel, None, **how)
+    with FastConvolutions(Kernels()):
+        found = both(x, kernel, None, **how)
+        if kernel.requires_grad:
+            assert torch.autograd.grad(F.conv2d(x, kernel).sum(), kernel)[0].shape == kernel.shape
+    assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+
+
+def test_small_weights_are_left_alone() -> None:
+    known = Kernels()
+    with FastConvolutions(known):
+        both(X, KERNEL, None)
+    assert [kernel for _, kernel in known._known.values()] == [None]
+
+
+@pytest.mark.usefixtures("everything_pays")
+def test_weights_that_are_computed_anew_are_not_kept() -> None:
+    known, halves, kernel = Kernels(), Halves(), weight(64, 32, 3, 3, dtype=torch.float32)
+    for _ in range(3):
+        with FastConvolutions(known):
+            both(X, (kernel * 2).to(HALF), None)
+        with HalfBackward(halves):
+            both(X.float(), kernel * 2, None)
+    assert not known._known
+    assert not halves._known
+    assert not halves._kernels._known
+
+
+@pytest.mark.parametrize("precision", ["fast", "balanced"])
+@pytest.mark.parametrize(
+    ("name", "bound"),
+    [
+        ("resnet18", 2**-10),
+        ("densenet121", 2**-10),
+        ("trained-mobilenet_v2", 2**-10),
+        ("vgg11_bn", 0),  # their first layers have a stride of one
+        ("trained-resnet20", 0),
+    ],
+)
+def test_whole_networks(name: str, bound: float, precision: Any) -> None:
+    model, images = inputs(name, 3)
+    ready, query = model.at(precision), Query(images.detach(), logit(3), "image")
+    plain = replace(ready, kernels=None, halves=PlainHalves() if precision == "balanced" else None)
+    with_kernels, without = (differentiate(each, [Part(query, range(3))])[0] for each in (ready, plain))
+    assert torch.equal(torch.as_tensor(with_kernels.logits), torch.as_tensor(without.logits))
+    assert off(torch.as_tensor(with_kernels.image_grad), torch.as_tensor(without.image_grad)) <= bound
+
+
+class PlainHalves(Halves):
+    """Without kernels."""
+
+    def kernel(self, *_: Any) -> None:
+        """None."""
+
+
+def test_a_build_of_torch_without_the_operations(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert kernels.works.__wrapped__()
+    monkeypatch.setattr(kernels, "onednn", torch.ops.no_such_namespace)
+    assert not kernels.works.__wrapped__()
