@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -109,9 +109,23 @@ async def measure(
             windows: dict[str, list[tuple[list[Sample], float, float]]] = {each: [] for each in servers}
             for i in track(range(rounds), name, console=report.console, transient=True):
                 for each in servers:
-                    windows[each].append(await loop(peers[each], shares, callers, requests, seed=i))
+                    with alone(peers[each], peers.values()):
+                        windows[each].append(await loop(peers[each], shares, callers, requests, seed=i))
             found += [seen(each, name, windows[each]) for each in servers]
     return found
+
+
+@contextmanager
+def alone(peer: Peer, peers: Iterable[Peer]) -> Iterator[None]:
+    """Halts the others meanwhile: an idle server may poll (LitServe's takes a third of a core)."""
+    others = {process for each in peers for process in each.processes} - set(peer.processes)
+    for process in others:
+        process.suspend()
+    try:
+        yield
+    finally:
+        for process in others:
+            process.resume()
 
 
 def seen(server: str, mix: str, windows: list[tuple[list[Sample], float, float]]) -> Seen:

@@ -8,6 +8,8 @@ from gradserve_server.engine.take import AGEING, NEW_PATIENCE, NEW_SHARE, PATIEN
 KEY = Key("a", "exact", 8, 8, "image")
 OTHER = Key("b", "exact", 8, 8, "image")
 NOW = 100.0
+PASS = 0.5  # seconds
+LATE = NEW_PATIENCE * PASS
 
 
 def claim(name: str, rows: int = 1, **changes: object) -> Claim:
@@ -18,11 +20,11 @@ def claim(name: str, rows: int = 1, **changes: object) -> Claim:
 def taken(
     claims: list[Claim], limit: int = 8, served: dict[Key, int] | None = None, now: float = NOW
 ) -> dict[str, int]:
-    return {str(c.query): rows for c, rows in take(claims, lambda key: limit, served or {}, now)}
+    return {str(c.query): rows for c, rows in take(claims, lambda key: limit, served or {}, now, lambda key: PASS)}
 
 
 def test_nothing_is_taken_of_nothing() -> None:
-    assert take([], lambda key: 8, {}, NOW) == []
+    assert take([], lambda key: 8, {}, NOW, lambda key: PASS) == []
 
 
 def test_all_rows_fit() -> None:
@@ -52,7 +54,7 @@ def test_running_jobs_come_first_but_new_ones_get_a_quarter() -> None:
 
 def test_new_jobs_that_have_waited_get_at_least_one_row() -> None:
     running = [claim(f"running {i}", running=True) for i in range(5)]
-    assert taken([*running, claim("new", since=NOW - NEW_PATIENCE)], limit=2) == {"running 0": 1, "new": 1}
+    assert taken([*running, claim("new", since=NOW - LATE)], limit=2) == {"running 0": 1, "new": 1}
     assert taken([*running, claim("new")], limit=2) == {"running 0": 1, "running 1": 1}
 
 
@@ -123,7 +125,7 @@ def test_properties_of_random_claims() -> None:
             for i in range(rng.randint(1, 30))
         ]
         limit = rng.randint(1, 16)
-        batch = take(claims, lambda key, limit=limit: limit, {KEY: rng.randint(0, 3)}, NOW)
+        batch = take(claims, lambda key, limit=limit: limit, {KEY: rng.randint(0, 3)}, NOW, lambda key: PASS)
         keys, rows = {c.key for c, _ in batch}, sum(n for _, n in batch)
         assert len(keys) == 1
         mine = [c for c in claims if c.key in keys]
@@ -134,7 +136,7 @@ def test_properties_of_random_claims() -> None:
         urgent = [c for c in mine if c.interactive or NOW - c.since > AGEING]
         if any(got.get(c.query, 0) < c.rows for c in urgent):
             assert all(c in urgent for c, _ in batch), "batch work goes only where no interactive row waits"
-        late = [c for c in urgent or mine if not c.running and NOW - c.since >= NEW_PATIENCE]
+        late = [c for c in urgent or mine if not c.running and NOW - c.since >= LATE]
         given = sum(got.get(c.query, 0) for c in late)
         if limit > 1:
             assert given >= min(sum(c.rows for c in late), max(1, limit // NEW_SHARE))
@@ -149,7 +151,7 @@ def test_nobody_starves() -> None:
     now = NOW
     for turn in range(30):
         busy = [claim(f"busy {key.model}", 50, key=key, running=True, since=now) for key in (KEY, OTHER)]
-        batch = take([*waiting.values(), *busy], lambda key: 8, served, now)
+        batch = take([*waiting.values(), *busy], lambda key: 8, served, now, lambda key: PASS)
         served[batch[0][0].key] = turn
         now += 0.5
         for c, _ in batch:

@@ -92,10 +92,14 @@ class Engine:
         if len(kinds) != 1 or any(job.rows for job in jobs):
             return 0.0
         (key,) = kinds
-        expected, rows = self._lately.get(key, (0, 0))
-        seconds = rows * self._row_seconds.get(key, 0.0)
+        expected, _ = self._lately.get(key, (0, 0))
+        seconds = self._pass_seconds(key)
         hurry = min(job.deadline for job in jobs) < self._clock() + 2 * seconds
         return 0.0 if hurry or len(jobs) >= expected else WAITING * seconds
+
+    def _pass_seconds(self, key: Key) -> float:
+        """What a pass as large as that kind's last one takes; 0 if there was none."""
+        return self._lately.get(key.kind, (0, 0))[1] * self._row_seconds.get(key.kind, 0.0)
 
     def submit(self, job: Job) -> None:
         """Starts a job: runs its method up to its first query."""
@@ -139,14 +143,14 @@ class Engine:
                     self._served.setdefault(query.key.kind, self._turn[1])  # new keys take their turn like the others
                     claims.append(claim)
                     by_claim[claim] = query
-        batch = take(claims, self.limit, self._served, now)
+        batch = take(claims, self.limit, self._served, now, self._pass_seconds)
         if batch:
             key = batch[0][0].key
             slack = min(LONGEST, min(claim.deadline for claim, _ in batch) - now)
             row_seconds = self._row_seconds.get(key.kind, 0.0)
             if row_seconds * sum(count for _, count in batch) > max(slack, 0.0):
                 # a smaller pass brings the most urgent answer in time, and whoever comes meanwhile in sooner
-                batch = take(claims, lambda _: max(1, int(slack / row_seconds)), self._served, now)
+                batch = take(claims, lambda _: max(1, int(slack / row_seconds)), self._served, now, self._pass_seconds)
         return [(by_claim[claim], count) for claim, count in batch]
 
     def _key(self, job: Job, q: Query) -> Key:

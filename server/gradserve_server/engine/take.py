@@ -6,7 +6,7 @@ from typing import NamedTuple
 from ..models.card import Precision
 
 NEW_SHARE = 4  # one row in four goes to jobs that have waited for their first row for
-NEW_PATIENCE = 1.0  # seconds
+NEW_PATIENCE = 8  # passes
 PATIENCE = 30.0  # seconds after which a claim without a deadline counts as due
 AGEING = 5.0  # seconds of waiting after which a batch job's query counts as interactive
 
@@ -46,7 +46,11 @@ class Claim(NamedTuple):
 
 
 def take(
-    claims: Sequence[Claim], limit: Callable[[Key], int], served: Mapping[Key, float], now: float
+    claims: Sequence[Claim],
+    limit: Callable[[Key], int],
+    served: Mapping[Key, float],
+    now: float,
+    pass_seconds: Callable[[Key], float],
 ) -> list[tuple[Claim, int]]:
     """The claims of the next pass with the number of rows that each gets.
 
@@ -66,19 +70,20 @@ def take(
     if room == 1:
         return [(mine[0], 1)]
     dealt: dict[Claim, int] = {}
+    late = now - NEW_PATIENCE * pass_seconds(key)
     for rank in (0, 1):
-        dealt = _share([c for c in mine if _rank(c, now) == rank], room, dealt, now)
+        dealt = _share([c for c in mine if _rank(c, now) == rank], room, dealt, late)
     return list(dealt.items())
 
 
-def _share(claims: Sequence[Claim], room: int, dealt: dict[Claim, int], now: float) -> dict[Claim, int]:
-    """Deals what is left of `room` to running and new claims of one priority."""
+def _share(claims: Sequence[Claim], room: int, dealt: dict[Claim, int], late: float) -> dict[Claim, int]:
+    """Deals what is left of `room` to running and new claims of one priority; the latter are late if from before."""
     running, new = [c for c in claims if c.running], [c for c in claims if not c.running]
-    late = [c for c in new if now - c.since >= NEW_PATIENCE]
+    overdue = [c for c in new if c.since <= late]
     free = room - sum(dealt.values())
-    reserved = min(sum(c.rows for c in late), max(1, free // NEW_SHARE))
+    reserved = min(sum(c.rows for c in overdue), max(1, free // NEW_SHARE))
     dealt = _round(running, room - reserved, dealt)
-    dealt = _deal(late, min(room, sum(dealt.values()) + reserved), dealt)
+    dealt = _deal(overdue, min(room, sum(dealt.values()) + reserved), dealt)
     return _deal(running + new, room, dealt)
 
 
