@@ -569,7 +569,7 @@ def test_many_calls_of_one_request_share_the_rows_to_ask_for_at_once(digits: Pre
 
 
 def test_rows_per_pass_follow_the_device_and_the_size() -> None:
-    assert default_rows(CPU, 224, 224) == 6
+    assert default_rows(CPU, 224, 224) == 8
     assert default_rows(CPU, 32, 32) == 15
     assert default_rows(CPU, 4096, 4096) == 1
     assert default_rows(torch.device("cuda"), 224, 224) == 64

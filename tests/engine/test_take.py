@@ -2,8 +2,9 @@
 
 import random
 from collections import Counter
+from math import ceil
 
-from gradserve_server.engine.take import AGEING, NEW_PATIENCE, NEW_SHARE, PATIENCE, Claim, Key, take
+from gradserve_server.engine.take import AGEING, BRISK, NEW_PATIENCE, NEW_SHARE, PATIENCE, Claim, Key, take
 
 KEY = Key("a", "exact", 8, 8, "image")
 OTHER = Key("b", "exact", 8, 8, "image")
@@ -67,7 +68,18 @@ def test_new_jobs_are_dealt_rows_after_the_running_ones() -> None:
 
 def test_what_new_jobs_leave_goes_to_running_ones_and_the_other_way_round() -> None:
     assert taken([claim("new", 1), claim("running", 50, running=True)], limit=16) == {"new": 1, "running": 15}
-    assert taken([claim("new", 50), claim("running", 1, running=True)], limit=16) == {"new": 15, "running": 1}
+    assert taken([claim("new", 50), claim("running", 2, running=True)], limit=16) == {"new": 14, "running": 2}
+
+
+def test_passes_are_brisk_while_jobs_wait_for_one_row() -> None:
+    steps = [claim(f"step {i}", running=True) for i in range(12)]
+    wide = claim("wide", 50, running=True)
+    assert sum(taken([wide, *steps[:3]], limit=10).values()) == 10 * BRISK
+    assert taken([wide, *steps], limit=16) == {"wide": 1} | {f"step {i}": 1 for i in range(11)}, "a row for each job"
+    assert sum(taken([wide, *steps], limit=8).values()) == 8
+    assert sum(taken([wide, claim("one")], limit=10).values()) == 10, "not for jobs that take no steps"
+    batch = [c._replace(interactive=False) for c in steps]
+    assert sum(taken([wide, *batch], limit=10).values()) == 10, "nor for those that must wait anyway"
 
 
 def test_batch_gives_way_to_interactive() -> None:
@@ -78,7 +90,7 @@ def test_batch_gives_way_to_interactive() -> None:
 
 def test_batch_ages_into_interactive() -> None:
     waited = claim("batch", 50, interactive=False, since=NOW - AGEING - 0.1)
-    assert taken([waited, claim("interactive", 50)]) == {"batch": 5, "interactive": 3}
+    assert taken([waited, claim("interactive", 50)]) == {"batch": 4, "interactive": 4}
 
 
 def test_earlier_deadlines_get_the_odd_rows() -> None:
@@ -129,17 +141,19 @@ def test_properties_of_random_claims() -> None:
         keys, rows = {c.key for c, _ in batch}, sum(n for _, n in batch)
         assert len(keys) == 1
         mine = [c for c in claims if c.key in keys]
-        assert rows == min(limit, sum(c.rows for c in mine)), "no room is left while a row waits"
+        urgent = [c for c in mine if c.interactive or NOW - c.since > AGEING]
+        stepping = sum(c.running and c.rows == 1 for c in urgent or mine)
+        room = min(limit, max(stepping, ceil(BRISK * limit))) if stepping else limit
+        assert rows == min(room, sum(c.rows for c in mine)), "no room is left while a row waits"
         assert all(1 <= n <= c.rows for c, n in batch)
         assert len({id(c) for c, _ in batch}) == len(batch)
         got = {c.query: n for c, n in batch}
-        urgent = [c for c in mine if c.interactive or NOW - c.since > AGEING]
         if any(got.get(c.query, 0) < c.rows for c in urgent):
             assert all(c in urgent for c, _ in batch), "batch work goes only where no interactive row waits"
         late = [c for c in urgent or mine if not c.running and NOW - c.since >= LATE]
         given = sum(got.get(c.query, 0) for c in late)
-        if limit > 1:
-            assert given >= min(sum(c.rows for c in late), max(1, limit // NEW_SHARE))
+        if room > 1:
+            assert given >= min(sum(c.rows for c in late), max(1, room // NEW_SHARE))
 
 
 def test_nobody_starves() -> None:

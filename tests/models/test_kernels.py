@@ -54,14 +54,20 @@ def both(x: Tensor, weight: Tensor, bias: Tensor | None, **how: Any) -> tuple[Te
     return out.detach(), torch.autograd.grad(out, x, upstream)[0]
 
 
+@pytest.mark.parametrize("dtype", [HALF, torch.float32], ids=["half", "float"])
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.usefixtures("everything_pays")
-def test_the_bits_are_those_of_the_plain_convolution(case: str) -> None:
+def test_the_bits_are_those_of_the_plain_convolution(case: str, dtype: torch.dtype) -> None:
     shape, how = CASES[case]
-    kernel, known = weight(*shape), Kernels()
-    for bias in (None, weight(shape[0])):
-        for size in ((2, 19, 23), (1, 19, 23), (5, 8, 40), (9, 31, 31)):
-            x = normal(size[0], shape[1], *size[1:])
+    kernel, known = weight(*shape, dtype=dtype), Kernels()
+    for bias in (None, weight(shape[0], dtype=dtype)):
+        for size in ((2, 19, 23), (1, 19, 23), (5, 8, 40), (9, 31, 31), (15, 4, 5), (17, 4, 5)):
+            x = normal(
+                size[0],
+                shape[1],
+                *(max(side, how.get("dilation", 1) * (k - 1) + 1) for side, k in zip(size[1:], shape[2:], strict=True)),
+                dtype=dtype,
+            )
             expected = both(x, kernel, bias, **how)
             with FastConvolutions(known):
                 found = both(x, kernel, bias, **how)
@@ -117,7 +123,7 @@ LEFT_ALONE: dict[str, tuple[Tensor, Tensor, dict[str, Any]]] = {
     "grouped": (X, weight(48, 8, 3, 3), {"groups": 4}),
     "padding by name": (X, KERNEL, {"padding": "same"}),
     "channels first": (X.contiguous(), KERNEL, {}),
-    "float32": (X.float(), weight(48, 32, 3, 3, dtype=torch.float32), {}),
+    "float64": (X.double(), weight(48, 32, 3, 3, dtype=torch.float64), {}),
     "computed weight": (X, normal(48, 32, 3, 3), {}),
     "trained weight": (X, nn.Parameter(normal(48, 32, 3, 3)), {}),
 }
@@ -154,6 +160,16 @@ def test_weights_that_are_computed_anew_are_not_kept() -> None:
     assert not known._known
     assert not halves._known
     assert not halves._kernels._known
+
+
+@pytest.mark.parametrize("rows", [1, 2, 5, 15])
+@pytest.mark.parametrize("name", ["resnet18", "densenet121", "trained-mobilenet_v2", "trained-resnet20"])
+def test_exact_is_exact(name: str, rows: int) -> None:
+    model, images = inputs(name, rows)
+    query, plain = Query(images.detach(), logit(3), "image"), replace(model, kernels=None)
+    with_kernels, without = (differentiate(each, [Part(query, range(rows))])[0] for each in (model, plain))
+    assert torch.equal(torch.as_tensor(with_kernels.logits), torch.as_tensor(without.logits))
+    assert torch.equal(torch.as_tensor(with_kernels.image_grad), torch.as_tensor(without.image_grad))
 
 
 @pytest.mark.parametrize("precision", ["fast", "balanced"])

@@ -3,7 +3,7 @@
 import torch
 
 GRID = 224 * 224
-CPU_ROWS, CPU_MOST = 6, 15  # at 224 px, and at most: from 16 on oneDNN takes kernels that round otherwise
+CPU_ROWS, CPU_MOST = 8, 15  # at 224 px, and at most: from 16 on oneDNN takes kernels that round otherwise
 CPU_MOST_FAST = 64  # FAST rounds anyway
 GPU_ROWS, GPU_MOST = 64, 256
 BACKWARD = 3  # a forward and backward pass to the image costs about three forwards

@@ -1,7 +1,7 @@
-"""Faster half-precision convolutions for CPUs: weights laid out for oneDNN once, and a first layer by sub-pixels.
+"""Faster convolutions for CPUs: weights laid out for oneDNN once, and in half precision a first layer by sub-pixels.
 
 A plain convolution copies its weight in every pass. Without that the bits are the same; only the gradient of a strided
-convolution's few input channels is summed in another order.
+convolution's few input channels is summed in another order, hence not in float32.
 """
 
 from abc import ABC, abstractmethod
@@ -133,7 +133,7 @@ class SubPixel(Kernel):
 
 
 class Kernels:
-    """Kernels of weights, made when first used."""
+    """Kernels of a network's weights, made when first used."""
 
     def __init__(self) -> None:
         self._known: dict[tuple[int, How], tuple[Tensor, Kernel | None]] = {}
@@ -145,14 +145,23 @@ class Kernels:
             self._known[key] = (weight, kernel(weight, how))  # without the weight its id would be used again
         return self._known[key][1]
 
+    def instead(self, x: Tensor, weight: Tensor, bias: Tensor | None, how: How) -> Kernel | None:
+        """The same for an input; None as well where torch would take other kernels."""
+        if x.dtype != weight.dtype or weight.requires_grad or not isinstance(weight, nn.Parameter):
+            return None  # a weight that is computed anew in every pass is not one to keep
+        found = self.of(weight, how)
+        if found is None or not x.is_contiguous(memory_format=torch.channels_last):
+            return None
+        return found if _onednn(x, weight, bias, how) else None
+
 
 def kernel(weight: Tensor, how: How) -> Kernel | None:
-    """On a CPU, in half precision: for few input channels, or for a weight that is worth laying out."""
-    if weight.device.type != "cpu" or weight.dtype != HALF or how.groups != 1:
+    """On a CPU: for few input channels, or for a weight that is worth laying out."""
+    if weight.device.type != "cpu" or weight.dtype not in (HALF, torch.float32) or how.groups != 1 or not works():
         return None
-    if SubPixel.fits(weight, how):
+    if weight.dtype == HALF and SubPixel.fits(weight, how):
         return SubPixel(weight, how)
-    return Packed(weight, how) if weight.numel() >= PAYS and works() else None
+    return Packed(weight, how) if weight.numel() >= PAYS else None
 
 
 class _Convolution(torch.autograd.Function):
@@ -172,7 +181,7 @@ class _Convolution(torch.autograd.Function):
 
 
 class FastConvolutions(TorchFunctionMode):
-    """Computes frozen half-precision convolutions by kernels, where there are any, and leaves all else alone."""
+    """Computes a network's convolutions by kernels, where there are any, and leaves all else alone."""
 
     def __init__(self, kernels: Kernels) -> None:
         super().__init__()
@@ -185,10 +194,8 @@ class FastConvolutions(TorchFunctionMode):
 
     def _conv2d(self, input: Tensor, weight: Tensor, bias: Tensor | None = None, *args: Any, **kwargs: Any) -> Any:
         how = How.of(*args, **kwargs)
-        if how is None or input.dtype != HALF or weight.requires_grad or not isinstance(weight, nn.Parameter):
-            return None  # a weight that is computed anew in every pass is not one to keep
-        found = self._kernels.of(weight, how)
-        if found is None or not input.is_contiguous(memory_format=torch.channels_last):
+        found = None if how is None else self._kernels.instead(input, weight, bias, how)
+        if found is None:
             return None
         if torch.is_grad_enabled() and input.requires_grad:
             return _Convolution.apply(input, bias, found)
@@ -197,19 +204,32 @@ class FastConvolutions(TorchFunctionMode):
 
 @cache
 def works() -> bool:
-    """Whether this build of torch has the operations and they give what the plain ones give, bit for bit."""
-    generator = torch.Generator().manual_seed(0)
-    x, weight, grad = (
-        torch.randn(shape, generator=generator).to(HALF).contiguous(memory_format=torch.channels_last)
-        for shape in ((2, 32, 9, 9), (48, 32, 3, 3), (2, 48, 5, 5))
-    )
-    packed = Packed(weight, How((2, 2), (1, 1), (1, 1), 1))
+    """Whether this build of torch has the operations, and they give what the plain ones give, bit for bit."""
     try:
-        with torch.enable_grad():
-            plain = F.conv2d(x.requires_grad_(), weight, stride=2, padding=1)
-        (by_input,) = torch.autograd.grad(plain, x, grad)
-        with torch.no_grad():
-            same = torch.equal(packed.forward(x, None), plain)
-            return same and torch.equal(packed.input_gradient(grad, x.shape), by_input)
+        return _agrees(HALF) and _agrees(torch.float32)
     except (AttributeError, RuntimeError, NotImplementedError):
         return False
+
+
+def _agrees(dtype: torch.dtype) -> bool:
+    """On one convolution."""
+    generator = torch.Generator().manual_seed(0)
+    x, weight, grad = (
+        torch.randn(shape, generator=generator).to(dtype).contiguous(memory_format=torch.channels_last)
+        for shape in ((2, 32, 9, 9), (48, 32, 3, 3), (2, 48, 5, 5))
+    )
+    how = How((2, 2), (1, 1), (1, 1), 1)
+    packed = Packed(weight, how)
+    with torch.enable_grad():
+        plain = F.conv2d(x.requires_grad_(), weight, None, *how)
+    (by_input,) = torch.autograd.grad(plain, x, grad)
+    with torch.no_grad():
+        same = torch.equal(packed.forward(x, None), plain)
+        return same and torch.equal(packed.input_gradient(grad, x.shape), by_input) and _onednn(x, weight, None, how)
+
+
+def _onednn(x: Tensor, weight: Tensor, bias: Tensor | None, how: How) -> bool:
+    """Whether torch takes oneDNN for this convolution; its other kernels round otherwise."""
+    stride, padding, dilation, groups = how
+    backend = torch._C._select_conv_backend(x, weight, bias, stride, padding, dilation, False, (0, 0), groups)
+    return str(backend.name) == "Mkldnn"

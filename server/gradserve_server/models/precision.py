@@ -22,7 +22,9 @@ aten = torch.ops.aten
 class Halves:
     """bfloat16 copies of parameters, made when first used; weights that are computed anew are not kept."""
 
-    def __init__(self) -> None:
+    def __init__(self, exact: Kernels | None = None) -> None:
+        """`exact`: kernels of the parameters themselves, for the forward pass."""
+        self.exact = exact or Kernels()
         self._known: dict[int, tuple[Tensor, Tensor]] = {}  # the weight is kept, or its id would be used again
         self._kernels = Kernels()
 
@@ -44,12 +46,13 @@ class _Convolution(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, halves: Halves, how: How) -> Tensor:
-        """The plain kernel, hence the same bits."""
+        """As in EXACT, hence the same bits."""
         channels_last = x.is_contiguous(memory_format=torch.channels_last)
         ctx.how, ctx.shape, ctx.dtype = how, x.shape, x.dtype
         ctx.half, ctx.kernel = halves.of(weight), halves.kernel(weight, how) if channels_last else None
         ctx.memory_format = torch.channels_last if channels_last else torch.contiguous_format
-        return F.conv2d(x, weight, bias, *how)
+        found = halves.exact.instead(x, weight, bias, how)
+        return F.conv2d(x, weight, bias, *how) if found is None else found.forward(x, bias)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:

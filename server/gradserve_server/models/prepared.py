@@ -33,7 +33,7 @@ class Prepared:
     precision: Precision = "exact"
     others: Mapping[Precision, "Prepared"] = field(default_factory=dict)
     halves: Halves | None = None
-    kernels: Kernels | None = None
+    kernels: Kernels | None = None  # on a CPU
 
     @property
     def device(self) -> torch.device:
@@ -109,17 +109,20 @@ def prepare_source(
     any_size, smallest = _sizes(network, example)
     card = replace(_card(spec, source, seen, folded), any_size=any_size, min_size=smallest)
     exact = Prepared(network, card, seen.places, mean, std)
-    return replace(exact, others=_others(exact)) if fold else exact
+    if not fold:
+        return exact
+    exact = replace(exact, kernels=Kernels() if device.type == "cpu" else None)
+    return replace(exact, others=_others(exact))
 
 
 def _others(exact: Prepared) -> dict[Precision, Prepared]:
     """The other precisions that the card names: BALANCED shares the network, FAST has a copy of it."""
     made: dict[Precision, Prepared] = {}
     if "balanced" in exact.card.precisions:
-        made["balanced"] = replace(exact, precision="balanced", halves=Halves())
+        made["balanced"] = replace(exact, precision="balanced", halves=Halves(exact.kernels))
     if "fast" in exact.card.precisions:
         network = deepcopy(exact.network).to(HALF)
-        made["fast"] = replace(exact, precision="fast", network=network, kernels=Kernels())
+        made["fast"] = replace(exact, precision="fast", network=network, kernels=exact.kernels and Kernels())
     return made
 
 
