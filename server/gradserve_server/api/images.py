@@ -57,9 +57,10 @@ def _decode_file(data: bytes, limits: LimitSettings, shorter: int | None) -> Dec
         if shorter is not None:
             picture.draft("RGB", (DRAFT * shorter, DRAFT * shorter))
         picture.load()
-        upright = ImageOps.exif_transpose(picture)
-        width, height = size if upright.size == picture.size else size[::-1]
-        return Decoded(np.asarray(_rgb(upright)), height, width)
+        drafted = picture.size
+        ImageOps.exif_transpose(picture, in_place=True)
+        width, height = size if picture.size == drafted else size[::-1]
+        return Decoded(np.asarray(_rgb(picture)), height, width)
     except BadImage:
         raise
     except UnidentifiedImageError as error:
@@ -84,7 +85,7 @@ def _rgb(picture: Image.Image) -> Image.Image:
     if picture.has_transparency_data:
         picture = picture.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture).convert("RGB")
-    return picture.convert("RGB")
+    return picture if picture.mode == "RGB" else picture.convert("RGB")
 
 
 def _decode_tensor(tensor: pb.Tensor, limits: LimitSettings) -> np.ndarray:

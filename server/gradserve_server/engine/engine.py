@@ -25,7 +25,7 @@ NOT_FINITE = "the model gave infinities or NaN for this image"
 NO_MEMORY = "can't allocate memory"  # what a CPU's allocator says, in a RuntimeError
 PORTIONS = 4  # of the time left, that a wide query fills one when it may answer with less
 LONGEST = 2.0  # seconds that a pass may take while it has more than one row: whoever arrives meanwhile waits for it
-WAITING = 0.25  # of the last pass's seconds, for as many jobs as it had
+WAITING = 0.5  # of the last pass's seconds, for as many jobs as it had
 SMOOTHING = 0.3  # weight of the newest step in the running estimate of seconds per row
 
 
