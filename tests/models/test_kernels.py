@@ -125,6 +125,7 @@ LEFT_ALONE: dict[str, tuple[Tensor, Tensor, dict[str, Any]]] = {
     "channels first": (X.contiguous(), KERNEL, {}),
     "float64": (X.double(), weight(48, 32, 3, 3, dtype=torch.float64), {}),
     "computed weight": (X, normal(48, 32, 3, 3), {}),
+    "one picture": (X[0], KERNEL, {}),
     "trained weight": (X, nn.Parameter(normal(48, 32, 3, 3)), {}),
 }
 

@@ -147,12 +147,12 @@ class Kernels:
 
     def instead(self, x: Tensor, weight: Tensor, bias: Tensor | None, how: How) -> Kernel | None:
         """The same for an input; None as well where torch would take other kernels."""
-        if x.dtype != weight.dtype or weight.requires_grad or not isinstance(weight, nn.Parameter):
+        if not isinstance(weight, nn.Parameter) or any(t is not None and t.requires_grad for t in (weight, bias)):
             return None  # a weight that is computed anew in every pass is not one to keep
-        found = self.of(weight, how)
-        if found is None or not x.is_contiguous(memory_format=torch.channels_last):
+        if x.dim() != 4 or x.dtype != weight.dtype or not x.is_contiguous(memory_format=torch.channels_last):
             return None
-        return found if _onednn(x, weight, bias, how) else None
+        found = self.of(weight, how)
+        return found if found is not None and _onednn(x, weight, bias, how) else None
 
 
 def kernel(weight: Tensor, how: How) -> Kernel | None:
