@@ -54,7 +54,8 @@ class Journal:
 def train(
     data: Annotated[list[Path], typer.Option(help=DATA_HELP)],
     out: Annotated[Path, typer.Option(help="Where the weights go (safetensors, float16).")],
-    robust: Annotated[bool, typer.Option(help="Train against attacks: N-FGSM, Linf 8/255.")] = False,
+    robust: Annotated[bool, typer.Option(help="Train against attacks: N-FGSM, Linf.")] = False,
+    eps: Annotated[float, typer.Option(min=0, help="Size of the attacks of --robust, in 255ths.")] = 8,
     noise: Annotated[float, typer.Option(min=0, help="Noise under the attacks of --robust, in units of eps.")] = 1.0,
     epochs: Annotated[float, typer.Option(min=0.01, help="Length of the run and of its learning-rate cycle.")] = 14,
     minutes: Annotated[float | None, typer.Option(help="End the run, wherever it is, after so long.")] = None,
@@ -78,7 +79,7 @@ def train(
     run can be stopped at any time and goes on with --resume; a run that was stopped gives the same weights.
     """
     torch.set_num_threads(threads)
-    settings = Settings(epochs, batch, rate, 5e-4, smoothing, cutout, disturb, robust, 8 / 255, noise, seed, held_out)
+    settings = Settings(epochs, batch, rate, 5e-4, smoothing, cutout, disturb, robust, eps / 255, noise, seed, held_out)
     training, held = split(load_all(data), held_out, np.random.default_rng(seed))
     run = Run(settings, training)
     checkpoint = checkpoint or out.with_suffix(".ckpt")
