@@ -13,7 +13,7 @@ import sys
 import tempfile
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import quantiles
@@ -119,13 +119,14 @@ async def measure(
 def alone(peer: Peer, peers: Iterable[Peer]) -> Iterator[None]:
     """Halts the others meanwhile: an idle server may poll (LitServe's takes a third of a core)."""
     others = {process for each in peers for process in each.processes} - set(peer.processes)
-    for process in others:
-        process.suspend()
     try:
+        for process in others:
+            process.suspend()
         yield
     finally:
         for process in others:
-            process.resume()
+            with suppress(psutil.NoSuchProcess):
+                process.resume()
 
 
 def seen(server: str, mix: str, windows: list[tuple[list[Sample], float, float]]) -> Seen:

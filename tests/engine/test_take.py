@@ -4,13 +4,13 @@ import random
 from collections import Counter
 from math import ceil
 
-from gradserve_server.engine.take import AGEING, BRISK, NEW_PATIENCE, NEW_SHARE, PATIENCE, Claim, Key, take
+from gradserve_server.engine.take import AGEING, BRISK, NEW_PATIENCE, NEW_SECONDS, NEW_SHARE, PATIENCE, Claim, Key, take
 
 KEY = Key("a", "exact", 8, 8, "image")
 OTHER = Key("b", "exact", 8, 8, "image")
 NOW = 100.0
-PASS = 0.5  # seconds
-LATE = NEW_PATIENCE * PASS
+PASS = 0.3  # seconds
+LATE = min(NEW_PATIENCE * PASS, NEW_SECONDS)
 
 
 def claim(name: str, rows: int = 1, **changes: object) -> Claim:
@@ -57,6 +57,13 @@ def test_new_jobs_that_have_waited_get_at_least_one_row() -> None:
     running = [claim(f"running {i}", running=True) for i in range(5)]
     assert taken([*running, claim("new", since=NOW - LATE)], limit=2) == {"running 0": 1, "new": 1}
     assert taken([*running, claim("new")], limit=2) == {"running 0": 1, "running 1": 1}
+    assert taken([*running, claim("new", deadline=NOW + PASS)], limit=2)["new"] == 1, "or it would be too late"
+
+
+def test_patience_has_an_end_where_passes_are_slow() -> None:
+    claims = [*(claim(f"running {i}", running=True) for i in range(6)), claim("new", since=NOW - NEW_SECONDS)]
+    dealt = take(claims, lambda key: 6, {}, NOW, lambda key: 2.0)
+    assert "new" in {c.query for c, _ in dealt}
 
 
 def test_new_jobs_are_dealt_rows_after_the_running_ones() -> None:
@@ -90,7 +97,7 @@ def test_batch_gives_way_to_interactive() -> None:
 
 def test_batch_ages_into_interactive() -> None:
     waited = claim("batch", 50, interactive=False, since=NOW - AGEING - 0.1)
-    assert taken([waited, claim("interactive", 50)]) == {"batch": 4, "interactive": 4}
+    assert taken([waited, claim("interactive", 50)]) == {"batch": 5, "interactive": 3}
 
 
 def test_earlier_deadlines_get_the_odd_rows() -> None:
@@ -150,7 +157,8 @@ def test_properties_of_random_claims() -> None:
         got = {c.query: n for c, n in batch}
         if any(got.get(c.query, 0) < c.rows for c in urgent):
             assert all(c in urgent for c, _ in batch), "batch work goes only where no interactive row waits"
-        late = [c for c in urgent or mine if not c.running and NOW - c.since >= LATE]
+        new = [c for c in urgent or mine if not c.running]
+        late = [c for c in new if NOW - c.since >= LATE or c.deadline <= NOW + 2 * PASS]
         given = sum(got.get(c.query, 0) for c in late)
         if room > 1:
             assert given >= min(sum(c.rows for c in late), max(1, room // NEW_SHARE))

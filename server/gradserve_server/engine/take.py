@@ -7,7 +7,8 @@ from typing import NamedTuple
 from ..models.card import Precision
 
 NEW_SHARE = 4  # one row in four goes to jobs that have waited for their first row for
-NEW_PATIENCE = 12  # passes
+NEW_PATIENCE = 12  # passes, but at most
+NEW_SECONDS = 5.0
 BRISK = 0.6  # of the rows make a pass while jobs wait for one row of it to take their next step
 PATIENCE = 30.0  # seconds after which a claim without a deadline counts as due
 AGEING = 5.0  # seconds of waiting after which a batch job's query counts as interactive
@@ -47,6 +48,13 @@ class Claim(NamedTuple):
         return self.query if self.job is None else self.job
 
 
+class Late(NamedTuple):
+    """New claims are late that were asked before, or are due by then."""
+
+    asked: float
+    due: float
+
+
 def take(
     claims: Sequence[Claim],
     limit: Callable[[Key], int],
@@ -76,16 +84,16 @@ def take(
     if room == 1:
         return [(mine[0], 1)]
     dealt: dict[Claim, int] = {}
-    late = now - NEW_PATIENCE * pass_seconds(key)
+    late = Late(now - min(NEW_PATIENCE * pass_seconds(key), NEW_SECONDS), now + 2 * pass_seconds(key))
     for rank in (0, 1):
         dealt = _share([c for c in mine if _rank(c, now) == rank], room, dealt, late)
     return list(dealt.items())
 
 
-def _share(claims: Sequence[Claim], room: int, dealt: dict[Claim, int], late: float) -> dict[Claim, int]:
-    """Deals what is left of `room` to running and new claims of one priority; the latter are late if from before."""
+def _share(claims: Sequence[Claim], room: int, dealt: dict[Claim, int], late: Late) -> dict[Claim, int]:
+    """Deals what is left of `room` to running and new claims of one priority."""
     running, new = [c for c in claims if c.running], [c for c in claims if not c.running]
-    overdue = [c for c in new if c.since <= late]
+    overdue = [c for c in new if c.since <= late.asked or c.deadline <= late.due]
     free = room - sum(dealt.values())
     reserved = min(sum(c.rows for c in overdue), max(1, free // NEW_SHARE))
     dealt = _round(running, room - reserved, dealt)

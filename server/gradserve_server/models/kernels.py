@@ -36,7 +36,8 @@ class How(NamedTuple):
 
 
 def _pair(value: Any) -> tuple[int, int]:
-    return (value, value) if isinstance(value, int) else tuple(value)
+    first, *rest = (value,) if isinstance(value, int) else value
+    return (first, rest[0] if rest else first)
 
 
 class Kernel(ABC):
@@ -181,7 +182,10 @@ class _Convolution(torch.autograd.Function):
 
 
 class FastConvolutions(TorchFunctionMode):
-    """Computes a network's convolutions by kernels, where there are any, and leaves all else alone."""
+    """Computes a network's convolutions by kernels, where there are any, and leaves all else alone.
+
+    Their results can be differentiated once, backwards; forward-mode differentiation takes them for constants.
+    """
 
     def __init__(self, kernels: Kernels) -> None:
         super().__init__()
@@ -206,7 +210,8 @@ class FastConvolutions(TorchFunctionMode):
 def works() -> bool:
     """Whether this build of torch has the operations, and they give what the plain ones give, bit for bit."""
     try:
-        return _agrees(HALF) and _agrees(torch.float32)
+        with torch.inference_mode(False), torch.autocast("cpu", enabled=False):
+            return _agrees(HALF) and _agrees(torch.float32)
     except (AttributeError, RuntimeError, NotImplementedError):
         return False
 

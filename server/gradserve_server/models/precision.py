@@ -103,7 +103,9 @@ class HalfBackward(TorchFunctionMode):
 
     def _conv2d(self, input: Tensor, weight: Tensor, bias: Tensor | None = None, *args: Any, **kwargs: Any) -> Any:
         how = How.of(*args, **kwargs)
-        if how is None or not _takes_part(input, weight) or not _pays(weight, how):
+        if how is None or input.dim() != 4 or not _takes_part(input, weight) or not _pays(weight, how):
+            return None
+        if bias is not None and bias.requires_grad:
             return None
         return _Convolution.apply(input, weight, bias, self._halves, how)
 
