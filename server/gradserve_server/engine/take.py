@@ -7,8 +7,8 @@ from typing import NamedTuple
 from ..models.card import Precision
 
 NEW_SHARE = 4  # one row in four goes to jobs that have waited for their first row for
-NEW_PATIENCE = 12  # passes, but at most
-NEW_SECONDS = 5.0
+NEW_PATIENCE = 12  # passes
+NEW_SECONDS = 5.0  # or so long, where passes are slow
 BRISK = 0.6  # of the rows make a pass while jobs wait for one row of it to take their next step
 PATIENCE = 30.0  # seconds after which a claim without a deadline counts as due
 AGEING = 5.0  # seconds of waiting after which a batch job's query counts as interactive

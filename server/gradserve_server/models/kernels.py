@@ -212,7 +212,7 @@ def works() -> bool:
     try:
         with torch.inference_mode(False), torch.autocast("cpu", enabled=False):
             return _agrees(HALF) and _agrees(torch.float32)
-    except (AttributeError, RuntimeError, NotImplementedError):
+    except (AttributeError, RuntimeError):  # private operations: another build of torch may lack or change them
         return False
 
 
