@@ -60,6 +60,14 @@ def test_new_jobs_that_have_waited_get_at_least_one_row() -> None:
     assert taken([*running, claim("new", deadline=NOW + PASS)], limit=2)["new"] == 1, "or it would be too late"
 
 
+def test_a_pass_in_a_hurry_is_not_made_smaller_twice() -> None:
+    claims = [claim("wide", 50, running=True), claim("step", running=True)]
+    rows = [
+        sum(n for _, n in take(claims, lambda key: 10, {}, NOW, lambda key: PASS, most)) for most in (4, 6, 9, None)
+    ]
+    assert rows == [4, 6, 6, 6]
+
+
 def test_patience_has_an_end_where_passes_are_slow() -> None:
     claims = [*(claim(f"running {i}", running=True) for i in range(6)), claim("new", since=NOW - NEW_SECONDS)]
     dealt = take(claims, lambda key: 6, {}, NOW, lambda key: 2.0)

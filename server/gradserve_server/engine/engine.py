@@ -150,7 +150,8 @@ class Engine:
             row_seconds = self._row_seconds.get(key.kind, 0.0)
             if row_seconds * sum(count for _, count in batch) > max(slack, 0.0):
                 # a smaller pass brings the most urgent answer in time, and whoever comes meanwhile in sooner
-                batch = take(claims, lambda _: max(1, int(slack / row_seconds)), self._served, now, self._pass_seconds)
+                most = max(1, int(slack / row_seconds))
+                batch = take(claims, self.limit, self._served, now, self._pass_seconds, most)
         return [(by_claim[claim], count) for claim, count in batch]
 
     def _key(self, job: Job, q: Query) -> Key:

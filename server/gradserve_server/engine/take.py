@@ -61,6 +61,7 @@ def take(
     served: Mapping[Key, float],
     now: float,
     pass_seconds: Callable[[Key], float],
+    most: int | None = None,
 ) -> list[tuple[Claim, int]]:
     """The claims of the next pass with the number of rows that each gets.
 
@@ -69,7 +70,7 @@ def take(
     come first with a row each, or those of many steps would never end; but a quarter of the rows, at least one, goes to
     new ones that have waited for NEW_PATIENCE. What is left is dealt to all jobs one by one, so that a wide one does
     not push out a narrow one, by deadline, or else by age. While jobs wait for a single row to take their next step,
-    passes are smaller: rows get little dearer by that, and steps much quicker.
+    passes are smaller: rows get little dearer by that, and steps much quicker. `most`: rows, in a hurry.
     """
     if not claims:
         return []
@@ -81,6 +82,7 @@ def take(
     room = limit(key)
     if stepping:
         room = min(room, max(stepping, ceil(BRISK * room)))
+    room = min(room, most or room)
     if room == 1:
         return [(mine[0], 1)]
     dealt: dict[Claim, int] = {}
