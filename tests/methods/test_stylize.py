@@ -228,6 +228,15 @@ def test_two_resolutions() -> None:
     assert (found.done, found.asked, len(found.curves["style"])) == (12, 12, 12)
 
 
+def test_the_rate_falls_over_both_resolutions() -> None:
+    model = in_double("squeezenet1_1")
+    how = settings(steps=5, coarse_steps=7)
+    _, reports = run(model, stylizing(picture(0, 64, 80), [(picture(1, 60, 60), 1.0)], how))
+    images = [report.images for report in reports if report.images is not None]
+    farthest = (images[8] - images[7]).abs().max().item()  # Adam's first move is the rate in every pixel
+    assert farthest == pytest.approx(how.rate * (0.1 + 0.45 * (1 + np.cos(np.pi * 7 / 12))), rel=1e-3)
+
+
 def test_a_style_is_looked_at_once() -> None:
     model = in_double("squeezenet1_1")
     engine, rows = Engine({"model": model}), []

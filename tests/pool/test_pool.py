@@ -265,6 +265,19 @@ async def test_before_the_start_and_after_the_end_there_is_no_worker(scripted: l
         await ended(pool, task("b"))
 
 
+async def test_half_a_pool_serves_nothing(scripted: list[Scripted]) -> None:
+    pool = Pool([WorkerSettings((), "cpu"), WorkerSettings((), "cpu")])
+    starting = asyncio.create_task(pool.start())
+    await asyncio.sleep(0)
+    scripted[0].ready()
+    with pytest.raises(NoWorker):
+        await ended(pool, task("a"))
+    scripted[1].ready()
+    await starting
+    await asked(pool, task("a"))
+    assert scripted[0].tasks == ["a"]
+
+
 @pytest.mark.parametrize("ends", ["broken", "dead"])
 async def test_a_start_that_fails_says_why_and_starts_nothing_more(scripted: list[Scripted], ends: str) -> None:
     pool = Pool([WorkerSettings((), "cpu 0"), WorkerSettings((), "cpu 1")])

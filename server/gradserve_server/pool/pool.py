@@ -215,12 +215,13 @@ class Pool:
 
     def _welcome(self, worker: _Worker, ready: Ready) -> None:
         worker.ready, worker.failures, worker.gflops = True, 0, max(ready.gflops, SLOWEST)
-        self.cards = {card.name: card for card in ready.cards}
         orphans, self._orphans = self._orphans, []
         for pending in orphans:
             self._place(pending)
-        if self._started and not self._started.done() and all(w.ready for w in self._workers):
-            self._started.set_result(None)
+        if self._started and all(w.ready for w in self._workers):  # part of a pool would soon refuse work as too much
+            self.cards = {card.name: card for card in ready.cards}
+            if not self._started.done():
+                self._started.set_result(None)
 
     def _lost(self, handle: Handle) -> None:
         """A worker is gone: its tasks run again elsewhere, and a new process takes its place."""

@@ -87,7 +87,7 @@ def _descend(start: Tensor, aims: Targets, steps: int, settings: Settings, recor
     """Lowers the loss, [1, 3, H, W] -> [1, 3, H, W]; ends early with the record."""
     optimizer: Optimizer = Adam(BETAS) if settings.optimizer == "adam" else LBFGS()
     at = start.contiguous()
-    for step in range(steps):
+    for _ in range(steps):
         at = at.detach().requires_grad_()
         seen = padded(at, settings.pad)
         answers = yield from record.ask([Query(seen.detach(), aims.objective, "image")])
@@ -97,13 +97,18 @@ def _descend(start: Tensor, aims: Targets, steps: int, settings: Settings, recor
         losses = _losses(at, answers[0].terms, aims, settings)
         own = sum(loss for loss in losses.values() if loss.requires_grad)
         (grad,) = torch.autograd.grad((seen * answers[0].image_grad).sum() + own, at)
+        rate = _rate(settings, record.run.done)
         yield record.step(losses, at.detach())
-        rate = settings.rate
-        if settings.optimizer == "adam":
-            rate *= SLOWEST + (1 - SLOWEST) * (1 + math.cos(math.pi * step / steps)) / 2
         total = sum(losses.values(), torch.zeros_like(grad[:, 0, 0, 0])).detach()
         at = optimizer.step(at.detach(), grad, total, rate).clamp(0, 1)
     return optimizer.best(at).detach()
+
+
+def _rate(settings: Settings, done: int) -> float:
+    """Adam's falls along one cosine over both resolutions: a fast one would undo at the second what the first gave."""
+    if settings.optimizer != "adam":
+        return settings.rate
+    return settings.rate * (SLOWEST + (1 - SLOWEST) * (1 + math.cos(math.pi * done / settings.total)) / 2)
 
 
 def _losses(image: Tensor, terms: Tensor, aims: Targets, settings: Settings) -> dict[str, Tensor]:
