@@ -19,6 +19,7 @@ from gradserve_server.engine.engine import (
 )
 from gradserve_server.engine.job import Job, Progress, Steps, TimeUp, together
 from gradserve_server.engine.objective import Refused, logit
+from gradserve_server.engine.pace import WAITING
 from gradserve_server.engine.query import Answer, Part, Query
 from gradserve_server.engine.rows import default_rows
 from gradserve_server.methods.explain import Call, Explained, Target, explain
@@ -130,12 +131,34 @@ def test_fewer_callers_than_last_time_are_worth_a_moment(world: World) -> None:
     assert world.engine.worth_waiting() == 0.0  # nothing is known of such passes
     world.step()
     world.submit("back", asking(1))
-    assert world.engine.worth_waiting() == pytest.approx(module.WAITING * 8 * world.seconds)
+    assert world.engine.worth_waiting() == pytest.approx(WAITING * 8 * world.seconds)
     for i in range(7):
         world.submit(f"back {i}", asking(1))
     assert world.engine.worth_waiting() == 0.0  # all are there
     world.step()
     assert world.passes == [[1] * 8, [1] * 8]
+
+
+def test_who_came_during_the_pass_is_not_one_of_those_that_it_answered(world: World) -> None:
+    for i in range(5):
+        world.submit(str(i), asking(1))
+    world.step()
+    for i in range(2):
+        world.submit(f"meanwhile {i}", asking(1), arrived=world.now - 0.01)
+    for i in range(4):
+        world.submit(f"back {i}", asking(1), arrived=world.now)
+        assert world.engine.worth_waiting() > 0
+    world.submit("back 4", asking(1), arrived=world.now)
+    assert world.engine.worth_waiting() == 0.0
+
+
+def test_nobody_waits_for_more_than_a_pass_takes(world: World) -> None:
+    for i in range(8):
+        world.submit(str(i), asking(1))
+    world.step()
+    for i in range(8):
+        world.submit(f"meanwhile {i}", asking(1), arrived=world.now - 0.01)
+    assert world.engine.worth_waiting() == 0.0
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from .differentiate import differentiate
 from .events import Ended, Event, ModelFailed, NotFinite, OutOfMemory, Progressed, Step
 from .job import Job, Kept, OpenQuery, Progress, TimeUp
 from .objective import Refused
+from .pace import Pace
 from .query import Answer, Part, Query
 from .recorded import Recordings
 from .rows import default_rows, passes_cost
@@ -19,14 +20,11 @@ from .take import Claim, Key, take
 
 log = logging.getLogger(__name__)
 
-MOST_KEYS = 1000
 RECOVERY = 1.02  # growth of a lowered cap with every pass that fills it
 NOT_FINITE = "the model gave infinities or NaN for this image"
 NO_MEMORY = "can't allocate memory"  # what a CPU's allocator says, in a RuntimeError
 PORTIONS = 4  # of the time left, that a wide query fills one when it may answer with less
 LONGEST = 2.0  # seconds that a pass may take while it has more than one row: whoever arrives meanwhile waits for it
-WAITING = 0.5  # of the last pass's seconds, for as many jobs as it had
-SMOOTHING = 0.3  # weight of the newest step in the running estimate of seconds per row
 
 
 class Engine:
@@ -48,10 +46,7 @@ class Engine:
         self._kept = Kept()
         self._recordings = Recordings()
         self._caps: dict[Key, float] = {}  # lowered when memory ran out
-        self._row_seconds: dict[Key, float] = {}
-        self._served: dict[Key, float] = {}  # seconds of passes that a key has had, counted from where it joined
-        self._lately: dict[Key, tuple[int, int]] = {}  # jobs and rows of the last pass
-        self._turn = (0.0, 0.0)  # what the last pass's key had had before it and after it
+        self._pace = Pace()
         self._events: list[Event] = []
 
     @property
@@ -79,27 +74,20 @@ class Engine:
 
     def fitting(self, key: Key, deadline: float) -> int:
         """Rows of that key that fit well into a job's share of the time left, so that it ends with none half-done."""
-        seconds = self._row_seconds.get(key.kind)
+        seconds = self._pace.row_seconds(key)
         return max(1, int((deadline - self._clock()) / seconds / PORTIONS / max(1, self.jobs))) if seconds else 1
 
     def worth_waiting(self) -> float:
         """Seconds to wait for more jobs before the next step: answered callers come back one by one.
 
-        Zero unless all that is open is new, of one kind, of fewer jobs than that kind's last pass had, and in no hurry.
+        Zero unless all that is open is of one kind; see Pace.
         """
         jobs = self._jobs.values()
-        kinds = {query.key for job in jobs for query in job.open}
-        if len(kinds) != 1 or any(job.rows for job in jobs):
+        keys = {query.key for job in jobs for query in job.open}
+        if len(keys) != 1:
             return 0.0
-        (key,) = kinds
-        expected, _ = self._lately.get(key, (0, 0))
-        seconds = self._pass_seconds(key)
-        hurry = min(job.deadline for job in jobs) < self._clock() + 2 * seconds
-        return 0.0 if hurry or len(jobs) >= expected else WAITING * seconds
-
-    def _pass_seconds(self, key: Key) -> float:
-        """What a pass as large as that kind's last one takes; 0 if there was none."""
-        return self._lately.get(key.kind, (0, 0))[1] * self._row_seconds.get(key.kind, 0.0)
+        (key,) = keys
+        return self._pace.worth_waiting(key, jobs, self.limit(key), self._clock())
 
     def submit(self, job: Job) -> None:
         """Starts a job: runs its method up to its first query."""
@@ -125,7 +113,8 @@ class Engine:
         for job in list(self._jobs.values()):
             if now + self._shortest(job) >= job.deadline:
                 if now < job.deadline:
-                    self._doubt(job)
+                    for query in job.open:
+                        self._pace.doubt(query.key)
                 self._time_up(job)
         batch = self._take(now)
         if batch:
@@ -140,18 +129,18 @@ class Engine:
                 if query.left:
                     interactive, begun = job.priority == "interactive", job.rows > 0
                     claim = Claim(query, query.key, query.left, begun, interactive, job.deadline, query.since, job)
-                    self._served.setdefault(query.key.kind, self._turn[1])  # new keys take their turn like the others
+                    self._pace.join(query.key)
                     claims.append(claim)
                     by_claim[claim] = query
-        batch = take(claims, self.limit, self._served, now, self._pass_seconds)
+        batch = take(claims, self.limit, self._pace.served, now, self._pace.pass_seconds)
         if batch:
             key = batch[0][0].key
             slack = min(LONGEST, min(claim.deadline for claim, _ in batch) - now)
-            row_seconds = self._row_seconds.get(key.kind, 0.0)
+            row_seconds = self._pace.row_seconds(key)
             if row_seconds * sum(count for _, count in batch) > max(slack, 0.0):
                 # a smaller pass brings the most urgent answer in time, and whoever comes meanwhile in sooner
                 most = max(1, int(slack / row_seconds))
-                batch = take(claims, self.limit, self._served, now, self._pass_seconds, most)
+                batch = take(claims, self.limit, self._pace.served, now, self._pace.pass_seconds, most)
         return [(by_claim[claim], count) for claim, count in batch]
 
     def _key(self, job: Job, q: Query) -> Key:
@@ -160,14 +149,7 @@ class Engine:
 
     def _shortest(self, job: Job) -> float:
         """Seconds that the job's next row will take at least."""
-        return max((self._row_seconds.get(q.key.kind, 0.0) for q in job.open), default=0.0)
-
-    def _doubt(self, job: Job) -> None:
-        """Estimates that refuse work are never tested by it; let one that was too high fall."""
-        for query in job.open:
-            key = query.key.kind
-            if key in self._row_seconds:
-                self._row_seconds[key] *= 1 - SMOOTHING
+        return max((self._pace.row_seconds(q.key) for q in job.open), default=0.0)
 
     def _run(self, batch: list[tuple[OpenQuery, int]]) -> None:
         key = batch[0][0].key
@@ -184,13 +166,10 @@ class Engine:
                 self._end(batch[0][0].job, error=answers)
             self._caps[key.kind] = max(1, rows // 2)
             return
-        seconds = self._clock() - begun
-        self._lately[key.kind] = len({query.job.id for query, _ in batch}), rows
-        had = max(self._served[key.kind], self._turn[0])  # a key that was away saves nothing up
-        self._served[key.kind] = had + seconds
-        self._turn = (had, had + seconds)
+        ended = self._clock()
+        seconds = ended - begun
+        self._pace.learn(key, len({query.job.id for query, _ in batch}), rows, begun, ended)
         self._widen(key, rows)
-        self._learn(key, rows, seconds)
         self.steps.append(Step(key.model, rows, seconds, rows * self._gflop(key)))
         for (query, count), answer in zip(batch, answers, strict=True):
             self._deliver(query, count, answer, seconds * count / rows)
@@ -236,14 +215,6 @@ class Engine:
     def _gflop(self, key: Key) -> float:
         card = self.models[key.model].card
         return passes_cost(card.gflop, key.wrt) * key.height * key.width / (card.height * card.width)
-
-    def _learn(self, key: Key, rows: int, seconds: float) -> None:
-        if len(self._row_seconds) > MOST_KEYS:  # callers may send images of any size
-            self._row_seconds.clear()
-            self._served.clear()
-            self._lately.clear()
-        old = self._row_seconds.get(key.kind, seconds / rows)
-        self._row_seconds[key.kind] = (1 - SMOOTHING) * old + SMOOTHING * seconds / rows
 
     def _deliver(self, query: OpenQuery, count: int, answer: Answer | Exception, seconds: float) -> None:
         job = query.job
