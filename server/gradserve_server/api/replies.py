@@ -82,8 +82,11 @@ def explanation(call: Call, answer: Explained, card: ModelCard, form: explain_pb
     fill(getattr(reply.method, call.method), call.parameters)
     getattr(reply.method, call.method).SetInParent()
     if form == explain_pb2.MAP_FORMAT_PNG:
-        levels = (answer.values - low) / (high - low) if high > low else np.zeros_like(answer.values)
-        reply.png = png((levels * 255).round().astype(np.uint8))
+        levels = answer.values - np.float32(low)
+        if high > low:
+            levels /= high - low
+            levels *= 255
+        reply.png = png(np.rint(levels, out=levels).astype(np.uint8))
     else:
         half = form == explain_pb2.MAP_FORMAT_FLOAT16
         reply.raw.CopyFrom(tensor(answer.values.astype("<f2" if half else "<f4")))
