@@ -152,13 +152,61 @@ def test_who_came_during_the_pass_is_not_one_of_those_that_it_answered(world: Wo
     assert world.engine.worth_waiting() == 0.0
 
 
-def test_nobody_waits_for_more_than_a_pass_takes(world: World) -> None:
+@pytest.mark.parametrize(("jobs", "rows", "seconds"), [(8, 1, 0.01), (2, 4, 0.01), (4, 1, LONGEST / 4)])
+def test_nobody_waits_where_the_next_pass_is_full(world: World, jobs: int, rows: int, seconds: float) -> None:
+    world.seconds = seconds
+    for i in range(jobs):
+        world.submit(str(i), asking(rows))
+    world.step()
+    for i in range(jobs):
+        world.submit(f"meanwhile {i}", asking(rows), arrived=world.now - 0.001)
+    assert world.engine.worth_waiting() == 0.0
+
+
+def test_nobody_waits_longer_than_half_a_pass_after_its_end(world: World) -> None:
     for i in range(8):
         world.submit(str(i), asking(1))
     world.step()
-    for i in range(8):
-        world.submit(f"meanwhile {i}", asking(1), arrived=world.now - 0.01)
+    world.now += WAITING * 8 * world.seconds - 0.001
+    world.submit("back", asking(1), arrived=world.now)
+    assert world.engine.worth_waiting() == pytest.approx(0.001)
+    world.now += 0.002
     assert world.engine.worth_waiting() == 0.0
+
+
+def test_a_pass_that_nobody_may_share_answered_none_of_the_others(world: World) -> None:
+    for i in range(4):
+        world.submit(str(i), asking(1))
+    world.step()
+    world.submit("alone", asking(1, alone=True))
+    assert world.step() == ["alone"]
+    for i in range(4):
+        assert (world.engine.worth_waiting() > 0) == (i > 0)
+        world.submit(f"back {i}", asking(1), arrived=world.now - 0.001)
+    assert world.engine.worth_waiting() == 0.0
+
+
+def test_callers_who_do_not_come_back_are_waited_for_less_and_less(world: World) -> None:
+    """Each pass answers two; as many others come while it runs, and none of those answered."""
+    waited = 0
+    for i in range(100):
+        for j in range(2):
+            world.submit(f"{i} {j}", asking(1), arrived=world.now - 0.001)
+        left = world.engine.worth_waiting()
+        waited += left > 0
+        world.now += left
+        world.step()
+    assert waited < 10
+
+
+def test_callers_who_come_back_are_waited_for_every_time(world: World) -> None:
+    for i in range(20):
+        for j in range(4):
+            world.now += 0.001
+            world.submit(f"{i} {j}", asking(1), arrived=world.now)
+            assert (world.engine.worth_waiting() > 0) == (i > 0 and j < 3)
+        world.step()
+    assert world.passes == [[1] * 4] * 20
 
 
 @pytest.mark.parametrize(

@@ -82,11 +82,7 @@ def explanation(call: Call, answer: Explained, card: ModelCard, form: explain_pb
     fill(getattr(reply.method, call.method), call.parameters)
     getattr(reply.method, call.method).SetInParent()
     if form == explain_pb2.MAP_FORMAT_PNG:
-        levels = answer.values - np.float32(low)
-        if high > low:
-            levels /= high - low
-            levels *= 255
-        reply.png = png(np.rint(levels, out=levels).astype(np.uint8))
+        reply.png = png(levels(answer.values, low, high))
     else:
         half = form == explain_pb2.MAP_FORMAT_FLOAT16
         reply.raw.CopyFrom(tensor(answer.values.astype("<f2" if half else "<f4")))
@@ -97,6 +93,16 @@ def explanation(call: Call, answer: Explained, card: ModelCard, form: explain_pb
     if answer.completeness_gap is not None:
         reply.completeness_gap = answer.completeness_gap
     return reply
+
+
+def levels(values: np.ndarray, low: float, high: float) -> np.ndarray:
+    """The values as uint8, the lowest 0 and the highest 255; zeros where all are the same."""
+    if not high > low:
+        return np.zeros(values.shape, np.uint8)
+    scaled = values - low
+    scaled /= high - low
+    scaled *= 255
+    return np.rint(scaled, out=scaled).astype(np.uint8)
 
 
 def resolved_target(target: Target, label: int | None) -> pb.Target:

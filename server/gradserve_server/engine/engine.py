@@ -87,7 +87,12 @@ class Engine:
         if len(keys) != 1:
             return 0.0
         (key,) = keys
-        return self._pace.worth_waiting(key, jobs, self.limit(key), self._clock())
+        return self._pace.worth_waiting(key, jobs, self._room(key, LONGEST), self._clock())
+
+    def _room(self, key: Key, seconds: float) -> int:
+        """The most rows of that key in a pass of that many seconds."""
+        row_seconds = self._pace.row_seconds(key)
+        return min(self.limit(key), max(1, int(seconds / row_seconds))) if row_seconds else self.limit(key)
 
     def submit(self, job: Job) -> None:
         """Starts a job: runs its method up to its first query."""

@@ -7,16 +7,27 @@ from .job import Job
 from .take import Key
 
 MOST_KEYS = 1000
-SMOOTHING = 0.3  # weight of the newest pass in the running estimate of seconds per row
-WAITING = 0.5  # of the last pass's seconds, for the callers that it answered
+SMOOTHING = 0.3  # weight of the newest pass in the running estimates
+WAITING = 0.5  # of a pass's seconds after its end, for the callers that it answered
+TRUST = 0.6  # share of those callers who came back, below which nobody is waited for
+HOPE = 0.01  # growth of that share with every pass: who is not waited for can prove nothing
 
 
 class Pass(NamedTuple):
-    """The last pass of a kind."""
+    """The last pass of a kind, and when the last that others may share had ended."""
 
     jobs: int
     rows: int
     ended: float
+
+
+class Wait(NamedTuple):
+    """How many jobs came while the last pass ran, how many there are, and how many are enough."""
+
+    kind: Key
+    meanwhile: int
+    present: int
+    enough: int
 
 
 class Pace:
@@ -26,6 +37,8 @@ class Pace:
         self.served: dict[Key, float] = {}  # seconds of passes that a kind has had, counted from where it joined
         self._row_seconds: dict[Key, float] = {}
         self._last: dict[Key, Pass] = {}
+        self._back: dict[Key, float] = {}  # share of the callers waited for who came back
+        self._wait: Wait | None = None
         self._turn = (0.0, 0.0)  # what the last pass's kind had had before it and after it
 
     def row_seconds(self, key: Key) -> float:
@@ -46,11 +59,13 @@ class Pace:
         kind, seconds = key.kind, ended - began
         had = max(self.served[kind], self._turn[0])  # a kind that was away saves nothing up
         if len(self._row_seconds) > MOST_KEYS:  # callers may send images of any size
-            for known in (self._row_seconds, self.served, self._last):
+            for known in (self._row_seconds, self.served, self._last, self._back):
                 known.clear()
         self.served[kind] = had + seconds
         self._turn = (had, had + seconds)
-        self._last[kind] = Pass(jobs, rows, ended)
+        self._judge(kind, began)
+        shared = self._last.get(kind, Pass(0, 0, began)) if key != kind else Pass(jobs, rows, ended)
+        self._last[kind] = shared._replace(rows=rows)
         old = self._row_seconds.get(kind, seconds / rows)
         self._row_seconds[kind] = (1 - SMOOTHING) * old + SMOOTHING * seconds / rows
 
@@ -59,15 +74,31 @@ class Pace:
         if key.kind in self._row_seconds:
             self._row_seconds[key.kind] *= 1 - SMOOTHING
 
-    def worth_waiting(self, key: Key, jobs: Collection[Job], limit: int, now: float) -> float:
-        """Seconds, for the callers that the last pass answered: who came while it ran is not one of them.
+    def worth_waiting(self, key: Key, jobs: Collection[Job], room: int, now: float) -> float:
+        """Seconds from now, for callers that the last pass answered: who came while it ran is not one of them.
 
-        Zero unless all jobs are new, in no hurry, fewer than such callers and these together, and leave room in a pass.
+        Zero if one of the jobs runs or is in a hurry, if they fill a pass's `room` in rows or are as many as those
+        callers and these together, and where callers did not come back lately.
         """
         last = self._last.get(key)  # not of its kind: who shares no pass waits for nobody
         if last is None or any(job.rows for job in jobs):
             return 0.0
-        expected = min(limit, last.jobs + sum(job.arrived < last.ended for job in jobs))
         seconds = self.pass_seconds(key)
+        left = last.ended + WAITING * seconds - now
         hurry = min(job.deadline for job in jobs) < now + 2 * seconds
-        return 0.0 if hurry or len(jobs) >= expected else WAITING * seconds
+        if hurry or left <= 0 or self._back.get(key, 1.0) < TRUST:
+            return 0.0
+        present, meanwhile = len(jobs), sum(job.arrived < last.ended for job in jobs)
+        full = sum(query.left for job in jobs for query in job.open) >= room
+        self._wait = Wait(key, meanwhile, present, present if full else last.jobs + meanwhile)
+        return left if present < self._wait.enough else 0.0
+
+    def _judge(self, kind: Key, began: float) -> None:
+        """Before a pass of that kind: whether callers came back, or others came as they did during the last pass."""
+        wait, self._wait = self._wait, None
+        back = self._back.get(kind, 1.0)
+        if wait is not None and wait.kind == kind and wait.enough > wait.meanwhile:
+            usual = wait.meanwhile * (began - self._last[kind].ended) / self.pass_seconds(kind)
+            share = (wait.present - wait.meanwhile - usual) / (wait.enough - wait.meanwhile)
+            back += SMOOTHING * (min(max(share, 0.0), 1.0) - back)
+        self._back[kind] = min(1.0, back + HOPE)

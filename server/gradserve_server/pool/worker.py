@@ -159,8 +159,7 @@ class Worker:
 
     def _gather(self) -> None:
         """Waits for more jobs while that is worth it."""
-        begun = time.monotonic()
-        while not self._stopping and (left := begun + self._engine.worth_waiting() - time.monotonic()) > 0:
+        while not self._stopping and (left := self._engine.worth_waiting()) > 0:
             try:
                 self._take(self._inbox.get(timeout=left))
             except queue.Empty:
