@@ -19,9 +19,10 @@ from gradserve_server.engine.engine import (
 )
 from gradserve_server.engine.job import Job, Progress, Steps, TimeUp, together
 from gradserve_server.engine.objective import Refused, logit
-from gradserve_server.engine.pace import WAITING
+from gradserve_server.engine.pace import MOST_KEYS, WAITING, Pace
 from gradserve_server.engine.query import Answer, Part, Query
 from gradserve_server.engine.rows import default_rows
+from gradserve_server.engine.take import Key
 from gradserve_server.methods.explain import Call, Explained, Target, explain
 from gradserve_server.models.catalogue import EMBEDDED
 from gradserve_server.models.prepared import Prepared, prepare
@@ -224,6 +225,17 @@ def test_nobody_waits_for_what_does_not_come(world: World, method: Callable[[Job
     world.step()
     world.submit("another", method, **facts)
     assert world.engine.worth_waiting() == 0.0
+
+
+def test_images_of_every_size_are_not_remembered_for_ever() -> None:
+    pace, waiting = Pace(), SimpleNamespace(rows=0, deadline=float("inf"), arrived=float("inf"), open=[])
+    for size in range(3 * MOST_KEYS):
+        key = Key("m", "exact", size, size, "image")
+        pace.join(key)
+        for i in range(2):
+            pace.learn(key, 2, 2, size + i, size + i + 0.5)
+            assert pace.worth_waiting(key, [waiting], 8, size + i + 0.5) == WAITING * 0.5  # type: ignore[list-item]
+    assert len(pace.served) <= MOST_KEYS + 1
 
 
 def test_jobs_of_single_row_passes_take_turns(world: World) -> None:

@@ -14,7 +14,7 @@ HOPE = 0.01  # growth of that share with every pass: who is not waited for can p
 
 
 class Pass(NamedTuple):
-    """The last pass of a kind, and when the last that others may share had ended."""
+    """The last pass of a kind that several may share."""
 
     jobs: int
     rows: int
@@ -57,15 +57,17 @@ class Pace:
     def learn(self, key: Key, jobs: int, rows: int, began: float, ended: float) -> None:
         """Notes a pass over rows of so many jobs."""
         kind, seconds = key.kind, ended - began
+        self._judge(kind, began)
         had = max(self.served[kind], self._turn[0])  # a kind that was away saves nothing up
         if len(self._row_seconds) > MOST_KEYS:  # callers may send images of any size
             for known in (self._row_seconds, self.served, self._last, self._back):
                 known.clear()
         self.served[kind] = had + seconds
         self._turn = (had, had + seconds)
-        self._judge(kind, began)
-        shared = self._last.get(kind, Pass(0, 0, began)) if key != kind else Pass(jobs, rows, ended)
-        self._last[kind] = shared._replace(rows=rows)
+        if key == kind:
+            self._last[kind] = Pass(jobs, rows, ended)
+        else:  # whoever shares no pass is no caller of the next ones
+            self._last.setdefault(kind, Pass(0, rows, ended))
         old = self._row_seconds.get(kind, seconds / rows)
         self._row_seconds[kind] = (1 - SMOOTHING) * old + SMOOTHING * seconds / rows
 
