@@ -69,7 +69,10 @@ class Makers:
         channel.check_size(request)
         call = method(request, timeout=timeout, metadata=self._metadata)
         try:
-            yield from call
+            for event in call:
+                if event.HasField("result"):
+                    list(call)  # the status comes after it; leaving before that would count as cancelled
+                yield event
         except grpc.RpcError as failure:
             raise errors.from_call(failure) from None
         finally:
@@ -128,6 +131,9 @@ class AsyncMakers:
         call = method(request, timeout=timeout, metadata=self._metadata)
         try:
             async for event in call:
+                if event.HasField("result"):
+                    async for _ in call:
+                        pass
                 yield event
         except grpc.RpcError as failure:
             raise errors.from_call(failure) from None

@@ -93,7 +93,10 @@ def settings_of(config: Path | None, models: list[str], server: dict[str, Any], 
     if models:
         chosen["models"] = [from_flag(flag, settings.models) for flag in models]
     if chosen["pool"]["tuned"]:
-        tuning = read_tuning(chosen["pool"]["tuned"])
+        try:
+            tuning = read_tuning(chosen["pool"]["tuned"])
+        except OSError as error:
+            raise ValueError(f"pool.tuned: {error}; gradserve bench --tune writes this file") from error
         chosen["models"] = [tuning.applied(ModelSpec.model_validate(spec)) for spec in chosen["models"]]
     settings = Settings.model_validate(chosen)
     check_builders(list(settings.models))

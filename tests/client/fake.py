@@ -42,6 +42,7 @@ class FakeServer(service_pb2_grpc.GradientServiceServicer, models_pb2_grpc.Model
 
     def __init__(self) -> None:
         self.requests: list[Any] = []
+        self.ended_well: list[bool] = []  # streams whose callers heard the end
         self.metadata: dict[str, str] = {}
         self.health = b"\x08\x01"
         self.failures: dict[str, int] = {}
@@ -86,6 +87,8 @@ class FakeServer(service_pb2_grpc.GradientServiceServicer, models_pb2_grpc.Model
         for each in fake_making.progress(fake_making.COURSE):
             yield maximize_pb2.MaximizeEvent(progress=each)
         yield maximize_pb2.MaximizeEvent(result=fake_making.maximized(request, CLASSES, _provenance(request)))
+        time.sleep(0.1)  # the status comes after the result
+        self.ended_well.append(context.is_active())
 
     def Stylize(self, request, context):
         self._note(request, context)

@@ -100,6 +100,17 @@ def test_streams_end_with_the_result(client, photo):
         list(client.stylize_stream(photo, photo, model="missing"))
 
 
+async def test_a_caller_who_leaves_with_the_result_has_not_cancelled(client, server):
+    stream = client.maximize_stream("goldfish")
+    assert next(event for event in stream if not isinstance(event, gradserve.Progress)).name == "goldfish"
+    stream.close()
+    async with AsyncClient(server.target) as other:
+        async for event in other.maximize_stream("goldfish"):
+            if not isinstance(event, gradserve.Progress):
+                break
+    assert server.ended_well == [True, True]
+
+
 async def test_async_streams(server, photo):
     async with AsyncClient(server.target) as client:
         events = [event async for event in client.maximize_stream(["goldfish", 1])]

@@ -148,6 +148,7 @@ def test_several_attacks_are_also_counted_together(pictures, tmp_path):
     _, found, _ = measured(Model({(1, "square"): [BROKEN] * 9}), pictures, tmp_path, wish, patience=Patience(retries=0))
     (together,) = found.together
     assert (together.attack, together.standing.count) == ("pgd + square", 11)
+    assert together.verdicts == {"found": 12, "not_found": 12}  # of 24 pictures, not of 48 answers
 
 
 def test_a_request_that_fails_is_sent_again_and_never_counts_as_robust(pictures, tmp_path):

@@ -40,7 +40,7 @@ def demo(
     timeout: connection.Timeout = 300.0,
     as_json: connection.Json = False,
 ) -> None:
-    """Predict and every method of Explain on real pictures, shown side by side on OUT/index.html.
+    """Every RPC and method on real pictures, shown side by side on OUT/index.html; some minutes.
 
     Starts a server with the embedded model and every --model, unless --server names one, and stops it at the end.
 

@@ -11,6 +11,7 @@ def health(
     server: connection.Server = connection.ADDRESS,
     tls: connection.Tls = False,
     ca: connection.Ca = None,
+    token: connection.Token = None,
     timeout: connection.Timeout = SECONDS,
     as_json: connection.Json = False,
 ) -> None:
@@ -18,7 +19,7 @@ def health(
 
     Example: `gradserve health --server 10.0.0.7:50051`
     """
-    with connection.connect(server, tls, ca, None, timeout) as client:
+    with connection.connect(server, tls, ca, token, timeout) as client:
         state = client.health()
     if as_json:
         report.print_json({"state": state})

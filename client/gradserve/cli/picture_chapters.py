@@ -31,7 +31,7 @@ def maximized(demo: Demo, card: ModelCard) -> page.Section:
     way = [opened(png) for png in found[0].snapshots.values()]
     figures.append(page.Figure(f"{found[0].name}, after {', '.join(map(str, found[0].snapshots))} steps", way))
     figures.append(page.Figure(f"{found[0].name}: its course", [plot.curves(found[0].curves)]))
-    lead = "Pictures made from noise, step by step along the gradient, until the model is sure of each class."
+    lead = "Made from noise, step by step along the gradient, towards each class; under each what the model sees in it."
     return page.Section(f"{card.name}: maximized", lead, [page.Story("from noise", found.sheet(), (), facts, figures)])
 
 

@@ -25,7 +25,8 @@ def siblings(demo: "Demo", card: ModelCard) -> page.Section:
         stories.append(page.Story(picture.name, picture.open(), figures=figures))
     lead = (
         f"The same network trained on pictures ({_sibling(card)}) and on attacked ones ({card.name}): the robust one's "
-        "gradients follow what is to be seen, and the attack that turns the other leaves it standing more often."
+        "gradients follow what is to be seen, and the attack that turns the other leaves it standing more often, "
+        "though not always."
     )
     return page.Section(f"{card.name} beside {_sibling(card)}", lead, stories)
 

@@ -155,12 +155,16 @@ def _robustness(
     """What stands all of these attacks. A picture without an outcome was named wrongly before any attack."""
     found = [by_trial.get(trial.key, {}) for trial in trials]
     standing = sum(1 for id in readable if all(id in each and each[id].state == "right" for each in found))
-    verdicts = Counter(
-        each[id].detail for each in found for id in readable if id in each and each[id].state != "failed"
-    )
+    verdicts = Counter(filter(None, (_verdict([each[id] for each in found if id in each]) for id in readable)))
     failed = sum(1 for each in found for id in readable if id in each and each[id].state == "failed")
     name = " + ".join(trial.name for trial in trials)
     return Robustness(name, trials[0].level, Share(standing, len(readable)), failed, dict(verdicts))
+
+
+def _verdict(outcomes: Sequence[Outcome]) -> str | None:
+    """On one picture: of the first attack that it does not stand, else of any; None without an answer."""
+    answered = [each for each in outcomes if each.state != "failed"]
+    return next((each.detail for each in [*(e for e in answered if e.state != "right"), *answered]), None)
 
 
 def _corruptions(
