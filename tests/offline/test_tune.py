@@ -84,3 +84,8 @@ def test_a_damaged_file_is_refused(tmp_path: Path, text: str) -> None:
     file.write_text(text)
     with pytest.raises(ValueError, match=r"."):
         read_tuning(file)
+
+
+def test_a_missing_file_is_named_with_its_key(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"pool\.tuned: .*'.*gone\.toml'; gradserve bench --tune writes"):
+        settings_of(None, [], {}, {"tuned": tmp_path / "gone.toml"})

@@ -42,7 +42,7 @@ def demo(
 ) -> None:
     """Every RPC and method on real pictures, shown side by side on OUT/index.html; some minutes.
 
-    Starts a server with the embedded model and every --model, unless --server names one, and stops it at the end.
+    Starts a server with the embedded models and every --model, unless --server names one, and stops it at the end.
 
     Example: `gradserve demo --model mobilenet_v2` or `gradserve demo --model mobilenet_v2=weights.safetensors`
     """

@@ -163,8 +163,9 @@ def _robustness(
 
 def _verdict(outcomes: Sequence[Outcome]) -> str | None:
     """On one picture: of the first attack that it does not stand, else of any; None without an answer."""
-    answered = [each for each in outcomes if each.state != "failed"]
-    return next((each.detail for each in [*(e for e in answered if e.state != "right"), *answered]), None)
+    answered = (each for each in outcomes if each.state != "failed")
+    worst = min(answered, key=lambda each: each.state == "right", default=None)
+    return worst.detail if worst else None
 
 
 def _corruptions(

@@ -140,12 +140,10 @@ class Engine:
         batch = take(claims, self.limit, self._pace.served, now, self._pace.pass_seconds)
         if batch:
             key = batch[0][0].key
-            slack = min(LONGEST, min(claim.deadline for claim, _ in batch) - now)
-            row_seconds = self._pace.row_seconds(key)
-            if row_seconds * sum(count for _, count in batch) > max(slack, 0.0):
+            room = self._room(key, min(LONGEST, min(claim.deadline for claim, _ in batch) - now))
+            if sum(count for _, count in batch) > room:
                 # a smaller pass brings the most urgent answer in time, and whoever comes meanwhile in sooner
-                most = max(1, int(slack / row_seconds))
-                batch = take(claims, self.limit, self._pace.served, now, self._pace.pass_seconds, most)
+                batch = take(claims, self.limit, self._pace.served, now, self._pace.pass_seconds, room)
         return [(by_claim[claim], count) for claim, count in batch]
 
     def _key(self, job: Job, q: Query) -> Key:

@@ -218,10 +218,9 @@ class Pool:
         orphans, self._orphans = self._orphans, []
         for pending in orphans:
             self._place(pending)
-        if self._started and all(w.ready for w in self._workers):  # part of a pool would soon refuse work as too much
-            self.cards = {card.name: card for card in ready.cards}
-            if not self._started.done():
-                self._started.set_result(None)
+        if self._started and not self._started.done() and all(w.ready for w in self._workers):
+            self.cards = {card.name: card for card in ready.cards}  # not before: a part would soon refuse work
+            self._started.set_result(None)
 
     def _lost(self, handle: Handle) -> None:
         """A worker is gone: its tasks run again elsewhere, and a new process takes its place."""
