@@ -13,8 +13,9 @@ from gradserve_server.engine.differentiate import differentiate
 from gradserve_server.engine.objective import logit
 from gradserve_server.engine.query import Part, Query
 from gradserve_server.models import kernels
-from gradserve_server.models.kernels import HALF, FastConvolutions, How, Kernels, Packed, SubPixel
+from gradserve_server.models.kernels import HALF, FastOperations, How, Kernels, Packed, SubPixel
 from gradserve_server.models.precision import HalfBackward, Halves
+from gradserve_server.models.tape import Tape
 
 generator = torch.Generator().manual_seed(0)
 
@@ -69,7 +70,7 @@ def test_the_bits_are_those_of_the_plain_convolution(case: str, dtype: torch.dty
                 dtype=dtype,
             )
             expected = both(x, kernel, bias, **how)
-            with FastConvolutions(known):
+            with FastOperations(known):
                 found = both(x, kernel, bias, **how)
                 with torch.no_grad():
                     forward_only = F.conv2d(x, kernel, bias, **how)
@@ -111,7 +112,7 @@ def test_a_first_layer(case: str) -> None:
     kernel, known = weight(*shape), Kernels()
     x = normal(2, shape[1], 64, 70)
     expected = both(x, kernel, None, **how)
-    with FastConvolutions(known):
+    with FastOperations(known):
         found = both(x, kernel, None, **how)
     assert [type(kernel) for _, kernel in known._known.values()] == [SubPixel]
     assert torch.equal(found[0], expected[0])
@@ -136,7 +137,7 @@ def test_what_cannot_be_replaced_is_left_alone(case: str, monkeypatch: pytest.Mo
     monkeypatch.setattr(Packed, "forward", None)
     x, kernel, how = LEFT_ALONE[case]
     expected = both(x, kernel, None, **how)
-    with FastConvolutions(Kernels()):
+    with FastOperations(Kernels()):
         found = both(x, kernel, None, **how)
         if kernel.requires_grad:
             assert torch.autograd.grad(F.conv2d(x, kernel).sum(), kernel)[0].shape == kernel.shape
@@ -145,7 +146,7 @@ def test_what_cannot_be_replaced_is_left_alone(case: str, monkeypatch: pytest.Mo
 
 def test_small_weights_are_left_alone() -> None:
     known = Kernels()
-    with FastConvolutions(known):
+    with FastOperations(known):
         both(X, KERNEL, None)
     assert [kernel for _, kernel in known._known.values()] == [None]
 
@@ -154,7 +155,7 @@ def test_small_weights_are_left_alone() -> None:
 def test_weights_that_are_computed_anew_are_not_kept() -> None:
     known, halves, kernel = Kernels(), Halves(), weight(64, 32, 3, 3, dtype=torch.float32)
     for _ in range(3):
-        with FastConvolutions(known):
+        with FastOperations(known):
             both(X, (kernel * 2).to(HALF), None)
         with HalfBackward(halves):
             both(X.float(), kernel * 2, None)
@@ -167,7 +168,7 @@ def test_weights_that_are_computed_anew_are_not_kept() -> None:
 @pytest.mark.parametrize("name", ["resnet18", "densenet121", "trained-mobilenet_v2", "trained-resnet20"])
 def test_exact_is_exact(name: str, rows: int) -> None:
     model, images = inputs(name, rows)
-    query, plain = Query(images.detach(), logit(3), "image"), replace(model, kernels=None)
+    query, plain = Query(images.detach(), logit(3), "image"), replace(model, kernels=None, lines=None)
     with_kernels, without = (differentiate(each, [Part(query, range(rows))])[0] for each in (model, plain))
     assert torch.equal(torch.as_tensor(with_kernels.logits), torch.as_tensor(without.logits))
     assert torch.equal(torch.as_tensor(with_kernels.image_grad), torch.as_tensor(without.image_grad))
@@ -187,7 +188,7 @@ def test_exact_is_exact(name: str, rows: int) -> None:
 def test_whole_networks(name: str, bound: float, precision: Any) -> None:
     model, images = inputs(name, 3)
     ready, query = model.at(precision), Query(images.detach(), logit(3), "image")
-    plain = replace(ready, kernels=None, halves=PlainHalves() if precision == "balanced" else None)
+    plain = replace(ready, kernels=None, lines=None, halves=PlainHalves() if precision == "balanced" else None)
     with_kernels, without = (differentiate(each, [Part(query, range(3))])[0] for each in (ready, plain))
     assert torch.equal(torch.as_tensor(with_kernels.logits), torch.as_tensor(without.logits))
     assert off(torch.as_tensor(with_kernels.image_grad), torch.as_tensor(without.image_grad)) <= bound
@@ -204,3 +205,25 @@ def test_a_build_of_torch_without_the_operations(monkeypatch: pytest.MonkeyPatch
     assert kernels.works.__wrapped__()
     monkeypatch.setattr(kernels, "onednn", torch.ops.no_such_namespace)
     assert not kernels.works.__wrapped__()
+
+
+@pytest.mark.parametrize("wide", [False, True], ids=["linear", "attention"])
+def test_products_of_views_are_single_products(wide: bool) -> None:
+    generator = torch.Generator().manual_seed(0)
+    layer: nn.Module = nn.MultiheadAttention(16, 2, batch_first=True) if wide else nn.Linear(16, 16)
+    layer.eval().requires_grad_(False)
+    upstream = torch.randn(*((4, 5) if wide else (5, 4)), 16, generator=generator)
+
+    def run() -> tuple[Tensor, Tensor, list[Any]]:
+        x = torch.randn(4, 5, 16, generator=generator.manual_seed(1)).requires_grad_()
+        with Tape() as tape:
+            out = layer(x, x, x, need_weights=False)[0] if wide else layer(x.transpose(0, 1))
+        return out, torch.autograd.grad(out, x, upstream)[0], [call.operation for call in tape.calls]
+
+    expected, expected_grad, plain_calls = run()
+    with FastOperations(Kernels()):
+        found, grad, calls = run()
+    assert off(found, expected) < 1e-6
+    assert off(grad, expected_grad) < 1e-6
+    assert torch.ops.aten.bmm.default in plain_calls, "torch has mended it: no need for this any more"
+    assert torch.ops.aten.bmm.default not in calls

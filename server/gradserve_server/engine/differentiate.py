@@ -84,9 +84,10 @@ class _Batch:
         with ExitStack() as stack:
             stack.enter_context(torch.set_grad_enabled(self.wrt != "nothing"))
             stack.enter_context(taps.listening(self.model.network))  # swallows the early stop
-            if any(rule != "plain" for rule in rules):
+            ruled = any(rule != "plain" for rule in rules)
+            if ruled:
                 stack.enter_context(ReLURules(rules))
-            logits = self.model(self.images)
+            logits = self.model(self.images) if places or ruled else self.model.unwatched(self.images)
         if missing := [layer for place, layer in places.items() if place not in taps.kept]:
             raise Refused(f"layer {missing[0]!r} did not run on this input")
         return logits, taps.kept

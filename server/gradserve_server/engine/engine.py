@@ -158,6 +158,8 @@ class Engine:
         key = batch[0][0].key
         parts = [Part(q.query, range(q.taken, q.taken + count)) for q, count in batch]
         rows = sum(len(part.rows) for part in parts)
+        if key.wrt != "taps":
+            self.models[key.model].at(key.precision).expect(key.height, key.width)
         begun = self._clock()
         for query, _ in batch:
             query.job.started = query.job.started or begun

@@ -1,4 +1,5 @@
-"""Faster convolutions for CPUs: weights laid out for oneDNN once, and in half precision a first layer by sub-pixels.
+"""Faster operations for CPUs: convolutions' weights laid out for oneDNN once, in half precision a first layer by
+sub-pixels, linear layers as one product.
 
 A plain convolution copies its weight in every pass. Without that the bits are the same; only the gradient of a strided
 convolution's few input channels is summed in another order, hence not in float32.
@@ -153,7 +154,7 @@ class Kernels:
         if x.dim() != 4 or x.dtype != weight.dtype or not x.is_contiguous(memory_format=torch.channels_last):
             return None
         found = self.of(weight, how)
-        return found if found is not None and _onednn(x, weight, bias, how) else None
+        return found if found is not None and onednn_takes(x, weight, bias, how) else None
 
 
 def kernel(weight: Tensor, how: How) -> Kernel | None:
@@ -181,10 +182,13 @@ class _Convolution(torch.autograd.Function):
         return ctx.kernel.input_gradient(grad, ctx.shape), None, None
 
 
-class FastConvolutions(TorchFunctionMode):
-    """Computes a network's convolutions by kernels, where there are any, and leaves all else alone.
+PRODUCTS = {F.linear: 1, F.multi_head_attention_forward: 3}  # how many of their arguments are multiplied by a weight
 
-    Their results can be differentiated once, backwards; forward-mode differentiation takes them for constants.
+
+class FastOperations(TorchFunctionMode):
+    """Computes a network's convolutions by kernels, where there are any, linear layers in one piece, all else as it is.
+
+    Kernels' results can be differentiated once, backwards; forward-mode differentiation takes them for constants.
     """
 
     def __init__(self, kernels: Kernels) -> None:
@@ -193,6 +197,8 @@ class FastConvolutions(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Replaces what it can."""
+        if func in PRODUCTS:
+            args = _whole(args, PRODUCTS[func])
         replaced = self._conv2d(*args, **(kwargs or {})) if func is torch.conv2d else None
         return func(*args, **(kwargs or {})) if replaced is None else replaced
 
@@ -204,6 +210,15 @@ class FastConvolutions(TorchFunctionMode):
         if torch.is_grad_enabled() and input.requires_grad:
             return _Convolution.apply(input, bias, found)
         return found.forward(input, bias)
+
+
+def _whole(args: tuple[Any, ...], count: int) -> tuple[Any, ...]:
+    """The first `count` in memory of their own: of views torch multiplies item by item, with a copy of the weight each.
+
+    What is one tensor stays one, since attention looks at that.
+    """
+    whole = {id(x): x.contiguous() for x in args[:count] if x.dim() > 2}
+    return (*(whole.get(id(x), x) for x in args[:count]), *args[count:])
 
 
 @cache
@@ -230,10 +245,12 @@ def _agrees(dtype: torch.dtype) -> bool:
     (by_input,) = torch.autograd.grad(plain, x, grad)
     with torch.no_grad():
         same = torch.equal(packed.forward(x, None), plain)
-        return same and torch.equal(packed.input_gradient(grad, x.shape), by_input) and _onednn(x, weight, None, how)
+        return (
+            same and torch.equal(packed.input_gradient(grad, x.shape), by_input) and onednn_takes(x, weight, None, how)
+        )
 
 
-def _onednn(x: Tensor, weight: Tensor, bias: Tensor | None, how: How) -> bool:
+def onednn_takes(x: Tensor, weight: Tensor, bias: Tensor | None, how: How) -> bool:
     """Whether torch takes oneDNN for this convolution; its other kernels round otherwise."""
     stride, padding, dilation, groups = how
     backend = torch._C._select_conv_backend(x, weight, bias, stride, padding, dilation, False, (0, 0), groups)

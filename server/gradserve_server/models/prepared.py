@@ -12,13 +12,15 @@ from torch import Tensor, nn
 from .card import ModelCard, Precision
 from .catalogue import ModelSpec
 from .fold import fold_batch_norms
-from .kernels import HALF, FastConvolutions, Kernels
+from .kernels import HALF, FastOperations, Kernels
 from .loading import LoadError, Source, load
 from .precision import HalfBackward, Halves
 from .probe import ROWS, Probe, probe
+from .straight import Line, Lines
 from .taps import Place, Side
 
 SMALLEST = 8
+WIDEST = 2  # times the model's own area, beyond which the few rows that a line is made with could fill the memory
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,6 +36,7 @@ class Prepared:
     others: Mapping[Precision, "Prepared"] = field(default_factory=dict)
     halves: Halves | None = None
     kernels: Kernels | None = None  # on a CPU
+    lines: Lines | None = None  # on a CPU
 
     @property
     def device(self) -> torch.device:
@@ -68,11 +71,21 @@ class Prepared:
             logits: Tensor = self.network(self.normalised(images))
         return logits.to(self.dtype)
 
+    def unwatched(self, images: Tensor) -> Tensor:
+        """The same where nobody listens to layers or changes ReLUs: faster for sizes that are expected."""
+        line = self.lines.get(images) if self.lines else None
+        return line(images) if line else self(images)
+
+    def expect(self, height: int, width: int) -> None:
+        """To be called before every pass of a size: a size that comes often is made ready for `unwatched`."""
+        if self.lines and height * width <= WIDEST * self.card.height * self.card.width:
+            self.lines.expect(height, width, lambda: Line(self, len(self.card.classes), height, width, self.dtype))
+
     def _mode(self) -> contextlib.AbstractContextManager[object]:
         """What replaces operations of the network in this precision."""
-        if self.halves is not None:
+        if self.halves is not None and torch.is_grad_enabled():
             return HalfBackward(self.halves)
-        return contextlib.nullcontext() if self.kernels is None else FastConvolutions(self.kernels)
+        return contextlib.nullcontext() if self.kernels is None else FastOperations(self.kernels)
 
     def place(self, layer: str, side: Side = "output") -> Place:
         """Where to listen for a layer's output or input."""
@@ -111,18 +124,22 @@ def prepare_source(
     exact = Prepared(network, card, seen.places, mean, std)
     if not fold:
         return exact
-    exact = replace(exact, kernels=Kernels() if device.type == "cpu" else None)
+    if device.type == "cpu":
+        exact = replace(exact, kernels=Kernels(), lines=Lines())
     return replace(exact, others=_others(exact))
 
 
 def _others(exact: Prepared) -> dict[Precision, Prepared]:
     """The other precisions that the card names: BALANCED shares the network, FAST has a copy of it."""
     made: dict[Precision, Prepared] = {}
+    on_cpu = exact.device.type == "cpu"
     if "balanced" in exact.card.precisions:
-        made["balanced"] = replace(exact, precision="balanced", halves=Halves(exact.kernels))
+        lines = Lines() if on_cpu else None
+        made["balanced"] = replace(exact, precision="balanced", halves=Halves(exact.kernels), lines=lines)
     if "fast" in exact.card.precisions:
         network = deepcopy(exact.network).to(HALF)
-        made["fast"] = replace(exact, precision="fast", network=network, kernels=exact.kernels and Kernels())
+        kernels, lines = (Kernels(), Lines()) if on_cpu else (None, None)
+        made["fast"] = replace(exact, precision="fast", network=network, kernels=kernels, lines=lines)
     return made
 
 

@@ -101,9 +101,11 @@ def _pass_seconds(model: Prepared, candidate: Candidate) -> float:
     images = torch.rand(
         candidate.rows, 3, model.card.height, model.card.width, generator=torch.Generator().manual_seed(0)
     )
+    model = model.at(candidate.precision)
+    model.expect(model.card.height, model.card.width)
     part = Part(Query(images.to(model.device), logit(0), "image"), range(candidate.rows))
     begin = clock()
-    differentiate(model.at(candidate.precision), [part])
+    differentiate(model, [part])
     if on_gpu:
         torch.cuda.synchronize(model.device)
     return clock() - begin
