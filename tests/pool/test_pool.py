@@ -38,7 +38,7 @@ class Scripted:
         self._hear(self, message)
 
     def ready(self, gflops: float = 1.0) -> None:
-        self.say(Ready((CARD,), "cpu", gflops))
+        self.say(Ready((CARD,), "cpu", {"m": gflops, "small": gflops}))
 
     def die(self) -> None:
         self._lost(self)
@@ -58,8 +58,8 @@ def scripted(monkeypatch: pytest.MonkeyPatch) -> list[Scripted]:
     return Scripted.made
 
 
-def task(name: str, cost: float = 1.0) -> Task:
-    return Task(name, "predict", "m", None, cost=cost)  # type: ignore[arg-type]
+def task(name: str, cost: float = 1.0, model: str = "m") -> Task:
+    return Task(name, "predict", model, None, cost=cost)  # type: ignore[arg-type]
 
 
 async def started(workers: int, devices: str = "cuda:{}", **facts: Any) -> Pool:
@@ -111,6 +111,17 @@ async def test_workers_on_one_device_get_the_same(scripted: list[Scripted]) -> N
     scripted[0].ready(gflops=10)
     await asked(pool, *(task(name, 10) for name in "abcdefgh"))
     assert [len(each.tasks) for each in scripted] == [4, 4]
+
+
+async def test_a_small_model_says_nothing_about_the_speed_of_others(scripted: list[Scripted]) -> None:
+    pool = await started(1, queue_seconds=60)
+    scripted[0].ready(gflops=10)
+    for _ in range(100):
+        scripted[0].say(Tick((Step("small", 8, 1.0, 1e-6),), 1, 0))
+    await asked(pool, task("a", 100), task("b", 100), task("c", 1e-6, "small"), task("d", 100))
+    assert scripted[0].tasks == ["a", "b", "c", "d"]
+    with pytest.raises(Full):
+        await asyncio.gather(*await asked(pool, *(task(name, 100) for name in "efgh")))
 
 
 async def test_a_cancelled_caller_cancels_the_task(scripted: list[Scripted]) -> None:

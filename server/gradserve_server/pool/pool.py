@@ -15,7 +15,7 @@ log = logging.getLogger(__name__)
 
 ATTEMPTS = 3  # a task is run again twice after its worker died
 SMOOTHING = 0.2  # weight of the newest statistics in a worker's speed
-SLOWEST = 1e-3  # GFLOP per second
+SLOWEST = 1e-9  # GFLOP per second, so that nothing is divided by zero
 RESTARTS = 5  # in a row without becoming ready, then the worker is given up
 
 
@@ -44,9 +44,9 @@ class _Worker:
     settings: WorkerSettings
     handle: Handle
     ready: bool = False
-    gflops: float = 1.0
     failures: int = 0
     memory: int = 0
+    speeds: dict[str, float] = field(default_factory=dict)  # GFLOP per second, by model: small ones have few for each
     pending: dict[str, _Pending] = field(default_factory=dict)
 
     @property
@@ -56,15 +56,27 @@ class _Worker:
 
     def wait(self, task: Task) -> float:
         """Seconds of others' work before this task's end, as rows are dealt: from each job no more than its own."""
-        return sum(min(p.task.cost, task.cost) for p in self.pending.values()) / self.gflops
+        own = self._seconds(task)
+        return sum(min(self._seconds(p.task), own) for p in self.pending.values())
+
+    def _seconds(self, task: Task) -> float:
+        return task.cost / self.speeds[task.model]
+
+    def begin(self, ready: Ready) -> None:
+        """Its process can be given work."""
+        self.ready, self.failures, self.speeds = True, 0, {}
+        for model, speed in ready.speeds.items():
+            self.speeds[model] = max(speed, SLOWEST)
 
     def learn(self, tick: Tick) -> None:
         """Follows the speed that passes really have: the warm-up may have had the machine for itself, or not."""
         self.memory = tick.memory
-        seconds = sum(step.seconds for step in tick.steps)
-        if seconds > 0:
-            speed = sum(step.gflop for step in tick.steps) / seconds
-            self.gflops = max((1 - SMOOTHING) * self.gflops + SMOOTHING * speed, SLOWEST)
+        for model in {step.model for step in tick.steps}.intersection(self.speeds):
+            steps = [step for step in tick.steps if step.model == model]
+            seconds = sum(step.seconds for step in steps)
+            if seconds > 0:
+                speed = sum(step.gflop for step in steps) / seconds
+                self.speeds[model] = max((1 - SMOOTHING) * self.speeds[model] + SMOOTHING * speed, SLOWEST)
 
 
 class Pool:
@@ -150,16 +162,17 @@ class Pool:
         if not ready:
             self._orphans.append(pending)
             return
-        worker = min(ready, key=lambda w: w.cost / self._speed(w.settings.device))
+        worker = min(ready, key=self._outstanding)
         pending.worker = worker
         pending.attempts += 1
         worker.pending[pending.task.id] = pending
         worker.handle.send(pending.task)
 
-    def _speed(self, device: str) -> float:
-        """Of the workers on a device on average: one with fewer rows is slower by that, and would get even fewer."""
-        speeds = [w.gflops for w in self._workers if w.ready and w.settings.device == device]
-        return sum(speeds) / len(speeds)
+    def _outstanding(self, worker: _Worker) -> float:
+        """Seconds of work; workers on one device count as equally fast: one with fewer rows is slower by that."""
+        alike = [w for w in self._workers if w.ready and w.settings.device == worker.settings.device]
+        tasks = [pending.task for pending in worker.pending.values()]
+        return sum(task.cost * len(alike) / sum(w.speeds[task.model] for w in alike) for task in tasks)
 
     def _place_again(self, pending: _Pending) -> None:
         """One task may be what kills workers; from its third attempt on it runs beside no other suspect."""
@@ -214,7 +227,7 @@ class Pool:
             log.error("a worker on %s cannot begin: %s", worker.settings.device, broken.error)
 
     def _welcome(self, worker: _Worker, ready: Ready) -> None:
-        worker.ready, worker.failures, worker.gflops = True, 0, max(ready.gflops, SLOWEST)
+        worker.begin(ready)
         orphans, self._orphans = self._orphans, []
         for pending in orphans:
             self._place(pending)

@@ -63,7 +63,7 @@ class Ready:
 
     cards: tuple[ModelCard, ...]
     device: str
-    gflops: float  # GFLOP per second in the warm-up
+    speeds: Mapping[str, float]  # GFLOP per second in the warm-up, by model
 
 
 @dataclass(frozen=True, slots=True)

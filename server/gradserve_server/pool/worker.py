@@ -61,24 +61,24 @@ def main(connection: Connection, settings: WorkerSettings) -> None:
         models = {model.card.name: model for model, _ in attachments}
         unfolded = {name: model for _, extra in attachments for name, model in extra.items()}
         engine = Engine(models | unfolded, rows=settings.rows)
-        gflops = warm_up(engine)
+        speeds = warm_up(engine)
     except Exception as error:
         connection.send(Broken(str(error)))
         return
-    connection.send(Ready(tuple(model.card for model in models.values()), settings.device, gflops))
+    connection.send(Ready(tuple(model.card for model in models.values()), settings.device, speeds))
     Worker(connection, engine).serve()
 
 
-def warm_up(engine: Engine) -> float:
-    """Runs each model's forward and gradient at full batches in all its precisions; returns GFLOP per second."""
-    spent, work = 1e-9, 0.0
-    for model in engine.models.values():
+def warm_up(engine: Engine) -> dict[str, float]:
+    """Runs each model at full batches in all its precisions; returns the GFLOP per second of EXACT gradients."""
+    speeds = {}
+    for name, model in engine.models.items():
         for precision in model.card.precisions:
             gradient = _passed(engine, model, precision)
             if precision == "exact":
-                spent, work = spent + gradient.seconds, work + gradient.gflop
+                speeds[name] = gradient.gflop / max(gradient.seconds, 1e-9)
     engine.steps.clear()
-    return work / spent
+    return speeds
 
 
 def _passed(engine: Engine, model: Prepared, precision: Precision) -> Step:
@@ -216,7 +216,7 @@ class Worker:
 
 def tensor(task: Task, model: Prepared) -> torch.Tensor:
     """The task's image as [1, 3, H, W] in [0, 1] on the model's device."""
-    image = torch.from_numpy(task.image).to(model.device).permute(2, 0, 1).unsqueeze(0)
+    image = torch.from_numpy(task.image).to(model.device).unsqueeze(0).permute(0, 3, 1, 2)  # as batches lie in memory
     return image.to(model.dtype).div_(255) if image.dtype == torch.uint8 else image.to(model.dtype)
 
 

@@ -128,10 +128,11 @@ def _ranked(job: Job, x: Tensor, call: Call) -> Steps:
 
 
 def _explained(label: int | None, run: Run, answer: Map) -> Explained:
-    if not bool(answer.values.any()):
+    values = answer.values.float().cpu().numpy()
+    if not values.any():
         run.warn("ZERO_MAP: the target does not depend on this image in any pixel")
     return Explained(
-        values=answer.values.float().cpu().numpy(),
+        values=values,
         target_value=float(answer.target_value),
         label=label,
         coarse=None if answer.coarse is None else answer.coarse.float().cpu().numpy(),
