@@ -125,11 +125,14 @@ class SubPixel(Kernel):
         stride, taps = self._how.stride[0], self._cells.shape[2:]
         cells = [-(-side // stride) for side in shape[2:]]
         pads = [max(0, last, cells[i] + taps[i] - 1 - grad.shape[i + 2] - last) for i, last in enumerate(self._last)]
-        found: Tensor = F.conv2d(grad, self._cells, padding=pads)
+        found = F.conv2d(grad, self._cells, padding=pads).contiguous(memory_format=torch.channels_last)
         top, left = (pads[i] - self._last[i] for i in (0, 1))
         found = found[:, :, top : top + cells[0], left : left + cells[1]].permute(0, 2, 3, 1)
-        pixels: Tensor = found.unflatten(3, (stride, stride, shape[1])).permute(0, 1, 3, 2, 4, 5)
-        pixels = pixels.reshape(shape[0], cells[0] * stride, cells[1] * stride, shape[1])
+        across = stride * shape[1]  # numbers in a line of a cell
+        if grad.dtype == HALF and across % 2 == 0:
+            found, across = found.view(torch.int32), across // 2  # two at once
+        lines = found.unflatten(3, (stride, across)).permute(0, 1, 3, 2, 4).reshape(shape[0], cells[0] * stride, -1)
+        pixels: Tensor = lines.view(grad.dtype).unflatten(2, (-1, shape[1]))
         pixels = pixels[:, : shape[2], : shape[3]].permute(0, 3, 1, 2)
         return pixels.contiguous(memory_format=torch.channels_last)
 

@@ -50,11 +50,11 @@ class Prepared:
 
     @cached_property
     def _scale(self) -> Tensor:
-        return 1 / self.std
+        return (1 / self.std).flatten()
 
     @cached_property
     def _shift(self) -> Tensor:
-        return -self.mean / self.std
+        return (-self.mean / self.std).flatten()
 
     def at(self, precision: Precision) -> "Prepared":
         """The same model in another precision. Raises KeyError for one that is not loaded."""
@@ -62,7 +62,10 @@ class Prepared:
 
     def normalised(self, images: Tensor) -> Tensor:
         """What the network takes for images [N, 3, H, W] in [0, 1]."""
-        scaled = torch.addcmul(self._shift, images, self._scale)
+        n, channels, height, width = images.shape
+        lines = images.permute(0, 2, 3, 1).reshape(n * height, width * channels)  # long ones, for vector instructions
+        scaled = torch.addcmul(self._shift.repeat(width), lines, self._scale.repeat(width))
+        scaled = scaled.view(n, height, width, channels).permute(0, 3, 1, 2)
         return scaled.to(HALF) if self.precision == "fast" else scaled
 
     def __call__(self, images: Tensor) -> Tensor:
