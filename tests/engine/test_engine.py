@@ -34,7 +34,7 @@ torch.set_num_threads(1)  # as a worker does; threads that wait for each other a
 def _model(name: str) -> SimpleNamespace:
     """Only what the engine asks of a model."""
     card = SimpleNamespace(gflop=1.0, height=8, width=8, rows={})
-    model = SimpleNamespace(device=CPU, name=name, card=card, expect=lambda height, width: None)
+    model = SimpleNamespace(device=CPU, name=name, card=card)
     model.at = lambda precision: model
     return model
 

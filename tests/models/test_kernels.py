@@ -168,7 +168,7 @@ def test_weights_that_are_computed_anew_are_not_kept() -> None:
 @pytest.mark.parametrize("name", ["resnet18", "densenet121", "trained-mobilenet_v2", "trained-resnet20"])
 def test_exact_is_exact(name: str, rows: int) -> None:
     model, images = inputs(name, rows)
-    query, plain = Query(images.detach(), logit(3), "image"), replace(model, kernels=None, lines=None)
+    query, plain = Query(images.detach(), logit(3), "image"), replace(model, kernels=None, straight=None)
     with_kernels, without = (differentiate(each, [Part(query, range(rows))])[0] for each in (model, plain))
     assert torch.equal(torch.as_tensor(with_kernels.logits), torch.as_tensor(without.logits))
     assert torch.equal(torch.as_tensor(with_kernels.image_grad), torch.as_tensor(without.image_grad))
@@ -188,7 +188,7 @@ def test_exact_is_exact(name: str, rows: int) -> None:
 def test_whole_networks(name: str, bound: float, precision: Any) -> None:
     model, images = inputs(name, 3)
     ready, query = model.at(precision), Query(images.detach(), logit(3), "image")
-    plain = replace(ready, kernels=None, lines=None, halves=PlainHalves() if precision == "balanced" else None)
+    plain = replace(ready, kernels=None, straight=None, halves=PlainHalves() if precision == "balanced" else None)
     with_kernels, without = (differentiate(each, [Part(query, range(3))])[0] for each in (ready, plain))
     assert torch.equal(torch.as_tensor(with_kernels.logits), torch.as_tensor(without.logits))
     assert off(torch.as_tensor(with_kernels.image_grad), torch.as_tensor(without.image_grad)) <= bound

@@ -158,8 +158,6 @@ class Engine:
         key = batch[0][0].key
         parts = [Part(q.query, range(q.taken, q.taken + count)) for q, count in batch]
         rows = sum(len(part.rows) for part in parts)
-        if key.wrt != "taps":
-            self.models[key.model].at(key.precision).expect(key.height, key.width)
         begun = self._clock()
         for query, _ in batch:
             query.job.started = query.job.started or begun
@@ -277,6 +275,11 @@ class Engine:
             raise ValueError("a method asked for no rows")
         if unknown := [query.model for query in queries if query.model and query.model not in self.models]:
             raise Refused(f"there is no model {unknown[0]!r} here")
+        for name in {query.model for query in queries if query.model}:
+            try:
+                self.models[name].at(job.precision)
+            except KeyError:
+                raise Refused(f"{name} is not loaded in {job.precision.upper()}") from None
         now = self._clock()
         return [OpenQuery(job, query, self._key(job, query), now) for query in queries]
 

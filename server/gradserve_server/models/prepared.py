@@ -16,11 +16,10 @@ from .kernels import HALF, FastOperations, Kernels
 from .loading import LoadError, Source, load
 from .precision import HalfBackward, Halves
 from .probe import ROWS, Probe, probe
-from .straight import Line, Lines
+from .straight import Line, Straight
 from .taps import Place, Side
 
 SMALLEST = 8
-WIDEST = 2  # times the model's own area, beyond which the few rows that a line is made with could fill the memory
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,7 +35,7 @@ class Prepared:
     others: Mapping[Precision, "Prepared"] = field(default_factory=dict)
     halves: Halves | None = None
     kernels: Kernels | None = None  # on a CPU
-    lines: Lines | None = None  # on a CPU
+    straight: Straight | None = None  # on a CPU
 
     @property
     def device(self) -> torch.device:
@@ -75,14 +74,16 @@ class Prepared:
         return logits.to(self.dtype)
 
     def unwatched(self, images: Tensor) -> Tensor:
-        """The same where nobody listens to layers or changes ReLUs: faster for sizes that are expected."""
-        line = self.lines.get(images) if self.lines else None
+        """The same where nobody listens to layers or changes ReLUs: faster, once it is straightened."""
+        line = self.straight.get(self.network, images) if self.straight else None
         return line(images) if line else self(images)
 
-    def expect(self, height: int, width: int) -> None:
-        """To be called before every pass of a size: a size that comes often is made ready for `unwatched`."""
-        if self.lines and height * width <= WIDEST * self.card.height * self.card.width:
-            self.lines.expect(height, width, lambda: Line(self, len(self.card.classes), height, width, self.dtype))
+    def straighten(self, rows: int) -> None:
+        """Makes `unwatched` faster for images of the model's own size, at most so many; takes some passes."""
+        if self.straight is not None:
+            size = (self.card.height, self.card.width)
+            name = f"{self.card.name} in {self.precision}"
+            self.straight.make(name, lambda: Line(self, len(self.card.classes), size, self.dtype, rows))
 
     def _mode(self) -> contextlib.AbstractContextManager[object]:
         """What replaces operations of the network in this precision."""
@@ -128,7 +129,7 @@ def prepare_source(
     if not fold:
         return exact
     if device.type == "cpu":
-        exact = replace(exact, kernels=Kernels(), lines=Lines())
+        exact = replace(exact, kernels=Kernels(), straight=Straight(network))
     return replace(exact, others=_others(exact))
 
 
@@ -137,12 +138,12 @@ def _others(exact: Prepared) -> dict[Precision, Prepared]:
     made: dict[Precision, Prepared] = {}
     on_cpu = exact.device.type == "cpu"
     if "balanced" in exact.card.precisions:
-        lines = Lines() if on_cpu else None
-        made["balanced"] = replace(exact, precision="balanced", halves=Halves(exact.kernels), lines=lines)
+        straight = Straight(exact.network) if on_cpu else None
+        made["balanced"] = replace(exact, precision="balanced", halves=Halves(exact.kernels), straight=straight)
     if "fast" in exact.card.precisions:
         network = deepcopy(exact.network).to(HALF)
-        kernels, lines = (Kernels(), Lines()) if on_cpu else (None, None)
-        made["fast"] = replace(exact, precision="fast", network=network, kernels=kernels, lines=lines)
+        kernels, straight = (Kernels(), Straight(network)) if on_cpu else (None, None)
+        made["fast"] = replace(exact, precision="fast", network=network, kernels=kernels, straight=straight)
     return made
 
 

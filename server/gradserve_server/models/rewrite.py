@@ -7,18 +7,22 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from .kernels import NO_ACTIVATION, How, onednn_takes, works
-
 Node = Any  # fx.Node; what its arguments may be has too many types to be of use
 
-aten, onednn = torch.ops.aten, torch.ops.mkldnn
+aten = torch.ops.aten
 RELUS = (aten.relu.default, aten.relu_.default)
 POOL, POOL_BACKWARD = aten.max_pool2d_with_indices.default, aten.max_pool2d_with_indices_backward.default
 MASK, SUM = aten.threshold_backward.default, aten.add.Tensor
-CONVOLUTION = onednn._convolution_pointwise.default
+
+
+def _onednn(name: str) -> Any:
+    """One of its operations, or None where torch was built without."""
+    return getattr(getattr(torch.ops.mkldnn, name, None), "default", None)
+
+
 OWNERS = (  # operations whose output is nobody else's memory
-    CONVOLUTION,
-    onednn._convolution_transpose_pointwise.default,
+    _onednn("_convolution_pointwise"),
+    _onednn("_convolution_transpose_pointwise"),
     aten.convolution.default,
     POOL_BACKWARD,
     MASK,
@@ -28,10 +32,10 @@ OWNERS = (  # operations whose output is nobody else's memory
 
 def improve(graph: fx.Graph) -> None:
     """All there is. Nodes' meta says in "like" what they give."""
-    for rewrite in (_pool_first, _within_convolution):
-        for node in list(graph.nodes):
-            if node.target in RELUS and _owned(node.args[0]) and _only_user(node.args[0], node):
-                rewrite(graph, node)
+    for node in list(graph.nodes):
+        if node.target in RELUS and _owned(node.args[0]) and _only_user(node.args[0], node):
+            node.target = aten.relu_.default  # not within oneDNN's convolution: its ReLU makes zeros of NaN
+            _pool_first(graph, node)
     owned = {node for node in graph.nodes if _owned(node)}  # before any of them is told to write elsewhere
     for node in graph.nodes:
         if node.target in (MASK, SUM) and not node.kwargs:
@@ -80,30 +84,6 @@ def _pool_first(graph: fx.Graph, relu: Node) -> None:
     graph.erase_node(relu)
 
 
-def _within_convolution(graph: fx.Graph, relu: Node) -> None:
-    """oneDNN's convolution can end with a ReLU."""
-    (conv,) = relu.args
-    if (args := _convolution(conv)) is not None:
-        fused = _add(graph, conv, CONVOLUTION, (*args, "relu", *NO_ACTIVATION[1:]), relu)
-        relu.replace_all_uses_with(fused)
-        graph.erase_node(relu)
-        graph.erase_node(conv)
-
-
-def _convolution(conv: Node) -> tuple[Any, ...] | None:
-    """Its arguments for oneDNN, but for the activation."""
-    if conv.target is CONVOLUTION and conv.args[7:] == NO_ACTIVATION:
-        return conv.args[:7]  # type: ignore[no-any-return]
-    if conv.target is not aten.convolution.default or not works():
-        return None
-    x, weight, bias, stride, padding, dilation, transposed, _, groups = conv.args
-    like: list[Any] = [each and each.meta["like"] for each in (x, weight, bias)]
-    how = How.of(stride, padding, dilation, groups)
-    if transposed or how is None or not onednn_takes(like[0], like[1], like[2], how):
-        return None
-    return (x, weight, bias, padding, stride, dilation, groups)
-
-
 def _in_place(node: Node, owned: set[Node]) -> None:
     """Sums and masks over an input that nobody needs any more."""
     first, second = node.args[:2]
@@ -129,7 +109,8 @@ Piece = Callable[..., tuple[Tensor, ...]]
 def split(graph: fx.Graph, constants: Mapping[str, Tensor]) -> tuple[Piece, Piece, Piece]:
     """A graph of (rows, images, upstream) -> (logits, gradient) as three functions.
 
-    Of (rows, images) -> (logits,); of the same -> (logits, *kept); of (rows, upstream, *kept) -> (gradient,).
+    Of (rows, images) -> (logits,); of the same -> (logits, *kept); of (rows, upstream, kept) -> (gradient,), which
+    empties the list `kept`.
     """
     rows, images, upstream = (node for node in graph.nodes if node.op == "placeholder")
     output: Node = next(node for node in graph.nodes if node.op == "output")
@@ -147,15 +128,23 @@ def split(graph: fx.Graph, constants: Mapping[str, Tensor]) -> tuple[Piece, Piec
     return (
         _function(constants, [rows, images], forward, [logits]),
         _function(constants, [rows, images], forward, [logits, *kept]),
-        _function(constants, [rows, upstream, *kept], backward, [grad]),
+        _function(constants, [rows, upstream], backward, [grad], kept),
     )
 
 
 def _function(
-    constants: Mapping[str, Tensor], inputs: Sequence[Node], body: Sequence[Node], outputs: Sequence[Node]
+    constants: Mapping[str, Tensor],
+    inputs: Sequence[Node],
+    body: Sequence[Node],
+    outputs: Sequence[Node],
+    kept: Sequence[Node] = (),
 ) -> Piece:
     graph = fx.Graph()
     known = {node: graph.placeholder(node.name) for node in inputs}
+    if kept:
+        box = graph.placeholder("kept")
+        for node in reversed(kept):
+            known[node] = graph.call_method("pop", (box,))  # nobody else holds it then
     for node in body:
         known[node] = graph.node_copy(node, known.__getitem__)
         known[node].meta.clear()  # the tensors that it held

@@ -11,12 +11,12 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 
 aten = torch.ops.aten
 SAME = (aten.alias.default, aten.detach.default)  # their output is their input
-CHOICES = (aten._fused_sdp_choice.default, aten._nnpack_available.default)  # follow from shapes and the machine
+CHOICES = ("aten::_fused_sdp_choice", "aten::_nnpack_available")  # numbers that follow from shapes and the machine
 FEW, MORE = 2, 5  # rows; of a single one the strides are ambiguous, and torch takes other kernels
 
 
 class NotStraight(Exception):
-    """The function does something else for other numbers of rows, or for other values."""
+    """The function does something else for other numbers of rows, or for other values, as far as can be seen."""
 
 
 class Call(NamedTuple):
@@ -38,22 +38,29 @@ class Tape(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Calls it as well."""
         out = func(*args, **(kwargs or {}))
-        if any(isinstance(leaf, bool | int | float) for leaf in tree_flatten(out)[0]) and func not in CHOICES:
+        if _by_value(func, args, out):
             raise NotStraight(f"it looks at values ({func})")
         self.calls.append(Call(func, args, kwargs or {}, out))
         return out
 
 
+def _by_value(func: Any, args: Any, out: Any) -> bool:
+    """Whether Python learns a number, or a size that depends on numbers."""
+    if any(isinstance(leaf, bool | int | float) for leaf in tree_flatten(out)[0]):
+        return func.name() not in CHOICES
+    if func is aten.index.Tensor:
+        return any(index is not None and index.dtype in (torch.bool, torch.uint8) for index in args[1])
+    return torch.Tag.dynamic_output_shape in func.tags
+
+
 class Recorded(NamedTuple):
     """A graph whose first placeholder is the number of rows, and its constants by name.
 
-    Each node's meta has "like", what it gave for MORE rows; `inputs` and `outputs` are of that run.
+    Each node's meta has "like", what it gave for MORE rows, until that is forgotten.
     """
 
     graph: fx.Graph
     constants: dict[str, Tensor]
-    inputs: tuple[Tensor, ...]
-    outputs: tuple[Tensor, ...]
 
 
 def record(function: Callable[..., tuple[Tensor, ...]], examples: Callable[[int], tuple[Tensor, ...]]) -> Recorded:
@@ -65,7 +72,18 @@ def record(function: Callable[..., tuple[Tensor, ...]], examples: Callable[[int]
         with Tape() as tape:
             outputs = function(*inputs)
         runs.append(Run(tape.calls, inputs, outputs))
-    return _Writer(*runs).recorded()
+    writer = _Writer(*runs)
+    try:
+        return writer.recorded()
+    except NotStraight:
+        forget(writer.graph)
+        raise
+
+
+def forget(graph: fx.Graph) -> None:
+    """Lets go of what its nodes gave: graphs are circular, and live until they are looked for."""
+    for node in graph.nodes:
+        node.meta.clear()
 
 
 class Run(NamedTuple):
@@ -81,9 +99,9 @@ class _Writer:
 
     def __init__(self, few: Run, more: Run) -> None:
         self._runs = (few, more)
-        self._graph = fx.Graph()
+        self.graph = fx.Graph()
         self._constants: dict[str, Tensor] = {}
-        self._rows = self._graph.placeholder("rows")
+        self._rows = self.graph.placeholder("rows")
         self._few: dict[int, fx.Node] = {}  # by the tensor's id, in each run
         self._more: dict[int, fx.Node] = {}
         self._fixed: dict[int, fx.Node] = {}
@@ -95,21 +113,21 @@ class _Writer:
         if [call.operation for call in few.calls] != [call.operation for call in more.calls]:
             raise NotStraight("it takes other operations for other numbers of rows")
         for i, (a, b) in enumerate(zip(few.inputs, more.inputs, strict=True)):
-            self._know(a, b, self._graph.placeholder(f"input_{i}"))
+            self._know(a, b, self.graph.placeholder(f"input_{i}"))
         for first, second in zip(few.calls, more.calls, strict=True):
             self._call(first, second)
         outputs = tuple(self._tensor(a, b) for a, b in zip(few.outputs, more.outputs, strict=True))
-        self._graph.output(outputs)
-        return Recorded(self._graph, self._constants, more.inputs, more.outputs)
+        self.graph.output(outputs)
+        return Recorded(self.graph, self._constants)
 
     def _call(self, few: Call, more: Call) -> None:
         if few.operation in SAME:
             self._know(few.out, more.out, self._tensor(few.args[0], more.args[0]))
             return
         args, kwargs = self._both((few.args, few.kwargs), (more.args, more.kwargs))
-        node = self._graph.call_function(few.operation, args, kwargs)
+        node = self.graph.call_function(few.operation, args, kwargs)
         for path, a, b in _outputs(few.out, more.out):
-            part = node if path is None else self._graph.call_function(operator.getitem, (node, path))
+            part = node if path is None else self.graph.call_function(operator.getitem, (node, path))
             self._know(a, b, part)
 
     def _know(self, few: Tensor, more: Tensor, node: fx.Node) -> None:
@@ -142,10 +160,10 @@ class _Writer:
         if (slope, start) == (1, 0):
             return self._rows
         if (slope, start) not in self._numbers:
-            with self._graph.inserting_after(self._rows):
-                scaled = self._graph.call_function(operator.mul, (self._rows, slope))
-            with self._graph.inserting_after(scaled):
-                self._numbers[slope, start] = self._graph.call_function(operator.add, (scaled, start))
+            with self.graph.inserting_after(self._rows):
+                scaled = self.graph.call_function(operator.mul, (self._rows, slope))
+            with self.graph.inserting_after(scaled):
+                self._numbers[slope, start] = self.graph.call_function(operator.add, (scaled, start))
         return self._numbers[slope, start]
 
     def _tensor(self, few: Tensor, more: Tensor) -> fx.Node:
@@ -161,7 +179,7 @@ class _Writer:
         if id(few) not in self._fixed:
             name = f"constant_{len(self._fixed)}"
             self._constants[name] = few
-            self._fixed[id(few)] = self._graph.create_node("get_attr", name)
+            self._fixed[id(few)] = self.graph.create_node("get_attr", name)
             self._fixed[id(few)].meta["like"] = few
         return self._fixed[id(few)]
 

@@ -76,6 +76,8 @@ def tune(
 def rates(model: Prepared, rounds: Iterable[int]) -> dict[Candidate, float]:
     """Rows per second of gradients, for every candidate in turn; medians of the rounds after the first."""
     tried = list(candidates(model))
+    for precision in model.card.precisions:
+        model.at(precision).straighten(max(candidate.rows for candidate in tried if candidate.precision == precision))
     seconds: dict[Candidate, list[float]] = {candidate: [] for candidate in tried}
     for _ in rounds:
         for candidate in tried:
@@ -101,11 +103,9 @@ def _pass_seconds(model: Prepared, candidate: Candidate) -> float:
     images = torch.rand(
         candidate.rows, 3, model.card.height, model.card.width, generator=torch.Generator().manual_seed(0)
     )
-    model = model.at(candidate.precision)
-    model.expect(model.card.height, model.card.width)
     part = Part(Query(images.to(model.device), logit(0), "image"), range(candidate.rows))
     begin = clock()
-    differentiate(model, [part])
+    differentiate(model.at(candidate.precision), [part])
     if on_gpu:
         torch.cuda.synchronize(model.device)
     return clock() - begin

@@ -85,6 +85,7 @@ def _passed(engine: Engine, model: Prepared, precision: Precision) -> Step:
     """The second full gradient pass, when caches are warm."""
     size = (model.card.height, model.card.width)
     rows = engine.limit(Key(model.card.name, precision, *size, "image"))
+    model.at(precision).straighten(rows)
     images = torch.rand(rows, 3, *size, generator=torch.Generator().manual_seed(0))
 
     def passes(job: Job) -> Steps:
