@@ -512,6 +512,17 @@ def test_an_exception_in_a_method_ends_its_job_alone(world: World) -> None:
     assert torch.equal(world.ended["after"].result, images(1, 2.0))
 
 
+def test_a_query_to_a_model_without_the_jobs_precision_ends_this_job_alone(world: World) -> None:
+    only_exact: dict[str, Any] = {"exact": world.engine.models["other"]}
+    world.engine.models["other"].at = only_exact.__getitem__  # type: ignore[method-assign, assignment]
+    world.submit("bad", asking(1, model="other"), precision="fast")
+    world.submit("good", asking(1, model="other"))
+    world.run()
+    assert isinstance(world.ended["bad"].error, Refused)
+    assert "other is not loaded in FAST" in str(world.ended["bad"].error)
+    assert world.ended["good"].error is None
+
+
 def test_a_failing_part_is_tried_alone_and_harms_no_other(world: World) -> None:
     def fault(parts: Sequence[Part]) -> None:
         if any(part.query.images.max() == 9 for part in parts):
