@@ -64,9 +64,8 @@ class _Worker:
 
     def begin(self, ready: Ready) -> None:
         """Its process can be given work."""
-        self.ready, self.failures, self.speeds = True, 0, {}
-        for model, speed in ready.speeds.items():
-            self.speeds[model] = max(speed, SLOWEST)
+        self.ready, self.failures = True, 0
+        self.speeds = {model: max(speed, SLOWEST) for model, speed in ready.speeds.items()}
 
     def learn(self, tick: Tick) -> None:
         """Follows the speed that passes really have: the warm-up may have had the machine for itself, or not."""
