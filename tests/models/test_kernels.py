@@ -12,8 +12,9 @@ from zoo import inputs, off
 from gradserve_server.engine.differentiate import differentiate
 from gradserve_server.engine.objective import logit
 from gradserve_server.engine.query import Part, Query
-from gradserve_server.models import kernels
-from gradserve_server.models.kernels import HALF, FastOperations, How, Kernels, Packed, SubPixel
+from gradserve_server.models import convolutions, kernels
+from gradserve_server.models.convolutions import HALF, NARROW, Abreast, How, Packed, SubPixel
+from gradserve_server.models.kernels import FastOperations, Kernels
 from gradserve_server.models.precision import HalfBackward, Halves
 from gradserve_server.models.tape import Tape
 
@@ -78,6 +79,41 @@ def test_the_bits_are_those_of_the_plain_convolution(case: str, dtype: torch.dty
                 assert torch.equal(ours, reference)
                 assert ours.is_contiguous(memory_format=torch.channels_last)
     assert [type(kernel) for _, kernel in known._known.values()] == [Packed]
+
+
+SMALL_MAPS: dict[str, tuple[tuple[int, ...], dict[str, Any], float]] = {
+    "same size": ((512, 256, 3, 3), {"padding": 1}, 0),
+    "strided": ((256, 512, 3, 3), {"padding": 1, "stride": 2}, 0),
+    "dilated": ((64, 48, 3, 3), {"dilation": 2, "padding": 2}, 0),
+    "oblong": ((48, 32, 1, 7), {"padding": (0, 3)}, 0),
+    "another height": ((48, 32, 4, 3), {"padding": 1, "stride": (3, 2)}, 0),
+    "odd numbers of channels": ((43, 29, 5, 5), {"padding": 2}, 0),
+    "large steps": ((43, 29, 5, 5), {"padding": 2, "stride": 3}, 2**-8),  # to four pixels: summed in another order
+}
+
+
+@pytest.mark.parametrize("case", SMALL_MAPS)
+@pytest.mark.parametrize("rows", [1, 2, 5, 8, 17])
+def test_images_side_by_side_give_what_each_gives(case: str, rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(convolutions, "LARGE", 0)
+    (shape, how, bound), known, laid = SMALL_MAPS[case], Kernels(), []
+    abreast = convolutions._abreast
+    monkeypatch.setattr(convolutions, "_abreast", lambda x, each: laid.append(each) or abreast(x, each))
+    kernel = weight(*shape)
+    for size in (4, 7, 8, 14, 16, 17):
+        x = normal(rows, shape[1], size, size)
+        x[-1, :, 0, 0] = torch.nan  # its neighbours do not notice
+        with FastOperations(known):
+            found = both(x, kernel, None, **how)
+        for ours, reference in zip(found, both(x, kernel, None, **how), strict=True):
+            assert torch.equal(ours.isnan(), reference.isnan())
+            assert not ours[:-1].isnan().any()
+            assert off(ours.nan_to_num(), reference.nan_to_num()) <= bound
+            assert ours.is_contiguous(memory_format=torch.channels_last)
+        narrow = -(-size // How.of(**how).stride[1]) <= NARROW
+        assert len(laid) == (2 if narrow and rows > 1 else 0)
+        laid.clear()
+    assert [type(kernel) for _, kernel in known._known.values()] == [Abreast]
 
 
 FIRST_LAYERS: dict[str, tuple[tuple[int, ...], dict[str, Any]]] = {
@@ -203,7 +239,7 @@ class PlainHalves(Halves):
 
 def test_a_build_of_torch_without_the_operations(monkeypatch: pytest.MonkeyPatch) -> None:
     assert kernels.works.__wrapped__()
-    monkeypatch.setattr(kernels, "onednn", torch.ops.no_such_namespace)
+    monkeypatch.setattr(convolutions, "onednn", torch.ops.no_such_namespace)
     assert not kernels.works.__wrapped__()
 
 

@@ -13,7 +13,7 @@ from gradserve_server.engine.objective import logit
 from gradserve_server.engine.query import Answer, Part, Query
 from gradserve_server.models import precision
 from gradserve_server.models.card import Precision
-from gradserve_server.models.kernels import HALF
+from gradserve_server.models.convolutions import HALF
 from gradserve_server.models.precision import HalfBackward, Halves
 from gradserve_server.models.relu import Rule
 

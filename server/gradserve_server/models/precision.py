@@ -12,7 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from .kernels import HALF, How, Kernel, Kernels
+from .convolutions import HALF, How, Kernel
+from .kernels import Kernels
 
 PAYS = 24  # multiply-adds per element moved, below which a CPU loses more by casting than it wins
 

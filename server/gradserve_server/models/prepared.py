@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from .card import ModelCard, Precision
 from .catalogue import ModelSpec
+from .convolutions import HALF
 from .fold import fold_batch_norms
-from .kernels import HALF, FastOperations, Kernels
+from .kernels import FastOperations, Kernels
 from .loading import LoadError, Source, load
 from .precision import HalfBackward, Halves
 from .probe import ROWS, Probe, probe

@@ -24,6 +24,7 @@ OWNERS = (  # operations whose output is nobody else's memory
     _onednn("_convolution_pointwise"),
     _onednn("_convolution_transpose_pointwise"),
     aten.convolution.default,
+    aten.clone.default,
     POOL_BACKWARD,
     MASK,
     SUM,

@@ -1,0 +1,177 @@
+"""Convolutions with frozen weights in oneDNN's own layouts, whose inputs' gradients can be asked for."""
+
+from abc import ABC, abstractmethod
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+HALF = torch.bfloat16
+FEW = 8  # input channels; kernels work on 16 at once
+LARGE = 2**20  # weights that fill a core's cache
+NARROW = 8  # columns of a map; kernels work on 16 at once
+NO_ACTIVATION: tuple[str, list[None], str] = ("none", [], "")  # after the convolution
+onednn = torch.ops.mkldnn
+
+
+class How(NamedTuple):
+    """How a convolution runs over its input."""
+
+    stride: tuple[int, int]
+    padding: tuple[int, int]
+    dilation: tuple[int, int]
+    groups: int
+
+    @classmethod
+    def of(cls, stride: Any = 1, padding: Any = 0, dilation: Any = 1, groups: int = 1) -> "How | None":
+        """From the arguments of conv2d; None if padding has a name."""
+        return None if isinstance(padding, str) else cls(_pair(stride), _pair(padding), _pair(dilation), groups)
+
+
+def _pair(value: Any) -> tuple[int, int]:
+    first, *rest = (value,) if isinstance(value, int) else value
+    return (first, rest[0] if rest else first)
+
+
+class Kernel(ABC):
+    """A frozen convolution."""
+
+    @abstractmethod
+    def forward(self, x: Tensor, bias: Tensor | None) -> Tensor:
+        """[n, in, H, W] -> [n, out, H', W'], without autograd."""
+
+    @abstractmethod
+    def input_gradient(self, grad: Tensor, shape: torch.Size) -> Tensor:
+        """The output's gradient -> the input's, of the given shape."""
+
+
+class Packed(Kernel):
+    """A weight [out, in, h, w] in two blocked layouts, of the forward pass and of the input's gradient.
+
+    The layouts follow from the first input; others are computed as well, of whatever size.
+    """
+
+    def __init__(self, weight: Tensor, how: How) -> None:
+        """Nothing is laid out yet."""
+        self._weight, self._how = weight, how
+        self._forward: Tensor | None = None
+        self._backward: Tensor | None = None
+
+    def forward(self, x: Tensor, bias: Tensor | None) -> Tensor:
+        """The plain convolution's kernel."""
+        stride, padding, dilation, groups = self._how
+        if self._forward is None:
+            like = (padding, stride, dilation, groups, list(x.shape))
+            self._forward = onednn._reorder_convolution_weight(self._weight, *like)
+        args = (bias, padding, stride, dilation, groups, *NO_ACTIVATION)
+        return onednn._convolution_pointwise(x, self._forward, *args)  # type: ignore[no-any-return]
+
+    def input_gradient(self, grad: Tensor, shape: torch.Size) -> Tensor:
+        """A transposed convolution."""
+        stride, padding, dilation, groups = self._how
+        kernel = self._weight.shape[2:]
+        left = [
+            shape[i + 2] - ((grad.shape[i + 2] - 1) * stride[i] - 2 * padding[i] + dilation[i] * (kernel[i] - 1) + 1)
+            for i in (0, 1)
+        ]
+        if self._backward is None:
+            like = (padding, left, stride, dilation, groups, list(grad.shape))
+            self._backward = onednn._reorder_convolution_transpose_weight(self._weight, *like)
+        grad = grad.contiguous(memory_format=torch.channels_last)
+        args = (None, padding, left, stride, dilation, groups, *NO_ACTIVATION)
+        return onednn._convolution_transpose_pointwise(grad, self._backward, *args)  # type: ignore[no-any-return]
+
+
+class Abreast(Packed):
+    """A large weight over small maps: a batch's images side by side as one wide image, with columns of zeros between.
+
+    Kernels read the weight once for each image; larger than a core's cache, it comes from further away each time. The
+    bits stay as they are but where kernels for the smallest maps, of four pixels, sum in another order.
+    """
+
+    @staticmethod
+    def fits(weight: Tensor, how: How) -> bool:
+        """Whether it is meant for such a convolution, all of whose outputs see some of the image itself."""
+        reach = (weight.shape[3] - 1) * how.dilation[1]
+        return weight.numel() >= LARGE and reach == 2 * how.padding[1] > 0
+
+    def _widths(self, width: int) -> tuple[int, int, int]:
+        """Of an image's output; of an image and of its output with the zeros that keep neighbours out of sight."""
+        stride, padding = self._how.stride[1], self._how.padding[1]
+        apart = -(-(width + padding) // stride)
+        return -(-width // stride), apart * stride, apart
+
+    def forward(self, x: Tensor, bias: Tensor | None) -> Tensor:
+        """The same of a wide image."""
+        out, before, after = self._widths(x.shape[3])
+        if len(x) == 1 or out > NARROW:
+            return super().forward(x, bias)
+        return _apart(super().forward(_abreast(x, before), bias), after, out)
+
+    def input_gradient(self, grad: Tensor, shape: torch.Size) -> Tensor:
+        """The same of a wide gradient."""
+        rows, channels, height, width = shape
+        out, before, after = self._widths(width)
+        if rows == 1 or out > NARROW:
+            return super().input_gradient(grad, shape)
+        wide = torch.Size((1, channels, height, rows * before))
+        return _apart(super().input_gradient(_abreast(grad, after), wide), before, width)
+
+
+def _abreast(x: Tensor, each: int) -> Tensor:
+    """[n, c, H, W] -> [1, c, H, n * each]."""
+    return F.pad(x.permute(2, 0, 3, 1), (0, 0, 0, each - x.shape[3])).flatten(1, 2).permute(2, 0, 1).unsqueeze(0)
+
+
+def _apart(wide: Tensor, each: int, width: int) -> Tensor:
+    """[1, c, H, n * each] -> [n, c, H, width]."""
+    images: Tensor = wide[0].unflatten(2, (-1, each))[..., :width].permute(2, 0, 1, 3)
+    return images.contiguous(memory_format=torch.channels_last)
+
+
+class SubPixel(Kernel):
+    """A strided convolution of few channels. Its input's gradient is a plain one whose channels are a cell's pixels.
+
+    With j = s q + r, the gradient at j is the sum over d of w[s d + r + p] g[q - d] (Shi et al. 2016, section 3).
+    """
+
+    def __init__(self, weight: Tensor, how: How) -> None:
+        """weight [out, in, h, w]; stride and padding equal in both directions, no dilation."""
+        self._weight, self._how = weight, how
+        (stride, _), (pad, _) = how.stride, how.padding
+        out, channels, *kernel = weight.shape
+        self._last = [(k - 1 - pad) // stride for k in kernel]
+        first = -((stride - 1 + pad) // stride)
+        taps = [last - first + 1 for last in self._last]
+        padded = weight.new_zeros(out, channels, *(stride * t for t in taps))
+        start = -(stride * first + pad)  # of the kernel in its cells
+        padded[:, :, start : start + kernel[0], start : start + kernel[1]] = weight
+        cells = padded.view(out, channels, taps[0], stride, taps[1], stride).flip(2, 4)
+        self._cells = cells.permute(3, 5, 1, 0, 2, 4).flatten(0, 2).contiguous(memory_format=torch.channels_last)
+
+    @staticmethod
+    def fits(weight: Tensor, how: How) -> bool:
+        """Whether it is meant for such a convolution."""
+        even = how.stride[0] == how.stride[1] > 1 and how.padding[0] == how.padding[1]
+        return even and how.dilation == (1, 1) and weight.shape[1] < FEW
+
+    def forward(self, x: Tensor, bias: Tensor | None) -> Tensor:
+        """The plain convolution."""
+        return F.conv2d(x, self._weight, bias, *self._how)
+
+    def input_gradient(self, grad: Tensor, shape: torch.Size) -> Tensor:
+        """Cells of pixels [n, in * stride^2, H / stride, W / stride], put where they belong."""
+        stride, taps = self._how.stride[0], self._cells.shape[2:]
+        cells = [-(-side // stride) for side in shape[2:]]
+        pads = [max(0, last, cells[i] + taps[i] - 1 - grad.shape[i + 2] - last) for i, last in enumerate(self._last)]
+        found = F.conv2d(grad, self._cells, padding=pads).contiguous(memory_format=torch.channels_last)
+        top, left = (pads[i] - self._last[i] for i in (0, 1))
+        found = found[:, :, top : top + cells[0], left : left + cells[1]].permute(0, 2, 3, 1)
+        across = stride * shape[1]  # numbers in a line of a cell
+        if grad.dtype == HALF and across % 2 == 0:
+            found, across = found.view(torch.int32), across // 2  # two at once
+        lines = found.unflatten(3, (stride, across)).permute(0, 1, 3, 2, 4).reshape(shape[0], cells[0] * stride, -1)
+        pixels: Tensor = lines.view(grad.dtype).unflatten(2, (-1, shape[1]))
+        pixels = pixels[:, : shape[2], : shape[3]].permute(0, 3, 1, 2)
+        return pixels.contiguous(memory_format=torch.channels_last)
