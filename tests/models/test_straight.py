@@ -164,6 +164,12 @@ def test_relus_come_after_maxima_and_in_place() -> None:
     assert backward[-2:] == ["max_pool2d_with_indices_backward.default", "convolution_backward.default"]
 
 
+def test_zeros_are_not_added() -> None:
+    backward = operations(line_of(prepared("resnet18").at("fast"))._backward)
+    assert "scatter.default" not in backward
+    assert "".join(f"{name} " for name in backward).count("slice.Tensor slice.Tensor add_.Tensor ") == 3
+
+
 def by_value(x: Tensor) -> Tensor:
     return x.relu() if x.sum() > 0 else x
 

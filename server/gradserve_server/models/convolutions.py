@@ -130,6 +130,36 @@ def _apart(wide: Tensor, each: int, width: int) -> Tensor:
     return images.contiguous(memory_format=torch.channels_last)
 
 
+class Pointwise(Packed):
+    """A strided convolution that sees one pixel of each cell, and whose gradient by the others is zero."""
+
+    def __init__(self, weight: Tensor, how: How) -> None:
+        """Nothing is laid out yet."""
+        super().__init__(weight, how)
+        self._dense = Packed(weight, how._replace(stride=(1, 1)))
+
+    @staticmethod
+    def fits(weight: Tensor, how: How) -> bool:
+        """Whether it is such a convolution."""
+        return weight.shape[2:] == (1, 1) and how.stride != (1, 1) and how.padding == (0, 0)
+
+    def input_gradient(self, grad: Tensor, shape: torch.Size) -> Tensor:
+        """That of the pixels seen, among zeros; the same bits."""
+        seen = self._dense.input_gradient(grad, torch.Size((*shape[:2], *grad.shape[2:])))
+        return SCATTER(seen, list(shape[2:]), list(self._how.stride))  # type: ignore[no-any-return]
+
+
+@torch.library.custom_op("gradserve::scatter", mutates_args=())
+def _scatter(seen: Tensor, size: list[int], stride: list[int]) -> Tensor:
+    """Every stride-th pixel of a map of that size, the others being zero: one operation, which sums can be spared."""
+    found = torch.zeros((len(seen), *size, seen.shape[1]), dtype=seen.dtype, device=seen.device).permute(0, 3, 1, 2)
+    found[:, :, :: stride[0], :: stride[1]] = seen
+    return found
+
+
+SCATTER = torch.ops.gradserve.scatter.default
+
+
 class SubPixel(Kernel):
     """A strided convolution of few channels. Its input's gradient is a plain one whose channels are a cell's pixels.
 

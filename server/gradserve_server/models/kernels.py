@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.overrides import TorchFunctionMode
 
-from .convolutions import HALF, Abreast, How, Kernel, Packed, SubPixel
+from .convolutions import HALF, Abreast, How, Kernel, Packed, Pointwise, SubPixel
 
 PAYS = 2**16  # weights below which the copy costs nothing
 
@@ -46,10 +46,9 @@ def kernel(weight: Tensor, how: How) -> Kernel | None:
     """On a CPU: for few input channels, or for a weight that is worth laying out."""
     if weight.device.type != "cpu" or weight.dtype not in (HALF, torch.float32) or how.groups != 1 or not works():
         return None
-    if weight.dtype == HALF and SubPixel.fits(weight, how):
-        return SubPixel(weight, how)
-    if weight.dtype == HALF and Abreast.fits(weight, how):
-        return Abreast(weight, how)
+    for kind in (SubPixel, Pointwise, Abreast):
+        if weight.dtype == HALF and kind.fits(weight, how):
+            return kind(weight, how)
     return Packed(weight, how) if weight.numel() >= PAYS else None
 
 

@@ -7,12 +7,14 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
+from .convolutions import SCATTER
+
 Node = Any  # fx.Node; what its arguments may be has too many types to be of use
 
 aten = torch.ops.aten
 RELUS = (aten.relu.default, aten.relu_.default)
 POOL, POOL_BACKWARD = aten.max_pool2d_with_indices.default, aten.max_pool2d_with_indices_backward.default
-MASK, SUM = aten.threshold_backward.default, aten.add.Tensor
+SLICE, MASK, SUM, ADD = aten.slice.Tensor, aten.threshold_backward.default, aten.add.Tensor, aten.add_.Tensor
 
 
 def _onednn(name: str) -> Any:
@@ -25,6 +27,7 @@ OWNERS = (  # operations whose output is nobody else's memory
     _onednn("_convolution_transpose_pointwise"),
     aten.convolution.default,
     aten.clone.default,
+    aten._to_copy.default,
     POOL_BACKWARD,
     MASK,
     SUM,
@@ -41,6 +44,9 @@ def improve(graph: fx.Graph) -> None:
     for node in graph.nodes:
         if node.target in (MASK, SUM) and not node.kwargs:
             _in_place(node, owned)
+    for node in list(graph.nodes):
+        if node.target is ADD and not node.kwargs and getattr(node.args[1], "target", None) is SCATTER:
+            _sum_where_seen(graph, node)
     graph.eliminate_dead_code()
 
 
@@ -91,10 +97,21 @@ def _in_place(node: Node, owned: set[Node]) -> None:
     for mine, other in [(first, second), (second, first)] if node.target is SUM else [(first, second)]:
         if mine in owned and _only_user(mine, node) and _alike(mine, other):
             if node.target is SUM:
-                node.target, node.args = aten.add_.Tensor, (mine, other)
+                node.target, node.args = ADD, (mine, other)
             else:
                 node.target, node.kwargs = aten.threshold_backward.grad_input, {"grad_input": mine}
             return
+
+
+def _sum_where_seen(graph: fx.Graph, total: Node) -> None:
+    """Elsewhere there are zeros to add."""
+    mine, scattered = total.args
+    seen, _, (down, across) = scattered.args
+    rows = _add(graph, total, SLICE, (mine, 2, 0, None, down), seen)
+    pixels = _add(graph, rows, SLICE, (rows, 3, 0, None, across), seen)
+    _add(graph, pixels, ADD, (pixels, seen), seen)
+    total.replace_all_uses_with(mine)
+    graph.erase_node(total)
 
 
 def _alike(node: Node, other: Any) -> bool:
