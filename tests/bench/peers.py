@@ -8,8 +8,6 @@ import base64
 import os
 import random
 import socket
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
@@ -22,6 +20,7 @@ from typing import Annotated, NamedTuple
 import grpc
 import httpx
 import psutil
+import torch
 import typer
 from rich.progress import track
 from rich.table import Table
@@ -32,8 +31,10 @@ from gradserve_server.api.service import prepare_environment
 from . import report
 from .loop import GRADIENT
 from .peer import CLASS, METHODS, MIX
-from .report import Spread
+from .processes import child, family
+from .report import Spread, shown
 from .serving import Server, kinds, photo, served
+from .weather import gflops
 
 WARM_UP = 16  # requests that are not counted
 PATIENCE = 180.0
@@ -52,16 +53,26 @@ class Sample(NamedTuple):
 
 @dataclass(frozen=True)
 class Seen:
-    """One server under one mix: all rounds together; times in ms."""
+    """One server under one mix: all rounds together; times in ms. `bf16` is what the machine gave before each round."""
 
     server: str
     mix: str
     requests: int
     requests_per_second: Spread
     cpu_per_request: Spread
+    bf16: Spread
     p50: dict[str, float]
     p95: dict[str, float]
     p99: dict[str, float]
+
+
+class Round(NamedTuple):
+    """One server's turn: its seconds and CPU seconds, and GFLOP per second of plain bfloat16 products before."""
+
+    samples: list[Sample]
+    seconds: float
+    cpu: float
+    bf16: float
 
 
 @dataclass(frozen=True)
@@ -106,12 +117,12 @@ async def measure(
         peers = await started(servers, model, stack)
         for name in mixes:
             shares = MIX if name == "mix" else GRADIENT
-            windows: dict[str, list[tuple[list[Sample], float, float]]] = {each: [] for each in servers}
+            turns: dict[str, list[Round]] = {each: [] for each in servers}
             for i in track(range(rounds), name, console=report.console, transient=True):
                 for each in servers:
                     with alone(peers[each], peers.values()):
-                        windows[each].append(await loop(peers[each], shares, callers, requests, seed=i))
-            found += [seen(each, name, windows[each]) for each in servers]
+                        turns[each].append(await loop(peers[each], shares, callers, requests, seed=i))
+            found += [seen(each, name, turns[each]) for each in servers]
     return found
 
 
@@ -129,25 +140,25 @@ def alone(peer: Peer, peers: Iterable[Peer]) -> Iterator[None]:
                 process.resume()
 
 
-def seen(server: str, mix: str, windows: list[tuple[list[Sample], float, float]]) -> Seen:
+def seen(server: str, mix: str, turns: list[Round]) -> Seen:
     """All rounds of one server."""
-    samples = [sample for window, _, _ in windows for sample in window]
+    samples = [sample for turn in turns for sample in turn.samples]
     times = {m: [1000 * s.seconds for s in samples if s.method == m] for m in METHODS}
     cuts = {m: quantiles(t, n=100, method="inclusive") for m, t in times.items() if len(t) > 1}
     return Seen(
         server,
         mix,
         len(samples),
-        Spread.of([len(window) / seconds for window, seconds, _ in windows]),
-        Spread.of([1000 * cpu / len(window) for window, _, cpu in windows]),
+        Spread.of([len(turn.samples) / turn.seconds for turn in turns]),
+        Spread.of([1000 * turn.cpu / len(turn.samples) for turn in turns]),
+        Spread.of([turn.bf16 for turn in turns]),
         *({m: round(cut[at - 1], 1) for m, cut in cuts.items()} for at in (50, 95, 99)),
     )
 
 
-async def loop(
-    peer: Peer, mix: Mapping[str, int], callers: int, requests: int, seed: int
-) -> tuple[list[Sample], float, float]:
-    """Samples, seconds and the server's CPU seconds from the first counted answer to the last."""
+async def loop(peer: Peer, mix: Mapping[str, int], callers: int, requests: int, seed: int) -> Round:
+    """From the first counted answer to the last."""
+    bf16 = gflops(torch.bfloat16)
     order = [method for method, share in mix.items() for _ in range(share)]
     chance = random.Random(seed)
     samples: list[Sample] = []
@@ -169,7 +180,7 @@ async def loop(
         for _ in range(callers):
             group.create_task(caller())
     (begin, before), (end, after) = marks
-    return samples, end - begin, after - before
+    return Round(samples, end - begin, after - before, bf16)
 
 
 async def started(servers: list[str], model: str, stack: AsyncExitStack) -> dict[str, Peer]:
@@ -247,41 +258,22 @@ async def healthy(client: httpx.AsyncClient) -> None:
     raise TimeoutError("the peer did not start")
 
 
-@contextmanager
-def child(module: str, *arguments: str) -> Iterator[subprocess.Popen[str]]:
-    """A peer's process and all that it started, ended at the end."""
-    command = [sys.executable, "-m", f"tests.bench.{module}", *arguments]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
-    try:
-        yield process
-    finally:
-        own = family(process.pid)
-        for each in own:
-            each.kill()
-        psutil.wait_procs(own, PATIENCE)
-
-
-def family(pid: int) -> tuple[psutil.Process, ...]:
-    """A process and its descendants."""
-    parent = psutil.Process(pid)
-    return (parent, *parent.children(recursive=True))
-
-
 def table(found: list[Seen]) -> Table:
     """Rates, and each against Captum's."""
-    columns = ["requests", "requests/s", "against captum", "CPU ms", "captum's / CPU"]
+    columns = ["requests", "requests/s", "against captum", "by round", "CPU ms", "captum's / CPU", "bf16 GFLOP/s"]
     made = report.table("The same requests to each server in turn", ["mix", "server"], columns)
     for each in found:
         rates = {other.server: other for other in found if other.mix == each.mix}
         base = rates.get("captum")
-        against = cpu = "-"
+        against = rounds = cpu = "-"
         if base is not None:
-            against = f"{each.requests_per_second.median / base.requests_per_second.median:.2f}"
+            ours, theirs = each.requests_per_second, base.requests_per_second
+            against = f"{ours.median / theirs.median:.2f}"
+            rounds = shown(Spread.of([a / b for a, b in zip(ours.rounds, theirs.rounds, strict=True)]), 1)
             cpu = f"{base.cpu_per_request.median / each.cpu_per_request.median:.2f}"
-        rate = f"{each.requests_per_second.median:.2f}"
-        made.add_row(
-            each.mix, each.server, str(each.requests), rate, against, f"{each.cpu_per_request.median:.1f}", cpu
-        )
+        rate, spent = f"{each.requests_per_second.median:.2f}", f"{each.cpu_per_request.median:.1f}"
+        machine = shown(each.bf16, 0)
+        made.add_row(each.mix, each.server, str(each.requests), rate, against, rounds, spent, cpu, machine)
     return made
 
 
