@@ -146,7 +146,7 @@ def test_what_cannot_be_measured_is_neither_passed_nor_failed(capsys, digits, tm
         (["--data", digits, "--corruption", "frog"], "nearest: fog"),
         (["--data", digits, "--attack", "none"], "nothing to measure"),
         (["--data", digits, "--max-mce", "1"], "--reference"),
-        (["--data", digits, "--model", "digit"], "near: digits"),
+        (["--data", digits, "--model", "digit"], "nearest: digits"),
         (["--data", digits, "--server", "127.0.0.1:1"], "is a server running there?"),
     ]:
         code, _, err = gate(capsys, *arguments, *out)

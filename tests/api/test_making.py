@@ -203,7 +203,7 @@ MAXIMIZE_FAULTS: dict[str, tuple[dict[str, Any], str, str]] = {
         "goals[0].summands[0].target.unit.channel",
         "from 0 to 23, was 24",
     ),
-    "an unknown layer": ({"goals": [goal(layer="features.99")]}, "goals[0].summands[0].layer", "near: features.9"),
+    "an unknown layer": ({"goals": [goal(layer="features.99")]}, "goals[0].summands[0].layer", "nearest: features.9"),
     "a short direction": (
         {"goals": [goal(direction=mx.Direction(layer=FEATURES, vector=[1.0]))]},
         "goals[0].summands[0].direction.vector",

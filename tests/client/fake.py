@@ -155,7 +155,8 @@ class FakeServer(service_pb2_grpc.GradientServiceServicer, models_pb2_grpc.Model
         model = getattr(request, "model", "")
         if model.startswith("down:") and self.failures.setdefault(model, int(model[5:])) > 0:
             self.failures[model] -= 1
-            _abort(context, grpc.StatusCode.UNAVAILABLE, "starting")
+            reason = error_details_pb2.ErrorInfo(reason="NO_WORKER", domain="gradserve")
+            _abort(context, grpc.StatusCode.UNAVAILABLE, "the server is starting", reason)
         if model == "slow":
             time.sleep(1)
         if model == "secret" and self.metadata.get("authorization") != "Bearer open sesame":

@@ -125,6 +125,23 @@ def test_no_server(run, photo_path):
     assert "is a server running there?" in err
 
 
+def test_a_server_that_says_why_is_not_looked_for(run, photo_path):
+    code, _, err = run("predict", photo_path, "--model", "down:99")
+    assert code == 1
+    assert "error: the server is starting" in err
+    assert "is a server running there?" not in err
+
+
+@pytest.mark.parametrize("command", ["predict", "explain"])
+def test_one_bad_file_does_not_hide_what_was_done_before(run, photo_path, tmp_path, command):
+    bad = tmp_path / "bad.png"
+    bad.write_text("not a picture")
+    code, out, err = run(command, photo_path, bad, photo_path)
+    assert code == 1
+    assert photo_path.name in out
+    assert f"{bad}" in err
+
+
 def test_a_missing_file_exits_with_2(run):
     code, _, err = run("predict", "none.jpg")
     assert code == 2

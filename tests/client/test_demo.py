@@ -56,7 +56,9 @@ def test_the_demo_shows_every_method(server, capsys, tmp_path):
     pytest.importorskip("skimage", reason="its photos are shown")
     with pytest.raises(SystemExit, match="0"):
         cli.main(["demo", "--server", server.target, "--out", str(tmp_path), "--pictures", "1", "--json"])
-    done = json.loads(capsys.readouterr().out)["done"]
+    printed = capsys.readouterr()
+    done = json.loads(printed.out)["done"]
+    assert f"{len(done)} of {len(done)} requests are done" in printed.err
     for model in ("tiny", "digits"):
         asked = [deed["asked"] for deed in done if deed["model"] == model]
         assert asked[: len(METHODS) + 1] == ["predict", *METHODS]

@@ -88,8 +88,8 @@ def test_flags(flag: str, spec: ModelSpec) -> None:
 
 
 BUILDERS = [
-    (ModelSpec(name="resnt18"), r"model resnt18: torchvision has no classifier 'resnt18'; near: .*resnet18"),
-    (ModelSpec(name="digit"), "near: digits"),
+    (ModelSpec(name="resnt18"), r"model resnt18: torchvision has no classifier 'resnt18'; nearest: .*resnet18"),
+    (ModelSpec(name="digit"), "nearest: digits"),
     (ModelSpec(name="zzzzzzzz"), "torchvision has no classifier 'zzzzzzzz'$"),
     (ModelSpec(name="m", builder="no_such_package.nets:build"), "no package 'no_such_package'"),
     (ModelSpec(name="m", builder="resnet18", weights="/nowhere/w.safetensors"), "no file /nowhere/w.safetensors"),

@@ -96,7 +96,7 @@ def test_all_weights(data: Path, tmp_path: Path) -> None:
     [
         (index, ["--model", "cifar10", "--out", "x"], 1, "--data is needed"),
         (index, ["--model", "cifar10", "--data", "nowhere", "--out", "x"], 1, "there is no nowhere"),
-        (index, ["--model", "resnet99", "--data", "nowhere", "--out", "x"], 1, "near: resnet"),
+        (index, ["--model", "resnet99", "--data", "nowhere", "--out", "x"], 1, "nearest: resnet"),
         (index, ["--model", "digits"], 2, "Missing option"),
         (index, ["--model", "digits", "--out", "x", "--size", "0"], 2, "--size"),
         (finetune, ["--model", "squeezenet1_1=random", "--data", "DATA", "--out", "x"], 1, "does not end in a Linear"),

@@ -58,7 +58,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _fail(error: Exception, code: int) -> None:
     notes = "".join(f"\n{note}" for note in getattr(error, "__notes__", ()))
-    if isinstance(error, Unavailable) or isinstance(error.__cause__, Unavailable):
+    down = error if isinstance(error, Unavailable) else error.__cause__
+    if isinstance(down, Unavailable) and not down.reason:  # a server that is starting says so itself
         notes += "\nis a server running there? `gradserve serve` starts one; --server says where it is"
     print(f"error: {error}{notes}", file=sys.stderr)
     sys.exit(code)

@@ -84,8 +84,20 @@ def _shown(client: Client, pictures: int) -> tuple[list[chapters.Deed], list[pag
         total = sum(chapters.requests(card, pictures) + picture_chapters.requests(card) for card in cards)
         task = progress.add_task("demo", total=total)
         demo = chapters.Demo(client, pictures, lambda what: progress.update(task, description=what, advance=1))
-        sections = [chapter(demo, card) for card in cards for chapter in _CHAPTERS]
-    return demo.deeds, [section for section in sections if section.stories]
+        sections = []
+        for card in cards:
+            for chapter in _CHAPTERS:
+                section = chapter(demo, card)
+                if section.stories:
+                    sections.append(section)
+                    _say(f"{section.title}: {len(demo.deeds)} of {total} requests are done")
+    return demo.deeds, sections
+
+
+def _say(text: str) -> None:
+    """Where no progress bar is seen."""
+    if not report.err().is_terminal:
+        report.err().print(text)
 
 
 def _table(deeds: Sequence[chapters.Deed]) -> Table:

@@ -100,12 +100,15 @@ def explain(
     saved: list[Saved] = []
     with connection.connect(server, tls, ca, token, timeout) as client:
         answers = client.explain_many(photos, methods, **arguments)
-        for photo, found in report.progress(report.named(photos, answers, "explaining"), len(photos), "explain"):
-            for each in found:
-                path = saving.save(each, pictures.path(photo, each, len(target) > 1), picture)
-                numbers = each.save(maps.path(photo, each, len(target) > 1)) if maps else None
-                saved.append(Saved(photo, each, path, numbers))
-    _print(saved, as_json)
+        try:
+            for photo, found in report.progress(report.named(photos, answers, "explaining"), len(photos), "explain"):
+                for each in found:
+                    path = saving.save(each, pictures.path(photo, each, len(target) > 1), picture)
+                    numbers = each.save(maps.path(photo, each, len(target) > 1)) if maps else None
+                    saved.append(Saved(photo, each, path, numbers))
+        finally:
+            if saved:  # all, or what was saved before the error
+                _print(saved, as_json)
 
 
 def _print(saved: list[Saved], as_json: bool) -> None:

@@ -47,16 +47,20 @@ def predict(
             time_budget=time_budget,
         )
         try:
-            predictions.extend(report.progress(answers, len(photos), "predict"))
-        except Exception as error:
-            error.add_note(f"while predicting {photos[len(predictions)]}")
-            raise
+            for _, each in report.progress(report.named(photos, answers, "predicting"), len(photos), "predict"):
+                predictions.append(each)
+        finally:
+            if predictions:  # all, or what came before the error
+                _print(photos, predictions, as_json)
+
+
+def _print(photos: list[Path], predictions: list[Prediction], as_json: bool) -> None:
+    found = zip(photos, predictions, strict=False)
     if as_json:
-        found = zip(photos, predictions, strict=True)
         report.print_json({"predictions": [{"image": str(photo), **report.plain(each)} for photo, each in found]})
-    else:
-        for photo, prediction in zip(photos, predictions, strict=True):
-            report.out().print(_table(photo, prediction))
+        return
+    for photo, prediction in found:
+        report.out().print(_table(photo, prediction))
 
 
 def _table(photo: Path, prediction: Prediction) -> Table:

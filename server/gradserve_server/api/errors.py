@@ -16,6 +16,7 @@ from ..pool.wire import Failure
 DOMAIN = "gradserve"
 MOST_TEXT, MOST_DETAILS = 600, 3000  # bytes: gRPC drops trailers of 8 KiB, and these travel twice and encoded
 MOST_SHOWN = 80  # characters of what a caller sent
+FEW = 12  # names that are all told
 
 
 class RequestError(Exception):
@@ -133,7 +134,7 @@ def shown(value: object) -> str:
 
 
 def near(name: str, known: Iterable[str]) -> str:
-    """A hint: the nearest names, or all of them if they are few."""
+    """A hint: the nearest names, or all of them if they are few, or the first."""
     return _near(name[:MOST_SHOWN], tuple(known))
 
 
@@ -142,8 +143,10 @@ def _near(name: str, known: tuple[str, ...]) -> str:
     lower = {k.lower(): k for k in reversed(known)}
     close = [lower[k] for k in difflib.get_close_matches(name.lower(), lower, 3, 0.5)]
     if close:
-        return f"near: {', '.join(close)}"
-    return f"there are: {', '.join(known)}" if len(known) <= 12 else f"there are {len(known)} names"
+        return f"nearest: {', '.join(close)}"
+    if len(known) <= FEW:
+        return f"there are: {', '.join(known)}"
+    return f"there are {len(known)}: {', '.join(known[: FEW // 2])}, ..."
 
 
 def status(error: RequestError, request_id: str) -> status_pb2.Status:

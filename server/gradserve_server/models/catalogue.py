@@ -177,7 +177,7 @@ def check_builders(specs: list[ModelSpec]) -> None:
                 raise ValueError(f"model {spec.name}: no package {package!r} is installed or on PYTHONPATH")
         elif spec.source not in classifiers:
             near = difflib.get_close_matches(spec.source, [*EMBEDDED, *classifiers], 3)
-            hint = f"; near: {', '.join(near)}" if near else ""
+            hint = f"; nearest: {', '.join(near)}" if near else ""
             raise ValueError(f"model {spec.name}: torchvision has no classifier {spec.source!r}{hint}")
         if _is_file(spec.weights) and not Path(spec.weights).is_file():
             raise ValueError(f"model {spec.name}: no file {spec.weights}")

@@ -86,57 +86,56 @@ class Packed(Kernel):
 class Abreast(Packed):
     """A large weight over small maps: a batch's images side by side as one wide image, with columns of zeros between.
 
-    Kernels read the weight once for each image; larger than a core's cache, it comes from further away each time. The
-    bits stay as they are but where kernels for the smallest maps, of four pixels, sum in another order.
+    Kernels read the weight once for each image; larger than a core's cache, it comes from further away each time. They
+    may sum a wide image in another order, and with a stride on some CPUs do.
     """
 
     @staticmethod
     def fits(weight: Tensor, how: How) -> bool:
-        """Whether it is meant for such a convolution, all of whose outputs see some of the image itself."""
+        """Whether it is meant for such a convolution, which gives one column for each stride of columns."""
         reach = (weight.shape[3] - 1) * how.dilation[1]
         return weight.numel() >= LARGE and reach == 2 * how.padding[1] > 0
 
-    def _widths(self, width: int) -> tuple[int, int, int]:
-        """Of an image's output; of an image and of its output with the zeros that keep neighbours out of sight."""
+    def _columns(self, width: int) -> tuple[int, int, int]:
+        """Of an image's output; from one image to the next, and from one output to the next."""
         stride, padding = self._how.stride[1], self._how.padding[1]
-        apart = -(-(width + padding) // stride)
-        return -(-width // stride), apart * stride, apart
+        step = -(-(width + padding) // stride)
+        return -(-width // stride), step * stride, step
 
     def forward(self, x: Tensor, bias: Tensor | None) -> Tensor:
         """The same of a wide image."""
-        out, before, after = self._widths(x.shape[3])
-        if len(x) == 1 or out > NARROW:
+        out, step_in, step_out = self._columns(x.shape[3])
+        if not _helps(len(x), out):
             return super().forward(x, bias)
-        return _apart(super().forward(_abreast(x, before), bias), after, out)
+        return _apart(super().forward(_abreast(x, step_in), bias), step_out, out)
 
     def input_gradient(self, grad: Tensor, shape: torch.Size) -> Tensor:
         """The same of a wide gradient."""
-        rows, channels, height, width = shape
-        out, before, after = self._widths(width)
-        if rows == 1 or out > NARROW:
+        count, channels, height, width = shape
+        out, step_in, step_out = self._columns(width)
+        if not _helps(count, out):
             return super().input_gradient(grad, shape)
-        wide = torch.Size((1, channels, height, rows * before))
-        return _apart(super().input_gradient(_abreast(grad, after), wide), before, width)
+        wide = torch.Size((1, channels, height, count * step_in))
+        return _apart(super().input_gradient(_abreast(grad, step_out), wide), step_in, width)
 
 
-def _abreast(x: Tensor, each: int) -> Tensor:
-    """[n, c, H, W] -> [1, c, H, n * each]."""
-    return F.pad(x.permute(2, 0, 3, 1), (0, 0, 0, each - x.shape[3])).flatten(1, 2).permute(2, 0, 1).unsqueeze(0)
+def _helps(count: int, columns: int) -> bool:
+    return count > 1 and columns <= NARROW
 
 
-def _apart(wide: Tensor, each: int, width: int) -> Tensor:
-    """[1, c, H, n * each] -> [n, c, H, width]."""
-    images: Tensor = wide[0].unflatten(2, (-1, each))[..., :width].permute(2, 0, 1, 3)
+def _abreast(x: Tensor, step: int) -> Tensor:
+    """[n, c, H, W] -> [1, c, H, n * step]."""
+    return F.pad(x.permute(2, 0, 3, 1), (0, 0, 0, step - x.shape[3])).flatten(1, 2).permute(2, 0, 1).unsqueeze(0)
+
+
+def _apart(wide: Tensor, step: int, width: int) -> Tensor:
+    """[1, c, H, n * step] -> [n, c, H, width]."""
+    images: Tensor = wide[0].unflatten(2, (-1, step))[..., :width].permute(2, 0, 1, 3)
     return images.contiguous(memory_format=torch.channels_last)
 
 
 class Pointwise(Packed):
     """A strided convolution that sees one pixel of each cell, and whose gradient by the others is zero."""
-
-    def __init__(self, weight: Tensor, how: How) -> None:
-        """Nothing is laid out yet."""
-        super().__init__(weight, how)
-        self._dense = Packed(weight, how._replace(stride=(1, 1)))
 
     @staticmethod
     def fits(weight: Tensor, how: How) -> bool:
@@ -144,14 +143,15 @@ class Pointwise(Packed):
         return weight.shape[2:] == (1, 1) and how.stride != (1, 1) and how.padding == (0, 0)
 
     def input_gradient(self, grad: Tensor, shape: torch.Size) -> Tensor:
-        """That of the pixels seen, among zeros; the same bits."""
-        seen = self._dense.input_gradient(grad, torch.Size((*shape[:2], *grad.shape[2:])))
+        """One product for the pixels seen, among zeros."""
+        seen = grad.permute(0, 2, 3, 1).flatten(0, 2) @ self._weight.flatten(1)
+        seen = seen.view(len(grad), *grad.shape[2:], -1).permute(0, 3, 1, 2)
         return SCATTER(seen, list(shape[2:]), list(self._how.stride))  # type: ignore[no-any-return]
 
 
 @torch.library.custom_op("gradserve::scatter", mutates_args=())
 def _scatter(seen: Tensor, size: list[int], stride: list[int]) -> Tensor:
-    """Every stride-th pixel of a map of that size, the others being zero: one operation, which sums can be spared."""
+    """[n, c, h, w] at every stride-th pixel of a map of zeros: one operation, so that a line's sums can tell it."""
     found = torch.zeros((len(seen), *size, seen.shape[1]), dtype=seen.dtype, device=seen.device).permute(0, 3, 1, 2)
     found[:, :, :: stride[0], :: stride[1]] = seen
     return found

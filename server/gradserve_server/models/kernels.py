@@ -1,8 +1,7 @@
-"""Faster operations for CPUs: convolutions' weights laid out for oneDNN once, in half precision a first layer by
-sub-pixels, linear layers as one product.
+"""Faster operations for CPUs: convolutions by the kernels of `convolutions.py`, linear layers as one product.
 
-A plain convolution copies its weight in every pass. Without that the bits are the same; only the gradient of a strided
-convolution's few input channels is summed in another order, hence not in float32.
+A plain convolution copies its weight in every pass. Without that the bits are the same; the other kernels, which may
+sum in another order, are for half precision alone.
 """
 
 from functools import cache
@@ -43,11 +42,11 @@ class Kernels:
 
 
 def kernel(weight: Tensor, how: How) -> Kernel | None:
-    """On a CPU: for few input channels, or for a weight that is worth laying out."""
+    """On a CPU: in half precision what its shape calls for; else the packed one, for a weight that is worth it."""
     if weight.device.type != "cpu" or weight.dtype not in (HALF, torch.float32) or how.groups != 1 or not works():
         return None
-    for kind in (SubPixel, Pointwise, Abreast):
-        if weight.dtype == HALF and kind.fits(weight, how):
+    for kind in (SubPixel, Pointwise, Abreast) if weight.dtype == HALF else ():
+        if kind.fits(weight, how):
             return kind(weight, how)
     return Packed(weight, how) if weight.numel() >= PAYS else None
 

@@ -104,13 +104,15 @@ def _in_place(node: Node, owned: set[Node]) -> None:
 
 
 def _sum_where_seen(graph: fx.Graph, total: Node) -> None:
-    """Elsewhere there are zeros to add."""
-    mine, scattered = total.args
+    """Makes main += scatter(seen) main[pixels seen] += seen; elsewhere there are zeros to add."""
+    main, scattered = total.args
     seen, _, (down, across) = scattered.args
-    rows = _add(graph, total, SLICE, (mine, 2, 0, None, down), seen)
-    pixels = _add(graph, rows, SLICE, (rows, 3, 0, None, across), seen)
+    if not (_alike(main, scattered) and _only_user(seen, scattered)):
+        return
+    lines = _add(graph, total, SLICE, (main, 2, 0, None, down), seen)
+    pixels = _add(graph, lines, SLICE, (lines, 3, 0, None, across), seen)
     _add(graph, pixels, ADD, (pixels, seen), seen)
-    total.replace_all_uses_with(mine)
+    total.replace_all_uses_with(main)
     graph.erase_node(total)
 
 
