@@ -4,6 +4,7 @@ import multiprocessing
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -50,10 +51,11 @@ class RawLoops:
         self._connections[0].send(("side", model, "exact"))
         return int(self._connections[0].recv())
 
-    def run(self, model: str, precision: str, mix: Mapping[str, int], seconds: float) -> list[Stretch]:
-        """All processes at once."""
+    def run(self, model: str, precision: str, mix: Mapping[str, int], seconds: float, kernels: bool) -> list[Stretch]:
+        """All processes at once; `kernels`: with this project's convolutions instead of torch's."""
+        command = "run with kernels" if kernels else "run"
         for connection in self._connections:
-            connection.send(("run", model, precision, mix, seconds))
+            connection.send((command, model, precision, mix, seconds))
         return [connection.recv() for connection in self._connections]
 
     def lone(self, model: str, precision: str, jpeg: bytes) -> Parts:
@@ -86,11 +88,24 @@ def _main(connection: Connection, catalogue: Path) -> None:
     """A process: loads, says ready, does what it is told."""
     torch.set_num_threads(1)
     models = {spec.name: prepare(spec, torch.device("cpu")) for spec in read_catalogue(catalogue)}
+    plain = {name: by_torch(model) for name, model in models.items()}
     connection.send("ready")
-    commands: dict[str, Callable[..., Any]] = {"side": side, "run": stretch, "lone": parts}
+    commands: dict[str, tuple[Mapping[str, Prepared], Callable[..., Any]]] = {
+        "side": (models, side),
+        "run": (plain, stretch),
+        "run with kernels": (models, stretch),
+        "lone": (models, parts),
+    }
     while True:
         command, name, precision, *arguments = connection.recv()
-        connection.send(commands[command](models[name], precision, *arguments))
+        networks, function = commands[command]
+        connection.send(function(networks[name], precision, *arguments))
+
+
+def by_torch(model: Prepared) -> Prepared:
+    """The same network, folded and channels_last, with torch's own operations: what one would write by hand."""
+    others = {name: by_torch(other) for name, other in model.others.items()}
+    return replace(model, kernels=None, straight=None, others=others)
 
 
 def side(model: Prepared, _: Precision) -> int:

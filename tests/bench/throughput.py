@@ -74,6 +74,7 @@ class Plan:
     seconds: float
     lone: int
     precision: str = "exact"
+    kernels: bool = False
 
 
 def main(
@@ -86,17 +87,22 @@ def main(
     processes: Annotated[int | None, typer.Option(min=1, help="Workers and raw processes; default: one per core.")] = (
         None
     ),
+    kernels: Annotated[
+        bool, typer.Option("--kernels", help="The loop has this project's convolutions as well.")
+    ] = False,
     as_json: report.Json = False,
     out: report.Out = None,
 ) -> None:
     """Gradients through gRPC (JPEG in, PNG map out) against a bare torch loop, in turn, in one run.
 
-    Both sides have the same prepared network, precision, row cap and number of single-threaded processes, and do the
-    methods' own arithmetic. `nothing` is a network that costs nothing: what is left is decode, bind, pipe and encode.
+    Both sides have the same folded network in channels_last, precision, row cap and number of single-threaded
+    processes, and do the methods' own arithmetic. The loop has torch's own operations; with --kernels, and beside the
+    lone caller, this project's, all but the straight lines. `nothing` is a network that costs nothing: what is left is
+    decode, bind, pipe and encode.
 
     Example: python -m tests.bench.throughput --model resnet18 --rounds 3
     """
-    loads, lones = measure(model, Plan(callers, rounds, seconds, lone, precision), processes)
+    loads, lones = measure(model, Plan(callers, rounds, seconds, lone, precision, kernels), processes)
     document = {"throughput": [asdict(each) for each in loads], "lone_caller": [asdict(each) for each in lones]}
     report.deliver(document, [load_table(loads), lone_table(lones)], as_json, out)
 
@@ -128,7 +134,7 @@ def under_load(model: str, plan: Plan, raw: RawLoops, server: Server) -> list[Lo
     for _ in track(range(plan.rounds), f"{model}: load", console=report.console, transient=True):
         for name, requests in asked.items():
             mix = SERVED_MIX if name == "the mix" else GRADIENT
-            plain[name].append(raw.run(model, plan.precision, mix, plan.seconds))
+            plain[name].append(raw.run(model, plan.precision, mix, plan.seconds, plan.kernels))
             windows[name].append(closed_loop(server, requests, plan.callers, plan.seconds))
     return [load(model, name, plan, plain[name], windows[name]) for name in asked]
 
