@@ -40,7 +40,7 @@ def demo(
     timeout: connection.Timeout = 300.0,
     as_json: connection.Json = False,
 ) -> None:
-    """Every RPC and method on real pictures, shown side by side on OUT/index.html; some minutes.
+    """What the service does, on real pictures, side by side on OUT/index.html; some minutes.
 
     Starts a server with the embedded models and every --model, unless --server names one, and stops it at the end.
 
