@@ -31,13 +31,12 @@ from gradserve_server.api.service import prepare_environment
 from . import report
 from .loop import GRADIENT
 from .peer import CLASS, METHODS, MIX
-from .processes import child, family
+from .processes import PATIENCE, child, family
 from .report import Spread, shown
 from .serving import Server, kinds, photo, served
 from .weather import gflops
 
 WARM_UP = 16  # requests that are not counted
-PATIENCE = 180.0
 SIDE = 224
 NAMES = ("captum", "litserve", "exact", "balanced", "fast")
 
