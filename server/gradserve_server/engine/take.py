@@ -27,7 +27,7 @@ class Key(NamedTuple):
     @property
     def kind(self) -> "Key":
         """The key without the query's own number, for what is learnt from passes."""
-        return self._replace(alone=0)
+        return self._replace(alone=0) if self.alone else self
 
 
 class Claim(NamedTuple):

@@ -1,14 +1,15 @@
-"""The front-end's end of one worker process: two threads, so that the event loop never touches a pipe."""
+"""The front-end's end of one worker process; a thread reads, so that the event loop never waits for a pipe."""
 
 import asyncio
 import multiprocessing
-import queue
 import signal
+import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
 
+from .pipe import Pipe
 from .wire import Stop, WorkerSettings
 
 PATIENCE = 5.0  # seconds between asking a worker to stop and ending it
@@ -40,16 +41,14 @@ class Handle:
         from .worker import main  # here, so that the front-end's other modules do not wait for it
 
         context = multiprocessing.get_context("spawn")
-        self._connection, theirs = context.Pipe()
+        ours, theirs = socket.socketpair()
+        self._pipe = Pipe(ours)
         self._process = context.Process(target=main, args=(theirs, settings), daemon=True)
         with _deaf_to_interrupts():
             self._process.start()
         theirs.close()  # or its end would never be seen
         self._loop, self._hear, self._lost = loop, hear, lost
-        self._outbox: queue.SimpleQueue[Any] = queue.SimpleQueue()
-        self._threads = [threading.Thread(target=f, daemon=True) for f in (self._read, self._write)]
-        for thread in self._threads:
-            thread.start()
+        threading.Thread(target=self._read, daemon=True).start()
 
     @property
     def pid(self) -> int:
@@ -57,8 +56,8 @@ class Handle:
         return self._process.pid or 0
 
     def send(self, message: object) -> None:
-        """Queues a message; never blocks. What is sent to a dead worker is dropped."""
-        self._outbox.put(message)
+        """Never waits. What is sent to a dead worker is dropped."""
+        self._pipe.send([message])
 
     def close(self) -> None:
         """Stops the worker: politely, then not."""
@@ -67,24 +66,22 @@ class Handle:
         if self._process.is_alive():
             self._process.kill()
             self._process.join()
-        self._outbox.put(None)
 
     def _read(self) -> None:
         try:
             while True:
-                self._on_loop(self._hear, self, self._connection.recv())
+                self._on_loop(self._tell, self._pipe.receive())
         except (EOFError, OSError):
             pass
         finally:  # also after a message that cannot be read: nobody would hear this worker any more
             self._process.kill()
             self._process.join()
-            self._outbox.put(None)
+            self._pipe.close()
             self._on_loop(self._lost, self)
 
-    def _write(self) -> None:
-        while (message := self._outbox.get()) is not None:
-            with suppress(OSError):
-                self._connection.send(message)
+    def _tell(self, messages: Sequence[Any]) -> None:
+        for message in messages:
+            self._hear(self, message)
 
     def _on_loop(self, function: Callable[..., None], *args: object) -> None:
         with suppress(RuntimeError):  # the loop is closed: nobody listens any more

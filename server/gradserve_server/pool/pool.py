@@ -145,8 +145,8 @@ class Pool:
         if wait > self._queue_seconds:
             raise Full(max(1.0, wait - self._queue_seconds))
         pending = _Pending(task)
-        self._place(pending)
         try:
+            self._place(pending)
             while True:
                 told = await pending.told.get()
                 yield told

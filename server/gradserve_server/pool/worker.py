@@ -4,10 +4,10 @@ import logging
 import os
 import queue
 import resource
+import socket
 import threading
 import time
 import traceback
-from multiprocessing.connection import Connection
 
 import torch
 
@@ -22,6 +22,7 @@ from ..methods.influence.serving import attached
 from ..methods.making import as_bytes, pixels, resized
 from ..models.card import Precision
 from ..models.prepared import Prepared, prepare
+from .pipe import Pipe
 from .wire import (
     Broken,
     Cancel,
@@ -50,8 +51,9 @@ FAILURES: tuple[tuple[type[Exception], FailureKind], ...] = (
 )
 
 
-def main(connection: Connection, settings: WorkerSettings) -> None:
+def main(end: socket.socket, settings: WorkerSettings) -> None:
     """The process's entry: load, warm up, say Ready, then serve until Stop or until the front-end is gone."""
+    pipe = Pipe(end)
     torch.set_num_threads(settings.threads)
     torch.backends.cuda.matmul.allow_tf32 = False
     torch.backends.cudnn.allow_tf32 = False
@@ -63,10 +65,11 @@ def main(connection: Connection, settings: WorkerSettings) -> None:
         engine = Engine(models | unfolded, rows=settings.rows)
         speeds = warm_up(engine)
     except Exception as error:
-        connection.send(Broken(str(error)))
+        pipe.send([Broken(str(error))])
+        pipe.close()
         return
-    connection.send(Ready(tuple(model.card for model in models.values()), settings.device, speeds))
-    Worker(connection, engine).serve()
+    pipe.send([Ready(tuple(model.card for model in models.values()), settings.device, speeds)])
+    Worker(pipe, engine).serve()
 
 
 def warm_up(engine: Engine) -> dict[str, float]:
@@ -104,11 +107,10 @@ def _passed(engine: Engine, model: Prepared, precision: Precision) -> Step:
 class Worker:
     """The loop between the pipe and the engine."""
 
-    def __init__(self, connection: Connection, engine: Engine) -> None:
-        self._connection = connection
+    def __init__(self, pipe: Pipe, engine: Engine) -> None:
+        self._pipe = pipe
         self._engine = engine
         self._inbox: queue.SimpleQueue[Task | Cancel | Stop] = queue.SimpleQueue()
-        self._outbox: queue.SimpleQueue[Outcome | Preview | Tick | None] = queue.SimpleQueue()
         self._cancelled: set[str] = set()
         self._stopping = False
         self._ticked = 0.0
@@ -116,36 +118,26 @@ class Worker:
     def serve(self) -> None:
         """Takes arrivals, steps, sends what happened; blocks while there is nothing to do."""
         threading.Thread(target=self._read, daemon=True).start()
-        writer = threading.Thread(target=self._write, daemon=True)
-        writer.start()
         while not self._stopping:
             self._accept(block=self._engine.idle)
             self._gather()
-            for event in self._engine.step():
-                self._send(event)
+            if events := self._engine.step():
+                self._pipe.send([told(event) for event in events])
             if time.monotonic() - self._ticked > TICK_SECONDS:
                 self._tick()
-        self._outbox.put(None)
-        writer.join()
-
-    def _write(self) -> None:
-        """Sends what is said, so that passes need not wait for a full pipe."""
-        try:
-            while (message := self._outbox.get()) is not None:
-                self._connection.send(message)
-        except OSError:
-            pass  # the front-end is gone; the reader sees it too
-        except Exception:
-            log.exception("an answer cannot be sent")
-            os._exit(1)  # no answer would leave any more: let it be started again
+        self._pipe.close()
 
     def _read(self) -> None:
         """Drains the pipe, so that neither side ever blocks on a full one."""
         try:
             while True:
-                self._inbox.put(self._connection.recv())
+                for message in self._pipe.receive():
+                    self._inbox.put(message)
         except (EOFError, OSError):
             os._exit(0)  # the front-end is gone
+        except Exception:
+            log.exception("a task cannot be read")
+            os._exit(1)  # no other would be: let it be started again
 
     def _accept(self, block: bool) -> None:
         """Everything that has arrived; waits for something if asked to, with the statistics sent after a moment."""
@@ -200,19 +192,20 @@ class Worker:
             )
         )
 
-    def _send(self, event: Event) -> None:
-        job = event.job
-        if not isinstance(event, Ended):
-            self._outbox.put(preview(job.id, event.progress))
-            return
-        queued = (job.started or time.monotonic()) - job.arrived
-        failure = None if event.error is None else failed(event.error)
-        self._outbox.put(Outcome(job.id, event.result, failure, job.rows, max(0.0, queued), job.compute))
-
     def _tick(self) -> None:
         self._ticked = time.monotonic()
-        self._outbox.put(Tick(tuple(self._engine.steps), self._engine.jobs, memory(self._engine)))
+        self._pipe.send([Tick(tuple(self._engine.steps), self._engine.jobs, memory(self._engine))])
         self._engine.steps.clear()
+
+
+def told(event: Event) -> Outcome | Preview:
+    """What the front-end hears of it."""
+    job = event.job
+    if not isinstance(event, Ended):
+        return preview(job.id, event.progress)
+    queued = (job.started or time.monotonic()) - job.arrived
+    failure = None if event.error is None else failed(event.error)
+    return Outcome(job.id, event.result, failure, job.rows, max(0.0, queued), job.compute)
 
 
 def tensor(task: Task, model: Prepared) -> torch.Tensor:

@@ -1,0 +1,117 @@
+"""A pipe between two processes: pickled messages, and beside them their arrays as they lie in memory.
+
+multiprocessing's own pipe copies arrays several times, and takes the interpreter's lock for every piece that it reads.
+"""
+
+import pickle
+import queue
+import socket
+import struct
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from typing import Any
+
+import numpy as np
+
+HEADER = struct.Struct("=QQ")  # bytes of the pickle and of the arrays' lengths, which follow
+LENGTH = struct.calcsize("=Q")
+FIRST = 2048  # bytes read at first: mostly all but the arrays
+BUFFER = 4 << 20  # bytes on their way before anybody waits; systems may allow less
+SMALL = 1 << 20  # bytes that whoever sends copies by itself: 0.2 ms; waking a thread for each takes as long
+AT_ONCE = 512  # pieces in one call; systems allow 1024
+
+
+class Pipe:
+    """One end. Sending never waits: what is large, or does not fit into the pipe, is left to a thread."""
+
+    def __init__(self, end: socket.socket) -> None:
+        self._end = end
+        end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, BUFFER)
+        self._lock = threading.Lock()
+        self._left, self._sent = 0, 0  # messages left to the thread, and sent by it
+        self._outbox: queue.SimpleQueue[Sequence[memoryview] | None] = queue.SimpleQueue()
+        self._writer = threading.Thread(target=self._write, daemon=True)
+        self._writer.start()
+
+    def send(self, messages: Sequence[object]) -> None:
+        """All together; dropped where the other end is gone. Arrays must not change any more."""
+        pieces = _pieces(messages)
+        with self._lock, self._or_over():
+            if self._left == self._sent and sum(piece.nbytes for piece in pieces) <= SMALL:
+                pieces = self._offer(pieces)
+            if pieces:
+                self._left += 1
+                self._outbox.put(pieces)
+
+    def receive(self) -> Any:
+        """Waits for messages that were sent together. Raises EOFError and OSError where the other end is gone."""
+        head = self._read(FIRST)
+        size, lengths = HEADER.unpack_from(head)
+        if (missing := HEADER.size + size + lengths - FIRST) > 0:
+            head += self._read(missing)
+        each = struct.unpack_from(f"={lengths // LENGTH}Q", head, HEADER.size + size)
+        arrays = [np.empty(length, np.uint8) for length in each]
+        self._fill([array.data for array in arrays])
+        return pickle.loads(memoryview(head)[HEADER.size :], buffers=arrays)
+
+    def close(self) -> None:
+        """Sends what is left first; that ends at once where the other end is gone."""
+        self._outbox.put(None)
+        self._writer.join()
+        self._end.close()
+
+    @contextmanager
+    def _or_over(self) -> Iterator[None]:
+        """After a message that was not sent whole no other can be; both ends will see it as they receive."""
+        try:
+            yield
+        except OSError:
+            with suppress(OSError):
+                self._end.shutdown(socket.SHUT_RDWR)
+
+    def _offer(self, pieces: Sequence[memoryview]) -> Sequence[memoryview]:
+        """Sends what fits into the pipe; the rest."""
+        with suppress(BlockingIOError):
+            return _rest(pieces, self._end.sendmsg(pieces[:AT_ONCE], (), socket.MSG_DONTWAIT))
+        return pieces
+
+    def _write(self) -> None:
+        while (pieces := self._outbox.get()) is not None:
+            with self._or_over():
+                while pieces:
+                    pieces = _rest(pieces, self._end.sendmsg(pieces[:AT_ONCE]))
+            self._sent += 1
+
+    def _read(self, size: int) -> bytearray:
+        read = bytearray(size)
+        self._fill([memoryview(read)])
+        return read
+
+    def _fill(self, pieces: Sequence[memoryview]) -> None:
+        pieces = _rest(pieces, 0)
+        while pieces:
+            got = self._end.recvmsg_into(pieces[:AT_ONCE], 0, socket.MSG_WAITALL)[0]
+            if not got:
+                raise EOFError("the other end is gone")
+            pieces = _rest(pieces, got)
+
+
+def _pieces(messages: Sequence[object]) -> Sequence[memoryview]:
+    """What `receive` reads."""
+    buffers: list[pickle.PickleBuffer] = []
+    pickled = pickle.dumps(messages, 5, buffer_callback=buffers.append)
+    arrays = [buffer.raw() for buffer in buffers]
+    lengths = struct.pack(f"={len(arrays)}Q", *(array.nbytes for array in arrays))
+    head = HEADER.pack(len(pickled), len(lengths)) + pickled + lengths
+    return [memoryview(head.ljust(FIRST, b"\0")), *arrays]
+
+
+def _rest(pieces: Sequence[memoryview], done: int) -> Sequence[memoryview]:
+    """The pieces without their first bytes, and without empty ones."""
+    rest = []
+    for piece in pieces:
+        if piece.nbytes > done:
+            rest.append(piece[done:])
+        done = max(0, done - piece.nbytes)
+    return rest
