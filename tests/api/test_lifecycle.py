@@ -308,6 +308,17 @@ def test_one_line_of_json_for_each_request(server: Server, stubs: Stubs) -> None
     }
 
 
+@pytest.mark.parametrize(("asked", "logged"), [("no-such-model", "no-such-model"), ("x" * 500, "x" * 97 + "…")])
+def test_the_line_of_a_refused_request(server: Server, stubs: Stubs, asked: str, logged: str) -> None:
+    with pytest.raises(grpc.RpcError) as caught:
+        stubs.gradients.Explain(explain_pb2.ExplainRequest(model=asked), timeout=30)
+    name = dict(caught.value.trailing_metadata())["x-request-id"]
+    until(lambda: name in server.log())
+    (line,) = [line[line.index("{") :] for line in server.log().splitlines() if name in line]
+    facts = json.loads(line)
+    assert (facts["rpc"], facts["model"], facts["code"]) == ("Explain", logged, "NOT_FOUND")
+
+
 @pytest.fixture
 def taken_port() -> Iterator[int]:
     with socket.socket() as other:

@@ -29,7 +29,7 @@ from .attack_replies import attack_reply, returned
 from .attacks import bind_attack, certifying, crafting, mapping
 from .binding import Bound, Circumstances, bind_explain, bind_predict, model_card
 from .context import request_facts
-from .errors import RequestError, failure, unavailable
+from .errors import RequestError, clipped, failure, unavailable
 from .influence_replies import embed_reply, influence_reply, suspects_reply
 from .influences import bind_embed, bind_influence, bind_suspects
 from .maximizing import bind_maximize, maximize_reply
@@ -37,6 +37,7 @@ from .progress import progress, reporting
 from .replies import explain_reply, model_reply, predict_reply
 from .stylizing import bind_stylize, stylize_reply
 
+LOGGED = 100  # bytes of a model's name as it was sent
 GRACE = 1.0  # seconds beyond its time that a partial answer is waited for, since passes cannot be interrupted
 T = TypeVar("T")
 Report = Callable[[Preview], Awaitable[None]]
@@ -197,6 +198,7 @@ class GradientService(service_pb2_grpc.GradientServiceServicer):
         if not self._pool.cards:
             raise unavailable("the server is starting")
         facts = request_facts.get()
+        facts.model = clipped(request.model, LOGGED)  # of a refused request, what it asked for
         at = Circumstances(facts.id, facts.arrived, context.time_remaining(), self._pool.cards, self._limits)
         bound = await self._in_thread(bind, request, at)
         facts.model = bound.card.name
