@@ -1,6 +1,7 @@
 """What crosses a pipe: arrays of all kinds, large messages, messages of several senders, and an end that is gone."""
 
-import gc
+import errno
+import select
 import socket
 import threading
 import time
@@ -42,7 +43,10 @@ KINDS = {
     "no dimension": np.array(3.5),
     "empty": np.empty((0, 7), np.float32),
     "truth": np.array([True, False]),
+    "read-only": np.frombuffer(bytes(range(100)), np.uint8).reshape(10, 10),
+    "read-only columns": np.asfortranarray(np.arange(6.0).reshape(2, 3)),
 }
+KINDS["read-only columns"].flags.writeable = False
 
 
 @pytest.mark.parametrize("name", KINDS)
@@ -131,9 +135,11 @@ def test_both_ways_at_once(ends: list[Pipe]) -> None:
 def test_closing_sends_what_is_left(ends: list[Pipe]) -> None:
     big = np.arange(BIG, dtype=np.uint8)
     ends[0].send([big])
+    ends[0].send([big[::-1]])
     closing = threading.Thread(target=ends[0].close)
     closing.start()
     assert np.array_equal(ends[1].receive()[0], big)
+    assert np.array_equal(ends[1].receive()[0], big[::-1])
     closing.join(10)
     with pytest.raises(EOFError):
         ends[1].receive()
@@ -148,7 +154,45 @@ def test_an_end_that_is_gone() -> None:
         ours.receive()
     ours.close()
     ours.send(["nor this"])
-    gc.collect()
+
+
+class Failing(socket.socket):
+    """Out of the system's memory after so many bytes."""
+
+    room = 0
+
+    def sendmsg(self, pieces: Any, *_: Any) -> int:
+        if not self.room:
+            raise OSError(errno.ENOBUFS, "no buffer space")
+        sent, self.room = super().send(pieces[0][: self.room]), 0
+        return sent
+
+
+@pytest.mark.parametrize("room", [0, 100])
+@pytest.mark.parametrize("size", [10, BIG])
+def test_after_a_message_that_was_not_sent_whole_there_is_no_other(room: int, size: int) -> None:
+    ours, theirs = socket.socketpair()
+    failing = Failing(fileno=ours.detach())
+    failing.room = room
+    pipe, other = Pipe(failing), Pipe(theirs)
+    pipe.send([np.ones(size, np.uint8)])
+    with pytest.raises(EOFError):
+        other.receive()
+    with pytest.raises(EOFError):
+        pipe.receive()
+    pipe.close()
+    other.close()
+
+
+def test_what_is_small_leaves_at_once() -> None:
+    ours, theirs = socket.socketpair()
+    pipe = Pipe(ours)
+    for _ in range(50):
+        pipe.send([np.ones(1000, np.uint8)])
+        assert select.select([theirs], [], [], 0)[0], "it is there when send returns"
+        theirs.recv(1 << 20)
+    pipe.close()
+    theirs.close()
 
 
 def test_what_cannot_be_pickled_harms_no_other_message(ends: list[Pipe]) -> None:

@@ -1,6 +1,5 @@
 """The worker's loop: how long it waits for tasks that are on their way."""
 
-import socket
 import threading
 import time
 from types import SimpleNamespace
@@ -8,7 +7,6 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from gradserve_server.pool.pipe import Pipe
 from gradserve_server.pool.wire import Stop, Task
 from gradserve_server.pool.worker import Worker
 
@@ -35,7 +33,7 @@ class StandIn:
 def gathering(wait: float, *messages: object) -> tuple[Worker, StandIn, float]:
     """What a worker has after it has gathered while these come in, and how long it took."""
     engine = StandIn(wait)
-    worker = Worker(Pipe(socket.socketpair()[0]), engine)  # type: ignore[arg-type]
+    worker = Worker(SimpleNamespace(), engine)  # type: ignore[arg-type]
 
     def arrive() -> None:
         for message in messages:

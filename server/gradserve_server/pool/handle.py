@@ -42,11 +42,10 @@ class Handle:
 
         context = multiprocessing.get_context("spawn")
         ours, theirs = socket.socketpair()
-        self._pipe = Pipe(ours)
         self._process = context.Process(target=main, args=(theirs, settings), daemon=True)
-        with _deaf_to_interrupts():
+        with theirs, _deaf_to_interrupts():  # closed afterwards, or its end would never be seen
             self._process.start()
-        theirs.close()  # or its end would never be seen
+        self._pipe = Pipe(ours)
         self._loop, self._hear, self._lost = loop, hear, lost
         threading.Thread(target=self._read, daemon=True).start()
 
@@ -81,7 +80,10 @@ class Handle:
 
     def _tell(self, messages: Sequence[Any]) -> None:
         for message in messages:
-            self._hear(self, message)
+            try:
+                self._hear(self, message)
+            except Exception as error:  # or those after it would not be heard
+                self._loop.call_exception_handler({"message": f"while hearing {message!r:.200}", "exception": error})
 
     def _on_loop(self, function: Callable[..., None], *args: object) -> None:
         with suppress(RuntimeError):  # the loop is closed: nobody listens any more

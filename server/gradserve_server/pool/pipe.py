@@ -3,6 +3,7 @@
 multiprocessing's own pipe copies arrays several times, and takes the interpreter's lock for every piece that it reads.
 """
 
+import io
 import pickle
 import queue
 import socket
@@ -23,13 +24,16 @@ AT_ONCE = 512  # pieces in one call; systems allow 1024
 
 
 class Pipe:
-    """One end. Sending never waits: what is large, or does not fit into the pipe, is left to a thread."""
+    """One end. Any thread may send, one receives.
+
+    Sending never waits: what is large, or does not fit into the pipe, is left to a thread.
+    """
 
     def __init__(self, end: socket.socket) -> None:
         self._end = end
         end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, BUFFER)
         self._lock = threading.Lock()
-        self._left, self._sent = 0, 0  # messages left to the thread, and sent by it
+        self._queued, self._written = 0, 0  # by the thread
         self._outbox: queue.SimpleQueue[Sequence[memoryview] | None] = queue.SimpleQueue()
         self._writer = threading.Thread(target=self._write, daemon=True)
         self._writer.start()
@@ -37,11 +41,13 @@ class Pipe:
     def send(self, messages: Sequence[object]) -> None:
         """All together; dropped where the other end is gone. Arrays must not change any more."""
         pieces = _pieces(messages)
-        with self._lock, self._or_over():
-            if self._left == self._sent and sum(piece.nbytes for piece in pieces) <= SMALL:
+        with self._lock, self._or_end():
+            if self._end.fileno() < 0:
+                return
+            if self._queued == self._written and sum(piece.nbytes for piece in pieces) <= SMALL:
                 pieces = self._offer(pieces)
             if pieces:
-                self._left += 1
+                self._queued += 1
                 self._outbox.put(pieces)
 
     def receive(self) -> Any:
@@ -56,13 +62,14 @@ class Pipe:
         return pickle.loads(memoryview(head)[HEADER.size :], buffers=arrays)
 
     def close(self) -> None:
-        """Sends what is left first; that ends at once where the other end is gone."""
+        """Waits until what is left was read, or the other end is gone."""
         self._outbox.put(None)
         self._writer.join()
-        self._end.close()
+        with self._lock:
+            self._end.close()
 
     @contextmanager
-    def _or_over(self) -> Iterator[None]:
+    def _or_end(self) -> Iterator[None]:
         """After a message that was not sent whole no other can be; both ends will see it as they receive."""
         try:
             yield
@@ -78,10 +85,10 @@ class Pipe:
 
     def _write(self) -> None:
         while (pieces := self._outbox.get()) is not None:
-            with self._or_over():
+            with self._or_end():
                 while pieces:
                     pieces = _rest(pieces, self._end.sendmsg(pieces[:AT_ONCE]))
-            self._sent += 1
+            self._written += 1
 
     def _read(self, size: int) -> bytearray:
         read = bytearray(size)
@@ -97,10 +104,20 @@ class Pipe:
             pieces = _rest(pieces, got)
 
 
+class _Pickler(pickle.Pickler):
+    def reducer_override(self, value: Any) -> Any:
+        """An array that cannot be written to would arrive so, and torch wants none of those."""
+        if isinstance(value, np.ndarray) and not value.flags.writeable:
+            return value.copy(order="K").__reduce_ex__(pickle.HIGHEST_PROTOCOL)
+        return NotImplemented
+
+
 def _pieces(messages: Sequence[object]) -> Sequence[memoryview]:
     """What `receive` reads."""
     buffers: list[pickle.PickleBuffer] = []
-    pickled = pickle.dumps(messages, 5, buffer_callback=buffers.append)
+    file = io.BytesIO()
+    _Pickler(file, pickle.HIGHEST_PROTOCOL, buffer_callback=buffers.append).dump(messages)
+    pickled = file.getvalue()
     arrays = [buffer.raw() for buffer in buffers]
     lengths = struct.pack(f"={len(arrays)}Q", *(array.nbytes for array in arrays))
     head = HEADER.pack(len(pickled), len(lengths)) + pickled + lengths
