@@ -19,7 +19,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 from serving import Server, Stubs, methods, picture, refused
 
-from gradserve.v1 import explain_pb2, models_pb2, predict_pb2
+from gradserve.v1 import explain_pb2, influence_pb2, models_pb2, predict_pb2
 from gradserve_server.__main__ import main
 from gradserve_server.api.server import SERVICES, ApiServer
 from gradserve_server.config import LimitSettings, ServerSettings
@@ -309,14 +309,16 @@ def test_one_line_of_json_for_each_request(server: Server, stubs: Stubs) -> None
 
 
 @pytest.mark.parametrize(("asked", "logged"), [("no-such-model", "no-such-model"), ("x" * 500, "x" * 97 + "…")])
-def test_the_line_of_a_refused_request(server: Server, stubs: Stubs, asked: str, logged: str) -> None:
+@pytest.mark.parametrize("message", [explain_pb2.ExplainRequest, influence_pb2.SuspectsRequest])
+def test_the_line_of_a_refused_request(server: Server, stubs: Stubs, message: Any, asked: str, logged: str) -> None:
+    rpc = message.DESCRIPTOR.name.removesuffix("Request")
     with pytest.raises(grpc.RpcError) as caught:
-        stubs.gradients.Explain(explain_pb2.ExplainRequest(model=asked), timeout=30)
+        getattr(stubs.gradients, rpc)(message(model=asked), timeout=30)
     name = dict(caught.value.trailing_metadata())["x-request-id"]
     until(lambda: name in server.log())
     (line,) = [line[line.index("{") :] for line in server.log().splitlines() if name in line]
     facts = json.loads(line)
-    assert (facts["rpc"], facts["model"], facts["code"]) == ("Explain", logged, "NOT_FOUND")
+    assert (facts["rpc"], facts["model"], facts["code"]) == (rpc, logged, "NOT_FOUND")
 
 
 @pytest.fixture

@@ -28,7 +28,7 @@ from ..pool.wire import Outcome, Preview, Task
 from .attack_replies import attack_reply, returned
 from .attacks import bind_attack, certifying, crafting, mapping
 from .binding import Bound, Circumstances, bind_explain, bind_predict, model_card
-from .context import request_facts
+from .context import Facts, request_facts
 from .errors import RequestError, clipped, failure, unavailable
 from .influence_replies import embed_reply, influence_reply, suspects_reply
 from .influences import bind_embed, bind_influence, bind_suspects
@@ -162,9 +162,7 @@ class GradientService(service_pb2_grpc.GradientServiceServicer):
     ) -> influence_pb2.SuspectsResponse:
         """The most suspicious labels; they are in the index already, so that no worker is needed."""
         with self._admitted("suspects"):
-            if not self._pool.cards:
-                raise unavailable("the server is starting")
-            facts = request_facts.get()
+            facts = self._asked(request)
             card, index, order, top = bind_suspects(request, self._pool.cards)
             facts.model = card.name
             return await self._in_thread(suspects_reply, request, card, index, order, top, facts.id)
@@ -195,15 +193,20 @@ class GradientService(service_pb2_grpc.GradientServiceServicer):
     async def _bind(
         self, bind: Callable[[Any, Circumstances], Bound], request: Any, context: grpc.aio.ServicerContext
     ) -> Bound:
-        if not self._pool.cards:
-            raise unavailable("the server is starting")
-        facts = request_facts.get()
-        facts.model = clipped(request.model, LOGGED)  # of a refused request, what it asked for
+        facts = self._asked(request)
         at = Circumstances(facts.id, facts.arrived, context.time_remaining(), self._pool.cards, self._limits)
         bound = await self._in_thread(bind, request, at)
         facts.model = bound.card.name
         facts.methods = ",".join(bound.methods)
         return bound
+
+    def _asked(self, request: Any) -> Facts:
+        """The request's facts with the model as it was sent, which is what the log says if it is refused."""
+        if not self._pool.cards:
+            raise unavailable("the server is starting")
+        facts = request_facts.get()
+        facts.model = clipped(request.model, LOGGED)
+        return facts
 
     async def _outcome(self, task: Task, report: Report = unheard) -> Outcome:
         """The task's outcome, after its reports; raises RequestError for a failure, and when the time is up."""

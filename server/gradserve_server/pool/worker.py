@@ -111,7 +111,6 @@ class Worker:
         self._pipe = pipe
         self._engine = engine
         self._inbox: queue.SimpleQueue[Task | Cancel | Stop] = queue.SimpleQueue()
-        self._cancelled: set[str] = set()
         self._stopping = False
         self._ticked = 0.0
 
