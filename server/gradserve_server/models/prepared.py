@@ -21,6 +21,11 @@ from .straight import Line, Straight
 from .taps import Place, Side
 
 SMALLEST = 8
+GREY_WEIGHTS = (0.299, 0.587, 0.114)  # of red, green and blue in grey, by ITU-R BT.601 as in PIL's "L"
+GREY_NOTE = (
+    "takes grey pictures: requests are RGB all the same, turned into 0.299 R + 0.587 G + 0.114 B; "
+    "gradients are by the RGB pixels"
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,6 +67,8 @@ class Prepared:
 
     def normalised(self, images: Tensor) -> Tensor:
         """What the network takes for images [N, 3, H, W] in [0, 1]."""
+        if self.card.channels == 1:
+            images = grey(images)
         n, channels, height, width = images.shape
         lines = images.permute(0, 2, 3, 1).reshape(n * height, width * channels)  # long ones, for vector instructions
         scaled = torch.addcmul(self._shift.repeat(width), lines, self._scale.repeat(width))
@@ -101,6 +108,12 @@ class Prepared:
         return max(layers, key=self.card.order)
 
 
+def grey(images: Tensor) -> Tensor:
+    """[N, 3, H, W] -> [N, 1, H, W], differentiable and not rounded."""
+    weights = torch.tensor(GREY_WEIGHTS, device=images.device, dtype=images.dtype).view(3, 1, 1)
+    return (images * weights).sum(1, keepdim=True)
+
+
 def prepare(
     spec: ModelSpec, device: torch.device, dtype: torch.dtype = torch.float32, *, fold: bool = True
 ) -> Prepared:
@@ -115,14 +128,16 @@ def prepare_source(
     """The same for a network that is already loaded, which is changed in place."""
     network = source.network.to(device=device, dtype=dtype)
     generator = torch.Generator().manual_seed(0)
-    example = torch.rand(ROWS, 3, source.height, source.width, generator=generator).to(device, dtype)
-    mean, std = (torch.tensor(v, device=device, dtype=dtype).view(3, 1, 1) for v in (source.mean, source.std))
+    example = torch.rand(ROWS, source.channels, source.height, source.width, generator=generator).to(device, dtype)
+    mean, std = (torch.tensor(v, device=device, dtype=dtype).view(-1, 1, 1) for v in (source.mean, source.std))
     example = ((example - mean) / std).contiguous(memory_format=torch.channels_last)
     try:
         folded = fold_batch_norms(network, example) if fold else {}
         network = network.to(memory_format=torch.channels_last)
         seen = probe(network, example)
     except Exception as error:
+        if hint := _channels_fault(network, source, example):
+            raise LoadError(f"model {spec.name}: {hint}") from error
         raise LoadError(f"model {spec.name}: a first pass at {source.height}x{source.width} failed: {error}") from error
     any_size, smallest = _sizes(network, example)
     card = replace(_card(spec, source, seen, folded), any_size=any_size, min_size=smallest)
@@ -166,11 +181,37 @@ def _sizes(network: nn.Module, example: Tensor) -> tuple[bool, int]:
     return True, smallest
 
 
+def _channels_fault(network: nn.Module, source: Source, example: Tensor) -> str:
+    """What to do where the first pass failed because the network takes another number of channels, or nothing."""
+    other = example.mean(1, keepdim=True) if source.channels == 3 else example.expand(-1, 3, -1, -1)
+    with contextlib.suppress(Exception), torch.no_grad():
+        network(other.contiguous())
+        if source.channels == 3:
+            return (
+                "its network takes pictures of one channel, not of three: write channels = 1 into its entry, "
+                "with mean and std of one number each"
+            )
+        return "its network takes pictures of three channels: leave channels = 1 out of its entry"
+    return ""
+
+
+def _card_labels(spec: ModelSpec, source: Source, classes: int) -> tuple[str, ...]:
+    """The names of the classes, which are as many. Raises LoadError."""
+    if source.classes not in (None, classes):
+        text = f"the file gives its last layer {source.classes} outputs, but the network has {classes} classes"
+        raise LoadError(f"model {spec.name}: {text}; let its builder make a network that fits the file")
+    if source.labels and (len(source.labels) == classes):
+        return source.labels
+    if source.labels and not source.labels_are_usual:
+        raise LoadError(f"model {spec.name}: {len(source.labels)} labels for {classes} classes")
+    return tuple(f"class {i}" for i in range(classes))
+
+
 def _card(spec: ModelSpec, source: Source, seen: Probe, folded: dict[str, str]) -> ModelCard:
-    labels = source.labels or tuple(f"class {i}" for i in range(seen.classes))
-    if len(labels) != seen.classes:
-        raise LoadError(f"model {spec.name}: {len(labels)} labels for {seen.classes} classes")
-    notes = list(spec.notes)
+    labels = _card_labels(spec, source, seen.classes)
+    notes = [*spec.notes, *source.notes]
+    if spec.channels == 1:
+        notes.append(GREY_NOTE)
     if seen.softmax:
         notes.append("its outputs look like probabilities: gradients of a saturated softmax vanish; serve the logits")
     if seen.relus and seen.other_activations:
@@ -197,6 +238,7 @@ def _card(spec: ModelSpec, source: Source, seen: Probe, folded: dict[str, str]) 
         rules_refused=seen.rules_refused,
         softmax=seen.softmax,
         gflop=seen.gflop,
+        channels=spec.channels,
         precisions=spec.precisions,
         auto=spec.auto,
         rows=spec.rows,
