@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -18,8 +18,9 @@ from ..methods.attack.lens import eot
 from ..methods.explain import Call
 from ..methods.targets import Target
 from ..models.card import ModelCard
+from ..models.served import ServedModels
 from ..pool.wire import Task
-from .binding import Bound, Circumstances, Common, calls_of, check_applies, common_of, model_card, task_of
+from .binding import Bound, Circumstances, Common, calls_of, check_applies, check_loaded, common_of, model_card, task_of
 from .errors import Violations, near, shown
 from .fields import bound, word
 from .targets import class_named, target_of
@@ -109,8 +110,9 @@ def _with_canvas(request: attack_pb2.AttackRequest, card: ModelCard) -> attack_p
 
 
 def _check_surrogate(
-    name: str, card: ModelCard, size: Sequence[int], cards: Mapping[str, ModelCard], violations: Violations
+    name: str, card: ModelCard, size: Sequence[int], cards: ServedModels, violations: Violations
 ) -> None:
+    check_loaded(name, cards)
     surrogate, path = cards.get(name), "method.transfer.surrogate"
     if surrogate is None:
         violations.add(path, f"there is no model {shown(name)}; {near(name, cards)}")

@@ -1,6 +1,6 @@
 """What is known of a served model without touching it: torch-free, sent from the workers to the front-end."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -66,24 +66,3 @@ class ModelCard:
     def order(self, name: str) -> int:
         """The place of a layer in the execution order."""
         return next(i for i, layer in enumerate(self.layers) if layer.name == name)
-
-
-class ServedModels(Mapping[str, ModelCard]):
-    """The cards of the models that can be used, by name; and the models of the configuration that cannot be loaded."""
-
-    def __init__(
-        self, cards: Iterable[ModelCard] = (), unavailable: Mapping[str, str] | None = None, default: str = ""
-    ) -> None:
-        """`unavailable`: reasons by name. `default`: the model of requests that name none; otherwise the first card."""
-        self._cards = {card.name: card for card in cards}
-        self.unavailable = dict(unavailable or {})
-        self.default = default or next(iter(self._cards), "")
-
-    def __getitem__(self, name: str) -> ModelCard:
-        return self._cards[name]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._cards)
-
-    def __len__(self) -> int:
-        return len(self._cards)
