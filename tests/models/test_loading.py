@@ -14,7 +14,7 @@ from zoo import CPU, normalised, off
 from gradserve_server.models.catalogue import EMBEDDED, ModelSpec
 from gradserve_server.models.embedded.digits.train import split
 from gradserve_server.models.loading import LoadError, digest, load
-from gradserve_server.models.prepared import prepare
+from gradserve_server.models.preparation import prepare
 
 LINEAR = {"builder": "networks:linear", "height": 8, "width": 12}
 
