@@ -25,7 +25,7 @@ from gradserve_server.api.server import SERVICES, ApiServer
 from gradserve_server.config import LimitSettings, ServerSettings
 from gradserve_server.metrics import Metrics
 from gradserve_server.models.catalogue import EMBEDDED
-from gradserve_server.models.prepared import prepare
+from gradserve_server.models.preparation import prepare
 from gradserve_server.models.served import ServedModels
 from gradserve_server.pool.pool import Pool
 from gradserve_server.pool.wire import Outcome

@@ -18,7 +18,8 @@ from gradserve_server.api.service import prepare_environment
 from gradserve_server.config import LimitSettings
 from gradserve_server.models.card import Precision
 from gradserve_server.models.catalogue import read_catalogue
-from gradserve_server.models.prepared import Prepared, prepare
+from gradserve_server.models.preparation import prepare
+from gradserve_server.models.prepared import Prepared
 
 from . import loop
 

@@ -18,7 +18,8 @@ from zoo import CPU, normalised, off
 
 from gradserve_server.models.catalogue import ModelSpec, check_builders
 from gradserve_server.models.loading import LoadError, digest, load
-from gradserve_server.models.prepared import Prepared, prepare
+from gradserve_server.models.preparation import prepare
+from gradserve_server.models.prepared import Prepared
 
 State = dict[str, Tensor]
 SIZE = {"height": 16, "width": 16}

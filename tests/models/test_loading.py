@@ -15,9 +15,10 @@ from torchvision.models import GoogLeNet_Weights, squeezenet1_1
 from zoo import CPU, normalised, off
 
 from gradserve_server.models.catalogue import EMBEDDED, ModelSpec
+from gradserve_server.models.channels import grey
 from gradserve_server.models.embedded.digits.train import split
 from gradserve_server.models.loading import LoadError, digest, load
-from gradserve_server.models.prepared import grey, prepare
+from gradserve_server.models.preparation import prepare
 from gradserve_server.models.wrappers import INNER
 
 LINEAR = {"builder": "networks:linear", "height": 8, "width": 12}

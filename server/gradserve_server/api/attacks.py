@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -46,6 +46,8 @@ def bind_attack(request: attack_pb2.AttackRequest, at: Circumstances) -> Bound:
     parameters = bound(method.function, getattr(request.method, name), f"method.{name}", violations) if name else None
     if parameters and "surrogate" in parameters:
         _check_surrogate(parameters["surrogate"], card, size, at.cards, violations)
+    if parameters is not None:
+        _check_gradient(name or "", parameters, card, at.cards, violations)
     aim = _aim(request, name or "", card, violations)
     ball = _ball(request, name or "", card, size, violations)
     lens = _lens(request, name or "", violations)
@@ -123,6 +125,16 @@ def _check_surrogate(
         surrogate.any_size and min(size) >= surrogate.min_size
     ):
         violations.add(path, f"{name} takes {surrogate.width}x{surrogate.height} pictures, not {size[1]}x{size[0]}")
+
+
+def _check_gradient(
+    name: str, parameters: Mapping[str, Any], card: ModelCard, cards: Mapping[str, ModelCard], violations: Violations
+) -> None:
+    """Methods that follow gradients need a model that has them: the surrogate, or else the attacked model."""
+    source = cards.get(parameters.get("surrogate", ""), card)
+    if source.no_gradient and METHODS[name].rows(parameters).gradients:
+        able = ", ".join(n for n, method in METHODS.items() if method.uses == "scores")
+        violations.refuse(f"{name} does not apply to {source.name}: {source.no_gradient}; {able} need no gradient")
 
 
 def _aim(request: attack_pb2.AttackRequest, name: str, card: ModelCard, violations: Violations) -> Aim:

@@ -3,7 +3,7 @@
 import hashlib
 from importlib import import_module
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 from urllib.error import URLError
 
 import torch
@@ -20,6 +20,10 @@ from .wrappers import NotServable, unwrap, unwrap_children
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 GREY_MEAN, GREY_STD = (0.0,), (1.0,)  # of networks that take one channel, unless their entry says otherwise
+GREY_NOTE = (
+    "takes grey pictures: requests are RGB all the same, turned into 0.299 R + 0.587 G + 0.114 B; "
+    "gradients are by the RGB pixels"
+)
 AUXILIARY = ("aux1", "aux2", "AuxLogits")  # heads of GoogLeNet and Inception that never run in eval mode
 
 
@@ -35,7 +39,7 @@ class Source(NamedTuple):
     interpolation: str
     mean: tuple[float, ...]
     std: tuple[float, ...]
-    channels: int = 3
+    channels: Literal[1, 3] = 3
     labels_are_usual: bool = False  # those of torchvision's weights, which hold only for as many classes
     classes: int | None = None  # the size of the last layer, where the weights decided it
     notes: tuple[str, ...] = ()
@@ -167,7 +171,7 @@ def _describe(spec: ModelSpec, built: _Built) -> Source:
         channels=spec.channels,
         labels_are_usual=usual,
         classes=built.loaded.classes,
-        notes=built.loaded.notes,
+        notes=(*built.loaded.notes, *([GREY_NOTE] if spec.channels == 1 else [])),
     )
 
 
@@ -193,6 +197,18 @@ def _labels(spec: ModelSpec, usual: Any) -> tuple[tuple[str, ...], bool]:
     if spec.labels is not None:
         return spec.labels, False
     return (tuple(usual.meta["categories"]), True) if usual else ((), False)
+
+
+def class_names(spec: ModelSpec, source: Source, classes: int) -> tuple[str, ...]:
+    """The names of the classes once it is known how many there are. Raises LoadError."""
+    if source.classes not in (None, classes):
+        text = f"the file gives its last layer {source.classes} outputs, but the network has {classes} classes"
+        raise LoadError(f"model {spec.name}: {text}; let its builder make a network that fits the file")
+    if len(source.labels) == classes:
+        return source.labels
+    if source.labels and not source.labels_are_usual:
+        raise LoadError(f"model {spec.name}: {len(source.labels)} labels for {classes} classes")
+    return tuple(f"class {i}" for i in range(classes))
 
 
 def digest(network: nn.Module) -> str:

@@ -25,7 +25,8 @@ from ..methods.influence.serving import attached
 from ..methods.making import as_bytes, pixels, resized
 from ..models.card import ModelCard, Precision
 from ..models.loading import LoadError
-from ..models.prepared import Prepared, prepare
+from ..models.preparation import prepare
+from ..models.prepared import Prepared
 from .pipe import Pipe
 from .wire import (
     Broken,
