@@ -2,6 +2,7 @@
 
 import argparse
 import re
+from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -320,10 +321,19 @@ def test_mnasnet_whose_state_dict_has_a_version(tmp_path: Path, save: Callable[[
     assert load(ModelSpec(name="mine", builder="mnasnet0_5", weights=str(tmp_path / "w"))).digest == digest(network)
 
 
-def test_the_versions_travel_with_the_prefix(tmp_path: Path) -> None:
-    network = mnasnet0_5(weights=None).eval()
-    torch.save(nn.DataParallel(network).state_dict(), tmp_path / "w")
-    assert load(ModelSpec(name="mine", builder="mnasnet0_5", weights=str(tmp_path / "w"))).digest == digest(network)
+@pytest.mark.parametrize("wrap", [nn.DataParallel, lambda n: torch.compile(n, backend="eager"), nn.Sequential])
+def test_the_versions_travel_with_the_prefix(tmp_path: Path, wrap: Callable[[nn.Module], nn.Module]) -> None:
+    network = own_networks.versioned()
+    state = wrap(network).state_dict()
+    old = {name: 2 * tensor if name.endswith("fc.weight") else tensor for name, tensor in state.items()}
+    for content, version in ((state, 2), (old, 1)):
+        state_dict = OrderedDict(content)
+        state_dict._metadata = OrderedDict(state._metadata)
+        for name, each in state._metadata.items():
+            if f"{name}.fc" in state._metadata:  # the network itself
+                state_dict._metadata[name] = {**each, "version": version}
+        torch.save(state_dict, tmp_path / "w")
+        assert load(spec("versioned", weights=str(tmp_path / "w"))).digest == digest(network)
 
 
 @pytest.mark.parametrize("auxiliary", [True, False])

@@ -108,8 +108,7 @@ def _build_torchvision(spec: ModelSpec) -> _Built:
         _enliven(network, usual.transforms().crop_size[0])
         return _Built(network, usual, transformed)
     _check_file(spec)
-    ignored = AUXILIARY if _has_auxiliary(network) else ()
-    return _Built(network, usual, transformed, load_weights(network, Path(spec.weights), spec.source, ignored))
+    return _Built(network, usual, transformed, load_weights(network, Path(spec.weights), spec.source))
 
 
 def _check_file(spec: ModelSpec) -> None:
@@ -132,14 +131,12 @@ def _enliven(network: nn.Module, size: int) -> None:
         network(noise + 0.3 * torch.randn_like(noise))
 
 
-def _has_auxiliary(network: nn.Module) -> bool:
-    """Whether the network is of torchvision's classes with heads that only run in training."""
-    return type(network) in (zoo.GoogLeNet, zoo.Inception3)
-
-
 def _drop_auxiliary(network: nn.Module) -> bool:
-    """Removes torchvision's heads that never run; returns whether the input transform inside was switched off."""
-    if not _has_auxiliary(network):
+    """Removes torchvision's heads that never run; returns whether the input transform inside was switched off.
+
+    torch ignores the tensors that a file has for a module that is None.
+    """
+    if type(network) not in (zoo.GoogLeNet, zoo.Inception3):
         return False
     for name in AUXILIARY:
         if isinstance(getattr(network, name, None), nn.Module):

@@ -18,29 +18,28 @@ class Loaded(NamedTuple):
     classes: int | None = None
 
 
-def load_weights(network: nn.Module, path: Path, source: str, ignored: tuple[str, ...] = ()) -> Loaded:
-    """Puts a file's weights into the network. Raises CheckpointError, and then the network is of no use any more.
+def load_weights(network: nn.Module, path: Path, source: str) -> Loaded:
+    """Puts a file's weights into the network that `source` built.
 
-    `source`: what built the network. `ignored`: beginnings of names that the file may have or lack.
+    Raises CheckpointError, and then the network is of no use any more.
     """
     own = network.state_dict()
     checkpoints = [fitted(each, own) for each in read_checkpoints(path)]
     checkpoint = next((each for each in checkpoints if _fits(each, own)), checkpoints[0])
-    tensors = {name: value for name, value in checkpoint.tensors.items() if not name.startswith(ignored or ("\0",))}
-    checkpoint = checkpoint._replace(tensors=tensors)
+    tensors = checkpoint.tensors
     loaded = _fit_head(network, checkpoint, own)
     if loaded.classes is not None:
         own = network.state_dict()
     misfits = _misfits(checkpoint, own)
     if misfits:
-        missing = _really_missing([name for name in own if name not in tensors], own, tensors, ignored)
+        missing = _really_missing([name for name in own if name not in tensors], own, tensors)
         unexpected = [name for name in tensors if name not in own]
         raise CheckpointError(_report(path, source, checkpoint, own, missing, unexpected, misfits))
     try:
         missing, unexpected = network.load_state_dict(as_state_dict(checkpoint, own), strict=False)
     except Exception as error:
         raise CheckpointError(f"{path.name} does not fit {source}: {type(error).__name__}: {error}") from error
-    missing = _really_missing(missing, own, tensors, ignored)
+    missing = _really_missing(missing, own, tensors)
     if missing or unexpected:
         raise CheckpointError(_report(path, source, checkpoint, own, missing, unexpected, []))
     return Loaded((*loaded.notes, *_other_state_dicts(path, checkpoint, checkpoints)), loaded.classes)
@@ -93,16 +92,13 @@ def _shape(tensor: Tensor) -> str:
     return "x".join(map(str, tensor.shape)) or "a single number"
 
 
-def _really_missing(
-    missing: Sequence[str], own: Mapping[str, Any], tensors: Mapping[str, Any], ignored: tuple[str, ...]
-) -> list[str]:
+def _really_missing(missing: Sequence[str], own: Mapping[str, Any], tensors: Mapping[str, Any]) -> list[str]:
     """Without counters of BatchNorm that old files lack, and tensors that the file has under another of their names."""
     there = {_place(own[name]) for name in tensors if isinstance(own.get(name), Tensor) and not _is_lazy(own[name])}
     return [
         name
         for name in missing
         if not name.endswith("num_batches_tracked")
-        and not name.startswith(ignored or ("\0",))
         and not (isinstance(own.get(name), Tensor) and not _is_lazy(own[name]) and _place(own[name]) in there)
     ]
 
@@ -130,18 +126,13 @@ def _fit_head(network: nn.Module, checkpoint: Checkpoint, own: Mapping[str, Any]
 
 
 def _is_last_plain(network: nn.Module, head: nn.Module) -> bool:
-    """Whether it is the last of its kind, does what its class says, and shares no parameter with another module."""
+    """Whether it is the last of its kind and does what its class says.
+
+    Another module that has its parameters too disagrees with the file as well, so that it is not the only one.
+    """
     if not is_plain(head, nn.Linear, nn.Conv2d) or getattr(head, "groups", 1) != 1:
         return False
-    alike = [module for module in network.modules() if isinstance(module, type(head))]
-    own = {id(parameter) for parameter in head.parameters()}
-    others = {id(parameter) for module in network.modules() if module is not head for parameter in _own(module)}
-    return alike[-1] is head and not own & others
-
-
-def _own(module: nn.Module) -> list[nn.Parameter | None]:
-    """The parameters of a module itself, also those that other modules have too."""
-    return list(module._parameters.values())
+    return [module for module in network.modules() if isinstance(module, type(head))][-1] is head
 
 
 def _resize(head: nn.Module, classes: int) -> None:
