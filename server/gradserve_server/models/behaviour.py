@@ -18,6 +18,15 @@ READS = {
     *(torch.is_nonzero, torch.equal, torch.allclose),
 }  # what gives a program numbers to decide by
 
+RANDOM = (
+    "two passes over the same image give different logits, even in eval mode: something in its forward is random "
+    "(a dropout with training=True?) or remembers earlier images; make it follow the module's mode"
+)
+DEPENDENT = (
+    "an image's logits depend on the other images of its batch, even in eval mode (a BatchNorm without running "
+    "statistics? a mean or maximum over the whole batch?); let it compute every image by itself"
+)
+
 
 class Unservable(ValueError):
     """A network whose answers would depend on chance or on the caller's company; the message says what to change."""
@@ -50,18 +59,13 @@ def examine(network: nn.Module, images: Tensor) -> Behaviour:
         if together.dim() != 2 or together.shape[0] != len(images):
             raise Unservable(f"it gives {described(together)} for {len(images)} images; it must give [images, classes]")
         bound = TOLERANCE * float(together.abs().max())
-        if _apart(run(network, images[:1]), run(network, images[:1])) > bound:
-            raise Unservable(
-                "two passes over the same image give different logits, even in eval mode: something in its forward is "
-                "random (a dropout with training=True?) or remembers earlier images; make it follow the module's mode"
-            )
-        alone = torch.cat([run(network, image) for image in images.split(1)])
-        if _apart(alone, together) > bound:
-            raise Unservable(
-                "an image's logits depend on the other images of its batch, even in eval mode (a BatchNorm without "
-                "running statistics? a mean, maximum or branch over the whole batch?); compute every image by itself"
-            )
-    return Behaviour(_no_gradient(network, images[:1]), _decides(network, images[:1]))
+        alone = [run(network, image) for image in images.split(1)]
+        again, reads = _watched(network, images[:1])
+        if _apart(again, alone[0]) > bound:
+            raise Unservable(RANDOM)
+        if not reads and _apart(torch.cat(alone), together) > bound:
+            raise Unservable(DEPENDENT)
+    return Behaviour(_no_gradient(network, images[:1]), reads)
 
 
 def _apart(first: Tensor, second: Tensor) -> float:
@@ -86,13 +90,13 @@ def _no_gradient(network: nn.Module, image: Tensor) -> str:
     )
 
 
-def _decides(network: nn.Module, image: Tensor) -> str:
+def _watched(network: nn.Module, image: Tensor) -> tuple[Tensor, str]:
+    """The logits, and what the network reads of its input, in words; empty for most networks."""
     reads = _Reads(image)
-    with torch.no_grad(), reads:
-        logits_of(network(reads.image))
-    return (
-        f"it reads values of its input ({', '.join(sorted(reads.found))}) and may decide by them" if reads.found else ""
-    )
+    with reads:
+        logits = logits_of(network(reads.image))
+    functions = ", ".join(sorted(reads.found))
+    return logits, f"it reads values of its input ({functions}) and may decide by them" if functions else ""
 
 
 class _Reads(TorchFunctionMode):

@@ -54,7 +54,10 @@ class Answers(NamedTuple):
 
 
 class Comparison:
-    """What a network's answers should be, and how far those of another may be off."""
+    """What a network's answers should be, and how far those of another may be off.
+
+    EXACT is compared over all images; the other formats, which follow it through the same operations, over the last.
+    """
 
     def __init__(self, network: nn.Module, normalised: Forward, images: Sequence[Tensor], *, wide: bool) -> None:
         """`network` is untouched, in eval mode; `normalised` makes its input of images [N, 3, H, W] in [0, 1].
@@ -66,30 +69,26 @@ class Comparison:
         exact = _in_double(network, normalised, images) if wide else None
         self.in_double = exact is not None
         self._right = plain if exact is None else exact
-        self._own = {"exact": self._errors(plain), "double": Errors(0, 0)}
+        each = [_errors(ours, right) for ours, right in zip(plain, self._right, strict=True)]
+        self._own = {"exact": _largest(each), "balanced": each[-1], "double": Errors(0, 0)}
 
     def add_half(self, network: nn.Module, normalised: Forward, half: torch.dtype) -> None:
-        """Learns which errors the untouched network makes in half precision. Raises what it raises there."""
-        copy = deepcopy(network).to(half)
-        self._own["fast"] = self.errors(lambda x: run(copy, normalised(x).to(half)).to(x.dtype))
+        """Learns which errors a copy of the untouched network makes in half precision. Raises what it raises there."""
+        network = network.to(half)
+        self._own["fast"] = self.errors("fast", lambda x: run(network, normalised(x).to(half)).to(x.dtype))
 
-    def errors(self, forward: Forward) -> Errors:
-        """Those of another network over the same images."""
-        return self._errors([_answers(forward, batch) for batch in self._images])
-
-    def errors_in_double(self, network: nn.Module, normalised: Forward) -> Errors:
-        """Those of a network that is cast to float64, over the last images. Raises what it raises there."""
-        batch = self._images[-1].double()
-        return _errors(_answers(lambda x: run(network, normalised(x)), batch), self._right[-1])
+    def errors(self, kind: Format, forward: Forward) -> Errors:
+        """Those of another network."""
+        chosen = slice(None) if kind == "exact" else slice(-1, None)
+        images, right = self._images[chosen], self._right[chosen]
+        if kind == "double":
+            images = [batch.double() for batch in images]
+        found = [_answers(forward, batch) for batch in images]
+        return _largest([_errors(ours, theirs) for ours, theirs in zip(found, right, strict=True)])
 
     def bounds(self, kind: Format) -> Errors:
         """What is allowed."""
-        own = self._own.get(kind, self._own["exact"])
-        return Errors(*(max(floor, SLACK * error) for floor, error in zip(FLOORS[kind], own, strict=True)))
-
-    def _errors(self, found: Sequence[Answers]) -> Errors:
-        each = [_errors(ours, right) for ours, right in zip(found, self._right, strict=True)]
-        return Errors(max(e.logits for e in each), max(e.gradient for e in each))
+        return Errors(*(max(floor, SLACK * own) for floor, own in zip(FLOORS[kind], self._own[kind], strict=True)))
 
 
 def _in_double(network: nn.Module, normalised: Forward, images: Sequence[Tensor]) -> list[Answers] | None:
@@ -112,6 +111,10 @@ def _answers(forward: Forward, images: Tensor) -> Answers:
         by_image = torch.autograd.grad(score, images, allow_unused=True)[0] if score.requires_grad else None
     gradient = torch.zeros_like(images) if by_image is None else by_image
     return Answers(logits.detach().double(), gradient.detach().double())
+
+
+def _largest(errors: Sequence[Errors]) -> Errors:
+    return Errors(max(each.logits for each in errors), max(each.gradient for each in errors))
 
 
 def _errors(ours: Answers, right: Answers) -> Errors:

@@ -1,6 +1,7 @@
 """Folding BatchNorm into the convolution before it, found by the order of execution and never by names."""
 
 from collections import Counter
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -18,8 +19,8 @@ class FoldedBatchNorm(nn.Identity):
     """What a folded BatchNorm becomes: it hands its input on, wherever it stands and whatever it is called."""
 
 
-def foldable(network: nn.Module, example: Tensor) -> list[tuple[str, str]]:
-    """Pairs (convolution, BatchNorm) that may become one convolution.
+def foldable(network: nn.Module, example: Tensor) -> dict[str, str]:
+    """{convolution: BatchNorm} for the pairs that may become one convolution.
 
     Both are plain modules that run once, the BatchNorm's input is the convolution's output, which nothing else uses,
     and nothing else uses their weights.
@@ -50,11 +51,11 @@ def foldable(network: nn.Module, example: Tensor) -> list[tuple[str, str]]:
     finally:
         for handle in handles:
             handle.remove()
-    return [
-        (conv, norm)
+    return {
+        conv: norm
         for conv, out, norm in pairs
         if calls[conv] == calls[norm] == 1 and uses.once(out, *_weights(modules[conv]), *_weights(modules[norm]))
-    ]
+    }
 
 
 def _is_settled(norm: Any) -> bool:
@@ -67,10 +68,9 @@ def _weights(module: Any) -> tuple[Tensor | None, ...]:
     return (module.weight, module.bias, getattr(module, "running_mean", None), getattr(module, "running_var", None))
 
 
-def fold_batch_norms(network: nn.Module, example: Tensor) -> dict[str, str]:
-    """Folds in float64 and returns {convolution: BatchNorm}; the BatchNorm's name stays."""
-    folded = dict(foldable(network, example))
-    for conv_name, norm_name in folded.items():
+def fold_batch_norms(network: nn.Module, pairs: Iterable[tuple[str, str]]) -> None:
+    """Folds these pairs (convolution, BatchNorm) in float64; the BatchNorm's name stays."""
+    for conv_name, norm_name in pairs:
         conv: Any = network.get_submodule(conv_name)
         norm: Any = network.get_submodule(norm_name)
         dtype = conv.weight.dtype
@@ -82,7 +82,6 @@ def fold_batch_norms(network: nn.Module, example: Tensor) -> dict[str, str]:
         for name, value in (("weight", weight), ("bias", bias)):
             setattr(conv, name, nn.Parameter(value.detach().to(dtype), requires_grad=False))
         _disable(norm)
-    return folded
 
 
 def _disable(norm: nn.Module) -> None:

@@ -16,7 +16,7 @@ from .catalogue import ModelSpec
 from .channels import advice, grey
 from .comparison import Comparison, Format, batches
 from .convolutions import HALF
-from .fold import fold_batch_norms
+from .fold import fold_batch_norms, foldable
 from .kernels import Kernels
 from .loading import LoadError, Source, class_names, load
 from .outputs import NoLogits, run
@@ -89,16 +89,19 @@ class _Preparation:
             torch.tensor(v, device=self.device, dtype=self.dtype).view(-1, 1, 1)
             for v in (self.source.mean, self.source.std)
         )
-        self.behaviour = examine(network, self.normalised(self._images(varied(*size))))
         self.example = self.normalised(self._images(varied(*size))[:ROWS])
-        self.any_size, self.min_size = _sizes(network, self.example)
+        self.any_size, self.min_size = _sizes(network, self.example[:1])
         self.other_size = self._other_size()
+        images = varied(*(self.other_size or size))
+        self.behaviour = examine(network, self.normalised(self._images(images)))
+        self.pairs = foldable(network, self.example[:1]) if fold else {}
         faults: list[str] = []
         for treatment in TREATMENTS if fold else TREATMENTS[2:]:
             try:
                 exact = self._treated(treatment)
             except Exception as error:
                 faults.append(_words(treatment, error))
+                log.warning("%s: %s", self.spec.name, faults[-1], exc_info=not isinstance(error, Disagreement))
                 continue
             if exact is not None:
                 exact = replace(exact, card=replace(exact.card, notes=(*exact.card.notes, *faults[-1:])))
@@ -131,26 +134,25 @@ class _Preparation:
 
     def _other_size(self) -> tuple[int, int] | None:
         """A smaller size in another aspect, if the network takes one."""
-        other = (-(-self.source.height // 2), -(-self.source.width * 5 // 8))
+        other = (-(-self.source.height * 3 // 8), -(-self.source.width // 2))
         takes = self.any_size and _takes(self.source.network, self.example, *other)
         return other if takes else None
 
     def _treated(self, treatment: Treatment) -> Prepared | None:
         """The network in fp32; None where the treatment changes nothing. Raises Disagreement, or what torch raises."""
-        network, folded = self.source.network, {}
-        if any(treatment):
-            network = self._copy()
+        if treatment.fold and not self.pairs:
+            return None
+        network = self._copy() if any(treatment) else self.source.network
         if treatment.fold:
-            folded = fold_batch_norms(network, self.example)
-            if not folded:
-                return None
             self._check_in_double()
+            fold_batch_norms(network, self.pairs.items())
         example = self.example
         if treatment.channels_last:
             network = network.to(memory_format=torch.channels_last)
             example = example.contiguous(memory_format=torch.channels_last)
         seen = probe(network, example)
-        exact = Prepared(network, self._card(seen, folded), seen.places, self.mean, self.std)
+        card = self._card(seen, self.pairs if treatment.fold else {})
+        exact = Prepared(network, card, seen.places, self.mean, self.std)
         exact = replace(exact, channels_last=treatment.channels_last)
         if self.device.type == "cpu" and any(treatment):
             exact = replace(exact, kernels=Kernels(), straight=Straight(network))
@@ -160,18 +162,16 @@ class _Preparation:
     def _copy(self) -> nn.Module:
         """A copy of the untouched network, after a pass that leaves no gradient's history in it: that has no copy."""
         with torch.no_grad():
-            run(self.source.network, self.example)
+            run(self.source.network, self.example[:1])
         return deepcopy(self.source.network)
 
     def _check_in_double(self) -> None:
         """Whether folding leaves the answers as they are where rounding does not blur them. Raises Disagreement."""
         if self.comparison.in_double:
             network = self._copy().double()
-            fold_batch_norms(network, self.example.double())
-            errors, bounds = (
-                self.comparison.errors_in_double(network, self.normalised),
-                self.comparison.bounds("double"),
-            )
+            fold_batch_norms(network, self.pairs.items())
+            errors = self.comparison.errors("double", lambda x: run(network, self.normalised(x)))
+            bounds = self.comparison.bounds("double")
             if not errors.within(bounds):
                 raise Disagreement(f"in float64 {errors.beside(bounds)}")
 
@@ -185,7 +185,7 @@ class _Preparation:
         kind: Format = "double" if self.dtype == torch.float64 else model.precision
         if kind == "fast":
             comparison.add_half(self._copy(), self.normalised, HALF)
-        errors, bounds = comparison.errors(model), comparison.bounds(kind)
+        errors, bounds = comparison.errors(kind, model), comparison.bounds(kind)
         if model.network is self.source.network:
             bounds = bounds._replace(gradient=torch.inf)  # torch's own gradient of the author's own network
         log.info("%s in %s: %s", self.spec.name, kind, errors.beside(bounds))
