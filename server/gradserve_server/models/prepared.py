@@ -14,9 +14,10 @@ from .catalogue import ModelSpec
 from .convolutions import HALF
 from .fold import fold_batch_norms
 from .kernels import FastOperations, Kernels
+from .layouts import ROWS
 from .loading import LoadError, Source, load
 from .precision import HalfBackward, Halves
-from .probe import ROWS, Probe, probe
+from .probe import Probe, probe
 from .straight import Line, Straight
 from .taps import Place, Side
 
@@ -94,7 +95,10 @@ class Prepared:
 
     def place(self, layer: str, side: Side = "output") -> Place:
         """Where to listen for a layer's output or input."""
-        return self.places[layer]._replace(side=side)
+        place = self.places[self.card.listed(layer)]
+        if place.relu and side == "input":
+            return place._replace(relu=False)  # what its module gave
+        return place._replace(side=side)
 
     def deepest(self, layers: Collection[str]) -> str:
         """The layer of these that runs last."""
@@ -121,7 +125,7 @@ def prepare_source(
     try:
         folded = fold_batch_norms(network, example) if fold else {}
         network = network.to(memory_format=torch.channels_last)
-        seen = probe(network, example)
+        seen = probe(network, example, spec.tokens.numbers if spec.tokens else None)
     except Exception as error:
         raise LoadError(f"model {spec.name}: a first pass at {source.height}x{source.width} failed: {error}") from error
     any_size, smallest = _sizes(network, example)
@@ -170,7 +174,7 @@ def _card(spec: ModelSpec, source: Source, seen: Probe, folded: dict[str, str]) 
     labels = source.labels or tuple(f"class {i}" for i in range(seen.classes))
     if len(labels) != seen.classes:
         raise LoadError(f"model {spec.name}: {len(labels)} labels for {seen.classes} classes")
-    notes = list(spec.notes)
+    notes = [*spec.notes, *seen.notes]
     if seen.softmax:
         notes.append("its outputs look like probabilities: gradients of a saturated softmax vanish; serve the logits")
     if seen.relus and seen.other_activations:
@@ -201,4 +205,7 @@ def _card(spec: ModelSpec, source: Source, seen: Probe, folded: dict[str, str]) 
         auto=spec.auto,
         rows=spec.rows,
         notes=tuple(notes),
+        aliases=seen.aliases,
+        upstream=seen.upstream,
+        tokens=seen.tokens,
     )
