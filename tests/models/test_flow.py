@@ -11,10 +11,12 @@ from torchvision.models.densenet import DenseNet
 from zoo import CPU, inputs, off, prepared
 
 from gradserve_server.api.errors import Violations
+from gradserve_server.api.replies import method_warnings
 from gradserve_server.api.targets import cam_layer, known_layer
 from gradserve_server.engine.differentiate import differentiate
 from gradserve_server.engine.objective import channel, logit
 from gradserve_server.engine.query import Part, Query, Tap
+from gradserve_server.methods.explain import Call
 from gradserve_server.methods.explain.cam import weighted_sum
 from gradserve_server.methods.targets import Target
 from gradserve_server.models.catalogue import ModelSpec
@@ -155,11 +157,12 @@ class Functional(nn.Module):
         super().__init__()
         self.a, self.b = nn.Conv2d(3, 8, 3, 1, 1), nn.Conv2d(8, 8, 3, 1, 1)
         self.c = nn.Sequential(nn.Conv2d(8, 8, 3, 2, 1), nn.BatchNorm2d(8))
-        self.own, self.head = conv(8, 8), nn.Linear(8, 5)
+        self.own, self.d, self.head = conv(8, 8), nn.Conv2d(8, 8, 1), nn.Linear(8, 5)
 
     def forward(self, x: Tensor) -> Tensor:
         x = F.relu(self.b(F.relu6(self.a(x))))
         x = self.own(x).clamp(min=0)  # on what is rectified already
+        x = F.relu(self.d(x).add_(x))  # of a sum: no module gave that
         x = F.relu(self.c(self.b(x)), inplace=True)
         return self.head(x.mean((2, 3)))  # type: ignore[no-any-return]
 
@@ -183,6 +186,7 @@ def by_hand(model: Prepared, x: Tensor) -> tuple[Tensor, Tensor]:
     """What the last ReLU gives and the gradient by it, of plain torch."""
     net: Any = model.network
     first = net.own(F.relu(net.b(F.relu6(net.a(model.normalised(x))))))
+    first = F.relu(net.d(first) + first)
     out = F.relu(net.c(net.b(first))).requires_grad_()
     (grad,) = torch.autograd.grad(net.head(out.mean((2, 3)))[:, 2].sum(), out)
     return out, grad
@@ -359,3 +363,44 @@ def test_an_unusual_default_layer_is_announced(builder: Callable[[], nn.Module],
     assert card.grad_cam_layer == layer
     assert f"by default it takes {layer}" in note
     assert text in note
+
+
+def test_the_announcement_comes_with_the_maps() -> None:
+    card = served("maxima").card
+    note = next(note for note in card.notes if note.startswith("GRAD_CAM"))
+    usual = Call("grad_cam", {"layer": card.grad_cam_layer}, Target(rank=1))
+    assert method_warnings(usual, card) == [note]
+    assert not method_warnings(Call("grad_cam", {"layer": "stem.0"}, Target(rank=1)), card)
+    assert not method_warnings(Call("gradient", {}, Target(rank=1)), card)
+
+
+# ---- the usual layers ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["resnet18", "densenet121", "googlenet", "mobilenet_v2", "swin_t", "regnet_y_400mf"])
+def test_the_default_map_is_the_class_activation_map(name: str) -> None:
+    """Where the mean over positions and one linear layer follow, it adds up to the logit without its bias.
+
+    Swin's norm1, which others take, does not: what goes past that attention is missing.
+    """
+    model, x = inputs(name)
+    label = int(model(x).argmax())
+    layers = [model.card.grad_cam_layer, *(["features.7.1.norm1"] if name == "swin_t" else [])]
+    taps = tuple(Tap(layer, reduce=weighted_sum) for layer in layers)
+    (found,) = differentiate(model, [Part(Query(x, logit(label), "taps", taps), range(1))])
+    head = [module for module in model.network.modules() if isinstance(module, nn.Linear)][-1]
+    assert found.value is not None
+    expected = (found.value[0] - head.bias[label]).item()
+    sums = [act[0].sum().item() for act in found.acts]
+    assert sums[0] == pytest.approx(expected, rel=1e-3)
+    assert all(abs(total - expected) > 0.2 * abs(expected) for total in sums[1:])
+
+
+@pytest.mark.parametrize(("name", "layer"), [("vgg11_bn", "features.27"), ("alexnet", "features.11")])
+def test_before_the_last_pooling(name: str, layer: str) -> None:
+    """The rectified maps of the last convolution, as in the paper; others take them pooled, at half the resolution."""
+    card = prepared(name).card
+    index = int(layer.partition(".")[2])
+    kinds = [card.layer(f"features.{i}").kind for i in (index, index + 1)]  # type: ignore[union-attr]
+    assert card.grad_cam_layer == layer
+    assert kinds == ["ReLU", "MaxPool2d"]

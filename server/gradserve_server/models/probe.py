@@ -15,7 +15,7 @@ from .card import Layer, Tokens
 from .flow import NOT_FOR_GRAD_CAM, flow
 from .layouts import ROWS, Reading, Sequences, Size, layout_of, map_size, read_tokens
 from .relu import read
-from .taps import Place, first_tensor
+from .taps import Place, first_tensor, version_of
 
 RELU = "relu"  # the kind of a layer that is a ReLU called as a function
 
@@ -107,7 +107,7 @@ class _Watch:
         self._calls: Counter[str] = Counter()
         self._last: Any = None  # the last output
         self._origin = ""  # the kind of what made it
-        self._outputs: dict[int, tuple[Any, str, int]] = {}  # by id: a weak reference, the module and its call
+        self._outputs: dict[int, tuple[Any, int, str, int]] = {}  # by id: weakly, with version, module and its call
         self._relus: dict[int, tuple[Any, _Seen]] = {}  # the same of what functional ReLUs gave
 
     def run(self, network: nn.Module, example: Tensor) -> tuple[Tensor, float]:
@@ -137,13 +137,16 @@ class _Watch:
                 named[name] = item
         return named
 
-    def relu(self, x: Tensor, out: Tensor) -> None:
-        """A ReLU was called; it is a layer of its own where a module gave x and no module gives what comes out."""
-        found = self._outputs.get(id(x))
-        if found is not None and found[0]() is x:
-            item = _Seen(found[1], found[2], RELU, RELU, tuple(out.shape))
-            self.seen.append(item)
-            self._relus[id(out)] = (weakref.ref(out), item)
+    def giver(self, x: Tensor) -> tuple[str, int] | None:
+        """The module that gave x, and in which call, if x still is what it gave."""
+        given, version, module, call = self._outputs.pop(id(x), (lambda: None, 0, "", 0))
+        return (module, call) if given() is x and version_of(x) == version else None
+
+    def relu(self, module: str, call: int, out: Tensor) -> None:
+        """A ReLU of what a module gave is a layer of its own, unless a module gives the same."""
+        item = _Seen(module, call, RELU, RELU, tuple(out.shape))
+        self.seen.append(item)
+        self._relus[id(out)] = (weakref.ref(out), item)
 
     def _on_input(self, _: nn.Module, args: Any) -> None:
         x = first_tensor(args)
@@ -162,7 +165,7 @@ class _Watch:
             given, item = self._relus.pop(id(tensor), (None, None))
             if given is not None and given() is tensor and item in self.seen:
                 self.seen.remove(item)
-            self._outputs[id(tensor)] = (weakref.ref(tensor), name, self._calls[name])
+            self._outputs[id(tensor)] = (weakref.ref(tensor), version_of(tensor), name, self._calls[name])
             self.seen.append(_Seen(name, self._calls[name], kind, self._origin, tuple(tensor.shape)))
             self._calls[name] += 1
 
@@ -179,9 +182,10 @@ class _FunctionalReLUs(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Calls, and tells."""
         call = read(func, args, kwargs or {})
+        giver = None if call is None else self._watch.giver(call.x)
         out = func(*args, **(kwargs or {}))
-        if call is not None:
-            self._watch.relu(call.x, out)
+        if giver is not None:
+            self._watch.relu(*giver, out)
         return out
 
 

@@ -38,6 +38,11 @@ def first_tensor(value: Any) -> Tensor | None:
     return value if isinstance(value, Tensor) else None
 
 
+def version_of(x: Tensor) -> int:
+    """How often it was written over; in inference mode nobody counts."""
+    return -1 if x.is_inference() else x._version
+
+
 class Taps:
     """The tensors at the wanted places, as they were at that moment, after a pass inside `listening`."""
 
@@ -48,7 +53,7 @@ class Taps:
         self._leaf = leaf
         self._stop_after = stop_after
         self._calls: Counter[str] = Counter()
-        self._rectified: dict[int, tuple[Place, Tensor]] = {}  # by id of what is kept, so that no other takes its id
+        self._rectified: dict[int, tuple[Place, Tensor, int]] = {}  # by id of a module's output, with its version
 
     @contextmanager
     def listening(self, network: nn.Module) -> Iterator[None]:
@@ -70,10 +75,14 @@ class Taps:
                 handle.remove()
             self._rectified.clear()
 
-    def rectified(self, x: Tensor, out: Tensor) -> Tensor:
-        """Takes what a ReLU made of x, where that is wanted; returns what to hand on."""
-        place, _ = self._rectified.pop(id(x), (None, None))
-        new = None if place is None else self._take(place, out, shared=False)
+    def awaited(self, x: Tensor) -> Place | None:
+        """Where a ReLU of x is, if it is wanted and x still is what a module gave."""
+        place, given, version = self._rectified.pop(id(x), (None, x, 0))
+        return place if place is not None and version_of(given) == version else None
+
+    def rectified(self, place: Place, out: Tensor) -> Tensor:
+        """Takes what a ReLU gave; returns what to hand on."""
+        new = self._take(place, out, shared=False)
         return out if new is None else new
 
     def _on_input(self, name: str) -> Any:
@@ -91,7 +100,7 @@ class Taps:
             relu = Place(name, "output", self._calls[name], relu=True)
             if tensor is not None and relu in self._places:
                 handed = tensor if new is None else new
-                self._rectified[id(handed)] = (relu, handed)
+                self._rectified[id(handed)] = (relu, handed, version_of(handed))
             self._calls[name] += 1
             if new is None:
                 return None
@@ -126,8 +135,9 @@ class _ReLUs(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Calls, and hands on what the taps give."""
         call = read(func, args, kwargs or {})
+        place = None if call is None else self._taps.awaited(call.x)
         out = func(*args, **(kwargs or {}))
-        return out if call is None else self._taps.rectified(call.x, out)
+        return out if place is None else self._taps.rectified(place, out)
 
 
 def as_map(x: Tensor, layout: Layout, tokens: Tokens | None = None) -> Tensor:
