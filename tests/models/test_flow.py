@@ -21,6 +21,7 @@ from gradserve_server.methods.explain.cam import weighted_sum
 from gradserve_server.methods.targets import Target
 from gradserve_server.models.catalogue import ModelSpec
 from gradserve_server.models.prepared import Prepared, prepare
+from gradserve_server.models.probe import probe
 from gradserve_server.models.relu import Rule
 
 HERE = "models.test_flow"
@@ -180,6 +181,29 @@ def test_functional_relus_are_layers_after_their_modules() -> None:
     layer = card.layer("c+relu")
     assert layer is not None
     assert (layer.kind, layer.layout, layer.channels, layer.height, layer.width) == ("relu", "nchw", 8, 12, 16)
+
+
+class Hidden(nn.Module):
+    """ReLUs that cannot be tapped by what a module gives: two of one tensor, and one that is written over later."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.head = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 1), nn.Linear(8, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.a(x)
+        y = self.b(F.relu(x) + 0.5 * F.relu(x))
+        y.clamp_(min=0)
+        y += x
+        return self.head(y.mean((2, 3)))  # type: ignore[no-any-return]
+
+
+def hidden() -> nn.Module:
+    return Hidden()
+
+
+def test_relus_that_cannot_be_told_are_no_layers() -> None:
+    assert [layer.name for layer in served("hidden").card.layers] == ["a", "b", "head"]
 
 
 def by_hand(model: Prepared, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -347,6 +371,27 @@ class SequenceFirst(nn.Module):
 
 def sequence_first() -> nn.Module:
     return SequenceFirst()
+
+
+class Closed(nn.Module):
+    """Only its last layer can be trained, as its author made it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.head = conv(3, 4), nn.Linear(4, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.no_grad():
+            x = self.stem(x).mean((2, 3))
+        return self.head(x)  # type: ignore[no-any-return]
+
+
+def test_without_a_gradient_there_is_no_map() -> None:
+    network = Closed().eval().requires_grad_(False)
+    found = probe(network, torch.randn(2, 3, 24, 32, generator=torch.Generator().manual_seed(0)))
+    assert found.grad_cam_layer == ""
+    assert found.notes == ("GRAD_CAM: it does not apply, since the logits have no gradient by any map",)
+    assert found.rules_refused == "its output has no gradient by the image"
 
 
 NOTES: list[tuple[Callable[[], nn.Module], str, str]] = [

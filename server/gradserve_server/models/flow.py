@@ -17,6 +17,7 @@ Edge = tuple[Node, int]
 
 NOT_FOR_GRAD_CAM = ("Pool", "Dropout", "Identity", "Flatten", "Permute")  # words in kinds of modules
 ENOUGH = 0.5  # share of the positions with a gradient, above which a map is a good default for Grad-CAM
+NO_GRADIENT = "GRAD_CAM: it does not apply, since the logits have no gradient by any map"
 
 
 @dataclass(frozen=True)
@@ -34,10 +35,12 @@ def flow(network: nn.Module, example: Tensor, layers: Sequence[Layer], places: M
     taps = Taps(set(places.values()), leaf=True)
     with taps.listening(network):
         logits = network(example.detach().requires_grad_())
+    spoilt = taps.spoilt()
+    layers = [layer for layer in layers if places[layer.name] not in spoilt]
     kept = {la.name: taps.kept[places[la.name]] for la in layers if places[la.name] in taps.kept}
     kept = {name: x for name, x in kept.items() if x.requires_grad}
     if not logits.requires_grad:
-        return Flow(tuple(layers), 0, "", "")
+        return Flow(tuple(replace(layer, upstream=0) for layer in layers), 0, "", NO_GRADIENT)
     known: dict[Edge, int] = {}
     for layer in layers:
         if layer.name in kept:
@@ -45,7 +48,8 @@ def flow(network: nn.Module, example: Tensor, layers: Sequence[Layer], places: M
             known[edge] = known.get(edge, 0) | 1 << layer.number
     upstream = _upstream([_edge(logits), *known], known)
     found = [replace(la, upstream=upstream[_edge(kept[la.name])] if la.name in kept else 0) for la in layers]
-    grads = torch.autograd.grad(logits.amax(1).sum(), list(kept.values()), allow_unused=True)
+    top = logits.amax(1).sum()
+    grads = torch.autograd.grad(top, list(kept.values()), allow_unused=True) if kept else ()
     shares = _shares(found, dict(zip(kept, grads, strict=True)))
     to_logits = upstream[_edge(logits)]
     sequences = {name for name, x in kept.items() if x.dim() == 3}
@@ -115,6 +119,8 @@ def _default(
             "that is patches of the image row by row, say in the catalogue how many other tokens stand before and "
             "after them: tokens = { leading = 1, trailing = 0 }"
         )
+    if not name and any(layer.grad_cam for layer in layers):
+        return "", NO_GRADIENT
     if name and not good:
         share = "only few positions of it have" if some else "no position of it has"
         return name, f"GRAD_CAM: by default it takes {name}; on a test image {share} a gradient, and no map has more"

@@ -108,6 +108,7 @@ class _Watch:
         self._last: Any = None  # the last output
         self._origin = ""  # the kind of what made it
         self._outputs: dict[int, tuple[Any, int, str, int]] = {}  # by id: weakly, with version, module and its call
+        self._rectified: set[tuple[str, int]] = set()  # modules and their calls
         self._relus: dict[int, tuple[Any, _Seen]] = {}  # the same of what functional ReLUs gave
 
     def run(self, network: nn.Module, example: Tensor) -> tuple[Tensor, float]:
@@ -139,12 +140,16 @@ class _Watch:
 
     def giver(self, x: Tensor) -> tuple[str, int] | None:
         """The module that gave x, and in which call, if x still is what it gave."""
-        given, version, module, call = self._outputs.pop(id(x), (lambda: None, 0, "", 0))
+        given, version, module, call = self._outputs.get(id(x), (lambda: None, 0, "", 0))
         return (module, call) if given() is x and version_of(x) == version else None
 
     def relu(self, module: str, call: int, out: Tensor) -> None:
-        """A ReLU of what a module gave is a layer of its own, unless a module gives the same."""
+        """A ReLU of what a module gave is a layer of its own if it is the only one, and no module gives the same."""
         item = _Seen(module, call, RELU, RELU, tuple(out.shape))
+        if (module, call) in self._rectified:
+            self.seen = [other for other in self.seen if other != item]
+            return
+        self._rectified.add((module, call))
         self.seen.append(item)
         self._relus[id(out)] = (weakref.ref(out), item)
 

@@ -49,6 +49,7 @@ class Taps:
     def __init__(self, places: Collection[Place], *, leaf: bool = False, stop_after: Place | None = None) -> None:
         """`leaf`: nothing upstream of the first place needs a gradient, so let the graph begin there."""
         self.kept: dict[Place, Tensor] = {}
+        self._versions: dict[Place, int] = {}
         self._places = frozenset(places)
         self._leaf = leaf
         self._stop_after = stop_after
@@ -74,6 +75,10 @@ class Taps:
             for handle in handles:
                 handle.remove()
             self._rectified.clear()
+
+    def spoilt(self) -> set[Place]:
+        """Places whose tensor was written over later: a ReLU in place whose result nobody took."""
+        return {place for place, x in self.kept.items() if version_of(x) != self._versions[place]}
 
     def awaited(self, x: Tensor) -> Place | None:
         """Where a ReLU of x is, if it is wanted and x still is what a module gave."""
@@ -119,7 +124,7 @@ class Taps:
             x = x.clone()
         if self._leaf and not x.requires_grad and torch.is_grad_enabled():
             x = x.detach().requires_grad_()
-        self.kept[place] = x
+        self.kept[place], self._versions[place] = x, version_of(x)
         if place == self._stop_after:
             raise Stopped
         return x.clone()
