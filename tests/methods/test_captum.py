@@ -59,8 +59,17 @@ def case(name: str) -> tuple[Prepared, Tensor, int]:
         return model, x, int(model(x).argmax())
 
 
+def cam_module(model: Prepared) -> str:
+    """Where Captum can look: DenseNet's last ReLU is no module."""
+    return model.card.grad_cam_layer.partition("+")[0]
+
+
+def parameters_of(method: str, model: Prepared) -> dict[str, object]:
+    return TABLE[method][0] | ({"layer": cam_module(model)} if "cam" in method else {})
+
+
 def layer_of(pixels: Pixels) -> nn.Module:
-    return pixels.network.get_submodule(pixels.model.card.grad_cam_layer)
+    return pixels.network.get_submodule(cam_module(pixels.model))
 
 
 def cam(pixels: Pixels, x: Tensor, label: int) -> Tensor:
@@ -126,7 +135,7 @@ def cases() -> list[tuple[str, str]]:
 @pytest.mark.parametrize(("name", "method"), cases())
 def test_equals_captum(name: str, method: str, record_property: Record) -> None:
     model, x, label = case(name)
-    ours = answer(model, x, method, Target(label=label), **TABLE[method][0])
+    ours = answer(model, x, method, Target(label=label), **parameters_of(method, model))
     distance = off(ours.values, captums(method, model, x, label))
     record_property("off", distance)
     assert distance < SAME
@@ -137,7 +146,7 @@ def test_equals_captum(name: str, method: str, record_property: Record) -> None:
 )
 def test_really_guided(name: str, method: str, record_property: Record) -> None:
     model, x, label = case(name)
-    ours = answer(model, x, method, Target(label=label)).values
+    ours = answer(model, x, method, Target(label=label), **parameters_of(method, model)).values
     reference = by_hand(method, model, x, label)
     captum_off = off(captums(method, model, x, label), reference)
     record_property("off", off(ours, reference))

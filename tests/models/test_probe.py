@@ -23,7 +23,7 @@ FAMILIES = {
     "alexnet": Facts(7, 0, "features.11"),
     "vgg11_bn": Facts(10, 8, "features.27"),
     "resnet18": Facts(17, 20, "layer4"),
-    "densenet121": Facts(121, 59, "features"),
+    "densenet121": Facts(121, 59, "features+relu"),
     "googlenet": Facts(57, 57, "inception5b"),
     "inception_v3": Facts(94, 94, "Mixed_7c"),
     "squeezenet1_1": Facts(26, 0, "features"),

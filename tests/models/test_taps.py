@@ -5,8 +5,8 @@ import torch
 from torch import nn
 from zoo import inputs
 
-from gradserve_server.models.card import Layout
-from gradserve_server.models.probe import layout_of
+from gradserve_server.models.card import Layout, Tokens
+from gradserve_server.models.layouts import layout_of
 from gradserve_server.models.taps import Place, Taps, as_map, first_tensor
 
 LAYOUTS: list[tuple[tuple[int, ...], tuple[int, int], Layout]] = [
@@ -16,11 +16,7 @@ LAYOUTS: list[tuple[tuple[int, ...], tuple[int, int], Layout]] = [
     ((2, 3, 5, 512), (96, 150), "nhwc"),
     ((2, 7, 7, 768), (224, 224), "nhwc"),
     ((2, 512, 1, 1), (224, 224), "nchw"),
-    ((2, 49, 768), (224, 224), "tokens"),
-    ((2, 50, 768), (224, 224), "tokens+class"),
-    ((2, 32, 768), (128, 256), "tokens"),
-    ((2, 33, 768), (128, 256), "tokens+class"),
-    ((2, 51, 768), (224, 224), "other"),
+    ((2, 49, 768), (224, 224), "other"),  # tokens are not told by their shape
     ((8, 49, 768), (224, 224), "other"),  # windows of two images
     ((49, 2, 768), (224, 224), "other"),
     ((2,), (224, 224), "other"),
@@ -32,15 +28,36 @@ def test_layout(shape: tuple[int, ...], size: tuple[int, int], layout: Layout) -
     assert layout_of(shape, size) == layout
 
 
-@pytest.mark.parametrize("layout", ["nchw", "nhwc", "tokens", "tokens+class"])
-def test_as_map_is_never_transposed(layout: Layout) -> None:
+@pytest.mark.parametrize("layout", ["nchw", "nhwc", "tokens"])
+@pytest.mark.parametrize(("leading", "trailing"), [(0, 0), (1, 0), (0, 1), (5, 2)])
+def test_as_map_is_never_transposed_or_shifted(layout: Layout, leading: int, trailing: int) -> None:
     """Every number says where it belongs: 100 * row + 10 * column + channel, on a map of 4 x 8."""
     y, x, c = torch.meshgrid(torch.arange(4), torch.arange(8), torch.arange(3), indexing="ij")
     hwc = (100 * y + 10 * x + c).expand(2, -1, -1, -1)
     nchw = hwc.permute(0, 3, 1, 2)
-    own = {"nchw": nchw, "nhwc": hwc, "tokens": hwc.flatten(1, 2)}
-    own["tokens+class"] = torch.cat([torch.full((2, 1, 3), -1), own["tokens"]], 1)
-    assert torch.equal(as_map(own[layout], layout, (64, 128)), nchw)
+    before, after = (torch.full((2, count, 3), -1) for count in (leading, trailing))
+    own = {"nchw": nchw, "nhwc": hwc, "tokens": torch.cat([before, hwc.flatten(1, 2), after], 1)}
+    assert torch.equal(as_map(own[layout], layout, Tokens(4, 8, leading, trailing)), nchw)
+
+
+OWN = (64, 128)  # of a grid of 4 x 8
+SIZES: list[tuple[Tokens, int, tuple[int, int], tuple[int, int] | None]] = [
+    (Tokens(4, 8), 32, OWN, (4, 8)),
+    (Tokens(4, 8), 33, OWN, None),
+    (Tokens(4, 8, 1), 33, OWN, (4, 8)),
+    (Tokens(4, 8, 2, 1), 2 + 40 + 1, (128, 80), (8, 5)),
+    (Tokens(4, 8, 2, 1), 40, (128, 80), None),
+    (Tokens(4, 8), 4 * 9, (64, 150), (4, 9)),  # 150 pixels are 9 patches, and a rest that is cut off
+    (Tokens(4, 8), 4 * 10, (64, 150), (4, 10)),  # or filled up
+    (Tokens(4, 8), 32, (128, 128), (4, 8)),  # every image is brought to one size
+    (Tokens(4, 8), 32, (32, 256), None),  # that, or 2 x 16: nobody knows
+    (Tokens(4, 8), 41, (128, 80), None),
+]
+
+
+@pytest.mark.parametrize(("tokens", "count", "size", "grid"), SIZES)
+def test_tokens_of_other_sizes(tokens: Tokens, count: int, size: tuple[int, int], grid: tuple[int, int] | None) -> None:
+    assert tokens.at(count, size, OWN) == (None if grid is None else Tokens(*grid, tokens.leading, tokens.trailing))
 
 
 @pytest.mark.parametrize("value", [None, (), [], "text", (None,), {"out": torch.ones(1)}])

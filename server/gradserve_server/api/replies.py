@@ -25,6 +25,7 @@ PRECISION_NUMBERS: dict[str, Any] = {name: number for number, name in PRECISIONS
 SMALLEST_OVERLAY = 224  # pixels of the longer side; a smaller one is magnified by a whole number
 MOST_HALF = float(np.finfo(np.float16).max)
 GUIDED = ("guided_backprop", "deconvnet", "guided_grad_cam")
+CAMS = ("grad_cam", "guided_grad_cam")
 
 
 def predict_reply(bound: Bound, outcome: Outcome) -> predict_pb2.PredictResponse:
@@ -77,7 +78,7 @@ def explanation(call: Call, answer: Explained, card: ModelCard, form: explain_pb
         asked=answer.asked,
         done=answer.done,
         completed_fraction=answer.done / answer.asked,
-        warnings=[*answer.warnings, *guided_warnings(call, card)],
+        warnings=[*answer.warnings, *method_warnings(call, card)],
     )
     fill(getattr(reply.method, call.method), call.parameters)
     getattr(reply.method, call.method).SetInParent()
@@ -123,9 +124,13 @@ def target_name(target: pb.Target, card: ModelCard) -> str:
     return f"{unit.layer}:{unit.channel}" + (f" ({unit.y}, {unit.x})" if unit.HasField("y") else "")
 
 
-def guided_warnings(call: Call, card: ModelCard) -> list[str]:
-    """A guided method on a network with other activations than ReLU is guided only in part."""
-    return [note for note in card.notes if note.startswith("PARTIALLY_GUIDED")] if call.method in GUIDED else []
+def method_warnings(call: Call, card: ModelCard) -> list[str]:
+    """Notes on the model that concern the method: guided only in part, or a default layer that is not the usual one."""
+    notes = [note for note in card.notes if note.startswith("PARTIALLY_GUIDED") and call.method in GUIDED]
+    layer = call.parameters.get("layer")
+    if call.method in CAMS and layer in (None, card.grad_cam_layer):
+        notes += [note for note in card.notes if note.startswith("GRAD_CAM")]
+    return notes
 
 
 def overlaid(image: np.ndarray, values: np.ndarray) -> bytes:
@@ -163,7 +168,7 @@ def provenance(bound: Bound, *outcomes: Outcome) -> pb.Provenance:
 
 def model_reply(card: ModelCard, *, layers: bool) -> models_pb2.Model:
     """A model's card as a message."""
-    notes = {name: "; ".join(guided_warnings(Call(name, {}, None), card)) for name in METHODS}  # type: ignore[arg-type]
+    notes = {name: "; ".join(method_warnings(Call(name, {}, None), card)) for name in METHODS}  # type: ignore[arg-type]
     refusals = {name: method.refuses(card) for name, method in METHODS.items()}
     applies = [
         models_pb2.Applicability(method=name, applies=not why, reason=why or notes[name])

@@ -125,7 +125,7 @@ def _layers(
     layers = []
     for i, message in enumerate(named):
         weight = _weight(message, f"{path}[{i}].weight", violations)
-        layers.append(LayerWeight(message.layer, weight))
+        layers.append(LayerWeight(card.listed(message.layer), weight))
         if message.layer == PIXELS and path == "style_layers":
             continue
         layer = known_layer(message.layer, card, f"{path}[{i}].layer", violations)

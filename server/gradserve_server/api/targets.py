@@ -89,25 +89,35 @@ def _check_position(message: pb.Unit, layer: Layer, path: str, own_size: bool, v
 
 def known_layer(name: str, card: ModelCard, path: str, violations: Violations) -> Layer | None:
     """The layer, or None with a violation that names the nearest."""
-    layer = card.layer(name)
-    if layer is None and name in card.folded:
-        violations.add(path, f"{name} is folded into {card.folded[name]}; use that name")
+    layer, listed = card.layer(name), card.listed(name)
+    if layer is None and listed in card.folded:
+        violations.add(path, f"{name} is folded into {card.folded[listed]}; use that name")
     elif layer is None:
         violations.add(path, f"{card.name} has no layer {shown(name)}; {near(name, [la.name for la in card.layers])}")
     return layer
 
 
 def cam_layer(name: str, target: Target, card: ModelCard, path: str, violations: Violations) -> str:
-    """The layer that Grad-CAM takes: the named one, the card's, or for a unit the last useful one before it."""
+    """The layer that Grad-CAM takes: the named one, the card's, or for a unit the last useful one that reaches it."""
+    unit = card.layer(target.layer) if target.layer else None
     if name:
         layer = known_layer(name, card, f"{path}.layer", violations)
-        if layer and target.layer and card.order(name) >= card.order(target.layer):
+        if layer is None:
+            return name
+        if unit and card.order(layer.name) >= card.order(unit.name):
             violations.add(f"{path}.layer", f"{name} does not run before the target's layer {target.layer}")
-        return name
-    if not target.layer or not card.grad_cam_layer:
+        elif not card.reaches(layer, unit):
+            depends = f"the target's layer {target.layer} does not depend" if unit else "the logits do not depend"
+            violations.add(f"{path}.layer", f"{depends} on what {name} gives, so that its map would be empty")
+        return layer.name
+    if unit is None or not card.grad_cam_layer:
         return card.grad_cam_layer
-    earlier = [layer for layer in card.layers[: card.order(target.layer)] if layer.grad_cam]
+    usual = card.layer(card.grad_cam_layer)
+    if usual is not None and not unit.is_map and card.reaches(usual, unit):
+        return usual.name  # later maps may reach it too, but through few positions
+    earlier = [layer for layer in card.layers if layer.grad_cam and card.reaches(layer, unit)]
+    earlier = [layer for layer in earlier if card.order(layer.name) < card.order(unit.name)]
     if not earlier:
-        violations.add(f"{path}.layer", f"no layer with spatial extent runs before {target.layer}")
+        violations.add(f"{path}.layer", f"no layer with spatial extent runs before {target.layer} and reaches it")
         return ""
     return earlier[-1].name

@@ -7,8 +7,8 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
+from ..models.layouts import ROWS, layout_of
 from ..models.prepared import Prepared
-from ..models.probe import ROWS, layout_of
 from ..models.relu import RULES, ReLURules
 from ..models.taps import Place, Side, Taps, as_map
 from .objective import Refused, score
@@ -55,11 +55,21 @@ class _Batch:
     def _map(self, x: Tensor, place: Place, layer: str) -> Tensor:
         """Rows of a layer, of whatever precision, as maps."""
         x = x.to(self.model.dtype)
-        size = (self.images.shape[2], self.images.shape[3])
-        card = self.model.card.layer(layer)
-        if card is None or place.side == "input":  # the card knows outputs
-            return as_map(x, layout_of((ROWS, *x.shape[1:]), size), size)
-        return as_map(x, card.layout, size)
+        card, size = self.model.card, (self.images.shape[2], self.images.shape[3])
+        known = card.layer(layer)
+        if known is None or place.side == "input":  # the card knows outputs
+            layout, kinds = layout_of((ROWS, *x.shape[1:]), size), card.tokens
+            layout = "tokens" if layout == "other" and x.dim() == 3 and kinds else layout
+            if layout == "other" and x.dim() > 2:
+                raise Refused(f"what goes into layer {layer!r} is neither a map nor a vector")
+        else:
+            layout, kinds = known.layout, (known.tokens,)
+        if layout != "tokens":
+            return as_map(x, layout)
+        grids = {kind.at(x.shape[1], size, (card.height, card.width)) for kind in kinds} - {None}
+        if len(grids) != 1:
+            raise Refused(f"layer {layer!r}: its {x.shape[1]} tokens are no grid on an input of {size[1]}x{size[0]}")
+        return as_map(x, layout, grids.pop())
 
     def _check(self, x: Tensor, layer: str) -> Tensor:
         if x.shape[:1] != (self.rows,):
@@ -83,10 +93,10 @@ class _Batch:
         logits = None
         with ExitStack() as stack:
             stack.enter_context(torch.set_grad_enabled(self.wrt != "nothing"))
-            stack.enter_context(taps.listening(self.model.network))  # swallows the early stop
             ruled = any(rule != "plain" for rule in rules)
             if ruled:
                 stack.enter_context(ReLURules(rules))
+            stack.enter_context(taps.listening(self.model.network))  # swallows the early stop
             logits = self.model(self.images) if places or ruled else self.model.unwatched(self.images)
         if missing := [layer for place, layer in places.items() if place not in taps.kept]:
             raise Refused(f"layer {missing[0]!r} did not run on this input")

@@ -2,16 +2,51 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from math import ceil, floor
+from typing import Literal, NamedTuple
 
-Layout = Literal["nchw", "nhwc", "tokens", "tokens+class", "vector", "other"]
+Layout = Literal["nchw", "nhwc", "tokens", "vector", "other"]
 Precision = Literal["exact", "balanced", "fast"]
 Rpc = Literal["predict", "explain", "attack", "maximize", "stylize", "influence", "embed"]
 
 
+class Tokens(NamedTuple):
+    """A sequence of tokens: patches of the image, row by row, between some of no place (class, registers)."""
+
+    height: int
+    width: int
+    leading: int = 0
+    trailing: int = 0
+
+    @property
+    def length(self) -> int:
+        """The length of the sequence."""
+        return self.leading + self.height * self.width + self.trailing
+
+    def at(self, count: int, size: tuple[int, int], own: tuple[int, int]) -> "Tokens | None":
+        """The same of `count` tokens for an image of another size than the model's own; None where that is unclear."""
+        if size == own:
+            return self if count == self.length else None
+        patches = count - self.leading - self.trailing
+        heights, widths = (
+            {floor(cells * new / old), ceil(cells * new / old)}
+            for cells, new, old in zip(self[:2], size, own, strict=True)
+        )
+        grids = {(h, w) for h in heights for w in widths if h * w == patches}
+        if patches == self.height * self.width:
+            grids.add((self.height, self.width))  # of a network that brings every image to one size
+        if len(grids) != 1:
+            return None
+        ((height, width),) = grids
+        return Tokens(height, width, self.leading, self.trailing)
+
+
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """A layer as the probe saw it fire: name, class of the module, and the shape of its output for one image."""
+    """A layer as the probe saw it fire: name, class of the module, and the shape of its output for one image.
+
+    A ReLU that is called as a function on what a module gave is a layer too: "features+relu", of the kind "relu".
+    """
 
     name: str
     kind: str
@@ -20,11 +55,20 @@ class Layer:
     height: int = 0
     width: int = 0
     grad_cam: bool = False  # worth a Grad-CAM: a real map, not a pooling, dropout or per-class layer
+    leading: int = 0  # tokens before the patches
+    trailing: int = 0  # tokens after them
+    number: int = 0  # among all layers of the network
+    upstream: int = -1  # bit i is set where this layer depends on what layer number i gives; -1: on all
 
     @property
     def is_map(self) -> bool:
         """Whether the layer has more than one position."""
         return self.height * self.width > 1
+
+    @property
+    def tokens(self) -> Tokens:
+        """How to read its output, of the layout "tokens"."""
+        return Tokens(self.height, self.width, self.leading, self.trailing)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,11 +105,25 @@ class ModelCard:
     channels: Literal[1, 3] = 3  # that the network takes; requests are always RGB
     index: str = ""  # folder of its influence index
     notes: tuple[str, ...] = ()
+    aliases: Mapping[str, str] = field(default_factory=dict)  # other names of modules -> the name that layers have
+    upstream: int = -1  # as a layer's, of the logits
+    tokens: tuple[Tokens, ...] = ()  # sequences that can be read as maps
 
     def layer(self, name: str) -> Layer | None:
         """The layer of that name, or None."""
+        name = self.listed(name)
         return next((layer for layer in self.layers if layer.name == name), None)
+
+    def listed(self, name: str) -> str:
+        """The name under which a layer is listed, for any name of its module."""
+        module, mark, rest = name.partition("+" if "+" in name else ":")
+        return self.aliases.get(module, module) + mark + rest
+
+    def reaches(self, layer: Layer, target: Layer | None = None) -> bool:
+        """Whether the target, or the logits, may depend on what the layer gives."""
+        return bool((self.upstream if target is None else target.upstream) >> layer.number & 1)
 
     def order(self, name: str) -> int:
         """The place of a layer in the execution order."""
+        name = self.listed(name)
         return next(i for i, layer in enumerate(self.layers) if layer.name == name)

@@ -19,6 +19,20 @@ PRECISIONS: tuple[Precision, ...] = ("exact", "balanced", "fast")
 EMBEDDED_FOLDER = Path(__file__).parent / "embedded"
 
 
+class TokenSpec(BaseModel):
+    """Tokens of a transformer that stand for no place of the image: class tokens, registers."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    leading: int = Field(default=0, ge=0, le=4096, description="before the patches")
+    trailing: int = Field(default=0, ge=0, le=4096, description="after the patches")
+
+    @property
+    def numbers(self) -> tuple[int, int]:
+        """Leading, trailing."""
+        return self.leading, self.trailing
+
+
 class ModelSpec(BaseModel):
     """One `[models.NAME]` table of the catalogue. What is left out comes from torchvision's own metadata."""
 
@@ -44,6 +58,7 @@ class ModelSpec(BaseModel):
     seed: int = Field(default=0, ge=0, description='of "random" weights')
     index: Literal["embedded"] | Path | None = Field(default=None, description="folder of its influence index")
     notes: tuple[str, ...] = Field(default=(), description="shown with the model")
+    tokens: TokenSpec | None = Field(default=None, description="tokens beside the patches, where they are not found")
     precisions: tuple[Precision, ...] = Field(default=PRECISIONS, description="which to load; exact always is")
     auto: dict[Rpc, Precision] = Field(default={}, description="what AUTO means for an RPC; default: exact")
     rows: dict[Precision, Rows] = Field(default={}, description="rows per pass at the model's own input size")

@@ -18,11 +18,12 @@ from .comparison import Comparison, Format, batches
 from .convolutions import HALF
 from .fold import fold_batch_norms, foldable
 from .kernels import Kernels
+from .layouts import ROWS
 from .loading import LoadError, Source, class_names, load
 from .outputs import NoLogits, run
 from .precision import Halves
 from .prepared import Prepared
-from .probe import ROWS, Probe, probe
+from .probe import Probe, probe
 from .straight import Straight
 
 log = logging.getLogger(__name__)
@@ -150,7 +151,7 @@ class _Preparation:
         if treatment.channels_last:
             network = network.to(memory_format=torch.channels_last)
             example = example.contiguous(memory_format=torch.channels_last)
-        seen = probe(network, example)
+        seen = probe(network, example, self.spec.tokens.numbers if self.spec.tokens else None)
         card = self._card(seen, self.pairs if treatment.fold else {})
         exact = Prepared(network, card, seen.places, self.mean, self.std)
         exact = replace(exact, channels_last=treatment.channels_last)
@@ -274,7 +275,7 @@ def _card(
     sizes: tuple[bool, int],
 ) -> ModelCard:
     labels = class_names(spec, source, seen.classes)
-    notes = [*spec.notes, *source.notes]
+    notes = [*spec.notes, *source.notes, *seen.notes]
     if behaviour.no_gradient:
         notes.append(f"NO_GRADIENT: {behaviour.no_gradient}")
     if behaviour.alone:
@@ -312,4 +313,7 @@ def _card(
         auto=spec.auto,
         rows=spec.rows,
         notes=tuple(notes),
+        aliases=seen.aliases,
+        upstream=seen.upstream,
+        tokens=seen.tokens,
     )

@@ -93,7 +93,10 @@ class Prepared:
 
     def place(self, layer: str, side: Side = "output") -> Place:
         """Where to listen for a layer's output or input."""
-        return self.places[layer]._replace(side=side)
+        place = self.places[self.card.listed(layer)]
+        if place.relu and side == "input":
+            return place._replace(relu=False)  # what its module gave
+        return place._replace(side=side)
 
     def deepest(self, layers: Collection[str]) -> str:
         """The layer of these that runs last."""

@@ -1,33 +1,24 @@
 """What one look at a network tells: which layers fire, in which order and shape, and what applies to it."""
 
+import weakref
 from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.overrides import TorchFunctionMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from .card import Layer, Layout
-from .relu import ReLURules
-from .taps import Place, Taps, as_map, first_tensor
+from .activations import activations
+from .card import Layer, Tokens
+from .flow import NOT_FOR_GRAD_CAM, flow
+from .layouts import Reading, Sequences, Size, layout_of, map_size, read_tokens
+from .outputs import run
+from .relu import read
+from .taps import Place, first_tensor, version_of
 
-ROWS = 2  # a batch of two tells the batch dimension from the others
-NOT_FOR_GRAD_CAM = ("Pool", "Dropout", "Identity", "Flatten", "Permute")
-OTHER_ACTIVATIONS = (
-    "SiLU",
-    "GELU",
-    "Hardswish",
-    "ELU",
-    "SELU",
-    "CELU",
-    "LeakyReLU",
-    "PReLU",
-    "Mish",
-    "Tanh",
-    "Softplus",
-)
+RELU = "relu"  # the kind of a layer that is a ReLU called as a function
 
 
 @dataclass(frozen=True)
@@ -36,6 +27,9 @@ class Probe:
 
     layers: tuple[Layer, ...]
     places: dict[str, Place]
+    aliases: dict[str, str]
+    tokens: tuple[Tokens, ...]
+    upstream: int
     classes: int
     softmax: bool
     grad_cam_layer: str
@@ -43,6 +37,7 @@ class Probe:
     other_activations: tuple[str, ...]
     rules_refused: str
     gflop: float
+    notes: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -53,162 +48,160 @@ class _Seen:
     origin: str  # kind of the innermost module that made this very tensor: a container hands its last child's on
     shape: tuple[int, ...]
 
-
-def layout_of(shape: tuple[int, ...], size: tuple[int, int]) -> Layout:
-    """How a layer's output of that shape, for ROWS images of that size, is to be read."""
-    if shape[0] != ROWS:
-        return "other"
-    if len(shape) == 2:
-        return "vector"
-    if len(shape) == 4:
-        if _aspect(shape[2], shape[3], size):
-            return "nchw"
-        if _aspect(shape[1], shape[2], size):
-            return "nhwc"
-    if len(shape) == 3:
-        for classes, layout in ((0, "tokens"), (1, "tokens+class")):
-            height = round(max(shape[1] - classes, 0) ** 0.5 * (size[0] / size[1]) ** 0.5)
-            if height > 1 and (shape[1] - classes) % height == 0:
-                width = (shape[1] - classes) // height
-                if _aspect(height, width, size):
-                    return layout  # type: ignore[return-value]
-    return "other"
+    @property
+    def relu(self) -> bool:
+        """Whether it is a ReLU called as a function on what the module gave."""
+        return self.kind == RELU
 
 
-def _aspect(height: int, width: int, size: tuple[int, int]) -> bool:
-    return abs(height * size[1] - width * size[0]) < max(size)
+def probe(network: nn.Module, example: Tensor, tokens: Size | None = None) -> Probe:
+    """Runs a prepared network a few times on `example` [2, 3, H, W], normalised.
 
-
-def probe(network: nn.Module, example: Tensor) -> Probe:
-    """Runs a prepared network a few times on `example` [2, 3, H, W], normalised."""
+    `tokens`: the numbers of leading and trailing tokens beside the patches, where the catalogue names them.
+    """
     size = (example.shape[2], example.shape[3])
-    seen, logits, gflop = _watch(network, example)
-    if logits.dim() != 2 or logits.shape[0] != ROWS:
-        raise ValueError(f"the model gives {tuple(logits.shape)} for 2 images; it must give [2, classes]")
-    with torch.no_grad():
-        alone = network(example[:1])
-    if not torch.allclose(alone, logits[:1], rtol=1e-2, atol=1e-2 * float(logits.abs().max())):
-        raise ValueError("an image's logits depend on the other images of its batch, even in eval mode")
-    refused, relus = _try_rules(network, example, logits)
-    calls = Counter(item.module for item in seen)
-    named = [(name, item) for item in seen for name in _names(item, calls)]
-    layers = [_layer(name, item, size, logits.shape[1]) for name, item in named]
-    places = {name: Place(item.module, "output", item.call) for name, item in named}
-    useful = _useful_maps(network, example, [layer for layer in layers if layer.grad_cam], places)
-    kinds = {item.kind for item in seen}
+    watch = _Watch(size)
+    logits, gflop = watch.run(network, example)
+    acts = activations(network, example, logits)
+    reading = read_tokens(network, example, watch.sequences.found, tokens)
+    named = watch.named()
+    places = {name: Place(item.module, "output", item.call, item.relu) for name, item in named.items()}
+    layers = [_layer(i, *pair, size, reading, logits.shape[1]) for i, pair in enumerate(named.items())]
+    gradients = flow(network, example, layers, places)
     softmax = bool((logits >= 0).all() and torch.allclose(logits.sum(1), torch.ones_like(logits[:, 0]), atol=1e-4))
     return Probe(
-        layers=tuple(layers),
+        layers=gradients.layers,
         places=places,
+        aliases=aliases(network),
+        tokens=tuple(reading.tokens.values()),
+        upstream=gradients.upstream,
         classes=logits.shape[1],
         softmax=softmax,
-        grad_cam_layer=useful[-1] if useful else "",
-        relus=relus,
-        other_activations=tuple(sorted(kinds & set(OTHER_ACTIVATIONS))),
-        rules_refused=refused,
+        grad_cam_layer=gradients.grad_cam_layer,
+        relus=acts.relus,
+        other_activations=acts.others,
+        rules_refused=acts.refused,
         gflop=gflop,
+        notes=(gradients.note,) if gradients.note else (),
     )
 
 
-def _watch(network: nn.Module, example: Tensor) -> tuple[list[_Seen], Tensor, float]:
-    """The modules that fire with a tensor output, in order; the logits; the forward's cost of one image in GFLOP."""
-    seen: list[_Seen] = []
-    calls: Counter[str] = Counter()
-    origins: list[Any] = []  # the last output and the kind of what made it
+def aliases(network: nn.Module) -> dict[str, str]:
+    """Names of modules that have another one already, and that one."""
+    first = {module: name for name, module in network.named_modules()}
+    everywhere = network.named_modules(remove_duplicate=False)
+    return {name: first[module] for name, module in everywhere if first[module] != name}
 
-    def hook(name: str) -> Any:
+
+class _Watch:
+    """A pass without gradients: the layers that fire, in order, and the sequences among them."""
+
+    def __init__(self, size: Size) -> None:
+        self.seen: list[_Seen] = []
+        self.sequences = Sequences(size)
+        self._calls: Counter[str] = Counter()
+        self._last: Any = None  # the last output
+        self._origin = ""  # the kind of what made it
+        self._outputs: dict[int, tuple[Any, int, str, int]] = {}  # by id: weakly, with version, module and its call
+        self._rectified: set[tuple[str, int]] = set()  # modules and their calls
+        self._relus: dict[int, tuple[Any, _Seen]] = {}  # the same of what functional ReLUs gave
+
+    def run(self, network: nn.Module, example: Tensor) -> tuple[Tensor, float]:
+        """The logits, and the forward's cost of one image in GFLOP."""
+        handles = []
+        for name, module in network.named_modules():
+            handles.append(module.register_forward_pre_hook(self._on_input))
+            handles.append(module.register_forward_hook(self._on_output(name)))
+        counter = FlopCounterMode(display=False)
+        try:
+            with torch.no_grad(), counter, _FunctionalReLUs(self):
+                logits = run(network, example)
+        finally:
+            for handle in handles:
+                handle.remove()
+        return logits, counter.get_total_flops() / len(example) / 1e9
+
+    def named(self) -> dict[str, _Seen]:
+        """The layers by name. One called more than once has every call by index; its plain name means the last one."""
+        last = {(item.module, item.relu): item.call for item in self.seen}
+        named = {}
+        for item in self.seen:
+            name = item.module + ("+relu" if item.relu else "")
+            if self._calls[item.module] > 1:
+                named[f"{name}:{item.call}"] = item
+            if item.call == last[item.module, item.relu]:
+                named[name] = item
+        return named
+
+    def giver(self, x: Tensor) -> tuple[str, int] | None:
+        """The module that gave x, and in which call, if x still is what it gave."""
+        given, version, module, call = self._outputs.get(id(x), (lambda: None, 0, "", 0))
+        return (module, call) if given() is x and version_of(x) == version else None
+
+    def relu(self, module: str, call: int, out: Tensor) -> None:
+        """A ReLU of what a module gave is a layer of its own if it is the only one, and no module gives the same."""
+        item = _Seen(module, call, RELU, RELU, tuple(out.shape))
+        if (module, call) in self._rectified:
+            self.seen = [other for other in self.seen if other != item]
+            return
+        self._rectified.add((module, call))
+        self.seen.append(item)
+        self._relus[id(out)] = (weakref.ref(out), item)
+
+    def _on_input(self, _: nn.Module, args: Any) -> None:
+        x = first_tensor(args)
+        if x is not None:
+            self.sequences.see(x)
+
+    def _on_output(self, name: str) -> Any:
         def on_output(module: nn.Module, _: Any, out: Any) -> None:
             tensor = first_tensor(out)
-            if tensor is not None and name:
-                kind = type(module).__name__
-                origins[:] = [tensor, origins[1] if origins and origins[0] is tensor else kind]
-                seen.append(_Seen(name, calls[name], kind, origins[1], tuple(tensor.shape)))
-                calls[name] += 1
+            if tensor is None or not name:
+                return
+            self.sequences.see(tensor)
+            kind = type(module).__name__
+            self._origin = self._origin if self._last is tensor else kind
+            self._last = tensor
+            given, item = self._relus.pop(id(tensor), (None, None))
+            if given is not None and given() is tensor and item in self.seen:
+                self.seen.remove(item)
+            self._outputs[id(tensor)] = (weakref.ref(tensor), version_of(tensor), name, self._calls[name])
+            self.seen.append(_Seen(name, self._calls[name], kind, self._origin, tuple(tensor.shape)))
+            self._calls[name] += 1
 
         return on_output
 
-    handles = [module.register_forward_hook(hook(name)) for name, module in network.named_modules()]
-    counter = FlopCounterMode(display=False)
-    try:
-        with torch.no_grad(), counter:
-            logits = network(example)
-    finally:
-        for handle in handles:
-            handle.remove()
-    return seen, logits, counter.get_total_flops() / len(example) / 1e9
+
+class _FunctionalReLUs(TorchFunctionMode):
+    """Tells a watch of every ReLU that is called."""
+
+    def __init__(self, watch: _Watch) -> None:
+        super().__init__()
+        self._watch = watch
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Calls, and tells."""
+        call = read(func, args, kwargs or {})
+        giver = None if call is None else self._watch.giver(call.x)
+        out = func(*args, **(kwargs or {}))
+        if giver is not None:
+            self._watch.relu(*giver, out)
+        return out
 
 
-def _names(item: _Seen, calls: Counter[str]) -> list[str]:
-    """A module called more than once has every call by index; its plain name means the last one."""
-    if calls[item.module] == 1:
-        return [item.module]
-    indexed = f"{item.module}:{item.call}"
-    return [indexed, item.module] if item.call == calls[item.module] - 1 else [indexed]
-
-
-def _layer(name: str, item: _Seen, size: tuple[int, int], classes: int) -> Layer:
-    layout = layout_of(item.shape, size)
-    if layout == "other":
-        return Layer(name, item.kind, layout)
+def _layer(number: int, name: str, item: _Seen, size: Size, reading: Reading, classes: int) -> Layer:
+    layout, shape = layout_of(item.shape, size), item.shape
     if layout == "vector":
-        return Layer(name, item.kind, layout, channels=item.shape[1])
-    _, channels, height, width = as_map(torch.empty(item.shape, device="meta"), layout, size).shape
+        return Layer(name, item.kind, layout, channels=shape[1], number=number)
+    tokens = reading.of(shape, (item.module, item.call))
+    if layout == "other" and tokens is None:
+        return Layer(name, item.kind, layout, number=number)
+    layout = "tokens" if tokens else layout
+    tokens = tokens or Tokens(*map_size(shape, layout))
+    channels = shape[1] if layout == "nchw" else shape[-1]
     plain = not any(word in kind for word in NOT_FOR_GRAD_CAM for kind in (item.kind, item.origin))
-    return Layer(name, item.kind, layout, channels, height, width, plain and height * width > 1 and channels != classes)
-
-
-class _CountReLUs(TorchDispatchMode):
-    """Counts the ReLU operations that really run."""
-
-    def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.count = 0
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Counts and calls."""
-        aten = torch.ops.aten
-        packet = func.overloadpacket
-        if packet in (aten.relu, aten.relu_) or (packet in (aten.hardtanh, aten.hardtanh_) and args[1:2] == (0.0,)):
-            self.count += 1
-        return func(*args, **(kwargs or {}))
-
-
-def _try_rules(network: nn.Module, example: Tensor, logits: Tensor) -> tuple[str, int]:
-    """Why the backward rules of ReLU do not apply (or empty), and the number of ReLUs."""
-    counter, rules = _CountReLUs(), ReLURules(["plain", "guided"])
-    with torch.no_grad(), counter:
-        network(example)
-    try:
-        with rules:
-            ruled = network(example.detach().requires_grad_())
-    except Exception as error:
-        return f"its ReLUs cannot be ruled row by row: {error}", counter.count
-    if rules.caught == 0:
-        return "it has no ReLU", 0
-    if rules.caught < counter.count:
-        return f"only {rules.caught} of its {counter.count} ReLUs can be reached", counter.count
-    if not torch.allclose(ruled, logits, rtol=1e-4, atol=1e-5):
-        return "its output changes when its ReLUs are intercepted", counter.count
-    return "", rules.caught
-
-
-def _useful_maps(network: nn.Module, example: Tensor, layers: list[Layer], places: dict[str, Place]) -> list[str]:
-    """Those layers at which the top logits have a gradient on more than half of the positions."""
-    if not layers:
-        return []
-    taps = Taps([places[layer.name] for layer in layers])
-    with taps.listening(network):
-        logits = network(example.detach().requires_grad_())
-    kept = [taps.kept[places[layer.name]] for layer in layers]
-    differentiable = [x for x in kept if x.requires_grad]
-    grads = iter(torch.autograd.grad(logits.amax(1).sum(), differentiable, allow_unused=True))
-    useful = []
-    for layer, x in zip(layers, kept, strict=True):
-        grad = next(grads) if x.requires_grad else None
-        if grad is None:
-            continue
-        size = (example.shape[2], example.shape[3])
-        nonzero = as_map(grad, layer.layout, size).abs().sum(1) > 0
-        if nonzero.float().mean() > 0.5:
-            useful.append(layer.name)
-    return useful or [layer.name for layer in layers[-1:]]
+    plain &= not (layout == "tokens" and item.kind == "Linear")  # a part of attention: of queries, keys and values
+    useful = plain and tokens.height * tokens.width > 1 and channels != classes
+    return Layer(
+        name, item.kind, layout, channels, tokens.height, tokens.width, useful, tokens.leading, tokens.trailing, number
+    )

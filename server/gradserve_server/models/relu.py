@@ -19,11 +19,16 @@ aten = torch.ops.aten
 
 
 class Rectifier(NamedTuple):
-    """A call that is a ReLU: its input, its upper bound if it has one, and whether it writes over its input."""
+    """A call that is a ReLU: its input, its upper bound if it has one, and whether it writes over its input.
+
+    `own` is the function itself where its gradient at the bounds differs from that of torch's ReLU (clamp passes it
+    at zero, maximum halves it): rows with the plain rule keep it.
+    """
 
     x: Tensor
     top: float | None
     inplace: bool
+    own: Callable[[Tensor], Tensor] | None = None
 
 
 Reader = Callable[..., Rectifier | None]
@@ -45,10 +50,30 @@ def _threshold(x: Tensor, threshold: float, value: float, inplace: bool = False)
     return Rectifier(x, None, inplace) if threshold == 0 and value == 0 else None
 
 
+def _leaky(x: Tensor, negative_slope: float = 0.01, inplace: bool = False) -> Rectifier | None:
+    return Rectifier(x, None, inplace) if negative_slope == 0 else None
+
+
 def _clamp(x: Tensor, min: Any = None, max: Any = None, inplace: bool = False) -> Rectifier | None:
     if isinstance(min, Tensor) or isinstance(max, Tensor) or min is None or min != 0:
         return None
-    return Rectifier(x, None if max is None else float(max), inplace)
+    top = None if max is None else float(max)
+    return Rectifier(x, top, inplace, lambda part: part.clamp(0, top))
+
+
+def _larger(function: Callable[..., Tensor]) -> Reader:
+    """Of maximum(x, 0) or maximum(0, x), where the zero is a tensor that changes neither shape nor type."""
+
+    def reader(x: Any, other: Any = None, *args: Any, **kwargs: Any) -> Rectifier | None:
+        if args or kwargs or not isinstance(other, Tensor):
+            return None  # the largest along a dimension
+        for a, zero in ((x, other), (other, x)):
+            fits = torch.result_type(a, zero) == a.dtype and torch.broadcast_shapes(a.shape, zero.shape) == a.shape
+            if fits and a.requires_grad and not zero.requires_grad and not bool(zero.any()):
+                return Rectifier(a, None, False, lambda part: function(part, part.new_zeros(())))
+        return None
+
+    return reader
 
 
 def _in_place(reader: Reader) -> Reader:
@@ -71,6 +96,15 @@ READERS: Mapping[Any, Reader] = {
     F.threshold: _threshold,
     torch.threshold: _threshold,
     torch.threshold_: _in_place(_threshold),
+    F.leaky_relu: _leaky,
+    nn.leaky_relu: _leaky,
+    nn.leaky_relu_: _in_place(_leaky),
+    torch.maximum: _larger(torch.maximum),
+    Tensor.maximum: _larger(torch.maximum),
+    torch.max: _larger(torch.maximum),
+    Tensor.max: _larger(torch.maximum),
+    torch.fmax: _larger(torch.fmax),
+    Tensor.fmax: _larger(torch.fmax),
     torch.clamp: _clamp,
     Tensor.clamp: _clamp,
     torch.clamp_: _in_place(_clamp),
@@ -84,6 +118,15 @@ READERS: Mapping[Any, Reader] = {
     torch.clamp_min_: _in_place(_clamp),
     Tensor.clamp_min_: _in_place(_clamp),
 }
+
+
+def read(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Rectifier | None:
+    """The call as a ReLU, or None where it is none."""
+    reader = READERS.get(func)
+    if reader is None:
+        return None
+    named = {name: value for name, value in kwargs.items() if name != "input"}
+    return reader(*((kwargs["input"], *args) if "input" in kwargs else args), **named)
 
 
 def _forward(x: Tensor, top: float | None, inplace: bool) -> Tensor:
@@ -120,6 +163,9 @@ class _RuledReLU(torch.autograd.Function):
         return out, None, None, None, None
 
 
+RULED = _RuledReLU.__name__  # the name of its nodes in autograd's graph
+
+
 class ReLURules(TorchFunctionMode):
     """Applies `rules`, one per row and ordered as in RULES, to every ReLU called inside."""
 
@@ -128,17 +174,26 @@ class ReLURules(TorchFunctionMode):
         self.rows = len(rules)
         self.guided = sum(rule == "plain" for rule in rules)
         self.deconvnet = self.guided + sum(rule == "guided" for rule in rules)
-        self.caught = 0
+        self.caught = 0  # ReLUs that a rule was applied to
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Replaces a ReLU by its ruled twin; leaves everything else alone."""
-        reader = READERS.get(func)
-        call = reader(*args, **(kwargs or {})) if reader else None
+        call = read(func, args, kwargs or {})
         if call is None:
             return func(*args, **(kwargs or {}))
-        self.caught += 1
         if not (torch.is_grad_enabled() and call.x.requires_grad):
-            return _forward(*call)
+            return _forward(*call[:3])
         if call.x.shape[0] != self.rows:
             raise ValueError(f"a ReLU sees {call.x.shape[0]} rows where the batch has {self.rows}")
-        return _RuledReLU.apply(*call, self.guided, self.deconvnet)
+        self.caught += 1
+        if call.own is not None and self.guided:
+            return self._in_two(call.x, call.top, call.inplace, call.own)
+        return _RuledReLU.apply(*call[:3], self.guided, self.deconvnet)
+
+    def _in_two(self, x: Tensor, top: float | None, inplace: bool, own: Callable[[Tensor], Tensor]) -> Tensor:
+        """The rows with the plain rule by the function itself, the others by the rules."""
+        source = x.clone() if inplace else x
+        plain = own(source[: self.guided])
+        ruled = _RuledReLU.apply(source[self.guided :], top, False, 0, self.deconvnet - self.guided)
+        y = torch.cat([plain, ruled])
+        return x.copy_(y) if inplace else y

@@ -2,23 +2,29 @@
 
 from collections import Counter
 from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
-from .card import Layout
+from .card import Layout, Tokens
+from .relu import read
 
 Side = Literal["output", "input"]
 
 
 class Place(NamedTuple):
-    """A place in the network: the output or input of a module's k-th call."""
+    """A place in the network: the output or input of a module's k-th call.
+
+    With `relu` it is what a ReLU makes of that output, which is called as a function and no module of its own.
+    """
 
     module: str
     side: Side = "output"
     call: int = 0
+    relu: bool = False
 
 
 class Stopped(Exception):
@@ -32,32 +38,57 @@ def first_tensor(value: Any) -> Tensor | None:
     return value if isinstance(value, Tensor) else None
 
 
+def version_of(x: Tensor) -> int:
+    """How often it was written over; in inference mode nobody counts."""
+    return -1 if x.is_inference() else x._version
+
+
 class Taps:
     """The tensors at the wanted places, as they were at that moment, after a pass inside `listening`."""
 
     def __init__(self, places: Collection[Place], *, leaf: bool = False, stop_after: Place | None = None) -> None:
         """`leaf`: nothing upstream of the first place needs a gradient, so let the graph begin there."""
         self.kept: dict[Place, Tensor] = {}
+        self._versions: dict[Place, int] = {}
         self._places = frozenset(places)
         self._leaf = leaf
         self._stop_after = stop_after
         self._calls: Counter[str] = Counter()
+        self._rectified: dict[int, tuple[Place, Tensor, int]] = {}  # by id of a module's output, with its version
 
     @contextmanager
     def listening(self, network: nn.Module) -> Iterator[None]:
-        """Hooks the places for one pass, which ends at `stop_after`."""
+        """Hooks the places for one pass, which ends at `stop_after`. Rules of ReLUs must be entered before."""
         handles = []
         for name in sorted({place.module for place in self._places}):
             module = network.get_submodule(name)
             handles.append(module.register_forward_pre_hook(self._on_input(name)))
             handles.append(module.register_forward_hook(self._on_output(name)))
+        wanted = any(place.relu for place in self._places)
+        relus: AbstractContextManager[object] = _ReLUs(self) if wanted else nullcontext()
         try:
-            yield
+            with relus:
+                yield
         except Stopped:
             pass
         finally:
             for handle in handles:
                 handle.remove()
+            self._rectified.clear()
+
+    def spoilt(self) -> set[Place]:
+        """Places whose tensor was written over later: a ReLU in place whose result nobody took."""
+        return {place for place, x in self.kept.items() if version_of(x) != self._versions[place]}
+
+    def awaited(self, x: Tensor) -> Place | None:
+        """Where a ReLU of x is, if it is wanted and x still is what a module gave."""
+        place, given, version = self._rectified.pop(id(x), (None, x, 0))
+        return place if place is not None and version_of(given) == version else None
+
+    def rectified(self, place: Place, out: Tensor) -> Tensor:
+        """Takes what a ReLU gave; returns what to hand on."""
+        new = self._take(place, out, shared=False)
+        return out if new is None else new
 
     def _on_input(self, name: str) -> Any:
         def hook(_: nn.Module, args: tuple[Any, ...]) -> Any:
@@ -71,6 +102,10 @@ class Taps:
             tensor = first_tensor(out)
             shared = any(tensor is arg for arg in args)  # an identity gives what others may hold too
             new = self._take(Place(name, "output", self._calls[name]), tensor, shared)
+            relu = Place(name, "output", self._calls[name], relu=True)
+            if tensor is not None and relu in self._places:
+                handed = tensor if new is None else new
+                self._rectified[id(handed)] = (relu, handed, version_of(handed))
             self._calls[name] += 1
             if new is None:
                 return None
@@ -89,21 +124,33 @@ class Taps:
             x = x.clone()
         if self._leaf and not x.requires_grad and torch.is_grad_enabled():
             x = x.detach().requires_grad_()
-        self.kept[place] = x
+        self.kept[place], self._versions[place] = x, version_of(x)
         if place == self._stop_after:
             raise Stopped
         return x.clone()
 
 
-def as_map(x: Tensor, layout: Layout, size: tuple[int, int]) -> Tensor:
-    """A layer's tensor as [N, C, h, w], or [N, C] for a vector; tokens take the aspect of the image's `size`.
+class _ReLUs(TorchFunctionMode):
+    """Shows every ReLU that is called to the taps."""
 
-    A class token is left out.
-    """
+    def __init__(self, taps: Taps) -> None:
+        super().__init__()
+        self._taps = taps
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Calls, and hands on what the taps give."""
+        call = read(func, args, kwargs or {})
+        place = None if call is None else self._taps.awaited(call.x)
+        out = func(*args, **(kwargs or {}))
+        return out if place is None else self._taps.rectified(place, out)
+
+
+def as_map(x: Tensor, layout: Layout, tokens: Tokens | None = None) -> Tensor:
+    """A layer's tensor as [N, C, h, w], or [N, C] for a vector; of tokens only the patches."""
     if layout == "nhwc":
         return x.permute(0, 3, 1, 2)
-    if layout in ("tokens", "tokens+class"):
-        x = x[:, 1:] if layout == "tokens+class" else x
-        height = round((x.shape[1] * size[0] / size[1]) ** 0.5)
-        return x.transpose(1, 2).reshape(x.shape[0], x.shape[2], height, -1)
+    if layout == "tokens":
+        assert tokens is not None, "the layout has a grid"
+        patches = x[:, tokens.leading : x.shape[1] - tokens.trailing]
+        return patches.transpose(1, 2).reshape(len(x), x.shape[2], tokens.height, tokens.width)
     return x

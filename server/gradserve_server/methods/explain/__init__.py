@@ -42,7 +42,9 @@ def needs_rules(card: ModelCard) -> str:
 
 def needs_map(card: ModelCard) -> str:
     """Needs a layer with spatial extent."""
-    return "" if card.grad_cam_layer else "no layer of it has spatial extent"
+    if card.grad_cam_layer:
+        return ""
+    return next((note for note in card.notes if note.startswith("GRAD_CAM")), "no layer of it has spatial extent")
 
 
 def needs_both(card: ModelCard) -> str:

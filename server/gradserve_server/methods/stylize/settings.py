@@ -65,7 +65,7 @@ def _blocks(card: ModelCard) -> dict[float, list[Layer]]:
     """The layers by their stride, of those the least nested by name: blocks, not what is inside of them."""
     blocks: dict[float, list[Layer]] = {}
     for layer in card.layers:
-        if not (layer.is_map and layer.grad_cam):
+        if not (layer.is_map and layer.grad_cam) or layer.kind == "relu":
             continue
         same = blocks.setdefault(2.0 ** round(math.log2(card.height / layer.height)), [])
         if same and layer.name.count(".") < same[0].name.count("."):

@@ -1,0 +1,128 @@
+"""Where gradients go: which layers a layer depends on, and on which maps the logits have a gradient."""
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.graph import get_gradient_edge
+
+from .card import Layer
+from .layouts import ROWS
+from .outputs import run
+from .taps import Place, Taps, as_map
+
+Node = Any  # torch.autograd.graph.Node
+Edge = tuple[Node, int]
+
+NOT_FOR_GRAD_CAM = ("Pool", "Dropout", "Identity", "Flatten", "Permute")  # words in kinds of modules
+ENOUGH = 0.5  # share of the positions with a gradient, above which a map is a good default for Grad-CAM
+NO_GRADIENT = "GRAD_CAM: it does not apply, since the logits have no gradient by any map"
+
+
+@dataclass(frozen=True)
+class Flow:
+    """Layers with what they depend on, the same of the logits, the default layer of Grad-CAM, and a note on it."""
+
+    layers: tuple[Layer, ...]
+    upstream: int
+    grad_cam_layer: str
+    note: str
+
+
+def flow(network: nn.Module, example: Tensor, layers: Sequence[Layer], places: Mapping[str, Place]) -> Flow:
+    """One pass with all layers tapped, and its backward."""
+    taps = Taps(set(places.values()), leaf=True)
+    with taps.listening(network):
+        logits = run(network, example.detach().requires_grad_())
+    spoilt = taps.spoilt()
+    layers = [layer for layer in layers if places[layer.name] not in spoilt]
+    kept = {la.name: taps.kept[places[la.name]] for la in layers if places[la.name] in taps.kept}
+    kept = {name: x for name, x in kept.items() if x.requires_grad}
+    if not logits.requires_grad:
+        return Flow(tuple(replace(layer, upstream=0) for layer in layers), 0, "", NO_GRADIENT)
+    known: dict[Edge, int] = {}
+    for layer in layers:
+        if layer.name in kept:
+            edge = _edge(kept[layer.name])
+            known[edge] = known.get(edge, 0) | 1 << layer.number
+    upstream = _upstream([_edge(logits), *known], known)
+    found = [replace(la, upstream=upstream[_edge(kept[la.name])] if la.name in kept else 0) for la in layers]
+    top = logits.amax(1).sum()
+    grads = torch.autograd.grad(top, list(kept.values()), allow_unused=True) if kept else ()
+    shares = _shares(found, dict(zip(kept, grads, strict=True)))
+    to_logits = upstream[_edge(logits)]
+    sequences = {name for name, x in kept.items() if x.dim() == 3}
+    return Flow(tuple(found), to_logits, *_default(found, shares, to_logits, sequences))
+
+
+def _edge(x: Tensor) -> Edge:
+    edge = get_gradient_edge(x)
+    return edge.node, edge.output_nr
+
+
+def _upstream(edges: Iterable[Edge], known: Mapping[Edge, int]) -> dict[Edge, int]:
+    """For each edge, the layers that it depends on, as bits."""
+    bits: dict[Node, int] = {}
+    for edge in edges:
+        waiting = [edge[0]]
+        while waiting:
+            node = waiting[-1]
+            sources = [source for source in node.next_functions if source[0] is not None]
+            unknown = [source for source, _ in sources if source not in bits]
+            if unknown and node not in bits:
+                waiting += unknown
+                continue
+            waiting.pop()
+            bits[node] = 0
+            for source in sources:
+                bits[node] |= bits[source[0]] | known.get(source, 0)
+    return {edge: bits[edge[0]] for edge in edges}
+
+
+def _shares(layers: Iterable[Layer], grads: Mapping[str, Tensor | None]) -> dict[str, float]:
+    """The share of positions at which a map, or what may be one, has a gradient."""
+    shares = {}
+    for layer in layers:
+        grad = grads.get(layer.name)
+        unknown = layer.layout == "other" and not any(word in layer.kind for word in NOT_FOR_GRAD_CAM)
+        if grad is None or not (layer.grad_cam or (unknown and _long(grad))):
+            continue
+        positions = as_map(grad, layer.layout, layer.tokens).abs().sum(1 if layer.grad_cam else -1)
+        shares[layer.name] = (positions > 0).float().mean().item()
+    return shares
+
+
+def _long(x: Tensor) -> bool:
+    """Whether it may hold positions of the image, in an order that is not known."""
+    images = x.shape[0] if x.dim() > 3 else min(x.shape[:2])
+    return x.dim() > 2 and images == ROWS and x.shape[:-1].numel() > ROWS
+
+
+def _default(
+    layers: Sequence[Layer], shares: Mapping[str, float], upstream: int, sequences: Collection[str]
+) -> tuple[str, str]:
+    """The last map with a gradient on most positions, and a note where it is not what one would expect."""
+    maps = [layer for layer in layers if layer.grad_cam and upstream >> layer.number & 1]
+    some = [layer for layer in maps if shares.get(layer.name, 0) > 0]
+    good = [layer for layer in some if shares[layer.name] > ENOUGH]
+    chosen = next(iter([*good[-1:], *some[-1:], *maps[-1:]]), None)
+    after = -1 if chosen is None else chosen.number
+    unread = [la for la in layers if la.layout == "other" and la.number > after and shares.get(la.name, 0) > ENOUGH]
+    if chosen is not None and chosen.layout == "tokens":  # four dimensions are the heads of attention
+        unread = [layer for layer in unread if layer.name in sequences]
+    name = "" if chosen is None else chosen.name
+    if unread:
+        instead = f"takes {name}" if name else "does not apply"
+        return name, (
+            f"GRAD_CAM: by default it {instead}, since what {unread[-1].name} gives later cannot be read as a map; if "
+            "that is patches of the image row by row, say in the catalogue how many other tokens stand before and "
+            "after them: tokens = { leading = 1, trailing = 0 }"
+        )
+    if not name and any(layer.grad_cam for layer in layers):
+        return "", NO_GRADIENT
+    if name and not good:
+        share = "only few positions of it have" if some else "no position of it has"
+        return name, f"GRAD_CAM: by default it takes {name}; on a test image {share} a gradient, and no map has more"
+    return name, ""
