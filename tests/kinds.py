@@ -29,9 +29,11 @@ def settled(build: Builder) -> Builder:
             if isinstance(module, nn.BatchNorm2d) and module.running_mean is not None:
                 nn.init.uniform_(module.running_mean, -0.3, 0.3)
                 nn.init.uniform_(module.running_var, 0.4, 1.6)
-                if "weight" in module._parameters and module.affine:
+                if module.affine:
                     nn.init.uniform_(module.weight, 0.6, 1.4)
                     nn.init.uniform_(module.bias, -0.4, 0.4)
+            elif isinstance(module, nn.Linear) and not module.weight.any():
+                nn.init.normal_(module.weight, std=module.in_features**-0.5)
         return network.eval()
 
     return builder
@@ -111,7 +113,7 @@ def norm_with_own_forward() -> nn.Module:
 
 class ShiftedConv(nn.Conv2d):
     def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x.roll(1, 3)).clamp(-2, 2)
+        return super().forward(x.roll(1, 3)).clamp(-0.5, 0.5)
 
 
 class Quantised(nn.Conv2d):
@@ -419,3 +421,11 @@ def scripted_part() -> nn.Module:
     network = Small()
     network.second = torch.jit.script(network.second)
     return network
+
+
+@settled
+def of_timm(name: str) -> nn.Module:
+    """A network of timm's, with weights drawn at random."""
+    import timm
+
+    return timm.create_model(name, pretrained=False)

@@ -260,3 +260,14 @@ def raises() -> nn.Module:
 
 def leaves() -> nn.Module:
     sys.exit(3)
+
+
+# A builder whose weights are others at every call.
+def unseeded() -> nn.Module:
+    network = settled(Trunk())
+    generator = torch.Generator()
+    generator.seed()
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.add_(torch.randn(parameter.shape, generator=generator), alpha=0.01)
+    return network

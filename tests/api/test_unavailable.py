@@ -27,6 +27,10 @@ BAD = f"""
 builder = "own_networks:trunk"
 weights = "nothing.bin"
 """
+UNSEEDED = f"""
+[models.unseeded]
+{OWN.format("unseeded")}
+"""
 GOOD = f"""
 [models.good]
 {OWN.format("trunk")}
@@ -35,11 +39,12 @@ precisions = ["exact"]
 """
 IMAGE = picture(0, 16, 16)
 REASONS = {"first": "LookupError: no such recipe: soup", "fileless": "no such file: "}
+REASONS |= {"unseeded": "its builder gives other weights at every call"}
 
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[Server]:
-    with Server(BAD + GOOD, "--workers", "2") as server:
+    with Server(BAD + UNSEEDED + GOOD, "--workers", "2") as server:
         yield server
 
 
@@ -71,7 +76,7 @@ def asked(stubs: Stubs, model: str) -> dict[str, Callable[[], Any]]:
     return found
 
 
-@pytest.mark.parametrize("model", ["", "first", "fileless"])
+@pytest.mark.parametrize("model", ["", "first", "fileless", "unseeded"])
 def test_every_rpc_refuses_it_with_the_reason(stubs: Stubs, model: str) -> None:
     calls = asked(stubs, model)
     assert len(calls) == 11

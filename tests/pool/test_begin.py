@@ -66,3 +66,11 @@ def test_a_model_that_fails_in_its_warm_up(monkeypatch: pytest.MonkeyPatch) -> N
     assert ready.unavailable == {"other": "one row does not fit"}
     with pytest.raises(LoadError, match="model other: one row does not fit"):
         begin(WorkerSettings((GOOD, OTHER), "cpu", strict=True))
+
+
+def test_weights_that_are_others_at_every_call() -> None:
+    _, ready = begin(WorkerSettings((own("it", "unseeded"), GOOD), "cpu"))
+    digests = {card.name: card.digest for card in ready.cards}
+    _, again = begin(WorkerSettings((own("it", "unseeded"), GOOD), "cpu", digests=digests))
+    assert [card.name for card in again.cards] == ["good"]
+    assert "other weights at every call" in again.unavailable["it"]

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from itertools import takewhile
 from typing import Any
 
 from gradserve.v1 import influence_pb2
@@ -80,9 +81,10 @@ def bind_embed(request: influence_pb2.EmbedRequest, at: Circumstances) -> Bound:
 
 
 def default_layer(card: ModelCard) -> tuple[str, str]:
-    """The usual features: what goes into the last linear layer, else the last layer with a map, averaged."""
-    linear = [layer.name for layer in card.layers if layer.kind == "Linear"]
-    return (linear[-1], "input") if linear else (card.grad_cam_layer or card.layers[-1].name, "output")
+    """The usual features: what goes into the layer that gives the logits, else the last layer with a map, averaged."""
+    last = takewhile(lambda la: la.layout == "vector" and la.channels == len(card.classes), reversed(card.layers))
+    heads = [layer.name for layer in last]
+    return (heads[-1], "input") if heads else (card.grad_cam_layer or card.layers[-1].name, "output")
 
 
 def index_of(card: ModelCard, violations: Violations) -> Index | None:

@@ -10,16 +10,17 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from .behaviour import Behaviour, Unservable, examine, varied
+from .behaviour import Unservable, examine, varied
 from .card import ModelCard, Precision
 from .catalogue import ModelSpec
 from .channels import advice, grey
 from .comparison import Comparison, Format, batches
 from .convolutions import HALF
+from .description import describe
 from .fold import fold_batch_norms, foldable
 from .kernels import Kernels
 from .layouts import ROWS
-from .loading import LoadError, Source, class_names, load
+from .loading import LoadError, Source, load
 from .outputs import NoLogits, run
 from .precision import Halves
 from .prepared import Prepared
@@ -40,6 +41,11 @@ class Treatment(NamedTuple):
 
 
 TREATMENTS = (Treatment(True, True), Treatment(True, False), Treatment(False, True), Treatment(False, False))
+WITHOUT = {  # what the card says where an earlier treatment failed
+    Treatment(True, False): "images lie in memory channel by channel, which is slower",
+    Treatment(False, True): "BatchNorm is not folded, which is slower",
+    Treatment(False, False): "the network is served untouched, which is slower",
+}
 
 
 class Disagreement(ValueError):
@@ -96,18 +102,21 @@ class _Preparation:
         images = varied(*(self.other_size or size))
         self.behaviour = examine(network, self.normalised(self._images(images)))
         self.pairs = foldable(network, self.example[:1]) if fold else {}
-        faults: list[str] = []
+        fault: Exception | None = None
         for treatment in TREATMENTS if fold else TREATMENTS[2:]:
             try:
                 exact = self._treated(treatment)
             except Exception as error:
-                faults.append(_words(treatment, error))
-                log.warning("%s: %s", self.spec.name, faults[-1], exc_info=not isinstance(error, Disagreement))
+                fault = error
+                log.warning("%s %s: %s", self.spec.name, treatment, error, exc_info=not isinstance(error, Disagreement))
                 continue
-            if exact is not None:
-                exact = replace(exact, card=replace(exact.card, notes=(*exact.card.notes, *faults[-1:])))
-                return self._with_others(exact) if fold else replace(exact, kernels=None, straight=None)
-        raise LoadError(f"model {self.spec.name}: {faults[-1]}")
+            if exact is None:
+                continue
+            if fault is not None:
+                note = f"{WITHOUT[treatment]}: {fault}"
+                exact = replace(exact, card=replace(exact.card, notes=(*exact.card.notes, note)))
+            return self._with_others(exact) if fold else replace(exact, kernels=None, straight=None)
+        raise LoadError(f"model {self.spec.name}: it cannot be served as it is: {fault}")
 
     def normalised(self, images: Tensor) -> Tensor:
         """The network's input for images [N, 3, H, W] in [0, 1], in their number format."""
@@ -230,15 +239,8 @@ class _Preparation:
         return model
 
     def _card(self, seen: Probe, folded: dict[str, str]) -> ModelCard:
-        return _card(self.spec, self.source, seen, folded, self.behaviour, (self.any_size, self.min_size))
-
-
-def _words(treatment: Treatment, error: Exception) -> str:
-    """A treatment that failed, for the card."""
-    without = "BatchNorm is not folded" if treatment.fold else "its memory format is its author's"
-    if not any(treatment):
-        return f"it cannot be served as it is: {error}"
-    return f"{without}: otherwise {error}" if isinstance(error, Disagreement) else f"{without}: {error}"
+        sizes = (self.any_size, self.min_size)
+        return describe(self.spec, self.source, seen, folded, self.behaviour, sizes)
 
 
 def _why_absent(error: Exception) -> str:
@@ -264,56 +266,3 @@ def _takes(network: nn.Module, example: Tensor, height: int, width: int) -> bool
         run(network, nn.functional.interpolate(example, (height, width)))
         return True
     return False
-
-
-def _card(
-    spec: ModelSpec,
-    source: Source,
-    seen: Probe,
-    folded: dict[str, str],
-    behaviour: Behaviour,
-    sizes: tuple[bool, int],
-) -> ModelCard:
-    labels = class_names(spec, source, seen.classes)
-    notes = [*spec.notes, *source.notes, *seen.notes]
-    if behaviour.no_gradient:
-        notes.append(f"NO_GRADIENT: {behaviour.no_gradient}")
-    if behaviour.alone:
-        notes.append(f"every image has a pass of its own: {behaviour.alone}")
-    if seen.softmax:
-        notes.append("its outputs look like probabilities: gradients of a saturated softmax vanish; serve the logits")
-    if seen.relus and seen.other_activations:
-        notes.append(f"PARTIALLY_GUIDED: beside ReLUs it has {', '.join(seen.other_activations)}")
-    return ModelCard(
-        name=spec.name,
-        builder="embedded" if "models.embedded" in spec.source else spec.source,
-        digest=source.digest,
-        classes=labels,
-        height=source.height,
-        width=source.width,
-        resize=source.resize,
-        interpolation="bicubic" if source.interpolation == "bicubic" else "bilinear",
-        mean=source.mean,
-        std=source.std,
-        any_size=sizes[0],
-        min_size=sizes[1],
-        default_eps=spec.default_eps,
-        layers=tuple(layer for layer in seen.layers if layer.name not in folded),
-        folded=folded,
-        grad_cam_layer=seen.grad_cam_layer,
-        relus=seen.relus,
-        other_activations=seen.other_activations,
-        rules_refused=seen.rules_refused,
-        softmax=seen.softmax,
-        gflop=seen.gflop,
-        channels=source.channels,
-        no_gradient=behaviour.no_gradient,
-        alone=bool(behaviour.alone),
-        precisions=spec.precisions,
-        auto=spec.auto,
-        rows=spec.rows,
-        notes=tuple(notes),
-        aliases=seen.aliases,
-        upstream=seen.upstream,
-        tokens=seen.tokens,
-    )

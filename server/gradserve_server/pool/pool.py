@@ -9,7 +9,19 @@ from dataclasses import dataclass, field, replace
 from ..config import StartError
 from ..models.served import ServedModels
 from .handle import Handle
-from .wire import Broken, Cancel, Failure, FailureKind, Outcome, Preview, Ready, Task, Tick, WorkerSettings
+from .wire import (
+    OTHER_WEIGHTS,
+    Broken,
+    Cancel,
+    Failure,
+    FailureKind,
+    Outcome,
+    Preview,
+    Ready,
+    Task,
+    Tick,
+    WorkerSettings,
+)
 
 log = logging.getLogger(__name__)
 
@@ -47,6 +59,7 @@ class _Worker:
     failures: int = 0
     memory: int = 0
     unavailable: Mapping[str, str] = field(default_factory=dict)  # models that it could not load, with the reasons
+    digests: Mapping[str, str] = field(default_factory=dict)  # of its models' weights
     speeds: dict[str, float] = field(default_factory=dict)  # GFLOP per second, by model: small ones have few for each
     pending: dict[str, _Pending] = field(default_factory=dict)
 
@@ -66,6 +79,7 @@ class _Worker:
     def begin(self, ready: Ready) -> None:
         """Its process can be given work."""
         self.ready, self.failures, self.unavailable = True, 0, ready.unavailable
+        self.digests = {card.name: card.digest for card in ready.cards}
         self.speeds = {model: max(speed, SLOWEST) for model, speed in ready.speeds.items()}
 
     def learn(self, tick: Tick) -> None:
@@ -250,6 +264,10 @@ class Pool:
             part = f" (in {count} of {len(self._workers)} workers)" if count < len(self._workers) else ""
             failed[name] = reason + part
             log.error("model %s is not served: %s", name, failed[name])
+        for card in ready.cards:
+            if any(worker.digests.get(card.name, card.digest) != card.digest for worker in self._workers):
+                failed[card.name] = OTHER_WEIGHTS
+                log.error("model %s is not served: %s", card.name, OTHER_WEIGHTS)
         cards = [card for card in ready.cards if card.name not in failed]
         if failed and not cards:
             reasons = (self.cards.unavailable | failed).items()
@@ -258,7 +276,7 @@ class Pool:
         self.cards = ServedModels(cards, self.cards.unavailable | failed, self.cards.default)
         for worker in self._workers:
             models = tuple(spec for spec in worker.settings.models if spec.name in self.cards)
-            worker.settings = replace(worker.settings, models=models, strict=True)
+            worker.settings = replace(worker.settings, models=models, strict=True, digests=worker.digests)
         started.set_result(None)
 
     def _lost(self, handle: Handle) -> None:

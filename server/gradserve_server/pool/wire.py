@@ -14,6 +14,10 @@ from ..models.catalogue import ModelSpec
 FailureKind = Literal[
     "deadline", "refused", "not_finite", "model_failed", "out_of_memory", "lost", "crashed", "internal"
 ]
+OTHER_WEIGHTS = (
+    "its builder gives other weights at every call, and all processes must serve the same: "
+    "seed it, or save the weights to a file and name that"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +29,7 @@ class WorkerSettings:
     threads: int = 1
     rows: int | None = None
     strict: bool = False  # whether one model that cannot be loaded keeps the worker from beginning
+    digests: Mapping[str, str] = field(default_factory=dict)  # that the weights of models must have, by name
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,6 +29,7 @@ from ..models.preparation import prepare
 from ..models.prepared import Prepared
 from .pipe import Pipe
 from .wire import (
+    OTHER_WEIGHTS,
     Broken,
     Cancel,
     Failure,
@@ -85,6 +86,8 @@ def begin(settings: WorkerSettings) -> tuple[Engine, Ready]:
     for spec in settings.models:
         with _failing(spec.name, unavailable, settings.strict):
             model, unfolded = attached(spec, prepare(spec, device))
+            if settings.digests.get(spec.name, model.card.digest) != model.card.digest:
+                raise LoadError(OTHER_WEIGHTS)
             instances[spec.name] = {spec.name: model, **unfolded}
             cards[spec.name] = model.card
     models = {name: model for group in instances.values() for name, model in group.items()}

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from ...models.card import ModelCard
 from ...models.catalogue import ModelSpec
+from ...models.loading import LoadError
 from ...models.preparation import prepare
 from ...models.prepared import Prepared
 from .build import Builder
@@ -26,6 +27,8 @@ def attached(spec: ModelSpec, model: Prepared) -> tuple[Prepared, dict[str, Prep
     if spec.index is None:
         return model, {}
     plain = prepare(spec, model.device, fold=False)
+    if plain.card.digest != model.card.digest:
+        raise LoadError(f"model {spec.name}: its builder gives other weights at every call; seed it or name a file")
     folder = embedded(plain) if spec.index == "embedded" else Path(spec.index).absolute()
     index = opened(str(folder))
     index.verify()

@@ -1,0 +1,64 @@
+"""A model's card, put together from all that is known of it."""
+
+from .behaviour import Behaviour
+from .card import ModelCard
+from .catalogue import ModelSpec
+from .loading import Source, class_names
+from .probe import Probe
+
+
+def describe(
+    spec: ModelSpec,
+    source: Source,
+    seen: Probe,
+    folded: dict[str, str],
+    behaviour: Behaviour,
+    sizes: tuple[bool, int],
+) -> ModelCard:
+    """The card of a model: what its entry, its weights and a look at it tell. Raises LoadError.
+
+    `folded`: {convolution: BatchNorm}. `sizes`: whether it takes other sizes than its own, and the smallest side.
+    """
+    labels = class_names(spec, source, seen.classes)
+    notes = [*spec.notes, *source.notes, *seen.notes]
+    if behaviour.no_gradient:
+        notes.append(f"NO_GRADIENT: {behaviour.no_gradient}")
+    if behaviour.alone:
+        notes.append(f"every image has a pass of its own: {behaviour.alone}")
+    if seen.softmax:
+        notes.append("its outputs look like probabilities: gradients of a saturated softmax vanish; serve the logits")
+    if seen.relus and seen.other_activations:
+        notes.append(f"PARTIALLY_GUIDED: beside ReLUs it has {', '.join(seen.other_activations)}")
+    return ModelCard(
+        name=spec.name,
+        builder="embedded" if "models.embedded" in spec.source else spec.source,
+        digest=source.digest,
+        classes=labels,
+        height=source.height,
+        width=source.width,
+        resize=source.resize,
+        interpolation="bicubic" if source.interpolation == "bicubic" else "bilinear",
+        mean=source.mean,
+        std=source.std,
+        any_size=sizes[0],
+        min_size=sizes[1],
+        default_eps=spec.default_eps,
+        layers=tuple(layer for layer in seen.layers if layer.name not in folded),
+        folded=folded,
+        grad_cam_layer=seen.grad_cam_layer,
+        relus=seen.relus,
+        other_activations=seen.other_activations,
+        rules_refused=seen.rules_refused,
+        softmax=seen.softmax,
+        gflop=seen.gflop,
+        channels=source.channels,
+        no_gradient=behaviour.no_gradient,
+        alone=bool(behaviour.alone),
+        precisions=spec.precisions,
+        auto=spec.auto,
+        rows=spec.rows,
+        notes=tuple(notes),
+        aliases=seen.aliases,
+        upstream=seen.upstream,
+        tokens=seen.tokens,
+    )

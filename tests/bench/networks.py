@@ -1,0 +1,153 @@
+"""What making ready does to every classifier of torchvision, with random weights: folding, kernels, errors, seconds.
+
+`python -m tests.bench.networks --help`
+"""
+
+import logging
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from typing import Annotated
+
+import torch
+import typer
+from rich.progress import track
+from rich.table import Table
+from torch import Tensor
+from torchvision import models as zoo
+
+from gradserve_server.models import preparation
+from gradserve_server.models.behaviour import varied
+from gradserve_server.models.catalogue import EMBEDDED, ModelSpec
+from gradserve_server.models.loading import load
+from gradserve_server.models.preparation import prepare_source
+from gradserve_server.models.prepared import Prepared
+
+from . import report
+
+SIZE = {"height": 64, "width": 96, "resize": 64}
+OWN_SIZE = ("vit", "maxvit")  # families that take one size only
+SIZES = {"inception_v3": {"height": 96, "width": 128, "resize": 96}}
+GIANTS = ("vit_h_14", "regnet_y_128gf")  # too large for this kind of machine beside their float64 copies
+
+
+@dataclass(frozen=True)
+class Seen:
+    """Of one network. Errors are relative; those of gradients by their length."""
+
+    name: str
+    folded: int  # BatchNorms
+    kernels: int  # of EXACT's convolutions
+    kernels_fast: int
+    logits_double: float  # error in float64
+    gradient_double: float
+    gradient_ratio: float  # error in fp32 against float64, by that of plain fp32 torch
+    compared: tuple[str, ...]  # errors beside bounds by precision, as the comparison at load saw them
+    seconds: float  # to make it ready
+    notes: tuple[str, ...]
+
+
+def main(
+    only: Annotated[list[str] | None, typer.Option(help="Names; repeat for several. Default: all.")] = None,
+    as_json: report.Json = False,
+    out: report.Out = None,
+) -> None:
+    """Makes every classifier of torchvision and every embedded network ready and compares it with plain torch."""
+    torch.set_num_threads(1)
+    names = only or [*EMBEDDED, *(name for name in zoo.list_models(module=zoo) if name not in GIANTS)]
+    rows = [seen(spec_of(name)) for name in track(names, console=report.console)]
+    report.deliver([asdict(row) for row in rows], [table(rows)], as_json, out)
+
+
+def spec_of(name: str) -> ModelSpec:
+    """The catalogue's entry."""
+    size = {} if name.startswith(OWN_SIZE) else SIZES.get(name, SIZE)
+    return EMBEDDED.get(name) or ModelSpec.model_validate({"name": name, "weights": "random", **size})
+
+
+def seen(spec: ModelSpec) -> Seen:
+    """Prepares the network twice, in fp32 and in float64."""
+    cpu, source = torch.device("cpu"), load(spec)
+    began = time.monotonic()
+    with listening() as compared:
+        model = prepare_source(spec, source, cpu, torch.float32)
+    seconds = time.monotonic() - began
+    images = varied(model.card.height, model.card.width, seed=9)[:2]
+    fp32, own = answers(model, images), plain(source, images)
+    wide = prepare_source(spec, load(spec), cpu, torch.float64)
+    right, found = plain(load(spec), images.double()), answers(wide, images.double())
+    return Seen(
+        name=spec.name,
+        folded=len(model.card.folded),
+        kernels=kernels(model),
+        kernels_fast=kernels(model.at("fast")) if "fast" in model.card.precisions else 0,
+        logits_double=off(found[0], right[0]),
+        gradient_double=off(found[1], right[1]),
+        gradient_ratio=off(fp32[1], right[1]) / max(off(own[1], right[1]), 1e-9),
+        compared=tuple(compared),
+        seconds=seconds,
+        notes=model.card.notes,
+    )
+
+
+@contextmanager
+def listening() -> Iterator[list[str]]:
+    """What the comparison says while it is listened to."""
+    said: list[str] = []
+    handler = logging.Handler()
+    handler.emit = lambda record: said.append(record.getMessage())  # type: ignore[method-assign]
+    preparation.log.addHandler(handler)
+    level = preparation.log.level
+    preparation.log.setLevel("INFO")
+    try:
+        yield said
+    finally:
+        preparation.log.removeHandler(handler)
+        preparation.log.setLevel(level)
+
+
+def answers(model: object, images: Tensor) -> tuple[Tensor, Tensor]:
+    """Logits, and the gradient of each image's highest."""
+    images = images.clone().requires_grad_()
+    logits = model(images)  # type: ignore[operator]
+    return logits.detach(), torch.autograd.grad(logits.amax(1).sum(), images)[0]
+
+
+def plain(source: object, images: Tensor) -> tuple[Tensor, Tensor]:
+    """The same of the author's own network."""
+    network = source.network.to(images.dtype)  # type: ignore[attr-defined]
+    mean, std = (
+        torch.tensor(each, dtype=images.dtype).view(-1, 1, 1)
+        for each in (source.mean, source.std)  # type: ignore[attr-defined]
+    )
+    return answers(lambda x: network((x - mean) / std), images)
+
+
+def off(found: Tensor, right: Tensor) -> float:
+    """Relative L2 distance."""
+    return float((found.double() - right.double()).norm() / right.double().norm())
+
+
+def kernels(model: Prepared) -> int:
+    """Convolutions that take another kernel than the plain one in a pass over two images."""
+    if model.kernels is None:
+        return 0
+    with torch.no_grad():
+        model(varied(model.card.height, model.card.width)[:2])
+    return model.kernels.count
+
+
+def table(rows: list[Seen]) -> Table:
+    """For people."""
+    columns = ("network", "folded", "kernels", "FAST", "logits f64", "gradient f64", "fp32 ratio", "s", "notes")
+    found = Table(*columns, title="made ready, beside plain torch")
+    for row in rows:
+        errors = (f"{row.logits_double:.1e}", f"{row.gradient_double:.1e}", f"{row.gradient_ratio:.2f}")
+        counts = (str(row.folded), str(row.kernels), str(row.kernels_fast))
+        found.add_row(row.name, *counts, *errors, f"{row.seconds:.1f}", "; ".join((*row.compared, *row.notes)))
+    return found
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,136 @@
+"""The comparison at load finds what making ready got wrong, with the checks before it taken out."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from zoo import CPU
+
+from gradserve_server.models import convolutions, fold, kernels, preparation
+from gradserve_server.models.behaviour import varied
+from gradserve_server.models.catalogue import ModelSpec
+from gradserve_server.models.comparison import Comparison, Errors
+from gradserve_server.models.precision import Halves
+from gradserve_server.models.preparation import prepare
+
+from .test_kinds import KINDS, Kind, by_name, distance, images_of, ours, plain, spec_of
+
+WRONG_WHEN_FOLDED = [
+    *("kinds:norm_with_activation", "kinds:norm_with_scale", "kinds:norm_with_own_forward"),
+    *("kinds:conv_with_shift", "kinds:conv_quantised", "kinds:conv_parametrised", "kinds:conv_with_hooks"),
+    *("kinds:conv_masked_in_forward", "kinds:depends_on_size"),
+    *("cases:norm_act", "cases:weight_standardised", "cases:conv_with_hook", "cases:new_weight_norm"),
+    *("cases:old_weight_norm", "cases:spectral", "cases:pruned", "cases:two_norms"),
+]
+WRONG_WHEN_REPLACED_BY_NAME = ["kinds:listed_and_named", "kinds:in_two_containers", "cases:aliased"]
+
+
+def unchecked(network: nn.Module, example: Tensor) -> dict[str, str]:
+    """Every pair of a convolution and a BatchNorm that takes its output, of whatever subclass and however often."""
+    pairs, outputs, handles = {}, {}, []
+
+    def hook(name: str) -> Any:
+        def on_output(module: nn.Module, args: Any, out: Any) -> None:
+            if isinstance(module, nn.Conv2d):
+                outputs[id(out)] = (name, out)
+            elif id(args[0]) in outputs:
+                pairs[outputs[id(args[0])][0]] = name
+
+        return on_output
+
+    for name, module in network.named_modules():
+        if isinstance(module, nn.Conv2d | nn.BatchNorm2d):
+            handles.append(module.register_forward_hook(hook(name)))
+    with torch.no_grad():
+        network(example.clone())
+    for handle in handles:
+        handle.remove()
+    return pairs
+
+
+@by_name([kind for kind in KINDS if kind.builder in WRONG_WHEN_FOLDED])
+def test_a_wrong_fold_is_found(kind: Kind, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(preparation, "foldable", unchecked)
+    model = prepare(spec_of(kind), CPU)
+    assert any("BatchNorm is not folded" in note for note in model.card.notes)
+    assert not model.card.folded
+    check(kind, model)
+
+
+@by_name([kind for kind in KINDS if kind.builder in WRONG_WHEN_REPLACED_BY_NAME])
+def test_a_fold_under_one_name_alone_is_found(kind: Kind, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fold_by_name(network: nn.Module, pairs: Any) -> None:
+        disabled: list[nn.Module] = []
+        with monkeypatch.context() as patch:
+            patch.setattr(fold, "_disable", disabled.append)
+            fold.fold_batch_norms(network, pairs)
+        names = {id(module): name for name, module in reversed(list(network.named_modules()))}
+        for norm in disabled:
+            parent, _, leaf = names[id(norm)].rpartition(".")
+            setattr(network.get_submodule(parent), leaf, nn.Identity())
+
+    monkeypatch.setattr(preparation, "fold_batch_norms", fold_by_name)
+    model = prepare(spec_of(kind), CPU)
+    assert any("BatchNorm is not folded" in note for note in model.card.notes)
+    check(kind, model)
+
+
+def check(kind: Kind, model: Any) -> None:
+    """The answers are those of plain torch."""
+    (logits, gradient), right = ours(model, images_of(kind)), plain(kind, images_of(kind))
+    assert distance(logits, right[0]) < 1e-4
+    assert distance(gradient, right[1]) < 1e-3
+
+
+BROKEN: dict[str, tuple[str, Any]] = {
+    "the wrong gradient": ("input_gradient", lambda kernel, grad, shape: grad.new_ones(shape)),
+    "no gradient": ("input_gradient", lambda kernel, grad, shape: grad.new_zeros(shape)),
+    "NaN": ("input_gradient", lambda kernel, grad, shape: grad.new_full(shape, torch.nan)),
+}
+RESNET = ModelSpec(name="resnet18", weights="random", height=64, width=64, resize=64)
+
+
+@pytest.mark.parametrize("fault", BROKEN)
+def test_wrong_kernels_are_not_used(fault: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kernels, "PAYS", 0)
+    monkeypatch.setattr(kernels, "works", lambda *_: True)
+    monkeypatch.setattr(convolutions.Packed, *BROKEN[fault])
+    model = prepare(RESNET, CPU)
+    assert any("gradients by" in note for note in model.card.notes)
+    assert model.kernels is None or not model.channels_last
+    assert set(model.card.precisions) | set(model.card.absent) == {"exact", "balanced", "fast"}
+
+
+def test_a_wrong_precision_is_not_served(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Halves, "of", lambda self, weight: weight.detach().to(torch.bfloat16) * 2)
+    card = prepare(RESNET, CPU).card
+    assert "balanced" not in card.precisions
+    assert "beside the untouched network, logits are off by" in card.absent["balanced"]
+    assert any(note.startswith("BALANCED is not served") for note in card.notes)
+
+
+def test_bounds_are_floors_or_three_times_the_untouched_networks_own_error() -> None:
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 5)).eval()
+    comparison = Comparison(network.requires_grad_(False), lambda x: x, [varied(16, 16)], wide=True)
+    assert comparison.in_double
+    assert comparison.bounds("exact") == Errors(1e-4, 5e-2)
+    assert comparison.errors("exact", network).within(comparison.bounds("exact"))
+    assert not comparison.errors("exact", lambda x: network(x) * 1.001).within(comparison.bounds("exact"))
+    assert not comparison.errors("exact", lambda x: network(x)[:, :4]).within(comparison.bounds("exact"))
+    assert not comparison.errors("exact", lambda x: network(x) * torch.nan).within(comparison.bounds("exact"))
+    with torch.no_grad():
+        network[3].bias.add_(1e6)  # what is left of the logits is rounded by a tenth
+    coarse = Comparison(network, lambda x: x, [varied(16, 16)], wide=True)
+    assert coarse.bounds("exact").logits == pytest.approx(1e-4)
+
+
+def test_nothing_of_the_comparison_stays_in_memory() -> None:
+    from gradserve_server.models.loading import load
+
+    source = load(RESNET)
+    model = preparation.prepare_source(RESNET, source, CPU, torch.float32)
+    assert model.network is not source.network
+    held = {id(each) for network in (model.network, model.at("fast").network) for each in network.parameters()}
+    assert not held & {id(each) for each in source.network.parameters()}
