@@ -10,7 +10,8 @@ import typer
 from pydantic import ValidationError
 from rich.console import Console
 
-from .config import Settings, StartError, read_settings
+from .config import PoolSettings, Settings, StartError, devices, read_settings
+from .models.card import Precision
 from .models.catalogue import ModelSpec, check_builders, from_flag, read_tuning
 
 console = Console(stderr=True)
@@ -97,10 +98,20 @@ def settings_of(config: Path | None, models: list[str], server: dict[str, Any], 
             tuning = read_tuning(chosen["pool"]["tuned"])
         except OSError as error:
             raise ValueError(f"pool.tuned: {error}; gradserve bench --tune writes this file") from error
-        chosen["models"] = [tuning.applied(ModelSpec.model_validate(spec)) for spec in chosen["models"]]
+        defaults = fast_precisions_of(PoolSettings.model_validate(chosen["pool"]))
+        chosen["models"] = [tuning.applied(ModelSpec.model_validate(spec), defaults) for spec in chosen["models"]]
     settings = Settings.model_validate(chosen)
     check_builders(list(settings.models))
     return settings
+
+
+def fast_precisions_of(pool: PoolSettings) -> tuple[Precision, ...]:
+    """What the pool's first device computes fast."""
+    import torch
+
+    from .models.processor import fast_precisions
+
+    return fast_precisions(torch.device(devices(pool)[0]))
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from zoo import inputs, off
+from zoo import at, inputs, off
 
 from gradserve_server.engine.differentiate import differentiate
 from gradserve_server.engine.objective import logit
@@ -127,7 +127,7 @@ def ask(name: str, how: Precision, rules: list[Rule], count: int = 4) -> list[An
         Part(Query(images[i : i + 1], logit(i % len(model.card.classes)), "image", relu=rule), range(1))
         for i, rule in enumerate(rules)
     ]
-    return differentiate(model.at(how), parts)
+    return differentiate(at(model, how), parts)
 
 
 def cosine(a: Tensor | None, b: Tensor | None) -> float:
@@ -161,7 +161,7 @@ def test_rules_and_balanced_compose() -> None:
 
 def test_fast_is_the_same_network_in_bfloat16() -> None:
     model, images = inputs("trained-squeezenet1_0", 3)
-    fast = model.at("fast")
+    fast = at(model, "fast")
     assert {p.dtype for p in fast.network.parameters()} == {HALF}
     assert {p.dtype for p in model.network.parameters()} == {torch.float32}
     x = images.contiguous(memory_format=torch.channels_last).requires_grad_()
@@ -179,4 +179,4 @@ def test_fast_is_the_same_network_in_bfloat16() -> None:
 
 def test_a_precision_that_is_not_loaded() -> None:
     with pytest.raises(KeyError):
-        inputs("trained-resnet20")[0].at("fast").at("double")
+        inputs("trained-resnet20")[0].at("double")  # type: ignore[arg-type]

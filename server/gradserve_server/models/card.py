@@ -53,6 +53,7 @@ class ModelCard:
     softmax: bool
     gflop: float
     precisions: tuple[Precision, ...] = ("exact",)
+    absent: Mapping[Precision, str] = field(default_factory=dict)  # why it is not loaded in the other precisions
     auto: Mapping[Rpc, Precision] = field(default_factory=dict)  # what AUTO means by RPC; others: exact
     rows: Mapping[Precision, int] = field(default_factory=dict)  # rows per pass at the model's own size
     index: str = ""  # folder of its influence index

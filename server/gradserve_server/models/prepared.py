@@ -1,6 +1,7 @@
 """A network made ready to serve: folded, channels_last, frozen, probed."""
 
 import contextlib
+import logging
 from collections.abc import Collection, Mapping
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
@@ -17,8 +18,11 @@ from .kernels import FastOperations, Kernels
 from .loading import LoadError, Source, load
 from .precision import HalfBackward, Halves
 from .probe import ROWS, Probe, probe
+from .processor import Choice, choose
 from .straight import Line, Straight
 from .taps import Place, Side
+
+log = logging.getLogger(__name__)
 
 SMALLEST = 8
 
@@ -125,7 +129,10 @@ def prepare_source(
     except Exception as error:
         raise LoadError(f"model {spec.name}: a first pass at {source.height}x{source.width} failed: {error}") from error
     any_size, smallest = _sizes(network, example)
-    card = replace(_card(spec, source, seen, folded), any_size=any_size, min_size=smallest)
+    choice = choose(spec, device)
+    for warning in choice.warnings:
+        log.warning("model %s: %s", spec.name, warning)
+    card = replace(_card(spec, source, seen, folded, choice), any_size=any_size, min_size=smallest)
     exact = Prepared(network, card, seen.places, mean, std)
     if not fold:
         return exact
@@ -166,11 +173,11 @@ def _sizes(network: nn.Module, example: Tensor) -> tuple[bool, int]:
     return True, smallest
 
 
-def _card(spec: ModelSpec, source: Source, seen: Probe, folded: dict[str, str]) -> ModelCard:
+def _card(spec: ModelSpec, source: Source, seen: Probe, folded: dict[str, str], choice: Choice) -> ModelCard:
     labels = source.labels or tuple(f"class {i}" for i in range(seen.classes))
     if len(labels) != seen.classes:
         raise LoadError(f"model {spec.name}: {len(labels)} labels for {seen.classes} classes")
-    notes = list(spec.notes)
+    notes = [*spec.notes, *choice.warnings]
     if seen.softmax:
         notes.append("its outputs look like probabilities: gradients of a saturated softmax vanish; serve the logits")
     if seen.relus and seen.other_activations:
@@ -197,7 +204,8 @@ def _card(spec: ModelSpec, source: Source, seen: Probe, folded: dict[str, str]) 
         rules_refused=seen.rules_refused,
         softmax=seen.softmax,
         gflop=seen.gflop,
-        precisions=spec.precisions,
+        precisions=choice.loaded,
+        absent=choice.absent,
         auto=spec.auto,
         rows=spec.rows,
         notes=tuple(notes),
