@@ -13,6 +13,7 @@ from rich.console import Console
 from .config import PoolSettings, Settings, StartError, devices, read_settings
 from .models.card import Precision
 from .models.catalogue import ModelSpec, check_builders, from_flag, read_tuning
+from .pool import forking
 
 console = Console(stderr=True)
 
@@ -66,6 +67,7 @@ def serve(
     logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s %(message)s", stream=sys.stderr)
     try:
         logging.getLogger().setLevel(log_level.upper())
+        forking.start()  # first, since importing torch takes most of the start, there and here at the same time
         settings = settings_of(config, model or [], server, pool)
         from .api.service import run  # not above: workers import this module again, and --help needs none of it
 

@@ -18,6 +18,7 @@ from gradserve_server.models.precision import HalfBackward, Halves
 from gradserve_server.models.relu import Rule
 
 ROUNDING = 2**-8  # of one bfloat16 number
+TAPS = {"depthwise": 25, "linear": 1, "linear on tokens": 1, "linear of a permuted map": 1}  # others: 3 x 3
 
 generator = torch.Generator().manual_seed(0)
 
@@ -69,7 +70,8 @@ def test_an_operation_keeps_its_output_and_rounds_its_gradient(name: str) -> Non
         same, rounded = gradient(function, x)
     assert torch.equal(same, out)
     assert rounded.dtype == torch.float32
-    assert 0 < off(rounded, exact) < ROUNDING
+    taps = 1 if torch.ops.mkldnn._is_mkldnn_bf16_supported() else TAPS.get(name, 9)
+    assert 0 < off(rounded, exact) < ROUNDING * taps**0.5, "without oneDNN torch rounds the sum after every tap"
 
 
 @pytest.mark.usefixtures("everything_pays")

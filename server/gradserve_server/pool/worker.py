@@ -8,6 +8,9 @@ import socket
 import threading
 import time
 import traceback
+from collections import deque
+from collections.abc import Callable, Iterable
+from functools import partial
 
 import torch
 
@@ -21,6 +24,7 @@ from ..methods import RPCS
 from ..methods.influence.serving import attached
 from ..methods.making import as_bytes, pixels, resized
 from ..models.card import Precision
+from ..models.catalogue import PRECISIONS
 from ..models.prepared import Prepared, prepare
 from .pipe import Pipe
 from .wire import (
@@ -41,6 +45,7 @@ log = logging.getLogger(__name__)
 
 TICK_SECONDS = 0.5
 PREVIEW = 160  # pixels of a preview's longer side
+FEW_ROWS = 8  # that the warm-up runs where no speed is measured
 CHUNKS = 4  # passes that a wide query may fill
 FAILURES: tuple[tuple[type[Exception], FailureKind], ...] = (
     (TimeUp, "deadline"),
@@ -64,51 +69,68 @@ def main(end: socket.socket, settings: WorkerSettings) -> None:
         unfolded = {name: model for _, extra in attachments for name, model in extra.items()}
         engine = Engine(models | unfolded, rows=settings.rows)
         speeds = warm_up(engine)
+        chores = [partial(straighten, engine, *each) for each in loaded(engine)]
     except Exception as error:
         pipe.send([Broken(str(error))])
         pipe.close()
         return
     pipe.send([Ready(tuple(model.card for model in models.values()), settings.device, speeds)])
-    Worker(pipe, engine).serve()
+    Worker(pipe, engine, chores).serve()
+
+
+def loaded(engine: Engine) -> list[tuple[Prepared, Precision]]:
+    """Every model in every precision, first all in EXACT."""
+    models = engine.models.values()
+    return [(model, precision) for precision in PRECISIONS for model in models if precision in model.card.precisions]
 
 
 def warm_up(engine: Engine) -> dict[str, float]:
-    """Runs each model at full batches in all its precisions; returns the GFLOP per second of EXACT gradients."""
+    """Runs each model in all its precisions; returns the GFLOP per second of EXACT gradients at full batches."""
     speeds = {}
-    for name, model in engine.models.items():
-        for precision in model.card.precisions:
-            gradient = _passed(engine, model, precision)
-            if precision == "exact":
-                speeds[name] = gradient.gflop / max(gradient.seconds, 1e-9)
+    for model, precision in loaded(engine):
+        gradient = _passed(engine, model, precision)
+        if precision == "exact":
+            speeds[model.card.name] = gradient.gflop / max(gradient.seconds, 1e-9)
     engine.steps.clear()
     return speeds
 
 
+def straighten(engine: Engine, model: Prepared, precision: Precision) -> None:
+    """Makes the model's passes faster, up to full batches."""
+    model.at(precision).straighten(full_rows(engine, model, precision))
+
+
+def full_rows(engine: Engine, model: Prepared, precision: Precision) -> int:
+    """Rows of a full batch of gradients at the model's own size."""
+    return engine.limit(Key(model.card.name, precision, model.card.height, model.card.width, "image"))
+
+
 def _passed(engine: Engine, model: Prepared, precision: Precision) -> Step:
-    """The second full gradient pass, when caches are warm."""
-    size = (model.card.height, model.card.width)
-    rows = engine.limit(Key(model.card.name, precision, *size, "image"))
-    model.at(precision).straighten(rows)
-    images = torch.rand(rows, 3, *size, generator=torch.Generator().manual_seed(0))
+    """The last gradient pass, when caches are warm."""
+    rows = full_rows(engine, model, precision)
+    if precision != "exact" and model.device.type == "cpu":
+        rows = min(rows, FEW_ROWS)  # memory and kernels for more are quickly had when they come
+    images = torch.rand(rows, 3, model.card.height, model.card.width, generator=torch.Generator().manual_seed(0))
 
     def passes(job: Job) -> Steps:
+        yield Query(images, logit(0))
         for _ in range(2):
             yield Query(images, logit(0), "image")
-            yield Query(images, logit(0))
 
     engine.submit(Job("warm-up", model.card.name, passes, precision))
     while not engine.idle:
         for event in engine.step():
             if isinstance(event, Ended) and event.error and not isinstance(event.error, NotFinite):
                 raise event.error
-    return engine.steps[-2]
+    return engine.steps[-1]
 
 
 class Worker:
-    """The loop between the pipe and the engine."""
+    """The loop between the pipe and the engine. `chores` are done in turn while there is nothing else to do."""
 
-    def __init__(self, pipe: Pipe, engine: Engine) -> None:
+    def __init__(self, pipe: Pipe, engine: Engine, chores: Iterable[Callable[[], None]] = ()) -> None:
         self._pipe = pipe
+        self._chores = deque(chores)
         self._engine = engine
         self._inbox: queue.SimpleQueue[Task | Cancel | Stop] = queue.SimpleQueue()
         self._stopping = False
@@ -118,10 +140,12 @@ class Worker:
         """Takes arrivals, steps, sends what happened; blocks while there is nothing to do."""
         threading.Thread(target=self._read, daemon=True).start()
         while not self._stopping:
-            self._accept(block=self._engine.idle)
+            self._accept(block=self._engine.idle and not self._chores)
             self._gather()
             if events := self._engine.step():
                 self._pipe.send([told(event) for event in events])
+            if self._chores and self._engine.idle and self._inbox.empty():
+                self._chores.popleft()()
             if time.monotonic() - self._ticked > TICK_SECONDS:
                 self._tick()
         self._pipe.close()
