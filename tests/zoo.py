@@ -16,7 +16,8 @@ from torchvision.models import get_model
 from gradserve_server.models.card import Precision
 from gradserve_server.models.catalogue import ModelSpec
 from gradserve_server.models.loading import IMAGENET_MEAN, IMAGENET_STD, Source, load
-from gradserve_server.models.prepared import Prepared, prepare_source
+from gradserve_server.models.preparation import prepare_source
+from gradserve_server.models.prepared import Prepared
 
 torch.set_num_threads(1)
 CPU = torch.device("cpu")

@@ -222,9 +222,14 @@ class AsyncClient(AsyncMakers):
         return in_order_async(lambda image: self.attack(image, method, **arguments), images, concurrency)
 
     async def models(self) -> list[ModelCard]:
-        """The cards of all models, without their layers; the first is the default."""
+        """The cards of all models that were loaded, without their layers; `model()` is the default one."""
         reply = await self._call(self._models.ListModels, models_pb2.ListModelsRequest(), None)
         return [messages.model_card(each) for each in reply.models]
+
+    async def unavailable_models(self) -> dict[str, str]:
+        """Why models of the server's configuration could not be loaded, by name."""
+        reply = await self._call(self._models.ListModels, models_pb2.ListModelsRequest(), None)
+        return {each.name: each.reason for each in reply.unavailable}
 
     async def model(self, name: str = "") -> ModelCard:
         """One model's card with its layers; without a name that of the default model."""

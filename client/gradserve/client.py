@@ -236,9 +236,14 @@ class Client(Makers):
         return in_order(lambda image: self.attack(image, method, **arguments), images, concurrency)
 
     def models(self) -> list[ModelCard]:
-        """The cards of all models, without their layers; the first is the default."""
+        """The cards of all models that were loaded, without their layers; `model()` is the default one."""
         reply = self._call(self._models.ListModels, models_pb2.ListModelsRequest(), None)
         return [messages.model_card(each) for each in reply.models]
+
+    def unavailable_models(self) -> dict[str, str]:
+        """Why models of the server's configuration could not be loaded, by name."""
+        reply = self._call(self._models.ListModels, models_pb2.ListModelsRequest(), None)
+        return {each.name: each.reason for each in reply.unavailable}
 
     def model(self, name: str = "") -> ModelCard:
         """One model's card with its layers; without a name that of the default model."""

@@ -12,7 +12,7 @@ from rich.console import Console
 
 from .config import PoolSettings, Settings, StartError, devices, read_settings
 from .models.card import Precision
-from .models.catalogue import ModelSpec, check_builders, from_flag, read_tuning
+from .models.catalogue import ModelSpec, faults_of, from_flag, read_tuning
 from .pool import forking
 
 console = Console(stderr=True)
@@ -52,17 +52,20 @@ def serve(
     tls_key: Annotated[Path | None, typer.Option(help="PEM file with the private key")] = None,
     token_file: Annotated[Path | None, typer.Option(help="file with the bearer token that callers must send")] = None,
     tuned: Annotated[Path | None, typer.Option(help="file that gradserve bench --tune wrote")] = None,
+    strict: Annotated[
+        bool | None, typer.Option("--strict", help="do not start if any model cannot be loaded", show_default=False)
+    ] = None,
     log_level: Annotated[str, typer.Option(help="debug, info, warning or error")] = "info",
 ) -> None:
     """Serve the gradients of vision models over gRPC.
 
     Without --model and --config the embedded models are served. WEIGHTS is DEFAULT or another of torchvision's names
-    (downloaded), a .safetensors or .pth file, or random.
+    (downloaded), random, or else a file of weights. A model that cannot be loaded is told, and the others are served.
 
     Examples: serve --model resnet50 · serve --model mobilenet_v2=weights.safetensors --port 50051
     """
     server = {"host": host, "port": port, "metrics_port": metrics_port, "token_file": token_file}
-    server |= {"tls_certificate": tls_certificate, "tls_key": tls_key}
+    server |= {"tls_certificate": tls_certificate, "tls_key": tls_key, "strict": strict}
     pool = {"device": device, "workers": workers, "threads": threads, "tuned": tuned}
     logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s %(message)s", stream=sys.stderr)
     try:
@@ -103,7 +106,7 @@ def settings_of(config: Path | None, models: list[str], server: dict[str, Any], 
         defaults = fast_precisions_of(PoolSettings.model_validate(chosen["pool"]))
         chosen["models"] = [tuning.applied(ModelSpec.model_validate(spec), defaults) for spec in chosen["models"]]
     settings = Settings.model_validate(chosen)
-    check_builders(list(settings.models))
+    check_models(settings)
     return settings
 
 
@@ -114,6 +117,13 @@ def fast_precisions_of(pool: PoolSettings) -> tuple[Precision, ...]:
     from .models.processor import fast_precisions
 
     return fast_precisions(torch.device(devices(pool)[0]))
+
+
+def check_models(settings: Settings) -> None:
+    """Raises ValueError where no model can be loaded, as far as that is known before; if strict, where one cannot."""
+    faults = faults_of(settings.models)
+    if faults and (settings.server.strict or all(spec.name in faults for spec in settings.models)):
+        raise ValueError("\n".join(f"model {name}: {fault}" for name, fault in faults.items()))
 
 
 if __name__ == "__main__":

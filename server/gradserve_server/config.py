@@ -33,6 +33,7 @@ class ServerSettings(Section):
     token_file: Path | None = Field(None, description="file with the bearer token that callers must send")
     max_connection_age: float = Field(3600, gt=0, description="seconds after which clients are asked to reconnect")
     drain_seconds: float = Field(30, ge=0, description="how long running requests may take after SIGTERM")
+    strict: bool = Field(False, description="do not start if any model cannot be loaded")
 
     @model_validator(mode="after")
     def _pair(self) -> "ServerSettings":

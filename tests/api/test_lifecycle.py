@@ -25,7 +25,8 @@ from gradserve_server.api.server import SERVICES, ApiServer
 from gradserve_server.config import LimitSettings, ServerSettings
 from gradserve_server.metrics import Metrics
 from gradserve_server.models.catalogue import EMBEDDED
-from gradserve_server.models.prepared import prepare
+from gradserve_server.models.preparation import prepare
+from gradserve_server.models.served import ServedModels
 from gradserve_server.pool.pool import Pool
 from gradserve_server.pool.wire import Outcome
 
@@ -63,7 +64,7 @@ class Waiting:
 
     def __init__(self) -> None:
         card = prepare(EMBEDDED["digits"], torch.device("cpu")).card
-        self.cards, self.alive, self.begun, self.go = {"digits": card}, True, 0, asyncio.Event()
+        self.cards, self.alive, self.begun, self.go = ServedModels([card]), True, 0, asyncio.Event()
         self.error: Exception | None = None
 
     async def stream(self, task: Any) -> AsyncIterator[Outcome]:
@@ -392,6 +393,6 @@ def test_a_model_that_cannot_be_loaded(tmp_path: Path, capfd: pytest.CaptureFixt
     (tmp_path / "server.toml").write_text('[models.mine]\nbuilder = "alexnet"\nweights = "weights.safetensors"\n')
     assert starting("--config", str(tmp_path / "server.toml")) == 1
     err = capfd.readouterr().err
-    assert "weights.safetensors is neither a .safetensors file nor a state dict" in err
+    assert "weights.safetensors is not a whole .safetensors file" in err
     assert "Traceback" not in err
     assert "restarting" not in err

@@ -22,7 +22,8 @@ from gradserve_server.engine.objective import ranked
 from gradserve_server.engine.query import Answer, Part, Query
 from gradserve_server.models.card import Precision
 from gradserve_server.models.catalogue import ModelSpec
-from gradserve_server.models.prepared import Prepared, prepare
+from gradserve_server.models.preparation import prepare
+from gradserve_server.models.prepared import Prepared
 
 from . import report
 from .faithfulness import DATA, MODELS, Data

@@ -22,7 +22,8 @@ from rich.progress import track
 from gradserve import Attack, Client, Pick
 from gradserve.cli.launch import launched
 from gradserve_server.models.catalogue import ModelSpec
-from gradserve_server.models.prepared import Prepared, prepare
+from gradserve_server.models.preparation import prepare
+from gradserve_server.models.prepared import Prepared
 
 from ..reference import Wrapped
 from . import report

@@ -26,7 +26,8 @@ from gradserve.v1 import common_pb2 as pb
 from gradserve_server.api.images import decode, preprocess
 from gradserve_server.config import LimitSettings
 from gradserve_server.models.catalogue import ModelSpec
-from gradserve_server.models.prepared import Prepared, prepare
+from gradserve_server.models.preparation import prepare
+from gradserve_server.models.prepared import Prepared
 
 from . import report
 from .curves import Areas, Map, judged, random_map, ranked

@@ -26,7 +26,8 @@ from gradserve_server.methods.explain import Call, Target, explain
 from gradserve_server.methods.predict import predict
 from gradserve_server.models.card import Precision
 from gradserve_server.models.catalogue import EMBEDDED, ModelSpec
-from gradserve_server.models.prepared import Prepared, prepare
+from gradserve_server.models.preparation import prepare
+from gradserve_server.models.prepared import Prepared
 
 from . import report
 from .peer import ALPHA, EPS, NOISE, SAMPLES, STEPS

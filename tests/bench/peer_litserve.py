@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from gradserve_server.models.catalogue import ModelSpec
-from gradserve_server.models.prepared import Prepared, prepare
+from gradserve_server.models.preparation import prepare
+from gradserve_server.models.prepared import Prepared
 
 from .peer import ALPHA, CLASS, EPS, NOISE, SAMPLES, STEPS, decoded, encoded
 from .peer_captum import levels

@@ -13,7 +13,8 @@ from gradserve_server.engine.objective import logit
 from gradserve_server.engine.query import Answer, Query
 from gradserve_server.models.card import Precision
 from gradserve_server.models.catalogue import EMBEDDED, PRECISIONS
-from gradserve_server.models.prepared import Prepared, prepare
+from gradserve_server.models.preparation import prepare
+from gradserve_server.models.prepared import Prepared
 
 ROWS, BAD = 8, 3
 ROUNDING = {"exact": 1e-5, "balanced": 1e-5, "fast": 2**-7}  # of logits: other numbers of rows are summed otherwise

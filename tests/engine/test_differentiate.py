@@ -17,7 +17,8 @@ from gradserve_server.engine.objective import Objective, Refused, channel, log_p
 from gradserve_server.engine.query import Answer, Part, Query, Tap
 from gradserve_server.models.catalogue import ModelSpec
 from gradserve_server.models.loading import digest
-from gradserve_server.models.prepared import Prepared, prepare
+from gradserve_server.models.preparation import prepare
+from gradserve_server.models.prepared import Prepared
 from gradserve_server.models.taps import first_tensor
 
 SAME = 1e-4

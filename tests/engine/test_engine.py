@@ -26,7 +26,8 @@ from gradserve_server.engine.rows import default_rows
 from gradserve_server.engine.take import Key
 from gradserve_server.methods.explain import Call, Explained, Target, explain
 from gradserve_server.models.catalogue import EMBEDDED
-from gradserve_server.models.prepared import Prepared, prepare
+from gradserve_server.models.preparation import prepare
+from gradserve_server.models.prepared import Prepared
 
 CPU = torch.device("cpu")
 torch.set_num_threads(1)  # as a worker does; threads that wait for each other are slow where others compute
@@ -34,7 +35,7 @@ torch.set_num_threads(1)  # as a worker does; threads that wait for each other a
 
 def _model(name: str) -> SimpleNamespace:
     """Only what the engine asks of a model."""
-    card = SimpleNamespace(gflop=1.0, height=8, width=8, rows={}, absent={})
+    card = SimpleNamespace(gflop=1.0, height=8, width=8, rows={}, alone=False, absent={})
     model = SimpleNamespace(device=CPU, name=name, card=card)
     model.at = lambda precision: model
     return model

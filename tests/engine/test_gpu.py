@@ -10,7 +10,7 @@ from gradserve_server.engine.objective import logit
 from gradserve_server.engine.query import Query
 from gradserve_server.engine.recorded import WORTH
 from gradserve_server.models.catalogue import EMBEDDED
-from gradserve_server.models.prepared import prepare
+from gradserve_server.models.preparation import prepare
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")]
 

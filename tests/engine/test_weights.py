@@ -9,7 +9,8 @@ from gradserve_server.engine.differentiate import differentiate
 from gradserve_server.engine.objective import log_odds, log_prob
 from gradserve_server.engine.query import Part, Query, Tap
 from gradserve_server.models.catalogue import EMBEDDED
-from gradserve_server.models.prepared import Prepared, prepare
+from gradserve_server.models.preparation import prepare
+from gradserve_server.models.prepared import Prepared
 
 SAME = 1e-5
 

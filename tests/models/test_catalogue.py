@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from gradserve_server.models.catalogue import EMBEDDED, ModelSpec, check_builders, from_flag, read_catalogue
+from gradserve_server.models.catalogue import EMBEDDED, ModelSpec, check_builders, faults_of, from_flag, read_catalogue
 
 CATALOGUE = """
 [models.photos]
@@ -56,12 +56,48 @@ def test_absolute_paths_stay(path: Path) -> None:
     assert (spec.weights, spec.labels) == ("/models/m.pth", Path("/models/m.txt"))
 
 
+PATHS = [
+    ("networks:linear", "w", True),
+    ("networks:linear", "w.bin", True),
+    ("networks:linear", "folder/w.pth.tar", True),
+    ("networks:linear", "IMAGENET1K_V1", True),
+    ("networks:linear", "random", False),
+    ("networks:linear", "DEFAULT", False),
+    ("resnet18", "w.ckpt", True),
+    ("resnet18", "w", True),
+    ("resnet18", "IMAGENET1K_V1", False),
+    ("resnet18", "random", False),
+    ("no_such_network", "w", True),
+]
+
+
+@pytest.mark.parametrize(("builder", "weights", "is_file"), PATHS)
+def test_what_is_no_name_is_a_path_beside_the_catalogue(path: Path, builder: str, weights: str, is_file: bool) -> None:
+    path.write_text(f'[models.m]\nbuilder = "{builder}"\nweights = "{weights}"\n')
+    (spec,) = read_catalogue(path)
+    assert spec.weights == (str(path.parent / weights) if is_file else weights)
+
+
+def test_one_channel_needs_one_number(path: Path) -> None:
+    path.write_text('[models.m]\nbuilder = "n:m"\nchannels = 1\nmean = [0.5]\nstd = [0.25]\n')
+    (spec,) = read_catalogue(path)
+    assert (spec.channels, spec.mean, spec.std) == (1, (0.5,), (0.25,))
+
+
 WRONG = {
     'models = "resnet18"': (ValueError, "models must be tables"),
     "[models": (ValueError, "at the end of a table declaration"),
     "[models.m]\nheigth = 3": (ValidationError, "heigth"),
     "[models.m]\nheight = 0": (ValidationError, "height"),
-    "[models.m]\nmean = [0.5, 0.5]": (ValidationError, "mean"),
+    "[models.m]\nmean = [0.5, 0.5]": (ValidationError, "mean has 2 numbers for channels = 3"),
+    "[models.m]\nstd = []": (ValidationError, "std"),
+    "[models.m]\nmean = [0.5]": (ValidationError, "mean has 1 numbers for channels = 3 .*needs channels = 1"),
+    '[models.m]\nbuilder = "n:m"\nchannels = 1\nstd = [1, 1, 1]': (
+        ValidationError,
+        "std has 3 numbers for channels = 1",
+    ),
+    '[models.m]\nbuilder = "n:m"\nchannels = 2': (ValidationError, "channels"),
+    "[models.m]\nchannels = 1": (ValidationError, "channels = 1 is for a builder of your own"),
     '[models."a b"]\nheight = 3': (ValidationError, "name"),
     "[models.m]\ndefault_eps = 8": (ValidationError, "default_eps"),
 }
@@ -92,7 +128,7 @@ BUILDERS = [
     (ModelSpec(name="digit"), "nearest: digits"),
     (ModelSpec(name="zzzzzzzz"), "torchvision has no classifier 'zzzzzzzz'$"),
     (ModelSpec(name="m", builder="no_such_package.nets:build"), "no package 'no_such_package'"),
-    (ModelSpec(name="m", builder="resnet18", weights="/nowhere/w.safetensors"), "no file /nowhere/w.safetensors"),
+    (ModelSpec(name="m", builder="resnet18", weights="/nowhere/w.safetensors"), "no such file: /nowhere/w.safetensors"),
     (ModelSpec(name="m", builder="fasterrcnn_resnet50_fpn"), "torchvision has no classifier 'fasterrcnn_resnet50_fpn'"),
 ]
 
@@ -103,8 +139,29 @@ def test_builders_are_checked_before_anything_starts(spec: ModelSpec, says: str)
         check_builders([ModelSpec(name="alexnet"), spec])
 
 
+def test_every_fault_is_found(tmp_path: Path) -> None:
+    own, labels = {"builder": "networks:linear"}, tmp_path / "none.txt"
+    specs = [
+        ModelSpec(name="alexnet"),
+        ModelSpec(name="builder", builder="resnt18"),
+        ModelSpec(name="file", builder="networks:linear", weights=str(tmp_path / "w")),
+        ModelSpec(name="folder", builder="networks:linear", weights=str(tmp_path)),
+        ModelSpec(name="labels", builder="networks:linear", labels=labels),
+        ModelSpec(name="package", builder=":linear"),
+        ModelSpec(name="twice"),
+        ModelSpec.model_validate({"name": "twice", **own}),
+    ]
+    faults = faults_of(specs)
+    assert list(faults) == ["twice", "builder", "file", "folder", "labels", "package"]
+    assert "nearest: resnet18" in faults["builder"]
+    assert faults["file"].startswith(f"no such file: {tmp_path / 'w'} (weights may be a file, or one of: ")
+    assert faults["folder"].startswith(f"{tmp_path} is a folder")
+    assert faults["labels"] == f"no such file of labels: {labels}"
+    assert "no package ''" in faults["package"]
+
+
 def test_two_models_of_one_name() -> None:
-    with pytest.raises(ValueError, match="two models have the same name: a"):
+    with pytest.raises(ValueError, match="model a: two models have the same name"):
         check_builders([ModelSpec(name="a"), ModelSpec(name="b"), ModelSpec(name="a")])
 
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from zoo import off
 
-from gradserve_server.models.fold import fold_batch_norms
+from gradserve_server.models.fold import fold_batch_norms, foldable
 
 
 def norm(channels: int, **facts: object) -> nn.BatchNorm2d:
@@ -19,6 +19,13 @@ def norm(channels: int, **facts: object) -> nn.BatchNorm2d:
     if made.running_var is not None:
         nn.init.uniform_(made.running_var, 0.5, 2)
     return made
+
+
+def folded(network: nn.Module, x: Tensor) -> dict[str, str]:
+    """Folds what may be folded, and returns it."""
+    pairs = foldable(network, x)
+    fold_batch_norms(network, pairs.items())
+    return pairs
 
 
 class Net(nn.Module):
@@ -85,7 +92,7 @@ def test_folds_by_the_order_of_execution(
     network = Net(wiring, **facts).double().eval().requires_grad_(False)
     x = torch.rand(2, 4, 6, 5, dtype=torch.float64)
     before = network(x)
-    assert fold_batch_norms(network, x) == pairs
+    assert folded(network, x) == pairs
     assert off(network(x), before) < 1e-12
     assert {name for name in ("bn1", "bn2") if isinstance(getattr(network, name), nn.Identity)} == set(pairs.values())
     assert not any(parameter.requires_grad for parameter in network.parameters())
@@ -93,7 +100,7 @@ def test_folds_by_the_order_of_execution(
 
 def test_batch_statistics_are_not_folded() -> None:
     network = Net(straight, track_running_stats=False).eval()
-    assert fold_batch_norms(network, torch.rand(2, 4, 6, 5)) == {}
+    assert foldable(network, torch.rand(2, 4, 6, 5)) == {}
 
 
 def test_folding_is_done_in_float64() -> None:
@@ -101,7 +108,7 @@ def test_folding_is_done_in_float64() -> None:
     network = Net(straight).eval().requires_grad_(False)
     exact = Net(straight).double().eval().requires_grad_(False)
     exact.load_state_dict(network.state_dict())
-    fold_batch_norms(network, torch.rand(2, 4, 6, 5))
-    fold_batch_norms(exact, torch.rand(2, 4, 6, 5, dtype=torch.float64))
+    folded(network, torch.rand(2, 4, 6, 5))
+    folded(exact, torch.rand(2, 4, 6, 5, dtype=torch.float64))
     assert torch.equal(network.conv1.weight, exact.conv1.weight.float())
     assert torch.equal(network.conv2.bias, exact.conv2.bias.float())  # type: ignore[arg-type, union-attr]

@@ -137,6 +137,15 @@ def test_images_side_by_side_give_what_each_gives(case: str, rows: int, monkeypa
     assert kinds(known) == taken(Abreast, HALF)
 
 
+def test_a_network_may_write_over_what_images_side_by_side_gave(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also of maps of a single column, which lie in memory as they are to be."""
+    monkeypatch.setattr(convolutions, "LARGE", 0)
+    kernel, x = weight(48, 32, 3, 3), normal(3, 32, 4, 1).requires_grad_()
+    with FastOperations(Kernels()):
+        out = F.conv2d(x, kernel, padding=1).relu_()
+    assert torch.autograd.grad(out.sum(), x)[0].shape == x.shape
+
+
 FIRST_LAYERS: dict[str, tuple[tuple[int, ...], dict[str, Any]]] = {
     "resnet": ((64, 3, 7, 7), {"stride": 2, "padding": 3}),
     "alexnet": ((64, 3, 11, 11), {"stride": 4, "padding": 2}),

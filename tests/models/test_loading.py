@@ -3,18 +3,23 @@
 import re
 from pathlib import Path
 
+import numpy as np
+import own_networks
 import pytest
 import torch
 from networks import googlenet_with_transform, linear
+from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor, nn
-from torchvision.models import squeezenet1_1
+from torchvision.models import GoogLeNet_Weights, squeezenet1_1
 from zoo import CPU, normalised, off
 
 from gradserve_server.models.catalogue import EMBEDDED, ModelSpec
+from gradserve_server.models.channels import grey
 from gradserve_server.models.embedded.digits.train import split
 from gradserve_server.models.loading import LoadError, digest, load
-from gradserve_server.models.prepared import prepare
+from gradserve_server.models.preparation import prepare
+from gradserve_server.models.wrappers import INNER
 
 LINEAR = {"builder": "networks:linear", "height": 8, "width": 12}
 
@@ -43,32 +48,6 @@ def test_safetensors(network: nn.Module, tmp_path: Path) -> None:
     assert model.card.classes == tuple(f"class {i}" for i in range(5))
 
 
-@pytest.mark.parametrize(
-    "wrap", [dict, lambda s: {"state_dict": s}, lambda s: {f"module.{k}": v for k, v in s.items()}]
-)
-@pytest.mark.parametrize("suffix", [".pth", ".pt"])
-def test_checkpoints(network: nn.Module, tmp_path: Path, wrap: type[dict], suffix: str) -> None:
-    torch.save(wrap(network.state_dict()), tmp_path / f"w{suffix}")
-    assert load(spec(weights=str(tmp_path / f"w{suffix}"))).digest == digest(network)
-
-
-class Trap:
-    """Touches a file when it is unpickled."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __reduce__(self) -> tuple[object, tuple[Path]]:
-        return Path.touch, (self.path,)
-
-
-def test_a_checkpoint_runs_no_code(tmp_path: Path) -> None:
-    torch.save({"state_dict": Trap(tmp_path / "sprung")}, tmp_path / "w.pth")
-    with pytest.raises(LoadError, match="model mine"):
-        load(spec(weights=str(tmp_path / "w.pth")))
-    assert not (tmp_path / "sprung").exists()
-
-
 def test_torchvision_weights_from_a_file_bring_its_metadata(tmp_path: Path) -> None:
     network = squeezenet1_1(weights=None).eval()
     save_file(network.state_dict(), tmp_path / "w.safetensors")
@@ -84,35 +63,44 @@ def test_random_weights_follow_the_seed() -> None:
     assert first == same != other
 
 
-def save(folder: Path, state: dict[str, Tensor]) -> str:
-    save_file(state, folder / "w.safetensors")
-    return str(folder / "w.safetensors")
-
-
 def broken(folder: Path) -> str:
     (folder / "w.safetensors").write_bytes(b"not weights at all, for certain")
     return str(folder / "w.safetensors")
 
 
 FAULTS = {
-    "of another network": lambda p: (
-        spec(weights=save(p, squeezenet1_1().state_dict())),
-        r"model mine: w.safetensors does not fit networks:linear: missing or unexpected 1.weight, 1.bias, .* more",
-    ),
-    "of another shape": lambda p: (
-        spec(weights=save(p, {"1.weight": torch.ones(5, 7), "1.bias": torch.ones(5)})),
-        r"model mine: networks:linear with weights .*w.safetensors: .*size mismatch for 1.weight",
-    ),
-    "damaged": lambda p: (spec(weights=broken(p)), r"model mine: .*w.safetensors is neither a .safetensors file nor"),
-    "without a file": lambda p: (spec(weights=str(p / "none.pth")), r"model mine: .*none.pth"),
+    "damaged": lambda p: (spec(weights=broken(p)), r"model mine: .*w.safetensors is not a whole .safetensors file"),
+    "without a file": lambda p: (spec(weights=str(p / "none.pth")), r"model mine: no such file: .*none.pth"),
     "of an unknown name": lambda p: (
         ModelSpec(name="r", builder="resnet18", weights="IMAGENET1K_V7"),
-        r"model r: resnet18 has no weights 'IMAGENET1K_V7'; there are: .*IMAGENET1K_V1",
+        r'model r: no such file: IMAGENET1K_V7 \(weights may be a file, or one of: "random", .*"IMAGENET1K_V1"\)',
     ),
-    "of a misspelt name": lambda p: (spec(weights="Random"), r"model mine: networks:linear has no weights 'Random'"),
-    "of no function": lambda p: (spec(builder="networks:nothing"), r"model mine: .*networks.* 'nothing'"),
-    "of no module": lambda p: (spec(builder="networks.deep:nothing"), r"model mine: .*networks"),
+    "of a misspelt name": lambda p: (
+        spec(weights="Random"),
+        r'model mine: no such file: Random \(weights may be a file, or one of: "random"\)',
+    ),
+    "of no function": lambda p: (spec(builder="networks:nothing"), r"model mine: .*AttributeError: .*'nothing'"),
+    "of no module": lambda p: (spec(builder="networks.deep:nothing"), r"model mine: .*ModuleNotFoundError: .*networks"),
     "of no network": lambda p: (spec(builder="networks:not_a_network"), "gave a Tensor, not a torch.nn.Module"),
+    "that imports what is not there": lambda p: (
+        spec(builder="own_networks:imports_nothing"),
+        r"model mine: own_networks:imports_nothing .*ModuleNotFoundError: No module named 'no_such_package_at_all'",
+    ),
+    "that fails": lambda p: (spec(builder="own_networks:raises"), r"model mine: .*LookupError: no such recipe: soup"),
+    "that leaves": lambda p: (spec(builder="own_networks:leaves"), r"model mine: .*SystemExit: 3"),
+    "scripted": lambda p: (
+        spec(builder="own_networks:scripted"),
+        "mine: the network is a TorchScript module",
+    ),
+    "traced": lambda p: (spec(builder="own_networks:traced"), "mine: the network is a TorchScript module"),
+    "scripted inside": lambda p: (
+        spec(builder="own_networks:scripted_inside"),
+        r"model mine: its layer net is a TorchScript module .* let the builder return the torch.nn.Module",
+    ),
+    "with a hook on a wrapper": lambda p: (
+        spec(builder="own_networks:parallel_with_hook"),
+        r"model mine: its DataParallel has hooks of its own; put them on the network inside",
+    ),
 }
 
 
@@ -137,18 +125,95 @@ COLOURS = {"ImageNet's": {}, "their own": {"mean": (0.4, 0.5, 0.6), "std": (0.2,
 
 
 @pytest.mark.parametrize("colours", COLOURS.values(), ids=COLOURS)
-def test_googlenets_input_transform_becomes_normalisation(colours: dict[str, tuple[float, ...]]) -> None:
-    facts = {"name": "g", "builder": "networks:googlenet_with_transform", "height": 64, "width": 64, "seed": 5}
-    model = prepare(ModelSpec.model_validate({**facts, **colours}), CPU, torch.float64)
+@pytest.mark.parametrize("builder", ["googlenet", "networks:googlenet_with_transform"])
+def test_googlenets_input_transform(
+    builder: str, colours: dict[str, tuple[float, ...]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """torchvision's own becomes a normalisation, with its auxiliary heads gone; one's own stays as it is."""
     torch.manual_seed(5)
-    network = googlenet_with_transform().double().eval()
-    assert network.aux1 is not None
-    assert not any("aux" in name for name, _ in model.network.named_modules())
+    network = googlenet_with_transform().eval()
+    monkeypatch.setattr(GoogLeNet_Weights, "get_state_dict", lambda *_, **__: network.state_dict())
+    facts = {"name": "g", "builder": builder, "height": 64, "width": 64, "seed": 5}
+    model = prepare(ModelSpec.model_validate({**facts, **colours}), CPU, torch.float64)
+    assert any("aux" in name for name, _ in model.network.named_modules()) == (builder != "googlenet")
+    assert model.network.transform_input == (builder != "googlenet")
+    network.double()
     images = torch.rand(2, 3, 64, 64, dtype=torch.float64, requires_grad=True)
     mean, std = (torch.tensor(v, dtype=torch.float64).view(3, 1, 1) for v in colours.values() or ([0] * 3, [1] * 3))
     own = network((images - mean) / std if colours else normalised(images))
     gradients = [torch.autograd.grad(out[:, 3].sum(), images)[0] for out in (model(images), own)]
     assert off(*gradients) < 1e-9
+
+
+OWN = ["aux_used", "transform_input", "cosine_head", "hooked_head", "tied", "head_of_two_names"]
+WRAPPED = ["compiled", "compiled_inside", "compiled_in_place", "compiled_forward"]
+WRAPPED += ["parallel", "parallel_inside", "averaged"]
+
+
+@pytest.mark.parametrize("from_file", [False, True])
+@pytest.mark.parametrize("builder", [*OWN, *WRAPPED])
+def test_networks_of_ones_own_are_served_as_they_are(builder: str, from_file: bool, tmp_path: Path) -> None:
+    torch.manual_seed(6)
+    network = getattr(own_networks, builder)()
+    facts: dict[str, object] = {"builder": f"own_networks:{builder}", "height": 16, "width": 16, "seed": 6}
+    if from_file:
+        torch.save(network.state_dict(), tmp_path / "w.pth")
+        facts |= {"weights": str(tmp_path / "w.pth"), "seed": 7}
+    model = prepare(spec(**facts), CPU)
+    images = torch.rand(2, 3, 16, 16)
+    assert off(model(images), logits(network, images)) < 1e-5
+    wrappers = [type(m).__name__ for m in model.network.modules() if type(m) in INNER or m._compiled_call_impl]
+    assert not wrappers
+
+
+def test_a_compiled_network_takes_the_file_of_the_plain_one(tmp_path: Path) -> None:
+    network = own_networks.trunk()
+    for builder, file in (("compiled", network), ("compiled_inside", own_networks.Inside("net", network))):
+        torch.save(file.state_dict(), tmp_path / "w.pth")
+        facts = {"builder": f"own_networks:{builder}", "weights": str(tmp_path / "w.pth")}
+        assert load(spec(**facts)).digest == digest(file)
+
+
+GREY = {"builder": "own_networks:one_channel", "height": 16, "width": 16, "seed": 8}
+
+
+@pytest.mark.parametrize("colours", [{}, {"mean": (0.3,), "std": (0.2,)}], ids=["as they are", "normalised"])
+def test_one_channel(colours: dict[str, tuple[float]]) -> None:
+    model = prepare(spec(**GREY, channels=1, **colours), CPU, torch.float64)
+    torch.manual_seed(8)
+    network = own_networks.one_channel().double()
+    images = torch.rand(3, 3, 16, 16, dtype=torch.float64, requires_grad=True)
+    grey = torch.einsum("nchw,c->nhw", images, torch.tensor([0.299, 0.587, 0.114], dtype=torch.float64))[:, None]
+    outs = model(images), network((grey - 0.3) / 0.2 if colours else grey)
+    assert off(*outs) < 1e-9
+    assert off(*(torch.autograd.grad(out[:, 3].sum(), images)[0] for out in outs)) < 1e-9
+    assert model.card.channels == 1
+    assert any("grey" in note for note in model.card.notes)
+
+
+def test_one_channel_in_all_precisions() -> None:
+    exact = prepare(spec(**GREY, channels=1, mean=(0.3,), std=(0.2,)), CPU)
+    images = torch.rand(3, 3, 16, 16, requires_grad=True)
+    for precision, bound in (("balanced", 0.05), ("fast", 0.1)):
+        outs = exact.at(precision)(images), exact(images)
+        assert off(*outs) < bound
+        assert off(*(torch.autograd.grad(out[:, 3].sum(), images)[0] for out in outs)) < bound
+
+
+def test_grey_is_that_of_pil() -> None:
+    pixels = torch.randint(0, 256, (16, 16, 3), dtype=torch.uint8)
+    pil = torch.from_numpy(np.array(Image.fromarray(pixels.numpy()).convert("L")))
+    ours = grey(pixels.permute(2, 0, 1)[None] / 255) * 255
+    assert (ours[0, 0] - pil).abs().max() <= 0.51
+
+
+def test_another_number_of_channels_is_said() -> None:
+    with pytest.raises(LoadError, match=r"model mine: its network takes pictures of one channel.* channels = 1"):
+        prepare(spec(**GREY), CPU)
+    with pytest.raises(LoadError, match=r"model mine: its network takes pictures of three channels: leave channels"):
+        prepare(spec(builder="own_networks:trunk", height=16, width=16, channels=1), CPU)
+    with pytest.raises(LoadError, match=r"model mine: a first pass at 16x16 failed"):
+        prepare(spec(builder="networks:linear", height=16, width=16), CPU)
 
 
 def test_digits_reads_held_out_digits() -> None:

@@ -8,7 +8,7 @@ from zoo import off, pictures
 
 from gradserve_server.models import processor
 from gradserve_server.models.catalogue import EMBEDDED, PRECISIONS, ModelSpec
-from gradserve_server.models.prepared import prepare
+from gradserve_server.models.preparation import prepare
 from gradserve_server.models.processor import LIMITS, choose, fast_precisions
 
 CPU = torch.device("cpu")

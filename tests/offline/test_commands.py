@@ -13,7 +13,7 @@ from gradserve_server.methods.influence.index import Index
 from gradserve_server.methods.influence.serving import attached
 from gradserve_server.models.catalogue import read_catalogue
 from gradserve_server.models.embedded.digits.data import parts, pixels
-from gradserve_server.models.prepared import prepare
+from gradserve_server.models.preparation import prepare
 from gradserve_server.offline import finetune, index
 
 CPU = torch.device("cpu")

@@ -11,7 +11,7 @@ from gradserve_server.engine.engine import Engine
 from gradserve_server.engine.rows import CPU_MOST, CPU_MOST_FAST
 from gradserve_server.engine.take import Key
 from gradserve_server.models.catalogue import EMBEDDED, ModelSpec, read_tuning
-from gradserve_server.models.prepared import prepare
+from gradserve_server.models.preparation import prepare
 from gradserve_server.offline.tune import Candidate, Tuned, as_toml, candidates, rates
 
 CPU = torch.device("cpu")

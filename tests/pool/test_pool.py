@@ -11,6 +11,7 @@ import pytest
 from gradserve_server.config import StartError
 from gradserve_server.engine.events import Step
 from gradserve_server.models.card import ModelCard
+from gradserve_server.models.catalogue import ModelSpec
 from gradserve_server.pool import pool as module
 from gradserve_server.pool.pool import ATTEMPTS, RESTARTS, Full, NoWorker, Pool
 from gradserve_server.pool.wire import Broken, Cancel, Outcome, Preview, Ready, Task, Tick, WorkerSettings
@@ -39,6 +40,10 @@ class Scripted:
 
     def ready(self, gflops: float = 1.0) -> None:
         self.say(Ready((CARD,), "cpu", {"m": gflops, "small": gflops}))
+
+    def ready_but(self, cards: str, **unavailable: str) -> None:
+        """It has loaded some models and not others."""
+        self.say(Ready(tuple(SimpleNamespace(name=name) for name in cards), "cpu", {}, unavailable))  # type: ignore[misc]
 
     def die(self) -> None:
         self._lost(self)
@@ -301,6 +306,52 @@ async def test_a_start_that_fails_says_why_and_starts_nothing_more(scripted: lis
     with pytest.raises(StartError, match="no such file" if ends == "broken" else "cpu 0 died while starting"):
         await starting
     assert len(scripted) == 2
+
+
+SPECS = tuple(ModelSpec(name=name) for name in "abc")
+
+
+async def starting(unavailable: dict[str, str] | None = None) -> tuple[Pool, "asyncio.Task[None]"]:
+    """A pool of two workers, which are loading."""
+    workers = [WorkerSettings(SPECS, "cpu"), WorkerSettings(SPECS, "cpu")]
+    pool = Pool(workers, default="a", unavailable=unavailable)
+    task = asyncio.create_task(pool.start())
+    await asyncio.sleep(0)
+    return pool, task
+
+
+async def test_what_a_worker_cannot_load_is_served_by_none(
+    scripted: list[Scripted], caplog: pytest.LogCaptureFixture
+) -> None:
+    pool, start = await starting({"d": "no such file: d"})
+    assert "model d is not served: no such file: d" in caplog.text, "at once"
+    scripted[0].ready_but("bc", a="no such recipe")
+    assert not pool.cards
+    scripted[1].ready_but("c", a="no such recipe", b="out of memory")
+    await start
+    assert (list(pool.cards), pool.cards.default) == (["c"], "a")
+    reasons = {"d": "no such file: d", "a": "no such recipe", "b": "out of memory (in 1 of 2 workers)"}
+    assert pool.cards.unavailable == reasons
+    for name, reason in reasons.items():
+        assert caplog.text.count(f"model {name} is not served: {reason}\n") == 1
+    scripted[0].die()
+    assert [spec.name for spec in scripted[2].settings.models] == ["c"], "a new worker keeps to it"
+    assert scripted[2].settings.strict, "and does not begin with less"
+    assert list(pool.cards) == ["c"]
+
+
+async def test_where_no_model_is_loaded_by_all_the_start_fails(scripted: list[Scripted]) -> None:
+    pool, start = await starting()
+    scripted[0].ready_but("a", b="one reason", c="another")
+    scripted[1].ready_but("b", a="a third", c="another")
+    with pytest.raises(StartError) as caught:
+        await start
+    assert str(caught.value).splitlines() == [
+        "model b: one reason (in 1 of 2 workers)",
+        "model c: another",
+        "model a: a third (in 1 of 2 workers)",
+    ]
+    assert not pool.cards
 
 
 async def test_statistics_go_to_who_asked(scripted: list[Scripted]) -> None:

@@ -18,8 +18,9 @@ _PATIENCE = 15.0
 
 @contextmanager
 def launched(arguments: Sequence[str], log: Path, timeout: float) -> Iterator[str]:
-    """Start a server on a free port, give its address once it is ready, and stop it at the end."""
-    command = [sys.executable, "-m", "gradserve_server", "--host", "127.0.0.1", "--port", "0", "--metrics-port", "0"]
+    """Start a server on a free port, give its address once it serves all models, and stop it at the end."""
+    command = [sys.executable, "-m", "gradserve_server", "--strict", "--host", "127.0.0.1"]
+    command += ["--port", "0", "--metrics-port", "0"]
     with log.open("w") as file:
         server = subprocess.Popen([*command, *arguments], stdout=subprocess.PIPE, stderr=file, text=True)
         try:

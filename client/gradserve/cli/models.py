@@ -27,12 +27,17 @@ def models(
     """
     with connection.connect(server, tls, ca, token) as client:
         cards = [client.model(name)] if name else client.models()
-    if as_json:
-        report.print_json(report.plain(cards[0]) if name else {"models": [report.plain(card) for card in cards]})
+        unavailable = {} if name else client.unavailable_models()
+    if as_json and name:
+        report.print_json(report.plain(cards[0]))
+    elif as_json:
+        report.print_json({"models": [report.plain(card) for card in cards], "unavailable": unavailable})
     elif name:
         _print_card(cards[0])
     else:
         report.out().print(_overview(cards))
+        for each, reason in unavailable.items():
+            report.out().print(Text(f"{each} could not be loaded: {reason}", style="red"))
 
 
 def _overview(cards: Iterable[ModelCard]) -> Table:

@@ -18,8 +18,9 @@ from ..methods.attack.lens import eot
 from ..methods.explain import Call
 from ..methods.targets import Target
 from ..models.card import ModelCard
+from ..models.served import ServedModels
 from ..pool.wire import Task
-from .binding import Bound, Circumstances, Common, calls_of, check_applies, common_of, model_card, task_of
+from .binding import Bound, Circumstances, Common, calls_of, check_applies, check_loaded, common_of, model_card, task_of
 from .errors import Violations, near, shown
 from .fields import bound, word
 from .targets import class_named, target_of
@@ -45,6 +46,8 @@ def bind_attack(request: attack_pb2.AttackRequest, at: Circumstances) -> Bound:
     parameters = bound(method.function, getattr(request.method, name), f"method.{name}", violations) if name else None
     if parameters and "surrogate" in parameters:
         _check_surrogate(parameters["surrogate"], card, size, at.cards, violations)
+    if parameters is not None:
+        _check_gradient(name or "", parameters, card, at.cards, violations)
     aim = _aim(request, name or "", card, violations)
     ball = _ball(request, name or "", card, size, violations)
     lens = _lens(request, name or "", violations)
@@ -109,8 +112,9 @@ def _with_canvas(request: attack_pb2.AttackRequest, card: ModelCard) -> attack_p
 
 
 def _check_surrogate(
-    name: str, card: ModelCard, size: Sequence[int], cards: Mapping[str, ModelCard], violations: Violations
+    name: str, card: ModelCard, size: Sequence[int], cards: ServedModels, violations: Violations
 ) -> None:
+    check_loaded(name, cards)
     surrogate, path = cards.get(name), "method.transfer.surrogate"
     if surrogate is None:
         violations.add(path, f"there is no model {shown(name)}; {near(name, cards)}")
@@ -121,6 +125,16 @@ def _check_surrogate(
         surrogate.any_size and min(size) >= surrogate.min_size
     ):
         violations.add(path, f"{name} takes {surrogate.width}x{surrogate.height} pictures, not {size[1]}x{size[0]}")
+
+
+def _check_gradient(
+    name: str, parameters: Mapping[str, Any], card: ModelCard, cards: Mapping[str, ModelCard], violations: Violations
+) -> None:
+    """Methods that follow gradients need a model that has them: the surrogate, or else the attacked model."""
+    source = cards.get(parameters.get("surrogate", ""), card)
+    if source.no_gradient and METHODS[name].rows(parameters).gradients:
+        able = ", ".join(n for n, method in METHODS.items() if method.uses == "scores")
+        violations.refuse(f"{name} does not apply to {source.name}: {source.no_gradient}; {able} need no gradient")
 
 
 def _aim(request: attack_pb2.AttackRequest, name: str, card: ModelCard, violations: Violations) -> Aim:

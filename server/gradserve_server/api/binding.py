@@ -17,9 +17,10 @@ from ..engine.rows import passes_cost
 from ..methods.explain import METHODS, Call
 from ..methods.targets import Target
 from ..models.card import ModelCard, Precision, Rpc
+from ..models.served import ServedModels
 from ..pool.wire import Task
 from . import images
-from .errors import RequestError, Violations, unknown_model
+from .errors import RequestError, Violations, model_unavailable, unknown_model
 from .fields import bound
 from .targets import cam_layer, targets_of
 
@@ -69,7 +70,7 @@ class Circumstances:
     request_id: str
     arrived: float
     remaining: float | None
-    cards: Mapping[str, ModelCard]
+    cards: ServedModels
     limits: LimitSettings
 
 
@@ -107,12 +108,19 @@ def bind_explain(request: explain_pb2.ExplainRequest, at: Circumstances) -> Boun
     return Bound(task, card, region, how, methods, calls)
 
 
-def model_card(name: str, cards: Mapping[str, ModelCard]) -> ModelCard:
-    """The card of that name, or of the default model. Raises NOT_FOUND."""
-    card = cards.get(name) if name else next(iter(cards.values()))
+def model_card(name: str, cards: ServedModels) -> ModelCard:
+    """The card of that name, or of the default model. Raises NOT_FOUND, FAILED_PRECONDITION if it was not loaded."""
+    check_loaded(name or cards.default, cards, is_default=not name)
+    card = cards.get(name or cards.default)
     if card is None:
         raise unknown_model(name, cards)
     return card
+
+
+def check_loaded(name: str, cards: ServedModels, *, is_default: bool = False) -> None:
+    """Raises FAILED_PRECONDITION for a model of the configuration that could not be loaded."""
+    if reason := cards.unavailable.get(name):
+        raise model_unavailable(name, reason, cards if is_default else ())
 
 
 @dataclass(frozen=True, slots=True)

@@ -72,6 +72,16 @@ def unknown_model(name: str, known: Iterable[str]) -> RequestError:
     return RequestError(grpc.StatusCode.NOT_FOUND, "UNKNOWN_MODEL", text)
 
 
+def model_unavailable(name: str, reason: str, others: Iterable[str] = ()) -> RequestError:
+    """FAILED_PRECONDITION: the model is in the server's configuration, but could not be loaded.
+
+    `others`: the models to name instead, where the request named none.
+    """
+    which = f"the default model, {name}, could not be loaded" if others else f"model {name} could not be loaded"
+    hint = f" (name another; {near('', others)})" if others else ""
+    return RequestError(grpc.StatusCode.FAILED_PRECONDITION, "MODEL_UNAVAILABLE", f"{which}{hint}: {reason}")
+
+
 def inapplicable(text: str) -> RequestError:
     """FAILED_PRECONDITION: nothing is invalid, but the method does not apply to this model or input."""
     return RequestError(grpc.StatusCode.FAILED_PRECONDITION, "NOT_APPLICABLE", text)

@@ -1,7 +1,6 @@
 """From an InfluenceRequest, a SuspectsRequest and an EmbedRequest to what is done for them."""
 
 import math
-from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -11,7 +10,8 @@ from ..engine.rows import passes_cost
 from ..methods.influence import Member, Reweighting, opened
 from ..methods.influence.index import Index
 from ..models.card import ModelCard
-from .binding import PRECISIONS, Bound, Circumstances, common_of, model_card, task_of
+from ..models.served import ServedModels
+from .binding import PRECISIONS, Bound, Circumstances, check_loaded, common_of, model_card, task_of
 from .errors import Violations, near, shown
 from .fields import choice
 from .targets import known_layer, target_of
@@ -51,9 +51,7 @@ def bind_influence(request: influence_pb2.InfluenceRequest, at: Circumstances) -
     return Bound(task, card, region, how, (method,))
 
 
-def bind_suspects(
-    request: influence_pb2.SuspectsRequest, cards: Mapping[str, ModelCard]
-) -> tuple[ModelCard, Index, str, int]:
+def bind_suspects(request: influence_pb2.SuspectsRequest, cards: ServedModels) -> tuple[ModelCard, Index, str, int]:
     """Model, index, column to order by, and how many. Raises RequestError."""
     card, violations = model_card(request.model, cards), Violations()
     top = _count(request, "top", 20, MOST_SUSPECTS, violations)
@@ -126,7 +124,7 @@ def _members(
     request: influence_pb2.InfluenceRequest,
     card: ModelCard,
     method: str,
-    cards: Mapping[str, ModelCard],
+    cards: ServedModels,
     violations: Violations,
 ) -> tuple[Member, ...]:
     """The model and its ensemble, all of the same examples."""
@@ -136,6 +134,7 @@ def _members(
         names = []
     members = [card]
     for i, name in enumerate(names):
+        check_loaded(name, cards)
         other = cards.get(name)
         if other is None:
             violations.add(f"ensemble[{i}]", f"there is no model {shown(name)}; {near(name, cards)}")

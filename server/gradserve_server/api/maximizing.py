@@ -40,6 +40,8 @@ def bind_maximize(request: maximize_pb2.MaximizeRequest, at: Circumstances) -> B
         violations.add("settings.steps", f"with octaves and goals make {recipe.total * len(goals)}; {_at_most()}")
     if len(request.snapshots) > MOST_SNAPSHOTS or any(step > recipe.total for step in request.snapshots):
         violations.add("snapshots", f"must be at most {MOST_SNAPSHOTS} steps from 0 to {recipe.total}")
+    if card.no_gradient:
+        violations.refuse(f"Maximize does not apply to {card.name}: {card.no_gradient}")
     violations.check()
     area = sum(height * width for height, width in sizes) / (card.height * card.width)
     cost = passes_cost(card.gflop, "image") * recipe.steps * len(goals) * area

@@ -9,6 +9,7 @@ from prometheus_client import start_http_server
 
 from ..config import Settings, devices
 from ..metrics import Metrics
+from ..models.catalogue import faults_of
 from ..pool.pool import Pool
 from ..pool.wire import Tick, WorkerSettings
 from .server import ApiServer
@@ -58,9 +59,18 @@ def pool_of(settings: Settings, metrics: Metrics) -> Pool:
             metrics.step.labels(step.model).observe(step.seconds)
             metrics.step_rows.labels(step.model).observe(step.rows)
 
-    at, rows = settings.pool, settings.pool.rows
-    workers = [WorkerSettings(settings.models, device, at.threads, rows) for device in devices(at)]
-    pool = Pool(workers, queue_seconds=at.queue_seconds, on_tick=on_tick, on_restart=metrics.restarts.inc)
+    at, strict = settings.pool, settings.server.strict
+    faults = faults_of(settings.models)
+    models = tuple(spec for spec in settings.models if spec.name not in faults)
+    workers = [WorkerSettings(models, device, at.threads, at.rows, strict) for device in devices(at)]
+    pool = Pool(
+        workers,
+        default=settings.models[0].name,
+        unavailable=faults,
+        queue_seconds=at.queue_seconds,
+        on_tick=on_tick,
+        on_restart=metrics.restarts.inc,
+    )
     metrics.cost.set_function(lambda: pool.outstanding)
     metrics.memory.set_function(lambda: pool.memory)
     return pool

@@ -245,11 +245,14 @@ class ModelService(models_pb2_grpc.ModelServiceServicer):
     async def ListModels(
         self, request: models_pb2.ListModelsRequest, context: grpc.aio.ServicerContext
     ) -> models_pb2.ListModelsResponse:
-        """All cards, without layers."""
+        """All cards, without layers, and the models that could not be loaded."""
         if not self._pool.cards:
             raise unavailable("the server is starting")
         models = [model_reply(card, layers=False) for card in self._pool.cards.values()]
-        return models_pb2.ListModelsResponse(models=models)
+        reasons = self._pool.cards.unavailable.items()
+        failed = [models_pb2.UnavailableModel(name=name, reason=reason) for name, reason in reasons]
+        default = self._pool.cards.default
+        return models_pb2.ListModelsResponse(models=models, unavailable=failed, default_model=default)
 
     async def GetModel(
         self, request: models_pb2.GetModelRequest, context: grpc.aio.ServicerContext

@@ -52,6 +52,8 @@ def bind_stylize(request: stylize_pb2.StylizeRequest, at: Circumstances) -> Boun
     _check_sizes(size, settings, card, at.limits, violations)
     if len(request.snapshots) > MOST_SNAPSHOTS or any(step > settings.total for step in request.snapshots):
         violations.add("snapshots", f"must be at most {MOST_SNAPSHOTS} steps from 0 to {settings.total}")
+    if card.no_gradient:
+        violations.refuse(f"Stylize does not apply to {card.name}: {card.no_gradient}")
     violations.check()
     rows = settings.steps + settings.coarse_steps / 4 + len(styles) + 1
     cost = passes_cost(card.gflop, "image") * rows * size[0] * size[1] / (card.height * card.width)

@@ -65,6 +65,8 @@ class Engine:
 
     def _full(self, key: Key) -> int:
         model = self.models[key.model]
+        if model.card.alone:
+            return 1
         if self._rows:
             return self._rows
         tuned = model.card.rows.get(key.precision)

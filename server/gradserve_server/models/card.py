@@ -39,8 +39,8 @@ class ModelCard:
     width: int
     resize: int
     interpolation: Literal["bilinear", "bicubic"]
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
+    mean: tuple[float, ...]  # a number for each of the network's channels
+    std: tuple[float, ...]
     any_size: bool
     min_size: int
     default_eps: float
@@ -52,10 +52,13 @@ class ModelCard:
     rules_refused: str  # why guided backprop and deconvnet do not apply, or empty
     softmax: bool
     gflop: float
+    no_gradient: str = ""  # why the logits cannot be differentiated by the image, or empty
+    alone: bool = False  # whether every image needs a pass of its own
     precisions: tuple[Precision, ...] = ("exact",)
-    absent: Mapping[Precision, str] = field(default_factory=dict)  # why it is not loaded in the other precisions
+    absent: Mapping[Precision, str] = field(default_factory=dict)  # why a precision is not loaded
     auto: Mapping[Rpc, Precision] = field(default_factory=dict)  # what AUTO means by RPC; others: exact
     rows: Mapping[Precision, int] = field(default_factory=dict)  # rows per pass at the model's own size
+    channels: Literal[1, 3] = 3  # that the network takes; requests are always RGB
     index: str = ""  # folder of its influence index
     notes: tuple[str, ...] = ()
 

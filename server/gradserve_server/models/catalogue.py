@@ -3,7 +3,8 @@
 import difflib
 import logging
 import tomllib
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Literal
@@ -15,7 +16,7 @@ from .card import Precision, Rpc
 log = logging.getLogger(__name__)
 
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
-Colour = tuple[float, float, float]
+Colour = Annotated[tuple[float, ...], Field(min_length=1)]  # a number for each channel that the network takes
 Rows = Annotated[int, Field(ge=1, le=4096)]
 PRECISIONS: tuple[Precision, ...] = ("exact", "balanced", "fast")
 EMBEDDED_FOLDER = Path(__file__).parent / "embedded"
@@ -32,15 +33,16 @@ class ModelSpec(BaseModel):
         default={}, description="keyword arguments for a builder of your own, package.module:function"
     )
     weights: str = Field(
-        default="DEFAULT", description='"DEFAULT" or an enum name (downloaded), a .safetensors/.pth file, or "random"'
+        default="DEFAULT", description='"DEFAULT" or an enum name (downloaded), "random", or else a file of weights'
     )
     labels: Path | tuple[str, ...] | None = Field(default=None, description="names of the classes, or a file of lines")
     height: int | None = Field(default=None, ge=1, le=4096, description="height of the input after the crop")
     width: int | None = Field(default=None, ge=1, le=4096, description="width of the input after the crop")
     resize: int | None = Field(default=None, ge=1, le=4096, description="shorter side before the crop")
     interpolation: Literal["bilinear", "bicubic"] | None = Field(default=None, description="of the resizing")
-    mean: Colour | None = Field(default=None, description="subtracted from pixels in [0, 1]")
-    std: Colour | None = Field(default=None, description="divides them")
+    channels: Literal[1, 3] = Field(default=3, description="that the network takes; 1: pictures are turned into grey")
+    mean: Colour | None = Field(default=None, description="subtracted from pixels in [0, 1], a number for each channel")
+    std: Colour | None = Field(default=None, description="divides them, a number for each channel")
     default_eps: float = Field(default=4 / 255, ge=0, le=1, description="perturbation budget that suits the model")
     seed: int = Field(default=0, ge=0, description='of "random" weights')
     index: Literal["embedded"] | Path | None = Field(default=None, description="folder of its influence index")
@@ -64,6 +66,18 @@ class ModelSpec(BaseModel):
     def _own(self) -> "ModelSpec":
         if self.arguments and ":" not in self.source:
             raise ValueError("arguments are for a builder of your own, package.module:function")
+        if self.channels == 1 and ":" not in self.source:
+            raise ValueError("channels = 1 is for a builder of your own; torchvision's networks take 3 channels")
+        return self
+
+    @model_validator(mode="after")
+    def _numbers_for_channels(self) -> "ModelSpec":
+        """The normalisation has a number for each channel."""
+        for name in ("mean", "std"):
+            numbers = getattr(self, name)
+            if numbers is not None and len(numbers) != self.channels:
+                hint = " (a network that takes grey pictures needs channels = 1)" if len(numbers) == 1 else ""
+                raise ValueError(f"{name} has {len(numbers)} numbers for channels = {self.channels}{hint}")
         return self
 
     @property
@@ -119,7 +133,7 @@ def read_catalogue(path: Path) -> list[ModelSpec]:
         base = EMBEDDED[name].model_dump() if name in EMBEDDED and "builder" not in table else {"name": name}
         spec = ModelSpec.model_validate({**base, **table})
         changes: dict[str, object] = {}
-        if _is_file(spec.weights):
+        if names_file(spec):
             changes["weights"] = str(path.parent / spec.weights)
         if isinstance(spec.labels, Path):
             changes["labels"] = path.parent / spec.labels
@@ -176,26 +190,71 @@ def from_flag(flag: str, known: Iterable[ModelSpec] = ()) -> ModelSpec:
     return spec.model_copy(update={"weights": weights}) if weights else spec
 
 
-def check_builders(specs: list[ModelSpec]) -> None:
-    """Raises ValueError for a builder that is not there, before any worker is started."""
+def check_builders(specs: Sequence[ModelSpec]) -> None:
+    """Raises ValueError for the first model that certainly cannot be loaded, before any worker is started."""
+    for name, fault in faults_of(specs).items():
+        raise ValueError(f"model {name}: {fault}")
+
+
+def faults_of(specs: Sequence[ModelSpec]) -> dict[str, str]:
+    """Why models certainly cannot be loaded, by name; what can be known without building a network."""
+    names = [spec.name for spec in specs]
+    faults = {name: "two models have the same name" for name in names if names.count(name) > 1}
+    for spec in specs:
+        if spec.name not in faults and (fault := _builder_fault(spec) or _file_fault(spec)):
+            faults[spec.name] = fault
+    return faults
+
+
+def _builder_fault(spec: ModelSpec) -> str:
+    if ":" in spec.source:
+        package = spec.source.partition(":")[0].partition(".")[0]
+        try:
+            there = find_spec(package) is not None
+        except (ImportError, ValueError):
+            there = False
+        return "" if there else f"no package {package!r} is installed or on PYTHONPATH"
+    classifiers = _classifiers()
+    if spec.source in classifiers:
+        return ""
+    near = difflib.get_close_matches(spec.source, [*EMBEDDED, *classifiers], 3)
+    hint = f"; nearest: {', '.join(near)}" if near else ""
+    return f"torchvision has no classifier {spec.source!r}{hint}"
+
+
+def _file_fault(spec: ModelSpec) -> str:
+    """What is wrong with the paths of the entry, or nothing."""
+    if names_file(spec) and not Path(spec.weights).is_file():
+        return no_weights(spec)
+    if isinstance(spec.labels, Path) and not spec.labels.is_file():
+        return f"no such file of labels: {spec.labels}"
+    return ""
+
+
+def no_weights(spec: ModelSpec) -> str:
+    """What to say where the weights of an entry are neither a known name nor a file."""
+    path = Path(spec.weights)
+    what = f"{path} is a folder, not a file of weights" if path.is_dir() else f"no such file: {path}"
+    known = ", ".join(f'"{name}"' for name in dict.fromkeys(weights_names(spec.source)))
+    return f"{what} (weights may be a file, or one of: {known})"
+
+
+def names_file(spec: ModelSpec) -> bool:
+    """Whether the entry's weights are a file: what is no name that its builder knows is a path, whatever its ending."""
+    return spec.weights not in (*weights_names(spec.source), "DEFAULT")
+
+
+def weights_names(source: str) -> tuple[str, ...]:
+    """The words that weights may be instead of a file, for a builder."""
+    if ":" in source or source not in _classifiers():
+        return ("random",)
     from torchvision import models as zoo
 
-    names = [spec.name for spec in specs]
-    if len(set(names)) < len(names):
-        raise ValueError(f"two models have the same name: {', '.join(sorted(n for n in names if names.count(n) > 1))}")
-    classifiers = zoo.list_models(module=zoo)
-    for spec in specs:
-        if ":" in spec.source:
-            package = spec.source.partition(":")[0].partition(".")[0]
-            if find_spec(package) is None:
-                raise ValueError(f"model {spec.name}: no package {package!r} is installed or on PYTHONPATH")
-        elif spec.source not in classifiers:
-            near = difflib.get_close_matches(spec.source, [*EMBEDDED, *classifiers], 3)
-            hint = f"; nearest: {', '.join(near)}" if near else ""
-            raise ValueError(f"model {spec.name}: torchvision has no classifier {spec.source!r}{hint}")
-        if _is_file(spec.weights) and not Path(spec.weights).is_file():
-            raise ValueError(f"model {spec.name}: no file {spec.weights}")
+    return ("random", "DEFAULT", *zoo.get_model_weights(source).__members__)
 
 
-def _is_file(weights: str) -> bool:
-    return weights.endswith((".safetensors", ".pth", ".pt"))
+@cache
+def _classifiers() -> tuple[str, ...]:
+    from torchvision import models as zoo
+
+    return tuple(zoo.list_models(module=zoo))

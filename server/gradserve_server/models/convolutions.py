@@ -164,7 +164,7 @@ def _abreast(x: Tensor, step: int) -> Tensor:
 def _apart(wide: Tensor, step: int, width: int) -> Tensor:
     """[1, c, H, n * step] -> [n, c, H, width]."""
     images: Tensor = wide[0].unflatten(2, (-1, step))[..., :width].permute(2, 0, 1, 3)
-    return images.contiguous(memory_format=torch.channels_last)
+    return images.clone(memory_format=torch.channels_last)  # always a copy: a network may write over it
 
 
 class Pointwise(Packed):

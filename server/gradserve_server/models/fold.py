@@ -1,86 +1,79 @@
 """Folding BatchNorm into the convolution before it, found by the order of execution and never by names."""
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
-from torch.overrides import TorchFunctionMode
+
+from .plain import is_plain
+from .uses import Uses
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
 
 class FoldedBatchNorm(nn.Identity):
-    """Stands where a folded BatchNorm was, under its name."""
+    """What a folded BatchNorm becomes: it hands its input on, wherever it stands and whatever it is called."""
 
 
-class _Uses(TorchFunctionMode):
-    """Counts the torch functions that take each watched tensor."""
+def foldable(network: nn.Module, example: Tensor) -> dict[str, str]:
+    """{convolution: BatchNorm} for the pairs that may become one convolution.
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.watched: dict[int, tuple[str, Tensor]] = {}  # the tensor is kept, or its id would be used again
-        self.count: Counter[str] = Counter()
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Counts and calls."""
-        name = getattr(func, "__name__", "")
-        if name not in ("__get__", "size", "dim"):
-            for tensor in _tensors((args, kwargs or {})):
-                if id(tensor) in self.watched:
-                    self.count[self.watched[id(tensor)][0]] += 1
-        return func(*args, **(kwargs or {}))
-
-
-def _tensors(value: Any) -> Iterator[Tensor]:
-    if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, dict):
-        yield from _tensors(list(value.values()))
-    elif isinstance(value, list | tuple):
-        for item in value:
-            yield from _tensors(item)
-
-
-def foldable(network: nn.Module, example: Tensor) -> list[tuple[str, str]]:
-    """Pairs (convolution, BatchNorm): the BatchNorm's input is that convolution's output, used nowhere else."""
-    uses, pairs, calls = _Uses(), [], Counter[str]()
-    handles = []
+    Both are plain modules that run once, the BatchNorm's input is the convolution's output, which nothing else uses,
+    and nothing else uses their weights.
+    """
+    uses, calls, pairs = Uses(), Counter[str](), []
+    outputs: dict[int, tuple[str, Tensor]] = {}
 
     def hook(name: str) -> Any:
         def on_output(module: nn.Module, args: Any, out: Any) -> None:
             calls[name] += 1
             if isinstance(module, CONVOLUTIONS):
-                uses.watched[id(out)] = (name, out)
-            elif args and id(args[0]) in uses.watched:
-                pairs.append((uses.watched[id(args[0])][0], name))
+                outputs[id(out)] = (name, out)
+                uses.watch(out)
+            elif args and id(args[0]) in outputs:
+                pairs.append((*outputs[id(args[0])], name))
 
         return on_output
 
-    for name, module in network.named_modules():
-        if isinstance(module, CONVOLUTIONS + BATCH_NORMS):
+    handles = []
+    modules = dict(network.named_modules())
+    for name, module in modules.items():
+        if is_plain(module, *CONVOLUTIONS) or (is_plain(module, *BATCH_NORMS) and _is_settled(module)):
+            uses.watch(*_weights(module))
             handles.append(module.register_forward_hook(hook(name)))
     try:
         with torch.no_grad(), uses:
-            network(example)
+            network(example.clone())
     finally:
         for handle in handles:
             handle.remove()
-    return [(c, b) for c, b in pairs if uses.count[c] == 1 and calls[c] == calls[b] == 1]
+    return {
+        conv: norm
+        for conv, out, norm in pairs
+        if calls[conv] == calls[norm] == 1 and uses.once(out, *_weights(modules[conv]), *_weights(modules[norm]))
+    }
 
 
-def fold_batch_norms(network: nn.Module, example: Tensor) -> dict[str, str]:
-    """Folds in float64 and returns {convolution: BatchNorm}; the BatchNorm's name stays."""
-    folded = {}
-    for conv_name, norm_name in foldable(network, example):
+def _is_settled(norm: Any) -> bool:
+    """Whether a BatchNorm always normalises by the same numbers."""
+    return not norm.training and norm.running_mean is not None and norm.running_var is not None
+
+
+def _weights(module: Any) -> tuple[Tensor | None, ...]:
+    """The tensors that a convolution or a BatchNorm computes with."""
+    return (module.weight, module.bias, getattr(module, "running_mean", None), getattr(module, "running_var", None))
+
+
+def fold_batch_norms(network: nn.Module, pairs: Iterable[tuple[str, str]]) -> None:
+    """Folds these pairs (convolution, BatchNorm) in float64; the BatchNorm's name stays."""
+    for conv_name, norm_name in pairs:
         conv: Any = network.get_submodule(conv_name)
         norm: Any = network.get_submodule(norm_name)
         dtype = conv.weight.dtype
-        if norm.running_mean is None or norm.running_var is None:
-            continue
         wide: list[Any] = [
             None if t is None else t.detach().double() for t in (conv.weight, conv.bias, norm.weight, norm.bias)
         ]
@@ -88,7 +81,11 @@ def fold_batch_norms(network: nn.Module, example: Tensor) -> dict[str, str]:
         weight, bias = fuse_conv_bn_weights(wide[0], wide[1], mean, variance, norm.eps, wide[2], wide[3])
         for name, value in (("weight", weight), ("bias", bias)):
             setattr(conv, name, nn.Parameter(value.detach().to(dtype), requires_grad=False))
-        parent, _, leaf = norm_name.rpartition(".")
-        setattr(network.get_submodule(parent), leaf, FoldedBatchNorm())
-        folded[conv_name] = norm_name
-    return folded
+        _disable(norm)
+
+
+def _disable(norm: nn.Module) -> None:
+    """Makes the module itself an identity, since others may hold it too, under other names or in lists of their own."""
+    norm._parameters.clear()
+    norm._buffers.clear()
+    norm.__class__ = FoldedBatchNorm

@@ -3,18 +3,27 @@
 import hashlib
 from importlib import import_module
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 from urllib.error import URLError
 
 import torch
-from safetensors.torch import load_file
 from torch import nn
+from torch._dynamo import OptimizedModule
+from torch.nn.parallel import DataParallel, DistributedDataParallel
 from torchvision import models as zoo
 
-from .catalogue import Colour, ModelSpec
+from .catalogue import Colour, ModelSpec, names_file, no_weights
+from .checkpoints import CheckpointError
+from .weights import Loaded, load_weights
+from .wrappers import NotServable, unwrap, unwrap_children
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+GREY_MEAN, GREY_STD = (0.0,), (1.0,)  # of networks that take one channel, unless their entry says otherwise
+GREY_NOTE = (
+    "takes grey pictures: requests are RGB all the same, turned into 0.299 R + 0.587 G + 0.114 B; "
+    "gradients are by the RGB pixels"
+)
 AUXILIARY = ("aux1", "aux2", "AuxLogits")  # heads of GoogLeNet and Inception that never run in eval mode
 
 
@@ -28,68 +37,83 @@ class Source(NamedTuple):
     width: int
     resize: int
     interpolation: str
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    channels: Literal[1, 3] = 3
+    labels_are_usual: bool = False  # those of torchvision's weights, which hold only for as many classes
+    classes: int | None = None  # the size of the last layer, where the weights decided it
+    notes: tuple[str, ...] = ()
 
 
 class LoadError(ValueError):
     """A model that cannot be loaded; the message names the model and what was wrong."""
 
 
+class _Built(NamedTuple):
+    """A network with its weights; `usual`: the torchvision weights whose metadata describe its input."""
+
+    network: nn.Module
+    usual: Any = None
+    transformed: bool = False  # whether an input transform inside was switched off, for the normalisation to do it
+    loaded: Loaded = Loaded()
+
+
 def load(spec: ModelSpec) -> Source:
     """Builds and loads. Raises LoadError."""
     try:
-        if ":" in spec.source:
-            network, meta = _build_own(spec), None
-        else:
-            network, meta = _build_torchvision(spec)
-        transformed = _drop_auxiliary(network)
-        network.eval().requires_grad_(False)
-        return _describe(spec, network, meta, transformed)
+        built = _build_own(spec) if ":" in spec.source else _build_torchvision(spec)
+        built.network.eval().requires_grad_(False)
+        return _describe(spec, built)
     except LoadError:
         raise
+    except (CheckpointError, NotServable) as error:
+        raise LoadError(f"model {spec.name}: {error}") from error
     except URLError as error:
         hint = f"give a file, --model {spec.name}=FILE, or {spec.name}=random to try things out"
         raise LoadError(f"model {spec.name}: its weights cannot be downloaded ({error.reason}); {hint}") from error
-    except Exception as error:
-        raise LoadError(f"model {spec.name}: {spec.source} with weights {spec.weights}: {error}") from error
+    except (Exception, SystemExit) as error:  # a builder of one's own may raise anything
+        what = f"{spec.source} with weights {spec.weights}: {type(error).__name__}: {error}"
+        raise LoadError(f"model {spec.name}: {what}") from error
 
 
-def _build_own(spec: ModelSpec) -> nn.Module:
+def _build_own(spec: ModelSpec) -> _Built:
+    """The network of a builder of one's own. Nothing inside it is rewritten; wrappers of torch's are taken away."""
     module, _, function = spec.source.partition(":")
+    torch.compiler.set_stance("force_eager")  # what its author compiled inside runs as written
     torch.manual_seed(spec.seed)
     network = getattr(import_module(module), function)(**spec.arguments)
     if not isinstance(network, nn.Module):
         raise LoadError(f"model {spec.name}: {spec.source} gave a {type(network).__name__}, not a torch.nn.Module")
-    if spec.weights not in ("random", "DEFAULT"):
-        _check_weights(spec, ["random"])
-        _load_file(network, spec)
-    return network
+    network = unwrap(network)
+    unwrap_children(network, OptimizedModule)
+    loaded = Loaded()
+    if names_file(spec):
+        _check_file(spec)
+        loaded = load_weights(network, Path(spec.weights), spec.source)
+    unwrap_children(network, DataParallel, DistributedDataParallel)  # afterwards, since files may have their names
+    return _Built(network, loaded=loaded)
 
 
-def _build_torchvision(spec: ModelSpec) -> tuple[nn.Module, Any]:
-    """The network and the weights enum whose metadata describe its input."""
+def _build_torchvision(spec: ModelSpec) -> _Built:
     available = zoo.get_model_weights(spec.source)
-    if spec.weights != "random" and not Path(spec.weights).suffix:
-        _check_weights(spec, ["DEFAULT", *available.__members__, "random"])
+    if spec.weights != "random" and not names_file(spec):
         weights = available[spec.weights] if spec.weights != "DEFAULT" else available.DEFAULT
-        return zoo.get_model(spec.source, weights=weights), weights
+        network = zoo.get_model(spec.source, weights=weights)
+        return _Built(network, weights, _drop_auxiliary(network))
     usual = next(iter(available))  # the first weights' input is the common one; later ones resize in ways of their own
     torch.manual_seed(spec.seed)
     network = zoo.get_model(spec.source, weights=None)
-    if spec.weights != "random":
-        _load_file(network, spec)
-    else:
+    transformed = _drop_auxiliary(network)
+    if spec.weights == "random":
         _enliven(network, usual.transforms().crop_size[0])
-    return network, usual
+        return _Built(network, usual, transformed)
+    _check_file(spec)
+    return _Built(network, usual, transformed, load_weights(network, Path(spec.weights), spec.source))
 
 
-def _check_weights(spec: ModelSpec, names: list[str]) -> None:
-    if spec.weights not in names and not Path(spec.weights).suffix:
-        there = ", ".join(dict.fromkeys(names))
-        raise LoadError(
-            f"model {spec.name}: {spec.source} has no weights {spec.weights!r}; there are: {there}, or a file"
-        )
+def _check_file(spec: ModelSpec) -> None:
+    if not Path(spec.weights).is_file():
+        raise LoadError(f"model {spec.name}: {no_weights(spec)}")
 
 
 def _enliven(network: nn.Module, size: int) -> None:
@@ -107,88 +131,81 @@ def _enliven(network: nn.Module, size: int) -> None:
         network(noise + 0.3 * torch.randn_like(noise))
 
 
-def _load_file(network: nn.Module, spec: ModelSpec) -> None:
-    path = Path(spec.weights)
-    try:
-        state: Any = load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
-    except Exception as error:
-        text = f"model {spec.name}: {path} is neither a .safetensors file nor a state dict saved by torch"
-        raise LoadError(text) from error
-    state = state.get("state_dict", state)
-    state = {name.removeprefix("module."): tensor for name, tensor in state.items()}
-    _fit_head(network, state)
-    missing, unexpected = network.load_state_dict(state, strict=False)
-    wrong = [name for name in missing if not name.endswith("num_batches_tracked") and not name.startswith(AUXILIARY)]
-    wrong += [name for name in unexpected if not name.startswith(AUXILIARY)]
-    if wrong:
-        shown = ", ".join(wrong[:5]) + (f" and {len(wrong) - 5} more" if len(wrong) > 5 else "")
-        raise LoadError(f"model {spec.name}: {path.name} does not fit {spec.source}: missing or unexpected {shown}")
-
-
-def _fit_head(network: nn.Module, state: dict[str, Any]) -> None:
-    """The file's last layer decides how many classes there are."""
-    name, head = _head(network)
-    weight = state.get(f"{name}.weight")
-    if head is not None and weight is not None and weight.shape[1:] == head.weight.shape[1:]:
-        parent, _, leaf = name.rpartition(".")
-        fitting = nn.Linear(head.in_features, len(weight), head.bias is not None)
-        setattr(network.get_submodule(parent), leaf, fitting)
-
-
-def _head(network: nn.Module) -> tuple[str, nn.Linear | None]:
-    """The last linear layer, which gives the logits in most networks."""
-    linears = [(name, module) for name, module in network.named_modules() if isinstance(module, nn.Linear)]
-    return linears[-1] if linears else ("", None)
-
-
 def _drop_auxiliary(network: nn.Module) -> bool:
-    """Removes heads that never run; returns whether the network's own input transform was switched off."""
+    """Removes torchvision's heads that never run; returns whether the input transform inside was switched off.
+
+    torch ignores the tensors that a file has for a module that is None.
+    """
+    if type(network) not in (zoo.GoogLeNet, zoo.Inception3):
+        return False
     for name in AUXILIARY:
         if isinstance(getattr(network, name, None), nn.Module):
             setattr(network, name, None)
             network.aux_logits = False  # type: ignore[assignment]
-    transformed = bool(getattr(network, "transform_input", False))
-    if transformed:  # the normalisation can do it at once
-        network.transform_input = False  # type: ignore[assignment]
+    transformed = bool(network.transform_input)
+    network.transform_input = False  # type: ignore[assignment]  # the normalisation can do it at once
     return transformed
 
 
-def _describe(spec: ModelSpec, network: nn.Module, weights: Any, transformed: bool) -> Source:
-    preset = weights.transforms() if weights else None
+def _describe(spec: ModelSpec, built: _Built) -> Source:
+    preset = built.usual.transforms() if built.usual else None
     crop = preset.crop_size[0] if preset else 224
     height, width = spec.height or crop, spec.width or crop
-    mean: Any = spec.mean or (tuple(preset.mean) if preset else IMAGENET_MEAN)
-    std: Any = spec.std or (tuple(preset.std) if preset else IMAGENET_STD)
-    if transformed:
+    mean, std = _normalisation(spec, preset)
+    if built.transformed:
         mean, std = _with_transform(mean, std)
+    labels, usual = _labels(spec, built.usual)
     return Source(
-        network=network,
-        digest=digest(network),
-        labels=_labels(spec, network, weights),
+        network=built.network,
+        digest=digest(built.network),
+        labels=labels,
         height=height,
         width=width,
         resize=spec.resize or (preset.resize_size[0] if preset and not spec.height else max(height, width)),
         interpolation=spec.interpolation or (preset.interpolation.value if preset else "bilinear"),
         mean=mean,
         std=std,
+        channels=spec.channels,
+        labels_are_usual=usual,
+        classes=built.loaded.classes,
+        notes=(*built.loaded.notes, *([GREY_NOTE] if spec.channels == 1 else [])),
     )
+
+
+def _normalisation(spec: ModelSpec, preset: Any) -> tuple[Colour, Colour]:
+    """Mean and standard deviation: the entry's, those of torchvision's weights, or the common ones."""
+    if spec.channels == 1:
+        return spec.mean or GREY_MEAN, spec.std or GREY_STD
+    mean = spec.mean or (tuple(preset.mean) if preset else IMAGENET_MEAN)
+    return mean, spec.std or (tuple(preset.std) if preset else IMAGENET_STD)
 
 
 def _with_transform(mean: Colour, std: Colour) -> tuple[Colour, Colour]:
     """The normalisation that includes GoogLeNet's own x * s / 0.5 + (m - 0.5) / 0.5, ImageNet's m and s."""
     scaled = [b * 0.5 / s for b, s in zip(std, IMAGENET_STD, strict=True)]
     moved = [a - c * (m - 0.5) / 0.5 for a, c, m in zip(mean, scaled, IMAGENET_MEAN, strict=True)]
-    return tuple(moved), tuple(scaled)  # type: ignore[return-value]
+    return tuple(moved), tuple(scaled)
 
 
-def _labels(spec: ModelSpec, network: nn.Module, weights: Any) -> tuple[str, ...]:
+def _labels(spec: ModelSpec, usual: Any) -> tuple[tuple[str, ...], bool]:
+    """Names of the classes, and whether they are those of torchvision's weights rather than of the entry."""
     if isinstance(spec.labels, Path):
-        return tuple(line.strip() for line in spec.labels.read_text().splitlines() if line.strip())
+        return tuple(line.strip() for line in spec.labels.read_text().splitlines() if line.strip()), False
     if spec.labels is not None:
-        return spec.labels
-    names = tuple(weights.meta["categories"]) if weights else ()
-    head = _head(network)[1]
-    return names if head is None or head.out_features == len(names) else ()
+        return spec.labels, False
+    return (tuple(usual.meta["categories"]), True) if usual else ((), False)
+
+
+def class_names(spec: ModelSpec, source: Source, classes: int) -> tuple[str, ...]:
+    """The names of the classes once it is known how many there are. Raises LoadError."""
+    if source.classes not in (None, classes):
+        text = f"the file gives its last layer {source.classes} outputs, but the network has {classes} classes"
+        raise LoadError(f"model {spec.name}: {text}; let its builder make a network that fits the file")
+    if len(source.labels) == classes:
+        return source.labels
+    if source.labels and not source.labels_are_usual:
+        raise LoadError(f"model {spec.name}: {len(source.labels)} labels for {classes} classes")
+    return tuple(f"class {i}" for i in range(classes))
 
 
 def digest(network: nn.Module) -> str:

@@ -2,12 +2,13 @@
 
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import cache
 from typing import NamedTuple
 
 import torch
 
-from .card import Precision
+from .card import ModelCard, Precision
 from .catalogue import PRECISIONS, ModelSpec
 
 NEED_BFLOAT16: tuple[Precision, ...] = ("balanced", "fast")
@@ -22,6 +23,17 @@ class Choice(NamedTuple):
     loaded: tuple[Precision, ...]
     absent: Mapping[Precision, str]
     warnings: tuple[str, ...]
+
+    def written(self, card: ModelCard, failed: Mapping[Precision, str]) -> ModelCard:
+        """The card with all this; `failed`: why some that were chosen cannot be had. AUTO means EXACT instead."""
+        notes = (f"{precision.upper()} is not served: {why}" for precision, why in failed.items())
+        return replace(
+            card,
+            precisions=tuple(precision for precision in self.loaded if precision not in failed),
+            absent={**self.absent, **failed},
+            auto={rpc: precision for rpc, precision in card.auto.items() if precision not in failed},
+            notes=(*card.notes, *self.warnings, *notes),
+        )
 
 
 def choose(spec: ModelSpec, device: torch.device) -> Choice:

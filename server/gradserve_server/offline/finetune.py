@@ -12,11 +12,13 @@ from torch import Tensor, nn
 
 from gradserve.dataset import Dataset, open_dataset
 
+from ..methods.influence.coverage import covered, last_linear
 from ..methods.influence.gradients import Pass
-from ..methods.influence.layers import Layer, covered, last_linear
+from ..methods.influence.layers import Layer
 from ..methods.influence.plan import Plan, Report
 from ..models.catalogue import ModelSpec
-from ..models.prepared import Prepared, prepare
+from ..models.preparation import prepare
+from ..models.prepared import Prepared
 from . import training
 from .command import Config, Device, Model, Threads, console, device_of, reporting, run, spec_of
 from .examples import DatasetExamples, named_classes
@@ -91,7 +93,7 @@ def parted(dataset: Dataset, held_out: float, seed: int) -> tuple[Dataset, Datas
 
 def head_of(model: Prepared) -> Layer:
     """The last layer. Raises ValueError where it is not a Linear."""
-    head = last_linear(covered(model)[0], len(model.card.classes))
+    head = last_linear(covered(model)[0])
     if head is None:
         raise ValueError(f"{model.card.name} does not end in a Linear layer, which a new one could replace")
     return head
@@ -117,8 +119,12 @@ def with_head(model: Prepared, head: Layer, weights: Tensor) -> nn.Module:
     with torch.no_grad():
         linear.weight.copy_(weights[:, :-1])
         linear.bias.copy_(weights[:, -1])
-    parent, _, leaf = head.name.rpartition(".")
-    setattr(model.network.get_submodule(parent), leaf, linear.requires_grad_(False))
+    linear.requires_grad_(False)
+    old = model.network.get_submodule(head.name)
+    for parent in list(model.network.modules()):  # it may stand in several places
+        for name, child in parent.named_children():
+            if child is old:
+                setattr(parent, name, linear)
     return model.network
 
 

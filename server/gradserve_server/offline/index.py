@@ -14,7 +14,8 @@ from ..methods.influence.build import Builder
 from ..methods.influence.index import Index
 from ..methods.influence.plan import Examples, Origin, Plan
 from ..methods.influence.serving import preprocessing, training_set
-from ..models.prepared import Prepared, prepare
+from ..models.preparation import prepare
+from ..models.prepared import Prepared
 from .command import Config, Device, Model, Threads, console, device_of, reporting, run, spec_of
 from .examples import DatasetExamples
 

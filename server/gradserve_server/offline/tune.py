@@ -18,7 +18,8 @@ from ..engine.query import Part, Query
 from ..engine.rows import default_rows, most_rows
 from ..models.card import Precision
 from ..models.catalogue import ModelSpec
-from ..models.prepared import Prepared, prepare
+from ..models.preparation import prepare
+from ..models.prepared import Prepared
 
 ROUNDS = 5  # of every candidate in turn; the first only warms up
 ENOUGH = 0.95  # of the best rate, at which fewer rows are preferred: whoever arrives waits less

@@ -2,12 +2,12 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Callable, Iterable
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from ..config import StartError
-from ..models.card import ModelCard
+from ..models.served import ServedModels
 from .handle import Handle
 from .wire import Broken, Cancel, Failure, FailureKind, Outcome, Preview, Ready, Task, Tick, WorkerSettings
 
@@ -46,6 +46,7 @@ class _Worker:
     ready: bool = False
     failures: int = 0
     memory: int = 0
+    unavailable: Mapping[str, str] = field(default_factory=dict)  # models that it could not load, with the reasons
     speeds: dict[str, float] = field(default_factory=dict)  # GFLOP per second, by model: small ones have few for each
     pending: dict[str, _Pending] = field(default_factory=dict)
 
@@ -64,7 +65,7 @@ class _Worker:
 
     def begin(self, ready: Ready) -> None:
         """Its process can be given work."""
-        self.ready, self.failures = True, 0
+        self.ready, self.failures, self.unavailable = True, 0, ready.unavailable
         self.speeds = {model: max(speed, SLOWEST) for model, speed in ready.speeds.items()}
 
     def learn(self, tick: Tick) -> None:
@@ -85,12 +86,17 @@ class Pool:
         self,
         workers: Iterable[WorkerSettings],
         *,
+        default: str = "",
+        unavailable: Mapping[str, str] | None = None,
         queue_seconds: float = 60.0,
         on_tick: Callable[[Tick], None] = lambda tick: None,
         on_restart: Callable[[], None] = lambda: None,
     ) -> None:
-        """`queue_seconds`: a task that would wait longer than that for others is refused."""
-        self.cards: dict[str, ModelCard] = {}
+        """`default`: the model of requests that name none. `unavailable`: models that no worker needs to try.
+
+        `queue_seconds`: a task that would wait longer than that for others is refused.
+        """
+        self.cards = ServedModels(unavailable=unavailable, default=default)
         self._settings = list(workers)
         self._queue_seconds = queue_seconds
         self._on_tick = on_tick
@@ -126,6 +132,8 @@ class Pool:
     async def start(self) -> None:
         """Returns when every worker has loaded and warmed up. Raises StartError."""
         self._started = asyncio.get_running_loop().create_future()
+        for name, reason in self.cards.unavailable.items():
+            log.error("model %s is not served: %s", name, reason)
         for settings in self._settings:
             self._workers.append(_Worker(settings, self._spawn(settings)))
         await self._started
@@ -221,7 +229,8 @@ class Pool:
 
     def _cannot_begin(self, worker: _Worker, broken: Broken) -> None:
         if self._started and not self._started.done():
-            self._started.set_exception(StartError(broken.error))
+            known = [f"model {name}: {reason}" for name, reason in self.cards.unavailable.items()]
+            self._started.set_exception(StartError("\n".join([*known, broken.error])))
         elif not self._failed:
             log.error("a worker on %s cannot begin: %s", worker.settings.device, broken.error)
 
@@ -231,8 +240,26 @@ class Pool:
         for pending in orphans:
             self._place(pending)
         if self._started and not self._started.done() and all(w.ready for w in self._workers):
-            self.cards = {card.name: card for card in ready.cards}  # not before: a part would soon refuse work
-            self._started.set_result(None)
+            self._begin(self._started, ready)  # not before: a part of the workers would soon refuse work
+
+    def _begin(self, started: "asyncio.Future[None]", ready: Ready) -> None:
+        """All workers are ready: what every one of them has loaded is served, from now on and after restarts."""
+        failed = {name: reason for w in self._workers for name, reason in w.unavailable.items()}
+        for name, reason in failed.items():
+            count = sum(name in worker.unavailable for worker in self._workers)
+            part = f" (in {count} of {len(self._workers)} workers)" if count < len(self._workers) else ""
+            failed[name] = reason + part
+            log.error("model %s is not served: %s", name, failed[name])
+        cards = [card for card in ready.cards if card.name not in failed]
+        if failed and not cards:
+            reasons = (self.cards.unavailable | failed).items()
+            started.set_exception(StartError("\n".join(f"model {name}: {reason}" for name, reason in reasons)))
+            return
+        self.cards = ServedModels(cards, self.cards.unavailable | failed, self.cards.default)
+        for worker in self._workers:
+            models = tuple(spec for spec in worker.settings.models if spec.name in self.cards)
+            worker.settings = replace(worker.settings, models=models, strict=True)
+        started.set_result(None)
 
     def _lost(self, handle: Handle) -> None:
         """A worker is gone: its tasks run again elsewhere, and a new process takes its place."""

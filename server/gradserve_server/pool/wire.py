@@ -24,6 +24,7 @@ class WorkerSettings:
     device: str
     threads: int = 1
     rows: int | None = None
+    strict: bool = False  # whether one model that cannot be loaded keeps the worker from beginning
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,11 +60,12 @@ class Stop:
 
 @dataclass(frozen=True, slots=True)
 class Ready:
-    """The worker has loaded and warmed up all models."""
+    """The worker has loaded and warmed up all models but those that are `unavailable`, with the reasons by name."""
 
     cards: tuple[ModelCard, ...]
     device: str
     speeds: Mapping[str, float]  # GFLOP per second in the warm-up, by model
+    unavailable: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,8 @@ import threading
 import time
 import traceback
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 
 import torch
@@ -21,11 +22,14 @@ from ..engine.objective import Refused, logit
 from ..engine.query import Query
 from ..engine.take import Key
 from ..methods import RPCS
+from ..methods.influence.index import IndexFault
 from ..methods.influence.serving import attached
 from ..methods.making import as_bytes, pixels, resized
-from ..models.card import Precision
+from ..models.card import ModelCard, Precision
 from ..models.catalogue import PRECISIONS
-from ..models.prepared import Prepared, prepare
+from ..models.loading import LoadError
+from ..models.preparation import prepare
+from ..models.prepared import Prepared
 from .pipe import Pipe
 from .wire import (
     Broken,
@@ -63,35 +67,71 @@ def main(end: socket.socket, settings: WorkerSettings) -> None:
     torch.backends.cuda.matmul.allow_tf32 = False
     torch.backends.cudnn.allow_tf32 = False
     try:
-        device = torch.device(settings.device)
-        attachments = [attached(spec, prepare(spec, device)) for spec in settings.models]
-        models = {model.card.name: model for model, _ in attachments}
-        unfolded = {name: model for _, extra in attachments for name, model in extra.items()}
-        engine = Engine(models | unfolded, rows=settings.rows)
-        speeds = warm_up(engine)
-        chores = [partial(straighten, engine, *each) for each in loaded(engine)]
+        engine, ready = begin(settings)
     except Exception as error:
         pipe.send([Broken(str(error))])
         pipe.close()
         return
-    pipe.send([Ready(tuple(model.card for model in models.values()), settings.device, speeds)])
+    pipe.send([ready])
+    chores = [partial(straighten, engine, *each) for each in loaded(engine.models)]
     Worker(pipe, engine, chores).serve()
 
 
-def loaded(engine: Engine) -> list[tuple[Prepared, Precision]]:
+def begin(settings: WorkerSettings) -> tuple[Engine, Ready]:
+    """Loads and warms up the models. What fails for one of them is told, and the others are served.
+
+    Raises LoadError where no model can be loaded, or, if the settings are strict, where one cannot.
+    """
+    device = torch.device(settings.device)
+    unavailable: dict[str, str] = {}
+    instances: dict[str, dict[str, Prepared]] = {}  # of a model, by their names in the engine
+    cards: dict[str, ModelCard] = {}
+    speeds: dict[str, float] = {}
+    for spec in settings.models:
+        with _failing(spec.name, unavailable, settings.strict):
+            model, unfolded = attached(spec, prepare(spec, device))
+            instances[spec.name] = {spec.name: model, **unfolded}
+            cards[spec.name] = model.card
+    models = {name: model for group in instances.values() for name, model in group.items()}
+    engine = Engine(models, rows=settings.rows)
+    for name, group in instances.items():
+        with _failing(name, unavailable, settings.strict):
+            speeds |= warm_up(engine, group)
+    for name in instances.keys() & unavailable.keys():  # what failed in its warm-up
+        del cards[name]
+        for instance in instances[name]:
+            del models[instance]  # and so out of the engine, which has this very mapping
+    if unavailable and not cards:
+        raise LoadError("\n".join(f"model {name}: {reason}" for name, reason in unavailable.items()))
+    engine.steps.clear()
+    return engine, Ready(tuple(cards.values()), settings.device, speeds, unavailable)
+
+
+@contextmanager
+def _failing(name: str, unavailable: dict[str, str], strict: bool) -> Iterator[None]:
+    """Notes why a model cannot be served; raises LoadError instead if strict."""
+    try:
+        yield
+    except Exception as error:
+        known = isinstance(error, LoadError | IndexFault | Refused | ModelFailed | OutOfMemory)
+        reason = str(error) if known else f"{type(error).__name__}: {error}"
+        unavailable[name] = reason.removeprefix(f"model {name}: ")
+        if strict:
+            raise LoadError(f"model {name}: {unavailable[name]}") from error
+
+
+def loaded(models: Mapping[str, Prepared]) -> list[tuple[Prepared, Precision]]:
     """Every model in every precision, first all in EXACT."""
-    models = engine.models.values()
-    return [(model, precision) for precision in PRECISIONS for model in models if precision in model.card.precisions]
+    return [(model, each) for each in PRECISIONS for model in models.values() if each in model.card.precisions]
 
 
-def warm_up(engine: Engine) -> dict[str, float]:
-    """Runs each model in all its precisions; returns the GFLOP per second of EXACT gradients at full batches."""
+def warm_up(engine: Engine, models: Mapping[str, Prepared]) -> dict[str, float]:
+    """Runs models in all their precisions; returns the GFLOP per second of EXACT gradients at full batches."""
     speeds = {}
-    for model, precision in loaded(engine):
+    for model, precision in loaded(models):
         gradient = _passed(engine, model, precision)
         if precision == "exact":
             speeds[model.card.name] = gradient.gflop / max(gradient.seconds, 1e-9)
-    engine.steps.clear()
     return speeds
 
 

@@ -17,7 +17,8 @@ from gradserve_server.methods.influence.index import Index
 from gradserve_server.methods.influence.plan import Origin, Plan
 from gradserve_server.models.catalogue import ModelSpec
 from gradserve_server.models.loading import Source, digest
-from gradserve_server.models.prepared import Prepared, prepare_source
+from gradserve_server.models.preparation import prepare_source
+from gradserve_server.models.prepared import Prepared
 
 CPU = torch.device("cpu")
 

@@ -16,8 +16,8 @@ from rich.table import Table
 from safetensors.torch import load_file
 from torch import Tensor
 
+from gradserve_server.methods.influence.coverage import covered
 from gradserve_server.methods.influence.gradients import Pass
-from gradserve_server.methods.influence.layers import covered
 from gradserve_server.methods.influence.plan import Plan
 from gradserve_server.models.prepared import Prepared
 from gradserve_server.offline import training

@@ -19,7 +19,7 @@ from gradserve_server.methods.influence.plan import Origin, Plan
 from gradserve_server.methods.influence.serving import preprocessing
 from gradserve_server.models.catalogue import EMBEDDED
 from gradserve_server.models.embedded.digits.data import parts, pixels
-from gradserve_server.models.prepared import prepare
+from gradserve_server.models.preparation import prepare
 
 from .. import report
 

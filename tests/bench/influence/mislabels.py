@@ -9,8 +9,8 @@ from rich.table import Table
 from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
+from gradserve_server.methods.influence.coverage import covered
 from gradserve_server.methods.influence.index import Index
-from gradserve_server.methods.influence.layers import covered
 from gradserve_server.methods.influence.plan import Plan
 from gradserve_server.offline import training
 from gradserve_server.offline.finetune import with_head

@@ -15,7 +15,8 @@ from gradserve_server.methods.influence.plan import Origin
 from gradserve_server.models.catalogue import ModelSpec
 from gradserve_server.models.embedded.digits.data import parts, pixels
 from gradserve_server.models.loading import Source, digest
-from gradserve_server.models.prepared import Prepared, prepare_source
+from gradserve_server.models.preparation import prepare_source
+from gradserve_server.models.prepared import Prepared
 
 CPU, DECAY, CLASSES = torch.device("cpu"), 1e-3, 3
 ORIGIN = Origin("as it is", "three digits")

@@ -6,9 +6,10 @@ from torch import nn
 from zoo import off
 
 from gradserve_server.methods.influence.bases import SecondMoment
+from gradserve_server.methods.influence.coverage import _layer as layer_of
+from gradserve_server.methods.influence.coverage import covered
 from gradserve_server.methods.influence.gradients import ALL_CLASSES, expectation_classes
-from gradserve_server.methods.influence.layers import Projection, covered, parameters
-from gradserve_server.methods.influence.layers import _layer as layer_of
+from gradserve_server.methods.influence.layers import Projection, parameters
 
 from . import small
 

@@ -86,7 +86,7 @@ class Plan:
     parameters: Parameters
     aim: Aim
     ball: Ball
-    std: tuple[float, float, float]  # of the model's normalisation
+    std: tuple[float, ...]  # of the model's normalisation, for each of its channels
     stop: bool = False
     adaptive: bool = False
     lens: Lens = field(default_factory=Lens)
@@ -117,7 +117,7 @@ def attack(job: Job, x: Tensor, plan: Plan) -> Steps:
     clean = (yield Query(plan.lens.judge(x, run))).logits.mean(0, keepdim=True)
     goal = plan.aim.goal(clean[0], run)
     lens = plan.lens if plan.adaptive else plan.lens.bare()
-    oracle = Oracle(x, goal, plan.ball, run, torch.tensor(plan.std).view(3, 1, 1).to(x), lens, plan.stop)
+    oracle = Oracle(x, goal, plan.ball, run, torch.tensor(plan.std).view(-1, 1, 1).to(x), lens, plan.stop)
     partial = False
     known = job.precision == "exact"  # in less, the prediction itself may be another
     if plan.method in REGARDLESS or not (known and bool(goal.reached(clean))):

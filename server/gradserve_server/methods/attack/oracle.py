@@ -43,7 +43,7 @@ class Oracle:
     goal: Goal
     ball: Ball
     run: Run
-    std: Tensor  # [3, 1, 1], of the model's normalisation
+    std: Tensor  # [3, 1, 1] or [1, 1, 1], of the model's normalisation
     lens: Lens = field(default_factory=Lens)
     stop: bool = False
     model: str | None = None

@@ -30,9 +30,14 @@ def needs_nothing(card: ModelCard) -> str:
     return ""
 
 
+def needs_gradient(card: ModelCard) -> str:
+    """Needs logits that can be differentiated by the image."""
+    return card.no_gradient
+
+
 def needs_rules(card: ModelCard) -> str:
     """Needs ReLUs whose backward can be ruled."""
-    return card.rules_refused
+    return needs_gradient(card) or card.rules_refused
 
 
 def needs_map(card: ModelCard) -> str:
@@ -55,10 +60,10 @@ class Method(NamedTuple):
 
 
 METHODS: Mapping[str, Method] = {
-    "gradient": Method(gradient, one_row=True),
-    "gradient_x_input": Method(gradient_x_input, one_row=True),
-    "smooth_grad": Method(smooth_grad, rows=lambda p, size: p["samples"] + 1),
-    "integrated_gradients": Method(integrated_gradients, rows=lambda p, size: p["steps"] + 2),
+    "gradient": Method(gradient, needs_gradient, one_row=True),
+    "gradient_x_input": Method(gradient_x_input, needs_gradient, one_row=True),
+    "smooth_grad": Method(smooth_grad, needs_gradient, rows=lambda p, size: p["samples"] + 1),
+    "integrated_gradients": Method(integrated_gradients, needs_gradient, rows=lambda p, size: p["steps"] + 2),
     "guided_backprop": Method(guided_backprop, needs_rules, one_row=True),
     "deconvnet": Method(deconvnet, needs_rules, one_row=True),
     "grad_cam": Method(grad_cam, needs_map, one_row=True),

@@ -9,11 +9,12 @@ import torch
 from torch import Tensor
 from torch.func import functional_call, jvp, vjp
 
+from ...models.outputs import logits_of
 from ...models.prepared import Prepared
+from .coverage import covered
 from .estimates import products
 from .gradients import losses
 from .index import Array, Index
-from .layers import covered
 from .plan import Examples, Report
 
 TOLERANCE, MOST_STEPS, BATCH = 1e-6, 500, 256
@@ -40,8 +41,7 @@ class Exact:
         return self.model.normalised(images)
 
     def _logits(self, x: Tensor, weights: Weights) -> Tensor:
-        logits: Tensor = functional_call(self.model.network, weights, (x,))
-        return logits
+        return logits_of(functional_call(self.model.network, weights, (x.clone(),)))
 
     def _losses(self, x: Tensor, y: Tensor, weights: Weights) -> Tensor:
         return losses(self._logits(x, weights), y, self.label_smoothing)

@@ -15,10 +15,11 @@ from torch import Tensor
 from ...engine.rows import default_rows
 from ...models.prepared import Prepared
 from . import neighbours, regression
+from .coverage import covered, last_linear
 from .curvature import Curvature
 from .gradients import Pass, losses
 from .index import COLUMNS, HEAD, PROJECTION, VERSION, Array, IndexFault, Manifest, Method, softened
-from .layers import Layer, covered, joined, last_linear, parameters
+from .layers import Layer, joined, parameters
 from .plan import Examples, Origin, Plan, Report
 from .projected import Bases, Projected, read_projected
 from .writing import Writer
@@ -44,7 +45,7 @@ class Builder:
         self.model, self.examples, self.origin, self.plan, self.report = model, examples, origin, plan, report
         card, (layers, self.coverage) = model.card, covered(model)
         self.classes = len(card.classes)
-        head = last_linear(layers, self.classes)
+        head = last_linear(layers)
         if not layers or (head is None and (plan.last_layer_only or self.coverage < LEAST_COVERAGE)):
             text = f"only {self.coverage:.0%} of its parameters are in layers that can be indexed"
             raise IndexFault(f"{card.name} does not end in a Linear, and {text}")
@@ -55,7 +56,8 @@ class Builder:
         self.rank = plan.rank or max(RANKS[0], min(RANKS[1], isqrt(LARGEST // len(self.layers))))
         self.directions = sum(min(self.rank, la.columns) * min(self.rank, la.outputs) for la in self.layers)
         self.size = min(plan.size, self.directions)
-        self.batch = default_rows(model.device, card.height, card.width, most=BATCH)
+        rows = default_rows(model.device, card.height, card.width, most=BATCH)
+        self.batch = 1 if card.alone else rows
         self.generator = torch.Generator().manual_seed(plan.seed)
         self.order = torch.randperm(len(examples), generator=self.generator).tolist()
         self._saved = time.monotonic()

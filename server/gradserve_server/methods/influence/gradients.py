@@ -30,6 +30,14 @@ class Pass:
         """By each layer's output, of the sum of values [N]: row i belongs to example i."""
         return list(torch.autograd.grad(values.sum(), self._outputs, retain_graph=True))
 
+    def reached(self) -> list[bool]:
+        """For each layer, whether the logits can be differentiated by its output."""
+        inputs = [out for out in self._outputs if out.requires_grad]
+        if not inputs or not self.logits.requires_grad:
+            return [False] * len(self._outputs)
+        grads = iter(torch.autograd.grad(self.logits.sum(), inputs, allow_unused=True, retain_graph=True))
+        return [out.requires_grad and next(grads) is not None for out in self._outputs]
+
     def class_expectation(self, generator: torch.Generator) -> Iterator[tuple[Tensor, list[Tensor]]]:
         """Weights [N] and gradients of log p_c, class by class: their weighted outer products sum to the softmax GGN.
 

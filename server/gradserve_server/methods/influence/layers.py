@@ -1,6 +1,5 @@
 """Layers whose weight gradients are indexed, and their projection: one example's [outputs, inputs] -> [s, r]."""
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
@@ -8,10 +7,9 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from ...engine.query import Tap
-from ...models.prepared import Prepared
 
 
 @dataclass(frozen=True)
@@ -24,6 +22,7 @@ class Layer:
     bias: bool
     convolution: dict[str, Any] | None = None  # stride, padding, dilation, groups; None: a Linear
     kernel: tuple[int, ...] = ()
+    gives_logits: bool = False  # whether its output is the network's, unchanged
 
     @property
     def columns(self) -> int:
@@ -121,60 +120,3 @@ def parameters(module: Any) -> Tensor:
 def taps(projections: Sequence[Projection]) -> tuple[Tap, ...]:
     """What a query listens to."""
     return tuple(Tap(each.layer.name, "weight", each) for each in projections)
-
-
-def covered(model: Prepared) -> tuple[list[Layer], float]:
-    """The layers that can be indexed, in execution order, and the share of all parameters that they hold.
-
-    Left out: modules that run more than once or share weights, padding that is not of zeros, and layers whose first
-    dimension is not the batch. The model must be unfolded.
-    """
-    batched = _batched(model)
-    found, seen, count = [], set(), 0
-    for name in dict.fromkeys(layer.name for layer in model.card.layers):
-        module: Any = model.network.get_submodule(name) if name in batched else None
-        layer = None if module is None else _layer(name, module)
-        if layer is not None and id(module.weight) not in seen:
-            found.append(layer)
-            seen.add(id(module.weight))
-            count += layer.outputs * layer.columns
-    return found, count / max(1, sum(p.numel() for p in model.network.parameters()))
-
-
-def last_linear(layers: Sequence[Layer], classes: int) -> Layer | None:
-    """The layer that gives the logits, if it is a Linear."""
-    last = layers[-1] if layers else None
-    return last if last is not None and last.convolution is None and last.outputs == classes else None
-
-
-def _layer(name: str, module: nn.Module) -> Layer | None:
-    if isinstance(module, nn.Linear):
-        return Layer(name, module.in_features, module.out_features, module.bias is not None)
-    if not isinstance(module, nn.Conv2d) or module.padding_mode != "zeros" or isinstance(module.padding, str):
-        return None
-    facts = {"stride": module.stride, "padding": module.padding, "dilation": module.dilation, "groups": module.groups}
-    inputs = module.weight[0].numel()
-    return Layer(name, inputs, module.out_channels, module.bias is not None, facts, tuple(module.kernel_size))
-
-
-def _batched(model: Prepared) -> set[str]:
-    """Modules that run once and keep the batch as their first dimension."""
-    calls: Counter[str] = Counter()
-    whole: set[str] = set()
-
-    def hook(name: str) -> Any:
-        def on_output(_: nn.Module, args: Any, out: Any) -> None:
-            calls[name] += 1
-            if isinstance(out, Tensor) and args and len(args[0]) == len(out) == 2:
-                whole.add(name)
-
-        return on_output
-
-    handles = [module.register_forward_hook(hook(name)) for name, module in model.network.named_modules()]
-    try:
-        with torch.no_grad():
-            model(torch.rand(2, 3, model.card.height, model.card.width, device=model.device, dtype=model.dtype))
-    finally:
-        for handle in handles:
-            handle.remove()
-    return {name for name in whole if calls[name] == 1}

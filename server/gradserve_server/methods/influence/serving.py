@@ -9,7 +9,8 @@ from pathlib import Path
 
 from ...models.card import ModelCard
 from ...models.catalogue import ModelSpec
-from ...models.prepared import Prepared, prepare
+from ...models.preparation import prepare
+from ...models.prepared import Prepared
 from .build import Builder
 from .estimates import opened, unfolded
 from .examples import ArrayExamples

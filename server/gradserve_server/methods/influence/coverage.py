@@ -1,0 +1,93 @@
+"""Which layers of a network can be indexed."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ...models.plain import is_plain
+from ...models.prepared import Prepared
+from ...models.uses import Uses
+from .gradients import Pass
+from .layers import Layer
+
+EXAMPLES = 2  # a batch of two tells the batch dimension from the others
+
+
+def covered(model: Prepared) -> tuple[list[Layer], float]:
+    """The layers that can be indexed, in execution order, and the share of all parameters that they hold.
+
+    Left out: subclasses of Linear and Conv2d, modules with hooks or computed weights, modules that run more than once,
+    weights that something else uses too, padding that is not of zeros, layers whose first dimension is not the batch,
+    and layers that do not reach the logits. The model must be unfolded.
+    """
+    card = model.card
+    images = torch.rand(EXAMPLES, 3, card.height, card.width, generator=torch.Generator().manual_seed(0))
+    images = images.to(model.device, model.dtype)
+    layers = _reaching(model, images, _usable(model, images))
+    count = sum(layer.outputs * layer.columns for layer in layers)
+    return layers, count / max(1, sum(p.numel() for p in model.network.parameters()))
+
+
+def last_linear(layers: Sequence[Layer]) -> Layer | None:
+    """The Linear whose output is the logits, if there is one."""
+    last = layers[-1] if layers else None
+    return last if last is not None and last.convolution is None and last.gives_logits else None
+
+
+def _usable(model: Prepared, images: Tensor) -> list[Layer]:
+    """The layers that run once, for the batch as a whole, as plain matrices whose weights nothing else uses."""
+    uses, calls = Uses(), Counter[str]()
+    layers: dict[str, Layer] = {}
+    outputs: dict[str, Tensor] = {}  # in execution order
+
+    def hook(name: str) -> Any:
+        def on_output(_: nn.Module, args: Any, out: Any) -> None:
+            calls[name] += 1
+            if args and len(args[0]) == len(out) == EXAMPLES:
+                outputs[name] = out.detach().clone()
+
+        return on_output
+
+    handles = []
+    for name, module in model.network.named_modules():
+        layer = _layer(name, module) if is_plain(module, nn.Linear, nn.Conv2d) else None
+        if layer is not None:
+            layers[name] = layer
+            uses.watch(*_weights(module))
+            handles.append(module.register_forward_hook(hook(name)))
+    try:
+        with torch.no_grad(), uses:
+            logits = model(images)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return [
+        replace(layers[name], gives_logits=torch.equal(out, logits))
+        for name, out in outputs.items()
+        if calls[name] == 1 and uses.once(*_weights(model.network.get_submodule(name)))
+    ]
+
+
+def _reaching(model: Prepared, images: Tensor, layers: list[Layer]) -> list[Layer]:
+    """Those by whose output the logits can be differentiated."""
+    reached = Pass(model, images, layers).reached()
+    return [layer for layer, is_reached in zip(layers, reached, strict=True) if is_reached]
+
+
+def _weights(module: Any) -> tuple[Tensor | None, ...]:
+    return (module.weight, module.bias)
+
+
+def _layer(name: str, module: Any) -> Layer | None:
+    """A plain Linear or Conv2d as a matrix; None for padding that a matrix of patches cannot have."""
+    if isinstance(module, nn.Linear):
+        return Layer(name, module.in_features, module.out_features, module.bias is not None)
+    if module.padding_mode != "zeros" or isinstance(module.padding, str):
+        return None
+    facts = {"stride": module.stride, "padding": module.padding, "dilation": module.dilation, "groups": module.groups}
+    inputs = module.weight[0].numel()
+    return Layer(name, inputs, module.out_channels, module.bias is not None, facts, tuple(module.kernel_size))

@@ -1,0 +1,139 @@
+"""The comparison at load: whether a network that was made ready gives what its author's own gives, untouched.
+
+Logits and gradients by the image are compared with those of the untouched network in float64 (where it can be cast to
+that), at its own size and at another where it takes one. Rounding is no fault: each bound is the larger of a floor and
+three times the error that the untouched network itself makes in the same number format.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from copy import deepcopy
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from .behaviour import varied
+from .outputs import run
+
+Forward = Callable[[Tensor], Tensor]  # images [N, 3, H, W] in [0, 1] -> logits [N, classes]
+Format = Literal["double", "exact", "balanced", "fast"]
+SLACK = 3  # times the untouched network's own error
+
+
+class Errors(NamedTuple):
+    """The largest error of a logit, by the largest logit; of a gradient's length, by that length (per image)."""
+
+    logits: float
+    gradient: float
+
+    def beside(self, bounds: "Errors") -> str:
+        """The errors with what is allowed, in words."""
+        return (
+            f"logits are off by {self.logits:.2g} (allowed {bounds.logits:.2g}), "
+            f"gradients by {self.gradient:.2g} (allowed {bounds.gradient:.2g})"
+        )
+
+    def within(self, bounds: "Errors") -> bool:
+        """False as well where an error is not a number."""
+        return self.logits <= bounds.logits and self.gradient <= bounds.gradient
+
+
+FLOORS: Mapping[Format, Errors] = {
+    "double": Errors(1e-9, 1e-6),
+    "exact": Errors(1e-4, 5e-2),  # a ReLU that flips by rounding moves the gradient by some percent
+    "balanced": Errors(1e-4, 1e-1),
+    "fast": Errors(1e-1, 5e-1),
+}
+
+
+class Answers(NamedTuple):
+    """Logits [N, classes] and a gradient [N, 3, H, W], both in float64."""
+
+    logits: Tensor
+    gradient: Tensor
+
+
+class Comparison:
+    """What a network's answers should be, and how far those of another may be off.
+
+    EXACT is compared over all images; the other formats, which follow it through the same operations, over the last.
+    """
+
+    def __init__(self, network: nn.Module, normalised: Forward, images: Sequence[Tensor], *, wide: bool) -> None:
+        """`network` is untouched, in eval mode; `normalised` makes its input of images [N, 3, H, W] in [0, 1].
+
+        `images` has a batch for each size. `wide`: try float64. Keeps answers only, not the network.
+        """
+        self._images = images
+        plain = [_answers(lambda x: run(network, normalised(x)), batch) for batch in images]
+        exact = _in_double(network, normalised, images) if wide else None
+        self.in_double = exact is not None
+        self._right = plain if exact is None else exact
+        each = [_errors(ours, right) for ours, right in zip(plain, self._right, strict=True)]
+        self._own = {"exact": _largest(each), "balanced": each[-1], "double": Errors(0, 0)}
+
+    def add_half(self, network: nn.Module, normalised: Forward, half: torch.dtype) -> None:
+        """Learns which errors a copy of the untouched network makes in half precision. Raises what it raises there."""
+        network = network.to(half)
+        self._own["fast"] = self.errors("fast", lambda x: run(network, normalised(x).to(half)).to(x.dtype))
+
+    def errors(self, kind: Format, forward: Forward) -> Errors:
+        """Those of another network."""
+        chosen = slice(None) if kind == "exact" else slice(-1, None)
+        images, right = self._images[chosen], self._right[chosen]
+        if kind == "double":
+            images = [batch.double() for batch in images]
+        found = [_answers(forward, batch) for batch in images]
+        return _largest([_errors(ours, theirs) for ours, theirs in zip(found, right, strict=True)])
+
+    def bounds(self, kind: Format) -> Errors:
+        """What is allowed."""
+        return Errors(*(max(floor, SLACK * own) for floor, own in zip(FLOORS[kind], self._own[kind], strict=True)))
+
+
+def _in_double(network: nn.Module, normalised: Forward, images: Sequence[Tensor]) -> list[Answers] | None:
+    """The answers in float64; None for a network that casts inside, or cannot be copied."""
+    try:
+        copy = deepcopy(network).double()
+        found = [_answers(lambda x: run(copy, normalised(x)), batch.double()) for batch in images]
+    except Exception:  # whatever a network does
+        return None
+    return found
+
+
+def _answers(forward: Forward, images: Tensor) -> Answers:
+    """The gradient is that of a sum of the logits with weights drawn at random, the same at every call."""
+    with torch.enable_grad():
+        images = images.detach().requires_grad_()
+        logits = forward(images)
+        weights = torch.randn(logits.shape, generator=torch.Generator().manual_seed(0)).to(logits)
+        score = (logits * weights).sum()
+        by_image = torch.autograd.grad(score, images, allow_unused=True)[0] if score.requires_grad else None
+    gradient = torch.zeros_like(images) if by_image is None else by_image
+    return Answers(logits.detach().double(), gradient.detach().double())
+
+
+def _largest(errors: Sequence[Errors]) -> Errors:
+    return Errors(max(each.logits for each in errors), max(each.gradient for each in errors))
+
+
+def _errors(ours: Answers, right: Answers) -> Errors:
+    if ours.logits.shape != right.logits.shape:
+        return Errors(torch.inf, torch.inf)
+    logits = _ratio(ours.logits[None], right.logits[None], torch.inf)
+    return Errors(logits, _ratio(ours.gradient, right.gradient, 2))
+
+
+def _ratio(ours: Tensor, right: Tensor, norm: float) -> float:
+    """The largest norm of a row's difference by that of the row. Zero where both are zero; NaN must meet NaN."""
+    if not torch.equal(ours.isfinite(), right.isfinite()):
+        return torch.inf
+    ours, right = (torch.where(x.isfinite(), x, 0).flatten(1) for x in (ours, right))
+    size, apart = (torch.linalg.vector_norm(x, norm, dim=1) for x in (right, ours - right))
+    return float(torch.where(apart == 0, 0, apart / size).max())
+
+
+def batches(own: tuple[int, int], other: tuple[int, int] | None, seed: int) -> list[Tensor]:
+    """Images [N, 3, H, W] in [0, 1] to compare by: one of the network's own size, two of another."""
+    own_image = varied(*own, seed)[:1]
+    return [own_image] if other is None else [own_image, varied(*other, seed)[1:3]]

@@ -1,0 +1,69 @@
+"""The logits in whatever a network gives: a tensor, a tuple, a dict or an object of its author's own."""
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from torch import Tensor, nn
+
+LOGITS = "logits"  # the name under which libraries give them
+
+
+class NoLogits(ValueError):
+    """A network's output in which the logits cannot be told; the message says what it was and what is allowed."""
+
+
+def logits_of(output: Any) -> Tensor:
+    """The logits [N, classes]: the output itself, what it calls "logits", or the only tensor [N, C] in it.
+
+    A tensor [N, C, 1, 1] is taken for [N, C]. Raises NoLogits.
+    """
+    if isinstance(output, Tensor):
+        return _flat(output)
+    named = output.get(LOGITS) if isinstance(output, Mapping) else getattr(output, LOGITS, None)
+    if isinstance(named, Tensor):
+        return _flat(named)
+    rows = [flat for _, tensor in _parts(output) if (flat := _flat(tensor)).dim() == 2]
+    if len(rows) == 1:
+        return rows[0]
+    raise NoLogits(
+        f"it gives {described(output)}; it must give logits [images, classes]: a tensor, an output with .logits, "
+        "or a tuple or dict with one such tensor; wrap it in a module that returns the logits"
+    )
+
+
+def run(network: nn.Module, images: Tensor) -> Tensor:
+    """The logits of a network for normalised images, which stay as they are even if the network writes over its input.
+
+    Raises NoLogits and whatever the network raises.
+    """
+    return logits_of(network(images.clone()))
+
+
+def described(output: Any) -> str:
+    """What a network gave, in words for its author."""
+    if isinstance(output, Tensor):
+        return f"a tensor {_shape(output)}"
+    tensors = [f"{name} {_shape(tensor)}" for name, tensor in _parts(output)]
+    return f"a {type(output).__name__} with {', '.join(tensors) or 'no tensors'}"
+
+
+def _shape(tensor: Tensor) -> str:
+    return str(list(tensor.shape))
+
+
+def _flat(tensor: Tensor) -> Tensor:
+    return tensor.flatten(1) if tensor.dim() == 4 and tensor.shape[2:] == (1, 1) else tensor
+
+
+def _parts(output: Any) -> Iterator[tuple[str, Tensor]]:
+    """The tensors directly inside, each with its name or its place."""
+    if isinstance(output, Mapping):
+        items = list(output.items())
+    elif isinstance(output, tuple | list):
+        items = list(enumerate(output))
+    elif dataclasses.is_dataclass(output):
+        items = [(field.name, getattr(output, field.name)) for field in dataclasses.fields(output)]
+    else:
+        items = list(getattr(output, "__dict__", {}).items())
+    return ((str(name), value) for name, value in items if isinstance(value, Tensor))

@@ -1,0 +1,316 @@
+"""Making a network ready to serve, and making sure that it still is the network that its author wrote."""
+
+import contextlib
+import logging
+from copy import deepcopy
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from .behaviour import Behaviour, Unservable, examine, varied
+from .card import ModelCard, Precision
+from .catalogue import ModelSpec
+from .channels import advice, grey
+from .comparison import Comparison, Format, batches
+from .convolutions import HALF
+from .fold import fold_batch_norms, foldable
+from .kernels import Kernels
+from .loading import LoadError, Source, class_names, load
+from .outputs import NoLogits, run
+from .precision import Halves
+from .prepared import Prepared
+from .probe import ROWS, Probe, probe
+from .processor import choose
+from .straight import Straight
+
+log = logging.getLogger(__name__)
+
+SMALLEST_SIDE = 8  # pixels; smaller images are not tried
+MAX_PARAMETERS_IN_DOUBLE = 200_000_000  # of a network that is compared in float64
+
+
+class Treatment(NamedTuple):
+    """What is done to a network to make it faster."""
+
+    fold: bool  # BatchNorm into convolutions
+    channels_last: bool  # how images and weights lie in memory
+
+
+TREATMENTS = (Treatment(True, True), Treatment(True, False), Treatment(False, True), Treatment(False, False))
+
+
+class Disagreement(ValueError):
+    """A network that was made ready does not give what the untouched one gives."""
+
+
+def prepare(
+    spec: ModelSpec, device: torch.device, dtype: torch.dtype = torch.float32, *, fold: bool = True
+) -> Prepared:
+    """Loads the model and makes it ready. Raises LoadError."""
+    return prepare_source(spec, load(spec), device, dtype, fold=fold)
+
+
+def prepare_source(
+    spec: ModelSpec, source: Source, device: torch.device, dtype: torch.dtype, *, fold: bool = True
+) -> Prepared:
+    """Makes ready a network that is already loaded, in the first of TREATMENTS that leaves its answers as they are.
+
+    `fold`: False leaves BatchNorm as it is and makes the precision EXACT alone. Raises LoadError.
+    """
+    source.network.to(device=device, dtype=dtype)
+    try:
+        return _Preparation(spec, source, device, dtype).run(fold)
+    except LoadError:
+        raise
+    except (Unservable, NoLogits) as error:
+        raise LoadError(f"model {spec.name}: {error}") from error
+    except Exception as error:
+        what = advice(source, torch.empty(0, device=device, dtype=dtype)) or (
+            f"a first pass at {source.height}x{source.width} failed: {error}; if its input has "
+            "another size or number of channels, say so with height, width and channels"
+        )
+        raise LoadError(f"model {spec.name}: {what}") from error
+
+
+@dataclass
+class _Preparation:
+    """One network on its way to being served. Only copies of the source's network are changed."""
+
+    spec: ModelSpec
+    source: Source
+    device: torch.device
+    dtype: torch.dtype
+
+    def run(self, fold: bool) -> Prepared:
+        network, size = self.source.network, (self.source.height, self.source.width)
+        self.mean, self.std = (
+            torch.tensor(v, device=self.device, dtype=self.dtype).view(-1, 1, 1)
+            for v in (self.source.mean, self.source.std)
+        )
+        self.example = self.normalised(self._images(varied(*size))[:ROWS])
+        self.any_size, self.min_size = _sizes(network, self.example[:1])
+        self.other_size = self._other_size()
+        images = varied(*(self.other_size or size))
+        self.behaviour = examine(network, self.normalised(self._images(images)))
+        self.pairs = foldable(network, self.example[:1]) if fold else {}
+        faults: list[str] = []
+        for treatment in TREATMENTS if fold else TREATMENTS[2:]:
+            try:
+                exact = self._treated(treatment)
+            except Exception as error:
+                faults.append(_words(treatment, error))
+                log.warning("%s: %s", self.spec.name, faults[-1], exc_info=not isinstance(error, Disagreement))
+                continue
+            if exact is not None:
+                exact = replace(exact, card=replace(exact.card, notes=(*exact.card.notes, *faults[-1:])))
+                return self._with_others(exact) if fold else replace(exact, kernels=None, straight=None)
+        raise LoadError(f"model {self.spec.name}: {faults[-1]}")
+
+    def normalised(self, images: Tensor) -> Tensor:
+        """The network's input for images [N, 3, H, W] in [0, 1], in their number format."""
+        images = grey(images) if self.source.channels == 1 else images
+        return (images - self.mean.to(images)) / self.std.to(images)
+
+    @cached_property
+    def comparison(self) -> Comparison:
+        """With the untouched network."""
+        return self._comparison(seed=0)
+
+    @cached_property
+    def second_comparison(self) -> Comparison:
+        """The same with other images, for what the first one doubts."""
+        return self._comparison(seed=1)
+
+    def _comparison(self, seed: int) -> Comparison:
+        network, own = self.source.network, (self.source.height, self.source.width)
+        few = sum(p.numel() for p in network.parameters()) <= MAX_PARAMETERS_IN_DOUBLE
+        images = [self._images(each) for each in batches(own, self.other_size, seed)]
+        return Comparison(network, self.normalised, images, wide=few)
+
+    def _images(self, images: Tensor) -> Tensor:
+        return images.to(self.device, self.dtype)
+
+    def _other_size(self) -> tuple[int, int] | None:
+        """A smaller size in another aspect, if the network takes one."""
+        other = (-(-self.source.height * 3 // 8), -(-self.source.width // 2))
+        takes = self.any_size and _takes(self.source.network, self.example, *other)
+        return other if takes else None
+
+    def _treated(self, treatment: Treatment) -> Prepared | None:
+        """The network in fp32; None where the treatment changes nothing. Raises Disagreement, or what torch raises."""
+        if treatment.fold and not self.pairs:
+            return None
+        network = self._copy() if any(treatment) else self.source.network
+        if treatment.fold:
+            self._check_in_double()
+            fold_batch_norms(network, self.pairs.items())
+        example = self.example
+        if treatment.channels_last:
+            network = network.to(memory_format=torch.channels_last)
+            example = example.contiguous(memory_format=torch.channels_last)
+        seen = probe(network, example)
+        card = self._card(seen, self.pairs if treatment.fold else {})
+        exact = Prepared(network, card, seen.places, self.mean, self.std)
+        exact = replace(exact, channels_last=treatment.channels_last)
+        if self.device.type == "cpu" and any(treatment):
+            exact = replace(exact, kernels=Kernels(), straight=Straight(network))
+        self._check(exact)
+        return exact
+
+    def _copy(self) -> nn.Module:
+        """A copy of the untouched network, after a pass that leaves no gradient's history in it: that has no copy."""
+        with torch.no_grad():
+            run(self.source.network, self.example[:1])
+        return deepcopy(self.source.network)
+
+    def _check_in_double(self) -> None:
+        """Whether folding leaves the answers as they are where rounding does not blur them. Raises Disagreement."""
+        if self.comparison.in_double:
+            network = self._copy().double()
+            fold_batch_norms(network, self.pairs.items())
+            errors = self.comparison.errors("double", lambda x: run(network, self.normalised(x)))
+            bounds = self.comparison.bounds("double")
+            if not errors.within(bounds):
+                raise Disagreement(f"in float64 {errors.beside(bounds)}")
+
+    def _check(self, model: Prepared) -> None:
+        """Raises Disagreement where it shows with two sets of images: chance flips other ReLUs each time."""
+        if not self._agrees(model, self.comparison):
+            self._agrees(model, self.second_comparison, strict=True)
+
+    def _agrees(self, model: Prepared, comparison: Comparison, *, strict: bool = False) -> bool:
+        """Raises Disagreement instead of returning False if it is to be strict."""
+        kind: Format = "double" if self.dtype == torch.float64 else model.precision
+        if kind == "fast":
+            comparison.add_half(self._copy(), self.normalised, HALF)
+        errors, bounds = comparison.errors(kind, model), comparison.bounds(kind)
+        if model.network is self.source.network:
+            bounds = bounds._replace(gradient=torch.inf)  # torch's own gradient of the author's own network
+        log.info("%s in %s: %s", self.spec.name, kind, errors.beside(bounds))
+        if strict and not errors.within(bounds):
+            raise Disagreement(errors.beside(bounds))
+        return errors.within(bounds)
+
+    def _with_others(self, exact: Prepared) -> Prepared:
+        """With the other precisions that the spec names or the device computes fast, as far as they can be had."""
+        choice = choose(self.spec, self.device)
+        others: dict[Precision, Prepared] = {}
+        absent: dict[Precision, str] = {}
+        for precision in choice.loaded:
+            if precision == "exact":
+                continue
+            try:
+                others[precision] = self._balanced(exact) if precision == "balanced" else self._fast(exact)
+            except Exception as error:
+                absent[precision] = _why_absent(error)
+        for warning in choice.warnings:
+            log.warning("%s: %s", self.spec.name, warning)
+        card = choice.written(exact.card, absent)
+        others = {precision: replace(other, card=card) for precision, other in others.items()}
+        return replace(exact, card=card, others=others)
+
+    def _balanced(self, exact: Prepared) -> Prepared:
+        """Shares the network."""
+        straight = Straight(exact.network) if exact.straight else None
+        model = replace(exact, precision="balanced", halves=Halves(exact.kernels), straight=straight)
+        self._check(model)
+        return model
+
+    def _fast(self, exact: Prepared) -> Prepared:
+        """A copy of the network in half precision."""
+        with torch.no_grad():
+            exact(self._images(varied(self.source.height, self.source.width))[:1])
+        network = deepcopy(exact.network).to(HALF)
+        kernels, straight = (Kernels(), Straight(network)) if exact.kernels else (None, None)
+        model = replace(exact, precision="fast", network=network, kernels=kernels, straight=straight)
+        if self.dtype == torch.float32:
+            self._check(model)
+        return model
+
+    def _card(self, seen: Probe, folded: dict[str, str]) -> ModelCard:
+        return _card(self.spec, self.source, seen, folded, self.behaviour, (self.any_size, self.min_size))
+
+
+def _words(treatment: Treatment, error: Exception) -> str:
+    """A treatment that failed, for the card."""
+    without = "BatchNorm is not folded" if treatment.fold else "its memory format is its author's"
+    if not any(treatment):
+        return f"it cannot be served as it is: {error}"
+    return f"{without}: otherwise {error}" if isinstance(error, Disagreement) else f"{without}: {error}"
+
+
+def _why_absent(error: Exception) -> str:
+    if isinstance(error, Disagreement):
+        return f"beside the untouched network, {error}"
+    return f"the network fails in it: {error}"
+
+
+def _sizes(network: nn.Module, example: Tensor) -> tuple[bool, int]:
+    """Whether other sizes than the example's work, and the smallest side that does (trying halves)."""
+    height, width = example.shape[2:]
+    if not _takes(network, example, height + height // 4, width):
+        return False, min(height, width)
+    smallest = min(height, width)
+    while smallest // 2 >= SMALLEST_SIDE and _takes(network, example, smallest // 2, smallest // 2):
+        smallest //= 2
+    return True, smallest
+
+
+def _takes(network: nn.Module, example: Tensor, height: int, width: int) -> bool:
+    """Whether the network runs on images of that size."""
+    with contextlib.suppress(Exception), torch.no_grad():
+        run(network, nn.functional.interpolate(example, (height, width)))
+        return True
+    return False
+
+
+def _card(
+    spec: ModelSpec,
+    source: Source,
+    seen: Probe,
+    folded: dict[str, str],
+    behaviour: Behaviour,
+    sizes: tuple[bool, int],
+) -> ModelCard:
+    labels = class_names(spec, source, seen.classes)
+    notes = [*spec.notes, *source.notes]
+    if behaviour.no_gradient:
+        notes.append(f"NO_GRADIENT: {behaviour.no_gradient}")
+    if behaviour.alone:
+        notes.append(f"every image has a pass of its own: {behaviour.alone}")
+    if seen.softmax:
+        notes.append("its outputs look like probabilities: gradients of a saturated softmax vanish; serve the logits")
+    if seen.relus and seen.other_activations:
+        notes.append(f"PARTIALLY_GUIDED: beside ReLUs it has {', '.join(seen.other_activations)}")
+    return ModelCard(
+        name=spec.name,
+        builder="embedded" if "models.embedded" in spec.source else spec.source,
+        digest=source.digest,
+        classes=labels,
+        height=source.height,
+        width=source.width,
+        resize=source.resize,
+        interpolation="bicubic" if source.interpolation == "bicubic" else "bilinear",
+        mean=source.mean,
+        std=source.std,
+        any_size=sizes[0],
+        min_size=sizes[1],
+        default_eps=spec.default_eps,
+        layers=tuple(layer for layer in seen.layers if layer.name not in folded),
+        folded=folded,
+        grad_cam_layer=seen.grad_cam_layer,
+        relus=seen.relus,
+        other_activations=seen.other_activations,
+        rules_refused=seen.rules_refused,
+        softmax=seen.softmax,
+        gflop=seen.gflop,
+        channels=source.channels,
+        no_gradient=behaviour.no_gradient,
+        alone=bool(behaviour.alone),
+        auto=spec.auto,
+        rows=spec.rows,
+        notes=tuple(notes),
+    )

@@ -1,0 +1,30 @@
+"""Which models of a configuration a server can be asked for, and why it cannot be asked for the others."""
+
+from collections.abc import Iterable, Iterator, Mapping
+
+from .card import ModelCard
+
+
+class ServedModels(Mapping[str, ModelCard]):
+    """The cards of the models that can be used, by name, and the reasons of those that could not be loaded.
+
+    The default model is the first of the configuration, even if it is one that could not be loaded: requests that name
+    no model are never given to another one.
+    """
+
+    def __init__(
+        self, cards: Iterable[ModelCard] = (), unavailable: Mapping[str, str] | None = None, default: str = ""
+    ) -> None:
+        """`unavailable`: reasons by name. `default`: name of the default model; left out: the first card's."""
+        self._cards = {card.name: card for card in cards}
+        self.unavailable = dict(unavailable or {})
+        self.default = default or next(iter(self._cards), "")
+
+    def __getitem__(self, name: str) -> ModelCard:
+        return self._cards[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._cards)
+
+    def __len__(self) -> int:
+        return len(self._cards)

@@ -1,0 +1,174 @@
+"""A file's weights put into a network: everything must fit, but for a last layer of another number of classes."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from torch import Tensor, nn
+from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
+
+from .checkpoints import Checkpoint, CheckpointError, as_state_dict, fitted, read_checkpoints, shown
+from .plain import is_plain
+
+
+class Loaded(NamedTuple):
+    """What is to be said of a file that was loaded, and the size of the last layer where the file decided it."""
+
+    notes: tuple[str, ...] = ()
+    classes: int | None = None
+
+
+def load_weights(network: nn.Module, path: Path, source: str) -> Loaded:
+    """Puts a file's weights into the network that `source` built.
+
+    Raises CheckpointError, and then the network is of no use any more.
+    """
+    own = network.state_dict()
+    checkpoints = [fitted(each, own) for each in read_checkpoints(path)]
+    checkpoint = next((each for each in checkpoints if _fits(each, own)), checkpoints[0])
+    tensors = checkpoint.tensors
+    loaded = _fit_head(network, checkpoint, own)
+    if loaded.classes is not None:
+        own = network.state_dict()
+    misfits = _misfits(checkpoint, own)
+    if misfits:
+        missing = _really_missing([name for name in own if name not in tensors], own, tensors)
+        unexpected = [name for name in tensors if name not in own]
+        raise CheckpointError(_report(path, source, checkpoint, own, missing, unexpected, misfits))
+    try:
+        missing, unexpected = network.load_state_dict(as_state_dict(checkpoint, own), strict=False)
+    except Exception as error:
+        raise CheckpointError(f"{path.name} does not fit {source}: {type(error).__name__}: {error}") from error
+    missing = _really_missing(missing, own, tensors)
+    if missing or unexpected:
+        raise CheckpointError(_report(path, source, checkpoint, own, missing, unexpected, []))
+    return Loaded((*loaded.notes, *_other_state_dicts(path, checkpoint, checkpoints)), loaded.classes)
+
+
+def _fits(checkpoint: Checkpoint, own: Mapping[str, Any]) -> bool:
+    """Whether names and shapes are those of the network."""
+    return checkpoint.tensors.keys() == own.keys() and not _misfits(checkpoint, own)
+
+
+def _misfits(checkpoint: Checkpoint, own: Mapping[str, Any]) -> list[str]:
+    """What has the name of a tensor of the network's but is something else, described."""
+    found = []
+    pairs = [(name, tensor, own[name]) for name, tensor in checkpoint.tensors.items() if name in own]
+    for name, theirs, ours in pairs:
+        if not isinstance(theirs, Tensor) or not isinstance(ours, Tensor) or _is_lazy(ours):
+            continue
+        if theirs.shape != ours.shape:
+            found.append(f"{name} is {_shape(theirs)} in the file and {_shape(ours)} in the network")
+        elif (theirs.is_floating_point(), theirs.is_complex()) != (ours.is_floating_point(), ours.is_complex()):
+            found.append(f"{name} is {theirs.dtype} in the file and {ours.dtype} in the network")
+    return found + _torn(checkpoint, own)
+
+
+def _torn(checkpoint: Checkpoint, own: Mapping[str, Any]) -> list[str]:
+    """Tensors that the network has under several names, to which the file gives different values."""
+    found = []
+    first: dict[Any, str] = {}
+    for name, ours in own.items():
+        theirs = checkpoint.tensors.get(name)
+        if not isinstance(ours, Tensor) or not isinstance(theirs, Tensor) or not ours.numel() or _is_lazy(ours):
+            continue
+        other = first.setdefault(_place(ours), name)
+        known = checkpoint.tensors[other]
+        if other != name and known.shape == theirs.shape and not known.equal(theirs):
+            found.append(f"{other} and {name} are one tensor in the network, but differ in the file")
+    return found
+
+
+def _place(tensor: Tensor) -> tuple[object, ...]:
+    """What tensors that are the same memory have in common."""
+    return tensor.data_ptr(), tensor.shape, tensor.stride()
+
+
+def _is_lazy(tensor: Tensor) -> bool:
+    return isinstance(tensor, UninitializedParameter | UninitializedBuffer)
+
+
+def _shape(tensor: Tensor) -> str:
+    return "x".join(map(str, tensor.shape)) or "a single number"
+
+
+def _really_missing(missing: Sequence[str], own: Mapping[str, Any], tensors: Mapping[str, Any]) -> list[str]:
+    """Without counters of BatchNorm that old files lack, and tensors that the file has under another of their names."""
+    there = {_place(own[name]) for name in tensors if isinstance(own.get(name), Tensor) and not _is_lazy(own[name])}
+    return [
+        name
+        for name in missing
+        if not name.endswith("num_batches_tracked")
+        and not (isinstance(own.get(name), Tensor) and not _is_lazy(own[name]) and _place(own[name]) in there)
+    ]
+
+
+def _fit_head(network: nn.Module, checkpoint: Checkpoint, own: Mapping[str, Any]) -> Loaded:
+    """Gives the last layer the file's number of classes, where that is all that differs; otherwise changes nothing."""
+    theirs = checkpoint.tensors
+    both = [(n, theirs[n], ours) for n, ours in own.items() if isinstance(theirs.get(n), Tensor) and not _is_lazy(ours)]
+    names = [name for name, new, old in both if new.shape != old.shape]
+    owners = {name.rpartition(".")[0] for name in names}
+    heads = {id(head): head for head in (network.get_submodule(owner) for owner in owners)}
+    if len(heads) != 1 or {name.rpartition(".")[2] for name in names} - {"weight", "bias"}:
+        return Loaded()
+    (head,) = heads.values()
+    count = {len(theirs[name]) if theirs[name].ndim else 0 for name in names}
+    if not _is_last_plain(network, head) or len(count) != 1 or not all(count):
+        return Loaded()
+    if any(theirs[name].shape[1:] != own[name].shape[1:] for name in names):
+        return Loaded()
+    (classes,) = count
+    before = len(head.weight)  # type: ignore[arg-type]
+    _resize(head, classes)
+    owner = " and ".join(sorted(owners))
+    return Loaded((f"its last layer, {owner}, has {classes} outputs as in the file, not {before}",), classes)
+
+
+def _is_last_plain(network: nn.Module, head: nn.Module) -> bool:
+    """Whether it is the last of its kind and does what its class says.
+
+    Another module that has its parameters too disagrees with the file as well, so that it is not the only one.
+    """
+    if not is_plain(head, nn.Linear, nn.Conv2d) or getattr(head, "groups", 1) != 1:
+        return False
+    return [module for module in network.modules() if isinstance(module, type(head))][-1] is head
+
+
+def _resize(head: nn.Module, classes: int) -> None:
+    """Changes the layer itself, so that everything that refers to it sees the change."""
+    for name, parameter in list(head._parameters.items()):
+        if parameter is not None:
+            setattr(head, name, nn.Parameter(parameter.detach().new_empty(classes, *parameter.shape[1:])))
+    setattr(head, "out_features" if isinstance(head, nn.Linear) else "out_channels", classes)
+
+
+def _report(
+    path: Path,
+    source: str,
+    checkpoint: Checkpoint,
+    own: Mapping[str, Any],
+    missing: Sequence[str],
+    unexpected: Sequence[str],
+    misfits: Sequence[str],
+) -> str:
+    """What the file has, what the network wants, and where they disagree."""
+    theirs = list(checkpoint.tensors)
+    under = f" under {'.'.join(checkpoint.keys)}" if checkpoint.keys else ""
+    parts = [
+        f"{path.name} does not fit {source}",
+        f"the file has {len(theirs)} tensors{under}: {shown(theirs)}",
+        f"the network wants {len(own)}: {shown(list(own))}",
+    ]
+    parts += [f"{len(missing)} missing in the file: {shown(list(missing))}"] if missing else []
+    parts += [f"{len(unexpected)} unknown to the network: {shown(list(unexpected))}"] if unexpected else []
+    parts += [f"{len(misfits)} of another kind: {shown(list(misfits))}"] if misfits else []
+    return "; ".join(parts)
+
+
+def _other_state_dicts(path: Path, taken: Checkpoint, checkpoints: Sequence[Checkpoint]) -> list[str]:
+    """Which of a file's state dicts was taken, where it has several."""
+    others = [".".join(each.keys) for each in checkpoints if each.keys != taken.keys]
+    if not others:
+        return []
+    return [f"weights are {'.'.join(taken.keys)} of {path.name}, which also has {', '.join(others)}"]

@@ -1,0 +1,50 @@
+"""What torch puts around networks for training: taken away, since a server runs the network itself."""
+
+import torch
+from torch import nn
+from torch._dynamo import OptimizedModule
+from torch.nn.parallel import DataParallel, DistributedDataParallel
+from torch.optim.swa_utils import AveragedModel
+
+# The wrappers whose forward does nothing but call what they wrap, and the attribute that holds it.
+INNER: dict[type[nn.Module], str] = {
+    OptimizedModule: "_orig_mod",
+    DataParallel: "module",
+    DistributedDataParallel: "module",
+    AveragedModel: "module",
+}
+
+
+class NotServable(ValueError):
+    """A network that cannot be served as it is; the text says why and what to give instead."""
+
+
+def unwrap(network: nn.Module) -> nn.Module:
+    """The network inside all wrappers around it, run without torch.compile. Raises NotServable."""
+    while type(network) in INNER:
+        if any((network._forward_hooks, network._forward_pre_hooks, network._backward_hooks)):
+            raise NotServable(f"its {type(network).__name__} has hooks of its own; put them on the network inside")
+        network = getattr(network, INNER[type(network)])
+    refuse_scripts(network)
+    return network
+
+
+def unwrap_children(network: nn.Module, *kinds: type[nn.Module]) -> None:
+    """Takes wrappers of these kinds away wherever they stand inside the network. Raises NotServable."""
+    for module in list(network.modules()):
+        if module._compiled_call_impl is not None:  # set by `module.compile()`
+            module._compiled_call_impl = None
+        for name, child in module._modules.items():
+            if child is not None and type(child) in kinds:
+                module._modules[name] = unwrap(child)
+
+
+def refuse_scripts(network: nn.Module) -> None:
+    """Raises NotServable for a TorchScript module, whose layers can be neither watched nor ruled."""
+    for name, module in network.named_modules():
+        if isinstance(module, torch.jit.ScriptModule):
+            what = f"its layer {name}" if name else "the network"
+            raise NotServable(
+                f"{what} is a TorchScript module (of torch.jit.script or trace), whose layers cannot be watched; "
+                "let the builder return the torch.nn.Module that it was made from"
+            )

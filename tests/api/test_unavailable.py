@@ -1,0 +1,170 @@
+"""A model that cannot be loaded is told and refused by its reason; the others are served."""
+
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from serving import Server, Stubs, methods, picture, refused
+
+from gradserve import Client
+from gradserve.cli import main as cli
+from gradserve.v1 import attack_pb2, explain_pb2, influence_pb2, maximize_pb2, models_pb2, predict_pb2, stylize_pb2
+from gradserve_server.__main__ import main
+
+OWN = """
+builder = "own_networks:{}"
+height = 16
+width = 16
+precisions = ["exact"]
+"""
+BAD = f"""
+[models.first]
+{OWN.format("raises")}
+[models.fileless]
+builder = "own_networks:trunk"
+weights = "nothing.bin"
+"""
+GOOD = f"""
+[models.good]
+{OWN.format("trunk")}
+[models.digits]
+precisions = ["exact"]
+"""
+IMAGE = picture(0, 16, 16)
+REASONS = {"first": "LookupError: no such recipe: soup", "fileless": "no such file: "}
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Server]:
+    with Server(BAD + GOOD, "--workers", "2") as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def stubs(server: Server) -> Iterator[Stubs]:
+    with server.channel() as channel:
+        yield Stubs.of(channel)
+
+
+def asked(stubs: Stubs, model: str) -> dict[str, Callable[[], Any]]:
+    """Every RPC that names a model."""
+    calls = {
+        stubs.gradients.Predict: predict_pb2.PredictRequest(model=model, image=IMAGE),
+        stubs.gradients.Explain: explain_pb2.ExplainRequest(model=model, image=IMAGE, methods=methods(gradient={})),
+        stubs.gradients.Attack: attack_pb2.AttackRequest(model=model, image=IMAGE),
+        stubs.gradients.Maximize: maximize_pb2.MaximizeRequest(model=model),
+        stubs.gradients.Stylize: stylize_pb2.StylizeRequest(model=model),
+        stubs.gradients.Influence: influence_pb2.InfluenceRequest(model=model, image=IMAGE),
+        stubs.gradients.Suspects: influence_pb2.SuspectsRequest(model=model),
+        stubs.gradients.Embed: influence_pb2.EmbedRequest(model=model, image=IMAGE),
+        stubs.models.GetModel: models_pb2.GetModelRequest(name=model),
+    }
+    found = {r.DESCRIPTOR.name: (lambda call=call, r=r: call(r, timeout=60)) for call, r in calls.items()}
+    streams = {"Maximize": stubs.gradients.StreamMaximize, "Stylize": stubs.gradients.StreamStylize}
+    for request in calls.values():
+        name = request.DESCRIPTOR.name.removesuffix("Request")
+        if name in streams:
+            found[f"Stream{name}"] = lambda name=name, r=request: list(streams[name](r, timeout=60))
+    return found
+
+
+@pytest.mark.parametrize("model", ["", "first", "fileless"])
+def test_every_rpc_refuses_it_with_the_reason(stubs: Stubs, model: str) -> None:
+    calls = asked(stubs, model)
+    assert len(calls) == 11
+    for name, call in calls.items():
+        with pytest.raises(grpc.RpcError) as caught:
+            call()
+        refusal = refused(caught.value)
+        assert (refusal.code, refusal.reason) == ("FAILED_PRECONDITION", "MODEL_UNAVAILABLE"), name
+        assert REASONS[model or "first"] in refusal.text, name
+        if not model:
+            assert (
+                "the default model, first, could not be loaded (name another; there are: good, digits)" in refusal.text
+            )
+
+
+def test_as_a_surrogate_and_in_an_ensemble(stubs: Stubs) -> None:
+    transfer = attack_pb2.AttackMethod(transfer=attack_pb2.Transfer(surrogate="fileless"))
+    attack = attack_pb2.AttackRequest(model="good", image=IMAGE, method=transfer)
+    influence = influence_pb2.InfluenceRequest(model="digits", image=IMAGE, ensemble=["first"])
+    for call, request in ((stubs.gradients.Attack, attack), (stubs.gradients.Influence, influence)):
+        with pytest.raises(grpc.RpcError) as caught:
+            call(request, timeout=60)
+        assert refused(caught.value).reason == "MODEL_UNAVAILABLE"
+
+
+def test_the_list_tells_both(stubs: Stubs) -> None:
+    reply = stubs.models.ListModels(models_pb2.ListModelsRequest(), timeout=60)
+    assert [model.name for model in reply.models] == ["good", "digits"]
+    assert {each.name for each in reply.unavailable} == set(REASONS)
+    assert all(REASONS[each.name] in each.reason for each in reply.unavailable)
+    assert reply.default_model == "first"
+
+
+def test_client_and_command_line(server: Server, capsys: pytest.CaptureFixture[str]) -> None:
+    with Client(server.address) as client:
+        assert [card.name for card in client.models()] == ["good", "digits"]
+        assert REASONS["first"] in client.unavailable_models()["first"]
+    with pytest.raises(SystemExit) as ended:
+        cli(["models", "--server", server.address])
+    assert ended.value.code == 0
+    assert "first could not be loaded: own_networks:raises" in " ".join(capsys.readouterr().out.split())
+
+
+def test_the_log_tells_the_reasons(server: Server) -> None:
+    assert server.address
+    log = server.log()
+    for name, reason in REASONS.items():
+        assert log.count(f"model {name} is not served: ") == 1
+        assert reason in log
+    assert "Traceback" not in log
+
+
+def test_the_others_are_served_also_by_a_new_worker(server: Server, stubs: Stubs) -> None:
+    """The last test of this server."""
+    for worker in server.workers:
+        worker.kill()
+    end = time.monotonic() + 60
+    while server.metric("gradserve_worker_restarts_total") < 2:
+        assert time.monotonic() < end
+        time.sleep(0.05)
+    for model in ("good", "digits"):
+        assert stubs.gradients.Predict(predict_pb2.PredictRequest(model=model, image=IMAGE), timeout=60).top
+    with pytest.raises(grpc.RpcError) as caught:
+        stubs.gradients.Predict(predict_pb2.PredictRequest(model="first", image=IMAGE), timeout=60)
+    assert refused(caught.value).reason == "MODEL_UNAVAILABLE"
+
+
+def starting(folder: Path, config: str, *flags: str) -> int:
+    (folder / "server.toml").write_text(config)
+    common = ["--port", "0", "--metrics-port", "0", "--device", "cpu", "--workers", "1"]
+    return main(["--config", str(folder / "server.toml"), *common, *flags])
+
+
+FAILING = {
+    "strict, before any worker": (BAD + GOOD, ["--strict"], 2, ["model fileless: no such file"]),
+    "strict by the file": ("[server]\nstrict = true\n" + BAD + GOOD, [], 2, ["model fileless: no such file"]),
+    "strict, in a worker": (BAD + GOOD, ["--strict", "--model", "good", "--model", "first"], 1, ["soup"]),
+    "all, some before": (BAD, [], 1, ["model fileless: no such file", "soup"]),
+    "all before": (BAD, ["--model", "fileless", "--model", "resnt18"], 2, ["no such file", "nearest: resnet18"]),
+}
+
+
+@pytest.mark.parametrize(("config", "flags", "code", "says"), FAILING.values(), ids=FAILING)
+def test_a_start_that_fails(
+    tmp_path: Path,
+    config: str,
+    flags: list[str],
+    code: int,
+    says: list[str],
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    assert starting(tmp_path, config, *flags) == code
+    err = capfd.readouterr().err
+    for words in says:
+        assert words in err
+    assert "Traceback" not in err

@@ -1,0 +1,421 @@
+"""Small networks of the kinds that people write and servers get wrong, for the catalogue's `kinds:function`.
+
+Every builder gives the same weights each time; what is right is the same network in plain torch.
+"""
+
+import functools
+from collections import OrderedDict, namedtuple
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+CLASSES = 6
+Builder = Callable[..., nn.Module]
+
+
+def settled(build: Builder) -> Builder:
+    """A builder whose network has weights drawn with one seed, and BatchNorms that do something."""
+
+    @functools.wraps(build)
+    def builder(**arguments: Any) -> nn.Module:
+        torch.manual_seed(7)
+        network = build(**arguments)
+        for module in network.modules():
+            if isinstance(module, nn.BatchNorm2d) and module.running_mean is not None:
+                nn.init.uniform_(module.running_mean, -0.3, 0.3)
+                nn.init.uniform_(module.running_var, 0.4, 1.6)
+                if "weight" in module._parameters and module.affine:
+                    nn.init.uniform_(module.weight, 0.6, 1.4)
+                    nn.init.uniform_(module.bias, -0.4, 0.4)
+        return network.eval()
+
+    return builder
+
+
+class Small(nn.Module):
+    """Two convolutions with BatchNorm, a mean and a Linear; parts can be exchanged."""
+
+    def __init__(
+        self,
+        conv: Callable[..., nn.Module] = nn.Conv2d,
+        norm: Callable[..., nn.Module] = nn.BatchNorm2d,
+        act: nn.Module | None = None,
+        head: nn.Module | None = None,
+        channels: int = 3,
+    ) -> None:
+        super().__init__()
+        self.first, self.norm1 = conv(channels, 12, 3, 2, 1), norm(12)
+        self.second, self.norm2 = conv(12, 20, 3, 2, 1), norm(20)
+        self.act = act or nn.ReLU()
+        self.head = head or nn.Linear(20, CLASSES)
+
+    def maps(self, x: Tensor) -> Tensor:
+        x = self.act(self.norm1(self.first(x)))
+        return self.act(self.norm2(self.second(x)))
+
+    def forward(self, x: Tensor) -> Any:
+        return self.head(self.maps(x).mean((2, 3)))
+
+
+def variant(**methods: Callable[..., Any]) -> type[Small]:
+    """Small with other methods."""
+    return type("Variant", (Small,), methods)
+
+
+# Norms that do more than normalise.
+
+
+class NormLeaky(nn.BatchNorm2d):
+    def forward(self, x: Tensor) -> Tensor:
+        return F.leaky_relu(super().forward(x), 0.1)
+
+
+class NormTwice(nn.BatchNorm2d):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x * 2 + 0.1)
+
+
+@settled
+def norm_with_activation() -> nn.Module:
+    return Small(norm=NormLeaky, act=nn.Identity())
+
+
+@settled
+def norm_with_scale() -> nn.Module:
+    return Small(norm=NormTwice)
+
+
+@settled
+def norm_with_hook() -> nn.Module:
+    network = Small()
+    network.norm2.register_forward_pre_hook(lambda module, args: (args[0] + 0.5,))
+    return network
+
+
+@settled
+def norm_with_own_forward() -> nn.Module:
+    network = Small()
+    network.norm1.forward = lambda x: F.batch_norm(  # type: ignore[method-assign]
+        x.tanh(), network.norm1.running_mean, network.norm1.running_var
+    )
+    return network
+
+
+# Convolutions that do more than convolve, or compute their weight.
+
+
+class ShiftedConv(nn.Conv2d):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.roll(1, 3)).clamp(-2, 2)
+
+
+class Quantised(nn.Conv2d):
+    def forward(self, x: Tensor) -> Tensor:
+        return F.conv2d(x, (self.weight * 8).round() / 8, self.bias, self.stride, self.padding)
+
+
+class Scale(nn.Module):
+    def forward(self, weight: Tensor) -> Tensor:
+        return weight / weight.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
+
+
+@settled
+def conv_with_shift() -> nn.Module:
+    return Small(conv=ShiftedConv)
+
+
+@settled
+def conv_quantised() -> nn.Module:
+    return Small(conv=Quantised)
+
+
+@settled
+def conv_parametrised() -> nn.Module:
+    network = Small()
+    parametrize.register_parametrization(network.second, "weight", Scale())
+    return network
+
+
+@settled
+def conv_with_hooks() -> nn.Module:
+    network = Small()
+    network.first.register_forward_pre_hook(lambda module, args: (args[0].abs(),))
+    network.second.register_forward_hook(lambda module, args, out: out * 0.5 + 1)
+    return network
+
+
+@settled
+def conv_masked_in_forward() -> nn.Module:
+    def maps(self: Any, x: Tensor) -> Tensor:
+        weight = self.second.weight * (self.second.weight.abs() > 0.03)
+        x = self.act(self.norm1(self.first(x)))
+        return self.act(self.norm2(self.second(x)) + F.conv2d(x, weight, stride=2, padding=1))
+
+    return variant(maps=maps)()
+
+
+# One module or weight in several places.
+
+
+@settled
+def listed_and_named() -> nn.Module:
+    def forward(self: Any, x: Tensor) -> Tensor:
+        for layer in self.steps:
+            x = layer(x)
+        return self.head(x.mean((2, 3)))
+
+    network = variant(forward=forward)()
+    layers = [network.first, network.norm1, network.act, network.second, network.norm2, network.act]
+    network.__dict__["steps"] = layers  # a plain list, which torch does not see
+    return network
+
+
+@settled
+def in_two_containers() -> nn.Module:
+    def forward(self: Any, x: Tensor) -> Tensor:
+        return self.head(F.relu(self.again[1](self.again[0](self.act(self.norm1(self.first(x)))))).mean((2, 3)))
+
+    network = variant(forward=forward)()
+    network.again = nn.ModuleList([network.second, network.norm2])
+    network.by_name = nn.ModuleDict({"norm": network.norm2})
+    return network
+
+
+@settled
+def conv_called_twice() -> nn.Module:
+    def forward(self: Any, x: Tensor) -> Tensor:
+        both = [self.norm1(self.first(x)), self.norm1(self.first(x.flip(2)))]
+        return self.head(self.act(self.norm2(self.second(self.act(both[0] + both[1])))).mean((2, 3)))
+
+    return variant(forward=forward)()
+
+
+@settled
+def weight_shared() -> nn.Module:
+    def forward(self: Any, x: Tensor) -> Tensor:
+        x = self.maps(x)
+        return self.head(x.mean((2, 3))) + self.twin(x.amax((2, 3)))
+
+    network = variant(forward=forward)()
+    network.twin = nn.Linear(20, CLASSES)
+    network.twin.weight = network.head.weight
+    return network
+
+
+@settled
+def depends_on_size() -> nn.Module:
+    """Normalises large pictures only."""
+
+    def maps(self: Any, x: Tensor) -> Tensor:
+        out = self.first(x)
+        x = self.act(self.norm1(out) if x.shape[2] >= 40 else out)
+        return self.act(self.norm2(self.second(x)))
+
+    return variant(maps=maps)()
+
+
+# Heads, and names that mean something elsewhere.
+
+
+class Angles(nn.Linear):
+    def forward(self, x: Tensor) -> Tensor:
+        return 12 * F.linear(F.normalize(x), F.normalize(self.weight)) - 2
+
+
+@settled
+def head_of_angles() -> nn.Module:
+    return Small(head=Angles(20, CLASSES, bias=False))
+
+
+@settled
+def head_with_hook() -> nn.Module:
+    network = Small()
+    network.head.register_forward_hook(lambda module, args, out: out / 3)
+    return network
+
+
+@settled
+def head_scaled_after() -> nn.Module:
+    return variant(forward=lambda self, x: self.head(self.maps(x).mean((2, 3))).mul_(5))()
+
+
+@settled
+def aux_branches() -> nn.Module:
+    def forward(self: Any, x: Tensor) -> Tensor:
+        out = Small.forward(self, x)
+        for name in ("aux2", "AuxLogits"):
+            if getattr(self, name) is not None:
+                out = out + getattr(self, name)(x)
+        return out
+
+    network = variant(forward=forward)()
+    for name in ("aux2", "AuxLogits"):
+        network.add_module(name, nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, CLASSES)))
+    network.aux_logits = True
+    return network
+
+
+@settled
+def own_transform() -> nn.Module:
+    def forward(self: Any, x: Tensor) -> Tensor:
+        return Small.forward(self, x * 3 - 1 if self.transform_input else x)
+
+    network = variant(forward=forward)()
+    network.transform_input = True
+    return network
+
+
+# Outputs.
+
+
+@dataclass
+class Output:
+    features: Tensor
+    logits: Tensor
+
+
+Pair = namedtuple("Pair", ["score", "extra"])
+
+
+@settled
+def output_object() -> nn.Module:
+    def forward(self: Any, x: Tensor) -> Output:
+        return Output(self.maps(x).mean((2, 3)), Small.forward(self, x))
+
+    return variant(forward=forward)()
+
+
+@settled
+def output_pair() -> nn.Module:
+    return variant(forward=lambda self, x: Pair(Small.forward(self, x), x.new_zeros(())))()
+
+
+@settled
+def output_dict() -> nn.Module:
+    return variant(forward=lambda self, x: OrderedDict(predictions=Small.forward(self, x), loss=None))()
+
+
+@settled
+def output_list_of_maps() -> nn.Module:
+    def forward(self: Any, x: Tensor) -> list[Tensor]:
+        maps = self.maps(x)
+        return [self.head(maps.mean((2, 3)))[..., None, None], maps]
+
+    return variant(forward=forward)()
+
+
+@settled
+def output_ambiguous() -> nn.Module:
+    return variant(forward=lambda self, x: (Small.forward(self, x), self.maps(x).mean((2, 3))))()
+
+
+@settled
+def output_of_pixels() -> nn.Module:
+    return variant(forward=lambda self, x: {"out": self.maps(x)})()
+
+
+# What goes on inside.
+
+
+@settled
+def through_numpy() -> nn.Module:
+    def maps(self: Any, x: Tensor) -> Tensor:
+        return torch.from_numpy(Small.maps(self, x).detach().numpy())
+
+    return variant(maps=maps)()
+
+
+@settled
+def without_gradient() -> nn.Module:
+    return variant(maps=torch.no_grad()(Small.maps))()
+
+
+@settled
+def noisy() -> nn.Module:
+    return variant(forward=lambda self, x: Small.forward(self, x + 0.1 * torch.randn_like(x)))()
+
+
+@settled
+def drops_blocks() -> nn.Module:
+    return variant(maps=lambda self, x: F.dropout2d(Small.maps(self, x), 0.3))()
+
+
+@settled
+def divides_by_maximum() -> nn.Module:
+    return variant(forward=lambda self, x: Small.forward(self, x / x.abs().max()))()
+
+
+@settled
+def subtracts_batch_mean() -> nn.Module:
+    return variant(forward=lambda self, x: Small.forward(self, x - 0.5 * x.mean(0, keepdim=True)))()
+
+
+@settled
+def branches_by_maximum() -> nn.Module:
+    def forward(self: Any, x: Tensor) -> Tensor:
+        return Small.forward(self, x * 0.7 if x.max().item() > 2.5 else x)
+
+    return variant(forward=forward)()
+
+
+@settled
+def loops_by_value() -> nn.Module:
+    def forward(self: Any, x: Tensor) -> Tensor:
+        maps = self.maps(x)
+        for _ in range(int(maps.mean() * 10)):
+            maps = maps * 0.9
+        return self.head(maps.mean((2, 3)))
+
+    return variant(forward=forward)()
+
+
+@settled
+def writes_over_input() -> nn.Module:
+    def forward(self: Any, x: Tensor) -> Tensor:
+        x *= 2
+        x[:, 0] -= 0.3
+        return Small.forward(self, x.clamp_(-3, 3))
+
+    return variant(forward=forward)()
+
+
+@settled
+def views_maps() -> nn.Module:
+    """`view` wants memory in the order of the dimensions."""
+
+    def forward(self: Any, x: Tensor) -> Tensor:
+        return self.head(self.maps(x).view(len(x), -1))
+
+    return variant(forward=forward)(head=nn.Linear(20 * 16 * 16, CLASSES))
+
+
+@settled
+def casts_inside() -> nn.Module:
+    return variant(forward=lambda self, x: Small.forward(self, x.float()).double())()
+
+
+@settled
+def one_channel() -> nn.Module:
+    return Small(channels=1)
+
+
+@settled
+def without_statistics() -> nn.Module:
+    return Small(norm=lambda n: nn.BatchNorm2d(n, track_running_stats=False))
+
+
+@settled
+def in_data_parallel() -> nn.Module:
+    return nn.DataParallel(Small())
+
+
+@settled
+def scripted_part() -> nn.Module:
+    network = Small()
+    network.second = torch.jit.script(network.second)
+    return network

@@ -1,0 +1,68 @@
+"""How a worker begins: one model that fails keeps no other from being served, unless that is wanted."""
+
+from pathlib import Path
+
+import pytest
+
+from gradserve_server.engine.engine import Engine
+from gradserve_server.engine.events import OutOfMemory
+from gradserve_server.models.catalogue import ModelSpec
+from gradserve_server.models.loading import LoadError
+from gradserve_server.pool import worker
+from gradserve_server.pool.wire import WorkerSettings
+from gradserve_server.pool.worker import begin
+
+
+def own(name: str, builder: str, **facts: object) -> ModelSpec:
+    size = {"height": 16, "width": 16, "precisions": ("exact",)}
+    return ModelSpec.model_validate({"name": name, "builder": f"own_networks:{builder}", **size, **facts})
+
+
+GOOD, OTHER = own("good", "trunk"), own("other", "convolutional_head")
+BAD = [
+    (own("bad", "raises"), "own_networks:raises with weights DEFAULT: LookupError: no such recipe: soup"),
+    (own("bad", "imports_nothing"), "ModuleNotFoundError: No module named 'no_such_package_at_all'"),
+    (own("bad", "leaves"), "SystemExit: 3"),
+    (own("bad", "scripted"), "the network is a TorchScript module"),
+    (own("bad", "trunk", channels=1), "leave channels = 1 out"),
+    (own("bad", "trunk", index=Path("/nowhere")), "/nowhere"),
+]
+
+
+@pytest.mark.parametrize(("bad", "says"), BAD, ids=[says for _, says in BAD])
+def test_a_model_that_cannot_be_loaded(bad: ModelSpec, says: str) -> None:
+    engine, ready = begin(WorkerSettings((bad, GOOD, OTHER), "cpu"))
+    assert [card.name for card in ready.cards] == ["good", "other"]
+    assert set(engine.models) == set(ready.speeds) == {"good", "other"}
+    assert list(ready.unavailable) == ["bad"]
+    assert says in ready.unavailable["bad"]
+    assert not ready.unavailable["bad"].startswith("model bad: "), "its name is said by whoever tells the reason"
+    with pytest.raises(LoadError, match=r"^model bad: (?!model)"):
+        begin(WorkerSettings((GOOD, bad), "cpu", strict=True))
+    with pytest.raises(LoadError, match=r"^model bad: (?!model)"):
+        begin(WorkerSettings((bad,), "cpu"))
+
+
+def test_all_reasons_are_told_where_no_model_is_left() -> None:
+    with pytest.raises(LoadError) as caught:
+        begin(WorkerSettings((own("one", "raises"), own("two", "leaves")), "cpu"))
+    one, two = str(caught.value).splitlines()
+    assert one.startswith("model one: ")
+    assert two.startswith("model two: ")
+
+
+def test_a_model_that_fails_in_its_warm_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = worker._passed
+
+    def short_of_memory(engine: Engine, model: worker.Prepared, precision: worker.Precision) -> worker.Step:
+        if model.card.name == "other":
+            raise OutOfMemory("one row does not fit")
+        return plain(engine, model, precision)
+
+    monkeypatch.setattr(worker, "_passed", short_of_memory)
+    engine, ready = begin(WorkerSettings((GOOD, OTHER), "cpu"))
+    assert [card.name for card in ready.cards] == ["good"]
+    assert set(engine.models) == {"good"}, "nothing of it stays in memory"
+    assert ready.unavailable == {"other": "one row does not fit"}
+    with pytest.raises(LoadError, match="model other: one row does not fit"):
+        begin(WorkerSettings((GOOD, OTHER), "cpu", strict=True))
