@@ -3,13 +3,16 @@ PYTHON ?= python3
 BIN := .venv/bin
 ARGS ?=
 
-.PHONY: demo test serve check bench bench-influence protos format clean
+.PHONY: demo test test-processors serve check bench bench-influence protos format clean
 
 demo: .venv/ready  ## explain, attack and dream on real pictures, write demo-out/index.html; ARGS="--model resnet18"
 	$(BIN)/gradserve demo --out demo-out $(ARGS)
 
 test: .venv/ready  ## all tests; ARGS="tests/engine -k take"
 	$(BIN)/python -m pytest $(ARGS)
+
+test-processors: .venv/ready  ## tests of kernels, precisions, engine and company as on older processors
+	OMP_NUM_THREADS=1 $(BIN)/python tests/processors.py $(ARGS)
 
 serve: .venv/ready  ## the server; ARGS="--model resnet50 --port 50051"
 	$(BIN)/gradserve serve $(ARGS)

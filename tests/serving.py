@@ -104,7 +104,8 @@ class Server:
     @property
     def workers(self) -> list[psutil.Process]:
         """Its worker processes."""
-        return [p for p in self.process.children() if any("spawn_main" in word for word in p.cmdline())]
+        servers = [p for p in self.process.children() if any("forkserver" in word for word in p.cmdline())]
+        return [worker for server in servers for worker in server.children()]
 
     def metric(self, name: str, **labels: str) -> float:
         """The sum of a metric over the series with those labels."""

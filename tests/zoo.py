@@ -13,6 +13,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torchvision.models import get_model
 
+from gradserve_server.models.card import Precision
 from gradserve_server.models.catalogue import ModelSpec
 from gradserve_server.models.loading import IMAGENET_MEAN, IMAGENET_STD, Source, load
 from gradserve_server.models.preparation import prepare_source
@@ -67,6 +68,13 @@ def in_double(name: str) -> Prepared:
     """The same made ready in float64."""
     source = _loaded(name)[1]._replace(network=unmodified(name, torch.float64))
     return prepare_source(SPECS[name], source, CPU, torch.float64)
+
+
+def at(model: Prepared, precision: Precision) -> Prepared:
+    """The model in that precision; the test is skipped where the processor has no fast operations for it."""
+    if precision in model.card.absent:
+        pytest.skip(f"{precision}: {model.card.absent[precision]}")
+    return model.at(precision)
 
 
 def unmodified(name: str, dtype: torch.dtype = torch.float32) -> nn.Module:

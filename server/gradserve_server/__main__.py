@@ -10,8 +10,10 @@ import typer
 from pydantic import ValidationError
 from rich.console import Console
 
-from .config import Settings, StartError, read_settings
+from .config import PoolSettings, Settings, StartError, devices, read_settings
+from .models.card import Precision
 from .models.catalogue import ModelSpec, faults_of, from_flag, read_tuning
+from .pool import forking
 
 console = Console(stderr=True)
 
@@ -68,6 +70,7 @@ def serve(
     logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s %(message)s", stream=sys.stderr)
     try:
         logging.getLogger().setLevel(log_level.upper())
+        forking.start()  # first, since importing torch takes most of the start, there and here at the same time
         settings = settings_of(config, model or [], server, pool)
         from .api.service import run  # not above: workers import this module again, and --help needs none of it
 
@@ -100,10 +103,20 @@ def settings_of(config: Path | None, models: list[str], server: dict[str, Any], 
             tuning = read_tuning(chosen["pool"]["tuned"])
         except OSError as error:
             raise ValueError(f"pool.tuned: {error}; gradserve bench --tune writes this file") from error
-        chosen["models"] = [tuning.applied(ModelSpec.model_validate(spec)) for spec in chosen["models"]]
+        defaults = fast_precisions_of(PoolSettings.model_validate(chosen["pool"]))
+        chosen["models"] = [tuning.applied(ModelSpec.model_validate(spec), defaults) for spec in chosen["models"]]
     settings = Settings.model_validate(chosen)
     check_models(settings)
     return settings
+
+
+def fast_precisions_of(pool: PoolSettings) -> tuple[Precision, ...]:
+    """What the pool's first device computes fast."""
+    import torch
+
+    from .models.processor import fast_precisions
+
+    return fast_precisions(torch.device(devices(pool)[0]))
 
 
 def check_models(settings: Settings) -> None:

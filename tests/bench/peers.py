@@ -26,7 +26,7 @@ from rich.progress import track
 from rich.table import Table
 
 from gradserve.v1 import service_pb2_grpc
-from gradserve_server.api.service import prepare_environment
+from gradserve_server.pool.forking import prepare_environment
 
 from . import report
 from .loop import GRADIENT

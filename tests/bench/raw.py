@@ -14,12 +14,12 @@ import torch
 
 from gradserve.v1 import common_pb2 as pb
 from gradserve_server.api.images import decode, png, preprocess
-from gradserve_server.api.service import prepare_environment
 from gradserve_server.config import LimitSettings
 from gradserve_server.models.card import Precision
 from gradserve_server.models.catalogue import read_catalogue
 from gradserve_server.models.preparation import prepare
 from gradserve_server.models.prepared import Prepared
+from gradserve_server.pool.forking import prepare_environment
 
 from . import loop
 

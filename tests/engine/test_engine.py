@@ -1,6 +1,7 @@
 """The loop, step by step: a clock that only passes move, and passes that only count."""
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -34,7 +35,7 @@ torch.set_num_threads(1)  # as a worker does; threads that wait for each other a
 
 def _model(name: str) -> SimpleNamespace:
     """Only what the engine asks of a model."""
-    card = SimpleNamespace(gflop=1.0, height=8, width=8, rows={}, alone=False)
+    card = SimpleNamespace(gflop=1.0, height=8, width=8, rows={}, alone=False, absent={})
     model = SimpleNamespace(device=CPU, name=name, card=card)
     model.at = lambda precision: model
     return model
@@ -462,6 +463,25 @@ def test_one_row_that_does_not_fit_ends_its_job_alone(world: World) -> None:
     world.run()
     assert isinstance(world.ended["big"].error, OutOfMemory)
     assert torch.equal(world.ended["small"].result, images(20, 2.0))
+
+
+def test_what_a_neighbour_spoiled_is_computed_again_alone(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As with a kernel that reads past its image: every answer of a pass with a NaN in it is NaN."""
+
+    def leaking(model: Any, parts: Sequence[Part]) -> list[Answer]:
+        answers = world.differentiate(model, parts)
+        if all(answer.finite for answer in answers):
+            return answers
+        return [replace(answer, logits=answer.logits * torch.nan, finite=False) for answer in answers]
+
+    monkeypatch.setattr(module, "differentiate", leaking)
+    for name, value in {"a": 1.0, "nan": float("nan"), "b": 3.0}.items():
+        world.submit(name, asking(2, value=value))
+    world.run()
+    assert isinstance(world.ended["nan"].error, NotFinite)
+    assert torch.equal(world.ended["a"].result, images(2, 2.0))
+    assert torch.equal(world.ended["b"].result, images(2, 6.0))
+    assert world.passes == [[2, 2, 2], [2], [2], [2]]
 
 
 def test_a_job_that_is_not_finite_ends_alone(world: World) -> None:

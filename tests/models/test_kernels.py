@@ -7,13 +7,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from zoo import inputs, off
+from zoo import at, inputs, off
 
 from gradserve_server.engine.differentiate import differentiate
 from gradserve_server.engine.objective import logit
 from gradserve_server.engine.query import Part, Query
 from gradserve_server.models import convolutions, kernels
-from gradserve_server.models.convolutions import HALF, NARROW, Abreast, How, Packed, Pointwise, SubPixel
+from gradserve_server.models.convolutions import HALF, NARROW, Abreast, How, Kernel, Packed, Pointwise, SubPixel
 from gradserve_server.models.kernels import FastOperations, Kernels
 from gradserve_server.models.precision import HalfBackward, Halves
 from gradserve_server.models.tape import Tape
@@ -48,6 +48,21 @@ def everything_pays(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kernels, "PAYS", 0)
 
 
+def kinds(known: Kernels) -> list[type[Any]]:
+    """The classes of the kernels that were made."""
+    return [type(kernel) for kernel in made_of(known)]
+
+
+def made_of(known: Kernels) -> list[Any]:
+    """The kernels that were made, with None for a weight that has none."""
+    return [kernel for _, kernel in known._known.values()]
+
+
+def taken(kind: type[Kernel], dtype: torch.dtype) -> list[type[Any]]:
+    """What `kinds` must be on this processor; where its kernels do not work, the plain convolution is taken."""
+    return [kind if kernels.works(dtype) else type(None)]
+
+
 def both(x: Tensor, weight: Tensor, bias: Tensor | None, **how: Any) -> tuple[Tensor, Tensor]:
     """Output and input gradient."""
     x = x.detach().clone(memory_format=torch.preserve_format).requires_grad_()
@@ -78,8 +93,7 @@ def test_the_bits_are_those_of_the_plain_convolution(case: str, dtype: torch.dty
             for ours, reference in zip((*found, forward_only), (*expected, expected[0]), strict=True):
                 assert torch.equal(ours, reference)
                 assert ours.is_contiguous(memory_format=torch.channels_last)
-    wanted = Pointwise if dtype == HALF and case == "strided pointwise" else Packed
-    assert [type(kernel) for _, kernel in known._known.values()] == [wanted]
+    assert kinds(known) == taken(Pointwise if dtype == HALF and case == "strided pointwise" else Packed, dtype)
 
 
 SMALL_MAPS: dict[str, tuple[tuple[int, ...], dict[str, Any], float]] = {
@@ -93,6 +107,9 @@ SMALL_MAPS: dict[str, tuple[tuple[int, ...], dict[str, Any], float]] = {
 }
 
 
+DIRECTIONS = ("forward", "input gradient")
+
+
 @pytest.mark.parametrize("case", SMALL_MAPS)
 @pytest.mark.parametrize("rows", [1, 2, 5, 8, 17])
 def test_images_side_by_side_give_what_each_gives(case: str, rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -101,20 +118,32 @@ def test_images_side_by_side_give_what_each_gives(case: str, rows: int, monkeypa
     abreast = convolutions._abreast
     monkeypatch.setattr(convolutions, "_abreast", lambda x, each: laid.append(each) or abreast(x, each))
     kernel = weight(*shape)
-    for size in (4, 7, 8, 14, 16, 17):
+    for size in (4, 7, 8, 14, 16, 17) if kernels.works(HALF) else (4,):
         x = normal(rows, shape[1], size, size)
-        x[-1, :, 0, 0] = torch.nan  # its neighbours do not notice
         with FastOperations(known):
+            both(x, kernel, None, **how)  # this tries the size
+            laid.clear()
+            x[-1, :, 0, 0] = torch.nan  # its neighbours do not notice
             found = both(x, kernel, None, **how)
         for ours, reference in zip(found, both(x, kernel, None, **how), strict=True):
             assert torch.equal(ours.isnan(), reference.isnan())
             assert not ours[:-1].isnan().any()
             assert off(ours.nan_to_num(), reference.nan_to_num()) <= bound
             assert ours.is_contiguous(memory_format=torch.channels_last)
+        apart = [made._apart.get((what, size, size)) for made in made_of(known) if made for what in DIRECTIONS]
+        assert len(laid) == apart.count(True)
         narrow = -(-size // How.of(**how).stride[1]) <= NARROW
-        assert len(laid) == (2 if narrow and rows > 1 else 0)
-        laid.clear()
-    assert [type(kernel) for _, kernel in known._known.values()] == [Abreast]
+        assert apart == [] or (None in apart) == (not narrow or rows == 1)
+    assert kinds(known) == taken(Abreast, HALF)
+
+
+def test_a_network_may_write_over_what_images_side_by_side_gave(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also of maps of a single column, which lie in memory as they are to be."""
+    monkeypatch.setattr(convolutions, "LARGE", 0)
+    kernel, x = weight(48, 32, 3, 3), normal(3, 32, 4, 1).requires_grad_()
+    with FastOperations(Kernels()):
+        out = F.conv2d(x, kernel, padding=1).relu_()
+    assert torch.autograd.grad(out.sum(), x)[0].shape == x.shape
 
 
 FIRST_LAYERS: dict[str, tuple[tuple[int, ...], dict[str, Any]]] = {
@@ -151,7 +180,7 @@ def test_a_first_layer(case: str) -> None:
     expected = both(x, kernel, None, **how)
     with FastOperations(known):
         found = both(x, kernel, None, **how)
-    assert [type(kernel) for _, kernel in known._known.values()] == [SubPixel]
+    assert kinds(known) == taken(SubPixel, HALF)
     assert torch.equal(found[0], expected[0])
     assert off(found[1], expected[1]) < 2**-10
 
@@ -224,7 +253,7 @@ def test_exact_is_exact(name: str, rows: int) -> None:
 )
 def test_whole_networks(name: str, bound: float, precision: Any) -> None:
     model, images = inputs(name, 3)
-    ready, query = model.at(precision), Query(images.detach(), logit(3), "image")
+    ready, query = at(model, precision), Query(images.detach(), logit(3), "image")
     plain = replace(ready, kernels=None, straight=None, halves=PlainHalves() if precision == "balanced" else None)
     with_kernels, without = (differentiate(each, [Part(query, range(3))])[0] for each in (ready, plain))
     assert torch.equal(torch.as_tensor(with_kernels.logits), torch.as_tensor(without.logits))
@@ -239,9 +268,48 @@ class PlainHalves(Halves):
 
 
 def test_a_build_of_torch_without_the_operations(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert kernels.works.__wrapped__()
+    assert kernels.works.__wrapped__(torch.float32)
     monkeypatch.setattr(convolutions, "onednn", torch.ops.no_such_namespace)
-    assert not kernels.works.__wrapped__()
+    for dtype in (torch.float32, HALF):
+        assert not kernels.works.__wrapped__(dtype)
+
+
+def test_single_precision_keeps_its_kernels_where_half_precision_has_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    def agrees(dtype: torch.dtype) -> bool:
+        if dtype == HALF:
+            raise RuntimeError("bf16 path needs the cpu support avx512bw")
+        return True
+
+    monkeypatch.setattr(kernels, "_agrees", agrees)
+    monkeypatch.setattr(kernels, "works", kernels.works.__wrapped__)
+    how = How.of(padding=1)
+    assert isinstance(kernels.kernel(weight(128, 64, 3, 3, dtype=torch.float32), how), Packed)
+    assert kernels.kernel(weight(128, 64, 3, 3), how) is None
+
+
+class Leaking(Abreast):
+    """As where a kernel reads past its window: every image gets the sum of all."""
+
+    def _wide_forward(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
+        images = super()._wide_forward(x, bias)
+        return images + images.sum(0, keepdim=True)
+
+    def _wide_input_gradient(self, grad: Tensor, shape: torch.Size) -> Tensor:
+        images = super()._wide_input_gradient(grad, shape)
+        return images + images.sum(0, keepdim=True)
+
+
+def test_images_that_do_not_stay_apart_are_convolved_one_by_one() -> None:
+    if not kernels.works(HALF):
+        pytest.skip("this processor has no kernels in half precision")
+    kernel, x, how = weight(48, 32, 3, 3), normal(3, 32, 8, 8), How.of(padding=1)
+    assert how is not None
+    grad = torch.linspace(-1, 1, 3 * 48 * 8 * 8).roll(7).view(3, 48, 8, 8).to(HALF)
+    leaking, alone = Leaking(kernel, how), Packed(kernel, how)
+    for _ in range(2):
+        assert torch.equal(leaking.forward(x, None), alone.forward(x, None))
+        assert torch.equal(leaking.input_gradient(grad, x.shape), alone.input_gradient(grad, x.shape))
+    assert leaking._apart == {("forward", 8, 8): False, ("input gradient", 8, 8): False}
 
 
 @pytest.mark.parametrize("wide", [False, True], ids=["linear", "attention"])

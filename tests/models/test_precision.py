@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from zoo import inputs, off
+from zoo import at, inputs, off
 
 from gradserve_server.engine.differentiate import differentiate
 from gradserve_server.engine.objective import logit
@@ -18,6 +18,7 @@ from gradserve_server.models.precision import HalfBackward, Halves
 from gradserve_server.models.relu import Rule
 
 ROUNDING = 2**-8  # of one bfloat16 number
+TAPS = {"depthwise": 25, "linear": 1, "linear on tokens": 1, "linear of a permuted map": 1}  # others: 3 x 3
 
 generator = torch.Generator().manual_seed(0)
 
@@ -69,7 +70,8 @@ def test_an_operation_keeps_its_output_and_rounds_its_gradient(name: str) -> Non
         same, rounded = gradient(function, x)
     assert torch.equal(same, out)
     assert rounded.dtype == torch.float32
-    assert 0 < off(rounded, exact) < ROUNDING
+    taps = 1 if torch.ops.mkldnn._is_mkldnn_bf16_supported() else TAPS.get(name, 9)
+    assert 0 < off(rounded, exact) < ROUNDING * taps**0.5, "without oneDNN torch rounds the sum after every tap"
 
 
 @pytest.mark.usefixtures("everything_pays")
@@ -127,7 +129,7 @@ def ask(name: str, how: Precision, rules: list[Rule], count: int = 4) -> list[An
         Part(Query(images[i : i + 1], logit(i % len(model.card.classes)), "image", relu=rule), range(1))
         for i, rule in enumerate(rules)
     ]
-    return differentiate(model.at(how), parts)
+    return differentiate(at(model, how), parts)
 
 
 def cosine(a: Tensor | None, b: Tensor | None) -> float:
@@ -161,7 +163,7 @@ def test_rules_and_balanced_compose() -> None:
 
 def test_fast_is_the_same_network_in_bfloat16() -> None:
     model, images = inputs("trained-squeezenet1_0", 3)
-    fast = model.at("fast")
+    fast = at(model, "fast")
     assert {p.dtype for p in fast.network.parameters()} == {HALF}
     assert {p.dtype for p in model.network.parameters()} == {torch.float32}
     x = images.contiguous(memory_format=torch.channels_last).requires_grad_()
@@ -179,4 +181,4 @@ def test_fast_is_the_same_network_in_bfloat16() -> None:
 
 def test_a_precision_that_is_not_loaded() -> None:
     with pytest.raises(KeyError):
-        inputs("trained-resnet20")[0].at("fast").at("double")
+        inputs("trained-resnet20")[0].at("double")  # type: ignore[arg-type]

@@ -9,12 +9,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from zoo import SPECS, in_double, inputs, pictures, prepared
+from zoo import SPECS, at, in_double, inputs, pictures, prepared
 
 from gradserve_server.engine.differentiate import differentiate
 from gradserve_server.engine.objective import logit
 from gradserve_server.engine.query import Part, Query, Tap
 from gradserve_server.models import prepared as prepared_module
+from gradserve_server.models.card import Precision
 from gradserve_server.models.prepared import Prepared
 from gradserve_server.models.straight import Line, Straight, both
 from gradserve_server.models.tape import MORE, NotStraight
@@ -57,8 +58,8 @@ def agree(model: Prepared, rows: int) -> None:
 
 @pytest.mark.parametrize("precision", ["exact", "balanced", "fast"])
 @pytest.mark.parametrize("name", [name for name in SPECS if name not in SLOW])
-def test_the_bits_are_those_of_the_plain_pass(name: str, precision: str) -> None:
-    model = prepared(name).at(precision)  # type: ignore[arg-type]
+def test_the_bits_are_those_of_the_plain_pass(name: str, precision: Precision) -> None:
+    model = at(prepared(name), precision)
     for rows in (1, 4, 8) if line_of(model)._single else (4, 8):
         agree(model, rows)
 
@@ -165,7 +166,7 @@ def test_relus_come_after_maxima_and_in_place() -> None:
 
 
 def test_zeros_are_not_added() -> None:
-    backward = operations(line_of(prepared("resnet18").at("fast"))._backward)
+    backward = operations(line_of(at(prepared("resnet18"), "fast"))._backward)
     assert "scatter.default" not in backward
     assert "".join(f"{name} " for name in backward).count("slice.Tensor slice.Tensor add_.Tensor ") == 3
 
@@ -253,9 +254,9 @@ def test_a_line_is_not_another_networks() -> None:
 
 
 @pytest.mark.parametrize("precision", ["exact", "balanced", "fast"])
-def test_what_is_not_finite_stays_so(precision: str) -> None:
+def test_what_is_not_finite_stays_so(precision: Precision) -> None:
     model, images = inputs("squeezenet1_1", 3)
-    model = model.at(precision)  # type: ignore[arg-type]
+    model = at(model, precision)
     line_of(model)
     for value in (float("nan"), 1e38):
         broken = images.detach().clone()

@@ -36,7 +36,7 @@ async def test_a_process_that_cannot_start_leaves_no_thread(monkeypatch: pytest.
     def start(_: Any) -> None:
         raise OSError("too many processes")
 
-    monkeypatch.setattr(multiprocessing.context.SpawnProcess, "start", start)
+    monkeypatch.setattr(multiprocessing.context.ForkServerProcess, "start", start)
     before = threading.active_count()
     settings = WorkerSettings(models=(), device="cpu")
     for _ in range(5):

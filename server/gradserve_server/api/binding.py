@@ -168,7 +168,9 @@ def _precision(number: int, rpc: Rpc, card: ModelCard, violations: Violations) -
         violations.add("options.precision", f"must be a Precision, was {number}")
     elif precision != "auto" and precision not in card.precisions:
         loaded = ", ".join(["AUTO", *(p.upper() for p in card.precisions)])
-        violations.refuse(f"{card.name} is not loaded in {precision.upper()}; there are: {loaded}")
+        reason = card.absent.get(precision, "")
+        because = f": {reason}" if reason else ""
+        violations.refuse(f"{card.name} is not loaded in {precision.upper()}{because}; there are: {loaded}")
     return card.auto.get(rpc, "exact") if precision in (None, "auto") else precision  # type: ignore[return-value]
 
 

@@ -1,7 +1,6 @@
 """The whole service: pool, metrics and server, from start to drained."""
 
 import asyncio
-import os
 import signal
 from collections.abc import Coroutine
 from typing import Any
@@ -15,23 +14,9 @@ from ..pool.pool import Pool
 from ..pool.wire import Tick, WorkerSettings
 from .server import ApiServer
 
-WORKERS_ENVIRONMENT = {
-    "OMP_WAIT_POLICY": "PASSIVE",  # spinning at barriers starves the others
-    "MALLOC_MMAP_THRESHOLD_": str(1 << 30),  # or glibc gives memory back after every pass, and takes it page by page
-    "MALLOC_TRIM_THRESHOLD_": str(2 << 30),
-    "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",  # huge pages where the system gives them on demand: 3 % of a pass
-}
-
-
-def prepare_environment() -> None:
-    """What processes that compute should inherit, unless the user has set it."""
-    for name, value in WORKERS_ENVIRONMENT.items():
-        os.environ.setdefault(name, value)
-
 
 async def run(settings: Settings) -> int:
     """Starts everything, serves until SIGTERM or SIGINT, drains, and returns the exit code. Raises StartError."""
-    prepare_environment()
     metrics = Metrics()
     serve_metrics(settings, metrics)
     pool = pool_of(settings, metrics)

@@ -194,13 +194,16 @@ class Engine:
             return error.with_traceback(None)
 
     def _attempt(self, key: Key, parts: list[Part]) -> list[Answer | Exception]:
-        """Answers or errors; when a pass fails, every part is tried by itself, so that one cannot harm another."""
+        """Answers or errors. One part cannot harm another: when a pass fails, every part is tried by itself.
+
+        So is a part that came out not finite in company, since a kernel may have let a neighbour's NaN into it.
+        """
         model = self.models[key.model].at(key.precision)
         try:
-            on_gpu = model.device.type == "cuda"
-            answers = (self._recordings.answers(model, parts) if on_gpu else None) or differentiate(model, parts)
-            if on_gpu:
-                torch.cuda.synchronize(model.device)  # or the clock would time the launches alone
+            answers = self._pass(model, parts)
+            if len(parts) > 1:
+                pairs = zip(parts, answers, strict=True)
+                answers = [answer if answer.finite else self._pass(model, [part])[0] for part, answer in pairs]
             return [answer if answer.finite else NotFinite(NOT_FINITE) for answer in answers]
         except torch.AcceleratorError as error:
             if not isinstance(error, torch.OutOfMemoryError):
@@ -216,6 +219,14 @@ class Engine:
             text = f"{key.model} failed on a {key.height}x{key.width} input: {error}"
             log.warning("%s", text, exc_info=error)
             return [ModelFailed(text)]
+
+    def _pass(self, model: Prepared, parts: list[Part]) -> list[Answer]:
+        """One pass, recorded on a GPU where that is possible."""
+        on_gpu = model.device.type == "cuda"
+        answers = (self._recordings.answers(model, parts) if on_gpu else None) or differentiate(model, parts)
+        if on_gpu:
+            torch.cuda.synchronize(model.device)  # or the clock would time the launches alone
+        return answers
 
     def _gflop(self, key: Key) -> float:
         card = self.models[key.model].card
@@ -281,7 +292,9 @@ class Engine:
             try:
                 self.models[name].at(job.precision)
             except KeyError:
-                raise Refused(f"{name} is not loaded in {job.precision.upper()}") from None
+                reason = self.models[name].card.absent.get(job.precision, "")
+                because = f": {reason}" if reason else ""
+                raise Refused(f"{name} is not loaded in {job.precision.upper()}{because}") from None
         now = self._clock()
         return [OpenQuery(job, query, self._key(job, query), now) for query in queries]
 

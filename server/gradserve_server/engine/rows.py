@@ -14,10 +14,12 @@ def passes_cost(forward: float, wrt: str) -> float:
     return forward * (BACKWARD if wrt == "image" else 1)
 
 
-def default_rows(device: torch.device, height: int, width: int, precision: str = "exact") -> int:
-    """Rows per pass where the configuration says nothing."""
+def default_rows(
+    device: torch.device, height: int, width: int, precision: str = "exact", most: int | None = None
+) -> int:
+    """Rows per pass where the configuration says nothing; `most` replaces the precision's own upper bound."""
     at_grid = GPU_ROWS if device.type == "cuda" else CPU_ROWS
-    return max(1, min(most_rows(device, precision), at_grid * GRID // max(1, height * width)))
+    return max(1, min(most or most_rows(device, precision), at_grid * GRID // max(1, height * width)))
 
 
 def most_rows(device: torch.device, precision: str) -> int:

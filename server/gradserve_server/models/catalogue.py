@@ -1,8 +1,9 @@
 """Which models a server serves: a TOML file, command-line flags, or the embedded ones."""
 
 import difflib
+import logging
 import tomllib
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -11,6 +12,8 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
 from .card import Precision, Rpc
+
+log = logging.getLogger(__name__)
 
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 Colour = Annotated[tuple[float, ...], Field(min_length=1)]  # a number for each channel that the network takes
@@ -59,13 +62,17 @@ class ModelSpec(BaseModel):
     index: Literal["embedded"] | Path | None = Field(default=None, description="folder of its influence index")
     notes: tuple[str, ...] = Field(default=(), description="shown with the model")
     tokens: TokenSpec | None = Field(default=None, description="tokens beside the patches, where they are not found")
-    precisions: tuple[Precision, ...] = Field(default=PRECISIONS, description="which to load; exact always is")
+    precisions: tuple[Precision, ...] | None = Field(
+        default=None, description="which to load; default: those that the device computes fast, exact always"
+    )
     auto: dict[Rpc, Precision] = Field(default={}, description="what AUTO means for an RPC; default: exact")
     rows: dict[Precision, Rows] = Field(default={}, description="rows per pass at the model's own input size")
 
     @model_validator(mode="after")
     def _loaded(self) -> "ModelSpec":
         """What is always needed or asked for must be loaded."""
+        if self.precisions is None:
+            return self
         if missing := {"exact", *self.auto.values(), *self.rows} - set(self.precisions):
             raise ValueError(f"precisions must have {', '.join(sorted(missing))} too")
         return self
@@ -159,13 +166,20 @@ class Tuning(BaseModel):
     machine: dict[str, str | int] = {}
     models: dict[str, "Tuned"] = {}
 
-    def applied(self, spec: ModelSpec) -> ModelSpec:
-        """The spec with what was measured of it; what it says itself stays."""
+    def applied(self, spec: ModelSpec, defaults: Collection[Precision] = PRECISIONS) -> ModelSpec:
+        """The spec with what was measured of it; what it says itself stays.
+
+        `defaults`: precisions that are loaded where the spec names none. What was measured of others is left out.
+        """
         tuned = self.models.get(spec.name)
         if tuned is None:
             return spec
-        rows = {precision: count for precision, count in tuned.rows.items() if precision in spec.precisions}
-        auto = {rpc: precision for rpc, precision in tuned.auto.items() if precision in spec.precisions}
+        there = defaults if spec.precisions is None else spec.precisions
+        if left_out := {*tuned.rows, *tuned.auto.values()}.difference(there):
+            text = "model %s: what was measured of %s is left out, since it is not loaded on this machine"
+            log.warning(text, spec.name, ", ".join(sorted(left_out)).upper())
+        rows = {precision: count for precision, count in tuned.rows.items() if precision in there}
+        auto = {rpc: precision for rpc, precision in tuned.auto.items() if precision in there}
         return spec.model_copy(update={"rows": rows | spec.rows, "auto": auto | spec.auto})
 
 

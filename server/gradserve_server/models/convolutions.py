@@ -1,6 +1,7 @@
 """Convolutions with frozen weights in oneDNN's own layouts, whose inputs' gradients can be asked for."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -11,6 +12,7 @@ HALF = torch.bfloat16
 FEW = 8  # input channels; kernels work on 16 at once
 LARGE = 2**20  # weights that fill a core's cache
 NARROW = 8  # columns of a map; kernels work on 16 at once
+TRIAL_IMAGES = 3  # one with a NaN between two others
 NO_ACTIVATION: tuple[str, list[None], str] = ("none", [], "")  # after the convolution
 onednn = torch.ops.mkldnn
 
@@ -88,7 +90,16 @@ class Abreast(Packed):
 
     Kernels read the weight once for each image; larger than a core's cache, it comes from further away each time. They
     may sum a wide image in another order, and with a stride on some CPUs do.
+
+    Images stay apart only where a kernel reads no further than its window. With bfloat16 instructions it takes input
+    channels in pairs, and of an odd number of channels the last one's partner is the next pixel's first: it is
+    multiplied by zero, but zero times NaN is NaN. So every size is tried before it is used.
     """
+
+    def __init__(self, weight: Tensor, how: How) -> None:
+        """No size is tried yet."""
+        super().__init__(weight, how)
+        self._apart: dict[tuple[str, int, int], bool] = {}  # by direction, height and width of the input
 
     @staticmethod
     def fits(weight: Tensor, how: How) -> bool:
@@ -104,19 +115,41 @@ class Abreast(Packed):
 
     def forward(self, x: Tensor, bias: Tensor | None) -> Tensor:
         """The same of a wide image."""
+        key = ("forward", x.shape[2], x.shape[3])
+        if _helps(len(x), self._columns(x.shape[3])[0]) and self._stay_apart(key, x, self._wide_forward):
+            return self._wide_forward(x, bias)
+        return super().forward(x, bias)
+
+    def _wide_forward(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
         out, step_in, step_out = self._columns(x.shape[3])
-        if not _helps(len(x), out):
-            return super().forward(x, bias)
         return _apart(super().forward(_abreast(x, step_in), bias), step_out, out)
 
     def input_gradient(self, grad: Tensor, shape: torch.Size) -> Tensor:
         """The same of a wide gradient."""
+
+        def run(grad: Tensor) -> Tensor:
+            return self._wide_input_gradient(grad, torch.Size((len(grad), *shape[1:])))
+
+        key = ("input gradient", shape[2], shape[3])
+        if _helps(len(grad), self._columns(shape[3])[0]) and self._stay_apart(key, grad, run):
+            return run(grad)
+        return super().input_gradient(grad, shape)
+
+    def _wide_input_gradient(self, grad: Tensor, shape: torch.Size) -> Tensor:
         count, channels, height, width = shape
-        out, step_in, step_out = self._columns(width)
-        if not _helps(count, out):
-            return super().input_gradient(grad, shape)
+        _, step_in, step_out = self._columns(width)
         wide = torch.Size((1, channels, height, count * step_in))
         return _apart(super().input_gradient(_abreast(grad, step_out), wide), step_in, width)
+
+    def _stay_apart(self, key: tuple[str, int, int], like: Tensor, run: Callable[[Tensor], Tensor]) -> bool:
+        """Whether `run` keeps NaN in its image, for images of like's size; tried once for each direction and size."""
+        if key not in self._apart:
+            images = torch.zeros((TRIAL_IMAGES, *like.shape[1:]), dtype=like.dtype)
+            images[TRIAL_IMAGES // 2] = torch.nan
+            with torch.no_grad():
+                found = run(images.contiguous(memory_format=torch.channels_last))
+            self._apart[key] = bool((found.isnan().flatten(1).any(1) == images.isnan().flatten(1).any(1)).all())
+        return self._apart[key]
 
 
 def _helps(count: int, columns: int) -> bool:
@@ -131,7 +164,7 @@ def _abreast(x: Tensor, step: int) -> Tensor:
 def _apart(wide: Tensor, step: int, width: int) -> Tensor:
     """[1, c, H, n * step] -> [n, c, H, width]."""
     images: Tensor = wide[0].unflatten(2, (-1, step))[..., :width].permute(2, 0, 1, 3)
-    return images.contiguous(memory_format=torch.channels_last)
+    return images.clone(memory_format=torch.channels_last)  # always a copy: a network may write over it
 
 
 class Pointwise(Packed):

@@ -54,7 +54,6 @@ def describe(
         channels=source.channels,
         no_gradient=behaviour.no_gradient,
         alone=bool(behaviour.alone),
-        precisions=spec.precisions,
         auto=spec.auto,
         rows=spec.rows,
         notes=tuple(notes),

@@ -43,7 +43,9 @@ class Kernels:
 
 def kernel(weight: Tensor, how: How) -> Kernel | None:
     """On a CPU: in half precision what its shape calls for; else the packed one, for a weight that is worth it."""
-    if weight.device.type != "cpu" or weight.dtype not in (HALF, torch.float32) or how.groups != 1 or not works():
+    if weight.device.type != "cpu" or weight.dtype not in (HALF, torch.float32) or how.groups != 1:
+        return None
+    if not works(weight.dtype):
         return None
     for kind in (SubPixel, Pointwise, Abreast) if weight.dtype == HALF else ():
         if kind.fits(weight, how):
@@ -107,12 +109,15 @@ def _whole(args: tuple[Any, ...], count: int) -> tuple[Any, ...]:
 
 
 @cache
-def works() -> bool:
-    """Whether this build of torch has the operations, and they give what the plain ones give, bit for bit."""
+def works(dtype: torch.dtype) -> bool:
+    """Whether the operations are there for this type and give what the plain ones give, bit for bit.
+
+    Another build of torch may lack or change these private operations, and another processor has other kernels.
+    """
     try:
         with torch.inference_mode(False), torch.autocast("cpu", enabled=False):
-            return _agrees(HALF) and _agrees(torch.float32)
-    except (AttributeError, RuntimeError):  # private operations: another build of torch may lack or change them
+            return _agrees(dtype)
+    except (AttributeError, RuntimeError):
         return False
 
 

@@ -25,6 +25,7 @@ from .outputs import NoLogits, run
 from .precision import Halves
 from .prepared import Prepared
 from .probe import Probe, probe
+from .processor import choose
 from .straight import Straight
 
 log = logging.getLogger(__name__)
@@ -204,19 +205,20 @@ class _Preparation:
         return errors.within(bounds)
 
     def _with_others(self, exact: Prepared) -> Prepared:
-        """With the other precisions that the spec names, as far as they can be had."""
+        """With the other precisions that the spec names or the device computes fast, as far as they can be had."""
+        choice = choose(self.spec, self.device)
         others: dict[Precision, Prepared] = {}
         absent: dict[Precision, str] = {}
-        for precision in self.spec.precisions:
+        for precision in choice.loaded:
             if precision == "exact":
                 continue
             try:
                 others[precision] = self._balanced(exact) if precision == "balanced" else self._fast(exact)
             except Exception as error:
                 absent[precision] = _why_absent(error)
-        precisions = tuple(p for p in self.spec.precisions if p not in absent)
-        notes = tuple(f"{precision.upper()} is not served: {why}" for precision, why in absent.items())
-        card = replace(exact.card, precisions=precisions, absent=absent, notes=(*exact.card.notes, *notes))
+        for warning in choice.warnings:
+            log.warning("%s: %s", self.spec.name, warning)
+        card = choice.written(exact.card, absent)
         others = {precision: replace(other, card=card) for precision, other in others.items()}
         return replace(exact, card=card, others=others)
 

@@ -1,31 +1,17 @@
 """The front-end's end of one worker process; a thread reads, so that the event loop never waits for a pipe."""
 
 import asyncio
-import multiprocessing
-import signal
 import socket
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any
 
+from . import forking
 from .pipe import Pipe
 from .wire import Stop, WorkerSettings
 
 PATIENCE = 5.0  # seconds between asking a worker to stop and ending it
-
-
-@contextmanager
-def _deaf_to_interrupts() -> Iterator[None]:
-    """A process started inside ignores Ctrl-C from its first moment; only the front-end stops workers."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
 
 
 class Handle:
@@ -40,10 +26,10 @@ class Handle:
     ) -> None:
         from .worker import main  # here, so that the front-end's other modules do not wait for it
 
-        context = multiprocessing.get_context("spawn")
+        forking.start()
         ours, theirs = socket.socketpair()
-        self._process = context.Process(target=main, args=(theirs, settings), daemon=True)
-        with theirs, _deaf_to_interrupts():  # closed afterwards, or its end would never be seen
+        self._process = forking.CONTEXT.Process(target=main, args=(theirs, settings), daemon=True)
+        with theirs, forking.ignoring_interrupts():  # closed afterwards, or its end would never be seen
             self._process.start()
         self._pipe = Pipe(ours)
         self._loop, self._hear, self._lost = loop, hear, lost

@@ -8,8 +8,10 @@ import socket
 import threading
 import time
 import traceback
-from collections.abc import Iterator, Mapping
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 
 import torch
 
@@ -24,6 +26,7 @@ from ..methods.influence.index import IndexFault
 from ..methods.influence.serving import attached
 from ..methods.making import as_bytes, pixels, resized
 from ..models.card import ModelCard, Precision
+from ..models.catalogue import PRECISIONS
 from ..models.loading import LoadError
 from ..models.preparation import prepare
 from ..models.prepared import Prepared
@@ -47,6 +50,7 @@ log = logging.getLogger(__name__)
 
 TICK_SECONDS = 0.5
 PREVIEW = 160  # pixels of a preview's longer side
+FEW_ROWS = 8  # that the warm-up runs where no speed is measured
 CHUNKS = 4  # passes that a wide query may fill
 FAILURES: tuple[tuple[type[Exception], FailureKind], ...] = (
     (TimeUp, "deadline"),
@@ -70,7 +74,8 @@ def main(end: socket.socket, settings: WorkerSettings) -> None:
         pipe.close()
         return
     pipe.send([ready])
-    Worker(pipe, engine).serve()
+    chores = [partial(straighten, engine, *each) for each in loaded(engine.models)]
+    Worker(pipe, engine, chores).serve()
 
 
 def begin(settings: WorkerSettings) -> tuple[Engine, Ready]:
@@ -118,42 +123,57 @@ def _failing(name: str, unavailable: dict[str, str], strict: bool) -> Iterator[N
             raise LoadError(f"model {name}: {unavailable[name]}") from error
 
 
+def loaded(models: Mapping[str, Prepared]) -> list[tuple[Prepared, Precision]]:
+    """Every model in every precision, first all in EXACT."""
+    return [(model, each) for each in PRECISIONS for model in models.values() if each in model.card.precisions]
+
+
 def warm_up(engine: Engine, models: Mapping[str, Prepared]) -> dict[str, float]:
-    """Runs models at full batches in all their precisions; returns the GFLOP per second of EXACT gradients."""
+    """Runs models in all their precisions; returns the GFLOP per second of EXACT gradients at full batches."""
     speeds = {}
-    for name, model in models.items():
-        for precision in model.card.precisions:
-            gradient = _passed(engine, model, precision)
-            if precision == "exact":
-                speeds[name] = gradient.gflop / max(gradient.seconds, 1e-9)
+    for model, precision in loaded(models):
+        gradient = _passed(engine, model, precision)
+        if precision == "exact":
+            speeds[model.card.name] = gradient.gflop / max(gradient.seconds, 1e-9)
     return speeds
 
 
+def straighten(engine: Engine, model: Prepared, precision: Precision) -> None:
+    """Makes the model's passes faster, up to full batches."""
+    model.at(precision).straighten(full_rows(engine, model, precision))
+
+
+def full_rows(engine: Engine, model: Prepared, precision: Precision) -> int:
+    """Rows of a full batch of gradients at the model's own size."""
+    return engine.limit(Key(model.card.name, precision, model.card.height, model.card.width, "image"))
+
+
 def _passed(engine: Engine, model: Prepared, precision: Precision) -> Step:
-    """The second full gradient pass, when caches are warm."""
-    size = (model.card.height, model.card.width)
-    rows = engine.limit(Key(model.card.name, precision, *size, "image"))
-    model.at(precision).straighten(rows)
-    images = torch.rand(rows, 3, *size, generator=torch.Generator().manual_seed(0))
+    """The last gradient pass, when caches are warm."""
+    rows = full_rows(engine, model, precision)
+    if precision != "exact" and model.device.type == "cpu":
+        rows = min(rows, FEW_ROWS)  # memory and kernels for more are quickly had when they come
+    images = torch.rand(rows, 3, model.card.height, model.card.width, generator=torch.Generator().manual_seed(0))
 
     def passes(job: Job) -> Steps:
+        yield Query(images, logit(0))
         for _ in range(2):
             yield Query(images, logit(0), "image")
-            yield Query(images, logit(0))
 
     engine.submit(Job("warm-up", model.card.name, passes, precision))
     while not engine.idle:
         for event in engine.step():
             if isinstance(event, Ended) and event.error and not isinstance(event.error, NotFinite):
                 raise event.error
-    return engine.steps[-2]
+    return engine.steps[-1]
 
 
 class Worker:
-    """The loop between the pipe and the engine."""
+    """The loop between the pipe and the engine. `chores` are done in turn while there is nothing else to do."""
 
-    def __init__(self, pipe: Pipe, engine: Engine) -> None:
+    def __init__(self, pipe: Pipe, engine: Engine, chores: Iterable[Callable[[], None]] = ()) -> None:
         self._pipe = pipe
+        self._chores = deque(chores)
         self._engine = engine
         self._inbox: queue.SimpleQueue[Task | Cancel | Stop] = queue.SimpleQueue()
         self._stopping = False
@@ -163,10 +183,12 @@ class Worker:
         """Takes arrivals, steps, sends what happened; blocks while there is nothing to do."""
         threading.Thread(target=self._read, daemon=True).start()
         while not self._stopping:
-            self._accept(block=self._engine.idle)
+            self._accept(block=self._engine.idle and not self._chores)
             self._gather()
             if events := self._engine.step():
                 self._pipe.send([told(event) for event in events])
+            if self._chores and self._engine.idle and self._inbox.empty():
+                self._chores.popleft()()
             if time.monotonic() - self._ticked > TICK_SECONDS:
                 self._tick()
         self._pipe.close()

@@ -26,6 +26,7 @@ from .writing import Writer
 
 LARGEST = 4096  # projected numbers of an example before the PCA, all layers together
 RANKS = (4, 16)  # least and most directions of a layer's side
+BATCH = 128  # examples at most; small pictures take hardly longer together than a few of them
 FOR_BASES = 1000  # examples, at random, that bases are taken from
 PER_DIRECTION = 20  # examples for each projected number, beyond which a random part is enough for the curvature
 LEAST_COVERAGE = 0.5
@@ -55,7 +56,8 @@ class Builder:
         self.rank = plan.rank or max(RANKS[0], min(RANKS[1], isqrt(LARGEST // len(self.layers))))
         self.directions = sum(min(self.rank, la.columns) * min(self.rank, la.outputs) for la in self.layers)
         self.size = min(plan.size, self.directions)
-        self.batch = 1 if card.alone else default_rows(model.device, card.height, card.width)
+        rows = default_rows(model.device, card.height, card.width, most=BATCH)
+        self.batch = 1 if card.alone else rows
         self.generator = torch.Generator().manual_seed(plan.seed)
         self.order = torch.randperm(len(examples), generator=self.generator).tolist()
         self._saved = time.monotonic()
