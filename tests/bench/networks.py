@@ -57,7 +57,7 @@ def main(
     torch.set_num_threads(1)
     names = only or [*EMBEDDED, *(name for name in zoo.list_models(module=zoo) if name not in GIANTS)]
     rows = [seen(spec_of(name)) for name in track(names, console=report.console)]
-    report.deliver([asdict(row) for row in rows], [table(rows)], as_json, out)
+    report.deliver({"networks": [asdict(row) for row in rows]}, [table(rows)], as_json, out)
 
 
 def spec_of(name: str) -> ModelSpec:
@@ -135,13 +135,15 @@ def kernels(model: Prepared) -> int:
         return 0
     with torch.no_grad():
         model(varied(model.card.height, model.card.width)[:2])
-    return model.kernels.count
+    return sum(kernel is not None for _, kernel in model.kernels._known.values())
 
 
 def table(rows: list[Seen]) -> Table:
     """For people."""
-    columns = ("network", "folded", "kernels", "FAST", "logits f64", "gradient f64", "fp32 ratio", "s", "notes")
-    found = Table(*columns, title="made ready, beside plain torch")
+    numbers = ["folded", "kernels", "FAST", "logits f64", "gradient f64", "fp32 ratio", "s"]
+    found = report.table(
+        "Made ready, beside plain torch", ["network"], [*numbers, "errors and bounds by precision; notes"]
+    )
     for row in rows:
         errors = (f"{row.logits_double:.1e}", f"{row.gradient_double:.1e}", f"{row.gradient_ratio:.2f}")
         counts = (str(row.folded), str(row.kernels), str(row.kernels_fast))
