@@ -49,6 +49,13 @@ def equal(ours: Answer, reference: Answer, tolerance: float = SAME) -> None:
             assert torch.equal(a, b) if not b.any() else off(a, b) <= tolerance
 
 
+def as_near(ours: Answer, lone: Answer, double: Answer) -> None:
+    """Equal up to rounding, or no further from float64 than three times the lone answer."""
+    for a, b, reference in zip(tensors(ours), tensors(lone), tensors(double), strict=True):
+        if a is not None and b is not None and reference is not None and b.any():
+            assert off(a, b) <= SAME or off(a, reference) <= 3 * off(b, reference)
+
+
 def weighted(act: Tensor, grad: Tensor) -> Tensor:
     return (act * grad).sum(1)
 
@@ -83,11 +90,18 @@ def mixture(model: Prepared, early: str, middle: str, late: str) -> list[Query]:
     ("make", "row"), [(in_double, row) for row in MODELS] + [(prepared, row) for row in MODELS[:2]]
 )
 def test_a_mixed_batch_equals_lone_passes(make: Callable[[str], Prepared], row: tuple[str, str, str, str]) -> None:
-    """In float64 for all; in fp32 the rounding of another batch size turns some ReLUs of the deep random networks."""
-    model = make(row[0])
-    queries = mixture(model, *row[1:])
-    for ours, query in zip(together(model, queries), queries, strict=True):
-        equal(ours, alone(model, query), SAME if make is prepared else 1e-9)
+    """In float64 for all; in fp32 the rounding of another batch size turns some ReLUs of the deep random networks.
+
+    On some processors also of those that are compared: then both stay as near to float64 as fp32 does.
+    """
+    model, double = make(row[0]), in_double(row[0])
+    queries, precise = mixture(model, *row[1:]), mixture(double, *row[1:])
+    for ours, query, exactly in zip(together(model, queries), queries, precise, strict=True):
+        lone = alone(model, query)
+        if make is in_double:
+            equal(ours, lone, 1e-9)
+        else:
+            as_near(ours, lone, alone(double, exactly))
         assert ours.image_grad is not None
         assert ours.image_grad.shape == query.images.shape
         assert len(ours.acts) == len(query.taps)
