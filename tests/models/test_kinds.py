@@ -70,8 +70,8 @@ OWN = [
     *(Kind(f"kinds:{name}") for name in ("head_of_angles", "head_with_hook", "head_scaled_after")),
     *(Kind(f"kinds:{name}") for name in ("aux_branches", "own_transform")),
     *(Kind(f"kinds:output_{what}") for what in ("object", "pair", "dict", "list_of_maps")),
-    Kind("kinds:output_ambiguous", r"a tuple with 0 \[4, 6\], 1 \[4, 20\]; it must give logits"),
-    Kind("kinds:output_of_pixels", r"a dict with out \[4, 20, \d+, \d+\]; it must give logits"),
+    Kind("kinds:output_ambiguous", r"unclear which are the logits"),
+    Kind("kinds:output_of_pixels", r"a dict with out \[4, 20, \d+, \d+\], and none of it is a score"),
     Kind("kinds:through_numpy", no_gradient=True, alone=True, no_fast=True),
     Kind("kinds:without_gradient", no_gradient=True),
     *(Kind(f"kinds:{name}", RANDOM) for name in ("noisy", "drops_blocks")),
@@ -83,6 +83,7 @@ OWN = [
     Kind("kinds:one_channel", facts=ONE_CHANNEL),
     Kind("kinds:one_channel", "channels = 1"),
     Kind("kinds:scripted_part", "TorchScript"),
+    Kind("kinds:overflows", "infinite or NaN, for every test image"),
 ]
 RELUS = ("module", "functional", "inplace", "method", "clamp", "clamp_min", "threshold", "times_mask", "maximum")
 PLAIN_CASES = [

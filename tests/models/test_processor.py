@@ -77,15 +77,14 @@ def test_what_the_catalogue_names_is_loaded_with_a_warning(on: Any, facts: dict[
     assert choice.loaded == loaded
     assert len(choice.warnings) == len(loaded) - 1
     for precision, warning in zip(loaded[1:], choice.warnings, strict=True):
-        assert warning.startswith(
-            f"{precision.upper()} is loaded because the configuration names it, but this processor"
-        )
+        assert warning.startswith(f"{precision.upper()} is slower than EXACT here, and loaded only since ")
+        assert "this processor" in warning
 
 
 def test_what_the_catalogue_leaves_out_is_not_loaded() -> None:
     choice = choose(ModelSpec(name="net", precisions=("exact",)), CPU)
     assert choice.loaded == ("exact",)
-    assert choice.absent == dict.fromkeys(("balanced", "fast"), "the configuration does not name it")
+    assert choice.absent == dict.fromkeys(("balanced", "fast"), "its entry in the configuration does not name it")
 
 
 def test_a_card_says_what_is_missing_and_what_is_slow(on: Any, caplog: pytest.LogCaptureFixture) -> None:
@@ -95,8 +94,8 @@ def test_a_card_says_what_is_missing_and_what_is_slow(on: Any, caplog: pytest.Lo
     assert "no bfloat16 instructions" in card.absent["fast"]
     assert caplog.records == []
     card = prepare(EMBEDDED["digits"].model_copy(update={"precisions": ("exact", "fast")}), CPU).card
-    assert any("FAST is loaded because" in note for note in card.notes)
-    assert "FAST is loaded because" in caplog.text
+    assert any("FAST is slower than EXACT here" in note for note in card.notes)
+    assert "FAST is slower than EXACT here" in caplog.text
 
 
 def test_a_precision_that_is_named_is_right_on_every_processor() -> None:

@@ -174,7 +174,9 @@ def model_reply(card: ModelCard, *, layers: bool) -> models_pb2.Model:
         models_pb2.Applicability(method=name, applies=not why, reason=why or notes[name])
         for name, why in refusals.items()
     ]
-    applies += [models_pb2.Applicability(method=name, applies=True) for name in ATTACKS]
+    for name, method in ATTACKS.items():
+        why = "" if method.uses == "scores" or method.borrows else card.no_gradient
+        applies.append(models_pb2.Applicability(method=name, applies=not why, reason=why))
     why = no_index(card)
     applies.append(models_pb2.Applicability(method="influence", applies=not why, reason=why))
     model = models_pb2.Model(

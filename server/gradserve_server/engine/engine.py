@@ -21,7 +21,7 @@ from .take import Claim, Key, take
 log = logging.getLogger(__name__)
 
 RECOVERY = 1.02  # growth of a lowered cap with every pass that fills it
-NOT_FINITE = "the model gave infinities or NaN for this image"
+NOT_FINITE = "the model gave infinities or NaN for this image; if it does for all, see its weights, mean and std"
 NO_MEMORY = "can't allocate memory"  # what a CPU's allocator says, in a RuntimeError
 PORTIONS = 4  # of the time left, that a wide query fills one when it may answer with less
 LONGEST = 2.0  # seconds that a pass may take while it has more than one row: whoever arrives meanwhile waits for it

@@ -86,7 +86,9 @@ def activations(network: nn.Module, example: Tensor, logits: Tensor) -> Activati
         hint = f" that a rule can reach; in place of it: {', '.join(instead)}" if instead else ""
         return Activations(0, others, f"it has no ReLU{hint}")
     if not torch.allclose(ruled, logits, rtol=1e-4, atol=1e-5):
-        return Activations(rules.caught, others, "its output changes when its ReLUs are intercepted")
+        return Activations(
+            rules.caught, others, "its answers change when its ReLUs are watched, so guided rules cannot be trusted"
+        )
     return Activations(rules.caught, others)
 
 

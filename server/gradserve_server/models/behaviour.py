@@ -22,6 +22,13 @@ RANDOM = (
     "two passes over the same image give different logits, even in eval mode: something in its forward is random "
     "(a dropout with training=True?) or remembers earlier images; make it follow the module's mode"
 )
+NOT_FINITE = (
+    "all its logits are infinite or NaN, for every test image; look at its weights, and at mean and std in its entry"
+)
+READING = (
+    "its forward reads numbers from its input ({}) and may decide by them, which is right only for one image at a "
+    "time; compute with tensors instead"
+)
 DEPENDENT = (
     "an image's logits depend on the other images of its batch, even in eval mode (a BatchNorm without running "
     "statistics? a mean or maximum over the whole batch?); let it compute every image by itself"
@@ -57,7 +64,13 @@ def examine(network: nn.Module, images: Tensor) -> Behaviour:
     with torch.no_grad():
         together = run(network, images)
         if together.dim() != 2 or together.shape[0] != len(images):
-            raise Unservable(f"it gives {described(together)} for {len(images)} images; it must give [images, classes]")
+            size = "x".join(map(str, images.shape[2:]))
+            raise Unservable(
+                f"it returns {described(together)} for {len(images)} images of {size}, and must return a score for "
+                "each class, [images, classes]; add pooling and a last layer, or wrap it"
+            )
+        if not together.isfinite().any(1).any():
+            raise Unservable(NOT_FINITE)
         bound = TOLERANCE * float(together.abs().max())
         alone = [run(network, image) for image in images.split(1)]
         again, reads = _watched(network, images[:1])
@@ -85,8 +98,9 @@ def _no_gradient(network: nn.Module, image: Tensor) -> str:
     if by_image is not None:
         return ""
     return (
-        "its logits cannot be differentiated by the image: a part of its forward runs under torch.no_grad or "
-        "inference_mode, detaches its result or leaves torch"
+        "its logits cannot be differentiated by the image, since a part of its forward runs under torch.no_grad or "
+        "inference_mode, detaches its result or leaves torch; without that it has gradients, and as it is Predict, "
+        "occlusion and attacks by scores work"
     )
 
 
@@ -96,7 +110,7 @@ def _watched(network: nn.Module, image: Tensor) -> tuple[Tensor, str]:
     with reads:
         logits = logits_of(network(reads.image))
     functions = ", ".join(sorted(reads.found))
-    return logits, f"it reads values of its input ({functions}) and may decide by them" if functions else ""
+    return logits, READING.format(functions) if functions else ""
 
 
 class _Reads(TorchFunctionMode):

@@ -29,8 +29,8 @@ class Errors(NamedTuple):
     def beside(self, bounds: "Errors") -> str:
         """The errors with what is allowed, in words."""
         return (
-            f"logits are off by {self.logits:.2g} (allowed {bounds.logits:.2g}), "
-            f"gradients by {self.gradient:.2g} (allowed {bounds.gradient:.2g})"
+            f"its logits are off by {self.logits:.2g} (allowed {bounds.logits:.2g}) "
+            f"and its gradients by {self.gradient:.2g} (allowed {bounds.gradient:.2g})"
         )
 
     def within(self, bounds: "Errors") -> bool:

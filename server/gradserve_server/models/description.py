@@ -22,9 +22,10 @@ def describe(
     labels = class_names(spec, source, seen.classes)
     notes = [*spec.notes, *source.notes, *seen.notes]
     if behaviour.no_gradient:
+        notes = [note for note in notes if not note.startswith("GRAD_CAM")]  # it would say the same
         notes.append(f"NO_GRADIENT: {behaviour.no_gradient}")
     if behaviour.alone:
-        notes.append(f"every image has a pass of its own: {behaviour.alone}")
+        notes.append(f"images are not batched, which is slower: {behaviour.alone}")
     if seen.softmax:
         notes.append("its outputs look like probabilities: gradients of a saturated softmax vanish; serve the logits")
     if seen.relus and seen.other_activations:

@@ -18,7 +18,7 @@ Edge = tuple[Node, int]
 
 NOT_FOR_GRAD_CAM = ("Pool", "Dropout", "Identity", "Flatten", "Permute")  # words in kinds of modules
 ENOUGH = 0.5  # share of the positions with a gradient, above which a map is a good default for Grad-CAM
-NO_GRADIENT = "GRAD_CAM: it does not apply, since the logits have no gradient by any map"
+NO_GRADIENT = "GRAD_CAM: no layer with a map has a gradient from the logits"
 
 
 @dataclass(frozen=True)
@@ -124,5 +124,8 @@ def _default(
         return "", NO_GRADIENT
     if name and not good:
         share = "only few positions of it have" if some else "no position of it has"
-        return name, f"GRAD_CAM: by default it takes {name}; on a test image {share} a gradient, and no map has more"
+        return name, (
+            f"GRAD_CAM: by default it takes {name}; on a test image {share} a gradient, and no map has more, so that "
+            "heat maps may be empty; name another layer"
+        )
     return name, ""

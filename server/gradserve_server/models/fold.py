@@ -18,6 +18,8 @@ BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 class FoldedBatchNorm(nn.Identity):
     """What a folded BatchNorm becomes: it hands its input on, wherever it stands and whatever it is called."""
 
+    kind: str  # the class that it had
+
 
 def foldable(network: nn.Module, example: Tensor) -> dict[str, str]:
     """{convolution: BatchNorm} for the pairs that may become one convolution.
@@ -88,4 +90,6 @@ def _disable(norm: nn.Module) -> None:
     """Makes the module itself an identity, since others may hold it too, under other names or in lists of their own."""
     norm._parameters.clear()
     norm._buffers.clear()
+    kind = type(norm).__name__
     norm.__class__ = FoldedBatchNorm
+    norm.kind = kind  # type: ignore[assignment]

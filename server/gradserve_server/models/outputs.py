@@ -26,9 +26,14 @@ def logits_of(output: Any) -> Tensor:
     rows = [flat for _, tensor in _parts(output) if (flat := _flat(tensor)).dim() == 2]
     if len(rows) == 1:
         return rows[0]
+    if rows:
+        raise NoLogits(
+            f"it returns {described(output)}, so that it is unclear which are the logits; "
+            'return one of them, or a dict with "logits"'
+        )
     raise NoLogits(
-        f"it gives {described(output)}; it must give logits [images, classes]: a tensor, an output with .logits, "
-        "or a tuple or dict with one such tensor; wrap it in a module that returns the logits"
+        f"it returns {described(output)}, and none of it is a score for each class; return logits [images, classes]: "
+        "a tensor, an output with .logits, or a tuple or dict with one such tensor"
     )
 
 

@@ -43,9 +43,9 @@ class Treatment(NamedTuple):
 
 TREATMENTS = (Treatment(True, True), Treatment(True, False), Treatment(False, True), Treatment(False, False))
 WITHOUT = {  # what the card says where an earlier treatment failed
-    Treatment(True, False): "images lie in memory channel by channel, which is slower",
-    Treatment(False, True): "BatchNorm is not folded, which is slower",
-    Treatment(False, False): "the network is served untouched, which is slower",
+    Treatment(True, False): "images lie in memory channel by channel, which is slower; otherwise",
+    Treatment(False, True): "BatchNorm is not folded into convolutions, which is slower; otherwise",
+    Treatment(False, False): "it is served without speed-ups; with them",
 }
 
 
@@ -75,8 +75,9 @@ def prepare_source(
     except (Unservable, NoLogits) as error:
         raise LoadError(f"model {spec.name}: {error}") from error
     except Exception as error:
+        assumed = "" if spec.height and spec.width else ", assumed since its entry has no height and width,"
         what = advice(source, torch.empty(0, device=device, dtype=dtype)) or (
-            f"a first pass at {source.height}x{source.width} failed: {error}; if its input has "
+            f"a first pass over images of {source.height}x{source.width}{assumed} failed: {error}; if its input has "
             "another size or number of channels, say so with height, width and channels"
         )
         raise LoadError(f"model {spec.name}: {what}") from error
@@ -107,6 +108,8 @@ class _Preparation:
         for treatment in TREATMENTS if fold else TREATMENTS[2:]:
             try:
                 exact = self._treated(treatment)
+            except LoadError:
+                raise
             except Exception as error:
                 fault = error
                 log.warning("%s %s: %s", self.spec.name, treatment, error, exc_info=not isinstance(error, Disagreement))
@@ -114,10 +117,10 @@ class _Preparation:
             if exact is None:
                 continue
             if fault is not None:
-                note = f"{WITHOUT[treatment]}: {fault}"
+                note = f"{WITHOUT[treatment]} {_words(fault)}"
                 exact = replace(exact, card=replace(exact.card, notes=(*exact.card.notes, note)))
             return self._with_others(exact) if fold else replace(exact, kernels=None, straight=None)
-        raise LoadError(f"model {self.spec.name}: it cannot be served as it is: {fault}")
+        raise LoadError(f"model {self.spec.name}: it cannot be served: {fault}")
 
     def normalised(self, images: Tensor) -> Tensor:
         """The network's input for images [N, 3, H, W] in [0, 1], in their number format."""
@@ -215,7 +218,7 @@ class _Preparation:
             try:
                 others[precision] = self._balanced(exact) if precision == "balanced" else self._fast(exact)
             except Exception as error:
-                absent[precision] = _why_absent(error)
+                absent[precision] = f"in it {_words(error)}"
         for warning in choice.warnings:
             log.warning("%s: %s", self.spec.name, warning)
         card = choice.written(exact.card, absent)
@@ -245,10 +248,9 @@ class _Preparation:
         return describe(self.spec, self.source, seen, folded, self.behaviour, sizes)
 
 
-def _why_absent(error: Exception) -> str:
-    if isinstance(error, Disagreement):
-        return f"beside the untouched network, {error}"
-    return f"the network fails in it: {error}"
+def _words(fault: Exception) -> str:
+    """What went wrong in a treatment or a precision."""
+    return str(fault) if isinstance(fault, Disagreement) else f"it fails: {fault}"
 
 
 def _sizes(network: nn.Module, example: Tensor) -> tuple[bool, int]:

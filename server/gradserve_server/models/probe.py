@@ -13,6 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from .activations import activations
 from .card import Layer, Tokens
 from .flow import NOT_FOR_GRAD_CAM, flow
+from .fold import FoldedBatchNorm
 from .layouts import Reading, Sequences, Size, layout_of, map_size, read_tokens
 from .outputs import run
 from .relu import read
@@ -159,7 +160,7 @@ class _Watch:
             if tensor is None or not name:
                 return
             self.sequences.see(tensor)
-            kind = type(module).__name__
+            kind = module.kind if isinstance(module, FoldedBatchNorm) else type(module).__name__
             self._origin = self._origin if self._last is tensor else kind
             self._last = tensor
             given, item = self._relus.pop(id(tensor), (None, None))

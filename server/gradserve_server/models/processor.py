@@ -45,11 +45,15 @@ def choose(spec: ModelSpec, device: torch.device) -> Choice:
     for precision in PRECISIONS:
         reason = slow(precision, device)
         if precision in named and reason:
-            warnings.append(f"{precision.upper()} is loaded because the configuration names it, but {reason}")
+            name = precision.upper()
+            warnings.append(
+                f"{name} is slower than EXACT here, and loaded only since the configuration names it: {reason}"
+            )
         if precision in named or (spec.precisions is None and not reason):
             loaded.append(precision)
         else:
-            absent[precision] = reason if spec.precisions is None else "the configuration does not name it"
+            slower = f"it would be slower than EXACT here, since {reason}"
+            absent[precision] = slower if spec.precisions is None else "its entry in the configuration does not name it"
     return Choice(tuple(loaded), absent, tuple(warnings))
 
 

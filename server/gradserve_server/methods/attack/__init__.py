@@ -45,6 +45,7 @@ class Method(NamedTuple):
     bounded: bool = True  # by eps; otherwise it has a measure of its own
     norms: tuple[str, ...] = ("linf", "l2")
     stops: bool = False  # at the first success, where the caller does not say
+    borrows: bool = False  # the gradients of another model
     expects: bool = True  # may follow the mean gradient over random changes (eot), where it uses gradients
 
     @property
@@ -66,7 +67,7 @@ METHODS: Mapping[str, Method] = {
         one_pixel, lambda p: Rows(p["population"] * (p["generations"] + 1), 0), "scores", bounded=False, stops=True
     ),
     "square": Method(square, lambda p: Rows(p["queries"], 0), "scores", norms=("linf",), stops=True),
-    "transfer": Method(transfer, lambda p: Rows(2, p["steps"])),
+    "transfer": Method(transfer, lambda p: Rows(2, p["steps"]), borrows=True),
     "fooling": Method(
         fooling, lambda p: Rows(p["population"] * (p["generations"] + 1), 0), "scores", bounded=False, stops=True
     ),

@@ -44,7 +44,8 @@ def needs_map(card: ModelCard) -> str:
     """Needs a layer with spatial extent."""
     if card.grad_cam_layer:
         return ""
-    return next((note for note in card.notes if note.startswith("GRAD_CAM")), "no layer of it has spatial extent")
+    notes = [note.removeprefix("GRAD_CAM: ") for note in card.notes if note.startswith("GRAD_CAM: ")]
+    return card.no_gradient or next(iter(notes), "no layer of it has spatial extent")
 
 
 def needs_both(card: ModelCard) -> str:
