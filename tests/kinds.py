@@ -423,6 +423,206 @@ def scripted_part() -> nn.Module:
     return network
 
 
+# What one pass leaves for another.
+
+
+class Writes(nn.Module):
+    """A norm that writes over its own mean: of the first batch it sees, or a little with each."""
+
+    def __init__(self, channels: int, share: float) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(1, channels, 1, 1))
+        self.share, self.seen = share, False
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.share < 1 or not self.seen:
+            self.mean.lerp_(x.detach().mean((0, 2, 3), keepdim=True), self.share)
+        self.seen = True
+        return x - self.mean
+
+
+@settled
+def norm_of_first_batch() -> nn.Module:
+    return Small(norm=functools.partial(Writes, share=1.0))
+
+
+@settled
+def norm_that_drifts() -> nn.Module:
+    return Small(norm=functools.partial(Writes, share=1e-4))
+
+
+@settled
+def positions_resized_for_good() -> nn.Module:
+    def maps(self: Any, x: Tensor) -> Tensor:
+        x = self.act(self.norm1(self.first(x)))
+        self.places.data = F.interpolate(self.places.data, x.shape[2:], mode="bilinear")
+        return self.act(self.norm2(self.second(x + self.places)))
+
+    network = variant(maps=maps)()
+    network.places = nn.Parameter(torch.randn(1, 12, 32, 32))
+    return network
+
+
+@settled
+def feature_of_a_hook(fixed: bool, frozen: bool) -> nn.Module:
+    """Its hook is a function of its own, which in a copy of the network still writes to the original."""
+    kept: dict[str, Tensor] = {}
+
+    def forward(self: Any, x: Tensor) -> Tensor:
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not frozen):
+            maps = self.maps(x)
+        maps = maps + 3 * self.kept["map"].amax((2, 3), keepdim=True).repeat(1, 20 // 12 + 1, 1, 1)[:, :20]
+        return self.head(maps.flatten(1) if fixed else maps.mean((2, 3)))
+
+    network = variant(forward=forward)(head=nn.Linear(20 * 16 * 16 if fixed else 20, CLASSES))
+    network.kept = kept
+    network.norm1.register_forward_hook(lambda module, args, out: kept.update(map=out.detach()))
+    return network
+
+
+@settled
+def weight_written_by_image() -> nn.Module:
+    """Each image has a weight of its own, large enough for the kernels."""
+
+    def maps(self: Any, x: Tensor) -> Tensor:
+        maps = []
+        for each in self.act(self.wide(x)).split(1):
+            self.deep.weight.data = self.base.data * (1 + each.detach().mean((0, 2, 3)).view(1, -1, 1, 1))
+            maps.append(self.deep(each))
+        return self.act(torch.cat(maps))
+
+    network = variant(maps=maps)()
+    network.wide, network.deep = nn.Conv2d(3, 96, 3, 2, 1), nn.Conv2d(96, 20, 7, 2, 3, bias=False)
+    network.base = nn.Parameter(torch.randn(20, 96, 7, 7) / 30)
+    return network
+
+
+# What hides in large logits, in branches and in batches.
+
+
+def masked(*hidden: float) -> Callable[[Tensor], Tensor]:
+    """Appends classes that are never chosen."""
+    return lambda logits: torch.cat([logits, logits.new_tensor(hidden).expand(len(logits), -1)], 1)
+
+
+@settled
+def random_beside_masked(hidden: float) -> nn.Module:
+    add = masked(hidden)
+    return variant(forward=lambda self, x: add(Small.forward(self, F.dropout(x, 0.3))))()
+
+
+@settled
+def mean_beside_masked(hidden: float) -> nn.Module:
+    add = masked(hidden)
+    return variant(forward=lambda self, x: add(Small.forward(self, x - 0.5 * x.mean(0, keepdim=True))))()
+
+
+@settled
+def nan_for_dark() -> nn.Module:
+    def forward(self: Any, x: Tensor) -> Tensor:
+        return Small.forward(self, x - 0.5 * x.mean(0, keepdim=True)) + (x.mean((1, 2, 3)) + 0.4).log()[:, None]
+
+    return variant(forward=forward)()
+
+
+@settled
+def white_changes_all() -> nn.Module:
+    return variant(forward=lambda self, x: Small.forward(self, torch.where(x.amax() > 2.45, x * 0.3, x)))()
+
+
+def _gate(x: Tensor) -> Tensor:
+    return x * torch.sigmoid(1.7 * x)
+
+
+@settled
+def branches_after(what: str) -> nn.Module:
+    """Decides by a value that did not come by way of torch's functions alone, or by a count of values."""
+    tools: dict[str, Callable[[Tensor], Any]] = {
+        "script": lambda x: torch.jit.script(_gate)(x).max() > 2.2,
+        "vmap": lambda x: torch.vmap(torch.abs)(x).amax() > 2.2,
+        "nonzero": lambda x: len(torch.nonzero(x > 2.2)),
+        "mask": lambda x: x[x > 2.2].numel(),
+        "written": lambda x: torch.zeros(x.shape).copy_(x).max() > 2.2,
+    }
+    return variant(forward=lambda self, x: Small.forward(self, x * 0.3 if tools[what](x) else x))()
+
+
+@settled
+def by_a_constant() -> nn.Module:
+    """Reads values, but none of its input."""
+
+    def forward(self: Any, x: Tensor) -> Tensor:
+        return Small.forward(self, x * float(torch.linspace(0, 1, 5)[3] + self.head.bias[0]))
+
+    return variant(forward=forward)()
+
+
+@settled
+def squeezed() -> nn.Module:
+    return variant(forward=lambda self, x: Small.forward(self, x).squeeze())()
+
+
+@settled
+def named_tuple_inside() -> nn.Module:
+    class Both(nn.Module):
+        def forward(self, x: Tensor) -> Pair:
+            return Pair(x * 2, x)
+
+    def maps(self: Any, x: Tensor) -> Tensor:
+        both = self.both(self.norm1(self.first(x)))
+        return self.act(self.norm2(self.second(both.score.relu() + both.extra)))
+
+    network = variant(maps=maps)()
+    network.both = Both()
+    return network
+
+
+@settled
+def weights_lent() -> nn.Module:
+    def maps(self: Any, x: Tensor) -> Tensor:
+        lent = {name: 1.1 * weight for name, weight in self.first.named_parameters()}
+        x = self.act(self.norm1(torch.func.functional_call(self.first, lent, (x,))))
+        return self.act(self.norm2(self.second(x)))
+
+    return variant(maps=maps)()
+
+
+@settled
+def two_views_stacked() -> nn.Module:
+    """Linear layers whose first dimension is that of the views."""
+
+    def forward(self: Any, x: Tensor) -> Tensor:
+        views = torch.stack([self.maps(x).mean((2, 3)), self.maps(x).std((2, 3))])
+        return self.head(self.act(self.mixed(views)).sum(0))
+
+    network = variant(forward=forward)()
+    network.mixed = nn.Linear(20, 20)
+    return network
+
+
+@settled
+def in_graph_module() -> nn.Module:
+    return torch.fx.symbolic_trace(Small())
+
+
+@settled
+def called_by_keyword() -> nn.Module:
+    def maps(self: Any, x: Tensor) -> Tensor:
+        x = self.act(input=self.norm1(input=self.first(input=x)))
+        return self.act(self.norm2(input=self.second(input=x)))
+
+    return variant(maps=maps)()
+
+
+@settled
+def called_past_hooks() -> nn.Module:
+    def maps(self: Any, x: Tensor) -> Tensor:
+        x = self.norm1(self.first(x)) + self.norm1.forward(self.first.forward(x.flip(3)))
+        return self.act(self.norm2(self.second(self.act(x))))
+
+    return variant(maps=maps)()
+
+
 @settled
 def of_timm(name: str) -> nn.Module:
     """A network of timm's, with weights drawn at random."""

@@ -51,6 +51,7 @@ class Kind(NamedTuple):
     no_gradient: bool = False
     alone: bool = False  # every image has a pass of its own
     unfolded: bool = False  # with a note
+    untouched: bool = False  # neither folded nor with the CPU's kernels, with a note
     casts: bool = False  # so that there is no float64
     no_fast: bool = False
     facts: dict[str, Any] = {}  # noqa: RUF012  # of its catalogue entry
@@ -84,6 +85,30 @@ OWN = [
     Kind("kinds:one_channel", "channels = 1"),
     Kind("kinds:scripted_part", "TorchScript"),
     Kind("kinds:overflows", "infinite or NaN, for every test image"),
+    *(Kind(f"kinds:norm_{what}", "writes over its own norm1.mean") for what in ("of_first_batch", "that_drifts")),
+    Kind("kinds:positions_resized_for_good", "writes over its own places"),
+    *(
+        Kind(
+            "kinds:feature_of_a_hook",
+            no_gradient=frozen,
+            untouched=True,
+            no_fast=True,
+            facts={"arguments": {"fixed": fixed, "frozen": frozen}},
+        )
+        for fixed, frozen in ((True, True), (True, False), (False, True), (False, False))
+    ),
+    Kind("kinds:weight_written_by_image", "writes over its own deep.weight"),
+    *(Kind("kinds:random_beside_masked", RANDOM, facts={"arguments": {"hidden": x}}) for x in (-1e9, -float("inf"))),
+    *(Kind("kinds:mean_beside_masked", DEPENDENT, facts={"arguments": {"hidden": x}}) for x in (-1e9, -float("inf"))),
+    *(Kind(f"kinds:{name}", DEPENDENT) for name in ("nan_for_dark", "white_changes_all")),
+    *(
+        Kind("kinds:branches_after", alone=True, facts={"arguments": {"what": what}})
+        for what in ("script", "vmap", "nonzero", "mask", "written")
+    ),
+    Kind("kinds:squeezed", r"\[6\] for one image and a tensor \[4, 6\] for 4"),
+    Kind("kinds:weights_lent", unfolded=True),
+    *(Kind(f"kinds:{name}") for name in ("by_a_constant", "named_tuple_inside", "two_views_stacked")),
+    *(Kind(f"kinds:{name}") for name in ("in_graph_module", "called_by_keyword", "called_past_hooks")),
 ]
 RELUS = ("module", "functional", "inplace", "method", "clamp", "clamp_min", "threshold", "times_mask", "maximum")
 PLAIN_CASES = [
@@ -230,6 +255,7 @@ def test_the_card_says_what_was_done(kind: Kind) -> None:
     assert bool(card.no_gradient) == kind.no_gradient
     assert card.alone == kind.alone
     assert kind.unfolded == any("BatchNorm is not folded" in note for note in card.notes)
+    assert kind.untouched == any("served without speed-ups" in note for note in card.notes)
     assert ("fast" in card.absent) == kind.no_fast
     assert not set(card.precisions) & set(card.absent)
 
@@ -323,6 +349,14 @@ def test_weight_gradients_of_layers_that_influence_covers(kind: Kind) -> None:
             weight.requires_grad_(False)
         matrix = torch.cat([right[0].flatten(1), *(each[:, None] for each in right[1:])], 1)
         assert distance(layer.gradient(x, by_output), matrix) < 1e-6
+
+
+def test_influence_leaves_out_what_is_not_by_image_or_not_the_layers_own() -> None:
+    names = {}
+    for builder in ("kinds:two_views_stacked", "kinds:weights_lent"):
+        kind = next(kind for kind in KINDS if kind.builder == builder)
+        names[builder] = [layer.name for layer in covered(served(kind, torch.float64, False))[0]]
+    assert names == {"kinds:two_views_stacked": ["head"], "kinds:weights_lent": ["second", "head"]}
 
 
 def normalised_logits(kind: Kind, network: nn.Module, images: Tensor) -> Tensor:

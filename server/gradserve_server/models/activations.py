@@ -4,6 +4,7 @@ Both are read from the graph that autograd builds: it names every function that 
 was called: as a module, as a function, in TorchScript, or inside a `torch.autograd.Function` of the author's own.
 """
 
+import re
 from collections import defaultdict, deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -114,7 +115,7 @@ def _users(root: Node) -> dict[Node, list[Node]]:
 
 def kind_of(node: Node) -> str:
     """What a node is of: of ReluBackward0 it is "Relu"."""
-    return str(node.name()).rpartition("::")[2].partition("Backward")[0]
+    return re.sub(r"Backward\d*$", "", str(node.name()).rpartition("::")[2])
 
 
 def _name(node: Node, users: Mapping[Node, list[Node]]) -> str:
@@ -153,7 +154,7 @@ def _bounded(low: Any, high: Any) -> str:
 
 def _masked(mask: Tensor) -> str:
     """A mask that differs between the two images was made of them."""
-    return "" if len(mask) != 2 or torch.equal(mask[0], mask[1]) else "a mask"
+    return "" if mask.dim() == 0 or len(mask) != 2 or torch.equal(mask[0], mask[1]) else "a mask"
 
 
 def _factor(edges: list[Any], factors: list[Any]) -> str:

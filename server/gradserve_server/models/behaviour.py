@@ -1,22 +1,31 @@
 """How a network behaves, tried before it is served: is it repeatable, and does it take images one by one?"""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 from torch.overrides import TorchFunctionMode
 
+from .checkpoints import shown
 from .outputs import described, logits_of, run
 from .uses import tensors_in
 
 TOLERANCE = 2e-3  # of the largest logit; sums in another order and the ReLUs that they flip stay below
+OUTLIER = 10  # times the median class's largest logit; a class beyond it is judged by its own size alone
+SAME = 1e-6  # of a tensor's size, by which it may change: one that is normalised again and again only rounds
 ROWS = 4  # kinds of pictures that `varied` makes
 READS = {
     *(Tensor.item, Tensor.tolist, Tensor.numpy, Tensor.__array__, Tensor.__bool__, Tensor.__float__, Tensor.__int__),
     *(Tensor.__index__, Tensor.__contains__, Tensor.equal, Tensor.allclose, Tensor.is_nonzero),
     *(torch.is_nonzero, torch.equal, torch.allclose),
 }  # what gives a program numbers to decide by
+COUNTS = {
+    *(torch.nonzero, torch.argwhere, torch.masked_select, torch.unique, torch.unique_consecutive),
+    *(Tensor.nonzero, Tensor.argwhere, Tensor.masked_select, Tensor.unique, Tensor.unique_consecutive),
+}  # what gives a tensor whose shape depends on values
 
 RANDOM = (
     "two passes over the same image give different logits, even in eval mode: something in its forward is random "
@@ -29,10 +38,26 @@ READING = (
     "its forward reads numbers from its input ({}) and may decide by them, which is right only for one image at a "
     "time; compute with tensors instead"
 )
+WRITES = (
+    "its forward writes over its own {names}, even in eval mode, so that an image's logits depend on the images before "
+    "it; let it do that only if self.training, and let the builder return the network with its final values"
+)
+SHAPES = (
+    "it gives {one} for one image and {more} for {count}; it must give [images, classes] for any number of images "
+    "(a squeeze() without a dimension?)"
+)
 DEPENDENT = (
     "an image's logits depend on the other images of its batch, even in eval mode (a BatchNorm without running "
     "statistics? a mean or maximum over the whole batch?); let it compute every image by itself"
 )
+
+
+class State(NamedTuple):
+    """What a parameter or buffer is known by again."""
+
+    shape: torch.Size
+    total: float
+    size: float  # the sum of its absolute values
 
 
 class Unservable(ValueError):
@@ -59,6 +84,13 @@ def varied(height: int, width: int, seed: int = 0) -> Tensor:
     return darkest + contrast * ((1 - share) * blots + share * noise)
 
 
+def trial_images(height: int, width: int) -> Tensor:
+    """Such images, of which one is black and white all over: what depends on the largest or smallest value shows."""
+    images = varied(height, width)
+    images[2] = (images[2] > images[2].median()).float()
+    return images
+
+
 def examine(network: nn.Module, images: Tensor) -> Behaviour:
     """Tries a network in eval mode on normalised images [4, C, H, W]. Raises Unservable, NoLogits."""
     with torch.no_grad():
@@ -71,20 +103,60 @@ def examine(network: nn.Module, images: Tensor) -> Behaviour:
             )
         if not together.isfinite().any(1).any():
             raise Unservable(NOT_FINITE)
-        bound = TOLERANCE * float(together.abs().max())
         alone = [run(network, image) for image in images.split(1)]
+        if alone[0].shape != together[:1].shape:
+            one, more = described(alone[0]), described(together)
+            raise Unservable(SHAPES.format(one=one, more=more, count=len(images)))
+        bounds = _bounds(together)
         again, reads = _watched(network, images[:1])
-        if _apart(again, alone[0]) > bound:
+        if _differ(again, alone[0], bounds):
             raise Unservable(RANDOM)
-        if not reads and _apart(torch.cat(alone), together) > bound:
+        if not reads and _differ(torch.cat(alone), together, bounds):
             raise Unservable(DEPENDENT)
     return Behaviour(_no_gradient(network, images[:1]), reads)
 
 
-def _apart(first: Tensor, second: Tensor) -> float:
-    """The largest difference; two numbers that are both not finite count as equal."""
-    both = first.isfinite() | second.isfinite()
-    return float((first - second)[both].abs().nan_to_num(torch.inf).amax()) if both.any() else 0.0
+def _bounds(logits: Tensor) -> Tensor:
+    """By how much each class may differ [classes]; classes that are masked (by -inf or -1e9) excuse no other."""
+    largest = logits.abs().where(logits.isfinite(), 0).amax(0)
+    usual = torch.minimum(largest.amax(), OUTLIER * largest.median())
+    return TOLERANCE * torch.maximum(largest, usual)
+
+
+def _differ(first: Tensor, second: Tensor, bounds: Tensor) -> bool:
+    """Whether logits are further apart than that; two numbers that are both not finite count as equal."""
+    either = first.isfinite() | second.isfinite()
+    apart = (first - second).abs().nan_to_num(torch.inf, torch.inf)
+    return bool(((apart > bounds) & either).any())
+
+
+def state_of(network: nn.Module) -> dict[str, State]:
+    """Of every parameter and buffer of floating numbers."""
+    tensors = [*network.named_parameters(), *network.named_buffers()]
+    plain = [
+        (name, t.detach()) for name, t in tensors if not isinstance(t, UninitializedParameter | UninitializedBuffer)
+    ]
+    return {n: State(t.shape, *_sums(t)) for n, t in plain if _has_floats(t)}
+
+
+def check_unwritten(network: nn.Module, before: Mapping[str, State]) -> None:
+    """Raises Unservable where the state is not what it was; what has another shape now is a cache by size."""
+    after = state_of(network)
+    names = [name for name, old in before.items() if name in after and _rewritten(old, after[name])]
+    if names:
+        raise Unservable(WRITES.format(names=shown(names)))
+
+
+def _sums(tensor: Tensor) -> tuple[float, float]:
+    return float(tensor.sum(dtype=torch.float64)), float(tensor.abs().sum(dtype=torch.float64))
+
+
+def _has_floats(tensor: Tensor) -> bool:
+    return tensor.is_floating_point() and tensor.layout == torch.strided and tensor.numel() > 0
+
+
+def _rewritten(old: State, new: State) -> bool:
+    return old.shape == new.shape and abs(old.total - new.total) > SAME * old.size
 
 
 def _no_gradient(network: nn.Module, image: Tensor) -> str:
@@ -106,27 +178,49 @@ def _no_gradient(network: nn.Module, image: Tensor) -> str:
 
 def _watched(network: nn.Module, image: Tensor) -> tuple[Tensor, str]:
     """The logits, and what the network reads of its input, in words; empty for most networks."""
-    reads = _Reads(image)
-    with reads:
-        logits = logits_of(network(reads.image))
+    with _Reads(network) as reads:
+        logits = logits_of(network(image.clone()))
     functions = ", ".join(sorted(reads.found))
     return logits, READING.format(functions) if functions else ""
 
 
 class _Reads(TorchFunctionMode):
-    """Notes which functions give Python numbers that depend on the image."""
+    """Notes which functions give Python numbers or shapes that may depend on the image.
 
-    def __init__(self, image: Tensor) -> None:
+    Everything may that is not made of the network's own tensors and of constants alone: what comes out of TorchScript
+    or vmap is seen only when it is used.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
         super().__init__()
-        self.image = image.clone()
         self.found: set[str] = set()
-        self._derived: dict[int, Tensor] = {id(self.image): self.image}  # kept alive, so that no id is used again
+        own = tensors_in([vars(module) for module in network.modules()])
+        self._constant = {id(tensor): tensor for tensor in own}  # kept alive, so that no id is used again
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Calls, and notes what depends on the image."""
-        result = func(*args, **(kwargs or {}))
-        if any(id(tensor) in self._derived for tensor in tensors_in((args, kwargs))):
-            if func in READS:
-                self.found.add(func.__name__.strip("_"))
-            self._derived |= {id(tensor): tensor for tensor in tensors_in(result)}
+        """Calls, and notes what may depend on the image."""
+        kwargs = kwargs or {}
+        result = func(*args, **kwargs)
+        if all(id(tensor) in self._constant for tensor in tensors_in((args, kwargs))):
+            self._constant |= {id(tensor): tensor for tensor in tensors_in(result)}
+            return result
+        if func in READS or func in COUNTS or self._picks(func, args, kwargs):
+            self.found.add(func.__name__.strip("_"))
+        if _writes(func, kwargs):
+            for tensor in tensors_in((args[:1], kwargs.get("out"))):
+                self._constant.pop(id(tensor), None)
         return result
+
+    def _picks(self, func: Any, args: Any, kwargs: Any) -> bool:
+        """Whether it gives as many items as a mask or condition that may depend on the image has."""
+        if func is torch.where:
+            return len(args) + len(kwargs) == 1
+        masks = tensors_in(args[1:]) if func is Tensor.__getitem__ else ()
+        return any(mask.dtype in (torch.bool, torch.uint8) and id(mask) not in self._constant for mask in masks)
+
+
+def _writes(func: Any, kwargs: Any) -> bool:
+    """Whether a function writes over its first argument or a given output."""
+    name = func.__name__
+    special = name.endswith("__")
+    return "out" in kwargs or (name == "__setitem__" or name.startswith("__i") if special else name.endswith("_"))

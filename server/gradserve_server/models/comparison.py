@@ -18,6 +18,7 @@ from .outputs import run
 Forward = Callable[[Tensor], Tensor]  # images [N, 3, H, W] in [0, 1] -> logits [N, classes]
 Format = Literal["double", "exact", "balanced", "fast"]
 SLACK = 3  # times the untouched network's own error
+MAX_ROUNDING = 1e-2  # of a logit; what is further from its own copy in float64 has no right copy there
 
 
 class Errors(NamedTuple):
@@ -66,7 +67,7 @@ class Comparison:
         """
         self._images = images
         plain = [_answers(lambda x: run(network, normalised(x)), batch) for batch in images]
-        exact = _in_double(network, normalised, images) if wide else None
+        exact = _in_double(network, normalised, images, plain) if wide else None
         self.in_double = exact is not None
         self._right = plain if exact is None else exact
         each = [_errors(ours, right) for ours, right in zip(plain, self._right, strict=True)]
@@ -91,14 +92,17 @@ class Comparison:
         return Errors(*(max(floor, SLACK * own) for floor, own in zip(FLOORS[kind], self._own[kind], strict=True)))
 
 
-def _in_double(network: nn.Module, normalised: Forward, images: Sequence[Tensor]) -> list[Answers] | None:
-    """The answers in float64; None for a network that casts inside, or cannot be copied."""
+def _in_double(
+    network: nn.Module, normalised: Forward, images: Sequence[Tensor], plain: Sequence[Answers]
+) -> list[Answers] | None:
+    """The answers in float64; None for a network that casts inside, or cannot be copied, or whose copy differs."""
     try:
         copy = deepcopy(network).double()
         found = [_answers(lambda x: run(copy, normalised(x)), batch.double()) for batch in images]
     except Exception:  # whatever a network does
         return None
-    return found
+    errors = [_errors(ours, right) for ours, right in zip(plain, found, strict=True)]
+    return found if _largest(errors).logits <= MAX_ROUNDING else None
 
 
 def _answers(forward: Forward, images: Tensor) -> Answers:

@@ -1,11 +1,13 @@
 """Building a network and giving it its weights."""
 
 import hashlib
+import random
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 from urllib.error import URLError
 
+import numpy as np
 import torch
 from torch import nn
 from torch._dynamo import OptimizedModule
@@ -81,6 +83,8 @@ def _build_own(spec: ModelSpec) -> _Built:
     module, _, function = spec.source.partition(":")
     torch.compiler.set_stance("force_eager")  # what its author compiled inside runs as written
     torch.manual_seed(spec.seed)
+    random.seed(spec.seed)
+    np.random.seed(spec.seed % 2**32)  # builders draw from it, and every worker must get the same
     network = getattr(import_module(module), function)(**spec.arguments)
     if not isinstance(network, nn.Module):
         raise LoadError(f"model {spec.name}: {spec.source} gave a {type(network).__name__}, not a torch.nn.Module")

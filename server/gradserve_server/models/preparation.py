@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from .behaviour import Unservable, examine, varied
+from .behaviour import Unservable, check_unwritten, examine, state_of, trial_images, varied
 from .card import ModelCard, Precision
 from .catalogue import ModelSpec
 from .channels import advice, grey
@@ -99,10 +99,13 @@ class _Preparation:
             for v in (self.source.mean, self.source.std)
         )
         self.example = self.normalised(self._images(varied(*size))[:ROWS])
+        state = state_of(network)
         self.any_size, self.min_size = _sizes(network, self.example[:1])
         self.other_size = self._other_size()
-        images = varied(*(self.other_size or size))
+        images = trial_images(*(self.other_size or size))
         self.behaviour = examine(network, self.normalised(self._images(images)))
+        self._leave_another()
+        check_unwritten(network, state)
         self.pairs = foldable(network, self.example[:1]) if fold else {}
         fault: Exception | None = None
         for treatment in TREATMENTS if fold else TREATMENTS[2:]:
@@ -175,9 +178,17 @@ class _Preparation:
 
     def _copy(self) -> nn.Module:
         """A copy of the untouched network, after a pass that leaves no gradient's history in it: that has no copy."""
-        with torch.no_grad():
-            run(self.source.network, self.example[:1])
+        self._leave_another()
         return deepcopy(self.source.network)
+
+    def _leave_another(self) -> None:
+        """Runs the network on an image that none is compared with.
+
+        A hook may keep a feature for its forward; in a copy it still writes to the original, and the copy's feature
+        stays that of the last image before.
+        """
+        with torch.no_grad():
+            run(self.source.network, self.example[1:2])
 
     def _check_in_double(self) -> None:
         """Whether folding leaves the answers as they are where rounding does not blur them. Raises Disagreement."""
@@ -197,6 +208,7 @@ class _Preparation:
     def _agrees(self, model: Prepared, comparison: Comparison, *, strict: bool = False) -> bool:
         """Raises Disagreement instead of returning False if it is to be strict."""
         kind: Format = "double" if self.dtype == torch.float64 else model.precision
+        self._use(model)
         if kind == "fast":
             comparison.add_half(self._copy(), self.normalised, HALF)
         errors, bounds = comparison.errors(kind, model), comparison.bounds(kind)
@@ -234,14 +246,18 @@ class _Preparation:
 
     def _fast(self, exact: Prepared) -> Prepared:
         """A copy of the network in half precision."""
-        with torch.no_grad():
-            exact(self._images(varied(self.source.height, self.source.width))[:1])
+        self._use(exact)
         network = deepcopy(exact.network).to(HALF)
         kernels, straight = (Kernels(), Straight(network)) if exact.kernels else (None, None)
         model = replace(exact, precision="fast", network=network, kernels=kernels, straight=straight)
         if self.dtype == torch.float32:
             self._check(model)
         return model
+
+    def _use(self, model: Prepared) -> None:
+        """Runs it on an image that none is compared with, so that kernels and features kept of it show."""
+        with torch.no_grad():
+            model(self._images(varied(self.source.height, self.source.width))[1:2])
 
     def _card(self, seen: Probe, folded: dict[str, str]) -> ModelCard:
         sizes = (self.any_size, self.min_size)

@@ -38,6 +38,11 @@ def first_tensor(value: Any) -> Tensor | None:
     return value if isinstance(value, Tensor) else None
 
 
+def _with_first(value: Any, new: Tensor) -> Any:
+    """The same tuple or list with another first item."""
+    return value._make((new, *value[1:])) if hasattr(value, "_make") else type(value)((new, *value[1:]))
+
+
 def version_of(x: Tensor) -> int:
     """How often it was written over; in inference mode nobody counts."""
     return -1 if x.is_inference() else x._version
@@ -109,7 +114,7 @@ class Taps:
             self._calls[name] += 1
             if new is None:
                 return None
-            return new if isinstance(out, Tensor) else type(out)((new, *out[1:]))
+            return new if isinstance(out, Tensor) else _with_first(out, new)
 
         return hook
 

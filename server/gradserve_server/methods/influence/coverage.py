@@ -14,15 +14,15 @@ from ...models.uses import Uses
 from .gradients import Pass
 from .layers import Layer
 
-EXAMPLES = 2  # a batch of two tells the batch dimension from the others
+EXAMPLES = 5  # a batch that tells its dimension from others, which are often of two or three
 
 
 def covered(model: Prepared) -> tuple[list[Layer], float]:
     """The layers that can be indexed, in execution order, and the share of all parameters that they hold.
 
-    Left out: subclasses of Linear and Conv2d, modules with hooks or computed weights, modules that run more than once,
-    weights that something else uses too, padding that is not of zeros, layers whose first dimension is not the batch,
-    and layers that do not reach the logits. The model must be unfolded.
+    Left out: subclasses of Linear and Conv2d, modules with hooks or computed weights, modules that run more than once
+    or with weights lent for a call, weights that something else uses too, padding that is not of zeros, layers whose
+    first dimension is not the batch, and layers that do not reach the logits. The model must be unfolded.
     """
     card = model.card
     images = torch.rand(EXAMPLES, 3, card.height, card.width, generator=torch.Generator().manual_seed(0))
@@ -44,10 +44,11 @@ def _usable(model: Prepared, images: Tensor) -> list[Layer]:
     layers: dict[str, Layer] = {}
     outputs: dict[str, Tensor] = {}  # in execution order
 
-    def hook(name: str) -> Any:
-        def on_output(_: nn.Module, args: Any, out: Any) -> None:
+    def hook(name: str, own: tuple[Tensor | None, ...]) -> Any:
+        def on_output(module: nn.Module, args: Any, out: Any) -> None:
             calls[name] += 1
-            if args and len(args[0]) == len(out) == EXAMPLES:
+            lent = any(w is not own_w for w, own_w in zip(_weights(module), own, strict=True))  # by functional_call
+            if not lent and args and len(args[0]) == len(out) == EXAMPLES:
                 outputs[name] = out.detach().clone()
 
         return on_output
@@ -58,7 +59,7 @@ def _usable(model: Prepared, images: Tensor) -> list[Layer]:
         if layer is not None:
             layers[name] = layer
             uses.watch(*_weights(module))
-            handles.append(module.register_forward_hook(hook(name)))
+            handles.append(module.register_forward_hook(hook(name, _weights(module))))
     try:
         with torch.no_grad(), uses:
             logits = model(images)
