@@ -16,6 +16,7 @@ CONFIG = """
 builder = "own_networks:one_channel"
 seed = 8
 channels = 1
+precisions = ["exact", "balanced", "fast"]
 mean = [0.3]
 std = [0.2]
 height = 16

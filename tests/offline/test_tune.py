@@ -10,11 +10,12 @@ from gradserve_server.__main__ import settings_of
 from gradserve_server.engine.engine import Engine
 from gradserve_server.engine.rows import CPU_MOST, CPU_MOST_FAST
 from gradserve_server.engine.take import Key
-from gradserve_server.models.catalogue import EMBEDDED, ModelSpec, read_tuning
+from gradserve_server.models.catalogue import EMBEDDED, PRECISIONS, ModelSpec, read_tuning
 from gradserve_server.models.preparation import prepare
 from gradserve_server.offline.tune import Candidate, Tuned, as_toml, candidates, rates
 
 CPU = torch.device("cpu")
+DIGITS = EMBEDDED["digits"].model_copy(update={"precisions": PRECISIONS})  # on every processor
 SEEN = Tuned(
     "net",
     {
@@ -40,11 +41,12 @@ def test_the_fastest_precision_where_it_pays() -> None:
 
 
 def test_candidates_stay_within_what_the_precision_allows() -> None:
-    tried = list(candidates(prepare(EMBEDDED["digits"], CPU)))
+    tried = list(candidates(prepare(DIGITS, CPU)))
     assert max(c.rows for c in tried if c.precision == "exact") == CPU_MOST
     assert max(c.rows for c in tried if c.precision == "fast") == CPU_MOST_FAST
     assert len(set(tried)) == len(tried)
-    assert max(c.rows for c in candidates(prepared("vit_b_32"))) == 16
+    vit = prepared("vit_b_32")
+    assert max(c.rows for c in candidates(vit)) == (16 if "fast" in vit.card.precisions else CPU_MOST)
 
 
 def test_every_candidate_is_measured() -> None:
@@ -58,7 +60,8 @@ def test_a_server_takes_up_what_was_written(tmp_path: Path) -> None:
     file = tmp_path / "tuned.toml"
     digits = Tuned("digits", SEEN.rates)
     file.write_text(as_toml([digits, Tuned("not served", SEEN.rates)], CPU))
-    (tmp_path / "server.toml").write_text('[pool]\ntuned = "tuned.toml"\n[models.digits]\nrows = { fast = 3 }\n')
+    config = '[pool]\ntuned = "tuned.toml"\n[models.digits]\nprecisions = ["exact", "balanced", "fast"]\n'
+    (tmp_path / "server.toml").write_text(f"{config}rows = {{ fast = 3 }}\n")
     (spec,) = settings_of(tmp_path / "server.toml", [], {}, {}).models
     assert spec.rows == {"exact": 8, "balanced": 8, "fast": 3}, "what the configuration says itself stays"
     assert spec.auto == {"maximize": "fast", "stylize": "fast"}
@@ -68,6 +71,17 @@ def test_a_server_takes_up_what_was_written(tmp_path: Path) -> None:
     assert engine.limit(Key("digits", "exact", 8, 8, "image")) == 8
     assert engine.limit(Key("digits", "fast", 8, 8, "image")) == 3
     assert engine.limit(Key("digits", "exact", 16, 16, "image")) == 2, "at other sizes: as many pixels"
+
+
+def test_what_another_machine_measured_of_precisions_that_are_slow_here_is_left_out(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = tmp_path / "tuned.toml"
+    file.write_text(as_toml([SEEN], CPU))
+    spec = read_tuning(file).applied(ModelSpec(name="net"), ("exact",))
+    assert spec.rows == {"exact": 8}
+    assert spec.auto == {}
+    assert "model net: what was measured of BALANCED, FAST is left out" in caplog.text
 
 
 def test_a_precision_that_is_not_loaded_is_left_out(tmp_path: Path) -> None:
