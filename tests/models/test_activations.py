@@ -12,7 +12,8 @@ from zoo import CPU, off, prepared
 from gradserve_server.methods.explain import METHODS
 from gradserve_server.models.activations import MASK, UNREACHED, Activations, activations
 from gradserve_server.models.catalogue import ModelSpec
-from gradserve_server.models.prepared import Prepared, prepare
+from gradserve_server.models.preparation import prepare
+from gradserve_server.models.prepared import Prepared
 from gradserve_server.models.relu import ReLURules
 
 Function = Callable[[Tensor], Tensor]

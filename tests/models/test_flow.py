@@ -20,7 +20,8 @@ from gradserve_server.methods.explain import Call
 from gradserve_server.methods.explain.cam import weighted_sum
 from gradserve_server.methods.targets import Target
 from gradserve_server.models.catalogue import ModelSpec
-from gradserve_server.models.prepared import Prepared, prepare
+from gradserve_server.models.preparation import prepare
+from gradserve_server.models.prepared import Prepared
 from gradserve_server.models.probe import probe
 from gradserve_server.models.relu import Rule
 

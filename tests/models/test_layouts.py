@@ -15,7 +15,8 @@ from gradserve_server.engine.query import Part, Query, Tap
 from gradserve_server.models.card import Tokens
 from gradserve_server.models.catalogue import ModelSpec
 from gradserve_server.models.loading import LoadError
-from gradserve_server.models.prepared import Prepared, prepare
+from gradserve_server.models.preparation import prepare
+from gradserve_server.models.prepared import Prepared
 from gradserve_server.models.probe import Probe, probe
 
 
