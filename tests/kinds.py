@@ -634,3 +634,21 @@ def of_timm(name: str) -> nn.Module:
 @settled
 def overflows() -> nn.Module:
     return variant(forward=lambda self, x: Small.forward(self, x) * torch.inf)()
+
+
+@settled
+def weights_of_complex_numbers() -> nn.Module:
+    """A filter of the spectrum, whose weights torch would cast to real ones."""
+
+    def forward(self: Any, x: Tensor) -> Tensor:
+        spectrum = torch.fft.rfft2(x.float()) * self.filter
+        return Small.forward(self, torch.fft.irfft2(spectrum, s=x.shape[2:]).to(x.dtype))
+
+    network = variant(forward=forward)()
+    network.filter = nn.Parameter(torch.randn(3, 1, 1, dtype=torch.complex64))
+    return network
+
+
+@settled
+def two_outputs_of_which_one_is_clear() -> nn.Module:
+    return variant(forward=lambda self, x: (Small.forward(self, x), self.maps(x)))()

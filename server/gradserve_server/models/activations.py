@@ -59,6 +59,24 @@ PASSING = frozenset(
     {"Add", "Sub", "Mul", "Div", "Neg", "View", "UnsafeView", "ReshapeAlias", "Alias", "Expand", "Unsqueeze"}
     | {"Squeeze", "Permute", "Transpose", "T", "Clone", "ToCopy", "UpsampleNearest2D", "UpsampleBilinear2D"}
 )
+# Nodes that are no function of one number: sums, norms, pooling, attention, and others that only move numbers. What is
+# not among them is named in the card, as it may hide a ReLU.
+HARMLESS_NAMES = """
+    AccumulateGrad Addmm Addbmm Baddbmm Bmm Mm Mv Dot Matmul Linear Bilinear Einsum Convolution
+    MkldnnConvolution CudnnConvolution SlowConv2D ConvDepthwise2D Addcmul Addcdiv NativeBatchNorm CudnnBatchNorm
+    MiopenBatchNorm BatchNorm NativeGroupNorm NativeLayerNorm FusedRmsNorm RmsNorm LinalgVectorNorm Norm Mean
+    Sum Nansum Std Var StdMean VarMean Sqrt Rsqrt Pow Reciprocal Exp Log Softmax LogSoftmax Logsumexp Cumsum
+    Prod AdaptiveAvgPool2D AdaptiveAvgPool1D AdaptiveAvgPool3D AvgPool2D AvgPool3D MaxPool2DWithIndices
+    AdaptiveMaxPool2D FractionalMaxPool2D Max Amax Min Amin GridSampler2D AffineGridGenerator Cat Stack Split
+    SplitWithSizes Unbind Select Slice Narrow Chunk Roll Flip Tile AsStrided CopySlices AsStridedScatter
+    SelectScatter SliceScatter Copy Repeat ConstantPadNd ReflectionPad2D ReflectionPad1D ReplicationPad2D Im2Col
+    Col2Im Unfold Fold PixelShuffle PixelUnshuffle ChannelShuffle Index IndexSelect IndexAdd Embedding Diagonal
+    UpsampleBicubic2D UpsampleLinear1D UpsampleTrilinear3D UpsampleBilinear2DAa UpsampleBicubic2DAa Dropout
+    NativeDropout FftR2C FftC2R FftC2C ViewAsReal ViewAsComplex Real Imag Conj Detach Flatten Unflatten Movedim
+    Swapaxes Where MaskedFill Clamp ClampMin ClampMax
+"""
+HARMLESS = PASSING | frozenset(HARMLESS_NAMES.split())
+HARMLESS_PREFIXES = ("ScaledDotProduct", "Foreach", "Fft")
 SELF_GATED = {"Sigmoid": "SiLU", "Hardsigmoid": "Hardswish"}
 
 
@@ -129,7 +147,9 @@ def _name(node: Node, users: Mapping[Node, list[Node]]) -> str:
         return READ[kind](node)
     if "jit" in node.name() or kind.startswith("Compiled"):
         return f"{kind} (compiled code)"
-    return ACTIVATIONS.get(kind, "")
+    if kind in ACTIVATIONS:
+        return ACTIVATIONS[kind]
+    return "" if kind in HARMLESS or kind.startswith(HARMLESS_PREFIXES) else kind
 
 
 def _leaky(node: Node) -> str:

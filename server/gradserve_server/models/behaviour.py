@@ -66,10 +66,11 @@ class Unservable(ValueError):
 
 @dataclass(frozen=True)
 class Behaviour:
-    """What must be known of a network that can be served. Both texts are empty for most networks."""
+    """What must be known of a network that can be served. All texts are empty for most networks."""
 
     no_gradient: str = ""  # why its logits cannot be differentiated by the image
     alone: str = ""  # why every image needs a pass of its own
+    output: str = ""  # what it returns, where that is more than the logits
 
 
 def varied(height: int, width: int, seed: int = 0) -> Tensor:
@@ -113,7 +114,9 @@ def examine(network: nn.Module, images: Tensor) -> Behaviour:
             raise Unservable(RANDOM)
         if not reads and _differ(torch.cat(alone), together, bounds):
             raise Unservable(DEPENDENT)
-    return Behaviour(_no_gradient(network, images[:1]), reads)
+        output = network(images[:1].clone())
+    more = "" if isinstance(output, Tensor) else described(output)
+    return Behaviour(_no_gradient(network, images[:1]), reads, more)
 
 
 def _bounds(logits: Tensor) -> Tensor:

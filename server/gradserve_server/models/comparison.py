@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from .behaviour import varied
+from .casting import cast
 from .outputs import run
 
 Forward = Callable[[Tensor], Tensor]  # images [N, 3, H, W] in [0, 1] -> logits [N, classes]
@@ -75,7 +76,7 @@ class Comparison:
 
     def add_half(self, network: nn.Module, normalised: Forward, half: torch.dtype) -> None:
         """Learns which errors a copy of the untouched network makes in half precision. Raises what it raises there."""
-        network = network.to(half)
+        cast(network, half)
         self._own["fast"] = self.errors("fast", lambda x: run(network, normalised(x).to(half)).to(x.dtype))
 
     def errors(self, kind: Format, forward: Forward) -> Errors:
@@ -97,7 +98,7 @@ def _in_double(
 ) -> list[Answers] | None:
     """The answers in float64; None for a network that casts inside, or cannot be copied, or whose copy differs."""
     try:
-        copy = deepcopy(network).double()
+        copy = cast(deepcopy(network), torch.float64)
         found = [_answers(lambda x: run(copy, normalised(x)), batch.double()) for batch in images]
     except Exception:  # whatever a network does
         return None

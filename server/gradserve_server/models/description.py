@@ -26,6 +26,8 @@ def describe(
         notes.append(f"NO_GRADIENT: {behaviour.no_gradient}")
     if behaviour.alone:
         notes.append(f"images are not batched, which is slower: {behaviour.alone}")
+    if behaviour.output:
+        notes.append(f"it returns {behaviour.output} for one image; the scores of its classes are taken for the logits")
     if seen.softmax:
         notes.append("its outputs look like probabilities: gradients of a saturated softmax vanish; serve the logits")
     if seen.relus and seen.other_activations:

@@ -9,7 +9,7 @@ from urllib.error import URLError
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch._dynamo import OptimizedModule
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 from torchvision import models as zoo
@@ -216,6 +216,10 @@ def digest(network: nn.Module) -> str:
     """SHA-256 over the name, type, shape and bytes of every parameter and buffer."""
     sha = hashlib.sha256()
     for name, tensor in sorted(network.state_dict().items()):
+        if not isinstance(tensor, Tensor):  # what get_extra_state gives
+            sha.update(f"{name} {tensor!r};".encode())
+            continue
+        tensor = tensor.to_dense() if tensor.is_sparse else tensor
         sha.update(f"{name} {tensor.dtype} {tuple(tensor.shape)};".encode())
         sha.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
     return sha.hexdigest()

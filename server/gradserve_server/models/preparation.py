@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from .behaviour import Unservable, check_unwritten, examine, state_of, trial_images, varied
 from .card import ModelCard, Precision
+from .casting import cast
 from .catalogue import ModelSpec
 from .channels import advice, grey
 from .comparison import Comparison, Format, batches
@@ -67,7 +68,7 @@ def prepare_source(
 
     `fold`: False leaves BatchNorm as it is and makes the precision EXACT alone. Raises LoadError.
     """
-    source.network.to(device=device, dtype=dtype)
+    cast(source.network, dtype, device)
     try:
         return _Preparation(spec, source, device, dtype).run(fold)
     except LoadError:
@@ -193,7 +194,7 @@ class _Preparation:
     def _check_in_double(self) -> None:
         """Whether folding leaves the answers as they are where rounding does not blur them. Raises Disagreement."""
         if self.comparison.in_double:
-            network = self._copy().double()
+            network = cast(self._copy(), torch.float64)
             fold_batch_norms(network, self.pairs.items())
             errors = self.comparison.errors("double", lambda x: run(network, self.normalised(x)))
             bounds = self.comparison.bounds("double")
@@ -247,7 +248,7 @@ class _Preparation:
     def _fast(self, exact: Prepared) -> Prepared:
         """A copy of the network in half precision."""
         self._use(exact)
-        network = deepcopy(exact.network).to(HALF)
+        network = cast(deepcopy(exact.network), HALF)
         kernels, straight = (Kernels(), Straight(network)) if exact.kernels else (None, None)
         model = replace(exact, precision="fast", network=network, kernels=kernels, straight=straight)
         if self.dtype == torch.float32:

@@ -1,0 +1,17 @@
+"""Casting a network to another number format."""
+
+import torch
+from torch import Tensor, nn
+
+
+def cast(network: nn.Module, dtype: torch.dtype, device: torch.device | None = None) -> nn.Module:
+    """Casts the real floating numbers of a network in place; integers and complex numbers keep their format.
+
+    torch's own `network.to(dtype)` would drop the imaginary part of complex weights.
+    """
+
+    def casted(tensor: Tensor) -> Tensor:
+        return tensor.to(device, dtype if tensor.is_floating_point() else None)
+
+    network._apply(casted)
+    return network
