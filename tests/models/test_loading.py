@@ -69,7 +69,7 @@ def broken(folder: Path) -> str:
 
 
 FAULTS = {
-    "damaged": lambda p: (spec(weights=broken(p)), r"model mine: .*w.safetensors is not a whole .safetensors file"),
+    "damaged": lambda p: (spec(weights=broken(p)), r"model mine: .*w.safetensors is cut off or damaged; copy it again"),
     "without a file": lambda p: (spec(weights=str(p / "none.pth")), r"model mine: no such file: .*none.pth"),
     "of an unknown name": lambda p: (
         ModelSpec(name="r", builder="resnet18", weights="IMAGENET1K_V7"),
