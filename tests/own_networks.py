@@ -271,3 +271,32 @@ def unseeded() -> nn.Module:
         for parameter in network.parameters():
             parameter.add_(torch.randn(parameter.shape, generator=generator), alpha=0.01)
     return network
+
+
+# Other builders that are at fault.
+def raises_deep() -> nn.Module:
+    return nn.Linear(3, "a lot")
+
+
+def takes_classes(classes: int) -> nn.Module:
+    return Trunk(classes)
+
+
+def returns_a_tuple() -> tuple[nn.Module, int]:
+    return trunk(), 5
+
+
+def returns_nothing() -> None:
+    trunk()
+
+
+def returns_its_class() -> type[nn.Module]:
+    return Trunk
+
+
+def lazy() -> nn.Module:
+    return nn.Sequential(nn.Flatten(), nn.LazyLinear(5))
+
+
+instance = Trunk()
+SIZES = (1, 2)

@@ -117,7 +117,9 @@ def test_client_and_command_line(server: Server, capsys: pytest.CaptureFixture[s
     with pytest.raises(SystemExit) as ended:
         cli(["models", "--server", server.address])
     assert ended.value.code == 0
-    assert "first could not be loaded: own_networks:raises" in " ".join(capsys.readouterr().out.split())
+    assert "first could not be loaded: its builder own_networks:raises failed at own_networks.py:" in " ".join(
+        capsys.readouterr().out.split()
+    )
 
 
 def test_the_log_tells_the_reasons(server: Server) -> None:

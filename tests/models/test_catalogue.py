@@ -91,6 +91,10 @@ WRONG = {
     "[models.m]\nheight = 0": (ValidationError, "height"),
     "[models.m]\nmean = [0.5, 0.5]": (ValidationError, "mean has 2 numbers for channels = 3"),
     "[models.m]\nstd = []": (ValidationError, "std"),
+    "[models.m]\nmean = [124, 117, 104]": (ValidationError, r"pixels are in \[0, 1\]; divide mean and std by 255"),
+    "[models.m]\nstd = [58, 57, 57]": (ValidationError, r"pixels are in \[0, 1\]; divide mean and std by 255"),
+    "[models.m]\nstd = [0.2, 0, 0.2]": (ValidationError, "std must be above 0"),
+    "[models.m]\nstd = [nan, 1, 1]": (ValidationError, "finite"),
     "[models.m]\nmean = [0.5]": (ValidationError, "mean has 1 numbers for channels = 3 .*needs channels = 1"),
     '[models.m]\nbuilder = "n:m"\nchannels = 1\nstd = [1, 1, 1]': (
         ValidationError,

@@ -20,7 +20,7 @@ def own(name: str, builder: str, **facts: object) -> ModelSpec:
 
 GOOD, OTHER = own("good", "trunk"), own("other", "convolutional_head")
 BAD = [
-    (own("bad", "raises"), "own_networks:raises with weights DEFAULT: LookupError: no such recipe: soup"),
+    (own("bad", "raises"), "LookupError: no such recipe: soup"),
     (own("bad", "imports_nothing"), "ModuleNotFoundError: No module named 'no_such_package_at_all'"),
     (own("bad", "leaves"), "SystemExit: 3"),
     (own("bad", "scripted"), "the network is a TorchScript module"),

@@ -9,16 +9,17 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, StringConstraints, model_validator
 
 from .card import Precision, Rpc
 
 log = logging.getLogger(__name__)
 
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
-Colour = Annotated[tuple[float, ...], Field(min_length=1)]  # a number for each channel that the network takes
+Colour = Annotated[tuple[FiniteFloat, ...], Field(min_length=1)]  # a number for each channel that the network takes
 Rows = Annotated[int, Field(ge=1, le=4096)]
 PRECISIONS: tuple[Precision, ...] = ("exact", "balanced", "fast")
+MOST_OF_UNIT = 2  # a mean or std above it is of pixels up to 255
 EMBEDDED_FOLDER = Path(__file__).parent / "embedded"
 
 
@@ -93,6 +94,10 @@ class ModelSpec(BaseModel):
             if numbers is not None and len(numbers) != self.channels:
                 hint = " (a network that takes grey pictures needs channels = 1)" if len(numbers) == 1 else ""
                 raise ValueError(f"{name} has {len(numbers)} numbers for channels = {self.channels}{hint}")
+            if numbers is not None and max(numbers) > MOST_OF_UNIT:
+                raise ValueError("pixels are in [0, 1]; divide mean and std by 255")
+        if self.std is not None and min(self.std) <= 0:
+            raise ValueError("std must be above 0")
         return self
 
     @property
