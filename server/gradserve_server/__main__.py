@@ -12,7 +12,9 @@ from rich.console import Console
 
 from .config import PoolSettings, Settings, StartError, devices, read_settings
 from .models.card import Precision
-from .models.catalogue import ModelSpec, faults_of, from_flag, read_tuning
+from .models.catalogue import ModelSpec, from_flag, read_tuning
+from .models.faults import faults_of
+from .models.tables import mistakes
 from .pool import forking
 
 console = Console(stderr=True)
@@ -76,8 +78,7 @@ def serve(
 
         code = asyncio.run(run(settings))
     except ValidationError as error:
-        for fault in error.errors():
-            complain(f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}, was {fault['input']!r}")
+        complain(mistakes(error, "settings", Settings))
         raise typer.Exit(2) from error
     except (OSError, ValueError) as error:
         complain(str(error))

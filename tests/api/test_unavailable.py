@@ -38,7 +38,7 @@ GOOD = f"""
 precisions = ["exact"]
 """
 IMAGE = picture(0, 16, 16)
-REASONS = {"first": "LookupError: no such recipe: soup", "fileless": "no such file: "}
+REASONS = {"first": "LookupError: no such recipe: soup", "fileless": "no file of weights "}
 REASONS |= {"unseeded": "its builder gives other weights at every call"}
 
 
@@ -153,11 +153,11 @@ def starting(folder: Path, config: str, *flags: str) -> int:
 
 
 FAILING = {
-    "strict, before any worker": (BAD + GOOD, ["--strict"], 2, ["model fileless: no such file"]),
-    "strict by the file": ("[server]\nstrict = true\n" + BAD + GOOD, [], 2, ["model fileless: no such file"]),
+    "strict, before any worker": (BAD + GOOD, ["--strict"], 2, ["model fileless: no file of weights"]),
+    "strict by the file": ("[server]\nstrict = true\n" + BAD + GOOD, [], 2, ["model fileless: no file of weights"]),
     "strict, in a worker": (BAD + GOOD, ["--strict", "--model", "good", "--model", "first"], 1, ["soup"]),
-    "all, some before": (BAD, [], 1, ["model fileless: no such file", "soup"]),
-    "all before": (BAD, ["--model", "fileless", "--model", "resnt18"], 2, ["no such file", "nearest: resnet18"]),
+    "all, some before": (BAD, [], 1, ["model fileless: no file of weights", "soup"]),
+    "all before": (BAD, ["--model", "fileless", "--model", "resnt18"], 2, ["no file of weights", "nearest: resnet18"]),
 }
 
 

@@ -17,7 +17,8 @@ from torch.optim.swa_utils import AveragedModel
 from torchvision.models import googlenet, mnasnet0_5, squeezenet1_1
 from zoo import CPU, normalised, off
 
-from gradserve_server.models.catalogue import ModelSpec, check_builders
+from gradserve_server.models.catalogue import ModelSpec
+from gradserve_server.models.faults import check_builders
 from gradserve_server.models.loading import LoadError, digest, load
 from gradserve_server.models.preparation import prepare
 from gradserve_server.models.prepared import Prepared
@@ -303,7 +304,7 @@ def test_a_checkpoint_runs_no_code(tmp_path: Path) -> None:
 def test_a_folder_and_nothing(tmp_path: Path) -> None:
     with pytest.raises(LoadError, match=re.escape(f"{tmp_path} is a folder, not a file of weights")):
         load(spec("trunk", weights=str(tmp_path)))
-    with pytest.raises(LoadError, match=re.escape(f"no such file: {tmp_path / 'none'} (weights may be a file, or")):
+    with pytest.raises(LoadError, match=re.escape(f"no file of weights {tmp_path / 'none'}; correct weights, which")):
         load(spec("trunk", weights=str(tmp_path / "none")))
 
 

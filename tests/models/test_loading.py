@@ -64,6 +64,15 @@ def test_random_weights_follow_the_seed() -> None:
     assert first == same != other
 
 
+def test_a_module_that_uses_random_numbers_when_it_is_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker that is started again may import it first for another model."""
+    text = "import torch\ntable = torch.rand(9)\ndef build():\n    return torch.nn.Linear(3, 5)\n"
+    (tmp_path / "random_at_import.py").write_text(text)
+    monkeypatch.syspath_prepend(tmp_path)
+    first, second = (load(spec(builder="random_at_import:build")).digest for _ in range(2))
+    assert first == second
+
+
 def broken(folder: Path) -> str:
     (folder / "w.safetensors").write_bytes(b"not weights at all, for certain")
     return str(folder / "w.safetensors")
@@ -76,14 +85,17 @@ def line_of(builder: str) -> int:
 
 FAULTS = {
     "damaged": lambda p: (spec(weights=broken(p)), r"model mine: .*w.safetensors is cut off or damaged; copy it again"),
-    "without a file": lambda p: (spec(weights=str(p / "none.pth")), r"model mine: no such file: .*none.pth"),
+    "without a file": lambda p: (
+        spec(weights=str(p / "none.pth")),
+        r"model mine: no file of weights .*none.pth; correct",
+    ),
     "of an unknown name": lambda p: (
         ModelSpec(name="r", builder="resnet18", weights="IMAGENET1K_V7"),
-        r'model r: no such file: IMAGENET1K_V7 \(weights may be a file, or one of: "random", .*"IMAGENET1K_V1"\)',
+        r'model r: no file of weights IMAGENET1K_V7; .*; names that it may be: "random", .*"IMAGENET1K_V1"$',
     ),
     "of a misspelt name": lambda p: (
         spec(weights="Random"),
-        r'model mine: no such file: Random \(weights may be a file, or one of: "random"\)',
+        r'model mine: no file of weights Random; correct weights, .*; its builder knows no names but "random"$',
     ),
     "of no function": lambda p: (
         spec(builder="own_networks:trunc"),

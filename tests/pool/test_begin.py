@@ -43,6 +43,11 @@ def test_a_model_that_cannot_be_loaded(bad: ModelSpec, says: str) -> None:
         begin(WorkerSettings((bad,), "cpu"))
 
 
+def test_strict_tells_all_that_failed() -> None:
+    with pytest.raises(LoadError, match=r"^model one: .*\nmodel two: [^\n]*$"):
+        begin(WorkerSettings((own("one", "raises"), GOOD, own("two", "leaves")), "cpu", strict=True))
+
+
 def test_all_reasons_are_told_where_no_model_is_left() -> None:
     with pytest.raises(LoadError) as caught:
         begin(WorkerSettings((own("one", "raises"), own("two", "leaves")), "cpu"))

@@ -9,7 +9,7 @@ from prometheus_client import start_http_server
 
 from ..config import Settings, devices
 from ..metrics import Metrics
-from ..models.catalogue import faults_of
+from ..models.faults import faults_of
 from ..pool.pool import Pool
 from ..pool.wire import Tick, WorkerSettings
 from .server import ApiServer

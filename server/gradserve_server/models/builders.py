@@ -31,6 +31,7 @@ def build(spec: ModelSpec) -> nn.Module:
     name, _, function = spec.source.partition(":")
     builder = _function(_imported(name), name, function)
     _check_arguments(builder, spec)
+    torch.manual_seed(spec.seed)  # not before the import, which may use random numbers, and only once in a process
     try:
         network = builder(**spec.arguments)
     except (Exception, SystemExit) as error:

@@ -12,8 +12,9 @@ from torch.nn.parallel import DataParallel, DistributedDataParallel
 from torchvision import models as zoo
 
 from .builders import BuilderFault, build, check_sizes
-from .catalogue import Colour, ModelSpec, names_file, no_weights
+from .catalogue import Colour, ModelSpec, names_file
 from .checkpoints import CheckpointError
+from .faults import no_weights
 from .weights import Loaded, load_weights
 from .wrappers import NotServable, unwrap, unwrap_children
 
@@ -83,7 +84,6 @@ def load(spec: ModelSpec) -> Source:
 def _build_own(spec: ModelSpec) -> _Built:
     """The network of a builder of one's own. Nothing inside it is rewritten; wrappers of torch's are taken away."""
     torch.compiler.set_stance("force_eager")  # what its author compiled inside runs as written
-    torch.manual_seed(spec.seed)
     network = unwrap(build(spec))
     unwrap_children(network, OptimizedModule)
     loaded = Loaded()

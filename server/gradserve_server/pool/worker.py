@@ -89,7 +89,7 @@ def begin(settings: WorkerSettings) -> tuple[Engine, Ready]:
     cards: dict[str, ModelCard] = {}
     speeds: dict[str, float] = {}
     for spec in settings.models:
-        with _failing(spec.name, unavailable, settings.strict):
+        with _failing(spec.name, unavailable):
             model, unfolded = attached(spec, prepare(spec, device))
             if settings.digests.get(spec.name, model.card.digest) != model.card.digest:
                 raise LoadError(OTHER_WEIGHTS)
@@ -98,29 +98,27 @@ def begin(settings: WorkerSettings) -> tuple[Engine, Ready]:
     models = {name: model for group in instances.values() for name, model in group.items()}
     engine = Engine(models, rows=settings.rows)
     for name, group in instances.items():
-        with _failing(name, unavailable, settings.strict):
+        with _failing(name, unavailable):
             speeds |= warm_up(engine, group)
     for name in instances.keys() & unavailable.keys():  # what failed in its warm-up
         del cards[name]
         for instance in instances[name]:
             del models[instance]  # and so out of the engine, which has this very mapping
-    if unavailable and not cards:
+    if unavailable and (settings.strict or not cards):
         raise LoadError("\n".join(f"model {name}: {reason}" for name, reason in unavailable.items()))
     engine.steps.clear()
     return engine, Ready(tuple(cards.values()), settings.device, speeds, unavailable)
 
 
 @contextmanager
-def _failing(name: str, unavailable: dict[str, str], strict: bool) -> Iterator[None]:
-    """Notes why a model cannot be served; raises LoadError instead if strict."""
+def _failing(name: str, unavailable: dict[str, str]) -> Iterator[None]:
+    """Notes why a model cannot be served."""
     try:
         yield
     except Exception as error:
         known = isinstance(error, LoadError | IndexFault | Refused | ModelFailed | OutOfMemory)
         reason = str(error) if known else f"{type(error).__name__}: {error}"
         unavailable[name] = reason.removeprefix(f"model {name}: ")
-        if strict:
-            raise LoadError(f"model {name}: {unavailable[name]}") from error
 
 
 def loaded(models: Mapping[str, Prepared]) -> list[tuple[Prepared, Precision]]:
