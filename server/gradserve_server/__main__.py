@@ -10,7 +10,7 @@ import typer
 from pydantic import ValidationError
 from rich.console import Console
 
-from .config import PoolSettings, Settings, StartError, devices, read_settings
+from .config import LOG_FORMAT, PoolSettings, Settings, StartError, devices, read_settings
 from .models.card import Precision
 from .models.catalogue import ModelSpec, from_flag, read_tuning
 from .models.faults import faults_of
@@ -69,7 +69,7 @@ def serve(
     server = {"host": host, "port": port, "metrics_port": metrics_port, "token_file": token_file}
     server |= {"tls_certificate": tls_certificate, "tls_key": tls_key, "strict": strict}
     pool = {"device": device, "workers": workers, "threads": threads, "tuned": tuned}
-    logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s %(message)s", stream=sys.stderr)
+    logging.basicConfig(format=LOG_FORMAT, stream=sys.stderr)
     try:
         logging.getLogger().setLevel(log_level.upper())
         forking.start()  # first, since importing torch takes most of the start, there and here at the same time

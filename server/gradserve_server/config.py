@@ -11,6 +11,8 @@ from .models.tables import mistakes, read_toml
 
 PATHS = (("server", "tls_certificate"), ("server", "tls_key"), ("server", "token_file"), ("pool", "tuned"))
 
+LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s %(message)s"  # of all processes
+
 
 class StartError(Exception):
     """The service cannot begin; the text says why."""

@@ -1,5 +1,6 @@
 """A model that cannot be loaded is told and refused by its reason; the others are served."""
 
+import re
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -28,6 +29,8 @@ builder = "own_networks:trunk"
 weights = "nothing.bin"
 """
 UNSEEDED = f"""
+[models.deadly]
+{OWN.format("kills_its_process")}
 [models.unseeded]
 {OWN.format("unseeded")}
 """
@@ -39,7 +42,7 @@ precisions = ["exact"]
 """
 IMAGE = picture(0, 16, 16)
 REASONS = {"first": "LookupError: no such recipe: soup", "fileless": "no file of weights "}
-REASONS |= {"unseeded": "its builder gives other weights at every call"}
+REASONS |= {"unseeded": "its builder gives other weights at every call", "deadly": "the worker died while loading it "}
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +79,7 @@ def asked(stubs: Stubs, model: str) -> dict[str, Callable[[], Any]]:
     return found
 
 
-@pytest.mark.parametrize("model", ["", "first", "fileless", "unseeded"])
+@pytest.mark.parametrize("model", ["", "first", "fileless", "unseeded", "deadly"])
 def test_every_rpc_refuses_it_with_the_reason(stubs: Stubs, model: str) -> None:
     calls = asked(stubs, model)
     assert len(calls) == 11
@@ -128,6 +131,7 @@ def test_the_log_tells_the_reasons(server: Server) -> None:
     for name, reason in REASONS.items():
         assert log.count(f"model {name} is not served: ") == 1
         assert reason in log
+    assert all(re.match(r"\d{4}-\d\d-\d\d ", line) for line in log.splitlines()), "also those of workers"
     assert "Traceback" not in log
 
 

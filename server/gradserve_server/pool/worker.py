@@ -5,6 +5,7 @@ import os
 import queue
 import resource
 import socket
+import sys
 import threading
 import time
 import traceback
@@ -15,6 +16,7 @@ from functools import partial
 
 import torch
 
+from ..config import LOG_FORMAT
 from ..engine.engine import Engine
 from ..engine.events import Ended, Event, ModelFailed, NotFinite, OutOfMemory, Step
 from ..engine.job import MOST, Job, Progress, Steps, TimeUp
@@ -37,6 +39,7 @@ from .wire import (
     Cancel,
     Failure,
     FailureKind,
+    Loading,
     Outcome,
     Preview,
     Ready,
@@ -64,11 +67,12 @@ FAILURES: tuple[tuple[type[Exception], FailureKind], ...] = (
 def main(end: socket.socket, settings: WorkerSettings) -> None:
     """The process's entry: load, warm up, say Ready, then serve until Stop or until the front-end is gone."""
     pipe = Pipe(end)
+    logging.basicConfig(format=LOG_FORMAT, stream=sys.stderr, level=settings.log_level)
     torch.set_num_threads(settings.threads)
     torch.backends.cuda.matmul.allow_tf32 = False
     torch.backends.cudnn.allow_tf32 = False
     try:
-        engine, ready = begin(settings)
+        engine, ready = begin(settings, lambda name: pipe.send([Loading(name)]))
     except Exception as error:
         pipe.send([Broken(str(error))])
         pipe.close()
@@ -78,9 +82,10 @@ def main(end: socket.socket, settings: WorkerSettings) -> None:
     Worker(pipe, engine, chores).serve()
 
 
-def begin(settings: WorkerSettings) -> tuple[Engine, Ready]:
+def begin(settings: WorkerSettings, at: Callable[[str], None] = lambda name: None) -> tuple[Engine, Ready]:
     """Loads and warms up the models. What fails for one of them is told, and the others are served.
 
+    `at` is called with the name of each model before it is loaded or warmed up.
     Raises LoadError where no model can be loaded, or, if the settings are strict, where one cannot.
     """
     device = torch.device(settings.device)
@@ -89,6 +94,7 @@ def begin(settings: WorkerSettings) -> tuple[Engine, Ready]:
     cards: dict[str, ModelCard] = {}
     speeds: dict[str, float] = {}
     for spec in settings.models:
+        at(spec.name)
         with _failing(spec.name, unavailable):
             model, unfolded = attached(spec, prepare(spec, device))
             if settings.digests.get(spec.name, model.card.digest) != model.card.digest:
@@ -98,6 +104,7 @@ def begin(settings: WorkerSettings) -> tuple[Engine, Ready]:
     models = {name: model for group in instances.values() for name, model in group.items()}
     engine = Engine(models, rows=settings.rows)
     for name, group in instances.items():
+        at(name)
         with _failing(name, unavailable):
             speeds |= warm_up(engine, group)
     for name in instances.keys() & unavailable.keys():  # what failed in its warm-up
