@@ -1,5 +1,6 @@
 """Networks as people bring them: wrapped, compiled, scripted, with heads of their own, and builders that fail."""
 
+import os
 import sys
 
 import torch
@@ -271,3 +272,36 @@ def unseeded() -> nn.Module:
         for parameter in network.parameters():
             parameter.add_(torch.randn(parameter.shape, generator=generator), alpha=0.01)
     return network
+
+
+# Other builders that are at fault.
+def raises_deep() -> nn.Module:
+    return nn.Linear(3, "a lot")
+
+
+def takes_classes(classes: int) -> nn.Module:
+    return Trunk(classes)
+
+
+def returns_a_tuple() -> tuple[nn.Module, int]:
+    return trunk(), 5
+
+
+def returns_nothing() -> None:
+    trunk()
+
+
+def returns_its_class() -> type[nn.Module]:
+    return Trunk
+
+
+def lazy() -> nn.Module:
+    return nn.Sequential(nn.Flatten(), nn.LazyLinear(5))
+
+
+instance = Trunk()
+SIZES = (1, 2)
+
+
+def kills_its_process() -> nn.Module:
+    os._exit(9)

@@ -10,9 +10,11 @@ import typer
 from pydantic import ValidationError
 from rich.console import Console
 
-from .config import PoolSettings, Settings, StartError, devices, read_settings
+from .config import LOG_FORMAT, PoolSettings, Settings, StartError, devices, read_settings
 from .models.card import Precision
-from .models.catalogue import ModelSpec, faults_of, from_flag, read_tuning
+from .models.catalogue import ModelSpec, from_flag, read_tuning
+from .models.faults import faults_of
+from .models.tables import mistakes
 from .pool import forking
 
 console = Console(stderr=True)
@@ -67,7 +69,7 @@ def serve(
     server = {"host": host, "port": port, "metrics_port": metrics_port, "token_file": token_file}
     server |= {"tls_certificate": tls_certificate, "tls_key": tls_key, "strict": strict}
     pool = {"device": device, "workers": workers, "threads": threads, "tuned": tuned}
-    logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s %(message)s", stream=sys.stderr)
+    logging.basicConfig(format=LOG_FORMAT, stream=sys.stderr)
     try:
         logging.getLogger().setLevel(log_level.upper())
         forking.start()  # first, since importing torch takes most of the start, there and here at the same time
@@ -76,8 +78,7 @@ def serve(
 
         code = asyncio.run(run(settings))
     except ValidationError as error:
-        for fault in error.errors():
-            complain(f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}, was {fault['input']!r}")
+        complain(mistakes(error, "settings", Settings))
         raise typer.Exit(2) from error
     except (OSError, ValueError) as error:
         complain(str(error))

@@ -1,15 +1,17 @@
 """The server's configuration: one tree of typed settings, from a TOML file and flags."""
 
 import os
-import tomllib
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from .models.catalogue import EMBEDDED, ModelSpec, read_catalogue
+from .models.tables import mistakes, read_toml
 
 PATHS = (("server", "tls_certificate"), ("server", "tls_key"), ("server", "token_file"), ("pool", "tuned"))
+
+LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s %(message)s"  # of all processes
 
 
 class StartError(Exception):
@@ -72,15 +74,28 @@ class Settings(Section):
 
 
 def read_settings(path: Path | None) -> Settings:
-    """The settings of a TOML file, or the defaults. Raises OSError, ValueError (pydantic.ValidationError is one)."""
+    """The settings of a TOML file, or the defaults. Raises OSError, ValueError."""
     if path is None:
         return Settings()
-    tables = tomllib.loads(path.read_text())
+    tables = read_toml(path)
     for section, name in PATHS:  # like weights and labels: relative to the file
-        if isinstance(tables.get(section, {}).get(name), str):
+        if isinstance(tables.get(section), dict) and isinstance(tables[section].get(name), str):
             tables[section][name] = path.parent / tables[section][name]
+    for name, table in tables.items():
+        kind = Settings.model_fields[name].annotation if name in Settings.model_fields else None
+        if isinstance(kind, type) and issubclass(kind, Section):
+            _check(kind, table, f"{path.name}, [{name}]")
     models = read_catalogue(path)
+    _check(Settings, tables | {"models": ()}, path.name)
     return Settings.model_validate({**tables, "models": models or tuple(EMBEDDED.values())})
+
+
+def _check(section: type[Section], table: object, where: str) -> None:
+    """Raises ValueError with all that is wrong in a table."""
+    try:
+        section.model_validate(table)
+    except ValidationError as error:
+        raise ValueError(mistakes(error, where, section)) from error
 
 
 def devices(pool: PoolSettings) -> list[str]:

@@ -342,11 +342,12 @@ def test_a_port_in_use(taken_port: int, capsys: pytest.CaptureFixture[str]) -> N
 
 
 CONFIGS = {
-    "no toml": ("[server", "Expected"),
-    "unknown section": ("[servers]\nport = 1", "servers"),
-    "unknown key": ("[server]\nprot = 1", "server.prot"),
-    "wrong type": ('[server]\nport = "x"', "server.port"),
-    "out of range": ("[pool]\nworkers = 0", "pool.workers"),
+    "no toml": ("[server", "server.toml: Expected"),
+    "no table": ("server = 3", "server.toml, [server]: this must be a table"),
+    "unknown section": ("[servers]\nport = 1", "server.toml: unknown key servers; nearest: server"),
+    "unknown key": ("[server]\nprot = 1", "server.toml, [server]: unknown key prot; nearest: port"),
+    "wrong type": ('[server]\nport = "x"', "server.toml, [server]: port must be a valid integer"),
+    "out of range": ("[pool]\nworkers = 0", "server.toml, [pool]: workers must be greater"),
     "one half of TLS": ('[server]\ntls_key = "key.pem"', "belong together"),
     "no such token file": ('[server]\ntoken_file = "/nowhere/token"', "/nowhere/token"),
     "no such certificate": ('[server]\ntls_key = "/nowhere/k"\ntls_certificate = "/nowhere/c"', "/nowhere"),
@@ -393,6 +394,6 @@ def test_a_model_that_cannot_be_loaded(tmp_path: Path, capfd: pytest.CaptureFixt
     (tmp_path / "server.toml").write_text('[models.mine]\nbuilder = "alexnet"\nweights = "weights.safetensors"\n')
     assert starting("--config", str(tmp_path / "server.toml")) == 1
     err = capfd.readouterr().err
-    assert "weights.safetensors is not a whole .safetensors file" in err
+    assert "weights.safetensors is cut off or damaged" in err
     assert "Traceback" not in err
     assert "restarting" not in err

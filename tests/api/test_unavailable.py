@@ -1,5 +1,6 @@
 """A model that cannot be loaded is told and refused by its reason; the others are served."""
 
+import re
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -28,6 +29,8 @@ builder = "own_networks:trunk"
 weights = "nothing.bin"
 """
 UNSEEDED = f"""
+[models.deadly]
+{OWN.format("kills_its_process")}
 [models.unseeded]
 {OWN.format("unseeded")}
 """
@@ -38,8 +41,8 @@ GOOD = f"""
 precisions = ["exact"]
 """
 IMAGE = picture(0, 16, 16)
-REASONS = {"first": "LookupError: no such recipe: soup", "fileless": "no such file: "}
-REASONS |= {"unseeded": "its builder gives other weights at every call"}
+REASONS = {"first": "LookupError: no such recipe: soup", "fileless": "no file of weights "}
+REASONS |= {"unseeded": "its builder gives other weights at every call", "deadly": "the worker died while loading it "}
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +79,7 @@ def asked(stubs: Stubs, model: str) -> dict[str, Callable[[], Any]]:
     return found
 
 
-@pytest.mark.parametrize("model", ["", "first", "fileless", "unseeded"])
+@pytest.mark.parametrize("model", ["", "first", "fileless", "unseeded", "deadly"])
 def test_every_rpc_refuses_it_with_the_reason(stubs: Stubs, model: str) -> None:
     calls = asked(stubs, model)
     assert len(calls) == 11
@@ -117,7 +120,9 @@ def test_client_and_command_line(server: Server, capsys: pytest.CaptureFixture[s
     with pytest.raises(SystemExit) as ended:
         cli(["models", "--server", server.address])
     assert ended.value.code == 0
-    assert "first could not be loaded: own_networks:raises" in " ".join(capsys.readouterr().out.split())
+    assert "first could not be loaded: its builder own_networks:raises failed at own_networks.py:" in " ".join(
+        capsys.readouterr().out.split()
+    )
 
 
 def test_the_log_tells_the_reasons(server: Server) -> None:
@@ -126,6 +131,7 @@ def test_the_log_tells_the_reasons(server: Server) -> None:
     for name, reason in REASONS.items():
         assert log.count(f"model {name} is not served: ") == 1
         assert reason in log
+    assert all(re.match(r"\d{4}-\d\d-\d\d ", line) for line in log.splitlines()), "also those of workers"
     assert "Traceback" not in log
 
 
@@ -151,11 +157,11 @@ def starting(folder: Path, config: str, *flags: str) -> int:
 
 
 FAILING = {
-    "strict, before any worker": (BAD + GOOD, ["--strict"], 2, ["model fileless: no such file"]),
-    "strict by the file": ("[server]\nstrict = true\n" + BAD + GOOD, [], 2, ["model fileless: no such file"]),
+    "strict, before any worker": (BAD + GOOD, ["--strict"], 2, ["model fileless: no file of weights"]),
+    "strict by the file": ("[server]\nstrict = true\n" + BAD + GOOD, [], 2, ["model fileless: no file of weights"]),
     "strict, in a worker": (BAD + GOOD, ["--strict", "--model", "good", "--model", "first"], 1, ["soup"]),
-    "all, some before": (BAD, [], 1, ["model fileless: no such file", "soup"]),
-    "all before": (BAD, ["--model", "fileless", "--model", "resnt18"], 2, ["no such file", "nearest: resnet18"]),
+    "all, some before": (BAD, [], 1, ["model fileless: no file of weights", "soup"]),
+    "all before": (BAD, ["--model", "fileless", "--model", "resnt18"], 2, ["no file of weights", "nearest: resnet18"]),
 }
 
 

@@ -1,5 +1,6 @@
 """Weights from files and from nowhere, labels, input transforms, and what is said when something does not fit."""
 
+import inspect
 import re
 from pathlib import Path
 
@@ -63,31 +64,97 @@ def test_random_weights_follow_the_seed() -> None:
     assert first == same != other
 
 
+def test_a_module_that_uses_random_numbers_when_it_is_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker that is started again may import it first for another model."""
+    text = "import torch\ntable = torch.rand(9)\ndef build():\n    return torch.nn.Linear(3, 5)\n"
+    (tmp_path / "random_at_import.py").write_text(text)
+    monkeypatch.syspath_prepend(tmp_path)
+    first, second = (load(spec(builder="random_at_import:build")).digest for _ in range(2))
+    assert first == second
+
+
 def broken(folder: Path) -> str:
     (folder / "w.safetensors").write_bytes(b"not weights at all, for certain")
     return str(folder / "w.safetensors")
 
 
+def line_of(builder: str) -> int:
+    """The first line of what that builder does."""
+    return int(inspect.getsourcelines(getattr(own_networks, builder))[1]) + 1
+
+
 FAULTS = {
-    "damaged": lambda p: (spec(weights=broken(p)), r"model mine: .*w.safetensors is not a whole .safetensors file"),
-    "without a file": lambda p: (spec(weights=str(p / "none.pth")), r"model mine: no such file: .*none.pth"),
+    "damaged": lambda p: (spec(weights=broken(p)), r"model mine: .*w.safetensors is cut off or damaged; copy it again"),
+    "without a file": lambda p: (
+        spec(weights=str(p / "none.pth")),
+        r"model mine: no file of weights .*none.pth; correct",
+    ),
     "of an unknown name": lambda p: (
         ModelSpec(name="r", builder="resnet18", weights="IMAGENET1K_V7"),
-        r'model r: no such file: IMAGENET1K_V7 \(weights may be a file, or one of: "random", .*"IMAGENET1K_V1"\)',
+        r'model r: no file of weights IMAGENET1K_V7; .*; names that it may be: "random", .*"IMAGENET1K_V1"$',
     ),
     "of a misspelt name": lambda p: (
         spec(weights="Random"),
-        r'model mine: no such file: Random \(weights may be a file, or one of: "random"\)',
+        r'model mine: no file of weights Random; correct weights, .*; its builder knows no names but "random"$',
     ),
-    "of no function": lambda p: (spec(builder="networks:nothing"), r"model mine: .*AttributeError: .*'nothing'"),
-    "of no module": lambda p: (spec(builder="networks.deep:nothing"), r"model mine: .*ModuleNotFoundError: .*networks"),
-    "of no network": lambda p: (spec(builder="networks:not_a_network"), "gave a Tensor, not a torch.nn.Module"),
+    "of no function": lambda p: (
+        spec(builder="own_networks:trunc"),
+        r"^model mine: own_networks has no function trunc; nearest: trunk",
+    ),
+    "of a network": lambda p: (
+        spec(builder="own_networks:instance"),
+        r"own_networks:instance is a network, not a function that returns one$",
+    ),
+    "of numbers": lambda p: (
+        spec(builder="own_networks:SIZES"),
+        r"own_networks:SIZES is of type tuple, not a function that returns a network$",
+    ),
+    "of no module": lambda p: (
+        spec(builder="networks.deep:nothing"),
+        r"^model mine: there is no module networks.deep: No module named",
+    ),
+    "of a module at fault": lambda p: (
+        spec(builder="at_fault:build"),
+        r"^model mine: importing at_fault failed at at_fault.py:3: SyntaxError: ",
+    ),
+    "of no network": lambda p: (
+        spec(builder="networks:not_a_network"),
+        "networks:not_a_network returned a Tensor; it must return a torch.nn.Module$",
+    ),
+    "of a tuple": lambda p: (
+        spec(builder="own_networks:returns_a_tuple"),
+        "^model mine: its builder own_networks:returns_a_tuple returned a tuple; it must return the network alone$",
+    ),
+    "of nothing": lambda p: (spec(builder="own_networks:returns_nothing"), "returned None; it must return"),
+    "of a class": lambda p: (spec(builder="own_networks:returns_its_class"), "returned the class Trunk; it must"),
+    "of lazy layers": lambda p: (
+        spec(builder="own_networks:lazy"),
+        "it has Lazy layers without a size; let the builder run it once on zeros before returning it$",
+    ),
+    "with other arguments": lambda p: (
+        spec(builder="own_networks:takes_classes", arguments={"clases": 7}),
+        r"own_networks:takes_classes takes \(classes: int\): .*classes.*; correct arguments = \{ clases = 7 \}$",
+    ),
+    "without its arguments": lambda p: (
+        spec(builder="own_networks:takes_classes"),
+        r"missing a required argument: 'classes'; correct arguments = \{ \.\.\. \}$",
+    ),
     "that imports what is not there": lambda p: (
         spec(builder="own_networks:imports_nothing"),
-        r"model mine: own_networks:imports_nothing .*ModuleNotFoundError: No module named 'no_such_package_at_all'",
+        r"^model mine: its builder own_networks:imports_nothing failed at own_networks.py:\d+: ModuleNotFoundError: No",
     ),
-    "that fails": lambda p: (spec(builder="own_networks:raises"), r"model mine: .*LookupError: no such recipe: soup"),
-    "that leaves": lambda p: (spec(builder="own_networks:leaves"), r"model mine: .*SystemExit: 3"),
+    "that fails": lambda p: (
+        spec(builder="own_networks:raises"),
+        r"^model mine: its builder own_networks:raises failed at own_networks.py:\d+: LookupError: no such recipe: s",
+    ),
+    "that fails in torch": lambda p: (
+        spec(builder="own_networks:raises_deep", weights=broken(p)),
+        rf"raises_deep failed at own_networks.py:{line_of('raises_deep')}: TypeError: ",
+    ),
+    "that leaves": lambda p: (
+        spec(builder="own_networks:leaves"),
+        r"leaves failed at own_networks.py:\d+: SystemExit: 3",
+    ),
     "scripted": lambda p: (
         spec(builder="own_networks:scripted"),
         "mine: the network is a TorchScript module",
@@ -105,7 +172,9 @@ FAULTS = {
 
 
 @pytest.mark.parametrize("fault", FAULTS.values(), ids=FAULTS)
-def test_what_does_not_fit_is_said(fault: object, tmp_path: Path) -> None:
+def test_what_does_not_fit_is_said(fault: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "at_fault.py").write_text("import torch\n\ndef build(:\n")
+    monkeypatch.syspath_prepend(tmp_path)
     wrong, says = fault(tmp_path)  # type: ignore[operator]
     with pytest.raises(LoadError, match=re.compile(says, re.DOTALL)):
         load(wrong)
@@ -115,10 +184,33 @@ def test_labels(tmp_path: Path) -> None:
     (tmp_path / "labels.txt").write_text("ant\n bee \n\ncat\ndog\neel\n")
     assert prepare(spec(labels=tmp_path / "labels.txt"), CPU).card.classes == ("ant", "bee", "cat", "dog", "eel")
     assert prepare(spec(labels=tuple("vwxyz")), CPU).card.classes == tuple("vwxyz")
-    with pytest.raises(LoadError, match="model mine: 3 labels for 5 classes"):
+    for few in ("a\nb\n", "a\nb\nc\nd\ne\nf\n"):
+        (tmp_path / "few.txt").write_text(few)
+        says = (
+            rf"few.txt has {len(few) // 2} labels, but the network has 5 classes; give one label a line, in the order"
+        )
+        with pytest.raises(LoadError, match=f"model mine: {says}"):
+            prepare(spec(labels=tmp_path / "few.txt"), CPU)
+    with pytest.raises(LoadError, match="model mine: its entry has 3 labels, but the network has 5 classes"):
         prepare(spec(labels=("a", "b", "c")), CPU)
+    (tmp_path / "empty.txt").write_text("\n")
+    (tmp_path / "picture.txt").write_bytes(b"\xff\xd8\xff")
+    for name, says in (("empty", "are empty; give one label a line"), ("picture", "are no text in UTF-8")):
+        with pytest.raises(LoadError, match=rf"model mine: its labels, .*{name}.txt, {says}"):
+            load(spec(labels=tmp_path / f"{name}.txt"))
     with pytest.raises(LoadError, match=r"model mine: .*nowhere.txt"):
         load(spec(labels=tmp_path / "nowhere.txt"))
+
+
+def test_what_the_entry_left_to_be_assumed_is_noted(tmp_path: Path) -> None:
+    made = "its weights are those that the builder made"
+    own = {"mean": (0.5,) * 3, "std": (0.5,) * 3}
+    assert load(spec()).notes == ("mean and std are not given: ImageNet's are used", made)
+    assert load(spec(mean=(0.5,) * 3, weights="random")).notes == ("std is not given: ImageNet's is used",)
+    assert load(spec(**own)).notes == (made,)
+    assert "mean and std are not given: 0 and 1 are used" in load(spec(channels=1)).notes
+    torch.save(linear().state_dict(), tmp_path / "w.pth")
+    assert not load(spec(**own, weights=str(tmp_path / "w.pth"))).notes
 
 
 COLOURS = {"ImageNet's": {}, "their own": {"mean": (0.4, 0.5, 0.6), "std": (0.2, 0.25, 0.3)}}

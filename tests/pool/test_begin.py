@@ -20,7 +20,7 @@ def own(name: str, builder: str, **facts: object) -> ModelSpec:
 
 GOOD, OTHER = own("good", "trunk"), own("other", "convolutional_head")
 BAD = [
-    (own("bad", "raises"), "own_networks:raises with weights DEFAULT: LookupError: no such recipe: soup"),
+    (own("bad", "raises"), "LookupError: no such recipe: soup"),
     (own("bad", "imports_nothing"), "ModuleNotFoundError: No module named 'no_such_package_at_all'"),
     (own("bad", "leaves"), "SystemExit: 3"),
     (own("bad", "scripted"), "the network is a TorchScript module"),
@@ -41,6 +41,11 @@ def test_a_model_that_cannot_be_loaded(bad: ModelSpec, says: str) -> None:
         begin(WorkerSettings((GOOD, bad), "cpu", strict=True))
     with pytest.raises(LoadError, match=r"^model bad: (?!model)"):
         begin(WorkerSettings((bad,), "cpu"))
+
+
+def test_strict_tells_all_that_failed() -> None:
+    with pytest.raises(LoadError, match=r"^model one: .*\nmodel two: [^\n]*$"):
+        begin(WorkerSettings((own("one", "raises"), GOOD, own("two", "leaves")), "cpu", strict=True))
 
 
 def test_all_reasons_are_told_where_no_model_is_left() -> None:

@@ -14,7 +14,7 @@ from gradserve_server.models.card import ModelCard
 from gradserve_server.models.catalogue import ModelSpec
 from gradserve_server.pool import pool as module
 from gradserve_server.pool.pool import ATTEMPTS, RESTARTS, Full, NoWorker, Pool
-from gradserve_server.pool.wire import Broken, Cancel, Outcome, Preview, Ready, Task, Tick, WorkerSettings
+from gradserve_server.pool.wire import Broken, Cancel, Loading, Outcome, Preview, Ready, Task, Tick, WorkerSettings
 
 CARD: ModelCard = SimpleNamespace(name="m", digest="")  # type: ignore[assignment]
 
@@ -338,6 +338,43 @@ async def test_what_a_worker_cannot_load_is_served_by_none(
     assert [spec.name for spec in scripted[2].settings.models] == ["c"], "a new worker keeps to it"
     assert scripted[2].settings.strict, "and does not begin with less"
     assert list(pool.cards) == ["c"]
+
+
+async def test_a_model_that_kills_a_worker_is_left_out(
+    scripted: list[Scripted], caplog: pytest.LogCaptureFixture
+) -> None:
+    pool, start = await starting()
+    scripted[0].say(Loading("a"))
+    scripted[0].say(Loading("b"))
+    scripted[0].die()
+    scripted[1].ready_but("abc")
+    assert [spec.name for spec in scripted[2].settings.models] == ["a", "c"]
+    scripted[2].ready_but("ac")
+    await start
+    assert list(pool.cards) == ["a", "c"]
+    assert pool.cards.unavailable["b"] == (
+        "the worker died while loading it (out of memory? a crash in its builder?); "
+        "leave it out, or try it alone: --model b (in 1 of 2 workers)"
+    )
+    scripted[2].say(Loading("c"))
+    scripted[2].die()
+    assert "died while loading model c with 0 tasks" in caplog.text
+
+
+async def test_where_models_kill_all_workers_or_one_is_enough_the_start_fails(scripted: list[Scripted]) -> None:
+    for strict in (False, True):
+        scripted.clear()
+        pool = Pool([WorkerSettings(SPECS[:2], "cpu", strict=strict)])
+        start = asyncio.create_task(pool.start())
+        await asyncio.sleep(0)
+        scripted[-1].say(Loading("a"))
+        scripted[-1].die()
+        if not strict:
+            scripted[-1].say(Loading("b"))
+            scripted[-1].die()
+            scripted[-1].ready_but("")
+        with pytest.raises(StartError, match=r"model a: the worker died while loading it .* --model a"):
+            await start
 
 
 async def test_where_no_model_is_loaded_by_all_the_start_fails(scripted: list[Scripted]) -> None:

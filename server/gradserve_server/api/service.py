@@ -1,6 +1,7 @@
 """The whole service: pool, metrics and server, from start to drained."""
 
 import asyncio
+import logging
 import signal
 from collections.abc import Coroutine
 from typing import Any
@@ -9,7 +10,7 @@ from prometheus_client import start_http_server
 
 from ..config import Settings, devices
 from ..metrics import Metrics
-from ..models.catalogue import faults_of
+from ..models.faults import faults_of
 from ..pool.pool import Pool
 from ..pool.wire import Tick, WorkerSettings
 from .server import ApiServer
@@ -62,7 +63,8 @@ def pool_of(settings: Settings, metrics: Metrics) -> Pool:
     at, strict = settings.pool, settings.server.strict
     faults = faults_of(settings.models)
     models = tuple(spec for spec in settings.models if spec.name not in faults)
-    workers = [WorkerSettings(models, device, at.threads, at.rows, strict) for device in devices(at)]
+    level = logging.getLogger().level
+    workers = [WorkerSettings(models, device, at.threads, at.rows, strict, level) for device in devices(at)]
     pool = Pool(
         workers,
         default=settings.models[0].name,

@@ -1,24 +1,23 @@
 """Which models a server serves: a TOML file, command-line flags, or the embedded ones."""
 
-import difflib
 import logging
-import tomllib
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable
 from functools import cache
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, StringConstraints, ValidationError, model_validator
 
 from .card import Precision, Rpc
+from .tables import mistakes, read_toml
 
 log = logging.getLogger(__name__)
 
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
-Colour = Annotated[tuple[float, ...], Field(min_length=1)]  # a number for each channel that the network takes
+Colour = Annotated[tuple[FiniteFloat, ...], Field(min_length=1)]  # a number for each channel that the network takes
 Rows = Annotated[int, Field(ge=1, le=4096)]
 PRECISIONS: tuple[Precision, ...] = ("exact", "balanced", "fast")
+MOST_OF_UNIT = 2  # a mean or std above it is of pixels up to 255
 EMBEDDED_FOLDER = Path(__file__).parent / "embedded"
 
 
@@ -74,7 +73,10 @@ class ModelSpec(BaseModel):
         if self.precisions is None:
             return self
         if missing := {"exact", *self.auto.values(), *self.rows} - set(self.precisions):
-            raise ValueError(f"precisions must have {', '.join(sorted(missing))} too")
+            why = "certificates need it" if "exact" in missing else "auto or rows have it"
+            first, *_ = (each for each in PRECISIONS if each in missing)
+            whole = ", ".join(f'"{each}"' for each in PRECISIONS if each in missing.union(self.precisions))
+            raise ValueError(f'precisions must include "{first}" ({why}); write [{whole}]')
         return self
 
     @model_validator(mode="after")
@@ -93,6 +95,10 @@ class ModelSpec(BaseModel):
             if numbers is not None and len(numbers) != self.channels:
                 hint = " (a network that takes grey pictures needs channels = 1)" if len(numbers) == 1 else ""
                 raise ValueError(f"{name} has {len(numbers)} numbers for channels = {self.channels}{hint}")
+            if numbers is not None and max(numbers) > MOST_OF_UNIT:
+                raise ValueError("pixels are in [0, 1]; divide mean and std by 255")
+        if self.std is not None and min(self.std) <= 0:
+            raise ValueError("std must be above 0")
         return self
 
     @property
@@ -139,14 +145,17 @@ EMBEDDED = {
 
 
 def read_catalogue(path: Path) -> list[ModelSpec]:
-    """The models of a TOML file; relative paths are relative to it. Raises ValueError, pydantic.ValidationError."""
-    tables = tomllib.loads(path.read_text()).get("models", {})
-    if not isinstance(tables, dict):
+    """The models of a TOML file; relative paths are relative to it. Raises OSError, ValueError."""
+    tables = read_toml(path).get("models", {})
+    if not isinstance(tables, dict) or not all(isinstance(table, dict) for table in tables.values()):
         raise ValueError(f"{path}: models must be tables: [models.NAME]")
     specs = []
     for name, table in tables.items():
         base = EMBEDDED[name].model_dump() if name in EMBEDDED and "builder" not in table else {"name": name}
-        spec = ModelSpec.model_validate({**base, **table})
+        try:
+            spec = ModelSpec.model_validate({**base, **table})
+        except ValidationError as error:
+            raise ValueError(mistakes(error, f"{path.name}, [models.{name}]", ModelSpec)) from error
         changes: dict[str, object] = {}
         if names_file(spec):
             changes["weights"] = str(path.parent / spec.weights)
@@ -193,65 +202,25 @@ class Tuned(BaseModel):
 
 
 def read_tuning(path: Path) -> Tuning:
-    """Raises OSError, ValueError (pydantic.ValidationError is one)."""
-    return Tuning.model_validate(tomllib.loads(path.read_text()))
+    """Raises OSError, ValueError."""
+    try:
+        return Tuning.model_validate(read_toml(path))
+    except ValidationError as error:
+        raise ValueError(mistakes(error, path.name, Tuning)) from error
 
 
 def from_flag(flag: str, known: Iterable[ModelSpec] = ()) -> ModelSpec:
     """NAME or NAME=WEIGHTS: a model of the configuration file, an embedded one, or torchvision's. Raises ValueError."""
     name, _, weights = flag.partition("=")
     named = EMBEDDED | {spec.name: spec for spec in known}
-    spec = named.get(name) or ModelSpec(name=name)
+    if ":" in name:
+        own = f'a builder of your own needs --config with [models.NAME] and builder = "{name}"'
+        raise ValueError(f"--model takes a name; {own}")
+    try:
+        spec = named.get(name) or ModelSpec(name=name)
+    except ValidationError as error:
+        raise ValueError(mistakes(error, f"--model {flag}", ModelSpec)) from error
     return spec.model_copy(update={"weights": weights}) if weights else spec
-
-
-def check_builders(specs: Sequence[ModelSpec]) -> None:
-    """Raises ValueError for the first model that certainly cannot be loaded, before any worker is started."""
-    for name, fault in faults_of(specs).items():
-        raise ValueError(f"model {name}: {fault}")
-
-
-def faults_of(specs: Sequence[ModelSpec]) -> dict[str, str]:
-    """Why models certainly cannot be loaded, by name; what can be known without building a network."""
-    names = [spec.name for spec in specs]
-    faults = {name: "two models have the same name" for name in names if names.count(name) > 1}
-    for spec in specs:
-        if spec.name not in faults and (fault := _builder_fault(spec) or _file_fault(spec)):
-            faults[spec.name] = fault
-    return faults
-
-
-def _builder_fault(spec: ModelSpec) -> str:
-    if ":" in spec.source:
-        package = spec.source.partition(":")[0].partition(".")[0]
-        try:
-            there = find_spec(package) is not None
-        except (ImportError, ValueError):
-            there = False
-        return "" if there else f"no package {package!r} is installed or on PYTHONPATH"
-    classifiers = _classifiers()
-    if spec.source in classifiers:
-        return ""
-    near = difflib.get_close_matches(spec.source, [*EMBEDDED, *classifiers], 3)
-    hint = f"; nearest: {', '.join(near)}" if near else ""
-    return f"torchvision has no classifier {spec.source!r}{hint}"
-
-
-def _file_fault(spec: ModelSpec) -> str:
-    """What is wrong with the paths of the entry, or nothing."""
-    if names_file(spec) and not Path(spec.weights).is_file():
-        return no_weights(spec)
-    if isinstance(spec.labels, Path) and not spec.labels.is_file():
-        return f"no such file of labels: {spec.labels}"
-    return ""
-
-
-def no_weights(spec: ModelSpec) -> str:
-    """What to say where the weights of an entry are neither a known name nor a file."""
-    path = Path(spec.weights)
-    what = f"{path} is a folder, not a file of weights" if path.is_dir() else f"no such file: {path}"
-    known = ", ".join(f'"{name}"' for name in dict.fromkeys(weights_names(spec.source)))
-    return f"{what} (weights may be a file, or one of: {known})"
 
 
 def names_file(spec: ModelSpec) -> bool:
@@ -261,7 +230,7 @@ def names_file(spec: ModelSpec) -> bool:
 
 def weights_names(source: str) -> tuple[str, ...]:
     """The words that weights may be instead of a file, for a builder."""
-    if ":" in source or source not in _classifiers():
+    if ":" in source or source not in classifiers():
         return ("random",)
     from torchvision import models as zoo
 
@@ -269,7 +238,8 @@ def weights_names(source: str) -> tuple[str, ...]:
 
 
 @cache
-def _classifiers() -> tuple[str, ...]:
+def classifiers() -> tuple[str, ...]:
+    """The names of torchvision's networks that classify."""
     from torchvision import models as zoo
 
     return tuple(zoo.list_models(module=zoo))

@@ -1,17 +1,19 @@
 """Files of weights: what they hold, and how their names are brought to those of a network. Never runs pickled code."""
 
 import re
-import zipfile
+import warnings
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from pickletools import genops
 from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
+from torch.serialization import safe_globals
+
+from .pickled import NUMBERS, dicts_of_tensors, is_intact, quoted, subscript, why_objects
 
 # The keys under which training scripts keep a state dict, the weights as trained before their running averages.
 WRAPPERS = (
@@ -31,7 +33,7 @@ WRAPPERS = (
     "params_ema",
 )
 MAX_NESTING = 3  # wrappers within wrappers
-MAX_NAMES_SHOWN = 6
+MAX_NAMES_SHOWN = 3
 SAVE_WEIGHTS = 'save the weights alone: torch.save(net.state_dict(), "weights.pth")'
 
 
@@ -49,18 +51,31 @@ class Checkpoint(NamedTuple):
 
 def read_checkpoints(path: Path) -> list[Checkpoint]:
     """The state dicts of a file, those to be preferred first. Raises CheckpointError."""
-    if not path.is_file():
-        raise CheckpointError(f"{path} is a folder, not a file" if path.is_dir() else f"no such file: {path}")
-    content = _read_safetensors(path) if _is_safetensors(path) else _read_torch(path)
+    try:
+        _refuse_what_is_no_file(path)
+        content = _read_safetensors(path) if _is_safetensors(path) else _read_torch(path)
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error.strerror}") from error
     if not isinstance(content, Mapping):
-        kind = type(content).__name__
-        raise CheckpointError(f"{path} holds a {kind}, not a state dict; {SAVE_WEIGHTS}")
+        raise CheckpointError(f"{path} holds a {_kind(content)}, not a dict of tensors by name; {SAVE_WEIGHTS}")
     checkpoints = list(_state_dicts(content, ()))
     if not checkpoints:
-        there = shown([str(key) for key in content]) or "nothing"
-        where = f"looked for at its top level and under {', '.join(WRAPPERS)}"
-        raise CheckpointError(f"{path} holds no state dict ({where}); its top level has: {there}; {SAVE_WEIGHTS}")
+        raise CheckpointError(_without_weights(path, content))
     return checkpoints
+
+
+def _kind(content: object) -> str:
+    return "tensor" if isinstance(content, Tensor) else type(content).__name__
+
+
+def _without_weights(path: Path, content: Mapping[Any, Any]) -> str:
+    """What to say of a file whose dict has no state dict at the usual places."""
+    keys = next(dicts_of_tensors(content), ())
+    if not keys:
+        return f"{path} has no weights; it holds: {shown([str(key) for key in content]) or 'nothing'}"
+    alone = f'torch.save(torch.load({quoted(path.name)}){subscript(keys)}, "weights.pth")'
+    where = f"under {', '.join(map(quoted, keys))}, which is not looked for"
+    return f"{path}: its weights seem to be {where}; save them alone: {alone}"
 
 
 def _state_dicts(content: Mapping[Any, Any], keys: tuple[str, ...]) -> Iterator[Checkpoint]:
@@ -141,6 +156,17 @@ def shown(names: list[str]) -> str:
     return ", ".join(names[:MAX_NAMES_SHOWN]) + (f" and {more} more" if more > 0 else "")
 
 
+def _refuse_what_is_no_file(path: Path) -> None:
+    if not path.is_file():
+        raise CheckpointError(f"{path} is a folder, not a file" if path.is_dir() else f"no file of weights {path}")
+    with path.open("rb") as file:
+        start = file.read(30)
+    if not start:
+        raise CheckpointError(f"{path} is empty; copy it again")
+    if start.startswith(b"version https://git-lfs"):
+        raise CheckpointError(f"{path} is a pointer of Git LFS, not the file itself; run: git lfs pull")
+
+
 def _is_safetensors(path: Path) -> bool:
     """Whether a file says so by its ending, or begins as one: the length of a header, then a JSON object."""
     if path.suffix == ".safetensors":
@@ -154,52 +180,31 @@ def _read_safetensors(path: Path) -> Any:
     try:
         return load_file(path)
     except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path} is not a whole .safetensors file{_lfs(path)}: {error}") from error
+        raise CheckpointError(f"{path} is cut off or damaged; copy it again") from error
 
 
 def _read_torch(path: Path) -> Any:
     try:
-        return torch.load(path, "cpu", weights_only=True)
+        with warnings.catch_warnings(), safe_globals(NUMBERS):
+            warnings.simplefilter("ignore")  # of TorchScript archives and odd protocols, which are told below
+            return torch.load(path, "cpu", weights_only=True)
     except Exception as error:
         raise CheckpointError(_why_not_read(path, str(error))) from error
 
 
 def _why_not_read(path: Path, text: str) -> str:
-    """What a file is that torch does not read, what to do, and torch's own reason."""
+    """What a file is that torch does not read, and what to do."""
     if "TorchScript" in text:
-        return f"{path} is a TorchScript archive, not a state dict; of the module that it was made from {SAVE_WEIGHTS}"
-    said = re.sub(r"\x1b\[\d*m", "", text).strip()
-    said = next((line.strip() for line in said.splitlines() if "WeightsUnpickler error" in line), said)
-    said = f"torch says: {said.split('. Please use')[0][:300]}" if said else "it ends too early"
-    kinds = re.findall(r"GLOBAL ([\w.]+)", text)
-    if not kinds:
-        what = "is neither a .safetensors file nor a state dict saved by torch, or is damaged"
-        return f"{path} {what}{_lfs(path)}; {said}"
-    if (whole := _pickled_kind(path)) in kinds:
-        what = f"is a whole pickled {whole}, not a state dict"
-        load = f'net = torch.load("{path.name}", weights_only=False); torch.save(net.state_dict(), "weights.pth")'
-    else:
-        what = f"holds {kinds[0]} beside its tensors"
-        load = f'c = torch.load("{path.name}", weights_only=False); torch.save(c["state_dict"], "weights.pth")'
-    why = "it is not unpickled, since that runs code of the file"
-    return f"{path} {what}; {why}. Save the weights alone; if you trust the file: {load}. {said}"
-
-
-def _pickled_kind(path: Path) -> str:
-    """The class of the object that torch.save was given, or nothing where it is a plain dict; reads without running."""
-    try:
-        with zipfile.ZipFile(path) as file:
-            pickle = next(name for name in file.namelist() if name.endswith("data.pkl"))
-            operations = genops(file.read(pickle))
-            next(operations)  # the protocol
-            operation, argument, _ = next(operations)
-    except (zipfile.BadZipFile, StopIteration, ValueError):
-        return ""
-    return str(argument).replace(" ", ".") if operation.name == "GLOBAL" else ""
-
-
-def _lfs(path: Path) -> str:
-    """What to say of a file that only stands for one in Git LFS."""
-    with path.open("rb") as file:
-        pointer = file.read(30).startswith(b"version https://git-lfs")
-    return " (it is a pointer of Git LFS; fetch the file itself with: git lfs pull)" if pointer else ""
+        save = 'torch.save(net.state_dict(), "weights.pth")'
+        return f"{path} is a TorchScript file, not a file of weights; save those of the module it was made from: {save}"
+    if kinds := re.findall(r"GLOBAL ([\w.]+)", text):
+        return why_objects(path, kinds[0])
+    if is_intact(path) and "WeightsUnpickler error" in text:
+        again = f'torch.save(torch.load({quoted(path.name)}, weights_only=False), "weights.pth")'
+        return f"{path} cannot be loaded without running code from it; if you trust it, save it again: {again}"
+    if is_intact(path):
+        return f"{path} cannot be read; torch says: {text.strip().splitlines()[0][:200]}"
+    size = path.stat().st_size
+    return (
+        f"{path} is no file of weights (.safetensors, or of torch.save), or was cut off ({size} bytes); copy it again"
+    )

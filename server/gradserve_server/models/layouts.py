@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from .card import Layout, Tokens
+from .loading import CatalogueMistake
 from .outputs import run
 from .taps import first_tensor
 
@@ -93,7 +94,7 @@ class Reading:
 def read_tokens(network: nn.Module, example: Tensor, found: Mapping[int, Sequence], declared: Size | None) -> Reading:
     """How the network's sequences are to be read; what is not sure is left out.
 
-    `declared`: numbers of leading and trailing tokens from the catalogue. Raises ValueError where they are wrong.
+    `declared`: numbers of leading and trailing tokens from the catalogue. Raises CatalogueMistake where they are wrong.
     """
     size = (example.shape[2], example.shape[3])
     guesses = {}
@@ -103,12 +104,20 @@ def read_tokens(network: nn.Module, example: Tensor, found: Mapping[int, Sequenc
             guesses[count] = guess
     if declared is not None:
         if any(declared) and not any((t.leading, t.trailing) == declared for t in guesses.values()):
-            raise ValueError(
-                f"the catalogue says that it has {declared[0]} leading and {declared[1]} trailing tokens beside a grid "
-                f"of patches, but it has no such sequence; the lengths of its sequences are {sorted(found)}"
-            )
+            raise CatalogueMistake(_mistake(sorted(found), *declared))
         return Reading(guesses)
     return _checked(network, example, guesses) if guesses else Reading({})
+
+
+def _mistake(lengths: list[int], leading: int, trailing: int) -> str:
+    """What to say where no sequence is as the catalogue says."""
+    if not lengths:
+        return "the network has no sequences of tokens; leave tokens out"
+    said = f"tokens = {{ leading = {leading}, trailing = {trailing} }} does not fit"
+    has = f"the network has sequences of {', '.join(map(str, lengths))} tokens"
+    less = " - ".join(str(n) for n in (lengths[0], leading, trailing) if n)
+    which = f"{less} is no grid of patches" if len(lengths) == 1 else "none of them less these is a grid of patches"
+    return f"{said}: {has}, and {which}; correct the numbers, or leave tokens out to have them found"
 
 
 def _guess(count: int, sequence: Sequence, size: Size) -> Tokens | None:

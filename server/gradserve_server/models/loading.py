@@ -1,21 +1,20 @@
 """Building a network and giving it its weights."""
 
 import hashlib
-import random
-from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 from urllib.error import URLError
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch._dynamo import OptimizedModule
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 from torchvision import models as zoo
 
-from .catalogue import Colour, ModelSpec, names_file, no_weights
+from .builders import BuilderFault, build, check_sizes
+from .catalogue import Colour, ModelSpec, names_file
 from .checkpoints import CheckpointError
+from .faults import no_weights
 from .weights import Loaded, load_weights
 from .wrappers import NotServable, unwrap, unwrap_children
 
@@ -51,6 +50,10 @@ class LoadError(ValueError):
     """A model that cannot be loaded; the message names the model and what was wrong."""
 
 
+class CatalogueMistake(LoadError):
+    """An entry of the catalogue that does not fit its network; the message says what to correct, not which model."""
+
+
 class _Built(NamedTuple):
     """A network with its weights; `usual`: the torchvision weights whose metadata describe its input."""
 
@@ -68,32 +71,26 @@ def load(spec: ModelSpec) -> Source:
         return _describe(spec, built)
     except LoadError:
         raise
-    except (CheckpointError, NotServable) as error:
+    except (BuilderFault, CheckpointError, NotServable) as error:
         raise LoadError(f"model {spec.name}: {error}") from error
     except URLError as error:
         hint = f"give a file, --model {spec.name}=FILE, or {spec.name}=random to try things out"
         raise LoadError(f"model {spec.name}: its weights cannot be downloaded ({error.reason}); {hint}") from error
-    except (Exception, SystemExit) as error:  # a builder of one's own may raise anything
+    except Exception as error:
         what = f"{spec.source} with weights {spec.weights}: {type(error).__name__}: {error}"
         raise LoadError(f"model {spec.name}: {what}") from error
 
 
 def _build_own(spec: ModelSpec) -> _Built:
     """The network of a builder of one's own. Nothing inside it is rewritten; wrappers of torch's are taken away."""
-    module, _, function = spec.source.partition(":")
     torch.compiler.set_stance("force_eager")  # what its author compiled inside runs as written
-    torch.manual_seed(spec.seed)
-    random.seed(spec.seed)
-    np.random.seed(spec.seed % 2**32)  # builders draw from it, and every worker must get the same
-    network = getattr(import_module(module), function)(**spec.arguments)
-    if not isinstance(network, nn.Module):
-        raise LoadError(f"model {spec.name}: {spec.source} gave a {type(network).__name__}, not a torch.nn.Module")
-    network = unwrap(network)
+    network = unwrap(build(spec))
     unwrap_children(network, OptimizedModule)
     loaded = Loaded()
     if names_file(spec):
         _check_file(spec)
         loaded = load_weights(network, Path(spec.weights), spec.source)
+    check_sizes(network)
     unwrap_children(network, DataParallel, DistributedDataParallel)  # afterwards, since files may have their names
     return _Built(network, loaded=loaded)
 
@@ -172,8 +169,22 @@ def _describe(spec: ModelSpec, built: _Built) -> Source:
         channels=spec.channels,
         labels_are_usual=usual,
         classes=built.loaded.classes,
-        notes=(*built.loaded.notes, *([GREY_NOTE] if spec.channels == 1 else [])),
+        notes=(*built.loaded.notes, *_notes(spec)),
     )
+
+
+def _notes(spec: ModelSpec) -> list[str]:
+    """What the entry of a builder of one's own left to be assumed, and how grey pictures are taken."""
+    own = ":" in spec.source
+    usual = "0 and 1" if spec.channels == 1 else "ImageNet's"
+    notes = [GREY_NOTE] if spec.channels == 1 else []
+    if own and (spec.mean is None or spec.std is None):
+        left_out = " and ".join(name for name in ("mean", "std") if getattr(spec, name) is None)
+        are = "are" if spec.mean is spec.std else "is"
+        notes.append(f"{left_out} {are} not given: {usual} {are} used")
+    if own and spec.weights == "DEFAULT":
+        notes.append("its weights are those that the builder made")
+    return notes
 
 
 def _normalisation(spec: ModelSpec, preset: Any) -> tuple[Colour, Colour]:
@@ -194,10 +205,23 @@ def _with_transform(mean: Colour, std: Colour) -> tuple[Colour, Colour]:
 def _labels(spec: ModelSpec, usual: Any) -> tuple[tuple[str, ...], bool]:
     """Names of the classes, and whether they are those of torchvision's weights rather than of the entry."""
     if isinstance(spec.labels, Path):
-        return tuple(line.strip() for line in spec.labels.read_text().splitlines() if line.strip()), False
+        return _lines(spec.name, spec.labels), False
     if spec.labels is not None:
         return spec.labels, False
     return (tuple(usual.meta["categories"]), True) if usual else ((), False)
+
+
+def _lines(name: str, path: Path) -> tuple[str, ...]:
+    """The labels of a file. Raises LoadError."""
+    try:
+        lines = tuple(line.strip() for line in path.read_text("utf-8-sig").splitlines() if line.strip())
+    except OSError as error:
+        raise LoadError(f"model {name}: its labels, {path}, cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise LoadError(f"model {name}: its labels, {path}, are no text in UTF-8") from error
+    if not lines:
+        raise LoadError(f"model {name}: its labels, {path}, are empty; give one label a line, or leave labels out")
+    return lines
 
 
 def class_names(spec: ModelSpec, source: Source, classes: int) -> tuple[str, ...]:
@@ -208,7 +232,9 @@ def class_names(spec: ModelSpec, source: Source, classes: int) -> tuple[str, ...
     if len(source.labels) == classes:
         return source.labels
     if source.labels and not source.labels_are_usual:
-        raise LoadError(f"model {spec.name}: {len(source.labels)} labels for {classes} classes")
+        where = spec.labels.name if isinstance(spec.labels, Path) else "its entry"
+        text = f"{where} has {len(source.labels)} labels, but the network has {classes} classes"
+        raise LoadError(f"model {spec.name}: {text}; give one label a line, in the order of the classes")
     return tuple(f"class {i}" for i in range(classes))
 
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from .behaviour import Unservable, check_unwritten, examine, state_of, trial_images, varied
+from .builders import where
 from .card import ModelCard, Precision
 from .casting import cast
 from .catalogue import ModelSpec
@@ -78,7 +79,7 @@ def prepare_source(
     except Exception as error:
         assumed = "" if spec.height and spec.width else ", assumed since its entry has no height and width,"
         what = advice(source, torch.empty(0, device=device, dtype=dtype)) or (
-            f"a first pass over images of {source.height}x{source.width}{assumed} failed: {error}; if its input has "
+            f"a first pass over images of {source.height}x{source.width}{assumed} failed{where(error)}: {error}; if its input has "
             "another size or number of channels, say so with height, width and channels"
         )
         raise LoadError(f"model {spec.name}: {what}") from error

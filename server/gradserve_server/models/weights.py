@@ -2,13 +2,22 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from torch import Tensor, nn
 from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
 from .checkpoints import Checkpoint, CheckpointError, as_state_dict, fitted, read_checkpoints, shown
 from .plain import is_plain
+
+COUNTER = "num_batches_tracked"  # of BatchNorm; nothing in eval mode depends on it
+
+
+class _Misfit(NamedTuple):
+    """A tensor of the file that is something else than the network's of that name."""
+
+    kind: Literal["shape", "dtype", "torn"]
+    text: str
 
 
 class Loaded(NamedTuple):
@@ -50,7 +59,7 @@ def _fits(checkpoint: Checkpoint, own: Mapping[str, Any]) -> bool:
     return checkpoint.tensors.keys() == own.keys() and not _misfits(checkpoint, own)
 
 
-def _misfits(checkpoint: Checkpoint, own: Mapping[str, Any]) -> list[str]:
+def _misfits(checkpoint: Checkpoint, own: Mapping[str, Any]) -> list[_Misfit]:
     """What has the name of a tensor of the network's but is something else, described."""
     found = []
     pairs = [(name, tensor, own[name]) for name, tensor in checkpoint.tensors.items() if name in own]
@@ -58,13 +67,17 @@ def _misfits(checkpoint: Checkpoint, own: Mapping[str, Any]) -> list[str]:
         if not isinstance(theirs, Tensor) or not isinstance(ours, Tensor) or _is_lazy(ours):
             continue
         if theirs.shape != ours.shape:
-            found.append(f"{name} is {_shape(theirs)} in the file and {_shape(ours)} in the network")
+            text = f"{name} is {_shape(theirs)} in the file and {_shape(ours)} in the network"
+            found.append(_Misfit("shape", text))
+        elif name.endswith(COUNTER):
+            continue  # a network that was made half counts in halves
         elif (theirs.is_floating_point(), theirs.is_complex()) != (ours.is_floating_point(), ours.is_complex()):
-            found.append(f"{name} is {theirs.dtype} in the file and {ours.dtype} in the network")
+            text = f"{name} is {theirs.dtype} in the file and {ours.dtype} in the network"
+            found.append(_Misfit("dtype", text))
     return found + _torn(checkpoint, own)
 
 
-def _torn(checkpoint: Checkpoint, own: Mapping[str, Any]) -> list[str]:
+def _torn(checkpoint: Checkpoint, own: Mapping[str, Any]) -> list[_Misfit]:
     """Tensors that the network has under several names, to which the file gives different values."""
     found = []
     first: dict[Any, str] = {}
@@ -75,7 +88,8 @@ def _torn(checkpoint: Checkpoint, own: Mapping[str, Any]) -> list[str]:
         other = first.setdefault(_place(ours), name)
         known = checkpoint.tensors[other]
         if other != name and known.shape == theirs.shape and not known.equal(theirs):
-            found.append(f"{other} and {name} are one tensor in the network, but differ in the file")
+            text = f"{other} and {name} are one tensor in the network, but differ in the file"
+            found.append(_Misfit("torn", text))
     return found
 
 
@@ -98,7 +112,7 @@ def _really_missing(missing: Sequence[str], own: Mapping[str, Any], tensors: Map
     return [
         name
         for name in missing
-        if not name.endswith("num_batches_tracked")
+        if not name.endswith(COUNTER)
         and not (isinstance(own.get(name), Tensor) and not _is_lazy(own[name]) and _place(own[name]) in there)
     ]
 
@@ -150,20 +164,28 @@ def _report(
     own: Mapping[str, Any],
     missing: Sequence[str],
     unexpected: Sequence[str],
-    misfits: Sequence[str],
+    misfits: Sequence[_Misfit],
 ) -> str:
-    """What the file has, what the network wants, and where they disagree."""
-    theirs = list(checkpoint.tensors)
+    """Where the file and the network disagree, what matters most first."""
     under = f" under {'.'.join(checkpoint.keys)}" if checkpoint.keys else ""
-    parts = [
-        f"{path.name} does not fit {source}",
-        f"the file has {len(theirs)} tensors{under}: {shown(theirs)}",
-        f"the network wants {len(own)}: {shown(list(own))}",
-    ]
-    parts += [f"{len(missing)} missing in the file: {shown(list(missing))}"] if missing else []
-    parts += [f"{len(unexpected)} unknown to the network: {shown(list(unexpected))}"] if unexpected else []
-    parts += [f"{len(misfits)} of another kind: {shown(list(misfits))}"] if misfits else []
-    return "; ".join(parts)
+    here = len(own) - len(missing)
+    names = f"of {len(own)} tensors that the network wants, the file has {here}{under}" if missing or unexpected else ""
+    names += f"; missing: {shown(list(missing))}" if missing else ""
+    names += f"; unknown: {shown(list(unexpected))}" if unexpected else ""
+    shapes = [each.text for each in misfits if each.kind == "shape"]
+    others = [each.text for each in misfits if each.kind != "shape"]
+    sizes = (
+        f"{len(shapes)} of {len(own)} tensors {'has' if len(shapes) == 1 else 'have'} another shape: {shown(shapes)}"
+        if shapes
+        else ""
+    )
+    kinds = f"{len(others)} of another kind: {shown(others)}" if others else ""
+    strange = here < len(own) / 2
+    parts = [names, sizes, kinds] if strange else [sizes, kinds, names]
+    hint = "is it the file of another network?"
+    if not strange and ":" in source:
+        hint = "let the builder make the network that was trained (see arguments)"
+    return f"{path.name} does not fit {source}: {'; '.join([*filter(None, parts), hint])}"
 
 
 def _other_state_dicts(path: Path, taken: Checkpoint, checkpoints: Sequence[Checkpoint]) -> list[str]:

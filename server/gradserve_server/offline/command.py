@@ -14,7 +14,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from ..config import read_settings
 from ..methods.influence.plan import Report
-from ..models.catalogue import ModelSpec, check_builders, from_flag
+from ..models.catalogue import ModelSpec, from_flag
+from ..models.faults import check_builders
 
 console = Console(stderr=True, highlight=False)
 

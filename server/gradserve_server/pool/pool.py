@@ -4,17 +4,19 @@ import asyncio
 import logging
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 from ..config import StartError
 from ..models.served import ServedModels
 from .handle import Handle
+from .members import Member, Pending
 from .wire import (
     OTHER_WEIGHTS,
     Broken,
     Cancel,
     Failure,
     FailureKind,
+    Loading,
     Outcome,
     Preview,
     Ready,
@@ -26,8 +28,6 @@ from .wire import (
 log = logging.getLogger(__name__)
 
 ATTEMPTS = 3  # a task is run again twice after its worker died
-SMOOTHING = 0.2  # weight of the newest statistics in a worker's speed
-SLOWEST = 1e-9  # GFLOP per second, so that nothing is divided by zero
 RESTARTS = 5  # in a row without becoming ready, then the worker is given up
 
 
@@ -41,56 +41,6 @@ class Full(Exception):
 
 class NoWorker(Exception):
     """No worker is alive: starting, draining or given up."""
-
-
-@dataclass(eq=False)
-class _Pending:
-    task: Task
-    told: asyncio.Queue[Outcome | Preview] = field(default_factory=asyncio.Queue)
-    worker: "_Worker | None" = None
-    attempts: int = 0
-
-
-@dataclass(eq=False)
-class _Worker:
-    settings: WorkerSettings
-    handle: Handle
-    ready: bool = False
-    failures: int = 0
-    memory: int = 0
-    unavailable: Mapping[str, str] = field(default_factory=dict)  # models that it could not load, with the reasons
-    digests: Mapping[str, str] = field(default_factory=dict)  # of its models' weights
-    speeds: dict[str, float] = field(default_factory=dict)  # GFLOP per second, by model: small ones have few for each
-    pending: dict[str, _Pending] = field(default_factory=dict)
-
-    @property
-    def cost(self) -> float:
-        """GFLOP outstanding."""
-        return sum(p.task.cost for p in self.pending.values())
-
-    def wait(self, task: Task) -> float:
-        """Seconds of others' work before this task's end, as rows are dealt: from each job no more than its own."""
-        own = self._seconds(task)
-        return sum(min(self._seconds(p.task), own) for p in self.pending.values())
-
-    def _seconds(self, task: Task) -> float:
-        return task.cost / self.speeds[task.model]
-
-    def begin(self, ready: Ready) -> None:
-        """Its process can be given work."""
-        self.ready, self.failures, self.unavailable = True, 0, ready.unavailable
-        self.digests = {card.name: card.digest for card in ready.cards}
-        self.speeds = {model: max(speed, SLOWEST) for model, speed in ready.speeds.items()}
-
-    def learn(self, tick: Tick) -> None:
-        """Follows the speed that passes really have: the warm-up may have had the machine for itself, or not."""
-        self.memory = tick.memory
-        for model in {step.model for step in tick.steps}.intersection(self.speeds):
-            steps = [step for step in tick.steps if step.model == model]
-            seconds = sum(step.seconds for step in steps)
-            if seconds > 0:
-                speed = sum(step.gflop for step in steps) / seconds
-                self.speeds[model] = max((1 - SMOOTHING) * self.speeds[model] + SMOOTHING * speed, SLOWEST)
 
 
 class Pool:
@@ -115,9 +65,9 @@ class Pool:
         self._queue_seconds = queue_seconds
         self._on_tick = on_tick
         self._on_restart = on_restart
-        self._workers: list[_Worker] = []
-        self._orphans: list[_Pending] = []  # wait for a worker to come back
-        self._suspects: list[_Pending] = []  # lost two workers: the first of them runs, the others wait
+        self._workers: list[Member] = []
+        self._orphans: list[Pending] = []  # wait for a worker to come back
+        self._suspects: list[Pending] = []  # lost two workers: the first of them runs, the others wait
         self._started: asyncio.Future[None] | None = None
         self._closing = False
         self.given_up = asyncio.Event()  # no worker is left, and none will come back
@@ -149,7 +99,7 @@ class Pool:
         for name, reason in self.cards.unavailable.items():
             log.error("model %s is not served: %s", name, reason)
         for settings in self._settings:
-            self._workers.append(_Worker(settings, self._spawn(settings)))
+            self._workers.append(Member(settings, self._spawn(settings)))
         await self._started
 
     async def close(self) -> None:
@@ -166,7 +116,7 @@ class Pool:
         wait = min((w.wait(task) for w in self._workers if w.ready), default=0.0)
         if wait > self._queue_seconds:
             raise Full(max(1.0, wait - self._queue_seconds))
-        pending = _Pending(task)
+        pending = Pending(task)
         try:
             self._place(pending)
             while True:
@@ -177,7 +127,7 @@ class Pool:
         finally:
             self._forget(pending)
 
-    def _place(self, pending: _Pending) -> None:
+    def _place(self, pending: Pending) -> None:
         """Gives a task to the worker with the least outstanding work, or lets it wait for one."""
         ready = [worker for worker in self._workers if worker.ready]
         if not ready:
@@ -189,13 +139,13 @@ class Pool:
         worker.pending[pending.task.id] = pending
         worker.handle.send(pending.task)
 
-    def _outstanding(self, worker: _Worker) -> float:
+    def _outstanding(self, worker: Member) -> float:
         """Seconds of work; workers on one device count as equally fast: one with fewer rows is slower by that."""
         alike = [w for w in self._workers if w.ready and w.settings.device == worker.settings.device]
         tasks = [pending.task for pending in worker.pending.values()]
         return sum(task.cost * len(alike) / sum(w.speeds[task.model] for w in alike) for task in tasks)
 
-    def _place_again(self, pending: _Pending) -> None:
+    def _place_again(self, pending: Pending) -> None:
         """One task may be what kills workers; from its third attempt on it runs beside no other suspect."""
         if pending.attempts < ATTEMPTS - 1:
             self._place(pending)
@@ -204,7 +154,7 @@ class Pool:
         if len(self._suspects) == 1:
             self._place(pending)
 
-    def _forget(self, pending: _Pending) -> None:
+    def _forget(self, pending: Pending) -> None:
         with suppress(ValueError):
             self._orphans.remove(pending)
         if pending in self._suspects:
@@ -236,19 +186,21 @@ class Pool:
             case Tick():
                 worker.learn(message)
                 self._on_tick(message)
+            case Loading():
+                worker.loading = message.name
             case Ready():
                 self._welcome(worker, message)
             case Broken():
                 self._cannot_begin(worker, message)
 
-    def _cannot_begin(self, worker: _Worker, broken: Broken) -> None:
+    def _cannot_begin(self, worker: Member, broken: Broken) -> None:
         if self._started and not self._started.done():
             known = [f"model {name}: {reason}" for name, reason in self.cards.unavailable.items()]
             self._started.set_exception(StartError("\n".join([*known, broken.error])))
         elif not self._failed:
             log.error("a worker on %s cannot begin: %s", worker.settings.device, broken.error)
 
-    def _welcome(self, worker: _Worker, ready: Ready) -> None:
+    def _welcome(self, worker: Member, ready: Ready) -> None:
         worker.begin(ready)
         orphans, self._orphans = self._orphans, []
         for pending in orphans:
@@ -279,6 +231,19 @@ class Pool:
             worker.settings = replace(worker.settings, models=models, strict=True, digests=worker.digests)
         started.set_result(None)
 
+    def _died_at_start(self, started: "asyncio.Future[None]", worker: Member) -> None:
+        """The model that it was loading is left out, as one that cannot be loaded; if strict, the start ends."""
+        name = worker.loading
+        if not name:
+            started.set_exception(StartError(f"the worker on {worker.settings.device} died while starting"))
+            return
+        reason = worker.leave_out()
+        if worker.settings.strict:
+            started.set_exception(StartError(f"model {name}: {reason}"))
+            return
+        log.error("model %s: %s; a new worker begins without it", name, reason)
+        worker.handle = self._spawn(worker.settings)
+
     def _lost(self, handle: Handle) -> None:
         """A worker is gone: its tasks run again elsewhere, and a new process takes its place."""
         worker = next((w for w in self._workers if w.handle is handle), None)
@@ -288,9 +253,10 @@ class Pool:
         worker.failures += 1
         pendings, worker.pending = list(worker.pending.values()), {}
         if self._started and not self._started.done():
-            self._started.set_exception(StartError(f"the worker on {worker.settings.device} died while starting"))
+            self._died_at_start(self._started, worker)
             return
-        log.error("the worker on %s died with %d tasks; restarting it", worker.settings.device, len(pendings))
+        at = f" while loading model {worker.loading}" if worker.loading else ""
+        log.error("the worker on %s died%s with %d tasks; restarting it", worker.settings.device, at, len(pendings))
         if worker.failures > RESTARTS:
             log.critical("the worker on %s is given up", worker.settings.device)
             self._workers.remove(worker)

@@ -1,5 +1,6 @@
 """What crosses the pipe between the front-end and a worker: small frozen dataclasses with numpy arrays."""
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -29,6 +30,7 @@ class WorkerSettings:
     threads: int = 1
     rows: int | None = None
     strict: bool = False  # whether one model that cannot be loaded keeps the worker from beginning
+    log_level: int = logging.WARNING
     digests: Mapping[str, str] = field(default_factory=dict)  # that the weights of models must have, by name
 
 
@@ -61,6 +63,13 @@ class Cancel:
 @dataclass(frozen=True, slots=True)
 class Stop:
     """Finish nothing more and leave."""
+
+
+@dataclass(frozen=True, slots=True)
+class Loading:
+    """The worker begins to load that model, or to warm it up: if it dies, it dies of that."""
+
+    name: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,7 @@ import os
 import queue
 import resource
 import socket
+import sys
 import threading
 import time
 import traceback
@@ -15,6 +16,7 @@ from functools import partial
 
 import torch
 
+from ..config import LOG_FORMAT
 from ..engine.engine import Engine
 from ..engine.events import Ended, Event, ModelFailed, NotFinite, OutOfMemory, Step
 from ..engine.job import MOST, Job, Progress, Steps, TimeUp
@@ -37,6 +39,7 @@ from .wire import (
     Cancel,
     Failure,
     FailureKind,
+    Loading,
     Outcome,
     Preview,
     Ready,
@@ -64,11 +67,12 @@ FAILURES: tuple[tuple[type[Exception], FailureKind], ...] = (
 def main(end: socket.socket, settings: WorkerSettings) -> None:
     """The process's entry: load, warm up, say Ready, then serve until Stop or until the front-end is gone."""
     pipe = Pipe(end)
+    logging.basicConfig(format=LOG_FORMAT, stream=sys.stderr, level=settings.log_level)
     torch.set_num_threads(settings.threads)
     torch.backends.cuda.matmul.allow_tf32 = False
     torch.backends.cudnn.allow_tf32 = False
     try:
-        engine, ready = begin(settings)
+        engine, ready = begin(settings, lambda name: pipe.send([Loading(name)]))
     except Exception as error:
         pipe.send([Broken(str(error))])
         pipe.close()
@@ -78,9 +82,10 @@ def main(end: socket.socket, settings: WorkerSettings) -> None:
     Worker(pipe, engine, chores).serve()
 
 
-def begin(settings: WorkerSettings) -> tuple[Engine, Ready]:
+def begin(settings: WorkerSettings, at: Callable[[str], None] = lambda name: None) -> tuple[Engine, Ready]:
     """Loads and warms up the models. What fails for one of them is told, and the others are served.
 
+    `at` is called with the name of each model before it is loaded or warmed up.
     Raises LoadError where no model can be loaded, or, if the settings are strict, where one cannot.
     """
     device = torch.device(settings.device)
@@ -89,7 +94,8 @@ def begin(settings: WorkerSettings) -> tuple[Engine, Ready]:
     cards: dict[str, ModelCard] = {}
     speeds: dict[str, float] = {}
     for spec in settings.models:
-        with _failing(spec.name, unavailable, settings.strict):
+        at(spec.name)
+        with _failing(spec.name, unavailable):
             model, unfolded = attached(spec, prepare(spec, device))
             if settings.digests.get(spec.name, model.card.digest) != model.card.digest:
                 raise LoadError(OTHER_WEIGHTS)
@@ -98,29 +104,28 @@ def begin(settings: WorkerSettings) -> tuple[Engine, Ready]:
     models = {name: model for group in instances.values() for name, model in group.items()}
     engine = Engine(models, rows=settings.rows)
     for name, group in instances.items():
-        with _failing(name, unavailable, settings.strict):
+        at(name)
+        with _failing(name, unavailable):
             speeds |= warm_up(engine, group)
     for name in instances.keys() & unavailable.keys():  # what failed in its warm-up
         del cards[name]
         for instance in instances[name]:
             del models[instance]  # and so out of the engine, which has this very mapping
-    if unavailable and not cards:
+    if unavailable and (settings.strict or not cards):
         raise LoadError("\n".join(f"model {name}: {reason}" for name, reason in unavailable.items()))
     engine.steps.clear()
     return engine, Ready(tuple(cards.values()), settings.device, speeds, unavailable)
 
 
 @contextmanager
-def _failing(name: str, unavailable: dict[str, str], strict: bool) -> Iterator[None]:
-    """Notes why a model cannot be served; raises LoadError instead if strict."""
+def _failing(name: str, unavailable: dict[str, str]) -> Iterator[None]:
+    """Notes why a model cannot be served."""
     try:
         yield
     except Exception as error:
         known = isinstance(error, LoadError | IndexFault | Refused | ModelFailed | OutOfMemory)
         reason = str(error) if known else f"{type(error).__name__}: {error}"
         unavailable[name] = reason.removeprefix(f"model {name}: ")
-        if strict:
-            raise LoadError(f"model {name}: {unavailable[name]}") from error
 
 
 def loaded(models: Mapping[str, Prepared]) -> list[tuple[Prepared, Precision]]:

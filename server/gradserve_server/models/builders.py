@@ -1,0 +1,119 @@
+"""Builders of one's own, package.module:function: called, and what to say where one does not give a network."""
+
+import difflib
+import inspect
+import random
+import traceback
+from importlib import import_module
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import torch
+import torchvision
+from torch import nn
+from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
+
+from .catalogue import ModelSpec
+
+OURS = Path(__file__).resolve().parents[1]
+NOT_THEIRS = tuple(
+    str(path) for path in (OURS, *(Path(str(m.__file__)).parent for m in (torch, torchvision)), "<frozen")
+)
+MOST_TEXT = 400  # characters of an exception's text
+
+
+class BuilderFault(ValueError):
+    """A builder that gives no network; the text says what is wrong with it."""
+
+
+def build(spec: ModelSpec) -> nn.Module:
+    """What the builder of an entry returns, which is a network. Raises BuilderFault."""
+    name, _, function = spec.source.partition(":")
+    builder = _function(_imported(name), name, function)
+    _check_arguments(builder, spec)
+    torch.manual_seed(spec.seed)  # not before the import, which may use random numbers, and only once in a process
+    random.seed(spec.seed)
+    np.random.seed(spec.seed % 2**32)  # builders draw from these too, and every worker must get the same
+    try:
+        network = builder(**spec.arguments)
+    except (Exception, SystemExit) as error:
+        raise BuilderFault(f"its builder {spec.source} failed{where(error)}: {_text(error)}") from error
+    if not isinstance(network, nn.Module):
+        raise BuilderFault(f"its builder {spec.source} returned {_not_alone(network)}")
+    return network
+
+
+def check_sizes(network: nn.Module) -> None:
+    """Raises BuilderFault where layers do not know their sizes yet."""
+    tensors = (*network.parameters(), *network.buffers())
+    if any(isinstance(tensor, UninitializedParameter | UninitializedBuffer) for tensor in tensors):
+        raise BuilderFault(
+            "it has Lazy layers without a size; let the builder run it once on zeros before returning it"
+        )
+
+
+def _imported(name: str) -> ModuleType:
+    try:
+        return import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name is not None and (name == error.name or name.startswith(f"{error.name}.")):
+            raise BuilderFault(f"there is no module {name}: {error}") from error
+        raise BuilderFault(f"importing {name} failed{where(error)}: {_text(error)}") from error
+    except (Exception, SystemExit) as error:
+        raise BuilderFault(f"importing {name} failed{where(error)}: {_text(error)}") from error
+
+
+def _function(module: ModuleType, name: str, function: str) -> Any:
+    if not hasattr(module, function):
+        functions = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
+        near = difflib.get_close_matches(function, functions, 3)
+        hint = f"; nearest: {', '.join(near)}" if near else ""
+        raise BuilderFault(f"{name} has no function {function}{hint}")
+    found = getattr(module, function)
+    if isinstance(found, nn.Module):
+        raise BuilderFault(f"{name}:{function} is a network, not a function that returns one")
+    if not callable(found):
+        raise BuilderFault(
+            f"{name}:{function} is of type {type(found).__name__}, not a function that returns a network"
+        )
+    return found
+
+
+def _check_arguments(builder: Any, spec: ModelSpec) -> None:
+    """Whether the function can be called with them; one that does not tell what it takes is called all the same."""
+    try:
+        signature = inspect.signature(builder)
+    except (TypeError, ValueError):
+        return
+    try:
+        signature.bind(**spec.arguments)
+    except TypeError as error:
+        given = ", ".join(f"{key} = {value!r}" for key, value in spec.arguments.items()) or "..."
+        takes = ", ".join(map(str, signature.parameters.values()))
+        text = f"its builder {spec.source} takes ({takes}): {error}; correct arguments = {{ {given} }}"
+        raise BuilderFault(text) from error
+
+
+def _not_alone(given: object) -> str:
+    if isinstance(given, type) and issubclass(given, nn.Module):
+        return f"the class {given.__name__}; it must return a network that is made of it"
+    if isinstance(given, tuple | list | dict):
+        return f"a {type(given).__name__}; it must return the network alone"
+    kind = "None" if given is None else f"a {type(given).__name__}"
+    return f"{kind}; it must return a torch.nn.Module"
+
+
+def where(error: BaseException) -> str:
+    """File and line of the last frame that is neither ours nor torch's, or nothing."""
+    if isinstance(error, SyntaxError) and error.filename:
+        return f" at {Path(error.filename).name}:{error.lineno}"
+    frames = traceback.extract_tb(error.__traceback__)
+    theirs = [frame for frame in frames if not frame.filename.startswith(NOT_THEIRS)]
+    return f" at {Path(theirs[-1].filename).name}:{theirs[-1].lineno}" if theirs else ""
+
+
+def _text(error: BaseException) -> str:
+    text = error.msg if isinstance(error, SyntaxError) else str(error)
+    return f"{type(error).__name__}: {text[:MOST_TEXT]}" if text else type(error).__name__
