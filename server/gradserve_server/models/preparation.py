@@ -79,8 +79,8 @@ def prepare_source(
     except Exception as error:
         assumed = "" if spec.height and spec.width else ", assumed since its entry has no height and width,"
         what = advice(source, torch.empty(0, device=device, dtype=dtype)) or (
-            f"a first pass over images of {source.height}x{source.width}{assumed} failed{where(error)}: {error}; if its input has "
-            "another size or number of channels, say so with height, width and channels"
+            f"a first pass over images of {source.height}x{source.width}{assumed} failed{where(error)}: {error}; "
+            "if its input has another size or number of channels, say so with height, width and channels"
         )
         raise LoadError(f"model {spec.name}: {what}") from error
 
