@@ -231,6 +231,11 @@ class AsyncClient(AsyncMakers):
         reply = await self._call(self._models.ListModels, models_pb2.ListModelsRequest(), None)
         return {each.name: each.reason for each in reply.unavailable}
 
+    async def default_model(self) -> str:
+        """The name of the model that answers requests that name none, even if it could not be loaded."""
+        reply = await self._call(self._models.ListModels, models_pb2.ListModelsRequest(), None)
+        return str(reply.default_model)
+
     async def model(self, name: str = "") -> ModelCard:
         """One model's card with its layers; without a name that of the default model."""
         reply = await self._call(self._models.GetModel, models_pb2.GetModelRequest(name=name), None)

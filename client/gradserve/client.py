@@ -245,6 +245,11 @@ class Client(Makers):
         reply = self._call(self._models.ListModels, models_pb2.ListModelsRequest(), None)
         return {each.name: each.reason for each in reply.unavailable}
 
+    def default_model(self) -> str:
+        """The name of the model that answers requests that name none, even if it could not be loaded."""
+        reply = self._call(self._models.ListModels, models_pb2.ListModelsRequest(), None)
+        return str(reply.default_model)
+
     def model(self, name: str = "") -> ModelCard:
         """One model's card with its layers; without a name that of the default model."""
         return messages.model_card(self._call(self._models.GetModel, models_pb2.GetModelRequest(name=name), None))

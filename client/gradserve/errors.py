@@ -5,7 +5,8 @@
     └── ServiceError                     the call ended with a status: .code, .reason, .details, .request_id
         ├── InvalidArgument              the request is wrong; .violations lists everything that is
         ├── NotFound                     no such model
-        ├── FailedPrecondition           nothing is wrong, but the method does not apply to this model
+        ├── FailedPrecondition           nothing is wrong, but the method does not apply to this model,
+        │                                or the model could not be loaded (reason MODEL_UNAVAILABLE)
         ├── ResourceExhausted            the server is full; try again after .retry_after seconds
         ├── Unavailable                  no server there, or it is starting or stopping; retries are used up
         ├── DeadlineExceeded (TimeoutError)  out of time, and a partial answer was not allowed
@@ -80,7 +81,10 @@ class NotFound(ServiceError):
 
 
 class FailedPrecondition(ServiceError):
-    """Nothing is wrong with the request, but the method does not apply to this model."""
+    """Nothing is wrong with the request, but the method does not apply to this model.
+
+    Or the model could not be loaded (reason MODEL_UNAVAILABLE).
+    """
 
 
 class ResourceExhausted(ServiceError):

@@ -90,9 +90,19 @@ def test_every_rpc_refuses_it_with_the_reason(stubs: Stubs, model: str) -> None:
         assert (refusal.code, refusal.reason) == ("FAILED_PRECONDITION", "MODEL_UNAVAILABLE"), name
         assert REASONS[model or "first"] in refusal.text, name
         if not model:
-            assert (
-                "the default model, first, could not be loaded (name another; there are: good, digits)" in refusal.text
+            assert refusal.text.startswith(
+                "the default model, first, could not be loaded: its builder own_networks:rai"
             )
+            assert refusal.text.endswith("; name another with --model: good, digits")
+
+
+def test_a_name_that_is_near_one_that_could_not_be_loaded(stubs: Stubs) -> None:
+    for name, near in (("fileles", "nearest: fileless (could not be loaded)"), ("goood", "nearest: good")):
+        with pytest.raises(grpc.RpcError) as caught:
+            stubs.models.GetModel(models_pb2.GetModelRequest(name=name), timeout=60)
+        refusal = refused(caught.value)
+        assert refusal.code == "NOT_FOUND"
+        assert near in refusal.text
 
 
 def test_as_a_surrogate_and_in_an_ensemble(stubs: Stubs) -> None:
@@ -120,8 +130,9 @@ def test_client_and_command_line(server: Server, capsys: pytest.CaptureFixture[s
     with pytest.raises(SystemExit) as ended:
         cli(["models", "--server", server.address])
     assert ended.value.code == 0
-    assert "first could not be loaded: its builder own_networks:raises failed at own_networks.py:" in " ".join(
-        capsys.readouterr().out.split()
+    assert (
+        "first (default) could not be loaded: its builder own_networks:raises failed at own_networks.py:"
+        in " ".join(capsys.readouterr().out.split())
     )
 
 

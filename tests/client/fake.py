@@ -138,7 +138,7 @@ class FakeServer(service_pb2_grpc.GradientServiceServicer, models_pb2_grpc.Model
 
     def ListModels(self, request, context):
         self._note(request, context)
-        return models_pb2.ListModelsResponse(models=[_card("tiny"), _card("digits")])
+        return models_pb2.ListModelsResponse(models=[_card("tiny"), _card("digits")], default_model="tiny")
 
     def GetModel(self, request, context):
         self._note(request, context)

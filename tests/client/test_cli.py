@@ -153,7 +153,10 @@ def test_models(run):
     assert code == 0
     assert "tiny" in out
     assert "deconvnet" in out
-    assert [each["name"] for each in json.loads(run("models", "--json")[1])["models"]] == ["tiny", "digits"]
+    assert "tiny (default)" in out
+    plain = json.loads(run("models", "--json")[1])
+    assert [each["name"] for each in plain["models"]] == ["tiny", "digits"]
+    assert plain["default_model"] == "tiny"
 
 
 def test_one_model(run):

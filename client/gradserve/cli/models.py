@@ -28,19 +28,25 @@ def models(
     with connection.connect(server, tls, ca, token) as client:
         cards = [client.model(name)] if name else client.models()
         unavailable = {} if name else client.unavailable_models()
+        default = "" if name else client.default_model()
     if as_json and name:
         report.print_json(report.plain(cards[0]))
     elif as_json:
-        report.print_json({"models": [report.plain(card) for card in cards], "unavailable": unavailable})
+        plain = [report.plain(card) for card in cards]
+        report.print_json({"models": plain, "unavailable": unavailable, "default_model": default})
     elif name:
         _print_card(cards[0])
     else:
-        report.out().print(_overview(cards))
+        report.out().print(_overview(cards, default))
         for each, reason in unavailable.items():
-            report.out().print(Text(f"{each} could not be loaded: {reason}", style="red"))
+            report.out().print(Text(f"{each}{_mark(each, default)} could not be loaded: {reason}", style="red"))
 
 
-def _overview(cards: Iterable[ModelCard]) -> Table:
+def _mark(name: str, default: str) -> str:
+    return " (default)" if name == default else ""
+
+
+def _overview(cards: Iterable[ModelCard], default: str) -> Table:
     table = Table(box=None)
     for column in ("model", "built by", "precisions", "Grad-CAM layer", "does not apply"):
         table.add_column(column)
@@ -49,7 +55,8 @@ def _overview(cards: Iterable[ModelCard]) -> Table:
     for card in cards:
         missing = ", ".join(each.method for each in card.methods if not each.applies)
         numbers = (str(len(card.classes)), _input(card), f"{card.gflop:.3g}")
-        table.add_row(card.name, card.builder, ", ".join(card.precisions), card.grad_cam_layer, missing, *numbers)
+        name = card.name + _mark(card.name, default)
+        table.add_row(name, card.builder, ", ".join(card.precisions), card.grad_cam_layer, missing, *numbers)
     return table
 
 

@@ -113,7 +113,7 @@ def model_card(name: str, cards: ServedModels) -> ModelCard:
     check_loaded(name or cards.default, cards, is_default=not name)
     card = cards.get(name or cards.default)
     if card is None:
-        raise unknown_model(name, cards)
+        raise unknown_model(name, cards, cards.unavailable)
     return card
 
 

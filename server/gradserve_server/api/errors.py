@@ -17,6 +17,7 @@ DOMAIN = "gradserve"
 MOST_TEXT, MOST_DETAILS = 600, 3000  # bytes: gRPC drops trailers of 8 KiB, and these travel twice and encoded
 MOST_SHOWN = 80  # characters of what a caller sent
 FEW = 12  # names that are all told
+SEVERAL = 4  # names that are told after something longer
 
 
 class RequestError(Exception):
@@ -66,9 +67,11 @@ def invalid(violations: list[tuple[str, str]]) -> RequestError:
     return error
 
 
-def unknown_model(name: str, known: Iterable[str]) -> RequestError:
-    """NOT_FOUND with the nearest names."""
-    text = f"there is no model {shown(name)}; {near(name, known)}"
+def unknown_model(name: str, known: Iterable[str], failed: Iterable[str] = ()) -> RequestError:
+    """NOT_FOUND with the nearest names. `failed`: models of the configuration that could not be loaded."""
+    without = frozenset(failed)
+    names = (*known, *sorted(without))
+    text = f"there is no model {shown(name)}; {_near(name[:MOST_SHOWN], names, without)}"
     return RequestError(grpc.StatusCode.NOT_FOUND, "UNKNOWN_MODEL", text)
 
 
@@ -77,9 +80,12 @@ def model_unavailable(name: str, reason: str, others: Iterable[str] = ()) -> Req
 
     `others`: the models to name instead, where the request named none.
     """
-    which = f"the default model, {name}, could not be loaded" if others else f"model {name} could not be loaded"
-    hint = f" (name another; {near('', others)})" if others else ""
-    return RequestError(grpc.StatusCode.FAILED_PRECONDITION, "MODEL_UNAVAILABLE", f"{which}{hint}: {reason}")
+    names = list(others)
+    which = f"the default model, {name}, could not be loaded" if names else f"model {name} could not be loaded"
+    more = ", ..." if len(names) > SEVERAL else ""
+    hint = f"; name another with --model: {', '.join(names[:SEVERAL])}{more}" if names else ""
+    text = clipped(f"{which}: {reason}", MOST_TEXT - len(hint.encode()))
+    return RequestError(grpc.StatusCode.FAILED_PRECONDITION, "MODEL_UNAVAILABLE", text + hint)
 
 
 def inapplicable(text: str) -> RequestError:
@@ -149,13 +155,13 @@ def near(name: str, known: Iterable[str]) -> str:
 
 
 @lru_cache(256)
-def _near(name: str, known: tuple[str, ...]) -> str:
-    lower = {k.lower(): k for k in reversed(known)}
+def _near(name: str, known: tuple[str, ...], failed: frozenset[str] = frozenset()) -> str:
+    lower = {k.lower(): f"{k} (could not be loaded)" if k in failed else k for k in reversed(known)}
     close = [lower[k] for k in difflib.get_close_matches(name.lower(), lower, 3, 0.5)]
     if close:
         return f"nearest: {', '.join(close)}"
     if len(known) <= FEW:
-        return f"there are: {', '.join(known)}"
+        return f"there are: {', '.join(lower[k.lower()] for k in known)}"
     return f"there are {len(known)}: {', '.join(known[: FEW // 2])}, ..."
 
 
