@@ -99,7 +99,7 @@ def listening() -> Iterator[list[str]]:
     handler.emit = lambda record: said.append(record.getMessage())  # type: ignore[method-assign]
     preparation.log.addHandler(handler)
     level = preparation.log.level
-    preparation.log.setLevel("INFO")
+    preparation.log.setLevel("DEBUG")
     try:
         yield said
     finally:

@@ -20,18 +20,6 @@ def describe(
     `folded`: {convolution: BatchNorm}. `sizes`: whether it takes other sizes than its own, and the smallest side.
     """
     labels = class_names(spec, source, seen.classes)
-    notes = [*spec.notes, *source.notes, *seen.notes]
-    if behaviour.no_gradient:
-        notes = [note for note in notes if not note.startswith("GRAD_CAM")]  # it would say the same
-        notes.append(f"NO_GRADIENT: {behaviour.no_gradient}")
-    if behaviour.alone:
-        notes.append(f"images are not batched, which is slower: {behaviour.alone}")
-    if behaviour.output:
-        notes.append(f"it returns {behaviour.output} for one image; the scores of its classes are taken for the logits")
-    if seen.softmax:
-        notes.append("its outputs look like probabilities: gradients of a saturated softmax vanish; serve the logits")
-    if seen.relus and seen.other_activations:
-        notes.append(f"PARTIALLY_GUIDED: beside ReLUs it has {', '.join(seen.other_activations)}")
     return ModelCard(
         name=spec.name,
         builder="embedded" if "models.embedded" in spec.source else spec.source,
@@ -59,8 +47,24 @@ def describe(
         alone=bool(behaviour.alone),
         auto=spec.auto,
         rows=spec.rows,
-        notes=tuple(notes),
+        notes=tuple(_notes(spec, source, seen, behaviour)),
         aliases=seen.aliases,
         upstream=seen.upstream,
         tokens=seen.tokens,
     )
+
+
+def _notes(spec: ModelSpec, source: Source, seen: Probe, behaviour: Behaviour) -> list[str]:
+    notes = [*spec.notes, *source.notes, *seen.notes]
+    if behaviour.no_gradient:
+        notes = [note for note in notes if not note.startswith("GRAD_CAM")]  # it would say the same
+        notes.append(f"NO_GRADIENT: {behaviour.no_gradient}")
+    if behaviour.alone:
+        notes.append(f"images are not batched, which is slower: {behaviour.alone}")
+    if behaviour.output:
+        notes.append(f"it returns {behaviour.output} for one image; the scores of its classes are taken for the logits")
+    if seen.softmax:
+        notes.append("its outputs look like probabilities: gradients of a saturated softmax vanish; serve the logits")
+    if seen.relus and seen.other_activations:
+        notes.append(f"PARTIALLY_GUIDED: beside ReLUs it has {', '.join(seen.other_activations)}")
+    return notes

@@ -216,7 +216,7 @@ class _Preparation:
         errors, bounds = comparison.errors(kind, model), comparison.bounds(kind)
         if model.network is self.source.network:
             bounds = bounds._replace(gradient=torch.inf)  # torch's own gradient of the author's own network
-        log.info("%s in %s: %s", self.spec.name, kind, errors.beside(bounds))
+        log.debug("%s in %s: %s", self.spec.name, kind, errors.beside(bounds))
         if strict and not errors.within(bounds):
             raise Disagreement(errors.beside(bounds))
         return errors.within(bounds)
