@@ -9,7 +9,7 @@ from zoo import CPU
 
 from gradserve_server.models import convolutions, fold, kernels, preparation
 from gradserve_server.models.behaviour import varied
-from gradserve_server.models.catalogue import ModelSpec
+from gradserve_server.models.catalogue import PRECISIONS, ModelSpec
 from gradserve_server.models.comparison import Comparison, Errors
 from gradserve_server.models.precision import Halves
 from gradserve_server.models.preparation import prepare
@@ -88,7 +88,7 @@ BROKEN: dict[str, tuple[str, Any]] = {
     "no gradient": ("input_gradient", lambda kernel, grad, shape: grad.new_zeros(shape)),
     "NaN": ("input_gradient", lambda kernel, grad, shape: grad.new_full(shape, torch.nan)),
 }
-RESNET = ModelSpec(name="resnet18", weights="random", height=64, width=64, resize=64)
+RESNET = ModelSpec(name="resnet18", weights="random", precisions=PRECISIONS, height=64, width=64, resize=64)
 
 
 @pytest.mark.parametrize("fault", BROKEN)

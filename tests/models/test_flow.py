@@ -19,7 +19,7 @@ from gradserve_server.engine.query import Part, Query, Tap
 from gradserve_server.methods.explain import Call
 from gradserve_server.methods.explain.cam import weighted_sum
 from gradserve_server.methods.targets import Target
-from gradserve_server.models.catalogue import ModelSpec
+from gradserve_server.models.catalogue import PRECISIONS, ModelSpec
 from gradserve_server.models.preparation import prepare
 from gradserve_server.models.prepared import Prepared
 from gradserve_server.models.probe import probe
@@ -30,7 +30,7 @@ HERE = "models.test_flow"
 
 def served(builder: str, **facts: Any) -> Prepared:
     spec = {"name": "m", "builder": f"{HERE}:{builder}", "weights": "random", "height": 24, "width": 32, **facts}
-    return prepare(ModelSpec.model_validate(spec), CPU)
+    return prepare(ModelSpec.model_validate({"precisions": PRECISIONS, **spec}), CPU)
 
 
 def resolved(model: Prepared, layer: str, target: Target) -> tuple[str, str]:

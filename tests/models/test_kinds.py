@@ -27,7 +27,7 @@ from gradserve_server.methods.attack.lens import Lens
 from gradserve_server.methods.influence.coverage import covered
 from gradserve_server.methods.influence.gradients import Pass
 from gradserve_server.models.behaviour import varied
-from gradserve_server.models.catalogue import ModelSpec
+from gradserve_server.models.catalogue import PRECISIONS, ModelSpec
 from gradserve_server.models.loading import LoadError, load
 from gradserve_server.models.preparation import prepare
 from gradserve_server.models.prepared import Prepared
@@ -159,7 +159,9 @@ def by_name(kinds: list[Kind]) -> Any:
 
 
 def spec_of(kind: Kind) -> ModelSpec:
-    return ModelSpec.model_validate({"name": "it", "builder": kind.builder, **SIZE, **kind.facts})
+    return ModelSpec.model_validate(
+        {"name": "it", "builder": kind.builder, "precisions": PRECISIONS, **SIZE, **kind.facts}
+    )
 
 
 @cache
