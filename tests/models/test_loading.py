@@ -11,12 +11,15 @@ import torch
 from networks import googlenet_with_transform, linear
 from PIL import Image
 from safetensors.torch import save_file
+from sklearn.datasets import load_digits
+from sklearn.model_selection import train_test_split
 from torch import Tensor, nn
 from torchvision.models import GoogLeNet_Weights, squeezenet1_1
 from zoo import CPU, normalised, off
 
 from gradserve_server.models.catalogue import EMBEDDED, ModelSpec
 from gradserve_server.models.channels import grey
+from gradserve_server.models.embedded.digits.data import parts
 from gradserve_server.models.embedded.digits.train import split
 from gradserve_server.models.loading import LoadError, digest, load
 from gradserve_server.models.preparation import prepare
@@ -306,6 +309,12 @@ def test_another_number_of_channels_is_said() -> None:
         prepare(spec(builder="own_networks:trunk", height=16, width=16, channels=1), CPU)
     with pytest.raises(LoadError, match=r"model mine: a first pass at 16x16 failed"):
         prepare(spec(builder="networks:linear", height=16, width=16), CPU)
+
+
+def test_digits_are_split_as_scikit_learn_splits_them() -> None:
+    data = load_digits()
+    theirs = train_test_split(data.data, data.target, test_size=0.2, random_state=0, stratify=data.target)
+    assert all(np.array_equal(ours, right) for ours, right in zip(parts(), theirs, strict=True))
 
 
 def test_digits_reads_held_out_digits() -> None:

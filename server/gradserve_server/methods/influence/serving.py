@@ -70,7 +70,7 @@ def embedded(model: Prepared) -> Path:
 
 def training_set() -> ArrayExamples:
     """What `digits` was trained on."""
-    from ...models.embedded.digits.data import parts, pixels  # here, since scikit-learn takes its time
+    from ...models.embedded.digits.data import parts, pixels  # here, since few servers need it
 
     x, _, y, _ = parts()
     return ArrayExamples(pixels(x), y)
