@@ -28,8 +28,8 @@ def parts() -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     The file is read without importing scikit-learn, which takes a second of the server's first start.
     """
     package = find_spec("sklearn")
-    assert package is not None and package.origin is not None, "scikit-learn is a requirement of the server"
-    rows = np.loadtxt(Path(package.origin).parent / "datasets" / "data" / "digits.csv.gz", delimiter=",")
+    assert package is not None, "scikit-learn is a requirement of the server"
+    rows = np.loadtxt(Path(str(package.origin)).parent / "datasets" / "data" / "digits.csv.gz", delimiter=",")
     rows = rows[np.load(SPLIT)]
     values, labels = rows[:, :-1], rows[:, -1].astype(np.int64)
     return values[:-HELD_OUT], values[-HELD_OUT:], labels[:-HELD_OUT], labels[-HELD_OUT:]
