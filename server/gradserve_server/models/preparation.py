@@ -105,8 +105,10 @@ class _Preparation:
         self.any_size, self.min_size = _sizes(network, self.example[:1])
         self.other_size = self._other_size()
         images = trial_images(*(self.other_size or size))
+        self.another = self._images(varied(*(self.other_size or size))[3:])  # is compared with none
         self.behaviour = examine(network, self.normalised(self._images(images)))
-        self._leave_another()
+        with torch.no_grad():
+            run(network, self.example[1:2])  # what it makes anew for every size is again that of its own
         check_unwritten(network, state)
         self.pairs = foldable(network, self.example[:1]) if fold else {}
         fault: Exception | None = None
@@ -190,7 +192,7 @@ class _Preparation:
         stays that of the last image before.
         """
         with torch.no_grad():
-            run(self.source.network, self.example[1:2])
+            run(self.source.network, self.normalised(self.another))
 
     def _check_in_double(self) -> None:
         """Whether folding leaves the answers as they are where rounding does not blur them. Raises Disagreement."""
@@ -259,7 +261,7 @@ class _Preparation:
     def _use(self, model: Prepared) -> None:
         """Runs it on an image that none is compared with, so that kernels and features kept of it show."""
         with torch.no_grad():
-            model(self._images(varied(self.source.height, self.source.width))[1:2])
+            model(self.another)
 
     def _card(self, seen: Probe, folded: dict[str, str]) -> ModelCard:
         sizes = (self.any_size, self.min_size)
