@@ -307,7 +307,7 @@ def test_another_number_of_channels_is_said() -> None:
         prepare(spec(**GREY), CPU)
     with pytest.raises(LoadError, match=r"model mine: its network takes pictures of three channels: leave channels"):
         prepare(spec(builder="own_networks:trunk", height=16, width=16, channels=1), CPU)
-    with pytest.raises(LoadError, match=r"model mine: a first pass at 16x16 failed"):
+    with pytest.raises(LoadError, match=r"model mine: a first pass over images of 16x16 failed"):
         prepare(spec(builder="networks:linear", height=16, width=16), CPU)
 
 
