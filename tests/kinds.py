@@ -652,3 +652,20 @@ def weights_of_complex_numbers() -> nn.Module:
 @settled
 def two_outputs_of_which_one_is_clear() -> nn.Module:
     return variant(forward=lambda self, x: (Small.forward(self, x), self.maps(x)))()
+
+
+@settled
+def otherwise_for_larger_batches() -> nn.Module:
+    return variant(forward=lambda self, x: Small.forward(self, x * (0.5 if len(x) > 6 else 1)))()
+
+
+@settled
+def remembers_in_an_attribute() -> nn.Module:
+    def forward(self: Any, x: Tensor) -> Tensor:
+        level = x.mean().detach()
+        self.level = level if self.level is None else 0.99 * self.level + 0.01 * level
+        return Small.forward(self, x - 0.2 * self.level)
+
+    network = variant(forward=forward)()
+    network.level = None
+    return network

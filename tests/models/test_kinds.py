@@ -86,6 +86,8 @@ OWN = [
     Kind("kinds:scripted_part", "TorchScript"),
     Kind("kinds:weights_of_complex_numbers", casts=True),
     Kind("kinds:two_outputs_of_which_one_is_clear"),
+    Kind("kinds:otherwise_for_larger_batches", DEPENDENT),
+    Kind("kinds:remembers_in_an_attribute", RANDOM),
     Kind("kinds:overflows", "infinite or NaN, for every test image"),
     *(Kind(f"kinds:norm_{what}", "writes over its own norm1.mean") for what in ("of_first_batch", "that_drifts")),
     Kind("kinds:positions_resized_for_good", "writes over its own places"),

@@ -14,6 +14,8 @@ from .outputs import described, logits_of, run
 from .uses import tensors_in
 
 TOLERANCE = 2e-3  # of the largest logit; sums in another order and the ReLUs that they flip stay below
+REPEATED = 1e-2  # of that, for two passes over the same batch, which take the same sums in the same order
+COMPANY = 4  # times the trial images, for a batch of a size that the engine uses
 OUTLIER = 10  # times the median class's largest logit; a class beyond it is judged by its own size alone
 SAME = 1e-6  # of a tensor's size, by which it may change: one that is normalised again and again only rounds
 ROWS = 4  # kinds of pictures that `varied` makes
@@ -110,9 +112,12 @@ def examine(network: nn.Module, images: Tensor) -> Behaviour:
             raise Unservable(SHAPES.format(one=one, more=more, count=len(images)))
         bounds = _bounds(together)
         again, reads = _watched(network, images[:1])
-        if _differ(again, alone[0], bounds):
+        if _differ(again, alone[0], bounds * REPEATED):
             raise Unservable(RANDOM)
         if not reads and _differ(torch.cat(alone), together, bounds):
+            raise Unservable(DEPENDENT)
+        many = run(network, images.repeat(COMPANY, 1, 1, 1))  # it may do otherwise for larger batches
+        if not reads and _differ(many, together.repeat(COMPANY, 1), bounds):
             raise Unservable(DEPENDENT)
         output = network(images[:1].clone())
     more = "" if isinstance(output, Tensor) else described(output)

@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -10,7 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from .behaviour import Unservable, check_unwritten, examine, state_of, trial_images, varied
+from .behaviour import State, Unservable, check_unwritten, examine, state_of, trial_images, varied
 from .builders import where
 from .card import ModelCard, Precision
 from .casting import cast
@@ -106,10 +107,12 @@ class _Preparation:
         self.other_size = self._other_size()
         images = trial_images(*(self.other_size or size))
         self.another = self._images(varied(*(self.other_size or size))[3:])  # is compared with none
-        self.behaviour = examine(network, self.normalised(self._images(images)))
-        with torch.no_grad():
-            run(network, self.example[1:2])  # what it makes anew for every size is again that of its own
-        check_unwritten(network, state)
+        try:
+            self.behaviour = examine(network, self.normalised(self._images(images)))
+        except Unservable:
+            self._check_unwritten(state)  # what it writes over says more than what came of it
+            raise
+        self._check_unwritten(state)
         self.pairs = foldable(network, self.example[:1]) if fold else {}
         fault: Exception | None = None
         for treatment in TREATMENTS if fold else TREATMENTS[2:]:
@@ -128,6 +131,12 @@ class _Preparation:
                 exact = replace(exact, card=replace(exact.card, notes=(*exact.card.notes, note)))
             return self._with_others(exact) if fold else replace(exact, kernels=None, straight=None)
         raise LoadError(f"model {self.spec.name}: it cannot be served: {fault}")
+
+    def _check_unwritten(self, state: Mapping[str, State]) -> None:
+        """Raises Unservable where the network has written over its parameters or buffers since then."""
+        with torch.no_grad():
+            run(self.source.network, self.example[1:2])  # what it makes anew for every size is again that of its own
+        check_unwritten(self.source.network, state)
 
     def normalised(self, images: Tensor) -> Tensor:
         """The network's input for images [N, 3, H, W] in [0, 1], in their number format."""
