@@ -21,7 +21,7 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-VERSION = 1
+VERSION = 2  # version 1 also covered layers that do more than their class says, whose gradients were wrong
 MANIFEST, PROJECTION, HEAD = "manifest.json", "projection.safetensors", "head.safetensors"
 CHUNK = 2048  # examples that are scored at once
 Method = Literal["projected", "last_layer", "neighbours"]
