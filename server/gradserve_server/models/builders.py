@@ -5,21 +5,23 @@ import inspect
 import random
 import traceback
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import numpy as np
 import torch
-import torchvision
 from torch import nn
 from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
 from .catalogue import ModelSpec
 
 OURS = Path(__file__).resolve().parents[1]
-NOT_THEIRS = tuple(
-    str(path) for path in (OURS, *(Path(str(m.__file__)).parent for m in (torch, torchvision)), "<frozen")
+NOT_THEIRS = (
+    str(OURS),
+    "<frozen",
+    *(str(Path(spec.origin).parent) for spec in map(find_spec, ("torch", "torchvision")) if spec and spec.origin),
 )
 MOST_TEXT = 400  # characters of an exception's text
 

@@ -7,16 +7,14 @@ from urllib.error import URLError
 
 import torch
 from torch import Tensor, nn
-from torch._dynamo import OptimizedModule
 from torch.nn.parallel import DataParallel, DistributedDataParallel
-from torchvision import models as zoo
 
 from .builders import BuilderFault, build, check_sizes
 from .catalogue import Colour, ModelSpec, names_file
 from .checkpoints import CheckpointError
 from .faults import no_weights
 from .weights import Loaded, load_weights
-from .wrappers import NotServable, unwrap, unwrap_children
+from .wrappers import NotServable, run_uncompiled, unwrap, unwrap_children
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -83,9 +81,9 @@ def load(spec: ModelSpec) -> Source:
 
 def _build_own(spec: ModelSpec) -> _Built:
     """The network of a builder of one's own. Nothing inside it is rewritten; wrappers of torch's are taken away."""
-    torch.compiler.set_stance("force_eager")  # what its author compiled inside runs as written
+    run_uncompiled()
     network = unwrap(build(spec))
-    unwrap_children(network, OptimizedModule)
+    unwrap_children(network)
     loaded = Loaded()
     if names_file(spec):
         _check_file(spec)
@@ -96,6 +94,10 @@ def _build_own(spec: ModelSpec) -> _Built:
 
 
 def _build_torchvision(spec: ModelSpec) -> _Built:
+    from torchvision import (
+        models as zoo,
+    )  # not above: importing it takes long, and networks of one's own need none of it
+
     available = zoo.get_model_weights(spec.source)
     if spec.weights != "random" and not names_file(spec):
         weights = available[spec.weights] if spec.weights != "DEFAULT" else available.DEFAULT
@@ -137,6 +139,8 @@ def _drop_auxiliary(network: nn.Module) -> bool:
 
     torch ignores the tensors that a file has for a module that is None.
     """
+    from torchvision import models as zoo
+
     if type(network) not in (zoo.GoogLeNet, zoo.Inception3):
         return False
     for name in AUXILIARY:

@@ -18,13 +18,14 @@ WORKERS_ENVIRONMENT = {
 CONTEXT = multiprocessing.get_context("forkserver")
 
 
-def start() -> None:
+def start(*modules: str) -> None:
     """Starts it and returns at once; a second call does nothing. It ends with this process.
 
-    Importing torch touches no GPU and starts no threads but those of OpenBLAS, which renews them after a fork.
+    `modules` are imported there too. Importing torch touches no GPU and starts no threads but those of OpenBLAS, which
+    renews them after a fork.
     """
     prepare_environment()
-    CONTEXT.set_forkserver_preload([WORKER_MODULE])
+    CONTEXT.set_forkserver_preload([WORKER_MODULE, *modules])
     with ignoring_interrupts():
         forkserver.ensure_running()
 
