@@ -10,31 +10,23 @@ import threading
 import time
 import traceback
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from functools import partial
 
 import torch
 
 from ..config import LOG_FORMAT
 from ..engine.engine import Engine
-from ..engine.events import Ended, Event, ModelFailed, NotFinite, OutOfMemory, Step
+from ..engine.events import Ended, Event, ModelFailed, NotFinite, OutOfMemory
 from ..engine.job import MOST, Job, Progress, Steps, TimeUp
-from ..engine.objective import Refused, logit
-from ..engine.query import Query
+from ..engine.objective import Refused
 from ..engine.take import Key
 from ..methods import RPCS
-from ..methods.influence.index import IndexFault
-from ..methods.influence.serving import attached
 from ..methods.making import as_bytes, pixels, resized
-from ..models.card import ModelCard, Precision
-from ..models.catalogue import PRECISIONS
-from ..models.loading import LoadError
-from ..models.preparation import prepare
 from ..models.prepared import Prepared
 from .pipe import Pipe
+from .startup import begin, loaded, straighten
 from .wire import (
-    OTHER_WEIGHTS,
     Broken,
     Cancel,
     Failure,
@@ -42,7 +34,6 @@ from .wire import (
     Loading,
     Outcome,
     Preview,
-    Ready,
     Stop,
     Task,
     Tick,
@@ -53,7 +44,6 @@ log = logging.getLogger(__name__)
 
 TICK_SECONDS = 0.5
 PREVIEW = 160  # pixels of a preview's longer side
-FEW_ROWS = 8  # that the warm-up runs where no speed is measured
 CHUNKS = 4  # passes that a wide query may fill
 FAILURES: tuple[tuple[type[Exception], FailureKind], ...] = (
     (TimeUp, "deadline"),
@@ -80,97 +70,6 @@ def main(end: socket.socket, settings: WorkerSettings) -> None:
     pipe.send([ready])
     chores = [partial(straighten, engine, *each) for each in loaded(engine.models)]
     Worker(pipe, engine, chores).serve()
-
-
-def begin(settings: WorkerSettings, at: Callable[[str], None] = lambda name: None) -> tuple[Engine, Ready]:
-    """Loads and warms up the models. What fails for one of them is told, and the others are served.
-
-    `at` is called with the name of each model before it is loaded or warmed up.
-    Raises LoadError where no model can be loaded, or, if the settings are strict, where one cannot.
-    """
-    device = torch.device(settings.device)
-    unavailable: dict[str, str] = {}
-    instances: dict[str, dict[str, Prepared]] = {}  # of a model, by their names in the engine
-    cards: dict[str, ModelCard] = {}
-    speeds: dict[str, float] = {}
-    for spec in settings.models:
-        at(spec.name)
-        with _failing(spec.name, unavailable):
-            model, unfolded = attached(spec, prepare(spec, device))
-            if settings.digests.get(spec.name, model.card.digest) != model.card.digest:
-                raise LoadError(OTHER_WEIGHTS)
-            instances[spec.name] = {spec.name: model, **unfolded}
-            cards[spec.name] = model.card
-    models = {name: model for group in instances.values() for name, model in group.items()}
-    engine = Engine(models, rows=settings.rows)
-    for name, group in instances.items():
-        at(name)
-        with _failing(name, unavailable):
-            speeds |= warm_up(engine, group)
-    for name in instances.keys() & unavailable.keys():  # what failed in its warm-up
-        del cards[name]
-        for instance in instances[name]:
-            del models[instance]  # and so out of the engine, which has this very mapping
-    if unavailable and (settings.strict or not cards):
-        raise LoadError("\n".join(f"model {name}: {reason}" for name, reason in unavailable.items()))
-    engine.steps.clear()
-    return engine, Ready(tuple(cards.values()), settings.device, speeds, unavailable)
-
-
-@contextmanager
-def _failing(name: str, unavailable: dict[str, str]) -> Iterator[None]:
-    """Notes why a model cannot be served."""
-    try:
-        yield
-    except Exception as error:
-        known = isinstance(error, LoadError | IndexFault | Refused | ModelFailed | OutOfMemory)
-        reason = str(error) if known else f"{type(error).__name__}: {error}"
-        unavailable[name] = reason.removeprefix(f"model {name}: ")
-
-
-def loaded(models: Mapping[str, Prepared]) -> list[tuple[Prepared, Precision]]:
-    """Every model in every precision, first all in EXACT."""
-    return [(model, each) for each in PRECISIONS for model in models.values() if each in model.card.precisions]
-
-
-def warm_up(engine: Engine, models: Mapping[str, Prepared]) -> dict[str, float]:
-    """Runs models in all their precisions; returns the GFLOP per second of EXACT gradients at full batches."""
-    speeds = {}
-    for model, precision in loaded(models):
-        gradient = _passed(engine, model, precision)
-        if precision == "exact":
-            speeds[model.card.name] = gradient.gflop / max(gradient.seconds, 1e-9)
-    return speeds
-
-
-def straighten(engine: Engine, model: Prepared, precision: Precision) -> None:
-    """Makes the model's passes faster, up to full batches."""
-    model.at(precision).straighten(full_rows(engine, model, precision))
-
-
-def full_rows(engine: Engine, model: Prepared, precision: Precision) -> int:
-    """Rows of a full batch of gradients at the model's own size."""
-    return engine.limit(Key(model.card.name, precision, model.card.height, model.card.width, "image"))
-
-
-def _passed(engine: Engine, model: Prepared, precision: Precision) -> Step:
-    """The last gradient pass, when caches are warm."""
-    rows = full_rows(engine, model, precision)
-    if precision != "exact" and model.device.type == "cpu":
-        rows = min(rows, FEW_ROWS)  # memory and kernels for more are quickly had when they come
-    images = torch.rand(rows, 3, model.card.height, model.card.width, generator=torch.Generator().manual_seed(0))
-
-    def passes(job: Job) -> Steps:
-        yield Query(images, logit(0))
-        for _ in range(2):
-            yield Query(images, logit(0), "image")
-
-    engine.submit(Job("warm-up", model.card.name, passes, precision))
-    while not engine.idle:
-        for event in engine.step():
-            if isinstance(event, Ended) and event.error and not isinstance(event.error, NotFinite):
-                raise event.error
-    return engine.steps[-1]
 
 
 class Worker:

@@ -3,6 +3,7 @@
 import fcntl
 import os
 import tempfile
+from concurrent.futures import Executor
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -19,23 +20,34 @@ from .index import VERSION, Index, IndexFault, Manifest
 from .plan import Origin, Plan
 
 
-def attached(spec: ModelSpec, model: Prepared) -> tuple[Prepared, dict[str, Prepared]]:
-    """The model with its index in its card, and the unfolded instance that the index is of, by its name in the engine.
+class Attachment:
+    """A model that gets its index. An index that is still to be built is built in the background."""
 
-    Without an index: the model alone. Raises LoadError, IndexFault.
-    """
-    if spec.index is None:
-        return model, {}
-    plain = prepare(spec, model.device, fold=False)
-    if plain.card.digest != model.card.digest:
-        raise LoadError(f"model {spec.name}: its builder gives other weights at every call; seed it or name a file")
-    folder = embedded(plain) if spec.index == "embedded" else Path(spec.index).absolute()
-    index = opened(str(folder))
-    index.verify()
-    check(index.manifest, plain.card, folder)
-    name = unfolded(spec.name)
-    plain = replace(plain, card=replace(plain.card, name=name, precisions=("exact",)))
-    return replace(model, card=replace(model.card, index=str(folder))), {name: plain}
+    def __init__(self, spec: ModelSpec, model: Prepared, background: Executor) -> None:
+        """Raises LoadError where the model cannot be loaded twice with the same weights."""
+        self.model = model
+        self._plain = prepare(spec, model.device, fold=False) if spec.index is not None else None
+        if self._plain is None:
+            return
+        if self._plain.card.digest != model.card.digest:
+            raise LoadError(f"model {spec.name}: its builder gives other weights at every call; seed it or name a file")
+        build = embedded if spec.index == "embedded" else lambda _: Path(str(spec.index)).absolute()
+        self._folder = background.submit(build, self._plain)
+
+    def finish(self) -> tuple[Prepared, dict[str, Prepared]]:
+        """The model with its index in its card, and the unfolded instance that the index is of, by its engine's name.
+
+        Waits until the index is built. Without an index: the model alone. Raises IndexFault.
+        """
+        if self._plain is None:
+            return self.model, {}
+        folder = self._folder.result()
+        index = opened(str(folder))
+        index.verify()
+        check(index.manifest, self._plain.card, folder)
+        name = unfolded(self.model.card.name)
+        plain = replace(self._plain, card=replace(self._plain.card, name=name, precisions=("exact",)))
+        return replace(self.model, card=replace(self.model.card, index=str(folder))), {name: plain}
 
 
 def check(manifest: Manifest, card: ModelCard, folder: Path) -> None:

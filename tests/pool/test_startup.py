@@ -1,4 +1,4 @@
-"""How a worker begins: one model that fails keeps no other from being served, unless that is wanted."""
+"""How a worker starts: one model that fails keeps no other from being served, unless that is wanted."""
 
 from pathlib import Path
 
@@ -8,9 +8,9 @@ from gradserve_server.engine.engine import Engine
 from gradserve_server.engine.events import OutOfMemory
 from gradserve_server.models.catalogue import ModelSpec
 from gradserve_server.models.loading import LoadError
-from gradserve_server.pool import worker
+from gradserve_server.pool import startup
+from gradserve_server.pool.startup import begin
 from gradserve_server.pool.wire import WorkerSettings
-from gradserve_server.pool.worker import begin
 
 
 def own(name: str, builder: str, **facts: object) -> ModelSpec:
@@ -57,14 +57,14 @@ def test_all_reasons_are_told_where_no_model_is_left() -> None:
 
 
 def test_a_model_that_fails_in_its_warm_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    plain = worker._passed
+    plain = startup._passed
 
-    def short_of_memory(engine: Engine, model: worker.Prepared, precision: worker.Precision) -> worker.Step:
+    def short_of_memory(engine: Engine, model: startup.Prepared, precision: startup.Precision) -> startup.Step:
         if model.card.name == "other":
             raise OutOfMemory("one row does not fit")
         return plain(engine, model, precision)
 
-    monkeypatch.setattr(worker, "_passed", short_of_memory)
+    monkeypatch.setattr(startup, "_passed", short_of_memory)
     engine, ready = begin(WorkerSettings((GOOD, OTHER), "cpu"))
     assert [card.name for card in ready.cards] == ["good"]
     assert set(engine.models) == {"good"}, "nothing of it stays in memory"
