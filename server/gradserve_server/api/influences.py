@@ -82,7 +82,7 @@ def bind_embed(request: influence_pb2.EmbedRequest, at: Circumstances) -> Bound:
 
 def default_layer(card: ModelCard) -> tuple[str, str]:
     """The usual features: what goes into the layer that gives the logits, else the last layer with a map, averaged."""
-    last = takewhile(lambda la: la.layout == "vector" and la.channels == len(card.classes), reversed(card.layers))
+    last = takewhile(lambda la: la.layout == "vector" and la.channels == card.outputs, reversed(card.layers))
     heads = [layer.name for layer in last]
     return (heads[-1], "input") if heads else (card.grad_cam_layer or card.layers[-1].name, "output")
 
