@@ -16,7 +16,7 @@ from .build import Builder
 from .estimates import opened, unfolded
 from .examples import ArrayExamples
 from .index import VERSION, Index, IndexFault, Manifest
-from .plan import Origin, Plan
+from .plan import Origin, Plan, check_head
 
 
 def attached(spec: ModelSpec, model: Prepared) -> tuple[Prepared, dict[str, Prepared]]:
@@ -26,6 +26,7 @@ def attached(spec: ModelSpec, model: Prepared) -> tuple[Prepared, dict[str, Prep
     """
     if spec.index is None:
         return model, {}
+    check_head(model.card)
     plain = prepare(spec, model.device, fold=False)
     if plain.card.digest != model.card.digest:
         raise LoadError(f"model {spec.name}: its builder gives other weights at every call; seed it or name a file")
