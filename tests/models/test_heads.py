@@ -1,9 +1,12 @@
 """What a network's outputs mean: found, declared, or refused with what to do."""
 
+from pathlib import Path
+
 import heads
 import pytest
 import torch
 from heads import KINDS, SIZE
+from safetensors.torch import save_file
 from torch import Tensor
 from zoo import CPU
 
@@ -167,6 +170,14 @@ def test_two_probabilities_of_one_sigmoid_sum_to_one() -> None:
     model, score = loaded(outputs=1, end="sigmoid_and_its_rest"), heads.trunk(outputs=1)(normalised(IMAGES))
     assert model.card.head == "softmax"
     close(model(IMAGES).softmax(1)[:, 1:], score.sigmoid())
+
+
+def test_a_file_with_one_output_fits_a_binary_head(tmp_path: Path) -> None:
+    save_file(heads.trunk(outputs=1).state_dict(), tmp_path / "one.safetensors")
+    entry = {"name": "m", "builder": "heads:trunk", "arguments": {"outputs": 4}, **SIZE, "head": "binary"}
+    model = prepare(ModelSpec.model_validate({**entry, "weights": str(tmp_path / "one.safetensors")}), CPU)
+    score = heads.trunk(outputs=1)(normalised(IMAGES))
+    close(model(IMAGES), torch.cat([-score, score], 1))
 
 
 def test_attention_inside_is_no_head() -> None:
