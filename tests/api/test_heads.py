@@ -13,6 +13,7 @@ from serving import Refused, Server, Stubs, methods, picture, refused, values
 from torch import Tensor
 
 import gradserve
+from gradserve.cli import main
 from gradserve.v1 import attack_pb2, explain_pb2, influence_pb2, maximize_pb2, models_pb2, predict_pb2
 from gradserve.v1 import common_pb2 as pb
 
@@ -32,6 +33,8 @@ def as_toml(name: str, entry: dict[str, object]) -> str:
 @pytest.fixture(scope="module")
 def server() -> Iterator[Server]:
     entries = {name: kind.entry for name, kind in KINDS.items()}
+    averaged = {"outputs": 5, "end": "softmax_averaged"}
+    entries["averaged"] = {**KINDS["softmax"].entry, "arguments": averaged}
     entries["undeclared"] = {key: value for key, value in KINDS["one_logit"].entry.items() if key != "head"}
     config = "".join(as_toml(name, {**entry, "precisions": ("exact",)}) for name, entry in entries.items())
     with Server(config, "--workers", "1") as server:
@@ -202,6 +205,31 @@ def test_independent_labels_have_no_influence(stubs: Stubs, name: str) -> None:
     assert "one label for each example" in found.text
 
 
+def test_logits_made_of_probabilities_are_told(stubs: Stubs) -> None:
+    asked = predict_pb2.PredictRequest(model="averaged", image=IMAGE, preprocess=pb.PREPROCESS_AS_IS)
+    reply = stubs.gradients.Predict(asked, timeout=60)
+    scores = right("softmax", pixels_of(IMAGE))
+    own = (scores.softmax(0) + (scores / 3).softmax(0)) / 2
+    for score in reply.top:
+        assert score.probability == pytest.approx(float(own[score.class_index]), abs=1e-5)
+    certificate = attack(stubs, "averaged").certificate
+    for warnings in (reply.provenance.warnings, certificate.warnings):
+        assert [warning.partition(":")[0] for warning in warnings] == ["SOFTMAX_OUTPUTS"]
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [("softmax", "classes that exclude"), ("one_logit", "yes-or-no"), ("label_sigmoids", "independent labels")],
+)
+def test_the_command_line_shows_the_head(
+    server: Server, capsys: pytest.CaptureFixture[str], name: str, says: str
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["models", name, "--server", server.address])
+    assert ended.value.code == 0
+    assert says in capsys.readouterr().out
+
+
 def test_a_single_logit_without_a_head_is_refused(stubs: Stubs) -> None:
     reply = stubs.models.ListModels(models_pb2.ListModelsRequest())
     (one,) = reply.unavailable
@@ -210,9 +238,10 @@ def test_a_single_logit_without_a_head_is_refused(stubs: Stubs) -> None:
 
 
 def test_cards_tell_the_head(server: Server, stubs: Stubs) -> None:
-    for model in stubs.models.ListModels(models_pb2.ListModelsRequest()).models:
-        assert model.head == HEADS[KINDS[model.name].head]
+    own = {name: kind.head for name, kind in KINDS.items()} | {"averaged": "softmax"}
+    models = stubs.models.ListModels(models_pb2.ListModelsRequest()).models
+    assert {model.name: model.head for model in models} == {name: HEADS[head] for name, head in own.items()}
     with gradserve.Client(server.address) as client:
-        assert {card.name: card.head for card in client.models()} == {name: kind.head for name, kind in KINDS.items()}
+        assert {card.name: card.head for card in client.models()} == own
         assert client.model("one_sigmoid").classes == ("not cat", "cat")
         assert client.predict(pixels_of(IMAGE), model="one_logit", preprocess="as_is")[0].class_name in ("dog", "cat")
