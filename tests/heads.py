@@ -71,6 +71,8 @@ ENDS: Mapping[str, Callable[[Tensor], Any]] = {
     "sigmoid_squeezed_before": lambda x: torch.sigmoid(x.squeeze()),
     "log_sigmoid": F.logsigmoid,
     "squeezed": lambda x: x.squeeze(),
+    "softmax_detached": lambda x: x.softmax(1).detach(),
+    "softmax_of_detached": lambda x: x.detach().softmax(1),
     # what looks like one of them, and is not:
     "softmax_by_hand": by_hand,
     "softmax_averaged": lambda x: (x.softmax(1) + (x / 3).softmax(1)) / 2,
@@ -78,6 +80,7 @@ ENDS: Mapping[str, Callable[[Tensor], Any]] = {
     "sigmoid_by_hand": lambda x: 1 / (1 + (-x).exp()),
     "sigmoid_and_its_rest": lambda x: torch.cat([1 - x.sigmoid(), x.sigmoid()], 1),
     "sigmoid_doubled": lambda x: x.sigmoid() * 2,
+    "one_hot": lambda x: F.one_hot(x.argmax(1), x.shape[1]),
     "half_of_a_softmax": lambda x: x.softmax(1)[:, 1],
 }
 

@@ -136,6 +136,7 @@ REFUSED = {
     (3, "sigmoid_torch", "softmax"): r'ends in a sigmoid .* write head = "multilabel"',
     (3, "sigmoid_by_hand", None): r"do not sum to 1: they look like probabilities of independent labels",
     (3, "sigmoid_by_hand", "multilabel"): r"do not come out of torch.sigmoid; let it return the logits",
+    (3, "one_hot", None): r"whole numbers",
     (3, "softmax_over_images", None): r"depend on the other images|within \[0, 1\]",
 }
 
@@ -178,6 +179,14 @@ def test_a_file_with_one_output_fits_a_binary_head(tmp_path: Path) -> None:
     model = prepare(ModelSpec.model_validate({**entry, "weights": str(tmp_path / "one.safetensors")}), CPU)
     score = heads.trunk(outputs=1)(normalised(IMAGES))
     close(model(IMAGES), torch.cat([-score, score], 1))
+
+
+@pytest.mark.parametrize("end", ["softmax_detached", "softmax_of_detached"])
+def test_a_detached_softmax_has_no_gradient(end: str) -> None:
+    model = loaded(outputs=5, end=end)
+    assert "cannot be differentiated by the image" in model.card.no_gradient
+    close(model(IMAGES), heads.trunk(outputs=5)(normalised(IMAGES)))
+    assert not model(IMAGES.clone().requires_grad_()).requires_grad
 
 
 def test_attention_inside_is_no_head() -> None:

@@ -29,7 +29,17 @@ OPERATIONS: Mapping[Any, Ending] = {
 MOVING = frozenset(
     {Tensor.squeeze, Tensor.unsqueeze, Tensor.view, Tensor.reshape, Tensor.flatten, Tensor.ravel, Tensor.__getitem__}
     | {torch.squeeze, torch.unsqueeze, torch.reshape, torch.flatten, torch.ravel, torch.clone}
-    | {Tensor.contiguous, Tensor.clone, Tensor.to, Tensor.float, Tensor.double, Tensor.half, Tensor.bfloat16}
+    | {
+        Tensor.contiguous,
+        Tensor.clone,
+        Tensor.detach,
+        torch.detach,
+        Tensor.to,
+        Tensor.float,
+        Tensor.double,
+        Tensor.half,
+        Tensor.bfloat16,
+    }
 )
 
 

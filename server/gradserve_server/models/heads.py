@@ -15,6 +15,9 @@ SUM_TOLERANCE = 1e-4  # by which probabilities may miss a sum of 1
 SAME = 1e-5  # by which a softmax or sigmoid of recovered scores may miss the network's own output
 STRETCHES = (-30.0, 30.0, 1000.0)  # factors that take a picture far beyond black and white
 
+NO_SCORES = (
+    "it gives whole numbers ({dtype}), which are decisions and no scores; let it return the logits that it decides by"
+)
 ONE_NUMBER = (
     "it gives a single number for an image, and it is not known what that means; if it is the logit of a yes-or-no "
     'question, write head = "binary" into its entry, with labels = [NO, YES]; a number that is no logit (of a '
@@ -59,6 +62,8 @@ def find_head(network: nn.Module, images: Tensor, declared: HeadKind | None) -> 
         output = logits_of(network(images.clone()))
     if output.dim() not in (1, 2) or len(output) != len(images) or 0 in output.shape:
         return PLAIN
+    if not output.is_floating_point():
+        raise Unservable(NO_SCORES.format(dtype=str(output.dtype).removeprefix("torch.")))
     found = _verified(endings.of(output), output)
     if output.numel() == len(images):
         return _of_one(network, images, output.reshape(-1, 1), found, declared)
