@@ -127,11 +127,6 @@ def windows() -> nn.Module:
     return Windows()
 
 
-def probabilities() -> nn.Module:
-    """Ends in a softmax, as it should not."""
-    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Softmax(1))
-
-
 def sociable() -> nn.Module:
     """Normalises with the statistics of the batch, even in eval mode."""
     norm = nn.BatchNorm2d(4, track_running_stats=False)

@@ -20,6 +20,7 @@ PREPROCESS = common_pb2.Preprocess.DESCRIPTOR
 _PRIORITY = common_pb2.Priority.DESCRIPTOR
 _PRECISION = common_pb2.Precision.DESCRIPTOR
 _FORMAT = explain_pb2.MapFormat.DESCRIPTOR
+_HEAD = models_pb2.Head.DESCRIPTOR
 EXPLAIN_METHOD: Any = explain_pb2.ExplainMethod.DESCRIPTOR
 
 
@@ -101,6 +102,7 @@ def model_card(reply: models_pb2.Model) -> ModelCard:
         methods=tuple(Applicability(each.method, each.applies, each.reason) for each in reply.methods),
         layers=tuple(Layer(each.name, each.kind, each.channels, each.height, each.width) for each in reply.layers),
         notes=tuple(reply.notes),
+        head=parameters.choice_name(_HEAD, reply.head or models_pb2.HEAD_SOFTMAX),
     )
 
 

@@ -4,12 +4,15 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from zoo import off, prepared
+from heads import KINDS
+from zoo import CPU, off, prepared
 
 from gradserve_server.engine.differentiate import differentiate
 from gradserve_server.engine.objective import Objective, Term, channel, log_prob, logit, margin, ranked
 from gradserve_server.engine.query import Part, Query, Tap
 from gradserve_server.engine.recorded import WORTH, Outputs, Recordings
+from gradserve_server.models.catalogue import ModelSpec
+from gradserve_server.models.preparation import prepare
 
 LAYER = "layer3"
 
@@ -65,6 +68,20 @@ def test_what_it_answers_is_what_the_plain_pass_answers() -> None:
                 assert off(ours, theirs) < 1e-4
             assert torch.equal(a.terms, a.value[:, None])
     assert recorder.count == 1
+
+
+@pytest.mark.parametrize("name", ["one_sigmoid", "label_logits"])
+def test_log_probabilities_are_the_heads_own(name: str) -> None:
+    facts = {"name": name, "precisions": ("exact",), **KINDS[name].entry}
+    model, recordings = prepare(ModelSpec.model_validate(facts), CPU), Recordings(OnCpu())
+    asked = parts(query(log_prob(1), 2), query(ranked_log_prob(0)), query(logit(0)))
+    for _ in range(WORTH):
+        found = recordings.answers(model, asked)
+    assert found is not None
+    for a, b in zip(found, differentiate(model, asked), strict=True):
+        assert off(a.value, b.value) < 1e-5
+        assert off(a.image_grad, b.image_grad) < 1e-4
+    assert off(found[0].value, found[0].logits[:, 1].sigmoid().log()) < 1e-5
 
 
 def test_fewer_rows_than_recorded_share_a_recording() -> None:

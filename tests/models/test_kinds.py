@@ -54,12 +54,13 @@ class Kind(NamedTuple):
     untouched: bool = False  # neither folded nor with the CPU's kernels, with a note
     casts: bool = False  # so that there is no float64
     no_fast: bool = False
+    inside: bool = False  # what is served is what goes into its last module, a softmax
     facts: dict[str, Any] = {}  # noqa: RUF012  # of its catalogue entry
 
     @property
     def name(self) -> str:
         """For the test's name."""
-        return f"{self.builder}{self.facts.get('arguments', '')}"
+        return f"{self.builder}{self.facts.get('arguments', '')}{self.facts.get('head', '')}"
 
 
 OWN = [
@@ -118,12 +119,15 @@ RELUS = ("module", "functional", "inplace", "method", "clamp", "clamp_min", "thr
 PLAIN_CASES = [
     *("plain", "norm_act", "weight_standardised", "conv_with_hook", "old_weight_norm", "new_weight_norm", "spectral"),
     *("pruned", "aliased", "aliased_resnet", "two_norms", "cosine_head", "aux_used", "aux_named", "transform_input"),
-    *("two_classes", "three_classes", "four_classes", "softmax_out", "log_softmax_out", "tuple_out", "dict_out"),
+    *("two_classes", "three_classes", "four_classes", "tuple_out", "dict_out"),
     *("map_out", "constant_out", "in_place_input", "side_branch", "grey", "dense", "parallel", "compiled"),
-    *("half_model", "dead_relu", "overflowing", "softmax_twin", "one_logit"),
+    *("half_model", "dead_relu", "overflowing", "softmax_twin"),
 ]
 SHARED = [
     *(Kind(f"cases:{name}") for name in PLAIN_CASES),
+    *(Kind(f"cases:{name}", inside=True) for name in ("softmax_out", "log_softmax_out")),
+    Kind("cases:one_logit", "single number"),
+    Kind("cases:one_logit", facts={"head": "binary"}),
     *(Kind(f"cases:{name}", no_gradient=True) for name in ("no_grad_backbone", "detached_backbone")),
     *(Kind(f"cases:{name}", no_gradient=True) for name in ("inference_backbone", "no_grad_all")),
     Kind("cases:functional_dropout", RANDOM),
@@ -150,7 +154,7 @@ OTHERS = [
     Kind("kinds:of_timm", facts={"arguments": {"name": name}, "height": size, "width": size, "resize": size})
     for name, size in TIMM.items()
 ]
-NOTHING_TO_ATTACK = ("cases:constant_out", "cases:dead_relu", "cases:one_logit")
+NOTHING_TO_ATTACK = ("cases:constant_out", "cases:dead_relu")
 KINDS = [*OWN, *OTHERS, *(SHARED if CASES.is_file() else [])]
 SERVED = [kind for kind in KINDS if not kind.refused]
 DIFFERENTIABLE = [kind for kind in SERVED if not kind.no_gradient]
@@ -194,7 +198,7 @@ def plain(kind: Kind, images: Tensor, network: nn.Module | None = None) -> tuple
         x = image if spec.mean is None or len(spec.mean) == 3 else grey(image)
         mean, std = (torch.tensor(each, dtype=image.dtype).view(-1, 1, 1) for each in (spec.mean, spec.std))
         with torch.inference_mode(False):
-            logits.append(tensor_of(network((x - mean) / std)).to(image.dtype))
+            logits.append(logits_of(kind, network, (x - mean) / std).to(image.dtype))
         if not kind.no_gradient:
             gradients.append(torch.autograd.grad(logits[-1].amax(1).sum(), image, allow_unused=True)[0])
     return torch.cat(logits).detach(), torch.cat(gradients) if gradients else images.new_zeros(0)
@@ -204,8 +208,14 @@ def grey(image: Tensor) -> Tensor:
     return 0.299 * image[:, :1] + 0.587 * image[:, 1:2] + 0.114 * image[:, 2:]
 
 
+def logits_of(kind: Kind, network: Any, x: Tensor) -> Tensor:
+    """What is served of a network for its input."""
+    scores = tensor_of(network[0](x) if kind.inside else network(x))
+    return torch.cat([-scores, scores], 1) if spec_of(kind).head == "binary" else scores
+
+
 def tensor_of(output: Any) -> Tensor:
-    """The logits in the outputs of these networks."""
+    """The scores in the outputs of these networks."""
     if isinstance(output, dict):
         output = next(iter(output.values()))
     if not isinstance(output, Tensor):
@@ -305,7 +315,7 @@ def test_grad_cam(kind: Kind) -> None:
     spec = spec_of(kind)
     mean, std = (torch.tensor(each, dtype=image.dtype).view(-1, 1, 1) for each in (spec.mean, spec.std))
     x = image if len(spec.mean) == 3 else grey(image)
-    logits = tensor_of(network((x - mean) / std))
+    logits = logits_of(kind, network, (x - mean) / std)
     (grad,) = torch.autograd.grad(logits.amax(1).sum(), kept[-1])
     right = (kept[-1] * grad.mean((2, 3), keepdim=True)).sum(1).relu()
     found = torch.from_numpy(answer(model, image.detach(), "grad_cam").coarse)
@@ -368,4 +378,4 @@ def test_influence_leaves_out_what_is_not_by_image_or_not_the_layers_own() -> No
 def normalised_logits(kind: Kind, network: nn.Module, images: Tensor) -> Tensor:
     spec = spec_of(kind)
     mean, std = (torch.tensor(each, dtype=images.dtype).view(-1, 1, 1) for each in (spec.mean, spec.std))
-    return tensor_of(network(((images if len(spec.mean) == 3 else grey(images)) - mean) / std))
+    return logits_of(kind, network, ((images if len(spec.mean) == 3 else grey(images)) - mean) / std)

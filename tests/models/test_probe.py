@@ -50,7 +50,7 @@ def test_family(name: str) -> None:
     assert layer is not None
     assert layer.is_map
     assert card.any_size == (name != "vit_b_32")
-    assert not card.softmax
+    assert card.head == "softmax"
     assert card.gflop > 0
 
 
@@ -84,12 +84,6 @@ def test_partly_guided_models_say_so() -> None:
     assert card.other_activations == ("Hardswish",)
     assert any(note.startswith("PARTIALLY_GUIDED") for note in card.notes)
     assert not prepared("mobilenet_v2").card.notes
-
-
-def test_probabilities_are_noticed() -> None:
-    card = prepare(ModelSpec(name="p", builder="networks:probabilities", height=16), CPU).card
-    assert card.softmax
-    assert any("probabilities" in note for note in card.notes)
 
 
 def test_the_smallest_size_works_and_its_half_does_not() -> None:

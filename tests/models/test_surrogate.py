@@ -24,6 +24,31 @@ def test_the_distance_is_least_where_both_say_the_same():
         assert torch.allclose(grad, wanted, atol=1e-6)
 
 
+@pytest.mark.parametrize("head", ["binary", "multilabel"])
+def test_the_distance_of_independent_labels(head):
+    scores = torch.randn(5, 4, generator=torch.Generator().manual_seed(0))
+    for temperature in (1.0, 3.0):
+        logits = torch.zeros(5, 4, requires_grad=True)
+        (grad,) = torch.autograd.grad(training.distance(logits, scores, temperature, head), logits)
+        assert torch.allclose(grad, temperature * (0.5 - (scores / temperature).sigmoid()) / 5, atol=1e-6)
+
+
+@pytest.mark.parametrize(("head", "outputs"), [("binary", 1), ("multilabel", 3)])
+def test_it_has_its_models_head(digits, head, outputs):
+    images, answers = digits[0], digits[1].argmax(1)
+    large = np.where(answers >= 5, 6.0, -6.0)
+    columns = (
+        [-large, large] if head == "binary" else [large, np.where(answers % 2, 6.0, -6.0), np.full(len(large), 6.0)]
+    )
+    scores = np.stack(columns, 1).astype(np.float32)
+    trained = training.train(images[:600], scores[:600], training.Settings(epochs=8, mirror=False), head=head)
+    assert trained.arguments["classes"] == outputs
+    own = scores[:, 1:] if head == "binary" else scores
+    found = trained.network(training.normalised(images[600:900])).numpy()
+    assert ((found > 0) == (own[600:900] > 0)).mean() > 0.85
+    assert trained.agreement > 0.85
+
+
 def test_pictures_are_moved_and_mirrored_within_an_eighth():
     ramp = np.tile(np.arange(32, dtype=np.uint8), (64, 32, 1))[..., None].repeat(3, 3)
     found = training.shifted(ramp, np.random.default_rng(0), mirror=True)

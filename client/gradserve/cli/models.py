@@ -10,6 +10,11 @@ from rich.text import Text
 from gradserve.cards import Layer, ModelCard
 from gradserve.cli import connection, report
 
+HEADS = {
+    "softmax": "softmax: classes that exclude each other",
+    "binary": "binary: one yes-or-no question",
+    "multilabel": "multilabel: independent labels",
+}
 Name = Annotated[str, typer.Argument(help="A model's name, for its layers and methods; all models if left out.")]
 
 
@@ -48,7 +53,7 @@ def _mark(name: str, default: str) -> str:
 
 def _overview(cards: Iterable[ModelCard], default: str) -> Table:
     table = Table(box=None)
-    for column in ("model", "built by", "precisions", "Grad-CAM layer", "does not apply"):
+    for column in ("model", "built by", "head", "precisions", "Grad-CAM layer", "does not apply"):
         table.add_column(column)
     for column in ("classes", "input", "GFLOP"):
         table.add_column(column, justify="right")
@@ -56,7 +61,7 @@ def _overview(cards: Iterable[ModelCard], default: str) -> Table:
         missing = ", ".join(each.method for each in card.methods if not each.applies)
         numbers = (str(len(card.classes)), _input(card), f"{card.gflop:.3g}")
         name = card.name + _mark(card.name, default)
-        table.add_row(name, card.builder, ", ".join(card.precisions), card.grad_cam_layer, missing, *numbers)
+        table.add_row(name, card.builder, card.head, ", ".join(card.precisions), card.grad_cam_layer, missing, *numbers)
     return table
 
 
@@ -69,6 +74,7 @@ def _print_card(card: ModelCard) -> None:
     facts.add_row("weights", card.weights_digest)
     facts.add_row("input", _input(card) + (", or any other size" if card.any_size else ""))
     facts.add_row("classes", f"{len(card.classes)}: {', '.join(card.classes[:10])}{' ...' * (len(card.classes) > 10)}")
+    facts.add_row("head", HEADS[card.head])
     facts.add_row("precisions", ", ".join(card.precisions))
     facts.add_row("forward pass", f"{card.gflop:.3g} GFLOP")
     facts.add_row("usual eps", f"{card.default_eps:.4g}")

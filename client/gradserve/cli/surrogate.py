@@ -36,7 +36,7 @@ Epochs = Annotated[int, typer.Option("--epochs", min=1, max=1000, rich_help_pane
 Rate = Annotated[float, typer.Option("--rate", min=0, max=10, help="Peak learning rate.", rich_help_panel=_TRAINING)]
 Labels = Annotated[
     bool,
-    typer.Option("--labels-only", help="Learn from the first class alone, not its scores.", rich_help_panel=_TRAINING),
+    typer.Option("--labels-only", help="Learn from what is predicted, without its scores.", rich_help_panel=_TRAINING),
 ]
 Mirror = Annotated[
     bool, typer.Option("--mirror/--no-mirror", help="Also learn from mirrored pictures.", rich_help_panel=_TRAINING)
@@ -89,11 +89,11 @@ def surrogate(
     if len(answers.seen) < 2:
         raise ValueError(f"{data}: only {len(answers.seen)} pictures were answered; that is too few to learn from")
     scores = np.stack(answers.scores)
-    if labels_only:  # as logits of 0 and 20, so that one loss does for both
-        scores = np.where(np.arange(scores.shape[1]) == scores.argmax(1)[:, None], 20.0, 0.0).astype(np.float32)
+    if labels_only:
+        scores = _labels_alone(scores, answers.card.head)
     settings = training.Settings(epochs=epochs, rate=rate, mirror=mirror, seed=seed or 0)
     with report.counter("training", training.steps(len(scores), settings)) as told:
-        trained = training.train(np.stack(answers.seen), scores, settings, told)
+        trained = training.train(np.stack(answers.seen), scores, settings, told, answers.card.head)
     called = name or f"{answers.card.name}-surrogate"
     out.mkdir(parents=True, exist_ok=True)
     trained.save(out / f"{called}.safetensors")
@@ -110,6 +110,15 @@ def surrogate(
         "agreement": trained.agreement,
     }
     _print(found, entry, as_json)
+
+
+def _labels_alone(scores: Array, head: str) -> Array:
+    """What is predicted as logits [N, classes], so that one loss does for both: 20 or 0; where labels are independent
+    20 or -20.
+    """
+    if head != "softmax":
+        return np.where(scores > 0, 20.0, -20.0).astype(np.float32)
+    return np.where(np.arange(scores.shape[1]) == scores.argmax(1)[:, None], 20.0, 0.0).astype(np.float32)
 
 
 async def _asked(connect: Callable[[], AsyncClient], model: str, dataset: Dataset, concurrency: int) -> Answers:
@@ -174,6 +183,7 @@ def _entry(name: str, card: ModelCard, training: Any, arguments: dict[str, int])
         "mean": list(training.MEAN),
         "std": list(training.STD),
         "default_eps": card.default_eps,
+        "head": card.head,
         "notes": [f"trained from the answers of {card.name}"],
     }
     inline = ", ".join(f"{key} = {value}" for key, value in arguments.items())

@@ -14,13 +14,15 @@ _sym_db = _symbol_database.Default()
 from gradserve.v1 import common_pb2 as gradserve_dot_v1_dot_common__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19gradserve/v1/models.proto\x12\x0cgradserve.v1\x1a\x19gradserve/v1/common.proto\"\x13\n\x11ListModelsRequest\"\x85\x01\n\x12ListModelsResponse\x12#\n\x06models\x18\x01 \x03(\x0b\x32\x13.gradserve.v1.Model\x12\x33\n\x0bunavailable\x18\x02 \x03(\x0b\x32\x1e.gradserve.v1.UnavailableModel\x12\x15\n\rdefault_model\x18\x03 \x01(\t\"0\n\x10UnavailableModel\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\"\x1f\n\x0fGetModelRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"\xf2\x02\n\x05Model\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07\x62uilder\x18\x02 \x01(\t\x12\x16\n\x0eweights_digest\x18\x03 \x01(\t\x12\x0f\n\x07\x63lasses\x18\x04 \x03(\t\x12\x14\n\x0cinput_height\x18\x05 \x01(\r\x12\x13\n\x0binput_width\x18\x06 \x01(\r\x12\x10\n\x08\x61ny_size\x18\x07 \x01(\x08\x12\x0c\n\x04mean\x18\x08 \x03(\x01\x12\x0b\n\x03std\x18\t \x03(\x01\x12+\n\nprecisions\x18\n \x03(\x0e\x32\x17.gradserve.v1.Precision\x12\x13\n\x0b\x64\x65\x66\x61ult_eps\x18\x0b \x01(\x01\x12\x16\n\x0egrad_cam_layer\x18\x0c \x01(\t\x12\r\n\x05gflop\x18\r \x01(\x01\x12,\n\x07methods\x18\x0e \x03(\x0b\x32\x1b.gradserve.v1.Applicability\x12#\n\x06layers\x18\x0f \x03(\x0b\x32\x13.gradserve.v1.Layer\x12\r\n\x05notes\x18\x10 \x03(\t\"@\n\rApplicability\x12\x0e\n\x06method\x18\x01 \x01(\t\x12\x0f\n\x07\x61pplies\x18\x02 \x01(\x08\x12\x0e\n\x06reason\x18\x03 \x01(\t\"T\n\x05Layer\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04kind\x18\x02 \x01(\t\x12\x10\n\x08\x63hannels\x18\x03 \x01(\r\x12\x0e\n\x06height\x18\x04 \x01(\r\x12\r\n\x05width\x18\x05 \x01(\r2\x9f\x01\n\x0cModelService\x12O\n\nListModels\x12\x1f.gradserve.v1.ListModelsRequest\x1a .gradserve.v1.ListModelsResponse\x12>\n\x08GetModel\x12\x1d.gradserve.v1.GetModelRequest\x1a\x13.gradserve.v1.Modelb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19gradserve/v1/models.proto\x12\x0cgradserve.v1\x1a\x19gradserve/v1/common.proto\"\x13\n\x11ListModelsRequest\"\x85\x01\n\x12ListModelsResponse\x12#\n\x06models\x18\x01 \x03(\x0b\x32\x13.gradserve.v1.Model\x12\x33\n\x0bunavailable\x18\x02 \x03(\x0b\x32\x1e.gradserve.v1.UnavailableModel\x12\x15\n\rdefault_model\x18\x03 \x01(\t\"0\n\x10UnavailableModel\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\"\x1f\n\x0fGetModelRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"\x94\x03\n\x05Model\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07\x62uilder\x18\x02 \x01(\t\x12\x16\n\x0eweights_digest\x18\x03 \x01(\t\x12\x0f\n\x07\x63lasses\x18\x04 \x03(\t\x12\x14\n\x0cinput_height\x18\x05 \x01(\r\x12\x13\n\x0binput_width\x18\x06 \x01(\r\x12\x10\n\x08\x61ny_size\x18\x07 \x01(\x08\x12\x0c\n\x04mean\x18\x08 \x03(\x01\x12\x0b\n\x03std\x18\t \x03(\x01\x12+\n\nprecisions\x18\n \x03(\x0e\x32\x17.gradserve.v1.Precision\x12\x13\n\x0b\x64\x65\x66\x61ult_eps\x18\x0b \x01(\x01\x12\x16\n\x0egrad_cam_layer\x18\x0c \x01(\t\x12\r\n\x05gflop\x18\r \x01(\x01\x12,\n\x07methods\x18\x0e \x03(\x0b\x32\x1b.gradserve.v1.Applicability\x12#\n\x06layers\x18\x0f \x03(\x0b\x32\x13.gradserve.v1.Layer\x12\r\n\x05notes\x18\x10 \x03(\t\x12 \n\x04head\x18\x11 \x01(\x0e\x32\x12.gradserve.v1.Head\"@\n\rApplicability\x12\x0e\n\x06method\x18\x01 \x01(\t\x12\x0f\n\x07\x61pplies\x18\x02 \x01(\x08\x12\x0e\n\x06reason\x18\x03 \x01(\t\"T\n\x05Layer\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04kind\x18\x02 \x01(\t\x12\x10\n\x08\x63hannels\x18\x03 \x01(\r\x12\x0e\n\x06height\x18\x04 \x01(\r\x12\r\n\x05width\x18\x05 \x01(\r*T\n\x04Head\x12\x14\n\x10HEAD_UNSPECIFIED\x10\x00\x12\x10\n\x0cHEAD_SOFTMAX\x10\x01\x12\x0f\n\x0bHEAD_BINARY\x10\x02\x12\x13\n\x0fHEAD_MULTILABEL\x10\x03\x32\x9f\x01\n\x0cModelService\x12O\n\nListModels\x12\x1f.gradserve.v1.ListModelsRequest\x1a .gradserve.v1.ListModelsResponse\x12>\n\x08GetModel\x12\x1d.gradserve.v1.GetModelRequest\x1a\x13.gradserve.v1.Modelb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'gradserve.v1.models_pb2', _globals)
 if _descriptor._USE_C_DESCRIPTORS == False:
   DESCRIPTOR._options = None
+  _globals['_HEAD']._serialized_start=869
+  _globals['_HEAD']._serialized_end=953
   _globals['_LISTMODELSREQUEST']._serialized_start=70
   _globals['_LISTMODELSREQUEST']._serialized_end=89
   _globals['_LISTMODELSRESPONSE']._serialized_start=92
@@ -30,11 +32,11 @@ if _descriptor._USE_C_DESCRIPTORS == False:
   _globals['_GETMODELREQUEST']._serialized_start=277
   _globals['_GETMODELREQUEST']._serialized_end=308
   _globals['_MODEL']._serialized_start=311
-  _globals['_MODEL']._serialized_end=681
-  _globals['_APPLICABILITY']._serialized_start=683
-  _globals['_APPLICABILITY']._serialized_end=747
-  _globals['_LAYER']._serialized_start=749
-  _globals['_LAYER']._serialized_end=833
-  _globals['_MODELSERVICE']._serialized_start=836
-  _globals['_MODELSERVICE']._serialized_end=995
+  _globals['_MODEL']._serialized_end=715
+  _globals['_APPLICABILITY']._serialized_start=717
+  _globals['_APPLICABILITY']._serialized_end=781
+  _globals['_LAYER']._serialized_start=783
+  _globals['_LAYER']._serialized_end=867
+  _globals['_MODELSERVICE']._serialized_start=956
+  _globals['_MODELSERVICE']._serialized_end=1115
 # @@protoc_insertion_point(module_scope)

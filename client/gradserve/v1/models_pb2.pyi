@@ -1,10 +1,22 @@
 from gradserve.v1 import common_pb2 as _common_pb2
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from typing import ClassVar as _ClassVar, Iterable as _Iterable, Mapping as _Mapping, Optional as _Optional, Union as _Union
 
 DESCRIPTOR: _descriptor.FileDescriptor
+
+class Head(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = []
+    HEAD_UNSPECIFIED: _ClassVar[Head]
+    HEAD_SOFTMAX: _ClassVar[Head]
+    HEAD_BINARY: _ClassVar[Head]
+    HEAD_MULTILABEL: _ClassVar[Head]
+HEAD_UNSPECIFIED: Head
+HEAD_SOFTMAX: Head
+HEAD_BINARY: Head
+HEAD_MULTILABEL: Head
 
 class ListModelsRequest(_message.Message):
     __slots__ = []
@@ -35,7 +47,7 @@ class GetModelRequest(_message.Message):
     def __init__(self, name: _Optional[str] = ...) -> None: ...
 
 class Model(_message.Message):
-    __slots__ = ["name", "builder", "weights_digest", "classes", "input_height", "input_width", "any_size", "mean", "std", "precisions", "default_eps", "grad_cam_layer", "gflop", "methods", "layers", "notes"]
+    __slots__ = ["name", "builder", "weights_digest", "classes", "input_height", "input_width", "any_size", "mean", "std", "precisions", "default_eps", "grad_cam_layer", "gflop", "methods", "layers", "notes", "head"]
     NAME_FIELD_NUMBER: _ClassVar[int]
     BUILDER_FIELD_NUMBER: _ClassVar[int]
     WEIGHTS_DIGEST_FIELD_NUMBER: _ClassVar[int]
@@ -52,6 +64,7 @@ class Model(_message.Message):
     METHODS_FIELD_NUMBER: _ClassVar[int]
     LAYERS_FIELD_NUMBER: _ClassVar[int]
     NOTES_FIELD_NUMBER: _ClassVar[int]
+    HEAD_FIELD_NUMBER: _ClassVar[int]
     name: str
     builder: str
     weights_digest: str
@@ -68,7 +81,8 @@ class Model(_message.Message):
     methods: _containers.RepeatedCompositeFieldContainer[Applicability]
     layers: _containers.RepeatedCompositeFieldContainer[Layer]
     notes: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, name: _Optional[str] = ..., builder: _Optional[str] = ..., weights_digest: _Optional[str] = ..., classes: _Optional[_Iterable[str]] = ..., input_height: _Optional[int] = ..., input_width: _Optional[int] = ..., any_size: bool = ..., mean: _Optional[_Iterable[float]] = ..., std: _Optional[_Iterable[float]] = ..., precisions: _Optional[_Iterable[_Union[_common_pb2.Precision, str]]] = ..., default_eps: _Optional[float] = ..., grad_cam_layer: _Optional[str] = ..., gflop: _Optional[float] = ..., methods: _Optional[_Iterable[_Union[Applicability, _Mapping]]] = ..., layers: _Optional[_Iterable[_Union[Layer, _Mapping]]] = ..., notes: _Optional[_Iterable[str]] = ...) -> None: ...
+    head: Head
+    def __init__(self, name: _Optional[str] = ..., builder: _Optional[str] = ..., weights_digest: _Optional[str] = ..., classes: _Optional[_Iterable[str]] = ..., input_height: _Optional[int] = ..., input_width: _Optional[int] = ..., any_size: bool = ..., mean: _Optional[_Iterable[float]] = ..., std: _Optional[_Iterable[float]] = ..., precisions: _Optional[_Iterable[_Union[_common_pb2.Precision, str]]] = ..., default_eps: _Optional[float] = ..., grad_cam_layer: _Optional[str] = ..., gflop: _Optional[float] = ..., methods: _Optional[_Iterable[_Union[Applicability, _Mapping]]] = ..., layers: _Optional[_Iterable[_Union[Layer, _Mapping]]] = ..., notes: _Optional[_Iterable[str]] = ..., head: _Optional[_Union[Head, str]] = ...) -> None: ...
 
 class Applicability(_message.Message):
     __slots__ = ["method", "applies", "reason"]

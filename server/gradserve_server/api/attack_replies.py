@@ -18,7 +18,7 @@ from .attacks import LOSS, NORM
 from .binding import Bound
 from .fields import fill, number
 from .images import png
-from .replies import explanation, provenance, scores
+from .replies import explanation, probability_notes, provenance, scores
 
 LEVELS = 255
 GREY = 128
@@ -140,8 +140,7 @@ def _warnings(bound: Bound, attacked: Attacked, found: Certified) -> list[str]:
         warnings.append("NOT_ADAPTIVE: the attack did not know the defence; what it could not do, another may")
     if plan.lens.defence == "noise":
         warnings.append("RANDOM_DEFENCE: judged by the mean logits of a few draws, others differ")
-    if bound.card.softmax:
-        warnings.append("SOFTMAX_OUTPUTS: the model gives probabilities, whose gradients vanish; serve its logits")
+    warnings += probability_notes(bound.card)
     if attacked.ball.norm == "linf" and attacked.ball.eps is not None and 0 < attacked.ball.eps < 1 / LEVELS:
         warnings.append("EPS_BELOW_ENCODING: eps is less than one level of an 8-bit picture: nothing can change")
     if bound.task.precision != "exact":

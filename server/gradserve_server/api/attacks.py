@@ -118,6 +118,9 @@ def _check_surrogate(
     surrogate, path = cards.get(name), "method.transfer.surrogate"
     if surrogate is None:
         violations.add(path, f"there is no model {shown(name)}; {near(name, cards)}")
+    elif surrogate.head != card.head:
+        heads = f"{name} has the head {surrogate.head}, {card.name} has {card.head}"
+        violations.add(path, f"must mean the same by its outputs: {heads}")
     elif len(surrogate.classes) != len(card.classes):
         counts = f"{name} has {len(surrogate.classes)} classes, {card.name} has {len(card.classes)}"
         violations.add(path, f"must tell the same classes apart: {counts}")
@@ -145,10 +148,14 @@ def _aim(request: attack_pb2.AttackRequest, name: str, card: ModelCard, violatio
         violations.add("target", f"is the true label {card.classes[target]!r} itself; name another class")
     if name in FROM_SCRATCH and not request.target.WhichOneof("kind"):
         violations.add("target", f"must be set for {name}")
+    if loss == "dlr" and card.head != "softmax":
+        text = f"compares classes that exclude each other, and {card.name} has the head {card.head}"
+        violations.refuse(f"loss DLR {text}; take MARGIN, the class's own logit")
+        return Aim(label, target, pick)
     enough = CLASSES_FOR_DLR + (target is not None or pick is not None)
     if loss == "dlr" and len(card.classes) < enough:
         violations.refuse(f"loss DLR needs {enough} classes, {card.name} has {len(card.classes)}; take MARGIN")
-    return Aim(label, target, pick, loss, name in FROM_SCRATCH)
+    return Aim(label, target, pick, loss, name in FROM_SCRATCH, card.head)
 
 
 def _label(message: pb.Target, card: ModelCard, violations: Violations) -> int | None:

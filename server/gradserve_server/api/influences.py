@@ -10,6 +10,7 @@ from gradserve.v1 import influence_pb2
 from ..engine.rows import passes_cost
 from ..methods.influence import Member, Reweighting, opened
 from ..methods.influence.index import Index
+from ..methods.influence.plan import no_influence
 from ..models.card import ModelCard
 from ..models.served import ServedModels
 from .binding import PRECISIONS, Bound, Circumstances, check_loaded, common_of, model_card, task_of
@@ -82,7 +83,7 @@ def bind_embed(request: influence_pb2.EmbedRequest, at: Circumstances) -> Bound:
 
 def default_layer(card: ModelCard) -> tuple[str, str]:
     """The usual features: what goes into the layer that gives the logits, else the last layer with a map, averaged."""
-    last = takewhile(lambda la: la.layout == "vector" and la.channels == len(card.classes), reversed(card.layers))
+    last = takewhile(lambda la: la.layout == "vector" and la.channels == card.outputs, reversed(card.layers))
     heads = [layer.name for layer in last]
     return (heads[-1], "input") if heads else (card.grad_cam_layer or card.layers[-1].name, "output")
 
@@ -97,8 +98,8 @@ def index_of(card: ModelCard, violations: Violations) -> Index | None:
 
 def no_index(card: ModelCard) -> str:
     """Why Influence does not apply, or nothing."""
-    if card.index:
-        return ""
+    if card.index or (why := no_influence(card)):
+        return "" if card.index else why
     build = f"gradserve index --model {card.name} --data TRAINING_SET --out FOLDER"
     return f'{card.name} has no influence index; build one with `{build}` and serve it with index = "FOLDER"'
 
@@ -146,7 +147,7 @@ def _members(
             members.append(other)
     for other in members[1:]:
         _check_member(card, other, method, violations)
-    return tuple(Member(each.name, each.index) for each in members)
+    return tuple(Member(each.name, each.index, each.head) for each in members)
 
 
 def _check_member(card: ModelCard, other: ModelCard, method: str, violations: Violations) -> None:
@@ -156,6 +157,8 @@ def _check_member(card: ModelCard, other: ModelCard, method: str, violations: Vi
     ours = opened(card.index).manifest
     if (theirs.manifest.dataset, theirs.manifest.count) != (ours.dataset, ours.count):
         violations.refuse(f"the indexes of {card.name} and {other.name} are of different examples")
+    elif other.head != card.head:
+        violations.refuse(f"{card.name} has the head {card.head}, and {other.name} has {other.head}")
     elif method not in theirs.manifest.methods or theirs.manifest.classes != ours.classes:
         violations.refuse(f"the index of {other.name} has no {method}, or other classes than {card.name}")
 

@@ -14,13 +14,14 @@ from .. import __version__
 from ..methods.attack import METHODS as ATTACKS
 from ..methods.explain import METHODS, Call, Explained
 from ..methods.targets import Target
-from ..models.card import ModelCard
+from ..models.card import HeadKind, ModelCard
 from ..pool.wire import Outcome
 from .binding import PRECISIONS, Bound
-from .fields import fill
+from .fields import fill, number
 from .images import png
 from .influences import no_index
 
+HEAD = models_pb2.DESCRIPTOR.enum_types_by_name["Head"]
 PRECISION_NUMBERS: dict[str, Any] = {name: number for number, name in PRECISIONS.items()}
 SMALLEST_OVERLAY = 224  # pixels of the longer side; a smaller one is magnified by a whole number
 MOST_HALF = float(np.finfo(np.float16).max)
@@ -43,12 +44,20 @@ def best(logits: np.ndarray, count: int) -> list[int]:
 def scores(logits: np.ndarray, classes: Sequence[int], card: ModelCard) -> list[pb.Score]:
     """Some classes with their probabilities and logits."""
     logits = logits.astype(np.float64)
-    shifted = np.exp(logits - logits.max())
-    probabilities = shifted / shifted.sum()
+    probabilities = probabilities_of(logits, card.head)
     return [
         pb.Score(class_index=i, class_name=card.classes[i], probability=probabilities[i], logit=logits[i])
         for i in classes
     ]
+
+
+def probabilities_of(logits: np.ndarray, head: HeadKind) -> np.ndarray:
+    """Of each class, [classes]: they sum to 1 under a softmax head and are independent sigmoids under the others."""
+    if head == "softmax":
+        shifted = np.exp(logits - logits.max())
+        return np.asarray(shifted / shifted.sum())
+    small = np.exp(-np.abs(logits))  # never overflows
+    return np.asarray(np.where(logits >= 0, 1.0, small) / (1 + small))
 
 
 def explain_reply(bound: Bound, outcome: Outcome, request: explain_pb2.ExplainRequest) -> explain_pb2.ExplainResponse:
@@ -161,9 +170,14 @@ def provenance(bound: Bound, *outcomes: Outcome) -> pb.Provenance:
         queue_seconds=outcomes[0].queue_seconds,
         compute_seconds=sum(outcome.compute_seconds for outcome in outcomes),
         server_version=__version__,
-        warnings=[note for note in bound.card.notes if "softmax" in note],
+        warnings=probability_notes(bound.card),
         request_id=bound.task.id,
     )
+
+
+def probability_notes(card: ModelCard) -> list[str]:
+    """What is to be known of every answer by logits that were made of probabilities."""
+    return [note for note in card.notes if note.startswith("SOFTMAX_OUTPUTS")]
 
 
 def model_reply(card: ModelCard, *, layers: bool) -> models_pb2.Model:
@@ -195,6 +209,7 @@ def model_reply(card: ModelCard, *, layers: bool) -> models_pb2.Model:
         gflop=card.gflop,
         methods=applies,
         notes=card.notes,
+        head=number(HEAD, card.head),
     )
     if layers:
         model.layers.extend(

@@ -116,7 +116,7 @@ class _Batch:
         if logits is not None:
             outputs[""] = logits
         with torch.set_grad_enabled(self.wrt != "nothing"):
-            return score(objectives, self.rows, outputs)
+            return score(objectives, self.rows, outputs, self.model.card.head)
 
     def _backward(
         self, values: Tensor | None, kept: Mapping[Place, Tensor]

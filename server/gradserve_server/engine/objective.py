@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..models.card import HeadKind
+
 TINY = 1e-12  # keeps DLR finite where the best logits are equal
 
 
@@ -58,12 +60,12 @@ class Objective:
 
 
 def logit(label: int) -> Objective:
-    """The pre-softmax score of a class."""
+    """The logit of a class: its score before softmax or sigmoid."""
     return Objective((Term("logit", "", (label,)),))
 
 
 def ranked(rank: int) -> Objective:
-    """The pre-softmax score of each row's own class of that rank; 1 is the top."""
+    """The logit of each row's own class of that rank; 1 is the top."""
     return Objective((Term("ranked", "", (rank - 1,)),))
 
 
@@ -83,7 +85,7 @@ def ranked_log_odds(rank: int) -> Objective:
 
 
 def margin(label: int) -> Objective:
-    """The logit of a class less the best other one."""
+    """The logit of a class less the best other one; of a class that is judged by itself (by a sigmoid) its logit."""
     return Objective((Term("margin", "", (label,)),))
 
 
@@ -161,8 +163,17 @@ def _logit(out: Tensor, index: Tensor) -> Tensor:
     return out.gather(1, index).squeeze(1)
 
 
+def log_probabilities(logits: Tensor, head: HeadKind = "softmax") -> Tensor:
+    """Of each class, [n, classes] -> the same: of classes that exclude each other, or each by itself."""
+    return F.log_softmax(logits, 1) if head == "softmax" else F.logsigmoid(logits)
+
+
 def _log_prob(out: Tensor, index: Tensor) -> Tensor:
-    return F.log_softmax(out, 1).gather(1, index).squeeze(1)
+    return log_probabilities(out).gather(1, index).squeeze(1)
+
+
+def _log_sigmoid(out: Tensor, index: Tensor) -> Tensor:
+    return F.logsigmoid(_logit(out, index))
 
 
 def _log_odds(out: Tensor, index: Tensor) -> Tensor:
@@ -170,8 +181,13 @@ def _log_odds(out: Tensor, index: Tensor) -> Tensor:
     return _logit(out, index) - torch.logsumexp(others, 1)
 
 
-def margins(logits: Tensor, labels: Tensor) -> Tensor:
-    """The logit of each row's class less its best other one: [n, classes], [n, 1] -> [n]."""
+def margins(logits: Tensor, labels: Tensor, head: HeadKind = "softmax") -> Tensor:
+    """How far each row's class is from not being predicted, in logits: [n, classes], [n, 1] -> [n].
+
+    Of classes that exclude each other its logit less the best other one; of others its logit.
+    """
+    if head != "softmax":
+        return _logit(logits, labels)
     return _logit(logits, labels) - logits.scatter(1, labels, float("-inf")).amax(1)
 
 
@@ -226,13 +242,26 @@ SCORES: Mapping[str, Callable[[Tensor, Tensor], Tensor]] = {
     "content": _content,
     "style": _style,
 }
+BY_SIGMOID = {
+    "log_prob": _log_sigmoid,
+    "ranked_log_prob": _by_rank(_log_sigmoid),
+    "log_odds": _logit,
+    "ranked_log_odds": _by_rank(_logit),
+    "margin": _logit,
+}  # what replaces these for the heads whose probabilities are sigmoids
 
 
-def score(objectives: Sequence[tuple[Objective, range]], rows: int, outputs: Mapping[str, Tensor]) -> Tensor:
+def score(
+    objectives: Sequence[tuple[Objective, range]],
+    rows: int,
+    outputs: Mapping[str, Tensor],
+    head: HeadKind = "softmax",
+) -> Tensor:
     """The weighted terms [rows, most terms] of each objective on its rows, zero where it has fewer.
 
-    One call per kind and layer. `outputs[""]` are the logits.
+    One call per kind and layer. `outputs[""]` are the logits, which `head` gives a meaning.
     """
+    kinds = SCORES if head == "softmax" else {**SCORES, **BY_SIGMOID}
     groups: dict[tuple[str, str], list[tuple[int, int, Term]]] = defaultdict(list)
     for objective, span in objectives:
         for column, term in enumerate(objective.terms):
@@ -246,7 +275,7 @@ def score(objectives: Sequence[tuple[Objective, range]], rows: int, outputs: Map
         out = outputs[layer] if where == tuple(range(rows)) else outputs[layer][torch.tensor(where, device=device)]
         goals = [term.goal for term in terms if term.goal is not None]
         about = torch.stack(goals) if goals else torch.tensor([term.indices for term in terms], device=device)
-        scores = SCORES[kind](out, about)
+        scores = kinds[kind](out, about)
         weights = torch.tensor([term.weight for term in terms], device=device, dtype=dtype)
         places = torch.tensor(where, device=device), torch.tensor(columns, device=device)
         table = table.index_put(places, scores * weights)

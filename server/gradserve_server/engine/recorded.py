@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..models.prepared import Prepared
 from .differentiate import differentiate
-from .objective import TINY, ranking
+from .objective import TINY, log_probabilities, ranking
 from .query import Answer, Part, Query
 
 log = logging.getLogger(__name__)
@@ -79,10 +79,13 @@ class Recording:
 
     def _run(self) -> Outputs:
         images, chosen, by_rank, of_log_probs, weight = self._inputs
+        head = self._model.card.head
         with torch.enable_grad():
             logits = self._model(images)
             labels = torch.where(by_rank, ranking(logits.detach()).gather(1, chosen), chosen)
-            scores = torch.where(of_log_probs, logits.log_softmax(1).gather(1, labels), logits.gather(1, labels))
+            scores = torch.where(
+                of_log_probs, log_probabilities(logits, head).gather(1, labels), logits.gather(1, labels)
+            )
             values = scores.squeeze(1) * weight
             (grads,) = torch.autograd.grad(values.sum(), images)
         return Outputs(logits.detach(), values.detach(), grads)

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .outputs import run
+from .outputs import PLAIN, Head
 from .relu import RULED, ReLURules
 
 Node = Any  # torch.autograd.graph.Node and the attributes of its kinds
@@ -89,12 +89,12 @@ class Activations:
     refused: str = ""
 
 
-def activations(network: nn.Module, example: Tensor, logits: Tensor) -> Activations:
+def activations(network: nn.Module, example: Tensor, logits: Tensor, head: Head = PLAIN) -> Activations:
     """Runs the network on `example` under the guided rule; `logits` are what it gives without."""
     rules = ReLURules(["guided"] * len(example))
     try:
         with rules:
-            ruled = run(network, example.detach().requires_grad_())
+            ruled = head.run(network, example.detach().requires_grad_())
     except Exception as error:
         return Activations(0, (), f"its ReLUs cannot be ruled row by row: {error}")
     if not ruled.requires_grad:

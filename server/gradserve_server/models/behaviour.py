@@ -10,7 +10,7 @@ from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 from torch.overrides import TorchFunctionMode
 
 from .checkpoints import shown
-from .outputs import described, logits_of, run
+from .outputs import PLAIN, Head, described
 from .uses import tensors_in
 
 TOLERANCE = 2e-3  # of the largest logit; sums in another order and the ReLUs that they flip stay below
@@ -94,10 +94,10 @@ def trial_images(height: int, width: int) -> Tensor:
     return images
 
 
-def examine(network: nn.Module, images: Tensor) -> Behaviour:
+def examine(network: nn.Module, images: Tensor, head: Head = PLAIN) -> Behaviour:
     """Tries a network in eval mode on normalised images [4, C, H, W]. Raises Unservable, NoLogits."""
     with torch.no_grad():
-        together = run(network, images)
+        together = head.run(network, images)
         if together.dim() != 2 or together.shape[0] != len(images):
             size = "x".join(map(str, images.shape[2:]))
             raise Unservable(
@@ -106,22 +106,22 @@ def examine(network: nn.Module, images: Tensor) -> Behaviour:
             )
         if not together.isfinite().any(1).any():
             raise Unservable(NOT_FINITE)
-        alone = [run(network, image) for image in images.split(1)]
+        alone = [head.run(network, image) for image in images.split(1)]
         if alone[0].shape != together[:1].shape:
             one, more = described(alone[0]), described(together)
             raise Unservable(SHAPES.format(one=one, more=more, count=len(images)))
         bounds = _bounds(together)
-        again, reads = _watched(network, images[:1])
+        again, reads = _watched(network, images[:1], head)
         if _differ(again, alone[0], bounds * REPEATED):
             raise Unservable(RANDOM)
         if not reads and _differ(torch.cat(alone), together, bounds):
             raise Unservable(DEPENDENT)
-        many = run(network, images.repeat(COMPANY, 1, 1, 1))  # it may do otherwise for larger batches
+        many = head.run(network, images.repeat(COMPANY, 1, 1, 1))  # it may do otherwise for larger batches
         if not reads and _differ(many, together.repeat(COMPANY, 1), bounds):
             raise Unservable(DEPENDENT)
         output = network(images[:1].clone())
     more = "" if isinstance(output, Tensor) else described(output)
-    return Behaviour(_no_gradient(network, images[:1]), reads, more)
+    return Behaviour(_no_gradient(network, images[:1], head), reads, more)
 
 
 def _bounds(logits: Tensor) -> Tensor:
@@ -167,11 +167,11 @@ def _rewritten(old: State, new: State) -> bool:
     return old.shape == new.shape and abs(old.total - new.total) > SAME * old.size
 
 
-def _no_gradient(network: nn.Module, image: Tensor) -> str:
+def _no_gradient(network: nn.Module, image: Tensor, head: Head) -> str:
     with torch.enable_grad():
         image = image.detach().requires_grad_()
         try:
-            logits = run(network, image)
+            logits = head.run(network, image)
             by_image = torch.autograd.grad(logits.sum(), image, allow_unused=True)[0] if logits.requires_grad else None
         except RuntimeError as error:
             return f"its backward pass fails: {error}"
@@ -184,10 +184,10 @@ def _no_gradient(network: nn.Module, image: Tensor) -> str:
     )
 
 
-def _watched(network: nn.Module, image: Tensor) -> tuple[Tensor, str]:
+def _watched(network: nn.Module, image: Tensor, head: Head) -> tuple[Tensor, str]:
     """The logits, and what the network reads of its input, in words; empty for most networks."""
     with _Reads(network) as reads:
-        logits = logits_of(network(image.clone()))
+        logits = head.run(network, image)
     functions = ", ".join(sorted(reads.found))
     return logits, READING.format(functions) if functions else ""
 

@@ -7,6 +7,7 @@ from typing import Literal, NamedTuple
 
 Layout = Literal["nchw", "nhwc", "tokens", "vector", "other"]
 Precision = Literal["exact", "balanced", "fast"]
+HeadKind = Literal["softmax", "binary", "multilabel"]
 Rpc = Literal["predict", "explain", "attack", "maximize", "stylize", "influence", "embed"]
 
 
@@ -94,8 +95,8 @@ class ModelCard:
     relus: int
     other_activations: tuple[str, ...]
     rules_refused: str  # why guided backprop and deconvnet do not apply, or empty
-    softmax: bool
     gflop: float
+    head: HeadKind = "softmax"
     no_gradient: str = ""  # why the logits cannot be differentiated by the image, or empty
     alone: bool = False  # whether every image needs a pass of its own
     precisions: tuple[Precision, ...] = ("exact",)
@@ -108,6 +109,11 @@ class ModelCard:
     aliases: Mapping[str, str] = field(default_factory=dict)  # other names of modules -> the name that layers have
     upstream: int = -1  # as a layer's, of the logits
     tokens: tuple[Tokens, ...] = ()  # sequences that can be read as maps
+
+    @property
+    def outputs(self) -> int:
+        """How many numbers the network gives for an image: a binary head has one for both classes."""
+        return 1 if self.head == "binary" else len(self.classes)
 
     def layer(self, name: str) -> Layer | None:
         """The layer of that name, or None."""

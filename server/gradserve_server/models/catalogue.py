@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, StringConstraints, ValidationError, model_validator
 
-from .card import Precision, Rpc
+from .card import HeadKind, Precision, Rpc
 from .tables import mistakes, read_toml
 
 log = logging.getLogger(__name__)
@@ -56,6 +56,9 @@ class ModelSpec(BaseModel):
     channels: Literal[1, 3] = Field(default=3, description="that the network takes; 1: pictures are turned into grey")
     mean: Colour | None = Field(default=None, description="subtracted from pixels in [0, 1], a number for each channel")
     std: Colour | None = Field(default=None, description="divides them, a number for each channel")
+    head: HeadKind | None = Field(
+        default=None, description="what its outputs mean; default: softmax, or what a sigmoid at its end says"
+    )
     default_eps: float = Field(default=4 / 255, ge=0, le=1, description="perturbation budget that suits the model")
     seed: int = Field(default=0, ge=0, description='of "random" weights')
     index: Literal["embedded"] | Path | None = Field(default=None, description="folder of its influence index")

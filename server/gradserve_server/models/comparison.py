@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from .behaviour import varied
 from .casting import cast
-from .outputs import run
+from .outputs import PLAIN, Head
 
 Forward = Callable[[Tensor], Tensor]  # images [N, 3, H, W] in [0, 1] -> logits [N, classes]
 Format = Literal["double", "exact", "balanced", "fast"]
@@ -61,14 +61,16 @@ class Comparison:
     EXACT is compared over all images; the other formats, which follow it through the same operations, over the last.
     """
 
-    def __init__(self, network: nn.Module, normalised: Forward, images: Sequence[Tensor], *, wide: bool) -> None:
+    def __init__(
+        self, network: nn.Module, normalised: Forward, images: Sequence[Tensor], *, wide: bool, head: Head = PLAIN
+    ) -> None:
         """`network` is untouched, in eval mode; `normalised` makes its input of images [N, 3, H, W] in [0, 1].
 
         `images` has a batch for each size. `wide`: try float64. Keeps answers only, not the network.
         """
-        self._images = images
-        plain = [_answers(lambda x: run(network, normalised(x)), batch) for batch in images]
-        exact = _in_double(network, normalised, images, plain) if wide else None
+        self._head, self._images = head, images
+        plain = [_answers(lambda x: head.run(network, normalised(x)), batch) for batch in images]
+        exact = _in_double(network, head, normalised, images, plain) if wide else None
         self.in_double = exact is not None
         self._right = plain if exact is None else exact
         each = [_errors(ours, right) for ours, right in zip(plain, self._right, strict=True)]
@@ -77,7 +79,7 @@ class Comparison:
     def add_half(self, network: nn.Module, normalised: Forward, half: torch.dtype) -> None:
         """Learns which errors a copy of the untouched network makes in half precision. Raises what it raises there."""
         cast(network, half)
-        self._own["fast"] = self.errors("fast", lambda x: run(network, normalised(x).to(half)).to(x.dtype))
+        self._own["fast"] = self.errors("fast", lambda x: self._head.run(network, normalised(x).to(half)).to(x.dtype))
 
     def errors(self, kind: Format, forward: Forward) -> Errors:
         """Those of another network."""
@@ -94,12 +96,12 @@ class Comparison:
 
 
 def _in_double(
-    network: nn.Module, normalised: Forward, images: Sequence[Tensor], plain: Sequence[Answers]
+    network: nn.Module, head: Head, normalised: Forward, images: Sequence[Tensor], plain: Sequence[Answers]
 ) -> list[Answers] | None:
     """The answers in float64; None for a network that casts inside, or cannot be copied, or whose copy differs."""
     try:
         copy = cast(deepcopy(network), torch.float64)
-        found = [_answers(lambda x: run(copy, normalised(x)), batch.double()) for batch in images]
+        found = [_answers(lambda x: head.run(copy, normalised(x)), batch.double()) for batch in images]
     except Exception:  # whatever a network does
         return None
     errors = [_errors(ours, right) for ours, right in zip(plain, found, strict=True)]

@@ -4,7 +4,13 @@ from .behaviour import Behaviour
 from .card import ModelCard
 from .catalogue import ModelSpec
 from .loading import Source, class_names
+from .outputs import Head
 from .probe import Probe
+
+PROBABILITIES = (
+    "SOFTMAX_OUTPUTS: it gives probabilities whose softmax cannot be found; their logarithms are taken for the logits, "
+    "which says nothing of classes below 1e-37; let it return its logits"
+)
 
 
 def describe(
@@ -13,13 +19,14 @@ def describe(
     seen: Probe,
     folded: dict[str, str],
     behaviour: Behaviour,
+    head: Head,
     sizes: tuple[bool, int],
 ) -> ModelCard:
     """The card of a model: what its entry, its weights and a look at it tell. Raises LoadError.
 
     `folded`: {convolution: BatchNorm}. `sizes`: whether it takes other sizes than its own, and the smallest side.
     """
-    labels = class_names(spec, source, seen.classes)
+    labels = class_names(spec, source, seen.classes, single=head.single)
     return ModelCard(
         name=spec.name,
         builder="embedded" if "models.embedded" in spec.source else spec.source,
@@ -40,21 +47,21 @@ def describe(
         relus=seen.relus,
         other_activations=seen.other_activations,
         rules_refused=seen.rules_refused,
-        softmax=seen.softmax,
         gflop=seen.gflop,
         channels=source.channels,
+        head=head.kind,
         no_gradient=behaviour.no_gradient,
         alone=bool(behaviour.alone),
         auto=spec.auto,
         rows=spec.rows,
-        notes=tuple(_notes(spec, source, seen, behaviour)),
+        notes=tuple(_notes(spec, source, seen, behaviour, head)),
         aliases=seen.aliases,
         upstream=seen.upstream,
         tokens=seen.tokens,
     )
 
 
-def _notes(spec: ModelSpec, source: Source, seen: Probe, behaviour: Behaviour) -> list[str]:
+def _notes(spec: ModelSpec, source: Source, seen: Probe, behaviour: Behaviour, head: Head) -> list[str]:
     notes = [*spec.notes, *source.notes, *seen.notes]
     if behaviour.no_gradient:
         notes = [note for note in notes if not note.startswith("GRAD_CAM")]  # it would say the same
@@ -63,8 +70,10 @@ def _notes(spec: ModelSpec, source: Source, seen: Probe, behaviour: Behaviour) -
         notes.append(f"images are not batched, which is slower: {behaviour.alone}")
     if behaviour.output:
         notes.append(f"it returns {behaviour.output} for one image; the scores of its classes are taken for the logits")
-    if seen.softmax:
-        notes.append("its outputs look like probabilities: gradients of a saturated softmax vanish; serve the logits")
+    if head.ending:
+        notes.append(f"it ends in a {head.ending}: its logits are what goes into that")
+    if head.from_probabilities:
+        notes.append(PROBABILITIES)
     if seen.relus and seen.other_activations:
         notes.append(f"PARTIALLY_GUIDED: beside ReLUs it has {', '.join(seen.other_activations)}")
     return notes

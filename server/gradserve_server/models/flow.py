@@ -10,7 +10,7 @@ from torch.autograd.graph import get_gradient_edge
 
 from .card import Layer
 from .layouts import ROWS
-from .outputs import run
+from .outputs import PLAIN, Head
 from .taps import Place, Taps, as_map
 
 Node = Any  # torch.autograd.graph.Node
@@ -31,11 +31,13 @@ class Flow:
     note: str
 
 
-def flow(network: nn.Module, example: Tensor, layers: Sequence[Layer], places: Mapping[str, Place]) -> Flow:
+def flow(
+    network: nn.Module, example: Tensor, layers: Sequence[Layer], places: Mapping[str, Place], head: Head = PLAIN
+) -> Flow:
     """One pass with all layers tapped, and its backward."""
     taps = Taps(set(places.values()), leaf=True)
     with taps.listening(network):
-        logits = run(network, example.detach().requires_grad_())
+        logits = head.run(network, example.detach().requires_grad_())
     spoilt = taps.spoilt()
     layers = [layer for layer in layers if places[layer.name] not in spoilt]
     kept = {la.name: taps.kept[places[la.name]] for la in layers if places[la.name] in taps.kept}

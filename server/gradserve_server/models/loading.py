@@ -228,13 +228,18 @@ def _lines(name: str, path: Path) -> tuple[str, ...]:
     return lines
 
 
-def class_names(spec: ModelSpec, source: Source, classes: int) -> tuple[str, ...]:
-    """The names of the classes once it is known how many there are. Raises LoadError."""
-    if source.classes not in (None, classes):
+def class_names(spec: ModelSpec, source: Source, classes: int, *, single: bool = False) -> tuple[str, ...]:
+    """The names of the classes once it is known how many there are. Raises LoadError.
+
+    `single`: the network has one output for two classes, of which one name is enough, that of the second.
+    """
+    if source.classes not in (None, 1 if single else classes):
         text = f"the file gives its last layer {source.classes} outputs, but the network has {classes} classes"
         raise LoadError(f"model {spec.name}: {text}; let its builder make a network that fits the file")
     if len(source.labels) == classes:
         return source.labels
+    if single and len(source.labels) == 1:
+        return (f"not {source.labels[0]}", source.labels[0])
     if source.labels and not source.labels_are_usual:
         where = spec.labels.name if isinstance(spec.labels, Path) else "its entry"
         text = f"{where} has {len(source.labels)} labels, but the network has {classes} classes"

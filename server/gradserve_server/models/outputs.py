@@ -1,12 +1,25 @@
-"""The logits in whatever a network gives: a tensor, a tuple, a dict or an object of its author's own."""
+"""The logits in whatever a network gives: a tensor, a tuple, a dict or an object of its author's own.
+
+Every head is served by logits [N, classes], whatever the network itself gives:
+
+softmax      scores of classes that exclude each other; probabilities are their softmax
+binary       [-z, z] of a network's single logit z; the probability of either class is the sigmoid of its logit
+multilabel   a logit for each label; the probability of each is its sigmoid, and the labels are independent
+"""
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
+from .card import HeadKind
+from .endings import Ending, Endings
+
+Network = Callable[[Tensor], Any]
 LOGITS = "logits"  # the name under which libraries give them
+ANOTHER_WAY = "its output comes out of a {ending} for test images, but not for this one"
 
 
 class NoLogits(ValueError):
@@ -38,11 +51,50 @@ def logits_of(output: Any) -> Tensor:
 
 
 def run(network: nn.Module, images: Tensor) -> Tensor:
-    """The logits of a network for normalised images, which stay as they are even if the network writes over its input.
+    """What a network gives for normalised images, which stay as they are even if it writes over its input.
 
     Raises NoLogits and whatever the network raises.
     """
     return logits_of(network(images.clone()))
+
+
+@dataclasses.dataclass(frozen=True)
+class Head:
+    """What a network's outputs mean, and how its logits are had."""
+
+    kind: HeadKind = "softmax"
+    ending: Ending | None = None  # the operation that it ends in, before which its logits are
+    single: bool = False  # whether it gives one number for each image
+    from_probabilities: bool = False  # whether its logits are the logarithms of what it gives
+
+    def logits(self, network: Network, images: Tensor) -> Tensor:
+        """The served logits [N, classes] for normalised images, which the network may write over. Raises NoLogits."""
+        if self.ending is None:
+            scores = logits_of(network(images))
+        else:
+            with Endings() as endings:
+                found = endings.of(logits_of(network(images)))
+            if found is None or found.ending != self.ending:
+                raise NoLogits(ANOTHER_WAY.format(ending=self.ending))
+            scores = found.scores
+        if self.from_probabilities:
+            wide = scores.float() if scores.dtype in (torch.float16, torch.bfloat16) else scores
+            scores = wide.clamp_min(torch.finfo(wide.dtype).tiny).log()
+        if self.single:
+            scores = scores.reshape(-1, 1)
+            scores = torch.cat([-scores, scores], 1)
+        return scores
+
+    def run(self, network: Network, images: Tensor) -> Tensor:
+        """The same, leaving the images as they are."""
+        return self.logits(network, images.clone())
+
+    def own(self, logits: Tensor) -> Tensor:
+        """The network's own scores [N, outputs] among the served logits."""
+        return logits[:, 1:] if self.single else logits
+
+
+PLAIN = Head()
 
 
 def described(output: Any) -> str:

@@ -21,6 +21,7 @@ from .comparison import Comparison, Format, batches
 from .convolutions import HALF
 from .description import describe
 from .fold import fold_batch_norms, foldable
+from .heads import find_head
 from .kernels import Kernels
 from .layouts import ROWS
 from .loading import LoadError, Source, load
@@ -108,7 +109,9 @@ class _Preparation:
         images = trial_images(*(self.other_size or size))
         self.another = self._images(varied(*(self.other_size or size))[3:])  # is compared with none
         try:
-            self.behaviour = examine(network, self.normalised(self._images(images)))
+            shown = self.normalised(self._images(images))
+            self.head = find_head(network, shown, self.spec.head)
+            self.behaviour = examine(network, shown, self.head)
         except Unservable:
             self._check_unwritten(state)  # what it writes over says more than what came of it
             raise
@@ -157,7 +160,7 @@ class _Preparation:
         network, own = self.source.network, (self.source.height, self.source.width)
         few = sum(p.numel() for p in network.parameters()) <= MAX_PARAMETERS_IN_DOUBLE
         images = [self._images(each) for each in batches(own, self.other_size, seed)]
-        return Comparison(network, self.normalised, images, wide=few)
+        return Comparison(network, self.normalised, images, wide=few, head=self.head)
 
     def _images(self, images: Tensor) -> Tensor:
         return images.to(self.device, self.dtype)
@@ -180,9 +183,9 @@ class _Preparation:
         if treatment.channels_last:
             network = network.to(memory_format=torch.channels_last)
             example = example.contiguous(memory_format=torch.channels_last)
-        seen = probe(network, example, self.spec.tokens.numbers if self.spec.tokens else None)
+        seen = probe(network, example, self.spec.tokens.numbers if self.spec.tokens else None, self.head)
         card = self._card(seen, self.pairs if treatment.fold else {})
-        exact = Prepared(network, card, seen.places, self.mean, self.std)
+        exact = Prepared(network, card, seen.places, self.mean, self.std, self.head)
         exact = replace(exact, channels_last=treatment.channels_last)
         if self.device.type == "cpu" and any(treatment):
             exact = replace(exact, kernels=Kernels(), straight=Straight(network))
@@ -208,7 +211,7 @@ class _Preparation:
         if self.comparison.in_double:
             network = cast(self._copy(), torch.float64)
             fold_batch_norms(network, self.pairs.items())
-            errors = self.comparison.errors("double", lambda x: run(network, self.normalised(x)))
+            errors = self.comparison.errors("double", lambda x: self.head.run(network, self.normalised(x)))
             bounds = self.comparison.bounds("double")
             if not errors.within(bounds):
                 raise Disagreement(f"in float64 {errors.beside(bounds)}")
@@ -274,7 +277,7 @@ class _Preparation:
 
     def _card(self, seen: Probe, folded: dict[str, str]) -> ModelCard:
         sizes = (self.any_size, self.min_size)
-        return describe(self.spec, self.source, seen, folded, self.behaviour, sizes)
+        return describe(self.spec, self.source, seen, folded, self.behaviour, self.head, sizes)
 
 
 def _words(fault: Exception) -> str:

@@ -12,7 +12,7 @@ from .card import ModelCard, Precision
 from .channels import grey
 from .convolutions import HALF
 from .kernels import FastOperations, Kernels
-from .outputs import logits_of
+from .outputs import PLAIN, Head
 from .precision import HalfBackward, Halves
 from .straight import Line, Straight
 from .taps import Place, Side
@@ -27,6 +27,7 @@ class Prepared:
     places: dict[str, Place]
     mean: Tensor
     std: Tensor
+    head: Head = PLAIN
     precision: Precision = "exact"
     channels_last: bool = True  # how images and weights lie in memory
     others: Mapping[Precision, "Prepared"] = field(default_factory=dict)
@@ -70,7 +71,7 @@ class Prepared:
     def __call__(self, images: Tensor) -> Tensor:
         """[N, 3, H, W] in [0, 1] -> logits [N, classes]."""
         with self._mode():
-            logits = logits_of(self.network(self.normalised(images)))
+            logits = self.head.logits(self.network, self.normalised(images))
         return logits.to(self.dtype)
 
     def unwatched(self, images: Tensor) -> Tensor:

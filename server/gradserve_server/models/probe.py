@@ -15,7 +15,7 @@ from .card import Layer, Tokens
 from .flow import NOT_FOR_GRAD_CAM, flow
 from .fold import FoldedBatchNorm
 from .layouts import Reading, Sequences, Size, layout_of, map_size, read_tokens
-from .outputs import run
+from .outputs import PLAIN, Head
 from .relu import read
 from .taps import Place, first_tensor, version_of
 
@@ -32,7 +32,6 @@ class Probe:
     tokens: tuple[Tokens, ...]
     upstream: int
     classes: int
-    softmax: bool
     grad_cam_layer: str
     relus: int
     other_activations: tuple[str, ...]
@@ -55,21 +54,21 @@ class _Seen:
         return self.kind == RELU
 
 
-def probe(network: nn.Module, example: Tensor, tokens: Size | None = None) -> Probe:
+def probe(network: nn.Module, example: Tensor, tokens: Size | None = None, head: Head = PLAIN) -> Probe:
     """Runs a prepared network a few times on `example` [2, 3, H, W], normalised.
 
     `tokens`: the numbers of leading and trailing tokens beside the patches, where the catalogue names them.
     """
     size = (example.shape[2], example.shape[3])
     watch = _Watch(size)
-    logits, gflop = watch.run(network, example)
-    acts = activations(network, example, logits)
+    logits, gflop = watch.run(network, example, head)
+    acts = activations(network, example, logits, head)
     reading = read_tokens(network, example, watch.sequences.found, tokens)
     named = watch.named()
     places = {name: Place(item.module, "output", item.call, item.relu) for name, item in named.items()}
-    layers = [_layer(i, *pair, size, reading, logits.shape[1]) for i, pair in enumerate(named.items())]
-    gradients = flow(network, example, layers, places)
-    softmax = bool((logits >= 0).all() and torch.allclose(logits.sum(1), torch.ones_like(logits[:, 0]), atol=1e-4))
+    outputs = head.own(logits).shape[1]
+    layers = [_layer(i, *pair, size, reading, outputs) for i, pair in enumerate(named.items())]
+    gradients = flow(network, example, layers, places, head)
     return Probe(
         layers=gradients.layers,
         places=places,
@@ -77,7 +76,6 @@ def probe(network: nn.Module, example: Tensor, tokens: Size | None = None) -> Pr
         tokens=tuple(reading.tokens.values()),
         upstream=gradients.upstream,
         classes=logits.shape[1],
-        softmax=softmax,
         grad_cam_layer=gradients.grad_cam_layer,
         relus=acts.relus,
         other_activations=acts.others,
@@ -107,7 +105,7 @@ class _Watch:
         self._rectified: set[tuple[str, int]] = set()  # modules and their calls
         self._relus: dict[int, tuple[Any, _Seen]] = {}  # the same of what functional ReLUs gave
 
-    def run(self, network: nn.Module, example: Tensor) -> tuple[Tensor, float]:
+    def run(self, network: nn.Module, example: Tensor, head: Head) -> tuple[Tensor, float]:
         """The logits, and the forward's cost of one image in GFLOP."""
         handles = []
         for name, module in network.named_modules():
@@ -116,7 +114,7 @@ class _Watch:
         counter = FlopCounterMode(display=False)
         try:
             with torch.no_grad(), counter, _FunctionalReLUs(self):
-                logits = run(network, example)
+                logits = head.run(network, example)
         finally:
             for handle in handles:
                 handle.remove()
@@ -190,7 +188,7 @@ class _FunctionalReLUs(TorchFunctionMode):
         return out
 
 
-def _layer(number: int, name: str, item: _Seen, size: Size, reading: Reading, classes: int) -> Layer:
+def _layer(number: int, name: str, item: _Seen, size: Size, reading: Reading, outputs: int) -> Layer:
     layout, shape = layout_of(item.shape, size), item.shape
     if layout == "vector":
         return Layer(name, item.kind, layout, channels=shape[1], number=number)
@@ -202,7 +200,7 @@ def _layer(number: int, name: str, item: _Seen, size: Size, reading: Reading, cl
     channels = shape[1] if layout == "nchw" else shape[-1]
     plain = not any(word in kind for word in NOT_FOR_GRAD_CAM for kind in (item.kind, item.origin))
     plain &= not (layout == "tokens" and item.kind == "Linear")  # a part of attention: of queries, keys and values
-    useful = plain and tokens.height * tokens.width > 1 and channels != classes
+    useful = plain and tokens.height * tokens.width > 1 and channels != outputs
     return Layer(
         name, item.kind, layout, channels, tokens.height, tokens.width, useful, tokens.leading, tokens.trailing, number
     )

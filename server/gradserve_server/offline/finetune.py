@@ -92,7 +92,12 @@ def parted(dataset: Dataset, held_out: float, seed: int) -> tuple[Dataset, Datas
 
 
 def head_of(model: Prepared) -> Layer:
-    """The last layer. Raises ValueError where it is not a Linear."""
+    """The last layer. Raises ValueError where it is not a Linear, or not of classes that exclude each other."""
+    if model.card.head != "softmax":
+        what = f"{model.card.name} has the head {model.card.head}"
+        raise ValueError(
+            f"{what}, and fine-tuning trains classes that exclude each other; take a model of such classes"
+        )
     head = last_linear(covered(model)[0])
     if head is None:
         raise ValueError(f"{model.card.name} does not end in a Linear layer, which a new one could replace")

@@ -131,8 +131,8 @@ def attack(job: Job, x: Tensor, plan: Plan) -> Steps:
                 raise
             partial = True
             run.warn(f"TIME_UP: the time budget ran out after {run.done} of {run.asked} steps")
-    if oracle.first_success is None and goal.loss == "cross_entropy" and float(clean[0].softmax(0).max()) == 1.0:
-        run.warn("SATURATED: the softmax rounds to 1, where cross-entropy sees little; try loss margin")
+    if oracle.first_success is None and goal.saturated(clean[0]):
+        run.warn("SATURATED: the probability rounds to 1, where cross-entropy sees little; try loss margin")
     best = x if oracle.best is None else oracle.best
     return Attacked(
         pixels=oracle.ball.encoded(best, x)[0].permute(1, 2, 0).contiguous().cpu().numpy(),

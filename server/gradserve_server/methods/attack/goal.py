@@ -7,7 +7,18 @@ import torch
 from torch import Tensor
 
 from ...engine.job import Run
-from ...engine.objective import Objective, Refused, dlr, log_prob, margin, margins, ranking, targeted_dlr
+from ...engine.objective import (
+    Objective,
+    Refused,
+    dlr,
+    log_prob,
+    log_probabilities,
+    margin,
+    margins,
+    ranking,
+    targeted_dlr,
+)
+from ...models.card import HeadKind
 
 Loss = Literal["cross_entropy", "margin", "dlr"]
 Pick = Literal["runner_up", "least_likely", "random"]
@@ -16,12 +27,16 @@ PICKING = 1 << 40  # the sample index of a random target, away from those of noi
 
 @dataclass(frozen=True, slots=True)
 class Goal:
-    """The true class, the class that the model is to predict if there is one, and how sure it is to be."""
+    """The true class, the class that the model is to predict if there is one, and how sure it is to be.
+
+    Under a softmax head a class is predicted where its logit is the largest, under the others where it is above 0.
+    """
 
     label: int
     target: int | None = None
     loss: Loss = "cross_entropy"
     confidence: float = 0.0
+    head: HeadKind = "softmax"
 
     def objective(self) -> Objective:
         """The number to climb."""
@@ -34,14 +49,29 @@ class Goal:
     def margin(self, logits: Tensor) -> Tensor:
         """The distance from the goal, below 0 where it is reached: [n, classes] -> [n]."""
         label = torch.full((len(logits), 1), self.label if self.target is None else self.target, device=logits.device)
-        return margins(logits, label) * (1 if self.target is None else -1)
+        return margins(logits, label, self.head) * (1 if self.target is None else -1)
 
     def reached(self, logits: Tensor) -> Tensor:
         """Whether the prediction is what is wanted: [n, classes] -> [n]."""
-        if self.target is None:
-            return logits.argmax(1) != self.label
-        sure = logits.softmax(1)[:, self.target] >= self.confidence
-        return (logits.argmax(1) == self.target) & sure
+        if self.head != "softmax":
+            predicted = self.margin(logits) < 0
+        elif self.target is None:
+            predicted = logits.argmax(1) != self.label
+        else:
+            predicted = logits.argmax(1) == self.target
+        return predicted if self.target is None else predicted & self._sure(logits, self.target)
+
+    def _sure(self, logits: Tensor, target: int) -> Tensor:
+        return log_probabilities(logits, self.head)[:, target].exp() >= self.confidence
+
+    def saturated(self, logits: Tensor) -> bool:
+        """Whether the probability that cross-entropy looks at rounds to 1 for logits [classes]."""
+        if self.loss != "cross_entropy":
+            return False
+        probabilities = log_probabilities(logits[None], self.head)[0].exp()
+        if self.head != "softmax":
+            return self.target is None and float(probabilities[self.label]) == 1.0
+        return float(probabilities.max()) == 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,17 +83,24 @@ class Aim:
     pick: Pick | None = None
     loss: Loss = "cross_entropy"
     from_scratch: bool = False  # whatever the picture shows does not matter
+    head: HeadKind = "softmax"
 
     def goal(self, logits: Tensor, run: Run) -> Goal:
         """The goal, given the logits [classes] of the picture. Raises Refused."""
         classes = ranking(logits[None])[0].tolist()
         label = classes[0] if self.label is None else self.label
-        target = self._picked([c for c in classes if c != label], run) if self.pick else self.target
-        if target == label and not self.from_scratch:
+        present = [c for c in classes if logits[c] > 0] if self.head == "multilabel" else [label]
+        target = self._picked([c for c in classes if c not in (label, *present)], run) if self.pick else self.target
+        if target == label and label in present and not self.from_scratch:
             raise Refused("the target is what the model predicts already; name another, or the true label")
-        return Goal(label, target, self.loss)
+        if target is None and self.label is None and label not in present:
+            raise Refused("no label is present for the model, so that there is none to lose; name a label, or a target")
+        return Goal(label, target, self.loss, head=self.head)
 
     def _picked(self, others: list[int], run: Run) -> int:
+        """Of the classes that are not predicted, by falling logit."""
+        if not others:
+            raise Refused("every label is present for the model already, so that there is none to pick; name the label")
         if self.pick == "random":
             return int(run.generator(PICKING).choice(sorted(others)))
         return others[0] if self.pick == "runner_up" else others[-1]

@@ -67,22 +67,22 @@ def influence(
     newton: bool,
 ) -> Steps:
     """Scores by every member, averaged: [1, 3, H, W] -> Influenced. `rank` counts where no label is given."""
-    asked = Asked(goal, label, rank)
+    asked = Asked(goal, label, rank, members[0].head)
     if label is None and len(members) > 1:  # they may predict different classes
         answer = yield Query(x, model=unfolded(members[0].model))
         asked = asked.of(answer.logits[0])
     estimates = yield from together([METHODS[method](x, asked, member) for member in members])
-    scores = np.mean([each.scores for each in estimates], axis=0)
+    scores = np.mean([each.changes for each in estimates], axis=0)
     floor = RESOLUTION * float(np.abs(scores).max())
     helpful, harmful = _ranked(scores, method, goal, top, floor)
     rows = np.concatenate([helpful, harmful])
     stepped = newton and all(each.step for each in estimates)
     asked = estimates[0].asked
-    values = [float(asked.value(each.logits)) for each in estimates]
+    values = [float(asked.value(each.scores)) for each in estimates]
     return Influenced(
         label=asked.label,
         value=float(np.mean(values)),
-        probability=float(np.mean([float(each.logits.softmax(0)[asked.label]) for each in estimates])),
+        probability=float(np.mean([float(each.scores.softmax(0)[asked.label]) for each in estimates])),
         helpful=helpful,
         harmful=harmful,
         scores=scores[rows],

@@ -9,11 +9,10 @@ import torch
 from torch import Tensor
 from torch.func import functional_call, jvp, vjp
 
-from ...models.outputs import logits_of
 from ...models.prepared import Prepared
 from .coverage import covered
 from .estimates import products
-from .gradients import losses
+from .gradients import losses, softmax_scores
 from .index import Array, Index
 from .plan import Examples, Report
 
@@ -40,11 +39,14 @@ class Exact:
         images = torch.from_numpy(pixels).permute(0, 3, 1, 2).to(self.model.device, self.model.dtype) / 255
         return self.model.normalised(images)
 
-    def _logits(self, x: Tensor, weights: Weights) -> Tensor:
-        return logits_of(functional_call(self.model.network, weights, (x.clone(),)))
+    def _scores(self, x: Tensor, weights: Weights) -> Tensor:
+        def network(images: Tensor) -> Any:
+            return functional_call(self.model.network, weights, (images,))
+
+        return softmax_scores(self.model.head.run(network, x), self.model.card.head)
 
     def _losses(self, x: Tensor, y: Tensor, weights: Weights) -> Tensor:
-        return losses(self._logits(x, weights), y, self.label_smoothing)
+        return losses(self._scores(x, weights), y, self.label_smoothing)
 
     def gradient(self, image: Array, label: int) -> Weights:
         """Of the training loss of one image [H, W, 3]."""
@@ -57,9 +59,9 @@ class Exact:
         """(G + damping) v."""
         total = {name: self.damping * each for name, each in v.items()}
         for x, _ in self.batches:
-            logits, pull = _pulled(partial(self._logits, x), self.weights)
-            change = jvp(partial(self._logits, x), (self.weights,), (v,))[1]
-            p = logits.softmax(1)
+            scores, pull = _pulled(partial(self._scores, x), self.weights)
+            change = jvp(partial(self._scores, x), (self.weights,), (v,))[1]
+            p = scores.softmax(1)
             curved = p * change - p * (p * change).sum(1, keepdim=True)
             for name, each in pull(curved / self.count)[0].items():
                 total[name] = total[name] + each

@@ -20,7 +20,7 @@ from .curvature import Curvature
 from .gradients import Pass, losses
 from .index import COLUMNS, HEAD, PROJECTION, VERSION, Array, IndexFault, Manifest, Method, softened
 from .layers import Layer, joined, parameters
-from .plan import Examples, Origin, Plan, Report
+from .plan import Examples, Origin, Plan, Report, check_head
 from .projected import Bases, Projected, read_projected
 from .writing import Writer
 
@@ -43,6 +43,7 @@ class Builder:
     ) -> None:
         """The model must be unfolded. Raises IndexFault where it has no layers that an index can be made of."""
         self.model, self.examples, self.origin, self.plan, self.report = model, examples, origin, plan, report
+        check_head(model.card)
         card, (layers, self.coverage) = model.card, covered(model)
         self.classes = len(card.classes)
         head = last_linear(layers)
@@ -148,7 +149,7 @@ class Builder:
             inputs = [p.of_inputs(x) for p, x in zip(projected.projections, seen.inputs, strict=True)]
             for weights, gradients in seen.class_expectation(self.generator):
                 curvature.add_expectation(weights, directions(projected, inputs, gradients))
-            loss = losses(seen.logits, labels, self.plan.label_smoothing)
+            loss = losses(seen.scores, labels, self.plan.label_smoothing)
             curvature.add_gradients(directions(projected, inputs, seen.gradients(loss)))
             if self._due():
                 curvature.flush()
@@ -162,7 +163,7 @@ class Builder:
         mean = self._mean_gradient(writer)
         for end, rows in self._batches("examples", range(len(self.examples)), writer.done):
             seen, labels = self._seen(rows)
-            loss = losses(seen.logits, labels, self.plan.label_smoothing)
+            loss = losses(seen.scores, labels, self.plan.label_smoothing)
             record, columns = self._facts(seen, labels, loss)
             if projected is not None and root is not None:
                 inputs = [p.of_inputs(x) for p, x in zip(projected.projections, seen.inputs, strict=True)]
@@ -183,16 +184,16 @@ class Builder:
 
     def _facts(self, seen: Pass, labels: Tensor, loss: Tensor) -> tuple[Array, dict[str, Array]]:
         """What one forward tells: a record of COLUMNS for each example, and the last layer's files."""
-        logits = seen.logits.detach()
-        others = logits.scatter(1, labels[:, None], -torch.inf)
+        scores = seen.scores.detach()
+        others = scores.scatter(1, labels[:, None], -torch.inf)
         record = np.zeros(len(labels), COLUMNS)
-        record["label"], record["predicted"] = array(labels), array(logits.argmax(1))
+        record["label"], record["predicted"] = array(labels), array(scores.argmax(1))
         record["loss"] = array(loss)
-        record["margin"] = array(logits.gather(1, labels[:, None])[:, 0] - others.logsumexp(1))
+        record["margin"] = array(scores.gather(1, labels[:, None])[:, 0] - others.logsumexp(1))
         columns = {"features.bin": array(self.layers[-1].features(seen.inputs[-1]))}
         if self.regresses:
             soft = softened(record["label"], self.classes, self.plan.label_smoothing)
-            columns["residuals.bin"] = array(logits.double().softmax(1)) - soft
+            columns["residuals.bin"] = array(scores.double().softmax(1)) - soft
         return record, columns
 
     def _mean_gradient(self, writer: Writer) -> dict[str, Tensor]:
@@ -210,7 +211,13 @@ class Builder:
         alone = not self.projects
         self.report("last layer", 0, 1)
         fitted = regression.fit(
-            features, residuals, soft, self.plan.weight_decay, alone=alone, scale=self.plan.feature_scale
+            features,
+            residuals,
+            soft,
+            self.plan.weight_decay,
+            alone=alone,
+            scale=self.plan.feature_scale,
+            basis=regression.ONE_SCORE if self.model.card.head == "binary" else None,
         )
         if alone:
             record["self_influence"], record["parameter_change"] = fitted.norms(features, residuals)

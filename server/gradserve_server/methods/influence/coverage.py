@@ -62,12 +62,12 @@ def _usable(model: Prepared, images: Tensor) -> list[Layer]:
             handles.append(module.register_forward_hook(hook(name, _weights(module))))
     try:
         with torch.no_grad(), uses:
-            logits = model(images)
+            own = model.head.own(model(images))
     finally:
         for handle in handles:
             handle.remove()
     return [
-        replace(layers[name], gives_logits=torch.equal(out, logits))
+        replace(layers[name], gives_logits=torch.equal(out.reshape(len(out), -1), own))
         for name, out in outputs.items()
         if calls[name] == 1 and uses.once(*_weights(model.network.get_submodule(name)))
     ]

@@ -17,8 +17,10 @@ from torch import Tensor
 from ...engine.job import Steps
 from ...engine.objective import Objective, log_odds, logit, ranked, ranked_log_odds, ranking
 from ...engine.query import Query, Tap
+from ...models.card import HeadKind
 from ..embed import pooled
 from . import neighbours
+from .gradients import softmax_scores
 from .index import HEAD, PROJECTION, Array, Index
 from .layers import taps
 from .projected import Projected, read_projected
@@ -28,10 +30,11 @@ Goal = Literal["loss", "margin", "logit"]
 
 
 class Member(NamedTuple):
-    """A served model and the folder of its index; several are an ensemble."""
+    """A served model, the folder of its index and what its outputs mean; several are an ensemble."""
 
     model: str
     folder: str
+    head: HeadKind = "softmax"
 
 
 class Asked(NamedTuple):
@@ -40,6 +43,7 @@ class Asked(NamedTuple):
     goal: Goal
     label: int | None
     rank: int = 1  # counts where there is no label
+    head: HeadKind = "softmax"
 
     @property
     def objective(self) -> Objective:
@@ -52,23 +56,23 @@ class Asked(NamedTuple):
         """With the label that logits [C] give."""
         return self if self.label is not None else self._replace(label=int(ranking(logits[None])[0, self.rank - 1]))
 
-    def value(self, logits: Tensor) -> Tensor:
-        """The number itself, of logits [C]. The margin is log p - log(1 - p)."""
+    def value(self, scores: Tensor) -> Tensor:
+        """The number itself, of softmax scores [C]. The margin is log p - log(1 - p): a binary head's logit."""
         assert self.label is not None
-        if self.goal == "logit":
-            return logits[self.label]
-        others = logits[torch.arange(len(logits)) != self.label].logsumexp(0)
-        margin = logits[self.label] - others
-        return margin if self.goal == "margin" else torch.nn.functional.softplus(-margin)
+        if self.goal == "logit" and self.head == "softmax":
+            return scores[self.label]
+        others = scores[torch.arange(len(scores)) != self.label].logsumexp(0)
+        margin = scores[self.label] - others
+        return torch.nn.functional.softplus(-margin) if self.goal == "loss" else margin
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Estimate:
     """Of every training example the change of the number when it is removed, or its similarity: [N]."""
 
-    scores: Array
+    changes: Array
     asked: Asked  # with its label
-    logits: Tensor  # [C], float64
+    scores: Tensor  # [C], float64, whose softmax are the probabilities
     step: Callable[[Array, float], float] | None = None  # the same by a Newton step, of rows and their change of weight
 
 
@@ -102,35 +106,35 @@ def projected_gauss_newton(x: Tensor, asked: Asked, member: Member) -> Steps:
     """
     index, tools = opened(member.folder), projected_of(member.folder, x.device, x.dtype)
     answer = yield Query(x, asked.objective, "taps", taps(tools.projections), model=unfolded(member.model))
-    logits = answer.logits[0].double().cpu()
-    asked = asked.of(logits)
+    scores = softmax_scores(answer.logits[0].double().cpu(), member.head)
+    asked = asked.of(scores)
     vector = tools.vectors(answer.acts)[0].float().cpu().numpy()
-    slope = -(1 - float(logits.softmax(0)[asked.label])) if asked.goal == "loss" else 1.0
-    return Estimate(slope / len(index) * products(index, vector[None])[0], asked, logits)
+    slope = -(1 - float(scores.softmax(0)[asked.label])) if asked.goal == "loss" else 1.0
+    return Estimate(slope / len(index) * products(index, vector[None])[0], asked, scores)
 
 
 def last_layer(x: Tensor, asked: Asked, member: Member) -> Steps:
     """Exact influence through the weights of the last layer alone."""
     index, tools = opened(member.folder), regression_of(member.folder)
-    logits, features = yield from _last(x, asked, member)
-    asked = asked.of(logits)
+    scores, features = yield from _last(x, asked, member)
+    asked = asked.of(scores)
     with torch.enable_grad():
-        at = logits.clone().requires_grad_()
+        at = scores.clone().requires_grad_()
         (slope,) = torch.autograd.grad(asked.value(at), at)
     responses = tools.responses(features)
 
     def step(rows: Array, weight: float) -> float:
         change = tools.newton(index, responses, rows, weight)
-        return float(asked.value(logits + change) - asked.value(logits))
+        return float(asked.value(scores + change) - asked.value(scores))
 
-    return Estimate(tools.removals(index, responses, slope), asked, logits, step)
+    return Estimate(tools.removals(index, responses, slope), asked, scores, step)
 
 
 def similar(x: Tensor, asked: Asked, member: Member) -> Steps:
     """Cosine of what goes into the last layer: similar training examples, whether or not they mattered."""
-    logits, features = yield from _last(x, asked, member)
-    scores = neighbours.similarities(opened(member.folder), features.float().numpy())
-    return Estimate(scores, asked.of(logits), logits)
+    scores, features = yield from _last(x, asked, member)
+    similarities = neighbours.similarities(opened(member.folder), features.float().numpy())
+    return Estimate(similarities, asked.of(scores), scores)
 
 
 def products(index: Index, vectors: Array) -> Array:
@@ -143,8 +147,8 @@ def products(index: Index, vectors: Array) -> Array:
 
 
 def _last(x: Tensor, asked: Asked, member: Member) -> Steps:
-    """Logits [C] and what goes into the last layer [D], float64 on the CPU."""
+    """Softmax scores [C] and what goes into the last layer [D], float64 on the CPU."""
     layer = opened(member.folder).manifest.feature_layer
     tap = Tap(layer, "input", reduce=lambda act, _: pooled(act, "mean"))
     answer = yield Query(x, asked.objective, "nothing", (tap,), model=unfolded(member.model))
-    return answer.logits[0].double().cpu(), answer.acts[0][0].double().cpu()
+    return softmax_scores(answer.logits[0].double().cpu(), member.head), answer.acts[0][0].double().cpu()

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ...models.card import HeadKind
 from ...models.prepared import Prepared
 from ...models.taps import Taps
 from .layers import Layer
@@ -20,11 +21,16 @@ class Pass:
     def __init__(self, model: Prepared, images: Tensor, layers: Sequence[Layer]) -> None:
         names = [layer.name for layer in layers]
         inputs, outputs = ([model.place(name, side) for name in names] for side in ("input", "output"))
-        taps = Taps([*inputs, *outputs], leaf=True)
+        taps, self._head = Taps([*inputs, *outputs], leaf=True), model.card.head
         with torch.enable_grad(), taps.listening(model.network):
             self.logits = model(images)
         self.inputs = [taps.kept[place].detach() for place in inputs]
         self._outputs = [taps.kept[place] for place in outputs]
+
+    @property
+    def scores(self) -> Tensor:
+        """[N, C], whose softmax are the probabilities."""
+        return softmax_scores(self.logits, self._head)
 
     def gradients(self, values: Tensor) -> list[Tensor]:
         """By each layer's output, of the sum of values [N]: row i belongs to example i."""
@@ -43,7 +49,7 @@ class Pass:
 
         diag(p) - p p^T is the expectation over classes c ~ p of the outer product of grad log p_c by the logits.
         """
-        log_p = self.logits.log_softmax(1)
+        log_p = self.scores.log_softmax(1)
         for chosen, weight in expectation_classes(log_p.detach().exp(), generator):
             yield weight, self.gradients(log_p.gather(1, chosen[:, None]).squeeze(1))
 
@@ -68,6 +74,16 @@ def expectation_classes(p: Tensor, generator: torch.Generator) -> Iterator[tuple
         yield draws[:, j], mass / SAMPLED
 
 
-def losses(logits: Tensor, labels: Tensor, label_smoothing: float) -> Tensor:
+def softmax_scores(logits: Tensor, head: HeadKind) -> Tensor:
+    """Scores whose softmax are the model's probabilities; there are none for independent labels.
+
+    The two classes of a binary head, of logits [-z, z], have the probabilities sigmoid(-z) and sigmoid(z). These are
+    the softmax of [-z / 2, z / 2], so that cross-entropy, curvature and margin are those of two classes.
+    """
+    assert head != "multilabel", "an index has one label for each example"
+    return logits / 2 if head == "binary" else logits
+
+
+def losses(scores: Tensor, labels: Tensor, label_smoothing: float) -> Tensor:
     """Cross-entropy of each example as the model was trained: [N, C], [N] -> [N]."""
-    return F.cross_entropy(logits, labels, reduction="none", label_smoothing=label_smoothing)
+    return F.cross_entropy(scores, labels, reduction="none", label_smoothing=label_smoothing)

@@ -22,7 +22,7 @@ class Layer:
     bias: bool
     convolution: dict[str, Any] | None = None  # stride, padding, dilation, groups; None: a Linear
     kernel: tuple[int, ...] = ()
-    gives_logits: bool = False  # whether its output is the network's, unchanged
+    gives_logits: bool = False  # whether its output is what the model's logits are, unchanged
 
     @property
     def columns(self) -> int:

@@ -4,7 +4,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from .index import Array
+from ...models.card import ModelCard
+from .index import Array, IndexFault
 
 Report = Callable[[str, int, int], None]  # what is being done, how far, of how much
 
@@ -27,6 +28,19 @@ class Examples(Protocol):
 
     def thumbnails(self, rows: Sequence[int]) -> list[bytes]:
         """PNG or JPEG files; empty where there are none."""
+
+
+def no_influence(card: ModelCard) -> str:
+    """Why there is no influence for a model, or empty."""
+    if card.head != "multilabel":
+        return ""
+    return f'{card.name} has independent labels (head = "multilabel"), and an index has one label for each example'
+
+
+def check_head(card: ModelCard) -> None:
+    """Raises IndexFault for a model that can have no index."""
+    if why := no_influence(card):
+        raise IndexFault(why)
 
 
 @dataclass(frozen=True)

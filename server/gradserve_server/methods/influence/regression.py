@@ -1,7 +1,8 @@
 """Influence through the last layer alone, exact: multinomial logistic regression on fixed features.
 
 Objective J = mean l_i + (damping / 2) |theta|^2, gradients d_i (x) h_i with d = p - y and h the features with a one for
-the bias. The classes' d sum to zero, so everything lives in C - 1 coordinates, `contrasts`.
+the bias. The classes' d sum to zero, so everything lives in C - 1 coordinates, `contrasts`. A layer that gives one
+score z for two classes has the scores [-z / 2, z / 2], `ONE_SCORE`.
 """
 
 from collections.abc import Iterator
@@ -20,6 +21,7 @@ FEWEST = 32  # features below which the last layer says too little
 MOST_COLUMNS = 2048  # of one correction
 CHUNK = 2048
 RELATIVE_DAMPING = 0.1  # of the mean diagonal, where the layer was not trained alone
+ONE_SCORE = torch.tensor([[-0.5], [0.5]], dtype=torch.float64)
 REDUCTION_LOSS = 1e-6  # of the features' energy, above which the Hessian is not called exact
 
 
@@ -41,11 +43,7 @@ class Regression:
     reduction: Tensor  # [D, F - 1], a multiple of the identity where features are kept whole
     damping: float
     exact: bool
-
-    @property
-    def basis(self) -> Tensor:
-        """[C, C - 1]."""
-        return contrasts(len(self.factor) // (self.reduction.shape[1] + 1) + 1)
+    basis: Tensor  # [C, C - 1], the classes' scores by the coordinates that the weights live in
 
     def reduced(self, features: Tensor) -> Tensor:
         """[n, D] -> [n, F], float64, with the one for the bias."""
@@ -108,14 +106,17 @@ class Regression:
     def save(self, path: Path) -> None:
         """As a safetensors file."""
         facts = torch.tensor([self.damping, float(self.exact)], dtype=torch.float64)
-        save_file({"factor": self.factor.contiguous(), "reduction": self.reduction.contiguous(), "facts": facts}, path)
+        tensors = {"factor": self.factor, "reduction": self.reduction, "basis": self.basis, "facts": facts}
+        save_file({name: each.contiguous() for name, each in tensors.items()}, path)
 
 
 def read_regression(path: Path) -> Regression:
     """What `save` wrote."""
     tensors = load_file(path)
     damping, exact = tensors["facts"].tolist()
-    return Regression(tensors["factor"], tensors["reduction"], damping, bool(exact))
+    factor, reduction = tensors["factor"], tensors["reduction"]
+    basis = tensors.get("basis", contrasts(len(factor) // (reduction.shape[1] + 1) + 1))
+    return Regression(factor, reduction, damping, bool(exact), basis)
 
 
 def fits(classes: int, inputs: int) -> bool:
@@ -129,14 +130,27 @@ def width(classes: int, inputs: int) -> int:
 
 
 def fit(
-    features: Array, residuals: Array, soft: Array, weight_decay: float | None, *, alone: bool, scale: float = 1.0
+    features: Array,
+    residuals: Array,
+    soft: Array,
+    weight_decay: float | None,
+    *,
+    alone: bool,
+    scale: float = 1.0,
+    basis: Tensor | None = None,
 ) -> Regression:
-    """From [N, D], [N, C] and the labels [N, C]; `alone`: nothing but this layer was trained, on scaled features."""
+    """From [N, D], [N, C] and the labels [N, C]; `alone`: nothing but this layer was trained, on scaled features.
+
+    `basis`: of a layer that gives other numbers than a score for each class.
+    """
     reduction, exact = reduced_basis(features, width(residuals.shape[1], features.shape[1]))
     reduction = reduction * scale
-    basis = contrasts(residuals.shape[1])
+    basis = contrasts(residuals.shape[1]) if basis is None else basis
     size = basis.shape[1] * (reduction.shape[1] + 1)
-    hessian, blank = torch.zeros(size, size, dtype=torch.float64), Regression(torch.empty(0), reduction, 0.0, exact)
+    hessian, blank = (
+        torch.zeros(size, size, dtype=torch.float64),
+        Regression(torch.empty(0), reduction, 0.0, exact, basis),
+    )
     for rows in chunks(len(features)):
         h = blank.reduced(wide(features[rows]))
         probabilities = wide(residuals[rows] + soft[rows])
@@ -145,7 +159,7 @@ def fit(
     relative = 0.0 if alone and weight_decay else RELATIVE_DAMPING * float(hessian.diagonal().mean())
     damping = max(weight_decay or 0.0, relative, 1e-12)
     hessian.diagonal().add_(damping)
-    return Regression(torch.linalg.cholesky(hessian), reduction, damping, exact)
+    return Regression(torch.linalg.cholesky(hessian), reduction, damping, exact, basis)
 
 
 def reduced_basis(features: Array, kept: int) -> tuple[Tensor, bool]:

@@ -17,18 +17,20 @@ from .build import Builder
 from .estimates import opened, unfolded
 from .examples import ArrayExamples
 from .index import VERSION, Index, IndexFault, Manifest
-from .plan import Origin, Plan
+from .plan import Origin, Plan, check_head
 
 
 class Attachment:
     """A model that gets its index. An index that is still to be built is built in the background."""
 
     def __init__(self, spec: ModelSpec, model: Prepared, background: Executor) -> None:
-        """Raises LoadError where the model cannot be loaded twice with the same weights."""
+        """Raises LoadError where the model cannot be loaded twice with the same weights, IndexFault for its head."""
         self.model = model
-        self._plain = prepare(spec, model.device, fold=False) if spec.index is not None else None
-        if self._plain is None:
+        self._plain: Prepared | None = None
+        if spec.index is None:
             return
+        check_head(model.card)
+        self._plain = prepare(spec, model.device, fold=False)
         if self._plain.card.digest != model.card.digest:
             raise LoadError(f"model {spec.name}: its builder gives other weights at every call; seed it or name a file")
         build = embedded if spec.index == "embedded" else lambda _: Path(str(spec.index)).absolute()

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from ..card import HeadKind
 from .network import surrogate
 
 Pixels = np.ndarray[Any, np.dtype[np.uint8]]
@@ -36,7 +37,10 @@ class Settings:
 
 @dataclass(frozen=True)
 class Trained:
-    """A surrogate, and the share of held-out pictures on which it names the class that its model names."""
+    """A surrogate, and the share of held-out pictures on which it names the class that its model names.
+
+    Under a binary or multilabel head: the share of its answers, label by label, that are its model's.
+    """
 
     network: nn.Module
     arguments: dict[str, int]
@@ -49,12 +53,19 @@ class Trained:
 
 
 def train(
-    images: Pixels, scores: Scores, settings: Settings = Settings(), told: Callable[[int], None] = lambda steps: None
+    images: Pixels,
+    scores: Scores,
+    settings: Settings = Settings(),
+    told: Callable[[int], None] = lambda steps: None,
+    head: HeadKind = "softmax",
 ) -> Trained:
-    """Trains on images [N, H, W, 3] and the answers to them, log-probabilities or logits [N, classes].
+    """Trains on images [N, H, W, 3] and the answers to them, logits [N, classes] (or log-probabilities, of a softmax).
+
+    The surrogate has the model's `head`: of a binary one it learns the second class's logit, its single output.
 
     The same seed gives the same surrogate on the same machine. `told` hears of every step; steps(...) counts them.
     """
+    scores = scores[:, 1:] if head == "binary" else scores
     rng = np.random.default_rng(settings.seed)
     order = rng.permutation(len(images))
     held, taught = np.split(order, [max(1, round(settings.held_out * len(images)))])
@@ -71,13 +82,13 @@ def train(
         batch = shifted(images[chosen], rng, settings.mirror)
         with torch.autocast("cpu", dtype=torch.bfloat16):
             logits = network(normalised(batch)).float()
-        loss = distance(logits, torch.from_numpy(scores[chosen]), settings.temperature)
+        loss = distance(logits, torch.from_numpy(scores[chosen]), settings.temperature, head)
         optimizer.zero_grad()
         torch.autograd.backward(loss)
         optimizer.step()
         told(1)
     network.eval().requires_grad_(False)
-    return Trained(network, arguments, agreement(network, images[held], scores[held]), len(held))
+    return Trained(network, arguments, agreement(network, images[held], scores[held], head), len(held))
 
 
 def steps(count: int, settings: Settings) -> int:
@@ -96,8 +107,15 @@ def one_cycle(progress: float) -> float:
     return min((progress + 0.01) / WARM_UP, (1 - progress) / (1 - WARM_UP), 1.0)
 
 
-def distance(logits: Tensor, scores: Tensor, temperature: float) -> Tensor:
-    """Cross-entropy between softened answers (Hinton et al. 2015), scaled to keep its gradient's size."""
+def distance(logits: Tensor, scores: Tensor, temperature: float, head: HeadKind = "softmax") -> Tensor:
+    """Cross-entropy between softened answers (Hinton et al. 2015), scaled to keep its gradient's size.
+
+    Under a binary or multilabel head it is summed over the labels.
+    """
+    if head != "softmax":
+        chances = (scores / temperature).sigmoid()
+        each = F.binary_cross_entropy_with_logits(logits / temperature, chances, reduction="none")
+        return temperature**2 * each.sum(1).mean()
     wanted = (scores / temperature).softmax(1)
     return -(temperature**2) * (wanted * F.log_softmax(logits / temperature, 1)).sum(1).mean()
 
@@ -121,8 +139,10 @@ def normalised(images: Pixels) -> Tensor:
 
 
 @torch.no_grad()
-def agreement(network: nn.Module, images: Pixels, scores: Scores) -> float:
-    """The share of pictures on which the network's first class is that of the scores."""
+def agreement(network: nn.Module, images: Pixels, scores: Scores, head: HeadKind = "softmax") -> float:
+    """The share of pictures on which the network's first class is that of the scores, or of labels judged alike."""
     parts = np.array_split(np.arange(len(images)), -(-len(images) // 100))
-    same = [network(normalised(images[part])).argmax(1).numpy() == scores[part].argmax(1) for part in parts]
-    return float(np.concatenate(same).mean())
+    found = np.concatenate([network(normalised(images[part])).numpy() for part in parts])
+    if head != "softmax":
+        return float(((found > 0) == (scores > 0)).mean())
+    return float((found.argmax(1) == scores.argmax(1)).mean())

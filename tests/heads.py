@@ -1,0 +1,145 @@
+"""Networks with every kind of head, for the catalogue's `heads:network`, and what is right for each in plain torch.
+
+A network is a trunk that gives scores and what its author does with them at the end. What a server should say is
+computed here from the trunk alone.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from kinds import Small, settled
+from torch import Tensor, nn
+
+SIZE = {"height": 32, "width": 40, "resize": 32, "mean": (0.48, 0.45, 0.4), "std": (0.22, 0.23, 0.24)}
+STRENGTH = 6.0  # of the last layer's weights, so that probabilities are neither all alike nor saturated
+AUXILIARY = 3
+
+
+@settled
+def trunk(outputs: int, strength: float = STRENGTH) -> nn.Module:
+    """Gives scores [N, outputs]."""
+    network = Small(head=nn.Linear(20, outputs))
+    with torch.no_grad():
+        network.head.weight *= strength
+        network.head.bias.copy_(torch.linspace(-0.5, 0.5, outputs) if outputs > 1 else torch.tensor([0.3]))
+    return network
+
+
+class Ended(nn.Module):
+    """A trunk and a function of its scores."""
+
+    def __init__(self, scores: nn.Module, end: Callable[[Tensor], Any]) -> None:
+        super().__init__()
+        self.trunk, self.end = scores, end
+
+    def forward(self, x: Tensor) -> Any:
+        return self.end(self.trunk(x))
+
+
+def in_place(x: Tensor) -> Tensor:
+    x = x * 1.0
+    return x.sigmoid_()
+
+
+def by_hand(x: Tensor) -> Tensor:
+    powers = (x - x.amax(1, keepdim=True)).exp()
+    return powers / powers.sum(1, keepdim=True)
+
+
+# What authors write at the end, by name.
+ENDS: Mapping[str, Callable[[Tensor], Any]] = {
+    "nothing": lambda x: x,
+    "softmax_method": lambda x: x.softmax(1),
+    "softmax_function": lambda x: F.softmax(x, dim=-1),
+    "softmax_torch": lambda x: torch.softmax(x, 1, dtype=torch.float32),
+    "softmax_special": lambda x: torch.special.softmax(x, 1),
+    "softmax_in_tuple": lambda x: (x.softmax(1), x.new_zeros(len(x), AUXILIARY, 4, 4)),
+    "softmax_in_dict": lambda x: {"logits": x.softmax(1), "features": x},
+    "softmax_of_maps": lambda x: torch.softmax(x[:, :, None, None], 1),
+    "softmax_of_temperature": lambda x: (x / 2).softmax(1),
+    "log_softmax_function": lambda x: F.log_softmax(x, 1),
+    "log_softmax_method": lambda x: x.log_softmax(1),
+    "sigmoid_torch": torch.sigmoid,
+    "sigmoid_method": lambda x: x.sigmoid(),
+    "sigmoid_expit": torch.special.expit,
+    "sigmoid_function": lambda x: F.sigmoid(x),
+    "sigmoid_in_place": in_place,
+    "sigmoid_viewed": lambda x: torch.sigmoid(x.unsqueeze(2)).squeeze(2).float(),
+    "sigmoid_squeezed": lambda x: torch.sigmoid(x).squeeze(1),
+    "sigmoid_squeezed_before": lambda x: torch.sigmoid(x.squeeze()),
+    "log_sigmoid": F.logsigmoid,
+    "squeezed": lambda x: x.squeeze(),
+    "softmax_detached": lambda x: x.softmax(1).detach(),
+    "softmax_of_detached": lambda x: x.detach().softmax(1),
+    # what looks like one of them, and is not:
+    "softmax_by_hand": by_hand,
+    "softmax_averaged": lambda x: (x.softmax(1) + (x / 3).softmax(1)) / 2,
+    "softmax_over_images": lambda x: x.softmax(0),
+    "sigmoid_by_hand": lambda x: 1 / (1 + (-x).exp()),
+    "sigmoid_and_its_rest": lambda x: torch.cat([1 - x.sigmoid(), x.sigmoid()], 1),
+    "sigmoid_doubled": lambda x: x.sigmoid() * 2,
+    "one_hot": lambda x: F.one_hot(x.argmax(1), x.shape[1]),
+    "half_of_a_softmax": lambda x: x.softmax(1)[:, 1],
+}
+
+
+def network(outputs: int = 5, end: str = "nothing", strength: float = STRENGTH) -> nn.Module:
+    """The trunk with one of ENDS."""
+    return Ended(trunk(outputs=outputs, strength=strength), ENDS[end]).eval()
+
+
+def sequential(outputs: int = 5, end: str = "Softmax") -> nn.Module:
+    """The trunk and a module of torch.nn after it."""
+    last: nn.Module = getattr(nn, end)(*((1,) if "oftmax" in end else ()))
+    return nn.Sequential(trunk(outputs=outputs), last).eval()
+
+
+class Kind(NamedTuple):
+    """One of the heads: its catalogue entry, and what it means."""
+
+    entry: dict[str, Any]
+    head: str
+
+    @property
+    def outputs(self) -> int:
+        return int(self.entry["arguments"]["outputs"])
+
+    def logits(self, normalised: Tensor) -> Tensor:
+        """[N, 3, H, W] -> what should be served, [N, classes], from the trunk alone."""
+        scores = trunk(outputs=self.outputs)(normalised)
+        return torch.cat([-scores, scores], 1) if self.head == "binary" else scores
+
+    def probabilities(self, logits: Tensor) -> Tensor:
+        return logits.softmax(1) if self.head == "softmax" else logits.sigmoid()
+
+    def loss(self, logits: Tensor, label: int) -> Tensor:
+        """Cross-entropy of a class, [N]."""
+        labels = torch.full((len(logits),), label)
+        if self.head == "softmax":
+            return F.cross_entropy(logits, labels, reduction="none")
+        chosen = logits[:, label]
+        return F.binary_cross_entropy_with_logits(chosen, torch.ones_like(chosen), reduction="none")
+
+    def margin(self, logits: Tensor, label: int) -> Tensor:
+        """How far a class is from not being predicted, [N]."""
+        if self.head != "softmax":
+            return logits[:, label]
+        others = [c for c in range(logits.shape[1]) if c != label]
+        return logits[:, label] - logits[:, others].amax(1)
+
+
+def _entry(outputs: int, end: str, **facts: Any) -> dict[str, Any]:
+    return {"builder": "heads:network", "arguments": {"outputs": outputs, "end": end}, **SIZE, **facts}
+
+
+KINDS = {
+    "softmax": Kind(_entry(5, "softmax_method"), "softmax"),
+    "two_logits": Kind(_entry(2, "nothing"), "softmax"),
+    "one_logit": Kind(_entry(1, "nothing", head="binary", labels=("dog", "cat")), "binary"),
+    "one_sigmoid": Kind(_entry(1, "sigmoid_torch", labels=("cat",)), "binary"),
+    "label_logits": Kind(_entry(4, "nothing", head="multilabel"), "multilabel"),
+    "label_sigmoids": Kind(_entry(4, "sigmoid_method"), "multilabel"),
+    "log_softmax": Kind(_entry(5, "log_softmax_function"), "softmax"),
+}

@@ -1,0 +1,268 @@
+"""Influence under every head, beside the dense Gauss-Newton matrix of the head's own loss in plain autograd."""
+
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from zoo import off
+
+from gradserve_server.methods.influence import Member, Reweighting, influence, unfolded
+from gradserve_server.methods.influence.audit import Exact
+from gradserve_server.methods.influence.build import Builder
+from gradserve_server.methods.influence.coverage import covered, last_linear
+from gradserve_server.methods.influence.examples import ArrayExamples
+from gradserve_server.methods.influence.index import Index, IndexFault
+from gradserve_server.methods.influence.plan import Plan
+from gradserve_server.models.catalogue import ModelSpec
+from gradserve_server.models.embedded.digits.data import parts, pixels
+from gradserve_server.models.loading import Source, digest
+from gradserve_server.models.preparation import prepare_source
+from gradserve_server.models.prepared import Prepared
+
+from . import small
+
+WHOLE = Plan(weight_decay=small.DECAY, size=4096, rank=4096)
+LAST = Plan(weight_decay=small.DECAY, last_layer_only=True)
+ENDS: dict[str, tuple[int, nn.Module | None, str | None]] = {  # outputs, what stands at the end, what is declared
+    "one_logit": (1, None, "binary"),
+    "one_sigmoid": (1, nn.Sigmoid(), None),
+    "two_logits": (2, None, None),
+    "softmax": (2, nn.Softmax(1), None),
+    "log_softmax": (2, nn.LogSoftmax(1), None),
+    "label_logits": (2, None, "multilabel"),
+    "label_sigmoids": (2, nn.Sigmoid(), None),
+}
+ONE_LABEL = [name for name in ENDS if not name.startswith("label")]
+BINARY = ["one_logit", "one_sigmoid"]
+
+
+@cache
+def data() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """100 training digits 3 and 8 as bytes with their labels 0 and 1, and 10 others."""
+    x, x_test, y, y_test = parts()
+    (ours, labels), (tests, _) = (
+        (pixels(a[(b == 3) | (b == 8)]), (b[(b == 3) | (b == 8)] == 8).astype(np.int64))
+        for a, b in ((x, y), (x_test, y_test))
+    )
+    return ours[:100], labels[:100], tests[:10]
+
+
+@cache
+def trained(outputs: int) -> nn.Module:
+    """Scores [N, outputs] from 8x8 digits, trained by L-BFGS with weight decay, in float64."""
+    torch.manual_seed(1)
+    layers = [nn.Conv2d(3, 4, 3, stride=2), nn.ReLU(), nn.Flatten(), nn.Linear(36, outputs)]
+    network = nn.Sequential(*layers).double()
+    x, y = small.images(data()[0]) * 2 - 1, torch.from_numpy(data()[1])
+    solver = torch.optim.LBFGS(network.parameters(), max_iter=300, line_search_fn="strong_wolfe")
+
+    def objective() -> Tensor:
+        solver.zero_grad()
+        loss = losses(network(x), y).mean() + small.DECAY / 2 * sum(p.square().sum() for p in network.parameters())
+        loss.backward()
+        return loss
+
+    solver.step(objective)
+    return network.eval().requires_grad_(False)
+
+
+def losses(scores: Tensor, labels: Tensor) -> Tensor:
+    """Each example's own, as its author trains it."""
+    if scores.shape[1] == 1:
+        return F.binary_cross_entropy_with_logits(scores[:, 0], labels.to(scores.dtype), reduction="none")
+    return F.cross_entropy(scores, labels, reduction="none")
+
+
+@cache
+def model(name: str) -> Prepared:
+    outputs, end, head = ENDS[name]
+    network = nn.Sequential(*trained(outputs), *([] if end is None else [end])).eval()
+    half = (0.5, 0.5, 0.5)
+    source = Source(network, digest(network), ("three", "eight"), 8, 8, 8, "bilinear", half, half)
+    spec = ModelSpec.model_validate({"name": "small", "head": head})
+    return prepare_source(spec, source, torch.device("cpu"), torch.float64, fold=False)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Plan], Path]:
+    """Builds the index of a network, once."""
+
+    @cache
+    def build(name: str, plan: Plan) -> Path:
+        out = tmp_path_factory.mktemp("index") / name
+        Builder(model(name), ArrayExamples(data()[0], data()[1]), small.ORIGIN, plan).run(out)
+        return out
+
+    return build
+
+
+def gradient(outputs: int, image: np.ndarray, number: Callable[[Tensor], Tensor]) -> Tensor:
+    """Of a number of the scores by all weights, in plain torch."""
+    network = trained(outputs)
+    weights = [p.requires_grad_(True) for p in network.parameters()]
+    try:
+        value = number(network(small.images(image[None]) * 2 - 1))
+        return torch.cat([g.flatten() for g in torch.autograd.grad(value, weights)])
+    finally:
+        network.requires_grad_(False)
+
+
+@cache
+def dense(outputs: int) -> tuple[Tensor, Tensor]:
+    """Training gradients [N, P], and the Gauss-Newton matrix [P, P]: of one logit the mean of p (1 - p) J^T J."""
+    own = zip(data()[0], torch.from_numpy(data()[1]), strict=True)
+    gradients = torch.stack([gradient(outputs, a, lambda z, b=b: losses(z, b[None])[0]) for a, b in own])
+    matrix = torch.zeros(gradients.shape[1], gradients.shape[1], dtype=torch.float64)
+    for image in data()[0]:
+        jacobian = torch.stack([gradient(outputs, image, lambda z, c=c: z[0, c]) for c in range(outputs)])
+        scores = trained(outputs)(small.images(image[None]) * 2 - 1)[0]
+        p = scores.sigmoid() if outputs == 1 else scores.softmax(0)
+        curvature = torch.diag(p * (1 - p)) if outputs == 1 else torch.diag(p) - torch.outer(p, p)
+        matrix += jacobian.T @ curvature @ jacobian
+    return gradients, matrix / len(gradients)
+
+
+def number_of(goal: str, label: int) -> Callable[[Tensor], Tensor]:
+    """The number that is asked about, of scores [1, outputs]."""
+
+    def number(scores: Tensor) -> Tensor:
+        loss = losses(scores, torch.tensor([label]))[0]
+        margin = (
+            scores[0, 0] * (1 if label else -1) if scores.shape[1] == 1 else scores[0, label] - scores[0, 1 - label]
+        )
+        logit = margin if scores.shape[1] == 1 else scores[0, label]
+        return {"loss": loss, "margin": margin, "logit": logit}[goal]
+
+    return number
+
+
+def asked(name: str, folder: Path, image: np.ndarray, **facts: Any) -> Any:
+    usual = {"goal": "loss", "label": 1, "rank": 1, "top": 100, "what_if": (), "newton": False}
+    served = model(name)
+    members = [Member("small", str(folder), served.card.head)]
+    x, models = small.images(image[None]), {"small": served, unfolded("small"): served}
+    return small.run(models, lambda job: influence(job, x, members=members, **{**usual, **facts}))
+
+
+def changes(found: Any) -> np.ndarray:
+    """Of every row, in order; zero below the noise floor."""
+    out = np.zeros(len(data()[0]))
+    out[np.concatenate([found.helpful, found.harmful]).astype(int)] = found.scores
+    return out
+
+
+@pytest.mark.parametrize("label", [0, 1])
+@pytest.mark.parametrize("goal", ["loss", "margin", "logit"])
+@pytest.mark.parametrize("name", ONE_LABEL)
+def test_influence_is_that_of_the_heads_own_loss(
+    folder: Callable[[str, Plan], Path], name: str, goal: str, label: int
+) -> None:
+    outputs, image = ENDS[name][0], data()[2][label]
+    gradients, matrix = dense(outputs)
+    place = folder(name, WHOLE)
+    damping = Index(place).manifest.damping
+    assert damping == pytest.approx(max(matrix.diagonal().mean().item(), small.DECAY), rel=1e-4)
+    own = gradient(outputs, image, number_of(goal, label))
+    truth = (gradients @ torch.linalg.solve(matrix + damping * torch.eye(len(matrix)), own) / len(gradients)).numpy()
+    found = asked(name, place, image, method="projected", goal=goal, label=label)
+    told = changes(found) != 0
+    assert told.sum() > 40
+    assert np.abs(changes(found) - truth)[told].max() < 2e-3 * np.abs(truth).max()  # rows are float16
+    scores = trained(outputs)(small.images(image[None]) * 2 - 1)
+    assert found.value == pytest.approx(float(number_of(goal, label)(scores)), rel=1e-5)
+    chance = float((-losses(scores, torch.tensor([label]))).exp())
+    assert found.probability == pytest.approx(chance, rel=1e-5)
+
+
+@pytest.mark.parametrize("label", [0, 1])
+@pytest.mark.parametrize("name", ONE_LABEL)
+def test_the_last_layer_alone(folder: Callable[[str, Plan], Path], name: str, label: int) -> None:
+    """Against the Hessian of the same regression, for the weights and the bias of the Linear."""
+    outputs, image = ENDS[name][0], data()[2][label]
+    place = folder(name, LAST)
+    manifest = Index(place).manifest
+    assert manifest.methods == ("last_layer", "neighbours")
+    assert manifest.head_exact
+    assert manifest.head_damping == pytest.approx(small.DECAY)
+    gradients, matrix = dense(outputs)
+    count = outputs * 37  # the Linear's come last
+    rows, hessian = gradients[:, -count:], matrix[-count:, -count:] + small.DECAY * torch.eye(count)
+    own = gradient(outputs, image, number_of("loss", label))[-count:]
+    truth = (rows @ torch.linalg.solve(hessian, own) / len(rows)).numpy()
+    found = asked(name, place, image, method="last_layer", label=label)
+    told = changes(found) != 0
+    assert told.sum() > 40
+    assert np.abs(changes(found) - truth)[told].max() < 2e-3 * np.abs(truth).max()
+    moved = torch.linalg.solve(hessian, rows.T).T
+    columns = Index(place).columns
+    assert off(columns["self_influence"].copy(), (moved * rows).sum(1)) < 1e-3
+    assert off(columns["parameter_change"].copy(), moved.norm(dim=1) / len(rows)) < 1e-3
+
+
+@pytest.mark.parametrize("name", BINARY)
+def test_newton_steps_are_near_refits(folder: Callable[[str, Plan], Path], name: str) -> None:
+    """Leaving ten examples out: a Newton step comes closer to the refit than the first order does."""
+    rows, image = tuple(range(0, 100, 10)), data()[2][3]
+    question = Reweighting(rows, -1.0)
+    place = folder(name, LAST)
+    newton, first = (
+        asked(name, place, image, method="last_layer", what_if=(question,), newton=each).what_if[0]
+        for each in (True, False)
+    )
+    body, linear = trained(1)[:-1], trained(1)[-1]
+    features, own = (body(small.images(each) * 2 - 1) for each in (data()[0], image[None]))
+    kept = [i for i in range(100) if i not in rows]
+    h = torch.cat([features, torch.ones(100, 1, dtype=torch.float64)], 1)
+    theta = torch.cat([linear.weight[0], linear.bias])
+    before = theta
+    for _ in range(30):
+        p = (h[kept] @ theta).sigmoid()
+        slope = h[kept].T @ (p - torch.from_numpy(data()[1][kept])) / 100 + small.DECAY * theta
+        curved = h[kept].T @ (h[kept] * (p * (1 - p))[:, None]) / 100 + small.DECAY * torch.eye(37)
+        theta = theta - torch.linalg.solve(curved, slope)
+    point = torch.cat([own[0], torch.ones(1, dtype=torch.float64)])
+    truth = float(F.softplus(-point @ theta) - F.softplus(-point @ before))
+    assert abs(newton - truth) < 0.5 * abs(first - truth)
+    assert newton == pytest.approx(truth, rel=0.2)
+
+
+@pytest.mark.parametrize("name", ONE_LABEL)
+def test_what_is_told_of_the_examples(folder: Callable[[str, Plan], Path], name: str) -> None:
+    outputs = ENDS[name][0]
+    scores, labels = trained(outputs)(small.images(data()[0]) * 2 - 1), torch.from_numpy(data()[1])
+    columns = Index(folder(name, WHOLE)).columns
+    assert off(columns["loss"].copy(), losses(scores, labels)) < 1e-5
+    margins = [float(number_of("margin", int(b))(z[None])) for z, b in zip(scores, labels, strict=True)]
+    assert off(columns["margin"].copy(), torch.tensor(margins)) < 1e-5
+    predicted = (scores[:, 0] > 0).long() if outputs == 1 else scores.argmax(1)
+    assert np.array_equal(columns["predicted"], predicted.numpy())
+
+
+@pytest.mark.parametrize("name", ONE_LABEL)
+def test_exact_influence_for_an_audit(name: str) -> None:
+    outputs = ENDS[name][0]
+    gradients, matrix = dense(outputs)
+    exact = Exact(model(name), ArrayExamples(data()[0], data()[1]), 0.05, 0.0)
+    direction = exact.solve(exact.gradient(data()[2][0], 1))
+    own = gradient(outputs, data()[2][0], number_of("loss", 1))
+    truth = gradients @ torch.linalg.solve(matrix + 0.05 * torch.eye(len(matrix)), own) / len(gradients)
+    assert off(exact.scores(direction), truth) < 1e-4
+
+
+@pytest.mark.parametrize("name", ENDS)
+def test_the_last_linear_is_found_before_a_softmax_or_sigmoid(name: str) -> None:
+    last = last_linear(covered(model(name))[0])
+    assert last is not None
+    assert (last.name, last.outputs) == ("3", ENDS[name][0])
+
+
+@pytest.mark.parametrize("name", ["label_logits", "label_sigmoids"])
+def test_independent_labels_are_refused(name: str) -> None:
+    with pytest.raises(IndexFault, match=r"small has independent labels .* one label for each example"):
+        Builder(model(name), ArrayExamples(data()[0], data()[1]), small.ORIGIN, WHOLE)
