@@ -149,11 +149,13 @@ def test_what_no_loss_can_measure_is_not_called_robust(
 def test_an_attack_by_gradients_is_refused_where_there_are_none(
     capsys: Any, address: str, pictures: Pictures, tmp_path: Path
 ) -> None:
+    for name in ("results.json", "junit.xml", "report.html"):
+        (tmp_path / name).write_text("of an earlier run")
     code, said = command(capsys, address, pictures, "closed", "--out", tmp_path, "--min-robust-accuracy", 0)
     assert code == 2
     assert "pgd does not apply to closed" in said
     assert "square" in said
-    assert not (tmp_path / "results.json").exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["journal.jsonl"], "no report of another run"
     arguments = ["--attack", "square", "--param", "queries=400", "--min-robust-accuracy", 0.5]
     found = gate(capsys, address, pictures, tmp_path, "closed", *arguments)
     assert found.code == 0

@@ -14,6 +14,7 @@ from gradserve_server.engine.job import Run, TimeUp
 from gradserve_server.engine.objective import logit
 from gradserve_server.engine.query import Answer
 from gradserve_server.methods.attack import Aim, Ball
+from gradserve_server.methods.attack.lens import Lens
 from gradserve_server.methods.explain.averages import integrated_gradients, smooth_grad
 from gradserve_server.methods.explain.maps import Map
 from gradserve_server.methods.making import Record
@@ -88,6 +89,16 @@ def test_a_budget_that_allows_nothing_is_no_obstacle_to_a_search() -> None:
     x = pixels.permute(0, 3, 1, 2).float() / 255
     aim = Aim(int(labels[0]), loss="margin")
     (found,) = attacked(blind_model("sighted"), x, "square", aim, Ball("linf", 0.0), queries=20)
+    assert not found.warnings
+
+
+def test_one_picture_seen_through_several_draws_is_no_flat_search() -> None:
+    pixels, labels = blind_networks.pictures(1, 30)
+    x = pixels.permute(0, 3, 1, 2).float() / 255
+    lens = Lens(defence="noise", parameters={"std": 0.01})
+    facts = {"kind": "brightness", "severity": 1, "lens": lens, "adaptive": True}
+    (found,) = attacked(blind_model("sighted"), x, "corruption", Aim(int(labels[0]), loss="margin"), Ball(), **facts)
+    assert found.queries > 1
     assert not found.warnings
 
 

@@ -25,6 +25,7 @@ from gradserve.robustness.run import Check
 from gradserve.v1 import attack_pb2
 
 KINDS = parameters.choices(attack_pb2.CorruptionKind.DESCRIPTOR)
+REPORTS = ("results.json", "junit.xml", "report.html")
 EXIT_CODES = {"passed": 0, "failed": 1, "not_measured": 2}
 _THRESHOLDS, _TRIALS, _OUTPUT = "Thresholds", "Attacks and corruptions", "Output"
 
@@ -237,6 +238,8 @@ async def _measured(connect: Callable[[], AsyncClient], setting: Setting) -> dic
         if setting.restart:
             path.unlink(missing_ok=True)
         with Journal(path, plan.described(pictures)) as journal:
+            for name in REPORTS:  # or those of an earlier run would be taken for this one's, if it ends early
+                (setting.out / name).unlink(missing_ok=True)
             seconds = await _run(client, plan, journal, dataset, setting.concurrency)
             figures = counted(plan, dataset, journal, setting.limits)
             effort = results.Effort(len(dataset), journal.found, journal.rows, seconds)

@@ -58,6 +58,7 @@ class Oracle:
     notes: dict[str, Any] = field(default_factory=dict)  # what a method found beside the picture
     last: Tensor | None = None  # [n, 3, H, W], what was shown last
     obstacles: dict[str, None] = field(default_factory=dict)  # what kept it from a gradient; an ordered set of texts
+    pictures: int = 0  # that it saw
     values: tuple[float, float] = (float("inf"), float("-inf"))  # the least and the largest loss that it saw
 
     def climb(self, images: Tensor, step: int) -> Steps:
@@ -101,7 +102,7 @@ class Oracle:
     @property
     def flat(self) -> bool:
         """Whether the loss was the same for every picture, so that no search could tell better from worse."""
-        return self.queries > 1 and self.values[0] == self.values[1]
+        return self.pictures > 1 and self.values[0] == self.values[1]
 
     @property
     def shown(self) -> tuple[Tensor, Tensor]:
@@ -128,6 +129,7 @@ class Oracle:
         nearest = min(range(len(ranks)), key=ranks.__getitem__)
         success = not ranks[nearest][0]
         self.last = images.detach()
+        self.pictures += len(images)
         self.values = min(self.values[0], float(look.value.min())), max(self.values[1], float(look.value.max()))
         self._remember(step, look, nearest)
         if success and self.first_success is None:
