@@ -12,6 +12,8 @@ from gradserve import images
 from gradserve.arguments import ParameterValue
 from gradserve.results import Explanation, Provenance, Region, Score
 
+OBSTACLES = ("ZERO_GRADIENT", "SATURATED", "FLAT_LOSS")  # codes of warnings that an attack had nothing to follow
+
 
 @dataclass(frozen=True)
 class Judgement:
@@ -58,6 +60,11 @@ class Certificate:
     gradients: int
     first_success: int | None
     warnings: tuple[str, ...]
+
+    @property
+    def obstacles(self) -> tuple[str, ...]:
+        """The warnings that the attack had nothing to follow: a picture that it did not change proves nothing."""
+        return tuple(text for text in self.warnings if text.split(":")[0] in OBSTACLES)
 
 
 @dataclass(frozen=True, eq=False, repr=False)

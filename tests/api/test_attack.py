@@ -114,6 +114,8 @@ def test_an_attack_that_runs_out_of_time_may_answer_with_what_it_has(stubs: Stub
     options = pb.RequestOptions(time_budget=Duration(seconds=1), allow_partial=True)
     reply = stubs.gradients.Attack(asked(method={"pgd": {"steps": 1000}}, options=options))
     assert 0 < reply.done < reply.asked == 1000
+    told = f"TIME_UP: a partial answer, since time ran out after {reply.done} of 1000 steps"
+    assert told in reply.certificate.warnings
     assert reply.certificate.within_budget
     options.allow_partial = False
     with pytest.raises(grpc.RpcError) as error:

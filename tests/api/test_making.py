@@ -166,6 +166,7 @@ def test_when_time_is_up_the_image_so_far_comes_if_allowed(stubs: Stubs, ask: Ca
     options.time_budget.FromMilliseconds(1500)
     reply = ask(stubs, settings={"steps": LONG}, options=options)
     assert 0 < reply.done < reply.asked == LONG
+    assert f"TIME_UP: a partial answer, since time ran out after {reply.done} of {LONG} steps" in reply.warnings
     assert reply.completed_fraction == pytest.approx(reply.done / LONG)
     made = reply.images[0] if ask is maximize else reply
     assert opened(made.png).ndim == 3

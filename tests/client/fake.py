@@ -28,6 +28,7 @@ from .fake_attack import attacked
 CLASSES = ["goldfish", "tabby cat", "espresso"]
 SIZE = 24
 METHODS = [field.name for field in explain_pb2.ExplainMethod.DESCRIPTOR.oneofs_by_name["method"].fields]
+DOUBTFUL = "doubtful"  # the model whose answers have a warning in their provenance
 BAD_FIELDS = [("methods[0].smooth_grad.samples", "1 to 2000, not 0"), ("preprocess", "one of 1 to 3")]
 
 
@@ -126,7 +127,7 @@ class FakeServer(service_pb2_grpc.GradientServiceServicer, models_pb2_grpc.Model
     def Suspects(self, request, context):
         self._note(request, context)
         examples = [_example(4 + i, self_influence=9.0 - i) for i in range(request.top)]
-        provenance = common_pb2.Provenance(model="tiny")
+        provenance = _provenance(request)
         return influence_pb2.SuspectsResponse(examples=examples, total=99, provenance=provenance)
 
     def Embed(self, request, context):
@@ -180,7 +181,7 @@ def _provenance(request) -> common_pb2.Provenance:
     return common_pb2.Provenance(
         model=request.model or "tiny",
         weights_digest="ab" * 32,
-        seed=request.options.seed,
+        seed=getattr(request, "options", common_pb2.RequestOptions()).seed,
         precision=common_pb2.PRECISION_EXACT,
         preprocess=getattr(request, "preprocess", 0),
         rows=len(getattr(request, "methods", "x")),
@@ -188,6 +189,7 @@ def _provenance(request) -> common_pb2.Provenance:
         compute_seconds=0.002,
         server_version="0.1.0",
         request_id="r-1",
+        warnings=["DOUBTFUL: made up"] if request.model == DOUBTFUL else [],
     )
 
 

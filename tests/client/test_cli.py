@@ -86,6 +86,28 @@ def test_warnings_go_to_standard_error(run, photo_path):
     assert "PARTIALLY_GUIDED" not in out
 
 
+@pytest.mark.parametrize("form", [[], ["--json"]])
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["predict", "PHOTO", "PHOTO"],
+        ["explain", "PHOTO", "--out", "map.png"],
+        ["attack", "PHOTO", "--out", "adversarial.png"],
+        ["maximize", "--target", "goldfish", "--out", "made.png"],
+        ["stylize", "PHOTO", "--style", "PHOTO", "--out", "made.png"],
+        ["influence", "PHOTO"],
+        ["suspects"],
+    ],
+    ids=lambda command: command[0],
+)
+def test_every_command_shows_the_warnings_of_its_answers_once(run, photo_path, command, form):
+    arguments = [photo_path if word == "PHOTO" else word for word in command]
+    code, out, err = run(*arguments, "--model", fake.DOUBTFUL, *form)
+    assert code == 0, err
+    assert err.count("warning: DOUBTFUL: made up") == 1
+    assert ("DOUBTFUL" in out) == bool(form)
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [

@@ -93,6 +93,8 @@ def test_a_partial_answer_comes_back_in_time(server: Server, stubs: Stubs, speed
         explanation = reply.explanations[0]
         assert 0 < explanation.done < explanation.asked == samples
         assert explanation.completed_fraction == pytest.approx(explanation.done / samples)
+        told = f"TIME_UP: a partial answer, since time ran out after {explanation.done} of {samples} samples"
+        assert told in explanation.warnings
         assert values(explanation.raw).shape == (64, 64)
         assert values(explanation.raw).any()
         print(f"{explanation.done} of {samples} samples in {1000 * seconds:.0f} ms")

@@ -247,8 +247,8 @@ def test_a_saturated_probability_is_the_labels_own(
     head: str, logits: list[float], label: int, target: int | None, saturated: bool
 ) -> None:
     goal = Goal(label, target, head=head)  # type: ignore[arg-type]
-    assert goal.saturated(torch.tensor(logits)) == saturated
-    assert not Goal(label, target, "margin", head=head).saturated(torch.tensor(logits))  # type: ignore[arg-type]
+    assert goal.saturated(torch.tensor([logits])).tolist() == [saturated]
+    assert not Goal(label, target, "margin", head=head).saturated(torch.tensor([logits])).any()  # type: ignore[arg-type]
 
 
 def test_softmax_and_its_scores_are_attacked_alike() -> None:

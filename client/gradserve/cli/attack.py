@@ -1,5 +1,6 @@
 """`gradserve attack`: adversarial pictures with their certificates."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -173,15 +174,19 @@ def _save(photo: Path, found: Attack, pictures: saving.Places, differences: savi
 
 
 def _print(saved: list[Saved], trajectory: bool, as_json: bool) -> None:
+    report.warn(text for each in saved for text in _warnings(each.found))
     if as_json:
         report.print_json({"attacks": [_json(each) for each in saved]})
         return
     report.out().print(_table(saved))
     for each in saved if trajectory else ():
         report.out().print(_steps(each))
-    warnings = [text for each in saved for text in (*each.found.certificate.warnings, *each.found.provenance.warnings)]
-    for warning in dict.fromkeys(warnings):
-        report.err().print(f"warning: {warning}", style="yellow")
+
+
+def _warnings(found: Attack) -> Iterator[str]:
+    yield from (*found.certificate.warnings, *found.provenance.warnings)
+    for explanation in filter(None, (found.map_before, found.map_after)):
+        yield from explanation.warnings
 
 
 def _table(saved: list[Saved]) -> Table:

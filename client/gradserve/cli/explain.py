@@ -112,6 +112,7 @@ def explain(
 
 
 def _print(saved: list[Saved], as_json: bool) -> None:
+    report.warn(text for each in saved for text in (*each.found.warnings, *each.found.provenance.warnings))
     if as_json:
         report.print_json({"explanations": [_json(each) for each in saved]})
         return
@@ -127,9 +128,6 @@ def _print(saved: list[Saved], as_json: bool) -> None:
         paths = ", ".join(str(path) for path in (each.picture, each.map) if path)
         table.add_row(each.photo.name, found.method, found.target_name, value, done, paths)
     report.out().print(table)
-    warnings = [warning for each in saved for warning in (*each.found.warnings, *each.found.provenance.warnings)]
-    for warning in dict.fromkeys(warnings):
-        report.err().print(f"warning: {warning}", style="yellow")
 
 
 def _json(each: Saved) -> dict[str, Any]:

@@ -86,6 +86,7 @@ def influence(
         )
     if out:
         sheet.influence(found, photo).save(out)
+    report.warn(found.provenance.warnings)
     if as_json:
         report.print_json({"image": str(photo), **report.plain(found), "picture": str(out) if out else None})
         return
@@ -116,6 +117,7 @@ def suspects(
         found = client.suspects(model=model, top=top, order=order)
     if out:
         sheet.suspects(found).save(out)
+    report.warn(found.provenance.warnings)
     if as_json:
         examples = [report.plain(each) for each in found]
         report.print_json({"examples": examples, "total": found.total, "provenance": report.plain(found.provenance)})
@@ -150,8 +152,6 @@ def _print_influence(photo: Path, found: Influence, questions: Sequence[Reweight
         what = "without" if question.weight < 0 else "with twice the weight of"
         rows = ", ".join(map(str, question.rows))
         report.out().print(f"{what} {rows}: the {found.goal} changes by {change:+.3g}, to {found.value + change:.4g}")
-    for warning in found.provenance.warnings:
-        report.err().print(f"warning: {warning}", style="yellow")
 
 
 def _table(title: str, examples: Sequence[TrainingExample]) -> Table:

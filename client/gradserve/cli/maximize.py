@@ -141,6 +141,7 @@ def _deliver(found: MaximizedImages, out: Path, as_json: bool) -> None:
             extras["display"] = each.stretched
         for name, png in extras.items():
             saved.append(save(png, out.with_name(f"{out.stem}{number}-{name}{out.suffix}")))
+    report.warn(text for each in found for text in (*each.warnings, *each.provenance.warnings))
     if as_json:
         report.print_json({"images": [_json(each) for each in found], "saved": [str(path) for path in saved]})
         return
@@ -152,8 +153,6 @@ def _deliver(found: MaximizedImages, out: Path, as_json: bool) -> None:
         table.add_row(each.name, f"{each.value:.4g}", seen, f"{each.done}/{each.asked}")
     report.out().print(table)
     report.out().print("saved as " + ", ".join(map(str, saved)))
-    for warning in dict.fromkeys((*found[0].warnings, *found[0].provenance.warnings)):
-        report.err().print(f"warning: {warning}", style="yellow")
 
 
 def _json(each: MaximizedImage) -> dict[str, Any]:

@@ -27,7 +27,7 @@ def maximized(demo: Demo, card: ModelCard) -> page.Section:
     origin = found[0].provenance
     demo.note("noise", f"maximize {len(goals)} classes", seconds, origin, "; ".join(map(_seen, found)))
     facts = [f"{found[0].preset}", f"{found[0].done} steps", f"{seconds:.1f} s", f"{origin.rows} rows"]
-    figures = [page.Figure(each.name, [each.image], _seen(each)) for each in found]
+    figures = [page.Figure(each.name, [each.image], _seen(each), (), each.warnings) for each in found]
     way = [opened(png) for png in found[0].snapshots.values()]
     figures.append(page.Figure(f"{found[0].name}, after {', '.join(map(str, found[0].snapshots))} steps", way))
     figures.append(page.Figure(f"{found[0].name}: its course", [plot.curves(found[0].curves)]))
@@ -49,7 +49,7 @@ def dreamt(demo: Demo, card: ModelCard) -> page.Section:
         assert isinstance(found, MaximizedImage)
         demo.note(picture.name, "dream", seconds, found.provenance, f"{found.name} = {found.value:.3g}")
         facts = [f"{found.done} steps in {found.settings['octaves']} octaves", f"{seconds:.1f} s"]
-        figures = [page.Figure(found.name, [found.image], f"mean square {found.value:.3g}", facts)]
+        figures = [page.Figure(found.name, [found.image], f"mean square {found.value:.3g}", facts, found.warnings)]
         stories.append(page.Story(picture.name, picture.open(), figures=figures))
     lead = "What a layer sees in a photo, exaggerated in four octaves."
     return page.Section(f"{card.name}: DeepDream", lead, stories)

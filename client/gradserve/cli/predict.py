@@ -55,6 +55,7 @@ def predict(
 
 
 def _print(photos: list[Path], predictions: list[Prediction], as_json: bool) -> None:
+    report.warn(text for each in predictions for text in each.provenance.warnings)
     found = zip(photos, predictions, strict=False)
     if as_json:
         report.print_json({"predictions": [{"image": str(photo), **report.plain(each)} for photo, each in found]})

@@ -32,6 +32,12 @@ def err() -> Console:
     return Console(stderr=True, highlight=False, markup=False)
 
 
+def warn(texts: Iterable[str]) -> None:
+    """Print what a careful reader should know about the answers, each text once, on standard error."""
+    for text in dict.fromkeys(texts):
+        err().print(f"warning: {text}", style="yellow")
+
+
 def print_json(document: Any) -> None:
     """Print one JSON document on standard output."""
     json.dump(document, sys.stdout, indent=2, ensure_ascii=False, allow_nan=False)

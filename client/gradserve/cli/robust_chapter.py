@@ -49,7 +49,7 @@ def _maps(demo: "Demo", name: str, picture: samples.SamplePicture) -> list[page.
     figures = []
     for method, each in zip(_METHODS, found, strict=True):
         demo.note(picture.name, method, seconds / len(_METHODS), each.provenance, each.target_name)
-        figures.append(page.Figure(f"{name}: {method}", (each.heatmap(),), each.target_name))
+        figures.append(page.Figure(f"{name}: {method}", (each.heatmap(),), each.target_name, (), each.warnings))
     return figures
 
 
@@ -60,4 +60,5 @@ def _attacked(demo: "Demo", name: str, picture: samples.SamplePicture) -> page.F
     before, after = found.certificate.before.predicted, found.certificate.after.predicted
     answer = f"{before.class_name} → {after.class_name} ({after.probability:.0%})"
     demo.note(picture.name, f"pgd, {_EPS}", seconds, found.provenance, answer)
-    return page.Figure(f"{name}: pgd, {_EPS}", (found.image(),), answer, [found.certificate.verdict.replace("_", " ")])
+    facts, warnings = [found.certificate.verdict.replace("_", " ")], found.certificate.warnings
+    return page.Figure(f"{name}: pgd, {_EPS}", (found.image(),), answer, facts, warnings)

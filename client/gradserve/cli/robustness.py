@@ -25,6 +25,8 @@ from gradserve.robustness.run import Check
 from gradserve.v1 import attack_pb2
 
 KINDS = parameters.choices(attack_pb2.CorruptionKind.DESCRIPTOR)
+REPORTS = ("results.json", "junit.xml", "report.html")
+EXIT_CODES = {"passed": 0, "failed": 1, "not_measured": 2}
 _THRESHOLDS, _TRIALS, _OUTPUT = "Thresholds", "Attacks and corruptions", "Output"
 
 Data = Annotated[
@@ -166,6 +168,9 @@ def robustness(
 
     Exit code 0: every threshold holds. 1: one does not. 2: it could not be measured.
 
+    A picture whose attack had nothing to follow is tried again with the margin loss. Where that has nothing to follow
+    either the picture is not measured, and the exit code is 2 if it could change the verdict.
+
     A run that was stopped goes on when the same command is given again. A failed request is sent again, and what
     fails for good counts as fallen. Unreadable pictures are counted apart.
 
@@ -200,7 +205,7 @@ def robustness(
         raise NotMeasured(str(error)) from error
     if as_json:
         report.print_json(document)
-    raise typer.Exit(0 if document["holds"] else 1)
+    raise typer.Exit(EXIT_CODES[document["verdict"]])
 
 
 def _kinds(texts: list[str]) -> list[str]:
@@ -233,6 +238,8 @@ async def _measured(connect: Callable[[], AsyncClient], setting: Setting) -> dic
         if setting.restart:
             path.unlink(missing_ok=True)
         with Journal(path, plan.described(pictures)) as journal:
+            for name in REPORTS:  # or those of an earlier run would be taken for this one's, if it ends early
+                (setting.out / name).unlink(missing_ok=True)
             seconds = await _run(client, plan, journal, dataset, setting.concurrency)
             figures = counted(plan, dataset, journal, setting.limits)
             effort = results.Effort(len(dataset), journal.found, journal.rows, seconds)

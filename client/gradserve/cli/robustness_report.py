@@ -1,6 +1,6 @@
 """What `gradserve robustness` found: a table for the terminal, a page with the worst cases."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -16,9 +16,16 @@ from gradserve.robustness.figures import CorruptionError, Figures, Robustness, S
 from gradserve.robustness.journal import Outcome
 from gradserve.robustness.plan import CLEAN, Plan, Trial
 from gradserve.robustness.results import Effort
-from gradserve.robustness.run import Check
+from gradserve.robustness.run import SURE_LOSS, Check
+from gradserve.robustness.words import unmeasured, warnings
 
 _SHOWN = 10  # unreadable pictures and failed requests that are named
+_MARKS = {"passed": ("holds", "green"), "failed": ("FAILS", "bold red"), "not_measured": ("NOT MEASURED", "bold red")}
+_LEADS = {
+    "passed": "Passed: every threshold holds.",
+    "failed": "Failed: not every threshold holds.",
+    "not_measured": "Not measured: what the pictures below would do decides.",
+}
 
 
 @dataclass(frozen=True)
@@ -40,8 +47,9 @@ async def worst(check: Check, dataset: Dataset, count: int) -> list[Case]:
     for natural in (False, True):
         for outcome, trial in _fallen(check, natural)[:count]:
             example = examples[outcome.id]
+            loss = {"loss": outcome.loss} if outcome.loss else {}
             try:
-                cases.append(Case(example, trial, await check.answer(example, trial, perturbation=True)))
+                cases.append(Case(example, trial, await check.answer(example, trial, perturbation=True, **loss)))
             except GradserveError as error:
                 report.err().print(f"warning: no picture of {example.id}, {trial}: {error}", style="yellow")
     return cases
@@ -64,9 +72,8 @@ def show(plan: Plan, figures: Figures, effort: Effort, out: Path) -> None:
     table = Table(title=f"robustness of {plan.model}", title_justify="left", box=None)
     for column, justify in (("", "left"), ("accuracy", "right"), ("95 % interval", "right"), ("", "left")):
         table.add_column(column, justify=justify)  # type: ignore[arg-type]
-    for name, share, remark in _rows(figures):
-        low, high = share.interval
-        table.add_row(name, f"{share.value:.1%}", f"{low:.1%} to {high:.1%}", remark)
+    for row in _rows(figures):
+        table.add_row(row.name, row.accuracy, row.interval, row.remark)
     console.print(table)
     for each in figures.corruptions:
         errors = " ".join(f"{error:.1%}" for error in each.errors.values())
@@ -74,33 +81,42 @@ def show(plan: Plan, figures: Figures, effort: Effort, out: Path) -> None:
         console.print(f"{each.kind}: error {each.mean:.1%} ({errors}){relative}")
     if figures.corruptions:
         console.print(_corruption_summary(figures))
-    for what, found in (("unreadable", figures.unreadable), ("failed", figures.failed)):
-        for name, reason in list(found.items())[:_SHOWN]:
-            console.print(f"{what}: {name}: {reason}", style="yellow")
-        if len(found) > _SHOWN:
-            console.print(f"{what}: and {len(found) - _SHOWN} more", style="yellow")
+    for line in _notes(figures):
+        console.print(line, style="yellow")
     console.print("; ".join(_effort(effort)))
     for threshold in figures.thresholds:
-        mark, style = ("holds", "green") if threshold.holds else ("FAILS", "bold red")
+        mark, style = _MARKS[threshold.verdict]
         console.print(f"{mark}: {threshold}", style=style)
     console.print(f"wrote results.json, junit.xml and report.html to {out}")
+
+
+def _notes(figures: Figures) -> Iterator[str]:
+    """What a reader should know beside the figures, a line each."""
+    for what, found in (("unreadable", figures.unreadable), ("failed", figures.failed)):
+        for name, reason in list(found.items())[:_SHOWN]:
+            yield f"{what}: {name}: {reason}"
+        if len(found) > _SHOWN:
+            yield f"{what}: and {len(found) - _SHOWN} more"
+    for each in [*figures.attacks, *figures.together]:
+        if each.not_measured:
+            yield f"not measured: {each.attack} {each.eps}: {unmeasured(each)}"
+    for where, text, count in warnings(figures):
+        yield f"warning: {where}: {text} ({count} pictures)"
 
 
 def html(plan: Plan, figures: Figures, effort: Effort, cases: Sequence[Case]) -> str:
     """The page: figures, then the worst cases."""
     rows: list[list[str | float]] = [
-        [name, share.value, _interval(share), f"{share.count} of {share.of}", remark]
-        for name, share, remark in _rows(figures)
+        [row.name, row.accuracy if row.exact is None else row.exact, row.interval, row.pictures, row.remark]
+        for row in _rows(figures)
     ]
     accuracy = page.Table(["", "accuracy", "95 % interval (Wilson)", "pictures", ""], rows)
     facts = [f"{name}: weights {digest[:12]}" for name, digest in plan.digests.items()]
     facts += [f"seed {plan.seed}", *_effort(effort), *_counts(figures)]
-    lead = "Passed: every threshold holds." if figures.holds else "Failed: not every threshold holds."
-    checks = page.Table(
-        ["threshold", ""], [[str(each), "holds" if each.holds else "FAILS"] for each in figures.thresholds]
-    )
+    lead = _LEADS[figures.verdict] if figures.thresholds or figures.verdict != "passed" else ""
+    checks = page.Table(["threshold", ""], [[str(each), _MARKS[each.verdict][0]] for each in figures.thresholds])
     tables = [accuracy, *([checks] if figures.thresholds else [])]
-    sections = [page.Section("Accuracy", lead if figures.thresholds else "", [], facts, tables)]
+    sections = [page.Section("Accuracy", lead, [], facts, tables), *_unmeasured(figures), *_warnings(figures)]
     if figures.corruptions:
         sections.append(_corruption_section(figures))
     for natural, title in ((False, "Worst cases under attack"), (True, "Worst cases under corruption")):
@@ -113,11 +129,47 @@ def html(plan: Plan, figures: Figures, effort: Effort, cases: Sequence[Case]) ->
     )
 
 
-def _rows(figures: Figures) -> list[tuple[str, Share, str]]:
-    rows = [("clean", figures.clean, "")]
-    for each in [*figures.attacks, *figures.together]:
-        rows.append((f"{each.attack} {each.eps}", each.standing, _remark(each)))
-    return rows
+@dataclass(frozen=True)
+class _Row:
+    """A line of the table of accuracies; `exact` is the share where all was measured."""
+
+    name: str
+    accuracy: str
+    exact: float | None
+    interval: str
+    pictures: str
+    remark: str
+
+
+def _rows(figures: Figures) -> list[_Row]:
+    attacks = [*figures.attacks, *figures.together]
+    shares = [(f"{each.attack} {each.eps}", each.standing, each.possible, _remark(each)) for each in attacks]
+    return [_row(*row) for row in [("clean", figures.clean, figures.clean, ""), *shares]]
+
+
+def _row(name: str, least: Share, most: Share, remark: str) -> _Row:
+    """Two shares where not every picture was measured: what surely stands, and what may."""
+    interval = f"{least.interval[0]:.1%} to {most.interval[1]:.1%}"
+    if least == most:
+        return _Row(name, f"{least.value:.1%}", least.value, interval, f"{least.count} of {least.of}", remark)
+    accuracy = f"{least.value:.1%} to {most.value:.1%}"
+    return _Row(name, accuracy, None, interval, f"{least.count} to {most.count} of {least.of}", remark)
+
+
+def _unmeasured(figures: Figures) -> list[page.Section]:
+    """The attacks that did not measure every picture, with the reasons."""
+    rows: list[list[str | float]] = [
+        [f"{each.attack} {each.eps}", f"{each.not_measured} of {each.standing.of}", "; ".join(each.reasons)]
+        for each in [*figures.attacks, *figures.together]
+        if each.not_measured
+    ]
+    lead = "The attack had nothing to follow on these pictures, which may stand or not."
+    return [page.Section("Not measured", lead, [], (), [page.Table(["", "pictures", "why"], rows)])] if rows else []
+
+
+def _warnings(figures: Figures) -> list[page.Section]:
+    rows: list[list[str | float]] = [[where, text, str(count)] for where, text, count in warnings(figures)]
+    return [page.Section("Warnings", "", [], (), [page.Table(["", "warning", "pictures"], rows)])] if rows else []
 
 
 def _remark(found: Robustness) -> str:
@@ -126,6 +178,10 @@ def _remark(found: Robustness) -> str:
         "lost_in_encoding": "lost in 8 bits, counted as fallen",
     }
     parts = [f"{count} {told[verdict]}" for verdict, count in found.verdicts.items() if verdict in told]
+    if found.not_measured:
+        parts.append(f"{found.not_measured} not measured")
+    if found.tried_again:
+        parts.append(f"{found.tried_again} tried again with loss {SURE_LOSS}")
     return ", ".join([*parts, *([f"{found.failed} requests failed, counted as fallen"] if found.failed else [])])
 
 
@@ -169,11 +225,6 @@ def _problems(figures: Figures) -> page.Section:
     rows += [["failed", what, reason] for what, reason in figures.failed.items()]
     lead = "Unreadable pictures are counted apart; failed requests count as fallen."
     return page.Section("Not judged", lead, [], (), [page.Table(["", "what", "why"], rows)])
-
-
-def _interval(share: Share) -> str:
-    low, high = share.interval
-    return f"{low:.1%} to {high:.1%}"
 
 
 def _counts(figures: Figures) -> list[str]:

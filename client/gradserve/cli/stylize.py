@@ -99,6 +99,7 @@ def _deliver(found: StylizedImage, out: Path, as_json: bool) -> None:
     saved = [found.save(out)]
     for step, png in found.snapshots.items():
         saved.append(save(png, out.with_name(f"{out.stem}-step{step}{out.suffix}")))
+    report.warn((*found.warnings, *found.provenance.warnings))
     if as_json:
         curves = {name: values.tolist() for name, values in found.curves.items()}
         report.print_json({**report.plain(found), "curves": curves, "saved": [str(path) for path in saved]})
@@ -106,5 +107,3 @@ def _deliver(found: StylizedImage, out: Path, as_json: bool) -> None:
     for name, value in found.losses.items():
         report.out().print(f"{name:16} {found.initial_losses[name]:.4g} -> {value:.4g}")
     report.out().print(f"{found.done} of {found.asked} steps, saved as " + ", ".join(map(str, saved)))
-    for warning in dict.fromkeys((*found.warnings, *found.provenance.warnings)):
-        report.err().print(f"warning: {warning}", style="yellow")

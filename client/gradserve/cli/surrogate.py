@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -54,6 +54,7 @@ class Answers:
     seen: list[Array] = field(default_factory=list)
     scores: list[Array] = field(default_factory=list)
     left_out: dict[str, str] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
 
 
 def surrogate(
@@ -86,6 +87,7 @@ def surrogate(
     dataset = open_dataset(data).take(limit, seed or 0)
     connect = partial(AsyncClient, server, tls=ca or tls, token=token, timeout=timeout)
     answers = asyncio.run(_asked(connect, model, dataset, concurrency))
+    report.warn(answers.warnings)
     if len(answers.seen) < 2:
         raise ValueError(f"{data}: only {len(answers.seen)} pictures were answered; that is too few to learn from")
     scores = np.stack(answers.scores)
@@ -128,7 +130,7 @@ async def _asked(connect: Callable[[], AsyncClient], model: str, dataset: Datase
         answers = Answers(await client.model(model))
         with report.counter(f"asking {answers.card.name}", len(dataset)) as told:
 
-            async def one(example: Example) -> tuple[Array, Array] | str:
+            async def one(example: Example) -> tuple[Array, Array, Sequence[str]] | str:
                 async with places:
                     found = await _answer(client, answers.card, example)
                     told(1)
@@ -141,11 +143,12 @@ async def _asked(connect: Callable[[], AsyncClient], model: str, dataset: Datase
         else:
             answers.seen.append(found[0])
             answers.scores.append(found[1])
+            answers.warnings += found[2]
     return answers
 
 
-async def _answer(client: AsyncClient, card: ModelCard, example: Example) -> tuple[Array, Array] | str:
-    """What the model saw of a picture and its logits, or why there are none."""
+async def _answer(client: AsyncClient, card: ModelCard, example: Example) -> tuple[Array, Array, Sequence[str]] | str:
+    """What the model saw of a picture, its logits, and the answer's warnings; or why there are none."""
     classes = len(card.classes)
     try:
         pixels = await asyncio.to_thread(example.pixels)
@@ -162,7 +165,7 @@ async def _answer(client: AsyncClient, card: ModelCard, example: Example) -> tup
     scores = np.full(classes, -np.inf, np.float32)
     for score in found:
         scores[score.class_index] = score.logit
-    return _as_seen(pixels, found.region, card.input_size), scores
+    return _as_seen(pixels, found.region, card.input_size), scores, found.provenance.warnings
 
 
 def _as_seen(pixels: Array, region: Region, size: tuple[int, int]) -> Array:

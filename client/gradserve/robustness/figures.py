@@ -3,13 +3,17 @@
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Literal
 
 from gradserve.dataset import Dataset
 from gradserve.robustness.journal import Journal, Outcome
 from gradserve.robustness.plan import CLEAN, Plan, Trial
 
 Z95 = 1.959963984540054  # of the normal distribution, two-sided 95 %
+
+Verdict = Literal["passed", "failed", "not_measured"]
+_WORST_FIRST = ("wrong", "not_measured", "right")
 
 
 @dataclass(frozen=True)
@@ -42,13 +46,31 @@ class Share:
 
 @dataclass(frozen=True)
 class Robustness:
-    """What one attack leaves standing of all readable pictures. A failed request leaves nothing standing."""
+    """What one attack leaves standing of all readable pictures. A failed request leaves nothing standing.
+
+    Pictures whose attack had nothing to follow are not measured: they may stand or not. `reasons` and `warnings` say
+    of how many pictures each was told.
+    """
 
     attack: str
     eps: str
     standing: Share
     failed: int
     verdicts: Mapping[str, int]
+    not_measured: int = 0
+    reasons: Mapping[str, int] = field(default_factory=dict)
+    tried_again: int = 0  # pictures, with another loss
+    warnings: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def possible(self) -> Share:
+        """What it would leave standing if every picture that was not measured stood."""
+        return Share(self.standing.count + self.not_measured, self.standing.of)
+
+    @property
+    def blind(self) -> bool:
+        """Whether it measured nothing at all."""
+        return set(self.verdicts) == {"not_measured"}
 
 
 @dataclass(frozen=True)
@@ -59,6 +81,7 @@ class CorruptionError:
     errors: Mapping[str, float]
     reference: Mapping[str, float]
     failed: int
+    warnings: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def mean(self) -> float:
@@ -74,23 +97,31 @@ class CorruptionError:
 
 @dataclass(frozen=True)
 class Threshold:
-    """One figure against what is asked of it."""
+    """One figure against what is asked of it; up to `possible` where not every picture was measured."""
 
     name: str
     value: float | None
     least: float | None = None
     most: float | None = None
+    possible: float | None = None
 
     @property
-    def holds(self) -> bool:
-        """Whether it does; a figure that is missing does not."""
-        if self.value is None:
+    def verdict(self) -> Verdict:
+        """Whether it holds, whatever became of the pictures that were not measured; a missing figure does not."""
+        if self._allows(self.value):
+            return "passed"
+        return "not_measured" if self._allows(self.possible) else "failed"
+
+    def _allows(self, value: float | None) -> bool:
+        if value is None:
             return False
-        return (self.least is None or self.value >= self.least) and (self.most is None or self.value <= self.most)
+        return (self.least is None or value >= self.least) and (self.most is None or value <= self.most)
 
     def __str__(self) -> str:
         bound = f"at least {self.least:.1%}" if self.least is not None else f"at most {self.most:.1%}"
         found = "unknown" if self.value is None else f"{self.value:.1%}"
+        if self.possible is not None and self.possible != self.value:
+            found = f"{found} to {self.possible:.1%}, since not every picture was measured"
         return f"{self.name}: {found}, {bound} wanted"
 
 
@@ -115,11 +146,20 @@ class Figures:
     unreadable: Mapping[str, str]
     failed: Mapping[str, str]
     thresholds: Sequence[Threshold]
+    warnings: Mapping[str, int] = field(default_factory=dict)  # of the pictures as they are, with their numbers
 
     @property
-    def holds(self) -> bool:
-        """Whether every threshold does."""
-        return all(each.holds for each in self.thresholds)
+    def verdict(self) -> Verdict:
+        """Failed where a threshold fails whatever became of the pictures that were not measured.
+
+        Not measured where these decide; also where no threshold is asked of attacks, one of which measured nothing.
+        """
+        found = {each.verdict for each in self.thresholds}
+        if "failed" in found:
+            return "failed"
+        asked = any(each.possible is not None for each in self.thresholds)
+        blind = not asked and any(each.blind for each in self.attacks)
+        return "not_measured" if "not_measured" in found or blind else "passed"
 
 
 def counted(plan: Plan, dataset: Dataset, journal: Journal, limits: Limits = Limits()) -> Figures:
@@ -142,7 +182,8 @@ def counted(plan: Plan, dataset: Dataset, journal: Journal, limits: Limits = Lim
     corruptions = _corruptions(plan, by_trial, readable)
     mce = mean_ce(corruptions)
     thresholds = _thresholds(limits, clean, [*attacks, *together], mce)
-    return Figures(clean, attacks, together, corruptions, mce, unreadable, failed, thresholds)
+    warnings = _told(by_trial.get(CLEAN, {}).values(), "warnings")
+    return Figures(clean, attacks, together, corruptions, mce, unreadable, failed, thresholds, warnings)
 
 
 def _right(outcomes: Mapping[str, Outcome], readable: Iterable[str]) -> int:
@@ -154,17 +195,32 @@ def _robustness(
 ) -> Robustness:
     """What stands all of these attacks. A picture without an outcome was named wrongly before any attack."""
     found = [by_trial.get(trial.key, {}) for trial in trials]
-    standing = sum(1 for id in readable if all(id in each and each[id].state == "right" for each in found))
-    verdicts = Counter(filter(None, (_verdict([each[id] for each in found if id in each]) for id in readable)))
-    failed = sum(1 for each in found for id in readable if id in each and each[id].state == "failed")
-    name = " + ".join(trial.name for trial in trials)
-    return Robustness(name, trials[0].level, Share(standing, len(readable)), failed, dict(verdicts))
+    by_picture = [[each[id] for each in found if id in each] for id in readable]
+    states = [{each.state for each in outcomes} for outcomes in by_picture if len(outcomes) == len(trials)]
+    outcomes = [each for several in by_picture for each in several]
+    return Robustness(
+        attack=" + ".join(trial.name for trial in trials),
+        eps=trials[0].level,
+        standing=Share(sum(each == {"right"} for each in states), len(readable)),
+        failed=sum(each.state == "failed" for each in outcomes),
+        verdicts=dict(Counter(filter(None, map(_verdict, by_picture)))),
+        not_measured=sum("not_measured" in each <= {"right", "not_measured"} for each in states),
+        reasons=_told(outcomes, "reasons"),
+        tried_again=len({each.id for each in outcomes if each.loss}),
+        warnings=_told(outcomes, "warnings"),
+    )
+
+
+def _told(outcomes: Iterable[Outcome], field: Literal["warnings", "reasons"]) -> dict[str, int]:
+    """Of how many pictures each text was told, the most frequent first."""
+    pictures = {(text, each.id) for each in outcomes for text in getattr(each, field)}
+    return dict(sorted(Counter(text for text, _ in pictures).items(), key=lambda each: (-each[1], each[0])))
 
 
 def _verdict(outcomes: Sequence[Outcome]) -> str | None:
     """On one picture: of the first attack that it does not stand, else of any; None without an answer."""
     answered = (each for each in outcomes if each.state != "failed")
-    worst = min(answered, key=lambda each: each.state == "right", default=None)
+    worst = min(answered, key=lambda each: _WORST_FIRST.index(each.state), default=None)
     return worst.detail if worst else None
 
 
@@ -173,6 +229,7 @@ def _corruptions(
 ) -> list[CorruptionError]:
     natural = [trial for trial in plan.trials if trial.natural]
     errors: dict[tuple[str, str], dict[str, float]] = {}
+    told: dict[str, list[Outcome]] = {}
     failed: Counter[str] = Counter()
     for trial in natural:
         outcomes = by_trial.get(trial.key, {})
@@ -181,8 +238,15 @@ def _corruptions(
         flattered = 0 if trial.model == plan.model else unanswered  # a failure never flatters the model
         right = _right(outcomes, readable) + flattered
         errors.setdefault((trial.name, trial.model), {})[trial.level] = 1 - Share(right, len(readable)).value
+        told.setdefault(trial.name, []).extend(outcomes.values())
     return [
-        CorruptionError(kind, errors[kind, plan.model], errors.get((kind, plan.reference), {}), failed[kind])
+        CorruptionError(
+            kind,
+            errors[kind, plan.model],
+            errors.get((kind, plan.reference), {}),
+            failed[kind],
+            _told(told[kind], "warnings"),
+        )
         for kind in dict.fromkeys(trial.name for trial in natural)
     ]
 
@@ -197,6 +261,13 @@ def mean_ce(corruptions: Sequence[CorruptionError]) -> float | None:
 def _thresholds(limits: Limits, clean: Share, attacks: Sequence[Robustness], mce: float | None) -> list[Threshold]:
     found = [Threshold("clean accuracy", clean.value, least=limits.clean)] if limits.clean is not None else []
     if limits.robust is not None:
-        named = [(f"robust accuracy, {each.attack} {each.eps}", each.standing.value) for each in attacks]
-        found += [Threshold(name, value, least=limits.robust) for name, value in named]
+        found += [
+            Threshold(
+                f"robust accuracy, {each.attack} {each.eps}",
+                each.standing.value,
+                least=limits.robust,
+                possible=each.possible.value,
+            )
+            for each in attacks
+        ]
     return found + ([Threshold("mCE", mce, most=limits.mce)] if limits.mce is not None else [])

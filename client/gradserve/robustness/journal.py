@@ -7,7 +7,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
 
-State = Literal["right", "wrong", "failed", "unreadable"]
+State = Literal["right", "wrong", "not_measured", "failed", "unreadable"]
+VERSION = 2  # of the rules by which outcomes are judged; journals of other rules are not gone on with
 
 
 class OtherRun(ValueError):
@@ -16,7 +17,10 @@ class OtherRun(ValueError):
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one picture in one trial. `margin` is that of the true class in logits, below 0 if wrong."""
+    """What became of one picture in one trial. `margin` is that of the true class in logits, below 0 if wrong.
+
+    "not_measured": the attack had nothing to follow, so that nobody knows whether the picture stands.
+    """
 
     id: str
     trial: str
@@ -26,13 +30,16 @@ class Outcome:
     margin: float | None = None
     detail: str = ""  # the certificate's verdict, or why there is none
     rows: int = 0
+    loss: str = ""  # that the picture was tried again with, if it was
+    warnings: tuple[str, ...] = ()
+    reasons: tuple[str, ...] = ()  # of an attack that measured nothing
 
 
 class Journal:
     """The outcomes so far, by picture and trial; those that failed are asked for again by the next run."""
 
     def __init__(self, path: Path, head: Mapping[str, Any]) -> None:
-        self.path, self._head = path, head
+        self.path, self._head = path, {"version": VERSION, **head}
         self._outcomes: dict[tuple[str, str], Outcome] = {}
         if path.exists():
             self._read()
@@ -70,8 +77,10 @@ class Journal:
         head, *lines = self.path.read_text(encoding="utf-8").split("\n")
         for line in lines:
             try:
-                outcome = Outcome(**json.loads(line))
-            except (json.JSONDecodeError, TypeError):
+                found = json.loads(line)
+                texts = {name: tuple(found.get(name, ())) for name in ("warnings", "reasons")}
+                outcome = Outcome(**{**found, **texts})
+            except (json.JSONDecodeError, TypeError, AttributeError):
                 continue  # cut in half by a kill: it is asked for again
             self._outcomes[outcome.id, outcome.trial] = outcome
         try:

@@ -4,20 +4,28 @@ from pathlib import Path
 from xml.etree import ElementTree as Tree
 
 from gradserve.robustness.figures import Figures
+from gradserve.robustness.words import ranged, unmeasured, warnings
 
 SUITE = "gradserve robustness"
 
 
 def write(path: Path, figures: Figures, model: str, seconds: float) -> None:
-    """Write one test case for each threshold, and one for each picture that could not be read or judged."""
+    """Write a test case for each threshold, each attack that did not measure all, each picture without an answer."""
     suite = Tree.Element("testsuite", name=SUITE, time=f"{seconds:.3f}")
     properties = Tree.SubElement(suite, "properties")
     for name, value in _properties(figures, model):
         Tree.SubElement(properties, "property", name=name, value=value)
     for each in figures.thresholds:
         case = Tree.SubElement(suite, "testcase", classname=model, name=each.name)
-        if not each.holds:
+        if each.verdict == "failed":
             Tree.SubElement(case, "failure", message=str(each), type="threshold")
+        elif each.verdict == "not_measured":
+            Tree.SubElement(case, "error", message=str(each), type="not measured")
+    for robustness in [*figures.attacks, *figures.together]:
+        if robustness.not_measured:
+            name = f"{robustness.attack} {robustness.eps}"
+            case = Tree.SubElement(suite, "testcase", classname=f"{model}.attacks", name=name)
+            Tree.SubElement(case, "skipped", message=unmeasured(robustness))
     for id, reason in figures.unreadable.items():
         case = Tree.SubElement(suite, "testcase", classname=f"{model}.pictures", name=id)
         Tree.SubElement(case, "skipped", message=f"unreadable: {reason}")
@@ -35,6 +43,7 @@ def write(path: Path, figures: Figures, model: str, seconds: float) -> None:
 def _properties(figures: Figures, model: str) -> list[tuple[str, str]]:
     found = [("model", model), ("clean accuracy", str(figures.clean))]
     attacks = [*figures.attacks, *figures.together]
-    found += [(f"robust accuracy, {each.attack} {each.eps}", str(each.standing)) for each in attacks]
+    found += [(f"robust accuracy, {each.attack} {each.eps}", ranged(each)) for each in attacks]
+    found += [(f"warning, {where}", f"{text} ({count} pictures)") for where, text, count in warnings(figures)]
     found += [(f"error, {each.kind}", f"{each.mean:.1%}") for each in figures.corruptions]
     return found + ([("mCE", f"{figures.mce:.1%}")] if figures.mce is not None else [])

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-from gradserve.robustness.figures import Figures, Robustness, Share
+from gradserve.robustness.figures import CorruptionError, Figures, Robustness, Share, Threshold
 from gradserve.robustness.plan import Plan
 
 
@@ -25,32 +25,20 @@ class Effort:
 def document(plan: Plan, figures: Figures, effort: Effort) -> dict[str, Any]:
     """Everything that was found, as JSON takes it."""
     return {
-        "holds": figures.holds,
+        "verdict": figures.verdict,
+        "holds": figures.verdict == "passed",
         "model": plan.model,
         "weights": dict(plan.digests),
         "seed": plan.seed,
         "preprocess": plan.preprocess,
         "precision": plan.precision,
         "pictures": effort.pictures,
-        "clean": _share(figures.clean),
+        "clean": {**_share(figures.clean), "warnings": dict(figures.warnings)},
         "robust": [_robustness(each) for each in figures.attacks],
         "robust_to_all": [_robustness(each) for each in figures.together],
-        "corruptions": [
-            {
-                "kind": each.kind,
-                "errors": dict(each.errors),
-                "mean_error": each.mean,
-                "reference_errors": dict(each.reference),
-                "ce": each.relative,
-                "failed": each.failed,
-            }
-            for each in figures.corruptions
-        ],
+        "corruptions": [_corruption(each) for each in figures.corruptions],
         "mce": figures.mce,
-        "thresholds": [
-            {"name": each.name, "value": each.value, "least": each.least, "most": each.most, "holds": each.holds}
-            for each in figures.thresholds
-        ],
+        "thresholds": [_threshold(each) for each in figures.thresholds],
         "unreadable": dict(figures.unreadable),
         "failed": dict(figures.failed),
         "effort": {
@@ -67,8 +55,40 @@ def _share(share: Share) -> dict[str, Any]:
     return {"accuracy": share.value, "low": low, "high": high, "right": share.count, "of": share.of}
 
 
+def _corruption(found: CorruptionError) -> dict[str, Any]:
+    return {
+        "kind": found.kind,
+        "errors": dict(found.errors),
+        "mean_error": found.mean,
+        "reference_errors": dict(found.reference),
+        "ce": found.relative,
+        "failed": found.failed,
+        "warnings": dict(found.warnings),
+    }
+
+
+def _threshold(found: Threshold) -> dict[str, Any]:
+    return {
+        "name": found.name,
+        "value": found.value,
+        "possible": found.possible,
+        "least": found.least,
+        "most": found.most,
+        "verdict": found.verdict,
+        "holds": found.verdict == "passed",
+    }
+
+
 def _robustness(found: Robustness) -> dict[str, Any]:
-    verdicts = dict(found.verdicts)
-    return {"attack": found.attack, "eps": found.eps, **_share(found.standing), "failed": found.failed} | {
-        "verdicts": verdicts
+    return {
+        "attack": found.attack,
+        "eps": found.eps,
+        **_share(found.standing),
+        "failed": found.failed,
+        "not_measured": found.not_measured,
+        "possible_accuracy": found.possible.value,
+        "reasons": dict(found.reasons),
+        "tried_again": found.tried_again,
+        "verdicts": dict(found.verdicts),
+        "warnings": dict(found.warnings),
     }

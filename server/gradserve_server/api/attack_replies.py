@@ -144,9 +144,8 @@ def _warnings(bound: Bound, attacked: Attacked, found: Certified) -> list[str]:
     if attacked.ball.norm == "linf" and attacked.ball.eps is not None and 0 < attacked.ball.eps < 1 / LEVELS:
         warnings.append("EPS_BELOW_ENCODING: eps is less than one level of an 8-bit picture: nothing can change")
     if bound.task.precision != "exact":
-        warnings.append(
-            "INEXACT_GRADIENTS: the attack ran in less than fp32, the certificate in fp32; loss margin suffers least"
-        )
+        better = "" if attacked.goal.loss == "margin" else "; loss margin suffers least"
+        warnings.append(f"INEXACT_GRADIENTS: the attack ran in less than fp32, the certificate in fp32{better}")
     elif np.abs(attacked.clean - found.before.logits).max() > SAME * (1 + np.abs(found.before.logits).max()):
         warnings.append("RANDOMISED: the same picture got other scores when asked again; one draw proves little")
     return warnings

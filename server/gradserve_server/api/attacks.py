@@ -30,6 +30,7 @@ MOST_AT_ONCE = 256 * 224 * 224  # pixels of the pictures of one step
 BESIDE = ("restarts", "places", "candidates")  # parameters that say how many pictures a step has
 RESERVE, MOST_RESERVE = 0.15, 1.0  # share and seconds of the time left that are kept for the certificate
 LOSS, NORM, PICK = (attack_pb2.DESCRIPTOR.enum_types_by_name[name] for name in ("Loss", "Norm", "Pick"))
+CERTIFYING = 3  # rows that the certificate is counted with
 GREY = 128  # of an empty canvas
 CLASSES_FOR_DLR = 3  # and one more where there is a target
 
@@ -236,7 +237,7 @@ def _maps(
 def _forwards(plan: Plan, method: Method, size: Sequence[int], violations: Violations) -> float:
     """The attack's cost in forward passes, certificate included."""
     scores, gradients = method.rows(plan.parameters)
-    rows = (scores + gradients) * plan.lens.views
+    rows = rows_at_most(plan) - CERTIFYING
     if rows > MOST_ROWS:
         violations.add(f"method.{plan.method}", f"asks for {rows} passes; at most {MOST_ROWS} are allowed")
     at_once = plan.lens.views * max([1, *(plan.parameters.get(name, 1) for name in BESIDE)])
@@ -244,7 +245,12 @@ def _forwards(plan: Plan, method: Method, size: Sequence[int], violations: Viola
     if at_once > most:
         text = f"asks for {at_once} pictures of {size[1]}x{size[0]} at once, changes and draws included"
         violations.add(f"method.{plan.method}", f"{text}; at most {most} are allowed")
-    return (scores + passes_cost(gradients, "image")) * plan.lens.views + 3
+    return (scores + passes_cost(gradients, "image")) * plan.lens.views + CERTIFYING
+
+
+def rows_at_most(plan: Plan) -> int:
+    """Rows that an attack may ask for, certificate included."""
+    return sum(METHODS[plan.method].rows(plan.parameters)) * plan.lens.views + CERTIFYING
 
 
 def _choice(enum: Any, number: int, path: str, violations: Violations, *, required: bool = False) -> str | None:

@@ -30,6 +30,7 @@ from .attacks import bind_attack, certifying, crafting, mapping
 from .binding import Bound, Circumstances, bind_explain, bind_predict, model_card
 from .context import Facts, request_facts
 from .errors import RequestError, clipped, failure, unavailable
+from .expectations import Expectations
 from .influence_replies import embed_reply, influence_reply, suspects_reply
 from .influences import bind_embed, bind_influence, bind_suspects
 from .maximizing import bind_maximize, maximize_reply
@@ -53,6 +54,7 @@ class GradientService(service_pb2_grpc.GradientServiceServicer):
     def __init__(self, pool: Pool, limits: LimitSettings, metrics: Metrics) -> None:
         self._pool, self._limits, self._metrics = pool, limits, metrics
         self._threads = ThreadPoolExecutor(max(2, cores()), "codec")
+        self._expected = Expectations()
         self._in_flight = 0
 
     async def Predict(
@@ -84,11 +86,12 @@ class GradientService(service_pb2_grpc.GradientServiceServicer):
         """An adversarial picture; the certificate, and the maps, are tasks of their own after it."""
         with self._admitted("attack"):
             bound = await self._bind(bind_attack, request, context)
-            attack = await self._outcome(crafting(bound.task))
+            attack = await self._outcome(crafting(self._expected.priced(bound.task)))
             if attack.result.partial:
                 self._metrics.partial.inc()
             picture = await self._in_thread(returned, attack.result)
             certificate = await self._outcome(certifying(bound.task, attack.result, picture.pixels))
+            self._expected.learn(bound.task, attack, certificate)
             pictures = {"before": bound.task.image, "after": picture.pixels} if bound.calls else {}
             tasks = [mapping(bound.task, bound.calls, pixels, which) for which, pixels in pictures.items()]
             maps = [await self._outcome(task) for task in tasks]

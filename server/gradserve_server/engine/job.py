@@ -45,6 +45,8 @@ class Run:
     room: Callable[[], int] = lambda: MOST  # rows that there is time for
     asked: int = 1
     done: int = 0
+    unit: str = "steps"  # what is counted
+    precision: Precision = "exact"
     warnings: list[str] = field(default_factory=list)
 
     def noise(self, index: int, like: Tensor, *, uniform: bool = False) -> Tensor:
@@ -70,6 +72,13 @@ class Run:
     def completed(self, part: range) -> None:
         """Says that these samples are in."""
         self.done += len(part)
+
+    def warn_of_time(self) -> None:
+        """Says in the answer that it is partial, and how far it came."""
+        if self.done < self.asked:
+            self.warn(f"TIME_UP: a partial answer, since time ran out after {self.done} of {self.asked} {self.unit}")
+        else:
+            self.warn(f"TIME_UP: time ran out after all {self.asked} {self.unit}, before their result was measured")
 
     def warn(self, text: str) -> None:
         """Adds a warning to the answer, once."""
@@ -147,7 +156,13 @@ class Job:
 
     def run(self, beside: int = 1) -> Run:
         """A fresh run for one of `beside` methods that run side by side and share the rows to ask for at once."""
-        return Run(self.seed, max(1, self.chunk // beside), self.allow_partial, lambda: self.room() // beside)
+        return Run(
+            self.seed,
+            max(1, self.chunk // beside),
+            self.allow_partial,
+            lambda: self.room() // beside,
+            precision=self.precision,
+        )
 
 
 def together(methods: Sequence[Steps]) -> Steps:

@@ -47,6 +47,7 @@ class Record:
             self.late = True
             if self.good is None:
                 raise
+            self.run.warn_of_time()
         except NotFinite:
             if self.good is None:
                 raise

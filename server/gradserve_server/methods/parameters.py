@@ -8,7 +8,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, create_model
 
 Samples = Annotated[int, Field(ge=1, le=2000)]
-QuadraturePoints = Annotated[int, Field(ge=2, le=2000)]
+MAX_POINTS = 2000
+QuadraturePoints = Annotated[int, Field(ge=2, le=MAX_POINTS)]
 Unit = Annotated[float, Field(ge=0, le=1)]
 Fraction = Annotated[float, Field(gt=0, le=1)]
 Iterations = Annotated[int, Field(ge=1, le=1000)]

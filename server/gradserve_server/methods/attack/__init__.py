@@ -16,6 +16,7 @@ from ...engine.job import Job, Steps, TimeUp
 from ...engine.query import Query
 from .apgd import apgd
 from .ball import Ball
+from .blindness import flat
 from .controls import corruption, sphere
 from .fooling import fooling
 from .goal import Aim, Goal, Loss
@@ -130,9 +131,12 @@ def attack(job: Job, x: Tensor, plan: Plan) -> Steps:
             if oracle.best is None:
                 raise
             partial = True
-            run.warn(f"TIME_UP: the time budget ran out after {run.done} of {run.asked} steps")
-    if oracle.first_success is None and goal.saturated(clean[0]):
-        run.warn("SATURATED: the probability rounds to 1, where cross-entropy sees little; try loss margin")
+            run.warn_of_time()
+    if oracle.first_success is None:
+        for text in oracle.obstacles:
+            run.warn(text)
+        if METHODS[plan.method].uses == "scores" and plan.ball.eps != 0 and oracle.flat:
+            run.warn(flat(oracle.goal))
     best = x if oracle.best is None else oracle.best
     return Attacked(
         pixels=oracle.ball.encoded(best, x)[0].permute(1, 2, 0).contiguous().cpu().numpy(),

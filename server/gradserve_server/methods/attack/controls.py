@@ -42,6 +42,7 @@ def sphere(x: Tensor, oracle: Oracle, ball: Ball, run: Run, *, points: Points = 
         oracle.count(found)
         radius = float(length(pixels(ball.encoded(found.shown[0], x), x) - x))
         run.done = 0
+    run.unit = "points"
     oracle.ball = Ball("l2", radius)
     reached = 0
     for part in run.parts(points):

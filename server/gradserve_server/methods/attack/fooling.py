@@ -33,7 +33,7 @@ def fooling(
 ) -> Steps:
     """Crossing and mutation of coarse random pictures, the best of which live on (Nguyen et al. 2015, section 2)."""
     oracle.goal = replace(oracle.goal, confidence=confidence)
-    rng, run.asked = run.generator(0), generations
+    rng, run.asked, run.unit = run.generator(0), generations, "generations"
     genomes = rng.random((population, 3, cells, cells))
     fitness = yield from _fitness(genomes, x, oracle, run, 0)
     elite = max(2, round(ELITE * population))

@@ -64,14 +64,14 @@ class Goal:
     def _sure(self, logits: Tensor, target: int) -> Tensor:
         return log_probabilities(logits, self.head)[:, target].exp() >= self.confidence
 
-    def saturated(self, logits: Tensor) -> bool:
-        """Whether the probability that cross-entropy looks at rounds to 1 for logits [classes]."""
-        if self.loss != "cross_entropy":
-            return False
-        probabilities = log_probabilities(logits[None], self.head)[0].exp()
-        if self.head != "softmax":
-            return self.target is None and float(probabilities[self.label]) == 1.0
-        return float(probabilities.max()) == 1.0
+    def saturated(self, logits: Tensor) -> Tensor:
+        """Where cross-entropy has lost its gradient: [n, classes] -> [n].
+
+        That is where the probability of the class to be lost rounds to 1.
+        """
+        if self.loss != "cross_entropy" or self.target is not None:
+            return torch.zeros(len(logits), dtype=torch.bool, device=logits.device)
+        return log_probabilities(logits, self.head)[:, self.label].exp() == 1
 
 
 @dataclass(frozen=True, slots=True)

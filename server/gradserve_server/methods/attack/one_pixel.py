@@ -31,7 +31,7 @@ def one_pixel(
 
     A genome is [pixels, 5]: y and x as fractions of the picture, then red, green and blue.
     """
-    rng, run.asked = run.generator(0), generations
+    rng, run.asked, run.unit = run.generator(0), generations, "generations"
     place, colour = rng.random((population, pixels, 2)), rng.normal(0.5, 0.5, (population, pixels, 3))
     parents = np.concatenate([place, colour], 2).clip(0, 1)
     fitness = yield from _fitness(parents, x, oracle, run, 0)

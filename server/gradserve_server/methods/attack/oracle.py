@@ -10,6 +10,7 @@ from torch import Tensor
 from ...engine.job import Run, Steps
 from ...engine.query import Query
 from .ball import Ball, pixels
+from .blindness import obstacles
 from .goal import Goal
 from .lens import Lens
 
@@ -56,15 +57,16 @@ class Oracle:
     moments: dict[int, Moment] = field(default_factory=dict)
     notes: dict[str, Any] = field(default_factory=dict)  # what a method found beside the picture
     last: Tensor | None = None  # [n, 3, H, W], what was shown last
+    obstacles: dict[str, None] = field(default_factory=dict)  # what kept it from a gradient; an ordered set of texts
+    pictures: int = 0  # that it saw
+    values: tuple[float, float] = (float("inf"), float("-inf"))  # the least and the largest loss that it saw
 
     def climb(self, images: Tensor, step: int) -> Steps:
         """The model's scores of images [n, 3, H, W] and the loss's gradient by them. Returns Look."""
         seen, pull = self.lens.see(images, self.run, step)
         answer = yield Query(seen, self.goal.objective(), "image", model=self.model)
         self.gradients += len(seen)
-        stuck = ~self.goal.reached(answer.logits) & ~answer.image_grad.flatten(1).any(1)
-        if bool(stuck.any()):
-            self.run.warn(f"ZERO_GRADIENT: the {self.goal.loss} loss had no gradient at a picture; try loss margin")
+        self.obstacles |= obstacles(self.goal, answer.logits, answer.image_grad, self.model is not None)
         grad = pull(answer.image_grad)
         return (yield from self._noted(images, answer, grad, step))
 
@@ -93,7 +95,14 @@ class Oracle:
 
     def beside(self, model: str | None = None) -> "Oracle":
         """One with a best picture of its own, on this or another model."""
-        return Oracle(self.x, self.goal, self.ball, self.run, self.std, self.lens, model=model)
+        return Oracle(
+            self.x, self.goal, self.ball, self.run, self.std, self.lens, model=model, obstacles=self.obstacles
+        )
+
+    @property
+    def flat(self) -> bool:
+        """Whether the loss was the same for every picture, so that no search could tell better from worse."""
+        return self.pictures > 1 and self.values[0] == self.values[1]
 
     @property
     def shown(self) -> tuple[Tensor, Tensor]:
@@ -120,6 +129,8 @@ class Oracle:
         nearest = min(range(len(ranks)), key=ranks.__getitem__)
         success = not ranks[nearest][0]
         self.last = images.detach()
+        self.pictures += len(images)
+        self.values = min(self.values[0], float(look.value.min())), max(self.values[1], float(look.value.max()))
         self._remember(step, look, nearest)
         if success and self.first_success is None:
             self.first_success = step

@@ -27,7 +27,7 @@ def square(
     candidates: Restarts = 1,
 ) -> Steps:
     """Squares at the edge of the ball, kept where they raise the loss (Andriushchenko et al. 2020, algorithm 1)."""
-    rng, run.asked = run.generator(0), queries
+    rng, run.asked, run.unit = run.generator(0), queries, "queries"
     stripes = torch.from_numpy(rng.choice([-1.0, 1.0], (1, 3, 1, x.shape[3]))).to(x)
     best = ball.project(x + (ball.eps or 0) * stripes, x)
     look = yield from oracle.scores(best, 0)

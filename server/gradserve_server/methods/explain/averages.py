@@ -9,9 +9,13 @@ from torch import Tensor
 from ...engine.job import Run, Steps, TimeUp
 from ...engine.objective import Objective
 from ...engine.query import Query
-from ..parameters import Baseline, QuadraturePoints, Reduce, Samples, Statistic, Unit
+from ..parameters import MAX_POINTS, Baseline, QuadraturePoints, Reduce, Samples, Statistic, Unit
 from ..regularizers import blurred
 from .maps import Map, reduced
+
+MAX_GAP = 0.05  # share of the difference that the attributions may miss it by without a warning
+NEAR_ZERO = 0.1  # share of the target's range along the line, below which a difference is no measure
+ROUNDING = 1e-5  # of the largest value of the target: smaller gaps are those of fp32
 
 
 def smooth_grad(
@@ -30,6 +34,7 @@ def smooth_grad(
     """
     spread = noise * (x.max() - x.min())
     first, second = torch.zeros_like(x[0]), torch.zeros_like(x[0])
+    run.unit = "samples"
     clean = yield Query(x, target)
     try:
         for part in run.parts(samples):
@@ -42,6 +47,7 @@ def smooth_grad(
     except TimeUp:
         if not run.done:
             raise
+        run.warn_of_time()
     mean, square = first / run.done, second / run.done
     result = {"mean": mean, "square": square, "variance": square - mean.square()}[statistic]
     return Map(reduced(result, reduce), clean.value[0])
@@ -63,15 +69,41 @@ def integrated_gradients(
     start = baseline_of(x, baseline, run)
     alphas, weights = (torch.from_numpy(v).to(x) for v in gauss_legendre(steps))
     ends = yield Query(torch.cat([x, start]), target)
-    total = torch.zeros_like(x)
+    total, values = torch.zeros_like(x), [ends.value]
     for part in run.parts(steps):
         at = alphas[part.start : part.stop].view(-1, 1, 1, 1)
-        grads = (yield Query(start + at * (x - start), target, "image")).image_grad
-        total = total + (grads * weights[part.start : part.stop].view(-1, 1, 1, 1)).sum(0)
+        answer = yield Query(start + at * (x - start), target, "image")
+        values.append(answer.value)
+        total = total + (answer.image_grad * weights[part.start : part.stop].view(-1, 1, 1, 1)).sum(0)
         run.completed(part)
     attributions = ((x - start) * total)[0]
-    gap = attributions.sum() - (ends.value[0] - ends.value[1])
+    difference = ends.value[0] - ends.value[1]
+    gap = attributions.sum() - difference
+    _warn_of_gap(run, gap.item(), difference.item(), torch.cat(values), steps)
     return Map(reduced(attributions, reduce), ends.value[0], completeness_gap=gap.item())
+
+
+def _warn_of_gap(run: Run, gap: float, difference: float, values: Tensor, steps: int) -> None:
+    """Warns where the attributions do not add up to the difference that they are to explain.
+
+    Where the difference is near zero, because the target rises and falls along the line, the gap is compared with a
+    part of the target's range along it. `values` [steps + 2] are the target's along the line.
+    """
+    extent = (values.max() - values.min()).item()
+    noise = ROUNDING * values.abs().max().item()
+    if abs(gap) <= max(MAX_GAP * max(abs(difference), NEAR_ZERO * extent), noise):
+        return
+    near_zero = abs(difference) <= NEAR_ZERO * extent
+    scale = extent if near_zero else abs(difference)
+    name = f"the range ({extent:.4g}) that the target has between them" if near_zero else "the difference"
+    size = f"{abs(gap) / scale:.1%} of {name}" if scale else f"{gap:.3g}"
+    advice = f"take more than {steps} steps" if steps < MAX_POINTS else "try another baseline"
+    if run.precision != "exact":
+        advice += f", and EXACT in place of {run.precision.upper()}"
+    run.warn(
+        f"INCOMPLETE: the attributions add up to {difference + gap:.4g}, but the target differs by {difference:.4g} "
+        f"between picture and baseline: a gap of {size}; {advice}"
+    )
 
 
 @lru_cache(32)

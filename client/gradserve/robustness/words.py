@@ -1,0 +1,29 @@
+"""What the reports say alike: how much was measured, why not more, and which warnings came."""
+
+from collections.abc import Iterator
+
+from gradserve.robustness.figures import Figures, Robustness
+
+
+def ranged(found: Robustness) -> str:
+    """What stands, with its interval: between what surely stands and what may, where not all was measured."""
+    if not found.not_measured:
+        return str(found.standing)
+    low, high = found.standing, found.possible
+    return f"{low.value:.1%} to {high.value:.1%} ({low.interval[0]:.1%} to {high.interval[1]:.1%})"
+
+
+def unmeasured(found: Robustness) -> str:
+    """ "12 of 30 pictures not measured: ZERO_GRADIENT: ... (12)"."""
+    reasons = "; ".join(f"{text} ({count})" for text, count in found.reasons.items())
+    return f"{found.not_measured} of {found.standing.of} pictures not measured: {reasons}"
+
+
+def warnings(figures: Figures) -> Iterator[tuple[str, str, int]]:
+    """Where a warning came, its text, and of how many pictures it was told."""
+    places = [("clean", figures.warnings)]
+    places += [(f"{each.attack} {each.eps}", each.warnings) for each in figures.attacks]
+    places += [(each.kind, each.warnings) for each in figures.corruptions]
+    for where, texts in places:
+        for text, count in texts.items():
+            yield where, text, count

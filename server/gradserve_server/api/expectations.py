@@ -1,0 +1,35 @@
+"""What attacks that end at a first success are expected to take of all that they may ask; admission counts that."""
+
+from dataclasses import replace
+
+from ..methods.attack import Attacked, Plan
+from ..pool.wire import Outcome, Task
+from .attacks import rows_at_most
+
+FIRST_GUESS = 0.2  # share of the rows, before an attack of that kind has ended on that model
+SMOOTHING = 0.1  # weight of the newest attack in the running mean
+
+
+class Expectations:
+    """Shares by model and method, learned from the attacks that ended. Only the event loop's thread touches it."""
+
+    def __init__(self) -> None:
+        self._shares: dict[tuple[str, str], float] = {}
+
+    def share(self, task: Task) -> float:
+        """The share of its rows that an attack is expected to take; 1 where no success ends it."""
+        plan: Plan = task.arguments["plan"]
+        return self._shares.get((task.model, plan.method), FIRST_GUESS) if plan.stop else 1.0
+
+    def priced(self, task: Task) -> Task:
+        """The attack at its expected cost."""
+        return replace(task, cost=task.cost * self.share(task))
+
+    def learn(self, task: Task, *outcomes: Outcome) -> None:
+        """Takes note of what an attack with its certificate took; one that ran out of time says nothing."""
+        plan: Plan = task.arguments["plan"]
+        attacked: Attacked = outcomes[0].result
+        if not plan.stop or attacked.partial:
+            return
+        took = min(1.0, sum(outcome.rows for outcome in outcomes) / rows_at_most(plan))
+        self._shares[task.model, plan.method] = (1 - SMOOTHING) * self.share(task) + SMOOTHING * took
