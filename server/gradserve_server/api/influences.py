@@ -98,10 +98,11 @@ def index_of(card: ModelCard, violations: Violations) -> Index | None:
 
 def no_index(card: ModelCard) -> str:
     """Why Influence does not apply, or nothing."""
-    if card.index or (why := no_influence(card)):
-        return "" if card.index else why
+    if card.index:
+        return ""
     build = f"gradserve index --model {card.name} --data TRAINING_SET --out FOLDER"
-    return f'{card.name} has no influence index; build one with `{build}` and serve it with index = "FOLDER"'
+    missing = f'{card.name} has no influence index; build one with `{build}` and serve it with index = "FOLDER"'
+    return no_influence(card) or missing
 
 
 def _label(request: influence_pb2.InfluenceRequest, card: ModelCard, violations: Violations) -> tuple[int | None, int]:
