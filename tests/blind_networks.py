@@ -55,8 +55,13 @@ def loud() -> nn.Module:
 
 
 def probabilities() -> nn.Module:
-    """A softmax written by hand, which rounds to 0 and 1."""
+    """A softmax written by hand, whose largest value rounds to 1; their logarithms keep a gradient."""
     return After(400.0, "softmax").eval()
+
+
+def underflown() -> nn.Module:
+    """A softmax written by hand, all of whose values but one are too small for a float."""
+    return After(1e5, "softmax").eval()
 
 
 def rounded() -> nn.Module:

@@ -25,7 +25,7 @@ mean = [0, 0, 0]
 std = [1, 1, 1]
 precisions = ["exact"]
 """
-NETWORKS = ("sighted", "loud", "probabilities", "rounded", "closed")
+NETWORKS = ("sighted", "loud", "probabilities", "underflown", "rounded", "closed")
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +83,7 @@ def gate(capsys: Any, address: str, pictures: Pictures, out: Path, model: str, *
     return Gate(code, said, found, Tree.parse(out / "junit.xml").getroot(), (out / "report.html").read_text())
 
 
-@pytest.mark.parametrize(("model", "again"), [("sighted", 0), ("loud", 12)])
+@pytest.mark.parametrize(("model", "again"), [("sighted", 0), ("loud", 12), ("probabilities", 6)])
 @pytest.mark.parametrize("attack", ["pgd", "apgd", "fgsm"])
 def test_what_the_margin_loss_can_measure_is_measured(
     capsys: Any, address: str, pictures: Pictures, tmp_path: Path, model: str, again: int, attack: str
@@ -102,9 +102,9 @@ def test_what_the_margin_loss_can_measure_is_measured(
 
 
 BLIND = [
-    ("probabilities", "pgd", "SATURATED"),
-    ("probabilities", "apgd", "SATURATED"),
-    ("probabilities", "square", "FLAT_LOSS"),
+    ("underflown", "pgd", "ZERO_GRADIENT"),
+    ("underflown", "apgd", "ZERO_GRADIENT"),
+    ("underflown", "square", "FLAT_LOSS"),
     ("rounded", "pgd", "ZERO_GRADIENT"),
     ("rounded", "fgsm", "ZERO_GRADIENT"),
 ]
