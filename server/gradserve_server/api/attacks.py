@@ -58,7 +58,7 @@ def bind_attack(request: attack_pb2.AttackRequest, at: Circumstances) -> Bound:
     violations.check()
     cost = card.gflop * forwards * size[0] * size[1] / (card.height * card.width)
     task, region, how = task_of("attack", card, common, {"plan": plan}, cost, at)
-    return Bound(task, card, region, how, (plan.method,), tuple(calls))
+    return Bound(task, card, region, how, (plan.method,), tuple(calls), quick_decode=common.quick_decode)
 
 
 def crafting(task: Task) -> Task:
@@ -93,10 +93,10 @@ def _following(task: Task, rpc: str, picture: np.ndarray[Any, Any], arguments: d
 
 
 def _eight_bits(common: Common) -> Common:
-    if common.image is None or common.image[0].dtype == np.uint8:
+    if common.image is None or common.image.pixels.dtype == np.uint8:
         return common
-    pixels, region = common.image
-    return replace(common, image=((pixels * 255).round().astype(np.uint8), region))
+    levels = (common.image.pixels * 255).round().astype(np.uint8)
+    return replace(common, image=common.image._replace(pixels=levels))
 
 
 def _with_canvas(request: attack_pb2.AttackRequest, card: ModelCard) -> attack_pb2.AttackRequest:

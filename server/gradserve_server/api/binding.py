@@ -6,7 +6,6 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import grpc
-import numpy as np
 
 from gradserve.v1 import attack_pb2, explain_pb2, influence_pb2, predict_pb2
 from gradserve.v1 import common_pb2 as pb
@@ -61,6 +60,7 @@ class Bound:
     methods: tuple[str, ...] = ()  # for the log
     calls: tuple[Call, ...] = ()
     top_k: int = 0
+    quick_decode: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +83,7 @@ def bind_predict(request: predict_pb2.PredictRequest, at: Circumstances) -> Boun
     common = common_of("predict", request, card, at, violations)
     violations.check()
     task, region, how = task_of("predict", card, common, {}, card.gflop, at)
-    return Bound(task, card, region, how, top_k=top_k)
+    return Bound(task, card, region, how, top_k=top_k, quick_decode=common.quick_decode)
 
 
 def bind_explain(request: explain_pb2.ExplainRequest, at: Circumstances) -> Bound:
@@ -105,7 +105,7 @@ def bind_explain(request: explain_pb2.ExplainRequest, at: Circumstances) -> Boun
     cost = passes_cost(card.gflop, "image") * rows * size[0] * size[1] / (card.height * card.width)
     task, region, how = task_of("explain", card, common, {"calls": calls}, cost, at)
     methods = tuple(dict.fromkeys(call.method for call in calls))
-    return Bound(task, card, region, how, methods, calls)
+    return Bound(task, card, region, how, methods, calls, quick_decode=common.quick_decode)
 
 
 def model_card(name: str, cards: ServedModels) -> ModelCard:
@@ -127,11 +127,16 @@ def check_loaded(name: str, cards: ServedModels, *, is_default: bool = False) ->
 class Common:
     """What every request carries, checked."""
 
-    image: tuple[np.ndarray[Any, Any], pb.Region] | None
+    image: images.ModelInput | None
     preprocess: pb.Preprocess
     precision: Precision
     deadline: float
     options: pb.RequestOptions
+
+    @property
+    def quick_decode(self) -> bool:
+        """Whether the picture was decoded at a fraction of its size."""
+        return self.image is not None and self.image.quick_decode
 
 
 def common_of(rpc: Rpc, request: Request, card: ModelCard, at: Circumstances, violations: Violations) -> Common:
@@ -140,7 +145,8 @@ def common_of(rpc: Rpc, request: Request, card: ModelCard, at: Circumstances, vi
     if how is None:
         violations.add("preprocess", f"must be a Preprocess, was {request.preprocess}")
         how = pb.PREPROCESS_MODEL_DEFAULT
-    image = images.decoded(request.image, card, how, at.limits, violations)
+    quick = request.options.quick_decode
+    image = images.decoded(request.image, card, how, at.limits, violations, quick=quick)
     return replace(optioned(rpc, request.options, card, at, violations), image=image, preprocess=how)
 
 
@@ -179,7 +185,7 @@ def task_of(
 ) -> tuple[Task, pb.Region, pb.Preprocess]:
     """The task of a checked request. Raises RequestError if its time is up already."""
     assert common.image is not None, "violations were checked"
-    pixels, region = common.image
+    pixels, region, _ = common.image
     options = common.options
     task = Task(
         id=at.request_id,

@@ -49,7 +49,7 @@ def bind_influence(request: influence_pb2.InfluenceRequest, at: Circumstances) -
     members = len(arguments["members"])
     cost = passes_cost(card.gflop, "image") * members + (card.gflop if label is None and members > 1 else 0.0)
     task, region, how = task_of("influence", card, replace(common, precision="exact"), arguments, cost, at)
-    return Bound(task, card, region, how, (method,))
+    return Bound(task, card, region, how, (method,), quick_decode=common.quick_decode)
 
 
 def bind_suspects(request: influence_pb2.SuspectsRequest, cards: ServedModels) -> tuple[ModelCard, Index, str, int]:
@@ -77,7 +77,7 @@ def bind_embed(request: influence_pb2.EmbedRequest, at: Circumstances) -> Bound:
     violations.check()
     arguments = {"layer": layer, "side": side, "pooling": pooling}
     task, region, how = task_of("embed", card, common, arguments, card.gflop, at)
-    return Bound(task, card, region, how, ("embed",))
+    return Bound(task, card, region, how, ("embed",), quick_decode=common.quick_decode)
 
 
 def default_layer(card: ModelCard) -> tuple[str, str]:

@@ -16,7 +16,7 @@ from .canvas import canvas, picture
 from .errors import Violations
 from .fields import bound, fill, word
 from .goals import goal_name, goal_reply, goals_of
-from .images import fits, png
+from .images import ModelInput, fits, png
 from .progress import MOST_SNAPSHOTS, curves, snapshots
 from .replies import best, provenance, scores
 
@@ -46,7 +46,7 @@ def bind_maximize(request: maximize_pb2.MaximizeRequest, at: Circumstances) -> B
     area = sum(height * width for height, width in sizes) / (card.height * card.width)
     cost = passes_cost(card.gflop, "image") * recipe.steps * len(goals) * area
     arguments = {"goals": goals, "recipe": recipe, "snapshots": tuple(request.snapshots)}
-    common = replace(common, image=(pixels, pb.Region()))
+    common = replace(common, image=ModelInput(pixels, pb.Region()))
     task, region, how = task_of("maximize", card, common, arguments, cost, at)
     return Bound(task, card, region, how, (preset_of(request),))
 

@@ -26,7 +26,7 @@ from .binding import Bound, Circumstances, model_card, optioned, task_of
 from .canvas import canvas, picture, scaled
 from .errors import Violations
 from .fields import bound, fill
-from .images import fits, png, resized
+from .images import ModelInput, fits, png, resized
 from .progress import MOST_SNAPSHOTS, curves, snapshots
 from .replies import provenance
 from .targets import known_layer
@@ -65,7 +65,9 @@ def bind_stylize(request: stylize_pb2.StylizeRequest, at: Circumstances) -> Boun
         "settings": settings,
         "snapshots": tuple(request.snapshots),
     }
-    task, region, how = task_of("stylize", card, replace(common, image=(pixels, pb.Region())), arguments, cost, at)
+    task, region, how = task_of(
+        "stylize", card, replace(common, image=ModelInput(pixels, pb.Region())), arguments, cost, at
+    )
     return Bound(task, card, region, how, (settings.optimizer,))
 
 
