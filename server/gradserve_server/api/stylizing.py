@@ -55,7 +55,7 @@ def bind_stylize(request: stylize_pb2.StylizeRequest, at: Circumstances) -> Boun
     if card.no_gradient:
         violations.refuse(f"Stylize does not apply to {card.name}: {card.no_gradient}")
     violations.check()
-    rows = settings.steps + settings.coarse_steps / 4 + len(styles) + 1
+    rows = settings.steps + settings.coarse_steps / 4 + len(styles) + 3  # the content, and the two measurements
     cost = passes_cost(card.gflop, "image") * rows * size[0] * size[1] / (card.height * card.width)
     arguments = {
         "has_content": given,
@@ -186,8 +186,12 @@ def stylize_reply(bound: Bound, outcome: Outcome) -> stylize_pb2.StylizeResponse
         initial_losses=_losses(made.initial),
         curves=curves(made.curves),
         snapshots=snapshots(made.snapshots),
-        style_layers=[_layer(each) for each in asked["style_layers"]] if asked["styles"] else [],
-        content_layers=[_layer(each) for each in asked["content_layers"]] if asked["has_content"] else [],
+        style_layers=[_layer(each) for each in asked["style_layers"]]
+        if asked["styles"] and settings.style_weight
+        else [],
+        content_layers=[_layer(each) for each in asked["content_layers"]]
+        if asked["has_content"] and settings.content_weight
+        else [],
         asked=made.asked,
         done=made.done,
         completed_fraction=made.done / made.asked,
