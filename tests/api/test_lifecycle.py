@@ -41,9 +41,9 @@ async def listening(pool: Any, **limits: Any) -> AsyncIterator[tuple[ApiServer, 
     metrics = Metrics()
     settings = ServerSettings(port=0, drain_seconds=1)
     server = ApiServer(settings, LimitSettings(**limits), pool, metrics)
-    port = await server.start()
+    address = await server.start()
     try:
-        yield server, f"127.0.0.1:{port}", metrics
+        yield server, address, metrics
     finally:
         await server.stop()
 

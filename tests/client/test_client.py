@@ -190,7 +190,8 @@ def test_a_server_that_knows_no_health():
     fake = FakeServer()
     fake.server.start()
     with Client(fake.target) as client:
-        client._health = client._channel.unary_unary("/other/Check", lambda m: m, lambda m: m)
+        other = client._line.channel.unary_unary("/other/Check", lambda m: m, lambda m: m)
+        client._line = client._line._replace(health=other)
         with pytest.raises(gradserve.Unimplemented):
             client.health()
     fake.server.stop(None)
