@@ -76,10 +76,10 @@ class Circumstances:
 
 def bind_predict(request: predict_pb2.PredictRequest, at: Circumstances) -> Bound:
     """Raises RequestError."""
-    card, violations = model_card(request.model, at.cards), Violations()
+    card, violations = model_of(request.model, at.cards)
     top_k = request.top_k if request.HasField("top_k") else 5
     if not 1 <= top_k <= MOST_CLASSES:
-        violations.add("top_k", f"must be from 1 to {MOST_CLASSES}, was {top_k}")
+        violations.add("top_k", f"must be from 1 to {MOST_CLASSES}, was {top_k}", for_every_model=True)
     common = common_of("predict", request, card, at, violations)
     violations.check()
     task, region, how = task_of("predict", card, common, {}, card.gflop, at)
@@ -88,14 +88,14 @@ def bind_predict(request: predict_pb2.PredictRequest, at: Circumstances) -> Boun
 
 def bind_explain(request: explain_pb2.ExplainRequest, at: Circumstances) -> Bound:
     """Raises RequestError."""
-    card, violations = model_card(request.model, at.cards), Violations()
+    card, violations = model_of(request.model, at.cards)
     common = common_of("explain", request, card, at, violations)
     size = (card.height, card.width) if common.image is None else (common.image[0].shape[0], common.image[0].shape[1])
     own_size = size == (card.height, card.width)
     targets = targets_of(request.targets, card, own_size, violations)
     calls = _calls(request, card, targets, size, violations)
     if request.format not in explain_pb2.MapFormat.values():
-        violations.add("format", f"must be a MapFormat, was {request.format}")
+        violations.add("format", f"must be a MapFormat, was {request.format}", for_every_model=True)
     _check_reply(request, len(calls), size, violations)
     check_applies(calls, card, violations)
     rows = sum(METHODS[call.method].rows(call.parameters, size) for call in calls)
@@ -115,6 +115,17 @@ def model_card(name: str, cards: ServedModels) -> ModelCard:
     if card is None:
         raise unknown_model(name, cards, cards.unavailable)
     return card
+
+
+def model_of(name: str, cards: ServedModels) -> tuple[ModelCard, Violations]:
+    """The card of that name, or of the default model, and what is to collect the violations of its request.
+
+    Where there is none another model's card stands in for it, until the violations are checked.
+    """
+    try:
+        return model_card(name, cards), Violations()
+    except RequestError as error:
+        return next(iter(cards.values())), Violations(no_model=error)
 
 
 def check_loaded(name: str, cards: ServedModels, *, is_default: bool = False) -> None:
@@ -143,7 +154,7 @@ def common_of(rpc: Rpc, request: Request, card: ModelCard, at: Circumstances, vi
     """Image, preprocessing, precision and deadline; faults become violations."""
     how = PREPROCESSES.get(request.preprocess)
     if how is None:
-        violations.add("preprocess", f"must be a Preprocess, was {request.preprocess}")
+        violations.add("preprocess", f"must be a Preprocess, was {request.preprocess}", for_every_model=True)
         how = pb.PREPROCESS_MODEL_DEFAULT
     quick = request.options.quick_decode
     image = images.decoded(request.image, card, how, at.limits, violations, quick=quick)
@@ -155,14 +166,14 @@ def optioned(
 ) -> Common:
     """Precision and deadline alone, without a picture."""
     if options.priority not in PRIORITIES:
-        violations.add("options.priority", f"must be a Priority, was {options.priority}")
+        violations.add("options.priority", f"must be a Priority, was {options.priority}", for_every_model=True)
     precision = _precision(options.precision, rpc, card, violations)
     left = at.remaining
     budget = None if left is None else left - min(MOST_LATE, max(MARGIN, LATE * left))
     if options.HasField("time_budget"):
         asked = options.time_budget.seconds + options.time_budget.nanos / 1e9
         if asked <= 0:
-            violations.add("options.time_budget", f"must be above 0 s, was {asked:g} s")
+            violations.add("options.time_budget", f"must be above 0 s, was {asked:g} s", for_every_model=True)
         budget = asked - MARGIN if budget is None else min(budget, asked - MARGIN)
     deadline = float("inf") if budget is None else at.arrived + budget
     return Common(None, pb.PREPROCESS_WHOLE_IMAGE, precision, deadline, options)
@@ -171,7 +182,7 @@ def optioned(
 def _precision(number: int, rpc: Rpc, card: ModelCard, violations: Violations) -> Precision:
     precision = PRECISIONS.get(number)
     if precision is None:
-        violations.add("options.precision", f"must be a Precision, was {number}")
+        violations.add("options.precision", f"must be a Precision, was {number}", for_every_model=True)
     elif precision != "auto" and precision not in card.precisions:
         loaded = ", ".join(["AUTO", *(p.upper() for p in card.precisions)])
         reason = card.absent.get(precision, "")
@@ -216,7 +227,7 @@ def _calls(
 ) -> tuple[Call, ...]:
     """Methods outermost; each with its parameters resolved for each target."""
     if not 1 <= len(request.methods) <= MOST_METHODS:
-        violations.add("methods", f"must be 1 to {MOST_METHODS}, were {len(request.methods)}")
+        violations.add("methods", f"must be 1 to {MOST_METHODS}, were {len(request.methods)}", for_every_model=True)
         return ()
     calls: list[Call] = []
     for i, message in enumerate(request.methods):
@@ -235,7 +246,7 @@ def calls_of(
     """One method with its parameters resolved for each target; nothing, with violations, where they are at fault."""
     name = message.WhichOneof("method")
     if name is None:
-        violations.add(path, f"sets no method; there are: {', '.join(METHODS)}")
+        violations.add(path, f"sets no method; there are: {', '.join(METHODS)}", for_every_model=True)
         return []
     path = f"{path}.{name}"
     parameters = bound(METHODS[name].function, getattr(message, name), path, violations)

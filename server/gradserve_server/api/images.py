@@ -192,9 +192,13 @@ def decoded(
 
     `quick`: large JPEG files may be decoded smaller where they are cropped to the model's size.
     """
+    quick = quick and how == pb.PREPROCESS_MODEL_DEFAULT
     try:
-        quick = quick and how == pb.PREPROCESS_MODEL_DEFAULT
         picture = decode(image, limits, max(card.resize, card.height, card.width) if quick else None)
+    except BadImage as error:
+        violations.add("image", str(error), for_every_model=True)
+        return None
+    try:
         return ModelInput(*preprocess(picture, card, how, limits), picture.quick)
     except BadImage as error:
         violations.add("image", str(error))
