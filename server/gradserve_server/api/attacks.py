@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from gradserve.v1 import attack_pb2
+from gradserve.v1 import attack_pb2, explain_pb2
 from gradserve.v1 import common_pb2 as pb
 
 from ..engine.rows import passes_cost
@@ -222,6 +222,8 @@ def _lens(request: attack_pb2.AttackRequest, name: str, violations: Violations) 
 def _maps(
     request: attack_pb2.AttackRequest, card: ModelCard, size: Sequence[int], violations: Violations
 ) -> list[Call]:
+    if request.maps_format not in explain_pb2.MapFormat.values():
+        violations.add("maps_format", f"must be a MapFormat, was {request.maps_format}", for_every_model=True)
     if not request.HasField("maps"):
         return []
     calls = calls_of(request.maps, "maps", card, [Target(rank=1)], (size[0], size[1]), violations)
