@@ -76,6 +76,7 @@ class Options(TypedDict, total=False):
     seed: of everything random; the same seed gives the same answer. Default: 0.
     time_budget: the most seconds that the answer may take.
     allow_partial: when time runs out, answer with what there is instead of DeadlineExceeded.
+    quick_decode: decode large JPEG photos at a fraction of their size; faster, and the maps change (see common.proto).
     """
 
     priority: str
@@ -83,6 +84,7 @@ class Options(TypedDict, total=False):
     seed: int | None
     time_budget: float | None
     allow_partial: bool
+    quick_decode: bool
 
 
 SizeLike = int | tuple[int, int] | None

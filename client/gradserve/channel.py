@@ -8,7 +8,8 @@ from typing import Any
 import grpc
 from google.protobuf.message import Message
 
-from gradserve.errors import RequestTooLarge
+from gradserve import address
+from gradserve.errors import RequestTooLarge, ServiceError, from_call
 
 SEND_LIMIT = 32 << 20
 RECEIVE_LIMIT = 64 << 20
@@ -18,9 +19,33 @@ _HEALTH_STATES = {0: "UNKNOWN", 1: "SERVING", 2: "NOT_SERVING", 3: "SERVICE_UNKN
 Tls = bool | str | os.PathLike[str] | None
 
 
-def options(retries: int) -> list[tuple[str, Any]]:
-    """The channel's options; calls are retried by gRPC itself, and only when the server is UNAVAILABLE."""
+class Endpoint:
+    """A server as a client sees it: its address, how to reach it, and what is sent beside every call."""
+
+    def __init__(self, target: str, tls: Tls, token: str | None, retries: int) -> None:
+        self.target = address.checked(target)
+        self.metadata = metadata(token)
+        self.proxy = address.proxy(target)
+        self._secret, self._options = credentials(tls), options(retries, proxied=not address.is_local(target))
+
+    def channel(self, library: Any) -> Any:
+        """A new channel of `grpc` or of `grpc.aio`."""
+        if self._secret is None:
+            return library.insecure_channel(self.target, self._options)
+        return library.secure_channel(self.target, self._secret, self._options)
+
+    def error(self, failure: Any) -> ServiceError:
+        """The exception for a failed call."""
+        return from_call(failure, self.proxy)
+
+
+def options(retries: int, *, proxied: bool) -> list[tuple[str, Any]]:
+    """The channel's options; calls are retried by gRPC itself, and only when the server is UNAVAILABLE.
+
+    `proxied`: go through the proxy that the environment names, if it names one.
+    """
     return [
+        ("grpc.enable_http_proxy", int(proxied)),
         ("grpc.max_send_message_length", SEND_LIMIT),
         ("grpc.max_receive_message_length", RECEIVE_LIMIT),
         ("grpc.keepalive_time_ms", 30_000),

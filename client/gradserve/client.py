@@ -1,13 +1,9 @@
 """The client for ordinary code; `gradserve.aio` has the same for asyncio."""
 
-import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from types import TracebackType
-from typing import Any, Self, Unpack, overload
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, Unpack, overload
 
-import grpc
-
-from gradserve import attack_messages, channel, errors, influence_messages, messages
+from gradserve import attack_messages, influence_messages, messages
 from gradserve.arguments import (
     AttackTargetLike,
     ImageLike,
@@ -23,36 +19,17 @@ from gradserve.influences import Features, Influence, Suspects
 from gradserve.makers import Makers
 from gradserve.many import in_order
 from gradserve.results import Explanation, Explanations, Prediction
-from gradserve.v1 import models_pb2, models_pb2_grpc, service_pb2_grpc
+from gradserve.v1 import models_pb2
 
 
 class Client(Makers):
     """A connection to a gradserve server; safe to share between threads.
 
-    target: host and port. tls: True for the system's certificates, or the path of a CA certificate.
+    target: HOST:PORT, [IPV6]:PORT or unix:PATH; addresses of this machine are never reached through a proxy.
+    tls: True for the system's certificates, or the path of a CA certificate.
     token: sent as "authorization: Bearer ...". timeout: seconds that a call may take.
     retries: how often a call is made again when no server is available, 0 to 4.
     """
-
-    def __init__(
-        self,
-        target: str = "127.0.0.1:50051",
-        *,
-        tls: channel.Tls = None,
-        token: str | None = None,
-        timeout: float = 60.0,
-        retries: int = 3,
-    ) -> None:
-        self.target = target
-        self.timeout = timeout
-        self._metadata = channel.metadata(token)
-        secret, options = channel.credentials(tls), channel.options(retries)
-        self._channel = (
-            grpc.secure_channel(target, secret, options) if secret else grpc.insecure_channel(target, options)
-        )
-        self._gradients = service_pb2_grpc.GradientServiceStub(self._channel)
-        self._models = models_pb2_grpc.ModelServiceStub(self._channel)
-        self._health = self._channel.unary_unary(channel.HEALTH, channel.same, channel.same)
 
     def predict(
         self,
@@ -66,7 +43,7 @@ class Client(Makers):
     ) -> Prediction:
         """The most probable classes of a picture."""
         request = messages.predict_request(image, model=model, top_k=top_k, preprocess=preprocess, **options)
-        return messages.prediction(self._call(self._gradients.Predict, request, timeout))
+        return messages.prediction(self._call(self._line.gradients.Predict, request, timeout))
 
     @overload
     def explain(
@@ -93,6 +70,7 @@ class Client(Makers):
         seed: int | None = None,
         time_budget: float | None = None,
         allow_partial: bool = False,
+        quick_decode: bool = False,
         timeout: float | None = None,
         **parameters: ParameterValue,
     ) -> Explanation | Explanations:
@@ -117,9 +95,10 @@ class Client(Makers):
                 seed=seed,
                 time_budget=time_budget,
                 allow_partial=allow_partial,
+                quick_decode=quick_decode,
             ),
         )
-        found = messages.explanations(request, self._call(self._gradients.Explain, request, timeout))
+        found = messages.explanations(request, self._call(self._line.gradients.Explain, request, timeout))
         return found if isinstance(methods, list) or isinstance(target, list) else found[0]
 
     def attack(
@@ -146,6 +125,7 @@ class Client(Makers):
         seed: int | None = None,
         time_budget: float | None = None,
         allow_partial: bool = False,
+        quick_decode: bool = False,
         timeout: float | None = None,
         **parameters: ParameterValue,
     ) -> Attack:
@@ -182,9 +162,10 @@ class Client(Makers):
                 seed=seed,
                 time_budget=time_budget,
                 allow_partial=allow_partial,
+                quick_decode=quick_decode,
             ),
         )
-        return attack_messages.attack_result(request, self._call(self._gradients.Attack, request, timeout))
+        return attack_messages.attack_result(request, self._call(self._line.gradients.Attack, request, timeout))
 
     def influence(
         self,
@@ -202,7 +183,7 @@ class Client(Makers):
         `ensemble` names models that were trained independently on the same examples.
         """
         request = influence_messages.influence_request(image, method, **arguments)
-        return influence_messages.influence_result(self._call(self._gradients.Influence, request, timeout))
+        return influence_messages.influence_result(self._call(self._line.gradients.Influence, request, timeout))
 
     def suspects(self, *, timeout: float | None = None, **arguments: Unpack[SuspectsArguments]) -> Suspects:
         """Training examples whose labels are suspicious, most first.
@@ -210,12 +191,12 @@ class Client(Makers):
         `order` is "rank_sum", "self_influence", "loss" or "disagreement".
         """
         request = influence_messages.suspects_request(**arguments)
-        return influence_messages.suspects_result(self._call(self._gradients.Suspects, request, timeout))
+        return influence_messages.suspects_result(self._call(self._line.gradients.Suspects, request, timeout))
 
     def embed(self, image: ImageLike, *, timeout: float | None = None, **arguments: Unpack[EmbedArguments]) -> Features:
         """The features of a layer, pooled by "mean", "max" or "none"; by default what goes into the last linear one."""
         request = influence_messages.embed_request(image, **arguments)
-        return influence_messages.embed_result(self._call(self._gradients.Embed, request, timeout))
+        return influence_messages.embed_result(self._call(self._line.gradients.Embed, request, timeout))
 
     def predict_many(
         self, images: Iterable[ImageLike], *, concurrency: int = 8, **arguments: Any
@@ -237,59 +218,19 @@ class Client(Makers):
 
     def models(self) -> list[ModelCard]:
         """The cards of all models that were loaded, without their layers; `model()` is the default one."""
-        reply = self._call(self._models.ListModels, models_pb2.ListModelsRequest(), None)
+        reply = self._call(self._line.models.ListModels, models_pb2.ListModelsRequest(), None)
         return [messages.model_card(each) for each in reply.models]
 
     def unavailable_models(self) -> dict[str, str]:
         """Why models of the server's configuration could not be loaded, by name."""
-        reply = self._call(self._models.ListModels, models_pb2.ListModelsRequest(), None)
+        reply = self._call(self._line.models.ListModels, models_pb2.ListModelsRequest(), None)
         return {each.name: each.reason for each in reply.unavailable}
 
     def default_model(self) -> str:
         """The name of the model that answers requests that name none, even if it could not be loaded."""
-        reply = self._call(self._models.ListModels, models_pb2.ListModelsRequest(), None)
+        reply = self._call(self._line.models.ListModels, models_pb2.ListModelsRequest(), None)
         return str(reply.default_model)
 
     def model(self, name: str = "") -> ModelCard:
         """One model's card with its layers; without a name that of the default model."""
-        return messages.model_card(self._call(self._models.GetModel, models_pb2.GetModelRequest(name=name), None))
-
-    def health(self, service: str = "") -> str:
-        """The server's state: "SERVING" or "NOT_SERVING"."""
-        try:
-            return channel.health_state(self._health(channel.health_request(service), timeout=self.timeout))
-        except grpc.RpcError as failure:
-            raise errors.from_call(failure) from None
-
-    def wait_until_ready(self, timeout: float = 60.0) -> None:
-        """Return as soon as the server is serving; DeadlineExceeded if it is not in time."""
-        end = time.monotonic() + timeout
-        state = "no answer"
-        while (left := end - time.monotonic()) > 0:
-            try:
-                state = channel.health_state(self._health(b"", timeout=left, wait_for_ready=True))
-            except grpc.RpcError as failure:
-                state = str(failure.details())
-            if state == "SERVING":
-                return
-            time.sleep(min(0.1, left))
-        raise errors.not_ready(self.target, timeout, state)
-
-    def close(self) -> None:
-        """Close the connection; calls that are still running are cancelled."""
-        self._channel.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def _call(self, method: Callable[..., Any], request: Any, timeout: float | None) -> Any:
-        channel.check_size(request)
-        try:
-            return method(request, timeout=self.timeout if timeout is None else timeout, metadata=self._metadata)
-        except grpc.RpcError as failure:
-            raise errors.from_call(failure) from None
+        return messages.model_card(self._call(self._line.models.GetModel, models_pb2.GetModelRequest(name=name), None))

@@ -134,20 +134,29 @@ _BY_CODE: dict[grpc.StatusCode, type[ServiceError]] = {
 }
 
 
-def from_call(call: Any) -> ServiceError:
-    """The exception for a failed call of grpc or grpc.aio."""
+_UNREACHED = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
+
+
+def from_call(call: Any, proxy: str = "") -> ServiceError:
+    """The exception for a failed call of grpc or grpc.aio; `proxy`: what it went through, told where no answer came."""
     metadata = {key: value for key, value in call.trailing_metadata() or ()}  # noqa: C416  dict() takes aio's for a mapping
     code = call.code()
     known = _details(metadata.get("grpc-status-details-bin", b""))
     kind = _BY_CODE.get(code, InternalError)
-    return kind(call.details() or "", code=code, request_id=str(metadata.get("x-request-id", "")), **known)
+    answered = known or "x-request-id" in metadata
+    details = (call.details() or "") + (through(proxy) if code in _UNREACHED and not answered else "")
+    return kind(details, code=code, request_id=str(metadata.get("x-request-id", "")), **known)
 
 
-def not_ready(target: str, timeout: float, state: str) -> DeadlineExceeded:
+def not_ready(target: str, timeout: float, state: str, proxy: str = "") -> DeadlineExceeded:
     """The error of a wait that ended before the server was ready."""
-    return DeadlineExceeded(
-        f"{target} was not ready within {timeout:g} s: {state}", code=grpc.StatusCode.DEADLINE_EXCEEDED
-    )
+    text = f"{target} was not ready within {timeout:g} s: {state}{through(proxy)}"
+    return DeadlineExceeded(text, code=grpc.StatusCode.DEADLINE_EXCEEDED)
+
+
+def through(proxy: str) -> str:
+    """What to add to the text of an error where a call goes through a proxy of the environment."""
+    return f" (through the proxy of {proxy}; to go past it, name the host in no_proxy)" if proxy else ""
 
 
 def _details(packed: bytes) -> dict[str, Any]:

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 
-from gradserve import colours
+from gradserve import colours, decoding
 from gradserve.arguments import ImageLike
 from gradserve.v1 import common_pb2
 
@@ -22,7 +22,8 @@ _DTYPES: dict[int, np.dtype[Any]] = {
     common_pb2.DTYPE_FLOAT32: np.dtype("<f4"),
     common_pb2.DTYPE_FLOAT16: np.dtype("<f2"),
 }
-_PNG_MODES = {"1", "L", "LA", "P", "RGB", "RGBA", "I;16"}
+_ORIENTATION = ExifTags.Base.Orientation
+_PNG_MODES = {"1", "L", "LA", "P", "RGB", "RGBA"}
 
 
 def message(image: ImageLike) -> common_pb2.Image:
@@ -45,17 +46,9 @@ def opened(image: common_pb2.Image) -> Image.Image:
         if pixels.dtype != np.uint8:
             pixels = (pixels * 255).round().astype(np.uint8)
         return Image.fromarray(np.repeat(pixels, 3, axis=-1) if pixels.shape[-1] == 1 else pixels)
-    picture = ImageOps.exif_transpose(Image.open(io.BytesIO(image.encoded)))
-    if picture.mode.startswith("I"):  # 16 bits; converting would clip them to white
-        grey = np.asarray(picture).astype(np.float64) / 257
-        picture = Image.fromarray(grey.clip(0, 255).round().astype(np.uint8))
-    elif picture.mode == "F":  # in [0, 1]
-        picture = Image.fromarray((np.asarray(picture) * 255).clip(0, 255).round().astype(np.uint8))
-    if picture.mode in {"RGBA", "LA", "PA"} or "transparency" in picture.info:
-        picture = picture.convert("RGBA")
-        white = Image.new("RGBA", picture.size, "white")
-        picture = Image.alpha_composite(white, picture)
-    return picture.convert("RGB")
+    picture: Image.Image = Image.open(io.BytesIO(image.encoded))
+    ImageOps.exif_transpose(picture, in_place=True)
+    return decoding.rgb(picture)
 
 
 def array(tensor: common_pb2.Tensor) -> Array:
@@ -123,11 +116,15 @@ def _resized(values: Array, shape: tuple[int, int]) -> Array:
 
 
 def _png_of(picture: Image.Image) -> bytes:
-    picture = ImageOps.exif_transpose(picture)
-    if picture.mode not in _PNG_MODES:
-        if picture.mode in {"F", "I"}:
-            raise ValueError(f"PIL mode {picture.mode} has no fixed range; pass a numpy array of floats in [0, 1]")
+    if decoding.has_sixteen_bits(picture):
+        grey = Image.fromarray(decoding.sixteen_bits(picture))
+        grey.getexif()[_ORIENTATION] = picture.getexif().get(_ORIENTATION, 1)
+        picture = grey
+    elif picture.mode in {"F", "I"}:
+        raise ValueError(f"PIL mode {picture.mode} has no fixed range; pass a numpy array of floats in [0, 1]")
+    elif picture.mode not in _PNG_MODES:
         picture = picture.convert("RGBA" if picture.mode in {"PA", "RGBa", "La"} else "RGB")
+    picture = ImageOps.exif_transpose(picture)
     file = io.BytesIO()
     picture.save(file, "PNG", compress_level=1)
     return file.getvalue()
@@ -143,9 +140,7 @@ def _tensor_of(pixels: Array) -> common_pb2.Tensor:
         return _tensor(pixels, common_pb2.DTYPE_UINT8)
     if not np.issubdtype(pixels.dtype, np.floating):
         raise ValueError(f"an image array is uint8, or float in [0, 1], not {pixels.dtype}")
-    if not (pixels.min() >= 0 and pixels.max() <= 1):  # also false for NaN
-        raise ValueError(f"a float image lies in [0, 1]; this one spans {pixels.min():g} to {pixels.max():g}")
-    return _tensor(pixels, common_pb2.DTYPE_FLOAT32)
+    return _tensor(decoding.unit_range(pixels), common_pb2.DTYPE_FLOAT32)
 
 
 def _tensor(pixels: Array, dtype: common_pb2.DType) -> common_pb2.Tensor:

@@ -1,23 +1,20 @@
 """The calls that make pictures, alike for both clients: they take many steps, and can be watched and left."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any, Unpack
 
 import grpc
 
-from gradserve import channel, errors, making
+from gradserve import channel, making
 from gradserve.arguments import ImageLike, MaximizeArguments, StyleLike, StylizeArguments
+from gradserve.connection import AsyncConnection, Connection
 from gradserve.goals import GoalLike
 from gradserve.made import MaximizedImage, MaximizedImages, Progress, StylizedImage
 
 
-class Makers:
+class Makers(Connection):
     """What `Client` has of them."""
-
-    _gradients: Any
-    _metadata: Any
-    _call: Callable[[Any, Any, float | None], Any]
 
     def maximize(
         self, goals: GoalLike | list[Any], *, timeout: float = making.LONG, **arguments: Unpack[MaximizeArguments]
@@ -27,14 +24,14 @@ class Makers:
         A goal is a class's index or name, a Unit, or a Goal: sums and differences of those, of layers and directions.
         """
         request = making.maximize_request(goals, **arguments)
-        return making.maximized(goals, self._call(self._gradients.Maximize, request, timeout))
+        return making.maximized(goals, self._call(self._line.gradients.Maximize, request, timeout))
 
     def maximize_stream(
         self, goals: GoalLike | list[Any], *, timeout: float = making.LONG, **arguments: Unpack[MaximizeArguments]
     ) -> Iterator[Progress | MaximizedImage | MaximizedImages]:
         """Progress while it is made, and in the end what `maximize` returns; leaving the loop ends the work."""
         request = making.maximize_request(goals, **arguments)
-        for event in self._stream(self._gradients.StreamMaximize, request, timeout):
+        for event in self._stream(self._line.gradients.StreamMaximize, request, timeout):
             yield making.maximize_event(goals, event)
 
     def stylize(
@@ -50,7 +47,7 @@ class Makers:
         Without a style the content is reconstructed from its layers; with None as content the style gives a texture.
         """
         request = making.stylize_request(content, style, **arguments)
-        return making.stylized(self._call(self._gradients.Stylize, request, timeout))
+        return making.stylized(self._call(self._line.gradients.Stylize, request, timeout))
 
     def stylize_stream(
         self,
@@ -62,43 +59,39 @@ class Makers:
     ) -> Iterator[Progress | StylizedImage]:
         """Progress while it is made, and in the end what `stylize` returns; leaving the loop ends the work."""
         request = making.stylize_request(content, style, **arguments)
-        for event in self._stream(self._gradients.StreamStylize, request, timeout):
+        for event in self._stream(self._line.gradients.StreamStylize, request, timeout):
             yield making.stylize_event(event)
 
     def _stream(self, method: Callable[..., Any], request: Any, timeout: float) -> Iterator[Any]:
         channel.check_size(request)
-        call = method(request, timeout=timeout, metadata=self._metadata)
+        call = method(request, timeout=timeout, metadata=self._endpoint.metadata)
         try:
             for event in call:
                 if event.HasField("result"):
                     list(call)  # the status comes after it; leaving before that would count as cancelled
                 yield event
         except grpc.RpcError as failure:
-            raise errors.from_call(failure) from None
+            raise self._endpoint.error(failure) from None
         finally:
             call.cancel()
 
 
-class AsyncMakers:
+class AsyncMakers(AsyncConnection):
     """What `AsyncClient` has of them."""
-
-    _gradients: Any
-    _metadata: Any
-    _call: Callable[[Any, Any, float | None], Awaitable[Any]]
 
     async def maximize(
         self, goals: GoalLike | list[Any], *, timeout: float = making.LONG, **arguments: Unpack[MaximizeArguments]
     ) -> MaximizedImage | MaximizedImages:
         """The picture that a goal is maximal on, or with a list of goals all of theirs; see `Client`."""
         request = await asyncio.to_thread(making.maximize_request, goals, **arguments)
-        return making.maximized(goals, await self._call(self._gradients.Maximize, request, timeout))
+        return making.maximized(goals, await self._call(self._line.gradients.Maximize, request, timeout))
 
     async def maximize_stream(
         self, goals: GoalLike | list[Any], *, timeout: float = making.LONG, **arguments: Unpack[MaximizeArguments]
     ) -> AsyncIterator[Progress | MaximizedImage | MaximizedImages]:
         """Progress while it is made, and in the end what `maximize` returns; leaving the loop ends the work."""
         request = await asyncio.to_thread(making.maximize_request, goals, **arguments)
-        async for event in self._stream(self._gradients.StreamMaximize, request, timeout):
+        async for event in self._stream(self._line.gradients.StreamMaximize, request, timeout):
             yield making.maximize_event(goals, event)
 
     async def stylize(
@@ -111,7 +104,7 @@ class AsyncMakers:
     ) -> StylizedImage:
         """The content in the style of a picture, of a list, or of (picture, weight) pairs; see `Client`."""
         request = await asyncio.to_thread(making.stylize_request, content, style, **arguments)
-        return making.stylized(await self._call(self._gradients.Stylize, request, timeout))
+        return making.stylized(await self._call(self._line.gradients.Stylize, request, timeout))
 
     async def stylize_stream(
         self,
@@ -123,12 +116,12 @@ class AsyncMakers:
     ) -> AsyncIterator[Progress | StylizedImage]:
         """Progress while it is made, and in the end what `stylize` returns; leaving the loop ends the work."""
         request = await asyncio.to_thread(making.stylize_request, content, style, **arguments)
-        async for event in self._stream(self._gradients.StreamStylize, request, timeout):
+        async for event in self._stream(self._line.gradients.StreamStylize, request, timeout):
             yield making.stylize_event(event)
 
     async def _stream(self, method: Callable[..., Any], request: Any, timeout: float) -> AsyncIterator[Any]:
         channel.check_size(request)
-        call = method(request, timeout=timeout, metadata=self._metadata)
+        call = method(request, timeout=timeout, metadata=self._endpoint.metadata)
         try:
             async for event in call:
                 if event.HasField("result"):
@@ -136,6 +129,6 @@ class AsyncMakers:
                         pass
                 yield event
         except grpc.RpcError as failure:
-            raise errors.from_call(failure) from None
+            raise self._endpoint.error(failure) from None
         finally:
             call.cancel()

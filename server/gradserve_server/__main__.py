@@ -44,7 +44,9 @@ def serve(
     config: Annotated[
         Path | None, typer.Option(help="TOML file with \\[server], \\[pool], \\[limits] and \\[models.NAME]")
     ] = None,
-    host: Annotated[str | None, typer.Option(help="address to listen on; default: 127.0.0.1")] = None,
+    host: Annotated[
+        str | None, typer.Option(help="address to listen on, or unix:PATH for a socket; default: 127.0.0.1")
+    ] = None,
     port: Annotated[int | None, typer.Option(help="gRPC port, 0 for a free one; default: 50051")] = None,
     metrics_port: Annotated[int | None, typer.Option(help="Prometheus port, 0 for a free one; default: 9464")] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu or cuda; default: auto")] = None,

@@ -27,7 +27,9 @@ class Section(BaseModel):
 class ServerSettings(Section):
     """`[server]`: where and to whom the service listens."""
 
-    host: str = Field("127.0.0.1", description="address to listen on; 0.0.0.0 for all")
+    host: str = Field(
+        "127.0.0.1", min_length=1, description="address to listen on: 0.0.0.0 or :: for all, unix:PATH for a socket"
+    )
     port: int = Field(50051, ge=0, le=65535, description="gRPC port; 0 takes a free one")
     metrics_port: int = Field(9464, ge=0, le=65535, description="Prometheus port; 0 takes a free one")
     tls_certificate: Path | None = Field(None, description="PEM file; with tls_key, serve TLS")
@@ -37,11 +39,25 @@ class ServerSettings(Section):
     drain_seconds: float = Field(30, ge=0, description="how long running requests may take after SIGTERM")
     strict: bool = Field(False, description="do not start if any model cannot be loaded")
 
+    @property
+    def socket(self) -> str | None:
+        """The path of the unix socket that the service listens on instead of a port."""
+        return self.host.removeprefix("unix:") if self.host.startswith("unix:") else None
+
+    def address(self, port: int) -> str:
+        """Where the service listens on that port, as clients write it: HOST:PORT, [IPV6]:PORT or unix:PATH."""
+        return self.host if self.socket is not None else joined(self.host, port)
+
     @model_validator(mode="after")
     def _pair(self) -> "ServerSettings":
         if (self.tls_certificate is None) != (self.tls_key is None):
             raise ValueError("tls_certificate and tls_key belong together")
         return self
+
+
+def joined(host: str, port: int) -> str:
+    """HOST:PORT, an IPv6 address in brackets."""
+    return f"[{host}]:{port}" if ":" in host and not host.startswith("[") else f"{host}:{port}"
 
 
 class PoolSettings(Section):

@@ -82,6 +82,7 @@ BAD = [
     ({"method": {"one_pixel": {"population": 1000, "generations": 1000}}}, "method.one_pixel"),
     ({"eot": {"samples": 64}, "method": {"pgd": {"restarts": 64}}}, "method.pgd"),
     ({"maps": {}}, "maps"),
+    ({"maps_format": 9}, "maps_format"),
     ({"target": {"pick": 9}}, "target.pick"),
 ]
 

@@ -168,6 +168,7 @@ def test_when_time_is_up_the_image_so_far_comes_if_allowed(stubs: Stubs, ask: Ca
     assert 0 < reply.done < reply.asked == LONG
     assert f"TIME_UP: a partial answer, since time ran out after {reply.done} of {LONG} steps" in reply.warnings
     assert reply.completed_fraction == pytest.approx(reply.done / LONG)
+    assert any(warning.startswith("NOT_MEASURED") for warning in reply.warnings)
     made = reply.images[0] if ask is maximize else reply
     assert opened(made.png).ndim == 3
     assert len(made.curves[0].values) == reply.done

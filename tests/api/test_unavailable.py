@@ -58,13 +58,14 @@ def stubs(server: Server) -> Iterator[Stubs]:
 
 
 def asked(stubs: Stubs, model: str) -> dict[str, Callable[[], Any]]:
-    """Every RPC that names a model."""
+    """Every RPC that names a model, with nothing else wrong."""
+    goal = maximize_pb2.Goal(summands=[{"target": {"class_index": 0}}])
     calls = {
         stubs.gradients.Predict: predict_pb2.PredictRequest(model=model, image=IMAGE),
         stubs.gradients.Explain: explain_pb2.ExplainRequest(model=model, image=IMAGE, methods=methods(gradient={})),
-        stubs.gradients.Attack: attack_pb2.AttackRequest(model=model, image=IMAGE),
-        stubs.gradients.Maximize: maximize_pb2.MaximizeRequest(model=model),
-        stubs.gradients.Stylize: stylize_pb2.StylizeRequest(model=model),
+        stubs.gradients.Attack: attack_pb2.AttackRequest(model=model, image=IMAGE, method={"fgsm": {}}),
+        stubs.gradients.Maximize: maximize_pb2.MaximizeRequest(model=model, goals=[goal]),
+        stubs.gradients.Stylize: stylize_pb2.StylizeRequest(model=model, content=IMAGE),
         stubs.gradients.Influence: influence_pb2.InfluenceRequest(model=model, image=IMAGE),
         stubs.gradients.Suspects: influence_pb2.SuspectsRequest(model=model),
         stubs.gradients.Embed: influence_pb2.EmbedRequest(model=model, image=IMAGE),

@@ -178,10 +178,11 @@ def _region(request) -> common_pb2.Region:
 
 
 def _provenance(request) -> common_pb2.Provenance:
+    options = getattr(request, "options", common_pb2.RequestOptions())
     return common_pb2.Provenance(
         model=request.model or "tiny",
         weights_digest="ab" * 32,
-        seed=getattr(request, "options", common_pb2.RequestOptions()).seed,
+        seed=options.seed,
         precision=common_pb2.PRECISION_EXACT,
         preprocess=getattr(request, "preprocess", 0),
         rows=len(getattr(request, "methods", "x")),
@@ -190,6 +191,7 @@ def _provenance(request) -> common_pb2.Provenance:
         server_version="0.1.0",
         request_id="r-1",
         warnings=["DOUBTFUL: made up"] if request.model == DOUBTFUL else [],
+        quick_decode=options.quick_decode,
     )
 
 

@@ -44,6 +44,15 @@ def test_predict_as_json(run, photo_path):
     assert (code, err) == (0, "")
 
 
+@pytest.mark.parametrize("command", [("predict",), ("explain", "--method", "gradient"), ("attack",), ("influence",)])
+def test_a_quick_decode_is_asked_for(run, server, photo_path, command):
+    name, *options = command
+    for flags, asked in (((), False), (("--quick-decode",), True)):
+        code, _, err = run(name, photo_path, *options, *flags)
+        assert code == 0, err
+        assert server.requests[-1].options.quick_decode == asked
+
+
 def test_explain_as_in_the_readme(run, photo_path, tmp_path):
     code, out, _ = run(
         *("explain", photo_path, "--method", "smooth_grad", "--model", "tiny"),

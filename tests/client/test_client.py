@@ -12,6 +12,13 @@ from gradserve.v1 import common_pb2
 from .fake import CLASSES, SIZE, FakeServer, ramp
 
 
+def test_the_provenance_tells_of_a_quick_decode(client, photo):
+    assert not client.predict(photo).provenance.quick_decode
+    assert client.predict(photo, quick_decode=True).provenance.quick_decode
+    assert client.explain(photo, "gradient", quick_decode=True).provenance.quick_decode
+    assert client.attack(photo, quick_decode=True).provenance.quick_decode
+
+
 def test_predict(client, server, photo):
     prediction = client.predict(photo, top_k=2, preprocess="whole_image", priority="batch", seed=7)
     assert [score.class_name for score in prediction] == CLASSES[:2]
@@ -183,7 +190,8 @@ def test_a_server_that_knows_no_health():
     fake = FakeServer()
     fake.server.start()
     with Client(fake.target) as client:
-        client._health = client._channel.unary_unary("/other/Check", lambda m: m, lambda m: m)
+        other = client._line.channel.unary_unary("/other/Check", lambda m: m, lambda m: m)
+        client._line = client._line._replace(health=other)
         with pytest.raises(gradserve.Unimplemented):
             client.health()
     fake.server.stop(None)

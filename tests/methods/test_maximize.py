@@ -13,7 +13,7 @@ from zoo import in_double, off, pictures, prepared
 
 from gradserve_server.engine.job import Run
 from gradserve_server.engine.query import Query
-from gradserve_server.methods.maximize import PRESETS, Recipe, Summand
+from gradserve_server.methods.maximize import PRESETS, Recipe, Summand, stretched
 from gradserve_server.methods.targets import Target
 from gradserve_server.models.prepared import Prepared
 
@@ -247,3 +247,11 @@ def test_a_goal_that_is_dead_at_the_start_is_told() -> None:
     result, _ = run(model, maximizing(x, [of_class(alive), of_class(dead)], recipe(start="grey", steps=2)))
     assert [warning[:34] for warning in result[0].warnings] == ["ZERO_GRADIENT: goal 1 does not dep"]
     assert not made(model, x, alive, start="grey", steps=2).warnings
+
+
+def test_an_image_of_one_colour_is_shown_grey() -> None:
+    flat = stretched(torch.full((3, 9, 9), 7 / 255))
+    assert (flat - 0.5).abs().max() < 1e-2
+    some = torch.rand(3, 9, 9, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    assert stretched(some).mean().item() == pytest.approx(0.5)
+    assert stretched(some).std().item() == pytest.approx(0.1)

@@ -246,33 +246,52 @@ def test_a_style_is_looked_at_once() -> None:
         while not engine.idle:
             engine.step()
         rows.append(job.rows)
-    assert rows == [1 + 1 + 3 + 1, 1 + 3 + 1, 1 + 1 + 3 + 1]  # style, content, steps, measurement
+    assert rows == [2 + 1 + 3 + 1, 1 + 1 + 3 + 1, 2 + 1 + 3 + 1]  # style and content, start, steps, result
 
 
-def test_too_large_weights_give_the_last_good_image_with_a_warning() -> None:
-    model, content = prepared("squeezenet1_1"), picture(0).astype(np.float32)
-
-    def breaking(job: Job) -> Steps:
-        steps = stylizing(content, [(picture(1).astype(np.float32), 1.0)], settings(steps=9))(job)
-        answer, asked = None, 0
+def breaking(steps: Steps, place: int) -> Steps:
+    """The same steps, but for one of their queries, which is asked about an infinite picture."""
+    asked = 0
+    try:
+        query = next(steps)
         while True:
-            try:
-                query = steps.send(answer)
-            except StopIteration as stop:
-                return stop.value
             asked += isinstance(query, list)
-            if asked == 4:
+            if asked == place and isinstance(query, list):
                 query = [type(q)(q.images * float("inf"), q.objective, q.wrt) for q in query]
             try:
                 answer = yield query
             except Exception as error:
-                answer, _ = None, steps.throw(error)
+                query = steps.throw(error)
+            else:
+                query = steps.send(answer)
+    except StopIteration as stop:
+        return stop.value
 
-    found, reports = run(model, breaking)
-    assert found.done == 3
+
+@pytest.mark.parametrize("coarse", [0, 9])
+def test_too_large_weights_give_the_last_good_image_with_a_warning(coarse: int) -> None:
+    """The first query about a picture that is made measures the start, so that the fifth is that of the fourth step."""
+    model, content, style = in_double("squeezenet1_1"), picture(0, 72, 88), picture(1, 70, 88)
+    how = settings(steps=9, coarse_steps=coarse)
+    found, reports = run(model, lambda job: breaking(stylizing(content, [(style, 1.0)], how)(job), 5))
+    assert (found.done, len(found.warnings)) == (3, 1)
     assert "NOT_FINITE: step 4" in found.warnings[0]
-    assert reports[-1].images is not None
-    assert np.array_equal(found.pixels, (reports[-1].images[0] * 255).round().byte().permute(1, 2, 0).numpy())
+    last = reports[-1].images
+    assert last is not None
+    whole = last if not coarse else F.interpolate(last, (72, 88), mode="bilinear", antialias=True)
+    assert np.array_equal(found.pixels, (whole[0] * 255).round().byte().permute(1, 2, 0).numpy())
+    expected = parts(model, tensor(found.pixels / 255), tensor(content), [(tensor(style), 1.0)], how)
+    assert found.losses["style"] == pytest.approx(expected["style"].item(), rel=1e-6)
+    assert found.losses["content"] == pytest.approx(expected["content"].item() / 0.05, rel=1e-6)
+
+
+def test_a_picture_that_cannot_be_measured_says_so() -> None:
+    model, how = in_double("squeezenet1_1"), settings(steps=3)
+    found, _ = run(model, lambda job: breaking(stylizing(picture(0), [(picture(1), 1.0)], how)(job), 5))
+    assert found.done == 3
+    assert [warning.split(":")[0] for warning in found.warnings] == ["NOT_MEASURED"]
+    for name, weight in (("style", 1.0), ("content", 0.05), ("total_variation", 0.1)):
+        assert found.losses[name] == pytest.approx(found.curves[name][-1] / weight, rel=1e-6)
 
 
 NAMES = ["vgg11_bn", "resnet18", "squeezenet1_1", "mobilenet_v2", "densenet121", "googlenet"]

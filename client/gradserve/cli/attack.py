@@ -113,6 +113,7 @@ def attack(
     seed: request.Seed = None,
     time_budget: request.TimeBudget = None,
     allow_partial: request.AllowPartial = False,
+    quick_decode: request.QuickDecode = False,
     concurrency: request.Concurrency = 8,
     server: connection.Server = connection.ADDRESS,
     tls: connection.Tls = False,
@@ -149,6 +150,7 @@ def attack(
         "seed": seed,
         "time_budget": time_budget,
         "allow_partial": allow_partial,
+        "quick_decode": quick_decode,
         "concurrency": concurrency,
     }
     (chosen,) = asks.methods([method], param, ATTACK_METHOD)

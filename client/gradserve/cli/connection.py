@@ -6,13 +6,18 @@ from typing import Annotated
 import typer
 
 from gradserve.client import Client
+from gradserve.connection import ADDRESS as ADDRESS
 
 _PANEL = "Connection"
 
 Server = Annotated[
     str,
     typer.Option(
-        "--server", envvar="GRADSERVE_SERVER", metavar="HOST:PORT", help="The server.", rich_help_panel=_PANEL
+        "--server",
+        envvar="GRADSERVE_SERVER",
+        metavar="ADDRESS",
+        help="The server: HOST:PORT or unix:PATH.",
+        rich_help_panel=_PANEL,
     ),
 ]
 Tls = Annotated[
@@ -30,7 +35,6 @@ Token = Annotated[
 Timeout = Annotated[float, typer.Option("--timeout", help="Seconds that a call may take.", rich_help_panel=_PANEL)]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on standard output.", rich_help_panel="Output")]
 
-ADDRESS = "127.0.0.1:50051"
 SECONDS = 60.0
 
 

@@ -28,6 +28,14 @@ AllowPartial = Annotated[
     bool,
     typer.Option("--allow-partial", help="When time runs out, take what there is.", rich_help_panel=_PANEL),
 ]
+QuickDecode = Annotated[
+    bool,
+    typer.Option(
+        "--quick-decode",
+        help="Decode large JPEG photos at a fraction of their size: faster, and maps change.",
+        rich_help_panel=_PANEL,
+    ),
+]
 Concurrency = Annotated[
     int, typer.Option("--concurrency", min=1, help="Photos that are under way at once.", rich_help_panel=_PANEL)
 ]

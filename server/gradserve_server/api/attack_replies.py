@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from gradserve.v1 import attack_pb2, explain_pb2
+from gradserve.v1 import attack_pb2
 
 from ..methods.attack import FROM_SCRATCH, Attacked, Goal, Plan
 from ..methods.attack.certificate import Certified, Judged
@@ -74,7 +74,7 @@ def attack_reply(
     if request.trajectory:
         reply.trajectory.extend(_step(moment, bound.card) for moment in attacked.moments)
     for outcome, field in zip(maps, (reply.map_before, reply.map_after), strict=False):
-        field.CopyFrom(explanation(bound.calls[0], outcome.result[0], bound.card, explain_pb2.MAP_FORMAT_FLOAT32))
+        field.CopyFrom(explanation(bound.calls[0], outcome.result[0], bound.card, request.maps_format))
     return reply
 
 

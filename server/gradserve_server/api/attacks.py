@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from gradserve.v1 import attack_pb2
+from gradserve.v1 import attack_pb2, explain_pb2
 from gradserve.v1 import common_pb2 as pb
 
 from ..engine.rows import passes_cost
@@ -20,7 +20,7 @@ from ..methods.targets import Target
 from ..models.card import ModelCard
 from ..models.served import ServedModels
 from ..pool.wire import Task
-from .binding import Bound, Circumstances, Common, calls_of, check_applies, check_loaded, common_of, model_card, task_of
+from .binding import Bound, Circumstances, Common, calls_of, check_applies, check_loaded, common_of, model_of, task_of
 from .errors import Violations, near, shown
 from .fields import bound, word
 from .targets import class_named, target_of
@@ -37,10 +37,10 @@ CLASSES_FOR_DLR = 3  # and one more where there is a target
 
 def bind_attack(request: attack_pb2.AttackRequest, at: Circumstances) -> Bound:
     """Raises RequestError."""
-    card, violations = model_card(request.model, at.cards), Violations()
+    card, violations = model_of(request.model, at.cards)
     name = request.method.WhichOneof("method")
     if name is None:
-        violations.add("method", f"sets no method; there are: {', '.join(METHODS)}")
+        violations.add("method", f"sets no method; there are: {', '.join(METHODS)}", for_every_model=True)
     common = _eight_bits(common_of("attack", _with_canvas(request, card), card, at, violations))
     size = (card.height, card.width) if common.image is None else common.image[0].shape[:2]
     method = METHODS[name or "pgd"]
@@ -59,7 +59,7 @@ def bind_attack(request: attack_pb2.AttackRequest, at: Circumstances) -> Bound:
     violations.check()
     cost = card.gflop * forwards * size[0] * size[1] / (card.height * card.width)
     task, region, how = task_of("attack", card, common, {"plan": plan}, cost, at)
-    return Bound(task, card, region, how, (plan.method,), tuple(calls))
+    return Bound(task, card, region, how, (plan.method,), tuple(calls), quick_decode=common.quick_decode)
 
 
 def crafting(task: Task) -> Task:
@@ -94,10 +94,10 @@ def _following(task: Task, rpc: str, picture: np.ndarray[Any, Any], arguments: d
 
 
 def _eight_bits(common: Common) -> Common:
-    if common.image is None or common.image[0].dtype == np.uint8:
+    if common.image is None or common.image.pixels.dtype == np.uint8:
         return common
-    pixels, region = common.image
-    return replace(common, image=((pixels * 255).round().astype(np.uint8), region))
+    levels = (common.image.pixels * 255).round().astype(np.uint8)
+    return replace(common, image=common.image._replace(pixels=levels))
 
 
 def _with_canvas(request: attack_pb2.AttackRequest, card: ModelCard) -> attack_pb2.AttackRequest:
@@ -118,7 +118,7 @@ def _check_surrogate(
     check_loaded(name, cards)
     surrogate, path = cards.get(name), "method.transfer.surrogate"
     if surrogate is None:
-        violations.add(path, f"there is no model {shown(name)}; {near(name, cards)}")
+        violations.add(path, f"there is no model {shown(name)}; {near(name, cards)}", for_every_model=True)
     elif surrogate.head != card.head:
         heads = f"{name} has the head {surrogate.head}, {card.name} has {card.head}"
         violations.add(path, f"must mean the same by its outputs: {heads}")
@@ -148,7 +148,7 @@ def _aim(request: attack_pb2.AttackRequest, name: str, card: ModelCard, violatio
     if target is not None and target == label:
         violations.add("target", f"is the true label {card.classes[target]!r} itself; name another class")
     if name in FROM_SCRATCH and not request.target.WhichOneof("kind"):
-        violations.add("target", f"must be set for {name}")
+        violations.add("target", f"must be set for {name}", for_every_model=True)
     if loss == "dlr" and card.head != "softmax":
         text = f"compares classes that exclude each other, and {card.name} has the head {card.head}"
         violations.refuse(f"loss DLR {text}; take MARGIN, the class's own logit")
@@ -161,7 +161,7 @@ def _aim(request: attack_pb2.AttackRequest, name: str, card: ModelCard, violatio
 
 def _label(message: pb.Target, card: ModelCard, violations: Violations) -> int | None:
     if message.WhichOneof("kind") not in ("class_index", "class_name"):
-        violations.add("label", "must be a class_index or a class_name")
+        violations.add("label", "must be a class_index or a class_name", for_every_model=True)
         return None
     found = target_of(message, card, "label", True, violations)
     return None if found is None else found.label
@@ -191,16 +191,19 @@ def _ball(
     method = METHODS[name or "pgd"]
     norm: Any = _choice(NORM, request.norm, "norm", violations) or "linf"
     if norm not in method.norms:
-        violations.add("norm", f"{name} takes {', '.join(method.norms).upper()} only, was {norm.upper()}")
+        violations.add(
+            "norm", f"{name} takes {', '.join(method.norms).upper()} only, was {norm.upper()}", for_every_model=True
+        )
     if not method.bounded:
         if request.HasField("eps"):
-            violations.add("eps", f"does not apply to {name}, which has a measure of its own")
+            violations.add("eps", f"does not apply to {name}, which has a measure of its own", for_every_model=True)
         return Ball(norm)
     most = 1.0 if norm == "linf" else math.sqrt(3 * size[0] * size[1])
     if not request.HasField("eps"):
         return Ball(norm, card.default_eps if norm == "linf" else min(size) / 64)
     if not 0 <= request.eps <= most:  # also false for NaN
-        violations.add("eps", f"must be from 0 to {most:g} for {norm.upper()}, was {request.eps:g}")
+        text = f"must be from 0 to {most:g} for {norm.upper()}, was {request.eps:g}"
+        violations.add("eps", text, for_every_model=norm == "linf")
     return Ball(norm, request.eps)
 
 
@@ -210,23 +213,25 @@ def _lens(request: attack_pb2.AttackRequest, name: str, violations: Violations) 
         method = METHODS[name or "pgd"]
         if method.uses == "scores" or not method.expects:
             able = ", ".join(n for n, m in METHODS.items() if m.uses == "gradients" and m.expects)
-            violations.add("eot", f"does not apply to {name}; it does to {able}")
+            violations.add("eot", f"does not apply to {name}; it does to {able}", for_every_model=True)
         lens = replace(lens, eot=bound(eot, request.eot, "eot", violations))
     if request.HasField("defence"):
         kind = request.defence.WhichOneof("method")
         if kind is None:
-            violations.add("defence", f"sets no defence; there are: {', '.join(DEFENCES)}")
+            violations.add("defence", f"sets no defence; there are: {', '.join(DEFENCES)}", for_every_model=True)
             return lens
         parameters = bound(DEFENCES[kind], getattr(request.defence, kind), f"defence.{kind}", violations)
         lens = replace(lens, defence=kind, parameters=parameters or {})
     elif request.adaptive:
-        violations.add("adaptive", "needs a defence to know of")
+        violations.add("adaptive", "needs a defence to know of", for_every_model=True)
     return lens
 
 
 def _maps(
     request: attack_pb2.AttackRequest, card: ModelCard, size: Sequence[int], violations: Violations
 ) -> list[Call]:
+    if request.maps_format not in explain_pb2.MapFormat.values():
+        violations.add("maps_format", f"must be a MapFormat, was {request.maps_format}", for_every_model=True)
     if not request.HasField("maps"):
         return []
     calls = calls_of(request.maps, "maps", card, [Target(rank=1)], (size[0], size[1]), violations)
@@ -258,5 +263,5 @@ def _choice(enum: Any, number: int, path: str, violations: Violations, *, requir
     if number in enum.values_by_number and (number or not required):
         return word(enum, number) if number else None
     names = ", ".join(value.name for value in enum.values if value.number)
-    violations.add(path, f"must be one of {names}, was {number}")
+    violations.add(path, f"must be one of {names}, was {number}", for_every_model=True)
     return None

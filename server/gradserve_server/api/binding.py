@@ -6,7 +6,6 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import grpc
-import numpy as np
 
 from gradserve.v1 import attack_pb2, explain_pb2, influence_pb2, predict_pb2
 from gradserve.v1 import common_pb2 as pb
@@ -61,6 +60,7 @@ class Bound:
     methods: tuple[str, ...] = ()  # for the log
     calls: tuple[Call, ...] = ()
     top_k: int = 0
+    quick_decode: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,26 +76,26 @@ class Circumstances:
 
 def bind_predict(request: predict_pb2.PredictRequest, at: Circumstances) -> Bound:
     """Raises RequestError."""
-    card, violations = model_card(request.model, at.cards), Violations()
+    card, violations = model_of(request.model, at.cards)
     top_k = request.top_k if request.HasField("top_k") else 5
     if not 1 <= top_k <= MOST_CLASSES:
-        violations.add("top_k", f"must be from 1 to {MOST_CLASSES}, was {top_k}")
+        violations.add("top_k", f"must be from 1 to {MOST_CLASSES}, was {top_k}", for_every_model=True)
     common = common_of("predict", request, card, at, violations)
     violations.check()
     task, region, how = task_of("predict", card, common, {}, card.gflop, at)
-    return Bound(task, card, region, how, top_k=top_k)
+    return Bound(task, card, region, how, top_k=top_k, quick_decode=common.quick_decode)
 
 
 def bind_explain(request: explain_pb2.ExplainRequest, at: Circumstances) -> Bound:
     """Raises RequestError."""
-    card, violations = model_card(request.model, at.cards), Violations()
+    card, violations = model_of(request.model, at.cards)
     common = common_of("explain", request, card, at, violations)
     size = (card.height, card.width) if common.image is None else (common.image[0].shape[0], common.image[0].shape[1])
     own_size = size == (card.height, card.width)
     targets = targets_of(request.targets, card, own_size, violations)
     calls = _calls(request, card, targets, size, violations)
     if request.format not in explain_pb2.MapFormat.values():
-        violations.add("format", f"must be a MapFormat, was {request.format}")
+        violations.add("format", f"must be a MapFormat, was {request.format}", for_every_model=True)
     _check_reply(request, len(calls), size, violations)
     check_applies(calls, card, violations)
     rows = sum(METHODS[call.method].rows(call.parameters, size) for call in calls)
@@ -105,7 +105,7 @@ def bind_explain(request: explain_pb2.ExplainRequest, at: Circumstances) -> Boun
     cost = passes_cost(card.gflop, "image") * rows * size[0] * size[1] / (card.height * card.width)
     task, region, how = task_of("explain", card, common, {"calls": calls}, cost, at)
     methods = tuple(dict.fromkeys(call.method for call in calls))
-    return Bound(task, card, region, how, methods, calls)
+    return Bound(task, card, region, how, methods, calls, quick_decode=common.quick_decode)
 
 
 def model_card(name: str, cards: ServedModels) -> ModelCard:
@@ -115,6 +115,17 @@ def model_card(name: str, cards: ServedModels) -> ModelCard:
     if card is None:
         raise unknown_model(name, cards, cards.unavailable)
     return card
+
+
+def model_of(name: str, cards: ServedModels) -> tuple[ModelCard, Violations]:
+    """The card of that name, or of the default model, and what is to collect the violations of its request.
+
+    Where there is none another model's card stands in for it, until the violations are checked.
+    """
+    try:
+        return model_card(name, cards), Violations()
+    except RequestError as error:
+        return next(iter(cards.values())), Violations(no_model=error)
 
 
 def check_loaded(name: str, cards: ServedModels, *, is_default: bool = False) -> None:
@@ -127,20 +138,26 @@ def check_loaded(name: str, cards: ServedModels, *, is_default: bool = False) ->
 class Common:
     """What every request carries, checked."""
 
-    image: tuple[np.ndarray[Any, Any], pb.Region] | None
+    image: images.ModelInput | None
     preprocess: pb.Preprocess
     precision: Precision
     deadline: float
     options: pb.RequestOptions
+
+    @property
+    def quick_decode(self) -> bool:
+        """Whether the picture was decoded at a fraction of its size."""
+        return self.image is not None and self.image.quick_decode
 
 
 def common_of(rpc: Rpc, request: Request, card: ModelCard, at: Circumstances, violations: Violations) -> Common:
     """Image, preprocessing, precision and deadline; faults become violations."""
     how = PREPROCESSES.get(request.preprocess)
     if how is None:
-        violations.add("preprocess", f"must be a Preprocess, was {request.preprocess}")
+        violations.add("preprocess", f"must be a Preprocess, was {request.preprocess}", for_every_model=True)
         how = pb.PREPROCESS_MODEL_DEFAULT
-    image = images.decoded(request.image, card, how, at.limits, violations)
+    quick = request.options.quick_decode
+    image = images.decoded(request.image, card, how, at.limits, violations, quick=quick)
     return replace(optioned(rpc, request.options, card, at, violations), image=image, preprocess=how)
 
 
@@ -149,14 +166,14 @@ def optioned(
 ) -> Common:
     """Precision and deadline alone, without a picture."""
     if options.priority not in PRIORITIES:
-        violations.add("options.priority", f"must be a Priority, was {options.priority}")
+        violations.add("options.priority", f"must be a Priority, was {options.priority}", for_every_model=True)
     precision = _precision(options.precision, rpc, card, violations)
     left = at.remaining
     budget = None if left is None else left - min(MOST_LATE, max(MARGIN, LATE * left))
     if options.HasField("time_budget"):
         asked = options.time_budget.seconds + options.time_budget.nanos / 1e9
         if asked <= 0:
-            violations.add("options.time_budget", f"must be above 0 s, was {asked:g} s")
+            violations.add("options.time_budget", f"must be above 0 s, was {asked:g} s", for_every_model=True)
         budget = asked - MARGIN if budget is None else min(budget, asked - MARGIN)
     deadline = float("inf") if budget is None else at.arrived + budget
     return Common(None, pb.PREPROCESS_WHOLE_IMAGE, precision, deadline, options)
@@ -165,7 +182,7 @@ def optioned(
 def _precision(number: int, rpc: Rpc, card: ModelCard, violations: Violations) -> Precision:
     precision = PRECISIONS.get(number)
     if precision is None:
-        violations.add("options.precision", f"must be a Precision, was {number}")
+        violations.add("options.precision", f"must be a Precision, was {number}", for_every_model=True)
     elif precision != "auto" and precision not in card.precisions:
         loaded = ", ".join(["AUTO", *(p.upper() for p in card.precisions)])
         reason = card.absent.get(precision, "")
@@ -179,7 +196,7 @@ def task_of(
 ) -> tuple[Task, pb.Region, pb.Preprocess]:
     """The task of a checked request. Raises RequestError if its time is up already."""
     assert common.image is not None, "violations were checked"
-    pixels, region = common.image
+    pixels, region, _ = common.image
     options = common.options
     task = Task(
         id=at.request_id,
@@ -210,7 +227,7 @@ def _calls(
 ) -> tuple[Call, ...]:
     """Methods outermost; each with its parameters resolved for each target."""
     if not 1 <= len(request.methods) <= MOST_METHODS:
-        violations.add("methods", f"must be 1 to {MOST_METHODS}, were {len(request.methods)}")
+        violations.add("methods", f"must be 1 to {MOST_METHODS}, were {len(request.methods)}", for_every_model=True)
         return ()
     calls: list[Call] = []
     for i, message in enumerate(request.methods):
@@ -229,7 +246,7 @@ def calls_of(
     """One method with its parameters resolved for each target; nothing, with violations, where they are at fault."""
     name = message.WhichOneof("method")
     if name is None:
-        violations.add(path, f"sets no method; there are: {', '.join(METHODS)}")
+        violations.add(path, f"sets no method; there are: {', '.join(METHODS)}", for_every_model=True)
         return []
     path = f"{path}.{name}"
     parameters = bound(METHODS[name].function, getattr(message, name), path, violations)

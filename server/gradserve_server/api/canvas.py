@@ -20,7 +20,7 @@ def picture(image: pb.Image, path: str, limits: LimitSettings, violations: Viola
     try:
         return images.decode(image, limits).pixels
     except images.BadImage as error:
-        violations.add(path, str(error))
+        violations.add(path, str(error), for_every_model=True)
         return None
 
 
@@ -56,7 +56,7 @@ def _sides(size: progress_pb2.Size, natural: tuple[int, int], violations: Violat
     height, width = natural
     if size.longer:
         if size.width or size.height:
-            violations.add("size", "longer and width or height exclude each other")
+            violations.add("size", "longer and width or height exclude each other", for_every_model=True)
         return scaled(natural, size.longer / max(natural))
     if size.width and size.height:
         return size.height, size.width

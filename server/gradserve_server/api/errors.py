@@ -31,22 +31,35 @@ class RequestError(Exception):
 
 
 class Violations:
-    """Collects everything that is wrong with a request, to be told at once."""
+    """Collects everything that is wrong with a request, to be told at once.
 
-    def __init__(self) -> None:
+    `no_model`: why the model that the request names is not there. Its other fields are then checked against another
+    model's card, and only what is wrong for every model is told beside.
+    """
+
+    def __init__(self, no_model: RequestError | None = None) -> None:
         self.found: list[tuple[str, str]] = []
         self.refused: list[str] = []
+        self._no_model = no_model
 
-    def add(self, field: str, text: str) -> None:
+    def add(self, field: str, text: str, *, for_every_model: bool = False) -> None:
         """One more: the field's path, what was wrong and what is allowed."""
-        self.found.append((field, clipped(text, MOST_TEXT)))
+        if for_every_model or self._no_model is None:
+            self.found.append((field, clipped(text, MOST_TEXT)))
 
     def refuse(self, text: str) -> None:
         """Says that something valid does not apply to this model; counts only where nothing is invalid."""
         self.refused.append(text)
 
     def check(self) -> None:
-        """Raises INVALID_ARGUMENT if anything was added, FAILED_PRECONDITION if anything was refused."""
+        """Raises INVALID_ARGUMENT if anything was added, FAILED_PRECONDITION if anything was refused.
+
+        Without the model: INVALID_ARGUMENT with the others, or else what `no_model` says.
+        """
+        if self._no_model is not None:
+            if not self.found:
+                raise self._no_model
+            self.found.insert(0, ("model", self._no_model.text))
         if self.found:
             raise invalid(list(dict.fromkeys(self.found)))
         if self.refused:

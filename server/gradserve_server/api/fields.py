@@ -45,7 +45,7 @@ def choice(enum: Any, value: int, path: str, violations: Violations) -> str | No
     """The word of an enum's value, or None where it is left to the default; a number that has none is a violation."""
     if value not in enum.values_by_number:
         names = ", ".join(each.name for each in enum.values if each.number)
-        violations.add(path, f"must be one of {names}, was {value}")
+        violations.add(path, f"must be one of {names}, was {value}", for_every_model=True)
     return word(enum, value) if value else None
 
 
@@ -63,7 +63,7 @@ def bound(
         for fault in error.errors():
             name = str(fault["loc"][0])
             was = "was not set" if fault["type"] == "missing" else f"was {shown(fault['input'])}"
-            violations.add(f"{path}.{name}", f"must be {allowed(method, name)}, {was}")
+            violations.add(f"{path}.{name}", f"must be {allowed(method, name)}, {was}", for_every_model=True)
         return None
 
 

@@ -20,7 +20,7 @@ def goals_of(
 ) -> tuple[Goal, ...]:
     """The goals; `ranked`: there is a picture whose predicted classes have ranks."""
     if not 1 <= len(messages) <= MOST_GOALS:
-        violations.add("goals", f"must be 1 to {MOST_GOALS}, were {len(messages)}")
+        violations.add("goals", f"must be 1 to {MOST_GOALS}, were {len(messages)}", for_every_model=True)
         return ()
     return tuple(
         _goal(message, card, f"goals[{i}]", own_size, ranked, violations) for i, message in enumerate(messages)
@@ -31,14 +31,16 @@ def _goal(
     message: maximize_pb2.Goal, card: ModelCard, path: str, own_size: bool, ranked: bool, violations: Violations
 ) -> Goal:
     if not 1 <= len(message.summands) <= MOST_SUMMANDS:
-        violations.add(f"{path}.summands", f"must be 1 to {MOST_SUMMANDS}, were {len(message.summands)}")
+        violations.add(
+            f"{path}.summands", f"must be 1 to {MOST_SUMMANDS}, were {len(message.summands)}", for_every_model=True
+        )
         return ()
     found = []
     for i, summand in enumerate(message.summands):
         at = f"{path}.summands[{i}]"
         made = _summand(summand, card, at, own_size, violations)
         if made and made.target and made.target.rank and not ranked:
-            violations.add(f"{at}.target", "a rank needs a picture to start from; name the class")
+            violations.add(f"{at}.target", "a rank needs a picture to start from; name the class", for_every_model=True)
         if made:
             found.append(made)
     return tuple(found)
@@ -49,7 +51,11 @@ def _summand(
 ) -> Summand | None:
     weight = message.weight if message.HasField("weight") else 1.0
     if not (math.isfinite(weight) and 0 < abs(weight) <= HEAVIEST):
-        violations.add(f"{path}.weight", f"must be a number other than 0, at most {HEAVIEST:g}, was {weight:g}")
+        violations.add(
+            f"{path}.weight",
+            f"must be a number other than 0, at most {HEAVIEST:g}, was {weight:g}",
+            for_every_model=True,
+        )
     kind = message.WhichOneof("kind")
     if kind == "target":
         target = target_of(message.target, card, f"{path}.target", own_size, violations)
@@ -59,7 +65,7 @@ def _summand(
         return None if layer is None else Summand(weight, layer=layer.name)
     if kind == "direction":
         return _direction(message.direction, weight, card, f"{path}.direction", violations)
-    violations.add(path, "sets none of target, layer and direction")
+    violations.add(path, "sets none of target, layer and direction", for_every_model=True)
     return None
 
 
@@ -75,7 +81,7 @@ def _direction(
     elif len(vector) != layer.channels:
         violations.add(f"{path}.vector", f"must have {layer.channels} numbers, one for each channel, had {len(vector)}")
     elif not all(map(math.isfinite, vector)) or not any(vector):
-        violations.add(f"{path}.vector", "must be finite numbers, not all of them 0")
+        violations.add(f"{path}.vector", "must be finite numbers, not all of them 0", for_every_model=True)
     return Summand(weight, layer=layer.name, vector=vector)
 
 

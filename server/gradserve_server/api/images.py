@@ -9,6 +9,7 @@ import numpy as np
 from isal import isal_zlib
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from gradserve.decoding import OutOfRange, rgb, unit_range
 from gradserve.v1 import common_pb2 as pb
 
 from ..config import LimitSettings
@@ -19,7 +20,7 @@ Image.MAX_IMAGE_PIXELS = None  # sizes are checked here, against the configured 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
 DTYPES: dict[int, np.dtype[Any]] = {pb.DTYPE_UINT8: np.dtype("uint8"), pb.DTYPE_FLOAT32: np.dtype("<f4")}
 PNG_SIGNATURE, PNG_UP, PNG_COLOURS, PNG_LEVEL = b"\x89PNG\r\n\x1a\n", 2, {1: 0, 3: 2}, 1
-DRAFT = 2  # times the size needed, below which a photo is not decoded smaller: the resampling still has work to do
+QUICK_FACTOR = 2  # times the side that is needed, below which the quick decode leaves no photo
 RESAMPLING = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 
 
@@ -28,15 +29,36 @@ class BadImage(Exception):
 
 
 class Decoded(NamedTuple):
-    """[h, w, 3], uint8 or float32 in [0, 1], and the picture's own size: a large JPEG may be decoded smaller."""
+    """RGB as a picture or as an array [h, w, 3], uint8 or float32 in [0, 1]; and the file's own height and width."""
 
-    pixels: np.ndarray
+    source: Image.Image | np.ndarray
     height: int
     width: int
 
+    @property
+    def pixels(self) -> np.ndarray:
+        """As an array [h, w, 3], uint8 or float32."""
+        return np.asarray(self.source)
+
+    @property
+    def quick(self) -> bool:
+        """Whether it was decoded smaller than it is."""
+        return _size(self.source) != (self.height, self.width)
+
+
+class ModelInput(NamedTuple):
+    """What the model gets of a picture, [h, w, 3]; the part of it that this shows; whether it was decoded quickly."""
+
+    pixels: np.ndarray
+    region: pb.Region
+    quick_decode: bool = False
+
 
 def decode(image: pb.Image, limits: LimitSettings, shorter: int | None = None) -> Decoded:
-    """`shorter`: the side that is needed; JPEGs of many times that are decoded smaller. Raises BadImage."""
+    """The picture, decoded whole. Raises BadImage.
+
+    With `shorter`, the side that is needed, JPEG files of at least four times that are decoded smaller.
+    """
     kind = image.WhichOneof("kind")
     if kind == "encoded":
         return _decode_file(image.encoded, limits, shorter)
@@ -55,14 +77,16 @@ def _decode_file(data: bytes, limits: LimitSettings, shorter: int | None) -> Dec
             raise _too_large(picture.width, picture.height, limits)
         size = picture.size
         if shorter is not None:
-            picture.draft("RGB", (DRAFT * shorter, DRAFT * shorter))
+            picture.draft("RGB", (QUICK_FACTOR * shorter, QUICK_FACTOR * shorter))
         picture.load()
-        drafted = picture.size
+        stored = picture.size
         ImageOps.exif_transpose(picture, in_place=True)
-        width, height = size if picture.size == drafted else size[::-1]
-        return Decoded(np.asarray(_rgb(picture)), height, width)
+        width, height = size if picture.size == stored else size[::-1]
+        return Decoded(rgb(picture), height, width)
     except BadImage:
         raise
+    except OutOfRange as error:
+        raise BadImage(str(error)) from error
     except UnidentifiedImageError as error:
         raise BadImage(f"not a picture, damaged or of an unsupported format; allowed: {', '.join(FORMATS)}") from error
     except Exception as error:  # Pillow's decoders raise whatever they meet in a damaged file
@@ -71,21 +95,6 @@ def _decode_file(data: bytes, limits: LimitSettings, shorter: int | None) -> Dec
 
 def _too_large(width: int, height: int, limits: LimitSettings) -> BadImage:
     return BadImage(f"the picture has {width}x{height} pixels; at most {limits.max_image_pixels} are allowed")
-
-
-def _rgb(picture: Image.Image) -> Image.Image:
-    if picture.mode.startswith("I"):  # 16 bits in 0..65535; converting would clip them to white
-        grey = np.asarray(picture).astype(np.float64) / 257
-        return Image.fromarray(grey.clip(0, 255).round().astype(np.uint8)).convert("RGB")
-    if picture.mode == "F":
-        values = np.asarray(picture)
-        if not (np.isfinite(values).all() and values.min() >= 0 and values.max() <= 1):
-            raise BadImage("a floating-point picture must have values within [0, 1]")
-        return Image.fromarray((values * 255).round().astype(np.uint8)).convert("RGB")
-    if picture.has_transparency_data:
-        picture = picture.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture).convert("RGB")
-    return picture if picture.mode == "RGB" else picture.convert("RGB")
 
 
 def _decode_tensor(tensor: pb.Tensor, limits: LimitSettings) -> np.ndarray:
@@ -99,8 +108,11 @@ def _decode_tensor(tensor: pb.Tensor, limits: LimitSettings) -> np.ndarray:
     if len(tensor.data) != math.prod(shape) * dtype.itemsize:
         raise BadImage(f"tensor.data must have {math.prod(shape) * dtype.itemsize} bytes, had {len(tensor.data)}")
     values = np.frombuffer(tensor.data, dtype).reshape(shape)
-    if dtype.kind == "f" and not (np.isfinite(values).all() and values.min() >= 0 and values.max() <= 1):
-        raise BadImage("the values of a FLOAT32 picture must be within [0, 1]")
+    if dtype.kind == "f":
+        try:
+            values = unit_range(values)
+        except OutOfRange as error:
+            raise BadImage(str(error)) from error
     return np.repeat(values, 3, axis=2) if shape[2] == 1 else values
 
 
@@ -111,19 +123,19 @@ def model_input(pixels: np.ndarray, card: ModelCard, limits: LimitSettings) -> n
 
 def preprocess(picture: Decoded, card: ModelCard, how: int, limits: LimitSettings) -> tuple[np.ndarray, pb.Region]:
     """The model's input [h, w, 3] of the same type, and the part of the picture it shows. Raises BadImage."""
-    pixels, height, width = picture
+    source, height, width = picture
     region = pb.Region(width=width, height=height, image_width=width, image_height=height)
     if how == pb.PREPROCESS_AS_IS:
         _check_size(height, width, card, limits)
-        return pixels, region
+        return picture.pixels, region
     if how == pb.PREPROCESS_WHOLE_IMAGE:
-        return resized(pixels, card.height, card.width, card.interpolation), region
+        return resized(source, card.height, card.width, card.interpolation), region
     _check_aspect(height, width, limits)
     shorter = max(card.resize, card.height, card.width)
     longer = int(shorter * max(height, width) / min(height, width))  # as torchvision rounds it
     tall, wide = (longer, shorter) if height >= width else (shorter, longer)
     top, left = round((tall - card.height) / 2), round((wide - card.width) / 2)
-    part = resized(pixels, tall, wide, card.interpolation)[top : top + card.height, left : left + card.width]
+    part = resized(source, tall, wide, card.interpolation)[top : top + card.height, left : left + card.width]
     region.x, region.width = left * width / wide, card.width * width / wide
     region.y, region.height = top * height / tall, card.height * height / tall
     return np.ascontiguousarray(part), region
@@ -156,24 +168,38 @@ def _check_size(height: int, width: int, card: ModelCard, limits: LimitSettings)
         )
 
 
-def resized(pixels: np.ndarray, height: int, width: int, interpolation: str) -> np.ndarray:
-    """Pillow's antialiased resampling; float pictures channel by channel, without rounding to bytes."""
-    if pixels.shape[:2] == (height, width):
-        return pixels
+def resized(source: Image.Image | np.ndarray, height: int, width: int, interpolation: str) -> np.ndarray:
+    """Pillow's antialiased resampling to [height, width, 3]; float pictures channel by channel, never rounded."""
+    if _size(source) == (height, width):
+        return np.asarray(source)
     filter_ = RESAMPLING[interpolation]
-    if pixels.dtype == np.uint8:
-        return np.asarray(Image.fromarray(pixels).resize((width, height), filter_))
-    channels = [np.asarray(Image.fromarray(pixels[..., c]).resize((width, height), filter_)) for c in range(3)]
-    return np.stack(channels, axis=2).clip(0, 1)
+    if isinstance(source, np.ndarray) and source.dtype != np.uint8:
+        channels = [np.asarray(Image.fromarray(source[..., c]).resize((width, height), filter_)) for c in range(3)]
+        return np.stack(channels, axis=2).clip(0, 1)
+    picture = Image.fromarray(source) if isinstance(source, np.ndarray) else source
+    return np.asarray(picture.resize((width, height), filter_))
+
+
+def _size(source: Image.Image | np.ndarray) -> tuple[int, int]:
+    """Height and width."""
+    return (source.height, source.width) if isinstance(source, Image.Image) else (source.shape[0], source.shape[1])
 
 
 def decoded(
-    image: pb.Image, card: ModelCard, how: int, limits: LimitSettings, violations: Violations
-) -> tuple[np.ndarray, pb.Region] | None:
-    """Decoding and preprocessing in one; what is wrong becomes a violation of `image`."""
+    image: pb.Image, card: ModelCard, how: int, limits: LimitSettings, violations: Violations, *, quick: bool = False
+) -> ModelInput | None:
+    """Decoding and preprocessing in one; what is wrong becomes a violation of `image`.
+
+    `quick`: large JPEG files may be decoded smaller where they are cropped to the model's size.
+    """
+    quick = quick and how == pb.PREPROCESS_MODEL_DEFAULT
     try:
-        shorter = max(card.resize, card.height, card.width) if how == pb.PREPROCESS_MODEL_DEFAULT else None
-        return preprocess(decode(image, limits, shorter), card, how, limits)
+        picture = decode(image, limits, max(card.resize, card.height, card.width) if quick else None)
+    except BadImage as error:
+        violations.add("image", str(error), for_every_model=True)
+        return None
+    try:
+        return ModelInput(*preprocess(picture, card, how, limits), picture.quick)
     except BadImage as error:
         violations.add("image", str(error))
         return None

@@ -13,7 +13,7 @@ from ..methods.influence.index import Index
 from ..methods.influence.plan import no_influence
 from ..models.card import ModelCard
 from ..models.served import ServedModels
-from .binding import PRECISIONS, Bound, Circumstances, check_loaded, common_of, model_card, task_of
+from .binding import PRECISIONS, Bound, Circumstances, check_loaded, common_of, model_of, task_of
 from .errors import Violations, near, shown
 from .fields import choice
 from .targets import known_layer, target_of
@@ -27,7 +27,7 @@ GOAL, POOLING, ORDER = (
 
 def bind_influence(request: influence_pb2.InfluenceRequest, at: Circumstances) -> Bound:
     """Raises RequestError."""
-    card, violations = model_card(request.model, at.cards), Violations()
+    card, violations = model_of(request.model, at.cards)
     common = common_of("influence", request, card, at, violations)
     if PRECISIONS.get(request.options.precision) not in ("auto", "exact", None):
         violations.refuse("influence is computed in EXACT only")
@@ -50,12 +50,12 @@ def bind_influence(request: influence_pb2.InfluenceRequest, at: Circumstances) -
     members = len(arguments["members"])
     cost = passes_cost(card.gflop, "image") * members + (card.gflop if label is None and members > 1 else 0.0)
     task, region, how = task_of("influence", card, replace(common, precision="exact"), arguments, cost, at)
-    return Bound(task, card, region, how, (method,))
+    return Bound(task, card, region, how, (method,), quick_decode=common.quick_decode)
 
 
 def bind_suspects(request: influence_pb2.SuspectsRequest, cards: ServedModels) -> tuple[ModelCard, Index, str, int]:
     """Model, index, column to order by, and how many. Raises RequestError."""
-    card, violations = model_card(request.model, cards), Violations()
+    card, violations = model_of(request.model, cards)
     top = _count(request, "top", 20, MOST_SUSPECTS, violations)
     order = choice(ORDER, request.order, "order", violations) or "rank_sum"
     index = index_of(card, violations)
@@ -66,7 +66,7 @@ def bind_suspects(request: influence_pb2.SuspectsRequest, cards: ServedModels) -
 
 def bind_embed(request: influence_pb2.EmbedRequest, at: Circumstances) -> Bound:
     """Raises RequestError."""
-    card, violations = model_card(request.model, at.cards), Violations()
+    card, violations = model_of(request.model, at.cards)
     common = common_of("embed", request, card, at, violations)
     pooling = choice(POOLING, request.pooling, "pooling", violations) or "mean"
     layer, side = request.layer, "output"
@@ -78,7 +78,7 @@ def bind_embed(request: influence_pb2.EmbedRequest, at: Circumstances) -> Bound:
     violations.check()
     arguments = {"layer": layer, "side": side, "pooling": pooling}
     task, region, how = task_of("embed", card, common, arguments, card.gflop, at)
-    return Bound(task, card, region, how, ("embed",))
+    return Bound(task, card, region, how, ("embed",), quick_decode=common.quick_decode)
 
 
 def default_layer(card: ModelCard) -> tuple[str, str]:
@@ -108,7 +108,7 @@ def no_index(card: ModelCard) -> str:
 def _label(request: influence_pb2.InfluenceRequest, card: ModelCard, violations: Violations) -> tuple[int | None, int]:
     """A class, or a rank among the predicted ones."""
     if request.label.WhichOneof("kind") == "unit":
-        violations.add("label", "must be a class_index, a class_name or a rank, not a unit")
+        violations.add("label", "must be a class_index, a class_name or a rank, not a unit", for_every_model=True)
         return None, 1
     found = target_of(request.label, card, "label", True, violations)
     return (None, 1) if found is None else (found.label, found.rank or 1)
@@ -134,14 +134,16 @@ def _members(
     """The model and its ensemble, all of the same examples."""
     names = list(request.ensemble)
     if len(names) > MOST_MEMBERS:
-        violations.add("ensemble", f"must be at most {MOST_MEMBERS} models, were {len(names)}")
+        violations.add("ensemble", f"must be at most {MOST_MEMBERS} models, were {len(names)}", for_every_model=True)
         names = []
     members = [card]
     for i, name in enumerate(names):
         check_loaded(name, cards)
         other = cards.get(name)
         if other is None:
-            violations.add(f"ensemble[{i}]", f"there is no model {shown(name)}; {near(name, cards)}")
+            violations.add(
+                f"ensemble[{i}]", f"there is no model {shown(name)}; {near(name, cards)}", for_every_model=True
+            )
         elif other in members:
             violations.add(f"ensemble[{i}]", f"{name} is in the ensemble already")
         else:
@@ -169,7 +171,9 @@ def _questions(
 ) -> tuple[Reweighting, ...]:
     """What-ifs, checked."""
     if len(request.what_if) > MOST_QUESTIONS:
-        violations.add("what_if", f"must be at most {MOST_QUESTIONS}, were {len(request.what_if)}")
+        violations.add(
+            "what_if", f"must be at most {MOST_QUESTIONS}, were {len(request.what_if)}", for_every_model=True
+        )
         return ()
     if request.what_if and method == "neighbours":
         violations.add("what_if", "neighbours predicts no changes; ask projected or last_layer")
@@ -177,11 +181,15 @@ def _questions(
     for i, each in enumerate(request.what_if):
         path, weight = f"what_if[{i}]", each.weight if each.HasField("weight") else -1.0
         if not (math.isfinite(weight) and -1 <= weight <= MOST_WEIGHT):
-            violations.add(f"{path}.weight", f"must be from -1 to {MOST_WEIGHT:g}, was {weight:g}")
+            violations.add(
+                f"{path}.weight", f"must be from -1 to {MOST_WEIGHT:g}, was {weight:g}", for_every_model=True
+            )
         if not 1 <= len(each.rows) <= MOST_ROWS:
-            violations.add(f"{path}.rows", f"must be 1 to {MOST_ROWS} rows, were {len(each.rows)}")
+            violations.add(
+                f"{path}.rows", f"must be 1 to {MOST_ROWS} rows, were {len(each.rows)}", for_every_model=True
+            )
         elif len(set(each.rows)) < len(each.rows):
-            violations.add(f"{path}.rows", "must name each row once")
+            violations.add(f"{path}.rows", "must name each row once", for_every_model=True)
         elif index is not None and max(each.rows) >= len(index):
             violations.add(f"{path}.rows", f"must be from 0 to {len(index) - 1}, was {max(each.rows)}")
         questions.append(Reweighting(tuple(each.rows), weight))
@@ -191,5 +199,5 @@ def _questions(
 def _count(request: Any, field: str, default: int, most: int, violations: Violations) -> int:
     value = getattr(request, field) if request.HasField(field) else default
     if not 1 <= value <= most:
-        violations.add(field, f"must be from 1 to {most}, was {value}")
+        violations.add(field, f"must be from 1 to {most}, was {value}", for_every_model=True)
     return int(value)

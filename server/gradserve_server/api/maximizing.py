@@ -11,12 +11,12 @@ from ..engine.rows import passes_cost
 from ..methods.maximize import PRESETS, Maximized, Recipe, octave_sizes
 from ..models.card import ModelCard
 from ..pool.wire import Outcome
-from .binding import Bound, Circumstances, model_card, optioned, task_of
+from .binding import Bound, Circumstances, model_of, optioned, task_of
 from .canvas import canvas, picture
 from .errors import Violations
 from .fields import bound, fill, word
 from .goals import goal_name, goal_reply, goals_of
-from .images import fits, png
+from .images import ModelInput, fits, png
 from .progress import MOST_SNAPSHOTS, curves, snapshots
 from .replies import best, provenance, scores
 
@@ -27,7 +27,7 @@ TOP = 5
 
 def bind_maximize(request: maximize_pb2.MaximizeRequest, at: Circumstances) -> Bound:
     """Raises RequestError."""
-    card, violations = model_card(request.model, at.cards), Violations()
+    card, violations = model_of(request.model, at.cards)
     common = optioned("maximize", request.options, card, at, violations)
     photo = picture(request.image, "image", at.limits, violations) if request.HasField("image") else None
     recipe = _recipe(request, violations)
@@ -37,16 +37,22 @@ def bind_maximize(request: maximize_pb2.MaximizeRequest, at: Circumstances) -> B
     own_size = set(sizes) == {(card.height, card.width)}
     goals = goals_of(request.goals, card, own_size, photo is not None, violations)
     if recipe.total * len(goals) > MOST_STEPS:
-        violations.add("settings.steps", f"with octaves and goals make {recipe.total * len(goals)}; {_at_most()}")
+        violations.add(
+            "settings.steps",
+            f"with octaves and goals make {recipe.total * len(goals)}; {_at_most()}",
+            for_every_model=True,
+        )
     if len(request.snapshots) > MOST_SNAPSHOTS or any(step > recipe.total for step in request.snapshots):
-        violations.add("snapshots", f"must be at most {MOST_SNAPSHOTS} steps from 0 to {recipe.total}")
+        violations.add(
+            "snapshots", f"must be at most {MOST_SNAPSHOTS} steps from 0 to {recipe.total}", for_every_model=True
+        )
     if card.no_gradient:
         violations.refuse(f"Maximize does not apply to {card.name}: {card.no_gradient}")
     violations.check()
     area = sum(height * width for height, width in sizes) / (card.height * card.width)
     cost = passes_cost(card.gflop, "image") * recipe.steps * len(goals) * area
     arguments = {"goals": goals, "recipe": recipe, "snapshots": tuple(request.snapshots)}
-    common = replace(common, image=(pixels, pb.Region()))
+    common = replace(common, image=ModelInput(pixels, pb.Region()))
     task, region, how = task_of("maximize", card, common, arguments, cost, at)
     return Bound(task, card, region, how, (preset_of(request),))
 
@@ -65,15 +71,21 @@ def _recipe(request: maximize_pb2.MaximizeRequest, violations: Violations) -> Re
     name, given = preset_of(request), request.HasField("image")
     preset: dict[str, Any] = dict(PRESETS.get(name, {}))  # type: ignore[call-overload]
     if name not in PRESETS:
-        violations.add("preset", f"must be a MaximizePreset, was {request.preset}")
+        violations.add("preset", f"must be a MaximizePreset, was {request.preset}", for_every_model=True)
     if given:
         preset["start"] = "image"
     parameters = bound(Recipe, request.settings, "settings", violations, preset)
     recipe = Recipe(**parameters or preset)
     if given and recipe.start != "image":
-        violations.add("settings.start", f"must be IMAGE where a picture is given, was {recipe.start.upper()}")
+        violations.add(
+            "settings.start",
+            f"must be IMAGE where a picture is given, was {recipe.start.upper()}",
+            for_every_model=True,
+        )
     if not given and recipe.start == "image":
-        violations.add("image", "is needed to start from it: set image, or another start or preset")
+        violations.add(
+            "image", "is needed to start from it: set image, or another start or preset", for_every_model=True
+        )
     return recipe
 
 

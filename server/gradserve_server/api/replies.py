@@ -172,6 +172,7 @@ def provenance(bound: Bound, *outcomes: Outcome) -> pb.Provenance:
         server_version=__version__,
         warnings=probability_notes(bound.card),
         request_id=bound.task.id,
+        quick_decode=bound.quick_decode,
     )
 
 

@@ -1,5 +1,7 @@
 """The gRPC server: services, health, reflection, TLS."""
 
+import socket
+
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
@@ -49,9 +51,11 @@ class ApiServer:
         reflection.enable_server_reflection((*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME), self._server)
         self._settings = settings
 
-    async def start(self) -> int:
-        """Listens, NOT_SERVING; returns the port. Raises OSError."""
-        shown = address = f"{self._settings.host}:{self._settings.port}"
+    async def start(self) -> str:
+        """Listens, NOT_SERVING; returns the address that clients take. Raises OSError."""
+        shown = address = self._settings.address(self._settings.port)
+        if self._settings.socket is not None:
+            check_unused(self._settings.socket)
         try:
             if self._settings.tls_certificate and self._settings.tls_key:
                 pair = (self._settings.tls_key.read_bytes(), self._settings.tls_certificate.read_bytes())
@@ -63,7 +67,7 @@ class ApiServer:
             raise OSError(f"cannot listen on {shown}: {error}") from error
         await self.say(serving=False)
         await self._server.start()
-        return int(port)
+        return self._settings.address(port)
 
     async def say(self, *, serving: bool) -> None:
         """Sets the health of the server and of each service."""
@@ -75,3 +79,13 @@ class ApiServer:
         await self.say(serving=False)
         await self._around.drain(self._settings.drain_seconds)
         await self._server.stop(FLUSH)
+
+
+def check_unused(path: str) -> None:
+    """Raises OSError where a server listens on that unix socket: gRPC would take it away from it."""
+    with socket.socket(socket.AF_UNIX) as probe:
+        try:
+            probe.connect(path)
+        except OSError:  # nobody there, or no such file; what else is wrong with it gRPC tells
+            return
+    raise OSError(f"cannot listen on unix:{path}: another process does")

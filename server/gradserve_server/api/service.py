@@ -8,7 +8,7 @@ from typing import Any
 
 from prometheus_client import start_http_server
 
-from ..config import Settings, devices
+from ..config import Settings, devices, joined
 from ..metrics import Metrics
 from ..models.faults import faults_of
 from ..pool.pool import Pool
@@ -22,7 +22,7 @@ async def run(settings: Settings) -> int:
     serve_metrics(settings, metrics)
     pool = pool_of(settings, metrics)
     server = ApiServer(settings.server, settings.limits, pool, metrics)
-    port = await server.start()
+    address = await server.start()
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
@@ -30,7 +30,7 @@ async def run(settings: Settings) -> int:
         await first(pool.start(), stop.wait())
         if not stop.is_set():
             await server.say(serving=True)
-            print(f"gradserve ready on {settings.server.host}:{port}", flush=True)
+            print(f"gradserve ready on {address}", flush=True)
             await first(stop.wait(), pool.given_up.wait())
         return 1 if pool.given_up.is_set() else 0
     finally:
@@ -40,13 +40,14 @@ async def run(settings: Settings) -> int:
 
 def serve_metrics(settings: Settings, metrics: Metrics) -> None:
     """Answers Prometheus in a thread of its own. Raises OSError."""
-    host, port = settings.server.host, settings.server.metrics_port
+    host = "127.0.0.1" if settings.server.socket is not None else settings.server.host.strip("[]")
+    port = settings.server.metrics_port
     try:
         http, _ = start_http_server(port, host, metrics.registry)
     except OSError as error:
-        hint = "--metrics-port 0 takes a free port"
-        raise OSError(f"cannot listen for metrics on {host}:{port}: {error}; {hint}") from None
-    print(f"gradserve metrics on http://{host}:{http.server_port}/metrics", flush=True)
+        hint = "; --metrics-port 0 takes a free port" if port else ""
+        raise OSError(f"cannot listen for metrics on {joined(host, port)}: {error}{hint}") from None
+    print(f"gradserve metrics on http://{joined(host, http.server_port)}/metrics", flush=True)
 
 
 def pool_of(settings: Settings, metrics: Metrics) -> Pool:

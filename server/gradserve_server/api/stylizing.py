@@ -22,11 +22,11 @@ from ..methods.stylize import (
 )
 from ..models.card import ModelCard
 from ..pool.wire import Outcome
-from .binding import Bound, Circumstances, model_card, optioned, task_of
+from .binding import Bound, Circumstances, model_of, optioned, task_of
 from .canvas import canvas, picture, scaled
 from .errors import Violations
 from .fields import bound, fill
-from .images import fits, png, resized
+from .images import ModelInput, fits, png, resized
 from .progress import MOST_SNAPSHOTS, curves, snapshots
 from .replies import provenance
 from .targets import known_layer
@@ -38,7 +38,7 @@ HEAVIEST = 1e9
 
 def bind_stylize(request: stylize_pb2.StylizeRequest, at: Circumstances) -> Bound:
     """Raises RequestError."""
-    card, violations = model_card(request.model, at.cards), Violations()
+    card, violations = model_of(request.model, at.cards)
     common = optioned("stylize", request.options, card, at, violations)
     given = request.HasField("content")
     content = picture(request.content, "content", at.limits, violations) if given else None
@@ -51,11 +51,13 @@ def bind_stylize(request: stylize_pb2.StylizeRequest, at: Circumstances) -> Boun
     _check_asked(request, given, card, style_layers, content_layers, settings, violations)
     _check_sizes(size, settings, card, at.limits, violations)
     if len(request.snapshots) > MOST_SNAPSHOTS or any(step > settings.total for step in request.snapshots):
-        violations.add("snapshots", f"must be at most {MOST_SNAPSHOTS} steps from 0 to {settings.total}")
+        violations.add(
+            "snapshots", f"must be at most {MOST_SNAPSHOTS} steps from 0 to {settings.total}", for_every_model=True
+        )
     if card.no_gradient:
         violations.refuse(f"Stylize does not apply to {card.name}: {card.no_gradient}")
     violations.check()
-    rows = settings.steps + settings.coarse_steps / 4 + len(styles) + 1
+    rows = settings.steps + settings.coarse_steps / 4 + len(styles) + 3  # the content, and the two measurements
     cost = passes_cost(card.gflop, "image") * rows * size[0] * size[1] / (card.height * card.width)
     arguments = {
         "has_content": given,
@@ -65,7 +67,9 @@ def bind_stylize(request: stylize_pb2.StylizeRequest, at: Circumstances) -> Boun
         "settings": settings,
         "snapshots": tuple(request.snapshots),
     }
-    task, region, how = task_of("stylize", card, replace(common, image=(pixels, pb.Region())), arguments, cost, at)
+    task, region, how = task_of(
+        "stylize", card, replace(common, image=ModelInput(pixels, pb.Region())), arguments, cost, at
+    )
     return Bound(task, card, region, how, (settings.optimizer,))
 
 
@@ -73,7 +77,7 @@ def _styles(
     request: stylize_pb2.StylizeRequest, longer: int, card: ModelCard, limits: LimitSettings, violations: Violations
 ) -> list[tuple[np.ndarray[Any, Any], float]]:
     if len(request.styles) > MOST_STYLES:
-        violations.add("styles", f"must be at most {MOST_STYLES}, were {len(request.styles)}")
+        violations.add("styles", f"must be at most {MOST_STYLES}, were {len(request.styles)}", for_every_model=True)
         return []
     styles = []
     for i, style in enumerate(request.styles):
@@ -95,7 +99,7 @@ def _styles(
 def _weight(message: stylize_pb2.Style | stylize_pb2.LayerWeight, path: str, violations: Violations) -> float:
     weight = message.weight if message.HasField("weight") else 1.0
     if not (math.isfinite(weight) and 0 < weight <= HEAVIEST):
-        violations.add(path, f"must be a number above 0 and up to {HEAVIEST:g}, was {weight:g}")
+        violations.add(path, f"must be a number above 0 and up to {HEAVIEST:g}, was {weight:g}", for_every_model=True)
     return weight
 
 
@@ -105,9 +109,13 @@ def _settings(request: stylize_pb2.StylizeRequest, given: bool, violations: Viol
         defaults["rate"] = 1.0
     settings = Settings(**bound(Settings, request.settings, "settings", violations, defaults) or defaults)
     if settings.start == "content" and not given:
-        violations.add("settings.start", "must be NOISE where no content is given, was CONTENT")
+        violations.add("settings.start", "must be NOISE where no content is given, was CONTENT", for_every_model=True)
     if settings.total > MOST_STEPS:
-        violations.add("settings.steps", f"with coarse_steps make {settings.total}; at most {MOST_STEPS} are allowed")
+        violations.add(
+            "settings.steps",
+            f"with coarse_steps make {settings.total}; at most {MOST_STEPS} are allowed",
+            for_every_model=True,
+        )
     return settings
 
 
@@ -120,7 +128,7 @@ def _layers(
 ) -> tuple[LayerWeight, ...]:
     named = list(messages)
     if len(named) > MOST_LAYERS:
-        violations.add(path, f"must be at most {MOST_LAYERS}, were {len(named)}")
+        violations.add(path, f"must be at most {MOST_LAYERS}, were {len(named)}", for_every_model=True)
         return ()
     layers = []
     for i, message in enumerate(named):
@@ -132,7 +140,7 @@ def _layers(
         if layer is not None and not layer.is_map:
             violations.add(f"{path}[{i}].layer", f"{layer.name} of {card.name} has no spatial extent")
     if len({each.layer for each in layers}) < len(layers):
-        violations.add(path, "must name each layer once")
+        violations.add(path, "must name each layer once", for_every_model=True)
     return tuple(layers) or defaults
 
 
@@ -148,12 +156,18 @@ def _check_asked(
     if given and not content_layers:
         violations.refuse(f"Stylize does not apply to {card.name}: no layer of it has spatial extent")
     if not given and not request.styles:
-        violations.add("content", "is needed where there are no styles: set content, styles, or both")
+        violations.add(
+            "content", "is needed where there are no styles: set content, styles, or both", for_every_model=True
+        )
         return
     content = given and settings.content_weight
     style = request.styles and settings.style_weight
     if not content and not style:
-        violations.add("settings", "style_weight and content_weight leave nothing to optimise: at least one must count")
+        violations.add(
+            "settings",
+            "style_weight and content_weight leave nothing to optimise: at least one must count",
+            for_every_model=True,
+        )
     elif not content and all(each.layer == PIXELS for each in style_layers):
         violations.add("style_layers", "must name at least one layer of the model where there is no content to match")
 
@@ -184,8 +198,12 @@ def stylize_reply(bound: Bound, outcome: Outcome) -> stylize_pb2.StylizeResponse
         initial_losses=_losses(made.initial),
         curves=curves(made.curves),
         snapshots=snapshots(made.snapshots),
-        style_layers=[_layer(each) for each in asked["style_layers"]] if asked["styles"] else [],
-        content_layers=[_layer(each) for each in asked["content_layers"]] if asked["has_content"] else [],
+        style_layers=[_layer(each) for each in asked["style_layers"]]
+        if asked["styles"] and settings.style_weight
+        else [],
+        content_layers=[_layer(each) for each in asked["content_layers"]]
+        if asked["has_content"] and settings.content_weight
+        else [],
         asked=made.asked,
         done=made.done,
         completed_fraction=made.done / made.asked,

@@ -17,7 +17,7 @@ def targets_of(messages: Sequence[pb.Target], card: ModelCard, own_size: bool, v
     `own_size`: the input has the card's size, so that a unit's position can be checked here and not only in the pass.
     """
     if len(messages) > MOST_TARGETS:
-        violations.add("targets", f"must be at most {MOST_TARGETS}, were {len(messages)}")
+        violations.add("targets", f"must be at most {MOST_TARGETS}, were {len(messages)}", for_every_model=True)
         return []
     if not messages:
         return [Target(rank=1)]
@@ -69,7 +69,7 @@ def _unit(message: pb.Unit, card: ModelCard, path: str, own_size: bool, violatio
     elif message.channel >= layer.channels:
         violations.add(f"{path}.channel", f"must be from 0 to {layer.channels - 1}, was {message.channel}")
     if message.HasField("y") != message.HasField("x"):
-        violations.add(path, "y and x must be set together, or neither")
+        violations.add(path, "y and x must be set together, or neither", for_every_model=True)
     elif message.HasField("y"):
         _check_position(message, layer, path, own_size, violations)
     if len(violations.found) > before:

@@ -13,6 +13,11 @@ from ..engine.events import NotFinite
 from ..engine.job import Progress, Run, TimeUp
 from ..engine.query import Query
 
+NOT_MEASURED = (
+    "NOT_MEASURED: time was up, or numbers overflowed, before the returned picture itself was measured; its figures "
+    "are those of the last step, before it was brought to its size and rounded to 8 bits"
+)
+
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
@@ -51,18 +56,22 @@ class Record:
         except NotFinite:
             if self.good is None:
                 raise
-            self.run.warn(f"NOT_FINITE: step {self.run.done + 1} gave infinities or NaN; this is the image before it")
+            if self.run.done < self.steps:
+                self.run.warn(
+                    f"NOT_FINITE: step {self.run.done + 1} gave infinities or NaN; this is the image before it"
+                )
         self.ended = True
         return None
 
-    def step(self, losses: Mapping[str, Tensor], images: Tensor) -> Progress:
-        """Notes a step's losses, by name [n], and the images [n, 3, H, W] that had them."""
+    def step(self, losses: Mapping[str, Tensor], images: Tensor, shown: Tensor | None = None) -> Progress:
+        """Notes a step's losses, by name [n], and its images [n, 3, H, W]; `shown`: as callers see them."""
+        shown = images if shown is None else shown
         if self.run.done in self.snapshots:
-            self.snapshot(images)
+            self.snapshot(shown)
         self.good = images
         self.curves.append({name: loss.detach() for name, loss in losses.items()})
         self.run.completed(range(1))
-        return Progress(self.run.done, self.steps, self.curves[-1], images)
+        return Progress(self.run.done, self.steps, self.curves[-1], shown)
 
     def snapshot(self, images: Tensor) -> None:
         """Keeps the images as they are after the steps done so far."""

@@ -14,12 +14,14 @@ from torch import Tensor
 from ...engine.job import Job, Steps
 from ...engine.objective import Objective, direction, layer, ranking
 from ...engine.query import Query
-from ..making import Record, Snapshot, as_bytes, numbers, pixels, quantized, resized
+from ..making import NOT_MEASURED, Record, Snapshot, as_bytes, numbers, pixels, quantized, resized
 from ..targets import Target
 from .ascent import OBJECTIVE, ascend, penalties_of
 from .recipe import PRESETS, Recipe
 
-__all__ = ["PRESETS", "Goal", "Maximized", "Recipe", "Summand", "maximize", "octave_sizes"]
+FLATTEST = 1e-6  # standard deviation that is still magnified
+
+__all__ = ["PRESETS", "Goal", "Maximized", "Recipe", "Summand", "maximize", "octave_sizes", "stretched"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +102,7 @@ def _measured(images: Tensor, objectives: Sequence[Objective], record: Record) -
         answers = yield from record.ask([*queries, Query(images)])
         if answers is not None:
             return torch.cat([answer.value for answer in answers[:-1]]), answers[-1].logits
+    record.run.warn(NOT_MEASURED)
     return record.curves[-1][OBJECTIVE], None
 
 
@@ -110,7 +113,7 @@ def _made(
     names = [OBJECTIVE, *penalties_of(recipe)]
     return Maximized(
         pixels=pixels(as_bytes(image)),
-        display=pixels(as_bytes(0.5 + 0.1 * (image - image.mean()) / image.std())) if recipe.stretch else None,
+        display=pixels(as_bytes(stretched(image))) if recipe.stretch else None,
         value=float(value),
         logits=None if logits is None else numbers(logits[i]),
         curves={name: record.curve(name, i) for name in names},
@@ -120,3 +123,9 @@ def _made(
         done=run.done,
         warnings=tuple(run.warnings),
     )
+
+
+def stretched(image: Tensor) -> Tensor:
+    """Mean 0.5 and standard deviation 0.1; an image of one colour becomes grey."""
+    off = image - image.mean()
+    return 0.5 + 0.1 * off / off.std().clamp_min(FLATTEST)

@@ -1,7 +1,7 @@
 """Stylize: a picture with the content of one and the style of others (Gatys et al. 2016)."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ...engine.job import Job, Steps
 from ...engine.query import Query
-from ..making import Record, Snapshot, as_bytes, pixels, quantized, resized
+from ..making import NOT_MEASURED, Record, Snapshot, as_bytes, pixels, quantized, resized
 from ..optimizers import LBFGS, Adam, Optimizer
 from ..regularizers import GREY, roughness
 from .settings import PIXELS, LayerWeight, Settings, default_content_layers, default_style_layers
@@ -27,7 +27,7 @@ STYLE, CONTENT, VARIATION = "style", "content", "total_variation"
 
 @dataclass(frozen=True, slots=True)
 class Stylized:
-    """The picture as uint8 [H, W, 3]; its losses without their weights, on those bytes and at the start."""
+    """The picture as uint8 [H, W, 3]; its losses without their weights, on those bytes and of what it started from."""
 
     pixels: np.ndarray
     losses: dict[str, float]
@@ -52,53 +52,65 @@ def stylize(
 ) -> Steps:
     """Makes a picture of the size of [1, 3, H, W], the content or a canvas. Returns Stylized."""
     record = Record(job.run(), settings.total, frozenset(snapshots))
-    pictures = [Style(_tensor(picture, x), weight) for picture, weight in styles]
+    size, half = (x.shape[2], x.shape[3]), (math.ceil(x.shape[2] / 2), math.ceil(x.shape[3] / 2))
+    look = Look(x if settings.keep_colours and has_content else None)
     photo = x if has_content else None
-    if settings.keep_colours and has_content:
+    pictures = [Style(_tensor(picture, x), weight) for picture, weight in styles]
+    if look.colours is not None:
         photo = luminance(x).expand(-1, 3, -1, -1)
         pictures = [Style(matched_grey(picture, x), weight) for picture, weight in pictures]
-    size = (x.shape[2], x.shape[3])
-    stages = [(settings.coarse_steps, (math.ceil(size[0] / 2), math.ceil(size[1] / 2))), (settings.steps, size)]
+    if not settings.style_weight:
+        pictures = []
     image = photo if photo is not None and settings.start == "content" else _noise(x, record)
-    for steps, stage in stages:
-        if not steps:
+    compared = photo if settings.content_weight else None
+    aims = yield from targets(job, compared, pictures, style_layers, content_layers, settings.pad)
+    initial = yield from _measured(look.of(image), aims, settings, record)
+    for steps, stage in ((settings.coarse_steps, half), (settings.steps, size)):
+        if not steps or record.ended:
             continue
-        factor = stage[0] / size[0]
-        aims = yield from targets(
-            job,
-            None if photo is None else resized(photo, stage),
-            [Style(_scaled(picture, factor), weight) for picture, weight in pictures],
-            style_layers,
-            content_layers,
-            settings,
-        )
-        image = yield from _descend(resized(image, stage), aims, steps, settings, record)
-        if record.ended:
-            break
-    image = resized(image, size)
-    final = quantized(recoloured(image, x) if settings.keep_colours and has_content else image)
+        here = aims
+        if stage != size:
+            smaller = [Style(_scaled(picture, stage[0] / size[0]), weight) for picture, weight in pictures]
+            coarse = None if compared is None else resized(compared, stage)
+            here = yield from targets(job, coarse, smaller, style_layers, content_layers, settings.pad)
+        image = yield from _descend(resized(image, stage), here, steps, settings, record, look)
+    final = quantized(look.of(resized(image, size)))
     if record.run.done in record.snapshots:
         record.snapshot(final)
-    losses = yield from _measured(quantized(image), aims, settings, record)
-    return _made(final, losses, settings, record)
+    losses = yield from _final(final, aims, settings, record)
+    return _made(final, losses, initial, record)
 
 
-def _descend(start: Tensor, aims: Targets, steps: int, settings: Settings, record: Record) -> Steps:
+@dataclass(frozen=True, slots=True)
+class Look:
+    """How a picture that is being made is returned: with the colours of the content [1, 3, H, W], or as it is."""
+
+    colours: Tensor | None
+
+    def of(self, image: Tensor) -> Tensor:
+        """The picture as it would be returned."""
+        if self.colours is None:
+            return image
+        return recoloured(image, resized(self.colours, (image.shape[2], image.shape[3])))
+
+
+def _descend(start: Tensor, aims: Targets, steps: int, settings: Settings, record: Record, look: Look) -> Steps:
     """Lowers the loss, [1, 3, H, W] -> [1, 3, H, W]; ends early with the record."""
     optimizer: Optimizer = Adam(BETAS) if settings.optimizer == "adam" else LBFGS()
+    objective = aims.objective(settings.style_weight, settings.content_weight)
     at = start.contiguous()
     for _ in range(steps):
         at = at.detach().requires_grad_()
         seen = padded(at, settings.pad)
-        answers = yield from record.ask([Query(seen.detach(), aims.objective, "image")])
+        answers = yield from record.ask([Query(seen.detach(), objective, "image")])
         if answers is None:
             assert record.good is not None, "or asking had raised"
             return record.good
-        losses = _losses(at, answers[0].terms, aims, settings)
+        losses = _losses(at, answers[0].terms, aims, _weights(settings))
         own = sum(loss for loss in losses.values() if loss.requires_grad)
         (grad,) = torch.autograd.grad((seen * answers[0].image_grad).sum() + own, at)
         rate = _rate(settings, record.run.done)
-        yield record.step(losses, at.detach())
+        yield record.step(losses, at.detach(), look.of(at.detach()))
         total = sum(losses.values(), torch.zeros_like(grad[:, 0, 0, 0])).detach()
         at = optimizer.step(at.detach(), grad, total, rate).clamp(0, 1)
     return optimizer.best(at).detach()
@@ -111,42 +123,57 @@ def _rate(settings: Settings, done: int) -> float:
     return settings.rate * (SLOWEST + (1 - SLOWEST) * (1 + math.cos(math.pi * done / settings.total)) / 2)
 
 
-def _losses(image: Tensor, terms: Tensor, aims: Targets, settings: Settings) -> dict[str, Tensor]:
-    """The parts of the loss with their weights, each [1]; only what is scored here has a graph."""
-    parts = {}
-    style = terms[:, : aims.style_terms].sum(1) + aims.style_rest
-    if aims.pixels is not None:
-        away = (colours(image) - aims.pixels.mean).square().sum((1, 2))
-        style = style + aims.pixels.scale * away + aims.pixels.rest
-    if aims.style_terms or aims.pixels is not None:
-        parts[STYLE] = style
-    if terms.shape[1] > aims.style_terms:
-        parts[CONTENT] = terms[:, aims.style_terms :].sum(1)
-    if settings.total_variation:
-        parts[VARIATION] = settings.total_variation * roughness(image)
-    return parts
-
-
-def _measured(image: Tensor, aims: Targets, settings: Settings, record: Record) -> Steps:
-    """The losses of the finished picture; those of the last step where there is no time."""
-    if not record.late:
-        answers = yield from record.ask([Query(padded(image, settings.pad), aims.objective)])
-        if answers is not None:
-            return _losses(image, answers[0].terms, aims, settings)
-    return record.curves[-1]
-
-
-def _made(image: Tensor, losses: dict[str, Tensor], settings: Settings, record: Record) -> Stylized:
-    run = record.run
+def _weights(settings: Settings) -> dict[str, float]:
+    """The parts of the loss that count, with their weights."""
     weights = {
         STYLE: settings.style_weight,
         CONTENT: settings.content_weight,
         VARIATION: settings.total_variation,
     }
+    return {part: weight for part, weight in weights.items() if weight}
+
+
+def _losses(image: Tensor, terms: Tensor, aims: Targets, weights: Mapping[str, float]) -> dict[str, Tensor]:
+    """The parts of the loss with those weights, each [1]; only what is scored here and not in the terms has a graph."""
+    parts, count = {}, len(aims.style.terms)
+    if count or aims.pixels is not None:
+        style = terms[:, :count].sum(1) + weights[STYLE] * aims.style_rest
+        if aims.pixels is not None:
+            away = (colours(image) - aims.pixels.mean).square().sum((1, 2))
+            style = style + weights[STYLE] * (aims.pixels.scale * away + aims.pixels.rest)
+        parts[STYLE] = style
+    if aims.content.terms:
+        parts[CONTENT] = terms[:, count:].sum(1)
+    if VARIATION in weights:
+        parts[VARIATION] = weights[VARIATION] * roughness(image)
+    return parts
+
+
+def _measured(image: Tensor, aims: Targets, settings: Settings, record: Record) -> Steps:
+    """The parts of the loss that count, without their weights, of a picture as it is returned; None if late."""
+    answers = yield from record.ask([Query(padded(image, settings.pad), aims.objective(1.0, 1.0))])
+    if answers is None:
+        return None
+    found = _losses(image, answers[0].terms, aims, dict.fromkeys(_weights(settings), 1.0))
+    return {name: float(loss) for name, loss in found.items()}
+
+
+def _final(image: Tensor, aims: Targets, settings: Settings, record: Record) -> Steps:
+    """The same of the finished picture; those of the last step, with a warning, where it cannot be measured."""
+    found = None if record.late else (yield from _measured(image, aims, settings, record))
+    if found is not None:
+        return found
+    record.run.warn(NOT_MEASURED)
+    weights = _weights(settings)
+    return {name: float(loss) / weights[name] for name, loss in record.curves[-1].items()}
+
+
+def _made(image: Tensor, losses: dict[str, float], initial: dict[str, float], record: Record) -> Stylized:
+    run = record.run
     return Stylized(
         pixels=pixels(as_bytes(image)[0]),
-        losses={name: float(loss) / weights[name] for name, loss in losses.items()},
-        initial={name: float(loss) / weights[name] for name, loss in record.curves[0].items()},
+        losses=losses,
+        initial=initial,
         curves={name: record.curve(name, 0) for name in losses},
         snapshots=record.snapshots_of(0),
         asked=run.asked,

@@ -11,7 +11,7 @@ from torch import Tensor
 from ...engine.job import Job, Steps
 from ...engine.objective import Objective, Refused, Term, content, gram, style
 from ...engine.query import Query, Tap
-from .settings import PIXELS, LayerWeight, Settings
+from .settings import PIXELS, LayerWeight
 
 LUMINANCE = (0.299, 0.587, 0.114)  # ITU-R BT.601
 
@@ -32,12 +32,16 @@ class Blend(NamedTuple):
 
 
 class Targets(NamedTuple):
-    """The loss that the model scores, how many of its terms are the style's, and what is scored outside of it."""
+    """What a picture is compared with, each part without its weight: what the model scores, and what it does not."""
 
-    objective: Objective
-    style_terms: int
+    style: Objective
     style_rest: float
     pixels: Blend | None
+    content: Objective
+
+    def objective(self, style_weight: float, content_weight: float) -> Objective:
+        """What the model scores: the terms of the style, then those of the content."""
+        return style_weight * self.style + content_weight * self.content
 
 
 def targets(
@@ -46,40 +50,40 @@ def targets(
     styles: Sequence[Style],
     style_layers: Sequence[LayerWeight],
     content_layers: Sequence[LayerWeight],
-    settings: Settings,
+    pad: float,
 ) -> Steps:
     """Runs the style pictures, unless they are known from before, and the photo through the model. -> Targets."""
     inside = [each for each in style_layers if each.layer != PIXELS]
     grams = []
     for each in styles:
-        grams.append((yield from _grams(job, each.picture, [layer for layer, _ in inside], settings)))
+        grams.append((yield from _grams(job, each.picture, [layer for layer, _ in inside], pad)))
     shares = [each.weight / sum(style.weight for style in styles) for each in styles]
-    share = settings.style_weight / sum(each.weight for each in style_layers) if style_layers else 0.0
+    share = 1 / sum(each.weight for each in style_layers) if style_layers else 0.0
     terms: list[Term] = []
     rest = 0.0
     for i, (layer, weight) in enumerate(inside if styles else ()):
         blend = blended([found[i] for found in grams], shares, layer)
         terms += style(layer, blend.mean, share * weight * blend.scale).terms
         rest += share * weight * blend.rest
-    count = len(terms)
-    if photo is not None and settings.content_weight:
-        terms += yield from _content(photo, content_layers, settings)
     pixels = None
     for layer, weight in style_layers if styles else ():
         if layer == PIXELS:
             blend = blended([colours(each.picture)[0] for each in styles], shares, layer)
             pixels = Blend(blend.mean, share * weight * blend.scale, share * weight * blend.rest)
-    return Targets(Objective(tuple(terms)), count, rest, pixels)
+    contents: list[Term] = []
+    if photo is not None:
+        contents = yield from _content(photo, content_layers, pad)
+    return Targets(Objective(tuple(terms)), rest, pixels, Objective(tuple(contents)))
 
 
-def _grams(job: Job, picture: Tensor, layers: Sequence[str], settings: Settings) -> Steps:
+def _grams(job: Job, picture: Tensor, layers: Sequence[str], pad: float) -> Steps:
     """The Gram matrices of a style's layers, kept from job to job."""
     digest = hashlib.sha256(picture.cpu().numpy().tobytes()).digest()
-    key = ("style", job.model, job.precision, tuple(layers), picture.shape, settings.pad, digest)
+    key = ("style", job.model, job.precision, tuple(layers), picture.shape, pad, digest)
     found = job.kept.get(key)
     if found is None:
         taps = tuple(Tap(layer, reduce=_gram) for layer in layers)
-        answer = yield Query(padded(picture, settings.pad), taps=taps)
+        answer = yield Query(padded(picture, pad), taps=taps)
         found = tuple(act[0] for act in answer.acts)
         job.kept.put(key, found)
     return found
@@ -89,9 +93,9 @@ def _gram(act: Tensor, _: Tensor) -> Tensor:
     return gram(act)
 
 
-def _content(photo: Tensor, layers: Sequence[LayerWeight], settings: Settings) -> Any:
-    answer = yield Query(padded(photo, settings.pad), taps=tuple(Tap(each.layer) for each in layers))
-    share = settings.content_weight / sum(each.weight for each in layers)
+def _content(photo: Tensor, layers: Sequence[LayerWeight], pad: float) -> Any:
+    answer = yield Query(padded(photo, pad), taps=tuple(Tap(each.layer) for each in layers))
+    share = 1 / sum(each.weight for each in layers)
     terms: list[Term] = []
     for (layer, weight), act in zip(layers, answer.acts, strict=True):
         terms += content(layer, act[0].clone(), share * weight / _square(act, layer, "the picture")).terms
@@ -133,7 +137,7 @@ def luminance(images: Tensor) -> Tensor:
 def matched_grey(style: Tensor, content: Tensor) -> Tensor:
     """A style in grey, its luminance brought to the content's mean and spread (Gatys et al. 2017, section 5.1)."""
     ours, theirs = luminance(style), luminance(content)
-    grey = (ours - ours.mean()) * (theirs.std() / ours.std().clamp_min(1e-6)) + theirs.mean()
+    grey = (ours - ours.mean()) * (theirs.std(correction=0) / ours.std(correction=0).clamp_min(1e-6)) + theirs.mean()
     return grey.clamp(0, 1).expand(-1, 3, -1, -1)
 
 

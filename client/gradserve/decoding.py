@@ -1,0 +1,77 @@
+"""What the numbers of a picture mean: every kind that Pillow opens becomes 8-bit RGB.
+
+The server decodes with these functions too, so that both sides see the same picture.
+"""
+
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+Array = np.ndarray[Any, Any]
+
+ROUNDING = 1e-6  # by which floats may leave [0, 1]
+BITS_PER_SAMPLE, PHOTOMETRIC, WHITE_IS_ZERO = 258, 262, 0  # TIFF 6.0, baseline tags
+
+
+class OutOfRange(ValueError):
+    """The numbers of a picture have no clear meaning as brightness; the text says which are allowed."""
+
+
+def rgb(picture: Image.Image) -> Image.Image:
+    """A decoded picture of any mode as RGB, transparency over white. Raises OutOfRange."""
+    if has_sixteen_bits(picture):
+        return _grey(sixteen_bits(picture) / 257)
+    if picture.mode in ("I", "F"):
+        values = np.asarray(picture)
+        grey = _whole_levels(values) if picture.mode == "I" else unit_range(values) * 255
+        return _grey(255 - grey if _white_is_zero(picture) else grey)
+    if picture.has_transparency_data:
+        picture = picture.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture).convert("RGB")
+    return picture if picture.mode == "RGB" else picture.convert("RGB")
+
+
+def has_sixteen_bits(picture: Image.Image) -> bool:
+    """Whether it has integers of 16 bits, or 12, without signs; older Pillow reads such PNG files in mode "I"."""
+    return picture.mode.startswith("I;16") or (picture.mode == "I" and picture.format == "PNG")
+
+
+def sixteen_bits(picture: Image.Image) -> Array:
+    """The brightness of such a picture as uint16, 65535 being white."""
+    values = np.asarray(picture).astype(np.uint16)
+    if _tiff_tag(picture, BITS_PER_SAMPLE) == (12,):
+        values = (values * (65535 / 4095)).round().astype(np.uint16)
+    elif "transparency" in picture.info:  # the one value that a PNG file declares as transparent
+        values = np.where(values == picture.info["transparency"], np.uint16(65535), values)
+    return 65535 - values if _white_is_zero(picture) else values
+
+
+def unit_range(values: Array) -> Array:
+    """Floats in [0, 1], where rounding may have led them 1e-6 out of it: these are clamped. Raises OutOfRange."""
+    low, high = float(values.min()), float(values.max())
+    if not (low >= -ROUNDING and high <= 1 + ROUNDING):  # also false for NaN
+        raise OutOfRange(f"a float picture must lie in [0, 1]; this one spans {low:.10g} to {high:.10g}")
+    return values if low >= 0 and high <= 1 else values.clip(0, 1)
+
+
+def _whole_levels(values: Array) -> Array:
+    low, high = int(values.min()), int(values.max())
+    if not 0 <= low <= high <= 255:
+        raise OutOfRange(
+            "a picture of integers with 32 bits or with signs must lie in 0 to 255, since its white is not known "
+            f"otherwise; this one spans {low} to {high}: save it with 8 or 16 bits without signs"
+        )
+    return values
+
+
+def _grey(levels: Array) -> Image.Image:
+    return Image.fromarray(levels.round().astype(np.uint8)).convert("RGB")
+
+
+def _white_is_zero(picture: Image.Image) -> bool:
+    return bool(_tiff_tag(picture, PHOTOMETRIC) == WHITE_IS_ZERO)
+
+
+def _tiff_tag(picture: Image.Image, number: int) -> Any:
+    return getattr(picture, "tag_v2", {}).get(number)
