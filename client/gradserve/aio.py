@@ -94,6 +94,7 @@ class AsyncClient(AsyncMakers):
         seed: int | None = None,
         time_budget: float | None = None,
         allow_partial: bool = False,
+        alone: bool = False,
         timeout: float | None = None,
         **parameters: ParameterValue,
     ) -> Explanation | Explanations:
@@ -114,6 +115,7 @@ class AsyncClient(AsyncMakers):
                 seed=seed,
                 time_budget=time_budget,
                 allow_partial=allow_partial,
+                alone=alone,
             ),
         )
         found = messages.explanations(request, await self._call(self._gradients.Explain, request, timeout))
@@ -143,6 +145,7 @@ class AsyncClient(AsyncMakers):
         seed: int | None = None,
         time_budget: float | None = None,
         allow_partial: bool = False,
+        alone: bool = False,
         timeout: float | None = None,
         **parameters: ParameterValue,
     ) -> Attack:
@@ -172,6 +175,7 @@ class AsyncClient(AsyncMakers):
                 seed=seed,
                 time_budget=time_budget,
                 allow_partial=allow_partial,
+                alone=alone,
             ),
         )
         return attack_messages.attack_result(request, await self._call(self._gradients.Attack, request, timeout))

@@ -73,9 +73,10 @@ class Options(TypedDict, total=False):
 
     priority: "interactive" (default) or "batch", which gives way to interactive requests.
     precision: "auto" (default: the server chooses), "exact", "balanced" or "fast".
-    seed: of everything random; the same seed gives the same answer. Default: 0.
+    seed: of everything random; the same seed gives the same answer up to rounding. Default: 0.
     time_budget: the most seconds that the answer may take.
     allow_partial: when time runs out, answer with what there is instead of DeadlineExceeded.
+    alone: no pass is shared with other requests, so that the same request gets the same bytes on one kind of machine.
     """
 
     priority: str
@@ -83,6 +84,7 @@ class Options(TypedDict, total=False):
     seed: int | None
     time_budget: float | None
     allow_partial: bool
+    alone: bool
 
 
 SizeLike = int | tuple[int, int] | None

@@ -93,6 +93,7 @@ class Client(Makers):
         seed: int | None = None,
         time_budget: float | None = None,
         allow_partial: bool = False,
+        alone: bool = False,
         timeout: float | None = None,
         **parameters: ParameterValue,
     ) -> Explanation | Explanations:
@@ -117,6 +118,7 @@ class Client(Makers):
                 seed=seed,
                 time_budget=time_budget,
                 allow_partial=allow_partial,
+                alone=alone,
             ),
         )
         found = messages.explanations(request, self._call(self._gradients.Explain, request, timeout))
@@ -146,6 +148,7 @@ class Client(Makers):
         seed: int | None = None,
         time_budget: float | None = None,
         allow_partial: bool = False,
+        alone: bool = False,
         timeout: float | None = None,
         **parameters: ParameterValue,
     ) -> Attack:
@@ -182,6 +185,7 @@ class Client(Makers):
                 seed=seed,
                 time_budget=time_budget,
                 allow_partial=allow_partial,
+                alone=alone,
             ),
         )
         return attack_messages.attack_result(request, self._call(self._gradients.Attack, request, timeout))

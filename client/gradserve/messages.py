@@ -111,12 +111,14 @@ def request_options(
     seed: int | None = None,
     time_budget: float | None = None,
     allow_partial: bool = False,
+    alone: bool = False,
 ) -> common_pb2.RequestOptions:
     """The options that every request carries."""
     options = common_pb2.RequestOptions(
         priority=choice("priority", _PRIORITY, priority),
         precision=choice("precision", _PRECISION, precision),
         allow_partial=allow_partial,
+        alone=alone,
         seed=None if seed is None else count("seed", seed),
     )
     if time_budget is not None:
@@ -214,6 +216,7 @@ def provenance_of(origin: common_pb2.Provenance) -> Provenance:
         server_version=origin.server_version,
         warnings=tuple(origin.warnings),
         request_id=origin.request_id,
+        alone=origin.alone,
     )
 
 

@@ -53,6 +53,7 @@ class Provenance:
     server_version: str
     warnings: tuple[str, ...]
     request_id: str
+    alone: bool = False
 
 
 @dataclass(frozen=True)

@@ -188,6 +188,7 @@ def _provenance(request) -> common_pb2.Provenance:
         compute_seconds=0.002,
         server_version="0.1.0",
         request_id="r-1",
+        alone=request.options.alone,
     )
 
 

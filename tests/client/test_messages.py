@@ -84,16 +84,18 @@ def test_no_target_and_many():
 
 def test_options():
     options = messages.request_options(
-        priority="batch", precision="exact", seed=0, time_budget=0.25, allow_partial=True
+        priority="batch", precision="exact", seed=0, time_budget=0.25, allow_partial=True, alone=True
     )
     assert options.priority == common_pb2.PRIORITY_BATCH
     assert options.precision == common_pb2.PRECISION_EXACT
     assert options.HasField("seed")
     assert options.time_budget.nanos == 250_000_000
     assert options.allow_partial
+    assert options.alone
     plain = messages.request_options()
     assert not plain.HasField("seed")
     assert not plain.HasField("time_budget")
+    assert not plain.alone
 
 
 @pytest.mark.parametrize(

@@ -49,7 +49,7 @@ class Kind(NamedTuple):
     builder: str
     refused: str = ""  # what the refusal says; empty: the network is served
     no_gradient: bool = False
-    alone: bool = False  # every image has a pass of its own
+    unbatched: bool = False  # every image has a pass of its own
     unfolded: bool = False  # with a note
     untouched: bool = False  # neither folded nor with the CPU's kernels, with a note
     casts: bool = False  # so that there is no float64
@@ -73,12 +73,12 @@ OWN = [
     *(Kind(f"kinds:output_{what}") for what in ("object", "pair", "dict", "list_of_maps")),
     Kind("kinds:output_ambiguous", r"unclear which are the logits"),
     Kind("kinds:output_of_pixels", r"a dict with out \[4, 20, \d+, \d+\], and none of it is a score"),
-    Kind("kinds:through_numpy", no_gradient=True, alone=True, no_fast=True),
+    Kind("kinds:through_numpy", no_gradient=True, unbatched=True, no_fast=True),
     Kind("kinds:without_gradient", no_gradient=True),
     *(Kind(f"kinds:{name}", RANDOM) for name in ("noisy", "drops_blocks")),
     *(Kind(f"kinds:{name}", DEPENDENT) for name in ("divides_by_maximum", "subtracts_batch_mean")),
     Kind("kinds:without_statistics", DEPENDENT),
-    *(Kind(f"kinds:{name}", alone=True) for name in ("branches_by_maximum", "loops_by_value")),
+    *(Kind(f"kinds:{name}", unbatched=True) for name in ("branches_by_maximum", "loops_by_value")),
     *(Kind(f"kinds:{name}") for name in ("writes_over_input", "views_maps", "in_data_parallel")),
     Kind("kinds:casts_inside", casts=True, no_fast=True),
     Kind("kinds:one_channel", facts=ONE_CHANNEL),
@@ -106,7 +106,7 @@ OWN = [
     *(Kind("kinds:mean_beside_masked", DEPENDENT, facts={"arguments": {"hidden": x}}) for x in (-1e9, -float("inf"))),
     *(Kind(f"kinds:{name}", DEPENDENT) for name in ("nan_for_dark", "white_changes_all")),
     *(
-        Kind("kinds:branches_after", alone=True, facts={"arguments": {"what": what}})
+        Kind("kinds:branches_after", unbatched=True, facts={"arguments": {"what": what}})
         for what in ("script", "vmap", "nonzero", "mask", "written")
     ),
     Kind("kinds:squeezed", r"\[6\] for one image and a tensor \[4, 6\] for 4"),
@@ -128,7 +128,7 @@ SHARED = [
     *(Kind(f"cases:{name}", no_gradient=True) for name in ("inference_backbone", "no_grad_all")),
     Kind("cases:functional_dropout", RANDOM),
     Kind("cases:batch_statistics", DEPENDENT),
-    Kind("cases:by_value", alone=True),
+    Kind("cases:by_value", unbatched=True),
     Kind("cases:one_channel", facts=ONE_CHANNEL),
     Kind("cases:double_out", casts=True, no_fast=True),
     *(Kind(f"cases:{name}", "TorchScript") for name in ("scripted", "traced")),
@@ -217,7 +217,7 @@ def ours(model: Prepared, images: Tensor) -> tuple[Tensor, Tensor]:
     """The same of the served network, batched where it may be."""
     images = images.clone().requires_grad_()
     with torch.enable_grad():
-        logits = torch.cat([model(each) for each in images.split(1 if model.card.alone else len(images))])
+        logits = torch.cat([model(each) for each in images.split(1 if model.card.unbatched else len(images))])
         if model.card.no_gradient:
             return logits.detach(), images.new_zeros(0)
         (gradient,) = torch.autograd.grad(logits.amax(1).sum(), images, allow_unused=True)
@@ -259,7 +259,7 @@ def test_gradients_in_fp32_are_as_near_to_float64_as_torchs_own(kind: Kind) -> N
 def test_the_card_says_what_was_done(kind: Kind) -> None:
     card = served(kind).card
     assert bool(card.no_gradient) == kind.no_gradient
-    assert card.alone == kind.alone
+    assert card.unbatched == kind.unbatched
     assert kind.unfolded == any("BatchNorm is not folded" in note for note in card.notes)
     assert kind.untouched == any("served without speed-ups" in note for note in card.notes)
     assert ("fast" in card.absent) == kind.no_fast

@@ -112,6 +112,7 @@ def attack(
     seed: request.Seed = None,
     time_budget: request.TimeBudget = None,
     allow_partial: request.AllowPartial = False,
+    alone: request.Alone = False,
     concurrency: request.Concurrency = 8,
     server: connection.Server = connection.ADDRESS,
     tls: connection.Tls = False,
@@ -148,6 +149,7 @@ def attack(
         "seed": seed,
         "time_budget": time_budget,
         "allow_partial": allow_partial,
+        "alone": alone,
         "concurrency": concurrency,
     }
     (chosen,) = asks.methods([method], param, ATTACK_METHOD)

@@ -64,6 +64,7 @@ def explain(
     seed: request.Seed = None,
     time_budget: request.TimeBudget = None,
     allow_partial: request.AllowPartial = False,
+    alone: request.Alone = False,
     concurrency: request.Concurrency = 8,
     server: connection.Server = connection.ADDRESS,
     tls: connection.Tls = False,
@@ -91,6 +92,7 @@ def explain(
         "seed": seed,
         "time_budget": time_budget,
         "allow_partial": allow_partial,
+        "alone": alone,
         "concurrency": concurrency,
     }
     methods = asks.methods(method, param)

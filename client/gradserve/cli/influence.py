@@ -55,6 +55,7 @@ def influence(
     preprocess: request.Preprocess = "model_default",
     priority: request.Priority = "interactive",
     time_budget: request.TimeBudget = None,
+    alone: request.Alone = False,
     server: connection.Server = connection.ADDRESS,
     tls: connection.Tls = False,
     ca: connection.Ca = None,
@@ -83,6 +84,7 @@ def influence(
             preprocess=preprocess,
             priority=priority,
             time_budget=time_budget,
+            alone=alone,
         )
     if out:
         sheet.influence(found, photo).save(out)

@@ -22,6 +22,7 @@ def predict(
     priority: request.Priority = "interactive",
     precision: request.Precision = "auto",
     time_budget: request.TimeBudget = None,
+    alone: request.Alone = False,
     concurrency: request.Concurrency = 8,
     server: connection.Server = connection.ADDRESS,
     tls: connection.Tls = False,
@@ -45,6 +46,7 @@ def predict(
             priority=priority,
             precision=precision,
             time_budget=time_budget,
+            alone=alone,
         )
         try:
             for _, each in report.progress(report.named(photos, answers, "predicting"), len(photos), "predict"):

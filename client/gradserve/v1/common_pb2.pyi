@@ -108,18 +108,20 @@ class Unit(_message.Message):
     def __init__(self, layer: _Optional[str] = ..., channel: _Optional[int] = ..., y: _Optional[int] = ..., x: _Optional[int] = ...) -> None: ...
 
 class RequestOptions(_message.Message):
-    __slots__ = ["priority", "precision", "seed", "time_budget", "allow_partial"]
+    __slots__ = ["priority", "precision", "seed", "time_budget", "allow_partial", "alone"]
     PRIORITY_FIELD_NUMBER: _ClassVar[int]
     PRECISION_FIELD_NUMBER: _ClassVar[int]
     SEED_FIELD_NUMBER: _ClassVar[int]
     TIME_BUDGET_FIELD_NUMBER: _ClassVar[int]
     ALLOW_PARTIAL_FIELD_NUMBER: _ClassVar[int]
+    ALONE_FIELD_NUMBER: _ClassVar[int]
     priority: Priority
     precision: Precision
     seed: int
     time_budget: _duration_pb2.Duration
     allow_partial: bool
-    def __init__(self, priority: _Optional[_Union[Priority, str]] = ..., precision: _Optional[_Union[Precision, str]] = ..., seed: _Optional[int] = ..., time_budget: _Optional[_Union[_duration_pb2.Duration, _Mapping]] = ..., allow_partial: bool = ...) -> None: ...
+    alone: bool
+    def __init__(self, priority: _Optional[_Union[Priority, str]] = ..., precision: _Optional[_Union[Precision, str]] = ..., seed: _Optional[int] = ..., time_budget: _Optional[_Union[_duration_pb2.Duration, _Mapping]] = ..., allow_partial: bool = ..., alone: bool = ...) -> None: ...
 
 class Score(_message.Message):
     __slots__ = ["class_index", "class_name", "probability", "logit"]
@@ -134,7 +136,7 @@ class Score(_message.Message):
     def __init__(self, class_index: _Optional[int] = ..., class_name: _Optional[str] = ..., probability: _Optional[float] = ..., logit: _Optional[float] = ...) -> None: ...
 
 class Provenance(_message.Message):
-    __slots__ = ["model", "weights_digest", "seed", "precision", "preprocess", "rows", "queue_seconds", "compute_seconds", "server_version", "warnings", "request_id"]
+    __slots__ = ["model", "weights_digest", "seed", "precision", "preprocess", "rows", "queue_seconds", "compute_seconds", "server_version", "warnings", "request_id", "alone"]
     MODEL_FIELD_NUMBER: _ClassVar[int]
     WEIGHTS_DIGEST_FIELD_NUMBER: _ClassVar[int]
     SEED_FIELD_NUMBER: _ClassVar[int]
@@ -146,6 +148,7 @@ class Provenance(_message.Message):
     SERVER_VERSION_FIELD_NUMBER: _ClassVar[int]
     WARNINGS_FIELD_NUMBER: _ClassVar[int]
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    ALONE_FIELD_NUMBER: _ClassVar[int]
     model: str
     weights_digest: str
     seed: int
@@ -157,4 +160,5 @@ class Provenance(_message.Message):
     server_version: str
     warnings: _containers.RepeatedScalarFieldContainer[str]
     request_id: str
-    def __init__(self, model: _Optional[str] = ..., weights_digest: _Optional[str] = ..., seed: _Optional[int] = ..., precision: _Optional[_Union[Precision, str]] = ..., preprocess: _Optional[_Union[Preprocess, str]] = ..., rows: _Optional[int] = ..., queue_seconds: _Optional[float] = ..., compute_seconds: _Optional[float] = ..., server_version: _Optional[str] = ..., warnings: _Optional[_Iterable[str]] = ..., request_id: _Optional[str] = ...) -> None: ...
+    alone: bool
+    def __init__(self, model: _Optional[str] = ..., weights_digest: _Optional[str] = ..., seed: _Optional[int] = ..., precision: _Optional[_Union[Precision, str]] = ..., preprocess: _Optional[_Union[Preprocess, str]] = ..., rows: _Optional[int] = ..., queue_seconds: _Optional[float] = ..., compute_seconds: _Optional[float] = ..., server_version: _Optional[str] = ..., warnings: _Optional[_Iterable[str]] = ..., request_id: _Optional[str] = ..., alone: bool = ...) -> None: ...

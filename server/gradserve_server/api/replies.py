@@ -163,6 +163,7 @@ def provenance(bound: Bound, *outcomes: Outcome) -> pb.Provenance:
         server_version=__version__,
         warnings=[note for note in bound.card.notes if "softmax" in note],
         request_id=bound.task.id,
+        alone=bound.task.alone,
     )
 
 

@@ -71,7 +71,7 @@ class Behaviour:
     """What must be known of a network that can be served. All texts are empty for most networks."""
 
     no_gradient: str = ""  # why its logits cannot be differentiated by the image
-    alone: str = ""  # why every image needs a pass of its own
+    unbatched: str = ""  # why every image needs a pass of its own
     output: str = ""  # what it returns, where that is more than the logits
 
 

@@ -97,7 +97,7 @@ class ModelCard:
     softmax: bool
     gflop: float
     no_gradient: str = ""  # why the logits cannot be differentiated by the image, or empty
-    alone: bool = False  # whether every image needs a pass of its own
+    unbatched: bool = False  # whether every image needs a pass of its own
     precisions: tuple[Precision, ...] = ("exact",)
     absent: Mapping[Precision, str] = field(default_factory=dict)  # why a precision is not loaded
     auto: Mapping[Rpc, Precision] = field(default_factory=dict)  # what AUTO means by RPC; others: exact

@@ -44,7 +44,7 @@ def describe(
         gflop=seen.gflop,
         channels=source.channels,
         no_gradient=behaviour.no_gradient,
-        alone=bool(behaviour.alone),
+        unbatched=bool(behaviour.unbatched),
         auto=spec.auto,
         rows=spec.rows,
         notes=tuple(_notes(spec, source, seen, behaviour)),
@@ -59,8 +59,8 @@ def _notes(spec: ModelSpec, source: Source, seen: Probe, behaviour: Behaviour) -
     if behaviour.no_gradient:
         notes = [note for note in notes if not note.startswith("GRAD_CAM")]  # it would say the same
         notes.append(f"NO_GRADIENT: {behaviour.no_gradient}")
-    if behaviour.alone:
-        notes.append(f"images are not batched, which is slower: {behaviour.alone}")
+    if behaviour.unbatched:
+        notes.append(f"images are not batched, which is slower: {behaviour.unbatched}")
     if behaviour.output:
         notes.append(f"it returns {behaviour.output} for one image; the scores of its classes are taken for the logits")
     if seen.softmax:

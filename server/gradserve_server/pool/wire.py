@@ -50,6 +50,7 @@ class Task:
     deadline: float = float("inf")
     allow_partial: bool = False
     cost: float = 1.0  # GFLOP
+    alone: bool = False  # its rows have passes of their own
     report_every: float = float("inf")  # seconds between two previews at least
 
 
