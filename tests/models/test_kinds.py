@@ -359,10 +359,14 @@ def test_weight_gradients_of_layers_that_influence_covers(kind: Kind) -> None:
 
 def test_influence_leaves_out_what_is_not_by_image_or_not_the_layers_own() -> None:
     names = {}
-    for builder in ("kinds:two_views_stacked", "kinds:weights_lent"):
+    for builder in ("kinds:two_views_stacked", "kinds:weights_lent", "kinds:called_by_keyword"):
         kind = next(kind for kind in KINDS if kind.builder == builder)
         names[builder] = [layer.name for layer in covered(served(kind, torch.float64, False))[0]]
-    assert names == {"kinds:two_views_stacked": ["head"], "kinds:weights_lent": ["second", "head"]}
+    assert names == {
+        "kinds:two_views_stacked": ["head"],
+        "kinds:weights_lent": ["second", "head"],
+        "kinds:called_by_keyword": ["first", "second", "head"],
+    }
 
 
 def normalised_logits(kind: Kind, network: nn.Module, images: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ from .fold import FoldedBatchNorm
 from .layouts import Reading, Sequences, Size, layout_of, map_size, read_tokens
 from .outputs import run
 from .relu import read
-from .taps import Place, first_tensor, version_of
+from .taps import Place, first_input, first_tensor, version_of
 
 RELU = "relu"  # the kind of a layer that is a ReLU called as a function
 
@@ -111,7 +111,7 @@ class _Watch:
         """The logits, and the forward's cost of one image in GFLOP."""
         handles = []
         for name, module in network.named_modules():
-            handles.append(module.register_forward_pre_hook(self._on_input))
+            handles.append(module.register_forward_pre_hook(self._on_input, with_kwargs=True))
             handles.append(module.register_forward_hook(self._on_output(name)))
         counter = FlopCounterMode(display=False)
         try:
@@ -149,8 +149,8 @@ class _Watch:
         self.seen.append(item)
         self._relus[id(out)] = (weakref.ref(out), item)
 
-    def _on_input(self, _: nn.Module, args: Any) -> None:
-        x = first_tensor(args)
+    def _on_input(self, _: nn.Module, args: Any, kwargs: Any) -> None:
+        x = first_input(args, kwargs)
         if x is not None:
             self.sequences.see(x)
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from ...models.plain import is_plain
 from ...models.prepared import Prepared
+from ...models.taps import first_input
 from ...models.uses import Uses
 from .gradients import Pass
 from .layers import Layer
@@ -45,10 +46,11 @@ def _usable(model: Prepared, images: Tensor) -> list[Layer]:
     outputs: dict[str, Tensor] = {}  # in execution order
 
     def hook(name: str, own: tuple[Tensor | None, ...]) -> Any:
-        def on_output(module: nn.Module, args: Any, out: Any) -> None:
+        def on_output(module: nn.Module, args: Any, kwargs: Any, out: Any) -> None:
             calls[name] += 1
             lent = any(w is not own_w for w, own_w in zip(_weights(module), own, strict=True))  # by functional_call
-            if not lent and args and len(args[0]) == len(out) == EXAMPLES:
+            x = first_input(args, kwargs)
+            if not lent and x is not None and len(x) == len(out) == EXAMPLES:
                 outputs[name] = out.detach().clone()
 
         return on_output
@@ -59,7 +61,7 @@ def _usable(model: Prepared, images: Tensor) -> list[Layer]:
         if layer is not None:
             layers[name] = layer
             uses.watch(*_weights(module))
-            handles.append(module.register_forward_hook(hook(name, _weights(module))))
+            handles.append(module.register_forward_hook(hook(name, _weights(module)), with_kwargs=True))
     try:
         with torch.no_grad(), uses:
             logits = model(images)
