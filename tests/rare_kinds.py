@@ -70,6 +70,23 @@ def differentiates(how: str) -> nn.Module:
     return variant(forward=forward)()
 
 
+# Half precision inside.
+
+
+@settled
+def half_inside(how: str) -> nn.Module:
+    """Computes in halves whatever it is given; `how` says with which, and whether its logits are fp32 again."""
+
+    def forward(self: Any, x: Tensor) -> Tensor:
+        if how == "cast":
+            return self.head(self.maps(x).half().float().mean((2, 3)))  # type: ignore[no-any-return]
+        with torch.autocast("cpu", dtype=torch.float16 if how == "float16" else torch.bfloat16):
+            logits: Tensor = Small.forward(self, x)
+        return logits if how == "bfloat16" else logits.float()
+
+    return variant(forward=forward)()
+
+
 # Programs and numbers that torch makes of networks.
 
 

@@ -18,6 +18,9 @@ from paths import CASES
 from torch import Tensor, nn
 from zoo import CPU
 
+from gradserve.v1 import common_pb2 as pb
+from gradserve_server.api.binding import Bound
+from gradserve_server.api.replies import provenance
 from gradserve_server.engine.engine import Engine
 from gradserve_server.engine.events import Ended
 from gradserve_server.engine.job import Job
@@ -31,6 +34,7 @@ from gradserve_server.models.catalogue import PRECISIONS, ModelSpec
 from gradserve_server.models.loading import LoadError, load
 from gradserve_server.models.preparation import prepare
 from gradserve_server.models.prepared import Prepared
+from gradserve_server.pool.wire import Outcome, Task
 
 if CASES.is_file() and "cases" not in sys.modules:
     found = spec_from_file_location("cases", CASES)
@@ -277,6 +281,23 @@ def test_the_card_says_what_was_done(kind: Kind) -> None:
     assert kind.untouched == any("served without speed-ups" in note for note in card.notes)
     assert ("fast" in card.absent) == kind.no_fast
     assert not set(card.precisions) & set(card.absent)
+
+
+@pytest.mark.parametrize(("how", "named"), [("cast", "float16"), *[(each, each) for each in ("bfloat16", "float16")]])
+def test_half_precision_inside_is_told(how: str, named: str) -> None:
+    kind = with_arguments("half_inside", how, casts=True)
+    model = prepare(spec_of(kind), CPU)
+    (note,) = [note for note in model.card.notes if note.startswith("HALF_INSIDE")]
+    assert f"computes in {named} by itself" in note
+    found, right = ours(model, images_of(kind))[0], plain(kind, images_of(kind))[0]
+    assert distance(found, right) < 2e-2  # eps of bfloat16 is 8e-3
+    told = provenance(Bound(Task("t", "predict", "it", np.zeros(0)), model.card, pb.Region(), 0), Outcome("t"))
+    assert list(told.warnings) == [note]
+
+
+@by_name(SERVED)
+def test_no_other_is_said_to_compute_in_halves(kind: Kind) -> None:
+    assert not any(note.startswith("HALF_INSIDE") for note in served(kind).card.notes)
 
 
 @by_name([kind for kind in KINDS if kind.refused])

@@ -161,7 +161,7 @@ def provenance(bound: Bound, *outcomes: Outcome) -> pb.Provenance:
         queue_seconds=outcomes[0].queue_seconds,
         compute_seconds=sum(outcome.compute_seconds for outcome in outcomes),
         server_version=__version__,
-        warnings=[note for note in bound.card.notes if "softmax" in note],
+        warnings=[note for note in bound.card.notes if "softmax" in note or note.startswith("HALF_INSIDE")],
         request_id=bound.task.id,
         alone=bound.task.alone,
     )

@@ -28,6 +28,7 @@ COUNTS = {
     *(torch.nonzero, torch.argwhere, torch.masked_select, torch.unique, torch.unique_consecutive),
     *(Tensor.nonzero, Tensor.argwhere, Tensor.masked_select, Tensor.unique, Tensor.unique_consecutive),
 }  # what gives a tensor whose shape depends on values
+HALVES = (torch.bfloat16, torch.float16)
 DIFFERENTIATES = {torch.autograd.grad, torch.autograd.backward, Tensor.backward}  # functions and torch.func end there
 
 RANDOM = (
@@ -44,6 +45,10 @@ READING = (
 DERIVATIVES = (
     "its forward differentiates ({}), which cannot be served: passes that need no gradient run without autograd, and "
     "rules change the gradients of ReLUs; let the builder return a network whose forward does not use autograd"
+)
+HALF = (
+    "its forward computes in {} by itself (torch.autocast, or a cast), so that EXACT is not fp32 throughout; "
+    "leave that to the server, which has precisions for it"
 )
 WRITES = (
     "its forward writes over its own {names}, even in eval mode, so that an image's logits depend on the images before "
@@ -78,6 +83,7 @@ class Behaviour:
     no_gradient: str = ""  # why its logits cannot be differentiated by the image
     unbatched: str = ""  # why every image needs a pass of its own
     output: str = ""  # what it returns, where that is more than the logits
+    half: str = ""  # why no precision is fp32 throughout
 
 
 def varied(height: int, width: int, seed: int = 0) -> Tensor:
@@ -102,7 +108,7 @@ def trial_images(height: int, width: int) -> Tensor:
 def examine(network: nn.Module, images: Tensor) -> Behaviour:
     """Tries a network in eval mode on normalised images [4, C, H, W]. Raises Unservable, NoLogits."""
     with torch.no_grad():
-        again, reads = _watched(network, images[:1])
+        again, reads, half = _watched(network, images[:1])
         together = run(network, images)
         if together.dim() != 2 or together.shape[0] != len(images):
             size = "x".join(map(str, images.shape[2:]))
@@ -126,7 +132,7 @@ def examine(network: nn.Module, images: Tensor) -> Behaviour:
             raise Unservable(DEPENDENT)
         output = network(images[:1].clone())
     more = "" if isinstance(output, Tensor) else described(output)
-    return Behaviour(_no_gradient(network, images[:1]), reads, more)
+    return Behaviour(_no_gradient(network, images[:1]), reads, more, half)
 
 
 def _bounds(logits: Tensor) -> Tensor:
@@ -189,16 +195,18 @@ def _no_gradient(network: nn.Module, image: Tensor) -> str:
     )
 
 
-def _watched(network: nn.Module, image: Tensor) -> tuple[Tensor, str]:
-    """The logits, and what the network reads of its input, in words; empty for most networks."""
-    with _Reads(network) as reads:
+def _watched(network: nn.Module, image: Tensor) -> tuple[Tensor, str, str]:
+    """The logits; what the network reads of its input, and in which half precisions it computes, both in words."""
+    with _Watch(network) as watch:
         logits = logits_of(network(image.clone()))
-    functions = ", ".join(sorted(reads.found))
-    return logits, READING.format(functions) if functions else ""
+    reads, halves = (", ".join(sorted(names)) for names in (watch.reads, watch.halves))
+    return logits, READING.format(reads) if reads else "", HALF.format(halves) if halves else ""
 
 
-class _Reads(TorchFunctionMode):
-    """Notes which functions give Python numbers or shapes that may depend on the image; refuses those of autograd.
+class _Watch(TorchFunctionMode):
+    """Notes which functions give Python numbers or shapes that may depend on the image, and which give halves.
+
+    Raises Unservable for functions of autograd.
 
     Everything may that is not made of the network's own tensors and of constants alone: what comes out of TorchScript
     or vmap is seen only when it is used.
@@ -206,7 +214,8 @@ class _Reads(TorchFunctionMode):
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
-        self.found: set[str] = set()
+        self.reads: set[str] = set()
+        self.halves: set[str] = set()
         own = tensors_in([vars(module) for module in network.modules()])
         self._constant = {id(tensor): tensor for tensor in own}  # kept alive, so that no id is used again
 
@@ -220,7 +229,8 @@ class _Reads(TorchFunctionMode):
             self._constant |= {id(tensor): tensor for tensor in tensors_in(result)}
             return result
         if func in READS or func in COUNTS or self._picks(func, args, kwargs):
-            self.found.add(func.__name__.strip("_"))
+            self.reads.add(func.__name__.strip("_"))
+        self.halves |= {str(x.dtype).removeprefix("torch.") for x in tensors_in(result) if x.dtype in HALVES}
         if _writes(func, kwargs):
             for tensor in tensors_in((args[:1], kwargs.get("out"))):
                 self._constant.pop(id(tensor), None)

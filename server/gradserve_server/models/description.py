@@ -59,6 +59,8 @@ def _notes(spec: ModelSpec, source: Source, seen: Probe, behaviour: Behaviour) -
     if behaviour.no_gradient:
         notes = [note for note in notes if not note.startswith("GRAD_CAM")]  # it would say the same
         notes.append(f"NO_GRADIENT: {behaviour.no_gradient}")
+    if behaviour.half:
+        notes.append(f"HALF_INSIDE: {behaviour.half}")
     if behaviour.unbatched:
         notes.append(f"images are not batched, which is slower: {behaviour.unbatched}")
     if behaviour.output:
