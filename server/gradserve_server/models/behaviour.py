@@ -11,12 +11,13 @@ from torch.overrides import TorchFunctionMode
 
 from .checkpoints import shown
 from .outputs import described, logits_of, run
+from .scales import largest, rounding, scales, spreads
 from .uses import tensors_in
 
-TOLERANCE = 2e-3  # of the largest logit; sums in another order and the ReLUs that they flip stay below
+TOLERANCE = 2e-3  # of a class's scale; sums in another order and the ReLUs that they flip stay below
+SPREAD = 50  # times its spread over the images, above which a class's scale is not judged by
 REPEATED = 1e-2  # of that, for two passes over the same batch, which take the same sums in the same order
 COMPANY = 4  # times the trial images, for a batch of a size that the engine uses
-OUTLIER = 10  # times the median class's largest logit; a class beyond it is judged by its own size alone
 SAME = 1e-6  # of a tensor's size, by which it may change: one that is normalised again and again only rounds
 ROWS = 4  # kinds of pictures that `varied` makes
 READS = {
@@ -28,6 +29,7 @@ COUNTS = {
     *(torch.nonzero, torch.argwhere, torch.masked_select, torch.unique, torch.unique_consecutive),
     *(Tensor.nonzero, Tensor.argwhere, Tensor.masked_select, Tensor.unique, Tensor.unique_consecutive),
 }  # what gives a tensor whose shape depends on values
+EPS, EPS_HALF = torch.finfo(torch.float32).eps, torch.finfo(torch.bfloat16).eps
 HALVES = (torch.bfloat16, torch.float16)
 DIFFERENTIATES = {torch.autograd.grad, torch.autograd.backward, Tensor.backward}  # functions and torch.func end there
 
@@ -122,8 +124,8 @@ def examine(network: nn.Module, images: Tensor) -> Behaviour:
         if alone[0].shape != together[:1].shape:
             one, more = described(alone[0]), described(together)
             raise Unservable(SHAPES.format(one=one, more=more, count=len(images)))
-        bounds = _bounds(together)
-        if _differ(again, alone[0], bounds * REPEATED):
+        bounds, rounded = _bounds(together, half=bool(half)), rounding(together.double(), EPS)
+        if _differ(again, alone[0], torch.maximum(bounds * REPEATED, rounded)):
             raise Unservable(RANDOM)
         if not reads and _differ(torch.cat(alone), together, bounds):
             raise Unservable(DEPENDENT)
@@ -135,11 +137,12 @@ def examine(network: nn.Module, images: Tensor) -> Behaviour:
     return Behaviour(_no_gradient(network, images[:1]), reads, more, half)
 
 
-def _bounds(logits: Tensor) -> Tensor:
-    """By how much each class may differ [classes]; classes that are masked (by -inf or -1e9) excuse no other."""
-    largest = logits.abs().where(logits.isfinite(), 0).amax(0)
-    usual = torch.minimum(largest.amax(), OUTLIER * largest.median())
-    return TOLERANCE * torch.maximum(largest, usual)
+def _bounds(logits: Tensor, *, half: bool) -> Tensor:
+    """By how much each class may differ [classes], by what varies; `half`: the network computes in half precision."""
+    logits = logits.double()
+    varying = torch.minimum(scales(logits), SPREAD * spreads(logits))
+    rounded = torch.minimum(rounding(logits, EPS_HALF if half else EPS), TOLERANCE * largest(logits))
+    return torch.maximum(TOLERANCE * varying, rounded)
 
 
 def _differ(first: Tensor, second: Tensor, bounds: Tensor) -> bool:
