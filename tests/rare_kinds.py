@@ -70,6 +70,63 @@ def differentiates(how: str) -> nn.Module:
     return variant(forward=forward)()
 
 
+# Rows inside that are not those of the images.
+
+
+class Moved(nn.Module):
+    """Takes from each image the mean of all, or gives it back."""
+
+    def __init__(self, mean: dict[str, Tensor], sign: int) -> None:
+        super().__init__()
+        self.mean, self.sign = mean, sign
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.sign < 0:
+            self.mean["of all"] = x.mean(0, keepdim=True)
+        return x + self.sign * self.mean["of all"]
+
+
+@settled
+def rows(how: str) -> nn.Module:
+    """Its logits are each image's own; what its layers give is not."""
+
+    def maps(self: Any, x: Tensor) -> Tensor:
+        if how == "centred":
+            x = self.given(self.taken(self.norm1(self.first(x))))
+            return self.act(self.norm2(self.second(self.act(x))))  # type: ignore[no-any-return]
+        order = x.mean((1, 2, 3)).argsort() if how == "sorted" else torch.arange(len(x)).flip(0)
+        if how == "flipped in fours":
+            order = order.flip(0).unflatten(0, (-1, 4)).flip(1).flatten() if len(x) % 4 == 0 else order.flip(0)
+        return Small.maps(self, x[order])[order.argsort()]
+
+    def forward(self: Any, x: Tensor) -> Tensor:
+        if how == "repeated":
+            return Small.forward(self, x.repeat(2, 1, 1, 1)).chunk(2)[0]  # type: ignore[no-any-return]
+        if how == "two crops":
+            both = Small.forward(self, torch.cat([x[:, :, :-8, :-8], x[:, :, 8:, 8:].flip(3)]))
+            return both.unflatten(0, (2, -1)).mean(0)  # type: ignore[no-any-return]
+        return Small.forward(self, x)  # type: ignore[no-any-return]
+
+    network = variant(forward=forward, **({} if how in ("repeated", "two crops") else {"maps": maps}))()
+    if how == "centred":
+        mean: dict[str, Tensor] = {}
+        network.taken, network.given = Moved(mean, -1), Moved(mean, 1)
+    return network
+
+
+@settled
+def queries(count: int) -> nn.Module:
+    """A Linear of a table that has as many rows whatever the batch."""
+
+    def forward(self: Any, x: Tensor) -> Tensor:
+        x = self.maps(x).mean((2, 3))
+        return self.head(x) + (x @ self.embed(self.table).T).sum(1, keepdim=True)  # type: ignore[no-any-return]
+
+    network = variant(forward=forward)()
+    network.embed, network.table = nn.Linear(20, 20), nn.Parameter(torch.randn(count, 20))
+    return network
+
+
 # What large numbers that many logits have in common hide.
 
 

@@ -71,6 +71,7 @@ def with_arguments(builder: str, how: str, refused: str = "", **facts: Any) -> K
     return Kind(f"rare_kinds:{builder}", refused, facts={"arguments": {"how": how}}, **facts)
 
 
+MIXED = ("flipped", "sorted", "centred", "flipped in fours")
 DIFFERENTIATED = ("plain", "enabled", "backward", "func")
 OWN = [
     *(Kind(f"kinds:norm_with_{what}") for what in ("activation", "scale", "hook", "own_forward")),
@@ -123,6 +124,9 @@ OWN = [
     Kind("kinds:weights_lent", unfolded=True),
     *(Kind(f"kinds:{name}") for name in ("by_a_constant", "named_tuple_inside", "two_views_stacked")),
     *(Kind(f"kinds:{name}") for name in ("in_graph_module", "called_by_keyword", "called_past_hooks")),
+    *(with_arguments("rows", how, unbatched=True) for how in MIXED),
+    *(with_arguments("rows", how) for how in ("repeated", "two crops")),
+    *(Kind("rare_kinds:queries", facts={"arguments": {"count": count}}) for count in (2, 5)),
     *(with_arguments("offset", f"dependent{beside}", DEPENDENT) for beside in ("", " masked")),
     *(with_arguments("offset", f"random{beside}", RANDOM) for beside in ("", " masked")),
     with_arguments("offset", "none", no_fast=True),

@@ -1,6 +1,6 @@
 """How a network behaves, tried before it is served: is it repeatable, and does it take images one by one?"""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -10,14 +10,16 @@ from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 from torch.overrides import TorchFunctionMode
 
 from .checkpoints import shown
-from .outputs import described, logits_of, run
+from .layouts import Call
+from .outputs import described, run
+from .rows import LayerRows
 from .scales import largest, rounding, scales, spreads
 from .uses import tensors_in
 
 TOLERANCE = 2e-3  # of a class's scale; sums in another order and the ReLUs that they flip stay below
 SPREAD = 50  # times its spread over the images, above which a class's scale is not judged by
 REPEATED = 1e-2  # of that, for two passes over the same batch, which take the same sums in the same order
-COMPANY = 4  # times the trial images, for a batch of a size that the engine uses
+MANY = (2, 0, 3, 1, 1, 3, 0, 2, 0, 1, 2, 3, 3, 2, 1, 0)  # trial images of a batch of a size that the engine uses
 SAME = 1e-6  # of a tensor's size, by which it may change: one that is normalised again and again only rounds
 ROWS = 4  # kinds of pictures that `varied` makes
 READS = {
@@ -43,6 +45,10 @@ NOT_FINITE = (
 READING = (
     "its forward reads numbers from its input ({}) and may decide by them, which is right only for one image at a "
     "time; compute with tensors instead"
+)
+MIXING = (
+    "in a batch what its layer {layer} gives is not in the order of the images, or is made of several, so that maps "
+    "and gradients of layers would be those of others"
 )
 DERIVATIVES = (
     "its forward differentiates ({}), which cannot be served: passes that need no gradient run without autograd, and "
@@ -86,6 +92,7 @@ class Behaviour:
     unbatched: str = ""  # why every image needs a pass of its own
     output: str = ""  # what it returns, where that is more than the logits
     half: str = ""  # why no precision is fp32 throughout
+    apart: frozenset[Call] = frozenset()  # module calls that do not give a row for each image
 
 
 def varied(height: int, width: int, seed: int = 0) -> Tensor:
@@ -110,8 +117,10 @@ def trial_images(height: int, width: int) -> Tensor:
 def examine(network: nn.Module, images: Tensor) -> Behaviour:
     """Tries a network in eval mode on normalised images [4, C, H, W]. Raises Unservable, NoLogits."""
     with torch.no_grad():
-        again, reads, half = _watched(network, images[:1])
-        together = run(network, images)
+        reads, half = _watched(network, images[:1])
+        rows = LayerRows(network)
+        alone = [_seen(rows, network, images, [i]) for i in range(len(images))]
+        together = _seen(rows, network, images, range(len(images)))
         if together.dim() != 2 or together.shape[0] != len(images):
             size = "x".join(map(str, images.shape[2:]))
             raise Unservable(
@@ -120,21 +129,28 @@ def examine(network: nn.Module, images: Tensor) -> Behaviour:
             )
         if not together.isfinite().any(1).any():
             raise Unservable(NOT_FINITE)
-        alone = [run(network, image) for image in images.split(1)]
         if alone[0].shape != together[:1].shape:
             one, more = described(alone[0]), described(together)
             raise Unservable(SHAPES.format(one=one, more=more, count=len(images)))
+        again = run(network, images[:1])  # after the others, which it may remember
         bounds, rounded = _bounds(together, half=bool(half)), rounding(together.double(), EPS)
         if _differ(again, alone[0], torch.maximum(bounds * REPEATED, rounded)):
             raise Unservable(RANDOM)
         if not reads and _differ(torch.cat(alone), together, bounds):
             raise Unservable(DEPENDENT)
-        many = run(network, images.repeat(COMPANY, 1, 1, 1))  # it may do otherwise for larger batches
-        if not reads and _differ(many, together.repeat(COMPANY, 1), bounds):
+        many = _seen(rows, network, images, MANY)  # it may do otherwise for larger batches
+        if not reads and _differ(many, together[list(MANY)], bounds):
             raise Unservable(DEPENDENT)
         output = network(images[:1].clone())
     more = "" if isinstance(output, Tensor) else described(output)
-    return Behaviour(_no_gradient(network, images[:1]), reads, more, half)
+    mixes = MIXING.format(layer=rows.first_mixed) if rows.first_mixed else ""
+    return Behaviour(_no_gradient(network, images[:1]), reads or mixes, more, half, frozenset(rows.apart))
+
+
+def _seen(rows: LayerRows, network: nn.Module, images: Tensor, chosen: Sequence[int]) -> Tensor:
+    """The logits of these images, while rows looks at the layers."""
+    with rows.watching(chosen):
+        return run(network, images[list(chosen)])
 
 
 def _bounds(logits: Tensor, *, half: bool) -> Tensor:
@@ -198,12 +214,12 @@ def _no_gradient(network: nn.Module, image: Tensor) -> str:
     )
 
 
-def _watched(network: nn.Module, image: Tensor) -> tuple[Tensor, str, str]:
-    """The logits; what the network reads of its input, and in which half precisions it computes, both in words."""
+def _watched(network: nn.Module, image: Tensor) -> tuple[str, str]:
+    """What the network reads of its input, and in which half precisions it computes, in words. Raises Unservable."""
     with _Watch(network) as watch:
-        logits = logits_of(network(image.clone()))
+        run(network, image)
     reads, halves = (", ".join(sorted(names)) for names in (watch.reads, watch.halves))
-    return logits, READING.format(reads) if reads else "", HALF.format(halves) if halves else ""
+    return READING.format(reads) if reads else "", HALF.format(halves) if halves else ""
 
 
 class _Watch(TorchFunctionMode):

@@ -180,7 +180,8 @@ class _Preparation:
         if treatment.channels_last:
             network = network.to(memory_format=torch.channels_last)
             example = example.contiguous(memory_format=torch.channels_last)
-        seen = probe(network, example, self.spec.tokens.numbers if self.spec.tokens else None)
+        tokens = self.spec.tokens.numbers if self.spec.tokens else None
+        seen = probe(network, example, tokens, self.behaviour.apart)
         card = self._card(seen, self.pairs if treatment.fold else {})
         exact = Prepared(network, card, seen.places, self.mean, self.std)
         exact = replace(exact, channels_last=treatment.channels_last)

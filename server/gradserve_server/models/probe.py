@@ -2,6 +2,7 @@
 
 import weakref
 from collections import Counter
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +15,7 @@ from .activations import activations
 from .card import Layer, Tokens
 from .flow import NOT_FOR_GRAD_CAM, flow
 from .fold import FoldedBatchNorm
-from .layouts import Reading, Sequences, Size, layout_of, map_size, read_tokens
+from .layouts import Call, Reading, Sequences, Size, layout_of, map_size, read_tokens
 from .outputs import run
 from .relu import read
 from .taps import Place, first_input, first_tensor, version_of
@@ -55,9 +56,12 @@ class _Seen:
         return self.kind == RELU
 
 
-def probe(network: nn.Module, example: Tensor, tokens: Size | None = None) -> Probe:
+def probe(
+    network: nn.Module, example: Tensor, tokens: Size | None = None, apart: Collection[Call] = frozenset()
+) -> Probe:
     """Runs a prepared network a few times on `example` [2, 3, H, W], normalised.
 
+    `apart`: calls of modules that do not give a row for each image, although there may be as many.
     `tokens`: the numbers of leading and trailing tokens beside the patches, where the catalogue names them.
     """
     size = (example.shape[2], example.shape[3])
@@ -67,7 +71,12 @@ def probe(network: nn.Module, example: Tensor, tokens: Size | None = None) -> Pr
     reading = read_tokens(network, example, watch.sequences.found, tokens)
     named = watch.named()
     places = {name: Place(item.module, "output", item.call, item.relu) for name, item in named.items()}
-    layers = [_layer(i, *pair, size, reading, logits.shape[1]) for i, pair in enumerate(named.items())]
+    layers = [
+        Layer(name, item.kind, "other", number=i)
+        if (item.module, item.call) in apart
+        else _layer(i, name, item, size, reading, logits.shape[1])
+        for i, (name, item) in enumerate(named.items())
+    ]
     gradients = flow(network, example, layers, places)
     softmax = bool((logits >= 0).all() and torch.allclose(logits.sum(1), torch.ones_like(logits[:, 0]), atol=1e-4))
     return Probe(
