@@ -107,6 +107,7 @@ class ModelCard:
     notes: tuple[str, ...] = ()
     aliases: Mapping[str, str] = field(default_factory=dict)  # other names of modules -> the name that layers have
     upstream: int = -1  # as a layer's, of the logits
+    sample: tuple[float, ...] = ()  # logits of one fixed picture, in EXACT
     tokens: tuple[Tokens, ...] = ()  # sequences that can be read as maps
 
     def layer(self, name: str) -> Layer | None:

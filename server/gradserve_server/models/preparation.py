@@ -129,8 +129,15 @@ class _Preparation:
             if fault is not None:
                 note = f"{WITHOUT[treatment]} {_words(fault)}"
                 exact = replace(exact, card=replace(exact.card, notes=(*exact.card.notes, note)))
+            exact = replace(exact, card=replace(exact.card, sample=self._sample(exact)))
             return self._with_others(exact) if fold else replace(exact, kernels=None, straight=None)
         raise LoadError(f"model {self.spec.name}: it cannot be served: {fault}")
+
+    def _sample(self, model: Prepared) -> tuple[float, ...]:
+        """The logits of a picture that is the same in every process."""
+        picture = self._images(varied(model.card.height, model.card.width)[:1])
+        with torch.no_grad():
+            return tuple(model(picture)[0].tolist())
 
     def _check_unwritten(self, state: Mapping[str, State]) -> None:
         """Raises Unservable where the network has written over its parameters or buffers since then."""

@@ -32,9 +32,9 @@ from ..models.catalogue import PRECISIONS
 from ..models.loading import LoadError
 from ..models.preparation import prepare
 from ..models.prepared import Prepared
+from ..models.sample import difference
 from .pipe import Pipe
 from .wire import (
-    OTHER_WEIGHTS,
     Broken,
     Cancel,
     Failure,
@@ -97,8 +97,8 @@ def begin(settings: WorkerSettings, at: Callable[[str], None] = lambda name: Non
         at(spec.name)
         with _failing(spec.name, unavailable):
             model, unfolded = attached(spec, prepare(spec, device))
-            if settings.digests.get(spec.name, model.card.digest) != model.card.digest:
-                raise LoadError(OTHER_WEIGHTS)
+            if reason := difference(model.card, settings.served.get(spec.name, model.card)):
+                raise LoadError(reason)
             instances[spec.name] = {spec.name: model, **unfolded}
             cards[spec.name] = model.card
     models = {name: model for group in instances.values() for name, model in group.items()}

@@ -12,6 +12,7 @@ from ...models.catalogue import ModelSpec
 from ...models.loading import LoadError
 from ...models.preparation import prepare
 from ...models.prepared import Prepared
+from ...models.sample import difference
 from .build import Builder
 from .estimates import opened, unfolded
 from .examples import ArrayExamples
@@ -27,8 +28,8 @@ def attached(spec: ModelSpec, model: Prepared) -> tuple[Prepared, dict[str, Prep
     if spec.index is None:
         return model, {}
     plain = prepare(spec, model.device, fold=False)
-    if plain.card.digest != model.card.digest:
-        raise LoadError(f"model {spec.name}: its builder gives other weights at every call; seed it or name a file")
+    if reason := difference(plain.card, model.card):
+        raise LoadError(f"model {spec.name}: {reason}")
     folder = embedded(plain) if spec.index == "embedded" else Path(spec.index).absolute()
     index = opened(str(folder))
     index.verify()
