@@ -1,5 +1,6 @@
 """Networks as people bring them: wrapped, compiled, scripted, with heads of their own, and builders that fail."""
 
+import itertools
 import os
 import sys
 
@@ -272,6 +273,24 @@ def unseeded() -> nn.Module:
         for parameter in network.parameters():
             parameter.add_(torch.randn(parameter.shape, generator=generator), alpha=0.01)
     return network
+
+
+CALLS = itertools.count()
+
+
+class Scaled(Trunk):
+    """Its scale is a number that torch does not know of, another in every process and at every call."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = 1 + (os.getpid() + 13 * next(CALLS)) % 89 / 89
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(self.scale * x)
+
+
+def draws_outside() -> nn.Module:
+    return settled(Scaled())
 
 
 # Other builders that are at fault.

@@ -74,6 +74,7 @@ class AsyncClient(AsyncMakers):
         time_budget: float | None = None,
         allow_partial: bool = False,
         quick_decode: bool = False,
+        alone: bool = False,
         timeout: float | None = None,
         **parameters: ParameterValue,
     ) -> Explanation | Explanations:
@@ -95,6 +96,7 @@ class AsyncClient(AsyncMakers):
                 time_budget=time_budget,
                 allow_partial=allow_partial,
                 quick_decode=quick_decode,
+                alone=alone,
             ),
         )
         found = messages.explanations(request, await self._call(self._line.gradients.Explain, request, timeout))
@@ -125,6 +127,7 @@ class AsyncClient(AsyncMakers):
         time_budget: float | None = None,
         allow_partial: bool = False,
         quick_decode: bool = False,
+        alone: bool = False,
         timeout: float | None = None,
         **parameters: ParameterValue,
     ) -> Attack:
@@ -155,6 +158,7 @@ class AsyncClient(AsyncMakers):
                 time_budget=time_budget,
                 allow_partial=allow_partial,
                 quick_decode=quick_decode,
+                alone=alone,
             ),
         )
         return attack_messages.attack_result(request, await self._call(self._line.gradients.Attack, request, timeout))

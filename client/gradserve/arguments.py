@@ -73,10 +73,11 @@ class Options(TypedDict, total=False):
 
     priority: "interactive" (default) or "batch", which gives way to interactive requests.
     precision: "auto" (default: the server chooses), "exact", "balanced" or "fast".
-    seed: of everything random; the same seed gives the same answer. Default: 0.
+    seed: of everything random; the same seed gives the same answer up to rounding. Default: 0.
     time_budget: the most seconds that the answer may take.
     allow_partial: when time runs out, answer with what there is instead of DeadlineExceeded.
     quick_decode: decode large JPEG photos at a fraction of their size; faster, and the maps change (see common.proto).
+    alone: no pass is shared with other requests, so that the same request gets the same bytes on one kind of machine.
     """
 
     priority: str
@@ -85,6 +86,7 @@ class Options(TypedDict, total=False):
     time_budget: float | None
     allow_partial: bool
     quick_decode: bool
+    alone: bool
 
 
 SizeLike = int | tuple[int, int] | None

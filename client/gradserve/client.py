@@ -71,6 +71,7 @@ class Client(Makers):
         time_budget: float | None = None,
         allow_partial: bool = False,
         quick_decode: bool = False,
+        alone: bool = False,
         timeout: float | None = None,
         **parameters: ParameterValue,
     ) -> Explanation | Explanations:
@@ -96,6 +97,7 @@ class Client(Makers):
                 time_budget=time_budget,
                 allow_partial=allow_partial,
                 quick_decode=quick_decode,
+                alone=alone,
             ),
         )
         found = messages.explanations(request, self._call(self._line.gradients.Explain, request, timeout))
@@ -126,6 +128,7 @@ class Client(Makers):
         time_budget: float | None = None,
         allow_partial: bool = False,
         quick_decode: bool = False,
+        alone: bool = False,
         timeout: float | None = None,
         **parameters: ParameterValue,
     ) -> Attack:
@@ -163,6 +166,7 @@ class Client(Makers):
                 time_budget=time_budget,
                 allow_partial=allow_partial,
                 quick_decode=quick_decode,
+                alone=alone,
             ),
         )
         return attack_messages.attack_result(request, self._call(self._line.gradients.Attack, request, timeout))

@@ -114,6 +114,7 @@ def request_options(
     time_budget: float | None = None,
     allow_partial: bool = False,
     quick_decode: bool = False,
+    alone: bool = False,
 ) -> common_pb2.RequestOptions:
     """The options that every request carries."""
     options = common_pb2.RequestOptions(
@@ -121,6 +122,7 @@ def request_options(
         precision=choice("precision", _PRECISION, precision),
         allow_partial=allow_partial,
         quick_decode=quick_decode,
+        alone=alone,
         seed=None if seed is None else count("seed", seed),
     )
     if time_budget is not None:
@@ -219,6 +221,7 @@ def provenance_of(origin: common_pb2.Provenance) -> Provenance:
         warnings=tuple(origin.warnings),
         request_id=origin.request_id,
         quick_decode=origin.quick_decode,
+        alone=origin.alone,
     )
 
 

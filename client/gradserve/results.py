@@ -54,6 +54,7 @@ class Provenance:
     warnings: tuple[str, ...]
     request_id: str
     quick_decode: bool = False
+    alone: bool = False
 
 
 @dataclass(frozen=True)

@@ -31,6 +31,8 @@ weights = "nothing.bin"
 UNSEEDED = f"""
 [models.deadly]
 {OWN.format("kills_its_process")}
+[models.draws_outside]
+{OWN.format("draws_outside")}
 [models.unseeded]
 {OWN.format("unseeded")}
 """
@@ -42,6 +44,7 @@ precisions = ["exact"]
 """
 IMAGE = picture(0, 16, 16)
 REASONS = {"first": "LookupError: no such recipe: soup", "fileless": "no file of weights "}
+REASONS |= {"draws_outside": "with the same weights but other answers"}
 REASONS |= {"unseeded": "its builder gives other weights at every call", "deadly": "the worker died while loading it "}
 
 

@@ -192,6 +192,7 @@ def _provenance(request) -> common_pb2.Provenance:
         request_id="r-1",
         warnings=["DOUBTFUL: made up"] if request.model == DOUBTFUL else [],
         quick_decode=options.quick_decode,
+        alone=options.alone,
     )
 
 

@@ -75,7 +75,7 @@ def test_explain_several_photos_methods_and_targets(run, server, photo_path, tmp
     code, out, _ = run(
         *("explain", photo_path, photo_path, "--method", "smooth_grad", "--method", "gradient"),
         *("--target", "tabby cat", "--target", "unit:features.0:3:1,2", "--param", "smooth_grad.samples=7"),
-        *("--out", tmp_path / "maps", "--seed", 3, "--json"),
+        *("--out", tmp_path / "maps", "--seed", 3, "--alone", "--json"),
     )
     found = json.loads(out)["explanations"]
     assert code == 0
@@ -87,6 +87,7 @@ def test_explain_several_photos_methods_and_targets(run, server, photo_path, tmp
     assert found[1]["target"] == {"layer": "features.0", "channel": 3, "y": 1, "x": 2}
     assert found[0]["provenance"]["seed"] == 3
     assert server.requests[0].options.seed == 3
+    assert server.requests[0].options.alone
 
 
 def test_warnings_go_to_standard_error(run, photo_path):

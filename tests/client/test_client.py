@@ -20,11 +20,12 @@ def test_the_provenance_tells_of_a_quick_decode(client, photo):
 
 
 def test_predict(client, server, photo):
-    prediction = client.predict(photo, top_k=2, preprocess="whole_image", priority="batch", seed=7)
+    prediction = client.predict(photo, top_k=2, preprocess="whole_image", priority="batch", seed=7, alone=True)
     assert [score.class_name for score in prediction] == CLASSES[:2]
     assert len(prediction) == 2
     assert prediction[0].logit == 9.0
     assert prediction.provenance.seed == 7
+    assert prediction.provenance.alone
     assert prediction.provenance.preprocess == "whole_image"
     assert prediction.provenance.precision == "exact"
     assert "goldfish" in str(prediction)
@@ -66,6 +67,11 @@ def test_explain_lists_give_explanations(client, photo):
 @pytest.mark.parametrize("arguments", [{"methods": ["gradient"]}, {"methods": "gradient", "target": [0]}])
 def test_a_list_of_one_is_a_list(client, photo, arguments):
     assert isinstance(client.explain(photo, **arguments), gradserve.Explanations)
+
+
+def test_passes_alone_are_asked_for_and_named(client, photo):
+    assert client.explain(photo, "gradient", alone=True).provenance.alone
+    assert not client.explain(photo, "gradient").provenance.alone
 
 
 def test_what_some_methods_tell(client, photo):

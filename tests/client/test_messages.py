@@ -84,7 +84,7 @@ def test_no_target_and_many():
 
 def test_options():
     options = messages.request_options(
-        priority="batch", precision="exact", seed=0, time_budget=0.25, allow_partial=True, quick_decode=True
+        priority="batch", precision="exact", seed=0, time_budget=0.25, allow_partial=True, quick_decode=True, alone=True
     )
     assert options.priority == common_pb2.PRIORITY_BATCH
     assert options.precision == common_pb2.PRECISION_EXACT
@@ -93,9 +93,11 @@ def test_options():
     assert options.allow_partial
     assert options.quick_decode
     assert not messages.request_options().quick_decode
+    assert options.alone
     plain = messages.request_options()
     assert not plain.HasField("seed")
     assert not plain.HasField("time_budget")
+    assert not plain.alone
 
 
 @pytest.mark.parametrize(

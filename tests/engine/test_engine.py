@@ -35,7 +35,7 @@ torch.set_num_threads(1)  # as a worker does; threads that wait for each other a
 
 def _model(name: str) -> SimpleNamespace:
     """Only what the engine asks of a model."""
-    card = SimpleNamespace(gflop=1.0, height=8, width=8, rows={}, alone=False, absent={})
+    card = SimpleNamespace(gflop=1.0, height=8, width=8, rows={}, unbatched=False, absent={})
     model = SimpleNamespace(device=CPU, name=name, card=card)
     model.at = lambda precision: model
     return model
@@ -90,7 +90,7 @@ class World:
 @pytest.fixture
 def world(monkeypatch: pytest.MonkeyPatch) -> World:
     world = World()
-    monkeypatch.setattr(module, "differentiate", lambda model, parts: world.differentiate(model, parts))
+    monkeypatch.setattr(module, "differentiate", lambda model, parts, **_: world.differentiate(model, parts))
     return world
 
 
@@ -181,7 +181,7 @@ def test_a_pass_that_nobody_may_share_answered_none_of_the_others(world: World) 
     for i in range(4):
         world.submit(str(i), asking(1))
     world.step()
-    world.submit("alone", asking(1, alone=True))
+    world.submit("alone", asking(1, unshared=True))
     assert world.step() == ["alone"]
     for i in range(4):
         assert (world.engine.worth_waiting() > 0) == (i > 0)
@@ -215,7 +215,7 @@ def test_callers_who_come_back_are_waited_for_every_time(world: World) -> None:
 @pytest.mark.parametrize(
     ("method", "facts"),
     [
-        (asking(1, alone=True), {}),
+        (asking(1, unshared=True), {}),
         (asking(1), {"model": "other"}),
         (asking(1), {"precision": "fast"}),
         (asking(1), {"deadline": 0.1 + 0.1}),
@@ -581,9 +581,28 @@ def test_progress_goes_to_the_caller_not_to_the_network(world: World) -> None:
     assert world.passes == [[1]] * 3
 
 
+def test_a_job_alone_has_one_row_a_pass_and_the_others_share(world: World) -> None:
+    """However little time it has, and although memory ran out before."""
+    world.engine._caps[Key("m", "exact", 4, 4, "image")] = 4
+    world.submit("alone", asking(5), alone=True, deadline=0.101)
+    for name in "abcd":
+        world.submit(name, asking(1))
+    world.run()
+    assert [each for each in world.passes if len(each) > 1] == [[1, 1, 1, 1]]
+    assert [each for each in world.passes if len(each) == 1] == [[1]] * 5
+    assert world.ended["alone"].error is None
+
+
+def test_without_asking_for_passes_alone_jobs_share_them(world: World) -> None:
+    for name in "abcd":
+        world.submit(name, asking(2))
+    world.run()
+    assert world.passes == [[2, 2, 2, 2]]
+
+
 def test_queries_that_want_to_be_alone_share_no_pass(world: World) -> None:
-    world.submit("a", asking(2, alone=True))
-    world.submit("b", asking(3, alone=True))
+    world.submit("a", asking(2, unshared=True))
+    world.submit("b", asking(3, unshared=True))
     world.submit("c", asking(1))
     world.submit("d", asking(1))
     world.run()

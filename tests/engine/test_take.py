@@ -143,7 +143,7 @@ def test_properties_of_random_claims() -> None:
             claim(
                 str(i),
                 rng.choice([1, 1, 2, 50]),
-                key=rng.choice([KEY, OTHER, KEY._replace(alone=i)]),
+                key=rng.choice([KEY, OTHER, KEY._replace(unshared=i)]),
                 running=rng.random() < 0.5,
                 interactive=rng.random() < 0.7,
                 deadline=rng.choice([float("inf"), NOW + rng.random()]),

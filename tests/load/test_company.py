@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 from serving import Server, Stubs, methods, picture, values
 
+from gradserve.v1 import attack_pb2, explain_pb2, models_pb2, predict_pb2
 from gradserve.v1 import common_pb2 as pb
-from gradserve.v1 import explain_pb2, models_pb2, predict_pb2
 
 REQUESTS, AT_A_TIME = 200, 16
 CLOSE = 1e-4
@@ -156,3 +156,36 @@ def test_after_a_neighbour_was_cancelled_the_answer_is_the_same(stubs: Stubs) ->
     for neighbour in neighbours:
         neighbour.cancel()
     assert max(differences(alone, call.result())) < CLOSE
+
+
+def test_passes_alone_give_the_same_bytes_in_other_company(server: Server, stubs: Stubs) -> None:
+    """Attacks and maps of two models by both workers, first one by one, then many at once beside others."""
+    options = pb.RequestOptions(alone=True, seed=3)
+    attacks = [
+        attack_pb2.AttackRequest(model=model, image=picture(i, 64, 64), method=method, eps=8 / 255, options=options)
+        for i, method in enumerate(({"pgd": {"steps": 5, "restarts": 2}}, {"apgd": {"steps": 5}}, {"square": {}}))
+        for model in ("digits", "small")
+    ]
+    maps = [
+        explain_pb2.ExplainRequest(model=model, image=picture(5, 64, 64), methods=methods(**asked), options=options)
+        for asked in ({"smooth_grad": {"samples": 9}, "gradient": {}}, {"integrated_gradients": {"steps": 7}})
+        for model in ("digits", "small")
+    ]
+
+    def told(request: Any) -> list[bytes]:
+        if isinstance(request, attack_pb2.AttackRequest):
+            reply = stubs.gradients.Attack(request, timeout=120)
+            found = [reply.adversarial, reply.certificate.SerializeToString(deterministic=True)]
+        else:
+            reply = stubs.gradients.Explain(request, timeout=120)
+            found = [each.SerializeToString(deterministic=True) for each in reply.explanations]
+        assert reply.provenance.alone
+        return found
+
+    by_itself = [told(request) for request in [*attacks, *maps]]
+    cards = {name: stubs.models.GetModel(models_pb2.GetModelRequest(name=name)) for name in ("digits", "small")}
+    with ThreadPoolExecutor(2 * AT_A_TIME) as pool:
+        company = [pool.submit(ask, stubs, request) for request in mixed(60, cards)]
+        again = [pool.submit(told, request) for request in [*attacks, *maps] * 2]
+        assert [each.result() for each in again] == by_itself * 2
+        assert not any(each.result().provenance.alone for each in company)

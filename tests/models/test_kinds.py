@@ -18,6 +18,9 @@ from paths import CASES
 from torch import Tensor, nn
 from zoo import CPU
 
+from gradserve.v1 import common_pb2 as pb
+from gradserve_server.api.binding import Bound
+from gradserve_server.api.replies import provenance
 from gradserve_server.engine.engine import Engine
 from gradserve_server.engine.events import Ended
 from gradserve_server.engine.job import Job
@@ -31,6 +34,7 @@ from gradserve_server.models.catalogue import PRECISIONS, ModelSpec
 from gradserve_server.models.loading import LoadError, load
 from gradserve_server.models.preparation import prepare
 from gradserve_server.models.prepared import Prepared
+from gradserve_server.pool.wire import Outcome, Task
 
 if CASES.is_file() and "cases" not in sys.modules:
     found = spec_from_file_location("cases", CASES)
@@ -49,7 +53,7 @@ class Kind(NamedTuple):
     builder: str
     refused: str = ""  # what the refusal says; empty: the network is served
     no_gradient: bool = False
-    alone: bool = False  # every image has a pass of its own
+    unbatched: bool = False  # every image has a pass of its own
     unfolded: bool = False  # with a note
     untouched: bool = False  # neither folded nor with the CPU's kernels, with a note
     casts: bool = False  # so that there is no float64
@@ -63,6 +67,13 @@ class Kind(NamedTuple):
         return f"{self.builder}{self.facts.get('arguments', '')}{self.facts.get('head', '')}"
 
 
+def with_arguments(builder: str, how: str, refused: str = "", **facts: Any) -> Kind:
+    """One of rare_kinds whose builder is told how."""
+    return Kind(f"rare_kinds:{builder}", refused, facts={"arguments": {"how": how}}, **facts)
+
+
+MIXED = ("flipped", "sorted", "centred", "flipped in fours")
+DIFFERENTIATED = ("plain", "enabled", "backward", "func")
 OWN = [
     *(Kind(f"kinds:norm_with_{what}") for what in ("activation", "scale", "hook", "own_forward")),
     *(Kind(f"kinds:conv_{what}") for what in ("with_shift", "quantised", "parametrised", "with_hooks")),
@@ -73,13 +84,13 @@ OWN = [
     *(Kind(f"kinds:{name}") for name in ("aux_branches", "own_transform")),
     *(Kind(f"kinds:output_{what}") for what in ("object", "pair", "dict", "list_of_maps")),
     Kind("kinds:output_ambiguous", r"unclear which are the logits"),
-    Kind("kinds:output_of_pixels", r"a dict with out \[4, 20, \d+, \d+\], and none of it is a score"),
-    Kind("kinds:through_numpy", no_gradient=True, alone=True, no_fast=True),
+    Kind("kinds:output_of_pixels", r"a dict with out \[1, 20, \d+, \d+\], and none of it is a score"),
+    Kind("kinds:through_numpy", no_gradient=True, unbatched=True, no_fast=True),
     Kind("kinds:without_gradient", no_gradient=True),
     *(Kind(f"kinds:{name}", RANDOM) for name in ("noisy", "drops_blocks")),
     *(Kind(f"kinds:{name}", DEPENDENT) for name in ("divides_by_maximum", "subtracts_batch_mean")),
     Kind("kinds:without_statistics", DEPENDENT),
-    *(Kind(f"kinds:{name}", alone=True) for name in ("branches_by_maximum", "loops_by_value")),
+    *(Kind(f"kinds:{name}", unbatched=True) for name in ("branches_by_maximum", "loops_by_value")),
     *(Kind(f"kinds:{name}") for name in ("writes_over_input", "views_maps", "in_data_parallel")),
     Kind("kinds:casts_inside", casts=True, no_fast=True),
     Kind("kinds:one_channel", facts=ONE_CHANNEL),
@@ -107,13 +118,28 @@ OWN = [
     *(Kind("kinds:mean_beside_masked", DEPENDENT, facts={"arguments": {"hidden": x}}) for x in (-1e9, -float("inf"))),
     *(Kind(f"kinds:{name}", DEPENDENT) for name in ("nan_for_dark", "white_changes_all")),
     *(
-        Kind("kinds:branches_after", alone=True, facts={"arguments": {"what": what}})
+        Kind("kinds:branches_after", unbatched=True, facts={"arguments": {"what": what}})
         for what in ("script", "vmap", "nonzero", "mask", "written")
     ),
     Kind("kinds:squeezed", r"\[6\] for one image and a tensor \[4, 6\] for 4"),
     Kind("kinds:weights_lent", unfolded=True),
     *(Kind(f"kinds:{name}") for name in ("by_a_constant", "named_tuple_inside", "two_views_stacked")),
     *(Kind(f"kinds:{name}") for name in ("in_graph_module", "called_by_keyword", "called_past_hooks")),
+    *(with_arguments("rows", how, unbatched=True) for how in MIXED),
+    *(with_arguments("rows", how) for how in ("repeated", "two crops")),
+    *(Kind("rare_kinds:queries", facts={"arguments": {"count": count}}) for count in (2, 5)),
+    *(with_arguments("offset", f"dependent{beside}", DEPENDENT) for beside in ("", " masked")),
+    *(with_arguments("offset", f"random{beside}", RANDOM) for beside in ("", " masked")),
+    with_arguments("offset", "none", no_fast=True),
+    with_arguments("offset", "none masked"),
+    with_arguments("offset", "folded", no_fast=True),
+    Kind("rare_kinds:output_of_own_class"),
+    Kind("rare_kinds:output_beside_complex", no_fast=True),
+    Kind("rare_kinds:output_complex", r"returns complex numbers; return scores that are real"),
+    *(Kind(f"rare_kinds:output_{what}", "a nested or sparse tensor; return a dense") for what in ("sparse", "nested")),
+    *(with_arguments("differentiates", how, r"differentiates \(torch.autograd") for how in DIFFERENTIATED),
+    *(with_arguments("exported", how, "program of torch.export") for how in ("program", "module", "unflattened")),
+    *(with_arguments("quantised", how, "before its weights were quantised") for how in ("dynamic", "static")),
 ]
 RELUS = ("module", "functional", "inplace", "method", "clamp", "clamp_min", "threshold", "times_mask", "maximum")
 PLAIN_CASES = [
@@ -132,7 +158,7 @@ SHARED = [
     *(Kind(f"cases:{name}", no_gradient=True) for name in ("inference_backbone", "no_grad_all")),
     Kind("cases:functional_dropout", RANDOM),
     Kind("cases:batch_statistics", DEPENDENT),
-    Kind("cases:by_value", alone=True),
+    Kind("cases:by_value", unbatched=True),
     Kind("cases:one_channel", facts=ONE_CHANNEL),
     Kind("cases:double_out", casts=True, no_fast=True),
     *(Kind(f"cases:{name}", "TorchScript") for name in ("scripted", "traced")),
@@ -227,7 +253,7 @@ def ours(model: Prepared, images: Tensor) -> tuple[Tensor, Tensor]:
     """The same of the served network, batched where it may be."""
     images = images.clone().requires_grad_()
     with torch.enable_grad():
-        logits = torch.cat([model(each) for each in images.split(1 if model.card.alone else len(images))])
+        logits = torch.cat([model(each) for each in images.split(1 if model.card.unbatched else len(images))])
         if model.card.no_gradient:
             return logits.detach(), images.new_zeros(0)
         (gradient,) = torch.autograd.grad(logits.amax(1).sum(), images, allow_unused=True)
@@ -269,11 +295,28 @@ def test_gradients_in_fp32_are_as_near_to_float64_as_torchs_own(kind: Kind) -> N
 def test_the_card_says_what_was_done(kind: Kind) -> None:
     card = served(kind).card
     assert bool(card.no_gradient) == kind.no_gradient
-    assert card.alone == kind.alone
+    assert card.unbatched == kind.unbatched
     assert kind.unfolded == any("BatchNorm is not folded" in note for note in card.notes)
     assert kind.untouched == any("served without speed-ups" in note for note in card.notes)
     assert ("fast" in card.absent) == kind.no_fast
     assert not set(card.precisions) & set(card.absent)
+
+
+@pytest.mark.parametrize(("how", "named"), [("cast", "float16"), *[(each, each) for each in ("bfloat16", "float16")]])
+def test_half_precision_inside_is_told(how: str, named: str) -> None:
+    kind = with_arguments("half_inside", how, casts=True)
+    model = prepare(spec_of(kind), CPU)
+    (note,) = [note for note in model.card.notes if note.startswith("HALF_INSIDE")]
+    assert f"computes in {named} by itself" in note
+    found, right = ours(model, images_of(kind))[0], plain(kind, images_of(kind))[0]
+    assert distance(found, right) < 2e-2  # eps of bfloat16 is 8e-3
+    told = provenance(Bound(Task("t", "predict", "it", np.zeros(0)), model.card, pb.Region(), 0), Outcome("t"))
+    assert list(told.warnings) == [note]
+
+
+@by_name(SERVED)
+def test_no_other_is_said_to_compute_in_halves(kind: Kind) -> None:
+    assert not any(note.startswith("HALF_INSIDE") for note in served(kind).card.notes)
 
 
 @by_name([kind for kind in KINDS if kind.refused])
@@ -369,10 +412,14 @@ def test_weight_gradients_of_layers_that_influence_covers(kind: Kind) -> None:
 
 def test_influence_leaves_out_what_is_not_by_image_or_not_the_layers_own() -> None:
     names = {}
-    for builder in ("kinds:two_views_stacked", "kinds:weights_lent"):
+    for builder in ("kinds:two_views_stacked", "kinds:weights_lent", "kinds:called_by_keyword"):
         kind = next(kind for kind in KINDS if kind.builder == builder)
         names[builder] = [layer.name for layer in covered(served(kind, torch.float64, False))[0]]
-    assert names == {"kinds:two_views_stacked": ["head"], "kinds:weights_lent": ["second", "head"]}
+    assert names == {
+        "kinds:two_views_stacked": ["head"],
+        "kinds:weights_lent": ["second", "head"],
+        "kinds:called_by_keyword": ["first", "second", "head"],
+    }
 
 
 def normalised_logits(kind: Kind, network: nn.Module, images: Tensor) -> Tensor:

@@ -67,6 +67,12 @@ def test_random_weights_follow_the_seed() -> None:
     assert first == same != other
 
 
+def test_the_digest_is_of_all_that_extra_state_holds() -> None:
+    """torch's text of a large tensor leaves its middle out."""
+    digests = [load(spec(builder="rare_kinds:with_extra_state", arguments={"middle": x})).digest for x in (0, 1, 0)]
+    assert digests[0] == digests[2] != digests[1]
+
+
 def test_a_module_that_uses_random_numbers_when_it_is_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A worker that is started again may import it first for another model."""
     text = "import torch\ntable = torch.rand(9)\ndef build():\n    return torch.nn.Linear(3, 5)\n"

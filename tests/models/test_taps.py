@@ -84,3 +84,39 @@ def test_calls_of_a_module_are_told_apart() -> None:
     with taps.listening(model.network):
         model(x)
     assert sorted(place.call for place in taps.kept) == [0, 1]
+
+
+class Keyed(nn.Module):
+    """Takes its map by a name, beside a number."""
+
+    def forward(self, *, scale: float, maps: torch.Tensor) -> torch.Tensor:
+        return scale * maps.square()
+
+
+class ByName(nn.Module):
+    """Calls its parts by keyword, an attention with one tensor three times, and an identity."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.keyed, self.same = Keyed(), nn.Identity()
+        self.attention = nn.MultiheadAttention(4, 2, batch_first=True)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.same(self.keyed(scale=3.0, maps=x))
+        return self.attention(query=x, key=x, value=x, need_weights=False)[0].sum((1, 2))
+
+
+def test_inputs_that_are_given_by_name() -> None:
+    torch.manual_seed(0)
+    network, x = ByName().eval(), torch.randn(2, 3, 4)
+    places = [Place("keyed", "input"), Place("keyed"), Place("attention", "input"), Place("same")]
+    taps = Taps(places, leaf=True)
+    with taps.listening(network):
+        value = network(x).sum()
+    found = torch.autograd.grad(value, [taps.kept[place] for place in places])
+    squared = (3 * x.square()).requires_grad_()
+    (by_squared,) = torch.autograd.grad(network.attention(squared, squared, squared)[0].sum(), squared)
+    right = {places[0]: (x, by_squared * 6 * x), **dict.fromkeys(places[1:], (squared, by_squared))}
+    for place, grad in zip(places, found, strict=True):
+        assert torch.allclose(taps.kept[place], right[place][0]), place
+        assert torch.allclose(grad, right[place][1], rtol=1e-4, atol=1e-6), place

@@ -16,7 +16,7 @@ from gradserve_server.pool import pool as module
 from gradserve_server.pool.pool import ATTEMPTS, RESTARTS, Full, NoWorker, Pool
 from gradserve_server.pool.wire import Broken, Cancel, Loading, Outcome, Preview, Ready, Task, Tick, WorkerSettings
 
-CARD: ModelCard = SimpleNamespace(name="m", digest="")  # type: ignore[assignment]
+CARD: ModelCard = SimpleNamespace(name="m", digest="", sample=())  # type: ignore[assignment]
 
 
 class Scripted:
@@ -43,7 +43,9 @@ class Scripted:
 
     def ready_but(self, cards: str, **unavailable: str) -> None:
         """It has loaded some models and not others."""
-        self.say(Ready(tuple(SimpleNamespace(name=name, digest="") for name in cards), "cpu", {}, unavailable))  # type: ignore[misc]
+        self.say(
+            Ready(tuple(SimpleNamespace(name=name, digest="", sample=()) for name in cards), "cpu", {}, unavailable)
+        )  # type: ignore[misc]
 
     def die(self) -> None:
         self._lost(self)

@@ -75,7 +75,21 @@ def test_a_model_that_fails_in_its_warm_up(monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_weights_that_are_others_at_every_call() -> None:
     _, ready = begin(WorkerSettings((own("it", "unseeded"), GOOD), "cpu"))
-    digests = {card.name: card.digest for card in ready.cards}
-    _, again = begin(WorkerSettings((own("it", "unseeded"), GOOD), "cpu", digests=digests))
+    cards = {card.name: card for card in ready.cards}
+    _, again = begin(WorkerSettings((own("it", "unseeded"), GOOD), "cpu", served=cards))
     assert [card.name for card in again.cards] == ["good"]
     assert "other weights at every call" in again.unavailable["it"]
+
+
+def test_answers_that_are_others_at_every_call() -> None:
+    """With the same weights: what is drawn by chance is kept outside of them."""
+    _, ready = begin(WorkerSettings((own("it", "draws_outside"), GOOD), "cpu"))
+    cards = {card.name: card for card in ready.cards}
+    _, again = begin(WorkerSettings((own("it", "draws_outside"), GOOD), "cpu", served=cards))
+    assert [card.name for card in again.cards] == ["good"]
+    assert again.cards[0].digest == cards["good"].digest
+    assert "with the same weights but other answers" in again.unavailable["it"]
+    indexed = own("it", "draws_outside", index=Path("/nowhere"))
+    assert (
+        "with the same weights but other answers" in begin(WorkerSettings((indexed, GOOD), "cpu"))[1].unavailable["it"]
+    )

@@ -114,6 +114,7 @@ def attack(
     time_budget: request.TimeBudget = None,
     allow_partial: request.AllowPartial = False,
     quick_decode: request.QuickDecode = False,
+    alone: request.Alone = False,
     concurrency: request.Concurrency = 8,
     server: connection.Server = connection.ADDRESS,
     tls: connection.Tls = False,
@@ -151,6 +152,7 @@ def attack(
         "time_budget": time_budget,
         "allow_partial": allow_partial,
         "quick_decode": quick_decode,
+        "alone": alone,
         "concurrency": concurrency,
     }
     (chosen,) = asks.methods([method], param, ATTACK_METHOD)

@@ -65,6 +65,7 @@ def explain(
     time_budget: request.TimeBudget = None,
     allow_partial: request.AllowPartial = False,
     quick_decode: request.QuickDecode = False,
+    alone: request.Alone = False,
     concurrency: request.Concurrency = 8,
     server: connection.Server = connection.ADDRESS,
     tls: connection.Tls = False,
@@ -93,6 +94,7 @@ def explain(
         "time_budget": time_budget,
         "allow_partial": allow_partial,
         "quick_decode": quick_decode,
+        "alone": alone,
         "concurrency": concurrency,
     }
     methods = asks.methods(method, param)

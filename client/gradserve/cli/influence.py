@@ -56,6 +56,7 @@ def influence(
     priority: request.Priority = "interactive",
     time_budget: request.TimeBudget = None,
     quick_decode: request.QuickDecode = False,
+    alone: request.Alone = False,
     server: connection.Server = connection.ADDRESS,
     tls: connection.Tls = False,
     ca: connection.Ca = None,
@@ -85,6 +86,7 @@ def influence(
             priority=priority,
             time_budget=time_budget,
             quick_decode=quick_decode,
+            alone=alone,
         )
     if out:
         sheet.influence(found, photo).save(out)

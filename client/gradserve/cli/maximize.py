@@ -51,6 +51,7 @@ def maximize(
     seed: request.Seed = None,
     time_budget: request.TimeBudget = None,
     allow_partial: request.AllowPartial = False,
+    alone: request.Alone = False,
     server: connection.Server = connection.ADDRESS,
     tls: connection.Tls = False,
     ca: connection.Ca = None,
@@ -78,6 +79,7 @@ def maximize(
         "seed": seed,
         "time_budget": time_budget,
         "allow_partial": allow_partial,
+        "alone": alone,
         **asks.settings(_SETTINGS, param, steps),
     }
     with connection.connect(server, tls, ca, token, timeout) as client:
@@ -97,6 +99,7 @@ def dream(
     seed: request.Seed = None,
     time_budget: request.TimeBudget = None,
     allow_partial: request.AllowPartial = False,
+    alone: request.Alone = False,
     server: connection.Server = connection.ADDRESS,
     tls: connection.Tls = False,
     ca: connection.Ca = None,
@@ -123,6 +126,7 @@ def dream(
                 seed=seed,
                 time_budget=time_budget,
                 allow_partial=allow_partial,
+                alone=alone,
                 **asks.settings(_SETTINGS, param, steps),
             ),
             "dream",

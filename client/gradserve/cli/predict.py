@@ -23,6 +23,7 @@ def predict(
     precision: request.Precision = "auto",
     time_budget: request.TimeBudget = None,
     quick_decode: request.QuickDecode = False,
+    alone: request.Alone = False,
     concurrency: request.Concurrency = 8,
     server: connection.Server = connection.ADDRESS,
     tls: connection.Tls = False,
@@ -47,6 +48,7 @@ def predict(
             precision=precision,
             time_budget=time_budget,
             quick_decode=quick_decode,
+            alone=alone,
         )
         try:
             for _, each in report.progress(report.named(photos, answers, "predicting"), len(photos), "predict"):

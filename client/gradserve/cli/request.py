@@ -36,6 +36,10 @@ QuickDecode = Annotated[
         rich_help_panel=_PANEL,
     ),
 ]
+Alone = Annotated[
+    bool,
+    typer.Option("--alone", help="Share no pass with others: repeatable to the bit.", rich_help_panel=_PANEL),
+]
 Concurrency = Annotated[
     int, typer.Option("--concurrency", min=1, help="Photos that are under way at once.", rich_help_panel=_PANEL)
 ]

@@ -40,7 +40,8 @@ class Case:
 async def worst(check: Check, dataset: Dataset, count: int) -> list[Case]:
     """The pictures that fell to the least, and of these the most clearly: so many to attacks, so many to corruptions.
 
-    The same seed gives the same answer again, so that no run has to keep its pictures.
+    The same seed gives almost the same picture again, so that no run has to keep its pictures; in other company some
+    of its values differ by a few levels, and it is shown with the certificate of its own.
     """
     examples = {example.id: example for example in dataset}
     cases = []

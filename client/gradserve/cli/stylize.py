@@ -48,6 +48,7 @@ def stylize(
     seed: request.Seed = None,
     time_budget: request.TimeBudget = None,
     allow_partial: request.AllowPartial = False,
+    alone: request.Alone = False,
     server: connection.Server = connection.ADDRESS,
     tls: connection.Tls = False,
     ca: connection.Ca = None,
@@ -75,6 +76,7 @@ def stylize(
         "seed": seed,
         "time_budget": time_budget,
         "allow_partial": allow_partial,
+        "alone": alone,
         **asks.settings(_SETTINGS, param, steps),
     }
     styles = list(zip(style, weight or [1.0] * len(style), strict=True))

@@ -108,20 +108,22 @@ class Unit(_message.Message):
     def __init__(self, layer: _Optional[str] = ..., channel: _Optional[int] = ..., y: _Optional[int] = ..., x: _Optional[int] = ...) -> None: ...
 
 class RequestOptions(_message.Message):
-    __slots__ = ["priority", "precision", "seed", "time_budget", "allow_partial", "quick_decode"]
+    __slots__ = ["priority", "precision", "seed", "time_budget", "allow_partial", "quick_decode", "alone"]
     PRIORITY_FIELD_NUMBER: _ClassVar[int]
     PRECISION_FIELD_NUMBER: _ClassVar[int]
     SEED_FIELD_NUMBER: _ClassVar[int]
     TIME_BUDGET_FIELD_NUMBER: _ClassVar[int]
     ALLOW_PARTIAL_FIELD_NUMBER: _ClassVar[int]
     QUICK_DECODE_FIELD_NUMBER: _ClassVar[int]
+    ALONE_FIELD_NUMBER: _ClassVar[int]
     priority: Priority
     precision: Precision
     seed: int
     time_budget: _duration_pb2.Duration
     allow_partial: bool
     quick_decode: bool
-    def __init__(self, priority: _Optional[_Union[Priority, str]] = ..., precision: _Optional[_Union[Precision, str]] = ..., seed: _Optional[int] = ..., time_budget: _Optional[_Union[_duration_pb2.Duration, _Mapping]] = ..., allow_partial: bool = ..., quick_decode: bool = ...) -> None: ...
+    alone: bool
+    def __init__(self, priority: _Optional[_Union[Priority, str]] = ..., precision: _Optional[_Union[Precision, str]] = ..., seed: _Optional[int] = ..., time_budget: _Optional[_Union[_duration_pb2.Duration, _Mapping]] = ..., allow_partial: bool = ..., quick_decode: bool = ..., alone: bool = ...) -> None: ...
 
 class Score(_message.Message):
     __slots__ = ["class_index", "class_name", "probability", "logit"]
@@ -136,7 +138,7 @@ class Score(_message.Message):
     def __init__(self, class_index: _Optional[int] = ..., class_name: _Optional[str] = ..., probability: _Optional[float] = ..., logit: _Optional[float] = ...) -> None: ...
 
 class Provenance(_message.Message):
-    __slots__ = ["model", "weights_digest", "seed", "precision", "preprocess", "rows", "queue_seconds", "compute_seconds", "server_version", "warnings", "request_id", "quick_decode"]
+    __slots__ = ["model", "weights_digest", "seed", "precision", "preprocess", "rows", "queue_seconds", "compute_seconds", "server_version", "warnings", "request_id", "quick_decode", "alone"]
     MODEL_FIELD_NUMBER: _ClassVar[int]
     WEIGHTS_DIGEST_FIELD_NUMBER: _ClassVar[int]
     SEED_FIELD_NUMBER: _ClassVar[int]
@@ -149,6 +151,7 @@ class Provenance(_message.Message):
     WARNINGS_FIELD_NUMBER: _ClassVar[int]
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     QUICK_DECODE_FIELD_NUMBER: _ClassVar[int]
+    ALONE_FIELD_NUMBER: _ClassVar[int]
     model: str
     weights_digest: str
     seed: int
@@ -161,4 +164,5 @@ class Provenance(_message.Message):
     warnings: _containers.RepeatedScalarFieldContainer[str]
     request_id: str
     quick_decode: bool
-    def __init__(self, model: _Optional[str] = ..., weights_digest: _Optional[str] = ..., seed: _Optional[int] = ..., precision: _Optional[_Union[Precision, str]] = ..., preprocess: _Optional[_Union[Preprocess, str]] = ..., rows: _Optional[int] = ..., queue_seconds: _Optional[float] = ..., compute_seconds: _Optional[float] = ..., server_version: _Optional[str] = ..., warnings: _Optional[_Iterable[str]] = ..., request_id: _Optional[str] = ..., quick_decode: bool = ...) -> None: ...
+    alone: bool
+    def __init__(self, model: _Optional[str] = ..., weights_digest: _Optional[str] = ..., seed: _Optional[int] = ..., precision: _Optional[_Union[Precision, str]] = ..., preprocess: _Optional[_Union[Preprocess, str]] = ..., rows: _Optional[int] = ..., queue_seconds: _Optional[float] = ..., compute_seconds: _Optional[float] = ..., server_version: _Optional[str] = ..., warnings: _Optional[_Iterable[str]] = ..., request_id: _Optional[str] = ..., quick_decode: bool = ..., alone: bool = ...) -> None: ...

@@ -211,6 +211,7 @@ def task_of(
         deadline=common.deadline,
         allow_partial=options.allow_partial,
         cost=cost,
+        alone=options.alone,
     )
     if time.monotonic() >= common.deadline:
         text = "the time budget ran out before the work began"

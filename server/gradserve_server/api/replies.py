@@ -170,10 +170,16 @@ def provenance(bound: Bound, *outcomes: Outcome) -> pb.Provenance:
         queue_seconds=outcomes[0].queue_seconds,
         compute_seconds=sum(outcome.compute_seconds for outcome in outcomes),
         server_version=__version__,
-        warnings=probability_notes(bound.card),
+        warnings=provenance_notes(bound.card),
         request_id=bound.task.id,
         quick_decode=bound.quick_decode,
+        alone=bound.task.alone,
     )
+
+
+def provenance_notes(card: ModelCard) -> list[str]:
+    """The card's notes that a reader of every answer should know: of its outputs, and of half precision inside it."""
+    return [note for note in card.notes if note.startswith(("SOFTMAX_OUTPUTS", "HALF_INSIDE"))]
 
 
 def probability_notes(card: ModelCard) -> list[str]:

@@ -15,13 +15,14 @@ from .objective import Refused, score
 from .query import Answer, Part, Tap
 
 
-def differentiate(model: Prepared, parts: Sequence[Part]) -> list[Answer]:
+def differentiate(model: Prepared, parts: Sequence[Part], *, plain: bool = False) -> list[Answer]:
     """The answers to `parts`, which agree in image size and in what they differentiate by (`wrt`).
 
+    `plain`: the pass is never a straight line, which is there only from some moment on.
     Raises Refused for what cannot be computed; a row that is not finite does not touch the others.
     """
     order = sorted(range(len(parts)), key=lambda i: RULES.index(parts[i].query.relu))
-    batch = _Batch(model, [parts[i] for i in order])
+    batch = _Batch(model, [parts[i] for i in order], plain)
     answers = dict(zip(order, batch.run(), strict=True))
     return [answers[i] for i in range(len(parts))]
 
@@ -29,8 +30,9 @@ def differentiate(model: Prepared, parts: Sequence[Part]) -> list[Answer]:
 class _Batch:
     """Parts ordered by ReLU rule, each a contiguous span of the batch's rows."""
 
-    def __init__(self, model: Prepared, parts: Sequence[Part]) -> None:
+    def __init__(self, model: Prepared, parts: Sequence[Part], plain: bool) -> None:
         self.model = model
+        self.plain = plain
         self.parts = parts
         self.wrt = parts[0].query.wrt
         starts = [0]
@@ -97,7 +99,8 @@ class _Batch:
             if ruled:
                 stack.enter_context(ReLURules(rules))
             stack.enter_context(taps.listening(self.model.network))  # swallows the early stop
-            logits = self.model(self.images) if places or ruled else self.model.unwatched(self.images)
+            straight = not (self.plain or places or ruled)
+            logits = self.model.unwatched(self.images) if straight else self.model(self.images)
         if missing := [layer for place, layer in places.items() if place not in taps.kept]:
             raise Refused(f"layer {missing[0]!r} did not run on this input")
         return logits, taps.kept

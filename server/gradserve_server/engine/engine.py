@@ -15,6 +15,7 @@ from .objective import Refused
 from .pace import Pace
 from .query import Answer, Part, Query
 from .recorded import Recordings
+from .repeatable import repeatable
 from .rows import default_rows, passes_cost
 from .take import Claim, Key, take
 
@@ -60,12 +61,12 @@ class Engine:
         return len(self._jobs)
 
     def limit(self, key: Key) -> int:
-        """The most rows of that key in one pass."""
-        return int(self._caps.get(key.kind, self._full(key)))
+        """The most rows of that key in one pass: of jobs alone always one, which nothing can make smaller."""
+        return 1 if key.alone else int(self._caps.get(key.kind, self._full(key)))
 
     def _full(self, key: Key) -> int:
         model = self.models[key.model]
-        if model.card.alone:
+        if model.card.unbatched:
             return 1
         if self._rows:
             return self._rows
@@ -150,7 +151,7 @@ class Engine:
 
     def _key(self, job: Job, q: Query) -> Key:
         model, (height, width) = q.model or job.model, q.images.shape[2:]
-        return Key(model, job.precision, height, width, q.wrt, id(q) if q.alone else 0)
+        return Key(model, job.precision, height, width, q.wrt, id(q) if q.unshared else 0, job.alone)
 
     def _shortest(self, job: Job) -> float:
         """Seconds that the job's next row will take at least."""
@@ -200,10 +201,10 @@ class Engine:
         """
         model = self.models[key.model].at(key.precision)
         try:
-            answers = self._pass(model, parts)
+            answers = self._pass(model, parts, key.alone)
             if len(parts) > 1:
                 pairs = zip(parts, answers, strict=True)
-                answers = [answer if answer.finite else self._pass(model, [part])[0] for part, answer in pairs]
+                answers = [a if a.finite else self._pass(model, [part], key.alone)[0] for part, a in pairs]
             return [answer if answer.finite else NotFinite(NOT_FINITE) for answer in answers]
         except torch.AcceleratorError as error:
             if not isinstance(error, torch.OutOfMemoryError):
@@ -220,10 +221,14 @@ class Engine:
             log.warning("%s", text, exc_info=error)
             return [ModelFailed(text)]
 
-    def _pass(self, model: Prepared, parts: list[Part]) -> list[Answer]:
-        """One pass, recorded on a GPU where that is possible."""
+    def _pass(self, model: Prepared, parts: list[Part], alone: bool) -> list[Answer]:
+        """One pass, recorded on a GPU where that is possible and no job asked for the same bits every time."""
         on_gpu = model.device.type == "cuda"
-        answers = (self._recordings.answers(model, parts) if on_gpu else None) or differentiate(model, parts)
+        if alone:
+            with repeatable(model.device):
+                answers = differentiate(model, parts, plain=True)
+        else:
+            answers = (self._recordings.answers(model, parts) if on_gpu else None) or differentiate(model, parts)
         if on_gpu:
             torch.cuda.synchronize(model.device)  # or the clock would time the launches alone
         return answers

@@ -143,6 +143,7 @@ class Job:
     seed: int = 0
     chunk: int = 32
     room: Callable[[], int] = lambda: MOST
+    alone: bool = False  # every row has a pass of its own, so that the answer's bits are the same in any company
     kept: Kept = field(default_factory=Kept)
     report_every: float = 0.0  # seconds between two of its reports at least
     reported: float = float("-inf")

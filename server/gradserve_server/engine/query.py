@@ -42,7 +42,7 @@ class Query:
     taps: tuple[Tap, ...] = ()
     relu: Rule = "plain"
     model: str | None = None  # another model than the job's
-    alone: bool = False  # shares its passes with no other query
+    unshared: bool = False  # shares its passes with no other query
 
     @property
     def reads_logits(self) -> bool:

@@ -15,19 +15,23 @@ AGEING = 5.0  # seconds of waiting after which a batch job's query counts as int
 
 
 class Key(NamedTuple):
-    """What rows must agree in to share a pass: `wrt` is what they differentiate by, `alone` a query's own number."""
+    """What rows must agree in to share a pass: `wrt` is what they differentiate by, `unshared` a query's own number.
+
+    `alone`: their jobs asked for passes alone, so that each row has a pass of its own.
+    """
 
     model: str
     precision: Precision
     height: int
     width: int
     wrt: str
-    alone: int = 0
+    unshared: int = 0
+    alone: bool = False
 
     @property
     def kind(self) -> "Key":
         """The key without the query's own number, for what is learnt from passes."""
-        return self._replace(alone=0) if self.alone else self
+        return self._replace(unshared=0) if self.unshared else self
 
 
 class Claim(NamedTuple):

@@ -1,6 +1,6 @@
 """How a network behaves, tried before it is served: is it repeatable, and does it take images one by one?"""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -10,13 +10,16 @@ from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 from torch.overrides import TorchFunctionMode
 
 from .checkpoints import shown
+from .layouts import Call
 from .outputs import PLAIN, Head, described
+from .rows import LayerRows
+from .scales import largest, rounding, scales, spreads
 from .uses import tensors_in
 
-TOLERANCE = 2e-3  # of the largest logit; sums in another order and the ReLUs that they flip stay below
+TOLERANCE = 2e-3  # of a class's scale; sums in another order and the ReLUs that they flip stay below
+SPREAD = 50  # times its spread over the images, above which a class's scale is not judged by
 REPEATED = 1e-2  # of that, for two passes over the same batch, which take the same sums in the same order
-COMPANY = 4  # times the trial images, for a batch of a size that the engine uses
-OUTLIER = 10  # times the median class's largest logit; a class beyond it is judged by its own size alone
+MANY = (2, 0, 3, 1, 1, 3, 0, 2, 0, 1, 2, 3, 3, 2, 1, 0)  # trial images of a batch of a size that the engine uses
 SAME = 1e-6  # of a tensor's size, by which it may change: one that is normalised again and again only rounds
 ROWS = 4  # kinds of pictures that `varied` makes
 READS = {
@@ -28,6 +31,9 @@ COUNTS = {
     *(torch.nonzero, torch.argwhere, torch.masked_select, torch.unique, torch.unique_consecutive),
     *(Tensor.nonzero, Tensor.argwhere, Tensor.masked_select, Tensor.unique, Tensor.unique_consecutive),
 }  # what gives a tensor whose shape depends on values
+EPS, EPS_HALF = torch.finfo(torch.float32).eps, torch.finfo(torch.bfloat16).eps
+HALVES = (torch.bfloat16, torch.float16)
+DIFFERENTIATES = {torch.autograd.grad, torch.autograd.backward, Tensor.backward}  # functions and torch.func end there
 
 RANDOM = (
     "two passes over the same image give different logits, even in eval mode: something in its forward is random "
@@ -39,6 +45,18 @@ NOT_FINITE = (
 READING = (
     "its forward reads numbers from its input ({}) and may decide by them, which is right only for one image at a "
     "time; compute with tensors instead"
+)
+MIXING = (
+    "in a batch what its layer {layer} gives is not in the order of the images, or is made of several, so that maps "
+    "and gradients of layers would be those of others"
+)
+DERIVATIVES = (
+    "its forward differentiates ({}), which cannot be served: passes that need no gradient run without autograd, and "
+    "rules change the gradients of ReLUs; let the builder return a network whose forward does not use autograd"
+)
+HALF = (
+    "its forward computes in {} by itself (torch.autocast, or a cast), so that EXACT is not fp32 throughout; "
+    "leave that to the server, which has precisions for it"
 )
 WRITES = (
     "its forward writes over its own {names}, even in eval mode, so that an image's logits depend on the images before "
@@ -71,8 +89,10 @@ class Behaviour:
     """What must be known of a network that can be served. All texts are empty for most networks."""
 
     no_gradient: str = ""  # why its logits cannot be differentiated by the image
-    alone: str = ""  # why every image needs a pass of its own
+    unbatched: str = ""  # why every image needs a pass of its own
     output: str = ""  # what it returns, where that is more than the logits
+    half: str = ""  # why no precision is fp32 throughout
+    apart: frozenset[Call] = frozenset()  # module calls that do not give a row for each image
 
 
 def varied(height: int, width: int, seed: int = 0) -> Tensor:
@@ -97,7 +117,10 @@ def trial_images(height: int, width: int) -> Tensor:
 def examine(network: nn.Module, images: Tensor, head: Head = PLAIN) -> Behaviour:
     """Tries a network in eval mode on normalised images [4, C, H, W]. Raises Unservable, NoLogits."""
     with torch.no_grad():
-        together = head.run(network, images)
+        reads, half = _watched(network, images[:1], head)
+        rows = LayerRows(network)
+        alone = [_seen(rows, network, images, [i], head) for i in range(len(images))]
+        together = _seen(rows, network, images, range(len(images)), head)
         if together.dim() != 2 or together.shape[0] != len(images):
             size = "x".join(map(str, images.shape[2:]))
             raise Unservable(
@@ -106,29 +129,36 @@ def examine(network: nn.Module, images: Tensor, head: Head = PLAIN) -> Behaviour
             )
         if not together.isfinite().any(1).any():
             raise Unservable(NOT_FINITE)
-        alone = [head.run(network, image) for image in images.split(1)]
         if alone[0].shape != together[:1].shape:
             one, more = described(alone[0]), described(together)
             raise Unservable(SHAPES.format(one=one, more=more, count=len(images)))
-        bounds = _bounds(together)
-        again, reads = _watched(network, images[:1], head)
-        if _differ(again, alone[0], bounds * REPEATED):
+        again = head.run(network, images[:1])  # after the others, which it may remember
+        bounds, rounded = _bounds(together, half=bool(half)), rounding(together.double(), EPS)
+        if _differ(again, alone[0], torch.maximum(bounds * REPEATED, rounded)):
             raise Unservable(RANDOM)
         if not reads and _differ(torch.cat(alone), together, bounds):
             raise Unservable(DEPENDENT)
-        many = head.run(network, images.repeat(COMPANY, 1, 1, 1))  # it may do otherwise for larger batches
-        if not reads and _differ(many, together.repeat(COMPANY, 1), bounds):
+        many = _seen(rows, network, images, MANY, head)  # it may do otherwise for larger batches
+        if not reads and _differ(many, together[list(MANY)], bounds):
             raise Unservable(DEPENDENT)
         output = network(images[:1].clone())
     more = "" if isinstance(output, Tensor) else described(output)
-    return Behaviour(_no_gradient(network, images[:1], head), reads, more)
+    mixes = MIXING.format(layer=rows.first_mixed) if rows.first_mixed else ""
+    return Behaviour(_no_gradient(network, images[:1], head), reads or mixes, more, half, frozenset(rows.apart))
 
 
-def _bounds(logits: Tensor) -> Tensor:
-    """By how much each class may differ [classes]; classes that are masked (by -inf or -1e9) excuse no other."""
-    largest = logits.abs().where(logits.isfinite(), 0).amax(0)
-    usual = torch.minimum(largest.amax(), OUTLIER * largest.median())
-    return TOLERANCE * torch.maximum(largest, usual)
+def _seen(rows: LayerRows, network: nn.Module, images: Tensor, chosen: Sequence[int], head: Head) -> Tensor:
+    """The logits of these images, while rows looks at the layers."""
+    with rows.watching(chosen):
+        return head.run(network, images[list(chosen)])
+
+
+def _bounds(logits: Tensor, *, half: bool) -> Tensor:
+    """By how much each class may differ [classes], by what varies; `half`: the network computes in half precision."""
+    logits = logits.double()
+    varying = torch.minimum(scales(logits), SPREAD * spreads(logits))
+    rounded = torch.minimum(rounding(logits, EPS_HALF if half else EPS), TOLERANCE * largest(logits))
+    return torch.maximum(TOLERANCE * varying, rounded)
 
 
 def _differ(first: Tensor, second: Tensor, bounds: Tensor) -> bool:
@@ -184,16 +214,18 @@ def _no_gradient(network: nn.Module, image: Tensor, head: Head) -> str:
     )
 
 
-def _watched(network: nn.Module, image: Tensor, head: Head) -> tuple[Tensor, str]:
-    """The logits, and what the network reads of its input, in words; empty for most networks."""
-    with _Reads(network) as reads:
-        logits = head.run(network, image)
-    functions = ", ".join(sorted(reads.found))
-    return logits, READING.format(functions) if functions else ""
+def _watched(network: nn.Module, image: Tensor, head: Head) -> tuple[str, str]:
+    """What the network reads of its input, and in which half precisions it computes, in words. Raises Unservable."""
+    with _Watch(network) as watch:
+        head.run(network, image)
+    reads, halves = (", ".join(sorted(names)) for names in (watch.reads, watch.halves))
+    return READING.format(reads) if reads else "", HALF.format(halves) if halves else ""
 
 
-class _Reads(TorchFunctionMode):
-    """Notes which functions give Python numbers or shapes that may depend on the image.
+class _Watch(TorchFunctionMode):
+    """Notes which functions give Python numbers or shapes that may depend on the image, and which give halves.
+
+    Raises Unservable for functions of autograd.
 
     Everything may that is not made of the network's own tensors and of constants alone: what comes out of TorchScript
     or vmap is seen only when it is used.
@@ -201,19 +233,23 @@ class _Reads(TorchFunctionMode):
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
-        self.found: set[str] = set()
+        self.reads: set[str] = set()
+        self.halves: set[str] = set()
         own = tensors_in([vars(module) for module in network.modules()])
         self._constant = {id(tensor): tensor for tensor in own}  # kept alive, so that no id is used again
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Calls, and notes what may depend on the image."""
         kwargs = kwargs or {}
+        if func in DIFFERENTIATES:
+            raise Unservable(DERIVATIVES.format(f"torch.autograd.{func.__name__}"))
         result = func(*args, **kwargs)
         if all(id(tensor) in self._constant for tensor in tensors_in((args, kwargs))):
             self._constant |= {id(tensor): tensor for tensor in tensors_in(result)}
             return result
         if func in READS or func in COUNTS or self._picks(func, args, kwargs):
-            self.found.add(func.__name__.strip("_"))
+            self.reads.add(func.__name__.strip("_"))
+        self.halves |= {str(x.dtype).removeprefix("torch.") for x in tensors_in(result) if x.dtype in HALVES}
         if _writes(func, kwargs):
             for tensor in tensors_in((args[:1], kwargs.get("out"))):
                 self._constant.pop(id(tensor), None)

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
+from torch.export import ExportedProgram
 from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
 from .catalogue import ModelSpec
@@ -101,6 +102,8 @@ def _check_arguments(builder: Any, spec: ModelSpec) -> None:
 def _not_alone(given: object) -> str:
     if isinstance(given, type) and issubclass(given, nn.Module):
         return f"the class {given.__name__}; it must return a network that is made of it"
+    if isinstance(given, ExportedProgram):
+        return "a program of torch.export; it must return the torch.nn.Module that it was made from"
     if isinstance(given, tuple | list | dict):
         return f"a {type(given).__name__}; it must return the network alone"
     kind = "None" if given is None else f"a {type(given).__name__}"

@@ -98,7 +98,7 @@ class ModelCard:
     gflop: float
     head: HeadKind = "softmax"
     no_gradient: str = ""  # why the logits cannot be differentiated by the image, or empty
-    alone: bool = False  # whether every image needs a pass of its own
+    unbatched: bool = False  # whether every image needs a pass of its own
     precisions: tuple[Precision, ...] = ("exact",)
     absent: Mapping[Precision, str] = field(default_factory=dict)  # why a precision is not loaded
     auto: Mapping[Rpc, Precision] = field(default_factory=dict)  # what AUTO means by RPC; others: exact
@@ -108,6 +108,7 @@ class ModelCard:
     notes: tuple[str, ...] = ()
     aliases: Mapping[str, str] = field(default_factory=dict)  # other names of modules -> the name that layers have
     upstream: int = -1  # as a layer's, of the logits
+    sample: tuple[float, ...] = ()  # logits of one fixed picture, in EXACT
     tokens: tuple[Tokens, ...] = ()  # sequences that can be read as maps
 
     @property

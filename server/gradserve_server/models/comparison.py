@@ -15,15 +15,17 @@ from torch import Tensor, nn
 from .behaviour import varied
 from .casting import cast
 from .outputs import PLAIN, Head
+from .scales import rounding, scales
 
 Forward = Callable[[Tensor], Tensor]  # images [N, 3, H, W] in [0, 1] -> logits [N, classes]
 Format = Literal["double", "exact", "balanced", "fast"]
 SLACK = 3  # times the untouched network's own error
+MAX_OFF = 1.0  # times a logit's scale; in half precision nothing is left of logits that are further off
 MAX_ROUNDING = 1e-2  # of a logit; what is further from its own copy in float64 has no right copy there
 
 
 class Errors(NamedTuple):
-    """The largest error of a logit, by the largest logit; of a gradient's length, by that length (per image)."""
+    """The largest error of a logit, by its class's scale; of a gradient's length, by that length (per image)."""
 
     logits: float
     gradient: float
@@ -45,6 +47,13 @@ FLOORS: Mapping[Format, Errors] = {
     "exact": Errors(1e-4, 5e-2),  # a ReLU that flips by rounding moves the gradient by some percent
     "balanced": Errors(1e-4, 1e-1),
     "fast": Errors(1e-1, 5e-1),
+}
+
+
+EPS = {  # of the numbers that logits are stored as
+    "double": torch.finfo(torch.float64).eps,
+    "exact": torch.finfo(torch.float32).eps,
+    "balanced": torch.finfo(torch.float32).eps,
 }
 
 
@@ -92,7 +101,10 @@ class Comparison:
 
     def bounds(self, kind: Format) -> Errors:
         """What is allowed."""
-        return Errors(*(max(floor, SLACK * own) for floor, own in zip(FLOORS[kind], self._own[kind], strict=True)))
+        logits, gradient = (max(floor, SLACK * own) for floor, own in zip(FLOORS[kind], self._own[kind], strict=True))
+        if kind == "fast":
+            return Errors(min(logits, MAX_OFF), gradient)
+        return Errors(max(logits, _rounding(self._right, kind)), gradient)
 
 
 def _in_double(
@@ -105,7 +117,12 @@ def _in_double(
     except Exception:  # whatever a network does
         return None
     errors = [_errors(ours, right) for ours, right in zip(plain, found, strict=True)]
-    return found if _largest(errors).logits <= MAX_ROUNDING else None
+    return found if _largest(errors).logits <= max(MAX_ROUNDING, _rounding(found, "exact")) else None
+
+
+def _rounding(right: Sequence[Answers], kind: Format) -> float:
+    """By how much logits may be off, by their scales, since they are stored in that number format."""
+    return max(_by_class(rounding(each.logits, EPS[kind]), each.logits) for each in right)
 
 
 def _answers(forward: Forward, images: Tensor) -> Answers:
@@ -127,16 +144,22 @@ def _largest(errors: Sequence[Errors]) -> Errors:
 def _errors(ours: Answers, right: Answers) -> Errors:
     if ours.logits.shape != right.logits.shape:
         return Errors(torch.inf, torch.inf)
-    logits = _ratio(ours.logits[None], right.logits[None], torch.inf)
-    return Errors(logits, _ratio(ours.gradient, right.gradient, 2))
+    if not all(torch.equal(a.isfinite(), b.isfinite()) for a, b in zip(ours, right, strict=True)):
+        return Errors(torch.inf, torch.inf)  # NaN must meet NaN
+    logits = _by_class((ours.logits - right.logits).abs(), right.logits)
+    size, apart = (
+        torch.where(x.isfinite(), x, 0).flatten(1).norm(dim=1) for x in (right.gradient, ours.gradient - right.gradient)
+    )
+    return Errors(logits, _ratio(apart, size))
 
 
-def _ratio(ours: Tensor, right: Tensor, norm: float) -> float:
-    """The largest norm of a row's difference by that of the row. Zero where both are zero; NaN must meet NaN."""
-    if not torch.equal(ours.isfinite(), right.isfinite()):
-        return torch.inf
-    ours, right = (torch.where(x.isfinite(), x, 0).flatten(1) for x in (ours, right))
-    size, apart = (torch.linalg.vector_norm(x, norm, dim=1) for x in (right, ours - right))
+def _by_class(apart: Tensor, logits: Tensor) -> float:
+    """The largest of these distances by the scales of the classes of `logits`."""
+    return _ratio(torch.where(apart.isfinite(), apart, 0), scales(logits))
+
+
+def _ratio(apart: Tensor, size: Tensor) -> float:
+    """The largest; zero where there is no distance."""
     return float(torch.where(apart == 0, 0, apart / size).max())
 
 

@@ -51,7 +51,7 @@ def describe(
         channels=source.channels,
         head=head.kind,
         no_gradient=behaviour.no_gradient,
-        alone=bool(behaviour.alone),
+        unbatched=bool(behaviour.unbatched),
         auto=spec.auto,
         rows=spec.rows,
         notes=tuple(_notes(spec, source, seen, behaviour, head)),
@@ -66,8 +66,10 @@ def _notes(spec: ModelSpec, source: Source, seen: Probe, behaviour: Behaviour, h
     if behaviour.no_gradient:
         notes = [note for note in notes if not note.startswith("GRAD_CAM")]  # it would say the same
         notes.append(f"NO_GRADIENT: {behaviour.no_gradient}")
-    if behaviour.alone:
-        notes.append(f"images are not batched, which is slower: {behaviour.alone}")
+    if behaviour.half:
+        notes.append(f"HALF_INSIDE: {behaviour.half}")
+    if behaviour.unbatched:
+        notes.append(f"images are not batched, which is slower: {behaviour.unbatched}")
     if behaviour.output:
         notes.append(f"it returns {behaviour.output} for one image; the scores of its classes are taken for the logits")
     if head.ending:

@@ -1,6 +1,6 @@
 """Where gradients go: which layers a layer depends on, and on which maps the logits have a gradient."""
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -55,8 +55,7 @@ def flow(
     grads = torch.autograd.grad(top, list(kept.values()), allow_unused=True) if kept else ()
     shares = _shares(found, dict(zip(kept, grads, strict=True)))
     to_logits = upstream[_edge(logits)]
-    sequences = {name for name, x in kept.items() if x.dim() == 3}
-    return Flow(tuple(found), to_logits, *_default(found, shares, to_logits, sequences))
+    return Flow(tuple(found), to_logits, *_default(found, shares, to_logits, kept))
 
 
 def _edge(x: Tensor) -> Edge:
@@ -89,7 +88,7 @@ def _shares(layers: Iterable[Layer], grads: Mapping[str, Tensor | None]) -> dict
     for layer in layers:
         grad = grads.get(layer.name)
         unknown = layer.layout == "other" and not any(word in layer.kind for word in NOT_FOR_GRAD_CAM)
-        if grad is None or not (layer.grad_cam or (unknown and _long(grad))):
+        if grad is None or not (layer.grad_cam or (unknown and (_long(grad) or _multiplied(grad)))):
             continue
         positions = as_map(grad, layer.layout, layer.tokens).abs().sum(1 if layer.grad_cam else -1)
         shares[layer.name] = (positions > 0).float().mean().item()
@@ -102,8 +101,13 @@ def _long(x: Tensor) -> bool:
     return x.dim() > 2 and images == ROWS and x.shape[:-1].numel() > ROWS
 
 
+def _multiplied(x: Tensor) -> bool:
+    """Whether it is what a convolution gives for several rows for each image."""
+    return x.dim() == 4 and len(x) > ROWS and len(x) % ROWS == 0
+
+
 def _default(
-    layers: Sequence[Layer], shares: Mapping[str, float], upstream: int, sequences: Collection[str]
+    layers: Sequence[Layer], shares: Mapping[str, float], upstream: int, kept: Mapping[str, Tensor]
 ) -> tuple[str, str]:
     """The last map with a gradient on most positions, and a note where it is not what one would expect."""
     maps = [layer for layer in layers if layer.grad_cam and upstream >> layer.number & 1]
@@ -111,12 +115,16 @@ def _default(
     good = [layer for layer in some if shares[layer.name] > ENOUGH]
     chosen = next(iter([*good[-1:], *some[-1:], *maps[-1:]]), None)
     after = -1 if chosen is None else chosen.number
-    unread = [la for la in layers if la.layout == "other" and la.number > after and shares.get(la.name, 0) > ENOUGH]
+    later = [la for la in layers if la.layout == "other" and la.number > after and la.name in shares]
+    unread = [la for la in later if shares[la.name] > (0 if _multiplied(kept[la.name]) else ENOUGH)]
     if chosen is not None and chosen.layout == "tokens":  # four dimensions are the heads of attention
-        unread = [layer for layer in unread if layer.name in sequences]
+        unread = [layer for layer in unread if kept[layer.name].dim() == 3]
     name = "" if chosen is None else chosen.name
     if unread:
         instead = f"takes {name}" if name else "does not apply"
+        if _multiplied(kept[unread[-1].name]):
+            times = len(kept[unread[-1].name]) // ROWS
+            return name, f"GRAD_CAM: by default it {instead}, since {unread[-1].name} gives {times} rows for each image"
         return name, (
             f"GRAD_CAM: by default it {instead}, since what {unread[-1].name} gives later cannot be read as a map; if "
             "that is patches of the image row by row, say in the catalogue how many other tokens stand before and "

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from .card import Layout, Tokens
 from .loading import CatalogueMistake
 from .outputs import run
-from .taps import first_tensor
+from .taps import first_input, first_tensor
 
 ROWS = 2  # a batch of two tells the batch dimension from the others
 FINE = 5  # cells of a side, from which a neighbour is still told from the other end
@@ -207,8 +207,8 @@ def watching(network: nn.Module, see: Callable[[Tensor, Call | None], None]) -> 
     """Shows the inputs and outputs of all modules of a pass as they are at that moment, outputs with their call."""
     calls: Counter[str] = Counter()
 
-    def before(_: nn.Module, args: Any) -> None:
-        if (x := first_tensor(args)) is not None:
+    def before(_: nn.Module, args: Any, kwargs: Any) -> None:
+        if (x := first_input(args, kwargs)) is not None:
             see(x, None)
 
     def after(name: str) -> Any:
@@ -221,7 +221,8 @@ def watching(network: nn.Module, see: Callable[[Tensor, Call | None], None]) -> 
 
     handles = []
     for name, module in network.named_modules():
-        handles += [module.register_forward_pre_hook(before), module.register_forward_hook(after(name))]
+        handles.append(module.register_forward_pre_hook(before, with_kwargs=True))
+        handles.append(module.register_forward_hook(after(name)))
     try:
         yield
     finally:

@@ -1,6 +1,7 @@
 """Building a network and giving it its weights."""
 
 import hashlib
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 from urllib.error import URLError
@@ -14,7 +15,7 @@ from .catalogue import Colour, ModelSpec, names_file
 from .checkpoints import CheckpointError
 from .faults import no_weights
 from .weights import Loaded, load_weights
-from .wrappers import NotServable, run_uncompiled, unwrap, unwrap_children
+from .wrappers import NotServable, refuse_quantised, run_uncompiled, unwrap, unwrap_children
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -84,6 +85,7 @@ def _build_own(spec: ModelSpec) -> _Built:
     run_uncompiled()
     network = unwrap(build(spec))
     unwrap_children(network)
+    refuse_quantised(network)
     loaded = Loaded()
     if names_file(spec):
         _check_file(spec)
@@ -248,13 +250,28 @@ def class_names(spec: ModelSpec, source: Source, classes: int, *, single: bool =
 
 
 def digest(network: nn.Module) -> str:
-    """SHA-256 over the name, type, shape and bytes of every parameter and buffer."""
+    """SHA-256 over the name, type, shape and bytes of every parameter and buffer, and over what extra state holds."""
     sha = hashlib.sha256()
-    for name, tensor in sorted(network.state_dict().items()):
-        if not isinstance(tensor, Tensor):  # what get_extra_state gives
-            sha.update(f"{name} {tensor!r};".encode())
-            continue
-        tensor = tensor.to_dense() if tensor.is_sparse else tensor
-        sha.update(f"{name} {tensor.dtype} {tuple(tensor.shape)};".encode())
-        sha.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    for name, value in sorted(network.state_dict().items()):
+        for part, item in _items(name, value):
+            sha.update(_bytes(part, item))
     return sha.hexdigest()
+
+
+def _items(name: str, value: object) -> Iterator[tuple[str, object]]:
+    """A value of a state dict, or what is inside a dict, list or tuple, which get_extra_state may give."""
+    if isinstance(value, Mapping):
+        value = [item for pair in sorted(value.items(), key=lambda pair: str(pair[0])) for item in pair]
+    if isinstance(value, list | tuple):
+        for i, item in enumerate(value):
+            yield from _items(f"{name}[{i}]", item)
+    else:
+        yield name, value
+
+
+def _bytes(name: str, value: object) -> bytes:
+    if not isinstance(value, Tensor):
+        return f"{name} {value!r};".encode()
+    tensor = value.to_dense() if value.is_sparse else value
+    data = tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
+    return f"{name} {tensor.dtype} {tuple(tensor.shape)};".encode() + data

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from .card import HeadKind
 from .endings import Ending, Endings
@@ -29,16 +30,16 @@ class NoLogits(ValueError):
 def logits_of(output: Any) -> Tensor:
     """The logits [N, classes]: the output itself, what it calls "logits", or the only tensor [N, C] in it.
 
-    A tensor [N, C, 1, 1] is taken for [N, C]. Raises NoLogits.
+    A tensor [N, C, 1, 1] is taken for [N, C], and one of a class of its author's own for torch's. Raises NoLogits.
     """
     if isinstance(output, Tensor):
-        return _flat(output)
+        return _flat(_plain(output))
     named = output.get(LOGITS) if isinstance(output, Mapping) else getattr(output, LOGITS, None)
     if isinstance(named, Tensor):
-        return _flat(named)
+        return _flat(_plain(named))
     rows = [flat for _, tensor in _parts(output) if (flat := _flat(tensor)).dim() == 2]
     if len(rows) == 1:
-        return rows[0]
+        return _plain(rows[0])
     if rows:
         raise NoLogits(
             f"it returns {described(output)}, so that it is unclear which are the logits; "
@@ -111,6 +112,19 @@ def _shape(tensor: Tensor) -> str:
 
 def _flat(tensor: Tensor) -> Tensor:
     return tensor.flatten(1) if tensor.dim() == 4 and tensor.shape[2:] == (1, 1) else tensor
+
+
+def _plain(tensor: Tensor) -> Tensor:
+    """The same as a dense tensor of real numbers and of torch's own class. Raises NoLogits where it is none."""
+    if tensor.is_complex():
+        raise NoLogits("it returns complex numbers; return scores that are real, such as their .real or .abs()")
+    if tensor.is_nested or tensor.layout != torch.strided:
+        raise NoLogits("it returns a nested or sparse tensor; return a dense one: .to_padded_tensor(0) or .to_dense()")
+    if is_traceable_wrapper_subclass(tensor):
+        raise NoLogits(
+            f"it returns a tensor of class {type(tensor).__name__}; return a plain torch.Tensor of its values"
+        )
+    return tensor if type(tensor) is Tensor else tensor.as_subclass(Tensor)
 
 
 def _parts(output: Any) -> Iterator[tuple[str, Tensor]]:

@@ -132,12 +132,19 @@ class _Preparation:
             if fault is not None:
                 note = f"{WITHOUT[treatment]} {_words(fault)}"
                 exact = replace(exact, card=replace(exact.card, notes=(*exact.card.notes, note)))
+            exact = replace(exact, card=replace(exact.card, sample=self._sample(exact)))
             return self._with_others(exact) if fold else replace(exact, kernels=None, straight=None)
         raise LoadError(f"model {self.spec.name}: it cannot be served: {fault}")
 
+    def _sample(self, model: Prepared) -> tuple[float, ...]:
+        """The logits of a picture that is the same in every process."""
+        picture = self._images(varied(model.card.height, model.card.width)[:1])
+        with torch.no_grad():
+            return tuple(model(picture)[0].tolist())
+
     def _check_unwritten(self, state: Mapping[str, State]) -> None:
         """Raises Unservable where the network has written over its parameters or buffers since then."""
-        with torch.no_grad():
+        with torch.no_grad(), contextlib.suppress(Exception):  # of one that cannot be served already
             run(self.source.network, self.example[1:2])  # what it makes anew for every size is again that of its own
         check_unwritten(self.source.network, state)
 
@@ -183,7 +190,8 @@ class _Preparation:
         if treatment.channels_last:
             network = network.to(memory_format=torch.channels_last)
             example = example.contiguous(memory_format=torch.channels_last)
-        seen = probe(network, example, self.spec.tokens.numbers if self.spec.tokens else None, self.head)
+        tokens = self.spec.tokens.numbers if self.spec.tokens else None
+        seen = probe(network, example, tokens, self.behaviour.apart, self.head)
         card = self._card(seen, self.pairs if treatment.fold else {})
         exact = Prepared(network, card, seen.places, self.mean, self.std, self.head)
         exact = replace(exact, channels_last=treatment.channels_last)

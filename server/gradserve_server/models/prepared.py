@@ -81,7 +81,7 @@ class Prepared:
 
     def straighten(self, rows: int) -> None:
         """Makes `unwatched` faster for images of the model's own size, at most so many; takes some passes."""
-        if self.straight is not None and not self.card.alone:
+        if self.straight is not None and not self.card.unbatched:
             size = (self.card.height, self.card.width)
             name = f"{self.card.name} in {self.precision}"
             self.straight.make(name, lambda: Line(self, len(self.card.classes), size, self.dtype, rows))

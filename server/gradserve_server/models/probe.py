@@ -2,6 +2,7 @@
 
 import weakref
 from collections import Counter
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,10 +15,10 @@ from .activations import activations
 from .card import Layer, Tokens
 from .flow import NOT_FOR_GRAD_CAM, flow
 from .fold import FoldedBatchNorm
-from .layouts import Reading, Sequences, Size, layout_of, map_size, read_tokens
+from .layouts import Call, Reading, Sequences, Size, layout_of, map_size, read_tokens
 from .outputs import PLAIN, Head
 from .relu import read
-from .taps import Place, first_tensor, version_of
+from .taps import Place, first_input, first_tensor, version_of
 
 RELU = "relu"  # the kind of a layer that is a ReLU called as a function
 
@@ -54,9 +55,16 @@ class _Seen:
         return self.kind == RELU
 
 
-def probe(network: nn.Module, example: Tensor, tokens: Size | None = None, head: Head = PLAIN) -> Probe:
+def probe(
+    network: nn.Module,
+    example: Tensor,
+    tokens: Size | None = None,
+    apart: Collection[Call] = frozenset(),
+    head: Head = PLAIN,
+) -> Probe:
     """Runs a prepared network a few times on `example` [2, 3, H, W], normalised.
 
+    `apart`: calls of modules that do not give a row for each image, although there may be as many.
     `tokens`: the numbers of leading and trailing tokens beside the patches, where the catalogue names them.
     """
     size = (example.shape[2], example.shape[3])
@@ -67,7 +75,12 @@ def probe(network: nn.Module, example: Tensor, tokens: Size | None = None, head:
     named = watch.named()
     places = {name: Place(item.module, "output", item.call, item.relu) for name, item in named.items()}
     outputs = head.own(logits).shape[1]
-    layers = [_layer(i, *pair, size, reading, outputs) for i, pair in enumerate(named.items())]
+    layers = [
+        Layer(name, item.kind, "other", number=i)
+        if (item.module, item.call) in apart
+        else _layer(i, name, item, size, reading, outputs)
+        for i, (name, item) in enumerate(named.items())
+    ]
     gradients = flow(network, example, layers, places, head)
     return Probe(
         layers=gradients.layers,
@@ -109,7 +122,7 @@ class _Watch:
         """The logits, and the forward's cost of one image in GFLOP."""
         handles = []
         for name, module in network.named_modules():
-            handles.append(module.register_forward_pre_hook(self._on_input))
+            handles.append(module.register_forward_pre_hook(self._on_input, with_kwargs=True))
             handles.append(module.register_forward_hook(self._on_output(name)))
         counter = FlopCounterMode(display=False)
         try:
@@ -147,8 +160,8 @@ class _Watch:
         self.seen.append(item)
         self._relus[id(out)] = (weakref.ref(out), item)
 
-    def _on_input(self, _: nn.Module, args: Any) -> None:
-        x = first_tensor(args)
+    def _on_input(self, _: nn.Module, args: Any, kwargs: Any) -> None:
+        x = first_input(args, kwargs)
         if x is not None:
             self.sequences.see(x)
 

@@ -1,7 +1,7 @@
 """Taking what a layer gave out of a forward pass, and stopping the pass when nothing more is needed."""
 
 from collections import Counter
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, Literal, NamedTuple
 
@@ -38,6 +38,11 @@ def first_tensor(value: Any) -> Tensor | None:
     return value if isinstance(value, Tensor) else None
 
 
+def first_input(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor | None:
+    """The first tensor that a module is called with, arguments with names last."""
+    return next((x for x in (*args, *kwargs.values()) if isinstance(x, Tensor)), None)
+
+
 def _with_first(value: Any, new: Tensor) -> Any:
     """The same tuple or list with another first item."""
     return value._make((new, *value[1:])) if hasattr(value, "_make") else type(value)((new, *value[1:]))
@@ -67,8 +72,8 @@ class Taps:
         handles = []
         for name in sorted({place.module for place in self._places}):
             module = network.get_submodule(name)
-            handles.append(module.register_forward_pre_hook(self._on_input(name)))
-            handles.append(module.register_forward_hook(self._on_output(name)))
+            handles.append(module.register_forward_pre_hook(self._on_input(name), with_kwargs=True))
+            handles.append(module.register_forward_hook(self._on_output(name), with_kwargs=True))
         wanted = any(place.relu for place in self._places)
         relus: AbstractContextManager[object] = _ReLUs(self) if wanted else nullcontext()
         try:
@@ -96,16 +101,22 @@ class Taps:
         return out if new is None else new
 
     def _on_input(self, name: str) -> Any:
-        def hook(_: nn.Module, args: tuple[Any, ...]) -> Any:
-            new = self._take(Place(name, "input", self._calls[name]), first_tensor(args), shared=True)
-            return None if new is None else (new, *args[1:])
+        def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+            x = first_input(args, kwargs)
+            new = self._take(Place(name, "input", self._calls[name]), x, shared=True)
+            if new is None:
+                return None
+            args = tuple(new if value is x else value for value in args)  # in self-attention it stands three times
+            return args, {key: new if value is x else value for key, value in kwargs.items()}
 
         return hook
 
     def _on_output(self, name: str) -> Any:
-        def hook(_: nn.Module, args: Any, out: Any) -> Any:
+        def hook(_: nn.Module, args: Any, kwargs: dict[str, Any], out: Any) -> Any:
             tensor = first_tensor(out)
-            shared = any(tensor is arg for arg in args)  # an identity gives what others may hold too
+            shared = any(
+                tensor is arg for arg in (*args, *kwargs.values())
+            )  # an identity gives what others may hold too
             new = self._take(Place(name, "output", self._calls[name]), tensor, shared)
             relu = Place(name, "output", self._calls[name], relu=True)
             if tensor is not None and relu in self._places:

@@ -1,12 +1,14 @@
-"""What torch puts around networks for training: taken away, since a server runs the network itself."""
+"""What torch puts around networks or makes of them: taken away, or refused where the network itself is not there."""
 
 import os
 import sys
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.fx import GraphModule
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 # The wrappers whose forward does nothing but call what they wrap, and the attribute that holds it. The wrapper of
 # torch.compile is recognised by its name, since importing its class takes as long as importing the rest of torch.
@@ -16,6 +18,12 @@ INNER: dict[type[nn.Module], str] = {
     AveragedModel: "module",
 }
 COMPILED = ("torch._dynamo.eval_frame", "OptimizedModule")
+
+QUANTISED = ("torch.ao.nn.quantized", "torch.ao.nn.intrinsic.quantized")  # packages of torch's quantised layers
+QUANTISED_TEXT = (
+    "{what}, not made of plain floating numbers, so that it has no gradient by the image; let the builder return the "
+    "network as it was before its weights were quantised"
+)
 
 
 class NotServable(ValueError):
@@ -41,7 +49,7 @@ def unwrap(network: nn.Module) -> nn.Module:
         if any((network._forward_hooks, network._forward_pre_hooks, network._backward_hooks)):
             raise NotServable(f"its {type(network).__name__} has hooks of its own; put them on the network inside")
         network = getattr(network, "_orig_mod" if is_compiled(network) else INNER[type(network)])
-    refuse_scripts(network)
+    refuse_programs(network)
     return network
 
 
@@ -55,12 +63,34 @@ def unwrap_children(network: nn.Module, *kinds: type[nn.Module]) -> None:
                 module._modules[name] = unwrap(child)
 
 
-def refuse_scripts(network: nn.Module) -> None:
-    """Raises NotServable for a TorchScript module, whose layers can be neither watched nor ruled."""
+def refuse_programs(network: nn.Module) -> None:
+    """Raises NotServable for what TorchScript and torch.export make, whose layers can be neither watched nor ruled."""
     for name, module in network.named_modules():
-        if isinstance(module, torch.jit.ScriptModule):
+        scripted = isinstance(module, torch.jit.ScriptModule)
+        if scripted or _is_exported(module):
             what = f"its layer {name}" if name else "the network"
+            kind = "a TorchScript module (of torch.jit.script or trace)" if scripted else "a program of torch.export"
             raise NotServable(
-                f"{what} is a TorchScript module (of torch.jit.script or trace), whose layers cannot be watched; "
+                f"{what} is {kind}, whose layers cannot be watched; "
                 "let the builder return the torch.nn.Module that it was made from"
             )
+
+
+def _is_exported(module: nn.Module) -> bool:
+    """Whether it is what ExportedProgram.module() or torch.export.unflatten gives."""
+    graph = isinstance(module, GraphModule) and "range_constraints" in vars(module)
+    return graph or type(module).__module__.startswith("torch.export.")
+
+
+def refuse_quantised(network: nn.Module) -> None:
+    """Raises NotServable for weights of whole numbers, or of a kind of tensor whose values cannot be read as they are.
+
+    Such layers have no gradient by the image, and dynamically quantised ones round each image by its whole batch.
+    """
+    for name, module in network.named_modules():
+        if type(module).__module__.startswith(QUANTISED):
+            raise NotServable(QUANTISED_TEXT.format(what=f"its layer {name} is a quantised {type(module).__name__}"))
+    for name, value in network.state_dict().items():
+        if isinstance(value, Tensor) and (value.is_quantized or is_traceable_wrapper_subclass(value)):
+            kind = "quantised" if value.is_quantized else f"a {type(value).__name__}"
+            raise NotServable(QUANTISED_TEXT.format(what=f"its weight {name} is {kind}"))

@@ -1,6 +1,6 @@
 """`gradserve finetune`: a new last layer, or all weights, for one's own pictures; servable, with its index."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
@@ -108,14 +108,19 @@ def features_of(model: Prepared, head: Layer, examples: DatasetExamples, report:
     """What goes into the last layer, computed once: [N, D] float64, and the labels [N]."""
     features, labels = [], []
     report("features", 0, len(examples))
-    for start in range(0, len(examples), BATCH):
-        rows = range(start, min(start + BATCH, len(examples)))
+    for rows in batches(model, len(examples)):
         pixels = torch.from_numpy(examples.images(rows)).to(model.device)
         seen = Pass(model, pixels.permute(0, 3, 1, 2).to(model.dtype) / 255, [head])
         features.append(head.features(seen.inputs[0]).double().cpu())
         labels.append(torch.from_numpy(examples.labels(rows)))
         report("features", rows.stop, len(examples))
     return torch.cat(features), torch.cat(labels)
+
+
+def batches(model: Prepared, count: int) -> Iterator[range]:
+    """Numbers 0..count-1 in parts that the model may see at once."""
+    size = 1 if model.card.unbatched else BATCH
+    return (range(start, min(start + size, count)) for start in range(0, count, size))
 
 
 def with_head(model: Prepared, head: Layer, weights: Tensor) -> nn.Module:
@@ -152,8 +157,7 @@ def written(network: nn.Module, spec: ModelSpec, classes: Sequence[str], out: Pa
 def accuracy(model: Prepared, examples: DatasetExamples) -> float:
     """Share of the pictures whose top class is the label."""
     right = 0
-    for start in range(0, len(examples), BATCH):
-        rows = range(start, min(start + BATCH, len(examples)))
+    for rows in batches(model, len(examples)):
         pixels = torch.from_numpy(examples.images(rows)).to(model.device)
         with torch.no_grad():
             logits = model(pixels.permute(0, 3, 1, 2).to(model.dtype) / 255)

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
+from ..models.card import ModelCard
 from .handle import Handle
 from .wire import Outcome, Preview, Ready, Task, Tick, WorkerSettings
 
@@ -34,7 +35,7 @@ class Member:
     unavailable: Mapping[str, str] = field(default_factory=dict)  # models that it could not load, with the reasons
     loading: str = ""  # the model that it is at
     died: dict[str, str] = field(default_factory=dict)  # models that killed it as it began, with the reasons
-    digests: Mapping[str, str] = field(default_factory=dict)  # of its models' weights
+    cards: Mapping[str, ModelCard] = field(default_factory=dict)  # of its models
     speeds: dict[str, float] = field(default_factory=dict)  # GFLOP per second, by model: small ones have few for each
     pending: dict[str, Pending] = field(default_factory=dict)
 
@@ -55,7 +56,7 @@ class Member:
         """Its process can be given work."""
         self.ready, self.failures, self.loading = True, 0, ""
         self.unavailable = {**ready.unavailable, **self.died}
-        self.digests = {card.name: card.digest for card in ready.cards}
+        self.cards = {card.name: card for card in ready.cards}
         self.speeds = {model: max(speed, SLOWEST) for model, speed in ready.speeds.items()}
 
     def leave_out(self) -> str:

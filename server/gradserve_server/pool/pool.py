@@ -7,11 +7,11 @@ from contextlib import suppress
 from dataclasses import replace
 
 from ..config import StartError
+from ..models.sample import difference
 from ..models.served import ServedModels
 from .handle import Handle
 from .members import Member, Pending
 from .wire import (
-    OTHER_WEIGHTS,
     Broken,
     Cancel,
     Failure,
@@ -217,9 +217,10 @@ class Pool:
             failed[name] = reason + part
             log.error("model %s is not served: %s", name, failed[name])
         for card in ready.cards:
-            if any(worker.digests.get(card.name, card.digest) != card.digest for worker in self._workers):
-                failed[card.name] = OTHER_WEIGHTS
-                log.error("model %s is not served: %s", card.name, OTHER_WEIGHTS)
+            found = [difference(card, worker.cards.get(card.name, card)) for worker in self._workers]
+            if reason := next(filter(None, found), ""):
+                failed[card.name] = reason
+                log.error("model %s is not served: %s", card.name, reason)
         cards = [card for card in ready.cards if card.name not in failed]
         if failed and not cards:
             reasons = (self.cards.unavailable | failed).items()
@@ -228,7 +229,7 @@ class Pool:
         self.cards = ServedModels(cards, self.cards.unavailable | failed, self.cards.default)
         for worker in self._workers:
             models = tuple(spec for spec in worker.settings.models if spec.name in self.cards)
-            worker.settings = replace(worker.settings, models=models, strict=True, digests=worker.digests)
+            worker.settings = replace(worker.settings, models=models, strict=True, served=worker.cards)
         started.set_result(None)
 
     def _died_at_start(self, started: "asyncio.Future[None]", worker: Member) -> None:

@@ -19,7 +19,8 @@ from ..models.catalogue import PRECISIONS
 from ..models.loading import LoadError
 from ..models.preparation import prepare
 from ..models.prepared import Prepared
-from .wire import OTHER_WEIGHTS, Ready, WorkerSettings
+from ..models.sample import difference
+from .wire import Ready, WorkerSettings
 
 WARM_UP_ROWS = 8  # at most, where no speed is measured
 
@@ -61,8 +62,8 @@ def _loaded(
             at(spec.name)
             with _failing(spec.name, unavailable):
                 model = prepare(spec, device)
-                if settings.digests.get(spec.name, model.card.digest) != model.card.digest:
-                    raise LoadError(OTHER_WEIGHTS)
+                if reason := difference(model.card, settings.served.get(spec.name, model.card)):
+                    raise LoadError(reason)
                 attachments[spec.name] = Attachment(spec, model, background)
         for name, attachment in attachments.items():
             at(name)

@@ -15,10 +15,6 @@ from ..models.catalogue import ModelSpec
 FailureKind = Literal[
     "deadline", "refused", "not_finite", "model_failed", "out_of_memory", "lost", "crashed", "internal"
 ]
-OTHER_WEIGHTS = (
-    "its builder gives other weights at every call, and all processes must serve the same: "
-    "seed it, or save the weights to a file and name that"
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +27,7 @@ class WorkerSettings:
     rows: int | None = None
     strict: bool = False  # whether one model that cannot be loaded keeps the worker from beginning
     log_level: int = logging.WARNING
-    digests: Mapping[str, str] = field(default_factory=dict)  # that the weights of models must have, by name
+    served: Mapping[str, ModelCard] = field(default_factory=dict)  # of models that must be the same in all processes
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +46,7 @@ class Task:
     deadline: float = float("inf")
     allow_partial: bool = False
     cost: float = 1.0  # GFLOP
+    alone: bool = False  # its rows have passes of their own
     report_every: float = float("inf")  # seconds between two previews at least
 
 

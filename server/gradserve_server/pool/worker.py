@@ -140,7 +140,7 @@ class Worker:
         model = self._engine.models[task.model]
         height, width = task.image.shape[:2]
         key = Key(task.model, task.precision, height, width, "image")
-        raced = task.allow_partial and task.deadline < float("inf")
+        raced = task.allow_partial and task.deadline < float("inf") and not task.alone
 
         def begin(job: Job) -> Steps:
             return RPCS[task.rpc](job, tensor(task, model), **task.arguments)
@@ -157,7 +157,8 @@ class Worker:
                 allow_partial=task.allow_partial,
                 seed=task.seed,
                 report_every=task.report_every,
-                chunk=self._engine.limit(key) * CHUNKS,
+                chunk=1 if task.alone else self._engine.limit(key) * CHUNKS,
+                alone=task.alone,
                 room=(lambda: self._engine.fitting(key, task.deadline)) if raced else (lambda: MOST),
             )
         )

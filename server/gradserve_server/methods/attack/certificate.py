@@ -36,7 +36,7 @@ def certify(job: Job, x: Tensor, original: np.ndarray, goal: Goal, lens: Lens) -
     looks = [(before, lens), (x, lens), *([(x, Lens())] if lens != Lens() else [])]
     with torch.no_grad():
         seen = [through.judge(image, job.run()) for image, through in looks]
-    answers = yield [Query(rows, alone=True) for rows in seen]
+    answers = yield [Query(rows, unshared=True) for rows in seen]
     judged = [_judged(goal, answer.logits.mean(0, keepdim=True)) for answer in answers]
     return Certified(judged[0], judged[1], judged[2] if len(judged) > 2 else None)
 

@@ -30,7 +30,8 @@ class Exact:
         self.weights: Weights = {
             f"{name}.{key}": value.detach() for name, module in modules for key, value in module.named_parameters()
         }
-        batches = [range(i, min(i + BATCH, len(examples))) for i in range(0, len(examples), BATCH)]
+        size = 1 if model.card.unbatched else BATCH
+        batches = [range(i, min(i + size, len(examples))) for i in range(0, len(examples), size)]
         labels = [torch.from_numpy(examples.labels(rows)).to(model.device) for rows in batches]
         self.batches = [(self._input(examples.images(r)), y) for r, y in zip(batches, labels, strict=True)]
         self.count = len(examples)

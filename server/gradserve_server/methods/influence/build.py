@@ -58,7 +58,7 @@ class Builder:
         self.directions = sum(min(self.rank, la.columns) * min(self.rank, la.outputs) for la in self.layers)
         self.size = min(plan.size, self.directions)
         rows = default_rows(model.device, card.height, card.width, most=BATCH)
-        self.batch = 1 if card.alone else rows
+        self.batch = 1 if card.unbatched else rows
         self.generator = torch.Generator().manual_seed(plan.seed)
         self.order = torch.randperm(len(examples), generator=self.generator).tolist()
         self._saved = time.monotonic()

@@ -8,8 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ...models.layouts import Call, watching
 from ...models.plain import is_plain
 from ...models.prepared import Prepared
+from ...models.taps import first_input
 from ...models.uses import Uses
 from .gradients import Pass
 from .layers import Layer
@@ -27,7 +29,8 @@ def covered(model: Prepared) -> tuple[list[Layer], float]:
     card = model.card
     images = torch.rand(EXAMPLES, 3, card.height, card.width, generator=torch.Generator().manual_seed(0))
     images = images.to(model.device, model.dtype)
-    layers = _reaching(model, images, _usable(model, images))
+    by_image = _with_a_row(model, images[:1])
+    layers = _reaching(model, images, [layer for layer in _usable(model, images) if layer.name in by_image])
     count = sum(layer.outputs * layer.columns for layer in layers)
     return layers, count / max(1, sum(p.numel() for p in model.network.parameters()))
 
@@ -45,10 +48,11 @@ def _usable(model: Prepared, images: Tensor) -> list[Layer]:
     outputs: dict[str, Tensor] = {}  # in execution order
 
     def hook(name: str, own: tuple[Tensor | None, ...]) -> Any:
-        def on_output(module: nn.Module, args: Any, out: Any) -> None:
+        def on_output(module: nn.Module, args: Any, kwargs: Any, out: Any) -> None:
             calls[name] += 1
             lent = any(w is not own_w for w, own_w in zip(_weights(module), own, strict=True))  # by functional_call
-            if not lent and args and len(args[0]) == len(out) == EXAMPLES:
+            x = first_input(args, kwargs)
+            if not lent and x is not None and len(x) == len(out) == EXAMPLES:
                 outputs[name] = out.detach().clone()
 
         return on_output
@@ -59,7 +63,7 @@ def _usable(model: Prepared, images: Tensor) -> list[Layer]:
         if layer is not None:
             layers[name] = layer
             uses.watch(*_weights(module))
-            handles.append(module.register_forward_hook(hook(name, _weights(module))))
+            handles.append(module.register_forward_hook(hook(name, _weights(module)), with_kwargs=True))
     try:
         with torch.no_grad(), uses:
             own = model.head.own(model(images))
@@ -71,6 +75,19 @@ def _usable(model: Prepared, images: Tensor) -> list[Layer]:
         for name, out in outputs.items()
         if calls[name] == 1 and uses.once(*_weights(model.network.get_submodule(name)))
     ]
+
+
+def _with_a_row(model: Prepared, image: Tensor) -> set[str]:
+    """The modules that give one row for one image: what has as many for several may have them by chance."""
+    found: set[str] = set()
+
+    def see(x: Tensor, call: Call | None) -> None:
+        if call is not None and x.dim() > 0 and len(x) == len(image):
+            found.add(call[0])
+
+    with torch.no_grad(), watching(model.network, see):
+        model(image)
+    return found
 
 
 def _reaching(model: Prepared, images: Tensor, layers: list[Layer]) -> list[Layer]:

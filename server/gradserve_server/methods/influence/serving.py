@@ -13,6 +13,7 @@ from ...models.catalogue import ModelSpec
 from ...models.loading import LoadError
 from ...models.preparation import prepare
 from ...models.prepared import Prepared
+from ...models.sample import difference
 from .build import Builder
 from .estimates import opened, unfolded
 from .examples import ArrayExamples
@@ -31,8 +32,8 @@ class Attachment:
             return
         check_head(model.card)
         self._plain = prepare(spec, model.device, fold=False)
-        if self._plain.card.digest != model.card.digest:
-            raise LoadError(f"model {spec.name}: its builder gives other weights at every call; seed it or name a file")
+        if reason := difference(self._plain.card, model.card):
+            raise LoadError(f"model {spec.name}: {reason}")
         build = embedded if spec.index == "embedded" else lambda _: Path(str(spec.index)).absolute()
         self._folder = background.submit(build, self._plain)
 

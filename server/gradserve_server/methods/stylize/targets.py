@@ -79,7 +79,7 @@ def targets(
 def _grams(job: Job, picture: Tensor, layers: Sequence[str], pad: float) -> Steps:
     """The Gram matrices of a style's layers, kept from job to job."""
     digest = hashlib.sha256(picture.cpu().numpy().tobytes()).digest()
-    key = ("style", job.model, job.precision, tuple(layers), picture.shape, pad, digest)
+    key = ("style", job.model, job.precision, job.alone, tuple(layers), picture.shape, pad, digest)
     found = job.kept.get(key)
     if found is None:
         taps = tuple(Tap(layer, reduce=_gram) for layer in layers)

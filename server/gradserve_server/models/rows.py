@@ -1,0 +1,75 @@
+"""Whether each row of a layer is of the image in that row: some networks reorder, multiply or mix rows inside."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from .layouts import Call, watching
+
+SAMPLE = 4096  # numbers of a row that are looked at
+ROUNDING = 1e-5  # of the largest row, that rounding may change
+SHARE = 0.1  # of the distance to the nearest other image's row, beyond which a row is not the image's own
+
+
+class LayerRows:
+    """What the layers of a network give for single images, and whether rows of a batch are the same.
+
+    `apart`: module calls that do not give a row for each image. `mixed`: those that do, but not always the image's own.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        self.apart: set[Call] = set()
+        self.mixed: set[Call] = set()
+        self._network = network
+        self._own: dict[Call, dict[int, Tensor]] = {}  # sampled rows of single images, by image
+
+    @contextmanager
+    def watching(self, images: Sequence[int]) -> Iterator[None]:
+        """Looks at a pass over these images, given by number: first over each alone, then over batches of them."""
+        seen: dict[Call, Tensor] = {}
+
+        def see(x: Tensor, call: Call | None) -> None:
+            if call is not None:
+                seen[call] = _sampled(x)
+
+        with watching(self._network, see):
+            yield
+        for call, rows in seen.items():
+            if len(rows) != len(images):
+                self.apart.add(call)
+            elif len(images) == 1:
+                self._own.setdefault(call, {})[images[0]] = rows
+            elif not self._own.get(call, {}).keys() >= set(images):
+                self.apart.add(call)
+            elif not _same(rows, self._own[call], images):
+                self.mixed.add(call)
+
+    @property
+    def first_mixed(self) -> str:
+        """The name of the first layer whose rows are mixed; empty if there is none."""
+        return next((call[0] for call in self._own if call in self.mixed - self.apart), "")
+
+
+def _sampled(x: Tensor) -> Tensor:
+    """[n, ...] -> numbers of each row [n, at most SAMPLE], and with none for what has no rows."""
+    x = torch.view_as_real(x.detach()) if x.is_complex() else x.detach()
+    if x.dim() == 0:
+        return x.new_zeros(0, 1)
+    flat = x.reshape(len(x), -1)
+    return flat[:, :: -(-flat.shape[1] // SAMPLE) or 1].clone()
+
+
+def _same(rows: Tensor, single: dict[int, Tensor], images: Sequence[int]) -> bool:
+    """Whether rows are, up to rounding, those of the images alone; `single` has [1, k] for each image."""
+    numbers = sorted(single)
+    own = torch.cat([single[i] for i in numbers]).double()
+    place = torch.tensor([numbers.index(i) for i in images], device=own.device)
+    if own.shape[1:] != rows.shape[1:]:
+        return False
+    apart = torch.cdist(own, own).fill_diagonal_(torch.inf).amin(1)[place]
+    off = (rows.double() - own[place]).norm(dim=1)
+    eps = 2 * torch.finfo(rows.dtype).eps if rows.is_floating_point() else 0.0
+    allowed = torch.maximum(max(ROUNDING, eps) * own.norm(dim=1).amax(), SHARE * apart)
+    return not bool((off > allowed).any())

@@ -1,0 +1,42 @@
+"""Whether two processes serve the same network: the same weights, and the same logits for one fixed picture.
+
+A builder may keep what no file of weights has, such as a number drawn by chance, so that equal weights are not enough.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from .card import ModelCard
+
+TOLERANCE = 1e-3  # of what varies among the logits; devices and BatchNorm in convolutions round otherwise
+OTHER_WEIGHTS = (
+    "its builder gives other weights at every call, and all processes must serve the same: "
+    "seed it, or save the weights to a file and name that"
+)
+OTHER_ANSWERS = (
+    "its builder gives another network at every call, with the same weights but other answers, and all processes must "
+    "serve the same: something that it keeps outside of its weights is drawn by chance or taken from its surroundings; "
+    "make it an argument of the builder, or a buffer"
+)
+
+
+def difference(ours: ModelCard, theirs: ModelCard) -> str:
+    """Why these cards are of different networks; empty where they are of the same."""
+    if ours.digest != theirs.digest:
+        return OTHER_WEIGHTS
+    return "" if same_logits(ours.sample, theirs.sample) else OTHER_ANSWERS
+
+
+def same_logits(first: Sequence[float], second: Sequence[float]) -> bool:
+    """Whether they are the same up to rounding; what is not finite must be so in both."""
+    a, b = np.array(first), np.array(second)
+    if a.shape != b.shape or not np.array_equal(np.isfinite(a), np.isfinite(b)):
+        return False
+    a, b = a[np.isfinite(a)], b[np.isfinite(b)]
+    if not len(a):
+        return True
+    from_common = np.abs(a - (np.median(a) if len(a) > 1 else 0))
+    rounded = 4 * np.finfo(np.float32).eps * np.abs(a)
+    allowed = np.maximum(TOLERANCE * np.maximum(from_common, np.median(from_common)), rounded)
+    return bool((np.abs(a - b) <= allowed).all())
