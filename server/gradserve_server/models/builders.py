@@ -13,7 +13,6 @@ import numpy as np
 import torch
 import torchvision
 from torch import nn
-from torch.export import ExportedProgram
 from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
 from .catalogue import ModelSpec
@@ -22,6 +21,7 @@ OURS = Path(__file__).resolve().parents[1]
 NOT_THEIRS = tuple(
     str(path) for path in (OURS, *(Path(str(m.__file__)).parent for m in (torch, torchvision)), "<frozen")
 )
+EXPORTED = ("torch.export.exported_program", "ExportedProgram")  # importing its class takes long
 MOST_TEXT = 400  # characters of an exception's text
 
 
@@ -100,7 +100,7 @@ def _check_arguments(builder: Any, spec: ModelSpec) -> None:
 def _not_alone(given: object) -> str:
     if isinstance(given, type) and issubclass(given, nn.Module):
         return f"the class {given.__name__}; it must return a network that is made of it"
-    if isinstance(given, ExportedProgram):
+    if (type(given).__module__, type(given).__name__) == EXPORTED:
         return "a program of torch.export; it must return the torch.nn.Module that it was made from"
     if isinstance(given, tuple | list | dict):
         return f"a {type(given).__name__}; it must return the network alone"
