@@ -1,6 +1,7 @@
 """How a network behaves, tried before it is served: is it repeatable, and does it take images one by one?"""
 
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -9,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 from torch.overrides import TorchFunctionMode
 
+from .casting import MAX_PARAMETERS_IN_DOUBLE, cast
 from .checkpoints import shown
 from .layouts import Call
 from .outputs import PLAIN, Head, described
@@ -18,6 +20,7 @@ from .uses import tensors_in
 
 TOLERANCE = 2e-3  # of a class's scale; sums in another order and the ReLUs that they flip stay below
 SPREAD = 50  # times its spread over the images, above which a class's scale is not judged by
+DOUBLE_TOLERANCE = 1e-6  # of a class's scale, in float64
 REPEATED = 1e-2  # of that, for two passes over the same batch, which take the same sums in the same order
 MANY = (2, 0, 3, 1, 1, 3, 0, 2, 0, 1, 2, 3, 3, 2, 1, 0)  # trial images of a batch of a size that the engine uses
 SAME = 1e-6  # of a tensor's size, by which it may change: one that is normalised again and again only rounds
@@ -49,6 +52,10 @@ READING = (
 MIXING = (
     "in a batch what its layer {layer} gives is not in the order of the images, or is made of several, so that maps "
     "and gradients of layers would be those of others"
+)
+AMPLIFYING = (
+    "fp32's rounding grows so much in it that the same image gets other logits beside others than alone; "
+    "random weights may be why"
 )
 DERIVATIVES = (
     "its forward differentiates ({}), which cannot be served: passes that need no gradient run without autograd, and "
@@ -136,15 +143,41 @@ def examine(network: nn.Module, images: Tensor, head: Head = PLAIN) -> Behaviour
         bounds, rounded = _bounds(together, half=bool(half)), rounding(together.double(), EPS)
         if _differ(again, alone[0], torch.maximum(bounds * REPEATED, rounded)):
             raise Unservable(RANDOM)
-        if not reads and _differ(torch.cat(alone), together, bounds):
-            raise Unservable(DEPENDENT)
         many = _seen(rows, network, images, MANY, head)  # it may do otherwise for larger batches
-        if not reads and _differ(many, together[list(MANY)], bounds):
+        differs = _differ(torch.cat(alone), together, bounds) or _differ(many, together[list(MANY)], bounds)
+        doubt = not reads and (differs or rows.first_mixed)
+        wide = _examined_in_double(network, images, head) if doubt else None
+        if not reads and (differs if wide is None else wide.depends):
             raise Unservable(DEPENDENT)
         output = network(images[:1].clone())
     more = "" if isinstance(output, Tensor) else described(output)
-    mixes = MIXING.format(layer=rows.first_mixed) if rows.first_mixed else ""
-    return Behaviour(_no_gradient(network, images[:1], head), reads or mixes, more, half, frozenset(rows.apart))
+    first_mixed = rows.first_mixed if wide is None else wide.first_mixed
+    mixes = MIXING.format(layer=first_mixed) if first_mixed else ""
+    unbatched = reads or mixes or (AMPLIFYING if differs else "")
+    return Behaviour(_no_gradient(network, images[:1], head), unbatched, more, half, frozenset(rows.apart))
+
+
+class _InDouble(NamedTuple):
+    """What remains of a doubt in float64, where rounding explains nothing."""
+
+    depends: bool  # an image's logits depend on its company
+    first_mixed: str  # the name of the first layer whose rows are mixed; empty if there is none
+
+
+def _examined_in_double(network: nn.Module, images: Tensor, head: Head) -> _InDouble | None:
+    """None for a network that cannot be copied or that casts inside."""
+    if sum(each.numel() for each in network.parameters()) > MAX_PARAMETERS_IN_DOUBLE:
+        return None
+    try:
+        copy, images = cast(deepcopy(network), torch.float64), images.double()
+        rows = LayerRows(copy)
+        alone = torch.cat([_seen(rows, copy, images, [i], head) for i in range(len(images))])
+        batches = [(chosen, _seen(rows, copy, images, chosen, head)) for chosen in (range(len(images)), MANY)]
+    except Exception:  # whatever a network does that computes in one number format alone
+        return None
+    bounds = DOUBLE_TOLERANCE * scales(alone)
+    depends = any(_differ(found, alone[list(chosen)], bounds) for chosen, found in batches)
+    return _InDouble(depends, rows.first_mixed)
 
 
 def _seen(rows: LayerRows, network: nn.Module, images: Tensor, chosen: Sequence[int], head: Head) -> Tensor:

@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
-from torch.export import ExportedProgram
 from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
 from .catalogue import ModelSpec
@@ -24,6 +23,7 @@ NOT_THEIRS = (
     "<frozen",
     *(str(Path(spec.origin).parent) for spec in map(find_spec, ("torch", "torchvision")) if spec and spec.origin),
 )
+EXPORTED = ("torch.export.exported_program", "ExportedProgram")  # importing its class takes long
 MOST_TEXT = 400  # characters of an exception's text
 
 
@@ -102,7 +102,7 @@ def _check_arguments(builder: Any, spec: ModelSpec) -> None:
 def _not_alone(given: object) -> str:
     if isinstance(given, type) and issubclass(given, nn.Module):
         return f"the class {given.__name__}; it must return a network that is made of it"
-    if isinstance(given, ExportedProgram):
+    if (type(given).__module__, type(given).__name__) == EXPORTED:
         return "a program of torch.export; it must return the torch.nn.Module that it was made from"
     if isinstance(given, tuple | list | dict):
         return f"a {type(given).__name__}; it must return the network alone"

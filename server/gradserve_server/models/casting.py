@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor, nn
 
+MAX_PARAMETERS_IN_DOUBLE = 200_000_000  # of a network that is copied to float64
+
 
 def cast(network: nn.Module, dtype: torch.dtype, device: torch.device | None = None) -> nn.Module:
     """Casts the real floating numbers of a network in place; integers and complex numbers keep their format.

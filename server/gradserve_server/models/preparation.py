@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from .behaviour import State, Unservable, check_unwritten, examine, state_of, trial_images, varied
 from .builders import where
 from .card import ModelCard, Precision
-from .casting import cast
+from .casting import MAX_PARAMETERS_IN_DOUBLE, cast
 from .catalogue import ModelSpec
 from .channels import advice, grey
 from .comparison import Comparison, Format, batches
@@ -35,7 +35,6 @@ from .straight import Straight
 log = logging.getLogger(__name__)
 
 SMALLEST_SIDE = 8  # pixels; smaller images are not tried
-MAX_PARAMETERS_IN_DOUBLE = 200_000_000  # of a network that is compared in float64
 
 
 class Treatment(NamedTuple):
@@ -46,6 +45,10 @@ class Treatment(NamedTuple):
 
 
 TREATMENTS = (Treatment(True, True), Treatment(True, False), Treatment(False, True), Treatment(False, False))
+UNREPEATABLE = (
+    "even the untouched network gives such different answers for the same images: rounding grows so much in it that none "
+    "can be trusted (random weights may be why)"
+)
 WITHOUT = {  # what the card says where an earlier treatment failed
     Treatment(True, False): "images lie in memory channel by channel, which is slower; otherwise",
     Treatment(False, True): "BatchNorm is not folded into convolutions, which is slower; otherwise",
@@ -134,7 +137,8 @@ class _Preparation:
                 exact = replace(exact, card=replace(exact.card, notes=(*exact.card.notes, note)))
             exact = replace(exact, card=replace(exact.card, sample=self._sample(exact)))
             return self._with_others(exact) if fold else replace(exact, kernels=None, straight=None)
-        raise LoadError(f"model {self.spec.name}: it cannot be served: {fault}")
+        why = f"; {UNREPEATABLE}" if isinstance(fault, Disagreement) else ""
+        raise LoadError(f"model {self.spec.name}: it cannot be served: {fault}{why}")
 
     def _sample(self, model: Prepared) -> tuple[float, ...]:
         """The logits of a picture that is the same in every process."""
