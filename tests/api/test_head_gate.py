@@ -15,7 +15,7 @@ from serving import Server
 from torch import Tensor
 
 from gradserve.cli import main
-from gradserve.robustness.plan import Wish
+from gradserve.robustness.plan import Plan
 from gradserve_server.methods.attack.corruptions import corrupt
 
 from .test_heads import as_toml
@@ -113,21 +113,29 @@ def test_corruption_errors_are_those_of_plain_torch(capsys: Any, address: str, t
     code, said = command(capsys, address, name, own.path, *arguments)
     assert code == 0, said
     (found,) = json.loads((tmp_path / "results.json").read_text())["corruptions"]
+    plan = Plan("", {}, {}, [], seed=1)  # for the seed of each picture
     for severity, error in found["errors"].items():
-        seeds = [seed_for(i) for i in range(COUNT)]
         changed = [
-            torch.from_numpy(corrupt(pixels.numpy(), "brightness", int(severity), seed))
-            for pixels, seed in zip(own.pixels, seeds, strict=True)
+            corrupt(pixels.numpy(), "brightness", int(severity), plan.seed_for(str(i)))
+            for i, pixels in enumerate(own.pixels)
         ]
-        wrong = margins(name, torch.stack(changed), own.labels) <= 0
+        wrong = margins(name, torch.from_numpy(np.stack(changed)), own.labels) <= 0
         assert error * COUNT == pytest.approx(int(wrong.sum()))
 
 
-def seed_for(i: int) -> int:
-    from gradserve.cards import ModelCard
-
-    blank = ModelCard("", "", "", (), (1, 1), False, (), (), (), 0.1, "", 0.0, (), (), ())
-    return Wish([], [], {}, seed=1).plan(blank).seed_for(str(i))
+@pytest.mark.parametrize(
+    ("name", "surrogate"),
+    [("label_logits", "label_sigmoids"), ("one_sigmoid", "one_logit"), ("two_logits", "two_logits")],
+)
+def test_attacks_crafted_on_a_model_of_the_same_weights_are_as_strong(
+    capsys: Any, address: str, tmp_path: Path, name: str, surrogate: str
+) -> None:
+    own = known(name, tmp_path)
+    arguments = ["--attack", "transfer", "--param", f"surrogate={surrogate}", "--eps", f"{EPS}/255", "--out", tmp_path]
+    code, said = command(capsys, address, name, own.path, *arguments)
+    assert code == 0, said
+    (found,) = json.loads((tmp_path / "results.json").read_text())["robust"]
+    assert (found["right"], found["not_measured"]) == (int(own.standing.sum()), 0)
 
 
 def test_saturated_labels_are_measured_with_the_margin_loss(capsys: Any, address: str, tmp_path: Path) -> None:
