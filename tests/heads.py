@@ -18,9 +18,9 @@ AUXILIARY = 3
 
 
 @settled
-def trunk(outputs: int, strength: float = STRENGTH) -> nn.Module:
+def trunk(outputs: int, strength: float = STRENGTH, channels: int = 3) -> nn.Module:
     """Gives scores [N, outputs]."""
-    network = Small(head=nn.Linear(20, outputs))
+    network = Small(head=nn.Linear(20, outputs), channels=channels)
     with torch.no_grad():
         network.head.weight *= strength
         network.head.bias.copy_(torch.linspace(-0.5, 0.5, outputs) if outputs > 1 else torch.tensor([0.3]))
@@ -85,9 +85,9 @@ ENDS: Mapping[str, Callable[[Tensor], Any]] = {
 }
 
 
-def network(outputs: int = 5, end: str = "nothing", strength: float = STRENGTH) -> nn.Module:
+def network(outputs: int = 5, end: str = "nothing", strength: float = STRENGTH, channels: int = 3) -> nn.Module:
     """The trunk with one of ENDS."""
-    return Ended(trunk(outputs=outputs, strength=strength), ENDS[end]).eval()
+    return Ended(trunk(outputs=outputs, strength=strength, channels=channels), ENDS[end]).eval()
 
 
 def sequential(outputs: int = 5, end: str = "Softmax") -> nn.Module:

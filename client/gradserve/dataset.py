@@ -200,7 +200,8 @@ def _from_npz(path: Path) -> Dataset:
     sources = _sources(path, arrays)
     labels = arrays.get("labels")
     if labels is not None and (labels.shape != (len(sources),) or not np.issubdtype(labels.dtype, np.integer)):
-        raise ValueError(f"{path}: labels must be {len(sources)} whole numbers, not {labels.dtype} {labels.shape}")
+        wanted = f"{len(sources)} whole numbers, one for each picture"
+        raise ValueError(f"{path}: labels must be {wanted}, not {labels.dtype} {labels.shape}")
     if labels is not None and len(labels) and labels.min() < 0:
         raise ValueError(f"{path}: labels start at 0; there is {labels.min()}")
     classes = tuple(map(str, arrays.get("classes", ())))

@@ -86,7 +86,9 @@ async def judged(address: str, pictures: Path, folder: Path, limit: int | None) 
     async with AsyncClient(address, timeout=600) as client:
         cards = [await client.model(name) for name in (TARGET, OTHER, SURROGATE)]
         dataset = open_dataset(pictures).labelled_for(cards[0].classes).take(limit)
-        plan = Plan(TARGET, {card.name: card.weights_digest for card in cards}, list(TRIALS.values()))
+        digests = {card.name: card.weights_digest for card in cards}
+        heads = {card.name: card.head for card in cards}
+        plan = Plan(TARGET, digests, heads, list(TRIALS.values()))
         with Journal(folder / "journal.jsonl", plan.described(dataset)) as journal:
             with counter("attacks", len(dataset) * (1 + len(TRIALS))) as told:
                 await Check(client, plan, journal, told).run(dataset, 32)

@@ -233,6 +233,29 @@ def test_confidence_is_the_heads_own_probability(head: str, sure: float) -> None
 
 
 @pytest.mark.parametrize(
+    ("head", "logits", "label", "target", "reached"),
+    [
+        ("softmax", [1.0, 1.0], 0, None, False),
+        ("softmax", [1.0, 1.0], 1, None, True),
+        ("softmax", [1.0, 1.0], 1, 0, True),
+        ("binary", [0.0, 0.0], 0, None, False),
+        ("binary", [0.0, 0.0], 1, None, True),
+        ("binary", [0.0, 0.0], 1, 0, True),
+        ("binary", [0.0, 0.0], 0, 1, False),
+        ("multilabel", [0.0, 1.0], 0, None, True),
+        ("multilabel", [0.0, 1.0], 1, 0, False),
+        ("multilabel", [0.1, 1.0], 0, None, False),
+    ],
+)
+def test_goals_agree_with_predictions_at_a_margin_of_zero(
+    head: str, logits: list[float], label: int, target: int | None, reached: bool
+) -> None:
+    """Of equal classes the first is predicted; a label is present above 0."""
+    goal, found = Goal(label, target, head=head), torch.tensor([logits])  # type: ignore[arg-type]
+    assert goal.reached(found).tolist() == [reached]
+
+
+@pytest.mark.parametrize(
     ("head", "logits", "label", "target", "saturated"),
     [
         ("softmax", [40.0, 0.0], 0, None, True),

@@ -5,11 +5,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from heads import network
 from PIL import Image
+from safetensors.torch import load_file
 from zoo import CPU
 
 from gradserve_server.methods.influence.index import Index
-from gradserve_server.models.catalogue import read_catalogue
+from gradserve_server.models.catalogue import ModelSpec, read_catalogue
 from gradserve_server.models.embedded.digits.data import parts, pixels
 from gradserve_server.models.preparation import prepare
 from gradserve_server.offline import finetune, index
@@ -89,3 +91,49 @@ def test_what_makes_no_sense_is_refused(
 ) -> None:
     assert run(command, place, model, "nowhere") == 1
     assert says in " ".join(capsys.readouterr().err.split())
+
+
+ENTRY = f"""
+[models.grey]
+builder = "heads:network"
+arguments = {{ outputs = 4, strength = 2.5, end = "nothing", channels = 1 }}
+channels = 1
+mean = [0.4]
+std = [0.25]
+{SIZE}
+interpolation = "bicubic"
+head = "softmax"
+default_eps = 0.02
+seed = 3
+notes = ["of four things"]
+precisions = ["exact", "balanced"]
+auto = {{ maximize = "balanced" }}
+rows = {{ exact = 3, balanced = 5 }}
+"""
+
+
+def test_a_new_entry_says_all_that_the_old_one_said(place: Path) -> None:
+    """But for what is new: the weights with their labels and index, and notes on what the old ones knew."""
+    (place / "grey.toml").write_text(ENTRY + "tokens = { leading = 1, trailing = 2 }\n")
+    (old,) = read_catalogue(place / "grey.toml")
+    assert old.model_fields_set == set(ModelSpec.model_fields) - {"weights", "labels", "index"}, "or one is not tried"
+    returned = finetune.written(network(2, channels=1), old, ["nine", "seven"], place / "written", "new")
+    (new,) = read_catalogue(place / "written" / "model.toml")
+    replaced = {"name", "weights", "labels", "index", "notes"}
+    for spec in (returned, new):
+        assert spec.model_dump(exclude=replaced) == old.model_dump(exclude=replaced)
+        assert (spec.name, spec.notes) == ("new", ())
+        assert Path(spec.weights) == place / "written" / "weights.safetensors"
+
+
+def test_a_tuned_model_that_needs_its_arguments_and_channels_is_served(place: Path) -> None:
+    (place / "models.toml").write_text(MODELS + ENTRY)
+    assert run(finetune, place, "grey", "grey", "--held-out", "0") == 0
+    (spec,) = read_catalogue(place / "grey" / "model.toml")
+    model = prepare(spec, CPU, fold=False)
+    assert (model.card.classes, model.card.channels) == (("nine", "seven"), 1)
+    images = torch.rand(2, 3, 32, 40, generator=torch.Generator().manual_seed(0))
+    own = network(2, channels=1)
+    own.load_state_dict(load_file(spec.weights))
+    grey = (images * torch.tensor([0.299, 0.587, 0.114]).view(3, 1, 1)).sum(1, keepdim=True)
+    torch.testing.assert_close(model(images), own((grey - 0.4) / 0.25), rtol=1e-4, atol=1e-4)

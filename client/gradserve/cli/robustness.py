@@ -20,7 +20,7 @@ from gradserve.errors import GradserveError
 from gradserve.robustness import junit, results
 from gradserve.robustness.figures import Limits, counted
 from gradserve.robustness.journal import Journal, OtherRun
-from gradserve.robustness.plan import Plan, Wish
+from gradserve.robustness.plan import Plan, Wish, check_labels
 from gradserve.robustness.run import Check
 from gradserve.v1 import attack_pb2
 
@@ -168,6 +168,9 @@ def robustness(
 
     Exit code 0: every threshold holds. 1: one does not. 2: it could not be measured.
 
+    A picture is right where its label is predicted. Where labels are independent (the model's head is multilabel) it is
+    right where its label is present, whatever other labels are.
+
     A picture whose attack had nothing to follow is tried again with the margin loss. Where that has nothing to follow
     either the picture is not measured, and the exit code is 2 if it could change the verdict.
 
@@ -233,6 +236,7 @@ async def _measured(connect: Callable[[], AsyncClient], setting: Setting) -> dic
         card = await client.model(setting.model)
         plan = setting.wish.plan(card, await client.model(setting.reference) if setting.reference else None)
         pictures = setting.dataset.labelled_for(card.classes)
+        check_labels(pictures)
         dataset = pictures.take(setting.limit, plan.seed)
         path = setting.out / "journal.jsonl"
         if setting.restart:

@@ -8,16 +8,17 @@ from pathlib import Path
 from PIL import Image
 from rich.table import Table
 
-from gradserve.attacks import Attack
+from gradserve.attacks import Attack, Judgement
 from gradserve.cli import page, report
 from gradserve.dataset import Dataset, Example
 from gradserve.errors import GradserveError
+from gradserve.results import Score
 from gradserve.robustness.figures import CorruptionError, Figures, Robustness, Share
 from gradserve.robustness.journal import Outcome
 from gradserve.robustness.plan import CLEAN, Plan, Trial
 from gradserve.robustness.results import Effort
 from gradserve.robustness.run import SURE_LOSS, Check
-from gradserve.robustness.words import unmeasured, warnings
+from gradserve.robustness.words import meaning, unmeasured, warnings
 
 _SHOWN = 10  # unreadable pictures and failed requests that are named
 _MARKS = {"passed": ("holds", "green"), "failed": ("FAILS", "bold red"), "not_measured": ("NOT MEASURED", "bold red")}
@@ -76,6 +77,7 @@ def show(plan: Plan, figures: Figures, effort: Effort, out: Path) -> None:
     for row in _rows(figures):
         table.add_row(row.name, row.accuracy, row.interval, row.remark)
     console.print(table)
+    console.print(meaning(figures))
     for each in figures.corruptions:
         errors = " ".join(f"{error:.1%}" for error in each.errors.values())
         relative = "" if each.relative is None else f", CE {each.relative:.1%}"
@@ -113,7 +115,7 @@ def html(plan: Plan, figures: Figures, effort: Effort, cases: Sequence[Case]) ->
     ]
     accuracy = page.Table(["", "accuracy", "95 % interval (Wilson)", "pictures", ""], rows)
     facts = [f"{name}: weights {digest[:12]}" for name, digest in plan.digests.items()]
-    facts += [f"seed {plan.seed}", *_effort(effort), *_counts(figures)]
+    facts += [f"head {figures.head}", meaning(figures), f"seed {plan.seed}", *_effort(effort), *_counts(figures)]
     lead = _LEADS[figures.verdict] if figures.thresholds or figures.verdict != "passed" else ""
     checks = page.Table(["threshold", ""], [[str(each), _MARKS[each.verdict][0]] for each in figures.thresholds])
     tables = [accuracy, *([checks] if figures.thresholds else [])]
@@ -121,7 +123,7 @@ def html(plan: Plan, figures: Figures, effort: Effort, cases: Sequence[Case]) ->
     if figures.corruptions:
         sections.append(_corruption_section(figures))
     for natural, title in ((False, "Worst cases under attack"), (True, "Worst cases under corruption")):
-        if stories := [_story(case) for case in cases if case.trial.natural == natural]:
+        if stories := [_story(case, plan.head) for case in cases if case.trial.natural == natural]:
             sections.append(page.Section(title, "Pictures that fell to the least, and most clearly.", stories))
     if figures.unreadable or figures.failed:
         sections.append(_problems(figures))
@@ -204,21 +206,29 @@ def _corruption_summary(figures: Figures) -> str:
     return f"mean corruption error {mean:.1%}{mce}"
 
 
-def _story(case: Case) -> page.Story:
+def _story(case: Case, head: str) -> page.Story:
     example, certificate = case.example, case.answer.certificate
-    before, after = certificate.before.predicted, certificate.after.predicted
+    (before, before_name), (after, after_name) = (_said(each, head) for each in (certificate.before, certificate.after))
     size = f"largest change {255 * certificate.linf:.3g}/255"
     facts = [f"margin {certificate.after.margin:.2f}", f"{certificate.l0} pixels changed", size]
     if certificate.first_success is not None and not case.trial.natural:
         facts.append(f"fell at step {certificate.first_success}")
     picture = [case.answer.image()]
-    figures = [page.Figure(str(case.trial), picture, after.class_name, facts, certificate.warnings)]
+    figures = [page.Figure(str(case.trial), picture, after_name, facts, certificate.warnings)]
     if case.answer.perturbation:
         magnified = f"x {case.answer.magnification:.3g}"
         figures.append(page.Figure("perturbation", [case.answer.perturbation_image()], magnified))
-    bars = [(f"{each.class_name} {when}", each.probability) for each, when in ((before, "before"), (after, "after"))]
+    bars = [(f"{before_name} before", before.probability), (f"{after_name} after", after.probability)]
     title = f"{example.id}: {example.class_name}"
     return page.Story(title, Image.fromarray(example.pixels()), bars, figures=figures)
+
+
+def _said(judgement: Judgement, head: str) -> tuple[Score, str]:
+    """The class that decides, and what is said of it: the one predicted; of independent labels the picture's own."""
+    if head != "multilabel":
+        return judgement.predicted, judgement.predicted.class_name
+    own = judgement.label
+    return own, f"{own.class_name} {'present' if judgement.margin > 0 else 'absent'}"
 
 
 def _problems(figures: Figures) -> page.Section:

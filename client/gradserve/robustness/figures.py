@@ -147,6 +147,7 @@ class Figures:
     failed: Mapping[str, str]
     thresholds: Sequence[Threshold]
     warnings: Mapping[str, int] = field(default_factory=dict)  # of the pictures as they are, with their numbers
+    head: str = "softmax"  # of the model
 
     @property
     def verdict(self) -> Verdict:
@@ -183,7 +184,7 @@ def counted(plan: Plan, dataset: Dataset, journal: Journal, limits: Limits = Lim
     mce = mean_ce(corruptions)
     thresholds = _thresholds(limits, clean, [*attacks, *together], mce)
     warnings = _told(by_trial.get(CLEAN, {}).values(), "warnings")
-    return Figures(clean, attacks, together, corruptions, mce, unreadable, failed, thresholds, warnings)
+    return Figures(clean, attacks, together, corruptions, mce, unreadable, failed, thresholds, warnings, plan.head)
 
 
 def _right(outcomes: Mapping[str, Outcome], readable: Iterable[str]) -> int:

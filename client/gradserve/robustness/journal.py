@@ -17,7 +17,7 @@ class OtherRun(ValueError):
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one picture in one trial. `margin` is that of the true class in logits, below 0 if wrong.
+    """What became of one picture in one trial. `margin` is that of its label in logits, as the model's head has it.
 
     "not_measured": the attack had nothing to follow, so that nobody knows whether the picture stands.
     """

@@ -4,7 +4,7 @@ from pathlib import Path
 from xml.etree import ElementTree as Tree
 
 from gradserve.robustness.figures import Figures
-from gradserve.robustness.words import ranged, unmeasured, warnings
+from gradserve.robustness.words import meaning, ranged, unmeasured, warnings
 
 SUITE = "gradserve robustness"
 
@@ -41,7 +41,12 @@ def write(path: Path, figures: Figures, model: str, seconds: float) -> None:
 
 
 def _properties(figures: Figures, model: str) -> list[tuple[str, str]]:
-    found = [("model", model), ("clean accuracy", str(figures.clean))]
+    found = [
+        ("model", model),
+        ("head", figures.head),
+        ("accuracy", meaning(figures)),
+        ("clean accuracy", str(figures.clean)),
+    ]
     attacks = [*figures.attacks, *figures.together]
     found += [(f"robust accuracy, {each.attack} {each.eps}", ranged(each)) for each in attacks]
     found += [(f"warning, {where}", f"{text} ({count} pictures)") for where, text, count in warnings(figures)]

@@ -48,11 +48,17 @@ class Plan:
 
     model: str
     digests: Mapping[str, str]  # of the weights of every model that is asked
+    heads: Mapping[str, str]  # what the outputs of each mean: "softmax", "binary" or "multilabel"
     trials: Sequence[Trial]
     seed: int = 0
     preprocess: str = "model_default"
     precision: str = "auto"
     reference: str = ""  # the model that corruption errors are relative to
+
+    @property
+    def head(self) -> str:
+        """What the outputs of the model mean that is checked."""
+        return self.heads[self.model]
 
     def seed_for(self, id: str) -> int:
         """A seed for one picture: its own, and the same in whatever order pictures are asked about."""
@@ -62,6 +68,7 @@ class Plan:
         """What all outcomes of a journal share."""
         return {
             "weights": dict(self.digests),
+            "heads": dict(self.heads),
             "seed": self.seed,
             "preprocess": self.preprocess,
             "precision": self.precision,
@@ -82,7 +89,9 @@ class Wish:
     precision: str = "auto"
 
     def plan(self, card: ModelCard, reference: ModelCard | None = None) -> Plan:
-        """The plan for a model; corruptions meet the reference too."""
+        """The plan for a model; corruptions meet the reference too. Raises ValueError for one of another meaning."""
+        if reference:
+            _check_reference(card, reference)
         budgets = self.budgets or [card.default_eps]
         attacks = [_attack(card.name, method, eps, self.arguments) for eps in budgets for method in self.methods]
         cards = {each.name: each for each in (card, reference) if each}
@@ -93,9 +102,20 @@ class Wish:
             for severity in SEVERITIES
         ]
         digests = {name: each.weights_digest for name, each in cards.items()}
+        heads = {name: each.head for name, each in cards.items()}
         trials = [*attacks, *corruptions]
         compared = reference.name if reference else ""
-        return Plan(card.name, digests, trials, self.seed, self.preprocess, self.precision, compared)
+        return Plan(card.name, digests, heads, trials, self.seed, self.preprocess, self.precision, compared)
+
+
+def _check_reference(card: ModelCard, reference: ModelCard) -> None:
+    """Raises ValueError where errors of the two mean different things."""
+    same = ("multilabel",) if card.head == "multilabel" else ("softmax", "binary")
+    if reference.head not in same:
+        raise ValueError(
+            f"--reference {reference.name} has the head {reference.head} and {card.name} has {card.head}, so that "
+            f"their errors mean different things; take a reference with the head {' or '.join(same)}"
+        )
 
 
 def _attack(model: str, method: Method, eps: float, arguments: Mapping[str, Any]) -> Trial:
@@ -107,6 +127,17 @@ def eps_text(eps: float) -> str:
     """4/255 for what is a whole number of 255ths, else the number."""
     steps = eps * 255
     return f"{round(steps)}/255" if steps >= 0.5 and abs(steps - round(steps)) < 1e-9 * 255 else f"{eps:g}"
+
+
+def check_labels(dataset: Dataset) -> None:
+    """Raises ValueError where one picture has several labels, of which one answer could hold some and not others."""
+    labels: dict[str, int | None] = {}
+    for example in dataset:
+        if labels.setdefault(example.id, example.label) != example.label:
+            raise ValueError(
+                f"{dataset.path}: {example.id} has several labels, but each picture is judged by one; keep the label "
+                "that the picture is to be checked for, or give it once under another name for each label"
+            )
 
 
 def _fingerprint(dataset: Dataset) -> str:

@@ -5,6 +5,7 @@ from typing import Any
 
 from gradserve.robustness.figures import CorruptionError, Figures, Robustness, Share, Threshold
 from gradserve.robustness.plan import Plan
+from gradserve.robustness.words import meaning
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,8 @@ def document(plan: Plan, figures: Figures, effort: Effort) -> dict[str, Any]:
         "verdict": figures.verdict,
         "holds": figures.verdict == "passed",
         "model": plan.model,
+        "head": figures.head,
+        "accuracy_means": meaning(figures),
         "weights": dict(plan.digests),
         "seed": plan.seed,
         "preprocess": plan.preprocess,

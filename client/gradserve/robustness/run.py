@@ -11,6 +11,7 @@ from gradserve.attacks import Attack
 from gradserve.dataset import Dataset, Example
 from gradserve.errors import ResourceExhausted
 from gradserve.patience import FALTERING, UNREADABLE, Patience, about_the_picture, reason
+from gradserve.robustness import heads
 from gradserve.robustness.journal import Journal, Outcome, State
 from gradserve.robustness.plan import CLEAN, Plan, Trial
 
@@ -68,22 +69,24 @@ class Check:
                 outcome = Outcome(example.id, trial, "unreadable", detail=reason(error))
             except ResourceExhausted as error:  # not a full queue: the answer is too large, or so
                 outcome = Outcome(example.id, trial, "failed", detail=f"{error.code.name}: {error}")
+            except heads.Untold as error:
+                outcome = Outcome(example.id, trial, "failed", detail=str(error))
             self.journal.add(outcome)
         self.told(1)
         return outcome
 
     async def _predict(self, example: Example) -> Outcome:
-        found = await self.client.predict(example.image, model=self.plan.model, top_k=2, **self._options(example))
-        top = found[0]
-        state: State = "right" if top.class_index == example.label else "wrong"
-        margin = top.logit - found[1].logit if len(found) > 1 and state == "right" else None
+        plan, label = self.plan, _label(example)
+        asked = {"model": plan.model, "top_k": heads.classes_to_ask_for(plan.head), **self._options(example)}
+        found = await self.client.predict(example.image, **asked)
+        held = heads.predicted(tuple(found), label, plan.head)
         return Outcome(
             id=example.id,
             trial=CLEAN,
-            state=state,
-            predicted=top.class_name,
-            probability=top.probability,
-            margin=margin,
+            state="right" if held.right else "wrong",
+            predicted=found[0].class_name,
+            probability=found[0].probability,
+            margin=held.margin,
             rows=found.provenance.rows,
             warnings=tuple(found.provenance.warnings),
         )
@@ -91,11 +94,33 @@ class Check:
     async def _disturb(self, example: Example, trial: Trial) -> Outcome:
         """One trial; where its attack had nothing to follow, once more with a loss that does not saturate."""
         found = await self.answer(example, trial)
-        if found.loss == SURE_LOSS or not _proves_nothing(found, example):
-            return _outcome(found, example, trial)
-        again = await self.answer(example, trial, loss=SURE_LOSS)
-        outcome = _outcome(again, example, trial)
+        outcome = self._judged(found, example, trial)
+        if found.loss == SURE_LOSS or outcome.state != "not_measured":
+            return outcome
+        outcome = self._judged(await self.answer(example, trial, loss=SURE_LOSS), example, trial)
         return replace(outcome, rows=outcome.rows + found.provenance.rows, loss=SURE_LOSS)
+
+    def _judged(self, found: Attack, example: Example, trial: Trial) -> Outcome:
+        """What became of the picture; it is not measured where it stands since the attack had nothing to follow."""
+        certificate = found.certificate
+        held = heads.judged(certificate.after, _label(example), self.plan.heads[trial.model])
+        stands = held.right and certificate.verdict != "lost_in_encoding"
+        unknown = stands and bool(certificate.obstacles)
+        state: State = "not_measured" if unknown else "right" if stands else "wrong"
+        reasons = certificate.obstacles if unknown else ()
+        warnings = dict.fromkeys([*certificate.warnings, *found.provenance.warnings])
+        return Outcome(
+            id=example.id,
+            trial=trial.key,
+            state=state,
+            predicted=certificate.after.predicted.class_name,
+            probability=certificate.after.predicted.probability,
+            margin=held.margin,
+            detail="not_measured" if unknown else certificate.verdict,
+            rows=found.provenance.rows,
+            warnings=tuple(text for text in warnings if text not in reasons),
+            reasons=reasons,
+        )
 
     async def answer(self, example: Example, trial: Trial, **extras: Any) -> Attack:
         """The server's whole answer to one trial of one picture."""
@@ -113,30 +138,6 @@ class Check:
         }
 
 
-def _stands(found: Attack, example: Example) -> bool:
-    certificate = found.certificate
-    return certificate.after.predicted.class_index == example.label and certificate.verdict != "lost_in_encoding"
-
-
-def _proves_nothing(found: Attack, example: Example) -> bool:
-    """Whether the picture stands for no other reason than that the attack had nothing to follow."""
-    return _stands(found, example) and bool(found.certificate.obstacles)
-
-
-def _outcome(found: Attack, example: Example, trial: Trial) -> Outcome:
-    certificate, unknown = found.certificate, _proves_nothing(found, example)
-    after, reasons = certificate.after, certificate.obstacles if unknown else ()
-    state: State = "not_measured" if unknown else "right" if _stands(found, example) else "wrong"
-    warnings = dict.fromkeys([*certificate.warnings, *found.provenance.warnings])
-    return Outcome(
-        id=example.id,
-        trial=trial.key,
-        state=state,
-        predicted=after.predicted.class_name,
-        probability=after.predicted.probability,
-        margin=after.margin,
-        detail="not_measured" if unknown else certificate.verdict,
-        rows=found.provenance.rows,
-        warnings=tuple(text for text in warnings if text not in reasons),
-        reasons=reasons,
-    )
+def _label(example: Example) -> int:
+    assert example.label is not None  # as `labelled_for` gives them
+    return example.label

@@ -4,6 +4,14 @@ from collections.abc import Iterator
 
 from gradserve.robustness.figures import Figures, Robustness
 
+EXCLUSIVE = "accuracy: share of the pictures whose label is predicted, as the most probable class"
+INDEPENDENT = "accuracy: share of the pictures whose own label is present (logit above 0), whatever other labels are"
+
+
+def meaning(figures: Figures) -> str:
+    """What an accuracy counts, which depends on what the model's outputs mean."""
+    return INDEPENDENT if figures.head == "multilabel" else EXCLUSIVE
+
 
 def ranged(found: Robustness) -> str:
     """What stands, with its interval: between what surely stands and what may, where not all was measured."""

@@ -1,6 +1,7 @@
-"""Tables of TOML files: read, and what is wrong with them in words."""
+"""Tables of TOML files: read, written, and what is wrong with them in words."""
 
 import difflib
+import json
 import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -30,6 +31,17 @@ def read_toml(path: Path) -> dict[str, Any]:
         return tomllib.loads(path.read_text("utf-8"))
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
+
+
+def toml_value(value: object) -> str:
+    """A number, a text, a list or a table of these on one line."""
+    if isinstance(value, Mapping):
+        return "{ " + ", ".join(f"{toml_value(key)} = {toml_value(each)}" for key, each in value.items()) + " }"
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(map(toml_value, value)) + "]"
+    if isinstance(value, float):
+        return repr(value)  # also inf and nan
+    return json.dumps(value, ensure_ascii=False)
 
 
 def mistakes(error: ValidationError, where: str, model: type[BaseModel]) -> str:

@@ -19,12 +19,15 @@ from ..methods.influence.plan import Plan, Report
 from ..models.catalogue import ModelSpec
 from ..models.preparation import prepare
 from ..models.prepared import Prepared
+from ..models.tables import toml_value
 from . import training
 from .command import Config, Device, Model, Threads, console, device_of, reporting, run, spec_of
 from .examples import DatasetExamples, named_classes
 from .index import build
 
 BATCH = 32
+# What the new entry says otherwise, or leaves out since it is of the old weights; all else is as it was.
+REPLACED = {"name", "builder", "weights", "labels", "index", "notes"}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -143,14 +146,13 @@ def written(network: nn.Module, spec: ModelSpec, classes: Sequence[str], out: Pa
     out.mkdir(parents=True, exist_ok=True)
     state = {key: value.detach().cpu().contiguous() for key, value in network.state_dict().items()}
     save_file(state, out / "weights.safetensors")
-    (out / "labels.txt").write_text("".join(f"{label}\n" for label in classes))
-    kept = ("height", "width", "resize", "interpolation", "mean", "std", "default_eps")
-    facts = {key: getattr(spec, key) for key in kept if key in spec.model_fields_set and getattr(spec, key) is not None}
-    lines = [f"[models.{name}]", f'builder = "{spec.source}"', 'weights = "weights.safetensors"']
-    lines += ['labels = "labels.txt"', 'index = "index"']
-    lines += [f"{key} = {list(value) if isinstance(value, tuple) else repr(value)}" for key, value in facts.items()]
-    (out / "model.toml").write_text("\n".join(lines).replace("'", '"') + "\n")
-    entry = ModelSpec.model_validate({**facts, "name": name, "builder": spec.source, "labels": out / "labels.txt"})
+    (out / "labels.txt").write_text("".join(f"{label}\n" for label in classes), encoding="utf-8")
+    kept = spec.model_dump(exclude=REPLACED, exclude_unset=True, exclude_none=True)
+    files = {"weights": "weights.safetensors", "labels": "labels.txt", "index": "index"}
+    table = {"builder": spec.source, **files, **kept}
+    lines = [f"[models.{toml_value(name)}]", *(f"{key} = {toml_value(value)}" for key, value in table.items())]
+    (out / "model.toml").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    entry = ModelSpec.model_validate({**kept, "name": name, "builder": spec.source, "labels": out / "labels.txt"})
     return entry.model_copy(update={"weights": str(out / "weights.safetensors")})
 
 

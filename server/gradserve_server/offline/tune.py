@@ -1,13 +1,12 @@
 """What this machine does best: the rows per pass of each precision, and which precision AUTO should mean."""
 
-import json
 import os
 import platform
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 
@@ -20,6 +19,7 @@ from ..models.card import Precision
 from ..models.catalogue import ModelSpec
 from ..models.preparation import prepare
 from ..models.prepared import Prepared
+from ..models.tables import toml_value
 
 ROUNDS = 5  # of every candidate in turn; the first only warms up
 ENOUGH = 0.95  # of the best rate, at which fewer rows are preferred: whoever arrives waits less
@@ -137,16 +137,12 @@ def as_toml(found: Sequence[Tuned], device: torch.device) -> str:
         "# Measured by `gradserve bench --tune` on the machine named below; serve with --tuned THIS_FILE.",
         "[machine]",
     ]
-    lines += [f"{key} = {json.dumps(value)}" for key, value in machine(device).items()]
+    lines += [f"{key} = {toml_value(value)}" for key, value in machine(device).items()]
     for each in found:
-        lines += ["", f"[models.{json.dumps(each.name)}]"]
-        lines.append(f"rows = {_inline(each.rows)}")
+        lines += ["", f"[models.{toml_value(each.name)}]"]
+        lines.append(f"rows = {toml_value(each.rows)}")
         if each.auto:
-            lines.append(f"auto = {_inline(each.auto)}")
+            lines.append(f"auto = {toml_value(each.auto)}")
         speed = ", ".join(f"{precision} {ratio:.2f}x" for precision, ratio in each.speedup.items())
         lines.append(f"# gradients per second against EXACT: {speed}")
     return "\n".join(lines) + "\n"
-
-
-def _inline(table: Mapping[Any, object]) -> str:
-    return "{ " + ", ".join(f"{key} = {json.dumps(value)}" for key, value in table.items()) + " }"

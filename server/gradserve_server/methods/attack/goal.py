@@ -29,7 +29,8 @@ PICKING = 1 << 40  # the sample index of a random target, away from those of noi
 class Goal:
     """The true class, the class that the model is to predict if there is one, and how sure it is to be.
 
-    Under a softmax head a class is predicted where its logit is the largest, under the others where it is above 0.
+    A class is predicted where its logit is the largest, and of equal ones the first; under a multilabel head, whose
+    classes are independent, where its logit is above 0.
     """
 
     label: int
@@ -53,8 +54,9 @@ class Goal:
 
     def reached(self, logits: Tensor) -> Tensor:
         """Whether the prediction is what is wanted: [n, classes] -> [n]."""
-        if self.head != "softmax":
-            predicted = self.margin(logits) < 0
+        if self.head == "multilabel":
+            margin = self.margin(logits)
+            predicted = margin <= 0 if self.target is None else margin < 0
         elif self.target is None:
             predicted = logits.argmax(1) != self.label
         else:
