@@ -124,7 +124,7 @@ def trial_images(height: int, width: int) -> Tensor:
 def examine(network: nn.Module, images: Tensor, head: Head = PLAIN) -> Behaviour:
     """Tries a network in eval mode on normalised images [4, C, H, W]. Raises Unservable, NoLogits."""
     with torch.no_grad():
-        reads, half = _watched(network, images[:1], head)
+        reads, half = watched(network, images[:1], head)
         rows = LayerRows(network)
         alone = [_seen(rows, network, images, [i], head) for i in range(len(images))]
         together = _seen(rows, network, images, range(len(images)), head)
@@ -247,7 +247,7 @@ def _no_gradient(network: nn.Module, image: Tensor, head: Head) -> str:
     )
 
 
-def _watched(network: nn.Module, image: Tensor, head: Head) -> tuple[str, str]:
+def watched(network: nn.Module, image: Tensor, head: Head = PLAIN) -> tuple[str, str]:
     """What the network reads of its input, and in which half precisions it computes, in words. Raises Unservable."""
     with _Watch(network) as watch:
         head.run(network, image)

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from .behaviour import State, Unservable, check_unwritten, examine, state_of, trial_images, varied
+from .behaviour import State, Unservable, check_unwritten, examine, state_of, trial_images, varied, watched
 from .builders import where
 from .card import ModelCard, Precision
 from .casting import MAX_PARAMETERS_IN_DOUBLE, cast
@@ -46,8 +46,8 @@ class Treatment(NamedTuple):
 
 TREATMENTS = (Treatment(True, True), Treatment(True, False), Treatment(False, True), Treatment(False, False))
 UNREPEATABLE = (
-    "even the untouched network gives such different answers for the same images: rounding grows so much in it that none "
-    "can be trusted (random weights may be why)"
+    "even the untouched network gives such different answers for the same images: rounding grows so much in it that "
+    "none can be trusted (random weights may be why)"
 )
 WITHOUT = {  # what the card says where an earlier treatment failed
     Treatment(True, False): "images lie in memory channel by channel, which is slower; otherwise",
@@ -113,6 +113,8 @@ class _Preparation:
         self.another = self._images(varied(*(self.other_size or size))[3:])  # is compared with none
         try:
             shown = self.normalised(self._images(images))
+            with torch.no_grad():
+                watched(network, shown[:1])  # which refuses what no pass can be made of
             self.head = find_head(network, shown, self.spec.head)
             self.behaviour = examine(network, shown, self.head)
         except Unservable:
