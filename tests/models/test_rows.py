@@ -14,7 +14,7 @@ from gradserve_server.engine.job import Job, Steps
 from gradserve_server.engine.objective import logit
 from gradserve_server.engine.query import Query, Tap
 from gradserve_server.methods.influence.coverage import covered
-from gradserve_server.models.behaviour import varied
+from gradserve_server.models.behaviour import Unservable, examine, trial_images, varied
 from gradserve_server.models.card import ModelCard
 from gradserve_server.models.catalogue import ModelSpec
 from gradserve_server.models.preparation import prepare
@@ -144,3 +144,30 @@ def test_what_is_found_by_name() -> None:
     assert found.first_mixed == "first"
     assert {name for name, _ in found.mixed} == {"first", "norm1", "act", "second", "norm2"}
     assert {name for name, _ in look(queries(count=4), varied(64, 64)).apart} == {"embed"}
+
+
+def test_rounding_that_grows_is_told_from_mixed_images() -> None:
+    """The logistic map doubles every error at each of its steps; torch adds up one row otherwise than many."""
+
+    class Logistic(nn.Module):
+        def __init__(self, steps: int) -> None:
+            super().__init__()
+            torch.manual_seed(0)
+            self.mix, self.head, self.steps = nn.Linear(3 * 16 * 16, 64), nn.Linear(64, 5), steps
+
+        def forward(self, x: Tensor) -> Tensor:
+            z = self.mix(x.flatten(1)).sigmoid()
+            for _ in range(self.steps):
+                z = 4 * z * (1 - z)
+            return self.head(z)
+
+    calm, wild = (examine(Logistic(steps).eval(), trial_images(16, 16)) for steps in (2, 20))
+    assert not calm.unbatched
+    assert "rounding grows" in wild.unbatched
+
+    class Centred(Logistic):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x - x.mean(0))
+
+    with pytest.raises(Unservable, match="depend on the other images"):
+        examine(Centred(20).eval(), trial_images(16, 16))
