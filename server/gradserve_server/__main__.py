@@ -74,9 +74,7 @@ def serve(
     logging.basicConfig(format=LOG_FORMAT, stream=sys.stderr)
     try:
         logging.getLogger().setLevel(log_level.upper())
-        # First, since importing torch takes most of the start, there and here at the same time. The embedded models
-        # need no torchvision, which takes nearly as long again.
-        forking.start(*(["torchvision"] if model or config else []))
+        forking.start()  # first, since importing torch takes most of the start, there and here at the same time
         settings = settings_of(config, model or [], server, pool)
         from .api.service import run  # not above: workers import this module again, and --help needs none of it
 

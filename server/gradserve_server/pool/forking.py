@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from multiprocessing import forkserver
 
-WORKER_MODULE = "gradserve_server.pool.worker"
+# torch imports torch._dynamo at a first pass, which takes as long as importing the rest of it.
+PRELOADED = ("torch._dynamo", "torchvision", "gradserve_server.pool.worker")
 WORKERS_ENVIRONMENT = {
     "OMP_WAIT_POLICY": "PASSIVE",  # spinning at barriers starves the others
     "MALLOC_MMAP_THRESHOLD_": str(1 << 30),  # or glibc gives memory back after every pass, and takes it page by page
@@ -18,14 +19,13 @@ WORKERS_ENVIRONMENT = {
 CONTEXT = multiprocessing.get_context("forkserver")
 
 
-def start(*modules: str) -> None:
+def start() -> None:
     """Starts it and returns at once; a second call does nothing. It ends with this process.
 
-    `modules` are imported there too. Importing torch touches no GPU and starts no threads but those of OpenBLAS, which
-    renews them after a fork.
+    Importing torch touches no GPU and starts no threads but those of OpenBLAS, which renews them after a fork.
     """
     prepare_environment()
-    CONTEXT.set_forkserver_preload([WORKER_MODULE, *modules])
+    CONTEXT.set_forkserver_preload(list(PRELOADED))
     with ignoring_interrupts():
         forkserver.ensure_running()
 

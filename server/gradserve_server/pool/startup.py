@@ -1,7 +1,7 @@
 """How a worker starts: every model is loaded, given its index, and warmed up; what fails of one spares the others."""
 
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import contextmanager
 
 import torch
@@ -32,45 +32,45 @@ def begin(settings: WorkerSettings, at: Callable[[str], None] = lambda name: Non
     Raises LoadError where no model can be loaded, or, if the settings are strict, where one cannot.
     """
     unavailable: dict[str, str] = {}
-    instances = _loaded(settings, unavailable, at)
-    models = {name: model for group in instances.values() for name, model in group.items()}
-    engine = Engine(models, rows=settings.rows)
+    models: dict[
+        str, Prepared
+    ] = {}  # with unfolded instances, by their names in the engine, which has this very mapping
     speeds: dict[str, float] = {}
-    for name, group in instances.items():
-        at(name)
-        with _failing(name, unavailable):
-            speeds |= warm_up(engine, group)
-    for name in instances.keys() & unavailable.keys():  # what failed in its warm-up
-        for instance in instances.pop(name):
-            del models[instance]  # and so out of the engine, which has this very mapping
-    if unavailable and (settings.strict or not instances):
+    engine = Engine(models, rows=settings.rows)
+    with ThreadPoolExecutor(1, "index") as background:
+        attachments = _loaded(settings, background, unavailable, at)
+        for name in sorted(attachments, key=lambda name: attachments[name].indexed):  # while their indexes are built
+            at(name)
+            group: dict[str, Prepared] = {}
+            with _failing(name, unavailable):
+                model, unfolded = attachments[name].finish()
+                group |= {name: model, **unfolded}
+                models |= group
+                speeds |= warm_up(engine, group)
+            if name in unavailable:
+                for instance in group:
+                    del models[instance]
+    if unavailable and (settings.strict or not models):
         raise LoadError("\n".join(f"model {name}: {reason}" for name, reason in unavailable.items()))
     engine.steps.clear()
-    cards = tuple(group[name].card for name, group in instances.items())
+    cards = tuple(models[spec.name].card for spec in settings.models if spec.name in models)
     return engine, Ready(cards, settings.device, speeds, unavailable)
 
 
 def _loaded(
-    settings: WorkerSettings, unavailable: dict[str, str], at: Callable[[str], None]
-) -> dict[str, dict[str, Prepared]]:
-    """By the models' names, their instances by the names that these have in the engine."""
+    settings: WorkerSettings, background: Executor, unavailable: dict[str, str], at: Callable[[str], None]
+) -> dict[str, Attachment]:
+    """The models by name; their indexes are built in the background."""
     device = torch.device(settings.device)
     attachments: dict[str, Attachment] = {}
-    instances: dict[str, dict[str, Prepared]] = {}
-    with ThreadPoolExecutor(1, "index") as background:
-        for spec in settings.models:
-            at(spec.name)
-            with _failing(spec.name, unavailable):
-                model = prepare(spec, device)
-                if reason := difference(model.card, settings.served.get(spec.name, model.card)):
-                    raise LoadError(reason)
-                attachments[spec.name] = Attachment(spec, model, background)
-        for name, attachment in attachments.items():
-            at(name)
-            with _failing(name, unavailable):
-                model, unfolded = attachment.finish()
-                instances[name] = {name: model, **unfolded}
-    return instances
+    for spec in settings.models:
+        at(spec.name)
+        with _failing(spec.name, unavailable):
+            model = prepare(spec, device)
+            if reason := difference(model.card, settings.served.get(spec.name, model.card)):
+                raise LoadError(reason)
+            attachments[spec.name] = Attachment(spec, model, background)
+    return attachments
 
 
 @contextmanager
@@ -110,15 +110,14 @@ def full_rows(engine: Engine, model: Prepared, precision: Precision) -> int:
 
 
 def _passed(engine: Engine, model: Prepared, precision: Precision) -> Step:
-    """The last gradient pass, when caches are warm."""
+    """The last of the gradient passes that make caches warm; two where its speed is measured."""
     rows = full_rows(engine, model, precision)
     if precision != "exact" and model.device.type == "cpu":
         rows = min(rows, WARM_UP_ROWS)  # memory and kernels for more are quickly had when they come
     images = torch.rand(rows, 3, model.card.height, model.card.width, generator=torch.Generator().manual_seed(0))
 
     def passes(job: Job) -> Steps:
-        yield Query(images, logit(0))
-        for _ in range(2):
+        for _ in range(2 if precision == "exact" else 1):
             yield Query(images, logit(0), "image")
 
     engine.submit(Job("warm-up", model.card.name, passes, precision))

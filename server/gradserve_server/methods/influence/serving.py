@@ -37,6 +37,11 @@ class Attachment:
         build = embedded if spec.index == "embedded" else lambda _: Path(str(spec.index)).absolute()
         self._folder = background.submit(build, self._plain)
 
+    @property
+    def indexed(self) -> bool:
+        """Whether there is an index to wait for."""
+        return self._plain is not None
+
     def finish(self) -> tuple[Prepared, dict[str, Prepared]]:
         """The model with its index in its card, and the unfolded instance that the index is of, by its engine's name.
 
