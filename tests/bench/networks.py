@@ -20,7 +20,7 @@ from torchvision import models as zoo
 from gradserve_server.models import preparation
 from gradserve_server.models.behaviour import varied
 from gradserve_server.models.catalogue import EMBEDDED, ModelSpec
-from gradserve_server.models.loading import load
+from gradserve_server.models.loading import LoadError, load
 from gradserve_server.models.preparation import prepare_source
 from gradserve_server.models.prepared import Prepared
 
@@ -67,11 +67,15 @@ def spec_of(name: str) -> ModelSpec:
 
 
 def seen(spec: ModelSpec) -> Seen:
-    """Prepares the network twice, in fp32 and in float64."""
+    """Prepares the network twice, in fp32 and in float64. One that is refused has its reason as a note."""
     cpu, source = torch.device("cpu"), load(spec)
     began = time.monotonic()
     with listening() as compared:
-        model = prepare_source(spec, source, cpu, torch.float32)
+        try:
+            model = prepare_source(spec, source, cpu, torch.float32)
+        except LoadError as refusal:
+            nothing = float("nan")
+            return Seen(spec.name, 0, 0, 0, nothing, nothing, nothing, tuple(compared), 0, (str(refusal),))
     seconds = time.monotonic() - began
     images = varied(model.card.height, model.card.width, seed=9)[:2]
     fp32, own = answers(model, images), plain(source, images)
