@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from isal import isal_zlib
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from gradserve.decoding import OutOfRange, rgb, unit_range
 from gradserve.v1 import common_pb2 as pb
@@ -20,7 +20,8 @@ Image.MAX_IMAGE_PIXELS = None  # sizes are checked here, against the configured 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
 DTYPES: dict[int, np.dtype[Any]] = {pb.DTYPE_UINT8: np.dtype("uint8"), pb.DTYPE_FLOAT32: np.dtype("<f4")}
 PNG_SIGNATURE, PNG_UP, PNG_COLOURS, PNG_LEVEL = b"\x89PNG\r\n\x1a\n", 2, {1: 0, 3: 2}, 1
-QUICK_FACTOR = 2  # times the side that is needed, below which the quick decode leaves no photo
+QUICK_FACTOR = 2  # the quick decode leaves at least this many times the needed side
+ON_ITS_SIDE = (5, 6, 7, 8)  # EXIF orientations of files whose width is the height of the upright picture
 RESAMPLING = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 
 
@@ -79,9 +80,8 @@ def _decode_file(data: bytes, limits: LimitSettings, shorter: int | None) -> Dec
         if shorter is not None:
             picture.draft("RGB", (QUICK_FACTOR * shorter, QUICK_FACTOR * shorter))
         picture.load()
-        stored = picture.size
+        width, height = size[::-1] if picture.getexif().get(ExifTags.Base.Orientation) in ON_ITS_SIDE else size
         ImageOps.exif_transpose(picture, in_place=True)
-        width, height = size if picture.size == stored else size[::-1]
         return Decoded(rgb(picture), height, width)
     except BadImage:
         raise
