@@ -77,9 +77,9 @@ def test_grey_of_any_depth_is_the_same_picture_on_both_sides(name: str) -> None:
         ((RAMP * 257).astype(np.int32), "0 to 255.* this one spans 0 to 65535"),
         ((RAMP - 1).astype(np.int16), "this one spans -1 to 254"),
         (np.full((4, 4), 2**32 - 1, np.uint32), "this one spans -1 to -1"),
-        (RAMP.astype(np.float32), r"in \[0, 1\]; this one spans 0 to 255"),
-        (np.full((4, 4), 1 + 2e-6, np.float32), "spans 1.000002"),
-        (np.full((4, 4), np.nan, np.float32), "spans nan"),
+        (RAMP.astype(np.float32), r"in \[0, 1\]; this one spans 0 to 255: divide it by 255"),
+        (np.full((4, 4), 1 + 2e-6, np.float32), "spans 1.00000.*: bring its numbers into this range"),
+        (np.full((4, 4), np.nan, np.float32), "this one has NaN: bring"),
     ],
     ids=["16 bits in 32", "below 0", "32 bits", "levels in floats", "a little above 1", "NaN"],
 )
