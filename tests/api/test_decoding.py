@@ -2,6 +2,7 @@
 
 import asyncio
 import io
+import struct
 import threading
 from types import SimpleNamespace
 from typing import Any
@@ -89,6 +90,17 @@ def test_numbers_without_a_clear_white_are_refused(values: np.ndarray, says: str
         decode(sent, LIMITS)
     with pytest.raises(ValueError, match=says):
         seen.opened(sent)
+
+
+def test_files_that_cannot_be_read_are_told_what_to_send() -> None:
+    whole = tiff((RAMP / 255).astype(np.float32))
+    doubles = whole.replace(struct.pack("<HHIHH", 258, 3, 1, 32, 0), struct.pack("<HHIHH", 258, 3, 1, 64, 0))
+    assert doubles != whole, "the tag of the bits of a sample"
+    with pytest.raises(BadImage, match=r"a TIFF of several float channels or of 64 bits; .*save it as PNG"):
+        decode(pb.Image(encoded=doubles), LIMITS)
+    photo = file(Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)), "JPEG")
+    with pytest.raises(BadImage, match=r"truncated.*; send the whole file"):
+        decode(pb.Image(encoded=photo[: len(photo) // 2]), LIMITS)
 
 
 def test_the_transparent_value_of_a_16_bit_file_is_white() -> None:
