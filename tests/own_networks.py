@@ -10,6 +10,20 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 
+class Failing(nn.Module):
+    """Raises an exception without a text."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        raise RuntimeError
+
+
+class OfTwo(nn.Module):
+    """Takes another tensor beside the images."""
+
+    def forward(self, x: Tensor, scale: Tensor) -> Tensor:
+        return x.mean((2, 3)) * scale
+
+
 class Trunk(nn.Module):
     """Convolution, BatchNorm and ReLU, then a last layer."""
 
@@ -294,6 +308,23 @@ def draws_outside() -> nn.Module:
 
 
 # Other builders that are at fault.
+class NotInHalf(nn.Module):
+    """Raises an exception without a text where its images are in bfloat16."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.trunk = Trunk()
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.dtype == torch.bfloat16:
+            raise NotImplementedError
+        return self.trunk(x)
+
+
+def four_channels() -> nn.Module:
+    return Trunk(channels=4)
+
+
 def raises_deep() -> nn.Module:
     return nn.Linear(3, "a lot")
 

@@ -66,6 +66,18 @@ class Certificate:
         """The warnings that the attack had nothing to follow: a picture that it did not change proves nothing."""
         return tuple(text for text in self.warnings if text.split(":")[0] in OBSTACLES)
 
+    @property
+    def change(self) -> tuple[Score, Score]:
+        """What the picture did to the model, before and after: to its prediction, or else to the label attacked.
+
+        The latter is meant where an attack without a target was found and the most probable class is still the same,
+        as under a multilabel head, where a label can be lost beside a more probable one.
+        """
+        same = self.before.predicted.class_index == self.after.predicted.class_index
+        if same and self.verdict == "found" and self.target is None:
+            return self.before.label, self.after.label
+        return self.before.predicted, self.after.predicted
+
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Attack:
@@ -127,7 +139,7 @@ class Attack:
 
     def __repr__(self) -> str:
         c = self.certificate
-        before, after = c.before.predicted, c.after.predicted
+        before, after = c.change
         budget = "" if c.eps is None else f" of {c.eps * 255:.3g}/255" if c.norm == "linf" else f" of {c.eps:.3g}"
         size = f"{c.linf * 255:.3g}/255" if c.norm == "linf" else f"{c.l2:.3g}"
         return (

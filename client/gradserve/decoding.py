@@ -3,6 +3,7 @@
 The server decodes with these functions too, so that both sides see the same picture.
 """
 
+import math
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from PIL import Image
 Array = np.ndarray[Any, Any]
 
 ROUNDING = 1e-6  # by which floats may leave [0, 1]
+LIKELY_LEVELS = 2.0  # floats that reach this, and no more than 255, are likely to be levels of 0 to 255
 BITS_PER_SAMPLE, PHOTOMETRIC, WHITE_IS_ZERO = 258, 262, 0  # TIFF 6.0, baseline tags
 
 
@@ -51,7 +53,9 @@ def unit_range(values: Array) -> Array:
     """Floats in [0, 1], where rounding may have led them 1e-6 out of it: these are clamped. Raises OutOfRange."""
     low, high = float(values.min()), float(values.max())
     if not (low >= -ROUNDING and high <= 1 + ROUNDING):  # also false for NaN
-        raise OutOfRange(f"a float picture must lie in [0, 1]; this one spans {low:.10g} to {high:.10g}")
+        spans = "has NaN" if math.isnan(low) else f"spans {low:.10g} to {high:.10g}"
+        hint = "divide it by 255" if low >= 0 and LIKELY_LEVELS <= high <= 255 else "bring its numbers into this range"
+        raise OutOfRange(f"a float picture must lie in [0, 1]; this one {spans}: {hint}")
     return values if low >= 0 and high <= 1 else values.clip(0, 1)
 
 

@@ -121,7 +121,9 @@ def _png_of(picture: Image.Image) -> bytes:
         grey.getexif()[_ORIENTATION] = picture.getexif().get(_ORIENTATION, 1)
         picture = grey
     elif picture.mode in {"F", "I"}:
-        raise ValueError(f"PIL mode {picture.mode} has no fixed range; pass a numpy array of floats in [0, 1]")
+        raise ValueError(
+            f"PIL mode {picture.mode} has no fixed range; pass a numpy array of floats in [0, 1], or the file itself"
+        )
     elif picture.mode not in _PNG_MODES:
         picture = picture.convert("RGBA" if picture.mode in {"PA", "RGBa", "La"} else "RGB")
     picture = ImageOps.exif_transpose(picture)

@@ -64,6 +64,14 @@ def test_tensors_that_are_no_pictures(stubs: Stubs, image: pb.Image) -> None:
     assert set(violations(predict, stubs, image=image)) == {"image"}
 
 
+@pytest.mark.parametrize(
+    ("name", "was"), [("no type", "UNSPECIFIED"), ("a type of replies", "FLOAT16"), ("an unknown type", "77")]
+)
+def test_a_type_that_no_picture_has_is_told(stubs: Stubs, name: str, was: str) -> None:
+    said = violations(predict, stubs, image=TENSORS[name])["image"]
+    assert said == f"tensor.dtype must be UINT8 or FLOAT32, was {was}"
+
+
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -0.01, 1.01, 255.0])
 def test_floats_outside_of_0_to_1(stubs: Stubs, value: float) -> None:
     import numpy as np
@@ -130,6 +138,11 @@ def test_all_violations_are_told_at_once(stubs: Stubs) -> None:
     assert found["methods[0].smooth_grad.samples"] == "must be an integer from 1 to 2000, was 0"
     assert found["methods[0].smooth_grad.statistic"].startswith("must be one of mean, variance, square")
     assert found["targets[0].class_index"] == "must be from 0 to 9, was 10"
+    names = "PREPROCESS_MODEL_DEFAULT, PREPROCESS_WHOLE_IMAGE, PREPROCESS_AS_IS"
+    assert found["preprocess"] == f"must be one of {names}, was 9"
+    names = "PRECISION_AUTO, PRECISION_EXACT, PRECISION_BALANCED, PRECISION_FAST"
+    assert found["options.precision"] == f"must be one of {names}, was 9"
+    assert found["options.priority"] == "must be one of PRIORITY_INTERACTIVE, PRIORITY_BATCH, was 9"
 
 
 @pytest.mark.parametrize(
@@ -256,8 +269,8 @@ def test_as_is_needs_a_size_that_suits(stubs: Stubs) -> None:
     as_is = {"preprocess": pb.PREPROCESS_AS_IS}
     assert "12x8" in violations(explain, stubs, model="linear", image=picture(0, 8, 8), **as_is)["image"]
     assert explain(stubs, model="linear", image=picture(0, 8, 12), **as_is).explanations
-    assert "at least 8" in violations(explain, stubs, image=picture(0, 7, 8), **as_is)["image"]
-    assert "at most 1048576" in violations(explain, stubs, image=picture(0, 1025, 1024), **as_is)["image"]
+    assert "at least 8 pixels" in violations(explain, stubs, image=picture(0, 7, 8), **as_is)["image"]
+    assert "at most 1048576 pixels in all" in violations(explain, stubs, image=picture(0, 1025, 1024), **as_is)["image"]
     assert explain(stubs, image=picture(0, 13, 29), **as_is).explanations[0].raw.shape == [13, 29]
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import io
+import struct
 import threading
 from types import SimpleNamespace
 from typing import Any
@@ -77,9 +78,9 @@ def test_grey_of_any_depth_is_the_same_picture_on_both_sides(name: str) -> None:
         ((RAMP * 257).astype(np.int32), "0 to 255.* this one spans 0 to 65535"),
         ((RAMP - 1).astype(np.int16), "this one spans -1 to 254"),
         (np.full((4, 4), 2**32 - 1, np.uint32), "this one spans -1 to -1"),
-        (RAMP.astype(np.float32), r"in \[0, 1\]; this one spans 0 to 255"),
-        (np.full((4, 4), 1 + 2e-6, np.float32), "spans 1.000002"),
-        (np.full((4, 4), np.nan, np.float32), "spans nan"),
+        (RAMP.astype(np.float32), r"in \[0, 1\]; this one spans 0 to 255: divide it by 255"),
+        (np.full((4, 4), 1 + 2e-6, np.float32), "spans 1.00000.*: bring its numbers into this range"),
+        (np.full((4, 4), np.nan, np.float32), "this one has NaN: bring"),
     ],
     ids=["16 bits in 32", "below 0", "32 bits", "levels in floats", "a little above 1", "NaN"],
 )
@@ -89,6 +90,17 @@ def test_numbers_without_a_clear_white_are_refused(values: np.ndarray, says: str
         decode(sent, LIMITS)
     with pytest.raises(ValueError, match=says):
         seen.opened(sent)
+
+
+def test_files_that_cannot_be_read_are_told_what_to_send() -> None:
+    whole = tiff((RAMP / 255).astype(np.float32))
+    doubles = whole.replace(struct.pack("<HHIHH", 258, 3, 1, 32, 0), struct.pack("<HHIHH", 258, 3, 1, 64, 0))
+    assert doubles != whole, "the tag of the bits of a sample"
+    with pytest.raises(BadImage, match=r"a TIFF of several float channels or of 64 bits; .*save it as PNG"):
+        decode(pb.Image(encoded=doubles), LIMITS)
+    photo = file(Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)), "JPEG")
+    with pytest.raises(BadImage, match=r"truncated.*; send the whole file"):
+        decode(pb.Image(encoded=photo[: len(photo) // 2]), LIMITS)
 
 
 def test_the_transparent_value_of_a_16_bit_file_is_white() -> None:

@@ -163,7 +163,8 @@ def test_a_surrogate_must_mean_the_same(stubs: Stubs) -> None:
     found = fails(stubs, "two_logits", method={"transfer": {"surrogate": "one_logit"}})
     assert found.code == "INVALID_ARGUMENT"
     assert found.violations["method.transfer.surrogate"] == (
-        "must mean the same by its outputs: one_logit has the head binary, two_logits has softmax"
+        "must mean the same by its outputs: one_logit has the head binary, two_logits has softmax; "
+        "name a surrogate with the head softmax"
     )
     crafted = attack(stubs, "one_logit", method={"transfer": {"surrogate": "one_sigmoid", "steps": 3}})
     assert crafted.certificate.after.margin < crafted.certificate.before.margin

@@ -2,6 +2,8 @@
 
 import io
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import grpc
 import numpy as np
@@ -11,7 +13,10 @@ from serving import PATIENCE, Refused, Server, Stubs, refused, tensor
 
 from gradserve.v1 import common_pb2 as pb
 from gradserve.v1 import influence_pb2 as inf
+from gradserve_server.api import influences
+from gradserve_server.api.errors import Violations
 from gradserve_server.models.embedded.digits.data import parts, pixels
+from gradserve_server.models.served import ServedModels
 
 
 @pytest.fixture(scope="module")
@@ -134,13 +139,36 @@ def test_bad_requests_are_told_field_by_field(
     assert all(text in found.violations[field] for field, text in said.items())
 
 
+@pytest.mark.parametrize(
+    ("facts", "says"),
+    [
+        ({"dataset": "of b"}, "of different examples; leave b out, or index it with the same --data"),
+        ({"count": 9}, "of different examples; leave b out, or index it with the same --data"),
+        ({"head": "binary"}, "a has the head softmax, and b has binary; name a model with the head softmax"),
+        ({"classes": 4}, "a has 3 classes, and b has 4; name a model of the same classes"),
+        ({"methods": ("last_layer", "neighbours")}, "leave b out, or ask by a method that both have: neighbours"),
+    ],
+)
+def test_why_a_model_is_none_of_an_ensemble(monkeypatch: pytest.MonkeyPatch, facts: dict[str, Any], says: str) -> None:
+    usual = {"dataset": "of a", "count": 8, "classes": 3, "head": "softmax", "methods": ("projected", "neighbours")}
+    indexes = {"a": SimpleNamespace(**usual), "b": SimpleNamespace(**{**usual, **facts})}
+    monkeypatch.setattr(influences, "opened", lambda name: SimpleNamespace(manifest=indexes[name]))
+    cards: Any = [SimpleNamespace(name=name, index=name, head=each.head) for name, each in indexes.items()]
+    violations = Violations()
+    request = inf.InfluenceRequest(ensemble=["b"])
+    influences._members(request, cards[0], "projected", ServedModels(cards), violations)
+    (refusal,) = violations.refused
+    assert refusal.startswith("ensemble[0]: ")
+    assert says in refusal
+
+
 def test_what_does_not_apply_is_refused(stubs: Stubs, digits: tuple[np.ndarray, np.ndarray]) -> None:
     missing = fails(stubs, digits[0][0], model="small")
     assert missing.code == "FAILED_PRECONDITION"
     assert "gradserve index --model small --data" in missing.text
     assert fails(stubs, digits[0][0], ensemble=["small"]).code == "FAILED_PRECONDITION"
     fast = fails(stubs, digits[0][0], options={"precision": pb.PRECISION_FAST})
-    assert (fast.code, "EXACT only" in fast.text) == ("FAILED_PRECONDITION", True)
+    assert (fast.code, "leave options.precision at AUTO" in fast.text) == ("FAILED_PRECONDITION", True)
     with pytest.raises(grpc.RpcError) as error:
         stubs.gradients.Suspects(inf.SuspectsRequest(model="small"))
     assert refused(error.value).code == "FAILED_PRECONDITION"

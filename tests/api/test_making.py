@@ -216,7 +216,7 @@ MAXIMIZE_FAULTS: dict[str, tuple[dict[str, Any], str, str]] = {
         "goals[0].summands[0].direction.vector",
         "not all of them 0",
     ),
-    "a preset that is none": ({"preset": 77}, "preset", "MaximizePreset"),
+    "a preset that is none": ({"preset": 77}, "preset", "one of MAXIMIZE_PRESET_"),
     "a dream of nothing": ({"preset": mx.MAXIMIZE_PRESET_DREAM}, "image", "is needed"),
     "a picture that is not used": (
         {"image": PHOTO, "settings": {"start": mx.START_GREY}},
@@ -231,10 +231,14 @@ MAXIMIZE_FAULTS: dict[str, tuple[dict[str, Any], str, str]] = {
         "one of adam, ascent, normalized_ascent",
     ),
     "a rate that is none": ({"settings": {"rate": float("nan")}}, "settings.rate", "a number above 0"),
-    "too small": ({"size": progress_pb2.Size(longer=3)}, "size", "sides from"),
+    "too small": ({"size": progress_pb2.Size(longer=3)}, "size", "sides of at least 8 pixels, at most"),
     "too large": ({"size": progress_pb2.Size(longer=5000)}, "size", "1048576 pixels"),
     "two sizes": ({"size": progress_pb2.Size(longer=64, width=64)}, "size", "exclude each other"),
-    "too small an octave": ({"settings": {"octaves": 9}, "image": PHOTO}, "settings.octaves", "sides from"),
+    "too small an octave": (
+        {"settings": {"octaves": 9}, "image": PHOTO},
+        "settings.octaves",
+        "sides of at least 8 pixels, at most",
+    ),
     "a late snapshot": ({"snapshots": [5]}, "snapshots", "from 0 to 4"),
 }
 
@@ -276,7 +280,7 @@ STYLIZE_FAULTS: dict[str, tuple[dict[str, Any], str, str]] = {
         "settings.start",
         "NOISE",
     ),
-    "too small": ({"size": progress_pb2.Size(longer=9)}, "size", "sides from"),
+    "too small": ({"size": progress_pb2.Size(longer=9)}, "size", "sides of at least 8 pixels, at most"),
     "too small a half": ({"size": progress_pb2.Size(width=10, height=10), "settings": {"coarse_steps": 2}}, "", ""),
 }
 

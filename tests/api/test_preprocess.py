@@ -161,3 +161,15 @@ def test_a_large_photo_is_decoded_smaller_where_that_is_asked_for(shorter: int, 
     reference, same = preprocess(full, card(), pb.PREPROCESS_MODEL_DEFAULT, LIMITS)
     assert region == same
     assert shorter < 200 or np.abs(small.astype(int) - reference).mean() < 1.0
+
+
+@pytest.mark.parametrize("turned", range(1, 9), ids="orientation {}".format)
+def test_a_nearly_square_photo_is_turned_upright_where_its_smaller_decode_is_square(turned: int) -> None:
+    file, exif = io.BytesIO(), Image.Exif()
+    exif[0x0112] = turned
+    Image.fromarray(photo(803, 801)).save(file, "JPEG", exif=exif)
+    sent = pb.Image(encoded=file.getvalue())
+    full, quick = decode(sent, LIMITS), decode(sent, LIMITS, 50)
+    assert quick.pixels.shape == (101, 101, 3)
+    assert (quick.height, quick.width) == (full.height, full.width) == full.pixels.shape[:2]
+    assert (full.height, full.width) == ((803, 801) if turned < 5 else (801, 803))

@@ -1,6 +1,7 @@
 """Attack as callers see it: arguments, results, the command."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -80,6 +81,16 @@ def test_a_result_has_the_picture_and_its_certificate(client, tmp_path):
         found.save(tmp_path / "adv.jpg")
     with pytest.raises(ValueError, match="was not asked for"):
         client.attack(PHOTO).perturbation_image()
+
+
+def test_where_the_prediction_stays_the_label_that_was_attacked_is_shown(client):
+    c = client.attack(PHOTO, "pgd").certificate
+    assert [score.class_name for score in c.change] == ["cat", "dog"]
+    cat = replace(c.before.label, probability=0.2)
+    lost = replace(c, before=replace(c.before, predicted=c.after.predicted), after=replace(c.after, label=cat))
+    assert lost.change == (c.before.label, cat)
+    for other in (replace(lost, verdict="not_found"), replace(lost, target=2)):
+        assert other.change == (c.after.predicted, c.after.predicted)
 
 
 def test_many_come_in_order(client):

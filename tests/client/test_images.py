@@ -66,9 +66,9 @@ def test_arrays_with_strides_and_foreign_byte_order():
         (np.zeros((8, 8, 4)), r"not \[8, 8, 4\]"),
         (np.zeros((0, 8, 3)), r"not \[0, 8, 3\]"),
         (np.zeros((8, 8), dtype=np.int64), "int64"),
-        (np.full((8, 8), 255.0), "spans 255 to 255"),
-        (np.full((8, 8), np.nan), "spans nan"),
-        (Image.new("F", (4, 4)), "mode F"),
+        (np.full((8, 8), 255.0), "spans 255 to 255: divide it by 255"),
+        (np.full((8, 8), np.nan), "has NaN: bring"),
+        (Image.new("F", (4, 4)), "mode F.* or the file itself"),
         (17, "not int"),
     ],
 )

@@ -192,7 +192,8 @@ def test_an_absent_label_is_lost_already() -> None:
         (Aim(head="multilabel", pick="least_likely"), Goal(2, 1, head="multilabel")),
         (Aim(label=1, head="multilabel", pick="least_likely"), Goal(1, 3, head="multilabel")),
         (Aim(target=1, head="multilabel"), Goal(2, 1, head="multilabel")),
-        (Aim(label=2, target=0, head="multilabel"), Goal(2, 0, head="multilabel")),
+        (Aim(label=2, target=3, head="multilabel"), Goal(2, 3, head="multilabel")),
+        (Aim(target=0, from_scratch=True, head="multilabel"), Goal(2, 0, head="multilabel")),
     ],
 )
 def test_goals_among_independent_labels(aim: Aim, goal: Goal) -> None:
@@ -211,7 +212,10 @@ def test_a_random_target_is_an_absent_label() -> None:
     [
         (Aim(head="multilabel"), [-1.0, -2.0], "no label is present"),
         (Aim(head="multilabel", pick="runner_up"), [1.0, 2.0], "every label is present"),
-        (Aim(head="multilabel", target=1), [1.0, 2.0], "the target is what the model predicts already"),
+        (Aim(head="multilabel", target=1), [1.0, 2.0], "the target is present for the model already"),
+        (Aim(head="multilabel", target=0), [1.0, 2.0], "the target is present .*; name a label that is absent"),
+        (Aim(label=1, head="multilabel", target=0), [1.0, 2.0], "the target is present for the model already"),
+        (Aim(label=2, head="multilabel", target=0), [1.0, 2.0, -1.0], "the target is present for the model already"),
         (Aim(head="binary", target=1), [-2.0, 2.0], "the target is what the model predicts already"),
     ],
 )

@@ -317,6 +317,37 @@ def test_another_number_of_channels_is_said() -> None:
         prepare(spec(builder="networks:linear", height=16, width=16), CPU)
 
 
+@pytest.mark.parametrize(
+    ("builder", "says"),
+    [
+        ("Failing", r"failed at own_networks\.py:\d+: RuntimeError; if its input has another size"),
+        ("OfTwo", r"mine: its forward must take the images alone, .*'scale'; wrap it"),
+        ("four_channels", r"RuntimeError: .*; networks of 1 or 3 channels can be served"),
+    ],
+)
+def test_a_first_pass_that_fails_says_what_to_do(builder: str, says: str) -> None:
+    with pytest.raises(LoadError, match=says):
+        prepare(spec(builder=f"own_networks:{builder}", height=16, width=16), CPU)
+
+
+def test_a_precision_that_fails_is_named_with_its_exception() -> None:
+    card = prepare(spec(builder="own_networks:NotInHalf", height=16, width=16, precisions=("exact", "fast")), CPU).card
+    assert card.precisions == ("exact",)
+    assert card.absent["fast"] == "in FAST it fails: NotImplementedError"
+
+
+def test_a_torchvision_network_that_cannot_be_built_says_what_to_try(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*_: object, **__: object) -> None:
+        raise KeyError("classifier.1")
+
+    monkeypatch.setattr("torchvision.models.get_model", fails)
+    said = r"model mine: loading squeezenet1_1 with weights (\w+) failed at test_loading\.py:\d+: KeyError: '[^']*'"
+    with pytest.raises(LoadError, match=said + '; try weights = "random", to tell'):
+        load(ModelSpec(name="mine", builder="squeezenet1_1"))
+    with pytest.raises(LoadError, match=said + "$"):
+        load(ModelSpec(name="mine", builder="squeezenet1_1", weights="random"))
+
+
 def test_digits_are_split_as_scikit_learn_splits_them() -> None:
     data = load_digits()
     theirs = train_test_split(data.data, data.target, test_size=0.2, random_state=0, stratify=data.target)

@@ -202,11 +202,10 @@ def _table(saved: list[Saved]) -> Table:
     table.add_column("saved as", overflow="fold")
     for each in saved:
         found, c = each.found, each.found.certificate
-        before, after = c.before.predicted, c.after.predicted
         rate = "" if found.success_rate is None else f"{found.success_rate:.0%}"
         change = f"{c.linf * 255:.3g}/255" if c.norm == "linf" else f"L2 {c.l2:.3g}"
         paths = ", ".join(str(path) for path in (each.picture, each.difference, *each.maps) if path)
-        names = [f"{score.class_name} {score.probability:.1%}" for score in (before, after)]
+        names = [f"{score.class_name} {score.probability:.1%}" for score in c.change]
         table.add_row(each.photo.name, c.verdict.replace("_", " "), *names, change, str(c.queries), rate, paths)
     return table
 

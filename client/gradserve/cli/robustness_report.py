@@ -17,7 +17,7 @@ from gradserve.robustness.figures import CorruptionError, Figures, Robustness, S
 from gradserve.robustness.journal import Outcome
 from gradserve.robustness.plan import CLEAN, Plan, Trial
 from gradserve.robustness.results import Effort
-from gradserve.robustness.run import SURE_LOSS, Check
+from gradserve.robustness.run import UNSATURATED_LOSS, Check
 from gradserve.robustness.words import meaning, unmeasured, warnings
 
 _SHOWN = 10  # unreadable pictures and failed requests that are named
@@ -184,7 +184,7 @@ def _remark(found: Robustness) -> str:
     if found.not_measured:
         parts.append(f"{found.not_measured} not measured")
     if found.tried_again:
-        parts.append(f"{found.tried_again} tried again with loss {SURE_LOSS}")
+        parts.append(f"{found.tried_again} tried again with loss {UNSATURATED_LOSS}")
     return ", ".join([*parts, *([f"{found.failed} requests failed, counted as fallen"] if found.failed else [])])
 
 

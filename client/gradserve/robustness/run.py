@@ -15,7 +15,7 @@ from gradserve.robustness import heads
 from gradserve.robustness.journal import Journal, Outcome, State
 from gradserve.robustness.plan import CLEAN, Plan, Trial
 
-SURE_LOSS = "margin"  # does not saturate
+UNSATURATED_LOSS = "margin"  # does not saturate
 
 
 @dataclass(frozen=True)
@@ -95,10 +95,10 @@ class Check:
         """One trial; where its attack had nothing to follow, once more with a loss that does not saturate."""
         found = await self.answer(example, trial)
         outcome = self._judged(found, example, trial)
-        if found.loss == SURE_LOSS or outcome.state != "not_measured":
+        if found.loss == UNSATURATED_LOSS or outcome.state != "not_measured":
             return outcome
-        outcome = self._judged(await self.answer(example, trial, loss=SURE_LOSS), example, trial)
-        return replace(outcome, rows=outcome.rows + found.provenance.rows, loss=SURE_LOSS)
+        outcome = self._judged(await self.answer(example, trial, loss=UNSATURATED_LOSS), example, trial)
+        return replace(outcome, rows=outcome.rows + found.provenance.rows, loss=UNSATURATED_LOSS)
 
     def _judged(self, found: Attack, example: Example, trial: Trial) -> Outcome:
         """What became of the picture; it is not measured where it stands since the attack had nothing to follow."""

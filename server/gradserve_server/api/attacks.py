@@ -22,7 +22,7 @@ from ..models.served import ServedModels
 from ..pool.wire import Task
 from .binding import Bound, Circumstances, Common, calls_of, check_applies, check_loaded, common_of, model_of, task_of
 from .errors import Violations, near, shown
-from .fields import bound, word
+from .fields import bound, choice
 from .targets import class_named, target_of
 
 MOST_ROWS = 200_000
@@ -55,7 +55,7 @@ def bind_attack(request: attack_pb2.AttackRequest, at: Circumstances) -> Bound:
     calls = _maps(request, card, size, violations)
     stop = request.first_success if request.HasField("first_success") else method.stops
     plan = Plan(name or "", parameters or {}, aim, ball, card.std, stop, request.adaptive, lens)
-    forwards = _forwards(plan, method, size, violations) if parameters is not None else 0
+    forwards = _cost_in_forwards(plan, method, size, violations) if parameters is not None else 0
     violations.check()
     cost = card.gflop * forwards * size[0] * size[1] / (card.height * card.width)
     task, region, how = task_of("attack", card, common, {"plan": plan}, cost, at)
@@ -121,14 +121,15 @@ def _check_surrogate(
         violations.add(path, f"there is no model {shown(name)}; {near(name, cards)}", for_every_model=True)
     elif surrogate.head != card.head:
         heads = f"{name} has the head {surrogate.head}, {card.name} has {card.head}"
-        violations.add(path, f"must mean the same by its outputs: {heads}")
+        violations.add(path, f"must mean the same by its outputs: {heads}; name a surrogate with the head {card.head}")
     elif len(surrogate.classes) != len(card.classes):
         counts = f"{name} has {len(surrogate.classes)} classes, {card.name} has {len(card.classes)}"
-        violations.add(path, f"must tell the same classes apart: {counts}")
+        violations.add(path, f"must tell the same classes apart: {counts}; name a surrogate of the same classes")
     elif (surrogate.height, surrogate.width) != tuple(size) and not (
         surrogate.any_size and min(size) >= surrogate.min_size
     ):
-        violations.add(path, f"{name} takes {surrogate.width}x{surrogate.height} pictures, not {size[1]}x{size[0]}")
+        sizes = f"{name} takes {surrogate.width}x{surrogate.height} pictures, not {size[1]}x{size[0]}"
+        violations.add(path, f"{sizes}; send one of that size AS_IS, or name another surrogate")
 
 
 def _check_gradient(
@@ -142,7 +143,7 @@ def _check_gradient(
 
 
 def _aim(request: attack_pb2.AttackRequest, name: str, card: ModelCard, violations: Violations) -> Aim:
-    loss: Any = _choice(LOSS, request.loss, "loss", violations) or METHODS[name or "pgd"].loss
+    loss: Any = choice(LOSS, request.loss, "loss", violations) or METHODS[name or "pgd"].loss
     label = _label(request.label, card, violations) if request.HasField("label") else None
     target, pick = _target(request.target, card, violations)
     if target is not None and target == label:
@@ -177,7 +178,7 @@ def _target(message: attack_pb2.AttackTarget, card: ModelCard, violations: Viola
         allowed = f"must be from 0 to {len(card.classes) - 1}"
         violations.add("target.class_index", f"{allowed}, was {message.class_index}")
     if kind == "pick":
-        return None, _choice(PICK, message.pick, "target.pick", violations, required=True)
+        return None, choice(PICK, message.pick, "target.pick", violations, required=True)
     return (message.class_index if kind == "class_index" else None), None
 
 
@@ -189,7 +190,7 @@ def _ball(
     violations: Violations,
 ) -> Ball:
     method = METHODS[name or "pgd"]
-    norm: Any = _choice(NORM, request.norm, "norm", violations) or "linf"
+    norm: Any = choice(NORM, request.norm, "norm", violations) or "linf"
     if norm not in method.norms:
         violations.add(
             "norm", f"{name} takes {', '.join(method.norms).upper()} only, was {norm.upper()}", for_every_model=True
@@ -223,15 +224,16 @@ def _lens(request: attack_pb2.AttackRequest, name: str, violations: Violations) 
         parameters = bound(DEFENCES[kind], getattr(request.defence, kind), f"defence.{kind}", violations)
         lens = replace(lens, defence=kind, parameters=parameters or {})
     elif request.adaptive:
-        violations.add("adaptive", "needs a defence to know of", for_every_model=True)
+        violations.add(
+            "adaptive", "needs a defence to know of: set defence too, or leave adaptive out", for_every_model=True
+        )
     return lens
 
 
 def _maps(
     request: attack_pb2.AttackRequest, card: ModelCard, size: Sequence[int], violations: Violations
 ) -> list[Call]:
-    if request.maps_format not in explain_pb2.MapFormat.values():
-        violations.add("maps_format", f"must be a MapFormat, was {request.maps_format}", for_every_model=True)
+    choice(explain_pb2.MapFormat.DESCRIPTOR, request.maps_format, "maps_format", violations)
     if not request.HasField("maps"):
         return []
     calls = calls_of(request.maps, "maps", card, [Target(rank=1)], (size[0], size[1]), violations)
@@ -239,7 +241,7 @@ def _maps(
     return calls
 
 
-def _forwards(plan: Plan, method: Method, size: Sequence[int], violations: Violations) -> float:
+def _cost_in_forwards(plan: Plan, method: Method, size: Sequence[int], violations: Violations) -> float:
     """The attack's cost in forward passes, certificate included."""
     scores, gradients = method.rows(plan.parameters)
     rows = rows_at_most(plan) - CERTIFYING
@@ -256,12 +258,3 @@ def _forwards(plan: Plan, method: Method, size: Sequence[int], violations: Viola
 def rows_at_most(plan: Plan) -> int:
     """Rows that an attack may ask for, certificate included."""
     return sum(METHODS[plan.method].rows(plan.parameters)) * plan.lens.views + CERTIFYING
-
-
-def _choice(enum: Any, number: int, path: str, violations: Violations, *, required: bool = False) -> str | None:
-    """An enum's word, or None where it is left to the default."""
-    if number in enum.values_by_number and (number or not required):
-        return word(enum, number) if number else None
-    names = ", ".join(value.name for value in enum.values if value.number)
-    violations.add(path, f"must be one of {names}, was {number}", for_every_model=True)
-    return None

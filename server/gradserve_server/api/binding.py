@@ -20,7 +20,7 @@ from ..models.served import ServedModels
 from ..pool.wire import Task
 from . import images
 from .errors import RequestError, Violations, model_unavailable, unknown_model
-from .fields import bound
+from .fields import bound, choice
 from .targets import cam_layer, targets_of
 
 MARGIN = 0.02  # seconds kept of the time budget for the answer's way back
@@ -94,8 +94,7 @@ def bind_explain(request: explain_pb2.ExplainRequest, at: Circumstances) -> Boun
     own_size = size == (card.height, card.width)
     targets = targets_of(request.targets, card, own_size, violations)
     calls = _calls(request, card, targets, size, violations)
-    if request.format not in explain_pb2.MapFormat.values():
-        violations.add("format", f"must be a MapFormat, was {request.format}", for_every_model=True)
+    choice(explain_pb2.MapFormat.DESCRIPTOR, request.format, "format", violations)
     _check_reply(request, len(calls), size, violations)
     check_applies(calls, card, violations)
     rows = sum(METHODS[call.method].rows(call.parameters, size) for call in calls)
@@ -152,10 +151,8 @@ class Common:
 
 def common_of(rpc: Rpc, request: Request, card: ModelCard, at: Circumstances, violations: Violations) -> Common:
     """Image, preprocessing, precision and deadline; faults become violations."""
-    how = PREPROCESSES.get(request.preprocess)
-    if how is None:
-        violations.add("preprocess", f"must be a Preprocess, was {request.preprocess}", for_every_model=True)
-        how = pb.PREPROCESS_MODEL_DEFAULT
+    choice(pb.Preprocess.DESCRIPTOR, request.preprocess, "preprocess", violations)
+    how = PREPROCESSES.get(request.preprocess, pb.PREPROCESS_MODEL_DEFAULT)
     quick = request.options.quick_decode
     image = images.decoded(request.image, card, how, at.limits, violations, quick=quick)
     return replace(optioned(rpc, request.options, card, at, violations), image=image, preprocess=how)
@@ -165,8 +162,7 @@ def optioned(
     rpc: Rpc, options: pb.RequestOptions, card: ModelCard, at: Circumstances, violations: Violations
 ) -> Common:
     """Precision and deadline alone, without a picture."""
-    if options.priority not in PRIORITIES:
-        violations.add("options.priority", f"must be a Priority, was {options.priority}", for_every_model=True)
+    choice(pb.Priority.DESCRIPTOR, options.priority, "options.priority", violations)
     precision = _precision(options.precision, rpc, card, violations)
     left = at.remaining
     budget = None if left is None else left - min(MOST_LATE, max(MARGIN, LATE * left))
@@ -180,15 +176,14 @@ def optioned(
 
 
 def _precision(number: int, rpc: Rpc, card: ModelCard, violations: Violations) -> Precision:
-    precision = PRECISIONS.get(number)
-    if precision is None:
-        violations.add("options.precision", f"must be a Precision, was {number}", for_every_model=True)
-    elif precision != "auto" and precision not in card.precisions:
+    choice(pb.Precision.DESCRIPTOR, number, "options.precision", violations)
+    precision = PRECISIONS.get(number, "auto")
+    if precision != "auto" and precision not in card.precisions:
         loaded = ", ".join(["AUTO", *(p.upper() for p in card.precisions)])
         reason = card.absent.get(precision, "")
         because = f": {reason}" if reason else ""
         violations.refuse(f"{card.name} is not loaded in {precision.upper()}{because}; there are: {loaded}")
-    return card.auto.get(rpc, "exact") if precision in (None, "auto") else precision  # type: ignore[return-value]
+    return card.auto.get(rpc, "exact") if precision == "auto" else precision
 
 
 def task_of(

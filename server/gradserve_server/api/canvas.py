@@ -42,10 +42,7 @@ def canvas(
             violations.add("size", f"must be {only}, the only one that {card.name} accepts, was {width}x{height}")
         height, width = card.height, card.width
     if not images.fits(height, width, card, limits):
-        smallest, most = card.min_size, limits.max_input_pixels
-        violations.add(
-            "size", f"{card.name} takes sides from {smallest} and at most {most} pixels, was {width}x{height}"
-        )
+        violations.add("size", f"{card.name} takes {images.sizes_taken(card, limits)}, was {width}x{height}")
         height, width = card.height, card.width
     if photo is None:
         return np.full((height, width, 3), GREY, np.float32)

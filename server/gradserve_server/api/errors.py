@@ -34,7 +34,7 @@ class Violations:
     """Collects everything that is wrong with a request, to be told at once.
 
     `no_model`: why the model that the request names is not there. Its other fields are then checked against another
-    model's card, and only what is wrong for every model is told beside.
+    model's card, and only what is wrong for every model is reported with it.
     """
 
     def __init__(self, no_model: RequestError | None = None) -> None:
@@ -127,7 +127,11 @@ FAILURES = {
     "refused": (grpc.StatusCode.FAILED_PRECONDITION, "NOT_APPLICABLE", ""),
     "not_finite": (grpc.StatusCode.FAILED_PRECONDITION, "NOT_FINITE", ""),
     "model_failed": (grpc.StatusCode.FAILED_PRECONDITION, "MODEL_FAILED", ""),
-    "out_of_memory": (grpc.StatusCode.RESOURCE_EXHAUSTED, "OUT_OF_MEMORY", "one row does not fit the device's memory"),
+    "out_of_memory": (
+        grpc.StatusCode.RESOURCE_EXHAUSTED,
+        "OUT_OF_MEMORY",
+        "one row does not fit the device's memory; send a smaller picture",
+    ),
     "crashed": (grpc.StatusCode.INTERNAL, "WORKER_CRASHED", ""),  # not UNAVAILABLE, or clients would send it again
     "lost": (grpc.StatusCode.UNAVAILABLE, "WORKER_LOST", ""),
     "internal": (grpc.StatusCode.INTERNAL, "INTERNAL", "a fault in the server; its log has the details"),

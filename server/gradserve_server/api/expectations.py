@@ -6,7 +6,7 @@ from ..methods.attack import Attacked, Plan
 from ..pool.wire import Outcome, Task
 from .attacks import rows_at_most
 
-FIRST_GUESS = 0.2  # share of the rows, before an attack of that kind has ended on that model
+FIRST_GUESS = 0.2  # share of the rows assumed until an attack of that kind has ended on that model
 SMOOTHING = 0.1  # weight of the newest attack in the running mean
 
 

@@ -41,11 +41,15 @@ def number(enum: Any, name: str) -> Any:
     return enum.values_by_name[_prefix(enum) + name.upper()].number
 
 
-def choice(enum: Any, value: int, path: str, violations: Violations) -> str | None:
-    """The word of an enum's value, or None where it is left to the default; a number that has none is a violation."""
-    if value not in enum.values_by_number:
-        names = ", ".join(each.name for each in enum.values if each.number)
+def choice(enum: Any, value: int, path: str, violations: Violations, *, required: bool = False) -> str | None:
+    """The word of an enum's value, or None where it is left to the default.
+
+    A number that has no word is a violation, and so is 0 where the choice is required.
+    """
+    if value not in enum.values_by_number or (required and not value):
+        names = ", ".join(each.name for each in enum.values if not each.name.endswith("_UNSPECIFIED"))
         violations.add(path, f"must be one of {names}, was {value}", for_every_model=True)
+        return None
     return word(enum, value) if value else None
 
 

@@ -9,7 +9,7 @@ from ..methods.maximize import Goal, Summand
 from ..models.card import ModelCard
 from .errors import Violations
 from .replies import resolved_target, target_name
-from .targets import known_layer, target_of
+from .targets import has_channels, known_layer, target_of
 
 MOST_GOALS, MOST_SUMMANDS = 16, 64
 HEAVIEST = 1e9
@@ -76,9 +76,9 @@ def _direction(
     if layer is None:
         return None
     vector = tuple(message.vector)
-    if layer.layout == "other":
-        violations.add(f"{path}.layer", f"{layer.name} has no channels: its output is neither a map nor a vector")
-    elif len(vector) != layer.channels:
+    if not has_channels(layer, card, f"{path}.layer", violations):
+        return None
+    if len(vector) != layer.channels:
         violations.add(f"{path}.vector", f"must have {layer.channels} numbers, one for each channel, had {len(vector)}")
     elif not all(map(math.isfinite, vector)) or not any(vector):
         violations.add(f"{path}.vector", "must be finite numbers, not all of them 0", for_every_model=True)

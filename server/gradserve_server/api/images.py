@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from isal import isal_zlib
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from gradserve.decoding import OutOfRange, rgb, unit_range
 from gradserve.v1 import common_pb2 as pb
@@ -15,12 +15,15 @@ from gradserve.v1 import common_pb2 as pb
 from ..config import LimitSettings
 from ..models.card import ModelCard
 from .errors import Violations
+from .fields import word
 
 Image.MAX_IMAGE_PIXELS = None  # sizes are checked here, against the configured limit and before decoding
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
+DTYPE: Any = pb.DType.DESCRIPTOR
 DTYPES: dict[int, np.dtype[Any]] = {pb.DTYPE_UINT8: np.dtype("uint8"), pb.DTYPE_FLOAT32: np.dtype("<f4")}
 PNG_SIGNATURE, PNG_UP, PNG_COLOURS, PNG_LEVEL = b"\x89PNG\r\n\x1a\n", 2, {1: 0, 3: 2}, 1
-QUICK_FACTOR = 2  # times the side that is needed, below which the quick decode leaves no photo
+QUICK_FACTOR = 2  # the quick decode leaves at least this many times the needed side
+ON_ITS_SIDE = (5, 6, 7, 8)  # EXIF orientations of files whose width is the height of the upright picture
 RESAMPLING = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 
 
@@ -79,18 +82,20 @@ def _decode_file(data: bytes, limits: LimitSettings, shorter: int | None) -> Dec
         if shorter is not None:
             picture.draft("RGB", (QUICK_FACTOR * shorter, QUICK_FACTOR * shorter))
         picture.load()
-        stored = picture.size
+        width, height = size[::-1] if picture.getexif().get(ExifTags.Base.Orientation) in ON_ITS_SIDE else size
         ImageOps.exif_transpose(picture, in_place=True)
-        width, height = size if picture.size == stored else size[::-1]
         return Decoded(rgb(picture), height, width)
     except BadImage:
         raise
     except OutOfRange as error:
         raise BadImage(str(error)) from error
     except UnidentifiedImageError as error:
-        raise BadImage(f"not a picture, damaged or of an unsupported format; allowed: {', '.join(FORMATS)}") from error
+        kinds = "or of a kind that is not read, such as a TIFF of several float channels or of 64 bits"
+        allowed = f"allowed: {', '.join(FORMATS)}; save it as PNG"
+        raise BadImage(f"not a picture, damaged, of an unsupported format, {kinds}; {allowed}") from error
     except Exception as error:  # Pillow's decoders raise whatever they meet in a damaged file
-        raise BadImage(f"the picture cannot be decoded: {error}") from error
+        what = str(error) or type(error).__name__
+        raise BadImage(f"the picture cannot be decoded: {what}; send the whole file, or save it anew as PNG") from error
 
 
 def _too_large(width: int, height: int, limits: LimitSettings) -> BadImage:
@@ -100,7 +105,7 @@ def _too_large(width: int, height: int, limits: LimitSettings) -> BadImage:
 def _decode_tensor(tensor: pb.Tensor, limits: LimitSettings) -> np.ndarray:
     shape, dtype = tuple(tensor.shape), DTYPES.get(tensor.dtype)
     if dtype is None:
-        raise BadImage("tensor.dtype must be UINT8 or FLOAT32")
+        raise BadImage(f"tensor.dtype must be UINT8 or FLOAT32, was {word(DTYPE, tensor.dtype).upper()}")
     if len(shape) != 3 or shape[2] not in (1, 3) or 0 in shape:
         raise BadImage(f"tensor.shape must be [H, W, 1] or [H, W, 3], was {list(shape[:4])}{'...' * (len(shape) > 4)}")
     if shape[0] * shape[1] > limits.max_image_pixels:
@@ -148,6 +153,12 @@ def fits(height: int, width: int, card: ModelCard, limits: LimitSettings) -> boo
     return min(height, width) >= card.min_size and height * width <= limits.max_input_pixels
 
 
+def sizes_taken(card: ModelCard, limits: LimitSettings) -> str:
+    """What `fits` asks for, in words."""
+    area = f"at most {limits.max_input_pixels} pixels in all"
+    return f"sides of at least {card.min_size} pixels, {area} and at most {limits.max_aspect:g} to 1"
+
+
 def _check_aspect(height: int, width: int, limits: LimitSettings) -> None:
     if max(height, width) > limits.max_aspect * min(height, width):
         at_most = f"at most {limits.max_aspect:g} to 1, or WHOLE_IMAGE, which takes any"
@@ -162,10 +173,7 @@ def _check_size(height: int, width: int, card: ModelCard, limits: LimitSettings)
         raise BadImage(f"AS_IS needs a {own} picture for {card.name}, this one is {width}x{height}")
     _check_aspect(height, width, limits)
     if not fits(height, width, card, limits):
-        raise BadImage(
-            f"AS_IS takes sides of at least {card.min_size} and at most {limits.max_input_pixels} pixels for "
-            f"{card.name}; this picture is {width}x{height}"
-        )
+        raise BadImage(f"AS_IS takes {sizes_taken(card, limits)} for {card.name}; this picture is {width}x{height}")
 
 
 def resized(source: Image.Image | np.ndarray, height: int, width: int, interpolation: str) -> np.ndarray:

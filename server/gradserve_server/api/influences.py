@@ -16,7 +16,7 @@ from ..models.served import ServedModels
 from .binding import PRECISIONS, Bound, Circumstances, check_loaded, common_of, model_of, task_of
 from .errors import Violations, near, shown
 from .fields import choice
-from .targets import known_layer, target_of
+from .targets import has_channels, known_layer, target_of
 
 MOST_TOP, MOST_SUSPECTS, MOST_QUESTIONS, MOST_ROWS, MOST_MEMBERS = 100, 1000, 16, 100_000, 15
 MOST_WEIGHT = 1000.0
@@ -30,7 +30,7 @@ def bind_influence(request: influence_pb2.InfluenceRequest, at: Circumstances) -
     card, violations = model_of(request.model, at.cards)
     common = common_of("influence", request, card, at, violations)
     if PRECISIONS.get(request.options.precision) not in ("auto", "exact", None):
-        violations.refuse("influence is computed in EXACT only")
+        violations.refuse("influence is computed in EXACT only; leave options.precision at AUTO or EXACT")
     label, rank = _label(request, card, violations)
     goal = choice(GOAL, request.goal, "goal", violations) or "loss"
     top = _count(request, "top", 8, MOST_TOP, violations)
@@ -73,8 +73,8 @@ def bind_embed(request: influence_pb2.EmbedRequest, at: Circumstances) -> Bound:
     if not layer:
         layer, side = default_layer(card)
     found = known_layer(layer, card, "layer", violations)
-    if found is not None and found.layout == "other":
-        violations.add("layer", f"{layer} has no channels: its output is neither a map nor a vector")
+    if found is not None:
+        has_channels(found, card, "layer", violations)
     violations.check()
     arguments = {"layer": layer, "side": side, "pooling": pooling}
     task, region, how = task_of("embed", card, common, arguments, card.gflop, at)
@@ -148,22 +148,28 @@ def _members(
             violations.add(f"ensemble[{i}]", f"{name} is in the ensemble already")
         else:
             members.append(other)
-    for other in members[1:]:
-        _check_member(card, other, method, violations)
+            _check_member(card, other, method, f"ensemble[{i}]", violations)
     return tuple(Member(each.name, each.index, each.head) for each in members)
 
 
-def _check_member(card: ModelCard, other: ModelCard, method: str, violations: Violations) -> None:
+def _check_member(card: ModelCard, other: ModelCard, method: str, path: str, violations: Violations) -> None:
     theirs = index_of(other, violations)
     if theirs is None or not card.index:
         return
     ours = opened(card.index).manifest
     if (theirs.manifest.dataset, theirs.manifest.count) != (ours.dataset, ours.count):
-        violations.refuse(f"the indexes of {card.name} and {other.name} are of different examples")
+        why = f"the indexes of {card.name} and {other.name} are of different examples"
+        violations.refuse(f"{path}: {why}; leave {other.name} out, or index it with the same --data")
     elif other.head != card.head:
-        violations.refuse(f"{card.name} has the head {card.head}, and {other.name} has {other.head}")
-    elif method not in theirs.manifest.methods or theirs.manifest.classes != ours.classes:
-        violations.refuse(f"the index of {other.name} has no {method}, or other classes than {card.name}")
+        why = f"{card.name} has the head {card.head}, and {other.name} has {other.head}"
+        violations.refuse(f"{path}: {why}; name a model with the head {card.head}")
+    elif theirs.manifest.classes != ours.classes:
+        why = f"{card.name} has {ours.classes} classes, and {other.name} has {theirs.manifest.classes}"
+        violations.refuse(f"{path}: {why}; name a model of the same classes")
+    elif method not in theirs.manifest.methods:
+        both = ", ".join(each for each in ours.methods if each in theirs.manifest.methods)
+        why = f"the index of {other.name} has no {method}"
+        violations.refuse(f"{path}: {why}; leave {other.name} out, or ask by a method that both have: {both}")
 
 
 def _questions(

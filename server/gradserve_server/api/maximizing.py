@@ -14,9 +14,9 @@ from ..pool.wire import Outcome
 from .binding import Bound, Circumstances, model_of, optioned, task_of
 from .canvas import canvas, picture
 from .errors import Violations
-from .fields import bound, fill, word
+from .fields import bound, choice, fill, word
 from .goals import goal_name, goal_reply, goals_of
-from .images import ModelInput, fits, png
+from .images import ModelInput, fits, png, sizes_taken
 from .progress import MOST_SNAPSHOTS, curves, snapshots
 from .replies import best, provenance, scores
 
@@ -70,8 +70,7 @@ def preset_of(request: maximize_pb2.MaximizeRequest) -> str:
 def _recipe(request: maximize_pb2.MaximizeRequest, violations: Violations) -> Recipe:
     name, given = preset_of(request), request.HasField("image")
     preset: dict[str, Any] = dict(PRESETS.get(name, {}))  # type: ignore[call-overload]
-    if name not in PRESETS:
-        violations.add("preset", f"must be a MaximizePreset, was {request.preset}", for_every_model=True)
+    choice(maximize_pb2.MaximizePreset.DESCRIPTOR, request.preset, "preset", violations)
     if given:
         preset["start"] = "image"
     parameters = bound(Recipe, request.settings, "settings", violations, preset)
@@ -100,9 +99,9 @@ def _sizes(
         only = f"{card.name} accepts one size only"
         violations.add("settings", f"{only}: octaves must be 1 and pad 0, were {recipe.octaves} and {recipe.pad:g}")
     elif violation := next((s for s in sizes if not fits(*s, card, limits)), None):
-        reach = f"sides from {card.min_size} and at most {limits.max_input_pixels} pixels"
         height, width = violation
-        violations.add("settings.octaves", f"with pad make {width}x{height}, and {card.name} takes {reach}")
+        taken = sizes_taken(card, limits)
+        violations.add("settings.octaves", f"with pad make {width}x{height}, and {card.name} takes {taken}")
     return sizes
 
 

@@ -26,7 +26,7 @@ from .binding import Bound, Circumstances, model_of, optioned, task_of
 from .canvas import canvas, picture, scaled
 from .errors import Violations
 from .fields import bound, fill
-from .images import ModelInput, fits, png, resized
+from .images import ModelInput, fits, png, resized, sizes_taken
 from .progress import MOST_SNAPSHOTS, curves, snapshots
 from .replies import provenance
 from .targets import known_layer
@@ -183,8 +183,8 @@ def _check_sizes(
         if not card.any_size and (height + pad, width + pad) != (card.height, card.width):
             violations.add(f"settings.{setting}", f"must be 0: {card.name} accepts one size only")
         elif not fits(height + pad, width + pad, card, limits):
-            text = f"makes {width + pad}x{height + pad}, and {card.name} takes sides from {card.min_size}"
-            violations.add(f"settings.{setting}", f"{text} and at most {limits.max_input_pixels} pixels")
+            text = f"makes {width + pad}x{height + pad}, and {card.name} takes {sizes_taken(card, limits)}"
+            violations.add(f"settings.{setting}", text)
 
 
 def stylize_reply(bound: Bound, outcome: Outcome) -> stylize_pb2.StylizeResponse:

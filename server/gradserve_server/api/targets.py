@@ -64,9 +64,7 @@ def _unit(message: pb.Unit, card: ModelCard, path: str, own_size: bool, violatio
     if layer is None:
         return None
     before = len(violations.found)
-    if layer.layout == "other":
-        violations.add(f"{path}.layer", f"{layer.name} has no channels: its output is neither a map nor a vector")
-    elif message.channel >= layer.channels:
+    if has_channels(layer, card, f"{path}.layer", violations) and message.channel >= layer.channels:
         violations.add(f"{path}.channel", f"must be from 0 to {layer.channels - 1}, was {message.channel}")
     if message.HasField("y") != message.HasField("x"):
         violations.add(path, "y and x must be set together, or neither", for_every_model=True)
@@ -95,6 +93,14 @@ def known_layer(name: str, card: ModelCard, path: str, violations: Violations) -
     elif layer is None:
         violations.add(path, f"{card.name} has no layer {shown(name)}; {near(name, [la.name for la in card.layers])}")
     return layer
+
+
+def has_channels(layer: Layer, card: ModelCard, path: str, violations: Violations) -> bool:
+    """Whether its output is a map or a vector, which alone have channels; if not, that is a violation."""
+    if layer.layout == "other":
+        why = f"{layer.name} has no channels: its output is neither a map nor a vector"
+        violations.add(path, f"{why}; name another layer (`gradserve models {card.name}` lists them)")
+    return layer.layout != "other"
 
 
 def cam_layer(name: str, target: Target, card: ModelCard, path: str, violations: Violations) -> str:

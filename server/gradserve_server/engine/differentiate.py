@@ -63,19 +63,20 @@ class _Batch:
             layout, kinds = layout_of((ROWS, *x.shape[1:]), size), card.tokens
             layout = "tokens" if layout == "other" and x.dim() == 3 and kinds else layout
             if layout == "other" and x.dim() > 2:
-                raise Refused(f"what goes into layer {layer!r} is neither a map nor a vector")
+                raise Refused(f"what goes into layer {layer!r} is neither a map nor a vector; name another layer")
         else:
             layout, kinds = known.layout, (known.tokens,)
         if layout != "tokens":
             return as_map(x, layout)
         grids = {kind.at(x.shape[1], size, (card.height, card.width)) for kind in kinds} - {None}
         if len(grids) != 1:
-            raise Refused(f"layer {layer!r}: its {x.shape[1]} tokens are no grid on an input of {size[1]}x{size[0]}")
+            text = f"layer {layer!r}: its {x.shape[1]} tokens are no grid on an input of {size[1]}x{size[0]}"
+            raise Refused(f"{text}; send a picture of {card.width}x{card.height}, or name another layer")
         return as_map(x, layout, grids.pop())
 
     def _check(self, x: Tensor, layer: str) -> Tensor:
         if x.shape[:1] != (self.rows,):
-            raise Refused(f"layer {layer!r} mixes images with positions in its first dimension")
+            raise Refused(f"layer {layer!r} mixes images with positions in its first dimension; name another layer")
         return x
 
     def _places(self) -> dict[Place, str]:
@@ -102,7 +103,7 @@ class _Batch:
             straight = not (self.plain or places or ruled)
             logits = self.model.unwatched(self.images) if straight else self.model(self.images)
         if missing := [layer for place, layer in places.items() if place not in taps.kept]:
-            raise Refused(f"layer {missing[0]!r} did not run on this input")
+            raise Refused(f"layer {missing[0]!r} did not run on this input; name another layer")
         return logits, taps.kept
 
     def _values(self, logits: Tensor | None, kept: Mapping[Place, Tensor]) -> Tensor | None:

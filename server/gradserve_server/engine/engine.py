@@ -292,14 +292,16 @@ class Engine:
         if not queries or not all(len(query.images) for query in queries):
             raise ValueError("a method asked for no rows")
         if unknown := [query.model for query in queries if query.model and query.model not in self.models]:
-            raise Refused(f"there is no model {unknown[0]!r} here")
+            raise Refused(f"there is no model {unknown[0]!r} here; name another")
         for name in {query.model for query in queries if query.model}:
             try:
                 self.models[name].at(job.precision)
             except KeyError:
                 reason = self.models[name].card.absent.get(job.precision, "")
                 because = f": {reason}" if reason else ""
-                raise Refused(f"{name} is not loaded in {job.precision.upper()}{because}") from None
+                raise Refused(
+                    f"{name} is not loaded in {job.precision.upper()}{because}; name another precision or model"
+                ) from None
         now = self._clock()
         return [OpenQuery(job, query, self._key(job, query), now) for query in queries]
 

@@ -151,7 +151,7 @@ def _direction(out: Tensor, goal: Tensor) -> Tensor:
 
 def _content(out: Tensor, goal: Tensor) -> Tensor:
     if out.shape != goal.shape:
-        raise Refused("the layer's size differs from its target's")
+        raise Refused("the layer's size differs from its target's; name another layer")
     return (out - goal).square().flatten(1).sum(1)
 
 

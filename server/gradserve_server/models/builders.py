@@ -42,7 +42,7 @@ def build(spec: ModelSpec) -> nn.Module:
     try:
         network = builder(**spec.arguments)
     except (Exception, SystemExit) as error:
-        raise BuilderFault(f"its builder {spec.source} failed{where(error)}: {_text(error)}") from error
+        raise BuilderFault(f"its builder {spec.source} failed{where(error)}: {text_of(error)}") from error
     if not isinstance(network, nn.Module):
         raise BuilderFault(f"its builder {spec.source} returned {_not_alone(network)}")
     return network
@@ -63,9 +63,9 @@ def _imported(name: str) -> ModuleType:
     except ModuleNotFoundError as error:
         if error.name is not None and (name == error.name or name.startswith(f"{error.name}.")):
             raise BuilderFault(f"there is no module {name}: {error}") from error
-        raise BuilderFault(f"importing {name} failed{where(error)}: {_text(error)}") from error
+        raise BuilderFault(f"importing {name} failed{where(error)}: {text_of(error)}") from error
     except (Exception, SystemExit) as error:
-        raise BuilderFault(f"importing {name} failed{where(error)}: {_text(error)}") from error
+        raise BuilderFault(f"importing {name} failed{where(error)}: {text_of(error)}") from error
 
 
 def _function(module: ModuleType, name: str, function: str) -> Any:
@@ -119,6 +119,7 @@ def where(error: BaseException) -> str:
     return f" at {Path(theirs[-1].filename).name}:{theirs[-1].lineno}" if theirs else ""
 
 
-def _text(error: BaseException) -> str:
+def text_of(error: BaseException) -> str:
+    """An exception in words, of which some have no text of their own."""
     text = error.msg if isinstance(error, SyntaxError) else str(error)
     return f"{type(error).__name__}: {text[:MOST_TEXT]}" if text else type(error).__name__

@@ -51,7 +51,9 @@ class ModelSpec(BaseModel):
     labels: Path | tuple[str, ...] | None = Field(default=None, description="names of the classes, or a file of lines")
     height: int | None = Field(default=None, ge=1, le=4096, description="height of the input after the crop")
     width: int | None = Field(default=None, ge=1, le=4096, description="width of the input after the crop")
-    resize: int | None = Field(default=None, ge=1, le=4096, description="shorter side before the crop")
+    resize: int | None = Field(
+        default=None, ge=1, le=4096, description="shorter side before the crop; at least the input's longer side"
+    )
     interpolation: Literal["bilinear", "bicubic"] | None = Field(default=None, description="of the resizing")
     channels: Literal[1, 3] = Field(default=3, description="that the network takes; 1: pictures are turned into grey")
     mean: Colour | None = Field(default=None, description="subtracted from pixels in [0, 1], a number for each channel")

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 
-from .builders import BuilderFault, build, check_sizes
+from .builders import BuilderFault, build, check_sizes, text_of, where
 from .catalogue import Colour, ModelSpec, names_file
 from .checkpoints import CheckpointError
 from .faults import no_weights
@@ -76,8 +76,9 @@ def load(spec: ModelSpec) -> Source:
         hint = f"give a file, --model {spec.name}=FILE, or {spec.name}=random to try things out"
         raise LoadError(f"model {spec.name}: its weights cannot be downloaded ({error.reason}); {hint}") from error
     except Exception as error:
-        what = f"{spec.source} with weights {spec.weights}: {type(error).__name__}: {error}"
-        raise LoadError(f"model {spec.name}: {what}") from error
+        what = f"loading {spec.source} with weights {spec.weights} failed{where(error)}: {text_of(error)}"
+        hint = '; try weights = "random", to tell whether the network or its weights are at fault'
+        raise LoadError(f"model {spec.name}: {what}{hint * (spec.weights != 'random')}") from error
 
 
 def _build_own(spec: ModelSpec) -> _Built:

@@ -12,14 +12,15 @@ import torch
 from torch import Tensor, nn
 
 from .behaviour import State, Unservable, check_unwritten, examine, state_of, trial_images, varied, watched
-from .builders import where
+from .builders import text_of
 from .card import ModelCard, Precision
 from .casting import MAX_PARAMETERS_IN_DOUBLE, cast
 from .catalogue import ModelSpec
-from .channels import advice, grey
+from .channels import grey
 from .comparison import Comparison, Format, batches
 from .convolutions import HALF
 from .description import describe
+from .first_pass import first_pass_fault
 from .fold import fold_batch_norms, foldable
 from .heads import find_head
 from .kernels import Kernels
@@ -82,11 +83,7 @@ def prepare_source(
     except (Unservable, NoLogits) as error:
         raise LoadError(f"model {spec.name}: {error}") from error
     except Exception as error:
-        assumed = "" if spec.height and spec.width else ", assumed since its entry has no height and width,"
-        what = advice(source, torch.empty(0, device=device, dtype=dtype)) or (
-            f"a first pass over images of {source.height}x{source.width}{assumed} failed{where(error)}: {error}; "
-            "if its input has another size or number of channels, say so with height, width and channels"
-        )
+        what = first_pass_fault(spec, source, error, torch.empty(0, device=device, dtype=dtype))
         raise LoadError(f"model {spec.name}: {what}") from error
 
 
@@ -260,7 +257,7 @@ class _Preparation:
             try:
                 others[precision] = self._balanced(exact) if precision == "balanced" else self._fast(exact)
             except Exception as error:
-                absent[precision] = f"in it {_words(error)}"
+                absent[precision] = f"in {precision.upper()} {_words(error)}"
         for warning in choice.warnings:
             log.warning("%s: %s", self.spec.name, warning)
         card = choice.written(exact.card, absent)
@@ -296,7 +293,7 @@ class _Preparation:
 
 def _words(fault: Exception) -> str:
     """What went wrong in a treatment or a precision."""
-    return str(fault) if isinstance(fault, Disagreement) else f"it fails: {fault}"
+    return str(fault) if isinstance(fault, Disagreement) else f"it fails: {text_of(fault)}"
 
 
 def _sizes(network: nn.Module, example: Tensor) -> tuple[bool, int]:

@@ -103,7 +103,8 @@ def head_of(model: Prepared) -> Layer:
         )
     head = last_linear(covered(model)[0])
     if head is None:
-        raise ValueError(f"{model.card.name} does not end in a Linear layer, which a new one could replace")
+        what = f"{model.card.name} does not end in a Linear layer, which a new one could replace"
+        raise ValueError(f"{what}; let its last layer be nn.Linear")
     return head
 
 

@@ -23,9 +23,7 @@ def obstacles(goal: Goal, logits: Tensor, grad: Tensor, borrowed: bool) -> dict[
     if bool((~missed | zero).all()):
         return {f"ZERO_GRADIENT: the {goal.loss} loss had no gradient to follow; {_advice(goal, borrowed)}": None}
     if bool((~missed | zero | goal.saturated(logits)).all()):
-        return {
-            "SATURATED: the probability rounds to 1, where cross-entropy has a wrong gradient; try loss margin": None
-        }
+        return {SATURATED: None}
     if bool((missed & zero).any()):
         return {f"FEWER_GRADIENTS: the {goal.loss} loss had no gradient at a part of a step's pictures": None}
     return {}

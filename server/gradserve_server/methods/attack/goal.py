@@ -93,7 +93,9 @@ class Aim:
         label = classes[0] if self.label is None else self.label
         present = [c for c in classes if logits[c] > 0] if self.head == "multilabel" else [label]
         target = self._picked([c for c in classes if c not in (label, *present)], run) if self.pick else self.target
-        if target == label and label in present and not self.from_scratch:
+        if target in present and not self.from_scratch:
+            if self.head == "multilabel":
+                raise Refused("the target is present for the model already; name a label that is absent")
             raise Refused("the target is what the model predicts already; name another, or the true label")
         if target is None and self.label is None and label not in present:
             raise Refused("no label is present for the model, so that there is none to lose; name a label, or a target")

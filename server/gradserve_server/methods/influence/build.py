@@ -49,7 +49,7 @@ class Builder:
         head = last_linear(layers)
         if not layers or (head is None and (plan.last_layer_only or self.coverage < LEAST_COVERAGE)):
             text = f"only {self.coverage:.0%} of its parameters are in layers that can be indexed"
-            raise IndexFault(f"{card.name} does not end in a Linear, and {text}")
+            raise IndexFault(f"{card.name} does not end in a Linear, and {text}; let its last layer be nn.Linear")
         whole = not plan.last_layer_only and self.coverage >= LEAST_COVERAGE
         self.layers: list[Layer] = layers if whole else layers[-1:]
         self.regresses = head is not None and regression.fits(self.classes, head.inputs)

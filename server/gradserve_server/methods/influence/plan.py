@@ -34,7 +34,8 @@ def no_influence(card: ModelCard) -> str:
     """Why there is no influence for a model, or empty."""
     if card.head != "multilabel":
         return ""
-    return f'{card.name} has independent labels (head = "multilabel"), and an index has one label for each example'
+    why = f'{card.name} has independent labels (head = "multilabel"), and an index has one label for each example'
+    return f"{why}; Embed works, and so does a softmax or binary model"
 
 
 def check_head(card: ModelCard) -> None:
