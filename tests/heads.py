@@ -84,6 +84,16 @@ def checked_by_hand(x: Tensor) -> Tensor:
     return 1 / (1 + (-x).exp())
 
 
+@torch.inference_mode()
+def written_in_inference(x: Tensor) -> Tensor:
+    return x.softmax(1).masked_fill_(is_large(x), 0.2)
+
+
+@torch.inference_mode()
+def in_inference(x: Tensor) -> Tensor:
+    return x.softmax(1)
+
+
 # What authors write at the end, by name.
 ENDS: Mapping[str, Callable[[Tensor], Any]] = {
     "nothing": lambda x: x,
@@ -119,6 +129,8 @@ ENDS: Mapping[str, Callable[[Tensor], Any]] = {
     "sigmoid_written_in_place": masked_in_place,
     "softmax_written_in_place": copied_in_place,
     "softmax_written_through_data": masked_through_data,
+    "softmax_written_in_inference": written_in_inference,
+    "softmax_in_inference": in_inference,
     "softmax_of_erased_scores": scores_erased,
     "sigmoid_by_powers": lambda x: x.exp() / (1 + x.exp()),
     "sigmoid_shifted": lambda x: x.sigmoid() + 1e-7,
@@ -162,6 +174,23 @@ ENDS: Mapping[str, Callable[[Tensor], Any]] = {
     "one_hot": lambda x: F.one_hot(x.argmax(1), x.shape[1]),
     "half_of_a_softmax": lambda x: x.softmax(1)[:, 1],
 }
+
+
+class Checked(Ended):
+    """Takes pictures alone: normalised images between black and white."""
+
+    def forward(self, x: Tensor) -> Any:
+        black = -torch.tensor(SIZE["mean"]) / torch.tensor(SIZE["std"])
+        if float((x.detach() - black.view(3, 1, 1)).min()) < -1e-3:
+            raise ValueError("darker than black")
+        if float(x.detach().max()) > 2.6:
+            raise ValueError("brighter than white")
+        return super().forward(x)
+
+
+def checked(outputs: int, end: str) -> nn.Module:
+    """The network, refusing what is no picture."""
+    return Checked(trunk(outputs=outputs), ENDS[end]).eval()
 
 
 def network(outputs: int = 5, end: str = "nothing", strength: float = STRENGTH, channels: int = 3) -> nn.Module:

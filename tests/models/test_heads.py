@@ -12,6 +12,7 @@ from zoo import CPU
 
 from gradserve_server.models.catalogue import PRECISIONS, ModelSpec
 from gradserve_server.models.loading import LoadError
+from gradserve_server.models.outputs import NoLogits
 from gradserve_server.models.preparation import prepare
 from gradserve_server.models.prepared import Prepared
 
@@ -55,7 +56,7 @@ def test_logits_and_their_gradient_are_those_of_the_scores(name: str) -> None:
 SOFTMAXES = [
     *("softmax_method", "softmax_function", "softmax_torch", "softmax_special", "softmax_in_tuple", "softmax_in_dict"),
     *("softmax_of_maps", "softmax_of_temperature", "softmax_detached", "softmax_of_detached"),
-    *("log_softmax_function", "log_softmax_method"),
+    *("log_softmax_function", "log_softmax_method", "softmax_in_inference"),
 ]
 SIGMOIDS = ["sigmoid_torch", "sigmoid_expit", "sigmoid_function", "sigmoid_in_place", "sigmoid_viewed", "log_sigmoid"]
 
@@ -139,6 +140,13 @@ def test_probabilities_are_those_of_plain_torch(end: str) -> None:
         close(model(images).softmax(1), right)
 
 
+def test_what_is_written_into_a_softmax_under_inference_mode_for_some_images_is_refused_for_these() -> None:
+    model = loaded(outputs=5, end="softmax_written_in_inference")
+    close(model(IMAGES), heads.trunk(outputs=5)(normalised(IMAGES)))
+    with pytest.raises(NoLogits, match=r"comes out of a softmax .* but not for this one; return it the same way"):
+        model(LARGE)
+
+
 @pytest.mark.parametrize("end", ["softmax_logarithm", "log_softmax_powers", "sigmoid_logarithm"])
 def test_logarithms_and_powers_of_endings_are_recognised(end: str) -> None:
     model = loaded(outputs=3, end=end)
@@ -216,9 +224,9 @@ REFUSED = {
     (5, "bytes", None): r"scaled or shifted",
     (5, "softmax_from_minus_one", None): r"scaled or shifted",
     (5, "softmax_negative", None): r"scaled or shifted",
-    (3, "sigmoid_doubled", None): r"scaled or shifted",
+    (3, "sigmoid_doubled", None): r'scaled or shifted; .* need head = "softmax"',
     (3, "percent_of_second", "binary"): r"scaled or shifted",
-    (3, "sigmoid_logarithm_by_hand", None): r"never exceed 0, so that they look like logarithms",
+    (3, "sigmoid_logarithm_by_hand", None): r'never exceed 0, so that they look like log.* need head = "softmax"',
     (3, "sigmoid_logarithm_by_hand", "multilabel"): r"never exceed 0, so that they look like logarithms",
     (1, "sigmoid_logarithm_by_hand", "binary"): r"never exceed 0, so that they look like logarithms",
     (3, "log_softmax_by_hand", "multilabel"): r"probabilities that sum to 1; leave head out",
@@ -256,6 +264,13 @@ def test_declarations_that_fit_are_taken(outputs: int, end: str, head: str | Non
     ended = heads.ENDS[end](heads.trunk(outputs=outputs)(normalised(IMAGES)))
     scores = heads.trunk(outputs=outputs)(normalised(IMAGES)) if end.endswith("method") else ended
     close(model(IMAGES)[:, -1], scores.view(3, outputs)[:, -1])
+
+
+@pytest.mark.parametrize("head", [None, "multilabel"])
+def test_outputs_in_the_unit_of_a_network_that_takes_only_pictures_are_refused(head: str | None) -> None:
+    assert loaded(outputs=3, builder="heads:checked", end="sigmoid_method").card.head == "multilabel"
+    with pytest.raises(LoadError, match=r"stay within \[0, 1\] for all test images"):
+        loaded(head, outputs=3, builder="heads:checked", end="sigmoid_by_hand")
 
 
 def test_two_probabilities_of_one_sigmoid_sum_to_one() -> None:

@@ -46,9 +46,9 @@ SIGMOID_DECLARED = (
 FRACTIONS = (
     "its outputs stay within [0, 1] for all test images, and for those that it takes far beyond black and white, and "
     "do not sum to 1: they look like probabilities of independent labels, but they do not come out of torch.sigmoid; "
-    'let it return the logits, with head = "multilabel" in its entry, or torch.sigmoid of them; scores of classes that'
-    ' exclude each other need head = "softmax"'
+    'let it return the logits, with head = "multilabel" in its entry, or torch.sigmoid of them'
 )
+EXCLUSIVE = '; scores of classes that exclude each other need head = "softmax"'  # where that is a way out
 CONSTANT = "its outputs are the same for every test image; look at its weights, and at the dimension of its softmax"
 OTHER_SOFTMAX = (
     "its outputs come out of a {ending} that is over another dimension than they, or are only some of what it gives; "
@@ -168,11 +168,11 @@ def _check_scores(trials: Trials, origin: Origin | None, declared: HeadKind | No
     if declared == "softmax":
         return
     if trials.stay_in_unit() and not _is_zero(trials):
-        raise Unservable(CONSTANT if trials.are_constant() else FRACTIONS)
+        raise Unservable(CONSTANT if trials.are_constant() else FRACTIONS + EXCLUSIVE)
     if trials.stay_between_zero_and_a_bound():
-        raise Unservable(SCALED)
+        raise Unservable(SCALED + EXCLUSIVE)
     if trials.are_logarithms(exclusive=declared is None):
-        raise Unservable(LOGARITHMS)
+        raise Unservable(LOGARITHMS + EXCLUSIVE)
 
 
 def _is_zero(trials: Trials) -> bool:
