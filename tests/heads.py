@@ -48,6 +48,52 @@ def by_hand(x: Tensor) -> Tensor:
     return powers / powers.sum(1, keepdim=True)
 
 
+def is_large(x: Tensor) -> Tensor:
+    """Whether the first score is larger than that of any trial image [N, 1]."""
+    return x[:, :1] > 30
+
+
+def masked_in_place(x: Tensor) -> Tensor:
+    return x.sigmoid().masked_fill_(is_large(x), 0.0)
+
+
+def copied_in_place(x: Tensor) -> Tensor:
+    probabilities = x.softmax(1)
+    with torch.no_grad():
+        probabilities.copy_(torch.where(is_large(x), torch.full_like(x, 1 / x.shape[1]), probabilities))
+    return probabilities
+
+
+def scores_erased(x: Tensor) -> Tensor:
+    x = x * 1
+    probabilities = x.softmax(1)
+    with torch.no_grad():
+        x.masked_fill_(is_large(x), 0.0)
+    return probabilities
+
+
+def masked_through_data(x: Tensor) -> Tensor:
+    probabilities = x.softmax(1)
+    probabilities.data.masked_fill_(is_large(x), 0.2)
+    return probabilities
+
+
+def checked_by_hand(x: Tensor) -> Tensor:
+    if float(x.detach().abs().max()) > 5:
+        raise ValueError("the input is no picture")
+    return 1 / (1 + (-x).exp())
+
+
+@torch.inference_mode()
+def written_in_inference(x: Tensor) -> Tensor:
+    return x.softmax(1).masked_fill_(is_large(x), 0.2)
+
+
+@torch.inference_mode()
+def in_inference(x: Tensor) -> Tensor:
+    return x.softmax(1)
+
+
 # What authors write at the end, by name.
 ENDS: Mapping[str, Callable[[Tensor], Any]] = {
     "nothing": lambda x: x,
@@ -80,9 +126,71 @@ ENDS: Mapping[str, Callable[[Tensor], Any]] = {
     "sigmoid_by_hand": lambda x: 1 / (1 + (-x).exp()),
     "sigmoid_and_its_rest": lambda x: torch.cat([1 - x.sigmoid(), x.sigmoid()], 1),
     "sigmoid_doubled": lambda x: x.sigmoid() * 2,
+    "sigmoid_written_in_place": masked_in_place,
+    "softmax_written_in_place": copied_in_place,
+    "softmax_written_through_data": masked_through_data,
+    "softmax_written_in_inference": written_in_inference,
+    "softmax_in_inference": in_inference,
+    "softmax_of_erased_scores": scores_erased,
+    "sigmoid_by_powers": lambda x: x.exp() / (1 + x.exp()),
+    "sigmoid_shifted": lambda x: x.sigmoid() + 1e-7,
+    "sigmoid_of_checked": checked_by_hand,
+    "sigmoid_saturated": lambda x: 1 / (1 + (-40 * (x.tanh() + 12)).exp()),
+    "decisions": lambda x: (x > 0).float(),
+    "one_hot_floats": lambda x: F.one_hot(x.argmax(1), x.shape[1]).float(),
+    "softmax_rounded_to_whole": lambda x: (9 * x).softmax(1).round(),
+    "softmax_of_one": lambda x: x[:, None].softmax(1)[:, 0],
+    "softmax_of_one_behind": lambda x: F.softmax(x[..., None], -1)[..., 0],
+    "softmax_without_first": lambda x: x.softmax(1)[:, 1:],
+    "percent": lambda x: 100 * x.softmax(1),
+    "bytes": lambda x: 255 * x.softmax(1),
+    "softmax_from_minus_one": lambda x: 2 * x.softmax(1) - 1,
+    "softmax_negative": lambda x: -x.softmax(1),
+    "percent_of_second": lambda x: 100 * x.softmax(1)[:, 1],
+    "sigmoid_logarithm": lambda x: x.sigmoid().log(),
+    "sigmoid_logarithm_by_hand": lambda x: (1 / (1 + (-x).exp())).log(),
+    "softmax_logarithm": lambda x: x.softmax(1).log(),
+    "log_softmax_by_hand": lambda x: by_hand(x).log(),
+    "log_softmax_averaged": lambda x: (x.log_softmax(1) + (x / 3).log_softmax(1)) / 2,
+    "log_softmax_powers": lambda x: x.log_softmax(1).exp(),
+    "log_softmax_of_second": lambda x: x.log_softmax(1)[:, 1],
+    "log_softmax_negative": lambda x: -x.log_softmax(1),
+    "softmax_in_float16": lambda x: x.half().softmax(1).float(),
+    "softmax_in_bfloat16": lambda x: x.bfloat16().softmax(1).float(),
+    "sigmoid_in_float16": lambda x: x.half().sigmoid().float(),
+    "softmax_rounded": lambda x: (x.softmax(1) * 100).round() / 100,
+    "powers_doubled_in_place": lambda x: x.exp().mul_(2),
+    "none": lambda x: x[:, :0],
+    # logits that may look like something else:
+    "centred": lambda x: x - x.mean(1, keepdim=True),
+    "all_zero": lambda x: x * 0,
+    "small": lambda x: x / 100 + 0.5,
+    "negative": lambda x: x / 100 - 3,
+    "masked": lambda x: torch.cat([x[:, :-1], torch.full_like(x[:, -1:], -torch.inf)], 1),
+    "powers": lambda x: x.exp(),
+    "rectified": lambda x: x.relu(),
+    "clamped": lambda x: x.clamp(-3, 3),
+    "smoothed": lambda x: 0.9 * x.softmax(1) + 0.1 / x.shape[1],
     "one_hot": lambda x: F.one_hot(x.argmax(1), x.shape[1]),
     "half_of_a_softmax": lambda x: x.softmax(1)[:, 1],
 }
+
+
+class Checked(Ended):
+    """Takes pictures alone: normalised images between black and white."""
+
+    def forward(self, x: Tensor) -> Any:
+        black = -torch.tensor(SIZE["mean"]) / torch.tensor(SIZE["std"])
+        if float((x.detach() - black.view(3, 1, 1)).min()) < -1e-3:
+            raise ValueError("darker than black")
+        if float(x.detach().max()) > 2.6:
+            raise ValueError("brighter than white")
+        return super().forward(x)
+
+
+def checked(outputs: int, end: str) -> nn.Module:
+    """The network, refusing what is no picture."""
+    return Checked(trunk(outputs=outputs), ENDS[end]).eval()
 
 
 def network(outputs: int = 5, end: str = "nothing", strength: float = STRENGTH, channels: int = 3) -> nn.Module:

@@ -12,6 +12,7 @@ from zoo import CPU
 
 from gradserve_server.models.catalogue import PRECISIONS, ModelSpec
 from gradserve_server.models.loading import LoadError
+from gradserve_server.models.outputs import NoLogits
 from gradserve_server.models.preparation import prepare
 from gradserve_server.models.prepared import Prepared
 
@@ -52,12 +53,15 @@ def test_logits_and_their_gradient_are_those_of_the_scores(name: str) -> None:
         assert float((grad - slope).norm() / slope.norm()) < slope_off
 
 
-SOFTMAXES = [end for end in heads.ENDS if end.startswith(("softmax_", "log_softmax_"))]
-BY_HAND = ["softmax_by_hand", "softmax_averaged", "softmax_over_images"]
+SOFTMAXES = [
+    *("softmax_method", "softmax_function", "softmax_torch", "softmax_special", "softmax_in_tuple", "softmax_in_dict"),
+    *("softmax_of_maps", "softmax_of_temperature", "softmax_detached", "softmax_of_detached"),
+    *("log_softmax_function", "log_softmax_method", "softmax_in_inference"),
+]
 SIGMOIDS = ["sigmoid_torch", "sigmoid_expit", "sigmoid_function", "sigmoid_in_place", "sigmoid_viewed", "log_sigmoid"]
 
 
-@pytest.mark.parametrize("end", [end for end in SOFTMAXES if end not in BY_HAND])
+@pytest.mark.parametrize("end", SOFTMAXES)
 def test_every_softmax_is_recognised(end: str) -> None:
     model = loaded(outputs=5, end=end)
     scores = heads.trunk(outputs=5)(normalised(IMAGES))
@@ -73,7 +77,9 @@ def test_every_sigmoid_is_recognised(end: str) -> None:
     close(model(IMAGES), heads.trunk(outputs=3)(normalised(IMAGES)))
 
 
-@pytest.mark.parametrize("end", ["sigmoid_torch", "sigmoid_squeezed", "sigmoid_squeezed_before", "log_sigmoid"])
+@pytest.mark.parametrize(
+    "end", ["sigmoid_torch", "sigmoid_squeezed", "sigmoid_squeezed_before", "log_sigmoid", "sigmoid_logarithm"]
+)
 def test_a_single_sigmoid_is_binary(end: str) -> None:
     model, score = loaded(outputs=1, end=end), heads.trunk(outputs=1)(normalised(IMAGES))
     assert model.card.head == "binary"
@@ -116,16 +122,73 @@ def test_a_binary_head_has_two_classes(names: tuple[str, ...]) -> None:
     assert card.classes == {0: ("class 0", "class 1"), 1: ("not cat", "cat"), 2: ("dog", "cat")}[len(names)]
 
 
+LARGE = torch.tensor([-60.0, 0.0, 0.0]).view(3, 1, 1).expand(2, 3, SIZE["height"], SIZE["width"])
+WRITTEN = ["softmax_written_through_data", "softmax_of_erased_scores"]
+
+
+@pytest.mark.parametrize(
+    "end", [*WRITTEN, "smoothed", "log_softmax_averaged", "softmax_logarithm", "log_softmax_powers"]
+)
+def test_probabilities_are_those_of_plain_torch(end: str) -> None:
+    model, network = loaded(outputs=5, end=end), heads.network(5, end)
+    for images in (IMAGES, *((LARGE,) if end in WRITTEN else ())):
+        x = normalised(images)
+        assert bool(heads.is_large(network.trunk(x)).any()) == (images is LARGE)
+        right = network(x)
+        right = right.softmax(1) if end.startswith("log_softmax_a") else right
+        right = right.exp() if end == "softmax_logarithm" else right
+        close(model(images).softmax(1), right)
+
+
+def test_what_is_written_into_a_softmax_under_inference_mode_for_some_images_is_refused_for_these() -> None:
+    model = loaded(outputs=5, end="softmax_written_in_inference")
+    close(model(IMAGES), heads.trunk(outputs=5)(normalised(IMAGES)))
+    with pytest.raises(NoLogits, match=r"comes out of a softmax .* but not for this one; return it the same way"):
+        model(LARGE)
+
+
+@pytest.mark.parametrize("end", ["softmax_logarithm", "log_softmax_powers", "sigmoid_logarithm"])
+def test_logarithms_and_powers_of_endings_are_recognised(end: str) -> None:
+    model = loaded(outputs=3, end=end)
+    assert model.card.head == ("multilabel" if end.startswith("sigmoid") else "softmax")
+    close(model(IMAGES), heads.trunk(outputs=3)(normalised(IMAGES)))
+
+
+@pytest.mark.parametrize(
+    ("end", "outputs", "eps"),
+    [("softmax_in_float16", 5, 1e-3), ("softmax_in_bfloat16", 5, 8e-3), ("sigmoid_in_float16", 3, 1e-3)],
+)
+def test_endings_in_half_precision_are_recognised(end: str, outputs: int, eps: float) -> None:
+    model, scores = loaded(outputs=outputs, end=end), heads.trunk(outputs=outputs)(normalised(IMAGES))
+    assert model.card.head == ("softmax" if outputs == 5 else "multilabel")
+    torch.testing.assert_close(model(IMAGES), scores, rtol=eps, atol=eps)
+
+
+@pytest.mark.parametrize("head", [None, "multilabel", "softmax"])
+@pytest.mark.parametrize(
+    "end", ["centred", "all_zero", "small", "negative", "masked", "powers", "rectified", "clamped"]
+)
+def test_ordinary_logits_are_never_refused(end: str, head: str | None) -> None:
+    model = loaded(head, outputs=5, end=end)
+    assert model.card.head == (head or "softmax")
+    close(model(IMAGES), heads.network(5, end)(normalised(IMAGES)))
+
+
+@pytest.mark.parametrize("end", ["nothing", "small", "negative", "powers", "rectified", "all_zero", "clamped"])
+def test_one_ordinary_logit_is_never_refused(end: str) -> None:
+    close(loaded("binary", outputs=1, end=end)(IMAGES)[:, 1:], heads.network(1, end)(normalised(IMAGES)))
+
+
 REFUSED = {
     (1, "nothing", None): r'single number .* head = "binary" .* labels = \[NO, YES\]',
     (1, "squeezed", None): r"single number",
     (1, "nothing", "softmax"): r'says head = "softmax", but it has a single output; that is head = "binary"',
     (1, "sigmoid_torch", "multilabel"): r'says head = "multilabel", but it has a single output',
-    (1, "softmax_method", None): r"softmax over a single output, which is 1 for every image",
-    (1, "softmax_method", "binary"): r"softmax over a single output, which is 1 for every image",
-    (1, "sigmoid_by_hand", None): r"single number",
+    (1, "softmax_method", None): r"softmax over a single output, which says the same for every image",
+    (1, "softmax_method", "binary"): r"softmax over a single output, which says the same for every image",
+    (1, "sigmoid_by_hand", None): r"single output stays within \[0, 1\]",
     (1, "sigmoid_by_hand", "binary"): r"stays within \[0, 1\] .* does not come out of torch.sigmoid",
-    (2, "half_of_a_softmax", None): r"single number",
+    (2, "half_of_a_softmax", None): r"single output stays within \[0, 1\]",
     (2, "half_of_a_softmax", "binary"): r"stays within \[0, 1\] .* let it return the logit",
     (2, "nothing", "binary"): r'has 2 outputs; binary is a single logit; leave head out .* "multilabel"',
     (2, "softmax_method", "binary"): r"has 2 outputs; binary is a single logit",
@@ -137,7 +200,43 @@ REFUSED = {
     (3, "sigmoid_by_hand", None): r"do not sum to 1: they look like probabilities of independent labels",
     (3, "sigmoid_by_hand", "multilabel"): r"do not come out of torch.sigmoid; let it return the logits",
     (3, "one_hot", None): r"whole numbers",
-    (3, "softmax_over_images", None): r"depend on the other images|within \[0, 1\]",
+    (3, "softmax_over_images", None): r"softmax that is over another dimension",
+    (3, "sigmoid_written_in_place", None): r"do not come out of torch.sigmoid",
+    (3, "sigmoid_by_powers", None): r"do not come out of torch.sigmoid",
+    (3, "sigmoid_shifted", None): r"do not come out of torch.sigmoid",
+    (3, "sigmoid_of_checked", None): r"do not come out of torch.sigmoid",
+    (3, "sigmoid_of_checked", "multilabel"): r"do not come out of torch.sigmoid",
+    (1, "sigmoid_saturated", "binary"): r"same for every test image; look at its weights",
+    (3, "sigmoid_saturated", None): r"same for every test image; look at its weights",
+    (1, "decisions", "binary"): r"whole numbers \(float32\) and nothing between",
+    (3, "decisions", None): r"whole numbers \(float32\) and nothing between",
+    (3, "decisions", "multilabel"): r"whole numbers \(float32\) and nothing between",
+    (3, "one_hot_floats", None): r"whole numbers \(float32\) and nothing between",
+    (3, "one_hot_floats", "softmax"): r"whole numbers \(float32\) and nothing between",
+    (3, "softmax_rounded_to_whole", None): r"whole numbers \(float32\) and nothing between",
+    (5, "softmax_of_one", None): r"same for every test image; .* dimension of its softmax",
+    (5, "softmax_of_one_behind", None): r"same for every test image; .* dimension of its softmax",
+    (5, "softmax_of_one", "softmax"): r"same for every test image; .* dimension of its softmax",
+    (5, "softmax_without_first", None): r"only some of what it gives",
+    (5, "percent", None): r"scaled or shifted; let it return the probabilities",
+    (5, "percent", "softmax"): r"scaled or shifted",
+    (5, "percent", "multilabel"): r"scaled or shifted",
+    (5, "bytes", None): r"scaled or shifted",
+    (5, "softmax_from_minus_one", None): r"scaled or shifted",
+    (5, "softmax_negative", None): r"scaled or shifted",
+    (3, "sigmoid_doubled", None): r'scaled or shifted; .* need head = "softmax"',
+    (3, "percent_of_second", "binary"): r"scaled or shifted",
+    (3, "sigmoid_logarithm_by_hand", None): r'never exceed 0, so that they look like log.* need head = "softmax"',
+    (3, "sigmoid_logarithm_by_hand", "multilabel"): r"never exceed 0, so that they look like logarithms",
+    (1, "sigmoid_logarithm_by_hand", "binary"): r"never exceed 0, so that they look like logarithms",
+    (3, "log_softmax_by_hand", "multilabel"): r"probabilities that sum to 1; leave head out",
+    (2, "log_softmax_of_second", "binary"): r"only some of what it gives",
+    (5, "log_softmax_negative", None): r"negatives of logarithms of probabilities",
+    (5, "log_softmax_negative", "softmax"): r"negatives of logarithms of probabilities",
+    (5, "softmax_rounded", None): r"almost probabilities that sum to 1 \(rounded",
+    (5, "softmax_written_in_place", None): r"backward pass fails: .*expected version 0 instead\.; .* writing in place",
+    (3, "powers_doubled_in_place", None): r"backward pass fails: .*expected version 0 instead\.; .* writing in place",
+    (5, "none", None): r"returns no scores \(\[4, 0\]\)",
 }
 
 
@@ -154,7 +253,7 @@ def test_contradictions_are_refused(outputs: int, end: str, head: str | None) ->
         (3, "softmax_method", "softmax"),
         (3, "sigmoid_method", "multilabel"),
         (3, "sigmoid_by_hand", "softmax"),  # scores in [0, 1] that the catalogue calls logits
-        (3, "sigmoid_doubled", None),  # no longer the sigmoid's output
+        (3, "sigmoid_doubled", "softmax"),  # no longer the sigmoid's output
         (1, "sigmoid_method", "binary"),
         (1, "squeezed", "binary"),
     ],
@@ -165,6 +264,13 @@ def test_declarations_that_fit_are_taken(outputs: int, end: str, head: str | Non
     ended = heads.ENDS[end](heads.trunk(outputs=outputs)(normalised(IMAGES)))
     scores = heads.trunk(outputs=outputs)(normalised(IMAGES)) if end.endswith("method") else ended
     close(model(IMAGES)[:, -1], scores.view(3, outputs)[:, -1])
+
+
+@pytest.mark.parametrize("head", [None, "multilabel"])
+def test_outputs_in_the_unit_of_a_network_that_takes_only_pictures_are_refused(head: str | None) -> None:
+    assert loaded(outputs=3, builder="heads:checked", end="sigmoid_method").card.head == "multilabel"
+    with pytest.raises(LoadError, match=r"stay within \[0, 1\] for all test images"):
+        loaded(head, outputs=3, builder="heads:checked", end="sigmoid_by_hand")
 
 
 def test_two_probabilities_of_one_sigmoid_sum_to_one() -> None:

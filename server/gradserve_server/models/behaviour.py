@@ -13,7 +13,7 @@ from torch.overrides import TorchFunctionMode
 from .casting import MAX_PARAMETERS_IN_DOUBLE, cast
 from .checkpoints import shown
 from .layouts import Call
-from .outputs import PLAIN, Head, described
+from .outputs import PLAIN, Head, NoLogits, described
 from .rows import LayerRows
 from .scales import largest, rounding, scales, spreads
 from .uses import tensors_in
@@ -44,6 +44,11 @@ RANDOM = (
 )
 NOT_FINITE = (
     "all its logits are infinite or NaN, for every test image; look at its weights, and at mean and std in its entry"
+)
+NOTHING = "it returns no scores ({shape}); it must return one for each class, [images, classes]"
+BACKWARD_FAILS = (
+    "its backward pass fails: {error}; compute without writing in place (mul_, x[...] =), and without a part under "
+    "torch.inference_mode"
 )
 READING = (
     "its forward reads numbers from its input ({}) and may decide by them, which is right only for one image at a "
@@ -134,6 +139,8 @@ def examine(network: nn.Module, images: Tensor, head: Head = PLAIN) -> Behaviour
                 f"it returns {described(together)} for {len(images)} images of {size}, and must return a score for "
                 "each class, [images, classes]; add pooling and a last layer, or wrap it"
             )
+        if not together.shape[1]:
+            raise Unservable(NOTHING.format(shape=list(together.shape)))
         if not together.isfinite().any(1).any():
             raise Unservable(NOT_FINITE)
         if alone[0].shape != together[:1].shape:
@@ -145,13 +152,13 @@ def examine(network: nn.Module, images: Tensor, head: Head = PLAIN) -> Behaviour
             raise Unservable(RANDOM)
         many = _seen(rows, network, images, MANY, head)  # it may do otherwise for larger batches
         differs = _differ(torch.cat(alone), together, bounds) or _differ(many, together[list(MANY)], bounds)
-        doubt = not reads and (differs or rows.first_mixed)
-        wide = _examined_in_double(network, images, head) if doubt else None
-        if not reads and (differs if wide is None else wide.depends):
+        doubtful = not reads and (differs or rows.first_mixed)
+        in_double = _examined_in_double(network, images, head) if doubtful else None
+        if not reads and (differs if in_double is None else in_double.depends):
             raise Unservable(DEPENDENT)
         output = network(images[:1].clone())
     more = "" if isinstance(output, Tensor) else described(output)
-    first_mixed = rows.first_mixed if wide is None else wide.first_mixed
+    first_mixed = rows.first_mixed if in_double is None else in_double.first_mixed
     mixes = MIXING.format(layer=first_mixed) if first_mixed else ""
     unbatched = reads or mixes or (AMPLIFYING if differs else "")
     return Behaviour(_no_gradient(network, images[:1], head), unbatched, more, half, frozenset(rows.apart))
@@ -231,19 +238,23 @@ def _rewritten(old: State, new: State) -> bool:
 
 
 def _no_gradient(network: nn.Module, image: Tensor, head: Head) -> str:
+    """Why its logits have no gradient by the image; empty if they have. Raises Unservable where computing it fails."""
     with torch.enable_grad():
         image = image.detach().requires_grad_()
         try:
             logits = head.run(network, image)
             by_image = torch.autograd.grad(logits.sum(), image, allow_unused=True)[0] if logits.requires_grad else None
-        except RuntimeError as error:
-            return f"its backward pass fails: {error}"
+        except (NoLogits, torch.OutOfMemoryError):
+            raise
+        except Exception as error:  # whatever torch or a backward of the author's own raises
+            said = str(error).split(" Hint:")[0]  # how to debug with torch, which is of no use to a server
+            raise Unservable(BACKWARD_FAILS.format(error=said)) from error
     if by_image is not None:
         return ""
     return (
         "its logits cannot be differentiated by the image, since a part of its forward runs under torch.no_grad or "
-        "inference_mode, detaches its result or leaves torch; without that it has gradients, and as it is Predict, "
-        "occlusion and attacks by scores work"
+        "inference_mode, detaches its result, leaves torch or uses what has no derivative (argmax, comparisons); "
+        "without that it has gradients, and as it is Predict, occlusion and attacks by scores work"
     )
 
 

@@ -12,7 +12,7 @@ from torch.overrides import TorchFunctionMode
 Ending = Literal["softmax", "log_softmax", "sigmoid", "log_sigmoid"]
 
 # What each ending makes of scores [N, classes].
-APPLIED: Mapping[Ending, Callable[[Tensor], Tensor]] = {
+APPLY: Mapping[Ending, Callable[[Tensor], Tensor]] = {
     "softmax": lambda scores: scores.softmax(1),
     "log_softmax": lambda scores: scores.log_softmax(1),
     "sigmoid": torch.sigmoid,
@@ -25,8 +25,15 @@ OPERATIONS: Mapping[Any, Ending] = {
     **dict.fromkeys((torch.sigmoid, Tensor.sigmoid, torch.special.expit, *IN_PLACE), "sigmoid"),
     F.logsigmoid: "log_sigmoid",
 }
+LOGARITHMS: Mapping[Ending, Ending] = {"softmax": "log_softmax", "sigmoid": "log_sigmoid"}
+POWERS: Mapping[Ending, Ending] = {log: ending for ending, log in LOGARITHMS.items()}
+# Functions that make one ending another.
+CONVERTS: Mapping[Any, Mapping[Ending, Ending]] = {
+    **dict.fromkeys((torch.log, Tensor.log), LOGARITHMS),
+    **dict.fromkeys((torch.exp, Tensor.exp), POWERS),
+}
 # Functions that give the elements of their first argument in another shape, type or place.
-MOVING = frozenset(
+REARRANGES = frozenset(
     {Tensor.squeeze, Tensor.unsqueeze, Tensor.view, Tensor.reshape, Tensor.flatten, Tensor.ravel, Tensor.__getitem__}
     | {torch.squeeze, torch.unsqueeze, torch.reshape, torch.flatten, torch.ravel, torch.clone}
     | {
@@ -41,13 +48,24 @@ MOVING = frozenset(
         Tensor.bfloat16,
     }
 )
+# Functions whose result shares the memory of a tensor, but not its count of writes.
+SHARES = frozenset({Tensor.data.__get__, Tensor.numpy, Tensor.__array__, Tensor.untyped_storage})  # type: ignore[attr-defined]
 
 
-class Found(NamedTuple):
-    """An operation that made a tensor, and what it was made of, in that tensor's shape."""
+class Origin(NamedTuple):
+    """The operation that made a tensor, and what it was made of, in that tensor's shape."""
 
     ending: Ending
     scores: Tensor
+    eps: float  # of the coarsest number format that the tensor's elements have been in
+
+
+class _Known(NamedTuple):
+    """A tensor with its origin, and how to see whether either was written over since."""
+
+    out: weakref.ref[Tensor]
+    origin: Origin
+    states: tuple[int | Tensor, int | Tensor]  # of the tensor and of its scores
 
 
 class Endings(TorchFunctionMode):
@@ -55,12 +73,15 @@ class Endings(TorchFunctionMode):
 
     def __init__(self) -> None:
         super().__init__()
-        self._known: dict[int, tuple[weakref.ref[Tensor], Found]] = {}  # by the id of what came out
+        self._known: dict[int, _Known] = {}  # by the id of what came out
 
-    def of(self, out: Tensor) -> Found | None:
-        """The operation that gave this very tensor, if it is known."""
-        given, found = self._known.get(id(out), (None, None))
-        return found if given is not None and given() is out else None
+    def of(self, out: Tensor) -> Origin | None:
+        """The operation that gave this very tensor, if it is known and nothing was written into it or its scores."""
+        known = self._known.get(id(out))
+        if known is None or known.out() is not out:
+            return None
+        pairs = zip((out, known.origin.scores), known.states, strict=True)
+        return known.origin if all(_is_unwritten(tensor, state) for tensor, state in pairs) else None
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Calls, and remembers."""
@@ -70,15 +91,34 @@ class Endings(TorchFunctionMode):
         if ending is not None:
             scores = x.clone() if func in IN_PLACE else x
             out = func(*args, **kwargs)
-            self._remember(out, Found(ending, scores.to(out.dtype)))
+            self._remember(out, ending, scores.to(out.dtype))
             return out
-        before = self.of(x) if func in MOVING and args and isinstance(x, Tensor) else None
+        follows = func in REARRANGES or func in CONVERTS or func in SHARES
+        origin = self.of(x) if follows and args and isinstance(x, Tensor) else None
         out = func(*args, **kwargs)
-        if before is not None:
-            self._remember(out, Found(before.ending, func(before.scores, *args[1:], **kwargs)))
+        if origin is None:
+            return out
+        if func in SHARES:
+            del self._known[id(x)]
+        elif func in REARRANGES and out.is_floating_point():
+            self._remember(out, origin.ending, func(origin.scores, *args[1:], **kwargs), origin.eps)
+        elif origin.ending in CONVERTS.get(func, {}) and not kwargs:
+            self._remember(out, CONVERTS[func][origin.ending], origin.scores, origin.eps)
         return out
 
-    def _remember(self, out: Tensor, found: Found) -> None:
+    def _remember(self, out: Tensor, ending: Ending, scores: Tensor, eps: float = 0.0) -> None:
         """Forgets what nobody holds any more, so that the probabilities of attention are not kept."""
-        self._known = {key: each for key, each in self._known.items() if each[0]() is not None}
-        self._known[id(out)] = (weakref.ref(out), found)
+        self._known = {key: each for key, each in self._known.items() if each.out() is not None}
+        origin = Origin(ending, scores, max(eps, torch.finfo(out.dtype).eps))
+        self._known[id(out)] = _Known(weakref.ref(out), origin, (_state(out), _state(scores)))
+
+
+def _state(tensor: Tensor) -> int | Tensor:
+    """The count of writes into a tensor, or a copy of it where torch keeps no such count."""
+    return tensor.clone() if tensor.is_inference() else tensor._version
+
+
+def _is_unwritten(tensor: Tensor, state: int | Tensor) -> bool:
+    if isinstance(state, int):
+        return tensor._version == state
+    return torch.equal(tensor.nan_to_num(), state.nan_to_num())

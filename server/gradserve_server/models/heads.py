@@ -1,22 +1,20 @@
 """Finding what a network's outputs mean, and refusing what cannot be known or contradicts the catalogue."""
 
-import contextlib
-from collections.abc import Iterator
-
 import torch
 from torch import Tensor, nn
 
 from .behaviour import Unservable
 from .card import HeadKind
-from .endings import APPLIED, Ending, Endings, Found
+from .endings import APPLY, POWERS, Ending, Endings, Origin
 from .outputs import PLAIN, Head, logits_of
+from .trials import ALMOST, Trials
 
-SUM_TOLERANCE = 1e-4  # by which probabilities may miss a sum of 1
 SAME = 1e-5  # by which a softmax or sigmoid of recovered scores may miss the network's own output
-STRETCHES = (-30.0, 30.0, 1000.0)  # factors that take a picture far beyond black and white
+ROUNDINGS = 2  # of the coarsest number format between the two, by which it may miss as well
 
 NO_SCORES = (
-    "it gives whole numbers ({dtype}), which are decisions and no scores; let it return the logits that it decides by"
+    "it gives whole numbers ({dtype}) and nothing between them, which are decisions and no scores; let it return the "
+    "logits that it decides by"
 )
 ONE_NUMBER = (
     "it gives a single number for an image, and it is not known what that means; if it is the logit of a yes-or-no "
@@ -24,13 +22,14 @@ ONE_NUMBER = (
     "regression) cannot be served"
 )
 ONE_SOFTMAX = (
-    "it ends in a softmax over a single output, which is 1 for every image; let it return the logit itself, with "
-    'head = "binary"'
+    "it ends in a softmax over a single output, which says the same for every image; let it return the logit itself, "
+    'with head = "binary"'
 )
 ONE_DECLARED = 'its entry says head = "{declared}", but it has a single output; that is head = "binary"'
 ONE_FRACTION = (
-    "its single output stays within [0, 1] even for pictures far beyond black and white, so that it looks like a "
-    "probability, but it does not come out of torch.sigmoid; let it return the logit itself, or torch.sigmoid of it"
+    "its single output stays within [0, 1] for all test images, and for those that it takes far beyond black and "
+    "white, so that it looks like a probability, but it does not come out of torch.sigmoid; let it return the logit "
+    "itself, or torch.sigmoid of it, or both probabilities of a softmax"
 )
 MANY_BINARY = (
     'its entry says head = "binary", but it has {count} outputs; binary is a single logit; leave head out for classes '
@@ -45,10 +44,31 @@ SIGMOID_DECLARED = (
     'write head = "multilabel", or let it return logits'
 )
 FRACTIONS = (
-    "its outputs stay within [0, 1] even for pictures far beyond black and white and do not sum to 1: they look like "
-    "probabilities of independent labels, but they do not come out of torch.sigmoid; let it return the logits, with "
-    'head = "multilabel" in its entry, or torch.sigmoid of them; scores of classes that exclude each other need '
-    'head = "softmax"'
+    "its outputs stay within [0, 1] for all test images, and for those that it takes far beyond black and white, and "
+    "do not sum to 1: they look like probabilities of independent labels, but they do not come out of torch.sigmoid; "
+    'let it return the logits, with head = "multilabel" in its entry, or torch.sigmoid of them'
+)
+EXCLUSIVE = '; scores of classes that exclude each other need head = "softmax"'  # where that is a way out
+CONSTANT = "its outputs are the same for every test image; look at its weights, and at the dimension of its softmax"
+OTHER_SOFTMAX = (
+    "its outputs come out of a {ending} that is over another dimension than they, or are only some of what it gives; "
+    "let it return the softmax over its outputs [images, classes], or the logits"
+)
+SCALED = (
+    "its outputs are bounded as those of a softmax or sigmoid are, but not by 0 and 1: they look like probabilities "
+    "that were scaled or shifted; let it return the probabilities as they come out of torch.softmax or torch.sigmoid, "
+    "or the logits"
+)
+ALMOST_PROBABILITIES = (
+    "its outputs are almost probabilities that sum to 1 (rounded, or in half precision?); let it return the logits"
+)
+LOGARITHMS = (
+    "its outputs never exceed 0, so that they look like logarithms of probabilities; let it return the logits, or "
+    "torch.sigmoid of them"
+)
+REVERSED = (
+    "its outputs are the negatives of logarithms of probabilities, so that the best class has the lowest; let it "
+    "return the logits"
 )
 
 
@@ -56,84 +76,105 @@ def find_head(network: nn.Module, images: Tensor, declared: HeadKind | None) -> 
     """The head of a network in eval mode, tried on normalised images [N, C, H, W].
 
     What is no [N] or [N, outputs] is left to `examine`. Raises Unservable where the catalogue's `declared` contradicts
-    what is found, or where it is missing and must be there.
+    what is found, where it is missing and must be there, or where the outputs are no scores.
     """
     with torch.no_grad(), Endings() as endings:
         output = logits_of(network(images.clone()))
+        origin = endings.of(output)
     if output.dim() not in (1, 2) or len(output) != len(images) or 0 in output.shape:
         return PLAIN
+    dtype = str(output.dtype).removeprefix("torch.")
     if not output.is_floating_point():
-        raise Unservable(NO_SCORES.format(dtype=str(output.dtype).removeprefix("torch.")))
-    found = _verified(endings.of(output), output)
-    if output.numel() == len(images):
-        return _of_one(network, images, output.reshape(-1, 1), found, declared)
-    return PLAIN if output.dim() == 1 else _of_many(network, images, output, found, declared)
+        raise Unservable(NO_SCORES.format(dtype=dtype))
+    if not output.isfinite().any():
+        return PLAIN
+    single = output.numel() == len(images)
+    if not single and output.dim() == 1:
+        return PLAIN
+    trials = Trials(network, images, output.reshape(len(images), -1))
+    ending = origin.ending if origin is not None and _makes(origin, output) else None
+    if ending is None and trials.are_decisions():
+        raise Unservable(CONSTANT if trials.are_constant() else NO_SCORES.format(dtype=dtype))
+    if single:
+        return _single(trials, ending, origin, declared)
+    return _several(trials, ending, origin, declared)
 
 
-def _verified(found: Found | None, output: Tensor) -> Ending | None:
-    """The ending, if it makes this output of the scores that were recovered."""
-    if found is None or found.scores.shape != output.shape:
-        return None
-    rows = found.scores.reshape(len(output), -1)
-    again = APPLIED[found.ending](rows).reshape(output.shape)
-    return found.ending if torch.allclose(again, output, rtol=SAME, atol=SAME, equal_nan=True) else None
+def _makes(origin: Origin, output: Tensor) -> bool:
+    """Whether the ending makes this output of the scores that were recovered; logarithms by their powers."""
+    if origin.scores.shape != output.shape:
+        return False
+    rows, given = origin.scores.reshape(len(output), -1), output
+    ending = POWERS.get(origin.ending, origin.ending)
+    if ending != origin.ending:
+        given = output.exp()
+    again = APPLY[ending](rows.float()).reshape(output.shape)
+    slack = max(SAME, ROUNDINGS * origin.eps)
+    return torch.allclose(again, given.float(), rtol=slack, atol=slack, equal_nan=True)
 
 
-def _of_one(
-    network: nn.Module, images: Tensor, output: Tensor, ending: Ending | None, declared: HeadKind | None
-) -> Head:
-    """The head of a network with a single output [N, 1]."""
+def _single(trials: Trials, ending: Ending | None, origin: Origin | None, declared: HeadKind | None) -> Head:
+    """The head of a network with a single output [N, 1]. Raises Unservable."""
     if ending in ("softmax", "log_softmax"):
         raise Unservable(ONE_SOFTMAX)
     if declared in ("softmax", "multilabel"):
         raise Unservable(ONE_DECLARED.format(declared=declared))
-    if ending is None and declared is None:
-        raise Unservable(ONE_NUMBER)
-    if ending is None and _stays_in_unit(network, images, output):
-        raise Unservable(ONE_FRACTION)
+    if ending is None:
+        if trials.stay_in_unit() and not _is_zero(trials):
+            raise Unservable(CONSTANT if trials.are_constant() else ONE_FRACTION)
+        if origin is not None:
+            raise Unservable(OTHER_SOFTMAX.format(ending=origin.ending))
+        if declared is None:
+            raise Unservable(ONE_NUMBER)
+        if trials.stay_between_zero_and_a_bound():
+            raise Unservable(SCALED)
+        if trials.are_logarithms(exclusive=False):
+            raise Unservable(LOGARITHMS)
     return Head("binary", ending, single=True)
 
 
-def _of_many(
-    network: nn.Module, images: Tensor, output: Tensor, ending: Ending | None, declared: HeadKind | None
-) -> Head:
-    """The head of a network with several outputs [N, C]."""
+def _several(trials: Trials, ending: Ending | None, origin: Origin | None, declared: HeadKind | None) -> Head:
+    """The head of a network with several outputs [N, C]. Raises Unservable."""
     exclusive = ending in ("softmax", "log_softmax")
-    probabilities = ending is None and _sums_to_one(output)
-    if declared == "multilabel" and (exclusive or probabilities):
+    probabilities = ending is None and trials.are_probabilities()
+    if declared == "multilabel" and (exclusive or probabilities or (ending is None and trials.are_log_probabilities())):
         raise Unservable(SOFTMAX_DECLARED.format(declared=declared))
     if declared == "binary":
-        raise Unservable(MANY_BINARY.format(count=output.shape[1]))
+        raise Unservable(MANY_BINARY.format(count=trials.output.shape[1]))
+    if ending is None:
+        _check_scores(trials, origin, declared, probabilities=probabilities)
     if exclusive or probabilities:
         return Head("softmax", ending, from_probabilities=probabilities)
     if ending is not None:
         if declared == "softmax":
             raise Unservable(SIGMOID_DECLARED)
         return Head("multilabel", ending)
-    if declared != "softmax" and _stays_in_unit(network, images, output):
-        raise Unservable(FRACTIONS)
     return Head(declared or "softmax")
 
 
-def _sums_to_one(output: Tensor) -> bool:
-    sums = output.sum(1)
-    return bool((output >= 0).all()) and torch.allclose(sums, torch.ones_like(sums), rtol=0, atol=SUM_TOLERANCE)
+def _check_scores(trials: Trials, origin: Origin | None, declared: HeadKind | None, *, probabilities: bool) -> None:
+    """Raises Unservable where several outputs without a known ending are neither logits nor `probabilities`."""
+    if probabilities and origin is None:
+        return
+    if origin is not None:
+        constant = trials.are_constant() and not probabilities
+        raise Unservable(CONSTANT if constant else OTHER_SOFTMAX.format(ending=origin.ending))
+    if trials.are_log_probabilities(sign=-1):
+        raise Unservable(REVERSED)
+    if trials.are_probabilities(ALMOST):
+        raise Unservable(ALMOST_PROBABILITIES)
+    if trials.are_scaled_probabilities():
+        raise Unservable(SCALED)
+    if declared == "softmax":
+        return
+    if trials.stay_in_unit() and not _is_zero(trials):
+        raise Unservable(CONSTANT if trials.are_constant() else FRACTIONS + EXCLUSIVE)
+    if trials.stay_between_zero_and_a_bound():
+        raise Unservable(SCALED + EXCLUSIVE)
+    if trials.are_logarithms(exclusive=declared is None):
+        raise Unservable(LOGARITHMS + EXCLUSIVE)
 
 
-def _in_unit(output: Tensor) -> bool:
-    return bool(((output >= 0) & (output <= 1)).all())
-
-
-def _stays_in_unit(network: nn.Module, images: Tensor, output: Tensor) -> bool:
-    """Whether outputs that differ between images are within [0, 1] for whatever image."""
-    if not _in_unit(output) or torch.equal(output, output[:1].expand_as(output)):
-        return False
-    stretched = list(_stretched(network, images))
-    return bool(stretched) and all(map(_in_unit, stretched))
-
-
-def _stretched(network: nn.Module, images: Tensor) -> Iterator[Tensor]:
-    """The outputs for images of far larger values, as far as the network takes them."""
-    for factor in STRETCHES:
-        with contextlib.suppress(Exception), torch.no_grad():
-            yield logits_of(network(images * factor))
+def _is_zero(trials: Trials) -> bool:
+    """Whether a last layer of zeros, as some networks start with, gives 0 for every image."""
+    return trials.are_constant() and not bool(trials.output.any())

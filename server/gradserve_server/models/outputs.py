@@ -20,7 +20,10 @@ from .endings import Ending, Endings
 
 Network = Callable[[Tensor], Any]
 LOGITS = "logits"  # the name under which libraries give them
-ANOTHER_WAY = "its output comes out of a {ending} for test images, but not for this one"
+ANOTHER_WAY = (
+    "its output comes out of a {ending} for test images, but not for this one; return it "
+    "the same way for every image and size, or return the logits"
+)
 
 
 class NoLogits(ValueError):
@@ -74,10 +77,10 @@ class Head:
             scores = logits_of(network(images))
         else:
             with Endings() as endings:
-                found = endings.of(logits_of(network(images)))
-            if found is None or found.ending != self.ending:
+                origin = endings.of(logits_of(network(images)))
+            if origin is None or origin.ending != self.ending:
                 raise NoLogits(ANOTHER_WAY.format(ending=self.ending))
-            scores = found.scores
+            scores = origin.scores
         if self.from_probabilities:
             wide = scores.float() if scores.dtype in (torch.float16, torch.bfloat16) else scores
             scores = wide.clamp_min(torch.finfo(wide.dtype).tiny).log()
@@ -90,7 +93,7 @@ class Head:
         """The same, leaving the images as they are."""
         return self.logits(network, images.clone())
 
-    def own(self, logits: Tensor) -> Tensor:
+    def own_scores(self, logits: Tensor) -> Tensor:
         """The network's own scores [N, outputs] among the served logits."""
         return logits[:, 1:] if self.single else logits
 
@@ -102,7 +105,7 @@ def described(output: Any) -> str:
     """What a network gave, in words for its author."""
     if isinstance(output, Tensor):
         return f"a tensor {_shape(output)}"
-    tensors = [f"{name} {_shape(tensor)}" for name, tensor in _parts(output)]
+    tensors = [f"{name} of shape {_shape(tensor)}" for name, tensor in _parts(output)]
     return f"a {type(output).__name__} with {', '.join(tensors) or 'no tensors'}"
 
 
@@ -132,7 +135,7 @@ def _parts(output: Any) -> Iterator[tuple[str, Tensor]]:
     if isinstance(output, Mapping):
         items = list(output.items())
     elif isinstance(output, tuple | list):
-        items = list(enumerate(output))
+        items = [(f"[{place}]", value) for place, value in enumerate(output)]
     elif dataclasses.is_dataclass(output):
         items = [(field.name, getattr(output, field.name)) for field in dataclasses.fields(output)]
     else:

@@ -74,7 +74,7 @@ def probe(
     reading = read_tokens(network, example, watch.sequences.found, tokens)
     named = watch.named()
     places = {name: Place(item.module, "output", item.call, item.relu) for name, item in named.items()}
-    outputs = head.own(logits).shape[1]
+    outputs = head.own_scores(logits).shape[1]
     layers = [
         Layer(name, item.kind, "other", number=i)
         if (item.module, item.call) in apart

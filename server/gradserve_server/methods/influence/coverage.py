@@ -66,7 +66,7 @@ def _usable(model: Prepared, images: Tensor) -> list[Layer]:
             handles.append(module.register_forward_hook(hook(name, _weights(module)), with_kwargs=True))
     try:
         with torch.no_grad(), uses:
-            own = model.head.own(model(images))
+            own = model.head.own_scores(model(images))
     finally:
         for handle in handles:
             handle.remove()

@@ -1,0 +1,148 @@
+"""What the outputs of a network look like over trial images, and over images far beyond black and white.
+
+Ordinary logits may lie in any range by chance on a few images. Stretched images tell that from a range which a network
+never leaves.
+"""
+
+import contextlib
+from collections.abc import Callable, Iterator
+from functools import cached_property
+
+import torch
+from torch import Tensor, nn
+
+from .outputs import logits_of
+
+SUM_TOLERANCE = 1e-4  # by which probabilities may miss a sum of 1, and outputs a bound
+ALMOST = 0.05  # by which probabilities that were rounded may miss a sum of 1
+SAME = 1e-5  # of the largest output, by which two may differ that are taken for equal
+STRETCHES = (-1.0, 3.0, -30.0, 30.0, 1000.0)  # factors, the largest of which saturate any softmax or sigmoid
+HALVINGS = 24  # of the way between two images, down to the resolution of float32
+
+Condition = Callable[[Tensor], Tensor]
+
+
+class Trials:
+    """A network in eval mode with its outputs [N, C] for normalised trial images [N, channels, H, W]."""
+
+    def __init__(self, network: nn.Module, images: Tensor, output: Tensor) -> None:
+        self._network, self._images = network, images
+        self.output = output.float()
+
+    @cached_property
+    def _stretched(self) -> list[tuple[Tensor, Tensor]]:
+        """Images of larger values with their outputs, as far as the network takes them."""
+        return list(self._stretches())
+
+    def _stretches(self) -> Iterator[tuple[Tensor, Tensor]]:
+        for factor in STRETCHES:
+            with contextlib.suppress(Exception):
+                yield self._images * factor, self._outputs(self._images * factor)
+
+    def _outputs(self, images: Tensor) -> Tensor:
+        with torch.no_grad():
+            return logits_of(self._network(images.clone())).float().reshape(len(images), -1)
+
+    @cached_property
+    def _all(self) -> Tensor:
+        """The outputs for all images [images, C], without those that are NaN."""
+        rows = torch.cat([self.output, *(output for _, output in self._stretched)])
+        return rows[~rows.isnan().any(1)]
+
+    def are_constant(self) -> bool:
+        """Whether no image has other outputs than the first."""
+        return bool(_is_constant(self.output) and _is_constant(self._all))
+
+    def are_decisions(self) -> bool:
+        """Whether they are 0 or 1 for every image, and jump from one to the other; not where all are 0."""
+        if not _are_bits(self.output) or not _are_bits(self._all) or not self._all.any():
+            return False
+        images = torch.cat([self._images, *(images for images, _ in self._stretched)])
+        rows = torch.cat([self.output, *(output for _, output in self._stretched)])
+        others = [i for i in range(len(rows)) if not rows[i].isnan().any() and not torch.equal(rows[i], rows[0])]
+        return not others or self._jumps(images[:1], images[others[0] :][:1])
+
+    def _jumps(self, first: Tensor, second: Tensor) -> bool:
+        """Whether nothing but 0 and 1 is found on the way between two images with different outputs."""
+        start = self._outputs(first)
+        for _ in range(HALVINGS):
+            middle = (first + second) / 2
+            output = self._outputs(middle)
+            if not _are_bits(output):
+                return False
+            first, second = (middle, second) if torch.equal(output, start) else (first, middle)
+        return True
+
+    def are_probabilities(self, tolerance: float = SUM_TOLERANCE) -> bool:
+        """Whether those of each trial image are at least 0 and sum to 1."""
+        off = (self.output.sum(1) - 1).abs()
+        return bool((self.output >= 0).all() and (off <= tolerance).all())
+
+    def are_log_probabilities(self, sign: int = 1) -> bool:
+        """Whether the powers of those of each trial image, or of their negatives, sum to 1."""
+        return bool(((sign * self.output).logsumexp(1).abs() <= SUM_TOLERANCE).all())
+
+    def stay_in_unit(self) -> bool:
+        """Whether they are within [0, 1] for every image; NaN counts for nothing."""
+        return _in_unit(self.output) and _in_unit(self._all)
+
+    def are_scaled_probabilities(self) -> bool:
+        """Whether those of each image sum to the same, and have one sign or saturate as a softmax does.
+
+        The scores of an ordinary network may sum to the same, but take either sign and grow as its images do.
+        """
+        if self.output.shape[1] == 1 or not _have_one_sum(self.output) or self.are_constant():
+            return False
+        rows = self._all
+        if not _have_one_sum(rows):
+            return False
+        if bool((rows >= 0).all() or (rows <= 0).all()):
+            return True
+        low, high = rows.min(), rows.max()
+        near = SAME * (high - low)
+        alone = ((rows <= low + near).sum(1) == rows.shape[1] - 1) & (rows.amax(1) >= high - near)
+        return rows.shape[1] > 2 and int(alone.sum()) > 1
+
+    def stay_between_zero_and_a_bound(self) -> bool:
+        """Whether none is below 0 and several images reach both 0 and one same largest value, as sigmoids do."""
+        if not bool((self.output >= 0).all()) or not bool((self._all >= 0).all()) or self.are_constant():
+            return False
+        high = self._all.max()
+        return (
+            bool(high.isfinite() and (self._all <= SAME * high).any())
+            and self._reached_by(lambda rows: rows >= high * (1 - SAME)) > 1
+        )
+
+    def are_logarithms(self, *, exclusive: bool) -> bool:
+        """Whether none exceeds 0, as that of an ordinary network does, and several reach it.
+
+        Logarithms of probabilities that exclude each other are scores: `exclusive` asks for two that reach 0 together.
+        """
+        if not bool((self.output <= SAME).all()) or not bool((self._all <= SAME).all()) or self.are_constant():
+            return False
+        if exclusive:
+            return bool(((self._all >= -SAME).sum(1) > 1).any())
+        return self._reached_by(lambda rows: rows >= -SAME) > 1
+
+    def _reached_by(self, condition: Condition) -> int:
+        """How many trial images have such an output, stretched or not."""
+        outputs = torch.stack([self.output, *(output for _, output in self._stretched)])
+        return int(condition(outputs).any(2).any(0).sum())
+
+
+def _is_constant(rows: Tensor) -> bool:
+    return torch.allclose(rows, rows[:1].expand_as(rows), rtol=0, atol=SAME)
+
+
+def _are_bits(rows: Tensor) -> bool:
+    return bool(((rows == 0) | (rows == 1)).all())
+
+
+def _in_unit(rows: Tensor) -> bool:
+    return bool(((rows >= -SUM_TOLERANCE) & (rows <= 1 + SUM_TOLERANCE) | rows.isnan()).all())
+
+
+def _have_one_sum(rows: Tensor) -> bool:
+    """Whether the sums of all rows are the same, but for rounding of the largest."""
+    sums, largest = rows.sum(1), rows.abs().max()
+    return bool(((sums - sums[0]).abs() <= SUM_TOLERANCE * largest).all()) and bool(largest > 0)
