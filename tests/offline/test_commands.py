@@ -1,6 +1,5 @@
 """`gradserve index` and `gradserve finetune`, run in this process, and what they write served by the engine."""
 
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -11,11 +10,10 @@ from PIL import Image
 
 from gradserve_server.methods.influence import Member, influence
 from gradserve_server.methods.influence.index import Index
-from gradserve_server.methods.influence.serving import Attachment
-from gradserve_server.models.catalogue import ModelSpec, read_catalogue
+from gradserve_server.methods.influence.serving import attached
+from gradserve_server.models.catalogue import read_catalogue
 from gradserve_server.models.embedded.digits.data import parts, pixels
 from gradserve_server.models.preparation import prepare
-from gradserve_server.models.prepared import Prepared
 from gradserve_server.offline import finetune, index
 
 CPU = torch.device("cpu")
@@ -34,12 +32,6 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def attached(spec: ModelSpec) -> tuple[Prepared, dict[str, Prepared]]:
-    """The model with its index, as a worker loads it."""
-    with ThreadPoolExecutor(1) as background:
-        return Attachment(spec, prepare(spec, CPU), background).finish()
-
-
 @pytest.fixture(scope="module")
 def tuned(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("tuned") / "mine"
@@ -51,7 +43,7 @@ def tuned(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_fine_tuned_head_is_served_with_exact_influence(tuned: Path) -> None:
     (spec,) = read_catalogue(tuned / "model.toml")
     assert spec.name == "mine"
-    model, plain = attached(spec)
+    model, plain = attached(spec, prepare(spec, CPU))
     assert model.card.classes == ("one", "three", "two", "zero")
     manifest = Index(tuned / "index").manifest
     assert (manifest.methods[0], manifest.head_exact, manifest.head_damping) == ("last_layer", True, 0.01)
@@ -87,7 +79,7 @@ def test_an_older_index_is_replaced_and_other_weights_are_refused(
     (spec,) = read_catalogue(tuned / "model.toml")
     other = spec.model_copy(update={"weights": "random", "labels": None, "index": out})
     with pytest.raises(ValueError, match=r"is of (weights|other input)"):
-        attached(other)
+        attached(other, prepare(other, CPU))
 
 
 def test_all_weights(data: Path, tmp_path: Path) -> None:

@@ -1,7 +1,6 @@
 """How a worker starts: every model is loaded, given its index, and warmed up; what fails of one spares the others."""
 
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import contextmanager
 
 import torch
@@ -13,7 +12,7 @@ from ..engine.objective import Refused, logit
 from ..engine.query import Query
 from ..engine.take import Key
 from ..methods.influence.index import IndexFault
-from ..methods.influence.serving import Attachment
+from ..methods.influence.serving import attached
 from ..models.card import Precision
 from ..models.catalogue import PRECISIONS
 from ..models.loading import LoadError
@@ -31,46 +30,31 @@ def begin(settings: WorkerSettings, at: Callable[[str], None] = lambda name: Non
     `at` is called with the name of each model before it is loaded or warmed up.
     Raises LoadError where no model can be loaded, or, if the settings are strict, where one cannot.
     """
-    unavailable: dict[str, str] = {}
-    models: dict[
-        str, Prepared
-    ] = {}  # with unfolded instances, by their names in the engine, which has this very mapping
-    speeds: dict[str, float] = {}
-    engine = Engine(models, rows=settings.rows)
-    with ThreadPoolExecutor(1, "index") as background:
-        attachments = _loaded(settings, background, unavailable, at)
-        for name in sorted(attachments, key=lambda name: attachments[name].indexed):  # while their indexes are built
-            at(name)
-            group: dict[str, Prepared] = {}
-            with _failing(name, unavailable):
-                model, unfolded = attachments[name].finish()
-                group |= {name: model, **unfolded}
-                models |= group
-                speeds |= warm_up(engine, group)
-            if name in unavailable:
-                for instance in group:
-                    del models[instance]
-    if unavailable and (settings.strict or not models):
-        raise LoadError("\n".join(f"model {name}: {reason}" for name, reason in unavailable.items()))
-    engine.steps.clear()
-    cards = tuple(models[spec.name].card for spec in settings.models if spec.name in models)
-    return engine, Ready(cards, settings.device, speeds, unavailable)
-
-
-def _loaded(
-    settings: WorkerSettings, background: Executor, unavailable: dict[str, str], at: Callable[[str], None]
-) -> dict[str, Attachment]:
-    """The models by name; their indexes are built in the background."""
     device = torch.device(settings.device)
-    attachments: dict[str, Attachment] = {}
+    unavailable: dict[str, str] = {}
+    instances: dict[str, dict[str, Prepared]] = {}  # of each model, by their names in the engine
     for spec in settings.models:
         at(spec.name)
         with _failing(spec.name, unavailable):
-            model = prepare(spec, device)
+            model, unfolded = attached(spec, prepare(spec, device))
             if reason := difference(model.card, settings.served.get(spec.name, model.card)):
                 raise LoadError(reason)
-            attachments[spec.name] = Attachment(spec, model, background)
-    return attachments
+            instances[spec.name] = {spec.name: model, **unfolded}
+    models = {name: model for group in instances.values() for name, model in group.items()}
+    engine = Engine(models, rows=settings.rows)
+    speeds: dict[str, float] = {}
+    for name, group in instances.items():
+        at(name)
+        with _failing(name, unavailable):
+            speeds |= warm_up(engine, group)
+    for name in instances.keys() & unavailable.keys():  # what failed in its warm-up
+        for instance in instances.pop(name):
+            del models[instance]  # and so out of the engine, which has this very mapping
+    if unavailable and (settings.strict or not instances):
+        raise LoadError("\n".join(f"model {name}: {reason}" for name, reason in unavailable.items()))
+    engine.steps.clear()
+    cards = tuple(group[name].card for name, group in instances.items())
+    return engine, Ready(cards, settings.device, speeds, unavailable)
 
 
 @contextmanager

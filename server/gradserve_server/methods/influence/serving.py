@@ -3,7 +3,6 @@
 import fcntl
 import os
 import tempfile
-from concurrent.futures import Executor
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -21,41 +20,24 @@ from .index import VERSION, Index, IndexFault, Manifest
 from .plan import Origin, Plan, check_head
 
 
-class Attachment:
-    """A model that gets its index. An index that is still to be built is built in the background."""
+def attached(spec: ModelSpec, model: Prepared) -> tuple[Prepared, dict[str, Prepared]]:
+    """The model with its index in its card, and the unfolded instance that the index is of, by its engine's name.
 
-    def __init__(self, spec: ModelSpec, model: Prepared, background: Executor) -> None:
-        """Raises LoadError where the model cannot be loaded twice with the same weights, IndexFault for its head."""
-        self.model = model
-        self._plain: Prepared | None = None
-        if spec.index is None:
-            return
-        check_head(model.card)
-        self._plain = prepare(spec, model.device, fold=False)
-        if reason := difference(self._plain.card, model.card):
-            raise LoadError(f"model {spec.name}: {reason}")
-        build = embedded if spec.index == "embedded" else lambda _: Path(str(spec.index)).absolute()
-        self._folder = background.submit(build, self._plain)
-
-    @property
-    def indexed(self) -> bool:
-        """Whether there is an index to wait for."""
-        return self._plain is not None
-
-    def finish(self) -> tuple[Prepared, dict[str, Prepared]]:
-        """The model with its index in its card, and the unfolded instance that the index is of, by its engine's name.
-
-        Waits until the index is built. Without an index: the model alone. Raises IndexFault.
-        """
-        if self._plain is None:
-            return self.model, {}
-        folder = self._folder.result()
-        index = opened(str(folder))
-        index.verify()
-        check(index.manifest, self._plain.card, folder)
-        name = unfolded(self.model.card.name)
-        plain = replace(self._plain, card=replace(self._plain.card, name=name, precisions=("exact",)))
-        return replace(self.model, card=replace(self.model.card, index=str(folder))), {name: plain}
+    Without an index: the model alone. Raises LoadError, IndexFault.
+    """
+    if spec.index is None:
+        return model, {}
+    check_head(model.card)
+    plain = prepare(spec, model.device, fold=False)
+    if reason := difference(plain.card, model.card):
+        raise LoadError(f"model {spec.name}: {reason}")
+    folder = embedded(plain) if spec.index == "embedded" else Path(spec.index).absolute()
+    index = opened(str(folder))
+    index.verify()
+    check(index.manifest, plain.card, folder)
+    name = unfolded(spec.name)
+    plain = replace(plain, card=replace(plain.card, name=name, precisions=("exact",)))
+    return replace(model, card=replace(model.card, index=str(folder))), {name: plain}
 
 
 def check(manifest: Manifest, card: ModelCard, folder: Path) -> None:
