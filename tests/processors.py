@@ -12,7 +12,7 @@ SETTINGS: tuple[dict[str, str], ...] = (
     {"ONEDNN_MAX_CPU_ISA": "AVX512_CORE_BF16"},
     {"ATEN_CPU_CAPABILITY": "avx2"},
 )
-TESTS = ("tests/models/test_kernels.py", "tests/models/test_precision.py", "tests/models/test_processor.py")
+TESTS = ("tests/accel/test_cpu_mode.py", "tests/accel/test_half_backward.py", "tests/models/test_processor.py")
 TESTS += ("tests/engine", "tests/load/test_company.py", "tests/load/test_start.py")
 
 

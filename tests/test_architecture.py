@@ -12,7 +12,8 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 SERVER = ROOT / "server" / "gradserve_server"
-CHAIN = ["models", "engine", "methods", "pool", "api", "offline", "__main__"]  # each may import those before it
+# Each part may import those before it.
+CHAIN = ["accel", "models", "engine", "methods", "pool", "api", "offline", "__main__"]
 LEAVES = {"config": {"models"}, "metrics": set[str]()}  # what the settings and the metrics may import
 USERS_OF_LEAVES = {"pool", "api", "offline", "__main__"}
 MOST_LINES = 320

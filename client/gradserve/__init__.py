@@ -11,8 +11,6 @@ from importlib import metadata as _metadata
 
 from gradserve.aio import AsyncClient
 from gradserve.arguments import Method, Pick, Rank, Unit
-from gradserve.attacks import Attack, Certificate, Judgement, TrajectoryStep
-from gradserve.cards import Applicability, Layer, ModelCard
 from gradserve.client import Client
 from gradserve.errors import (
     Cancelled,
@@ -31,10 +29,12 @@ from gradserve.errors import (
     Unimplemented,
     Violation,
 )
-from gradserve.goals import Goal
-from gradserve.influences import Features, Influence, Reweighting, Suspects, TrainingExample
-from gradserve.made import MaximizedImage, MaximizedImages, Progress, StylizedImage
-from gradserve.results import Explanation, Explanations, Prediction, Provenance, Region, Score
+from gradserve.messages.goals import Goal
+from gradserve.results.attack import Attack, Certificate, Judgement, TrajectoryStep
+from gradserve.results.common import Explanation, Explanations, Prediction, Provenance, Region, Score
+from gradserve.results.influence import Features, Influence, Reweighting, Suspects, TrainingExample
+from gradserve.results.models import Applicability, Layer, ModelCard
+from gradserve.results.pictures import MaximizedImage, MaximizedImages, Progress, StylizedImage
 
 try:
     __version__ = _metadata.version("gradserve")

@@ -4,7 +4,6 @@ import asyncio
 from collections.abc import AsyncIterator, Iterable, Mapping
 from typing import Any, Unpack, overload
 
-from gradserve import attack_messages, influence_messages, messages
 from gradserve.arguments import (
     AttackTargetLike,
     ImageLike,
@@ -13,13 +12,16 @@ from gradserve.arguments import (
     ParameterValue,
     TargetLike,
 )
-from gradserve.attacks import Attack
-from gradserve.cards import ModelCard
-from gradserve.influence_messages import EmbedArguments, InfluenceArguments, SuspectsArguments
-from gradserve.influences import Features, Influence, Suspects
 from gradserve.makers import AsyncMakers
-from gradserve.many import in_order_async
-from gradserve.results import Explanation, Explanations, Prediction
+from gradserve.messages import attack as attack_messages
+from gradserve.messages import common
+from gradserve.messages import influence as influence_messages
+from gradserve.messages.influence import EmbedArguments, InfluenceArguments, SuspectsArguments
+from gradserve.ordered import in_order_async
+from gradserve.results.attack import Attack
+from gradserve.results.common import Explanation, Explanations, Prediction
+from gradserve.results.influence import Features, Influence, Suspects
+from gradserve.results.models import ModelCard
 from gradserve.v1 import models_pb2
 
 
@@ -42,9 +44,9 @@ class AsyncClient(AsyncMakers):
     ) -> Prediction:
         """The most probable classes of a picture."""
         request = await asyncio.to_thread(
-            messages.predict_request, image, model=model, top_k=top_k, preprocess=preprocess, **options
+            common.predict_request, image, model=model, top_k=top_k, preprocess=preprocess, **options
         )
-        return messages.prediction(await self._call(self._line.gradients.Predict, request, timeout))
+        return common.prediction(await self._call(self._line.gradients.Predict, request, timeout))
 
     @overload
     async def explain(
@@ -80,7 +82,7 @@ class AsyncClient(AsyncMakers):
     ) -> Explanation | Explanations:
         """The map of a method for a target, or with a list of methods or of targets all their maps; see `Client`."""
         request = await asyncio.to_thread(
-            messages.explain_request,
+            common.explain_request,
             image,
             methods,
             target=target,
@@ -99,7 +101,7 @@ class AsyncClient(AsyncMakers):
                 alone=alone,
             ),
         )
-        found = messages.explanations(request, await self._call(self._line.gradients.Explain, request, timeout))
+        found = common.explanations(request, await self._call(self._line.gradients.Explain, request, timeout))
         return found if isinstance(methods, list) or isinstance(target, list) else found[0]
 
     async def attack(
@@ -211,7 +213,7 @@ class AsyncClient(AsyncMakers):
     async def models(self) -> list[ModelCard]:
         """The cards of all models that were loaded, without their layers; `model()` is the default one."""
         reply = await self._call(self._line.models.ListModels, models_pb2.ListModelsRequest(), None)
-        return [messages.model_card(each) for each in reply.models]
+        return [common.model_card(each) for each in reply.models]
 
     async def unavailable_models(self) -> dict[str, str]:
         """Why models of the server's configuration could not be loaded, by name."""
@@ -226,4 +228,4 @@ class AsyncClient(AsyncMakers):
     async def model(self, name: str = "") -> ModelCard:
         """One model's card with its layers; without a name that of the default model."""
         reply = await self._call(self._line.models.GetModel, models_pb2.GetModelRequest(name=name), None)
-        return messages.model_card(reply)
+        return common.model_card(reply)

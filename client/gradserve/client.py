@@ -3,7 +3,6 @@
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Unpack, overload
 
-from gradserve import attack_messages, influence_messages, messages
 from gradserve.arguments import (
     AttackTargetLike,
     ImageLike,
@@ -12,13 +11,16 @@ from gradserve.arguments import (
     ParameterValue,
     TargetLike,
 )
-from gradserve.attacks import Attack
-from gradserve.cards import ModelCard
-from gradserve.influence_messages import EmbedArguments, InfluenceArguments, SuspectsArguments
-from gradserve.influences import Features, Influence, Suspects
 from gradserve.makers import Makers
-from gradserve.many import in_order
-from gradserve.results import Explanation, Explanations, Prediction
+from gradserve.messages import attack as attack_messages
+from gradserve.messages import common
+from gradserve.messages import influence as influence_messages
+from gradserve.messages.influence import EmbedArguments, InfluenceArguments, SuspectsArguments
+from gradserve.ordered import in_order
+from gradserve.results.attack import Attack
+from gradserve.results.common import Explanation, Explanations, Prediction
+from gradserve.results.influence import Features, Influence, Suspects
+from gradserve.results.models import ModelCard
 from gradserve.v1 import models_pb2
 
 
@@ -42,8 +44,8 @@ class Client(Makers):
         **options: Unpack[Options],
     ) -> Prediction:
         """The most probable classes of a picture."""
-        request = messages.predict_request(image, model=model, top_k=top_k, preprocess=preprocess, **options)
-        return messages.prediction(self._call(self._line.gradients.Predict, request, timeout))
+        request = common.predict_request(image, model=model, top_k=top_k, preprocess=preprocess, **options)
+        return common.prediction(self._call(self._line.gradients.Predict, request, timeout))
 
     @overload
     def explain(
@@ -81,7 +83,7 @@ class Client(Makers):
         one with parameters. A target is a class's index or name, a Rank or a Unit; None is the predicted class.
         Maps travel as `format` "float32", "float16" or "png"; `overlay` also asks the server for a picture.
         """
-        request = messages.explain_request(
+        request = common.explain_request(
             image,
             methods,
             target=target,
@@ -100,7 +102,7 @@ class Client(Makers):
                 alone=alone,
             ),
         )
-        found = messages.explanations(request, self._call(self._line.gradients.Explain, request, timeout))
+        found = common.explanations(request, self._call(self._line.gradients.Explain, request, timeout))
         return found if isinstance(methods, list) or isinstance(target, list) else found[0]
 
     def attack(
@@ -223,7 +225,7 @@ class Client(Makers):
     def models(self) -> list[ModelCard]:
         """The cards of all models that were loaded, without their layers; `model()` is the default one."""
         reply = self._call(self._line.models.ListModels, models_pb2.ListModelsRequest(), None)
-        return [messages.model_card(each) for each in reply.models]
+        return [common.model_card(each) for each in reply.models]
 
     def unavailable_models(self) -> dict[str, str]:
         """Why models of the server's configuration could not be loaded, by name."""
@@ -237,4 +239,4 @@ class Client(Makers):
 
     def model(self, name: str = "") -> ModelCard:
         """One model's card with its layers; without a name that of the default model."""
-        return messages.model_card(self._call(self._line.models.GetModel, models_pb2.GetModelRequest(name=name), None))
+        return common.model_card(self._call(self._line.models.GetModel, models_pb2.GetModelRequest(name=name), None))

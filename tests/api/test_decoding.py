@@ -15,7 +15,7 @@ from serving import Stubs, picture, refused, tensor
 from gradserve import images as seen
 from gradserve.v1 import common_pb2 as pb
 from gradserve.v1 import predict_pb2
-from gradserve_server.api import images, servicers
+from gradserve_server.api import images, servicer
 from gradserve_server.api.images import BadImage, decode
 from gradserve_server.config import LimitSettings
 from gradserve_server.metrics import Metrics
@@ -179,12 +179,12 @@ def test_no_picture_is_decoded_on_the_event_loop(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(images, "decode", noted)
     card = SimpleNamespace(name="m", auto={}, precisions=("exact",), resize=8, height=8, width=8)
     pool: Any = SimpleNamespace(cards=_Cards({"m": card}))
-    service = servicers.GradientService(pool, LIMITS, Metrics())
+    service = servicer.GradientService(pool, LIMITS, Metrics())
     context: Any = SimpleNamespace(time_remaining=lambda: None)
 
     async def ask() -> None:
-        servicers.request_facts.set(servicers.Facts("1"))
-        with pytest.raises(servicers.RequestError, match="seen"):
+        servicer.request_facts.set(servicer.Facts("1"))
+        with pytest.raises(servicer.RequestError, match="seen"):
             await service.Predict(predict_pb2.PredictRequest(image={"encoded": b"x"}), context)
 
     asyncio.run(ask())

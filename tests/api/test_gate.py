@@ -18,7 +18,7 @@ from sklearn.datasets import load_digits
 
 from gradserve import Client
 from gradserve.cli import main
-from gradserve.dataset import open_dataset
+from gradserve.datasets import open_dataset
 from gradserve.robustness.plan import Wish
 from gradserve_server.methods.attack.corruptions import corrupt
 

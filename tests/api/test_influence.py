@@ -13,8 +13,8 @@ from serving import PATIENCE, Refused, Server, Stubs, refused, tensor
 
 from gradserve.v1 import common_pb2 as pb
 from gradserve.v1 import influence_pb2 as inf
-from gradserve_server.api import influences
 from gradserve_server.api.errors import Violations
+from gradserve_server.api.rpcs import influence
 from gradserve_server.models.embedded.digits.data import parts, pixels
 from gradserve_server.models.served import ServedModels
 
@@ -152,11 +152,11 @@ def test_bad_requests_are_told_field_by_field(
 def test_why_a_model_is_none_of_an_ensemble(monkeypatch: pytest.MonkeyPatch, facts: dict[str, Any], says: str) -> None:
     usual = {"dataset": "of a", "count": 8, "classes": 3, "head": "softmax", "methods": ("projected", "neighbours")}
     indexes = {"a": SimpleNamespace(**usual), "b": SimpleNamespace(**{**usual, **facts})}
-    monkeypatch.setattr(influences, "opened", lambda name: SimpleNamespace(manifest=indexes[name]))
+    monkeypatch.setattr(influence, "opened", lambda name: SimpleNamespace(manifest=indexes[name]))
     cards: Any = [SimpleNamespace(name=name, index=name, head=each.head) for name, each in indexes.items()]
     violations = Violations()
     request = inf.InfluenceRequest(ensemble=["b"])
-    influences._members(request, cards[0], "projected", ServedModels(cards), violations)
+    influence._members(request, cards[0], "projected", ServedModels(cards), violations)
     (refusal,) = violations.refused
     assert refusal.startswith("ensemble[0]: ")
     assert says in refusal

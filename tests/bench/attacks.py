@@ -20,7 +20,7 @@ from PIL import Image
 from rich.progress import track
 
 from gradserve import Attack, Client, Pick
-from gradserve.cli.launch import launched
+from gradserve.cli.demo.local_server import launched
 from gradserve_server.models.catalogue import ModelSpec
 from gradserve_server.models.preparation import prepare
 from gradserve_server.models.prepared import Prepared

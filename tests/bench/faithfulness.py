@@ -20,8 +20,8 @@ from rich.progress import track
 from rich.table import Table
 
 from gradserve import Client
-from gradserve.cli.launch import launched
-from gradserve.results import Explanations
+from gradserve.cli.demo.local_server import launched
+from gradserve.results.common import Explanations
 from gradserve.v1 import common_pb2 as pb
 from gradserve_server.api.images import decode, preprocess
 from gradserve_server.config import LimitSettings

@@ -25,8 +25,8 @@ from rich.progress import track
 from torch import Tensor, nn
 
 from gradserve import AsyncClient, Method
-from gradserve.cli import load
-from gradserve.dataset import Dataset, open_dataset
+from gradserve.cli.commands import load
+from gradserve.datasets import Dataset, open_dataset
 from gradserve.robustness.journal import Journal
 from gradserve.robustness.plan import CLEAN, Wish
 from gradserve.robustness.run import Check

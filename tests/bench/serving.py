@@ -16,9 +16,10 @@ import psutil
 from PIL import Image
 from skimage.data import astronaut
 
-from gradserve import attack_messages, messages
 from gradserve.arguments import Options
-from gradserve.cli.launch import launched
+from gradserve.cli.demo.local_server import launched
+from gradserve.messages import attack as attack_messages
+from gradserve.messages import common
 from gradserve.v1 import service_pb2_grpc
 
 from .peer import ALPHA, EPS, NOISE, SAMPLES, STEPS
@@ -126,7 +127,7 @@ def explain(
     model: str, jpeg: bytes, target: int | None, precision: str, method: str = "gradient", **parameters: Any
 ) -> Request:
     """JPEG in, PNG map out; without a target it is the predicted class's."""
-    message = messages.explain_request(
+    message = common.explain_request(
         jpeg,
         method,
         target=target,
@@ -157,7 +158,7 @@ def kinds(model: str, jpeg: bytes, target: int, precision: str) -> list[Request]
         explain(model, jpeg, target, precision),
         explain(model, jpeg, target, precision, "smooth_grad", samples=SAMPLES, noise=NOISE),
         Request("Attack", attack),
-        Request("Predict", messages.predict_request(jpeg, model=model, preprocess="as_is", **options)),
+        Request("Predict", common.predict_request(jpeg, model=model, preprocess="as_is", **options)),
     ]
 
 

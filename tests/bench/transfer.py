@@ -16,8 +16,8 @@ import numpy as np
 import typer
 
 from gradserve import AsyncClient, Client, Method
-from gradserve.cli.report import counter
-from gradserve.dataset import Dataset, open_dataset
+from gradserve.cli.output import counter
+from gradserve.datasets import Dataset, open_dataset
 from gradserve.robustness.figures import Share, counted
 from gradserve.robustness.journal import Journal
 from gradserve.robustness.plan import Plan, Trial

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from gradserve import Pick, cli
-from gradserve.attack_messages import attack_request
+from gradserve.messages.attack import attack_request
 from gradserve.v1 import attack_pb2 as pb
 
 from .fake_attack import BEFORE, CHANGE

@@ -7,7 +7,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from gradserve import Method, Rank, Unit, cli
-from gradserve.cli import asks
+from gradserve.cli import parse
 
 from . import fake
 from .fake import METHODS, SIZE
@@ -250,14 +250,14 @@ def test_help_names_every_method():
     ],
 )
 def test_targets(text, target):
-    assert asks.target(text) == target
+    assert parse.target(text) == target
 
 
 def test_parameters_find_their_methods():
-    found = asks.methods(["smooth_grad", "grad_cam"], ["smooth_grad.samples=25", "grad_cam.signed=true"])
+    found = parse.methods(["smooth_grad", "grad_cam"], ["smooth_grad.samples=25", "grad_cam.signed=true"])
     assert found == [Method("smooth_grad", samples=25), Method("grad_cam", signed=True)]
     with pytest.raises(ValueError, match="no method among those asked for"):
-        asks.methods(["gradient"], ["grad_cam.signed=true"])
+        parse.methods(["gradient"], ["grad_cam.signed=true"])
 
 
 def test_names_with_brackets_are_no_markup(run, photo_path, monkeypatch):
@@ -273,5 +273,5 @@ def test_health_is_an_exit_code(run, server):
 
 
 def test_a_layer_may_be_named_with_its_call():
-    assert asks.target("unit:layer1.0.relu:0:17:3,5") == Unit("layer1.0.relu:0", 17, 3, 5)
-    assert asks.target("unit:layer1.0.relu:0:17") == Unit("layer1.0.relu:0", 17)
+    assert parse.target("unit:layer1.0.relu:0:17:3,5") == Unit("layer1.0.relu:0", 17, 3, 5)
+    assert parse.target("unit:layer1.0.relu:0:17") == Unit("layer1.0.relu:0", 17)

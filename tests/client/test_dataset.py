@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from gradserve.dataset import Unreadable, open_dataset
+from gradserve.datasets import Unreadable, open_dataset
 
 from .conftest import jpeg
 

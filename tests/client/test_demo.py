@@ -6,7 +6,8 @@ import pytest
 from PIL import Image
 
 from gradserve import GradserveError, cli
-from gradserve.cli import launch, page, samples
+from gradserve.cli import html as page
+from gradserve.cli.demo import local_server, samples
 
 from .fake import METHODS
 
@@ -35,19 +36,22 @@ def stub(tmp_path, monkeypatch):
 
 def test_a_launched_server_gives_its_address_and_is_stopped(stub):
     log = stub("print('gradserve ready on 127.0.0.1:4711', flush=True); time.sleep(60)")
-    with launch.launched(["--model", "digits"], log, timeout=20) as address:
+    with local_server.launched(["--model", "digits"], log, timeout=20) as address:
         assert address == "127.0.0.1:4711"
 
 
 def test_a_server_that_dies_tells_its_last_words(stub):
     log = stub("sys.exit('no such model')")
-    with pytest.raises(GradserveError, match=r"ended with 1(?s:.*)no such model"), launch.launched([], log, timeout=20):
+    with (
+        pytest.raises(GradserveError, match=r"ended with 1(?s:.*)no such model"),
+        local_server.launched([], log, timeout=20),
+    ):
         pass
 
 
 def test_a_server_that_never_is_ready(stub):
     log = stub("time.sleep(60)")
-    with pytest.raises(GradserveError, match="not ready within"), launch.launched([], log, timeout=0.3):
+    with pytest.raises(GradserveError, match="not ready within"), local_server.launched([], log, timeout=0.3):
         pass
 
 

@@ -6,8 +6,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from gradserve.attacks import Judgement
-from gradserve.results import Score
+from gradserve.results.attack import Judgement
+from gradserve.results.common import Score
 from gradserve.robustness import heads
 from gradserve.robustness.plan import Wish
 

@@ -5,16 +5,17 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from gradserve import Method, Rank, Reweighting, TrainingExample, cli, images, influence_messages, parameters
-from gradserve.cli import sheet
-from gradserve.influence_messages import INFLUENCE_METHOD
+from gradserve import Method, Rank, Reweighting, TrainingExample, cli, images
+from gradserve.cli import drawing
+from gradserve.messages import fields, influence
+from gradserve.messages.influence import INFLUENCE_METHOD
 from gradserve.v1 import influence_pb2
 
 PIXELS = np.zeros((8, 8, 3), dtype=np.uint8)
 
 
 def request(*method, **arguments):
-    return influence_messages.influence_request(PIXELS, *method, **arguments)
+    return influence.influence_request(PIXELS, *method, **arguments)
 
 
 def test_what_is_asked():
@@ -33,7 +34,7 @@ def test_what_is_asked():
 
 
 def test_every_method_has_a_name():
-    assert parameters.names(INFLUENCE_METHOD) == ["projected", "last_layer", "neighbours"]
+    assert fields.names(INFLUENCE_METHOD) == ["projected", "last_layer", "neighbours"]
 
 
 @pytest.mark.parametrize(
@@ -44,8 +45,8 @@ def test_every_method_has_a_name():
         (lambda: request(goal="accuracy"), "goal must be one of logit, loss, margin"),
         (lambda: request(what_if=[5]), "what_if is a list of rows or a Reweighting for each question"),
         (lambda: request(what_if=[[-1]]), "what_if is a list of rows"),
-        (lambda: influence_messages.suspects_request(order="age"), "order must be one of"),
-        (lambda: influence_messages.embed_request(PIXELS, pooling="sum"), "pooling must be one of max, mean, none"),
+        (lambda: influence.suspects_request(order="age"), "order must be one of"),
+        (lambda: influence.embed_request(PIXELS, pooling="sum"), "pooling must be one of max, mean, none"),
     ],
 )
 def test_what_makes_no_sense_is_a_value_error(broken, says):
@@ -103,5 +104,5 @@ def test_arguments_that_make_no_sense(server, photo_path, words, capsys):
 def test_a_sheet_of_no_pictures():
     nothing = TrainingExample(1, "a", 0, "x", 0, "x", 0.1, None, None, 0, 0, 0, 0, 0)
     assert nothing.picture() is None
-    assert sheet._drawn([[(None, "a very long name of a class", "text", (0, 0, 0))]]).size[0] > 100
+    assert drawing._drawn([[(None, "a very long name of a class", "text", (0, 0, 0))]]).size[0] > 100
     assert images.png(Image.new("L", (2, 2)))

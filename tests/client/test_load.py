@@ -3,7 +3,7 @@ import json
 import pytest
 
 from gradserve import AsyncClient, cli
-from gradserve.cli import load
+from gradserve.cli.commands import load
 
 SAMPLES = [load.Sample("predict", 0.010 * (i + 1), 1) for i in range(100)] + [
     load.Sample("grad_cam", 0.5, 3),

@@ -9,7 +9,7 @@ from PIL import Image
 import gradserve
 from gradserve import AsyncClient, Goal, Rank, Unit, cli
 from gradserve.arguments import MaximizeArguments, Options, StylizeArguments
-from gradserve.cli import plot
+from gradserve.cli import drawing
 from gradserve.v1 import maximize_pb2, progress_pb2, stylize_pb2
 
 OTHERS = {"image", "model", "preset", "size", "snapshots", "style_layers", "content_layers"}
@@ -181,5 +181,5 @@ def test_arguments_that_make_no_sense(run, arguments, says):
 
 
 def test_curves_are_drawn():
-    drawn = np.asarray(plot.curves({"a": np.array([0.0, 1.0, 4.0]), "b": np.array([2.0])}))
+    drawn = np.asarray(drawing.curves({"a": np.array([0.0, 1.0, 4.0]), "b": np.array([2.0])}))
     assert len({tuple(pixel) for pixel in drawn.reshape(-1, 3)}) > 2

@@ -9,8 +9,9 @@ import pytest
 from rich.console import Console
 
 from gradserve import Method
-from gradserve.attacks import OBSTACLES, Certificate
-from gradserve.cli import report, robustness_report
+from gradserve.cli import output
+from gradserve.cli.commands import robustness_report
+from gradserve.results.attack import OBSTACLES, Certificate
 from gradserve.robustness import junit, results
 from gradserve.robustness.figures import Limits, Share, Threshold
 from gradserve.robustness.journal import Journal, OtherRun
@@ -187,7 +188,7 @@ def test_every_report_says_what_was_not_measured_and_why(pictures, tmp_path, mon
     assert "NOT MEASURED" in page
 
     said = StringIO()
-    monkeypatch.setattr(report, "err", lambda: Console(file=said, width=400, markup=False))
+    monkeypatch.setattr(output, "err", lambda: Console(file=said, width=400, markup=False))
     robustness_report.show(plan, found, effort, tmp_path)
     for text in (
         "66.7% to 80.0%",

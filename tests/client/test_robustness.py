@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from gradserve import Method, errors
-from gradserve.cards import ModelCard
-from gradserve.dataset import open_dataset
-from gradserve.patience import Patience
-from gradserve.results import Score
+from gradserve.datasets import open_dataset
+from gradserve.results.common import Score
+from gradserve.results.models import ModelCard
+from gradserve.retry import Patience
 from gradserve.robustness import junit, results
 from gradserve.robustness.figures import CorruptionError, Limits, Share, counted, mean_ce
 from gradserve.robustness.journal import Journal, OtherRun

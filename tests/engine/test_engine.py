@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from gradserve_server.engine import engine as module
+from gradserve_server.engine.batch_limits import default_rows
 from gradserve_server.engine.engine import (
     LONGEST,
     Ended,
@@ -22,7 +23,6 @@ from gradserve_server.engine.job import Job, Progress, Steps, TimeUp, together
 from gradserve_server.engine.objective import Refused, logit
 from gradserve_server.engine.pace import MOST_KEYS, WAITING, Pace
 from gradserve_server.engine.query import Answer, Part, Query
-from gradserve_server.engine.rows import default_rows
 from gradserve_server.engine.take import Key
 from gradserve_server.methods.explain import Call, Explained, Target, explain
 from gradserve_server.models.catalogue import EMBEDDED

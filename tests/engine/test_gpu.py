@@ -3,12 +3,12 @@
 import pytest
 import torch
 
+from gradserve_server.engine.cuda_graphs import WORTH
 from gradserve_server.engine.engine import Engine
 from gradserve_server.engine.events import Ended
 from gradserve_server.engine.job import Job, Steps
 from gradserve_server.engine.objective import logit
 from gradserve_server.engine.query import Query
-from gradserve_server.engine.recorded import WORTH
 from gradserve_server.models.catalogue import EMBEDDED
 from gradserve_server.models.preparation import prepare
 

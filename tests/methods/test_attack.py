@@ -13,7 +13,7 @@ from gradserve_server.engine.job import Run
 from gradserve_server.engine.objective import Refused
 from gradserve_server.methods.attack import METHODS, Aim, Ball, Goal
 from gradserve_server.methods.attack.ball import length
-from gradserve_server.methods.attack.controls import Kind
+from gradserve_server.methods.attack.baselines import Kind
 from gradserve_server.methods.attack.corruptions import KINDS
 from gradserve_server.methods.attack.lens import Lens, eot
 from gradserve_server.methods.attack.one_pixel import _triples

@@ -17,7 +17,7 @@ from gradserve_server.methods.attack import Aim, Ball
 from gradserve_server.methods.attack.lens import Lens
 from gradserve_server.methods.explain.averages import integrated_gradients, smooth_grad
 from gradserve_server.methods.explain.maps import Map
-from gradserve_server.methods.making import Record
+from gradserve_server.methods.image_run import Record
 from gradserve_server.models.catalogue import ModelSpec
 from gradserve_server.models.preparation import prepare
 from gradserve_server.models.prepared import Prepared

@@ -7,11 +7,12 @@ import torch
 from torch import Tensor, nn
 from zoo import CPU
 
-from gradserve_server.models import convolutions, fold, kernels, preparation
+from gradserve_server.accel import convolutions, cpu_mode
+from gradserve_server.accel.half_backward import Halves
+from gradserve_server.models import fold, preparation
 from gradserve_server.models.behaviour import varied
 from gradserve_server.models.catalogue import PRECISIONS, ModelSpec
 from gradserve_server.models.comparison import Comparison, Errors
-from gradserve_server.models.precision import Halves
 from gradserve_server.models.preparation import prepare
 from gradserve_server.models.scales import scales
 
@@ -95,8 +96,8 @@ RESNET = ModelSpec(name="resnet18", weights="random", precisions=PRECISIONS, hei
 
 @pytest.mark.parametrize("fault", BROKEN)
 def test_wrong_kernels_are_not_used(fault: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kernels, "PAYS", 0)
-    monkeypatch.setattr(kernels, "works", lambda *_: True)
+    monkeypatch.setattr(cpu_mode, "PAYS", 0)
+    monkeypatch.setattr(cpu_mode, "works", lambda *_: True)
     monkeypatch.setattr(convolutions.Packed, *BROKEN[fault])
     model = prepare(RESNET, CPU)
     assert any("gradients by" in note for note in model.card.notes)

@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from zoo import CPU
 
 from gradserve.v1 import common_pb2 as pb
-from gradserve_server.api.binding import Bound
-from gradserve_server.api.replies import provenance
+from gradserve_server.api.reply import provenance
+from gradserve_server.api.request import Bound
 from gradserve_server.engine.engine import Engine
 from gradserve_server.engine.events import Ended
 from gradserve_server.engine.job import Job

@@ -7,8 +7,8 @@ import torch
 from zoo import prepared
 
 from gradserve_server.__main__ import settings_of
+from gradserve_server.engine.batch_limits import CPU_MOST, CPU_MOST_FAST
 from gradserve_server.engine.engine import Engine
-from gradserve_server.engine.rows import CPU_MOST, CPU_MOST_FAST
 from gradserve_server.engine.take import Key
 from gradserve_server.models.catalogue import EMBEDDED, PRECISIONS, ModelSpec, read_tuning
 from gradserve_server.models.preparation import prepare

@@ -5,19 +5,19 @@ from collections.abc import Sequence
 
 import typer
 
-from gradserve.cli import serve
-from gradserve.cli.attack import attack
-from gradserve.cli.bench import bench
-from gradserve.cli.demo import demo
-from gradserve.cli.explain import explain
-from gradserve.cli.health import health
-from gradserve.cli.influence import influence, suspects
-from gradserve.cli.maximize import dream, maximize
-from gradserve.cli.models import models
-from gradserve.cli.predict import predict
-from gradserve.cli.robustness import robustness
-from gradserve.cli.stylize import stylize
-from gradserve.cli.surrogate import surrogate
+from gradserve.cli.commands import serve
+from gradserve.cli.commands.attack import attack
+from gradserve.cli.commands.bench import bench
+from gradserve.cli.commands.explain import explain
+from gradserve.cli.commands.health import health
+from gradserve.cli.commands.influence import influence, suspects
+from gradserve.cli.commands.maximize import dream, maximize
+from gradserve.cli.commands.models import models
+from gradserve.cli.commands.predict import predict
+from gradserve.cli.commands.robustness import robustness
+from gradserve.cli.commands.stylize import stylize
+from gradserve.cli.commands.surrogate import surrogate
+from gradserve.cli.demo.command import demo
 from gradserve.errors import GradserveError, Unavailable
 
 app = typer.Typer(

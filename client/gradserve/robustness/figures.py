@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from gradserve.dataset import Dataset
+from gradserve.datasets import Dataset
 from gradserve.robustness.journal import Journal, Outcome
 from gradserve.robustness.plan import CLEAN, Plan, Trial
 

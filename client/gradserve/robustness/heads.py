@@ -8,8 +8,8 @@ multilabel   the label is present, its logit above 0, whatever other labels are;
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from gradserve.attacks import Judgement
-from gradserve.results import Score
+from gradserve.results.attack import Judgement
+from gradserve.results.common import Score
 
 MOST_CLASSES = 1000  # that one answer of Predict lists
 

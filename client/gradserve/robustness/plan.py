@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from gradserve.arguments import Method
-from gradserve.cards import ModelCard
-from gradserve.dataset import Dataset
+from gradserve.datasets import Dataset
+from gradserve.results.models import ModelCard
 
 CLEAN = "clean"
 SEVERITIES = range(1, 6)

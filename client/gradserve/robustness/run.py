@@ -7,10 +7,10 @@ from functools import partial
 from typing import Any
 
 from gradserve.aio import AsyncClient
-from gradserve.attacks import Attack
-from gradserve.dataset import Dataset, Example
+from gradserve.datasets import Dataset, Example
 from gradserve.errors import ResourceExhausted
-from gradserve.patience import FALTERING, UNREADABLE, Patience, about_the_picture, reason
+from gradserve.results.attack import Attack
+from gradserve.retry import FALTERING, UNREADABLE, Patience, about_the_picture, reason
 from gradserve.robustness import heads
 from gradserve.robustness.journal import Journal, Outcome, State
 from gradserve.robustness.plan import CLEAN, Plan, Trial

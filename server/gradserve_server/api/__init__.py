@@ -1,1 +1,1 @@
-"""Where gRPC ends: binding and validation of requests, replies, errors, servicers."""
+"""Where gRPC ends: requests and their validation, replies, errors, the servicer."""

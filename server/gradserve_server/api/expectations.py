@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from ..methods.attack import Attacked, Plan
 from ..pool.wire import Outcome, Task
-from .attacks import rows_at_most
+from .rpcs.attack import rows_at_most
 
 FIRST_GUESS = 0.2  # share of the rows assumed until an attack of that kind has ended on that model
 SMOOTHING = 0.1  # weight of the newest attack in the running mean

@@ -10,7 +10,7 @@ from PIL import Image
 
 from gradserve.v1 import progress_pb2
 
-from ..methods.making import Snapshot
+from ..methods.image_run import Snapshot
 from ..pool.wire import Preview, Task
 from .images import png
 

@@ -11,8 +11,8 @@ from gradserve.v1 import models_pb2, models_pb2_grpc, service_pb2, service_pb2_g
 from ..config import LimitSettings, ServerSettings, StartError
 from ..metrics import Metrics
 from ..pool.pool import Pool
-from .context import Around
-from .servicers import GradientService, ModelService
+from .interceptor import Around
+from .servicer import GradientService, ModelService
 
 MIB = 1 << 20
 FLUSH = 1.0  # seconds that the last replies have to leave, and watchers of the health to be told

@@ -8,15 +8,15 @@ from typing import Any
 import torch
 
 from ..models.prepared import Prepared
+from .batch_limits import default_rows, passes_cost
+from .cuda_graphs import Recordings
 from .differentiate import differentiate
 from .events import Ended, Event, ModelFailed, NotFinite, OutOfMemory, Progressed, Step
 from .job import Job, Kept, OpenQuery, Progress, TimeUp
 from .objective import Refused
 from .pace import Pace
 from .query import Answer, Part, Query
-from .recorded import Recordings
 from .repeatable import repeatable
-from .rows import default_rows, passes_cost
 from .take import Claim, Key, take
 
 log = logging.getLogger(__name__)

@@ -11,6 +11,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from ..accel.convolutions import HALF
+from ..accel.cpu_mode import Kernels
+from ..accel.half_backward import Halves
 from .behaviour import State, Unservable, check_unwritten, examine, state_of, trial_images, varied, watched
 from .builders import text_of
 from .card import ModelCard, Precision
@@ -18,16 +21,13 @@ from .casting import MAX_PARAMETERS_IN_DOUBLE, cast
 from .catalogue import ModelSpec
 from .channels import grey
 from .comparison import Comparison, Format, batches
-from .convolutions import HALF
 from .description import describe
 from .first_pass import first_pass_fault
 from .fold import fold_batch_norms, foldable
 from .heads import find_head
-from .kernels import Kernels
 from .layouts import ROWS
 from .loading import LoadError, Source, load
 from .outputs import NoLogits, run
-from .precision import Halves
 from .prepared import Prepared
 from .probe import Probe, probe
 from .processor import choose

@@ -8,12 +8,12 @@ from functools import cached_property
 import torch
 from torch import Tensor, nn
 
+from ..accel.convolutions import HALF
+from ..accel.cpu_mode import FastOperations, Kernels
+from ..accel.half_backward import HalfBackward, Halves
 from .card import ModelCard, Precision
 from .channels import grey
-from .convolutions import HALF
-from .kernels import FastOperations, Kernels
 from .outputs import PLAIN, Head
-from .precision import HalfBackward, Halves
 from .straight import Line, Straight
 from .taps import Place, Side
 

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from .convolutions import SCATTER
+from ..accel.convolutions import SCATTER
 
 Node = Any  # fx.Node; what its arguments may be has too many types to be of use
 

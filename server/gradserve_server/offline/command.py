@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from ..config import read_settings
-from ..methods.influence.plan import Report
+from ..methods.influence.indexing.plan import Report
 from ..models.catalogue import ModelSpec, from_flag
 from ..models.faults import check_builders
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from gradserve.dataset import Dataset
+from gradserve.datasets import Dataset
 
 from ..api.images import model_input
 from ..config import LimitSettings

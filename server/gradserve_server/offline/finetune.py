@@ -10,12 +10,12 @@ import typer
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from gradserve.dataset import Dataset, open_dataset
+from gradserve.datasets import Dataset, open_dataset
 
 from ..methods.influence.coverage import covered, last_linear
 from ..methods.influence.gradients import Pass
+from ..methods.influence.indexing.plan import Plan, Report
 from ..methods.influence.layers import Layer
-from ..methods.influence.plan import Plan, Report
 from ..models.catalogue import ModelSpec
 from ..models.preparation import prepare
 from ..models.prepared import Prepared

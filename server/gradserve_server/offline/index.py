@@ -7,12 +7,12 @@ from typing import Annotated
 import typer
 from rich.filesize import decimal
 
-from gradserve.dataset import open_dataset
+from gradserve.datasets import open_dataset
 
 from ..methods.influence.audit import audited
-from ..methods.influence.build import Builder
 from ..methods.influence.index import Index
-from ..methods.influence.plan import Examples, Origin, Plan
+from ..methods.influence.indexing.build import Builder
+from ..methods.influence.indexing.plan import Examples, Origin, Plan
 from ..methods.influence.serving import preprocessing, training_set
 from ..models.preparation import prepare
 from ..models.prepared import Prepared

@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..methods.influence.plan import Examples, Report
+from ..methods.influence.indexing.plan import Examples, Report
 from ..models.prepared import Prepared
 
 STATIONARY = 1e-9  # largest entry of the gradient at which a regression counts as converged

@@ -11,10 +11,10 @@ from typing import NamedTuple
 import torch
 
 from ..config import PoolSettings, devices
+from ..engine.batch_limits import default_rows, most_rows
 from ..engine.differentiate import differentiate
 from ..engine.objective import logit
 from ..engine.query import Part, Query
-from ..engine.rows import default_rows, most_rows
 from ..models.card import Precision
 from ..models.catalogue import ModelSpec
 from ..models.preparation import prepare

@@ -22,7 +22,7 @@ from ..engine.job import MOST, Job, Progress, Steps, TimeUp
 from ..engine.objective import Refused
 from ..engine.take import Key
 from ..methods import RPCS
-from ..methods.making import as_bytes, pixels, resized
+from ..methods.image_run import as_bytes, pixels, resized
 from ..models.prepared import Prepared
 from .pipe import Pipe
 from .startup import begin, loaded, straighten

@@ -7,7 +7,7 @@ import numpy as np
 from rich.progress import track
 from rich.table import Table
 
-from gradserve_server.methods.influence.plan import Plan
+from gradserve_server.methods.influence.indexing.plan import Plan
 
 from .. import report
 from . import baselines

@@ -11,10 +11,10 @@ from gradserve_server.engine.engine import Engine
 from gradserve_server.engine.events import Ended
 from gradserve_server.engine.job import Job
 from gradserve_server.methods.influence import Member, influence, unfolded
-from gradserve_server.methods.influence.build import Builder
 from gradserve_server.methods.influence.examples import ArrayExamples
 from gradserve_server.methods.influence.index import Index
-from gradserve_server.methods.influence.plan import Origin, Plan
+from gradserve_server.methods.influence.indexing.build import Builder
+from gradserve_server.methods.influence.indexing.plan import Origin, Plan
 from gradserve_server.models.catalogue import ModelSpec
 from gradserve_server.models.loading import Source, digest
 from gradserve_server.models.preparation import prepare_source

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from gradserve_server.methods.influence.coverage import covered
 from gradserve_server.methods.influence.gradients import Pass
-from gradserve_server.methods.influence.plan import Plan
+from gradserve_server.methods.influence.indexing.plan import Plan
 from gradserve_server.models.prepared import Prepared
 from gradserve_server.offline import training
 from gradserve_server.offline.finetune import with_head

@@ -12,7 +12,7 @@ from rich.progress import track
 from rich.table import Table
 from scipy.stats import rankdata
 
-from gradserve_server.methods.influence.plan import Plan
+from gradserve_server.methods.influence.indexing.plan import Plan
 
 from .. import report
 from . import baselines

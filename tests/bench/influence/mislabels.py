@@ -11,7 +11,7 @@ from torch import Tensor
 
 from gradserve_server.methods.influence.coverage import covered
 from gradserve_server.methods.influence.index import Index
-from gradserve_server.methods.influence.plan import Plan
+from gradserve_server.methods.influence.indexing.plan import Plan
 from gradserve_server.offline import training
 from gradserve_server.offline.finetune import with_head
 

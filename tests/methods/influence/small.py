@@ -11,7 +11,7 @@ from gradserve_server.engine.engine import Engine
 from gradserve_server.engine.events import Ended
 from gradserve_server.engine.job import Job
 from gradserve_server.methods.influence.examples import ArrayExamples
-from gradserve_server.methods.influence.plan import Origin
+from gradserve_server.methods.influence.indexing.plan import Origin
 from gradserve_server.models.catalogue import ModelSpec
 from gradserve_server.models.embedded.digits.data import parts, pixels
 from gradserve_server.models.loading import Source, digest

@@ -14,11 +14,11 @@ from zoo import off
 
 from gradserve_server.methods.influence import Member, Reweighting, influence, unfolded
 from gradserve_server.methods.influence.audit import Exact
-from gradserve_server.methods.influence.build import Builder
 from gradserve_server.methods.influence.coverage import covered, last_linear
 from gradserve_server.methods.influence.examples import ArrayExamples
 from gradserve_server.methods.influence.index import Index, IndexFault
-from gradserve_server.methods.influence.plan import Plan
+from gradserve_server.methods.influence.indexing.build import Builder
+from gradserve_server.methods.influence.indexing.plan import Plan
 from gradserve_server.models.catalogue import ModelSpec
 from gradserve_server.models.embedded.digits.data import parts, pixels
 from gradserve_server.models.loading import Source, digest

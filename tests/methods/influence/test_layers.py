@@ -5,10 +5,9 @@ import torch
 from torch import nn
 from zoo import off
 
-from gradserve_server.methods.influence.bases import SecondMoment
-from gradserve_server.methods.influence.coverage import _layer as layer_of
-from gradserve_server.methods.influence.coverage import covered
+from gradserve_server.methods.influence.coverage import _layer, covered
 from gradserve_server.methods.influence.gradients import ALL_CLASSES, expectation_classes
+from gradserve_server.methods.influence.indexing.bases import SecondMoment
 from gradserve_server.methods.influence.layers import Projection, parameters
 
 from . import small
@@ -32,7 +31,7 @@ def test_a_projection_is_that_of_the_whole_gradient(name: str) -> None:
     x = torch.randn(shape, generator=generator, dtype=torch.float64)
     out = module(x)
     by_output = torch.randn(out.shape, generator=generator, dtype=torch.float64)
-    layer = layer_of("it", module)
+    layer = _layer("it", module)
     left = torch.randn(layer.outputs, 2, generator=generator, dtype=torch.float64)
     right = torch.randn(layer.columns, 3, generator=generator, dtype=torch.float64)
     ours = Projection(layer, left, right)(x, by_output)

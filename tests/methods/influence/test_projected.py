@@ -14,9 +14,9 @@ from gradserve_server.engine.engine import Engine
 from gradserve_server.engine.job import Job
 from gradserve_server.methods.influence import Member, Reweighting, influence, unfolded
 from gradserve_server.methods.influence.audit import Exact, audited, rank_correlation
-from gradserve_server.methods.influence.build import Builder
 from gradserve_server.methods.influence.index import Index
-from gradserve_server.methods.influence.plan import Plan
+from gradserve_server.methods.influence.indexing.build import Builder
+from gradserve_server.methods.influence.indexing.plan import Plan
 
 from . import small
 

@@ -12,9 +12,9 @@ from torch import Tensor
 from zoo import off
 
 from gradserve_server.methods.influence import regression
-from gradserve_server.methods.influence.build import Builder
 from gradserve_server.methods.influence.index import Index, softened
-from gradserve_server.methods.influence.plan import Plan
+from gradserve_server.methods.influence.indexing.build import Builder
+from gradserve_server.methods.influence.indexing.plan import Plan
 from gradserve_server.models.embedded.digits.data import parts
 from gradserve_server.offline import training
 

@@ -16,8 +16,8 @@ from ...engine.job import Job, Steps, TimeUp
 from ...engine.query import Query
 from .apgd import apgd
 from .ball import Ball
+from .baselines import corruption, sphere
 from .blindness import flat
-from .controls import corruption, sphere
 from .fooling import fooling
 from .goal import Aim, Goal, Loss
 from .gradient import fgsm, gradient_ascent, pgd, transfer

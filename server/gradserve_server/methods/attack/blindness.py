@@ -1,6 +1,6 @@
 """Why an attack may have nothing to follow, so that a picture that it did not change proves nothing.
 
-Each reason begins with its code; the client's `gradserve.attacks.OBSTACLES` lists the codes.
+Each reason begins with its code; the client's `gradserve.results.attack.OBSTACLES` lists the codes.
 """
 
 from torch import Tensor

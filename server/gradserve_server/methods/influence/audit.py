@@ -14,7 +14,7 @@ from .coverage import covered
 from .estimates import products
 from .gradients import losses, softmax_scores
 from .index import Array, Index
-from .plan import Examples, Report
+from .indexing.plan import Examples, Report
 
 TOLERANCE, MOST_STEPS, BATCH = 1e-6, 500, 256
 Weights = dict[str, Tensor]

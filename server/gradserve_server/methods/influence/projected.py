@@ -14,8 +14,8 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from .bases import SecondMoment, thinned
 from .gradients import Pass
+from .indexing.bases import SecondMoment, thinned
 from .layers import Layer, Projection
 
 

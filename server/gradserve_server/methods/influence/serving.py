@@ -13,11 +13,11 @@ from ...models.loading import LoadError
 from ...models.preparation import prepare
 from ...models.prepared import Prepared
 from ...models.sample import difference
-from .build import Builder
 from .estimates import opened, unfolded
 from .examples import ArrayExamples
 from .index import VERSION, Index, IndexFault, Manifest
-from .plan import Origin, Plan, check_head
+from .indexing.build import Builder
+from .indexing.plan import Origin, Plan, check_head
 
 
 def attached(spec: ModelSpec, model: Prepared) -> tuple[Prepared, dict[str, Prepared]]:

@@ -14,7 +14,7 @@ from torch import Tensor
 from ...engine.job import Job, Steps
 from ...engine.objective import Objective, direction, layer, ranking
 from ...engine.query import Query
-from ..making import NOT_MEASURED, Record, Snapshot, as_bytes, numbers, pixels, quantized, resized
+from ..image_run import NOT_MEASURED, Record, Snapshot, as_bytes, numbers, pixels, quantized, resized
 from ..targets import Target
 from .ascent import OBJECTIVE, ascend, penalties_of
 from .recipe import PRESETS, Recipe

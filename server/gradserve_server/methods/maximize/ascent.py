@@ -8,7 +8,7 @@ from torch import Tensor
 from ...engine.job import Steps
 from ...engine.objective import Objective
 from ...engine.query import Query
-from ..making import Record
+from ..image_run import Record
 from ..optimizers import Adam, Descent, Optimizer
 from ..regularizers import blurred, clipped, edge_energy, l2, total_variation
 from .parameterizations import Fourier, Parameterization, Pixels

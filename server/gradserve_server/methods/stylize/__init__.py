@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ...engine.job import Job, Steps
 from ...engine.query import Query
-from ..making import NOT_MEASURED, Record, Snapshot, as_bytes, pixels, quantized, resized
+from ..image_run import NOT_MEASURED, Record, Snapshot, as_bytes, pixels, quantized, resized
 from ..optimizers import LBFGS, Adam, Optimizer
 from ..regularizers import GREY, roughness
 from .settings import PIXELS, LayerWeight, Settings, default_content_layers, default_style_layers

@@ -1,0 +1,1 @@
+"""The commands of gradserve, a module for each."""

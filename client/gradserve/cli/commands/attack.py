@@ -1,0 +1,230 @@
+"""`gradserve attack`: adversarial pictures with their certificates."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.table import Table
+
+from gradserve.cli import options, output, parse
+from gradserve.cli import output as report
+from gradserve.messages import fields
+from gradserve.messages.attack import ATTACK_METHOD
+from gradserve.messages.common import EXPLAIN_METHOD
+from gradserve.results.attack import Attack
+
+_METHODS = ", ".join(fields.names(ATTACK_METHOD))
+_BUDGET, _DEFENCE, _OUTPUT = "Budget and goal", "Defences and changes", "Output"
+
+Photos = Annotated[list[Path], typer.Argument(help="Picture files.", exists=True, dir_okay=False)]
+MethodName = Annotated[str, typer.Option("--method", help=f"One of {_METHODS}.")]
+Parameters = Annotated[list[str], typer.Option("--param", help="NAME=VALUE of the method. May be repeated.")]
+Target = Annotated[
+    str | None,
+    typer.Option(
+        "--target",
+        help="What it is to be taken for: a class's index or name, runner-up, least-likely or random. "
+        "Left out: anything but what it is.",
+        rich_help_panel=_BUDGET,
+    ),
+]
+Label = Annotated[
+    str | None,
+    typer.Option("--label", help="What it is: index or name; the prediction if left out.", rich_help_panel=_BUDGET),
+]
+Eps = Annotated[
+    str | None,
+    typer.Option("--eps", help="4/255 or 0.015, of pixels in [0, 1]; left out: the model's.", rich_help_panel=_BUDGET),
+]
+Norm = Annotated[str, typer.Option("--norm", help="linf or l2.", rich_help_panel=_BUDGET)]
+Loss = Annotated[
+    str | None,
+    typer.Option("--loss", help="cross_entropy, margin or dlr; left out: the method's.", rich_help_panel=_BUDGET),
+]
+FirstSuccess = Annotated[
+    bool | None,
+    typer.Option(
+        "--first-success/--all-steps", help="Stop at the first success; left out: as the method is published.",
+        rich_help_panel=_BUDGET,
+    ),
+]  # fmt: skip
+Defence = Annotated[
+    str | None,
+    typer.Option("--defence", help="jpeg, bit_depth, blur or noise; jpeg:quality=50.", rich_help_panel=_DEFENCE),
+]
+Adaptive = Annotated[
+    bool, typer.Option("--adaptive", help="Let the attack see through the defence.", rich_help_panel=_DEFENCE)
+]
+Changes = Annotated[
+    str | None,
+    typer.Option(
+        "--eot", help="Seek what survives random changes: default, or rotation=20,samples=16.", rich_help_panel=_DEFENCE
+    ),
+]
+Out = Annotated[
+    Path | None, typer.Option("--out", "-o", help="PNG file, or folder for several.", rich_help_panel=_OUTPUT)
+]
+SaveDifference = Annotated[
+    Path | None,
+    typer.Option("--save-difference", help="PNG, or folder, for the magnified change.", rich_help_panel=_OUTPUT),
+]
+Trajectory = Annotated[
+    bool, typer.Option("--trajectory", help="Also print label and margin at each step.", rich_help_panel=_OUTPUT)
+]
+Maps = Annotated[
+    str | None,
+    typer.Option("--maps", help="A method of explain: save its maps of both pictures beside.", rich_help_panel=_OUTPUT),
+]
+
+
+@dataclass(frozen=True)
+class Saved:
+    """An attack and where its pictures went."""
+
+    photo: Path
+    found: Attack
+    picture: Path
+    difference: Path | None
+    maps: tuple[Path, ...] = ()
+
+
+def attack(
+    photos: Photos,
+    method: MethodName = "pgd",
+    param: Parameters = [],  # noqa: B006  typer copies it
+    target: Target = None,
+    label: Label = None,
+    eps: Eps = None,
+    norm: Norm = "linf",
+    loss: Loss = None,
+    first_success: FirstSuccess = None,
+    defence: Defence = None,
+    adaptive: Adaptive = False,
+    eot: Changes = None,
+    model: options.Model = "",
+    out: Out = None,
+    save_difference: SaveDifference = None,
+    trajectory: Trajectory = False,
+    maps: Maps = None,
+    preprocess: options.Preprocess = "model_default",
+    priority: options.Priority = "interactive",
+    precision: options.Precision = "auto",
+    seed: options.Seed = None,
+    time_budget: options.TimeBudget = None,
+    allow_partial: options.AllowPartial = False,
+    quick_decode: options.QuickDecode = False,
+    alone: options.Alone = False,
+    concurrency: options.Concurrency = 8,
+    server: options.Server = options.ADDRESS,
+    tls: options.Tls = False,
+    ca: options.Ca = None,
+    token: options.Token = None,
+    timeout: options.Timeout = options.SECONDS,
+    as_json: options.Json = False,
+) -> None:
+    """Pictures changed a little so that a model errs, each with a certificate measured on the very bytes saved.
+
+    Adversarial pictures go to --out, or beside you as PHOTO-METHOD.png; ask about them with --preprocess as_is.
+
+    Example: `gradserve attack photo.jpg --method pgd --target ostrich --eps 4/255 --out adv.png`
+
+    Example: `gradserve attack *.jpg --method square --param queries=2000 --out adversarial/`
+    """
+    arguments: dict[str, Any] = {
+        "target": None if target is None else parse.attack_target(target),
+        "label": None if label is None else parse.label(label),
+        "eps": eps,
+        "norm": norm,
+        "loss": loss,
+        "first_success": first_success,
+        "defence": None if defence is None else parse.defence(defence),
+        "adaptive": adaptive,
+        "eot": False if eot is None else parse.changes(eot),
+        "trajectory": trajectory or as_json,
+        "perturbation": save_difference is not None,
+        "maps": None if maps is None else parse.methods([maps], [], EXPLAIN_METHOD)[0],
+        "model": model,
+        "preprocess": preprocess,
+        "priority": priority,
+        "precision": precision,
+        "seed": seed,
+        "time_budget": time_budget,
+        "allow_partial": allow_partial,
+        "quick_decode": quick_decode,
+        "alone": alone,
+        "concurrency": concurrency,
+    }
+    (chosen,) = parse.methods([method], param, ATTACK_METHOD)
+    pictures = output.Places(out, ".png", len(photos))
+    differences = output.Places(save_difference, ".png", len(photos)) if save_difference else None
+    with options.connect(server, tls, ca, token, timeout) as client:
+        answers = client.attack_many(photos, chosen, **arguments)
+        named = report.named(photos, answers, "attacking")
+        saved = [
+            _save(photo, found, pictures, differences) for photo, found in report.progress(named, len(photos), "attack")
+        ]
+    _print(saved, trajectory, as_json)
+
+
+def _save(photo: Path, found: Attack, pictures: output.Places, differences: output.Places | None) -> Saved:
+    picture = found.save(pictures.place(f"{photo.stem}-{found.method}"))
+    difference = differences.place(f"{photo.stem}-{found.method}-difference") if differences else None
+    if difference:
+        found.perturbation_image().save(difference)
+    maps = {"before": found.map_before, "after": found.map_after}
+    paths = [each.save(picture.with_stem(f"{picture.stem}-{which}")) for which, each in maps.items() if each]
+    return Saved(photo, found, picture, difference, tuple(paths))
+
+
+def _print(saved: list[Saved], trajectory: bool, as_json: bool) -> None:
+    report.warn(text for each in saved for text in _warnings(each.found))
+    if as_json:
+        report.print_json({"attacks": [_json(each) for each in saved]})
+        return
+    report.out().print(_table(saved))
+    for each in saved if trajectory else ():
+        report.out().print(_steps(each))
+
+
+def _warnings(found: Attack) -> Iterator[str]:
+    yield from (*found.certificate.warnings, *found.provenance.warnings)
+    for explanation in filter(None, (found.map_before, found.map_after)):
+        yield from explanation.warnings
+
+
+def _table(saved: list[Saved]) -> Table:
+    table = Table(box=None)
+    for column in ("photo", "verdict", "before", "after"):
+        table.add_column(column)
+    for column in ("change", "queries", "rate"):
+        table.add_column(column, justify="right")
+    table.add_column("saved as", overflow="fold")
+    for each in saved:
+        found, c = each.found, each.found.certificate
+        rate = "" if found.success_rate is None else f"{found.success_rate:.0%}"
+        change = f"{c.linf * 255:.3g}/255" if c.norm == "linf" else f"L2 {c.l2:.3g}"
+        paths = ", ".join(str(path) for path in (each.picture, each.difference, *each.maps) if path)
+        names = [f"{score.class_name} {score.probability:.1%}" for score in c.change]
+        table.add_row(each.photo.name, c.verdict.replace("_", " "), *names, change, str(c.queries), rate, paths)
+    return table
+
+
+def _steps(each: Saved) -> Table:
+    title = f"{each.photo.name}: {each.found.method}"
+    table = Table(title=title, title_justify="left", box=None)
+    table.add_column("step", justify="right")
+    table.add_column("class")
+    for column in ("probability", "margin", "loss"):
+        table.add_column(column, justify="right")
+    for step in each.found.trajectory:
+        score = step.predicted
+        numbers = (f"{score.probability:.2%}", f"{step.margin:.3f}", f"{step.loss:.3f}")
+        table.add_row(str(step.step), score.class_name, *numbers)
+    return table
+
+
+def _json(each: Saved) -> dict[str, Any]:
+    paths = {"picture": str(each.picture), "difference": str(each.difference) if each.difference else None}
+    return {"image": str(each.photo), **report.plain(each.found), **paths, "maps": [str(path) for path in each.maps]}

@@ -1,0 +1,118 @@
+"""`gradserve bench`: a first look at how fast a running server is."""
+
+import asyncio
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import typer
+from PIL import Image
+from rich.table import Table
+
+from gradserve import images
+from gradserve.aio import AsyncClient
+from gradserve.cli import options, output
+from gradserve.cli.commands import load
+from gradserve.cli.commands import tune as tuning
+from gradserve.messages import fields
+from gradserve.messages.common import EXPLAIN_METHOD
+
+Methods = Annotated[
+    list[str],
+    typer.Option("--method", help="predict or a method of explain, with its share: grad_cam=2. May be repeated."),
+]
+Callers = Annotated[int, typer.Option("--callers", "-n", min=1, help="Callers at once.")]
+Seconds = Annotated[float, typer.Option("--seconds", min=0.1, help="How long to send.")]
+Requests = Annotated[int | None, typer.Option("--requests", min=1, help="Stop after so many requests.")]
+Tune = Annotated[
+    Path | None,
+    typer.Option(
+        "--tune", dir_okay=False, metavar="FILE", help="Measure this machine instead, and write what suits it to FILE."
+    ),
+]
+Config = Annotated[
+    Path | None, typer.Option("--config", exists=True, dir_okay=False, help="With --tune: the server's TOML file.")
+]
+Photo = Annotated[
+    Path | None, typer.Option("--image", exists=True, dir_okay=False, help="Picture to send; noise if left out.")
+]
+
+
+def bench(
+    method: Methods = ["predict", "gradient", "grad_cam"],  # noqa: B006  typer copies it
+    callers: Callers = 16,
+    seconds: Seconds = 10.0,
+    requests: Requests = None,
+    image: Photo = None,
+    tune: Tune = None,
+    config: Config = None,
+    model: options.Model = "",
+    server: options.Server = options.ADDRESS,
+    tls: options.Tls = False,
+    ca: options.Ca = None,
+    token: options.Token = None,
+    timeout: options.Timeout = options.SECONDS,
+    as_json: options.Json = False,
+) -> None:
+    """Requests and rows per second and latencies of a running server, in a closed loop of callers.
+
+    A row is one image through one pass.
+
+    With --tune no server is asked: rows per pass and precisions are measured for each model of the configuration, and
+    written to a file for `gradserve serve --tuned FILE`.
+
+    Example: `gradserve bench --callers 16 --seconds 10 --method predict --method grad_cam=2 --method smooth_grad`
+    """
+    if tune:
+        tuning.tune(tune, config, [model] if model else [])
+        return
+    asked = load.Load(image or _noise(), model, _mix(method), callers, seconds, requests)
+
+    async def send() -> tuple[list[load.Sample], float]:
+        async with AsyncClient(server, tls=ca or tls, token=token, timeout=timeout) as client:
+            return await load.run(client, asked)
+
+    with output.err().status(f"{callers} callers, at most {seconds:g} s"):
+        samples, took = asyncio.run(send())
+    found = load.figures(samples, took)
+    if as_json:
+        output.print_json(
+            {"callers": callers, "seconds": took, "mix": asked.mix, "methods": [output.plain(each) for each in found]}
+        )
+    else:
+        output.out().print(_table(found, callers, took))
+
+
+def _mix(texts: Sequence[str]) -> dict[str, float]:
+    mix: dict[str, float] = {}
+    known = [load.PREDICT, *fields.names(EXPLAIN_METHOD)]
+    for text in texts:
+        name, _, share = text.partition("=")
+        if name not in known:
+            raise fields.unknown("method", name, known)
+        try:
+            mix[name] = float(share or 1)
+        except ValueError:
+            raise ValueError(f"--method {text}: the share must be a number, not {share!r}") from None
+        if not mix[name] > 0:
+            raise ValueError(f"--method {text}: the share must be above 0")
+    return mix
+
+
+def _noise() -> bytes:
+    pixels = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
+    return images.png(Image.fromarray(pixels).resize((256, 256), Image.Resampling.BICUBIC))
+
+
+def _table(found: Sequence[load.Figures], callers: int, seconds: float) -> Table:
+    table = Table(title=f"{callers} callers, {seconds:.1f} s", title_justify="left", box=None)
+    table.add_column("method")
+    for column in ("requests", "failed", "req/s", "rows/s", "p50 ms", "p95 ms", "p99 ms"):
+        table.add_column(column, justify="right")
+    for each in found:
+        failed = ", ".join(f"{count} {code}" for code, count in each.failed.items())
+        rates = (f"{each.requests_per_second:.1f}", f"{each.rows_per_second:.1f}")
+        times = (f"{each.p50_ms:.1f}", f"{each.p95_ms:.1f}", f"{each.p99_ms:.1f}")
+        table.add_row(each.method, str(each.requests), failed, *rates, *times)
+    return table

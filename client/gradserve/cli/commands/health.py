@@ -1,0 +1,29 @@
+"""`gradserve health`: whether a server answers, for probes and scripts."""
+
+import typer
+
+from gradserve.cli import options, output
+
+SECONDS = 5.0
+
+
+def health(
+    server: options.Server = options.ADDRESS,
+    tls: options.Tls = False,
+    ca: options.Ca = None,
+    token: options.Token = None,
+    timeout: options.Timeout = SECONDS,
+    as_json: options.Json = False,
+) -> None:
+    """The server's state; the exit code is 0 when it serves and 1 when it does not.
+
+    Example: `gradserve health --server 10.0.0.7:50051`
+    """
+    with options.connect(server, tls, ca, token, timeout) as client:
+        state = client.health()
+    if as_json:
+        output.print_json({"state": state})
+    else:
+        output.out().print(state)
+    if state != "SERVING":
+        raise typer.Exit(1)

@@ -1,0 +1,198 @@
+"""`gradserve influence` and `gradserve suspects`: training examples behind a prediction, and doubtful labels."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.table import Table
+from rich.text import Text
+
+from gradserve.arguments import Method
+from gradserve.cli import drawing, options, output, parse
+from gradserve.messages import fields
+from gradserve.messages.influence import INFLUENCE_METHOD
+from gradserve.results.influence import Influence, Reweighting, Suspects, TrainingExample
+
+_METHODS = ", ".join(fields.names(INFLUENCE_METHOD))
+
+Photo = Annotated[Path, typer.Argument(help="Picture file.", exists=True, dir_okay=False)]
+MethodName = Annotated[str | None, typer.Option("--method", help=f"One of {_METHODS}; the index's own if left out.")]
+Label = Annotated[
+    str | None, typer.Option("--label", help="True class: index, name or rank:2; the predicted one if left out.")
+]
+Goal = Annotated[str, typer.Option("--goal", help="Whose change is predicted: loss, margin or logit.")]
+Top = Annotated[int, typer.Option("--top", "-k", min=1, max=100, help="How many helpful and harmful examples.")]
+Remove = Annotated[
+    list[str],
+    typer.Option("--remove", metavar="ROWS", help="What if these rows were removed: 3 or 3,17,40. May be repeated."),
+]
+Double = Annotated[
+    list[str], typer.Option("--double", metavar="ROWS", help="What if these rows counted twice. May be repeated.")
+]
+Ensemble = Annotated[
+    list[str],
+    typer.Option("--ensemble", metavar="MODEL", help="Average over this model too, trained on the same examples."),
+]
+NoNewton = Annotated[bool, typer.Option("--no-newton", help="last_layer: first order only.")]
+Out = Annotated[Path | None, typer.Option("--out", "-o", help="Picture of the examples.", rich_help_panel="Output")]
+SuspectTop = Annotated[int, typer.Option("--top", "-k", min=1, max=1000, help="How many.")]
+Order = Annotated[str, typer.Option("--order", help="rank_sum, self_influence, loss or disagreement.")]
+
+
+def influence(
+    photo: Photo,
+    method: MethodName = None,
+    label: Label = None,
+    goal: Goal = "loss",
+    top: Top = 8,
+    remove: Remove = [],  # noqa: B006  typer copies it
+    double: Double = [],  # noqa: B006
+    ensemble: Ensemble = [],  # noqa: B006
+    no_newton: NoNewton = False,
+    model: options.Model = "",
+    out: Out = None,
+    preprocess: options.Preprocess = "model_default",
+    priority: options.Priority = "interactive",
+    time_budget: options.TimeBudget = None,
+    quick_decode: options.QuickDecode = False,
+    alone: options.Alone = False,
+    server: options.Server = options.ADDRESS,
+    tls: options.Tls = False,
+    ca: options.Ca = None,
+    token: options.Token = None,
+    timeout: options.Timeout = options.SECONDS,
+    as_json: options.Json = False,
+) -> None:
+    """The training examples that most helped and most harmed a prediction.
+
+    The model must be served with an index of its training set: `gradserve index` builds one; `digits` has one.
+
+    Example: `gradserve influence digit.png --model digits --top 8 --out examples.png`
+    """
+    questions = [Reweighting(_rows("--remove", text)) for text in remove]
+    questions += [Reweighting(_rows("--double", text), 1.0) for text in double]
+    with options.connect(server, tls, ca, token, timeout) as client:
+        found = client.influence(
+            photo,
+            _method(method, no_newton),
+            label=None if label is None else parse.target(label),
+            goal=goal,
+            top=top,
+            what_if=questions,
+            ensemble=ensemble,
+            model=model,
+            preprocess=preprocess,
+            priority=priority,
+            time_budget=time_budget,
+            quick_decode=quick_decode,
+            alone=alone,
+        )
+    if out:
+        drawing.influence(found, photo).save(out)
+    output.warn(found.provenance.warnings)
+    if as_json:
+        output.print_json({"image": str(photo), **output.plain(found), "picture": str(out) if out else None})
+        return
+    _print_influence(photo, found, questions)
+    if out:
+        output.out().print(f"the examples are on {out}")
+
+
+def suspects(
+    model: options.Model = "",
+    top: SuspectTop = 20,
+    order: Order = "rank_sum",
+    out: Out = None,
+    server: options.Server = options.ADDRESS,
+    tls: options.Tls = False,
+    ca: options.Ca = None,
+    token: options.Token = None,
+    timeout: options.Timeout = options.SECONDS,
+    as_json: options.Json = False,
+) -> None:
+    """The training examples whose labels are most likely wrong.
+
+    Ordered by self-influence and by how many of an example's nearest ones have another label, or by --order.
+
+    Example: `gradserve suspects --model digits --top 20 --out suspects.png`
+    """
+    with options.connect(server, tls, ca, token, timeout) as client:
+        found = client.suspects(model=model, top=top, order=order)
+    if out:
+        drawing.suspects(found).save(out)
+    output.warn(found.provenance.warnings)
+    if as_json:
+        examples = [output.plain(each) for each in found]
+        output.print_json({"examples": examples, "total": found.total, "provenance": output.plain(found.provenance)})
+        return
+    output.out().print(_suspects_table(found))
+    if out:
+        output.out().print(f"the examples are on {out}")
+
+
+def _method(name: str | None, no_newton: bool) -> Method | None:
+    if no_newton and name not in (None, "last_layer"):
+        raise typer.BadParameter(f"{name} takes no Newton step", param_hint="--no-newton")
+    return Method("last_layer", newton=False) if no_newton else Method(name) if name else None
+
+
+def _rows(option: str, text: str) -> list[int]:
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError:
+        raise typer.BadParameter(f"write rows as 3 or 3,17,40, not {text!r}", param_hint=option) from None
+
+
+def _print_influence(photo: Path, found: Influence, questions: Sequence[Reweighting]) -> None:
+    title = f"{photo.name}: {found.goal} of {found.label_name} is {found.value:.4g}  ({found.method})"
+    output.out().print(Text(title, style="bold"))
+    if found.method == "neighbours":
+        output.out().print(_table("similar training examples", found.helpful))
+    else:
+        output.out().print(_table("helpful: without them it would be worse", found.helpful))
+        output.out().print(_table("harmful: without them it would be better", found.harmful))
+    for question, change in zip(questions, found.what_if, strict=True):
+        what = "without" if question.weight < 0 else "with twice the weight of"
+        rows = ", ".join(map(str, question.rows))
+        output.out().print(f"{what} {rows}: the {found.goal} changes by {change:+.3g}, to {found.value + change:.4g}")
+
+
+def _table(title: str, examples: Sequence[TrainingExample]) -> Table:
+    columns: list[tuple[str, Any]] = [
+        ("row", lambda each: str(each.row)),
+        ("name", lambda each: each.name),
+        ("label", lambda each: each.label_name),
+        ("predicted", lambda each: each.predicted_name),
+    ]
+    if any(each.similarity is not None for each in examples):
+        columns.append(("similarity", lambda each: f"{each.similarity:.3f}"))
+    else:
+        columns.append(("change if removed", lambda each: f"{each.change:+.3g}"))
+    if any(each.newton_change is not None for each in examples):
+        columns.append(("Newton step", lambda each: f"{each.newton_change:+.3g}"))
+    columns.append(("own loss", lambda each: f"{each.loss:.3g}"))
+    return _filled(title, columns, examples)
+
+
+def _suspects_table(found: Suspects) -> Table:
+    columns = [
+        ("row", lambda each: str(each.row)),
+        ("name", lambda each: each.name),
+        ("label", lambda each: each.label_name),
+        ("predicted", lambda each: each.predicted_name),
+        ("suspicion", lambda each: f"{each.suspicion:.3f}"),
+        ("self-influence", lambda each: f"{each.self_influence:.3g}"),
+        ("neighbours disagree", lambda each: f"{each.disagreement:.0%}"),
+        ("loss", lambda each: f"{each.loss:.3g}"),
+    ]
+    return _filled(f"{len(found)} of {found.total} training examples of {found.provenance.model}", columns, found)
+
+
+def _filled(title: str, columns: Sequence[tuple[str, Any]], examples: Sequence[TrainingExample]) -> Table:
+    table = Table(title=title, title_justify="left", box=None)
+    for name, _ in columns:
+        table.add_column(name, justify="left" if name in ("name", "label", "predicted") else "right")
+    for each in examples:
+        table.add_row(*(cell(each) for _, cell in columns))
+    return table

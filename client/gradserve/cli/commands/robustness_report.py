@@ -1,0 +1,249 @@
+"""What `gradserve robustness` found: a table for the terminal, a page with the worst cases."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+
+from PIL import Image
+from rich.table import Table
+
+from gradserve.cli import html as page
+from gradserve.cli import output
+from gradserve.datasets import Dataset, Example
+from gradserve.errors import GradserveError
+from gradserve.results.attack import Attack, Judgement
+from gradserve.results.common import Score
+from gradserve.robustness.figures import CorruptionError, Figures, Robustness, Share
+from gradserve.robustness.journal import Outcome
+from gradserve.robustness.plan import CLEAN, Plan, Trial
+from gradserve.robustness.results import Effort
+from gradserve.robustness.run import UNSATURATED_LOSS, Check
+from gradserve.robustness.words import meaning, unmeasured, warnings
+
+_SHOWN = 10  # unreadable pictures and failed requests that are named
+_MARKS = {"passed": ("holds", "green"), "failed": ("FAILS", "bold red"), "not_measured": ("NOT MEASURED", "bold red")}
+_LEADS = {
+    "passed": "Passed: every threshold holds.",
+    "failed": "Failed: not every threshold holds.",
+    "not_measured": "Not measured: what the pictures below would do decides.",
+}
+
+
+@dataclass(frozen=True)
+class Case:
+    """A picture that fell, asked about once more to have something to show."""
+
+    example: Example
+    trial: Trial
+    answer: Attack
+
+
+async def worst(check: Check, dataset: Dataset, count: int) -> list[Case]:
+    """The pictures that fell to the least, and of these the most clearly: so many to attacks, so many to corruptions.
+
+    The same seed gives almost the same picture again, so that no run has to keep its pictures; in other company some
+    of its values differ by a few levels, and it is shown with the certificate of its own.
+    """
+    examples = {example.id: example for example in dataset}
+    cases = []
+    for natural in (False, True):
+        for outcome, trial in _fallen(check, natural)[:count]:
+            example = examples[outcome.id]
+            loss = {"loss": outcome.loss} if outcome.loss else {}
+            try:
+                cases.append(Case(example, trial, await check.answer(example, trial, perturbation=True, **loss)))
+            except GradserveError as error:
+                output.err().print(f"warning: no picture of {example.id}, {trial}: {error}", style="yellow")
+    return cases
+
+
+def _fallen(check: Check, natural: bool) -> list[tuple[Outcome, Trial]]:
+    trials = {
+        each.key: each for each in check.plan.trials if each.natural == natural and each.model == check.plan.model
+    }
+    right = {each.id for each in check.journal if each.trial == CLEAN and each.state == "right"}
+    found = [each for each in check.journal if each.trial in trials and each.state == "wrong" and each.id in right]
+    found.sort(key=lambda each: (Fraction(trials[each.trial].level), each.margin or 0.0, each.id))
+    first = {each.id: each for each in reversed(found)}  # each picture once, where it fell to the least
+    return [(each, trials[each.trial]) for each in found if first[each.id] is each]
+
+
+def show(plan: Plan, figures: Figures, effort: Effort, out: Path) -> None:
+    """Print the figures on standard error, so that standard output stays free for --json."""
+    console = output.err()
+    table = Table(title=f"robustness of {plan.model}", title_justify="left", box=None)
+    for column, justify in (("", "left"), ("accuracy", "right"), ("95 % interval", "right"), ("", "left")):
+        table.add_column(column, justify=justify)  # type: ignore[arg-type]
+    for row in _rows(figures):
+        table.add_row(row.name, row.accuracy, row.interval, row.remark)
+    console.print(table)
+    console.print(meaning(figures))
+    for each in figures.corruptions:
+        errors = " ".join(f"{error:.1%}" for error in each.errors.values())
+        relative = "" if each.relative is None else f", CE {each.relative:.1%}"
+        console.print(f"{each.kind}: error {each.mean:.1%} ({errors}){relative}")
+    if figures.corruptions:
+        console.print(_corruption_summary(figures))
+    for line in _notes(figures):
+        console.print(line, style="yellow")
+    console.print("; ".join(_effort(effort)))
+    for threshold in figures.thresholds:
+        mark, style = _MARKS[threshold.verdict]
+        console.print(f"{mark}: {threshold}", style=style)
+    console.print(f"wrote results.json, junit.xml and report.html to {out}")
+
+
+def _notes(figures: Figures) -> Iterator[str]:
+    """What a reader should know beside the figures, a line each."""
+    for what, found in (("unreadable", figures.unreadable), ("failed", figures.failed)):
+        for name, reason in list(found.items())[:_SHOWN]:
+            yield f"{what}: {name}: {reason}"
+        if len(found) > _SHOWN:
+            yield f"{what}: and {len(found) - _SHOWN} more"
+    for each in [*figures.attacks, *figures.together]:
+        if each.not_measured:
+            yield f"not measured: {each.attack} {each.eps}: {unmeasured(each)}"
+    for where, text, count in warnings(figures):
+        yield f"warning: {where}: {text} ({count} pictures)"
+
+
+def html(plan: Plan, figures: Figures, effort: Effort, cases: Sequence[Case]) -> str:
+    """The page: figures, then the worst cases."""
+    rows: list[list[str | float]] = [
+        [row.name, row.accuracy if row.exact is None else row.exact, row.interval, row.pictures, row.remark]
+        for row in _rows(figures)
+    ]
+    accuracy = page.Table(["", "accuracy", "95 % interval (Wilson)", "pictures", ""], rows)
+    facts = [f"{name}: weights {digest[:12]}" for name, digest in plan.digests.items()]
+    facts += [f"head {figures.head}", meaning(figures), f"seed {plan.seed}", *_effort(effort), *_counts(figures)]
+    lead = _LEADS[figures.verdict] if figures.thresholds or figures.verdict != "passed" else ""
+    checks = page.Table(["threshold", ""], [[str(each), _MARKS[each.verdict][0]] for each in figures.thresholds])
+    tables = [accuracy, *([checks] if figures.thresholds else [])]
+    sections = [page.Section("Accuracy", lead, [], facts, tables), *_unmeasured(figures), *_warnings(figures)]
+    if figures.corruptions:
+        sections.append(_corruption_section(figures))
+    for natural, title in ((False, "Worst cases under attack"), (True, "Worst cases under corruption")):
+        if stories := [_story(case, plan.head) for case in cases if case.trial.natural == natural]:
+            sections.append(page.Section(title, "Pictures that fell to the least, and most clearly.", stories))
+    if figures.unreadable or figures.failed:
+        sections.append(_problems(figures))
+    return page.html(
+        f"Robustness of {plan.model}", "Measured through the service, every answer with its certificate.", sections
+    )
+
+
+@dataclass(frozen=True)
+class _Row:
+    """A line of the table of accuracies; `exact` is the share where all was measured."""
+
+    name: str
+    accuracy: str
+    exact: float | None
+    interval: str
+    pictures: str
+    remark: str
+
+
+def _rows(figures: Figures) -> list[_Row]:
+    attacks = [*figures.attacks, *figures.together]
+    shares = [(f"{each.attack} {each.eps}", each.standing, each.possible, _remark(each)) for each in attacks]
+    return [_row(*row) for row in [("clean", figures.clean, figures.clean, ""), *shares]]
+
+
+def _row(name: str, least: Share, most: Share, remark: str) -> _Row:
+    """Two shares where not every picture was measured: what surely stands, and what may."""
+    interval = f"{least.interval[0]:.1%} to {most.interval[1]:.1%}"
+    if least == most:
+        return _Row(name, f"{least.value:.1%}", least.value, interval, f"{least.count} of {least.of}", remark)
+    accuracy = f"{least.value:.1%} to {most.value:.1%}"
+    return _Row(name, accuracy, None, interval, f"{least.count} to {most.count} of {least.of}", remark)
+
+
+def _unmeasured(figures: Figures) -> list[page.Section]:
+    """The attacks that did not measure every picture, with the reasons."""
+    rows: list[list[str | float]] = [
+        [f"{each.attack} {each.eps}", f"{each.not_measured} of {each.standing.of}", "; ".join(each.reasons)]
+        for each in [*figures.attacks, *figures.together]
+        if each.not_measured
+    ]
+    lead = "The attack had nothing to follow on these pictures, which may stand or not."
+    return [page.Section("Not measured", lead, [], (), [page.Table(["", "pictures", "why"], rows)])] if rows else []
+
+
+def _warnings(figures: Figures) -> list[page.Section]:
+    rows: list[list[str | float]] = [[where, text, str(count)] for where, text, count in warnings(figures)]
+    return [page.Section("Warnings", "", [], (), [page.Table(["", "warning", "pictures"], rows)])] if rows else []
+
+
+def _remark(found: Robustness) -> str:
+    told = {
+        "already_misclassified": "wrong before the attack",
+        "lost_in_encoding": "lost in 8 bits, counted as fallen",
+    }
+    parts = [f"{count} {told[verdict]}" for verdict, count in found.verdicts.items() if verdict in told]
+    if found.not_measured:
+        parts.append(f"{found.not_measured} not measured")
+    if found.tried_again:
+        parts.append(f"{found.tried_again} tried again with loss {UNSATURATED_LOSS}")
+    return ", ".join([*parts, *([f"{found.failed} requests failed, counted as fallen"] if found.failed else [])])
+
+
+def _corruption_section(figures: Figures) -> page.Section:
+    levels = list(figures.corruptions[0].errors)
+    columns = ["corruption", *(f"severity {level}" for level in levels), "mean error", "CE"]
+    rows = [_corruption_row(each) for each in figures.corruptions]
+    return page.Section("Corruptions", _corruption_summary(figures), [], (), [page.Table(columns, rows)])
+
+
+def _corruption_row(each: CorruptionError) -> list[str | float]:
+    relative = "" if each.relative is None else f"{each.relative:.1%}"
+    return [each.kind, *(f"{error:.1%}" for error in each.errors.values()), each.mean, relative]
+
+
+def _corruption_summary(figures: Figures) -> str:
+    mean = sum(each.mean for each in figures.corruptions) / len(figures.corruptions)
+    mce = "" if figures.mce is None else f", mCE {figures.mce:.1%} of the reference's"
+    return f"mean corruption error {mean:.1%}{mce}"
+
+
+def _story(case: Case, head: str) -> page.Story:
+    example, certificate = case.example, case.answer.certificate
+    (before, before_name), (after, after_name) = (_said(each, head) for each in (certificate.before, certificate.after))
+    size = f"largest change {255 * certificate.linf:.3g}/255"
+    facts = [f"margin {certificate.after.margin:.2f}", f"{certificate.l0} pixels changed", size]
+    if certificate.first_success is not None and not case.trial.natural:
+        facts.append(f"fell at step {certificate.first_success}")
+    picture = [case.answer.image()]
+    figures = [page.Figure(str(case.trial), picture, after_name, facts, certificate.warnings)]
+    if case.answer.perturbation:
+        magnified = f"x {case.answer.magnification:.3g}"
+        figures.append(page.Figure("perturbation", [case.answer.perturbation_image()], magnified))
+    bars = [(f"{before_name} before", before.probability), (f"{after_name} after", after.probability)]
+    title = f"{example.id}: {example.class_name}"
+    return page.Story(title, Image.fromarray(example.pixels()), bars, figures=figures)
+
+
+def _said(judgement: Judgement, head: str) -> tuple[Score, str]:
+    """The class that decides, and what is said of it: the one predicted; of independent labels the picture's own."""
+    if head != "multilabel":
+        return judgement.predicted, judgement.predicted.class_name
+    own = judgement.label
+    return own, f"{own.class_name} {'present' if judgement.margin > 0 else 'absent'}"
+
+
+def _problems(figures: Figures) -> page.Section:
+    rows = [["unreadable", id, reason] for id, reason in figures.unreadable.items()]
+    rows += [["failed", what, reason] for what, reason in figures.failed.items()]
+    lead = "Unreadable pictures are counted apart; failed requests count as fallen."
+    return page.Section("Not judged", lead, [], (), [page.Table(["", "what", "why"], rows)])
+
+
+def _counts(figures: Figures) -> list[str]:
+    return [f"{len(figures.unreadable)} unreadable", f"{len(figures.failed)} failed"]
+
+
+def _effort(effort: Effort) -> list[str]:
+    known = f"{effort.known} answers from the journal"
+    asked = f"{effort.rows} rows in {effort.seconds:.1f} s ({effort.rows_per_second:.0f} rows/s)"
+    return [f"{effort.pictures} pictures", *([known] if effort.known else []), *([asked] if effort.rows else [])]

@@ -1,0 +1,206 @@
+"""`gradserve surrogate`: a network trained from nothing but a served model's answers."""
+
+import asyncio
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+from PIL import Image
+
+from gradserve.aio import AsyncClient
+from gradserve.cli import options, output
+from gradserve.cli.commands.server_package import server_module
+from gradserve.datasets import Dataset, Example, Unreadable, open_dataset
+from gradserve.images import Array
+from gradserve.results.common import Region
+from gradserve.results.models import ModelCard
+from gradserve.retry import FALTERING, UNREADABLE, Patience, about_the_picture, reason
+
+_TRAINING = "Training"
+
+Data = Annotated[
+    Path,
+    typer.Option("--data", "-d", exists=True, help="Pictures to ask about: a folder or an .npz; labels are not used."),
+]
+Name = Annotated[str, typer.Option("--name", help="What to call it; MODEL-surrogate if left out.")]
+Out = Annotated[
+    Path, typer.Option("--out", "-o", file_okay=False, help="Folder for the weights and their catalogue entry.")
+]
+Limit = Annotated[int | None, typer.Option("--limit", min=1, help="Only so many pictures, drawn by the seed.")]
+Epochs = Annotated[int, typer.Option("--epochs", min=1, max=1000, rich_help_panel=_TRAINING)]
+Rate = Annotated[float, typer.Option("--rate", min=0, max=10, help="Peak learning rate.", rich_help_panel=_TRAINING)]
+Labels = Annotated[
+    bool,
+    typer.Option("--labels-only", help="Learn from what is predicted, without its scores.", rich_help_panel=_TRAINING),
+]
+Mirror = Annotated[
+    bool, typer.Option("--mirror/--no-mirror", help="Also learn from mirrored pictures.", rich_help_panel=_TRAINING)
+]
+InFlight = Annotated[
+    int, typer.Option("--concurrency", min=1, max=1024, help="Requests under way at once.", rich_help_panel="Request")
+]
+
+
+@dataclass
+class Answers:
+    """What the model saw, [H, W, 3] uint8 each, and its logits for it; and what could not be asked about."""
+
+    card: ModelCard
+    seen: list[Array] = field(default_factory=list)
+    scores: list[Array] = field(default_factory=list)
+    left_out: dict[str, str] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
+
+
+def surrogate(
+    data: Data,
+    model: options.Model = "",
+    out: Out = Path("surrogate"),
+    name: Name = "",
+    limit: Limit = None,
+    epochs: Epochs = 30,
+    rate: Rate = 0.1,
+    labels_only: Labels = False,
+    mirror: Mirror = True,
+    seed: options.Seed = None,
+    concurrency: InFlight = 32,
+    server: options.Server = options.ADDRESS,
+    tls: options.Tls = False,
+    ca: options.Ca = None,
+    token: options.Token = None,
+    timeout: options.Timeout = options.SECONDS,
+    as_json: options.Json = False,
+) -> None:
+    """Train a small network on a served model's answers to your pictures, for `transfer` attacks on that model.
+
+    It needs no weights, gradients or labels of the model (Papernot et al. 2017): what it predicts is enough. Add the
+    printed entry to the catalogue of a server, then: gradserve attack photo.jpg --method transfer.
+
+    Example: `gradserve surrogate --data pictures/ --model resnet56 --out surrogate/`
+    """
+    training = server_module("models.surrogate.training")
+    dataset = open_dataset(data).take(limit, seed or 0)
+    connect = partial(AsyncClient, server, tls=ca or tls, token=token, timeout=timeout)
+    answers = asyncio.run(_asked(connect, model, dataset, concurrency))
+    output.warn(answers.warnings)
+    if len(answers.seen) < 2:
+        raise ValueError(f"{data}: only {len(answers.seen)} pictures were answered; that is too few to learn from")
+    scores = np.stack(answers.scores)
+    if labels_only:
+        scores = _labels_alone(scores, answers.card.head)
+    settings = training.Settings(epochs=epochs, rate=rate, mirror=mirror, seed=seed or 0)
+    with output.counter("training", training.steps(len(scores), settings)) as told:
+        trained = training.train(np.stack(answers.seen), scores, settings, told, answers.card.head)
+    called = name or f"{answers.card.name}-surrogate"
+    out.mkdir(parents=True, exist_ok=True)
+    trained.save(out / f"{called}.safetensors")
+    entry = _entry(called, answers.card, training, trained.arguments)
+    (out / f"{called}.toml").write_text(entry)
+    found = {
+        "name": called,
+        "model": answers.card.name,
+        "weights": str(out / f"{called}.safetensors"),
+        "catalogue": str(out / f"{called}.toml"),
+        "answers": len(scores),
+        "left_out": answers.left_out,
+        "held_out": trained.held_out,
+        "agreement": trained.agreement,
+    }
+    _print(found, entry, as_json)
+
+
+def _labels_alone(scores: Array, head: str) -> Array:
+    """What is predicted as logits [N, classes], so that one loss does for both: 20 or 0; where labels are independent
+    20 or -20.
+    """
+    if head != "softmax":
+        return np.where(scores > 0, 20.0, -20.0).astype(np.float32)
+    return np.where(np.arange(scores.shape[1]) == scores.argmax(1)[:, None], 20.0, 0.0).astype(np.float32)
+
+
+async def _asked(connect: Callable[[], AsyncClient], model: str, dataset: Dataset, concurrency: int) -> Answers:
+    """The model's answers to all pictures, in their order."""
+    places = asyncio.Semaphore(concurrency)
+    async with connect() as client:
+        answers = Answers(await client.model(model))
+        with output.counter(f"asking {answers.card.name}", len(dataset)) as told:
+
+            async def one(example: Example) -> tuple[Array, Array, Sequence[str]] | str:
+                async with places:
+                    found = await _answer(client, answers.card, example)
+                    told(1)
+                    return found
+
+            results = await asyncio.gather(*map(one, dataset))
+    for example, found in zip(dataset, results, strict=True):
+        if isinstance(found, str):
+            answers.left_out[example.id] = found
+        else:
+            answers.seen.append(found[0])
+            answers.scores.append(found[1])
+            answers.warnings += found[2]
+    return answers
+
+
+async def _answer(client: AsyncClient, card: ModelCard, example: Example) -> tuple[Array, Array, Sequence[str]] | str:
+    """What the model saw of a picture, its logits, and the answer's warnings; or why there are none."""
+    classes = len(card.classes)
+    try:
+        pixels = await asyncio.to_thread(example.pixels)
+        ask = partial(client.predict, example.image, model=card.name, top_k=classes, priority="batch")
+        found = await Patience().answered(ask)
+    except Unreadable as error:
+        return error.reason
+    except FALTERING as error:
+        return str(error)
+    except UNREADABLE as error:
+        if not about_the_picture(error):
+            raise
+        return reason(error)
+    scores = np.full(classes, -np.inf, np.float32)
+    for score in found:
+        scores[score.class_index] = score.logit
+    return _as_seen(pixels, found.region, card.input_size), scores, found.provenance.warnings
+
+
+def _as_seen(pixels: Array, region: Region, size: tuple[int, int]) -> Array:
+    """The part of the picture that the model saw, in the size in which it saw it."""
+    box = (region.x, region.y, region.x + region.width, region.y + region.height)
+    return np.asarray(Image.fromarray(pixels).resize(size[::-1], Image.Resampling.BILINEAR, box=box))
+
+
+def _entry(name: str, card: ModelCard, training: Any, arguments: dict[str, int]) -> str:
+    """The surrogate's table in a server's catalogue."""
+    height, width = card.input_size
+    settings = {
+        "builder": training.BUILDER,
+        "weights": f"{name}.safetensors",
+        "labels": list(card.classes),
+        "height": height,
+        "width": width,
+        "mean": list(training.MEAN),
+        "std": list(training.STD),
+        "default_eps": card.default_eps,
+        "head": card.head,
+        "notes": [f"trained from the answers of {card.name}"],
+    }
+    inline = ", ".join(f"{key} = {value}" for key, value in arguments.items())
+    lines = [f"{key} = {json.dumps(value, ensure_ascii=False)}" for key, value in settings.items()]
+    return "\n".join([f"[models.{json.dumps(name)}]", *lines, f"arguments = {{ {inline} }}", ""])
+
+
+def _print(found: dict[str, Any], entry: str, as_json: bool) -> None:
+    if as_json:
+        output.print_json(found)
+        return
+    for id, why in found["left_out"].items():
+        output.err().print(f"left out: {id}: {why}", style="yellow")
+    output.out().print(
+        f"{found['name']}: trained on {found['answers']} answers of {found['model']}; on {found['held_out']} held-out "
+        f"pictures it agrees in {found['agreement']:.1%}\nwrote {found['weights']} and {found['catalogue']}"
+    )

@@ -1,0 +1,1 @@
+"""gradserve demo: a server of its own is asked about pictures, and a page shows what it answers."""

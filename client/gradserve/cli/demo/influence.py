@@ -1,0 +1,87 @@
+"""The demo's chapter on influence: test pictures with training examples that helped or harmed them; suspects."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from PIL import Image
+
+from gradserve.cli import html
+from gradserve.cli.demo import samples
+from gradserve.results.influence import Influence, TrainingExample
+from gradserve.results.models import ModelCard
+
+if TYPE_CHECKING:
+    from gradserve.cli.demo.session import Demo
+
+_METHODS = ("projected", "last_layer", "neighbours")
+_TOP, _SUSPECTS, _PICTURES = 6, 12, 2
+
+
+def influences(demo: "Demo", card: ModelCard) -> html.Section:
+    """For models with an index: helpers and harmers of predictions by each method, and the most suspicious labels."""
+    stories = []
+    if card.applies("influence"):
+        for picture in samples.pictures(card, min(demo.pictures, _PICTURES)):
+            figures = [figure for method in _METHODS for figure in _influence(demo, card, picture, method)]
+            stories.append(html.Story(picture.name, picture.open(), figures=figures))
+        stories += _suspects(demo, card)
+    lead = (
+        "Which training examples stand behind a prediction. Without the helpful ones its loss would be larger, without "
+        "the harmful ones smaller: so the influence functions say, whose order is worth more than their sizes."
+    )
+    return html.Section(f"{card.name}: influence", lead, stories)
+
+
+def requests(card: ModelCard, pictures: int) -> int:
+    """How many requests the chapter makes."""
+    if not card.applies("influence"):
+        return 0
+    return len(samples.pictures(card, min(pictures, _PICTURES))) * len(_METHODS) + 1
+
+
+def _influence(demo: "Demo", card: ModelCard, picture: samples.SamplePicture, method: str) -> list[html.Figure]:
+    what = f"{card.name}: {picture.name}: influence, {method}"
+    found, seconds = demo.timed(what, lambda: demo.client.influence(picture.data, method, top=_TOP, model=card.name))
+    best = found.helpful[0] if found.helpful else None
+    answer = "no example stands out" if best is None else f"most: {best.label_name}, row {best.row}"
+    demo.note(picture.name, f"influence, {method}", seconds, found.provenance, answer)
+    if method == "neighbours":
+        return [_figure("similar (no influence)", found.helpful, f"cosine {_span(found.helpful)}", found, seconds)]
+    loss = f"{found.label_name}: loss {found.value:.3g}"
+    return [
+        _figure(f"{method}: helpful", found.helpful, loss, found, seconds),
+        _figure(f"{method}: harmful", found.harmful, loss, found, seconds),
+    ]
+
+
+def _figure(
+    title: str, examples: Sequence[TrainingExample], value: str, found: Influence, seconds: float
+) -> html.Figure:
+    facts = [f"{each.label_name} {_score(each)}" for each in examples]
+    costs = [f"{1000 * seconds:.0f} ms", f"of {found.examples} examples"]
+    return html.Figure(title, _pictures(examples), value, [*facts, *costs], found.provenance.warnings)
+
+
+def _suspects(demo: "Demo", card: ModelCard) -> list[html.Story]:
+    """The first of them is shown large; the others stand beside it."""
+    what = f"{card.name}: suspects"
+    found, seconds = demo.timed(what, lambda: demo.client.suspects(model=card.name, top=_SUSPECTS))
+    demo.note("", "suspects", seconds, found.provenance, f"first: {found[0].label_name}, row {found[0].row}")
+    pictures = _pictures(found.examples)
+    if not pictures:
+        return []
+    facts = [f"{each.label_name} {each.self_influence:.2g}" for each in found]
+    title = "labels to look at again"
+    return [html.Story(title, pictures[0], figures=[html.Figure("suspects", pictures, "self-influence", facts)])]
+
+
+def _pictures(examples: Sequence[TrainingExample]) -> list[Image.Image]:
+    return [picture for picture in (each.picture() for each in examples) if picture is not None]
+
+
+def _score(each: TrainingExample) -> str:
+    return f"{each.change:+.1e}" if each.similarity is None else f"{each.similarity:.3f}"
+
+
+def _span(examples: Sequence[TrainingExample]) -> str:
+    return f"{_score(examples[-1])} to {_score(examples[0])}" if examples else ""

@@ -1,0 +1,116 @@
+"""The demo's chapters of pictures that are made by the gradient: Maximize, DeepDream, Stylize."""
+
+from collections.abc import Sequence
+
+from gradserve.cli import drawing, html
+from gradserve.cli.demo import samples
+from gradserve.cli.demo.session import Demo
+from gradserve.messages.goals import Goal, GoalLike
+from gradserve.results.models import ModelCard
+from gradserve.results.pictures import MaximizedImage, MaximizedImages, StylizedImage, opened
+
+_ALL = 10  # classes, up to which each gets a picture
+_STEPS, _SNAPSHOTS = 128, (0, 8, 32, 128)
+_DREAM, _STYLED, _STYLED_SMALL = 256, 320, 384  # pixels of the longer side; the last for networks of small inputs
+_SMALL_INPUT = 64
+_COARSE, _FINE = 60, 20  # steps at half and at full resolution
+_LEAST = 16  # pixels of the input, below which there is nothing to dream of
+
+
+def maximized(demo: Demo, card: ModelCard) -> html.Section:
+    """A picture of each class, or of those that the model sees in the sample pictures."""
+    goals = _goals(demo, card)
+    found, seconds = demo.timed(
+        f"{card.name}: maximize {len(goals)} classes",
+        lambda: demo.client.maximize(goals, model=card.name, steps=_STEPS, snapshots=_SNAPSHOTS),
+    )
+    assert isinstance(found, MaximizedImages)
+    origin = found[0].provenance
+    demo.note("noise", f"maximize {len(goals)} classes", seconds, origin, "; ".join(map(_seen, found)))
+    facts = [f"{found[0].preset}", f"{found[0].done} steps", f"{seconds:.1f} s", f"{origin.rows} rows"]
+    figures = [html.Figure(each.name, [each.image], _seen(each), (), each.warnings) for each in found]
+    way = [opened(png) for png in found[0].snapshots.values()]
+    figures.append(html.Figure(f"{found[0].name}, after {', '.join(map(str, found[0].snapshots))} steps", way))
+    figures.append(html.Figure(f"{found[0].name}: its course", [drawing.curves(found[0].curves)]))
+    lead = "Made from noise, step by step along the gradient, towards each class; under each what the model sees in it."
+    return html.Section(f"{card.name}: maximized", lead, [html.Story("from noise", found.sheet(), (), facts, figures)])
+
+
+def dreamt(demo: Demo, card: ModelCard) -> html.Section:
+    """More and more of what the last layer with a map sees in a photo."""
+    stories = []
+    for picture in _photos(card)[:1]:
+        goal = Goal.layer(card.grad_cam_layer)
+        found, seconds = demo.timed(
+            f"{card.name}: {picture.name}: dream",
+            lambda picture=picture, goal=goal: demo.client.maximize(  # type: ignore[misc]
+                goal, image=picture.data, model=card.name, preset="dream", size=_DREAM
+            ),
+        )
+        assert isinstance(found, MaximizedImage)
+        demo.note(picture.name, "dream", seconds, found.provenance, f"{found.name} = {found.value:.3g}")
+        facts = [f"{found.done} steps in {found.settings['octaves']} octaves", f"{seconds:.1f} s"]
+        figures = [html.Figure(found.name, [found.image], f"mean square {found.value:.3g}", facts, found.warnings)]
+        stories.append(html.Story(picture.name, picture.open(), figures=figures))
+    lead = "What a layer sees in a photo, exaggerated in four octaves."
+    return html.Section(f"{card.name}: DeepDream", lead, stories)
+
+
+def stylized(demo: Demo, card: ModelCard) -> html.Section:
+    """A photo in the style of another picture."""
+    stories = []
+    size = _STYLED_SMALL if min(card.input_size) <= _SMALL_INPUT else _STYLED
+    for picture in _photos(card)[:1]:
+        figures = []
+        for style in samples.styles():
+            found, seconds = demo.timed(
+                f"{card.name}: {picture.name} in the style of {style.name}",
+                lambda picture=picture, style=style: demo.client.stylize(  # type: ignore[misc]
+                    picture.data, style.data, model=card.name, size=size, coarse_steps=_COARSE, steps=_FINE
+                ),
+            )
+            fall = found.initial_losses["style"] / found.losses["style"]
+            answer = f"style loss {fall:.0f} times smaller"
+            demo.note(picture.name, f"stylize: {style.name}", seconds, found.provenance, answer)
+            figures += _styled(found, style, answer, seconds)
+        stories.append(html.Story(picture.name, picture.open(), figures=figures))
+    lead = "The content of one picture with the style of another: Gram matrices of several layers are matched."
+    return html.Section(f"{card.name}: stylized", lead, stories)
+
+
+CHAPTERS = (maximized, dreamt, stylized)
+
+
+def requests(card: ModelCard) -> int:
+    """How many requests these chapters make for a model."""
+    shown = min(len(_photos(card)), 1)
+    asked = 0 if len(card.classes) <= _ALL else len(samples.pictures(card, 4))
+    return 1 + asked + shown * (1 + len(samples.styles()))
+
+
+def _goals(demo: Demo, card: ModelCard) -> list[GoalLike]:
+    if len(card.classes) <= _ALL:
+        return list(range(len(card.classes)))
+    labels = []
+    for picture in samples.pictures(card, 4):
+        what = f"{card.name}: {picture.name}: predict"
+        prediction, _ = demo.timed(what, lambda picture=picture: demo.client.predict(picture.data, model=card.name))  # type: ignore[misc]
+        labels.append(prediction[0].class_index)
+    return list(dict.fromkeys(labels)) or [0]
+
+
+def _photos(card: ModelCard) -> Sequence[samples.SamplePicture]:
+    """Photos, where the model is one for photos of any size."""
+    return samples.pictures(card, 1) if card.any_size and min(card.input_size) >= _LEAST else ()
+
+
+def _seen(each: MaximizedImage) -> str:
+    return f"{each.top[0].class_name} {each.top[0].probability:.1%}" if each.top else f"{each.value:.3g}"
+
+
+def _styled(found: StylizedImage, style: samples.SamplePicture, answer: str, seconds: float) -> list[html.Figure]:
+    facts = [f"{found.done} steps", f"{seconds:.1f} s", f"content loss {found.losses['content']:.2f}"]
+    return [
+        html.Figure(f"in the style of {style.name}", [found.image, style.open()], answer, facts, found.warnings),
+        html.Figure(f"{style.name}: its course", [drawing.curves(found.curves)]),
+    ]

@@ -1,0 +1,87 @@
+"""Pictures that the commands draw: contact sheets of training examples, and curves over steps."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from gradserve import images
+from gradserve.results.influence import Influence, Suspects, TrainingExample
+from gradserve.results.pictures import Curve
+
+_SIDE, _GAP, _TEXT = 112, 12, 34  # pixels of a picture, between pictures, of the two lines below
+_INK, _HELPS, _HARMS = (40, 44, 52), (33, 102, 172), (178, 24, 43)
+_PER_ROW = 10
+
+Entry = tuple[Image.Image | None, str, str, tuple[int, int, int]]
+
+
+def influence(found: Influence, photo: Path) -> Image.Image:
+    """The test picture, then a row of helpful and a row of harmful examples."""
+    test = (images.opened(images.message(photo)), found.label_name, f"{found.goal} {found.value:.3g}", _INK)
+    rows: list[list[Entry]] = [[test]]
+    for examples, colour in ((found.helpful, _HELPS), (found.harmful, _HARMS)):
+        rows += _rows([_entry(each, _score(each), colour) for each in examples])
+    return _drawn(rows)
+
+
+def suspects(found: Suspects) -> Image.Image:
+    """The examples in their order."""
+    return _drawn(_rows([_entry(each, f"predicted {each.predicted_name}", _HARMS) for each in found]))
+
+
+def _score(each: TrainingExample) -> str:
+    return f"{each.change:+.2g}" if each.similarity is None else f"{each.similarity:.3f}"
+
+
+def _entry(each: TrainingExample, text: str, colour: tuple[int, int, int]) -> Entry:
+    return each.picture(), each.label_name, text, colour
+
+
+def _rows(entries: Sequence[Entry]) -> list[list[Entry]]:
+    return [list(entries[i : i + _PER_ROW]) for i in range(0, len(entries), _PER_ROW)]
+
+
+def _drawn(rows: Sequence[Sequence[Entry]]) -> Image.Image:
+    columns = max(map(len, rows), default=1)
+    step, height = _SIDE + _GAP, _SIDE + _TEXT + _GAP
+    page = Image.new("RGB", (columns * step + _GAP, len(rows) * height + _GAP), "white")
+    draw, font = ImageDraw.Draw(page), ImageFont.load_default(12)
+    for y, row in enumerate(rows):
+        for x, (picture, label, text, colour) in enumerate(row):
+            left, top = _GAP + x * step, _GAP + y * height
+            if picture is not None:
+                page.paste(_fitted(picture), (left, top))
+            draw.text((left, top + _SIDE + 3), label[:18], _INK, font)
+            draw.text((left, top + _SIDE + 18), text[:18], colour, font)
+    return page
+
+
+def _fitted(picture: Image.Image) -> Image.Image:
+    scale = _SIDE / max(picture.size)
+    size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
+    return picture.resize(size, Image.Resampling.NEAREST if scale >= 3 else Image.Resampling.BICUBIC)
+
+
+_CURVES_SIZE, _CURVES_MARGIN = (480, 240), 14
+_COLOURS = ("#3b6ef5", "#e07a1f", "#2a9d63", "#c2418c")
+
+
+def curves(lines: Mapping[str, Curve]) -> Image.Image:
+    """Every curve from its lowest to its highest value, with its name and these two: shapes, not sizes, compare."""
+    paper = Image.new("RGB", _CURVES_SIZE, "white")
+    pen = ImageDraw.Draw(paper)
+    width, height = _CURVES_SIZE
+    top = _CURVES_MARGIN + 14 * len(lines)
+    for place, (name, values) in enumerate(lines.items()):
+        colour = _COLOURS[place % len(_COLOURS)]
+        low, high = float(np.min(values)), float(np.max(values))
+        across = np.linspace(_CURVES_MARGIN, width - _CURVES_MARGIN, len(values))
+        level = (values - low) / (high - low) if high > low else np.full(len(values), 0.5)
+        down = height - _CURVES_MARGIN - level * (height - top - _CURVES_MARGIN)
+        points = list(zip(across.tolist(), down.tolist(), strict=True))
+        if len(points) > 1:
+            pen.line(points, fill=colour, width=2)
+        pen.text((_CURVES_MARGIN, _CURVES_MARGIN / 2 + 14 * place), f"{name}  {low:.4g} to {high:.4g}", fill=colour)
+    return paper

@@ -1,0 +1,161 @@
+"""What the commands print and write: tables for people, JSON for programs, pictures and maps in files."""
+
+import dataclasses
+import json
+import re
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Any, TypeVar
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn, track
+
+from gradserve.results import pictures
+from gradserve.results.common import Explanation
+
+T = TypeVar("T")
+WIDE = 1000  # columns where nobody looks: programs and files get every name whole
+_NOT_JSON = {"map", "coarse", "image", "served_overlay", "thumbnail", "png", "stretched", "snapshots", "curves"}
+_NOT_JSON |= {"adversarial", "perturbation", "patch", "map_before", "map_after"}
+
+
+def out() -> Console:
+    """Standard output."""
+    width = None if sys.stdout.isatty() else WIDE
+    return Console(highlight=False, markup=False, width=width)
+
+
+def err() -> Console:
+    """Standard error: progress and warnings, so that standard output stays clean."""
+    return Console(stderr=True, highlight=False, markup=False)
+
+
+def warn(texts: Iterable[str]) -> None:
+    """Print what a careful reader should know about the answers, each text once, on standard error."""
+    for text in dict.fromkeys(texts):
+        err().print(f"warning: {text}", style="yellow")
+
+
+def print_json(document: Any) -> None:
+    """Print one JSON document on standard output."""
+    json.dump(document, sys.stdout, indent=2, ensure_ascii=False, allow_nan=False)
+    sys.stdout.write("\n")
+
+
+def plain(result: Any) -> dict[str, Any]:
+    """A result as JSON takes it, without pictures."""
+    fields = {field.name: getattr(result, field.name) for field in dataclasses.fields(result)}
+    return {name: _plain(value) for name, value in fields.items() if name not in _NOT_JSON}
+
+
+def explanation(found: Explanation) -> dict[str, Any]:
+    """An explanation as JSON takes it, with the size of its map."""
+    return {**plain(found), "map_size": list(found.map.shape)}
+
+
+def progress(items: Iterable[T], total: int, what: str) -> Iterator[T]:
+    """The items, with a progress bar on standard error if there are several and somebody watches."""
+    watched = total > 1 and err().is_terminal
+    yield from track(items, what, total=total, console=err(), transient=True) if watched else items
+
+
+def named(photos: Sequence[Path], answers: Iterator[T], doing: str) -> Iterator[tuple[Path, T]]:
+    """The answers with their photos; an error names the photo it is about."""
+    for photo in photos:
+        try:
+            found = next(answers)
+        except Exception as error:
+            error.add_note(f"while {doing} {photo}")
+            raise
+        yield photo, found
+
+
+@contextmanager
+def counter(what: str, total: int) -> Iterator[Callable[[int], None]]:
+    """Tell it how many more are done: a bar where somebody watches, else a line at every tenth."""
+    console, done, begin = err(), 0, time.monotonic()
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task(what, total=total)
+
+        def told(more: int) -> None:
+            nonlocal done
+            tenths, done = 10 * done // total, done + more
+            bar.advance(task, more)
+            if not console.is_terminal and 10 * done // total > tenths:
+                console.print(f"{what}: {done} of {total}, {time.monotonic() - begin:.0f} s")
+
+        yield told
+
+
+def watched(events: Iterator[Any], what: str) -> Any:
+    """The result of a stream of progress, with a bar on standard error while somebody watches."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    bar = Progress(*columns, TextColumn("{task.fields[losses]}"), console=err(), transient=True)
+    with bar if err().is_terminal else nullcontext():
+        task = bar.add_task(what, total=None, losses="")
+        for event in events:
+            if not isinstance(event, pictures.Progress):
+                return event
+            losses = "  ".join(f"{name} {value:.4g}" for name, value in event.losses.items())
+            bar.update(task, completed=event.step, total=event.steps, losses=losses)
+    raise AssertionError("a stream ends with a result")
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value):
+        return plain(value)
+    if isinstance(value, (list, tuple)):
+        return [_plain(each) for each in value]
+    return dict(value) if isinstance(value, dict) else value
+
+
+class Places:
+    """Gives every explanation a path of its own: the one that was asked for, or one in a folder."""
+
+    def __init__(self, asked: Path | None, suffix: str, expected: int) -> None:
+        self._file = asked if asked and asked.suffix and not asked.is_dir() else None
+        self._folder = Path() if asked is None else asked
+        self._suffix = suffix
+        self._taken: set[Path] = set()
+        if self._file and expected > 1:
+            raise ValueError(f"{expected} files are to be written; give a folder instead of {asked}")
+
+    def path(self, photo: Path, found: Explanation, several_targets: bool) -> Path:
+        """The path for one explanation of a photo: PHOTO-METHOD[-TARGET], numbered if that is taken."""
+        return self.place(
+            "-".join([photo.stem, found.method, *([_slug(found.target_name)] if several_targets else [])])
+        )
+
+    def place(self, stem: str) -> Path:
+        """The path that was asked for, or one of that name in the folder, numbered if that is taken."""
+        if self._file:
+            self._file.parent.mkdir(parents=True, exist_ok=True)
+            return self._file
+        self._folder.mkdir(parents=True, exist_ok=True)
+        path, number = self._folder / f"{stem}{self._suffix}", 1
+        while path in self._taken:
+            number += 1
+            path = self._folder / f"{stem}-{number}{self._suffix}"
+        self._taken.add(path)
+        return path
+
+
+def save(found: Explanation, path: Path, picture: str) -> Path:
+    """Save the overlay or the heatmap, or the map itself if the path ends in .npy."""
+    if picture == "heatmap" and path.suffix != ".npy":
+        found.heatmap().save(path)
+        return path
+    return found.save(path)
+
+
+def expected(photos: Sequence[Path], methods: Sequence[object], targets: Sequence[object]) -> int:
+    """How many maps there will be."""
+    return len(photos) * len(methods) * max(1, len(targets))
+
+
+def _slug(name: str) -> str:
+    return re.sub(r"[^A-Za-z0-9.]+", "_", name).strip("_")[:60] or "target"

@@ -1,0 +1,102 @@
+"""What the command line says about methods and targets, read."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from gradserve.arguments import AttackTargetLike, Method, ParameterValue, Pick, Rank, TargetLike, Unit
+from gradserve.messages import fields
+from gradserve.messages.attack import DEFENCE, EOT
+from gradserve.messages.common import EXPLAIN_METHOD
+
+
+def methods(names: Sequence[str], texts: Sequence[str], contract: Any = EXPLAIN_METHOD) -> list[Method]:
+    """The methods with their parameters: "samples=25", or "smooth_grad.samples=25" if there are several methods."""
+    chosen: dict[str, dict[str, ParameterValue]] = {name: {} for name in names}
+    for name in chosen:
+        if name not in fields.names(contract):
+            raise fields.unknown("method", name, fields.names(contract))
+    for text in texts:
+        path, equals, value = text.partition("=")
+        method, _, key = path.rpartition(".")
+        if not equals:
+            raise ValueError(f"--param {text}: write NAME=VALUE or METHOD.NAME=VALUE")
+        if not method and len(chosen) > 1:
+            raise ValueError(f"--param {text}: there are several methods; write METHOD.{text}")
+        method = method or next(iter(chosen))
+        if method not in chosen:
+            raise fields.unknown("method among those asked for:", method, chosen)
+        chosen[method][key] = fields.parse(contract, method, key, value)
+    return [Method(name, **values) for name, values in chosen.items()]
+
+
+def defence(text: str) -> Method:
+    """A defence with its parameters: "jpeg", or "jpeg:quality=50"."""
+    name, _, settings = text.partition(":")
+    return methods([name], settings.split(",") if settings else [], DEFENCE)[0]
+
+
+def attack_target(text: str) -> AttackTargetLike:
+    """A class's index or name, or "runner-up", "least-likely" or "random"."""
+    pick = text.replace("-", "_").lower()
+    if pick in list(Pick):
+        return Pick(pick)
+    return int(text) if text.isdecimal() else text
+
+
+def label(text: str) -> int | str:
+    """A class's index or name."""
+    return int(text) if text.isdecimal() else text
+
+
+def changes(text: str) -> dict[str, ParameterValue]:
+    """The settings of eot: "samples=16,rotation=5", or "default"."""
+    if text == "default":
+        return {}
+    settings: dict[str, ParameterValue] = {}
+    for setting in text.split(","):
+        key, equals, value = setting.partition("=")
+        if not equals:
+            raise ValueError(f"--eot {text}: write NAME=VALUE,NAME=VALUE or default")
+        settings[key] = fields.parse_setting(EOT, "eot", key, value)
+    return settings
+
+
+def settings_of(message: Any) -> str:
+    """The names of a message's settings, for people."""
+    return ", ".join(sorted(field.name for field in message.fields))
+
+
+def settings(message: Any, texts: Sequence[str], steps: int | None) -> dict[str, Any]:
+    """The settings that were given as NAME=VALUE, read as their types; `steps` has an option of its own."""
+    given: dict[str, Any] = {} if steps is None else {"steps": steps}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        field = message.fields_by_name.get(name)
+        if not equals or field is None:
+            raise ValueError(f"--param {text}: write NAME=VALUE, NAME one of {settings_of(message)}")
+        given[name] = fields.read(field, name, value)
+    return given
+
+
+def target(text: str) -> TargetLike:
+    """A class's index or name, "rank:2", "unit:LAYER:CHANNEL" or "unit:LAYER:CHANNEL:Y,X"."""
+    kind, _, rest = text.partition(":")
+    if text.isdecimal():
+        return int(text)
+    if kind == "rank" and rest.isdecimal():
+        return Rank(int(rest))
+    if kind == "unit":
+        return _unit(text, rest.split(":"))
+    return text
+
+
+def _unit(text: str, parts: list[str]) -> Unit:
+    try:  # from the right: a layer's own name may end in the number of its call, as in "layer1.0.relu:0"
+        place = parts.pop() if "," in parts[-1] else ""
+        y, x = map(int, place.split(",")) if place else (None, None)
+        *names, channel = parts
+        if not names or not names[0]:
+            raise ValueError
+        return Unit(":".join(names), int(channel), y, x)
+    except ValueError:
+        raise ValueError(f"--target {text}: write unit:LAYER:CHANNEL or unit:LAYER:CHANNEL:Y,X") from None

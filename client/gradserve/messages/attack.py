@@ -1,0 +1,164 @@
+"""Pure functions for Attack: arguments -> request message, reply -> result."""
+
+from collections.abc import Mapping
+from numbers import Real
+from typing import Any
+
+from gradserve import images
+from gradserve.arguments import AttackTargetLike, ImageLike, MethodLike, Options, ParameterValue, Pick
+from gradserve.messages import fields
+from gradserve.messages.common import (
+    PREPROCESS,
+    choice,
+    explanation_of,
+    provenance_of,
+    region_of,
+    request_options,
+    score_of,
+    set_method,
+    target_message,
+)
+from gradserve.results.attack import Attack, Certificate, Judgement, TrajectoryStep
+from gradserve.results.common import Explanation, Provenance, Region
+from gradserve.v1 import attack_pb2, common_pb2, explain_pb2
+
+_ENUMS = attack_pb2.DESCRIPTOR.enum_types_by_name
+ATTACK_METHOD: Any = attack_pb2.AttackMethod.DESCRIPTOR
+EOT: Any = attack_pb2.Eot.DESCRIPTOR
+DEFENCE: Any = attack_pb2.Defence.DESCRIPTOR
+
+
+def attack_request(
+    image: ImageLike | None,
+    method: MethodLike = "pgd",
+    *,
+    label: int | str | None = None,
+    target: AttackTargetLike | None = None,
+    eps: float | str | None = None,
+    norm: str = "linf",
+    loss: str | None = None,
+    defence: MethodLike | None = None,
+    adaptive: bool = False,
+    eot: Mapping[str, ParameterValue] | bool = False,
+    first_success: bool | None = None,
+    trajectory: bool = False,
+    perturbation: bool = False,
+    maps: MethodLike | None = None,
+    model: str = "",
+    preprocess: str = "model_default",
+    shorthand: Mapping[str, ParameterValue],
+    options: Options,
+) -> attack_pb2.AttackRequest:
+    """The arguments of Attack as a message; shorthand are parameters of the method."""
+    request = attack_pb2.AttackRequest(
+        model=model,
+        image=None if image is None else images.message(image),
+        preprocess=choice("preprocess", PREPROCESS, preprocess),
+        method=set_method(attack_pb2.AttackMethod(), method, shorthand),
+        label=None if label is None else target_message(label),
+        target=None if target is None else attack_target(target),
+        eps=None if eps is None else amount("eps", eps),
+        norm=choice("norm", _ENUMS["Norm"], norm),
+        loss=None if loss is None else choice("loss", _ENUMS["Loss"], loss),
+        adaptive=adaptive,
+        trajectory=trajectory,
+        perturbation=perturbation,
+        options=request_options(**options),
+    )
+    if first_success is not None:
+        request.first_success = first_success
+    if defence is not None:
+        set_method(request.defence, defence)
+    if eot is not False:
+        fields.fill_fields(request.eot, "eot", {} if eot is True else eot)
+    if maps is not None:
+        set_method(request.maps, maps)
+    return request
+
+
+def amount(name: str, value: float | str) -> float:
+    """A number, or a text such as "8/255"."""
+    if isinstance(value, str):
+        try:
+            return fields.number(value)
+        except (ValueError, ZeroDivisionError):
+            raise ValueError(f"{name} is a number or a fraction like 8/255, not {value!r}") from None
+    if not isinstance(value, Real) or isinstance(value, bool):
+        raise ValueError(f"{name} is a number or a fraction like '8/255', not {value!r}")
+    return float(value)
+
+
+def attack_target(target: AttackTargetLike) -> attack_pb2.AttackTarget:
+    """A class's index or name, or a Pick, as a message."""
+    if isinstance(target, Pick):
+        return attack_pb2.AttackTarget(pick=choice("target", _ENUMS["Pick"], target.value))
+    kind = target_message(target)
+    if kind.WhichOneof("kind") == "class_name":
+        return attack_pb2.AttackTarget(class_name=kind.class_name)
+    if kind.WhichOneof("kind") == "class_index":
+        return attack_pb2.AttackTarget(class_index=kind.class_index)
+    raise ValueError(f"an attack's target is a class's index or name, or a Pick, not {target!r}")
+
+
+def attack_result(request: attack_pb2.AttackRequest, reply: attack_pb2.AttackResponse) -> Attack:
+    """The reply of Attack as a result."""
+    region, provenance = region_of(reply.region), provenance_of(reply.provenance)
+    chosen = reply.method.WhichOneof("method")
+    seen = common_pb2.Image(encoded=reply.adversarial)
+    return Attack(
+        adversarial=reply.adversarial,
+        perturbation=reply.perturbation or None,
+        magnification=reply.magnification,
+        certificate=_certificate(reply.certificate),
+        trajectory=tuple(
+            TrajectoryStep(each.step, score_of(each.predicted), each.margin, each.loss) for each in reply.trajectory
+        ),
+        method=reply.method_name,
+        parameters=fields.resolved(getattr(reply.method, chosen)) if chosen else {},
+        loss=fields.choice_name(_ENUMS["Loss"], reply.loss),
+        map_before=_map(reply, "map_before", request.image, region, provenance),
+        map_after=_map(reply, "map_after", seen, None, provenance),
+        patch=reply.patch or None,
+        success_rate=reply.success_rate if reply.HasField("success_rate") else None,
+        asked=reply.asked,
+        done=reply.done,
+        region=region,
+        provenance=provenance,
+    )
+
+
+def _map(
+    reply: attack_pb2.AttackResponse, name: str, image: common_pb2.Image, region: Region | None, origin: Provenance
+) -> Explanation | None:
+    if not reply.HasField(name):
+        return None
+    found: explain_pb2.Explanation = getattr(reply, name)
+    height, width = found.raw.shape
+    return explanation_of(found, image, region or Region(0, 0, width, height, width, height), origin)
+
+
+def _certificate(reply: attack_pb2.Certificate) -> Certificate:
+    return Certificate(
+        verdict=fields.choice_name(_ENUMS["Verdict"], reply.verdict),
+        label=reply.label,
+        label_name=reply.label_name,
+        target=reply.target if reply.HasField("target") else None,
+        target_name=reply.target_name,
+        before=_judgement(reply.before),
+        after=_judgement(reply.after),
+        undefended=_judgement(reply.undefended) if reply.HasField("undefended") else None,
+        l0=reply.l0,
+        l2=reply.l2,
+        linf=reply.linf,
+        norm=fields.choice_name(_ENUMS["Norm"], reply.norm),
+        eps=reply.eps if reply.HasField("eps") else None,
+        within_budget=reply.within_budget,
+        queries=reply.queries,
+        gradients=reply.gradients,
+        first_success=reply.first_success if reply.HasField("first_success") else None,
+        warnings=tuple(reply.warnings),
+    )
+
+
+def _judgement(reply: attack_pb2.Judgement) -> Judgement:
+    return Judgement(score_of(reply.predicted), score_of(reply.label), reply.margin)

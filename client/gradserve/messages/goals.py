@@ -1,0 +1,68 @@
+"""What Maximize is to maximise: targets, layers and directions, added and subtracted."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Self
+
+from gradserve.arguments import TargetLike
+from gradserve.messages.common import target_message
+from gradserve.v1 import maximize_pb2
+
+
+@dataclass(frozen=True, init=False, repr=False)
+class Goal:
+    """A weighted sum of parts of a model: `Goal("flamingo") - 0.5 * Goal(Unit("features.14", 7))`.
+
+    `Goal(target)` is a class by index or name, a Rank in the picture at the start, or a Unit. `Goal.layer(name)` is a
+    layer's mean square, `Goal.direction(layer, vector)` the projection of its channels on a direction.
+    """
+
+    summands: tuple[maximize_pb2.Summand, ...]
+
+    def __init__(self, target: TargetLike) -> None:
+        object.__setattr__(self, "summands", (maximize_pb2.Summand(target=target_message(target)),))
+
+    @classmethod
+    def layer(cls, name: str) -> Self:
+        """The mean square of a layer, as DeepDream maximises it."""
+        return cls._of(maximize_pb2.Summand(layer=name))
+
+    @classmethod
+    def direction(cls, layer: str, vector: Sequence[float]) -> Self:
+        """The mean over a layer's map of its projection on a direction, one number for each channel."""
+        values = [float(value) for value in vector]
+        return cls._of(maximize_pb2.Summand(direction=maximize_pb2.Direction(layer=layer, vector=values)))
+
+    @classmethod
+    def _of(cls, *summands: maximize_pb2.Summand) -> Self:
+        goal = cls.__new__(cls)
+        object.__setattr__(goal, "summands", summands)
+        return goal
+
+    def __add__(self, other: "Goal") -> "Goal":
+        return Goal._of(*self.summands, *other.summands)
+
+    def __mul__(self, factor: float) -> "Goal":
+        weighted = []
+        for each in self.summands:
+            copy = maximize_pb2.Summand()
+            copy.CopyFrom(each)
+            copy.weight = factor * (each.weight if each.HasField("weight") else 1.0)
+            weighted.append(copy)
+        return Goal._of(*weighted)
+
+    __rmul__ = __mul__
+
+    def __neg__(self) -> "Goal":
+        return self * -1.0
+
+    def __sub__(self, other: "Goal") -> "Goal":
+        return self + -other
+
+
+GoalLike = TargetLike | Goal
+
+
+def goal_message(goal: GoalLike) -> maximize_pb2.Goal:
+    """A goal, or a target that is one by itself, as a message."""
+    return maximize_pb2.Goal(summands=(goal if isinstance(goal, Goal) else Goal(goal)).summands)

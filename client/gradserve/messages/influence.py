@@ -1,0 +1,163 @@
+"""Pure functions for Influence, Suspects and Embed: arguments -> request message, reply -> result."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any, TypedDict, Unpack
+
+import numpy as np
+
+from gradserve import images
+from gradserve.arguments import ImageLike, MethodLike, Options, TargetLike
+from gradserve.messages import fields
+from gradserve.messages.common import (
+    PREPROCESS,
+    choice,
+    provenance_of,
+    region_of,
+    request_options,
+    set_method,
+    target_message,
+)
+from gradserve.results.influence import Features, Influence, Reweighting, Suspects, TrainingExample
+from gradserve.v1 import influence_pb2
+
+_ENUMS = influence_pb2.DESCRIPTOR.enum_types_by_name
+INFLUENCE_METHOD: Any = influence_pb2.InfluenceMethod.DESCRIPTOR
+
+
+class InfluenceArguments(Options, total=False):
+    """What `influence` takes besides the picture and the method."""
+
+    label: TargetLike | None
+    goal: str
+    top: int
+    what_if: Iterable[Reweighting | Sequence[int]]
+    ensemble: Sequence[str]
+    thumbnails: bool
+    model: str
+    preprocess: str
+
+
+class SuspectsArguments(TypedDict, total=False):
+    """What `suspects` takes."""
+
+    model: str
+    top: int
+    order: str
+    thumbnails: bool
+
+
+class EmbedArguments(Options, total=False):
+    """What `embed` takes besides the picture."""
+
+    layer: str
+    pooling: str
+    model: str
+    preprocess: str
+
+
+def influence_request(
+    image: ImageLike,
+    method: MethodLike | None = None,
+    *,
+    label: TargetLike | None = None,
+    goal: str = "loss",
+    top: int = 8,
+    what_if: Iterable[Reweighting | Sequence[int]] = (),
+    ensemble: Sequence[str] = (),
+    thumbnails: bool = True,
+    model: str = "",
+    preprocess: str = "model_default",
+    **options: Unpack[Options],
+) -> influence_pb2.InfluenceRequest:
+    """The arguments of Influence as a message."""
+    request = influence_pb2.InfluenceRequest(
+        model=model,
+        image=images.message(image),
+        preprocess=choice("preprocess", PREPROCESS, preprocess),
+        label=None if label is None else target_message(label),
+        goal=choice("goal", _ENUMS["InfluenceGoal"], goal),
+        top=top,
+        thumbnails=thumbnails,
+        what_if=[_question(each) for each in what_if],
+        ensemble=ensemble,
+        options=request_options(**options),
+    )
+    if method is not None:
+        set_method(request.method, method)
+    return request
+
+
+def suspects_request(
+    *, model: str = "", top: int = 20, order: str = "rank_sum", thumbnails: bool = True
+) -> influence_pb2.SuspectsRequest:
+    """The arguments of Suspects as a message."""
+    chosen = choice("order", _ENUMS["SuspectOrder"], order)
+    return influence_pb2.SuspectsRequest(model=model, top=top, order=chosen, thumbnails=thumbnails)
+
+
+def embed_request(
+    image: ImageLike,
+    *,
+    layer: str = "",
+    pooling: str = "mean",
+    model: str = "",
+    preprocess: str = "model_default",
+    **options: Unpack[Options],
+) -> influence_pb2.EmbedRequest:
+    """The arguments of Embed as a message."""
+    return influence_pb2.EmbedRequest(
+        model=model,
+        image=images.message(image),
+        preprocess=choice("preprocess", PREPROCESS, preprocess),
+        layer=layer,
+        pooling=choice("pooling", _ENUMS["Pooling"], pooling),
+        options=request_options(**options),
+    )
+
+
+def influence_result(reply: influence_pb2.InfluenceResponse) -> Influence:
+    """The reply of Influence as a result."""
+    chosen = reply.method.WhichOneof("method")
+    return Influence(
+        helpful=tuple(map(_example, reply.helpful)),
+        harmful=tuple(map(_example, reply.harmful)),
+        what_if=tuple(reply.what_if),
+        label=reply.label,
+        label_name=reply.label_name,
+        probability=reply.probability,
+        goal=fields.choice_name(_ENUMS["InfluenceGoal"], reply.goal),
+        value=reply.value,
+        method=reply.method_name,
+        parameters=fields.resolved(getattr(reply.method, chosen)) if chosen else {},
+        examples=reply.examples,
+        noise_floor=reply.noise_floor,
+        coverage=reply.coverage,
+        region=region_of(reply.region),
+        provenance=provenance_of(reply.provenance),
+    )
+
+
+def suspects_result(reply: influence_pb2.SuspectsResponse) -> Suspects:
+    """The reply of Suspects as a result."""
+    return Suspects(tuple(map(_example, reply.examples)), reply.total, provenance_of(reply.provenance))
+
+
+def embed_result(reply: influence_pb2.EmbedResponse) -> Features:
+    """The reply of Embed as a result."""
+    values = images.array(reply.features).astype(np.float32)
+    return Features(values, reply.layer, reply.is_input, region_of(reply.region), provenance_of(reply.provenance))
+
+
+def _question(asked: Reweighting | Sequence[int]) -> influence_pb2.Reweighting:
+    question = asked if isinstance(asked, Reweighting) else Reweighting(asked)
+    try:
+        return influence_pb2.Reweighting(rows=[int(row) for row in question.rows], weight=question.weight)
+    except (TypeError, ValueError):
+        raise ValueError(f"what_if is a list of rows or a Reweighting for each question, not {asked!r}") from None
+
+
+def _example(reply: influence_pb2.TrainingExample) -> TrainingExample:
+    values = {field.name: getattr(reply, field.name) for field in reply.DESCRIPTOR.fields}
+    for name in ("newton_change", "similarity"):
+        values[name] = values[name] if reply.HasField(name) else None
+    return TrainingExample(**values)

@@ -1,0 +1,1 @@
+"""What calls return, a module for each subject."""

@@ -1,0 +1,149 @@
+"""What an attack gives: the adversarial picture and its certificate."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from gradserve import images
+from gradserve.arguments import ParameterValue
+from gradserve.results.common import Explanation, Provenance, Region, Score
+
+OBSTACLES = ("ZERO_GRADIENT", "SATURATED", "FLAT_LOSS")  # codes of warnings that an attack had nothing to follow
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What the model says of one picture; the margin is the distance from the goal, below 0 where it is reached."""
+
+    predicted: Score
+    label: Score
+    margin: float
+
+
+@dataclass(frozen=True)
+class TrajectoryStep:
+    """One step of an attack: the picture then that came closest to the goal."""
+
+    step: int
+    predicted: Score
+    margin: float
+    loss: float
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """Measured on the returned bytes, in fp32, in passes of their own. Distances are of pixels in [0, 1].
+
+    verdict: "found", "not_found", "already_misclassified" or "lost_in_encoding".
+    queries, gradients: rows that the attack asked scores and gradients of. first_success: step, if there was one.
+    """
+
+    verdict: str
+    label: int
+    label_name: str
+    target: int | None
+    target_name: str
+    before: Judgement
+    after: Judgement
+    undefended: Judgement | None
+    l0: int
+    l2: float
+    linf: float
+    norm: str
+    eps: float | None
+    within_budget: bool
+    queries: int
+    gradients: int
+    first_success: int | None
+    warnings: tuple[str, ...]
+
+    @property
+    def obstacles(self) -> tuple[str, ...]:
+        """The warnings that the attack had nothing to follow: a picture that it did not change proves nothing."""
+        return tuple(text for text in self.warnings if text.split(":")[0] in OBSTACLES)
+
+    @property
+    def change(self) -> tuple[Score, Score]:
+        """What the picture did to the model, before and after: to its prediction, or else to the label attacked.
+
+        The latter is meant where an attack without a target was found and the most probable class is still the same,
+        as under a multilabel head, where a label can be lost beside a more probable one.
+        """
+        same = self.before.predicted.class_index == self.after.predicted.class_index
+        if same and self.verdict == "found" and self.target is None:
+            return self.before.label, self.after.label
+        return self.before.predicted, self.after.predicted
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Attack:
+    """An adversarial picture, its certificate, and what else was asked for."""
+
+    adversarial: bytes = field(repr=False)  # PNG
+    perturbation: bytes | None
+    magnification: float
+    certificate: Certificate
+    trajectory: tuple[TrajectoryStep, ...]
+    method: str
+    parameters: Mapping[str, ParameterValue]
+    loss: str
+    map_before: Explanation | None
+    map_after: Explanation | None
+    patch: bytes | None
+    success_rate: float | None
+    asked: int
+    done: int
+    region: Region
+    provenance: Provenance
+
+    @property
+    def found(self) -> bool:
+        """Whether the returned picture reaches the goal."""
+        return self.certificate.verdict == "found"
+
+    @property
+    def pixels(self) -> images.Array:
+        """The adversarial picture, uint8 [H, W, 3]; to be sent back with preprocess="as_is"."""
+        return np.asarray(self.image())
+
+    def image(self) -> Image.Image:
+        """The adversarial picture."""
+        return images.from_png(self.adversarial)
+
+    def perturbation_image(self) -> Image.Image:
+        """The perturbation, magnified; ValueError if it was not asked for."""
+        if self.perturbation is None:
+            raise ValueError("the perturbation was not asked for: attack(..., perturbation=True)")
+        return images.from_png(self.perturbation)
+
+    def original_image(self) -> Image.Image:
+        """What the model saw before, from the perturbation, which must have been asked for."""
+        change = np.asarray(self.perturbation_image()).astype(np.float64) - 128
+        pixels = np.asarray(self.image()).astype(np.float64) - change / self.magnification
+        return Image.fromarray(pixels.round().clip(0, 255).astype(np.uint8))
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Save the adversarial picture as it came; only as PNG, since other formats change pixels."""
+        path = Path(path)
+        if path.suffix.lower() != ".png":
+            raise ValueError(f"{path}: an adversarial picture is saved as .png; other formats would change its pixels")
+        path.write_bytes(self.adversarial)
+        return path
+
+    def _repr_png_(self) -> bytes:
+        return self.adversarial
+
+    def __repr__(self) -> str:
+        c = self.certificate
+        before, after = c.change
+        budget = "" if c.eps is None else f" of {c.eps * 255:.3g}/255" if c.norm == "linf" else f" of {c.eps:.3g}"
+        size = f"{c.linf * 255:.3g}/255" if c.norm == "linf" else f"{c.l2:.3g}"
+        return (
+            f"<Attack {self.method}: {c.verdict}, {before.class_name} ({before.probability:.1%}) -> "
+            f"{after.class_name} ({after.probability:.1%}), {c.norm} {size}{budget}, {c.queries} queries, "
+            f"{self.provenance.model}>"
+        )

@@ -1,0 +1,173 @@
+"""Pictures that were made, and the progress of those that are being made."""
+
+import io
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, overload
+
+import numpy as np
+from PIL import Image
+
+from gradserve import images
+from gradserve.arguments import ParameterValue
+from gradserve.results.common import Provenance, Score
+
+Curve = np.ndarray[Any, np.dtype[np.float32]]
+
+
+@dataclass(frozen=True, repr=False)
+class Progress:
+    """How far a call has come: steps, the parts of what is optimised with their weights, small pictures (JPEG)."""
+
+    step: int
+    steps: int
+    losses: Mapping[str, float]
+    previews: tuple[bytes, ...] = ()
+
+    def pictures(self) -> list[Image.Image]:
+        """The previews, opened."""
+        return [opened(each) for each in self.previews]
+
+    def __repr__(self) -> str:
+        losses = ", ".join(f"{name} {value:.4g}" for name, value in self.losses.items())
+        return f"<Progress {self.step} of {self.steps}: {losses}>"
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class MaximizedImage:
+    """The picture of one goal. `value` and `top` were measured on exactly these 8-bit pixels."""
+
+    name: str
+    png: bytes
+    value: float
+    top: tuple[Score, ...]
+    curves: Mapping[str, Curve]
+    snapshots: Mapping[int, bytes]
+    settings: Mapping[str, ParameterValue]
+    preset: str
+    asked: int
+    done: int
+    warnings: tuple[str, ...]
+    provenance: Provenance
+    stretched: bytes | None = None
+
+    @property
+    def completed_fraction(self) -> float:
+        """Steps done / asked."""
+        return self.done / self.asked
+
+    @property
+    def image(self) -> Image.Image:
+        """The picture."""
+        return opened(self.png)
+
+    @property
+    def display(self) -> Image.Image:
+        """The picture as it is best looked at: drawn as 0.5 + 0.1 * standardised where the settings say so."""
+        return opened(self.stretched or self.png)
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Save the picture in the format of the path's ending."""
+        return save(self.png, path)
+
+    def _repr_png_(self) -> bytes:
+        return self.stretched or self.png
+
+    def __repr__(self) -> str:
+        width, height = self.image.size
+        best = f", {self.top[0].class_name} {self.top[0].probability:.1%}" if self.top else ""
+        return (
+            f"<MaximizedImage {self.name} = {self.value:.4g}{best}: {width} x {height}, {self.preset}, "
+            f"{self.done} steps, {self.provenance.model}>"
+        )
+
+
+class MaximizedImages(Sequence[MaximizedImage]):
+    """The pictures of several goals, in their order."""
+
+    def __init__(self, made: Sequence[MaximizedImage]) -> None:
+        self._all = tuple(made)
+
+    @overload
+    def __getitem__(self, key: int) -> MaximizedImage: ...
+    @overload
+    def __getitem__(self, key: slice) -> "MaximizedImages": ...
+    def __getitem__(self, key: int | slice) -> "MaximizedImage | MaximizedImages":
+        return MaximizedImages(self._all[key]) if isinstance(key, slice) else self._all[key]
+
+    def __len__(self) -> int:
+        return len(self._all)
+
+    def sheet(self, columns: int = 0) -> Image.Image:
+        """All pictures on one sheet."""
+        return images.sheet([each.display for each in self._all], columns)
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Save the sheet in the format of the path's ending."""
+        self.sheet().save(path)
+        return Path(path)
+
+    def _repr_png_(self) -> bytes:
+        return images.png(self.sheet())
+
+    def __repr__(self) -> str:
+        return "[" + ",\n ".join(map(repr, self._all)) + "]"
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class StylizedImage:
+    """A stylized picture. `losses` (style, content, total_variation) were measured on exactly these 8-bit pixels."""
+
+    png: bytes
+    losses: Mapping[str, float]
+    initial_losses: Mapping[str, float]
+    curves: Mapping[str, Curve]
+    snapshots: Mapping[int, bytes]
+    style_layers: Mapping[str, float]
+    content_layers: Mapping[str, float]
+    settings: Mapping[str, ParameterValue]
+    asked: int
+    done: int
+    warnings: tuple[str, ...]
+    provenance: Provenance
+
+    @property
+    def completed_fraction(self) -> float:
+        """Steps done / asked."""
+        return self.done / self.asked
+
+    @property
+    def image(self) -> Image.Image:
+        """The picture."""
+        return opened(self.png)
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Save the picture in the format of the path's ending."""
+        return save(self.png, path)
+
+    def _repr_png_(self) -> bytes:
+        return self.png
+
+    def __repr__(self) -> str:
+        width, height = self.image.size
+        losses = ", ".join(
+            f"{name} {self.initial_losses[name]:.3g} -> {value:.3g}" for name, value in self.losses.items()
+        )
+        return f"<StylizedImage {width} x {height}: {losses}, {self.done} steps, {self.provenance.model}>"
+
+
+def save(png: bytes, path: str | os.PathLike[str]) -> Path:
+    """Write a PNG file as it is, or converted to what the path's ending says."""
+    path = Path(path)
+    if path.suffix.lower() == ".png":
+        path.write_bytes(png)
+    else:
+        opened(png).save(path, quality=95)
+    return path
+
+
+def opened(data: bytes) -> Image.Image:
+    """The picture in a file's bytes."""
+    return Image.open(io.BytesIO(data)).convert("RGB")

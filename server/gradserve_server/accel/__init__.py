@@ -1,0 +1,1 @@
+"""Kernels for CPUs: convolutions, and passes in half precision. Nothing here imports the rest of the server."""

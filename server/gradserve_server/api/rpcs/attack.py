@@ -1,0 +1,260 @@
+"""From an AttackRequest to a task, and to the tasks that follow it: the certificate, and the maps."""
+
+import math
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from gradserve.v1 import attack_pb2, explain_pb2
+from gradserve.v1 import common_pb2 as pb
+
+from ...engine.batch_limits import passes_cost
+from ...methods.attack import FROM_SCRATCH, METHODS, Aim, Attacked, Ball, Lens, Method, Plan
+from ...methods.attack.defences import DEFENCES
+from ...methods.attack.lens import eot
+from ...methods.explain import Call
+from ...methods.targets import Target
+from ...models.card import ModelCard
+from ...models.served import ServedModels
+from ...pool.wire import Task
+from ..errors import Violations, near, shown
+from ..fields import bound, choice
+from ..request import Bound, Circumstances, Common, calls_of, check_applies, check_loaded, common_of, model_of, task_of
+from ..targets import class_named, target_of
+
+MOST_ROWS = 200_000
+MOST_AT_ONCE = 256 * 224 * 224  # pixels of the pictures of one step
+BESIDE = ("restarts", "places", "candidates")  # parameters that say how many pictures a step has
+RESERVE, MOST_RESERVE = 0.15, 1.0  # share and seconds of the time left that are kept for the certificate
+LOSS, NORM, PICK = (attack_pb2.DESCRIPTOR.enum_types_by_name[name] for name in ("Loss", "Norm", "Pick"))
+CERTIFYING = 3  # rows that the certificate is counted with
+GREY = 128  # of an empty canvas
+CLASSES_FOR_DLR = 3  # and one more where there is a target
+
+
+def bind_attack(request: attack_pb2.AttackRequest, at: Circumstances) -> Bound:
+    """Raises RequestError."""
+    card, violations = model_of(request.model, at.cards)
+    name = request.method.WhichOneof("method")
+    if name is None:
+        violations.add("method", f"sets no method; there are: {', '.join(METHODS)}", for_every_model=True)
+    common = _eight_bits(common_of("attack", _with_canvas(request, card), card, at, violations))
+    size = (card.height, card.width) if common.image is None else common.image[0].shape[:2]
+    method = METHODS[name or "pgd"]
+    parameters = bound(method.function, getattr(request.method, name), f"method.{name}", violations) if name else None
+    if parameters and "surrogate" in parameters:
+        _check_surrogate(parameters["surrogate"], card, size, at.cards, violations)
+    if parameters is not None:
+        _check_gradient(name or "", parameters, card, at.cards, violations)
+    aim = _aim(request, name or "", card, violations)
+    ball = _ball(request, name or "", card, size, violations)
+    lens = _lens(request, name or "", violations)
+    calls = _maps(request, card, size, violations)
+    stop = request.first_success if request.HasField("first_success") else method.stops
+    plan = Plan(name or "", parameters or {}, aim, ball, card.std, stop, request.adaptive, lens)
+    forwards = _cost_in_forwards(plan, method, size, violations) if parameters is not None else 0
+    violations.check()
+    cost = card.gflop * forwards * size[0] * size[1] / (card.height * card.width)
+    task, region, how = task_of("attack", card, common, {"plan": plan}, cost, at)
+    return Bound(task, card, region, how, (plan.method,), tuple(calls), quick_decode=common.quick_decode)
+
+
+def crafting(task: Task) -> Task:
+    """The attack itself, which leaves time for the certificate."""
+    left = task.deadline - time.monotonic()
+    return replace(task, deadline=task.deadline - min(MOST_RESERVE, RESERVE * left)) if left < math.inf else task
+
+
+def certifying(task: Task, attacked: Attacked, returned: np.ndarray[Any, Any]) -> Task:
+    """A fresh look, in fp32, at the picture that was decoded from the very bytes of the answer."""
+    plan: Plan = task.arguments["plan"]
+    arguments = {"original": task.image, "goal": attacked.goal, "lens": plan.lens.defended()}
+    return _following(task, "certify", returned, arguments, "exact")
+
+
+def mapping(task: Task, calls: Sequence[Call], picture: np.ndarray[Any, Any], which: str) -> Task:
+    """The maps of one of the two pictures."""
+    return replace(_following(task, "explain", picture, {"calls": calls}, task.precision), id=f"{task.id}/{which}")
+
+
+def _following(task: Task, rpc: str, picture: np.ndarray[Any, Any], arguments: dict[str, Any], precision: Any) -> Task:
+    return replace(
+        task,
+        id=f"{task.id}/{rpc}",
+        rpc=rpc,
+        image=picture,
+        arguments=arguments,
+        precision=precision,
+        allow_partial=False,
+        cost=0.0,  # it was admitted with the attack
+    )
+
+
+def _eight_bits(common: Common) -> Common:
+    if common.image is None or common.image.pixels.dtype == np.uint8:
+        return common
+    levels = (common.image.pixels * 255).round().astype(np.uint8)
+    return replace(common, image=common.image._replace(pixels=levels))
+
+
+def _with_canvas(request: attack_pb2.AttackRequest, card: ModelCard) -> attack_pb2.AttackRequest:
+    """The request with a grey picture, where the method needs none and none was sent."""
+    if request.method.WhichOneof("method") not in FROM_SCRATCH or request.image.WhichOneof("kind"):
+        return request
+    shape = (card.height, card.width, 3)
+    grey = pb.Tensor(shape=shape, dtype=pb.DTYPE_UINT8, data=bytes([GREY]) * math.prod(shape))
+    changed = attack_pb2.AttackRequest(preprocess=pb.PREPROCESS_AS_IS, image=pb.Image(tensor=grey))
+    changed.MergeFrom(request)
+    changed.preprocess = pb.PREPROCESS_AS_IS
+    return changed
+
+
+def _check_surrogate(
+    name: str, card: ModelCard, size: Sequence[int], cards: ServedModels, violations: Violations
+) -> None:
+    check_loaded(name, cards)
+    surrogate, path = cards.get(name), "method.transfer.surrogate"
+    if surrogate is None:
+        violations.add(path, f"there is no model {shown(name)}; {near(name, cards)}", for_every_model=True)
+    elif surrogate.head != card.head:
+        heads = f"{name} has the head {surrogate.head}, {card.name} has {card.head}"
+        violations.add(path, f"must mean the same by its outputs: {heads}; name a surrogate with the head {card.head}")
+    elif len(surrogate.classes) != len(card.classes):
+        counts = f"{name} has {len(surrogate.classes)} classes, {card.name} has {len(card.classes)}"
+        violations.add(path, f"must tell the same classes apart: {counts}; name a surrogate of the same classes")
+    elif (surrogate.height, surrogate.width) != tuple(size) and not (
+        surrogate.any_size and min(size) >= surrogate.min_size
+    ):
+        sizes = f"{name} takes {surrogate.width}x{surrogate.height} pictures, not {size[1]}x{size[0]}"
+        violations.add(path, f"{sizes}; send one of that size AS_IS, or name another surrogate")
+
+
+def _check_gradient(
+    name: str, parameters: Mapping[str, Any], card: ModelCard, cards: Mapping[str, ModelCard], violations: Violations
+) -> None:
+    """Methods that follow gradients need a model that has them: the surrogate, or else the attacked model."""
+    source = cards.get(parameters.get("surrogate", ""), card)
+    if source.no_gradient and METHODS[name].rows(parameters).gradients:
+        able = ", ".join(n for n, method in METHODS.items() if method.uses == "scores")
+        violations.refuse(f"{name} does not apply to {source.name}: {source.no_gradient}; {able} need no gradient")
+
+
+def _aim(request: attack_pb2.AttackRequest, name: str, card: ModelCard, violations: Violations) -> Aim:
+    loss: Any = choice(LOSS, request.loss, "loss", violations) or METHODS[name or "pgd"].loss
+    label = _label(request.label, card, violations) if request.HasField("label") else None
+    target, pick = _target(request.target, card, violations)
+    if target is not None and target == label:
+        violations.add("target", f"is the true label {card.classes[target]!r} itself; name another class")
+    if name in FROM_SCRATCH and not request.target.WhichOneof("kind"):
+        violations.add("target", f"must be set for {name}", for_every_model=True)
+    if loss == "dlr" and card.head != "softmax":
+        text = f"compares classes that exclude each other, and {card.name} has the head {card.head}"
+        violations.refuse(f"loss DLR {text}; take MARGIN, the class's own logit")
+        return Aim(label, target, pick)
+    enough = CLASSES_FOR_DLR + (target is not None or pick is not None)
+    if loss == "dlr" and len(card.classes) < enough:
+        violations.refuse(f"loss DLR needs {enough} classes, {card.name} has {len(card.classes)}; take MARGIN")
+    return Aim(label, target, pick, loss, name in FROM_SCRATCH, card.head)
+
+
+def _label(message: pb.Target, card: ModelCard, violations: Violations) -> int | None:
+    if message.WhichOneof("kind") not in ("class_index", "class_name"):
+        violations.add("label", "must be a class_index or a class_name", for_every_model=True)
+        return None
+    found = target_of(message, card, "label", True, violations)
+    return None if found is None else found.label
+
+
+def _target(message: attack_pb2.AttackTarget, card: ModelCard, violations: Violations) -> tuple[int | None, Any]:
+    """A class's index, or how to pick one."""
+    kind = message.WhichOneof("kind")
+    if kind == "class_name":
+        found = class_named(message.class_name, card, "target", violations)
+        return (None if found is None else found.label), None
+    if kind == "class_index" and message.class_index >= len(card.classes):
+        allowed = f"must be from 0 to {len(card.classes) - 1}"
+        violations.add("target.class_index", f"{allowed}, was {message.class_index}")
+    if kind == "pick":
+        return None, choice(PICK, message.pick, "target.pick", violations, required=True)
+    return (message.class_index if kind == "class_index" else None), None
+
+
+def _ball(
+    request: attack_pb2.AttackRequest,
+    name: str,
+    card: ModelCard,
+    size: Sequence[int],
+    violations: Violations,
+) -> Ball:
+    method = METHODS[name or "pgd"]
+    norm: Any = choice(NORM, request.norm, "norm", violations) or "linf"
+    if norm not in method.norms:
+        violations.add(
+            "norm", f"{name} takes {', '.join(method.norms).upper()} only, was {norm.upper()}", for_every_model=True
+        )
+    if not method.bounded:
+        if request.HasField("eps"):
+            violations.add("eps", f"does not apply to {name}, which has a measure of its own", for_every_model=True)
+        return Ball(norm)
+    most = 1.0 if norm == "linf" else math.sqrt(3 * size[0] * size[1])
+    if not request.HasField("eps"):
+        return Ball(norm, card.default_eps if norm == "linf" else min(size) / 64)
+    if not 0 <= request.eps <= most:  # also false for NaN
+        text = f"must be from 0 to {most:g} for {norm.upper()}, was {request.eps:g}"
+        violations.add("eps", text, for_every_model=norm == "linf")
+    return Ball(norm, request.eps)
+
+
+def _lens(request: attack_pb2.AttackRequest, name: str, violations: Violations) -> Lens:
+    lens = Lens()
+    if request.HasField("eot"):
+        method = METHODS[name or "pgd"]
+        if method.uses == "scores" or not method.expects:
+            able = ", ".join(n for n, m in METHODS.items() if m.uses == "gradients" and m.expects)
+            violations.add("eot", f"does not apply to {name}; it does to {able}", for_every_model=True)
+        lens = replace(lens, eot=bound(eot, request.eot, "eot", violations))
+    if request.HasField("defence"):
+        kind = request.defence.WhichOneof("method")
+        if kind is None:
+            violations.add("defence", f"sets no defence; there are: {', '.join(DEFENCES)}", for_every_model=True)
+            return lens
+        parameters = bound(DEFENCES[kind], getattr(request.defence, kind), f"defence.{kind}", violations)
+        lens = replace(lens, defence=kind, parameters=parameters or {})
+    elif request.adaptive:
+        violations.add(
+            "adaptive", "needs a defence to know of: set defence too, or leave adaptive out", for_every_model=True
+        )
+    return lens
+
+
+def _maps(
+    request: attack_pb2.AttackRequest, card: ModelCard, size: Sequence[int], violations: Violations
+) -> list[Call]:
+    choice(explain_pb2.MapFormat.DESCRIPTOR, request.maps_format, "maps_format", violations)
+    if not request.HasField("maps"):
+        return []
+    calls = calls_of(request.maps, "maps", card, [Target(rank=1)], (size[0], size[1]), violations)
+    check_applies(calls, card, violations)
+    return calls
+
+
+def _cost_in_forwards(plan: Plan, method: Method, size: Sequence[int], violations: Violations) -> float:
+    """The attack's cost in forward passes, certificate included."""
+    scores, gradients = method.rows(plan.parameters)
+    rows = rows_at_most(plan) - CERTIFYING
+    if rows > MOST_ROWS:
+        violations.add(f"method.{plan.method}", f"asks for {rows} passes; at most {MOST_ROWS} are allowed")
+    at_once = plan.lens.views * max([1, *(plan.parameters.get(name, 1) for name in BESIDE)])
+    most = max(1, MOST_AT_ONCE // (size[0] * size[1]))
+    if at_once > most:
+        text = f"asks for {at_once} pictures of {size[1]}x{size[0]} at once, changes and draws included"
+        violations.add(f"method.{plan.method}", f"{text}; at most {most} are allowed")
+    return (scores + passes_cost(gradients, "image")) * plan.lens.views + CERTIFYING
+
+
+def rows_at_most(plan: Plan) -> int:
+    """Rows that an attack may ask for, certificate included."""
+    return sum(METHODS[plan.method].rows(plan.parameters)) * plan.lens.views + CERTIFYING

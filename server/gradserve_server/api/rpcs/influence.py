@@ -1,0 +1,209 @@
+"""From an InfluenceRequest, a SuspectsRequest and an EmbedRequest to what is done for them."""
+
+import math
+from dataclasses import replace
+from itertools import takewhile
+from typing import Any
+
+from gradserve.v1 import influence_pb2
+
+from ...engine.batch_limits import passes_cost
+from ...methods.influence import Member, Reweighting, opened
+from ...methods.influence.index import Index
+from ...methods.influence.indexing.plan import no_influence
+from ...models.card import ModelCard
+from ...models.served import ServedModels
+from ..errors import Violations, near, shown
+from ..fields import choice
+from ..request import PRECISIONS, Bound, Circumstances, check_loaded, common_of, model_of, task_of
+from ..targets import has_channels, known_layer, target_of
+
+MOST_TOP, MOST_SUSPECTS, MOST_QUESTIONS, MOST_ROWS, MOST_MEMBERS = 100, 1000, 16, 100_000, 15
+MOST_WEIGHT = 1000.0
+GOAL, POOLING, ORDER = (
+    influence_pb2.DESCRIPTOR.enum_types_by_name[name] for name in ("InfluenceGoal", "Pooling", "SuspectOrder")
+)
+
+
+def bind_influence(request: influence_pb2.InfluenceRequest, at: Circumstances) -> Bound:
+    """Raises RequestError."""
+    card, violations = model_of(request.model, at.cards)
+    common = common_of("influence", request, card, at, violations)
+    if PRECISIONS.get(request.options.precision) not in ("auto", "exact", None):
+        violations.refuse("influence is computed in EXACT only; leave options.precision at AUTO or EXACT")
+    label, rank = _label(request, card, violations)
+    goal = choice(GOAL, request.goal, "goal", violations) or "loss"
+    top = _count(request, "top", 8, MOST_TOP, violations)
+    index = index_of(card, violations)
+    method = _method(request.method, index, card, violations)
+    arguments: dict[str, Any] = {
+        "members": _members(request, card, method, at.cards, violations),
+        "method": method,
+        "goal": goal,
+        "label": label,
+        "rank": rank,
+        "top": top,
+        "what_if": _questions(request, method, index, violations),
+        "newton": request.method.last_layer.newton if request.method.last_layer.HasField("newton") else True,
+    }
+    violations.check()
+    members = len(arguments["members"])
+    cost = passes_cost(card.gflop, "image") * members + (card.gflop if label is None and members > 1 else 0.0)
+    task, region, how = task_of("influence", card, replace(common, precision="exact"), arguments, cost, at)
+    return Bound(task, card, region, how, (method,), quick_decode=common.quick_decode)
+
+
+def bind_suspects(request: influence_pb2.SuspectsRequest, cards: ServedModels) -> tuple[ModelCard, Index, str, int]:
+    """Model, index, column to order by, and how many. Raises RequestError."""
+    card, violations = model_of(request.model, cards)
+    top = _count(request, "top", 20, MOST_SUSPECTS, violations)
+    order = choice(ORDER, request.order, "order", violations) or "rank_sum"
+    index = index_of(card, violations)
+    violations.check()
+    assert index is not None
+    return card, index, "suspicion" if order == "rank_sum" else order, top
+
+
+def bind_embed(request: influence_pb2.EmbedRequest, at: Circumstances) -> Bound:
+    """Raises RequestError."""
+    card, violations = model_of(request.model, at.cards)
+    common = common_of("embed", request, card, at, violations)
+    pooling = choice(POOLING, request.pooling, "pooling", violations) or "mean"
+    layer, side = request.layer, "output"
+    if not layer:
+        layer, side = default_layer(card)
+    found = known_layer(layer, card, "layer", violations)
+    if found is not None:
+        has_channels(found, card, "layer", violations)
+    violations.check()
+    arguments = {"layer": layer, "side": side, "pooling": pooling}
+    task, region, how = task_of("embed", card, common, arguments, card.gflop, at)
+    return Bound(task, card, region, how, ("embed",), quick_decode=common.quick_decode)
+
+
+def default_layer(card: ModelCard) -> tuple[str, str]:
+    """The usual features: what goes into the layer that gives the logits, else the last layer with a map, averaged."""
+    last = takewhile(lambda la: la.layout == "vector" and la.channels == card.outputs, reversed(card.layers))
+    heads = [layer.name for layer in last]
+    return (heads[-1], "input") if heads else (card.grad_cam_layer or card.layers[-1].name, "output")
+
+
+def index_of(card: ModelCard, violations: Violations) -> Index | None:
+    """The model's index, or None with a refusal that says how to build one."""
+    if card.index:
+        return opened(card.index)
+    violations.refuse(no_index(card))
+    return None
+
+
+def no_index(card: ModelCard) -> str:
+    """Why Influence does not apply, or nothing."""
+    if card.index:
+        return ""
+    build = f"gradserve index --model {card.name} --data TRAINING_SET --out FOLDER"
+    missing = f'{card.name} has no influence index; build one with `{build}` and serve it with index = "FOLDER"'
+    return no_influence(card) or missing
+
+
+def _label(request: influence_pb2.InfluenceRequest, card: ModelCard, violations: Violations) -> tuple[int | None, int]:
+    """A class, or a rank among the predicted ones."""
+    if request.label.WhichOneof("kind") == "unit":
+        violations.add("label", "must be a class_index, a class_name or a rank, not a unit", for_every_model=True)
+        return None, 1
+    found = target_of(request.label, card, "label", True, violations)
+    return (None, 1) if found is None else (found.label, found.rank or 1)
+
+
+def _method(
+    message: influence_pb2.InfluenceMethod, index: Index | None, card: ModelCard, violations: Violations
+) -> str:
+    there = index.manifest.methods if index else ()
+    method = message.WhichOneof("method") or (there[0] if there else "")
+    if there and method not in there:
+        violations.refuse(f"{method} does not apply to {card.name}: its index has {', '.join(there)}")
+    return method
+
+
+def _members(
+    request: influence_pb2.InfluenceRequest,
+    card: ModelCard,
+    method: str,
+    cards: ServedModels,
+    violations: Violations,
+) -> tuple[Member, ...]:
+    """The model and its ensemble, all of the same examples."""
+    names = list(request.ensemble)
+    if len(names) > MOST_MEMBERS:
+        violations.add("ensemble", f"must be at most {MOST_MEMBERS} models, were {len(names)}", for_every_model=True)
+        names = []
+    members = [card]
+    for i, name in enumerate(names):
+        check_loaded(name, cards)
+        other = cards.get(name)
+        if other is None:
+            violations.add(
+                f"ensemble[{i}]", f"there is no model {shown(name)}; {near(name, cards)}", for_every_model=True
+            )
+        elif other in members:
+            violations.add(f"ensemble[{i}]", f"{name} is in the ensemble already")
+        else:
+            members.append(other)
+            _check_member(card, other, method, f"ensemble[{i}]", violations)
+    return tuple(Member(each.name, each.index, each.head) for each in members)
+
+
+def _check_member(card: ModelCard, other: ModelCard, method: str, path: str, violations: Violations) -> None:
+    theirs = index_of(other, violations)
+    if theirs is None or not card.index:
+        return
+    ours = opened(card.index).manifest
+    if (theirs.manifest.dataset, theirs.manifest.count) != (ours.dataset, ours.count):
+        why = f"the indexes of {card.name} and {other.name} are of different examples"
+        violations.refuse(f"{path}: {why}; leave {other.name} out, or index it with the same --data")
+    elif other.head != card.head:
+        why = f"{card.name} has the head {card.head}, and {other.name} has {other.head}"
+        violations.refuse(f"{path}: {why}; name a model with the head {card.head}")
+    elif theirs.manifest.classes != ours.classes:
+        why = f"{card.name} has {ours.classes} classes, and {other.name} has {theirs.manifest.classes}"
+        violations.refuse(f"{path}: {why}; name a model of the same classes")
+    elif method not in theirs.manifest.methods:
+        both = ", ".join(each for each in ours.methods if each in theirs.manifest.methods)
+        why = f"the index of {other.name} has no {method}"
+        violations.refuse(f"{path}: {why}; leave {other.name} out, or ask by a method that both have: {both}")
+
+
+def _questions(
+    request: influence_pb2.InfluenceRequest, method: str, index: Index | None, violations: Violations
+) -> tuple[Reweighting, ...]:
+    """What-ifs, checked."""
+    if len(request.what_if) > MOST_QUESTIONS:
+        violations.add(
+            "what_if", f"must be at most {MOST_QUESTIONS}, were {len(request.what_if)}", for_every_model=True
+        )
+        return ()
+    if request.what_if and method == "neighbours":
+        violations.add("what_if", "neighbours predicts no changes; ask projected or last_layer")
+    questions = []
+    for i, each in enumerate(request.what_if):
+        path, weight = f"what_if[{i}]", each.weight if each.HasField("weight") else -1.0
+        if not (math.isfinite(weight) and -1 <= weight <= MOST_WEIGHT):
+            violations.add(
+                f"{path}.weight", f"must be from -1 to {MOST_WEIGHT:g}, was {weight:g}", for_every_model=True
+            )
+        if not 1 <= len(each.rows) <= MOST_ROWS:
+            violations.add(
+                f"{path}.rows", f"must be 1 to {MOST_ROWS} rows, were {len(each.rows)}", for_every_model=True
+            )
+        elif len(set(each.rows)) < len(each.rows):
+            violations.add(f"{path}.rows", "must name each row once", for_every_model=True)
+        elif index is not None and max(each.rows) >= len(index):
+            violations.add(f"{path}.rows", f"must be from 0 to {len(index) - 1}, was {max(each.rows)}")
+        questions.append(Reweighting(tuple(each.rows), weight))
+    return tuple(questions)
+
+
+def _count(request: Any, field: str, default: int, most: int, violations: Violations) -> int:
+    value = getattr(request, field) if request.HasField(field) else default
+    if not 1 <= value <= most:
+        violations.add(field, f"must be from 1 to {most}, was {value}", for_every_model=True)
+    return int(value)

@@ -1,0 +1,1 @@
+"""What builds an index, a pass over the training set at a time."""

@@ -1,0 +1,296 @@
+"""Building an index: bases, curvature, then a row for each example, streaming; gone on with after a kill."""
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from math import isqrt
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from ....engine.batch_limits import default_rows
+from ....models.prepared import Prepared
+from .. import neighbours, regression
+from ..coverage import covered, last_linear
+from ..gradients import Pass, losses
+from ..index import COLUMNS, HEAD, PROJECTION, VERSION, Array, IndexFault, Manifest, Method, softened
+from ..layers import Layer, joined, parameters
+from ..projected import Bases, Projected, read_projected
+from .curvature import Curvature
+from .plan import Examples, Origin, Plan, Report, check_head
+from .writer import Writer
+
+LARGEST = 4096  # projected numbers of an example before the PCA, all layers together
+RANKS = (4, 16)  # least and most directions of a layer's side
+BATCH = 128  # examples at most; small pictures take hardly longer together than a few of them
+FOR_BASES = 1000  # examples, at random, that bases are taken from
+PER_DIRECTION = 20  # examples for each projected number, beyond which a random part is enough for the curvature
+LEAST_COVERAGE = 0.5
+FAR, FAR_WITHOUT_DECAY = 5.0, 0.15  # from stationary: warn
+SAVE_SECONDS = 20.0
+CURVATURE, ROOT = "curvature.safetensors", "root.safetensors"
+
+
+class Builder:
+    """The passes over the training set and what they share. `run` does everything."""
+
+    def __init__(
+        self, model: Prepared, examples: Examples, origin: Origin, plan: Plan, report: Report = lambda *_: None
+    ) -> None:
+        """The model must be unfolded. Raises IndexFault where it has no layers that an index can be made of."""
+        self.model, self.examples, self.origin, self.plan, self.report = model, examples, origin, plan, report
+        check_head(model.card)
+        card, (layers, self.coverage) = model.card, covered(model)
+        self.classes = len(card.classes)
+        head = last_linear(layers)
+        if not layers or (head is None and (plan.last_layer_only or self.coverage < LEAST_COVERAGE)):
+            text = f"only {self.coverage:.0%} of its parameters are in layers that can be indexed"
+            raise IndexFault(f"{card.name} does not end in a Linear, and {text}; let its last layer be nn.Linear")
+        whole = not plan.last_layer_only and self.coverage >= LEAST_COVERAGE
+        self.layers: list[Layer] = layers if whole else layers[-1:]
+        self.regresses = head is not None and regression.fits(self.classes, head.inputs)
+        self.projects = whole or not self.regresses
+        self.rank = plan.rank or max(RANKS[0], min(RANKS[1], isqrt(LARGEST // len(self.layers))))
+        self.directions = sum(min(self.rank, la.columns) * min(self.rank, la.outputs) for la in self.layers)
+        self.size = min(plan.size, self.directions)
+        rows = default_rows(model.device, card.height, card.width, most=BATCH)
+        self.batch = 1 if card.unbatched else rows
+        self.generator = torch.Generator().manual_seed(plan.seed)
+        self.order = torch.randperm(len(examples), generator=self.generator).tolist()
+        self._saved = time.monotonic()
+
+    def run(self, out: Path) -> None:
+        """Builds the index in the folder `out`, which is there when it is complete."""
+        with Writer(out, self._purpose(), self._columns()) as writer:
+            projected = self._projected(writer.folder) if self.projects else None
+            self._encode(writer, projected)
+            fitted = self._regressed(writer) if self.regresses else None
+            self._suspicions(writer)
+            if fitted is not None:
+                fitted.save(writer.folder / HEAD)
+            files = [PROJECTION] * self.projects + [HEAD] * self.regresses
+            writer.finish(self._manifest(writer, projected, fitted), files)
+
+    @property
+    def bytes_per_example(self) -> int:
+        """On disk, without names and pictures."""
+        return sum(dtype.itemsize * max(1, width) for dtype, width in self._columns().values())
+
+    @property
+    def methods(self) -> tuple[Method, ...]:
+        """What the index will answer by; the first is the default."""
+        there: dict[Method, bool] = {"projected": self.projects, "last_layer": self.regresses, "neighbours": True}
+        return tuple(method for method, is_there in there.items() if is_there)
+
+    def _purpose(self) -> dict[str, Any]:
+        return {"version": VERSION, "weights": self.model.card.digest, **asdict(self.origin), **asdict(self.plan)}
+
+    def _columns(self) -> dict[str, tuple[np.dtype[Any], int]]:
+        columns: dict[str, tuple[np.dtype[Any], int]] = {"columns.bin": (COLUMNS, 0)}
+        columns["features.bin"] = (np.dtype("<f2"), self.layers[-1].channels)
+        if self.projects:
+            columns["vectors.bin"] = (np.dtype("<f2"), self.size)
+        if self.regresses:
+            columns["residuals.bin"] = (np.dtype("<f4"), self.classes)
+        return columns
+
+    def _seen(self, rows: Sequence[int]) -> tuple[Pass, Tensor]:
+        """A forward of these examples, and their labels."""
+        pixels = torch.from_numpy(self.examples.images(rows)).to(self.model.device)
+        labels = torch.from_numpy(self.examples.labels(rows)).long().to(self.model.device)
+        return Pass(self.model, pixels.permute(0, 3, 1, 2).to(self.model.dtype) / 255, self.layers), labels
+
+    def _batches(self, what: str, order: Sequence[int], done: int = 0) -> Iterator[tuple[int, Sequence[int]]]:
+        """How many are done after each batch, and its rows; reports."""
+        self.report(what, done, len(order))
+        for start in range(done, len(order), self.batch):
+            rows = order[start : start + self.batch]
+            yield start + len(rows), rows
+            self.report(what, start + len(rows), len(order))
+
+    def _due(self) -> bool:
+        """Whether it is time to save what a kill would lose."""
+        if time.monotonic() - self._saved < SAVE_SECONDS:
+            return False
+        self._saved = time.monotonic()
+        return True
+
+    def _projected(self, folder: Path) -> Projected:
+        """Bases and curvature, or those of an earlier run; the root of the curvature lies beside."""
+        like = torch.empty(0, device=self.model.device, dtype=self.model.dtype)
+        if not (folder / PROJECTION).is_file():
+            bases = Bases(self.layers, self.rank, self.generator)
+            for _, rows in self._batches("bases", self.order[:FOR_BASES]):
+                bases.add(self._seen(rows)[0])
+            Projected(tuple(bases.projections(like)), like.view(0, 0), 0.0).save(folder / PROJECTION)
+        projected = read_projected(folder / PROJECTION).to(like.device, like.dtype)
+        if (folder / ROOT).is_file():
+            return projected
+        curvature, count = self._curvature(folder / CURVATURE, projected)
+        root, whitening, damping = curvature.whitened(count, self.size, self.plan.weight_decay or 0.0)
+        projected = Projected(projected.projections, whitening.to(like), damping)
+        projected.save(folder / PROJECTION)
+        save_file({"root": root, "stationarity": torch.tensor(curvature.stationarity())}, folder / ROOT)
+        return projected
+
+    def _curvature(self, state: Path, projected: Projected) -> tuple[Curvature, int]:
+        """Of enough examples, drawn at random."""
+        order = self.order[: max(PER_DIRECTION * self.directions, FOR_BASES)]
+        curvature, done = Curvature(self.directions), 0
+        if state.is_file():
+            curvature.sums = load_file(state)
+            done = int(curvature.sums.pop("done"))
+        for end, rows in self._batches("curvature", order, done):
+            seen, labels = self._seen(rows)
+            inputs = [p.of_inputs(x) for p, x in zip(projected.projections, seen.inputs, strict=True)]
+            for weights, gradients in seen.class_expectation(self.generator):
+                curvature.add_expectation(weights, directions(projected, inputs, gradients))
+            loss = losses(seen.scores, labels, self.plan.label_smoothing)
+            curvature.add_gradients(directions(projected, inputs, seen.gradients(loss)))
+            if self._due():
+                curvature.flush()
+                save_file({**curvature.sums, "done": torch.tensor(end)}, state)
+        curvature.flush()
+        return curvature, len(order)
+
+    def _encode(self, writer: Writer, projected: Projected | None) -> None:
+        """A row of every example, in their own order."""
+        root = load_file(writer.folder / ROOT)["root"].to(self.model.device) if projected else None
+        mean = self._mean_gradient(writer)
+        for end, rows in self._batches("examples", range(len(self.examples)), writer.done):
+            seen, labels = self._seen(rows)
+            loss = losses(seen.scores, labels, self.plan.label_smoothing)
+            record, columns = self._facts(seen, labels, loss)
+            if projected is not None and root is not None:
+                inputs = [p.of_inputs(x) for p, x in zip(projected.projections, seen.inputs, strict=True)]
+                gradients = seen.gradients(loss)
+                own = directions(projected, inputs, gradients)
+                half = own.double() @ root
+                record["self_influence"] = array(half.square().sum(1))
+                record["parameter_change"] = array((half @ root).norm(dim=1) / len(self.examples))
+                columns["vectors.bin"] = array(own @ projected.whitening.T)
+                for layer, x, gradient in zip(self.layers, seen.inputs, gradients, strict=True):
+                    if mean:
+                        mean[layer.name] += layer.gradient(x, gradient).double().cpu()
+            writer.append({"columns.bin": record, **columns}, self.examples.names(rows), self.examples.thumbnails(rows))
+            if self._due() or end == len(self.examples):
+                if mean:
+                    save_file(mean, gradient_file(writer))
+                writer.save()
+
+    def _facts(self, seen: Pass, labels: Tensor, loss: Tensor) -> tuple[Array, dict[str, Array]]:
+        """What one forward tells: a record of COLUMNS for each example, and the last layer's files."""
+        scores = seen.scores.detach()
+        others = scores.scatter(1, labels[:, None], -torch.inf)
+        record = np.zeros(len(labels), COLUMNS)
+        record["label"], record["predicted"] = array(labels), array(scores.argmax(1))
+        record["loss"] = array(loss)
+        record["margin"] = array(scores.gather(1, labels[:, None])[:, 0] - others.logsumexp(1))
+        columns = {"features.bin": array(self.layers[-1].features(seen.inputs[-1]))}
+        if self.regresses:
+            soft = softened(record["label"], self.classes, self.plan.label_smoothing)
+            columns["residuals.bin"] = array(scores.double().softmax(1)) - soft
+        return record, columns
+
+    def _mean_gradient(self, writer: Writer) -> dict[str, Tensor]:
+        """By layer; where the weight decay is known, since only then it is looked at."""
+        if not self.projects or not self.plan.weight_decay:
+            return {}
+        if writer.done:
+            return load_file(gradient_file(writer))
+        return {layer.name: torch.zeros(layer.outputs, layer.columns, dtype=torch.float64) for layer in self.layers}
+
+    def _regressed(self, writer: Writer) -> regression.Regression:
+        """The last layer's Hessian; its own self-influences, where no other method gives them."""
+        features, residuals, record = (writer.read(f"{name}.bin") for name in ("features", "residuals", "columns"))
+        soft = softened(record["label"], self.classes, self.plan.label_smoothing)
+        alone = not self.projects
+        self.report("last layer", 0, 1)
+        fitted = regression.fit(
+            features,
+            residuals,
+            soft,
+            self.plan.weight_decay,
+            alone=alone,
+            scale=self.plan.feature_scale,
+            basis=regression.ONE_SCORE if self.model.card.head == "binary" else None,
+        )
+        if alone:
+            record["self_influence"], record["parameter_change"] = fitted.norms(features, residuals)
+            writer.replace("columns.bin", record)
+        self.report("last layer", 1, 1)
+        return fitted
+
+    def _suspicions(self, writer: Writer) -> None:
+        self.report("neighbours", 0, 1)
+        record = writer.read("columns.bin")
+        record["disagreement"] = neighbours.disagreement(writer.read("features.bin"), record["label"])
+        record["suspicion"] = neighbours.suspicion(record["self_influence"], record["disagreement"])
+        writer.replace("columns.bin", record)
+        self.report("neighbours", 1, 1)
+
+    def _share(self, layer: Layer) -> float:
+        return layer.outputs * layer.columns / sum(p.numel() for p in self.model.network.parameters())
+
+    def _stationarity(self, writer: Writer) -> tuple[float, list[str]]:
+        """How far the weights are from where the training would have ended, and what to say of it."""
+        decay = self.plan.weight_decay
+        if not self.projects:
+            return 0.0, []
+        if not decay:
+            found = float(load_file(writer.folder / ROOT)["stationarity"])
+            far, what = FAR_WITHOUT_DECAY, "mean gradient / mean size of single ones"
+        else:
+            mean = {name: total / len(self.examples) for name, total in load_file(gradient_file(writer)).items()}
+            pull = {name: decay * parameters(self.model.network.get_submodule(name)).double().cpu() for name in mean}
+            rest = sum(float((mean[name] + pull[name]).square().sum()) for name in mean)
+            found = (rest / sum(float(each.square().sum()) for each in pull.values())) ** 0.5
+            far, what = FAR, "|mean gradient + weight decay| / |weight decay|"
+        text = f"NOT_STATIONARY: {what} is {found:.2g} (good: below {far:g}); influence of unfinished training misleads"
+        return found, [text] if found > far else []
+
+    def _manifest(self, writer: Writer, projected: Projected | None, fitted: regression.Regression | None) -> Manifest:
+        stationarity, warnings = self._stationarity(writer)
+        if self.plan.weight_decay == 0:
+            warnings.append("NO_WEIGHT_DECAY: influence estimates were about half as good without weight decay")
+        return Manifest(
+            version=VERSION,
+            model=self.model.card.name,
+            weights_digest=self.model.card.digest,
+            **asdict(self.origin),
+            count=len(self.examples),
+            classes=self.classes,
+            features=self.layers[-1].channels,
+            feature_layer=self.layers[-1].name,
+            methods=self.methods,
+            weight_decay=self.plan.weight_decay,
+            label_smoothing=self.plan.label_smoothing,
+            size=self.size if self.projects else 0,
+            damping=projected.damping if projected else 0.0,
+            coverage=self.coverage if len(self.layers) > 1 else self._share(self.layers[-1]),
+            head_coverage=self._share(self.layers[-1]) if fitted else 0.0,
+            head_damping=fitted.damping if fitted else 0.0,
+            head_exact=fitted.exact if fitted else False,
+            stationarity=stationarity,
+            warnings=tuple(warnings),
+        )
+
+
+def directions(projected: Projected, inputs: Sequence[Tensor], gradients: Sequence[Tensor]) -> Tensor:
+    """All layers' projected gradients side by side: [N, k0]; `inputs` are projected already."""
+    pairs = zip(projected.projections, inputs, gradients, strict=True)
+    return torch.cat([joined(x, p.of_outputs(gradient)) for p, x, gradient in pairs], 1)
+
+
+def gradient_file(writer: Writer) -> Path:
+    """The sum of the gradients of the examples that are done; it must not be another number of examples than theirs."""
+    return writer.folder / f"gradient-{writer.done}.safetensors"
+
+
+def array(values: Tensor) -> Array:
+    """As numpy."""
+    return values.detach().cpu().numpy()

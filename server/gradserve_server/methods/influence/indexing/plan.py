@@ -1,0 +1,65 @@
+"""What an index is built of, and how."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from ....models.card import ModelCard
+from ..index import Array, IndexFault
+
+Report = Callable[[str, int, int], None]  # what is being done, how far, of how much
+
+
+class Examples(Protocol):
+    """A training set as the model sees it; `rows` are numbers of examples."""
+
+    def __len__(self) -> int: ...
+    def images(self, rows: Sequence[int]) -> Array:
+        """[n, H, W, 3] uint8, preprocessed."""
+
+    def labels(self, rows: Sequence[int]) -> Array:
+        """[n] class indices."""
+
+    def names(self, rows: Sequence[int]) -> list[str]:
+        """File or row ids."""
+
+    def digest(self) -> str:
+        """SHA-256 of names and labels, by which two indexes know that they are of the same examples."""
+
+    def thumbnails(self, rows: Sequence[int]) -> list[bytes]:
+        """PNG or JPEG files; empty where there are none."""
+
+
+def no_influence(card: ModelCard) -> str:
+    """Why there is no influence for a model, or empty."""
+    if card.head != "multilabel":
+        return ""
+    why = f'{card.name} has independent labels (head = "multilabel"), and an index has one label for each example'
+    return f"{why}; Embed works, and so does a softmax or binary model"
+
+
+def check_head(card: ModelCard) -> None:
+    """Raises IndexFault for a model that can have no index."""
+    if why := no_influence(card):
+        raise IndexFault(why)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How the model was trained, and what the index is to hold."""
+
+    weight_decay: float | None = None  # lambda of lambda / 2 |theta|^2 beside the mean loss; None: not known
+    label_smoothing: float = 0.0
+    last_layer_only: bool = False  # the other layers were frozen
+    size: int = 256  # k
+    rank: int | None = None  # directions of each side of a layer; None: by the number of layers
+    seed: int = 0
+    feature_scale: float = 1.0  # last_layer_only: what the features were multiplied by where the decay was taken
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What the index is tied to besides the weights: digests."""
+
+    preprocessing: str
+    dataset: str
