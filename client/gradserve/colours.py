@@ -16,7 +16,7 @@ _BLUE_WHITE_RED = (
     (5, 48, 97), (33, 102, 172), (67, 147, 195), (146, 197, 222), (209, 229, 240), (247, 247, 247),
     (253, 219, 199), (244, 165, 130), (214, 96, 77), (178, 24, 43), (103, 0, 31),
 )  # fmt: skip
-_CLIPPED = 99.0  # percentile that gets the strongest colour: single pixels of gradients tower above the rest
+_CLIP_PERCENTILE = 99.0  # percentile that gets the strongest colour: single pixels of gradients tower above the rest
 
 
 def signed(values: Floats) -> bool:
@@ -29,7 +29,7 @@ def scaled(values: Floats) -> Floats:
     values = np.nan_to_num(values.astype(np.float64))
     low = 0.0 if signed(values) else float(values.min(initial=np.inf))
     values = values - low
-    strongest = float(np.percentile(np.abs(values), _CLIPPED)) if values.size else 0.0
+    strongest = float(np.percentile(np.abs(values), _CLIP_PERCENTILE)) if values.size else 0.0
     strongest = strongest or float(np.abs(values).max(initial=0.0))
     return np.clip(values / strongest, -1, 1) if strongest else np.zeros_like(values)
 

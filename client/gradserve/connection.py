@@ -13,7 +13,7 @@ import grpc.aio
 from gradserve import channel, errors
 from gradserve.v1 import models_pb2_grpc, service_pb2_grpc
 
-ADDRESS = "127.0.0.1:50051"
+DEFAULT_ADDRESS = "127.0.0.1:50051"
 
 
 class Line(NamedTuple):
@@ -37,7 +37,7 @@ class Connection:
 
     def __init__(
         self,
-        target: str = ADDRESS,
+        target: str = DEFAULT_ADDRESS,
         *,
         tls: channel.Tls = None,
         token: str | None = None,
@@ -96,7 +96,7 @@ class AsyncConnection:
 
     def __init__(
         self,
-        target: str = ADDRESS,
+        target: str = DEFAULT_ADDRESS,
         *,
         tls: channel.Tls = None,
         token: str | None = None,

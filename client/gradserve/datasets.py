@@ -24,8 +24,8 @@ from gradserve.arguments import ImageLike
 from gradserve.messages.fields import unknown
 
 LABELS_FILE = "labels.csv"
-ENDINGS = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
-MOST_PIXELS = 50_000_000  # of one picture, as servers take them by default
+IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
+MAX_PIXELS = 50_000_000  # of one picture, as servers take them by default
 
 
 class Unreadable(ValueError):
@@ -131,7 +131,7 @@ def open_dataset(path: str | Path) -> Dataset:
     else:
         raise FileNotFoundError(f"there is no {path}")
     if not dataset.examples:
-        raise ValueError(f"{path} holds no pictures ({', '.join(sorted(ENDINGS))}), nor do its class folders")
+        raise ValueError(f"{path} holds no pictures ({', '.join(sorted(IMAGE_SUFFIXES))}), nor do its class folders")
     return dataset
 
 
@@ -146,7 +146,7 @@ def _from_folder(path: Path) -> Dataset:
 
 
 def _pictures(files: Iterator[Path]) -> list[Path]:
-    return sorted(f for f in files if f.suffix.lower() in ENDINGS and not f.name.startswith(".") and f.is_file())
+    return sorted(f for f in files if f.suffix.lower() in IMAGE_SUFFIXES and not f.name.startswith(".") and f.is_file())
 
 
 def _filed(id: str, label: int | None, class_name: str, file: Path) -> Example:
@@ -266,8 +266,8 @@ def _plain(name: str) -> str:
 
 def _check_size(data: bytes) -> None:
     with Image.open(io.BytesIO(data)) as picture:
-        if picture.width * picture.height > MOST_PIXELS:
-            raise ValueError(f"it has {picture.width} x {picture.height} pixels; at most {MOST_PIXELS:,} are read")
+        if picture.width * picture.height > MAX_PIXELS:
+            raise ValueError(f"it has {picture.width} x {picture.height} pixels; at most {MAX_PIXELS:,} are read")
 
 
 def _reason(error: Exception) -> str:

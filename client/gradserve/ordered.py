@@ -1,4 +1,4 @@
-"""Many calls at once, their results in order, never more begun than are soon taken."""
+"""Ordered concurrent map with bounded look-ahead."""
 
 import asyncio
 from collections import deque

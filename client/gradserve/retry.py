@@ -1,4 +1,4 @@
-"""Asking a server many questions: again where that may help, and telling pictures that nobody can read."""
+"""Retries with back-off, and which errors mean a bad image."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -17,12 +17,12 @@ from gradserve.errors import (
 )
 
 T = TypeVar("T")
-FALTERING = (DeadlineExceeded, InternalError, Cancelled)  # the next try may succeed
-UNREADABLE = (InvalidArgument, RequestTooLarge, OSError)  # may be the picture's fault: `about_the_picture`
+TRANSIENT = (DeadlineExceeded, InternalError, Cancelled)  # the next try may succeed
+PICTURE_ERRORS = (InvalidArgument, RequestTooLarge, OSError)  # may be the picture's fault: `about_the_picture`
 
 
 @dataclass(frozen=True)
-class Patience:
+class RetryPolicy:
     """How often a question that fails is asked again, and for how many seconds a server may be away."""
 
     retries: int = 3
@@ -43,7 +43,7 @@ class Patience:
                     raise
                 await asyncio.sleep(pause)
                 away, pause = away + pause, min(2 * pause, 8)
-            except FALTERING:
+            except TRANSIENT:
                 failures += 1
                 if failures > self.retries:
                     raise
@@ -55,7 +55,7 @@ def about_the_picture(error: Exception) -> bool:
     if isinstance(error, InvalidArgument):
         fields = [violation.field for violation in error.violations]
         return bool(fields) and all(field.split(".")[0] == "image" for field in fields)
-    return isinstance(error, UNREADABLE) and not isinstance(error, ConnectionError)
+    return isinstance(error, PICTURE_ERRORS) and not isinstance(error, ConnectionError)
 
 
 def reason(error: Exception) -> str:

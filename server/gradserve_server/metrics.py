@@ -2,9 +2,9 @@
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
-FINE = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
-ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
-RPC = ("grpc_service", "grpc_method")
+SECONDS_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
+ROWS_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+RPC_LABELS = ("grpc_service", "grpc_method")
 
 
 class Metrics:
@@ -12,12 +12,20 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = r = CollectorRegistry()
-        self.started = Counter("grpc_server_started", "RPCs started", RPC, registry=r)
-        self.handled = Counter("grpc_server_handled", "RPCs completed, by code", (*RPC, "grpc_code"), registry=r)
-        self.handling = Histogram("grpc_server_handling_seconds", "Time of RPCs", RPC, registry=r, buckets=FINE)
-        self.queue = Histogram("gradserve_queue_seconds", "Wait before the first pass", registry=r, buckets=FINE)
-        self.step = Histogram("gradserve_step_seconds", "Time of a pass", ("model",), registry=r, buckets=FINE)
-        self.step_rows = Histogram("gradserve_step_rows", "Rows in a pass", ("model",), registry=r, buckets=ROWS)
+        self.started = Counter("grpc_server_started", "RPCs started", RPC_LABELS, registry=r)
+        self.handled = Counter("grpc_server_handled", "RPCs completed, by code", (*RPC_LABELS, "grpc_code"), registry=r)
+        self.handling = Histogram(
+            "grpc_server_handling_seconds", "Time of RPCs", RPC_LABELS, registry=r, buckets=SECONDS_BUCKETS
+        )
+        self.queue = Histogram(
+            "gradserve_queue_seconds", "Wait before the first pass", registry=r, buckets=SECONDS_BUCKETS
+        )
+        self.step = Histogram(
+            "gradserve_step_seconds", "Time of a pass", ("model",), registry=r, buckets=SECONDS_BUCKETS
+        )
+        self.step_rows = Histogram(
+            "gradserve_step_rows", "Rows in a pass", ("model",), registry=r, buckets=ROWS_BUCKETS
+        )
         self.rows = Counter("gradserve_rows", "Rows computed", ("method",), registry=r)
         self.in_flight = Gauge("gradserve_jobs_in_flight", "Requests being worked on", ("method",), registry=r)
         self.cost = Gauge("gradserve_cost_outstanding", "Work accepted and not done, in GFLOP", registry=r)

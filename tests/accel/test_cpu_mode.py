@@ -10,9 +10,18 @@ from torch import Tensor, nn
 from zoo import at, inputs, off
 
 from gradserve_server.accel import convolutions, cpu_mode
-from gradserve_server.accel.convolutions import HALF, NARROW, Abreast, How, Kernel, Packed, Pointwise, SubPixel
-from gradserve_server.accel.cpu_mode import FastOperations, Kernels
-from gradserve_server.accel.half_backward import HalfBackward, Halves
+from gradserve_server.accel.convolutions import (
+    HALF,
+    MAX_NARROW_COLUMNS,
+    ConvParams,
+    Kernel,
+    Packed,
+    Pointwise,
+    SideBySide,
+    SubPixel,
+)
+from gradserve_server.accel.cpu_mode import FastOperations, KernelCache
+from gradserve_server.accel.half_backward import HalfBackward, HalfWeights
 from gradserve_server.engine.differentiate import differentiate
 from gradserve_server.engine.objective import logit
 from gradserve_server.engine.query import Part, Query
@@ -45,22 +54,22 @@ CASES: dict[str, tuple[tuple[int, ...], dict[str, Any]]] = {
 
 @pytest.fixture
 def everything_pays(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cpu_mode, "PAYS", 0)
+    monkeypatch.setattr(cpu_mode, "MIN_PACKED_WEIGHTS", 0)
 
 
-def kinds(known: Kernels) -> list[type[Any]]:
+def kinds(known: KernelCache) -> list[type[Any]]:
     """The classes of the kernels that were made."""
     return [type(kernel) for kernel in made_of(known)]
 
 
-def made_of(known: Kernels) -> list[Any]:
+def made_of(known: KernelCache) -> list[Any]:
     """The kernels that were made, with None for a weight that has none."""
     return [kernel for _, kernel in known._known.values()]
 
 
 def taken(kind: type[Kernel], dtype: torch.dtype) -> list[type[Any]]:
     """What `kinds` must be on this processor; where its kernels do not work, the plain convolution is taken."""
-    return [kind if cpu_mode.works(dtype) else type(None)]
+    return [kind if cpu_mode.available(dtype) else type(None)]
 
 
 def both(x: Tensor, weight: Tensor, bias: Tensor | None, **how: Any) -> tuple[Tensor, Tensor]:
@@ -76,7 +85,7 @@ def both(x: Tensor, weight: Tensor, bias: Tensor | None, **how: Any) -> tuple[Te
 @pytest.mark.usefixtures("everything_pays")
 def test_the_bits_are_those_of_the_plain_convolution(case: str, dtype: torch.dtype) -> None:
     shape, how = CASES[case]
-    kernel, known = weight(*shape, dtype=dtype), Kernels()
+    kernel, known = weight(*shape, dtype=dtype), KernelCache()
     for bias in (None, weight(shape[0], dtype=dtype)):
         for size in ((2, 19, 23), (1, 19, 23), (5, 8, 40), (9, 31, 31), (15, 4, 5), (17, 4, 5)):
             x = normal(
@@ -113,12 +122,12 @@ DIRECTIONS = ("forward", "input gradient")
 @pytest.mark.parametrize("case", SMALL_MAPS)
 @pytest.mark.parametrize("rows", [1, 2, 5, 8, 17])
 def test_images_side_by_side_give_what_each_gives(case: str, rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(convolutions, "LARGE", 0)
-    (shape, how, bound), known, laid = SMALL_MAPS[case], Kernels(), []
+    monkeypatch.setattr(convolutions, "MIN_CACHE_FILLING_WEIGHTS", 0)
+    (shape, how, bound), known, laid = SMALL_MAPS[case], KernelCache(), []
     abreast = convolutions._abreast
     monkeypatch.setattr(convolutions, "_abreast", lambda x, each: laid.append(each) or abreast(x, each))
     kernel = weight(*shape)
-    for size in (4, 7, 8, 14, 16, 17) if cpu_mode.works(HALF) else (4,):
+    for size in (4, 7, 8, 14, 16, 17) if cpu_mode.available(HALF) else (4,):
         x = normal(rows, shape[1], size, size)
         with FastOperations(known):
             both(x, kernel, None, **how)  # this tries the size
@@ -132,16 +141,16 @@ def test_images_side_by_side_give_what_each_gives(case: str, rows: int, monkeypa
             assert ours.is_contiguous(memory_format=torch.channels_last)
         apart = [made._apart.get((what, size, size)) for made in made_of(known) if made for what in DIRECTIONS]
         assert len(laid) == apart.count(True)
-        narrow = -(-size // How.of(**how).stride[1]) <= NARROW
+        narrow = -(-size // ConvParams.of(**how).stride[1]) <= MAX_NARROW_COLUMNS
         assert apart == [] or (None in apart) == (not narrow or rows == 1)
-    assert kinds(known) == taken(Abreast, HALF)
+    assert kinds(known) == taken(SideBySide, HALF)
 
 
 def test_a_network_may_write_over_what_images_side_by_side_gave(monkeypatch: pytest.MonkeyPatch) -> None:
     """Also of maps of a single column, which lie in memory as they are to be."""
-    monkeypatch.setattr(convolutions, "LARGE", 0)
+    monkeypatch.setattr(convolutions, "MIN_CACHE_FILLING_WEIGHTS", 0)
     kernel, x = weight(48, 32, 3, 3), normal(3, 32, 4, 1).requires_grad_()
-    with FastOperations(Kernels()):
+    with FastOperations(KernelCache()):
         out = F.conv2d(x, kernel, padding=1).relu_()
     assert torch.autograd.grad(out.sum(), x)[0].shape == x.shape
 
@@ -162,7 +171,7 @@ FIRST_LAYERS: dict[str, tuple[tuple[int, ...], dict[str, Any]]] = {
 def test_sub_pixels_are_the_gradient_of_a_strided_convolution(case: str) -> None:
     shape, how = FIRST_LAYERS[case]
     kernel = normal(*shape, dtype=torch.float64)
-    sub_pixel = SubPixel(kernel, How.of(**how))
+    sub_pixel = SubPixel(kernel, ConvParams.of(**how))
     for size in ((2, 64, 64), (1, 65, 47), (3, 34, 100)):
         x = normal(size[0], shape[1], *size[1:], dtype=torch.float64).requires_grad_()
         out = F.conv2d(x, kernel, **how)
@@ -175,7 +184,7 @@ def test_sub_pixels_are_the_gradient_of_a_strided_convolution(case: str) -> None
 @pytest.mark.parametrize("case", FIRST_LAYERS)
 def test_a_first_layer(case: str) -> None:
     shape, how = FIRST_LAYERS[case]
-    kernel, known = weight(*shape), Kernels()
+    kernel, known = weight(*shape), KernelCache()
     x = normal(2, shape[1], 64, 70)
     expected = both(x, kernel, None, **how)
     with FastOperations(known):
@@ -203,7 +212,7 @@ def test_what_cannot_be_replaced_is_left_alone(case: str, monkeypatch: pytest.Mo
     monkeypatch.setattr(Packed, "forward", None)
     x, kernel, how = LEFT_ALONE[case]
     expected = both(x, kernel, None, **how)
-    with FastOperations(Kernels()):
+    with FastOperations(KernelCache()):
         found = both(x, kernel, None, **how)
         if kernel.requires_grad:
             assert torch.autograd.grad(F.conv2d(x, kernel).sum(), kernel)[0].shape == kernel.shape
@@ -211,7 +220,7 @@ def test_what_cannot_be_replaced_is_left_alone(case: str, monkeypatch: pytest.Mo
 
 
 def test_small_weights_are_left_alone() -> None:
-    known = Kernels()
+    known = KernelCache()
     with FastOperations(known):
         both(X, KERNEL, None)
     assert [kernel for _, kernel in known._known.values()] == [None]
@@ -219,7 +228,7 @@ def test_small_weights_are_left_alone() -> None:
 
 @pytest.mark.usefixtures("everything_pays")
 def test_weights_that_are_computed_anew_are_not_kept() -> None:
-    known, halves, kernel = Kernels(), Halves(), weight(64, 32, 3, 3, dtype=torch.float32)
+    known, halves, kernel = KernelCache(), HalfWeights(), weight(64, 32, 3, 3, dtype=torch.float32)
     for _ in range(3):
         with FastOperations(known):
             both(X, (kernel * 2).to(HALF), None)
@@ -260,7 +269,7 @@ def test_whole_networks(name: str, bound: float, precision: Any) -> None:
     assert off(torch.as_tensor(with_kernels.image_grad), torch.as_tensor(without.image_grad)) <= bound
 
 
-class PlainHalves(Halves):
+class PlainHalves(HalfWeights):
     """Without kernels."""
 
     def kernel(self, *_: Any) -> None:
@@ -268,10 +277,10 @@ class PlainHalves(Halves):
 
 
 def test_a_build_of_torch_without_the_operations(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert cpu_mode.works.__wrapped__(torch.float32)
+    assert cpu_mode.available.__wrapped__(torch.float32)
     monkeypatch.setattr(convolutions, "onednn", torch.ops.no_such_namespace)
     for dtype in (torch.float32, HALF):
-        assert not cpu_mode.works.__wrapped__(dtype)
+        assert not cpu_mode.available.__wrapped__(dtype)
 
 
 def test_single_precision_keeps_its_kernels_where_half_precision_has_none(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -281,13 +290,13 @@ def test_single_precision_keeps_its_kernels_where_half_precision_has_none(monkey
         return True
 
     monkeypatch.setattr(cpu_mode, "_agrees", agrees)
-    monkeypatch.setattr(cpu_mode, "works", cpu_mode.works.__wrapped__)
-    how = How.of(padding=1)
+    monkeypatch.setattr(cpu_mode, "available", cpu_mode.available.__wrapped__)
+    how = ConvParams.of(padding=1)
     assert isinstance(cpu_mode.kernel(weight(128, 64, 3, 3, dtype=torch.float32), how), Packed)
     assert cpu_mode.kernel(weight(128, 64, 3, 3), how) is None
 
 
-class Leaking(Abreast):
+class Leaking(SideBySide):
     """As where a kernel reads past its window: every image gets the sum of all."""
 
     def _wide_forward(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -300,9 +309,9 @@ class Leaking(Abreast):
 
 
 def test_images_that_do_not_stay_apart_are_convolved_one_by_one() -> None:
-    if not cpu_mode.works(HALF):
+    if not cpu_mode.available(HALF):
         pytest.skip("this processor has no kernels in half precision")
-    kernel, x, how = weight(48, 32, 3, 3), normal(3, 32, 8, 8), How.of(padding=1)
+    kernel, x, how = weight(48, 32, 3, 3), normal(3, 32, 8, 8), ConvParams.of(padding=1)
     assert how is not None
     grad = torch.linspace(-1, 1, 3 * 48 * 8 * 8).roll(7).view(3, 48, 8, 8).to(HALF)
     leaking, alone = Leaking(kernel, how), Packed(kernel, how)
@@ -326,7 +335,7 @@ def test_products_of_views_are_single_products(wide: bool) -> None:
         return out, torch.autograd.grad(out, x, upstream)[0], [call.operation for call in tape.calls]
 
     expected, expected_grad, plain_calls = run()
-    with FastOperations(Kernels()):
+    with FastOperations(KernelCache()):
         found, grad, calls = run()
     assert off(found, expected) < 1e-6
     assert off(grad, expected_grad) < 1e-6

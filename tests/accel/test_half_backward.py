@@ -10,7 +10,7 @@ from zoo import at, inputs, off
 
 from gradserve_server.accel import half_backward
 from gradserve_server.accel.convolutions import HALF
-from gradserve_server.accel.half_backward import HalfBackward, Halves
+from gradserve_server.accel.half_backward import HalfBackward, HalfWeights
 from gradserve_server.engine.differentiate import differentiate
 from gradserve_server.engine.objective import logit
 from gradserve_server.engine.query import Answer, Part, Query
@@ -66,7 +66,7 @@ def everything_pays(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_an_operation_keeps_its_output_and_rounds_its_gradient(name: str) -> None:
     function, x = OPERATIONS[name]
     out, exact = gradient(function, x)
-    with HalfBackward(Halves()):
+    with HalfBackward(HalfWeights()):
         same, rounded = gradient(function, x)
     assert torch.equal(same, out)
     assert rounded.dtype == torch.float32
@@ -84,7 +84,7 @@ def test_attention_keeps_its_output_and_rounds_its_gradient() -> None:
         return attended
 
     out, exact = gradient(function, x)
-    with HalfBackward(Halves()) as mode:
+    with HalfBackward(HalfWeights()) as mode:
         called = mode._linear
         calls: list[int] = []
         mode._linear = lambda *args: (calls.append(1), called(*args))[1]  # type: ignore[method-assign, func-returns-value]
@@ -99,7 +99,7 @@ def test_attention_of_other_kinds_is_left_alone() -> None:
     x, mask = normal(9, 2, 32), torch.ones(9, 9, dtype=torch.bool).triu(1)
     for arguments in ({"need_weights": True}, {"attn_mask": mask, "need_weights": False}):
         expected = attention(x.requires_grad_(), x, x, **arguments)
-        with HalfBackward(Halves()):
+        with HalfBackward(HalfWeights()):
             found = attention(x.requires_grad_(), x, x, **arguments)
         assert torch.equal(found[0], expected[0])
         assert (found[1] is None) == (expected[1] is None)
@@ -115,10 +115,10 @@ def test_what_does_not_pay_or_cannot_be_stays_exact() -> None:
         (lambda x: F.linear(x, narrow[:, :, 0, 0].double()), normal(4, 8).double()),
     ]
     for function, x in left:
-        with HalfBackward(Halves()):
+        with HalfBackward(HalfWeights()):
             assert torch.equal(gradient(function, x)[1], gradient(function, x)[1])
         expected = gradient(function, x)[1]
-        with HalfBackward(Halves()):
+        with HalfBackward(HalfWeights()):
             assert torch.equal(gradient(function, x)[1], expected)
 
 

@@ -19,7 +19,7 @@ from sklearn.datasets import load_digits
 from gradserve import Client
 from gradserve.cli import main
 from gradserve.datasets import open_dataset
-from gradserve.robustness.plan import Wish
+from gradserve.robustness.plan import CheckSpec
 from gradserve_server.methods.attack.corruptions import corrupt
 
 
@@ -104,7 +104,7 @@ def test_corruption_errors_count_what_predict_says_of_corrupted_pictures(capsys,
     found = json.loads(out)
     assert found["mce"] == 1  # its own reference
     assert [each["kind"] for each in found["corruptions"]] == ["impulse_noise", "contrast"]
-    plan = Wish([], [], {}, ["contrast"]).plan(card := ask(lambda client: client.model("digits")))
+    plan = CheckSpec([], [], {}, ["contrast"]).plan(card := ask(lambda client: client.model("digits")))
     chosen = open_dataset(digits).labelled_for(card.classes).take(40)
     wrong = [0] * 5
     for example in chosen:

@@ -28,7 +28,7 @@ from gradserve import AsyncClient, Method
 from gradserve.cli.commands import load
 from gradserve.datasets import Dataset, open_dataset
 from gradserve.robustness.journal import Journal
-from gradserve.robustness.plan import CLEAN, Wish
+from gradserve.robustness.plan import CLEAN, CheckSpec
 from gradserve.robustness.run import Check
 from gradserve_server.models.catalogue import read_catalogue
 from gradserve_server.models.loading import load as load_model
@@ -147,7 +147,9 @@ def by_the_gate(server: Server, batch: Dataset) -> tuple[float, ...]:
 async def _checked(address: str, batch: Dataset, folder: Path) -> Journal:
     async with AsyncClient(address) as client:
         card = await client.model(MODEL)
-        wish = Wish([Method("pgd", steps=STEPS)], [EPS], {"first_success": False})  # to the last step, as torchattacks
+        wish = CheckSpec(
+            [Method("pgd", steps=STEPS)], [EPS], {"first_success": False}
+        )  # to the last step, as torchattacks
         plan, pictures = wish.plan(card), batch.labelled_for(card.classes)
         with Journal(folder / "journal.jsonl", plan.described(pictures)) as journal:
             await Check(client, plan, journal).run(pictures, 32)

@@ -18,7 +18,7 @@ import typer
 from gradserve import AsyncClient, Client, Method
 from gradserve.cli.output import counter
 from gradserve.datasets import Dataset, open_dataset
-from gradserve.robustness.figures import Share, counted
+from gradserve.robustness.figures import Proportion, counted
 from gradserve.robustness.journal import Journal
 from gradserve.robustness.plan import Plan, Trial
 from gradserve.robustness.run import Check
@@ -109,14 +109,14 @@ TRIALS = {
 }
 
 
-def signs(address: str, dataset: Dataset) -> Share:
+def signs(address: str, dataset: Dataset) -> Proportion:
     """How many pictures the target still names rightly with random signs of the same size added."""
     rng = np.random.default_rng(0)
     noisy = [_signed(example.pixels(), rng) for example in dataset]
     with Client(address) as client:
         answers = client.predict_many(noisy, model=TARGET, top_k=1, concurrency=32)
         right = sum(found[0].class_index == each.label for found, each in zip(answers, dataset, strict=True))
-    return Share(right, len(dataset))
+    return Proportion(right, len(dataset))
 
 
 def _signed(pixels: Any, rng: np.random.Generator) -> Any:
@@ -124,7 +124,7 @@ def _signed(pixels: Any, rng: np.random.Generator) -> Any:
     return np.clip(pixels.astype(int) + change, 0, 255).astype(np.uint8)
 
 
-def _left(attack: str, share: Share) -> Left:
+def _left(attack: str, share: Proportion) -> Left:
     low, high = share.interval
     return Left(attack, share.count, share.of, share.value, low, high)
 

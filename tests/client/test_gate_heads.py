@@ -9,7 +9,7 @@ import pytest
 from gradserve.results.attack import Judgement
 from gradserve.results.common import Score
 from gradserve.robustness import heads
-from gradserve.robustness.plan import Wish
+from gradserve.robustness.plan import CheckSpec
 
 from .test_robustness import PGD, Model, Top, card, measured, pictures  # noqa: F401  a fixture
 
@@ -90,11 +90,11 @@ def test_a_picture_that_cannot_be_judged_is_named_and_counts_as_fallen(pictures,
 
 @pytest.mark.parametrize(("own", "other"), [("softmax", "multilabel"), ("multilabel", "binary")])
 def test_a_reference_must_mean_the_same_by_its_errors(own: str, other: str) -> None:
-    wish = Wish([], [], {}, ["fog"])
+    wish = CheckSpec([], [], {}, ["fog"])
     with pytest.raises(ValueError, match=f"--reference ref has the head {other} and net has {own}"):
         wish.plan(replace(card(), head=own), replace(card("ref"), head=other))
 
 
 def test_errors_of_binary_and_softmax_models_mean_the_same() -> None:
-    plan = Wish([], [], {}, ["fog"]).plan(card(), replace(card("ref"), head="binary"))
+    plan = CheckSpec([], [], {}, ["fog"]).plan(card(), replace(card("ref"), head="binary"))
     assert plan.heads == {"net": "softmax", "ref": "binary"}

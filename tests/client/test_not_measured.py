@@ -13,9 +13,9 @@ from gradserve.cli import output
 from gradserve.cli.commands import robustness_report
 from gradserve.results.attack import OBSTACLES, Certificate
 from gradserve.robustness import junit, results
-from gradserve.robustness.figures import Limits, Share, Threshold
-from gradserve.robustness.journal import Journal, OtherRun
-from gradserve.robustness.plan import Wish
+from gradserve.robustness.figures import Limits, Proportion, Threshold
+from gradserve.robustness.journal import Journal, JournalMismatch
+from gradserve.robustness.plan import CheckSpec
 
 from .test_robustness import EPS, PGD, Model, card, measured, pictures  # noqa: F401  a fixture
 
@@ -84,7 +84,7 @@ def test_of_several_attacks_one_that_fells_decides(pictures, tmp_path):  # noqa:
         async def attack(self, image, method, *, eps, **others):
             return await super().attack(image, method, eps=eps if method.name == "square" else 0, **others)
 
-    wish = Wish([Method("pgd"), Method("square")], [8 / 255], {})
+    wish = CheckSpec([Method("pgd"), Method("square")], [8 / 255], {})
     _, found, _ = small(tmp_path, pictures, wish=wish, model=SquareOnly())
     pgd, square = found.attacks
     assert (pgd.standing.count, pgd.not_measured) == (0, RIGHT)
@@ -99,7 +99,7 @@ def test_of_several_attacks_one_that_fells_decides(pictures, tmp_path):  # noqa:
     [(0.6, "passed"), (20 / 30, "passed"), (0.7, "not_measured"), (24 / 30, "not_measured"), (0.81, "failed")],
 )
 def test_the_verdict_is_open_where_the_unknown_pictures_decide(pictures, tmp_path, least, verdict):  # noqa: F811
-    wish = Wish(PGD.methods, EPS[:1], PGD.arguments)
+    wish = CheckSpec(PGD.methods, EPS[:1], PGD.arguments)
     _, found, _ = small(tmp_path, pictures, Limits(robust=least), wish)
     assert found.attacks[0].standing.value == pytest.approx(20 / 30)
     assert found.attacks[0].possible.value == pytest.approx(24 / 30)
@@ -118,7 +118,7 @@ def test_without_thresholds_an_attack_that_measured_nothing_is_not_passed(pictur
         def told(self, number, method, loss):
             return (NO_GRADIENT,)
 
-    wish = Wish(PGD.methods, EPS[:1], PGD.arguments)
+    wish = CheckSpec(PGD.methods, EPS[:1], PGD.arguments)
     _, found, _ = small(tmp_path / "all", pictures, wish=wish, model=AllBlind())
     assert found.verdict == "not_measured"
     assert small(tmp_path / "some", pictures, wish=wish)[1].verdict == "passed"
@@ -127,7 +127,7 @@ def test_without_thresholds_an_attack_that_measured_nothing_is_not_passed(pictur
 
 def test_a_loss_that_was_margin_already_is_not_tried_again(pictures, tmp_path):  # noqa: F811
     model = Blind()
-    wish = Wish(PGD.methods, EPS[:1], {**PGD.arguments, "loss": "margin"})
+    wish = CheckSpec(PGD.methods, EPS[:1], {**PGD.arguments, "loss": "margin"})
     _, found, _ = small(tmp_path, pictures, wish=wish, model=model)
     assert found.attacks[0].tried_again == 0
     assert found.attacks[0].not_measured == UNKNOWN
@@ -151,14 +151,14 @@ def test_a_journal_of_the_older_rules_is_refused(pictures, tmp_path):  # noqa: F
     older = {"id": "1", "trial": "clean", "state": "right"}
     path = tmp_path / "journal.jsonl"
     path.write_text(json.dumps(plan.described(pictures)) + "\n" + json.dumps(older) + "\n")
-    with pytest.raises(OtherRun, match="other version"):
+    with pytest.raises(JournalMismatch, match="other version"):
         Journal(path, plan.described(pictures))
 
 
 def test_every_report_says_what_was_not_measured_and_why(pictures, tmp_path, monkeypatch):  # noqa: F811
-    wish = Wish(PGD.methods, EPS[:1], PGD.arguments)
+    wish = CheckSpec(PGD.methods, EPS[:1], PGD.arguments)
     plan, found, _ = small(tmp_path, pictures, Limits(robust=0.7), wish)
-    effort = results.Effort(30, 0, 100, 2.0)
+    effort = results.RunStats(30, 0, 100, 2.0)
 
     document = results.document(plan, found, effort)
     assert json.loads(json.dumps(document, allow_nan=False)) == document
@@ -202,13 +202,13 @@ def test_every_report_says_what_was_not_measured_and_why(pictures, tmp_path, mon
 
 def test_where_all_was_measured_the_reports_are_plain(pictures, tmp_path):  # noqa: F811
     plan, found, _ = measured(Model(), pictures, tmp_path, PGD, Limits(robust=0.3))
-    page = robustness_report.html(plan, found, results.Effort(30, 0, 100, 2.0), [])
+    page = robustness_report.html(plan, found, results.RunStats(30, 0, 100, 2.0), [])
     assert "ot measured" not in page
     assert "Passed" in page
     junit.write(tmp_path / "junit.xml", found, "net", 1.5)
     suite = Tree.parse(tmp_path / "junit.xml").getroot()
     assert (suite.get("tests"), suite.get("errors"), suite.get("skipped")) == ("2", "0", "0")
-    assert found.attacks[0].possible == found.attacks[0].standing == Share(24, 30)
+    assert found.attacks[0].possible == found.attacks[0].standing == Proportion(24, 30)
 
 
 def test_obstacles_are_the_warnings_with_their_codes():

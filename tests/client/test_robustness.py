@@ -13,16 +13,16 @@ from gradserve import Method, errors
 from gradserve.datasets import open_dataset
 from gradserve.results.common import Score
 from gradserve.results.models import ModelCard
-from gradserve.retry import Patience
+from gradserve.retry import RetryPolicy
 from gradserve.robustness import junit, results
-from gradserve.robustness.figures import CorruptionError, Limits, Share, counted, mean_ce
-from gradserve.robustness.journal import Journal, OtherRun
-from gradserve.robustness.plan import Wish, eps_text
+from gradserve.robustness.figures import CorruptionResult, Limits, Proportion, counted, mean_ce
+from gradserve.robustness.journal import Journal, JournalMismatch
+from gradserve.robustness.plan import CheckSpec, eps_text
 from gradserve.robustness.run import Check
 
 CLASSES = ("cat", "dog", "ship")
 EPS = [1 / 255, 8 / 255]
-PGD = Wish([Method("pgd", steps=5)], EPS, {"norm": "linf"})
+PGD = CheckSpec([Method("pgd", steps=5)], EPS, {"norm": "linf"})
 
 
 def card(name: str = "net") -> ModelCard:
@@ -121,12 +121,12 @@ def measured(model, pictures, folder, wish=PGD, limits=Limits(), reference=None,
 
 @pytest.mark.parametrize(("count", "of"), [(0, 10), (10, 10), (15, 20), (399, 1000), (1, 3)])
 def test_wilson_s_bounds_are_the_shares_at_which_the_count_is_1_96_deviations_off(count, of):
-    low, high = Share(count, of).interval
+    low, high = Proportion(count, of).interval
     assert 0 <= low <= count / of <= high <= 1
     for bound in (low, high):
         if 0 < bound < 1:
             assert abs(count / of - bound) == pytest.approx(1.959964 * (bound * (1 - bound) / of) ** 0.5, rel=1e-6)
-    assert Share(0, 0).interval == (0, 1)
+    assert Proportion(0, 0).interval == (0, 1)
 
 
 @pytest.mark.parametrize(
@@ -150,12 +150,14 @@ def test_what_is_right_is_attacked_and_counted(pictures, tmp_path):
 
 
 def test_the_model_s_own_budget_is_the_default(pictures):
-    assert [str(trial) for trial in Wish([Method("pgd")], [], {}).plan(card()).trials] == ["pgd 4/255"]
+    assert [str(trial) for trial in CheckSpec([Method("pgd")], [], {}).plan(card()).trials] == ["pgd 4/255"]
 
 
 def test_several_attacks_are_also_counted_together(pictures, tmp_path):
-    wish = Wish([Method("pgd"), Method("square")], [8 / 255], {})
-    _, found, _ = measured(Model({(1, "square"): [BROKEN] * 9}), pictures, tmp_path, wish, patience=Patience(retries=0))
+    wish = CheckSpec([Method("pgd"), Method("square")], [8 / 255], {})
+    _, found, _ = measured(
+        Model({(1, "square"): [BROKEN] * 9}), pictures, tmp_path, wish, patience=RetryPolicy(retries=0)
+    )
     (together,) = found.together
     assert (together.attack, together.standing.count) == ("pgd + square", 11)
     assert together.verdicts == {"found": 12, "not_found": 12}  # of 24 pictures, not of 48 answers
@@ -168,7 +170,7 @@ def test_a_request_that_fails_is_sent_again_and_never_counts_as_robust(pictures,
         (7, "pgd"): [BROKEN] * 9,
         (11, "predict"): [LATE] * 9,
     }
-    _, found, _ = measured(Model(trouble), pictures, tmp_path, patience=Patience(retries=2))
+    _, found, _ = measured(Model(trouble), pictures, tmp_path, patience=RetryPolicy(retries=2))
     assert found.clean.count == 23
     assert [each.standing.count for each in found.attacks] == [22, 10]
     assert [each.failed for each in found.attacks] == [1, 1]
@@ -195,7 +197,7 @@ def test_a_request_that_makes_no_sense_ends_the_run(pictures, tmp_path, error):
 
 def test_a_server_that_stays_away_ends_the_run_and_leaves_the_journal(pictures, tmp_path):
     with pytest.raises(errors.Unavailable):
-        measured(Model({(20, "predict"): [DOWN] * 99}), pictures, tmp_path, patience=Patience(seconds=0.1))
+        measured(Model({(20, "predict"): [DOWN] * 99}), pictures, tmp_path, patience=RetryPolicy(seconds=0.1))
     model = Model()
     _, found, journal = measured(model, pictures, tmp_path)
     assert journal.found > 0
@@ -220,27 +222,27 @@ def test_a_run_that_was_killed_goes_on_and_finds_the_same(pictures, tmp_path):
 
 def test_a_journal_of_another_run_is_refused(pictures, tmp_path):
     measured(Model(), pictures, tmp_path)
-    with pytest.raises(OtherRun, match="other seed"):
-        measured(Model(), pictures, tmp_path, Wish(PGD.methods, EPS, PGD.arguments, seed=1))
-    with pytest.raises(OtherRun, match="other pictures"):
+    with pytest.raises(JournalMismatch, match="other seed"):
+        measured(Model(), pictures, tmp_path, CheckSpec(PGD.methods, EPS, PGD.arguments, seed=1))
+    with pytest.raises(JournalMismatch, match="other pictures"):
         measured(Model(), pictures.take(20), tmp_path)
     (tmp_path / "journal.jsonl").write_text("something else")
-    with pytest.raises(OtherRun, match="not a journal"):
+    with pytest.raises(JournalMismatch, match="not a journal"):
         measured(Model(), pictures, tmp_path)
 
 
 def test_one_more_trial_asks_only_what_is_new(pictures, tmp_path):
     _, before, _ = measured(Model(), pictures, tmp_path)
     model = Model()
-    _, found, _ = measured(model, pictures, tmp_path, Wish(PGD.methods, [*EPS, 2 / 255], PGD.arguments))
+    _, found, _ = measured(model, pictures, tmp_path, CheckSpec(PGD.methods, [*EPS, 2 / 255], PGD.arguments))
     assert len(model.asked) == 24
     assert found.attacks[:2] == before.attacks
-    measured(model := Model(), pictures, tmp_path, Wish([Method("pgd", steps=6)], EPS, PGD.arguments))
+    measured(model := Model(), pictures, tmp_path, CheckSpec([Method("pgd", steps=6)], EPS, PGD.arguments))
     assert len(model.asked) == 48  # other steps: other outcomes
 
 
 def test_every_picture_has_a_seed_of_its_own(pictures):
-    plan, other = PGD.plan(card()), Wish(PGD.methods, EPS, {}, seed=1).plan(card())
+    plan, other = PGD.plan(card()), CheckSpec(PGD.methods, EPS, {}, seed=1).plan(card())
     seeds = {plan.seed_for(each.id) for each in pictures}
     assert len(seeds) == 30
     assert not seeds & {other.seed_for(each.id) for each in pictures}
@@ -248,7 +250,7 @@ def test_every_picture_has_a_seed_of_its_own(pictures):
 
 
 def test_corruption_errors_and_mce(pictures, tmp_path):
-    wish = Wish([], [], {}, kinds=["fog", "snow"])
+    wish = CheckSpec([], [], {}, kinds=["fog", "snow"])
     limits = Limits(mce=0.5)
     _, found, _ = measured(Model(), pictures, tmp_path, wish, limits, reference=card("other"))
     fog = found.corruptions[0]
@@ -266,7 +268,7 @@ def test_corruption_errors_and_mce(pictures, tmp_path):
 )
 def test_kinds_under_which_the_reference_never_errs(errors, mce):
     reference = {"fog": 0.2, "snow": 0.2, "ice": 0.0}
-    kinds = [CorruptionError(k, {"1": reference[k] * e or 0.1 * e}, {"1": reference[k]}, 0) for k, e in errors.items()]
+    kinds = [CorruptionResult(k, {"1": reference[k] * e or 0.1 * e}, {"1": reference[k]}, 0) for k, e in errors.items()]
     assert mean_ce(kinds) == (None if mce is None else pytest.approx(mce))
 
 
@@ -277,14 +279,16 @@ def test_failures_of_the_reference_do_not_flatter_the_model(pictures, tmp_path):
                 raise BROKEN
             return await super().attack(*arguments, model=model, **others)
 
-    wish = Wish([], [], {}, kinds=["fog"])
-    _, found, _ = measured(Failing(), pictures, tmp_path, wish, reference=card("other"), patience=Patience(retries=0))
+    wish = CheckSpec([], [], {}, kinds=["fog"])
+    _, found, _ = measured(
+        Failing(), pictures, tmp_path, wish, reference=card("other"), patience=RetryPolicy(retries=0)
+    )
     assert sum(found.corruptions[0].reference.values()) == 0
     assert found.mce is None
 
 
 def test_a_defence_is_tried_on_all_pictures(pictures, tmp_path):
-    wish = Wish([Method("pgd")], [8 / 255], {"defence": Method("jpeg")})
+    wish = CheckSpec([Method("pgd")], [8 / 255], {"defence": Method("jpeg")})
     model = Model()
     measured(model, pictures, tmp_path, wish)
     assert sum(what == "pgd" for _, what in model.asked) == 30
@@ -293,7 +297,7 @@ def test_a_defence_is_tried_on_all_pictures(pictures, tmp_path):
 def test_thresholds_and_what_is_written(pictures, tmp_path):
     trouble = {(7, "pgd"): [BROKEN] * 9, (1, "predict"): [DAMAGED]}
     limits = Limits(robust=0.5, clean=0.7)
-    plan, found, _ = measured(Model(trouble), pictures, tmp_path, limits=limits, patience=Patience(retries=0))
+    plan, found, _ = measured(Model(trouble), pictures, tmp_path, limits=limits, patience=RetryPolicy(retries=0))
     assert [each.verdict for each in found.thresholds] == ["passed", "passed", "failed"]
     junit.write(tmp_path / "junit.xml", found, "net", 1.5)
     suite = Tree.parse(tmp_path / "junit.xml").getroot()
@@ -302,7 +306,7 @@ def test_thresholds_and_what_is_written(pictures, tmp_path):
     }  # fmt: skip
     (failed,) = [case.get("name") for case in suite.iter("testcase") if case.find("failure") is not None]
     assert failed == "robust accuracy, pgd 8/255"
-    document = results.document(plan, found, results.Effort(30, 0, 100, 2.0))
+    document = results.document(plan, found, results.RunStats(30, 0, 100, 2.0))
     assert json.loads(json.dumps(document, allow_nan=False)) == document
     assert document["robust"][1]["right"] == 10
     assert document["effort"]["rows_per_second"] == 50

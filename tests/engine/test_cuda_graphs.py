@@ -7,7 +7,7 @@ import torch
 from heads import KINDS
 from zoo import CPU, off, prepared
 
-from gradserve_server.engine.cuda_graphs import WORTH, Outputs, Recordings
+from gradserve_server.engine.cuda_graphs import MIN_GRAPH_USES, Outputs, Recordings
 from gradserve_server.engine.differentiate import differentiate
 from gradserve_server.engine.objective import Objective, Term, channel, log_prob, logit, margin, ranked
 from gradserve_server.engine.query import Part, Query, Tap
@@ -54,7 +54,7 @@ def test_what_it_answers_is_what_the_plain_pass_answers() -> None:
     recordings = Recordings(recorder)
     first = parts(query(logit(3), 2), query(ranked(2)), query(-2.0 * log_prob(5)), query(ranked_log_prob(0)))
     second = parts(query(log_prob(1)), query(logit(7) * 0.5, 2))
-    for _ in range(WORTH - 1):
+    for _ in range(MIN_GRAPH_USES - 1):
         assert recordings.answers(model, first) is None
     for asked in (first, second, first):  # 5 rows and 3 rows: two sizes
         plain, found = differentiate(model, asked), recordings.answers(model, asked)
@@ -75,7 +75,7 @@ def test_log_probabilities_are_the_heads_own(name: str) -> None:
     facts = {"name": name, "precisions": ("exact",), **KINDS[name].entry}
     model, recordings = prepare(ModelSpec.model_validate(facts), CPU), Recordings(OnCpu())
     asked = parts(query(log_prob(1), 2), query(ranked_log_prob(0)), query(logit(0)))
-    for _ in range(WORTH):
+    for _ in range(MIN_GRAPH_USES):
         found = recordings.answers(model, asked)
     assert found is not None
     for a, b in zip(found, differentiate(model, asked), strict=True):
@@ -108,14 +108,14 @@ def test_fewer_rows_than_recorded_share_a_recording() -> None:
 )
 def test_the_rest_is_left_to_the_plain_pass(other: Query) -> None:
     recordings = Recordings(OnCpu())
-    for _ in range(WORTH + 1):
+    for _ in range(MIN_GRAPH_USES + 1):
         assert recordings.answers(prepared("resnet18"), parts(query(logit(1)), other)) is None
 
 
 def test_a_row_that_is_not_finite_is_said_so_alone() -> None:
     recordings, bad = Recordings(OnCpu()), query(logit(1))
     bad.images[:] = float("inf")
-    for _ in range(WORTH):
+    for _ in range(MIN_GRAPH_USES):
         found = recordings.answers(prepared("resnet18"), parts(query(logit(1)), query(logit(2))))
     assert found is not None
     found = recordings.answers(prepared("resnet18"), parts(query(logit(1)), bad))
@@ -125,7 +125,7 @@ def test_a_row_that_is_not_finite_is_said_so_alone() -> None:
 @pytest.mark.parametrize("recorder", [OnCpu(spoil=1.0), OnCpu(error=RuntimeError("operation not permitted"))])
 def test_a_recording_that_is_no_good_is_not_used(recorder: OnCpu, caplog: pytest.LogCaptureFixture) -> None:
     recordings = Recordings(recorder)
-    for _ in range(WORTH + 2):
+    for _ in range(MIN_GRAPH_USES + 2):
         assert recordings.answers(prepared("resnet18"), parts(query(logit(1)))) is None
     assert len(caplog.records) == 1
     assert "runs without" in caplog.text
@@ -133,7 +133,7 @@ def test_a_recording_that_is_no_good_is_not_used(recorder: OnCpu, caplog: pytest
 
 def test_running_out_of_memory_is_for_the_engine_to_handle() -> None:
     recordings, asked = Recordings(OnCpu(error=torch.OutOfMemoryError("full"))), parts(query(logit(1)))
-    for _ in range(WORTH - 1):
+    for _ in range(MIN_GRAPH_USES - 1):
         recordings.answers(prepared("resnet18"), asked)
     with pytest.raises(torch.OutOfMemoryError):
         recordings.answers(prepared("resnet18"), asked)

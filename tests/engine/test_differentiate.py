@@ -13,7 +13,7 @@ from torch import Tensor
 from zoo import CPU, in_double, normalised, off, pictures, prepared, unmodified
 
 from gradserve_server.engine.differentiate import differentiate
-from gradserve_server.engine.objective import Objective, Refused, channel, log_prob, logit, unit
+from gradserve_server.engine.objective import NotApplicable, Objective, channel, log_prob, logit, unit
 from gradserve_server.engine.query import Answer, Part, Query, Tap
 from gradserve_server.models.card import Layer
 from gradserve_server.models.catalogue import ModelSpec
@@ -304,7 +304,7 @@ def test_a_layer_of_windows_is_refused() -> None:
     """Its first dimension counts windows, so that rows of other callers would be handed out."""
     model = prepare(ModelSpec(name="windows", builder="networks:windows", height=16, width=16), CPU)
     assert [layer.layout for layer in model.card.layers] == ["other", "other"]
-    with pytest.raises(Refused, match="'quarters' mixes images with positions"):
+    with pytest.raises(NotApplicable, match="'quarters' mixes images with positions"):
         alone(model, Query(torch.rand(2, 3, 16, 16), logit(1), "image", taps=(Tap("quarters"),)))
 
 
@@ -442,7 +442,7 @@ def test_a_failing_pass_leaves_nothing_either(moody: Prepared) -> None:
 
 def test_a_layer_that_does_not_run_on_this_input_is_refused(moody: Prepared) -> None:
     before = state(moody)
-    with pytest.raises(Refused, match="'often' did not run"):
+    with pytest.raises(NotApplicable, match="'often' did not run"):
         alone(moody, Query(torch.rand(1, 3, 16, 30), channel("often", 1), "image"))
     assert state(moody) == before
 

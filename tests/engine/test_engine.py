@@ -11,7 +11,7 @@ import torch
 from gradserve_server.engine import engine as module
 from gradserve_server.engine.batch_limits import default_rows
 from gradserve_server.engine.engine import (
-    LONGEST,
+    MAX_PASS_SECONDS,
     Ended,
     Engine,
     ModelFailed,
@@ -20,8 +20,8 @@ from gradserve_server.engine.engine import (
     Progressed,
 )
 from gradserve_server.engine.job import Job, Progress, Steps, TimeUp, together
-from gradserve_server.engine.objective import Refused, logit
-from gradserve_server.engine.pace import MOST_KEYS, WAITING, Pace
+from gradserve_server.engine.objective import NotApplicable, logit
+from gradserve_server.engine.pace import MAX_KEYS, WAIT_PASS_SHARE, Pace
 from gradserve_server.engine.query import Answer, Part, Query
 from gradserve_server.engine.take import Key
 from gradserve_server.methods.explain import Call, Explained, Target, explain
@@ -134,7 +134,7 @@ def test_fewer_callers_than_last_time_are_worth_a_moment(world: World) -> None:
     assert world.engine.worth_waiting() == 0.0  # nothing is known of such passes
     world.step()
     world.submit("back", asking(1))
-    assert world.engine.worth_waiting() == pytest.approx(WAITING * 8 * world.seconds)
+    assert world.engine.worth_waiting() == pytest.approx(WAIT_PASS_SHARE * 8 * world.seconds)
     for i in range(7):
         world.submit(f"back {i}", asking(1))
     assert world.engine.worth_waiting() == 0.0  # all are there
@@ -155,7 +155,7 @@ def test_who_came_during_the_pass_is_not_one_of_those_that_it_answered(world: Wo
     assert world.engine.worth_waiting() == 0.0
 
 
-@pytest.mark.parametrize(("jobs", "rows", "seconds"), [(8, 1, 0.01), (2, 4, 0.01), (4, 1, LONGEST / 4)])
+@pytest.mark.parametrize(("jobs", "rows", "seconds"), [(8, 1, 0.01), (2, 4, 0.01), (4, 1, MAX_PASS_SECONDS / 4)])
 def test_nobody_waits_where_the_next_pass_is_full(world: World, jobs: int, rows: int, seconds: float) -> None:
     world.seconds = seconds
     for i in range(jobs):
@@ -170,7 +170,7 @@ def test_nobody_waits_longer_than_half_a_pass_after_its_end(world: World) -> Non
     for i in range(8):
         world.submit(str(i), asking(1))
     world.step()
-    world.now += WAITING * 8 * world.seconds - 0.001
+    world.now += WAIT_PASS_SHARE * 8 * world.seconds - 0.001
     world.submit("back", asking(1), arrived=world.now)
     assert world.engine.worth_waiting() == pytest.approx(0.001)
     world.now += 0.002
@@ -231,13 +231,13 @@ def test_nobody_waits_for_what_does_not_come(world: World, method: Callable[[Job
 
 def test_images_of_every_size_are_not_remembered_for_ever() -> None:
     pace, waiting = Pace(), SimpleNamespace(rows=0, deadline=float("inf"), arrived=float("inf"), open=[])
-    for size in range(3 * MOST_KEYS):
+    for size in range(3 * MAX_KEYS):
         key = Key("m", "exact", size, size, "image")
         pace.join(key)
         for i in range(2):
             pace.learn(key, 2, 2, size + i, size + i + 0.5)
-            assert pace.worth_waiting(key, [waiting], 8, size + i + 0.5) == WAITING * 0.5  # type: ignore[list-item]
-    assert len(pace.served) <= MOST_KEYS + 1
+            assert pace.worth_waiting(key, [waiting], 8, size + i + 0.5) == WAIT_PASS_SHARE * 0.5  # type: ignore[list-item]
+    assert len(pace.served) <= MAX_KEYS + 1
 
 
 def test_jobs_of_single_row_passes_take_turns(world: World) -> None:
@@ -384,7 +384,7 @@ def test_chunks_shrink_to_the_time_that_is_left(world: World) -> None:
     world.run()
     key = module.Key("m", "exact", 4, 4, "image")
     room = lambda: world.engine.fitting(key, world.now + 100)  # noqa: E731
-    assert room() == 100 / 0.1 / module.PORTIONS
+    assert room() == 100 / 0.1 / module.PARTIAL_PORTIONS
     deadline = world.now + 1.05
     world.passes.clear()
     facts = {"chunk": 64, "room": lambda: world.engine.fitting(key, deadline)}
@@ -426,7 +426,7 @@ def test_a_pass_shrinks_so_that_the_most_urgent_answer_is_in_time(world: World) 
 
 
 def test_a_pass_is_no_longer_than_arrivals_may_wait(world: World) -> None:
-    world.seconds = LONGEST / 5
+    world.seconds = MAX_PASS_SECONDS / 5
     world.submit("a", asking(50))
     world.step()
     world.step()
@@ -526,7 +526,7 @@ def test_an_exception_in_a_method_ends_its_job_alone(world: World) -> None:
         **dict.fromkeys(["at_once", "later", "not_even_a_generator"], ZeroDivisionError),
         "nonsense": TypeError,
         "nothing": ValueError,
-        "elsewhere": Refused,
+        "elsewhere": NotApplicable,
     }
     world.submit("after", asking(1))
     world.run()
@@ -539,7 +539,7 @@ def test_a_query_to_a_model_without_the_jobs_precision_ends_this_job_alone(world
     world.submit("bad", asking(1, model="other"), precision="fast")
     world.submit("good", asking(1, model="other"))
     world.run()
-    assert isinstance(world.ended["bad"].error, Refused)
+    assert isinstance(world.ended["bad"].error, NotApplicable)
     assert "other is not loaded in FAST" in str(world.ended["bad"].error)
     assert world.ended["good"].error is None
 
@@ -549,7 +549,7 @@ def test_a_failing_part_is_tried_alone_and_harms_no_other(world: World) -> None:
         if any(part.query.images.max() == 9 for part in parts):
             raise RuntimeError("this layer cannot")
         if any(part.query.images.max() == 8 for part in parts):
-            raise Refused("not here")
+            raise NotApplicable("not here")
 
     world.fault = fault
     for name, value in {"a": 1.0, "bad": 9.0, "refused": 8.0, "b": 3.0}.items():
@@ -558,7 +558,7 @@ def test_a_failing_part_is_tried_alone_and_harms_no_other(world: World) -> None:
     assert world.passes == [[2, 2, 2, 2], [2], [2], [2], [2]]
     assert isinstance(world.ended["bad"].error, ModelFailed)
     assert "this layer cannot" in str(world.ended["bad"].error)
-    assert isinstance(world.ended["refused"].error, Refused)
+    assert isinstance(world.ended["refused"].error, NotApplicable)
     assert torch.equal(world.ended["a"].result, images(2, 2.0))
     assert torch.equal(world.ended["b"].result, images(2, 6.0))
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from gradserve_server.engine.cuda_graphs import WORTH
+from gradserve_server.engine.cuda_graphs import MIN_GRAPH_USES
 from gradserve_server.engine.engine import Engine
 from gradserve_server.engine.events import Ended
 from gradserve_server.engine.job import Job, Steps
@@ -20,7 +20,7 @@ def gradient_on(device: str) -> torch.Tensor:
     images = torch.rand(5, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 
     def method(job: Job) -> Steps:
-        for _ in range(WORTH + 2):  # the last ones are replayed
+        for _ in range(MIN_GRAPH_USES + 2):  # the last ones are replayed
             plain = yield Query(images, logit(3), "image")
         guided = yield Query(images, logit(3), "image", relu="guided")
         return torch.cat([plain.image_grad, guided.image_grad]).cpu()

@@ -4,22 +4,32 @@ import random
 from collections import Counter
 from math import ceil
 
-from gradserve_server.engine.take import AGEING, BRISK, NEW_PATIENCE, NEW_SECONDS, NEW_SHARE, PATIENCE, Claim, Key, take
+from gradserve_server.engine.take import (
+    BATCH_AGEING_SECONDS,
+    DEFAULT_DUE_SECONDS,
+    MAX_OVERDUE_SECONDS,
+    NEW_JOBS_SHARE,
+    OVERDUE_PASSES,
+    STEPPING_BATCH_SHARE,
+    Key,
+    RowRequest,
+    take,
+)
 
 KEY = Key("a", "exact", 8, 8, "image")
 OTHER = Key("b", "exact", 8, 8, "image")
 NOW = 100.0
 PASS = 0.3  # seconds
-LATE = min(NEW_PATIENCE * PASS, NEW_SECONDS)
+LATE = min(OVERDUE_PASSES * PASS, MAX_OVERDUE_SECONDS)
 
 
-def claim(name: str, rows: int = 1, **changes: object) -> Claim:
-    plain = Claim(name, KEY, rows, running=False, interactive=True, deadline=float("inf"), since=NOW)
+def claim(name: str, rows: int = 1, **changes: object) -> RowRequest:
+    plain = RowRequest(name, KEY, rows, running=False, interactive=True, deadline=float("inf"), since=NOW)
     return plain._replace(**changes)
 
 
 def taken(
-    claims: list[Claim], limit: int = 8, served: dict[Key, int] | None = None, now: float = NOW
+    claims: list[RowRequest], limit: int = 8, served: dict[Key, int] | None = None, now: float = NOW
 ) -> dict[str, int]:
     return {str(c.query): rows for c, rows in take(claims, lambda key: limit, served or {}, now, lambda key: PASS)}
 
@@ -69,7 +79,7 @@ def test_a_pass_in_a_hurry_is_not_made_smaller_twice() -> None:
 
 
 def test_patience_has_an_end_where_passes_are_slow() -> None:
-    claims = [*(claim(f"running {i}", running=True) for i in range(6)), claim("new", since=NOW - NEW_SECONDS)]
+    claims = [*(claim(f"running {i}", running=True) for i in range(6)), claim("new", since=NOW - MAX_OVERDUE_SECONDS)]
     dealt = take(claims, lambda key: 6, {}, NOW, lambda key: 2.0)
     assert "new" in {c.query for c, _ in dealt}
 
@@ -89,7 +99,7 @@ def test_what_new_jobs_leave_goes_to_running_ones_and_the_other_way_round() -> N
 def test_passes_are_brisk_while_jobs_wait_for_one_row() -> None:
     steps = [claim(f"step {i}", running=True) for i in range(12)]
     wide = claim("wide", 50, running=True)
-    assert sum(taken([wide, *steps[:3]], limit=10).values()) == 10 * BRISK
+    assert sum(taken([wide, *steps[:3]], limit=10).values()) == 10 * STEPPING_BATCH_SHARE
     assert taken([wide, *steps], limit=16) == {"wide": 1} | {f"step {i}": 1 for i in range(11)}, "a row for each job"
     assert sum(taken([wide, *steps], limit=8).values()) == 8
     assert sum(taken([wide, claim("one")], limit=10).values()) == 10, "not for jobs that take no steps"
@@ -104,7 +114,7 @@ def test_batch_gives_way_to_interactive() -> None:
 
 
 def test_batch_ages_into_interactive() -> None:
-    waited = claim("batch", 50, interactive=False, since=NOW - AGEING - 0.1)
+    waited = claim("batch", 50, interactive=False, since=NOW - BATCH_AGEING_SECONDS - 0.1)
     assert taken([waited, claim("interactive", 50)]) == {"batch": 5, "interactive": 3}
 
 
@@ -156,9 +166,9 @@ def test_properties_of_random_claims() -> None:
         keys, rows = {c.key for c, _ in batch}, sum(n for _, n in batch)
         assert len(keys) == 1
         mine = [c for c in claims if c.key in keys]
-        urgent = [c for c in mine if c.interactive or NOW - c.since > AGEING]
+        urgent = [c for c in mine if c.interactive or NOW - c.since > BATCH_AGEING_SECONDS]
         stepping = sum(c.running and c.rows == 1 for c in urgent or mine)
-        room = min(limit, max(stepping, ceil(BRISK * limit))) if stepping else limit
+        room = min(limit, max(stepping, ceil(STEPPING_BATCH_SHARE * limit))) if stepping else limit
         assert rows == min(room, sum(c.rows for c in mine)), "no room is left while a row waits"
         assert all(1 <= n <= c.rows for c, n in batch)
         assert len({id(c) for c, _ in batch}) == len(batch)
@@ -169,7 +179,7 @@ def test_properties_of_random_claims() -> None:
         late = [c for c in new if NOW - c.since >= LATE or c.deadline <= NOW + 2 * PASS]
         given = sum(got.get(c.query, 0) for c in late)
         if room > 1:
-            assert given >= min(sum(c.rows for c in late), max(1, room // NEW_SHARE))
+            assert given >= min(sum(c.rows for c in late), max(1, room // NEW_JOBS_SHARE))
 
 
 def test_nobody_starves() -> None:
@@ -197,6 +207,6 @@ def test_rows_are_dealt_to_jobs_not_to_their_queries() -> None:
 
 
 def test_a_claim_without_a_deadline_is_not_starved_by_those_that_have_one() -> None:
-    old = claim("old", since=NOW - PATIENCE - 1)
+    old = claim("old", since=NOW - DEFAULT_DUE_SECONDS - 1)
     others = [claim(f"{i}", deadline=NOW + 60 + i) for i in range(20)]
     assert taken([*others, old], limit=8)["old"] == 1

@@ -8,10 +8,10 @@ from torch import Tensor
 from gradserve_server.engine.differentiate import differentiate
 from gradserve_server.engine.engine import Engine
 from gradserve_server.engine.events import Ended
-from gradserve_server.engine.job import Job, Run
+from gradserve_server.engine.job import Job, MethodContext
 from gradserve_server.engine.query import Part, Query
-from gradserve_server.methods.attack import METHODS, Aim, Attacked, Ball, Goal, Plan, attack
-from gradserve_server.methods.attack.lens import Lens
+from gradserve_server.methods.attack import METHODS, Attacked, Ball, Goal, GoalSpec, Plan, attack
+from gradserve_server.methods.attack.lens import InputTransform
 from gradserve_server.methods.attack.oracle import Oracle
 from gradserve_server.methods.parameters import bind
 from gradserve_server.models.prepared import Prepared
@@ -24,7 +24,7 @@ def whole(images: Tensor) -> Tensor:
     return ((images * 255).round() / 255).contiguous()
 
 
-def plan(model: Prepared, method: str, aim: Aim, ball: Ball, facts: dict[str, object]) -> Plan:
+def plan(model: Prepared, method: str, aim: GoalSpec, ball: Ball, facts: dict[str, object]) -> Plan:
     """A plan with every parameter resolved; `stop`, `adaptive` and `lens` are the plan's own."""
     own = {name: facts.pop(name) for name in ("stop", "adaptive", "lens") if name in facts}
     return replace(Plan(method, bind(METHODS[method].function, facts), aim, ball, model.card.std), **own)
@@ -34,7 +34,7 @@ def attacked(
     models: Prepared | dict[str, Prepared],
     images: Tensor,
     method: str,
-    aim: Aim = Aim(),  # noqa: B008
+    aim: GoalSpec = GoalSpec(),  # noqa: B008
     ball: Ball = DEFAULT,
     seed: int = 0,
     **facts: object,
@@ -59,7 +59,7 @@ class Course:
 
     queries: list[Query]
     oracle: Oracle
-    run: Run
+    run: MethodContext
 
 
 def course(
@@ -67,8 +67,8 @@ def course(
 ) -> Course:
     """Drives one method by hand: every query is a pass of its own."""
     own = {name: facts.pop(name) for name in ("stop", "lens") if name in facts}
-    run = Run(seed)
-    oracle = Oracle(x, goal, ball, run, model.std, own.get("lens", Lens()), bool(own.get("stop", False)))
+    run = MethodContext(seed)
+    oracle = Oracle(x, goal, ball, run, model.std, own.get("lens", InputTransform()), bool(own.get("stop", False)))
     steps = METHODS[method].function(x, oracle, ball, run, **bind(METHODS[method].function, facts))
     queries: list[Query] = []
     answer = None

@@ -9,7 +9,7 @@ from torch import Tensor
 from gradserve_server.engine.engine import Engine
 from gradserve_server.engine.events import Ended, Progressed
 from gradserve_server.engine.job import Job, Progress, Steps
-from gradserve_server.methods.maximize import PRESETS, Goal, Maximized, Recipe, Summand, maximize
+from gradserve_server.methods.maximize import PRESETS, Goal, Maximized, MaximizeSettings, Summand, maximize
 from gradserve_server.methods.parameters import bind
 from gradserve_server.methods.targets import Target
 from gradserve_server.models.prepared import Prepared
@@ -17,9 +17,9 @@ from gradserve_server.models.prepared import Prepared
 GREY = 0.5
 
 
-def recipe(preset: str = "plain", **settings: Any) -> Recipe:
+def recipe(preset: str = "plain", **settings: Any) -> MaximizeSettings:
     """A preset with some settings replaced."""
-    return Recipe(**bind(Recipe, {**PRESETS[preset], **settings}))  # type: ignore[index]
+    return MaximizeSettings(**bind(MaximizeSettings, {**PRESETS[preset], **settings}))  # type: ignore[index]
 
 
 def of_class(label: int, weight: float = 1.0) -> Goal:
@@ -30,7 +30,9 @@ def canvas(model: Prepared, height: int, width: int) -> Tensor:
     return torch.full((1, 3, height, width), GREY, dtype=model.dtype)
 
 
-def maximizing(x: Tensor, goals: Sequence[Goal], how: Recipe, snapshots: Sequence[int] = ()) -> Callable[[Job], Steps]:
+def maximizing(
+    x: Tensor, goals: Sequence[Goal], how: MaximizeSettings, snapshots: Sequence[int] = ()
+) -> Callable[[Job], Steps]:
     return lambda job: maximize(job, x, goals, how, snapshots)
 
 

@@ -14,7 +14,7 @@ from gradserve_server.engine.job import Job, Steps
 from gradserve_server.engine.objective import logit
 from gradserve_server.engine.query import Query
 from gradserve_server.engine.repeatable import repeatable
-from gradserve_server.methods.attack import Aim, Ball, attack
+from gradserve_server.methods.attack import Ball, GoalSpec, attack
 from gradserve_server.methods.explain import explain
 from gradserve_server.methods.stylize import Settings, default_style_layers, stylize
 from gradserve_server.models.card import Precision
@@ -31,7 +31,7 @@ Method = Callable[[Job], Steps]
 
 def attacking(name: str, **facts: object) -> Callable[[Prepared, Tensor], Method]:
     def made(model: Prepared, x: Tensor) -> Method:
-        wanted = plan(model, name, Aim(), BALL, dict(facts))
+        wanted = plan(model, name, GoalSpec(), BALL, dict(facts))
         return lambda job: attack(job, x, wanted)
 
     return made

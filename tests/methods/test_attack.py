@@ -9,13 +9,13 @@ import torch
 from torch import Tensor, nn
 from zoo import inputs, pictures, prepared
 
-from gradserve_server.engine.job import Run
-from gradserve_server.engine.objective import Refused
-from gradserve_server.methods.attack import METHODS, Aim, Ball, Goal
+from gradserve_server.engine.job import MethodContext
+from gradserve_server.engine.objective import NotApplicable
+from gradserve_server.methods.attack import METHODS, Ball, Goal, GoalSpec
 from gradserve_server.methods.attack.ball import length
 from gradserve_server.methods.attack.baselines import Kind
 from gradserve_server.methods.attack.corruptions import KINDS
-from gradserve_server.methods.attack.lens import Lens, eot
+from gradserve_server.methods.attack.lens import InputTransform, eot
 from gradserve_server.methods.attack.one_pixel import _triples
 from gradserve_server.methods.attack.patch import placed
 from gradserve_server.methods.parameters import bind
@@ -40,7 +40,7 @@ SHORT: dict[str, dict[str, object]] = {
 
 
 def run_short(model: Prepared, images: Tensor, method: str, **facts: object) -> list:
-    aim = Aim(target=3, from_scratch=True) if method == "fooling" else Aim()
+    aim = GoalSpec(target=3, from_scratch=True) if method == "fooling" else GoalSpec()
     models = {"model": model, "other": model}
     return attacked(models, images, method, aim, ball_of(method), **SHORT[method], **facts)
 
@@ -106,10 +106,10 @@ def test_projection_is_onto_the_ball() -> None:
         ball = Ball(norm, 0.2)
         assert length(ball.project(far, x) - x, order).item() == pytest.approx(0.2)
         assert torch.allclose(ball.project(x + 0.001 * (far - x), x), x + 0.001 * (far - x))
-        starts = ball.random(x, Run(3), 5)
+        starts = ball.random(x, MethodContext(3), 5)
         assert length(starts - x, order).max() <= 0.2 + 1e-6
         assert len({tuple(start.flatten().tolist()) for start in starts}) == 5
-        assert torch.equal(ball.random(x, Run(3), 5), starts)
+        assert torch.equal(ball.random(x, MethodContext(3), 5), starts)
 
 
 def test_a_direction_has_length_one_however_small_the_gradient() -> None:
@@ -129,15 +129,15 @@ def test_goals() -> None:
     assert Goal(0, 2).margin(rows).item() == pytest.approx(0.5)
     assert Goal(1, 0).reached(rows).item()
     assert not Goal(1, 0, confidence=0.99).reached(rows).item()
-    run = Run(5)
-    assert Aim().goal(logits, run) == Goal(0)
-    assert Aim(pick="runner_up").goal(logits, run).target == 2
-    assert Aim(pick="runner_up", label=2).goal(logits, run).target == 0
-    assert Aim(pick="least_likely").goal(logits, run).target == 3
-    drawn = [Aim(pick="random").goal(logits, Run(seed)).target for seed in range(40)]
+    run = MethodContext(5)
+    assert GoalSpec().goal(logits, run) == Goal(0)
+    assert GoalSpec(pick="runner_up").goal(logits, run).target == 2
+    assert GoalSpec(pick="runner_up", label=2).goal(logits, run).target == 0
+    assert GoalSpec(pick="least_likely").goal(logits, run).target == 3
+    drawn = [GoalSpec(pick="random").goal(logits, MethodContext(seed)).target for seed in range(40)]
     assert set(drawn) == {1, 2, 3}
-    with pytest.raises(Refused, match="predicts already"):
-        Aim(target=0).goal(logits, run)
+    with pytest.raises(NotApplicable, match="predicts already"):
+        GoalSpec(target=0).goal(logits, run)
 
 
 def test_the_first_success_ends_an_attack() -> None:
@@ -167,8 +167,8 @@ class _Loud(nn.Module):
 def test_margin_attacks_what_cross_entropy_cannot() -> None:
     quiet, x = inputs("trained-resnet20", 3)
     model, x = replace(quiet, network=_Loud(quiet.network)), whole(x)
-    blind = attacked(model, x, "pgd", Aim(loss="cross_entropy"), random_start=False)
-    seeing = attacked(model, x, "pgd", Aim(loss="margin"), random_start=False)
+    blind = attacked(model, x, "pgd", GoalSpec(loss="cross_entropy"), random_start=False)
+    seeing = attacked(model, x, "pgd", GoalSpec(loss="margin"), random_start=False)
     assert [found.first_success for found in blind] == [None] * 3
     assert all(any("ZERO_GRADIENT" in text for text in found.warnings) for found in blind)
     assert None not in [found.first_success for found in seeing]
@@ -217,7 +217,7 @@ def test_a_sphere_has_one_radius() -> None:
 
 def test_changes_of_zero_change_nothing() -> None:
     x = torch.rand(2, 3, 8, 10, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    rows, pull = Lens(eot=STILL).see(x, Run(0), 0)
+    rows, pull = InputTransform(eot=STILL).see(x, MethodContext(0), 0)
     assert torch.allclose(rows, x.repeat_interleave(3, 0), atol=1e-12)
     weights = torch.randn(rows.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     assert torch.allclose(pull(weights), weights.view(2, 3, 3, 8, 10).mean(1), atol=1e-12)
@@ -225,44 +225,49 @@ def test_changes_of_zero_change_nothing() -> None:
 
 def test_random_changes_are_what_they_say() -> None:
     image = torch.rand(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
-    views = eot(image, Run(1), 0, **{**STILL, "brightness": 0.2})
+    views = eot(image, MethodContext(1), 0, **{**STILL, "brightness": 0.2})
     shifts = (views.view(2, 3, 3, 8, 8) - image[:, None])[:, :, :, 2:6, 2:6]
     inside = (views > 0) & (views < 1)
     assert shifts.abs().max() <= 0.2 + 1e-6
     assert inside.any()
     assert not torch.allclose(views[0], views[1])
-    assert torch.equal(views, eot(image, Run(1), 0, **{**STILL, "brightness": 0.2}))
+    assert torch.equal(views, eot(image, MethodContext(1), 0, **{**STILL, "brightness": 0.2}))
     middle = torch.zeros(1, 3, 9, 9)
     middle[..., 4, 4] = 1
-    turned = eot(middle, Run(2), 0, **{**STILL, "rotation": 180.0})
+    turned = eot(middle, MethodContext(2), 0, **{**STILL, "rotation": 180.0})
     assert turned[..., 4, 4].min() > 0.9, "the middle stays where it is"
 
 
 def test_an_adaptive_attack_sees_through_every_defence() -> None:
     model, x = inputs("trained-resnet20", 1)
     x = whole(x)
-    for lens in (Lens(defence="jpeg", parameters={"quality": 60}), Lens(defence="blur", parameters={"sigma": 0.8})):
-        rows, pull = lens.see(x, Run(0), 0)
-        assert torch.equal(rows, lens.judge(x, Run(0)).detach())
+    for lens in (
+        InputTransform(defence="jpeg", parameters={"quality": 60}),
+        InputTransform(defence="blur", parameters={"sigma": 0.8}),
+    ):
+        rows, pull = lens.see(x, MethodContext(0), 0)
+        assert torch.equal(rows, lens.judge(x, MethodContext(0)).detach())
         assert not torch.equal(rows, x)
         grad = pull(torch.ones_like(rows))
         if lens.defence == "jpeg":
             assert torch.equal(grad, torch.ones_like(x)), "straight through"
-    noisy = Lens(defence="noise", parameters={"std": 0.1})
-    rows, _ = noisy.see(x, Run(0), 0)
+    noisy = InputTransform(defence="noise", parameters={"std": 0.1})
+    rows, _ = noisy.see(x, MethodContext(0), 0)
     assert len(rows) == noisy.views
     assert (rows - x).std().item() == pytest.approx(0.1, rel=0.05)
-    (found,) = attacked(model, x, "pgd", lens=Lens(defence="bit_depth", parameters={"bits": 3}), adaptive=True)
+    (found,) = attacked(
+        model, x, "pgd", lens=InputTransform(defence="bit_depth", parameters={"bits": 3}), adaptive=True
+    )
     assert found.first_success is not None
 
 
 def test_a_blur_pulls_gradients_back_exactly() -> None:
     x = torch.rand(2, 3, 8, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    lens = Lens(defence="blur", parameters={"sigma": 1.2})
+    lens = InputTransform(defence="blur", parameters={"sigma": 1.2})
     weights = torch.randn(x.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
-    rows, pull = lens.see(x, Run(0), 0)
+    rows, pull = lens.see(x, MethodContext(0), 0)
     step = 1e-3 * torch.randn(x.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
-    there, _ = lens.see(x + step, Run(0), 0)
+    there, _ = lens.see(x + step, MethodContext(0), 0)
     assert ((there - rows) * weights).sum().item() == pytest.approx((pull(weights) * step).sum().item(), rel=1e-9)
 
 

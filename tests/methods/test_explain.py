@@ -14,7 +14,7 @@ from zoo import inputs, off, pictures, prepared
 
 from gradserve_server.engine.engine import Engine
 from gradserve_server.engine.job import Job
-from gradserve_server.engine.objective import Refused
+from gradserve_server.engine.objective import NotApplicable
 from gradserve_server.methods.explain import METHODS, Explained, Target
 from gradserve_server.methods.explain.averages import baseline_of, blurred, gauss_legendre
 from gradserve_server.methods.explain.occlusion import grid
@@ -177,7 +177,7 @@ def test_log_prob() -> None:
 
 def test_log_prob_of_a_unit_is_refused() -> None:
     model, x = inputs("resnet18")
-    with pytest.raises(Refused, match="class targets only"):
+    with pytest.raises(NotApplicable, match="class targets only"):
         answer(model, x, "gradient", Target(layer="layer1", channel=1), log_prob=True)
 
 
@@ -245,7 +245,7 @@ def test_units(
 def test_a_unit_outside_the_map_is_refused() -> None:
     model = prepared("resnet18")
     x = pictures(model, 1)[:, :, :32, :32]
-    with pytest.raises(Refused, match=r"outside the layer's 1x1 map"):
+    with pytest.raises(NotApplicable, match=r"outside the layer's 1x1 map"):
         answer(model, x, "gradient", Target(layer="layer4", channel=1, position=(1, 2)))
 
 

@@ -12,11 +12,11 @@ from zoo import CPU
 
 from gradserve_server.engine.engine import Engine
 from gradserve_server.engine.events import Ended
-from gradserve_server.engine.job import Job, Run
-from gradserve_server.engine.objective import Refused
-from gradserve_server.methods.attack import Aim, Ball, Goal
+from gradserve_server.engine.job import Job, MethodContext
+from gradserve_server.engine.objective import NotApplicable
+from gradserve_server.methods.attack import Ball, Goal, GoalSpec
 from gradserve_server.methods.attack.certificate import Certified, certify
-from gradserve_server.methods.attack.lens import Lens
+from gradserve_server.methods.attack.lens import InputTransform
 from gradserve_server.methods.targets import Target
 from gradserve_server.models.behaviour import varied
 from gradserve_server.models.catalogue import ModelSpec
@@ -119,7 +119,7 @@ def certificate(name: str, x: Tensor, pixels: np.ndarray, goal: Goal) -> Certifi
     picture = torch.from_numpy(pixels).permute(2, 0, 1)[None].float() / 255
     original = (x[0].permute(1, 2, 0) * 255).round().byte().numpy()
     engine = Engine({"model": model(name)})
-    engine.submit(Job("c", "model", lambda job: certify(job, picture, original, goal, Lens())))
+    engine.submit(Job("c", "model", lambda job: certify(job, picture, original, goal, InputTransform())))
     (ended,) = [event for _ in iter(lambda: engine.idle, True) for event in engine.step() if isinstance(event, Ended)]
     assert ended.error is None
     return ended.result  # type: ignore[no-any-return]
@@ -138,7 +138,7 @@ def test_attacks(name: str, targeted: bool, loss: str) -> None:
     label, target = order[0], order[-1] if targeted else None
     about = label if target is None else target
     sign = 1 if target is None else -1
-    aim = Aim(label, target, loss=loss, head=kind.head)  # type: ignore[arg-type]
+    aim = GoalSpec(label, target, loss=loss, head=kind.head)  # type: ignore[arg-type]
     (found,) = attacks.attacked(
         model(name), x, "pgd", aim, Ball("linf", EPS), steps=STEPS, random_start=False, stop=False
     )
@@ -166,7 +166,7 @@ def test_attacks(name: str, targeted: bool, loss: str) -> None:
 def test_a_large_attack_reaches_its_goal(name: str) -> None:
     x, kind = picture(), KINDS[name]
     label = int(right(name, x)[0].argmax())
-    (found,) = attacks.attacked(model(name), x, "pgd", Aim(label, head=kind.head), Ball("linf", 0.3), steps=20)
+    (found,) = attacks.attacked(model(name), x, "pgd", GoalSpec(label, head=kind.head), Ball("linf", 0.3), steps=20)
     judged = certificate(name, x, found.pixels, found.goal)
     assert not judged.before.reached
     assert judged.after.reached
@@ -178,7 +178,7 @@ def test_an_absent_label_is_lost_already() -> None:
     x = picture()
     absent = int(right("label_logits", x)[0].argmin())
     assert right("label_logits", x)[0, absent] < 0
-    aim = Aim(absent, head="multilabel")
+    aim = GoalSpec(absent, head="multilabel")
     (found,) = attacks.attacked(model("label_logits"), x, "pgd", aim, Ball("linf", EPS), steps=STEPS)
     assert np.array_equal(found.pixels, (x[0].permute(1, 2, 0) * 255).round().byte().numpy())
     assert certificate("label_logits", x, found.pixels, found.goal).before.reached
@@ -187,45 +187,49 @@ def test_an_absent_label_is_lost_already() -> None:
 @pytest.mark.parametrize(
     ("aim", "goal"),
     [
-        (Aim(head="multilabel"), Goal(2, None, head="multilabel")),
-        (Aim(head="multilabel", pick="runner_up"), Goal(2, 3, head="multilabel")),
-        (Aim(head="multilabel", pick="least_likely"), Goal(2, 1, head="multilabel")),
-        (Aim(label=1, head="multilabel", pick="least_likely"), Goal(1, 3, head="multilabel")),
-        (Aim(target=1, head="multilabel"), Goal(2, 1, head="multilabel")),
-        (Aim(label=2, target=3, head="multilabel"), Goal(2, 3, head="multilabel")),
-        (Aim(target=0, from_scratch=True, head="multilabel"), Goal(2, 0, head="multilabel")),
+        (GoalSpec(head="multilabel"), Goal(2, None, head="multilabel")),
+        (GoalSpec(head="multilabel", pick="runner_up"), Goal(2, 3, head="multilabel")),
+        (GoalSpec(head="multilabel", pick="least_likely"), Goal(2, 1, head="multilabel")),
+        (GoalSpec(label=1, head="multilabel", pick="least_likely"), Goal(1, 3, head="multilabel")),
+        (GoalSpec(target=1, head="multilabel"), Goal(2, 1, head="multilabel")),
+        (GoalSpec(label=2, target=3, head="multilabel"), Goal(2, 3, head="multilabel")),
+        (GoalSpec(target=0, from_scratch=True, head="multilabel"), Goal(2, 0, head="multilabel")),
     ],
 )
-def test_goals_among_independent_labels(aim: Aim, goal: Goal) -> None:
+def test_goals_among_independent_labels(aim: GoalSpec, goal: Goal) -> None:
     """Labels 2 and 0 are present, 3 and 1 are not."""
-    assert aim.goal(torch.tensor([1.0, -3.0, 2.0, -1.0]), Run(0)) == goal
+    assert aim.goal(torch.tensor([1.0, -3.0, 2.0, -1.0]), MethodContext(0)) == goal
 
 
 def test_a_random_target_is_an_absent_label() -> None:
     logits = torch.tensor([1.0, -3.0, 2.0, -1.0])
-    picked = {Aim(head="multilabel", pick="random").goal(logits, Run(seed)).target for seed in range(20)}
+    picked = {GoalSpec(head="multilabel", pick="random").goal(logits, MethodContext(seed)).target for seed in range(20)}
     assert picked == {1, 3}
 
 
 @pytest.mark.parametrize(
     ("aim", "logits", "text"),
     [
-        (Aim(head="multilabel"), [-1.0, -2.0], "no label is present"),
-        (Aim(head="multilabel", pick="runner_up"), [1.0, 2.0], "every label is present"),
-        (Aim(head="multilabel", target=1), [1.0, 2.0], "the target is present for the model already"),
-        (Aim(head="multilabel", target=0), [1.0, 2.0], "the target is present .*; name a label that is absent"),
-        (Aim(label=1, head="multilabel", target=0), [1.0, 2.0], "the target is present for the model already"),
-        (Aim(label=2, head="multilabel", target=0), [1.0, 2.0, -1.0], "the target is present for the model already"),
-        (Aim(head="binary", target=1), [-2.0, 2.0], "the target is what the model predicts already"),
+        (GoalSpec(head="multilabel"), [-1.0, -2.0], "no label is present"),
+        (GoalSpec(head="multilabel", pick="runner_up"), [1.0, 2.0], "every label is present"),
+        (GoalSpec(head="multilabel", target=1), [1.0, 2.0], "the target is present for the model already"),
+        (GoalSpec(head="multilabel", target=0), [1.0, 2.0], "the target is present .*; name a label that is absent"),
+        (GoalSpec(label=1, head="multilabel", target=0), [1.0, 2.0], "the target is present for the model already"),
+        (
+            GoalSpec(label=2, head="multilabel", target=0),
+            [1.0, 2.0, -1.0],
+            "the target is present for the model already",
+        ),
+        (GoalSpec(head="binary", target=1), [-2.0, 2.0], "the target is what the model predicts already"),
     ],
 )
-def test_goals_that_make_no_sense_are_refused(aim: Aim, logits: list[float], text: str) -> None:
-    with pytest.raises(Refused, match=text):
-        aim.goal(torch.tensor(logits), Run(0))
+def test_goals_that_make_no_sense_are_refused(aim: GoalSpec, logits: list[float], text: str) -> None:
+    with pytest.raises(NotApplicable, match=text):
+        aim.goal(torch.tensor(logits), MethodContext(0))
 
 
 def test_an_absent_label_can_be_asked_for_where_none_is_present() -> None:
-    assert Aim(head="multilabel", target=0).goal(torch.tensor([-1.0, -2.0]), Run(0)).target == 0
+    assert GoalSpec(head="multilabel", target=0).goal(torch.tensor([-1.0, -2.0]), MethodContext(0)).target == 0
 
 
 @pytest.mark.parametrize(("head", "sure"), [("softmax", 0.88), ("binary", 0.73), ("multilabel", 0.73)])
@@ -285,7 +289,7 @@ def test_softmax_and_its_scores_are_attacked_alike() -> None:
     for end in ("nothing", "softmax_method"):
         spec = ModelSpec.model_validate({**entry, "arguments": {"outputs": 5, "end": end, "strength": 120.0}})
         served = prepare(spec, CPU)
-        (found,) = attacks.attacked(served, picture(), "pgd", Aim(loss="margin"), Ball("linf", EPS), steps=STEPS)
+        (found,) = attacks.attacked(served, picture(), "pgd", GoalSpec(loss="margin"), Ball("linf", EPS), steps=STEPS)
         assert not any(warning.startswith("ZERO_GRADIENT") for warning in found.warnings)
         pixels.append(found.pixels)
     assert np.array_equal(*pixels)

@@ -11,9 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from zoo import in_double, off, pictures, prepared
 
-from gradserve_server.engine.job import Run
+from gradserve_server.engine.job import MethodContext
 from gradserve_server.engine.query import Query
-from gradserve_server.methods.maximize import PRESETS, Recipe, Summand, stretched
+from gradserve_server.methods.maximize import PRESETS, MaximizeSettings, Summand, stretched
 from gradserve_server.methods.targets import Target
 from gradserve_server.models.prepared import Prepared
 
@@ -36,7 +36,7 @@ def fourier(spectrum: Tensor, height: int, width: int) -> Tensor:
     return mixed.reshape(1, 3, height, width).sigmoid()
 
 
-def seen(image: Tensor, how: Recipe, step: int, noise: Run) -> Tensor:
+def seen(image: Tensor, how: MaximizeSettings, step: int, noise: MethodContext) -> Tensor:
     """The image as the model sees it at a step: padded, rolled, scaled and turned pixel by pixel, noisy."""
     side = min(image.shape[2:])
     down, across, scale, angle = noise.noise(2 * step + 1, torch.zeros(4), uniform=True).double() * 2 - 1
@@ -56,9 +56,11 @@ def seen(image: Tensor, how: Recipe, step: int, noise: Run) -> Tensor:
     return image
 
 
-def script(model: Prepared, label: int, height: int, width: int, how: Recipe, seed: int) -> tuple[Tensor, Tensor]:
+def script(
+    model: Prepared, label: int, height: int, width: int, how: MaximizeSettings, seed: int
+) -> tuple[Tensor, Tensor]:
     """What a single user would write: the image before each step [steps, 3, H, W], and the class's score there."""
-    noise = Run(seed)
+    noise = MethodContext(seed)
     if how.parameterization == "fourier":
         start = torch.zeros(1, 3, height, width // 2 + 1, 2, dtype=torch.float64)
         image_of: Callable[[Tensor], Tensor] = lambda p: fourier(p, height, width)  # noqa: E731
@@ -136,7 +138,7 @@ def test_each_steps_gradient_in_fp32() -> None:
     assert images.dtype == torch.float32
     for step, (before, after) in enumerate(pairwise(images)):
         image = before[None].requires_grad_()
-        score = model(seen(image, how, step, Run(5)))[0, 3] - how.l2 * (image - 0.5).square().sum()
+        score = model(seen(image, how, step, MethodContext(5)))[0, 3] - how.l2 * (image - 0.5).square().sum()
         (grad,) = torch.autograd.grad(score, image)
         moved = (image + how.rate * grad).clamp(0, 1) - image
         assert off(after[None] - before[None], moved) < 1e-4

@@ -8,7 +8,7 @@ import torch
 from scipy import ndimage
 from torch import Tensor
 
-from gradserve_server.engine.job import Run
+from gradserve_server.engine.job import MethodContext
 from gradserve_server.methods.maximize.parameterizations import Fourier
 from gradserve_server.methods.maximize.transforms import View, Views, turned
 from gradserve_server.methods.regularizers import blurred, clipped, edge_energy, l2, roughness, total_variation
@@ -109,8 +109,8 @@ def test_a_view_pads_shifts_and_adds_noise() -> None:
 def test_views_are_drawn_by_seed_and_step_within_their_ranges() -> None:
     x = noise(1, 3, 40, 60)
     views = Views(pad=0.1, jitter=0.25, scale=0.2, rotate=15.0, noise=0.05)
-    drawn = [views.draw(step, x, Run(seed=4)) for step in range(200)]
-    again = views.draw(7, x, Run(seed=4))
+    drawn = [views.draw(step, x, MethodContext(seed=4)) for step in range(200)]
+    again = views.draw(7, x, MethodContext(seed=4))
     assert (again.down, again.factor, again.angle) == (drawn[7].down, drawn[7].factor, drawn[7].angle)
     assert torch.equal(again.noise, drawn[7].noise)
     assert {view.pad for view in drawn} == {4}

@@ -12,7 +12,7 @@ from zoo import in_double, prepared
 
 from gradserve_server.engine.engine import Engine
 from gradserve_server.engine.job import Job, Steps
-from gradserve_server.engine.objective import Refused
+from gradserve_server.engine.objective import NotApplicable
 from gradserve_server.methods.parameters import bind
 from gradserve_server.methods.stylize import (
     PIXELS,
@@ -173,7 +173,7 @@ def test_several_styles_are_one_square_and_a_constant() -> None:
     blend = blended([a, b], [0.3, 0.7], "x")
     direct = 0.3 * (at - a).square().sum() / a.square().sum() + 0.7 * (at - b).square().sum() / b.square().sum()
     assert (blend.scale * (at - blend.mean).square().sum() + blend.rest).item() == pytest.approx(direct.item())
-    with pytest.raises(Refused, match="'x' is zero for a style"):
+    with pytest.raises(NotApplicable, match="'x' is zero for a style"):
         blended([a, 0 * b], [0.5, 0.5], "x")
 
 

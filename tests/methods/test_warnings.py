@@ -10,14 +10,14 @@ import torch
 from torch import Tensor
 from zoo import CPU, inputs
 
-from gradserve_server.engine.job import Run, TimeUp
+from gradserve_server.engine.job import MethodContext, TimeUp
 from gradserve_server.engine.objective import logit
 from gradserve_server.engine.query import Answer
-from gradserve_server.methods.attack import Aim, Ball
-from gradserve_server.methods.attack.lens import Lens
+from gradserve_server.methods.attack import Ball, GoalSpec
+from gradserve_server.methods.attack.lens import InputTransform
 from gradserve_server.methods.explain.averages import integrated_gradients, smooth_grad
 from gradserve_server.methods.explain.maps import Map
-from gradserve_server.methods.image_run import Record
+from gradserve_server.methods.image_run import Trajectory
 from gradserve_server.models.catalogue import ModelSpec
 from gradserve_server.models.preparation import prepare
 from gradserve_server.models.prepared import Prepared
@@ -39,7 +39,7 @@ def hopeless(method: str, network: str, loss: str, **facts: object) -> list[str]
     pixels, labels = blind_networks.pictures(1, 30)
     assert blind_networks.stands(pixels, labels, 8).all()
     x = pixels.permute(0, 3, 1, 2).float() / 255
-    (found,) = attacked(blind_model(network), x, method, Aim(int(labels[0]), loss=loss), SHARP, **facts)
+    (found,) = attacked(blind_model(network), x, method, GoalSpec(int(labels[0]), loss=loss), SHARP, **facts)
     assert found.first_success is None
     return [text.split(":")[0] for text in found.warnings]
 
@@ -65,7 +65,7 @@ def test_an_attack_says_that_it_had_no_gradient_to_follow(
 def test_a_targeted_cross_entropy_is_not_blinded_by_a_sure_softmax() -> None:
     pixels, labels = blind_networks.pictures(1, 30)
     x = pixels.permute(0, 3, 1, 2).float() / 255
-    (found,) = attacked(blind_model("loud"), x, "pgd", Aim(int(labels[0]), target=1), SHARP)
+    (found,) = attacked(blind_model("loud"), x, "pgd", GoalSpec(int(labels[0]), target=1), SHARP)
     assert found.first_success is None
     assert not found.warnings
 
@@ -89,7 +89,7 @@ def test_a_search_says_that_all_scores_were_the_same(network: str, cross_entropy
 def test_a_budget_that_allows_nothing_is_no_obstacle_to_a_search() -> None:
     pixels, labels = blind_networks.pictures(1, 30)
     x = pixels.permute(0, 3, 1, 2).float() / 255
-    aim = Aim(int(labels[0]), loss="margin")
+    aim = GoalSpec(int(labels[0]), loss="margin")
     (found,) = attacked(blind_model("sighted"), x, "square", aim, Ball("linf", 0.0), queries=20)
     assert not found.warnings
 
@@ -97,9 +97,11 @@ def test_a_budget_that_allows_nothing_is_no_obstacle_to_a_search() -> None:
 def test_one_picture_seen_through_several_draws_is_no_flat_search() -> None:
     pixels, labels = blind_networks.pictures(1, 30)
     x = pixels.permute(0, 3, 1, 2).float() / 255
-    lens = Lens(defence="noise", parameters={"std": 0.01})
+    lens = InputTransform(defence="noise", parameters={"std": 0.01})
     facts = {"kind": "brightness", "severity": 1, "lens": lens, "adaptive": True}
-    (found,) = attacked(blind_model("sighted"), x, "corruption", Aim(int(labels[0]), loss="margin"), Ball(), **facts)
+    (found,) = attacked(
+        blind_model("sighted"), x, "corruption", GoalSpec(int(labels[0]), loss="margin"), Ball(), **facts
+    )
     assert found.queries > 1
     assert not found.warnings
 
@@ -116,7 +118,7 @@ def test_starts_without_a_gradient_beside_others_are_told_apart() -> None:
     quiet = blind_model("sighted")
     model = replace(quiet, network=Half(), straight=None)
     x = torch.full((1, 3, blind_networks.SIDE, blind_networks.SIDE), 128 / 255)
-    (found,) = attacked(model, x, "pgd", Aim(0, loss="margin"), SHARP, restarts=12)
+    (found,) = attacked(model, x, "pgd", GoalSpec(0, loss="margin"), SHARP, restarts=12)
     assert [text.split(":")[0] for text in found.warnings] == ["FEWER_GRADIENTS"]
 
 
@@ -125,7 +127,7 @@ def test_no_advice_to_do_what_was_done(loss: str) -> None:
     pixels, labels = blind_networks.pictures(1, 30)
     x = pixels.permute(0, 3, 1, 2).float() / 255
     for method, network in (("pgd", "rounded"), ("pgd", "loud"), ("square", "underflown")):
-        (found,) = attacked(blind_model(network), x, method, Aim(int(labels[0]), loss=loss), SHARP)
+        (found,) = attacked(blind_model(network), x, method, GoalSpec(int(labels[0]), loss=loss), SHARP)
         advised = any("try loss margin" in text for text in found.warnings)
         assert not (advised and loss == "margin")
         assert advised or loss == "margin" or network == "loud"
@@ -158,7 +160,7 @@ def finished(steps: Iterator, network: Callable[[Tensor], Tensor]) -> Map:
 
 def integrated(network: Callable[[Tensor], Tensor], x: Tensor, **facts: object) -> tuple[Map, list[str]]:
     """Integrated gradients with their warnings."""
-    run = Run()
+    run = MethodContext()
     return finished(integrated_gradients(x, logit(0), run, **facts), network), run.warnings
 
 
@@ -213,7 +215,7 @@ def test_no_advice_beyond_the_most_steps() -> None:
     assert "more than" not in text
 
 
-def interrupted(steps: Iterator, answers: int, run: Run) -> object:
+def interrupted(steps: Iterator, answers: int, run: MethodContext) -> object:
     """What a method gives whose time is up after so many answers."""
     query = next(steps)
     for _ in range(answers):
@@ -225,19 +227,19 @@ def interrupted(steps: Iterator, answers: int, run: Run) -> object:
 
 
 def test_a_partial_smooth_grad_says_how_much_of_it_there_is() -> None:
-    run = Run(chunk=3, allow_partial=True)
+    run = MethodContext(chunk=3, allow_partial=True)
     x = torch.full((1, 3, 4, 4), 0.5)
     found = interrupted(smooth_grad(x, logit(0), run, samples=500), 2, run)
     assert isinstance(found, Map)
     assert run.warnings == ["TIME_UP: a partial answer, since time ran out after 3 of 500 samples"]
-    whole = Run(chunk=3)
+    whole = MethodContext(chunk=3)
     finished(smooth_grad(x, logit(0), whole, samples=3), mean)
     assert not whole.warnings
 
 
 @pytest.mark.parametrize(("done", "told"), [(2, "after 2 of 5 steps"), (5, "after all 5 steps, before their result")])
 def test_a_picture_that_ran_out_of_time_says_so(done: int, told: str) -> None:
-    record = Record(Run(), 5)
+    record = Trajectory(MethodContext(), 5)
     for _ in range(done):
         record.step({"objective": torch.zeros(1)}, torch.zeros(1, 3, 2, 2))
     asking = record.ask([])

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from zoo import CPU
 
 from gradserve_server.accel import convolutions, cpu_mode
-from gradserve_server.accel.half_backward import Halves
+from gradserve_server.accel.half_backward import HalfWeights
 from gradserve_server.models import fold, preparation
 from gradserve_server.models.behaviour import varied
 from gradserve_server.models.catalogue import PRECISIONS, ModelSpec
@@ -96,8 +96,8 @@ RESNET = ModelSpec(name="resnet18", weights="random", precisions=PRECISIONS, hei
 
 @pytest.mark.parametrize("fault", BROKEN)
 def test_wrong_kernels_are_not_used(fault: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cpu_mode, "PAYS", 0)
-    monkeypatch.setattr(cpu_mode, "works", lambda *_: True)
+    monkeypatch.setattr(cpu_mode, "MIN_PACKED_WEIGHTS", 0)
+    monkeypatch.setattr(cpu_mode, "available", lambda *_: True)
     monkeypatch.setattr(convolutions.Packed, *BROKEN[fault])
     model = prepare(RESNET, CPU)
     assert any("gradients by" in note for note in model.card.notes)
@@ -106,7 +106,7 @@ def test_wrong_kernels_are_not_used(fault: str, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_a_wrong_precision_is_not_served(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Halves, "of", lambda self, weight: weight.detach().to(torch.bfloat16) * 2)
+    monkeypatch.setattr(HalfWeights, "of", lambda self, weight: weight.detach().to(torch.bfloat16) * 2)
     card = prepare(RESNET, CPU).card
     assert "balanced" not in card.precisions
     assert "its logits are off by" in card.absent["balanced"]

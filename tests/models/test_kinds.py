@@ -24,9 +24,9 @@ from gradserve_server.api.request import Bound
 from gradserve_server.engine.engine import Engine
 from gradserve_server.engine.events import Ended
 from gradserve_server.engine.job import Job
-from gradserve_server.methods.attack import Aim
+from gradserve_server.methods.attack import GoalSpec
 from gradserve_server.methods.attack.certificate import certify
-from gradserve_server.methods.attack.lens import Lens
+from gradserve_server.methods.attack.lens import InputTransform
 from gradserve_server.methods.influence.coverage import covered
 from gradserve_server.methods.influence.gradients import Pass
 from gradserve_server.models.behaviour import varied
@@ -379,11 +379,11 @@ def test_methods_that_need_a_gradient_are_refused(kind: Kind) -> None:
 @by_name([kind for kind in DIFFERENTIABLE if kind.builder not in NOTHING_TO_ATTACK])
 def test_the_certificate_of_an_attack(kind: Kind) -> None:
     model, image = served(kind), attacks.whole(images_of(kind)[:1])
-    (attacked,) = attacks.attacked(model, image, "pgd", Aim(label=None, loss="margin"), steps=3)
+    (attacked,) = attacks.attacked(model, image, "pgd", GoalSpec(label=None, loss="margin"), steps=3)
     picture = torch.from_numpy(attacked.pixels).permute(2, 0, 1)[None].float() / 255
     original = (image[0].permute(1, 2, 0) * 255).round().byte().numpy()
     engine = Engine({"model": model})
-    engine.submit(Job("c", "model", lambda job: certify(job, picture, original, attacked.goal, Lens())))
+    engine.submit(Job("c", "model", lambda job: certify(job, picture, original, attacked.goal, InputTransform())))
     (ended,) = [event for _ in iter(lambda: engine.idle, True) for event in engine.step() if isinstance(event, Ended)]
     assert ended.error is None
     for judged, pixels in ((ended.result.before, image), (ended.result.after, picture)):

@@ -10,7 +10,7 @@ from torch import Tensor
 from zoo import CPU
 
 from gradserve_server.engine.differentiate import differentiate
-from gradserve_server.engine.objective import Refused, logit
+from gradserve_server.engine.objective import NotApplicable, logit
 from gradserve_server.engine.query import Part, Query, Tap
 from gradserve_server.models.card import Tokens
 from gradserve_server.models.catalogue import ModelSpec
@@ -87,7 +87,7 @@ def test_other_sizes_are_read_in_their_own_grid(size: tuple[int, int]) -> None:
 
 def test_a_size_whose_grid_is_not_clear_is_refused() -> None:
     model = served(size=(32, 64), arguments={"leading": 1})
-    with pytest.raises(Refused, match=r"its 33 tokens are no grid on an input of 128x16"):
+    with pytest.raises(NotApplicable, match=r"its 33 tokens are no grid on an input of 128x16"):
         answer(model, torch.rand(1, 3, 16, 128), "blocks.0")  # 2 x 16 as well as 4 x 8 are 32
 
 

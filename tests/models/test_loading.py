@@ -23,7 +23,7 @@ from gradserve_server.models.embedded.digits.data import parts
 from gradserve_server.models.embedded.digits.train import split
 from gradserve_server.models.loading import LoadError, digest, load
 from gradserve_server.models.preparation import prepare
-from gradserve_server.models.wrappers import INNER
+from gradserve_server.models.wrappers import WRAPPERS
 
 LINEAR = {"builder": "networks:linear", "height": 8, "width": 12}
 
@@ -263,7 +263,7 @@ def test_networks_of_ones_own_are_served_as_they_are(builder: str, from_file: bo
     model = prepare(spec(**facts), CPU)
     images = torch.rand(2, 3, 16, 16)
     assert off(model(images), logits(network, images)) < 1e-5
-    wrappers = [type(m).__name__ for m in model.network.modules() if type(m) in INNER or m._compiled_call_impl]
+    wrappers = [type(m).__name__ for m in model.network.modules() if type(m) in WRAPPERS or m._compiled_call_impl]
     assert not wrappers
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gradserve_server.pool.pipe import FIRST, SMALL, Pipe
+from gradserve_server.pool.pipe import FIRST_READ_BYTES, MAX_OWN_THREAD_BYTES, Pipe
 
 BIG = 48 << 20  # bytes: more than any pipe takes at once
 
@@ -72,7 +72,17 @@ def test_any_number_of_arrays(ends: list[Pipe], count: int) -> None:
     assert all(np.array_equal(a, b) for a, b in zip(arrays, received, strict=True))
 
 
-@pytest.mark.parametrize("length", [0, FIRST - 200, *range(FIRST - 60, FIRST), FIRST, 3 * FIRST, 1 << 20])
+@pytest.mark.parametrize(
+    "length",
+    [
+        0,
+        FIRST_READ_BYTES - 200,
+        *range(FIRST_READ_BYTES - 60, FIRST_READ_BYTES),
+        FIRST_READ_BYTES,
+        3 * FIRST_READ_BYTES,
+        1 << 20,
+    ],
+)
 def test_any_length(ends: list[Pipe], length: int) -> None:
     ends[0].send(["x" * length, np.arange(3)])
     text, array = ends[1].receive()
@@ -85,7 +95,7 @@ def test_sending_never_waits_and_everything_arrives_in_its_order(ends: list[Pipe
     begun = time.monotonic()
     ends[0].send(["first", big])
     ends[0].send(["second"])
-    ends[0].send(["third", big[: SMALL // 2]])
+    ends[0].send(["third", big[: MAX_OWN_THREAD_BYTES // 2]])
     assert time.monotonic() - begun < 5.0, "nobody has read yet"
     first, received = ends[1].receive()
     assert first == "first"

@@ -13,7 +13,7 @@ from gradserve_server.engine.events import Step
 from gradserve_server.models.card import ModelCard
 from gradserve_server.models.catalogue import ModelSpec
 from gradserve_server.pool import pool as module
-from gradserve_server.pool.pool import ATTEMPTS, RESTARTS, Full, NoWorker, Pool
+from gradserve_server.pool.pool import MAX_ATTEMPTS, MAX_RESTARTS, Full, NoWorker, Pool
 from gradserve_server.pool.wire import Broken, Cancel, Loading, Outcome, Preview, Ready, Task, Tick, WorkerSettings
 
 CARD: ModelCard = SimpleNamespace(name="m", digest="", sample=())  # type: ignore[assignment]
@@ -224,7 +224,7 @@ async def test_tasks_wait_for_the_only_worker_to_come_back(scripted: list[Script
 async def test_a_task_that_kills_its_workers_fails_alone(scripted: list[Scripted]) -> None:
     pool = await started(1)
     (poison,) = await asked(pool, task("poison"))
-    for i in range(ATTEMPTS):
+    for i in range(MAX_ATTEMPTS):
         assert scripted[i].tasks == ["poison"]
         scripted[i].die()
         scripted[i + 1].ready()
@@ -258,12 +258,12 @@ async def test_nobody_waits_for_a_worker_that_is_given_up(scripted: list[Scripte
     pool = await started(1)
     scripted[0].die()
     (waiting,) = await asked(pool, task("a"))
-    for _ in range(RESTARTS):
+    for _ in range(MAX_RESTARTS):
         scripted[-1].die()
     outcome = await asyncio.wait_for(waiting, 1)
     assert outcome.failure is not None
     assert outcome.failure.kind == "lost"
-    assert len(scripted) == 1 + RESTARTS
+    assert len(scripted) == 1 + MAX_RESTARTS
     assert pool.given_up.is_set()
     with pytest.raises(NoWorker):
         await ended(pool, task("b"))

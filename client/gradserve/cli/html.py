@@ -10,8 +10,8 @@ from importlib.resources import files
 from PIL import Image
 
 CSS = files(__package__).joinpath("page.css").read_text()
-_LARGEST = 480  # pixels of a picture's longer side on the page
-_SMALL = 64  # below this, pictures are shown crisp and stored without loss
+_MAX_SIDE = 480  # pixels of a picture's longer side on the page
+_MAX_CRISP_SIDE = 64  # below this, pictures are shown crisp and stored without loss
 
 
 @dataclass(frozen=True)
@@ -120,8 +120,8 @@ def _facts(facts: Sequence[str]) -> str:
 
 def _image(picture: Image.Image, name: str) -> str:
     picture = picture.copy()
-    picture.thumbnail((_LARGEST, _LARGEST))
-    crisp = max(picture.size) <= _SMALL
+    picture.thumbnail((_MAX_SIDE, _MAX_SIDE))
+    crisp = max(picture.size) <= _MAX_CRISP_SIDE
     file = io.BytesIO()
     if crisp:
         picture.save(file, "PNG")

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from gradserve.client import Client
-from gradserve.connection import ADDRESS as ADDRESS
+from gradserve.connection import DEFAULT_ADDRESS as DEFAULT_ADDRESS
 
 _CONNECTION, _REQUEST = "Connection", "Request"
 
@@ -73,9 +73,9 @@ Concurrency = Annotated[
     int, typer.Option("--concurrency", min=1, help="Photos that are under way at once.", rich_help_panel=_REQUEST)
 ]
 
-SECONDS = 60.0
+DEFAULT_TIMEOUT = 60.0
 
 
-def connect(server: str, tls: bool, ca: Path | None, token: str | None, timeout: float = SECONDS) -> Client:
+def connect(server: str, tls: bool, ca: Path | None, token: str | None, timeout: float = DEFAULT_TIMEOUT) -> Client:
     """The client that these options describe."""
     return Client(server, tls=ca or tls, token=token, timeout=timeout)

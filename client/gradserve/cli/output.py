@@ -17,14 +17,14 @@ from gradserve.results import pictures
 from gradserve.results.common import Explanation
 
 T = TypeVar("T")
-WIDE = 1000  # columns where nobody looks: programs and files get every name whole
+FILE_COLUMNS = 1000  # columns where nobody looks: programs and files get every name whole
 _NOT_JSON = {"map", "coarse", "image", "served_overlay", "thumbnail", "png", "stretched", "snapshots", "curves"}
 _NOT_JSON |= {"adversarial", "perturbation", "patch", "map_before", "map_after"}
 
 
 def out() -> Console:
     """Standard output."""
-    width = None if sys.stdout.isatty() else WIDE
+    width = None if sys.stdout.isatty() else FILE_COLUMNS
     return Console(highlight=False, markup=False, width=width)
 
 
@@ -113,7 +113,7 @@ def _plain(value: Any) -> Any:
     return dict(value) if isinstance(value, dict) else value
 
 
-class Places:
+class OutputPaths:
     """Gives every explanation a path of its own: the one that was asked for, or one in a folder."""
 
     def __init__(self, asked: Path | None, suffix: str, expected: int) -> None:

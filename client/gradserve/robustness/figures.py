@@ -17,7 +17,7 @@ _WORST_FIRST = ("wrong", "not_measured", "right")
 
 
 @dataclass(frozen=True)
-class Share:
+class Proportion:
     """So many of so many."""
 
     count: int
@@ -54,7 +54,7 @@ class Robustness:
 
     attack: str
     eps: str
-    standing: Share
+    standing: Proportion
     failed: int
     verdicts: Mapping[str, int]
     not_measured: int = 0
@@ -63,9 +63,9 @@ class Robustness:
     warnings: Mapping[str, int] = field(default_factory=dict)
 
     @property
-    def possible(self) -> Share:
+    def possible(self) -> Proportion:
         """What it would leave standing if every picture that was not measured stood."""
-        return Share(self.standing.count + self.not_measured, self.standing.of)
+        return Proportion(self.standing.count + self.not_measured, self.standing.of)
 
     @property
     def blind(self) -> bool:
@@ -74,7 +74,7 @@ class Robustness:
 
 
 @dataclass(frozen=True)
-class CorruptionError:
+class CorruptionResult:
     """The errors under one kind of corruption by severity; `relative` is their sum over the reference model's."""
 
     kind: str
@@ -138,10 +138,10 @@ class Limits:
 class Figures:
     """Everything that was counted."""
 
-    clean: Share
+    clean: Proportion
     attacks: Sequence[Robustness]
     together: Sequence[Robustness]  # pictures that stand all attacks of one eps, where there are several
-    corruptions: Sequence[CorruptionError]
+    corruptions: Sequence[CorruptionResult]
     mce: float | None
     unreadable: Mapping[str, str]
     failed: Mapping[str, str]
@@ -174,7 +174,7 @@ def counted(plan: Plan, dataset: Dataset, journal: Journal, limits: Limits = Lim
     by_trial: dict[str, dict[str, Outcome]] = {}
     for each in outcomes:
         by_trial.setdefault(each.trial, {})[each.id] = each
-    clean = Share(_right(by_trial.get(CLEAN, {}), readable), len(readable))
+    clean = Proportion(_right(by_trial.get(CLEAN, {}), readable), len(readable))
     hostile = [trial for trial in plan.trials if not trial.natural]
     attacks = [_robustness([trial], by_trial, readable) for trial in hostile]
     levels = dict.fromkeys(trial.level for trial in hostile)
@@ -202,7 +202,7 @@ def _robustness(
     return Robustness(
         attack=" + ".join(trial.name for trial in trials),
         eps=trials[0].level,
-        standing=Share(sum(each == {"right"} for each in states), len(readable)),
+        standing=Proportion(sum(each == {"right"} for each in states), len(readable)),
         failed=sum(each.state == "failed" for each in outcomes),
         verdicts=dict(Counter(filter(None, map(_verdict, by_picture)))),
         not_measured=sum("not_measured" in each <= {"right", "not_measured"} for each in states),
@@ -227,7 +227,7 @@ def _verdict(outcomes: Sequence[Outcome]) -> str | None:
 
 def _corruptions(
     plan: Plan, by_trial: Mapping[str, Mapping[str, Outcome]], readable: Sequence[str]
-) -> list[CorruptionError]:
+) -> list[CorruptionResult]:
     natural = [trial for trial in plan.trials if trial.natural]
     errors: dict[tuple[str, str], dict[str, float]] = {}
     told: dict[str, list[Outcome]] = {}
@@ -238,10 +238,10 @@ def _corruptions(
         failed[trial.name] += unanswered
         flattered = 0 if trial.model == plan.model else unanswered  # a failure never flatters the model
         right = _right(outcomes, readable) + flattered
-        errors.setdefault((trial.name, trial.model), {})[trial.level] = 1 - Share(right, len(readable)).value
+        errors.setdefault((trial.name, trial.model), {})[trial.level] = 1 - Proportion(right, len(readable)).value
         told.setdefault(trial.name, []).extend(outcomes.values())
     return [
-        CorruptionError(
+        CorruptionResult(
             kind,
             errors[kind, plan.model],
             errors.get((kind, plan.reference), {}),
@@ -252,14 +252,14 @@ def _corruptions(
     ]
 
 
-def mean_ce(corruptions: Sequence[CorruptionError]) -> float | None:
+def mean_ce(corruptions: Sequence[CorruptionResult]) -> float | None:
     """The mean CE over the kinds under which the reference errs; None where it never does but the model does."""
     known = [each.relative for each in corruptions if each.relative is not None]
     beyond = any(each.relative is None and each.mean > 0 for each in corruptions)
     return sum(known) / len(known) if known and not beyond else None
 
 
-def _thresholds(limits: Limits, clean: Share, attacks: Sequence[Robustness], mce: float | None) -> list[Threshold]:
+def _thresholds(limits: Limits, clean: Proportion, attacks: Sequence[Robustness], mce: float | None) -> list[Threshold]:
     found = [Threshold("clean accuracy", clean.value, least=limits.clean)] if limits.clean is not None else []
     if limits.robust is not None:
         found += [

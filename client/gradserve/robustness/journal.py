@@ -11,7 +11,7 @@ State = Literal["right", "wrong", "not_measured", "failed", "unreadable"]
 VERSION = 2  # of the rules by which outcomes are judged; journals of other rules are not gone on with
 
 
-class OtherRun(ValueError):
+class JournalMismatch(ValueError):
     """The journal is one of other settings, weights or pictures."""
 
 
@@ -86,7 +86,7 @@ class Journal:
         try:
             before = json.loads(head)
         except json.JSONDecodeError:
-            raise OtherRun(f"{self.path} is not a journal of a robustness check") from None
+            raise JournalMismatch(f"{self.path} is not a journal of a robustness check") from None
         differing = [name for name in self._head if before.get(name) != self._head[name]]
         if self._outcomes and differing:
-            raise OtherRun(f"{self.path} is the journal of a run with other {', '.join(differing)}")
+            raise JournalMismatch(f"{self.path} is the journal of a run with other {', '.join(differing)}")

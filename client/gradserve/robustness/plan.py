@@ -77,7 +77,7 @@ class Plan:
 
 
 @dataclass(frozen=True)
-class Wish:
+class CheckSpec:
     """What the caller wants to know; which weights stand behind the names is not known yet."""
 
     methods: Sequence[Method]

@@ -3,13 +3,13 @@
 from dataclasses import dataclass
 from typing import Any
 
-from gradserve.robustness.figures import CorruptionError, Figures, Robustness, Share, Threshold
+from gradserve.robustness.figures import CorruptionResult, Figures, Proportion, Robustness, Threshold
 from gradserve.robustness.plan import Plan
 from gradserve.robustness.words import meaning
 
 
 @dataclass(frozen=True)
-class Effort:
+class RunStats:
     """What a run cost: pictures in the set, answers that the journal knew already, rows and seconds of the others."""
 
     pictures: int
@@ -23,7 +23,7 @@ class Effort:
         return self.rows / self.seconds if self.seconds else 0.0
 
 
-def document(plan: Plan, figures: Figures, effort: Effort) -> dict[str, Any]:
+def document(plan: Plan, figures: Figures, effort: RunStats) -> dict[str, Any]:
     """Everything that was found, as JSON takes it."""
     return {
         "verdict": figures.verdict,
@@ -53,12 +53,12 @@ def document(plan: Plan, figures: Figures, effort: Effort) -> dict[str, Any]:
     }
 
 
-def _share(share: Share) -> dict[str, Any]:
+def _share(share: Proportion) -> dict[str, Any]:
     low, high = share.interval
     return {"accuracy": share.value, "low": low, "high": high, "right": share.count, "of": share.of}
 
 
-def _corruption(found: CorruptionError) -> dict[str, Any]:
+def _corruption(found: CorruptionResult) -> dict[str, Any]:
     return {
         "kind": found.kind,
         "errors": dict(found.errors),

@@ -10,7 +10,7 @@ from gradserve.aio import AsyncClient
 from gradserve.datasets import Dataset, Example
 from gradserve.errors import ResourceExhausted
 from gradserve.results.attack import Attack
-from gradserve.retry import FALTERING, UNREADABLE, Patience, about_the_picture, reason
+from gradserve.retry import PICTURE_ERRORS, TRANSIENT, RetryPolicy, about_the_picture, reason
 from gradserve.robustness import heads
 from gradserve.robustness.journal import Journal, Outcome, State
 from gradserve.robustness.plan import CLEAN, Plan, Trial
@@ -26,7 +26,7 @@ class Check:
     plan: Plan
     journal: Journal
     told: Callable[[int], None] = lambda settled: None
-    patience: Patience = field(default_factory=Patience)
+    patience: RetryPolicy = field(default_factory=RetryPolicy)
 
     async def run(self, dataset: Dataset, concurrency: int) -> None:
         """Ask everything that the journal does not know, so many pictures at a time.
@@ -61,9 +61,9 @@ class Check:
         if outcome is None:
             try:
                 outcome = await self.patience.answered(ask)
-            except FALTERING as error:
+            except TRANSIENT as error:
                 outcome = Outcome(example.id, trial, "failed", detail=f"{error.code.name}: {error}")
-            except UNREADABLE as error:
+            except PICTURE_ERRORS as error:
                 if not about_the_picture(error):
                     raise
                 outcome = Outcome(example.id, trial, "unreadable", detail=reason(error))

@@ -9,15 +9,15 @@ import torch.nn.functional as F
 from torch import Tensor
 
 HALF = torch.bfloat16
-FEW = 8  # input channels; kernels work on 16 at once
-LARGE = 2**20  # weights that fill a core's cache
-NARROW = 8  # columns of a map; kernels work on 16 at once
+MAX_SUBPIXEL_CHANNELS = 8  # input channels; kernels work on 16 at once
+MIN_CACHE_FILLING_WEIGHTS = 2**20  # weights that fill a core's cache
+MAX_NARROW_COLUMNS = 8  # columns of a map; kernels work on 16 at once
 TRIAL_IMAGES = 3  # one with a NaN between two others
 NO_ACTIVATION: tuple[str, list[None], str] = ("none", [], "")  # after the convolution
 onednn = torch.ops.mkldnn
 
 
-class How(NamedTuple):
+class ConvParams(NamedTuple):
     """How a convolution runs over its input."""
 
     stride: tuple[int, int]
@@ -26,7 +26,7 @@ class How(NamedTuple):
     groups: int
 
     @classmethod
-    def of(cls, stride: Any = 1, padding: Any = 0, dilation: Any = 1, groups: int = 1) -> "How | None":
+    def of(cls, stride: Any = 1, padding: Any = 0, dilation: Any = 1, groups: int = 1) -> "ConvParams | None":
         """From the arguments of conv2d; None if padding has a name."""
         return None if isinstance(padding, str) else cls(_pair(stride), _pair(padding), _pair(dilation), groups)
 
@@ -54,7 +54,7 @@ class Packed(Kernel):
     The layouts follow from the first input; others are computed as well, of whatever size.
     """
 
-    def __init__(self, weight: Tensor, how: How) -> None:
+    def __init__(self, weight: Tensor, how: ConvParams) -> None:
         """Nothing is laid out yet."""
         self._weight, self._how = weight, how
         self._forward: Tensor | None = None
@@ -85,7 +85,7 @@ class Packed(Kernel):
         return onednn._convolution_transpose_pointwise(grad, self._backward, *args)  # type: ignore[no-any-return]
 
 
-class Abreast(Packed):
+class SideBySide(Packed):
     """A large weight over small maps: a batch's images side by side as one wide image, with columns of zeros between.
 
     Kernels read the weight once for each image; larger than a core's cache, it comes from further away each time. They
@@ -96,16 +96,16 @@ class Abreast(Packed):
     multiplied by zero, but zero times NaN is NaN. So every size is tried before it is used.
     """
 
-    def __init__(self, weight: Tensor, how: How) -> None:
+    def __init__(self, weight: Tensor, how: ConvParams) -> None:
         """No size is tried yet."""
         super().__init__(weight, how)
         self._apart: dict[tuple[str, int, int], bool] = {}  # by direction, height and width of the input
 
     @staticmethod
-    def fits(weight: Tensor, how: How) -> bool:
+    def fits(weight: Tensor, how: ConvParams) -> bool:
         """Whether it is meant for such a convolution, which gives one column for each stride of columns."""
         reach = (weight.shape[3] - 1) * how.dilation[1]
-        return weight.numel() >= LARGE and reach == 2 * how.padding[1] > 0
+        return weight.numel() >= MIN_CACHE_FILLING_WEIGHTS and reach == 2 * how.padding[1] > 0
 
     def _columns(self, width: int) -> tuple[int, int, int]:
         """Of an image's output; from one image to the next, and from one output to the next."""
@@ -153,7 +153,7 @@ class Abreast(Packed):
 
 
 def _helps(count: int, columns: int) -> bool:
-    return count > 1 and columns <= NARROW
+    return count > 1 and columns <= MAX_NARROW_COLUMNS
 
 
 def _abreast(x: Tensor, step: int) -> Tensor:
@@ -171,7 +171,7 @@ class Pointwise(Packed):
     """A strided convolution that sees one pixel of each cell, and whose gradient by the others is zero."""
 
     @staticmethod
-    def fits(weight: Tensor, how: How) -> bool:
+    def fits(weight: Tensor, how: ConvParams) -> bool:
         """Whether it is such a convolution."""
         return weight.shape[2:] == (1, 1) and how.stride != (1, 1) and how.padding == (0, 0)
 
@@ -199,7 +199,7 @@ class SubPixel(Kernel):
     With j = s q + r, the gradient at j is the sum over d of w[s d + r + p] g[q - d] (Shi et al. 2016, section 3).
     """
 
-    def __init__(self, weight: Tensor, how: How) -> None:
+    def __init__(self, weight: Tensor, how: ConvParams) -> None:
         """weight [out, in, h, w]; stride and padding equal in both directions, no dilation."""
         self._weight, self._how = weight, how
         (stride, _), (pad, _) = how.stride, how.padding
@@ -214,10 +214,10 @@ class SubPixel(Kernel):
         self._cells = cells.permute(3, 5, 1, 0, 2, 4).flatten(0, 2).contiguous(memory_format=torch.channels_last)
 
     @staticmethod
-    def fits(weight: Tensor, how: How) -> bool:
+    def fits(weight: Tensor, how: ConvParams) -> bool:
         """Whether it is meant for such a convolution."""
         even = how.stride[0] == how.stride[1] > 1 and how.padding[0] == how.padding[1]
-        return even and how.dilation == (1, 1) and weight.shape[1] < FEW
+        return even and how.dilation == (1, 1) and weight.shape[1] < MAX_SUBPIXEL_CHANNELS
 
     def forward(self, x: Tensor, bias: Tensor | None) -> Tensor:
         """The plain convolution."""

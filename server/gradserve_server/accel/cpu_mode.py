@@ -13,25 +13,25 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.overrides import TorchFunctionMode
 
-from .convolutions import HALF, Abreast, How, Kernel, Packed, Pointwise, SubPixel
+from .convolutions import HALF, ConvParams, Kernel, Packed, Pointwise, SideBySide, SubPixel
 
-PAYS = 2**16  # weights below which the copy costs nothing
+MIN_PACKED_WEIGHTS = 2**16  # weights below which the copy costs nothing
 
 
-class Kernels:
+class KernelCache:
     """Kernels of a network's weights, made when first used."""
 
     def __init__(self) -> None:
-        self._known: dict[tuple[int, How], tuple[Tensor, Kernel | None]] = {}
+        self._known: dict[tuple[int, ConvParams], tuple[Tensor, Kernel | None]] = {}
 
-    def of(self, weight: Tensor, how: How) -> Kernel | None:
+    def of(self, weight: Tensor, how: ConvParams) -> Kernel | None:
         """What is better than the plain convolution, if anything. The weight is kept, and must stay as it is."""
         key = (id(weight), how)
         if key not in self._known:
             self._known[key] = (weight, kernel(weight, how))  # without the weight its id would be used again
         return self._known[key][1]
 
-    def instead(self, x: Tensor, weight: Tensor, bias: Tensor | None, how: How) -> Kernel | None:
+    def lookup(self, x: Tensor, weight: Tensor, bias: Tensor | None, how: ConvParams) -> Kernel | None:
         """The same for an input; None as well where torch would take other kernels."""
         if not isinstance(weight, nn.Parameter) or any(t is not None and t.requires_grad for t in (weight, bias)):
             return None  # a weight that is computed anew in every pass is not one to keep
@@ -41,16 +41,16 @@ class Kernels:
         return found if found is not None and onednn_takes(x, weight, bias, how) else None
 
 
-def kernel(weight: Tensor, how: How) -> Kernel | None:
+def kernel(weight: Tensor, how: ConvParams) -> Kernel | None:
     """On a CPU: in half precision what its shape calls for; else the packed one, for a weight that is worth it."""
     if weight.device.type != "cpu" or weight.dtype not in (HALF, torch.float32) or how.groups != 1:
         return None
-    if not works(weight.dtype):
+    if not available(weight.dtype):
         return None
-    for kind in (SubPixel, Pointwise, Abreast) if weight.dtype == HALF else ():
+    for kind in (SubPixel, Pointwise, SideBySide) if weight.dtype == HALF else ():
         if kind.fits(weight, how):
             return kind(weight, how)
-    return Packed(weight, how) if weight.numel() >= PAYS else None
+    return Packed(weight, how) if weight.numel() >= MIN_PACKED_WEIGHTS else None
 
 
 class _Convolution(torch.autograd.Function):
@@ -78,7 +78,7 @@ class FastOperations(TorchFunctionMode):
     Kernels' results can be differentiated once, backwards; forward-mode differentiation takes them for constants.
     """
 
-    def __init__(self, kernels: Kernels) -> None:
+    def __init__(self, kernels: KernelCache) -> None:
         super().__init__()
         self._kernels = kernels
 
@@ -90,8 +90,8 @@ class FastOperations(TorchFunctionMode):
         return func(*args, **(kwargs or {})) if replaced is None else replaced
 
     def _conv2d(self, input: Tensor, weight: Tensor, bias: Tensor | None = None, *args: Any, **kwargs: Any) -> Any:
-        how = How.of(*args, **kwargs)
-        found = None if how is None else self._kernels.instead(input, weight, bias, how)
+        how = ConvParams.of(*args, **kwargs)
+        found = None if how is None else self._kernels.lookup(input, weight, bias, how)
         if found is None:
             return None
         if torch.is_grad_enabled() and input.requires_grad:
@@ -109,7 +109,7 @@ def _whole(args: tuple[Any, ...], count: int) -> tuple[Any, ...]:
 
 
 @cache
-def works(dtype: torch.dtype) -> bool:
+def available(dtype: torch.dtype) -> bool:
     """Whether the operations are there for this type and give what the plain ones give, bit for bit.
 
     Another build of torch may lack or change these private operations, and another processor has other kernels.
@@ -128,7 +128,7 @@ def _agrees(dtype: torch.dtype) -> bool:
         torch.randn(shape, generator=generator).to(dtype).contiguous(memory_format=torch.channels_last)
         for shape in ((2, 32, 9, 9), (48, 32, 3, 3), (2, 48, 5, 5))
     )
-    how = How((2, 2), (1, 1), (1, 1), 1)
+    how = ConvParams((2, 2), (1, 1), (1, 1), 1)
     packed = Packed(weight, how)
     with torch.enable_grad():
         plain = F.conv2d(x.requires_grad_(), weight, None, *how)
@@ -140,7 +140,7 @@ def _agrees(dtype: torch.dtype) -> bool:
         )
 
 
-def onednn_takes(x: Tensor, weight: Tensor, bias: Tensor | None, how: How) -> bool:
+def onednn_takes(x: Tensor, weight: Tensor, bias: Tensor | None, how: ConvParams) -> bool:
     """Whether torch takes oneDNN for this convolution; its other kernels round otherwise."""
     stride, padding, dilation, groups = how
     backend = torch._C._select_conv_backend(x, weight, bias, stride, padding, dilation, False, (0, 0), groups)

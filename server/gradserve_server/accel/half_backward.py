@@ -12,22 +12,22 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from .convolutions import HALF, How, Kernel
-from .cpu_mode import Kernels
+from .convolutions import HALF, ConvParams, Kernel
+from .cpu_mode import KernelCache
 
-PAYS = 24  # multiply-adds per element moved, below which a CPU loses more by casting than it wins
+MIN_MULTIPLIES_PER_ELEMENT = 24  # multiply-adds per element moved, below which a CPU loses more by casting than it wins
 
 aten = torch.ops.aten
 
 
-class Halves:
+class HalfWeights:
     """bfloat16 copies of parameters, made when first used; weights that are computed anew are not kept."""
 
-    def __init__(self, exact: Kernels | None = None) -> None:
+    def __init__(self, exact: KernelCache | None = None) -> None:
         """`exact`: kernels of the parameters themselves, for the forward pass."""
-        self.exact = exact or Kernels()
+        self.exact = exact or KernelCache()
         self._known: dict[int, tuple[Tensor, Tensor]] = {}  # the weight is kept, or its id would be used again
-        self._kernels = Kernels()
+        self._kernels = KernelCache()
 
     def of(self, weight: Tensor) -> Tensor:
         """The weight in bfloat16."""
@@ -37,7 +37,7 @@ class Halves:
             self._known[id(weight)] = (weight, weight.detach().to(HALF))
         return self._known[id(weight)][1]
 
-    def kernel(self, weight: Tensor, how: How) -> Kernel | None:
+    def kernel(self, weight: Tensor, how: ConvParams) -> Kernel | None:
         """The convolution in bfloat16, if there is a better one than the plain one."""
         return self._kernels.of(self.of(weight), how) if isinstance(weight, nn.Parameter) else None
 
@@ -46,13 +46,15 @@ class _Convolution(torch.autograd.Function):
     """A convolution with an exact forward and its input's gradient in bfloat16."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, halves: Halves, how: How) -> Tensor:
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, halves: HalfWeights, how: ConvParams
+    ) -> Tensor:
         """As in EXACT, hence the same bits."""
         channels_last = x.is_contiguous(memory_format=torch.channels_last)
         ctx.how, ctx.shape, ctx.dtype = how, x.shape, x.dtype
         ctx.half, ctx.kernel = halves.of(weight), halves.kernel(weight, how) if channels_last else None
         ctx.memory_format = torch.channels_last if channels_last else torch.contiguous_format
-        found = halves.exact.instead(x, weight, bias, how)
+        found = halves.exact.lookup(x, weight, bias, how)
         return F.conv2d(x, weight, bias, *how) if found is None else found.forward(x, bias)
 
     @staticmethod
@@ -87,7 +89,7 @@ class _Linear(torch.autograd.Function):
 class HalfBackward(TorchFunctionMode):
     """Runs the backward of convolutions, linear layers and plain attention in bfloat16 where that pays."""
 
-    def __init__(self, halves: Halves) -> None:
+    def __init__(self, halves: HalfWeights) -> None:
         super().__init__()
         self._halves = halves
         self._handlers: Mapping[Any, Callable[..., Tensor | None]] = {
@@ -103,7 +105,7 @@ class HalfBackward(TorchFunctionMode):
         return func(*args, **(kwargs or {})) if replaced is None else replaced
 
     def _conv2d(self, input: Tensor, weight: Tensor, bias: Tensor | None = None, *args: Any, **kwargs: Any) -> Any:
-        how = How.of(*args, **kwargs)
+        how = ConvParams.of(*args, **kwargs)
         if how is None or input.dim() != 4 or not _takes_part(input, weight) or not _pays(weight, how):
             return None
         if bias is not None and bias.requires_grad:
@@ -140,9 +142,11 @@ def _takes_part(x: Tensor, weight: Tensor) -> bool:
     return x.requires_grad and not weight.requires_grad and x.dtype == torch.float32 == weight.dtype
 
 
-def _pays(weight: Tensor, how: How) -> bool:
+def _pays(weight: Tensor, how: ConvParams) -> bool:
     """Whether casting there and back costs less than the product saves; on a CPU grouped convolutions never do."""
     if weight.device.type != "cpu":
         return True
     out, in_, height, width = weight.shape
-    return how.groups == 1 and out * in_ * height * width >= PAYS * (out + in_ * how.stride[0] * how.stride[1])
+    return how.groups == 1 and out * in_ * height * width >= MIN_MULTIPLIES_PER_ELEMENT * (
+        out + in_ * how.stride[0] * how.stride[1]
+    )

@@ -12,7 +12,7 @@ from ..models.card import ModelCard
 from . import images
 from .errors import Violations
 
-GREY = 0.5
+CANVAS_VALUE = 0.5
 
 
 def picture(image: pb.Image, path: str, limits: LimitSettings, violations: Violations) -> np.ndarray[Any, Any] | None:
@@ -45,7 +45,7 @@ def canvas(
         violations.add("size", f"{card.name} takes {images.sizes_taken(card, limits)}, was {width}x{height}")
         height, width = card.height, card.width
     if photo is None:
-        return np.full((height, width, 3), GREY, np.float32)
+        return np.full((height, width, 3), CANVAS_VALUE, np.float32)
     return images.resized(photo, height, width, card.interpolation)
 
 

@@ -15,9 +15,9 @@ from ..pool.wire import Failure
 
 DOMAIN = "gradserve"
 MOST_TEXT, MOST_DETAILS = 600, 3000  # bytes: gRPC drops trailers of 8 KiB, and these travel twice and encoded
-MOST_SHOWN = 80  # characters of what a caller sent
-FEW = 12  # names that are all told
-SEVERAL = 4  # names that are told after something longer
+MAX_SHOWN_CHARACTERS = 80  # characters of what a caller sent
+MAX_NAMES_SHOWN = 12  # names that are all told
+MAX_NAMES_AFTER_TEXT = 4  # names that are told after something longer
 
 
 class RequestError(Exception):
@@ -47,7 +47,7 @@ class Violations:
         if for_every_model or self._no_model is None:
             self.found.append((field, clipped(text, MOST_TEXT)))
 
-    def refuse(self, text: str) -> None:
+    def not_applicable(self, text: str) -> None:
         """Says that something valid does not apply to this model; counts only where nothing is invalid."""
         self.refused.append(text)
 
@@ -84,7 +84,7 @@ def unknown_model(name: str, known: Iterable[str], failed: Iterable[str] = ()) -
     """NOT_FOUND with the nearest names. `failed`: models of the configuration that could not be loaded."""
     without = frozenset(failed)
     names = (*known, *sorted(without))
-    text = f"there is no model {shown(name)}; {_near(name[:MOST_SHOWN], names, without)}"
+    text = f"there is no model {shown(name)}; {_near(name[:MAX_SHOWN_CHARACTERS], names, without)}"
     return RequestError(grpc.StatusCode.NOT_FOUND, "UNKNOWN_MODEL", text)
 
 
@@ -95,8 +95,8 @@ def model_unavailable(name: str, reason: str, others: Iterable[str] = ()) -> Req
     """
     names = list(others)
     which = f"the default model, {name}, could not be loaded" if names else f"model {name} could not be loaded"
-    more = ", ..." if len(names) > SEVERAL else ""
-    hint = f"; name another with --model: {', '.join(names[:SEVERAL])}{more}" if names else ""
+    more = ", ..." if len(names) > MAX_NAMES_AFTER_TEXT else ""
+    hint = f"; name another with --model: {', '.join(names[:MAX_NAMES_AFTER_TEXT])}{more}" if names else ""
     text = clipped(f"{which}: {reason}", MOST_TEXT - len(hint.encode()))
     return RequestError(grpc.StatusCode.FAILED_PRECONDITION, "MODEL_UNAVAILABLE", text + hint)
 
@@ -163,12 +163,12 @@ def clipped(text: str, most: int) -> str:
 
 def shown(value: object) -> str:
     """What a caller sent, as it is told to him again."""
-    return clipped(repr(value[:MOST_SHOWN] if isinstance(value, str) else value), 2 * MOST_SHOWN)
+    return clipped(repr(value[:MAX_SHOWN_CHARACTERS] if isinstance(value, str) else value), 2 * MAX_SHOWN_CHARACTERS)
 
 
 def near(name: str, known: Iterable[str]) -> str:
     """A hint: the nearest names, or all of them if they are few, or the first."""
-    return _near(name[:MOST_SHOWN], tuple(known))
+    return _near(name[:MAX_SHOWN_CHARACTERS], tuple(known))
 
 
 @lru_cache(256)
@@ -177,9 +177,9 @@ def _near(name: str, known: tuple[str, ...], failed: frozenset[str] = frozenset(
     close = [lower[k] for k in difflib.get_close_matches(name.lower(), lower, 3, 0.5)]
     if close:
         return f"nearest: {', '.join(close)}"
-    if len(known) <= FEW:
+    if len(known) <= MAX_NAMES_SHOWN:
         return f"there are: {', '.join(lower[k.lower()] for k in known)}"
-    return f"there are {len(known)}: {', '.join(known[: FEW // 2])}, ..."
+    return f"there are {len(known)}: {', '.join(known[: MAX_NAMES_SHOWN // 2])}, ..."
 
 
 def status(error: RequestError, request_id: str) -> status_pb2.Status:

@@ -11,33 +11,33 @@ from ..methods.parameters import bind, model_of
 from .errors import Violations, shown
 
 
-def given(message: Message) -> dict[str, Any]:
+def to_dict(message: Message) -> dict[str, Any]:
     """The fields that are set, enums as the lower-case names that methods use: REDUCE_MAX -> "max"."""
     values = {}
     for field, value in message.ListFields():
-        values[field.name] = word(field.enum_type, value) if field.enum_type else value
+        values[field.name] = enum_name(field.enum_type, value) if field.enum_type else value
     return values
 
 
-def fill(message: Message, values: Mapping[str, Any]) -> None:
-    """The opposite of `given`: writes resolved parameters into a message."""
+def from_dict(message: Message, values: Mapping[str, Any]) -> None:
+    """The opposite of `to_dict`: writes resolved parameters into a message."""
     for name, value in values.items():
         field = message.DESCRIPTOR.fields_by_name[name]
-        setattr(message, name, number(field.enum_type, value) if field.enum_type else value)
+        setattr(message, name, enum_value(field.enum_type, value) if field.enum_type else value)
 
 
 def _prefix(enum: Any) -> str:
     return str(enum.values_by_number[0].name).removesuffix("UNSPECIFIED")
 
 
-def word(enum: Any, value: int) -> str:
+def enum_name(enum: Any, value: int) -> str:
     """The lower-case name of an enum's value: REDUCE_MAX -> "max"; the number itself where it has none."""
     named = enum.values_by_number.get(value)
     return str(named.name).removeprefix(_prefix(enum)).lower() if named else str(value)
 
 
-def number(enum: Any, name: str) -> Any:
-    """The opposite of `word`."""
+def enum_value(enum: Any, name: str) -> Any:
+    """The opposite of `enum_name`."""
     return enum.values_by_name[_prefix(enum) + name.upper()].number
 
 
@@ -50,10 +50,10 @@ def choice(enum: Any, value: int, path: str, violations: Violations, *, required
         names = ", ".join(each.name for each in enum.values if not each.name.endswith("_UNSPECIFIED"))
         violations.add(path, f"must be one of {names}, was {value}", for_every_model=True)
         return None
-    return word(enum, value) if value else None
+    return enum_name(enum, value) if value else None
 
 
-def bound(
+def parse_fields(
     method: Callable[..., Any],
     message: Message,
     path: str,
@@ -62,7 +62,7 @@ def bound(
 ) -> dict[str, Any] | None:
     """A method's parameters from its message, above other defaults; faults become violations below `path`."""
     try:
-        return bind(method, {**defaults, **given(message)})
+        return bind(method, {**defaults, **to_dict(message)})
     except ValidationError as error:
         for fault in error.errors():
             name = str(fault["loc"][0])

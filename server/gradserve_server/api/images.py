@@ -15,7 +15,7 @@ from gradserve.v1 import common_pb2 as pb
 from ..config import LimitSettings
 from ..models.card import ModelCard
 from .errors import Violations
-from .fields import word
+from .fields import enum_name
 
 Image.MAX_IMAGE_PIXELS = None  # sizes are checked here, against the configured limit and before decoding
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
@@ -105,7 +105,7 @@ def _too_large(width: int, height: int, limits: LimitSettings) -> BadImage:
 def _decode_tensor(tensor: pb.Tensor, limits: LimitSettings) -> np.ndarray:
     shape, dtype = tuple(tensor.shape), DTYPES.get(tensor.dtype)
     if dtype is None:
-        raise BadImage(f"tensor.dtype must be UINT8 or FLOAT32, was {word(DTYPE, tensor.dtype).upper()}")
+        raise BadImage(f"tensor.dtype must be UINT8 or FLOAT32, was {enum_name(DTYPE, tensor.dtype).upper()}")
     if len(shape) != 3 or shape[2] not in (1, 3) or 0 in shape:
         raise BadImage(f"tensor.shape must be [H, W, 1] or [H, W, 3], was {list(shape[:4])}{'...' * (len(shape) > 4)}")
     if shape[0] * shape[1] > limits.max_image_pixels:

@@ -1,4 +1,4 @@
-"""Around every RPC: its id, its log line, its metrics, its token, and errors as gRPC wants them."""
+"""The interceptor of every RPC: request id, access log, metrics, authentication, error mapping."""
 
 import asyncio
 import json
@@ -21,11 +21,11 @@ from .errors import RequestError, status, translated, unavailable
 
 log = logging.getLogger("gradserve.requests")
 
-OPEN = ("/grpc.health.v1.Health/",)  # probes carry no token
+METHODS_WITHOUT_TOKEN = ("/grpc.health.v1.Health/",)  # probes carry no token
 
 
 @dataclass
-class Facts:
+class RequestLog:
     """What the log line will say of a request."""
 
     id: str
@@ -35,11 +35,11 @@ class Facts:
     rows: int = 0
 
 
-request_facts: ContextVar[Facts] = ContextVar("request_facts")
+request_facts: ContextVar[RequestLog] = ContextVar("request_facts")
 
 
-class Around(grpc.aio.ServerInterceptor):  # type: ignore[misc]
-    """Wraps the handlers of our services."""
+class RequestInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]
+    """Gives every call its request id, access log, metrics, authentication and error mapping."""
 
     def __init__(self, metrics: Metrics, token: str | None) -> None:
         self._metrics, self._token = metrics, token
@@ -75,7 +75,11 @@ class Around(grpc.aio.ServerInterceptor):  # type: ignore[misc]
 
     def _guard(self, handler: Any, details: grpc.HandlerCallDetails) -> Any:
         """Reflection and the like need the token too; health does not."""
-        if handler is None or details.method.startswith(OPEN) or self._allowed(dict(details.invocation_metadata or ())):
+        if (
+            handler is None
+            or details.method.startswith(METHODS_WITHOUT_TOKEN)
+            or self._allowed(dict(details.invocation_metadata or ()))
+        ):
             return handler
 
         async def refuse(_: Any, context: grpc.aio.ServicerContext) -> None:
@@ -96,7 +100,7 @@ class Around(grpc.aio.ServerInterceptor):  # type: ignore[misc]
         metadata: dict[str, Any],
     ) -> Any:
         _, service, name = method.split("/")
-        facts = Facts(_request_id(metadata))
+        facts = RequestLog(_request_id(metadata))
         request_facts.set(facts)
         context.set_trailing_metadata((("x-request-id", facts.id),))
         self._metrics.started.labels(service, name).inc()
@@ -128,7 +132,7 @@ class Around(grpc.aio.ServerInterceptor):  # type: ignore[misc]
         assert refusal is not None, "every other way out has returned or raised"
         return await context.abort_with_status(_with_id(refusal, facts.id))
 
-    def _record(self, service: str, name: str, code: grpc.StatusCode, facts: Facts) -> None:
+    def _record(self, service: str, name: str, code: grpc.StatusCode, facts: RequestLog) -> None:
         seconds = time.monotonic() - facts.arrived
         self._metrics.handled.labels(service, name, code.name).inc()
         self._metrics.handling.labels(service, name).observe(seconds)

@@ -14,9 +14,9 @@ from ..methods.image_run import Snapshot
 from ..pool.wire import Preview, Task
 from .images import png
 
-EVERY = 0.25  # seconds between two messages at least
-MOST_SNAPSHOTS = 32
-QUALITY = 80  # of the previews' JPEG
+MIN_MESSAGE_SECONDS = 0.25  # seconds between two messages at least
+MAX_SNAPSHOTS = 32
+JPEG_QUALITY = 80  # of the previews' JPEG
 
 
 def progress(told: Preview) -> progress_pb2.Progress:
@@ -29,9 +29,9 @@ def progress(told: Preview) -> progress_pb2.Progress:
     )
 
 
-def reporting(task: Task) -> Task:
+def with_progress(task: Task) -> Task:
     """The same task, with reports on the way."""
-    return replace(task, report_every=EVERY)
+    return replace(task, report_every=MIN_MESSAGE_SECONDS)
 
 
 def curves(found: Mapping[str, np.ndarray[Any, Any]]) -> list[progress_pb2.Curve]:
@@ -46,5 +46,5 @@ def snapshots(taken: Iterable[Snapshot]) -> list[progress_pb2.Snapshot]:
 
 def _jpeg(pixels: np.ndarray[Any, Any]) -> bytes:
     file = io.BytesIO()
-    Image.fromarray(pixels).save(file, "JPEG", quality=QUALITY)
+    Image.fromarray(pixels).save(file, "JPEG", quality=JPEG_QUALITY)
     return file.getvalue()

@@ -16,17 +16,17 @@ from ..methods.explain import METHODS, Call, Explained
 from ..methods.targets import Target
 from ..models.card import HeadKind, ModelCard
 from ..pool.wire import Outcome
-from .fields import fill, number
+from .fields import enum_value, from_dict
 from .images import png
 from .request import PRECISIONS, Bound
 from .rpcs.influence import no_index
 
 HEAD = models_pb2.DESCRIPTOR.enum_types_by_name["Head"]
-PRECISION_NUMBERS: dict[str, Any] = {name: number for number, name in PRECISIONS.items()}
+PRECISION_NUMBERS: dict[str, Any] = {name: enum_value for enum_value, name in PRECISIONS.items()}
 SMALLEST_OVERLAY = 224  # pixels of the longer side; a smaller one is magnified by a whole number
-MOST_HALF = float(np.finfo(np.float16).max)
-GUIDED = ("guided_backprop", "deconvnet", "guided_grad_cam")
-CAMS = ("grad_cam", "guided_grad_cam")
+MAX_FLOAT16 = float(np.finfo(np.float16).max)
+GUIDED_METHODS = ("guided_backprop", "deconvnet", "guided_grad_cam")
+CAM_METHODS = ("grad_cam", "guided_grad_cam")
 
 
 def predict_reply(bound: Bound, outcome: Outcome) -> predict_pb2.PredictResponse:
@@ -89,14 +89,14 @@ def explanation(call: Call, answer: Explained, card: ModelCard, form: explain_pb
         completed_fraction=answer.done / answer.asked,
         warnings=[*answer.warnings, *method_warnings(call, card)],
     )
-    fill(getattr(reply.method, call.method), call.parameters)
+    from_dict(getattr(reply.method, call.method), call.parameters)
     getattr(reply.method, call.method).SetInParent()
     if form == explain_pb2.MAP_FORMAT_PNG:
         reply.png = png(levels(answer.values, low, high))
     else:
         half = form == explain_pb2.MAP_FORMAT_FLOAT16
         reply.raw.CopyFrom(tensor(answer.values.astype("<f2" if half else "<f4")))
-        if half and max(abs(low), abs(high)) > MOST_HALF:
+        if half and max(abs(low), abs(high)) > MAX_FLOAT16:
             reply.warnings.append("FLOAT16_OVERFLOW: values beyond 65504 became infinite; ask for FLOAT32")
     if answer.coarse is not None:
         reply.coarse.CopyFrom(tensor(answer.coarse.astype("<f4")))
@@ -135,9 +135,9 @@ def target_name(target: pb.Target, card: ModelCard) -> str:
 
 def method_warnings(call: Call, card: ModelCard) -> list[str]:
     """Notes on the model that concern the method: guided only in part, or a default layer that is not the usual one."""
-    notes = [note for note in card.notes if note.startswith("PARTIALLY_GUIDED") and call.method in GUIDED]
+    notes = [note for note in card.notes if note.startswith("PARTIALLY_GUIDED") and call.method in GUIDED_METHODS]
     layer = call.parameters.get("layer")
-    if call.method in CAMS and layer in (None, card.grad_cam_layer):
+    if call.method in CAM_METHODS and layer in (None, card.grad_cam_layer):
         notes += [note for note in card.notes if note.startswith("GRAD_CAM")]
     return notes
 
@@ -216,7 +216,7 @@ def model_reply(card: ModelCard, *, layers: bool) -> models_pb2.Model:
         gflop=card.gflop,
         methods=applies,
         notes=card.notes,
-        head=number(HEAD, card.head),
+        head=enum_value(HEAD, card.head),
     )
     if layers:
         model.layers.extend(

@@ -20,14 +20,15 @@ from ..models.served import ServedModels
 from ..pool.wire import Task
 from . import images
 from .errors import RequestError, Violations, model_unavailable, unknown_model
-from .fields import bound, choice
+from .fields import choice, parse_fields
 from .targets import cam_layer, targets_of
 
-MARGIN = 0.02  # seconds kept of the time budget for the answer's way back
-LATE, MOST_LATE = 0.1, 0.25  # share and seconds kept of the call's own deadline, after which an answer is none
+REPLY_MARGIN_SECONDS = 0.02  # time reserved for the reply, of the request's own time budget
+# Time reserved for the reply: a share of the gRPC deadline, at most so many seconds.
+REPLY_SHARE, MAX_REPLY_SECONDS = 0.1, 0.25
 MOST_METHODS, MOST_CLASSES = 16, 1000
 MOST_ROWS, MOST_ROWS_ALL = 4096, 16384  # of one method and target, and of a request
-MOST_MAPS = 60 << 20  # bytes of maps in one reply
+MAX_MAP_BYTES = 60 << 20  # bytes of maps in one reply
 MAP_BYTES = {explain_pb2.MAP_FORMAT_FLOAT16: 2, explain_pb2.MAP_FORMAT_PNG: 1}  # a pixel; otherwise 4
 OVERLAY_BYTES = 3
 
@@ -64,7 +65,7 @@ class Bound:
 
 
 @dataclass(frozen=True, slots=True)
-class Circumstances:
+class CallContext:
     """What surrounds a request: its id, when it came, the seconds its call has left, the models and the limits."""
 
     request_id: str
@@ -74,22 +75,22 @@ class Circumstances:
     limits: LimitSettings
 
 
-def bind_predict(request: predict_pb2.PredictRequest, at: Circumstances) -> Bound:
+def bind_predict(request: predict_pb2.PredictRequest, at: CallContext) -> Bound:
     """Raises RequestError."""
     card, violations = model_of(request.model, at.cards)
     top_k = request.top_k if request.HasField("top_k") else 5
     if not 1 <= top_k <= MOST_CLASSES:
         violations.add("top_k", f"must be from 1 to {MOST_CLASSES}, was {top_k}", for_every_model=True)
-    common = common_of("predict", request, card, at, violations)
+    common = checked_options("predict", request, card, at, violations)
     violations.check()
     task, region, how = task_of("predict", card, common, {}, card.gflop, at)
     return Bound(task, card, region, how, top_k=top_k, quick_decode=common.quick_decode)
 
 
-def bind_explain(request: explain_pb2.ExplainRequest, at: Circumstances) -> Bound:
+def bind_explain(request: explain_pb2.ExplainRequest, at: CallContext) -> Bound:
     """Raises RequestError."""
     card, violations = model_of(request.model, at.cards)
-    common = common_of("explain", request, card, at, violations)
+    common = checked_options("explain", request, card, at, violations)
     size = (card.height, card.width) if common.image is None else (common.image[0].shape[0], common.image[0].shape[1])
     own_size = size == (card.height, card.width)
     targets = targets_of(request.targets, card, own_size, violations)
@@ -134,7 +135,7 @@ def check_loaded(name: str, cards: ServedModels, *, is_default: bool = False) ->
 
 
 @dataclass(frozen=True, slots=True)
-class Common:
+class CheckedOptions:
     """What every request carries, checked."""
 
     image: images.ModelInput | None
@@ -149,30 +150,32 @@ class Common:
         return self.image is not None and self.image.quick_decode
 
 
-def common_of(rpc: Rpc, request: Request, card: ModelCard, at: Circumstances, violations: Violations) -> Common:
+def checked_options(
+    rpc: Rpc, request: Request, card: ModelCard, at: CallContext, violations: Violations
+) -> CheckedOptions:
     """Image, preprocessing, precision and deadline; faults become violations."""
     choice(pb.Preprocess.DESCRIPTOR, request.preprocess, "preprocess", violations)
     how = PREPROCESSES.get(request.preprocess, pb.PREPROCESS_MODEL_DEFAULT)
     quick = request.options.quick_decode
     image = images.decoded(request.image, card, how, at.limits, violations, quick=quick)
-    return replace(optioned(rpc, request.options, card, at, violations), image=image, preprocess=how)
+    return replace(check_options(rpc, request.options, card, at, violations), image=image, preprocess=how)
 
 
-def optioned(
-    rpc: Rpc, options: pb.RequestOptions, card: ModelCard, at: Circumstances, violations: Violations
-) -> Common:
+def check_options(
+    rpc: Rpc, options: pb.RequestOptions, card: ModelCard, at: CallContext, violations: Violations
+) -> CheckedOptions:
     """Precision and deadline alone, without a picture."""
     choice(pb.Priority.DESCRIPTOR, options.priority, "options.priority", violations)
     precision = _precision(options.precision, rpc, card, violations)
     left = at.remaining
-    budget = None if left is None else left - min(MOST_LATE, max(MARGIN, LATE * left))
+    budget = None if left is None else left - min(MAX_REPLY_SECONDS, max(REPLY_MARGIN_SECONDS, REPLY_SHARE * left))
     if options.HasField("time_budget"):
         asked = options.time_budget.seconds + options.time_budget.nanos / 1e9
         if asked <= 0:
             violations.add("options.time_budget", f"must be above 0 s, was {asked:g} s", for_every_model=True)
-        budget = asked - MARGIN if budget is None else min(budget, asked - MARGIN)
+        budget = asked - REPLY_MARGIN_SECONDS if budget is None else min(budget, asked - REPLY_MARGIN_SECONDS)
     deadline = float("inf") if budget is None else at.arrived + budget
-    return Common(None, pb.PREPROCESS_WHOLE_IMAGE, precision, deadline, options)
+    return CheckedOptions(None, pb.PREPROCESS_WHOLE_IMAGE, precision, deadline, options)
 
 
 def _precision(number: int, rpc: Rpc, card: ModelCard, violations: Violations) -> Precision:
@@ -182,12 +185,12 @@ def _precision(number: int, rpc: Rpc, card: ModelCard, violations: Violations) -
         loaded = ", ".join(["AUTO", *(p.upper() for p in card.precisions)])
         reason = card.absent.get(precision, "")
         because = f": {reason}" if reason else ""
-        violations.refuse(f"{card.name} is not loaded in {precision.upper()}{because}; there are: {loaded}")
+        violations.not_applicable(f"{card.name} is not loaded in {precision.upper()}{because}; there are: {loaded}")
     return card.auto.get(rpc, "exact") if precision == "auto" else precision
 
 
 def task_of(
-    rpc: str, card: ModelCard, common: Common, arguments: Mapping[str, Any], cost: float, at: Circumstances
+    rpc: str, card: ModelCard, common: CheckedOptions, arguments: Mapping[str, Any], cost: float, at: CallContext
 ) -> tuple[Task, pb.Region, pb.Preprocess]:
     """The task of a checked request. Raises RequestError if its time is up already."""
     assert common.image is not None, "violations were checked"
@@ -245,7 +248,7 @@ def calls_of(
         violations.add(path, f"sets no method; there are: {', '.join(METHODS)}", for_every_model=True)
         return []
     path = f"{path}.{name}"
-    parameters = bound(METHODS[name].function, getattr(message, name), path, violations)
+    parameters = parse_fields(METHODS[name].function, getattr(message, name), path, violations)
     if parameters is None:
         return []
     rows = METHODS[name].rows(parameters, size)
@@ -265,8 +268,8 @@ def calls_of(
 def _check_reply(request: explain_pb2.ExplainRequest, maps: int, size: tuple[int, int], violations: Violations) -> None:
     """Maps that no reply can carry are refused before they are computed."""
     pixel = MAP_BYTES.get(request.format, 4) + (OVERLAY_BYTES if request.overlay else 0)
-    if maps * size[0] * size[1] * pixel > MOST_MAPS:
-        limit = f"a reply carries {MOST_MAPS >> 20} MiB; ask for fewer at once, or as FLOAT16 or PNG"
+    if maps * size[0] * size[1] * pixel > MAX_MAP_BYTES:
+        limit = f"a reply carries {MAX_MAP_BYTES >> 20} MiB; ask for fewer at once, or as FLOAT16 or PNG"
         violations.add("methods", f"{maps} maps of {size[1]}x{size[0]} are too much: {limit}")
 
 
@@ -279,4 +282,4 @@ def check_applies(calls: Sequence[Call], card: ModelCard, violations: Violations
         if layer is not None and not layer.is_map:
             refused.append(f"{call.method} needs a layer with spatial extent, and {layer.name} of {card.name} has none")
     for text in refused:
-        violations.refuse(text)
+        violations.not_applicable(text)

@@ -11,11 +11,11 @@ from gradserve.v1 import models_pb2, models_pb2_grpc, service_pb2, service_pb2_g
 from ..config import LimitSettings, ServerSettings, StartError
 from ..metrics import Metrics
 from ..pool.pool import Pool
-from .interceptor import Around
+from .interceptor import RequestInterceptor
 from .servicer import GradientService, ModelService
 
 MIB = 1 << 20
-FLUSH = 1.0  # seconds that the last replies have to leave, and watchers of the health to be told
+FLUSH_SECONDS = 1.0  # seconds that the last replies have to leave, and watchers of the health to be told
 MOST_REQUEST, MOST_REPLY = 32 * MIB, 64 * MIB
 SERVICES = (
     service_pb2.DESCRIPTOR.services_by_name["GradientService"].full_name,
@@ -33,7 +33,7 @@ class ApiServer:
         if token == "":
             raise StartError(f"{settings.token_file} is empty: it must hold the token that callers send")
         age = int(settings.max_connection_age * 1000)
-        self._around = Around(metrics, token)
+        self._around = RequestInterceptor(metrics, token)
         self._server = grpc.aio.server(
             interceptors=[self._around],
             options=[
@@ -78,7 +78,7 @@ class ApiServer:
         """Refuses new requests and lets the running ones end, for as long as the settings say."""
         await self.say(serving=False)
         await self._around.drain(self._settings.drain_seconds)
-        await self._server.stop(FLUSH)
+        await self._server.stop(FLUSH_SECONDS)
 
 
 def check_unused(path: str) -> None:

@@ -27,25 +27,27 @@ from ..pool.pool import Full, Pool
 from ..pool.wire import Outcome, Preview, Task
 from .errors import RequestError, clipped, failure, unavailable
 from .expectations import Expectations
-from .interceptor import Facts, request_facts
-from .progress import progress, reporting
+from .interceptor import RequestLog, request_facts
+from .progress import progress, with_progress
 from .reply import explain_reply, model_reply, predict_reply
-from .request import Bound, Circumstances, bind_explain, bind_predict, model_card
-from .rpcs.attack import bind_attack, certifying, crafting, mapping
-from .rpcs.certificate import attack_reply, returned
+from .request import Bound, CallContext, bind_explain, bind_predict, model_card
+from .rpcs.attack import attack_task, bind_attack, certificate_task, map_task
+from .rpcs.certificate import attack_reply, encode_picture
 from .rpcs.influence import bind_embed, bind_influence, bind_suspects
 from .rpcs.influence_reply import embed_reply, influence_reply, suspects_reply
 from .rpcs.maximize import bind_maximize, maximize_reply
 from .rpcs.stylize import bind_stylize, stylize_reply
 
-LOGGED = 100  # bytes of a model's name as it was sent
-GRACE = 1.0  # seconds beyond its time that a partial answer is waited for, since passes cannot be interrupted
+MAX_LOGGED_NAME_BYTES = 100  # bytes of a model's name as it was sent
+PARTIAL_GRACE_SECONDS = (
+    1.0  # seconds beyond its time that a partial answer is waited for, since passes cannot be interrupted
+)
 T = TypeVar("T")
 Report = Callable[[Preview], Awaitable[None]]
 
 
-async def unheard(told: Preview) -> None:
-    """Nobody listens to progress."""
+async def ignore_progress(told: Preview) -> None:
+    """Default progress callback: does nothing."""
 
 
 class GradientService(service_pb2_grpc.GradientServiceServicer):
@@ -86,14 +88,14 @@ class GradientService(service_pb2_grpc.GradientServiceServicer):
         """An adversarial picture; the certificate, and the maps, are tasks of their own after it."""
         with self._admitted("attack"):
             bound = await self._bind(bind_attack, request, context)
-            attack = await self._outcome(crafting(self._expected.priced(bound.task)))
+            attack = await self._outcome(attack_task(self._expected.priced(bound.task)))
             if attack.result.partial:
                 self._metrics.partial.inc()
-            picture = await self._in_thread(returned, attack.result)
-            certificate = await self._outcome(certifying(bound.task, attack.result, picture.pixels))
+            picture = await self._in_thread(encode_picture, attack.result)
+            certificate = await self._outcome(certificate_task(bound.task, attack.result, picture.pixels))
             self._expected.learn(bound.task, attack, certificate)
             pictures = {"before": bound.task.image, "after": picture.pixels} if bound.calls else {}
-            tasks = [mapping(bound.task, bound.calls, pixels, which) for which, pixels in pictures.items()]
+            tasks = [map_task(bound.task, bound.calls, pixels, which) for which, pixels in pictures.items()]
             maps = [await self._outcome(task) for task in tasks]
             for method in bound.methods:
                 self._metrics.rows.labels(method).inc(attack.rows + certificate.rows)
@@ -117,7 +119,7 @@ class GradientService(service_pb2_grpc.GradientServiceServicer):
 
         with self._admitted("maximize"):
             bound = await self._bind(bind_maximize, request, context)
-            reply = await self._made("maximize", bound, reporting(bound.task), maximize_reply, report)
+            reply = await self._made("maximize", bound, with_progress(bound.task), maximize_reply, report)
             await context.write(maximize_pb2.MaximizeEvent(result=reply))
 
     async def Stylize(
@@ -136,11 +138,16 @@ class GradientService(service_pb2_grpc.GradientServiceServicer):
 
         with self._admitted("stylize"):
             bound = await self._bind(bind_stylize, request, context)
-            reply = await self._made("stylize", bound, reporting(bound.task), stylize_reply, report)
+            reply = await self._made("stylize", bound, with_progress(bound.task), stylize_reply, report)
             await context.write(stylize_pb2.StylizeEvent(result=reply))
 
     async def _made(
-        self, rpc: str, bound: Bound, task: Task, encode: Callable[[Bound, Outcome], T], report: Report = unheard
+        self,
+        rpc: str,
+        bound: Bound,
+        task: Task,
+        encode: Callable[[Bound, Outcome], T],
+        report: Report = ignore_progress,
     ) -> T:
         """The reply for pictures that take many steps."""
         outcome = await self._outcome(task, report)
@@ -194,27 +201,27 @@ class GradientService(service_pb2_grpc.GradientServiceServicer):
             self._in_flight -= 1
 
     async def _bind(
-        self, bind: Callable[[Any, Circumstances], Bound], request: Any, context: grpc.aio.ServicerContext
+        self, bind: Callable[[Any, CallContext], Bound], request: Any, context: grpc.aio.ServicerContext
     ) -> Bound:
         facts = self._asked(request)
-        at = Circumstances(facts.id, facts.arrived, context.time_remaining(), self._pool.cards, self._limits)
+        at = CallContext(facts.id, facts.arrived, context.time_remaining(), self._pool.cards, self._limits)
         bound = await self._in_thread(bind, request, at)
         facts.model = bound.card.name
         facts.methods = ",".join(bound.methods)
         return bound
 
-    def _asked(self, request: Any) -> Facts:
+    def _asked(self, request: Any) -> RequestLog:
         """The request's facts with the model as it was sent, which is what the log says if it is refused."""
         if not self._pool.cards:
             raise unavailable("the server is starting")
         facts = request_facts.get()
-        facts.model = clipped(request.model, LOGGED)
+        facts.model = clipped(request.model, MAX_LOGGED_NAME_BYTES)
         return facts
 
-    async def _outcome(self, task: Task, report: Report = unheard) -> Outcome:
+    async def _outcome(self, task: Task, report: Report = ignore_progress) -> Outcome:
         """The task's outcome, after its reports; raises RequestError for a failure, and when the time is up."""
         facts = request_facts.get()
-        late = task.deadline + (GRACE if task.allow_partial else 0.0)
+        late = task.deadline + (PARTIAL_GRACE_SECONDS if task.allow_partial else 0.0)
         try:
             async with aclosing(self._pool.stream(task)) as stream:
                 while True:

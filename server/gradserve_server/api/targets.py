@@ -8,7 +8,7 @@ from ..methods.targets import Target
 from ..models.card import Layer, ModelCard
 from .errors import Violations, near, shown
 
-MOST_TARGETS = 16
+MAX_TARGETS = 16
 
 
 def targets_of(messages: Sequence[pb.Target], card: ModelCard, own_size: bool, violations: Violations) -> list[Target]:
@@ -16,8 +16,8 @@ def targets_of(messages: Sequence[pb.Target], card: ModelCard, own_size: bool, v
 
     `own_size`: the input has the card's size, so that a unit's position can be checked here and not only in the pass.
     """
-    if len(messages) > MOST_TARGETS:
-        violations.add("targets", f"must be at most {MOST_TARGETS}, were {len(messages)}", for_every_model=True)
+    if len(messages) > MAX_TARGETS:
+        violations.add("targets", f"must be at most {MAX_TARGETS}, were {len(messages)}", for_every_model=True)
         return []
     if not messages:
         return [Target(rank=1)]

@@ -14,15 +14,15 @@ from torch import Tensor
 
 from ..models.prepared import Prepared
 from .differentiate import differentiate
-from .objective import TINY, log_probabilities, ranking
+from .objective import DLR_FLOOR, log_probabilities, ranking
 from .query import Answer, Part, Query
 
 log = logging.getLogger(__name__)
 
-WORTH = 3  # passes of one size before it is recorded
-MOST = 32  # recordings kept
-WARM_UP = 3
-AGREE = 1e-2  # relative distance from the plain pass beyond which a recording is not used
+MIN_GRAPH_USES = 3  # passes of one size before it is recorded
+MAX_GRAPHS = 32  # recordings kept
+WARM_UP_PASSES = 3
+MAX_GRAPH_DISTANCE = 1e-2  # relative distance from the plain pass beyond which a recording is not used
 KINDS: Mapping[str, tuple[bool, bool]] = {  # of objectives with one term: by rank, of the log-probabilities
     "logit": (False, False),
     "ranked": (True, False),
@@ -57,7 +57,7 @@ def cuda_graph(function: Callable[[], Outputs]) -> tuple[Outputs, Callable[[], N
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
-        for _ in range(WARM_UP):
+        for _ in range(WARM_UP_PASSES):
             function()
     torch.cuda.current_stream().wait_stream(stream)
     graph = torch.cuda.CUDAGraph()
@@ -66,7 +66,7 @@ def cuda_graph(function: Callable[[], Outputs]) -> tuple[Outputs, Callable[[], N
     return outputs, graph.replay
 
 
-class Recording:
+class CudaGraph:
     """One pass over a fixed number of rows; those beyond what is asked for compute what was there before."""
 
     def __init__(self, model: Prepared, rows: int, like: Inputs, record: Recorder) -> None:
@@ -105,7 +105,7 @@ class Recordings:
 
     def __init__(self, record: Recorder = cuda_graph) -> None:
         self._record = record
-        self._made: OrderedDict[tuple[object, ...], Recording | None] = OrderedDict()  # None: it was no good
+        self._made: OrderedDict[tuple[object, ...], CudaGraph | None] = OrderedDict()  # None: it was no good
         self._seen: Counter[tuple[object, ...]] = Counter()
 
     def answers(self, model: Prepared, parts: Sequence[Part]) -> list[Answer] | None:
@@ -116,28 +116,28 @@ class Recordings:
         rows = 1 << (len(asked.images) - 1).bit_length()
         key = (model.card.name, model.precision, rows, *asked.images.shape[2:])
         self._seen[key] += 1
-        if self._seen[key] < WORTH:
+        if self._seen[key] < MIN_GRAPH_USES:
             return None
         if key not in self._made:
             self._made[key] = self._recording(model, rows, asked, parts)
-            if len(self._made) > MOST:
+            if len(self._made) > MAX_GRAPHS:
                 self._seen.pop(self._made.popitem(last=False)[0])
         self._made.move_to_end(key)
         recording = self._made[key]
         return None if recording is None else dealt(parts, recording(asked))
 
-    def _recording(self, model: Prepared, rows: int, asked: Inputs, parts: Sequence[Part]) -> Recording | None:
+    def _recording(self, model: Prepared, rows: int, asked: Inputs, parts: Sequence[Part]) -> CudaGraph | None:
         """A recording that gives what the plain pass gives, or None."""
         plain = torch.cat([answer.image_grad for answer in differentiate(model, parts)])  # type: ignore[misc]
         try:
-            recording = Recording(model, rows, asked, self._record)
-            off = float((recording(asked).grads - plain).norm() / plain.norm().clamp_min(TINY))
+            recording = CudaGraph(model, rows, asked, self._record)
+            off = float((recording(asked).grads - plain).norm() / plain.norm().clamp_min(DLR_FLOOR))
         except torch.OutOfMemoryError:
             raise
         except RuntimeError as error:  # some networks copy to the host or choose by values
             log.warning("%s cannot be recorded for %d rows, and runs without: %s", model.card.name, rows, error)
             return None
-        if not off <= AGREE:
+        if not off <= MAX_GRAPH_DISTANCE:
             log.warning("%s is off by %.2g when recorded for %d rows, and runs without", model.card.name, off, rows)
             return None
         return recording

@@ -11,7 +11,7 @@ from ..models.layouts import ROWS, layout_of
 from ..models.prepared import Prepared
 from ..models.relu import RULES, ReLURules
 from ..models.taps import Place, Side, Taps, as_map
-from .objective import Refused, score
+from .objective import NotApplicable, score
 from .query import Answer, Part, Tap
 
 
@@ -19,7 +19,7 @@ def differentiate(model: Prepared, parts: Sequence[Part], *, plain: bool = False
     """The answers to `parts`, which agree in image size and in what they differentiate by (`wrt`).
 
     `plain`: the pass is never a straight line, which is there only from some moment on.
-    Raises Refused for what cannot be computed; a row that is not finite does not touch the others.
+    Raises NotApplicable for what cannot be computed; a row that is not finite does not touch the others.
     """
     order = sorted(range(len(parts)), key=lambda i: RULES.index(parts[i].query.relu))
     batch = _Batch(model, [parts[i] for i in order], plain)
@@ -63,7 +63,7 @@ class _Batch:
             layout, kinds = layout_of((ROWS, *x.shape[1:]), size), card.tokens
             layout = "tokens" if layout == "other" and x.dim() == 3 and kinds else layout
             if layout == "other" and x.dim() > 2:
-                raise Refused(f"what goes into layer {layer!r} is neither a map nor a vector; name another layer")
+                raise NotApplicable(f"what goes into layer {layer!r} is neither a map nor a vector; name another layer")
         else:
             layout, kinds = known.layout, (known.tokens,)
         if layout != "tokens":
@@ -71,12 +71,14 @@ class _Batch:
         grids = {kind.at(x.shape[1], size, (card.height, card.width)) for kind in kinds} - {None}
         if len(grids) != 1:
             text = f"layer {layer!r}: its {x.shape[1]} tokens are no grid on an input of {size[1]}x{size[0]}"
-            raise Refused(f"{text}; send a picture of {card.width}x{card.height}, or name another layer")
+            raise NotApplicable(f"{text}; send a picture of {card.width}x{card.height}, or name another layer")
         return as_map(x, layout, grids.pop())
 
     def _check(self, x: Tensor, layer: str) -> Tensor:
         if x.shape[:1] != (self.rows,):
-            raise Refused(f"layer {layer!r} mixes images with positions in its first dimension; name another layer")
+            raise NotApplicable(
+                f"layer {layer!r} mixes images with positions in its first dimension; name another layer"
+            )
         return x
 
     def _places(self) -> dict[Place, str]:
@@ -103,7 +105,7 @@ class _Batch:
             straight = not (self.plain or places or ruled)
             logits = self.model.unwatched(self.images) if straight else self.model(self.images)
         if missing := [layer for place, layer in places.items() if place not in taps.kept]:
-            raise Refused(f"layer {missing[0]!r} did not run on this input; name another layer")
+            raise NotApplicable(f"layer {missing[0]!r} did not run on this input; name another layer")
         return logits, taps.kept
 
     def _values(self, logits: Tensor | None, kept: Mapping[Place, Tensor]) -> Tensor | None:

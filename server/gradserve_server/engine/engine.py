@@ -12,20 +12,22 @@ from .batch_limits import default_rows, passes_cost
 from .cuda_graphs import Recordings
 from .differentiate import differentiate
 from .events import Ended, Event, ModelFailed, NotFinite, OutOfMemory, Progressed, Step
-from .job import Job, Kept, OpenQuery, Progress, TimeUp
-from .objective import Refused
+from .job import DeviceCache, Job, OpenQuery, Progress, TimeUp
+from .objective import NotApplicable
 from .pace import Pace
 from .query import Answer, Part, Query
 from .repeatable import repeatable
-from .take import Claim, Key, take
+from .take import Key, RowRequest, take
 
 log = logging.getLogger(__name__)
 
-RECOVERY = 1.02  # growth of a lowered cap with every pass that fills it
+CAP_GROWTH = 1.02  # growth of a lowered cap with every pass that fills it
 NOT_FINITE = "the model gave infinities or NaN for this image; if it does for all, see its weights, mean and std"
 NO_MEMORY = "can't allocate memory"  # what a CPU's allocator says, in a RuntimeError
-PORTIONS = 4  # of the time left, that a wide query fills one when it may answer with less
-LONGEST = 2.0  # seconds that a pass may take while it has more than one row: whoever arrives meanwhile waits for it
+PARTIAL_PORTIONS = 4  # of the time left, that a wide query fills one when it may answer with less
+MAX_PASS_SECONDS = (
+    2.0  # seconds that a pass may take while it has more than one row: whoever arrives meanwhile waits for it
+)
 
 
 class Engine:
@@ -44,7 +46,7 @@ class Engine:
         self._rows = rows
         self._clock = clock
         self._jobs: dict[str, Job] = {}
-        self._kept = Kept()
+        self._kept = DeviceCache()
         self._recordings = Recordings()
         self._caps: dict[Key, float] = {}  # lowered when memory ran out
         self._pace = Pace()
@@ -78,7 +80,9 @@ class Engine:
     def fitting(self, key: Key, deadline: float) -> int:
         """Rows of that key that fit well into a job's share of the time left, so that it ends with none half-done."""
         seconds = self._pace.row_seconds(key)
-        return max(1, int((deadline - self._clock()) / seconds / PORTIONS / max(1, self.jobs))) if seconds else 1
+        return (
+            max(1, int((deadline - self._clock()) / seconds / PARTIAL_PORTIONS / max(1, self.jobs))) if seconds else 1
+        )
 
     def worth_waiting(self) -> float:
         """Seconds to wait for more jobs before the next step: answered callers come back one by one.
@@ -90,7 +94,7 @@ class Engine:
         if len(keys) != 1:
             return 0.0
         (key,) = keys
-        return self._pace.worth_waiting(key, jobs, self._room(key, LONGEST), self._clock())
+        return self._pace.worth_waiting(key, jobs, self._room(key, MAX_PASS_SECONDS), self._clock())
 
     def _room(self, key: Key, seconds: float) -> int:
         """The most rows of that key in a pass of that many seconds."""
@@ -136,14 +140,14 @@ class Engine:
             for query in job.open:
                 if query.left:
                     interactive, begun = job.priority == "interactive", job.rows > 0
-                    claim = Claim(query, query.key, query.left, begun, interactive, job.deadline, query.since, job)
+                    claim = RowRequest(query, query.key, query.left, begun, interactive, job.deadline, query.since, job)
                     self._pace.join(query.key)
                     claims.append(claim)
                     by_claim[claim] = query
         batch = take(claims, self.limit, self._pace.served, now, self._pace.pass_seconds)
         if batch:
             key = batch[0][0].key
-            room = self._room(key, min(LONGEST, min(claim.deadline for claim, _ in batch) - now))
+            room = self._room(key, min(MAX_PASS_SECONDS, min(claim.deadline for claim, _ in batch) - now))
             if sum(count for _, count in batch) > room:
                 # a smaller pass brings the most urgent answer in time, and whoever comes meanwhile in sooner
                 batch = take(claims, self.limit, self._pace.served, now, self._pace.pass_seconds, room)
@@ -184,7 +188,7 @@ class Engine:
         """After passes that filled a lowered cap, lets it rise again: what took the memory may be gone."""
         cap = self._caps.get(key.kind)
         if cap is not None and rows >= int(cap):
-            self._caps[key.kind] = cap * RECOVERY
+            self._caps[key.kind] = cap * CAP_GROWTH
             if cap > self._full(key):
                 del self._caps[key.kind]
 
@@ -215,7 +219,7 @@ class Engine:
                 raise OutOfMemory(str(error)) from None
             if len(parts) > 1:
                 return [answer for part in parts for answer in self._attempt(key, [part])]
-            if isinstance(error, Refused):
+            if isinstance(error, NotApplicable):
                 return [error]
             text = f"{key.model} failed on a {key.height}x{key.width} input: {error}"
             log.warning("%s", text, exc_info=error)
@@ -292,14 +296,14 @@ class Engine:
         if not queries or not all(len(query.images) for query in queries):
             raise ValueError("a method asked for no rows")
         if unknown := [query.model for query in queries if query.model and query.model not in self.models]:
-            raise Refused(f"there is no model {unknown[0]!r} here; name another")
+            raise NotApplicable(f"there is no model {unknown[0]!r} here; name another")
         for name in {query.model for query in queries if query.model}:
             try:
                 self.models[name].at(job.precision)
             except KeyError:
                 reason = self.models[name].card.absent.get(job.precision, "")
                 because = f": {reason}" if reason else ""
-                raise Refused(
+                raise NotApplicable(
                     f"{name} is not loaded in {job.precision.upper()}{because}; name another precision or model"
                 ) from None
         now = self._clock()

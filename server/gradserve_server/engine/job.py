@@ -15,7 +15,7 @@ from .take import Key
 
 Priority = Literal["interactive", "batch"]
 Asked = Query | Sequence[Query]
-MOST = 1 << 30
+MAX_CHUNK_ROWS = 1 << 30
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,13 +36,13 @@ class TimeUp(Exception):
 
 
 @dataclass(eq=False)
-class Run:
+class MethodContext:
     """One method's run within a job: its randomness, how many rows to ask for at once, and how far it came."""
 
     seed: int = 0
     chunk: int = 32
     allow_partial: bool = False
-    room: Callable[[], int] = lambda: MOST  # rows that there is time for
+    room: Callable[[], int] = lambda: MAX_CHUNK_ROWS  # rows that there is time for
     asked: int = 1
     done: int = 0
     unit: str = "steps"  # what is counted
@@ -86,7 +86,7 @@ class Run:
             self.warnings.append(text)
 
 
-class Kept:
+class DeviceCache:
     """Tensors that methods keep on a device from one job to the next; the least recently used are forgotten."""
 
     def __init__(self, most_bytes: int = 256 << 20) -> None:
@@ -142,9 +142,9 @@ class Job:
     allow_partial: bool = False
     seed: int = 0
     chunk: int = 32
-    room: Callable[[], int] = lambda: MOST
+    room: Callable[[], int] = lambda: MAX_CHUNK_ROWS
     alone: bool = False  # every row has a pass of its own, so that the answer's bits are the same in any company
-    kept: Kept = field(default_factory=Kept)
+    kept: DeviceCache = field(default_factory=DeviceCache)
     report_every: float = 0.0  # seconds between two of its reports at least
     reported: float = float("-inf")
     steps: Steps | None = None
@@ -155,9 +155,9 @@ class Job:
     rows: int = 0
     compute: float = 0.0
 
-    def run(self, beside: int = 1) -> Run:
+    def run(self, beside: int = 1) -> MethodContext:
         """A fresh run for one of `beside` methods that run side by side and share the rows to ask for at once."""
-        return Run(
+        return MethodContext(
             self.seed,
             max(1, self.chunk // beside),
             self.allow_partial,

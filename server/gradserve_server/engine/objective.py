@@ -11,10 +11,10 @@ from torch import Tensor
 
 from ..models.card import HeadKind
 
-TINY = 1e-12  # keeps DLR finite where the best logits are equal
+DLR_FLOOR = 1e-12  # keeps DLR finite where the best logits are equal
 
 
-class Refused(Exception):
+class NotApplicable(Exception):
     """Nothing is invalid, but this cannot be computed on this model or input; the text says why."""
 
 
@@ -151,7 +151,7 @@ def _direction(out: Tensor, goal: Tensor) -> Tensor:
 
 def _content(out: Tensor, goal: Tensor) -> Tensor:
     if out.shape != goal.shape:
-        raise Refused("the layer's size differs from its target's; name another layer")
+        raise NotApplicable("the layer's size differs from its target's; name another layer")
     return (out - goal).square().flatten(1).sum(1)
 
 
@@ -193,13 +193,13 @@ def margins(logits: Tensor, labels: Tensor, head: HeadKind = "softmax") -> Tenso
 
 def _dlr(out: Tensor, index: Tensor) -> Tensor:
     best = out.topk(3).values
-    return margins(out, index) / (best[:, 0] - best[:, 2] + TINY)
+    return margins(out, index) / (best[:, 0] - best[:, 2] + DLR_FLOOR)
 
 
 def _targeted_dlr(out: Tensor, index: Tensor) -> Tensor:
     best = out.topk(4).values
     between = _logit(out, index[:, :1]) - _logit(out, index[:, 1:])
-    return between / (best[:, 0] - (best[:, 2] + best[:, 3]) / 2 + TINY)
+    return between / (best[:, 0] - (best[:, 2] + best[:, 3]) / 2 + DLR_FLOOR)
 
 
 def _unit(out: Tensor, index: Tensor) -> Tensor:
@@ -218,7 +218,9 @@ def _channel(out: Tensor, index: Tensor) -> Tensor:
 def _check(index: Tensor, shape: Sequence[int]) -> None:
     if (index >= torch.tensor(list(shape), device=index.device)).any():
         size = "x".join(map(str, shape))
-        raise Refused(f"unit {tuple(index.max(0).values.tolist())} lies outside the layer's {size} map on this input")
+        raise NotApplicable(
+            f"unit {tuple(index.max(0).values.tolist())} lies outside the layer's {size} map on this input"
+        )
 
 
 def _by_rank(of_class: Callable[[Tensor, Tensor], Tensor]) -> Callable[[Tensor, Tensor], Tensor]:

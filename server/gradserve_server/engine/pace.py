@@ -6,14 +6,14 @@ from typing import NamedTuple
 from .job import Job
 from .take import Key
 
-MOST_KEYS = 1000
+MAX_KEYS = 1000
 SMOOTHING = 0.3  # weight of the newest pass in the running estimates
-WAITING = 0.5  # of a pass's seconds after its end, for the callers that it answered
-TRUST = 0.6  # share of those callers who came back, below which nobody is waited for
-HOPE = 0.01  # growth of that share with every pass: who is not waited for can prove nothing
+WAIT_PASS_SHARE = 0.5  # of a pass's seconds; the engine waits so long after it for the callers that it answered
+MIN_RETURN_SHARE = 0.6  # of the callers waited for who came back; below it the engine does not wait
+RETURN_SHARE_GROWTH = 0.01  # added per pass, so that clients we stopped waiting for are tried again
 
 
-class Pass(NamedTuple):
+class SharedPass(NamedTuple):
     """The last pass of a kind that several may share."""
 
     jobs: int
@@ -21,7 +21,7 @@ class Pass(NamedTuple):
     ended: float
 
 
-class Wait(NamedTuple):
+class BatchWait(NamedTuple):
     """How many jobs came while the last pass ran, how many there are, and how many are enough."""
 
     kind: Key
@@ -36,9 +36,9 @@ class Pace:
     def __init__(self) -> None:
         self.served: dict[Key, float] = {}  # seconds of passes that a kind has had, counted from where it joined
         self._row_seconds: dict[Key, float] = {}
-        self._last: dict[Key, Pass] = {}
+        self._last: dict[Key, SharedPass] = {}
         self._back: dict[Key, float] = {}  # share of the callers waited for who came back
-        self._wait: Wait | None = None
+        self._wait: BatchWait | None = None
         self._turn = (0.0, 0.0)  # what the last pass's kind had had before it and after it
 
     def row_seconds(self, key: Key) -> float:
@@ -58,16 +58,16 @@ class Pace:
         """Notes a pass over rows of so many jobs."""
         kind, seconds = key.kind, ended - began
         self._judge(kind, began)
-        had = max(self.served[kind], self._turn[0])  # a kind that was away saves nothing up
-        if len(self._row_seconds) > MOST_KEYS:  # callers may send images of any size
+        had = max(self.served[kind], self._turn[0])  # an idle key does not accumulate credit
+        if len(self._row_seconds) > MAX_KEYS:  # callers may send images of any size
             for known in (self._row_seconds, self.served, self._last, self._back):
                 known.clear()
         self.served[kind] = had + seconds
         self._turn = (had, had + seconds)
         if key == kind:
-            self._last[kind] = Pass(jobs, rows, ended)
-        else:  # whoever shares no pass is no caller of the next ones
-            self._last.setdefault(kind, Pass(0, rows, ended))
+            self._last[kind] = SharedPass(jobs, rows, ended)
+        else:  # a query that runs alone says nothing about who returns for the next batch
+            self._last.setdefault(kind, SharedPass(0, rows, ended))
         old = self._row_seconds.get(kind, seconds / rows)
         self._row_seconds[kind] = (1 - SMOOTHING) * old + SMOOTHING * seconds / rows
 
@@ -82,17 +82,17 @@ class Pace:
         Zero if one of the jobs runs or is in a hurry, if they fill a pass's `room` in rows or are as many as those
         callers and these together, and where callers did not come back lately.
         """
-        last = self._last.get(key)  # not of its kind: who shares no pass waits for nobody
+        last = self._last.get(key)  # a query that runs alone has no last pass, and does not wait
         if last is None or any(job.rows for job in jobs):
             return 0.0
         seconds = self.pass_seconds(key)
-        left = last.ended + WAITING * seconds - now
+        left = last.ended + WAIT_PASS_SHARE * seconds - now
         hurry = min(job.deadline for job in jobs) < now + 2 * seconds
-        if hurry or left <= 0 or self._back.get(key, 1.0) < TRUST:
+        if hurry or left <= 0 or self._back.get(key, 1.0) < MIN_RETURN_SHARE:
             return 0.0
         present, meanwhile = len(jobs), sum(job.arrived < last.ended for job in jobs)
         full = sum(query.left for job in jobs for query in job.open) >= room
-        self._wait = Wait(key, meanwhile, present, present if full else last.jobs + meanwhile)
+        self._wait = BatchWait(key, meanwhile, present, present if full else last.jobs + meanwhile)
         return left if present < self._wait.enough else 0.0
 
     def _judge(self, kind: Key, began: float) -> None:
@@ -103,4 +103,4 @@ class Pace:
             usual = wait.meanwhile * (began - self._last[kind].ended) / self.pass_seconds(kind)
             share = (wait.present - wait.meanwhile - usual) / (wait.enough - wait.meanwhile)
             back += SMOOTHING * (min(max(share, 0.0), 1.0) - back)
-        self._back[kind] = min(1.0, back + HOPE)
+        self._back[kind] = min(1.0, back + RETURN_SHARE_GROWTH)

@@ -1,4 +1,4 @@
-"""The methods: generators that ask for gradients, and nothing else. RPCS says what a worker can be asked."""
+"""The methods: generators that ask for gradients, and nothing else. TASKS says what a worker can be asked."""
 
 from collections.abc import Callable, Mapping
 
@@ -12,7 +12,7 @@ from .maximize import maximize
 from .predict import predict
 from .stylize import stylize
 
-RPCS: Mapping[str, Callable[..., Steps]] = {
+TASKS: Mapping[str, Callable[..., Steps]] = {
     "predict": predict,
     "explain": explain,
     "attack": attack,

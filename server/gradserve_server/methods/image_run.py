@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..engine.events import NotFinite
-from ..engine.job import Progress, Run, TimeUp
+from ..engine.job import MethodContext, Progress, TimeUp
 from ..engine.query import Query
 
 NOT_MEASURED = (
@@ -28,10 +28,10 @@ class Snapshot:
 
 
 @dataclass(eq=False)
-class Record:
+class Trajectory:
     """One run's course: losses of every step, snapshots, and whether it had to end early."""
 
-    run: Run
+    run: MethodContext
     steps: int
     snapshots: frozenset[int] = frozenset()
     ended: bool = False  # out of time, or out of range

@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-GREY = 0.5
+MID_GREY = 0.5
 
 
 def total_variation(x: Tensor) -> Tensor:
@@ -21,7 +21,7 @@ def roughness(x: Tensor) -> Tensor:
 
 def l2(x: Tensor) -> Tensor:
     """Sum of the squared distances from grey (Simonyan et al. 2013)."""
-    return (x - GREY).square().sum((1, 2, 3))
+    return (x - MID_GREY).square().sum((1, 2, 3))
 
 
 def edge_energy(x: Tensor) -> Tensor:
@@ -54,11 +54,11 @@ def clipped(x: Tensor, grad: Tensor, small: float, idle: float) -> Tensor:
     """Greys out the fraction `small` of the pixels that differ least from grey, and the fraction `idle` that
     contribute least to the objective, |sum over colours of (x - grey) * grad| (Yosinski et al. 2015, section 3).
     """
-    off = x - GREY
+    off = x - MID_GREY
     norms, shares = off.norm(dim=1).flatten(1), (off * grad).sum(1).abs().flatten(1)
     keep = torch.ones_like(norms, dtype=torch.bool)
     for values, fraction in ((norms, small), (shares, idle)):
         if fraction:
             count = min(int(fraction * values.shape[1]), values.shape[1] - 1)
             keep &= values >= values.sort(1).values[:, count : count + 1]
-    return GREY + off * keep.reshape(len(x), 1, *x.shape[2:])
+    return MID_GREY + off * keep.reshape(len(x), 1, *x.shape[2:])

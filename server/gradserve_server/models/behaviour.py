@@ -19,24 +19,26 @@ from .scales import largest, rounding, scales, spreads
 from .uses import tensors_in
 
 TOLERANCE = 2e-3  # of a class's scale; sums in another order and the ReLUs that they flip stay below
-SPREAD = 50  # times its spread over the images, above which a class's scale is not judged by
+MAX_SCALE_PER_SPREAD = 50  # times its spread over the images, above which a class's scale is not judged by
 DOUBLE_TOLERANCE = 1e-6  # of a class's scale, in float64
-REPEATED = 1e-2  # of that, for two passes over the same batch, which take the same sums in the same order
-MANY = (2, 0, 3, 1, 1, 3, 0, 2, 0, 1, 2, 3, 3, 2, 1, 0)  # trial images of a batch of a size that the engine uses
-SAME = 1e-6  # of a tensor's size, by which it may change: one that is normalised again and again only rounds
-ROWS = 4  # kinds of pictures that `varied` makes
-READS = {
+REPEAT_TOLERANCE_SHARE = 1e-2  # of that, for two passes over the same batch, which take the same sums in the same order
+LARGE_BATCH = (2, 0, 3, 1, 1, 3, 0, 2, 0, 1, 2, 3, 3, 2, 1, 0)  # trial images of a batch of a size that the engine uses
+MAX_STATE_CHANGE = (
+    1e-6  # of a tensor's size, by which it may change: one that is normalised again and again only rounds
+)
+PICTURE_KINDS = 4  # kinds of pictures that `varied` makes
+READING_CALLS = {
     *(Tensor.item, Tensor.tolist, Tensor.numpy, Tensor.__array__, Tensor.__bool__, Tensor.__float__, Tensor.__int__),
     *(Tensor.__index__, Tensor.__contains__, Tensor.equal, Tensor.allclose, Tensor.is_nonzero),
     *(torch.is_nonzero, torch.equal, torch.allclose),
 }  # what gives a program numbers to decide by
-COUNTS = {
+COUNTING_CALLS = {
     *(torch.nonzero, torch.argwhere, torch.masked_select, torch.unique, torch.unique_consecutive),
     *(Tensor.nonzero, Tensor.argwhere, Tensor.masked_select, Tensor.unique, Tensor.unique_consecutive),
 }  # what gives a tensor whose shape depends on values
 EPS, EPS_HALF = torch.finfo(torch.float32).eps, torch.finfo(torch.bfloat16).eps
-HALVES = (torch.bfloat16, torch.float16)
-DIFFERENTIATES = {torch.autograd.grad, torch.autograd.backward, Tensor.backward}  # functions and torch.func end there
+HALF_FORMATS = (torch.bfloat16, torch.float16)
+AUTOGRAD_CALLS = {torch.autograd.grad, torch.autograd.backward, Tensor.backward}  # functions and torch.func end there
 
 RANDOM = (
     "two passes over the same image give different logits, even in eval mode: something in its forward is random "
@@ -110,12 +112,12 @@ class Behaviour:
 def varied(height: int, width: int, seed: int = 0) -> Tensor:
     """Images [4, 3, H, W] in [0, 1] that differ in brightness and contrast, the same at every call with one seed."""
     generator = torch.Generator().manual_seed(seed)
-    coarse = torch.rand(ROWS, 3, 5, 5, generator=generator)
+    coarse = torch.rand(PICTURE_KINDS, 3, 5, 5, generator=generator)
     blots = nn.functional.interpolate(coarse, (height, width), mode="bilinear")
-    noise = torch.rand(ROWS, 3, height, width, generator=generator)
-    darkest = torch.tensor([0.0, 0.0, 0.0, 0.75]).view(ROWS, 1, 1, 1)
-    contrast = torch.tensor([0.9, 0.2, 0.15, 0.2]).view(ROWS, 1, 1, 1)
-    share = torch.tensor([0.1, 0.9, 0.3, 0.3]).view(ROWS, 1, 1, 1)  # of noise
+    noise = torch.rand(PICTURE_KINDS, 3, height, width, generator=generator)
+    darkest = torch.tensor([0.0, 0.0, 0.0, 0.75]).view(PICTURE_KINDS, 1, 1, 1)
+    contrast = torch.tensor([0.9, 0.2, 0.15, 0.2]).view(PICTURE_KINDS, 1, 1, 1)
+    share = torch.tensor([0.1, 0.9, 0.3, 0.3]).view(PICTURE_KINDS, 1, 1, 1)  # of noise
     return darkest + contrast * ((1 - share) * blots + share * noise)
 
 
@@ -148,10 +150,10 @@ def examine(network: nn.Module, images: Tensor, head: Head = PLAIN) -> Behaviour
             raise Unservable(SHAPES.format(one=one, more=more, count=len(images)))
         again = head.run(network, images[:1])  # after the others, which it may remember
         bounds, rounded = _bounds(together, half=bool(half)), rounding(together.double(), EPS)
-        if _differ(again, alone[0], torch.maximum(bounds * REPEATED, rounded)):
+        if _differ(again, alone[0], torch.maximum(bounds * REPEAT_TOLERANCE_SHARE, rounded)):
             raise Unservable(RANDOM)
-        many = _seen(rows, network, images, MANY, head)  # it may do otherwise for larger batches
-        differs = _differ(torch.cat(alone), together, bounds) or _differ(many, together[list(MANY)], bounds)
+        many = _seen(rows, network, images, LARGE_BATCH, head)  # it may do otherwise for larger batches
+        differs = _differ(torch.cat(alone), together, bounds) or _differ(many, together[list(LARGE_BATCH)], bounds)
         doubtful = not reads and (differs or rows.first_mixed)
         in_double = _examined_in_double(network, images, head) if doubtful else None
         if not reads and (differs if in_double is None else in_double.depends):
@@ -179,7 +181,7 @@ def _examined_in_double(network: nn.Module, images: Tensor, head: Head) -> _InDo
         copy, images = cast(deepcopy(network), torch.float64), images.double()
         rows = LayerRows(copy)
         alone = torch.cat([_seen(rows, copy, images, [i], head) for i in range(len(images))])
-        batches = [(chosen, _seen(rows, copy, images, chosen, head)) for chosen in (range(len(images)), MANY)]
+        batches = [(chosen, _seen(rows, copy, images, chosen, head)) for chosen in (range(len(images)), LARGE_BATCH)]
     except Exception:  # whatever a network does that computes in one number format alone
         return None
     bounds = DOUBLE_TOLERANCE * scales(alone)
@@ -196,7 +198,7 @@ def _seen(rows: LayerRows, network: nn.Module, images: Tensor, chosen: Sequence[
 def _bounds(logits: Tensor, *, half: bool) -> Tensor:
     """By how much each class may differ [classes], by what varies; `half`: the network computes in half precision."""
     logits = logits.double()
-    varying = torch.minimum(scales(logits), SPREAD * spreads(logits))
+    varying = torch.minimum(scales(logits), MAX_SCALE_PER_SPREAD * spreads(logits))
     rounded = torch.minimum(rounding(logits, EPS_HALF if half else EPS), TOLERANCE * largest(logits))
     return torch.maximum(TOLERANCE * varying, rounded)
 
@@ -234,7 +236,7 @@ def _has_floats(tensor: Tensor) -> bool:
 
 
 def _rewritten(old: State, new: State) -> bool:
-    return old.shape == new.shape and abs(old.total - new.total) > SAME * old.size
+    return old.shape == new.shape and abs(old.total - new.total) > MAX_STATE_CHANGE * old.size
 
 
 def _no_gradient(network: nn.Module, image: Tensor, head: Head) -> str:
@@ -285,15 +287,15 @@ class _Watch(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Calls, and notes what may depend on the image."""
         kwargs = kwargs or {}
-        if func in DIFFERENTIATES:
+        if func in AUTOGRAD_CALLS:
             raise Unservable(DERIVATIVES.format(f"torch.autograd.{func.__name__}"))
         result = func(*args, **kwargs)
         if all(id(tensor) in self._constant for tensor in tensors_in((args, kwargs))):
             self._constant |= {id(tensor): tensor for tensor in tensors_in(result)}
             return result
-        if func in READS or func in COUNTS or self._picks(func, args, kwargs):
+        if func in READING_CALLS or func in COUNTING_CALLS or self._picks(func, args, kwargs):
             self.reads.add(func.__name__.strip("_"))
-        self.halves |= {str(x.dtype).removeprefix("torch.") for x in tensors_in(result) if x.dtype in HALVES}
+        self.halves |= {str(x.dtype).removeprefix("torch.") for x in tensors_in(result) if x.dtype in HALF_FORMATS}
         if _writes(func, kwargs):
             for tensor in tensors_in((args[:1], kwargs.get("out"))):
                 self._constant.pop(id(tensor), None)

@@ -17,14 +17,14 @@ from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
 from .catalogue import ModelSpec
 
-OURS = Path(__file__).resolve().parents[1]
-NOT_THEIRS = (
-    str(OURS),
+PACKAGE_FOLDER = Path(__file__).resolve().parents[1]
+FOREIGN_FOLDERS = (
+    str(PACKAGE_FOLDER),
     "<frozen",
     *(str(Path(spec.origin).parent) for spec in map(find_spec, ("torch", "torchvision")) if spec and spec.origin),
 )
 EXPORTED = ("torch.export.exported_program", "ExportedProgram")  # importing its class takes long
-MOST_TEXT = 400  # characters of an exception's text
+MAX_TEXT_CHARACTERS = 400  # characters of an exception's text
 
 
 class BuilderFault(ValueError):
@@ -115,11 +115,11 @@ def where(error: BaseException) -> str:
     if isinstance(error, SyntaxError) and error.filename:
         return f" at {Path(error.filename).name}:{error.lineno}"
     frames = traceback.extract_tb(error.__traceback__)
-    theirs = [frame for frame in frames if not frame.filename.startswith(NOT_THEIRS)]
+    theirs = [frame for frame in frames if not frame.filename.startswith(FOREIGN_FOLDERS)]
     return f" at {Path(theirs[-1].filename).name}:{theirs[-1].lineno}" if theirs else ""
 
 
 def text_of(error: BaseException) -> str:
     """An exception in words, of which some have no text of their own."""
     text = error.msg if isinstance(error, SyntaxError) else str(error)
-    return f"{type(error).__name__}: {text[:MOST_TEXT]}" if text else type(error).__name__
+    return f"{type(error).__name__}: {text[:MAX_TEXT_CHARACTERS]}" if text else type(error).__name__

@@ -17,7 +17,7 @@ Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,6
 Colour = Annotated[tuple[FiniteFloat, ...], Field(min_length=1)]  # a number for each channel that the network takes
 Rows = Annotated[int, Field(ge=1, le=4096)]
 PRECISIONS: tuple[Precision, ...] = ("exact", "balanced", "fast")
-MOST_OF_UNIT = 2  # a mean or std above it is of pixels up to 255
+MAX_UNIT_VALUE = 2  # a mean or std above it is of pixels up to 255
 EMBEDDED_FOLDER = Path(__file__).parent / "embedded"
 
 
@@ -100,7 +100,7 @@ class ModelSpec(BaseModel):
             if numbers is not None and len(numbers) != self.channels:
                 hint = " (a network that takes grey pictures needs channels = 1)" if len(numbers) == 1 else ""
                 raise ValueError(f"{name} has {len(numbers)} numbers for channels = {self.channels}{hint}")
-            if numbers is not None and max(numbers) > MOST_OF_UNIT:
+            if numbers is not None and max(numbers) > MAX_UNIT_VALUE:
                 raise ValueError("pixels are in [0, 1]; divide mean and std by 255")
         if self.std is not None and min(self.std) <= 0:
             raise ValueError("std must be above 0")
@@ -119,9 +119,9 @@ def _embedded(name: str, package: str, weights: str, **facts: object) -> ModelSp
     return ModelSpec.model_validate({"name": name, "builder": module, **paths, **facts})
 
 
-DIGITS = {"height": 8, "width": 8, "resize": 8, "mean": (0.5,) * 3, "std": (0.5,) * 3, "default_eps": 0.1}
+DIGITS_INPUT = {"height": 8, "width": 8, "resize": 8, "mean": (0.5,) * 3, "std": (0.5,) * 3, "default_eps": 0.1}
 
-CIFAR10: dict[str, object] = {
+CIFAR10_INPUT: dict[str, object] = {
     "height": 32,
     "width": 32,
     "resize": 32,
@@ -139,12 +139,12 @@ EMBEDDED = {
             "digits",
             "digits",
             "digits.safetensors",
-            **DIGITS,
+            **DIGITS_INPUT,
             index="embedded",
             notes=("8x8 grey digits, bright ink on black",),
         ),
-        _embedded("cifar10", "cifar10", "cifar10.safetensors", **CIFAR10, notes=("photos of ten things, 32x32",)),
-        _embedded("cifar10-robust", "cifar10", "cifar10-robust.safetensors", **CIFAR10, notes=ROBUST_NOTES),
+        _embedded("cifar10", "cifar10", "cifar10.safetensors", **CIFAR10_INPUT, notes=("photos of ten things, 32x32",)),
+        _embedded("cifar10-robust", "cifar10", "cifar10-robust.safetensors", **CIFAR10_INPUT, notes=ROBUST_NOTES),
     ]
 }
 

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from torch.serialization import safe_globals
 
-from .pickled import NUMBERS, dicts_of_tensors, is_intact, quoted, subscript, why_objects
+from .pickled import NUMBER_TYPES, dicts_of_tensors, is_intact, quoted, subscript, why_objects
 
 # The keys under which training scripts keep a state dict, the weights as trained before their running averages.
 WRAPPERS = (
@@ -185,7 +185,7 @@ def _read_safetensors(path: Path) -> Any:
 
 def _read_torch(path: Path) -> Any:
     try:
-        with warnings.catch_warnings(), safe_globals(NUMBERS):
+        with warnings.catch_warnings(), safe_globals(NUMBER_TYPES):
             warnings.simplefilter("ignore")  # of TorchScript archives and odd protocols, which are told below
             return torch.load(path, "cpu", weights_only=True)
     except Exception as error:

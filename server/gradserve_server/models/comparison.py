@@ -19,7 +19,7 @@ from .scales import rounding, scales
 
 Forward = Callable[[Tensor], Tensor]  # images [N, 3, H, W] in [0, 1] -> logits [N, classes]
 Format = Literal["double", "exact", "balanced", "fast"]
-SLACK = 3  # times the untouched network's own error
+ERROR_FACTOR = 3  # times the untouched network's own error
 MAX_OFF = 1.0  # times a logit's scale; in half precision nothing is left of logits that are further off
 MAX_ROUNDING = 1e-2  # of a logit; what is further from its own copy in float64 has no right copy there
 
@@ -42,7 +42,7 @@ class Errors(NamedTuple):
         return self.logits <= bounds.logits and self.gradient <= bounds.gradient
 
 
-FLOORS: Mapping[Format, Errors] = {
+ERROR_FLOORS: Mapping[Format, Errors] = {
     "double": Errors(1e-9, 1e-6),
     "exact": Errors(1e-4, 5e-2),  # a ReLU that flips by rounding moves the gradient by some percent
     "balanced": Errors(1e-4, 1e-1),
@@ -101,7 +101,9 @@ class Comparison:
 
     def bounds(self, kind: Format) -> Errors:
         """What is allowed."""
-        logits, gradient = (max(floor, SLACK * own) for floor, own in zip(FLOORS[kind], self._own[kind], strict=True))
+        logits, gradient = (
+            max(floor, ERROR_FACTOR * own) for floor, own in zip(ERROR_FLOORS[kind], self._own[kind], strict=True)
+        )
         if kind == "fast":
             return Errors(min(logits, MAX_OFF), gradient)
         return Errors(max(logits, _rounding(self._right, kind)), gradient)

@@ -8,7 +8,7 @@ from pathlib import Path
 from .catalogue import EMBEDDED, ModelSpec, classifiers, names_file, weights_names
 from .tables import nearest
 
-ALIKE = 0.8  # of the names of modules, of which there are many
+MIN_SIMILARITY = 0.8  # of the names of modules, of which there are many
 
 
 def check_builders(specs: Sequence[ModelSpec]) -> None:
@@ -50,7 +50,7 @@ def _own_fault(source: str) -> str:
         there = False
     if there:
         return ""
-    near = nearest(package, {found.name for found in pkgutil.iter_modules()}, ALIKE)
+    near = nearest(package, {found.name for found in pkgutil.iter_modules()}, MIN_SIMILARITY)
     hint = near or f"; install it, or start with PYTHONPATH=FOLDER, the folder that {package} is in"
     return f"there is no module {package}{hint}"
 

@@ -17,7 +17,7 @@ Node = Any  # torch.autograd.graph.Node
 Edge = tuple[Node, int]
 
 NOT_FOR_GRAD_CAM = ("Pool", "Dropout", "Identity", "Flatten", "Permute")  # words in kinds of modules
-ENOUGH = 0.5  # share of the positions with a gradient, above which a map is a good default for Grad-CAM
+MIN_GRADIENT_SHARE = 0.5  # share of the positions with a gradient, above which a map is a good default for Grad-CAM
 NO_GRADIENT = "GRAD_CAM: no layer with a map has a gradient from the logits"
 
 
@@ -112,11 +112,11 @@ def _default(
     """The last map with a gradient on most positions, and a note where it is not what one would expect."""
     maps = [layer for layer in layers if layer.grad_cam and upstream >> layer.number & 1]
     some = [layer for layer in maps if shares.get(layer.name, 0) > 0]
-    good = [layer for layer in some if shares[layer.name] > ENOUGH]
+    good = [layer for layer in some if shares[layer.name] > MIN_GRADIENT_SHARE]
     chosen = next(iter([*good[-1:], *some[-1:], *maps[-1:]]), None)
     after = -1 if chosen is None else chosen.number
     later = [la for la in layers if la.layout == "other" and la.number > after and la.name in shares]
-    unread = [la for la in later if shares[la.name] > (0 if _multiplied(kept[la.name]) else ENOUGH)]
+    unread = [la for la in later if shares[la.name] > (0 if _multiplied(kept[la.name]) else MIN_GRADIENT_SHARE)]
     if chosen is not None and chosen.layout == "tokens":  # four dimensions are the heads of attention
         unread = [layer for layer in unread if kept[layer.name].dim() == 3]
     name = "" if chosen is None else chosen.name

@@ -9,7 +9,7 @@ from .endings import APPLY, POWERS, Ending, Endings, Origin
 from .outputs import PLAIN, Head, logits_of
 from .trials import ALMOST, Trials
 
-SAME = 1e-5  # by which a softmax or sigmoid of recovered scores may miss the network's own output
+RECOVERY_TOLERANCE = 1e-5  # by which a softmax or sigmoid of recovered scores may miss the network's own output
 ROUNDINGS = 2  # of the coarsest number format between the two, by which it may miss as well
 
 NO_SCORES = (
@@ -109,7 +109,7 @@ def _makes(origin: Origin, output: Tensor) -> bool:
     if ending != origin.ending:
         given = output.exp()
     again = APPLY[ending](rows.float()).reshape(output.shape)
-    slack = max(SAME, ROUNDINGS * origin.eps)
+    slack = max(RECOVERY_TOLERANCE, ROUNDINGS * origin.eps)
     return torch.allclose(again, given.float(), rtol=slack, atol=slack, equal_nan=True)
 
 

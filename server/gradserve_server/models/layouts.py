@@ -15,9 +15,9 @@ from .outputs import run
 from .taps import first_input, first_tensor
 
 ROWS = 2  # a batch of two tells the batch dimension from the others
-FINE = 5  # cells of a side, from which a neighbour is still told from the other end
+MIN_CELLS = 5  # cells of a side, from which a neighbour is still told from the other end
 
-MUCH = 0.3  # share of the largest change
+MIN_CHANGE_SHARE = 0.3  # share of the largest change
 
 Size = tuple[int, int]
 Call = tuple[str, int]  # a module and which of its calls
@@ -179,7 +179,7 @@ def _checked(network: nn.Module, example: Tensor, guesses: Mapping[int, Tokens])
         change = (x[1:] - x[:1]).norm(dim=2)[:, tokens.leading : tokens.length - tokens.trailing]
         here = _near_corners(change.unflatten(1, (tokens.height, tokens.width)))
         ordered.setdefault(tokens.length, bool((here == change.amax(1)).all()))
-        if call is not None and bool((here < MUCH * change.amax(1)).any()):
+        if call is not None and bool((here < MIN_CHANGE_SHARE * change.amax(1)).any()):
             disordered.add(call)
 
     with torch.no_grad(), watching(network, see):
@@ -192,7 +192,7 @@ def _near_corners(change: Tensor) -> Tensor:
 
     Where patches overlap the neighbours count too.
     """
-    rows, columns = (2 if side >= FINE else 1 for side in change.shape[1:])
+    rows, columns = (2 if side >= MIN_CELLS else 1 for side in change.shape[1:])
     return torch.stack([change[0, :rows, -columns:].max(), change[1, -rows:, :columns].max()])
 
 

@@ -111,7 +111,7 @@ def _build_torchvision(spec: ModelSpec) -> _Built:
     network = zoo.get_model(spec.source, weights=None)
     transformed = _drop_auxiliary(network)
     if spec.weights == "random":
-        _enliven(network, usual.transforms().crop_size[0])
+        _init_random_weights(network, usual.transforms().crop_size[0])
         return _Built(network, usual, transformed)
     _check_file(spec)
     return _Built(network, usual, transformed, load_weights(network, Path(spec.weights), spec.source))
@@ -122,7 +122,7 @@ def _check_file(spec: ModelSpec) -> None:
         raise LoadError(f"model {spec.name}: {no_weights(spec)}")
 
 
-def _enliven(network: nn.Module, size: int) -> None:
+def _init_random_weights(network: nn.Module, size: int) -> None:
     """Gives random weights gradients to look at: no head of zeros, BatchNorm statistics of smooth noise."""
     norms = [m for m in network.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
     for module in network.modules():

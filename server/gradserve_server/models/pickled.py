@@ -11,13 +11,18 @@ from typing import IO, Any
 import numpy as np
 from torch import Tensor
 
-REBUILDING = ("torch._utils.", "torch._tensor.", "torch.storage.", "torch.nn.parameter.")  # functions that make tensors
-LEGACY = 3  # pickles before the object's own in files of the format before torch 1.6
+TENSOR_MODULES = (
+    "torch._utils.",
+    "torch._tensor.",
+    "torch.storage.",
+    "torch.nn.parameter.",
+)  # functions that make tensors
+LEGACY_HEADER_PICKLES = 3  # pickles before the object's own in files of the format before torch 1.6
 MAX_NESTING = 3  # dicts within dicts
 NOT_LOADED = "Such objects are not loaded, since that would run code from the file"
 
 # What numbers like np.float64(0.9) are made of: harmless, and common beside weights.
-NUMBERS: list[Any] = [
+NUMBER_TYPES: list[Any] = [
     np.dtype,
     *dict.fromkeys(type(np.dtype(code)) for code in np.typecodes["AllInteger"] + np.typecodes["AllFloat"] + "?"),
     *((np.float64(0).__reduce__()[0], f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")),
@@ -79,7 +84,7 @@ def outline(path: Path) -> Any:
 
 
 def _legacy(file: IO[bytes]) -> Any:
-    for _ in range(LEGACY):
+    for _ in range(LEGACY_HEADER_PICKLES):
         _Reader(file).load()
     return _Reader(file).load()
 
@@ -152,7 +157,7 @@ def dicts_of_tensors(content: Mapping[Any, Any], keys: tuple[str, ...] = ()) -> 
 
 
 def _is_tensor(value: object) -> bool:
-    return isinstance(value, Tensor) or (isinstance(value, Standin) and value.what.startswith(REBUILDING))
+    return isinstance(value, Tensor) or (isinstance(value, Standin) and value.what.startswith(TENSOR_MODULES))
 
 
 def subscript(keys: tuple[str, ...]) -> str:

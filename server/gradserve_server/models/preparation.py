@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from ..accel.convolutions import HALF
-from ..accel.cpu_mode import Kernels
-from ..accel.half_backward import Halves
+from ..accel.cpu_mode import KernelCache
+from ..accel.half_backward import HalfWeights
 from .behaviour import State, Unservable, check_unwritten, examine, state_of, trial_images, varied, watched
 from .builders import text_of
 from .card import ModelCard, Precision
@@ -50,7 +50,7 @@ UNREPEATABLE = (
     "even the untouched network gives such different answers for the same images: rounding grows so much in it that "
     "none can be trusted (random weights may be why)"
 )
-WITHOUT = {  # what the card says where an earlier treatment failed
+TREATMENT_NOTES = {  # what the card says where an earlier treatment failed
     Treatment(True, False): "images lie in memory channel by channel, which is slower; otherwise",
     Treatment(False, True): "BatchNorm is not folded into convolutions, which is slower; otherwise",
     Treatment(False, False): "it is served without speed-ups; with them",
@@ -132,7 +132,7 @@ class _Preparation:
             if exact is None:
                 continue
             if fault is not None:
-                note = f"{WITHOUT[treatment]} {_words(fault)}"
+                note = f"{TREATMENT_NOTES[treatment]} {_words(fault)}"
                 exact = replace(exact, card=replace(exact.card, notes=(*exact.card.notes, note)))
             exact = replace(exact, card=replace(exact.card, sample=self._sample(exact)))
             return self._with_others(exact) if fold else replace(exact, kernels=None, straight=None)
@@ -199,7 +199,7 @@ class _Preparation:
         exact = Prepared(network, card, seen.places, self.mean, self.std, self.head)
         exact = replace(exact, channels_last=treatment.channels_last)
         if self.device.type == "cpu" and any(treatment):
-            exact = replace(exact, kernels=Kernels(), straight=Straight(network))
+            exact = replace(exact, kernels=KernelCache(), straight=Straight(network))
         self._check(exact)
         return exact
 
@@ -267,7 +267,7 @@ class _Preparation:
     def _balanced(self, exact: Prepared) -> Prepared:
         """Shares the network."""
         straight = Straight(exact.network) if exact.straight else None
-        model = replace(exact, precision="balanced", halves=Halves(exact.kernels), straight=straight)
+        model = replace(exact, precision="balanced", halves=HalfWeights(exact.kernels), straight=straight)
         self._check(model)
         return model
 
@@ -275,7 +275,7 @@ class _Preparation:
         """A copy of the network in half precision."""
         self._use(exact)
         network = cast(deepcopy(exact.network), HALF)
-        kernels, straight = (Kernels(), Straight(network)) if exact.kernels else (None, None)
+        kernels, straight = (KernelCache(), Straight(network)) if exact.kernels else (None, None)
         model = replace(exact, precision="fast", network=network, kernels=kernels, straight=straight)
         if self.dtype == torch.float32:
             self._check(model)

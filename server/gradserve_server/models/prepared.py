@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from ..accel.convolutions import HALF
-from ..accel.cpu_mode import FastOperations, Kernels
-from ..accel.half_backward import HalfBackward, Halves
+from ..accel.cpu_mode import FastOperations, KernelCache
+from ..accel.half_backward import HalfBackward, HalfWeights
 from .card import ModelCard, Precision
 from .channels import grey
 from .outputs import PLAIN, Head
@@ -31,8 +31,8 @@ class Prepared:
     precision: Precision = "exact"
     channels_last: bool = True  # how images and weights lie in memory
     others: Mapping[Precision, "Prepared"] = field(default_factory=dict)
-    halves: Halves | None = None
-    kernels: Kernels | None = None  # on a CPU
+    halves: HalfWeights | None = None
+    kernels: KernelCache | None = None  # on a CPU
     straight: Straight | None = None  # on a CPU
 
     @property

@@ -8,9 +8,9 @@ from torch import Tensor, nn
 
 from .layouts import Call, watching
 
-SAMPLE = 4096  # numbers of a row that are looked at
-ROUNDING = 1e-5  # of the largest row, that rounding may change
-SHARE = 0.1  # of the distance to the nearest other image's row, beyond which a row is not the image's own
+MAX_SAMPLED_NUMBERS = 4096  # numbers of a row that are looked at
+ROUNDING_SHARE = 1e-5  # of the largest row, that rounding may change
+MAX_DISTANCE_SHARE = 0.1  # of the distance to the nearest other image's row, beyond which a row is not the image's own
 
 
 class LayerRows:
@@ -53,12 +53,12 @@ class LayerRows:
 
 
 def _sampled(x: Tensor) -> Tensor:
-    """[n, ...] -> numbers of each row [n, at most SAMPLE], and with none for what has no rows."""
+    """[n, ...] -> numbers of each row [n, at most MAX_SAMPLED_NUMBERS], and with none for what has no rows."""
     x = torch.view_as_real(x.detach()) if x.is_complex() else x.detach()
     if x.dim() == 0:
         return x.new_zeros(0, 1)
     flat = x.reshape(len(x), -1)
-    return flat[:, :: -(-flat.shape[1] // SAMPLE) or 1].clone()
+    return flat[:, :: -(-flat.shape[1] // MAX_SAMPLED_NUMBERS) or 1].clone()
 
 
 def _same(rows: Tensor, single: dict[int, Tensor], images: Sequence[int]) -> bool:
@@ -71,5 +71,5 @@ def _same(rows: Tensor, single: dict[int, Tensor], images: Sequence[int]) -> boo
     apart = torch.cdist(own, own).fill_diagonal_(torch.inf).amin(1)[place]
     off = (rows.double() - own[place]).norm(dim=1)
     eps = 2 * torch.finfo(rows.dtype).eps if rows.is_floating_point() else 0.0
-    allowed = torch.maximum(max(ROUNDING, eps) * own.norm(dim=1).amax(), SHARE * apart)
+    allowed = torch.maximum(max(ROUNDING_SHARE, eps) * own.norm(dim=1).amax(), MAX_DISTANCE_SHARE * apart)
     return not bool((off > allowed).any())

@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor
 
-OUTLIER = 10  # times the median class's scale; a class beyond it is judged by its own alone
-ULPS = 4  # of a number itself, that its sum with a large one may be off
+OUTLIER_FACTOR = 10  # times the median class's scale; a class beyond it is judged by its own alone
+ROUNDING_ULPS = 4  # of a number itself, that its sum with a large one may be off
 
 
 def usual(each: Tensor) -> Tensor:
@@ -13,7 +13,7 @@ def usual(each: Tensor) -> Tensor:
     Classes that are masked (by -inf or -1e9) are all alike, and count as one among many.
     """
     median = each.unique().median()
-    return torch.maximum(each, torch.minimum(each.amax(), OUTLIER * median))
+    return torch.maximum(each, torch.minimum(each.amax(), OUTLIER_FACTOR * median))
 
 
 def largest(logits: Tensor) -> Tensor:
@@ -39,4 +39,4 @@ def spreads(logits: Tensor) -> Tensor:
 
 def rounding(logits: Tensor, eps: float) -> Tensor:
     """By how much each class may be off since its numbers are stored with that relative precision: [classes]."""
-    return ULPS * eps * largest(logits)
+    return ROUNDING_ULPS * eps * largest(logits)

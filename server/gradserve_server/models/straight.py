@@ -18,7 +18,7 @@ from .tape import MORE, NotStraight, forget, record
 
 log = logging.getLogger(__name__)
 
-BETWEEN = 3  # rows; what grows with the square of the rows shows there
+BETWEEN_ROWS = 3  # rows; what grows with the square of the rows shows there
 Network = Callable[[Tensor], Tensor]
 
 
@@ -46,7 +46,7 @@ class Line:
             self._look, self._forward, self._backward = split(seen.graph, seen.constants)
         finally:
             forget(seen.graph)
-        if not (same(BETWEEN) and same(most)):
+        if not (same(BETWEEN_ROWS) and same(most)):
             raise NotStraight("its bits are not those of the plain pass")
         self._size, self._most = size, most
         try:
@@ -54,7 +54,7 @@ class Line:
         except RuntimeError:  # whose memory lies otherwise
             self._single = False
         with torch.no_grad():  # some take others without gradients
-            images, _ = examples(BETWEEN)
+            images, _ = examples(BETWEEN_ROWS)
             self._looks = torch.equal(self(images), network(images))
 
     def fits(self, images: Tensor) -> bool:

@@ -10,8 +10,8 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-MOST_SHOWN = 60  # characters of a value
-WANTED = {  # by the name of a key: what pydantic would say in many words, once for each type that it might have been
+MAX_SHOWN_CHARACTERS = 60  # characters of a value
+EXPECTED = {  # by the name of a key: what pydantic would say in many words, once for each type that it might have been
     "arguments": "must be a number or text",
     "tokens": "must be { leading = N, trailing = N }",
     "mean": "must be a list, such as [0.5, 0.5, 0.5]",
@@ -59,11 +59,11 @@ def _mistake(error: ErrorDetails, model: type[BaseModel]) -> str:
         return f"{'.'.join(keys) or 'this'} must be a table"
     if not keys or error["type"] == "value_error":
         return ".".join(keys) + (": " if keys else "") + error["msg"].removeprefix("Value error, ")
-    if keys[0] in WANTED and not _of_a_part(error, keys):
+    if keys[0] in EXPECTED and not _of_a_part(error, keys):
         inside = keys[0] == "arguments" and len(keys) > 1
-        return f"{'.'.join(keys[:2]) if inside else keys[0]} {WANTED[keys[0]]}"
+        return f"{'.'.join(keys[:2]) if inside else keys[0]} {EXPECTED[keys[0]]}"
     value = error["input"]
-    was = "" if isinstance(value, Mapping) else f", was {repr(value)[:MOST_SHOWN]}"
+    was = "" if isinstance(value, Mapping) else f", was {repr(value)[:MAX_SHOWN_CHARACTERS]}"
     return f"{'.'.join(keys)} {error['msg'].replace('Input should be', 'must be')}{was}"
 
 

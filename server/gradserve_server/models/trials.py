@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from .outputs import logits_of
-from .scales import ULPS
+from .scales import ROUNDING_ULPS
 
 SUM_TOLERANCE = 1e-4  # by which probabilities may miss a sum of 1, and outputs a bound
 ALMOST = 0.05  # by which probabilities that were rounded may miss a sum of 1
@@ -146,6 +146,6 @@ def _in_unit(rows: Tensor) -> bool:
 def _have_one_sum(rows: Tensor) -> bool:
     """Whether the sums of all rows are the same, by what varies among the numbers and by rounding of the largest."""
     sums, largest = rows.sum(1), rows.abs().max()
-    rounding = ULPS * rows.shape[1] * torch.finfo(rows.dtype).eps * largest
+    rounding = ROUNDING_ULPS * rows.shape[1] * torch.finfo(rows.dtype).eps * largest
     allowed = SUM_TOLERANCE * (rows.max() - rows.min()) + rounding
     return bool(((sums - sums[0]).abs() <= allowed).all()) and bool(largest > 0)

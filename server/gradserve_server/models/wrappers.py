@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 # The wrappers whose forward does nothing but call what they wrap, and the attribute that holds it. The wrapper of
 # torch.compile is recognised by its name, since importing its class takes as long as importing the rest of torch.
-INNER: dict[type[nn.Module], str] = {
+WRAPPERS: dict[type[nn.Module], str] = {
     DataParallel: "module",
     DistributedDataParallel: "module",
     AveragedModel: "module",
@@ -45,10 +45,10 @@ def is_compiled(network: nn.Module) -> bool:
 
 def unwrap(network: nn.Module) -> nn.Module:
     """The network inside all wrappers around it, run without torch.compile. Raises NotServable."""
-    while is_compiled(network) or type(network) in INNER:
+    while is_compiled(network) or type(network) in WRAPPERS:
         if any((network._forward_hooks, network._forward_pre_hooks, network._backward_hooks)):
             raise NotServable(f"its {type(network).__name__} has hooks of its own; put them on the network inside")
-        network = getattr(network, "_orig_mod" if is_compiled(network) else INNER[type(network)])
+        network = getattr(network, "_orig_mod" if is_compiled(network) else WRAPPERS[type(network)])
     refuse_programs(network)
     return network
 

@@ -25,7 +25,7 @@ from .command import Config, Device, Model, Threads, console, device_of, reporti
 from .examples import DatasetExamples, named_classes
 from .index import build
 
-BATCH = 32
+BATCH_ROWS = 32
 # What the new entry says otherwise, or leaves out since it is of the old weights; all else is as it was.
 REPLACED = {"name", "builder", "weights", "labels", "index", "notes"}
 
@@ -123,7 +123,7 @@ def features_of(model: Prepared, head: Layer, examples: DatasetExamples, report:
 
 def batches(model: Prepared, count: int) -> Iterator[range]:
     """Numbers 0..count-1 in parts that the model may see at once."""
-    size = 1 if model.card.unbatched else BATCH
+    size = 1 if model.card.unbatched else BATCH_ROWS
     return (range(start, min(start + size, count)) for start in range(0, count, size))
 
 

@@ -7,10 +7,10 @@ from torch import Tensor
 from ..methods.influence.indexing.plan import Examples, Report
 from ..models.prepared import Prepared
 
-STATIONARY = 1e-9  # largest entry of the gradient at which a regression counts as converged
-MOST_STEPS = 20_000
+MAX_GRADIENT = 1e-9  # largest entry of the gradient at which a regression counts as converged
+MAX_STEPS = 20_000
 SQUARED_NORM = 16.0  # of features, on average, so that a weight decay means the same for every network
-BATCH = 32
+BATCH_ROWS = 32
 MOMENTUM = 0.9
 
 
@@ -32,9 +32,9 @@ def logistic_regression(features: Tensor, labels: Tensor, classes: int, weight_d
     theta = torch.zeros(classes, h.shape[1], dtype=torch.float64, requires_grad=True)
     solver = torch.optim.LBFGS(
         [theta],
-        max_iter=MOST_STEPS,
-        max_eval=2 * MOST_STEPS,
-        tolerance_grad=STATIONARY,
+        max_iter=MAX_STEPS,
+        max_eval=2 * MAX_STEPS,
+        tolerance_grad=MAX_GRADIENT,
         tolerance_change=0.0,
         history_size=50,
         line_search_fn="strong_wolfe",
@@ -55,13 +55,13 @@ def descend(
 ) -> None:
     """SGD on all weights, cosine from `rate`, BatchNorm as in eval mode; changes the network in place."""
     weights = [parameter.requires_grad_(True) for parameter in model.network.parameters()]
-    steps = epochs * -(-len(examples) // BATCH)
+    steps = epochs * -(-len(examples) // BATCH_ROWS)
     optimiser = torch.optim.SGD(weights, lr=rate, momentum=MOMENTUM, weight_decay=weight_decay)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
     generator = torch.Generator().manual_seed(seed)
     report("training", 0, steps)
     for _ in range(epochs):
-        for rows in torch.randperm(len(examples), generator=generator).split(BATCH):
+        for rows in torch.randperm(len(examples), generator=generator).split(BATCH_ROWS):
             pixels = torch.from_numpy(examples.images(rows.tolist())).to(model.device)
             labels = torch.from_numpy(examples.labels(rows.tolist())).to(model.device)
             loss = F.cross_entropy(model(pixels.permute(0, 3, 1, 2).to(model.dtype) / 255), labels)

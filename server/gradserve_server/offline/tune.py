@@ -22,9 +22,9 @@ from ..models.prepared import Prepared
 from ..models.tables import toml_value
 
 ROUNDS = 5  # of every candidate in turn; the first only warms up
-ENOUGH = 0.95  # of the best rate, at which fewer rows are preferred: whoever arrives waits less
-PAYS = 1.1  # times faster than EXACT, below which a less exact precision is not worth its name
-ROUGH = ("maximize", "stylize")  # RPCs that take the fastest precision; what others return must be exact
+GOOD_RATE_SHARE = 0.95  # of the best rate, at which fewer rows are preferred: whoever arrives waits less
+MIN_GAIN = 1.1  # times faster than EXACT, below which a less exact precision is not worth its name
+FASTEST_RPCS = ("maximize", "stylize")  # RPCs that take the fastest precision; what others return must be exact
 
 
 class Candidate(NamedTuple):
@@ -57,11 +57,11 @@ class Tuned:
     def auto(self) -> dict[str, Precision]:
         """The precision of the RPCs that want speed."""
         best = max(self.speedup, key=lambda precision: self.speedup[precision])
-        return dict.fromkeys(ROUGH, best) if self.speedup[best] >= PAYS else {}
+        return dict.fromkeys(FASTEST_RPCS, best) if self.speedup[best] >= MIN_GAIN else {}
 
     def _fewest(self, precision: Precision) -> int:
         rates = {c.rows: rate for c, rate in self.rates.items() if c.precision == precision}
-        return min(rows for rows, rate in rates.items() if rate >= ENOUGH * max(rates.values()))
+        return min(rows for rows, rate in rates.items() if rate >= GOOD_RATE_SHARE * max(rates.values()))
 
 
 def tune(

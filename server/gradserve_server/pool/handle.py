@@ -11,7 +11,7 @@ from . import forking
 from .pipe import Pipe
 from .wire import Stop, WorkerSettings
 
-PATIENCE = 5.0  # seconds between asking a worker to stop and ending it
+STOP_SECONDS = 5.0  # seconds between asking a worker to stop and ending it
 
 
 class Handle:
@@ -47,7 +47,7 @@ class Handle:
     def close(self) -> None:
         """Stops the worker: politely, then not."""
         self.send(Stop())
-        self._process.join(PATIENCE)
+        self._process.join(STOP_SECONDS)
         if self._process.is_alive():
             self._process.kill()
             self._process.join()

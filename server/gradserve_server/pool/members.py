@@ -9,8 +9,8 @@ from .handle import Handle
 from .wire import Outcome, Preview, Ready, Task, Tick, WorkerSettings
 
 SMOOTHING = 0.2  # weight of the newest statistics in a worker's speed
-SLOWEST = 1e-9  # GFLOP per second, so that nothing is divided by zero
-GUESSES = "(out of memory? a crash in its builder?)"
+MIN_GFLOP_PER_SECOND = 1e-9  # GFLOP per second, so that nothing is divided by zero
+DEATH_CAUSES = "(out of memory? a crash in its builder?)"
 
 
 @dataclass(eq=False)
@@ -57,13 +57,15 @@ class Member:
         self.ready, self.failures, self.loading = True, 0, ""
         self.unavailable = {**ready.unavailable, **self.died}
         self.cards = {card.name: card for card in ready.cards}
-        self.speeds = {model: max(speed, SLOWEST) for model, speed in ready.speeds.items()}
+        self.speeds = {model: max(speed, MIN_GFLOP_PER_SECOND) for model, speed in ready.speeds.items()}
 
     def leave_out(self) -> str:
         """Goes on without the model that it died at; why that one is not served."""
         name, self.loading = self.loading, ""
         self.settings = replace(self.settings, models=tuple(m for m in self.settings.models if m.name != name))
-        self.died[name] = f"the worker died while loading it {GUESSES}; leave it out, or try it alone: --model {name}"
+        self.died[name] = (
+            f"the worker died while loading it {DEATH_CAUSES}; leave it out, or try it alone: --model {name}"
+        )
         return self.died[name]
 
     def learn(self, tick: Tick) -> None:
@@ -74,4 +76,4 @@ class Member:
             seconds = sum(step.seconds for step in steps)
             if seconds > 0:
                 speed = sum(step.gflop for step in steps) / seconds
-                self.speeds[model] = max((1 - SMOOTHING) * self.speeds[model] + SMOOTHING * speed, SLOWEST)
+                self.speeds[model] = max((1 - SMOOTHING) * self.speeds[model] + SMOOTHING * speed, MIN_GFLOP_PER_SECOND)

@@ -17,10 +17,12 @@ import numpy as np
 
 HEADER = struct.Struct("=QQ")  # bytes of the pickle and of the arrays' lengths, which follow
 LENGTH = struct.calcsize("=Q")
-FIRST = 2048  # bytes read at first: mostly all but the arrays
-BUFFER = 4 << 20  # bytes on their way before anybody waits; systems may allow less
-SMALL = 1 << 20  # bytes that whoever sends copies by itself: 0.2 ms; waking a thread for each takes as long
-AT_ONCE = 512  # pieces in one call; systems allow 1024
+FIRST_READ_BYTES = 2048  # bytes read at first: mostly all but the arrays
+BUFFER_BYTES = 4 << 20  # bytes on their way before anybody waits; systems may allow less
+MAX_OWN_THREAD_BYTES = (
+    1 << 20
+)  # bytes that whoever sends copies by itself: 0.2 ms; waking a thread for each takes as long
+MAX_PIECES = 512  # pieces in one call; systems allow 1024
 
 
 class Pipe:
@@ -31,7 +33,7 @@ class Pipe:
 
     def __init__(self, end: socket.socket) -> None:
         self._end = end
-        end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, BUFFER)
+        end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, BUFFER_BYTES)
         self._lock = threading.Lock()
         self._queued, self._written = 0, 0  # by the thread
         self._outbox: queue.SimpleQueue[Sequence[memoryview] | None] = queue.SimpleQueue()
@@ -44,7 +46,7 @@ class Pipe:
         with self._lock, self._or_end():
             if self._end.fileno() < 0:
                 return
-            if self._queued == self._written and sum(piece.nbytes for piece in pieces) <= SMALL:
+            if self._queued == self._written and sum(piece.nbytes for piece in pieces) <= MAX_OWN_THREAD_BYTES:
                 pieces = self._offer(pieces)
             if pieces:
                 self._queued += 1
@@ -52,9 +54,9 @@ class Pipe:
 
     def receive(self) -> Any:
         """Waits for messages that were sent together. Raises EOFError and OSError where the other end is gone."""
-        head = self._read(FIRST)
+        head = self._read(FIRST_READ_BYTES)
         size, lengths = HEADER.unpack_from(head)
-        if (missing := HEADER.size + size + lengths - FIRST) > 0:
+        if (missing := HEADER.size + size + lengths - FIRST_READ_BYTES) > 0:
             head += self._read(missing)
         each = struct.unpack_from(f"={lengths // LENGTH}Q", head, HEADER.size + size)
         arrays = [np.empty(length, np.uint8) for length in each]
@@ -80,14 +82,14 @@ class Pipe:
     def _offer(self, pieces: Sequence[memoryview]) -> Sequence[memoryview]:
         """Sends what fits into the pipe; the rest."""
         with suppress(BlockingIOError):
-            return _rest(pieces, self._end.sendmsg(pieces[:AT_ONCE], (), socket.MSG_DONTWAIT))
+            return _rest(pieces, self._end.sendmsg(pieces[:MAX_PIECES], (), socket.MSG_DONTWAIT))
         return pieces
 
     def _write(self) -> None:
         while (pieces := self._outbox.get()) is not None:
             with self._or_end():
                 while pieces:
-                    pieces = _rest(pieces, self._end.sendmsg(pieces[:AT_ONCE]))
+                    pieces = _rest(pieces, self._end.sendmsg(pieces[:MAX_PIECES]))
             self._written += 1
 
     def _read(self, size: int) -> bytearray:
@@ -98,7 +100,7 @@ class Pipe:
     def _fill(self, pieces: Sequence[memoryview]) -> None:
         pieces = _rest(pieces, 0)
         while pieces:
-            got = self._end.recvmsg_into(pieces[:AT_ONCE], 0, socket.MSG_WAITALL)[0]
+            got = self._end.recvmsg_into(pieces[:MAX_PIECES], 0, socket.MSG_WAITALL)[0]
             if not got:
                 raise EOFError("the other end is gone")
             pieces = _rest(pieces, got)
@@ -121,7 +123,7 @@ def _pieces(messages: Sequence[object]) -> Sequence[memoryview]:
     arrays = [buffer.raw() for buffer in buffers]
     lengths = struct.pack(f"={len(arrays)}Q", *(array.nbytes for array in arrays))
     head = HEADER.pack(len(pickled), len(lengths)) + pickled + lengths
-    return [memoryview(head.ljust(FIRST, b"\0")), *arrays]
+    return [memoryview(head.ljust(FIRST_READ_BYTES, b"\0")), *arrays]
 
 
 def _rest(pieces: Sequence[memoryview], done: int) -> Sequence[memoryview]:

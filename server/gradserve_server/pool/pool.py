@@ -27,8 +27,8 @@ from .wire import (
 
 log = logging.getLogger(__name__)
 
-ATTEMPTS = 3  # a task is run again twice after its worker died
-RESTARTS = 5  # in a row without becoming ready, then the worker is given up
+MAX_ATTEMPTS = 3  # a task is run again twice after its worker died
+MAX_RESTARTS = 5  # in a row without becoming ready, then the worker is given up
 
 
 class Full(Exception):
@@ -147,7 +147,7 @@ class Pool:
 
     def _place_again(self, pending: Pending) -> None:
         """One task may be what kills workers; from its third attempt on it runs beside no other suspect."""
-        if pending.attempts < ATTEMPTS - 1:
+        if pending.attempts < MAX_ATTEMPTS - 1:
             self._place(pending)
             return
         self._suspects.append(pending)
@@ -258,7 +258,7 @@ class Pool:
             return
         at = f" while loading model {worker.loading}" if worker.loading else ""
         log.error("the worker on %s died%s with %d tasks; restarting it", worker.settings.device, at, len(pendings))
-        if worker.failures > RESTARTS:
+        if worker.failures > MAX_RESTARTS:
             log.critical("the worker on %s is given up", worker.settings.device)
             self._workers.remove(worker)
             if not self._workers:
@@ -269,8 +269,8 @@ class Pool:
             worker.handle = self._spawn(worker.settings)
         for pending in pendings:
             pending.worker = None
-            if pending.attempts >= ATTEMPTS or not self._workers:
-                kind: FailureKind = "crashed" if pending.attempts >= ATTEMPTS else "lost"
+            if pending.attempts >= MAX_ATTEMPTS or not self._workers:
+                kind: FailureKind = "crashed" if pending.attempts >= MAX_ATTEMPTS else "lost"
                 text = f"its worker died {pending.attempts} times while it ran"
                 pending.told.put_nowait(Outcome(pending.task.id, failure=Failure(kind, text)))
             else:

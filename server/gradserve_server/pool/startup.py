@@ -8,7 +8,7 @@ import torch
 from ..engine.engine import Engine
 from ..engine.events import Ended, ModelFailed, NotFinite, OutOfMemory, Step
 from ..engine.job import Job, Steps
-from ..engine.objective import Refused, logit
+from ..engine.objective import NotApplicable, logit
 from ..engine.query import Query
 from ..engine.take import Key
 from ..methods.influence.index import IndexFault
@@ -63,7 +63,7 @@ def _failing(name: str, unavailable: dict[str, str]) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        known = isinstance(error, LoadError | IndexFault | Refused | ModelFailed | OutOfMemory)
+        known = isinstance(error, LoadError | IndexFault | NotApplicable | ModelFailed | OutOfMemory)
         reason = str(error) if known else f"{type(error).__name__}: {error}"
         unavailable[name] = reason.removeprefix(f"model {name}: ")
 

@@ -18,10 +18,10 @@ import torch
 from ..config import LOG_FORMAT
 from ..engine.engine import Engine
 from ..engine.events import Ended, Event, ModelFailed, NotFinite, OutOfMemory
-from ..engine.job import MOST, Job, Progress, Steps, TimeUp
-from ..engine.objective import Refused
+from ..engine.job import MAX_CHUNK_ROWS, Job, Progress, Steps, TimeUp
+from ..engine.objective import NotApplicable
 from ..engine.take import Key
-from ..methods import RPCS
+from ..methods import TASKS
 from ..methods.image_run import as_bytes, pixels, resized
 from ..models.prepared import Prepared
 from .pipe import Pipe
@@ -43,11 +43,11 @@ from .wire import (
 log = logging.getLogger(__name__)
 
 TICK_SECONDS = 0.5
-PREVIEW = 160  # pixels of a preview's longer side
-CHUNKS = 4  # passes that a wide query may fill
+PREVIEW_SIDE = 160  # pixels of a preview's longer side
+MAX_PASSES_PER_QUERY = 4  # passes that a wide query may fill
 FAILURES: tuple[tuple[type[Exception], FailureKind], ...] = (
     (TimeUp, "deadline"),
-    (Refused, "refused"),
+    (NotApplicable, "refused"),
     (NotFinite, "not_finite"),
     (ModelFailed, "model_failed"),
     (OutOfMemory, "out_of_memory"),
@@ -90,7 +90,7 @@ class Worker:
             self._accept(block=self._engine.idle and not self._chores)
             self._gather()
             if events := self._engine.step():
-                self._pipe.send([told(event) for event in events])
+                self._pipe.send([outcome_of(event) for event in events])
             if self._chores and self._engine.idle and self._inbox.empty():
                 self._chores.popleft()()
             if time.monotonic() - self._ticked > TICK_SECONDS:
@@ -143,7 +143,7 @@ class Worker:
         raced = task.allow_partial and task.deadline < float("inf") and not task.alone
 
         def begin(job: Job) -> Steps:
-            return RPCS[task.rpc](job, tensor(task, model), **task.arguments)
+            return TASKS[task.rpc](job, tensor(task, model), **task.arguments)
 
         self._engine.submit(
             Job(
@@ -157,9 +157,9 @@ class Worker:
                 allow_partial=task.allow_partial,
                 seed=task.seed,
                 report_every=task.report_every,
-                chunk=1 if task.alone else self._engine.limit(key) * CHUNKS,
+                chunk=1 if task.alone else self._engine.limit(key) * MAX_PASSES_PER_QUERY,
                 alone=task.alone,
-                room=(lambda: self._engine.fitting(key, task.deadline)) if raced else (lambda: MOST),
+                room=(lambda: self._engine.fitting(key, task.deadline)) if raced else (lambda: MAX_CHUNK_ROWS),
             )
         )
 
@@ -169,7 +169,7 @@ class Worker:
         self._engine.steps.clear()
 
 
-def told(event: Event) -> Outcome | Preview:
+def outcome_of(event: Event) -> Outcome | Preview:
     """What the front-end hears of it."""
     job = event.job
     if not isinstance(event, Ended):
@@ -190,7 +190,7 @@ def preview(job_id: str, progress: Progress) -> Preview:
     losses = {name: float(value.mean()) for name, value in progress.losses.items()}
     images = progress.images
     if images is not None:
-        factor = min(1.0, PREVIEW / max(images.shape[2:]))
+        factor = min(1.0, PREVIEW_SIDE / max(images.shape[2:]))
         images = resized(images, (round(images.shape[2] * factor) or 1, round(images.shape[3] * factor) or 1))
     small = () if images is None else tuple(pixels(image) for image in as_bytes(images))
     return Preview(job_id, progress.step, progress.steps, losses, small)

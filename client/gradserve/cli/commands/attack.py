@@ -117,11 +117,11 @@ def attack(
     quick_decode: options.QuickDecode = False,
     alone: options.Alone = False,
     concurrency: options.Concurrency = 8,
-    server: options.Server = options.ADDRESS,
+    server: options.Server = options.DEFAULT_ADDRESS,
     tls: options.Tls = False,
     ca: options.Ca = None,
     token: options.Token = None,
-    timeout: options.Timeout = options.SECONDS,
+    timeout: options.Timeout = options.DEFAULT_TIMEOUT,
     as_json: options.Json = False,
 ) -> None:
     """Pictures changed a little so that a model errs, each with a certificate measured on the very bytes saved.
@@ -157,8 +157,8 @@ def attack(
         "concurrency": concurrency,
     }
     (chosen,) = parse.methods([method], param, ATTACK_METHOD)
-    pictures = output.Places(out, ".png", len(photos))
-    differences = output.Places(save_difference, ".png", len(photos)) if save_difference else None
+    pictures = output.OutputPaths(out, ".png", len(photos))
+    differences = output.OutputPaths(save_difference, ".png", len(photos)) if save_difference else None
     with options.connect(server, tls, ca, token, timeout) as client:
         answers = client.attack_many(photos, chosen, **arguments)
         named = report.named(photos, answers, "attacking")
@@ -168,7 +168,7 @@ def attack(
     _print(saved, trajectory, as_json)
 
 
-def _save(photo: Path, found: Attack, pictures: output.Places, differences: output.Places | None) -> Saved:
+def _save(photo: Path, found: Attack, pictures: output.OutputPaths, differences: output.OutputPaths | None) -> Saved:
     picture = found.save(pictures.place(f"{photo.stem}-{found.method}"))
     difference = differences.place(f"{photo.stem}-{found.method}-difference") if differences else None
     if difference:

@@ -48,11 +48,11 @@ def bench(
     tune: Tune = None,
     config: Config = None,
     model: options.Model = "",
-    server: options.Server = options.ADDRESS,
+    server: options.Server = options.DEFAULT_ADDRESS,
     tls: options.Tls = False,
     ca: options.Ca = None,
     token: options.Token = None,
-    timeout: options.Timeout = options.SECONDS,
+    timeout: options.Timeout = options.DEFAULT_TIMEOUT,
     as_json: options.Json = False,
 ) -> None:
     """Requests and rows per second and latencies of a running server, in a closed loop of callers.

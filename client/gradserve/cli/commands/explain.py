@@ -68,11 +68,11 @@ def explain(
     quick_decode: options.QuickDecode = False,
     alone: options.Alone = False,
     concurrency: options.Concurrency = 8,
-    server: options.Server = options.ADDRESS,
+    server: options.Server = options.DEFAULT_ADDRESS,
     tls: options.Tls = False,
     ca: options.Ca = None,
     token: options.Token = None,
-    timeout: options.Timeout = options.SECONDS,
+    timeout: options.Timeout = options.DEFAULT_TIMEOUT,
     as_json: options.Json = False,
 ) -> None:
     """Maps that show which pixels a model's score depends on.
@@ -100,8 +100,8 @@ def explain(
     }
     methods = parse.methods(method, param)
     total = output.expected(photos, methods, target)
-    pictures = output.Places(out, ".png", total)
-    maps = output.Places(save_map, ".npy", total) if save_map else None
+    pictures = output.OutputPaths(out, ".png", total)
+    maps = output.OutputPaths(save_map, ".npy", total) if save_map else None
     saved: list[Saved] = []
     with options.connect(server, tls, ca, token, timeout) as client:
         answers = client.explain_many(photos, methods, **arguments)

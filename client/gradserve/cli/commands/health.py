@@ -4,15 +4,15 @@ import typer
 
 from gradserve.cli import options, output
 
-SECONDS = 5.0
+DEFAULT_TIMEOUT = 5.0
 
 
 def health(
-    server: options.Server = options.ADDRESS,
+    server: options.Server = options.DEFAULT_ADDRESS,
     tls: options.Tls = False,
     ca: options.Ca = None,
     token: options.Token = None,
-    timeout: options.Timeout = SECONDS,
+    timeout: options.Timeout = DEFAULT_TIMEOUT,
     as_json: options.Json = False,
 ) -> None:
     """The server's state; the exit code is 0 when it serves and 1 when it does not.

@@ -57,11 +57,11 @@ def influence(
     time_budget: options.TimeBudget = None,
     quick_decode: options.QuickDecode = False,
     alone: options.Alone = False,
-    server: options.Server = options.ADDRESS,
+    server: options.Server = options.DEFAULT_ADDRESS,
     tls: options.Tls = False,
     ca: options.Ca = None,
     token: options.Token = None,
-    timeout: options.Timeout = options.SECONDS,
+    timeout: options.Timeout = options.DEFAULT_TIMEOUT,
     as_json: options.Json = False,
 ) -> None:
     """The training examples that most helped and most harmed a prediction.
@@ -104,11 +104,11 @@ def suspects(
     top: SuspectTop = 20,
     order: Order = "rank_sum",
     out: Out = None,
-    server: options.Server = options.ADDRESS,
+    server: options.Server = options.DEFAULT_ADDRESS,
     tls: options.Tls = False,
     ca: options.Ca = None,
     token: options.Token = None,
-    timeout: options.Timeout = options.SECONDS,
+    timeout: options.Timeout = options.DEFAULT_TIMEOUT,
     as_json: options.Json = False,
 ) -> None:
     """The training examples whose labels are most likely wrong.

@@ -20,7 +20,7 @@ Name = Annotated[str, typer.Argument(help="A model's name, for its layers and me
 
 def models(
     name: Name = "",
-    server: options.Server = options.ADDRESS,
+    server: options.Server = options.DEFAULT_ADDRESS,
     tls: options.Tls = False,
     ca: options.Ca = None,
     token: options.Token = None,

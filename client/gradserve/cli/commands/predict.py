@@ -25,11 +25,11 @@ def predict(
     quick_decode: options.QuickDecode = False,
     alone: options.Alone = False,
     concurrency: options.Concurrency = 8,
-    server: options.Server = options.ADDRESS,
+    server: options.Server = options.DEFAULT_ADDRESS,
     tls: options.Tls = False,
     ca: options.Ca = None,
     token: options.Token = None,
-    timeout: options.Timeout = options.SECONDS,
+    timeout: options.Timeout = options.DEFAULT_TIMEOUT,
     as_json: options.Json = False,
 ) -> None:
     """The most probable classes of photos.

@@ -20,8 +20,8 @@ from gradserve.messages import fields
 from gradserve.messages.attack import ATTACK_METHOD, amount
 from gradserve.robustness import junit, results
 from gradserve.robustness.figures import Limits, counted
-from gradserve.robustness.journal import Journal, OtherRun
-from gradserve.robustness.plan import Plan, Wish, check_labels
+from gradserve.robustness.journal import Journal, JournalMismatch
+from gradserve.robustness.plan import CheckSpec, Plan, check_labels
 from gradserve.robustness.run import Check
 from gradserve.v1 import attack_pb2
 
@@ -126,7 +126,7 @@ class Setting:
     model: str
     reference: str
     dataset: Dataset
-    wish: Wish
+    wish: CheckSpec
     limits: Limits
     limit: int | None
     concurrency: int
@@ -158,7 +158,7 @@ def robustness(
     out: Out = Path("robustness-out"),
     restart: Restart = False,
     worst: Worst = 12,
-    server: options.Server = options.ADDRESS,
+    server: options.Server = options.DEFAULT_ADDRESS,
     tls: options.Tls = False,
     ca: options.Ca = None,
     token: options.Token = None,
@@ -184,7 +184,7 @@ def robustness(
     """
     arguments: dict[str, Any] = {"norm": norm, "loss": loss, "adaptive": adaptive}
     arguments["defence"] = parse.defence(defence) if defence else None
-    wish = Wish(
+    wish = CheckSpec(
         methods=parse.methods([name for name in attack if name != "none"], param, ATTACK_METHOD),
         budgets=[amount("--eps", text) for text in eps],
         arguments={name: value for name, value in arguments.items() if value},
@@ -202,7 +202,7 @@ def robustness(
     except KeyboardInterrupt:
         output.err().print("interrupted; the same command goes on from here")
         raise typer.Exit(130) from None
-    except OtherRun as error:
+    except JournalMismatch as error:
         error.add_note("--restart forgets it, another --out keeps it")
         raise
     except (GradserveError, OSError) as error:
@@ -219,7 +219,7 @@ def _kinds(texts: list[str]) -> list[str]:
     return [kind for kind in KINDS if kind in texts or "all" in texts]
 
 
-def _check(wish: Wish, limits: Limits, reference: str) -> None:
+def _check(wish: CheckSpec, limits: Limits, reference: str) -> None:
     """Raises ValueError for thresholds on what is not measured."""
     if not wish.methods and not wish.kinds and limits.clean is None:
         raise ValueError("nothing to measure: name an --attack, a --corruption or a --min-clean-accuracy")
@@ -247,7 +247,7 @@ async def _measured(connect: Callable[[], AsyncClient], setting: Setting) -> dic
                 (setting.out / name).unlink(missing_ok=True)
             seconds = await _run(client, plan, journal, dataset, setting.concurrency)
             figures = counted(plan, dataset, journal, setting.limits)
-            effort = results.Effort(len(dataset), journal.found, journal.rows, seconds)
+            effort = results.RunStats(len(dataset), journal.found, journal.rows, seconds)
             cases = await robustness_report.worst(Check(client, plan, journal), dataset, setting.worst)
     document = results.document(plan, figures, effort)
     (setting.out / "results.json").write_text(json.dumps(document, indent=2, ensure_ascii=False) + "\n")

@@ -14,14 +14,14 @@ from gradserve.datasets import Dataset, Example
 from gradserve.errors import GradserveError
 from gradserve.results.attack import Attack, Judgement
 from gradserve.results.common import Score
-from gradserve.robustness.figures import CorruptionError, Figures, Robustness, Share
+from gradserve.robustness.figures import CorruptionResult, Figures, Proportion, Robustness
 from gradserve.robustness.journal import Outcome
 from gradserve.robustness.plan import CLEAN, Plan, Trial
-from gradserve.robustness.results import Effort
+from gradserve.robustness.results import RunStats
 from gradserve.robustness.run import UNSATURATED_LOSS, Check
 from gradserve.robustness.words import meaning, unmeasured, warnings
 
-_SHOWN = 10  # unreadable pictures and failed requests that are named
+_MAX_NAMES_SHOWN = 10  # unreadable pictures and failed requests that are named
 _MARKS = {"passed": ("holds", "green"), "failed": ("FAILS", "bold red"), "not_measured": ("NOT MEASURED", "bold red")}
 _LEADS = {
     "passed": "Passed: every threshold holds.",
@@ -69,7 +69,7 @@ def _fallen(check: Check, natural: bool) -> list[tuple[Outcome, Trial]]:
     return [(each, trials[each.trial]) for each in found if first[each.id] is each]
 
 
-def show(plan: Plan, figures: Figures, effort: Effort, out: Path) -> None:
+def show(plan: Plan, figures: Figures, effort: RunStats, out: Path) -> None:
     """Print the figures on standard error, so that standard output stays free for --json."""
     console = output.err()
     table = Table(title=f"robustness of {plan.model}", title_justify="left", box=None)
@@ -97,10 +97,10 @@ def show(plan: Plan, figures: Figures, effort: Effort, out: Path) -> None:
 def _notes(figures: Figures) -> Iterator[str]:
     """What a reader should know beside the figures, a line each."""
     for what, found in (("unreadable", figures.unreadable), ("failed", figures.failed)):
-        for name, reason in list(found.items())[:_SHOWN]:
+        for name, reason in list(found.items())[:_MAX_NAMES_SHOWN]:
             yield f"{what}: {name}: {reason}"
-        if len(found) > _SHOWN:
-            yield f"{what}: and {len(found) - _SHOWN} more"
+        if len(found) > _MAX_NAMES_SHOWN:
+            yield f"{what}: and {len(found) - _MAX_NAMES_SHOWN} more"
     for each in [*figures.attacks, *figures.together]:
         if each.not_measured:
             yield f"not measured: {each.attack} {each.eps}: {unmeasured(each)}"
@@ -108,7 +108,7 @@ def _notes(figures: Figures) -> Iterator[str]:
         yield f"warning: {where}: {text} ({count} pictures)"
 
 
-def html(plan: Plan, figures: Figures, effort: Effort, cases: Sequence[Case]) -> str:
+def html(plan: Plan, figures: Figures, effort: RunStats, cases: Sequence[Case]) -> str:
     """The page: figures, then the worst cases."""
     rows: list[list[str | float]] = [
         [row.name, row.accuracy if row.exact is None else row.exact, row.interval, row.pictures, row.remark]
@@ -151,7 +151,7 @@ def _rows(figures: Figures) -> list[_Row]:
     return [_row(*row) for row in [("clean", figures.clean, figures.clean, ""), *shares]]
 
 
-def _row(name: str, least: Share, most: Share, remark: str) -> _Row:
+def _row(name: str, least: Proportion, most: Proportion, remark: str) -> _Row:
     """Two shares where not every picture was measured: what surely stands, and what may."""
     interval = f"{least.interval[0]:.1%} to {most.interval[1]:.1%}"
     if least == most:
@@ -196,7 +196,7 @@ def _corruption_section(figures: Figures) -> page.Section:
     return page.Section("Corruptions", _corruption_summary(figures), [], (), [page.Table(columns, rows)])
 
 
-def _corruption_row(each: CorruptionError) -> list[str | float]:
+def _corruption_row(each: CorruptionResult) -> list[str | float]:
     relative = "" if each.relative is None else f"{each.relative:.1%}"
     return [each.kind, *(f"{error:.1%}" for error in each.errors.values()), each.mean, relative]
 
@@ -243,7 +243,7 @@ def _counts(figures: Figures) -> list[str]:
     return [f"{len(figures.unreadable)} unreadable", f"{len(figures.failed)} failed"]
 
 
-def _effort(effort: Effort) -> list[str]:
+def _effort(effort: RunStats) -> list[str]:
     known = f"{effort.known} answers from the journal"
     asked = f"{effort.rows} rows in {effort.seconds:.1f} s ({effort.rows_per_second:.0f} rows/s)"
     return [f"{effort.pictures} pictures", *([known] if effort.known else []), *([asked] if effort.rows else [])]

@@ -4,13 +4,13 @@ import typer
 
 from gradserve.cli.commands.server_package import server_module
 
-_OWN = {"allow_extra_args": True, "ignore_unknown_options": True}
+_CONTEXT_SETTINGS = {"allow_extra_args": True, "ignore_unknown_options": True}
 
 
 def add(app: typer.Typer) -> None:
     """Adds the commands; their arguments, --help too, are the server package's own."""
     for command in (serve, index, finetune):
-        app.command(add_help_option=False, context_settings=_OWN)(command)
+        app.command(add_help_option=False, context_settings=_CONTEXT_SETTINGS)(command)
 
 
 def serve(context: typer.Context) -> None:

@@ -49,7 +49,7 @@ def stylize(
     time_budget: options.TimeBudget = None,
     allow_partial: options.AllowPartial = False,
     alone: options.Alone = False,
-    server: options.Server = options.ADDRESS,
+    server: options.Server = options.DEFAULT_ADDRESS,
     tls: options.Tls = False,
     ca: options.Ca = None,
     token: options.Token = None,

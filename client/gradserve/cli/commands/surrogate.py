@@ -19,7 +19,7 @@ from gradserve.datasets import Dataset, Example, Unreadable, open_dataset
 from gradserve.images import Array
 from gradserve.results.common import Region
 from gradserve.results.models import ModelCard
-from gradserve.retry import FALTERING, UNREADABLE, Patience, about_the_picture, reason
+from gradserve.retry import PICTURE_ERRORS, TRANSIENT, RetryPolicy, about_the_picture, reason
 
 _TRAINING = "Training"
 
@@ -69,11 +69,11 @@ def surrogate(
     mirror: Mirror = True,
     seed: options.Seed = None,
     concurrency: InFlight = 32,
-    server: options.Server = options.ADDRESS,
+    server: options.Server = options.DEFAULT_ADDRESS,
     tls: options.Tls = False,
     ca: options.Ca = None,
     token: options.Token = None,
-    timeout: options.Timeout = options.SECONDS,
+    timeout: options.Timeout = options.DEFAULT_TIMEOUT,
     as_json: options.Json = False,
 ) -> None:
     """Train a small network on a served model's answers to your pictures, for `transfer` attacks on that model.
@@ -153,12 +153,12 @@ async def _answer(client: AsyncClient, card: ModelCard, example: Example) -> tup
     try:
         pixels = await asyncio.to_thread(example.pixels)
         ask = partial(client.predict, example.image, model=card.name, top_k=classes, priority="batch")
-        found = await Patience().answered(ask)
+        found = await RetryPolicy().answered(ask)
     except Unreadable as error:
         return error.reason
-    except FALTERING as error:
+    except TRANSIENT as error:
         return str(error)
-    except UNREADABLE as error:
+    except PICTURE_ERRORS as error:
         if not about_the_picture(error):
             raise
         return reason(error)

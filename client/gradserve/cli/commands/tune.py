@@ -11,7 +11,7 @@ from rich.table import Table
 from gradserve.cli import output
 from gradserve.errors import GradserveError
 
-NEEDED = "--tune needs the server: pip install 'gradserve[server]'"
+SERVER_MISSING = "--tune needs the server: pip install 'gradserve[server]'"
 
 
 def tune(out: Path, config: Path | None, models: list[str]) -> None:
@@ -20,7 +20,7 @@ def tune(out: Path, config: Path | None, models: list[str]) -> None:
         tuning: Any = import_module("gradserve_server.offline.tune")
         settings: Any = import_module("gradserve_server.__main__").settings_of(config, models, {}, {})
     except ModuleNotFoundError as missing:
-        raise GradserveError(f"{NEEDED} ({missing.name} is not installed)") from None
+        raise GradserveError(f"{SERVER_MISSING} ({missing.name} is not installed)") from None
     device = tuning.device_of(settings.pool)
 
     def shown(rounds: Iterable[int], name: str) -> Iterable[int]:

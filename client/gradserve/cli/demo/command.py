@@ -78,14 +78,14 @@ def _address(server: str | None, models: Sequence[str], log: Path, timeout: floa
     output.err().print("the server is stopped")
 
 
-def _shown(client: Client, pictures: int) -> tuple[list[session.Deed], list[html.Section]]:
+def _shown(client: Client, pictures: int) -> tuple[list[session.LogEntry], list[html.Section]]:
     """Every chapter for every model, with a progress bar."""
     cards = [client.model(card.name) for card in client.models()]
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     with Progress(*columns, console=output.err(), transient=True) as progress:
         total = sum(session.requests(card, pictures) + picture_chapters.requests(card) for card in cards)
         task = progress.add_task("demo", total=total)
-        demo = session.Demo(client, pictures, lambda what: progress.update(task, description=what, advance=1))
+        demo = session.Session(client, pictures, lambda what: progress.update(task, description=what, advance=1))
         sections = []
         for card in cards:
             for chapter in _CHAPTERS:
@@ -102,7 +102,7 @@ def _say(text: str) -> None:
         output.err().print(text)
 
 
-def _table(deeds: Sequence[session.Deed]) -> Table:
+def _table(deeds: Sequence[session.LogEntry]) -> Table:
     table = Table(box=None)
     for column in ("model", "picture", "asked"):
         table.add_column(column, no_wrap=True)

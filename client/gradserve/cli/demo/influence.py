@@ -11,13 +11,13 @@ from gradserve.results.influence import Influence, TrainingExample
 from gradserve.results.models import ModelCard
 
 if TYPE_CHECKING:
-    from gradserve.cli.demo.session import Demo
+    from gradserve.cli.demo.session import Session
 
 _METHODS = ("projected", "last_layer", "neighbours")
 _TOP, _SUSPECTS, _PICTURES = 6, 12, 2
 
 
-def influences(demo: "Demo", card: ModelCard) -> html.Section:
+def influences(demo: "Session", card: ModelCard) -> html.Section:
     """For models with an index: helpers and harmers of predictions by each method, and the most suspicious labels."""
     stories = []
     if card.applies("influence"):
@@ -39,7 +39,7 @@ def requests(card: ModelCard, pictures: int) -> int:
     return len(samples.pictures(card, min(pictures, _PICTURES))) * len(_METHODS) + 1
 
 
-def _influence(demo: "Demo", card: ModelCard, picture: samples.SamplePicture, method: str) -> list[html.Figure]:
+def _influence(demo: "Session", card: ModelCard, picture: samples.SamplePicture, method: str) -> list[html.Figure]:
     what = f"{card.name}: {picture.name}: influence, {method}"
     found, seconds = demo.timed(what, lambda: demo.client.influence(picture.data, method, top=_TOP, model=card.name))
     best = found.helpful[0] if found.helpful else None
@@ -62,7 +62,7 @@ def _figure(
     return html.Figure(title, _pictures(examples), value, [*facts, *costs], found.provenance.warnings)
 
 
-def _suspects(demo: "Demo", card: ModelCard) -> list[html.Story]:
+def _suspects(demo: "Session", card: ModelCard) -> list[html.Story]:
     """The first of them is shown large; the others stand beside it."""
     what = f"{card.name}: suspects"
     found, seconds = demo.timed(what, lambda: demo.client.suspects(model=card.name, top=_SUSPECTS))

@@ -13,7 +13,7 @@ from typing import IO
 from gradserve.errors import GradserveError
 
 _READY = re.compile(r"gradserve ready on (\S+:\d+)")
-_PATIENCE = 15.0
+_STOP_SECONDS = 15.0
 
 
 @contextmanager
@@ -39,7 +39,7 @@ def _address(server: subprocess.Popen[str], log: Path, timeout: float) -> str:
     except Empty:
         raise GradserveError(f"the server was not ready within {timeout:g} s\n{_tail(log)}") from None
     if address is None:
-        code = server.wait(_PATIENCE)
+        code = server.wait(_STOP_SECONDS)
         raise GradserveError(f"the server ended with {code} before it was ready\n{_tail(log)}")
     return address
 
@@ -59,7 +59,7 @@ def _tail(log: Path) -> str:
 def _stop(server: subprocess.Popen[str]) -> None:
     server.terminate()
     try:
-        server.wait(_PATIENCE)
+        server.wait(_STOP_SECONDS)
     except subprocess.TimeoutExpired:
         server.kill()
         server.wait()

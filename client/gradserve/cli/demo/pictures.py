@@ -4,20 +4,20 @@ from collections.abc import Sequence
 
 from gradserve.cli import drawing, html
 from gradserve.cli.demo import samples
-from gradserve.cli.demo.session import Demo
+from gradserve.cli.demo.session import Session
 from gradserve.messages.goals import Goal, GoalLike
 from gradserve.results.models import ModelCard
 from gradserve.results.pictures import MaximizedImage, MaximizedImages, StylizedImage, opened
 
-_ALL = 10  # classes, up to which each gets a picture
+_MAX_CLASSES_SHOWN = 10  # classes, up to which each gets a picture
 _STEPS, _SNAPSHOTS = 128, (0, 8, 32, 128)
 _DREAM, _STYLED, _STYLED_SMALL = 256, 320, 384  # pixels of the longer side; the last for networks of small inputs
 _SMALL_INPUT = 64
 _COARSE, _FINE = 60, 20  # steps at half and at full resolution
-_LEAST = 16  # pixels of the input, below which there is nothing to dream of
+_MIN_INPUT_SIDE = 16  # pixels of the input, below which there is nothing to dream of
 
 
-def maximized(demo: Demo, card: ModelCard) -> html.Section:
+def maximized(demo: Session, card: ModelCard) -> html.Section:
     """A picture of each class, or of those that the model sees in the sample pictures."""
     goals = _goals(demo, card)
     found, seconds = demo.timed(
@@ -36,7 +36,7 @@ def maximized(demo: Demo, card: ModelCard) -> html.Section:
     return html.Section(f"{card.name}: maximized", lead, [html.Story("from noise", found.sheet(), (), facts, figures)])
 
 
-def dreamt(demo: Demo, card: ModelCard) -> html.Section:
+def dreamt(demo: Session, card: ModelCard) -> html.Section:
     """More and more of what the last layer with a map sees in a photo."""
     stories = []
     for picture in _photos(card)[:1]:
@@ -56,7 +56,7 @@ def dreamt(demo: Demo, card: ModelCard) -> html.Section:
     return html.Section(f"{card.name}: DeepDream", lead, stories)
 
 
-def stylized(demo: Demo, card: ModelCard) -> html.Section:
+def stylized(demo: Session, card: ModelCard) -> html.Section:
     """A photo in the style of another picture."""
     stories = []
     size = _STYLED_SMALL if min(card.input_size) <= _SMALL_INPUT else _STYLED
@@ -84,12 +84,12 @@ CHAPTERS = (maximized, dreamt, stylized)
 def requests(card: ModelCard) -> int:
     """How many requests these chapters make for a model."""
     shown = min(len(_photos(card)), 1)
-    asked = 0 if len(card.classes) <= _ALL else len(samples.pictures(card, 4))
+    asked = 0 if len(card.classes) <= _MAX_CLASSES_SHOWN else len(samples.pictures(card, 4))
     return 1 + asked + shown * (1 + len(samples.styles()))
 
 
-def _goals(demo: Demo, card: ModelCard) -> list[GoalLike]:
-    if len(card.classes) <= _ALL:
+def _goals(demo: Session, card: ModelCard) -> list[GoalLike]:
+    if len(card.classes) <= _MAX_CLASSES_SHOWN:
         return list(range(len(card.classes)))
     labels = []
     for picture in samples.pictures(card, 4):
@@ -101,7 +101,7 @@ def _goals(demo: Demo, card: ModelCard) -> list[GoalLike]:
 
 def _photos(card: ModelCard) -> Sequence[samples.SamplePicture]:
     """Photos, where the model is one for photos of any size."""
-    return samples.pictures(card, 1) if card.any_size and min(card.input_size) >= _LEAST else ()
+    return samples.pictures(card, 1) if card.any_size and min(card.input_size) >= _MIN_INPUT_SIDE else ()
 
 
 def _seen(each: MaximizedImage) -> str:

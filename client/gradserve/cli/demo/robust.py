@@ -7,14 +7,14 @@ from gradserve.cli.demo import samples
 from gradserve.results.models import ModelCard
 
 if TYPE_CHECKING:
-    from gradserve.cli.demo.session import Demo
+    from gradserve.cli.demo.session import Session
 
 _METHODS = ("gradient", "smooth_grad")
 _EPS = "8/255"
 _ASKED = (*_METHODS, "pgd")
 
 
-def siblings(demo: "Demo", card: ModelCard) -> html.Section:
+def siblings(demo: "Session", card: ModelCard) -> html.Section:
     """For a model NAME-robust: maps of NAME's and of its own, and the same attack on both."""
     stories = []
     for picture in samples.pictures(card, demo.pictures) if _sibling(card) else []:
@@ -42,7 +42,7 @@ def _sibling(card: ModelCard) -> str:
     return card.name.removesuffix("-robust") if card.name.endswith("-robust") else ""
 
 
-def _maps(demo: "Demo", name: str, picture: samples.SamplePicture) -> list[html.Figure]:
+def _maps(demo: "Session", name: str, picture: samples.SamplePicture) -> list[html.Figure]:
     found, seconds = demo.timed(
         f"{name}: {picture.name}: {', '.join(_METHODS)}",
         lambda: demo.client.explain(picture.data, list(_METHODS), model=name),
@@ -54,7 +54,7 @@ def _maps(demo: "Demo", name: str, picture: samples.SamplePicture) -> list[html.
     return figures
 
 
-def _attacked(demo: "Demo", name: str, picture: samples.SamplePicture) -> html.Figure:
+def _attacked(demo: "Session", name: str, picture: samples.SamplePicture) -> html.Figure:
     found, seconds = demo.timed(
         f"{name}: {picture.name}: pgd", lambda: demo.client.attack(picture.data, "pgd", eps=_EPS, steps=20, model=name)
     )

@@ -28,7 +28,7 @@ _METHODS = fields.names(EXPLAIN_METHOD)
 
 
 @dataclass(frozen=True)
-class Deed:
+class LogEntry:
     """One thing that was asked of the server, and what it answered."""
 
     model: str
@@ -40,13 +40,13 @@ class Deed:
 
 
 @dataclass
-class Demo:
+class Session:
     """A demonstration under way: who is asked, whom to tell of the next thing, what was done so far."""
 
     client: Client
     pictures: int
     begin: Callable[[str], None]
-    deeds: list[Deed] = field(default_factory=list)
+    deeds: list[LogEntry] = field(default_factory=list)
 
     def timed(self, what: str, ask: Callable[[], T]) -> tuple[T, float]:
         """The answer, and the seconds it took."""
@@ -56,10 +56,10 @@ class Demo:
 
     def note(self, picture: str, asked: str, seconds: float, origin: Provenance, answer: str) -> None:
         """Remember one thing that was done."""
-        self.deeds.append(Deed(origin.model, picture, asked, seconds, origin.rows, answer))
+        self.deeds.append(LogEntry(origin.model, picture, asked, seconds, origin.rows, answer))
 
 
-def explanations(demo: Demo, card: ModelCard) -> html.Section:
+def explanations(demo: Session, card: ModelCard) -> html.Section:
     """Predict and every method of Explain on several pictures."""
     stories = []
     for picture in samples.pictures(card, demo.pictures):
@@ -71,7 +71,7 @@ def explanations(demo: Demo, card: ModelCard) -> html.Section:
     return html.Section(card.name, lead, stories, _facts_of(card))
 
 
-def targets(demo: Demo, card: ModelCard) -> html.Section:
+def targets(demo: Session, card: ModelCard) -> html.Section:
     """One method for several targets in one request: classes by rank, and units inside the network."""
     stories = []
     for picture in samples.pictures(card, 1):
@@ -82,7 +82,7 @@ def targets(demo: Demo, card: ModelCard) -> html.Section:
     return html.Section(f"{card.name}: any target", lead, stories)
 
 
-def attacks(demo: Demo, card: ModelCard) -> html.Section:
+def attacks(demo: Session, card: ModelCard) -> html.Section:
     """Adversarial pictures: what the model saw before, what it sees now, and the difference magnified."""
     stories = []
     for picture in samples.pictures(card, min(demo.pictures, 2)):
@@ -103,7 +103,7 @@ def requests(card: ModelCard, pictures: int) -> int:
     return explained + attacked + influence.requests(card, pictures)
 
 
-def _predicted(demo: Demo, card: ModelCard, picture: samples.SamplePicture) -> Prediction:
+def _predicted(demo: Session, card: ModelCard, picture: samples.SamplePicture) -> Prediction:
     what = f"{card.name}: {picture.name}: predict"
     found, seconds = demo.timed(what, lambda: demo.client.predict(picture.data, model=card.name))
     answer = f"{found[0].class_name} ({found[0].probability:.1%})"
@@ -111,19 +111,19 @@ def _predicted(demo: Demo, card: ModelCard, picture: samples.SamplePicture) -> P
     return found
 
 
-def _explained(demo: Demo, card: ModelCard, picture: samples.SamplePicture, method: str) -> html.Figure:
+def _explained(demo: Session, card: ModelCard, picture: samples.SamplePicture, method: str) -> html.Figure:
     what = f"{card.name}: {picture.name}: {method}"
     try:
         found, seconds = demo.timed(what, lambda: demo.client.explain(picture.data, method, model=card.name))
     except FailedPrecondition as refusal:
-        demo.deeds.append(Deed(card.name, picture.name, method, 0.0, 0, f"does not apply: {refusal}"))
+        demo.deeds.append(LogEntry(card.name, picture.name, method, 0.0, 0, f"does not apply: {refusal}"))
         return html.Figure(method, refusal=f"does not apply to this model: {refusal}")
     demo.note(picture.name, method, seconds, found.provenance, _value(found))
     return _figure(method, found, [f"{1000 * seconds:.0f} ms", f"{found.provenance.rows} rows"])
 
 
 def _for_targets(
-    demo: Demo, card: ModelCard, picture: samples.SamplePicture, asked: list[TargetLike]
+    demo: Session, card: ModelCard, picture: samples.SamplePicture, asked: list[TargetLike]
 ) -> list[html.Figure]:
     what = f"smooth_grad, {len(asked)} targets"
     found, seconds = demo.timed(
@@ -135,7 +135,7 @@ def _for_targets(
 
 
 def _attacked(
-    demo: Demo, card: ModelCard, picture: samples.SamplePicture, title: str, facts: Mapping[str, Any]
+    demo: Session, card: ModelCard, picture: samples.SamplePicture, title: str, facts: Mapping[str, Any]
 ) -> html.Figure:
     found, seconds = demo.timed(
         f"{card.name}: {picture.name}: {title}",
@@ -182,7 +182,7 @@ def _layers(card: ModelCard) -> list[Layer]:
     return list(dict.fromkeys([mapped[len(mapped) // 4], mapped[-1]])) if mapped else []
 
 
-def _strongest(demo: Demo, card: ModelCard, picture: samples.SamplePicture, layer: Layer) -> Unit:
+def _strongest(demo: Session, card: ModelCard, picture: samples.SamplePicture, layer: Layer) -> Unit:
     """The one of sixteen channels whose unit in the middle of the map answers most to the picture."""
     channels = range(0, layer.channels, max(1, -(-layer.channels // 16)))
     units = [Unit(layer.name, channel, layer.height // 2, layer.width // 2) for channel in channels]

@@ -12,7 +12,7 @@ from gradserve.v1 import attack_pb2, explain_pb2
 from gradserve.v1 import common_pb2 as pb
 
 from ...engine.batch_limits import passes_cost
-from ...methods.attack import FROM_SCRATCH, METHODS, Aim, Attacked, Ball, Lens, Method, Plan
+from ...methods.attack import FROM_SCRATCH, METHODS, Attacked, Ball, GoalSpec, InputTransform, Method, Plan
 from ...methods.attack.defences import DEFENCES
 from ...methods.attack.lens import eot
 from ...methods.explain import Call
@@ -21,30 +21,42 @@ from ...models.card import ModelCard
 from ...models.served import ServedModels
 from ...pool.wire import Task
 from ..errors import Violations, near, shown
-from ..fields import bound, choice
-from ..request import Bound, Circumstances, Common, calls_of, check_applies, check_loaded, common_of, model_of, task_of
+from ..fields import choice, parse_fields
+from ..request import (
+    Bound,
+    CallContext,
+    CheckedOptions,
+    calls_of,
+    check_applies,
+    check_loaded,
+    checked_options,
+    model_of,
+    task_of,
+)
 from ..targets import class_named, target_of
 
-MOST_ROWS = 200_000
-MOST_AT_ONCE = 256 * 224 * 224  # pixels of the pictures of one step
-BESIDE = ("restarts", "places", "candidates")  # parameters that say how many pictures a step has
+MAX_ROWS = 200_000
+MAX_STEP_PIXELS = 256 * 224 * 224  # pixels of the pictures of one step
+PARALLEL_PICTURES = ("restarts", "places", "candidates")  # parameters that say how many pictures a step has
 RESERVE, MOST_RESERVE = 0.15, 1.0  # share and seconds of the time left that are kept for the certificate
 LOSS, NORM, PICK = (attack_pb2.DESCRIPTOR.enum_types_by_name[name] for name in ("Loss", "Norm", "Pick"))
 CERTIFYING = 3  # rows that the certificate is counted with
-GREY = 128  # of an empty canvas
+CANVAS_LEVEL = 128  # of an empty canvas
 CLASSES_FOR_DLR = 3  # and one more where there is a target
 
 
-def bind_attack(request: attack_pb2.AttackRequest, at: Circumstances) -> Bound:
+def bind_attack(request: attack_pb2.AttackRequest, at: CallContext) -> Bound:
     """Raises RequestError."""
     card, violations = model_of(request.model, at.cards)
     name = request.method.WhichOneof("method")
     if name is None:
         violations.add("method", f"sets no method; there are: {', '.join(METHODS)}", for_every_model=True)
-    common = _eight_bits(common_of("attack", _with_canvas(request, card), card, at, violations))
+    common = _eight_bits(checked_options("attack", _with_canvas(request, card), card, at, violations))
     size = (card.height, card.width) if common.image is None else common.image[0].shape[:2]
     method = METHODS[name or "pgd"]
-    parameters = bound(method.function, getattr(request.method, name), f"method.{name}", violations) if name else None
+    parameters = (
+        parse_fields(method.function, getattr(request.method, name), f"method.{name}", violations) if name else None
+    )
     if parameters and "surrogate" in parameters:
         _check_surrogate(parameters["surrogate"], card, size, at.cards, violations)
     if parameters is not None:
@@ -62,20 +74,20 @@ def bind_attack(request: attack_pb2.AttackRequest, at: Circumstances) -> Bound:
     return Bound(task, card, region, how, (plan.method,), tuple(calls), quick_decode=common.quick_decode)
 
 
-def crafting(task: Task) -> Task:
+def attack_task(task: Task) -> Task:
     """The attack itself, which leaves time for the certificate."""
     left = task.deadline - time.monotonic()
     return replace(task, deadline=task.deadline - min(MOST_RESERVE, RESERVE * left)) if left < math.inf else task
 
 
-def certifying(task: Task, attacked: Attacked, returned: np.ndarray[Any, Any]) -> Task:
+def certificate_task(task: Task, attacked: Attacked, returned: np.ndarray[Any, Any]) -> Task:
     """A fresh look, in fp32, at the picture that was decoded from the very bytes of the answer."""
     plan: Plan = task.arguments["plan"]
     arguments = {"original": task.image, "goal": attacked.goal, "lens": plan.lens.defended()}
     return _following(task, "certify", returned, arguments, "exact")
 
 
-def mapping(task: Task, calls: Sequence[Call], picture: np.ndarray[Any, Any], which: str) -> Task:
+def map_task(task: Task, calls: Sequence[Call], picture: np.ndarray[Any, Any], which: str) -> Task:
     """The maps of one of the two pictures."""
     return replace(_following(task, "explain", picture, {"calls": calls}, task.precision), id=f"{task.id}/{which}")
 
@@ -93,7 +105,7 @@ def _following(task: Task, rpc: str, picture: np.ndarray[Any, Any], arguments: d
     )
 
 
-def _eight_bits(common: Common) -> Common:
+def _eight_bits(common: CheckedOptions) -> CheckedOptions:
     if common.image is None or common.image.pixels.dtype == np.uint8:
         return common
     levels = (common.image.pixels * 255).round().astype(np.uint8)
@@ -105,7 +117,7 @@ def _with_canvas(request: attack_pb2.AttackRequest, card: ModelCard) -> attack_p
     if request.method.WhichOneof("method") not in FROM_SCRATCH or request.image.WhichOneof("kind"):
         return request
     shape = (card.height, card.width, 3)
-    grey = pb.Tensor(shape=shape, dtype=pb.DTYPE_UINT8, data=bytes([GREY]) * math.prod(shape))
+    grey = pb.Tensor(shape=shape, dtype=pb.DTYPE_UINT8, data=bytes([CANVAS_LEVEL]) * math.prod(shape))
     changed = attack_pb2.AttackRequest(preprocess=pb.PREPROCESS_AS_IS, image=pb.Image(tensor=grey))
     changed.MergeFrom(request)
     changed.preprocess = pb.PREPROCESS_AS_IS
@@ -139,10 +151,12 @@ def _check_gradient(
     source = cards.get(parameters.get("surrogate", ""), card)
     if source.no_gradient and METHODS[name].rows(parameters).gradients:
         able = ", ".join(n for n, method in METHODS.items() if method.uses == "scores")
-        violations.refuse(f"{name} does not apply to {source.name}: {source.no_gradient}; {able} need no gradient")
+        violations.not_applicable(
+            f"{name} does not apply to {source.name}: {source.no_gradient}; {able} need no gradient"
+        )
 
 
-def _aim(request: attack_pb2.AttackRequest, name: str, card: ModelCard, violations: Violations) -> Aim:
+def _aim(request: attack_pb2.AttackRequest, name: str, card: ModelCard, violations: Violations) -> GoalSpec:
     loss: Any = choice(LOSS, request.loss, "loss", violations) or METHODS[name or "pgd"].loss
     label = _label(request.label, card, violations) if request.HasField("label") else None
     target, pick = _target(request.target, card, violations)
@@ -152,12 +166,12 @@ def _aim(request: attack_pb2.AttackRequest, name: str, card: ModelCard, violatio
         violations.add("target", f"must be set for {name}", for_every_model=True)
     if loss == "dlr" and card.head != "softmax":
         text = f"compares classes that exclude each other, and {card.name} has the head {card.head}"
-        violations.refuse(f"loss DLR {text}; take MARGIN, the class's own logit")
-        return Aim(label, target, pick)
+        violations.not_applicable(f"loss DLR {text}; take MARGIN, the class's own logit")
+        return GoalSpec(label, target, pick)
     enough = CLASSES_FOR_DLR + (target is not None or pick is not None)
     if loss == "dlr" and len(card.classes) < enough:
-        violations.refuse(f"loss DLR needs {enough} classes, {card.name} has {len(card.classes)}; take MARGIN")
-    return Aim(label, target, pick, loss, name in FROM_SCRATCH, card.head)
+        violations.not_applicable(f"loss DLR needs {enough} classes, {card.name} has {len(card.classes)}; take MARGIN")
+    return GoalSpec(label, target, pick, loss, name in FROM_SCRATCH, card.head)
 
 
 def _label(message: pb.Target, card: ModelCard, violations: Violations) -> int | None:
@@ -208,20 +222,20 @@ def _ball(
     return Ball(norm, request.eps)
 
 
-def _lens(request: attack_pb2.AttackRequest, name: str, violations: Violations) -> Lens:
-    lens = Lens()
+def _lens(request: attack_pb2.AttackRequest, name: str, violations: Violations) -> InputTransform:
+    lens = InputTransform()
     if request.HasField("eot"):
         method = METHODS[name or "pgd"]
         if method.uses == "scores" or not method.expects:
             able = ", ".join(n for n, m in METHODS.items() if m.uses == "gradients" and m.expects)
             violations.add("eot", f"does not apply to {name}; it does to {able}", for_every_model=True)
-        lens = replace(lens, eot=bound(eot, request.eot, "eot", violations))
+        lens = replace(lens, eot=parse_fields(eot, request.eot, "eot", violations))
     if request.HasField("defence"):
         kind = request.defence.WhichOneof("method")
         if kind is None:
             violations.add("defence", f"sets no defence; there are: {', '.join(DEFENCES)}", for_every_model=True)
             return lens
-        parameters = bound(DEFENCES[kind], getattr(request.defence, kind), f"defence.{kind}", violations)
+        parameters = parse_fields(DEFENCES[kind], getattr(request.defence, kind), f"defence.{kind}", violations)
         lens = replace(lens, defence=kind, parameters=parameters or {})
     elif request.adaptive:
         violations.add(
@@ -245,10 +259,10 @@ def _cost_in_forwards(plan: Plan, method: Method, size: Sequence[int], violation
     """The attack's cost in forward passes, certificate included."""
     scores, gradients = method.rows(plan.parameters)
     rows = rows_at_most(plan) - CERTIFYING
-    if rows > MOST_ROWS:
-        violations.add(f"method.{plan.method}", f"asks for {rows} passes; at most {MOST_ROWS} are allowed")
-    at_once = plan.lens.views * max([1, *(plan.parameters.get(name, 1) for name in BESIDE)])
-    most = max(1, MOST_AT_ONCE // (size[0] * size[1]))
+    if rows > MAX_ROWS:
+        violations.add(f"method.{plan.method}", f"asks for {rows} passes; at most {MAX_ROWS} are allowed")
+    at_once = plan.lens.views * max([1, *(plan.parameters.get(name, 1) for name in PARALLEL_PICTURES)])
+    most = max(1, MAX_STEP_PIXELS // (size[0] * size[1]))
     if at_once > most:
         text = f"asks for {at_once} pictures of {size[1]}x{size[0]} at once, changes and draws included"
         violations.add(f"method.{plan.method}", f"{text}; at most {most} are allowed")

@@ -11,41 +11,41 @@ from gradserve.v1 import attack_pb2
 
 from ...methods.attack import FROM_SCRATCH, Attacked, Goal, Plan
 from ...methods.attack.certificate import Certified, Judged
-from ...methods.attack.oracle import Moment
+from ...methods.attack.oracle import TrajectoryPoint
 from ...models.card import ModelCard
 from ...pool.wire import Outcome
-from ..fields import fill, number
+from ..fields import enum_value, from_dict
 from ..images import png
 from ..reply import explanation, probability_notes, provenance, scores
 from ..request import Bound
 from .attack import LOSS, NORM
 
 LEVELS = 255
-GREY = 128
-SAME = 1e-3  # logits of one picture, alone and in company, differ by less in relation to the largest
+NO_CHANGE_LEVEL = 128
+COMPANY_TOLERANCE = 1e-3  # relative, between logits computed alone and in a shared batch
 VERDICTS = attack_pb2.DESCRIPTOR.enum_types_by_name["Verdict"]
 
 
 @dataclass(frozen=True, slots=True)
-class Returned:
+class EncodedPicture:
     """The picture as it is returned, and its pixels as any reader decodes them."""
 
     png: bytes
     pixels: np.ndarray
 
 
-def returned(attacked: Attacked) -> Returned:
+def encode_picture(attacked: Attacked) -> EncodedPicture:
     """Encodes and decodes."""
     data = png(attacked.pixels)
     with Image.open(io.BytesIO(data)) as picture:
-        return Returned(data, np.asarray(picture))
+        return EncodedPicture(data, np.asarray(picture))
 
 
 def attack_reply(
     request: attack_pb2.AttackRequest,
     bound: Bound,
     attack: Outcome,
-    picture: Returned,
+    picture: EncodedPicture,
     certificate: Outcome,
     maps: Sequence[Outcome],
 ) -> attack_pb2.AttackResponse:
@@ -56,14 +56,14 @@ def attack_reply(
         adversarial=picture.png,
         certificate=certified(bound, attacked, picture, certificate.result),
         method_name=plan.method,
-        loss=number(LOSS, attacked.goal.loss),
+        loss=enum_value(LOSS, attacked.goal.loss),
         asked=attacked.asked,
         done=attacked.done,
         region=bound.region,
         provenance=provenance(bound, attack, certificate, *maps),
     )
     parameters = getattr(reply.method, plan.method)
-    fill(parameters, plan.parameters)
+    from_dict(parameters, plan.parameters)
     parameters.SetInParent()
     if "success_rate" in attacked.notes:
         reply.success_rate = attacked.notes["success_rate"]
@@ -78,13 +78,13 @@ def attack_reply(
     return reply
 
 
-def certified(bound: Bound, attacked: Attacked, picture: Returned, found: Certified) -> attack_pb2.Certificate:
+def certified(bound: Bound, attacked: Attacked, picture: EncodedPicture, found: Certified) -> attack_pb2.Certificate:
     """The verdict and all that it rests on."""
     goal, classes = attacked.goal, bound.card.classes
     change = picture.pixels.astype(np.float64) - bound.task.image.astype(np.float64)
     l2, linf = float(np.sqrt(np.square(change).sum())) / LEVELS, float(np.abs(change).max()) / LEVELS
     certificate = attack_pb2.Certificate(
-        verdict=number(VERDICTS, verdict(bound.task.arguments["plan"], attacked, found)),
+        verdict=enum_value(VERDICTS, verdict(bound.task.arguments["plan"], attacked, found)),
         label=goal.label,
         label_name=classes[goal.label],
         before=_judgement(found.before, goal, bound.card),
@@ -92,7 +92,7 @@ def certified(bound: Bound, attacked: Attacked, picture: Returned, found: Certif
         l0=int(change.any(2).sum()),
         l2=l2,
         linf=linf,
-        norm=number(NORM, attacked.ball.norm),
+        norm=enum_value(NORM, attacked.ball.norm),
         within_budget=attacked.ball.holds(linf, l2),
         queries=attacked.queries,
         gradients=attacked.gradients,
@@ -119,8 +119,8 @@ def verdict(plan: Plan, attacked: Attacked, found: Certified) -> str:
 def magnified(after: np.ndarray, before: np.ndarray) -> tuple[bytes, float]:
     """PNG of the change around grey, its largest at the edge of the range, and the factor."""
     change = after.astype(np.int64) - before
-    factor = max(1, (LEVELS - GREY) // max(1, int(np.abs(change).max())))
-    return png((GREY + factor * change).clip(0, LEVELS).astype(np.uint8)), float(factor)
+    factor = max(1, (LEVELS - NO_CHANGE_LEVEL) // max(1, int(np.abs(change).max())))
+    return png((NO_CHANGE_LEVEL + factor * change).clip(0, LEVELS).astype(np.uint8)), float(factor)
 
 
 def _judgement(judged: Judged, goal: Goal, card: ModelCard) -> attack_pb2.Judgement:
@@ -128,7 +128,7 @@ def _judgement(judged: Judged, goal: Goal, card: ModelCard) -> attack_pb2.Judgem
     return attack_pb2.Judgement(predicted=predicted, label=label, margin=judged.margin)
 
 
-def _step(moment: Moment, card: ModelCard) -> attack_pb2.TrajectoryStep:
+def _step(moment: TrajectoryPoint, card: ModelCard) -> attack_pb2.TrajectoryStep:
     (predicted,) = scores(moment.logits, [int(moment.logits.argmax())], card)
     return attack_pb2.TrajectoryStep(step=moment.step, predicted=predicted, margin=moment.margin, loss=moment.value)
 
@@ -146,6 +146,8 @@ def _warnings(bound: Bound, attacked: Attacked, found: Certified) -> list[str]:
     if bound.task.precision != "exact":
         better = "" if attacked.goal.loss == "margin" else "; loss margin suffers least"
         warnings.append(f"INEXACT_GRADIENTS: the attack ran in less than fp32, the certificate in fp32{better}")
-    elif np.abs(attacked.clean - found.before.logits).max() > SAME * (1 + np.abs(found.before.logits).max()):
+    elif np.abs(attacked.clean - found.before.logits).max() > COMPANY_TOLERANCE * (
+        1 + np.abs(found.before.logits).max()
+    ):
         warnings.append("RANDOMISED: the same picture got other scores when asked again; one draw proves little")
     return warnings

@@ -12,7 +12,7 @@ from ..reply import resolved_target, target_name
 from ..targets import has_channels, known_layer, target_of
 
 MOST_GOALS, MOST_SUMMANDS = 16, 64
-HEAVIEST = 1e9
+MAX_WEIGHT = 1e9
 
 
 def goals_of(
@@ -50,10 +50,10 @@ def _summand(
     message: maximize_pb2.Summand, card: ModelCard, path: str, own_size: bool, violations: Violations
 ) -> Summand | None:
     weight = message.weight if message.HasField("weight") else 1.0
-    if not (math.isfinite(weight) and 0 < abs(weight) <= HEAVIEST):
+    if not (math.isfinite(weight) and 0 < abs(weight) <= MAX_WEIGHT):
         violations.add(
             f"{path}.weight",
-            f"must be a number other than 0, at most {HEAVIEST:g}, was {weight:g}",
+            f"must be a number other than 0, at most {MAX_WEIGHT:g}, was {weight:g}",
             for_every_model=True,
         )
     kind = message.WhichOneof("kind")

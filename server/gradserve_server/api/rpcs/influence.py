@@ -15,22 +15,22 @@ from ...models.card import ModelCard
 from ...models.served import ServedModels
 from ..errors import Violations, near, shown
 from ..fields import choice
-from ..request import PRECISIONS, Bound, Circumstances, check_loaded, common_of, model_of, task_of
+from ..request import PRECISIONS, Bound, CallContext, check_loaded, checked_options, model_of, task_of
 from ..targets import has_channels, known_layer, target_of
 
 MOST_TOP, MOST_SUSPECTS, MOST_QUESTIONS, MOST_ROWS, MOST_MEMBERS = 100, 1000, 16, 100_000, 15
-MOST_WEIGHT = 1000.0
+MAX_WEIGHT = 1000.0
 GOAL, POOLING, ORDER = (
     influence_pb2.DESCRIPTOR.enum_types_by_name[name] for name in ("InfluenceGoal", "Pooling", "SuspectOrder")
 )
 
 
-def bind_influence(request: influence_pb2.InfluenceRequest, at: Circumstances) -> Bound:
+def bind_influence(request: influence_pb2.InfluenceRequest, at: CallContext) -> Bound:
     """Raises RequestError."""
     card, violations = model_of(request.model, at.cards)
-    common = common_of("influence", request, card, at, violations)
+    common = checked_options("influence", request, card, at, violations)
     if PRECISIONS.get(request.options.precision) not in ("auto", "exact", None):
-        violations.refuse("influence is computed in EXACT only; leave options.precision at AUTO or EXACT")
+        violations.not_applicable("influence is computed in EXACT only; leave options.precision at AUTO or EXACT")
     label, rank = _label(request, card, violations)
     goal = choice(GOAL, request.goal, "goal", violations) or "loss"
     top = _count(request, "top", 8, MOST_TOP, violations)
@@ -64,10 +64,10 @@ def bind_suspects(request: influence_pb2.SuspectsRequest, cards: ServedModels) -
     return card, index, "suspicion" if order == "rank_sum" else order, top
 
 
-def bind_embed(request: influence_pb2.EmbedRequest, at: Circumstances) -> Bound:
+def bind_embed(request: influence_pb2.EmbedRequest, at: CallContext) -> Bound:
     """Raises RequestError."""
     card, violations = model_of(request.model, at.cards)
-    common = common_of("embed", request, card, at, violations)
+    common = checked_options("embed", request, card, at, violations)
     pooling = choice(POOLING, request.pooling, "pooling", violations) or "mean"
     layer, side = request.layer, "output"
     if not layer:
@@ -92,7 +92,7 @@ def index_of(card: ModelCard, violations: Violations) -> Index | None:
     """The model's index, or None with a refusal that says how to build one."""
     if card.index:
         return opened(card.index)
-    violations.refuse(no_index(card))
+    violations.not_applicable(no_index(card))
     return None
 
 
@@ -120,7 +120,7 @@ def _method(
     there = index.manifest.methods if index else ()
     method = message.WhichOneof("method") or (there[0] if there else "")
     if there and method not in there:
-        violations.refuse(f"{method} does not apply to {card.name}: its index has {', '.join(there)}")
+        violations.not_applicable(f"{method} does not apply to {card.name}: its index has {', '.join(there)}")
     return method
 
 
@@ -159,17 +159,17 @@ def _check_member(card: ModelCard, other: ModelCard, method: str, path: str, vio
     ours = opened(card.index).manifest
     if (theirs.manifest.dataset, theirs.manifest.count) != (ours.dataset, ours.count):
         why = f"the indexes of {card.name} and {other.name} are of different examples"
-        violations.refuse(f"{path}: {why}; leave {other.name} out, or index it with the same --data")
+        violations.not_applicable(f"{path}: {why}; leave {other.name} out, or index it with the same --data")
     elif other.head != card.head:
         why = f"{card.name} has the head {card.head}, and {other.name} has {other.head}"
-        violations.refuse(f"{path}: {why}; name a model with the head {card.head}")
+        violations.not_applicable(f"{path}: {why}; name a model with the head {card.head}")
     elif theirs.manifest.classes != ours.classes:
         why = f"{card.name} has {ours.classes} classes, and {other.name} has {theirs.manifest.classes}"
-        violations.refuse(f"{path}: {why}; name a model of the same classes")
+        violations.not_applicable(f"{path}: {why}; name a model of the same classes")
     elif method not in theirs.manifest.methods:
         both = ", ".join(each for each in ours.methods if each in theirs.manifest.methods)
         why = f"the index of {other.name} has no {method}"
-        violations.refuse(f"{path}: {why}; leave {other.name} out, or ask by a method that both have: {both}")
+        violations.not_applicable(f"{path}: {why}; leave {other.name} out, or ask by a method that both have: {both}")
 
 
 def _questions(
@@ -186,10 +186,8 @@ def _questions(
     questions = []
     for i, each in enumerate(request.what_if):
         path, weight = f"what_if[{i}]", each.weight if each.HasField("weight") else -1.0
-        if not (math.isfinite(weight) and -1 <= weight <= MOST_WEIGHT):
-            violations.add(
-                f"{path}.weight", f"must be from -1 to {MOST_WEIGHT:g}, was {weight:g}", for_every_model=True
-            )
+        if not (math.isfinite(weight) and -1 <= weight <= MAX_WEIGHT):
+            violations.add(f"{path}.weight", f"must be from -1 to {MAX_WEIGHT:g}, was {weight:g}", for_every_model=True)
         if not 1 <= len(each.rows) <= MOST_ROWS:
             violations.add(
                 f"{path}.rows", f"must be 1 to {MOST_ROWS} rows, were {len(each.rows)}", for_every_model=True

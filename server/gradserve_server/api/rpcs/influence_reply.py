@@ -10,7 +10,7 @@ from ...methods.influence import Influenced, opened
 from ...methods.influence.index import Index, extremes
 from ...models.card import ModelCard
 from ...pool.wire import Outcome
-from ..fields import number
+from ..fields import enum_value
 from ..reply import PRECISION_NUMBERS, provenance, tensor
 from ..request import Bound
 from .influence import GOAL
@@ -33,7 +33,7 @@ def influence_reply(
         label_name=bound.card.classes[found.label],
         probability=found.probability,
         value=found.value,
-        goal=number(GOAL, arguments["goal"]),
+        goal=enum_value(GOAL, arguments["goal"]),
         method_name=arguments["method"],
         examples=len(index),
         noise_floor=0.0 if similar else found.floor,

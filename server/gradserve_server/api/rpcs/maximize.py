@@ -8,27 +8,27 @@ from gradserve.v1 import maximize_pb2
 
 from ...config import LimitSettings
 from ...engine.batch_limits import passes_cost
-from ...methods.maximize import PRESETS, Maximized, Recipe, octave_sizes
+from ...methods.maximize import PRESETS, Maximized, MaximizeSettings, octave_sizes
 from ...models.card import ModelCard
 from ...pool.wire import Outcome
 from ..canvas import canvas, picture
 from ..errors import Violations
-from ..fields import bound, choice, fill, word
+from ..fields import choice, enum_name, from_dict, parse_fields
 from ..images import ModelInput, fits, png, sizes_taken
-from ..progress import MOST_SNAPSHOTS, curves, snapshots
+from ..progress import MAX_SNAPSHOTS, curves, snapshots
 from ..reply import best, provenance, scores
-from ..request import Bound, Circumstances, model_of, optioned, task_of
+from ..request import Bound, CallContext, check_options, model_of, task_of
 from .goals import goal_name, goal_reply, goals_of
 
 LONGEST, CANVAS = 448, 160  # pixels of a photo's and a canvas's longer side where no size is asked for
-MOST_STEPS = 16384  # of all goals and octaves
-TOP = 5
+MAX_STEPS = 16384  # of all goals and octaves
+TOP_CLASSES = 5
 
 
-def bind_maximize(request: maximize_pb2.MaximizeRequest, at: Circumstances) -> Bound:
+def bind_maximize(request: maximize_pb2.MaximizeRequest, at: CallContext) -> Bound:
     """Raises RequestError."""
     card, violations = model_of(request.model, at.cards)
-    common = optioned("maximize", request.options, card, at, violations)
+    common = check_options("maximize", request.options, card, at, violations)
     photo = picture(request.image, "image", at.limits, violations) if request.HasField("image") else None
     recipe = _recipe(request, violations)
     pixels = canvas(photo, request.size, CANVAS if photo is None else LONGEST, card, at.limits, violations)
@@ -36,18 +36,18 @@ def bind_maximize(request: maximize_pb2.MaximizeRequest, at: Circumstances) -> B
     sizes = _sizes(recipe, size, card, at.limits, violations)
     own_size = set(sizes) == {(card.height, card.width)}
     goals = goals_of(request.goals, card, own_size, photo is not None, violations)
-    if recipe.total * len(goals) > MOST_STEPS:
+    if recipe.total * len(goals) > MAX_STEPS:
         violations.add(
             "settings.steps",
             f"with octaves and goals make {recipe.total * len(goals)}; {_at_most()}",
             for_every_model=True,
         )
-    if len(request.snapshots) > MOST_SNAPSHOTS or any(step > recipe.total for step in request.snapshots):
+    if len(request.snapshots) > MAX_SNAPSHOTS or any(step > recipe.total for step in request.snapshots):
         violations.add(
-            "snapshots", f"must be at most {MOST_SNAPSHOTS} steps from 0 to {recipe.total}", for_every_model=True
+            "snapshots", f"must be at most {MAX_SNAPSHOTS} steps from 0 to {recipe.total}", for_every_model=True
         )
     if card.no_gradient:
-        violations.refuse(f"Maximize does not apply to {card.name}: {card.no_gradient}")
+        violations.not_applicable(f"Maximize does not apply to {card.name}: {card.no_gradient}")
     violations.check()
     area = sum(height * width for height, width in sizes) / (card.height * card.width)
     cost = passes_cost(card.gflop, "image") * recipe.steps * len(goals) * area
@@ -58,23 +58,23 @@ def bind_maximize(request: maximize_pb2.MaximizeRequest, at: Circumstances) -> B
 
 
 def _at_most() -> str:
-    return f"at most {MOST_STEPS} are allowed"
+    return f"at most {MAX_STEPS} are allowed"
 
 
 def preset_of(request: maximize_pb2.MaximizeRequest) -> str:
     """The preset that is meant, or a word that is none."""
-    named = word(maximize_pb2.MaximizePreset.DESCRIPTOR, request.preset)
+    named = enum_name(maximize_pb2.MaximizePreset.DESCRIPTOR, request.preset)
     return named if named != "unspecified" else "dream" if request.HasField("image") else "strong"
 
 
-def _recipe(request: maximize_pb2.MaximizeRequest, violations: Violations) -> Recipe:
+def _recipe(request: maximize_pb2.MaximizeRequest, violations: Violations) -> MaximizeSettings:
     name, given = preset_of(request), request.HasField("image")
     preset: dict[str, Any] = dict(PRESETS.get(name, {}))  # type: ignore[call-overload]
     choice(maximize_pb2.MaximizePreset.DESCRIPTOR, request.preset, "preset", violations)
     if given:
         preset["start"] = "image"
-    parameters = bound(Recipe, request.settings, "settings", violations, preset)
-    recipe = Recipe(**parameters or preset)
+    parameters = parse_fields(MaximizeSettings, request.settings, "settings", violations, preset)
+    recipe = MaximizeSettings(**parameters or preset)
     if given and recipe.start != "image":
         violations.add(
             "settings.start",
@@ -89,7 +89,7 @@ def _recipe(request: maximize_pb2.MaximizeRequest, violations: Violations) -> Re
 
 
 def _sizes(
-    recipe: Recipe, size: tuple[int, int], card: ModelCard, limits: LimitSettings, violations: Violations
+    recipe: MaximizeSettings, size: tuple[int, int], card: ModelCard, limits: LimitSettings, violations: Violations
 ) -> list[tuple[int, int]]:
     """Height and width that the model will see in every octave."""
     pads = [round(recipe.pad * min(octave)) for octave in octave_sizes(recipe, size)]
@@ -105,21 +105,23 @@ def _sizes(
     return sizes
 
 
-def maximize_reply(bound: Bound, outcome: Outcome) -> maximize_pb2.MaximizeResponse:
+def maximize_reply(parse_fields: Bound, outcome: Outcome) -> maximize_pb2.MaximizeResponse:
     """One picture for each goal."""
     first: Maximized = outcome.result[0]
-    goals = bound.task.arguments["goals"]
+    goals = parse_fields.task.arguments["goals"]
     reply = maximize_pb2.MaximizeResponse(
-        images=[_image(goal_reply(g, m.labels), m, bound.card) for g, m in zip(goals, outcome.result, strict=True)],
+        images=[
+            _image(goal_reply(g, m.labels), m, parse_fields.card) for g, m in zip(goals, outcome.result, strict=True)
+        ],
         asked=first.asked,
         done=first.done,
         completed_fraction=first.done / first.asked,
         warnings=first.warnings,
-        provenance=provenance(bound, outcome),
+        provenance=provenance(parse_fields, outcome),
     )
-    recipe: Recipe = bound.task.arguments["recipe"]
-    fill(reply, {"preset": bound.methods[0]})
-    fill(reply.settings, {name: getattr(recipe, name) for name in recipe.__slots__})
+    recipe: MaximizeSettings = parse_fields.task.arguments["recipe"]
+    from_dict(reply, {"preset": parse_fields.methods[0]})
+    from_dict(reply.settings, {name: getattr(recipe, name) for name in recipe.__slots__})
     return reply
 
 
@@ -130,7 +132,7 @@ def _image(goal: maximize_pb2.Goal, made: Maximized, card: ModelCard) -> maximiz
         png=png(made.pixels),
         display=b"" if made.display is None else png(made.display),
         value=made.value,
-        top=[] if made.logits is None else scores(made.logits, best(made.logits, TOP), card),
+        top=[] if made.logits is None else scores(made.logits, best(made.logits, TOP_CLASSES), card),
         curves=curves(made.curves),
         snapshots=snapshots(made.snapshots),
     )

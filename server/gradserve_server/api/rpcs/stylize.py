@@ -17,22 +17,22 @@ from ...models.card import ModelCard
 from ...pool.wire import Outcome
 from ..canvas import canvas, picture, scaled
 from ..errors import Violations
-from ..fields import bound, fill
+from ..fields import from_dict, parse_fields
 from ..images import ModelInput, fits, png, resized, sizes_taken
-from ..progress import MOST_SNAPSHOTS, curves, snapshots
+from ..progress import MAX_SNAPSHOTS, curves, snapshots
 from ..reply import provenance
-from ..request import Bound, Circumstances, model_of, optioned, task_of
+from ..request import Bound, CallContext, check_options, model_of, task_of
 from ..targets import known_layer
 
 LONGEST, TEXTURE = 512, 256  # pixels of the longer side where no size is asked for
 MOST_STYLES, MOST_LAYERS, MOST_STEPS = 8, 16, 4096
-HEAVIEST = 1e9
+MAX_WEIGHT = 1e9
 
 
-def bind_stylize(request: stylize_pb2.StylizeRequest, at: Circumstances) -> Bound:
+def bind_stylize(request: stylize_pb2.StylizeRequest, at: CallContext) -> Bound:
     """Raises RequestError."""
     card, violations = model_of(request.model, at.cards)
-    common = optioned("stylize", request.options, card, at, violations)
+    common = check_options("stylize", request.options, card, at, violations)
     given = request.HasField("content")
     content = picture(request.content, "content", at.limits, violations) if given else None
     pixels = canvas(content, request.size, LONGEST if given else TEXTURE, card, at.limits, violations)
@@ -43,12 +43,12 @@ def bind_stylize(request: stylize_pb2.StylizeRequest, at: Circumstances) -> Boun
     size = (pixels.shape[0], pixels.shape[1])
     _check_asked(request, given, card, style_layers, content_layers, settings, violations)
     _check_sizes(size, settings, card, at.limits, violations)
-    if len(request.snapshots) > MOST_SNAPSHOTS or any(step > settings.total for step in request.snapshots):
+    if len(request.snapshots) > MAX_SNAPSHOTS or any(step > settings.total for step in request.snapshots):
         violations.add(
-            "snapshots", f"must be at most {MOST_SNAPSHOTS} steps from 0 to {settings.total}", for_every_model=True
+            "snapshots", f"must be at most {MAX_SNAPSHOTS} steps from 0 to {settings.total}", for_every_model=True
         )
     if card.no_gradient:
-        violations.refuse(f"Stylize does not apply to {card.name}: {card.no_gradient}")
+        violations.not_applicable(f"Stylize does not apply to {card.name}: {card.no_gradient}")
     violations.check()
     rows = settings.steps + settings.coarse_steps / 4 + len(styles) + 3  # the content, and the two measurements
     cost = passes_cost(card.gflop, "image") * rows * size[0] * size[1] / (card.height * card.width)
@@ -91,8 +91,8 @@ def _styles(
 
 def _weight(message: stylize_pb2.Style | stylize_pb2.LayerWeight, path: str, violations: Violations) -> float:
     weight = message.weight if message.HasField("weight") else 1.0
-    if not (math.isfinite(weight) and 0 < weight <= HEAVIEST):
-        violations.add(path, f"must be a number above 0 and up to {HEAVIEST:g}, was {weight:g}", for_every_model=True)
+    if not (math.isfinite(weight) and 0 < weight <= MAX_WEIGHT):
+        violations.add(path, f"must be a number above 0 and up to {MAX_WEIGHT:g}, was {weight:g}", for_every_model=True)
     return weight
 
 
@@ -100,7 +100,7 @@ def _settings(request: stylize_pb2.StylizeRequest, given: bool, violations: Viol
     defaults: dict[str, Any] = {"start": "content" if given and request.styles else "noise"}
     if request.settings.optimizer == progress_pb2.OPTIMIZER_LBFGS:
         defaults["rate"] = 1.0
-    settings = Settings(**bound(Settings, request.settings, "settings", violations, defaults) or defaults)
+    settings = Settings(**parse_fields(Settings, request.settings, "settings", violations, defaults) or defaults)
     if settings.start == "content" and not given:
         violations.add("settings.start", "must be NOISE where no content is given, was CONTENT", for_every_model=True)
     if settings.total > MOST_STEPS:
@@ -147,7 +147,7 @@ def _check_asked(
     violations: Violations,
 ) -> None:
     if given and not content_layers:
-        violations.refuse(f"Stylize does not apply to {card.name}: no layer of it has spatial extent")
+        violations.not_applicable(f"Stylize does not apply to {card.name}: no layer of it has spatial extent")
     if not given and not request.styles:
         violations.add(
             "content", "is needed where there are no styles: set content, styles, or both", for_every_model=True
@@ -180,10 +180,10 @@ def _check_sizes(
             violations.add(f"settings.{setting}", text)
 
 
-def stylize_reply(bound: Bound, outcome: Outcome) -> stylize_pb2.StylizeResponse:
+def stylize_reply(parse_fields: Bound, outcome: Outcome) -> stylize_pb2.StylizeResponse:
     """The picture with its losses."""
     made: Stylized = outcome.result
-    asked = bound.task.arguments
+    asked = parse_fields.task.arguments
     settings: Settings = asked["settings"]
     reply = stylize_pb2.StylizeResponse(
         png=png(made.pixels),
@@ -201,9 +201,9 @@ def stylize_reply(bound: Bound, outcome: Outcome) -> stylize_pb2.StylizeResponse
         done=made.done,
         completed_fraction=made.done / made.asked,
         warnings=made.warnings,
-        provenance=provenance(bound, outcome),
+        provenance=provenance(parse_fields, outcome),
     )
-    fill(reply.settings, {name: getattr(settings, name) for name in settings.__slots__})
+    from_dict(reply.settings, {name: getattr(settings, name) for name in settings.__slots__})
     return reply
 
 

@@ -19,12 +19,12 @@ from .ball import Ball
 from .baselines import corruption, sphere
 from .blindness import flat
 from .fooling import fooling
-from .goal import Aim, Goal, Loss
+from .goal import Goal, GoalSpec, Loss
 from .gradient import fgsm, gradient_ascent, pgd, transfer
-from .lens import Lens
+from .lens import InputTransform
 from .one_pixel import one_pixel
-from .oracle import Moment, Oracle
-from .patch import TRIALS, patch
+from .oracle import Oracle, TrajectoryPoint
+from .patch import FINAL_TRIALS, patch
 from .square import square
 
 Parameters = Mapping[str, Any]
@@ -74,10 +74,10 @@ METHODS: Mapping[str, Method] = {
     ),
     "sphere": Method(sphere, _sphere_rows, expects=False),
     "corruption": Method(corruption, lambda p: Rows(1, 0), "scores", bounded=False),
-    "patch": Method(patch, lambda p: Rows(TRIALS, p["steps"] * p["places"]), bounded=False, expects=False),
+    "patch": Method(patch, lambda p: Rows(FINAL_TRIALS, p["steps"] * p["places"]), bounded=False, expects=False),
 }
 FROM_SCRATCH = ("fooling",)  # needs a target and no picture
-REGARDLESS = (*FROM_SCRATCH, "corruption")  # also done to a picture that is misclassified as it is
+ALSO_IF_MISCLASSIFIED = (*FROM_SCRATCH, "corruption")  # also done to a picture that is misclassified as it is
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,12 +86,12 @@ class Plan:
 
     method: str
     parameters: Parameters
-    aim: Aim
+    aim: GoalSpec
     ball: Ball
     std: tuple[float, ...]  # of the model's normalisation, for each of its channels
     stop: bool = False
     adaptive: bool = False
-    lens: Lens = field(default_factory=Lens)
+    lens: InputTransform = field(default_factory=InputTransform)
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +107,7 @@ class Attacked:
     asked: int
     done: int
     partial: bool  # time ran out
-    moments: tuple[Moment, ...]
+    moments: tuple[TrajectoryPoint, ...]
     clean: np.ndarray  # [classes], the original's logits, in company
     notes: Mapping[str, Any]
     warnings: tuple[str, ...]
@@ -122,11 +122,11 @@ def attack(job: Job, x: Tensor, plan: Plan) -> Steps:
     oracle = Oracle(x, goal, plan.ball, run, torch.tensor(plan.std).view(-1, 1, 1).to(x), lens, plan.stop)
     partial = False
     known = job.precision == "exact"  # in less, the prediction itself may be another
-    if plan.method in REGARDLESS or not (known and bool(goal.reached(clean))):
+    if plan.method in ALSO_IF_MISCLASSIFIED or not (known and bool(goal.reached(clean))):
         try:
             yield from METHODS[plan.method].function(x, oracle, plan.ball, run, **plan.parameters)
             if lens.eot:
-                yield from oracle.survey(TRIALS)
+                yield from oracle.survey(FINAL_TRIALS)
         except TimeUp:
             if oracle.best is None:
                 raise
@@ -155,4 +155,16 @@ def attack(job: Job, x: Tensor, plan: Plan) -> Steps:
     )
 
 
-__all__ = ["METHODS", "Aim", "Attacked", "Ball", "Goal", "Lens", "Loss", "Method", "Plan", "Rows", "attack"]
+__all__ = [
+    "METHODS",
+    "Attacked",
+    "Ball",
+    "Goal",
+    "GoalSpec",
+    "InputTransform",
+    "Loss",
+    "Method",
+    "Plan",
+    "Rows",
+    "attack",
+]

@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor
 
-from ...engine.job import Run, Steps
+from ...engine.job import MethodContext, Steps
 from ..parameters import Fraction, Iterations, Restarts
 from .ball import Ball
 from .oracle import Oracle
@@ -27,7 +27,7 @@ def apgd(
     x: Tensor,
     oracle: Oracle,
     ball: Ball,
-    run: Run,
+    run: MethodContext,
     *,
     steps: Iterations = 100,
     rho: Fraction = 0.75,

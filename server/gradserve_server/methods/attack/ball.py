@@ -6,11 +6,11 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from ...engine.job import Run
+from ...engine.job import MethodContext
 
 Norm = Literal["linf", "l2"]
 LEVELS = 255
-SLACK = 1e-6  # of a level: 4/255 are four levels, whatever floating point makes of it
+LEVEL_TOLERANCE = 1e-6  # of a level: 4/255 are four levels, whatever floating point makes of it
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +22,7 @@ class Ball:
 
     def holds(self, linf: float, l2: float) -> bool:
         """Whether a perturbation of these norms keeps to the budget, give or take the rounding of their sums."""
-        return self.eps is None or (linf if self.norm == "linf" else l2) <= self.eps + SLACK / LEVELS
+        return self.eps is None or (linf if self.norm == "linf" else l2) <= self.eps + LEVEL_TOLERANCE / LEVELS
 
     def direction(self, grad: Tensor) -> Tensor:
         """The steepest step of length one: signs, or each row's gradient normalised. [n, 3, H, W]."""
@@ -40,7 +40,7 @@ class Ball:
             change = change * (self.eps / length(change).clamp_min(1e-12)).clamp_max(1)
         return (x + change).clamp(0, 1)
 
-    def random(self, x: Tensor, run: Run, count: int) -> Tensor:
+    def random(self, x: Tensor, run: MethodContext, count: int) -> Tensor:
         """Starts within the ball: uniform, or for L2 a random direction at a uniform distance. [count, 3, H, W]."""
         assert self.eps is not None, "only bounded methods begin at random"
         if self.norm == "linf":
@@ -56,7 +56,7 @@ class Ball:
         wanted = images.clamp(0, 1) * LEVELS - origin
         change = wanted.round()
         if self.eps is not None and self.norm == "linf":
-            most = int(self.eps * LEVELS + SLACK)
+            most = int(self.eps * LEVELS + LEVEL_TOLERANCE)
             change = change.clamp(-most, most)
         elif self.eps is not None:
             change = torch.cat([_pulled_in(c, w, self.eps * LEVELS) for c, w in _pairs(change, wanted)])
@@ -81,7 +81,7 @@ def _pairs(change: Tensor, wanted: Tensor) -> list[tuple[Tensor, Tensor]]:
 def _pulled_in(change: Tensor, wanted: Tensor, most: float) -> Tensor:
     """Rounded changes, of which those that rounding enlarged most go one level back until the L2 norm fits."""
     double = change.double()
-    excess = double.square().sum() - (most + SLACK) ** 2
+    excess = double.square().sum() - (most + LEVEL_TOLERANCE) ** 2
     if excess <= 0:
         return change
     enlarged = (double.abs() - wanted.double().abs()).flatten()

@@ -6,7 +6,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from ...engine.job import Run, Steps
+from ...engine.job import MethodContext, Steps
 from .ball import Ball, length, pixels
 from .corruptions import corrupt
 from .gradient import pgd
@@ -34,7 +34,9 @@ Kind = Literal[
 Radius = Annotated[float, Field(ge=0, le=1000)]
 
 
-def sphere(x: Tensor, oracle: Oracle, ball: Ball, run: Run, *, points: Points = 1000, radius: Radius = 0.0) -> Steps:
+def sphere(
+    x: Tensor, oracle: Oracle, ball: Ball, run: MethodContext, *, points: Points = 1000, radius: Radius = 0.0
+) -> Steps:
     """Random points at one L2 distance; radius 0 takes that of a PGD attack. Notes the share that reaches the goal."""
     if not radius:
         found = oracle.beside()
@@ -55,7 +57,9 @@ def sphere(x: Tensor, oracle: Oracle, ball: Ball, run: Run, *, points: Points = 
             return
 
 
-def corruption(x: Tensor, oracle: Oracle, ball: Ball, run: Run, *, kind: Kind, severity: Severity = 3) -> Steps:
+def corruption(
+    x: Tensor, oracle: Oracle, ball: Ball, run: MethodContext, *, kind: Kind, severity: Severity = 3
+) -> Steps:
     """One natural disturbance of ImageNet-C (Hendrycks & Dietterich 2019)."""
     before = (x[0] * 255).round().to(torch.uint8).permute(1, 2, 0).cpu().numpy()
     after = torch.from_numpy(corrupt(before, kind, severity, run.seed))

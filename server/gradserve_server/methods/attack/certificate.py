@@ -9,7 +9,7 @@ from torch import Tensor
 from ...engine.job import Job, Steps
 from ...engine.query import Query
 from .goal import Goal
-from .lens import Lens
+from .lens import InputTransform
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,10 +30,10 @@ class Certified:
     undefended: Judged | None
 
 
-def certify(job: Job, x: Tensor, original: np.ndarray, goal: Goal, lens: Lens) -> Steps:
+def certify(job: Job, x: Tensor, original: np.ndarray, goal: Goal, lens: InputTransform) -> Steps:
     """Judges the returned picture x [1, 3, H, W] and the original [H, W, 3], uint8, in passes of their own."""
     before = torch.from_numpy(original).to(x.device).permute(2, 0, 1).unsqueeze(0).to(x.dtype) / 255
-    looks = [(before, lens), (x, lens), *([(x, Lens())] if lens != Lens() else [])]
+    looks = [(before, lens), (x, lens), *([(x, InputTransform())] if lens != InputTransform() else [])]
     with torch.no_grad():
         seen = [through.judge(image, job.run()) for image, through in looks]
     answers = yield [Query(rows, unshared=True) for rows in seen]

@@ -19,7 +19,7 @@ from .textures import frosting, plasma, stretched
 Array = np.ndarray[Any, np.dtype[Any]]
 SEVERITIES = (1, 2, 3, 4, 5)
 SMALL_BELOW = 96  # pixels of the shorter side: below, CIFAR-10-C's numbers
-GREY = np.array([0.299, 0.587, 0.114])
+LUMINANCE = np.array([0.299, 0.587, 0.114])
 
 
 class Scene(NamedTuple):
@@ -116,7 +116,7 @@ def snow(
     flakes = np.clip(np.where(flakes < least, 0, flakes), 0, 1)
     angle = scene.rng.uniform(-135, -45)
     flakes = _smeared(flakes, radius * scene.pixel, smear * scene.pixel, angle)
-    pale = np.maximum(scene.x, (scene.x @ GREY)[..., None] * 1.5 + 0.5)
+    pale = np.maximum(scene.x, (scene.x @ LUMINANCE)[..., None] * 1.5 + 0.5)
     return np.asarray(keep * scene.x + (1 - keep) * pale + (flakes + flakes[::-1, ::-1])[..., None])
 
 

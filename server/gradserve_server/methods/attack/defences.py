@@ -13,7 +13,7 @@ from PIL import Image
 from pydantic import Field
 from torch import Tensor
 
-from ...engine.job import Run
+from ...engine.job import MethodContext
 from ..parameters import Fraction
 from ..regularizers import blurred
 
@@ -23,25 +23,25 @@ Sigma = Annotated[float, Field(gt=0, le=16)]
 SEEN, DRAWS = 8, 16  # draws of a random defence in each step of an attack, and for a judgement
 
 
-def jpeg(images: Tensor, run: Run, index: int, *, quality: Quality = 75) -> Tensor:
+def jpeg(images: Tensor, run: MethodContext, index: int, *, quality: Quality = 75) -> Tensor:
     """JPEG compression, with the identity's gradient. [n, 3, H, W]."""
     levels = (images.detach().clamp(0, 1) * 255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
     files = np.stack([_through_jpeg(picture, quality) for picture in levels])
     return _straight(images, torch.from_numpy(files).permute(0, 3, 1, 2).to(images) / 255)
 
 
-def bit_depth(images: Tensor, run: Run, index: int, *, bits: Bits = 4) -> Tensor:
+def bit_depth(images: Tensor, run: MethodContext, index: int, *, bits: Bits = 4) -> Tensor:
     """Fewer levels for each channel, with the identity's gradient (Xu et al. 2018)."""
     most = 2**bits - 1
     return _straight(images, (images.detach() * most).round() / most)
 
 
-def blur(images: Tensor, run: Run, index: int, *, sigma: Sigma = 1.0) -> Tensor:
+def blur(images: Tensor, run: MethodContext, index: int, *, sigma: Sigma = 1.0) -> Tensor:
     """Gaussian blur, with its own gradient."""
     return blurred(images, sigma)
 
 
-def noise(images: Tensor, run: Run, index: int, *, std: Fraction = 0.05) -> Tensor:
+def noise(images: Tensor, run: MethodContext, index: int, *, std: Fraction = 0.05) -> Tensor:
     """Gaussian noise, drawn for each image."""
     return images + std * torch.cat([run.noise(index + i, images[:1].detach()) for i in range(len(images))])
 

@@ -9,14 +9,14 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from ...engine.job import Run, Steps
+from ...engine.job import MethodContext, Steps
 from ..parameters import Fraction, Iterations
 from .ball import Ball
 from .oracle import Oracle
 
 Population = Annotated[int, Field(ge=4, le=1000)]
 Cells = Annotated[int, Field(ge=2, le=64)]
-ELITE = 0.25  # of a generation lives on and has children
+ELITE_SHARE = 0.25  # of a generation lives on and has children
 MUTATED, STRENGTH = 0.05, 0.25  # share of a child's cells that change, and the standard deviation of the change
 
 
@@ -24,7 +24,7 @@ def fooling(
     x: Tensor,
     oracle: Oracle,
     ball: Ball,
-    run: Run,
+    run: MethodContext,
     *,
     confidence: Fraction = 0.99,
     population: Population = 64,
@@ -36,7 +36,7 @@ def fooling(
     rng, run.asked, run.unit = run.generator(0), generations, "generations"
     genomes = rng.random((population, 3, cells, cells))
     fitness = yield from _fitness(genomes, x, oracle, run, 0)
-    elite = max(2, round(ELITE * population))
+    elite = max(2, round(ELITE_SHARE * population))
     for generation in range(1, generations + 1):
         if oracle.done:
             return
@@ -57,7 +57,7 @@ def _children(parents: np.ndarray, count: int, rng: np.random.Generator) -> np.n
     return (children + changes).clip(0, 1)
 
 
-def _fitness(genomes: np.ndarray, x: Tensor, oracle: Oracle, run: Run, generation: int) -> Steps:
+def _fitness(genomes: np.ndarray, x: Tensor, oracle: Oracle, run: MethodContext, generation: int) -> Steps:
     """The loss of every genome's picture, drawn smoothly: [n, 3, cells, cells] -> [n]."""
     values = []
     for start in range(0, len(genomes), run.chunk):

@@ -6,10 +6,10 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from ...engine.job import Run
+from ...engine.job import MethodContext
 from ...engine.objective import (
+    NotApplicable,
     Objective,
-    Refused,
     dlr,
     log_prob,
     log_probabilities,
@@ -22,7 +22,7 @@ from ...models.card import HeadKind
 
 Loss = Literal["cross_entropy", "margin", "dlr"]
 Pick = Literal["runner_up", "least_likely", "random"]
-PICKING = 1 << 40  # the sample index of a random target, away from those of noise
+RANDOM_TARGET_INDEX = 1 << 40  # the sample index of a random target, away from those of noise
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +77,7 @@ class Goal:
 
 
 @dataclass(frozen=True, slots=True)
-class Aim:
+class GoalSpec:
     """A goal as it was asked for: what is left open follows from the prediction."""
 
     label: int | None = None
@@ -87,24 +87,28 @@ class Aim:
     from_scratch: bool = False  # whatever the picture shows does not matter
     head: HeadKind = "softmax"
 
-    def goal(self, logits: Tensor, run: Run) -> Goal:
-        """The goal, given the logits [classes] of the picture. Raises Refused."""
+    def goal(self, logits: Tensor, run: MethodContext) -> Goal:
+        """The goal, given the logits [classes] of the picture. Raises NotApplicable."""
         classes = ranking(logits[None])[0].tolist()
         label = classes[0] if self.label is None else self.label
         present = [c for c in classes if logits[c] > 0] if self.head == "multilabel" else [label]
         target = self._picked([c for c in classes if c not in (label, *present)], run) if self.pick else self.target
         if target in present and not self.from_scratch:
             if self.head == "multilabel":
-                raise Refused("the target is present for the model already; name a label that is absent")
-            raise Refused("the target is what the model predicts already; name another, or the true label")
+                raise NotApplicable("the target is present for the model already; name a label that is absent")
+            raise NotApplicable("the target is what the model predicts already; name another, or the true label")
         if target is None and self.label is None and label not in present:
-            raise Refused("no label is present for the model, so that there is none to lose; name a label, or a target")
+            raise NotApplicable(
+                "no label is present for the model, so that there is none to lose; name a label, or a target"
+            )
         return Goal(label, target, self.loss, head=self.head)
 
-    def _picked(self, others: list[int], run: Run) -> int:
+    def _picked(self, others: list[int], run: MethodContext) -> int:
         """Of the classes that are not predicted, by falling logit."""
         if not others:
-            raise Refused("every label is present for the model already, so that there is none to pick; name the label")
+            raise NotApplicable(
+                "every label is present for the model already, so that there is none to pick; name the label"
+            )
         if self.pick == "random":
-            return int(run.generator(PICKING).choice(sorted(others)))
+            return int(run.generator(RANDOM_TARGET_INDEX).choice(sorted(others)))
         return others[0] if self.pick == "runner_up" else others[-1]

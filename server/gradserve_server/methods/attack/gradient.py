@@ -2,14 +2,14 @@
 
 from torch import Tensor
 
-from ...engine.job import Run, Steps
+from ...engine.job import MethodContext, Steps
 from ..parameters import Iterations, ModelName, Rate, Restarts, StepSize
 from .ball import Ball
 from .oracle import Oracle
 
 
 def gradient_ascent(
-    x: Tensor, oracle: Oracle, ball: Ball, run: Run, *, steps: Iterations = 15, rate: Rate = 0.1
+    x: Tensor, oracle: Oracle, ball: Ball, run: MethodContext, *, steps: Iterations = 15, rate: Rate = 0.1
 ) -> Steps:
     """x + rate * gradient in the model's normalised input, unbounded but for pixels in [0, 1]."""
     per_pixel = rate * oracle.std.square()  # a step of u in normalised input is std * u in pixels, its gradient too
@@ -23,7 +23,7 @@ def gradient_ascent(
     yield from oracle.scores(adv, steps)
 
 
-def fgsm(x: Tensor, oracle: Oracle, ball: Ball, run: Run) -> Steps:
+def fgsm(x: Tensor, oracle: Oracle, ball: Ball, run: MethodContext) -> Steps:
     """One step of the whole budget along the gradient's sign (Goodfellow et al. 2015, section 4)."""
     look = yield from oracle.climb(x, 0)
     adv = (x + (ball.eps or 0) * ball.direction(look.grad)).clamp(0, 1)
@@ -35,7 +35,7 @@ def pgd(
     x: Tensor,
     oracle: Oracle,
     ball: Ball,
-    run: Run,
+    run: MethodContext,
     *,
     steps: Iterations = 10,
     step: StepSize = 0.25,
@@ -59,7 +59,7 @@ def transfer(
     x: Tensor,
     oracle: Oracle,
     ball: Ball,
-    run: Run,
+    run: MethodContext,
     *,
     surrogate: ModelName,
     steps: Iterations = 10,

@@ -9,18 +9,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ...engine.job import Run
+from ...engine.job import MethodContext
 from ..parameters import Degrees, Restarts, Share, Unit
 from .defences import DEFENCES, DRAWS, SEEN
 
 Pull = Callable[[Tensor], Tensor]
 CRAFTING, JUDGING = 1 << 32, 1 << 33  # sample indices of random changes, away from those of starts
-MOST_VIEWS = 64
+MAX_VIEWS = 64
 
 
 def eot(
     images: Tensor,
-    run: Run,
+    run: MethodContext,
     index: int,
     *,
     samples: Restarts = 8,
@@ -55,7 +55,7 @@ def _turned(images: Tensor, angles: np.ndarray, factors: np.ndarray) -> Tensor:
 
 
 @dataclass(frozen=True, slots=True)
-class Lens:
+class InputTransform:
     """Each picture becomes `views` rows: the parameters of `eot`, and a defence by name with its parameters."""
 
     eot: Mapping[str, Any] | None = None
@@ -68,29 +68,29 @@ class Lens:
         samples = int(self.eot["samples"]) if self.eot else 1
         return samples * (SEEN if self.defence == "noise" and not self.eot else 1)
 
-    def bare(self) -> "Lens":
+    def bare(self) -> "InputTransform":
         """The same without the defence."""
         return replace(self, defence="", parameters={})
 
-    def defended(self) -> "Lens":
+    def defended(self) -> "InputTransform":
         """The same without random changes: what is judged."""
         return replace(self, eot=None)
 
-    def judge(self, x: Tensor, run: Run) -> Tensor:
+    def judge(self, x: Tensor, run: MethodContext) -> Tensor:
         """What the model is judged on: the picture through the defence alone, [n, 3, H, W]."""
         rows = x.repeat(DRAWS, 1, 1, 1) if self.defence == "noise" else x
         return self._through(rows, run, JUDGING)
 
-    def see(self, images: Tensor, run: Run, step: int) -> tuple[Tensor, Pull]:
+    def see(self, images: Tensor, run: MethodContext, step: int) -> tuple[Tensor, Pull]:
         """The rows that the model gets, [n * views, 3, H, W], and what takes their gradients back to the pictures'."""
-        if self == Lens():
+        if self == InputTransform():
             return images, lambda grad: grad
-        index = CRAFTING + step * 2 * MOST_VIEWS
+        index = CRAFTING + step * 2 * MAX_VIEWS
         with torch.enable_grad():
             leaf = images.detach().requires_grad_()
             repeated = leaf.repeat_interleave(self.views, 0) if not self.eot else eot(leaf, run, index, **self.eot)
-            rows = self._through(repeated, run, index + MOST_VIEWS + 1)
+            rows = self._through(repeated, run, index + MAX_VIEWS + 1)
         return rows.detach(), lambda grad: torch.autograd.grad(rows, leaf, grad)[0] / self.views
 
-    def _through(self, rows: Tensor, run: Run, index: int) -> Tensor:
+    def _through(self, rows: Tensor, run: MethodContext, index: int) -> Tensor:
         return DEFENCES[self.defence](rows, run, index, **self.parameters) if self.defence else rows

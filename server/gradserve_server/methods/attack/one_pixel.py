@@ -7,21 +7,21 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from ...engine.job import Run, Steps
+from ...engine.job import MethodContext, Steps
 from ..parameters import Iterations
 from .ball import Ball
 from .oracle import Oracle
 
 Pixels = Annotated[int, Field(ge=1, le=16)]
 Population = Annotated[int, Field(ge=5, le=1000)]
-SCALE = 0.5  # of the difference between two parents
+DIFFERENCE_WEIGHT = 0.5  # of the difference between two parents
 
 
 def one_pixel(
     x: Tensor,
     oracle: Oracle,
     ball: Ball,
-    run: Run,
+    run: MethodContext,
     *,
     pixels: Pixels = 1,
     population: Population = 400,
@@ -39,7 +39,7 @@ def one_pixel(
         if oracle.done:
             return
         one, two, three = (parents[choice] for choice in _triples(population, rng).T)
-        children = (one + SCALE * (two - three)).clip(0, 1)
+        children = (one + DIFFERENCE_WEIGHT * (two - three)).clip(0, 1)
         scored = yield from _fitness(children, x, oracle, run, generation)
         better = scored > fitness
         parents[better], fitness[better] = children[better], scored[better]
@@ -52,7 +52,7 @@ def _triples(count: int, rng: np.random.Generator) -> np.ndarray:
     return shuffled + (shuffled >= np.arange(count)[:, None])  # leaves out the one itself
 
 
-def _fitness(genomes: np.ndarray, x: Tensor, oracle: Oracle, run: Run, generation: int) -> Steps:
+def _fitness(genomes: np.ndarray, x: Tensor, oracle: Oracle, run: MethodContext, generation: int) -> Steps:
     """The loss of every genome's picture, [n]."""
     values = []
     for start in range(0, len(genomes), run.chunk):

@@ -7,17 +7,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ...engine.job import Run, Steps
+from ...engine.job import MethodContext, Steps
 from ...engine.query import Query
 from .ball import Ball, pixels
 from .blindness import obstacles
 from .goal import Goal
-from .lens import Lens
+from .lens import InputTransform
 
-SURVEYING = 1 << 20  # steps of fresh random changes, away from those of the attack
+SURVEY_STEP_OFFSET = 1 << 20  # steps of fresh random changes, away from those of the attack
 
 
-class Look(NamedTuple):
+class Evaluation(NamedTuple):
     """What the model says of some pictures, each averaged over the views of it."""
 
     logits: Tensor  # [n, classes]
@@ -27,7 +27,7 @@ class Look(NamedTuple):
     grad: Tensor  # [n, 3, H, W], of the loss; empty where only scores were asked for
 
 
-class Moment(NamedTuple):
+class TrajectoryPoint(NamedTuple):
     """One step of a trajectory: the picture then that came closest to the goal."""
 
     step: int
@@ -43,9 +43,9 @@ class Oracle:
     x: Tensor  # [1, 3, H, W], the original
     goal: Goal
     ball: Ball
-    run: Run
+    run: MethodContext
     std: Tensor  # [3, 1, 1] or [1, 1, 1], of the model's normalisation
-    lens: Lens = field(default_factory=Lens)
+    lens: InputTransform = field(default_factory=InputTransform)
     stop: bool = False
     model: str | None = None
     best: Tensor | None = None  # [1, 3, H, W], once something was shown
@@ -54,7 +54,7 @@ class Oracle:
     first_success: int | None = None
     queries: int = 0
     gradients: int = 0
-    moments: dict[int, Moment] = field(default_factory=dict)
+    moments: dict[int, TrajectoryPoint] = field(default_factory=dict)
     notes: dict[str, Any] = field(default_factory=dict)  # what a method found beside the picture
     last: Tensor | None = None  # [n, 3, H, W], what was shown last
     obstacles: dict[str, None] = field(default_factory=dict)  # what kept it from a gradient; an ordered set of texts
@@ -88,7 +88,7 @@ class Oracle:
     def survey(self, draws: int) -> Steps:
         """Notes how often the best picture reaches the goal under fresh random changes."""
         best, _ = self.shown
-        rows = [self.lens.see(best, self.run, SURVEYING + i)[0] for i in range(-(-draws // self.lens.views))]
+        rows = [self.lens.see(best, self.run, SURVEY_STEP_OFFSET + i)[0] for i in range(-(-draws // self.lens.views))]
         answer = yield Query(torch.cat(rows), model=self.model)
         self.queries += len(answer.logits)
         self.notes["success_rate"] = float(self.goal.reached(answer.logits).double().mean())
@@ -124,7 +124,7 @@ class Oracle:
         self.queries += len(answer.logits)
         margin = self._per_image(self.goal.margin(answer.logits))
         reached = self._per_image(self.goal.reached(answer.logits).to(images.dtype))
-        look = Look(self._per_image(answer.logits), self._per_image(answer.value), margin, reached, grad)
+        look = Evaluation(self._per_image(answer.logits), self._per_image(answer.value), margin, reached, grad)
         ranks = [(share <= 0.5, least) for share, least in zip(reached.tolist(), margin.tolist(), strict=True)]
         nearest = min(range(len(ranks)), key=ranks.__getitem__)
         success = not ranks[nearest][0]
@@ -143,8 +143,8 @@ class Oracle:
                 self.best = images[nearest : nearest + 1].detach().clone()
         return look
 
-    def _remember(self, step: int, look: Look, row: int) -> None:
+    def _remember(self, step: int, look: Evaluation, row: int) -> None:
         before = self.moments.get(step)
         if before is None or float(look.margin[row]) < before.margin:
             logits = look.logits[row].float().cpu().numpy()
-            self.moments[step] = Moment(step, logits, float(look.margin[row]), float(look.value[row]))
+            self.moments[step] = TrajectoryPoint(step, logits, float(look.margin[row]), float(look.value[row]))

@@ -5,19 +5,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ...engine.job import Run, Steps
+from ...engine.job import MethodContext, Steps
 from ..parameters import Degrees, Fraction, Iterations, Restarts
 from .ball import Ball
 from .oracle import Oracle
 
-TRIALS = 32  # fresh places at the end
+FINAL_TRIALS = 32  # fresh places at the end
 
 
 def patch(
     x: Tensor,
     oracle: Oracle,
     ball: Ball,
-    run: Run,
+    run: MethodContext,
     *,
     size: Fraction = 0.3,
     steps: Iterations = 100,
@@ -40,7 +40,7 @@ def patch(
         run.completed(range(1))
     whole = ((sticker.detach() * 255).round() / 255).clamp(0, 1)
     oracle.notes["patch"] = (whole[0] * 255).round().to(torch.uint8).permute(1, 2, 0).contiguous().cpu().numpy()
-    look = yield from oracle.scores(placed(whole, x, TRIALS, rotation, rng), steps)
+    look = yield from oracle.scores(placed(whole, x, FINAL_TRIALS, rotation, rng), steps)
     oracle.notes["success_rate"] = float((look.reached > 0.5).double().mean())
 
 

@@ -7,7 +7,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from ...engine.job import Run, Steps
+from ...engine.job import MethodContext, Steps
 from ..parameters import Fraction, Restarts
 from .ball import Ball
 from .oracle import Oracle
@@ -20,7 +20,7 @@ def square(
     x: Tensor,
     oracle: Oracle,
     ball: Ball,
-    run: Run,
+    run: MethodContext,
     *,
     queries: Queries = 5000,
     share: Fraction = 0.8,

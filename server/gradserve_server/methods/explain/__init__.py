@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from torch import Tensor
 
-from ...engine.job import Job, Run, Steps, together
+from ...engine.job import Job, MethodContext, Steps, together
 from ...engine.objective import ranked, ranking
 from ...engine.query import Query
 from ...models.card import ModelCard
@@ -135,7 +135,7 @@ def _ranked(job: Job, x: Tensor, call: Call) -> Steps:
     raise AssertionError(f"{call.method} has one row")
 
 
-def _explained(label: int | None, run: Run, answer: Map) -> Explained:
+def _explained(label: int | None, run: MethodContext, answer: Map) -> Explained:
     values = answer.values.float().cpu().numpy()
     if not values.any():
         run.warn("ZERO_MAP: the target does not depend on this image in any pixel")

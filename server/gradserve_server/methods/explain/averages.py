@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ...engine.job import Run, Steps, TimeUp
+from ...engine.job import MethodContext, Steps, TimeUp
 from ...engine.objective import Objective
 from ...engine.query import Query
 from ..parameters import MAX_POINTS, Baseline, QuadraturePoints, Reduce, Samples, Statistic, Unit
@@ -21,7 +21,7 @@ ROUNDING = 1e-5  # of the largest value of the target: smaller gaps are those of
 def smooth_grad(
     x: Tensor,
     target: Objective,
-    run: Run,
+    run: MethodContext,
     *,
     samples: Samples = 50,
     noise: Unit = 0.15,
@@ -56,7 +56,7 @@ def smooth_grad(
 def integrated_gradients(
     x: Tensor,
     target: Objective,
-    run: Run,
+    run: MethodContext,
     *,
     steps: QuadraturePoints = 50,
     baseline: Baseline = "black",
@@ -83,7 +83,7 @@ def integrated_gradients(
     return Map(reduced(attributions, reduce), ends.value[0], completeness_gap=gap.item())
 
 
-def _warn_of_gap(run: Run, gap: float, difference: float, values: Tensor, steps: int) -> None:
+def _warn_of_gap(run: MethodContext, gap: float, difference: float, values: Tensor, steps: int) -> None:
     """Warns where the attributions do not add up to the difference that they are to explain.
 
     Where the difference is near zero, because the target rises and falls along the line, the gap is compared with a
@@ -119,7 +119,7 @@ def gauss_legendre(count: int) -> tuple[np.ndarray, np.ndarray]:
     return (x + 1) / 2, 1 / ((1 - x * x) * slope**2)
 
 
-def baseline_of(x: Tensor, kind: Baseline, run: Run) -> Tensor:
+def baseline_of(x: Tensor, kind: Baseline, run: MethodContext) -> Tensor:
     """The image that stands for "nothing there", [1, 3, H, W]."""
     if kind == "mean":
         return x.mean((2, 3), keepdim=True).expand_as(x)

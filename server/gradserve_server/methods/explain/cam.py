@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from ...engine.job import Run, Steps
+from ...engine.job import MethodContext, Steps
 from ...engine.objective import Objective
 from ...engine.query import Query, Tap
 from ..parameters import LayerName, Reduce
@@ -14,7 +14,7 @@ def weighted_sum(act: Tensor, grad: Tensor) -> Tensor:
     return (act * grad.mean((2, 3), keepdim=True)).sum(1)
 
 
-def grad_cam(x: Tensor, target: Objective, run: Run, *, layer: LayerName = "", signed: bool = False) -> Steps:
+def grad_cam(x: Tensor, target: Objective, run: MethodContext, *, layer: LayerName = "", signed: bool = False) -> Steps:
     """ReLU of the gradient-weighted sum of a layer's maps (Selvaraju et al. 2017). [1, 3, H, W] -> Map."""
     answer = yield Query(x, target, "taps", (Tap(layer, reduce=weighted_sum),))
     run.completed(range(1))
@@ -22,7 +22,9 @@ def grad_cam(x: Tensor, target: Objective, run: Run, *, layer: LayerName = "", s
     return Map(upsampled(coarse, (x.shape[2], x.shape[3])), answer.value[0], coarse)
 
 
-def guided_grad_cam(x: Tensor, target: Objective, run: Run, *, layer: LayerName = "", reduce: Reduce = "sum") -> Steps:
+def guided_grad_cam(
+    x: Tensor, target: Objective, run: MethodContext, *, layer: LayerName = "", reduce: Reduce = "sum"
+) -> Steps:
     """Guided backprop times upsampled Grad-CAM (Selvaraju et al. 2017, section 3.2). [1, 3, H, W] -> Map."""
     cam, guided = yield [
         Query(x, target, "taps", (Tap(layer, reduce=weighted_sum),)),

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...engine.job import Run, Steps
+from ...engine.job import MethodContext, Steps
 from ...engine.objective import Objective
 from ...engine.query import Query
 from ..parameters import Fraction, Unit
@@ -17,7 +17,7 @@ from .maps import Map
 def occlusion(
     x: Tensor,
     target: Objective,
-    run: Run,
+    run: MethodContext,
     *,
     patch: Fraction = 1 / 7,
     stride: Fraction = 0.5,

@@ -2,8 +2,8 @@
 
 from torch import Tensor
 
-from ...engine.job import Run, Steps
-from ...engine.objective import Objective, Refused
+from ...engine.job import MethodContext, Steps
+from ...engine.objective import NotApplicable, Objective
 from ...engine.query import Query
 from ...models.relu import Rule
 from ..parameters import Reduce
@@ -12,31 +12,33 @@ from .maps import Map, reduced
 LOG_PROBS = {"logit": "log_prob", "ranked": "ranked_log_prob"}
 
 
-def gradient(x: Tensor, target: Objective, run: Run, *, reduce: Reduce = "sum", log_prob: bool = False) -> Steps:
+def gradient(
+    x: Tensor, target: Objective, run: MethodContext, *, reduce: Reduce = "sum", log_prob: bool = False
+) -> Steps:
     """Gradient of the score by the pixels (Simonyan et al. 2013). [1, 3, H, W] -> Map."""
     answer = yield Query(x, _of_log_prob(target) if log_prob else target, "image")
     run.completed(range(1))
     return Map(reduced(answer.image_grad[0], reduce), answer.value[0])
 
 
-def gradient_x_input(x: Tensor, target: Objective, run: Run, *, reduce: Reduce = "signed") -> Steps:
+def gradient_x_input(x: Tensor, target: Objective, run: MethodContext, *, reduce: Reduce = "signed") -> Steps:
     """Gradient times pixel values (Shrikumar et al. 2016). [1, 3, H, W] -> Map."""
     answer = yield Query(x, target, "image")
     run.completed(range(1))
     return Map(reduced(answer.image_grad[0] * x[0], reduce), answer.value[0])
 
 
-def guided_backprop(x: Tensor, target: Objective, run: Run, *, reduce: Reduce = "sum") -> Steps:
+def guided_backprop(x: Tensor, target: Objective, run: MethodContext, *, reduce: Reduce = "sum") -> Steps:
     """Gradient masked at every ReLU by its input and by itself (Springenberg et al. 2014). [1, 3, H, W] -> Map."""
     return _ruled(x, target, run, "guided", reduce)
 
 
-def deconvnet(x: Tensor, target: Objective, run: Run, *, reduce: Reduce = "sum") -> Steps:
+def deconvnet(x: Tensor, target: Objective, run: MethodContext, *, reduce: Reduce = "sum") -> Steps:
     """Gradient masked at every ReLU by itself alone (Zeiler & Fergus 2014). [1, 3, H, W] -> Map."""
     return _ruled(x, target, run, "deconvnet", reduce)
 
 
-def _ruled(x: Tensor, target: Objective, run: Run, rule: Rule, reduce: Reduce) -> Steps:
+def _ruled(x: Tensor, target: Objective, run: MethodContext, rule: Rule, reduce: Reduce) -> Steps:
     answer = yield Query(x, target, "image", relu=rule)
     run.completed(range(1))
     return Map(reduced(answer.image_grad[0], reduce), answer.value[0])
@@ -45,5 +47,5 @@ def _ruled(x: Tensor, target: Objective, run: Run, rule: Rule, reduce: Reduce) -
 def _of_log_prob(target: Objective) -> Objective:
     terms = tuple(term._replace(kind=LOG_PROBS.get(term.kind, "")) for term in target.terms)
     if not all(term.kind for term in terms):
-        raise Refused("log_prob applies to class targets only, and the target is a unit")
+        raise NotApplicable("log_prob applies to class targets only, and the target is a unit")
     return Objective(terms)

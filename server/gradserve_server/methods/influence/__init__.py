@@ -9,10 +9,10 @@ from torch import Tensor
 from ...engine.job import Job, Steps, together
 from ...engine.query import Query
 from .estimates import (
-    Asked,
     Estimate,
     Goal,
     Member,
+    Quantity,
     last_layer,
     opened,
     projected_gauss_newton,
@@ -22,12 +22,12 @@ from .estimates import (
 )
 from .index import Array, Method, extremes
 
-METHODS: Mapping[Method, Callable[[Tensor, Asked, Member], Steps]] = {
+METHODS: Mapping[Method, Callable[[Tensor, Quantity, Member], Steps]] = {
     "projected": projected_gauss_newton,
     "last_layer": last_layer,
     "neighbours": similar,
 }
-RESOLUTION = 2.0**-11  # of the largest score: what float16 rows cannot tell apart is neither helpful nor harmful
+SCORE_RESOLUTION = 2.0**-11  # of the largest score: what float16 rows cannot tell apart is neither helpful nor harmful
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,13 +67,13 @@ def influence(
     newton: bool,
 ) -> Steps:
     """Scores by every member, averaged: [1, 3, H, W] -> Influenced. `rank` counts where no label is given."""
-    asked = Asked(goal, label, rank, members[0].head)
+    asked = Quantity(goal, label, rank, members[0].head)
     if label is None and len(members) > 1:  # they may predict different classes
         answer = yield Query(x, model=unfolded(members[0].model))
         asked = asked.of(answer.logits[0])
     estimates = yield from together([METHODS[method](x, asked, member) for member in members])
     scores = np.mean([each.changes for each in estimates], axis=0)
-    floor = RESOLUTION * float(np.abs(scores).max())
+    floor = SCORE_RESOLUTION * float(np.abs(scores).max())
     helpful, harmful = _ranked(scores, method, goal, top, floor)
     rows = np.concatenate([helpful, harmful])
     stepped = newton and all(each.step for each in estimates)

@@ -16,7 +16,7 @@ from ...models.uses import Uses
 from .gradients import Pass
 from .layers import Layer
 
-EXAMPLES = 5  # a batch that tells its dimension from others, which are often of two or three
+PROBE_ROWS = 5  # a batch that tells its dimension from others, which are often of two or three
 
 
 def covered(model: Prepared) -> tuple[list[Layer], float]:
@@ -27,7 +27,7 @@ def covered(model: Prepared) -> tuple[list[Layer], float]:
     first dimension is not the batch, and layers that do not reach the logits. The model must be unfolded.
     """
     card = model.card
-    images = torch.rand(EXAMPLES, 3, card.height, card.width, generator=torch.Generator().manual_seed(0))
+    images = torch.rand(PROBE_ROWS, 3, card.height, card.width, generator=torch.Generator().manual_seed(0))
     images = images.to(model.device, model.dtype)
     by_image = _with_a_row(model, images[:1])
     layers = _reaching(model, images, [layer for layer in _usable(model, images) if layer.name in by_image])
@@ -52,7 +52,7 @@ def _usable(model: Prepared, images: Tensor) -> list[Layer]:
             calls[name] += 1
             lent = any(w is not own_w for w, own_w in zip(_weights(module), own, strict=True))  # by functional_call
             x = first_input(args, kwargs)
-            if not lent and x is not None and len(x) == len(out) == EXAMPLES:
+            if not lent and x is not None and len(x) == len(out) == PROBE_ROWS:
                 outputs[name] = out.detach().clone()
 
         return on_output

@@ -37,7 +37,7 @@ class Member(NamedTuple):
     head: HeadKind = "softmax"
 
 
-class Asked(NamedTuple):
+class Quantity(NamedTuple):
     """The number that is asked about: the loss, the margin or the logit of a class, or of that of a predicted rank."""
 
     goal: Goal
@@ -52,7 +52,7 @@ class Asked(NamedTuple):
             return ranked(self.rank) if self.label is None else logit(self.label)
         return ranked_log_odds(self.rank) if self.label is None else log_odds(self.label)
 
-    def of(self, logits: Tensor) -> "Asked":
+    def of(self, logits: Tensor) -> "Quantity":
         """With the label that logits [C] give."""
         return self if self.label is not None else self._replace(label=int(ranking(logits[None])[0, self.rank - 1]))
 
@@ -71,7 +71,7 @@ class Estimate:
     """Of every training example the change of the number when it is removed, or its similarity: [N]."""
 
     changes: Array
-    asked: Asked  # with its label
+    asked: Quantity  # with its label
     scores: Tensor  # [C], float64, whose softmax are the probabilities
     step: Callable[[Array, float], float] | None = None  # the same by a Newton step, of rows and their change of weight
 
@@ -99,7 +99,7 @@ def regression_of(path: str) -> Regression:
     return read_regression(Path(path) / HEAD)
 
 
-def projected_gauss_newton(x: Tensor, asked: Asked, member: Member) -> Steps:
+def projected_gauss_newton(x: Tensor, asked: Quantity, member: Member) -> Steps:
     """Inner products of projected, whitened gradients (LoGra: Choe et al. 2024, with the softmax Gauss-Newton matrix).
 
     d loss = -(1 - p) d margin.
@@ -113,7 +113,7 @@ def projected_gauss_newton(x: Tensor, asked: Asked, member: Member) -> Steps:
     return Estimate(slope / len(index) * products(index, vector[None])[0], asked, scores)
 
 
-def last_layer(x: Tensor, asked: Asked, member: Member) -> Steps:
+def last_layer(x: Tensor, asked: Quantity, member: Member) -> Steps:
     """Exact influence through the weights of the last layer alone."""
     index, tools = opened(member.folder), regression_of(member.folder)
     scores, features = yield from _last(x, asked, member)
@@ -130,7 +130,7 @@ def last_layer(x: Tensor, asked: Asked, member: Member) -> Steps:
     return Estimate(tools.removals(index, responses, slope), asked, scores, step)
 
 
-def similar(x: Tensor, asked: Asked, member: Member) -> Steps:
+def similar(x: Tensor, asked: Quantity, member: Member) -> Steps:
     """Cosine of what goes into the last layer: similar training examples, whether or not they mattered."""
     scores, features = yield from _last(x, asked, member)
     similarities = neighbours.similarities(opened(member.folder), features.float().numpy())
@@ -146,7 +146,7 @@ def products(index: Index, vectors: Array) -> Array:
     return out
 
 
-def _last(x: Tensor, asked: Asked, member: Member) -> Steps:
+def _last(x: Tensor, asked: Quantity, member: Member) -> Steps:
     """Softmax scores [C] and what goes into the last layer [D], float64 on the CPU."""
     layer = opened(member.folder).manifest.feature_layer
     tap = Tap(layer, "input", reduce=lambda act, _: pooled(act, "mean"))

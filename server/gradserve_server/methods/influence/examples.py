@@ -8,8 +8,8 @@ from PIL import Image
 
 from .index import Array
 
-THUMBNAIL = 96  # pixels of the longer side
-LOSSLESS = 16  # up to here PNG, beyond JPEG
+THUMBNAIL_SIDE = 96  # pixels of the longer side
+MAX_PNG_SIDE = 16  # up to here PNG, beyond JPEG
 
 
 class ArrayExamples:
@@ -43,10 +43,10 @@ class ArrayExamples:
 
 
 def thumbnail(pixels: Array) -> bytes:
-    """A picture of at most THUMBNAIL pixels: PNG for tiny ones, JPEG for others."""
+    """A picture of at most THUMBNAIL_SIDE pixels: PNG for tiny ones, JPEG for others."""
     picture, file = Image.fromarray(pixels), io.BytesIO()
-    picture.thumbnail((THUMBNAIL, THUMBNAIL))
-    if max(picture.size) <= LOSSLESS:
+    picture.thumbnail((THUMBNAIL_SIDE, THUMBNAIL_SIDE))
+    if max(picture.size) <= MAX_PNG_SIDE:
         grey = bool((pixels == pixels[..., :1]).all())
         picture.convert("L" if grey else "RGB").save(file, "PNG", optimize=True)
     else:

@@ -23,7 +23,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 VERSION = 2  # version 1 also covered layers that do more than their class says, whose gradients were wrong
 MANIFEST, PROJECTION, HEAD = "manifest.json", "projection.safetensors", "head.safetensors"
-CHUNK = 2048  # examples that are scored at once
+CHUNK_ROWS = 2048  # examples that are scored at once
 Method = Literal["projected", "last_layer", "neighbours"]
 COLUMNS = np.dtype(
     [
@@ -133,8 +133,8 @@ class Index:
         return self._record("thumbs", row)
 
     def chunks(self) -> Iterator[slice]:
-        """All rows, CHUNK by CHUNK."""
-        return (slice(i, min(i + CHUNK, len(self))) for i in range(0, len(self), CHUNK))
+        """All rows, CHUNK_ROWS by CHUNK_ROWS."""
+        return (slice(i, min(i + CHUNK_ROWS, len(self))) for i in range(0, len(self), CHUNK_ROWS))
 
     def _mapped(self, name: str, dtype: np.dtype[Any], columns: tuple[int, ...]) -> Array:
         return np.memmap(self.path / name, dtype, "c", shape=(len(self), *columns))  # torch wants it writable

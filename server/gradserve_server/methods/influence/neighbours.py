@@ -4,9 +4,9 @@ import numpy as np
 
 from .index import Array, Index
 
-NEAREST = 10
-BLOCK = 1024
-MOST_COMPARED = 50_000  # examples, evenly chosen, that neighbours are sought among
+NEIGHBOUR_COUNT = 10
+BLOCK_ROWS = 1024
+MAX_COMPARED = 50_000  # examples, evenly chosen, that neighbours are sought among
 
 
 def similarities(index: Index, features: Array) -> Array:
@@ -19,15 +19,15 @@ def similarities(index: Index, features: Array) -> Array:
 
 
 def disagreement(features: Array, labels: Array) -> Array:
-    """Share of each example's NEAREST others (by cosine) that have another label: [N, D], [N] -> [N]."""
+    """Share of each example's NEIGHBOUR_COUNT others (by cosine) that have another label: [N, D], [N] -> [N]."""
     count = len(features)
-    others = np.arange(0, count, max(1, -(-count // MOST_COMPARED)))
-    compared, nearest = unit(features[others]), min(NEAREST, len(others) - 1)
+    others = np.arange(0, count, max(1, -(-count // MAX_COMPARED)))
+    compared, nearest = unit(features[others]), min(NEIGHBOUR_COUNT, len(others) - 1)
     out = np.zeros(count, np.float32)
     if nearest < 1:
         return out
-    for start in range(0, count, BLOCK):
-        rows = np.arange(start, min(start + BLOCK, count))
+    for start in range(0, count, BLOCK_ROWS):
+        rows = np.arange(start, min(start + BLOCK_ROWS, count))
         alike = unit(features[rows]) @ compared.T
         alike[others[None] == rows[:, None]] = -np.inf  # not itself
         best = np.argpartition(-alike, nearest - 1, axis=1)[:, :nearest]

@@ -16,10 +16,10 @@ from torch import Tensor
 
 from .index import Array, Index, soft_labels
 
-LARGEST = 6144  # parameters of a Hessian that is factored
-FEWEST = 32  # features below which the last layer says too little
-MOST_COLUMNS = 2048  # of one correction
-CHUNK = 2048
+MAX_PARAMETERS = 6144  # parameters of a Hessian that is factored
+MIN_FEATURES = 32  # features below which the last layer says too little
+MAX_COLUMNS = 2048  # of one correction
+CHUNK_ROWS = 2048
 RELATIVE_DAMPING = 0.1  # of the mean diagonal, where the layer was not trained alone
 ONE_SCORE = torch.tensor([[-0.5], [0.5]], dtype=torch.float64)
 REDUCTION_LOSS = 1e-6  # of the features' energy, above which the Hessian is not called exact
@@ -90,7 +90,7 @@ class Regression:
 
     def can_step(self, count: int) -> bool:
         """Whether a Newton step for so many examples at once is affordable."""
-        return 0 < count * self.basis.shape[1] <= MOST_COLUMNS
+        return 0 < count * self.basis.shape[1] <= MAX_COLUMNS
 
     def norms(self, features: Array, residuals: Array) -> tuple[Array, Array]:
         """g^T H^-1 g and |H^-1 g| / N of every example."""
@@ -121,12 +121,12 @@ def read_regression(path: Path) -> Regression:
 
 def fits(classes: int, inputs: int) -> bool:
     """Whether the Hessian of such a last layer can be factored, with enough of its features."""
-    return width(classes, inputs) >= min(inputs, FEWEST)
+    return width(classes, inputs) >= min(inputs, MIN_FEATURES)
 
 
 def width(classes: int, inputs: int) -> int:
     """How many features are kept."""
-    return min(inputs, LARGEST // max(1, classes - 1) - 1)
+    return min(inputs, MAX_PARAMETERS // max(1, classes - 1) - 1)
 
 
 def fit(
@@ -200,5 +200,5 @@ def wide(rows: Array) -> Tensor:
 
 
 def chunks(count: int) -> Iterator[slice]:
-    """0..count-1, CHUNK by CHUNK."""
-    return (slice(i, min(i + CHUNK, count)) for i in range(0, count, CHUNK))
+    """0..count-1, CHUNK_ROWS by CHUNK_ROWS."""
+    return (slice(i, min(i + CHUNK_ROWS, count)) for i in range(0, count, CHUNK_ROWS))

@@ -14,14 +14,14 @@ from torch import Tensor
 from ...engine.job import Job, Steps
 from ...engine.objective import Objective, direction, layer, ranking
 from ...engine.query import Query
-from ..image_run import NOT_MEASURED, Record, Snapshot, as_bytes, numbers, pixels, quantized, resized
+from ..image_run import NOT_MEASURED, Snapshot, Trajectory, as_bytes, numbers, pixels, quantized, resized
 from ..targets import Target
 from .ascent import OBJECTIVE, ascend, penalties_of
-from .recipe import PRESETS, Recipe
+from .recipe import PRESETS, MaximizeSettings
 
 FLATTEST = 1e-6  # standard deviation that is still magnified
 
-__all__ = ["PRESETS", "Goal", "Maximized", "Recipe", "Summand", "maximize", "octave_sizes", "stretched"]
+__all__ = ["PRESETS", "Goal", "MaximizeSettings", "Maximized", "Summand", "maximize", "octave_sizes", "stretched"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,14 +62,16 @@ class Maximized:
     warnings: tuple[str, ...]
 
 
-def maximize(job: Job, x: Tensor, goals: Sequence[Goal], recipe: Recipe, snapshots: Sequence[int] = ()) -> Steps:
+def maximize(
+    job: Job, x: Tensor, goals: Sequence[Goal], recipe: MaximizeSettings, snapshots: Sequence[int] = ()
+) -> Steps:
     """Makes one image for every goal from [1, 3, H, W], the start or a canvas of its size. Returns [Maximized]."""
     classes: list[int] = []
     if any(summand.target and summand.target.rank for goal in goals for summand in goal):
         answer = yield Query(x)
         classes = ranking(answer.logits)[0].tolist()
     objectives = [_sum([summand.objective(classes, x) for summand in goal]) for goal in goals]
-    record = Record(job.run(), recipe.total, frozenset(snapshots))
+    record = Trajectory(job.run(), recipe.total, frozenset(snapshots))
     size = (x.shape[2], x.shape[3])
     ground, detail = x.expand(len(goals), -1, -1, -1), torch.zeros_like(x)
     for octave in octave_sizes(recipe, size):
@@ -85,7 +87,7 @@ def maximize(job: Job, x: Tensor, goals: Sequence[Goal], recipe: Recipe, snapsho
     return [_made(i, images[i], values[i], logits, objectives[i], recipe, record) for i in range(len(goals))]
 
 
-def octave_sizes(recipe: Recipe, size: tuple[int, int]) -> list[tuple[int, int]]:
+def octave_sizes(recipe: MaximizeSettings, size: tuple[int, int]) -> list[tuple[int, int]]:
     """Height and width of every octave, smallest first; the last is the whole."""
     factors = [recipe.octave_scale**-i for i in reversed(range(recipe.octaves))]
     return [(max(1, round(size[0] * f)), max(1, round(size[1] * f))) for f in factors]
@@ -95,7 +97,7 @@ def _sum(objectives: Sequence[Objective]) -> Objective:
     return Objective(tuple(term for objective in objectives for term in objective.terms))
 
 
-def _measured(images: Tensor, objectives: Sequence[Objective], record: Record) -> Steps:
+def _measured(images: Tensor, objectives: Sequence[Objective], record: Trajectory) -> Steps:
     """The objectives [n] and logits [n, classes] of finished images; of the last step where there is no time."""
     if not record.late:
         queries = [Query(image[None], objective) for image, objective in zip(images, objectives, strict=True)]
@@ -107,7 +109,13 @@ def _measured(images: Tensor, objectives: Sequence[Objective], record: Record) -
 
 
 def _made(
-    i: int, image: Tensor, value: Tensor, logits: Tensor | None, objective: Objective, recipe: Recipe, record: Record
+    i: int,
+    image: Tensor,
+    value: Tensor,
+    logits: Tensor | None,
+    objective: Objective,
+    recipe: MaximizeSettings,
+    record: Trajectory,
 ) -> Maximized:
     run = record.run
     names = [OBJECTIVE, *penalties_of(recipe)]

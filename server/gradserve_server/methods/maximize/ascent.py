@@ -8,11 +8,11 @@ from torch import Tensor
 from ...engine.job import Steps
 from ...engine.objective import Objective
 from ...engine.query import Query
-from ..image_run import Record
+from ..image_run import Trajectory
 from ..optimizers import Adam, Descent, Optimizer
 from ..regularizers import blurred, clipped, edge_energy, l2, total_variation
 from .parameterizations import Fourier, Parameterization, Pixels
-from .recipe import Recipe
+from .recipe import MaximizeSettings
 from .transforms import Views
 
 OBJECTIVE = "objective"
@@ -23,12 +23,12 @@ PENALTIES: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
-def penalties_of(recipe: Recipe) -> list[str]:
+def penalties_of(recipe: MaximizeSettings) -> list[str]:
     """The penalties that have a weight."""
     return [name for name in PENALTIES if getattr(recipe, name)]
 
 
-def ascend(start: Tensor, objectives: Sequence[Objective], recipe: Recipe, record: Record) -> Steps:
+def ascend(start: Tensor, objectives: Sequence[Objective], recipe: MaximizeSettings, record: Trajectory) -> Steps:
     """Raises each image's objective less its penalties, [n, 3, H, W] -> [n, 3, H, W]; ends early with the record."""
     space: Parameterization = Fourier(start) if recipe.parameterization == "fourier" else Pixels()
     optimizer = _optimizer(recipe)
@@ -59,18 +59,18 @@ def ascend(start: Tensor, objectives: Sequence[Objective], recipe: Recipe, recor
     return space.decode(at).detach()
 
 
-def _warn_of_the_dead(climb: Tensor, record: Record) -> None:
+def _warn_of_the_dead(climb: Tensor, record: Trajectory) -> None:
     for i, row in enumerate(climb):
         if not row.any():
             hint = "start elsewhere, or maximise what comes before the activation that is off"
             record.run.warn(f"ZERO_GRADIENT: goal {i} does not depend on the picture at the start; {hint}")
 
 
-def _optimizer(recipe: Recipe) -> Optimizer:
+def _optimizer(recipe: MaximizeSettings) -> Optimizer:
     return Adam() if recipe.optimizer == "adam" else Descent(normalized=recipe.optimizer == "normalized_ascent")
 
 
-def _filtered(space: Parameterization, at: Tensor, by_pixel: Tensor, step: int, recipe: Recipe) -> Tensor:
+def _filtered(space: Parameterization, at: Tensor, by_pixel: Tensor, step: int, recipe: MaximizeSettings) -> Tensor:
     """Blurred and clipped, where this step's turn it is."""
     if recipe.blur_every and step % recipe.blur_every == 0:
         at = space.encode(blurred(space.decode(at), recipe.blur_sigma))

@@ -6,10 +6,10 @@ import torch
 from torch import Tensor
 
 # Square root of the covariance of ImageNet's colours, by its longest column (lucid, optvis/param/color.py).
-COLOURS = ((0.26, 0.09, 0.02), (0.27, 0.00, -0.05), (0.27, -0.09, 0.03))
-DECAY = 1.0  # amplitudes fall with the frequency to this power
-CONTRAST = 4.0  # divides the Fourier image before its colours are mixed
-DARKEST = 0.02  # and brightest, 1 - DARKEST, that a photo's logits are taken of
+COLOUR_CORRELATION = ((0.26, 0.09, 0.02), (0.27, 0.00, -0.05), (0.27, -0.09, 0.03))
+DECAY_POWER = 1.0  # amplitudes fall with the frequency to this power
+CONTRAST_DIVISOR = 4.0  # divides the Fourier image before its colours are mixed
+MIN_BRIGHTNESS = 0.02  # and brightest, 1 - MIN_BRIGHTNESS, that a photo's logits are taken of
 
 
 class Parameterization(Protocol):
@@ -52,14 +52,14 @@ class Fourier:
         down = torch.fft.fftfreq(height, dtype=like.dtype, device=like.device)
         across = torch.fft.rfftfreq(width, dtype=like.dtype, device=like.device)
         frequencies = (down[:, None] ** 2 + across**2).sqrt().clamp_min(1 / max(height, width))
-        self._scale = 1 / frequencies**DECAY / CONTRAST
+        self._scale = 1 / frequencies**DECAY_POWER / CONTRAST_DIVISOR
         self._size = (height, width)
-        colours = torch.tensor(COLOURS, dtype=like.dtype, device=like.device)
+        colours = torch.tensor(COLOUR_CORRELATION, dtype=like.dtype, device=like.device)
         self._mix = colours / colours.norm(dim=0).max()
 
     def encode(self, images: Tensor) -> Tensor:
         """[n, 3, H, W] -> [n, 3, H, W // 2 + 1, 2]."""
-        logits = torch.logit(images, DARKEST)
+        logits = torch.logit(images, MIN_BRIGHTNESS)
         plain = torch.einsum("ij,njhw->nihw", torch.linalg.inv(self._mix), logits)
         return torch.view_as_real(torch.fft.rfft2(plain, norm="ortho") / self._scale)
 

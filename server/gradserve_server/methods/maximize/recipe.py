@@ -13,7 +13,7 @@ PresetName = Literal["strong", "lucid", "lecture", "dream", "plain"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Recipe:
+class MaximizeSettings:
     """The settings; as they stand here, plain gradient ascent on pixels."""
 
     start: Start = "noise"

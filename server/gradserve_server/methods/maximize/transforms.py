@@ -7,10 +7,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ...engine.job import Run
-from ..regularizers import GREY
+from ...engine.job import MethodContext
+from ..regularizers import MID_GREY
 
-DRAWS = 4  # numbers that one view needs: shifts down and across, scale, angle
+NUMBERS_PER_VIEW = 4  # numbers that one view needs: shifts down and across, scale, angle
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +26,7 @@ class View:
 
     def __call__(self, images: Tensor) -> Tensor:
         """[n, 3, H, W] -> [n, 3, H + 2 pad, W + 2 pad], differentiable."""
-        seen = F.pad(images, (self.pad,) * 4, value=GREY) if self.pad else images
+        seen = F.pad(images, (self.pad,) * 4, value=MID_GREY) if self.pad else images
         if self.down or self.across:
             seen = seen.roll((self.down, self.across), (2, 3))
         if self.factor != 1 or self.angle:
@@ -42,7 +42,7 @@ def turned(images: Tensor, factor: float, degrees: float) -> Tensor:
     rows = [[cosine, -sine * height / width, 0.0], [sine * width / height, cosine, 0.0]]
     theta = torch.tensor([rows], dtype=images.dtype, device=images.device).expand(len(images), 2, 3)
     grid = F.affine_grid(theta, list(images.shape), align_corners=False)
-    return F.grid_sample(images - GREY, grid, align_corners=False) + GREY
+    return F.grid_sample(images - MID_GREY, grid, align_corners=False) + MID_GREY
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,11 +55,13 @@ class Views:
     rotate: float
     noise: float
 
-    def draw(self, step: int, images: Tensor, run: Run) -> View:
+    def draw(self, step: int, images: Tensor, run: MethodContext) -> View:
         """The view of a step, by the request's seed."""
         side = min(images.shape[2:])
         pad, reach = round(self.pad * side), round(self.jitter * side)
-        down, across, scale, angle = run.noise(2 * step + 1, torch.zeros(DRAWS), uniform=True).mul(2).sub(1).tolist()
+        down, across, scale, angle = (
+            run.noise(2 * step + 1, torch.zeros(NUMBERS_PER_VIEW), uniform=True).mul(2).sub(1).tolist()
+        )
         size = images[:1].new_zeros(1, 3, *(length + 2 * pad for length in images.shape[2:]))
         return View(
             pad=pad,

@@ -11,17 +11,17 @@ from torch import Tensor
 
 from ...engine.job import Job, Steps
 from ...engine.query import Query
-from ..image_run import NOT_MEASURED, Record, Snapshot, as_bytes, pixels, quantized, resized
+from ..image_run import NOT_MEASURED, Snapshot, Trajectory, as_bytes, pixels, quantized, resized
 from ..optimizers import LBFGS, Adam, Optimizer
-from ..regularizers import GREY, roughness
+from ..regularizers import MID_GREY, roughness
 from .settings import PIXELS, LayerWeight, Settings, default_content_layers, default_style_layers
 from .targets import Style, Targets, colours, luminance, matched_grey, padded, recoloured, targets
 
 __all__ = ["PIXELS", "LayerWeight", "Settings", "Stylized", "default_content_layers", "default_style_layers", "stylize"]
 
-BETAS = (0.9, 0.99)
-SLOWEST = 0.1  # of the rate, that it falls to along a cosine
-NOISE = 0.1  # standard deviation of the starting noise
+ADAM_BETAS = (0.9, 0.99)
+FINAL_RATE_SHARE = 0.1  # of the rate, that it falls to along a cosine
+START_NOISE_STD = 0.1  # standard deviation of the starting noise
 STYLE, CONTENT, VARIATION = "style", "content", "total_variation"
 
 
@@ -51,7 +51,7 @@ def stylize(
     snapshots: Sequence[int] = (),
 ) -> Steps:
     """Makes a picture of the size of [1, 3, H, W], the content or a canvas. Returns Stylized."""
-    record = Record(job.run(), settings.total, frozenset(snapshots))
+    record = Trajectory(job.run(), settings.total, frozenset(snapshots))
     size, half = (x.shape[2], x.shape[3]), (math.ceil(x.shape[2] / 2), math.ceil(x.shape[3] / 2))
     look = Look(x if settings.keep_colours and has_content else None)
     photo = x if has_content else None
@@ -94,9 +94,9 @@ class Look:
         return recoloured(image, resized(self.colours, (image.shape[2], image.shape[3])))
 
 
-def _descend(start: Tensor, aims: Targets, steps: int, settings: Settings, record: Record, look: Look) -> Steps:
+def _descend(start: Tensor, aims: Targets, steps: int, settings: Settings, record: Trajectory, look: Look) -> Steps:
     """Lowers the loss, [1, 3, H, W] -> [1, 3, H, W]; ends early with the record."""
-    optimizer: Optimizer = Adam(BETAS) if settings.optimizer == "adam" else LBFGS()
+    optimizer: Optimizer = Adam(ADAM_BETAS) if settings.optimizer == "adam" else LBFGS()
     objective = aims.objective(settings.style_weight, settings.content_weight)
     at = start.contiguous()
     for _ in range(steps):
@@ -120,7 +120,9 @@ def _rate(settings: Settings, done: int) -> float:
     """Adam's falls along one cosine over both resolutions: a fast one would undo at the second what the first gave."""
     if settings.optimizer != "adam":
         return settings.rate
-    return settings.rate * (SLOWEST + (1 - SLOWEST) * (1 + math.cos(math.pi * done / settings.total)) / 2)
+    return settings.rate * (
+        FINAL_RATE_SHARE + (1 - FINAL_RATE_SHARE) * (1 + math.cos(math.pi * done / settings.total)) / 2
+    )
 
 
 def _weights(settings: Settings) -> dict[str, float]:
@@ -149,7 +151,7 @@ def _losses(image: Tensor, terms: Tensor, aims: Targets, weights: Mapping[str, f
     return parts
 
 
-def _measured(image: Tensor, aims: Targets, settings: Settings, record: Record) -> Steps:
+def _measured(image: Tensor, aims: Targets, settings: Settings, record: Trajectory) -> Steps:
     """The parts of the loss that count, without their weights, of a picture as it is returned; None if late."""
     answers = yield from record.ask([Query(padded(image, settings.pad), aims.objective(1.0, 1.0))])
     if answers is None:
@@ -158,7 +160,7 @@ def _measured(image: Tensor, aims: Targets, settings: Settings, record: Record) 
     return {name: float(loss) for name, loss in found.items()}
 
 
-def _final(image: Tensor, aims: Targets, settings: Settings, record: Record) -> Steps:
+def _final(image: Tensor, aims: Targets, settings: Settings, record: Trajectory) -> Steps:
     """The same of the finished picture; those of the last step, with a warning, where it cannot be measured."""
     found = None if record.late else (yield from _measured(image, aims, settings, record))
     if found is not None:
@@ -168,7 +170,7 @@ def _final(image: Tensor, aims: Targets, settings: Settings, record: Record) -> 
     return {name: float(loss) / weights[name] for name, loss in record.curves[-1].items()}
 
 
-def _made(image: Tensor, losses: dict[str, float], initial: dict[str, float], record: Record) -> Stylized:
+def _made(image: Tensor, losses: dict[str, float], initial: dict[str, float], record: Trajectory) -> Stylized:
     run = record.run
     return Stylized(
         pixels=pixels(as_bytes(image)[0]),
@@ -182,8 +184,8 @@ def _made(image: Tensor, losses: dict[str, float], initial: dict[str, float], re
     )
 
 
-def _noise(x: Tensor, record: Record) -> Tensor:
-    return (GREY + NOISE * record.run.noise(0, x)).clamp(0, 1)
+def _noise(x: Tensor, record: Trajectory) -> Tensor:
+    return (MID_GREY + START_NOISE_STD * record.run.noise(0, x)).clamp(0, 1)
 
 
 def _tensor(picture: np.ndarray[Any, Any], like: Tensor) -> Tensor:

@@ -8,9 +8,9 @@ from ...models.card import Layer, ModelCard
 from ..parameters import Every, Rate, StepCount, Unit, Weight
 
 PIXELS = "pixels"  # stands for the picture itself among the style layers
-DEEPEST = 16  # stride of the deepest style layer that is chosen
+MAX_STYLE_STRIDE = 16  # stride of the deepest style layer that is chosen
 CONTENT_STRIDE = 8
-FEW = 3  # resolutions, all of which are used
+MAX_RESOLUTIONS_TAKEN_WHOLE = 3  # resolutions, all of which are used
 
 Start = Literal["content", "noise"]
 OptimizerName = Literal["adam", "lbfgs"]
@@ -48,8 +48,8 @@ def default_style_layers(card: ModelCard) -> tuple[LayerWeight, ...]:
     """The pixels and the middle block at every resolution, without those that see too much of the picture at once."""
     blocks = _blocks(card)
     strides = sorted(blocks)
-    strides = strides[:-1] if len(strides) > FEW else strides
-    chosen = [blocks[stride][len(blocks[stride]) // 2] for stride in strides if stride <= DEEPEST]
+    strides = strides[:-1] if len(strides) > MAX_RESOLUTIONS_TAKEN_WHOLE else strides
+    chosen = [blocks[stride][len(blocks[stride]) // 2] for stride in strides if stride <= MAX_STYLE_STRIDE]
     return (LayerWeight(PIXELS), *(LayerWeight(layer.name) for layer in chosen))
 
 

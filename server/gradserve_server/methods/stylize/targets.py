@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ...engine.job import Job, Steps
-from ...engine.objective import Objective, Refused, Term, content, gram, style
+from ...engine.objective import NotApplicable, Objective, Term, content, gram, style
 from ...engine.query import Query, Tap
 from .settings import PIXELS, LayerWeight
 
@@ -113,7 +113,7 @@ def blended(grams: Sequence[Tensor], shares: Sequence[float], layer: str) -> Ble
 def _square(target: Tensor, layer: str, whose: str) -> float:
     square = float(target.square().sum())
     if square == 0:
-        raise Refused(f"layer {layer!r} is zero for {whose}: there is nothing to compare with; leave it out")
+        raise NotApplicable(f"layer {layer!r} is zero for {whose}: there is nothing to compare with; leave it out")
     return square
 
 

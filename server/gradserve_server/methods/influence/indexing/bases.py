@@ -3,9 +3,9 @@
 import torch
 from torch import Tensor
 
-WIDEST = 1024  # columns of a second moment that is kept whole; wider ones are sketched
-OVERSAMPLED = 4  # columns of a sketch for each direction that is wanted
-MOST_POSITIONS = 64  # of a map, drawn at random, that count towards the second moment
+MAX_WHOLE_COLUMNS = 1024  # columns of a second moment that is kept whole; wider ones are sketched
+SKETCH_OVERSAMPLING = 4  # columns of a sketch for each direction that is wanted
+MAX_POSITIONS = 64  # of a map, drawn at random, that count towards the second moment
 
 
 class SecondMoment:
@@ -16,9 +16,11 @@ class SecondMoment:
 
     def __init__(self, columns: int, rank: int, generator: torch.Generator) -> None:
         self.rank = min(rank, columns)
-        sketched = columns > WIDEST and OVERSAMPLED * rank < columns
+        sketched = columns > MAX_WHOLE_COLUMNS and SKETCH_OVERSAMPLING * rank < columns
         self.test = (
-            torch.randn(columns, OVERSAMPLED * rank, generator=generator, dtype=torch.float64) if sketched else None
+            torch.randn(columns, SKETCH_OVERSAMPLING * rank, generator=generator, dtype=torch.float64)
+            if sketched
+            else None
         )
         self.sum = torch.zeros(columns, columns if self.test is None else self.test.shape[1], dtype=torch.float64)
 
@@ -40,8 +42,8 @@ class SecondMoment:
 
 
 def thinned(rows: Tensor, generator: torch.Generator) -> Tensor:
-    """[N, groups, positions, columns] with at most MOST_POSITIONS positions."""
+    """[N, groups, positions, columns] with at most MAX_POSITIONS positions."""
     positions = rows.shape[2]
-    if positions <= MOST_POSITIONS:
+    if positions <= MAX_POSITIONS:
         return rows
-    return rows[:, :, torch.randperm(positions, generator=generator)[:MOST_POSITIONS].to(rows.device)]
+    return rows[:, :, torch.randperm(positions, generator=generator)[:MAX_POSITIONS].to(rows.device)]

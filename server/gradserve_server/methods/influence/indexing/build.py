@@ -24,13 +24,15 @@ from .curvature import Curvature
 from .plan import Examples, Origin, Plan, Report, check_head
 from .writer import Writer
 
-LARGEST = 4096  # projected numbers of an example before the PCA, all layers together
-RANKS = (4, 16)  # least and most directions of a layer's side
-BATCH = 128  # examples at most; small pictures take hardly longer together than a few of them
-FOR_BASES = 1000  # examples, at random, that bases are taken from
-PER_DIRECTION = 20  # examples for each projected number, beyond which a random part is enough for the curvature
-LEAST_COVERAGE = 0.5
-FAR, FAR_WITHOUT_DECAY = 5.0, 0.15  # from stationary: warn
+MAX_DIRECTIONS = 4096  # projected numbers of an example before the PCA, all layers together
+RANK_RANGE = (4, 16)  # least and most directions of a layer's side
+MAX_BATCH_ROWS = 128  # examples at most; small pictures take hardly longer together than a few of them
+BASES_EXAMPLES = 1000  # examples, at random, that bases are taken from
+EXAMPLES_PER_DIRECTION = (
+    20  # examples for each projected number, beyond which a random part is enough for the curvature
+)
+MIN_COVERAGE = 0.5
+MAX_STATIONARITY, MAX_STATIONARITY_WITHOUT_DECAY = 5.0, 0.15  # from stationary: warn
 SAVE_SECONDS = 20.0
 CURVATURE, ROOT = "curvature.safetensors", "root.safetensors"
 
@@ -47,17 +49,17 @@ class Builder:
         card, (layers, self.coverage) = model.card, covered(model)
         self.classes = len(card.classes)
         head = last_linear(layers)
-        if not layers or (head is None and (plan.last_layer_only or self.coverage < LEAST_COVERAGE)):
+        if not layers or (head is None and (plan.last_layer_only or self.coverage < MIN_COVERAGE)):
             text = f"only {self.coverage:.0%} of its parameters are in layers that can be indexed"
             raise IndexFault(f"{card.name} does not end in a Linear, and {text}; let its last layer be nn.Linear")
-        whole = not plan.last_layer_only and self.coverage >= LEAST_COVERAGE
+        whole = not plan.last_layer_only and self.coverage >= MIN_COVERAGE
         self.layers: list[Layer] = layers if whole else layers[-1:]
         self.regresses = head is not None and regression.fits(self.classes, head.inputs)
         self.projects = whole or not self.regresses
-        self.rank = plan.rank or max(RANKS[0], min(RANKS[1], isqrt(LARGEST // len(self.layers))))
+        self.rank = plan.rank or max(RANK_RANGE[0], min(RANK_RANGE[1], isqrt(MAX_DIRECTIONS // len(self.layers))))
         self.directions = sum(min(self.rank, la.columns) * min(self.rank, la.outputs) for la in self.layers)
         self.size = min(plan.size, self.directions)
-        rows = default_rows(model.device, card.height, card.width, most=BATCH)
+        rows = default_rows(model.device, card.height, card.width, most=MAX_BATCH_ROWS)
         self.batch = 1 if card.unbatched else rows
         self.generator = torch.Generator().manual_seed(plan.seed)
         self.order = torch.randperm(len(examples), generator=self.generator).tolist()
@@ -124,7 +126,7 @@ class Builder:
         like = torch.empty(0, device=self.model.device, dtype=self.model.dtype)
         if not (folder / PROJECTION).is_file():
             bases = Bases(self.layers, self.rank, self.generator)
-            for _, rows in self._batches("bases", self.order[:FOR_BASES]):
+            for _, rows in self._batches("bases", self.order[:BASES_EXAMPLES]):
                 bases.add(self._seen(rows)[0])
             Projected(tuple(bases.projections(like)), like.view(0, 0), 0.0).save(folder / PROJECTION)
         projected = read_projected(folder / PROJECTION).to(like.device, like.dtype)
@@ -139,7 +141,7 @@ class Builder:
 
     def _curvature(self, state: Path, projected: Projected) -> tuple[Curvature, int]:
         """Of enough examples, drawn at random."""
-        order = self.order[: max(PER_DIRECTION * self.directions, FOR_BASES)]
+        order = self.order[: max(EXAMPLES_PER_DIRECTION * self.directions, BASES_EXAMPLES)]
         curvature, done = Curvature(self.directions), 0
         if state.is_file():
             curvature.sums = load_file(state)
@@ -243,13 +245,13 @@ class Builder:
             return 0.0, []
         if not decay:
             found = float(load_file(writer.folder / ROOT)["stationarity"])
-            far, what = FAR_WITHOUT_DECAY, "mean gradient / mean size of single ones"
+            far, what = MAX_STATIONARITY_WITHOUT_DECAY, "mean gradient / mean size of single ones"
         else:
             mean = {name: total / len(self.examples) for name, total in load_file(gradient_file(writer)).items()}
             pull = {name: decay * parameters(self.model.network.get_submodule(name)).double().cpu() for name in mean}
             rest = sum(float((mean[name] + pull[name]).square().sum()) for name in mean)
             found = (rest / sum(float(each.square().sum()) for each in pull.values())) ** 0.5
-            far, what = FAR, "|mean gradient + weight decay| / |weight decay|"
+            far, what = MAX_STATIONARITY, "|mean gradient + weight decay| / |weight decay|"
         text = f"NOT_STATIONARY: {what} is {found:.2g} (good: below {far:g}); influence of unfinished training misleads"
         return found, [text] if found > far else []
 

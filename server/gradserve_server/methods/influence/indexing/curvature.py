@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-ENOUGH = 1024  # rows that are multiplied at once
+PRODUCT_ROWS = 1024  # rows that are multiplied at once
 
 
 class Curvature:
@@ -38,7 +38,7 @@ class Curvature:
 
     def _add(self, name: str, rows: Tensor) -> None:
         self._waiting[name].append(rows)
-        if sum(map(len, self._waiting[name])) >= ENOUGH:
+        if sum(map(len, self._waiting[name])) >= PRODUCT_ROWS:
             self.flush()
 
     def stationarity(self) -> float:
