@@ -1,17 +1,15 @@
 """How a network behaves, tried before it is served: is it repeatable, and does it take images one by one?"""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 from torch.overrides import TorchFunctionMode
 
 from .casting import MAX_PARAMETERS_IN_DOUBLE, cast
-from .checkpoints import shown
 from .layouts import Call
 from .outputs import PLAIN, Head, NoLogits, described
 from .rows import LayerRows
@@ -23,9 +21,6 @@ MAX_SCALE_PER_SPREAD = 50  # times its spread over the images, above which a cla
 DOUBLE_TOLERANCE = 1e-6  # of a class's scale, in float64
 REPEAT_TOLERANCE_SHARE = 1e-2  # of that, for two passes over the same batch, which take the same sums in the same order
 LARGE_BATCH = (2, 0, 3, 1, 1, 3, 0, 2, 0, 1, 2, 3, 3, 2, 1, 0)  # trial images of a batch of a size that the engine uses
-MAX_STATE_CHANGE = (
-    1e-6  # of a tensor's size, by which it may change: one that is normalised again and again only rounds
-)
 PICTURE_KINDS = 4  # kinds of pictures that `varied` makes
 READING_CALLS = {
     *(Tensor.item, Tensor.tolist, Tensor.numpy, Tensor.__array__, Tensor.__bool__, Tensor.__float__, Tensor.__int__),
@@ -72,10 +67,6 @@ HALF = (
     "its forward computes in {} by itself (torch.autocast, or a cast), so that EXACT is not fp32 throughout; "
     "leave that to the server, which has precisions for it"
 )
-WRITES = (
-    "its forward writes over its own {names}, even in eval mode, so that an image's logits depend on the images before "
-    "it; let it do that only if self.training, and let the builder return the network with its final values"
-)
 SHAPES = (
     "it gives {one} for one image and {more} for {count}; it must give [images, classes] for any number of images "
     "(a squeeze() without a dimension?)"
@@ -84,14 +75,6 @@ DEPENDENT = (
     "an image's logits depend on the other images of its batch, even in eval mode (a BatchNorm without running "
     "statistics? a mean or maximum over the whole batch?); let it compute every image by itself"
 )
-
-
-class State(NamedTuple):
-    """What a parameter or buffer is known by again."""
-
-    shape: torch.Size
-    total: float
-    size: float  # the sum of its absolute values
 
 
 class Unservable(ValueError):
@@ -208,35 +191,6 @@ def _differ(first: Tensor, second: Tensor, bounds: Tensor) -> bool:
     either = first.isfinite() | second.isfinite()
     apart = (first - second).abs().nan_to_num(torch.inf, torch.inf)
     return bool(((apart > bounds) & either).any())
-
-
-def state_of(network: nn.Module) -> dict[str, State]:
-    """Of every parameter and buffer of floating numbers."""
-    tensors = [*network.named_parameters(), *network.named_buffers()]
-    plain = [
-        (name, t.detach()) for name, t in tensors if not isinstance(t, UninitializedParameter | UninitializedBuffer)
-    ]
-    return {n: State(t.shape, *_sums(t)) for n, t in plain if _has_floats(t)}
-
-
-def check_unwritten(network: nn.Module, before: Mapping[str, State]) -> None:
-    """Raises Unservable where the state is not what it was; what has another shape now is a cache by size."""
-    after = state_of(network)
-    names = [name for name, old in before.items() if name in after and _rewritten(old, after[name])]
-    if names:
-        raise Unservable(WRITES.format(names=shown(names)))
-
-
-def _sums(tensor: Tensor) -> tuple[float, float]:
-    return float(tensor.sum(dtype=torch.float64)), float(tensor.abs().sum(dtype=torch.float64))
-
-
-def _has_floats(tensor: Tensor) -> bool:
-    return tensor.is_floating_point() and tensor.layout == torch.strided and tensor.numel() > 0
-
-
-def _rewritten(old: State, new: State) -> bool:
-    return old.shape == new.shape and abs(old.total - new.total) > MAX_STATE_CHANGE * old.size
 
 
 def _no_gradient(network: nn.Module, image: Tensor, head: Head) -> str:

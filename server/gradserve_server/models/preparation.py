@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from ..accel.convolutions import HALF
 from ..accel.cpu_mode import KernelCache
 from ..accel.half_backward import HalfWeights
-from .behaviour import State, Unservable, check_unwritten, examine, state_of, trial_images, varied, watched
+from .behaviour import Unservable, examine, trial_images, varied, watched
 from .builders import text_of
 from .card import ModelCard, Precision
 from .casting import MAX_PARAMETERS_IN_DOUBLE, cast
@@ -31,6 +31,7 @@ from .outputs import NoLogits, run
 from .prepared import Prepared
 from .probe import Probe, probe
 from .processor import choose
+from .state import State, check_unwritten, state_of
 from .straight import Straight
 
 log = logging.getLogger(__name__)
