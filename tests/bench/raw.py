@@ -106,7 +106,7 @@ def _main(connection: Connection, catalogue: Path) -> None:
 def by_torch(model: Prepared) -> Prepared:
     """The same network, folded and channels_last, with torch's own operations: what one would write by hand."""
     others = {name: by_torch(other) for name, other in model.others.items()}
-    return replace(model, kernels=None, straight=None, others=others)
+    return replace(model, kernels=None, others=others)
 
 
 def side(model: Prepared, _: Precision) -> int:

@@ -99,13 +99,12 @@ def answered(model: Prepared, engine: Engine, precision: Precision, made: Method
 
 @pytest.mark.parametrize("network", NETWORKS)
 def test_the_same_bytes_in_other_company(network: str) -> None:
-    """On a fresh engine by itself; then beside others, on one that has done it all and straightened its passes."""
+    """On a fresh engine by itself; then beside others, on one that has done it all."""
     model, images = inputs(network, 6)
     rows = whole(images.detach())
     first, later = Engine({"model": model}, rows=8), Engine({"model": model}, rows=5)
     made = {name: method(model, rows[:1]) for name, method in METHODS.items()}
     by_itself = {name: answered(model, first, "exact", method, None) for name, method in made.items()}
-    model.straighten(8)
     for name, method in made.items():
         assert answered(model, later, "exact", method, rows[1:]) == by_itself[name], name
     assert max(step.rows for step in later.steps) == 5, "the others shared passes"

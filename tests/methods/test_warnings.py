@@ -116,7 +116,7 @@ def test_starts_without_a_gradient_beside_others_are_told_apart() -> None:
             return torch.stack([1 + bright, bright * 0.5], 1) * alive + (1 - alive) * torch.tensor([1.0, 0.0])
 
     quiet = blind_model("sighted")
-    model = replace(quiet, network=Half(), straight=None)
+    model = replace(quiet, network=Half())
     x = torch.full((1, 3, blind_networks.SIDE, blind_networks.SIDE), 128 / 255)
     (found,) = attacked(model, x, "pgd", GoalSpec(0, loss="margin"), SHARP, restarts=12)
     assert [text.split(":")[0] for text in found.warnings] == ["FEWER_GRADIENTS"]

@@ -179,18 +179,10 @@ class Pointwise(Packed):
         """One product for the pixels seen, among zeros."""
         seen = grad.permute(0, 2, 3, 1).flatten(0, 2) @ self._weight.flatten(1)
         seen = seen.view(len(grad), *grad.shape[2:], -1).permute(0, 3, 1, 2)
-        return SCATTER(seen, list(shape[2:]), list(self._how.stride))  # type: ignore[no-any-return]
-
-
-@torch.library.custom_op("gradserve::scatter", mutates_args=())
-def _scatter(seen: Tensor, size: list[int], stride: list[int]) -> Tensor:
-    """[n, c, h, w] at every stride-th pixel of a map of zeros: one operation, so that a line's sums can tell it."""
-    found = torch.zeros((len(seen), *size, seen.shape[1]), dtype=seen.dtype, device=seen.device).permute(0, 3, 1, 2)
-    found[:, :, :: stride[0], :: stride[1]] = seen
-    return found
-
-
-SCATTER = torch.ops.gradserve.scatter.default
+        zeros = torch.zeros((len(seen), *shape[2:], shape[1]), dtype=seen.dtype, device=seen.device)
+        found = zeros.permute(0, 3, 1, 2)
+        found[:, :, :: self._how.stride[0], :: self._how.stride[1]] = seen
+        return found
 
 
 class SubPixel(Kernel):

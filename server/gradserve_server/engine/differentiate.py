@@ -15,14 +15,13 @@ from .objective import NotApplicable, score
 from .query import Answer, Part, Tap
 
 
-def differentiate(model: Prepared, parts: Sequence[Part], *, plain: bool = False) -> list[Answer]:
+def differentiate(model: Prepared, parts: Sequence[Part]) -> list[Answer]:
     """The answers to `parts`, which agree in image size and in what they differentiate by (`wrt`).
 
-    `plain`: the pass is never a straight line, which is there only from some moment on.
     Raises NotApplicable for what cannot be computed; a row that is not finite does not touch the others.
     """
     order = sorted(range(len(parts)), key=lambda i: RULES.index(parts[i].query.relu))
-    batch = _Batch(model, [parts[i] for i in order], plain)
+    batch = _Batch(model, [parts[i] for i in order])
     answers = dict(zip(order, batch.run(), strict=True))
     return [answers[i] for i in range(len(parts))]
 
@@ -30,9 +29,8 @@ def differentiate(model: Prepared, parts: Sequence[Part], *, plain: bool = False
 class _Batch:
     """Parts ordered by ReLU rule, each a contiguous span of the batch's rows."""
 
-    def __init__(self, model: Prepared, parts: Sequence[Part], plain: bool) -> None:
+    def __init__(self, model: Prepared, parts: Sequence[Part]) -> None:
         self.model = model
-        self.plain = plain
         self.parts = parts
         self.wrt = parts[0].query.wrt
         starts = [0]
@@ -98,12 +96,10 @@ class _Batch:
         logits = None
         with ExitStack() as stack:
             stack.enter_context(torch.set_grad_enabled(self.wrt != "nothing"))
-            ruled = any(rule != "plain" for rule in rules)
-            if ruled:
+            if any(rule != "plain" for rule in rules):
                 stack.enter_context(ReLURules(rules))
             stack.enter_context(taps.listening(self.model.network))  # swallows the early stop
-            straight = not (self.plain or places or ruled)
-            logits = self.model.unwatched(self.images) if straight else self.model(self.images)
+            logits = self.model(self.images)
         if missing := [layer for place, layer in places.items() if place not in taps.kept]:
             raise NotApplicable(f"layer {missing[0]!r} did not run on this input; name another layer")
         return logits, taps.kept

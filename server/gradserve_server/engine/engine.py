@@ -230,7 +230,7 @@ class Engine:
         on_gpu = model.device.type == "cuda"
         if alone:
             with repeatable(model.device):
-                answers = differentiate(model, parts, plain=True)
+                answers = differentiate(model, parts)
         else:
             answers = (self._recordings.answers(model, parts) if on_gpu else None) or differentiate(model, parts)
         if on_gpu:

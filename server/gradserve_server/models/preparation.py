@@ -32,7 +32,6 @@ from .prepared import Prepared
 from .probe import Probe, probe
 from .processor import choose
 from .state import State, check_unwritten, state_of
-from .straight import Straight
 
 log = logging.getLogger(__name__)
 
@@ -136,7 +135,7 @@ class _Preparation:
                 note = f"{TREATMENT_NOTES[treatment]} {_words(fault)}"
                 exact = replace(exact, card=replace(exact.card, notes=(*exact.card.notes, note)))
             exact = replace(exact, card=replace(exact.card, sample=self._sample(exact)))
-            return self._with_others(exact) if fold else replace(exact, kernels=None, straight=None)
+            return self._with_others(exact) if fold else replace(exact, kernels=None)
         why = f"; {UNREPEATABLE}" if isinstance(fault, Disagreement) else ""
         raise LoadError(f"model {self.spec.name}: it cannot be served: {fault}{why}")
 
@@ -200,7 +199,7 @@ class _Preparation:
         exact = Prepared(network, card, seen.places, self.mean, self.std, self.head)
         exact = replace(exact, channels_last=treatment.channels_last)
         if self.device.type == "cpu" and any(treatment):
-            exact = replace(exact, kernels=KernelCache(), straight=Straight(network))
+            exact = replace(exact, kernels=KernelCache())
         self._check(exact)
         return exact
 
@@ -267,8 +266,7 @@ class _Preparation:
 
     def _balanced(self, exact: Prepared) -> Prepared:
         """Shares the network."""
-        straight = Straight(exact.network) if exact.straight else None
-        model = replace(exact, precision="balanced", halves=HalfWeights(exact.kernels), straight=straight)
+        model = replace(exact, precision="balanced", halves=HalfWeights(exact.kernels))
         self._check(model)
         return model
 
@@ -276,8 +274,8 @@ class _Preparation:
         """A copy of the network in half precision."""
         self._use(exact)
         network = cast(deepcopy(exact.network), HALF)
-        kernels, straight = (KernelCache(), Straight(network)) if exact.kernels else (None, None)
-        model = replace(exact, precision="fast", network=network, kernels=kernels, straight=straight)
+        kernels = KernelCache() if exact.kernels else None
+        model = replace(exact, precision="fast", network=network, kernels=kernels)
         if self.dtype == torch.float32:
             self._check(model)
         return model

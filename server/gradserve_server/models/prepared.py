@@ -14,7 +14,6 @@ from ..accel.half_backward import HalfBackward, HalfWeights
 from .card import ModelCard, Precision
 from .channels import grey
 from .outputs import PLAIN, Head
-from .straight import Line, Straight
 from .taps import Place, Side
 
 
@@ -33,7 +32,6 @@ class Prepared:
     others: Mapping[Precision, "Prepared"] = field(default_factory=dict)
     halves: HalfWeights | None = None
     kernels: KernelCache | None = None  # on a CPU
-    straight: Straight | None = None  # on a CPU
 
     @property
     def device(self) -> torch.device:
@@ -73,18 +71,6 @@ class Prepared:
         with self._mode():
             logits = self.head.logits(self.network, self.normalised(images))
         return logits.to(self.dtype)
-
-    def unwatched(self, images: Tensor) -> Tensor:
-        """The same where nobody listens to layers or changes ReLUs: faster, once it is straightened."""
-        line = self.straight.get(self.network, images) if self.straight else None
-        return line(images) if line else self(images)
-
-    def straighten(self, rows: int) -> None:
-        """Makes `unwatched` faster for images of the model's own size, at most so many; takes some passes."""
-        if self.straight is not None and not self.card.unbatched:
-            size = (self.card.height, self.card.width)
-            name = f"{self.card.name} in {self.precision}"
-            self.straight.make(name, lambda: Line(self, len(self.card.classes), size, self.dtype, rows))
 
     def _mode(self) -> contextlib.AbstractContextManager[object]:
         """What replaces operations of the network in this precision."""

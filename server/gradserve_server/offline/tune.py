@@ -77,8 +77,6 @@ def tune(
 def rates(model: Prepared, rounds: Iterable[int]) -> dict[Candidate, float]:
     """Rows per second of gradients, for every candidate in turn; medians of the rounds after the first."""
     tried = list(candidates(model))
-    for precision in model.card.precisions:
-        model.at(precision).straighten(max(candidate.rows for candidate in tried if candidate.precision == precision))
     seconds: dict[Candidate, list[float]] = {candidate: [] for candidate in tried}
     for _ in rounds:
         for candidate in tried:

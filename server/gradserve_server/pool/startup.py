@@ -83,11 +83,6 @@ def warm_up(engine: Engine, models: Mapping[str, Prepared]) -> dict[str, float]:
     return speeds
 
 
-def straighten(engine: Engine, model: Prepared, precision: Precision) -> None:
-    """Makes the model's passes faster, up to full batches."""
-    model.at(precision).straighten(full_rows(engine, model, precision))
-
-
 def full_rows(engine: Engine, model: Prepared, precision: Precision) -> int:
     """Rows of a full batch of gradients at the model's own size."""
     return engine.limit(Key(model.card.name, precision, model.card.height, model.card.width, "image"))

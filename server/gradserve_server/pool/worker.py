@@ -9,9 +9,6 @@ import sys
 import threading
 import time
 import traceback
-from collections import deque
-from collections.abc import Callable, Iterable
-from functools import partial
 
 import torch
 
@@ -25,7 +22,7 @@ from ..methods import TASKS
 from ..methods.image_run import as_bytes, pixels, resized
 from ..models.prepared import Prepared
 from .pipe import Pipe
-from .startup import begin, loaded, straighten
+from .startup import begin
 from .wire import (
     Broken,
     Cancel,
@@ -68,16 +65,14 @@ def main(end: socket.socket, settings: WorkerSettings) -> None:
         pipe.close()
         return
     pipe.send([ready])
-    chores = [partial(straighten, engine, *each) for each in loaded(engine.models)]
-    Worker(pipe, engine, chores).serve()
+    Worker(pipe, engine).serve()
 
 
 class Worker:
-    """The loop between the pipe and the engine. `chores` are done in turn while there is nothing else to do."""
+    """The loop between the pipe and the engine."""
 
-    def __init__(self, pipe: Pipe, engine: Engine, chores: Iterable[Callable[[], None]] = ()) -> None:
+    def __init__(self, pipe: Pipe, engine: Engine) -> None:
         self._pipe = pipe
-        self._chores = deque(chores)
         self._engine = engine
         self._inbox: queue.SimpleQueue[Task | Cancel | Stop] = queue.SimpleQueue()
         self._stopping = False
@@ -87,12 +82,10 @@ class Worker:
         """Takes arrivals, steps, sends what happened; blocks while there is nothing to do."""
         threading.Thread(target=self._read, daemon=True).start()
         while not self._stopping:
-            self._accept(block=self._engine.idle and not self._chores)
+            self._accept(block=self._engine.idle)
             self._gather()
             if events := self._engine.step():
                 self._pipe.send([outcome_of(event) for event in events])
-            if self._chores and self._engine.idle and self._inbox.empty():
-                self._chores.popleft()()
             if time.monotonic() - self._ticked > TICK_SECONDS:
                 self._tick()
         self._pipe.close()
