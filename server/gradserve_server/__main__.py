@@ -74,7 +74,8 @@ def serve(
     logging.basicConfig(format=LOG_FORMAT, stream=sys.stderr)
     try:
         logging.getLogger().setLevel(log_level.upper())
-        forking.start()  # first, since importing torch takes most of the start, there and here at the same time
+        # First, since importing torch takes most of the start, there and here at the same time.
+        forking.start(torchvision=bool(model or config))
         settings = settings_of(config, model or [], server, pool)
         from .api.service import run  # not above: workers import this module again, and --help needs none of it
 

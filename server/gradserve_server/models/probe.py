@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
-from torch.utils.flop_counter import FlopCounterMode
 
 from .activations import activations
 from .card import Layer, Tokens
+from .flops import FlopCounter
 from .flow import NOT_FOR_GRAD_CAM, flow
 from .fold import FoldedBatchNorm
 from .layouts import Call, Reading, Sequences, Size, layout_of, map_size, read_tokens
@@ -124,14 +124,14 @@ class _Watch:
         for name, module in network.named_modules():
             handles.append(module.register_forward_pre_hook(self._on_input, with_kwargs=True))
             handles.append(module.register_forward_hook(self._on_output(name)))
-        counter = FlopCounterMode(display=False)
+        counter = FlopCounter()
         try:
             with torch.no_grad(), counter, _FunctionalReLUs(self):
                 logits = head.run(network, example)
         finally:
             for handle in handles:
                 handle.remove()
-        return logits, counter.get_total_flops() / len(example) / 1e9
+        return logits, counter.flops / len(example) / 1e9
 
     def named(self) -> dict[str, _Seen]:
         """The layers by name. One called more than once has every call by index; its plain name means the last one."""

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from multiprocessing import forkserver
 
-# torch imports torch._dynamo at a first pass, which takes as long as importing the rest of it.
-PRELOADED = ("torch._dynamo", "torchvision", "gradserve_server.pool.worker")
+# torch imports the first at its first gradient.
+PRELOADED = ("torch.fx.experimental.symbolic_shapes", "gradserve_server.pool.worker")
 WORKERS_ENVIRONMENT = {
     "OMP_WAIT_POLICY": "PASSIVE",  # spinning at barriers starves the others
     "MALLOC_MMAP_THRESHOLD_": str(1 << 30),  # or glibc gives memory back after every pass, and takes it page by page
@@ -19,13 +19,14 @@ WORKERS_ENVIRONMENT = {
 CONTEXT = multiprocessing.get_context("forkserver")
 
 
-def start() -> None:
+def start(*, torchvision: bool = False) -> None:
     """Starts it and returns at once; a second call does nothing. It ends with this process.
 
+    `torchvision`: whether workers will need it too; importing it takes as long as importing torch.
     Importing torch touches no GPU and starts no threads but those of OpenBLAS, which renews them after a fork.
     """
     prepare_environment()
-    CONTEXT.set_forkserver_preload(list(PRELOADED))
+    CONTEXT.set_forkserver_preload(["torchvision"] * torchvision + [*PRELOADED])
     with ignoring_interrupts():
         forkserver.ensure_running()
 
