@@ -11,6 +11,7 @@ from gradserve.v1 import models_pb2, models_pb2_grpc, service_pb2, service_pb2_g
 from ..config import LimitSettings, ServerSettings, StartError
 from ..metrics import Metrics
 from ..pool.pool import Pool
+from . import log_filters
 from .interceptor import RequestInterceptor
 from .servicer import GradientService, ModelService
 
@@ -32,6 +33,7 @@ class ApiServer:
         token = settings.token_file.read_text().strip() if settings.token_file else None
         if token == "":
             raise StartError(f"{settings.token_file} is empty: it must hold the token that callers send")
+        log_filters.install()
         age = int(settings.max_connection_age * 1000)
         self._around = RequestInterceptor(metrics, token)
         self._server = grpc.aio.server(

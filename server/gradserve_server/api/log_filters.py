@@ -1,0 +1,28 @@
+"""What gRPC's own logger says, in fewer lines where nothing is wrong."""
+
+import logging
+
+GRPC_LOGGER = logging.getLogger("grpc._cython.cygrpc")
+FAILED_SEND = "ExecuteBatchError"  # of a module that grpc does not publish
+
+
+class CallerGone(logging.Filter):
+    """Makes one line without a traceback of an answer that could not be sent.
+
+    A caller who leaves, or whose deadline passes, at the moment of the answer is no fault of the server. gRPC tells
+    most of them apart; it logs an unexpected error where the answer was already on its way.
+    """
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Rewrites the record; every record is kept."""
+        if record.exc_info and type(record.exc_info[1]).__name__ == FAILED_SEND:
+            record.levelno, record.levelname = logging.INFO, logging.getLevelName(logging.INFO)
+            record.msg, record.args = f"the caller left before the answer was sent: {record.getMessage()}", ()
+            record.exc_info = record.exc_text = None
+        return True
+
+
+def install() -> None:
+    """Puts the filter on gRPC's logger; a second call does nothing."""
+    if not any(isinstance(each, CallerGone) for each in GRPC_LOGGER.filters):
+        GRPC_LOGGER.addFilter(CallerGone())
