@@ -17,11 +17,13 @@ test-processors: .venv/ready  ## tests of kernels, precisions, engine and compan
 serve: .venv/ready  ## the server; ARGS="--model resnet50 --port 50051"
 	$(BIN)/gradserve serve $(ARGS)
 
-check: .venv/ready  ## style, types, stubs in step
+check: .venv/ready  ## style, types, stubs in step, protos compatible with the published ones
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/python protos/generate.py --check
+	$(BIN)/buf lint protos
+	$(BIN)/buf breaking protos --against protos/published.binpb
 
 bench: .venv/bench  ## benchmarks, minutes; they print, they never fail for being slow
 	$(BIN)/python -m tests.bench $(ARGS)

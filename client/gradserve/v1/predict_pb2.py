@@ -14,13 +14,14 @@ _sym_db = _symbol_database.Default()
 from gradserve.v1 import common_pb2 as gradserve_dot_v1_dot_common__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1agradserve/v1/predict.proto\x12\x0cgradserve.v1\x1a\x19gradserve/v1/common.proto\"\xbe\x01\n\x0ePredictRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\"\n\x05image\x18\x02 \x01(\x0b\x32\x13.gradserve.v1.Image\x12,\n\npreprocess\x18\x03 \x01(\x0e\x32\x18.gradserve.v1.Preprocess\x12\x12\n\x05top_k\x18\x04 \x01(\rH\x00\x88\x01\x01\x12-\n\x07options\x18\x05 \x01(\x0b\x32\x1c.gradserve.v1.RequestOptionsB\x08\n\x06_top_k\"\x87\x01\n\x0fPredictResponse\x12 \n\x03top\x18\x01 \x03(\x0b\x32\x13.gradserve.v1.Score\x12$\n\x06region\x18\x02 \x01(\x0b\x32\x14.gradserve.v1.Region\x12,\n\nprovenance\x18\x03 \x01(\x0b\x32\x18.gradserve.v1.Provenanceb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1agradserve/v1/predict.proto\x12\x0cgradserve.v1\x1a\x19gradserve/v1/common.proto\"\xbe\x01\n\x0ePredictRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\"\n\x05image\x18\x02 \x01(\x0b\x32\x13.gradserve.v1.Image\x12,\n\npreprocess\x18\x03 \x01(\x0e\x32\x18.gradserve.v1.Preprocess\x12\x12\n\x05top_k\x18\x04 \x01(\rH\x00\x88\x01\x01\x12-\n\x07options\x18\x05 \x01(\x0b\x32\x1c.gradserve.v1.RequestOptionsB\x08\n\x06_top_k\"\x87\x01\n\x0fPredictResponse\x12 \n\x03top\x18\x01 \x03(\x0b\x32\x13.gradserve.v1.Score\x12$\n\x06region\x18\x02 \x01(\x0b\x32\x14.gradserve.v1.Region\x12,\n\nprovenance\x18\x03 \x01(\x0b\x32\x18.gradserve.v1.ProvenanceB9\n\x0cgradserve.v1P\x01Z\x18gradserve/v1;gradservev1\xaa\x02\x0cGradserve.V1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'gradserve.v1.predict_pb2', _globals)
 if _descriptor._USE_C_DESCRIPTORS == False:
   DESCRIPTOR._options = None
+  DESCRIPTOR._serialized_options = b'\n\014gradserve.v1P\001Z\030gradserve/v1;gradservev1\252\002\014Gradserve.V1'
   _globals['_PREDICTREQUEST']._serialized_start=72
   _globals['_PREDICTREQUEST']._serialized_end=262
   _globals['_PREDICTRESPONSE']._serialized_start=265

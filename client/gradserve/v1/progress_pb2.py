@@ -13,13 +13,14 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1bgradserve/v1/progress.proto\x12\x0cgradserve.v1\"5\n\x04Size\x12\x0e\n\x06longer\x18\x01 \x01(\r\x12\r\n\x05width\x18\x02 \x01(\r\x12\x0e\n\x06height\x18\x03 \x01(\r\"a\n\x08Progress\x12\x0c\n\x04step\x18\x01 \x01(\r\x12\r\n\x05steps\x18\x02 \x01(\r\x12&\n\x06losses\x18\x03 \x03(\x0b\x32\x16.gradserve.v1.LossPart\x12\x10\n\x08previews\x18\x04 \x03(\x0c\"\'\n\x08LossPart\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01\"%\n\x05\x43urve\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06values\x18\x02 \x03(\x02\"%\n\x08Snapshot\x12\x0c\n\x04step\x18\x01 \x01(\r\x12\x0b\n\x03png\x18\x02 \x01(\x0c*\x86\x01\n\tOptimizer\x12\x19\n\x15OPTIMIZER_UNSPECIFIED\x10\x00\x12\x12\n\x0eOPTIMIZER_ADAM\x10\x01\x12\x14\n\x10OPTIMIZER_ASCENT\x10\x02\x12\x1f\n\x1bOPTIMIZER_NORMALIZED_ASCENT\x10\x03\x12\x13\n\x0fOPTIMIZER_LBFGS\x10\x04\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1bgradserve/v1/progress.proto\x12\x0cgradserve.v1\"5\n\x04Size\x12\x0e\n\x06longer\x18\x01 \x01(\r\x12\r\n\x05width\x18\x02 \x01(\r\x12\x0e\n\x06height\x18\x03 \x01(\r\"a\n\x08Progress\x12\x0c\n\x04step\x18\x01 \x01(\r\x12\r\n\x05steps\x18\x02 \x01(\r\x12&\n\x06losses\x18\x03 \x03(\x0b\x32\x16.gradserve.v1.LossPart\x12\x10\n\x08previews\x18\x04 \x03(\x0c\"\'\n\x08LossPart\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01\"%\n\x05\x43urve\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06values\x18\x02 \x03(\x02\"%\n\x08Snapshot\x12\x0c\n\x04step\x18\x01 \x01(\r\x12\x0b\n\x03png\x18\x02 \x01(\x0c*\x86\x01\n\tOptimizer\x12\x19\n\x15OPTIMIZER_UNSPECIFIED\x10\x00\x12\x12\n\x0eOPTIMIZER_ADAM\x10\x01\x12\x14\n\x10OPTIMIZER_ASCENT\x10\x02\x12\x1f\n\x1bOPTIMIZER_NORMALIZED_ASCENT\x10\x03\x12\x13\n\x0fOPTIMIZER_LBFGS\x10\x04\x42\x39\n\x0cgradserve.v1P\x01Z\x18gradserve/v1;gradservev1\xaa\x02\x0cGradserve.V1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'gradserve.v1.progress_pb2', _globals)
 if _descriptor._USE_C_DESCRIPTORS == False:
   DESCRIPTOR._options = None
+  DESCRIPTOR._serialized_options = b'\n\014gradserve.v1P\001Z\030gradserve/v1;gradservev1\252\002\014Gradserve.V1'
   _globals['_OPTIMIZER']._serialized_start=319
   _globals['_OPTIMIZER']._serialized_end=453
   _globals['_SIZE']._serialized_start=45
