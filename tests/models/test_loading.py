@@ -19,8 +19,7 @@ from zoo import CPU, normalised, off
 
 from gradserve_server.models.catalogue import EMBEDDED, ModelSpec
 from gradserve_server.models.channels import grey
-from gradserve_server.models.embedded.digits.data import parts
-from gradserve_server.models.embedded.digits.train import split
+from gradserve_server.models.embedded.digits.data import parts, split
 from gradserve_server.models.loading import LoadError, digest, load
 from gradserve_server.models.preparation import prepare
 from gradserve_server.models.wrappers import WRAPPERS

@@ -1,1 +1,1 @@
-"""Models that this project trains and ships: each folder holds network, training script, weights and card."""
+"""Models that this project trains and ships: each folder holds network, weights and card; server/training the rest."""

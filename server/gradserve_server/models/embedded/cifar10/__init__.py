@@ -1,1 +1,1 @@
-"""The embedded photo models `cifar10` and `cifar10-robust`: one network, two sets of weights, and their training."""
+"""The embedded photo models `cifar10` and `cifar10-robust`: one network, two sets of weights."""

@@ -1,4 +1,4 @@
-"""Trains the embedded photo models: `python -m gradserve_server.models.embedded.cifar10.train --help`."""
+"""Trains the embedded photo models: `python -m training.cifar10.train --help`."""
 
 import json
 import time

@@ -14,9 +14,10 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from gradserve_server.models.embedded.cifar10.network import cifar10, normalize
+
 from .adversary import FoldedTwin, noisy_fgsm, pgd
 from .data import Dataset, Pixels, crop_and_flip, cut_out, disturbed, reencode, to_tensor
-from .network import cifar10, normalize
 
 EMA_HORIZON = 500
 WARM_UP = 0.15

@@ -1,4 +1,4 @@
-"""Judges weights on images never trained on: `python -m gradserve_server.models.embedded.cifar10.evaluate --help`."""
+"""Judges weights on images never trained on: `python -m training.cifar10.evaluate --help`."""
 
 import json
 from pathlib import Path
@@ -9,9 +9,10 @@ import torch
 import typer
 from torch import Tensor, nn
 
+from gradserve_server.models.embedded.cifar10.network import normalize
+
 from .adversary import pgd
 from .data import load, reencode, to_tensor
-from .network import normalize
 from .training import accuracy, load_weights
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from .network import LABELS
+from gradserve_server.models.embedded.cifar10.network import LABELS
 
 Pixels = npt.NDArray[np.uint8]
 Labels = npt.NDArray[np.int64]

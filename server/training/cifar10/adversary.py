@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .network import normalize
+from gradserve_server.models.embedded.cifar10.network import normalize
 
 Logits = Callable[[Tensor], Tensor]
 

@@ -1,4 +1,4 @@
-"""Trains `digits` on scikit-learn's bundled data: python -m gradserve_server.models.embedded.digits.train."""
+"""Trains `digits` on scikit-learn's bundled data: python -m training.digits.train."""
 
 from pathlib import Path
 from typing import Annotated
@@ -9,10 +9,10 @@ from rich.progress import track
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from .data import split
-from .network import digits
+from gradserve_server.models.embedded.digits import data
+from gradserve_server.models.embedded.digits.network import digits
 
-WEIGHTS = Path(__file__).parent / "digits.safetensors"
+WEIGHTS = Path(data.__file__).parent / "digits.safetensors"
 
 
 def accuracy(network: nn.Module, x: Tensor, y: Tensor) -> float:
@@ -31,7 +31,7 @@ def shifted(x: Tensor) -> Tensor:
 def train(epochs: int, seed: int, batch: int = 64) -> tuple[nn.Module, float]:
     """The trained network in eval mode, and its accuracy on held-out digits."""
     torch.manual_seed(seed)
-    x, x_test, y, y_test = split()
+    x, x_test, y, y_test = data.split()
     network = digits().train()
     optimiser = torch.optim.AdamW(network.parameters(), lr=1e-2, weight_decay=1e-2)
     steps = epochs * (len(x) // batch)

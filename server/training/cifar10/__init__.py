@@ -1,0 +1,1 @@
+"""Training `cifar10` and `cifar10-robust`."""
