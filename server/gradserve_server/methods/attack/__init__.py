@@ -1,7 +1,6 @@
 """Attack: every method is a generator that shows an oracle pictures; the best of them is the answer. METHODS lists all.
 
-A new method is a function here, a row in METHODS, a message in protos/gradserve/v1/attack.proto with the same
-parameters, and a row in the table of tests/methods/test_attack.py.
+docs/contributing.md names every place that a new method touches.
 """
 
 from collections.abc import Callable, Mapping

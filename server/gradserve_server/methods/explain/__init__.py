@@ -1,7 +1,6 @@
 """Explain: every method is a generator from an image and a target to a map. METHODS is the whole list.
 
-A new method is a function here, a row in METHODS, a message in protos/gradserve/v1/explain.proto with the same
-parameters, and a row in the table of tests/methods/test_explain.py.
+docs/contributing.md names every place that a new method touches.
 """
 
 from collections.abc import Callable, Mapping, Sequence
