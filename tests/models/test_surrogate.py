@@ -41,7 +41,7 @@ def test_it_has_its_models_head(digits, head, outputs):
         [-large, large] if head == "binary" else [large, np.where(answers % 2, 6.0, -6.0), np.full(len(large), 6.0)]
     )
     scores = np.stack(columns, 1).astype(np.float32)
-    trained = training.train(images[:600], scores[:600], training.Settings(epochs=8, mirror=False), head=head)
+    trained = training.train(images[:600], scores[:600], training.TrainingSettings(epochs=8, mirror=False), head=head)
     assert trained.arguments["classes"] == outputs
     own = scores[:, 1:] if head == "binary" else scores
     found = trained.network(training.normalised(images[600:900])).numpy()
@@ -84,7 +84,7 @@ def digits():
 
 def test_it_learns_what_its_model_says_and_can_be_served(digits, tmp_path):
     images, scores = digits
-    settings = training.Settings(epochs=6, mirror=False, seed=1)
+    settings = training.TrainingSettings(epochs=6, mirror=False, seed=1)
     told = []
     trained = training.train(images[:600], scores[:600], settings, told.append)
     assert sum(told) == training.steps(600, settings) == 6 * (540 // 64)
@@ -103,7 +103,7 @@ def test_it_learns_what_its_model_says_and_can_be_served(digits, tmp_path):
 
 def test_the_same_seed_gives_the_same_surrogate(digits):
     images, scores = digits
-    settings = training.Settings(epochs=1, seed=2)
+    settings = training.TrainingSettings(epochs=1, seed=2)
     first, second = (training.train(images[:200], scores[:200], settings).network.state_dict() for _ in range(2))
     assert all(torch.equal(first[name], second[name]) for name in first)
 

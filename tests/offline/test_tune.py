@@ -12,11 +12,11 @@ from gradserve_server.engine.engine import Engine
 from gradserve_server.engine.take import Key
 from gradserve_server.models.catalogue import EMBEDDED, PRECISIONS, ModelSpec, read_tuning
 from gradserve_server.models.preparation import prepare
-from gradserve_server.offline.tune import Candidate, Tuned, as_toml, candidates, rates
+from gradserve_server.offline.tune import Candidate, TuningResult, as_toml, candidates, rates
 
 CPU = torch.device("cpu")
 DIGITS = EMBEDDED["digits"].model_copy(update={"precisions": PRECISIONS})  # on every processor
-SEEN = Tuned(
+SEEN = TuningResult(
     "net",
     {
         Candidate("exact", 4): 100.0,
@@ -36,7 +36,9 @@ def test_the_fewest_rows_near_the_best_rate() -> None:
 def test_the_fastest_precision_where_it_pays() -> None:
     assert SEEN.speedup == {"exact": 1.0, "balanced": 125 / 118, "fast": 300 / 118}
     assert SEEN.auto == {"maximize": "fast", "stylize": "fast"}
-    slow = Tuned("net", {candidate: rate for candidate, rate in SEEN.rates.items() if candidate.precision != "fast"})
+    slow = TuningResult(
+        "net", {candidate: rate for candidate, rate in SEEN.rates.items() if candidate.precision != "fast"}
+    )
     assert slow.auto == {}, "6 % do not make up for less exact gradients"
 
 
@@ -58,8 +60,8 @@ def test_every_candidate_is_measured() -> None:
 
 def test_a_server_takes_up_what_was_written(tmp_path: Path) -> None:
     file = tmp_path / "tuned.toml"
-    digits = Tuned("digits", SEEN.rates)
-    file.write_text(as_toml([digits, Tuned("not served", SEEN.rates)], CPU))
+    digits = TuningResult("digits", SEEN.rates)
+    file.write_text(as_toml([digits, TuningResult("not served", SEEN.rates)], CPU))
     config = '[pool]\ntuned = "tuned.toml"\n[models.digits]\nprecisions = ["exact", "balanced", "fast"]\n'
     (tmp_path / "server.toml").write_text(f"{config}rows = {{ fast = 3 }}\n")
     (spec,) = settings_of(tmp_path / "server.toml", [], {}, {}).models

@@ -14,8 +14,8 @@ from gradserve.datasets import Dataset, open_dataset
 
 from ..methods.influence.coverage import covered, last_linear
 from ..methods.influence.gradients import Pass
-from ..methods.influence.indexing.plan import Plan, Report
-from ..methods.influence.layers import Layer
+from ..methods.influence.indexing.plan import IndexPlan, Report
+from ..methods.influence.layers import IndexedLayer
 from ..models.catalogue import ModelSpec
 from ..models.preparation import prepare
 from ..models.prepared import Prepared
@@ -81,7 +81,7 @@ def finetune(
             f"held-out accuracy {accuracy(tuned, DatasetExamples(test, tuned.card)):.1%} of {len(test)} pictures"
         )
     scale = 1.0 if all_weights else scale
-    plan = Plan(weight_decay, last_layer_only=not all_weights, seed=seed, feature_scale=scale)
+    plan = IndexPlan(weight_decay, last_layer_only=not all_weights, seed=seed, feature_scale=scale)
     build(tuned, DatasetExamples(train, tuned.card), out / "index", plan)
     console.print(f"serve it:  gradserve serve --config {out / 'model.toml'}", markup=False)
 
@@ -94,7 +94,7 @@ def parted(dataset: Dataset, held_out: float, seed: int) -> tuple[Dataset, Datas
     return replace(dataset, examples=parts[0]), replace(dataset, examples=parts[1])
 
 
-def head_of(model: Prepared) -> Layer:
+def head_of(model: Prepared) -> IndexedLayer:
     """The last layer. Raises ValueError where it is not a Linear, or not of classes that exclude each other."""
     if model.card.head != "softmax":
         what = f"{model.card.name} has the head {model.card.head}"
@@ -108,7 +108,9 @@ def head_of(model: Prepared) -> Layer:
     return head
 
 
-def features_of(model: Prepared, head: Layer, examples: DatasetExamples, report: Report) -> tuple[Tensor, Tensor]:
+def features_of(
+    model: Prepared, head: IndexedLayer, examples: DatasetExamples, report: Report
+) -> tuple[Tensor, Tensor]:
     """What goes into the last layer, computed once: [N, D] float64, and the labels [N]."""
     features, labels = [], []
     report("features", 0, len(examples))
@@ -127,7 +129,7 @@ def batches(model: Prepared, count: int) -> Iterator[range]:
     return (range(start, min(start + size, count)) for start in range(0, count, size))
 
 
-def with_head(model: Prepared, head: Layer, weights: Tensor) -> nn.Module:
+def with_head(model: Prepared, head: IndexedLayer, weights: Tensor) -> nn.Module:
     """The network with a new last layer, weights [C, D + 1] with the bias last; changed in place."""
     linear = nn.Linear(weights.shape[1] - 1, len(weights), device=model.device, dtype=model.dtype)
     with torch.no_grad():

@@ -12,7 +12,7 @@ from gradserve.datasets import open_dataset
 from ..methods.influence.audit import audited
 from ..methods.influence.index import Index
 from ..methods.influence.indexing.build import Builder
-from ..methods.influence.indexing.plan import Examples, Origin, Plan
+from ..methods.influence.indexing.plan import Examples, IndexOrigin, IndexPlan
 from ..methods.influence.serving import preprocessing, training_set
 from ..models.preparation import prepare
 from ..models.prepared import Prepared
@@ -56,7 +56,7 @@ def index(
     """
     prepared = prepare(spec_of(model, config), device_of(device, threads), fold=False)
     examples = training_examples(prepared, data)
-    plan = Plan(weight_decay, label_smoothing, last_layer_only, size, rank, seed)
+    plan = IndexPlan(weight_decay, label_smoothing, last_layer_only, size, rank, seed)
     build(prepared, examples, out, plan)
     console.print(f'serve it:  \\[models.{prepared.card.name}]  index = "{out}"')
     if audit:
@@ -74,9 +74,9 @@ def training_examples(model: Prepared, data: Path | None) -> Examples:
     return training_set()
 
 
-def build(model: Prepared, examples: Examples, out: Path, plan: Plan) -> None:
+def build(model: Prepared, examples: Examples, out: Path, plan: IndexPlan) -> None:
     """Builds with bars, and says what came of it."""
-    origin = Origin(preprocessing(model.card), examples.digest())
+    origin = IndexOrigin(preprocessing(model.card), examples.digest())
     with reporting() as report:
         builder = Builder(model, examples, origin, plan, report)
         disk = builder.bytes_per_example * len(examples)

@@ -35,7 +35,7 @@ class Candidate(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Tuned:
+class TuningResult:
     """What was seen of a model: rows per second of every candidate, and what follows from it."""
 
     name: str
@@ -66,12 +66,12 @@ class Tuned:
 
 def tune(
     specs: Sequence[ModelSpec], device: torch.device, threads: int, track: Callable[[Iterable[int], str], Iterable[int]]
-) -> Iterator[Tuned]:
+) -> Iterator[TuningResult]:
     """Measures model after model; `track` shows how far it is. Raises LoadError."""
     torch.set_num_threads(threads)
     for spec in specs:
         model = prepare(spec, device)
-        yield Tuned(spec.name, rates(model, track(range(ROUNDS), spec.name)))
+        yield TuningResult(spec.name, rates(model, track(range(ROUNDS), spec.name)))
 
 
 def rates(model: Prepared, rounds: Iterable[int]) -> dict[Candidate, float]:
@@ -129,7 +129,7 @@ def _processor() -> str:
         return platform.processor() or platform.machine()
 
 
-def as_toml(found: Sequence[Tuned], device: torch.device) -> str:
+def as_toml(found: Sequence[TuningResult], device: torch.device) -> str:
     """The file that `gradserve serve --tuned` reads."""
     lines = [
         "# Measured by `gradserve bench --tune` on the machine named below; serve with --tuned THIS_FILE.",

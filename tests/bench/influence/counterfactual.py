@@ -7,7 +7,7 @@ import numpy as np
 from rich.progress import track
 from rich.table import Table
 
-from gradserve_server.methods.influence.indexing.plan import Plan
+from gradserve_server.methods.influence.indexing.plan import IndexPlan
 
 from .. import report
 from . import baselines
@@ -40,7 +40,7 @@ def measure(truth: Retrained, folder: Path, tests: int, seeds: int) -> list[Foun
     network = truth.network(0)
     model = served(network, 8)
     place = folder / "seed-0"
-    indexed(model, truth.x, truth.y, place, Plan(weight_decay=truth.recipe.weight_decay))
+    indexed(model, truth.x, truth.y, place, IndexPlan(weight_decay=truth.recipe.weight_decay))
     x, y = truth.x_test[unsure], truth.y_test[unsure]
     count, rng = int(SHARE * len(truth.y)), np.random.default_rng(0)
     helpers = -changes([(model, place)], x, y, "projected")[0]

@@ -14,7 +14,7 @@ from gradserve_server.methods.influence import Member, influence, unfolded
 from gradserve_server.methods.influence.examples import ArrayExamples
 from gradserve_server.methods.influence.index import Index
 from gradserve_server.methods.influence.indexing.build import Builder
-from gradserve_server.methods.influence.indexing.plan import Origin, Plan
+from gradserve_server.methods.influence.indexing.plan import IndexOrigin, IndexPlan
 from gradserve_server.models.catalogue import ModelSpec
 from gradserve_server.models.loading import Source, digest
 from gradserve_server.models.preparation import prepare_source
@@ -30,10 +30,10 @@ def served(network: nn.Module, side: int) -> Prepared:
     return prepare_source(ModelSpec(name="it"), source, CPU, torch.float32, fold=False)
 
 
-def indexed(model: Prepared, x: Tensor, y: Tensor, folder: Path, plan: Plan) -> Index:
+def indexed(model: Prepared, x: Tensor, y: Tensor, folder: Path, plan: IndexPlan) -> Index:
     """The index of these pictures [N, 1 or 3, H, W] in [0, 1], built once."""
     if not folder.exists():
-        Builder(model, ArrayExamples(as_bytes(x), y.numpy()), Origin("bench", "bench"), plan).run(folder)
+        Builder(model, ArrayExamples(as_bytes(x), y.numpy()), IndexOrigin("bench", "bench"), plan).run(folder)
     return Index(folder)
 
 

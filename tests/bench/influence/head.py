@@ -18,7 +18,7 @@ from torch import Tensor
 
 from gradserve_server.methods.influence.coverage import covered
 from gradserve_server.methods.influence.gradients import Pass
-from gradserve_server.methods.influence.indexing.plan import Plan
+from gradserve_server.methods.influence.indexing.plan import IndexPlan
 from gradserve_server.models.prepared import Prepared
 from gradserve_server.offline import training
 from gradserve_server.offline.finetune import with_head
@@ -139,7 +139,7 @@ def measure(data: Path, folder: Path, decay: float) -> Found:
     with_head(model, covered(model)[0][-1], weights)
     model = served(model.network, 32)
     place = folder / f"head-{decay:g}-scaled"
-    indexed(model, given.x, given.y, place, Plan(decay, last_layer_only=True, feature_scale=scale))
+    indexed(model, given.x, given.y, place, IndexPlan(decay, last_layer_only=True, feature_scale=scale))
     h, h_test = h * scale, h_test * scale
     theta = torch.cat([weights[:, :-1] / scale, weights[:, -1:]], 1)
     logits = h_test @ theta[:, :-1].T + theta[:, -1]

@@ -15,7 +15,7 @@ from gradserve_server.methods.influence.estimates import products
 from gradserve_server.methods.influence.examples import ArrayExamples
 from gradserve_server.methods.influence.index import Index, extremes
 from gradserve_server.methods.influence.indexing.build import Builder
-from gradserve_server.methods.influence.indexing.plan import Origin, Plan
+from gradserve_server.methods.influence.indexing.plan import IndexOrigin, IndexPlan
 from gradserve_server.methods.influence.serving import preprocessing
 from gradserve_server.models.catalogue import EMBEDDED
 from gradserve_server.models.embedded.digits.data import parts, pixels
@@ -57,8 +57,8 @@ def index_of(count: int, folder: Path) -> Path:
     if not place.exists():
         model = prepare(EMBEDDED["digits"], torch.device("cpu"), fold=False)
         x, y = grown(count)
-        origin = Origin(preprocessing(model.card), str(count))
-        Builder(model, ArrayExamples(x, y), origin, Plan(label_smoothing=0.05, rank=8)).run(place)
+        origin = IndexOrigin(preprocessing(model.card), str(count))
+        Builder(model, ArrayExamples(x, y), origin, IndexPlan(label_smoothing=0.05, rank=8)).run(place)
     return place
 
 

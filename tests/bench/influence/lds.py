@@ -12,7 +12,7 @@ from rich.progress import track
 from rich.table import Table
 from scipy.stats import rankdata
 
-from gradserve_server.methods.influence.indexing.plan import Plan
+from gradserve_server.methods.influence.indexing.plan import IndexPlan
 
 from .. import report
 from . import baselines
@@ -42,7 +42,7 @@ def measure(truth: Retrained, folder: Path, subsets: int, seeds: int, models: in
     members = []
     for seed in range(models):
         model = served(truth.network(seed), 8)
-        indexed(model, truth.x, truth.y, folder / f"seed-{seed}", Plan(weight_decay=truth.recipe.weight_decay))
+        indexed(model, truth.x, truth.y, folder / f"seed-{seed}", IndexPlan(weight_decay=truth.recipe.weight_decay))
         members.append((model, folder / f"seed-{seed}"))
 
     def score(estimates: np.ndarray) -> float:

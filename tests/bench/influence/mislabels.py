@@ -11,7 +11,7 @@ from torch import Tensor
 
 from gradserve_server.methods.influence.coverage import covered
 from gradserve_server.methods.influence.index import Index
-from gradserve_server.methods.influence.indexing.plan import Plan
+from gradserve_server.methods.influence.indexing.plan import IndexPlan
 from gradserve_server.offline import training
 from gradserve_server.offline.finetune import with_head
 
@@ -59,7 +59,7 @@ def _network(truth: Retrained, name: str, recipe: Recipe, seed: int, folder: Pat
     labels, wrong = flipped(truth.y, seed)
     network = Retrained(truth.folder, recipe).network(seed, labels)
     place = folder / f"flipped-{recipe.weight_decay:g}-{seed}"
-    index = indexed(served(network, 8), truth.x, labels, place, Plan(weight_decay=recipe.weight_decay))
+    index = indexed(served(network, 8), truth.x, labels, place, IndexPlan(weight_decay=recipe.weight_decay))
     norms = baselines.gradients(network, truth.x, labels).norm(dim=1).numpy()
     return _scores(name, index, wrong, {"gradient norm": norms})
 
@@ -71,7 +71,7 @@ def _head(data: Path, decay: float, seed: int, folder: Path) -> list[Found]:
     weights, scale = training.head(head.features(model, given.x), labels, head.CLASSES, decay)
     with_head(model, layer, weights)
     place = folder / f"flipped-head-{decay:g}-{seed}-scaled"
-    plan = Plan(decay, last_layer_only=True, feature_scale=scale)
+    plan = IndexPlan(decay, last_layer_only=True, feature_scale=scale)
     index = indexed(served(model.network, 32), given.x, labels, place, plan)
     return _scores(f"head on CIFAR-10 features, lambda {decay:g}", index, wrong, {})
 

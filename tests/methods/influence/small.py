@@ -11,7 +11,7 @@ from gradserve_server.engine.engine import Engine
 from gradserve_server.engine.events import Ended
 from gradserve_server.engine.job import Job
 from gradserve_server.methods.influence.examples import ArrayExamples
-from gradserve_server.methods.influence.indexing.plan import Origin
+from gradserve_server.methods.influence.indexing.plan import IndexOrigin
 from gradserve_server.models.catalogue import ModelSpec
 from gradserve_server.models.embedded.digits.data import parts, pixels
 from gradserve_server.models.loading import Source, digest
@@ -19,7 +19,7 @@ from gradserve_server.models.preparation import prepare_source
 from gradserve_server.models.prepared import Prepared
 
 CPU, DECAY, CLASSES = torch.device("cpu"), 1e-3, 3
-ORIGIN = Origin("as it is", "three digits")
+ORIGIN = IndexOrigin("as it is", "three digits")
 
 
 def network() -> nn.Module:

@@ -18,7 +18,7 @@ from gradserve_server.methods.influence.coverage import covered, last_linear
 from gradserve_server.methods.influence.examples import ArrayExamples
 from gradserve_server.methods.influence.index import Index, IndexFault
 from gradserve_server.methods.influence.indexing.build import Builder
-from gradserve_server.methods.influence.indexing.plan import Plan
+from gradserve_server.methods.influence.indexing.plan import IndexPlan
 from gradserve_server.models.catalogue import ModelSpec
 from gradserve_server.models.embedded.digits.data import parts, pixels
 from gradserve_server.models.loading import Source, digest
@@ -27,8 +27,8 @@ from gradserve_server.models.prepared import Prepared
 
 from . import small
 
-WHOLE = Plan(weight_decay=small.DECAY, size=4096, rank=4096)
-LAST = Plan(weight_decay=small.DECAY, last_layer_only=True)
+WHOLE = IndexPlan(weight_decay=small.DECAY, size=4096, rank=4096)
+LAST = IndexPlan(weight_decay=small.DECAY, last_layer_only=True)
 ENDS: dict[str, tuple[int, nn.Module | None, str | None]] = {  # outputs, what stands at the end, what is declared
     "one_logit": (1, None, "binary"),
     "one_sigmoid": (1, nn.Sigmoid(), None),
@@ -90,11 +90,11 @@ def model(name: str) -> Prepared:
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Plan], Path]:
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, IndexPlan], Path]:
     """Builds the index of a network, once."""
 
     @cache
-    def build(name: str, plan: Plan) -> Path:
+    def build(name: str, plan: IndexPlan) -> Path:
         out = tmp_path_factory.mktemp("index") / name
         Builder(model(name), ArrayExamples(data()[0], data()[1]), small.ORIGIN, plan).run(out)
         return out
@@ -161,7 +161,7 @@ def changes(found: Any) -> np.ndarray:
 @pytest.mark.parametrize("goal", ["loss", "margin", "logit"])
 @pytest.mark.parametrize("name", ONE_LABEL)
 def test_influence_is_that_of_the_heads_own_loss(
-    folder: Callable[[str, Plan], Path], name: str, goal: str, label: int
+    folder: Callable[[str, IndexPlan], Path], name: str, goal: str, label: int
 ) -> None:
     outputs, image = ENDS[name][0], data()[2][label]
     gradients, matrix = dense(outputs)
@@ -182,7 +182,7 @@ def test_influence_is_that_of_the_heads_own_loss(
 
 @pytest.mark.parametrize("label", [0, 1])
 @pytest.mark.parametrize("name", ONE_LABEL)
-def test_the_last_layer_alone(folder: Callable[[str, Plan], Path], name: str, label: int) -> None:
+def test_the_last_layer_alone(folder: Callable[[str, IndexPlan], Path], name: str, label: int) -> None:
     """Against the Hessian of the same regression, for the weights and the bias of the Linear."""
     outputs, image = ENDS[name][0], data()[2][label]
     place = folder(name, LAST)
@@ -206,7 +206,7 @@ def test_the_last_layer_alone(folder: Callable[[str, Plan], Path], name: str, la
 
 
 @pytest.mark.parametrize("name", BINARY)
-def test_newton_steps_are_near_refits(folder: Callable[[str, Plan], Path], name: str) -> None:
+def test_newton_steps_are_near_refits(folder: Callable[[str, IndexPlan], Path], name: str) -> None:
     """Leaving ten examples out: a Newton step comes closer to the refit than the first order does."""
     rows, image = tuple(range(0, 100, 10)), data()[2][3]
     question = Reweighting(rows, -1.0)
@@ -233,7 +233,7 @@ def test_newton_steps_are_near_refits(folder: Callable[[str, Plan], Path], name:
 
 
 @pytest.mark.parametrize("name", ONE_LABEL)
-def test_what_is_told_of_the_examples(folder: Callable[[str, Plan], Path], name: str) -> None:
+def test_what_is_told_of_the_examples(folder: Callable[[str, IndexPlan], Path], name: str) -> None:
     outputs = ENDS[name][0]
     scores, labels = trained(outputs)(small.images(data()[0]) * 2 - 1), torch.from_numpy(data()[1])
     columns = Index(folder(name, WHOLE)).columns

@@ -11,13 +11,13 @@ import pytest
 from gradserve_server.methods.influence.index import COLUMNS, Index, IndexFault, extremes
 from gradserve_server.methods.influence.indexing import build
 from gradserve_server.methods.influence.indexing.build import Builder
-from gradserve_server.methods.influence.indexing.plan import Plan
+from gradserve_server.methods.influence.indexing.plan import IndexPlan
 from gradserve_server.methods.influence.neighbours import average_ranks, disagreement, suspicion
 from gradserve_server.methods.influence.serving import check, preprocessing
 
 from . import small
 
-PLAN = Plan(weight_decay=small.DECAY, size=32, rank=6)
+PLAN = IndexPlan(weight_decay=small.DECAY, size=32, rank=6)
 
 
 class Killed(Exception):

@@ -16,11 +16,11 @@ from gradserve_server.methods.influence import Member, Reweighting, influence, u
 from gradserve_server.methods.influence.audit import Exact, audited, rank_correlation
 from gradserve_server.methods.influence.index import Index
 from gradserve_server.methods.influence.indexing.build import Builder
-from gradserve_server.methods.influence.indexing.plan import Plan
+from gradserve_server.methods.influence.indexing.plan import IndexPlan
 
 from . import small
 
-WHOLE = Plan(weight_decay=small.DECAY, size=4096, rank=4096)  # no projection at all
+WHOLE = IndexPlan(weight_decay=small.DECAY, size=4096, rank=4096)  # no projection at all
 
 
 @pytest.fixture(scope="module")
@@ -122,7 +122,7 @@ def test_self_influence_and_parameter_change(folder: Path) -> None:
 
 
 def test_a_projection_keeps_the_order(tmp_path: Path) -> None:
-    Builder(small.model(), small.examples(), small.ORIGIN, Plan(weight_decay=small.DECAY, rank=4, size=32)).run(
+    Builder(small.model(), small.examples(), small.ORIGIN, IndexPlan(weight_decay=small.DECAY, rank=4, size=32)).run(
         tmp_path / "i"
     )
     index = Index(tmp_path / "i")
@@ -161,7 +161,7 @@ def test_a_predicted_class_is_the_same_as_naming_it(folder: Path, method: str, m
 
 
 def test_an_ensemble_averages_its_members(folder: Path, tmp_path: Path) -> None:
-    Builder(small.model(), small.examples(), small.ORIGIN, Plan(weight_decay=0.5, size=64)).run(tmp_path / "other")
+    Builder(small.model(), small.examples(), small.ORIGIN, IndexPlan(weight_decay=0.5, size=64)).run(tmp_path / "other")
     image = small.data()[1][2]
     alone = [changes(path, image) for path in (folder, tmp_path / "other")]
     x = small.images(image[None])

@@ -14,7 +14,7 @@ from zoo import off
 from gradserve_server.methods.influence import regression
 from gradserve_server.methods.influence.index import Index, softened
 from gradserve_server.methods.influence.indexing.build import Builder
-from gradserve_server.methods.influence.indexing.plan import Plan
+from gradserve_server.methods.influence.indexing.plan import IndexPlan
 from gradserve_server.models.embedded.digits.data import parts
 from gradserve_server.offline import training
 
@@ -198,7 +198,9 @@ def test_training_goes_to_the_end() -> None:
 
 
 def test_the_last_layer_of_a_network(tmp_path: Path) -> None:
-    Builder(small.model(), small.examples(), small.ORIGIN, Plan(small.DECAY, last_layer_only=True)).run(tmp_path / "i")
+    Builder(small.model(), small.examples(), small.ORIGIN, IndexPlan(small.DECAY, last_layer_only=True)).run(
+        tmp_path / "i"
+    )
     index = Index(tmp_path / "i")
     assert index.manifest.methods == ("last_layer", "neighbours")
     image = small.data()[1][4]

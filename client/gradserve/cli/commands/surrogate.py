@@ -93,7 +93,7 @@ def surrogate(
     scores = np.stack(answers.scores)
     if labels_only:
         scores = _labels_alone(scores, answers.card.head)
-    settings = training.Settings(epochs=epochs, rate=rate, mirror=mirror, seed=seed or 0)
+    settings = training.TrainingSettings(epochs=epochs, rate=rate, mirror=mirror, seed=seed or 0)
     with output.counter("training", training.steps(len(scores), settings)) as told:
         trained = training.train(np.stack(answers.seen), scores, settings, told, answers.card.head)
     called = name or f"{answers.card.name}-surrogate"

@@ -35,7 +35,7 @@ def apgd(
 ) -> Steps:
     """PGD with momentum; where too few steps climb it goes back to the best point and halves the step."""
     at = ball.random(x, run, restarts)
-    progress = Progress(at, 2 * (ball.eps or 0))
+    progress = ClimbState(at, 2 * (ball.eps or 0))
     periods, run.asked = checkpoints(steps), steps
     before, momentum = at, 0.0
     for number in range(steps):
@@ -54,7 +54,7 @@ def apgd(
     yield from oracle.scores(at, steps)
 
 
-class Progress:
+class ClimbState:
     """How far each start came: its best point, its step size, and how many steps climbed since the last checkpoint."""
 
     def __init__(self, start: Tensor, rate: float) -> None:

@@ -14,12 +14,12 @@ from ...models.prepared import Prepared
 from ...models.taps import first_input
 from ...models.uses import Uses
 from .gradients import Pass
-from .layers import Layer
+from .layers import IndexedLayer
 
 PROBE_ROWS = 5  # a batch that tells its dimension from others, which are often of two or three
 
 
-def covered(model: Prepared) -> tuple[list[Layer], float]:
+def covered(model: Prepared) -> tuple[list[IndexedLayer], float]:
     """The layers that can be indexed, in execution order, and the share of all parameters that they hold.
 
     Left out: subclasses of Linear and Conv2d, modules with hooks or computed weights, modules that run more than once
@@ -35,16 +35,16 @@ def covered(model: Prepared) -> tuple[list[Layer], float]:
     return layers, count / max(1, sum(p.numel() for p in model.network.parameters()))
 
 
-def last_linear(layers: Sequence[Layer]) -> Layer | None:
+def last_linear(layers: Sequence[IndexedLayer]) -> IndexedLayer | None:
     """The Linear whose output is the logits, if there is one."""
     last = layers[-1] if layers else None
     return last if last is not None and last.convolution is None and last.gives_logits else None
 
 
-def _usable(model: Prepared, images: Tensor) -> list[Layer]:
+def _usable(model: Prepared, images: Tensor) -> list[IndexedLayer]:
     """The layers that run once, for the batch as a whole, as plain matrices whose weights nothing else uses."""
     uses, calls = Uses(), Counter[str]()
-    layers: dict[str, Layer] = {}
+    layers: dict[str, IndexedLayer] = {}
     outputs: dict[str, Tensor] = {}  # in execution order
 
     def hook(name: str, own: tuple[Tensor | None, ...]) -> Any:
@@ -90,7 +90,7 @@ def _with_a_row(model: Prepared, image: Tensor) -> set[str]:
     return found
 
 
-def _reaching(model: Prepared, images: Tensor, layers: list[Layer]) -> list[Layer]:
+def _reaching(model: Prepared, images: Tensor, layers: list[IndexedLayer]) -> list[IndexedLayer]:
     """Those by whose output the logits can be differentiated."""
     reached = Pass(model, images, layers).reached()
     return [layer for layer, is_reached in zip(layers, reached, strict=True) if is_reached]
@@ -100,12 +100,12 @@ def _weights(module: Any) -> tuple[Tensor | None, ...]:
     return (module.weight, module.bias)
 
 
-def _layer(name: str, module: Any) -> Layer | None:
+def _layer(name: str, module: Any) -> IndexedLayer | None:
     """A plain Linear or Conv2d as a matrix; None for padding that a matrix of patches cannot have."""
     if isinstance(module, nn.Linear):
-        return Layer(name, module.in_features, module.out_features, module.bias is not None)
+        return IndexedLayer(name, module.in_features, module.out_features, module.bias is not None)
     if module.padding_mode != "zeros" or isinstance(module.padding, str):
         return None
     facts = {"stride": module.stride, "padding": module.padding, "dilation": module.dilation, "groups": module.groups}
     inputs = module.weight[0].numel()
-    return Layer(name, inputs, module.out_channels, module.bias is not None, facts, tuple(module.kernel_size))
+    return IndexedLayer(name, inputs, module.out_channels, module.bias is not None, facts, tuple(module.kernel_size))

@@ -9,7 +9,7 @@ from torch import Tensor
 from ...models.card import HeadKind
 from ...models.prepared import Prepared
 from ...models.taps import Taps
-from .layers import Layer
+from .layers import IndexedLayer
 
 ALL_CLASSES = 20  # up to so many, every class counts in the expectation
 TOP, SAMPLED = 8, 2  # beyond: the most probable ones, and draws from the rest
@@ -18,7 +18,7 @@ TOP, SAMPLED = 8, 2  # beyond: the most probable ones, and draws from the rest
 class Pass:
     """A forward of N images that can be differentiated by the outputs of some layers, again and again."""
 
-    def __init__(self, model: Prepared, images: Tensor, layers: Sequence[Layer]) -> None:
+    def __init__(self, model: Prepared, images: Tensor, layers: Sequence[IndexedLayer]) -> None:
         names = [layer.name for layer in layers]
         inputs, outputs = ([model.place(name, side) for name in names] for side in ("input", "output"))
         taps, self._head = Taps([*inputs, *outputs], leaf=True), model.card.head

@@ -13,7 +13,7 @@ from ...engine.query import Tap
 
 
 @dataclass(frozen=True)
-class Layer:
+class IndexedLayer:
     """A Linear or Conv2d as a matrix [outputs, inputs] applied at every position; a bias is one input more."""
 
     name: str
@@ -70,7 +70,7 @@ class Projection:
     left [outputs, s], right [columns, r], orthonormal columns; as in LoGra (Choe et al. 2024, section 3.2).
     """
 
-    layer: Layer
+    layer: IndexedLayer
     left: Tensor
     right: Tensor
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from .gradients import Pass
 from .indexing.bases import SecondMoment, thinned
-from .layers import Layer, Projection
+from .layers import IndexedLayer, Projection
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,7 +50,7 @@ def read_projected(path: Path) -> Projected:
     """What `save` wrote."""
     with safe_open(path, "pt") as file:
         facts = json.loads(file.metadata()["facts"])
-        layers = [Layer(**{**layer, "kernel": tuple(layer["kernel"])}) for layer in facts["layers"]]
+        layers = [IndexedLayer(**{**layer, "kernel": tuple(layer["kernel"])}) for layer in facts["layers"]]
         sides = [[file.get_tensor(f"{side}.{layer.name}") for side in ("left", "right")] for layer in layers]
         projections = tuple(Projection(layer, *pair) for layer, pair in zip(layers, sides, strict=True))
         return Projected(projections, file.get_tensor("whitening"), facts["damping"])
@@ -59,7 +59,7 @@ def read_projected(path: Path) -> Projected:
 class Bases:
     """Streams passes and gives each layer's leading directions of inputs and of output gradients."""
 
-    def __init__(self, layers: Sequence[Layer], rank: int, generator: torch.Generator) -> None:
+    def __init__(self, layers: Sequence[IndexedLayer], rank: int, generator: torch.Generator) -> None:
         self.layers, self.generator = layers, generator
         self._right = [SecondMoment(layer.columns, rank, generator) for layer in layers]
         self._left = [SecondMoment(layer.outputs, rank, generator) for layer in layers]

@@ -17,7 +17,7 @@ from .estimates import opened, unfolded
 from .examples import ArrayExamples
 from .index import VERSION, Index, IndexFault, Manifest
 from .indexing.build import Builder
-from .indexing.plan import Origin, Plan, check_head
+from .indexing.plan import IndexOrigin, IndexPlan, check_head
 
 
 def attached(spec: ModelSpec, model: Prepared) -> tuple[Prepared, dict[str, Prepared]]:
@@ -65,8 +65,8 @@ def embedded(model: Prepared) -> Path:
             Index(folder).verify()
         except IndexFault:
             examples = training_set()
-            origin = Origin(preprocessing(model.card), examples.digest())
-            Builder(model, examples, origin, Plan(label_smoothing=0.05)).run(folder)
+            origin = IndexOrigin(preprocessing(model.card), examples.digest())
+            Builder(model, examples, origin, IndexPlan(label_smoothing=0.05)).run(folder)
     return folder
 
 

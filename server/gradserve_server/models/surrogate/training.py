@@ -22,7 +22,7 @@ WARM_UP = 0.2  # of the steps
 
 
 @dataclass(frozen=True)
-class Settings:
+class TrainingSettings:
     """How to train. `temperature` softens both sides' scores (Hinton et al. 2015)."""
 
     epochs: int = 30
@@ -55,7 +55,7 @@ class Trained:
 def train(
     images: Pixels,
     scores: Scores,
-    settings: Settings = Settings(),
+    settings: TrainingSettings = TrainingSettings(),
     told: Callable[[int], None] = lambda steps: None,
     head: HeadKind = "softmax",
 ) -> Trained:
@@ -91,7 +91,7 @@ def train(
     return Trained(network, arguments, agreement(network, images[held], scores[held], head), len(held))
 
 
-def steps(count: int, settings: Settings) -> int:
+def steps(count: int, settings: TrainingSettings) -> int:
     """How many steps the training on so many pictures takes."""
     taught = count - max(1, round(settings.held_out * count))
     return settings.epochs * max(1, taught // settings.batch)

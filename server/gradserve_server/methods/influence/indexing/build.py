@@ -18,10 +18,10 @@ from .. import neighbours, regression
 from ..coverage import covered, last_linear
 from ..gradients import Pass, losses
 from ..index import COLUMNS, HEAD, PROJECTION, VERSION, Array, IndexFault, Manifest, Method, softened
-from ..layers import Layer, joined, parameters
+from ..layers import IndexedLayer, joined, parameters
 from ..projected import Bases, Projected, read_projected
 from .curvature import Curvature
-from .plan import Examples, Origin, Plan, Report, check_head
+from .plan import Examples, IndexOrigin, IndexPlan, Report, check_head
 from .writer import Writer
 
 MAX_DIRECTIONS = 4096  # projected numbers of an example before the PCA, all layers together
@@ -41,7 +41,12 @@ class Builder:
     """The passes over the training set and what they share. `run` does everything."""
 
     def __init__(
-        self, model: Prepared, examples: Examples, origin: Origin, plan: Plan, report: Report = lambda *_: None
+        self,
+        model: Prepared,
+        examples: Examples,
+        origin: IndexOrigin,
+        plan: IndexPlan,
+        report: Report = lambda *_: None,
     ) -> None:
         """The model must be unfolded. Raises IndexFault where it has no layers that an index can be made of."""
         self.model, self.examples, self.origin, self.plan, self.report = model, examples, origin, plan, report
@@ -53,7 +58,7 @@ class Builder:
             text = f"only {self.coverage:.0%} of its parameters are in layers that can be indexed"
             raise IndexFault(f"{card.name} does not end in a Linear, and {text}; let its last layer be nn.Linear")
         whole = not plan.last_layer_only and self.coverage >= MIN_COVERAGE
-        self.layers: list[Layer] = layers if whole else layers[-1:]
+        self.layers: list[IndexedLayer] = layers if whole else layers[-1:]
         self.regresses = head is not None and regression.fits(self.classes, head.inputs)
         self.projects = whole or not self.regresses
         self.rank = plan.rank or max(RANK_RANGE[0], min(RANK_RANGE[1], isqrt(MAX_DIRECTIONS // len(self.layers))))
@@ -235,7 +240,7 @@ class Builder:
         writer.replace("columns.bin", record)
         self.report("neighbours", 1, 1)
 
-    def _share(self, layer: Layer) -> float:
+    def _share(self, layer: IndexedLayer) -> float:
         return layer.outputs * layer.columns / sum(p.numel() for p in self.model.network.parameters())
 
     def _stationarity(self, writer: Writer) -> tuple[float, list[str]]:

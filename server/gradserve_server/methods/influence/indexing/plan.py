@@ -45,7 +45,7 @@ def check_head(card: ModelCard) -> None:
 
 
 @dataclass(frozen=True)
-class Plan:
+class IndexPlan:
     """How the model was trained, and what the index is to hold."""
 
     weight_decay: float | None = None  # lambda of lambda / 2 |theta|^2 beside the mean loss; None: not known
@@ -58,7 +58,7 @@ class Plan:
 
 
 @dataclass(frozen=True)
-class Origin:
+class IndexOrigin:
     """What the index is tied to besides the weights: digests."""
 
     preprocessing: str
