@@ -5,8 +5,8 @@ from typing import Annotated
 
 import typer
 
+from gradserve.address import DEFAULT_ADDRESS as DEFAULT_ADDRESS
 from gradserve.client import Client
-from gradserve.connection import DEFAULT_ADDRESS as DEFAULT_ADDRESS
 
 _CONNECTION, _REQUEST = "Connection", "Request"
 
