@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
@@ -17,25 +18,46 @@ from gradserve.client import Client
 _EMBEDDED = ("digits", "cifar10", "cifar10-robust")
 _CHAPTERS = (*session.CHAPTERS, *picture_chapters.CHAPTERS)
 
-Models = Annotated[
-    list[str],
-    typer.Option("--model", "-m", metavar="NAME[=WEIGHTS]", help="Also serve this model. May be repeated."),
-]
 Out = Annotated[Path, typer.Option("--out", "-o", help="Folder for the page.")]
 Pictures = Annotated[int, typer.Option("--pictures", min=1, max=6, help="Pictures for every model.")]
-Server = Annotated[
-    str | None,
-    typer.Option("--server", envvar="GRADSERVE_SERVER", metavar="HOST:PORT", help="Ask this server; start none."),
-]
-Start = Annotated[float, typer.Option("--start-timeout", help="Seconds that a started server may take.")]
 
 
+@dataclass(frozen=True)
+class Serving:
+    """Which server is asked, or else started, and with which models."""
+
+    model: Annotated[
+        list[str],
+        typer.Option("--model", "-m", metavar="NAME[=WEIGHTS]", help="Also serve this model. May be repeated."),
+    ] = field(default_factory=list)
+    server: Annotated[
+        str | None,
+        typer.Option("--server", envvar="GRADSERVE_SERVER", metavar="HOST:PORT", help="Ask this server; start none."),
+    ] = None
+    start_timeout: Annotated[float, typer.Option("--start-timeout", help="Seconds that a started server may take.")] = (
+        300.0
+    )
+
+    @contextmanager
+    def address(self, log: Path) -> Iterator[str]:
+        """The address of the server, which is stopped in the end if it was started here."""
+        if self.server:
+            yield self.server
+            return
+        output.err().print("starting a server ...")
+        arguments = [part for name in dict.fromkeys([*_EMBEDDED, *self.model]) for part in ("--model", name)]
+        with local_server.launched(arguments, log, self.start_timeout) as address:
+            output.err().print(f"it serves on {address}")
+            yield address
+        output.err().print("the server is stopped")
+
+
+@options.grouped
 def demo(
-    model: Models = [],  # noqa: B006  typer copies it
+    *,
+    serving: Serving,
     out: Out = Path("demo-out"),
     pictures: Pictures = 3,
-    server: Server = None,
-    start_timeout: Start = 300.0,
     tls: options.Tls = False,
     ca: options.Ca = None,
     token: options.Token = None,
@@ -50,10 +72,10 @@ def demo(
     """
     out.mkdir(parents=True, exist_ok=True)
     with (
-        _address(server, model, out / "server.log", start_timeout) as address,
-        options.connect(address, tls, ca, token, timeout) as client,
+        serving.address(out / "server.log") as address,
+        options.Connection(address, tls, ca, token).client(timeout) as client,
     ):
-        client.wait_until_ready(start_timeout)
+        client.wait_until_ready(serving.start_timeout)
         deeds, sections = _shown(client, pictures)
     lead = "Every picture on this page was made by a running server that was asked over gRPC."
     path = out / "index.html"
@@ -63,19 +85,6 @@ def demo(
     else:
         output.out().print(_table(deeds))
         output.out().print(f"{len(deeds)} requests; the pictures are on {path}")
-
-
-@contextmanager
-def _address(server: str | None, models: Sequence[str], log: Path, timeout: float) -> Iterator[str]:
-    if server:
-        yield server
-        return
-    output.err().print("starting a server ...")
-    wanted = dict.fromkeys([*_EMBEDDED, *models])
-    with local_server.launched([part for each in wanted for part in ("--model", each)], log, timeout) as address:
-        output.err().print(f"it serves on {address}")
-        yield address
-    output.err().print("the server is stopped")
 
 
 def _shown(client: Client, pictures: int) -> tuple[list[session.LogEntry], list[html.Section]]:
