@@ -13,20 +13,9 @@ from rich.table import Table
 
 from gradserve import images
 from gradserve.cli import options, output
-from gradserve.cli.commands import load
-from gradserve.cli.commands import tune as tuning
+from gradserve.cli.commands import load, tune
 from gradserve.messages import fields
 from gradserve.messages.common import EXPLAIN_METHOD
-
-Tune = Annotated[
-    Path | None,
-    typer.Option(
-        "--tune", dir_okay=False, metavar="FILE", help="Measure this machine instead, and write what suits it to FILE."
-    ),
-]
-Config = Annotated[
-    Path | None, typer.Option("--config", exists=True, dir_okay=False, help="With --tune: the server's TOML file.")
-]
 
 
 @dataclass(frozen=True)
@@ -44,18 +33,35 @@ class Traffic:
         Path | None, typer.Option("--image", exists=True, dir_okay=False, help="Picture to send; noise if left out.")
     ] = None
 
-    def load(self, model: str) -> load.Load:
-        """The same as what is run, for one model."""
+    def on(self, model: str) -> load.Load:
+        """The load on one model."""
         mix = _mix(self.method)
         return load.Load(self.image or _noise(), model, mix, self.callers, self.seconds, self.requests)
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """What to measure instead of a server."""
+
+    tune: Annotated[
+        Path | None,
+        typer.Option(
+            "--tune",
+            dir_okay=False,
+            metavar="FILE",
+            help="Measure this machine instead, and write what suits it to FILE.",
+        ),
+    ] = None
+    config: Annotated[
+        Path | None, typer.Option("--config", exists=True, dir_okay=False, help="With --tune: the server's TOML file.")
+    ] = None
 
 
 @options.grouped
 def bench(
     *,
     traffic: Traffic,
-    tune: Tune = None,
-    config: Config = None,
+    tuning: Tuning,
     model: options.Model = "",
     connection: options.Connection,
     timeout: options.Timeout = options.DEFAULT_TIMEOUT,
@@ -70,10 +76,10 @@ def bench(
 
     Example: `gradserve bench --callers 16 --seconds 10 --method predict --method grad_cam=2 --method smooth_grad`
     """
-    if tune:
-        tuning.tune(tune, config, [model] if model else [])
+    if tuning.tune:
+        tune.tune(tuning.tune, tuning.config, [model] if model else [])
         return
-    asked = traffic.load(model)
+    asked = traffic.on(model)
 
     async def send() -> tuple[list[load.Sample], float]:
         async with connection.async_client(timeout) as client:

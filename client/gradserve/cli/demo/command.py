@@ -10,7 +10,7 @@ import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 
-from gradserve.cli import html, options, output
+from gradserve.cli import options, output, page
 from gradserve.cli.demo import local_server, session
 from gradserve.cli.demo import pictures as picture_chapters
 from gradserve.client import Client
@@ -79,7 +79,7 @@ def demo(
         deeds, sections = _shown(client, pictures)
     lead = "Every picture on this page was made by a running server that was asked over gRPC."
     path = out / "index.html"
-    path.write_text(html.html("gradserve", lead, sections), encoding="utf-8")
+    path.write_text(page.html("gradserve", lead, sections), encoding="utf-8")
     if as_json:
         output.print_json({"page": str(path), "done": [output.plain(deed) for deed in deeds]})
     else:
@@ -87,7 +87,7 @@ def demo(
         output.out().print(f"{len(deeds)} requests; the pictures are on {path}")
 
 
-def _shown(client: Client, pictures: int) -> tuple[list[session.LogEntry], list[html.Section]]:
+def _shown(client: Client, pictures: int) -> tuple[list[session.LogEntry], list[page.Section]]:
     """Every chapter for every model, with a progress bar."""
     cards = [client.model(card.name) for card in client.models()]
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
