@@ -16,16 +16,15 @@ from gradserve.arguments import (
     StylizeArguments,
     TargetLike,
 )
-from gradserve.messages import attack as attack_messages
-from gradserve.messages import common, pictures
-from gradserve.messages import influence as influence_messages
+from gradserve.messages import attack, explain, influence, pictures, predict
 from gradserve.messages.goals import GoalLike
 from gradserve.messages.influence import EmbedArguments, InfluenceArguments, SuspectsArguments
 from gradserve.ordered import in_order_async
 from gradserve.results.attack import Attack
-from gradserve.results.common import Explanation, Explanations, Prediction
+from gradserve.results.explain import Explanation, Explanations
 from gradserve.results.influence import Features, Influence, Suspects
 from gradserve.results.pictures import MaximizedImage, MaximizedImages, Progress, StylizedImage
+from gradserve.results.predict import Prediction
 
 
 class AsyncClient(AsyncConnection):
@@ -52,9 +51,9 @@ class AsyncClient(AsyncConnection):
     ) -> Prediction:
         """The most probable classes of a picture."""
         request = await asyncio.to_thread(
-            common.predict_request, image, model=model, top_k=top_k, preprocess=preprocess, **options
+            predict.predict_request, image, model=model, top_k=top_k, preprocess=preprocess, **options
         )
-        return common.prediction(await self._call(self._stubs.gradients.Predict, request, timeout))
+        return predict.prediction(await self._call(self._stubs.gradients.Predict, request, timeout))
 
     @overload
     async def explain(
@@ -95,7 +94,7 @@ class AsyncClient(AsyncConnection):
         Maps travel as `format` "float32", "float16" or "png"; `overlay` also asks the server for a picture.
         """
         request = await asyncio.to_thread(
-            common.explain_request,
+            explain.explain_request,
             image,
             methods,
             target=target,
@@ -114,7 +113,7 @@ class AsyncClient(AsyncConnection):
                 alone=alone,
             ),
         )
-        found = common.explanations(request, await self._call(self._stubs.gradients.Explain, request, timeout))
+        found = explain.explanations(request, await self._call(self._stubs.gradients.Explain, request, timeout))
         return found if isinstance(methods, list) or isinstance(target, list) else found[0]
 
     async def attack(
@@ -156,7 +155,7 @@ class AsyncClient(AsyncConnection):
         `maps` names a method of `explain` whose maps of both pictures come along.
         """
         request = await asyncio.to_thread(
-            attack_messages.attack_request,
+            attack.attack_request,
             image,
             method,
             label=label,
@@ -184,7 +183,7 @@ class AsyncClient(AsyncConnection):
                 alone=alone,
             ),
         )
-        return attack_messages.attack_result(request, await self._call(self._stubs.gradients.Attack, request, timeout))
+        return attack.attack_result(request, await self._call(self._stubs.gradients.Attack, request, timeout))
 
     async def influence(
         self,
@@ -201,23 +200,23 @@ class AsyncClient(AsyncConnection):
         `what_if` asks what the removal of groups of rows would change: a list of rows, or a Reweighting, for each.
         `ensemble` names models that were trained independently on the same examples.
         """
-        request = await asyncio.to_thread(influence_messages.influence_request, image, method, **arguments)
-        return influence_messages.influence_result(await self._call(self._stubs.gradients.Influence, request, timeout))
+        request = await asyncio.to_thread(influence.influence_request, image, method, **arguments)
+        return influence.influence_result(await self._call(self._stubs.gradients.Influence, request, timeout))
 
     async def suspects(self, *, timeout: float | None = None, **arguments: Unpack[SuspectsArguments]) -> Suspects:
         """Training examples whose labels are suspicious, most first.
 
         `order` is "rank_sum", "self_influence", "loss" or "disagreement".
         """
-        request = influence_messages.suspects_request(**arguments)
-        return influence_messages.suspects_result(await self._call(self._stubs.gradients.Suspects, request, timeout))
+        request = influence.suspects_request(**arguments)
+        return influence.suspects_result(await self._call(self._stubs.gradients.Suspects, request, timeout))
 
     async def embed(
         self, image: ImageLike, *, timeout: float | None = None, **arguments: Unpack[EmbedArguments]
     ) -> Features:
         """The features of a layer, pooled by "mean", "max" or "none"; by default what goes into the last linear one."""
-        request = await asyncio.to_thread(influence_messages.embed_request, image, **arguments)
-        return influence_messages.embed_result(await self._call(self._stubs.gradients.Embed, request, timeout))
+        request = await asyncio.to_thread(influence.embed_request, image, **arguments)
+        return influence.embed_result(await self._call(self._stubs.gradients.Embed, request, timeout))
 
     async def maximize(
         self, goals: GoalLike | list[Any], *, timeout: float = pictures.LONG, **arguments: Unpack[MaximizeArguments]

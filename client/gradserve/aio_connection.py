@@ -10,7 +10,7 @@ import grpc
 
 from gradserve import channel, errors
 from gradserve.address import DEFAULT_ADDRESS
-from gradserve.messages import common
+from gradserve.messages.models import model_card
 from gradserve.results.models import ModelCard
 from gradserve.stubs import AsyncChannels, Stubs
 from gradserve.v1 import models_pb2
@@ -61,7 +61,7 @@ class AsyncConnection:
     async def models(self) -> list[ModelCard]:
         """The cards of all models that were loaded, without their layers; `model()` is the default one."""
         reply = await self._call(self._stubs.models.ListModels, models_pb2.ListModelsRequest(), None)
-        return [common.model_card(each) for each in reply.models]
+        return [model_card(each) for each in reply.models]
 
     async def unavailable_models(self) -> dict[str, str]:
         """Why models of the server's configuration could not be loaded, by name."""
@@ -76,7 +76,7 @@ class AsyncConnection:
     async def model(self, name: str = "") -> ModelCard:
         """One model's card with its layers; without a name that of the default model."""
         reply = await self._call(self._stubs.models.GetModel, models_pb2.GetModelRequest(name=name), None)
-        return common.model_card(reply)
+        return model_card(reply)
 
     async def close(self) -> None:
         """Close the running loop's connection and cancel the calls that run in it; the next call opens another."""

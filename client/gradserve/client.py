@@ -16,16 +16,15 @@ from gradserve.arguments import (
     TargetLike,
 )
 from gradserve.connection import Connection
-from gradserve.messages import attack as attack_messages
-from gradserve.messages import common, pictures
-from gradserve.messages import influence as influence_messages
+from gradserve.messages import attack, explain, influence, pictures, predict
 from gradserve.messages.goals import GoalLike
 from gradserve.messages.influence import EmbedArguments, InfluenceArguments, SuspectsArguments
 from gradserve.ordered import in_order
 from gradserve.results.attack import Attack
-from gradserve.results.common import Explanation, Explanations, Prediction
+from gradserve.results.explain import Explanation, Explanations
 from gradserve.results.influence import Features, Influence, Suspects
 from gradserve.results.pictures import MaximizedImage, MaximizedImages, Progress, StylizedImage
+from gradserve.results.predict import Prediction
 
 
 class Client(Connection):
@@ -48,8 +47,8 @@ class Client(Connection):
         **options: Unpack[Options],
     ) -> Prediction:
         """The most probable classes of a picture."""
-        request = common.predict_request(image, model=model, top_k=top_k, preprocess=preprocess, **options)
-        return common.prediction(self._call(self._stubs.gradients.Predict, request, timeout))
+        request = predict.predict_request(image, model=model, top_k=top_k, preprocess=preprocess, **options)
+        return predict.prediction(self._call(self._stubs.gradients.Predict, request, timeout))
 
     @overload
     def explain(
@@ -87,7 +86,7 @@ class Client(Connection):
         one with parameters. A target is a class's index or name, a Rank or a Unit; None is the predicted class.
         Maps travel as `format` "float32", "float16" or "png"; `overlay` also asks the server for a picture.
         """
-        request = common.explain_request(
+        request = explain.explain_request(
             image,
             methods,
             target=target,
@@ -106,7 +105,7 @@ class Client(Connection):
                 alone=alone,
             ),
         )
-        found = common.explanations(request, self._call(self._stubs.gradients.Explain, request, timeout))
+        found = explain.explanations(request, self._call(self._stubs.gradients.Explain, request, timeout))
         return found if isinstance(methods, list) or isinstance(target, list) else found[0]
 
     def attack(
@@ -147,7 +146,7 @@ class Client(Connection):
         stands before the model; with `adaptive` the attack knows of it. `eot` seeks what survives random changes.
         `maps` names a method of `explain` whose maps of both pictures come along.
         """
-        request = attack_messages.attack_request(
+        request = attack.attack_request(
             image,
             method,
             label=label,
@@ -175,7 +174,7 @@ class Client(Connection):
                 alone=alone,
             ),
         )
-        return attack_messages.attack_result(request, self._call(self._stubs.gradients.Attack, request, timeout))
+        return attack.attack_result(request, self._call(self._stubs.gradients.Attack, request, timeout))
 
     def influence(
         self,
@@ -192,21 +191,21 @@ class Client(Connection):
         `what_if` asks what the removal of groups of rows would change: a list of rows, or a Reweighting, for each.
         `ensemble` names models that were trained independently on the same examples.
         """
-        request = influence_messages.influence_request(image, method, **arguments)
-        return influence_messages.influence_result(self._call(self._stubs.gradients.Influence, request, timeout))
+        request = influence.influence_request(image, method, **arguments)
+        return influence.influence_result(self._call(self._stubs.gradients.Influence, request, timeout))
 
     def suspects(self, *, timeout: float | None = None, **arguments: Unpack[SuspectsArguments]) -> Suspects:
         """Training examples whose labels are suspicious, most first.
 
         `order` is "rank_sum", "self_influence", "loss" or "disagreement".
         """
-        request = influence_messages.suspects_request(**arguments)
-        return influence_messages.suspects_result(self._call(self._stubs.gradients.Suspects, request, timeout))
+        request = influence.suspects_request(**arguments)
+        return influence.suspects_result(self._call(self._stubs.gradients.Suspects, request, timeout))
 
     def embed(self, image: ImageLike, *, timeout: float | None = None, **arguments: Unpack[EmbedArguments]) -> Features:
         """The features of a layer, pooled by "mean", "max" or "none"; by default what goes into the last linear one."""
-        request = influence_messages.embed_request(image, **arguments)
-        return influence_messages.embed_result(self._call(self._stubs.gradients.Embed, request, timeout))
+        request = influence.embed_request(image, **arguments)
+        return influence.embed_result(self._call(self._stubs.gradients.Embed, request, timeout))
 
     def maximize(
         self, goals: GoalLike | list[Any], *, timeout: float = pictures.LONG, **arguments: Unpack[MaximizeArguments]

@@ -10,7 +10,7 @@ import grpc
 
 from gradserve import channel, errors
 from gradserve.address import DEFAULT_ADDRESS
-from gradserve.messages import common
+from gradserve.messages.models import model_card
 from gradserve.results.models import ModelCard
 from gradserve.stubs import Channels, Stubs
 from gradserve.v1 import models_pb2
@@ -61,7 +61,7 @@ class Connection:
     def models(self) -> list[ModelCard]:
         """The cards of all models that were loaded, without their layers; `model()` is the default one."""
         reply = self._call(self._stubs.models.ListModels, models_pb2.ListModelsRequest(), None)
-        return [common.model_card(each) for each in reply.models]
+        return [model_card(each) for each in reply.models]
 
     def unavailable_models(self) -> dict[str, str]:
         """Why models of the server's configuration could not be loaded, by name."""
@@ -76,7 +76,7 @@ class Connection:
     def model(self, name: str = "") -> ModelCard:
         """One model's card with its layers; without a name that of the default model."""
         reply = self._call(self._stubs.models.GetModel, models_pb2.GetModelRequest(name=name), None)
-        return common.model_card(reply)
+        return model_card(reply)
 
     def close(self) -> None:
         """Close the connection; calls that are still running are cancelled."""

@@ -12,7 +12,7 @@ from gradserve.arguments import Method
 from gradserve.cli import options, output, parse
 from gradserve.messages import fields
 from gradserve.messages.attack import ATTACK_METHOD
-from gradserve.messages.common import EXPLAIN_METHOD
+from gradserve.messages.explain import EXPLAIN_METHOD
 from gradserve.results.attack import Attack
 
 _METHODS = ", ".join(fields.names(ATTACK_METHOD))

@@ -15,7 +15,7 @@ from gradserve import images
 from gradserve.cli import options, output
 from gradserve.cli.commands import load, tune
 from gradserve.messages import fields
-from gradserve.messages.common import EXPLAIN_METHOD
+from gradserve.messages.explain import EXPLAIN_METHOD
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,8 @@ from rich.table import Table
 
 from gradserve.cli import options, output, parse
 from gradserve.messages import fields
-from gradserve.messages.common import EXPLAIN_METHOD
-from gradserve.results.common import Explanation
+from gradserve.messages.explain import EXPLAIN_METHOD
+from gradserve.results.explain import Explanation
 
 _METHODS = ", ".join(fields.names(EXPLAIN_METHOD))
 

@@ -8,7 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from gradserve.cli import options, output
-from gradserve.results.common import Prediction
+from gradserve.results.predict import Prediction
 
 TopK = Annotated[int, typer.Option("--top-k", "-k", min=1, max=1000, help="How many classes.")]
 

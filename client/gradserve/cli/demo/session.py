@@ -11,9 +11,11 @@ from gradserve.cli.demo import influence, robust, samples
 from gradserve.client import Client
 from gradserve.errors import FailedPrecondition
 from gradserve.messages import fields
-from gradserve.messages.common import EXPLAIN_METHOD
-from gradserve.results.common import Explanation, Prediction, Provenance
+from gradserve.messages.explain import EXPLAIN_METHOD
+from gradserve.results.common import Provenance
+from gradserve.results.explain import Explanation
 from gradserve.results.models import Layer, ModelCard
+from gradserve.results.predict import Prediction
 
 T = TypeVar("T")
 _ATTACKS: Sequence[tuple[str, Mapping[str, Any]]] = (
