@@ -45,6 +45,8 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON on standard outpu
 Photos = Annotated[list[Path], typer.Argument(help="Picture files.", exists=True, dir_okay=False)]
 Photo = Annotated[Path, typer.Argument(help="Picture file.", exists=True, dir_okay=False)]
 Limit = Annotated[int | None, typer.Option("--limit", min=1, help="Only so many pictures, drawn by the seed.")]
+Size = Annotated[int | None, typer.Option("--size", min=1, help="Longer side in pixels.")]
+Snapshots = Annotated[list[int], typer.Option("--snapshot", min=0, help="Also save the picture after this step.")]
 Model = Annotated[str, typer.Option("--model", "-m", help="Name of the model; the server's default if left out.")]
 Preprocess = Annotated[
     str,

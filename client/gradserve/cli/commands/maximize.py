@@ -43,7 +43,7 @@ class Goals:
 class Recipe:
     """How the picture is made."""
 
-    size: Annotated[int | None, typer.Option("--size", min=1, help="Longer side in pixels.")] = None
+    size: options.Size = None
     steps: Annotated[int | None, typer.Option("--steps", min=1, help="Steps (of each octave).")] = None
     param: Annotated[
         list[str], typer.Option("--param", help=f"NAME=VALUE, of {parse.settings_of(_SETTINGS)}. May be repeated.")
@@ -62,9 +62,7 @@ class MaximizeRecipe(Recipe):
     image: Annotated[
         Path | None, typer.Option("--image", help="Picture to start from.", exists=True, dir_okay=False)
     ] = None
-    snapshot: Annotated[list[int], typer.Option("--snapshot", min=0, help="Also save the picture after this step.")] = (
-        field(default_factory=list)
-    )
+    snapshot: options.Snapshots = field(default_factory=list)
 
     def arguments(self) -> dict[str, Any]:
         """The options as the client's `maximize` takes them."""

@@ -49,15 +49,13 @@ class Styles:
 class Recipe:
     """How the picture is made, and which of its steps are kept."""
 
-    size: Annotated[int | None, typer.Option("--size", min=1, help="Longer side in pixels.")] = None
+    size: options.Size = None
     steps: Annotated[int | None, typer.Option("--steps", min=1, help="Steps.")] = None
     keep_colours: Annotated[bool, typer.Option("--keep-colours", help="Stylize the luminance only.")] = False
     param: Annotated[
         list[str], typer.Option("--param", help=f"NAME=VALUE, of {parse.settings_of(_SETTINGS)}. May be repeated.")
     ] = field(default_factory=list)
-    snapshot: Annotated[list[int], typer.Option("--snapshot", min=0, help="Also save the picture after this step.")] = (
-        field(default_factory=list)
-    )
+    snapshot: options.Snapshots = field(default_factory=list)
 
     def arguments(self) -> dict[str, Any]:
         """The options as the client's `stylize` takes them."""

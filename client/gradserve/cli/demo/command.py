@@ -11,15 +11,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 
 from gradserve.cli import options, output, page
-from gradserve.cli.demo import local_server, session
-from gradserve.cli.demo import pictures as picture_chapters
+from gradserve.cli.demo import local_server, pictures, session
 from gradserve.client import Client
 
 _EMBEDDED = ("digits", "cifar10", "cifar10-robust")
-_CHAPTERS = (*session.CHAPTERS, *picture_chapters.CHAPTERS)
-
-Out = Annotated[Path, typer.Option("--out", "-o", help="Folder for the page.")]
-Pictures = Annotated[int, typer.Option("--pictures", min=1, max=6, help="Pictures for every model.")]
+_CHAPTERS = (*session.CHAPTERS, *pictures.CHAPTERS)
 
 
 @dataclass(frozen=True)
@@ -52,12 +48,19 @@ class Serving:
         output.err().print("the server is stopped")
 
 
+@dataclass(frozen=True)
+class Contents:
+    """What goes on the page, and where the page goes."""
+
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the page.")] = Path("demo-out")
+    pictures: Annotated[int, typer.Option("--pictures", min=1, max=6, help="Pictures for every model.")] = 3
+
+
 @options.grouped
 def demo(
     *,
     serving: Serving,
-    out: Out = Path("demo-out"),
-    pictures: Pictures = 3,
+    contents: Contents,
     tls: options.Tls = False,
     ca: options.Ca = None,
     token: options.Token = None,
@@ -70,13 +73,14 @@ def demo(
 
     Example: `gradserve demo --model mobilenet_v2` or `gradserve demo --model mobilenet_v2=weights.safetensors`
     """
+    out = contents.out
     out.mkdir(parents=True, exist_ok=True)
     with (
         serving.address(out / "server.log") as address,
         options.Connection(address, tls, ca, token).client(timeout) as client,
     ):
         client.wait_until_ready(serving.start_timeout)
-        deeds, sections = _shown(client, pictures)
+        deeds, sections = _shown(client, contents.pictures)
     lead = "Every picture on this page was made by a running server that was asked over gRPC."
     path = out / "index.html"
     path.write_text(page.html("gradserve", lead, sections), encoding="utf-8")
@@ -87,14 +91,14 @@ def demo(
         output.out().print(f"{len(deeds)} requests; the pictures are on {path}")
 
 
-def _shown(client: Client, pictures: int) -> tuple[list[session.LogEntry], list[page.Section]]:
-    """Every chapter for every model, with a progress bar."""
+def _shown(client: Client, count: int) -> tuple[list[session.LogEntry], list[page.Section]]:
+    """Every chapter for every model, with so many pictures each, and a progress bar."""
     cards = [client.model(card.name) for card in client.models()]
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     with Progress(*columns, console=output.err(), transient=True) as progress:
-        total = sum(session.requests(card, pictures) + picture_chapters.requests(card) for card in cards)
+        total = sum(session.requests(card, count) + pictures.requests(card) for card in cards)
         task = progress.add_task("demo", total=total)
-        demo = session.Session(client, pictures, lambda what: progress.update(task, description=what, advance=1))
+        demo = session.Session(client, count, lambda what: progress.update(task, description=what, advance=1))
         sections = []
         for card in cards:
             for chapter in _CHAPTERS:
