@@ -219,7 +219,11 @@ class AsyncClient(AsyncConnection):
         return influence.embed_result(await self._call(self._stubs.gradients.Embed, request, timeout))
 
     async def maximize(
-        self, goals: GoalLike | list[Any], *, timeout: float = pictures.LONG, **arguments: Unpack[MaximizeArguments]
+        self,
+        goals: GoalLike | list[Any],
+        *,
+        timeout: float = pictures.DEFAULT_TIMEOUT,
+        **arguments: Unpack[MaximizeArguments],
     ) -> MaximizedImage | MaximizedImages:
         """The picture that a goal is maximal on, or with a list of goals all of theirs.
 
@@ -229,7 +233,11 @@ class AsyncClient(AsyncConnection):
         return pictures.maximized(goals, await self._call(self._stubs.gradients.Maximize, request, timeout))
 
     async def maximize_stream(
-        self, goals: GoalLike | list[Any], *, timeout: float = pictures.LONG, **arguments: Unpack[MaximizeArguments]
+        self,
+        goals: GoalLike | list[Any],
+        *,
+        timeout: float = pictures.DEFAULT_TIMEOUT,
+        **arguments: Unpack[MaximizeArguments],
     ) -> AsyncIterator[Progress | MaximizedImage | MaximizedImages]:
         """Progress while it is made, and in the end what `maximize` returns; leaving the loop ends the work."""
         request = await asyncio.to_thread(pictures.maximize_request, goals, **arguments)
@@ -241,7 +249,7 @@ class AsyncClient(AsyncConnection):
         content: ImageLike | None,
         style: StyleLike | None = None,
         *,
-        timeout: float = pictures.LONG,
+        timeout: float = pictures.DEFAULT_TIMEOUT,
         **arguments: Unpack[StylizeArguments],
     ) -> StylizedImage:
         """The content in the style of a picture, of a list, or of (picture, weight) pairs (Gatys et al. 2016).
@@ -256,7 +264,7 @@ class AsyncClient(AsyncConnection):
         content: ImageLike | None,
         style: StyleLike | None = None,
         *,
-        timeout: float = pictures.LONG,
+        timeout: float = pictures.DEFAULT_TIMEOUT,
         **arguments: Unpack[StylizeArguments],
     ) -> AsyncIterator[Progress | StylizedImage]:
         """Progress while it is made, and in the end what `stylize` returns; leaving the loop ends the work."""

@@ -208,7 +208,11 @@ class Client(Connection):
         return influence.embed_result(self._call(self._stubs.gradients.Embed, request, timeout))
 
     def maximize(
-        self, goals: GoalLike | list[Any], *, timeout: float = pictures.LONG, **arguments: Unpack[MaximizeArguments]
+        self,
+        goals: GoalLike | list[Any],
+        *,
+        timeout: float = pictures.DEFAULT_TIMEOUT,
+        **arguments: Unpack[MaximizeArguments],
     ) -> MaximizedImage | MaximizedImages:
         """The picture that a goal is maximal on, or with a list of goals all of theirs.
 
@@ -218,7 +222,11 @@ class Client(Connection):
         return pictures.maximized(goals, self._call(self._stubs.gradients.Maximize, request, timeout))
 
     def maximize_stream(
-        self, goals: GoalLike | list[Any], *, timeout: float = pictures.LONG, **arguments: Unpack[MaximizeArguments]
+        self,
+        goals: GoalLike | list[Any],
+        *,
+        timeout: float = pictures.DEFAULT_TIMEOUT,
+        **arguments: Unpack[MaximizeArguments],
     ) -> Iterator[Progress | MaximizedImage | MaximizedImages]:
         """Progress while it is made, and in the end what `maximize` returns; leaving the loop ends the work."""
         request = pictures.maximize_request(goals, **arguments)
@@ -230,7 +238,7 @@ class Client(Connection):
         content: ImageLike | None,
         style: StyleLike | None = None,
         *,
-        timeout: float = pictures.LONG,
+        timeout: float = pictures.DEFAULT_TIMEOUT,
         **arguments: Unpack[StylizeArguments],
     ) -> StylizedImage:
         """The content in the style of a picture, of a list, or of (picture, weight) pairs (Gatys et al. 2016).
@@ -245,7 +253,7 @@ class Client(Connection):
         content: ImageLike | None,
         style: StyleLike | None = None,
         *,
-        timeout: float = pictures.LONG,
+        timeout: float = pictures.DEFAULT_TIMEOUT,
         **arguments: Unpack[StylizeArguments],
     ) -> Iterator[Progress | StylizedImage]:
         """Progress while it is made, and in the end what `stylize` returns; leaving the loop ends the work."""

@@ -1,6 +1,7 @@
-"""The channels of both clients, and the stubs of every service over them: here the two differ, and are written by hand.
+"""The channels of both clients, and the stubs of every service over them.
 
-Everything else of `Client` is generated from `AsyncClient`: see protos/sync_client.py.
+`Client` is generated from `AsyncClient` (protos/sync_client.py), but for these: all threads may share a channel, while
+a channel for asyncio belongs to one event loop.
 """
 
 import asyncio

@@ -78,7 +78,7 @@ def maximize(
     out: Out = Path("maximize.png"),
     request: options.PictureRequest,
     connection: options.Connection,
-    timeout: options.Timeout = pictures.LONG,
+    timeout: options.Timeout = pictures.DEFAULT_TIMEOUT,
     as_json: options.Json = False,
 ) -> None:
     """Make pictures that classes, units or layers answer to most.
@@ -109,7 +109,7 @@ def dream(
     allow_partial: options.AllowPartial = False,
     alone: options.Alone = False,
     connection: options.Connection,
-    timeout: options.Timeout = pictures.LONG,
+    timeout: options.Timeout = pictures.DEFAULT_TIMEOUT,
     as_json: options.Json = False,
 ) -> None:
     """DeepDream: more and more of what a layer sees in a photo.

@@ -77,7 +77,7 @@ def stylize(
     out: Out = Path("stylize.png"),
     request: options.PictureRequest,
     connection: options.Connection,
-    timeout: options.Timeout = pictures.LONG,
+    timeout: options.Timeout = pictures.DEFAULT_TIMEOUT,
     as_json: options.Json = False,
 ) -> None:
     """Give a photo the style of other pictures.
