@@ -17,13 +17,15 @@ test-processors: .venv/ready  ## tests of kernels, precisions, engine and compan
 serve: .venv/ready  ## the server; ARGS="--model resnet50 --port 50051"
 	$(BIN)/gradserve serve $(ARGS)
 
-check: .venv/ready  ## style, types, stubs in step, protos compatible with the published ones
+check: .venv/ready  ## style, types, generated code in step, protos compatible with the published ones; the house
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/python protos/generate.py --check
+	$(BIN)/python protos/sync_client.py --check
 	$(BIN)/buf lint protos
 	$(BIN)/buf breaking protos --against protos/published.binpb
+	$(BIN)/python tests/house.py
 
 bench: .venv/bench  ## benchmarks, minutes; they print, they never fail for being slow
 	$(BIN)/python -m tests.bench $(ARGS)
@@ -31,8 +33,9 @@ bench: .venv/bench  ## benchmarks, minutes; they print, they never fail for bein
 bench-influence: .venv/bench  ## influence beside real retraining: trains about 300 small networks; ARGS="--part lds"
 	$(BIN)/python -m tests.bench.influence $(ARGS)
 
-protos: .venv/ready  ## regenerate the stubs
+protos: .venv/ready  ## regenerate the stubs, and the client from its form for asyncio
 	$(BIN)/python protos/generate.py
+	$(BIN)/python protos/sync_client.py
 
 format: .venv/ready
 	$(BIN)/ruff check --fix .

@@ -92,6 +92,13 @@ def test_the_stubs_are_in_step_with_the_protos() -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+def test_the_client_is_generated_from_its_form_for_asyncio() -> None:
+    done = subprocess.run(
+        [sys.executable, ROOT / "protos/sync_client.py", "--check"], capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
 def test_every_field_of_the_contract_is_documented() -> None:
     for path in (ROOT / "protos").rglob("*.proto"):
         text = path.read_text()

@@ -31,10 +31,12 @@ from gradserve.errors import (
 )
 from gradserve.messages.goals import Goal
 from gradserve.results.attack import Attack, Certificate, Judgement, TrajectoryStep
-from gradserve.results.common import Explanation, Explanations, Prediction, Provenance, Region, Score
+from gradserve.results.common import Provenance, Region, Score
+from gradserve.results.explain import Explanation, Explanations
 from gradserve.results.influence import Features, Influence, Reweighting, Suspects, TrainingExample
 from gradserve.results.models import Applicability, Layer, ModelCard
 from gradserve.results.pictures import MaximizedImage, MaximizedImages, Progress, StylizedImage
+from gradserve.results.predict import Prediction
 
 try:
     __version__ = _metadata.version("gradserve")

@@ -4,6 +4,7 @@ import os
 from ipaddress import ip_address
 from urllib.parse import urlsplit
 
+DEFAULT_ADDRESS = "127.0.0.1:50051"
 EXAMPLES = "such as 127.0.0.1:50051, example.org:50051, [::1]:50051 or unix:/run/gradserve.sock"
 UNIX = ("unix:", "unix-abstract:")
 SCHEMES = (*UNIX, "dns:", "ipv4:", "ipv6:", "vsock:", "xds:", "google-c2p:", "passthrough:")  # which gRPC resolves

@@ -1,35 +1,42 @@
-"""The client for asyncio: `gradserve.Client`, awaited."""
+"""The client for asyncio; `gradserve.client` has the same for ordinary code."""
 
 import asyncio
 from collections.abc import AsyncIterator, Iterable, Mapping
 from typing import Any, Unpack, overload
 
+from gradserve.aio_connection import AsyncConnection
 from gradserve.arguments import (
     AttackTargetLike,
     ImageLike,
+    MaximizeArguments,
     MethodLike,
     Options,
     ParameterValue,
+    StyleLike,
+    StylizeArguments,
     TargetLike,
 )
-from gradserve.makers import AsyncMakers
-from gradserve.messages import attack as attack_messages
-from gradserve.messages import common
-from gradserve.messages import influence as influence_messages
+from gradserve.messages import attack, explain, influence, pictures, predict
+from gradserve.messages.goals import GoalLike
 from gradserve.messages.influence import EmbedArguments, InfluenceArguments, SuspectsArguments
 from gradserve.ordered import in_order_async
 from gradserve.results.attack import Attack
-from gradserve.results.common import Explanation, Explanations, Prediction
+from gradserve.results.explain import Explanation, Explanations
 from gradserve.results.influence import Features, Influence, Suspects
-from gradserve.results.models import ModelCard
-from gradserve.v1 import models_pb2
+from gradserve.results.pictures import MaximizedImage, MaximizedImages, Progress, StylizedImage
+from gradserve.results.predict import Prediction
 
 
-class AsyncClient(AsyncMakers):
-    """A connection to a gradserve server for asyncio; arguments and results are those of `Client`.
+class AsyncClient(AsyncConnection):
+    """A connection to a gradserve server for asyncio.
 
     It may be made anywhere and used in several event loops: each has a channel of its own, from its first call on until
     `close` or the end of its `async with`.
+
+    target: HOST:PORT, [IPV6]:PORT or unix:PATH; addresses of this machine are never reached through a proxy.
+    tls: True for the system's certificates, or the path of a CA certificate.
+    token: sent as "authorization: Bearer ...". timeout: seconds that a call may take.
+    retries: how often a call is made again when no server is available, 0 to 4.
     """
 
     async def predict(
@@ -44,9 +51,9 @@ class AsyncClient(AsyncMakers):
     ) -> Prediction:
         """The most probable classes of a picture."""
         request = await asyncio.to_thread(
-            common.predict_request, image, model=model, top_k=top_k, preprocess=preprocess, **options
+            predict.predict_request, image, model=model, top_k=top_k, preprocess=preprocess, **options
         )
-        return common.prediction(await self._call(self._line.gradients.Predict, request, timeout))
+        return predict.prediction(await self._call(self._stubs.gradients.Predict, request, timeout))
 
     @overload
     async def explain(
@@ -80,9 +87,14 @@ class AsyncClient(AsyncMakers):
         timeout: float | None = None,
         **parameters: ParameterValue,
     ) -> Explanation | Explanations:
-        """The map of a method for a target, or with a list of methods or of targets all their maps; see `Client`."""
+        """The map of a method for a target, or with a list of methods or of targets all their maps.
+
+        A method is a name, (name, parameters) or a Method; `explain(image, "smooth_grad", samples=25)` is short for
+        one with parameters. A target is a class's index or name, a Rank or a Unit; None is the predicted class.
+        Maps travel as `format` "float32", "float16" or "png"; `overlay` also asks the server for a picture.
+        """
         request = await asyncio.to_thread(
-            common.explain_request,
+            explain.explain_request,
             image,
             methods,
             target=target,
@@ -101,7 +113,7 @@ class AsyncClient(AsyncMakers):
                 alone=alone,
             ),
         )
-        found = common.explanations(request, await self._call(self._line.gradients.Explain, request, timeout))
+        found = explain.explanations(request, await self._call(self._stubs.gradients.Explain, request, timeout))
         return found if isinstance(methods, list) or isinstance(target, list) else found[0]
 
     async def attack(
@@ -133,9 +145,17 @@ class AsyncClient(AsyncMakers):
         timeout: float | None = None,
         **parameters: ParameterValue,
     ) -> Attack:
-        """A picture changed a little so that the model errs, with its certificate; see `Client`."""
+        """A picture changed a little so that the model errs, with a certificate measured on the returned bytes.
+
+        The method is as in `explain`: "pgd", Method("pgd", steps=40), or `attack(image, "pgd", steps=40)`. Without a
+        `target` (a class's index or name, or a Pick) any error will do; `label` is the true class, None the predicted
+        one. `eps` is the budget in `norm` "linf" or "l2" for pixels in [0, 1], a number or "8/255"; None: what suits
+        the model. `loss` is "cross_entropy", "margin" or "dlr". `defence`, such as "jpeg" or ("blur", {"sigma": 2}),
+        stands before the model; with `adaptive` the attack knows of it. `eot` seeks what survives random changes.
+        `maps` names a method of `explain` whose maps of both pictures come along.
+        """
         request = await asyncio.to_thread(
-            attack_messages.attack_request,
+            attack.attack_request,
             image,
             method,
             label=label,
@@ -163,7 +183,7 @@ class AsyncClient(AsyncMakers):
                 alone=alone,
             ),
         )
-        return attack_messages.attack_result(request, await self._call(self._line.gradients.Attack, request, timeout))
+        return attack.attack_result(request, await self._call(self._stubs.gradients.Attack, request, timeout))
 
     async def influence(
         self,
@@ -173,24 +193,84 @@ class AsyncClient(AsyncMakers):
         timeout: float | None = None,
         **arguments: Unpack[InfluenceArguments],
     ) -> Influence:
-        """The training examples that most helped and most harmed a prediction; see `Client`."""
-        request = await asyncio.to_thread(influence_messages.influence_request, image, method, **arguments)
-        return influence_messages.influence_result(await self._call(self._line.gradients.Influence, request, timeout))
+        """The training examples that most helped and most harmed a prediction, by the model's index.
+
+        The prediction is judged by `label` (a class's index or name, or a Rank; None: the predicted class); `goal` is
+        "loss", "margin" or "logit". `method` is "projected", "last_layer", "neighbours" or None for the index's own.
+        `what_if` asks what the removal of groups of rows would change: a list of rows, or a Reweighting, for each.
+        `ensemble` names models that were trained independently on the same examples.
+        """
+        request = await asyncio.to_thread(influence.influence_request, image, method, **arguments)
+        return influence.influence_result(await self._call(self._stubs.gradients.Influence, request, timeout))
 
     async def suspects(self, *, timeout: float | None = None, **arguments: Unpack[SuspectsArguments]) -> Suspects:
         """Training examples whose labels are suspicious, most first.
 
         `order` is "rank_sum", "self_influence", "loss" or "disagreement".
         """
-        request = influence_messages.suspects_request(**arguments)
-        return influence_messages.suspects_result(await self._call(self._line.gradients.Suspects, request, timeout))
+        request = influence.suspects_request(**arguments)
+        return influence.suspects_result(await self._call(self._stubs.gradients.Suspects, request, timeout))
 
     async def embed(
         self, image: ImageLike, *, timeout: float | None = None, **arguments: Unpack[EmbedArguments]
     ) -> Features:
-        """The features of a layer; see `Client`."""
-        request = await asyncio.to_thread(influence_messages.embed_request, image, **arguments)
-        return influence_messages.embed_result(await self._call(self._line.gradients.Embed, request, timeout))
+        """The features of a layer, pooled by "mean", "max" or "none"; by default what goes into the last linear one."""
+        request = await asyncio.to_thread(influence.embed_request, image, **arguments)
+        return influence.embed_result(await self._call(self._stubs.gradients.Embed, request, timeout))
+
+    async def maximize(
+        self,
+        goals: GoalLike | list[Any],
+        *,
+        timeout: float = pictures.DEFAULT_TIMEOUT,
+        **arguments: Unpack[MaximizeArguments],
+    ) -> MaximizedImage | MaximizedImages:
+        """The picture that a goal is maximal on, or with a list of goals all of theirs.
+
+        A goal is a class's index or name, a Unit, or a Goal: sums and differences of those, of layers and directions.
+        """
+        request = await asyncio.to_thread(pictures.maximize_request, goals, **arguments)
+        return pictures.maximized(goals, await self._call(self._stubs.gradients.Maximize, request, timeout))
+
+    async def maximize_stream(
+        self,
+        goals: GoalLike | list[Any],
+        *,
+        timeout: float = pictures.DEFAULT_TIMEOUT,
+        **arguments: Unpack[MaximizeArguments],
+    ) -> AsyncIterator[Progress | MaximizedImage | MaximizedImages]:
+        """Progress while it is made, and in the end what `maximize` returns; leaving the loop ends the work."""
+        request = await asyncio.to_thread(pictures.maximize_request, goals, **arguments)
+        async for event in self._stream(self._stubs.gradients.StreamMaximize, request, timeout):
+            yield pictures.maximize_event(goals, event)
+
+    async def stylize(
+        self,
+        content: ImageLike | None,
+        style: StyleLike | None = None,
+        *,
+        timeout: float = pictures.DEFAULT_TIMEOUT,
+        **arguments: Unpack[StylizeArguments],
+    ) -> StylizedImage:
+        """The content in the style of a picture, of a list, or of (picture, weight) pairs (Gatys et al. 2016).
+
+        Without a style the content is reconstructed from its layers; with None as content the style gives a texture.
+        """
+        request = await asyncio.to_thread(pictures.stylize_request, content, style, **arguments)
+        return pictures.stylized(await self._call(self._stubs.gradients.Stylize, request, timeout))
+
+    async def stylize_stream(
+        self,
+        content: ImageLike | None,
+        style: StyleLike | None = None,
+        *,
+        timeout: float = pictures.DEFAULT_TIMEOUT,
+        **arguments: Unpack[StylizeArguments],
+    ) -> AsyncIterator[Progress | StylizedImage]:
+        """Progress while it is made, and in the end what `stylize` returns; leaving the loop ends the work."""
+        request = await asyncio.to_thread(pictures.stylize_request, content, style, **arguments)
+        async for event in self._stream(self._stubs.gradients.StreamStylize, request, timeout):
+            yield pictures.stylize_event(event)
 
     def predict_many(
         self, images: Iterable[ImageLike], *, concurrency: int = 8, **arguments: Any
@@ -209,23 +289,3 @@ class AsyncClient(AsyncMakers):
     ) -> AsyncIterator[Attack]:
         """Attacks on many pictures in their order, with `attack`'s arguments; the first failure is raised."""
         return in_order_async(lambda image: self.attack(image, method, **arguments), images, concurrency)
-
-    async def models(self) -> list[ModelCard]:
-        """The cards of all models that were loaded, without their layers; `model()` is the default one."""
-        reply = await self._call(self._line.models.ListModels, models_pb2.ListModelsRequest(), None)
-        return [common.model_card(each) for each in reply.models]
-
-    async def unavailable_models(self) -> dict[str, str]:
-        """Why models of the server's configuration could not be loaded, by name."""
-        reply = await self._call(self._line.models.ListModels, models_pb2.ListModelsRequest(), None)
-        return {each.name: each.reason for each in reply.unavailable}
-
-    async def default_model(self) -> str:
-        """The name of the model that answers requests that name none, even if it could not be loaded."""
-        reply = await self._call(self._line.models.ListModels, models_pb2.ListModelsRequest(), None)
-        return str(reply.default_model)
-
-    async def model(self, name: str = "") -> ModelCard:
-        """One model's card with its layers; without a name that of the default model."""
-        reply = await self._call(self._line.models.GetModel, models_pb2.GetModelRequest(name=name), None)
-        return common.model_card(reply)

@@ -1,3 +1,4 @@
+# Generated from aio.py by protos/sync_client.py: edit that file, then `make protos`.
 """The client for ordinary code; `gradserve.aio` has the same for asyncio."""
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -6,25 +7,27 @@ from typing import Any, Unpack, overload
 from gradserve.arguments import (
     AttackTargetLike,
     ImageLike,
+    MaximizeArguments,
     MethodLike,
     Options,
     ParameterValue,
+    StyleLike,
+    StylizeArguments,
     TargetLike,
 )
-from gradserve.makers import Makers
-from gradserve.messages import attack as attack_messages
-from gradserve.messages import common
-from gradserve.messages import influence as influence_messages
+from gradserve.connection import Connection
+from gradserve.messages import attack, explain, influence, pictures, predict
+from gradserve.messages.goals import GoalLike
 from gradserve.messages.influence import EmbedArguments, InfluenceArguments, SuspectsArguments
 from gradserve.ordered import in_order
 from gradserve.results.attack import Attack
-from gradserve.results.common import Explanation, Explanations, Prediction
+from gradserve.results.explain import Explanation, Explanations
 from gradserve.results.influence import Features, Influence, Suspects
-from gradserve.results.models import ModelCard
-from gradserve.v1 import models_pb2
+from gradserve.results.pictures import MaximizedImage, MaximizedImages, Progress, StylizedImage
+from gradserve.results.predict import Prediction
 
 
-class Client(Makers):
+class Client(Connection):
     """A connection to a gradserve server; safe to share between threads.
 
     target: HOST:PORT, [IPV6]:PORT or unix:PATH; addresses of this machine are never reached through a proxy.
@@ -44,8 +47,8 @@ class Client(Makers):
         **options: Unpack[Options],
     ) -> Prediction:
         """The most probable classes of a picture."""
-        request = common.predict_request(image, model=model, top_k=top_k, preprocess=preprocess, **options)
-        return common.prediction(self._call(self._line.gradients.Predict, request, timeout))
+        request = predict.predict_request(image, model=model, top_k=top_k, preprocess=preprocess, **options)
+        return predict.prediction(self._call(self._stubs.gradients.Predict, request, timeout))
 
     @overload
     def explain(
@@ -83,7 +86,7 @@ class Client(Makers):
         one with parameters. A target is a class's index or name, a Rank or a Unit; None is the predicted class.
         Maps travel as `format` "float32", "float16" or "png"; `overlay` also asks the server for a picture.
         """
-        request = common.explain_request(
+        request = explain.explain_request(
             image,
             methods,
             target=target,
@@ -102,7 +105,7 @@ class Client(Makers):
                 alone=alone,
             ),
         )
-        found = common.explanations(request, self._call(self._line.gradients.Explain, request, timeout))
+        found = explain.explanations(request, self._call(self._stubs.gradients.Explain, request, timeout))
         return found if isinstance(methods, list) or isinstance(target, list) else found[0]
 
     def attack(
@@ -143,7 +146,7 @@ class Client(Makers):
         stands before the model; with `adaptive` the attack knows of it. `eot` seeks what survives random changes.
         `maps` names a method of `explain` whose maps of both pictures come along.
         """
-        request = attack_messages.attack_request(
+        request = attack.attack_request(
             image,
             method,
             label=label,
@@ -171,7 +174,7 @@ class Client(Makers):
                 alone=alone,
             ),
         )
-        return attack_messages.attack_result(request, self._call(self._line.gradients.Attack, request, timeout))
+        return attack.attack_result(request, self._call(self._stubs.gradients.Attack, request, timeout))
 
     def influence(
         self,
@@ -188,21 +191,75 @@ class Client(Makers):
         `what_if` asks what the removal of groups of rows would change: a list of rows, or a Reweighting, for each.
         `ensemble` names models that were trained independently on the same examples.
         """
-        request = influence_messages.influence_request(image, method, **arguments)
-        return influence_messages.influence_result(self._call(self._line.gradients.Influence, request, timeout))
+        request = influence.influence_request(image, method, **arguments)
+        return influence.influence_result(self._call(self._stubs.gradients.Influence, request, timeout))
 
     def suspects(self, *, timeout: float | None = None, **arguments: Unpack[SuspectsArguments]) -> Suspects:
         """Training examples whose labels are suspicious, most first.
 
         `order` is "rank_sum", "self_influence", "loss" or "disagreement".
         """
-        request = influence_messages.suspects_request(**arguments)
-        return influence_messages.suspects_result(self._call(self._line.gradients.Suspects, request, timeout))
+        request = influence.suspects_request(**arguments)
+        return influence.suspects_result(self._call(self._stubs.gradients.Suspects, request, timeout))
 
     def embed(self, image: ImageLike, *, timeout: float | None = None, **arguments: Unpack[EmbedArguments]) -> Features:
         """The features of a layer, pooled by "mean", "max" or "none"; by default what goes into the last linear one."""
-        request = influence_messages.embed_request(image, **arguments)
-        return influence_messages.embed_result(self._call(self._line.gradients.Embed, request, timeout))
+        request = influence.embed_request(image, **arguments)
+        return influence.embed_result(self._call(self._stubs.gradients.Embed, request, timeout))
+
+    def maximize(
+        self,
+        goals: GoalLike | list[Any],
+        *,
+        timeout: float = pictures.DEFAULT_TIMEOUT,
+        **arguments: Unpack[MaximizeArguments],
+    ) -> MaximizedImage | MaximizedImages:
+        """The picture that a goal is maximal on, or with a list of goals all of theirs.
+
+        A goal is a class's index or name, a Unit, or a Goal: sums and differences of those, of layers and directions.
+        """
+        request = pictures.maximize_request(goals, **arguments)
+        return pictures.maximized(goals, self._call(self._stubs.gradients.Maximize, request, timeout))
+
+    def maximize_stream(
+        self,
+        goals: GoalLike | list[Any],
+        *,
+        timeout: float = pictures.DEFAULT_TIMEOUT,
+        **arguments: Unpack[MaximizeArguments],
+    ) -> Iterator[Progress | MaximizedImage | MaximizedImages]:
+        """Progress while it is made, and in the end what `maximize` returns; leaving the loop ends the work."""
+        request = pictures.maximize_request(goals, **arguments)
+        for event in self._stream(self._stubs.gradients.StreamMaximize, request, timeout):
+            yield pictures.maximize_event(goals, event)
+
+    def stylize(
+        self,
+        content: ImageLike | None,
+        style: StyleLike | None = None,
+        *,
+        timeout: float = pictures.DEFAULT_TIMEOUT,
+        **arguments: Unpack[StylizeArguments],
+    ) -> StylizedImage:
+        """The content in the style of a picture, of a list, or of (picture, weight) pairs (Gatys et al. 2016).
+
+        Without a style the content is reconstructed from its layers; with None as content the style gives a texture.
+        """
+        request = pictures.stylize_request(content, style, **arguments)
+        return pictures.stylized(self._call(self._stubs.gradients.Stylize, request, timeout))
+
+    def stylize_stream(
+        self,
+        content: ImageLike | None,
+        style: StyleLike | None = None,
+        *,
+        timeout: float = pictures.DEFAULT_TIMEOUT,
+        **arguments: Unpack[StylizeArguments],
+    ) -> Iterator[Progress | StylizedImage]:
+        """Progress while it is made, and in the end what `stylize` returns; leaving the loop ends the work."""
+        request = pictures.stylize_request(content, style, **arguments)
+        for event in self._stream(self._stubs.gradients.StreamStylize, request, timeout):
+            yield pictures.stylize_event(event)
 
     def predict_many(
         self, images: Iterable[ImageLike], *, concurrency: int = 8, **arguments: Any
@@ -221,22 +278,3 @@ class Client(Makers):
     ) -> Iterator[Attack]:
         """Attacks on many pictures in their order, with `attack`'s arguments; the first failure is raised."""
         return in_order(lambda image: self.attack(image, method, **arguments), images, concurrency)
-
-    def models(self) -> list[ModelCard]:
-        """The cards of all models that were loaded, without their layers; `model()` is the default one."""
-        reply = self._call(self._line.models.ListModels, models_pb2.ListModelsRequest(), None)
-        return [common.model_card(each) for each in reply.models]
-
-    def unavailable_models(self) -> dict[str, str]:
-        """Why models of the server's configuration could not be loaded, by name."""
-        reply = self._call(self._line.models.ListModels, models_pb2.ListModelsRequest(), None)
-        return {each.name: each.reason for each in reply.unavailable}
-
-    def default_model(self) -> str:
-        """The name of the model that answers requests that name none, even if it could not be loaded."""
-        reply = self._call(self._line.models.ListModels, models_pb2.ListModelsRequest(), None)
-        return str(reply.default_model)
-
-    def model(self, name: str = "") -> ModelCard:
-        """One model's card with its layers; without a name that of the default model."""
-        return common.model_card(self._call(self._line.models.GetModel, models_pb2.GetModelRequest(name=name), None))

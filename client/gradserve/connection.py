@@ -1,39 +1,23 @@
-"""What both clients have of their connection: channel, calls and their errors, health, waiting and closing."""
+# Generated from aio_connection.py by protos/sync_client.py: edit that file, then `make protos`.
+"""A connection to a server: calls and their errors, health, the server's models, waiting and closing."""
 
-import asyncio
 import time
-from collections.abc import Callable
-from functools import cache
+from collections.abc import Callable, Iterator
 from types import TracebackType
-from typing import Any, NamedTuple, Self
+from typing import Any, Self
 
 import grpc
-import grpc.aio
 
 from gradserve import channel, errors
-from gradserve.v1 import models_pb2_grpc, service_pb2_grpc
-
-DEFAULT_ADDRESS = "127.0.0.1:50051"
-
-
-class Line(NamedTuple):
-    """A channel and what is called over it."""
-
-    channel: Any
-    gradients: Any
-    models: Any
-    health: Any
-
-    @classmethod
-    def over(cls, opened: Any) -> Self:
-        """The calls of both services, and of the health service, over that channel."""
-        health = opened.unary_unary(channel.HEALTH, channel.same, channel.same)
-        gradients = service_pb2_grpc.GradientServiceStub(opened)
-        return cls(opened, gradients, models_pb2_grpc.ModelServiceStub(opened), health)
+from gradserve.address import DEFAULT_ADDRESS
+from gradserve.messages.models import model_card
+from gradserve.results.models import ModelCard
+from gradserve.stubs import Channels, Stubs
+from gradserve.v1 import models_pb2
 
 
 class Connection:
-    """A connection for ordinary code."""
+    """What the client has beside the calls that are about pictures."""
 
     def __init__(
         self,
@@ -47,12 +31,16 @@ class Connection:
         self.target = target
         self.timeout = timeout
         self._endpoint = channel.Endpoint(target, tls, token, retries)
-        self._line = Line.over(self._endpoint.channel(grpc))
+        self._channels = Channels(self._endpoint)
+
+    @property
+    def _stubs(self) -> Stubs:
+        return self._channels.stubs
 
     def health(self, service: str = "") -> str:
         """The server's state: "SERVING" or "NOT_SERVING"."""
         try:
-            return channel.health_state(self._line.health(channel.health_request(service), timeout=self.timeout))
+            return channel.health_state(self._stubs.health(channel.health_request(service), timeout=self.timeout))
         except grpc.RpcError as failure:
             raise self._endpoint.error(failure) from None
 
@@ -62,7 +50,7 @@ class Connection:
         state = "no answer"
         while (left := end - time.monotonic()) > 0:
             try:
-                state = channel.health_state(self._line.health(b"", timeout=left, wait_for_ready=True))
+                state = channel.health_state(self._stubs.health(b"", timeout=left, wait_for_ready=True))
             except grpc.RpcError as failure:
                 state = str(failure.details())
             if state == "SERVING":
@@ -70,9 +58,29 @@ class Connection:
             time.sleep(min(0.1, left))
         raise errors.not_ready(self.target, timeout, state, self._endpoint.proxy)
 
+    def models(self) -> list[ModelCard]:
+        """The cards of all models that were loaded, without their layers; `model()` is the default one."""
+        reply = self._call(self._stubs.models.ListModels, models_pb2.ListModelsRequest(), None)
+        return [model_card(each) for each in reply.models]
+
+    def unavailable_models(self) -> dict[str, str]:
+        """Why models of the server's configuration could not be loaded, by name."""
+        reply = self._call(self._stubs.models.ListModels, models_pb2.ListModelsRequest(), None)
+        return {each.name: each.reason for each in reply.unavailable}
+
+    def default_model(self) -> str:
+        """The name of the model that answers requests that name none, even if it could not be loaded."""
+        reply = self._call(self._stubs.models.ListModels, models_pb2.ListModelsRequest(), None)
+        return str(reply.default_model)
+
+    def model(self, name: str = "") -> ModelCard:
+        """One model's card with its layers; without a name that of the default model."""
+        reply = self._call(self._stubs.models.GetModel, models_pb2.GetModelRequest(name=name), None)
+        return model_card(reply)
+
     def close(self) -> None:
         """Close the connection; calls that are still running are cancelled."""
-        self._line.channel.close()
+        self._channels.close()
 
     def __enter__(self) -> Self:
         return self
@@ -90,79 +98,16 @@ class Connection:
         except grpc.RpcError as failure:
             raise self._endpoint.error(failure) from None
 
-
-class AsyncConnection:
-    """A connection for asyncio: one channel for each event loop, opened where it is first used."""
-
-    def __init__(
-        self,
-        target: str = DEFAULT_ADDRESS,
-        *,
-        tls: channel.Tls = None,
-        token: str | None = None,
-        timeout: float = 60.0,
-        retries: int = 3,
-    ) -> None:
-        self.target = target
-        self.timeout = timeout
-        self._endpoint = channel.Endpoint(target, tls, token, retries)
-        self._lines: dict[asyncio.AbstractEventLoop, Line] = {}
-
-    @property
-    def _line(self) -> Line:
-        """The running loop's; those of loops that have ended are forgotten."""
-        loop = asyncio.get_running_loop()
-        if loop not in self._lines:
-            _keep_grpc_running()
-            self._lines = {other: line for other, line in self._lines.items() if not other.is_closed()}
-            self._lines[loop] = Line.over(self._endpoint.channel(grpc.aio))
-        return self._lines[loop]
-
-    async def health(self, service: str = "") -> str:
-        """The server's state: "SERVING" or "NOT_SERVING"."""
-        try:
-            return channel.health_state(await self._line.health(channel.health_request(service), timeout=self.timeout))
-        except grpc.RpcError as failure:
-            raise self._endpoint.error(failure) from None
-
-    async def wait_until_ready(self, timeout: float = 60.0) -> None:
-        """Return as soon as the server is serving; DeadlineExceeded if it is not in time."""
-        end = time.monotonic() + timeout
-        state = "no answer"
-        while (left := end - time.monotonic()) > 0:
-            try:
-                state = channel.health_state(await self._line.health(b"", timeout=left, wait_for_ready=True))
-            except grpc.aio.AioRpcError as failure:
-                state = str(failure.details())
-            if state == "SERVING":
-                return
-            await asyncio.sleep(min(0.1, left))
-        raise errors.not_ready(self.target, timeout, state, self._endpoint.proxy)
-
-    async def close(self) -> None:
-        """Close the running loop's connection and cancel the calls that run in it; the next call opens another."""
-        line = self._lines.pop(asyncio.get_running_loop(), None)
-        if line is not None:
-            await line.channel.close()
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self.close()
-
-    async def _call(self, method: Callable[..., Any], request: Any, timeout: float | None) -> Any:
+    def _stream(self, method: Callable[..., Any], request: Any, timeout: float) -> Iterator[Any]:
         channel.check_size(request)
-        seconds = self.timeout if timeout is None else timeout
+        call = method(request, timeout=timeout, metadata=self._endpoint.metadata)
         try:
-            return await method(request, timeout=seconds, metadata=self._endpoint.metadata)
+            for event in call:
+                if event.HasField("result"):
+                    for _ in call:  # the status comes after it; leaving before that would count as cancelled
+                        pass
+                yield event
         except grpc.RpcError as failure:
             raise self._endpoint.error(failure) from None
-
-
-@cache
-def _keep_grpc_running() -> None:
-    """Until the process ends: gRPC may wait for itself where it is shut down between two event loops."""
-    grpc.aio.init_grpc_aio()
+        finally:
+            call.cancel()

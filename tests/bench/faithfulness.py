@@ -21,7 +21,7 @@ from rich.table import Table
 
 from gradserve import Client
 from gradserve.cli.demo.local_server import launched
-from gradserve.results.common import Explanations
+from gradserve.results.explain import Explanations
 from gradserve.v1 import common_pb2 as pb
 from gradserve_server.api.images import decode, preprocess
 from gradserve_server.config import LimitSettings

@@ -18,8 +18,9 @@ from skimage.data import astronaut
 
 from gradserve.arguments import Options
 from gradserve.cli.demo.local_server import launched
-from gradserve.messages import attack as attack_messages
-from gradserve.messages import common
+from gradserve.messages.attack import attack_request
+from gradserve.messages.explain import explain_request
+from gradserve.messages.predict import predict_request
 from gradserve.v1 import service_pb2_grpc
 
 from .peer import ALPHA, EPS, NOISE, SAMPLES, STEPS
@@ -127,7 +128,7 @@ def explain(
     model: str, jpeg: bytes, target: int | None, precision: str, method: str = "gradient", **parameters: Any
 ) -> Request:
     """JPEG in, PNG map out; without a target it is the predicted class's."""
-    message = common.explain_request(
+    message = explain_request(
         jpeg,
         method,
         target=target,
@@ -143,7 +144,7 @@ def explain(
 def kinds(model: str, jpeg: bytes, target: int, precision: str) -> list[Request]:
     """A request of each of METHODS: gradient, SmoothGrad, ten steps of PGD with their certificate, Predict."""
     options = Options(precision=precision)
-    attack = attack_messages.attack_request(
+    attack = attack_request(
         jpeg,
         "pgd",
         label=target,
@@ -158,7 +159,7 @@ def kinds(model: str, jpeg: bytes, target: int, precision: str) -> list[Request]
         explain(model, jpeg, target, precision),
         explain(model, jpeg, target, precision, "smooth_grad", samples=SAMPLES, noise=NOISE),
         Request("Attack", attack),
-        Request("Predict", common.predict_request(jpeg, model=model, preprocess="as_is", **options)),
+        Request("Predict", predict_request(jpeg, model=model, preprocess="as_is", **options)),
     ]
 
 

@@ -121,7 +121,7 @@ def test_a_client_for_asyncio_in_several_loops(server, photo):
         "tiny",
         "goldfish",
     ]
-    assert len(client._lines) <= 1
+    assert len(client._channels._by_loop) <= 1
     gc.collect()
 
 
@@ -164,7 +164,7 @@ print(*[asyncio.run(ask()) for _ in range(4)])
 def test_a_client_for_asyncio_outside_a_loop_says_so(server):
     client = AsyncClient(server.target)
     with pytest.raises(RuntimeError, match="no running event loop"):
-        client._line  # noqa: B018
+        client._stubs  # noqa: B018
 
 
 @pytest.mark.parametrize("variable", ["grpc_proxy", "https_proxy", "http_proxy"])

@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from gradserve import GradserveError, cli
-from gradserve.cli import html as page
+from gradserve.cli import page
 from gradserve.cli.demo import local_server, samples
 
 from .fake import METHODS

@@ -5,7 +5,9 @@ import numpy as np
 import pytest
 
 from gradserve import Client, Method, Rank, Unit
-from gradserve.messages import common, fields
+from gradserve.messages import fields
+from gradserve.messages.common import request_options
+from gradserve.messages.explain import EXPLAIN_METHOD, explain_request
 from gradserve.v1 import common_pb2, explain_pb2
 
 PIXELS = np.zeros((8, 8, 3), dtype=np.uint8)
@@ -13,7 +15,7 @@ PIXELS = np.zeros((8, 8, 3), dtype=np.uint8)
 
 def explain(methods, **arguments):
     arguments = {"shorthand": {}, "options": {}, **arguments}
-    return common.explain_request(PIXELS, methods, **arguments)
+    return explain_request(PIXELS, methods, **arguments)
 
 
 @pytest.mark.parametrize(
@@ -33,7 +35,7 @@ def test_a_method_in_all_its_spellings(asked, shorthand):
 
 
 def test_every_method_without_parameters():
-    names = fields.names(common.EXPLAIN_METHOD)
+    names = fields.names(EXPLAIN_METHOD)
     request = explain(names)
     assert [method.WhichOneof("method") for method in request.methods] == names
     assert "grad_cam" in names
@@ -42,7 +44,7 @@ def test_every_method_without_parameters():
 def test_every_choice_has_a_name_and_goes_there_and_back():
     enums = [
         field.enum_type
-        for method in common.EXPLAIN_METHOD.oneofs_by_name["method"].fields
+        for method in EXPLAIN_METHOD.oneofs_by_name["method"].fields
         for field in method.message_type.fields
         if field.enum_type
     ]
@@ -58,7 +60,7 @@ def test_every_choice_has_a_name_and_goes_there_and_back():
 
 def test_no_parameter_hides_an_argument_of_explain():
     arguments = set(inspect.signature(Client.explain).parameters)
-    for method in common.EXPLAIN_METHOD.oneofs_by_name["method"].fields:
+    for method in EXPLAIN_METHOD.oneofs_by_name["method"].fields:
         assert not arguments & {field.name for field in method.message_type.fields}
 
 
@@ -84,7 +86,7 @@ def test_no_target_and_many():
 
 
 def test_options():
-    options = common.request_options(
+    options = request_options(
         priority="batch", precision="exact", seed=0, time_budget=0.25, allow_partial=True, quick_decode=True, alone=True
     )
     assert options.priority == common_pb2.PRIORITY_BATCH
@@ -93,9 +95,9 @@ def test_options():
     assert options.time_budget.nanos == 250_000_000
     assert options.allow_partial
     assert options.quick_decode
-    assert not common.request_options().quick_decode
+    assert not request_options().quick_decode
     assert options.alone
-    plain = common.request_options()
+    plain = request_options()
     assert not plain.HasField("seed")
     assert not plain.HasField("time_budget")
     assert not plain.alone
@@ -122,9 +124,9 @@ def test_options():
         (lambda: explain("gradient", target=-1), "target must be"),
         (lambda: explain("gradient", target=True), "a target is"),
         (lambda: explain("gradient", format="jpeg"), "format must be one of float16, float32, png"),
-        (lambda: common.request_options(priority="urgent"), "priority must be one of batch, interactive"),
-        (lambda: common.request_options(time_budget=0), "time_budget"),
-        (lambda: common.request_options(seed=-1), "seed"),
+        (lambda: request_options(priority="urgent"), "priority must be one of batch, interactive"),
+        (lambda: request_options(time_budget=0), "time_budget"),
+        (lambda: request_options(seed=-1), "seed"),
         (lambda: Unit("layer4", 1, y=3), "go together"),
     ],
 )
@@ -145,12 +147,12 @@ def test_what_makes_no_sense_is_a_value_error(broken, says):
     ],
 )
 def test_parameters_of_the_command_line(method, name, text, value):
-    assert fields.parse(common.EXPLAIN_METHOD, method, name, text) == value
+    assert fields.parse(EXPLAIN_METHOD, method, name, text) == value
 
 
 def test_parameters_of_the_command_line_that_cannot_be_read():
     with pytest.raises(ValueError, match="samples must be a whole number, not 'many'"):
-        fields.parse(common.EXPLAIN_METHOD, "smooth_grad", "samples", "many")
+        fields.parse(EXPLAIN_METHOD, "smooth_grad", "samples", "many")
 
 
 def test_values_can_be_keys():

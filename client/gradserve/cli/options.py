@@ -1,13 +1,20 @@
-"""Options that many commands have: where the server is, and what every request carries."""
+"""Options that many commands have, and groups of options: dataclasses that `grouped` writes out for a command."""
 
+import dataclasses
+import inspect
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import wraps
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, get_type_hints
 
 import typer
 
+from gradserve.address import DEFAULT_ADDRESS
+from gradserve.aio import AsyncClient
 from gradserve.client import Client
-from gradserve.connection import DEFAULT_ADDRESS as DEFAULT_ADDRESS
 
+DEFAULT_TIMEOUT = 60.0  # seconds that a call may take
 _CONNECTION, _REQUEST = "Connection", "Request"
 
 Server = Annotated[
@@ -35,6 +42,11 @@ Token = Annotated[
 Timeout = Annotated[float, typer.Option("--timeout", help="Seconds that a call may take.", rich_help_panel=_CONNECTION)]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on standard output.", rich_help_panel="Output")]
 
+Photos = Annotated[list[Path], typer.Argument(help="Picture files.", exists=True, dir_okay=False)]
+Photo = Annotated[Path, typer.Argument(help="Picture file.", exists=True, dir_okay=False)]
+Limit = Annotated[int | None, typer.Option("--limit", min=1, help="Only so many pictures, drawn by the seed.")]
+Size = Annotated[int | None, typer.Option("--size", min=1, help="Longer side in pixels.")]
+Snapshots = Annotated[list[int], typer.Option("--snapshot", min=0, help="Also save the picture after this step.")]
 Model = Annotated[str, typer.Option("--model", "-m", help="Name of the model; the server's default if left out.")]
 Preprocess = Annotated[
     str,
@@ -73,9 +85,88 @@ Concurrency = Annotated[
     int, typer.Option("--concurrency", min=1, help="Photos that are under way at once.", rich_help_panel=_REQUEST)
 ]
 
-DEFAULT_TIMEOUT = 60.0
+
+@dataclass(frozen=True)
+class Connection:
+    """Where the server is, and how to reach it."""
+
+    server: Server = DEFAULT_ADDRESS
+    tls: Tls = False
+    ca: Ca = None
+    token: Token = None
+
+    def client(self, timeout: float = DEFAULT_TIMEOUT) -> Client:
+        """A client of that server."""
+        return Client(self.server, tls=self.ca or self.tls, token=self.token, timeout=timeout)
+
+    def async_client(self, timeout: float) -> AsyncClient:
+        """A client of that server for asyncio."""
+        return AsyncClient(self.server, tls=self.ca or self.tls, token=self.token, timeout=timeout)
 
 
-def connect(server: str, tls: bool, ca: Path | None, token: str | None, timeout: float = DEFAULT_TIMEOUT) -> Client:
-    """The client that these options describe."""
-    return Client(server, tls=ca or tls, token=token, timeout=timeout)
+@dataclass(frozen=True)
+class PhotoRequest:
+    """What a request about a photo carries."""
+
+    preprocess: Preprocess = "model_default"
+    priority: Priority = "interactive"
+    time_budget: TimeBudget = None
+    quick_decode: QuickDecode = False
+    alone: Alone = False
+
+
+@dataclass(frozen=True)
+class PhotosRequest(PhotoRequest):
+    """What requests about many photos carry, and how many are under way at once."""
+
+    precision: Precision = "auto"
+    concurrency: Concurrency = 8
+
+
+@dataclass(frozen=True)
+class GradientsRequest(PhotosRequest):
+    """What requests carry whose answers may be random, and take many passes."""
+
+    seed: Seed = None
+    allow_partial: AllowPartial = False
+
+
+@dataclass(frozen=True)
+class PictureRequest:
+    """What a request carries that makes a picture."""
+
+    priority: Priority = "interactive"
+    precision: Precision = "auto"
+    seed: Seed = None
+    time_budget: TimeBudget = None
+    allow_partial: AllowPartial = False
+    alone: Alone = False
+
+
+def grouped(command: Callable[..., None]) -> Callable[..., None]:
+    """The command as typer reads it: a parameter that is a dataclass gives way to one for each of its fields."""
+    hints = get_type_hints(command, include_extras=True)
+    groups: dict[str, Any] = {name: kind for name, kind in hints.items() if dataclasses.is_dataclass(kind)}
+
+    @wraps(command)
+    def ungrouped(**values: Any) -> None:
+        for name, group in groups.items():
+            values[name] = group(**{field.name: values.pop(field.name) for field in dataclasses.fields(group)})
+        command(**values)
+
+    parameters: list[inspect.Parameter] = []
+    for name, parameter in inspect.signature(command).parameters.items():
+        parameters += _parameters(groups[name]) if name in groups else [parameter.replace(kind=parameter.KEYWORD_ONLY)]
+    ungrouped.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    ungrouped.__annotations__ = {each.name: each.annotation for each in parameters}
+    return ungrouped
+
+
+def _parameters(group: Any) -> Iterator[inspect.Parameter]:
+    """The fields of a dataclass, all of which have defaults, as parameters of a function."""
+    hints = get_type_hints(group, include_extras=True)
+    for field in dataclasses.fields(group):
+        default = field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
+        yield inspect.Parameter(
+            field.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=hints[field.name]
+        )

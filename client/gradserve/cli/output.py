@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn, track
 
 from gradserve.results import pictures
-from gradserve.results.common import Explanation
+from gradserve.results.explain import Explanation
 
 T = TypeVar("T")
 FILE_COLUMNS = 1000  # columns where nobody looks: programs and files get every name whole

@@ -6,7 +6,7 @@ from typing import Any
 from gradserve.arguments import AttackTargetLike, Method, ParameterValue, Pick, Rank, TargetLike, Unit
 from gradserve.messages import fields
 from gradserve.messages.attack import DEFENCE, EOT
-from gradserve.messages.common import EXPLAIN_METHOD
+from gradserve.messages.explain import EXPLAIN_METHOD
 
 
 def methods(names: Sequence[str], texts: Sequence[str], contract: Any = EXPLAIN_METHOD) -> list[Method]:

@@ -10,7 +10,6 @@ from gradserve.messages import fields
 from gradserve.messages.common import (
     PREPROCESS,
     choice,
-    explanation_of,
     provenance_of,
     region_of,
     request_options,
@@ -18,8 +17,10 @@ from gradserve.messages.common import (
     set_method,
     target_message,
 )
+from gradserve.messages.explain import explanation_of
 from gradserve.results.attack import Attack, Certificate, Judgement, TrajectoryStep
-from gradserve.results.common import Explanation, Provenance, Region
+from gradserve.results.common import Provenance, Region
+from gradserve.results.explain import Explanation
 from gradserve.v1 import attack_pb2, common_pb2, explain_pb2
 
 _ENUMS = attack_pb2.DESCRIPTOR.enum_types_by_name

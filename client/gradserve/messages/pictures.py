@@ -13,7 +13,7 @@ from gradserve.messages.goals import GoalLike, goal_message
 from gradserve.results.pictures import Curve, MaximizedImage, MaximizedImages, Progress, StylizedImage
 from gradserve.v1 import maximize_pb2, progress_pb2, stylize_pb2
 
-LONG = 3600.0  # seconds that a call which makes pictures may take, where nothing is said
+DEFAULT_TIMEOUT = 3600.0  # seconds that a call which makes pictures may take
 _PRESET = maximize_pb2.MaximizePreset.DESCRIPTOR
 _OPTIONS = Options.__annotations__
 

@@ -10,7 +10,8 @@ from PIL import Image
 
 from gradserve import images
 from gradserve.arguments import ParameterValue
-from gradserve.results.common import Explanation, Provenance, Region, Score
+from gradserve.results.common import Provenance, Region, Score
+from gradserve.results.explain import Explanation
 
 OBSTACLES = ("ZERO_GRADIENT", "SATURATED", "FLAT_LOSS")  # codes of warnings that an attack had nothing to follow
 

@@ -1,82 +1,141 @@
 """`gradserve attack`: adversarial pictures with their certificates."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.table import Table
 
+from gradserve.arguments import Method
 from gradserve.cli import options, output, parse
-from gradserve.cli import output as report
 from gradserve.messages import fields
 from gradserve.messages.attack import ATTACK_METHOD
-from gradserve.messages.common import EXPLAIN_METHOD
+from gradserve.messages.explain import EXPLAIN_METHOD
 from gradserve.results.attack import Attack
 
 _METHODS = ", ".join(fields.names(ATTACK_METHOD))
 _BUDGET, _DEFENCE, _OUTPUT = "Budget and goal", "Defences and changes", "Output"
 
-Photos = Annotated[list[Path], typer.Argument(help="Picture files.", exists=True, dir_okay=False)]
-MethodName = Annotated[str, typer.Option("--method", help=f"One of {_METHODS}.")]
-Parameters = Annotated[list[str], typer.Option("--param", help="NAME=VALUE of the method. May be repeated.")]
-Target = Annotated[
-    str | None,
-    typer.Option(
-        "--target",
-        help="What it is to be taken for: a class's index or name, runner-up, least-likely or random. "
-        "Left out: anything but what it is.",
-        rich_help_panel=_BUDGET,
-    ),
-]
-Label = Annotated[
-    str | None,
-    typer.Option("--label", help="What it is: index or name; the prediction if left out.", rich_help_panel=_BUDGET),
-]
-Eps = Annotated[
-    str | None,
-    typer.Option("--eps", help="4/255 or 0.015, of pixels in [0, 1]; left out: the model's.", rich_help_panel=_BUDGET),
-]
-Norm = Annotated[str, typer.Option("--norm", help="linf or l2.", rich_help_panel=_BUDGET)]
-Loss = Annotated[
-    str | None,
-    typer.Option("--loss", help="cross_entropy, margin or dlr; left out: the method's.", rich_help_panel=_BUDGET),
-]
-FirstSuccess = Annotated[
-    bool | None,
-    typer.Option(
-        "--first-success/--all-steps", help="Stop at the first success; left out: as the method is published.",
-        rich_help_panel=_BUDGET,
-    ),
-]  # fmt: skip
-Defence = Annotated[
-    str | None,
-    typer.Option("--defence", help="jpeg, bit_depth, blur or noise; jpeg:quality=50.", rich_help_panel=_DEFENCE),
-]
-Adaptive = Annotated[
-    bool, typer.Option("--adaptive", help="Let the attack see through the defence.", rich_help_panel=_DEFENCE)
-]
-Changes = Annotated[
-    str | None,
-    typer.Option(
-        "--eot", help="Seek what survives random changes: default, or rotation=20,samples=16.", rich_help_panel=_DEFENCE
-    ),
-]
-Out = Annotated[
-    Path | None, typer.Option("--out", "-o", help="PNG file, or folder for several.", rich_help_panel=_OUTPUT)
-]
-SaveDifference = Annotated[
-    Path | None,
-    typer.Option("--save-difference", help="PNG, or folder, for the magnified change.", rich_help_panel=_OUTPUT),
-]
-Trajectory = Annotated[
-    bool, typer.Option("--trajectory", help="Also print label and margin at each step.", rich_help_panel=_OUTPUT)
-]
-Maps = Annotated[
-    str | None,
-    typer.Option("--maps", help="A method of explain: save its maps of both pictures beside.", rich_help_panel=_OUTPUT),
-]
+
+@dataclass(frozen=True)
+class AttackMethod:
+    """The method, and its parameters."""
+
+    method: Annotated[str, typer.Option("--method", help=f"One of {_METHODS}.")] = "pgd"
+    param: Annotated[list[str], typer.Option("--param", help="NAME=VALUE of the method. May be repeated.")] = field(
+        default_factory=list
+    )
+
+    def chosen(self) -> Method:
+        """The method as the client takes it."""
+        return parse.methods([self.method], self.param, ATTACK_METHOD)[0]
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What the attack is to reach, and how far it may go."""
+
+    target: Annotated[
+        str | None,
+        typer.Option(
+            "--target",
+            help="What it is to be taken for: a class's index or name, runner-up, least-likely or random. "
+            "Left out: anything but what it is.",
+            rich_help_panel=_BUDGET,
+        ),
+    ] = None
+    label: Annotated[
+        str | None,
+        typer.Option("--label", help="What it is: index or name; the prediction if left out.", rich_help_panel=_BUDGET),
+    ] = None
+    eps: Annotated[
+        str | None,
+        typer.Option(
+            "--eps", help="4/255 or 0.015, of pixels in [0, 1]; left out: the model's.", rich_help_panel=_BUDGET
+        ),
+    ] = None
+    norm: Annotated[str, typer.Option("--norm", help="linf or l2.", rich_help_panel=_BUDGET)] = "linf"
+    loss: Annotated[
+        str | None,
+        typer.Option("--loss", help="cross_entropy, margin or dlr; left out: the method's.", rich_help_panel=_BUDGET),
+    ] = None
+    first_success: Annotated[
+        bool | None,
+        typer.Option(
+            "--first-success/--all-steps",
+            help="Stop at the first success; left out: as the method is published.",
+            rich_help_panel=_BUDGET,
+        ),
+    ] = None
+
+    def arguments(self) -> dict[str, Any]:
+        """The options as the client's `attack` takes them."""
+        return {
+            **vars(self),
+            "target": None if self.target is None else parse.attack_target(self.target),
+            "label": None if self.label is None else parse.label(self.label),
+        }
+
+
+@dataclass(frozen=True)
+class Defences:
+    """What stands before the model, and which changes the picture is to survive."""
+
+    defence: Annotated[
+        str | None,
+        typer.Option("--defence", help="jpeg, bit_depth, blur or noise; jpeg:quality=50.", rich_help_panel=_DEFENCE),
+    ] = None
+    adaptive: Annotated[
+        bool, typer.Option("--adaptive", help="Let the attack see through the defence.", rich_help_panel=_DEFENCE)
+    ] = False
+    eot: Annotated[
+        str | None,
+        typer.Option(
+            "--eot",
+            help="Seek what survives random changes: default, or rotation=20,samples=16.",
+            rich_help_panel=_DEFENCE,
+        ),
+    ] = None
+
+    def arguments(self) -> dict[str, Any]:
+        """The options as the client's `attack` takes them."""
+        return {
+            "defence": None if self.defence is None else parse.defence(self.defence),
+            "adaptive": self.adaptive,
+            "eot": False if self.eot is None else parse.changes(self.eot),
+        }
+
+
+@dataclass(frozen=True)
+class OutputFiles:
+    """What is saved where, and printed."""
+
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="PNG file, or folder for several.", rich_help_panel=_OUTPUT)
+    ] = None
+    save_difference: Annotated[
+        Path | None,
+        typer.Option("--save-difference", help="PNG, or folder, for the magnified change.", rich_help_panel=_OUTPUT),
+    ] = None
+    trajectory: Annotated[
+        bool, typer.Option("--trajectory", help="Also print label and margin at each step.", rich_help_panel=_OUTPUT)
+    ] = False
+    maps: Annotated[
+        str | None,
+        typer.Option(
+            "--maps", help="A method of explain: save its maps of both pictures beside.", rich_help_panel=_OUTPUT
+        ),
+    ] = None
+
+    def arguments(self, as_json: bool) -> dict[str, Any]:
+        """What the client's `attack` is asked for beside the picture."""
+        return {
+            "trajectory": self.trajectory or as_json,
+            "perturbation": self.save_difference is not None,
+            "maps": None if self.maps is None else parse.methods([self.maps], [], EXPLAIN_METHOD)[0],
+        }
 
 
 @dataclass(frozen=True)
@@ -90,37 +149,17 @@ class Saved:
     maps: tuple[Path, ...] = ()
 
 
+@options.grouped
 def attack(
-    photos: Photos,
-    method: MethodName = "pgd",
-    param: Parameters = [],  # noqa: B006  typer copies it
-    target: Target = None,
-    label: Label = None,
-    eps: Eps = None,
-    norm: Norm = "linf",
-    loss: Loss = None,
-    first_success: FirstSuccess = None,
-    defence: Defence = None,
-    adaptive: Adaptive = False,
-    eot: Changes = None,
+    photos: options.Photos,
+    *,
+    method: AttackMethod,
     model: options.Model = "",
-    out: Out = None,
-    save_difference: SaveDifference = None,
-    trajectory: Trajectory = False,
-    maps: Maps = None,
-    preprocess: options.Preprocess = "model_default",
-    priority: options.Priority = "interactive",
-    precision: options.Precision = "auto",
-    seed: options.Seed = None,
-    time_budget: options.TimeBudget = None,
-    allow_partial: options.AllowPartial = False,
-    quick_decode: options.QuickDecode = False,
-    alone: options.Alone = False,
-    concurrency: options.Concurrency = 8,
-    server: options.Server = options.DEFAULT_ADDRESS,
-    tls: options.Tls = False,
-    ca: options.Ca = None,
-    token: options.Token = None,
+    budget: Budget,
+    defences: Defences,
+    files: OutputFiles,
+    request: options.GradientsRequest,
+    connection: options.Connection,
     timeout: options.Timeout = options.DEFAULT_TIMEOUT,
     as_json: options.Json = False,
 ) -> None:
@@ -132,40 +171,17 @@ def attack(
 
     Example: `gradserve attack *.jpg --method square --param queries=2000 --out adversarial/`
     """
-    arguments: dict[str, Any] = {
-        "target": None if target is None else parse.attack_target(target),
-        "label": None if label is None else parse.label(label),
-        "eps": eps,
-        "norm": norm,
-        "loss": loss,
-        "first_success": first_success,
-        "defence": None if defence is None else parse.defence(defence),
-        "adaptive": adaptive,
-        "eot": False if eot is None else parse.changes(eot),
-        "trajectory": trajectory or as_json,
-        "perturbation": save_difference is not None,
-        "maps": None if maps is None else parse.methods([maps], [], EXPLAIN_METHOD)[0],
-        "model": model,
-        "preprocess": preprocess,
-        "priority": priority,
-        "precision": precision,
-        "seed": seed,
-        "time_budget": time_budget,
-        "allow_partial": allow_partial,
-        "quick_decode": quick_decode,
-        "alone": alone,
-        "concurrency": concurrency,
-    }
-    (chosen,) = parse.methods([method], param, ATTACK_METHOD)
-    pictures = output.OutputPaths(out, ".png", len(photos))
-    differences = output.OutputPaths(save_difference, ".png", len(photos)) if save_difference else None
-    with options.connect(server, tls, ca, token, timeout) as client:
-        answers = client.attack_many(photos, chosen, **arguments)
-        named = report.named(photos, answers, "attacking")
+    arguments = {**budget.arguments(), **defences.arguments(), **files.arguments(as_json), **vars(request)}
+    chosen = method.chosen()
+    pictures = output.OutputPaths(files.out, ".png", len(photos))
+    differences = output.OutputPaths(files.save_difference, ".png", len(photos)) if files.save_difference else None
+    with connection.client(timeout) as client:
+        answers = output.named(photos, client.attack_many(photos, chosen, model=model, **arguments), "attacking")
         saved = [
-            _save(photo, found, pictures, differences) for photo, found in report.progress(named, len(photos), "attack")
+            _save(photo, found, pictures, differences)
+            for photo, found in output.progress(answers, len(photos), "attack")
         ]
-    _print(saved, trajectory, as_json)
+    _print(saved, files.trajectory, as_json)
 
 
 def _save(photo: Path, found: Attack, pictures: output.OutputPaths, differences: output.OutputPaths | None) -> Saved:
@@ -179,13 +195,13 @@ def _save(photo: Path, found: Attack, pictures: output.OutputPaths, differences:
 
 
 def _print(saved: list[Saved], trajectory: bool, as_json: bool) -> None:
-    report.warn(text for each in saved for text in _warnings(each.found))
+    output.warn(text for each in saved for text in _warnings(each.found))
     if as_json:
-        report.print_json({"attacks": [_json(each) for each in saved]})
+        output.print_json({"attacks": [_json(each) for each in saved]})
         return
-    report.out().print(_table(saved))
+    output.out().print(_table(saved))
     for each in saved if trajectory else ():
-        report.out().print(_steps(each))
+        output.out().print(_steps(each))
 
 
 def _warnings(found: Attack) -> Iterator[str]:
@@ -227,4 +243,4 @@ def _steps(each: Saved) -> Table:
 
 def _json(each: Saved) -> dict[str, Any]:
     paths = {"picture": str(each.picture), "difference": str(each.difference) if each.difference else None}
-    return {"image": str(each.photo), **report.plain(each.found), **paths, "maps": [str(path) for path in each.maps]}
+    return {"image": str(each.photo), **output.plain(each.found), **paths, "maps": [str(path) for path in each.maps]}

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
@@ -11,47 +12,58 @@ from PIL import Image
 from rich.table import Table
 
 from gradserve import images
-from gradserve.aio import AsyncClient
 from gradserve.cli import options, output
-from gradserve.cli.commands import load
-from gradserve.cli.commands import tune as tuning
+from gradserve.cli.commands import load, tune
 from gradserve.messages import fields
-from gradserve.messages.common import EXPLAIN_METHOD
-
-Methods = Annotated[
-    list[str],
-    typer.Option("--method", help="predict or a method of explain, with its share: grad_cam=2. May be repeated."),
-]
-Callers = Annotated[int, typer.Option("--callers", "-n", min=1, help="Callers at once.")]
-Seconds = Annotated[float, typer.Option("--seconds", min=0.1, help="How long to send.")]
-Requests = Annotated[int | None, typer.Option("--requests", min=1, help="Stop after so many requests.")]
-Tune = Annotated[
-    Path | None,
-    typer.Option(
-        "--tune", dir_okay=False, metavar="FILE", help="Measure this machine instead, and write what suits it to FILE."
-    ),
-]
-Config = Annotated[
-    Path | None, typer.Option("--config", exists=True, dir_okay=False, help="With --tune: the server's TOML file.")
-]
-Photo = Annotated[
-    Path | None, typer.Option("--image", exists=True, dir_okay=False, help="Picture to send; noise if left out.")
-]
+from gradserve.messages.explain import EXPLAIN_METHOD
 
 
+@dataclass(frozen=True)
+class Traffic:
+    """What is sent, by how many callers, for how long."""
+
+    method: Annotated[
+        list[str],
+        typer.Option("--method", help="predict or a method of explain, with its share: grad_cam=2. May be repeated."),
+    ] = field(default_factory=lambda: ["predict", "gradient", "grad_cam"])
+    callers: Annotated[int, typer.Option("--callers", "-n", min=1, help="Callers at once.")] = 16
+    seconds: Annotated[float, typer.Option("--seconds", min=0.1, help="How long to send.")] = 10.0
+    requests: Annotated[int | None, typer.Option("--requests", min=1, help="Stop after so many requests.")] = None
+    image: Annotated[
+        Path | None, typer.Option("--image", exists=True, dir_okay=False, help="Picture to send; noise if left out.")
+    ] = None
+
+    def on(self, model: str) -> load.Load:
+        """The load on one model."""
+        mix = _mix(self.method)
+        return load.Load(self.image or _noise(), model, mix, self.callers, self.seconds, self.requests)
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """What to measure instead of a server."""
+
+    tune: Annotated[
+        Path | None,
+        typer.Option(
+            "--tune",
+            dir_okay=False,
+            metavar="FILE",
+            help="Measure this machine instead, and write what suits it to FILE.",
+        ),
+    ] = None
+    config: Annotated[
+        Path | None, typer.Option("--config", exists=True, dir_okay=False, help="With --tune: the server's TOML file.")
+    ] = None
+
+
+@options.grouped
 def bench(
-    method: Methods = ["predict", "gradient", "grad_cam"],  # noqa: B006  typer copies it
-    callers: Callers = 16,
-    seconds: Seconds = 10.0,
-    requests: Requests = None,
-    image: Photo = None,
-    tune: Tune = None,
-    config: Config = None,
+    *,
+    traffic: Traffic,
+    tuning: Tuning,
     model: options.Model = "",
-    server: options.Server = options.DEFAULT_ADDRESS,
-    tls: options.Tls = False,
-    ca: options.Ca = None,
-    token: options.Token = None,
+    connection: options.Connection,
     timeout: options.Timeout = options.DEFAULT_TIMEOUT,
     as_json: options.Json = False,
 ) -> None:
@@ -64,24 +76,23 @@ def bench(
 
     Example: `gradserve bench --callers 16 --seconds 10 --method predict --method grad_cam=2 --method smooth_grad`
     """
-    if tune:
-        tuning.tune(tune, config, [model] if model else [])
+    if tuning.tune:
+        tune.tune(tuning.tune, tuning.config, [model] if model else [])
         return
-    asked = load.Load(image or _noise(), model, _mix(method), callers, seconds, requests)
+    asked = traffic.on(model)
 
     async def send() -> tuple[list[load.Sample], float]:
-        async with AsyncClient(server, tls=ca or tls, token=token, timeout=timeout) as client:
+        async with connection.async_client(timeout) as client:
             return await load.run(client, asked)
 
-    with output.err().status(f"{callers} callers, at most {seconds:g} s"):
+    with output.err().status(f"{asked.callers} callers, at most {asked.seconds:g} s"):
         samples, took = asyncio.run(send())
     found = load.figures(samples, took)
     if as_json:
-        output.print_json(
-            {"callers": callers, "seconds": took, "mix": asked.mix, "methods": [output.plain(each) for each in found]}
-        )
+        methods = [output.plain(each) for each in found]
+        output.print_json({"callers": asked.callers, "seconds": took, "mix": asked.mix, "methods": methods})
     else:
-        output.out().print(_table(found, callers, took))
+        output.out().print(_table(found, asked.callers, took))
 
 
 def _mix(texts: Sequence[str]) -> dict[str, float]:

@@ -7,11 +7,10 @@ from gradserve.cli import options, output
 DEFAULT_TIMEOUT = 5.0
 
 
+@options.grouped
 def health(
-    server: options.Server = options.DEFAULT_ADDRESS,
-    tls: options.Tls = False,
-    ca: options.Ca = None,
-    token: options.Token = None,
+    *,
+    connection: options.Connection,
     timeout: options.Timeout = DEFAULT_TIMEOUT,
     as_json: options.Json = False,
 ) -> None:
@@ -19,7 +18,7 @@ def health(
 
     Example: `gradserve health --server 10.0.0.7:50051`
     """
-    with options.connect(server, tls, ca, token, timeout) as client:
+    with connection.client(timeout) as client:
         state = client.health()
     if as_json:
         output.print_json({"state": state})

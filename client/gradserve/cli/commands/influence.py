@@ -1,6 +1,7 @@
 """`gradserve influence` and `gradserve suspects`: training examples behind a prediction, and doubtful labels."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,51 +17,68 @@ from gradserve.results.influence import Influence, Reweighting, Suspects, Traini
 
 _METHODS = ", ".join(fields.names(INFLUENCE_METHOD))
 
-Photo = Annotated[Path, typer.Argument(help="Picture file.", exists=True, dir_okay=False)]
-MethodName = Annotated[str | None, typer.Option("--method", help=f"One of {_METHODS}; the index's own if left out.")]
-Label = Annotated[
-    str | None, typer.Option("--label", help="True class: index, name or rank:2; the predicted one if left out.")
-]
-Goal = Annotated[str, typer.Option("--goal", help="Whose change is predicted: loss, margin or logit.")]
-Top = Annotated[int, typer.Option("--top", "-k", min=1, max=100, help="How many helpful and harmful examples.")]
-Remove = Annotated[
-    list[str],
-    typer.Option("--remove", metavar="ROWS", help="What if these rows were removed: 3 or 3,17,40. May be repeated."),
-]
-Double = Annotated[
-    list[str], typer.Option("--double", metavar="ROWS", help="What if these rows counted twice. May be repeated.")
-]
-Ensemble = Annotated[
-    list[str],
-    typer.Option("--ensemble", metavar="MODEL", help="Average over this model too, trained on the same examples."),
-]
-NoNewton = Annotated[bool, typer.Option("--no-newton", help="last_layer: first order only.")]
 Out = Annotated[Path | None, typer.Option("--out", "-o", help="Picture of the examples.", rich_help_panel="Output")]
 SuspectTop = Annotated[int, typer.Option("--top", "-k", min=1, max=1000, help="How many.")]
 Order = Annotated[str, typer.Option("--order", help="rank_sum, self_influence, loss or disagreement.")]
 
 
+@dataclass(frozen=True)
+class Question:
+    """By which method, of which prediction, and which changes of the training set are asked about."""
+
+    method: Annotated[str | None, typer.Option("--method", help=f"One of {_METHODS}; the index's own if left out.")] = (
+        None
+    )
+    label: Annotated[
+        str | None, typer.Option("--label", help="True class: index, name or rank:2; the predicted one if left out.")
+    ] = None
+    goal: Annotated[str, typer.Option("--goal", help="Whose change is predicted: loss, margin or logit.")] = "loss"
+    top: Annotated[int, typer.Option("--top", "-k", min=1, max=100, help="How many helpful and harmful examples.")] = 8
+    remove: Annotated[
+        list[str],
+        typer.Option(
+            "--remove", metavar="ROWS", help="What if these rows were removed: 3 or 3,17,40. May be repeated."
+        ),
+    ] = field(default_factory=list)
+    double: Annotated[
+        list[str], typer.Option("--double", metavar="ROWS", help="What if these rows counted twice. May be repeated.")
+    ] = field(default_factory=list)
+    ensemble: Annotated[
+        list[str],
+        typer.Option("--ensemble", metavar="MODEL", help="Average over this model too, trained on the same examples."),
+    ] = field(default_factory=list)
+    no_newton: Annotated[bool, typer.Option("--no-newton", help="last_layer: first order only.")] = False
+
+    def chosen(self) -> Method | None:
+        """The method as the client takes it; None for the index's own."""
+        if self.no_newton and self.method not in (None, "last_layer"):
+            raise typer.BadParameter(f"{self.method} takes no Newton step", param_hint="--no-newton")
+        if self.no_newton:
+            return Method("last_layer", newton=False)
+        return Method(self.method) if self.method else None
+
+    def arguments(self) -> dict[str, Any]:
+        """What the client's `influence` takes beside the picture and the method."""
+        removed = [Reweighting(_rows("--remove", text)) for text in self.remove]
+        doubled = [Reweighting(_rows("--double", text), 1.0) for text in self.double]
+        return {
+            "label": None if self.label is None else parse.target(self.label),
+            "goal": self.goal,
+            "top": self.top,
+            "what_if": removed + doubled,
+            "ensemble": self.ensemble,
+        }
+
+
+@options.grouped
 def influence(
-    photo: Photo,
-    method: MethodName = None,
-    label: Label = None,
-    goal: Goal = "loss",
-    top: Top = 8,
-    remove: Remove = [],  # noqa: B006  typer copies it
-    double: Double = [],  # noqa: B006
-    ensemble: Ensemble = [],  # noqa: B006
-    no_newton: NoNewton = False,
+    photo: options.Photo,
+    *,
+    question: Question,
     model: options.Model = "",
     out: Out = None,
-    preprocess: options.Preprocess = "model_default",
-    priority: options.Priority = "interactive",
-    time_budget: options.TimeBudget = None,
-    quick_decode: options.QuickDecode = False,
-    alone: options.Alone = False,
-    server: options.Server = options.DEFAULT_ADDRESS,
-    tls: options.Tls = False,
-    ca: options.Ca = None,
-    token: options.Token = None,
+    request: options.PhotoRequest,
+    connection: options.Connection,
     timeout: options.Timeout = options.DEFAULT_TIMEOUT,
     as_json: options.Json = False,
 ) -> None:
@@ -70,44 +88,28 @@ def influence(
 
     Example: `gradserve influence digit.png --model digits --top 8 --out examples.png`
     """
-    questions = [Reweighting(_rows("--remove", text)) for text in remove]
-    questions += [Reweighting(_rows("--double", text), 1.0) for text in double]
-    with options.connect(server, tls, ca, token, timeout) as client:
-        found = client.influence(
-            photo,
-            _method(method, no_newton),
-            label=None if label is None else parse.target(label),
-            goal=goal,
-            top=top,
-            what_if=questions,
-            ensemble=ensemble,
-            model=model,
-            preprocess=preprocess,
-            priority=priority,
-            time_budget=time_budget,
-            quick_decode=quick_decode,
-            alone=alone,
-        )
+    arguments = question.arguments()
+    with connection.client(timeout) as client:
+        found = client.influence(photo, question.chosen(), model=model, **arguments, **vars(request))
     if out:
         drawing.influence(found, photo).save(out)
     output.warn(found.provenance.warnings)
     if as_json:
         output.print_json({"image": str(photo), **output.plain(found), "picture": str(out) if out else None})
         return
-    _print_influence(photo, found, questions)
+    _print_influence(photo, found, arguments["what_if"])
     if out:
         output.out().print(f"the examples are on {out}")
 
 
+@options.grouped
 def suspects(
+    *,
     model: options.Model = "",
     top: SuspectTop = 20,
     order: Order = "rank_sum",
     out: Out = None,
-    server: options.Server = options.DEFAULT_ADDRESS,
-    tls: options.Tls = False,
-    ca: options.Ca = None,
-    token: options.Token = None,
+    connection: options.Connection,
     timeout: options.Timeout = options.DEFAULT_TIMEOUT,
     as_json: options.Json = False,
 ) -> None:
@@ -117,7 +119,7 @@ def suspects(
 
     Example: `gradserve suspects --model digits --top 20 --out suspects.png`
     """
-    with options.connect(server, tls, ca, token, timeout) as client:
+    with connection.client(timeout) as client:
         found = client.suspects(model=model, top=top, order=order)
     if out:
         drawing.suspects(found).save(out)
@@ -129,12 +131,6 @@ def suspects(
     output.out().print(_suspects_table(found))
     if out:
         output.out().print(f"the examples are on {out}")
-
-
-def _method(name: str | None, no_newton: bool) -> Method | None:
-    if no_newton and name not in (None, "last_layer"):
-        raise typer.BadParameter(f"{name} takes no Newton step", param_hint="--no-newton")
-    return Method("last_layer", newton=False) if no_newton else Method(name) if name else None
 
 
 def _rows(option: str, text: str) -> list[int]:

@@ -1,5 +1,6 @@
 """`gradserve maximize` and `gradserve dream`: pictures that parts of a model answer to most."""
 
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,49 +15,70 @@ from gradserve.v1 import maximize_pb2
 
 _SETTINGS: Any = maximize_pb2.MaximizeSettings.DESCRIPTOR
 
-Targets = Annotated[
-    list[str],
-    typer.Option(
-        "--target",
-        "-t",
-        help="A class's index or name, unit:LAYER:CHANNEL or unit:LAYER:CHANNEL:Y,X. Repeated: one picture each.",
-    ),
-]
-Layers = Annotated[list[str], typer.Option("--layer", "-l", help="A layer, all of it. May be repeated.")]
-Preset = Annotated[str, typer.Option("--preset", help="strong, lucid, lecture, dream or plain.")]
-Start = Annotated[Path | None, typer.Option("--image", help="Picture to start from.", exists=True, dir_okay=False)]
-Size = Annotated[int | None, typer.Option("--size", min=1, help="Longer side in pixels.")]
-Steps = Annotated[int | None, typer.Option("--steps", min=1, help="Steps (of each octave).")]
-Settings = Annotated[
-    list[str], typer.Option("--param", help=f"NAME=VALUE, of {parse.settings_of(_SETTINGS)}. May be repeated.")
-]
-Snapshots = Annotated[list[int], typer.Option("--snapshot", min=0, help="Also save the picture after this step.")]
-Photo = Annotated[Path, typer.Argument(help="Picture file.", exists=True, dir_okay=False)]
 Out = Annotated[Path, typer.Option("--out", "-o", help="Picture file; of several pictures a sheet.")]
 
 
+@dataclass(frozen=True)
+class Goals:
+    """What is to be maximised."""
+
+    target: Annotated[
+        list[str],
+        typer.Option(
+            "--target",
+            "-t",
+            help="A class's index or name, unit:LAYER:CHANNEL or unit:LAYER:CHANNEL:Y,X. Repeated: one picture each.",
+        ),
+    ] = field(default_factory=list)
+    layer: Annotated[list[str], typer.Option("--layer", "-l", help="A layer, all of it. May be repeated.")] = field(
+        default_factory=list
+    )
+
+    def parsed(self) -> list[GoalLike]:
+        """The goals as the client takes them."""
+        return [*map(parse.target, self.target), *map(Goal.layer, self.layer)]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How the picture is made."""
+
+    size: options.Size = None
+    steps: Annotated[int | None, typer.Option("--steps", min=1, help="Steps (of each octave).")] = None
+    param: Annotated[
+        list[str], typer.Option("--param", help=f"NAME=VALUE, of {parse.settings_of(_SETTINGS)}. May be repeated.")
+    ] = field(default_factory=list)
+
+    def arguments(self) -> dict[str, Any]:
+        """The options as the client's `maximize` takes them."""
+        return {"size": self.size, **parse.settings(_SETTINGS, self.param, self.steps)}
+
+
+@dataclass(frozen=True)
+class MaximizeRecipe(Recipe):
+    """How the picture is made, from which start, and which of its steps are kept."""
+
+    preset: Annotated[str, typer.Option("--preset", help="strong, lucid, lecture, dream or plain.")] = ""
+    image: Annotated[
+        Path | None, typer.Option("--image", help="Picture to start from.", exists=True, dir_okay=False)
+    ] = None
+    snapshot: options.Snapshots = field(default_factory=list)
+
+    def arguments(self) -> dict[str, Any]:
+        """The options as the client's `maximize` takes them."""
+        return {"preset": self.preset, "image": self.image, "snapshots": self.snapshot, **super().arguments()}
+
+
+@options.grouped
 def maximize(
-    target: Targets = [],  # noqa: B006  typer copies it
-    layer: Layers = [],  # noqa: B006
+    *,
+    goals: Goals,
     model: options.Model = "",
-    preset: Preset = "",
-    image: Start = None,
-    size: Size = None,
-    steps: Steps = None,
-    param: Settings = [],  # noqa: B006
-    snapshot: Snapshots = [],  # noqa: B006
+    recipe: MaximizeRecipe,
     out: Out = Path("maximize.png"),
-    priority: options.Priority = "interactive",
-    precision: options.Precision = "auto",
-    seed: options.Seed = None,
-    time_budget: options.TimeBudget = None,
-    allow_partial: options.AllowPartial = False,
-    alone: options.Alone = False,
-    server: options.Server = options.DEFAULT_ADDRESS,
-    tls: options.Tls = False,
-    ca: options.Ca = None,
-    token: options.Token = None,
-    timeout: options.Timeout = pictures.LONG,
+    request: options.PictureRequest,
+    connection: options.Connection,
+    timeout: options.Timeout = pictures.DEFAULT_TIMEOUT,
     as_json: options.Json = False,
 ) -> None:
     """Make pictures that classes, units or layers answer to most.
@@ -65,46 +87,29 @@ def maximize(
 
     Example: `gradserve maximize --target unit:features.14:7 --preset lucid --param rate=0.03 --snapshot 4`
     """
-    goals: list[GoalLike] = [parse.target(text) for text in target] + [Goal.layer(name) for name in layer]
-    if not goals:
+    parsed = goals.parsed()
+    if not parsed:
         raise typer.BadParameter("say what to maximise: --target or --layer")
-    arguments = {
-        "model": model,
-        "preset": preset,
-        "image": image,
-        "size": size,
-        "snapshots": snapshot,
-        "priority": priority,
-        "precision": precision,
-        "seed": seed,
-        "time_budget": time_budget,
-        "allow_partial": allow_partial,
-        "alone": alone,
-        **parse.settings(_SETTINGS, param, steps),
-    }
-    with options.connect(server, tls, ca, token, timeout) as client:
-        found = output.watched(client.maximize_stream(goals, timeout=timeout, **arguments), "maximize")
+    arguments = {"model": model, **vars(request), **recipe.arguments()}
+    with connection.client(timeout) as client:
+        found = output.watched(client.maximize_stream(parsed, timeout=timeout, **arguments), "maximize")
     _deliver(found, out, as_json)
 
 
+@options.grouped
 def dream(
-    photo: Photo,
-    layer: Layers = [],  # noqa: B006
-    target: Targets = [],  # noqa: B006
+    photo: options.Photo,
+    *,
+    goals: Goals,
     model: options.Model = "",
-    size: Size = None,
-    steps: Steps = None,
-    param: Settings = [],  # noqa: B006
+    recipe: Recipe,
     out: Out = Path("dream.png"),
     seed: options.Seed = None,
     time_budget: options.TimeBudget = None,
     allow_partial: options.AllowPartial = False,
     alone: options.Alone = False,
-    server: options.Server = options.DEFAULT_ADDRESS,
-    tls: options.Tls = False,
-    ca: options.Ca = None,
-    token: options.Token = None,
-    timeout: options.Timeout = pictures.LONG,
+    connection: options.Connection,
+    timeout: options.Timeout = pictures.DEFAULT_TIMEOUT,
     as_json: options.Json = False,
 ) -> None:
     """DeepDream: more and more of what a layer sees in a photo.
@@ -113,24 +118,11 @@ def dream(
 
     Example: `gradserve dream photo.jpg --layer features.14 --model mobilenet_v2 --out dream.png`
     """
-    with options.connect(server, tls, ca, token, timeout) as client:
-        goals: list[GoalLike] = [parse.target(text) for text in target] + [Goal.layer(name) for name in layer]
-        found = output.watched(
-            client.maximize_stream(
-                goals or [Goal.layer(client.model(model).grad_cam_layer)],
-                timeout=timeout,
-                image=photo,
-                model=model,
-                preset="dream",
-                size=size,
-                seed=seed,
-                time_budget=time_budget,
-                allow_partial=allow_partial,
-                alone=alone,
-                **parse.settings(_SETTINGS, param, steps),
-            ),
-            "dream",
-        )
+    arguments: dict[str, Any] = {"image": photo, "model": model, "preset": "dream", **recipe.arguments()}
+    arguments |= {"seed": seed, "time_budget": time_budget, "allow_partial": allow_partial, "alone": alone}
+    with connection.client(timeout) as client:
+        parsed = goals.parsed() or [Goal.layer(client.model(model).grad_cam_layer)]
+        found = output.watched(client.maximize_stream(parsed, timeout=timeout, **arguments), "dream")
     _deliver(found, out, as_json)
 
 

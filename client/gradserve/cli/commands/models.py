@@ -18,19 +18,18 @@ HEADS = {
 Name = Annotated[str, typer.Argument(help="A model's name, for its layers and methods; all models if left out.")]
 
 
+@options.grouped
 def models(
     name: Name = "",
-    server: options.Server = options.DEFAULT_ADDRESS,
-    tls: options.Tls = False,
-    ca: options.Ca = None,
-    token: options.Token = None,
+    *,
+    connection: options.Connection,
     as_json: options.Json = False,
 ) -> None:
     """The models of a server, or one model with its layers and the methods that apply to it.
 
     Example: `gradserve models`, then `gradserve models mobilenet_v2`
     """
-    with options.connect(server, tls, ca, token) as client:
+    with connection.client() as client:
         cards = [client.model(name)] if name else client.models()
         unavailable = {} if name else client.unavailable_models()
         default = "" if name else client.default_model()

@@ -8,27 +8,19 @@ from rich.table import Table
 from rich.text import Text
 
 from gradserve.cli import options, output
-from gradserve.results.common import Prediction
+from gradserve.results.predict import Prediction
 
-Photos = Annotated[list[Path], typer.Argument(help="Picture files.", exists=True, dir_okay=False)]
 TopK = Annotated[int, typer.Option("--top-k", "-k", min=1, max=1000, help="How many classes.")]
 
 
+@options.grouped
 def predict(
-    photos: Photos,
+    photos: options.Photos,
+    *,
     model: options.Model = "",
     top_k: TopK = 5,
-    preprocess: options.Preprocess = "model_default",
-    priority: options.Priority = "interactive",
-    precision: options.Precision = "auto",
-    time_budget: options.TimeBudget = None,
-    quick_decode: options.QuickDecode = False,
-    alone: options.Alone = False,
-    concurrency: options.Concurrency = 8,
-    server: options.Server = options.DEFAULT_ADDRESS,
-    tls: options.Tls = False,
-    ca: options.Ca = None,
-    token: options.Token = None,
+    request: options.PhotosRequest,
+    connection: options.Connection,
     timeout: options.Timeout = options.DEFAULT_TIMEOUT,
     as_json: options.Json = False,
 ) -> None:
@@ -37,19 +29,8 @@ def predict(
     Example: `gradserve predict cat.jpg dog.jpg --model mobilenet_v2 --top-k 3`
     """
     predictions: list[Prediction] = []
-    with options.connect(server, tls, ca, token, timeout) as client:
-        answers = client.predict_many(
-            photos,
-            concurrency=concurrency,
-            model=model,
-            top_k=top_k,
-            preprocess=preprocess,
-            priority=priority,
-            precision=precision,
-            time_budget=time_budget,
-            quick_decode=quick_decode,
-            alone=alone,
-        )
+    with connection.client(timeout) as client:
+        answers = client.predict_many(photos, model=model, top_k=top_k, **vars(request))
         try:
             for _, each in output.progress(output.named(photos, answers, "predicting"), len(photos), "predict"):
                 predictions.append(each)

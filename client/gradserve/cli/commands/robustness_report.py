@@ -8,8 +8,7 @@ from pathlib import Path
 from PIL import Image
 from rich.table import Table
 
-from gradserve.cli import html as page
-from gradserve.cli import output
+from gradserve.cli import output, page
 from gradserve.datasets import Dataset, Example
 from gradserve.errors import GradserveError
 from gradserve.results.attack import Attack, Judgement

@@ -1,5 +1,6 @@
 """`gradserve stylize`: a photo in the style of other pictures."""
 
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,47 +14,70 @@ from gradserve.v1 import stylize_pb2
 _SETTINGS: Any = stylize_pb2.StylizeSettings.DESCRIPTOR
 
 Photo = Annotated[Path | None, typer.Argument(help="The content; none for a texture.", exists=True, dir_okay=False)]
-Styles = Annotated[
-    list[Path],
-    typer.Option("--style", "-s", help="Picture whose style to take. May be repeated.", exists=True, dir_okay=False),
-]
-Weights = Annotated[list[float], typer.Option("--weight", help="Share of each style, in their order.")]
-StyleLayers = Annotated[list[str], typer.Option("--style-layer", help="LAYER, LAYER=WEIGHT or pixels. Repeatable.")]
-ContentLayers = Annotated[list[str], typer.Option("--content-layer", help="LAYER or LAYER=WEIGHT. Repeatable.")]
-Size = Annotated[int | None, typer.Option("--size", min=1, help="Longer side in pixels.")]
-Steps = Annotated[int | None, typer.Option("--steps", min=1, help="Steps.")]
-Keep = Annotated[bool, typer.Option("--keep-colours", help="Stylize the luminance only.")]
-Param = Annotated[
-    list[str], typer.Option("--param", help=f"NAME=VALUE, of {parse.settings_of(_SETTINGS)}. May be repeated.")
-]
-Snapshots = Annotated[list[int], typer.Option("--snapshot", min=0, help="Also save the picture after this step.")]
 Out = Annotated[Path, typer.Option("--out", "-o", help="Picture file.")]
 
 
+@dataclass(frozen=True)
+class Styles:
+    """Whose style is taken, and from which layers."""
+
+    style: Annotated[
+        list[Path],
+        typer.Option(
+            "--style", "-s", help="Picture whose style to take. May be repeated.", exists=True, dir_okay=False
+        ),
+    ] = field(default_factory=list)
+    weight: Annotated[list[float], typer.Option("--weight", help="Share of each style, in their order.")] = field(
+        default_factory=list
+    )
+    style_layer: Annotated[
+        list[str], typer.Option("--style-layer", help="LAYER, LAYER=WEIGHT or pixels. Repeatable.")
+    ] = field(default_factory=list)
+    content_layer: Annotated[list[str], typer.Option("--content-layer", help="LAYER or LAYER=WEIGHT. Repeatable.")] = (
+        field(default_factory=list)
+    )
+
+    def weighted(self) -> list[tuple[Path, float]]:
+        """The pictures with their weights."""
+        if self.weight and len(self.weight) != len(self.style):
+            text = f"{len(self.weight)} weights for {len(self.style)} styles"
+            raise typer.BadParameter(text, param_hint="--weight")
+        return list(zip(self.style, self.weight or [1.0] * len(self.style), strict=True))
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How the picture is made, and which of its steps are kept."""
+
+    size: options.Size = None
+    steps: Annotated[int | None, typer.Option("--steps", min=1, help="Steps.")] = None
+    keep_colours: Annotated[bool, typer.Option("--keep-colours", help="Stylize the luminance only.")] = False
+    param: Annotated[
+        list[str], typer.Option("--param", help=f"NAME=VALUE, of {parse.settings_of(_SETTINGS)}. May be repeated.")
+    ] = field(default_factory=list)
+    snapshot: options.Snapshots = field(default_factory=list)
+
+    def arguments(self) -> dict[str, Any]:
+        """The options as the client's `stylize` takes them."""
+        return {
+            "size": self.size,
+            "keep_colours": self.keep_colours,
+            "snapshots": self.snapshot,
+            **parse.settings(_SETTINGS, self.param, self.steps),
+        }
+
+
+@options.grouped
 def stylize(
     photo: Photo = None,
-    style: Styles = [],  # noqa: B006  typer copies it
-    weight: Weights = [],  # noqa: B006
+    *,
+    styles: Styles,
     model: options.Model = "",
-    size: Size = None,
-    steps: Steps = None,
-    keep_colours: Keep = False,
-    style_layer: StyleLayers = [],  # noqa: B006
-    content_layer: ContentLayers = [],  # noqa: B006
-    param: Param = [],  # noqa: B006
-    snapshot: Snapshots = [],  # noqa: B006
+    recipe: Recipe,
     out: Out = Path("stylize.png"),
-    priority: options.Priority = "interactive",
-    precision: options.Precision = "auto",
-    seed: options.Seed = None,
-    time_budget: options.TimeBudget = None,
-    allow_partial: options.AllowPartial = False,
-    alone: options.Alone = False,
-    server: options.Server = options.DEFAULT_ADDRESS,
-    tls: options.Tls = False,
-    ca: options.Ca = None,
-    token: options.Token = None,
-    timeout: options.Timeout = pictures.LONG,
+    request: options.PictureRequest,
+    connection: options.Connection,
+    timeout: options.Timeout = pictures.DEFAULT_TIMEOUT,
     as_json: options.Json = False,
 ) -> None:
     """Give a photo the style of other pictures.
@@ -62,30 +86,20 @@ def stylize(
 
     Example: `gradserve stylize photo.jpg --style starry.jpg --model squeezenet1_0 --out out.png`
     """
-    if weight and len(weight) != len(style):
-        raise typer.BadParameter(f"{len(weight)} weights for {len(style)} styles", param_hint="--weight")
+    weighted = styles.weighted()
     arguments: dict[str, Any] = {
         "model": model,
-        "size": size,
-        "style_layers": _weighted(style_layer),
-        "content_layers": _weighted(content_layer),
-        "snapshots": snapshot,
-        "keep_colours": keep_colours,
-        "priority": priority,
-        "precision": precision,
-        "seed": seed,
-        "time_budget": time_budget,
-        "allow_partial": allow_partial,
-        "alone": alone,
-        **parse.settings(_SETTINGS, param, steps),
+        "style_layers": _layer_weights(styles.style_layer),
+        "content_layers": _layer_weights(styles.content_layer),
+        **vars(request),
+        **recipe.arguments(),
     }
-    styles = list(zip(style, weight or [1.0] * len(style), strict=True))
-    with options.connect(server, tls, ca, token, timeout) as client:
-        found = output.watched(client.stylize_stream(photo, styles, timeout=timeout, **arguments), "stylize")
+    with connection.client(timeout) as client:
+        found = output.watched(client.stylize_stream(photo, weighted, timeout=timeout, **arguments), "stylize")
     _deliver(found, out, as_json)
 
 
-def _weighted(texts: list[str]) -> dict[str, float]:
+def _layer_weights(texts: list[str]) -> dict[str, float]:
     weights = {}
     for text in texts:
         layer, equals, weight = text.rpartition("=")

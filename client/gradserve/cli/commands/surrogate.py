@@ -31,19 +31,28 @@ Name = Annotated[str, typer.Option("--name", help="What to call it; MODEL-surrog
 Out = Annotated[
     Path, typer.Option("--out", "-o", file_okay=False, help="Folder for the weights and their catalogue entry.")
 ]
-Limit = Annotated[int | None, typer.Option("--limit", min=1, help="Only so many pictures, drawn by the seed.")]
-Epochs = Annotated[int, typer.Option("--epochs", min=1, max=1000, rich_help_panel=_TRAINING)]
-Rate = Annotated[float, typer.Option("--rate", min=0, max=10, help="Peak learning rate.", rich_help_panel=_TRAINING)]
-Labels = Annotated[
-    bool,
-    typer.Option("--labels-only", help="Learn from what is predicted, without its scores.", rich_help_panel=_TRAINING),
-]
-Mirror = Annotated[
-    bool, typer.Option("--mirror/--no-mirror", help="Also learn from mirrored pictures.", rich_help_panel=_TRAINING)
-]
-InFlight = Annotated[
+Concurrency = Annotated[
     int, typer.Option("--concurrency", min=1, max=1024, help="Requests under way at once.", rich_help_panel="Request")
 ]
+
+
+@dataclass(frozen=True)
+class Training:
+    """How the surrogate is trained."""
+
+    epochs: Annotated[int, typer.Option("--epochs", min=1, max=1000, rich_help_panel=_TRAINING)] = 30
+    rate: Annotated[
+        float, typer.Option("--rate", min=0, max=10, help="Peak learning rate.", rich_help_panel=_TRAINING)
+    ] = 0.1
+    labels_only: Annotated[
+        bool,
+        typer.Option(
+            "--labels-only", help="Learn from what is predicted, without its scores.", rich_help_panel=_TRAINING
+        ),
+    ] = False
+    mirror: Annotated[
+        bool, typer.Option("--mirror/--no-mirror", help="Also learn from mirrored pictures.", rich_help_panel=_TRAINING)
+    ] = True
 
 
 @dataclass
@@ -57,22 +66,18 @@ class Answers:
     warnings: list[str] = field(default_factory=list)
 
 
+@options.grouped
 def surrogate(
     data: Data,
+    *,
     model: options.Model = "",
     out: Out = Path("surrogate"),
     name: Name = "",
-    limit: Limit = None,
-    epochs: Epochs = 30,
-    rate: Rate = 0.1,
-    labels_only: Labels = False,
-    mirror: Mirror = True,
+    limit: options.Limit = None,
+    training: Training,
     seed: options.Seed = None,
-    concurrency: InFlight = 32,
-    server: options.Server = options.DEFAULT_ADDRESS,
-    tls: options.Tls = False,
-    ca: options.Ca = None,
-    token: options.Token = None,
+    concurrency: Concurrency = 32,
+    connection: options.Connection,
     timeout: options.Timeout = options.DEFAULT_TIMEOUT,
     as_json: options.Json = False,
 ) -> None:
@@ -83,35 +88,39 @@ def surrogate(
 
     Example: `gradserve surrogate --data pictures/ --model resnet56 --out surrogate/`
     """
-    training = server_module("models.surrogate.training")
+    module = server_module("models.surrogate.training")
     dataset = open_dataset(data).take(limit, seed or 0)
-    connect = partial(AsyncClient, server, tls=ca or tls, token=token, timeout=timeout)
-    answers = asyncio.run(_asked(connect, model, dataset, concurrency))
+    answers = asyncio.run(_asked(partial(connection.async_client, timeout), model, dataset, concurrency))
     output.warn(answers.warnings)
     if len(answers.seen) < 2:
         raise ValueError(f"{data}: only {len(answers.seen)} pictures were answered; that is too few to learn from")
-    scores = np.stack(answers.scores)
-    if labels_only:
-        scores = _labels_alone(scores, answers.card.head)
-    settings = training.TrainingSettings(epochs=epochs, rate=rate, mirror=mirror, seed=seed or 0)
-    with output.counter("training", training.steps(len(scores), settings)) as told:
-        trained = training.train(np.stack(answers.seen), scores, settings, told, answers.card.head)
+    trained = _train(module, answers, training, seed or 0)
     called = name or f"{answers.card.name}-surrogate"
     out.mkdir(parents=True, exist_ok=True)
     trained.save(out / f"{called}.safetensors")
-    entry = _entry(called, answers.card, training, trained.arguments)
+    entry = _entry(called, answers.card, module, trained.arguments)
     (out / f"{called}.toml").write_text(entry)
     found = {
         "name": called,
         "model": answers.card.name,
         "weights": str(out / f"{called}.safetensors"),
         "catalogue": str(out / f"{called}.toml"),
-        "answers": len(scores),
+        "answers": len(answers.scores),
         "left_out": answers.left_out,
         "held_out": trained.held_out,
         "agreement": trained.agreement,
     }
     _print(found, entry, as_json)
+
+
+def _train(module: Any, answers: Answers, training: Training, seed: int) -> Any:
+    """The network trained on the answers by the server's module."""
+    scores = np.stack(answers.scores)
+    if training.labels_only:
+        scores = _labels_alone(scores, answers.card.head)
+    settings = module.TrainingSettings(epochs=training.epochs, rate=training.rate, mirror=training.mirror, seed=seed)
+    with output.counter("training", module.steps(len(scores), settings)) as told:
+        return module.train(np.stack(answers.seen), scores, settings, told, answers.card.head)
 
 
 def _labels_alone(scores: Array, head: str) -> Array:

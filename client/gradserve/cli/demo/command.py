@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
@@ -9,33 +10,57 @@ import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 
-from gradserve.cli import html, options, output
-from gradserve.cli.demo import local_server, session
-from gradserve.cli.demo import pictures as picture_chapters
+from gradserve.cli import options, output, page
+from gradserve.cli.demo import local_server, pictures, session
 from gradserve.client import Client
 
 _EMBEDDED = ("digits", "cifar10", "cifar10-robust")
-_CHAPTERS = (*session.CHAPTERS, *picture_chapters.CHAPTERS)
-
-Models = Annotated[
-    list[str],
-    typer.Option("--model", "-m", metavar="NAME[=WEIGHTS]", help="Also serve this model. May be repeated."),
-]
-Out = Annotated[Path, typer.Option("--out", "-o", help="Folder for the page.")]
-Pictures = Annotated[int, typer.Option("--pictures", min=1, max=6, help="Pictures for every model.")]
-Server = Annotated[
-    str | None,
-    typer.Option("--server", envvar="GRADSERVE_SERVER", metavar="HOST:PORT", help="Ask this server; start none."),
-]
-Start = Annotated[float, typer.Option("--start-timeout", help="Seconds that a started server may take.")]
+_CHAPTERS = (*session.CHAPTERS, *pictures.CHAPTERS)
 
 
+@dataclass(frozen=True)
+class Serving:
+    """Which server is asked, or else started, and with which models."""
+
+    model: Annotated[
+        list[str],
+        typer.Option("--model", "-m", metavar="NAME[=WEIGHTS]", help="Also serve this model. May be repeated."),
+    ] = field(default_factory=list)
+    server: Annotated[
+        str | None,
+        typer.Option("--server", envvar="GRADSERVE_SERVER", metavar="HOST:PORT", help="Ask this server; start none."),
+    ] = None
+    start_timeout: Annotated[float, typer.Option("--start-timeout", help="Seconds that a started server may take.")] = (
+        300.0
+    )
+
+    @contextmanager
+    def address(self, log: Path) -> Iterator[str]:
+        """The address of the server, which is stopped in the end if it was started here."""
+        if self.server:
+            yield self.server
+            return
+        output.err().print("starting a server ...")
+        arguments = [part for name in dict.fromkeys([*_EMBEDDED, *self.model]) for part in ("--model", name)]
+        with local_server.launched(arguments, log, self.start_timeout) as address:
+            output.err().print(f"it serves on {address}")
+            yield address
+        output.err().print("the server is stopped")
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What goes on the page, and where the page goes."""
+
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the page.")] = Path("demo-out")
+    pictures: Annotated[int, typer.Option("--pictures", min=1, max=6, help="Pictures for every model.")] = 3
+
+
+@options.grouped
 def demo(
-    model: Models = [],  # noqa: B006  typer copies it
-    out: Out = Path("demo-out"),
-    pictures: Pictures = 3,
-    server: Server = None,
-    start_timeout: Start = 300.0,
+    *,
+    serving: Serving,
+    contents: Contents,
     tls: options.Tls = False,
     ca: options.Ca = None,
     token: options.Token = None,
@@ -48,16 +73,17 @@ def demo(
 
     Example: `gradserve demo --model mobilenet_v2` or `gradserve demo --model mobilenet_v2=weights.safetensors`
     """
+    out = contents.out
     out.mkdir(parents=True, exist_ok=True)
     with (
-        _address(server, model, out / "server.log", start_timeout) as address,
-        options.connect(address, tls, ca, token, timeout) as client,
+        serving.address(out / "server.log") as address,
+        options.Connection(address, tls, ca, token).client(timeout) as client,
     ):
-        client.wait_until_ready(start_timeout)
-        deeds, sections = _shown(client, pictures)
+        client.wait_until_ready(serving.start_timeout)
+        deeds, sections = _shown(client, contents.pictures)
     lead = "Every picture on this page was made by a running server that was asked over gRPC."
     path = out / "index.html"
-    path.write_text(html.html("gradserve", lead, sections), encoding="utf-8")
+    path.write_text(page.html("gradserve", lead, sections), encoding="utf-8")
     if as_json:
         output.print_json({"page": str(path), "done": [output.plain(deed) for deed in deeds]})
     else:
@@ -65,27 +91,14 @@ def demo(
         output.out().print(f"{len(deeds)} requests; the pictures are on {path}")
 
 
-@contextmanager
-def _address(server: str | None, models: Sequence[str], log: Path, timeout: float) -> Iterator[str]:
-    if server:
-        yield server
-        return
-    output.err().print("starting a server ...")
-    wanted = dict.fromkeys([*_EMBEDDED, *models])
-    with local_server.launched([part for each in wanted for part in ("--model", each)], log, timeout) as address:
-        output.err().print(f"it serves on {address}")
-        yield address
-    output.err().print("the server is stopped")
-
-
-def _shown(client: Client, pictures: int) -> tuple[list[session.LogEntry], list[html.Section]]:
-    """Every chapter for every model, with a progress bar."""
+def _shown(client: Client, count: int) -> tuple[list[session.LogEntry], list[page.Section]]:
+    """Every chapter for every model, with so many pictures each, and a progress bar."""
     cards = [client.model(card.name) for card in client.models()]
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     with Progress(*columns, console=output.err(), transient=True) as progress:
-        total = sum(session.requests(card, pictures) + picture_chapters.requests(card) for card in cards)
+        total = sum(session.requests(card, count) + pictures.requests(card) for card in cards)
         task = progress.add_task("demo", total=total)
-        demo = session.Session(client, pictures, lambda what: progress.update(task, description=what, advance=1))
+        demo = session.Session(client, count, lambda what: progress.update(task, description=what, advance=1))
         sections = []
         for card in cards:
             for chapter in _CHAPTERS:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from PIL import Image
 
-from gradserve.cli import html
+from gradserve.cli import page
 from gradserve.cli.demo import samples
 from gradserve.results.influence import Influence, TrainingExample
 from gradserve.results.models import ModelCard
@@ -17,19 +17,19 @@ _METHODS = ("projected", "last_layer", "neighbours")
 _TOP, _SUSPECTS, _PICTURES = 6, 12, 2
 
 
-def influences(demo: "Session", card: ModelCard) -> html.Section:
+def influences(demo: "Session", card: ModelCard) -> page.Section:
     """For models with an index: helpers and harmers of predictions by each method, and the most suspicious labels."""
     stories = []
     if card.applies("influence"):
         for picture in samples.pictures(card, min(demo.pictures, _PICTURES)):
             figures = [figure for method in _METHODS for figure in _influence(demo, card, picture, method)]
-            stories.append(html.Story(picture.name, picture.open(), figures=figures))
+            stories.append(page.Story(picture.name, picture.open(), figures=figures))
         stories += _suspects(demo, card)
     lead = (
         "Which training examples stand behind a prediction. Without the helpful ones its loss would be larger, without "
         "the harmful ones smaller: so the influence functions say, whose order is worth more than their sizes."
     )
-    return html.Section(f"{card.name}: influence", lead, stories)
+    return page.Section(f"{card.name}: influence", lead, stories)
 
 
 def requests(card: ModelCard, pictures: int) -> int:
@@ -39,7 +39,7 @@ def requests(card: ModelCard, pictures: int) -> int:
     return len(samples.pictures(card, min(pictures, _PICTURES))) * len(_METHODS) + 1
 
 
-def _influence(demo: "Session", card: ModelCard, picture: samples.SamplePicture, method: str) -> list[html.Figure]:
+def _influence(demo: "Session", card: ModelCard, picture: samples.SamplePicture, method: str) -> list[page.Figure]:
     what = f"{card.name}: {picture.name}: influence, {method}"
     found, seconds = demo.timed(what, lambda: demo.client.influence(picture.data, method, top=_TOP, model=card.name))
     best = found.helpful[0] if found.helpful else None
@@ -56,13 +56,13 @@ def _influence(demo: "Session", card: ModelCard, picture: samples.SamplePicture,
 
 def _figure(
     title: str, examples: Sequence[TrainingExample], value: str, found: Influence, seconds: float
-) -> html.Figure:
+) -> page.Figure:
     facts = [f"{each.label_name} {_score(each)}" for each in examples]
     costs = [f"{1000 * seconds:.0f} ms", f"of {found.examples} examples"]
-    return html.Figure(title, _pictures(examples), value, [*facts, *costs], found.provenance.warnings)
+    return page.Figure(title, _pictures(examples), value, [*facts, *costs], found.provenance.warnings)
 
 
-def _suspects(demo: "Session", card: ModelCard) -> list[html.Story]:
+def _suspects(demo: "Session", card: ModelCard) -> list[page.Story]:
     """The first of them is shown large; the others stand beside it."""
     what = f"{card.name}: suspects"
     found, seconds = demo.timed(what, lambda: demo.client.suspects(model=card.name, top=_SUSPECTS))
@@ -72,7 +72,7 @@ def _suspects(demo: "Session", card: ModelCard) -> list[html.Story]:
         return []
     facts = [f"{each.label_name} {each.self_influence:.2g}" for each in found]
     title = "labels to look at again"
-    return [html.Story(title, pictures[0], figures=[html.Figure("suspects", pictures, "self-influence", facts)])]
+    return [page.Story(title, pictures[0], figures=[page.Figure("suspects", pictures, "self-influence", facts)])]
 
 
 def _pictures(examples: Sequence[TrainingExample]) -> list[Image.Image]:

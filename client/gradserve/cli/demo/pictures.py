@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from gradserve.cli import drawing, html
+from gradserve.cli import drawing, page
 from gradserve.cli.demo import samples
 from gradserve.cli.demo.session import Session
 from gradserve.messages.goals import Goal, GoalLike
@@ -17,7 +17,7 @@ _COARSE, _FINE = 60, 20  # steps at half and at full resolution
 _MIN_INPUT_SIDE = 16  # pixels of the input, below which there is nothing to dream of
 
 
-def maximized(demo: Session, card: ModelCard) -> html.Section:
+def maximized(demo: Session, card: ModelCard) -> page.Section:
     """A picture of each class, or of those that the model sees in the sample pictures."""
     goals = _goals(demo, card)
     found, seconds = demo.timed(
@@ -28,15 +28,15 @@ def maximized(demo: Session, card: ModelCard) -> html.Section:
     origin = found[0].provenance
     demo.note("noise", f"maximize {len(goals)} classes", seconds, origin, "; ".join(map(_seen, found)))
     facts = [f"{found[0].preset}", f"{found[0].done} steps", f"{seconds:.1f} s", f"{origin.rows} rows"]
-    figures = [html.Figure(each.name, [each.image], _seen(each), (), each.warnings) for each in found]
+    figures = [page.Figure(each.name, [each.image], _seen(each), (), each.warnings) for each in found]
     way = [opened(png) for png in found[0].snapshots.values()]
-    figures.append(html.Figure(f"{found[0].name}, after {', '.join(map(str, found[0].snapshots))} steps", way))
-    figures.append(html.Figure(f"{found[0].name}: its course", [drawing.curves(found[0].curves)]))
+    figures.append(page.Figure(f"{found[0].name}, after {', '.join(map(str, found[0].snapshots))} steps", way))
+    figures.append(page.Figure(f"{found[0].name}: its course", [drawing.curves(found[0].curves)]))
     lead = "Made from noise, step by step along the gradient, towards each class; under each what the model sees in it."
-    return html.Section(f"{card.name}: maximized", lead, [html.Story("from noise", found.sheet(), (), facts, figures)])
+    return page.Section(f"{card.name}: maximized", lead, [page.Story("from noise", found.sheet(), (), facts, figures)])
 
 
-def dreamt(demo: Session, card: ModelCard) -> html.Section:
+def dreamt(demo: Session, card: ModelCard) -> page.Section:
     """More and more of what the last layer with a map sees in a photo."""
     stories = []
     for picture in _photos(card)[:1]:
@@ -50,13 +50,13 @@ def dreamt(demo: Session, card: ModelCard) -> html.Section:
         assert isinstance(found, MaximizedImage)
         demo.note(picture.name, "dream", seconds, found.provenance, f"{found.name} = {found.value:.3g}")
         facts = [f"{found.done} steps in {found.settings['octaves']} octaves", f"{seconds:.1f} s"]
-        figures = [html.Figure(found.name, [found.image], f"mean square {found.value:.3g}", facts, found.warnings)]
-        stories.append(html.Story(picture.name, picture.open(), figures=figures))
+        figures = [page.Figure(found.name, [found.image], f"mean square {found.value:.3g}", facts, found.warnings)]
+        stories.append(page.Story(picture.name, picture.open(), figures=figures))
     lead = "What a layer sees in a photo, exaggerated in four octaves."
-    return html.Section(f"{card.name}: DeepDream", lead, stories)
+    return page.Section(f"{card.name}: DeepDream", lead, stories)
 
 
-def stylized(demo: Session, card: ModelCard) -> html.Section:
+def stylized(demo: Session, card: ModelCard) -> page.Section:
     """A photo in the style of another picture."""
     stories = []
     size = _STYLED_SMALL if min(card.input_size) <= _SMALL_INPUT else _STYLED
@@ -73,9 +73,9 @@ def stylized(demo: Session, card: ModelCard) -> html.Section:
             answer = f"style loss {fall:.0f} times smaller"
             demo.note(picture.name, f"stylize: {style.name}", seconds, found.provenance, answer)
             figures += _styled(found, style, answer, seconds)
-        stories.append(html.Story(picture.name, picture.open(), figures=figures))
+        stories.append(page.Story(picture.name, picture.open(), figures=figures))
     lead = "The content of one picture with the style of another: Gram matrices of several layers are matched."
-    return html.Section(f"{card.name}: stylized", lead, stories)
+    return page.Section(f"{card.name}: stylized", lead, stories)
 
 
 CHAPTERS = (maximized, dreamt, stylized)
@@ -108,9 +108,9 @@ def _seen(each: MaximizedImage) -> str:
     return f"{each.top[0].class_name} {each.top[0].probability:.1%}" if each.top else f"{each.value:.3g}"
 
 
-def _styled(found: StylizedImage, style: samples.SamplePicture, answer: str, seconds: float) -> list[html.Figure]:
+def _styled(found: StylizedImage, style: samples.SamplePicture, answer: str, seconds: float) -> list[page.Figure]:
     facts = [f"{found.done} steps", f"{seconds:.1f} s", f"content loss {found.losses['content']:.2f}"]
     return [
-        html.Figure(f"in the style of {style.name}", [found.image, style.open()], answer, facts, found.warnings),
-        html.Figure(f"{style.name}: its course", [drawing.curves(found.curves)]),
+        page.Figure(f"in the style of {style.name}", [found.image, style.open()], answer, facts, found.warnings),
+        page.Figure(f"{style.name}: its course", [drawing.curves(found.curves)]),
     ]

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from gradserve.cli import html
+from gradserve.cli import page
 from gradserve.cli.demo import samples
 from gradserve.results.models import ModelCard
 
@@ -14,7 +14,7 @@ _EPS = "8/255"
 _ASKED = (*_METHODS, "pgd")
 
 
-def siblings(demo: "Session", card: ModelCard) -> html.Section:
+def siblings(demo: "Session", card: ModelCard) -> page.Section:
     """For a model NAME-robust: maps of NAME's and of its own, and the same attack on both."""
     stories = []
     for picture in samples.pictures(card, demo.pictures) if _sibling(card) else []:
@@ -23,13 +23,13 @@ def siblings(demo: "Session", card: ModelCard) -> html.Section:
             for name in (_sibling(card), card.name)
             for figure in (*_maps(demo, name, picture), _attacked(demo, name, picture))
         ]
-        stories.append(html.Story(picture.name, picture.open(), figures=figures))
+        stories.append(page.Story(picture.name, picture.open(), figures=figures))
     lead = (
         f"The same network trained on pictures ({_sibling(card)}) and on attacked ones ({card.name}): the robust one's "
         "gradients follow what is to be seen, and the attack that turns the other leaves it standing more often, "
         "though not always."
     )
-    return html.Section(f"{card.name} beside {_sibling(card)}", lead, stories)
+    return page.Section(f"{card.name} beside {_sibling(card)}", lead, stories)
 
 
 def requests(card: ModelCard, pictures: int) -> int:
@@ -42,7 +42,7 @@ def _sibling(card: ModelCard) -> str:
     return card.name.removesuffix("-robust") if card.name.endswith("-robust") else ""
 
 
-def _maps(demo: "Session", name: str, picture: samples.SamplePicture) -> list[html.Figure]:
+def _maps(demo: "Session", name: str, picture: samples.SamplePicture) -> list[page.Figure]:
     found, seconds = demo.timed(
         f"{name}: {picture.name}: {', '.join(_METHODS)}",
         lambda: demo.client.explain(picture.data, list(_METHODS), model=name),
@@ -50,11 +50,11 @@ def _maps(demo: "Session", name: str, picture: samples.SamplePicture) -> list[ht
     figures = []
     for method, each in zip(_METHODS, found, strict=True):
         demo.note(picture.name, method, seconds / len(_METHODS), each.provenance, each.target_name)
-        figures.append(html.Figure(f"{name}: {method}", (each.heatmap(),), each.target_name, (), each.warnings))
+        figures.append(page.Figure(f"{name}: {method}", (each.heatmap(),), each.target_name, (), each.warnings))
     return figures
 
 
-def _attacked(demo: "Session", name: str, picture: samples.SamplePicture) -> html.Figure:
+def _attacked(demo: "Session", name: str, picture: samples.SamplePicture) -> page.Figure:
     found, seconds = demo.timed(
         f"{name}: {picture.name}: pgd", lambda: demo.client.attack(picture.data, "pgd", eps=_EPS, steps=20, model=name)
     )
@@ -62,4 +62,4 @@ def _attacked(demo: "Session", name: str, picture: samples.SamplePicture) -> htm
     answer = f"{before.class_name} → {after.class_name} ({after.probability:.0%})"
     demo.note(picture.name, f"pgd, {_EPS}", seconds, found.provenance, answer)
     facts, warnings = [found.certificate.verdict.replace("_", " ")], found.certificate.warnings
-    return html.Figure(f"{name}: pgd, {_EPS}", (found.image(),), answer, facts, warnings)
+    return page.Figure(f"{name}: pgd, {_EPS}", (found.image(),), answer, facts, warnings)

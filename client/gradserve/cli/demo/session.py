@@ -6,14 +6,16 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from gradserve.arguments import Pick, Rank, TargetLike, Unit
-from gradserve.cli import html
+from gradserve.cli import page
 from gradserve.cli.demo import influence, robust, samples
 from gradserve.client import Client
 from gradserve.errors import FailedPrecondition
 from gradserve.messages import fields
-from gradserve.messages.common import EXPLAIN_METHOD
-from gradserve.results.common import Explanation, Prediction, Provenance
+from gradserve.messages.explain import EXPLAIN_METHOD
+from gradserve.results.common import Provenance
+from gradserve.results.explain import Explanation
 from gradserve.results.models import Layer, ModelCard
+from gradserve.results.predict import Prediction
 
 T = TypeVar("T")
 _ATTACKS: Sequence[tuple[str, Mapping[str, Any]]] = (
@@ -59,37 +61,37 @@ class Session:
         self.deeds.append(LogEntry(origin.model, picture, asked, seconds, origin.rows, answer))
 
 
-def explanations(demo: Session, card: ModelCard) -> html.Section:
+def explanations(demo: Session, card: ModelCard) -> page.Section:
     """Predict and every method of Explain on several pictures."""
     stories = []
     for picture in samples.pictures(card, demo.pictures):
         prediction = _predicted(demo, card, picture)
         bars = [(score.class_name, score.probability) for score in prediction]
         figures = [_explained(demo, card, picture, method) for method in _METHODS]
-        stories.append(html.Story(picture.name, picture.open(), bars, figures=figures))
+        stories.append(page.Story(picture.name, picture.open(), bars, figures=figures))
     lead = "What the model predicts, and which pixels its top score depends on, as each method sees it."
-    return html.Section(card.name, lead, stories, _facts_of(card))
+    return page.Section(card.name, lead, stories, _facts_of(card))
 
 
-def targets(demo: Session, card: ModelCard) -> html.Section:
+def targets(demo: Session, card: ModelCard) -> page.Section:
     """One method for several targets in one request: classes by rank, and units inside the network."""
     stories = []
     for picture in samples.pictures(card, 1):
         units = [_strongest(demo, card, picture, layer) for layer in _layers(card)]
         figures = _for_targets(demo, card, picture, [Rank(1), Rank(2), *units])
-        stories.append(html.Story(picture.name, picture.open(), figures=figures))
+        stories.append(page.Story(picture.name, picture.open(), figures=figures))
     lead = "One request with several targets: the two top classes, and single units of layers inside the network."
-    return html.Section(f"{card.name}: any target", lead, stories)
+    return page.Section(f"{card.name}: any target", lead, stories)
 
 
-def attacks(demo: Session, card: ModelCard) -> html.Section:
+def attacks(demo: Session, card: ModelCard) -> page.Section:
     """Adversarial pictures: what the model saw before, what it sees now, and the difference magnified."""
     stories = []
     for picture in samples.pictures(card, min(demo.pictures, 2)):
         figures = [_attacked(demo, card, picture, title, facts) for title, facts in _ATTACKS]
-        stories.append(html.Story(picture.name, picture.open(), figures=figures))
+        stories.append(page.Story(picture.name, picture.open(), figures=figures))
     lead = "Pictures changed a little so that the model errs: before, after, and the difference magnified around grey."
-    return html.Section(f"{card.name}: attacks", lead, stories)
+    return page.Section(f"{card.name}: attacks", lead, stories)
 
 
 CHAPTERS = (explanations, targets, attacks, robust.siblings, influence.influences)
@@ -111,20 +113,20 @@ def _predicted(demo: Session, card: ModelCard, picture: samples.SamplePicture) -
     return found
 
 
-def _explained(demo: Session, card: ModelCard, picture: samples.SamplePicture, method: str) -> html.Figure:
+def _explained(demo: Session, card: ModelCard, picture: samples.SamplePicture, method: str) -> page.Figure:
     what = f"{card.name}: {picture.name}: {method}"
     try:
         found, seconds = demo.timed(what, lambda: demo.client.explain(picture.data, method, model=card.name))
     except FailedPrecondition as refusal:
         demo.deeds.append(LogEntry(card.name, picture.name, method, 0.0, 0, f"does not apply: {refusal}"))
-        return html.Figure(method, refusal=f"does not apply to this model: {refusal}")
+        return page.Figure(method, refusal=f"does not apply to this model: {refusal}")
     demo.note(picture.name, method, seconds, found.provenance, _value(found))
     return _figure(method, found, [f"{1000 * seconds:.0f} ms", f"{found.provenance.rows} rows"])
 
 
 def _for_targets(
     demo: Session, card: ModelCard, picture: samples.SamplePicture, asked: list[TargetLike]
-) -> list[html.Figure]:
+) -> list[page.Figure]:
     what = f"smooth_grad, {len(asked)} targets"
     found, seconds = demo.timed(
         f"{card.name}: {picture.name}: {what}",
@@ -136,7 +138,7 @@ def _for_targets(
 
 def _attacked(
     demo: Session, card: ModelCard, picture: samples.SamplePicture, title: str, facts: Mapping[str, Any]
-) -> html.Figure:
+) -> page.Figure:
     found, seconds = demo.timed(
         f"{card.name}: {picture.name}: {title}",
         lambda: demo.client.attack(picture.data, model=card.name, perturbation=True, **facts),
@@ -156,16 +158,16 @@ def _attacked(
         f"{1000 * seconds:.0f} ms",
     ]
     pictures = (found.original_image(), found.image(), found.perturbation_image())
-    return html.Figure(title, pictures, answer, told, certificate.warnings)
+    return page.Figure(title, pictures, answer, told, certificate.warnings)
 
 
-def _figure(title: str, found: Explanation, costs: Sequence[str]) -> html.Figure:
+def _figure(title: str, found: Explanation, costs: Sequence[str]) -> page.Figure:
     facts = [f"{name} {_short(value)}" for name, value in found.parameters.items()]
     if found.completeness_gap is not None:
         facts.append(f"completeness gap {found.completeness_gap:.2g}")
     warnings = tuple(dict.fromkeys((*found.warnings, *found.provenance.warnings)))
     pictures = (found.overlay(), found.heatmap())
-    return html.Figure(title, pictures, _value(found), [*facts, *costs], warnings)
+    return page.Figure(title, pictures, _value(found), [*facts, *costs], warnings)
 
 
 def _value(found: Explanation) -> str:

@@ -1,0 +1,35 @@
+"""Pure functions for Predict: arguments -> request message, reply -> result."""
+
+from typing import Unpack
+
+from gradserve import images
+from gradserve.arguments import ImageLike, Options
+from gradserve.messages.common import (
+    PREPROCESS,
+    choice,
+    count,
+    provenance_of,
+    region_of,
+    request_options,
+    score_of,
+)
+from gradserve.results.predict import Prediction
+from gradserve.v1 import predict_pb2
+
+
+def predict_request(
+    image: ImageLike, *, model: str = "", top_k: int = 5, preprocess: str = "model_default", **options: Unpack[Options]
+) -> predict_pb2.PredictRequest:
+    """The arguments of Predict as a message."""
+    return predict_pb2.PredictRequest(
+        model=model,
+        image=images.message(image),
+        preprocess=choice("preprocess", PREPROCESS, preprocess),
+        top_k=count("top_k", top_k),
+        options=request_options(**options),
+    )
+
+
+def prediction(reply: predict_pb2.PredictResponse) -> Prediction:
+    """The reply of Predict as a result."""
+    return Prediction(tuple(map(score_of, reply.top)), region_of(reply.region), provenance_of(reply.provenance))

@@ -1,0 +1,125 @@
+"""What Explain gives: maps of what a score depends on."""
+
+import base64
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from html import escape
+from pathlib import Path
+from typing import Any, overload
+
+import numpy as np
+from PIL import Image
+
+from gradserve import images
+from gradserve.arguments import ParameterValue, Unit
+from gradserve.results.common import Provenance, Region
+from gradserve.v1 import common_pb2
+
+Map = np.ndarray[Any, np.dtype[np.float32]]
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Explanation:
+    """One method's map for one target: which pixels the score depends on."""
+
+    map: Map
+    method: str
+    parameters: Mapping[str, ParameterValue]
+    target: int | Unit
+    target_name: str
+    target_value: float
+    coarse: Map | None
+    completeness_gap: float | None
+    asked: int
+    done: int
+    completed_fraction: float
+    warnings: tuple[str, ...]
+    region: Region
+    provenance: Provenance
+    served_overlay: bytes | None = None
+    image: common_pb2.Image = field(default_factory=common_pb2.Image)
+
+    def original(self) -> Image.Image:
+        """The picture that was sent, upright and in RGB."""
+        return images.opened(self.image)
+
+    def heatmap(self) -> Image.Image:
+        """The map in colours, in the size of the model's input."""
+        return images.heatmap(self.map)
+
+    def overlay(self, alpha: float = 0.5, scale: int | None = None) -> Image.Image:
+        """The map over the original photo, enlarged by a whole factor; by default the one that a small photo needs."""
+        photo = self.original()
+        scale = scale or max(1, round(max(self.map.shape) / max(self.region.width, self.region.height, 1)))
+        if scale > 1:
+            photo = photo.resize((photo.width * scale, photo.height * scale), Image.Resampling.NEAREST)
+        return images.overlay(photo, self.map, self.region.box(scale), alpha=alpha)
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Save the map itself if the path ends in .npy, else the overlay in the format of the path's ending."""
+        path = Path(path)
+        if path.suffix.lower() == ".npy":
+            np.save(path, self.map)
+        else:
+            self.overlay().save(path)
+        return path
+
+    def _repr_png_(self) -> bytes:
+        return images.png(self.overlay())
+
+    def __repr__(self) -> str:
+        parameters = "".join(f", {name}={value!r}" for name, value in self.parameters.items())
+        height, width = self.map.shape
+        done = "" if self.completed_fraction >= 1 else f", {self.done} of {self.asked} done"
+        return (
+            f"<Explanation {self.method}{parameters}: {self.target_name} = {self.target_value:.4g}, "
+            f"map {height} x {width}, {self.provenance.model}{done}>"
+        )
+
+
+class Explanations(Sequence[Explanation]):
+    """Several explanations of one picture: `[i]` in order, `["grad_cam"]` by method, `["grad_cam", 1]` its second."""
+
+    def __init__(self, explanations: Sequence[Explanation]) -> None:
+        self._all = tuple(explanations)
+
+    @property
+    def methods(self) -> list[str]:
+        """The names of the methods, each once, in the order in which they were asked."""
+        return list(dict.fromkeys(explanation.method for explanation in self._all))
+
+    def of(self, method: str) -> list[Explanation]:
+        """All explanations by this method."""
+        found = [explanation for explanation in self._all if explanation.method == method]
+        if not found:
+            raise KeyError(f"no explanation by {method!r}; there are {', '.join(self.methods)}")
+        return found
+
+    @overload
+    def __getitem__(self, key: int | str | tuple[str, int]) -> Explanation: ...
+    @overload
+    def __getitem__(self, key: slice) -> "Explanations": ...
+    def __getitem__(self, key: int | str | tuple[str, int] | slice) -> "Explanation | Explanations":
+        if isinstance(key, slice):
+            return Explanations(self._all[key])
+        if isinstance(key, str):
+            return self.of(key)[0]
+        if isinstance(key, tuple):
+            return self.of(key[0])[key[1]]
+        return self._all[key]
+
+    def __len__(self) -> int:
+        return len(self._all)
+
+    def __repr__(self) -> str:
+        return "[" + ",\n ".join(map(repr, self._all)) + "]"
+
+    def _repr_html_(self) -> str:
+        figures = "".join(
+            f"<figure style='margin:0'><img style='height:14em' src='data:image/png;base64,"
+            f"{base64.b64encode(each._repr_png_()).decode()}'><figcaption>{escape(each.method)}: "
+            f"{escape(each.target_name)}</figcaption></figure>"
+            for each in self._all
+        )
+        return f"<div style='display:flex;flex-wrap:wrap;gap:1em'>{figures}</div>"

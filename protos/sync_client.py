@@ -1,0 +1,80 @@
+"""Generates `gradserve.Client` from `gradserve.AsyncClient`; with --check, says whether they are in step.
+
+The two differ in a few words, which the rules below take away one after the other. What differs in more than words has
+a form for each, written by hand under two names: the channels in stubs.py, the ordered map in ordered.py.
+"""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+PACKAGE = Path(__file__).resolve().parent.parent / "client" / "gradserve"
+MODULES = {"aio.py": "client.py", "aio_connection.py": "connection.py"}
+HEADER = "# Generated from {source} by protos/sync_client.py: edit that file, then `make protos`.\n"
+
+# Sentences of documentation that hold for one of the two only.
+SENTENCES = {
+    "aio.py": {
+        "The client for asyncio; `gradserve.client` has the same for ordinary code.": (
+            "The client for ordinary code; `gradserve.aio` has the same for asyncio."
+        ),
+        """server for asyncio.
+
+    It may be made anywhere and used in several event loops: each has a channel of its own, from its first call on until
+    `close` or the end of its `async with`.
+""": "server; safe to share between threads.\n",
+    },
+    "aio_connection.py": {
+        "A connection to a server for asyncio:": "A connection to a server:",
+        "Close the running loop's connection and cancel the calls that run in it; the next call opens another.": (
+            "Close the connection; calls that are still running are cancelled."
+        ),
+    },
+}
+# Regular expressions, in the order in which they are applied, with what takes the place of what they match.
+RULES = {
+    r"await asyncio\.to_thread\(\s*([\w.]+),\s*": r"\1(",  # where no event loop waits, no thread is needed
+    r"asyncio\.sleep": "time.sleep",
+    r"async (def|for|with)\b": r"\1",
+    r"await ": "",
+    r"__a(enter|exit)__": r"__\1__",
+    r"\bAsync(?=[A-Z])": "",  # AsyncClient, AsyncConnection, AsyncChannels, AsyncIterator
+    r"\bin_order_async\b": "in_order",
+    r"gradserve\.aio_connection": "gradserve.connection",
+}
+
+
+def synchronous(source: Path) -> str:
+    """The synchronous form of a module, with sorted imports, and without those that it does not need any more."""
+    text = source.read_text()
+    for sentence, replacement in SENTENCES[source.name].items():
+        if sentence not in text:
+            raise ValueError(f"{source.name} does not say {sentence!r} any more: adapt SENTENCES")
+        text = text.replace(sentence, replacement)
+    for pattern, replacement in RULES.items():
+        text = re.sub(pattern, replacement, text)
+    text = HEADER.format(source=source.name) + text
+    for command in (["check", "--quiet", "--select=I,F401", "--fix"], ["format", "--quiet"]):
+        ruff = [sys.executable, "-m", "ruff", *command, f"--stdin-filename={PACKAGE / MODULES[source.name]}", "-"]
+        text = subprocess.run(ruff, input=text, capture_output=True, text=True, check=True).stdout
+    return text
+
+
+def main() -> int:
+    """Generates in place, or compares: 0 in step, 1 not."""
+    fresh = {PACKAGE / target: synchronous(PACKAGE / source) for source, target in MODULES.items()}
+    if "--check" not in sys.argv:
+        for path, text in fresh.items():
+            path.write_text(text)
+        print("\n".join(path.name for path in fresh))
+        return 0
+    stale = [path.name for path, text in fresh.items() if path.read_text() != text]
+    named = " and ".join(f"{target} from {source}" for source, target in MODULES.items() if target in stale)
+    said = f"not as generated: {named}; edit the source and run `make protos`"
+    print(said if stale else f"{len(fresh)} modules in step")
+    return 1 if stale else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
