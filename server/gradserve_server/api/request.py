@@ -1,36 +1,27 @@
-"""From a request to a Task: everything that is wrong with it is told at once, before anything reaches a device."""
+"""What the RPCs share on the way from a request to a task: all faults are told at once, before the pool is asked."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import grpc
 
-from gradserve.v1 import attack_pb2, explain_pb2, influence_pb2, predict_pb2
 from gradserve.v1 import common_pb2 as pb
 
 from ..config import LimitSettings
-from ..engine.batch_limits import passes_cost
 from ..engine.job import Priority
-from ..methods.explain import METHODS, Call
-from ..methods.targets import Target
+from ..methods.explain import Call
 from ..models.card import ModelCard, Precision, Rpc
 from ..models.served import ServedModels
 from ..pool.wire import Task
 from . import images
 from .errors import RequestError, Violations, model_unavailable, unknown_model
-from .fields import choice, parse_fields
-from .targets import cam_layer, targets_of
+from .fields import choice
 
 REPLY_MARGIN_SECONDS = 0.02  # time reserved for the reply, of the request's own time budget
 # Time reserved for the reply: a share of the gRPC deadline, at most so many seconds.
 REPLY_SHARE, MAX_REPLY_SECONDS = 0.1, 0.25
-MOST_METHODS, MOST_CLASSES = 16, 1000
-MOST_ROWS, MOST_ROWS_ALL = 4096, 16384  # of one method and target, and of a request
-MAX_MAP_BYTES = 60 << 20  # bytes of maps in one reply
-MAP_BYTES = {explain_pb2.MAP_FORMAT_FLOAT16: 2, explain_pb2.MAP_FORMAT_PNG: 1}  # a pixel; otherwise 4
-OVERLAY_BYTES = 3
 
 PRIORITIES: Mapping[int, Priority] = {0: "interactive", 1: "interactive", 2: "batch"}
 PRECISIONS: Mapping[int, Literal["auto"] | Precision] = {0: "auto", 1: "exact", 2: "balanced", 3: "fast"}
@@ -41,13 +32,13 @@ PREPROCESSES: Mapping[int, pb.Preprocess] = {
     pb.PREPROCESS_AS_IS: pb.PREPROCESS_AS_IS,
 }
 
-Request = (
-    predict_pb2.PredictRequest
-    | explain_pb2.ExplainRequest
-    | attack_pb2.AttackRequest
-    | influence_pb2.InfluenceRequest
-    | influence_pb2.EmbedRequest
-)
+
+class PictureRequest(Protocol):
+    """A request about one picture."""
+
+    image: pb.Image
+    preprocess: pb.Preprocess
+    options: pb.RequestOptions
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +51,6 @@ class Bound:
     preprocess: pb.Preprocess
     methods: tuple[str, ...] = ()  # for the log
     calls: tuple[Call, ...] = ()
-    top_k: int = 0
     quick_decode: bool = False
 
 
@@ -73,39 +63,6 @@ class CallContext:
     remaining: float | None
     cards: ServedModels
     limits: LimitSettings
-
-
-def bind_predict(request: predict_pb2.PredictRequest, at: CallContext) -> Bound:
-    """Raises RequestError."""
-    card, violations = model_of(request.model, at.cards)
-    top_k = request.top_k if request.HasField("top_k") else 5
-    if not 1 <= top_k <= MOST_CLASSES:
-        violations.add("top_k", f"must be from 1 to {MOST_CLASSES}, was {top_k}", for_every_model=True)
-    common = checked_options("predict", request, card, at, violations)
-    violations.check()
-    task, region, how = task_of("predict", card, common, {}, card.gflop, at)
-    return Bound(task, card, region, how, top_k=top_k, quick_decode=common.quick_decode)
-
-
-def bind_explain(request: explain_pb2.ExplainRequest, at: CallContext) -> Bound:
-    """Raises RequestError."""
-    card, violations = model_of(request.model, at.cards)
-    common = checked_options("explain", request, card, at, violations)
-    size = (card.height, card.width) if common.image is None else (common.image[0].shape[0], common.image[0].shape[1])
-    own_size = size == (card.height, card.width)
-    targets = targets_of(request.targets, card, own_size, violations)
-    calls = _calls(request, card, targets, size, violations)
-    choice(explain_pb2.MapFormat.DESCRIPTOR, request.format, "format", violations)
-    _check_reply(request, len(calls), size, violations)
-    check_applies(calls, card, violations)
-    rows = sum(METHODS[call.method].rows(call.parameters, size) for call in calls)
-    if rows > MOST_ROWS_ALL and not violations.found:
-        violations.add("methods", f"with all targets ask for {rows} passes; at most {MOST_ROWS_ALL} are allowed")
-    violations.check()
-    cost = passes_cost(card.gflop, "image") * rows * size[0] * size[1] / (card.height * card.width)
-    task, region, how = task_of("explain", card, common, {"calls": calls}, cost, at)
-    methods = tuple(dict.fromkeys(call.method for call in calls))
-    return Bound(task, card, region, how, methods, calls, quick_decode=common.quick_decode)
 
 
 def model_card(name: str, cards: ServedModels) -> ModelCard:
@@ -151,7 +108,7 @@ class CheckedOptions:
 
 
 def checked_options(
-    rpc: Rpc, request: Request, card: ModelCard, at: CallContext, violations: Violations
+    rpc: Rpc, request: PictureRequest, card: ModelCard, at: CallContext, violations: Violations
 ) -> CheckedOptions:
     """Image, preprocessing, precision and deadline; faults become violations."""
     choice(pb.Preprocess.DESCRIPTOR, request.preprocess, "preprocess", violations)
@@ -215,71 +172,3 @@ def task_of(
         text = "the time budget ran out before the work began"
         raise RequestError(grpc.StatusCode.DEADLINE_EXCEEDED, "TIME_UP", text)
     return task, region, common.preprocess
-
-
-def _calls(
-    request: explain_pb2.ExplainRequest,
-    card: ModelCard,
-    targets: list[Target],
-    size: tuple[int, int],
-    violations: Violations,
-) -> tuple[Call, ...]:
-    """Methods outermost; each with its parameters resolved for each target."""
-    if not 1 <= len(request.methods) <= MOST_METHODS:
-        violations.add("methods", f"must be 1 to {MOST_METHODS}, were {len(request.methods)}", for_every_model=True)
-        return ()
-    calls: list[Call] = []
-    for i, message in enumerate(request.methods):
-        calls += calls_of(message, f"methods[{i}]", card, targets, size, violations)
-    return tuple(calls)
-
-
-def calls_of(
-    message: explain_pb2.ExplainMethod,
-    path: str,
-    card: ModelCard,
-    targets: list[Target],
-    size: tuple[int, int],
-    violations: Violations,
-) -> list[Call]:
-    """One method with its parameters resolved for each target; nothing, with violations, where they are at fault."""
-    name = message.WhichOneof("method")
-    if name is None:
-        violations.add(path, f"sets no method; there are: {', '.join(METHODS)}", for_every_model=True)
-        return []
-    path = f"{path}.{name}"
-    parameters = parse_fields(METHODS[name].function, getattr(message, name), path, violations)
-    if parameters is None:
-        return []
-    rows = METHODS[name].rows(parameters, size)
-    if rows > MOST_ROWS:
-        violations.add(path, f"asks for {rows} passes on a {size[1]}x{size[0]} input; at most {MOST_ROWS} are allowed")
-    calls = []
-    for target in targets:
-        resolved = dict(parameters)
-        if "layer" in resolved:
-            resolved["layer"] = cam_layer(resolved["layer"], target, card, path, violations)
-        if resolved.get("log_prob") and target.layer:
-            violations.add(f"{path}.log_prob", f"applies to class targets only, not to units of {target.layer}")
-        calls.append(Call(name, resolved, target))
-    return calls
-
-
-def _check_reply(request: explain_pb2.ExplainRequest, maps: int, size: tuple[int, int], violations: Violations) -> None:
-    """Maps that no reply can carry are refused before they are computed."""
-    pixel = MAP_BYTES.get(request.format, 4) + (OVERLAY_BYTES if request.overlay else 0)
-    if maps * size[0] * size[1] * pixel > MAX_MAP_BYTES:
-        limit = f"a reply carries {MAX_MAP_BYTES >> 20} MiB; ask for fewer at once, or as FLOAT16 or PNG"
-        violations.add("methods", f"{maps} maps of {size[1]}x{size[0]} are too much: {limit}")
-
-
-def check_applies(calls: Sequence[Call], card: ModelCard, violations: Violations) -> None:
-    """What is valid but does not apply to this model is refused."""
-    refusals = {call.method: METHODS[call.method].refuses(card) for call in calls}
-    refused = [f"{method} does not apply to {card.name}: {why}" for method, why in refusals.items() if why]
-    for call in calls:
-        layer = card.layer(call.parameters.get("layer", ""))
-        if layer is not None and not layer.is_map:
-            refused.append(f"{call.method} needs a layer with spatial extent, and {layer.name} of {card.name} has none")
-    for text in refused:
-        violations.not_applicable(text)

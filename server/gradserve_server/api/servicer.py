@@ -2,21 +2,20 @@
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing, contextmanager
+from functools import partial
 from typing import Any, TypeVar
 
 import grpc
 
 from gradserve.v1 import (
     attack_pb2,
-    explain_pb2,
     influence_pb2,
     maximize_pb2,
     models_pb2,
     models_pb2_grpc,
-    predict_pb2,
     service_pb2_grpc,
     stylize_pb2,
 )
@@ -29,19 +28,21 @@ from .errors import RequestError, clipped, failure, unavailable
 from .expectations import Expectations
 from .interceptor import RequestLog, request_facts
 from .progress import progress, with_progress
-from .reply import explain_reply, model_reply, predict_reply
-from .request import Bound, CallContext, bind_explain, bind_predict, model_card
+from .request import Bound, CallContext, model_card
+from .rpcs import RpcModule, explain, predict
 from .rpcs.attack import attack_task, bind_attack, certificate_task, map_task
 from .rpcs.certificate import attack_reply, encode_picture
 from .rpcs.influence import bind_embed, bind_influence, bind_suspects
 from .rpcs.influence_reply import embed_reply, influence_reply, suspects_reply
 from .rpcs.maximize import bind_maximize, maximize_reply
+from .rpcs.models import model_reply
 from .rpcs.stylize import bind_stylize, stylize_reply
 
 MAX_LOGGED_NAME_BYTES = 100  # bytes of a model's name as it was sent
 PARTIAL_GRACE_SECONDS = (
     1.0  # seconds beyond its time that a partial answer is waited for, since passes cannot be interrupted
 )
+UNARY: Mapping[str, RpcModule] = {"Predict": predict, "Explain": explain}
 T = TypeVar("T")
 Report = Callable[[Preview], Awaitable[None]]
 
@@ -58,29 +59,16 @@ class GradientService(service_pb2_grpc.GradientServiceServicer):
         self._threads = ThreadPoolExecutor(max(2, cores()), "codec")
         self._expected = Expectations()
         self._in_flight = 0
+        for name, rpc in UNARY.items():
+            setattr(self, name, partial(self._answer, name.lower(), rpc))
 
-    async def Predict(
-        self, request: predict_pb2.PredictRequest, context: grpc.aio.ServicerContext
-    ) -> predict_pb2.PredictResponse:
-        """The most probable classes."""
-        with self._admitted("predict"):
-            bound = await self._bind(bind_predict, request, context)
+    async def _answer(self, word: str, rpc: RpcModule, request: Any, context: grpc.aio.ServicerContext) -> Any:
+        """The reply of an RPC that is one task."""
+        with self._admitted(word):
+            bound = await self._bind(rpc.bind, request, context)
             outcome = await self._outcome(bound.task)
-            self._metrics.rows.labels("predict").inc(outcome.rows)
-            return await self._in_thread(predict_reply, bound, outcome)
-
-    async def Explain(
-        self, request: explain_pb2.ExplainRequest, context: grpc.aio.ServicerContext
-    ) -> explain_pb2.ExplainResponse:
-        """Maps of several methods for several targets."""
-        with self._admitted("explain"):
-            bound = await self._bind(bind_explain, request, context)
-            outcome = await self._outcome(bound.task)
-            for call, answer in zip(bound.calls, outcome.result, strict=True):
-                self._metrics.rows.labels(call.method).inc(answer.done)
-            if any(answer.done < answer.asked for answer in outcome.result):
-                self._metrics.partial.inc()
-            return await self._in_thread(explain_reply, bound, outcome, request)
+            self._count(bound, outcome)
+            return await self._in_thread(rpc.reply, request, bound, outcome)
 
     async def Attack(
         self, request: attack_pb2.AttackRequest, context: grpc.aio.ServicerContext
@@ -187,6 +175,15 @@ class GradientService(service_pb2_grpc.GradientServiceServicer):
             self._metrics.rows.labels("embed").inc(outcome.rows)
             return await self._in_thread(embed_reply, bound, outcome)
 
+    def _count(self, bound: Bound, outcome: Outcome) -> None:
+        """Counts the rows, for Explain by method, and the answers that have less than was asked for."""
+        word = bound.task.rpc
+        rows = explain.rows_by_method(bound, outcome) if word == "explain" else {word: outcome.rows}
+        for label, count in rows.items():
+            self._metrics.rows.labels(label).inc(count)
+        if is_partial(outcome.result):
+            self._metrics.partial.inc()
+
     @contextmanager
     def _admitted(self, method: str) -> Any:
         """Counts a request in and out; refuses it where too many are in."""
@@ -244,6 +241,12 @@ class GradientService(service_pb2_grpc.GradientServiceServicer):
 
     async def _in_thread(self, function: Callable[..., T], *args: object) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._threads, function, *args)
+
+
+def is_partial(result: Any) -> bool:
+    """Whether less was done than was asked for, of a result or of several; one that cannot be partial does not say."""
+    results = result if isinstance(result, list) else [result]
+    return any(each.done < each.asked for each in results if hasattr(each, "asked"))
 
 
 class ModelService(models_pb2_grpc.ModelServiceServicer):

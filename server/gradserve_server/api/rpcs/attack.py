@@ -26,14 +26,13 @@ from ..request import (
     Bound,
     CallContext,
     CheckedOptions,
-    calls_of,
-    check_applies,
     check_loaded,
     checked_options,
     model_of,
     task_of,
 )
 from ..targets import class_named, target_of
+from .explain import calls_of, check_applies
 
 MAX_ROWS = 200_000
 MAX_STEP_PIXELS = 256 * 224 * 224  # pixels of the pictures of one step

@@ -16,9 +16,10 @@ from ...models.card import ModelCard
 from ...pool.wire import Outcome
 from ..fields import enum_value, from_dict
 from ..images import png
-from ..reply import explanation, probability_notes, provenance, scores
+from ..reply import probability_notes, provenance, scores
 from ..request import Bound
 from .attack import LOSS, NORM
+from .explain import explanation
 
 LEVELS = 255
 NO_CHANGE_LEVEL = 128
