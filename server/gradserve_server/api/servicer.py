@@ -29,20 +29,27 @@ from .expectations import Expectations
 from .interceptor import RequestLog, request_facts
 from .progress import progress, with_progress
 from .request import Bound, CallContext, model_card
-from .rpcs import RpcModule, explain, predict
+from .rpcs import RpcModule, explain, maximize, predict, stylize
 from .rpcs.attack import attack_task, bind_attack, certificate_task, map_task
 from .rpcs.certificate import attack_reply, encode_picture
 from .rpcs.influence import bind_embed, bind_influence, bind_suspects
 from .rpcs.influence_reply import embed_reply, influence_reply, suspects_reply
-from .rpcs.maximize import bind_maximize, maximize_reply
 from .rpcs.models import model_reply
-from .rpcs.stylize import bind_stylize, stylize_reply
 
 MAX_LOGGED_NAME_BYTES = 100  # bytes of a model's name as it was sent
 PARTIAL_GRACE_SECONDS = (
     1.0  # seconds beyond its time that a partial answer is waited for, since passes cannot be interrupted
 )
-UNARY: Mapping[str, RpcModule] = {"Predict": predict, "Explain": explain}
+UNARY: Mapping[str, RpcModule] = {
+    "Predict": predict,
+    "Explain": explain,
+    "Maximize": maximize,
+    "Stylize": stylize,
+}
+STREAMS: Mapping[str, tuple[RpcModule, type[Any]]] = {
+    "StreamMaximize": (maximize, maximize_pb2.MaximizeEvent),
+    "StreamStylize": (stylize, stylize_pb2.StylizeEvent),
+}
 T = TypeVar("T")
 Report = Callable[[Preview], Awaitable[None]]
 
@@ -61,6 +68,8 @@ class GradientService(service_pb2_grpc.GradientServiceServicer):
         self._in_flight = 0
         for name, rpc in UNARY.items():
             setattr(self, name, partial(self._answer, name.lower(), rpc))
+        for name, (rpc, event) in STREAMS.items():
+            setattr(self, name, partial(self._stream, name.removeprefix("Stream").lower(), rpc, event))
 
     async def _answer(self, word: str, rpc: RpcModule, request: Any, context: grpc.aio.ServicerContext) -> Any:
         """The reply of an RPC that is one task."""
@@ -69,6 +78,20 @@ class GradientService(service_pb2_grpc.GradientServiceServicer):
             outcome = await self._outcome(bound.task)
             self._count(bound, outcome)
             return await self._in_thread(rpc.reply, request, bound, outcome)
+
+    async def _stream(
+        self, word: str, rpc: RpcModule, event: type[Any], request: Any, context: grpc.aio.ServicerContext
+    ) -> None:
+        """The same with progress: events, the last of which has the reply."""
+
+        async def report(told: Preview) -> None:
+            await context.write(event(progress=await self._in_thread(progress, told)))
+
+        with self._admitted(word):
+            bound = await self._bind(rpc.bind, request, context)
+            outcome = await self._outcome(with_progress(bound.task), report)
+            self._count(bound, outcome)
+            await context.write(event(result=await self._in_thread(rpc.reply, request, bound, outcome)))
 
     async def Attack(
         self, request: attack_pb2.AttackRequest, context: grpc.aio.ServicerContext
@@ -90,60 +113,6 @@ class GradientService(service_pb2_grpc.GradientServiceServicer):
             reply = await self._in_thread(attack_reply, request, bound, attack, picture, certificate, maps)
             self._metrics.verdict.labels(attack_pb2.Verdict.Name(reply.certificate.verdict)[8:].lower()).inc()
             return reply
-
-    async def Maximize(
-        self, request: maximize_pb2.MaximizeRequest, context: grpc.aio.ServicerContext
-    ) -> maximize_pb2.MaximizeResponse:
-        """Pictures that goals are maximal on."""
-        with self._admitted("maximize"):
-            bound = await self._bind(bind_maximize, request, context)
-            return await self._made("maximize", bound, bound.task, maximize_reply)
-
-    async def StreamMaximize(self, request: maximize_pb2.MaximizeRequest, context: grpc.aio.ServicerContext) -> None:
-        """The same with progress."""
-
-        async def report(told: Preview) -> None:
-            await context.write(maximize_pb2.MaximizeEvent(progress=await self._in_thread(progress, told)))
-
-        with self._admitted("maximize"):
-            bound = await self._bind(bind_maximize, request, context)
-            reply = await self._made("maximize", bound, with_progress(bound.task), maximize_reply, report)
-            await context.write(maximize_pb2.MaximizeEvent(result=reply))
-
-    async def Stylize(
-        self, request: stylize_pb2.StylizeRequest, context: grpc.aio.ServicerContext
-    ) -> stylize_pb2.StylizeResponse:
-        """A picture with the content of one and the style of others."""
-        with self._admitted("stylize"):
-            bound = await self._bind(bind_stylize, request, context)
-            return await self._made("stylize", bound, bound.task, stylize_reply)
-
-    async def StreamStylize(self, request: stylize_pb2.StylizeRequest, context: grpc.aio.ServicerContext) -> None:
-        """The same with progress."""
-
-        async def report(told: Preview) -> None:
-            await context.write(stylize_pb2.StylizeEvent(progress=await self._in_thread(progress, told)))
-
-        with self._admitted("stylize"):
-            bound = await self._bind(bind_stylize, request, context)
-            reply = await self._made("stylize", bound, with_progress(bound.task), stylize_reply, report)
-            await context.write(stylize_pb2.StylizeEvent(result=reply))
-
-    async def _made(
-        self,
-        rpc: str,
-        bound: Bound,
-        task: Task,
-        encode: Callable[[Bound, Outcome], T],
-        report: Report = ignore_progress,
-    ) -> T:
-        """The reply for pictures that take many steps."""
-        outcome = await self._outcome(task, report)
-        self._metrics.rows.labels(rpc).inc(outcome.rows)
-        reply: Any = await self._in_thread(encode, bound, outcome)
-        if reply.done < reply.asked:
-            self._metrics.partial.inc()
-        return reply  # type: ignore[no-any-return]
 
     async def Influence(
         self, request: influence_pb2.InfluenceRequest, context: grpc.aio.ServicerContext

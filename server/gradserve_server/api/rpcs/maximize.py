@@ -25,7 +25,7 @@ MAX_STEPS = 16384  # of all goals and octaves
 TOP_CLASSES = 5
 
 
-def bind_maximize(request: maximize_pb2.MaximizeRequest, at: CallContext) -> Bound:
+def bind(request: maximize_pb2.MaximizeRequest, at: CallContext) -> Bound:
     """Raises RequestError."""
     card, violations = model_of(request.model, at.cards)
     common = check_options("maximize", request.options, card, at, violations)
@@ -105,24 +105,23 @@ def _sizes(
     return sizes
 
 
-def maximize_reply(parse_fields: Bound, outcome: Outcome) -> maximize_pb2.MaximizeResponse:
+def reply(request: maximize_pb2.MaximizeRequest, bound: Bound, outcome: Outcome) -> maximize_pb2.MaximizeResponse:
     """One picture for each goal."""
+    goals = bound.task.arguments["goals"]
+    recipe: MaximizeSettings = bound.task.arguments["recipe"]
     first: Maximized = outcome.result[0]
-    goals = parse_fields.task.arguments["goals"]
-    reply = maximize_pb2.MaximizeResponse(
-        images=[
-            _image(goal_reply(g, m.labels), m, parse_fields.card) for g, m in zip(goals, outcome.result, strict=True)
-        ],
+    images = [_image(goal_reply(g, m.labels), m, bound.card) for g, m in zip(goals, outcome.result, strict=True)]
+    message = maximize_pb2.MaximizeResponse(
+        images=images,
         asked=first.asked,
         done=first.done,
         completed_fraction=first.done / first.asked,
         warnings=first.warnings,
-        provenance=provenance(parse_fields, outcome),
+        provenance=provenance(bound, outcome),
     )
-    recipe: MaximizeSettings = parse_fields.task.arguments["recipe"]
-    from_dict(reply, {"preset": parse_fields.methods[0]})
-    from_dict(reply.settings, {name: getattr(recipe, name) for name in recipe.__slots__})
-    return reply
+    from_dict(message, {"preset": preset_of(request)})
+    from_dict(message.settings, {name: getattr(recipe, name) for name in recipe.__slots__})
+    return message
 
 
 def _image(goal: maximize_pb2.Goal, made: Maximized, card: ModelCard) -> maximize_pb2.Maximized:

@@ -29,7 +29,7 @@ MOST_STYLES, MOST_LAYERS, MOST_STEPS = 8, 16, 4096
 MAX_WEIGHT = 1e9
 
 
-def bind_stylize(request: stylize_pb2.StylizeRequest, at: CallContext) -> Bound:
+def bind(request: stylize_pb2.StylizeRequest, at: CallContext) -> Bound:
     """Raises RequestError."""
     card, violations = model_of(request.model, at.cards)
     common = check_options("stylize", request.options, card, at, violations)
@@ -180,31 +180,29 @@ def _check_sizes(
             violations.add(f"settings.{setting}", text)
 
 
-def stylize_reply(parse_fields: Bound, outcome: Outcome) -> stylize_pb2.StylizeResponse:
-    """The picture with its losses."""
+def reply(request: stylize_pb2.StylizeRequest, bound: Bound, outcome: Outcome) -> stylize_pb2.StylizeResponse:
+    """The picture with its losses, and with the layers that counted."""
     made: Stylized = outcome.result
-    asked = parse_fields.task.arguments
-    settings: Settings = asked["settings"]
-    reply = stylize_pb2.StylizeResponse(
+    arguments = bound.task.arguments
+    settings: Settings = arguments["settings"]
+    counts_style = arguments["styles"] and settings.style_weight
+    counts_content = arguments["has_content"] and settings.content_weight
+    message = stylize_pb2.StylizeResponse(
         png=png(made.pixels),
         losses=_losses(made.losses),
         initial_losses=_losses(made.initial),
         curves=curves(made.curves),
         snapshots=snapshots(made.snapshots),
-        style_layers=[_layer(each) for each in asked["style_layers"]]
-        if asked["styles"] and settings.style_weight
-        else [],
-        content_layers=[_layer(each) for each in asked["content_layers"]]
-        if asked["has_content"] and settings.content_weight
-        else [],
+        style_layers=[_layer(each) for each in arguments["style_layers"]] if counts_style else [],
+        content_layers=[_layer(each) for each in arguments["content_layers"]] if counts_content else [],
         asked=made.asked,
         done=made.done,
         completed_fraction=made.done / made.asked,
         warnings=made.warnings,
-        provenance=provenance(parse_fields, outcome),
+        provenance=provenance(bound, outcome),
     )
-    from_dict(reply.settings, {name: getattr(settings, name) for name in settings.__slots__})
-    return reply
+    from_dict(message.settings, {name: getattr(settings, name) for name in settings.__slots__})
+    return message
 
 
 def _layer(each: LayerWeight) -> stylize_pb2.LayerWeight:
