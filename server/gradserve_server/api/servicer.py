@@ -29,11 +29,9 @@ from .expectations import Expectations
 from .interceptor import RequestLog, request_facts
 from .progress import progress, with_progress
 from .request import Bound, CallContext, model_card
-from .rpcs import RpcModule, explain, maximize, predict, stylize
+from .rpcs import RpcModule, embed, explain, influence, maximize, predict, stylize, suspects
 from .rpcs.attack import attack_task, bind_attack, certificate_task, map_task
 from .rpcs.certificate import attack_reply, encode_picture
-from .rpcs.influence import bind_embed, bind_influence, bind_suspects
-from .rpcs.influence_reply import embed_reply, influence_reply, suspects_reply
 from .rpcs.models import model_reply
 
 MAX_LOGGED_NAME_BYTES = 100  # bytes of a model's name as it was sent
@@ -45,6 +43,8 @@ UNARY: Mapping[str, RpcModule] = {
     "Explain": explain,
     "Maximize": maximize,
     "Stylize": stylize,
+    "Influence": influence,
+    "Embed": embed,
 }
 STREAMS: Mapping[str, tuple[RpcModule, type[Any]]] = {
     "StreamMaximize": (maximize, maximize_pb2.MaximizeEvent),
@@ -114,44 +114,15 @@ class GradientService(service_pb2_grpc.GradientServiceServicer):
             self._metrics.verdict.labels(attack_pb2.Verdict.Name(reply.certificate.verdict)[8:].lower()).inc()
             return reply
 
-    async def Influence(
-        self, request: influence_pb2.InfluenceRequest, context: grpc.aio.ServicerContext
-    ) -> influence_pb2.InfluenceResponse:
-        """The training examples behind a prediction."""
-        with self._admitted("influence"):
-            bound = await self._bind(bind_influence, request, context)
-            outcome = await self._outcome(bound.task)
-            self._metrics.rows.labels("influence").inc(outcome.rows)
-            return await self._in_thread(influence_reply, request, bound, outcome)
-
     async def Suspects(
         self, request: influence_pb2.SuspectsRequest, context: grpc.aio.ServicerContext
     ) -> influence_pb2.SuspectsResponse:
         """The most suspicious labels; they are in the index already, so that no worker is needed."""
         with self._admitted("suspects"):
             facts = self._asked(request)
-            card, index, order, top = bind_suspects(request, self._pool.cards)
-            facts.model = card.name
-            return await self._in_thread(suspects_reply, request, card, index, order, top, facts.id)
-
-    async def Embed(
-        self, request: influence_pb2.EmbedRequest, context: grpc.aio.ServicerContext
-    ) -> influence_pb2.EmbedResponse:
-        """The features of a layer."""
-        with self._admitted("embed"):
-            bound = await self._bind(bind_embed, request, context)
-            outcome = await self._outcome(bound.task)
-            self._metrics.rows.labels("embed").inc(outcome.rows)
-            return await self._in_thread(embed_reply, bound, outcome)
-
-    def _count(self, bound: Bound, outcome: Outcome) -> None:
-        """Counts the rows, for Explain by method, and the answers that have less than was asked for."""
-        word = bound.task.rpc
-        rows = explain.rows_by_method(bound, outcome) if word == "explain" else {word: outcome.rows}
-        for label, count in rows.items():
-            self._metrics.rows.labels(label).inc(count)
-        if is_partial(outcome.result):
-            self._metrics.partial.inc()
+            listing = suspects.bind(request, self._pool.cards)
+            facts.model = listing.card.name
+            return await self._in_thread(suspects.reply, request, listing, facts.id)
 
     @contextmanager
     def _admitted(self, method: str) -> Any:
