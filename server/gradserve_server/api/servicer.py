@@ -29,9 +29,8 @@ from .expectations import Expectations
 from .interceptor import RequestLog, request_facts
 from .progress import progress, with_progress
 from .request import Bound, CallContext, model_card
-from .rpcs import RpcModule, embed, explain, influence, maximize, predict, stylize, suspects
-from .rpcs.attack import attack_task, bind_attack, certificate_task, map_task
-from .rpcs.certificate import attack_reply, encode_picture
+from .rpcs import RpcModule, attack, embed, explain, influence, maximize, predict, stylize, suspects
+from .rpcs.certificate import attack_task, certificate_task, encode_picture, map_task
 from .rpcs.models import model_reply
 
 MAX_LOGGED_NAME_BYTES = 100  # bytes of a model's name as it was sent
@@ -98,19 +97,19 @@ class GradientService(service_pb2_grpc.GradientServiceServicer):
     ) -> attack_pb2.AttackResponse:
         """An adversarial picture; the certificate, and the maps, are tasks of their own after it."""
         with self._admitted("attack"):
-            bound = await self._bind(bind_attack, request, context)
-            attack = await self._outcome(attack_task(self._expected.priced(bound.task)))
-            if attack.result.partial:
+            bound = await self._bind(attack.bind, request, context)
+            attacked = await self._outcome(attack_task(self._expected.priced(bound.task)))
+            if attacked.result.partial:
                 self._metrics.partial.inc()
-            picture = await self._in_thread(encode_picture, attack.result)
-            certificate = await self._outcome(certificate_task(bound.task, attack.result, picture.pixels))
-            self._expected.learn(bound.task, attack, certificate)
+            picture = await self._in_thread(encode_picture, attacked.result)
+            certified = await self._outcome(certificate_task(bound.task, attacked.result, picture.pixels))
+            self._expected.learn(bound.task, attacked, certified)
             pictures = {"before": bound.task.image, "after": picture.pixels} if bound.calls else {}
             tasks = [map_task(bound.task, bound.calls, pixels, which) for which, pixels in pictures.items()]
             maps = [await self._outcome(task) for task in tasks]
             for method in bound.methods:
-                self._metrics.rows.labels(method).inc(attack.rows + certificate.rows)
-            reply = await self._in_thread(attack_reply, request, bound, attack, picture, certificate, maps)
+                self._metrics.rows.labels(method).inc(attacked.rows + certified.rows)
+            reply = await self._in_thread(attack.reply, request, bound, attacked, picture, certified, maps)
             self._metrics.verdict.labels(attack_pb2.Verdict.Name(reply.certificate.verdict)[8:].lower()).inc()
             return reply
 

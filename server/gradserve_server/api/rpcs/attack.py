@@ -1,7 +1,6 @@
-"""From an AttackRequest to a task, and to the tasks that follow it: the certificate, and the maps."""
+"""Attack: from its request to a task, from the outcomes to its reply. The tasks that follow are in `certificate`."""
 
 import math
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -15,36 +14,31 @@ from ...engine.batch_limits import passes_cost
 from ...methods.attack import FROM_SCRATCH, METHODS, Attacked, Ball, GoalSpec, InputTransform, Method, Plan
 from ...methods.attack.defences import DEFENCES
 from ...methods.attack.lens import eot
+from ...methods.attack.oracle import TrajectoryPoint
 from ...methods.explain import Call
 from ...methods.targets import Target
 from ...models.card import ModelCard
 from ...models.served import ServedModels
-from ...pool.wire import Task
+from ...pool.wire import Outcome
 from ..errors import Violations, near, shown
-from ..fields import choice, parse_fields
-from ..request import (
-    Bound,
-    CallContext,
-    CheckedOptions,
-    check_loaded,
-    checked_options,
-    model_of,
-    task_of,
-)
+from ..fields import choice, enum_value, from_dict, parse_fields
+from ..images import png
+from ..reply import provenance, scores
+from ..request import Bound, CallContext, CheckedOptions, check_loaded, checked_options, model_of, task_of
 from ..targets import class_named, target_of
-from .explain import calls_of, check_applies
+from .certificate import NORM, EncodedPicture, certified, magnified
+from .explain import calls_of, check_applies, explanation
 
 MAX_ROWS = 200_000
 MAX_STEP_PIXELS = 256 * 224 * 224  # pixels of the pictures of one step
 PARALLEL_PICTURES = ("restarts", "places", "candidates")  # parameters that say how many pictures a step has
-RESERVE, MOST_RESERVE = 0.15, 1.0  # share and seconds of the time left that are kept for the certificate
-LOSS, NORM, PICK = (attack_pb2.DESCRIPTOR.enum_types_by_name[name] for name in ("Loss", "Norm", "Pick"))
-CERTIFYING = 3  # rows that the certificate is counted with
+LOSS, PICK = (attack_pb2.DESCRIPTOR.enum_types_by_name[name] for name in ("Loss", "Pick"))
+CERTIFICATE_ROWS = 3  # that the certificate is counted with
 CANVAS_LEVEL = 128  # of an empty canvas
 CLASSES_FOR_DLR = 3  # and one more where there is a target
 
 
-def bind_attack(request: attack_pb2.AttackRequest, at: CallContext) -> Bound:
+def bind(request: attack_pb2.AttackRequest, at: CallContext) -> Bound:
     """Raises RequestError."""
     card, violations = model_of(request.model, at.cards)
     name = request.method.WhichOneof("method")
@@ -71,37 +65,6 @@ def bind_attack(request: attack_pb2.AttackRequest, at: CallContext) -> Bound:
     cost = card.gflop * forwards * size[0] * size[1] / (card.height * card.width)
     task, region, how = task_of("attack", card, common, {"plan": plan}, cost, at)
     return Bound(task, card, region, how, (plan.method,), tuple(calls), quick_decode=common.quick_decode)
-
-
-def attack_task(task: Task) -> Task:
-    """The attack itself, which leaves time for the certificate."""
-    left = task.deadline - time.monotonic()
-    return replace(task, deadline=task.deadline - min(MOST_RESERVE, RESERVE * left)) if left < math.inf else task
-
-
-def certificate_task(task: Task, attacked: Attacked, returned: np.ndarray[Any, Any]) -> Task:
-    """A fresh look, in fp32, at the picture that was decoded from the very bytes of the answer."""
-    plan: Plan = task.arguments["plan"]
-    arguments = {"original": task.image, "goal": attacked.goal, "lens": plan.lens.defended()}
-    return _following(task, "certify", returned, arguments, "exact")
-
-
-def map_task(task: Task, calls: Sequence[Call], picture: np.ndarray[Any, Any], which: str) -> Task:
-    """The maps of one of the two pictures."""
-    return replace(_following(task, "explain", picture, {"calls": calls}, task.precision), id=f"{task.id}/{which}")
-
-
-def _following(task: Task, rpc: str, picture: np.ndarray[Any, Any], arguments: dict[str, Any], precision: Any) -> Task:
-    return replace(
-        task,
-        id=f"{task.id}/{rpc}",
-        rpc=rpc,
-        image=picture,
-        arguments=arguments,
-        precision=precision,
-        allow_partial=False,
-        cost=0.0,  # it was admitted with the attack
-    )
 
 
 def _eight_bits(common: CheckedOptions) -> CheckedOptions:
@@ -256,8 +219,8 @@ def _maps(
 
 def _cost_in_forwards(plan: Plan, method: Method, size: Sequence[int], violations: Violations) -> float:
     """The attack's cost in forward passes, certificate included."""
-    scores, gradients = method.rows(plan.parameters)
-    rows = rows_at_most(plan) - CERTIFYING
+    forwards, gradients = method.rows(plan.parameters)
+    rows = rows_at_most(plan) - CERTIFICATE_ROWS
     if rows > MAX_ROWS:
         violations.add(f"method.{plan.method}", f"asks for {rows} passes; at most {MAX_ROWS} are allowed")
     at_once = plan.lens.views * max([1, *(plan.parameters.get(name, 1) for name in PARALLEL_PICTURES)])
@@ -265,9 +228,51 @@ def _cost_in_forwards(plan: Plan, method: Method, size: Sequence[int], violation
     if at_once > most:
         text = f"asks for {at_once} pictures of {size[1]}x{size[0]} at once, changes and draws included"
         violations.add(f"method.{plan.method}", f"{text}; at most {most} are allowed")
-    return (scores + passes_cost(gradients, "image")) * plan.lens.views + CERTIFYING
+    return (forwards + passes_cost(gradients, "image")) * plan.lens.views + CERTIFICATE_ROWS
 
 
 def rows_at_most(plan: Plan) -> int:
     """Rows that an attack may ask for, certificate included."""
-    return sum(METHODS[plan.method].rows(plan.parameters)) * plan.lens.views + CERTIFYING
+    return sum(METHODS[plan.method].rows(plan.parameters)) * plan.lens.views + CERTIFICATE_ROWS
+
+
+def reply(
+    request: attack_pb2.AttackRequest,
+    bound: Bound,
+    attack: Outcome,
+    picture: EncodedPicture,
+    certificate: Outcome,
+    maps: Sequence[Outcome],
+) -> attack_pb2.AttackResponse:
+    """The picture with its certificate and what else was asked for."""
+    attacked: Attacked = attack.result
+    plan: Plan = bound.task.arguments["plan"]
+    message = attack_pb2.AttackResponse(
+        adversarial=picture.png,
+        certificate=certified(bound, attacked, picture, certificate.result),
+        method_name=plan.method,
+        loss=enum_value(LOSS, attacked.goal.loss),
+        asked=attacked.asked,
+        done=attacked.done,
+        region=bound.region,
+        provenance=provenance(bound, attack, certificate, *maps),
+    )
+    parameters = getattr(message.method, plan.method)
+    from_dict(parameters, plan.parameters)
+    parameters.SetInParent()
+    if "success_rate" in attacked.notes:
+        message.success_rate = attacked.notes["success_rate"]
+    if "patch" in attacked.notes:
+        message.patch = png(attacked.notes["patch"])
+    if request.perturbation:
+        message.perturbation, message.magnification = magnified(picture.pixels, bound.task.image)
+    if request.trajectory:
+        message.trajectory.extend(_step(moment, bound.card) for moment in attacked.moments)
+    for outcome, field in zip(maps, (message.map_before, message.map_after), strict=False):
+        field.CopyFrom(explanation(bound.calls[0], outcome.result[0], bound.card, request.maps_format))
+    return message
+
+
+def _step(moment: TrajectoryPoint, card: ModelCard) -> attack_pb2.TrajectoryStep:
+    (predicted,) = scores(moment.logits, [int(moment.logits.argmax())], card)
+    return attack_pb2.TrajectoryStep(step=moment.step, predicted=predicted, margin=moment.margin, loss=moment.value)
