@@ -1,6 +1,6 @@
 """Maximize: images that a class, unit, channel, layer or direction answers to most, or sums and differences of them.
 
-A new penalty is a function in regularizers.py, a line in PENALTIES (ascent.py), a setting in recipe.py, and the same
+A new penalty is a function in regularizers.py, a line in PENALTIES (ascent.py), a setting in settings.py, and the same
 setting in protos/gradserve/v1/maximize.proto.
 """
 
@@ -17,7 +17,7 @@ from ...engine.query import Query
 from ..image_run import NOT_MEASURED, Snapshot, Trajectory, as_bytes, numbers, pixels, quantized, resized
 from ..targets import Target
 from .ascent import OBJECTIVE, ascend, penalties_of
-from .recipe import PRESETS, MaximizeSettings
+from .settings import PRESETS, MaximizeSettings
 
 FLATTEST = 1e-6  # standard deviation that is still magnified
 
@@ -63,7 +63,7 @@ class Maximized:
 
 
 def maximize(
-    job: Job, x: Tensor, goals: Sequence[Goal], recipe: MaximizeSettings, snapshots: Sequence[int] = ()
+    job: Job, x: Tensor, goals: Sequence[Goal], settings: MaximizeSettings, snapshots: Sequence[int] = ()
 ) -> Steps:
     """Makes one image for every goal from [1, 3, H, W], the start or a canvas of its size. Returns [Maximized]."""
     classes: list[int] = []
@@ -71,12 +71,12 @@ def maximize(
         answer = yield Query(x)
         classes = ranking(answer.logits)[0].tolist()
     objectives = [_sum([summand.objective(classes, x) for summand in goal]) for goal in goals]
-    record = Trajectory(job.run(), recipe.total, frozenset(snapshots))
+    record = Trajectory(job.run(), settings.total, frozenset(snapshots))
     size = (x.shape[2], x.shape[3])
     ground, detail = x.expand(len(goals), -1, -1, -1), torch.zeros_like(x)
-    for octave in octave_sizes(recipe, size):
+    for octave in octave_sizes(settings, size):
         base = resized(ground, octave)
-        images = yield from ascend(base + resized(detail, octave), objectives, recipe, record)
+        images = yield from ascend(base + resized(detail, octave), objectives, settings, record)
         detail = images - base
         if record.ended:
             break
@@ -84,12 +84,12 @@ def maximize(
     if record.run.done in record.snapshots:
         record.snapshot(images)
     values, logits = yield from _measured(images, objectives, record)
-    return [_made(i, images[i], values[i], logits, objectives[i], recipe, record) for i in range(len(goals))]
+    return [_made(i, images[i], values[i], logits, objectives[i], settings, record) for i in range(len(goals))]
 
 
-def octave_sizes(recipe: MaximizeSettings, size: tuple[int, int]) -> list[tuple[int, int]]:
+def octave_sizes(settings: MaximizeSettings, size: tuple[int, int]) -> list[tuple[int, int]]:
     """Height and width of every octave, smallest first; the last is the whole."""
-    factors = [recipe.octave_scale**-i for i in reversed(range(recipe.octaves))]
+    factors = [settings.octave_scale**-i for i in reversed(range(settings.octaves))]
     return [(max(1, round(size[0] * f)), max(1, round(size[1] * f))) for f in factors]
 
 
@@ -114,14 +114,14 @@ def _made(
     value: Tensor,
     logits: Tensor | None,
     objective: Objective,
-    recipe: MaximizeSettings,
+    settings: MaximizeSettings,
     record: Trajectory,
 ) -> Maximized:
     run = record.run
-    names = [OBJECTIVE, *penalties_of(recipe)]
+    names = [OBJECTIVE, *penalties_of(settings)]
     return Maximized(
         pixels=pixels(as_bytes(image)),
-        display=pixels(as_bytes(stretched(image))) if recipe.stretch else None,
+        display=pixels(as_bytes(stretched(image))) if settings.stretch else None,
         value=float(value),
         logits=None if logits is None else numbers(logits[i]),
         curves={name: record.curve(name, i) for name in names},
