@@ -18,6 +18,7 @@ from gradserve_server.methods.stylize import (
     PIXELS,
     LayerWeight,
     Settings,
+    StylizeArguments,
     Stylized,
     default_content_layers,
     default_style_layers,
@@ -52,7 +53,8 @@ def stylizing(
     content: np.ndarray, styles: Sequence[tuple[np.ndarray, float]], how: Settings, **facts: Any
 ) -> Callable[[Job], Steps]:
     given = {"style_layers": STYLE_LAYERS, "content_layers": CONTENT_LAYERS, "has_content": True, **facts}
-    return lambda job: stylize(job, tensor(content), styles=styles, settings=how, **given)
+    arguments = StylizeArguments(styles=tuple(styles), settings=how, **given)
+    return lambda job: stylize(job, tensor(content), arguments)
 
 
 def layers_of(model: Prepared, image: Tensor, names: Sequence[str]) -> list[Tensor]:

@@ -25,7 +25,7 @@ from gradserve_server.engine.engine import Engine
 from gradserve_server.engine.events import Ended
 from gradserve_server.engine.job import Job
 from gradserve_server.methods.attack import GoalSpec
-from gradserve_server.methods.attack.certificate import certify
+from gradserve_server.methods.attack.certificate import CertifyArguments, certify
 from gradserve_server.methods.attack.lens import InputTransform
 from gradserve_server.methods.influence.coverage import covered
 from gradserve_server.methods.influence.gradients import Pass
@@ -382,8 +382,9 @@ def test_the_certificate_of_an_attack(kind: Kind) -> None:
     (attacked,) = attacks.attacked(model, image, "pgd", GoalSpec(label=None, loss="margin"), steps=3)
     picture = torch.from_numpy(attacked.pixels).permute(2, 0, 1)[None].float() / 255
     original = (image[0].permute(1, 2, 0) * 255).round().byte().numpy()
+    arguments = CertifyArguments(original, attacked.goal, InputTransform())
     engine = Engine({"model": model})
-    engine.submit(Job("c", "model", lambda job: certify(job, picture, original, attacked.goal, InputTransform())))
+    engine.submit(Job("c", "model", lambda job: certify(job, picture, arguments)))
     (ended,) = [event for _ in iter(lambda: engine.idle, True) for event in engine.step() if isinstance(event, Ended)]
     assert ended.error is None
     for judged, pixels in ((ended.result.before, image), (ended.result.after, picture)):

@@ -18,7 +18,7 @@ class Expectations:
 
     def share(self, task: Task) -> float:
         """The share of its rows that an attack is expected to take; 1 where no success ends it."""
-        plan: Plan = task.arguments["plan"]
+        plan: Plan = task.arguments
         return self._shares.get((task.model, plan.method), FIRST_GUESS) if plan.stop else 1.0
 
     def priced(self, task: Task) -> Task:
@@ -27,7 +27,7 @@ class Expectations:
 
     def learn(self, task: Task, *outcomes: Outcome) -> None:
         """Takes note of what an attack with its certificate took; one that ran out of time says nothing."""
-        plan: Plan = task.arguments["plan"]
+        plan: Plan = task.arguments
         attacked: Attacked = outcomes[0].result
         if not plan.stop or attacked.partial:
             return

@@ -147,7 +147,7 @@ def _precision(number: int, rpc: Rpc, card: ModelCard, violations: Violations) -
 
 
 def task_of(
-    rpc: str, card: ModelCard, common: CheckedOptions, arguments: Mapping[str, Any], cost: float, at: CallContext
+    rpc: str, card: ModelCard, common: CheckedOptions, arguments: Any, cost: float, at: CallContext
 ) -> tuple[Task, pb.Region, pb.Preprocess]:
     """The task of a checked request. Raises RequestError if its time is up already."""
     assert common.image is not None, "violations were checked"

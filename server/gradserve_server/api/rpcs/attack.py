@@ -63,7 +63,7 @@ def bind(request: attack_pb2.AttackRequest, at: CallContext) -> Bound:
     forwards = _cost_in_forwards(plan, method, size, violations) if parameters is not None else 0
     violations.check()
     cost = card.gflop * forwards * size[0] * size[1] / (card.height * card.width)
-    task, region, how = task_of("attack", card, common, {"plan": plan}, cost, at)
+    task, region, how = task_of("attack", card, common, plan, cost, at)
     return Bound(task, card, region, how, (plan.method,), tuple(calls), quick_decode=common.quick_decode)
 
 
@@ -246,7 +246,7 @@ def reply(
 ) -> attack_pb2.AttackResponse:
     """The picture with its certificate and what else was asked for."""
     attacked: Attacked = attack.result
-    plan: Plan = bound.task.arguments["plan"]
+    plan: Plan = bound.task.arguments
     message = attack_pb2.AttackResponse(
         adversarial=picture.png,
         certificate=certified(bound, attacked, picture, certificate.result),

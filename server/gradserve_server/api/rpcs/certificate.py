@@ -3,7 +3,6 @@
 import io
 import math
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,7 +12,7 @@ from PIL import Image
 from gradserve.v1 import attack_pb2
 
 from ...methods.attack import FROM_SCRATCH, Attacked, Goal, Plan
-from ...methods.attack.certificate import Certified, Judged
+from ...methods.attack.certificate import Certified, CertifyArguments, Judged
 from ...methods.explain import Call
 from ...models.card import ModelCard, Precision
 from ...pool.wire import Task
@@ -54,14 +53,14 @@ def attack_task(task: Task) -> Task:
 
 def certificate_task(task: Task, attacked: Attacked, returned: np.ndarray[Any, Any]) -> Task:
     """A fresh look, in fp32, at the picture that was decoded from the very bytes of the answer."""
-    plan: Plan = task.arguments["plan"]
-    arguments = {"original": task.image, "goal": attacked.goal, "lens": plan.lens.defended()}
+    plan: Plan = task.arguments
+    arguments = CertifyArguments(task.image, attacked.goal, plan.lens.defended())
     return _following(task, "certify", returned, arguments, "exact")
 
 
-def map_task(task: Task, calls: Sequence[Call], picture: np.ndarray[Any, Any], which: str) -> Task:
+def map_task(task: Task, calls: tuple[Call, ...], picture: np.ndarray[Any, Any], which: str) -> Task:
     """The maps of one of the two pictures."""
-    return replace(_following(task, "explain", picture, {"calls": calls}, task.precision), id=f"{task.id}/{which}")
+    return replace(_following(task, "explain", picture, calls, task.precision), id=f"{task.id}/{which}")
 
 
 def _following(task: Task, rpc: str, picture: np.ndarray[Any, Any], arguments: Any, precision: Precision) -> Task:
@@ -83,7 +82,7 @@ def certified(bound: Bound, attacked: Attacked, picture: EncodedPicture, found: 
     change = picture.pixels.astype(np.float64) - bound.task.image.astype(np.float64)
     l2, linf = float(np.sqrt(np.square(change).sum())) / LEVELS, float(np.abs(change).max()) / LEVELS
     certificate = attack_pb2.Certificate(
-        verdict=enum_value(VERDICT, verdict(bound.task.arguments["plan"], attacked, found)),
+        verdict=enum_value(VERDICT, verdict(bound.task.arguments, attacked, found)),
         label=goal.label,
         label_name=classes[goal.label],
         before=_judgement(found.before, goal, bound.card),
@@ -128,7 +127,7 @@ def _judgement(judged: Judged, goal: Goal, card: ModelCard) -> attack_pb2.Judgem
 
 
 def _warnings(bound: Bound, attacked: Attacked, found: Certified) -> list[str]:
-    plan: Plan = bound.task.arguments["plan"]
+    plan: Plan = bound.task.arguments
     warnings = []
     if plan.lens.defence and not plan.adaptive:
         warnings.append("NOT_ADAPTIVE: the attack did not know the defence; what it could not do, another may")

@@ -1,11 +1,13 @@
 """Embed: from its request to a task, from the outcome to its reply."""
 
 from itertools import takewhile
+from typing import Any
 
 from gradserve.v1 import influence_pb2
 
-from ...methods.embed import Embedded
+from ...methods.embed import EmbedArguments, Embedded
 from ...models.card import ModelCard
+from ...models.taps import Side
 from ...pool.wire import Outcome
 from ..fields import choice
 from ..reply import provenance, tensor
@@ -19,33 +21,34 @@ def bind(request: influence_pb2.EmbedRequest, at: CallContext) -> Bound:
     """Raises RequestError."""
     card, violations = model_of(request.model, at.cards)
     common = checked_options("embed", request, card, at, violations)
-    pooling = choice(POOLING, request.pooling, "pooling", violations) or "mean"
-    layer, side = request.layer, "output"
-    if not layer:
-        layer, side = default_layer(card)
+    pooling: Any = choice(POOLING, request.pooling, "pooling", violations) or "mean"
+    layer, side = features(request.layer, card)
     found = known_layer(layer, card, "layer", violations)
     if found is not None:
         has_channels(found, card, "layer", violations)
     violations.check()
-    arguments = {"layer": layer, "side": side, "pooling": pooling}
+    arguments = EmbedArguments(layer, side, pooling)
     task, region, how = task_of("embed", card, common, arguments, card.gflop, at)
     return Bound(task, card, region, how, ("embed",), quick_decode=common.quick_decode)
 
 
 def reply(request: influence_pb2.EmbedRequest, bound: Bound, outcome: Outcome) -> influence_pb2.EmbedResponse:
     """The features."""
+    arguments: EmbedArguments = bound.task.arguments
     embedded: Embedded = outcome.result
     return influence_pb2.EmbedResponse(
         features=tensor(embedded.values.astype("<f4")),
-        layer=bound.task.arguments["layer"],
-        is_input=bound.task.arguments["side"] == "input",
+        layer=arguments.layer,
+        is_input=arguments.side == "input",
         region=bound.region,
         provenance=provenance(bound, outcome),
     )
 
 
-def default_layer(card: ModelCard) -> tuple[str, str]:
-    """The usual features: what goes into the layer that gives the logits, else the last layer with a map, averaged."""
+def features(layer: str, card: ModelCard) -> tuple[str, Side]:
+    """The layer's output; without a name what goes into the layer that gives the logits, else the last layer's map."""
+    if layer:
+        return layer, "output"
     last = takewhile(lambda la: la.layout == "vector" and la.channels == card.outputs, reversed(card.layers))
-    heads = [layer.name for layer in last]
+    heads = [each.name for each in last]
     return (heads[-1], "input") if heads else (card.grad_cam_layer or card.layers[-1].name, "output")

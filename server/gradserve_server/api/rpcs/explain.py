@@ -47,7 +47,7 @@ def bind(request: explain_pb2.ExplainRequest, at: CallContext) -> Bound:
         violations.add("methods", f"with all targets ask for {rows} passes; at most {MAX_REQUEST_ROWS} are allowed")
     violations.check()
     cost = passes_cost(card.gflop, "image") * rows * size[0] * size[1] / (card.height * card.width)
-    task, region, how = task_of("explain", card, common, {"calls": calls}, cost, at)
+    task, region, how = task_of("explain", card, common, calls, cost, at)
     methods = tuple(dict.fromkeys(call.method for call in calls))
     return Bound(task, card, region, how, methods, calls, quick_decode=common.quick_decode)
 

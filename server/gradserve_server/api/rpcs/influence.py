@@ -7,7 +7,7 @@ from typing import Any
 from gradserve.v1 import influence_pb2
 
 from ...engine.batch_limits import passes_cost
-from ...methods.influence import Influenced, Member, Reweighting, opened
+from ...methods.influence import InfluenceArguments, Influenced, Member, Method, Reweighting, opened
 from ...methods.influence.index import Index
 from ...methods.influence.indexing.plan import no_influence
 from ...models.card import ModelCard
@@ -33,23 +33,16 @@ def bind(request: influence_pb2.InfluenceRequest, at: CallContext) -> Bound:
     if PRECISIONS.get(request.options.precision) not in ("auto", "exact", None):
         violations.not_applicable("influence is computed in EXACT only; leave options.precision at AUTO or EXACT")
     label, rank = _label(request, card, violations)
-    goal = choice(GOAL, request.goal, "goal", violations) or "loss"
+    goal: Any = choice(GOAL, request.goal, "goal", violations) or "loss"
     top = top_of(request, DEFAULT_TOP, MAX_TOP, violations)
     index = index_of(card, violations)
     method = _method(request.method, index, card, violations)
-    arguments: dict[str, Any] = {
-        "members": _members(request, card, method, at.cards, violations),
-        "method": method,
-        "goal": goal,
-        "label": label,
-        "rank": rank,
-        "top": top,
-        "what_if": _questions(request, method, index, violations),
-        "newton": request.method.last_layer.newton if request.method.last_layer.HasField("newton") else True,
-    }
+    members = _members(request, card, method, at.cards, violations)
+    what_if = _questions(request, method, index, violations)
+    newton = request.method.last_layer.newton if request.method.last_layer.HasField("newton") else True
     violations.check()
-    members = len(arguments["members"])
-    cost = passes_cost(card.gflop, "image") * members + (card.gflop if label is None and members > 1 else 0.0)
+    cost = passes_cost(card.gflop, "image") * len(members) + (card.gflop if label is None and len(members) > 1 else 0.0)
+    arguments = InfluenceArguments(members, method, goal, label, rank, top, what_if, newton)
     task, region, how = task_of("influence", card, replace(common, precision="exact"), arguments, cost, at)
     return Bound(task, card, region, how, (method,), quick_decode=common.quick_decode)
 
@@ -82,12 +75,12 @@ def _label(request: influence_pb2.InfluenceRequest, card: ModelCard, violations:
 
 def _method(
     message: influence_pb2.InfluenceMethod, index: Index | None, card: ModelCard, violations: Violations
-) -> str:
+) -> Method:
     there = index.manifest.methods if index else ()
-    method = message.WhichOneof("method") or (there[0] if there else "")
+    method: Any = message.WhichOneof("method") or (there[0] if there else "")
     if there and method not in there:
         violations.not_applicable(f"{method} does not apply to {card.name}: its index has {', '.join(there)}")
-    return method
+    return method  # type: ignore[no-any-return]
 
 
 def _members(
@@ -178,9 +171,9 @@ def top_of(
 def reply(request: influence_pb2.InfluenceRequest, bound: Bound, outcome: Outcome) -> influence_pb2.InfluenceResponse:
     """The examples with their predicted changes."""
     found: Influenced = outcome.result
-    index, arguments = opened(bound.card.index), bound.task.arguments
-    manifest = index.manifest
-    similar = arguments["method"] == "neighbours"
+    arguments: InfluenceArguments = bound.task.arguments
+    index = opened(bound.card.index)
+    similar = arguments.method == "neighbours"
     thumbnails = not request.HasField("thumbnails") or request.thumbnails
     message = influence_pb2.InfluenceResponse(
         what_if=found.what_if,
@@ -188,18 +181,18 @@ def reply(request: influence_pb2.InfluenceRequest, bound: Bound, outcome: Outcom
         label_name=bound.card.classes[found.label],
         probability=found.probability,
         value=found.value,
-        goal=enum_value(GOAL, arguments["goal"]),
-        method_name=arguments["method"],
+        goal=enum_value(GOAL, arguments.goal),
+        method_name=arguments.method,
         examples=len(index),
         noise_floor=0.0 if similar else found.floor,
-        coverage=coverage(index, arguments["method"]),
+        coverage=coverage(index, arguments.method),
         region=bound.region,
         provenance=provenance(bound, outcome),
     )
-    method = getattr(message.method, arguments["method"])
+    method = getattr(message.method, arguments.method)
     method.SetInParent()
-    if arguments["method"] == "last_layer":
-        method.newton = arguments["newton"]
+    if arguments.method == "last_layer":
+        method.newton = arguments.newton
     rows = [(message.helpful, row) for row in found.helpful] + [(message.harmful, row) for row in found.harmful]
     for i, (examples, row) in enumerate(rows):
         example = training_example(index, bound.card, int(row), thumbnail=thumbnails)
@@ -210,7 +203,7 @@ def reply(request: influence_pb2.InfluenceRequest, bound: Bound, outcome: Outcom
         if found.corrected is not None:
             example.newton_change = float(found.corrected[i])
         examples.append(example)
-    message.provenance.warnings.extend(() if similar else manifest.warnings)
+    message.provenance.warnings.extend(() if similar else index.manifest.warnings)
     return message
 
 

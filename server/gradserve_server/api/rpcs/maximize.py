@@ -8,7 +8,7 @@ from gradserve.v1 import maximize_pb2
 
 from ...config import LimitSettings
 from ...engine.batch_limits import passes_cost
-from ...methods.maximize import PRESETS, Maximized, MaximizeSettings, octave_sizes
+from ...methods.maximize import PRESETS, MaximizeArguments, Maximized, MaximizeSettings, octave_sizes
 from ...models.card import ModelCard
 from ...pool.wire import Outcome
 from ..canvas import canvas, picture
@@ -51,7 +51,7 @@ def bind(request: maximize_pb2.MaximizeRequest, at: CallContext) -> Bound:
     violations.check()
     area = sum(height * width for height, width in sizes) / (card.height * card.width)
     cost = passes_cost(card.gflop, "image") * settings.steps * len(goals) * area
-    arguments = {"goals": goals, "settings": settings, "snapshots": tuple(request.snapshots)}
+    arguments = MaximizeArguments(goals, settings, tuple(request.snapshots))
     common = replace(common, image=ModelInput(pixels, pb.Region()))
     task, region, how = task_of("maximize", card, common, arguments, cost, at)
     return Bound(task, card, region, how, (preset_of(request),))
@@ -107,12 +107,11 @@ def _sizes(
 
 def reply(request: maximize_pb2.MaximizeRequest, bound: Bound, outcome: Outcome) -> maximize_pb2.MaximizeResponse:
     """One picture for each goal."""
-    goals = bound.task.arguments["goals"]
-    settings: MaximizeSettings = bound.task.arguments["settings"]
+    arguments: MaximizeArguments = bound.task.arguments
+    settings, pairs = arguments.settings, zip(arguments.goals, outcome.result, strict=True)
     first: Maximized = outcome.result[0]
-    images = [_image(goal_reply(g, m.labels), m, bound.card) for g, m in zip(goals, outcome.result, strict=True)]
     message = maximize_pb2.MaximizeResponse(
-        images=images,
+        images=[_image(goal_reply(goal, made.labels), made, bound.card) for goal, made in pairs],
         asked=first.asked,
         done=first.done,
         completed_fraction=first.done / first.asked,

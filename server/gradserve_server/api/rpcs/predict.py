@@ -17,7 +17,7 @@ def bind(request: predict_pb2.PredictRequest, at: CallContext) -> Bound:
         violations.add("top_k", f"must be from 1 to {MAX_TOP_K}, was {_top_k(request)}", for_every_model=True)
     common = checked_options("predict", request, card, at, violations)
     violations.check()
-    task, region, how = task_of("predict", card, common, {}, card.gflop, at)
+    task, region, how = task_of("predict", card, common, None, card.gflop, at)
     return Bound(task, card, region, how, quick_decode=common.quick_decode)
 
 

@@ -12,7 +12,15 @@ from gradserve.v1 import progress_pb2, stylize_pb2
 
 from ...config import LimitSettings
 from ...engine.batch_limits import passes_cost
-from ...methods.stylize import PIXELS, LayerWeight, Settings, Stylized, default_content_layers, default_style_layers
+from ...methods.stylize import (
+    PIXELS,
+    LayerWeight,
+    Settings,
+    StylizeArguments,
+    Stylized,
+    default_content_layers,
+    default_style_layers,
+)
 from ...models.card import ModelCard
 from ...pool.wire import Outcome
 from ..canvas import canvas, picture, scaled
@@ -52,14 +60,8 @@ def bind(request: stylize_pb2.StylizeRequest, at: CallContext) -> Bound:
     violations.check()
     rows = settings.steps + settings.coarse_steps / 4 + len(styles) + 3  # the content, and the two measurements
     cost = passes_cost(card.gflop, "image") * rows * size[0] * size[1] / (card.height * card.width)
-    arguments = {
-        "has_content": given,
-        "styles": styles,
-        "style_layers": style_layers,
-        "content_layers": content_layers,
-        "settings": settings,
-        "snapshots": tuple(request.snapshots),
-    }
+    snapshots_after = tuple(request.snapshots)
+    arguments = StylizeArguments(given, styles, style_layers, content_layers, settings, snapshots_after)
     task, region, how = task_of(
         "stylize", card, replace(common, image=ModelInput(pixels, pb.Region())), arguments, cost, at
     )
@@ -68,10 +70,10 @@ def bind(request: stylize_pb2.StylizeRequest, at: CallContext) -> Bound:
 
 def _styles(
     request: stylize_pb2.StylizeRequest, longer: int, card: ModelCard, limits: LimitSettings, violations: Violations
-) -> list[tuple[np.ndarray[Any, Any], float]]:
+) -> tuple[tuple[np.ndarray[Any, Any], float], ...]:
     if len(request.styles) > MOST_STYLES:
         violations.add("styles", f"must be at most {MOST_STYLES}, were {len(request.styles)}", for_every_model=True)
-        return []
+        return ()
     styles = []
     for i, style in enumerate(request.styles):
         weight = _weight(style, f"styles[{i}].weight", violations)
@@ -86,7 +88,7 @@ def _styles(
             violations.add(f"styles[{i}].image", f"becomes {width}x{height}, and {card.name} does not take that")
             continue
         styles.append((resized(pixels, height, width, card.interpolation), weight))
-    return styles
+    return tuple(styles)
 
 
 def _weight(message: stylize_pb2.Style | stylize_pb2.LayerWeight, path: str, violations: Violations) -> float:
@@ -183,18 +185,18 @@ def _check_sizes(
 def reply(request: stylize_pb2.StylizeRequest, bound: Bound, outcome: Outcome) -> stylize_pb2.StylizeResponse:
     """The picture with its losses, and with the layers that counted."""
     made: Stylized = outcome.result
-    arguments = bound.task.arguments
-    settings: Settings = arguments["settings"]
-    counts_style = arguments["styles"] and settings.style_weight
-    counts_content = arguments["has_content"] and settings.content_weight
+    arguments: StylizeArguments = bound.task.arguments
+    settings = arguments.settings
+    counts_style = arguments.styles and settings.style_weight
+    counts_content = arguments.has_content and settings.content_weight
     message = stylize_pb2.StylizeResponse(
         png=png(made.pixels),
         losses=_losses(made.losses),
         initial_losses=_losses(made.initial),
         curves=curves(made.curves),
         snapshots=snapshots(made.snapshots),
-        style_layers=[_layer(each) for each in arguments["style_layers"]] if counts_style else [],
-        content_layers=[_layer(each) for each in arguments["content_layers"]] if counts_content else [],
+        style_layers=[_layer(each) for each in arguments.style_layers] if counts_style else [],
+        content_layers=[_layer(each) for each in arguments.content_layers] if counts_content else [],
         asked=made.asked,
         done=made.done,
         completed_fraction=made.done / made.asked,

@@ -21,7 +21,17 @@ from .settings import PRESETS, MaximizeSettings
 
 FLATTEST = 1e-6  # standard deviation that is still magnified
 
-__all__ = ["PRESETS", "Goal", "MaximizeSettings", "Maximized", "Summand", "maximize", "octave_sizes", "stretched"]
+__all__ = [
+    "PRESETS",
+    "Goal",
+    "MaximizeArguments",
+    "MaximizeSettings",
+    "Maximized",
+    "Summand",
+    "maximize",
+    "octave_sizes",
+    "stretched",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +57,15 @@ Goal = tuple[Summand, ...]
 
 
 @dataclass(frozen=True, slots=True)
+class MaximizeArguments:
+    """What images are made for, how, and after which steps they are kept."""
+
+    goals: tuple[Goal, ...]
+    settings: MaximizeSettings
+    snapshots: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Maximized:
     """One goal's image as uint8 [H, W, 3], and what was measured on those bytes."""
 
@@ -62,16 +81,15 @@ class Maximized:
     warnings: tuple[str, ...]
 
 
-def maximize(
-    job: Job, x: Tensor, goals: Sequence[Goal], settings: MaximizeSettings, snapshots: Sequence[int] = ()
-) -> Steps:
+def maximize(job: Job, x: Tensor, arguments: MaximizeArguments) -> Steps:
     """Makes one image for every goal from [1, 3, H, W], the start or a canvas of its size. Returns [Maximized]."""
+    goals, settings = arguments.goals, arguments.settings
     classes: list[int] = []
     if any(summand.target and summand.target.rank for goal in goals for summand in goal):
         answer = yield Query(x)
         classes = ranking(answer.logits)[0].tolist()
     objectives = [_sum([summand.objective(classes, x) for summand in goal]) for goal in goals]
-    record = Trajectory(job.run(), settings.total, frozenset(snapshots))
+    record = Trajectory(job.run(), settings.total, frozenset(arguments.snapshots))
     size = (x.shape[2], x.shape[3])
     ground, detail = x.expand(len(goals), -1, -1, -1), torch.zeros_like(x)
     for octave in octave_sizes(settings, size):

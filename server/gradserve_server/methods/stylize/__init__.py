@@ -1,7 +1,7 @@
 """Stylize: a picture with the content of one and the style of others (Gatys et al. 2016)."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,12 +17,33 @@ from ..regularizers import MID_GREY, roughness
 from .settings import PIXELS, LayerWeight, Settings, default_content_layers, default_style_layers
 from .targets import Style, Targets, colours, luminance, matched_grey, padded, recoloured, targets
 
-__all__ = ["PIXELS", "LayerWeight", "Settings", "Stylized", "default_content_layers", "default_style_layers", "stylize"]
+__all__ = [
+    "PIXELS",
+    "LayerWeight",
+    "Settings",
+    "StylizeArguments",
+    "Stylized",
+    "default_content_layers",
+    "default_style_layers",
+    "stylize",
+]
 
 ADAM_BETAS = (0.9, 0.99)
 FINAL_RATE_SHARE = 0.1  # of the rate, that it falls to along a cosine
 START_NOISE_STD = 0.1  # standard deviation of the starting noise
 STYLE, CONTENT, VARIATION = "style", "content", "total_variation"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class StylizeArguments:
+    """Whether the image is the content, the styles [H, W, 3] with their weights, and how they are compared."""
+
+    has_content: bool
+    styles: tuple[tuple[np.ndarray, float], ...]
+    style_layers: tuple[LayerWeight, ...]
+    content_layers: tuple[LayerWeight, ...]
+    settings: Settings
+    snapshots: tuple[int, ...] = ()  # after which steps the picture is kept
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,23 +60,15 @@ class Stylized:
     warnings: tuple[str, ...]
 
 
-def stylize(
-    job: Job,
-    x: Tensor,
-    *,
-    has_content: bool,
-    styles: Sequence[tuple[np.ndarray, float]],
-    style_layers: Sequence[LayerWeight],
-    content_layers: Sequence[LayerWeight],
-    settings: Settings,
-    snapshots: Sequence[int] = (),
-) -> Steps:
+def stylize(job: Job, x: Tensor, arguments: StylizeArguments) -> Steps:
     """Makes a picture of the size of [1, 3, H, W], the content or a canvas. Returns Stylized."""
-    record = Trajectory(job.run(), settings.total, frozenset(snapshots))
+    has_content, settings = arguments.has_content, arguments.settings
+    style_layers, content_layers = arguments.style_layers, arguments.content_layers
+    record = Trajectory(job.run(), settings.total, frozenset(arguments.snapshots))
     size, half = (x.shape[2], x.shape[3]), (math.ceil(x.shape[2] / 2), math.ceil(x.shape[3] / 2))
     look = Look(x if settings.keep_colours and has_content else None)
     photo = x if has_content else None
-    pictures = [Style(_tensor(picture, x), weight) for picture, weight in styles]
+    pictures = [Style(_tensor(picture, x), weight) for picture, weight in arguments.styles]
     if look.colours is not None:
         photo = luminance(x).expand(-1, 3, -1, -1)
         pictures = [Style(matched_grey(picture, x), weight) for picture, weight in pictures]
