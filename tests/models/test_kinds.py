@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from zoo import CPU
 
 from gradserve.v1 import common_pb2 as pb
+from gradserve_server.api.images import ModelInput
 from gradserve_server.api.reply import provenance
 from gradserve_server.api.request import Bound
 from gradserve_server.engine.engine import Engine
@@ -310,7 +311,8 @@ def test_half_precision_inside_is_told(how: str, named: str) -> None:
     assert f"computes in {named} by itself" in note
     found, right = ours(model, images_of(kind))[0], plain(kind, images_of(kind))[0]
     assert distance(found, right) < 2e-2  # eps of bfloat16 is 8e-3
-    told = provenance(Bound(Task("t", "predict", "it", np.zeros(0)), model.card, pb.Region(), 0), Outcome("t"))
+    nothing = ModelInput(np.zeros(0), pb.Region())
+    told = provenance(Bound(Task("t", "predict", "it", nothing.pixels), model.card, nothing), Outcome("t"))
     assert list(told.warnings) == [note]
 
 

@@ -71,14 +71,14 @@ def provenance(bound: Bound, *outcomes: Outcome) -> pb.Provenance:
         weights_digest=bound.card.digest,
         seed=bound.task.seed,
         precision=PRECISION_NUMBERS[bound.task.precision],
-        preprocess=bound.preprocess,
+        preprocess=bound.picture.preprocess,
         rows=sum(outcome.rows for outcome in outcomes),
         queue_seconds=outcomes[0].queue_seconds,
         compute_seconds=sum(outcome.compute_seconds for outcome in outcomes),
         server_version=__version__,
         warnings=provenance_notes(bound.card),
         request_id=bound.task.id,
-        quick_decode=bound.quick_decode,
+        quick_decode=bound.picture.quick_decode,
         alone=bound.task.alone,
     )
 

@@ -2,10 +2,11 @@
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
 import grpc
+import numpy as np
 
 from gradserve.v1 import common_pb2 as pb
 
@@ -47,11 +48,9 @@ class Bound:
 
     task: Task
     card: ModelCard
-    region: pb.Region
-    preprocess: pb.Preprocess
+    picture: images.ModelInput
     methods: tuple[str, ...] = ()  # for the log
-    calls: tuple[Call, ...] = ()
-    quick_decode: bool = False
+    maps: tuple[Call, ...] = ()  # that an attack's pictures are explained by
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,37 +90,33 @@ def check_loaded(name: str, cards: ServedModels, *, is_default: bool = False) ->
         raise model_unavailable(name, reason, cards if is_default else ())
 
 
-@dataclass(frozen=True, slots=True)
-class CheckedOptions:
-    """What every request carries, checked."""
-
-    image: images.ModelInput | None
-    preprocess: pb.Preprocess
-    precision: Precision
-    deadline: float
-    options: pb.RequestOptions
-
-    @property
-    def quick_decode(self) -> bool:
-        """Whether the picture was decoded at a fraction of its size."""
-        return self.image is not None and self.image.quick_decode
-
-
-def checked_options(
-    rpc: Rpc, request: PictureRequest, card: ModelCard, at: CallContext, violations: Violations
-) -> CheckedOptions:
-    """Image, preprocessing, precision and deadline; faults become violations."""
+def check_picture(
+    request: PictureRequest, card: ModelCard, limits: LimitSettings, violations: Violations
+) -> images.ModelInput:
+    """The request's picture as the model gets it. Black replaces one at fault until the violations are checked."""
     choice(pb.Preprocess.DESCRIPTOR, request.preprocess, "preprocess", violations)
     how = PREPROCESSES.get(request.preprocess, pb.PREPROCESS_MODEL_DEFAULT)
     quick = request.options.quick_decode
-    image = images.decoded(request.image, card, how, at.limits, violations, quick=quick)
-    return replace(check_options(rpc, request.options, card, at, violations), image=image, preprocess=how)
+    found = images.decoded(request.image, card, how, limits, violations, quick=quick)
+    if found is None:
+        return images.ModelInput(np.zeros((card.height, card.width, 3), np.uint8), pb.Region())
+    return found._replace(preprocess=how)
+
+
+@dataclass(frozen=True, slots=True)
+class CheckedOptions:
+    """The options of an RPC's request, and what became of them."""
+
+    rpc: Rpc
+    options: pb.RequestOptions
+    precision: Precision
+    deadline: float  # of the monotonic clock
 
 
 def check_options(
     rpc: Rpc, options: pb.RequestOptions, card: ModelCard, at: CallContext, violations: Violations
 ) -> CheckedOptions:
-    """Precision and deadline alone, without a picture."""
+    """Precision and deadline; faults become violations."""
     choice(pb.Priority.DESCRIPTOR, options.priority, "options.priority", violations)
     precision = _precision(options.precision, rpc, card, violations)
     left = at.remaining
@@ -132,7 +127,7 @@ def check_options(
             violations.add("options.time_budget", f"must be above 0 s, was {asked:g} s", for_every_model=True)
         budget = asked - REPLY_MARGIN_SECONDS if budget is None else min(budget, asked - REPLY_MARGIN_SECONDS)
     deadline = float("inf") if budget is None else at.arrived + budget
-    return CheckedOptions(None, pb.PREPROCESS_WHOLE_IMAGE, precision, deadline, options)
+    return CheckedOptions(rpc, options, precision, deadline)
 
 
 def _precision(number: int, rpc: Rpc, card: ModelCard, violations: Violations) -> Precision:
@@ -147,28 +142,26 @@ def _precision(number: int, rpc: Rpc, card: ModelCard, violations: Violations) -
 
 
 def task_of(
-    rpc: str, card: ModelCard, common: CheckedOptions, arguments: Any, cost: float, at: CallContext
-) -> tuple[Task, pb.Region, pb.Preprocess]:
-    """The task of a checked request. Raises RequestError if its time is up already."""
-    assert common.image is not None, "violations were checked"
-    pixels, region, _ = common.image
-    options = common.options
+    checked: CheckedOptions, card: ModelCard, pixels: np.ndarray, arguments: Any, cost: float, at: CallContext
+) -> Task:
+    """The task of a checked request, on an image [H, W, 3]. Raises RequestError if its time is up already."""
+    options = checked.options
     task = Task(
         id=at.request_id,
-        rpc=rpc,
+        rpc=checked.rpc,
         model=card.name,
         image=pixels,
         arguments=arguments,
-        precision=common.precision,
+        precision=checked.precision,
         priority=PRIORITIES[options.priority],
         seed=options.seed if options.HasField("seed") else 0,
         arrived=at.arrived,
-        deadline=common.deadline,
+        deadline=checked.deadline,
         allow_partial=options.allow_partial,
         cost=cost,
         alone=options.alone,
     )
-    if time.monotonic() >= common.deadline:
+    if time.monotonic() >= checked.deadline:
         text = "the time budget ran out before the work began"
         raise RequestError(grpc.StatusCode.DEADLINE_EXCEEDED, "TIME_UP", text)
-    return task, region, common.preprocess
+    return task

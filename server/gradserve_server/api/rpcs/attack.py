@@ -22,9 +22,9 @@ from ...models.served import ServedModels
 from ...pool.wire import Outcome
 from ..errors import Violations, near, shown
 from ..fields import choice, enum_value, from_dict, parse_fields
-from ..images import png
+from ..images import ModelInput, png
 from ..reply import provenance, scores
-from ..request import Bound, CallContext, CheckedOptions, check_loaded, checked_options, model_of, task_of
+from ..request import Bound, CallContext, check_loaded, check_options, check_picture, model_of, task_of
 from ..targets import class_named, target_of
 from .certificate import NORM, EncodedPicture, certified, magnified
 from .explain import calls_of, check_applies, explanation
@@ -44,8 +44,9 @@ def bind(request: attack_pb2.AttackRequest, at: CallContext) -> Bound:
     name = request.method.WhichOneof("method")
     if name is None:
         violations.add("method", f"sets no method; there are: {', '.join(METHODS)}", for_every_model=True)
-    common = _eight_bits(checked_options("attack", _with_canvas(request, card), card, at, violations))
-    size = (card.height, card.width) if common.image is None else common.image[0].shape[:2]
+    picture = _eight_bits(check_picture(_with_canvas(request, card), card, at.limits, violations))
+    options = check_options("attack", request.options, card, at, violations)
+    size = picture.pixels.shape[:2]
     method = METHODS[name or "pgd"]
     parameters = (
         parse_fields(method.function, getattr(request.method, name), f"method.{name}", violations) if name else None
@@ -57,21 +58,20 @@ def bind(request: attack_pb2.AttackRequest, at: CallContext) -> Bound:
     aim = _aim(request, name or "", card, violations)
     ball = _ball(request, name or "", card, size, violations)
     lens = _lens(request, name or "", violations)
-    calls = _maps(request, card, size, violations)
+    maps = _maps(request, card, size, violations)
     stop = request.first_success if request.HasField("first_success") else method.stops
     plan = Plan(name or "", parameters or {}, aim, ball, card.std, stop, request.adaptive, lens)
     forwards = _cost_in_forwards(plan, method, size, violations) if parameters is not None else 0
     violations.check()
     cost = card.gflop * forwards * size[0] * size[1] / (card.height * card.width)
-    task, region, how = task_of("attack", card, common, plan, cost, at)
-    return Bound(task, card, region, how, (plan.method,), tuple(calls), quick_decode=common.quick_decode)
+    task = task_of(options, card, picture.pixels, plan, cost, at)
+    return Bound(task, card, picture, (plan.method,), tuple(maps))
 
 
-def _eight_bits(common: CheckedOptions) -> CheckedOptions:
-    if common.image is None or common.image.pixels.dtype == np.uint8:
-        return common
-    levels = (common.image.pixels * 255).round().astype(np.uint8)
-    return replace(common, image=common.image._replace(pixels=levels))
+def _eight_bits(picture: ModelInput) -> ModelInput:
+    if picture.pixels.dtype == np.uint8:
+        return picture
+    return picture._replace(pixels=(picture.pixels * 255).round().astype(np.uint8))
 
 
 def _with_canvas(request: attack_pb2.AttackRequest, card: ModelCard) -> attack_pb2.AttackRequest:
@@ -254,7 +254,7 @@ def reply(
         loss=enum_value(LOSS, attacked.goal.loss),
         asked=attacked.asked,
         done=attacked.done,
-        region=bound.region,
+        region=bound.picture.region,
         provenance=provenance(bound, attack, certificate, *maps),
     )
     parameters = getattr(message.method, plan.method)
@@ -269,7 +269,7 @@ def reply(
     if request.trajectory:
         message.trajectory.extend(_step(moment, bound.card) for moment in attacked.moments)
     for outcome, field in zip(maps, (message.map_before, message.map_after), strict=False):
-        field.CopyFrom(explanation(bound.calls[0], outcome.result[0], bound.card, request.maps_format))
+        field.CopyFrom(explanation(bound.maps[0], outcome.result[0], bound.card, request.maps_format))
     return message
 
 

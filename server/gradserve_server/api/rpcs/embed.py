@@ -11,7 +11,7 @@ from ...models.taps import Side
 from ...pool.wire import Outcome
 from ..fields import choice
 from ..reply import provenance, tensor
-from ..request import Bound, CallContext, checked_options, model_of, task_of
+from ..request import Bound, CallContext, check_options, check_picture, model_of, task_of
 from ..targets import has_channels, known_layer
 
 POOLING = influence_pb2.DESCRIPTOR.enum_types_by_name["Pooling"]
@@ -20,7 +20,8 @@ POOLING = influence_pb2.DESCRIPTOR.enum_types_by_name["Pooling"]
 def bind(request: influence_pb2.EmbedRequest, at: CallContext) -> Bound:
     """Raises RequestError."""
     card, violations = model_of(request.model, at.cards)
-    common = checked_options("embed", request, card, at, violations)
+    picture = check_picture(request, card, at.limits, violations)
+    options = check_options("embed", request.options, card, at, violations)
     pooling: Any = choice(POOLING, request.pooling, "pooling", violations) or "mean"
     layer, side = features(request.layer, card)
     found = known_layer(layer, card, "layer", violations)
@@ -28,8 +29,8 @@ def bind(request: influence_pb2.EmbedRequest, at: CallContext) -> Bound:
         has_channels(found, card, "layer", violations)
     violations.check()
     arguments = EmbedArguments(layer, side, pooling)
-    task, region, how = task_of("embed", card, common, arguments, card.gflop, at)
-    return Bound(task, card, region, how, ("embed",), quick_decode=common.quick_decode)
+    task = task_of(options, card, picture.pixels, arguments, card.gflop, at)
+    return Bound(task, card, picture, ("embed",))
 
 
 def reply(request: influence_pb2.EmbedRequest, bound: Bound, outcome: Outcome) -> influence_pb2.EmbedResponse:
@@ -40,7 +41,7 @@ def reply(request: influence_pb2.EmbedRequest, bound: Bound, outcome: Outcome) -
         features=tensor(embedded.values.astype("<f4")),
         layer=arguments.layer,
         is_input=arguments.side == "input",
-        region=bound.region,
+        region=bound.picture.region,
         provenance=provenance(bound, outcome),
     )
 

@@ -17,7 +17,7 @@ from ..errors import Violations
 from ..fields import choice, from_dict, parse_fields
 from ..images import png
 from ..reply import provenance, resolved_target, target_name, tensor
-from ..request import Bound, CallContext, checked_options, model_of, task_of
+from ..request import Bound, CallContext, check_options, check_picture, model_of, task_of
 from ..targets import cam_layer, targets_of
 
 MAX_METHODS = 16
@@ -34,8 +34,9 @@ CAM_METHODS = ("grad_cam", "guided_grad_cam")
 def bind(request: explain_pb2.ExplainRequest, at: CallContext) -> Bound:
     """Raises RequestError."""
     card, violations = model_of(request.model, at.cards)
-    common = checked_options("explain", request, card, at, violations)
-    size = (card.height, card.width) if common.image is None else (common.image[0].shape[0], common.image[0].shape[1])
+    picture = check_picture(request, card, at.limits, violations)
+    options = check_options("explain", request.options, card, at, violations)
+    size = (picture.pixels.shape[0], picture.pixels.shape[1])
     own_size = size == (card.height, card.width)
     targets = targets_of(request.targets, card, own_size, violations)
     calls = _calls(request, card, targets, size, violations)
@@ -47,9 +48,9 @@ def bind(request: explain_pb2.ExplainRequest, at: CallContext) -> Bound:
         violations.add("methods", f"with all targets ask for {rows} passes; at most {MAX_REQUEST_ROWS} are allowed")
     violations.check()
     cost = passes_cost(card.gflop, "image") * rows * size[0] * size[1] / (card.height * card.width)
-    task, region, how = task_of("explain", card, common, calls, cost, at)
+    task = task_of(options, card, picture.pixels, calls, cost, at)
     methods = tuple(dict.fromkeys(call.method for call in calls))
-    return Bound(task, card, region, how, methods, calls, quick_decode=common.quick_decode)
+    return Bound(task, card, picture, methods)
 
 
 def _calls(
@@ -123,20 +124,20 @@ def check_applies(calls: Sequence[Call], card: ModelCard, violations: Violations
 def reply(request: explain_pb2.ExplainRequest, bound: Bound, outcome: Outcome) -> explain_pb2.ExplainResponse:
     """One explanation for each call, in their order."""
     explanations = []
-    for call, answer in zip(bound.calls, outcome.result, strict=True):
+    for call, answer in zip(bound.task.arguments, outcome.result, strict=True):
         found = explanation(call, answer, bound.card, request.format)
         if request.overlay:
             found.overlay = overlaid(bound.task.image, answer.values)
         explanations.append(found)
     return explain_pb2.ExplainResponse(
-        explanations=explanations, region=bound.region, provenance=provenance(bound, outcome)
+        explanations=explanations, region=bound.picture.region, provenance=provenance(bound, outcome)
     )
 
 
 def rows_by_method(bound: Bound, outcome: Outcome) -> Mapping[str, int]:
     """What each method took of the rows that were computed, for the metrics."""
     rows = dict.fromkeys(bound.methods, 0)
-    for call, answer in zip(bound.calls, outcome.result, strict=True):
+    for call, answer in zip(bound.task.arguments, outcome.result, strict=True):
         rows[call.method] += answer.done
     return rows
 

@@ -16,7 +16,7 @@ from ...pool.wire import Outcome
 from ..errors import Violations, near, shown
 from ..fields import choice, enum_value
 from ..reply import provenance
-from ..request import PRECISIONS, Bound, CallContext, check_loaded, checked_options, model_of, task_of
+from ..request import PRECISIONS, Bound, CallContext, check_loaded, check_options, check_picture, model_of, task_of
 from ..targets import target_of
 
 DEFAULT_TOP, MAX_TOP = 8, 100  # examples of each kind
@@ -29,7 +29,8 @@ FLOATS = ("loss", "self_influence", "parameter_change", "disagreement", "suspici
 def bind(request: influence_pb2.InfluenceRequest, at: CallContext) -> Bound:
     """Raises RequestError."""
     card, violations = model_of(request.model, at.cards)
-    common = checked_options("influence", request, card, at, violations)
+    picture = check_picture(request, card, at.limits, violations)
+    options = check_options("influence", request.options, card, at, violations)
     if PRECISIONS.get(request.options.precision) not in ("auto", "exact", None):
         violations.not_applicable("influence is computed in EXACT only; leave options.precision at AUTO or EXACT")
     label, rank = _label(request, card, violations)
@@ -43,8 +44,8 @@ def bind(request: influence_pb2.InfluenceRequest, at: CallContext) -> Bound:
     violations.check()
     cost = passes_cost(card.gflop, "image") * len(members) + (card.gflop if label is None and len(members) > 1 else 0.0)
     arguments = InfluenceArguments(members, method, goal, label, rank, top, what_if, newton)
-    task, region, how = task_of("influence", card, replace(common, precision="exact"), arguments, cost, at)
-    return Bound(task, card, region, how, (method,), quick_decode=common.quick_decode)
+    task = task_of(replace(options, precision="exact"), card, picture.pixels, arguments, cost, at)
+    return Bound(task, card, picture, (method,))
 
 
 def index_of(card: ModelCard, violations: Violations) -> Index | None:
@@ -186,7 +187,7 @@ def reply(request: influence_pb2.InfluenceRequest, bound: Bound, outcome: Outcom
         examples=len(index),
         noise_floor=0.0 if similar else found.floor,
         coverage=coverage(index, arguments.method),
-        region=bound.region,
+        region=bound.picture.region,
         provenance=provenance(bound, outcome),
     )
     method = getattr(message.method, arguments.method)

@@ -1,6 +1,5 @@
 """Maximize: from its request to a task, from the outcome to its reply."""
 
-from dataclasses import replace
 from typing import Any
 
 from gradserve.v1 import common_pb2 as pb
@@ -28,7 +27,7 @@ TOP_CLASSES = 5
 def bind(request: maximize_pb2.MaximizeRequest, at: CallContext) -> Bound:
     """Raises RequestError."""
     card, violations = model_of(request.model, at.cards)
-    common = check_options("maximize", request.options, card, at, violations)
+    options = check_options("maximize", request.options, card, at, violations)
     photo = picture(request.image, "image", at.limits, violations) if request.HasField("image") else None
     settings = _settings(request, violations)
     pixels = canvas(photo, request.size, CANVAS if photo is None else LONGEST, card, at.limits, violations)
@@ -52,9 +51,8 @@ def bind(request: maximize_pb2.MaximizeRequest, at: CallContext) -> Bound:
     area = sum(height * width for height, width in sizes) / (card.height * card.width)
     cost = passes_cost(card.gflop, "image") * settings.steps * len(goals) * area
     arguments = MaximizeArguments(goals, settings, tuple(request.snapshots))
-    common = replace(common, image=ModelInput(pixels, pb.Region()))
-    task, region, how = task_of("maximize", card, common, arguments, cost, at)
-    return Bound(task, card, region, how, (preset_of(request),))
+    task = task_of(options, card, pixels, arguments, cost, at)
+    return Bound(task, card, ModelInput(pixels, pb.Region()), (preset_of(request),))
 
 
 def _at_most() -> str:

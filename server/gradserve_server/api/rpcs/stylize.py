@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -40,7 +39,7 @@ MAX_WEIGHT = 1e9
 def bind(request: stylize_pb2.StylizeRequest, at: CallContext) -> Bound:
     """Raises RequestError."""
     card, violations = model_of(request.model, at.cards)
-    common = check_options("stylize", request.options, card, at, violations)
+    options = check_options("stylize", request.options, card, at, violations)
     given = request.HasField("content")
     content = picture(request.content, "content", at.limits, violations) if given else None
     pixels = canvas(content, request.size, LONGEST if given else TEXTURE, card, at.limits, violations)
@@ -62,10 +61,8 @@ def bind(request: stylize_pb2.StylizeRequest, at: CallContext) -> Bound:
     cost = passes_cost(card.gflop, "image") * rows * size[0] * size[1] / (card.height * card.width)
     snapshots_after = tuple(request.snapshots)
     arguments = StylizeArguments(given, styles, style_layers, content_layers, settings, snapshots_after)
-    task, region, how = task_of(
-        "stylize", card, replace(common, image=ModelInput(pixels, pb.Region())), arguments, cost, at
-    )
-    return Bound(task, card, region, how, (settings.optimizer,))
+    task = task_of(options, card, pixels, arguments, cost, at)
+    return Bound(task, card, ModelInput(pixels, pb.Region()), (settings.optimizer,))
 
 
 def _styles(
