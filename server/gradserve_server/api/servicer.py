@@ -123,6 +123,15 @@ class GradientService(service_pb2_grpc.GradientServiceServicer):
             facts.model = listing.card.name
             return await self._in_thread(suspects.reply, request, listing, facts.id)
 
+    def _count(self, bound: Bound, outcome: Outcome) -> None:
+        """Counts the rows, for Explain by method, and the answers that have less than was asked for."""
+        word = bound.task.rpc
+        rows = explain.rows_by_method(bound, outcome) if word == "explain" else {word: outcome.rows}
+        for label, count in rows.items():
+            self._metrics.rows.labels(label).inc(count)
+        if is_partial(outcome.result):
+            self._metrics.partial.inc()
+
     @contextmanager
     def _admitted(self, method: str) -> Any:
         """Counts a request in and out; refuses it where too many are in."""
