@@ -1,16 +1,19 @@
 """The architecture, read from the source: imports go one way, gRPC ends in api, files stay small."""
 
 import ast
+import inspect
 import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import is_dataclass
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
 from gradserve_server.api import servicer
+from gradserve_server.methods import TASKS
 
 ROOT = Path(__file__).resolve().parents[1]
 SERVER = ROOT / "server" / "gradserve_server"
@@ -86,6 +89,15 @@ def test_every_rpc_has_a_module_that_binds_and_replies(word: str) -> None:
 def test_every_rpc_is_answered(rpc: str) -> None:
     answered = {*servicer.UNARY, *servicer.STREAMS, *vars(servicer.GradientService)}
     assert rpc in answered, f"{rpc} is neither in servicer.UNARY nor in STREAMS, nor a method of GradientService"
+
+
+@pytest.mark.parametrize("word", TASKS)
+def test_the_arguments_of_a_task_are_a_frozen_dataclass(word: str) -> None:
+    """So that what crosses to a worker is typed, and nothing can change it on the way."""
+    parameters = inspect.signature(TASKS[word], eval_str=True).parameters
+    assert list(parameters) == ["job", "x", "arguments"]
+    kind = parameters["arguments"].annotation
+    assert kind is None or (is_dataclass(kind) and kind.__dataclass_params__.frozen)
 
 
 def test_only_the_workers_side_of_the_pool_imports_torch() -> None:

@@ -12,7 +12,7 @@ from gradserve.v1 import attack_pb2
 from gradserve.v1 import common_pb2 as pb
 from gradserve_server.api.expectations import FIRST_GUESS, Expectations
 from gradserve_server.api.rpcs.attack import rows_at_most
-from gradserve_server.methods.attack import METHODS, Ball, GoalSpec, InputTransform, Plan
+from gradserve_server.methods.attack import METHODS, AttackArguments, Ball, GoalSpec, InputTransform
 from gradserve_server.methods.parameters import bind
 from gradserve_server.pool.wire import Outcome, Task
 
@@ -20,7 +20,9 @@ COST = 1000.0
 
 
 def task(method: str, stop: bool = True, model: str = "net", **parameters: object) -> Task:
-    plan = Plan(method, bind(METHODS[method].function, parameters), GoalSpec(), Ball("linf", 0.03), (1.0,), stop)
+    plan = AttackArguments(
+        method, bind(METHODS[method].function, parameters), GoalSpec(), Ball("linf", 0.03), (1.0,), stop
+    )
     return Task("id", "attack", model, np.zeros((4, 4, 3), np.uint8), plan, cost=COST)
 
 

@@ -11,7 +11,7 @@ from gradserve.v1 import attack_pb2, explain_pb2
 from gradserve.v1 import common_pb2 as pb
 
 from ...engine.batch_limits import passes_cost
-from ...methods.attack import FROM_SCRATCH, METHODS, Attacked, Ball, GoalSpec, InputTransform, Method, Plan
+from ...methods.attack import FROM_SCRATCH, METHODS, AttackArguments, Attacked, Ball, GoalSpec, InputTransform, Method
 from ...methods.attack.defences import DEFENCES
 from ...methods.attack.lens import eot
 from ...methods.attack.oracle import TrajectoryPoint
@@ -60,12 +60,12 @@ def bind(request: attack_pb2.AttackRequest, at: CallContext) -> Bound:
     lens = _lens(request, name or "", violations)
     maps = _maps(request, card, size, violations)
     stop = request.first_success if request.HasField("first_success") else method.stops
-    plan = Plan(name or "", parameters or {}, aim, ball, card.std, stop, request.adaptive, lens)
-    forwards = _cost_in_forwards(plan, method, size, violations) if parameters is not None else 0
+    arguments = AttackArguments(name or "", parameters or {}, aim, ball, card.std, stop, request.adaptive, lens)
+    forwards = _cost_in_forwards(arguments, method, size, violations) if parameters is not None else 0
     violations.check()
     cost = card.gflop * forwards * size[0] * size[1] / (card.height * card.width)
-    task = task_of(options, card, picture.pixels, plan, cost, at)
-    return Bound(task, card, picture, (plan.method,), tuple(maps))
+    task = task_of(options, card, picture.pixels, arguments, cost, at)
+    return Bound(task, card, picture, (arguments.method,), tuple(maps))
 
 
 def _eight_bits(picture: ModelInput) -> ModelInput:
@@ -217,23 +217,23 @@ def _maps(
     return calls
 
 
-def _cost_in_forwards(plan: Plan, method: Method, size: Sequence[int], violations: Violations) -> float:
+def _cost_in_forwards(arguments: AttackArguments, method: Method, size: Sequence[int], violations: Violations) -> float:
     """The attack's cost in forward passes, certificate included."""
-    forwards, gradients = method.rows(plan.parameters)
-    rows = rows_at_most(plan) - CERTIFICATE_ROWS
+    forwards, gradients = method.rows(arguments.parameters)
+    rows = rows_at_most(arguments) - CERTIFICATE_ROWS
     if rows > MAX_ROWS:
-        violations.add(f"method.{plan.method}", f"asks for {rows} passes; at most {MAX_ROWS} are allowed")
-    at_once = plan.lens.views * max([1, *(plan.parameters.get(name, 1) for name in PARALLEL_PICTURES)])
+        violations.add(f"method.{arguments.method}", f"asks for {rows} passes; at most {MAX_ROWS} are allowed")
+    at_once = arguments.lens.views * max([1, *(arguments.parameters.get(name, 1) for name in PARALLEL_PICTURES)])
     most = max(1, MAX_STEP_PIXELS // (size[0] * size[1]))
     if at_once > most:
         text = f"asks for {at_once} pictures of {size[1]}x{size[0]} at once, changes and draws included"
-        violations.add(f"method.{plan.method}", f"{text}; at most {most} are allowed")
-    return (forwards + passes_cost(gradients, "image")) * plan.lens.views + CERTIFICATE_ROWS
+        violations.add(f"method.{arguments.method}", f"{text}; at most {most} are allowed")
+    return (forwards + passes_cost(gradients, "image")) * arguments.lens.views + CERTIFICATE_ROWS
 
 
-def rows_at_most(plan: Plan) -> int:
+def rows_at_most(arguments: AttackArguments) -> int:
     """Rows that an attack may ask for, certificate included."""
-    return sum(METHODS[plan.method].rows(plan.parameters)) * plan.lens.views + CERTIFICATE_ROWS
+    return sum(METHODS[arguments.method].rows(arguments.parameters)) * arguments.lens.views + CERTIFICATE_ROWS
 
 
 def reply(
@@ -246,19 +246,19 @@ def reply(
 ) -> attack_pb2.AttackResponse:
     """The picture with its certificate and what else was asked for."""
     attacked: Attacked = attack.result
-    plan: Plan = bound.task.arguments
+    arguments: AttackArguments = bound.task.arguments
     message = attack_pb2.AttackResponse(
         adversarial=picture.png,
         certificate=certified(bound, attacked, picture, certificate.result),
-        method_name=plan.method,
+        method_name=arguments.method,
         loss=enum_value(LOSS, attacked.goal.loss),
         asked=attacked.asked,
         done=attacked.done,
         region=bound.picture.region,
         provenance=provenance(bound, attack, certificate, *maps),
     )
-    parameters = getattr(message.method, plan.method)
-    from_dict(parameters, plan.parameters)
+    parameters = getattr(message.method, arguments.method)
+    from_dict(parameters, arguments.parameters)
     parameters.SetInParent()
     if "success_rate" in attacked.notes:
         message.success_rate = attacked.notes["success_rate"]

@@ -11,9 +11,9 @@ from PIL import Image
 
 from gradserve.v1 import attack_pb2
 
-from ...methods.attack import FROM_SCRATCH, Attacked, Goal, Plan
+from ...methods.attack import FROM_SCRATCH, AttackArguments, Attacked, Goal
 from ...methods.attack.certificate import Certified, CertifyArguments, Judged
-from ...methods.explain import Call
+from ...methods.explain import Call, ExplainArguments
 from ...models.card import ModelCard, Precision
 from ...pool.wire import Task
 from ..fields import enum_value
@@ -53,14 +53,15 @@ def attack_task(task: Task) -> Task:
 
 def certificate_task(task: Task, attacked: Attacked, returned: np.ndarray[Any, Any]) -> Task:
     """A fresh look, in fp32, at the picture that was decoded from the very bytes of the answer."""
-    plan: Plan = task.arguments
-    arguments = CertifyArguments(task.image, attacked.goal, plan.lens.defended())
+    attack: AttackArguments = task.arguments
+    arguments = CertifyArguments(task.image, attacked.goal, attack.lens.defended())
     return _following(task, "certify", returned, arguments, "exact")
 
 
 def map_task(task: Task, calls: tuple[Call, ...], picture: np.ndarray[Any, Any], which: str) -> Task:
     """The maps of one of the two pictures."""
-    return replace(_following(task, "explain", picture, calls, task.precision), id=f"{task.id}/{which}")
+    following = _following(task, "explain", picture, ExplainArguments(calls), task.precision)
+    return replace(following, id=f"{task.id}/{which}")
 
 
 def _following(task: Task, rpc: str, picture: np.ndarray[Any, Any], arguments: Any, precision: Precision) -> Task:
@@ -105,9 +106,9 @@ def certified(bound: Bound, attacked: Attacked, picture: EncodedPicture, found: 
     return certificate
 
 
-def verdict(plan: Plan, attacked: Attacked, found: Certified) -> str:
+def verdict(arguments: AttackArguments, attacked: Attacked, found: Certified) -> str:
     """What the fresh look says."""
-    if found.before.reached and plan.method not in FROM_SCRATCH:
+    if found.before.reached and arguments.method not in FROM_SCRATCH:
         return "already_misclassified"
     if found.after.reached:
         return "found"
@@ -127,11 +128,11 @@ def _judgement(judged: Judged, goal: Goal, card: ModelCard) -> attack_pb2.Judgem
 
 
 def _warnings(bound: Bound, attacked: Attacked, found: Certified) -> list[str]:
-    plan: Plan = bound.task.arguments
+    arguments: AttackArguments = bound.task.arguments
     warnings = []
-    if plan.lens.defence and not plan.adaptive:
+    if arguments.lens.defence and not arguments.adaptive:
         warnings.append("NOT_ADAPTIVE: the attack did not know the defence; what it could not do, another may")
-    if plan.lens.defence == "noise":
+    if arguments.lens.defence == "noise":
         warnings.append("RANDOM_DEFENCE: judged by the mean logits of a few draws, others differ")
     warnings += probability_notes(bound.card)
     if attacked.ball.norm == "linf" and attacked.ball.eps is not None and 0 < attacked.ball.eps < 1 / LEVELS:

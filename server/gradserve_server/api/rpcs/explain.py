@@ -9,7 +9,7 @@ from gradserve.images import overlay
 from gradserve.v1 import explain_pb2
 
 from ...engine.batch_limits import passes_cost
-from ...methods.explain import METHODS, Call, Explained
+from ...methods.explain import METHODS, Call, ExplainArguments, Explained
 from ...methods.targets import Target
 from ...models.card import ModelCard
 from ...pool.wire import Outcome
@@ -48,7 +48,7 @@ def bind(request: explain_pb2.ExplainRequest, at: CallContext) -> Bound:
         violations.add("methods", f"with all targets ask for {rows} passes; at most {MAX_REQUEST_ROWS} are allowed")
     violations.check()
     cost = passes_cost(card.gflop, "image") * rows * size[0] * size[1] / (card.height * card.width)
-    task = task_of(options, card, picture.pixels, calls, cost, at)
+    task = task_of(options, card, picture.pixels, ExplainArguments(calls), cost, at)
     methods = tuple(dict.fromkeys(call.method for call in calls))
     return Bound(task, card, picture, methods)
 
@@ -123,8 +123,9 @@ def check_applies(calls: Sequence[Call], card: ModelCard, violations: Violations
 
 def reply(request: explain_pb2.ExplainRequest, bound: Bound, outcome: Outcome) -> explain_pb2.ExplainResponse:
     """One explanation for each call, in their order."""
+    arguments: ExplainArguments = bound.task.arguments
     explanations = []
-    for call, answer in zip(bound.task.arguments, outcome.result, strict=True):
+    for call, answer in zip(arguments.calls, outcome.result, strict=True):
         found = explanation(call, answer, bound.card, request.format)
         if request.overlay:
             found.overlay = overlaid(bound.task.image, answer.values)
@@ -136,8 +137,9 @@ def reply(request: explain_pb2.ExplainRequest, bound: Bound, outcome: Outcome) -
 
 def rows_by_method(bound: Bound, outcome: Outcome) -> Mapping[str, int]:
     """What each method took of the rows that were computed, for the metrics."""
+    arguments: ExplainArguments = bound.task.arguments
     rows = dict.fromkeys(bound.methods, 0)
-    for call, answer in zip(bound.task.arguments, outcome.result, strict=True):
+    for call, answer in zip(arguments.calls, outcome.result, strict=True):
         rows[call.method] += answer.done
     return rows
 

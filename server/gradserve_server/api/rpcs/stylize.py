@@ -14,9 +14,9 @@ from ...engine.batch_limits import passes_cost
 from ...methods.stylize import (
     PIXELS,
     LayerWeight,
-    Settings,
     StylizeArguments,
     Stylized,
+    StylizeSettings,
     default_content_layers,
     default_style_layers,
 )
@@ -95,11 +95,13 @@ def _weight(message: stylize_pb2.Style | stylize_pb2.LayerWeight, path: str, vio
     return weight
 
 
-def _settings(request: stylize_pb2.StylizeRequest, given: bool, violations: Violations) -> Settings:
+def _settings(request: stylize_pb2.StylizeRequest, given: bool, violations: Violations) -> StylizeSettings:
     defaults: dict[str, Any] = {"start": "content" if given and request.styles else "noise"}
     if request.settings.optimizer == progress_pb2.OPTIMIZER_LBFGS:
         defaults["rate"] = 1.0
-    settings = Settings(**parse_fields(Settings, request.settings, "settings", violations, defaults) or defaults)
+    settings = StylizeSettings(
+        **parse_fields(StylizeSettings, request.settings, "settings", violations, defaults) or defaults
+    )
     if settings.start == "content" and not given:
         violations.add("settings.start", "must be NOISE where no content is given, was CONTENT", for_every_model=True)
     if settings.total > MOST_STEPS:
@@ -142,7 +144,7 @@ def _check_asked(
     card: ModelCard,
     style_layers: Iterable[LayerWeight],
     content_layers: Iterable[LayerWeight],
-    settings: Settings,
+    settings: StylizeSettings,
     violations: Violations,
 ) -> None:
     if given and not content_layers:
@@ -165,7 +167,7 @@ def _check_asked(
 
 
 def _check_sizes(
-    size: tuple[int, int], settings: Settings, card: ModelCard, limits: LimitSettings, violations: Violations
+    size: tuple[int, int], settings: StylizeSettings, card: ModelCard, limits: LimitSettings, violations: Violations
 ) -> None:
     """The padded picture, and its half, must suit the model."""
     stages = [(1.0, "pad")] + [(0.5, "coarse_steps")] * bool(settings.coarse_steps)

@@ -14,14 +14,14 @@ from ...engine.query import Query
 from ..image_run import NOT_MEASURED, Snapshot, Trajectory, as_bytes, pixels, quantized, resized
 from ..optimizers import LBFGS, Adam, Optimizer
 from ..regularizers import MID_GREY, roughness
-from .settings import PIXELS, LayerWeight, Settings, default_content_layers, default_style_layers
+from .settings import PIXELS, LayerWeight, StylizeSettings, default_content_layers, default_style_layers
 from .targets import Style, Targets, colours, luminance, matched_grey, padded, recoloured, targets
 
 __all__ = [
     "PIXELS",
     "LayerWeight",
-    "Settings",
     "StylizeArguments",
+    "StylizeSettings",
     "Stylized",
     "default_content_layers",
     "default_style_layers",
@@ -42,7 +42,7 @@ class StylizeArguments:
     styles: tuple[tuple[np.ndarray, float], ...]
     style_layers: tuple[LayerWeight, ...]
     content_layers: tuple[LayerWeight, ...]
-    settings: Settings
+    settings: StylizeSettings
     snapshots: tuple[int, ...] = ()  # after which steps the picture is kept
 
 
@@ -107,7 +107,9 @@ class Look:
         return recoloured(image, resized(self.colours, (image.shape[2], image.shape[3])))
 
 
-def _descend(start: Tensor, aims: Targets, steps: int, settings: Settings, record: Trajectory, look: Look) -> Steps:
+def _descend(
+    start: Tensor, aims: Targets, steps: int, settings: StylizeSettings, record: Trajectory, look: Look
+) -> Steps:
     """Lowers the loss, [1, 3, H, W] -> [1, 3, H, W]; ends early with the record."""
     optimizer: Optimizer = Adam(ADAM_BETAS) if settings.optimizer == "adam" else LBFGS()
     objective = aims.objective(settings.style_weight, settings.content_weight)
@@ -129,7 +131,7 @@ def _descend(start: Tensor, aims: Targets, steps: int, settings: Settings, recor
     return optimizer.best(at).detach()
 
 
-def _rate(settings: Settings, done: int) -> float:
+def _rate(settings: StylizeSettings, done: int) -> float:
     """Adam's falls along one cosine over both resolutions: a fast one would undo at the second what the first gave."""
     if settings.optimizer != "adam":
         return settings.rate
@@ -138,7 +140,7 @@ def _rate(settings: Settings, done: int) -> float:
     )
 
 
-def _weights(settings: Settings) -> dict[str, float]:
+def _weights(settings: StylizeSettings) -> dict[str, float]:
     """The parts of the loss that count, with their weights."""
     weights = {
         STYLE: settings.style_weight,
@@ -164,7 +166,7 @@ def _losses(image: Tensor, terms: Tensor, aims: Targets, weights: Mapping[str, f
     return parts
 
 
-def _measured(image: Tensor, aims: Targets, settings: Settings, record: Trajectory) -> Steps:
+def _measured(image: Tensor, aims: Targets, settings: StylizeSettings, record: Trajectory) -> Steps:
     """The parts of the loss that count, without their weights, of a picture as it is returned; None if late."""
     answers = yield from record.ask([Query(padded(image, settings.pad), aims.objective(1.0, 1.0))])
     if answers is None:
@@ -173,7 +175,7 @@ def _measured(image: Tensor, aims: Targets, settings: Settings, record: Trajecto
     return {name: float(loss) for name, loss in found.items()}
 
 
-def _final(image: Tensor, aims: Targets, settings: Settings, record: Trajectory) -> Steps:
+def _final(image: Tensor, aims: Targets, settings: StylizeSettings, record: Trajectory) -> Steps:
     """The same of the finished picture; those of the last step, with a warning, where it cannot be measured."""
     found = None if record.late else (yield from _measured(image, aims, settings, record))
     if found is not None:
