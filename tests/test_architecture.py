@@ -1,14 +1,19 @@
 """The architecture, read from the source: imports go one way, gRPC ends in api, files stay small."""
 
 import ast
+import inspect
 import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import is_dataclass
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
+
+from gradserve_server.api import servicer
+from gradserve_server.methods import TASKS
 
 ROOT = Path(__file__).resolve().parents[1]
 SERVER = ROOT / "server" / "gradserve_server"
@@ -18,6 +23,9 @@ LEAVES = {"config": {"models"}, "metrics": set[str]()}  # what the settings and 
 USERS_OF_LEAVES = {"pool", "api", "offline", "__main__"}
 MOST_LINES = 320
 MOST_FUNCTION = 45
+
+SERVICE = (ROOT / "protos/gradserve/v1/service.proto").read_text()
+RPCS = re.findall(r"^  rpc (\w+)\(", SERVICE, re.MULTILINE)
 
 FILES = sorted(SERVER.rglob("*.py"))
 SOURCES = [*FILES, *(p for p in (ROOT / "client/gradserve").rglob("*.py") if p.parent.name != "v1")]
@@ -66,6 +74,30 @@ def test_methods_and_models_know_no_transport(path: Path) -> None:
     if part_of(path) in ("models", "engine", "methods"):
         names = {name.split(".")[0] for name in imports(path)}
         assert not names & {"asyncio", "multiprocessing", "prometheus_client", "gradserve"}
+
+
+@pytest.mark.parametrize("word", sorted({rpc.removeprefix("Stream").lower() for rpc in RPCS}))
+def test_every_rpc_has_a_module_that_binds_and_replies(word: str) -> None:
+    path = SERVER / "api/rpcs" / f"{word}.py"
+    assert path.exists(), f"{path.relative_to(ROOT)} is missing"
+    functions = {node.name for node in ast.parse(path.read_text()).body if isinstance(node, ast.FunctionDef)}
+    missing = {"bind", "reply"} - functions
+    assert not missing, f"{path.relative_to(ROOT)} defines no {' and no '.join(sorted(missing))}"
+
+
+@pytest.mark.parametrize("rpc", RPCS)
+def test_every_rpc_is_answered(rpc: str) -> None:
+    answered = {*servicer.UNARY, *servicer.STREAMS, *vars(servicer.GradientService)}
+    assert rpc in answered, f"{rpc} is neither in servicer.UNARY nor in STREAMS, nor a method of GradientService"
+
+
+@pytest.mark.parametrize("word", TASKS)
+def test_the_arguments_of_a_task_are_a_frozen_dataclass(word: str) -> None:
+    """So that what crosses to a worker is typed, and nothing can change it on the way."""
+    parameters = inspect.signature(TASKS[word], eval_str=True).parameters
+    assert list(parameters) == ["job", "x", "arguments"]
+    kind = parameters["arguments"].annotation
+    assert kind is None or (is_dataclass(kind) and kind.__dataclass_params__.frozen)
 
 
 def test_only_the_workers_side_of_the_pool_imports_torch() -> None:

@@ -12,7 +12,7 @@ from gradserve.v1 import attack_pb2
 from gradserve.v1 import common_pb2 as pb
 from gradserve_server.api.expectations import FIRST_GUESS, Expectations
 from gradserve_server.api.rpcs.attack import rows_at_most
-from gradserve_server.methods.attack import METHODS, Ball, GoalSpec, InputTransform, Plan
+from gradserve_server.methods.attack import METHODS, AttackArguments, Ball, GoalSpec, InputTransform
 from gradserve_server.methods.parameters import bind
 from gradserve_server.pool.wire import Outcome, Task
 
@@ -20,8 +20,10 @@ COST = 1000.0
 
 
 def task(method: str, stop: bool = True, model: str = "net", **parameters: object) -> Task:
-    plan = Plan(method, bind(METHODS[method].function, parameters), GoalSpec(), Ball("linf", 0.03), (1.0,), stop)
-    return Task("id", "attack", model, np.zeros((4, 4, 3), np.uint8), {"plan": plan}, cost=COST)
+    plan = AttackArguments(
+        method, bind(METHODS[method].function, parameters), GoalSpec(), Ball("linf", 0.03), (1.0,), stop
+    )
+    return Task("id", "attack", model, np.zeros((4, 4, 3), np.uint8), plan, cost=COST)
 
 
 def ended(rows: int, partial: bool = False) -> tuple[Outcome, Outcome]:
@@ -66,8 +68,8 @@ def test_attacks_that_ran_out_of_time_or_take_all_steps_teach_nothing() -> None:
 
 def test_views_are_counted() -> None:
     asked = task("pgd", steps=10)
-    wider = replace(asked.arguments["plan"], lens=InputTransform(eot={"samples": 8}))
-    assert rows_at_most(asked.arguments["plan"]) == 11 + 3
+    wider = replace(asked.arguments, lens=InputTransform(eot={"samples": 8}))
+    assert rows_at_most(asked.arguments) == 11 + 3
     assert rows_at_most(wider) == 8 * 11 + 3
 
 

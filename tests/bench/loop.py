@@ -22,7 +22,7 @@ from gradserve_server.engine.job import Job, Steps
 from gradserve_server.engine.objective import logit
 from gradserve_server.engine.query import Query
 from gradserve_server.engine.take import Key
-from gradserve_server.methods.explain import Call, Target, explain
+from gradserve_server.methods.explain import Call, ExplainArguments, Target, explain
 from gradserve_server.methods.predict import predict
 from gradserve_server.models.card import Precision
 from gradserve_server.models.catalogue import EMBEDDED, ModelSpec
@@ -140,7 +140,7 @@ def job(i: int, method: str, image: Tensor, name: str, precision: Precision) -> 
         if method == "ascent":
             return ascent(x, label)
         parameters = {"samples": SAMPLES, "noise": NOISE} if method == "smooth_grad" else {}
-        return explain(job, x, [Call(method, parameters, Target(label=label))])
+        return explain(job, x, ExplainArguments((Call(method, parameters, Target(label=label)),)))
 
     return Job(str(i), name, begin, precision)
 

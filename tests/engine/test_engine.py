@@ -24,7 +24,7 @@ from gradserve_server.engine.objective import NotApplicable, logit
 from gradserve_server.engine.pace import MAX_KEYS, WAIT_PASS_SHARE, Pace
 from gradserve_server.engine.query import Answer, Part, Query
 from gradserve_server.engine.take import Key
-from gradserve_server.methods.explain import Call, Explained, Target, explain
+from gradserve_server.methods.explain import Call, ExplainArguments, Explained, Target, explain
 from gradserve_server.models.catalogue import EMBEDDED
 from gradserve_server.models.preparation import prepare
 from gradserve_server.models.prepared import Prepared
@@ -303,8 +303,8 @@ def test_a_gradient_beside_integrated_gradients_of_500_steps(digits: Prepared) -
     x = torch.rand(1, 3, 8, 8, generator=torch.Generator().manual_seed(1))
 
     def job(name: str, method: str, **parameters: Any) -> Job:
-        call = Call(method, parameters, Target(label=3))
-        return Job(name, "digits", lambda job: explain(job, x, [call]))
+        arguments = ExplainArguments((Call(method, parameters, Target(label=3)),))
+        return Job(name, "digits", lambda job: explain(job, x, arguments))
 
     def finish(engine: Engine, steps: int = 100) -> dict[str, Explained]:
         return {e.job.id: e.result[0] for _ in range(steps) for e in engine.step() if isinstance(e, Ended)}
@@ -682,10 +682,10 @@ def test_together_hands_time_up_to_each(world: World) -> None:
 def test_many_calls_of_one_request_share_the_rows_to_ask_for_at_once(digits: Prepared) -> None:
     """A request of many wide methods and targets must not hold chunks for each of them."""
     asked: list[int] = []
-    calls = [Call("smooth_grad", {"samples": 40}, Target(label=i % 10)) for i in range(16)]
+    calls = tuple(Call("smooth_grad", {"samples": 40}, Target(label=i % 10)) for i in range(16))
 
     def spied(job: Job) -> Iterator[Any]:
-        steps = explain(job, torch.rand(1, 3, 8, 8), calls)
+        steps = explain(job, torch.rand(1, 3, 8, 8), ExplainArguments(calls))
         answer = None
         while True:
             try:

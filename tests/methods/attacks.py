@@ -10,7 +10,7 @@ from gradserve_server.engine.engine import Engine
 from gradserve_server.engine.events import Ended
 from gradserve_server.engine.job import Job, MethodContext
 from gradserve_server.engine.query import Part, Query
-from gradserve_server.methods.attack import METHODS, Attacked, Ball, Goal, GoalSpec, Plan, attack
+from gradserve_server.methods.attack import METHODS, AttackArguments, Attacked, Ball, Goal, GoalSpec, attack
 from gradserve_server.methods.attack.lens import InputTransform
 from gradserve_server.methods.attack.oracle import Oracle
 from gradserve_server.methods.parameters import bind
@@ -24,10 +24,10 @@ def whole(images: Tensor) -> Tensor:
     return ((images * 255).round() / 255).contiguous()
 
 
-def plan(model: Prepared, method: str, aim: GoalSpec, ball: Ball, facts: dict[str, object]) -> Plan:
+def plan(model: Prepared, method: str, aim: GoalSpec, ball: Ball, facts: dict[str, object]) -> AttackArguments:
     """A plan with every parameter resolved; `stop`, `adaptive` and `lens` are the plan's own."""
     own = {name: facts.pop(name) for name in ("stop", "adaptive", "lens") if name in facts}
-    return replace(Plan(method, bind(METHODS[method].function, facts), aim, ball, model.card.std), **own)
+    return replace(AttackArguments(method, bind(METHODS[method].function, facts), aim, ball, model.card.std), **own)
 
 
 def attacked(

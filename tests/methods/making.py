@@ -9,7 +9,15 @@ from torch import Tensor
 from gradserve_server.engine.engine import Engine
 from gradserve_server.engine.events import Ended, Progressed
 from gradserve_server.engine.job import Job, Progress, Steps
-from gradserve_server.methods.maximize import PRESETS, Goal, Maximized, MaximizeSettings, Summand, maximize
+from gradserve_server.methods.maximize import (
+    PRESETS,
+    Goal,
+    MaximizeArguments,
+    Maximized,
+    MaximizeSettings,
+    Summand,
+    maximize,
+)
 from gradserve_server.methods.parameters import bind
 from gradserve_server.methods.targets import Target
 from gradserve_server.models.prepared import Prepared
@@ -33,7 +41,7 @@ def canvas(model: Prepared, height: int, width: int) -> Tensor:
 def maximizing(
     x: Tensor, goals: Sequence[Goal], how: MaximizeSettings, snapshots: Sequence[int] = ()
 ) -> Callable[[Job], Steps]:
-    return lambda job: maximize(job, x, goals, how, snapshots)
+    return lambda job: maximize(job, x, MaximizeArguments(tuple(goals), how, tuple(snapshots)))
 
 
 def run(

@@ -7,7 +7,7 @@ from torch import Tensor
 from gradserve_server.engine.engine import Engine
 from gradserve_server.engine.events import Ended
 from gradserve_server.engine.job import Job
-from gradserve_server.methods.explain import METHODS, Call, Explained, Target, explain
+from gradserve_server.methods.explain import METHODS, Call, ExplainArguments, Explained, Target, explain
 from gradserve_server.methods.parameters import bind
 from gradserve_server.models.prepared import Prepared
 
@@ -24,7 +24,8 @@ def call(model: Prepared, method: str, target: Target = TOP, **parameters: objec
 
 def job_of(image: Tensor, calls: Sequence[Call], seed: int = 0, chunk: int = 32) -> Job:
     """An Explain job on one image [1, 3, H, W]."""
-    return Job("job", "model", lambda job: explain(job, image, calls), seed=seed, chunk=chunk)
+    arguments = ExplainArguments(tuple(calls))
+    return Job("job", "model", lambda job: explain(job, image, arguments), seed=seed, chunk=chunk)
 
 
 def answers(model: Prepared, image: Tensor, calls: Sequence[Call], **facts: int) -> list[Explained]:

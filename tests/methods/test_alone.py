@@ -15,8 +15,8 @@ from gradserve_server.engine.objective import logit
 from gradserve_server.engine.query import Query
 from gradserve_server.engine.repeatable import repeatable
 from gradserve_server.methods.attack import Ball, GoalSpec, attack
-from gradserve_server.methods.explain import explain
-from gradserve_server.methods.stylize import Settings, default_style_layers, stylize
+from gradserve_server.methods.explain import ExplainArguments, explain
+from gradserve_server.methods.stylize import StylizeArguments, StylizeSettings, default_style_layers, stylize
 from gradserve_server.models.card import Precision
 from gradserve_server.models.catalogue import PRECISIONS
 from gradserve_server.models.prepared import Prepared
@@ -41,8 +41,8 @@ def explaining(*names: str) -> Callable[[Prepared, Tensor], Method]:
     small = {"smooth_grad": {"samples": 11}, "integrated_gradients": {"steps": 9}, "occlusion": {"patch": 0.5}}
 
     def made(model: Prepared, x: Tensor) -> Method:
-        calls = [call(model, name, **small.get(name, {})) for name in names]
-        return lambda job: explain(job, x, calls)
+        arguments = ExplainArguments(tuple(call(model, name, **small.get(name, {})) for name in names))
+        return lambda job: explain(job, x, arguments)
 
     return made
 
@@ -50,10 +50,8 @@ def explaining(*names: str) -> Callable[[Prepared, Tensor], Method]:
 def stylizing(model: Prepared, x: Tensor) -> Method:
     style = (x[0].flip(2).permute(1, 2, 0) * 255).round().byte().numpy()
     layers = default_style_layers(model.card)
-    settings = Settings(steps=2, start="noise", pad=0.0)
-    return lambda job: stylize(
-        job, x, has_content=False, styles=[(style, 1.0)], style_layers=layers, content_layers=(), settings=settings
-    )
+    settings = StylizeSettings(steps=2, start="noise", pad=0.0)
+    return lambda job: stylize(job, x, StylizeArguments(False, ((style, 1.0),), layers, (), settings))
 
 
 METHODS = {

@@ -15,7 +15,7 @@ from gradserve_server.engine.events import Ended
 from gradserve_server.engine.job import Job, MethodContext
 from gradserve_server.engine.objective import NotApplicable
 from gradserve_server.methods.attack import Ball, Goal, GoalSpec
-from gradserve_server.methods.attack.certificate import Certified, certify
+from gradserve_server.methods.attack.certificate import Certified, CertifyArguments, certify
 from gradserve_server.methods.attack.lens import InputTransform
 from gradserve_server.methods.targets import Target
 from gradserve_server.models.behaviour import varied
@@ -118,8 +118,9 @@ def own_pgd(name: str, x: Tensor, loss: object) -> Tensor:
 def certificate(name: str, x: Tensor, pixels: np.ndarray, goal: Goal) -> Certified:
     picture = torch.from_numpy(pixels).permute(2, 0, 1)[None].float() / 255
     original = (x[0].permute(1, 2, 0) * 255).round().byte().numpy()
+    arguments = CertifyArguments(original, goal, InputTransform())
     engine = Engine({"model": model(name)})
-    engine.submit(Job("c", "model", lambda job: certify(job, picture, original, goal, InputTransform())))
+    engine.submit(Job("c", "model", lambda job: certify(job, picture, arguments)))
     (ended,) = [event for _ in iter(lambda: engine.idle, True) for event in engine.step() if isinstance(event, Ended)]
     assert ended.error is None
     return ended.result  # type: ignore[no-any-return]

@@ -17,8 +17,9 @@ from gradserve_server.methods.parameters import bind
 from gradserve_server.methods.stylize import (
     PIXELS,
     LayerWeight,
-    Settings,
+    StylizeArguments,
     Stylized,
+    StylizeSettings,
     default_content_layers,
     default_style_layers,
     stylize,
@@ -44,15 +45,16 @@ def tensor(pixels: np.ndarray) -> Tensor:
     return torch.from_numpy(pixels).permute(2, 0, 1)[None]
 
 
-def settings(**values: Any) -> Settings:
-    return Settings(**bind(Settings, values))
+def settings(**values: Any) -> StylizeSettings:
+    return StylizeSettings(**bind(StylizeSettings, values))
 
 
 def stylizing(
-    content: np.ndarray, styles: Sequence[tuple[np.ndarray, float]], how: Settings, **facts: Any
+    content: np.ndarray, styles: Sequence[tuple[np.ndarray, float]], how: StylizeSettings, **facts: Any
 ) -> Callable[[Job], Steps]:
     given = {"style_layers": STYLE_LAYERS, "content_layers": CONTENT_LAYERS, "has_content": True, **facts}
-    return lambda job: stylize(job, tensor(content), styles=styles, settings=how, **given)
+    arguments = StylizeArguments(styles=tuple(styles), settings=how, **given)
+    return lambda job: stylize(job, tensor(content), arguments)
 
 
 def layers_of(model: Prepared, image: Tensor, names: Sequence[str]) -> list[Tensor]:
@@ -75,7 +77,7 @@ def gram_by_loops(maps: Tensor) -> Tensor:
 
 
 def parts(
-    model: Prepared, image: Tensor, content: Tensor, styles: Sequence[tuple[Tensor, float]], how: Settings
+    model: Prepared, image: Tensor, content: Tensor, styles: Sequence[tuple[Tensor, float]], how: StylizeSettings
 ) -> dict[str, Tensor]:
     """The loss as Gatys et al. write it, every layer relative to its target."""
     side = round(how.pad * min(image.shape[2:]))
@@ -106,7 +108,7 @@ def parts(
 
 
 def script(
-    model: Prepared, content: np.ndarray, styles: Sequence[tuple[np.ndarray, float]], how: Settings
+    model: Prepared, content: np.ndarray, styles: Sequence[tuple[np.ndarray, float]], how: StylizeSettings
 ) -> tuple[Tensor, list[dict[str, float]]]:
     """What a single user would write with torch.optim: the image before each step, and its losses."""
     target, others = tensor(content), [(tensor(pixels), share) for pixels, share in styles]

@@ -19,13 +19,14 @@ from torch import Tensor, nn
 from zoo import CPU
 
 from gradserve.v1 import common_pb2 as pb
+from gradserve_server.api.images import ModelInput
 from gradserve_server.api.reply import provenance
 from gradserve_server.api.request import Bound
 from gradserve_server.engine.engine import Engine
 from gradserve_server.engine.events import Ended
 from gradserve_server.engine.job import Job
 from gradserve_server.methods.attack import GoalSpec
-from gradserve_server.methods.attack.certificate import certify
+from gradserve_server.methods.attack.certificate import CertifyArguments, certify
 from gradserve_server.methods.attack.lens import InputTransform
 from gradserve_server.methods.influence.coverage import covered
 from gradserve_server.methods.influence.gradients import Pass
@@ -310,7 +311,8 @@ def test_half_precision_inside_is_told(how: str, named: str) -> None:
     assert f"computes in {named} by itself" in note
     found, right = ours(model, images_of(kind))[0], plain(kind, images_of(kind))[0]
     assert distance(found, right) < 2e-2  # eps of bfloat16 is 8e-3
-    told = provenance(Bound(Task("t", "predict", "it", np.zeros(0)), model.card, pb.Region(), 0), Outcome("t"))
+    nothing = ModelInput(np.zeros(0), pb.Region())
+    told = provenance(Bound(Task("t", "predict", "it", nothing.pixels), model.card, nothing), Outcome("t"))
     assert list(told.warnings) == [note]
 
 
@@ -382,8 +384,9 @@ def test_the_certificate_of_an_attack(kind: Kind) -> None:
     (attacked,) = attacks.attacked(model, image, "pgd", GoalSpec(label=None, loss="margin"), steps=3)
     picture = torch.from_numpy(attacked.pixels).permute(2, 0, 1)[None].float() / 255
     original = (image[0].permute(1, 2, 0) * 255).round().byte().numpy()
+    arguments = CertifyArguments(original, attacked.goal, InputTransform())
     engine = Engine({"model": model})
-    engine.submit(Job("c", "model", lambda job: certify(job, picture, original, attacked.goal, InputTransform())))
+    engine.submit(Job("c", "model", lambda job: certify(job, picture, arguments)))
     (ended,) = [event for _ in iter(lambda: engine.idle, True) for event in engine.step() if isinstance(event, Ended)]
     assert ended.error is None
     for judged, pixels in ((ended.result.before, image), (ended.result.after, picture)):

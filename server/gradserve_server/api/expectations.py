@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from ..methods.attack import Attacked, Plan
+from ..methods.attack import AttackArguments, Attacked
 from ..pool.wire import Outcome, Task
 from .rpcs.attack import rows_at_most
 
@@ -18,8 +18,8 @@ class Expectations:
 
     def share(self, task: Task) -> float:
         """The share of its rows that an attack is expected to take; 1 where no success ends it."""
-        plan: Plan = task.arguments["plan"]
-        return self._shares.get((task.model, plan.method), FIRST_GUESS) if plan.stop else 1.0
+        arguments: AttackArguments = task.arguments
+        return self._shares.get((task.model, arguments.method), FIRST_GUESS) if arguments.stop else 1.0
 
     def priced(self, task: Task) -> Task:
         """The attack at its expected cost."""
@@ -27,9 +27,9 @@ class Expectations:
 
     def learn(self, task: Task, *outcomes: Outcome) -> None:
         """Takes note of what an attack with its certificate took; one that ran out of time says nothing."""
-        plan: Plan = task.arguments["plan"]
+        arguments: AttackArguments = task.arguments
         attacked: Attacked = outcomes[0].result
-        if not plan.stop or attacked.partial:
+        if not arguments.stop or attacked.partial:
             return
-        took = min(1.0, sum(outcome.rows for outcome in outcomes) / rows_at_most(plan))
-        self._shares[task.model, plan.method] = (1 - SMOOTHING) * self.share(task) + SMOOTHING * took
+        took = min(1.0, sum(outcome.rows for outcome in outcomes) / rows_at_most(arguments))
+        self._shares[task.model, arguments.method] = (1 - SMOOTHING) * self.share(task) + SMOOTHING * took

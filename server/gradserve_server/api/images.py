@@ -50,11 +50,12 @@ class Decoded(NamedTuple):
 
 
 class ModelInput(NamedTuple):
-    """What the model gets of a picture, [h, w, 3]; the part of it that this shows; whether it was decoded quickly."""
+    """What the model gets of a picture, [h, w, 3]; the part of it that this shows; how it was decoded and resized."""
 
     pixels: np.ndarray
     region: pb.Region
     quick_decode: bool = False
+    preprocess: pb.Preprocess = pb.PREPROCESS_WHOLE_IMAGE
 
 
 def decode(image: pb.Image, limits: LimitSettings, shorter: int | None = None) -> Decoded:

@@ -2,21 +2,20 @@
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing, contextmanager
+from functools import partial
 from typing import Any, TypeVar
 
 import grpc
 
 from gradserve.v1 import (
     attack_pb2,
-    explain_pb2,
     influence_pb2,
     maximize_pb2,
     models_pb2,
     models_pb2_grpc,
-    predict_pb2,
     service_pb2_grpc,
     stylize_pb2,
 )
@@ -29,19 +28,27 @@ from .errors import RequestError, clipped, failure, unavailable
 from .expectations import Expectations
 from .interceptor import RequestLog, request_facts
 from .progress import progress, with_progress
-from .reply import explain_reply, model_reply, predict_reply
-from .request import Bound, CallContext, bind_explain, bind_predict, model_card
-from .rpcs.attack import attack_task, bind_attack, certificate_task, map_task
-from .rpcs.certificate import attack_reply, encode_picture
-from .rpcs.influence import bind_embed, bind_influence, bind_suspects
-from .rpcs.influence_reply import embed_reply, influence_reply, suspects_reply
-from .rpcs.maximize import bind_maximize, maximize_reply
-from .rpcs.stylize import bind_stylize, stylize_reply
+from .request import Bound, CallContext, model_card
+from .rpcs import RpcModule, attack, embed, explain, influence, maximize, predict, stylize, suspects
+from .rpcs.certificate import attack_task, certificate_task, encode_picture, map_task
+from .rpcs.models import model_reply
 
 MAX_LOGGED_NAME_BYTES = 100  # bytes of a model's name as it was sent
 PARTIAL_GRACE_SECONDS = (
     1.0  # seconds beyond its time that a partial answer is waited for, since passes cannot be interrupted
 )
+UNARY: Mapping[str, RpcModule] = {
+    "Predict": predict,
+    "Explain": explain,
+    "Maximize": maximize,
+    "Stylize": stylize,
+    "Influence": influence,
+    "Embed": embed,
+}
+STREAMS: Mapping[str, tuple[RpcModule, type[Any]]] = {
+    "StreamMaximize": (maximize, maximize_pb2.MaximizeEvent),
+    "StreamStylize": (stylize, stylize_pb2.StylizeEvent),
+}
 T = TypeVar("T")
 Report = Callable[[Preview], Awaitable[None]]
 
@@ -58,114 +65,53 @@ class GradientService(service_pb2_grpc.GradientServiceServicer):
         self._threads = ThreadPoolExecutor(max(2, cores()), "codec")
         self._expected = Expectations()
         self._in_flight = 0
+        for name, rpc in UNARY.items():
+            setattr(self, name, partial(self._answer, name.lower(), rpc))
+        for name, (rpc, event) in STREAMS.items():
+            setattr(self, name, partial(self._stream, name.removeprefix("Stream").lower(), rpc, event))
 
-    async def Predict(
-        self, request: predict_pb2.PredictRequest, context: grpc.aio.ServicerContext
-    ) -> predict_pb2.PredictResponse:
-        """The most probable classes."""
-        with self._admitted("predict"):
-            bound = await self._bind(bind_predict, request, context)
+    async def _answer(self, word: str, rpc: RpcModule, request: Any, context: grpc.aio.ServicerContext) -> Any:
+        """The reply of an RPC that is one task."""
+        with self._admitted(word):
+            bound = await self._bind(rpc.bind, request, context)
             outcome = await self._outcome(bound.task)
-            self._metrics.rows.labels("predict").inc(outcome.rows)
-            return await self._in_thread(predict_reply, bound, outcome)
+            self._count(bound, outcome)
+            return await self._in_thread(rpc.reply, request, bound, outcome)
 
-    async def Explain(
-        self, request: explain_pb2.ExplainRequest, context: grpc.aio.ServicerContext
-    ) -> explain_pb2.ExplainResponse:
-        """Maps of several methods for several targets."""
-        with self._admitted("explain"):
-            bound = await self._bind(bind_explain, request, context)
-            outcome = await self._outcome(bound.task)
-            for call, answer in zip(bound.calls, outcome.result, strict=True):
-                self._metrics.rows.labels(call.method).inc(answer.done)
-            if any(answer.done < answer.asked for answer in outcome.result):
-                self._metrics.partial.inc()
-            return await self._in_thread(explain_reply, bound, outcome, request)
+    async def _stream(
+        self, word: str, rpc: RpcModule, event: type[Any], request: Any, context: grpc.aio.ServicerContext
+    ) -> None:
+        """The same with progress: events, the last of which has the reply."""
+
+        async def report(told: Preview) -> None:
+            await context.write(event(progress=await self._in_thread(progress, told)))
+
+        with self._admitted(word):
+            bound = await self._bind(rpc.bind, request, context)
+            outcome = await self._outcome(with_progress(bound.task), report)
+            self._count(bound, outcome)
+            await context.write(event(result=await self._in_thread(rpc.reply, request, bound, outcome)))
 
     async def Attack(
         self, request: attack_pb2.AttackRequest, context: grpc.aio.ServicerContext
     ) -> attack_pb2.AttackResponse:
         """An adversarial picture; the certificate, and the maps, are tasks of their own after it."""
         with self._admitted("attack"):
-            bound = await self._bind(bind_attack, request, context)
-            attack = await self._outcome(attack_task(self._expected.priced(bound.task)))
-            if attack.result.partial:
+            bound = await self._bind(attack.bind, request, context)
+            attacked = await self._outcome(attack_task(self._expected.priced(bound.task)))
+            if attacked.result.partial:
                 self._metrics.partial.inc()
-            picture = await self._in_thread(encode_picture, attack.result)
-            certificate = await self._outcome(certificate_task(bound.task, attack.result, picture.pixels))
-            self._expected.learn(bound.task, attack, certificate)
-            pictures = {"before": bound.task.image, "after": picture.pixels} if bound.calls else {}
-            tasks = [map_task(bound.task, bound.calls, pixels, which) for which, pixels in pictures.items()]
+            picture = await self._in_thread(encode_picture, attacked.result)
+            certified = await self._outcome(certificate_task(bound.task, attacked.result, picture.pixels))
+            self._expected.learn(bound.task, attacked, certified)
+            pictures = {"before": bound.task.image, "after": picture.pixels} if bound.maps else {}
+            tasks = [map_task(bound.task, bound.maps, pixels, which) for which, pixels in pictures.items()]
             maps = [await self._outcome(task) for task in tasks]
             for method in bound.methods:
-                self._metrics.rows.labels(method).inc(attack.rows + certificate.rows)
-            reply = await self._in_thread(attack_reply, request, bound, attack, picture, certificate, maps)
+                self._metrics.rows.labels(method).inc(attacked.rows + certified.rows)
+            reply = await self._in_thread(attack.reply, request, bound, attacked, picture, certified, maps)
             self._metrics.verdict.labels(attack_pb2.Verdict.Name(reply.certificate.verdict)[8:].lower()).inc()
             return reply
-
-    async def Maximize(
-        self, request: maximize_pb2.MaximizeRequest, context: grpc.aio.ServicerContext
-    ) -> maximize_pb2.MaximizeResponse:
-        """Pictures that goals are maximal on."""
-        with self._admitted("maximize"):
-            bound = await self._bind(bind_maximize, request, context)
-            return await self._made("maximize", bound, bound.task, maximize_reply)
-
-    async def StreamMaximize(self, request: maximize_pb2.MaximizeRequest, context: grpc.aio.ServicerContext) -> None:
-        """The same with progress."""
-
-        async def report(told: Preview) -> None:
-            await context.write(maximize_pb2.MaximizeEvent(progress=await self._in_thread(progress, told)))
-
-        with self._admitted("maximize"):
-            bound = await self._bind(bind_maximize, request, context)
-            reply = await self._made("maximize", bound, with_progress(bound.task), maximize_reply, report)
-            await context.write(maximize_pb2.MaximizeEvent(result=reply))
-
-    async def Stylize(
-        self, request: stylize_pb2.StylizeRequest, context: grpc.aio.ServicerContext
-    ) -> stylize_pb2.StylizeResponse:
-        """A picture with the content of one and the style of others."""
-        with self._admitted("stylize"):
-            bound = await self._bind(bind_stylize, request, context)
-            return await self._made("stylize", bound, bound.task, stylize_reply)
-
-    async def StreamStylize(self, request: stylize_pb2.StylizeRequest, context: grpc.aio.ServicerContext) -> None:
-        """The same with progress."""
-
-        async def report(told: Preview) -> None:
-            await context.write(stylize_pb2.StylizeEvent(progress=await self._in_thread(progress, told)))
-
-        with self._admitted("stylize"):
-            bound = await self._bind(bind_stylize, request, context)
-            reply = await self._made("stylize", bound, with_progress(bound.task), stylize_reply, report)
-            await context.write(stylize_pb2.StylizeEvent(result=reply))
-
-    async def _made(
-        self,
-        rpc: str,
-        bound: Bound,
-        task: Task,
-        encode: Callable[[Bound, Outcome], T],
-        report: Report = ignore_progress,
-    ) -> T:
-        """The reply for pictures that take many steps."""
-        outcome = await self._outcome(task, report)
-        self._metrics.rows.labels(rpc).inc(outcome.rows)
-        reply: Any = await self._in_thread(encode, bound, outcome)
-        if reply.done < reply.asked:
-            self._metrics.partial.inc()
-        return reply  # type: ignore[no-any-return]
-
-    async def Influence(
-        self, request: influence_pb2.InfluenceRequest, context: grpc.aio.ServicerContext
-    ) -> influence_pb2.InfluenceResponse:
-        """The training examples behind a prediction."""
-        with self._admitted("influence"):
-            bound = await self._bind(bind_influence, request, context)
-            outcome = await self._outcome(bound.task)
-            self._metrics.rows.labels("influence").inc(outcome.rows)
-            return await self._in_thread(influence_reply, request, bound, outcome)
 
     async def Suspects(
         self, request: influence_pb2.SuspectsRequest, context: grpc.aio.ServicerContext
@@ -173,19 +119,18 @@ class GradientService(service_pb2_grpc.GradientServiceServicer):
         """The most suspicious labels; they are in the index already, so that no worker is needed."""
         with self._admitted("suspects"):
             facts = self._asked(request)
-            card, index, order, top = bind_suspects(request, self._pool.cards)
-            facts.model = card.name
-            return await self._in_thread(suspects_reply, request, card, index, order, top, facts.id)
+            listing = suspects.bind(request, self._pool.cards)
+            facts.model = listing.card.name
+            return await self._in_thread(suspects.reply, request, listing, facts.id)
 
-    async def Embed(
-        self, request: influence_pb2.EmbedRequest, context: grpc.aio.ServicerContext
-    ) -> influence_pb2.EmbedResponse:
-        """The features of a layer."""
-        with self._admitted("embed"):
-            bound = await self._bind(bind_embed, request, context)
-            outcome = await self._outcome(bound.task)
-            self._metrics.rows.labels("embed").inc(outcome.rows)
-            return await self._in_thread(embed_reply, bound, outcome)
+    def _count(self, bound: Bound, outcome: Outcome) -> None:
+        """Counts the rows, for Explain by method, and the answers that have less than was asked for."""
+        word = bound.task.rpc
+        rows = explain.rows_by_method(bound, outcome) if word == "explain" else {word: outcome.rows}
+        for label, count in rows.items():
+            self._metrics.rows.labels(label).inc(count)
+        if is_partial(outcome.result):
+            self._metrics.partial.inc()
 
     @contextmanager
     def _admitted(self, method: str) -> Any:
@@ -244,6 +189,12 @@ class GradientService(service_pb2_grpc.GradientServiceServicer):
 
     async def _in_thread(self, function: Callable[..., T], *args: object) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._threads, function, *args)
+
+
+def is_partial(result: Any) -> bool:
+    """Whether less was done than was asked for, of a result or of several; one that cannot be partial does not say."""
+    results = result if isinstance(result, list) else [result]
+    return any(each.done < each.asked for each in results if hasattr(each, "asked"))
 
 
 class ModelService(models_pb2_grpc.ModelServiceServicer):

@@ -1,8 +1,14 @@
-"""The methods: generators that ask for gradients, and nothing else. TASKS says what a worker can be asked."""
+"""The methods: generators that ask for gradients, and nothing else. TASKS says what a worker can be asked.
+
+Each takes its job, the image [1, 3, H, W], and the task's arguments.
+"""
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
-from ..engine.job import Steps
+from torch import Tensor
+
+from ..engine.job import Job, Steps
 from .attack import attack
 from .attack.certificate import certify
 from .embed import embed
@@ -12,7 +18,7 @@ from .maximize import maximize
 from .predict import predict
 from .stylize import stylize
 
-TASKS: Mapping[str, Callable[..., Steps]] = {
+TASKS: Mapping[str, Callable[[Job, Tensor, Any], Steps]] = {
     "predict": predict,
     "explain": explain,
     "attack": attack,

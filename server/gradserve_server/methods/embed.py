@@ -14,15 +14,25 @@ Pooling = Literal["mean", "max", "none"]
 
 
 @dataclass(frozen=True, slots=True)
+class EmbedArguments:
+    """Which features: what goes into a layer or comes out of it, and how its positions are pooled."""
+
+    layer: str
+    side: Side
+    pooling: Pooling
+
+
+@dataclass(frozen=True, slots=True)
 class Embedded:
     """The features of one image: [C], or [C, h, w] where they are not pooled."""
 
     values: np.ndarray
 
 
-def embed(job: Job, x: Tensor, *, layer: str, side: Side, pooling: Pooling) -> Steps:
+def embed(job: Job, x: Tensor, arguments: EmbedArguments) -> Steps:
     """[1, 3, H, W] -> Embedded. The forward ends at the layer."""
-    answer = yield Query(x, taps=(Tap(layer, side, reduce=lambda act, _: pooled(act, pooling)),))
+    tap = Tap(arguments.layer, arguments.side, reduce=lambda act, _: pooled(act, arguments.pooling))
+    answer = yield Query(x, taps=(tap,))
     return Embedded(answer.acts[0][0].float().cpu().numpy())
 
 

@@ -16,7 +16,7 @@ class Predicted:
     logits: np.ndarray
 
 
-def predict(job: Job, x: Tensor) -> Steps:
+def predict(job: Job, x: Tensor, arguments: None = None) -> Steps:
     """[1, 3, H, W] -> Predicted."""
     answer = yield Query(x)
     return Predicted(answer.logits[0].float().cpu().numpy())

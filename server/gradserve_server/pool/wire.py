@@ -38,7 +38,7 @@ class Task:
     rpc: str
     model: str
     image: np.ndarray  # [H, W, 3], uint8 or float32 in [0, 1]
-    arguments: Mapping[str, Any] = field(default_factory=dict)
+    arguments: Any = None  # what the method takes beside the image: a frozen dataclass of the method's own
     precision: Precision = "exact"
     priority: Priority = "interactive"
     seed: int = 0

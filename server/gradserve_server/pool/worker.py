@@ -136,7 +136,7 @@ class Worker:
         raced = task.allow_partial and task.deadline < float("inf") and not task.alone
 
         def begin(job: Job) -> Steps:
-            return TASKS[task.rpc](job, tensor(task, model), **task.arguments)
+            return TASKS[task.rpc](job, tensor(task, model), task.arguments)
 
         self._engine.submit(
             Job(

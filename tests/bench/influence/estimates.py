@@ -1,6 +1,7 @@
 """What the service's own code says, asked as its workers ask it: many test images side by side in one engine."""
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 from gradserve_server.engine.engine import Engine
 from gradserve_server.engine.events import Ended
 from gradserve_server.engine.job import Job
-from gradserve_server.methods.influence import Member, influence, unfolded
+from gradserve_server.methods.influence import InfluenceArguments, Member, influence, unfolded
 from gradserve_server.methods.influence.examples import ArrayExamples
 from gradserve_server.methods.influence.index import Index
 from gradserve_server.methods.influence.indexing.build import Builder
@@ -55,19 +56,12 @@ def changes(
     names = [f"it{i}" for i in range(len(members))]
     models = {unfolded(name): model for name, (model, _) in zip(names, members, strict=True)}
     engine = Engine(models)
-    asked = [Member(name, str(folder)) for name, (_, folder) in zip(names, members, strict=True)]
+    asked = tuple(Member(name, str(folder)) for name, (_, folder) in zip(names, members, strict=True))
     count = len(Index(members[0][1]))
     for i, (image, label) in enumerate(zip(x.expand(-1, 3, -1, -1), labels.tolist(), strict=True)):
-        facts = {
-            "method": method,
-            "goal": goal,
-            "label": label,
-            "rank": 1,
-            "top": count,
-            "what_if": (),
-            "newton": newton,
-        }
-        engine.submit(Job(str(i), unfolded(names[0]), lambda job, image=image, facts=facts: influence(job, image[None], members=asked, **facts)))  # fmt: skip  # noqa: E501
+        arguments = InfluenceArguments(asked, method, goal, label, rank=1, top=count, newton=newton)
+        begin = partial(influence, x=image[None], arguments=arguments)
+        engine.submit(Job(str(i), unfolded(names[0]), begin))
     first, stepped = np.zeros((len(x), count)), np.zeros((len(x), count))
     while not engine.idle:
         for event in engine.step():

@@ -12,7 +12,7 @@ from zoo import off
 
 from gradserve_server.engine.engine import Engine
 from gradserve_server.engine.job import Job
-from gradserve_server.methods.influence import Member, Reweighting, influence, unfolded
+from gradserve_server.methods.influence import InfluenceArguments, Member, Reweighting, influence, unfolded
 from gradserve_server.methods.influence.audit import Exact, audited, rank_correlation
 from gradserve_server.methods.influence.index import Index
 from gradserve_server.methods.influence.indexing.build import Builder
@@ -68,8 +68,8 @@ def asked(folder: Path, image: np.ndarray, members: int = 1, **facts: object) ->
     }
     x = small.images(image[None])
     models = {"small": small.model(), unfolded("small"): small.model()}
-    ensemble = [Member("small", str(folder))] * members
-    return small.run(models, lambda job: influence(job, x, members=ensemble, **facts))
+    arguments = InfluenceArguments((Member("small", str(folder)),) * members, **facts)
+    return small.run(models, lambda job: influence(job, x, arguments))
 
 
 def changes(folder: Path, image: np.ndarray, **facts: object) -> np.ndarray:
@@ -165,14 +165,11 @@ def test_an_ensemble_averages_its_members(folder: Path, tmp_path: Path) -> None:
     image = small.data()[1][2]
     alone = [changes(path, image) for path in (folder, tmp_path / "other")]
     x = small.images(image[None])
-    members = [Member("small", str(folder)), Member("small", str(tmp_path / "other"))]
-    found = small.run(
-        {"small": small.model(), unfolded("small"): small.model()},
-        lambda job: influence(
-            job, x, members=members, method="projected", goal="margin", label=1, rank=1, top=5,
-            what_if=[Reweighting((3, 4), 2.0)], newton=False,
-        ),
-    )  # fmt: skip
+    members = (Member("small", str(folder)), Member("small", str(tmp_path / "other")))
+    what_if = (Reweighting((3, 4), 2.0),)
+    arguments = InfluenceArguments(members, "projected", "margin", 1, 1, top=5, what_if=what_if, newton=False)
+    models = {"small": small.model(), unfolded("small"): small.model()}
+    found = small.run(models, lambda job: influence(job, x, arguments))
     mean = np.mean(alone, axis=0)
     assert off(found.scores, mean[np.concatenate([found.helpful, found.harmful])]) < 1e-5
     assert found.what_if[0] == pytest.approx(-2 * (mean[3] + mean[4]), rel=1e-4)
@@ -181,19 +178,10 @@ def test_an_ensemble_averages_its_members(folder: Path, tmp_path: Path) -> None:
 def test_many_callers_share_passes_and_get_what_they_would_get_alone(folder: Path) -> None:
     alone = [asked(folder, image, top=5) for image in small.data()[1][:6]]
     engine = Engine({unfolded("small"): small.model()})
-    members = [Member("small", str(folder))]
+    members = (Member("small", str(folder)),)
+    arguments = InfluenceArguments(members, "projected", "margin", 1, 1, top=5, newton=False)
     for i, image in enumerate(small.data()[1][:6]):
-        x = small.images(image[None])
-        facts = {
-            "method": "projected",
-            "goal": "margin",
-            "label": 1,
-            "rank": 1,
-            "top": 5,
-            "what_if": (),
-            "newton": False,
-        }
-        begin = partial(influence, x=x, members=members, **facts)
+        begin = partial(influence, x=small.images(image[None]), arguments=arguments)
         engine.submit(Job(str(i), unfolded("small"), begin))
     events = engine.step()
     assert [(step.rows, step.model) for step in engine.steps] == [(6, "small unfolded")]

@@ -1,7 +1,6 @@
-"""From an AttackRequest to a task, and to the tasks that follow it: the certificate, and the maps."""
+"""Attack: from its request to a task, from the outcomes to its reply. The tasks that follow are in `certificate`."""
 
 import math
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -12,47 +11,42 @@ from gradserve.v1 import attack_pb2, explain_pb2
 from gradserve.v1 import common_pb2 as pb
 
 from ...engine.batch_limits import passes_cost
-from ...methods.attack import FROM_SCRATCH, METHODS, Attacked, Ball, GoalSpec, InputTransform, Method, Plan
+from ...methods.attack import FROM_SCRATCH, METHODS, AttackArguments, Attacked, Ball, GoalSpec, InputTransform, Method
 from ...methods.attack.defences import DEFENCES
 from ...methods.attack.lens import eot
+from ...methods.attack.oracle import TrajectoryPoint
 from ...methods.explain import Call
 from ...methods.targets import Target
 from ...models.card import ModelCard
 from ...models.served import ServedModels
-from ...pool.wire import Task
+from ...pool.wire import Outcome
 from ..errors import Violations, near, shown
-from ..fields import choice, parse_fields
-from ..request import (
-    Bound,
-    CallContext,
-    CheckedOptions,
-    calls_of,
-    check_applies,
-    check_loaded,
-    checked_options,
-    model_of,
-    task_of,
-)
+from ..fields import choice, enum_value, from_dict, parse_fields
+from ..images import ModelInput, png
+from ..reply import provenance, scores
+from ..request import Bound, CallContext, check_loaded, check_options, check_picture, model_of, task_of
 from ..targets import class_named, target_of
+from .certificate import NORM, EncodedPicture, certified, magnified
+from .explain import calls_of, check_applies, explanation
 
 MAX_ROWS = 200_000
 MAX_STEP_PIXELS = 256 * 224 * 224  # pixels of the pictures of one step
 PARALLEL_PICTURES = ("restarts", "places", "candidates")  # parameters that say how many pictures a step has
-RESERVE, MOST_RESERVE = 0.15, 1.0  # share and seconds of the time left that are kept for the certificate
-LOSS, NORM, PICK = (attack_pb2.DESCRIPTOR.enum_types_by_name[name] for name in ("Loss", "Norm", "Pick"))
-CERTIFYING = 3  # rows that the certificate is counted with
+LOSS, PICK = (attack_pb2.DESCRIPTOR.enum_types_by_name[name] for name in ("Loss", "Pick"))
+CERTIFICATE_ROWS = 3  # that the certificate is counted with
 CANVAS_LEVEL = 128  # of an empty canvas
 CLASSES_FOR_DLR = 3  # and one more where there is a target
 
 
-def bind_attack(request: attack_pb2.AttackRequest, at: CallContext) -> Bound:
+def bind(request: attack_pb2.AttackRequest, at: CallContext) -> Bound:
     """Raises RequestError."""
     card, violations = model_of(request.model, at.cards)
     name = request.method.WhichOneof("method")
     if name is None:
         violations.add("method", f"sets no method; there are: {', '.join(METHODS)}", for_every_model=True)
-    common = _eight_bits(checked_options("attack", _with_canvas(request, card), card, at, violations))
-    size = (card.height, card.width) if common.image is None else common.image[0].shape[:2]
+    picture = _eight_bits(check_picture(_with_canvas(request, card), card, at.limits, violations))
+    options = check_options("attack", request.options, card, at, violations)
+    size = picture.pixels.shape[:2]
     method = METHODS[name or "pgd"]
     parameters = (
         parse_fields(method.function, getattr(request.method, name), f"method.{name}", violations) if name else None
@@ -64,52 +58,20 @@ def bind_attack(request: attack_pb2.AttackRequest, at: CallContext) -> Bound:
     aim = _aim(request, name or "", card, violations)
     ball = _ball(request, name or "", card, size, violations)
     lens = _lens(request, name or "", violations)
-    calls = _maps(request, card, size, violations)
+    maps = _maps(request, card, size, violations)
     stop = request.first_success if request.HasField("first_success") else method.stops
-    plan = Plan(name or "", parameters or {}, aim, ball, card.std, stop, request.adaptive, lens)
-    forwards = _cost_in_forwards(plan, method, size, violations) if parameters is not None else 0
+    arguments = AttackArguments(name or "", parameters or {}, aim, ball, card.std, stop, request.adaptive, lens)
+    forwards = _cost_in_forwards(arguments, method, size, violations) if parameters is not None else 0
     violations.check()
     cost = card.gflop * forwards * size[0] * size[1] / (card.height * card.width)
-    task, region, how = task_of("attack", card, common, {"plan": plan}, cost, at)
-    return Bound(task, card, region, how, (plan.method,), tuple(calls), quick_decode=common.quick_decode)
+    task = task_of(options, card, picture.pixels, arguments, cost, at)
+    return Bound(task, card, picture, (arguments.method,), tuple(maps))
 
 
-def attack_task(task: Task) -> Task:
-    """The attack itself, which leaves time for the certificate."""
-    left = task.deadline - time.monotonic()
-    return replace(task, deadline=task.deadline - min(MOST_RESERVE, RESERVE * left)) if left < math.inf else task
-
-
-def certificate_task(task: Task, attacked: Attacked, returned: np.ndarray[Any, Any]) -> Task:
-    """A fresh look, in fp32, at the picture that was decoded from the very bytes of the answer."""
-    plan: Plan = task.arguments["plan"]
-    arguments = {"original": task.image, "goal": attacked.goal, "lens": plan.lens.defended()}
-    return _following(task, "certify", returned, arguments, "exact")
-
-
-def map_task(task: Task, calls: Sequence[Call], picture: np.ndarray[Any, Any], which: str) -> Task:
-    """The maps of one of the two pictures."""
-    return replace(_following(task, "explain", picture, {"calls": calls}, task.precision), id=f"{task.id}/{which}")
-
-
-def _following(task: Task, rpc: str, picture: np.ndarray[Any, Any], arguments: dict[str, Any], precision: Any) -> Task:
-    return replace(
-        task,
-        id=f"{task.id}/{rpc}",
-        rpc=rpc,
-        image=picture,
-        arguments=arguments,
-        precision=precision,
-        allow_partial=False,
-        cost=0.0,  # it was admitted with the attack
-    )
-
-
-def _eight_bits(common: CheckedOptions) -> CheckedOptions:
-    if common.image is None or common.image.pixels.dtype == np.uint8:
-        return common
-    levels = (common.image.pixels * 255).round().astype(np.uint8)
-    return replace(common, image=common.image._replace(pixels=levels))
+def _eight_bits(picture: ModelInput) -> ModelInput:
+    if picture.pixels.dtype == np.uint8:
+        return picture
+    return picture._replace(pixels=(picture.pixels * 255).round().astype(np.uint8))
 
 
 def _with_canvas(request: attack_pb2.AttackRequest, card: ModelCard) -> attack_pb2.AttackRequest:
@@ -255,20 +217,62 @@ def _maps(
     return calls
 
 
-def _cost_in_forwards(plan: Plan, method: Method, size: Sequence[int], violations: Violations) -> float:
+def _cost_in_forwards(arguments: AttackArguments, method: Method, size: Sequence[int], violations: Violations) -> float:
     """The attack's cost in forward passes, certificate included."""
-    scores, gradients = method.rows(plan.parameters)
-    rows = rows_at_most(plan) - CERTIFYING
+    forwards, gradients = method.rows(arguments.parameters)
+    rows = rows_at_most(arguments) - CERTIFICATE_ROWS
     if rows > MAX_ROWS:
-        violations.add(f"method.{plan.method}", f"asks for {rows} passes; at most {MAX_ROWS} are allowed")
-    at_once = plan.lens.views * max([1, *(plan.parameters.get(name, 1) for name in PARALLEL_PICTURES)])
+        violations.add(f"method.{arguments.method}", f"asks for {rows} passes; at most {MAX_ROWS} are allowed")
+    at_once = arguments.lens.views * max([1, *(arguments.parameters.get(name, 1) for name in PARALLEL_PICTURES)])
     most = max(1, MAX_STEP_PIXELS // (size[0] * size[1]))
     if at_once > most:
         text = f"asks for {at_once} pictures of {size[1]}x{size[0]} at once, changes and draws included"
-        violations.add(f"method.{plan.method}", f"{text}; at most {most} are allowed")
-    return (scores + passes_cost(gradients, "image")) * plan.lens.views + CERTIFYING
+        violations.add(f"method.{arguments.method}", f"{text}; at most {most} are allowed")
+    return (forwards + passes_cost(gradients, "image")) * arguments.lens.views + CERTIFICATE_ROWS
 
 
-def rows_at_most(plan: Plan) -> int:
+def rows_at_most(arguments: AttackArguments) -> int:
     """Rows that an attack may ask for, certificate included."""
-    return sum(METHODS[plan.method].rows(plan.parameters)) * plan.lens.views + CERTIFYING
+    return sum(METHODS[arguments.method].rows(arguments.parameters)) * arguments.lens.views + CERTIFICATE_ROWS
+
+
+def reply(
+    request: attack_pb2.AttackRequest,
+    bound: Bound,
+    attack: Outcome,
+    picture: EncodedPicture,
+    certificate: Outcome,
+    maps: Sequence[Outcome],
+) -> attack_pb2.AttackResponse:
+    """The picture with its certificate and what else was asked for."""
+    attacked: Attacked = attack.result
+    arguments: AttackArguments = bound.task.arguments
+    message = attack_pb2.AttackResponse(
+        adversarial=picture.png,
+        certificate=certified(bound, attacked, picture, certificate.result),
+        method_name=arguments.method,
+        loss=enum_value(LOSS, attacked.goal.loss),
+        asked=attacked.asked,
+        done=attacked.done,
+        region=bound.picture.region,
+        provenance=provenance(bound, attack, certificate, *maps),
+    )
+    parameters = getattr(message.method, arguments.method)
+    from_dict(parameters, arguments.parameters)
+    parameters.SetInParent()
+    if "success_rate" in attacked.notes:
+        message.success_rate = attacked.notes["success_rate"]
+    if "patch" in attacked.notes:
+        message.patch = png(attacked.notes["patch"])
+    if request.perturbation:
+        message.perturbation, message.magnification = magnified(picture.pixels, bound.task.image)
+    if request.trajectory:
+        message.trajectory.extend(_step(moment, bound.card) for moment in attacked.moments)
+    for outcome, field in zip(maps, (message.map_before, message.map_after), strict=False):
+        field.CopyFrom(explanation(bound.maps[0], outcome.result[0], bound.card, request.maps_format))
+    return message
+
+
+def _step(moment: TrajectoryPoint, card: ModelCard) -> attack_pb2.TrajectoryStep:
+    (predicted,) = scores(moment.logits, [int(moment.logits.argmax())], card)
+    return attack_pb2.TrajectoryStep(step=moment.step, predicted=predicted, margin=moment.margin, loss=moment.value)

@@ -1,29 +1,31 @@
-"""From an attack's outcomes to its reply. Everything here runs in threads."""
+"""What follows an attack: the tasks of its certificate and of its maps, and the certificate itself."""
 
 import io
-from collections.abc import Sequence
-from dataclasses import dataclass
+import math
+import time
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from gradserve.v1 import attack_pb2
 
-from ...methods.attack import FROM_SCRATCH, Attacked, Goal, Plan
-from ...methods.attack.certificate import Certified, Judged
-from ...methods.attack.oracle import TrajectoryPoint
-from ...models.card import ModelCard
-from ...pool.wire import Outcome
-from ..fields import enum_value, from_dict
+from ...methods.attack import FROM_SCRATCH, AttackArguments, Attacked, Goal
+from ...methods.attack.certificate import Certified, CertifyArguments, Judged
+from ...methods.explain import Call, ExplainArguments
+from ...models.card import ModelCard, Precision
+from ...pool.wire import Task
+from ..fields import enum_value
 from ..images import png
-from ..reply import explanation, probability_notes, provenance, scores
+from ..reply import probability_notes, scores
 from ..request import Bound
-from .attack import LOSS, NORM
 
 LEVELS = 255
 NO_CHANGE_LEVEL = 128
 COMPANY_TOLERANCE = 1e-3  # relative, between logits computed alone and in a shared batch
-VERDICTS = attack_pb2.DESCRIPTOR.enum_types_by_name["Verdict"]
+RESERVED_SHARE, MAX_RESERVED_SECONDS = 0.15, 1.0  # of the time left, for the certificate
+VERDICT, NORM = (attack_pb2.DESCRIPTOR.enum_types_by_name[name] for name in ("Verdict", "Norm"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,41 +43,38 @@ def encode_picture(attacked: Attacked) -> EncodedPicture:
         return EncodedPicture(data, np.asarray(picture))
 
 
-def attack_reply(
-    request: attack_pb2.AttackRequest,
-    bound: Bound,
-    attack: Outcome,
-    picture: EncodedPicture,
-    certificate: Outcome,
-    maps: Sequence[Outcome],
-) -> attack_pb2.AttackResponse:
-    """The picture with its certificate and what else was asked for."""
-    attacked: Attacked = attack.result
-    plan: Plan = bound.task.arguments["plan"]
-    reply = attack_pb2.AttackResponse(
-        adversarial=picture.png,
-        certificate=certified(bound, attacked, picture, certificate.result),
-        method_name=plan.method,
-        loss=enum_value(LOSS, attacked.goal.loss),
-        asked=attacked.asked,
-        done=attacked.done,
-        region=bound.region,
-        provenance=provenance(bound, attack, certificate, *maps),
+def attack_task(task: Task) -> Task:
+    """The attack itself, which leaves time for the certificate."""
+    left = task.deadline - time.monotonic()
+    if left == math.inf:
+        return task
+    return replace(task, deadline=task.deadline - min(MAX_RESERVED_SECONDS, RESERVED_SHARE * left))
+
+
+def certificate_task(task: Task, attacked: Attacked, returned: np.ndarray[Any, Any]) -> Task:
+    """A fresh look, in fp32, at the picture that was decoded from the very bytes of the answer."""
+    attack: AttackArguments = task.arguments
+    arguments = CertifyArguments(task.image, attacked.goal, attack.lens.defended())
+    return _following(task, "certify", returned, arguments, "exact")
+
+
+def map_task(task: Task, calls: tuple[Call, ...], picture: np.ndarray[Any, Any], which: str) -> Task:
+    """The maps of one of the two pictures."""
+    following = _following(task, "explain", picture, ExplainArguments(calls), task.precision)
+    return replace(following, id=f"{task.id}/{which}")
+
+
+def _following(task: Task, rpc: str, picture: np.ndarray[Any, Any], arguments: Any, precision: Precision) -> Task:
+    return replace(
+        task,
+        id=f"{task.id}/{rpc}",
+        rpc=rpc,
+        image=picture,
+        arguments=arguments,
+        precision=precision,
+        allow_partial=False,
+        cost=0.0,  # it was admitted with the attack
     )
-    parameters = getattr(reply.method, plan.method)
-    from_dict(parameters, plan.parameters)
-    parameters.SetInParent()
-    if "success_rate" in attacked.notes:
-        reply.success_rate = attacked.notes["success_rate"]
-    if "patch" in attacked.notes:
-        reply.patch = png(attacked.notes["patch"])
-    if request.perturbation:
-        reply.perturbation, reply.magnification = magnified(picture.pixels, bound.task.image)
-    if request.trajectory:
-        reply.trajectory.extend(_step(moment, bound.card) for moment in attacked.moments)
-    for outcome, field in zip(maps, (reply.map_before, reply.map_after), strict=False):
-        field.CopyFrom(explanation(bound.calls[0], outcome.result[0], bound.card, request.maps_format))
-    return reply
 
 
 def certified(bound: Bound, attacked: Attacked, picture: EncodedPicture, found: Certified) -> attack_pb2.Certificate:
@@ -84,7 +83,7 @@ def certified(bound: Bound, attacked: Attacked, picture: EncodedPicture, found: 
     change = picture.pixels.astype(np.float64) - bound.task.image.astype(np.float64)
     l2, linf = float(np.sqrt(np.square(change).sum())) / LEVELS, float(np.abs(change).max()) / LEVELS
     certificate = attack_pb2.Certificate(
-        verdict=enum_value(VERDICTS, verdict(bound.task.arguments["plan"], attacked, found)),
+        verdict=enum_value(VERDICT, verdict(bound.task.arguments, attacked, found)),
         label=goal.label,
         label_name=classes[goal.label],
         before=_judgement(found.before, goal, bound.card),
@@ -107,9 +106,9 @@ def certified(bound: Bound, attacked: Attacked, picture: EncodedPicture, found: 
     return certificate
 
 
-def verdict(plan: Plan, attacked: Attacked, found: Certified) -> str:
+def verdict(arguments: AttackArguments, attacked: Attacked, found: Certified) -> str:
     """What the fresh look says."""
-    if found.before.reached and plan.method not in FROM_SCRATCH:
+    if found.before.reached and arguments.method not in FROM_SCRATCH:
         return "already_misclassified"
     if found.after.reached:
         return "found"
@@ -128,17 +127,12 @@ def _judgement(judged: Judged, goal: Goal, card: ModelCard) -> attack_pb2.Judgem
     return attack_pb2.Judgement(predicted=predicted, label=label, margin=judged.margin)
 
 
-def _step(moment: TrajectoryPoint, card: ModelCard) -> attack_pb2.TrajectoryStep:
-    (predicted,) = scores(moment.logits, [int(moment.logits.argmax())], card)
-    return attack_pb2.TrajectoryStep(step=moment.step, predicted=predicted, margin=moment.margin, loss=moment.value)
-
-
 def _warnings(bound: Bound, attacked: Attacked, found: Certified) -> list[str]:
-    plan: Plan = bound.task.arguments["plan"]
+    arguments: AttackArguments = bound.task.arguments
     warnings = []
-    if plan.lens.defence and not plan.adaptive:
+    if arguments.lens.defence and not arguments.adaptive:
         warnings.append("NOT_ADAPTIVE: the attack did not know the defence; what it could not do, another may")
-    if plan.lens.defence == "noise":
+    if arguments.lens.defence == "noise":
         warnings.append("RANDOM_DEFENCE: judged by the mean logits of a few draws, others differ")
     warnings += probability_notes(bound.card)
     if attacked.ball.norm == "linf" and attacked.ball.eps is not None and 0 < attacked.ball.eps < 1 / LEVELS:

@@ -1,91 +1,51 @@
-"""From an InfluenceRequest, a SuspectsRequest and an EmbedRequest to what is done for them."""
+"""Influence: from its request to a task, from the outcome to its reply. Suspects reads the same indexes."""
 
 import math
 from dataclasses import replace
-from itertools import takewhile
 from typing import Any
 
 from gradserve.v1 import influence_pb2
 
 from ...engine.batch_limits import passes_cost
-from ...methods.influence import Member, Reweighting, opened
+from ...methods.influence import InfluenceArguments, Influenced, Member, Method, Reweighting, opened
 from ...methods.influence.index import Index
 from ...methods.influence.indexing.plan import no_influence
 from ...models.card import ModelCard
 from ...models.served import ServedModels
+from ...pool.wire import Outcome
 from ..errors import Violations, near, shown
-from ..fields import choice
-from ..request import PRECISIONS, Bound, CallContext, check_loaded, checked_options, model_of, task_of
-from ..targets import has_channels, known_layer, target_of
+from ..fields import choice, enum_value
+from ..reply import provenance
+from ..request import PRECISIONS, Bound, CallContext, check_loaded, check_options, check_picture, model_of, task_of
+from ..targets import target_of
 
-MOST_TOP, MOST_SUSPECTS, MOST_QUESTIONS, MOST_ROWS, MOST_MEMBERS = 100, 1000, 16, 100_000, 15
+DEFAULT_TOP, MAX_TOP = 8, 100  # examples of each kind
+MAX_QUESTIONS, MAX_ROWS, MAX_MEMBERS = 16, 100_000, 15  # what-ifs, examples of each, and other models
 MAX_WEIGHT = 1000.0
-GOAL, POOLING, ORDER = (
-    influence_pb2.DESCRIPTOR.enum_types_by_name[name] for name in ("InfluenceGoal", "Pooling", "SuspectOrder")
-)
+GOAL = influence_pb2.DESCRIPTOR.enum_types_by_name["InfluenceGoal"]
+FLOATS = ("loss", "self_influence", "parameter_change", "disagreement", "suspicion")
 
 
-def bind_influence(request: influence_pb2.InfluenceRequest, at: CallContext) -> Bound:
+def bind(request: influence_pb2.InfluenceRequest, at: CallContext) -> Bound:
     """Raises RequestError."""
     card, violations = model_of(request.model, at.cards)
-    common = checked_options("influence", request, card, at, violations)
+    picture = check_picture(request, card, at.limits, violations)
+    options = check_options("influence", request.options, card, at, violations)
     if PRECISIONS.get(request.options.precision) not in ("auto", "exact", None):
         violations.not_applicable("influence is computed in EXACT only; leave options.precision at AUTO or EXACT")
     label, rank = _label(request, card, violations)
-    goal = choice(GOAL, request.goal, "goal", violations) or "loss"
-    top = _count(request, "top", 8, MOST_TOP, violations)
+    goal: Any = choice(GOAL, request.goal, "goal", violations) or "loss"
+    top = top_of(request, DEFAULT_TOP, MAX_TOP, violations)
     index = index_of(card, violations)
     method = _method(request.method, index, card, violations)
-    arguments: dict[str, Any] = {
-        "members": _members(request, card, method, at.cards, violations),
-        "method": method,
-        "goal": goal,
-        "label": label,
-        "rank": rank,
-        "top": top,
-        "what_if": _questions(request, method, index, violations),
-        "newton": request.method.last_layer.newton if request.method.last_layer.HasField("newton") else True,
-    }
+    members = _members(request, card, method, at.cards, violations)
+    what_if = _questions(request, method, index, violations)
+    newton = request.method.last_layer.newton if request.method.last_layer.HasField("newton") else True
     violations.check()
-    members = len(arguments["members"])
-    cost = passes_cost(card.gflop, "image") * members + (card.gflop if label is None and members > 1 else 0.0)
-    task, region, how = task_of("influence", card, replace(common, precision="exact"), arguments, cost, at)
-    return Bound(task, card, region, how, (method,), quick_decode=common.quick_decode)
-
-
-def bind_suspects(request: influence_pb2.SuspectsRequest, cards: ServedModels) -> tuple[ModelCard, Index, str, int]:
-    """Model, index, column to order by, and how many. Raises RequestError."""
-    card, violations = model_of(request.model, cards)
-    top = _count(request, "top", 20, MOST_SUSPECTS, violations)
-    order = choice(ORDER, request.order, "order", violations) or "rank_sum"
-    index = index_of(card, violations)
-    violations.check()
-    assert index is not None
-    return card, index, "suspicion" if order == "rank_sum" else order, top
-
-
-def bind_embed(request: influence_pb2.EmbedRequest, at: CallContext) -> Bound:
-    """Raises RequestError."""
-    card, violations = model_of(request.model, at.cards)
-    common = checked_options("embed", request, card, at, violations)
-    pooling = choice(POOLING, request.pooling, "pooling", violations) or "mean"
-    layer, side = request.layer, "output"
-    if not layer:
-        layer, side = default_layer(card)
-    found = known_layer(layer, card, "layer", violations)
-    if found is not None:
-        has_channels(found, card, "layer", violations)
-    violations.check()
-    arguments = {"layer": layer, "side": side, "pooling": pooling}
-    task, region, how = task_of("embed", card, common, arguments, card.gflop, at)
-    return Bound(task, card, region, how, ("embed",), quick_decode=common.quick_decode)
-
-
-def default_layer(card: ModelCard) -> tuple[str, str]:
-    """The usual features: what goes into the layer that gives the logits, else the last layer with a map, averaged."""
-    last = takewhile(lambda la: la.layout == "vector" and la.channels == card.outputs, reversed(card.layers))
-    heads = [layer.name for layer in last]
-    return (heads[-1], "input") if heads else (card.grad_cam_layer or card.layers[-1].name, "output")
+    cost = passes_cost(card.gflop, "image") * len(members) + (card.gflop if label is None and len(members) > 1 else 0.0)
+    arguments = InfluenceArguments(members, method, goal, label, rank, top, what_if, newton)
+    task = task_of(replace(options, precision="exact"), card, picture.pixels, arguments, cost, at)
+    return Bound(task, card, picture, (method,))
 
 
 def index_of(card: ModelCard, violations: Violations) -> Index | None:
@@ -116,12 +76,12 @@ def _label(request: influence_pb2.InfluenceRequest, card: ModelCard, violations:
 
 def _method(
     message: influence_pb2.InfluenceMethod, index: Index | None, card: ModelCard, violations: Violations
-) -> str:
+) -> Method:
     there = index.manifest.methods if index else ()
-    method = message.WhichOneof("method") or (there[0] if there else "")
+    method: Any = message.WhichOneof("method") or (there[0] if there else "")
     if there and method not in there:
         violations.not_applicable(f"{method} does not apply to {card.name}: its index has {', '.join(there)}")
-    return method
+    return method  # type: ignore[no-any-return]
 
 
 def _members(
@@ -133,8 +93,8 @@ def _members(
 ) -> tuple[Member, ...]:
     """The model and its ensemble, all of the same examples."""
     names = list(request.ensemble)
-    if len(names) > MOST_MEMBERS:
-        violations.add("ensemble", f"must be at most {MOST_MEMBERS} models, were {len(names)}", for_every_model=True)
+    if len(names) > MAX_MEMBERS:
+        violations.add("ensemble", f"must be at most {MAX_MEMBERS} models, were {len(names)}", for_every_model=True)
         names = []
     members = [card]
     for i, name in enumerate(names):
@@ -176,10 +136,8 @@ def _questions(
     request: influence_pb2.InfluenceRequest, method: str, index: Index | None, violations: Violations
 ) -> tuple[Reweighting, ...]:
     """What-ifs, checked."""
-    if len(request.what_if) > MOST_QUESTIONS:
-        violations.add(
-            "what_if", f"must be at most {MOST_QUESTIONS}, were {len(request.what_if)}", for_every_model=True
-        )
+    if len(request.what_if) > MAX_QUESTIONS:
+        violations.add("what_if", f"must be at most {MAX_QUESTIONS}, were {len(request.what_if)}", for_every_model=True)
         return ()
     if request.what_if and method == "neighbours":
         violations.add("what_if", "neighbours predicts no changes; ask projected or last_layer")
@@ -188,10 +146,8 @@ def _questions(
         path, weight = f"what_if[{i}]", each.weight if each.HasField("weight") else -1.0
         if not (math.isfinite(weight) and -1 <= weight <= MAX_WEIGHT):
             violations.add(f"{path}.weight", f"must be from -1 to {MAX_WEIGHT:g}, was {weight:g}", for_every_model=True)
-        if not 1 <= len(each.rows) <= MOST_ROWS:
-            violations.add(
-                f"{path}.rows", f"must be 1 to {MOST_ROWS} rows, were {len(each.rows)}", for_every_model=True
-            )
+        if not 1 <= len(each.rows) <= MAX_ROWS:
+            violations.add(f"{path}.rows", f"must be 1 to {MAX_ROWS} rows, were {len(each.rows)}", for_every_model=True)
         elif len(set(each.rows)) < len(each.rows):
             violations.add(f"{path}.rows", "must name each row once", for_every_model=True)
         elif index is not None and max(each.rows) >= len(index):
@@ -200,8 +156,75 @@ def _questions(
     return tuple(questions)
 
 
-def _count(request: Any, field: str, default: int, most: int, violations: Violations) -> int:
-    value = getattr(request, field) if request.HasField(field) else default
-    if not 1 <= value <= most:
-        violations.add(field, f"must be from 1 to {most}, was {value}", for_every_model=True)
-    return int(value)
+def top_of(
+    request: influence_pb2.InfluenceRequest | influence_pb2.SuspectsRequest,
+    default: int,
+    most: int,
+    violations: Violations,
+) -> int:
+    """How many examples are asked for."""
+    top = request.top if request.HasField("top") else default
+    if not 1 <= top <= most:
+        violations.add("top", f"must be from 1 to {most}, was {top}", for_every_model=True)
+    return top
+
+
+def reply(request: influence_pb2.InfluenceRequest, bound: Bound, outcome: Outcome) -> influence_pb2.InfluenceResponse:
+    """The examples with their predicted changes."""
+    found: Influenced = outcome.result
+    arguments: InfluenceArguments = bound.task.arguments
+    index = opened(bound.card.index)
+    similar = arguments.method == "neighbours"
+    thumbnails = not request.HasField("thumbnails") or request.thumbnails
+    message = influence_pb2.InfluenceResponse(
+        what_if=found.what_if,
+        label=found.label,
+        label_name=bound.card.classes[found.label],
+        probability=found.probability,
+        value=found.value,
+        goal=enum_value(GOAL, arguments.goal),
+        method_name=arguments.method,
+        examples=len(index),
+        noise_floor=0.0 if similar else found.floor,
+        coverage=coverage(index, arguments.method),
+        region=bound.picture.region,
+        provenance=provenance(bound, outcome),
+    )
+    method = getattr(message.method, arguments.method)
+    method.SetInParent()
+    if arguments.method == "last_layer":
+        method.newton = arguments.newton
+    rows = [(message.helpful, row) for row in found.helpful] + [(message.harmful, row) for row in found.harmful]
+    for i, (examples, row) in enumerate(rows):
+        example = training_example(index, bound.card, int(row), thumbnail=thumbnails)
+        if similar:
+            example.similarity = float(found.scores[i])
+        else:
+            example.change = float(found.scores[i])
+        if found.corrected is not None:
+            example.newton_change = float(found.corrected[i])
+        examples.append(example)
+    message.provenance.warnings.extend(() if similar else index.manifest.warnings)
+    return message
+
+
+def coverage(index: Index, method: str) -> float:
+    """Share of the parameters that influence passes through."""
+    shares = {"projected": index.manifest.coverage, "last_layer": index.manifest.head_coverage}
+    return shares.get(method, 0.0)
+
+
+def training_example(index: Index, card: ModelCard, row: int, *, thumbnail: bool) -> influence_pb2.TrainingExample:
+    """What the index knows of a row."""
+    record = index.columns[row]
+    label, predicted = int(record["label"]), int(record["predicted"])
+    return influence_pb2.TrainingExample(
+        row=row,
+        name=index.name(row),
+        label=label,
+        label_name=card.classes[label],
+        predicted=predicted,
+        predicted_name=card.classes[predicted],
+        thumbnail=index.thumbnail(row) if thumbnail else b"",
+        **{name: float(record[name]) for name in FLOATS},
+    )

@@ -1,6 +1,5 @@
 """Maximize: from its request to a task, from the outcome to its reply."""
 
-from dataclasses import replace
 from typing import Any
 
 from gradserve.v1 import common_pb2 as pb
@@ -8,7 +7,7 @@ from gradserve.v1 import maximize_pb2
 
 from ...config import LimitSettings
 from ...engine.batch_limits import passes_cost
-from ...methods.maximize import PRESETS, Maximized, MaximizeSettings, octave_sizes
+from ...methods.maximize import PRESETS, MaximizeArguments, Maximized, MaximizeSettings, octave_sizes
 from ...models.card import ModelCard
 from ...pool.wire import Outcome
 from ..canvas import canvas, picture
@@ -25,36 +24,35 @@ MAX_STEPS = 16384  # of all goals and octaves
 TOP_CLASSES = 5
 
 
-def bind_maximize(request: maximize_pb2.MaximizeRequest, at: CallContext) -> Bound:
+def bind(request: maximize_pb2.MaximizeRequest, at: CallContext) -> Bound:
     """Raises RequestError."""
     card, violations = model_of(request.model, at.cards)
-    common = check_options("maximize", request.options, card, at, violations)
+    options = check_options("maximize", request.options, card, at, violations)
     photo = picture(request.image, "image", at.limits, violations) if request.HasField("image") else None
-    recipe = _recipe(request, violations)
+    settings = _settings(request, violations)
     pixels = canvas(photo, request.size, CANVAS if photo is None else LONGEST, card, at.limits, violations)
     size = (pixels.shape[0], pixels.shape[1])
-    sizes = _sizes(recipe, size, card, at.limits, violations)
+    sizes = _sizes(settings, size, card, at.limits, violations)
     own_size = set(sizes) == {(card.height, card.width)}
     goals = goals_of(request.goals, card, own_size, photo is not None, violations)
-    if recipe.total * len(goals) > MAX_STEPS:
+    if settings.total * len(goals) > MAX_STEPS:
         violations.add(
             "settings.steps",
-            f"with octaves and goals make {recipe.total * len(goals)}; {_at_most()}",
+            f"with octaves and goals make {settings.total * len(goals)}; {_at_most()}",
             for_every_model=True,
         )
-    if len(request.snapshots) > MAX_SNAPSHOTS or any(step > recipe.total for step in request.snapshots):
+    if len(request.snapshots) > MAX_SNAPSHOTS or any(step > settings.total for step in request.snapshots):
         violations.add(
-            "snapshots", f"must be at most {MAX_SNAPSHOTS} steps from 0 to {recipe.total}", for_every_model=True
+            "snapshots", f"must be at most {MAX_SNAPSHOTS} steps from 0 to {settings.total}", for_every_model=True
         )
     if card.no_gradient:
         violations.not_applicable(f"Maximize does not apply to {card.name}: {card.no_gradient}")
     violations.check()
     area = sum(height * width for height, width in sizes) / (card.height * card.width)
-    cost = passes_cost(card.gflop, "image") * recipe.steps * len(goals) * area
-    arguments = {"goals": goals, "recipe": recipe, "snapshots": tuple(request.snapshots)}
-    common = replace(common, image=ModelInput(pixels, pb.Region()))
-    task, region, how = task_of("maximize", card, common, arguments, cost, at)
-    return Bound(task, card, region, how, (preset_of(request),))
+    cost = passes_cost(card.gflop, "image") * settings.steps * len(goals) * area
+    arguments = MaximizeArguments(goals, settings, tuple(request.snapshots))
+    task = task_of(options, card, pixels, arguments, cost, at)
+    return Bound(task, card, ModelInput(pixels, pb.Region()), (preset_of(request),))
 
 
 def _at_most() -> str:
@@ -67,37 +65,37 @@ def preset_of(request: maximize_pb2.MaximizeRequest) -> str:
     return named if named != "unspecified" else "dream" if request.HasField("image") else "strong"
 
 
-def _recipe(request: maximize_pb2.MaximizeRequest, violations: Violations) -> MaximizeSettings:
+def _settings(request: maximize_pb2.MaximizeRequest, violations: Violations) -> MaximizeSettings:
     name, given = preset_of(request), request.HasField("image")
     preset: dict[str, Any] = dict(PRESETS.get(name, {}))  # type: ignore[call-overload]
     choice(maximize_pb2.MaximizePreset.DESCRIPTOR, request.preset, "preset", violations)
     if given:
         preset["start"] = "image"
     parameters = parse_fields(MaximizeSettings, request.settings, "settings", violations, preset)
-    recipe = MaximizeSettings(**parameters or preset)
-    if given and recipe.start != "image":
+    settings = MaximizeSettings(**parameters or preset)
+    if given and settings.start != "image":
         violations.add(
             "settings.start",
-            f"must be IMAGE where a picture is given, was {recipe.start.upper()}",
+            f"must be IMAGE where a picture is given, was {settings.start.upper()}",
             for_every_model=True,
         )
-    if not given and recipe.start == "image":
+    if not given and settings.start == "image":
         violations.add(
             "image", "is needed to start from it: set image, or another start or preset", for_every_model=True
         )
-    return recipe
+    return settings
 
 
 def _sizes(
-    recipe: MaximizeSettings, size: tuple[int, int], card: ModelCard, limits: LimitSettings, violations: Violations
+    settings: MaximizeSettings, size: tuple[int, int], card: ModelCard, limits: LimitSettings, violations: Violations
 ) -> list[tuple[int, int]]:
     """Height and width that the model will see in every octave."""
-    pads = [round(recipe.pad * min(octave)) for octave in octave_sizes(recipe, size)]
-    octaves = zip(octave_sizes(recipe, size), pads, strict=True)
+    pads = [round(settings.pad * min(octave)) for octave in octave_sizes(settings, size)]
+    octaves = zip(octave_sizes(settings, size), pads, strict=True)
     sizes = [(height + 2 * pad, width + 2 * pad) for (height, width), pad in octaves]
     if not card.any_size and set(sizes) != {(card.height, card.width)}:
         only = f"{card.name} accepts one size only"
-        violations.add("settings", f"{only}: octaves must be 1 and pad 0, were {recipe.octaves} and {recipe.pad:g}")
+        violations.add("settings", f"{only}: octaves must be 1 and pad 0, were {settings.octaves} and {settings.pad:g}")
     elif violation := next((s for s in sizes if not fits(*s, card, limits)), None):
         height, width = violation
         taken = sizes_taken(card, limits)
@@ -105,24 +103,22 @@ def _sizes(
     return sizes
 
 
-def maximize_reply(parse_fields: Bound, outcome: Outcome) -> maximize_pb2.MaximizeResponse:
+def reply(request: maximize_pb2.MaximizeRequest, bound: Bound, outcome: Outcome) -> maximize_pb2.MaximizeResponse:
     """One picture for each goal."""
+    arguments: MaximizeArguments = bound.task.arguments
+    settings, pairs = arguments.settings, zip(arguments.goals, outcome.result, strict=True)
     first: Maximized = outcome.result[0]
-    goals = parse_fields.task.arguments["goals"]
-    reply = maximize_pb2.MaximizeResponse(
-        images=[
-            _image(goal_reply(g, m.labels), m, parse_fields.card) for g, m in zip(goals, outcome.result, strict=True)
-        ],
+    message = maximize_pb2.MaximizeResponse(
+        images=[_image(goal_reply(goal, made.labels), made, bound.card) for goal, made in pairs],
         asked=first.asked,
         done=first.done,
         completed_fraction=first.done / first.asked,
         warnings=first.warnings,
-        provenance=provenance(parse_fields, outcome),
+        provenance=provenance(bound, outcome),
     )
-    recipe: MaximizeSettings = parse_fields.task.arguments["recipe"]
-    from_dict(reply, {"preset": parse_fields.methods[0]})
-    from_dict(reply.settings, {name: getattr(recipe, name) for name in recipe.__slots__})
-    return reply
+    from_dict(message, {"preset": preset_of(request)})
+    from_dict(message.settings, {name: getattr(settings, name) for name in settings.__slots__})
+    return message
 
 
 def _image(goal: maximize_pb2.Goal, made: Maximized, card: ModelCard) -> maximize_pb2.Maximized:

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,7 +11,15 @@ from gradserve.v1 import progress_pb2, stylize_pb2
 
 from ...config import LimitSettings
 from ...engine.batch_limits import passes_cost
-from ...methods.stylize import PIXELS, LayerWeight, Settings, Stylized, default_content_layers, default_style_layers
+from ...methods.stylize import (
+    PIXELS,
+    LayerWeight,
+    StylizeArguments,
+    Stylized,
+    StylizeSettings,
+    default_content_layers,
+    default_style_layers,
+)
 from ...models.card import ModelCard
 from ...pool.wire import Outcome
 from ..canvas import canvas, picture, scaled
@@ -29,10 +36,10 @@ MOST_STYLES, MOST_LAYERS, MOST_STEPS = 8, 16, 4096
 MAX_WEIGHT = 1e9
 
 
-def bind_stylize(request: stylize_pb2.StylizeRequest, at: CallContext) -> Bound:
+def bind(request: stylize_pb2.StylizeRequest, at: CallContext) -> Bound:
     """Raises RequestError."""
     card, violations = model_of(request.model, at.cards)
-    common = check_options("stylize", request.options, card, at, violations)
+    options = check_options("stylize", request.options, card, at, violations)
     given = request.HasField("content")
     content = picture(request.content, "content", at.limits, violations) if given else None
     pixels = canvas(content, request.size, LONGEST if given else TEXTURE, card, at.limits, violations)
@@ -52,26 +59,18 @@ def bind_stylize(request: stylize_pb2.StylizeRequest, at: CallContext) -> Bound:
     violations.check()
     rows = settings.steps + settings.coarse_steps / 4 + len(styles) + 3  # the content, and the two measurements
     cost = passes_cost(card.gflop, "image") * rows * size[0] * size[1] / (card.height * card.width)
-    arguments = {
-        "has_content": given,
-        "styles": styles,
-        "style_layers": style_layers,
-        "content_layers": content_layers,
-        "settings": settings,
-        "snapshots": tuple(request.snapshots),
-    }
-    task, region, how = task_of(
-        "stylize", card, replace(common, image=ModelInput(pixels, pb.Region())), arguments, cost, at
-    )
-    return Bound(task, card, region, how, (settings.optimizer,))
+    snapshots_after = tuple(request.snapshots)
+    arguments = StylizeArguments(given, styles, style_layers, content_layers, settings, snapshots_after)
+    task = task_of(options, card, pixels, arguments, cost, at)
+    return Bound(task, card, ModelInput(pixels, pb.Region()), (settings.optimizer,))
 
 
 def _styles(
     request: stylize_pb2.StylizeRequest, longer: int, card: ModelCard, limits: LimitSettings, violations: Violations
-) -> list[tuple[np.ndarray[Any, Any], float]]:
+) -> tuple[tuple[np.ndarray[Any, Any], float], ...]:
     if len(request.styles) > MOST_STYLES:
         violations.add("styles", f"must be at most {MOST_STYLES}, were {len(request.styles)}", for_every_model=True)
-        return []
+        return ()
     styles = []
     for i, style in enumerate(request.styles):
         weight = _weight(style, f"styles[{i}].weight", violations)
@@ -86,7 +85,7 @@ def _styles(
             violations.add(f"styles[{i}].image", f"becomes {width}x{height}, and {card.name} does not take that")
             continue
         styles.append((resized(pixels, height, width, card.interpolation), weight))
-    return styles
+    return tuple(styles)
 
 
 def _weight(message: stylize_pb2.Style | stylize_pb2.LayerWeight, path: str, violations: Violations) -> float:
@@ -96,11 +95,13 @@ def _weight(message: stylize_pb2.Style | stylize_pb2.LayerWeight, path: str, vio
     return weight
 
 
-def _settings(request: stylize_pb2.StylizeRequest, given: bool, violations: Violations) -> Settings:
+def _settings(request: stylize_pb2.StylizeRequest, given: bool, violations: Violations) -> StylizeSettings:
     defaults: dict[str, Any] = {"start": "content" if given and request.styles else "noise"}
     if request.settings.optimizer == progress_pb2.OPTIMIZER_LBFGS:
         defaults["rate"] = 1.0
-    settings = Settings(**parse_fields(Settings, request.settings, "settings", violations, defaults) or defaults)
+    settings = StylizeSettings(
+        **parse_fields(StylizeSettings, request.settings, "settings", violations, defaults) or defaults
+    )
     if settings.start == "content" and not given:
         violations.add("settings.start", "must be NOISE where no content is given, was CONTENT", for_every_model=True)
     if settings.total > MOST_STEPS:
@@ -143,7 +144,7 @@ def _check_asked(
     card: ModelCard,
     style_layers: Iterable[LayerWeight],
     content_layers: Iterable[LayerWeight],
-    settings: Settings,
+    settings: StylizeSettings,
     violations: Violations,
 ) -> None:
     if given and not content_layers:
@@ -166,7 +167,7 @@ def _check_asked(
 
 
 def _check_sizes(
-    size: tuple[int, int], settings: Settings, card: ModelCard, limits: LimitSettings, violations: Violations
+    size: tuple[int, int], settings: StylizeSettings, card: ModelCard, limits: LimitSettings, violations: Violations
 ) -> None:
     """The padded picture, and its half, must suit the model."""
     stages = [(1.0, "pad")] + [(0.5, "coarse_steps")] * bool(settings.coarse_steps)
@@ -180,31 +181,29 @@ def _check_sizes(
             violations.add(f"settings.{setting}", text)
 
 
-def stylize_reply(parse_fields: Bound, outcome: Outcome) -> stylize_pb2.StylizeResponse:
-    """The picture with its losses."""
+def reply(request: stylize_pb2.StylizeRequest, bound: Bound, outcome: Outcome) -> stylize_pb2.StylizeResponse:
+    """The picture with its losses, and with the layers that counted."""
     made: Stylized = outcome.result
-    asked = parse_fields.task.arguments
-    settings: Settings = asked["settings"]
-    reply = stylize_pb2.StylizeResponse(
+    arguments: StylizeArguments = bound.task.arguments
+    settings = arguments.settings
+    counts_style = arguments.styles and settings.style_weight
+    counts_content = arguments.has_content and settings.content_weight
+    message = stylize_pb2.StylizeResponse(
         png=png(made.pixels),
         losses=_losses(made.losses),
         initial_losses=_losses(made.initial),
         curves=curves(made.curves),
         snapshots=snapshots(made.snapshots),
-        style_layers=[_layer(each) for each in asked["style_layers"]]
-        if asked["styles"] and settings.style_weight
-        else [],
-        content_layers=[_layer(each) for each in asked["content_layers"]]
-        if asked["has_content"] and settings.content_weight
-        else [],
+        style_layers=[_layer(each) for each in arguments.style_layers] if counts_style else [],
+        content_layers=[_layer(each) for each in arguments.content_layers] if counts_content else [],
         asked=made.asked,
         done=made.done,
         completed_fraction=made.done / made.asked,
         warnings=made.warnings,
-        provenance=provenance(parse_fields, outcome),
+        provenance=provenance(bound, outcome),
     )
-    from_dict(reply.settings, {name: getattr(settings, name) for name in settings.__slots__})
-    return reply
+    from_dict(message.settings, {name: getattr(settings, name) for name in settings.__slots__})
+    return message
 
 
 def _layer(each: LayerWeight) -> stylize_pb2.LayerWeight:

@@ -80,7 +80,7 @@ ALSO_IF_MISCLASSIFIED = (*FROM_SCRATCH, "corruption")  # also done to a picture 
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class AttackArguments:
     """An attack as it was asked for."""
 
     method: str
@@ -112,18 +112,19 @@ class Attacked:
     warnings: tuple[str, ...]
 
 
-def attack(job: Job, x: Tensor, plan: Plan) -> Steps:
+def attack(job: Job, x: Tensor, arguments: AttackArguments) -> Steps:
     """Attacks one picture [1, 3, H, W] whose values are whole 255ths. Returns Attacked; raises Refused."""
     run = job.run()
-    clean = (yield Query(plan.lens.judge(x, run))).logits.mean(0, keepdim=True)
-    goal = plan.aim.goal(clean[0], run)
-    lens = plan.lens if plan.adaptive else plan.lens.bare()
-    oracle = Oracle(x, goal, plan.ball, run, torch.tensor(plan.std).view(-1, 1, 1).to(x), lens, plan.stop)
+    clean = (yield Query(arguments.lens.judge(x, run))).logits.mean(0, keepdim=True)
+    goal = arguments.aim.goal(clean[0], run)
+    lens = arguments.lens if arguments.adaptive else arguments.lens.bare()
+    std = torch.tensor(arguments.std).view(-1, 1, 1).to(x)
+    oracle = Oracle(x, goal, arguments.ball, run, std, lens, arguments.stop)
     partial = False
     known = job.precision == "exact"  # in less, the prediction itself may be another
-    if plan.method in ALSO_IF_MISCLASSIFIED or not (known and bool(goal.reached(clean))):
+    if arguments.method in ALSO_IF_MISCLASSIFIED or not (known and bool(goal.reached(clean))):
         try:
-            yield from METHODS[plan.method].function(x, oracle, plan.ball, run, **plan.parameters)
+            yield from METHODS[arguments.method].function(x, oracle, arguments.ball, run, **arguments.parameters)
             if lens.eot:
                 yield from oracle.survey(FINAL_TRIALS)
         except TimeUp:
@@ -134,7 +135,7 @@ def attack(job: Job, x: Tensor, plan: Plan) -> Steps:
     if oracle.first_success is None:
         for text in oracle.obstacles:
             run.warn(text)
-        if METHODS[plan.method].uses == "scores" and plan.ball.eps != 0 and oracle.flat:
+        if METHODS[arguments.method].uses == "scores" and arguments.ball.eps != 0 and oracle.flat:
             run.warn(flat(oracle.goal))
     best = x if oracle.best is None else oracle.best
     return Attacked(
@@ -156,6 +157,7 @@ def attack(job: Job, x: Tensor, plan: Plan) -> Steps:
 
 __all__ = [
     "METHODS",
+    "AttackArguments",
     "Attacked",
     "Ball",
     "Goal",
@@ -163,7 +165,6 @@ __all__ = [
     "InputTransform",
     "Loss",
     "Method",
-    "Plan",
     "Rows",
     "attack",
 ]

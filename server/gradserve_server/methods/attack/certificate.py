@@ -12,6 +12,15 @@ from .goal import Goal
 from .lens import InputTransform
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class CertifyArguments:
+    """What an attack began with [H, W, 3], uint8, what it was to reach, and the defence that it is judged through."""
+
+    original: np.ndarray
+    goal: Goal
+    lens: InputTransform
+
+
 @dataclass(frozen=True, slots=True)
 class Judged:
     """What the model says of one picture: logits [classes], distance from the goal, whether it is reached."""
@@ -30,9 +39,10 @@ class Certified:
     undefended: Judged | None
 
 
-def certify(job: Job, x: Tensor, original: np.ndarray, goal: Goal, lens: InputTransform) -> Steps:
-    """Judges the returned picture x [1, 3, H, W] and the original [H, W, 3], uint8, in passes of their own."""
-    before = torch.from_numpy(original).to(x.device).permute(2, 0, 1).unsqueeze(0).to(x.dtype) / 255
+def certify(job: Job, x: Tensor, arguments: CertifyArguments) -> Steps:
+    """Judges the returned picture x [1, 3, H, W] and the original in passes of their own."""
+    goal, lens = arguments.goal, arguments.lens
+    before = torch.from_numpy(arguments.original).to(x.device).permute(2, 0, 1).unsqueeze(0).to(x.dtype) / 255
     looks = [(before, lens), (x, lens), *([(x, InputTransform())] if lens != InputTransform() else [])]
     with torch.no_grad():
         seen = [through.judge(image, job.run()) for image, through in looks]

@@ -3,7 +3,7 @@
 docs/contributing.md names every place that a new method touches.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -84,6 +84,13 @@ class Call:
 
 
 @dataclass(frozen=True, slots=True)
+class ExplainArguments:
+    """What maps are made."""
+
+    calls: tuple[Call, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Explained:
     """One call's answer: Map's fields as numpy, the class that a rank turned out to be, and how far it came."""
 
@@ -97,8 +104,9 @@ class Explained:
     warnings: tuple[str, ...]
 
 
-def explain(job: Job, x: Tensor, calls: Sequence[Call]) -> Steps:
+def explain(job: Job, x: Tensor, arguments: ExplainArguments) -> Steps:
     """Runs all calls side by side on one image [1, 3, H, W]; all are answered or none. Returns [Explained]."""
+    calls = arguments.calls
     if len(calls) == 1 and METHODS[calls[0].method].one_row and calls[0].target.rank:
         return [(yield from _ranked(job, x, calls[0]))]
     classes: list[int] = []

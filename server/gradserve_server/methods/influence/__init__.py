@@ -38,6 +38,20 @@ class Reweighting:
     weight: float
 
 
+@dataclass(frozen=True, slots=True)
+class InfluenceArguments:
+    """Which number of which class is traced to its training examples, and by which method."""
+
+    members: tuple[Member, ...]  # the model and the others of its ensemble
+    method: Method
+    goal: Goal
+    label: int | None
+    rank: int  # of the class among the predicted ones, where no label is given
+    top: int  # examples of each kind
+    what_if: tuple[Reweighting, ...] = ()
+    newton: bool = True  # whether single changes are also found by a Newton step, where the method can
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Influenced:
     """Rows of the index with their scores, strongest first, and the answers to what-ifs."""
@@ -53,30 +67,19 @@ class Influenced:
     floor: float  # scores closer to zero are taken for none
 
 
-def influence(
-    job: Job,
-    x: Tensor,
-    *,
-    members: Sequence[Member],
-    method: Method,
-    goal: Goal,
-    label: int | None,
-    rank: int,
-    top: int,
-    what_if: Sequence[Reweighting],
-    newton: bool,
-) -> Steps:
-    """Scores by every member, averaged: [1, 3, H, W] -> Influenced. `rank` counts where no label is given."""
-    asked = Quantity(goal, label, rank, members[0].head)
-    if label is None and len(members) > 1:  # they may predict different classes
+def influence(job: Job, x: Tensor, arguments: InfluenceArguments) -> Steps:
+    """Scores by every member, averaged: [1, 3, H, W] -> Influenced."""
+    members, method, goal = arguments.members, arguments.method, arguments.goal
+    asked = Quantity(goal, arguments.label, arguments.rank, members[0].head)
+    if arguments.label is None and len(members) > 1:  # they may predict different classes
         answer = yield Query(x, model=unfolded(members[0].model))
         asked = asked.of(answer.logits[0])
     estimates = yield from together([METHODS[method](x, asked, member) for member in members])
     scores = np.mean([each.changes for each in estimates], axis=0)
     floor = SCORE_RESOLUTION * float(np.abs(scores).max())
-    helpful, harmful = _ranked(scores, method, goal, top, floor)
+    helpful, harmful = _ranked(scores, method, goal, arguments.top, floor)
     rows = np.concatenate([helpful, harmful])
-    stepped = newton and all(each.step for each in estimates)
+    stepped = arguments.newton and all(each.step for each in estimates)
     asked = estimates[0].asked
     values = [float(asked.value(each.scores)) for each in estimates]
     return Influenced(
@@ -87,7 +90,7 @@ def influence(
         harmful=harmful,
         scores=scores[rows],
         corrected=np.array([_step(estimates, row[None], -1.0) for row in rows]) if stepped else None,
-        what_if=tuple(_what_if(each, scores, estimates, members, stepped) for each in what_if),
+        what_if=tuple(_what_if(each, scores, estimates, members, stepped) for each in arguments.what_if),
         floor=floor,
     )
 
@@ -115,4 +118,15 @@ def _what_if(
     return float(-asked.weight * scores[rows].sum())
 
 
-__all__ = ["METHODS", "Goal", "Influenced", "Member", "Method", "Reweighting", "influence", "opened", "unfolded"]
+__all__ = [
+    "METHODS",
+    "Goal",
+    "InfluenceArguments",
+    "Influenced",
+    "Member",
+    "Method",
+    "Reweighting",
+    "influence",
+    "opened",
+    "unfolded",
+]

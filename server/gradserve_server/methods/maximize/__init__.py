@@ -1,6 +1,6 @@
 """Maximize: images that a class, unit, channel, layer or direction answers to most, or sums and differences of them.
 
-A new penalty is a function in regularizers.py, a line in PENALTIES (ascent.py), a setting in recipe.py, and the same
+A new penalty is a function in regularizers.py, a line in PENALTIES (ascent.py), a setting in settings.py, and the same
 setting in protos/gradserve/v1/maximize.proto.
 """
 
@@ -17,11 +17,21 @@ from ...engine.query import Query
 from ..image_run import NOT_MEASURED, Snapshot, Trajectory, as_bytes, numbers, pixels, quantized, resized
 from ..targets import Target
 from .ascent import OBJECTIVE, ascend, penalties_of
-from .recipe import PRESETS, MaximizeSettings
+from .settings import PRESETS, MaximizeSettings
 
 FLATTEST = 1e-6  # standard deviation that is still magnified
 
-__all__ = ["PRESETS", "Goal", "MaximizeSettings", "Maximized", "Summand", "maximize", "octave_sizes", "stretched"]
+__all__ = [
+    "PRESETS",
+    "Goal",
+    "MaximizeArguments",
+    "MaximizeSettings",
+    "Maximized",
+    "Summand",
+    "maximize",
+    "octave_sizes",
+    "stretched",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +57,15 @@ Goal = tuple[Summand, ...]
 
 
 @dataclass(frozen=True, slots=True)
+class MaximizeArguments:
+    """What images are made for, how, and after which steps they are kept."""
+
+    goals: tuple[Goal, ...]
+    settings: MaximizeSettings
+    snapshots: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Maximized:
     """One goal's image as uint8 [H, W, 3], and what was measured on those bytes."""
 
@@ -62,21 +81,20 @@ class Maximized:
     warnings: tuple[str, ...]
 
 
-def maximize(
-    job: Job, x: Tensor, goals: Sequence[Goal], recipe: MaximizeSettings, snapshots: Sequence[int] = ()
-) -> Steps:
+def maximize(job: Job, x: Tensor, arguments: MaximizeArguments) -> Steps:
     """Makes one image for every goal from [1, 3, H, W], the start or a canvas of its size. Returns [Maximized]."""
+    goals, settings = arguments.goals, arguments.settings
     classes: list[int] = []
     if any(summand.target and summand.target.rank for goal in goals for summand in goal):
         answer = yield Query(x)
         classes = ranking(answer.logits)[0].tolist()
     objectives = [_sum([summand.objective(classes, x) for summand in goal]) for goal in goals]
-    record = Trajectory(job.run(), recipe.total, frozenset(snapshots))
+    record = Trajectory(job.run(), settings.total, frozenset(arguments.snapshots))
     size = (x.shape[2], x.shape[3])
     ground, detail = x.expand(len(goals), -1, -1, -1), torch.zeros_like(x)
-    for octave in octave_sizes(recipe, size):
+    for octave in octave_sizes(settings, size):
         base = resized(ground, octave)
-        images = yield from ascend(base + resized(detail, octave), objectives, recipe, record)
+        images = yield from ascend(base + resized(detail, octave), objectives, settings, record)
         detail = images - base
         if record.ended:
             break
@@ -84,12 +102,12 @@ def maximize(
     if record.run.done in record.snapshots:
         record.snapshot(images)
     values, logits = yield from _measured(images, objectives, record)
-    return [_made(i, images[i], values[i], logits, objectives[i], recipe, record) for i in range(len(goals))]
+    return [_made(i, images[i], values[i], logits, objectives[i], settings, record) for i in range(len(goals))]
 
 
-def octave_sizes(recipe: MaximizeSettings, size: tuple[int, int]) -> list[tuple[int, int]]:
+def octave_sizes(settings: MaximizeSettings, size: tuple[int, int]) -> list[tuple[int, int]]:
     """Height and width of every octave, smallest first; the last is the whole."""
-    factors = [recipe.octave_scale**-i for i in reversed(range(recipe.octaves))]
+    factors = [settings.octave_scale**-i for i in reversed(range(settings.octaves))]
     return [(max(1, round(size[0] * f)), max(1, round(size[1] * f))) for f in factors]
 
 
@@ -114,14 +132,14 @@ def _made(
     value: Tensor,
     logits: Tensor | None,
     objective: Objective,
-    recipe: MaximizeSettings,
+    settings: MaximizeSettings,
     record: Trajectory,
 ) -> Maximized:
     run = record.run
-    names = [OBJECTIVE, *penalties_of(recipe)]
+    names = [OBJECTIVE, *penalties_of(settings)]
     return Maximized(
         pixels=pixels(as_bytes(image)),
-        display=pixels(as_bytes(stretched(image))) if recipe.stretch else None,
+        display=pixels(as_bytes(stretched(image))) if settings.stretch else None,
         value=float(value),
         logits=None if logits is None else numbers(logits[i]),
         curves={name: record.curve(name, i) for name in names},

@@ -12,7 +12,7 @@ from ..image_run import Trajectory
 from ..optimizers import Adam, Descent, Optimizer
 from ..regularizers import blurred, clipped, edge_energy, l2, total_variation
 from .parameterizations import Fourier, Parameterization, Pixels
-from .recipe import MaximizeSettings
+from .settings import MaximizeSettings
 from .transforms import Views
 
 OBJECTIVE = "objective"
@@ -23,20 +23,20 @@ PENALTIES: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
-def penalties_of(recipe: MaximizeSettings) -> list[str]:
+def penalties_of(settings: MaximizeSettings) -> list[str]:
     """The penalties that have a weight."""
-    return [name for name in PENALTIES if getattr(recipe, name)]
+    return [name for name in PENALTIES if getattr(settings, name)]
 
 
-def ascend(start: Tensor, objectives: Sequence[Objective], recipe: MaximizeSettings, record: Trajectory) -> Steps:
+def ascend(start: Tensor, objectives: Sequence[Objective], settings: MaximizeSettings, record: Trajectory) -> Steps:
     """Raises each image's objective less its penalties, [n, 3, H, W] -> [n, 3, H, W]; ends early with the record."""
-    space: Parameterization = Fourier(start) if recipe.parameterization == "fourier" else Pixels()
-    optimizer = _optimizer(recipe)
-    views = Views(recipe.pad, recipe.jitter, recipe.scale, recipe.rotate, recipe.noise)
+    space: Parameterization = Fourier(start) if settings.parameterization == "fourier" else Pixels()
+    optimizer = _optimizer(settings)
+    views = Views(settings.pad, settings.jitter, settings.scale, settings.rotate, settings.noise)
     at = space.encode(start)
-    if recipe.start == "noise" and not record.run.done:
-        at = space.project(at + recipe.spread * record.run.noise(0, at[:1]))
-    for step in range(1, recipe.steps + 1):
+    if settings.start == "noise" and not record.run.done:
+        at = space.project(at + settings.spread * record.run.noise(0, at[:1]))
+    for step in range(1, settings.steps + 1):
         view = views.draw(record.run.done, start, record.run)
         at = at.detach().requires_grad_()
         images = space.decode(at)
@@ -46,7 +46,7 @@ def ascend(start: Tensor, objectives: Sequence[Objective], recipe: MaximizeSetti
         if answers is None:
             assert record.good is not None, "or asking had raised"
             return record.good
-        penalties = {name: getattr(recipe, name) * PENALTIES[name](images) for name in penalties_of(recipe)}
+        penalties = {name: getattr(settings, name) * PENALTIES[name](images) for name in penalties_of(settings)}
         value = torch.cat([answer.value for answer in answers])
         climb = torch.cat([answer.image_grad for answer in answers])
         if not record.run.done:
@@ -54,8 +54,8 @@ def ascend(start: Tensor, objectives: Sequence[Objective], recipe: MaximizeSetti
         loss = sum(penalties.values(), -(seen * climb).flatten(1).sum(1))
         grad, by_pixel = torch.autograd.grad(loss.sum(), (at, images))
         yield record.step({OBJECTIVE: value, **penalties}, images.detach())
-        at = space.project(optimizer.step(at.detach(), grad, sum(penalties.values(), -value), recipe.rate))
-        at = _filtered(space, at, by_pixel, step, recipe)
+        at = space.project(optimizer.step(at.detach(), grad, sum(penalties.values(), -value), settings.rate))
+        at = _filtered(space, at, by_pixel, step, settings)
     return space.decode(at).detach()
 
 
@@ -66,14 +66,14 @@ def _warn_of_the_dead(climb: Tensor, record: Trajectory) -> None:
             record.run.warn(f"ZERO_GRADIENT: goal {i} does not depend on the picture at the start; {hint}")
 
 
-def _optimizer(recipe: MaximizeSettings) -> Optimizer:
-    return Adam() if recipe.optimizer == "adam" else Descent(normalized=recipe.optimizer == "normalized_ascent")
+def _optimizer(settings: MaximizeSettings) -> Optimizer:
+    return Adam() if settings.optimizer == "adam" else Descent(normalized=settings.optimizer == "normalized_ascent")
 
 
-def _filtered(space: Parameterization, at: Tensor, by_pixel: Tensor, step: int, recipe: MaximizeSettings) -> Tensor:
+def _filtered(space: Parameterization, at: Tensor, by_pixel: Tensor, step: int, settings: MaximizeSettings) -> Tensor:
     """Blurred and clipped, where this step's turn it is."""
-    if recipe.blur_every and step % recipe.blur_every == 0:
-        at = space.encode(blurred(space.decode(at), recipe.blur_sigma))
-    if recipe.clip_every and step % recipe.clip_every == 0:
-        at = space.encode(clipped(space.decode(at), by_pixel, recipe.clip_pixels, recipe.clip_gradients))
+    if settings.blur_every and step % settings.blur_every == 0:
+        at = space.encode(blurred(space.decode(at), settings.blur_sigma))
+    if settings.clip_every and step % settings.clip_every == 0:
+        at = space.encode(clipped(space.decode(at), by_pixel, settings.clip_pixels, settings.clip_gradients))
     return at

@@ -1,7 +1,7 @@
 """Stylize: a picture with the content of one and the style of others (Gatys et al. 2016)."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,15 +14,36 @@ from ...engine.query import Query
 from ..image_run import NOT_MEASURED, Snapshot, Trajectory, as_bytes, pixels, quantized, resized
 from ..optimizers import LBFGS, Adam, Optimizer
 from ..regularizers import MID_GREY, roughness
-from .settings import PIXELS, LayerWeight, Settings, default_content_layers, default_style_layers
+from .settings import PIXELS, LayerWeight, StylizeSettings, default_content_layers, default_style_layers
 from .targets import Style, Targets, colours, luminance, matched_grey, padded, recoloured, targets
 
-__all__ = ["PIXELS", "LayerWeight", "Settings", "Stylized", "default_content_layers", "default_style_layers", "stylize"]
+__all__ = [
+    "PIXELS",
+    "LayerWeight",
+    "StylizeArguments",
+    "StylizeSettings",
+    "Stylized",
+    "default_content_layers",
+    "default_style_layers",
+    "stylize",
+]
 
 ADAM_BETAS = (0.9, 0.99)
 FINAL_RATE_SHARE = 0.1  # of the rate, that it falls to along a cosine
 START_NOISE_STD = 0.1  # standard deviation of the starting noise
 STYLE, CONTENT, VARIATION = "style", "content", "total_variation"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class StylizeArguments:
+    """Whether the image is the content, the styles [H, W, 3] with their weights, and how they are compared."""
+
+    has_content: bool
+    styles: tuple[tuple[np.ndarray, float], ...]
+    style_layers: tuple[LayerWeight, ...]
+    content_layers: tuple[LayerWeight, ...]
+    settings: StylizeSettings
+    snapshots: tuple[int, ...] = ()  # after which steps the picture is kept
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,23 +60,15 @@ class Stylized:
     warnings: tuple[str, ...]
 
 
-def stylize(
-    job: Job,
-    x: Tensor,
-    *,
-    has_content: bool,
-    styles: Sequence[tuple[np.ndarray, float]],
-    style_layers: Sequence[LayerWeight],
-    content_layers: Sequence[LayerWeight],
-    settings: Settings,
-    snapshots: Sequence[int] = (),
-) -> Steps:
+def stylize(job: Job, x: Tensor, arguments: StylizeArguments) -> Steps:
     """Makes a picture of the size of [1, 3, H, W], the content or a canvas. Returns Stylized."""
-    record = Trajectory(job.run(), settings.total, frozenset(snapshots))
+    has_content, settings = arguments.has_content, arguments.settings
+    style_layers, content_layers = arguments.style_layers, arguments.content_layers
+    record = Trajectory(job.run(), settings.total, frozenset(arguments.snapshots))
     size, half = (x.shape[2], x.shape[3]), (math.ceil(x.shape[2] / 2), math.ceil(x.shape[3] / 2))
     look = Look(x if settings.keep_colours and has_content else None)
     photo = x if has_content else None
-    pictures = [Style(_tensor(picture, x), weight) for picture, weight in styles]
+    pictures = [Style(_tensor(picture, x), weight) for picture, weight in arguments.styles]
     if look.colours is not None:
         photo = luminance(x).expand(-1, 3, -1, -1)
         pictures = [Style(matched_grey(picture, x), weight) for picture, weight in pictures]
@@ -94,7 +107,9 @@ class Look:
         return recoloured(image, resized(self.colours, (image.shape[2], image.shape[3])))
 
 
-def _descend(start: Tensor, aims: Targets, steps: int, settings: Settings, record: Trajectory, look: Look) -> Steps:
+def _descend(
+    start: Tensor, aims: Targets, steps: int, settings: StylizeSettings, record: Trajectory, look: Look
+) -> Steps:
     """Lowers the loss, [1, 3, H, W] -> [1, 3, H, W]; ends early with the record."""
     optimizer: Optimizer = Adam(ADAM_BETAS) if settings.optimizer == "adam" else LBFGS()
     objective = aims.objective(settings.style_weight, settings.content_weight)
@@ -116,7 +131,7 @@ def _descend(start: Tensor, aims: Targets, steps: int, settings: Settings, recor
     return optimizer.best(at).detach()
 
 
-def _rate(settings: Settings, done: int) -> float:
+def _rate(settings: StylizeSettings, done: int) -> float:
     """Adam's falls along one cosine over both resolutions: a fast one would undo at the second what the first gave."""
     if settings.optimizer != "adam":
         return settings.rate
@@ -125,7 +140,7 @@ def _rate(settings: Settings, done: int) -> float:
     )
 
 
-def _weights(settings: Settings) -> dict[str, float]:
+def _weights(settings: StylizeSettings) -> dict[str, float]:
     """The parts of the loss that count, with their weights."""
     weights = {
         STYLE: settings.style_weight,
@@ -151,7 +166,7 @@ def _losses(image: Tensor, terms: Tensor, aims: Targets, weights: Mapping[str, f
     return parts
 
 
-def _measured(image: Tensor, aims: Targets, settings: Settings, record: Trajectory) -> Steps:
+def _measured(image: Tensor, aims: Targets, settings: StylizeSettings, record: Trajectory) -> Steps:
     """The parts of the loss that count, without their weights, of a picture as it is returned; None if late."""
     answers = yield from record.ask([Query(padded(image, settings.pad), aims.objective(1.0, 1.0))])
     if answers is None:
@@ -160,7 +175,7 @@ def _measured(image: Tensor, aims: Targets, settings: Settings, record: Trajecto
     return {name: float(loss) for name, loss in found.items()}
 
 
-def _final(image: Tensor, aims: Targets, settings: Settings, record: Trajectory) -> Steps:
+def _final(image: Tensor, aims: Targets, settings: StylizeSettings, record: Trajectory) -> Steps:
     """The same of the finished picture; those of the last step, with a warning, where it cannot be measured."""
     found = None if record.late else (yield from _measured(image, aims, settings, record))
     if found is not None:

@@ -17,7 +17,7 @@ OptimizerName = Literal["adam", "lbfgs"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Settings:
+class StylizeSettings:
     """The settings; one set for all networks, since every layer's loss is relative to its target."""
 
     start: Start = "content"

@@ -1,4 +1,4 @@
-"""How an image is made: every setting of Maximize, and the named recipes."""
+"""How an image is made: every setting of Maximize, and the named presets."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -1,0 +1,205 @@
+"""Explain: from its request to a task, from the outcome to its reply. An attack's maps are explanations too."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from PIL import Image
+
+from gradserve.images import overlay
+from gradserve.v1 import explain_pb2
+
+from ...engine.batch_limits import passes_cost
+from ...methods.explain import METHODS, Call, ExplainArguments, Explained
+from ...methods.targets import Target
+from ...models.card import ModelCard
+from ...pool.wire import Outcome
+from ..errors import Violations
+from ..fields import choice, from_dict, parse_fields
+from ..images import png
+from ..reply import provenance, resolved_target, target_name, tensor
+from ..request import Bound, CallContext, check_options, check_picture, model_of, task_of
+from ..targets import cam_layer, targets_of
+
+MAX_METHODS = 16
+MAX_ROWS, MAX_REQUEST_ROWS = 4096, 16384  # of one method and target, and of a request
+MAX_MAP_BYTES = 60 << 20  # bytes of maps in one reply
+MAP_BYTES = {explain_pb2.MAP_FORMAT_FLOAT16: 2, explain_pb2.MAP_FORMAT_PNG: 1}  # bytes of a pixel; otherwise 4
+OVERLAY_BYTES = 3  # bytes of a pixel
+SMALLEST_OVERLAY = 224  # pixels of the longer side; a smaller one is magnified by a whole number
+MAX_FLOAT16 = float(np.finfo(np.float16).max)
+GUIDED_METHODS = ("guided_backprop", "deconvnet", "guided_grad_cam")
+CAM_METHODS = ("grad_cam", "guided_grad_cam")
+
+
+def bind(request: explain_pb2.ExplainRequest, at: CallContext) -> Bound:
+    """Raises RequestError."""
+    card, violations = model_of(request.model, at.cards)
+    picture = check_picture(request, card, at.limits, violations)
+    options = check_options("explain", request.options, card, at, violations)
+    size = (picture.pixels.shape[0], picture.pixels.shape[1])
+    own_size = size == (card.height, card.width)
+    targets = targets_of(request.targets, card, own_size, violations)
+    calls = _calls(request, card, targets, size, violations)
+    choice(explain_pb2.MapFormat.DESCRIPTOR, request.format, "format", violations)
+    _check_reply(request, len(calls), size, violations)
+    check_applies(calls, card, violations)
+    rows = sum(METHODS[call.method].rows(call.parameters, size) for call in calls)
+    if rows > MAX_REQUEST_ROWS and not violations.found:
+        violations.add("methods", f"with all targets ask for {rows} passes; at most {MAX_REQUEST_ROWS} are allowed")
+    violations.check()
+    cost = passes_cost(card.gflop, "image") * rows * size[0] * size[1] / (card.height * card.width)
+    task = task_of(options, card, picture.pixels, ExplainArguments(calls), cost, at)
+    methods = tuple(dict.fromkeys(call.method for call in calls))
+    return Bound(task, card, picture, methods)
+
+
+def _calls(
+    request: explain_pb2.ExplainRequest,
+    card: ModelCard,
+    targets: list[Target],
+    size: tuple[int, int],
+    violations: Violations,
+) -> tuple[Call, ...]:
+    """Methods outermost; each with its parameters resolved for each target."""
+    if not 1 <= len(request.methods) <= MAX_METHODS:
+        violations.add("methods", f"must be 1 to {MAX_METHODS}, were {len(request.methods)}", for_every_model=True)
+        return ()
+    calls: list[Call] = []
+    for i, message in enumerate(request.methods):
+        calls += calls_of(message, f"methods[{i}]", card, targets, size, violations)
+    return tuple(calls)
+
+
+def calls_of(
+    message: explain_pb2.ExplainMethod,
+    path: str,
+    card: ModelCard,
+    targets: list[Target],
+    size: tuple[int, int],
+    violations: Violations,
+) -> list[Call]:
+    """One method with its parameters resolved for each target; nothing, with violations, where they are at fault."""
+    name = message.WhichOneof("method")
+    if name is None:
+        violations.add(path, f"sets no method; there are: {', '.join(METHODS)}", for_every_model=True)
+        return []
+    path = f"{path}.{name}"
+    parameters = parse_fields(METHODS[name].function, getattr(message, name), path, violations)
+    if parameters is None:
+        return []
+    rows = METHODS[name].rows(parameters, size)
+    if rows > MAX_ROWS:
+        violations.add(path, f"asks for {rows} passes on a {size[1]}x{size[0]} input; at most {MAX_ROWS} are allowed")
+    calls = []
+    for target in targets:
+        resolved = dict(parameters)
+        if "layer" in resolved:
+            resolved["layer"] = cam_layer(resolved["layer"], target, card, path, violations)
+        if resolved.get("log_prob") and target.layer:
+            violations.add(f"{path}.log_prob", f"applies to class targets only, not to units of {target.layer}")
+        calls.append(Call(name, resolved, target))
+    return calls
+
+
+def _check_reply(request: explain_pb2.ExplainRequest, maps: int, size: tuple[int, int], violations: Violations) -> None:
+    """Maps that no reply can carry are refused before they are computed."""
+    pixel = MAP_BYTES.get(request.format, 4) + (OVERLAY_BYTES if request.overlay else 0)
+    if maps * size[0] * size[1] * pixel > MAX_MAP_BYTES:
+        limit = f"a reply carries {MAX_MAP_BYTES >> 20} MiB; ask for fewer at once, or as FLOAT16 or PNG"
+        violations.add("methods", f"{maps} maps of {size[1]}x{size[0]} are too much: {limit}")
+
+
+def check_applies(calls: Sequence[Call], card: ModelCard, violations: Violations) -> None:
+    """What is valid but does not apply to this model is refused."""
+    refusals = {call.method: METHODS[call.method].refuses(card) for call in calls}
+    refused = [f"{method} does not apply to {card.name}: {why}" for method, why in refusals.items() if why]
+    for call in calls:
+        layer = card.layer(call.parameters.get("layer", ""))
+        if layer is not None and not layer.is_map:
+            refused.append(f"{call.method} needs a layer with spatial extent, and {layer.name} of {card.name} has none")
+    for text in refused:
+        violations.not_applicable(text)
+
+
+def reply(request: explain_pb2.ExplainRequest, bound: Bound, outcome: Outcome) -> explain_pb2.ExplainResponse:
+    """One explanation for each call, in their order."""
+    arguments: ExplainArguments = bound.task.arguments
+    explanations = []
+    for call, answer in zip(arguments.calls, outcome.result, strict=True):
+        found = explanation(call, answer, bound.card, request.format)
+        if request.overlay:
+            found.overlay = overlaid(bound.task.image, answer.values)
+        explanations.append(found)
+    return explain_pb2.ExplainResponse(
+        explanations=explanations, region=bound.picture.region, provenance=provenance(bound, outcome)
+    )
+
+
+def rows_by_method(bound: Bound, outcome: Outcome) -> Mapping[str, int]:
+    """What each method took of the rows that were computed, for the metrics."""
+    arguments: ExplainArguments = bound.task.arguments
+    rows = dict.fromkeys(bound.methods, 0)
+    for call, answer in zip(arguments.calls, outcome.result, strict=True):
+        rows[call.method] += answer.done
+    return rows
+
+
+def explanation(call: Call, answer: Explained, card: ModelCard, form: explain_pb2.MapFormat) -> explain_pb2.Explanation:
+    """One map with what it is of."""
+    low, high = float(answer.values.min()), float(answer.values.max())
+    target = resolved_target(call.target, answer.label)
+    reply = explain_pb2.Explanation(
+        method_name=call.method,
+        target=target,
+        target_name=target_name(target, card),
+        target_value=answer.target_value,
+        low=low,
+        high=high,
+        asked=answer.asked,
+        done=answer.done,
+        completed_fraction=answer.done / answer.asked,
+        warnings=[*answer.warnings, *method_warnings(call, card)],
+    )
+    from_dict(getattr(reply.method, call.method), call.parameters)
+    getattr(reply.method, call.method).SetInParent()
+    if form == explain_pb2.MAP_FORMAT_PNG:
+        reply.png = png(levels(answer.values, low, high))
+    else:
+        half = form == explain_pb2.MAP_FORMAT_FLOAT16
+        reply.raw.CopyFrom(tensor(answer.values.astype("<f2" if half else "<f4")))
+        if half and max(abs(low), abs(high)) > MAX_FLOAT16:
+            reply.warnings.append("FLOAT16_OVERFLOW: values beyond 65504 became infinite; ask for FLOAT32")
+    if answer.coarse is not None:
+        reply.coarse.CopyFrom(tensor(answer.coarse.astype("<f4")))
+    if answer.completeness_gap is not None:
+        reply.completeness_gap = answer.completeness_gap
+    return reply
+
+
+def levels(values: np.ndarray, low: float, high: float) -> np.ndarray:
+    """The values as uint8, the lowest 0 and the highest 255; zeros where all are the same."""
+    if not high > low:
+        return np.zeros(values.shape, np.uint8)
+    scaled = values - low
+    scaled /= high - low
+    scaled *= 255
+    return np.rint(scaled, out=scaled).astype(np.uint8)
+
+
+def method_warnings(call: Call, card: ModelCard) -> list[str]:
+    """Notes on the model that concern the method: guided only in part, or a default layer that is not the usual one."""
+    notes = [note for note in card.notes if note.startswith("PARTIALLY_GUIDED") and call.method in GUIDED_METHODS]
+    layer = call.parameters.get("layer")
+    if call.method in CAM_METHODS and layer in (None, card.grad_cam_layer):
+        notes += [note for note in card.notes if note.startswith("GRAD_CAM")]
+    return notes
+
+
+def overlaid(image: np.ndarray, values: np.ndarray) -> bytes:
+    """PNG of the map over what the model saw."""
+    pixels = image if image.dtype == np.uint8 else (image * 255).round().astype(np.uint8)
+    height, width = values.shape
+    factor = max(1, round(SMALLEST_OVERLAY / max(height, width)))
+    photo = Image.fromarray(pixels).resize((width * factor, height * factor), Image.Resampling.NEAREST)
+    picture = overlay(photo, values, (0, 0, width * factor, height * factor))
+    return png(np.asarray(picture))
