@@ -26,7 +26,7 @@ from gradserve_server.methods.explain import METHODS as EXPLANATIONS
 from gradserve_server.methods.explain.saliency import gradient_x_input
 from gradserve_server.methods.influence import METHODS as INFLUENCES
 from gradserve_server.methods.maximize import PRESETS, MaximizeSettings
-from gradserve_server.methods.stylize import Settings as StylizeSettings
+from gradserve_server.methods.stylize import StylizeSettings
 from gradserve_server.metrics import Metrics
 from gradserve_server.models.catalogue import EMBEDDED, ModelSpec
 from gradserve_server.offline.finetune import finetune

@@ -13,11 +13,12 @@ from torch import Tensor
 from zoo import inputs, off, pictures, prepared
 
 from gradserve_server.engine.engine import Engine
-from gradserve_server.engine.job import Job
+from gradserve_server.engine.job import Job, Steps
 from gradserve_server.engine.objective import NotApplicable
-from gradserve_server.methods.explain import METHODS, Explained, Target
+from gradserve_server.engine.query import Query
+from gradserve_server.methods.explain import METHODS, ExplainArguments, Explained, Target, explain, rows_of
 from gradserve_server.methods.explain.averages import baseline_of, blurred, gauss_legendre
-from gradserve_server.methods.explain.occlusion import grid
+from gradserve_server.methods.explain.occlusion import grid, occlusion_rows
 from gradserve_server.models.prepared import Prepared
 
 from .runs import answer, answers, call, job_of
@@ -141,8 +142,7 @@ def test_patches_cover_every_pixel_and_stay_inside(size: tuple[int, int], patch:
     for starts, length in ((tops, size[0]), (lefts, size[1])):
         assert set().union(*(range(s, s + side) for s in starts)) == set(range(length))
         assert len(set(starts)) == len(starts)
-    rows = METHODS["occlusion"].rows({"patch": patch, "stride": stride}, size)
-    assert rows == len(tops) * len(lefts) + 1
+    assert occlusion_rows({"patch": patch, "stride": stride}, size) == len(tops) * len(lefts) + 1
 
 
 def test_the_cost_of_a_call_is_its_rows() -> None:
@@ -159,7 +159,34 @@ def test_the_cost_of_a_call_is_its_rows() -> None:
         engine.submit(job)
         while not engine.idle:
             engine.step()
-        assert job.rows == METHODS[method].rows(made.parameters, (64, 96)), method
+        assert job.rows == rows_of(made, (64, 96), model.card), method
+
+
+def watched(steps: Steps, queries: list[Query]) -> Steps:
+    """Notes what a method asks for."""
+    asked = next(steps)
+    while True:
+        queries += [asked] if isinstance(asked, Query) else asked
+        try:
+            asked = steps.send((yield asked))
+        except StopIteration as stop:
+            return stop.value
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_the_row_of_a_method_says_what_it_does(name: str) -> None:
+    """What it differentiates by, whether it rules ReLUs, which parameter is a layer, which excludes units."""
+    model, x = inputs("resnet18")
+    row, made = METHODS[name], call(model, name, Target(label=1))
+    queries: list[Query] = []
+    engine = Engine({"model": model})
+    engine.submit(Job("job", "model", lambda job: watched(explain(job, x, ExplainArguments((made,))), queries)))
+    while not engine.idle:
+        engine.step()
+    assert row.wrt == max((query.wrt for query in queries), key=["nothing", "taps", "image"].index)
+    assert row.guided == any(query.relu != "plain" for query in queries)
+    assert row.default_layer == ("layer" in made.parameters)
+    assert row.class_targets_only in ("", *made.parameters)
 
 
 def autograd(score: Tensor, by: Tensor) -> Tensor:

@@ -14,6 +14,9 @@ from .objective import Objective
 Reduction = Callable[[Tensor, Tensor], Tensor]
 
 
+Wrt = Literal["image", "taps", "nothing"]  # what to differentiate by; "nothing" is a forward pass alone
+
+
 @dataclass(frozen=True, slots=True)
 class Tap:
     """A layer to listen to. `reduce(activation, gradient)` runs in the engine, so that big activations stay there.
@@ -38,7 +41,7 @@ class Query:
 
     images: Tensor  # [n, 3, H, W] in [0, 1]
     objective: Objective | None = None  # what to score each row by; None: only logits and taps
-    wrt: Literal["image", "taps", "nothing"] = "nothing"  # what to differentiate by; "nothing" is forward only
+    wrt: Wrt = "nothing"
     taps: tuple[Tap, ...] = ()
     relu: Rule = "plain"
     model: str | None = None  # another model than the job's

@@ -1,6 +1,7 @@
 """Explain: from its request to a task, from the outcome to its reply. An attack's maps are explanations too."""
 
 from collections.abc import Mapping, Sequence
+from operator import mul
 
 import numpy as np
 from PIL import Image
@@ -9,7 +10,7 @@ from gradserve.images import overlay
 from gradserve.v1 import explain_pb2
 
 from ...engine.batch_limits import passes_cost
-from ...methods.explain import METHODS, Call, ExplainArguments, Explained
+from ...methods.explain import METHODS, Call, ExplainArguments, Explained, rows_of
 from ...methods.targets import Target
 from ...models.card import ModelCard
 from ...pool.wire import Outcome
@@ -27,8 +28,6 @@ MAP_BYTES = {explain_pb2.MAP_FORMAT_FLOAT16: 2, explain_pb2.MAP_FORMAT_PNG: 1}  
 OVERLAY_BYTES = 3  # bytes of a pixel
 SMALLEST_OVERLAY = 224  # pixels of the longer side; a smaller one is magnified by a whole number
 MAX_FLOAT16 = float(np.finfo(np.float16).max)
-GUIDED_METHODS = ("guided_backprop", "deconvnet", "guided_grad_cam")
-CAM_METHODS = ("grad_cam", "guided_grad_cam")
 
 
 def bind(request: explain_pb2.ExplainRequest, at: CallContext) -> Bound:
@@ -43,11 +42,13 @@ def bind(request: explain_pb2.ExplainRequest, at: CallContext) -> Bound:
     choice(explain_pb2.MapFormat.DESCRIPTOR, request.format, "format", violations)
     _check_reply(request, len(calls), size, violations)
     check_applies(calls, card, violations)
-    rows = sum(METHODS[call.method].rows(call.parameters, size) for call in calls)
-    if rows > MAX_REQUEST_ROWS and not violations.found:
-        violations.add("methods", f"with all targets ask for {rows} passes; at most {MAX_REQUEST_ROWS} are allowed")
+    rows = [rows_of(call, size, card) for call in calls]
+    if sum(rows) > MAX_REQUEST_ROWS and not violations.found:
+        limit = f"at most {MAX_REQUEST_ROWS} are allowed"
+        violations.add("methods", f"with all targets ask for {sum(rows)} passes; {limit}")
     violations.check()
-    cost = passes_cost(card.gflop, "image") * rows * size[0] * size[1] / (card.height * card.width)
+    prices = [passes_cost(card.gflop, METHODS[call.method].wrt) for call in calls]
+    cost = sum(map(mul, rows, prices)) * size[0] * size[1] / (card.height * card.width)
     task = task_of(options, card, picture.pixels, ExplainArguments(calls), cost, at)
     methods = tuple(dict.fromkeys(call.method for call in calls))
     return Bound(task, card, picture, methods)
@@ -87,16 +88,17 @@ def calls_of(
     parameters = parse_fields(METHODS[name].function, getattr(message, name), path, violations)
     if parameters is None:
         return []
-    rows = METHODS[name].rows(parameters, size)
+    rows = METHODS[name].rows(parameters, size, card)
     if rows > MAX_ROWS:
         violations.add(path, f"asks for {rows} passes on a {size[1]}x{size[0]} input; at most {MAX_ROWS} are allowed")
     calls = []
     for target in targets:
         resolved = dict(parameters)
-        if "layer" in resolved:
+        if METHODS[name].default_layer:
             resolved["layer"] = cam_layer(resolved["layer"], target, card, path, violations)
-        if resolved.get("log_prob") and target.layer:
-            violations.add(f"{path}.log_prob", f"applies to class targets only, not to units of {target.layer}")
+        switch = METHODS[name].class_targets_only
+        if target.layer and switch and resolved[switch]:
+            violations.add(f"{path}.{switch}", f"applies to class targets only, not to units of {target.layer}")
         calls.append(Call(name, resolved, target))
     return calls
 
@@ -188,9 +190,10 @@ def levels(values: np.ndarray, low: float, high: float) -> np.ndarray:
 
 def method_warnings(call: Call, card: ModelCard) -> list[str]:
     """Notes on the model that concern the method: guided only in part, or a default layer that is not the usual one."""
-    notes = [note for note in card.notes if note.startswith("PARTIALLY_GUIDED") and call.method in GUIDED_METHODS]
+    method = METHODS[call.method]
+    notes = [note for note in card.notes if note.startswith("PARTIALLY_GUIDED") and method.guided]
     layer = call.parameters.get("layer")
-    if call.method in CAM_METHODS and layer in (None, card.grad_cam_layer):
+    if method.default_layer and layer in (None, card.grad_cam_layer):
         notes += [note for note in card.notes if note.startswith("GRAD_CAM")]
     return notes
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ...engine.job import Job, MethodContext, Steps, together
 from ...engine.objective import ranked, ranking
-from ...engine.query import Query
+from ...engine.query import Query, Wrt
 from ...models.card import ModelCard
 from ..targets import Target
 from .averages import integrated_gradients, smooth_grad
@@ -22,6 +22,7 @@ from .occlusion import occlusion, occlusion_rows
 from .saliency import deconvnet, gradient, gradient_x_input, guided_backprop
 
 Parameters = Mapping[str, Any]
+Size = tuple[int, int]  # height and width in pixels
 
 
 def needs_nothing(card: ModelCard) -> str:
@@ -52,25 +53,35 @@ def needs_both(card: ModelCard) -> str:
     return needs_rules(card) or needs_map(card)
 
 
-class Method(NamedTuple):
-    """A method, why it may not apply to a model, how many rows it costs, and whether its only row is the image."""
+class ExplainMethod(NamedTuple):
+    """A method: what it costs, when it applies, and what it needs of the model."""
 
     function: Callable[..., Steps]
-    refuses: Callable[[ModelCard], str] = needs_nothing
-    rows: Callable[[Parameters, tuple[int, int]], int] = lambda parameters, size: 1
-    one_row: bool = False  # then a predicted rank is found in the same pass
+    rows: Callable[[Parameters, Size, ModelCard], int]  # images that the network sees, for an input of that size
+    refuses: Callable[[ModelCard], str] = needs_nothing  # why it does not apply to a model; empty if it does
+    wrt: Wrt = "image"  # what its passes differentiate by, which their price depends on
+    guided: bool = False  # it gives ReLUs rules of their own
+    default_layer: bool = False  # its parameter `layer` is the model's Grad-CAM layer where none is named
+    class_targets_only: str = ""  # a switch of its parameters with which it does not apply to units
+    one_row: bool = False  # it looks at nothing but the image, so that a predicted rank is found in the same pass
 
 
-METHODS: Mapping[str, Method] = {
-    "gradient": Method(gradient, needs_gradient, one_row=True),
-    "gradient_x_input": Method(gradient_x_input, needs_gradient, one_row=True),
-    "smooth_grad": Method(smooth_grad, needs_gradient, rows=lambda p, size: p["samples"] + 1),
-    "integrated_gradients": Method(integrated_gradients, needs_gradient, rows=lambda p, size: p["steps"] + 2),
-    "guided_backprop": Method(guided_backprop, needs_rules, one_row=True),
-    "deconvnet": Method(deconvnet, needs_rules, one_row=True),
-    "grad_cam": Method(grad_cam, needs_map, one_row=True),
-    "guided_grad_cam": Method(guided_grad_cam, needs_both, rows=lambda p, size: 2),
-    "occlusion": Method(occlusion, rows=occlusion_rows),
+def _one_row(parameters: Parameters, size: Size, card: ModelCard) -> int:
+    return 1
+
+
+METHODS: Mapping[str, ExplainMethod] = {
+    "gradient": ExplainMethod(gradient, _one_row, needs_gradient, class_targets_only="log_prob", one_row=True),
+    "gradient_x_input": ExplainMethod(gradient_x_input, _one_row, needs_gradient, one_row=True),
+    "smooth_grad": ExplainMethod(smooth_grad, lambda p, size, card: p["samples"] + 1, needs_gradient),
+    "integrated_gradients": ExplainMethod(integrated_gradients, lambda p, size, card: p["steps"] + 2, needs_gradient),
+    "guided_backprop": ExplainMethod(guided_backprop, _one_row, needs_rules, guided=True, one_row=True),
+    "deconvnet": ExplainMethod(deconvnet, _one_row, needs_rules, guided=True, one_row=True),
+    "grad_cam": ExplainMethod(grad_cam, _one_row, needs_map, wrt="taps", default_layer=True, one_row=True),
+    "guided_grad_cam": ExplainMethod(
+        guided_grad_cam, lambda p, size, card: 2, needs_both, guided=True, default_layer=True
+    ),
+    "occlusion": ExplainMethod(occlusion, lambda p, size, card: occlusion_rows(p, size), wrt="nothing"),
 }
 
 
@@ -81,6 +92,11 @@ class Call:
     method: str
     parameters: Parameters
     target: Target
+
+
+def rows_of(call: Call, size: Size, card: ModelCard) -> int:
+    """Images that the network sees for it, for an input of that size."""
+    return METHODS[call.method].rows(call.parameters, size, card)
 
 
 @dataclass(frozen=True, slots=True)
