@@ -34,9 +34,8 @@ from .rpcs.certificate import attack_task, certificate_task, encode_picture, map
 from .rpcs.models import model_reply
 
 MAX_LOGGED_NAME_BYTES = 100  # bytes of a model's name as it was sent
-PARTIAL_GRACE_SECONDS = (
-    1.0  # seconds beyond its time that a partial answer is waited for, since passes cannot be interrupted
-)
+# Seconds beyond its time that a partial answer is waited for, since passes cannot be interrupted.
+PARTIAL_GRACE_SECONDS = 1.0
 UNARY: Mapping[str, RpcModule] = {
     "Predict": predict,
     "Explain": explain,
@@ -58,7 +57,7 @@ async def ignore_progress(told: Preview) -> None:
 
 
 class GradientService(service_pb2_grpc.GradientServiceServicer):
-    """Predict, Explain, Attack, Maximize, Stylize, Influence, Suspects, Embed."""
+    """Answers the RPCs of UNARY and STREAMS by their modules; Attack and Suspects have bodies of their own."""
 
     def __init__(self, pool: Pool, limits: LimitSettings, metrics: Metrics) -> None:
         self._pool, self._limits, self._metrics = pool, limits, metrics
