@@ -70,7 +70,7 @@ class GradientService(service_pb2_grpc.GradientServiceServicer):
             setattr(self, name, partial(self._stream, name.removeprefix("Stream").lower(), rpc, event))
 
     async def _answer(self, word: str, rpc: RpcModule, request: Any, context: grpc.aio.ServicerContext) -> Any:
-        """The reply of an RPC that is one task."""
+        """Answers an RPC that is one task by its reply."""
         with self._admitted(word):
             bound = await self._bind(rpc.bind, request, context)
             outcome = await self._outcome(bound.task)
@@ -80,7 +80,7 @@ class GradientService(service_pb2_grpc.GradientServiceServicer):
     async def _stream(
         self, word: str, rpc: RpcModule, event: type[Any], request: Any, context: grpc.aio.ServicerContext
     ) -> None:
-        """The same with progress: events, the last of which has the reply."""
+        """Answers an RPC that is one task by a stream of events: its progress, then its reply."""
 
         async def report(told: Preview) -> None:
             await context.write(event(progress=await self._in_thread(progress, told)))
