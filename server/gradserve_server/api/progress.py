@@ -1,7 +1,7 @@
 """Progress and course of what takes many steps, as messages. Everything here runs in threads."""
 
 import io
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -12,6 +12,7 @@ from gradserve.v1 import progress_pb2
 
 from ..methods.image_run import Snapshot
 from ..pool.wire import Preview, Task
+from .errors import Violations
 from .images import png
 
 MIN_MESSAGE_SECONDS = 0.25  # seconds between two messages at least
@@ -32,6 +33,14 @@ def progress(told: Preview) -> progress_pb2.Progress:
 def with_progress(task: Task) -> Task:
     """The same task, with reports on the way."""
     return replace(task, report_every=MIN_MESSAGE_SECONDS)
+
+
+def check_snapshots(steps: Sequence[int], total: int, violations: Violations) -> tuple[int, ...]:
+    """The steps after which pictures are kept; too many, or one that is never reached, are a violation."""
+    if len(steps) > MAX_SNAPSHOTS or any(step > total for step in steps):
+        text = f"must be at most {MAX_SNAPSHOTS} steps from 0 to {total}"
+        violations.add("snapshots", text, for_every_model=True)
+    return tuple(steps)
 
 
 def curves(found: Mapping[str, np.ndarray[Any, Any]]) -> list[progress_pb2.Curve]:

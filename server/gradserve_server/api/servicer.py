@@ -34,9 +34,8 @@ from .rpcs.certificate import attack_task, certificate_task, encode_picture, map
 from .rpcs.models import model_reply
 
 MAX_LOGGED_NAME_BYTES = 100  # bytes of a model's name as it was sent
-PARTIAL_GRACE_SECONDS = (
-    1.0  # seconds beyond its time that a partial answer is waited for, since passes cannot be interrupted
-)
+# Seconds beyond its time that a partial answer is waited for, since passes cannot be interrupted.
+PARTIAL_GRACE_SECONDS = 1.0
 UNARY: Mapping[str, RpcModule] = {
     "Predict": predict,
     "Explain": explain,
@@ -58,7 +57,7 @@ async def ignore_progress(told: Preview) -> None:
 
 
 class GradientService(service_pb2_grpc.GradientServiceServicer):
-    """Predict, Explain, Attack, Maximize, Stylize, Influence, Suspects, Embed."""
+    """Answers the RPCs of UNARY and STREAMS by their modules; Attack and Suspects have bodies of their own."""
 
     def __init__(self, pool: Pool, limits: LimitSettings, metrics: Metrics) -> None:
         self._pool, self._limits, self._metrics = pool, limits, metrics
@@ -71,7 +70,7 @@ class GradientService(service_pb2_grpc.GradientServiceServicer):
             setattr(self, name, partial(self._stream, name.removeprefix("Stream").lower(), rpc, event))
 
     async def _answer(self, word: str, rpc: RpcModule, request: Any, context: grpc.aio.ServicerContext) -> Any:
-        """The reply of an RPC that is one task."""
+        """Answers an RPC that is one task by its reply."""
         with self._admitted(word):
             bound = await self._bind(rpc.bind, request, context)
             outcome = await self._outcome(bound.task)
@@ -81,7 +80,7 @@ class GradientService(service_pb2_grpc.GradientServiceServicer):
     async def _stream(
         self, word: str, rpc: RpcModule, event: type[Any], request: Any, context: grpc.aio.ServicerContext
     ) -> None:
-        """The same with progress: events, the last of which has the reply."""
+        """Answers an RPC that is one task by a stream of events: its progress, then its reply."""
 
         async def report(told: Preview) -> None:
             await context.write(event(progress=await self._in_thread(progress, told)))

@@ -11,7 +11,7 @@ from ..errors import Violations
 from ..reply import resolved_target, target_name
 from ..targets import has_channels, known_layer, target_of
 
-MOST_GOALS, MOST_SUMMANDS = 16, 64
+MAX_GOALS, MAX_SUMMANDS = 16, 64
 MAX_WEIGHT = 1e9
 
 
@@ -19,8 +19,8 @@ def goals_of(
     messages: Sequence[maximize_pb2.Goal], card: ModelCard, own_size: bool, ranked: bool, violations: Violations
 ) -> tuple[Goal, ...]:
     """The goals; `ranked`: there is a picture whose predicted classes have ranks."""
-    if not 1 <= len(messages) <= MOST_GOALS:
-        violations.add("goals", f"must be 1 to {MOST_GOALS}, were {len(messages)}", for_every_model=True)
+    if not 1 <= len(messages) <= MAX_GOALS:
+        violations.add("goals", f"must be 1 to {MAX_GOALS}, were {len(messages)}", for_every_model=True)
         return ()
     return tuple(
         _goal(message, card, f"goals[{i}]", own_size, ranked, violations) for i, message in enumerate(messages)
@@ -30,9 +30,9 @@ def goals_of(
 def _goal(
     message: maximize_pb2.Goal, card: ModelCard, path: str, own_size: bool, ranked: bool, violations: Violations
 ) -> Goal:
-    if not 1 <= len(message.summands) <= MOST_SUMMANDS:
+    if not 1 <= len(message.summands) <= MAX_SUMMANDS:
         violations.add(
-            f"{path}.summands", f"must be 1 to {MOST_SUMMANDS}, were {len(message.summands)}", for_every_model=True
+            f"{path}.summands", f"must be 1 to {MAX_SUMMANDS}, were {len(message.summands)}", for_every_model=True
         )
         return ()
     found = []

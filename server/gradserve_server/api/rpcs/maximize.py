@@ -14,12 +14,12 @@ from ..canvas import canvas, picture
 from ..errors import Violations
 from ..fields import choice, enum_name, from_dict, parse_fields
 from ..images import ModelInput, fits, png, sizes_taken
-from ..progress import MAX_SNAPSHOTS, curves, snapshots
+from ..progress import check_snapshots, curves, snapshots
 from ..reply import best, provenance, scores
 from ..request import Bound, CallContext, check_options, model_of, task_of
 from .goals import goal_name, goal_reply, goals_of
 
-LONGEST, CANVAS = 448, 160  # pixels of a photo's and a canvas's longer side where no size is asked for
+PHOTO_SIDE, CANVAS_SIDE = 448, 160  # pixels of the longer side where no size is asked for
 MAX_STEPS = 16384  # of all goals and octaves
 TOP_CLASSES = 5
 
@@ -30,33 +30,24 @@ def bind(request: maximize_pb2.MaximizeRequest, at: CallContext) -> Bound:
     options = check_options("maximize", request.options, card, at, violations)
     photo = picture(request.image, "image", at.limits, violations) if request.HasField("image") else None
     settings = _settings(request, violations)
-    pixels = canvas(photo, request.size, CANVAS if photo is None else LONGEST, card, at.limits, violations)
+    pixels = canvas(photo, request.size, CANVAS_SIDE if photo is None else PHOTO_SIDE, card, at.limits, violations)
     size = (pixels.shape[0], pixels.shape[1])
     sizes = _sizes(settings, size, card, at.limits, violations)
     own_size = set(sizes) == {(card.height, card.width)}
     goals = goals_of(request.goals, card, own_size, photo is not None, violations)
-    if settings.total * len(goals) > MAX_STEPS:
-        violations.add(
-            "settings.steps",
-            f"with octaves and goals make {settings.total * len(goals)}; {_at_most()}",
-            for_every_model=True,
-        )
-    if len(request.snapshots) > MAX_SNAPSHOTS or any(step > settings.total for step in request.snapshots):
-        violations.add(
-            "snapshots", f"must be at most {MAX_SNAPSHOTS} steps from 0 to {settings.total}", for_every_model=True
-        )
+    steps = settings.total * len(goals)
+    if steps > MAX_STEPS:
+        text = f"with octaves and goals make {steps}; at most {MAX_STEPS} are allowed"
+        violations.add("settings.steps", text, for_every_model=True)
+    snapshot_steps = check_snapshots(request.snapshots, settings.total, violations)
     if card.no_gradient:
         violations.not_applicable(f"Maximize does not apply to {card.name}: {card.no_gradient}")
     violations.check()
     area = sum(height * width for height, width in sizes) / (card.height * card.width)
     cost = passes_cost(card.gflop, "image") * settings.steps * len(goals) * area
-    arguments = MaximizeArguments(goals, settings, tuple(request.snapshots))
+    arguments = MaximizeArguments(goals, settings, snapshot_steps)
     task = task_of(options, card, pixels, arguments, cost, at)
     return Bound(task, card, ModelInput(pixels, pb.Region()), (preset_of(request),))
-
-
-def _at_most() -> str:
-    return f"at most {MAX_STEPS} are allowed"
 
 
 def preset_of(request: maximize_pb2.MaximizeRequest) -> str:

@@ -26,13 +26,13 @@ from ..canvas import canvas, picture, scaled
 from ..errors import Violations
 from ..fields import from_dict, parse_fields
 from ..images import ModelInput, fits, png, resized, sizes_taken
-from ..progress import MAX_SNAPSHOTS, curves, snapshots
+from ..progress import check_snapshots, curves, snapshots
 from ..reply import provenance
 from ..request import Bound, CallContext, check_options, model_of, task_of
 from ..targets import known_layer
 
-LONGEST, TEXTURE = 512, 256  # pixels of the longer side where no size is asked for
-MOST_STYLES, MOST_LAYERS, MOST_STEPS = 8, 16, 4096
+CONTENT_SIDE, TEXTURE_SIDE = 512, 256  # pixels of the longer side where no size is asked for
+MAX_STYLES, MAX_LAYERS, MAX_STEPS = 8, 16, 4096
 MAX_WEIGHT = 1e9
 
 
@@ -40,27 +40,23 @@ def bind(request: stylize_pb2.StylizeRequest, at: CallContext) -> Bound:
     """Raises RequestError."""
     card, violations = model_of(request.model, at.cards)
     options = check_options("stylize", request.options, card, at, violations)
-    given = request.HasField("content")
-    content = picture(request.content, "content", at.limits, violations) if given else None
-    pixels = canvas(content, request.size, LONGEST if given else TEXTURE, card, at.limits, violations)
+    has_content = request.HasField("content")
+    content = picture(request.content, "content", at.limits, violations) if has_content else None
+    pixels = canvas(content, request.size, CONTENT_SIDE if has_content else TEXTURE_SIDE, card, at.limits, violations)
     styles = _styles(request, max(pixels.shape[:2]), card, at.limits, violations)
-    settings = _settings(request, given, violations)
+    settings = _settings(request, has_content, violations)
     style_layers = _layers(request.style_layers, "style_layers", default_style_layers(card), card, violations)
     content_layers = _layers(request.content_layers, "content_layers", default_content_layers(card), card, violations)
     size = (pixels.shape[0], pixels.shape[1])
-    _check_asked(request, given, card, style_layers, content_layers, settings, violations)
+    _check_asked(request, has_content, card, style_layers, content_layers, settings, violations)
     _check_sizes(size, settings, card, at.limits, violations)
-    if len(request.snapshots) > MAX_SNAPSHOTS or any(step > settings.total for step in request.snapshots):
-        violations.add(
-            "snapshots", f"must be at most {MAX_SNAPSHOTS} steps from 0 to {settings.total}", for_every_model=True
-        )
+    snapshot_steps = check_snapshots(request.snapshots, settings.total, violations)
     if card.no_gradient:
         violations.not_applicable(f"Stylize does not apply to {card.name}: {card.no_gradient}")
     violations.check()
     rows = settings.steps + settings.coarse_steps / 4 + len(styles) + 3  # the content, and the two measurements
     cost = passes_cost(card.gflop, "image") * rows * size[0] * size[1] / (card.height * card.width)
-    snapshots_after = tuple(request.snapshots)
-    arguments = StylizeArguments(given, styles, style_layers, content_layers, settings, snapshots_after)
+    arguments = StylizeArguments(has_content, styles, style_layers, content_layers, settings, snapshot_steps)
     task = task_of(options, card, pixels, arguments, cost, at)
     return Bound(task, card, ModelInput(pixels, pb.Region()), (settings.optimizer,))
 
@@ -68,8 +64,8 @@ def bind(request: stylize_pb2.StylizeRequest, at: CallContext) -> Bound:
 def _styles(
     request: stylize_pb2.StylizeRequest, longer: int, card: ModelCard, limits: LimitSettings, violations: Violations
 ) -> tuple[tuple[np.ndarray[Any, Any], float], ...]:
-    if len(request.styles) > MOST_STYLES:
-        violations.add("styles", f"must be at most {MOST_STYLES}, were {len(request.styles)}", for_every_model=True)
+    if len(request.styles) > MAX_STYLES:
+        violations.add("styles", f"must be at most {MAX_STYLES}, were {len(request.styles)}", for_every_model=True)
         return ()
     styles = []
     for i, style in enumerate(request.styles):
@@ -95,19 +91,19 @@ def _weight(message: stylize_pb2.Style | stylize_pb2.LayerWeight, path: str, vio
     return weight
 
 
-def _settings(request: stylize_pb2.StylizeRequest, given: bool, violations: Violations) -> StylizeSettings:
-    defaults: dict[str, Any] = {"start": "content" if given and request.styles else "noise"}
+def _settings(request: stylize_pb2.StylizeRequest, has_content: bool, violations: Violations) -> StylizeSettings:
+    defaults: dict[str, Any] = {"start": "content" if has_content and request.styles else "noise"}
     if request.settings.optimizer == progress_pb2.OPTIMIZER_LBFGS:
         defaults["rate"] = 1.0
     settings = StylizeSettings(
         **parse_fields(StylizeSettings, request.settings, "settings", violations, defaults) or defaults
     )
-    if settings.start == "content" and not given:
+    if settings.start == "content" and not has_content:
         violations.add("settings.start", "must be NOISE where no content is given, was CONTENT", for_every_model=True)
-    if settings.total > MOST_STEPS:
+    if settings.total > MAX_STEPS:
         violations.add(
             "settings.steps",
-            f"with coarse_steps make {settings.total}; at most {MOST_STEPS} are allowed",
+            f"with coarse_steps make {settings.total}; at most {MAX_STEPS} are allowed",
             for_every_model=True,
         )
     return settings
@@ -121,8 +117,8 @@ def _layers(
     violations: Violations,
 ) -> tuple[LayerWeight, ...]:
     named = list(messages)
-    if len(named) > MOST_LAYERS:
-        violations.add(path, f"must be at most {MOST_LAYERS}, were {len(named)}", for_every_model=True)
+    if len(named) > MAX_LAYERS:
+        violations.add(path, f"must be at most {MAX_LAYERS}, were {len(named)}", for_every_model=True)
         return ()
     layers = []
     for i, message in enumerate(named):
@@ -140,21 +136,21 @@ def _layers(
 
 def _check_asked(
     request: stylize_pb2.StylizeRequest,
-    given: bool,
+    has_content: bool,
     card: ModelCard,
     style_layers: Iterable[LayerWeight],
     content_layers: Iterable[LayerWeight],
     settings: StylizeSettings,
     violations: Violations,
 ) -> None:
-    if given and not content_layers:
+    if has_content and not content_layers:
         violations.not_applicable(f"Stylize does not apply to {card.name}: no layer of it has spatial extent")
-    if not given and not request.styles:
+    if not has_content and not request.styles:
         violations.add(
             "content", "is needed where there are no styles: set content, styles, or both", for_every_model=True
         )
         return
-    content = given and settings.content_weight
+    content = has_content and settings.content_weight
     style = request.styles and settings.style_weight
     if not content and not style:
         violations.add(
