@@ -10,6 +10,7 @@ from dataclasses import is_dataclass
 from itertools import pairwise
 from pathlib import Path
 
+import house
 import pytest
 
 from gradserve_server.api import servicer
@@ -113,6 +114,20 @@ def test_files_and_functions_stay_small(path: Path) -> None:
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.body:
             lines = node.end_lineno - node.body[0].lineno + 1  # type: ignore[operator]
             assert lines <= MOST_FUNCTION, f"{node.name} has {lines} lines"
+
+
+def test_class_names_are_unique_in_the_server() -> None:
+    assert house.repeated_classes(house.SERVER) == {}
+
+
+@pytest.mark.parametrize("package", [house.CLIENT, house.SERVER], ids=lambda path: path.name)
+def test_no_modules_import_each_other_in_a_circle(package: Path) -> None:
+    assert house.circles(house.import_graph(package)) == []
+
+
+def test_circles_are_found() -> None:
+    graph = {"a": {"b"}, "b": {"c"}, "c": {"b"}, "d": {"d"}}
+    assert sorted(map(sorted, house.circles(graph))) == [["b", "c"], ["d"]]
 
 
 def test_the_stubs_are_in_step_with_the_protos() -> None:

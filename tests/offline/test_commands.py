@@ -8,7 +8,7 @@ import torch
 from methods.influence.small import run
 from PIL import Image
 
-from gradserve_server.methods.influence import InfluenceArguments, Member, influence
+from gradserve_server.methods.influence import IndexedModel, InfluenceArguments, influence
 from gradserve_server.methods.influence.index import Index
 from gradserve_server.methods.influence.serving import attached
 from gradserve_server.models.catalogue import read_catalogue
@@ -52,7 +52,7 @@ def test_a_fine_tuned_head_is_served_with_exact_influence(tuned: Path) -> None:
     tests = torch.from_numpy(pixels(x[y == 3])).permute(0, 3, 1, 2).float() / 255
     right = sum(int(model(image[None]).argmax()) == model.card.classes.index("three") for image in tests)
     assert right >= len(tests) - 1
-    arguments = InfluenceArguments((Member("mine", model.card.index),), "last_layer", "loss", None, rank=1, top=3)
+    arguments = InfluenceArguments((IndexedModel("mine", model.card.index),), "last_layer", "loss", None, rank=1, top=3)
     found = run({"mine": model, **plain}, lambda job: influence(job, tests[:1], arguments))
     assert found.label == model.card.classes.index("three")
     names = [Index(tuned / "index").name(int(row)) for row in found.helpful]

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from gradserve_server.engine.engine import Engine
 from gradserve_server.engine.events import Ended
 from gradserve_server.engine.job import Job
-from gradserve_server.methods.influence import InfluenceArguments, Member, influence, unfolded
+from gradserve_server.methods.influence import IndexedModel, InfluenceArguments, influence, unfolded
 from gradserve_server.methods.influence.examples import ArrayExamples
 from gradserve_server.methods.influence.index import Index
 from gradserve_server.methods.influence.indexing.build import Builder
@@ -56,7 +56,7 @@ def changes(
     names = [f"it{i}" for i in range(len(members))]
     models = {unfolded(name): model for name, (model, _) in zip(names, members, strict=True)}
     engine = Engine(models)
-    asked = tuple(Member(name, str(folder)) for name, (_, folder) in zip(names, members, strict=True))
+    asked = tuple(IndexedModel(name, str(folder)) for name, (_, folder) in zip(names, members, strict=True))
     count = len(Index(members[0][1]))
     for i, (image, label) in enumerate(zip(x.expand(-1, 3, -1, -1), labels.tolist(), strict=True)):
         arguments = InfluenceArguments(asked, method, goal, label, rank=1, top=count, newton=newton)

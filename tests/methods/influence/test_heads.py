@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from zoo import off
 
-from gradserve_server.methods.influence import InfluenceArguments, Member, Reweighting, influence, unfolded
+from gradserve_server.methods.influence import IndexedModel, InfluenceArguments, Reweighting, influence, unfolded
 from gradserve_server.methods.influence.audit import Exact
 from gradserve_server.methods.influence.coverage import covered, last_linear
 from gradserve_server.methods.influence.examples import ArrayExamples
@@ -145,7 +145,7 @@ def number_of(goal: str, label: int) -> Callable[[Tensor], Tensor]:
 def asked(name: str, folder: Path, image: np.ndarray, **facts: Any) -> Any:
     usual = {"goal": "loss", "label": 1, "rank": 1, "top": 100, "what_if": (), "newton": False}
     served = model(name)
-    members = (Member("small", str(folder), served.card.head),)
+    members = (IndexedModel("small", str(folder), served.card.head),)
     arguments = InfluenceArguments(members, **{**usual, **facts})
     x, models = small.images(image[None]), {"small": served, unfolded("small"): served}
     return small.run(models, lambda job: influence(job, x, arguments))

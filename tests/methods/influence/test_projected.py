@@ -12,7 +12,7 @@ from zoo import off
 
 from gradserve_server.engine.engine import Engine
 from gradserve_server.engine.job import Job
-from gradserve_server.methods.influence import InfluenceArguments, Member, Reweighting, influence, unfolded
+from gradserve_server.methods.influence import IndexedModel, InfluenceArguments, Reweighting, influence, unfolded
 from gradserve_server.methods.influence.audit import Exact, audited, rank_correlation
 from gradserve_server.methods.influence.index import Index
 from gradserve_server.methods.influence.indexing.build import Builder
@@ -68,7 +68,7 @@ def asked(folder: Path, image: np.ndarray, members: int = 1, **facts: object) ->
     }
     x = small.images(image[None])
     models = {"small": small.model(), unfolded("small"): small.model()}
-    arguments = InfluenceArguments((Member("small", str(folder)),) * members, **facts)
+    arguments = InfluenceArguments((IndexedModel("small", str(folder)),) * members, **facts)
     return small.run(models, lambda job: influence(job, x, arguments))
 
 
@@ -165,7 +165,7 @@ def test_an_ensemble_averages_its_members(folder: Path, tmp_path: Path) -> None:
     image = small.data()[1][2]
     alone = [changes(path, image) for path in (folder, tmp_path / "other")]
     x = small.images(image[None])
-    members = (Member("small", str(folder)), Member("small", str(tmp_path / "other")))
+    members = (IndexedModel("small", str(folder)), IndexedModel("small", str(tmp_path / "other")))
     what_if = (Reweighting((3, 4), 2.0),)
     arguments = InfluenceArguments(members, "projected", "margin", 1, 1, top=5, what_if=what_if, newton=False)
     models = {"small": small.model(), unfolded("small"): small.model()}
@@ -178,7 +178,7 @@ def test_an_ensemble_averages_its_members(folder: Path, tmp_path: Path) -> None:
 def test_many_callers_share_passes_and_get_what_they_would_get_alone(folder: Path) -> None:
     alone = [asked(folder, image, top=5) for image in small.data()[1][:6]]
     engine = Engine({unfolded("small"): small.model()})
-    members = (Member("small", str(folder)),)
+    members = (IndexedModel("small", str(folder)),)
     arguments = InfluenceArguments(members, "projected", "margin", 1, 1, top=5, newton=False)
     for i, image in enumerate(small.data()[1][:6]):
         begin = partial(influence, x=small.images(image[None]), arguments=arguments)

@@ -11,7 +11,16 @@ from gradserve.v1 import attack_pb2, explain_pb2
 from gradserve.v1 import common_pb2 as pb
 
 from ...engine.batch_limits import passes_cost
-from ...methods.attack import FROM_SCRATCH, METHODS, AttackArguments, Attacked, Ball, GoalSpec, InputTransform, Method
+from ...methods.attack import (
+    FROM_SCRATCH,
+    METHODS,
+    AttackArguments,
+    Attacked,
+    AttackMethod,
+    Ball,
+    GoalSpec,
+    InputTransform,
+)
 from ...methods.attack.defences import DEFENCES
 from ...methods.attack.lens import eot
 from ...methods.attack.oracle import TrajectoryPoint
@@ -217,7 +226,9 @@ def _maps(
     return calls
 
 
-def _cost_in_forwards(arguments: AttackArguments, method: Method, size: Sequence[int], violations: Violations) -> float:
+def _cost_in_forwards(
+    arguments: AttackArguments, method: AttackMethod, size: Sequence[int], violations: Violations
+) -> float:
     """The attack's cost in forward passes, certificate included."""
     forwards, gradients = method.rows(arguments.parameters)
     rows = rows_at_most(arguments) - CERTIFICATE_ROWS

@@ -7,7 +7,7 @@ from typing import Any
 from gradserve.v1 import influence_pb2
 
 from ...engine.batch_limits import passes_cost
-from ...methods.influence import InfluenceArguments, Influenced, Member, Method, Reweighting, opened
+from ...methods.influence import EstimateName, IndexedModel, InfluenceArguments, Influenced, Reweighting, opened
 from ...methods.influence.index import Index
 from ...methods.influence.indexing.plan import no_influence
 from ...models.card import ModelCard
@@ -76,7 +76,7 @@ def _label(request: influence_pb2.InfluenceRequest, card: ModelCard, violations:
 
 def _method(
     message: influence_pb2.InfluenceMethod, index: Index | None, card: ModelCard, violations: Violations
-) -> Method:
+) -> EstimateName:
     there = index.manifest.methods if index else ()
     method: Any = message.WhichOneof("method") or (there[0] if there else "")
     if there and method not in there:
@@ -90,7 +90,7 @@ def _members(
     method: str,
     cards: ServedModels,
     violations: Violations,
-) -> tuple[Member, ...]:
+) -> tuple[IndexedModel, ...]:
     """The model and its ensemble, all of the same examples."""
     names = list(request.ensemble)
     if len(names) > MAX_MEMBERS:
@@ -109,7 +109,7 @@ def _members(
         else:
             members.append(other)
             _check_member(card, other, method, f"ensemble[{i}]", violations)
-    return tuple(Member(each.name, each.index, each.head) for each in members)
+    return tuple(IndexedModel(each.name, each.index, each.head) for each in members)
 
 
 def _check_member(card: ModelCard, other: ModelCard, method: str, path: str, violations: Violations) -> None:

@@ -36,7 +36,7 @@ class Rows(NamedTuple):
     gradients: int
 
 
-class Method(NamedTuple):
+class AttackMethod(NamedTuple):
     """A method, what it costs, and how it uses budgets, losses and successes."""
 
     function: Callable[..., Steps]
@@ -58,22 +58,22 @@ def _sphere_rows(p: Parameters) -> Rows:
     return Rows(p["points"] + 1, 0 if p["radius"] else 10)
 
 
-METHODS: Mapping[str, Method] = {
-    "gradient_ascent": Method(gradient_ascent, lambda p: Rows(1, p["steps"]), bounded=False),
-    "fgsm": Method(fgsm, lambda p: Rows(1, 1)),
-    "pgd": Method(pgd, lambda p: Rows(p["restarts"], p["steps"] * p["restarts"])),
-    "apgd": Method(apgd, lambda p: Rows(p["restarts"], p["steps"] * p["restarts"])),
-    "one_pixel": Method(
+METHODS: Mapping[str, AttackMethod] = {
+    "gradient_ascent": AttackMethod(gradient_ascent, lambda p: Rows(1, p["steps"]), bounded=False),
+    "fgsm": AttackMethod(fgsm, lambda p: Rows(1, 1)),
+    "pgd": AttackMethod(pgd, lambda p: Rows(p["restarts"], p["steps"] * p["restarts"])),
+    "apgd": AttackMethod(apgd, lambda p: Rows(p["restarts"], p["steps"] * p["restarts"])),
+    "one_pixel": AttackMethod(
         one_pixel, lambda p: Rows(p["population"] * (p["generations"] + 1), 0), "scores", bounded=False, stops=True
     ),
-    "square": Method(square, lambda p: Rows(p["queries"], 0), "scores", norms=("linf",), stops=True),
-    "transfer": Method(transfer, lambda p: Rows(2, p["steps"]), borrows=True),
-    "fooling": Method(
+    "square": AttackMethod(square, lambda p: Rows(p["queries"], 0), "scores", norms=("linf",), stops=True),
+    "transfer": AttackMethod(transfer, lambda p: Rows(2, p["steps"]), borrows=True),
+    "fooling": AttackMethod(
         fooling, lambda p: Rows(p["population"] * (p["generations"] + 1), 0), "scores", bounded=False, stops=True
     ),
-    "sphere": Method(sphere, _sphere_rows, expects=False),
-    "corruption": Method(corruption, lambda p: Rows(1, 0), "scores", bounded=False),
-    "patch": Method(patch, lambda p: Rows(FINAL_TRIALS, p["steps"] * p["places"]), bounded=False, expects=False),
+    "sphere": AttackMethod(sphere, _sphere_rows, expects=False),
+    "corruption": AttackMethod(corruption, lambda p: Rows(1, 0), "scores", bounded=False),
+    "patch": AttackMethod(patch, lambda p: Rows(FINAL_TRIALS, p["steps"] * p["places"]), bounded=False, expects=False),
 }
 FROM_SCRATCH = ("fooling",)  # needs a target and no picture
 ALSO_IF_MISCLASSIFIED = (*FROM_SCRATCH, "corruption")  # also done to a picture that is misclassified as it is
@@ -158,13 +158,13 @@ def attack(job: Job, x: Tensor, arguments: AttackArguments) -> Steps:
 __all__ = [
     "METHODS",
     "AttackArguments",
+    "AttackMethod",
     "Attacked",
     "Ball",
     "Goal",
     "GoalSpec",
     "InputTransform",
     "Loss",
-    "Method",
     "Rows",
     "attack",
 ]

@@ -11,7 +11,7 @@ from ...engine.query import Query
 from .estimates import (
     Estimate,
     Goal,
-    Member,
+    IndexedModel,
     Quantity,
     last_layer,
     opened,
@@ -20,9 +20,9 @@ from .estimates import (
     similar,
     unfolded,
 )
-from .index import Array, Method, extremes
+from .index import Array, EstimateName, extremes
 
-METHODS: Mapping[Method, Callable[[Tensor, Quantity, Member], Steps]] = {
+METHODS: Mapping[EstimateName, Callable[[Tensor, Quantity, IndexedModel], Steps]] = {
     "projected": projected_gauss_newton,
     "last_layer": last_layer,
     "neighbours": similar,
@@ -42,8 +42,8 @@ class Reweighting:
 class InfluenceArguments:
     """Which number of which class is traced to its training examples, and by which method."""
 
-    members: tuple[Member, ...]  # the model and the others of its ensemble
-    method: Method
+    members: tuple[IndexedModel, ...]  # the model and the others of its ensemble
+    method: EstimateName
     goal: Goal
     label: int | None
     rank: int  # of the class among the predicted ones, where no label is given
@@ -95,7 +95,7 @@ def influence(job: Job, x: Tensor, arguments: InfluenceArguments) -> Steps:
     )
 
 
-def _ranked(scores: Array, method: Method, goal: Goal, top: int, floor: float) -> tuple[Array, Array]:
+def _ranked(scores: Array, method: EstimateName, goal: Goal, top: int, floor: float) -> tuple[Array, Array]:
     """Rows that help and rows that harm; a loss rises, a margin or logit falls when a helpful one is removed."""
     high, low = extremes(scores, top)
     if method == "neighbours":
@@ -109,7 +109,7 @@ def _step(estimates: Sequence[Estimate], rows: Array, weight: float) -> float:
 
 
 def _what_if(
-    asked: Reweighting, scores: Array, estimates: Sequence[Estimate], members: Sequence[Member], stepped: bool
+    asked: Reweighting, scores: Array, estimates: Sequence[Estimate], members: Sequence[IndexedModel], stepped: bool
 ) -> float:
     """By a Newton step of the whole group where that is possible, else the sum of the single changes."""
     rows = np.array(asked.rows)
@@ -120,11 +120,11 @@ def _what_if(
 
 __all__ = [
     "METHODS",
+    "EstimateName",
     "Goal",
+    "IndexedModel",
     "InfluenceArguments",
     "Influenced",
-    "Member",
-    "Method",
     "Reweighting",
     "influence",
     "opened",

@@ -29,7 +29,7 @@ from .regression import Regression, read_regression
 Goal = Literal["loss", "margin", "logit"]
 
 
-class Member(NamedTuple):
+class IndexedModel(NamedTuple):
     """A served model, the folder of its index and what its outputs mean; several are an ensemble."""
 
     model: str
@@ -99,7 +99,7 @@ def regression_of(path: str) -> Regression:
     return read_regression(Path(path) / HEAD)
 
 
-def projected_gauss_newton(x: Tensor, asked: Quantity, member: Member) -> Steps:
+def projected_gauss_newton(x: Tensor, asked: Quantity, member: IndexedModel) -> Steps:
     """Inner products of projected, whitened gradients (LoGra: Choe et al. 2024, with the softmax Gauss-Newton matrix).
 
     d loss = -(1 - p) d margin.
@@ -113,7 +113,7 @@ def projected_gauss_newton(x: Tensor, asked: Quantity, member: Member) -> Steps:
     return Estimate(slope / len(index) * products(index, vector[None])[0], asked, scores)
 
 
-def last_layer(x: Tensor, asked: Quantity, member: Member) -> Steps:
+def last_layer(x: Tensor, asked: Quantity, member: IndexedModel) -> Steps:
     """Exact influence through the weights of the last layer alone."""
     index, tools = opened(member.folder), regression_of(member.folder)
     scores, features = yield from _last(x, asked, member)
@@ -130,7 +130,7 @@ def last_layer(x: Tensor, asked: Quantity, member: Member) -> Steps:
     return Estimate(tools.removals(index, responses, slope), asked, scores, step)
 
 
-def similar(x: Tensor, asked: Quantity, member: Member) -> Steps:
+def similar(x: Tensor, asked: Quantity, member: IndexedModel) -> Steps:
     """Cosine of what goes into the last layer: similar training examples, whether or not they mattered."""
     scores, features = yield from _last(x, asked, member)
     similarities = neighbours.similarities(opened(member.folder), features.float().numpy())
@@ -146,7 +146,7 @@ def products(index: Index, vectors: Array) -> Array:
     return out
 
 
-def _last(x: Tensor, asked: Quantity, member: Member) -> Steps:
+def _last(x: Tensor, asked: Quantity, member: IndexedModel) -> Steps:
     """Softmax scores [C] and what goes into the last layer [D], float64 on the CPU."""
     layer = opened(member.folder).manifest.feature_layer
     tap = Tap(layer, "input", reduce=lambda act, _: pooled(act, "mean"))

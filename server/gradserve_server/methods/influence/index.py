@@ -24,7 +24,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 VERSION = 2  # version 1 also covered layers that do more than their class says, whose gradients were wrong
 MANIFEST, PROJECTION, HEAD = "manifest.json", "projection.safetensors", "head.safetensors"
 CHUNK_ROWS = 2048  # examples that are scored at once
-Method = Literal["projected", "last_layer", "neighbours"]
+EstimateName = Literal["projected", "last_layer", "neighbours"]
 COLUMNS = np.dtype(
     [
         ("label", "<i4"),
@@ -67,7 +67,7 @@ class Manifest(BaseModel):
     classes: int
     features: int
     feature_layer: str  # whose input they are
-    methods: tuple[Method, ...]  # the first is the default
+    methods: tuple[EstimateName, ...]  # the first is the default
     weight_decay: float | None
     label_smoothing: float
     size: int = 0  # k

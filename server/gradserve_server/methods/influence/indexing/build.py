@@ -17,7 +17,7 @@ from ....models.prepared import Prepared
 from .. import neighbours, regression
 from ..coverage import covered, last_linear
 from ..gradients import Pass, losses
-from ..index import COLUMNS, HEAD, PROJECTION, VERSION, Array, IndexFault, Manifest, Method, softened
+from ..index import COLUMNS, HEAD, PROJECTION, VERSION, Array, EstimateName, IndexFault, Manifest, softened
 from ..layers import IndexedLayer, joined, parameters
 from ..projected import Bases, Projected, read_projected
 from .curvature import Curvature
@@ -88,9 +88,9 @@ class Builder:
         return sum(dtype.itemsize * max(1, width) for dtype, width in self._columns().values())
 
     @property
-    def methods(self) -> tuple[Method, ...]:
+    def methods(self) -> tuple[EstimateName, ...]:
         """What the index will answer by; the first is the default."""
-        there: dict[Method, bool] = {"projected": self.projects, "last_layer": self.regresses, "neighbours": True}
+        there: dict[EstimateName, bool] = {"projected": self.projects, "last_layer": self.regresses, "neighbours": True}
         return tuple(method for method, is_there in there.items() if is_there)
 
     def _purpose(self) -> dict[str, Any]:
