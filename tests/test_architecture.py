@@ -116,6 +116,11 @@ def test_files_and_functions_stay_small(path: Path) -> None:
             assert lines <= MOST_FUNCTION, f"{node.name} has {lines} lines"
 
 
+def test_the_commands_that_need_no_server_import_nothing_of_its_rpcs() -> None:
+    users = {path.name for path in SERVER.glob("offline/*.py") for name in imports(path) if part(f"{name}.") == "api"}
+    assert users == set()
+
+
 def test_class_names_are_unique_in_the_server() -> None:
     assert house.repeated_classes(house.SERVER) == {}
 

@@ -12,8 +12,9 @@ from sklearn.datasets import load_sample_image
 from torchvision.transforms import CenterCrop, InterpolationMode, Resize
 
 from gradserve.v1 import common_pb2 as pb
-from gradserve_server.api.images import BadImage, Decoded, decode, png, preprocess, resized
+from gradserve_server.api.images import BadImage, Decoded, decode, png, preprocess
 from gradserve_server.config import LimitSettings
+from gradserve_server.models.preprocess import resize
 
 LIMITS = LimitSettings()
 SIZES = [(75, 56), (224, 224), (256, 256), (257, 500), (500, 333), (640, 481), (1001, 200), (31, 600), (2, 3), (1, 1)]
@@ -126,7 +127,7 @@ def test_an_elongated_picture_is_not_blown_up() -> None:
 
 def test_nothing_is_resampled_where_the_size_is_right() -> None:
     pixels = photo(5, 7)
-    assert resized(pixels, 5, 7, "bilinear") is pixels
+    assert resize(pixels, 5, 7, "bilinear") is pixels
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 7), (5, 3), (224, 224), (31, 500)], ids=str)

@@ -9,6 +9,7 @@ from gradserve.v1 import progress_pb2
 
 from ..config import LimitSettings
 from ..models.card import ModelCard
+from ..models.preprocess import BadImage, resize
 from . import images
 from .errors import Violations
 
@@ -19,7 +20,7 @@ def picture(image: pb.Image, path: str, limits: LimitSettings, violations: Viola
     """A decoded picture [H, W, 3], or None with a violation."""
     try:
         return images.decode(image, limits).pixels
-    except images.BadImage as error:
+    except BadImage as error:
         violations.add(path, str(error), for_every_model=True)
         return None
 
@@ -46,7 +47,7 @@ def canvas(
         height, width = card.height, card.width
     if photo is None:
         return np.full((height, width, 3), CANVAS_VALUE, np.float32)
-    return images.resized(photo, height, width, card.interpolation)
+    return resize(photo, height, width, card.interpolation)
 
 
 def _sides(size: progress_pb2.Size, natural: tuple[int, int], violations: Violations) -> tuple[int, int]:

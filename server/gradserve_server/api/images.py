@@ -14,6 +14,7 @@ from gradserve.v1 import common_pb2 as pb
 
 from ..config import LimitSettings
 from ..models.card import ModelCard
+from ..models.preprocess import BadImage, Picture, center_crop, check_aspect, resize, shorter_side, size_of
 from .errors import Violations
 from .fields import enum_name
 
@@ -24,17 +25,12 @@ DTYPES: dict[int, np.dtype[Any]] = {pb.DTYPE_UINT8: np.dtype("uint8"), pb.DTYPE_
 PNG_SIGNATURE, PNG_UP, PNG_COLOURS, PNG_LEVEL = b"\x89PNG\r\n\x1a\n", 2, {1: 0, 3: 2}, 1
 QUICK_FACTOR = 2  # the quick decode leaves at least this many times the needed side
 ON_ITS_SIDE = (5, 6, 7, 8)  # EXIF orientations of files whose width is the height of the upright picture
-RESAMPLING = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
-
-
-class BadImage(Exception):
-    """The picture cannot be used; the text says why and what is allowed."""
 
 
 class Decoded(NamedTuple):
     """RGB as a picture or as an array [h, w, 3], uint8 or float32 in [0, 1]; and the file's own height and width."""
 
-    source: Image.Image | np.ndarray
+    source: Picture
     height: int
     width: int
 
@@ -46,7 +42,7 @@ class Decoded(NamedTuple):
     @property
     def quick(self) -> bool:
         """Whether it was decoded smaller than it is."""
-        return _size(self.source) != (self.height, self.width)
+        return size_of(self.source) != (self.height, self.width)
 
 
 class ModelInput(NamedTuple):
@@ -122,11 +118,6 @@ def _decode_tensor(tensor: pb.Tensor, limits: LimitSettings) -> np.ndarray:
     return np.repeat(values, 3, axis=2) if shape[2] == 1 else values
 
 
-def model_input(pixels: np.ndarray, card: ModelCard, limits: LimitSettings) -> np.ndarray:
-    """What PREPROCESS_MODEL_DEFAULT makes of a picture. Raises BadImage."""
-    return preprocess(Decoded(pixels, *pixels.shape[:2]), card, pb.PREPROCESS_MODEL_DEFAULT, limits)[0]
-
-
 def preprocess(picture: Decoded, card: ModelCard, how: int, limits: LimitSettings) -> tuple[np.ndarray, pb.Region]:
     """The model's input [h, w, 3] of the same type, and the part of the picture it shows. Raises BadImage."""
     source, height, width = picture
@@ -135,16 +126,10 @@ def preprocess(picture: Decoded, card: ModelCard, how: int, limits: LimitSetting
         _check_size(height, width, card, limits)
         return picture.pixels, region
     if how == pb.PREPROCESS_WHOLE_IMAGE:
-        return resized(source, card.height, card.width, card.interpolation), region
-    _check_aspect(height, width, limits)
-    shorter = max(card.resize, card.height, card.width)
-    longer = int(shorter * max(height, width) / min(height, width))  # as torchvision rounds it
-    tall, wide = (longer, shorter) if height >= width else (shorter, longer)
-    top, left = round((tall - card.height) / 2), round((wide - card.width) / 2)
-    part = resized(source, tall, wide, card.interpolation)[top : top + card.height, left : left + card.width]
-    region.x, region.width = left * width / wide, card.width * width / wide
-    region.y, region.height = top * height / tall, card.height * height / tall
-    return np.ascontiguousarray(part), region
+        return resize(source, card.height, card.width, card.interpolation), region
+    pixels, crop = center_crop(source, (height, width), card, limits.max_aspect)
+    region.x, region.y, region.width, region.height = crop
+    return pixels, region
 
 
 def fits(height: int, width: int, card: ModelCard, limits: LimitSettings) -> bool:
@@ -160,38 +145,15 @@ def sizes_taken(card: ModelCard, limits: LimitSettings) -> str:
     return f"sides of at least {card.min_size} pixels, {area} and at most {limits.max_aspect:g} to 1"
 
 
-def _check_aspect(height: int, width: int, limits: LimitSettings) -> None:
-    if max(height, width) > limits.max_aspect * min(height, width):
-        at_most = f"at most {limits.max_aspect:g} to 1, or WHOLE_IMAGE, which takes any"
-        raise BadImage(f"a {width}x{height} picture is too elongated: {at_most}")
-
-
 def _check_size(height: int, width: int, card: ModelCard, limits: LimitSettings) -> None:
     own = f"{card.width}x{card.height}"
     if (height, width) == (card.height, card.width):
         return
     if not card.any_size:
         raise BadImage(f"AS_IS needs a {own} picture for {card.name}, this one is {width}x{height}")
-    _check_aspect(height, width, limits)
+    check_aspect(height, width, limits.max_aspect)
     if not fits(height, width, card, limits):
         raise BadImage(f"AS_IS takes {sizes_taken(card, limits)} for {card.name}; this picture is {width}x{height}")
-
-
-def resized(source: Image.Image | np.ndarray, height: int, width: int, interpolation: str) -> np.ndarray:
-    """Pillow's antialiased resampling to [height, width, 3]; float pictures channel by channel, never rounded."""
-    if _size(source) == (height, width):
-        return np.asarray(source)
-    filter_ = RESAMPLING[interpolation]
-    if isinstance(source, np.ndarray) and source.dtype != np.uint8:
-        channels = [np.asarray(Image.fromarray(source[..., c]).resize((width, height), filter_)) for c in range(3)]
-        return np.stack(channels, axis=2).clip(0, 1)
-    picture = Image.fromarray(source) if isinstance(source, np.ndarray) else source
-    return np.asarray(picture.resize((width, height), filter_))
-
-
-def _size(source: Image.Image | np.ndarray) -> tuple[int, int]:
-    """Height and width."""
-    return (source.height, source.width) if isinstance(source, Image.Image) else (source.shape[0], source.shape[1])
 
 
 def decoded(
@@ -203,7 +165,7 @@ def decoded(
     """
     quick = quick and how == pb.PREPROCESS_MODEL_DEFAULT
     try:
-        picture = decode(image, limits, max(card.resize, card.height, card.width) if quick else None)
+        picture = decode(image, limits, shorter_side(card) if quick else None)
     except BadImage as error:
         violations.add("image", str(error), for_every_model=True)
         return None

@@ -6,11 +6,11 @@ import numpy as np
 
 from gradserve.datasets import Dataset
 
-from ..api.images import model_input
 from ..config import LimitSettings
 from ..methods.influence.examples import digest, thumbnail
 from ..methods.influence.index import Array
 from ..models.card import ModelCard
+from ..models.preprocess import center_crop, size_of
 
 
 class DatasetExamples:
@@ -18,7 +18,7 @@ class DatasetExamples:
 
     def __init__(self, dataset: Dataset, card: ModelCard) -> None:
         """`dataset` is labelled by the model's classes already; the card says how pictures become input."""
-        self._dataset, self._card, self._limits = dataset, card, LimitSettings()
+        self._dataset, self._card, self._max_aspect = dataset, card, LimitSettings().max_aspect
         self._labels = np.array([each.label for each in dataset], np.int64)
 
     def __len__(self) -> int:
@@ -26,7 +26,8 @@ class DatasetExamples:
 
     def images(self, rows: Sequence[int]) -> Array:
         """[n, H, W, 3] uint8, preprocessed by the model's default."""
-        return np.stack([model_input(self._dataset[row].pixels(), self._card, self._limits) for row in rows])
+        pictures = [self._dataset[row].pixels() for row in rows]
+        return np.stack([center_crop(each, size_of(each), self._card, self._max_aspect)[0] for each in pictures])
 
     def labels(self, rows: Sequence[int]) -> Array:
         """[n]."""

@@ -19,6 +19,7 @@ from ..methods.influence.layers import IndexedLayer
 from ..models.catalogue import ModelSpec
 from ..models.preparation import prepare
 from ..models.prepared import Prepared
+from ..models.preprocess import to_batch
 from ..models.tables import toml_value
 from . import training
 from .command import Config, Device, Model, Threads, console, device_of, reporting, run, spec_of
@@ -115,8 +116,7 @@ def features_of(
     features, labels = [], []
     report("features", 0, len(examples))
     for rows in batches(model, len(examples)):
-        pixels = torch.from_numpy(examples.images(rows)).to(model.device)
-        seen = Pass(model, pixels.permute(0, 3, 1, 2).to(model.dtype) / 255, [head])
+        seen = Pass(model, to_batch(examples.images(rows), model.device, model.dtype), [head])
         features.append(head.features(seen.inputs[0]).double().cpu())
         labels.append(torch.from_numpy(examples.labels(rows)))
         report("features", rows.stop, len(examples))
@@ -163,8 +163,7 @@ def accuracy(model: Prepared, examples: DatasetExamples) -> float:
     """Share of the pictures whose top class is the label."""
     right = 0
     for rows in batches(model, len(examples)):
-        pixels = torch.from_numpy(examples.images(rows)).to(model.device)
         with torch.no_grad():
-            logits = model(pixels.permute(0, 3, 1, 2).to(model.dtype) / 255)
+            logits = model(to_batch(examples.images(rows), model.device, model.dtype))
         right += int((logits.argmax(1).cpu() == torch.from_numpy(examples.labels(rows))).sum())
     return right / len(examples)

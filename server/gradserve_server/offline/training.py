@@ -6,6 +6,7 @@ from torch import Tensor
 
 from ..methods.influence.indexing.plan import Examples, Report
 from ..models.prepared import Prepared
+from ..models.preprocess import to_batch
 
 MAX_GRADIENT = 1e-9  # largest entry of the gradient at which a regression counts as converged
 MAX_STEPS = 20_000
@@ -62,9 +63,9 @@ def descend(
     report("training", 0, steps)
     for _ in range(epochs):
         for rows in torch.randperm(len(examples), generator=generator).split(BATCH_ROWS):
-            pixels = torch.from_numpy(examples.images(rows.tolist())).to(model.device)
+            images = to_batch(examples.images(rows.tolist()), model.device, model.dtype)
             labels = torch.from_numpy(examples.labels(rows.tolist())).to(model.device)
-            loss = F.cross_entropy(model(pixels.permute(0, 3, 1, 2).to(model.dtype) / 255), labels)
+            loss = F.cross_entropy(model(images), labels)
             optimiser.zero_grad()
             loss.backward()
             optimiser.step()

@@ -21,6 +21,7 @@ from ..engine.take import Key
 from ..methods import TASKS
 from ..methods.image_run import as_bytes, pixels, resized
 from ..models.prepared import Prepared
+from ..models.preprocess import to_batch
 from .pipe import Pipe
 from .startup import begin
 from .wire import (
@@ -174,8 +175,7 @@ def outcome_of(event: Event) -> Outcome | Preview:
 
 def tensor(task: Task, model: Prepared) -> torch.Tensor:
     """The task's image as [1, 3, H, W] in [0, 1] on the model's device."""
-    image = torch.from_numpy(task.image).to(model.device).unsqueeze(0).permute(0, 3, 1, 2)  # as batches lie in memory
-    return image.to(model.dtype).div_(255) if image.dtype == torch.uint8 else image.to(model.dtype)
+    return to_batch(task.image[None], model.device, model.dtype)
 
 
 def preview(job_id: str, progress: Progress) -> Preview:

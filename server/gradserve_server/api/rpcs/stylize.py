@@ -21,11 +21,12 @@ from ...methods.stylize import (
     default_style_layers,
 )
 from ...models.card import ModelCard
+from ...models.preprocess import resize
 from ...pool.wire import Outcome
 from ..canvas import canvas, picture, scaled
 from ..errors import Violations
 from ..fields import from_dict, parse_fields
-from ..images import ModelInput, fits, png, resized, sizes_taken
+from ..images import ModelInput, fits, png, sizes_taken
 from ..progress import check_snapshots, curves, snapshots
 from ..reply import provenance
 from ..request import Bound, CallContext, check_options, model_of, task_of
@@ -80,7 +81,7 @@ def _styles(
         if not fits(height, width, card, limits):
             violations.add(f"styles[{i}].image", f"becomes {width}x{height}, and {card.name} does not take that")
             continue
-        styles.append((resized(pixels, height, width, card.interpolation), weight))
+        styles.append((resize(pixels, height, width, card.interpolation), weight))
     return tuple(styles)
 
 

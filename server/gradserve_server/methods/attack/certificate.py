@@ -8,6 +8,7 @@ from torch import Tensor
 
 from ...engine.job import Job, Steps
 from ...engine.query import Query
+from ...models.preprocess import to_batch
 from .goal import Goal
 from .lens import InputTransform
 
@@ -42,7 +43,7 @@ class Certified:
 def certify(job: Job, x: Tensor, arguments: CertifyArguments) -> Steps:
     """Judges the returned picture x [1, 3, H, W] and the original in passes of their own."""
     goal, lens = arguments.goal, arguments.lens
-    before = torch.from_numpy(arguments.original).to(x.device).permute(2, 0, 1).unsqueeze(0).to(x.dtype) / 255
+    before = to_batch(arguments.original[None], x.device, x.dtype)
     looks = [(before, lens), (x, lens), *([(x, InputTransform())] if lens != InputTransform() else [])]
     with torch.no_grad():
         seen = [through.judge(image, job.run()) for image, through in looks]

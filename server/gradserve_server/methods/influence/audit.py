@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.func import functional_call, jvp, vjp
 
 from ...models.prepared import Prepared
+from ...models.preprocess import to_batch
 from .coverage import covered
 from .estimates import products
 from .gradients import losses, softmax_scores
@@ -37,8 +38,7 @@ class Exact:
         self.count = len(examples)
 
     def _input(self, pixels: Array) -> Tensor:
-        images = torch.from_numpy(pixels).permute(0, 3, 1, 2).to(self.model.device, self.model.dtype) / 255
-        return self.model.normalised(images)
+        return self.model.normalised(to_batch(pixels, self.model.device, self.model.dtype))
 
     def _scores(self, x: Tensor, weights: Weights) -> Tensor:
         def network(images: Tensor) -> Any:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ...engine.job import Job, Steps
 from ...engine.query import Query
+from ...models.preprocess import to_batch
 from ..image_run import NOT_MEASURED, Snapshot, Trajectory, as_bytes, pixels, quantized, resized
 from ..optimizers import LBFGS, Adam, Optimizer
 from ..regularizers import MID_GREY, roughness
@@ -205,8 +206,7 @@ def _noise(x: Tensor, record: Trajectory) -> Tensor:
 
 def _tensor(picture: np.ndarray[Any, Any], like: Tensor) -> Tensor:
     """[H, W, 3], uint8 or float -> [1, 3, H, W] in [0, 1]."""
-    values = torch.from_numpy(picture).permute(2, 0, 1)[None].to(like)
-    return values / 255 if picture.dtype == np.uint8 else values
+    return to_batch(picture[None], like.device, like.dtype)
 
 
 def _scaled(picture: Tensor, factor: float) -> Tensor:

@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from ..card import HeadKind
+from ..preprocess import to_batch
 from .network import surrogate
 
 Pixels = np.ndarray[Any, np.dtype[np.uint8]]
@@ -134,7 +135,7 @@ def shifted(images: Pixels, rng: np.random.Generator, mirror: bool) -> Pixels:
 
 def normalised(images: Pixels) -> Tensor:
     """[N, H, W, 3] uint8 as the network wants it: [N, 3, H, W]."""
-    x = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255
+    x = to_batch(images, torch.device("cpu"), torch.float32)
     return (x - torch.tensor(MEAN).view(3, 1, 1)) / torch.tensor(STD).view(3, 1, 1)
 
 

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ....engine.batch_limits import default_rows
 from ....models.prepared import Prepared
+from ....models.preprocess import to_batch
 from .. import neighbours, regression
 from ..coverage import covered, last_linear
 from ..gradients import Pass, losses
@@ -107,9 +108,9 @@ class Builder:
 
     def _seen(self, rows: Sequence[int]) -> tuple[Pass, Tensor]:
         """A forward of these examples, and their labels."""
-        pixels = torch.from_numpy(self.examples.images(rows)).to(self.model.device)
+        images = to_batch(self.examples.images(rows), self.model.device, self.model.dtype)
         labels = torch.from_numpy(self.examples.labels(rows)).long().to(self.model.device)
-        return Pass(self.model, pixels.permute(0, 3, 1, 2).to(self.model.dtype) / 255, self.layers), labels
+        return Pass(self.model, images, self.layers), labels
 
     def _batches(self, what: str, order: Sequence[int], done: int = 0) -> Iterator[tuple[int, Sequence[int]]]:
         """How many are done after each batch, and its rows; reports."""
