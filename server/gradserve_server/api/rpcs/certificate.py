@@ -124,8 +124,11 @@ def magnified(after: np.ndarray, before: np.ndarray) -> tuple[bytes, float]:
 
 
 def _judgement(judged: Judged, goal: Goal, card: ModelCard) -> attack_pb2.Judgement:
-    predicted, label = scores(judged.logits, [int(judged.logits.argmax()), goal.label], card)
-    return attack_pb2.Judgement(predicted=predicted, label=label, margin=judged.margin)
+    targets = [] if goal.target is None else [goal.target]
+    predicted, label, *target = scores(judged.logits, [int(judged.logits.argmax()), goal.label, *targets], card)
+    return attack_pb2.Judgement(
+        predicted=predicted, label=label, margin=judged.margin, target=target[0] if target else None
+    )
 
 
 def _step(moment: TrajectoryPoint, card: ModelCard) -> attack_pb2.TrajectoryStep:
