@@ -231,7 +231,6 @@ SCORES: Mapping[str, Callable[[Tensor, Tensor], Tensor]] = {
     "logit": _logit,
     "ranked": _by_rank(_logit),
     "log_prob": _log_prob,
-    "ranked_log_prob": _by_rank(_log_prob),
     "log_odds": _log_odds,
     "ranked_log_odds": _by_rank(_log_odds),
     "margin": margins,
@@ -246,7 +245,6 @@ SCORES: Mapping[str, Callable[[Tensor, Tensor], Tensor]] = {
 }
 BY_SIGMOID = {
     "log_prob": _log_sigmoid,
-    "ranked_log_prob": _by_rank(_log_sigmoid),
     "log_odds": _logit,
     "ranked_log_odds": _by_rank(_logit),
     "margin": _logit,
