@@ -79,5 +79,6 @@ def _notes(spec: ModelSpec, source: Source, seen: Probe, behaviour: Behaviour, h
     if head.doubt:
         notes.append(head.doubt)
     if seen.relus and seen.other_activations:
-        notes.append(f"PARTIALLY_GUIDED: beside ReLUs it has {', '.join(seen.other_activations)}")
+        others = ", ".join(seen.other_activations)
+        notes.append(f"PARTIALLY_GUIDED: guided rules change the gradient of ReLUs alone, and it also has {others}")
     return notes
