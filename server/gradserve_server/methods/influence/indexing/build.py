@@ -50,8 +50,10 @@ class Builder:
         self.classes = len(card.classes)
         head = last_linear(layers)
         if not layers or (head is None and (plan.last_layer_only or self.coverage < MIN_COVERAGE)):
-            text = f"only {self.coverage:.0%} of its parameters are in layers that can be indexed"
-            raise IndexFault(f"{card.name} does not end in a Linear, and {text}; let its last layer be nn.Linear")
+            few = self.coverage < MIN_COVERAGE
+            why = f", and only {self.coverage:.0%} of its parameters are in layers that can be indexed" if few else ""
+            way = "" if few else "leave --last-layer-only out, or "
+            raise IndexFault(f"the logits of {card.name} are not what an nn.Linear gives{why}; {way}let them be that")
         whole = not plan.last_layer_only and self.coverage >= MIN_COVERAGE
         self.layers: list[Layer] = layers if whole else layers[-1:]
         self.regresses = head is not None and regression.fits(self.classes, head.inputs)
