@@ -219,7 +219,8 @@ def _check(index: Tensor, shape: Sequence[int]) -> None:
     if (index >= torch.tensor(list(shape), device=index.device)).any():
         size = "x".join(map(str, shape))
         raise NotApplicable(
-            f"unit {tuple(index.max(0).values.tolist())} lies outside the layer's {size} map on this input"
+            f"unit {tuple(index.max(0).values.tolist())} lies outside the layer's {size} map on this input; "
+            "name a position inside"
         )
 
 
