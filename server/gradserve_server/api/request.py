@@ -212,7 +212,7 @@ def task_of(
         alone=options.alone,
     )
     if time.monotonic() >= common.deadline:
-        text = "the time budget ran out before the work began"
+        text = "the time budget ran out before the work began; allow more time"
         raise RequestError(grpc.StatusCode.DEADLINE_EXCEEDED, "TIME_UP", text)
     return task, region, common.preprocess
 

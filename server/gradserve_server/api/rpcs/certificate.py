@@ -142,7 +142,7 @@ def _warnings(bound: Bound, attacked: Attacked, found: Certified) -> list[str]:
     if plan.lens.defence and not plan.adaptive:
         warnings.append("NOT_ADAPTIVE: the attack did not know the defence; what it could not do, another may")
     if plan.lens.defence == "noise":
-        warnings.append("RANDOM_DEFENCE: judged by the mean logits of a few draws, others differ")
+        warnings.append("RANDOM_DEFENCE: judged by the mean logits of a few draws of its noise; other draws differ")
     warnings += probability_notes(bound.card)
     if attacked.ball.norm == "linf" and attacked.ball.eps is not None and 0 < attacked.ball.eps < 1 / LEVELS:
         warnings.append("EPS_BELOW_ENCODING: eps is less than one level of an 8-bit picture: nothing can change")
