@@ -122,6 +122,13 @@ def test_a_binary_head_has_two_classes(names: tuple[str, ...]) -> None:
     assert card.classes == {0: ("class 0", "class 1"), 1: ("not cat", "cat"), 2: ("dog", "cat")}[len(names)]
 
 
+def test_names_of_a_binary_head_are_one_or_two() -> None:
+    entry = {**KINDS["one_logit"].entry, "labels": ("dog", "cat", "cow")}
+    says = r"its entry has 3 labels, but the network has 2 classes; give one for each, .*NO and YES, or YES alone\)"
+    with pytest.raises(LoadError, match=says):
+        prepare(ModelSpec.model_validate({"name": "m", **entry}), CPU)
+
+
 LARGE = torch.tensor([-60.0, 0.0, 0.0]).view(3, 1, 1).expand(2, 3, SIZE["height"], SIZE["width"])
 WRITTEN = ["softmax_written_through_data", "softmax_of_erased_scores"]
 

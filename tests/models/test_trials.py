@@ -84,7 +84,7 @@ def test_declared_logits_of_one_sign_are_told(head: str, outputs: int, end: str,
     said = [note for note in loaded("network", outputs, end, head).card.notes if "its entry declares" in note]
     assert len(said) == 1
     assert f"never {side} 0 for any test image" in said[0]
-    assert f"always {answer};" in said[0]
+    assert f"always {answer}," in said[0]
     for usual in ("nothing", "clamped", "all_zero"):
         notes = loaded("network", outputs, usual, head).card.notes
         assert not any("its entry declares" in note for note in notes)

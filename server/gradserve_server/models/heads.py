@@ -81,8 +81,8 @@ LOGARITHMS = (
 )
 ONE_SIGN = (
     "the logits that its entry declares are never {side} 0 for any test image, even those far beyond black and white, "
-    "so that the answer is always {answer}; a number that is no logit (a distance, or the number of a regression) "
-    "gives wrong probabilities"
+    "so that the answer is always {answer}, as of a distance or a regression, whose probabilities would be wrong; let "
+    "it return logits"
 )
 REVERSED = (
     "its outputs are the negatives of logarithms of probabilities, so that the best class has the lowest; let it "
