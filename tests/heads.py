@@ -27,6 +27,15 @@ def trunk(outputs: int, strength: float = STRENGTH, channels: int = 3) -> nn.Mod
     return network
 
 
+@settled
+def normalised_trunk(outputs: int) -> nn.Module:
+    """Gives scores [N, outputs] of normalised features, which do not grow with the image."""
+    last = nn.Linear(20, outputs)
+    with torch.no_grad():
+        last.weight *= STRENGTH
+    return nn.Sequential(Small(head=nn.LayerNorm(20)), last)
+
+
 class Ended(nn.Module):
     """A trunk and a function of its scores."""
 
@@ -126,6 +135,9 @@ ENDS: Mapping[str, Callable[[Tensor], Any]] = {
     "sigmoid_by_hand": lambda x: 1 / (1 + (-x).exp()),
     "sigmoid_and_its_rest": lambda x: torch.cat([1 - x.sigmoid(), x.sigmoid()], 1),
     "sigmoid_doubled": lambda x: x.sigmoid() * 2,
+    "sigmoid_from_minus_one": lambda x: 2 * x.sigmoid() - 1,
+    "tanh": torch.tanh,
+    "softsign": F.softsign,
     "sigmoid_written_in_place": masked_in_place,
     "softmax_written_in_place": copied_in_place,
     "softmax_written_through_data": masked_through_data,
@@ -170,6 +182,9 @@ ENDS: Mapping[str, Callable[[Tensor], Any]] = {
     "powers": lambda x: x.exp(),
     "rectified": lambda x: x.relu(),
     "clamped": lambda x: x.clamp(-3, 3),
+    "soft_capped": lambda x: 15 * torch.tanh(x / 15),
+    "relu6": F.relu6,
+    "small_of_sum_one": lambda x: (x - x.mean(1, keepdim=True)) / 500 + 1 / x.shape[1],
     "smoothed": lambda x: 0.9 * x.softmax(1) + 0.1 / x.shape[1],
     "one_hot": lambda x: F.one_hot(x.argmax(1), x.shape[1]),
     "half_of_a_softmax": lambda x: x.softmax(1)[:, 1],
@@ -196,6 +211,11 @@ def checked(outputs: int, end: str) -> nn.Module:
 def network(outputs: int = 5, end: str = "nothing", strength: float = STRENGTH, channels: int = 3) -> nn.Module:
     """The trunk with one of ENDS."""
     return Ended(trunk(outputs=outputs, strength=strength, channels=channels), ENDS[end]).eval()
+
+
+def normalised(outputs: int = 5, end: str = "nothing") -> nn.Module:
+    """The trunk of normalised features with one of ENDS."""
+    return Ended(normalised_trunk(outputs=outputs), ENDS[end]).eval()
 
 
 def sequential(outputs: int = 5, end: str = "Softmax") -> nn.Module:

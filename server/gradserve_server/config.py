@@ -51,7 +51,7 @@ class ServerSettings(Section):
     @model_validator(mode="after")
     def _pair(self) -> "ServerSettings":
         if (self.tls_certificate is None) != (self.tls_key is None):
-            raise ValueError("tls_certificate and tls_key belong together")
+            raise ValueError("tls_certificate and tls_key belong together; give both, or neither")
         return self
 
 
@@ -120,7 +120,7 @@ def devices(pool: PoolSettings) -> list[str]:
 
     gpus = torch.cuda.device_count() if pool.device != "cpu" else 0
     if pool.device == "cuda" and not gpus:
-        raise ValueError("pool.device is cuda, but this machine has no GPU")
+        raise ValueError("pool.device is cuda, but this machine has no GPU; take auto or cpu")
     if gpus:
         return [f"cuda:{i % gpus}" for i in range(pool.workers or gpus)]
     return ["cpu"] * (pool.workers or max(1, cores() // pool.threads))

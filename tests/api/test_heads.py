@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Iterator
+from pathlib import Path
 
 import grpc
 import numpy as np
@@ -124,6 +125,10 @@ def test_certificates(stubs: Stubs, name: str, targeted: bool, loss: int) -> Non
     for look, logits in ((certificate.before, before), (certificate.after, after)):
         judged(name, look.predicted, logits)
         judged(name, look.label, logits)
+        assert look.HasField("target") == targeted
+        if targeted:
+            assert look.target.class_index == certificate.target
+            judged(name, look.target, logits)
         assert look.margin == pytest.approx(sign * float(kind.margin(logits[None], about)), abs=5e-4)
     assert (certificate.verdict == attack_pb2.VERDICT_FOUND) == (certificate.after.margin < 0)
     assert certificate.after.margin < certificate.before.margin
@@ -216,6 +221,34 @@ def test_logits_made_of_probabilities_are_told(stubs: Stubs) -> None:
     certificate = attack(stubs, "averaged").certificate
     for warnings in (reply.provenance.warnings, certificate.warnings):
         assert [warning.partition(":")[0] for warning in warnings] == ["SOFTMAX_OUTPUTS"]
+
+
+def test_the_command_line_shows_the_target_that_was_reached(
+    server: Server, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    logits = right("label_logits", pixels_of(IMAGE))
+    absent = max((c for c in range(len(logits)) if logits[c] <= 0), key=lambda c: float(logits[c]))
+    photo = tmp_path / "photo.png"
+    Image.fromarray(pixels_of(IMAGE)).save(photo)
+    asked = [
+        "--model",
+        "label_logits",
+        "--target",
+        str(absent),
+        "--preprocess",
+        "as_is",
+        "--eps",
+        "0.3",
+        "--first-success",
+    ]
+    with pytest.raises(SystemExit) as ended:
+        main(["attack", str(photo), *asked, "--out", str(tmp_path / "a.png"), "--server", server.address])
+    assert ended.value.code == 0
+    after = right("label_logits", np.asarray(Image.open(tmp_path / "a.png")))
+    chances = [f"class {absent} {float(each[absent].sigmoid()):.1%}" for each in (logits, after)]
+    told = " ".join(capsys.readouterr().out.split())
+    assert "found" in told
+    assert " ".join(chances) in told
 
 
 @pytest.mark.parametrize(

@@ -93,6 +93,22 @@ def test_where_the_prediction_stays_the_label_that_was_attacked_is_shown(client)
         assert other.change == (c.after.predicted, c.after.predicted)
 
 
+def test_where_the_prediction_does_not_tell_what_became_of_the_target_its_score_is_shown(client):
+    c = client.attack(PHOTO, "pgd").certificate
+    cat, dog, bird = c.before.label, c.after.predicted, replace(c.before.label, class_index=2, class_name="bird")
+    absent, present = replace(bird, probability=0.1), replace(bird, probability=0.8)
+    beside = replace(
+        c, target=2, before=replace(c.before, target=absent), after=replace(c.after, predicted=cat, target=present)
+    )
+    assert beside.change == (absent, present)
+    assert replace(beside, verdict="not_found").change == (absent, present)
+    other = replace(beside, after=replace(beside.after, predicted=dog))
+    assert other.change == (absent, present)
+    assert replace(other, verdict="not_found").change == (cat, dog)
+    reached = replace(beside, after=replace(beside.after, predicted=present))
+    assert reached.change == (cat, present)
+
+
 def test_many_come_in_order(client):
     found = list(client.attack_many([PHOTO] * 5, "fgsm", seed=3))
     assert [each.method for each in found] == ["fgsm"] * 5

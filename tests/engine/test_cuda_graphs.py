@@ -9,7 +9,7 @@ from zoo import CPU, off, prepared
 
 from gradserve_server.engine.cuda_graphs import MIN_GRAPH_USES, Outputs, Recordings
 from gradserve_server.engine.differentiate import differentiate
-from gradserve_server.engine.objective import Objective, Term, channel, log_prob, logit, margin, ranked
+from gradserve_server.engine.objective import Objective, channel, log_prob, logit, margin, ranked
 from gradserve_server.engine.query import Part, Query, Tap
 from gradserve_server.models.catalogue import ModelSpec
 from gradserve_server.models.preparation import prepare
@@ -45,14 +45,10 @@ def parts(*queries: Query) -> list[Part]:
     return [Part(each, range(len(each.images))) for each in queries]
 
 
-def ranked_log_prob(rank: int) -> Objective:
-    return Objective((Term("ranked_log_prob", "", (rank,)),))
-
-
 def test_what_it_answers_is_what_the_plain_pass_answers() -> None:
     model, recorder = prepared("resnet18"), OnCpu()
     recordings = Recordings(recorder)
-    first = parts(query(logit(3), 2), query(ranked(2)), query(-2.0 * log_prob(5)), query(ranked_log_prob(0)))
+    first = parts(query(logit(3), 2), query(ranked(2)), query(-2.0 * log_prob(5)), query(ranked(1)))
     second = parts(query(log_prob(1)), query(logit(7) * 0.5, 2))
     for _ in range(MIN_GRAPH_USES - 1):
         assert recordings.answers(model, first) is None
@@ -74,7 +70,7 @@ def test_what_it_answers_is_what_the_plain_pass_answers() -> None:
 def test_log_probabilities_are_the_heads_own(name: str) -> None:
     facts = {"name": name, "precisions": ("exact",), **KINDS[name].entry}
     model, recordings = prepare(ModelSpec.model_validate(facts), CPU), Recordings(OnCpu())
-    asked = parts(query(log_prob(1), 2), query(ranked_log_prob(0)), query(logit(0)))
+    asked = parts(query(log_prob(1), 2), query(ranked(1)), query(logit(0)))
     for _ in range(MIN_GRAPH_USES):
         found = recordings.answers(model, asked)
     assert found is not None

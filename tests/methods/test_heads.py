@@ -269,10 +269,11 @@ def test_goals_agree_with_predictions_at_a_margin_of_zero(
     [
         ("softmax", [40.0, 0.0], 0, None, True),
         ("softmax", [4.0, 0.0], 0, None, False),
-        ("multilabel", [40.0, 40.0], 0, None, True),
-        ("multilabel", [2.0, 40.0], 0, None, False),  # another label's probability does not matter
-        ("multilabel", [40.0, -2.0], 0, 1, False),
-        ("binary", [-40.0, 40.0], 1, None, True),
+        ("multilabel", [80.0, 80.0], 0, None, True),
+        ("multilabel", [40.0, 80.0], 0, None, False),  # another label's probability does not matter
+        ("multilabel", [80.0, -2.0], 0, 1, False),
+        ("binary", [-80.0, 80.0], 1, None, True),
+        ("binary", [-40.0, 40.0], 1, None, False),  # its gradient is exact
     ],
 )
 def test_a_saturated_probability_is_the_labels_own(
@@ -281,6 +282,52 @@ def test_a_saturated_probability_is_the_labels_own(
     goal = Goal(label, target, head=head)  # type: ignore[arg-type]
     assert goal.saturated(torch.tensor([logits])).tolist() == [saturated]
     assert not Goal(label, target, "margin", head=head).saturated(torch.tensor([logits])).any()  # type: ignore[arg-type]
+
+
+# Strengths of the last layer by the number of its outputs, with which 1 less the largest probability is 1e-8 or less.
+SURE = {1: 90.0, 2: 260.0, 4: 320.0, 5: 200.0}
+
+
+@cache
+def sure_model(name: str) -> Prepared:
+    arguments = {**KINDS[name].entry["arguments"], "strength": SURE[KINDS[name].outputs]}
+    entry = {**KINDS[name].entry, "name": name, "precisions": ("exact",), "arguments": arguments}
+    return prepare(ModelSpec.model_validate(entry), CPU)
+
+
+def sure_slope(name: str, x: Tensor, label: int) -> tuple[Tensor, float]:
+    """The gradient of the class's cross-entropy by the picture in float64, and 1 less its probability."""
+    kind, x = KINDS[name], x.double().requires_grad_()
+    mean, std = (torch.tensor(SIZE[fact], dtype=torch.float64).view(3, 1, 1) for fact in ("mean", "std"))
+    scores = heads.trunk(outputs=kind.outputs, strength=SURE[kind.outputs]).double()((x - mean) / std)
+    logits = torch.cat([-scores, scores], 1) if kind.head == "binary" else scores
+    loss = kind.loss(logits, label)
+    (grad,) = torch.autograd.grad(loss.sum(), x)
+    return grad, float(-torch.expm1(-loss.detach()))
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_explanations_of_log_probabilities_are_exact_where_the_model_is_sure(name: str) -> None:
+    x = picture()
+    plain = runs.answer(sure_model(name), x, "gradient", Target(rank=1), log_prob=True, reduce="signed")
+    grad, missing = sure_slope(name, x, plain.label)
+    assert 0 < missing < 1e-8, "it rounds to 1 in fp32"
+    assert plain.target_value == pytest.approx(-missing, rel=1e-3)
+    same(plain.values, -grad.sum(1).float())
+
+
+@pytest.mark.parametrize("name", [name for name, kind in KINDS.items() if kind.head != "softmax"])
+def test_cross_entropy_of_sigmoids_is_exact_where_the_model_is_sure(name: str) -> None:
+    """One step along the signs of the gradient ends where that of float64 does, and nothing warns of the softmax."""
+    x, model = picture(), sure_model(name)
+    label = int(model(x)[0].argmax())
+    grad, missing = sure_slope(name, x, label)
+    assert 0 < missing < 1e-8, "it rounds to 1 in fp32"
+    aim = GoalSpec(label, head=KINDS[name].head)  # type: ignore[arg-type]
+    (found,) = attacks.attacked(model, x, "fgsm", aim, Ball("linf", EPS))
+    own = ((x + EPS * grad.sign()).clamp(0, 1)[0].permute(1, 2, 0) * 255).round().byte().numpy()
+    assert float((found.pixels == own).mean()) > 0.999
+    assert not found.warnings
 
 
 def test_softmax_and_its_scores_are_attacked_alike() -> None:

@@ -192,7 +192,7 @@ def test_it_is_told(name: str, x: Tensor) -> None:
     assert (alone.relus, alone.others) == (0, (others,))
     assert alone.refused.startswith("it has no ReLU")
     if others in MAY_BE_RELUS or "own" in others:
-        assert alone.refused == f"it has no ReLU that a rule can reach; in place of it: {others}"
+        assert alone.refused == f"it has no ReLU that guided rules can reach, but {others}"
     else:
         assert alone.refused == "it has no ReLU"
 
@@ -233,7 +233,7 @@ def test_the_card_warns_and_refuses() -> None:
         return prepare(spec, CPU)
 
     notes = [note for note in served("half_ruled").card.notes if note.startswith("PARTIALLY_GUIDED")]
-    assert notes == [f"PARTIALLY_GUIDED: beside ReLUs it has {MASK}"]
+    assert notes == [f"PARTIALLY_GUIDED: guided rules change the gradient of ReLUs alone, and it also has {MASK}"]
 
 
 WITH_RELUS = ["alexnet", "vgg11_bn", "resnet18", "densenet121", "googlenet", "inception_v3", "squeezenet1_1"]

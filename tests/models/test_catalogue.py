@@ -158,7 +158,10 @@ def test_flags_that_are_no_names() -> None:
 BUILDERS = [
     (ModelSpec(name="resnt18"), r"model resnt18: torchvision has no classifier 'resnt18'; nearest: .*resnet18"),
     (ModelSpec(name="digit"), "nearest: digits"),
-    (ModelSpec(name="zzzzzzzz"), "torchvision has no classifier 'zzzzzzzz'$"),
+    (
+        ModelSpec(name="zzzzzzzz"),
+        "no classifier 'zzzzzzzz'; for a builder of your own write package.module:function$",
+    ),
     (
         ModelSpec(name="m", builder="no_such_package.nets:build"),
         "there is no module no_such_package; install it, or start with PYTHONPATH=FOLDER, the folder that no_such",

@@ -391,7 +391,9 @@ def test_without_a_gradient_there_is_no_map() -> None:
     network = Closed().eval().requires_grad_(False)
     found = probe(network, torch.randn(2, 3, 24, 32, generator=torch.Generator().manual_seed(0)))
     assert found.grad_cam_layer == ""
-    assert found.notes == ("GRAD_CAM: no layer with a map has a gradient from the logits",)
+    assert found.notes == (
+        "GRAD_CAM: no layer that gives a map has a gradient from the logits; other methods need none",
+    )
     assert found.rules_refused == "its output has no gradient by the image"
 
 

@@ -122,6 +122,13 @@ def test_a_binary_head_has_two_classes(names: tuple[str, ...]) -> None:
     assert card.classes == {0: ("class 0", "class 1"), 1: ("not cat", "cat"), 2: ("dog", "cat")}[len(names)]
 
 
+def test_names_of_a_binary_head_are_one_or_two() -> None:
+    entry = {**KINDS["one_logit"].entry, "labels": ("dog", "cat", "cow")}
+    says = r"its entry has 3 labels, but the network has 2 classes; give one for each, .*NO and YES, or YES alone\)"
+    with pytest.raises(LoadError, match=says):
+        prepare(ModelSpec.model_validate({"name": "m", **entry}), CPU)
+
+
 LARGE = torch.tensor([-60.0, 0.0, 0.0]).view(3, 1, 1).expand(2, 3, SIZE["height"], SIZE["width"])
 WRITTEN = ["softmax_written_through_data", "softmax_of_erased_scores"]
 
@@ -182,7 +189,7 @@ def test_one_ordinary_logit_is_never_refused(end: str) -> None:
 REFUSED = {
     (1, "nothing", None): r'single number .* head = "binary" .* labels = \[NO, YES\]',
     (1, "squeezed", None): r"single number",
-    (1, "nothing", "softmax"): r'says head = "softmax", but it has a single output; that is head = "binary"',
+    (1, "nothing", "softmax"): r'says head = "softmax", but it has a single output; if .* write head = "binary"',
     (1, "sigmoid_torch", "multilabel"): r'says head = "multilabel", but it has a single output',
     (1, "softmax_method", None): r"softmax over a single output, which says the same for every image",
     (1, "softmax_method", "binary"): r"softmax over a single output, which says the same for every image",
@@ -200,7 +207,7 @@ REFUSED = {
     (3, "sigmoid_by_hand", None): r"do not sum to 1: they look like probabilities of independent labels",
     (3, "sigmoid_by_hand", "multilabel"): r"do not come out of torch.sigmoid; let it return the logits",
     (3, "one_hot", None): r"whole numbers",
-    (3, "softmax_over_images", None): r"softmax that is over another dimension",
+    (3, "softmax_over_images", None): r"softmax, but .* its dimension is not that of the classes",
     (3, "sigmoid_written_in_place", None): r"do not come out of torch.sigmoid",
     (3, "sigmoid_by_powers", None): r"do not come out of torch.sigmoid",
     (3, "sigmoid_shifted", None): r"do not come out of torch.sigmoid",
@@ -217,20 +224,20 @@ REFUSED = {
     (5, "softmax_of_one", None): r"same for every test image; .* dimension of its softmax",
     (5, "softmax_of_one_behind", None): r"same for every test image; .* dimension of its softmax",
     (5, "softmax_of_one", "softmax"): r"same for every test image; .* dimension of its softmax",
-    (5, "softmax_without_first", None): r"only some of what it gives",
+    (5, "softmax_without_first", None): r"only a part of what that gives",
     (5, "percent", None): r"scaled or shifted; let it return the probabilities",
     (5, "percent", "softmax"): r"scaled or shifted",
     (5, "percent", "multilabel"): r"scaled or shifted",
     (5, "bytes", None): r"scaled or shifted",
     (5, "softmax_from_minus_one", None): r"scaled or shifted",
     (5, "softmax_negative", None): r"scaled or shifted",
-    (3, "sigmoid_doubled", None): r'scaled or shifted; .* need head = "softmax"',
+    (3, "sigmoid_doubled", None): r'scaled or shifted; .* write head = "softmax"',
     (3, "percent_of_second", "binary"): r"scaled or shifted",
-    (3, "sigmoid_logarithm_by_hand", None): r'never exceed 0, so that they look like log.* need head = "softmax"',
+    (3, "sigmoid_logarithm_by_hand", None): r'never exceed 0, so that they look like log.* write head = "softmax"',
     (3, "sigmoid_logarithm_by_hand", "multilabel"): r"never exceed 0, so that they look like logarithms",
     (1, "sigmoid_logarithm_by_hand", "binary"): r"never exceed 0, so that they look like logarithms",
     (3, "log_softmax_by_hand", "multilabel"): r"probabilities that sum to 1; leave head out",
-    (2, "log_softmax_of_second", "binary"): r"only some of what it gives",
+    (2, "log_softmax_of_second", "binary"): r"only a part of what that gives",
     (5, "log_softmax_negative", None): r"negatives of logarithms of probabilities",
     (5, "log_softmax_negative", "softmax"): r"negatives of logarithms of probabilities",
     (5, "softmax_rounded", None): r"almost probabilities that sum to 1 \(rounded",

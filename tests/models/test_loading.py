@@ -111,11 +111,11 @@ FAULTS = {
     ),
     "of a network": lambda p: (
         spec(builder="own_networks:instance"),
-        r"own_networks:instance is a network, not a function that returns one$",
+        r"own_networks:instance is a network, not a function that returns one; name a function",
     ),
     "of numbers": lambda p: (
         spec(builder="own_networks:SIZES"),
-        r"own_networks:SIZES is of type tuple, not a function that returns a network$",
+        r"own_networks:SIZES is of type tuple, not a function that returns a network; correct builder$",
     ),
     "of no module": lambda p: (
         spec(builder="networks.deep:nothing"),
@@ -194,9 +194,7 @@ def test_labels(tmp_path: Path) -> None:
     assert prepare(spec(labels=tuple("vwxyz")), CPU).card.classes == tuple("vwxyz")
     for few in ("a\nb\n", "a\nb\nc\nd\ne\nf\n"):
         (tmp_path / "few.txt").write_text(few)
-        says = (
-            rf"few.txt has {len(few) // 2} labels, but the network has 5 classes; give one label a line, in the order"
-        )
+        says = rf"few.txt has {len(few) // 2} labels, but the network has 5 classes; give a line for each, in the order"
         with pytest.raises(LoadError, match=f"model mine: {says}"):
             prepare(spec(labels=tmp_path / "few.txt"), CPU)
     with pytest.raises(LoadError, match="model mine: its entry has 3 labels, but the network has 5 classes"):

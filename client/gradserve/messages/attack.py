@@ -162,4 +162,5 @@ def _certificate(reply: attack_pb2.Certificate) -> Certificate:
 
 
 def _judgement(reply: attack_pb2.Judgement) -> Judgement:
-    return Judgement(score_of(reply.predicted), score_of(reply.label), reply.margin)
+    target = score_of(reply.target) if reply.HasField("target") else None
+    return Judgement(score_of(reply.predicted), score_of(reply.label), reply.margin, target)

@@ -18,11 +18,15 @@ OBSTACLES = ("ZERO_GRADIENT", "SATURATED", "FLAT_LOSS")  # codes of warnings tha
 
 @dataclass(frozen=True)
 class Judgement:
-    """What the model says of one picture; the margin is the distance from the goal, below 0 where it is reached."""
+    """What the model says of one picture; the margin is the distance from the goal, below 0 where it is reached.
+
+    target: the class that the model was to predict; None where there was none, or from an older server.
+    """
 
     predicted: Score
     label: Score
     margin: float
+    target: Score | None = None
 
 
 @dataclass(frozen=True)
@@ -69,13 +73,19 @@ class Certificate:
 
     @property
     def change(self) -> tuple[Score, Score]:
-        """What the picture did to the model, before and after: to its prediction, or else to the label attacked.
+        """What the picture did to the model, before and after: to its prediction, or else to the class attacked.
 
-        The latter is meant where an attack without a target was found and the most probable class is still the same,
-        as under a multilabel head, where a label can be lost beside a more probable one.
+        That class is shown where the prediction does not tell the outcome: the target where it is not the prediction
+        although it was reached, as under a multilabel head, or where the prediction is still the same; the label where
+        it was lost beside a more probable one that stays.
         """
+        found = self.verdict == "found"
         same = self.before.predicted.class_index == self.after.predicted.class_index
-        if same and self.verdict == "found" and self.target is None:
+        if self.target is not None:
+            told = self.after.predicted.class_index == self.target or not (found or same)
+            if not told and self.before.target is not None and self.after.target is not None:
+                return self.before.target, self.after.target
+        elif found and same:
             return self.before.label, self.after.label
         return self.before.predicted, self.after.predicted
 

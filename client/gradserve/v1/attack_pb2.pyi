@@ -398,14 +398,16 @@ class Certificate(_message.Message):
     def __init__(self, verdict: _Optional[_Union[Verdict, str]] = ..., label: _Optional[int] = ..., label_name: _Optional[str] = ..., target: _Optional[int] = ..., target_name: _Optional[str] = ..., before: _Optional[_Union[Judgement, _Mapping]] = ..., after: _Optional[_Union[Judgement, _Mapping]] = ..., undefended: _Optional[_Union[Judgement, _Mapping]] = ..., l0: _Optional[int] = ..., l2: _Optional[float] = ..., linf: _Optional[float] = ..., norm: _Optional[_Union[Norm, str]] = ..., eps: _Optional[float] = ..., within_budget: bool = ..., queries: _Optional[int] = ..., gradients: _Optional[int] = ..., first_success: _Optional[int] = ..., warnings: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class Judgement(_message.Message):
-    __slots__ = ["predicted", "label", "margin"]
+    __slots__ = ["predicted", "label", "margin", "target"]
     PREDICTED_FIELD_NUMBER: _ClassVar[int]
     LABEL_FIELD_NUMBER: _ClassVar[int]
     MARGIN_FIELD_NUMBER: _ClassVar[int]
+    TARGET_FIELD_NUMBER: _ClassVar[int]
     predicted: _common_pb2.Score
     label: _common_pb2.Score
     margin: float
-    def __init__(self, predicted: _Optional[_Union[_common_pb2.Score, _Mapping]] = ..., label: _Optional[_Union[_common_pb2.Score, _Mapping]] = ..., margin: _Optional[float] = ...) -> None: ...
+    target: _common_pb2.Score
+    def __init__(self, predicted: _Optional[_Union[_common_pb2.Score, _Mapping]] = ..., label: _Optional[_Union[_common_pb2.Score, _Mapping]] = ..., margin: _Optional[float] = ..., target: _Optional[_Union[_common_pb2.Score, _Mapping]] = ...) -> None: ...
 
 class TrajectoryStep(_message.Message):
     __slots__ = ["step", "predicted", "margin", "loss"]

@@ -122,7 +122,7 @@ FAILURES = {
     "deadline": (
         grpc.StatusCode.DEADLINE_EXCEEDED,
         "TIME_UP",
-        "the time budget ran out before the answer was complete",
+        "the time budget ran out before the answer was complete; allow more time, or allow_partial",
     ),
     "refused": (grpc.StatusCode.FAILED_PRECONDITION, "NOT_APPLICABLE", ""),
     "not_finite": (grpc.StatusCode.FAILED_PRECONDITION, "NOT_FINITE", ""),

@@ -21,6 +21,7 @@ from .errors import RequestError, status, translated, unavailable
 
 log = logging.getLogger("gradserve.requests")
 
+TOKEN_NEEDED = "a valid token is needed, as metadata authorization with the value Bearer TOKEN, or by --token TOKEN"
 METHODS_WITHOUT_TOKEN = ("/grpc.health.v1.Health/",)  # probes carry no token
 
 
@@ -83,7 +84,7 @@ class RequestInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]
             return handler
 
         async def refuse(_: Any, context: grpc.aio.ServicerContext) -> None:
-            await context.abort(grpc.StatusCode.UNAUTHENTICATED, "a bearer token is needed")
+            await context.abort(grpc.StatusCode.UNAUTHENTICATED, TOKEN_NEEDED)
 
         return grpc.unary_unary_rpc_method_handler(refuse)
 
@@ -109,7 +110,7 @@ class RequestInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]
         refusal: RequestError | None = None
         try:
             if not self._allowed(metadata):
-                raise RequestError(grpc.StatusCode.UNAUTHENTICATED, "NO_TOKEN", "a valid bearer token is needed")
+                raise RequestError(grpc.StatusCode.UNAUTHENTICATED, "NO_TOKEN", TOKEN_NEEDED)
             if self._draining:
                 raise unavailable("the server is stopping")
             return await answer()

@@ -162,6 +162,6 @@ def task_of(
         alone=options.alone,
     )
     if time.monotonic() >= checked.deadline:
-        text = "the time budget ran out before the work began"
+        text = "the time budget ran out before the work began; allow more time"
         raise RequestError(grpc.StatusCode.DEADLINE_EXCEEDED, "TIME_UP", text)
     return task

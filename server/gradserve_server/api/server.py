@@ -66,7 +66,7 @@ class ApiServer:
             else:
                 port = self._server.add_insecure_port(address)
         except RuntimeError as error:
-            raise OSError(f"cannot listen on {shown}: {error}") from error
+            raise OSError(f"cannot listen on {shown}: {error}; --port 0 takes a free port") from error
         await self.say(serving=False)
         await self._server.start()
         return self._settings.address(port)
@@ -90,4 +90,4 @@ def check_unused(path: str) -> None:
             probe.connect(path)
         except OSError:  # nobody there, or no such file; what else is wrong with it gRPC tells
             return
-    raise OSError(f"cannot listen on unix:{path}: another process does")
+    raise OSError(f"cannot listen on unix:{path}: another process does; stop that, or take another path")

@@ -175,7 +175,7 @@ class GradientService(service_pb2_grpc.GradientServiceServicer):
                         break
                     await report(outcome)
         except TimeoutError as error:
-            text = "the time budget ran out before the answer was complete"
+            text = "the time budget ran out before the answer was complete; allow more time, or allow_partial"
             raise RequestError(grpc.StatusCode.DEADLINE_EXCEEDED, "TIME_UP", text) from error
         except Full:
             self._metrics.rejected.labels("queue").inc()

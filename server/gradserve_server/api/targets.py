@@ -111,10 +111,13 @@ def cam_layer(name: str, target: Target, card: ModelCard, path: str, violations:
         if layer is None:
             return name
         if unit and card.order(layer.name) >= card.order(unit.name):
-            violations.add(f"{path}.layer", f"{name} does not run before the target's layer {target.layer}")
+            why = f"{name} does not run before the target's layer {target.layer}"
+            violations.add(f"{path}.layer", f"{why}; name an earlier layer, or leave layer out")
         elif not card.reaches(layer, unit):
             depends = f"the target's layer {target.layer} does not depend" if unit else "the logits do not depend"
-            violations.add(f"{path}.layer", f"{depends} on what {name} gives, so that its map would be empty")
+            violations.add(
+                f"{path}.layer", f"{depends} on what {name} gives, so that its map would be empty; name another"
+            )
         return layer.name
     if unit is None or not card.grad_cam_layer:
         return card.grad_cam_layer
@@ -124,6 +127,7 @@ def cam_layer(name: str, target: Target, card: ModelCard, path: str, violations:
     earlier = [layer for layer in card.layers if layer.grad_cam and card.reaches(layer, unit)]
     earlier = [layer for layer in earlier if card.order(layer.name) < card.order(unit.name)]
     if not earlier:
-        violations.add(f"{path}.layer", f"no layer with spatial extent runs before {target.layer} and reaches it")
+        why = f"no layer with spatial extent runs before {target.layer} and reaches it"
+        violations.add(f"{path}.layer", f"{why}; name a target of a later layer")
         return ""
     return earlier[-1].name

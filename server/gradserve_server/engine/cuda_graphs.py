@@ -27,7 +27,6 @@ KINDS: Mapping[str, tuple[bool, bool]] = {  # of objectives with one term: by ra
     "logit": (False, False),
     "ranked": (True, False),
     "log_prob": (False, True),
-    "ranked_log_prob": (True, True),
 }
 
 

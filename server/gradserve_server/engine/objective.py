@@ -219,7 +219,8 @@ def _check(index: Tensor, shape: Sequence[int]) -> None:
     if (index >= torch.tensor(list(shape), device=index.device)).any():
         size = "x".join(map(str, shape))
         raise NotApplicable(
-            f"unit {tuple(index.max(0).values.tolist())} lies outside the layer's {size} map on this input"
+            f"unit {tuple(index.max(0).values.tolist())} lies outside the layer's {size} map on this input; "
+            "name a position inside"
         )
 
 
@@ -231,7 +232,6 @@ SCORES: Mapping[str, Callable[[Tensor, Tensor], Tensor]] = {
     "logit": _logit,
     "ranked": _by_rank(_logit),
     "log_prob": _log_prob,
-    "ranked_log_prob": _by_rank(_log_prob),
     "log_odds": _log_odds,
     "ranked_log_odds": _by_rank(_log_odds),
     "margin": margins,
@@ -246,7 +246,6 @@ SCORES: Mapping[str, Callable[[Tensor, Tensor], Tensor]] = {
 }
 BY_SIGMOID = {
     "log_prob": _log_sigmoid,
-    "ranked_log_prob": _by_rank(_log_sigmoid),
     "log_odds": _logit,
     "ranked_log_odds": _by_rank(_logit),
     "margin": _logit,

@@ -96,13 +96,13 @@ def activations(network: nn.Module, example: Tensor, logits: Tensor, head: Head 
         with rules:
             ruled = head.run(network, example.detach().requires_grad_())
     except Exception as error:
-        return Activations(0, (), f"its ReLUs cannot be ruled row by row: {error}")
+        return Activations(0, (), f"guided rules cannot be put on its ReLUs: {error}")
     if not ruled.requires_grad:
         return Activations(0, (), "its output has no gradient by the image")
     others = tuple(sorted(_other_activations(ruled.grad_fn)))
     if rules.caught == 0:
         instead = [name for name in others if name not in NO_RELU]
-        hint = f" that a rule can reach; in place of it: {', '.join(instead)}" if instead else ""
+        hint = f" that guided rules can reach, but {', '.join(instead)}" if instead else ""
         return Activations(0, others, f"it has no ReLU{hint}")
     if not torch.allclose(ruled, logits, rtol=1e-4, atol=1e-5):
         return Activations(

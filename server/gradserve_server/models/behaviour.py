@@ -52,11 +52,11 @@ READING = (
     "time; compute with tensors instead"
 )
 MIXING = (
-    "in a batch what its layer {layer} gives is not in the order of the images, or is made of several, so that maps "
-    "and gradients of layers would be those of others"
+    "in a batch, what its layer {layer} gives is not in the order of the images, or mixes several of them, so that "
+    "maps and gradients of layers would be those of other images; let every layer give a row for each image, in order"
 )
 AMPLIFYING = (
-    "fp32's rounding grows so much in it that the same image gets other logits beside others than alone; "
+    "rounding grows so much in it that an image gets other logits in a batch than alone, in fp32 and not in float64; "
     "random weights may be why"
 )
 DERIVATIVES = (

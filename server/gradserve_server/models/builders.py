@@ -62,7 +62,7 @@ def _imported(name: str) -> ModuleType:
         return import_module(name)
     except ModuleNotFoundError as error:
         if error.name is not None and (name == error.name or name.startswith(f"{error.name}.")):
-            raise BuilderFault(f"there is no module {name}: {error}") from error
+            raise BuilderFault(f"there is no module {name}: {error}; correct builder, or install it") from error
         raise BuilderFault(f"importing {name} failed{where(error)}: {text_of(error)}") from error
     except (Exception, SystemExit) as error:
         raise BuilderFault(f"importing {name} failed{where(error)}: {text_of(error)}") from error
@@ -73,13 +73,16 @@ def _function(module: ModuleType, name: str, function: str) -> Any:
         functions = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
         near = difflib.get_close_matches(function, functions, 3)
         hint = f"; nearest: {', '.join(near)}" if near else ""
-        raise BuilderFault(f"{name} has no function {function}{hint}")
+        raise BuilderFault(f"{name} has no function {function}{hint}; correct builder")
     found = getattr(module, function)
     if isinstance(found, nn.Module):
-        raise BuilderFault(f"{name}:{function} is a network, not a function that returns one")
+        raise BuilderFault(
+            f"{name}:{function} is a network, not a function that returns one; name a function, or write one"
+        )
     if not callable(found):
         raise BuilderFault(
-            f"{name}:{function} is of type {type(found).__name__}, not a function that returns a network"
+            f"{name}:{function} is of type {type(found).__name__}, not a function that returns a network; "
+            "correct builder"
         )
     return found
 

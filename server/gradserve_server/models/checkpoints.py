@@ -72,7 +72,7 @@ def _without_weights(path: Path, content: Mapping[Any, Any]) -> str:
     """What to say of a file whose dict has no state dict at the usual places."""
     keys = next(dicts_of_tensors(content), ())
     if not keys:
-        return f"{path} has no weights; it holds: {shown([str(key) for key in content]) or 'nothing'}"
+        return f"{path} has no weights; it holds: {shown([str(key) for key in content]) or 'nothing'}; {SAVE_WEIGHTS}"
     alone = f'torch.save(torch.load({quoted(path.name)}){subscript(keys)}, "weights.pth")'
     where = f"under {', '.join(map(quoted, keys))}, which is not looked for"
     return f"{path}: its weights seem to be {where}; save them alone: {alone}"
@@ -203,7 +203,7 @@ def _why_not_read(path: Path, text: str) -> str:
         again = f'torch.save(torch.load({quoted(path.name)}, weights_only=False), "weights.pth")'
         return f"{path} cannot be loaded without running code from it; if you trust it, save it again: {again}"
     if is_intact(path):
-        return f"{path} cannot be read; torch says: {text.strip().splitlines()[0][:200]}"
+        return f"{path} cannot be read; torch says: {text.strip().splitlines()[0][:200]}; {SAVE_WEIGHTS}"
     size = path.stat().st_size
     return (
         f"{path} is no file of weights (.safetensors, or of torch.save), or was cut off ({size} bytes); copy it again"

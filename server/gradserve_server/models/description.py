@@ -76,6 +76,9 @@ def _notes(spec: ModelSpec, source: Source, seen: Probe, behaviour: Behaviour, h
         notes.append(f"it ends in a {head.ending}: its logits are what goes into that")
     if head.from_probabilities:
         notes.append(PROBABILITIES)
+    if head.doubt:
+        notes.append(head.doubt)
     if seen.relus and seen.other_activations:
-        notes.append(f"PARTIALLY_GUIDED: beside ReLUs it has {', '.join(seen.other_activations)}")
+        others = ", ".join(seen.other_activations)
+        notes.append(f"PARTIALLY_GUIDED: guided rules change the gradient of ReLUs alone, and it also has {others}")
     return notes

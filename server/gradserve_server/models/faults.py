@@ -20,7 +20,7 @@ def check_builders(specs: Sequence[ModelSpec]) -> None:
 def faults_of(specs: Sequence[ModelSpec]) -> dict[str, str]:
     """Why models certainly cannot be loaded, by name."""
     names = [spec.name for spec in specs]
-    faults = {name: "two models have the same name" for name in names if names.count(name) > 1}
+    faults = {name: "two models have the same name; rename one" for name in names if names.count(name) > 1}
     for spec in specs:
         if spec.name not in faults and (fault := _builder_fault(spec) or _file_fault(spec)):
             faults[spec.name] = fault
@@ -36,7 +36,8 @@ def _builder_fault(spec: ModelSpec) -> str:
         example = ":".join(spec.builder.rsplit(".", 1))
         return f"for a builder of your own write package.module:function, such as {example}"
     near = nearest(spec.source, [*EMBEDDED, *classifiers()])
-    return f"torchvision has no classifier {spec.source!r}{near}"
+    own = "; for a builder of your own write package.module:function"
+    return f"torchvision has no classifier {spec.source!r}{near or own}"
 
 
 def _own_fault(source: str) -> str:

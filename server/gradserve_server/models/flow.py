@@ -18,7 +18,7 @@ Edge = tuple[Node, int]
 
 NOT_FOR_GRAD_CAM = ("Pool", "Dropout", "Identity", "Flatten", "Permute")  # words in kinds of modules
 MIN_GRADIENT_SHARE = 0.5  # share of the positions with a gradient, above which a map is a good default for Grad-CAM
-NO_GRADIENT = "GRAD_CAM: no layer with a map has a gradient from the logits"
+NO_GRADIENT = "GRAD_CAM: no layer that gives a map has a gradient from the logits; other methods need none"
 
 
 @dataclass(frozen=True)
@@ -124,7 +124,10 @@ def _default(
         instead = f"takes {name}" if name else "does not apply"
         if _multiplied(kept[unread[-1].name]):
             times = len(kept[unread[-1].name]) // ROWS
-            return name, f"GRAD_CAM: by default it {instead}, since {unread[-1].name} gives {times} rows for each image"
+            return name, (
+                f"GRAD_CAM: by default it {instead}, since {unread[-1].name} gives {times} rows for each image, which "
+                "are no map of it; name another layer"
+            )
         return name, (
             f"GRAD_CAM: by default it {instead}, since what {unread[-1].name} gives later cannot be read as a map; if "
             "that is patches of the image row by row, say in the catalogue how many other tokens stand before and "

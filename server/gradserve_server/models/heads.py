@@ -25,11 +25,14 @@ ONE_SOFTMAX = (
     "it ends in a softmax over a single output, which says the same for every image; let it return the logit itself, "
     'with head = "binary"'
 )
-ONE_DECLARED = 'its entry says head = "{declared}", but it has a single output; that is head = "binary"'
+ONE_DECLARED = (
+    'its entry says head = "{declared}", but it has a single output; if that is the logit of a yes-or-no question, '
+    'write head = "binary"'
+)
 ONE_FRACTION = (
-    "its single output stays within [0, 1] for all test images, and for those that it takes far beyond black and "
-    "white, so that it looks like a probability, but it does not come out of torch.sigmoid; let it return the logit "
-    "itself, or torch.sigmoid of it, or both probabilities of a softmax"
+    "its single output stays within [0, 1] for all test images, even those far beyond black and white, so that it "
+    "looks like a probability, but it does not come out of torch.sigmoid; let it return the logit itself (which is "
+    "torch.logit(output, eps=1e-6)), or torch.sigmoid of the logit, or both probabilities of a softmax"
 )
 MANY_BINARY = (
     'its entry says head = "binary", but it has {count} outputs; binary is a single logit; leave head out for classes '
@@ -44,15 +47,25 @@ SIGMOID_DECLARED = (
     'write head = "multilabel", or let it return logits'
 )
 FRACTIONS = (
-    "its outputs stay within [0, 1] for all test images, and for those that it takes far beyond black and white, and "
-    "do not sum to 1: they look like probabilities of independent labels, but they do not come out of torch.sigmoid; "
-    'let it return the logits, with head = "multilabel" in its entry, or torch.sigmoid of them'
+    "its outputs stay within [0, 1] for all test images, even those far beyond black and white, and do not sum to 1: "
+    "they look like probabilities of independent labels, but they do not come out of torch.sigmoid; let it return the "
+    'logits (which are torch.logit(outputs, eps=1e-6)), with head = "multilabel" in its entry, or torch.sigmoid of the '
+    "logits"
 )
-EXCLUSIVE = '; scores of classes that exclude each other need head = "softmax"'  # where that is a way out
+BOTH_SIGNS = (
+    "its outputs stay within [-1, 1] and come to both ends for strong inputs, as those of a tanh do, so that they are "
+    "no logits; let it return the scores before the tanh"
+)
+# What else may be true of several outputs that never leave a range.
+EXCLUSIVE = (
+    "; if its classes exclude each other and their scores are meant to be bounded (by a clamp or ReLU6), write "
+    'head = "softmax" into its entry'
+)
 CONSTANT = "its outputs are the same for every test image; look at its weights, and at the dimension of its softmax"
 OTHER_SOFTMAX = (
-    "its outputs come out of a {ending} that is over another dimension than they, or are only some of what it gives; "
-    "let it return the softmax over its outputs [images, classes], or the logits"
+    "its outputs come out of a {ending}, but they are only a part of what that gives, or its dimension is not that of "
+    "the classes; let it return all probabilities, of a softmax over the last dimension of [images, classes], or the "
+    "logits"
 )
 SCALED = (
     "its outputs are bounded as those of a softmax or sigmoid are, but not by 0 and 1: they look like probabilities "
@@ -65,6 +78,11 @@ ALMOST_PROBABILITIES = (
 LOGARITHMS = (
     "its outputs never exceed 0, so that they look like logarithms of probabilities; let it return the logits, or "
     "torch.sigmoid of them"
+)
+ONE_SIGN = (
+    "the logits that its entry declares are never {side} 0 for any test image, even those far beyond black and white, "
+    "so that the answer is always {answer}, as of a distance or a regression, whose probabilities would be wrong; let "
+    "it return logits"
 )
 REVERSED = (
     "its outputs are the negatives of logarithms of probabilities, so that the best class has the lowest; let it "
@@ -126,10 +144,9 @@ def _single(trials: Trials, ending: Ending | None, origin: Origin | None, declar
             raise Unservable(OTHER_SOFTMAX.format(ending=origin.ending))
         if declared is None:
             raise Unservable(ONE_NUMBER)
-        if trials.stay_between_zero_and_a_bound():
-            raise Unservable(SCALED)
-        if trials.are_logarithms(exclusive=False):
-            raise Unservable(LOGARITHMS)
+        if fault := _range(trials, exclusive=False):
+            raise Unservable(fault)
+        return Head("binary", single=True, doubt=_doubt(trials))
     return Head("binary", ending, single=True)
 
 
@@ -149,7 +166,7 @@ def _several(trials: Trials, ending: Ending | None, origin: Origin | None, decla
         if declared == "softmax":
             raise Unservable(SIGMOID_DECLARED)
         return Head("multilabel", ending)
-    return Head(declared or "softmax")
+    return Head(declared or "softmax", doubt=_doubt(trials) if declared == "multilabel" else "")
 
 
 def _check_scores(trials: Trials, origin: Origin | None, declared: HeadKind | None, *, probabilities: bool) -> None:
@@ -169,10 +186,26 @@ def _check_scores(trials: Trials, origin: Origin | None, declared: HeadKind | No
         return
     if trials.stay_in_unit() and not _is_zero(trials):
         raise Unservable(CONSTANT if trials.are_constant() else FRACTIONS + EXCLUSIVE)
+    if fault := _range(trials, exclusive=declared is None):
+        raise Unservable(fault + EXCLUSIVE)
+
+
+def _range(trials: Trials, *, exclusive: bool) -> str:
+    """What to say of outputs that never leave a range which is not that of logits; `exclusive`: classes may be."""
     if trials.stay_between_zero_and_a_bound():
-        raise Unservable(SCALED + EXCLUSIVE)
-    if trials.are_logarithms(exclusive=declared is None):
-        raise Unservable(LOGARITHMS + EXCLUSIVE)
+        return SCALED
+    if trials.stay_between_minus_one_and_one():
+        return BOTH_SIGNS
+    return LOGARITHMS if trials.are_logarithms(exclusive=exclusive) else ""
+
+
+def _doubt(trials: Trials) -> str:
+    """What is to be said of declared logits of labels that are present for every image, or for none."""
+    if trials.are_constant():
+        return ""
+    if trials.have_sign(1):
+        return ONE_SIGN.format(side="below", answer="yes")
+    return ONE_SIGN.format(side="above", answer="no") if trials.have_sign(-1) else ""
 
 
 def _is_zero(trials: Trials) -> bool:

@@ -116,7 +116,7 @@ def _mistake(lengths: list[int], leading: int, trailing: int) -> str:
     said = f"tokens = {{ leading = {leading}, trailing = {trailing} }} does not fit"
     has = f"the network has sequences of {', '.join(map(str, lengths))} tokens"
     less = " - ".join(str(n) for n in (lengths[0], leading, trailing) if n)
-    which = f"{less} is no grid of patches" if len(lengths) == 1 else "none of them less these is a grid of patches"
+    which = f"{less} is no grid of patches" if len(lengths) == 1 else "none of them less these numbers is a grid"
     return f"{said}: {has}, and {which}; correct the numbers, or leave tokens out to have them found"
 
 

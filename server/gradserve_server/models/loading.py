@@ -21,7 +21,7 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 GREY_MEAN, GREY_STD = (0.0,), (1.0,)  # of networks that take one channel, unless their entry says otherwise
 GREY_NOTE = (
-    "takes grey pictures: requests are RGB all the same, turned into 0.299 R + 0.587 G + 0.114 B; "
+    "it takes grey pictures: those of requests are turned into 0.299 R + 0.587 G + 0.114 B; "
     "gradients are by the RGB pixels"
 )
 AUXILIARY = ("aux1", "aux2", "AuxLogits")  # heads of GoogLeNet and Inception that never run in eval mode
@@ -225,7 +225,7 @@ def _lines(name: str, path: Path) -> tuple[str, ...]:
     except OSError as error:
         raise LoadError(f"model {name}: its labels, {path}, cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
-        raise LoadError(f"model {name}: its labels, {path}, are no text in UTF-8") from error
+        raise LoadError(f"model {name}: its labels, {path}, are no text in UTF-8; save them as such") from error
     if not lines:
         raise LoadError(f"model {name}: its labels, {path}, are empty; give one label a line, or leave labels out")
     return lines
@@ -244,9 +244,10 @@ def class_names(spec: ModelSpec, source: Source, classes: int, *, single: bool =
     if single and len(source.labels) == 1:
         return (f"not {source.labels[0]}", source.labels[0])
     if source.labels and not source.labels_are_usual:
-        where = spec.labels.name if isinstance(spec.labels, Path) else "its entry"
-        text = f"{where} has {len(source.labels)} labels, but the network has {classes} classes"
-        raise LoadError(f"model {spec.name}: {text}; give one label a line, in the order of the classes")
+        name, how = (spec.labels.name, "a line") if isinstance(spec.labels, Path) else ("its entry", "one")
+        text = f"{name} has {len(source.labels)} labels, but the network has {classes} classes"
+        alone = " (of a yes-or-no question NO and YES, or YES alone)" if single else ""
+        raise LoadError(f"model {spec.name}: {text}; give {how} for each, in the order of the classes{alone}")
     return tuple(f"class {i}" for i in range(classes))
 
 

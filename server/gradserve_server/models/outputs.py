@@ -70,6 +70,7 @@ class Head:
     ending: Ending | None = None  # the operation that it ends in, before which its logits are
     single: bool = False  # whether it gives one number for each image
     from_probabilities: bool = False  # whether its logits are the logarithms of what it gives
+    doubt: str = ""  # why what the catalogue declares may be wrong, in words for its author
 
     def logits(self, network: Network, images: Tensor) -> Tensor:
         """The served logits [N, classes] for normalised images, which the network may write over. Raises NoLogits."""

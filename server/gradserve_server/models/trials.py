@@ -1,7 +1,8 @@
 """What the outputs of a network look like over trial images, and over images far beyond black and white.
 
 Ordinary logits may lie in any range by chance on a few images. Stretched images tell that from a range which a network
-never leaves.
+never leaves. A network that normalises its features gives much the same for a stretched image; so what its last linear
+layer gives is stretched as well, which changes everything that comes after it.
 """
 
 import contextlib
@@ -17,7 +18,9 @@ from .scales import ROUNDING_ULPS
 SUM_TOLERANCE = 1e-4  # by which probabilities may miss a sum of 1, and outputs a bound
 ALMOST = 0.05  # by which probabilities that were rounded may miss a sum of 1
 SAME = 1e-5  # of the largest output, by which two may differ that are taken for equal
+NEAR_ONE = 0.99  # from which on an output has reached an end of [-1, 1]
 STRETCHES = (-1.0, 3.0, -30.0, 30.0, 1000.0)  # factors, the largest of which saturate any softmax or sigmoid
+STEEPNESSES = (-1e5, -1000.0, -3.0, 3.0, 1000.0, 1e5)  # factors of what the last linear layer gives
 HALVINGS = 24  # of the way between two images, down to the resolution of float32
 
 Condition = Callable[[Tensor], Tensor]
@@ -40,19 +43,39 @@ class Trials:
             with contextlib.suppress(Exception):
                 yield self._images * factor, self._outputs(self._images * factor)
 
+    @cached_property
+    def _steep(self) -> list[Tensor]:
+        """Outputs for the trial images with what the last linear layer gives stretched, as far as that can be done."""
+        found: list[Tensor] = []
+        layer = _last_linear(self._network, self._images)
+        if layer is None:
+            return []
+        for factor in STEEPNESSES:
+            handle = layer.register_forward_hook(lambda _, __, out, factor=factor: out * factor)
+            with contextlib.suppress(Exception):
+                found.append(self._outputs(self._images))
+            handle.remove()
+        return found
+
     def _outputs(self, images: Tensor) -> Tensor:
         with torch.no_grad():
             return logits_of(self._network(images.clone())).float().reshape(len(images), -1)
 
     @cached_property
     def _all(self) -> Tensor:
-        """The outputs for all images [images, C], without those that are NaN."""
-        rows = torch.cat([self.output, *(output for _, output in self._stretched)])
+        """All outputs [rows, C], without those that are NaN."""
+        rows = torch.cat(self._each)
         return rows[~rows.isnan().any(1)]
+
+    @property
+    def _each(self) -> list[Tensor]:
+        """The outputs of the trial images, as they are and stretched in every way: [N, C] each."""
+        return [self.output, *(output for _, output in self._stretched), *self._steep]
 
     def are_constant(self) -> bool:
         """Whether no image has other outputs than the first."""
-        return bool(_is_constant(self.output) and _is_constant(self._all))
+        rows = torch.cat([self.output, *(output for _, output in self._stretched)])
+        return _is_constant(rows[~rows.isnan().any(1)])
 
     def are_decisions(self) -> bool:
         """Whether they are 0 or 1 for every image, and jump from one to the other; not where all are 0."""
@@ -75,13 +98,19 @@ class Trials:
         return True
 
     def are_probabilities(self, tolerance: float = SUM_TOLERANCE) -> bool:
-        """Whether those of each trial image are at least 0 and sum to 1."""
+        """Whether those of each trial image sum to 1, and no image has one below 0 or a larger sum."""
         off = (self.output.sum(1) - 1).abs()
-        return bool((self.output >= 0).all() and (off <= tolerance).all())
+        if not bool((self.output >= 0).all() and (off <= tolerance).all()):
+            return False
+        return bool((self._all >= 0).all() and (self._all.sum(1) <= 1 + tolerance).all())
 
     def are_log_probabilities(self, sign: int = 1) -> bool:
         """Whether the powers of those of each trial image, or of their negatives, sum to 1."""
         return bool(((sign * self.output).logsumexp(1).abs() <= SUM_TOLERANCE).all())
+
+    def have_sign(self, sign: int) -> bool:
+        """Whether none is on the other side of 0 for any image."""
+        return bool((sign * self.output >= 0).all() and (sign * self._all >= 0).all())
 
     def stay_in_unit(self) -> bool:
         """Whether they are within [0, 1] for every image; NaN counts for nothing."""
@@ -114,6 +143,13 @@ class Trials:
             and self._reached_by(lambda rows: rows >= high * (1 - SAME)) > 1
         )
 
+    def stay_between_minus_one_and_one(self) -> bool:
+        """Whether they are within [-1, 1] for every image and several images reach both ends, as a tanh does."""
+        if not bool((self.output.abs() <= 1).all()) or not bool((self._all.abs() <= 1).all()):
+            return False
+        low, high = self._reached_by(lambda rows: rows <= -NEAR_ONE), self._reached_by(lambda rows: rows >= NEAR_ONE)
+        return min(low, high) > 1
+
     def are_logarithms(self, *, exclusive: bool) -> bool:
         """Whether none exceeds 0, as that of an ordinary network does, and several reach it.
 
@@ -127,8 +163,20 @@ class Trials:
 
     def _reached_by(self, condition: Condition) -> int:
         """How many trial images have such an output, stretched or not."""
-        outputs = torch.stack([self.output, *(output for _, output in self._stretched)])
+        outputs = torch.stack(self._each)
         return int(condition(outputs).any(2).any(0).sum())
+
+
+def _last_linear(network: nn.Module, images: Tensor) -> nn.Module | None:
+    """The Linear or convolution that runs last, if there is one."""
+    called: list[nn.Module] = []
+    layers = [module for module in network.modules() if isinstance(module, nn.Linear | nn.Conv2d)]
+    handles = [layer.register_forward_hook(lambda module, _, __: called.append(module)) for layer in layers]
+    with torch.no_grad():
+        network(images.clone())
+    for handle in handles:
+        handle.remove()
+    return called[-1] if called else None
 
 
 def _is_constant(rows: Tensor) -> bool:

@@ -10,7 +10,7 @@ from ..config import StartError
 from ..models.sample import difference
 from ..models.served import ServedModels
 from .handle import Handle
-from .members import Member, Pending
+from .members import DEATH_CAUSES, Member, Pending
 from .wire import (
     Broken,
     Cancel,
@@ -112,7 +112,8 @@ class Pool:
     async def stream(self, task: Task) -> AsyncGenerator[Outcome | Preview, None]:
         """Previews, then the outcome. Closing this cancels the task. Raises Full, NoWorker."""
         if self._closing or not self.cards or not self._workers:
-            raise NoWorker("the server is stopping" if self._closing else "no worker is ready yet")
+            not_yet = "no worker is ready yet; try again in some seconds"
+            raise NoWorker("the server is stopping" if self._closing else not_yet)
         wait = min((w.wait(task) for w in self._workers if w.ready), default=0.0)
         if wait > self._queue_seconds:
             raise Full(max(1.0, wait - self._queue_seconds))
@@ -236,7 +237,8 @@ class Pool:
         """The model that it was loading is left out, as one that cannot be loaded; if strict, the start ends."""
         name = worker.loading
         if not name:
-            started.set_exception(StartError(f"the worker on {worker.settings.device} died while starting"))
+            text = f"the worker on {worker.settings.device} died while starting {DEATH_CAUSES}; the log may say more"
+            started.set_exception(StartError(text))
             return
         reason = worker.leave_out()
         if worker.settings.strict:

@@ -267,3 +267,19 @@ def test_the_last_linear_is_found_before_a_softmax_or_sigmoid(name: str) -> None
 def test_independent_labels_are_refused(name: str) -> None:
     with pytest.raises(IndexFault, match=r"small has independent labels .* one label for each example"):
         Builder(model(name), ArrayExamples(data()[0], data()[1]), small.ORIGIN, WHOLE)
+
+
+class SoftmaxByHand(nn.Module):
+    """Whose logits are the logarithms of what it gives, and not what the last Linear gives."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.exp() / x.exp().sum(1, keepdim=True)
+
+
+def test_logits_that_no_linear_layer_gives_have_no_influence_through_it(
+    folder: Callable[[str, IndexPlan], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(ENDS, "by_hand", (2, SoftmaxByHand(), None))
+    with pytest.raises(IndexFault, match=r"not what an nn.Linear gives; leave --last-layer-only out, or let them be"):
+        folder("by_hand", LAST)
+    assert Index(folder("by_hand", WHOLE)).manifest.methods == ("projected", "neighbours")

@@ -123,8 +123,11 @@ def magnified(after: np.ndarray, before: np.ndarray) -> tuple[bytes, float]:
 
 
 def _judgement(judged: Judged, goal: Goal, card: ModelCard) -> attack_pb2.Judgement:
-    predicted, label = scores(judged.logits, [int(judged.logits.argmax()), goal.label], card)
-    return attack_pb2.Judgement(predicted=predicted, label=label, margin=judged.margin)
+    targets = [] if goal.target is None else [goal.target]
+    predicted, label, *target = scores(judged.logits, [int(judged.logits.argmax()), goal.label, *targets], card)
+    return attack_pb2.Judgement(
+        predicted=predicted, label=label, margin=judged.margin, target=target[0] if target else None
+    )
 
 
 def _warnings(bound: Bound, attacked: Attacked, found: Certified) -> list[str]:
@@ -133,7 +136,7 @@ def _warnings(bound: Bound, attacked: Attacked, found: Certified) -> list[str]:
     if arguments.lens.defence and not arguments.adaptive:
         warnings.append("NOT_ADAPTIVE: the attack did not know the defence; what it could not do, another may")
     if arguments.lens.defence == "noise":
-        warnings.append("RANDOM_DEFENCE: judged by the mean logits of a few draws, others differ")
+        warnings.append("RANDOM_DEFENCE: judged by the mean logits of a few draws of its noise; other draws differ")
     warnings += probability_notes(bound.card)
     if attacked.ball.norm == "linf" and attacked.ball.eps is not None and 0 < attacked.ball.eps < 1 / LEVELS:
         warnings.append("EPS_BELOW_ENCODING: eps is less than one level of an 8-bit picture: nothing can change")

@@ -118,7 +118,8 @@ def check_applies(calls: Sequence[Call], card: ModelCard, violations: Violations
     for call in calls:
         layer = card.layer(call.parameters.get("layer", ""))
         if layer is not None and not layer.is_map:
-            refused.append(f"{call.method} needs a layer with spatial extent, and {layer.name} of {card.name} has none")
+            why = f"{call.method} needs a layer with spatial extent, and {layer.name} of {card.name} has none"
+            refused.append(f"{why}; name another, or leave layer out")
     for text in refused:
         violations.not_applicable(text)
 

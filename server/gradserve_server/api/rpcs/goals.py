@@ -65,7 +65,7 @@ def _summand(
         return None if layer is None else Summand(weight, layer=layer.name)
     if kind == "direction":
         return _direction(message.direction, weight, card, f"{path}.direction", violations)
-    violations.add(path, "sets none of target, layer and direction", for_every_model=True)
+    violations.add(path, "sets none of target, layer and direction; set one", for_every_model=True)
     return None
 
 

@@ -129,7 +129,7 @@ def _layers(
             continue
         layer = known_layer(message.layer, card, f"{path}[{i}].layer", violations)
         if layer is not None and not layer.is_map:
-            violations.add(f"{path}[{i}].layer", f"{layer.name} of {card.name} has no spatial extent")
+            violations.add(f"{path}[{i}].layer", f"{layer.name} of {card.name} has no spatial extent; name another")
     if len({each.layer for each in layers}) < len(layers):
         violations.add(path, "must name each layer once", for_every_model=True)
     return tuple(layers) or defaults

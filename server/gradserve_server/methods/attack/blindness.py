@@ -25,7 +25,7 @@ def obstacles(goal: Goal, logits: Tensor, grad: Tensor, borrowed: bool) -> dict[
     if bool((~missed | zero | goal.saturated(logits)).all()):
         return {SATURATED: None}
     if bool((missed & zero).any()):
-        return {f"FEWER_GRADIENTS: the {goal.loss} loss had no gradient at a part of a step's pictures": None}
+        return {f"FEWER_GRADIENTS: the {goal.loss} loss had no gradient at some of a step's pictures": None}
     return {}
 
 

@@ -22,6 +22,7 @@ from ...models.card import HeadKind
 
 Loss = Literal["cross_entropy", "margin", "dlr"]
 Pick = Literal["runner_up", "least_likely", "random"]
+MIN_LOSS = 1e-30  # cross-entropy below which products of its gradient with weights may underflow in fp32
 RANDOM_TARGET_INDEX = 1 << 40  # the sample index of a random target, away from those of noise
 
 
@@ -69,11 +70,13 @@ class Goal:
     def saturated(self, logits: Tensor) -> Tensor:
         """Where cross-entropy has lost its gradient: [n, classes] -> [n].
 
-        That is where the probability of the class to be lost rounds to 1.
+        Of a softmax that is where the probability of the class to be lost rounds to 1. The gradient of a sigmoid's is
+        exact there, and lost where it is too small for fp32.
         """
         if self.loss != "cross_entropy" or self.target is not None:
             return torch.zeros(len(logits), dtype=torch.bool, device=logits.device)
-        return log_probabilities(logits, self.head)[:, self.label].exp() == 1
+        log_probability = log_probabilities(logits, self.head)[:, self.label]
+        return log_probability.exp() == 1 if self.head == "softmax" else log_probability > -MIN_LOSS
 
 
 @dataclass(frozen=True, slots=True)

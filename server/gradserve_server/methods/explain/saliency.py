@@ -1,5 +1,7 @@
 """Maps that are one gradient by the pixels."""
 
+import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ...engine.job import MethodContext, Steps
@@ -9,16 +11,19 @@ from ...models.relu import Rule
 from ..parameters import Reduce
 from .maps import Map, reduced
 
-LOG_PROBS = {"logit": "log_prob", "ranked": "ranked_log_prob"}
+LOG_ODDS = {"logit": "log_odds", "ranked": "ranked_log_odds"}
 
 
 def gradient(
     x: Tensor, target: Objective, run: MethodContext, *, reduce: Reduce = "sum", log_prob: bool = False
 ) -> Steps:
     """Gradient of the score by the pixels (Simonyan et al. 2013). [1, 3, H, W] -> Map."""
-    answer = yield Query(x, _of_log_prob(target) if log_prob else target, "image")
+    answer = yield Query(x, _log_odds(target) if log_prob else target, "image")
     run.completed(range(1))
-    return Map(reduced(answer.image_grad[0], reduce), answer.value[0])
+    grad, value = answer.image_grad[0], answer.value[0]
+    if log_prob:  # d log p = (1 - p) d log-odds, which keeps its digits where p rounds to 1
+        grad, value = torch.sigmoid(-value) * grad, F.logsigmoid(value)
+    return Map(reduced(grad, reduce), value)
 
 
 def gradient_x_input(x: Tensor, target: Objective, run: MethodContext, *, reduce: Reduce = "signed") -> Steps:
@@ -44,8 +49,8 @@ def _ruled(x: Tensor, target: Objective, run: MethodContext, rule: Rule, reduce:
     return Map(reduced(answer.image_grad[0], reduce), answer.value[0])
 
 
-def _of_log_prob(target: Objective) -> Objective:
-    terms = tuple(term._replace(kind=LOG_PROBS.get(term.kind, "")) for term in target.terms)
+def _log_odds(target: Objective) -> Objective:
+    terms = tuple(term._replace(kind=LOG_ODDS.get(term.kind, "")) for term in target.terms)
     if not all(term.kind for term in terms):
         raise NotApplicable("log_prob applies to class targets only, and the target is a unit")
     return Objective(terms)

@@ -56,8 +56,9 @@ class Builder:
         self.classes = len(card.classes)
         head = last_linear(layers)
         if not layers or (head is None and (plan.last_layer_only or self.coverage < MIN_COVERAGE)):
-            text = f"only {self.coverage:.0%} of its parameters are in layers that can be indexed"
-            raise IndexFault(f"{card.name} does not end in a Linear, and {text}; let its last layer be nn.Linear")
+            few = f", and only {self.coverage:.0%} of its parameters are in layers that can be indexed"
+            why, way = (few, "") if self.coverage < MIN_COVERAGE else ("", "leave --last-layer-only out, or ")
+            raise IndexFault(f"the logits of {card.name} are not what an nn.Linear gives{why}; {way}let them be that")
         whole = not plan.last_layer_only and self.coverage >= MIN_COVERAGE
         self.layers: list[IndexedLayer] = layers if whole else layers[-1:]
         self.regresses = head is not None and regression.fits(self.classes, head.inputs)
@@ -258,13 +259,13 @@ class Builder:
             rest = sum(float((mean[name] + pull[name]).square().sum()) for name in mean)
             found = (rest / sum(float(each.square().sum()) for each in pull.values())) ** 0.5
             far, what = MAX_STATIONARITY, "|mean gradient + weight decay| / |weight decay|"
-        text = f"NOT_STATIONARY: {what} is {found:.2g} (good: below {far:g}); influence of unfinished training misleads"
+        text = f"NOT_STATIONARY: trained too little to be trusted: {what} is {found:.2g} (good: below {far:g})"
         return found, [text] if found > far else []
 
     def _manifest(self, writer: Writer, projected: Projected | None, fitted: regression.Regression | None) -> Manifest:
         stationarity, warnings = self._stationarity(writer)
         if self.plan.weight_decay == 0:
-            warnings.append("NO_WEIGHT_DECAY: influence estimates were about half as good without weight decay")
+            warnings.append("NO_WEIGHT_DECAY: estimates are about half as good without weight decay; train with some")
         return Manifest(
             version=VERSION,
             model=self.model.card.name,
