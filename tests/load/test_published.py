@@ -1,0 +1,115 @@
+"""A caller with the stubs of the published contract, for every RPC: what it sends and reads still means the same."""
+
+import io
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import grpc
+import numpy as np
+import pytest
+from google.protobuf import json_format
+from google.protobuf.descriptor_pb2 import FileDescriptorSet
+from google.protobuf.descriptor_pool import DescriptorPool
+from google.protobuf.message_factory import GetMessageClass
+from PIL import Image
+from serving import Server
+
+from gradserve.v1 import models_pb2, service_pb2
+
+IMAGE = Path(__file__).parents[2] / "protos" / "published.binpb"
+SERVICES = [service_pb2.DESCRIPTOR.services_by_name["GradientService"]]
+SERVICES += [models_pb2.DESCRIPTOR.services_by_name["ModelService"]]
+
+
+def published() -> DescriptorPool:
+    """The descriptors of the published contract, apart from those of today's stubs."""
+    pool = DescriptorPool()
+    for file in FileDescriptorSet.FromString(IMAGE.read_bytes()).file:
+        pool.Add(file)
+    return pool
+
+
+POOL = published()
+RPCS = [rpc for each in SERVICES for rpc in POOL.FindServiceByName(each.full_name).methods]
+TODAY = {rpc.full_name: rpc for each in SERVICES for rpc in each.methods}
+
+
+def picture() -> dict[str, Any]:
+    file = io.BytesIO()
+    pixels = np.random.default_rng(0).integers(0, 256, (8, 8, 3), np.uint8)
+    Image.fromarray(pixels).resize((64, 64)).save(file, "PNG")
+    return {"encoded": file.getvalue()}
+
+
+def asked(rpc: str) -> dict[str, Any]:
+    """Fields of a request that has an answer."""
+    image = {"image": picture(), "model": "digits"}
+    goals = [{"summands": [{"target": {"class_index": 3}}]}]
+    maximize = {"model": "small", "goals": goals, "settings": {"steps": 2}}
+    stylize = {"model": "small", "content": picture(), "styles": [{"image": picture()}], "settings": {"steps": 2}}
+    return {
+        "Predict": image,
+        "Explain": image | {"methods": [{"gradient": {}}, {"grad_cam": {}}]},
+        "Attack": image | {"method": {"pgd": {"steps": 2}}, "eps": 0.1},
+        "Maximize": maximize,
+        "StreamMaximize": maximize,
+        "Stylize": stylize,
+        "StreamStylize": stylize,
+        "Influence": image,
+        "Suspects": {"model": "digits", "top": 3},
+        "Embed": image,
+        "ListModels": {},
+        "GetModel": {"name": "digits"},
+    }[rpc]
+
+
+@pytest.fixture(scope="module")
+def channel(server: Server) -> Iterator[grpc.Channel]:
+    with server.channel() as channel:
+        yield channel
+
+
+@pytest.mark.parametrize("rpc", RPCS, ids=lambda rpc: rpc.name)
+def test_a_caller_with_published_stubs(channel: grpc.Channel, rpc: Any) -> None:
+    request = filled(GetMessageClass(rpc.input_type)(), asked(rpc.name))
+    path = f"/{rpc.containing_service.full_name}/{rpc.name}"
+    if rpc.server_streaming:
+        replies = list(channel.unary_stream(path)(request.SerializeToString(), timeout=120))
+    else:
+        replies = [channel.unary_unary(path)(request.SerializeToString(), timeout=120)]
+    assert replies
+    for reply in replies:
+        read = GetMessageClass(rpc.output_type).FromString(reply)
+        now = GetMessageClass(TODAY[rpc.full_name].output_type).FromString(reply)
+        assert read.ByteSize() > 0
+        contains(json_format.MessageToDict(now), json_format.MessageToDict(read), rpc.name)
+
+
+def filled(message: Any, fields: dict[str, Any]) -> Any:
+    """Sets fields by name; bytes as they are."""
+    for name, value in fields.items():
+        field = getattr(message, name)
+        if isinstance(value, dict):
+            field.SetInParent()
+            filled(field, value)
+        elif isinstance(value, list):
+            for each in value:
+                filled(field.add(), each)
+        else:
+            setattr(message, name, value)
+    return message
+
+
+def contains(now: Any, read: Any, path: str) -> None:
+    """Whatever the published stubs read has the same name and value in today's."""
+    if isinstance(read, dict):
+        for name, value in read.items():
+            assert name in now, f"{path}.{name} has gone"
+            contains(now[name], value, f"{path}.{name}")
+    elif isinstance(read, list):
+        assert len(now) == len(read), path
+        for i, (a, b) in enumerate(zip(now, read, strict=True)):
+            contains(a, b, f"{path}[{i}]")
+    else:
+        assert now == read, path
