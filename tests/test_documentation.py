@@ -206,8 +206,9 @@ def test_configurations_are_read(tmp_path: Path, code: str) -> None:
 
 def row(page: Path, name: str) -> list[str]:
     """The cells of the row of a table that begins with that name."""
-    (found,) = re.findall(rf"^\| `{name}` \|(.*)\|$", page.read_text(), re.MULTILINE)
-    return [cell.strip() for cell in found.split("|")]
+    rows = re.findall(rf"^\| `{name}` \|(.*)\|$", page.read_text(), re.MULTILINE)
+    assert len(rows) == 1, f"{page.name} has {len(rows)} rows that begin with `{name}`; it needs one"
+    return [cell.strip() for cell in rows[0].split("|")]
 
 
 def shown(default: Any) -> str:

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from zoo import inputs, off
 
 from gradserve_server.engine.job import Job
-from gradserve_server.methods.explain import Target
+from gradserve_server.methods.explain import METHODS, Target
 from gradserve_server.models.prepared import Prepared
 
 from .handmade import ruled_gradient
@@ -65,7 +65,7 @@ def cam_module(model: Prepared) -> str:
 
 
 def parameters_of(method: str, model: Prepared) -> dict[str, object]:
-    return TABLE[method][0] | ({"layer": cam_module(model)} if "cam" in method else {})
+    return TABLE[method][0] | ({"layer": cam_module(model)} if METHODS[method].default_layer else {})
 
 
 def layer_of(pixels: Pixels) -> nn.Module:
@@ -92,7 +92,8 @@ def guided_cam(pixels: Pixels, x: Tensor, label: int) -> Tensor:
     return GuidedGradCam(pixels, layer_of(pixels)).attribute(x, label, interpolate_mode="bilinear")
 
 
-# method: its parameters, Captum's attribution [1, C, H, W], and how that becomes a map
+# By method: its parameters, Captum's attribution [1, C, H, W] (or one by hand where Captum has none), and how that
+# becomes a map.
 TABLE: dict[str, tuple[dict[str, object], Callable[[Pixels, Tensor, int], Tensor], str]] = {
     "gradient": ({}, lambda p, x, label: Saliency(p).attribute(x, label, abs=False), "sum"),
     "integrated_gradients": ({"steps": STEPS}, integrated, "signed"),

@@ -42,7 +42,7 @@ def bind(request: explain_pb2.ExplainRequest, at: CallContext) -> Bound:
     choice(explain_pb2.MapFormat.DESCRIPTOR, request.format, "format", violations)
     _check_reply(request, len(calls), size, violations)
     check_applies(calls, card, violations)
-    rows = [rows_of(call, size, card) for call in calls]
+    rows = _rows(calls, size, card)
     if sum(rows) > MAX_REQUEST_ROWS and not violations.found:
         limit = f"at most {MAX_REQUEST_ROWS} are allowed"
         violations.add("methods", f"with all targets ask for {sum(rows)} passes; {limit}")
@@ -88,9 +88,6 @@ def calls_of(
     parameters = parse_fields(METHODS[name].function, getattr(message, name), path, violations)
     if parameters is None:
         return []
-    rows = METHODS[name].rows(parameters, size, card)
-    if rows > MAX_ROWS:
-        violations.add(path, f"asks for {rows} passes on a {size[1]}x{size[0]} input; at most {MAX_ROWS} are allowed")
     calls = []
     for target in targets:
         resolved = dict(parameters)
@@ -100,7 +97,19 @@ def calls_of(
         if target.layer and switch and resolved[switch]:
             violations.add(f"{path}.{switch}", f"applies to class targets only, not to units of {target.layer}")
         calls.append(Call(name, resolved, target))
+    rows = max(_rows(calls, size, card), default=0)
+    if rows > MAX_ROWS:
+        violations.add(path, f"asks for {rows} passes on a {size[1]}x{size[0]} input; at most {MAX_ROWS} are allowed")
     return calls
+
+
+def _rows(calls: Sequence[Call], size: tuple[int, int], card: ModelCard) -> list[int]:
+    """Images that the network sees for each call; those for layers that the model lacks are refused and not counted."""
+
+    def counts(call: Call) -> bool:
+        return not METHODS[call.method].default_layer or card.layer(call.parameters["layer"]) is not None
+
+    return [rows_of(call, size, card) for call in calls if counts(call)]
 
 
 def _check_reply(request: explain_pb2.ExplainRequest, maps: int, size: tuple[int, int], violations: Violations) -> None:
