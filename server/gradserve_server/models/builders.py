@@ -23,8 +23,8 @@ FOREIGN_FOLDERS = (
     "<frozen",
     *(str(Path(spec.origin).parent) for spec in map(find_spec, ("torch", "torchvision")) if spec and spec.origin),
 )
-EXPORTED = ("torch.export.exported_program", "ExportedProgram")  # importing its class takes long
-MAX_TEXT_CHARACTERS = 400  # characters of an exception's text
+EXPORTED = ("torch.export.exported_program", "ExportedProgram")  # module and name of a class that is slow to import
+MAX_TEXT_CHARACTERS = 400  # most characters of an exception's text
 
 
 class BuilderFault(ValueError):
@@ -44,7 +44,7 @@ def build(spec: ModelSpec) -> nn.Module:
     except (Exception, SystemExit) as error:
         raise BuilderFault(f"its builder {spec.source} failed{where(error)}: {text_of(error)}") from error
     if not isinstance(network, nn.Module):
-        raise BuilderFault(f"its builder {spec.source} returned {_not_alone(network)}")
+        raise BuilderFault(f"its builder {spec.source} returned {_describe_wrong_result(network)}")
     return network
 
 
@@ -102,7 +102,8 @@ def _check_arguments(builder: Any, spec: ModelSpec) -> None:
         raise BuilderFault(text) from error
 
 
-def _not_alone(given: object) -> str:
+def _describe_wrong_result(given: object) -> str:
+    """What a builder returned instead of a network, and what it must return."""
     if isinstance(given, type) and issubclass(given, nn.Module):
         return f"the class {given.__name__}; it must return a network that is made of it"
     if (type(given).__module__, type(given).__name__) == EXPORTED:

@@ -58,7 +58,7 @@ class Layer:
     grad_cam: bool = False  # worth a Grad-CAM: a real map, not a pooling, dropout or per-class layer
     leading: int = 0  # tokens before the patches
     trailing: int = 0  # tokens after them
-    number: int = 0  # among all layers of the network
+    number: int = 0  # index among all layers of the network
     upstream: int = -1  # bit i is set where this layer depends on what layer number i gives; -1: on all
 
     @property
@@ -107,7 +107,7 @@ class ModelCard:
     index: str = ""  # folder of its influence index
     notes: tuple[str, ...] = ()
     aliases: Mapping[str, str] = field(default_factory=dict)  # other names of modules -> the name that layers have
-    upstream: int = -1  # as a layer's, of the logits
+    upstream: int = -1  # the layers that the logits depend on, as in Layer.upstream
     sample: tuple[float, ...] = ()  # logits of one fixed picture, in EXACT
     tokens: tuple[Tokens, ...] = ()  # sequences that can be read as maps
 

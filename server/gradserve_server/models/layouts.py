@@ -1,4 +1,4 @@
-"""How the outputs of layers are read as maps: by their shapes, and sequences of tokens by what they answer to."""
+"""How the outputs of layers are read as maps: by shape, and sequences of tokens by which pixels change them."""
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
@@ -14,10 +14,9 @@ from .loading import CatalogueMistake
 from .outputs import run
 from .taps import first_input, first_tensor
 
-ROWS = 2  # a batch of two tells the batch dimension from the others
-MIN_CELLS = 5  # cells of a side, from which a neighbour is still told from the other end
-
-MIN_CHANGE_SHARE = 0.3  # share of the largest change
+ROWS = 2  # images of a test batch; a dimension of another size is not the batch's
+MIN_CELLS = 5  # fewest cells of a side on which a corner's neighbours count as the corner
+MIN_CHANGE_SHARE = 0.3  # smallest change at a changed corner, as a share of the largest change
 
 Size = tuple[int, int]
 Call = tuple[str, int]  # a module and which of its calls
@@ -48,9 +47,10 @@ def map_size(shape: tuple[int, ...], layout: Layout) -> Size:
 
 @dataclass(frozen=True)
 class Sequence:
-    """What was seen where a sequence of some length came up first.
+    """The first sequence of some length in a pass of two different images.
 
-    `fixed`: the positions that are the same for two different images; `grid`: the last map before, not longer than it.
+    `fixed` tells which positions are the same for both images. `grid` is the size of the last map before it that has no
+    more positions.
     """
 
     fixed: tuple[bool, ...]
@@ -79,7 +79,7 @@ class Sequences:
 
 @dataclass(frozen=True)
 class Reading:
-    """How sequences of each length are to be read as maps, and module calls whose sequence is in another order."""
+    """How sequences of each length are read as maps, and the module calls whose sequence has another order."""
 
     tokens: Mapping[int, Tokens]
     disordered: frozenset[Call] = frozenset()
@@ -92,7 +92,7 @@ class Reading:
 
 
 def read_tokens(network: nn.Module, example: Tensor, found: Mapping[int, Sequence], declared: Size | None) -> Reading:
-    """How the network's sequences are to be read; what is not sure is left out.
+    """How the network's sequences are read as maps; sequences that are unclear are left out.
 
     `declared`: numbers of leading and trailing tokens from the catalogue. Raises CatalogueMistake where they are wrong.
     """
@@ -121,7 +121,7 @@ def _mistake(lengths: list[int], leading: int, trailing: int) -> str:
 
 
 def _guess(count: int, sequence: Sequence, size: Size) -> Tokens | None:
-    """What does not depend on the image stands for no place of it; the rest is the grid."""
+    """The tokens, where those at the ends do not depend on the image and the rest is a grid; otherwise None."""
     if all(sequence.fixed):
         return None
     leading, trailing = _ends(sequence.fixed)
@@ -132,7 +132,7 @@ def _guess(count: int, sequence: Sequence, size: Size) -> Tokens | None:
 
 
 def _declared(count: int, sequence: Sequence, size: Size, leading: int, trailing: int) -> Tokens | None:
-    """The catalogue's numbers, or a sequence of patches alone."""
+    """The tokens by the catalogue's numbers, or of patches alone; None where neither fits."""
     if any(sequence.fixed) and not all(sequence.fixed) and _ends(sequence.fixed) != (leading, trailing):
         return None
     grid = _grid(count - leading - trailing, sequence.grid, size)
@@ -158,10 +158,10 @@ def _grid(patches: int, before: Size | None, size: Size) -> Size | None:
 
 
 def _checked(network: nn.Module, example: Tensor, guesses: Mapping[int, Tokens]) -> Reading:
-    """Changes the image in two corners and looks which tokens change: those of the corners, or the order is another.
+    """Keeps the guesses whose tokens are in order: a change in two corners of the image must change the tokens there.
 
-    Where a sequence comes up first the largest change must be there. Later attention spreads it, so that it is enough
-    if much of the change is there.
+    Where a sequence comes up first, the largest change must be at the corners. Later on attention spreads the change,
+    so that MIN_CHANGE_SHARE of it is enough.
     """
     finest = max(guesses.values(), key=lambda tokens: tokens.height * tokens.width)
     height, width = finest.height, finest.width
@@ -188,9 +188,9 @@ def _checked(network: nn.Module, example: Tensor, guesses: Mapping[int, Tokens])
 
 
 def _near_corners(change: Tensor) -> Tensor:
-    """The largest numbers at the upper right corner of the first map and at the lower left one of the second: [2].
+    """The largest change at the upper right corner of the first map, and at the lower left one of the second: [2].
 
-    Where patches overlap the neighbours count too.
+    On maps with MIN_CELLS the neighbours count too, since patches may overlap.
     """
     rows, columns = (2 if side >= MIN_CELLS else 1 for side in change.shape[1:])
     return torch.stack([change[0, :rows, -columns:].max(), change[1, -rows:, :columns].max()])
@@ -204,7 +204,7 @@ def _middle(cell: int, cells: int, side: int) -> slice:
 
 @contextmanager
 def watching(network: nn.Module, see: Callable[[Tensor, Call | None], None]) -> Iterator[None]:
-    """Shows the inputs and outputs of all modules of a pass as they are at that moment, outputs with their call."""
+    """Calls `see` with every input (and None) and every output (and its call) of all modules in a pass."""
     calls: Counter[str] = Counter()
 
     def before(_: nn.Module, args: Any, kwargs: Any) -> None:

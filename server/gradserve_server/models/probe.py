@@ -1,4 +1,4 @@
-"""What one look at a network tells: which layers fire, in which order and shape, and what applies to it."""
+"""What a few test passes show of a network: which layers run, in which order and shape, and what applies to it."""
 
 import weakref
 from collections import Counter
@@ -25,7 +25,7 @@ RELU = "relu"  # the kind of a layer that is a ReLU called as a function
 
 @dataclass(frozen=True)
 class Probe:
-    """What was seen: layers in execution order with the place of each, and facts for the model's card."""
+    """The layers in execution order with the place of each, and facts for the model's card."""
 
     layers: tuple[Layer, ...]
     places: dict[str, Place]
@@ -99,7 +99,7 @@ def probe(
 
 
 def aliases(network: nn.Module) -> dict[str, str]:
-    """Names of modules that have another one already, and that one."""
+    """The first name of each module by its other names."""
     first = {module: name for name, module in network.named_modules()}
     everywhere = network.named_modules(remove_duplicate=False)
     return {name: first[module] for name, module in everywhere if first[module] != name}

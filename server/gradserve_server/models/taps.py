@@ -28,7 +28,7 @@ class Place(NamedTuple):
 
 
 class Stopped(Exception):
-    """The deepest wanted place was reached; a fresh instance each time, or its traceback keeps every activation."""
+    """The deepest wanted place was reached. A kept instance would hold all activations, so each raise makes one."""
 
 
 def first_tensor(value: Any) -> Tensor | None:
@@ -49,7 +49,7 @@ def _with_first(value: Any, new: Tensor) -> Any:
 
 
 def version_of(x: Tensor) -> int:
-    """How often it was written over; in inference mode nobody counts."""
+    """How often x was written over; -1 in inference mode, where torch does not count."""
     return -1 if x.is_inference() else x._version
 
 
@@ -57,7 +57,7 @@ class Taps:
     """The tensors at the wanted places, as they were at that moment, after a pass inside `listening`."""
 
     def __init__(self, places: Collection[Place], *, leaf: bool = False, stop_after: Place | None = None) -> None:
-        """`leaf`: nothing upstream of the first place needs a gradient, so let the graph begin there."""
+        """`leaf`: the graph may begin at the first place, since nothing before it needs a gradient."""
         self.kept: dict[Place, Tensor] = {}
         self._versions: dict[Place, int] = {}
         self._places = frozenset(places)
