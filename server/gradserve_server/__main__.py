@@ -77,9 +77,8 @@ def serve(
         # This comes first: importing torch takes most of the start, and both processes do it at the same time.
         forking.start(torchvision=bool(model or config))
         settings = settings_of(config, model or [], server, pool)
-        from .api.service import (
-            run,
-        )  # Imported here, since workers import this module too, and --help needs no service.
+        # Imported here, since workers import this module too, and --help needs no service.
+        from .api.service import run
 
         code = asyncio.run(run(settings))
     except ValidationError as error:

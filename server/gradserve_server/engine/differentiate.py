@@ -49,9 +49,8 @@ class _Batch:
         logits, kept = self._forward(places)
         values = self._values(logits, kept)
         image_grad, act_grads = self._backward(values, kept)
-        self.all_finite = _is_finite(
-            (logits, values, image_grad)
-        )  # One check of all rows is cheaper than one per part.
+        # One check of all rows is cheaper than one for each part.
+        self.all_finite = _is_finite((logits, values, image_grad))
         return [self._answer(i, logits, values, image_grad, kept, act_grads) for i in range(len(self.parts))]
 
     def _map(self, x: Tensor, place: Place, layer: str) -> Tensor:
@@ -91,9 +90,8 @@ class _Batch:
 
     def _forward(self, places: Mapping[Place, str]) -> tuple[Tensor | None, dict[Place, Tensor]]:
         stop = None
-        outputs_only = all(
-            place.side == "output" for place in places
-        )  # A container's input comes before what is inside of it.
+        # Only outputs come in the order of the layers: a container's input comes before what is inside of it.
+        outputs_only = all(place.side == "output" for place in places)
         if outputs_only and not any(part.query.reads_logits for part in self.parts):
             stop = self.model.place(self.model.deepest(places.values()))
         taps = Taps(places, leaf=self.wrt == "taps", stop_after=stop)

@@ -36,9 +36,9 @@ def build(spec: ModelSpec) -> nn.Module:
     name, _, function = spec.source.partition(":")
     builder = _function(_imported(name), name, function)
     _check_arguments(builder, spec)
-    torch.manual_seed(spec.seed)  # not before the import, which may use random numbers, and only once in a process
+    torch.manual_seed(spec.seed)  # This comes after the import, which may draw random numbers in its first run.
     random.seed(spec.seed)
-    np.random.seed(spec.seed % 2**32)  # builders draw from these too, and every worker must get the same
+    np.random.seed(spec.seed % 2**32)  # Builders may draw from any of these, and all workers must build the same.
     try:
         network = builder(**spec.arguments)
     except (Exception, SystemExit) as error:
@@ -74,17 +74,17 @@ def _function(module: ModuleType, name: str, function: str) -> Any:
         near = difflib.get_close_matches(function, functions, 3)
         hint = f"; nearest: {', '.join(near)}" if near else ""
         raise BuilderFault(f"{name} has no function {function}{hint}; correct builder")
-    found = getattr(module, function)
-    if isinstance(found, nn.Module):
+    builder = getattr(module, function)
+    if isinstance(builder, nn.Module):
         raise BuilderFault(
             f"{name}:{function} is a network, not a function that returns one; name a function, or write one"
         )
-    if not callable(found):
+    if not callable(builder):
         raise BuilderFault(
-            f"{name}:{function} is of type {type(found).__name__}, not a function that returns a network; "
+            f"{name}:{function} is of type {type(builder).__name__}, not a function that returns a network; "
             "correct builder"
         )
-    return found
+    return builder
 
 
 def _check_arguments(builder: Any, spec: ModelSpec) -> None:

@@ -100,7 +100,7 @@ def fitted(checkpoint: Checkpoint, wanted: Mapping[str, Any]) -> Checkpoint:
     candidates = [checkpoint, *_without_prefixes(_without_average_count(checkpoint, wanted))]
     if not any("_orig_mod" in name for name in wanted):
         candidates += [_without_compiling(each) for each in candidates]
-    return max(candidates, key=lambda each: len(wanted.keys() & each.tensors.keys()))  # the first of equals
+    return max(candidates, key=lambda each: len(wanted.keys() & each.tensors.keys()))  # max takes the first of equals.
 
 
 def _without_prefixes(checkpoint: Checkpoint) -> list[Checkpoint]:
@@ -114,7 +114,7 @@ def _without_prefixes(checkpoint: Checkpoint) -> list[Checkpoint]:
 def _without_prefix(checkpoint: Checkpoint, prefix: str) -> Checkpoint:
     tensors = {name.removeprefix(prefix): tensor for name, tensor in checkpoint.tensors.items()}
     metadata = checkpoint.metadata
-    if metadata is not None:  # its names are those of modules, without the dot at the end
+    if metadata is not None:  # Its names are those of modules, without a dot at the end.
         inside = {f"{name}.": value for name, value in metadata.items()}
         metadata = {n.removeprefix(prefix)[:-1]: value for n, value in inside.items() if n.startswith(prefix)}
     return Checkpoint(tensors, checkpoint.keys, metadata)

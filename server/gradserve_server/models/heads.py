@@ -119,16 +119,16 @@ def find_head(network: nn.Module, images: Tensor, declared: HeadKind | None) -> 
 
 
 def _makes(origin: Origin, output: Tensor) -> bool:
-    """Whether the ending makes this output of the scores that were recovered; logarithms by their powers."""
+    """Whether the ending, applied to the recovered scores, gives this output; logarithms are taken as powers."""
     if origin.scores.shape != output.shape:
         return False
-    rows, given = origin.scores.reshape(len(output), -1), output
+    rows, expected = origin.scores.reshape(len(output), -1), output
     ending = POWERS.get(origin.ending, origin.ending)
     if ending != origin.ending:
-        given = output.exp()
+        expected = output.exp()
     again = APPLY[ending](rows.float()).reshape(output.shape)
     slack = max(RECOVERY_TOLERANCE, MAX_ROUNDINGS * origin.eps)
-    return torch.allclose(again, given.float(), rtol=slack, atol=slack, equal_nan=True)
+    return torch.allclose(again, expected.float(), rtol=slack, atol=slack, equal_nan=True)
 
 
 def _single(trials: Trials, ending: Ending | None, origin: Origin | None, declared: HeadKind | None) -> Head:
@@ -191,7 +191,7 @@ def _check_scores(trials: Trials, origin: Origin | None, declared: HeadKind | No
 
 
 def _range_fault(trials: Trials, *, exclusive: bool) -> str:
-    """What to say of outputs that never leave a range which is not that of logits; `exclusive`: classes may be."""
+    """The error for outputs that never leave a range unlike that of logits; `exclusive`: classes may exclude others."""
     if trials.stay_between_zero_and_a_bound():
         return SCALED
     if trials.stay_between_minus_one_and_one():
@@ -200,7 +200,7 @@ def _range_fault(trials: Trials, *, exclusive: bool) -> str:
 
 
 def _doubt(trials: Trials) -> str:
-    """What is to be said of declared logits of labels that are present for every image, or for none."""
+    """The note on declared logits whose labels are present for every image, or for none."""
     if trials.are_constant():
         return ""
     if trials.have_sign(1):

@@ -19,7 +19,7 @@ MIN_CELLS = 5  # fewest cells of a side on which a corner's neighbours count as 
 MIN_CHANGE_SHARE = 0.3  # smallest change at a changed corner, as a share of the largest change
 
 Size = tuple[int, int]
-Call = tuple[str, int]  # a module and which of its calls
+Call = tuple[str, int]  # the name of a module, and the index of one of its calls
 
 
 def layout_of(shape: tuple[int, ...], size: Size) -> Layout:
@@ -61,20 +61,20 @@ class Sequences:
     """Gathers the sequences of a pass of two different images, by length."""
 
     def __init__(self, size: Size) -> None:
-        self.found: dict[int, Sequence] = {}
+        self.by_length: dict[int, Sequence] = {}
         self._size = size
         self._grids: list[Size] = []
 
     def see(self, x: Tensor) -> None:
-        """An input or output of a module, in their order."""
+        """Takes an input or output of a module; they must come in their order."""
         shape = tuple(x.shape)
         layout = layout_of(shape, self._size) if shape else "other"
         if layout in ("nchw", "nhwc"):
             self._grids.append(map_size(shape, layout))
-        elif len(shape) == 3 and shape[0] == ROWS and shape[1] > 1 and shape[1] not in self.found:
+        elif len(shape) == 3 and shape[0] == ROWS and shape[1] > 1 and shape[1] not in self.by_length:
             fixed = (x[0] == x[1]).all(-1).tolist()
             grids = [(h, w) for h, w in self._grids if 1 < h * w <= shape[1]]
-            self.found[shape[1]] = Sequence(tuple(fixed), grids[-1] if grids else None)
+            self.by_length[shape[1]] = Sequence(tuple(fixed), grids[-1] if grids else None)
 
 
 @dataclass(frozen=True)
@@ -91,20 +91,22 @@ class Reading:
         return self.tokens.get(shape[1])
 
 
-def read_tokens(network: nn.Module, example: Tensor, found: Mapping[int, Sequence], declared: Size | None) -> Reading:
+def read_tokens(
+    network: nn.Module, example: Tensor, sequences: Mapping[int, Sequence], declared: Size | None
+) -> Reading:
     """How the network's sequences are read as maps; sequences that are unclear are left out.
 
     `declared`: numbers of leading and trailing tokens from the catalogue. Raises CatalogueMistake where they are wrong.
     """
     size = (example.shape[2], example.shape[3])
     guesses = {}
-    for count, sequence in found.items():
+    for count, sequence in sequences.items():
         guess = _guess(count, sequence, size) if declared is None else _declared(count, sequence, size, *declared)
         if guess is not None:
             guesses[count] = guess
     if declared is not None:
         if any(declared) and not any((t.leading, t.trailing) == declared for t in guesses.values()):
-            raise CatalogueMistake(_mistake(sorted(found), *declared))
+            raise CatalogueMistake(_mistake(sorted(sequences), *declared))
         return Reading(guesses)
     return _checked(network, example, guesses) if guesses else Reading({})
 

@@ -192,9 +192,9 @@ class _Preparation:
             network = network.to(memory_format=torch.channels_last)
             example = example.contiguous(memory_format=torch.channels_last)
         tokens = self.spec.tokens.numbers if self.spec.tokens else None
-        seen = probe(network, example, tokens, self.behaviour.apart, self.head)
-        card = self._card(seen, self.pairs if treatment.fold else {})
-        exact = Prepared(network, card, seen.places, self.mean, self.std, self.head)
+        facts = probe(network, example, tokens, self.behaviour.apart, self.head)
+        card = self._card(facts, self.pairs if treatment.fold else {})
+        exact = Prepared(network, card, facts.places, self.mean, self.std, self.head)
         exact = replace(exact, channels_last=treatment.channels_last)
         if self.device.type == "cpu" and any(treatment):
             exact = replace(exact, kernels=KernelCache())
@@ -283,9 +283,9 @@ class _Preparation:
         with torch.no_grad():
             model(self.spare_image)
 
-    def _card(self, seen: Probe, folded: dict[str, str]) -> ModelCard:
+    def _card(self, facts: Probe, folded: dict[str, str]) -> ModelCard:
         sizes = (self.any_size, self.min_size)
-        return describe(self.spec, self.source, seen, folded, self.behaviour, self.head, sizes)
+        return describe(self.spec, self.source, facts, folded, self.behaviour, self.head, sizes)
 
 
 def _describe_fault(fault: Exception) -> str:

@@ -33,7 +33,7 @@ class LayerRows:
 
         def see(x: Tensor, call: Call | None) -> None:
             if call is not None:
-                seen[call] = _sampled(x)
+                seen[call] = _sample(x)
 
         with watching(self._network, see):
             yield
@@ -44,7 +44,7 @@ class LayerRows:
                 self._own.setdefault(call, {})[images[0]] = rows
             elif not self._own.get(call, {}).keys() >= set(images):
                 self.apart.add(call)
-            elif not _same(rows, self._own[call], images):
+            elif not _are_own(rows, self._own[call], images):
                 self.mixed.add(call)
 
     @property
@@ -53,7 +53,7 @@ class LayerRows:
         return next((call[0] for call in self._own if call in self.mixed - self.apart), "")
 
 
-def _sampled(x: Tensor) -> Tensor:
+def _sample(x: Tensor) -> Tensor:
     """Numbers of each row, [n, ...] -> [n, at most MAX_SAMPLED_NUMBERS]; [0, 1] for a tensor without rows."""
     x = torch.view_as_real(x.detach()) if x.is_complex() else x.detach()
     if x.dim() == 0:
@@ -62,7 +62,7 @@ def _sampled(x: Tensor) -> Tensor:
     return flat[:, :: -(-flat.shape[1] // MAX_SAMPLED_NUMBERS) or 1].clone()
 
 
-def _same(rows: Tensor, single: dict[int, Tensor], images: Sequence[int]) -> bool:
+def _are_own(rows: Tensor, single: dict[int, Tensor], images: Sequence[int]) -> bool:
     """Whether the rows are those of the single images, up to rounding; `single` has [1, k] for each image."""
     numbers = sorted(single)
     own = torch.cat([single[i] for i in numbers]).double()

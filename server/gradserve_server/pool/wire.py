@@ -27,9 +27,7 @@ class WorkerSettings:
     rows: int | None = None
     strict: bool = False  # whether one model that cannot be loaded keeps the worker from beginning
     log_level: int = logging.WARNING
-    served: Mapping[str, ModelCard] = field(
-        default_factory=dict
-    )  # cards that the models of a restarted worker must match
+    served: Mapping[str, ModelCard] = field(default_factory=dict)  # cards that the models of a new worker must match
 
 
 @dataclass(frozen=True, slots=True)
