@@ -1,4 +1,4 @@
-"""The command line of the server. `python -m gradserve_server --help`."""
+"""The server's command line, `python -m gradserve_server`."""
 
 import asyncio
 import logging
@@ -74,10 +74,11 @@ def serve(
     logging.basicConfig(format=LOG_FORMAT, stream=sys.stderr)
     try:
         logging.getLogger().setLevel(log_level.upper())
-        # First, since importing torch takes most of the start, there and here at the same time.
+        # This comes first: importing torch takes most of the start, and both processes do it at the same time.
         forking.start(torchvision=bool(model or config))
         settings = settings_of(config, model or [], server, pool)
-        from .api.service import run  # not above: workers import this module again, and --help needs none of it
+        # Imported here, since workers import this module too, and --help needs no service.
+        from .api.service import run
 
         code = asyncio.run(run(settings))
     except ValidationError as error:
@@ -115,7 +116,7 @@ def settings_of(config: Path | None, models: list[str], server: dict[str, Any], 
 
 
 def fast_precisions_of(pool: PoolSettings) -> tuple[Precision, ...]:
-    """What the pool's first device computes fast."""
+    """The precisions that the pool's first device computes fast."""
     import torch
 
     from .models.processor import fast_precisions
@@ -124,7 +125,7 @@ def fast_precisions_of(pool: PoolSettings) -> tuple[Precision, ...]:
 
 
 def check_models(settings: Settings) -> None:
-    """Raises ValueError where no model can be loaded, as far as that is known before; if strict, where one cannot."""
+    """Raises ValueError if it is known already that no model can be loaded, or if strict, that one cannot."""
     faults = faults_of(settings.models)
     if faults and (settings.server.strict or all(spec.name in faults for spec in settings.models)):
         raise ValueError("\n".join(f"model {name}: {fault}" for name, fault in faults.items()))

@@ -9,23 +9,23 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from .models.catalogue import EMBEDDED, ModelSpec, read_catalogue
 from .models.tables import mistakes, read_toml
 
-PATHS = (("server", "tls_certificate"), ("server", "tls_key"), ("server", "token_file"), ("pool", "tuned"))
+PATH_SETTINGS = (("server", "tls_certificate"), ("server", "tls_key"), ("server", "token_file"), ("pool", "tuned"))
 
-LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s %(message)s"  # of all processes
+LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s %(message)s"  # log lines of the front-end and of workers
 
 
 class StartError(Exception):
-    """The service cannot begin; the text says why."""
+    """The service cannot start; the text says why."""
 
 
 class Section(BaseModel):
-    """A table of the file: unknown keys are errors."""
+    """A table of the configuration file, in which unknown keys are errors."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class ServerSettings(Section):
-    """`[server]`: where and to whom the service listens."""
+    """`[server]`: where the service listens, and who may call it."""
 
     host: str = Field(
         "127.0.0.1", min_length=1, description="address to listen on: 0.0.0.0 or :: for all, unix:PATH for a socket"
@@ -46,16 +46,16 @@ class ServerSettings(Section):
 
     def address(self, port: int) -> str:
         """Where the service listens on that port, as clients write it: HOST:PORT, [IPV6]:PORT or unix:PATH."""
-        return self.host if self.socket is not None else joined(self.host, port)
+        return self.host if self.socket is not None else join_address(self.host, port)
 
     @model_validator(mode="after")
-    def _pair(self) -> "ServerSettings":
+    def _check_tls_pair(self) -> "ServerSettings":
         if (self.tls_certificate is None) != (self.tls_key is None):
             raise ValueError("tls_certificate and tls_key belong together; give both, or neither")
         return self
 
 
-def joined(host: str, port: int) -> str:
+def join_address(host: str, port: int) -> str:
     """HOST:PORT, an IPv6 address in brackets."""
     return f"[{host}]:{port}" if ":" in host and not host.startswith("[") else f"{host}:{port}"
 
@@ -81,7 +81,7 @@ class LimitSettings(Section):
 
 
 class Settings(Section):
-    """Everything. Without models: the embedded ones."""
+    """All settings. If no models are given, the embedded ones are served."""
 
     server: ServerSettings = ServerSettings()
     pool: PoolSettings = PoolSettings()
@@ -94,7 +94,7 @@ def read_settings(path: Path | None) -> Settings:
     if path is None:
         return Settings()
     tables = read_toml(path)
-    for section, name in PATHS:  # like weights and labels: relative to the file
+    for section, name in PATH_SETTINGS:  # A path is relative to the configuration file.
         if isinstance(tables.get(section), dict) and isinstance(tables[section].get(name), str):
             tables[section][name] = path.parent / tables[section][name]
     for name, table in tables.items():

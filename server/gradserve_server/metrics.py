@@ -1,4 +1,4 @@
-"""Every metric name, in one place. Labels come from closed lists, never from a request."""
+"""All metrics by name. The values of labels come from fixed lists, never from a request."""
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 

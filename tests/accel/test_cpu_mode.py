@@ -151,7 +151,7 @@ def test_images_side_by_side_give_what_each_gives(case: str, rows: int, monkeypa
             assert not ours[:-1].isnan().any()
             assert off(ours.nan_to_num(), reference.nan_to_num()) <= bound
             assert ours.is_contiguous(memory_format=torch.channels_last)
-        apart = [made._apart.get((what, size, size)) for made in made_of(known) if made for what in DIRECTIONS]
+        apart = [made._separates.get((what, size, size)) for made in made_of(known) if made for what in DIRECTIONS]
         assert len(laid) == apart.count(True)
         narrow = -(-size // ConvParams.of(**how).stride[1]) <= MAX_NARROW_COLUMNS
         assert apart == [] or (None in apart) == (not narrow or rows == 1)
@@ -330,7 +330,7 @@ def test_images_that_do_not_stay_apart_are_convolved_one_by_one() -> None:
     for _ in range(2):
         assert torch.equal(leaking.forward(x, None), alone.forward(x, None))
         assert torch.equal(leaking.input_gradient(grad, x.shape), alone.input_gradient(grad, x.shape))
-    assert leaking._apart == {("forward", 8, 8): False, ("input gradient", 8, 8): False}
+    assert leaking._separates == {("forward", 8, 8): False, ("input gradient", 8, 8): False}
 
 
 @pytest.mark.parametrize("wide", [False, True], ids=["linear", "attention"])

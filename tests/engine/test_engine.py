@@ -583,7 +583,7 @@ def test_progress_goes_to_the_caller_not_to_the_network(world: World) -> None:
 
 def test_a_job_alone_has_one_row_a_pass_and_the_others_share(world: World) -> None:
     """However little time it has, and although memory ran out before."""
-    world.engine._caps[Key("m", "exact", 4, 4, "image")] = 4
+    world.engine._limits.lower(Key("m", "exact", 4, 4, "image"), 4)
     world.submit("alone", asking(5), alone=True, deadline=0.101)
     for name in "abcd":
         world.submit(name, asking(1))

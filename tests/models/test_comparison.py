@@ -116,7 +116,7 @@ def test_a_wrong_precision_is_not_served(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_bounds_are_floors_or_three_times_the_untouched_networks_own_error() -> None:
     torch.manual_seed(0)
     network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 5)).eval()
-    comparison = Comparison(network.requires_grad_(False), lambda x: x, [varied(16, 16)], wide=True)
+    comparison = Comparison(network.requires_grad_(False), lambda x: x, [varied(16, 16)], try_double=True)
     assert comparison.in_double
     assert comparison.bounds("exact") == Errors(1e-4, 5e-2)
     assert comparison.errors("exact", network).within(comparison.bounds("exact"))
@@ -125,7 +125,7 @@ def test_bounds_are_floors_or_three_times_the_untouched_networks_own_error() -> 
     assert not comparison.errors("exact", lambda x: network(x) * torch.nan).within(comparison.bounds("exact"))
     with torch.no_grad():
         network[3].bias.add_(1e6)  # what is left of the logits is rounded by a tenth
-    coarse = Comparison(network, lambda x: x, [varied(16, 16)], wide=True)
+    coarse = Comparison(network, lambda x: x, [varied(16, 16)], try_double=True)
     varying = network(varied(16, 16)).sub(1e6).abs().max()
     assert coarse.in_double
     assert 4 * 2**-23 * 1e6 / varying <= coarse.bounds("exact").logits < 10
@@ -136,7 +136,7 @@ def test_what_all_logits_have_in_common_excuses_no_error() -> None:
     network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 5)).eval()
     with torch.no_grad():
         network[3].bias.add_(1e4)
-    comparison = Comparison(network.requires_grad_(False), lambda x: x, [varied(16, 16)], wide=True)
+    comparison = Comparison(network.requires_grad_(False), lambda x: x, [varied(16, 16)], try_double=True)
     assert comparison.errors("exact", network).within(comparison.bounds("exact"))
     varying = network(varied(16, 16)) - 1e4
     for size in (0.05, 1.0):

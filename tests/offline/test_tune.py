@@ -7,7 +7,7 @@ import torch
 from zoo import prepared
 
 from gradserve_server.__main__ import settings_of
-from gradserve_server.engine.batch_limits import CPU_MOST, MAX_CPU_ROWS_FAST
+from gradserve_server.engine.batch_limits import MAX_CPU_ROWS, MAX_CPU_ROWS_FAST
 from gradserve_server.engine.engine import Engine
 from gradserve_server.engine.take import Key
 from gradserve_server.models.catalogue import EMBEDDED, PRECISIONS, ModelSpec, read_tuning
@@ -44,11 +44,11 @@ def test_the_fastest_precision_where_it_pays() -> None:
 
 def test_candidates_stay_within_what_the_precision_allows() -> None:
     tried = list(candidates(prepare(DIGITS, CPU)))
-    assert max(c.rows for c in tried if c.precision == "exact") == CPU_MOST
+    assert max(c.rows for c in tried if c.precision == "exact") == MAX_CPU_ROWS
     assert max(c.rows for c in tried if c.precision == "fast") == MAX_CPU_ROWS_FAST
     assert len(set(tried)) == len(tried)
     vit = prepared("vit_b_32")
-    assert max(c.rows for c in candidates(vit)) == (16 if "fast" in vit.card.precisions else CPU_MOST)
+    assert max(c.rows for c in candidates(vit)) == (16 if "fast" in vit.card.precisions else MAX_CPU_ROWS)
 
 
 def test_every_candidate_is_measured() -> None:

@@ -27,7 +27,7 @@ def of_nobody(loop: asyncio.AbstractEventLoop, heard: list[Any]) -> Handle:
 async def test_a_message_that_cannot_be_heard_harms_no_other() -> None:
     loop, heard, told = asyncio.get_running_loop(), [], []
     loop.set_exception_handler(lambda _, context: told.append(context["exception"]))
-    of_nobody(loop, heard)._tell(["first", "bad", "last"])
+    of_nobody(loop, heard)._deliver(["first", "bad", "last"])
     assert heard == ["first", "last"]
     assert [str(error) for error in told] == ["it cannot be heard"]
 

@@ -57,14 +57,14 @@ def test_all_reasons_are_told_where_no_model_is_left() -> None:
 
 
 def test_a_model_that_fails_in_its_warm_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    plain = startup._passed
+    plain = startup._measure_gradient
 
     def short_of_memory(engine: Engine, model: startup.Prepared, precision: startup.Precision) -> startup.Step:
         if model.card.name == "other":
             raise OutOfMemory("one row does not fit")
         return plain(engine, model, precision)
 
-    monkeypatch.setattr(startup, "_passed", short_of_memory)
+    monkeypatch.setattr(startup, "_measure_gradient", short_of_memory)
     engine, ready = begin(WorkerSettings((GOOD, OTHER), "cpu"))
     assert [card.name for card in ready.cards] == ["good"]
     assert set(engine.models) == {"good"}, "nothing of it stays in memory"

@@ -1,7 +1,7 @@
 """Faster operations for CPUs: convolutions by the kernels of `convolutions.py`, linear layers as one product.
 
-A plain convolution copies its weight in every pass. Without that the bits are the same; the other kernels, which may
-sum in another order, are for half precision alone.
+A plain convolution copies its weight into oneDNN's layout in every pass. `Packed` keeps that copy, and gives the same
+bits. The other kernels may sum in another order, and serve half precision alone.
 """
 
 from functools import cache
@@ -15,34 +15,34 @@ from torch.overrides import TorchFunctionMode
 
 from .convolutions import HALF, ConvParams, Kernel, Packed, Pointwise, SideBySide, SubPixel
 
-MIN_PACKED_WEIGHTS = 2**16  # weights below which the copy costs nothing
+MIN_PACKED_WEIGHTS = 2**16  # fewest weights of which a copy in every pass costs time
 
 
 class KernelCache:
-    """Kernels of a network's weights, made when first used."""
+    """The kernels of a network's convolutions, each made when it is first used."""
 
     def __init__(self) -> None:
         self._known: dict[tuple[int, ConvParams], tuple[Tensor, Kernel | None]] = {}
 
     def of(self, weight: Tensor, how: ConvParams) -> Kernel | None:
-        """What is better than the plain convolution, if anything. The weight is kept, and must stay as it is."""
+        """The kernel that replaces the plain convolution, if there is one. The weight must not change any more."""
         key = (id(weight), how)
         if key not in self._known:
-            self._known[key] = (weight, kernel(weight, how))  # without the weight its id would be used again
+            self._known[key] = (weight, kernel(weight, how))  # Keeping the weight keeps its id from being used again.
         return self._known[key][1]
 
     def lookup(self, x: Tensor, weight: Tensor, bias: Tensor | None, how: ConvParams) -> Kernel | None:
-        """The same for an input; None as well where torch would take other kernels."""
+        """The same for a given input; None also where torch would not take oneDNN's kernels for it."""
         if not isinstance(weight, nn.Parameter) or any(t is not None and t.requires_grad for t in (weight, bias)):
-            return None  # a weight that is computed anew in every pass is not one to keep
+            return None  # A weight that is computed anew in every pass is not worth keeping.
         if x.dim() != 4 or x.dtype != weight.dtype or not x.is_contiguous(memory_format=torch.channels_last):
             return None
-        found = self.of(weight, how)
-        return found if found is not None and onednn_takes(x, weight, bias, how) else None
+        known = self.of(weight, how)
+        return known if known is not None and onednn_takes(x, weight, bias, how) else None
 
 
 def kernel(weight: Tensor, how: ConvParams) -> Kernel | None:
-    """On a CPU: in half precision what its shape calls for; else the packed one, for a weight that is worth it."""
+    """A kernel for a convolution on a CPU: in half precision by its shape, otherwise `Packed` for a large weight."""
     if weight.device.type != "cpu" or weight.dtype not in (HALF, torch.float32) or how.groups != 1:
         return None
     if not available(weight.dtype):
@@ -54,28 +54,28 @@ def kernel(weight: Tensor, how: ConvParams) -> Kernel | None:
 
 
 class _Convolution(torch.autograd.Function):
-    """A convolution, differentiable by its input."""
+    """A convolution by a kernel, which can be differentiated by its input."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, bias: Tensor | None, kernel: Kernel) -> Tensor:
-        """Of the input only its shape is needed later."""
+        """Runs the kernel; the backward pass needs nothing but the shape of the input."""
         ctx.kernel, ctx.shape = kernel, x.shape
         return kernel.forward(x, bias)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        """By the input."""
+        """Returns the gradient by the input."""
         return ctx.kernel.input_gradient(grad, ctx.shape), None, None
 
 
-PRODUCTS = {F.linear: 1, F.multi_head_attention_forward: 3}  # how many of their arguments are multiplied by a weight
+PRODUCTS = {F.linear: 1, F.multi_head_attention_forward: 3}  # how many leading arguments are multiplied by a weight
 
 
 class FastOperations(TorchFunctionMode):
-    """Computes a network's convolutions by kernels, where there are any, linear layers in one piece, all else as it is.
+    """Runs convolutions by kernels where there are any, and linear layers as one product; leaves all else as it is.
 
-    Kernels' results can be differentiated once, backwards; forward-mode differentiation takes them for constants.
+    The results of kernels can be differentiated backwards once. Forward-mode differentiation takes them for constants.
     """
 
     def __init__(self, kernels: KernelCache) -> None:
@@ -83,36 +83,36 @@ class FastOperations(TorchFunctionMode):
         self._kernels = kernels
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Replaces what it can."""
+        """Runs the faster operation, if there is one."""
         if func in PRODUCTS:
-            args = _whole(args, PRODUCTS[func])
+            args = _make_contiguous(args, PRODUCTS[func])
         replaced = self._conv2d(*args, **(kwargs or {})) if func is torch.conv2d else None
         return func(*args, **(kwargs or {})) if replaced is None else replaced
 
     def _conv2d(self, input: Tensor, weight: Tensor, bias: Tensor | None = None, *args: Any, **kwargs: Any) -> Any:
         how = ConvParams.of(*args, **kwargs)
-        found = None if how is None else self._kernels.lookup(input, weight, bias, how)
-        if found is None:
+        kernel = None if how is None else self._kernels.lookup(input, weight, bias, how)
+        if kernel is None:
             return None
         if torch.is_grad_enabled() and input.requires_grad:
-            return _Convolution.apply(input, bias, found)
-        return found.forward(input, bias)
+            return _Convolution.apply(input, bias, kernel)
+        return kernel.forward(input, bias)
 
 
-def _whole(args: tuple[Any, ...], count: int) -> tuple[Any, ...]:
-    """The first `count` in memory of their own: of views torch multiplies item by item, with a copy of the weight each.
+def _make_contiguous(args: tuple[Any, ...], count: int) -> tuple[Any, ...]:
+    """Makes the first `count` arguments contiguous: others torch multiplies item by item, copying the weight each time.
 
-    What is one tensor stays one, since attention looks at that.
+    An argument that stands several times stays one tensor, since attention checks that.
     """
-    whole = {id(x): x.contiguous() for x in args[:count] if x.dim() > 2}
-    return (*(whole.get(id(x), x) for x in args[:count]), *args[count:])
+    contiguous = {id(x): x.contiguous() for x in args[:count] if x.dim() > 2}
+    return (*(contiguous.get(id(x), x) for x in args[:count]), *args[count:])
 
 
 @cache
 def available(dtype: torch.dtype) -> bool:
-    """Whether the operations are there for this type and give what the plain ones give, bit for bit.
+    """Whether oneDNN's operations exist for this type and give the bits of the plain convolution.
 
-    Another build of torch may lack or change these private operations, and another processor has other kernels.
+    They are private to torch: another build may lack or change them, and another processor has other kernels.
     """
     try:
         with torch.inference_mode(False), torch.autocast("cpu", enabled=False):
@@ -122,7 +122,7 @@ def available(dtype: torch.dtype) -> bool:
 
 
 def _agrees(dtype: torch.dtype) -> bool:
-    """On one convolution."""
+    """Compares both on one convolution, forward and backward."""
     generator = torch.Generator().manual_seed(0)
     x, weight, grad = (
         torch.randn(shape, generator=generator).to(dtype).contiguous(memory_format=torch.channels_last)
@@ -141,7 +141,7 @@ def _agrees(dtype: torch.dtype) -> bool:
 
 
 def onednn_takes(x: Tensor, weight: Tensor, bias: Tensor | None, how: ConvParams) -> bool:
-    """Whether torch takes oneDNN for this convolution; its other kernels round otherwise."""
+    """Whether torch itself would take oneDNN for this convolution; its other kernels round in other ways."""
     stride, padding, dilation, groups = how
     backend = torch._C._select_conv_backend(x, weight, bias, stride, padding, dilation, False, (0, 0), groups)
     return str(backend.name) == "Mkldnn"

@@ -15,18 +15,18 @@ from torch.overrides import TorchFunctionMode
 from .convolutions import HALF, ConvParams, Kernel
 from .cpu_mode import KernelCache
 
-MIN_MULTIPLIES_PER_ELEMENT = 24  # multiply-adds per element moved, below which a CPU loses more by casting than it wins
+MIN_MULTIPLIES_PER_ELEMENT = 24  # fewest multiply-adds per element for which a cast pays on a CPU
 
 aten = torch.ops.aten
 
 
 class HalfWeights:
-    """bfloat16 copies of parameters, made when first used; weights that are computed anew are not kept."""
+    """bfloat16 copies of parameters, each made when it is first used. Weights that are no parameters are not kept."""
 
     def __init__(self, exact: KernelCache | None = None) -> None:
-        """`exact`: kernels of the parameters themselves, for the forward pass."""
+        """`exact`: kernels of the parameters in fp32, for the forward pass."""
         self.exact = exact or KernelCache()
-        self._known: dict[int, tuple[Tensor, Tensor]] = {}  # the weight is kept, or its id would be used again
+        self._known: dict[int, tuple[Tensor, Tensor]] = {}  # by id, with the weight so that its id stays taken
         self._kernels = KernelCache()
 
     def of(self, weight: Tensor) -> Tensor:
@@ -38,7 +38,7 @@ class HalfWeights:
         return self._known[id(weight)][1]
 
     def kernel(self, weight: Tensor, how: ConvParams) -> Kernel | None:
-        """The convolution in bfloat16, if there is a better one than the plain one."""
+        """The kernel of the convolution in bfloat16, if there is one."""
         return self._kernels.of(self.of(weight), how) if isinstance(weight, nn.Parameter) else None
 
 
@@ -49,40 +49,40 @@ class _Convolution(torch.autograd.Function):
     def forward(
         ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, halves: HalfWeights, how: ConvParams
     ) -> Tensor:
-        """As in EXACT, hence the same bits."""
+        """Runs the operations of EXACT, which gives the same bits."""
         channels_last = x.is_contiguous(memory_format=torch.channels_last)
         ctx.how, ctx.shape, ctx.dtype = how, x.shape, x.dtype
         ctx.half, ctx.kernel = halves.of(weight), halves.kernel(weight, how) if channels_last else None
         ctx.memory_format = torch.channels_last if channels_last else torch.contiguous_format
-        found = halves.exact.lookup(x, weight, bias, how)
-        return F.conv2d(x, weight, bias, *how) if found is None else found.forward(x, bias)
+        kernel = halves.exact.lookup(x, weight, bias, how)
+        return F.conv2d(x, weight, bias, *how) if kernel is None else kernel.forward(x, bias)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        """Of the input only its shape is needed."""
+        """Returns the gradient by the input."""
         grad = grads[0].to(HALF)
         if ctx.kernel is not None:
-            found = ctx.kernel.input_gradient(grad, ctx.shape)
+            by_input = ctx.kernel.input_gradient(grad, ctx.shape)
         else:
             stride, padding, dilation, groups = ctx.how
             like = torch.empty(ctx.shape, dtype=HALF, device=grad.device, memory_format=ctx.memory_format)
             args = (None, stride, padding, dilation, False, [0, 0], groups, [True, False, False])
-            found = aten.convolution_backward(grad, like, ctx.half, *args)[0]
-        return found.to(ctx.dtype), None, None, None, None
+            by_input = aten.convolution_backward(grad, like, ctx.half, *args)[0]
+        return by_input.to(ctx.dtype), None, None, None, None
 
 
 class _Linear(torch.autograd.Function):
-    """x [n, in] -> [n, out] with an exact forward and its input's gradient in bfloat16."""
+    """A linear layer, x [n, in] -> [n, out], with an exact forward and its input's gradient in bfloat16."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, half: Tensor) -> Tensor:
-        """The plain kernel."""
+        """Runs the plain linear layer."""
         ctx.half, ctx.dtype = half, x.dtype
         return F.linear(x, weight, bias)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        """One product."""
+        """Returns the gradient by x, which is one product."""
         return (grads[0].to(HALF) @ ctx.half).to(ctx.dtype), None, None, None
 
 
@@ -99,51 +99,52 @@ class HalfBackward(TorchFunctionMode):
         }
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Replaces what it can; leaves everything else alone."""
+        """Replaces the operations that it knows, where gradients are wanted."""
         handler = self._handlers.get(func)
         replaced = handler(*args, **(kwargs or {})) if handler and torch.is_grad_enabled() else None
         return func(*args, **(kwargs or {})) if replaced is None else replaced
 
     def _conv2d(self, input: Tensor, weight: Tensor, bias: Tensor | None = None, *args: Any, **kwargs: Any) -> Any:
         how = ConvParams.of(*args, **kwargs)
-        if how is None or input.dim() != 4 or not _takes_part(input, weight) or not _pays(weight, how):
+        if how is None or input.dim() != 4 or not _has_gradient(input, weight) or not _pays(weight, how):
             return None
         if bias is not None and bias.requires_grad:
             return None
         return _Convolution.apply(input, weight, bias, self._halves, how)
 
     def _linear(self, input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor | None:
-        if not _takes_part(input, weight):
+        if not _has_gradient(input, weight):
             return None
-        flat = input.reshape(-1, input.shape[-1])  # on more dimensions the product falls into strided copies
+        flat = input.reshape(-1, input.shape[-1])  # With more dimensions the product would make strided copies.
         out = _Linear.apply(flat, weight, bias, self._halves.of(weight))
         return out.view(*input.shape[:-1], weight.shape[0])  # type: ignore[no-any-return]
 
     def _attention(self, query: Tensor, key: Tensor, value: Tensor, *args: Any, **kwargs: Any) -> Any:
-        """Self-attention as the vision transformers call it; [length, batch, width] as torch's own function."""
+        """Self-attention as vision transformers call it, on [length, batch, width] as in torch's own function."""
         width, heads, in_weight, in_bias, bias_k, bias_v, zero, dropout, out_weight, out_bias = args[:10]
         plain = query is key is value and in_weight is not None and bias_k is None and bias_v is None and not zero
-        quiet = not kwargs.get("training", True) or dropout == 0
+        deterministic = not kwargs.get("training", True) or dropout == 0
         masked = kwargs.get("key_padding_mask") is not None or kwargs.get("attn_mask") is not None
-        if not plain or not quiet or masked or kwargs.get("need_weights", True) or query.dim() != 3:
+        if not plain or not deterministic or masked or kwargs.get("need_weights", True) or query.dim() != 3:
             return None
-        if not _takes_part(query, in_weight):
+        if not _has_gradient(query, in_weight):
             return None
         length, batch, _ = query.shape
         projected = self._linear(query.transpose(0, 1), in_weight, in_bias)
-        assert projected is not None, "it takes part"
+        assert projected is not None, "the check above holds for _linear too"
         q, k, v = projected.view(batch, length, 3, heads, width // heads).permute(2, 0, 3, 1, 4)
         mixed = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(batch, length, width)
         out = self._linear(mixed, out_weight, out_bias)
         return None if out is None else (out.transpose(0, 1), None)
 
 
-def _takes_part(x: Tensor, weight: Tensor) -> bool:
+def _has_gradient(x: Tensor, weight: Tensor) -> bool:
+    """Whether x in fp32 needs a gradient and the weight does not."""
     return x.requires_grad and not weight.requires_grad and x.dtype == torch.float32 == weight.dtype
 
 
 def _pays(weight: Tensor, how: ConvParams) -> bool:
-    """Whether casting there and back costs less than the product saves; on a CPU grouped convolutions never do."""
+    """Whether casting to bfloat16 and back costs less than it saves; on a CPU never for grouped convolutions."""
     if weight.device.type != "cpu":
         return True
     out, in_, height, width = weight.shape

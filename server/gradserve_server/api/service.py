@@ -8,7 +8,7 @@ from typing import Any
 
 from prometheus_client import start_http_server
 
-from ..config import Settings, devices, joined
+from ..config import Settings, devices, join_address
 from ..metrics import Metrics
 from ..models.faults import faults_of
 from ..pool.pool import Pool
@@ -46,8 +46,8 @@ def serve_metrics(settings: Settings, metrics: Metrics) -> None:
         http, _ = start_http_server(port, host, metrics.registry)
     except OSError as error:
         hint = "; --metrics-port 0 takes a free port" if port else ""
-        raise OSError(f"cannot listen for metrics on {joined(host, port)}: {error}{hint}") from None
-    print(f"gradserve metrics on http://{joined(host, http.server_port)}/metrics", flush=True)
+        raise OSError(f"cannot listen for metrics on {join_address(host, port)}: {error}{hint}") from None
+    print(f"gradserve metrics on http://{join_address(host, http.server_port)}/metrics", flush=True)
 
 
 def pool_of(settings: Settings, metrics: Metrics) -> Pool:

@@ -19,11 +19,12 @@ from .query import Answer, Part, Query
 
 log = logging.getLogger(__name__)
 
-MIN_GRAPH_USES = 3  # passes of one size before it is recorded
-MAX_GRAPHS = 32  # recordings kept
-WARM_UP_PASSES = 3
-MAX_GRAPH_DISTANCE = 1e-2  # relative distance from the plain pass beyond which a recording is not used
-KINDS: Mapping[str, tuple[bool, bool]] = {  # of objectives with one term: by rank, of the log-probabilities
+MIN_GRAPH_USES = 3  # a pass is recorded when its size has come up so often
+MAX_GRAPHS = 32  # most recordings that are kept
+WARM_UP_PASSES = 3  # passes that run before the recording
+MAX_GRAPH_DISTANCE = 1e-2  # largest distance of a recording's gradients from the plain pass's, as a share of their norm
+# Kinds of terms that can be recorded: whether each takes a class by its rank, and whether it is a log-probability.
+KINDS: Mapping[str, tuple[bool, bool]] = {
     "logit": (False, False),
     "ranked": (True, False),
     "log_prob": (False, True),
@@ -31,13 +32,13 @@ KINDS: Mapping[str, tuple[bool, bool]] = {  # of objectives with one term: by ra
 
 
 class Inputs(NamedTuple):
-    """What the rows of a pass differ in."""
+    """What may differ from row to row and from pass to pass."""
 
     images: Tensor  # [n, 3, H, W]
-    chosen: Tensor  # [n, 1], classes or ranks from zero
-    by_rank: Tensor  # [n, 1]
-    of_log_probs: Tensor  # [n, 1]
-    weight: Tensor  # [n]
+    chosen: Tensor  # [n, 1], the class that is scored, or its rank from zero
+    by_rank: Tensor  # [n, 1], whether `chosen` is a rank
+    of_log_probs: Tensor  # [n, 1], whether the score is a log-probability rather than a logit
+    weight: Tensor  # [n], by which the score is multiplied
 
 
 class Outputs(NamedTuple):
@@ -52,7 +53,7 @@ Recorder = Callable[[Callable[[], Outputs]], tuple[Outputs, Callable[[], None]]]
 
 
 def cuda_graph(function: Callable[[], Outputs]) -> tuple[Outputs, Callable[[], None]]:
-    """Records what the function launches: its outputs, and what computes them anew in place."""
+    """Records the kernels that a function launches; returns its outputs, and a function that computes them anew."""
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
@@ -66,10 +67,10 @@ def cuda_graph(function: Callable[[], Outputs]) -> tuple[Outputs, Callable[[], N
 
 
 class CudaGraph:
-    """One pass over a fixed number of rows; those beyond what is asked for compute what was there before."""
+    """One pass over a fixed number of rows. A batch may have fewer: the other rows then compute old inputs again."""
 
     def __init__(self, model: Prepared, rows: int, like: Inputs, record: Recorder) -> None:
-        """`like` says the size of the images."""
+        """Records a pass over images of the size of those in `like`."""
         self._model = model
         self._inputs = Inputs(*(each[:1].expand(rows, *each.shape[1:]).clone().to(model.device) for each in like))
         images = self._inputs.images.to(model.dtype).contiguous(memory_format=torch.channels_last)
@@ -89,68 +90,71 @@ class CudaGraph:
             (grads,) = torch.autograd.grad(values.sum(), images)
         return Outputs(logits.detach(), values.detach(), grads)
 
-    def __call__(self, asked: Inputs) -> Outputs:
-        """Of at most as many rows as were recorded."""
-        count = len(asked.images)
+    def __call__(self, inputs: Inputs) -> Outputs:
+        """The outputs for at most as many rows as were recorded."""
+        count = len(inputs.images)
         with torch.no_grad():
-            for place, new in zip(self._inputs, asked, strict=True):
-                place[:count].copy_(new, non_blocking=True)
+            for recorded, new in zip(self._inputs, inputs, strict=True):
+                recorded[:count].copy_(new, non_blocking=True)
         self._replay()
         return Outputs(*(each[:count].clone() for each in self._outputs))
 
 
 class Recordings:
-    """The recordings of an engine, each made when its size has come up often enough."""
+    """An engine's recordings by model, precision and size, each made when passes of its size have come up often."""
 
     def __init__(self, record: Recorder = cuda_graph) -> None:
         self._record = record
-        self._made: OrderedDict[tuple[object, ...], CudaGraph | None] = OrderedDict()  # None: it was no good
-        self._seen: Counter[tuple[object, ...]] = Counter()
+        self._graphs: OrderedDict[tuple[object, ...], CudaGraph | None] = OrderedDict()  # None where recording failed
+        self._uses: Counter[tuple[object, ...]] = Counter()
 
     def answers(self, model: Prepared, parts: Sequence[Part]) -> list[Answer] | None:
         """What `differentiate` answers, or None where nothing is recorded for it."""
-        if not all(common(part.query) for part in parts):
+        if not all(can_record(part.query) for part in parts):
             return None
-        asked = inputs_of(parts)
-        rows = 1 << (len(asked.images) - 1).bit_length()
-        key = (model.card.name, model.precision, rows, *asked.images.shape[2:])
-        self._seen[key] += 1
-        if self._seen[key] < MIN_GRAPH_USES:
+        inputs = inputs_of(parts)
+        rows = 1 << (len(inputs.images) - 1).bit_length()  # the next power of two
+        key = (model.card.name, model.precision, rows, *inputs.images.shape[2:])
+        self._uses[key] += 1
+        if self._uses[key] < MIN_GRAPH_USES:
             return None
-        if key not in self._made:
-            self._made[key] = self._recording(model, rows, asked, parts)
-            if len(self._made) > MAX_GRAPHS:
-                self._seen.pop(self._made.popitem(last=False)[0])
-        self._made.move_to_end(key)
-        recording = self._made[key]
-        return None if recording is None else dealt(parts, recording(asked))
+        if key not in self._graphs:
+            self._graphs[key] = self._record_pass(model, rows, inputs, parts)
+            if len(self._graphs) > MAX_GRAPHS:
+                self._uses.pop(self._graphs.popitem(last=False)[0])
+        self._graphs.move_to_end(key)
+        graph = self._graphs[key]
+        return None if graph is None else split(parts, graph(inputs))
 
-    def _recording(self, model: Prepared, rows: int, asked: Inputs, parts: Sequence[Part]) -> CudaGraph | None:
-        """A recording that gives what the plain pass gives, or None."""
+    def _record_pass(self, model: Prepared, rows: int, inputs: Inputs, parts: Sequence[Part]) -> CudaGraph | None:
+        """A recording whose gradients are those of the plain pass; None where recording fails or they differ."""
         plain = torch.cat([answer.image_grad for answer in differentiate(model, parts)])  # type: ignore[misc]
         try:
-            recording = CudaGraph(model, rows, asked, self._record)
-            off = float((recording(asked).grads - plain).norm() / plain.norm().clamp_min(DLR_FLOOR))
+            graph = CudaGraph(model, rows, inputs, self._record)
+            distance = float((graph(inputs).grads - plain).norm() / plain.norm().clamp_min(DLR_FLOOR))
         except torch.OutOfMemoryError:
             raise
-        except RuntimeError as error:  # some networks copy to the host or choose by values
-            log.warning("%s cannot be recorded for %d rows, and runs without: %s", model.card.name, rows, error)
+        except RuntimeError as error:  # Networks that copy values to the host cannot be recorded.
+            log.warning(
+                "%s cannot be recorded for %d rows, and runs without a recording: %s", model.card.name, rows, error
+            )
             return None
-        if not off <= MAX_GRAPH_DISTANCE:
-            log.warning("%s is off by %.2g when recorded for %d rows, and runs without", model.card.name, off, rows)
+        if not distance <= MAX_GRAPH_DISTANCE:
+            text = "%s is off by %.2g when recorded for %d rows, and runs without a recording"
+            log.warning(text, model.card.name, distance, rows)
             return None
-        return recording
+        return graph
 
 
-def common(query: Query) -> bool:
-    """Whether a recording can answer it: the gradient of one class score by the pixels."""
+def can_record(query: Query) -> bool:
+    """Whether a recording can answer the query: it asks for the gradient of one class score by the pixels."""
     if query.objective is None or query.wrt != "image" or query.taps or query.relu != "plain":
         return False
     return len(query.objective.terms) == 1 and query.objective.terms[0].kind in KINDS
 
 
 def inputs_of(parts: Sequence[Part]) -> Inputs:
-    """Row by row."""
+    """The inputs of the parts' rows, one after another."""
     images = torch.cat([part.query.images.detach()[part.rows.start : part.rows.stop] for part in parts])
     terms = [part.query.objective.terms[0] for part in parts for _ in part.rows]  # type: ignore[union-attr]
     chosen = torch.tensor([term.indices for term in terms])
@@ -158,14 +162,14 @@ def inputs_of(parts: Sequence[Part]) -> Inputs:
     return Inputs(images, chosen, by_rank, of_log_probs, torch.tensor([term.weight for term in terms]))
 
 
-def dealt(parts: Sequence[Part], found: Outputs) -> list[Answer]:
-    """Each part's share."""
+def split(parts: Sequence[Part], outputs: Outputs) -> list[Answer]:
+    """The outputs of all rows as one answer for each part."""
     finite = torch.stack(
-        [each.flatten(1).isfinite().all(1) for each in (found.logits, found.values[:, None], found.grads)]
+        [each.flatten(1).isfinite().all(1) for each in (outputs.logits, outputs.values[:, None], outputs.grads)]
     )
     healthy, answers, start = finite.all(0).tolist(), [], 0
     for part in parts:
         rows = slice(start, start := start + len(part.rows))
-        logits, values, grads = (each[rows] for each in found)
+        logits, values, grads = (each[rows] for each in outputs)
         answers.append(Answer(logits, values, grads, (), (), all(healthy[rows]), values[:, None]))
     return answers

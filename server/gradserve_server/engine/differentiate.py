@@ -18,7 +18,7 @@ from .query import Answer, Part, Tap
 def differentiate(model: Prepared, parts: Sequence[Part]) -> list[Answer]:
     """The answers to `parts`, which agree in image size and in what they differentiate by (`wrt`).
 
-    Raises NotApplicable for what cannot be computed; a row that is not finite does not touch the others.
+    Raises NotApplicable for what cannot be computed. A row with NaN or infinities leaves the other rows as they are.
     """
     order = sorted(range(len(parts)), key=lambda i: RULES.index(parts[i].query.relu))
     batch = _Batch(model, [parts[i] for i in order])
@@ -44,20 +44,21 @@ class _Batch:
         self.images = batch.contiguous(memory_format=torch.channels_last).requires_grad_(self.wrt == "image")
 
     def run(self) -> list[Answer]:
-        """Forward, scores, backward; then each part's share."""
+        """The answers of the parts, in the batch's order."""
         places = self._places()
         logits, kept = self._forward(places)
         values = self._values(logits, kept)
         image_grad, act_grads = self._backward(values, kept)
-        self.healthy = _finite((logits, values, image_grad))  # one look at all rows instead of one at each part's
+        # One check of all rows is cheaper than one for each part.
+        self.all_finite = _is_finite((logits, values, image_grad))
         return [self._answer(i, logits, values, image_grad, kept, act_grads) for i in range(len(self.parts))]
 
     def _map(self, x: Tensor, place: Place, layer: str) -> Tensor:
-        """Rows of a layer, of whatever precision, as maps."""
+        """A layer's tensor, in any precision, as maps [n, C, h, w] or vectors [n, C]. Raises NotApplicable."""
         x = x.to(self.model.dtype)
         card, size = self.model.card, (self.images.shape[2], self.images.shape[3])
         known = card.layer(layer)
-        if known is None or place.side == "input":  # the card knows outputs
+        if known is None or place.side == "input":  # The card describes outputs only.
             layout, kinds = layout_of((ROWS, *x.shape[1:]), size), card.tokens
             layout = "tokens" if layout == "other" and x.dim() == 3 and kinds else layout
             if layout == "other" and x.dim() > 2:
@@ -73,6 +74,7 @@ class _Batch:
         return as_map(x, layout, grids.pop())
 
     def _check(self, x: Tensor, layer: str) -> Tensor:
+        """Returns x unchanged if it has a row for each of the batch's. Raises NotApplicable otherwise."""
         if x.shape[:1] != (self.rows,):
             raise NotApplicable(
                 f"layer {layer!r} mixes images with positions in its first dimension; name another layer"
@@ -80,7 +82,7 @@ class _Batch:
         return x
 
     def _places(self) -> dict[Place, str]:
-        """Every place that a part taps or scores, with its layer."""
+        """Every place that a part taps or scores, with the name of its layer."""
         queries = [part.query for part in self.parts]
         wanted: list[tuple[str, Side]] = [(la, "output") for q in queries if q.objective for la in q.objective.layers]
         wanted += [(tap.layer, side) for q in queries for tap in q.taps for side in tap.sides]
@@ -88,7 +90,8 @@ class _Batch:
 
     def _forward(self, places: Mapping[Place, str]) -> tuple[Tensor | None, dict[Place, Tensor]]:
         stop = None
-        outputs_only = all(place.side == "output" for place in places)  # a container's input comes before its insides
+        # Only outputs come in the order of the layers: a container's input comes before what is inside of it.
+        outputs_only = all(place.side == "output" for place in places)
         if outputs_only and not any(part.query.reads_logits for part in self.parts):
             stop = self.model.place(self.model.deepest(places.values()))
         taps = Taps(places, leaf=self.wrt == "taps", stop_after=stop)
@@ -98,7 +101,7 @@ class _Batch:
             stack.enter_context(torch.set_grad_enabled(self.wrt != "nothing"))
             if any(rule != "plain" for rule in rules):
                 stack.enter_context(ReLURules(rules))
-            stack.enter_context(taps.listening(self.model.network))  # swallows the early stop
+            stack.enter_context(taps.listening(self.model.network))  # This also catches the early stop.
             logits = self.model(self.images)
         if missing := [layer for place, layer in places.items() if place not in taps.kept]:
             raise NotApplicable(f"layer {missing[0]!r} did not run on this input; name another layer")
@@ -112,7 +115,7 @@ class _Batch:
         ]
         if not objectives:
             return None
-        layers = {layer for objective, _ in objectives for layer in objective.layers}  # two names may be one place
+        layers = {layer for objective, _ in objectives for layer in objective.layers}  # Two names may mean one place.
         places = {layer: self.model.place(layer) for layer in layers}
         outputs = {layer: self._map(self._check(kept[place], layer), place, layer) for layer, place in places.items()}
         if logits is not None:
@@ -131,14 +134,14 @@ class _Batch:
         if self.wrt == "image":
             wanted.append(self.images)
         inputs = [x for x in wanted if x.requires_grad] if values.requires_grad else []
-        found = iter(torch.autograd.grad(values.sum(), inputs, allow_unused=True) if inputs else ())
-        grads = [next(found) if inputs and x.requires_grad else None for x in wanted]
+        computed = iter(torch.autograd.grad(values.sum(), inputs, allow_unused=True) if inputs else ())
+        grads = [next(computed) if inputs and x.requires_grad else None for x in wanted]
         filled = [torch.zeros_like(x) if g is None else g for x, g in zip(wanted, grads, strict=True)]
         image_grad = filled.pop() if self.wrt == "image" else None
         return image_grad, dict(zip(tapped, filled, strict=True))
 
-    def _own(self, part: Tensor) -> Tensor:
-        """The part itself, or its copy where it is a view that would keep the whole batch alive."""
+    def _detach_from_batch(self, part: Tensor) -> Tensor:
+        """A copy of the part, which as a view would keep the whole batch in memory; itself if it is the only part."""
         return part if len(self.parts) == 1 else part.clone()
 
     def _answer(
@@ -158,9 +161,9 @@ class _Batch:
         if values is not None and query.objective is not None:
             terms = values.detach()[rows, : len(query.objective.terms)]
         value = None if terms is None else terms.sum(1)
-        own_grad = None if image_grad is None else self._own(image_grad[rows])
-        doubtful = (*acts, *act_grads) if self.healthy else (own_logits, value, own_grad, *acts, *act_grads)
-        return Answer(own_logits, value, own_grad, acts, act_grads, _finite(doubtful), terms)
+        own_grad = None if image_grad is None else self._detach_from_batch(image_grad[rows])
+        unchecked = (*acts, *act_grads) if self.all_finite else (own_logits, value, own_grad, *acts, *act_grads)
+        return Answer(own_logits, value, own_grad, acts, act_grads, _is_finite(unchecked), terms)
 
     def _tapped(
         self, tap: Tap, rows: slice, kept: Mapping[Place, Tensor], grads: Mapping[Place, Tensor]
@@ -177,8 +180,8 @@ class _Batch:
         return tap.reduce(act, torch.zeros_like(act) if grad is None else grad), None
 
 
-def _finite(tensors: Iterable[Tensor | None]) -> bool:
-    """Whether every number is. Summing is the cheapest look; since a sum can overflow too, it is only the first."""
+def _is_finite(tensors: Iterable[Tensor | None]) -> bool:
+    """Whether every number is finite. Sums are checked first, as that is cheapest; a sum alone may also overflow."""
     present = [t for t in tensors if t is not None]
     if not present or bool(torch.stack([t.sum(dtype=torch.float32) for t in present]).isfinite().all()):
         return True

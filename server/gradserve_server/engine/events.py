@@ -1,4 +1,4 @@
-"""What a step of the engine tells: jobs that ended, jobs that report, passes that were run, and why jobs fail."""
+"""What a step of the engine returns: jobs that ended, progress, statistics of passes, and the errors of jobs."""
 
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -15,11 +15,11 @@ class OutOfMemory(Exception):
 
 
 class ModelFailed(Exception):
-    """The model itself raised on this job's rows, and did so alone."""
+    """The model raised an exception on this job's rows, also in a pass without rows of other jobs."""
 
 
 class Ended(NamedTuple):
-    """A job is over: its generator's return value, or what ended it."""
+    """A job is over: the return value of its generator, or the exception that ended it."""
 
     job: Job
     result: Any = None
@@ -38,7 +38,7 @@ Event = Ended | Progressed
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One pass, for the statistics."""
+    """Statistics of one pass; `retried` stands for one that ran out of memory and is tried again with fewer rows."""
 
     model: str
     rows: int

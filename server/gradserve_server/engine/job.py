@@ -1,4 +1,4 @@
-"""A job: a method's generator with its deadline and open queries; and what a method may ask of it (Run)."""
+"""A job: a method's generator with its deadline and open queries; and what a method may ask of it (MethodContext)."""
 
 from collections import OrderedDict
 from collections.abc import Callable, Generator, Hashable, Iterator, Mapping, Sequence
@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 
 from ..models.card import Precision
-from .query import Answer, Query, joined
+from .query import Answer, Query, join
 from .take import Key
 
 Priority = Literal["interactive", "batch"]
-Asked = Query | Sequence[Query]
-MAX_CHUNK_ROWS = 1 << 30
+Request = Query | Sequence[Query]  # what a method yields to get answers
+MAX_CHUNK_ROWS = 1 << 30  # most rows that a method asks for at once where nothing else limits them
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +24,7 @@ class Progress:
 
     step: int
     steps: int
-    losses: Mapping[str, Tensor]  # its parts by name, each [] or [n], one for each image
+    losses: Mapping[str, Tensor]  # parts of the loss by name; each is [], or [n] with a value for each image
     images: Tensor | None = None  # [n, 3, H, W] in [0, 1]
 
 
@@ -37,20 +37,20 @@ class TimeUp(Exception):
 
 @dataclass(eq=False)
 class MethodContext:
-    """One method's run within a job: its randomness, how many rows to ask for at once, and how far it came."""
+    """One method's run within a job: its random numbers, how many rows to ask for at once, and its progress."""
 
     seed: int = 0
     chunk: int = 32
     allow_partial: bool = False
-    room: Callable[[], int] = lambda: MAX_CHUNK_ROWS  # rows that there is time for
-    asked: int = 1
-    done: int = 0
-    unit: str = "steps"  # what is counted
+    room: Callable[[], int] = lambda: MAX_CHUNK_ROWS  # how many rows there is time for
+    asked: int = 1  # how many units the method is to do
+    done: int = 0  # how many units it has done
+    unit: str = "steps"  # the unit, in the plural
     precision: Precision = "exact"
     warnings: list[str] = field(default_factory=list)
 
     def noise(self, index: int, like: Tensor, *, uniform: bool = False) -> Tensor:
-        """Standard normal (or uniform) numbers for sample `index`: the same whatever the device or the company."""
+        """Standard normal (or uniform) numbers for sample `index`, the same on every device and in every batch."""
         seed = int(np.random.SeedSequence([self.seed, index]).generate_state(1, np.uint64)[0] >> np.uint64(1))
         generator = torch.Generator().manual_seed(seed)
         draw = torch.rand if uniform else torch.randn
@@ -61,7 +61,7 @@ class MethodContext:
         return np.random.default_rng(np.random.SeedSequence([self.seed, index]))
 
     def parts(self, count: int) -> Iterator[range]:
-        """0..count-1 in ranges of at most `chunk`, and of what there is time for."""
+        """Splits the samples 0..count-1 into ranges of at most `chunk`, and of no more than there is time for."""
         self.asked = count
         start = 0
         while start < count:
@@ -70,11 +70,11 @@ class MethodContext:
             start = stop
 
     def completed(self, part: range) -> None:
-        """Says that these samples are in."""
+        """Counts these samples as done."""
         self.done += len(part)
 
     def warn_of_time(self) -> None:
-        """Says in the answer that it is partial, and how far it came."""
+        """Warns the caller that time ran out, and how far the method came."""
         if self.done < self.asked:
             self.warn(f"TIME_UP: a partial answer, since time ran out after {self.done} of {self.asked} {self.unit}")
         else:
@@ -90,11 +90,11 @@ class DeviceCache:
     """Tensors that methods keep on a device from one job to the next; the least recently used are forgotten."""
 
     def __init__(self, most_bytes: int = 256 << 20) -> None:
-        self._most = most_bytes
+        self._max_bytes = most_bytes
         self._values: OrderedDict[Hashable, tuple[Tensor, ...]] = OrderedDict()
 
     def get(self, key: Hashable) -> tuple[Tensor, ...] | None:
-        """What is kept there, or None."""
+        """The tensors of that key, or None."""
         if key in self._values:
             self._values.move_to_end(key)
         return self._values.get(key)
@@ -103,19 +103,19 @@ class DeviceCache:
         """Keeps tensors for later jobs."""
         self._values[key] = value
         self._values.move_to_end(key)
-        while sum(x.nbytes for kept in self._values.values() for x in kept) > self._most:
+        while sum(x.nbytes for value in self._values.values() for x in value) > self._max_bytes:
             self._values.popitem(last=False)
 
 
 @dataclass(eq=False)
 class OpenQuery:
-    """A query with the answers that are in so far; rows are taken and answered in order."""
+    """A query that waits for answers, with those that it has so far. Its rows are computed in order."""
 
     job: "Job"
     query: Query
     key: Key
-    since: float
-    taken: int = 0
+    since: float  # when it was asked, in seconds of the engine's clock
+    taken: int = 0  # rows computed so far
     answers: list[Answer] = field(default_factory=list)
 
     @property
@@ -124,13 +124,13 @@ class OpenQuery:
         return len(self.query.images) - self.taken
 
     def answer(self) -> Answer:
-        """All answers, joined."""
-        return joined(self.answers)
+        """All answers as one."""
+        return join(self.answers)
 
 
 @dataclass(eq=False)
 class Job:
-    """A running generator. Times are of the monotonic clock; the deadline is when it must have its last answer."""
+    """A running generator. Times are of the monotonic clock; by the deadline it must have its last answer."""
 
     id: str
     model: str
@@ -143,20 +143,20 @@ class Job:
     seed: int = 0
     chunk: int = 32
     room: Callable[[], int] = lambda: MAX_CHUNK_ROWS
-    alone: bool = False  # every row has a pass of its own, so that the answer's bits are the same in any company
-    kept: DeviceCache = field(default_factory=DeviceCache)
-    report_every: float = 0.0  # seconds between two of its reports at least
-    reported: float = float("-inf")
+    alone: bool = False  # whether each row has a pass of its own, so that other jobs cannot change the answer's bits
+    cache: DeviceCache = field(default_factory=DeviceCache)
+    report_every: float = 0.0  # least seconds between two reports of progress
+    reported: float = float("-inf")  # time of the last report
     steps: Steps | None = None
     open: list[OpenQuery] = field(default_factory=list)
-    single: bool = True  # whether it asked for one query or for a list
-    hurried: bool = False  # TimeUp was thrown
-    started: float | None = None
-    rows: int = 0
-    compute: float = 0.0
+    single: bool = True  # whether its method yielded one query rather than a list
+    hurried: bool = False  # whether TimeUp was thrown into its method
+    started: float | None = None  # time of its first pass
+    rows: int = 0  # rows computed for it
+    compute: float = 0.0  # its share of the seconds of its passes
 
     def run(self, beside: int = 1) -> MethodContext:
-        """A fresh run for one of `beside` methods that run side by side and share the rows to ask for at once."""
+        """The context of one method, where `beside` methods run side by side and share the rows of a query."""
         return MethodContext(
             self.seed,
             max(1, self.chunk // beside),
@@ -167,33 +167,33 @@ class Job:
 
 
 def together(methods: Sequence[Steps]) -> Steps:
-    """Runs several methods side by side: asks all their queries at once. Returns their results in order."""
+    """Runs several methods side by side and yields the queries of all at once. Returns their results in order."""
     results: list[Any] = [None] * len(methods)
-    waiting: dict[int, tuple[Asked, int]] = {}
+    waiting: dict[int, tuple[Request, int]] = {}  # what each method asks for, and how many queries that is
 
     def advance(i: int, resume: Callable[[], Any]) -> None:
         try:
-            asked = resume()
+            request = resume()
         except StopIteration as stop:
             results[i] = stop.value
             waiting.pop(i, None)
         else:
-            waiting[i] = (asked, 1 if isinstance(asked, Query) else len(asked))
+            waiting[i] = (request, 1 if isinstance(request, Query) else len(request))
 
     try:
         for i, method in enumerate(methods):
             advance(i, lambda method=method: next(method))  # type: ignore[misc]
         while waiting:
-            queries = [q for asked, _ in waiting.values() for q in ([asked] if isinstance(asked, Query) else asked)]
+            queries = [q for r, _ in waiting.values() for q in ([r] if isinstance(r, Query) else r)]
             try:
                 answers = iter((yield queries))
             except TimeUp as time_up:
                 for i in list(waiting):
                     advance(i, lambda i=i, up=time_up: methods[i].throw(up))  # type: ignore[misc]
                 continue
-            for i, (asked, count) in list(waiting.items()):
+            for i, (request, count) in list(waiting.items()):
                 part = [next(answers) for _ in range(count)]
-                reply = part[0] if isinstance(asked, Query) else part
+                reply = part[0] if isinstance(request, Query) else part
                 advance(i, lambda i=i, reply=reply: methods[i].send(reply))  # type: ignore[misc]
     finally:
         for method in methods:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..models.card import HeadKind
 
-DLR_FLOOR = 1e-12  # keeps DLR finite where the best logits are equal
+DLR_FLOOR = 1e-12  # smallest divisor, so that DLR is finite where the best logits are equal
 
 
 class NotApplicable(Exception):
@@ -19,13 +19,13 @@ class NotApplicable(Exception):
 
 
 class Term(NamedTuple):
-    """One weighted summand: a kind of score, the layer it reads ("" for the logits), and what of that it scores."""
+    """One weighted summand: the kind of score, the layer that it reads ("" for the logits), and a class or position."""
 
     kind: str
     layer: str
     indices: tuple[int, ...] = ()
     weight: float = 1.0
-    goal: Tensor | None = None  # what the layer is compared with
+    goal: Tensor | None = None  # the tensor that the layer is compared with
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +55,7 @@ class Objective:
 
     @property
     def reads_logits(self) -> bool:
-        """Whether the forward must reach the end."""
+        """Whether the forward pass must run to its end."""
         return any(not term.layer for term in self.terms)
 
 
@@ -65,7 +65,7 @@ def logit(label: int) -> Objective:
 
 
 def ranked(rank: int) -> Objective:
-    """The logit of each row's own class of that rank; 1 is the top."""
+    """The logit of the class that has that rank in each row; rank 1 is the class with the highest logit."""
     return Objective((Term("ranked", "", (rank - 1,)),))
 
 
@@ -80,12 +80,12 @@ def log_odds(label: int) -> Objective:
 
 
 def ranked_log_odds(rank: int) -> Objective:
-    """The same of each row's own class of that rank; 1 is the top."""
+    """The log-odds of the class that has that rank in each row; rank 1 is the class with the highest logit."""
     return Objective((Term("ranked_log_odds", "", (rank - 1,)),))
 
 
 def margin(label: int) -> Objective:
-    """The logit of a class less the best other one; of a class that is judged by itself (by a sigmoid) its logit."""
+    """The logit of a class less the best other logit; if a sigmoid judges each class by itself, the logit alone."""
     return Objective((Term("margin", "", (label,)),))
 
 
@@ -105,12 +105,12 @@ def unit(layer: str, channel: int, y: int, x: int) -> Objective:
 
 
 def channel(layer: str, index: int) -> Objective:
-    """The mean of a channel over its map (of a vector: its element)."""
+    """The mean of a channel over its map, or that element of a vector."""
     return Objective((Term("channel", layer, (index,)),))
 
 
 def ranking(logits: Tensor) -> Tensor:
-    """Classes by falling logit, [n, classes] -> the same; among equals the first comes first."""
+    """The classes of each row by falling logit, [n, classes]; among equal logits the lower class comes first."""
     return logits.argsort(stable=True, dim=1, descending=True)
 
 
@@ -136,7 +136,7 @@ def style(name: str, goal: Tensor, weight: float) -> Objective:
 
 def gram(out: Tensor) -> Tensor:
     """F F^T / (h w) of maps: [n, C, h, w] -> [n, C, C]."""
-    vectors = out.permute(0, 2, 3, 1).flatten(1, 2)  # of channels_last maps no copy
+    vectors = out.permute(0, 2, 3, 1).flatten(1, 2)  # Maps in channels_last are not copied by this.
     return vectors.transpose(1, 2) @ vectors / vectors.shape[1]
 
 
@@ -164,7 +164,7 @@ def _logit(out: Tensor, index: Tensor) -> Tensor:
 
 
 def log_probabilities(logits: Tensor, head: HeadKind = "softmax") -> Tensor:
-    """Of each class, [n, classes] -> the same: of classes that exclude each other, or each by itself."""
+    """The log-probability of each class, [n, classes] -> [n, classes]: by softmax, or by sigmoid for other heads."""
     return F.log_softmax(logits, 1) if head == "softmax" else F.logsigmoid(logits)
 
 
@@ -184,7 +184,7 @@ def _log_odds(out: Tensor, index: Tensor) -> Tensor:
 def margins(logits: Tensor, labels: Tensor, head: HeadKind = "softmax") -> Tensor:
     """How far each row's class is from not being predicted, in logits: [n, classes], [n, 1] -> [n].
 
-    Of classes that exclude each other its logit less the best other one; of others its logit.
+    With a softmax that is the class's logit less the best other logit, otherwise the logit alone.
     """
     if head != "softmax":
         return _logit(logits, labels)
@@ -211,7 +211,7 @@ def _unit(out: Tensor, index: Tensor) -> Tensor:
 def _channel(out: Tensor, index: Tensor) -> Tensor:
     if out.dim() == 2:
         return _logit(out, index)
-    picked = out.gather(1, index.view(-1, 1, 1, 1).expand(-1, 1, *out.shape[2:]))  # indexing has a slow backward
+    picked = out.gather(1, index.view(-1, 1, 1, 1).expand(-1, 1, *out.shape[2:]))  # Indexing has a slow backward.
     return picked.mean((1, 2, 3))
 
 
@@ -240,16 +240,16 @@ SCORES: Mapping[str, Callable[[Tensor, Tensor], Tensor]] = {
     "unit": _unit,
     "channel": _channel,
     "layer": _layer,
-    "direction": _direction,  # from here on with goals in place of indices
+    "direction": _direction,  # This score and those below take goals instead of indices.
     "content": _content,
     "style": _style,
 }
-BY_SIGMOID = {
+SIGMOID_SCORES = {  # scores that replace those above for heads whose probabilities are sigmoids
     "log_prob": _log_sigmoid,
     "log_odds": _logit,
     "ranked_log_odds": _by_rank(_logit),
     "margin": _logit,
-}  # what replaces these for the heads whose probabilities are sigmoids
+}
 
 
 def score(
@@ -258,11 +258,11 @@ def score(
     outputs: Mapping[str, Tensor],
     head: HeadKind = "softmax",
 ) -> Tensor:
-    """The weighted terms [rows, most terms] of each objective on its rows, zero where it has fewer.
+    """The weighted terms [rows, terms] of each objective on its rows, filled up with zeros to the same length.
 
-    One call per kind and layer. `outputs[""]` are the logits, which `head` gives a meaning.
+    `outputs` are by layer; `outputs[""]` are the logits of a network with that `head`.
     """
-    kinds = SCORES if head == "softmax" else {**SCORES, **BY_SIGMOID}
+    kinds = SCORES if head == "softmax" else {**SCORES, **SIGMOID_SCORES}
     groups: dict[tuple[str, str], list[tuple[int, int, Term]]] = defaultdict(list)
     for objective, span in objectives:
         for column, term in enumerate(objective.terms):
@@ -275,8 +275,8 @@ def score(
         where, columns, terms = zip(*members, strict=True)
         out = outputs[layer] if where == tuple(range(rows)) else outputs[layer][torch.tensor(where, device=device)]
         goals = [term.goal for term in terms if term.goal is not None]
-        about = torch.stack(goals) if goals else torch.tensor([term.indices for term in terms], device=device)
-        scores = kinds[kind](out, about)
+        details = torch.stack(goals) if goals else torch.tensor([term.indices for term in terms], device=device)
+        scores = kinds[kind](out, details)
         weights = torch.tensor([term.weight for term in terms], device=device, dtype=dtype)
         places = torch.tensor(where, device=device), torch.tensor(columns, device=device)
         table = table.index_put(places, scores * weights)

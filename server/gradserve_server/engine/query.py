@@ -1,4 +1,4 @@
-"""What a method asks (Query) and is told (Answer)."""
+"""What a method asks of the engine (Query), and what it gets (Answer)."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,18 +11,17 @@ from ..models.relu import Rule
 from ..models.taps import Side
 from .objective import Objective
 
-Reduction = Callable[[Tensor, Tensor], Tensor]
-
-
+Reduction = Callable[[Tensor, Tensor], Tensor]  # takes an activation and its gradient
 Wrt = Literal["image", "taps", "nothing"]  # what to differentiate by; "nothing" is a forward pass alone
 
 
 @dataclass(frozen=True, slots=True)
 class Tap:
-    """A layer to listen to. `reduce(activation, gradient)` runs in the engine, so that big activations stay there.
+    """A layer whose activation and gradient are wanted, as maps.
 
-    "weight" is what a gradient by the layer's weights is made of: `reduce(input, gradient by the output)`, both in the
-    layer's own layout.
+    `reduce(activation, gradient)` runs in the engine, so that big activations need not leave it. The side "weight" is
+    for gradients by the layer's weights: there `reduce` gets the layer's input and the gradient by its output, both in
+    the layer's own layout.
     """
 
     layer: str
@@ -31,7 +30,7 @@ class Tap:
 
     @property
     def sides(self) -> tuple[Side, ...]:
-        """Where to listen; the last is what to differentiate by."""
+        """The sides that are read; the last is the one to differentiate by."""
         return ("input", "output") if self.side == "weight" else (self.side,)
 
 
@@ -40,29 +39,29 @@ class Query:
     """Rows to compute: one forward and at most one backward for each image."""
 
     images: Tensor  # [n, 3, H, W] in [0, 1]
-    objective: Objective | None = None  # what to score each row by; None: only logits and taps
+    objective: Objective | None = None  # the score of each row; None asks for logits and taps alone
     wrt: Wrt = "nothing"
     taps: tuple[Tap, ...] = ()
     relu: Rule = "plain"
-    model: str | None = None  # another model than the job's
-    unshared: bool = False  # shares its passes with no other query
+    model: str | None = None  # name of another model than the job's
+    unshared: bool = False  # whether its passes have rows of no other query
 
     @property
     def reads_logits(self) -> bool:
-        """Whether the forward must reach the end."""
+        """Whether the forward pass must run to its end."""
         return self.objective.reads_logits if self.objective else not self.taps
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Answer:
-    """What a query's rows gave, in order. Maps are [n, C, h, w] whatever the layer's own layout."""
+    """The results of a query's rows, in order. Maps are [n, C, h, w], whatever the layer's own layout."""
 
     logits: Tensor | None  # [n, classes]; None where the forward stopped before them
     value: Tensor | None  # [n], the objective
     image_grad: Tensor | None  # [n, 3, H, W]
     acts: tuple[Tensor, ...]  # one per tap: the activation, or what the tap's reduce made of it
     act_grads: tuple[Tensor | None, ...]  # one per tap; None where reduced or not asked for
-    finite: bool = True  # whether every number of it is
+    finite: bool = True  # whether all its numbers are finite
     terms: Tensor | None = None  # [n, terms], the objective's weighted summands
 
 
@@ -73,8 +72,8 @@ class Part(NamedTuple):
     rows: range
 
 
-def joined(answers: list[Answer]) -> Answer:
-    """The answers of a query's parts, one after another."""
+def join(answers: list[Answer]) -> Answer:
+    """One answer from those of a query's parts, in order."""
     if len(answers) == 1:
         return answers[0]
 

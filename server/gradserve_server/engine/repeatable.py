@@ -8,9 +8,9 @@ import torch
 
 @contextmanager
 def repeatable(device: torch.device) -> Iterator[None]:
-    """On a GPU torch takes deterministic operations inside, and warns of those that it has none for.
+    """Makes torch use deterministic operations on a GPU, and warn where it has none.
 
-    On a CPU an operation gives the same bits for the same input and number of threads as it is.
+    A CPU needs nothing: its operations give the same bits for the same input and number of threads.
     """
     if device.type != "cuda":
         yield

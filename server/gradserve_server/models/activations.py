@@ -132,7 +132,7 @@ def _users(root: Node) -> dict[Node, list[Node]]:
 
 
 def kind_of(node: Node) -> str:
-    """What a node is of: of ReluBackward0 it is "Relu"."""
+    """The name of a node's operation: "Relu" for ReluBackward0."""
     return re.sub(r"Backward\d*$", "", str(node.name()).rpartition("::")[2])
 
 
@@ -228,12 +228,12 @@ NO_RELU = {"LeakyReLU", "ELU", "SELU", "Threshold", "Hardtanh", *SELF_GATED, *SE
 
 def _sigmoid(node: Node, kind: str, users: Mapping[Node, list[Node]]) -> str:
     """A gate (a factor of another tensor, as in squeeze-excite) is no activation; a factor of its own input is one."""
-    ends = [end for end in _ends(node, users) if end is not None]  # nothing comes after the output
+    ends = [end for end in _ends(node, users) if end is not None]  # None stands for the network's output.
     inputs = {_origin(source) for source, _ in node.next_functions}
     for end in ends:
         factors = [source for source, _ in end.next_functions if source is not None]
         if kind_of(end) != "Mul" or len(factors) != 2:
-            return kind  # it goes on into a layer
+            return kind  # Its result goes into a layer.
         if inputs & {_origin(source) for source in factors}:
             return SELF_GATED[kind]
     return ""

@@ -16,24 +16,27 @@ from .rows import LayerRows
 from .scales import largest, rounding, scales, spreads
 from .uses import tensors_in
 
-TOLERANCE = 2e-3  # of a class's scale; sums in another order and the ReLUs that they flip stay below
-MAX_SCALE_PER_SPREAD = 50  # times its spread over the images, above which a class's scale is not judged by
-DOUBLE_TOLERANCE = 1e-6  # of a class's scale, in float64
-REPEAT_TOLERANCE_SHARE = 1e-2  # of that, for two passes over the same batch, which take the same sums in the same order
-LARGE_BATCH = (2, 0, 3, 1, 1, 3, 0, 2, 0, 1, 2, 3, 3, 2, 1, 0)  # trial images of a batch of a size that the engine uses
-PICTURE_KINDS = 4  # kinds of pictures that `varied` makes
-READING_CALLS = {
+# Largest difference of a logit alone and in a batch, as a share of its class's scale. Sums in another order, and the
+# ReLUs that they flip, change it by less.
+TOLERANCE = 2e-3
+MAX_SCALE_PER_SPREAD = 50  # largest scale of a class, in multiples of its spread over the images
+DOUBLE_TOLERANCE = 1e-6  # TOLERANCE in float64
+REPEAT_TOLERANCE_SHARE = 1e-2  # share of TOLERANCE for two passes over one batch, which sum in the same order
+# Indices of the trial images in a batch as large as those that the engine runs.
+LARGE_BATCH = (2, 0, 3, 1, 1, 3, 0, 2, 0, 1, 2, 3, 3, 2, 1, 0)
+PICTURE_KINDS = 4  # how many kinds of pictures `varied` makes
+READING_CALLS = {  # functions that give a program numbers to decide by
     *(Tensor.item, Tensor.tolist, Tensor.numpy, Tensor.__array__, Tensor.__bool__, Tensor.__float__, Tensor.__int__),
     *(Tensor.__index__, Tensor.__contains__, Tensor.equal, Tensor.allclose, Tensor.is_nonzero),
     *(torch.is_nonzero, torch.equal, torch.allclose),
-}  # what gives a program numbers to decide by
-COUNTING_CALLS = {
+}
+COUNTING_CALLS = {  # functions that give a tensor whose shape depends on values
     *(torch.nonzero, torch.argwhere, torch.masked_select, torch.unique, torch.unique_consecutive),
     *(Tensor.nonzero, Tensor.argwhere, Tensor.masked_select, Tensor.unique, Tensor.unique_consecutive),
-}  # what gives a tensor whose shape depends on values
+}
 EPS, EPS_HALF = torch.finfo(torch.float32).eps, torch.finfo(torch.bfloat16).eps
 HALF_FORMATS = (torch.bfloat16, torch.float16)
-AUTOGRAD_CALLS = {torch.autograd.grad, torch.autograd.backward, Tensor.backward}  # functions and torch.func end there
+AUTOGRAD_CALLS = {torch.autograd.grad, torch.autograd.backward, Tensor.backward}  # torch.func calls them too
 
 RANDOM = (
     "two passes over the same image give different logits, even in eval mode: something in its forward is random "
@@ -93,19 +96,19 @@ class Behaviour:
 
 
 def varied(height: int, width: int, seed: int = 0) -> Tensor:
-    """Images [4, 3, H, W] in [0, 1] that differ in brightness and contrast, the same at every call with one seed."""
+    """Images [4, 3, H, W] in [0, 1] that differ in brightness and contrast; one seed always gives the same ones."""
     generator = torch.Generator().manual_seed(seed)
     coarse = torch.rand(PICTURE_KINDS, 3, 5, 5, generator=generator)
     blots = nn.functional.interpolate(coarse, (height, width), mode="bilinear")
     noise = torch.rand(PICTURE_KINDS, 3, height, width, generator=generator)
     darkest = torch.tensor([0.0, 0.0, 0.0, 0.75]).view(PICTURE_KINDS, 1, 1, 1)
     contrast = torch.tensor([0.9, 0.2, 0.15, 0.2]).view(PICTURE_KINDS, 1, 1, 1)
-    share = torch.tensor([0.1, 0.9, 0.3, 0.3]).view(PICTURE_KINDS, 1, 1, 1)  # of noise
+    share = torch.tensor([0.1, 0.9, 0.3, 0.3]).view(PICTURE_KINDS, 1, 1, 1)  # share of noise
     return darkest + contrast * ((1 - share) * blots + share * noise)
 
 
 def trial_images(height: int, width: int) -> Tensor:
-    """Such images, of which one is black and white all over: what depends on the largest or smallest value shows."""
+    """`varied` images, one of them in black and white alone, for networks that read an image's largest value."""
     images = varied(height, width)
     images[2] = (images[2] > images[2].median()).float()
     return images
@@ -114,10 +117,10 @@ def trial_images(height: int, width: int) -> Tensor:
 def examine(network: nn.Module, images: Tensor, head: Head = PLAIN) -> Behaviour:
     """Tries a network in eval mode on normalised images [4, C, H, W]. Raises Unservable, NoLogits."""
     with torch.no_grad():
-        reads, half = watched(network, images[:1], head)
+        reads, half = watch(network, images[:1], head)
         rows = LayerRows(network)
-        alone = [_seen(rows, network, images, [i], head) for i in range(len(images))]
-        together = _seen(rows, network, images, range(len(images)), head)
+        alone = [_run_watched(rows, network, images, [i], head) for i in range(len(images))]
+        together = _run_watched(rows, network, images, range(len(images)), head)
         if together.dim() != 2 or together.shape[0] != len(images):
             size = "x".join(map(str, images.shape[2:]))
             raise Unservable(
@@ -131,11 +134,11 @@ def examine(network: nn.Module, images: Tensor, head: Head = PLAIN) -> Behaviour
         if alone[0].shape != together[:1].shape:
             one, more = described(alone[0]), described(together)
             raise Unservable(SHAPES.format(one=one, more=more, count=len(images)))
-        again = head.run(network, images[:1])  # after the others, which it may remember
+        again = head.run(network, images[:1])  # By now it may remember the other images.
         bounds, rounded = _bounds(together, half=bool(half)), rounding(together.double(), EPS)
         if _differ(again, alone[0], torch.maximum(bounds * REPEAT_TOLERANCE_SHARE, rounded)):
             raise Unservable(RANDOM)
-        many = _seen(rows, network, images, LARGE_BATCH, head)  # it may do otherwise for larger batches
+        many = _run_watched(rows, network, images, LARGE_BATCH, head)  # It may compute larger batches in another way.
         differs = _differ(torch.cat(alone), together, bounds) or _differ(many, together[list(LARGE_BATCH)], bounds)
         doubtful = not reads and (differs or rows.first_mixed)
         in_double = _examined_in_double(network, images, head) if doubtful else None
@@ -150,36 +153,38 @@ def examine(network: nn.Module, images: Tensor, head: Head = PLAIN) -> Behaviour
 
 
 class _InDouble(NamedTuple):
-    """What remains of a doubt in float64, where rounding explains nothing."""
+    """What a network still does in float64, where rounding explains nothing."""
 
-    depends: bool  # an image's logits depend on its company
+    depends: bool  # whether an image's logits depend on the other images of its batch
     first_mixed: str  # the name of the first layer whose rows are mixed; empty if there is none
 
 
 def _examined_in_double(network: nn.Module, images: Tensor, head: Head) -> _InDouble | None:
-    """None for a network that cannot be copied or that casts inside."""
+    """Examines a copy of the network in float64; None if it cannot be copied or casts inside."""
     if sum(each.numel() for each in network.parameters()) > MAX_PARAMETERS_IN_DOUBLE:
         return None
     try:
         copy, images = cast(deepcopy(network), torch.float64), images.double()
         rows = LayerRows(copy)
-        alone = torch.cat([_seen(rows, copy, images, [i], head) for i in range(len(images))])
-        batches = [(chosen, _seen(rows, copy, images, chosen, head)) for chosen in (range(len(images)), LARGE_BATCH)]
-    except Exception:  # whatever a network does that computes in one number format alone
+        alone = torch.cat([_run_watched(rows, copy, images, [i], head) for i in range(len(images))])
+        batches = [
+            (chosen, _run_watched(rows, copy, images, chosen, head)) for chosen in (range(len(images)), LARGE_BATCH)
+        ]
+    except Exception:  # A network that works in one number format alone may raise anything.
         return None
     bounds = DOUBLE_TOLERANCE * scales(alone)
     depends = any(_differ(found, alone[list(chosen)], bounds) for chosen, found in batches)
     return _InDouble(depends, rows.first_mixed)
 
 
-def _seen(rows: LayerRows, network: nn.Module, images: Tensor, chosen: Sequence[int], head: Head) -> Tensor:
-    """The logits of these images, while rows looks at the layers."""
+def _run_watched(rows: LayerRows, network: nn.Module, images: Tensor, chosen: Sequence[int], head: Head) -> Tensor:
+    """The logits of the chosen images in one batch, while `rows` watches the layers."""
     with rows.watching(chosen):
         return head.run(network, images[list(chosen)])
 
 
 def _bounds(logits: Tensor, *, half: bool) -> Tensor:
-    """By how much each class may differ [classes], by what varies; `half`: the network computes in half precision."""
+    """The largest difference that each class may show [classes]; `half`: the network computes in half precision."""
     logits = logits.double()
     varying = torch.minimum(scales(logits), MAX_SCALE_PER_SPREAD * spreads(logits))
     rounded = torch.minimum(rounding(logits, EPS_HALF if half else EPS), TOLERANCE * largest(logits))
@@ -187,7 +192,7 @@ def _bounds(logits: Tensor, *, half: bool) -> Tensor:
 
 
 def _differ(first: Tensor, second: Tensor, bounds: Tensor) -> bool:
-    """Whether logits are further apart than that; two numbers that are both not finite count as equal."""
+    """Whether logits differ by more than the bounds; two numbers that are both not finite count as equal."""
     either = first.isfinite() | second.isfinite()
     apart = (first - second).abs().nan_to_num(torch.inf, torch.inf)
     return bool(((apart > bounds) & either).any())
@@ -202,9 +207,9 @@ def _no_gradient(network: nn.Module, image: Tensor, head: Head) -> str:
             by_image = torch.autograd.grad(logits.sum(), image, allow_unused=True)[0] if logits.requires_grad else None
         except (NoLogits, torch.OutOfMemoryError):
             raise
-        except Exception as error:  # whatever torch or a backward of the author's own raises
-            said = str(error).split(" Hint:")[0]  # how to debug with torch, which is of no use to a server
-            raise Unservable(BACKWARD_FAILS.format(error=said)) from error
+        except Exception as error:  # torch or a backward of the author's own may raise anything.
+            text = str(error).split(" Hint:")[0]  # The hint tells how to debug with torch, which is of no use here.
+            raise Unservable(BACKWARD_FAILS.format(error=text)) from error
     if by_image is not None:
         return ""
     return (
@@ -214,21 +219,19 @@ def _no_gradient(network: nn.Module, image: Tensor, head: Head) -> str:
     )
 
 
-def watched(network: nn.Module, image: Tensor, head: Head = PLAIN) -> tuple[str, str]:
+def watch(network: nn.Module, image: Tensor, head: Head = PLAIN) -> tuple[str, str]:
     """What the network reads of its input, and in which half precisions it computes, in words. Raises Unservable."""
-    with _Watch(network) as watch:
+    with _Watch(network) as notes:
         head.run(network, image)
-    reads, halves = (", ".join(sorted(names)) for names in (watch.reads, watch.halves))
+    reads, halves = (", ".join(sorted(names)) for names in (notes.reads, notes.halves))
     return READING.format(reads) if reads else "", HALF.format(halves) if halves else ""
 
 
 class _Watch(TorchFunctionMode):
     """Notes which functions give Python numbers or shapes that may depend on the image, and which give halves.
 
-    Raises Unservable for functions of autograd.
-
-    Everything may that is not made of the network's own tensors and of constants alone: what comes out of TorchScript
-    or vmap is seen only when it is used.
+    A tensor may depend on the image unless it is made of the network's own tensors and constants alone. What comes out
+    of TorchScript or vmap is noticed only when it is used. Raises Unservable for functions of autograd.
     """
 
     def __init__(self, network: nn.Module) -> None:
@@ -236,7 +239,7 @@ class _Watch(TorchFunctionMode):
         self.reads: set[str] = set()
         self.halves: set[str] = set()
         own = tensors_in([vars(module) for module in network.modules()])
-        self._constant = {id(tensor): tensor for tensor in own}  # kept alive, so that no id is used again
+        self._constant = {id(tensor): tensor for tensor in own}  # by id, with the tensor so that its id stays taken
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Calls, and notes what may depend on the image."""

@@ -23,8 +23,8 @@ FOREIGN_FOLDERS = (
     "<frozen",
     *(str(Path(spec.origin).parent) for spec in map(find_spec, ("torch", "torchvision")) if spec and spec.origin),
 )
-EXPORTED = ("torch.export.exported_program", "ExportedProgram")  # importing its class takes long
-MAX_TEXT_CHARACTERS = 400  # characters of an exception's text
+EXPORTED = ("torch.export.exported_program", "ExportedProgram")  # module and name of a class that is slow to import
+MAX_TEXT_CHARACTERS = 400  # most characters of an exception's text
 
 
 class BuilderFault(ValueError):
@@ -36,15 +36,15 @@ def build(spec: ModelSpec) -> nn.Module:
     name, _, function = spec.source.partition(":")
     builder = _function(_imported(name), name, function)
     _check_arguments(builder, spec)
-    torch.manual_seed(spec.seed)  # not before the import, which may use random numbers, and only once in a process
+    torch.manual_seed(spec.seed)  # This comes after the import, which may draw random numbers in its first run.
     random.seed(spec.seed)
-    np.random.seed(spec.seed % 2**32)  # builders draw from these too, and every worker must get the same
+    np.random.seed(spec.seed % 2**32)  # Builders may draw from any of these, and all workers must build the same.
     try:
         network = builder(**spec.arguments)
     except (Exception, SystemExit) as error:
         raise BuilderFault(f"its builder {spec.source} failed{where(error)}: {text_of(error)}") from error
     if not isinstance(network, nn.Module):
-        raise BuilderFault(f"its builder {spec.source} returned {_not_alone(network)}")
+        raise BuilderFault(f"its builder {spec.source} returned {_describe_wrong_result(network)}")
     return network
 
 
@@ -74,17 +74,17 @@ def _function(module: ModuleType, name: str, function: str) -> Any:
         near = difflib.get_close_matches(function, functions, 3)
         hint = f"; nearest: {', '.join(near)}" if near else ""
         raise BuilderFault(f"{name} has no function {function}{hint}; correct builder")
-    found = getattr(module, function)
-    if isinstance(found, nn.Module):
+    builder = getattr(module, function)
+    if isinstance(builder, nn.Module):
         raise BuilderFault(
             f"{name}:{function} is a network, not a function that returns one; name a function, or write one"
         )
-    if not callable(found):
+    if not callable(builder):
         raise BuilderFault(
-            f"{name}:{function} is of type {type(found).__name__}, not a function that returns a network; "
+            f"{name}:{function} is of type {type(builder).__name__}, not a function that returns a network; "
             "correct builder"
         )
-    return found
+    return builder
 
 
 def _check_arguments(builder: Any, spec: ModelSpec) -> None:
@@ -102,7 +102,8 @@ def _check_arguments(builder: Any, spec: ModelSpec) -> None:
         raise BuilderFault(text) from error
 
 
-def _not_alone(given: object) -> str:
+def _describe_wrong_result(given: object) -> str:
+    """What a builder returned instead of a network, and what it must return."""
     if isinstance(given, type) and issubclass(given, nn.Module):
         return f"the class {given.__name__}; it must return a network that is made of it"
     if (type(given).__module__, type(given).__name__) == EXPORTED:

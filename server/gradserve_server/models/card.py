@@ -35,7 +35,7 @@ class Tokens(NamedTuple):
         )
         grids = {(h, w) for h in heights for w in widths if h * w == patches}
         if patches == self.height * self.width:
-            grids.add((self.height, self.width))  # of a network that brings every image to one size
+            grids.add((self.height, self.width))  # The network may resize every image to one size.
         if len(grids) != 1:
             return None
         ((height, width),) = grids
@@ -55,11 +55,11 @@ class Layer:
     channels: int = 0
     height: int = 0
     width: int = 0
-    grad_cam: bool = False  # worth a Grad-CAM: a real map, not a pooling, dropout or per-class layer
+    grad_cam: bool = False  # whether Grad-CAM makes sense: it is a map, and no pooling, dropout or per-class layer
     leading: int = 0  # tokens before the patches
     trailing: int = 0  # tokens after them
-    number: int = 0  # among all layers of the network
-    upstream: int = -1  # bit i is set where this layer depends on what layer number i gives; -1: on all
+    number: int = 0  # index among all layers of the network
+    upstream: int = -1  # bit i is set if this layer depends on the output of layer number i; -1 sets all bits
 
     @property
     def is_map(self) -> bool:
@@ -101,13 +101,13 @@ class ModelCard:
     unbatched: bool = False  # whether every image needs a pass of its own
     precisions: tuple[Precision, ...] = ("exact",)
     absent: Mapping[Precision, str] = field(default_factory=dict)  # why a precision is not loaded
-    auto: Mapping[Rpc, Precision] = field(default_factory=dict)  # what AUTO means by RPC; others: exact
+    auto: Mapping[Rpc, Precision] = field(default_factory=dict)  # the precision that AUTO means, if not exact
     rows: Mapping[Precision, int] = field(default_factory=dict)  # rows per pass at the model's own size
-    channels: Literal[1, 3] = 3  # that the network takes; requests are always RGB
+    channels: Literal[1, 3] = 3  # channels of the network's input; requests are always RGB
     index: str = ""  # folder of its influence index
     notes: tuple[str, ...] = ()
     aliases: Mapping[str, str] = field(default_factory=dict)  # other names of modules -> the name that layers have
-    upstream: int = -1  # as a layer's, of the logits
+    upstream: int = -1  # the layers that the logits depend on, as in Layer.upstream
     sample: tuple[float, ...] = ()  # logits of one fixed picture, in EXACT
     tokens: tuple[Tokens, ...] = ()  # sequences that can be read as maps
 

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-MAX_PARAMETERS_IN_DOUBLE = 200_000_000  # of a network that is copied to float64
+MAX_PARAMETERS_IN_DOUBLE = 200_000_000  # largest network that is copied to float64
 
 
 def cast(network: nn.Module, dtype: torch.dtype, device: torch.device | None = None) -> nn.Module:
@@ -12,8 +12,8 @@ def cast(network: nn.Module, dtype: torch.dtype, device: torch.device | None = N
     torch's own `network.to(dtype)` would drop the imaginary part of complex weights.
     """
 
-    def casted(tensor: Tensor) -> Tensor:
+    def cast_tensor(tensor: Tensor) -> Tensor:
         return tensor.to(device, dtype if tensor.is_floating_point() else None)
 
-    network._apply(casted)
+    network._apply(cast_tensor)
     return network

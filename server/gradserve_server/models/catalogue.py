@@ -17,7 +17,7 @@ Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,6
 Colour = Annotated[tuple[FiniteFloat, ...], Field(min_length=1)]  # a number for each channel that the network takes
 Rows = Annotated[int, Field(ge=1, le=4096)]
 PRECISIONS: tuple[Precision, ...] = ("exact", "balanced", "fast")
-MAX_UNIT_VALUE = 2  # a mean or std above it is of pixels up to 255
+MAX_UNIT_VALUE = 2  # largest mean or std of pixels in [0, 1]; a larger one is for pixels up to 255
 EMBEDDED_FOLDER = Path(__file__).parent / "embedded"
 
 
@@ -73,8 +73,8 @@ class ModelSpec(BaseModel):
     rows: dict[Precision, Rows] = Field(default={}, description="rows per pass at the model's own input size")
 
     @model_validator(mode="after")
-    def _loaded(self) -> "ModelSpec":
-        """What is always needed or asked for must be loaded."""
+    def _check_precisions(self) -> "ModelSpec":
+        """EXACT, and every precision that `auto` or `rows` name, must be loaded."""
         if self.precisions is None:
             return self
         if missing := {"exact", *self.auto.values(), *self.rows} - set(self.precisions):
@@ -85,7 +85,7 @@ class ModelSpec(BaseModel):
         return self
 
     @model_validator(mode="after")
-    def _own(self) -> "ModelSpec":
+    def _check_own_builder(self) -> "ModelSpec":
         if self.arguments and ":" not in self.source:
             raise ValueError("arguments are for a builder of your own, package.module:function")
         if self.channels == 1 and ":" not in self.source:
@@ -93,8 +93,8 @@ class ModelSpec(BaseModel):
         return self
 
     @model_validator(mode="after")
-    def _numbers_for_channels(self) -> "ModelSpec":
-        """The normalisation has a number for each channel."""
+    def _check_normalisation(self) -> "ModelSpec":
+        """The normalisation must have a number for each channel, for pixels in [0, 1]."""
         for name in ("mean", "std"):
             numbers = getattr(self, name)
             if numbers is not None and len(numbers) != self.channels:
@@ -181,9 +181,9 @@ class Tuning(BaseModel):
     models: dict[str, "Tuned"] = {}
 
     def applied(self, spec: ModelSpec, defaults: Collection[Precision] = PRECISIONS) -> ModelSpec:
-        """The spec with what was measured of it; what it says itself stays.
+        """The spec with the measured rows and precisions; those that it names itself stay.
 
-        `defaults`: precisions that are loaded where the spec names none. What was measured of others is left out.
+        `defaults`: precisions that are loaded if the spec names none. Measurements of other precisions are left out.
         """
         tuned = self.models.get(spec.name)
         if tuned is None:
@@ -198,7 +198,7 @@ class Tuning(BaseModel):
 
 
 class Tuned(BaseModel):
-    """What was measured of one model."""
+    """The measurements of one model."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -207,7 +207,7 @@ class Tuned(BaseModel):
 
 
 def read_tuning(path: Path) -> Tuning:
-    """Raises OSError, ValueError."""
+    """The measurements in a file. Raises OSError, ValueError."""
     try:
         return Tuning.model_validate(read_toml(path))
     except ValidationError as error:
@@ -229,7 +229,7 @@ def from_flag(flag: str, known: Iterable[ModelSpec] = ()) -> ModelSpec:
 
 
 def names_file(spec: ModelSpec) -> bool:
-    """Whether the entry's weights are a file: what is no name that its builder knows is a path, whatever its ending."""
+    """Whether the entry's weights are a path: all words are paths but the names that its builder knows."""
     return spec.weights not in (*weights_names(spec.source), "DEFAULT")
 
 

@@ -15,7 +15,7 @@ from torch.serialization import safe_globals
 
 from .pickled import NUMBER_TYPES, dicts_of_tensors, is_intact, quoted, subscript, why_objects
 
-# The keys under which training scripts keep a state dict, the weights as trained before their running averages.
+# The keys under which training scripts keep a state dict. Those of trained weights come before running averages.
 WRAPPERS = (
     "state_dict",
     "model_state_dict",
@@ -32,8 +32,8 @@ WRAPPERS = (
     "ema_state_dict",
     "params_ema",
 )
-MAX_NESTING = 3  # wrappers within wrappers
-MAX_NAMES_SHOWN = 3
+MAX_NESTING = 3  # most wrappers within each other
+MAX_NAMES_SHOWN = 3  # most names in an error text
 SAVE_WEIGHTS = 'save the weights alone: torch.save(net.state_dict(), "weights.pth")'
 
 
@@ -52,7 +52,7 @@ class Checkpoint(NamedTuple):
 def read_checkpoints(path: Path) -> list[Checkpoint]:
     """The state dicts of a file, those to be preferred first. Raises CheckpointError."""
     try:
-        _refuse_what_is_no_file(path)
+        _check_is_file(path)
         content = _read_safetensors(path) if _is_safetensors(path) else _read_torch(path)
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {error.strerror}") from error
@@ -100,7 +100,7 @@ def fitted(checkpoint: Checkpoint, wanted: Mapping[str, Any]) -> Checkpoint:
     candidates = [checkpoint, *_without_prefixes(_without_average_count(checkpoint, wanted))]
     if not any("_orig_mod" in name for name in wanted):
         candidates += [_without_compiling(each) for each in candidates]
-    return max(candidates, key=lambda each: len(wanted.keys() & each.tensors.keys()))  # the first of equals
+    return max(candidates, key=lambda each: len(wanted.keys() & each.tensors.keys()))  # max takes the first of equals.
 
 
 def _without_prefixes(checkpoint: Checkpoint) -> list[Checkpoint]:
@@ -114,7 +114,7 @@ def _without_prefixes(checkpoint: Checkpoint) -> list[Checkpoint]:
 def _without_prefix(checkpoint: Checkpoint, prefix: str) -> Checkpoint:
     tensors = {name.removeprefix(prefix): tensor for name, tensor in checkpoint.tensors.items()}
     metadata = checkpoint.metadata
-    if metadata is not None:  # its names are those of modules, without the dot at the end
+    if metadata is not None:  # Its names are those of modules, without a dot at the end.
         inside = {f"{name}.": value for name, value in metadata.items()}
         metadata = {n.removeprefix(prefix)[:-1]: value for n, value in inside.items() if n.startswith(prefix)}
     return Checkpoint(tensors, checkpoint.keys, metadata)
@@ -139,7 +139,7 @@ def _without_average_count(checkpoint: Checkpoint, wanted: Mapping[str, Any]) ->
 
 
 def as_state_dict(checkpoint: Checkpoint, own: Mapping[str, Any]) -> "OrderedDict[str, Any]":
-    """What load_state_dict takes.
+    """The state dict for load_state_dict.
 
     A file without versions of modules (safetensors, a plain dict) counts as written by the network as it is now.
     """
@@ -156,7 +156,8 @@ def shown(names: list[str]) -> str:
     return ", ".join(names[:MAX_NAMES_SHOWN]) + (f" and {more} more" if more > 0 else "")
 
 
-def _refuse_what_is_no_file(path: Path) -> None:
+def _check_is_file(path: Path) -> None:
+    """Raises CheckpointError for a folder, an empty file or a pointer of Git LFS."""
     if not path.is_file():
         raise CheckpointError(f"{path} is a folder, not a file" if path.is_dir() else f"no file of weights {path}")
     with path.open("rb") as file:
@@ -186,7 +187,7 @@ def _read_safetensors(path: Path) -> Any:
 def _read_torch(path: Path) -> Any:
     try:
         with warnings.catch_warnings(), safe_globals(NUMBER_TYPES):
-            warnings.simplefilter("ignore")  # of TorchScript archives and odd protocols, which are told below
+            warnings.simplefilter("ignore")  # These are about TorchScript and odd protocols; the error below says so.
             return torch.load(path, "cpu", weights_only=True)
     except Exception as error:
         raise CheckpointError(_why_not_read(path, str(error))) from error

@@ -1,4 +1,4 @@
-"""A model's card, put together from all that is known of it."""
+"""Puts together a model's card."""
 
 from .behaviour import Behaviour
 from .card import ModelCard
@@ -16,17 +16,17 @@ PROBABILITIES = (
 def describe(
     spec: ModelSpec,
     source: Source,
-    seen: Probe,
+    probe: Probe,
     folded: dict[str, str],
     behaviour: Behaviour,
     head: Head,
     sizes: tuple[bool, int],
 ) -> ModelCard:
-    """The card of a model: what its entry, its weights and a look at it tell. Raises LoadError.
+    """The card of a model, from its entry, its weights and what test passes show. Raises LoadError.
 
-    `folded`: {convolution: BatchNorm}. `sizes`: whether it takes other sizes than its own, and the smallest side.
+    `folded`: {convolution: BatchNorm}. `sizes`: whether it takes other sizes than its own, and its smallest side.
     """
-    labels = class_names(spec, source, seen.classes, single=head.single)
+    labels = class_names(spec, source, probe.classes, single=head.single)
     return ModelCard(
         name=spec.name,
         builder="embedded" if "models.embedded" in spec.source else spec.source,
@@ -41,30 +41,30 @@ def describe(
         any_size=sizes[0],
         min_size=sizes[1],
         default_eps=spec.default_eps,
-        layers=tuple(layer for layer in seen.layers if layer.name not in folded),
+        layers=tuple(layer for layer in probe.layers if layer.name not in folded),
         folded=folded,
-        grad_cam_layer=seen.grad_cam_layer,
-        relus=seen.relus,
-        other_activations=seen.other_activations,
-        rules_refused=seen.rules_refused,
-        gflop=seen.gflop,
+        grad_cam_layer=probe.grad_cam_layer,
+        relus=probe.relus,
+        other_activations=probe.other_activations,
+        rules_refused=probe.rules_refused,
+        gflop=probe.gflop,
         channels=source.channels,
         head=head.kind,
         no_gradient=behaviour.no_gradient,
         unbatched=bool(behaviour.unbatched),
         auto=spec.auto,
         rows=spec.rows,
-        notes=tuple(_notes(spec, source, seen, behaviour, head)),
-        aliases=seen.aliases,
-        upstream=seen.upstream,
-        tokens=seen.tokens,
+        notes=tuple(_notes(spec, source, probe, behaviour, head)),
+        aliases=probe.aliases,
+        upstream=probe.upstream,
+        tokens=probe.tokens,
     )
 
 
-def _notes(spec: ModelSpec, source: Source, seen: Probe, behaviour: Behaviour, head: Head) -> list[str]:
-    notes = [*spec.notes, *source.notes, *seen.notes]
+def _notes(spec: ModelSpec, source: Source, probe: Probe, behaviour: Behaviour, head: Head) -> list[str]:
+    notes = [*spec.notes, *source.notes, *probe.notes]
     if behaviour.no_gradient:
-        notes = [note for note in notes if not note.startswith("GRAD_CAM")]  # it would say the same
+        notes = [note for note in notes if not note.startswith("GRAD_CAM")]  # NO_GRADIENT says more.
         notes.append(f"NO_GRADIENT: {behaviour.no_gradient}")
     if behaviour.half:
         notes.append(f"HALF_INSIDE: {behaviour.half}")
@@ -78,7 +78,7 @@ def _notes(spec: ModelSpec, source: Source, seen: Probe, behaviour: Behaviour, h
         notes.append(PROBABILITIES)
     if head.doubt:
         notes.append(head.doubt)
-    if seen.relus and seen.other_activations:
-        others = ", ".join(seen.other_activations)
+    if probe.relus and probe.other_activations:
+        others = ", ".join(probe.other_activations)
         notes.append(f"PARTIALLY_GUIDED: guided rules change the gradient of ReLUs alone, and it also has {others}")
     return notes

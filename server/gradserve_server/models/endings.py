@@ -57,7 +57,7 @@ class Origin(NamedTuple):
 
     ending: Ending
     scores: Tensor
-    eps: float  # of the coarsest number format that the tensor's elements have been in
+    eps: float  # the eps of the coarsest number format that the tensor's elements have been in
 
 
 class _Known(NamedTuple):
@@ -65,7 +65,7 @@ class _Known(NamedTuple):
 
     out: weakref.ref[Tensor]
     origin: Origin
-    states: tuple[int | Tensor, int | Tensor]  # of the tensor and of its scores
+    states: tuple[int | Tensor, int | Tensor]  # states of the tensor and of its scores, by `_state`
 
 
 class Endings(TorchFunctionMode):
@@ -73,7 +73,7 @@ class Endings(TorchFunctionMode):
 
     def __init__(self) -> None:
         super().__init__()
-        self._known: dict[int, _Known] = {}  # by the id of what came out
+        self._known: dict[int, _Known] = {}  # by the id of the output
 
     def of(self, out: Tensor) -> Origin | None:
         """The operation that gave this very tensor, if it is known and nothing was written into it or its scores."""
@@ -84,7 +84,7 @@ class Endings(TorchFunctionMode):
         return known.origin if all(_is_unwritten(tensor, state) for tensor, state in pairs) else None
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Calls, and remembers."""
+        """Calls the function, and remembers a softmax or sigmoid."""
         kwargs = kwargs or {}
         x = args[0] if args else kwargs.get("input")
         ending = OPERATIONS.get(func)
@@ -107,7 +107,7 @@ class Endings(TorchFunctionMode):
         return out
 
     def _remember(self, out: Tensor, ending: Ending, scores: Tensor, eps: float = 0.0) -> None:
-        """Forgets what nobody holds any more, so that the probabilities of attention are not kept."""
+        """Remembers an output; forgets those that are gone, so that the probabilities of attention are not kept."""
         self._known = {key: each for key, each in self._known.items() if each.out() is not None}
         origin = Origin(ending, scores, max(eps, torch.finfo(out.dtype).eps))
         self._known[id(out)] = _Known(weakref.ref(out), origin, (_state(out), _state(scores)))

@@ -1,4 +1,4 @@
-"""What to say where the first pass of a network fails, which is over images of the size that its entry says."""
+"""The error text where the first pass of a network fails, over images of the size that its entry says."""
 
 import inspect
 
@@ -27,7 +27,7 @@ def _takes_images_alone(network: nn.Module) -> bool:
     """Whether its forward can be called with one argument."""
     try:
         inspect.signature(network.forward).bind(None)
-    except ValueError:  # there is no signature to read
+    except ValueError:  # Some callables have no signature.
         return True
     except TypeError:
         return False

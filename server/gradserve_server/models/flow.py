@@ -16,14 +16,14 @@ from .taps import Place, Taps, as_map
 Node = Any  # torch.autograd.graph.Node
 Edge = tuple[Node, int]
 
-NOT_FOR_GRAD_CAM = ("Pool", "Dropout", "Identity", "Flatten", "Permute")  # words in kinds of modules
-MIN_GRADIENT_SHARE = 0.5  # share of the positions with a gradient, above which a map is a good default for Grad-CAM
+NOT_FOR_GRAD_CAM = ("Pool", "Dropout", "Identity", "Flatten", "Permute")  # parts of the class names of such modules
+MIN_GRADIENT_SHARE = 0.5  # smallest share of positions with a gradient, for a map to be a good default of Grad-CAM
 NO_GRADIENT = "GRAD_CAM: no layer that gives a map has a gradient from the logits; other methods need none"
 
 
 @dataclass(frozen=True)
 class Flow:
-    """Layers with what they depend on, the same of the logits, the default layer of Grad-CAM, and a note on it."""
+    """Layers with the layers that they depend on, those of the logits, and the default of Grad-CAM with a note."""
 
     layers: tuple[Layer, ...]
     upstream: int
@@ -34,7 +34,7 @@ class Flow:
 def flow(
     network: nn.Module, example: Tensor, layers: Sequence[Layer], places: Mapping[str, Place], head: Head = PLAIN
 ) -> Flow:
-    """One pass with all layers tapped, and its backward."""
+    """Finds the flow by one pass in which all layers are tapped, and its backward pass."""
     taps = Taps(set(places.values()), leaf=True)
     with taps.listening(network):
         logits = head.run(network, example.detach().requires_grad_())
@@ -50,12 +50,12 @@ def flow(
             edge = _edge(kept[layer.name])
             known[edge] = known.get(edge, 0) | 1 << layer.number
     upstream = _upstream([_edge(logits), *known], known)
-    found = [replace(la, upstream=upstream[_edge(kept[la.name])] if la.name in kept else 0) for la in layers]
+    traced = [replace(la, upstream=upstream[_edge(kept[la.name])] if la.name in kept else 0) for la in layers]
     top = logits.amax(1).sum()
     grads = torch.autograd.grad(top, list(kept.values()), allow_unused=True) if kept else ()
-    shares = _shares(found, dict(zip(kept, grads, strict=True)))
+    shares = _shares(traced, dict(zip(kept, grads, strict=True)))
     to_logits = upstream[_edge(logits)]
-    return Flow(tuple(found), to_logits, *_default(found, shares, to_logits, kept))
+    return Flow(tuple(traced), to_logits, *_default(traced, shares, to_logits, kept))
 
 
 def _edge(x: Tensor) -> Edge:
@@ -64,7 +64,7 @@ def _edge(x: Tensor) -> Edge:
 
 
 def _upstream(edges: Iterable[Edge], known: Mapping[Edge, int]) -> dict[Edge, int]:
-    """For each edge, the layers that it depends on, as bits."""
+    """The layers that each edge depends on; bit i is set for layer number i."""
     bits: dict[Node, int] = {}
     for edge in edges:
         waiting = [edge[0]]
@@ -83,46 +83,52 @@ def _upstream(edges: Iterable[Edge], known: Mapping[Edge, int]) -> dict[Edge, in
 
 
 def _shares(layers: Iterable[Layer], grads: Mapping[str, Tensor | None]) -> dict[str, float]:
-    """The share of positions at which a map, or what may be one, has a gradient."""
+    """The share of positions with a gradient, for each layer that is a map or may be one."""
     shares = {}
     for layer in layers:
         grad = grads.get(layer.name)
         unknown = layer.layout == "other" and not any(word in layer.kind for word in NOT_FOR_GRAD_CAM)
-        if grad is None or not (layer.grad_cam or (unknown and (_long(grad) or _multiplied(grad)))):
+        if grad is None or not (
+            layer.grad_cam or (unknown and (_may_be_sequence(grad) or _has_several_rows_per_image(grad)))
+        ):
             continue
         positions = as_map(grad, layer.layout, layer.tokens).abs().sum(1 if layer.grad_cam else -1)
         shares[layer.name] = (positions > 0).float().mean().item()
     return shares
 
 
-def _long(x: Tensor) -> bool:
-    """Whether it may hold positions of the image, in an order that is not known."""
+def _may_be_sequence(x: Tensor) -> bool:
+    """Whether x may hold positions of the image, in an order that is not known."""
     images = x.shape[0] if x.dim() > 3 else min(x.shape[:2])
     return x.dim() > 2 and images == ROWS and x.shape[:-1].numel() > ROWS
 
 
-def _multiplied(x: Tensor) -> bool:
-    """Whether it is what a convolution gives for several rows for each image."""
+def _has_several_rows_per_image(x: Tensor) -> bool:
+    """Whether a convolution gave x for several rows of each image."""
     return x.dim() == 4 and len(x) > ROWS and len(x) % ROWS == 0
 
 
 def _default(
     layers: Sequence[Layer], shares: Mapping[str, float], upstream: int, kept: Mapping[str, Tensor]
 ) -> tuple[str, str]:
-    """The last map with a gradient on most positions, and a note where it is not what one would expect."""
+    """The name of the last map with a gradient on most positions, and a note where another map was expected."""
     maps = [layer for layer in layers if layer.grad_cam and upstream >> layer.number & 1]
     some = [layer for layer in maps if shares.get(layer.name, 0) > 0]
     good = [layer for layer in some if shares[layer.name] > MIN_GRADIENT_SHARE]
     chosen = next(iter([*good[-1:], *some[-1:], *maps[-1:]]), None)
     after = -1 if chosen is None else chosen.number
     later = [la for la in layers if la.layout == "other" and la.number > after and la.name in shares]
-    unread = [la for la in later if shares[la.name] > (0 if _multiplied(kept[la.name]) else MIN_GRADIENT_SHARE)]
+    unread = [
+        la
+        for la in later
+        if shares[la.name] > (0 if _has_several_rows_per_image(kept[la.name]) else MIN_GRADIENT_SHARE)
+    ]
     if chosen is not None and chosen.layout == "tokens":  # four dimensions are the heads of attention
         unread = [layer for layer in unread if kept[layer.name].dim() == 3]
     name = "" if chosen is None else chosen.name
     if unread:
         instead = f"takes {name}" if name else "does not apply"
-        if _multiplied(kept[unread[-1].name]):
+        if _has_several_rows_per_image(kept[unread[-1].name]):
             times = len(kept[unread[-1].name]) // ROWS
             return name, (
                 f"GRAD_CAM: by default it {instead}, since {unread[-1].name} gives {times} rows for each image, which "

@@ -7,10 +7,10 @@ from .behaviour import Unservable
 from .card import HeadKind
 from .endings import APPLY, POWERS, Ending, Endings, Origin
 from .outputs import PLAIN, Head, logits_of
-from .trials import ALMOST, Trials
+from .trials import ROUNDED_SUM_TOLERANCE, Trials
 
-RECOVERY_TOLERANCE = 1e-5  # by which a softmax or sigmoid of recovered scores may miss the network's own output
-ROUNDINGS = 2  # of the coarsest number format between the two, by which it may miss as well
+RECOVERY_TOLERANCE = 1e-5  # largest distance of a softmax or sigmoid of recovered scores from the network's output
+MAX_ROUNDINGS = 2  # the same distance in multiples of the coarsest number format's eps, if that is larger
 
 NO_SCORES = (
     "it gives whole numbers ({dtype}) and nothing between them, which are decisions and no scores; let it return the "
@@ -56,7 +56,7 @@ BOTH_SIGNS = (
     "its outputs stay within [-1, 1] and come to both ends for strong inputs, as those of a tanh do, so that they are "
     "no logits; let it return the scores before the tanh"
 )
-# What else may be true of several outputs that never leave a range.
+# Added to the error where several outputs never leave a range, since they may be scores all the same.
 EXCLUSIVE = (
     "; if its classes exclude each other and their scores are meant to be bounded (by a clamp or ReLU6), write "
     'head = "softmax" into its entry'
@@ -119,16 +119,16 @@ def find_head(network: nn.Module, images: Tensor, declared: HeadKind | None) -> 
 
 
 def _makes(origin: Origin, output: Tensor) -> bool:
-    """Whether the ending makes this output of the scores that were recovered; logarithms by their powers."""
+    """Whether the ending, applied to the recovered scores, gives this output; logarithms are taken as powers."""
     if origin.scores.shape != output.shape:
         return False
-    rows, given = origin.scores.reshape(len(output), -1), output
+    rows, expected = origin.scores.reshape(len(output), -1), output
     ending = POWERS.get(origin.ending, origin.ending)
     if ending != origin.ending:
-        given = output.exp()
+        expected = output.exp()
     again = APPLY[ending](rows.float()).reshape(output.shape)
-    slack = max(RECOVERY_TOLERANCE, ROUNDINGS * origin.eps)
-    return torch.allclose(again, given.float(), rtol=slack, atol=slack, equal_nan=True)
+    slack = max(RECOVERY_TOLERANCE, MAX_ROUNDINGS * origin.eps)
+    return torch.allclose(again, expected.float(), rtol=slack, atol=slack, equal_nan=True)
 
 
 def _single(trials: Trials, ending: Ending | None, origin: Origin | None, declared: HeadKind | None) -> Head:
@@ -144,7 +144,7 @@ def _single(trials: Trials, ending: Ending | None, origin: Origin | None, declar
             raise Unservable(OTHER_SOFTMAX.format(ending=origin.ending))
         if declared is None:
             raise Unservable(ONE_NUMBER)
-        if fault := _range(trials, exclusive=False):
+        if fault := _range_fault(trials, exclusive=False):
             raise Unservable(fault)
         return Head("binary", single=True, doubt=_doubt(trials))
     return Head("binary", ending, single=True)
@@ -178,7 +178,7 @@ def _check_scores(trials: Trials, origin: Origin | None, declared: HeadKind | No
         raise Unservable(CONSTANT if constant else OTHER_SOFTMAX.format(ending=origin.ending))
     if trials.are_log_probabilities(sign=-1):
         raise Unservable(REVERSED)
-    if trials.are_probabilities(ALMOST):
+    if trials.are_probabilities(ROUNDED_SUM_TOLERANCE):
         raise Unservable(ALMOST_PROBABILITIES)
     if trials.are_scaled_probabilities():
         raise Unservable(SCALED)
@@ -186,12 +186,12 @@ def _check_scores(trials: Trials, origin: Origin | None, declared: HeadKind | No
         return
     if trials.stay_in_unit() and not _is_zero(trials):
         raise Unservable(CONSTANT if trials.are_constant() else FRACTIONS + EXCLUSIVE)
-    if fault := _range(trials, exclusive=declared is None):
+    if fault := _range_fault(trials, exclusive=declared is None):
         raise Unservable(fault + EXCLUSIVE)
 
 
-def _range(trials: Trials, *, exclusive: bool) -> str:
-    """What to say of outputs that never leave a range which is not that of logits; `exclusive`: classes may be."""
+def _range_fault(trials: Trials, *, exclusive: bool) -> str:
+    """The error for outputs that never leave a range unlike that of logits; `exclusive`: classes may exclude others."""
     if trials.stay_between_zero_and_a_bound():
         return SCALED
     if trials.stay_between_minus_one_and_one():
@@ -200,7 +200,7 @@ def _range(trials: Trials, *, exclusive: bool) -> str:
 
 
 def _doubt(trials: Trials) -> str:
-    """What is to be said of declared logits of labels that are present for every image, or for none."""
+    """The note on declared logits whose labels are present for every image, or for none."""
     if trials.are_constant():
         return ""
     if trials.have_sign(1):

@@ -1,4 +1,4 @@
-"""How the outputs of layers are read as maps: by their shapes, and sequences of tokens by what they answer to."""
+"""How the outputs of layers are read as maps: by shape, and sequences of tokens by which pixels change them."""
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
@@ -14,13 +14,12 @@ from .loading import CatalogueMistake
 from .outputs import run
 from .taps import first_input, first_tensor
 
-ROWS = 2  # a batch of two tells the batch dimension from the others
-MIN_CELLS = 5  # cells of a side, from which a neighbour is still told from the other end
-
-MIN_CHANGE_SHARE = 0.3  # share of the largest change
+ROWS = 2  # images of a test batch; a dimension of another size is not the batch's
+MIN_CELLS = 5  # fewest cells of a side on which a corner's neighbours count as the corner
+MIN_CHANGE_SHARE = 0.3  # smallest change at a changed corner, as a share of the largest change
 
 Size = tuple[int, int]
-Call = tuple[str, int]  # a module and which of its calls
+Call = tuple[str, int]  # the name of a module, and the index of one of its calls
 
 
 def layout_of(shape: tuple[int, ...], size: Size) -> Layout:
@@ -48,9 +47,10 @@ def map_size(shape: tuple[int, ...], layout: Layout) -> Size:
 
 @dataclass(frozen=True)
 class Sequence:
-    """What was seen where a sequence of some length came up first.
+    """The first sequence of some length in a pass of two different images.
 
-    `fixed`: the positions that are the same for two different images; `grid`: the last map before, not longer than it.
+    `fixed` tells which positions are the same for both images. `grid` is the size of the last map before it that has no
+    more positions.
     """
 
     fixed: tuple[bool, ...]
@@ -61,25 +61,25 @@ class Sequences:
     """Gathers the sequences of a pass of two different images, by length."""
 
     def __init__(self, size: Size) -> None:
-        self.found: dict[int, Sequence] = {}
+        self.by_length: dict[int, Sequence] = {}
         self._size = size
         self._grids: list[Size] = []
 
     def see(self, x: Tensor) -> None:
-        """An input or output of a module, in their order."""
+        """Takes an input or output of a module; they must come in their order."""
         shape = tuple(x.shape)
         layout = layout_of(shape, self._size) if shape else "other"
         if layout in ("nchw", "nhwc"):
             self._grids.append(map_size(shape, layout))
-        elif len(shape) == 3 and shape[0] == ROWS and shape[1] > 1 and shape[1] not in self.found:
+        elif len(shape) == 3 and shape[0] == ROWS and shape[1] > 1 and shape[1] not in self.by_length:
             fixed = (x[0] == x[1]).all(-1).tolist()
             grids = [(h, w) for h, w in self._grids if 1 < h * w <= shape[1]]
-            self.found[shape[1]] = Sequence(tuple(fixed), grids[-1] if grids else None)
+            self.by_length[shape[1]] = Sequence(tuple(fixed), grids[-1] if grids else None)
 
 
 @dataclass(frozen=True)
 class Reading:
-    """How sequences of each length are to be read as maps, and module calls whose sequence is in another order."""
+    """How sequences of each length are read as maps, and the module calls whose sequence has another order."""
 
     tokens: Mapping[int, Tokens]
     disordered: frozenset[Call] = frozenset()
@@ -91,20 +91,22 @@ class Reading:
         return self.tokens.get(shape[1])
 
 
-def read_tokens(network: nn.Module, example: Tensor, found: Mapping[int, Sequence], declared: Size | None) -> Reading:
-    """How the network's sequences are to be read; what is not sure is left out.
+def read_tokens(
+    network: nn.Module, example: Tensor, sequences: Mapping[int, Sequence], declared: Size | None
+) -> Reading:
+    """How the network's sequences are read as maps; sequences that are unclear are left out.
 
     `declared`: numbers of leading and trailing tokens from the catalogue. Raises CatalogueMistake where they are wrong.
     """
     size = (example.shape[2], example.shape[3])
     guesses = {}
-    for count, sequence in found.items():
+    for count, sequence in sequences.items():
         guess = _guess(count, sequence, size) if declared is None else _declared(count, sequence, size, *declared)
         if guess is not None:
             guesses[count] = guess
     if declared is not None:
         if any(declared) and not any((t.leading, t.trailing) == declared for t in guesses.values()):
-            raise CatalogueMistake(_mistake(sorted(found), *declared))
+            raise CatalogueMistake(_mistake(sorted(sequences), *declared))
         return Reading(guesses)
     return _checked(network, example, guesses) if guesses else Reading({})
 
@@ -121,7 +123,7 @@ def _mistake(lengths: list[int], leading: int, trailing: int) -> str:
 
 
 def _guess(count: int, sequence: Sequence, size: Size) -> Tokens | None:
-    """What does not depend on the image stands for no place of it; the rest is the grid."""
+    """The tokens, where those at the ends do not depend on the image and the rest is a grid; otherwise None."""
     if all(sequence.fixed):
         return None
     leading, trailing = _ends(sequence.fixed)
@@ -132,7 +134,7 @@ def _guess(count: int, sequence: Sequence, size: Size) -> Tokens | None:
 
 
 def _declared(count: int, sequence: Sequence, size: Size, leading: int, trailing: int) -> Tokens | None:
-    """The catalogue's numbers, or a sequence of patches alone."""
+    """The tokens by the catalogue's numbers, or of patches alone; None where neither fits."""
     if any(sequence.fixed) and not all(sequence.fixed) and _ends(sequence.fixed) != (leading, trailing):
         return None
     grid = _grid(count - leading - trailing, sequence.grid, size)
@@ -158,10 +160,10 @@ def _grid(patches: int, before: Size | None, size: Size) -> Size | None:
 
 
 def _checked(network: nn.Module, example: Tensor, guesses: Mapping[int, Tokens]) -> Reading:
-    """Changes the image in two corners and looks which tokens change: those of the corners, or the order is another.
+    """Keeps the guesses whose tokens are in order: a change in two corners of the image must change the tokens there.
 
-    Where a sequence comes up first the largest change must be there. Later attention spreads it, so that it is enough
-    if much of the change is there.
+    Where a sequence comes up first, the largest change must be at the corners. Later on attention spreads the change,
+    so that MIN_CHANGE_SHARE of it is enough.
     """
     finest = max(guesses.values(), key=lambda tokens: tokens.height * tokens.width)
     height, width = finest.height, finest.width
@@ -188,9 +190,9 @@ def _checked(network: nn.Module, example: Tensor, guesses: Mapping[int, Tokens])
 
 
 def _near_corners(change: Tensor) -> Tensor:
-    """The largest numbers at the upper right corner of the first map and at the lower left one of the second: [2].
+    """The largest change at the upper right corner of the first map, and at the lower left one of the second: [2].
 
-    Where patches overlap the neighbours count too.
+    On maps with MIN_CELLS the neighbours count too, since patches may overlap.
     """
     rows, columns = (2 if side >= MIN_CELLS else 1 for side in change.shape[1:])
     return torch.stack([change[0, :rows, -columns:].max(), change[1, -rows:, :columns].max()])
@@ -204,7 +206,7 @@ def _middle(cell: int, cells: int, side: int) -> slice:
 
 @contextmanager
 def watching(network: nn.Module, see: Callable[[Tensor, Call | None], None]) -> Iterator[None]:
-    """Shows the inputs and outputs of all modules of a pass as they are at that moment, outputs with their call."""
+    """Calls `see` with every input (and None) and every output (and its call) of all modules in a pass."""
     calls: Counter[str] = Counter()
 
     def before(_: nn.Module, args: Any, kwargs: Any) -> None:

@@ -19,7 +19,7 @@ from .wrappers import NotServable, refuse_quantised, run_uncompiled, unwrap, unw
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
-GREY_MEAN, GREY_STD = (0.0,), (1.0,)  # of networks that take one channel, unless their entry says otherwise
+GREY_MEAN, GREY_STD = (0.0,), (1.0,)  # defaults for networks that take one channel
 GREY_NOTE = (
     "it takes grey pictures: those of requests are turned into 0.299 R + 0.587 G + 0.114 B; "
     "gradients are by the RGB pixels"
@@ -40,8 +40,8 @@ class Source(NamedTuple):
     mean: tuple[float, ...]
     std: tuple[float, ...]
     channels: Literal[1, 3] = 3
-    labels_are_usual: bool = False  # those of torchvision's weights, which hold only for as many classes
-    classes: int | None = None  # the size of the last layer, where the weights decided it
+    labels_are_usual: bool = False  # whether they are those of torchvision's weights, and not the entry's
+    classes: int | None = None  # size of the last layer, if the file of weights decided it
     notes: tuple[str, ...] = ()
 
 
@@ -58,7 +58,7 @@ class _Built(NamedTuple):
 
     network: nn.Module
     usual: Any = None
-    transformed: bool = False  # whether an input transform inside was switched off, for the normalisation to do it
+    transformed: bool = False  # whether the network's own input transform was switched off
     loaded: Loaded = Loaded()
 
 
@@ -92,21 +92,20 @@ def _build_own(spec: ModelSpec) -> _Built:
         _check_file(spec)
         loaded = load_weights(network, Path(spec.weights), spec.source)
     check_sizes(network)
-    unwrap_children(network, DataParallel, DistributedDataParallel)  # afterwards, since files may have their names
+    unwrap_children(network, DataParallel, DistributedDataParallel)  # Names of a file may include these.
     return _Built(network, loaded=loaded)
 
 
 def _build_torchvision(spec: ModelSpec) -> _Built:
-    from torchvision import (
-        models as zoo,
-    )  # not above: importing it takes long, and networks of one's own need none of it
+    # Imported here, since the import takes long and networks of one's own do not need it.
+    from torchvision import models as zoo
 
     available = zoo.get_model_weights(spec.source)
     if spec.weights != "random" and not names_file(spec):
         weights = available[spec.weights] if spec.weights != "DEFAULT" else available.DEFAULT
         network = zoo.get_model(spec.source, weights=weights)
         return _Built(network, weights, _drop_auxiliary(network))
-    usual = next(iter(available))  # the first weights' input is the common one; later ones resize in ways of their own
+    usual = next(iter(available))  # The first weights have the common input size; later ones resize in other ways.
     torch.manual_seed(spec.seed)
     network = zoo.get_model(spec.source, weights=None)
     transformed = _drop_auxiliary(network)
@@ -132,7 +131,7 @@ def _init_random_weights(network: nn.Module, size: int) -> None:
     network.eval()
     for norm in norms:
         norm.train()
-        norm.momentum = None  # the average over all passes, of which there is one
+        norm.momentum = None  # The statistics become the average over all passes, of which there is one.
     with torch.no_grad():
         network(noise + 0.3 * torch.randn_like(noise))
 
@@ -151,7 +150,7 @@ def _drop_auxiliary(network: nn.Module) -> bool:
             setattr(network, name, None)
             network.aux_logits = False  # type: ignore[assignment]
     transformed = bool(network.transform_input)
-    network.transform_input = False  # type: ignore[assignment]  # the normalisation can do it at once
+    network.transform_input = False  # type: ignore[assignment]  # The normalisation does it instead.
     return transformed
 
 

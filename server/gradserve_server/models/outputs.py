@@ -19,7 +19,7 @@ from .card import HeadKind
 from .endings import Ending, Endings
 
 Network = Callable[[Tensor], Any]
-LOGITS = "logits"  # the name under which libraries give them
+LOGITS = "logits"  # the name that libraries use in an output with several tensors
 ANOTHER_WAY = (
     "its output comes out of a {ending} for test images, but not for this one; return it "
     "the same way for every image and size, or return the logits"
@@ -64,13 +64,13 @@ def run(network: nn.Module, images: Tensor) -> Tensor:
 
 @dataclasses.dataclass(frozen=True)
 class Head:
-    """What a network's outputs mean, and how its logits are had."""
+    """What a network's outputs mean, and how its logits are computed."""
 
     kind: HeadKind = "softmax"
-    ending: Ending | None = None  # the operation that it ends in, before which its logits are
+    ending: Ending | None = None  # the network's last operation, whose input are the logits
     single: bool = False  # whether it gives one number for each image
     from_probabilities: bool = False  # whether its logits are the logarithms of what it gives
-    doubt: str = ""  # why what the catalogue declares may be wrong, in words for its author
+    doubt: str = ""  # why the catalogue's head may be wrong, in words for its author
 
     def logits(self, network: Network, images: Tensor) -> Tensor:
         """The served logits [N, classes] for normalised images, which the network may write over. Raises NoLogits."""
@@ -103,7 +103,7 @@ PLAIN = Head()
 
 
 def described(output: Any) -> str:
-    """What a network gave, in words for its author."""
+    """A network's output, in words for its author."""
     if isinstance(output, Tensor):
         return f"a tensor {_shape(output)}"
     tensors = [f"{name} of shape {_shape(tensor)}" for name, tensor in _parts(output)]

@@ -11,14 +11,14 @@ from typing import IO, Any
 import numpy as np
 from torch import Tensor
 
-TENSOR_MODULES = (
+TENSOR_MODULES = (  # modules of the functions that make tensors
     "torch._utils.",
     "torch._tensor.",
     "torch.storage.",
     "torch.nn.parameter.",
-)  # functions that make tensors
-LEGACY_HEADER_PICKLES = 3  # pickles before the object's own in files of the format before torch 1.6
-MAX_NESTING = 3  # dicts within dicts
+)
+LEGACY_HEADER_PICKLES = 3  # pickles before the object's own, in files of torch before 1.6
+MAX_NESTING = 3  # most dicts within each other
 NOT_LOADED = "Such objects are not loaded, since that would run code from the file"
 
 # What numbers like np.float64(0.9) are made of: harmless, and common beside weights.
@@ -35,7 +35,7 @@ class Standin:
     what = ""
 
     def __new__(cls, *_: object, **__: object) -> "Standin":
-        """Whatever it is made with."""
+        """Makes one from any arguments."""
         return object.__new__(cls)
 
     def __init__(self, *_: object, **__: object) -> None:
@@ -48,14 +48,14 @@ class Standin:
         pass
 
     def __call__(self, *_: object, **__: object) -> "Standin":
-        """As functions do that a function gives."""
+        """Returns itself, as the result of a function that a function returned."""
         return self
 
     def append(self, _: object) -> None:
-        """As lists do."""
+        """Does nothing, where a list would grow."""
 
     def extend(self, _: object) -> None:
-        """As lists do."""
+        """Does nothing, where a list would grow."""
 
 
 class _Reader(pickle.Unpickler):
@@ -79,7 +79,7 @@ def outline(path: Path) -> Any:
                 return _legacy(file)
         with zipfile.ZipFile(path) as archive, archive.open(_member(archive)) as member:
             return _Reader(member).load()
-    except Exception:  # whatever a damaged file does
+    except Exception:  # A damaged file may raise anything.
         return None
 
 

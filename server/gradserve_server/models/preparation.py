@@ -1,4 +1,4 @@
-"""Making a network ready to serve, and making sure that it still is the network that its author wrote."""
+"""Makes a network ready to serve, and checks that it still gives the answers of the network that its author wrote."""
 
 import contextlib
 import logging
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from ..accel.convolutions import HALF
 from ..accel.cpu_mode import KernelCache
 from ..accel.half_backward import HalfWeights
-from .behaviour import Unservable, examine, trial_images, varied, watched
+from .behaviour import Unservable, examine, trial_images, varied, watch
 from .builders import text_of
 from .card import ModelCard, Precision
 from .casting import MAX_PARAMETERS_IN_DOUBLE, cast
@@ -25,6 +25,7 @@ from .description import describe
 from .first_pass import first_pass_fault
 from .fold import fold_batch_norms, foldable
 from .heads import find_head
+from .input_sizes import find_sizes, takes_size
 from .layouts import ROWS
 from .loading import LoadError, Source, load
 from .outputs import NoLogits, run
@@ -35,14 +36,12 @@ from .state import State, check_unwritten, state_of
 
 log = logging.getLogger(__name__)
 
-SMALLEST_SIDE = 8  # pixels; smaller images are not tried
-
 
 class Treatment(NamedTuple):
     """What is done to a network to make it faster."""
 
-    fold: bool  # BatchNorm into convolutions
-    channels_last: bool  # how images and weights lie in memory
+    fold: bool  # whether BatchNorm is folded into convolutions
+    channels_last: bool  # whether images and weights lie in memory with their channels last
 
 
 TREATMENTS = (Treatment(True, True), Treatment(True, False), Treatment(False, True), Treatment(False, False))
@@ -50,7 +49,7 @@ UNREPEATABLE = (
     "even the untouched network gives such different answers for the same images: rounding grows so much in it that "
     "none can be trusted (random weights may be why)"
 )
-TREATMENT_NOTES = {  # what the card says where an earlier treatment failed
+TREATMENT_NOTES = {  # notes of the card where an earlier treatment failed
     Treatment(True, False): "images lie in memory channel by channel, which is slower; otherwise",
     Treatment(False, True): "BatchNorm is not folded into convolutions, which is slower; otherwise",
     Treatment(False, False): "it is served without speed-ups; with them",
@@ -58,7 +57,7 @@ TREATMENT_NOTES = {  # what the card says where an earlier treatment failed
 
 
 class Disagreement(ValueError):
-    """A network that was made ready does not give what the untouched one gives."""
+    """A network that was made ready gives other answers than the untouched one."""
 
 
 def prepare(
@@ -104,25 +103,25 @@ class _Preparation:
         )
         self.example = self.normalised(self._images(varied(*size))[:ROWS])
         state = state_of(network)
-        self.any_size, self.min_size = _sizes(network, self.example[:1])
+        self.any_size, self.min_size = find_sizes(network, self.example[:1])
         self.other_size = self._other_size()
         images = trial_images(*(self.other_size or size))
-        self.another = self._images(varied(*(self.other_size or size))[3:])  # is compared with none
+        self.spare_image = self._images(varied(*(self.other_size or size))[3:])  # an image that no comparison uses
         try:
             shown = self.normalised(self._images(images))
             with torch.no_grad():
-                watched(network, shown[:1])  # which refuses what no pass can be made of
+                watch(network, shown[:1])  # This refuses networks of which no pass can be made.
             self.head = find_head(network, shown, self.spec.head)
             self.behaviour = examine(network, shown, self.head)
         except Unservable:
-            self._check_unwritten(state)  # what it writes over says more than what came of it
+            self._check_unwritten(state)  # Its error says more, as it names what the network writes over.
             raise
         self._check_unwritten(state)
         self.pairs = foldable(network, self.example[:1]) if fold else {}
         fault: Exception | None = None
         for treatment in TREATMENTS if fold else TREATMENTS[2:]:
             try:
-                exact = self._treated(treatment)
+                exact = self._treat(treatment)
             except LoadError:
                 raise
             except Exception as error:
@@ -132,10 +131,10 @@ class _Preparation:
             if exact is None:
                 continue
             if fault is not None:
-                note = f"{TREATMENT_NOTES[treatment]} {_words(fault)}"
+                note = f"{TREATMENT_NOTES[treatment]} {_describe_fault(fault)}"
                 exact = replace(exact, card=replace(exact.card, notes=(*exact.card.notes, note)))
             exact = replace(exact, card=replace(exact.card, sample=self._sample(exact)))
-            return self._with_others(exact) if fold else replace(exact, kernels=None)
+            return self._add_precisions(exact) if fold else replace(exact, kernels=None)
         why = f"; {UNREPEATABLE}" if isinstance(fault, Disagreement) else ""
         raise LoadError(f"model {self.spec.name}: it cannot be served: {fault}{why}")
 
@@ -147,41 +146,40 @@ class _Preparation:
 
     def _check_unwritten(self, state: Mapping[str, State]) -> None:
         """Raises Unservable where the network has written over its parameters or buffers since then."""
-        with torch.no_grad(), contextlib.suppress(Exception):  # of one that cannot be served already
-            run(self.source.network, self.example[1:2])  # what it makes anew for every size is again that of its own
+        with torch.no_grad(), contextlib.suppress(Exception):  # The network may be one that cannot be served anyway.
+            run(self.source.network, self.example[1:2])  # Caches that depend on the image's size are as before again.
         check_unwritten(self.source.network, state)
 
     def normalised(self, images: Tensor) -> Tensor:
-        """The network's input for images [N, 3, H, W] in [0, 1], in their number format."""
+        """The network's input for images [N, 3, H, W] in [0, 1]; the number format stays."""
         images = grey(images) if self.source.channels == 1 else images
         return (images - self.mean.to(images)) / self.std.to(images)
 
     @cached_property
     def comparison(self) -> Comparison:
-        """With the untouched network."""
+        """The comparison with the untouched network."""
         return self._comparison(seed=0)
 
     @cached_property
     def second_comparison(self) -> Comparison:
-        """The same with other images, for what the first one doubts."""
+        """The same over other images, which decides where the first comparison fails."""
         return self._comparison(seed=1)
 
     def _comparison(self, seed: int) -> Comparison:
         network, own = self.source.network, (self.source.height, self.source.width)
-        few = sum(p.numel() for p in network.parameters()) <= MAX_PARAMETERS_IN_DOUBLE
+        small = sum(p.numel() for p in network.parameters()) <= MAX_PARAMETERS_IN_DOUBLE
         images = [self._images(each) for each in batches(own, self.other_size, seed)]
-        return Comparison(network, self.normalised, images, wide=few, head=self.head)
+        return Comparison(network, self.normalised, images, try_double=small, head=self.head)
 
     def _images(self, images: Tensor) -> Tensor:
         return images.to(self.device, self.dtype)
 
     def _other_size(self) -> tuple[int, int] | None:
-        """A smaller size in another aspect, if the network takes one."""
+        """A smaller size of another aspect ratio, if the network takes it."""
         other = (-(-self.source.height * 3 // 8), -(-self.source.width // 2))
-        takes = self.any_size and _takes(self.source.network, self.example, *other)
-        return other if takes else None
+        return other if self.any_size and takes_size(self.source.network, self.example, *other) else None
 
-    def _treated(self, treatment: Treatment) -> Prepared | None:
+    def _treat(self, treatment: Treatment) -> Prepared | None:
         """The network in fp32; None where the treatment changes nothing. Raises Disagreement, or what torch raises."""
         if treatment.fold and not self.pairs:
             return None
@@ -194,9 +192,9 @@ class _Preparation:
             network = network.to(memory_format=torch.channels_last)
             example = example.contiguous(memory_format=torch.channels_last)
         tokens = self.spec.tokens.numbers if self.spec.tokens else None
-        seen = probe(network, example, tokens, self.behaviour.apart, self.head)
-        card = self._card(seen, self.pairs if treatment.fold else {})
-        exact = Prepared(network, card, seen.places, self.mean, self.std, self.head)
+        facts = probe(network, example, tokens, self.behaviour.apart, self.head)
+        card = self._card(facts, self.pairs if treatment.fold else {})
+        exact = Prepared(network, card, facts.places, self.mean, self.std, self.head)
         exact = replace(exact, channels_last=treatment.channels_last)
         if self.device.type == "cpu" and any(treatment):
             exact = replace(exact, kernels=KernelCache())
@@ -204,21 +202,21 @@ class _Preparation:
         return exact
 
     def _copy(self) -> nn.Module:
-        """A copy of the untouched network, after a pass that leaves no gradient's history in it: that has no copy."""
-        self._leave_another()
+        """A copy of the untouched network, after a pass without gradients: tensors with a history have no copy."""
+        self._show_spare_image()
         return deepcopy(self.source.network)
 
-    def _leave_another(self) -> None:
-        """Runs the network on an image that none is compared with.
+    def _show_spare_image(self) -> None:
+        """Runs the untouched network on an image that no comparison uses.
 
-        A hook may keep a feature for its forward; in a copy it still writes to the original, and the copy's feature
-        stays that of the last image before.
+        A hook may keep features for the forward pass. In a copy of the network such a hook still writes to the
+        original, so that the copy reads the features of the original's last image; the comparison then shows that.
         """
         with torch.no_grad():
-            run(self.source.network, self.normalised(self.another))
+            run(self.source.network, self.normalised(self.spare_image))
 
     def _check_in_double(self) -> None:
-        """Whether folding leaves the answers as they are where rounding does not blur them. Raises Disagreement."""
+        """Raises Disagreement where folding changes the answers in float64, in which rounding explains nothing."""
         if self.comparison.in_double:
             network = cast(self._copy(), torch.float64)
             fold_batch_norms(network, self.pairs.items())
@@ -228,26 +226,26 @@ class _Preparation:
                 raise Disagreement(f"in float64 {errors.beside(bounds)}")
 
     def _check(self, model: Prepared) -> None:
-        """Raises Disagreement where it shows with two sets of images: chance flips other ReLUs each time."""
+        """Raises Disagreement if two sets of images show it: ReLUs that rounding flips differ from set to set."""
         if not self._agrees(model, self.comparison):
             self._agrees(model, self.second_comparison, strict=True)
 
     def _agrees(self, model: Prepared, comparison: Comparison, *, strict: bool = False) -> bool:
-        """Raises Disagreement instead of returning False if it is to be strict."""
+        """Whether the answers are within the bounds; if strict, raises Disagreement instead of returning False."""
         kind: Format = "double" if self.dtype == torch.float64 else model.precision
-        self._use(model)
+        self._warm_up(model)
         if kind == "fast":
             comparison.add_half(self._copy(), self.normalised, HALF)
         errors, bounds = comparison.errors(kind, model), comparison.bounds(kind)
         if model.network is self.source.network:
-            bounds = bounds._replace(gradient=torch.inf)  # torch's own gradient of the author's own network
+            bounds = bounds._replace(gradient=torch.inf)  # An untouched network has no other gradient than torch's.
         log.debug("%s in %s: %s", self.spec.name, kind, errors.beside(bounds))
         if strict and not errors.within(bounds):
             raise Disagreement(errors.beside(bounds))
         return errors.within(bounds)
 
-    def _with_others(self, exact: Prepared) -> Prepared:
-        """With the other precisions that the spec names or the device computes fast, as far as they can be had."""
+    def _add_precisions(self, exact: Prepared) -> Prepared:
+        """Adds the precisions that the spec names or the device computes fast, but for those that fail."""
         choice = choose(self.spec, self.device)
         others: dict[Precision, Prepared] = {}
         absent: dict[Precision, str] = {}
@@ -257,7 +255,7 @@ class _Preparation:
             try:
                 others[precision] = self._balanced(exact) if precision == "balanced" else self._fast(exact)
             except Exception as error:
-                absent[precision] = f"in {precision.upper()} {_words(error)}"
+                absent[precision] = f"in {precision.upper()} {_describe_fault(error)}"
         for warning in choice.warnings:
             log.warning("%s: %s", self.spec.name, warning)
         card = choice.written(exact.card, absent)
@@ -265,14 +263,14 @@ class _Preparation:
         return replace(exact, card=card, others=others)
 
     def _balanced(self, exact: Prepared) -> Prepared:
-        """Shares the network."""
+        """The model in BALANCED, which shares the network of EXACT."""
         model = replace(exact, precision="balanced", halves=HalfWeights(exact.kernels))
         self._check(model)
         return model
 
     def _fast(self, exact: Prepared) -> Prepared:
-        """A copy of the network in half precision."""
-        self._use(exact)
+        """The model in FAST, with a copy of the network in half precision."""
+        self._warm_up(exact)
         network = cast(deepcopy(exact.network), HALF)
         kernels = KernelCache() if exact.kernels else None
         model = replace(exact, precision="fast", network=network, kernels=kernels)
@@ -280,35 +278,16 @@ class _Preparation:
             self._check(model)
         return model
 
-    def _use(self, model: Prepared) -> None:
-        """Runs it on an image that none is compared with, so that kernels and features kept of it show."""
+    def _warm_up(self, model: Prepared) -> None:
+        """Runs the model on an image that no comparison uses, so that the comparison shows what it keeps of that."""
         with torch.no_grad():
-            model(self.another)
+            model(self.spare_image)
 
-    def _card(self, seen: Probe, folded: dict[str, str]) -> ModelCard:
+    def _card(self, facts: Probe, folded: dict[str, str]) -> ModelCard:
         sizes = (self.any_size, self.min_size)
-        return describe(self.spec, self.source, seen, folded, self.behaviour, self.head, sizes)
+        return describe(self.spec, self.source, facts, folded, self.behaviour, self.head, sizes)
 
 
-def _words(fault: Exception) -> str:
-    """What went wrong in a treatment or a precision."""
+def _describe_fault(fault: Exception) -> str:
+    """What went wrong in a treatment or a precision, in words."""
     return str(fault) if isinstance(fault, Disagreement) else f"it fails: {text_of(fault)}"
-
-
-def _sizes(network: nn.Module, example: Tensor) -> tuple[bool, int]:
-    """Whether other sizes than the example's work, and the smallest side that does (trying halves)."""
-    height, width = example.shape[2:]
-    if not _takes(network, example, height + height // 4, width):
-        return False, min(height, width)
-    smallest = min(height, width)
-    while smallest // 2 >= SMALLEST_SIDE and _takes(network, example, smallest // 2, smallest // 2):
-        smallest //= 2
-    return True, smallest
-
-
-def _takes(network: nn.Module, example: Tensor, height: int, width: int) -> bool:
-    """Whether the network runs on images of that size."""
-    with contextlib.suppress(Exception), torch.no_grad():
-        run(network, nn.functional.interpolate(example, (height, width)))
-        return True
-    return False

@@ -28,10 +28,10 @@ class Prepared:
     std: Tensor
     head: Head = PLAIN
     precision: Precision = "exact"
-    channels_last: bool = True  # how images and weights lie in memory
+    channels_last: bool = True  # whether images and weights lie in memory with their channels last
     others: Mapping[Precision, "Prepared"] = field(default_factory=dict)
     halves: HalfWeights | None = None
-    kernels: KernelCache | None = None  # on a CPU
+    kernels: KernelCache | None = None  # faster convolutions on a CPU
 
     @property
     def device(self) -> torch.device:
@@ -60,7 +60,7 @@ class Prepared:
         if self.card.channels == 1:
             images = grey(images)
         n, channels, height, width = images.shape
-        lines = images.permute(0, 2, 3, 1).reshape(n * height, width * channels)  # long ones, for vector instructions
+        lines = images.permute(0, 2, 3, 1).reshape(n * height, width * channels)  # Long lines suit vector instructions.
         scaled = torch.addcmul(self._shift.repeat(width), lines, self._scale.repeat(width))
         scaled = scaled.view(n, height, width, channels).permute(0, 3, 1, 2)
         scaled = scaled if self.channels_last else scaled.contiguous()
@@ -82,7 +82,7 @@ class Prepared:
         """Where to listen for a layer's output or input."""
         place = self.places[self.card.listed(layer)]
         if place.relu and side == "input":
-            return place._replace(relu=False)  # what its module gave
+            return place._replace(relu=False)  # The input of a functional ReLU is its module's output.
         return place._replace(side=side)
 
     def deepest(self, layers: Collection[str]) -> str:

@@ -1,4 +1,4 @@
-"""What one look at a network tells: which layers fire, in which order and shape, and what applies to it."""
+"""What a few test passes show of a network: which layers run, in which order and shape, and what applies to it."""
 
 import weakref
 from collections import Counter
@@ -25,7 +25,7 @@ RELU = "relu"  # the kind of a layer that is a ReLU called as a function
 
 @dataclass(frozen=True)
 class Probe:
-    """What was seen: layers in execution order with the place of each, and facts for the model's card."""
+    """The layers in execution order with the place of each, and facts for the model's card."""
 
     layers: tuple[Layer, ...]
     places: dict[str, Place]
@@ -46,7 +46,7 @@ class _Seen:
     module: str
     call: int
     kind: str
-    origin: str  # kind of the innermost module that made this very tensor: a container hands its last child's on
+    origin: str  # class of the innermost module that made the tensor, since containers hand on their last child's
     shape: tuple[int, ...]
 
     @property
@@ -71,7 +71,7 @@ def probe(
     watch = _Watch(size)
     logits, gflop = watch.run(network, example, head)
     acts = activations(network, example, logits, head)
-    reading = read_tokens(network, example, watch.sequences.found, tokens)
+    reading = read_tokens(network, example, watch.sequences.by_length, tokens)
     named = watch.named()
     places = {name: Place(item.module, "output", item.call, item.relu) for name, item in named.items()}
     outputs = head.own_scores(logits).shape[1]
@@ -99,7 +99,7 @@ def probe(
 
 
 def aliases(network: nn.Module) -> dict[str, str]:
-    """Names of modules that have another one already, and that one."""
+    """The first name of each module by its other names."""
     first = {module: name for name, module in network.named_modules()}
     everywhere = network.named_modules(remove_duplicate=False)
     return {name: first[module] for name, module in everywhere if first[module] != name}
@@ -113,10 +113,11 @@ class _Watch:
         self.sequences = Sequences(size)
         self._calls: Counter[str] = Counter()
         self._last: Any = None  # the last output
-        self._origin = ""  # the kind of what made it
-        self._outputs: dict[int, tuple[Any, int, str, int]] = {}  # by id: weakly, with version, module and its call
-        self._rectified: set[tuple[str, int]] = set()  # modules and their calls
-        self._relus: dict[int, tuple[Any, _Seen]] = {}  # the same of what functional ReLUs gave
+        self._origin = ""  # the class of the module that made it
+        # Outputs by id: a weak reference, the tensor's version, the module's name and the index of the call.
+        self._outputs: dict[int, tuple[Any, int, str, int]] = {}
+        self._rectified: set[tuple[str, int]] = set()  # module calls whose output goes into a functional ReLU
+        self._relus: dict[int, tuple[Any, _Seen]] = {}  # outputs of functional ReLUs by id, with weak references
 
     def run(self, network: nn.Module, example: Tensor, head: Head) -> tuple[Tensor, float]:
         """The logits, and the forward's cost of one image in GFLOP."""
@@ -145,13 +146,16 @@ class _Watch:
                 named[name] = item
         return named
 
-    def giver(self, x: Tensor) -> tuple[str, int] | None:
-        """The module that gave x, and in which call, if x still is what it gave."""
-        given, version, module, call = self._outputs.get(id(x), (lambda: None, 0, "", 0))
-        return (module, call) if given() is x and version_of(x) == version else None
+    def source_of(self, x: Tensor) -> tuple[str, int] | None:
+        """The module call whose output x is, if x was not written over since."""
+        reference, version, module, call = self._outputs.get(id(x), (lambda: None, 0, "", 0))
+        return (module, call) if reference() is x and version_of(x) == version else None
 
-    def relu(self, module: str, call: int, out: Tensor) -> None:
-        """A ReLU of what a module gave is a layer of its own if it is the only one, and no module gives the same."""
+    def add_relu(self, module: str, call: int, out: Tensor) -> None:
+        """Adds the output of a functional ReLU as a layer, unless the module's output goes into several ReLUs.
+
+        If a module returns that output itself, `_on_output` removes the layer again.
+        """
         item = _Seen(module, call, RELU, RELU, tuple(out.shape))
         if (module, call) in self._rectified:
             self.seen = [other for other in self.seen if other != item]
@@ -174,8 +178,8 @@ class _Watch:
             kind = module.kind if isinstance(module, FoldedBatchNorm) else type(module).__name__
             self._origin = self._origin if self._last is tensor else kind
             self._last = tensor
-            given, item = self._relus.pop(id(tensor), (None, None))
-            if given is not None and given() is tensor and item in self.seen:
+            reference, item = self._relus.pop(id(tensor), (None, None))
+            if reference is not None and reference() is tensor and item in self.seen:
                 self.seen.remove(item)
             self._outputs[id(tensor)] = (weakref.ref(tensor), version_of(tensor), name, self._calls[name])
             self.seen.append(_Seen(name, self._calls[name], kind, self._origin, tuple(tensor.shape)))
@@ -185,19 +189,19 @@ class _Watch:
 
 
 class _FunctionalReLUs(TorchFunctionMode):
-    """Tells a watch of every ReLU that is called."""
+    """Shows every ReLU that is called to a watch."""
 
     def __init__(self, watch: _Watch) -> None:
         super().__init__()
         self._watch = watch
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Calls, and tells."""
+        """Calls the function, and shows a ReLU to the watch."""
         call = read(func, args, kwargs or {})
-        giver = None if call is None else self._watch.giver(call.x)
+        source = None if call is None else self._watch.source_of(call.x)
         out = func(*args, **(kwargs or {}))
-        if giver is not None:
-            self._watch.relu(*giver, out)
+        if source is not None:
+            self._watch.add_relu(*source, out)
         return out
 
 
@@ -212,7 +216,8 @@ def _layer(number: int, name: str, item: _Seen, size: Size, reading: Reading, ou
     tokens = tokens or Tokens(*map_size(shape, layout))
     channels = shape[1] if layout == "nchw" else shape[-1]
     plain = not any(word in kind for word in NOT_FOR_GRAD_CAM for kind in (item.kind, item.origin))
-    plain &= not (layout == "tokens" and item.kind == "Linear")  # a part of attention: of queries, keys and values
+    # A Linear over tokens makes queries, keys or values of attention.
+    plain &= not (layout == "tokens" and item.kind == "Linear")
     useful = plain and tokens.height * tokens.width > 1 and channels != outputs
     return Layer(
         name, item.kind, layout, channels, tokens.height, tokens.width, useful, tokens.leading, tokens.trailing, number

@@ -1,4 +1,4 @@
-"""Whether each row of a layer is of the image in that row: some networks reorder, multiply or mix rows inside."""
+"""Whether each row of a layer belongs to the image in that row: some networks reorder, repeat or mix rows inside."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -8,15 +8,16 @@ from torch import Tensor, nn
 
 from .layouts import Call, watching
 
-MAX_SAMPLED_NUMBERS = 4096  # numbers of a row that are looked at
-ROUNDING_SHARE = 1e-5  # of the largest row, that rounding may change
-MAX_DISTANCE_SHARE = 0.1  # of the distance to the nearest other image's row, beyond which a row is not the image's own
+MAX_SAMPLED_NUMBERS = 4096  # most numbers of a row that are compared
+ROUNDING_SHARE = 1e-5  # largest change by rounding, as a share of the largest row's norm
+# Largest distance of a row from its image's own, as a share of the distance to the nearest row of another image.
+MAX_DISTANCE_SHARE = 0.1
 
 
 class LayerRows:
-    """What the layers of a network give for single images, and whether rows of a batch are the same.
+    """Compares each layer's rows in a batch with what the layer gives for the single images.
 
-    `apart`: module calls that do not give a row for each image. `mixed`: those that do, but not always the image's own.
+    `apart`: module calls that do not give one row for each image. `mixed`: calls that do, but not always the right one.
     """
 
     def __init__(self, network: nn.Module) -> None:
@@ -27,12 +28,12 @@ class LayerRows:
 
     @contextmanager
     def watching(self, images: Sequence[int]) -> Iterator[None]:
-        """Looks at a pass over these images, given by number: first over each alone, then over batches of them."""
+        """Watches a pass over these images, given by index. Passes over single images must come before batches."""
         seen: dict[Call, Tensor] = {}
 
         def see(x: Tensor, call: Call | None) -> None:
             if call is not None:
-                seen[call] = _sampled(x)
+                seen[call] = _sample(x)
 
         with watching(self._network, see):
             yield
@@ -43,7 +44,7 @@ class LayerRows:
                 self._own.setdefault(call, {})[images[0]] = rows
             elif not self._own.get(call, {}).keys() >= set(images):
                 self.apart.add(call)
-            elif not _same(rows, self._own[call], images):
+            elif not _are_own(rows, self._own[call], images):
                 self.mixed.add(call)
 
     @property
@@ -52,8 +53,8 @@ class LayerRows:
         return next((call[0] for call in self._own if call in self.mixed - self.apart), "")
 
 
-def _sampled(x: Tensor) -> Tensor:
-    """[n, ...] -> numbers of each row [n, at most MAX_SAMPLED_NUMBERS], and with none for what has no rows."""
+def _sample(x: Tensor) -> Tensor:
+    """Numbers of each row, [n, ...] -> [n, at most MAX_SAMPLED_NUMBERS]; [0, 1] for a tensor without rows."""
     x = torch.view_as_real(x.detach()) if x.is_complex() else x.detach()
     if x.dim() == 0:
         return x.new_zeros(0, 1)
@@ -61,8 +62,8 @@ def _sampled(x: Tensor) -> Tensor:
     return flat[:, :: -(-flat.shape[1] // MAX_SAMPLED_NUMBERS) or 1].clone()
 
 
-def _same(rows: Tensor, single: dict[int, Tensor], images: Sequence[int]) -> bool:
-    """Whether rows are, up to rounding, those of the images alone; `single` has [1, k] for each image."""
+def _are_own(rows: Tensor, single: dict[int, Tensor], images: Sequence[int]) -> bool:
+    """Whether the rows are those of the single images, up to rounding; `single` has [1, k] for each image."""
     numbers = sorted(single)
     own = torch.cat([single[i] for i in numbers]).double()
     place = torch.tensor([numbers.index(i) for i in images], device=own.device)

@@ -9,7 +9,7 @@ import numpy as np
 
 from .card import ModelCard
 
-TOLERANCE = 1e-3  # of what varies among the logits; devices and BatchNorm in convolutions round otherwise
+TOLERANCE = 1e-3  # largest difference of two logits, as a share of how much they vary; devices round in different ways
 OTHER_WEIGHTS = (
     "its builder gives other weights at every call, and all processes must serve the same: "
     "seed it, or save the weights to a file and name that"
@@ -29,7 +29,7 @@ def difference(ours: ModelCard, theirs: ModelCard) -> str:
 
 
 def same_logits(first: Sequence[float], second: Sequence[float]) -> bool:
-    """Whether they are the same up to rounding; what is not finite must be so in both."""
+    """Whether the logits are the same up to rounding; one that is not finite must be so in both."""
     a, b = np.array(first), np.array(second)
     if a.shape != b.shape or not np.array_equal(np.isfinite(a), np.isfinite(b)):
         return False

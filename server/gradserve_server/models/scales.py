@@ -1,16 +1,16 @@
-"""By what errors of logits are judged: what varies among them, whatever they all have in common."""
+"""Scales by which errors of logits are judged: how much the logits vary, without what all have in common."""
 
 import torch
 from torch import Tensor
 
-OUTLIER_FACTOR = 10  # times the median class's scale; a class beyond it is judged by its own alone
-ROUNDING_ULPS = 4  # of a number itself, that its sum with a large one may be off
+OUTLIER_FACTOR = 10  # no class's scale is raised above so many times the median scale
+ROUNDING_ULPS = 4  # rounding error of a stored number, in multiples of its format's eps
 
 
 def usual(each: Tensor) -> Tensor:
-    """Scales [classes], none below that of most classes: a class whose logit is near zero is not judged by it.
+    """Scales [classes], raised to what is usual, so that a class whose logits are near zero is not judged by those.
 
-    Classes that are masked (by -inf or -1e9) are all alike, and count as one among many.
+    Classes that are masked (by -inf or -1e9) have one scale, which counts once in the median.
     """
     median = each.unique().median()
     return torch.maximum(each, torch.minimum(each.amax(), OUTLIER_FACTOR * median))
@@ -24,7 +24,7 @@ def largest(logits: Tensor) -> Tensor:
 def scales(logits: Tensor) -> Tensor:
     """How far the logits of each class go from what all of them have in common: [N, classes] -> [classes].
 
-    That is the median of all different finite numbers, and nothing where there is one class.
+    They have the median of all different finite numbers in common, or 0 where there is one class.
     """
     finite = logits[logits.isfinite()].unique()
     common = finite.median() if logits.shape[1] > 1 and len(finite) > 1 else logits.new_zeros(())
@@ -38,5 +38,5 @@ def spreads(logits: Tensor) -> Tensor:
 
 
 def rounding(logits: Tensor, eps: float) -> Tensor:
-    """By how much each class may be off since its numbers are stored with that relative precision: [classes]."""
+    """The rounding error of each class [classes], for logits that are stored with that relative precision."""
     return ROUNDING_ULPS * eps * largest(logits)

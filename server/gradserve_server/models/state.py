@@ -10,7 +10,7 @@ from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 from .behaviour import Unservable
 from .checkpoints import shown
 
-# Relative to a tensor's size; a tensor that is normalised again and again changes by rounding alone.
+# Largest change of a tensor's sum by rounding, as a share of its size; some networks normalise a tensor in every pass.
 MAX_STATE_CHANGE = 1e-6
 WRITES = (
     "its forward writes over its own {names}, even in eval mode, so that an image's logits depend on the images before "
@@ -19,7 +19,7 @@ WRITES = (
 
 
 class State(NamedTuple):
-    """What a parameter or buffer is known by again."""
+    """Numbers by which a change of a parameter or buffer shows."""
 
     shape: torch.Size
     total: float
@@ -27,7 +27,7 @@ class State(NamedTuple):
 
 
 def state_of(network: nn.Module) -> dict[str, State]:
-    """Of every parameter and buffer of floating numbers."""
+    """The state of every parameter and buffer of floating numbers, by name."""
     tensors = [*network.named_parameters(), *network.named_buffers()]
     plain = [
         (name, t.detach()) for name, t in tensors if not isinstance(t, UninitializedParameter | UninitializedBuffer)
@@ -36,7 +36,7 @@ def state_of(network: nn.Module) -> dict[str, State]:
 
 
 def check_unwritten(network: nn.Module, before: Mapping[str, State]) -> None:
-    """Raises Unservable where the state is not what it was; what has another shape now is a cache by size."""
+    """Raises Unservable where the state has changed. A tensor that has another shape now is a cache, and may change."""
     after = state_of(network)
     names = [name for name, old in before.items() if name in after and _rewritten(old, after[name])]
     if names:

@@ -10,8 +10,8 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-MAX_SHOWN_CHARACTERS = 60  # characters of a value
-EXPECTED = {  # by the name of a key: what pydantic would say in many words, once for each type that it might have been
+MAX_SHOWN_CHARACTERS = 60  # most characters of a value in an error text
+EXPECTED = {  # what a key's value must be; pydantic would have a text for each type that it might be
     "arguments": "must be a number or text",
     "tokens": "must be { leading = N, trailing = N }",
     "mean": "must be a list, such as [0.5, 0.5, 0.5]",

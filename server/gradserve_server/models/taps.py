@@ -28,7 +28,7 @@ class Place(NamedTuple):
 
 
 class Stopped(Exception):
-    """The deepest wanted place was reached; a fresh instance each time, or its traceback keeps every activation."""
+    """The deepest wanted place was reached. A kept instance would hold all activations, so each raise makes one."""
 
 
 def first_tensor(value: Any) -> Tensor | None:
@@ -49,7 +49,7 @@ def _with_first(value: Any, new: Tensor) -> Any:
 
 
 def version_of(x: Tensor) -> int:
-    """How often it was written over; in inference mode nobody counts."""
+    """How often x was written over; -1 in inference mode, where torch does not count."""
     return -1 if x.is_inference() else x._version
 
 
@@ -57,7 +57,7 @@ class Taps:
     """The tensors at the wanted places, as they were at that moment, after a pass inside `listening`."""
 
     def __init__(self, places: Collection[Place], *, leaf: bool = False, stop_after: Place | None = None) -> None:
-        """`leaf`: nothing upstream of the first place needs a gradient, so let the graph begin there."""
+        """`leaf`: the graph may begin at the first place, since nothing before it needs a gradient."""
         self.kept: dict[Place, Tensor] = {}
         self._versions: dict[Place, int] = {}
         self._places = frozenset(places)
@@ -74,8 +74,8 @@ class Taps:
             module = network.get_submodule(name)
             handles.append(module.register_forward_pre_hook(self._on_input(name), with_kwargs=True))
             handles.append(module.register_forward_hook(self._on_output(name), with_kwargs=True))
-        wanted = any(place.relu for place in self._places)
-        relus: AbstractContextManager[object] = _ReLUs(self) if wanted else nullcontext()
+        with_relus = any(place.relu for place in self._places)
+        relus: AbstractContextManager[object] = _ReLUs(self) if with_relus else nullcontext()
         try:
             with relus:
                 yield
@@ -91,12 +91,12 @@ class Taps:
         return {place for place, x in self.kept.items() if version_of(x) != self._versions[place]}
 
     def awaited(self, x: Tensor) -> Place | None:
-        """Where a ReLU of x is, if it is wanted and x still is what a module gave."""
-        place, given, version = self._rectified.pop(id(x), (None, x, 0))
-        return place if place is not None and version_of(given) == version else None
+        """The place of a ReLU of x, if it is wanted and x is a module's output that was not written over since."""
+        place, output, version = self._rectified.pop(id(x), (None, x, 0))
+        return place if place is not None and version_of(output) == version else None
 
     def rectified(self, place: Place, out: Tensor) -> Tensor:
-        """Takes what a ReLU gave; returns what to hand on."""
+        """Keeps the output of a ReLU; returns the tensor that the network goes on with."""
         new = self._take(place, out, shared=False)
         return out if new is None else new
 
@@ -106,7 +106,7 @@ class Taps:
             new = self._take(Place(name, "input", self._calls[name]), x, shared=True)
             if new is None:
                 return None
-            args = tuple(new if value is x else value for value in args)  # in self-attention it stands three times
+            args = tuple(new if value is x else value for value in args)  # In self-attention x stands three times.
             return args, {key: new if value is x else value for key, value in kwargs.items()}
 
         return hook
@@ -114,9 +114,7 @@ class Taps:
     def _on_output(self, name: str) -> Any:
         def hook(_: nn.Module, args: Any, kwargs: dict[str, Any], out: Any) -> Any:
             tensor = first_tensor(out)
-            shared = any(
-                tensor is arg for arg in (*args, *kwargs.values())
-            )  # an identity gives what others may hold too
+            shared = any(tensor is arg for arg in (*args, *kwargs.values()))  # An identity returns its input itself.
             new = self._take(Place(name, "output", self._calls[name]), tensor, shared)
             relu = Place(name, "output", self._calls[name], relu=True)
             if tensor is not None and relu in self._places:
@@ -154,7 +152,7 @@ class _ReLUs(TorchFunctionMode):
         self._taps = taps
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Calls, and hands on what the taps give."""
+        """Calls the function, and returns what the taps return for a ReLU."""
         call = read(func, args, kwargs or {})
         place = None if call is None else self._taps.awaited(call.x)
         out = func(*args, **(kwargs or {}))

@@ -15,13 +15,13 @@ from torch import Tensor, nn
 from .outputs import logits_of
 from .scales import ROUNDING_ULPS
 
-SUM_TOLERANCE = 1e-4  # by which probabilities may miss a sum of 1, and outputs a bound
-ALMOST = 0.05  # by which probabilities that were rounded may miss a sum of 1
-SAME = 1e-5  # of the largest output, by which two may differ that are taken for equal
-NEAR_ONE = 0.99  # from which on an output has reached an end of [-1, 1]
-STRETCHES = (-1.0, 3.0, -30.0, 30.0, 1000.0)  # factors, the largest of which saturate any softmax or sigmoid
-STEEPNESSES = (-1e5, -1000.0, -3.0, 3.0, 1000.0, 1e5)  # factors of what the last linear layer gives
-HALVINGS = 24  # of the way between two images, down to the resolution of float32
+SUM_TOLERANCE = 1e-4  # largest distance of a sum of probabilities from 1, and of an output from a bound
+ROUNDED_SUM_TOLERANCE = 0.05  # the same for probabilities that were rounded
+EQUAL_TOLERANCE = 1e-5  # largest difference of two outputs that count as equal, as a share of the largest output
+TANH_END = 0.99  # smallest absolute value that counts as an end of [-1, 1]
+STRETCHES = (-1.0, 3.0, -30.0, 30.0, 1000.0)  # factors of the images; the largest saturate any softmax or sigmoid
+STEEPNESSES = (-1e5, -1000.0, -3.0, 3.0, 1000.0, 1e5)  # factors of the last linear layer's output
+HALVINGS = 24  # how often the way between two images is halved, down to the resolution of float32
 
 Condition = Callable[[Tensor], Tensor]
 
@@ -35,7 +35,7 @@ class Trials:
 
     @cached_property
     def _stretched(self) -> list[tuple[Tensor, Tensor]]:
-        """Images of larger values with their outputs, as far as the network takes them."""
+        """Stretched images with their outputs, if the network takes them."""
         return list(self._stretches())
 
     def _stretches(self) -> Iterator[tuple[Tensor, Tensor]]:
@@ -45,17 +45,17 @@ class Trials:
 
     @cached_property
     def _steep(self) -> list[Tensor]:
-        """Outputs for the trial images with what the last linear layer gives stretched, as far as that can be done."""
-        found: list[Tensor] = []
+        """Outputs for the trial images where the last linear layer's output is stretched, if there is such a layer."""
+        outputs: list[Tensor] = []
         layer = _last_linear(self._network, self._images)
         if layer is None:
             return []
         for factor in STEEPNESSES:
             handle = layer.register_forward_hook(lambda _, __, out, factor=factor: out * factor)
             with contextlib.suppress(Exception):
-                found.append(self._outputs(self._images))
+                outputs.append(self._outputs(self._images))
             handle.remove()
-        return found
+        return outputs
 
     def _outputs(self, images: Tensor) -> Tensor:
         with torch.no_grad():
@@ -78,7 +78,7 @@ class Trials:
         return _is_constant(rows[~rows.isnan().any(1)])
 
     def are_decisions(self) -> bool:
-        """Whether they are 0 or 1 for every image, and jump from one to the other; not where all are 0."""
+        """Whether the outputs are 0 or 1 for every image, not all 0, and jump from one to the other."""
         if not _are_bits(self.output) or not _are_bits(self._all) or not self._all.any():
             return False
         images = torch.cat([self._images, *(images for images, _ in self._stretched)])
@@ -98,26 +98,26 @@ class Trials:
         return True
 
     def are_probabilities(self, tolerance: float = SUM_TOLERANCE) -> bool:
-        """Whether those of each trial image sum to 1, and no image has one below 0 or a larger sum."""
+        """Whether each trial image's outputs sum to 1, and no image has an output below 0 or a sum above 1."""
         off = (self.output.sum(1) - 1).abs()
         if not bool((self.output >= 0).all() and (off <= tolerance).all()):
             return False
         return bool((self._all >= 0).all() and (self._all.sum(1) <= 1 + tolerance).all())
 
     def are_log_probabilities(self, sign: int = 1) -> bool:
-        """Whether the powers of those of each trial image, or of their negatives, sum to 1."""
+        """Whether the exponentials of each trial image's outputs, or of their negatives (sign -1), sum to 1."""
         return bool(((sign * self.output).logsumexp(1).abs() <= SUM_TOLERANCE).all())
 
     def have_sign(self, sign: int) -> bool:
-        """Whether none is on the other side of 0 for any image."""
+        """Whether all outputs are 0 or have that sign, for every image."""
         return bool((sign * self.output >= 0).all() and (sign * self._all >= 0).all())
 
     def stay_in_unit(self) -> bool:
-        """Whether they are within [0, 1] for every image; NaN counts for nothing."""
+        """Whether all outputs are within [0, 1] for every image; NaN is left out."""
         return _in_unit(self.output) and _in_unit(self._all)
 
     def are_scaled_probabilities(self) -> bool:
-        """Whether those of each image sum to the same, and have one sign or saturate as a softmax does.
+        """Whether each image's outputs have the same sum, and have one sign or saturate as a softmax does.
 
         The scores of an ordinary network may sum to the same, but take either sign and grow as its images do.
         """
@@ -129,37 +129,41 @@ class Trials:
         if bool((rows >= 0).all() or (rows <= 0).all()):
             return True
         low, high = rows.min(), rows.max()
-        near = SAME * (high - low)
+        near = EQUAL_TOLERANCE * (high - low)
         alone = ((rows <= low + near).sum(1) == rows.shape[1] - 1) & (rows.amax(1) >= high - near)
         return rows.shape[1] > 2 and int(alone.sum()) > 1
 
     def stay_between_zero_and_a_bound(self) -> bool:
-        """Whether none is below 0 and several images reach both 0 and one same largest value, as sigmoids do."""
+        """Whether no output is below 0, and several images reach 0 and the same largest value, as sigmoids do."""
         if not bool((self.output >= 0).all()) or not bool((self._all >= 0).all()) or self.are_constant():
             return False
         high = self._all.max()
         return (
-            bool(high.isfinite() and (self._all <= SAME * high).any())
-            and self._reached_by(lambda rows: rows >= high * (1 - SAME)) > 1
+            bool(high.isfinite() and (self._all <= EQUAL_TOLERANCE * high).any())
+            and self._reached_by(lambda rows: rows >= high * (1 - EQUAL_TOLERANCE)) > 1
         )
 
     def stay_between_minus_one_and_one(self) -> bool:
-        """Whether they are within [-1, 1] for every image and several images reach both ends, as a tanh does."""
+        """Whether all outputs are within [-1, 1], and several images reach both ends, as a tanh does."""
         if not bool((self.output.abs() <= 1).all()) or not bool((self._all.abs() <= 1).all()):
             return False
-        low, high = self._reached_by(lambda rows: rows <= -NEAR_ONE), self._reached_by(lambda rows: rows >= NEAR_ONE)
+        low, high = self._reached_by(lambda rows: rows <= -TANH_END), self._reached_by(lambda rows: rows >= TANH_END)
         return min(low, high) > 1
 
     def are_logarithms(self, *, exclusive: bool) -> bool:
-        """Whether none exceeds 0, as that of an ordinary network does, and several reach it.
+        """Whether no output exceeds 0, unlike those of an ordinary network, and several images reach 0.
 
         Logarithms of probabilities that exclude each other are scores: `exclusive` asks for two that reach 0 together.
         """
-        if not bool((self.output <= SAME).all()) or not bool((self._all <= SAME).all()) or self.are_constant():
+        if (
+            not bool((self.output <= EQUAL_TOLERANCE).all())
+            or not bool((self._all <= EQUAL_TOLERANCE).all())
+            or self.are_constant()
+        ):
             return False
         if exclusive:
-            return bool(((self._all >= -SAME).sum(1) > 1).any())
-        return self._reached_by(lambda rows: rows >= -SAME) > 1
+            return bool(((self._all >= -EQUAL_TOLERANCE).sum(1) > 1).any())
+        return self._reached_by(lambda rows: rows >= -EQUAL_TOLERANCE) > 1
 
     def _reached_by(self, condition: Condition) -> int:
         """How many trial images have such an output, stretched or not."""
@@ -180,7 +184,7 @@ def _last_linear(network: nn.Module, images: Tensor) -> nn.Module | None:
 
 
 def _is_constant(rows: Tensor) -> bool:
-    return torch.allclose(rows, rows[:1].expand_as(rows), rtol=0, atol=SAME)
+    return torch.allclose(rows, rows[:1].expand_as(rows), rtol=0, atol=EQUAL_TOLERANCE)
 
 
 def _are_bits(rows: Tensor) -> bool:
@@ -192,7 +196,7 @@ def _in_unit(rows: Tensor) -> bool:
 
 
 def _have_one_sum(rows: Tensor) -> bool:
-    """Whether the sums of all rows are the same, by what varies among the numbers and by rounding of the largest."""
+    """Whether all rows have the same sum, up to a share of the numbers' range and the rounding of the largest."""
     sums, largest = rows.sum(1), rows.abs().max()
     rounding = ROUNDING_ULPS * rows.shape[1] * torch.finfo(rows.dtype).eps * largest
     allowed = SUM_TOLERANCE * (rows.max() - rows.min()) + rounding

@@ -7,10 +7,10 @@ from typing import Any
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-METADATA = {
+METADATA = {  # functions that read no values of a tensor
     *(getattr(Tensor, name).__get__ for name in ("shape", "dtype", "device", "requires_grad", "ndim", "is_cuda")),
     *(Tensor.size, Tensor.dim, Tensor.numel, Tensor.stride, Tensor.is_contiguous, Tensor.is_floating_point),
-}  # these ask for no values
+}
 
 
 class Uses(TorchFunctionMode):

@@ -10,7 +10,7 @@ from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 from .checkpoints import Checkpoint, CheckpointError, as_state_dict, fitted, read_checkpoints, shown
 from .plain import is_plain
 
-COUNTER = "num_batches_tracked"  # of BatchNorm; nothing in eval mode depends on it
+COUNTER = "num_batches_tracked"  # a buffer of BatchNorm, on which nothing depends in eval mode
 
 
 class _Misfit(NamedTuple):
@@ -41,14 +41,14 @@ def load_weights(network: nn.Module, path: Path, source: str) -> Loaded:
         own = network.state_dict()
     misfits = _misfits(checkpoint, own)
     if misfits:
-        missing = _really_missing([name for name in own if name not in tensors], own, tensors)
+        missing = _drop_harmless([name for name in own if name not in tensors], own, tensors)
         unexpected = [name for name in tensors if name not in own]
         raise CheckpointError(_report(path, source, checkpoint, own, missing, unexpected, misfits))
     try:
         missing, unexpected = network.load_state_dict(as_state_dict(checkpoint, own), strict=False)
     except Exception as error:
         raise CheckpointError(f"{path.name} does not fit {source}: {type(error).__name__}: {error}") from error
-    missing = _really_missing(missing, own, tensors)
+    missing = _drop_harmless(missing, own, tensors)
     if missing or unexpected:
         raise CheckpointError(_report(path, source, checkpoint, own, missing, unexpected, []))
     return Loaded((*loaded.notes, *_other_state_dicts(path, checkpoint, checkpoints)), loaded.classes)
@@ -60,26 +60,26 @@ def _fits(checkpoint: Checkpoint, own: Mapping[str, Any]) -> bool:
 
 
 def _misfits(checkpoint: Checkpoint, own: Mapping[str, Any]) -> list[_Misfit]:
-    """What has the name of a tensor of the network's but is something else, described."""
-    found = []
+    """Tensors of the file that have a name of the network's, but another shape, type or value than it can have."""
+    misfits = []
     pairs = [(name, tensor, own[name]) for name, tensor in checkpoint.tensors.items() if name in own]
     for name, theirs, ours in pairs:
         if not isinstance(theirs, Tensor) or not isinstance(ours, Tensor) or _is_lazy(ours):
             continue
         if theirs.shape != ours.shape:
             text = f"{name} is {_shape(theirs)} in the file and {_shape(ours)} in the network"
-            found.append(_Misfit("shape", text))
+            misfits.append(_Misfit("shape", text))
         elif name.endswith(COUNTER):
-            continue  # a network that was made half counts in halves
+            continue  # In a network that was cast to half precision the counter is a half too.
         elif (theirs.is_floating_point(), theirs.is_complex()) != (ours.is_floating_point(), ours.is_complex()):
             text = f"{name} is {theirs.dtype} in the file and {ours.dtype} in the network"
-            found.append(_Misfit("dtype", text))
-    return found + _torn(checkpoint, own)
+            misfits.append(_Misfit("dtype", text))
+    return misfits + _torn(checkpoint, own)
 
 
 def _torn(checkpoint: Checkpoint, own: Mapping[str, Any]) -> list[_Misfit]:
-    """Tensors that the network has under several names, to which the file gives different values."""
-    found = []
+    """Misfits of tensors that the network has under several names, for which the file has different values."""
+    misfits = []
     first: dict[Any, str] = {}
     for name, ours in own.items():
         theirs = checkpoint.tensors.get(name)
@@ -89,8 +89,8 @@ def _torn(checkpoint: Checkpoint, own: Mapping[str, Any]) -> list[_Misfit]:
         known = checkpoint.tensors[other]
         if other != name and known.shape == theirs.shape and not known.equal(theirs):
             text = f"{other} and {name} are one tensor in the network, but differ in the file"
-            found.append(_Misfit("torn", text))
-    return found
+            misfits.append(_Misfit("torn", text))
+    return misfits
 
 
 def _place(tensor: Tensor) -> tuple[object, ...]:
@@ -106,8 +106,8 @@ def _shape(tensor: Tensor) -> str:
     return "x".join(map(str, tensor.shape)) or "a single number"
 
 
-def _really_missing(missing: Sequence[str], own: Mapping[str, Any], tensors: Mapping[str, Any]) -> list[str]:
-    """Without counters of BatchNorm that old files lack, and tensors that the file has under another of their names."""
+def _drop_harmless(missing: Sequence[str], own: Mapping[str, Any], tensors: Mapping[str, Any]) -> list[str]:
+    """The missing names without BatchNorm's counters, and without tensors that the file has under another name."""
     there = {_place(own[name]) for name in tensors if isinstance(own.get(name), Tensor) and not _is_lazy(own[name])}
     return [
         name

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 
 from ..config import PoolSettings, devices
-from ..engine.batch_limits import default_rows, most_rows
+from ..engine.batch_limits import default_rows, max_rows
 from ..engine.differentiate import differentiate
 from ..engine.objective import logit
 from ..engine.query import Part, Query
@@ -88,9 +88,7 @@ def candidates(model: Prepared) -> Iterator[Candidate]:
     """Powers of two up to twice the default, and no more than the device's precision allows."""
     card = model.card
     for precision in card.precisions:
-        top = min(
-            most_rows(model.device, precision), 2 * default_rows(model.device, card.height, card.width, precision)
-        )
+        top = min(max_rows(model.device, precision), 2 * default_rows(model.device, card.height, card.width, precision))
         yield from (Candidate(precision, rows) for rows in (1, 2, 4, 8, 16, 32, 64, 128) if rows < top)
         yield Candidate(precision, top)
 

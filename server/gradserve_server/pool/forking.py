@@ -8,21 +8,23 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from multiprocessing import forkserver
 
-# torch imports the first at its first gradient.
+# Modules that the process imports before it forks. torch itself would import the first of them at its first gradient.
 PRELOADED = ("torch.fx.experimental.symbolic_shapes", "gradserve_server.pool.worker")
 WORKERS_ENVIRONMENT = {
-    "OMP_WAIT_POLICY": "PASSIVE",  # spinning at barriers starves the others
-    "MALLOC_MMAP_THRESHOLD_": str(1 << 30),  # or glibc gives memory back after every pass, and takes it page by page
+    "OMP_WAIT_POLICY": "PASSIVE",  # Threads that spin at barriers take time from other workers.
+    # These two keep glibc from giving memory back after every pass, only to take it again page by page.
+    "MALLOC_MMAP_THRESHOLD_": str(1 << 30),
     "MALLOC_TRIM_THRESHOLD_": str(2 << 30),
-    "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",  # huge pages where the system gives them on demand: 3 % of a pass
+    # Huge pages, where the system gives them on demand, save 3 % of a pass.
+    "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",
 }
 CONTEXT = multiprocessing.get_context("forkserver")
 
 
 def start(*, torchvision: bool = False) -> None:
-    """Starts it and returns at once; a second call does nothing. It ends with this process.
+    """Starts the process that workers are forked from, and returns at once. A second call does nothing.
 
-    `torchvision`: whether workers will need it too; importing it takes as long as importing torch.
+    The process ends with this one. `torchvision`: whether it imports torchvision too, which takes as long as torch.
     Importing torch touches no GPU and starts no threads but those of OpenBLAS, which renews them after a fork.
     """
     prepare_environment()
@@ -32,14 +34,14 @@ def start(*, torchvision: bool = False) -> None:
 
 
 def prepare_environment() -> None:
-    """What processes that compute should inherit, unless the user has set it."""
+    """Sets the environment variables that workers should inherit, unless the user has set them."""
     for name, value in WORKERS_ENVIRONMENT.items():
         os.environ.setdefault(name, value)
 
 
 @contextmanager
 def ignoring_interrupts() -> Iterator[None]:
-    """A process started inside ignores Ctrl-C from its first moment; only the front-end stops workers."""
+    """Makes processes that are started inside ignore Ctrl-C from the first moment: only the front-end stops workers."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

@@ -1,4 +1,4 @@
-"""The front-end's end of one worker process; a thread reads, so that the event loop never waits for a pipe."""
+"""One worker process as the front-end holds it. A thread reads its pipe, so that the event loop never waits."""
 
 import asyncio
 import socket
@@ -11,11 +11,11 @@ from . import forking
 from .pipe import Pipe
 from .wire import Stop, WorkerSettings
 
-STOP_SECONDS = 5.0  # seconds between asking a worker to stop and ending it
+STOP_SECONDS = 5.0  # seconds that a worker has to stop by itself before it is killed
 
 
 class Handle:
-    """A running worker. `hear` gets what it says and `lost` is called once when it is gone, both on the loop."""
+    """A running worker. On the loop, `hear` is called with each of its messages, and `lost` once when it has ended."""
 
     def __init__(
         self,
@@ -24,12 +24,12 @@ class Handle:
         hear: Callable[["Handle", Any], None],
         lost: Callable[["Handle"], None],
     ) -> None:
-        from .worker import main  # here, so that the front-end's other modules do not wait for it
+        from .worker import main  # Imported here, since it imports torch, which other modules need not wait for.
 
         forking.start()
         ours, theirs = socket.socketpair()
         self._process = forking.CONTEXT.Process(target=main, args=(theirs, settings), daemon=True)
-        with theirs, forking.ignoring_interrupts():  # closed afterwards, or its end would never be seen
+        with theirs, forking.ignoring_interrupts():  # An open copy of the worker's end would hide that it has ended.
             self._process.start()
         self._pipe = Pipe(ours)
         self._loop, self._hear, self._lost = loop, hear, lost
@@ -41,11 +41,11 @@ class Handle:
         return self._process.pid or 0
 
     def send(self, message: object) -> None:
-        """Never waits. What is sent to a dead worker is dropped."""
+        """Sends a message without waiting. A message to a dead worker is dropped."""
         self._pipe.send([message])
 
     def close(self) -> None:
-        """Stops the worker: politely, then not."""
+        """Asks the worker to stop, waits for STOP_SECONDS at most, then kills it."""
         self.send(Stop())
         self._process.join(STOP_SECONDS)
         if self._process.is_alive():
@@ -55,22 +55,22 @@ class Handle:
     def _read(self) -> None:
         try:
             while True:
-                self._on_loop(self._tell, self._pipe.receive())
+                self._on_loop(self._deliver, self._pipe.receive())
         except (EOFError, OSError):
             pass
-        finally:  # also after a message that cannot be read: nobody would hear this worker any more
+        finally:  # A worker whose messages cannot be read is of no use either.
             self._process.kill()
             self._process.join()
             self._pipe.close()
             self._on_loop(self._lost, self)
 
-    def _tell(self, messages: Sequence[Any]) -> None:
+    def _deliver(self, messages: Sequence[Any]) -> None:
         for message in messages:
             try:
                 self._hear(self, message)
-            except Exception as error:  # or those after it would not be heard
+            except Exception as error:  # The messages after this one must be heard too.
                 self._loop.call_exception_handler({"message": f"while hearing {message!r:.200}", "exception": error})
 
     def _on_loop(self, function: Callable[..., None], *args: object) -> None:
-        with suppress(RuntimeError):  # the loop is closed: nobody listens any more
+        with suppress(RuntimeError):  # The loop may be closed already.
             self._loop.call_soon_threadsafe(function, *args)

@@ -9,18 +9,18 @@ from .handle import Handle
 from .wire import Outcome, Preview, Ready, Task, Tick, WorkerSettings
 
 SMOOTHING = 0.2  # weight of the newest statistics in a worker's speed
-MIN_GFLOP_PER_SECOND = 1e-9  # GFLOP per second, so that nothing is divided by zero
+MIN_GFLOP_PER_SECOND = 1e-9  # lowest speed of a worker, so that nothing is divided by zero
 DEATH_CAUSES = "(out of memory? a crash in its builder?)"
 
 
 @dataclass(eq=False)
 class Pending:
-    """A task that is not answered yet."""
+    """A task that has no outcome yet."""
 
     task: Task
-    told: asyncio.Queue[Outcome | Preview] = field(default_factory=asyncio.Queue)
-    worker: "Member | None" = None
-    attempts: int = 0
+    replies: asyncio.Queue[Outcome | Preview] = field(default_factory=asyncio.Queue)
+    worker: "Member | None" = None  # the worker that runs it
+    attempts: int = 0  # how many workers have been given it
 
 
 @dataclass(eq=False)
@@ -30,14 +30,14 @@ class Member:
     settings: WorkerSettings
     handle: Handle
     ready: bool = False
-    failures: int = 0
-    memory: int = 0
-    unavailable: Mapping[str, str] = field(default_factory=dict)  # models that it could not load, with the reasons
-    loading: str = ""  # the model that it is at
-    died: dict[str, str] = field(default_factory=dict)  # models that killed it as it began, with the reasons
-    cards: Mapping[str, ModelCard] = field(default_factory=dict)  # of its models
-    speeds: dict[str, float] = field(default_factory=dict)  # GFLOP per second, by model: small ones have few for each
-    pending: dict[str, Pending] = field(default_factory=dict)
+    failures: int = 0  # deaths since it was last ready
+    memory: int = 0  # bytes in use
+    unavailable: Mapping[str, str] = field(default_factory=dict)  # reasons by the models that it could not load
+    loading: str = ""  # name of the model that it loads now
+    died: dict[str, str] = field(default_factory=dict)  # reasons by the models that killed its process at the start
+    cards: Mapping[str, ModelCard] = field(default_factory=dict)  # cards of its models by name
+    speeds: dict[str, float] = field(default_factory=dict)  # GFLOP per second by model; small models are slower
+    pending: dict[str, Pending] = field(default_factory=dict)  # its tasks by id
 
     @property
     def cost(self) -> float:
@@ -45,7 +45,7 @@ class Member:
         return sum(p.task.cost for p in self.pending.values())
 
     def wait(self, task: Task) -> float:
-        """Seconds of others' work before this task's end, as rows are dealt: from each job no more than its own."""
+        """Seconds that other tasks' rows take before this task ends; dealt evenly, each has no more than this task."""
         own = self._seconds(task)
         return sum(min(self._seconds(p.task), own) for p in self.pending.values())
 
@@ -53,14 +53,14 @@ class Member:
         return task.cost / self.speeds[task.model]
 
     def begin(self, ready: Ready) -> None:
-        """Its process can be given work."""
+        """Notes that its process is ready for tasks."""
         self.ready, self.failures, self.loading = True, 0, ""
         self.unavailable = {**ready.unavailable, **self.died}
         self.cards = {card.name: card for card in ready.cards}
         self.speeds = {model: max(speed, MIN_GFLOP_PER_SECOND) for model, speed in ready.speeds.items()}
 
     def leave_out(self) -> str:
-        """Goes on without the model that it died at; why that one is not served."""
+        """Leaves out the model that its process died of while loading; returns why that model is not served."""
         name, self.loading = self.loading, ""
         self.settings = replace(self.settings, models=tuple(m for m in self.settings.models if m.name != name))
         self.died[name] = (
@@ -69,7 +69,7 @@ class Member:
         return self.died[name]
 
     def learn(self, tick: Tick) -> None:
-        """Follows the speed that passes really have: the warm-up may have had the machine for itself, or not."""
+        """Updates speeds from passes: in the warm-up other processes may or may not have been busy too."""
         self.memory = tick.memory
         for model in {step.model for step in tick.steps}.intersection(self.speeds):
             steps = [step for step in tick.steps if step.model == model]

@@ -1,4 +1,4 @@
-"""The pool as the front-end sees it: tasks in, outcomes out, whatever happens to single workers."""
+"""The pool of workers as the front-end uses it: it places tasks, restarts workers and returns outcomes."""
 
 import asyncio
 import logging
@@ -27,12 +27,12 @@ from .wire import (
 
 log = logging.getLogger(__name__)
 
-MAX_ATTEMPTS = 3  # a task is run again twice after its worker died
-MAX_RESTARTS = 5  # in a row without becoming ready, then the worker is given up
+MAX_ATTEMPTS = 3  # most workers that run a task, if each of them dies
+MAX_RESTARTS = 5  # most restarts of a worker that does not become ready in between
 
 
 class Full(Exception):
-    """Too much work is outstanding; `retry_after` seconds from now there may be room."""
+    """Too much work is outstanding; there may be room in `retry_after` seconds."""
 
     def __init__(self, retry_after: float) -> None:
         super().__init__(f"the queue is full; try again in {retry_after:.1f} s")
@@ -40,11 +40,11 @@ class Full(Exception):
 
 
 class NoWorker(Exception):
-    """No worker is alive: starting, draining or given up."""
+    """No worker takes tasks: the server starts or stops, or all workers are given up."""
 
 
 class Pool:
-    """Workers by device. Only the event loop's thread touches it."""
+    """The workers of a server. Its methods may be called on the event loop's thread alone."""
 
     def __init__(
         self,
@@ -66,11 +66,11 @@ class Pool:
         self._on_tick = on_tick
         self._on_restart = on_restart
         self._workers: list[Member] = []
-        self._orphans: list[Pending] = []  # wait for a worker to come back
-        self._suspects: list[Pending] = []  # lost two workers: the first of them runs, the others wait
+        self._orphans: list[Pending] = []  # tasks that wait for a worker to be ready
+        self._suspects: list[Pending] = []  # tasks that lost two workers; the first of them runs, the others wait
         self._started: asyncio.Future[None] | None = None
         self._closing = False
-        self.given_up = asyncio.Event()  # no worker is left, and none will come back
+        self.given_up = asyncio.Event()  # set when no worker is left and none will be started
 
     @property
     def outstanding(self) -> float:
@@ -103,10 +103,10 @@ class Pool:
         await self._started
 
     async def close(self) -> None:
-        """Stops the workers; what is outstanding fails."""
+        """Stops the workers; outstanding tasks fail."""
         self._closing = True
         for pending in [p for worker in self._workers for p in worker.pending.values()] + self._orphans:
-            pending.told.put_nowait(Outcome(pending.task.id, failure=Failure("lost", "the server is stopping")))
+            pending.replies.put_nowait(Outcome(pending.task.id, failure=Failure("lost", "the server is stopping")))
         await asyncio.gather(*(asyncio.to_thread(worker.handle.close) for worker in self._workers))
 
     async def stream(self, task: Task) -> AsyncGenerator[Outcome | Preview, None]:
@@ -121,9 +121,9 @@ class Pool:
         try:
             self._place(pending)
             while True:
-                told = await pending.told.get()
-                yield told
-                if isinstance(told, Outcome):
+                reply = await pending.replies.get()
+                yield reply
+                if isinstance(reply, Outcome):
                     return
         finally:
             self._forget(pending)
@@ -141,13 +141,13 @@ class Pool:
         worker.handle.send(pending.task)
 
     def _outstanding(self, worker: Member) -> float:
-        """Seconds of work; workers on one device count as equally fast: one with fewer rows is slower by that."""
+        """Seconds of outstanding work. Workers on one device count as equally fast: speeds vary with their load."""
         alike = [w for w in self._workers if w.ready and w.settings.device == worker.settings.device]
         tasks = [pending.task for pending in worker.pending.values()]
         return sum(task.cost * len(alike) / sum(w.speeds[task.model] for w in alike) for task in tasks)
 
     def _place_again(self, pending: Pending) -> None:
-        """One task may be what kills workers; from its third attempt on it runs beside no other suspect."""
+        """Places a task whose worker died. In its last attempt it runs beside no other task that may kill workers."""
         if pending.attempts < MAX_ATTEMPTS - 1:
             self._place(pending)
             return
@@ -172,6 +172,7 @@ class Pool:
         return Handle(settings, asyncio.get_running_loop(), self._hear, self._lost)
 
     def _hear(self, handle: Handle, message: object) -> None:
+        """Takes a worker's message."""
         worker = next((w for w in self._workers if w.handle is handle), None)
         if worker is None:
             return
@@ -179,38 +180,40 @@ class Pool:
             case Outcome():
                 pending = worker.pending.pop(message.id, None)
                 if pending:
-                    pending.told.put_nowait(message)
+                    pending.replies.put_nowait(message)
             case Preview():
                 pending = worker.pending.get(message.id)
                 if pending:
-                    pending.told.put_nowait(message)
+                    pending.replies.put_nowait(message)
             case Tick():
                 worker.learn(message)
                 self._on_tick(message)
             case Loading():
                 worker.loading = message.name
             case Ready():
-                self._welcome(worker, message)
+                self._take_in(worker, message)
             case Broken():
-                self._cannot_begin(worker, message)
+                self._report_broken(worker, message)
 
-    def _cannot_begin(self, worker: Member, broken: Broken) -> None:
+    def _report_broken(self, worker: Member, broken: Broken) -> None:
+        """Ends the start with the error of a worker that cannot begin; logs it if the start is over."""
         if self._started and not self._started.done():
             known = [f"model {name}: {reason}" for name, reason in self.cards.unavailable.items()]
             self._started.set_exception(StartError("\n".join([*known, broken.error])))
         elif not self._failed:
             log.error("a worker on %s cannot begin: %s", worker.settings.device, broken.error)
 
-    def _welcome(self, worker: Member, ready: Ready) -> None:
+    def _take_in(self, worker: Member, ready: Ready) -> None:
+        """Gives a worker that is ready the tasks that wait for one."""
         worker.begin(ready)
         orphans, self._orphans = self._orphans, []
         for pending in orphans:
             self._place(pending)
         if self._started and not self._started.done() and all(w.ready for w in self._workers):
-            self._begin(self._started, ready)  # not before: a part of the workers would soon refuse work
+            self._end_start(self._started, ready)  # Until all are ready, the queue would soon be full.
 
-    def _begin(self, started: "asyncio.Future[None]", ready: Ready) -> None:
-        """All workers are ready: what every one of them has loaded is served, from now on and after restarts."""
+    def _end_start(self, started: "asyncio.Future[None]", ready: Ready) -> None:
+        """Serves the models that all workers have loaded, from now on and after restarts."""
         failed = {name: reason for w in self._workers for name, reason in w.unavailable.items()}
         for name, reason in failed.items():
             count = sum(name in worker.unavailable for worker in self._workers)
@@ -218,8 +221,8 @@ class Pool:
             failed[name] = reason + part
             log.error("model %s is not served: %s", name, failed[name])
         for card in ready.cards:
-            found = [difference(card, worker.cards.get(card.name, card)) for worker in self._workers]
-            if reason := next(filter(None, found), ""):
+            reasons_by_worker = [difference(card, worker.cards.get(card.name, card)) for worker in self._workers]
+            if reason := next(filter(None, reasons_by_worker), ""):
                 failed[card.name] = reason
                 log.error("model %s is not served: %s", card.name, reason)
         cards = [card for card in ready.cards if card.name not in failed]
@@ -233,8 +236,8 @@ class Pool:
             worker.settings = replace(worker.settings, models=models, strict=True, served=worker.cards)
         started.set_result(None)
 
-    def _died_at_start(self, started: "asyncio.Future[None]", worker: Member) -> None:
-        """The model that it was loading is left out, as one that cannot be loaded; if strict, the start ends."""
+    def _replace_at_start(self, started: "asyncio.Future[None]", worker: Member) -> None:
+        """Starts a worker that died again, without the model that it was loading; if strict, ends the start."""
         name = worker.loading
         if not name:
             text = f"the worker on {worker.settings.device} died while starting {DEATH_CAUSES}; the log may say more"
@@ -248,7 +251,7 @@ class Pool:
         worker.handle = self._spawn(worker.settings)
 
     def _lost(self, handle: Handle) -> None:
-        """A worker is gone: its tasks run again elsewhere, and a new process takes its place."""
+        """Replaces a worker that has died, and runs its tasks again."""
         worker = next((w for w in self._workers if w.handle is handle), None)
         if worker is None or self._closing or self._failed:
             return
@@ -256,7 +259,7 @@ class Pool:
         worker.failures += 1
         pendings, worker.pending = list(worker.pending.values()), {}
         if self._started and not self._started.done():
-            self._died_at_start(self._started, worker)
+            self._replace_at_start(self._started, worker)
             return
         at = f" while loading model {worker.loading}" if worker.loading else ""
         log.error("the worker on %s died%s with %d tasks; restarting it", worker.settings.device, at, len(pendings))
@@ -274,6 +277,6 @@ class Pool:
             if pending.attempts >= MAX_ATTEMPTS or not self._workers:
                 kind: FailureKind = "crashed" if pending.attempts >= MAX_ATTEMPTS else "lost"
                 text = f"its worker died {pending.attempts} times while it ran"
-                pending.told.put_nowait(Outcome(pending.task.id, failure=Failure(kind, text)))
+                pending.replies.put_nowait(Outcome(pending.task.id, failure=Failure(kind, text)))
             else:
                 self._place_again(pending)

@@ -1,4 +1,4 @@
-"""How a worker starts: every model is loaded, given its index, and warmed up; what fails of one spares the others."""
+"""How a worker starts: it loads every model with its index and warms it up. A model that fails is left out."""
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -21,21 +21,21 @@ from ..models.prepared import Prepared
 from ..models.sample import difference
 from .wire import Ready, WorkerSettings
 
-WARM_UP_ROWS = 8  # at most, where no speed is measured
+MAX_WARM_UP_ROWS = 8  # most rows of a warm-up pass on a CPU in precisions whose speed is not measured
 
 
-def begin(settings: WorkerSettings, at: Callable[[str], None] = lambda name: None) -> tuple[Engine, Ready]:
-    """Loads and warms up the models. What fails for one of them is told, and the others are served.
+def begin(settings: WorkerSettings, on_model: Callable[[str], None] = lambda name: None) -> tuple[Engine, Ready]:
+    """Loads and warms up the models. Those that fail are in `Ready.unavailable`, and the others are served.
 
-    `at` is called with the name of each model before it is loaded or warmed up.
+    `on_model` is called with the name of each model before it is loaded or warmed up.
     Raises LoadError where no model can be loaded, or, if the settings are strict, where one cannot.
     """
     device = torch.device(settings.device)
     unavailable: dict[str, str] = {}
-    instances: dict[str, dict[str, Prepared]] = {}  # of each model, by their names in the engine
+    instances: dict[str, dict[str, Prepared]] = {}  # the instances of each model, by their names in the engine
     for spec in settings.models:
-        at(spec.name)
-        with _failing(spec.name, unavailable):
+        on_model(spec.name)
+        with _noting_failure(spec.name, unavailable):
             model, unfolded = attached(spec, prepare(spec, device))
             if reason := difference(model.card, settings.served.get(spec.name, model.card)):
                 raise LoadError(reason)
@@ -44,12 +44,12 @@ def begin(settings: WorkerSettings, at: Callable[[str], None] = lambda name: Non
     engine = Engine(models, rows=settings.rows)
     speeds: dict[str, float] = {}
     for name, group in instances.items():
-        at(name)
-        with _failing(name, unavailable):
+        on_model(name)
+        with _noting_failure(name, unavailable):
             speeds |= warm_up(engine, group)
-    for name in instances.keys() & unavailable.keys():  # what failed in its warm-up
+    for name in instances.keys() & unavailable.keys():  # These failed in their warm-up.
         for instance in instances.pop(name):
-            del models[instance]  # and so out of the engine, which has this very mapping
+            del models[instance]  # The engine holds the same mapping, so that it forgets them too.
     if unavailable and (settings.strict or not instances):
         raise LoadError("\n".join(f"model {name}: {reason}" for name, reason in unavailable.items()))
     engine.steps.clear()
@@ -58,7 +58,7 @@ def begin(settings: WorkerSettings, at: Callable[[str], None] = lambda name: Non
 
 
 @contextmanager
-def _failing(name: str, unavailable: dict[str, str]) -> Iterator[None]:
+def _noting_failure(name: str, unavailable: dict[str, str]) -> Iterator[None]:
     """Notes why a model cannot be served."""
     try:
         yield
@@ -68,16 +68,16 @@ def _failing(name: str, unavailable: dict[str, str]) -> Iterator[None]:
         unavailable[name] = reason.removeprefix(f"model {name}: ")
 
 
-def loaded(models: Mapping[str, Prepared]) -> list[tuple[Prepared, Precision]]:
-    """Every model in every precision, first all in EXACT."""
+def by_precision(models: Mapping[str, Prepared]) -> list[tuple[Prepared, Precision]]:
+    """Every model in each of its precisions; all in EXACT come first."""
     return [(model, each) for each in PRECISIONS for model in models.values() if each in model.card.precisions]
 
 
 def warm_up(engine: Engine, models: Mapping[str, Prepared]) -> dict[str, float]:
     """Runs models in all their precisions; returns the GFLOP per second of EXACT gradients at full batches."""
     speeds = {}
-    for model, precision in loaded(models):
-        gradient = _passed(engine, model, precision)
+    for model, precision in by_precision(models):
+        gradient = _measure_gradient(engine, model, precision)
         if precision == "exact":
             speeds[model.card.name] = gradient.gflop / max(gradient.seconds, 1e-9)
     return speeds
@@ -88,11 +88,11 @@ def full_rows(engine: Engine, model: Prepared, precision: Precision) -> int:
     return engine.limit(Key(model.card.name, precision, model.card.height, model.card.width, "image"))
 
 
-def _passed(engine: Engine, model: Prepared, precision: Precision) -> Step:
-    """A gradient pass, after a forward pass that has made the caches warm."""
+def _measure_gradient(engine: Engine, model: Prepared, precision: Precision) -> Step:
+    """Runs a gradient pass, after a forward pass that warms the caches; returns the gradient pass's statistics."""
     rows = full_rows(engine, model, precision)
     if precision != "exact" and model.device.type == "cpu":
-        rows = min(rows, WARM_UP_ROWS)  # memory and kernels for more are quickly had when they come
+        rows = min(rows, MAX_WARM_UP_ROWS)  # Later passes of more rows lose little time.
     images = torch.rand(rows, 3, model.card.height, model.card.width, generator=torch.Generator().manual_seed(0))
 
     def passes(job: Job) -> Steps:

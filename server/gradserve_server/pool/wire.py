@@ -19,7 +19,7 @@ FailureKind = Literal[
 
 @dataclass(frozen=True, slots=True)
 class WorkerSettings:
-    """What a worker needs to know to begin."""
+    """What a worker process gets when it starts."""
 
     models: tuple[ModelSpec, ...]
     device: str
@@ -27,7 +27,7 @@ class WorkerSettings:
     rows: int | None = None
     strict: bool = False  # whether one model that cannot be loaded keeps the worker from beginning
     log_level: int = logging.WARNING
-    served: Mapping[str, ModelCard] = field(default_factory=dict)  # of models that must be the same in all processes
+    served: Mapping[str, ModelCard] = field(default_factory=dict)  # cards that the models of a new worker must match
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,40 +38,40 @@ class Task:
     rpc: str
     model: str
     image: np.ndarray  # [H, W, 3], uint8 or float32 in [0, 1]
-    arguments: Any = None  # what the method takes beside the image: a frozen dataclass of the method's own
+    arguments: Any = None  # the method's arguments beside the image, in a frozen dataclass of its own
     precision: Precision = "exact"
     priority: Priority = "interactive"
     seed: int = 0
     arrived: float = 0.0
     deadline: float = float("inf")
     allow_partial: bool = False
-    cost: float = 1.0  # GFLOP
-    alone: bool = False  # its rows have passes of their own
-    report_every: float = float("inf")  # seconds between two previews at least
+    cost: float = 1.0  # estimated GFLOP
+    alone: bool = False  # whether each of its rows has a pass of its own
+    report_every: float = float("inf")  # least seconds between two previews
 
 
 @dataclass(frozen=True, slots=True)
 class Cancel:
-    """The caller of that task is gone."""
+    """Tells a worker to drop that task, whose caller is gone."""
 
     id: str
 
 
 @dataclass(frozen=True, slots=True)
 class Stop:
-    """Finish nothing more and leave."""
+    """Tells a worker to end at once."""
 
 
 @dataclass(frozen=True, slots=True)
 class Loading:
-    """The worker begins to load that model, or to warm it up: if it dies, it dies of that."""
+    """The worker begins to load or warm up that model. If it dies before its next message, the model is the cause."""
 
     name: str
 
 
 @dataclass(frozen=True, slots=True)
 class Ready:
-    """The worker has loaded and warmed up all models but those that are `unavailable`, with the reasons by name."""
+    """The worker has loaded and warmed up its models; `unavailable` has the reasons of those that failed, by name."""
 
     cards: tuple[ModelCard, ...]
     device: str
@@ -96,7 +96,7 @@ class Failure:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """A task's end: a result or a failure, and what it took."""
+    """The end of a task: a result or a failure, with the rows and seconds that it took."""
 
     id: str
     result: Any = None
@@ -114,7 +114,7 @@ class Preview:
     step: int
     steps: int
     losses: Mapping[str, float]
-    images: tuple[np.ndarray, ...] = ()  # small, [h, w, 3] uint8
+    images: tuple[np.ndarray, ...] = ()  # small pictures, each [h, w, 3] uint8
 
 
 @dataclass(frozen=True, slots=True)

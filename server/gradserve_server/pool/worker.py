@@ -1,4 +1,4 @@
-"""A worker process: one engine on one device, a thread that reads the pipe, and a loop that steps."""
+"""A worker process: one engine on one device, a thread that reads the pipe, and the loop that runs the engine."""
 
 import logging
 import os
@@ -40,10 +40,10 @@ from .wire import (
 
 log = logging.getLogger(__name__)
 
-TICK_SECONDS = 0.5
+TICK_SECONDS = 0.5  # seconds between two messages with statistics
 PREVIEW_SIDE = 160  # pixels of a preview's longer side
-MAX_PASSES_PER_QUERY = 4  # passes that a wide query may fill
-FAILURES: tuple[tuple[type[Exception], FailureKind], ...] = (
+MAX_PASSES_PER_QUERY = 4  # most full passes whose rows a method asks for at once
+FAILURES: tuple[tuple[type[Exception], FailureKind], ...] = (  # kinds of failures by the exception
     (TimeUp, "deadline"),
     (NotApplicable, "refused"),
     (NotFinite, "not_finite"),
@@ -53,7 +53,7 @@ FAILURES: tuple[tuple[type[Exception], FailureKind], ...] = (
 
 
 def main(end: socket.socket, settings: WorkerSettings) -> None:
-    """The process's entry: load, warm up, say Ready, then serve until Stop or until the front-end is gone."""
+    """Runs a worker: loads and warms up its models, sends Ready, and serves until Stop or the front-end's end."""
     pipe = Pipe(end)
     logging.basicConfig(format=LOG_FORMAT, stream=sys.stderr, level=settings.log_level)
     torch.set_num_threads(settings.threads)
@@ -77,10 +77,10 @@ class Worker:
         self._engine = engine
         self._inbox: queue.SimpleQueue[Task | Cancel | Stop] = queue.SimpleQueue()
         self._stopping = False
-        self._ticked = 0.0
+        self._ticked = 0.0  # time of the last statistics
 
     def serve(self) -> None:
-        """Takes arrivals, steps, sends what happened; blocks while there is nothing to do."""
+        """Takes messages, steps the engine and sends its events until Stop; blocks while there is nothing to do."""
         threading.Thread(target=self._read, daemon=True).start()
         while not self._stopping:
             self._accept(block=self._engine.idle)
@@ -98,13 +98,13 @@ class Worker:
                 for message in self._pipe.receive():
                     self._inbox.put(message)
         except (EOFError, OSError):
-            os._exit(0)  # the front-end is gone
+            os._exit(0)  # The front-end is gone.
         except Exception:
             log.exception("a task cannot be read")
-            os._exit(1)  # no other would be: let it be started again
+            os._exit(1)  # No later message can be read either; the pool starts a new worker.
 
     def _accept(self, block: bool) -> None:
-        """Everything that has arrived; waits for something if asked to, with the statistics sent after a moment."""
+        """Takes all messages that are there. If `block`, waits for one, and sends statistics meanwhile."""
         while block or not self._inbox.empty():
             try:
                 message = self._inbox.get(timeout=TICK_SECONDS if block and self._engine.steps else None)
@@ -134,7 +134,7 @@ class Worker:
         model = self._engine.models[task.model]
         height, width = task.image.shape[:2]
         key = Key(task.model, task.precision, height, width, "image")
-        raced = task.allow_partial and task.deadline < float("inf") and not task.alone
+        limited = task.allow_partial and task.deadline < float("inf") and not task.alone
 
         def begin(job: Job) -> Steps:
             return TASKS[task.rpc](job, tensor(task, model), task.arguments)
@@ -153,7 +153,7 @@ class Worker:
                 report_every=task.report_every,
                 chunk=1 if task.alone else self._engine.limit(key) * MAX_PASSES_PER_QUERY,
                 alone=task.alone,
-                room=(lambda: self._engine.fitting(key, task.deadline)) if raced else (lambda: MAX_CHUNK_ROWS),
+                room=(lambda: self._engine.fitting(key, task.deadline)) if limited else (lambda: MAX_CHUNK_ROWS),
             )
         )
 
@@ -164,12 +164,12 @@ class Worker:
 
 
 def outcome_of(event: Event) -> Outcome | Preview:
-    """What the front-end hears of it."""
+    """The message to the front-end about an event of the engine."""
     job = event.job
     if not isinstance(event, Ended):
         return preview(job.id, event.progress)
     queued = (job.started or time.monotonic()) - job.arrived
-    failure = None if event.error is None else failed(event.error)
+    failure = None if event.error is None else failure_of(event.error)
     return Outcome(job.id, event.result, failure, job.rows, max(0.0, queued), job.compute)
 
 
@@ -179,7 +179,7 @@ def tensor(task: Task, model: Prepared) -> torch.Tensor:
 
 
 def preview(job_id: str, progress: Progress) -> Preview:
-    """Progress as it travels: plain numbers and small pictures."""
+    """Progress as a message: plain numbers and small pictures."""
     losses = {name: float(value.mean()) for name, value in progress.losses.items()}
     images = progress.images
     if images is not None:
@@ -189,8 +189,8 @@ def preview(job_id: str, progress: Progress) -> Preview:
     return Preview(job_id, progress.step, progress.steps, losses, small)
 
 
-def failed(error: Exception) -> Failure:
-    """What the front-end is told of an exception; an unexpected one is logged here, where its traceback is."""
+def failure_of(error: Exception) -> Failure:
+    """The failure that stands for an exception. An unexpected one is logged here, with its traceback."""
     for kind, name in FAILURES:
         if isinstance(error, kind):
             return Failure(name, str(error))

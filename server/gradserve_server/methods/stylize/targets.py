@@ -80,12 +80,12 @@ def _grams(job: Job, picture: Tensor, layers: Sequence[str], pad: float) -> Step
     """The Gram matrices of a style's layers, kept from job to job."""
     digest = hashlib.sha256(picture.cpu().numpy().tobytes()).digest()
     key = ("style", job.model, job.precision, job.alone, tuple(layers), picture.shape, pad, digest)
-    found = job.kept.get(key)
+    found = job.cache.get(key)
     if found is None:
         taps = tuple(Tap(layer, reduce=_gram) for layer in layers)
         answer = yield Query(padded(picture, pad), taps=taps)
         found = tuple(act[0] for act in answer.acts)
-        job.kept.put(key, found)
+        job.cache.put(key, found)
     return found
 
 
