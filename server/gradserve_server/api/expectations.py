@@ -6,8 +6,8 @@ from ..methods.attack import AttackArguments, Attacked
 from ..pool.wire import Outcome, Task
 from .rpcs.attack import rows_at_most
 
-FIRST_GUESS = 0.2  # share of the rows assumed until an attack of that kind has ended on that model
-SMOOTHING = 0.1  # weight of the newest attack in the running mean
+FIRST_GUESS = 0.2  # The share assumed until an attack of that kind has ended on that model.
+SMOOTHING = 0.1  # The newest attack's weight in the running mean.
 
 
 class Expectations:

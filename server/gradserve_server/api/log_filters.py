@@ -3,7 +3,7 @@
 import logging
 
 GRPC_LOGGER = logging.getLogger("grpc._cython.cygrpc")
-FAILED_SEND = "ExecuteBatchError"  # of a module that grpc does not publish
+FAILED_SEND = "ExecuteBatchError"  # It is named here, since its module in grpc is private.
 
 
 class CallerGone(logging.Filter):

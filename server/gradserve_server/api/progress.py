@@ -15,9 +15,9 @@ from ..pool.wire import Preview, Task
 from .errors import Violations
 from .images import png
 
-MIN_MESSAGE_SECONDS = 0.25  # seconds between two messages at least
+MIN_MESSAGE_SECONDS = 0.25  # The least seconds between two messages.
 MAX_SNAPSHOTS = 32
-JPEG_QUALITY = 80  # of the previews' JPEG
+PREVIEW_JPEG_QUALITY = 80
 
 
 def progress(told: Preview) -> progress_pb2.Progress:
@@ -55,5 +55,5 @@ def snapshots(taken: Iterable[Snapshot]) -> list[progress_pb2.Snapshot]:
 
 def _jpeg(pixels: np.ndarray[Any, Any]) -> bytes:
     file = io.BytesIO()
-    Image.fromarray(pixels).save(file, "JPEG", quality=JPEG_QUALITY)
+    Image.fromarray(pixels).save(file, "JPEG", quality=PREVIEW_JPEG_QUALITY)
     return file.getvalue()

@@ -36,7 +36,7 @@ def probabilities_of(logits: np.ndarray, head: HeadKind) -> np.ndarray:
     if head == "softmax":
         shifted = np.exp(logits - logits.max())
         return np.asarray(shifted / shifted.sum())
-    small = np.exp(-np.abs(logits))  # never overflows
+    small = np.exp(-np.abs(logits))  # This never overflows.
     return np.asarray(np.where(logits >= 0, 1.0, small) / (1 + small))
 
 
