@@ -10,17 +10,18 @@ from ..parameters import Fraction, Iterations, Restarts
 from .ball import Ball
 from .oracle import Oracle
 
-MOMENTUM = 0.75  # alpha
-FIRST, SHORTER, SHORTEST = 0.22, 0.03, 0.06  # p_1; by how much, and down to what, the periods shrink
+MOMENTUM = 0.75  # The paper's alpha.
+# Periods between checkpoints, as shares of all steps: the first (p_1), the decrease of each next one, and the shortest.
+FIRST_PERIOD, PERIOD_DECREASE, MIN_PERIOD = 0.22, 0.03, 0.06
 
 
 def checkpoints(steps: int) -> list[int]:
     """w_1, w_2, ... <= steps: after which iterates the step size is considered (section 3.1)."""
-    before, here, found = 0.0, FIRST, []
-    while math.ceil(round(here * steps, 9)) <= steps:  # 0.41 * 100 is a little above 41
-        found.append(math.ceil(round(here * steps, 9)))
-        before, here = here, here + max(here - before - SHORTER, SHORTEST)
-    return sorted(set(found))
+    before, here, points = 0.0, FIRST_PERIOD, []
+    while math.ceil(round(here * steps, 9)) <= steps:  # The rounding is needed, since 0.41 * 100 is a little above 41.
+        points.append(math.ceil(round(here * steps, 9)))
+        before, here = here, here + max(here - before - PERIOD_DECREASE, MIN_PERIOD)
+    return sorted(set(points))
 
 
 def apgd(
@@ -61,12 +62,13 @@ class ClimbState:
         self.rate = torch.full_like(start[:, :1, :1, :1], rate)
         self._best, self._grad = start, torch.zeros_like(start)
         self._most = torch.full_like(start[:, 0, 0, 0], -math.inf)
-        self._last = torch.full_like(self._most, math.inf)  # the first point climbs over nothing
+        # No value is above this, so that the first point does not count as a climb.
+        self._last = torch.full_like(self._most, math.inf)
         self._climbed = torch.zeros_like(self._most)
         self._most_then, self._halved_then = self._most, torch.zeros_like(self._most, dtype=torch.bool)
 
     def follow(self, at: Tensor, value: Tensor, grad: Tensor) -> None:
-        """Takes note of the next points."""
+        """Compares the next points, their values and gradients with the best so far."""
         if torch.isinf(self._most).all():
             self._most_then = value
         self._climbed = self._climbed + (value > self._last)

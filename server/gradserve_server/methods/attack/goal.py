@@ -22,8 +22,8 @@ from ...models.card import HeadKind
 
 Loss = Literal["cross_entropy", "margin", "dlr"]
 Pick = Literal["runner_up", "least_likely", "random"]
-MIN_LOSS = 1e-30  # cross-entropy below which products of its gradient with weights may underflow in fp32
-RANDOM_TARGET_INDEX = 1 << 40  # the sample index of a random target, away from those of noise
+MIN_LOSS = 1e-30  # Below this cross-entropy, products of its gradient with weights may underflow in fp32.
+RANDOM_TARGET_INDEX = 1 << 40  # The sample index of a random target; those of noise are lower.
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +87,7 @@ class GoalSpec:
     target: int | None = None
     pick: Pick | None = None
     loss: Loss = "cross_entropy"
-    from_scratch: bool = False  # whatever the picture shows does not matter
+    from_scratch: bool = False  # Whether the attack begins from no picture, so that its content does not matter.
     head: HeadKind = "softmax"
 
     def goal(self, logits: Tensor, run: MethodContext) -> Goal:
@@ -95,7 +95,7 @@ class GoalSpec:
         classes = ranking(logits[None])[0].tolist()
         label = classes[0] if self.label is None else self.label
         present = [c for c in classes if logits[c] > 0] if self.head == "multilabel" else [label]
-        target = self._picked([c for c in classes if c not in (label, *present)], run) if self.pick else self.target
+        target = self._pick([c for c in classes if c not in (label, *present)], run) if self.pick else self.target
         if target in present and not self.from_scratch:
             if self.head == "multilabel":
                 raise NotApplicable("the target is present for the model already; name a label that is absent")
@@ -106,7 +106,7 @@ class GoalSpec:
             )
         return Goal(label, target, self.loss, head=self.head)
 
-    def _picked(self, others: list[int], run: MethodContext) -> int:
+    def _pick(self, others: list[int], run: MethodContext) -> int:
         """Of the classes that are not predicted, by falling logit."""
         if not others:
             raise NotApplicable(

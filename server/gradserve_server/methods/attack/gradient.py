@@ -12,7 +12,7 @@ def gradient_ascent(
     x: Tensor, oracle: Oracle, ball: Ball, run: MethodContext, *, steps: Iterations = 15, rate: Rate = 0.1
 ) -> Steps:
     """x + rate * gradient in the model's normalised input, unbounded but for pixels in [0, 1]."""
-    per_pixel = rate * oracle.std.square()  # a step of u in normalised input is std * u in pixels, its gradient too
+    per_pixel = rate * oracle.std.square()  # A step u in normalised input is std * u in pixels, and so is the gradient.
     adv, run.asked = x, steps
     for step in range(steps):
         look = yield from oracle.climb(adv, step)

@@ -10,7 +10,7 @@ from ..parameters import Degrees, Fraction, Iterations, Restarts
 from .ball import Ball
 from .oracle import Oracle
 
-FINAL_TRIALS = 32  # fresh places at the end
+FINAL_TRIALS = 32  # Random places, or random changes, in which the finished picture is measured.
 
 
 def patch(
@@ -48,9 +48,10 @@ def placed(sticker: Tensor, x: Tensor, count: int, rotation: float, rng: np.rand
     """x with the sticker [1, 3, s, s] at random places within it, turned at random: [count, 3, H, W]."""
     height, width, side = x.shape[2], x.shape[3], sticker.shape[2]
     angles = np.deg2rad(rng.uniform(-rotation, rotation, count)) if rotation else np.zeros(count)
-    reach = side / 2 * (abs(np.cos(angles)) + abs(np.sin(angles)))  # half the side of the box around it
+    # Half the side of the box around the turned sticker.
+    reach = side / 2 * (abs(np.cos(angles)) + abs(np.sin(angles)))
     y, z = (_centres(reach, length, rng) for length in (height, width))
-    theta = np.zeros((count, 2, 3))  # from the picture's coordinates in [-1, 1] to the sticker's
+    theta = np.zeros((count, 2, 3))  # From the picture's coordinates in [-1, 1] to the sticker's.
     cos, sin = np.cos(angles), np.sin(angles)
     theta[:, 0, 0], theta[:, 0, 1] = cos * width / side, sin * height / side
     theta[:, 1, 0], theta[:, 1, 1] = -sin * width / side, cos * height / side

@@ -22,7 +22,7 @@ from .occlusion import occlusion, occlusion_rows
 from .saliency import deconvnet, gradient, gradient_x_input, guided_backprop
 
 Parameters = Mapping[str, Any]
-Size = tuple[int, int]  # height and width in pixels
+Size = tuple[int, int]  # Height and width in pixels.
 
 
 def needs_nothing(card: ModelCard) -> str:
@@ -57,13 +57,13 @@ class ExplainMethod(NamedTuple):
     """A method: what it costs, when it applies, and what it needs of the model."""
 
     function: Callable[..., Steps]
-    rows: Callable[[Parameters, Size, ModelCard], int]  # images that the network sees, for an input of that size
-    refuses: Callable[[ModelCard], str] = needs_nothing  # why it does not apply to a model; empty if it does
-    wrt: Wrt = "image"  # what its passes differentiate by, which their price depends on
-    guided: bool = False  # it gives ReLUs rules of their own
-    default_layer: bool = False  # its parameter `layer` is the model's Grad-CAM layer where none is named
-    class_targets_only: str = ""  # a switch of its parameters with which it does not apply to units
-    one_row: bool = False  # it looks at nothing but the image, so that a predicted rank is found in the same pass
+    rows: Callable[[Parameters, Size, ModelCard], int]  # The images that the network sees, for an input of that size.
+    refuses: Callable[[ModelCard], str] = needs_nothing  # Why the method does not apply to a model; empty if it does.
+    wrt: Wrt = "image"  # What its passes differentiate by; the price of a pass depends on it.
+    guided: bool = False  # Whether the method gives ReLUs rules of their own.
+    default_layer: bool = False  # Whether `layer` defaults to the model's Grad-CAM layer.
+    class_targets_only: str = ""  # A Boolean parameter that rules out units as targets.
+    one_row: bool = False  # Whether its only row is the image, so that the same pass can resolve a predicted rank.
 
 
 def _one_row(parameters: Parameters, size: Size, card: ModelCard) -> int:
