@@ -131,7 +131,7 @@ def number(text: str) -> float:
 
 def _prefix(enum: EnumDescriptor) -> str:
     names = [value.name for value in enum.values]
-    first, last = min(names), max(names)  # what these two share, all share
+    first, last = min(names), max(names)  # What the first and the last name share, all names share.
     shared = next((place for place, letter in enumerate(first) if not last.startswith(first[: place + 1])), len(first))
     return first[: first.rfind("_", 0, shared) + 1]
 
