@@ -183,7 +183,7 @@ def test_no_picture_is_decoded_on_the_event_loop(monkeypatch: pytest.MonkeyPatch
     context: Any = SimpleNamespace(time_remaining=lambda: None)
 
     async def ask() -> None:
-        servicer.request_facts.set(servicer.RequestLog("1"))
+        servicer.request_log.set(servicer.RequestLog("1"))
         with pytest.raises(servicer.RequestError, match="seen"):
             await service.Predict(predict_pb2.PredictRequest(image={"encoded": b"x"}), context)
 

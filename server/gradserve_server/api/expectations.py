@@ -1,4 +1,4 @@
-"""What attacks that end at a first success are expected to take of all that they may ask; admission counts that."""
+"""The expected share of its rows that an attack takes where its first success ends it; admission counts this share."""
 
 from dataclasses import replace
 
@@ -26,10 +26,10 @@ class Expectations:
         return replace(task, cost=task.cost * self.share(task))
 
     def learn(self, task: Task, *outcomes: Outcome) -> None:
-        """Takes note of what an attack with its certificate took; one that ran out of time says nothing."""
+        """Learns from the rows that an attack and its certificate took, unless its time ran out."""
         arguments: AttackArguments = task.arguments
         attacked: Attacked = outcomes[0].result
         if not arguments.stop or attacked.partial:
             return
-        took = min(1.0, sum(outcome.rows for outcome in outcomes) / rows_at_most(arguments))
-        self._shares[task.model, arguments.method] = (1 - SMOOTHING) * self.share(task) + SMOOTHING * took
+        share = min(1.0, sum(outcome.rows for outcome in outcomes) / rows_at_most(arguments))
+        self._shares[task.model, arguments.method] = (1 - SMOOTHING) * self.share(task) + SMOOTHING * share

@@ -37,7 +37,7 @@ class RequestLog:
     rows: int = 0
 
 
-request_facts: ContextVar[RequestLog] = ContextVar("request_facts")
+request_log: ContextVar[RequestLog] = ContextVar("request_log")
 
 
 class RequestInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]
@@ -67,13 +67,13 @@ class RequestInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]
             return self._guard(handler, details)
         metadata = dict(details.invocation_metadata or ())
 
-        async def around(request: bytes, context: grpc.aio.ServicerContext) -> Any:
+        async def handle(request: bytes, context: grpc.aio.ServicerContext) -> Any:
             answer = partial(_answer, behaviour, handler.request_deserializer, request, context)
             return await self._run(answer, context, details.method, metadata)
 
         if handler.response_streaming:
-            return grpc.unary_stream_rpc_method_handler(around, response_serializer=handler.response_serializer)
-        return grpc.unary_unary_rpc_method_handler(around, response_serializer=handler.response_serializer)
+            return grpc.unary_stream_rpc_method_handler(handle, response_serializer=handler.response_serializer)
+        return grpc.unary_unary_rpc_method_handler(handle, response_serializer=handler.response_serializer)
 
     def _guard(self, handler: Any, details: grpc.HandlerCallDetails) -> Any:
         """Reflection and the like need the token too; health does not."""
@@ -102,9 +102,9 @@ class RequestInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]
         metadata: dict[str, Any],
     ) -> Any:
         _, service, name = method.split("/")
-        facts = RequestLog(_request_id(metadata))
-        request_facts.set(facts)
-        context.set_trailing_metadata((("x-request-id", facts.id),))
+        entry = RequestLog(_request_id(metadata))
+        request_log.set(entry)
+        context.set_trailing_metadata((("x-request-id", entry.id),))
         self._metrics.started.labels(service, name).inc()
         self._running += 1
         code = grpc.StatusCode.OK
@@ -122,22 +122,22 @@ class RequestInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]
         except Exception as error:
             refusal = translated(error)
             if refusal is None:
-                logging.getLogger(__name__).exception("request %s failed", facts.id)
+                logging.getLogger(__name__).exception("request %s failed", entry.id)
                 refusal = failure(Failure("internal", ""))
             code = refusal.code
         finally:
-            self._record(service, name, code, facts)
+            self._record(service, name, code, entry)
             self._running -= 1
             if not self._running:
                 self._idle.set()
         assert refusal is not None, "every other way out has returned or raised"
-        return await context.abort_with_status(_with_id(refusal, facts.id))
+        return await context.abort_with_status(_with_id(refusal, entry.id))
 
-    def _record(self, service: str, name: str, code: grpc.StatusCode, facts: RequestLog) -> None:
-        seconds = time.monotonic() - facts.arrived
+    def _record(self, service: str, name: str, code: grpc.StatusCode, entry: RequestLog) -> None:
+        seconds = time.monotonic() - entry.arrived
         self._metrics.handled.labels(service, name, code.name).inc()
         self._metrics.handling.labels(service, name).observe(seconds)
-        line = {"id": facts.id, "rpc": name, "model": facts.model, "methods": facts.methods, "rows": facts.rows}
+        line = {"id": entry.id, "rpc": name, "model": entry.model, "methods": entry.methods, "rows": entry.rows}
         log.info("%s", json.dumps({**line, "ms": round(seconds * 1000, 1), "code": code.name}))
 
 

@@ -1,4 +1,4 @@
-"""What gRPC's own logger says, in fewer lines where nothing is wrong."""
+"""A filter of gRPC's own logger, which logs a caller who left as if it were a fault of the server."""
 
 import logging
 

@@ -89,5 +89,5 @@ def provenance_notes(card: ModelCard) -> list[str]:
 
 
 def probability_notes(card: ModelCard) -> list[str]:
-    """What is to be known of every answer by logits that were made of probabilities."""
+    """The card's note that its logits are logarithms of probabilities, which concerns every answer by logits."""
     return [note for note in card.notes if note.startswith("SOFTMAX_OUTPUTS")]

@@ -26,7 +26,7 @@ from ..pool.pool import Full, Pool
 from ..pool.wire import Failure, Outcome, Preview, Task
 from .errors import clipped, failure, unavailable
 from .expectations import Expectations
-from .interceptor import RequestLog, request_facts
+from .interceptor import RequestLog, request_log
 from .progress import progress, with_progress
 from .request import Bound, CallContext, model_card
 from .rpcs import RpcModule, attack, embed, explain, influence, maximize, predict, stylize, suspects
@@ -117,10 +117,10 @@ class GradientService(service_pb2_grpc.GradientServiceServicer):
     ) -> influence_pb2.SuspectsResponse:
         """The most suspicious labels; they are in the index already, so that no worker is needed."""
         with self._admitted("suspects"):
-            facts = self._log_model(request)
+            entry = self._log_model(request)
             listing = suspects.bind(request, self._pool.cards)
-            facts.model = listing.card.name
-            return await self._in_thread(suspects.reply, request, listing, facts.id)
+            entry.model = listing.card.name
+            return await self._in_thread(suspects.reply, request, listing, entry.id)
 
     def _count(self, bound: Bound, outcome: Outcome) -> None:
         """Counts the rows, for Explain by method, and the answers that have less than was asked for."""
@@ -147,24 +147,24 @@ class GradientService(service_pb2_grpc.GradientServiceServicer):
     async def _bind(
         self, bind: Callable[[Any, CallContext], Bound], request: Any, context: grpc.aio.ServicerContext
     ) -> Bound:
-        facts = self._log_model(request)
-        at = CallContext(facts.id, facts.arrived, context.time_remaining(), self._pool.cards, self._limits)
+        entry = self._log_model(request)
+        at = CallContext(entry.id, entry.arrived, context.time_remaining(), self._pool.cards, self._limits)
         bound = await self._in_thread(bind, request, at)
-        facts.model = bound.card.name
-        facts.methods = ",".join(bound.methods)
+        entry.model = bound.card.name
+        entry.methods = ",".join(bound.methods)
         return bound
 
     def _log_model(self, request: Any) -> RequestLog:
         """The request's log entry, with the model's name as it was sent in case the request is refused."""
         if not self._pool.cards:
             raise unavailable("the server is starting")
-        facts = request_facts.get()
-        facts.model = clipped(request.model, MAX_LOGGED_NAME_BYTES)
-        return facts
+        entry = request_log.get()
+        entry.model = clipped(request.model, MAX_LOGGED_NAME_BYTES)
+        return entry
 
     async def _outcome(self, task: Task, report: Report = ignore_progress) -> Outcome:
         """The task's outcome, after its reports; raises RequestError for a failure, and when the time is up."""
-        facts = request_facts.get()
+        entry = request_log.get()
         time_limit = task.deadline + (PARTIAL_GRACE_SECONDS if task.allow_partial else 0.0)
         try:
             async with aclosing(self._pool.stream(task)) as stream:
@@ -179,7 +179,7 @@ class GradientService(service_pb2_grpc.GradientServiceServicer):
         except Full:
             self._metrics.rejected.labels("queue").inc()
             raise
-        facts.rows += outcome.rows
+        entry.rows += outcome.rows
         self._metrics.queue.observe(outcome.queue_seconds)
         if outcome.failure is not None:
             raise failure(outcome.failure)

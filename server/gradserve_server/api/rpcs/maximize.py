@@ -51,7 +51,7 @@ def bind(request: maximize_pb2.MaximizeRequest, at: CallContext) -> Bound:
 
 
 def preset_of(request: maximize_pb2.MaximizeRequest) -> str:
-    """The preset that is meant, or a word that is none."""
+    """The name of the preset in effect, or a word that names none where the number is unknown."""
     named = enum_name(maximize_pb2.MaximizePreset.DESCRIPTOR, request.preset)
     return named if named != "unspecified" else "dream" if request.HasField("image") else "strong"
 
@@ -100,7 +100,7 @@ def reply(request: maximize_pb2.MaximizeRequest, bound: Bound, outcome: Outcome)
     settings, pairs = arguments.settings, zip(arguments.goals, outcome.result, strict=True)
     first: Maximized = outcome.result[0]
     message = maximize_pb2.MaximizeResponse(
-        images=[_image(goal_reply(goal, made.labels), made, bound.card) for goal, made in pairs],
+        images=[_image(goal_reply(goal, maximized.labels), maximized, bound.card) for goal, maximized in pairs],
         asked=first.asked,
         done=first.done,
         completed_fraction=first.done / first.asked,
@@ -112,14 +112,14 @@ def reply(request: maximize_pb2.MaximizeRequest, bound: Bound, outcome: Outcome)
     return message
 
 
-def _image(goal: maximize_pb2.Goal, made: Maximized, card: ModelCard) -> maximize_pb2.Maximized:
+def _image(goal: maximize_pb2.Goal, maximized: Maximized, card: ModelCard) -> maximize_pb2.Maximized:
     return maximize_pb2.Maximized(
         goal=goal,
         name=goal_name(goal, card),
-        png=png(made.pixels),
-        display=b"" if made.display is None else png(made.display),
-        value=made.value,
-        top=[] if made.logits is None else scores(made.logits, best(made.logits, TOP_CLASSES), card),
-        curves=curves(made.curves),
-        snapshots=snapshots(made.snapshots),
+        png=png(maximized.pixels),
+        display=b"" if maximized.display is None else png(maximized.display),
+        value=maximized.value,
+        top=[] if maximized.logits is None else scores(maximized.logits, best(maximized.logits, TOP_CLASSES), card),
+        curves=curves(maximized.curves),
+        snapshots=snapshots(maximized.snapshots),
     )

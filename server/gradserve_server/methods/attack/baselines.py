@@ -49,8 +49,8 @@ def sphere(
     reached = 0
     for part in run.parts(points):
         directions = torch.cat([oracle.ball.direction(run.noise(i, x)) for i in part])
-        look = yield from oracle.scores((x + radius * directions).clamp(0, 1), 0)
-        reached += int((look.reached > 0.5).sum())
+        evaluation = yield from oracle.scores((x + radius * directions).clamp(0, 1), 0)
+        reached += int((evaluation.reached > 0.5).sum())
         run.completed(part)
         oracle.notes["success_rate"] = reached / run.done
         if oracle.done:

@@ -64,6 +64,6 @@ def _fitness(genomes: np.ndarray, x: Tensor, oracle: Oracle, run: MethodContext,
     for start in range(0, len(genomes), run.chunk):
         coarse = torch.from_numpy(genomes[start : start + run.chunk]).to(x)
         images = F.interpolate(coarse, x.shape[2:], mode="bicubic", align_corners=False).clamp(0, 1)
-        look = yield from oracle.scores(images, generation)
-        values.append(look.value)
+        evaluation = yield from oracle.scores(images, generation)
+        values.append(evaluation.value)
     return torch.cat(values).cpu().numpy()

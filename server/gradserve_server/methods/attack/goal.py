@@ -1,4 +1,4 @@
-"""What an attack wants: an error, or a certain class; and the number that it climbs to get there."""
+"""The goal of an attack, an error or a certain class, and the loss that it raises to reach it."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -41,7 +41,7 @@ class Goal:
     head: HeadKind = "softmax"
 
     def objective(self) -> Objective:
-        """The number to climb."""
+        """The loss that the attack raises."""
         if self.loss == "cross_entropy":
             return -log_prob(self.label) if self.target is None else log_prob(self.target)
         if self.loss == "margin":
@@ -54,7 +54,7 @@ class Goal:
         return margins(logits, label, self.head) * (1 if self.target is None else -1)
 
     def reached(self, logits: Tensor) -> Tensor:
-        """Whether the prediction is what is wanted: [n, classes] -> [n]."""
+        """Whether the goal is reached: [n, classes] -> [n]."""
         if self.head == "multilabel":
             margin = self.margin(logits)
             predicted = margin <= 0 if self.target is None else margin < 0
@@ -70,8 +70,8 @@ class Goal:
     def saturated(self, logits: Tensor) -> Tensor:
         """Where cross-entropy has lost its gradient: [n, classes] -> [n].
 
-        Of a softmax that is where the probability of the class to be lost rounds to 1. The gradient of a sigmoid's is
-        exact there, and lost where it is too small for fp32.
+        Under a softmax head that is where the label's probability rounds to 1. Under the others the gradient is exact
+        there, and lost where the cross-entropy is below MIN_LOSS.
         """
         if self.loss != "cross_entropy" or self.target is not None:
             return torch.zeros(len(logits), dtype=torch.bool, device=logits.device)
@@ -81,7 +81,7 @@ class Goal:
 
 @dataclass(frozen=True, slots=True)
 class GoalSpec:
-    """A goal as it was asked for: what is left open follows from the prediction."""
+    """A goal as the request states it; its open fields follow from the prediction."""
 
     label: int | None = None
     target: int | None = None

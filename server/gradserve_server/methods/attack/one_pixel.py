@@ -56,8 +56,8 @@ def _fitness(genomes: np.ndarray, x: Tensor, oracle: Oracle, run: MethodContext,
     """The loss of every genome's picture, [n]."""
     values = []
     for start in range(0, len(genomes), run.chunk):
-        look = yield from oracle.scores(drawn(genomes[start : start + run.chunk], x), generation)
-        values.append(look.value)
+        evaluation = yield from oracle.scores(drawn(genomes[start : start + run.chunk], x), generation)
+        values.append(evaluation.value)
     return torch.cat(values).cpu().numpy()
 
 

@@ -32,16 +32,16 @@ def patch(
     for step in range(steps):
         sticker = sticker.detach().requires_grad_()
         images = placed(sticker, x, places, rotation, rng)
-        look = yield from oracle.climb(images.detach(), step)
+        evaluation = yield from oracle.climb(images.detach(), step)
         if oracle.done:
             break
-        (grad,) = torch.autograd.grad(images, sticker, look.grad)
+        (grad,) = torch.autograd.grad(images, sticker, evaluation.grad)
         sticker = (sticker + rate * grad.sign()).clamp(0, 1)
         run.completed(range(1))
     whole = ((sticker.detach() * 255).round() / 255).clamp(0, 1)
     oracle.notes["patch"] = (whole[0] * 255).round().to(torch.uint8).permute(1, 2, 0).contiguous().cpu().numpy()
-    look = yield from oracle.scores(placed(whole, x, FINAL_TRIALS, rotation, rng), steps)
-    oracle.notes["success_rate"] = float((look.reached > 0.5).double().mean())
+    evaluation = yield from oracle.scores(placed(whole, x, FINAL_TRIALS, rotation, rng), steps)
+    oracle.notes["success_rate"] = float((evaluation.reached > 0.5).double().mean())
 
 
 def placed(sticker: Tensor, x: Tensor, count: int, rotation: float, rng: np.random.Generator) -> Tensor:

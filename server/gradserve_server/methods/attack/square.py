@@ -31,19 +31,19 @@ def square(
     rng, run.asked, run.unit = run.generator(0), queries, "queries"
     stripes = torch.from_numpy(rng.choice([-1.0, 1.0], (1, 3, 1, x.shape[3]))).to(x)
     best = ball.project(x + (ball.eps or 0) * stripes, x)
-    look = yield from oracle.scores(best, 0)
+    evaluation = yield from oracle.scores(best, 0)
     run.completed(range(1))
-    value, step = float(look.value[0]), 0
+    value, step = float(evaluation.value[0]), 0
     while run.done < queries and not oracle.done:
         step += 1
         count = min(candidates, queries - run.done)
         area = share / 2 ** sum(10_000 * run.done / queries > bound for bound in HALVING_POINTS)
         images = torch.cat([ball.project(_with_square(best, x, ball, area, rng), x) for _ in range(count)])
-        look = yield from oracle.scores(images, step)
+        evaluation = yield from oracle.scores(images, step)
         run.completed(range(count))
-        best_row = int(look.value.argmax())
-        if float(look.value[best_row]) > value:
-            best, value = images[best_row : best_row + 1], float(look.value[best_row])
+        best_row = int(evaluation.value.argmax())
+        if float(evaluation.value[best_row]) > value:
+            best, value = images[best_row : best_row + 1], float(evaluation.value[best_row])
 
 
 def _with_square(best: Tensor, x: Tensor, ball: Ball, area: float, rng: np.random.Generator) -> Tensor:

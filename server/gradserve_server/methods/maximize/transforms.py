@@ -26,12 +26,12 @@ class View:
 
     def __call__(self, images: Tensor) -> Tensor:
         """[n, 3, H, W] -> [n, 3, H + 2 pad, W + 2 pad], differentiable."""
-        seen = F.pad(images, (self.pad,) * 4, value=MID_GREY) if self.pad else images
+        viewed = F.pad(images, (self.pad,) * 4, value=MID_GREY) if self.pad else images
         if self.down or self.across:
-            seen = seen.roll((self.down, self.across), (2, 3))
+            viewed = viewed.roll((self.down, self.across), (2, 3))
         if self.factor != 1 or self.angle:
-            seen = turned(seen, self.factor, self.angle)
-        return seen if self.noise is None else seen + self.noise
+            viewed = turned(viewed, self.factor, self.angle)
+        return viewed if self.noise is None else viewed + self.noise
 
 
 def turned(images: Tensor, factor: float, degrees: float) -> Tensor:

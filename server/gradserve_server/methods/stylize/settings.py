@@ -10,7 +10,7 @@ from ..parameters import Every, Rate, StepCount, Unit, Weight
 PIXELS = "pixels"  # Stands for the picture itself among the style layers.
 MAX_STYLE_STRIDE = 16  # The largest stride of a default style layer.
 CONTENT_STRIDE = 8
-MAX_RESOLUTIONS_TAKEN_WHOLE = 3  # With no more resolutions than this, default style layers come from all.
+MAX_RESOLUTIONS_IN_FULL = 3  # With no more resolutions than this, default style layers come from all.
 
 Start = Literal["content", "noise"]
 OptimizerName = Literal["adam", "lbfgs"]
@@ -48,7 +48,7 @@ def default_style_layers(card: ModelCard) -> tuple[LayerWeight, ...]:
     """The pixels and the middle block at every resolution, without those that see too much of the picture at once."""
     blocks = _blocks(card)
     strides = sorted(blocks)
-    strides = strides[:-1] if len(strides) > MAX_RESOLUTIONS_TAKEN_WHOLE else strides
+    strides = strides[:-1] if len(strides) > MAX_RESOLUTIONS_IN_FULL else strides
     chosen = [blocks[stride][len(blocks[stride]) // 2] for stride in strides if stride <= MAX_STYLE_STRIDE]
     return (LayerWeight(PIXELS), *(LayerWeight(layer.name) for layer in chosen))
 
