@@ -40,7 +40,7 @@ from gradserve.results.predict import Prediction
 
 try:
     __version__ = _metadata.version("gradserve")
-except _metadata.PackageNotFoundError:  # imported from a checkout that is not installed
+except _metadata.PackageNotFoundError:  # The package is imported from a checkout that is not installed.
     __version__ = "0+unknown"
 
 __all__ = [

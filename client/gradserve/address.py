@@ -7,8 +7,9 @@ from urllib.parse import urlsplit
 DEFAULT_ADDRESS = "127.0.0.1:50051"
 EXAMPLES = "such as 127.0.0.1:50051, example.org:50051, [::1]:50051 or unix:/run/gradserve.sock"
 UNIX = ("unix:", "unix-abstract:")
-SCHEMES = (*UNIX, "dns:", "ipv4:", "ipv6:", "vsock:", "xds:", "google-c2p:", "passthrough:")  # which gRPC resolves
-PROXIES = ("grpc_proxy", "https_proxy", "http_proxy")  # the environment's, in the order in which gRPC looks
+# The name schemes that gRPC resolves.
+SCHEMES = (*UNIX, "dns:", "ipv4:", "ipv6:", "vsock:", "xds:", "google-c2p:", "passthrough:")
+PROXIES = ("grpc_proxy", "https_proxy", "http_proxy")  # The environment's variables, in gRPC's order.
 EXEMPTIONS = ("no_grpc_proxy", "no_proxy")
 
 
@@ -53,7 +54,7 @@ def proxy(target: str) -> str:
     if name is None or _exempt(_host(target)):
         return ""
     url = urlsplit(os.environ[name])
-    shown = f"{url.scheme}://{url.netloc.rpartition('@')[2]}" if url.netloc else "..."  # without a password
+    shown = f"{url.scheme}://{url.netloc.rpartition('@')[2]}" if url.netloc else "..."  # The password is left out.
     return f"{name}={shown}"
 
 

@@ -113,8 +113,8 @@ class AsyncClient(AsyncConnection):
                 alone=alone,
             ),
         )
-        found = explain.explanations(request, await self._call(self._stubs.gradients.Explain, request, timeout))
-        return found if isinstance(methods, list) or isinstance(target, list) else found[0]
+        maps = explain.explanations(request, await self._call(self._stubs.gradients.Explain, request, timeout))
+        return maps if isinstance(methods, list) or isinstance(target, list) else maps[0]
 
     async def attack(
         self,

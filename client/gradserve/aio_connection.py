@@ -48,14 +48,14 @@ class AsyncConnection:
         """Return as soon as the server is serving; DeadlineExceeded if it is not in time."""
         end = time.monotonic() + timeout
         state = "no answer"
-        while (left := end - time.monotonic()) > 0:
+        while (remaining := end - time.monotonic()) > 0:
             try:
-                state = channel.health_state(await self._stubs.health(b"", timeout=left, wait_for_ready=True))
+                state = channel.health_state(await self._stubs.health(b"", timeout=remaining, wait_for_ready=True))
             except grpc.RpcError as failure:
                 state = str(failure.details())
             if state == "SERVING":
                 return
-            await asyncio.sleep(min(0.1, left))
+            await asyncio.sleep(min(0.1, remaining))
         raise errors.not_ready(self.target, timeout, state, self._endpoint.proxy)
 
     async def models(self) -> list[ModelCard]:
@@ -104,7 +104,7 @@ class AsyncConnection:
         try:
             async for event in call:
                 if event.HasField("result"):
-                    async for _ in call:  # the status comes after it; leaving before that would count as cancelled
+                    async for _ in call:  # The status follows the result; an earlier end would count as cancelled.
                         pass
                 yield event
         except grpc.RpcError as failure:

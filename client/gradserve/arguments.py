@@ -129,7 +129,7 @@ class MaximizeArguments(Options, total=False):
     stretch: bool
 
 
-StyleLike = ImageLike | list[Any]  # a list of pictures, or of pairs of picture and weight
+StyleLike = ImageLike | list[Any]  # A list holds pictures, or pairs of a picture and its weight.
 
 
 class StylizeArguments(Options, total=False):

@@ -105,8 +105,8 @@ class Client(Connection):
                 alone=alone,
             ),
         )
-        found = explain.explanations(request, self._call(self._stubs.gradients.Explain, request, timeout))
-        return found if isinstance(methods, list) or isinstance(target, list) else found[0]
+        maps = explain.explanations(request, self._call(self._stubs.gradients.Explain, request, timeout))
+        return maps if isinstance(methods, list) or isinstance(target, list) else maps[0]
 
     def attack(
         self,

@@ -16,7 +16,7 @@ _BLUE_WHITE_RED = (
     (5, 48, 97), (33, 102, 172), (67, 147, 195), (146, 197, 222), (209, 229, 240), (247, 247, 247),
     (253, 219, 199), (244, 165, 130), (214, 96, 77), (178, 24, 43), (103, 0, 31),
 )  # fmt: skip
-_CLIP_PERCENTILE = 99.0  # percentile that gets the strongest colour: single pixels of gradients tower above the rest
+_CLIP_PERCENTILE = 99.0  # This percentile gets the strongest colour; single pixels lie far above the rest.
 
 
 def signed(values: Floats) -> bool:

@@ -48,14 +48,14 @@ class Connection:
         """Return as soon as the server is serving; DeadlineExceeded if it is not in time."""
         end = time.monotonic() + timeout
         state = "no answer"
-        while (left := end - time.monotonic()) > 0:
+        while (remaining := end - time.monotonic()) > 0:
             try:
-                state = channel.health_state(self._stubs.health(b"", timeout=left, wait_for_ready=True))
+                state = channel.health_state(self._stubs.health(b"", timeout=remaining, wait_for_ready=True))
             except grpc.RpcError as failure:
                 state = str(failure.details())
             if state == "SERVING":
                 return
-            time.sleep(min(0.1, left))
+            time.sleep(min(0.1, remaining))
         raise errors.not_ready(self.target, timeout, state, self._endpoint.proxy)
 
     def models(self) -> list[ModelCard]:
@@ -104,7 +104,7 @@ class Connection:
         try:
             for event in call:
                 if event.HasField("result"):
-                    for _ in call:  # the status comes after it; leaving before that would count as cancelled
+                    for _ in call:  # The status follows the result; an earlier end would count as cancelled.
                         pass
                 yield event
         except grpc.RpcError as failure:

@@ -25,7 +25,7 @@ from gradserve.messages.fields import unknown
 
 LABELS_FILE = "labels.csv"
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
-MAX_PIXELS = 50_000_000  # of one picture, as servers take them by default
+MAX_PIXELS = 50_000_000  # The most pixels of one picture, which is the servers' default too.
 
 
 class Unreadable(ValueError):
@@ -57,7 +57,7 @@ class Example:
             if message.WhichOneof("kind") == "encoded":
                 _check_size(message.encoded)
             return np.asarray(images.opened(message))
-        except Exception as error:  # Pillow's decoders raise whatever they meet in a damaged file
+        except Exception as error:  # Pillow's decoders raise errors of any type for a damaged file.
             raise Unreadable(self.id, _reason(error)) from error
 
 
@@ -68,7 +68,7 @@ class Dataset(Sequence[Example]):
     path: Path
     examples: tuple[Example, ...]
     classes: tuple[str, ...] = ()
-    numbered: bool = False  # whether labels are the numbers that the set itself gives, not the order of its folders
+    numbered: bool = False  # Whether the set itself numbers its labels, instead of the order of its folders.
 
     @property
     def labelled(self) -> bool:
@@ -140,16 +140,16 @@ def _from_folder(path: Path) -> Dataset:
     classed = [(file, number) for number, folder in enumerate(folders) for file in _pictures(folder.rglob("*"))]
     if classed:
         names = tuple(folder.name for folder in folders)
-        found = [(file.relative_to(path).as_posix(), number, names[number], file) for file, number in classed]
-        return Dataset(path, tuple(_filed(*each) for each in found), names)
-    return Dataset(path, tuple(_filed(file.name, None, "", file) for file in _pictures(path.iterdir())))
+        entries = [(file.relative_to(path).as_posix(), number, names[number], file) for file, number in classed]
+        return Dataset(path, tuple(_example(*each) for each in entries), names)
+    return Dataset(path, tuple(_example(file.name, None, "", file) for file in _pictures(path.iterdir())))
 
 
 def _pictures(files: Iterator[Path]) -> list[Path]:
     return sorted(f for f in files if f.suffix.lower() in IMAGE_SUFFIXES and not f.name.startswith(".") and f.is_file())
 
 
-def _filed(id: str, label: int | None, class_name: str, file: Path) -> Example:
+def _example(id: str, label: int | None, class_name: str, file: Path) -> Example:
     return Example(id, label, class_name, partial(_same, file))
 
 
@@ -172,9 +172,9 @@ def _from_table(path: Path) -> Dataset:
     unnumbered = sorted({row.name for row in rows if row.number is None})
     numbered = not unnumbered
     number = {name: place for place, name in enumerate(sorted({row.name for row in rows}))}
-    known = {row.number: row.name for row in rows if row.number is not None} if numbered else {}
-    classes = tuple(known.get(i, "") for i in range(max(known) + 1)) if known else tuple(number)
-    examples = [_filed(r.file, r.number if numbered else number[r.name], r.name, path / r.file) for r in rows]
+    names = {row.number: row.name for row in rows if row.number is not None} if numbered else {}
+    classes = tuple(names.get(i, "") for i in range(max(names) + 1)) if names else tuple(number)
+    examples = [_example(r.file, r.number if numbered else number[r.name], r.name, path / r.file) for r in rows]
     return Dataset(path, tuple(examples), classes, numbered)
 
 
@@ -186,8 +186,8 @@ def _row(path: Path, line: int, row: dict[str, Any]) -> _Row:
     index = cell("class_index") or (label if label.isdecimal() else "")
     name = cell("class_name", "class") or ("" if label.isdecimal() else label)
     if not file or not (index.isdecimal() or (name and not index)):
-        wanted = "file, and class_index (a whole number), class_name or label"
-        raise ValueError(f"{path / LABELS_FILE}, line {line}: each line needs {wanted}; it has {row}")
+        columns = "file, and class_index (a whole number), class_name or label"
+        raise ValueError(f"{path / LABELS_FILE}, line {line}: each line needs {columns}; it has {row}")
     return _Row(file, int(index) if index else None, name)
 
 
@@ -200,16 +200,16 @@ def _from_npz(path: Path) -> Dataset:
     sources = _sources(path, arrays)
     labels = arrays.get("labels")
     if labels is not None and (labels.shape != (len(sources),) or not np.issubdtype(labels.dtype, np.integer)):
-        wanted = f"{len(sources)} whole numbers, one for each picture"
-        raise ValueError(f"{path}: labels must be {wanted}, not {labels.dtype} {labels.shape}")
+        expected = f"{len(sources)} whole numbers, one for each picture"
+        raise ValueError(f"{path}: labels must be {expected}, not {labels.dtype} {labels.shape}")
     if labels is not None and len(labels) and labels.min() < 0:
         raise ValueError(f"{path}: labels start at 0; there is {labels.min()}")
     classes = tuple(map(str, arrays.get("classes", ())))
     names = [str(name) for name in arrays.get("names", ())]
     ids = names if len(set(names)) == len(sources) else [str(i) for i in range(len(sources))]
     numbers = [None] * len(sources) if labels is None else [int(label) for label in labels]
-    named = [classes[n] if n is not None and n < len(classes) else "" for n in numbers]
-    examples = [Example(*each) for each in zip(ids, numbers, named, sources, strict=True)]
+    class_names = [classes[n] if n is not None and n < len(classes) else "" for n in numbers]
+    examples = [Example(*each) for each in zip(ids, numbers, class_names, sources, strict=True)]
     return Dataset(path, tuple(examples), classes, numbered=True)
 
 
@@ -242,13 +242,14 @@ def _places(dataset: Dataset, classes: Sequence[str]) -> Callable[[Example], int
     strange = sorted(example.class_name for example in dataset if _plain(example.class_name) not in places)
     if not strange and (all(len(places[name]) == 1 for name in names) or not dataset.numbered):
         return lambda example: places[_plain(example.class_name)][0]
-    nameless = all(name == f"class {place}" for place, name in enumerate(classes))  # as servers call them then
+    # Servers give these names to classes without names.
+    nameless = all(name == f"class {place}" for place, name in enumerate(classes))
     foreign = any(names) and len(strange) == len(dataset) and len(dataset.classes) != len(classes)
     if dataset.numbered and (nameless or not foreign):
         return partial(_own_number, dataset.path, len(classes))
     if all(name.isdecimal() and int(name) < len(classes) for name in dataset.classes):
         return lambda example: int(example.class_name)
-    if len(dataset.classes) == len(classes) and len(strange) == len(dataset):  # in the order of the folders
+    if len(dataset.classes) == len(classes) and len(strange) == len(dataset):  # The folders' order gives the numbers.
         return partial(_own_number, dataset.path, len(classes))
     raise ValueError(f"{dataset.path}: the model has {unknown('class', strange[0], classes)}")
 

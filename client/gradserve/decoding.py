@@ -11,9 +11,9 @@ from PIL import Image
 
 Array = np.ndarray[Any, Any]
 
-ROUNDING = 1e-6  # by which floats may leave [0, 1]
-LIKELY_LEVELS = 2.0  # floats that reach this, and no more than 255, are likely to be levels of 0 to 255
-BITS_PER_SAMPLE, PHOTOMETRIC, WHITE_IS_ZERO = 258, 262, 0  # TIFF 6.0, baseline tags
+RANGE_TOLERANCE = 1e-6  # Floats may leave [0, 1] by this much.
+MIN_LIKELY_MAX = 2.0  # Floats whose largest is from here to 255 are likely to be levels.
+BITS_PER_SAMPLE, PHOTOMETRIC, WHITE_IS_ZERO = 258, 262, 0  # Tags and a value of TIFF 6.0, baseline.
 
 
 class OutOfRange(ValueError):
@@ -44,7 +44,7 @@ def sixteen_bits(picture: Image.Image) -> Array:
     values = np.asarray(picture).astype(np.uint16)
     if _tiff_tag(picture, BITS_PER_SAMPLE) == (12,):
         values = (values * (65535 / 4095)).round().astype(np.uint16)
-    elif "transparency" in picture.info:  # the one value that a PNG file declares as transparent
+    elif "transparency" in picture.info:  # A PNG file may declare one value as transparent.
         values = np.where(values == picture.info["transparency"], np.uint16(65535), values)
     return 65535 - values if _white_is_zero(picture) else values
 
@@ -52,9 +52,9 @@ def sixteen_bits(picture: Image.Image) -> Array:
 def unit_range(values: Array) -> Array:
     """Floats in [0, 1], where rounding may have led them 1e-6 out of it: these are clamped. Raises OutOfRange."""
     low, high = float(values.min()), float(values.max())
-    if not (low >= -ROUNDING and high <= 1 + ROUNDING):  # also false for NaN
+    if not (low >= -RANGE_TOLERANCE and high <= 1 + RANGE_TOLERANCE):  # This is false for NaN too.
         spans = "has NaN" if math.isnan(low) else f"spans {low:.10g} to {high:.10g}"
-        hint = "divide it by 255" if low >= 0 and LIKELY_LEVELS <= high <= 255 else "bring its numbers into this range"
+        hint = "divide it by 255" if low >= 0 and MIN_LIKELY_MAX <= high <= 255 else "bring its numbers into this range"
         raise OutOfRange(f"a float picture must lie in [0, 1]; this one {spans}: {hint}")
     return values if low >= 0 and high <= 1 else values.clip(0, 1)
 

@@ -64,8 +64,8 @@ class ServiceError(GradserveError):
         self.request_id = request_id
 
     def __str__(self) -> str:
-        told = bool(self.violations) and all(text in self.details for _, text in self.violations)
-        lines = ["the request is invalid" if told else self.details or self.code.name]
+        repeated = bool(self.violations) and all(text in self.details for _, text in self.violations)
+        lines = ["the request is invalid" if repeated else self.details or self.code.name]
         lines += [f"  {field}: {text}" if field else f"  {text}" for field, text in self.violations]
         if self.retry_after is not None:
             lines.append(f"  try again in {self.retry_after:g} s")
@@ -134,18 +134,18 @@ _BY_CODE: dict[grpc.StatusCode, type[ServiceError]] = {
 }
 
 
-_UNREACHED = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
+_UNREACHED_CODES = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
 
 
 def from_call(call: Any, proxy: str = "") -> ServiceError:
-    """The exception for a failed call of grpc or grpc.aio; `proxy`: what it went through, told where no answer came."""
+    """The exception for a failed call of grpc or grpc.aio; `proxy`: named where no answer came."""
     metadata = {key: value for key, value in call.trailing_metadata() or ()}  # noqa: C416  dict() takes aio's for a mapping
     code = call.code()
-    known = _details(metadata.get("grpc-status-details-bin", b""))
+    facts = _details(metadata.get("grpc-status-details-bin", b""))
     kind = _BY_CODE.get(code, InternalError)
-    answered = known or "x-request-id" in metadata
-    details = (call.details() or "") + (through(proxy) if code in _UNREACHED and not answered else "")
-    return kind(details, code=code, request_id=str(metadata.get("x-request-id", "")), **known)
+    answered = facts or "x-request-id" in metadata
+    details = (call.details() or "") + (through(proxy) if code in _UNREACHED_CODES and not answered else "")
+    return kind(details, code=code, request_id=str(metadata.get("x-request-id", "")), **facts)
 
 
 def not_ready(target: str, timeout: float, state: str, proxy: str = "") -> DeadlineExceeded:
@@ -160,19 +160,19 @@ def through(proxy: str) -> str:
 
 
 def _details(packed: bytes) -> dict[str, Any]:
-    """What the details of a google.rpc.Status tell, as arguments of ServiceError; whatever is unreadable is left."""
-    found: dict[str, Any] = {}
+    """The details of a google.rpc.Status as arguments of ServiceError; unreadable ones are left out."""
+    facts: dict[str, Any] = {}
     status, info = status_pb2.Status(), error_details_pb2.ErrorInfo()
     bad, retry = error_details_pb2.BadRequest(), error_details_pb2.RetryInfo()
     try:
         status.ParseFromString(packed)
         for detail in status.details:
             if detail.Unpack(bad):
-                found["violations"] = [Violation(v.field, v.description) for v in bad.field_violations]
+                facts["violations"] = [Violation(v.field, v.description) for v in bad.field_violations]
             elif detail.Unpack(info):
-                found["reason"] = info.reason
+                facts["reason"] = info.reason
             elif detail.Unpack(retry):
-                found["retry_after"] = retry.retry_delay.ToNanoseconds() / 1e9
+                facts["retry_after"] = retry.retry_delay.ToNanoseconds() / 1e9
     except DecodeError:
         pass
-    return found
+    return facts

@@ -103,7 +103,7 @@ def overlay(photo: Image.Image, values: Array, box: Box, *, alpha: float = 0.5) 
     part = whole[top:bottom, left:right]
     grey = part.mean(axis=-1, keepdims=True)
     paper = part + alpha * (grey - part)
-    least = 0.0 if colours.signed(values) else 0.2  # the white of a map with signs would only veil the photo
+    least = 0.0 if colours.signed(values) else 0.2  # White, the zero of a map with signs, would only veil the photo.
     cover = np.clip(alpha * (least + 1.6 * np.abs(level) ** 0.6), 0, 1)[..., None]
     result = whole * 0.6
     result[top:bottom, left:right] = paper * (1 - cover) + ink * cover

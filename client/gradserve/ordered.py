@@ -12,7 +12,7 @@ T = TypeVar("T")
 
 
 def in_order(call: Callable[[ImageLike], T], images: Iterable[ImageLike], concurrency: int) -> Iterator[T]:
-    """The call's results in the images' order; never more than twice `concurrency` are begun and not yet taken."""
+    """The call's results in the images' order; at most twice `concurrency` calls are ahead of the caller."""
     with ThreadPoolExecutor(concurrency) as pool:
         begun: deque[Future[T]] = deque()
         try:
@@ -30,7 +30,7 @@ def in_order(call: Callable[[ImageLike], T], images: Iterable[ImageLike], concur
 async def in_order_async(
     call: Callable[[ImageLike], Awaitable[T]], images: Iterable[ImageLike], concurrency: int
 ) -> AsyncIterator[T]:
-    """The call's results in the images' order; never more than twice `concurrency` are begun and not yet taken."""
+    """The call's results in the images' order; at most twice `concurrency` calls are ahead of the caller."""
     places = asyncio.Semaphore(concurrency)
 
     async def one(image: ImageLike) -> T:

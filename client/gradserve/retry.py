@@ -17,8 +17,9 @@ from gradserve.errors import (
 )
 
 T = TypeVar("T")
-TRANSIENT = (DeadlineExceeded, InternalError, Cancelled)  # the next try may succeed
-PICTURE_ERRORS = (InvalidArgument, RequestTooLarge, OSError)  # may be the picture's fault: `about_the_picture`
+TRANSIENT = (DeadlineExceeded, InternalError, Cancelled)  # Errors after which the next attempt may succeed.
+# `about_the_picture` says which of these are about the picture.
+PICTURE_ERRORS = (InvalidArgument, RequestTooLarge, OSError)
 
 
 @dataclass(frozen=True)
@@ -29,13 +30,14 @@ class RetryPolicy:
     seconds: float = 60.0
 
     async def answered(self, ask: Callable[[], Awaitable[T]]) -> T:
-        """The answer, asked for again while the server is full, away, or failing."""
+        """The answer of `ask`, which is called again while the server is full, unavailable or failing."""
         failures, away, pause = 0, 0.0, 0.25
         while True:
             try:
                 return await ask()
             except ResourceExhausted as error:
-                if error.retry_after is None:  # not a full queue: the answer is too large, or so
+                # Without a delay it is no full queue, but for instance too large a reply.
+                if error.retry_after is None:
                     raise
                 await asyncio.sleep(error.retry_after)
             except Unavailable:

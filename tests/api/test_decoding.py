@@ -16,6 +16,7 @@ from gradserve import images as seen
 from gradserve.v1 import common_pb2 as pb
 from gradserve.v1 import predict_pb2
 from gradserve_server.api import images, servicer
+from gradserve_server.api.errors import RequestError
 from gradserve_server.api.images import BadImage, decode
 from gradserve_server.config import LimitSettings
 from gradserve_server.metrics import Metrics
@@ -183,8 +184,8 @@ def test_no_picture_is_decoded_on_the_event_loop(monkeypatch: pytest.MonkeyPatch
     context: Any = SimpleNamespace(time_remaining=lambda: None)
 
     async def ask() -> None:
-        servicer.request_facts.set(servicer.RequestLog("1"))
-        with pytest.raises(servicer.RequestError, match="seen"):
+        servicer.request_log.set(servicer.RequestLog("1"))
+        with pytest.raises(RequestError, match="seen"):
             await service.Predict(predict_pb2.PredictRequest(image={"encoded": b"x"}), context)
 
     asyncio.run(ask())

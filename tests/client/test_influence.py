@@ -104,5 +104,5 @@ def test_arguments_that_make_no_sense(server, photo_path, words, capsys):
 def test_a_sheet_of_no_pictures():
     nothing = TrainingExample(1, "a", 0, "x", 0, "x", 0.1, None, None, 0, 0, 0, 0, 0)
     assert nothing.picture() is None
-    assert drawing._drawn([[(None, "a very long name of a class", "text", (0, 0, 0))]]).size[0] > 100
+    assert drawing._draw_sheet([[(None, "a very long name of a class", "text", (0, 0, 0))]]).size[0] > 100
     assert images.png(Image.new("L", (2, 2)))

@@ -37,7 +37,7 @@ def resolved(model: Prepared, layer: str, target: Target) -> tuple[str, str]:
     """What Grad-CAM takes, and what is wrong with it."""
     violations = Violations()
     taken = cam_layer(layer, target, model.card, "m", violations)
-    return taken, "; ".join(text for _, text in violations.found)
+    return taken, "; ".join(text for _, text in violations.invalid)
 
 
 def conv(inputs: int, outputs: int) -> nn.Module:
@@ -319,7 +319,7 @@ def test_a_layer_may_be_named_by_any_name_of_its_module(alias: str, name: str) -
     layer = known_layer(alias, model.card, "m", violations)
     assert layer is not None
     assert layer.name == name
-    assert not violations.found
+    assert not violations.invalid
     assert model.place(alias) == model.place(name)
     if name != "features.3":
         assert resolved(model, alias, Target(label=1)) == (name, "")

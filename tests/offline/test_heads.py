@@ -117,7 +117,7 @@ def test_a_new_entry_says_all_that_the_old_one_said(place: Path) -> None:
     (place / "grey.toml").write_text(ENTRY + "tokens = { leading = 1, trailing = 2 }\n")
     (old,) = read_catalogue(place / "grey.toml")
     assert old.model_fields_set == set(ModelSpec.model_fields) - {"weights", "labels", "index"}, "or one is not tried"
-    returned = finetune.written(network(2, channels=1), old, ["nine", "seven"], place / "written", "new")
+    returned = finetune.write_model(network(2, channels=1), old, ["nine", "seven"], place / "written", "new")
     (new,) = read_catalogue(place / "written" / "model.toml")
     replaced = {"name", "weights", "labels", "index", "notes"}
     for spec in (returned, new):

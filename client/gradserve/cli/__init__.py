@@ -59,7 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def _fail(error: Exception, code: int) -> None:
     notes = "".join(f"\n{note}" for note in getattr(error, "__notes__", ()))
     down = error if isinstance(error, Unavailable) else error.__cause__
-    if isinstance(down, Unavailable) and not down.reason:  # a server that is starting says so itself
+    if isinstance(down, Unavailable) and not down.reason:  # A server that is starting gives its own reason.
         notes += "\nis a server running there? `gradserve serve` starts one; --server says where it is"
     print(f"error: {error}{notes}", file=sys.stderr)
     sys.exit(code)

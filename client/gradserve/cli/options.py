@@ -14,7 +14,7 @@ from gradserve.address import DEFAULT_ADDRESS
 from gradserve.aio import AsyncClient
 from gradserve.client import Client
 
-DEFAULT_TIMEOUT = 60.0  # seconds that a call may take
+DEFAULT_TIMEOUT = 60.0  # Seconds that a call may take.
 _CONNECTION, _REQUEST = "Connection", "Request"
 
 Server = Annotated[

@@ -17,7 +17,7 @@ from gradserve.results import pictures
 from gradserve.results.explain import Explanation
 
 T = TypeVar("T")
-FILE_COLUMNS = 1000  # columns where nobody looks: programs and files get every name whole
+FILE_COLUMNS = 1000  # The width of output to files and pipes, which shortens no name.
 _NOT_JSON = {"map", "coarse", "image", "served_overlay", "thumbnail", "png", "stretched", "snapshots", "curves"}
 _NOT_JSON |= {"adversarial", "perturbation", "patch", "map_before", "map_after"}
 
@@ -51,9 +51,9 @@ def plain(result: Any) -> dict[str, Any]:
     return {name: _plain(value) for name, value in fields.items() if name not in _NOT_JSON}
 
 
-def explanation(found: Explanation) -> dict[str, Any]:
+def explanation(result: Explanation) -> dict[str, Any]:
     """An explanation as JSON takes it, with the size of its map."""
-    return {**plain(found), "map_size": list(found.map.shape)}
+    return {**plain(result), "map_size": list(result.map.shape)}
 
 
 def progress(items: Iterable[T], total: int, what: str) -> Iterator[T]:
@@ -66,29 +66,29 @@ def named(photos: Sequence[Path], answers: Iterator[T], doing: str) -> Iterator[
     """The answers with their photos; an error names the photo it is about."""
     for photo in photos:
         try:
-            found = next(answers)
+            answer = next(answers)
         except Exception as error:
             error.add_note(f"while {doing} {photo}")
             raise
-        yield photo, found
+        yield photo, answer
 
 
 @contextmanager
 def counter(what: str, total: int) -> Iterator[Callable[[int], None]]:
-    """Tell it how many more are done: a bar where somebody watches, else a line at every tenth."""
+    """Gives a function that takes how many more are done: it moves a bar in a terminal, else prints every tenth."""
     console, done, begin = err(), 0, time.monotonic()
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task(what, total=total)
 
-        def told(more: int) -> None:
+        def advance(more: int) -> None:
             nonlocal done
             tenths, done = 10 * done // total, done + more
             bar.advance(task, more)
             if not console.is_terminal and 10 * done // total > tenths:
                 console.print(f"{what}: {done} of {total}, {time.monotonic() - begin:.0f} s")
 
-        yield told
+        yield advance
 
 
 def watched(events: Iterator[Any], what: str) -> Any:
@@ -116,18 +116,18 @@ def _plain(value: Any) -> Any:
 class OutputPaths:
     """Gives every explanation a path of its own: the one that was asked for, or one in a folder."""
 
-    def __init__(self, asked: Path | None, suffix: str, expected: int) -> None:
-        self._file = asked if asked and asked.suffix and not asked.is_dir() else None
-        self._folder = Path() if asked is None else asked
+    def __init__(self, requested: Path | None, suffix: str, expected: int) -> None:
+        self._file = requested if requested and requested.suffix and not requested.is_dir() else None
+        self._folder = Path() if requested is None else requested
         self._suffix = suffix
         self._taken: set[Path] = set()
         if self._file and expected > 1:
-            raise ValueError(f"{expected} files are to be written; give a folder instead of {asked}")
+            raise ValueError(f"{expected} files are to be written; give a folder instead of {requested}")
 
-    def path(self, photo: Path, found: Explanation, several_targets: bool) -> Path:
+    def path(self, photo: Path, result: Explanation, several_targets: bool) -> Path:
         """The path for one explanation of a photo: PHOTO-METHOD[-TARGET], numbered if that is taken."""
         return self.place(
-            "-".join([photo.stem, found.method, *([_slug(found.target_name)] if several_targets else [])])
+            "-".join([photo.stem, result.method, *([_slug(result.target_name)] if several_targets else [])])
         )
 
     def place(self, stem: str) -> Path:
@@ -144,12 +144,12 @@ class OutputPaths:
         return path
 
 
-def save(found: Explanation, path: Path, picture: str) -> Path:
+def save(result: Explanation, path: Path, picture: str) -> Path:
     """Save the overlay or the heatmap, or the map itself if the path ends in .npy."""
     if picture == "heatmap" and path.suffix != ".npy":
-        found.heatmap().save(path)
+        result.heatmap().save(path)
         return path
-    return found.save(path)
+    return result.save(path)
 
 
 def expected(photos: Sequence[Path], methods: Sequence[object], targets: Sequence[object]) -> int:

@@ -10,8 +10,8 @@ from importlib.resources import files
 from PIL import Image
 
 CSS = files(__package__).joinpath("page.css").read_text()
-_MAX_SIDE = 480  # pixels of a picture's longer side on the page
-_MAX_CRISP_SIDE = 64  # below this, pictures are shown crisp and stored without loss
+_MAX_SIDE = 480  # Pixels of a picture's longer side on the page.
+_MAX_CRISP_SIDE = 64  # Pictures up to this side are shown crisp and stored without loss.
 
 
 @dataclass(frozen=True)
@@ -103,8 +103,8 @@ def _story(story: Story) -> str:
 
 
 def _figure(figure: Figure) -> str:
-    shown = "".join(_image(picture, figure.title) for picture in figure.pictures)
-    inside = f'<div class="pictures">{shown}</div>' if shown else ""
+    pictures = "".join(_image(picture, figure.title) for picture in figure.pictures)
+    inside = f'<div class="pictures">{pictures}</div>' if pictures else ""
     value = f"<b>{escape(figure.value)}</b>" if figure.value else ""
     warnings = "".join(f'<p class="warning">{escape(text)}</p>' for text in figure.warnings)
     refusal = f'<p class="refusal">{escape(figure.refusal)}</p>' if figure.refusal else ""
@@ -129,5 +129,5 @@ def _image(picture: Image.Image, name: str) -> str:
         picture.convert("RGB").save(file, "JPEG", quality=86, subsampling=0)
     data = base64.b64encode(file.getvalue()).decode()
     kind, look = ("png", ' class="crisp"') if crisp else ("jpeg", "")
-    grow = f"flex:{picture.width / picture.height:.4f}"  # pictures in a row get the same height
+    grow = f"flex:{picture.width / picture.height:.4f}"  # Pictures in a row get the same height.
     return f'<img{look} style="{grow}" alt="{escape(name)}" src="data:image/{kind};base64,{data}">'

@@ -1,4 +1,4 @@
-"""What the command line says about methods and targets, read."""
+"""From the command line's texts to methods, targets and settings."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -68,14 +68,14 @@ def settings_of(message: Any) -> str:
 
 def settings(message: Any, texts: Sequence[str], steps: int | None) -> dict[str, Any]:
     """The settings that were given as NAME=VALUE, read as their types; `steps` has an option of its own."""
-    given: dict[str, Any] = {} if steps is None else {"steps": steps}
+    values: dict[str, Any] = {} if steps is None else {"steps": steps}
     for text in texts:
         name, equals, value = text.partition("=")
         field = message.fields_by_name.get(name)
         if not equals or field is None:
             raise ValueError(f"--param {text}: write NAME=VALUE, NAME one of {settings_of(message)}")
-        given[name] = fields.read(field, name, value)
-    return given
+        values[name] = fields.read(field, name, value)
+    return values
 
 
 def target(text: str) -> TargetLike:
@@ -91,7 +91,8 @@ def target(text: str) -> TargetLike:
 
 
 def _unit(text: str, parts: list[str]) -> Unit:
-    try:  # from the right: a layer's own name may end in the number of its call, as in "layer1.0.relu:0"
+    # The parts are taken from the right, since a layer's name may end in the number of its call: "layer1.0.relu:0".
+    try:
         place = parts.pop() if "," in parts[-1] else ""
         y, x = map(int, place.split(",")) if place else (None, None)
         *names, channel = parts

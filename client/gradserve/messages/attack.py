@@ -105,7 +105,7 @@ def attack_result(request: attack_pb2.AttackRequest, reply: attack_pb2.AttackRes
     """The reply of Attack as a result."""
     region, provenance = region_of(reply.region), provenance_of(reply.provenance)
     chosen = reply.method.WhichOneof("method")
-    seen = common_pb2.Image(encoded=reply.adversarial)
+    adversarial = common_pb2.Image(encoded=reply.adversarial)
     return Attack(
         adversarial=reply.adversarial,
         perturbation=reply.perturbation or None,
@@ -118,7 +118,7 @@ def attack_result(request: attack_pb2.AttackRequest, reply: attack_pb2.AttackRes
         parameters=fields.resolved(getattr(reply.method, chosen)) if chosen else {},
         loss=fields.choice_name(_ENUMS["Loss"], reply.loss),
         map_before=_map(reply, "map_before", request.image, region, provenance),
-        map_after=_map(reply, "map_after", seen, None, provenance),
+        map_after=_map(reply, "map_after", adversarial, None, provenance),
         patch=reply.patch or None,
         success_rate=reply.success_rate if reply.HasField("success_rate") else None,
         asked=reply.asked,
@@ -133,9 +133,9 @@ def _map(
 ) -> Explanation | None:
     if not reply.HasField(name):
         return None
-    found: explain_pb2.Explanation = getattr(reply, name)
-    height, width = found.raw.shape
-    return explanation_of(found, image, region or Region(0, 0, width, height, width, height), origin)
+    message: explain_pb2.Explanation = getattr(reply, name)
+    height, width = message.raw.shape
+    return explanation_of(message, image, region or Region(0, 0, width, height, width, height), origin)
 
 
 def _certificate(reply: attack_pb2.Certificate) -> Certificate:

@@ -67,13 +67,13 @@ def parse_setting(message: Descriptor, name: str, key: str, text: str) -> Parame
 
 def read(field: FieldDescriptor, path: str, text: str) -> ParameterValue:
     """The value that a text of the command line means for a field."""
-    kind, wanted = _KINDS.get(field.cpp_type, ("", None))
+    kind, python_type = _KINDS.get(field.cpp_type, ("", None))
     try:
-        if wanted is bool:
+        if python_type is bool:
             return _BOOLEANS[text.lower()]
-        if wanted is Real:
+        if python_type is Real:
             return number(text)
-        if wanted is Integral:
+        if python_type is Integral:
             return int(text)
     except (KeyError, ValueError, ZeroDivisionError):
         raise ValueError(f"{path} must be {kind}, not {text!r}") from None
@@ -117,8 +117,8 @@ def _named(fields: Mapping[str, FieldDescriptor], name: str, what: str) -> Field
 def _value(field: FieldDescriptor, value: Any) -> ParameterValue:
     if field.enum_type:
         return choice(field.enum_type, value)
-    kind, wanted = _KINDS[field.cpp_type]
-    if not isinstance(value, wanted) or (isinstance(value, bool) and wanted is not bool):
+    kind, python_type = _KINDS[field.cpp_type]
+    if not isinstance(value, python_type) or (isinstance(value, bool) and python_type is not bool):
         raise TypeError(f"must be {kind}, not {value!r}")
     return cast(ParameterValue, value)
 
@@ -131,12 +131,12 @@ def number(text: str) -> float:
 
 def _prefix(enum: EnumDescriptor) -> str:
     names = [value.name for value in enum.values]
-    first, last = min(names), max(names)  # what these two share, all share
+    first, last = min(names), max(names)  # What the first and the last name share, all names share.
     shared = next((place for place, letter in enumerate(first) if not last.startswith(first[: place + 1])), len(first))
     return first[: first.rfind("_", 0, shared) + 1]
 
 
 def choices(enum: EnumDescriptor) -> dict[str, int]:
     """An enum's lower-case names and their numbers, in order."""
-    named = {choice_name(enum, value.number): value.number for value in enum.values}
-    return {name: number for name, number in named.items() if name != "unspecified"}
+    numbers = {choice_name(enum, value.number): value.number for value in enum.values}
+    return {name: number for name, number in numbers.items() if name != "unspecified"}

@@ -148,12 +148,12 @@ def embed_result(reply: influence_pb2.EmbedResponse) -> Features:
     return Features(values, reply.layer, reply.is_input, region_of(reply.region), provenance_of(reply.provenance))
 
 
-def _question(asked: Reweighting | Sequence[int]) -> influence_pb2.Reweighting:
-    question = asked if isinstance(asked, Reweighting) else Reweighting(asked)
+def _question(what_if: Reweighting | Sequence[int]) -> influence_pb2.Reweighting:
+    question = what_if if isinstance(what_if, Reweighting) else Reweighting(what_if)
     try:
         return influence_pb2.Reweighting(rows=[int(row) for row in question.rows], weight=question.weight)
     except (TypeError, ValueError):
-        raise ValueError(f"what_if is a list of rows or a Reweighting for each question, not {asked!r}") from None
+        raise ValueError(f"what_if is a list of rows or a Reweighting for each question, not {what_if!r}") from None
 
 
 def _example(reply: influence_pb2.TrainingExample) -> TrainingExample:

@@ -13,7 +13,7 @@ from gradserve.messages.goals import GoalLike, goal_message
 from gradserve.results.pictures import Curve, MaximizedImage, MaximizedImages, Progress, StylizedImage
 from gradserve.v1 import maximize_pb2, progress_pb2, stylize_pb2
 
-DEFAULT_TIMEOUT = 3600.0  # seconds that a call which makes pictures may take
+DEFAULT_TIMEOUT = 3600.0  # Seconds that a call which makes pictures may take.
 _PRESET = maximize_pb2.MaximizePreset.DESCRIPTOR
 _OPTIONS = Options.__annotations__
 
@@ -22,26 +22,26 @@ def maximize_request(
     goals: GoalLike | list[Any], **arguments: Unpack[MaximizeArguments]
 ) -> maximize_pb2.MaximizeRequest:
     """The arguments of Maximize as a message."""
-    given: dict[str, Any] = dict(arguments)
-    options = request_options(**{name: given.pop(name) for name in _OPTIONS if name in given})
-    image, preset = given.pop("image", None), given.pop("preset", "")
+    settings: dict[str, Any] = dict(arguments)
+    options = request_options(**{name: settings.pop(name) for name in _OPTIONS if name in settings})
+    image, preset = settings.pop("image", None), settings.pop("preset", "")
     request = maximize_pb2.MaximizeRequest(
-        model=given.pop("model", ""),
+        model=settings.pop("model", ""),
         goals=[goal_message(goal) for goal in (goals if isinstance(goals, list) else [goals])],
         preset=choice("preset", _PRESET, preset) if preset else None,
         image=None if image is None else images.message(image),
-        size=size_message(given.pop("size", None)),
-        snapshots=[count("snapshots", step) for step in given.pop("snapshots", ())],
+        size=size_message(settings.pop("size", None)),
+        snapshots=[count("snapshots", step) for step in settings.pop("snapshots", ())],
         options=options,
     )
-    fields.fill_fields(request.settings, "settings", given)
+    fields.fill_fields(request.settings, "settings", settings)
     return request
 
 
 def maximized(goals: GoalLike | list[Any], reply: maximize_pb2.MaximizeResponse) -> MaximizedImage | MaximizedImages:
     """The reply of Maximize: one picture, or for a list of goals all of them."""
     settings, origin = fields.resolved(reply.settings), provenance_of(reply.provenance)
-    found = MaximizedImages(
+    pictures = MaximizedImages(
         [
             MaximizedImage(
                 name=each.name,
@@ -61,7 +61,7 @@ def maximized(goals: GoalLike | list[Any], reply: maximize_pb2.MaximizeResponse)
             for each in reply.images
         ]
     )
-    return found if isinstance(goals, list) else found[0]
+    return pictures if isinstance(goals, list) else pictures[0]
 
 
 def maximize_event(
@@ -75,20 +75,20 @@ def stylize_request(
     content: ImageLike | None, style: StyleLike | None, **arguments: Unpack[StylizeArguments]
 ) -> stylize_pb2.StylizeRequest:
     """The arguments of Stylize as a message."""
-    given: dict[str, Any] = dict(arguments)
-    options = request_options(**{name: given.pop(name) for name in _OPTIONS if name in given})
+    settings: dict[str, Any] = dict(arguments)
+    options = request_options(**{name: settings.pop(name) for name in _OPTIONS if name in settings})
     styles = [] if style is None else style if isinstance(style, list) else [style]
     request = stylize_pb2.StylizeRequest(
-        model=given.pop("model", ""),
+        model=settings.pop("model", ""),
         content=None if content is None else images.message(content),
         styles=[_style(each) for each in styles],
-        style_layers=_layer_weights(given.pop("style_layers", ())),
-        content_layers=_layer_weights(given.pop("content_layers", ())),
-        size=size_message(given.pop("size", None)),
-        snapshots=[count("snapshots", step) for step in given.pop("snapshots", ())],
+        style_layers=_layer_weights(settings.pop("style_layers", ())),
+        content_layers=_layer_weights(settings.pop("content_layers", ())),
+        size=size_message(settings.pop("size", None)),
+        snapshots=[count("snapshots", step) for step in settings.pop("snapshots", ())],
         options=options,
     )
-    fields.fill_fields(request.settings, "settings", given)
+    fields.fill_fields(request.settings, "settings", settings)
     return request
 
 
@@ -115,14 +115,14 @@ def stylize_event(event: stylize_pb2.StylizeEvent) -> Progress | StylizedImage:
     return progress(event.progress) if event.HasField("progress") else stylized(event.result)
 
 
-def progress(told: progress_pb2.Progress) -> Progress:
+def progress(message: progress_pb2.Progress) -> Progress:
     """How far a call has come."""
-    return Progress(told.step, told.steps, _losses(told.losses), tuple(told.previews))
+    return Progress(message.step, message.steps, _losses(message.losses), tuple(message.previews))
 
 
-def curves(found: Any) -> Mapping[str, Curve]:
+def curves(messages: Any) -> Mapping[str, Curve]:
     """Losses by name, one value for each step."""
-    return {curve.name: np.array(curve.values, dtype=np.float32) for curve in found}
+    return {curve.name: np.array(curve.values, dtype=np.float32) for curve in messages}
 
 
 def size_message(size: SizeLike) -> progress_pb2.Size | None:
@@ -142,8 +142,8 @@ def _layer_weights(layers: Sequence[str] | Mapping[str, float]) -> list[stylize_
     return [stylize_pb2.LayerWeight(layer=layer, weight=weight) for layer, weight in shares.items()]
 
 
-def _losses(found: Any) -> dict[str, float]:
-    return {loss.name: loss.value for loss in found}
+def _losses(messages: Any) -> dict[str, float]:
+    return {loss.name: loss.value for loss in messages}
 
 
 def _style(each: Any) -> stylize_pb2.Style:

@@ -13,7 +13,7 @@ from gradserve.arguments import ParameterValue
 from gradserve.results.common import Provenance, Region, Score
 from gradserve.results.explain import Explanation
 
-OBSTACLES = ("ZERO_GRADIENT", "SATURATED", "FLAT_LOSS")  # codes of warnings that an attack had nothing to follow
+OBSTACLES = ("ZERO_GRADIENT", "SATURATED", "FLAT_LOSS")  # Codes of the warnings that an attack had nothing to follow.
 
 
 @dataclass(frozen=True)
@@ -79,13 +79,13 @@ class Certificate:
         although it was reached, as under a multilabel head, or where the prediction is still the same; the label where
         it was lost beside a more probable one that stays.
         """
-        found = self.verdict == "found"
+        success = self.verdict == "found"
         same = self.before.predicted.class_index == self.after.predicted.class_index
         if self.target is not None:
-            told = self.after.predicted.class_index == self.target or not (found or same)
-            if not told and self.before.target is not None and self.after.target is not None:
+            shows_outcome = self.after.predicted.class_index == self.target or not (success or same)
+            if not shows_outcome and self.before.target is not None and self.after.target is not None:
                 return self.before.target, self.after.target
-        elif found and same:
+        elif success and same:
             return self.before.label, self.after.label
         return self.before.predicted, self.after.predicted
 
@@ -94,7 +94,7 @@ class Certificate:
 class Attack:
     """An adversarial picture, its certificate, and what else was asked for."""
 
-    adversarial: bytes = field(repr=False)  # PNG
+    adversarial: bytes = field(repr=False)  # The bytes of a PNG file.
     perturbation: bytes | None
     magnification: float
     certificate: Certificate

@@ -91,10 +91,10 @@ class Explanations(Sequence[Explanation]):
 
     def of(self, method: str) -> list[Explanation]:
         """All explanations by this method."""
-        found = [explanation for explanation in self._all if explanation.method == method]
-        if not found:
+        matching = [explanation for explanation in self._all if explanation.method == method]
+        if not matching:
             raise KeyError(f"no explanation by {method!r}; there are {', '.join(self.methods)}")
-        return found
+        return matching
 
     @overload
     def __getitem__(self, key: int | str | tuple[str, int]) -> Explanation: ...

@@ -42,7 +42,7 @@ class ModelCard:
     methods: tuple[Applicability, ...]
     layers: tuple[Layer, ...]
     notes: tuple[str, ...]
-    head: str = "softmax"  # "softmax", "binary" or "multilabel": what the probabilities of its classes are
+    head: str = "softmax"  # "softmax", "binary" or "multilabel": the meaning of the classes' probabilities.
 
     def applies(self, method: str) -> bool:
         """Whether the method applies to this model."""

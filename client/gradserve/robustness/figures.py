@@ -10,7 +10,7 @@ from gradserve.datasets import Dataset
 from gradserve.robustness.journal import Journal, Outcome
 from gradserve.robustness.plan import CLEAN, Plan, Trial
 
-Z95 = 1.959963984540054  # of the normal distribution, two-sided 95 %
+Z95 = 1.959963984540054  # The normal distribution's two-sided 95 % quantile.
 
 Verdict = Literal["passed", "failed", "not_measured"]
 _WORST_FIRST = ("wrong", "not_measured", "right")
@@ -37,7 +37,8 @@ class Proportion:
         reach = Z95 * math.sqrt(self.value * (1 - self.value) / self.of + (Z95 / (2 * self.of)) ** 2)
         scale = 1 + Z95**2 / self.of
         low, high = (centre - reach) / scale, (centre + reach) / scale
-        return max(0.0, min(low, self.value)), min(1.0, max(high, self.value))  # rounding aside
+        # The share lies within in spite of rounding.
+        return max(0.0, min(low, self.value)), min(1.0, max(high, self.value))
 
     def __str__(self) -> str:
         low, high = self.interval
@@ -48,8 +49,8 @@ class Proportion:
 class Robustness:
     """What one attack leaves standing of all readable pictures. A failed request leaves nothing standing.
 
-    Pictures whose attack had nothing to follow are not measured: they may stand or not. `reasons` and `warnings` say
-    of how many pictures each was told.
+    Pictures whose attack had nothing to follow are not measured: they may stand or not. `reasons` and `warnings` have
+    the number of pictures that each came with.
     """
 
     attack: str
@@ -59,7 +60,7 @@ class Robustness:
     verdicts: Mapping[str, int]
     not_measured: int = 0
     reasons: Mapping[str, int] = field(default_factory=dict)
-    tried_again: int = 0  # pictures, with another loss
+    tried_again: int = 0  # Pictures that were attacked again with another loss.
     warnings: Mapping[str, int] = field(default_factory=dict)
 
     @property
@@ -119,10 +120,10 @@ class Threshold:
 
     def __str__(self) -> str:
         bound = f"at least {self.least:.1%}" if self.least is not None else f"at most {self.most:.1%}"
-        found = "unknown" if self.value is None else f"{self.value:.1%}"
+        value = "unknown" if self.value is None else f"{self.value:.1%}"
         if self.possible is not None and self.possible != self.value:
-            found = f"{found} to {self.possible:.1%}, since not every picture was measured"
-        return f"{self.name}: {found}, {bound} wanted"
+            value = f"{value} to {self.possible:.1%}, since not every picture was measured"
+        return f"{self.name}: {value}, {bound} wanted"
 
 
 @dataclass(frozen=True)
@@ -140,14 +141,14 @@ class Figures:
 
     clean: Proportion
     attacks: Sequence[Robustness]
-    together: Sequence[Robustness]  # pictures that stand all attacks of one eps, where there are several
+    together: Sequence[Robustness]  # All attacks of one eps together, where there are several.
     corruptions: Sequence[CorruptionResult]
     mce: float | None
     unreadable: Mapping[str, str]
     failed: Mapping[str, str]
     thresholds: Sequence[Threshold]
-    warnings: Mapping[str, int] = field(default_factory=dict)  # of the pictures as they are, with their numbers
-    head: str = "softmax"  # of the model
+    warnings: Mapping[str, int] = field(default_factory=dict)  # Warnings for the clean pictures, and their counts.
+    head: str = "softmax"  # The model's head.
 
     @property
     def verdict(self) -> Verdict:
@@ -155,22 +156,22 @@ class Figures:
 
         Not measured where these decide; also where no threshold is asked of attacks, one of which measured nothing.
         """
-        found = {each.verdict for each in self.thresholds}
-        if "failed" in found:
+        verdicts = {each.verdict for each in self.thresholds}
+        if "failed" in verdicts:
             return "failed"
-        asked = any(each.possible is not None for each in self.thresholds)
-        blind = not asked and any(each.blind for each in self.attacks)
-        return "not_measured" if "not_measured" in found or blind else "passed"
+        limits_attacks = any(each.possible is not None for each in self.thresholds)
+        blind = not limits_attacks and any(each.blind for each in self.attacks)
+        return "not_measured" if "not_measured" in verdicts or blind else "passed"
 
 
 def counted(plan: Plan, dataset: Dataset, journal: Journal, limits: Limits = Limits()) -> Figures:
     """The figures of a finished run."""
-    wanted = {example.id for example in dataset}
-    outcomes = [outcome for outcome in journal if outcome.id in wanted]
+    ids = {example.id for example in dataset}
+    outcomes = [outcome for outcome in journal if outcome.id in ids]
     unreadable = {each.id: each.detail for each in outcomes if each.state == "unreadable"}
     names = {trial.key: str(trial) if trial.model == plan.model else trial.key for trial in plan.trials}
     failed = {f"{o.id}, {names.get(o.trial, o.trial)}": o.detail for o in outcomes if o.state == "failed"}
-    readable = [id for id in wanted if id not in unreadable]
+    readable = [id for id in ids if id not in unreadable]
     by_trial: dict[str, dict[str, Outcome]] = {}
     for each in outcomes:
         by_trial.setdefault(each.trial, {})[each.id] = each
@@ -183,7 +184,7 @@ def counted(plan: Plan, dataset: Dataset, journal: Journal, limits: Limits = Lim
     corruptions = _corruptions(plan, by_trial, readable)
     mce = mean_ce(corruptions)
     thresholds = _thresholds(limits, clean, [*attacks, *together], mce)
-    warnings = _told(by_trial.get(CLEAN, {}).values(), "warnings")
+    warnings = _count_pictures(by_trial.get(CLEAN, {}).values(), "warnings")
     return Figures(clean, attacks, together, corruptions, mce, unreadable, failed, thresholds, warnings, plan.head)
 
 
@@ -195,8 +196,8 @@ def _robustness(
     trials: Sequence[Trial], by_trial: Mapping[str, Mapping[str, Outcome]], readable: Sequence[str]
 ) -> Robustness:
     """What stands all of these attacks. A picture without an outcome was named wrongly before any attack."""
-    found = [by_trial.get(trial.key, {}) for trial in trials]
-    by_picture = [[each[id] for each in found if id in each] for id in readable]
+    by_attack = [by_trial.get(trial.key, {}) for trial in trials]
+    by_picture = [[each[id] for each in by_attack if id in each] for id in readable]
     states = [{each.state for each in outcomes} for outcomes in by_picture if len(outcomes) == len(trials)]
     outcomes = [each for several in by_picture for each in several]
     return Robustness(
@@ -206,14 +207,14 @@ def _robustness(
         failed=sum(each.state == "failed" for each in outcomes),
         verdicts=dict(Counter(filter(None, map(_verdict, by_picture)))),
         not_measured=sum("not_measured" in each <= {"right", "not_measured"} for each in states),
-        reasons=_told(outcomes, "reasons"),
+        reasons=_count_pictures(outcomes, "reasons"),
         tried_again=len({each.id for each in outcomes if each.loss}),
-        warnings=_told(outcomes, "warnings"),
+        warnings=_count_pictures(outcomes, "warnings"),
     )
 
 
-def _told(outcomes: Iterable[Outcome], field: Literal["warnings", "reasons"]) -> dict[str, int]:
-    """Of how many pictures each text was told, the most frequent first."""
+def _count_pictures(outcomes: Iterable[Outcome], field: Literal["warnings", "reasons"]) -> dict[str, int]:
+    """The number of pictures that each text came with, the most frequent first."""
     pictures = {(text, each.id) for each in outcomes for text in getattr(each, field)}
     return dict(sorted(Counter(text for text, _ in pictures).items(), key=lambda each: (-each[1], each[0])))
 
@@ -230,23 +231,24 @@ def _corruptions(
 ) -> list[CorruptionResult]:
     natural = [trial for trial in plan.trials if trial.natural]
     errors: dict[tuple[str, str], dict[str, float]] = {}
-    told: dict[str, list[Outcome]] = {}
+    answered: dict[str, list[Outcome]] = {}
     failed: Counter[str] = Counter()
     for trial in natural:
         outcomes = by_trial.get(trial.key, {})
         unanswered = sum(1 for each in outcomes.values() if each.state == "failed")
         failed[trial.name] += unanswered
-        flattered = 0 if trial.model == plan.model else unanswered  # a failure never flatters the model
+        # A failure counts against the model and for the reference.
+        flattered = 0 if trial.model == plan.model else unanswered
         right = _right(outcomes, readable) + flattered
         errors.setdefault((trial.name, trial.model), {})[trial.level] = 1 - Proportion(right, len(readable)).value
-        told.setdefault(trial.name, []).extend(outcomes.values())
+        answered.setdefault(trial.name, []).extend(outcomes.values())
     return [
         CorruptionResult(
             kind,
             errors[kind, plan.model],
             errors.get((kind, plan.reference), {}),
             failed[kind],
-            _told(told[kind], "warnings"),
+            _count_pictures(answered[kind], "warnings"),
         )
         for kind in dict.fromkeys(trial.name for trial in natural)
     ]
@@ -254,15 +256,15 @@ def _corruptions(
 
 def mean_ce(corruptions: Sequence[CorruptionResult]) -> float | None:
     """The mean CE over the kinds under which the reference errs; None where it never does but the model does."""
-    known = [each.relative for each in corruptions if each.relative is not None]
+    relatives = [each.relative for each in corruptions if each.relative is not None]
     beyond = any(each.relative is None and each.mean > 0 for each in corruptions)
-    return sum(known) / len(known) if known and not beyond else None
+    return sum(relatives) / len(relatives) if relatives and not beyond else None
 
 
 def _thresholds(limits: Limits, clean: Proportion, attacks: Sequence[Robustness], mce: float | None) -> list[Threshold]:
-    found = [Threshold("clean accuracy", clean.value, least=limits.clean)] if limits.clean is not None else []
+    thresholds = [Threshold("clean accuracy", clean.value, least=limits.clean)] if limits.clean is not None else []
     if limits.robust is not None:
-        found += [
+        thresholds += [
             Threshold(
                 f"robust accuracy, {each.attack} {each.eps}",
                 each.standing.value,
@@ -271,4 +273,4 @@ def _thresholds(limits: Limits, clean: Proportion, attacks: Sequence[Robustness]
             )
             for each in attacks
         ]
-    return found + ([Threshold("mCE", mce, most=limits.mce)] if limits.mce is not None else [])
+    return thresholds + ([Threshold("mCE", mce, most=limits.mce)] if limits.mce is not None else [])

@@ -11,7 +11,7 @@ from typing import NamedTuple
 from gradserve.results.attack import Judgement
 from gradserve.results.common import Score
 
-MOST_CLASSES = 1000  # that one answer of Predict lists
+MAX_PREDICT_CLASSES = 1000  # The most classes that one answer of Predict lists.
 
 
 class Held(NamedTuple):
@@ -27,7 +27,7 @@ class Untold(ValueError):
 
 def classes_to_ask_for(head: str) -> int:
     """How many classes Predict must list, so that `predicted` can tell."""
-    return MOST_CLASSES if head == "multilabel" else 2
+    return MAX_PREDICT_CLASSES if head == "multilabel" else 2
 
 
 def predicted(top: Sequence[Score], label: int, head: str) -> Held:

@@ -8,7 +8,7 @@ from types import TracebackType
 from typing import Any, Literal, Self
 
 State = Literal["right", "wrong", "not_measured", "failed", "unreadable"]
-VERSION = 2  # of the rules by which outcomes are judged; journals of other rules are not gone on with
+VERSION = 2  # The version of the rules that judge outcomes. A journal of another version is not continued.
 
 
 class JournalMismatch(ValueError):
@@ -28,11 +28,11 @@ class Outcome:
     predicted: str = ""
     probability: float = 0.0
     margin: float | None = None
-    detail: str = ""  # the certificate's verdict, or why there is none
+    detail: str = ""  # The certificate's verdict, or why there is none.
     rows: int = 0
-    loss: str = ""  # that the picture was tried again with, if it was
+    loss: str = ""  # The loss of a second attempt, if there was one.
     warnings: tuple[str, ...] = ()
-    reasons: tuple[str, ...] = ()  # of an attack that measured nothing
+    reasons: tuple[str, ...] = ()  # Why the attack measured nothing.
 
 
 class Journal:
@@ -43,12 +43,12 @@ class Journal:
         self._outcomes: dict[tuple[str, str], Outcome] = {}
         if path.exists():
             self._read()
-        self.found = len(self._outcomes)  # in the file before this run
-        self.rows = 0  # that this run's answers cost
+        self.found = len(self._outcomes)  # Outcomes in the file before this run.
+        self.rows = 0  # Rows that this run's answers cost.
 
     def __enter__(self) -> Self:
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        with self.path.open("w", encoding="utf-8") as file:  # without the line that a kill may have cut in half
+        with self.path.open("w", encoding="utf-8") as file:  # This drops the line that a kill may have cut in half.
             lines = [self._head, *map(asdict, self._outcomes.values())]
             file.writelines(json.dumps(line) + "\n" for line in lines)
         self._file = self.path.open("a", encoding="utf-8", buffering=1)
@@ -77,11 +77,11 @@ class Journal:
         head, *lines = self.path.read_text(encoding="utf-8").split("\n")
         for line in lines:
             try:
-                found = json.loads(line)
-                texts = {name: tuple(found.get(name, ())) for name in ("warnings", "reasons")}
-                outcome = Outcome(**{**found, **texts})
+                values = json.loads(line)
+                texts = {name: tuple(values.get(name, ())) for name in ("warnings", "reasons")}
+                outcome = Outcome(**{**values, **texts})
             except (json.JSONDecodeError, TypeError, AttributeError):
-                continue  # cut in half by a kill: it is asked for again
+                continue  # A kill cut the line in half; its question is asked again.
             self._outcomes[outcome.id, outcome.trial] = outcome
         try:
             before = json.loads(head)

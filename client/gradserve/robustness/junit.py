@@ -41,14 +41,14 @@ def write(path: Path, figures: Figures, model: str, seconds: float) -> None:
 
 
 def _properties(figures: Figures, model: str) -> list[tuple[str, str]]:
-    found = [
+    properties = [
         ("model", model),
         ("head", figures.head),
         ("accuracy", meaning(figures)),
         ("clean accuracy", str(figures.clean)),
     ]
     attacks = [*figures.attacks, *figures.together]
-    found += [(f"robust accuracy, {each.attack} {each.eps}", ranged(each)) for each in attacks]
-    found += [(f"warning, {where}", f"{text} ({count} pictures)") for where, text, count in warnings(figures)]
-    found += [(f"error, {each.kind}", f"{each.mean:.1%}") for each in figures.corruptions]
-    return found + ([("mCE", f"{figures.mce:.1%}")] if figures.mce is not None else [])
+    properties += [(f"robust accuracy, {each.attack} {each.eps}", ranged(each)) for each in attacks]
+    properties += [(f"warning, {where}", f"{text} ({count} pictures)") for where, text, count in warnings(figures)]
+    properties += [(f"error, {each.kind}", f"{each.mean:.1%}") for each in figures.corruptions]
+    return properties + ([("mCE", f"{figures.mce:.1%}")] if figures.mce is not None else [])

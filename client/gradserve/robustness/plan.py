@@ -19,12 +19,12 @@ SEVERITIES = range(1, 6)
 class Trial:
     """A disturbance that pictures meet: an attack within a budget, or a corruption of some severity."""
 
-    name: str  # pgd, or fog
-    level: str  # 4/255, or 3
+    name: str  # Such as pgd, or fog.
+    level: str  # The budget or the severity, such as 4/255, or 3.
     model: str
     method: Method
-    arguments: Mapping[str, Any] = field(default_factory=dict)  # of `attack`, besides the method
-    natural: bool = False  # a corruption
+    arguments: Mapping[str, Any] = field(default_factory=dict)  # Arguments of the client's `attack` besides the method.
+    natural: bool = False  # Whether it is a corruption.
 
     @property
     def always(self) -> bool:
@@ -35,8 +35,8 @@ class Trial:
     def key(self) -> str:
         """What the journal calls it: everything that its outcome depends on, but for the seed and the like."""
         settings = {**self.method.parameters, **self.arguments}
-        told = [f"{name}={settings[name]}" for name in sorted(settings) if name not in ("eps", "kind", "severity")]
-        return ", ".join([f"{self} on {self.model}", *told])
+        others = [f"{name}={settings[name]}" for name in sorted(settings) if name not in ("eps", "kind", "severity")]
+        return ", ".join([f"{self} on {self.model}", *others])
 
     def __str__(self) -> str:
         return f"{self.name} {self.level}"
@@ -47,13 +47,13 @@ class Plan:
     """Everything that the answers depend on, so that a journal of other settings is not mistaken for this run's."""
 
     model: str
-    digests: Mapping[str, str]  # of the weights of every model that is asked
-    heads: Mapping[str, str]  # what the outputs of each mean: "softmax", "binary" or "multilabel"
+    digests: Mapping[str, str]  # The weights' digest of every model in the plan.
+    heads: Mapping[str, str]  # The head of each model: "softmax", "binary" or "multilabel".
     trials: Sequence[Trial]
     seed: int = 0
     preprocess: str = "model_default"
     precision: str = "auto"
-    reference: str = ""  # the model that corruption errors are relative to
+    reference: str = ""  # The model that corruption errors are relative to.
 
     @property
     def head(self) -> str:
@@ -78,12 +78,12 @@ class Plan:
 
 @dataclass(frozen=True)
 class CheckSpec:
-    """What the caller wants to know; which weights stand behind the names is not known yet."""
+    """What the caller wants to measure, before the models' weights are known."""
 
     methods: Sequence[Method]
-    budgets: Sequence[float]  # none: the model's own
-    arguments: Mapping[str, Any]  # of every attack
-    kinds: Sequence[str] = ()  # of corruptions
+    budgets: Sequence[float]  # Budgets in [0, 1]; without any the model's default.
+    arguments: Mapping[str, Any]  # Arguments of every attack.
+    kinds: Sequence[str] = ()  # Kinds of corruption.
     seed: int = 0
     preprocess: str = "model_default"
     precision: str = "auto"
@@ -119,7 +119,7 @@ def _check_reference(card: ModelCard, reference: ModelCard) -> None:
 
 
 def _attack(model: str, method: Method, eps: float, arguments: Mapping[str, Any]) -> Trial:
-    """An attack stops at a picture that has fallen, unless told otherwise."""
+    """An attack as a trial. By default it stops at the first success."""
     return Trial(method.name, eps_text(eps), model, method, {"first_success": True, **arguments, "eps": eps})
 
 

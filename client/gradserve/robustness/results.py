@@ -24,7 +24,7 @@ class RunStats:
 
 
 def document(plan: Plan, figures: Figures, effort: RunStats) -> dict[str, Any]:
-    """Everything that was found, as JSON takes it."""
+    """All figures of a run, as JSON takes them."""
     return {
         "verdict": figures.verdict,
         "holds": figures.verdict == "passed",
@@ -58,40 +58,40 @@ def _share(share: Proportion) -> dict[str, Any]:
     return {"accuracy": share.value, "low": low, "high": high, "right": share.count, "of": share.of}
 
 
-def _corruption(found: CorruptionResult) -> dict[str, Any]:
+def _corruption(result: CorruptionResult) -> dict[str, Any]:
     return {
-        "kind": found.kind,
-        "errors": dict(found.errors),
-        "mean_error": found.mean,
-        "reference_errors": dict(found.reference),
-        "ce": found.relative,
-        "failed": found.failed,
-        "warnings": dict(found.warnings),
+        "kind": result.kind,
+        "errors": dict(result.errors),
+        "mean_error": result.mean,
+        "reference_errors": dict(result.reference),
+        "ce": result.relative,
+        "failed": result.failed,
+        "warnings": dict(result.warnings),
     }
 
 
-def _threshold(found: Threshold) -> dict[str, Any]:
+def _threshold(threshold: Threshold) -> dict[str, Any]:
     return {
-        "name": found.name,
-        "value": found.value,
-        "possible": found.possible,
-        "least": found.least,
-        "most": found.most,
-        "verdict": found.verdict,
-        "holds": found.verdict == "passed",
+        "name": threshold.name,
+        "value": threshold.value,
+        "possible": threshold.possible,
+        "least": threshold.least,
+        "most": threshold.most,
+        "verdict": threshold.verdict,
+        "holds": threshold.verdict == "passed",
     }
 
 
-def _robustness(found: Robustness) -> dict[str, Any]:
+def _robustness(attack: Robustness) -> dict[str, Any]:
     return {
-        "attack": found.attack,
-        "eps": found.eps,
-        **_share(found.standing),
-        "failed": found.failed,
-        "not_measured": found.not_measured,
-        "possible_accuracy": found.possible.value,
-        "reasons": dict(found.reasons),
-        "tried_again": found.tried_again,
-        "verdicts": dict(found.verdicts),
-        "warnings": dict(found.warnings),
+        "attack": attack.attack,
+        "eps": attack.eps,
+        **_share(attack.standing),
+        "failed": attack.failed,
+        "not_measured": attack.not_measured,
+        "possible_accuracy": attack.possible.value,
+        "reasons": dict(attack.reasons),
+        "tried_again": attack.tried_again,
+        "verdicts": dict(attack.verdicts),
+        "warnings": dict(attack.warnings),
     }

@@ -15,17 +15,17 @@ from gradserve.robustness import heads
 from gradserve.robustness.journal import Journal, Outcome, State
 from gradserve.robustness.plan import CLEAN, Plan, Trial
 
-UNSATURATED_LOSS = "margin"  # does not saturate
+UNSATURATED_LOSS = "margin"  # Its gradient does not vanish where the model is sure.
 
 
 @dataclass(frozen=True)
 class Check:
-    """A run: who is asked, about what, where answers go. `told` hears how many questions were settled."""
+    """A run of a plan through a client; `report` gets the number of questions that were settled since its last call."""
 
     client: AsyncClient
     plan: Plan
     journal: Journal
-    told: Callable[[int], None] = lambda settled: None
+    report: Callable[[int], None] = lambda settled: None
     patience: RetryPolicy = field(default_factory=RetryPolicy)
 
     async def run(self, dataset: Dataset, concurrency: int) -> None:
@@ -36,7 +36,7 @@ class Check:
         waiting = iter(dataset)
 
         async def worker(examples: Iterator[Example]) -> None:
-            for example in examples:  # all workers draw from one iterator
+            for example in examples:  # All workers take from one iterator.
                 await self._picture(example)
 
         try:
@@ -47,16 +47,16 @@ class Check:
             raise several.exceptions[0] from None
 
     async def _picture(self, example: Example) -> None:
-        clean = await self._settled(example, CLEAN, partial(self._predict, example))
+        clean = await self._settle(example, CLEAN, partial(self._predict, example))
         unread = clean.state == "unreadable"
         for trial in self.plan.trials:
             if unread or (clean.state != "right" and not trial.always):
-                self.told(1)
+                self.report(1)
                 continue
-            outcome = await self._settled(example, trial.key, partial(self._disturb, example, trial))
+            outcome = await self._settle(example, trial.key, partial(self._disturb, example, trial))
             unread = outcome.state == "unreadable"
 
-    async def _settled(self, example: Example, trial: str, ask: Callable[[], Awaitable[Outcome]]) -> Outcome:
+    async def _settle(self, example: Example, trial: str, ask: Callable[[], Awaitable[Outcome]]) -> Outcome:
         outcome = self.journal.get(example.id, trial)
         if outcome is None:
             try:
@@ -67,48 +67,49 @@ class Check:
                 if not about_the_picture(error):
                     raise
                 outcome = Outcome(example.id, trial, "unreadable", detail=reason(error))
-            except ResourceExhausted as error:  # not a full queue: the answer is too large, or so
+            # `answered` waits for a full queue; this is for instance too large a reply.
+            except ResourceExhausted as error:
                 outcome = Outcome(example.id, trial, "failed", detail=f"{error.code.name}: {error}")
             except heads.Untold as error:
                 outcome = Outcome(example.id, trial, "failed", detail=str(error))
             self.journal.add(outcome)
-        self.told(1)
+        self.report(1)
         return outcome
 
     async def _predict(self, example: Example) -> Outcome:
         plan, label = self.plan, _label(example)
-        asked = {"model": plan.model, "top_k": heads.classes_to_ask_for(plan.head), **self._options(example)}
-        found = await self.client.predict(example.image, **asked)
-        held = heads.predicted(tuple(found), label, plan.head)
+        arguments = {"model": plan.model, "top_k": heads.classes_to_ask_for(plan.head), **self._options(example)}
+        prediction = await self.client.predict(example.image, **arguments)
+        held = heads.predicted(tuple(prediction), label, plan.head)
         return Outcome(
             id=example.id,
             trial=CLEAN,
             state="right" if held.right else "wrong",
-            predicted=found[0].class_name,
-            probability=found[0].probability,
+            predicted=prediction[0].class_name,
+            probability=prediction[0].probability,
             margin=held.margin,
-            rows=found.provenance.rows,
-            warnings=tuple(found.provenance.warnings),
+            rows=prediction.provenance.rows,
+            warnings=tuple(prediction.provenance.warnings),
         )
 
     async def _disturb(self, example: Example, trial: Trial) -> Outcome:
         """One trial; where its attack had nothing to follow, once more with a loss that does not saturate."""
-        found = await self.answer(example, trial)
-        outcome = self._judged(found, example, trial)
-        if found.loss == UNSATURATED_LOSS or outcome.state != "not_measured":
+        attack = await self.answer(example, trial)
+        outcome = self._judge(attack, example, trial)
+        if attack.loss == UNSATURATED_LOSS or outcome.state != "not_measured":
             return outcome
-        outcome = self._judged(await self.answer(example, trial, loss=UNSATURATED_LOSS), example, trial)
-        return replace(outcome, rows=outcome.rows + found.provenance.rows, loss=UNSATURATED_LOSS)
+        outcome = self._judge(await self.answer(example, trial, loss=UNSATURATED_LOSS), example, trial)
+        return replace(outcome, rows=outcome.rows + attack.provenance.rows, loss=UNSATURATED_LOSS)
 
-    def _judged(self, found: Attack, example: Example, trial: Trial) -> Outcome:
+    def _judge(self, attack: Attack, example: Example, trial: Trial) -> Outcome:
         """What became of the picture; it is not measured where it stands since the attack had nothing to follow."""
-        certificate = found.certificate
+        certificate = attack.certificate
         held = heads.judged(certificate.after, _label(example), self.plan.heads[trial.model])
         stands = held.right and certificate.verdict != "lost_in_encoding"
         unknown = stands and bool(certificate.obstacles)
         state: State = "not_measured" if unknown else "right" if stands else "wrong"
         reasons = certificate.obstacles if unknown else ()
-        warnings = dict.fromkeys([*certificate.warnings, *found.provenance.warnings])
+        warnings = dict.fromkeys([*certificate.warnings, *attack.provenance.warnings])
         return Outcome(
             id=example.id,
             trial=trial.key,
@@ -117,16 +118,16 @@ class Check:
             probability=certificate.after.predicted.probability,
             margin=held.margin,
             detail="not_measured" if unknown else certificate.verdict,
-            rows=found.provenance.rows,
+            rows=attack.provenance.rows,
             warnings=tuple(text for text in warnings if text not in reasons),
             reasons=reasons,
         )
 
     async def answer(self, example: Example, trial: Trial, **extras: Any) -> Attack:
         """The server's whole answer to one trial of one picture."""
-        asked = {"label": example.label, **trial.arguments, **extras}
+        arguments = {"label": example.label, **trial.arguments, **extras}
         return await self.client.attack(
-            example.image, trial.method, model=trial.model, **asked, **self._options(example)
+            example.image, trial.method, model=trial.model, **arguments, **self._options(example)
         )
 
     def _options(self, example: Example) -> dict[str, Any]:
@@ -139,5 +140,5 @@ class Check:
 
 
 def _label(example: Example) -> int:
-    assert example.label is not None  # as `labelled_for` gives them
+    assert example.label is not None  # `labelled_for` gives every example a label.
     return example.label

@@ -1,4 +1,4 @@
-"""What the reports say alike: how much was measured, why not more, and which warnings came."""
+"""Texts that all reports share: how much was measured, why not more, and the warnings."""
 
 from collections.abc import Iterator
 
@@ -13,22 +13,22 @@ def meaning(figures: Figures) -> str:
     return INDEPENDENT if figures.head == "multilabel" else EXCLUSIVE
 
 
-def ranged(found: Robustness) -> str:
+def ranged(robustness: Robustness) -> str:
     """What stands, with its interval: between what surely stands and what may, where not all was measured."""
-    if not found.not_measured:
-        return str(found.standing)
-    low, high = found.standing, found.possible
+    if not robustness.not_measured:
+        return str(robustness.standing)
+    low, high = robustness.standing, robustness.possible
     return f"{low.value:.1%} to {high.value:.1%} ({low.interval[0]:.1%} to {high.interval[1]:.1%})"
 
 
-def unmeasured(found: Robustness) -> str:
+def unmeasured(robustness: Robustness) -> str:
     """ "12 of 30 pictures not measured: ZERO_GRADIENT: ... (12)"."""
-    reasons = "; ".join(f"{text} ({count})" for text, count in found.reasons.items())
-    return f"{found.not_measured} of {found.standing.of} pictures not measured: {reasons}"
+    reasons = "; ".join(f"{text} ({count})" for text, count in robustness.reasons.items())
+    return f"{robustness.not_measured} of {robustness.standing.of} pictures not measured: {reasons}"
 
 
 def warnings(figures: Figures) -> Iterator[tuple[str, str, int]]:
-    """Where a warning came, its text, and of how many pictures it was told."""
+    """The place of a warning, its text, and the number of pictures that it came with."""
     places = [("clean", figures.warnings)]
     places += [(f"{each.attack} {each.eps}", each.warnings) for each in figures.attacks]
     places += [(each.kind, each.warnings) for each in figures.corruptions]

@@ -1,4 +1,4 @@
-"""Everything that can be wrong with a request, and how gRPC is told of it."""
+"""The errors that a request can get, and how each becomes a gRPC status."""
 
 import difflib
 from collections.abc import Iterable
@@ -14,10 +14,11 @@ from ..pool.pool import Full, NoWorker
 from ..pool.wire import Failure
 
 DOMAIN = "gradserve"
-MOST_TEXT, MOST_DETAILS = 600, 3000  # bytes: gRPC drops trailers of 8 KiB, and these travel twice and encoded
-MAX_SHOWN_CHARACTERS = 80  # characters of what a caller sent
-MAX_NAMES_SHOWN = 12  # names that are all told
-MAX_NAMES_AFTER_TEXT = 4  # names that are told after something longer
+# gRPC drops trailers of more than 8 KiB. An error's text travels in them twice, and encoded.
+MAX_TEXT_BYTES, MAX_DETAILS_BYTES = 600, 3000
+MAX_SHOWN_CHARACTERS = 80  # The most characters of a caller's value that an error text repeats.
+MAX_NAMES_SHOWN = 12  # The most names that an error text lists in full.
+MAX_NAMES_AFTER_TEXT = 4  # The most names that follow a longer text.
 
 
 class RequestError(Exception):
@@ -25,30 +26,30 @@ class RequestError(Exception):
 
     def __init__(self, code: grpc.StatusCode, reason: str, text: str) -> None:
         super().__init__(text)
-        self.code, self.reason, self.text = code, reason, clipped(text, MOST_TEXT)
+        self.code, self.reason, self.text = code, reason, clipped(text, MAX_TEXT_BYTES)
         self.violations: list[tuple[str, str]] = []
         self.retry_after: float | None = None
 
 
 class Violations:
-    """Collects everything that is wrong with a request, to be told at once.
+    """Collects everything that is wrong with a request, so that one error reports all of it.
 
     `no_model`: why the model that the request names is not there. Its other fields are then checked against another
     model's card, and only what is wrong for every model is reported with it.
     """
 
     def __init__(self, no_model: RequestError | None = None) -> None:
-        self.found: list[tuple[str, str]] = []
+        self.invalid: list[tuple[str, str]] = []
         self.refused: list[str] = []
         self._no_model = no_model
 
     def add(self, field: str, text: str, *, for_every_model: bool = False) -> None:
-        """One more: the field's path, what was wrong and what is allowed."""
+        """Adds a violation: the field's path, and a text that says what was wrong and what is allowed."""
         if for_every_model or self._no_model is None:
-            self.found.append((field, clipped(text, MOST_TEXT)))
+            self.invalid.append((field, clipped(text, MAX_TEXT_BYTES)))
 
     def not_applicable(self, text: str) -> None:
-        """Says that something valid does not apply to this model; counts only where nothing is invalid."""
+        """Notes that something valid does not apply to this model. It is reported only where nothing is invalid."""
         self.refused.append(text)
 
     def check(self) -> None:
@@ -57,11 +58,11 @@ class Violations:
         Without the model: INVALID_ARGUMENT with the others, or else what `no_model` says.
         """
         if self._no_model is not None:
-            if not self.found:
+            if not self.invalid:
                 raise self._no_model
-            self.found.insert(0, ("model", self._no_model.text))
-        if self.found:
-            raise invalid(list(dict.fromkeys(self.found)))
+            self.invalid.insert(0, ("model", self._no_model.text))
+        if self.invalid:
+            raise invalid(list(dict.fromkeys(self.invalid)))
         if self.refused:
             raise inapplicable("; ".join(dict.fromkeys(self.refused)))
 
@@ -70,7 +71,7 @@ def invalid(violations: list[tuple[str, str]]) -> RequestError:
     """INVALID_ARGUMENT with all violations."""
     text = "; ".join(f"{field}: {description}" for field, description in violations)
     error = RequestError(grpc.StatusCode.INVALID_ARGUMENT, "INVALID_REQUEST", text)
-    room = MOST_DETAILS
+    room = MAX_DETAILS_BYTES
     for i, (field, description) in enumerate(violations):
         room -= len(field) + len(description.encode()) + 8
         if room < 0:
@@ -82,9 +83,9 @@ def invalid(violations: list[tuple[str, str]]) -> RequestError:
 
 def unknown_model(name: str, known: Iterable[str], failed: Iterable[str] = ()) -> RequestError:
     """NOT_FOUND with the nearest names. `failed`: models of the configuration that could not be loaded."""
-    without = frozenset(failed)
-    names = (*known, *sorted(without))
-    text = f"there is no model {shown(name)}; {_near(name[:MAX_SHOWN_CHARACTERS], names, without)}"
+    failures = frozenset(failed)
+    names = (*known, *sorted(failures))
+    text = f"there is no model {shown(name)}; {_near(name[:MAX_SHOWN_CHARACTERS], names, failures)}"
     return RequestError(grpc.StatusCode.NOT_FOUND, "UNKNOWN_MODEL", text)
 
 
@@ -97,7 +98,7 @@ def model_unavailable(name: str, reason: str, others: Iterable[str] = ()) -> Req
     which = f"the default model, {name}, could not be loaded" if names else f"model {name} could not be loaded"
     more = ", ..." if len(names) > MAX_NAMES_AFTER_TEXT else ""
     hint = f"; name another with --model: {', '.join(names[:MAX_NAMES_AFTER_TEXT])}{more}" if names else ""
-    text = clipped(f"{which}: {reason}", MOST_TEXT - len(hint.encode()))
+    text = clipped(f"{which}: {reason}", MAX_TEXT_BYTES - len(hint.encode()))
     return RequestError(grpc.StatusCode.FAILED_PRECONDITION, "MODEL_UNAVAILABLE", text + hint)
 
 
@@ -132,7 +133,8 @@ FAILURES = {
         "OUT_OF_MEMORY",
         "one row does not fit the device's memory; send a smaller picture",
     ),
-    "crashed": (grpc.StatusCode.INTERNAL, "WORKER_CRASHED", ""),  # not UNAVAILABLE, or clients would send it again
+    # Clients repeat an UNAVAILABLE request, which this one must not be.
+    "crashed": (grpc.StatusCode.INTERNAL, "WORKER_CRASHED", ""),
     "lost": (grpc.StatusCode.UNAVAILABLE, "WORKER_LOST", ""),
     "internal": (grpc.StatusCode.INTERNAL, "INTERNAL", "a fault in the server; its log has the details"),
 }
@@ -162,7 +164,7 @@ def clipped(text: str, most: int) -> str:
 
 
 def shown(value: object) -> str:
-    """What a caller sent, as it is told to him again."""
+    """A caller's value as an error text repeats it, cut where it is long."""
     return clipped(repr(value[:MAX_SHOWN_CHARACTERS] if isinstance(value, str) else value), 2 * MAX_SHOWN_CHARACTERS)
 
 
@@ -190,8 +192,8 @@ def status(error: RequestError, request_id: str) -> status_pb2.Status:
     ]
     if error.violations:
         violation = error_details_pb2.BadRequest.FieldViolation
-        found = [violation(field=field, description=text) for field, text in error.violations]
-        details.append(error_details_pb2.BadRequest(field_violations=found))
+        field_violations = [violation(field=field, description=text) for field, text in error.violations]
+        details.append(error_details_pb2.BadRequest(field_violations=field_violations))
     if error.retry_after is not None:
         delay = Duration()
         delay.FromTimedelta(timedelta(seconds=error.retry_after))

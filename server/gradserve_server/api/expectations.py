@@ -1,4 +1,4 @@
-"""What attacks that end at a first success are expected to take of all that they may ask; admission counts that."""
+"""The expected share of its rows that an attack takes where its first success ends it; admission counts this share."""
 
 from dataclasses import replace
 
@@ -6,8 +6,8 @@ from ..methods.attack import AttackArguments, Attacked
 from ..pool.wire import Outcome, Task
 from .rpcs.attack import rows_at_most
 
-FIRST_GUESS = 0.2  # share of the rows assumed until an attack of that kind has ended on that model
-SMOOTHING = 0.1  # weight of the newest attack in the running mean
+FIRST_GUESS = 0.2  # The share assumed until an attack of that kind has ended on that model.
+SMOOTHING = 0.1  # The newest attack's weight in the running mean.
 
 
 class Expectations:
@@ -26,10 +26,10 @@ class Expectations:
         return replace(task, cost=task.cost * self.share(task))
 
     def learn(self, task: Task, *outcomes: Outcome) -> None:
-        """Takes note of what an attack with its certificate took; one that ran out of time says nothing."""
+        """Learns from the rows that an attack and its certificate took, unless its time ran out."""
         arguments: AttackArguments = task.arguments
         attacked: Attacked = outcomes[0].result
         if not arguments.stop or attacked.partial:
             return
-        took = min(1.0, sum(outcome.rows for outcome in outcomes) / rows_at_most(arguments))
-        self._shares[task.model, arguments.method] = (1 - SMOOTHING) * self.share(task) + SMOOTHING * took
+        share = min(1.0, sum(outcome.rows for outcome in outcomes) / rows_at_most(arguments))
+        self._shares[task.model, arguments.method] = (1 - SMOOTHING) * self.share(task) + SMOOTHING * share

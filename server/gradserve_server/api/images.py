@@ -18,13 +18,13 @@ from ..models.preprocess import BadImage, Picture, center_crop, check_aspect, re
 from .errors import Violations
 from .fields import enum_name
 
-Image.MAX_IMAGE_PIXELS = None  # sizes are checked here, against the configured limit and before decoding
+Image.MAX_IMAGE_PIXELS = None  # This module checks sizes itself before it decodes, against the limit of the settings.
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
 DTYPE: Any = pb.DType.DESCRIPTOR
 DTYPES: dict[int, np.dtype[Any]] = {pb.DTYPE_UINT8: np.dtype("uint8"), pb.DTYPE_FLOAT32: np.dtype("<f4")}
 PNG_SIGNATURE, PNG_UP, PNG_COLOURS, PNG_LEVEL = b"\x89PNG\r\n\x1a\n", 2, {1: 0, 3: 2}, 1
-QUICK_FACTOR = 2  # the quick decode leaves at least this many times the needed side
-ON_ITS_SIDE = (5, 6, 7, 8)  # EXIF orientations of files whose width is the height of the upright picture
+QUICK_FACTOR = 2  # The quick decode keeps at least this many times the needed side.
+SIDEWAYS_EXIF = (5, 6, 7, 8)  # EXIF orientations of files whose width is the height of the upright picture.
 
 
 class Decoded(NamedTuple):
@@ -79,7 +79,7 @@ def _decode_file(data: bytes, limits: LimitSettings, shorter: int | None) -> Dec
         if shorter is not None:
             picture.draft("RGB", (QUICK_FACTOR * shorter, QUICK_FACTOR * shorter))
         picture.load()
-        width, height = size[::-1] if picture.getexif().get(ExifTags.Base.Orientation) in ON_ITS_SIDE else size
+        width, height = size[::-1] if picture.getexif().get(ExifTags.Base.Orientation) in SIDEWAYS_EXIF else size
         ImageOps.exif_transpose(picture, in_place=True)
         return Decoded(rgb(picture), height, width)
     except BadImage:
@@ -90,7 +90,7 @@ def _decode_file(data: bytes, limits: LimitSettings, shorter: int | None) -> Dec
         kinds = "or of a kind that is not read, such as a TIFF of several float channels or of 64 bits"
         allowed = f"allowed: {', '.join(FORMATS)}; save it as PNG"
         raise BadImage(f"not a picture, damaged, of an unsupported format, {kinds}; {allowed}") from error
-    except Exception as error:  # Pillow's decoders raise whatever they meet in a damaged file
+    except Exception as error:  # Pillow's decoders raise errors of any type for a damaged file.
         what = str(error) or type(error).__name__
         raise BadImage(f"the picture cannot be decoded: {what}; send the whole file, or save it anew as PNG") from error
 

@@ -17,17 +17,18 @@ from google.protobuf.message import DecodeError
 from grpc_status import rpc_status
 
 from ..metrics import Metrics
-from .errors import RequestError, status, translated, unavailable
+from ..pool.wire import Failure
+from .errors import RequestError, failure, status, translated, unavailable
 
 log = logging.getLogger("gradserve.requests")
 
 TOKEN_NEEDED = "a valid token is needed, as metadata authorization with the value Bearer TOKEN, or by --token TOKEN"
-METHODS_WITHOUT_TOKEN = ("/grpc.health.v1.Health/",)  # probes carry no token
+METHODS_WITHOUT_TOKEN = ("/grpc.health.v1.Health/",)  # Health probes carry no token.
 
 
 @dataclass
 class RequestLog:
-    """What the log line will say of a request."""
+    """A request's entry in the access log; `arrived` is in seconds of the monotonic clock."""
 
     id: str
     arrived: float = field(default_factory=time.monotonic)
@@ -36,7 +37,7 @@ class RequestLog:
     rows: int = 0
 
 
-request_facts: ContextVar[RequestLog] = ContextVar("request_facts")
+request_log: ContextVar[RequestLog] = ContextVar("request_log")
 
 
 class RequestInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]
@@ -59,20 +60,20 @@ class RequestInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]
     async def intercept_service(
         self, continuation: Callable[[Any], Awaitable[Any]], details: grpc.HandlerCallDetails
     ) -> Any:
-        """A handler like the original, with everything around it. One that streams is a coroutine that writes."""
+        """The original handler inside `_run`. The handler of a stream is a coroutine that writes its events."""
         handler = await continuation(details)
         behaviour = handler and (handler.unary_unary or handler.unary_stream)
         if behaviour is None or not details.method.startswith("/gradserve."):
             return self._guard(handler, details)
         metadata = dict(details.invocation_metadata or ())
 
-        async def around(request: bytes, context: grpc.aio.ServicerContext) -> Any:
+        async def handle(request: bytes, context: grpc.aio.ServicerContext) -> Any:
             answer = partial(_answer, behaviour, handler.request_deserializer, request, context)
             return await self._run(answer, context, details.method, metadata)
 
         if handler.response_streaming:
-            return grpc.unary_stream_rpc_method_handler(around, response_serializer=handler.response_serializer)
-        return grpc.unary_unary_rpc_method_handler(around, response_serializer=handler.response_serializer)
+            return grpc.unary_stream_rpc_method_handler(handle, response_serializer=handler.response_serializer)
+        return grpc.unary_unary_rpc_method_handler(handle, response_serializer=handler.response_serializer)
 
     def _guard(self, handler: Any, details: grpc.HandlerCallDetails) -> Any:
         """Reflection and the like need the token too; health does not."""
@@ -101,9 +102,9 @@ class RequestInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]
         metadata: dict[str, Any],
     ) -> Any:
         _, service, name = method.split("/")
-        facts = RequestLog(_request_id(metadata))
-        request_facts.set(facts)
-        context.set_trailing_metadata((("x-request-id", facts.id),))
+        entry = RequestLog(_request_id(metadata))
+        request_log.set(entry)
+        context.set_trailing_metadata((("x-request-id", entry.id),))
         self._metrics.started.labels(service, name).inc()
         self._running += 1
         code = grpc.StatusCode.OK
@@ -121,31 +122,30 @@ class RequestInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]
         except Exception as error:
             refusal = translated(error)
             if refusal is None:
-                logging.getLogger(__name__).exception("request %s failed", facts.id)
-                text = "a fault in the server; its log has the details"
-                refusal = RequestError(grpc.StatusCode.INTERNAL, "INTERNAL", text)
+                logging.getLogger(__name__).exception("request %s failed", entry.id)
+                refusal = failure(Failure("internal", ""))
             code = refusal.code
         finally:
-            self._record(service, name, code, facts)
+            self._record(service, name, code, entry)
             self._running -= 1
             if not self._running:
                 self._idle.set()
         assert refusal is not None, "every other way out has returned or raised"
-        return await context.abort_with_status(_with_id(refusal, facts.id))
+        return await context.abort_with_status(_with_id(refusal, entry.id))
 
-    def _record(self, service: str, name: str, code: grpc.StatusCode, facts: RequestLog) -> None:
-        seconds = time.monotonic() - facts.arrived
+    def _record(self, service: str, name: str, code: grpc.StatusCode, entry: RequestLog) -> None:
+        seconds = time.monotonic() - entry.arrived
         self._metrics.handled.labels(service, name, code.name).inc()
         self._metrics.handling.labels(service, name).observe(seconds)
-        line = {"id": facts.id, "rpc": name, "model": facts.model, "methods": facts.methods, "rows": facts.rows}
+        line = {"id": entry.id, "rpc": name, "model": entry.model, "methods": entry.methods, "rows": entry.rows}
         log.info("%s", json.dumps({**line, "ms": round(seconds * 1000, 1), "code": code.name}))
 
 
 async def _answer(behaviour: Any, parse: Any, request: bytes, context: grpc.aio.ServicerContext) -> Any:
-    return await behaviour(_parsed(parse, request), context)
+    return await behaviour(_parse(parse, request), context)
 
 
-def _parsed(parse: Callable[[bytes], Any], request: bytes) -> Any:
+def _parse(parse: Callable[[bytes], Any], request: bytes) -> Any:
     try:
         return parse(request)
     except DecodeError as error:
@@ -154,12 +154,12 @@ def _parsed(parse: Callable[[bytes], Any], request: bytes) -> Any:
 
 
 def _request_id(metadata: dict[str, Any]) -> str:
-    """Always our own, since it names the task in the pool; a caller's id is kept as its beginning."""
-    given = str(metadata.get("x-request-id", ""))
+    """A new unique id, since it names the task in the pool; it begins with the caller's id if one was sent."""
+    sent_id = str(metadata.get("x-request-id", ""))
     own = secrets.token_hex(8)
-    return f"{given}-{own}" if given.isascii() and given.isprintable() and 0 < len(given) <= 64 else own
+    return f"{sent_id}-{own}" if sent_id.isascii() and sent_id.isprintable() and 0 < len(sent_id) <= 64 else own
 
 
 def _with_id(refusal: RequestError, request_id: str) -> Any:
-    sent = rpc_status.to_status(status(refusal, request_id))
-    return sent._replace(trailing_metadata=(*sent.trailing_metadata, ("x-request-id", request_id)))
+    abort_status = rpc_status.to_status(status(refusal, request_id))
+    return abort_status._replace(trailing_metadata=(*abort_status.trailing_metadata, ("x-request-id", request_id)))

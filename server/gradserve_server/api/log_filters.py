@@ -1,9 +1,9 @@
-"""What gRPC's own logger says, in fewer lines where nothing is wrong."""
+"""A filter of gRPC's own logger, which logs a caller who left as if it were a fault of the server."""
 
 import logging
 
 GRPC_LOGGER = logging.getLogger("grpc._cython.cygrpc")
-FAILED_SEND = "ExecuteBatchError"  # of a module that grpc does not publish
+FAILED_SEND = "ExecuteBatchError"  # It is named here, since its module in grpc is private.
 
 
 class CallerGone(logging.Filter):

@@ -15,18 +15,18 @@ from ..pool.wire import Preview, Task
 from .errors import Violations
 from .images import png
 
-MIN_MESSAGE_SECONDS = 0.25  # seconds between two messages at least
+MIN_MESSAGE_SECONDS = 0.25  # The least seconds between two messages.
 MAX_SNAPSHOTS = 32
-JPEG_QUALITY = 80  # of the previews' JPEG
+PREVIEW_JPEG_QUALITY = 80
 
 
-def progress(told: Preview) -> progress_pb2.Progress:
-    """A worker's report."""
+def progress(preview: Preview) -> progress_pb2.Progress:
+    """A worker's preview as a message."""
     return progress_pb2.Progress(
-        step=told.step,
-        steps=told.steps,
-        losses=[progress_pb2.LossPart(name=name, value=value) for name, value in told.losses.items()],
-        previews=[_jpeg(image) for image in told.images],
+        step=preview.step,
+        steps=preview.steps,
+        losses=[progress_pb2.LossPart(name=name, value=value) for name, value in preview.losses.items()],
+        previews=[_jpeg(image) for image in preview.images],
     )
 
 
@@ -43,17 +43,17 @@ def check_snapshots(steps: Sequence[int], total: int, violations: Violations) ->
     return tuple(steps)
 
 
-def curves(found: Mapping[str, np.ndarray[Any, Any]]) -> list[progress_pb2.Curve]:
+def curves(losses: Mapping[str, np.ndarray[Any, Any]]) -> list[progress_pb2.Curve]:
     """Losses by name, [steps]."""
-    return [progress_pb2.Curve(name=name, values=values.tolist()) for name, values in found.items()]
+    return [progress_pb2.Curve(name=name, values=values.tolist()) for name, values in losses.items()]
 
 
-def snapshots(taken: Iterable[Snapshot]) -> list[progress_pb2.Snapshot]:
+def snapshots(images: Iterable[Snapshot]) -> list[progress_pb2.Snapshot]:
     """Pictures on the way."""
-    return [progress_pb2.Snapshot(step=each.step, png=png(each.pixels)) for each in taken]
+    return [progress_pb2.Snapshot(step=each.step, png=png(each.pixels)) for each in images]
 
 
 def _jpeg(pixels: np.ndarray[Any, Any]) -> bytes:
     file = io.BytesIO()
-    Image.fromarray(pixels).save(file, "JPEG", quality=JPEG_QUALITY)
+    Image.fromarray(pixels).save(file, "JPEG", quality=PREVIEW_JPEG_QUALITY)
     return file.getvalue()

@@ -36,7 +36,7 @@ def probabilities_of(logits: np.ndarray, head: HeadKind) -> np.ndarray:
     if head == "softmax":
         shifted = np.exp(logits - logits.max())
         return np.asarray(shifted / shifted.sum())
-    small = np.exp(-np.abs(logits))  # never overflows
+    small = np.exp(-np.abs(logits))  # This never overflows.
     return np.asarray(np.where(logits >= 0, 1.0, small) / (1 + small))
 
 
@@ -89,5 +89,5 @@ def provenance_notes(card: ModelCard) -> list[str]:
 
 
 def probability_notes(card: ModelCard) -> list[str]:
-    """What is to be known of every answer by logits that were made of probabilities."""
+    """The card's note that its logits are logarithms of probabilities, which concerns every answer by logits."""
     return [note for note in card.notes if note.startswith("SOFTMAX_OUTPUTS")]

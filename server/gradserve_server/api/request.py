@@ -1,4 +1,4 @@
-"""What the RPCs share on the way from a request to a task: all faults are told at once, before the pool is asked."""
+"""What the RPCs share on the way from a request to a task. One error reports all that is wrong."""
 
 import time
 from collections.abc import Mapping
@@ -20,8 +20,9 @@ from . import images
 from .errors import RequestError, Violations, model_unavailable, unknown_model
 from .fields import choice
 
-REPLY_MARGIN_SECONDS = 0.02  # time reserved for the reply, of the request's own time budget
-# Time reserved for the reply: a share of the gRPC deadline, at most so many seconds.
+# Time reserved for the reply: seconds of the request's own time budget, or a share of the time that its gRPC deadline
+# leaves, which is at most MAX_REPLY_SECONDS.
+REPLY_MARGIN_SECONDS = 0.02
 REPLY_SHARE, MAX_REPLY_SECONDS = 0.1, 0.25
 
 PRIORITIES: Mapping[int, Priority] = {0: "interactive", 1: "interactive", 2: "batch"}
@@ -49,8 +50,8 @@ class Bound:
     task: Task
     card: ModelCard
     picture: images.ModelInput
-    methods: tuple[str, ...] = ()  # for the log
-    maps: tuple[Call, ...] = ()  # that an attack's pictures are explained by
+    methods: tuple[str, ...] = ()  # The names that the access log shows.
+    maps: tuple[Call, ...] = ()  # The maps of an attack's two pictures.
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,20 +98,20 @@ def check_picture(
     choice(pb.Preprocess.DESCRIPTOR, request.preprocess, "preprocess", violations)
     how = PREPROCESSES.get(request.preprocess, pb.PREPROCESS_MODEL_DEFAULT)
     quick = request.options.quick_decode
-    found = images.decoded(request.image, card, how, limits, violations, quick=quick)
-    if found is None:
+    picture = images.decoded(request.image, card, how, limits, violations, quick=quick)
+    if picture is None:
         return images.ModelInput(np.zeros((card.height, card.width, 3), np.uint8), pb.Region())
-    return found._replace(preprocess=how)
+    return picture._replace(preprocess=how)
 
 
 @dataclass(frozen=True, slots=True)
 class CheckedOptions:
-    """The options of an RPC's request, and what became of them."""
+    """The options of an RPC's request, and the precision and the deadline that they give."""
 
     rpc: Rpc
     options: pb.RequestOptions
     precision: Precision
-    deadline: float  # of the monotonic clock
+    deadline: float  # Seconds of the monotonic clock.
 
 
 def check_options(
@@ -119,13 +120,15 @@ def check_options(
     """Precision and deadline; faults become violations."""
     choice(pb.Priority.DESCRIPTOR, options.priority, "options.priority", violations)
     precision = _precision(options.precision, rpc, card, violations)
-    left = at.remaining
-    budget = None if left is None else left - min(MAX_REPLY_SECONDS, max(REPLY_MARGIN_SECONDS, REPLY_SHARE * left))
+    remaining = at.remaining
+    budget = None
+    if remaining is not None:
+        budget = remaining - min(MAX_REPLY_SECONDS, max(REPLY_MARGIN_SECONDS, REPLY_SHARE * remaining))
     if options.HasField("time_budget"):
-        asked = options.time_budget.seconds + options.time_budget.nanos / 1e9
-        if asked <= 0:
-            violations.add("options.time_budget", f"must be above 0 s, was {asked:g} s", for_every_model=True)
-        budget = asked - REPLY_MARGIN_SECONDS if budget is None else min(budget, asked - REPLY_MARGIN_SECONDS)
+        seconds = options.time_budget.seconds + options.time_budget.nanos / 1e9
+        if seconds <= 0:
+            violations.add("options.time_budget", f"must be above 0 s, was {seconds:g} s", for_every_model=True)
+        budget = min(float("inf") if budget is None else budget, seconds - REPLY_MARGIN_SECONDS)
     deadline = float("inf") if budget is None else at.arrived + budget
     return CheckedOptions(rpc, options, precision, deadline)
 

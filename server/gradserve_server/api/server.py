@@ -16,8 +16,8 @@ from .interceptor import RequestInterceptor
 from .servicer import GradientService, ModelService
 
 MIB = 1 << 20
-FLUSH_SECONDS = 1.0  # seconds that the last replies have to leave, and watchers of the health to be told
-MOST_REQUEST, MOST_REPLY = 32 * MIB, 64 * MIB
+FLUSH_SECONDS = 1.0  # Seconds in which the last replies, and the health's last state, are sent.
+MAX_REQUEST_BYTES, MAX_REPLY_BYTES = 32 * MIB, 64 * MIB
 SERVICES = (
     service_pb2.DESCRIPTOR.services_by_name["GradientService"].full_name,
     models_pb2.DESCRIPTOR.services_by_name["ModelService"].full_name,
@@ -27,7 +27,7 @@ NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 
 
 class ApiServer:
-    """Listens from the start; says SERVING when told to."""
+    """The server: it listens once started, and reports SERVING only after `say(serving=True)`."""
 
     def __init__(self, settings: ServerSettings, limits: LimitSettings, pool: Pool, metrics: Metrics) -> None:
         token = settings.token_file.read_text().strip() if settings.token_file else None
@@ -35,15 +35,15 @@ class ApiServer:
             raise StartError(f"{settings.token_file} is empty: it must hold the token that callers send")
         log_filters.install()
         age = int(settings.max_connection_age * 1000)
-        self._around = RequestInterceptor(metrics, token)
+        self._interceptor = RequestInterceptor(metrics, token)
         self._server = grpc.aio.server(
-            interceptors=[self._around],
+            interceptors=[self._interceptor],
             options=[
-                ("grpc.max_receive_message_length", MOST_REQUEST),
-                ("grpc.max_send_message_length", MOST_REPLY),
+                ("grpc.max_receive_message_length", MAX_REQUEST_BYTES),
+                ("grpc.max_send_message_length", MAX_REPLY_BYTES),
                 ("grpc.max_connection_age_ms", age),
                 ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
-                ("grpc.so_reuseport", 0),  # a second server on the port is an error, not half of the answers
+                ("grpc.so_reuseport", 0),  # Otherwise a second server on the port would silently get half of the calls.
             ],
         )
         service_pb2_grpc.add_GradientServiceServicer_to_server(GradientService(pool, limits, metrics), self._server)
@@ -55,18 +55,18 @@ class ApiServer:
 
     async def start(self) -> str:
         """Listens, NOT_SERVING; returns the address that clients take. Raises OSError."""
-        shown = address = self._settings.address(self._settings.port)
+        description = address = self._settings.address(self._settings.port)
         if self._settings.socket is not None:
             check_unused(self._settings.socket)
         try:
             if self._settings.tls_certificate and self._settings.tls_key:
                 pair = (self._settings.tls_key.read_bytes(), self._settings.tls_certificate.read_bytes())
-                shown = f"{address} with {self._settings.tls_certificate} and {self._settings.tls_key}"
+                description = f"{address} with {self._settings.tls_certificate} and {self._settings.tls_key}"
                 port = self._server.add_secure_port(address, grpc.ssl_server_credentials([pair]))
             else:
                 port = self._server.add_insecure_port(address)
         except RuntimeError as error:
-            raise OSError(f"cannot listen on {shown}: {error}; --port 0 takes a free port") from error
+            raise OSError(f"cannot listen on {description}: {error}; --port 0 takes a free port") from error
         await self.say(serving=False)
         await self._server.start()
         return self._settings.address(port)
@@ -79,7 +79,7 @@ class ApiServer:
     async def stop(self) -> None:
         """Refuses new requests and lets the running ones end, for as long as the settings say."""
         await self.say(serving=False)
-        await self._around.drain(self._settings.drain_seconds)
+        await self._interceptor.drain(self._settings.drain_seconds)
         await self._server.stop(FLUSH_SECONDS)
 
 
@@ -88,6 +88,6 @@ def check_unused(path: str) -> None:
     with socket.socket(socket.AF_UNIX) as probe:
         try:
             probe.connect(path)
-        except OSError:  # nobody there, or no such file; what else is wrong with it gRPC tells
+        except OSError:  # No process listens, or there is no such file. gRPC reports any other fault.
             return
     raise OSError(f"cannot listen on unix:{path}: another process does; stop that, or take another path")

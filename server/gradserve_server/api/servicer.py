@@ -23,18 +23,18 @@ from gradserve.v1 import (
 from ..config import LimitSettings, cores
 from ..metrics import Metrics
 from ..pool.pool import Full, Pool
-from ..pool.wire import Outcome, Preview, Task
-from .errors import RequestError, clipped, failure, unavailable
+from ..pool.wire import Failure, Outcome, Preview, Task
+from .errors import clipped, failure, unavailable
 from .expectations import Expectations
-from .interceptor import RequestLog, request_facts
+from .interceptor import RequestLog, request_log
 from .progress import progress, with_progress
 from .request import Bound, CallContext, model_card
 from .rpcs import RpcModule, attack, embed, explain, influence, maximize, predict, stylize, suspects
 from .rpcs.certificate import attack_task, certificate_task, encode_picture, map_task
 from .rpcs.models import model_reply
 
-MAX_LOGGED_NAME_BYTES = 100  # bytes of a model's name as it was sent
-# Seconds beyond its time that a partial answer is waited for, since passes cannot be interrupted.
+MAX_LOGGED_NAME_BYTES = 100  # The most bytes of a request's model name that the log repeats.
+# A partial answer may come this many seconds after its deadline, since a pass cannot be interrupted.
 PARTIAL_GRACE_SECONDS = 1.0
 UNARY: Mapping[str, RpcModule] = {
     "Predict": predict,
@@ -52,7 +52,7 @@ T = TypeVar("T")
 Report = Callable[[Preview], Awaitable[None]]
 
 
-async def ignore_progress(told: Preview) -> None:
+async def ignore_progress(preview: Preview) -> None:
     """Default progress callback: does nothing."""
 
 
@@ -82,8 +82,8 @@ class GradientService(service_pb2_grpc.GradientServiceServicer):
     ) -> None:
         """Answers an RPC that is one task by a stream of events: its progress, then its reply."""
 
-        async def report(told: Preview) -> None:
-            await context.write(event(progress=await self._in_thread(progress, told)))
+        async def report(preview: Preview) -> None:
+            await context.write(event(progress=await self._in_thread(progress, preview)))
 
         with self._admitted(word):
             bound = await self._bind(rpc.bind, request, context)
@@ -117,10 +117,10 @@ class GradientService(service_pb2_grpc.GradientServiceServicer):
     ) -> influence_pb2.SuspectsResponse:
         """The most suspicious labels; they are in the index already, so that no worker is needed."""
         with self._admitted("suspects"):
-            facts = self._asked(request)
+            entry = self._log_model(request)
             listing = suspects.bind(request, self._pool.cards)
-            facts.model = listing.card.name
-            return await self._in_thread(suspects.reply, request, listing, facts.id)
+            entry.model = listing.card.name
+            return await self._in_thread(suspects.reply, request, listing, entry.id)
 
     def _count(self, bound: Bound, outcome: Outcome) -> None:
         """Counts the rows, for Explain by method, and the answers that have less than was asked for."""
@@ -147,40 +147,39 @@ class GradientService(service_pb2_grpc.GradientServiceServicer):
     async def _bind(
         self, bind: Callable[[Any, CallContext], Bound], request: Any, context: grpc.aio.ServicerContext
     ) -> Bound:
-        facts = self._asked(request)
-        at = CallContext(facts.id, facts.arrived, context.time_remaining(), self._pool.cards, self._limits)
+        entry = self._log_model(request)
+        at = CallContext(entry.id, entry.arrived, context.time_remaining(), self._pool.cards, self._limits)
         bound = await self._in_thread(bind, request, at)
-        facts.model = bound.card.name
-        facts.methods = ",".join(bound.methods)
+        entry.model = bound.card.name
+        entry.methods = ",".join(bound.methods)
         return bound
 
-    def _asked(self, request: Any) -> RequestLog:
-        """The request's facts with the model as it was sent, which is what the log says if it is refused."""
+    def _log_model(self, request: Any) -> RequestLog:
+        """The request's log entry, with the model's name as it was sent in case the request is refused."""
         if not self._pool.cards:
             raise unavailable("the server is starting")
-        facts = request_facts.get()
-        facts.model = clipped(request.model, MAX_LOGGED_NAME_BYTES)
-        return facts
+        entry = request_log.get()
+        entry.model = clipped(request.model, MAX_LOGGED_NAME_BYTES)
+        return entry
 
     async def _outcome(self, task: Task, report: Report = ignore_progress) -> Outcome:
         """The task's outcome, after its reports; raises RequestError for a failure, and when the time is up."""
-        facts = request_facts.get()
-        late = task.deadline + (PARTIAL_GRACE_SECONDS if task.allow_partial else 0.0)
+        entry = request_log.get()
+        time_limit = task.deadline + (PARTIAL_GRACE_SECONDS if task.allow_partial else 0.0)
         try:
             async with aclosing(self._pool.stream(task)) as stream:
                 while True:
-                    async with asyncio.timeout(None if late == float("inf") else late - time.monotonic()):
+                    async with asyncio.timeout(None if time_limit == float("inf") else time_limit - time.monotonic()):
                         outcome = await anext(stream)
                     if isinstance(outcome, Outcome):
                         break
                     await report(outcome)
         except TimeoutError as error:
-            text = "the time budget ran out before the answer was complete; allow more time, or allow_partial"
-            raise RequestError(grpc.StatusCode.DEADLINE_EXCEEDED, "TIME_UP", text) from error
+            raise failure(Failure("deadline", "")) from error
         except Full:
             self._metrics.rejected.labels("queue").inc()
             raise
-        facts.rows += outcome.rows
+        entry.rows += outcome.rows
         self._metrics.queue.observe(outcome.queue_seconds)
         if outcome.failure is not None:
             raise failure(outcome.failure)

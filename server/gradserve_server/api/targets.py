@@ -21,8 +21,8 @@ def targets_of(messages: Sequence[pb.Target], card: ModelCard, own_size: bool, v
         return []
     if not messages:
         return [Target(rank=1)]
-    found = [target_of(message, card, f"targets[{i}]", own_size, violations) for i, message in enumerate(messages)]
-    return [target for target in found if target is not None]
+    targets = [target_of(message, card, f"targets[{i}]", own_size, violations) for i, message in enumerate(messages)]
+    return [target for target in targets if target is not None]
 
 
 def target_of(message: pb.Target, card: ModelCard, path: str, own_size: bool, violations: Violations) -> Target | None:
@@ -44,7 +44,8 @@ def target_of(message: pb.Target, card: ModelCard, path: str, own_size: bool, vi
 
 def class_named(name: str, card: ModelCard, path: str, violations: Violations) -> Target | None:
     """The class of that name, or None with a violation."""
-    labels = [i for i, label in enumerate(card.classes) if label == name]  # ImageNet has a Cardigan and a cardigan
+    # ImageNet has both a Cardigan and a cardigan.
+    labels = [i for i, label in enumerate(card.classes) if label == name]
     labels = labels or [i for i, label in enumerate(card.classes) if label.lower() == name.lower()]
     if len(labels) == 1:
         return Target(label=labels[0])
@@ -63,14 +64,14 @@ def _unit(message: pb.Unit, card: ModelCard, path: str, own_size: bool, violatio
     layer = known_layer(message.layer, card, f"{path}.layer", violations)
     if layer is None:
         return None
-    before = len(violations.found)
+    before = len(violations.invalid)
     if has_channels(layer, card, f"{path}.layer", violations) and message.channel >= layer.channels:
         violations.add(f"{path}.channel", f"must be from 0 to {layer.channels - 1}, was {message.channel}")
     if message.HasField("y") != message.HasField("x"):
         violations.add(path, "y and x must be set together, or neither", for_every_model=True)
     elif message.HasField("y"):
         _check_position(message, layer, path, own_size, violations)
-    if len(violations.found) > before:
+    if len(violations.invalid) > before:
         return None
     position = (message.y, message.x) if message.HasField("y") and layer.layout != "vector" else None
     return Target(layer=layer.name, channel=message.channel, position=position)
@@ -123,7 +124,7 @@ def cam_layer(name: str, target: Target, card: ModelCard, path: str, violations:
         return card.grad_cam_layer
     usual = card.layer(card.grad_cam_layer)
     if usual is not None and not unit.is_map and card.reaches(usual, unit):
-        return usual.name  # later maps may reach it too, but through few positions
+        return usual.name  # Later maps may reach the unit too, but only through few positions.
     earlier = [layer for layer in card.layers if layer.grad_cam and card.reaches(layer, unit)]
     earlier = [layer for layer in earlier if card.order(layer.name) < card.order(unit.name)]
     if not earlier:

@@ -34,11 +34,11 @@ class Trajectory:
     run: MethodContext
     steps: int
     snapshots: frozenset[int] = frozenset()
-    ended: bool = False  # out of time, or out of range
-    late: bool = False  # out of time: nothing more can be asked
-    good: Tensor | None = None  # the last images whose losses were finite
+    ended: bool = False  # The run ended early: its time was up, or numbers overflowed.
+    late: bool = False  # Its time was up, so that no further query is answered.
+    good: Tensor | None = None  # The last images whose losses were finite.
     curves: list[Mapping[str, Tensor]] = field(default_factory=list)
-    taken: list[tuple[int, Tensor]] = field(default_factory=list)
+    kept: list[tuple[int, Tensor]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.run.asked = self.steps
@@ -75,7 +75,7 @@ class Trajectory:
 
     def snapshot(self, images: Tensor) -> None:
         """Keeps the images as they are after the steps done so far."""
-        self.taken.append((self.run.done, as_bytes(images)))
+        self.kept.append((self.run.done, as_bytes(images)))
 
     def curve(self, name: str, row: int) -> np.ndarray:
         """One loss of one image over the steps, [done]."""
@@ -83,7 +83,7 @@ class Trajectory:
 
     def snapshots_of(self, row: int) -> tuple[Snapshot, ...]:
         """One image's snapshots."""
-        return tuple(Snapshot(step, pixels(images[row])) for step, images in self.taken)
+        return tuple(Snapshot(step, pixels(images[row])) for step, images in self.kept)
 
 
 def as_bytes(images: Tensor) -> Tensor:

@@ -1,6 +1,6 @@
-"""Optimizers in step form: each is told the loss and gradient where it asked, and says where to look next.
+"""Optimizers in step form: each gets the loss and the gradient at the current place and returns the next place.
 
-Parameters are batches [n, ...] whose rows know nothing of each other. All of them minimise.
+Parameters are batches [n, ...] whose rows are independent of each other. All of them minimise.
 """
 
 from collections import deque
@@ -10,8 +10,10 @@ import torch
 from torch import Tensor
 
 BETAS, EPSILON = (0.9, 0.999), 1e-8
-HISTORY, CURVED = 20, 1e-8  # pairs that L-BFGS remembers, and the least cosine between the two of a pair
-SUFFICIENT, SHRINK, MOST_HALVINGS = 1e-4, 0.5, 10  # of its backtracking (Nocedal & Wright 2006, algorithm 3.1)
+MAX_PAIRS = 20  # L-BFGS remembers this many pairs of a move and the gradient's change along it.
+MIN_COSINE = 1e-8  # A pair is kept only where the cosine between its two is larger.
+# The backtracking of L-BFGS: c and rho of Nocedal & Wright 2006, algorithm 3.1, and the most halvings of a step.
+DECREASE_SHARE, STEP_FACTOR, MAX_HALVINGS = 1e-4, 0.5, 10
 
 
 class Optimizer(Protocol):
@@ -74,11 +76,11 @@ class LBFGS:
     One evaluation is one step; one that does not lower the loss enough is tried again nearer to the last good place.
     """
 
-    def __init__(self, history: int = HISTORY) -> None:
+    def __init__(self, history: int = MAX_PAIRS) -> None:
         self._pairs: deque[tuple[Tensor, Tensor]] = deque(maxlen=history)
-        self._place: tuple[Tensor, Tensor, Tensor] | None = None  # accepted, with its gradient and loss
-        self._along = torch.zeros(())
-        self._length = 0.0
+        self._place: tuple[Tensor, Tensor, Tensor] | None = None  # The accepted place, its gradient and its loss.
+        self._direction = torch.zeros(())
+        self._step_size = 0.0
         self._halvings = 0
 
     def step(self, at: Tensor, grad: Tensor, loss: Tensor, rate: float) -> Tensor:
@@ -86,35 +88,35 @@ class LBFGS:
         if self._place is not None:
             here, slope, value = self._place
             move = at - here
-            if not bool(loss <= value + SUFFICIENT * (slope * move).sum()):
-                return self._again(rate)
+            if not bool(loss <= value + DECREASE_SHARE * (slope * move).sum()):
+                return self._backtrack(rate)
             change = grad - slope
-            if bool((change * move).sum() > CURVED * change.norm() * move.norm()):
+            if bool((change * move).sum() > MIN_COSINE * change.norm() * move.norm()):
                 self._pairs.append((move, change))
         self._place = (at, grad, loss)
-        return self._onwards(rate)
+        return self._start_line_search(rate)
 
     def best(self, at: Tensor) -> Tensor:
         """The last place whose loss was accepted."""
         return at if self._place is None else self._place[0]
 
-    def _onwards(self, rate: float) -> Tensor:
+    def _start_line_search(self, rate: float) -> Tensor:
         assert self._place is not None
         at, grad, _ = self._place
-        self._along = -self._inverse_hessian_times(grad)
+        self._direction = -self._inverse_hessian_times(grad)
         if not self._pairs:
             rate = rate * min(1.0, 1 / float(grad.abs().sum()))
-        self._length, self._halvings = rate, 0
-        return at + self._length * self._along
+        self._step_size, self._halvings = rate, 0
+        return at + self._step_size * self._direction
 
-    def _again(self, rate: float) -> Tensor:
+    def _backtrack(self, rate: float) -> Tensor:
         assert self._place is not None
         self._halvings += 1
-        if self._halvings > MOST_HALVINGS:
+        if self._halvings > MAX_HALVINGS:
             self._pairs.clear()
-            return self._onwards(rate)
-        self._length *= SHRINK
-        return self._place[0] + self._length * self._along
+            return self._start_line_search(rate)
+        self._step_size *= STEP_FACTOR
+        return self._place[0] + self._step_size * self._direction
 
     def _inverse_hessian_times(self, grad: Tensor) -> Tensor:
         q, alphas = grad, []

@@ -41,7 +41,7 @@ def blurred(x: Tensor, sigma: float) -> Tensor:
     """Gaussian blur with reflected edges: one direction after the other, cut at three sigma."""
     planes = x.flatten(0, 1).unsqueeze(1)
     for axis in (2, 3):
-        radius = min(round(3 * sigma), x.shape[axis] - 1)  # reflection needs more pixels than the radius
+        radius = min(round(3 * sigma), x.shape[axis] - 1)  # Reflection needs more pixels than the radius.
         offsets = torch.arange(-radius, radius + 1, device=x.device, dtype=x.dtype)
         kernel = torch.exp(-0.5 * (offsets / sigma) ** 2)
         weight = (kernel / kernel.sum()).view((1, 1, -1, 1) if axis == 2 else (1, 1, 1, -1))

@@ -64,7 +64,7 @@ def device_of(name: str, threads: int | None) -> torch.device:
 
 @contextmanager
 def reporting() -> Iterator[Report]:
-    """A bar for each thing that is done, with the time that is left."""
+    """A progress callback with a bar for each stage and the remaining time."""
     columns: tuple[Any, ...] = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console) as progress:
         tasks: dict[str, Any] = {}

@@ -27,8 +27,8 @@ from .examples import DatasetExamples, named_classes
 from .index import build
 
 BATCH_ROWS = 32
-# What the new entry says otherwise, or leaves out since it is of the old weights; all else is as it was.
-REPLACED = {"name", "builder", "weights", "labels", "index", "notes"}
+# Fields of the old catalogue entry that the new one does not copy; they describe the old weights.
+REPLACED_FIELDS = {"name", "builder", "weights", "labels", "index", "notes"}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -65,7 +65,7 @@ def finetune(
     spec, place = spec_of(model, config), device_of(device, threads)
     dataset = open_dataset(data)
     classes = named_classes(dataset)
-    train, test = parted(dataset.labelled_for(classes), held_out, seed)
+    train, test = split(dataset.labelled_for(classes), held_out, seed)
     base = prepare(spec, place, fold=False)
     head = head_of(base)
     with reporting() as report:
@@ -75,7 +75,7 @@ def finetune(
         if all_weights:
             examples = DatasetExamples(train, base.card)
             training.descend(replace(base, network=network), examples, epochs, rate, weight_decay, seed, report)
-    entry = written(network, spec, classes, out, name or out.name)
+    entry = write_model(network, spec, classes, out, name or out.name)
     tuned = prepare(entry, place, fold=False)
     if len(test):
         console.print(
@@ -87,7 +87,7 @@ def finetune(
     console.print(f"serve it:  gradserve serve --config {out / 'model.toml'}", markup=False)
 
 
-def parted(dataset: Dataset, held_out: float, seed: int) -> tuple[Dataset, Dataset]:
+def split(dataset: Dataset, held_out: float, seed: int) -> tuple[Dataset, Dataset]:
     """The pictures to train on, and those held out, drawn at random."""
     order = torch.randperm(len(dataset), generator=torch.Generator().manual_seed(seed)).tolist()
     count = round(held_out * len(dataset))
@@ -116,15 +116,15 @@ def features_of(
     features, labels = [], []
     report("features", 0, len(examples))
     for rows in batches(model, len(examples)):
-        seen = Pass(model, to_batch(examples.images(rows), model.device, model.dtype), [head])
-        features.append(head.features(seen.inputs[0]).double().cpu())
+        forward = Pass(model, to_batch(examples.images(rows), model.device, model.dtype), [head])
+        features.append(head.features(forward.inputs[0]).double().cpu())
         labels.append(torch.from_numpy(examples.labels(rows)))
         report("features", rows.stop, len(examples))
     return torch.cat(features), torch.cat(labels)
 
 
 def batches(model: Prepared, count: int) -> Iterator[range]:
-    """Numbers 0..count-1 in parts that the model may see at once."""
+    """The numbers 0 to count - 1 in batches that the model accepts."""
     size = 1 if model.card.unbatched else BATCH_ROWS
     return (range(start, min(start + size, count)) for start in range(0, count, size))
 
@@ -137,20 +137,20 @@ def with_head(model: Prepared, head: IndexedLayer, weights: Tensor) -> nn.Module
         linear.bias.copy_(weights[:, -1])
     linear.requires_grad_(False)
     old = model.network.get_submodule(head.name)
-    for parent in list(model.network.modules()):  # it may stand in several places
+    for parent in list(model.network.modules()):  # The layer may be a child of several modules.
         for name, child in parent.named_children():
             if child is old:
                 setattr(parent, name, linear)
     return model.network
 
 
-def written(network: nn.Module, spec: ModelSpec, classes: Sequence[str], out: Path, name: str) -> ModelSpec:
+def write_model(network: nn.Module, spec: ModelSpec, classes: Sequence[str], out: Path, name: str) -> ModelSpec:
     """Weights, labels and a catalogue of the new model in `out`; returns its entry."""
     out.mkdir(parents=True, exist_ok=True)
     state = {key: value.detach().cpu().contiguous() for key, value in network.state_dict().items()}
     save_file(state, out / "weights.safetensors")
     (out / "labels.txt").write_text("".join(f"{label}\n" for label in classes), encoding="utf-8")
-    kept = spec.model_dump(exclude=REPLACED, exclude_unset=True, exclude_none=True)
+    kept = spec.model_dump(exclude=REPLACED_FIELDS, exclude_unset=True, exclude_none=True)
     files = {"weights": "weights.safetensors", "labels": "labels.txt", "index": "index"}
     table = {"builder": spec.source, **files, **kept}
     lines = [f"[models.{toml_value(name)}]", *(f"{key} = {toml_value(value)}" for key, value in table.items())]

@@ -61,8 +61,10 @@ def index(
     console.print(f'serve it:  \\[models.{prepared.card.name}]  index = "{out}"')
     if audit:
         with reporting() as report:
-            found = audited(prepared, examples, Index(out), audit, report)
-        console.print(f"rank correlation with exact Gauss-Newton influence: {found:.3f} (mean of {audit} examples)")
+            correlation = audited(prepared, examples, Index(out), audit, report)
+        console.print(
+            f"rank correlation with exact Gauss-Newton influence: {correlation:.3f} (mean of {audit} examples)"
+        )
 
 
 def training_examples(model: Prepared, data: Path | None) -> Examples:
@@ -75,7 +77,7 @@ def training_examples(model: Prepared, data: Path | None) -> Examples:
 
 
 def build(model: Prepared, examples: Examples, out: Path, plan: IndexPlan) -> None:
-    """Builds with bars, and says what came of it."""
+    """Builds the index with progress bars and prints its size, coverage and warnings."""
     origin = IndexOrigin(preprocessing(model.card), examples.digest())
     with reporting() as report:
         builder = Builder(model, examples, origin, plan, report)

@@ -8,9 +8,10 @@ from ..methods.influence.indexing.plan import Examples, Report
 from ..models.prepared import Prepared
 from ..models.preprocess import to_batch
 
-MAX_GRADIENT = 1e-9  # largest entry of the gradient at which a regression counts as converged
+MAX_GRADIENT = 1e-9  # A regression has converged where no entry of its gradient is larger.
 MAX_STEPS = 20_000
-SQUARED_NORM = 16.0  # of features, on average, so that a weight decay means the same for every network
+# Features are scaled to this mean squared norm, so that a weight decay means the same for every network.
+SQUARED_NORM = 16.0
 BATCH_ROWS = 32
 MOMENTUM = 0.9
 

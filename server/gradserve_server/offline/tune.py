@@ -21,10 +21,11 @@ from ..models.preparation import prepare
 from ..models.prepared import Prepared
 from ..models.tables import toml_value
 
-ROUNDS = 5  # of every candidate in turn; the first only warms up
-GOOD_RATE_SHARE = 0.95  # of the best rate, at which fewer rows are preferred: whoever arrives waits less
-MIN_GAIN = 1.1  # times faster than EXACT, below which a less exact precision is not worth its name
-FASTEST_RPCS = ("maximize", "stylize")  # RPCs that take the fastest precision; what others return must be exact
+ROUNDS = 5  # Every round measures each candidate once; the first only warms up.
+# The fewest rows that reach this share of the best rate are taken, since a new query then waits less.
+MIN_RATE_SHARE = 0.95
+MIN_GAIN = 1.1  # A precision becomes AUTO's only where it is this many times as fast as EXACT.
+FASTEST_RPCS = ("maximize", "stylize")  # AUTO takes the fastest precision for these; other replies must be exact.
 
 
 class Candidate(NamedTuple):
@@ -36,7 +37,7 @@ class Candidate(NamedTuple):
 
 @dataclass(frozen=True)
 class TuningResult:
-    """What was seen of a model: rows per second of every candidate, and what follows from it."""
+    """Rows per second of every candidate for a model, and the settings that follow from them."""
 
     name: str
     rates: Mapping[Candidate, float]
@@ -61,7 +62,7 @@ class TuningResult:
 
     def _fewest(self, precision: Precision) -> int:
         rates = {c.rows: rate for c, rate in self.rates.items() if c.precision == precision}
-        return min(rows for rows, rate in rates.items() if rate >= GOOD_RATE_SHARE * max(rates.values()))
+        return min(rows for rows, rate in rates.items() if rate >= MIN_RATE_SHARE * max(rates.values()))
 
 
 def tune(
@@ -76,10 +77,10 @@ def tune(
 
 def rates(model: Prepared, rounds: Iterable[int]) -> dict[Candidate, float]:
     """Rows per second of gradients, for every candidate in turn; medians of the rounds after the first."""
-    tried = list(candidates(model))
-    seconds: dict[Candidate, list[float]] = {candidate: [] for candidate in tried}
+    ways = list(candidates(model))
+    seconds: dict[Candidate, list[float]] = {candidate: [] for candidate in ways}
     for _ in rounds:
-        for candidate in tried:
+        for candidate in ways:
             seconds[candidate].append(_pass_seconds(model, candidate))
     return {candidate: candidate.rows / median(times[1:]) for candidate, times in seconds.items()}
 
@@ -114,7 +115,7 @@ def device_of(pool: PoolSettings) -> torch.device:
 
 
 def machine(device: torch.device) -> dict[str, str | int]:
-    """What the figures hold for."""
+    """The machine that the figures were measured on."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else _processor()
     return {"device": name, "cores": os.cpu_count() or 1, "torch": torch.__version__.partition("+")[0]}
 
@@ -127,14 +128,14 @@ def _processor() -> str:
         return platform.processor() or platform.machine()
 
 
-def as_toml(found: Sequence[TuningResult], device: torch.device) -> str:
+def as_toml(results: Sequence[TuningResult], device: torch.device) -> str:
     """The file that `gradserve serve --tuned` reads."""
     lines = [
         "# Measured by `gradserve bench --tune` on the machine named below; serve with --tuned THIS_FILE.",
         "[machine]",
     ]
     lines += [f"{key} = {toml_value(value)}" for key, value in machine(device).items()]
-    for each in found:
+    for each in results:
         lines += ["", f"[models.{toml_value(each.name)}]"]
         lines.append(f"rows = {toml_value(each.rows)}")
         if each.auto:

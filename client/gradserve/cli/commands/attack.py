@@ -143,7 +143,7 @@ class Saved:
     """An attack and where its pictures went."""
 
     photo: Path
-    found: Attack
+    result: Attack
     picture: Path
     difference: Path | None
     maps: tuple[Path, ...] = ()
@@ -178,24 +178,24 @@ def attack(
     with connection.client(timeout) as client:
         answers = output.named(photos, client.attack_many(photos, chosen, model=model, **arguments), "attacking")
         saved = [
-            _save(photo, found, pictures, differences)
-            for photo, found in output.progress(answers, len(photos), "attack")
+            _save(photo, result, pictures, differences)
+            for photo, result in output.progress(answers, len(photos), "attack")
         ]
     _print(saved, files.trajectory, as_json)
 
 
-def _save(photo: Path, found: Attack, pictures: output.OutputPaths, differences: output.OutputPaths | None) -> Saved:
-    picture = found.save(pictures.place(f"{photo.stem}-{found.method}"))
-    difference = differences.place(f"{photo.stem}-{found.method}-difference") if differences else None
+def _save(photo: Path, result: Attack, pictures: output.OutputPaths, differences: output.OutputPaths | None) -> Saved:
+    picture = result.save(pictures.place(f"{photo.stem}-{result.method}"))
+    difference = differences.place(f"{photo.stem}-{result.method}-difference") if differences else None
     if difference:
-        found.perturbation_image().save(difference)
-    maps = {"before": found.map_before, "after": found.map_after}
+        result.perturbation_image().save(difference)
+    maps = {"before": result.map_before, "after": result.map_after}
     paths = [each.save(picture.with_stem(f"{picture.stem}-{which}")) for which, each in maps.items() if each]
-    return Saved(photo, found, picture, difference, tuple(paths))
+    return Saved(photo, result, picture, difference, tuple(paths))
 
 
 def _print(saved: list[Saved], trajectory: bool, as_json: bool) -> None:
-    output.warn(text for each in saved for text in _warnings(each.found))
+    output.warn(text for each in saved for text in _warnings(each.result))
     if as_json:
         output.print_json({"attacks": [_json(each) for each in saved]})
         return
@@ -204,9 +204,9 @@ def _print(saved: list[Saved], trajectory: bool, as_json: bool) -> None:
         output.out().print(_steps(each))
 
 
-def _warnings(found: Attack) -> Iterator[str]:
-    yield from (*found.certificate.warnings, *found.provenance.warnings)
-    for explanation in filter(None, (found.map_before, found.map_after)):
+def _warnings(result: Attack) -> Iterator[str]:
+    yield from (*result.certificate.warnings, *result.provenance.warnings)
+    for explanation in filter(None, (result.map_before, result.map_after)):
         yield from explanation.warnings
 
 
@@ -218,8 +218,8 @@ def _table(saved: list[Saved]) -> Table:
         table.add_column(column, justify="right")
     table.add_column("saved as", overflow="fold")
     for each in saved:
-        found, c = each.found, each.found.certificate
-        rate = "" if found.success_rate is None else f"{found.success_rate:.0%}"
+        result, c = each.result, each.result.certificate
+        rate = "" if result.success_rate is None else f"{result.success_rate:.0%}"
         change = f"{c.linf * 255:.3g}/255" if c.norm == "linf" else f"L2 {c.l2:.3g}"
         paths = ", ".join(str(path) for path in (each.picture, each.difference, *each.maps) if path)
         names = [f"{score.class_name} {score.probability:.1%}" for score in c.change]
@@ -228,13 +228,13 @@ def _table(saved: list[Saved]) -> Table:
 
 
 def _steps(each: Saved) -> Table:
-    title = f"{each.photo.name}: {each.found.method}"
+    title = f"{each.photo.name}: {each.result.method}"
     table = Table(title=title, title_justify="left", box=None)
     table.add_column("step", justify="right")
     table.add_column("class")
     for column in ("probability", "margin", "loss"):
         table.add_column(column, justify="right")
-    for step in each.found.trajectory:
+    for step in each.result.trajectory:
         score = step.predicted
         numbers = (f"{score.probability:.2%}", f"{step.margin:.3f}", f"{step.loss:.3f}")
         table.add_row(str(step.step), score.class_name, *numbers)
@@ -243,4 +243,4 @@ def _steps(each: Saved) -> Table:
 
 def _json(each: Saved) -> dict[str, Any]:
     paths = {"picture": str(each.picture), "difference": str(each.difference) if each.difference else None}
-    return {"image": str(each.photo), **output.plain(each.found), **paths, "maps": [str(path) for path in each.maps]}
+    return {"image": str(each.photo), **output.plain(each.result), **paths, "maps": [str(path) for path in each.maps]}

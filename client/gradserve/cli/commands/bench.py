@@ -79,29 +79,29 @@ def bench(
     if tuning.tune:
         tune.tune(tuning.tune, tuning.config, [model] if model else [])
         return
-    asked = traffic.on(model)
+    closed_loop = traffic.on(model)
 
     async def send() -> tuple[list[load.Sample], float]:
         async with connection.async_client(timeout) as client:
-            return await load.run(client, asked)
+            return await load.run(client, closed_loop)
 
-    with output.err().status(f"{asked.callers} callers, at most {asked.seconds:g} s"):
+    with output.err().status(f"{closed_loop.callers} callers, at most {closed_loop.seconds:g} s"):
         samples, took = asyncio.run(send())
-    found = load.figures(samples, took)
+    figures = load.figures(samples, took)
     if as_json:
-        methods = [output.plain(each) for each in found]
-        output.print_json({"callers": asked.callers, "seconds": took, "mix": asked.mix, "methods": methods})
+        methods = [output.plain(each) for each in figures]
+        output.print_json({"callers": closed_loop.callers, "seconds": took, "mix": closed_loop.mix, "methods": methods})
     else:
-        output.out().print(_table(found, asked.callers, took))
+        output.out().print(_table(figures, closed_loop.callers, took))
 
 
 def _mix(texts: Sequence[str]) -> dict[str, float]:
     mix: dict[str, float] = {}
-    known = [load.PREDICT, *fields.names(EXPLAIN_METHOD)]
+    methods = [load.PREDICT, *fields.names(EXPLAIN_METHOD)]
     for text in texts:
         name, _, share = text.partition("=")
-        if name not in known:
-            raise fields.unknown("method", name, known)
+        if name not in methods:
+            raise fields.unknown("method", name, methods)
         try:
             mix[name] = float(share or 1)
         except ValueError:
@@ -116,12 +116,12 @@ def _noise() -> bytes:
     return images.png(Image.fromarray(pixels).resize((256, 256), Image.Resampling.BICUBIC))
 
 
-def _table(found: Sequence[load.Figures], callers: int, seconds: float) -> Table:
+def _table(figures: Sequence[load.Figures], callers: int, seconds: float) -> Table:
     table = Table(title=f"{callers} callers, {seconds:.1f} s", title_justify="left", box=None)
     table.add_column("method")
     for column in ("requests", "failed", "req/s", "rows/s", "p50 ms", "p95 ms", "p99 ms"):
         table.add_column(column, justify="right")
-    for each in found:
+    for each in figures:
         failed = ", ".join(f"{count} {code}" for code, count in each.failed.items())
         rates = (f"{each.requests_per_second:.1f}", f"{each.rows_per_second:.1f}")
         times = (f"{each.p50_ms:.1f}", f"{each.p95_ms:.1f}", f"{each.p99_ms:.1f}")

@@ -56,7 +56,7 @@ class Saved:
     """An explanation and where it went."""
 
     photo: Path
-    found: Explanation
+    result: Explanation
     picture: Path
     map: Path | None
 
@@ -92,18 +92,18 @@ def explain(
     with connection.client(timeout) as client:
         answers = client.explain_many(photos, methods, target=targets, model=model, **vars(request))
         try:
-            for photo, found in output.progress(output.named(photos, answers, "explaining"), len(photos), "explain"):
-                for each in found:
+            for photo, results in output.progress(output.named(photos, answers, "explaining"), len(photos), "explain"):
+                for each in results:
                     path = output.save(each, pictures.path(photo, each, len(targets) > 1), files.picture)
                     numbers = each.save(maps.path(photo, each, len(targets) > 1)) if maps else None
                     saved.append(Saved(photo, each, path, numbers))
         finally:
-            if saved:  # all, or what was saved before the error
+            if saved:  # After an error, this is what was saved before it.
                 _print(saved, as_json)
 
 
 def _print(saved: list[Saved], as_json: bool) -> None:
-    output.warn(text for each in saved for text in (*each.found.warnings, *each.found.provenance.warnings))
+    output.warn(text for each in saved for text in (*each.result.warnings, *each.result.provenance.warnings))
     if as_json:
         output.print_json({"explanations": [_json(each) for each in saved]})
         return
@@ -114,13 +114,13 @@ def _print(saved: list[Saved], as_json: bool) -> None:
     table.add_column("done", justify="right")
     table.add_column("saved as", overflow="fold")
     for each in saved:
-        found = each.found
-        value, done = f"{found.target_value:.4g}", f"{found.completed_fraction:.0%}"
+        result = each.result
+        value, done = f"{result.target_value:.4g}", f"{result.completed_fraction:.0%}"
         paths = ", ".join(str(path) for path in (each.picture, each.map) if path)
-        table.add_row(each.photo.name, found.method, found.target_name, value, done, paths)
+        table.add_row(each.photo.name, result.method, result.target_name, value, done, paths)
     output.out().print(table)
 
 
 def _json(each: Saved) -> dict[str, Any]:
     paths = {"picture": str(each.picture), "map": str(each.map) if each.map else None}
-    return {"image": str(each.photo), **output.explanation(each.found), **paths}
+    return {"image": str(each.photo), **output.explanation(each.result), **paths}

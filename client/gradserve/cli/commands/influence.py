@@ -90,14 +90,14 @@ def influence(
     """
     arguments = question.arguments()
     with connection.client(timeout) as client:
-        found = client.influence(photo, question.chosen(), model=model, **arguments, **vars(request))
+        result = client.influence(photo, question.chosen(), model=model, **arguments, **vars(request))
     if out:
-        drawing.influence(found, photo).save(out)
-    output.warn(found.provenance.warnings)
+        drawing.influence(result, photo).save(out)
+    output.warn(result.provenance.warnings)
     if as_json:
-        output.print_json({"image": str(photo), **output.plain(found), "picture": str(out) if out else None})
+        output.print_json({"image": str(photo), **output.plain(result), "picture": str(out) if out else None})
         return
-    _print_influence(photo, found, arguments["what_if"])
+    _print_influence(photo, result, arguments["what_if"])
     if out:
         output.out().print(f"the examples are on {out}")
 
@@ -120,15 +120,15 @@ def suspects(
     Example: `gradserve suspects --model digits --top 20 --out suspects.png`
     """
     with connection.client(timeout) as client:
-        found = client.suspects(model=model, top=top, order=order)
+        result = client.suspects(model=model, top=top, order=order)
     if out:
-        drawing.suspects(found).save(out)
-    output.warn(found.provenance.warnings)
+        drawing.suspects(result).save(out)
+    output.warn(result.provenance.warnings)
     if as_json:
-        examples = [output.plain(each) for each in found]
-        output.print_json({"examples": examples, "total": found.total, "provenance": output.plain(found.provenance)})
+        examples = [output.plain(each) for each in result]
+        output.print_json({"examples": examples, "total": result.total, "provenance": output.plain(result.provenance)})
         return
-    output.out().print(_suspects_table(found))
+    output.out().print(_suspects_table(result))
     if out:
         output.out().print(f"the examples are on {out}")
 
@@ -140,18 +140,18 @@ def _rows(option: str, text: str) -> list[int]:
         raise typer.BadParameter(f"write rows as 3 or 3,17,40, not {text!r}", param_hint=option) from None
 
 
-def _print_influence(photo: Path, found: Influence, questions: Sequence[Reweighting]) -> None:
-    title = f"{photo.name}: {found.goal} of {found.label_name} is {found.value:.4g}  ({found.method})"
+def _print_influence(photo: Path, result: Influence, questions: Sequence[Reweighting]) -> None:
+    title = f"{photo.name}: {result.goal} of {result.label_name} is {result.value:.4g}  ({result.method})"
     output.out().print(Text(title, style="bold"))
-    if found.method == "neighbours":
-        output.out().print(_table("similar training examples", found.helpful))
+    if result.method == "neighbours":
+        output.out().print(_table("similar training examples", result.helpful))
     else:
-        output.out().print(_table("helpful: without them it would be worse", found.helpful))
-        output.out().print(_table("harmful: without them it would be better", found.harmful))
-    for question, change in zip(questions, found.what_if, strict=True):
+        output.out().print(_table("helpful: without them it would be worse", result.helpful))
+        output.out().print(_table("harmful: without them it would be better", result.harmful))
+    for question, change in zip(questions, result.what_if, strict=True):
         what = "without" if question.weight < 0 else "with twice the weight of"
         rows = ", ".join(map(str, question.rows))
-        output.out().print(f"{what} {rows}: the {found.goal} changes by {change:+.3g}, to {found.value + change:.4g}")
+        output.out().print(f"{what} {rows}: the {result.goal} changes by {change:+.3g}, to {result.value + change:.4g}")
 
 
 def _table(title: str, examples: Sequence[TrainingExample]) -> Table:
@@ -171,7 +171,7 @@ def _table(title: str, examples: Sequence[TrainingExample]) -> Table:
     return _filled(title, columns, examples)
 
 
-def _suspects_table(found: Suspects) -> Table:
+def _suspects_table(result: Suspects) -> Table:
     columns = [
         ("row", lambda each: str(each.row)),
         ("name", lambda each: each.name),
@@ -182,7 +182,7 @@ def _suspects_table(found: Suspects) -> Table:
         ("neighbours disagree", lambda each: f"{each.disagreement:.0%}"),
         ("loss", lambda each: f"{each.loss:.3g}"),
     ]
-    return _filled(f"{len(found)} of {found.total} training examples of {found.provenance.model}", columns, found)
+    return _filled(f"{len(result)} of {result.total} training examples of {result.provenance.model}", columns, result)
 
 
 def _filled(title: str, columns: Sequence[tuple[str, Any]], examples: Sequence[TrainingExample]) -> Table:

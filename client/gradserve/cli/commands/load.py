@@ -74,8 +74,8 @@ async def run(client: AsyncClient, load: Load, seed: int = 0) -> tuple[list[Samp
 def figures(samples: Sequence[Sample], seconds: float) -> list[Figures]:
     """The figures of every method, and of all together at the end."""
     methods = sorted({sample.method for sample in samples})
-    found = [_figures(method, [each for each in samples if each.method == method], seconds) for method in methods]
-    return [*found, _figures("all", samples, seconds)]
+    by_method = [_figures(method, [each for each in samples if each.method == method], seconds) for method in methods]
+    return [*by_method, _figures("all", samples, seconds)]
 
 
 async def _ask(client: AsyncClient, load: Load, method: str) -> int:

@@ -92,8 +92,8 @@ def maximize(
         raise typer.BadParameter("say what to maximise: --target or --layer")
     arguments = {"model": model, **vars(request), **recipe.arguments()}
     with connection.client(timeout) as client:
-        found = output.watched(client.maximize_stream(parsed, timeout=timeout, **arguments), "maximize")
-    _deliver(found, out, as_json)
+        result = output.watched(client.maximize_stream(parsed, timeout=timeout, **arguments), "maximize")
+    _deliver(result, out, as_json)
 
 
 @options.grouped
@@ -122,31 +122,31 @@ def dream(
     arguments |= {"seed": seed, "time_budget": time_budget, "allow_partial": allow_partial, "alone": alone}
     with connection.client(timeout) as client:
         parsed = goals.parsed() or [Goal.layer(client.model(model).grad_cam_layer)]
-        found = output.watched(client.maximize_stream(parsed, timeout=timeout, **arguments), "dream")
-    _deliver(found, out, as_json)
+        result = output.watched(client.maximize_stream(parsed, timeout=timeout, **arguments), "dream")
+    _deliver(result, out, as_json)
 
 
-def _deliver(found: MaximizedImages, out: Path, as_json: bool) -> None:
+def _deliver(result: MaximizedImages, out: Path, as_json: bool) -> None:
     out.parent.mkdir(parents=True, exist_ok=True)
-    found[0].save(out) if len(found) == 1 else found.save(out)
+    result[0].save(out) if len(result) == 1 else result.save(out)
     saved = [out]
-    for place, each in enumerate(found):
-        number = f"-{place + 1}" if len(found) > 1 else ""
+    for place, each in enumerate(result):
+        number = f"-{place + 1}" if len(result) > 1 else ""
         extras = {f"step{step}": png for step, png in each.snapshots.items()}
         if each.stretched:
             extras["display"] = each.stretched
         for name, png in extras.items():
             saved.append(save(png, out.with_name(f"{out.stem}{number}-{name}{out.suffix}")))
-    output.warn(text for each in found for text in (*each.warnings, *each.provenance.warnings))
+    output.warn(text for each in result for text in (*each.warnings, *each.provenance.warnings))
     if as_json:
-        output.print_json({"images": [_json(each) for each in found], "saved": [str(path) for path in saved]})
+        output.print_json({"images": [_json(each) for each in result], "saved": [str(path) for path in saved]})
         return
     table = Table(box=None)
     for column, justify in (("goal", "left"), ("value", "right"), ("the model sees", "left"), ("steps", "right")):
         table.add_column(column, justify=justify)  # type: ignore[arg-type]
-    for each in found:
-        seen = ", ".join(f"{score.class_name} {score.probability:.1%}" for score in each.top[:2])
-        table.add_row(each.name, f"{each.value:.4g}", seen, f"{each.done}/{each.asked}")
+    for each in result:
+        classes = ", ".join(f"{score.class_name} {score.probability:.1%}" for score in each.top[:2])
+        table.add_row(each.name, f"{each.value:.4g}", classes, f"{each.done}/{each.asked}")
     output.out().print(table)
     output.out().print("saved as " + ", ".join(map(str, saved)))
 

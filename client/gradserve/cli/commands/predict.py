@@ -35,17 +35,17 @@ def predict(
             for _, each in output.progress(output.named(photos, answers, "predicting"), len(photos), "predict"):
                 predictions.append(each)
         finally:
-            if predictions:  # all, or what came before the error
+            if predictions:  # After an error, these are the predictions before it.
                 _print(photos, predictions, as_json)
 
 
 def _print(photos: list[Path], predictions: list[Prediction], as_json: bool) -> None:
     output.warn(text for each in predictions for text in each.provenance.warnings)
-    found = zip(photos, predictions, strict=False)
+    pairs = zip(photos, predictions, strict=False)
     if as_json:
-        output.print_json({"predictions": [{"image": str(photo), **output.plain(each)} for photo, each in found]})
+        output.print_json({"predictions": [{"image": str(photo), **output.plain(each)} for photo, each in pairs]})
         return
-    for photo, prediction in found:
+    for photo, prediction in pairs:
         output.out().print(_table(photo, prediction))
 
 

@@ -224,7 +224,7 @@ def robustness(
 def _document(connect: Callable[[], AsyncClient], setting: Setting) -> dict[str, Any]:
     """The document of results.json. Raises NotMeasured where the check could not be made."""
     try:
-        return asyncio.run(_measured(connect, setting))
+        return asyncio.run(_measure(connect, setting))
     except KeyboardInterrupt:
         output.err().print("interrupted; the same command goes on from here")
         raise typer.Exit(130) from None
@@ -254,10 +254,10 @@ def _check(spec: CheckSpec, limits: Limits, reference: str) -> None:
         raise ValueError("--reference needs --corruption all, or some kinds")
 
 
-async def _measured(connect: Callable[[], AsyncClient], setting: Setting) -> dict[str, Any]:
+async def _measure(connect: Callable[[], AsyncClient], setting: Setting) -> dict[str, Any]:
     """Ask, count, write the reports; the document of results.json."""
     out = setting.reports.out
-    async with connect() as client:  # within the loop that it belongs to
+    async with connect() as client:  # The client belongs to the running event loop.
         card = await client.model(setting.model)
         plan = setting.spec.plan(card, await client.model(setting.reference) if setting.reference else None)
         pictures = setting.dataset.labelled_for(card.classes)
@@ -267,7 +267,7 @@ async def _measured(connect: Callable[[], AsyncClient], setting: Setting) -> dic
         if setting.reports.restart:
             path.unlink(missing_ok=True)
         with Journal(path, plan.described(pictures)) as journal:
-            for name in REPORTS:  # or those of an earlier run would be taken for this one's, if it ends early
+            for name in REPORTS:  # If this run ends early, no reports of an earlier one remain.
                 (out / name).unlink(missing_ok=True)
             seconds = await _run(client, plan, journal, dataset, setting.concurrency)
             figures = counted(plan, dataset, journal, setting.limits)
@@ -284,6 +284,6 @@ async def _measured(connect: Callable[[], AsyncClient], setting: Setting) -> dic
 async def _run(client: AsyncClient, plan: Plan, journal: Journal, dataset: Dataset, concurrency: int) -> float:
     """Ask everything that is open, with a progress bar; returns seconds."""
     begin = time.perf_counter()
-    with output.counter(f"robustness of {plan.model}", len(dataset) * (1 + len(plan.trials))) as told:
-        await Check(client, plan, journal, told).run(dataset, concurrency)
+    with output.counter(f"robustness of {plan.model}", len(dataset) * (1 + len(plan.trials))) as report:
+        await Check(client, plan, journal, report).run(dataset, concurrency)
     return time.perf_counter() - begin

@@ -20,7 +20,7 @@ from gradserve.robustness.results import RunStats
 from gradserve.robustness.run import UNSATURATED_LOSS, Check
 from gradserve.robustness.words import meaning, unmeasured, warnings
 
-_MAX_NAMES_SHOWN = 10  # unreadable pictures and failed requests that are named
+_MAX_NAMES_SHOWN = 10  # The most unreadable pictures, and failed requests, that are named.
 _MARKS = {"passed": ("holds", "green"), "failed": ("FAILS", "bold red"), "not_measured": ("NOT MEASURED", "bold red")}
 _LEADS = {
     "passed": "Passed: every threshold holds.",
@@ -62,10 +62,10 @@ def _fallen(check: Check, natural: bool) -> list[tuple[Outcome, Trial]]:
         each.key: each for each in check.plan.trials if each.natural == natural and each.model == check.plan.model
     }
     right = {each.id for each in check.journal if each.trial == CLEAN and each.state == "right"}
-    found = [each for each in check.journal if each.trial in trials and each.state == "wrong" and each.id in right]
-    found.sort(key=lambda each: (Fraction(trials[each.trial].level), each.margin or 0.0, each.id))
-    first = {each.id: each for each in reversed(found)}  # each picture once, where it fell to the least
-    return [(each, trials[each.trial]) for each in found if first[each.id] is each]
+    fallen = [each for each in check.journal if each.trial in trials and each.state == "wrong" and each.id in right]
+    fallen.sort(key=lambda each: (Fraction(trials[each.trial].level), each.margin or 0.0, each.id))
+    first = {each.id: each for each in reversed(fallen)}  # Each picture once, with the weakest trial that it fell to.
+    return [(each, trials[each.trial]) for each in fallen if first[each.id] is each]
 
 
 def show(plan: Plan, figures: Figures, effort: RunStats, out: Path) -> None:
@@ -95,11 +95,11 @@ def show(plan: Plan, figures: Figures, effort: RunStats, out: Path) -> None:
 
 def _notes(figures: Figures) -> Iterator[str]:
     """What a reader should know beside the figures, a line each."""
-    for what, found in (("unreadable", figures.unreadable), ("failed", figures.failed)):
-        for name, reason in list(found.items())[:_MAX_NAMES_SHOWN]:
+    for what, reasons in (("unreadable", figures.unreadable), ("failed", figures.failed)):
+        for name, reason in list(reasons.items())[:_MAX_NAMES_SHOWN]:
             yield f"{what}: {name}: {reason}"
-        if len(found) > _MAX_NAMES_SHOWN:
-            yield f"{what}: and {len(found) - _MAX_NAMES_SHOWN} more"
+        if len(reasons) > _MAX_NAMES_SHOWN:
+            yield f"{what}: and {len(reasons) - _MAX_NAMES_SHOWN} more"
     for each in [*figures.attacks, *figures.together]:
         if each.not_measured:
             yield f"not measured: {each.attack} {each.eps}: {unmeasured(each)}"
@@ -175,17 +175,17 @@ def _warnings(figures: Figures) -> list[page.Section]:
     return [page.Section("Warnings", "", [], (), [page.Table(["", "warning", "pictures"], rows)])] if rows else []
 
 
-def _remark(found: Robustness) -> str:
-    told = {
+def _remark(attack: Robustness) -> str:
+    remarks = {
         "already_misclassified": "wrong before the attack",
         "lost_in_encoding": "lost in 8 bits, counted as fallen",
     }
-    parts = [f"{count} {told[verdict]}" for verdict, count in found.verdicts.items() if verdict in told]
-    if found.not_measured:
-        parts.append(f"{found.not_measured} not measured")
-    if found.tried_again:
-        parts.append(f"{found.tried_again} tried again with loss {UNSATURATED_LOSS}")
-    return ", ".join([*parts, *([f"{found.failed} requests failed, counted as fallen"] if found.failed else [])])
+    parts = [f"{count} {remarks[verdict]}" for verdict, count in attack.verdicts.items() if verdict in remarks]
+    if attack.not_measured:
+        parts.append(f"{attack.not_measured} not measured")
+    if attack.tried_again:
+        parts.append(f"{attack.tried_again} tried again with loss {UNSATURATED_LOSS}")
+    return ", ".join([*parts, *([f"{attack.failed} requests failed, counted as fallen"] if attack.failed else [])])
 
 
 def _corruption_section(figures: Figures) -> page.Section:
@@ -208,7 +208,9 @@ def _corruption_summary(figures: Figures) -> str:
 
 def _story(case: Case, head: str) -> page.Story:
     example, certificate = case.example, case.answer.certificate
-    (before, before_name), (after, after_name) = (_said(each, head) for each in (certificate.before, certificate.after))
+    (before, before_name), (after, after_name) = (
+        _deciding_class(each, head) for each in (certificate.before, certificate.after)
+    )
     size = f"largest change {255 * certificate.linf:.3g}/255"
     facts = [f"margin {certificate.after.margin:.2f}", f"{certificate.l0} pixels changed", size]
     if certificate.first_success is not None and not case.trial.natural:
@@ -223,8 +225,8 @@ def _story(case: Case, head: str) -> page.Story:
     return page.Story(title, Image.fromarray(example.pixels()), bars, figures=figures)
 
 
-def _said(judgement: Judgement, head: str) -> tuple[Score, str]:
-    """The class that decides, and what is said of it: the one predicted; of independent labels the picture's own."""
+def _deciding_class(judgement: Judgement, head: str) -> tuple[Score, str]:
+    """The class that decides, and its text: the predicted class, or with independent labels the picture's own."""
     if head != "multilabel":
         return judgement.predicted, judgement.predicted.class_name
     own = judgement.label
@@ -243,6 +245,6 @@ def _counts(figures: Figures) -> list[str]:
 
 
 def _effort(effort: RunStats) -> list[str]:
-    known = f"{effort.known} answers from the journal"
-    asked = f"{effort.rows} rows in {effort.seconds:.1f} s ({effort.rows_per_second:.0f} rows/s)"
-    return [f"{effort.pictures} pictures", *([known] if effort.known else []), *([asked] if effort.rows else [])]
+    journal = f"{effort.known} answers from the journal"
+    measured = f"{effort.rows} rows in {effort.seconds:.1f} s ({effort.rows_per_second:.0f} rows/s)"
+    return [f"{effort.pictures} pictures", *([journal] if effort.known else []), *([measured] if effort.rows else [])]

@@ -95,8 +95,8 @@ def stylize(
         **recipe.arguments(),
     }
     with connection.client(timeout) as client:
-        found = output.watched(client.stylize_stream(photo, weighted, timeout=timeout, **arguments), "stylize")
-    _deliver(found, out, as_json)
+        result = output.watched(client.stylize_stream(photo, weighted, timeout=timeout, **arguments), "stylize")
+    _deliver(result, out, as_json)
 
 
 def _layer_weights(texts: list[str]) -> dict[str, float]:
@@ -110,16 +110,16 @@ def _layer_weights(texts: list[str]) -> dict[str, float]:
     return weights
 
 
-def _deliver(found: StylizedImage, out: Path, as_json: bool) -> None:
+def _deliver(result: StylizedImage, out: Path, as_json: bool) -> None:
     out.parent.mkdir(parents=True, exist_ok=True)
-    saved = [found.save(out)]
-    for step, png in found.snapshots.items():
+    saved = [result.save(out)]
+    for step, png in result.snapshots.items():
         saved.append(save(png, out.with_name(f"{out.stem}-step{step}{out.suffix}")))
-    output.warn((*found.warnings, *found.provenance.warnings))
+    output.warn((*result.warnings, *result.provenance.warnings))
     if as_json:
-        curves = {name: values.tolist() for name, values in found.curves.items()}
-        output.print_json({**output.plain(found), "curves": curves, "saved": [str(path) for path in saved]})
+        curves = {name: values.tolist() for name, values in result.curves.items()}
+        output.print_json({**output.plain(result), "curves": curves, "saved": [str(path) for path in saved]})
         return
-    for name, value in found.losses.items():
-        output.out().print(f"{name:16} {found.initial_losses[name]:.4g} -> {value:.4g}")
-    output.out().print(f"{found.done} of {found.asked} steps, saved as " + ", ".join(map(str, saved)))
+    for name, value in result.losses.items():
+        output.out().print(f"{name:16} {result.initial_losses[name]:.4g} -> {value:.4g}")
+    output.out().print(f"{result.done} of {result.asked} steps, saved as " + ", ".join(map(str, saved)))

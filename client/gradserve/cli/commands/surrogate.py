@@ -60,7 +60,7 @@ class Answers:
     """What the model saw, [H, W, 3] uint8 each, and its logits for it; and what could not be asked about."""
 
     card: ModelCard
-    seen: list[Array] = field(default_factory=list)
+    inputs: list[Array] = field(default_factory=list)
     scores: list[Array] = field(default_factory=list)
     left_out: dict[str, str] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
@@ -90,17 +90,17 @@ def surrogate(
     """
     module = server_module("models.surrogate.training")
     dataset = open_dataset(data).take(limit, seed or 0)
-    answers = asyncio.run(_asked(partial(connection.async_client, timeout), model, dataset, concurrency))
+    answers = asyncio.run(_ask_all(partial(connection.async_client, timeout), model, dataset, concurrency))
     output.warn(answers.warnings)
-    if len(answers.seen) < 2:
-        raise ValueError(f"{data}: only {len(answers.seen)} pictures were answered; that is too few to learn from")
+    if len(answers.inputs) < 2:
+        raise ValueError(f"{data}: only {len(answers.inputs)} pictures were answered; that is too few to learn from")
     trained = _train(module, answers, training, seed or 0)
     called = name or f"{answers.card.name}-surrogate"
     out.mkdir(parents=True, exist_ok=True)
     trained.save(out / f"{called}.safetensors")
     entry = _entry(called, answers.card, module, trained.arguments)
     (out / f"{called}.toml").write_text(entry)
-    found = {
+    facts = {
         "name": called,
         "model": answers.card.name,
         "weights": str(out / f"{called}.safetensors"),
@@ -110,7 +110,7 @@ def surrogate(
         "held_out": trained.held_out,
         "agreement": trained.agreement,
     }
-    _print(found, entry, as_json)
+    _print(facts, entry, as_json)
 
 
 def _train(module: Any, answers: Answers, training: Training, seed: int) -> Any:
@@ -119,8 +119,8 @@ def _train(module: Any, answers: Answers, training: Training, seed: int) -> Any:
     if training.labels_only:
         scores = _labels_alone(scores, answers.card.head)
     settings = module.TrainingSettings(epochs=training.epochs, rate=training.rate, mirror=training.mirror, seed=seed)
-    with output.counter("training", module.steps(len(scores), settings)) as told:
-        return module.train(np.stack(answers.seen), scores, settings, told, answers.card.head)
+    with output.counter("training", module.steps(len(scores), settings)) as report:
+        return module.train(np.stack(answers.inputs), scores, settings, report, answers.card.head)
 
 
 def _labels_alone(scores: Array, head: str) -> Array:
@@ -132,27 +132,27 @@ def _labels_alone(scores: Array, head: str) -> Array:
     return np.where(np.arange(scores.shape[1]) == scores.argmax(1)[:, None], 20.0, 0.0).astype(np.float32)
 
 
-async def _asked(connect: Callable[[], AsyncClient], model: str, dataset: Dataset, concurrency: int) -> Answers:
+async def _ask_all(connect: Callable[[], AsyncClient], model: str, dataset: Dataset, concurrency: int) -> Answers:
     """The model's answers to all pictures, in their order."""
     places = asyncio.Semaphore(concurrency)
     async with connect() as client:
         answers = Answers(await client.model(model))
-        with output.counter(f"asking {answers.card.name}", len(dataset)) as told:
+        with output.counter(f"asking {answers.card.name}", len(dataset)) as report:
 
             async def one(example: Example) -> tuple[Array, Array, Sequence[str]] | str:
                 async with places:
-                    found = await _answer(client, answers.card, example)
-                    told(1)
-                    return found
+                    answer = await _answer(client, answers.card, example)
+                    report(1)
+                    return answer
 
             results = await asyncio.gather(*map(one, dataset))
-    for example, found in zip(dataset, results, strict=True):
-        if isinstance(found, str):
-            answers.left_out[example.id] = found
+    for example, answer in zip(dataset, results, strict=True):
+        if isinstance(answer, str):
+            answers.left_out[example.id] = answer
         else:
-            answers.seen.append(found[0])
-            answers.scores.append(found[1])
-            answers.warnings += found[2]
+            answers.inputs.append(answer[0])
+            answers.scores.append(answer[1])
+            answers.warnings += answer[2]
     return answers
 
 
@@ -162,7 +162,7 @@ async def _answer(client: AsyncClient, card: ModelCard, example: Example) -> tup
     try:
         pixels = await asyncio.to_thread(example.pixels)
         ask = partial(client.predict, example.image, model=card.name, top_k=classes, priority="batch")
-        found = await RetryPolicy().answered(ask)
+        prediction = await RetryPolicy().answered(ask)
     except Unreadable as error:
         return error.reason
     except TRANSIENT as error:
@@ -172,9 +172,9 @@ async def _answer(client: AsyncClient, card: ModelCard, example: Example) -> tup
             raise
         return reason(error)
     scores = np.full(classes, -np.inf, np.float32)
-    for score in found:
+    for score in prediction:
         scores[score.class_index] = score.logit
-    return _as_seen(pixels, found.region, card.input_size), scores, found.provenance.warnings
+    return _as_seen(pixels, prediction.region, card.input_size), scores, prediction.provenance.warnings
 
 
 def _as_seen(pixels: Array, region: Region, size: tuple[int, int]) -> Array:
@@ -203,13 +203,13 @@ def _entry(name: str, card: ModelCard, training: Any, arguments: dict[str, int])
     return "\n".join([f"[models.{json.dumps(name)}]", *lines, f"arguments = {{ {inline} }}", ""])
 
 
-def _print(found: dict[str, Any], entry: str, as_json: bool) -> None:
+def _print(facts: dict[str, Any], entry: str, as_json: bool) -> None:
     if as_json:
-        output.print_json(found)
+        output.print_json(facts)
         return
-    for id, why in found["left_out"].items():
+    for id, why in facts["left_out"].items():
         output.err().print(f"left out: {id}: {why}", style="yellow")
     output.out().print(
-        f"{found['name']}: trained on {found['answers']} answers of {found['model']}; on {found['held_out']} held-out "
-        f"pictures it agrees in {found['agreement']:.1%}\nwrote {found['weights']} and {found['catalogue']}"
+        f"{facts['name']}: trained on {facts['answers']} answers of {facts['model']}; on {facts['held_out']} held-out "
+        f"pictures it agrees in {facts['agreement']:.1%}\nwrote {facts['weights']} and {facts['catalogue']}"
     )

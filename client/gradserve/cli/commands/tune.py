@@ -23,23 +23,23 @@ def tune(out: Path, config: Path | None, models: list[str]) -> None:
         raise GradserveError(f"{SERVER_MISSING} ({missing.name} is not installed)") from None
     device = tuning.device_of(settings.pool)
 
-    def shown(rounds: Iterable[int], name: str) -> Iterable[int]:
+    def show(rounds: Iterable[int], name: str) -> Iterable[int]:
         return track(rounds, name, console=output.err(), transient=True)
 
-    found = list(tuning.tune(settings.models, device, settings.pool.threads, shown))
-    out.write_text(tuning.as_toml(found, device))
-    output.out().print(_table(found))
+    results = list(tuning.tune(settings.models, device, settings.pool.threads, show))
+    out.write_text(tuning.as_toml(results, device))
+    output.out().print(_table(results))
     output.err().print(f"written to {out}; use it with: gradserve serve --tuned {out}", highlight=False)
 
 
-def _table(found: Iterable[Any]) -> Table:
+def _table(results: Iterable[Any]) -> Table:
     table = Table(title="Gradients on this machine", title_justify="left", box=None)
     for column in ("model", "precision"):
         table.add_column(column)
     for column in ("rows per pass", "rows/s", "against exact"):
         table.add_column(column, justify="right")
     table.add_column("AUTO of")
-    for each in found:
+    for each in results:
         for precision, rows in each.rows.items():
             rate, times = each.rates[precision, rows], each.speedup[precision]
             auto = ", ".join(rpc for rpc, chosen in each.auto.items() if chosen == precision)

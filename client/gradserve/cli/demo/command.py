@@ -80,18 +80,18 @@ def demo(
         options.Connection(address, tls, ca, token).client(timeout) as client,
     ):
         client.wait_until_ready(serving.start_timeout)
-        deeds, sections = _shown(client, contents.pictures)
+        entries, sections = _run_chapters(client, contents.pictures)
     lead = "Every picture on this page was made by a running server that was asked over gRPC."
     path = out / "index.html"
     path.write_text(page.html("gradserve", lead, sections), encoding="utf-8")
     if as_json:
-        output.print_json({"page": str(path), "done": [output.plain(deed) for deed in deeds]})
+        output.print_json({"page": str(path), "done": [output.plain(entry) for entry in entries]})
     else:
-        output.out().print(_table(deeds))
-        output.out().print(f"{len(deeds)} requests; the pictures are on {path}")
+        output.out().print(_table(entries))
+        output.out().print(f"{len(entries)} requests; the pictures are on {path}")
 
 
-def _shown(client: Client, count: int) -> tuple[list[session.LogEntry], list[page.Section]]:
+def _run_chapters(client: Client, count: int) -> tuple[list[session.LogEntry], list[page.Section]]:
     """Every chapter for every model, with so many pictures each, and a progress bar."""
     cards = [client.model(card.name) for card in client.models()]
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
@@ -105,24 +105,24 @@ def _shown(client: Client, count: int) -> tuple[list[session.LogEntry], list[pag
                 section = chapter(demo, card)
                 if section.stories:
                     sections.append(section)
-                    _say(f"{section.title}: {len(demo.deeds)} of {total} requests are done")
-    return demo.deeds, sections
+                    _say(f"{section.title}: {len(demo.log)} of {total} requests are done")
+    return demo.log, sections
 
 
 def _say(text: str) -> None:
-    """Where no progress bar is seen."""
+    """Prints the text where there is no terminal, and so no progress bar."""
     if not output.err().is_terminal:
         output.err().print(text)
 
 
-def _table(deeds: Sequence[session.LogEntry]) -> Table:
+def _table(entries: Sequence[session.LogEntry]) -> Table:
     table = Table(box=None)
     for column in ("model", "picture", "asked"):
         table.add_column(column, no_wrap=True)
     for column in ("ms", "rows"):
         table.add_column(column, justify="right")
     table.add_column("answer", overflow="fold")
-    for deed in deeds:
-        milliseconds = f"{1000 * deed.seconds:.0f}"
-        table.add_row(deed.model, deed.picture, deed.asked, milliseconds, str(deed.rows), deed.answer)
+    for entry in entries:
+        milliseconds = f"{1000 * entry.seconds:.0f}"
+        table.add_row(entry.model, entry.picture, entry.asked, milliseconds, str(entry.rows), entry.answer)
     return table

@@ -41,36 +41,36 @@ def requests(card: ModelCard, pictures: int) -> int:
 
 def _influence(demo: "Session", card: ModelCard, picture: samples.SamplePicture, method: str) -> list[page.Figure]:
     what = f"{card.name}: {picture.name}: influence, {method}"
-    found, seconds = demo.timed(what, lambda: demo.client.influence(picture.data, method, top=_TOP, model=card.name))
-    best = found.helpful[0] if found.helpful else None
+    result, seconds = demo.timed(what, lambda: demo.client.influence(picture.data, method, top=_TOP, model=card.name))
+    best = result.helpful[0] if result.helpful else None
     answer = "no example stands out" if best is None else f"most: {best.label_name}, row {best.row}"
-    demo.note(picture.name, f"influence, {method}", seconds, found.provenance, answer)
+    demo.note(picture.name, f"influence, {method}", seconds, result.provenance, answer)
     if method == "neighbours":
-        return [_figure("similar (no influence)", found.helpful, f"cosine {_span(found.helpful)}", found, seconds)]
-    loss = f"{found.label_name}: loss {found.value:.3g}"
+        return [_figure("similar (no influence)", result.helpful, f"cosine {_span(result.helpful)}", result, seconds)]
+    loss = f"{result.label_name}: loss {result.value:.3g}"
     return [
-        _figure(f"{method}: helpful", found.helpful, loss, found, seconds),
-        _figure(f"{method}: harmful", found.harmful, loss, found, seconds),
+        _figure(f"{method}: helpful", result.helpful, loss, result, seconds),
+        _figure(f"{method}: harmful", result.harmful, loss, result, seconds),
     ]
 
 
 def _figure(
-    title: str, examples: Sequence[TrainingExample], value: str, found: Influence, seconds: float
+    title: str, examples: Sequence[TrainingExample], value: str, result: Influence, seconds: float
 ) -> page.Figure:
     facts = [f"{each.label_name} {_score(each)}" for each in examples]
-    costs = [f"{1000 * seconds:.0f} ms", f"of {found.examples} examples"]
-    return page.Figure(title, _pictures(examples), value, [*facts, *costs], found.provenance.warnings)
+    costs = [f"{1000 * seconds:.0f} ms", f"of {result.examples} examples"]
+    return page.Figure(title, _pictures(examples), value, [*facts, *costs], result.provenance.warnings)
 
 
 def _suspects(demo: "Session", card: ModelCard) -> list[page.Story]:
     """The first of them is shown large; the others stand beside it."""
     what = f"{card.name}: suspects"
-    found, seconds = demo.timed(what, lambda: demo.client.suspects(model=card.name, top=_SUSPECTS))
-    demo.note("", "suspects", seconds, found.provenance, f"first: {found[0].label_name}, row {found[0].row}")
-    pictures = _pictures(found.examples)
+    result, seconds = demo.timed(what, lambda: demo.client.suspects(model=card.name, top=_SUSPECTS))
+    demo.note("", "suspects", seconds, result.provenance, f"first: {result[0].label_name}, row {result[0].row}")
+    pictures = _pictures(result.examples)
     if not pictures:
         return []
-    facts = [f"{each.label_name} {each.self_influence:.2g}" for each in found]
+    facts = [f"{each.label_name} {each.self_influence:.2g}" for each in result]
     title = "labels to look at again"
     return [page.Story(title, pictures[0], figures=[page.Figure("suspects", pictures, "self-influence", facts)])]
 

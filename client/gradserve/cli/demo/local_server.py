@@ -32,10 +32,10 @@ def launched(arguments: Sequence[str], log: Path, timeout: float) -> Iterator[st
 def _address(server: subprocess.Popen[str], log: Path, timeout: float) -> str:
     """The address that the server prints when it is ready."""
     assert server.stdout is not None
-    found: SimpleQueue[str | None] = SimpleQueue()
-    threading.Thread(target=_watch, args=(server.stdout, found), daemon=True).start()
+    addresses: SimpleQueue[str | None] = SimpleQueue()
+    threading.Thread(target=_watch, args=(server.stdout, addresses), daemon=True).start()
     try:
-        address = found.get(timeout=timeout)
+        address = addresses.get(timeout=timeout)
     except Empty:
         raise GradserveError(f"the server was not ready within {timeout:g} s\n{_tail(log)}") from None
     if address is None:
@@ -44,11 +44,11 @@ def _address(server: subprocess.Popen[str], log: Path, timeout: float) -> str:
     return address
 
 
-def _watch(lines: IO[str], found: "SimpleQueue[str | None]") -> None:
-    for line in lines:  # to the end, or the server would block on a full pipe
+def _watch(lines: IO[str], addresses: "SimpleQueue[str | None]") -> None:
+    for line in lines:  # All lines are read, since a full pipe would block the server.
         if match := _READY.search(line):
-            found.put(match[1])
-    found.put(None)
+            addresses.put(match[1])
+    addresses.put(None)
 
 
 def _tail(log: Path) -> str:

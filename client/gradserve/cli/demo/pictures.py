@@ -9,31 +9,31 @@ from gradserve.messages.goals import Goal, GoalLike
 from gradserve.results.models import ModelCard
 from gradserve.results.pictures import MaximizedImage, MaximizedImages, StylizedImage, opened
 
-_MAX_CLASSES_SHOWN = 10  # classes, up to which each gets a picture
+_MAX_CLASSES_SHOWN = 10  # With no more classes than this, each gets a picture.
 _STEPS, _SNAPSHOTS = 128, (0, 8, 32, 128)
-_DREAM, _STYLED, _STYLED_SMALL = 256, 320, 384  # pixels of the longer side; the last for networks of small inputs
+_DREAM, _STYLED, _STYLED_SMALL = 256, 320, 384  # Pixels of the longer side; the last is for small inputs.
 _SMALL_INPUT = 64
-_COARSE, _FINE = 60, 20  # steps at half and at full resolution
-_MIN_INPUT_SIDE = 16  # pixels of the input, below which there is nothing to dream of
+_COARSE, _FINE = 60, 20  # Steps at half and at full resolution.
+_MIN_INPUT_SIDE = 16  # Models with smaller inputs get no DeepDream and no style.
 
 
 def maximized(demo: Session, card: ModelCard) -> page.Section:
     """A picture of each class, or of those that the model sees in the sample pictures."""
     goals = _goals(demo, card)
-    found, seconds = demo.timed(
+    result, seconds = demo.timed(
         f"{card.name}: maximize {len(goals)} classes",
         lambda: demo.client.maximize(goals, model=card.name, steps=_STEPS, snapshots=_SNAPSHOTS),
     )
-    assert isinstance(found, MaximizedImages)
-    origin = found[0].provenance
-    demo.note("noise", f"maximize {len(goals)} classes", seconds, origin, "; ".join(map(_seen, found)))
-    facts = [f"{found[0].preset}", f"{found[0].done} steps", f"{seconds:.1f} s", f"{origin.rows} rows"]
-    figures = [page.Figure(each.name, [each.image], _seen(each), (), each.warnings) for each in found]
-    way = [opened(png) for png in found[0].snapshots.values()]
-    figures.append(page.Figure(f"{found[0].name}, after {', '.join(map(str, found[0].snapshots))} steps", way))
-    figures.append(page.Figure(f"{found[0].name}: its course", [drawing.curves(found[0].curves)]))
+    assert isinstance(result, MaximizedImages)
+    origin = result[0].provenance
+    demo.note("noise", f"maximize {len(goals)} classes", seconds, origin, "; ".join(map(_top_class, result)))
+    facts = [f"{result[0].preset}", f"{result[0].done} steps", f"{seconds:.1f} s", f"{origin.rows} rows"]
+    figures = [page.Figure(each.name, [each.image], _top_class(each), (), each.warnings) for each in result]
+    way = [opened(png) for png in result[0].snapshots.values()]
+    figures.append(page.Figure(f"{result[0].name}, after {', '.join(map(str, result[0].snapshots))} steps", way))
+    figures.append(page.Figure(f"{result[0].name}: its course", [drawing.curves(result[0].curves)]))
     lead = "Made from noise, step by step along the gradient, towards each class; under each what the model sees in it."
-    return page.Section(f"{card.name}: maximized", lead, [page.Story("from noise", found.sheet(), (), facts, figures)])
+    return page.Section(f"{card.name}: maximized", lead, [page.Story("from noise", result.sheet(), (), facts, figures)])
 
 
 def dreamt(demo: Session, card: ModelCard) -> page.Section:
@@ -41,16 +41,16 @@ def dreamt(demo: Session, card: ModelCard) -> page.Section:
     stories = []
     for picture in _photos(card)[:1]:
         goal = Goal.layer(card.grad_cam_layer)
-        found, seconds = demo.timed(
+        result, seconds = demo.timed(
             f"{card.name}: {picture.name}: dream",
             lambda picture=picture, goal=goal: demo.client.maximize(  # type: ignore[misc]
                 goal, image=picture.data, model=card.name, preset="dream", size=_DREAM
             ),
         )
-        assert isinstance(found, MaximizedImage)
-        demo.note(picture.name, "dream", seconds, found.provenance, f"{found.name} = {found.value:.3g}")
-        facts = [f"{found.done} steps in {found.settings['octaves']} octaves", f"{seconds:.1f} s"]
-        figures = [page.Figure(found.name, [found.image], f"mean square {found.value:.3g}", facts, found.warnings)]
+        assert isinstance(result, MaximizedImage)
+        demo.note(picture.name, "dream", seconds, result.provenance, f"{result.name} = {result.value:.3g}")
+        facts = [f"{result.done} steps in {result.settings['octaves']} octaves", f"{seconds:.1f} s"]
+        figures = [page.Figure(result.name, [result.image], f"mean square {result.value:.3g}", facts, result.warnings)]
         stories.append(page.Story(picture.name, picture.open(), figures=figures))
     lead = "What a layer sees in a photo, exaggerated in four octaves."
     return page.Section(f"{card.name}: DeepDream", lead, stories)
@@ -63,16 +63,16 @@ def stylized(demo: Session, card: ModelCard) -> page.Section:
     for picture in _photos(card)[:1]:
         figures = []
         for style in samples.styles():
-            found, seconds = demo.timed(
+            result, seconds = demo.timed(
                 f"{card.name}: {picture.name} in the style of {style.name}",
                 lambda picture=picture, style=style: demo.client.stylize(  # type: ignore[misc]
                     picture.data, style.data, model=card.name, size=size, coarse_steps=_COARSE, steps=_FINE
                 ),
             )
-            fall = found.initial_losses["style"] / found.losses["style"]
+            fall = result.initial_losses["style"] / result.losses["style"]
             answer = f"style loss {fall:.0f} times smaller"
-            demo.note(picture.name, f"stylize: {style.name}", seconds, found.provenance, answer)
-            figures += _styled(found, style, answer, seconds)
+            demo.note(picture.name, f"stylize: {style.name}", seconds, result.provenance, answer)
+            figures += _style_figures(result, style, answer, seconds)
         stories.append(page.Story(picture.name, picture.open(), figures=figures))
     lead = "The content of one picture with the style of another: Gram matrices of several layers are matched."
     return page.Section(f"{card.name}: stylized", lead, stories)
@@ -83,9 +83,9 @@ CHAPTERS = (maximized, dreamt, stylized)
 
 def requests(card: ModelCard) -> int:
     """How many requests these chapters make for a model."""
-    shown = min(len(_photos(card)), 1)
-    asked = 0 if len(card.classes) <= _MAX_CLASSES_SHOWN else len(samples.pictures(card, 4))
-    return 1 + asked + shown * (1 + len(samples.styles()))
+    photos = min(len(_photos(card)), 1)
+    predictions = 0 if len(card.classes) <= _MAX_CLASSES_SHOWN else len(samples.pictures(card, 4))
+    return 1 + predictions + photos * (1 + len(samples.styles()))
 
 
 def _goals(demo: Session, card: ModelCard) -> list[GoalLike]:
@@ -104,13 +104,15 @@ def _photos(card: ModelCard) -> Sequence[samples.SamplePicture]:
     return samples.pictures(card, 1) if card.any_size and min(card.input_size) >= _MIN_INPUT_SIDE else ()
 
 
-def _seen(each: MaximizedImage) -> str:
+def _top_class(each: MaximizedImage) -> str:
     return f"{each.top[0].class_name} {each.top[0].probability:.1%}" if each.top else f"{each.value:.3g}"
 
 
-def _styled(found: StylizedImage, style: samples.SamplePicture, answer: str, seconds: float) -> list[page.Figure]:
-    facts = [f"{found.done} steps", f"{seconds:.1f} s", f"content loss {found.losses['content']:.2f}"]
+def _style_figures(
+    result: StylizedImage, style: samples.SamplePicture, answer: str, seconds: float
+) -> list[page.Figure]:
+    facts = [f"{result.done} steps", f"{seconds:.1f} s", f"content loss {result.losses['content']:.2f}"]
     return [
-        page.Figure(f"in the style of {style.name}", [found.image, style.open()], answer, facts, found.warnings),
-        page.Figure(f"{style.name}: its course", [drawing.curves(found.curves)]),
+        page.Figure(f"in the style of {style.name}", [result.image, style.open()], answer, facts, result.warnings),
+        page.Figure(f"{style.name}: its course", [drawing.curves(result.curves)]),
     ]

@@ -21,7 +21,7 @@ def siblings(demo: "Session", card: ModelCard) -> page.Section:
         figures = [
             figure
             for name in (_sibling(card), card.name)
-            for figure in (*_maps(demo, name, picture), _attacked(demo, name, picture))
+            for figure in (*_maps(demo, name, picture), _attack(demo, name, picture))
         ]
         stories.append(page.Story(picture.name, picture.open(), figures=figures))
     lead = (
@@ -43,23 +43,23 @@ def _sibling(card: ModelCard) -> str:
 
 
 def _maps(demo: "Session", name: str, picture: samples.SamplePicture) -> list[page.Figure]:
-    found, seconds = demo.timed(
+    result, seconds = demo.timed(
         f"{name}: {picture.name}: {', '.join(_METHODS)}",
         lambda: demo.client.explain(picture.data, list(_METHODS), model=name),
     )
     figures = []
-    for method, each in zip(_METHODS, found, strict=True):
+    for method, each in zip(_METHODS, result, strict=True):
         demo.note(picture.name, method, seconds / len(_METHODS), each.provenance, each.target_name)
         figures.append(page.Figure(f"{name}: {method}", (each.heatmap(),), each.target_name, (), each.warnings))
     return figures
 
 
-def _attacked(demo: "Session", name: str, picture: samples.SamplePicture) -> page.Figure:
-    found, seconds = demo.timed(
+def _attack(demo: "Session", name: str, picture: samples.SamplePicture) -> page.Figure:
+    result, seconds = demo.timed(
         f"{name}: {picture.name}: pgd", lambda: demo.client.attack(picture.data, "pgd", eps=_EPS, steps=20, model=name)
     )
-    before, after = found.certificate.before.predicted, found.certificate.after.predicted
+    before, after = result.certificate.before.predicted, result.certificate.after.predicted
     answer = f"{before.class_name} → {after.class_name} ({after.probability:.0%})"
-    demo.note(picture.name, f"pgd, {_EPS}", seconds, found.provenance, answer)
-    facts, warnings = [found.certificate.verdict.replace("_", " ")], found.certificate.warnings
-    return page.Figure(f"{name}: pgd, {_EPS}", (found.image(),), answer, facts, warnings)
+    demo.note(picture.name, f"pgd, {_EPS}", seconds, result.provenance, answer)
+    facts, warnings = [result.certificate.verdict.replace("_", " ")], result.certificate.warnings
+    return page.Figure(f"{name}: pgd, {_EPS}", (result.image(),), answer, facts, warnings)

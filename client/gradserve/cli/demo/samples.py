@@ -42,27 +42,27 @@ def pictures(card: ModelCard, count: int) -> list[SamplePicture]:
 
 def styles() -> list[SamplePicture]:
     """Pictures whose style can be taken."""
-    return _found(_STYLES)
+    return _installed(_STYLES)
 
 
 def _photos(count: int) -> list[SamplePicture]:
-    return _found(_PHOTOS)[:count]
+    return _installed(_PHOTOS)[:count]
 
 
-def _found(places: Mapping[str, tuple[str, str]]) -> list[SamplePicture]:
-    found = []
+def _installed(places: Mapping[str, tuple[str, str]]) -> list[SamplePicture]:
+    existing = []
     for name, (package, place) in places.items():
-        spec = find_spec(package)  # finds the folder and imports nothing
+        spec = find_spec(package)  # This finds the folder and imports nothing.
         path = Path(spec.origin).parent / place if spec and spec.origin else None
         if path and path.exists():
-            found.append(SamplePicture(name, path.read_bytes()))
-    return found
+            existing.append(SamplePicture(name, path.read_bytes()))
+    return existing
 
 
 def _digits(count: int) -> list[SamplePicture]:
     if not find_spec("sklearn"):
         return []
-    from sklearn.datasets import load_digits  # comes with the server
+    from sklearn.datasets import load_digits  # scikit-learn comes with the server.
 
     digits = load_digits()
     chosen = [int(np.flatnonzero(digits.target == digit)[-1]) for digit in _DIGITS[:count]]

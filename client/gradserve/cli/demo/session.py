@@ -31,7 +31,7 @@ _METHODS = fields.names(EXPLAIN_METHOD)
 
 @dataclass(frozen=True)
 class LogEntry:
-    """One thing that was asked of the server, and what it answered."""
+    """One request to the server, its cost and its answer."""
 
     model: str
     picture: str
@@ -43,12 +43,12 @@ class LogEntry:
 
 @dataclass
 class Session:
-    """A demonstration under way: who is asked, whom to tell of the next thing, what was done so far."""
+    """A running demo: its client, how many pictures it uses, a callback before each request, and the log so far."""
 
     client: Client
     pictures: int
     begin: Callable[[str], None]
-    deeds: list[LogEntry] = field(default_factory=list)
+    log: list[LogEntry] = field(default_factory=list)
 
     def timed(self, what: str, ask: Callable[[], T]) -> tuple[T, float]:
         """The answer, and the seconds it took."""
@@ -57,17 +57,17 @@ class Session:
         return ask(), time.perf_counter() - start
 
     def note(self, picture: str, asked: str, seconds: float, origin: Provenance, answer: str) -> None:
-        """Remember one thing that was done."""
-        self.deeds.append(LogEntry(origin.model, picture, asked, seconds, origin.rows, answer))
+        """Adds a request to the log."""
+        self.log.append(LogEntry(origin.model, picture, asked, seconds, origin.rows, answer))
 
 
 def explanations(demo: Session, card: ModelCard) -> page.Section:
     """Predict and every method of Explain on several pictures."""
     stories = []
     for picture in samples.pictures(card, demo.pictures):
-        prediction = _predicted(demo, card, picture)
+        prediction = _predict(demo, card, picture)
         bars = [(score.class_name, score.probability) for score in prediction]
-        figures = [_explained(demo, card, picture, method) for method in _METHODS]
+        figures = [_explain(demo, card, picture, method) for method in _METHODS]
         stories.append(page.Story(picture.name, picture.open(), bars, figures=figures))
     lead = "What the model predicts, and which pixels its top score depends on, as each method sees it."
     return page.Section(card.name, lead, stories, _facts_of(card))
@@ -88,7 +88,7 @@ def attacks(demo: Session, card: ModelCard) -> page.Section:
     """Adversarial pictures: what the model saw before, what it sees now, and the difference magnified."""
     stories = []
     for picture in samples.pictures(card, min(demo.pictures, 2)):
-        figures = [_attacked(demo, card, picture, title, facts) for title, facts in _ATTACKS]
+        figures = [_attack(demo, card, picture, title, facts) for title, facts in _ATTACKS]
         stories.append(page.Story(picture.name, picture.open(), figures=figures))
     lead = "Pictures changed a little so that the model errs: before, after, and the difference magnified around grey."
     return page.Section(f"{card.name}: attacks", lead, stories)
@@ -99,79 +99,79 @@ CHAPTERS = (explanations, targets, attacks, robust.siblings, influence.influence
 
 def requests(card: ModelCard, pictures: int) -> int:
     """How many requests the chapters make for a model."""
-    found = len(samples.pictures(card, pictures))
-    explained = found * (1 + len(_METHODS)) + min(found, 1) * (1 + len(_layers(card)))
-    attacked = min(found, 2) * len(_ATTACKS) + robust.requests(card, pictures)
+    count = len(samples.pictures(card, pictures))
+    explained = count * (1 + len(_METHODS)) + min(count, 1) * (1 + len(_layers(card)))
+    attacked = min(count, 2) * len(_ATTACKS) + robust.requests(card, pictures)
     return explained + attacked + influence.requests(card, pictures)
 
 
-def _predicted(demo: Session, card: ModelCard, picture: samples.SamplePicture) -> Prediction:
+def _predict(demo: Session, card: ModelCard, picture: samples.SamplePicture) -> Prediction:
     what = f"{card.name}: {picture.name}: predict"
-    found, seconds = demo.timed(what, lambda: demo.client.predict(picture.data, model=card.name))
-    answer = f"{found[0].class_name} ({found[0].probability:.1%})"
-    demo.note(picture.name, "predict", seconds, found.provenance, answer)
-    return found
+    result, seconds = demo.timed(what, lambda: demo.client.predict(picture.data, model=card.name))
+    answer = f"{result[0].class_name} ({result[0].probability:.1%})"
+    demo.note(picture.name, "predict", seconds, result.provenance, answer)
+    return result
 
 
-def _explained(demo: Session, card: ModelCard, picture: samples.SamplePicture, method: str) -> page.Figure:
+def _explain(demo: Session, card: ModelCard, picture: samples.SamplePicture, method: str) -> page.Figure:
     what = f"{card.name}: {picture.name}: {method}"
     try:
-        found, seconds = demo.timed(what, lambda: demo.client.explain(picture.data, method, model=card.name))
+        result, seconds = demo.timed(what, lambda: demo.client.explain(picture.data, method, model=card.name))
     except FailedPrecondition as refusal:
-        demo.deeds.append(LogEntry(card.name, picture.name, method, 0.0, 0, f"does not apply: {refusal}"))
+        demo.log.append(LogEntry(card.name, picture.name, method, 0.0, 0, f"does not apply: {refusal}"))
         return page.Figure(method, refusal=f"does not apply to this model: {refusal}")
-    demo.note(picture.name, method, seconds, found.provenance, _value(found))
-    return _figure(method, found, [f"{1000 * seconds:.0f} ms", f"{found.provenance.rows} rows"])
+    demo.note(picture.name, method, seconds, result.provenance, _value(result))
+    return _figure(method, result, [f"{1000 * seconds:.0f} ms", f"{result.provenance.rows} rows"])
 
 
 def _for_targets(
-    demo: Session, card: ModelCard, picture: samples.SamplePicture, asked: list[TargetLike]
+    demo: Session, card: ModelCard, picture: samples.SamplePicture, targets: list[TargetLike]
 ) -> list[page.Figure]:
-    what = f"smooth_grad, {len(asked)} targets"
-    found, seconds = demo.timed(
+    what = f"smooth_grad, {len(targets)} targets"
+    result, seconds = demo.timed(
         f"{card.name}: {picture.name}: {what}",
-        lambda: demo.client.explain(picture.data, "smooth_grad", samples=16, target=asked, model=card.name),
+        lambda: demo.client.explain(picture.data, "smooth_grad", samples=16, target=targets, model=card.name),
     )
-    demo.note(picture.name, what, seconds, found[0].provenance, "; ".join(map(_value, found)))
-    return [_figure("smooth_grad", each, ()) for each in found]
+    demo.note(picture.name, what, seconds, result[0].provenance, "; ".join(map(_value, result)))
+    return [_figure("smooth_grad", each, ()) for each in result]
 
 
-def _attacked(
+def _attack(
     demo: Session, card: ModelCard, picture: samples.SamplePicture, title: str, facts: Mapping[str, Any]
 ) -> page.Figure:
-    found, seconds = demo.timed(
+    result, seconds = demo.timed(
         f"{card.name}: {picture.name}: {title}",
         lambda: demo.client.attack(picture.data, model=card.name, perturbation=True, **facts),
     )
-    certificate = found.certificate
+    certificate = result.certificate
     before, after = certificate.before.predicted, certificate.after.predicted
     answer = f"{before.class_name} {before.probability:.1%} → {after.class_name} {after.probability:.1%}"
-    demo.note(picture.name, title, seconds, found.provenance, answer)
+    demo.note(picture.name, title, seconds, result.provenance, answer)
     goal = f", to be {certificate.target_name}" if certificate.target is not None else ""
-    told = [
+    captions = [
         certificate.verdict.replace("_", " ") + goal,
         f"L∞ {certificate.linf * 255:.3g}/255",
         f"L2 {certificate.l2:.3g}",
         f"{certificate.l0} pixels",
-        f"difference × {found.magnification:.3g}",
+        f"difference × {result.magnification:.3g}",
         f"{certificate.queries} queries",
         f"{1000 * seconds:.0f} ms",
     ]
-    pictures = (found.original_image(), found.image(), found.perturbation_image())
-    return page.Figure(title, pictures, answer, told, certificate.warnings)
+    pictures = (result.original_image(), result.image(), result.perturbation_image())
+    return page.Figure(title, pictures, answer, captions, certificate.warnings)
 
 
-def _figure(title: str, found: Explanation, costs: Sequence[str]) -> page.Figure:
-    facts = [f"{name} {_short(value)}" for name, value in found.parameters.items()]
-    if found.completeness_gap is not None:
-        facts.append(f"completeness gap {found.completeness_gap:.2g}")
-    warnings = tuple(dict.fromkeys((*found.warnings, *found.provenance.warnings)))
-    pictures = (found.overlay(), found.heatmap())
-    return page.Figure(title, pictures, _value(found), [*facts, *costs], warnings)
+def _figure(title: str, result: Explanation, costs: Sequence[str]) -> page.Figure:
+    facts = [f"{name} {_short(value)}" for name, value in result.parameters.items()]
+    if result.completeness_gap is not None:
+        facts.append(f"completeness gap {result.completeness_gap:.2g}")
+    warnings = tuple(dict.fromkeys((*result.warnings, *result.provenance.warnings)))
+    pictures = (result.overlay(), result.heatmap())
+    return page.Figure(title, pictures, _value(result), [*facts, *costs], warnings)
 
 
-def _value(found: Explanation) -> str:
-    return f"{found.target_name} = {found.target_value:.3g}"
+def _value(result: Explanation) -> str:
+    return f"{result.target_name} = {result.target_value:.3g}"
 
 
 def _short(value: object) -> str:
@@ -189,12 +189,12 @@ def _strongest(demo: Session, card: ModelCard, picture: samples.SamplePicture, l
     channels = range(0, layer.channels, max(1, -(-layer.channels // 16)))
     units = [Unit(layer.name, channel, layer.height // 2, layer.width // 2) for channel in channels]
     what = f"gradient, {len(units)} units"
-    found, seconds = demo.timed(
+    result, seconds = demo.timed(
         f"{card.name}: {picture.name}: {what}",
         lambda: demo.client.explain(picture.data, "gradient", target=units, model=card.name),
     )
-    best = max(range(len(units)), key=lambda place: found[place].target_value)
-    demo.note(picture.name, what, seconds, found[best].provenance, f"the most is {_value(found[best])}")
+    best = max(range(len(units)), key=lambda place: result[place].target_value)
+    demo.note(picture.name, what, seconds, result[best].provenance, f"the most is {_value(result[best])}")
     return units[best]
 
 

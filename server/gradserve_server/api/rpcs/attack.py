@@ -39,12 +39,12 @@ from .certificate import NORM, EncodedPicture, certified, magnified
 from .explain import calls_of, check_applies, explanation
 
 MAX_ROWS = 200_000
-MAX_STEP_PIXELS = 256 * 224 * 224  # pixels of the pictures of one step
-PARALLEL_PICTURES = ("restarts", "places", "candidates")  # parameters that say how many pictures a step has
+MAX_STEP_PIXELS = 256 * 224 * 224  # The most pixels in the pictures of one step.
+PARALLEL_PICTURES = ("restarts", "places", "candidates")  # Parameters that set the pictures of a step.
 LOSS, PICK = (attack_pb2.DESCRIPTOR.enum_types_by_name[name] for name in ("Loss", "Pick"))
-CERTIFICATE_ROWS = 3  # that the certificate is counted with
-CANVAS_LEVEL = 128  # of an empty canvas
-CLASSES_FOR_DLR = 3  # and one more where there is a target
+CERTIFICATE_ROWS = 3  # The rows that every attack's cost includes for its certificate.
+CANVAS_LEVEL = 128  # The grey level of an empty canvas, of 255.
+MIN_DLR_CLASSES = 3  # The DLR loss needs this many classes, and with a target one more.
 
 
 def bind(request: attack_pb2.AttackRequest, at: CallContext) -> Bound:
@@ -53,7 +53,7 @@ def bind(request: attack_pb2.AttackRequest, at: CallContext) -> Bound:
     name = request.method.WhichOneof("method")
     if name is None:
         violations.add("method", f"sets no method; there are: {', '.join(METHODS)}", for_every_model=True)
-    picture = _eight_bits(check_picture(_with_canvas(request, card), card, at.limits, violations))
+    picture = _to_eight_bits(check_picture(_with_canvas(request, card), card, at.limits, violations))
     options = check_options("attack", request.options, card, at, violations)
     size = picture.pixels.shape[:2]
     method = METHODS[name or "pgd"]
@@ -77,7 +77,7 @@ def bind(request: attack_pb2.AttackRequest, at: CallContext) -> Bound:
     return Bound(task, card, picture, (arguments.method,), tuple(maps))
 
 
-def _eight_bits(picture: ModelInput) -> ModelInput:
+def _to_eight_bits(picture: ModelInput) -> ModelInput:
     if picture.pixels.dtype == np.uint8:
         return picture
     return picture._replace(pixels=(picture.pixels * 255).round().astype(np.uint8))
@@ -121,9 +121,9 @@ def _check_gradient(
     """Methods that follow gradients need a model that has them: the surrogate, or else the attacked model."""
     source = cards.get(parameters.get("surrogate", ""), card)
     if source.no_gradient and METHODS[name].rows(parameters).gradients:
-        able = ", ".join(n for n, method in METHODS.items() if method.uses == "scores")
+        alternatives = ", ".join(n for n, method in METHODS.items() if method.uses == "scores")
         violations.not_applicable(
-            f"{name} does not apply to {source.name}: {source.no_gradient}; {able} need no gradient"
+            f"{name} does not apply to {source.name}: {source.no_gradient}; {alternatives} need no gradient"
         )
 
 
@@ -139,9 +139,9 @@ def _aim(request: attack_pb2.AttackRequest, name: str, card: ModelCard, violatio
         text = f"compares classes that exclude each other, and {card.name} has the head {card.head}"
         violations.not_applicable(f"loss DLR {text}; take MARGIN, the class's own logit")
         return GoalSpec(label, target, pick)
-    enough = CLASSES_FOR_DLR + (target is not None or pick is not None)
-    if loss == "dlr" and len(card.classes) < enough:
-        violations.not_applicable(f"loss DLR needs {enough} classes, {card.name} has {len(card.classes)}; take MARGIN")
+    needed = MIN_DLR_CLASSES + (target is not None or pick is not None)
+    if loss == "dlr" and len(card.classes) < needed:
+        violations.not_applicable(f"loss DLR needs {needed} classes, {card.name} has {len(card.classes)}; take MARGIN")
     return GoalSpec(label, target, pick, loss, name in FROM_SCRATCH, card.head)
 
 
@@ -149,16 +149,16 @@ def _label(message: pb.Target, card: ModelCard, violations: Violations) -> int |
     if message.WhichOneof("kind") not in ("class_index", "class_name"):
         violations.add("label", "must be a class_index or a class_name", for_every_model=True)
         return None
-    found = target_of(message, card, "label", True, violations)
-    return None if found is None else found.label
+    target = target_of(message, card, "label", True, violations)
+    return None if target is None else target.label
 
 
 def _target(message: attack_pb2.AttackTarget, card: ModelCard, violations: Violations) -> tuple[int | None, Any]:
     """A class's index, or how to pick one."""
     kind = message.WhichOneof("kind")
     if kind == "class_name":
-        found = class_named(message.class_name, card, "target", violations)
-        return (None if found is None else found.label), None
+        named = class_named(message.class_name, card, "target", violations)
+        return (None if named is None else named.label), None
     if kind == "class_index" and message.class_index >= len(card.classes):
         allowed = f"must be from 0 to {len(card.classes) - 1}"
         violations.add("target.class_index", f"{allowed}, was {message.class_index}")
@@ -184,11 +184,11 @@ def _ball(
         if request.HasField("eps"):
             violations.add("eps", f"does not apply to {name}, which has a measure of its own", for_every_model=True)
         return Ball(norm)
-    most = 1.0 if norm == "linf" else math.sqrt(3 * size[0] * size[1])
+    max_eps = 1.0 if norm == "linf" else math.sqrt(3 * size[0] * size[1])
     if not request.HasField("eps"):
         return Ball(norm, card.default_eps if norm == "linf" else min(size) / 64)
-    if not 0 <= request.eps <= most:  # also false for NaN
-        text = f"must be from 0 to {most:g} for {norm.upper()}, was {request.eps:g}"
+    if not 0 <= request.eps <= max_eps:  # This is false for NaN too.
+        text = f"must be from 0 to {max_eps:g} for {norm.upper()}, was {request.eps:g}"
         violations.add("eps", text, for_every_model=norm == "linf")
     return Ball(norm, request.eps)
 
@@ -198,8 +198,8 @@ def _lens(request: attack_pb2.AttackRequest, name: str, violations: Violations) 
     if request.HasField("eot"):
         method = METHODS[name or "pgd"]
         if method.uses == "scores" or not method.expects:
-            able = ", ".join(n for n, m in METHODS.items() if m.uses == "gradients" and m.expects)
-            violations.add("eot", f"does not apply to {name}; it does to {able}", for_every_model=True)
+            alternatives = ", ".join(n for n, m in METHODS.items() if m.uses == "gradients" and m.expects)
+            violations.add("eot", f"does not apply to {name}; it does to {alternatives}", for_every_model=True)
         lens = replace(lens, eot=parse_fields(eot, request.eot, "eot", violations))
     if request.HasField("defence"):
         kind = request.defence.WhichOneof("method")
@@ -235,10 +235,10 @@ def _cost_in_forwards(
     if rows > MAX_ROWS:
         violations.add(f"method.{arguments.method}", f"asks for {rows} passes; at most {MAX_ROWS} are allowed")
     at_once = arguments.lens.views * max([1, *(arguments.parameters.get(name, 1) for name in PARALLEL_PICTURES)])
-    most = max(1, MAX_STEP_PIXELS // (size[0] * size[1]))
-    if at_once > most:
+    max_pictures = max(1, MAX_STEP_PIXELS // (size[0] * size[1]))
+    if at_once > max_pictures:
         text = f"asks for {at_once} pictures of {size[1]}x{size[0]} at once, changes and draws included"
-        violations.add(f"method.{arguments.method}", f"{text}; at most {most} are allowed")
+        violations.add(f"method.{arguments.method}", f"{text}; at most {max_pictures} are allowed")
     return (forwards + passes_cost(gradients, "image")) * arguments.lens.views + CERTIFICATE_ROWS
 
 

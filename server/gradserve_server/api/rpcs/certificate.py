@@ -23,8 +23,9 @@ from ..request import Bound
 
 LEVELS = 255
 NO_CHANGE_LEVEL = 128
-COMPANY_TOLERANCE = 1e-3  # relative, between logits computed alone and in a shared batch
-RESERVED_SHARE, MAX_RESERVED_SECONDS = 0.15, 1.0  # of the time left, for the certificate
+COMPANY_TOLERANCE = 1e-3  # Relative tolerance between logits computed alone and in a shared batch.
+# Time kept for the certificate: a share of the time left, and its limit.
+RESERVED_SHARE, MAX_RESERVED_SECONDS = 0.15, 1.0
 VERDICT, NORM = (attack_pb2.DESCRIPTOR.enum_types_by_name[name] for name in ("Verdict", "Norm"))
 
 
@@ -45,17 +46,17 @@ def encode_picture(attacked: Attacked) -> EncodedPicture:
 
 def attack_task(task: Task) -> Task:
     """The attack itself, which leaves time for the certificate."""
-    left = task.deadline - time.monotonic()
-    if left == math.inf:
+    remaining = task.deadline - time.monotonic()
+    if remaining == math.inf:
         return task
-    return replace(task, deadline=task.deadline - min(MAX_RESERVED_SECONDS, RESERVED_SHARE * left))
+    return replace(task, deadline=task.deadline - min(MAX_RESERVED_SECONDS, RESERVED_SHARE * remaining))
 
 
-def certificate_task(task: Task, attacked: Attacked, returned: np.ndarray[Any, Any]) -> Task:
+def certificate_task(task: Task, attacked: Attacked, picture: np.ndarray[Any, Any]) -> Task:
     """A fresh look, in fp32, at the picture that was decoded from the very bytes of the answer."""
     attack: AttackArguments = task.arguments
     arguments = CertifyArguments(task.image, attacked.goal, attack.lens.defended())
-    return _following(task, "certify", returned, arguments, "exact")
+    return _following(task, "certify", picture, arguments, "exact")
 
 
 def map_task(task: Task, calls: tuple[Call, ...], picture: np.ndarray[Any, Any], which: str) -> Task:
@@ -73,21 +74,23 @@ def _following(task: Task, rpc: str, picture: np.ndarray[Any, Any], arguments: A
         arguments=arguments,
         precision=precision,
         allow_partial=False,
-        cost=0.0,  # it was admitted with the attack
+        cost=0.0,  # The attack's cost includes the certificate's.
     )
 
 
-def certified(bound: Bound, attacked: Attacked, picture: EncodedPicture, found: Certified) -> attack_pb2.Certificate:
+def certified(
+    bound: Bound, attacked: Attacked, picture: EncodedPicture, judgements: Certified
+) -> attack_pb2.Certificate:
     """The verdict and all that it rests on."""
     goal, classes = attacked.goal, bound.card.classes
     change = picture.pixels.astype(np.float64) - bound.task.image.astype(np.float64)
     l2, linf = float(np.sqrt(np.square(change).sum())) / LEVELS, float(np.abs(change).max()) / LEVELS
     certificate = attack_pb2.Certificate(
-        verdict=enum_value(VERDICT, verdict(bound.task.arguments, attacked, found)),
+        verdict=enum_value(VERDICT, verdict(bound.task.arguments, attacked, judgements)),
         label=goal.label,
         label_name=classes[goal.label],
-        before=_judgement(found.before, goal, bound.card),
-        after=_judgement(found.after, goal, bound.card),
+        before=_judgement(judgements.before, goal, bound.card),
+        after=_judgement(judgements.after, goal, bound.card),
         l0=int(change.any(2).sum()),
         l2=l2,
         linf=linf,
@@ -97,20 +100,20 @@ def certified(bound: Bound, attacked: Attacked, picture: EncodedPicture, found: 
         gradients=attacked.gradients,
         first_success=attacked.first_success,
         eps=attacked.ball.eps,
-        warnings=[*attacked.warnings, *_warnings(bound, attacked, found)],
+        warnings=[*attacked.warnings, *_warnings(bound, attacked, judgements)],
     )
     if goal.target is not None:
         certificate.target, certificate.target_name = goal.target, classes[goal.target]
-    if found.undefended is not None:
-        certificate.undefended.CopyFrom(_judgement(found.undefended, goal, bound.card))
+    if judgements.undefended is not None:
+        certificate.undefended.CopyFrom(_judgement(judgements.undefended, goal, bound.card))
     return certificate
 
 
-def verdict(arguments: AttackArguments, attacked: Attacked, found: Certified) -> str:
+def verdict(arguments: AttackArguments, attacked: Attacked, judgements: Certified) -> str:
     """What the fresh look says."""
-    if found.before.reached and arguments.method not in FROM_SCRATCH:
+    if judgements.before.reached and arguments.method not in FROM_SCRATCH:
         return "already_misclassified"
-    if found.after.reached:
+    if judgements.after.reached:
         return "found"
     return "not_found" if attacked.first_success is None else "lost_in_encoding"
 
@@ -130,7 +133,7 @@ def _judgement(judged: Judged, goal: Goal, card: ModelCard) -> attack_pb2.Judgem
     )
 
 
-def _warnings(bound: Bound, attacked: Attacked, found: Certified) -> list[str]:
+def _warnings(bound: Bound, attacked: Attacked, judgements: Certified) -> list[str]:
     arguments: AttackArguments = bound.task.arguments
     warnings = []
     if arguments.lens.defence and not arguments.adaptive:
@@ -143,8 +146,8 @@ def _warnings(bound: Bound, attacked: Attacked, found: Certified) -> list[str]:
     if bound.task.precision != "exact":
         better = "" if attacked.goal.loss == "margin" else "; loss margin suffers least"
         warnings.append(f"INEXACT_GRADIENTS: the attack ran in less than fp32, the certificate in fp32{better}")
-    elif np.abs(attacked.clean - found.before.logits).max() > COMPANY_TOLERANCE * (
-        1 + np.abs(found.before.logits).max()
+    elif np.abs(attacked.clean - judgements.before.logits).max() > COMPANY_TOLERANCE * (
+        1 + np.abs(judgements.before.logits).max()
     ):
         warnings.append("RANDOMISED: the same picture got other scores when asked again; one draw proves little")
     return warnings

@@ -24,9 +24,9 @@ def bind(request: influence_pb2.EmbedRequest, at: CallContext) -> Bound:
     options = check_options("embed", request.options, card, at, violations)
     pooling: Any = choice(POOLING, request.pooling, "pooling", violations) or "mean"
     layer, side = features(request.layer, card)
-    found = known_layer(layer, card, "layer", violations)
-    if found is not None:
-        has_channels(found, card, "layer", violations)
+    card_layer = known_layer(layer, card, "layer", violations)
+    if card_layer is not None:
+        has_channels(card_layer, card, "layer", violations)
     violations.check()
     arguments = EmbedArguments(layer, side, pooling)
     task = task_of(options, card, picture.pixels, arguments, card.gflop, at)

@@ -22,11 +22,12 @@ from ..request import Bound, CallContext, check_options, check_picture, model_of
 from ..targets import cam_layer, targets_of
 
 MAX_METHODS = 16
-MAX_ROWS, MAX_REQUEST_ROWS = 4096, 16384  # of one method and target, and of a request
-MAX_MAP_BYTES = 60 << 20  # bytes of maps in one reply
-MAP_BYTES = {explain_pb2.MAP_FORMAT_FLOAT16: 2, explain_pb2.MAP_FORMAT_PNG: 1}  # bytes of a pixel; otherwise 4
-OVERLAY_BYTES = 3  # bytes of a pixel
-SMALLEST_OVERLAY = 224  # pixels of the longer side; a smaller one is magnified by a whole number
+MAX_ROWS, MAX_REQUEST_ROWS = 4096, 16384  # The most rows of one method for one target, and of a request.
+MAX_MAP_BYTES = 60 << 20  # The most bytes of maps in one reply.
+# Bytes of a pixel; other formats have 4.
+MAP_BYTES = {explain_pb2.MAP_FORMAT_FLOAT16: 2, explain_pb2.MAP_FORMAT_PNG: 1}
+OVERLAY_BYTES = 3  # Bytes of a pixel.
+MIN_OVERLAY_SIDE = 224  # Pixels of the longer side. A smaller overlay is magnified by a whole number.
 MAX_FLOAT16 = float(np.finfo(np.float16).max)
 
 
@@ -43,7 +44,7 @@ def bind(request: explain_pb2.ExplainRequest, at: CallContext) -> Bound:
     _check_reply(request, len(calls), size, violations)
     check_applies(calls, card, violations)
     rows = _rows(calls, size, card)
-    if sum(rows) > MAX_REQUEST_ROWS and not violations.found:
+    if sum(rows) > MAX_REQUEST_ROWS and not violations.invalid:
         limit = f"at most {MAX_REQUEST_ROWS} are allowed"
         violations.add("methods", f"with all targets ask for {sum(rows)} passes; {limit}")
     violations.check()
@@ -138,10 +139,10 @@ def reply(request: explain_pb2.ExplainRequest, bound: Bound, outcome: Outcome) -
     arguments: ExplainArguments = bound.task.arguments
     explanations = []
     for call, answer in zip(arguments.calls, outcome.result, strict=True):
-        found = explanation(call, answer, bound.card, request.format)
+        message = explanation(call, answer, bound.card, request.format)
         if request.overlay:
-            found.overlay = overlaid(bound.task.image, answer.values)
-        explanations.append(found)
+            message.overlay = overlaid(bound.task.image, answer.values)
+        explanations.append(message)
     return explain_pb2.ExplainResponse(
         explanations=explanations, region=bound.picture.region, provenance=provenance(bound, outcome)
     )
@@ -212,7 +213,7 @@ def overlaid(image: np.ndarray, values: np.ndarray) -> bytes:
     """PNG of the map over what the model saw."""
     pixels = image if image.dtype == np.uint8 else (image * 255).round().astype(np.uint8)
     height, width = values.shape
-    factor = max(1, round(SMALLEST_OVERLAY / max(height, width)))
+    factor = max(1, round(MIN_OVERLAY_SIDE / max(height, width)))
     photo = Image.fromarray(pixels).resize((width * factor, height * factor), Image.Resampling.NEAREST)
     picture = overlay(photo, values, (0, 0, width * factor, height * factor))
     return png(np.asarray(picture))

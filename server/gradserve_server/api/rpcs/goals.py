@@ -35,15 +35,15 @@ def _goal(
             f"{path}.summands", f"must be 1 to {MAX_SUMMANDS}, were {len(message.summands)}", for_every_model=True
         )
         return ()
-    found = []
+    summands = []
     for i, summand in enumerate(message.summands):
         at = f"{path}.summands[{i}]"
-        made = _summand(summand, card, at, own_size, violations)
-        if made and made.target and made.target.rank and not ranked:
+        term = _summand(summand, card, at, own_size, violations)
+        if term and term.target and term.target.rank and not ranked:
             violations.add(f"{at}.target", "a rank needs a picture to start from; name the class", for_every_model=True)
-        if made:
-            found.append(made)
-    return tuple(found)
+        if term:
+            summands.append(term)
+    return tuple(summands)
 
 
 def _summand(

@@ -19,8 +19,10 @@ from ..reply import provenance
 from ..request import PRECISIONS, Bound, CallContext, check_loaded, check_options, check_picture, model_of, task_of
 from ..targets import target_of
 
-DEFAULT_TOP, MAX_TOP = 8, 100  # examples of each kind
-MAX_QUESTIONS, MAX_ROWS, MAX_MEMBERS = 16, 100_000, 15  # what-ifs, examples of each, and other models
+DEFAULT_TOP, MAX_TOP = 8, 100  # Numbers of helpful examples, and of harmful ones.
+MAX_QUESTIONS = 16  # The most what-ifs of a request.
+MAX_ROWS = 100_000  # The most examples of one what-if.
+MAX_MEMBERS = 15  # The most models that `ensemble` names.
 MAX_WEIGHT = 1000.0
 GOAL = influence_pb2.DESCRIPTOR.enum_types_by_name["InfluenceGoal"]
 FLOATS = ("loss", "self_influence", "parameter_change", "disagreement", "suspicion")
@@ -70,17 +72,17 @@ def _label(request: influence_pb2.InfluenceRequest, card: ModelCard, violations:
     if request.label.WhichOneof("kind") == "unit":
         violations.add("label", "must be a class_index, a class_name or a rank, not a unit", for_every_model=True)
         return None, 1
-    found = target_of(request.label, card, "label", True, violations)
-    return (None, 1) if found is None else (found.label, found.rank or 1)
+    target = target_of(request.label, card, "label", True, violations)
+    return (None, 1) if target is None else (target.label, target.rank or 1)
 
 
 def _method(
     message: influence_pb2.InfluenceMethod, index: Index | None, card: ModelCard, violations: Violations
 ) -> EstimateName:
-    there = index.manifest.methods if index else ()
-    method: Any = message.WhichOneof("method") or (there[0] if there else "")
-    if there and method not in there:
-        violations.not_applicable(f"{method} does not apply to {card.name}: its index has {', '.join(there)}")
+    available = index.manifest.methods if index else ()
+    method: Any = message.WhichOneof("method") or (available[0] if available else "")
+    if available and method not in available:
+        violations.not_applicable(f"{method} does not apply to {card.name}: its index has {', '.join(available)}")
     return method  # type: ignore[no-any-return]
 
 
@@ -171,21 +173,21 @@ def top_of(
 
 def reply(request: influence_pb2.InfluenceRequest, bound: Bound, outcome: Outcome) -> influence_pb2.InfluenceResponse:
     """The examples with their predicted changes."""
-    found: Influenced = outcome.result
+    influenced: Influenced = outcome.result
     arguments: InfluenceArguments = bound.task.arguments
     index = opened(bound.card.index)
     similar = arguments.method == "neighbours"
     thumbnails = not request.HasField("thumbnails") or request.thumbnails
     message = influence_pb2.InfluenceResponse(
-        what_if=found.what_if,
-        label=found.label,
-        label_name=bound.card.classes[found.label],
-        probability=found.probability,
-        value=found.value,
+        what_if=influenced.what_if,
+        label=influenced.label,
+        label_name=bound.card.classes[influenced.label],
+        probability=influenced.probability,
+        value=influenced.value,
         goal=enum_value(GOAL, arguments.goal),
         method_name=arguments.method,
         examples=len(index),
-        noise_floor=0.0 if similar else found.floor,
+        noise_floor=0.0 if similar else influenced.floor,
         coverage=coverage(index, arguments.method),
         region=bound.picture.region,
         provenance=provenance(bound, outcome),
@@ -194,15 +196,17 @@ def reply(request: influence_pb2.InfluenceRequest, bound: Bound, outcome: Outcom
     method.SetInParent()
     if arguments.method == "last_layer":
         method.newton = arguments.newton
-    rows = [(message.helpful, row) for row in found.helpful] + [(message.harmful, row) for row in found.harmful]
+    rows = [(message.helpful, row) for row in influenced.helpful] + [
+        (message.harmful, row) for row in influenced.harmful
+    ]
     for i, (examples, row) in enumerate(rows):
         example = training_example(index, bound.card, int(row), thumbnail=thumbnails)
         if similar:
-            example.similarity = float(found.scores[i])
+            example.similarity = float(influenced.scores[i])
         else:
-            example.change = float(found.scores[i])
-        if found.corrected is not None:
-            example.newton_change = float(found.corrected[i])
+            example.change = float(influenced.scores[i])
+        if influenced.corrected is not None:
+            example.newton_change = float(influenced.corrected[i])
         examples.append(example)
     message.provenance.warnings.extend(() if similar else index.manifest.warnings)
     return message

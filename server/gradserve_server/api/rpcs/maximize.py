@@ -19,8 +19,8 @@ from ..reply import best, provenance, scores
 from ..request import Bound, CallContext, check_options, model_of, task_of
 from .goals import goal_name, goal_reply, goals_of
 
-PHOTO_SIDE, CANVAS_SIDE = 448, 160  # pixels of the longer side where no size is asked for
-MAX_STEPS = 16384  # of all goals and octaves
+PHOTO_SIDE, CANVAS_SIDE = 448, 160  # Default pixels of the longer side.
+MAX_STEPS = 16384  # The most steps of a request, summed over its goals and octaves.
 TOP_CLASSES = 5
 
 
@@ -51,26 +51,26 @@ def bind(request: maximize_pb2.MaximizeRequest, at: CallContext) -> Bound:
 
 
 def preset_of(request: maximize_pb2.MaximizeRequest) -> str:
-    """The preset that is meant, or a word that is none."""
+    """The name of the preset in effect, or a word that names none where the number is unknown."""
     named = enum_name(maximize_pb2.MaximizePreset.DESCRIPTOR, request.preset)
     return named if named != "unspecified" else "dream" if request.HasField("image") else "strong"
 
 
 def _settings(request: maximize_pb2.MaximizeRequest, violations: Violations) -> MaximizeSettings:
-    name, given = preset_of(request), request.HasField("image")
+    name, has_image = preset_of(request), request.HasField("image")
     preset: dict[str, Any] = dict(PRESETS.get(name, {}))  # type: ignore[call-overload]
     choice(maximize_pb2.MaximizePreset.DESCRIPTOR, request.preset, "preset", violations)
-    if given:
+    if has_image:
         preset["start"] = "image"
     parameters = parse_fields(MaximizeSettings, request.settings, "settings", violations, preset)
     settings = MaximizeSettings(**parameters or preset)
-    if given and settings.start != "image":
+    if has_image and settings.start != "image":
         violations.add(
             "settings.start",
             f"must be IMAGE where a picture is given, was {settings.start.upper()}",
             for_every_model=True,
         )
-    if not given and settings.start == "image":
+    if not has_image and settings.start == "image":
         violations.add(
             "image", "is needed to start from it: set image, or another start or preset", for_every_model=True
         )
@@ -89,8 +89,8 @@ def _sizes(
         violations.add("settings", f"{only}: octaves must be 1 and pad 0, were {settings.octaves} and {settings.pad:g}")
     elif violation := next((s for s in sizes if not fits(*s, card, limits)), None):
         height, width = violation
-        taken = sizes_taken(card, limits)
-        violations.add("settings.octaves", f"with pad make {width}x{height}, and {card.name} takes {taken}")
+        accepted = sizes_taken(card, limits)
+        violations.add("settings.octaves", f"with pad make {width}x{height}, and {card.name} takes {accepted}")
     return sizes
 
 
@@ -100,7 +100,7 @@ def reply(request: maximize_pb2.MaximizeRequest, bound: Bound, outcome: Outcome)
     settings, pairs = arguments.settings, zip(arguments.goals, outcome.result, strict=True)
     first: Maximized = outcome.result[0]
     message = maximize_pb2.MaximizeResponse(
-        images=[_image(goal_reply(goal, made.labels), made, bound.card) for goal, made in pairs],
+        images=[_image(goal_reply(goal, maximized.labels), maximized, bound.card) for goal, maximized in pairs],
         asked=first.asked,
         done=first.done,
         completed_fraction=first.done / first.asked,
@@ -112,14 +112,14 @@ def reply(request: maximize_pb2.MaximizeRequest, bound: Bound, outcome: Outcome)
     return message
 
 
-def _image(goal: maximize_pb2.Goal, made: Maximized, card: ModelCard) -> maximize_pb2.Maximized:
+def _image(goal: maximize_pb2.Goal, maximized: Maximized, card: ModelCard) -> maximize_pb2.Maximized:
     return maximize_pb2.Maximized(
         goal=goal,
         name=goal_name(goal, card),
-        png=png(made.pixels),
-        display=b"" if made.display is None else png(made.display),
-        value=made.value,
-        top=[] if made.logits is None else scores(made.logits, best(made.logits, TOP_CLASSES), card),
-        curves=curves(made.curves),
-        snapshots=snapshots(made.snapshots),
+        png=png(maximized.pixels),
+        display=b"" if maximized.display is None else png(maximized.display),
+        value=maximized.value,
+        top=[] if maximized.logits is None else scores(maximized.logits, best(maximized.logits, TOP_CLASSES), card),
+        curves=curves(maximized.curves),
+        snapshots=snapshots(maximized.snapshots),
     )

@@ -7,7 +7,7 @@ from ...pool.wire import Outcome
 from ..reply import best, provenance, scores
 from ..request import Bound, CallContext, check_options, check_picture, model_of, task_of
 
-DEFAULT_TOP_K, MAX_TOP_K = 5, 1000  # classes
+DEFAULT_TOP_K, MAX_TOP_K = 5, 1000  # The numbers of classes in a reply.
 
 
 def bind(request: predict_pb2.PredictRequest, at: CallContext) -> Bound:

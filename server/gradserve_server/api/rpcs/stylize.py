@@ -32,7 +32,7 @@ from ..reply import provenance
 from ..request import Bound, CallContext, check_options, model_of, task_of
 from ..targets import known_layer
 
-CONTENT_SIDE, TEXTURE_SIDE = 512, 256  # pixels of the longer side where no size is asked for
+CONTENT_SIDE, TEXTURE_SIDE = 512, 256  # Default pixels of the longer side.
 MAX_STYLES, MAX_LAYERS, MAX_STEPS = 8, 16, 4096
 MAX_WEIGHT = 1e9
 
@@ -49,13 +49,14 @@ def bind(request: stylize_pb2.StylizeRequest, at: CallContext) -> Bound:
     style_layers = _layers(request.style_layers, "style_layers", default_style_layers(card), card, violations)
     content_layers = _layers(request.content_layers, "content_layers", default_content_layers(card), card, violations)
     size = (pixels.shape[0], pixels.shape[1])
-    _check_asked(request, has_content, card, style_layers, content_layers, settings, violations)
+    _check_something_to_match(request, has_content, card, style_layers, content_layers, settings, violations)
     _check_sizes(size, settings, card, at.limits, violations)
     snapshot_steps = check_snapshots(request.snapshots, settings.total, violations)
     if card.no_gradient:
         violations.not_applicable(f"Stylize does not apply to {card.name}: {card.no_gradient}")
     violations.check()
-    rows = settings.steps + settings.coarse_steps / 4 + len(styles) + 3  # the content, and the two measurements
+    # The content's pass and the two measurements are 3 rows more.
+    rows = settings.steps + settings.coarse_steps / 4 + len(styles) + 3
     cost = passes_cost(card.gflop, "image") * rows * size[0] * size[1] / (card.height * card.width)
     arguments = StylizeArguments(has_content, styles, style_layers, content_layers, settings, snapshot_steps)
     task = task_of(options, card, pixels, arguments, cost, at)
@@ -135,7 +136,7 @@ def _layers(
     return tuple(layers) or defaults
 
 
-def _check_asked(
+def _check_something_to_match(
     request: stylize_pb2.StylizeRequest,
     has_content: bool,
     card: ModelCard,
@@ -180,23 +181,23 @@ def _check_sizes(
 
 def reply(request: stylize_pb2.StylizeRequest, bound: Bound, outcome: Outcome) -> stylize_pb2.StylizeResponse:
     """The picture with its losses, and with the layers that counted."""
-    made: Stylized = outcome.result
+    stylized: Stylized = outcome.result
     arguments: StylizeArguments = bound.task.arguments
     settings = arguments.settings
     counts_style = arguments.styles and settings.style_weight
     counts_content = arguments.has_content and settings.content_weight
     message = stylize_pb2.StylizeResponse(
-        png=png(made.pixels),
-        losses=_losses(made.losses),
-        initial_losses=_losses(made.initial),
-        curves=curves(made.curves),
-        snapshots=snapshots(made.snapshots),
+        png=png(stylized.pixels),
+        losses=_losses(stylized.losses),
+        initial_losses=_losses(stylized.initial),
+        curves=curves(stylized.curves),
+        snapshots=snapshots(stylized.snapshots),
         style_layers=[_layer(each) for each in arguments.style_layers] if counts_style else [],
         content_layers=[_layer(each) for each in arguments.content_layers] if counts_content else [],
-        asked=made.asked,
-        done=made.done,
-        completed_fraction=made.done / made.asked,
-        warnings=made.warnings,
+        asked=stylized.asked,
+        done=stylized.done,
+        completed_fraction=stylized.done / stylized.asked,
+        warnings=stylized.warnings,
         provenance=provenance(bound, outcome),
     )
     from_dict(message.settings, {name: getattr(settings, name) for name in settings.__slots__})

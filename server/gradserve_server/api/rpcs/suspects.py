@@ -16,7 +16,7 @@ from ..reply import PRECISION_NUMBERS
 from ..request import model_of
 from .influence import index_of, top_of, training_example
 
-DEFAULT_TOP, MAX_TOP = 20, 1000  # examples
+DEFAULT_TOP, MAX_TOP = 20, 1000  # The numbers of examples in a reply.
 ORDER = influence_pb2.DESCRIPTOR.enum_types_by_name["SuspectOrder"]
 
 

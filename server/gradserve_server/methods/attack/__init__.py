@@ -42,15 +42,15 @@ class AttackMethod(NamedTuple):
     function: Callable[..., Steps]
     rows: Callable[[Parameters], Rows]
     uses: Literal["gradients", "scores"] = "gradients"
-    bounded: bool = True  # by eps; otherwise it has a measure of its own
+    bounded: bool = True  # Whether eps bounds it; otherwise it has a measure of its own.
     norms: tuple[str, ...] = ("linf", "l2")
-    stops: bool = False  # at the first success, where the caller does not say
-    borrows: bool = False  # the gradients of another model
-    expects: bool = True  # may follow the mean gradient over random changes (eot), where it uses gradients
+    stops: bool = False  # Whether it stops at the first success by default.
+    borrows: bool = False  # Whether it takes the gradients of another model.
+    expects: bool = True  # Whether it can follow the mean gradient over random changes (eot).
 
     @property
     def loss(self) -> Loss:
-        """What it climbs where the caller does not say."""
+        """The default loss."""
         return "cross_entropy" if self.uses == "gradients" else "margin"
 
 
@@ -75,8 +75,9 @@ METHODS: Mapping[str, AttackMethod] = {
     "corruption": AttackMethod(corruption, lambda p: Rows(1, 0), "scores", bounded=False),
     "patch": AttackMethod(patch, lambda p: Rows(FINAL_TRIALS, p["steps"] * p["places"]), bounded=False, expects=False),
 }
-FROM_SCRATCH = ("fooling",)  # needs a target and no picture
-ALSO_IF_MISCLASSIFIED = (*FROM_SCRATCH, "corruption")  # also done to a picture that is misclassified as it is
+FROM_SCRATCH = ("fooling",)  # Methods that need a target and no picture.
+# Methods that also run on a picture that is misclassified as it is.
+ALSO_IF_MISCLASSIFIED = (*FROM_SCRATCH, "corruption")
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +88,7 @@ class AttackArguments:
     parameters: Parameters
     aim: GoalSpec
     ball: Ball
-    std: tuple[float, ...]  # of the model's normalisation, for each of its channels
+    std: tuple[float, ...]  # The model's normalisation, for each channel.
     stop: bool = False
     adaptive: bool = False
     lens: InputTransform = field(default_factory=InputTransform)
@@ -95,25 +96,25 @@ class AttackArguments:
 
 @dataclass(frozen=True, slots=True)
 class Attacked:
-    """What came of it: the best picture in 8 bits [H, W, 3], the goal it was to reach, and what it took."""
+    """An attack's result: the best picture in 8 bits [H, W, 3], its goal, and the number of passes."""
 
     pixels: np.ndarray
     goal: Goal
-    ball: Ball  # the budget that it kept to
+    ball: Ball  # The budget of the attack.
     first_success: int | None
     queries: int
     gradients: int
     asked: int
     done: int
-    partial: bool  # time ran out
+    partial: bool  # Whether the time ran out.
     moments: tuple[TrajectoryPoint, ...]
-    clean: np.ndarray  # [classes], the original's logits, in company
+    clean: np.ndarray  # [classes], the original's logits, from a shared batch.
     notes: Mapping[str, Any]
     warnings: tuple[str, ...]
 
 
 def attack(job: Job, x: Tensor, arguments: AttackArguments) -> Steps:
-    """Attacks one picture [1, 3, H, W] whose values are whole 255ths. Returns Attacked; raises Refused."""
+    """Attacks one picture [1, 3, H, W] whose values are whole 255ths. Returns Attacked; raises NotApplicable."""
     run = job.run()
     clean = (yield Query(arguments.lens.judge(x, run))).logits.mean(0, keepdim=True)
     goal = arguments.aim.goal(clean[0], run)
@@ -121,8 +122,8 @@ def attack(job: Job, x: Tensor, arguments: AttackArguments) -> Steps:
     std = torch.tensor(arguments.std).view(-1, 1, 1).to(x)
     oracle = Oracle(x, goal, arguments.ball, run, std, lens, arguments.stop)
     partial = False
-    known = job.precision == "exact"  # in less, the prediction itself may be another
-    if arguments.method in ALSO_IF_MISCLASSIFIED or not (known and bool(goal.reached(clean))):
+    reliable = job.precision == "exact"  # In a lower precision the prediction itself may differ.
+    if arguments.method in ALSO_IF_MISCLASSIFIED or not (reliable and bool(goal.reached(clean))):
         try:
             yield from METHODS[arguments.method].function(x, oracle, arguments.ball, run, **arguments.parameters)
             if lens.eot:

@@ -10,17 +10,18 @@ from ..parameters import Fraction, Iterations, Restarts
 from .ball import Ball
 from .oracle import Oracle
 
-MOMENTUM = 0.75  # alpha
-FIRST, SHORTER, SHORTEST = 0.22, 0.03, 0.06  # p_1; by how much, and down to what, the periods shrink
+MOMENTUM = 0.75  # The paper's alpha.
+# Periods between checkpoints, as shares of all steps: the first (p_1), the decrease of each next one, and the shortest.
+FIRST_PERIOD, PERIOD_DECREASE, MIN_PERIOD = 0.22, 0.03, 0.06
 
 
 def checkpoints(steps: int) -> list[int]:
     """w_1, w_2, ... <= steps: after which iterates the step size is considered (section 3.1)."""
-    before, here, found = 0.0, FIRST, []
-    while math.ceil(round(here * steps, 9)) <= steps:  # 0.41 * 100 is a little above 41
-        found.append(math.ceil(round(here * steps, 9)))
-        before, here = here, here + max(here - before - SHORTER, SHORTEST)
-    return sorted(set(found))
+    before, here, points = 0.0, FIRST_PERIOD, []
+    while math.ceil(round(here * steps, 9)) <= steps:  # The rounding is needed, since 0.41 * 100 is a little above 41.
+        points.append(math.ceil(round(here * steps, 9)))
+        before, here = here, here + max(here - before - PERIOD_DECREASE, MIN_PERIOD)
+    return sorted(set(points))
 
 
 def apgd(
@@ -39,11 +40,11 @@ def apgd(
     periods, run.asked = checkpoints(steps), steps
     before, momentum = at, 0.0
     for number in range(steps):
-        look = yield from oracle.climb(at, number)
+        evaluation = yield from oracle.climb(at, number)
         if oracle.done:
             return
-        progress.follow(at, look.value, look.grad)
-        grad = look.grad
+        progress.follow(at, evaluation.value, evaluation.grad)
+        grad = evaluation.grad
         if number in periods:
             period = number - max([0, *(w for w in periods if w < number)])
             at, grad = progress.back_where_stuck(at, grad, rho * period)
@@ -60,30 +61,32 @@ class ClimbState:
     def __init__(self, start: Tensor, rate: float) -> None:
         self.rate = torch.full_like(start[:, :1, :1, :1], rate)
         self._best, self._grad = start, torch.zeros_like(start)
-        self._most = torch.full_like(start[:, 0, 0, 0], -math.inf)
-        self._last = torch.full_like(self._most, math.inf)  # the first point climbs over nothing
-        self._climbed = torch.zeros_like(self._most)
-        self._most_then, self._halved_then = self._most, torch.zeros_like(self._most, dtype=torch.bool)
+        self._best_value = torch.full_like(start[:, 0, 0, 0], -math.inf)
+        # No value is above this, so that the first point does not count as a climb.
+        self._last = torch.full_like(self._best_value, math.inf)
+        self._climbed = torch.zeros_like(self._best_value)
+        self._checkpoint_value = self._best_value
+        self._checkpoint_halved = torch.zeros_like(self._best_value, dtype=torch.bool)
 
     def follow(self, at: Tensor, value: Tensor, grad: Tensor) -> None:
-        """Takes note of the next points."""
-        if torch.isinf(self._most).all():
-            self._most_then = value
+        """Compares the next points, their values and gradients with the best so far."""
+        if torch.isinf(self._best_value).all():
+            self._checkpoint_value = value
         self._climbed = self._climbed + (value > self._last)
         self._last = value
-        better = value > self._most
-        self._most = torch.where(better, value, self._most)
+        better = value > self._best_value
+        self._best_value = torch.where(better, value, self._best_value)
         self._best = torch.where(better.view(-1, 1, 1, 1), at, self._best)
         self._grad = torch.where(better.view(-1, 1, 1, 1), grad, self._grad)
 
     def back_where_stuck(self, at: Tensor, grad: Tensor, least: float) -> tuple[Tensor, Tensor]:
         """Points and gradients to go on from: where conditions 1 or 2 hold, the best, with half the step."""
         few = self._climbed < least
-        idle = ~self._halved_then & (self._most_then == self._most)
+        idle = ~self._checkpoint_halved & (self._checkpoint_value == self._best_value)
         halve = few | idle
-        self._halved_then, self._most_then = halve, self._most
+        self._checkpoint_halved, self._checkpoint_value = halve, self._best_value
         self._climbed = torch.zeros_like(self._climbed)
         rows = halve.view(-1, 1, 1, 1)
         self.rate = torch.where(rows, self.rate / 2, self.rate)
-        self._last = torch.where(halve, self._most, self._last)
+        self._last = torch.where(halve, self._best_value, self._last)
         return torch.where(rows, self._best, at), torch.where(rows, self._grad, grad)

@@ -10,7 +10,7 @@ from ...engine.job import MethodContext
 
 Norm = Literal["linf", "l2"]
 LEVELS = 255
-LEVEL_TOLERANCE = 1e-6  # of a level: 4/255 are four levels, whatever floating point makes of it
+LEVEL_TOLERANCE = 1e-6  # Tolerance in levels: 4/255 counts as four levels in spite of rounding.
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,8 +28,8 @@ class Ball:
         """The steepest step of length one: signs, or each row's gradient normalised. [n, 3, H, W]."""
         if self.norm == "linf":
             return grad.sign()
-        scaled = grad / length(grad, float("inf")).clamp_min(torch.finfo(grad.dtype).tiny)  # squares may underflow
-        return scaled / length(scaled).clamp_min(1)  # a zero stays zero; any other has a largest element of one
+        scaled = grad / length(grad, float("inf")).clamp_min(torch.finfo(grad.dtype).tiny)  # Squares may underflow.
+        return scaled / length(scaled).clamp_min(1)  # A zero stays zero; the largest element of any other row is one.
 
     def project(self, images: Tensor, x: Tensor) -> Tensor:
         """The nearest pictures within the ball around x, with pixels in [0, 1]."""
@@ -46,20 +46,20 @@ class Ball:
         if self.norm == "linf":
             moves = [(2 * run.noise(i, x, uniform=True) - 1) * self.eps for i in range(count)]
         else:
-            far = [run.noise(count + i, x[:, :1, :1, :1], uniform=True) for i in range(count)]
-            moves = [self.eps * r * self.direction(run.noise(i, x)) for i, r in enumerate(far)]
+            distances = [run.noise(count + i, x[:, :1, :1, :1], uniform=True) for i in range(count)]
+            moves = [self.eps * r * self.direction(run.noise(i, x)) for i, r in enumerate(distances)]
         return (x + torch.cat(moves)).clamp(0, 1)
 
     def encoded(self, images: Tensor, x: Tensor) -> Tensor:
         """The images in whole levels, uint8, still within the ball around x, which is whole already. [n, 3, H, W]."""
         origin = (x * LEVELS).round()
-        wanted = images.clamp(0, 1) * LEVELS - origin
-        change = wanted.round()
+        exact = images.clamp(0, 1) * LEVELS - origin
+        change = exact.round()
         if self.eps is not None and self.norm == "linf":
-            most = int(self.eps * LEVELS + LEVEL_TOLERANCE)
-            change = change.clamp(-most, most)
+            max_change = int(self.eps * LEVELS + LEVEL_TOLERANCE)
+            change = change.clamp(-max_change, max_change)
         elif self.eps is not None:
-            change = torch.cat([_pulled_in(c, w, self.eps * LEVELS) for c, w in _pairs(change, wanted)])
+            change = torch.cat([_pull_in(c, w, self.eps * LEVELS) for c, w in _pairs(change, exact)])
         return (origin + change).to(torch.uint8)
 
 
@@ -74,19 +74,19 @@ def pixels(encoded: Tensor, like: Tensor) -> Tensor:
     return encoded.to(like.dtype) / LEVELS
 
 
-def _pairs(change: Tensor, wanted: Tensor) -> list[tuple[Tensor, Tensor]]:
-    return list(zip(change.split(1), wanted.split(1), strict=True))
+def _pairs(change: Tensor, exact: Tensor) -> list[tuple[Tensor, Tensor]]:
+    return list(zip(change.split(1), exact.split(1), strict=True))
 
 
-def _pulled_in(change: Tensor, wanted: Tensor, most: float) -> Tensor:
+def _pull_in(change: Tensor, exact: Tensor, max_norm: float) -> Tensor:
     """Rounded changes, of which those that rounding enlarged most go one level back until the L2 norm fits."""
     double = change.double()
-    excess = double.square().sum() - (most + LEVEL_TOLERANCE) ** 2
+    excess = double.square().sum() - (max_norm + LEVEL_TOLERANCE) ** 2
     if excess <= 0:
         return change
-    enlarged = (double.abs() - wanted.double().abs()).flatten()
+    enlarged = (double.abs() - exact.double().abs()).flatten()
     order = enlarged.argsort(descending=True, stable=True)
-    gain = (2 * double.abs() - 1).clamp_min(0).flatten()[order]  # what one level less takes off the squared norm
+    gain = (2 * double.abs() - 1).clamp_min(0).flatten()[order]  # What one level less subtracts from the squared norm.
     back = int((gain.cumsum(0) < excess).sum()) + 1
     flat = double.flatten()
     flat[order[:back]] -= flat[order[:back]].sign()

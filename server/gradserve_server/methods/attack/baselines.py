@@ -1,4 +1,4 @@
-"""What an attack is compared with: random points as far away, and natural disturbances."""
+"""Baselines for attacks: random points as far away, and natural disturbances."""
 
 from typing import Annotated, Literal
 
@@ -39,18 +39,18 @@ def sphere(
 ) -> Steps:
     """Random points at one L2 distance; radius 0 takes that of a PGD attack. Notes the share that reaches the goal."""
     if not radius:
-        found = oracle.beside()
-        yield from pgd(x, found, ball, run)
-        oracle.count(found)
-        radius = float(length(pixels(ball.encoded(found.shown[0], x), x) - x))
+        attacked = oracle.beside()
+        yield from pgd(x, attacked, ball, run)
+        oracle.count(attacked)
+        radius = float(length(pixels(ball.encoded(attacked.shown[0], x), x) - x))
         run.done = 0
     run.unit = "points"
     oracle.ball = Ball("l2", radius)
     reached = 0
     for part in run.parts(points):
         directions = torch.cat([oracle.ball.direction(run.noise(i, x)) for i in part])
-        look = yield from oracle.scores((x + radius * directions).clamp(0, 1), 0)
-        reached += int((look.reached > 0.5).sum())
+        evaluation = yield from oracle.scores((x + radius * directions).clamp(0, 1), 0)
+        reached += int((evaluation.reached > 0.5).sum())
         run.completed(part)
         oracle.notes["success_rate"] = reached / run.done
         if oracle.done:

@@ -30,7 +30,7 @@ def obstacles(goal: Goal, logits: Tensor, grad: Tensor, borrowed: bool) -> dict[
 
 
 def flat(goal: Goal) -> str:
-    """What to say of a search by scores that saw the same loss everywhere."""
+    """The warning for a search by scores that got the same loss everywhere."""
     what = "try loss margin" if goal.loss != "margin" else "its outputs are rounded or saturated: serve its logits"
     return f"FLAT_LOSS: the {goal.loss} loss was the same for every picture that was tried; {what}"
 

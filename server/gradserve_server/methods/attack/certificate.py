@@ -44,13 +44,13 @@ def certify(job: Job, x: Tensor, arguments: CertifyArguments) -> Steps:
     """Judges the returned picture x [1, 3, H, W] and the original in passes of their own."""
     goal, lens = arguments.goal, arguments.lens
     before = to_batch(arguments.original[None], x.device, x.dtype)
-    looks = [(before, lens), (x, lens), *([(x, InputTransform())] if lens != InputTransform() else [])]
+    views = [(before, lens), (x, lens), *([(x, InputTransform())] if lens != InputTransform() else [])]
     with torch.no_grad():
-        seen = [through.judge(image, job.run()) for image, through in looks]
-    answers = yield [Query(rows, unshared=True) for rows in seen]
-    judged = [_judged(goal, answer.logits.mean(0, keepdim=True)) for answer in answers]
+        inputs = [transform.judge(image, job.run()) for image, transform in views]
+    answers = yield [Query(rows, unshared=True) for rows in inputs]
+    judged = [_judge(goal, answer.logits.mean(0, keepdim=True)) for answer in answers]
     return Certified(judged[0], judged[1], judged[2] if len(judged) > 2 else None)
 
 
-def _judged(goal: Goal, logits: Tensor) -> Judged:
+def _judge(goal: Goal, logits: Tensor) -> Judged:
     return Judged(logits[0].float().cpu().numpy(), float(goal.margin(logits)), bool(goal.reached(logits)))

@@ -18,7 +18,7 @@ from .textures import frosting, plasma, stretched
 
 Array = np.ndarray[Any, np.dtype[Any]]
 SEVERITIES = (1, 2, 3, 4, 5)
-SMALL_BELOW = 96  # pixels of the shorter side: below, CIFAR-10-C's numbers
+MIN_LARGE_SIDE = 96  # Pictures with a shorter side than this get CIFAR-10-C's numbers.
 LUMINANCE = np.array([0.299, 0.587, 0.114])
 
 
@@ -46,7 +46,7 @@ def corrupt(image: Array, kind: str, severity: int, seed: int = 0) -> Array:
     if severity not in SEVERITIES:
         raise ValueError(f"severity must be 1 to 5, not {severity}")
     chosen, side = KINDS[kind], min(image.shape[:2])
-    table, usual = (chosen.small, 32) if side < SMALL_BELOW else (chosen.large, 224)
+    table, usual = (chosen.small, 32) if side < MIN_LARGE_SIDE else (chosen.large, 224)
     rng = np.random.default_rng([seed, list(KINDS).index(kind)])
     scene = Scene(image.astype(np.float64) / 255, side / usual, rng)
     result = chosen.function(scene, *table[severity - 1])
@@ -75,7 +75,7 @@ def defocus_blur(scene: Scene, radius: float, softness: float) -> Array:
     reach = int(np.ceil(radius)) + 2
     y, x = np.mgrid[-reach : reach + 1, -reach : reach + 1]
     disk = ndimage.gaussian_filter((y**2 + x**2 <= radius**2).astype(np.float64), softness, radius=1, mode="constant")
-    return _convolved(scene.x, disk / disk.sum())
+    return _convolve(scene.x, disk / disk.sum())
 
 
 def glass_blur(scene: Scene, deviation: float, reach: float, rounds: float) -> Array:
@@ -90,7 +90,7 @@ def glass_blur(scene: Scene, deviation: float, reach: float, rounds: float) -> A
 def motion_blur(scene: Scene, radius: float, deviation: float) -> Array:
     """A camera that moves while it exposes, somewhere between 45 degrees up and down."""
     angle = scene.rng.uniform(-45, 45)
-    return _smeared(scene.x, radius * scene.pixel, deviation * scene.pixel, angle)
+    return _smear(scene.x, radius * scene.pixel, deviation * scene.pixel, angle)
 
 
 def zoom_blur(scene: Scene, most: float, step: float) -> Array:
@@ -115,7 +115,7 @@ def snow(
     flakes = stretched(flakes, (height, width), (0, 0, width / zoom, height / zoom))
     flakes = np.clip(np.where(flakes < least, 0, flakes), 0, 1)
     angle = scene.rng.uniform(-135, -45)
-    flakes = _smeared(flakes, radius * scene.pixel, smear * scene.pixel, angle)
+    flakes = _smear(flakes, radius * scene.pixel, smear * scene.pixel, angle)
     pale = np.maximum(scene.x, (scene.x @ LUMINANCE)[..., None] * 1.5 + 0.5)
     return np.asarray(keep * scene.x + (1 - keep) * pale + (flakes + flakes[::-1, ::-1])[..., None])
 
@@ -252,7 +252,7 @@ def _picture(x: Array) -> Image.Image:
     return Image.fromarray((x * 255).round().astype(np.uint8))
 
 
-def _convolved(x: Array, kernel: Array) -> Array:
+def _convolve(x: Array, kernel: Array) -> Array:
     return np.stack([ndimage.convolve(x[..., c], kernel, mode="mirror") for c in range(3)], axis=-1)
 
 
@@ -271,7 +271,7 @@ def _swap_neighbours(x: Array, reach: int, rng: np.random.Generator) -> None:
             x[here], x[there] = x[there], x[here]
 
 
-def _smeared(x: Array, radius: float, deviation: float, angle: float) -> Array:
+def _smear(x: Array, radius: float, deviation: float, angle: float) -> Array:
     """The mean along a line from every pixel, weighted by one half of a Gaussian; angle in degrees."""
     steps = np.arange(2 * max(1, round(radius)) + 1)
     weights = np.exp(-0.5 * (steps / max(deviation, 1e-3)) ** 2)

@@ -20,20 +20,21 @@ from ..regularizers import blurred
 Quality = Annotated[int, Field(ge=1, le=100)]
 Bits = Annotated[int, Field(ge=1, le=7)]
 Sigma = Annotated[float, Field(gt=0, le=16)]
-SEEN, DRAWS = 8, 16  # draws of a random defence in each step of an attack, and for a judgement
+# Draws of a random defence in each step of an attack, and for a judgement.
+DRAWS_PER_STEP, DRAWS_PER_JUDGEMENT = 8, 16
 
 
 def jpeg(images: Tensor, run: MethodContext, index: int, *, quality: Quality = 75) -> Tensor:
     """JPEG compression, with the identity's gradient. [n, 3, H, W]."""
     levels = (images.detach().clamp(0, 1) * 255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
-    files = np.stack([_through_jpeg(picture, quality) for picture in levels])
-    return _straight(images, torch.from_numpy(files).permute(0, 3, 1, 2).to(images) / 255)
+    files = np.stack([_compress(picture, quality) for picture in levels])
+    return _with_identity_gradient(images, torch.from_numpy(files).permute(0, 3, 1, 2).to(images) / 255)
 
 
 def bit_depth(images: Tensor, run: MethodContext, index: int, *, bits: Bits = 4) -> Tensor:
     """Fewer levels for each channel, with the identity's gradient (Xu et al. 2018)."""
-    most = 2**bits - 1
-    return _straight(images, (images.detach() * most).round() / most)
+    steps = 2**bits - 1
+    return _with_identity_gradient(images, (images.detach() * steps).round() / steps)
 
 
 def blur(images: Tensor, run: MethodContext, index: int, *, sigma: Sigma = 1.0) -> Tensor:
@@ -49,12 +50,12 @@ def noise(images: Tensor, run: MethodContext, index: int, *, std: Fraction = 0.0
 DEFENCES: Mapping[str, Callable[..., Tensor]] = {"jpeg": jpeg, "bit_depth": bit_depth, "blur": blur, "noise": noise}
 
 
-def _straight(images: Tensor, hard: Tensor) -> Tensor:
+def _with_identity_gradient(images: Tensor, hard: Tensor) -> Tensor:
     """The values of `hard` with the gradient of `images`."""
     return hard + (images - images.detach())
 
 
-def _through_jpeg(pixels: np.ndarray, quality: int) -> np.ndarray:
+def _compress(pixels: np.ndarray, quality: int) -> np.ndarray:
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, "JPEG", quality=quality)
     with Image.open(file) as picture:

@@ -16,8 +16,9 @@ from .oracle import Oracle
 
 Population = Annotated[int, Field(ge=4, le=1000)]
 Cells = Annotated[int, Field(ge=2, le=64)]
-ELITE_SHARE = 0.25  # of a generation lives on and has children
-MUTATED, STRENGTH = 0.05, 0.25  # share of a child's cells that change, and the standard deviation of the change
+ELITE_SHARE = 0.25  # The share of a generation that lives on and has children.
+MUTATION_SHARE = 0.05  # The share of a child's cells that change.
+MUTATION_STD = 0.25
 
 
 def fooling(
@@ -53,7 +54,7 @@ def _children(parents: np.ndarray, count: int, rng: np.random.Generator) -> np.n
     one, two = (parents[rng.integers(0, len(parents), count)] for _ in range(2))
     shape = (count, 1, *one.shape[2:])
     children = np.where(rng.random(shape) < 0.5, one, two)
-    changes = np.where(rng.random(shape) < MUTATED, rng.normal(0, STRENGTH, children.shape), 0)
+    changes = np.where(rng.random(shape) < MUTATION_SHARE, rng.normal(0, MUTATION_STD, children.shape), 0)
     return (children + changes).clip(0, 1)
 
 
@@ -63,6 +64,6 @@ def _fitness(genomes: np.ndarray, x: Tensor, oracle: Oracle, run: MethodContext,
     for start in range(0, len(genomes), run.chunk):
         coarse = torch.from_numpy(genomes[start : start + run.chunk]).to(x)
         images = F.interpolate(coarse, x.shape[2:], mode="bicubic", align_corners=False).clamp(0, 1)
-        look = yield from oracle.scores(images, generation)
-        values.append(look.value)
+        evaluation = yield from oracle.scores(images, generation)
+        values.append(evaluation.value)
     return torch.cat(values).cpu().numpy()

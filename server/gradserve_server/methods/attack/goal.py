@@ -1,4 +1,4 @@
-"""What an attack wants: an error, or a certain class; and the number that it climbs to get there."""
+"""The goal of an attack, an error or a certain class, and the loss that it raises to reach it."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -22,8 +22,8 @@ from ...models.card import HeadKind
 
 Loss = Literal["cross_entropy", "margin", "dlr"]
 Pick = Literal["runner_up", "least_likely", "random"]
-MIN_LOSS = 1e-30  # cross-entropy below which products of its gradient with weights may underflow in fp32
-RANDOM_TARGET_INDEX = 1 << 40  # the sample index of a random target, away from those of noise
+MIN_LOSS = 1e-30  # Below this cross-entropy, products of its gradient with weights may underflow in fp32.
+RANDOM_TARGET_INDEX = 1 << 40  # The sample index of a random target; those of noise are lower.
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +41,7 @@ class Goal:
     head: HeadKind = "softmax"
 
     def objective(self) -> Objective:
-        """The number to climb."""
+        """The loss that the attack raises."""
         if self.loss == "cross_entropy":
             return -log_prob(self.label) if self.target is None else log_prob(self.target)
         if self.loss == "margin":
@@ -54,7 +54,7 @@ class Goal:
         return margins(logits, label, self.head) * (1 if self.target is None else -1)
 
     def reached(self, logits: Tensor) -> Tensor:
-        """Whether the prediction is what is wanted: [n, classes] -> [n]."""
+        """Whether the goal is reached: [n, classes] -> [n]."""
         if self.head == "multilabel":
             margin = self.margin(logits)
             predicted = margin <= 0 if self.target is None else margin < 0
@@ -70,8 +70,8 @@ class Goal:
     def saturated(self, logits: Tensor) -> Tensor:
         """Where cross-entropy has lost its gradient: [n, classes] -> [n].
 
-        Of a softmax that is where the probability of the class to be lost rounds to 1. The gradient of a sigmoid's is
-        exact there, and lost where it is too small for fp32.
+        Under a softmax head that is where the label's probability rounds to 1. Under the others the gradient is exact
+        there, and lost where the cross-entropy is below MIN_LOSS.
         """
         if self.loss != "cross_entropy" or self.target is not None:
             return torch.zeros(len(logits), dtype=torch.bool, device=logits.device)
@@ -81,13 +81,13 @@ class Goal:
 
 @dataclass(frozen=True, slots=True)
 class GoalSpec:
-    """A goal as it was asked for: what is left open follows from the prediction."""
+    """A goal as the request states it; its open fields follow from the prediction."""
 
     label: int | None = None
     target: int | None = None
     pick: Pick | None = None
     loss: Loss = "cross_entropy"
-    from_scratch: bool = False  # whatever the picture shows does not matter
+    from_scratch: bool = False  # Whether the attack begins from no picture, so that its content does not matter.
     head: HeadKind = "softmax"
 
     def goal(self, logits: Tensor, run: MethodContext) -> Goal:
@@ -95,7 +95,7 @@ class GoalSpec:
         classes = ranking(logits[None])[0].tolist()
         label = classes[0] if self.label is None else self.label
         present = [c for c in classes if logits[c] > 0] if self.head == "multilabel" else [label]
-        target = self._picked([c for c in classes if c not in (label, *present)], run) if self.pick else self.target
+        target = self._pick([c for c in classes if c not in (label, *present)], run) if self.pick else self.target
         if target in present and not self.from_scratch:
             if self.head == "multilabel":
                 raise NotApplicable("the target is present for the model already; name a label that is absent")
@@ -106,7 +106,7 @@ class GoalSpec:
             )
         return Goal(label, target, self.loss, head=self.head)
 
-    def _picked(self, others: list[int], run: MethodContext) -> int:
+    def _pick(self, others: list[int], run: MethodContext) -> int:
         """Of the classes that are not predicted, by falling logit."""
         if not others:
             raise NotApplicable(

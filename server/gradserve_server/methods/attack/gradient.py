@@ -12,21 +12,21 @@ def gradient_ascent(
     x: Tensor, oracle: Oracle, ball: Ball, run: MethodContext, *, steps: Iterations = 15, rate: Rate = 0.1
 ) -> Steps:
     """x + rate * gradient in the model's normalised input, unbounded but for pixels in [0, 1]."""
-    per_pixel = rate * oracle.std.square()  # a step of u in normalised input is std * u in pixels, its gradient too
+    per_pixel = rate * oracle.std.square()  # A step u in normalised input is std * u in pixels, and so is the gradient.
     adv, run.asked = x, steps
     for step in range(steps):
-        look = yield from oracle.climb(adv, step)
+        evaluation = yield from oracle.climb(adv, step)
         if oracle.done:
             return
-        adv = ball.project(adv + per_pixel * look.grad, x)
+        adv = ball.project(adv + per_pixel * evaluation.grad, x)
         run.completed(range(1))
     yield from oracle.scores(adv, steps)
 
 
 def fgsm(x: Tensor, oracle: Oracle, ball: Ball, run: MethodContext) -> Steps:
     """One step of the whole budget along the gradient's sign (Goodfellow et al. 2015, section 4)."""
-    look = yield from oracle.climb(x, 0)
-    adv = (x + (ball.eps or 0) * ball.direction(look.grad)).clamp(0, 1)
+    evaluation = yield from oracle.climb(x, 0)
+    adv = (x + (ball.eps or 0) * ball.direction(evaluation.grad)).clamp(0, 1)
     run.completed(range(1))
     yield from oracle.scores(adv, 1)
 
@@ -47,10 +47,10 @@ def pgd(
     adv = ball.random(x, run, restarts) if random_start else x.repeat(restarts, 1, 1, 1)
     run.asked = steps
     for number in range(steps):
-        look = yield from oracle.climb(adv, number)
+        evaluation = yield from oracle.climb(adv, number)
         if oracle.done:
             return
-        adv = ball.project(adv + rate * ball.direction(look.grad), x)
+        adv = ball.project(adv + rate * ball.direction(evaluation.grad), x)
         run.completed(range(1))
     yield from oracle.scores(adv, steps)
 

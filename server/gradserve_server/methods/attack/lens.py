@@ -11,10 +11,11 @@ from torch import Tensor
 
 from ...engine.job import MethodContext
 from ..parameters import Degrees, Restarts, Share, Unit
-from .defences import DEFENCES, DRAWS, SEEN
+from .defences import DEFENCES, DRAWS_PER_JUDGEMENT, DRAWS_PER_STEP
 
 Pull = Callable[[Tensor], Tensor]
-CRAFTING, JUDGING = 1 << 32, 1 << 33  # sample indices of random changes, away from those of starts
+# Random changes have sample indices from here on in an attack and in a judgement; starts have lower ones.
+ATTACK_INDEX, JUDGEMENT_INDEX = 1 << 32, 1 << 33
 MAX_VIEWS = 64
 
 
@@ -39,12 +40,12 @@ def eot(
     shifts = torch.from_numpy(rng.uniform(-brightness, brightness, samples)).to(images)
     grains = torch.cat([run.noise(index + 1 + i, images[:1]) for i in range(samples)])
     rows = images.repeat_interleave(samples, 0)
-    turned = _turned(rows, np.tile(angles, count), np.tile(factors, count))
+    turned = _rotate(rows, np.tile(angles, count), np.tile(factors, count))
     return (turned + shifts.repeat(count).view(-1, 1, 1, 1) + noise * grains.repeat(count, 1, 1, 1)).clamp(0, 1)
 
 
-def _turned(images: Tensor, angles: np.ndarray, factors: np.ndarray) -> Tensor:
-    """Each image rotated and scaled about its middle; what comes in from outside repeats the edge."""
+def _rotate(images: Tensor, angles: np.ndarray, factors: np.ndarray) -> Tensor:
+    """Each image rotated and scaled about its middle; the edge is repeated outside."""
     height, width = images.shape[2:]
     cos, sin = np.cos(angles) / factors, np.sin(angles) / factors
     theta = np.zeros((len(images), 2, 3))
@@ -66,31 +67,31 @@ class InputTransform:
     def views(self) -> int:
         """Rows for each picture of an attack."""
         samples = int(self.eot["samples"]) if self.eot else 1
-        return samples * (SEEN if self.defence == "noise" and not self.eot else 1)
+        return samples * (DRAWS_PER_STEP if self.defence == "noise" and not self.eot else 1)
 
     def bare(self) -> "InputTransform":
         """The same without the defence."""
         return replace(self, defence="", parameters={})
 
     def defended(self) -> "InputTransform":
-        """The same without random changes: what is judged."""
+        """The same without random changes, as the certificate needs it."""
         return replace(self, eot=None)
 
     def judge(self, x: Tensor, run: MethodContext) -> Tensor:
         """What the model is judged on: the picture through the defence alone, [n, 3, H, W]."""
-        rows = x.repeat(DRAWS, 1, 1, 1) if self.defence == "noise" else x
-        return self._through(rows, run, JUDGING)
+        rows = x.repeat(DRAWS_PER_JUDGEMENT, 1, 1, 1) if self.defence == "noise" else x
+        return self._defend(rows, run, JUDGEMENT_INDEX)
 
     def see(self, images: Tensor, run: MethodContext, step: int) -> tuple[Tensor, Pull]:
-        """The rows that the model gets, [n * views, 3, H, W], and what takes their gradients back to the pictures'."""
+        """The model's rows [n * views, 3, H, W], and the function from their gradients to the pictures'."""
         if self == InputTransform():
             return images, lambda grad: grad
-        index = CRAFTING + step * 2 * MAX_VIEWS
+        index = ATTACK_INDEX + step * 2 * MAX_VIEWS
         with torch.enable_grad():
             leaf = images.detach().requires_grad_()
             repeated = leaf.repeat_interleave(self.views, 0) if not self.eot else eot(leaf, run, index, **self.eot)
-            rows = self._through(repeated, run, index + MAX_VIEWS + 1)
+            rows = self._defend(repeated, run, index + MAX_VIEWS + 1)
         return rows.detach(), lambda grad: torch.autograd.grad(rows, leaf, grad)[0] / self.views
 
-    def _through(self, rows: Tensor, run: MethodContext, index: int) -> Tensor:
+    def _defend(self, rows: Tensor, run: MethodContext, index: int) -> Tensor:
         return DEFENCES[self.defence](rows, run, index, **self.parameters) if self.defence else rows

@@ -14,7 +14,7 @@ from .oracle import Oracle
 
 Pixels = Annotated[int, Field(ge=1, le=16)]
 Population = Annotated[int, Field(ge=5, le=1000)]
-DIFFERENCE_WEIGHT = 0.5  # of the difference between two parents
+DIFFERENCE_WEIGHT = 0.5  # The weight of the difference between two parents.
 
 
 def one_pixel(
@@ -49,15 +49,15 @@ def one_pixel(
 def _triples(count: int, rng: np.random.Generator) -> np.ndarray:
     """For each of `count` three different others, [count, 3]."""
     shuffled = rng.random((count, count - 1)).argsort(1)[:, :3]
-    return shuffled + (shuffled >= np.arange(count)[:, None])  # leaves out the one itself
+    return shuffled + (shuffled >= np.arange(count)[:, None])  # This skips the member itself.
 
 
 def _fitness(genomes: np.ndarray, x: Tensor, oracle: Oracle, run: MethodContext, generation: int) -> Steps:
     """The loss of every genome's picture, [n]."""
     values = []
     for start in range(0, len(genomes), run.chunk):
-        look = yield from oracle.scores(drawn(genomes[start : start + run.chunk], x), generation)
-        values.append(look.value)
+        evaluation = yield from oracle.scores(drawn(genomes[start : start + run.chunk], x), generation)
+        values.append(evaluation.value)
     return torch.cat(values).cpu().numpy()
 
 

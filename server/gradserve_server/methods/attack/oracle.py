@@ -14,17 +14,18 @@ from .blindness import obstacles
 from .goal import Goal
 from .lens import InputTransform
 
-SURVEY_STEP_OFFSET = 1 << 20  # steps of fresh random changes, away from those of the attack
+# `survey` draws its random changes at steps from here on; the attack's own steps are lower.
+SURVEY_STEP_OFFSET = 1 << 20
 
 
 class Evaluation(NamedTuple):
     """What the model says of some pictures, each averaged over the views of it."""
 
     logits: Tensor  # [n, classes]
-    value: Tensor  # [n], the loss that is climbed
+    value: Tensor  # [n], the loss that the attack raises.
     margin: Tensor  # [n], distance from the goal
     reached: Tensor  # [n], share of the views that reach it
-    grad: Tensor  # [n, 3, H, W], of the loss; empty where only scores were asked for
+    grad: Tensor  # [n, 3, H, W], the loss's gradient; empty after `scores`.
 
 
 class TrajectoryPoint(NamedTuple):
@@ -48,34 +49,35 @@ class Oracle:
     lens: InputTransform = field(default_factory=InputTransform)
     stop: bool = False
     model: str | None = None
-    best: Tensor | None = None  # [1, 3, H, W], once something was shown
-    rank: tuple[bool, float] = (True, float("inf"))  # of the best: whether it misses the goal, and by how much
-    done: bool = False  # a success survived the encoding, and the caller wants no more
+    best: Tensor | None = None  # [1, 3, H, W]; None before the first evaluation.
+    rank: tuple[bool, float] = (True, float("inf"))  # Whether the best picture misses the goal, and its margin.
+    done: bool = False  # With `stop`: a success also succeeds in 8 bits, so that the attack ends.
     first_success: int | None = None
     queries: int = 0
     gradients: int = 0
     moments: dict[int, TrajectoryPoint] = field(default_factory=dict)
-    notes: dict[str, Any] = field(default_factory=dict)  # what a method found beside the picture
-    last: Tensor | None = None  # [n, 3, H, W], what was shown last
-    obstacles: dict[str, None] = field(default_factory=dict)  # what kept it from a gradient; an ordered set of texts
-    pictures: int = 0  # that it saw
-    values: tuple[float, float] = (float("inf"), float("-inf"))  # the least and the largest loss that it saw
+    notes: dict[str, Any] = field(default_factory=dict)  # A method's further results, by name.
+    last: Tensor | None = None  # [n, 3, H, W], the pictures of the last evaluation.
+    # Warnings that say why a gradient was missing: an ordered set of texts.
+    obstacles: dict[str, None] = field(default_factory=dict)
+    pictures: int = 0  # The number of pictures that were evaluated.
+    values: tuple[float, float] = (float("inf"), float("-inf"))  # The least and the largest loss so far.
 
     def climb(self, images: Tensor, step: int) -> Steps:
-        """The model's scores of images [n, 3, H, W] and the loss's gradient by them. Returns Look."""
+        """The model's scores of images [n, 3, H, W] and the loss's gradient by them. Returns Evaluation."""
         seen, pull = self.lens.see(images, self.run, step)
         answer = yield Query(seen, self.goal.objective(), "image", model=self.model)
         self.gradients += len(seen)
         self.obstacles |= obstacles(self.goal, answer.logits, answer.image_grad, self.model is not None)
         grad = pull(answer.image_grad)
-        return (yield from self._noted(images, answer, grad, step))
+        return (yield from self._record(images, answer, grad, step))
 
     def scores(self, images: Tensor, step: int) -> Steps:
-        """The model's scores alone. Returns Look."""
+        """The model's scores alone. Returns Evaluation."""
         with torch.no_grad():
             seen, _ = self.lens.see(images, self.run, step)
         answer = yield Query(seen, self.goal.objective(), model=self.model)
-        return (yield from self._noted(images, answer, images[:0], step))
+        return (yield from self._record(images, answer, images[:0], step))
 
     def reaches(self, images: Tensor, step: int) -> Steps:
         """Whether each image reaches the goal, without keeping it. Returns a tensor of booleans [n]."""
@@ -94,7 +96,7 @@ class Oracle:
         self.notes["success_rate"] = float(self.goal.reached(answer.logits).double().mean())
 
     def beside(self, model: str | None = None) -> "Oracle":
-        """One with a best picture of its own, on this or another model."""
+        """Another oracle with a best picture of its own, on this or another model."""
         return Oracle(
             self.x, self.goal, self.ball, self.run, self.std, self.lens, model=model, obstacles=self.obstacles
         )
@@ -107,12 +109,12 @@ class Oracle:
     @property
     def shown(self) -> tuple[Tensor, Tensor]:
         """The best picture and the pictures shown last."""
-        assert self.best is not None, "something was shown"
-        assert self.last is not None, "something was shown"
+        assert self.best is not None, "the oracle was asked before"
+        assert self.last is not None, "the oracle was asked before"
         return self.best, self.last
 
     def count(self, other: "Oracle") -> None:
-        """Adds what another one was asked."""
+        """Adds the passes of another oracle."""
         self.queries += other.queries
         self.gradients += other.gradients
 
@@ -120,18 +122,21 @@ class Oracle:
         """Rows of views, averaged for each image."""
         return rows.view(-1, self.lens.views, *rows.shape[1:]).mean(1)
 
-    def _noted(self, images: Tensor, answer: Any, grad: Tensor, step: int) -> Steps:
+    def _record(self, images: Tensor, answer: Any, grad: Tensor, step: int) -> Steps:
         self.queries += len(answer.logits)
         margin = self._per_image(self.goal.margin(answer.logits))
         reached = self._per_image(self.goal.reached(answer.logits).to(images.dtype))
-        look = Evaluation(self._per_image(answer.logits), self._per_image(answer.value), margin, reached, grad)
+        evaluation = Evaluation(self._per_image(answer.logits), self._per_image(answer.value), margin, reached, grad)
         ranks = [(share <= 0.5, least) for share, least in zip(reached.tolist(), margin.tolist(), strict=True)]
         nearest = min(range(len(ranks)), key=ranks.__getitem__)
         success = not ranks[nearest][0]
         self.last = images.detach()
         self.pictures += len(images)
-        self.values = min(self.values[0], float(look.value.min())), max(self.values[1], float(look.value.max()))
-        self._remember(step, look, nearest)
+        self.values = (
+            min(self.values[0], float(evaluation.value.min())),
+            max(self.values[1], float(evaluation.value.max())),
+        )
+        self._remember(step, evaluation, nearest)
         if success and self.first_success is None:
             self.first_success = step
         if ranks[nearest] < self.rank:
@@ -141,10 +146,12 @@ class Oracle:
             self.done = bool((yield from self.reaches(pixels(encoded, self.x), step))[0])
             if self.done:
                 self.best = images[nearest : nearest + 1].detach().clone()
-        return look
+        return evaluation
 
-    def _remember(self, step: int, look: Evaluation, row: int) -> None:
+    def _remember(self, step: int, evaluation: Evaluation, row: int) -> None:
         before = self.moments.get(step)
-        if before is None or float(look.margin[row]) < before.margin:
-            logits = look.logits[row].float().cpu().numpy()
-            self.moments[step] = TrajectoryPoint(step, logits, float(look.margin[row]), float(look.value[row]))
+        if before is None or float(evaluation.margin[row]) < before.margin:
+            logits = evaluation.logits[row].float().cpu().numpy()
+            self.moments[step] = TrajectoryPoint(
+                step, logits, float(evaluation.margin[row]), float(evaluation.value[row])
+            )

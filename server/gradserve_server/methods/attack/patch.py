@@ -10,7 +10,7 @@ from ..parameters import Degrees, Fraction, Iterations, Restarts
 from .ball import Ball
 from .oracle import Oracle
 
-FINAL_TRIALS = 32  # fresh places at the end
+FINAL_TRIALS = 32  # Random places, or random changes, in which the finished picture is measured.
 
 
 def patch(
@@ -32,25 +32,26 @@ def patch(
     for step in range(steps):
         sticker = sticker.detach().requires_grad_()
         images = placed(sticker, x, places, rotation, rng)
-        look = yield from oracle.climb(images.detach(), step)
+        evaluation = yield from oracle.climb(images.detach(), step)
         if oracle.done:
             break
-        (grad,) = torch.autograd.grad(images, sticker, look.grad)
+        (grad,) = torch.autograd.grad(images, sticker, evaluation.grad)
         sticker = (sticker + rate * grad.sign()).clamp(0, 1)
         run.completed(range(1))
     whole = ((sticker.detach() * 255).round() / 255).clamp(0, 1)
     oracle.notes["patch"] = (whole[0] * 255).round().to(torch.uint8).permute(1, 2, 0).contiguous().cpu().numpy()
-    look = yield from oracle.scores(placed(whole, x, FINAL_TRIALS, rotation, rng), steps)
-    oracle.notes["success_rate"] = float((look.reached > 0.5).double().mean())
+    evaluation = yield from oracle.scores(placed(whole, x, FINAL_TRIALS, rotation, rng), steps)
+    oracle.notes["success_rate"] = float((evaluation.reached > 0.5).double().mean())
 
 
 def placed(sticker: Tensor, x: Tensor, count: int, rotation: float, rng: np.random.Generator) -> Tensor:
     """x with the sticker [1, 3, s, s] at random places within it, turned at random: [count, 3, H, W]."""
     height, width, side = x.shape[2], x.shape[3], sticker.shape[2]
     angles = np.deg2rad(rng.uniform(-rotation, rotation, count)) if rotation else np.zeros(count)
-    reach = side / 2 * (abs(np.cos(angles)) + abs(np.sin(angles)))  # half the side of the box around it
+    # Half the side of the box around the turned sticker.
+    reach = side / 2 * (abs(np.cos(angles)) + abs(np.sin(angles)))
     y, z = (_centres(reach, length, rng) for length in (height, width))
-    theta = np.zeros((count, 2, 3))  # from the picture's coordinates in [-1, 1] to the sticker's
+    theta = np.zeros((count, 2, 3))  # From the picture's coordinates in [-1, 1] to the sticker's.
     cos, sin = np.cos(angles), np.sin(angles)
     theta[:, 0, 0], theta[:, 0, 1] = cos * width / side, sin * height / side
     theta[:, 1, 0], theta[:, 1, 1] = -sin * width / side, cos * height / side

@@ -13,7 +13,8 @@ from .ball import Ball
 from .oracle import Oracle
 
 Queries = Annotated[int, Field(ge=2, le=100_000)]
-HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)  # of the squares' area, in ten-thousandths of the queries
+# The squares' area is halved after these shares of the queries, in ten-thousandths.
+HALVING_POINTS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
 
 
 def square(
@@ -30,19 +31,19 @@ def square(
     rng, run.asked, run.unit = run.generator(0), queries, "queries"
     stripes = torch.from_numpy(rng.choice([-1.0, 1.0], (1, 3, 1, x.shape[3]))).to(x)
     best = ball.project(x + (ball.eps or 0) * stripes, x)
-    look = yield from oracle.scores(best, 0)
+    evaluation = yield from oracle.scores(best, 0)
     run.completed(range(1))
-    value, step = float(look.value[0]), 0
+    value, step = float(evaluation.value[0]), 0
     while run.done < queries and not oracle.done:
         step += 1
         count = min(candidates, queries - run.done)
-        area = share / 2 ** sum(10_000 * run.done / queries > bound for bound in HALVINGS)
-        tried = torch.cat([ball.project(_with_square(best, x, ball, area, rng), x) for _ in range(count)])
-        look = yield from oracle.scores(tried, step)
+        area = share / 2 ** sum(10_000 * run.done / queries > bound for bound in HALVING_POINTS)
+        images = torch.cat([ball.project(_with_square(best, x, ball, area, rng), x) for _ in range(count)])
+        evaluation = yield from oracle.scores(images, step)
         run.completed(range(count))
-        most = int(look.value.argmax())
-        if float(look.value[most]) > value:
-            best, value = tried[most : most + 1], float(look.value[most])
+        best_row = int(evaluation.value.argmax())
+        if float(evaluation.value[best_row]) > value:
+            best, value = images[best_row : best_row + 1], float(evaluation.value[best_row])
 
 
 def _with_square(best: Tensor, x: Tensor, ball: Ball, area: float, rng: np.random.Generator) -> Tensor:
@@ -52,6 +53,6 @@ def _with_square(best: Tensor, x: Tensor, ball: Ball, area: float, rng: np.rando
     top, left = rng.integers(0, height - side + 1), rng.integers(0, width - side + 1)
     window = (..., slice(top, top + side), slice(left, left + side))
     signs = torch.from_numpy(rng.choice([-1.0, 1.0], (1, 3, 1, 1))).to(x)
-    tried = best.clone()
-    tried[window] = x[window] + (ball.eps or 0) * signs
-    return tried
+    candidate = best.clone()
+    candidate[window] = x[window] + (ball.eps or 0) * signs
+    return candidate

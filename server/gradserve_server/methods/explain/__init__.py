@@ -22,7 +22,7 @@ from .occlusion import occlusion, occlusion_rows
 from .saliency import deconvnet, gradient, gradient_x_input, guided_backprop
 
 Parameters = Mapping[str, Any]
-Size = tuple[int, int]  # height and width in pixels
+Size = tuple[int, int]  # Height and width in pixels.
 
 
 def needs_nothing(card: ModelCard) -> str:
@@ -57,13 +57,13 @@ class ExplainMethod(NamedTuple):
     """A method: what it costs, when it applies, and what it needs of the model."""
 
     function: Callable[..., Steps]
-    rows: Callable[[Parameters, Size, ModelCard], int]  # images that the network sees, for an input of that size
-    refuses: Callable[[ModelCard], str] = needs_nothing  # why it does not apply to a model; empty if it does
-    wrt: Wrt = "image"  # what its passes differentiate by, which their price depends on
-    guided: bool = False  # it gives ReLUs rules of their own
-    default_layer: bool = False  # its parameter `layer` is the model's Grad-CAM layer where none is named
-    class_targets_only: str = ""  # a switch of its parameters with which it does not apply to units
-    one_row: bool = False  # it looks at nothing but the image, so that a predicted rank is found in the same pass
+    rows: Callable[[Parameters, Size, ModelCard], int]  # The images that the network sees, for an input of that size.
+    refuses: Callable[[ModelCard], str] = needs_nothing  # Why the method does not apply to a model; empty if it does.
+    wrt: Wrt = "image"  # What its passes differentiate by; the price of a pass depends on it.
+    guided: bool = False  # Whether the method gives ReLUs rules of their own.
+    default_layer: bool = False  # Whether `layer` defaults to the model's Grad-CAM layer.
+    class_targets_only: str = ""  # A Boolean parameter that rules out units as targets.
+    one_row: bool = False  # Whether its only row is the image, so that the same pass can resolve a predicted rank.
 
 
 def _one_row(parameters: Parameters, size: Size, card: ModelCard) -> int:
@@ -101,7 +101,7 @@ def rows_of(call: Call, size: Size, card: ModelCard) -> int:
 
 @dataclass(frozen=True, slots=True)
 class ExplainArguments:
-    """What maps are made."""
+    """The maps of a request, one for each call."""
 
     calls: tuple[Call, ...]
 
@@ -124,7 +124,7 @@ def explain(job: Job, x: Tensor, arguments: ExplainArguments) -> Steps:
     """Runs all calls side by side on one image [1, 3, H, W]; all are answered or none. Returns [Explained]."""
     calls = arguments.calls
     if len(calls) == 1 and METHODS[calls[0].method].one_row and calls[0].target.rank:
-        return [(yield from _ranked(job, x, calls[0]))]
+        return [(yield from _explain_ranked_class(job, x, calls[0]))]
     classes: list[int] = []
     if any(call.target.rank for call in calls):
         answer = yield Query(x)
@@ -141,10 +141,10 @@ def explain(job: Job, x: Tensor, arguments: ExplainArguments) -> Steps:
         None if call.target.layer else objective.terms[0].indices[0]
         for call, objective in zip(calls, objectives, strict=True)
     ]
-    return [_explained(*parts) for parts in zip(labels, runs, maps, strict=True)]
+    return [_result(*parts) for parts in zip(labels, runs, maps, strict=True)]
 
 
-def _ranked(job: Job, x: Tensor, call: Call) -> Steps:
+def _explain_ranked_class(job: Job, x: Tensor, call: Call) -> Steps:
     """A call whose only pass finds the class of its target's rank too."""
     assert call.target.rank, "it is asked for"
     run = job.run()
@@ -154,11 +154,11 @@ def _ranked(job: Job, x: Tensor, call: Call) -> Steps:
         steps.send(answer)
     except StopIteration as stop:
         label = ranking(answer.logits)[0, call.target.rank - 1]
-        return _explained(int(label), run, stop.value)
+        return _result(int(label), run, stop.value)
     raise AssertionError(f"{call.method} has one row")
 
 
-def _explained(label: int | None, run: MethodContext, answer: Map) -> Explained:
+def _result(label: int | None, run: MethodContext, answer: Map) -> Explained:
     values = answer.values.float().cpu().numpy()
     if not values.any():
         run.warn("ZERO_MAP: the target does not depend on this image in any pixel")

@@ -14,9 +14,9 @@ from ..parameters import MAX_POINTS, Baseline, QuadraturePoints, Reduce, Samples
 from ..regularizers import blurred
 from .maps import Map, reduced
 
-MAX_GAP = 0.05  # share of the difference that the attributions may miss it by without a warning
-NEAR_ZERO = 0.1  # share of the target's range along the line, below which a difference is no measure
-ROUNDING = 1e-5  # of the largest value of the target: smaller gaps are those of fp32
+MAX_GAP_SHARE = 0.05  # The gap that needs no warning, as a share of the difference to explain.
+MIN_DIFFERENCE_SHARE = 0.1  # A difference below this share of the target's range along the line counts as near zero.
+ROUNDING_SHARE = 1e-5  # Gaps below this share of the target's largest value are rounding errors of fp32.
 
 
 def smooth_grad(
@@ -91,10 +91,10 @@ def _warn_of_gap(run: MethodContext, gap: float, difference: float, values: Tens
     part of the target's range along it. `values` [steps + 2] are the target's along the line.
     """
     extent = (values.max() - values.min()).item()
-    noise = ROUNDING * values.abs().max().item()
-    if abs(gap) <= max(MAX_GAP * max(abs(difference), NEAR_ZERO * extent), noise):
+    noise = ROUNDING_SHARE * values.abs().max().item()
+    if abs(gap) <= max(MAX_GAP_SHARE * max(abs(difference), MIN_DIFFERENCE_SHARE * extent), noise):
         return
-    near_zero = abs(difference) <= NEAR_ZERO * extent
+    near_zero = abs(difference) <= MIN_DIFFERENCE_SHARE * extent
     scale = extent if near_zero else abs(difference)
     name = f"the range ({extent:.4g}) that the target has between them" if near_zero else "the difference"
     size = f"{abs(gap) / scale:.1%} of {name}" if scale else f"{gap:.3g}"

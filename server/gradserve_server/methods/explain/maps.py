@@ -15,7 +15,7 @@ class Map:
     values: Tensor  # [H, W]
     target_value: Tensor  # [], the target on the unchanged image
     coarse: Tensor | None = None  # [h, w], Grad-CAM before upsampling
-    completeness_gap: float | None = None  # integrated gradients
+    completeness_gap: float | None = None  # Integrated gradients alone have one.
 
 
 def reduced(pixels: Tensor, how: Reduce) -> Tensor:

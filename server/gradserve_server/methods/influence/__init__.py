@@ -27,7 +27,7 @@ METHODS: Mapping[EstimateName, Callable[[Tensor, Quantity, IndexedModel], Steps]
     "last_layer": last_layer,
     "neighbours": similar,
 }
-SCORE_RESOLUTION = 2.0**-11  # of the largest score: what float16 rows cannot tell apart is neither helpful nor harmful
+SCORE_RESOLUTION = 2.0**-11  # Scores below this share of the largest one are rounding errors of float16 rows.
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,14 +42,14 @@ class Reweighting:
 class InfluenceArguments:
     """Which number of which class is traced to its training examples, and by which method."""
 
-    members: tuple[IndexedModel, ...]  # the model and the others of its ensemble
+    members: tuple[IndexedModel, ...]  # The model and the others of its ensemble.
     method: EstimateName
     goal: Goal
     label: int | None
-    rank: int  # of the class among the predicted ones, where no label is given
-    top: int  # examples of each kind
+    rank: int  # The rank of the class among the predicted ones, where no label is given.
+    top: int  # The number of helpful examples, and of harmful ones.
     what_if: tuple[Reweighting, ...] = ()
-    newton: bool = True  # whether single changes are also found by a Newton step, where the method can
+    newton: bool = True  # Whether to compute single changes by a Newton step too, where the method can.
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -59,43 +59,43 @@ class Influenced:
     label: int
     value: float
     probability: float
-    helpful: Array  # rows whose removal would harm; of neighbours, the most similar
+    helpful: Array  # Rows whose removal would harm; for `neighbours` the most similar rows.
     harmful: Array
-    scores: Array  # of the helpful, then of the harmful
-    corrected: Array | None  # the same by a Newton step each
+    scores: Array  # Scores of the helpful rows, then of the harmful ones.
+    corrected: Array | None  # The same scores, each by a Newton step.
     what_if: tuple[float, ...]
-    floor: float  # scores closer to zero are taken for none
+    floor: float  # Scores closer to zero count as zero.
 
 
 def influence(job: Job, x: Tensor, arguments: InfluenceArguments) -> Steps:
     """Scores by every member, averaged: [1, 3, H, W] -> Influenced."""
     members, method, goal = arguments.members, arguments.method, arguments.goal
-    asked = Quantity(goal, arguments.label, arguments.rank, members[0].head)
-    if arguments.label is None and len(members) > 1:  # they may predict different classes
+    quantity = Quantity(goal, arguments.label, arguments.rank, members[0].head)
+    if arguments.label is None and len(members) > 1:  # The members may predict different classes.
         answer = yield Query(x, model=unfolded(members[0].model))
-        asked = asked.of(answer.logits[0])
-    estimates = yield from together([METHODS[method](x, asked, member) for member in members])
+        quantity = quantity.of(answer.logits[0])
+    estimates = yield from together([METHODS[method](x, quantity, member) for member in members])
     scores = np.mean([each.changes for each in estimates], axis=0)
     floor = SCORE_RESOLUTION * float(np.abs(scores).max())
-    helpful, harmful = _ranked(scores, method, goal, arguments.top, floor)
+    helpful, harmful = _rank_rows(scores, method, goal, arguments.top, floor)
     rows = np.concatenate([helpful, harmful])
-    stepped = arguments.newton and all(each.step for each in estimates)
-    asked = estimates[0].asked
-    values = [float(asked.value(each.scores)) for each in estimates]
+    by_newton = arguments.newton and all(each.step for each in estimates)
+    quantity = estimates[0].quantity
+    values = [float(quantity.value(each.scores)) for each in estimates]
     return Influenced(
-        label=asked.label,
+        label=quantity.label,
         value=float(np.mean(values)),
-        probability=float(np.mean([float(each.scores.softmax(0)[asked.label]) for each in estimates])),
+        probability=float(np.mean([float(each.scores.softmax(0)[quantity.label]) for each in estimates])),
         helpful=helpful,
         harmful=harmful,
         scores=scores[rows],
-        corrected=np.array([_step(estimates, row[None], -1.0) for row in rows]) if stepped else None,
-        what_if=tuple(_what_if(each, scores, estimates, members, stepped) for each in arguments.what_if),
+        corrected=np.array([_step(estimates, row[None], -1.0) for row in rows]) if by_newton else None,
+        what_if=tuple(_what_if(each, scores, estimates, members, by_newton) for each in arguments.what_if),
         floor=floor,
     )
 
 
-def _ranked(scores: Array, method: EstimateName, goal: Goal, top: int, floor: float) -> tuple[Array, Array]:
+def _rank_rows(scores: Array, method: EstimateName, goal: Goal, top: int, floor: float) -> tuple[Array, Array]:
     """Rows that help and rows that harm; a loss rises, a margin or logit falls when a helpful one is removed."""
     high, low = extremes(scores, top)
     if method == "neighbours":
@@ -109,13 +109,17 @@ def _step(estimates: Sequence[Estimate], rows: Array, weight: float) -> float:
 
 
 def _what_if(
-    asked: Reweighting, scores: Array, estimates: Sequence[Estimate], members: Sequence[IndexedModel], stepped: bool
+    reweighting: Reweighting,
+    scores: Array,
+    estimates: Sequence[Estimate],
+    members: Sequence[IndexedModel],
+    by_newton: bool,
 ) -> float:
     """By a Newton step of the whole group where that is possible, else the sum of the single changes."""
-    rows = np.array(asked.rows)
-    if stepped and all(regression_of(member.folder).can_step(len(rows)) for member in members):
-        return _step(estimates, rows, asked.weight)
-    return float(-asked.weight * scores[rows].sum())
+    rows = np.array(reweighting.rows)
+    if by_newton and all(regression_of(member.folder).can_step(len(rows)) for member in members):
+        return _step(estimates, rows, reweighting.weight)
+    return float(-reweighting.weight * scores[rows].sum())
 
 
 __all__ = [

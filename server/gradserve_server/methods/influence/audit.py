@@ -17,7 +17,9 @@ from .gradients import losses, softmax_scores
 from .index import Array, Index
 from .indexing.plan import Examples, Report
 
-TOLERANCE, MOST_STEPS, BATCH = 1e-6, 500, 256
+RESIDUAL_TOLERANCE = 1e-6  # Conjugate gradients end where the residual's norm has fallen to this share.
+MAX_STEPS = 500
+BATCH_ROWS = 256
 Weights = dict[str, Tensor]
 
 
@@ -31,7 +33,7 @@ class Exact:
         self.weights: Weights = {
             f"{name}.{key}": value.detach() for name, module in modules for key, value in module.named_parameters()
         }
-        size = 1 if model.card.unbatched else BATCH
+        size = 1 if model.card.unbatched else BATCH_ROWS
         batches = [range(i, min(i + size, len(examples))) for i in range(0, len(examples), size)]
         labels = [torch.from_numpy(examples.labels(rows)).to(model.device) for rows in batches]
         self.batches = [(self._input(examples.images(r)), y) for r, y in zip(batches, labels, strict=True)]
@@ -52,15 +54,15 @@ class Exact:
     def gradient(self, image: Array, label: int) -> Weights:
         """Of the training loss of one image [H, W, 3]."""
         x, y = self._input(image[None]), torch.tensor([label], device=self.model.device)
-        loss, pull = _pulled(partial(self._losses, x, y), self.weights)
-        found: Weights = pull(torch.ones_like(loss))[0]
-        return found
+        loss, pull = _value_and_vjp(partial(self._losses, x, y), self.weights)
+        gradient: Weights = pull(torch.ones_like(loss))[0]
+        return gradient
 
     def product(self, v: Weights) -> Weights:
         """(G + damping) v."""
         total = {name: self.damping * each for name, each in v.items()}
         for x, _ in self.batches:
-            scores, pull = _pulled(partial(self._scores, x), self.weights)
+            scores, pull = _value_and_vjp(partial(self._scores, x), self.weights)
             change = jvp(partial(self._scores, x), (self.weights,), (v,))[1]
             p = scores.softmax(1)
             curved = p * change - p * (p * change).sum(1, keepdim=True)
@@ -73,8 +75,8 @@ class Exact:
         x = {name: torch.zeros_like(each) for name, each in b.items()}
         r, p = dict(b), dict(b)
         start = size = dot(r, r)
-        for _ in range(MOST_STEPS):
-            if size <= TOLERANCE**2 * start:
+        for _ in range(MAX_STEPS):
+            if size <= RESIDUAL_TOLERANCE**2 * start:
                 break
             curved = self.product(p)
             step = size / dot(p, curved)
@@ -86,11 +88,11 @@ class Exact:
 
     def scores(self, direction: Weights) -> Array:
         """direction^T g_i / N of every training example: [N]."""
-        found = [jvp(partial(self._losses, x, y), (self.weights,), (direction,))[1] for x, y in self.batches]
-        return torch.cat(found).double().cpu().numpy() / self.count
+        changes = [jvp(partial(self._losses, x, y), (self.weights,), (direction,))[1] for x, y in self.batches]
+        return torch.cat(changes).double().cpu().numpy() / self.count
 
 
-def _pulled(function: Callable[[Weights], Tensor], weights: Weights) -> tuple[Tensor, Callable[[Tensor], Any]]:
+def _value_and_vjp(function: Callable[[Weights], Tensor], weights: Weights) -> tuple[Tensor, Callable[[Tensor], Any]]:
     value, pull = vjp(function, weights)[:2]
     return value, pull
 
@@ -104,15 +106,15 @@ def audited(model: Prepared, examples: Examples, index: Index, count: int, repor
     """Mean rank correlation of the index's inner products with exact influence, for examples spread over the set."""
     exact = Exact(model, examples, index.manifest.damping, index.manifest.label_smoothing)
     rows = np.linspace(0, len(index) - 1, count).round().astype(int)
-    found = []
+    correlations = []
     for done, row in enumerate(rows):
         report("audit", done, count)
         direction = exact.solve(exact.gradient(examples.images([row])[0], int(examples.labels([row])[0])))
         truth = exact.scores(direction)
         ours = products(index, np.array(index.vectors[row : row + 1], np.float32))[0]
-        found.append(rank_correlation(ours, truth))
+        correlations.append(rank_correlation(ours, truth))
     report("audit", count, count)
-    return float(np.mean(found))
+    return float(np.mean(correlations))
 
 
 def rank_correlation(a: Array, b: Array) -> float:

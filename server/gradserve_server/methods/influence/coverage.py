@@ -16,7 +16,7 @@ from ...models.uses import Uses
 from .gradients import Pass
 from .layers import IndexedLayer
 
-PROBE_ROWS = 5  # a batch that tells its dimension from others, which are often of two or three
+PROBE_ROWS = 5  # A batch size that few other dimensions have; those are often two or three.
 
 
 def covered(model: Prepared) -> tuple[list[IndexedLayer], float]:
@@ -45,12 +45,13 @@ def _usable(model: Prepared, images: Tensor) -> list[IndexedLayer]:
     """The layers that run once, for the batch as a whole, as plain matrices whose weights nothing else uses."""
     uses, calls = Uses(), Counter[str]()
     layers: dict[str, IndexedLayer] = {}
-    outputs: dict[str, Tensor] = {}  # in execution order
+    outputs: dict[str, Tensor] = {}  # In execution order.
 
     def hook(name: str, own: tuple[Tensor | None, ...]) -> Any:
         def on_output(module: nn.Module, args: Any, kwargs: Any, out: Any) -> None:
             calls[name] += 1
-            lent = any(w is not own_w for w, own_w in zip(_weights(module), own, strict=True))  # by functional_call
+            # functional_call lends weights for a call.
+            lent = any(w is not own_w for w, own_w in zip(_weights(module), own, strict=True))
             x = first_input(args, kwargs)
             if not lent and x is not None and len(x) == len(out) == PROBE_ROWS:
                 outputs[name] = out.detach().clone()
@@ -79,15 +80,15 @@ def _usable(model: Prepared, images: Tensor) -> list[IndexedLayer]:
 
 def _with_a_row(model: Prepared, image: Tensor) -> set[str]:
     """The modules that give one row for one image: what has as many for several may have them by chance."""
-    found: set[str] = set()
+    names: set[str] = set()
 
     def see(x: Tensor, call: Call | None) -> None:
         if call is not None and x.dim() > 0 and len(x) == len(image):
-            found.add(call[0])
+            names.add(call[0])
 
     with torch.no_grad(), watching(model.network, see):
         model(image)
-    return found
+    return names
 
 
 def _reaching(model: Prepared, images: Tensor, layers: list[IndexedLayer]) -> list[IndexedLayer]:

@@ -38,11 +38,11 @@ class IndexedModel(NamedTuple):
 
 
 class Quantity(NamedTuple):
-    """The number that is asked about: the loss, the margin or the logit of a class, or of that of a predicted rank."""
+    """What influence explains: the loss, the margin or the logit of a class, or of the class of a predicted rank."""
 
     goal: Goal
     label: int | None
-    rank: int = 1  # counts where there is no label
+    rank: int = 1  # The rank among the predicted classes, where there is no label.
     head: HeadKind = "softmax"
 
     @property
@@ -53,7 +53,7 @@ class Quantity(NamedTuple):
         return ranked_log_odds(self.rank) if self.label is None else log_odds(self.label)
 
     def of(self, logits: Tensor) -> "Quantity":
-        """With the label that logits [C] give."""
+        """The quantity with its label, which logits [C] give where only the rank is set."""
         return self if self.label is not None else self._replace(label=int(ranking(logits[None])[0, self.rank - 1]))
 
     def value(self, scores: Tensor) -> Tensor:
@@ -71,9 +71,10 @@ class Estimate:
     """Of every training example the change of the number when it is removed, or its similarity: [N]."""
 
     changes: Array
-    asked: Quantity  # with its label
-    scores: Tensor  # [C], float64, whose softmax are the probabilities
-    step: Callable[[Array, float], float] | None = None  # the same by a Newton step, of rows and their change of weight
+    quantity: Quantity  # The quantity with its label.
+    scores: Tensor  # [C], float64; their softmax is the probabilities.
+    # From rows and their change of weight to the quantity's change, by a Newton step.
+    step: Callable[[Array, float], float] | None = None
 
 
 def unfolded(model: str) -> str:
@@ -99,42 +100,42 @@ def regression_of(path: str) -> Regression:
     return read_regression(Path(path) / HEAD)
 
 
-def projected_gauss_newton(x: Tensor, asked: Quantity, member: IndexedModel) -> Steps:
+def projected_gauss_newton(x: Tensor, quantity: Quantity, member: IndexedModel) -> Steps:
     """Inner products of projected, whitened gradients (LoGra: Choe et al. 2024, with the softmax Gauss-Newton matrix).
 
     d loss = -(1 - p) d margin.
     """
     index, tools = opened(member.folder), projected_of(member.folder, x.device, x.dtype)
-    answer = yield Query(x, asked.objective, "taps", taps(tools.projections), model=unfolded(member.model))
+    answer = yield Query(x, quantity.objective, "taps", taps(tools.projections), model=unfolded(member.model))
     scores = softmax_scores(answer.logits[0].double().cpu(), member.head)
-    asked = asked.of(scores)
+    quantity = quantity.of(scores)
     vector = tools.vectors(answer.acts)[0].float().cpu().numpy()
-    slope = -(1 - float(scores.softmax(0)[asked.label])) if asked.goal == "loss" else 1.0
-    return Estimate(slope / len(index) * products(index, vector[None])[0], asked, scores)
+    slope = -(1 - float(scores.softmax(0)[quantity.label])) if quantity.goal == "loss" else 1.0
+    return Estimate(slope / len(index) * products(index, vector[None])[0], quantity, scores)
 
 
-def last_layer(x: Tensor, asked: Quantity, member: IndexedModel) -> Steps:
+def last_layer(x: Tensor, quantity: Quantity, member: IndexedModel) -> Steps:
     """Exact influence through the weights of the last layer alone."""
     index, tools = opened(member.folder), regression_of(member.folder)
-    scores, features = yield from _last(x, asked, member)
-    asked = asked.of(scores)
+    scores, features = yield from _last(x, quantity, member)
+    quantity = quantity.of(scores)
     with torch.enable_grad():
-        at = scores.clone().requires_grad_()
-        (slope,) = torch.autograd.grad(asked.value(at), at)
+        point = scores.clone().requires_grad_()
+        (slope,) = torch.autograd.grad(quantity.value(point), point)
     responses = tools.responses(features)
 
     def step(rows: Array, weight: float) -> float:
         change = tools.newton(index, responses, rows, weight)
-        return float(asked.value(scores + change) - asked.value(scores))
+        return float(quantity.value(scores + change) - quantity.value(scores))
 
-    return Estimate(tools.removals(index, responses, slope), asked, scores, step)
+    return Estimate(tools.removals(index, responses, slope), quantity, scores, step)
 
 
-def similar(x: Tensor, asked: Quantity, member: IndexedModel) -> Steps:
+def similar(x: Tensor, quantity: Quantity, member: IndexedModel) -> Steps:
     """Cosine of what goes into the last layer: similar training examples, whether or not they mattered."""
-    scores, features = yield from _last(x, asked, member)
+    scores, features = yield from _last(x, quantity, member)
     similarities = neighbours.similarities(opened(member.folder), features.float().numpy())
-    return Estimate(similarities, asked.of(scores), scores)
+    return Estimate(similarities, quantity.of(scores), scores)
 
 
 def products(index: Index, vectors: Array) -> Array:
@@ -146,9 +147,9 @@ def products(index: Index, vectors: Array) -> Array:
     return out
 
 
-def _last(x: Tensor, asked: Quantity, member: IndexedModel) -> Steps:
+def _last(x: Tensor, quantity: Quantity, member: IndexedModel) -> Steps:
     """Softmax scores [C] and what goes into the last layer [D], float64 on the CPU."""
     layer = opened(member.folder).manifest.feature_layer
     tap = Tap(layer, "input", reduce=lambda act, _: pooled(act, "mean"))
-    answer = yield Query(x, asked.objective, "nothing", (tap,), model=unfolded(member.model))
+    answer = yield Query(x, quantity.objective, "nothing", (tap,), model=unfolded(member.model))
     return softmax_scores(answer.logits[0].double().cpu(), member.head), answer.acts[0][0].double().cpu()

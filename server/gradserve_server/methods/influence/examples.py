@@ -8,8 +8,8 @@ from PIL import Image
 
 from .index import Array
 
-THUMBNAIL_SIDE = 96  # pixels of the longer side
-MAX_PNG_SIDE = 16  # up to here PNG, beyond JPEG
+THUMBNAIL_SIDE = 96  # Pixels of the longer side.
+MAX_PNG_SIDE = 16  # Thumbnails up to this side are PNG, larger ones JPEG.
 
 
 class ArrayExamples:

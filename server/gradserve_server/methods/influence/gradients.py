@@ -11,8 +11,9 @@ from ...models.prepared import Prepared
 from ...models.taps import Taps
 from .layers import IndexedLayer
 
-ALL_CLASSES = 20  # up to so many, every class counts in the expectation
-TOP, SAMPLED = 8, 2  # beyond: the most probable ones, and draws from the rest
+MAX_EXACT_CLASSES = 20  # The expectation over no more classes than this is exact.
+# For more classes, the expectation takes so many of the most probable ones, and so many draws from the others.
+TOP_CLASSES, SAMPLED_CLASSES = 8, 2
 
 
 class Pass:
@@ -55,23 +56,27 @@ class Pass:
 
 
 def expectation_classes(p: Tensor, generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
-    """Classes [N] and their weights [N] whose sum is an expectation over p [N, C]: exact up to ALL_CLASSES classes.
+    """Classes [N] and their weights [N] whose sum is an expectation over p [N, C]: exact up to MAX_EXACT_CLASSES
+    classes.
 
-    Beyond: the TOP most probable ones with their probability, the others' mass on SAMPLED draws among them.
+    For more: the TOP_CLASSES most probable ones with their probability, and the mass of the others on SAMPLED_CLASSES
+    draws among them.
     """
     count = p.shape[1]
-    if count <= ALL_CLASSES:
+    if count <= MAX_EXACT_CLASSES:
         for c in range(count):
             yield torch.full_like(p[:, 0], c, dtype=torch.long), p[:, c]
         return
-    top = p.topk(TOP, 1)
-    for j in range(TOP):
+    top = p.topk(TOP_CLASSES, 1)
+    for j in range(TOP_CLASSES):
         yield top.indices[:, j], top.values[:, j]
-    rest = p.scatter(1, top.indices, 0.0)
-    mass = rest.sum(1)
-    draws = torch.multinomial((rest + 1e-30).cpu(), SAMPLED, replacement=True, generator=generator).to(p.device)
-    for j in range(SAMPLED):
-        yield draws[:, j], mass / SAMPLED
+    others = p.scatter(1, top.indices, 0.0)
+    mass = others.sum(1)
+    draws = torch.multinomial((others + 1e-30).cpu(), SAMPLED_CLASSES, replacement=True, generator=generator).to(
+        p.device
+    )
+    for j in range(SAMPLED_CLASSES):
+        yield draws[:, j], mass / SAMPLED_CLASSES
 
 
 def softmax_scores(logits: Tensor, head: HeadKind) -> Tensor:

@@ -21,15 +21,15 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-VERSION = 2  # version 1 also covered layers that do more than their class says, whose gradients were wrong
+VERSION = 2  # Version 1 had wrong gradients for layers that do more than their class says.
 MANIFEST, PROJECTION, HEAD = "manifest.json", "projection.safetensors", "head.safetensors"
-CHUNK_ROWS = 2048  # examples that are scored at once
+CHUNK_ROWS = 2048  # Examples that are scored at once.
 EstimateName = Literal["projected", "last_layer", "neighbours"]
 COLUMNS = np.dtype(
     [
         ("label", "<i4"),
         ("predicted", "<i4"),
-        ("loss", "<f4"),  # as the model was trained
+        ("loss", "<f4"),  # The training loss.
         ("margin", "<f4"),  # log p - log(1 - p) of the label
         ("self_influence", "<f4"),  # g^T H^-1 g, by the default method
         ("parameter_change", "<f4"),  # |H^-1 g| / N: how far the parameters move when the example is removed
@@ -66,7 +66,7 @@ class Manifest(BaseModel):
     count: int
     classes: int
     features: int
-    feature_layer: str  # whose input they are
+    feature_layer: str  # The layer whose input the features are.
     methods: tuple[EstimateName, ...]  # the first is the default
     weight_decay: float | None
     label_smoothing: float
@@ -137,7 +137,7 @@ class Index:
         return (slice(i, min(i + CHUNK_ROWS, len(self))) for i in range(0, len(self), CHUNK_ROWS))
 
     def _mapped(self, name: str, dtype: np.dtype[Any], columns: tuple[int, ...]) -> Array:
-        return np.memmap(self.path / name, dtype, "c", shape=(len(self), *columns))  # torch wants it writable
+        return np.memmap(self.path / name, dtype, "c", shape=(len(self), *columns))  # torch needs a writable array.
 
     def _record(self, kind: str, row: int) -> bytes:
         begins, data = self._records[kind]
@@ -153,7 +153,7 @@ class Index:
     def _blob(self, kind: str) -> mmap.mmap:
         with (self.path / f"{kind}.bin").open("rb") as file:
             if not self.manifest.files[f"{kind}.bin"].bytes:
-                return mmap.mmap(-1, 1)  # an empty file cannot be mapped
+                return mmap.mmap(-1, 1)  # An empty file cannot be mapped.
             return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
 
 

@@ -20,9 +20,9 @@ class IndexedLayer:
     inputs: int
     outputs: int
     bias: bool
-    convolution: dict[str, Any] | None = None  # stride, padding, dilation, groups; None: a Linear
+    convolution: dict[str, Any] | None = None  # Stride, padding, dilation and groups; None for a Linear.
     kernel: tuple[int, ...] = ()
-    gives_logits: bool = False  # whether its output is what the model's logits are, unchanged
+    gives_logits: bool = False  # Whether its output is the model's logits, unchanged.
 
     @property
     def columns(self) -> int:

@@ -6,7 +6,7 @@ from .index import Array, Index
 
 NEIGHBOUR_COUNT = 10
 BLOCK_ROWS = 1024
-MAX_COMPARED = 50_000  # examples, evenly chosen, that neighbours are sought among
+MAX_COMPARED = 50_000  # Neighbours are searched for among at most so many examples, chosen evenly.
 
 
 def similarities(index: Index, features: Array) -> Array:
@@ -29,7 +29,7 @@ def disagreement(features: Array, labels: Array) -> Array:
     for start in range(0, count, BLOCK_ROWS):
         rows = np.arange(start, min(start + BLOCK_ROWS, count))
         alike = unit(features[rows]) @ compared.T
-        alike[others[None] == rows[:, None]] = -np.inf  # not itself
+        alike[others[None] == rows[:, None]] = -np.inf  # No example is its own neighbour.
         best = np.argpartition(-alike, nearest - 1, axis=1)[:, :nearest]
         out[rows] = (labels[others[best]] != labels[rows, None]).mean(1)
     return out

@@ -64,14 +64,14 @@ class Bases:
         self._right = [SecondMoment(layer.columns, rank, generator) for layer in layers]
         self._left = [SecondMoment(layer.outputs, rank, generator) for layer in layers]
 
-    def add(self, seen: Pass) -> None:
+    def add(self, forward: Pass) -> None:
         """The inputs, and the output gradients in expectation over the model's own labels."""
-        for layer, moment, x in zip(self.layers, self._right, seen.inputs, strict=True):
+        for layer, moment, x in zip(self.layers, self._right, forward.inputs, strict=True):
             moment.add(thinned(layer.patches(x), self.generator))
-        for weights, gradients in seen.class_expectation(self.generator):
+        for weights, gradients in forward.class_expectation(self.generator):
             for layer, moment, gradient in zip(self.layers, self._left, gradients, strict=True):
                 rows = layer.rows(gradient)
-                whole = rows.transpose(1, 2).flatten(2)[:, None]  # groups side by side: [N, 1, positions, outputs]
+                whole = rows.transpose(1, 2).flatten(2)[:, None]  # Groups side by side: [N, 1, positions, outputs].
                 moment.add(thinned(whole, self.generator) * weights.sqrt().view(-1, 1, 1, 1))
 
     def projections(self, like: Tensor) -> list[Projection]:

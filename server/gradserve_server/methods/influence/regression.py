@@ -16,13 +16,13 @@ from torch import Tensor
 
 from .index import Array, Index, soft_labels
 
-MAX_PARAMETERS = 6144  # parameters of a Hessian that is factored
-MIN_FEATURES = 32  # features below which the last layer says too little
-MAX_COLUMNS = 2048  # of one correction
+MAX_PARAMETERS = 6144  # The most parameters of a Hessian that is factored.
+MIN_FEATURES = 32  # Fewer features than this say too little.
+MAX_COLUMNS = 2048  # The most columns of one Newton step.
 CHUNK_ROWS = 2048
-RELATIVE_DAMPING = 0.1  # of the mean diagonal, where the layer was not trained alone
+RELATIVE_DAMPING = 0.1  # Damping as a share of the mean diagonal, where the layer was not trained alone.
 ONE_SCORE = torch.tensor([[-0.5], [0.5]], dtype=torch.float64)
-REDUCTION_LOSS = 1e-6  # of the features' energy, above which the Hessian is not called exact
+MAX_EXACT_LOSS = 1e-6  # The Hessian counts as exact while its features lose less than this share of their energy.
 
 
 def contrasts(classes: int) -> Tensor:
@@ -43,7 +43,7 @@ class Regression:
     reduction: Tensor  # [D, F - 1], a multiple of the identity where features are kept whole
     damping: float
     exact: bool
-    basis: Tensor  # [C, C - 1], the classes' scores by the coordinates that the weights live in
+    basis: Tensor  # [C, C - 1], from the weights' coordinates to the classes' scores.
 
     def reduced(self, features: Tensor) -> Tensor:
         """[n, D] -> [n, F], float64, with the one for the bias."""
@@ -64,8 +64,8 @@ class Regression:
         weights, bias = (field[:, :-1] @ self.reduction.T).float().numpy(), field[:, -1].float().numpy()
         out = np.empty(len(index), np.float32)
         for rows in index.chunks():
-            seen = index.features[rows].astype(np.float32) @ weights.T + bias
-            out[rows] = (seen * index.residuals[rows]).sum(1)
+            outputs = index.features[rows].astype(np.float32) @ weights.T + bias
+            out[rows] = (outputs * index.residuals[rows]).sum(1)
         return out / len(index)
 
     def newton(self, index: Index, responses: Tensor, rows: Array, weight: float) -> Tensor:
@@ -84,8 +84,8 @@ class Regression:
         inner = (columns.T @ torch.cholesky_solve(columns, self.factor)).view(len(rows), size, -1)
         update = torch.eye(columns.shape[1], dtype=torch.float64) + weight / len(index) * (blocks @ inner).flatten(0, 1)
         step = torch.linalg.solve(update, (residuals @ basis).flatten())
-        seen = torch.einsum("nf,afb->nab", h, responses).flatten(0, 1)
-        change: Tensor = basis @ (seen.T @ step) * (-weight / len(index))
+        outputs = torch.einsum("nf,afb->nab", h, responses).flatten(0, 1)
+        change: Tensor = basis @ (outputs.T @ step) * (-weight / len(index))
         return change
 
     def can_step(self, count: int) -> bool:
@@ -162,19 +162,19 @@ def fit(
     return Regression(torch.linalg.cholesky(hessian), reduction, damping, exact, basis)
 
 
-def reduced_basis(features: Array, kept: int) -> tuple[Tensor, bool]:
-    """[D, min(kept, N)] orthonormal, and whether nothing is lost by it."""
+def reduced_basis(features: Array, count: int) -> tuple[Tensor, bool]:
+    """[D, min(count, N)] orthonormal, and whether nothing is lost by it."""
     columns = features.shape[1]
-    if columns <= min(kept, len(features)):
+    if columns <= min(count, len(features)):
         return torch.eye(columns, dtype=torch.float64), True
     moment = torch.zeros(columns, columns, dtype=torch.float64)
     for rows in chunks(len(features)):
         part = wide(features[rows])
         moment += part.T @ part
     values, vectors = torch.linalg.eigh(moment)
-    kept = min(kept, len(features))
-    lost = float(values[:-kept].clamp_min(0).sum() / values.sum())
-    return vectors.flip(1)[:, :kept].contiguous(), lost < REDUCTION_LOSS
+    count = min(count, len(features))
+    lost = float(values[:-count].clamp_min(0).sum() / values.sum())
+    return vectors.flip(1)[:, :count].contiguous(), lost < MAX_EXACT_LOSS
 
 
 def curvatures(probabilities: Tensor, basis: Tensor) -> Tensor:

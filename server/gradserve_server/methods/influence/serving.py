@@ -60,7 +60,7 @@ def embedded(model: Prepared) -> Path:
     """The index of `digits`, built from scikit-learn's bundled data where it is not in the user's cache yet."""
     folder = cache() / f"{model.card.name}-{model.card.digest[:16]}-v{VERSION}"
     with folder.with_name(f"{folder.name}.lock").open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)  # other workers want it too
+        fcntl.flock(file, fcntl.LOCK_EX)  # Other workers may build the same index.
         try:
             Index(folder).verify()
         except IndexFault:
@@ -72,7 +72,7 @@ def embedded(model: Prepared) -> Path:
 
 def training_set() -> ArrayExamples:
     """What `digits` was trained on."""
-    from ...models.embedded.digits.data import parts, pixels  # here, since few servers need it
+    from ...models.embedded.digits.data import parts, pixels  # The import stands here, since few servers need it.
 
     x, _, y, _ = parts()
     return ArrayExamples(pixels(x), y)

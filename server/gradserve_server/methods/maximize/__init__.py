@@ -19,7 +19,7 @@ from ..targets import Target
 from .ascent import OBJECTIVE, ascend, penalties_of
 from .settings import PRESETS, MaximizeSettings
 
-FLATTEST = 1e-6  # standard deviation that is still magnified
+MIN_STD = 1e-6  # `stretched` divides by no smaller standard deviation.
 
 __all__ = [
     "PRESETS",
@@ -70,12 +70,12 @@ class Maximized:
     """One goal's image as uint8 [H, W, 3], and what was measured on those bytes."""
 
     pixels: np.ndarray
-    display: np.ndarray | None  # 0.5 + 0.1 * standardised
-    value: float  # of the objective
-    logits: np.ndarray | None  # None where time was up before
+    display: np.ndarray | None  # The image drawn as 0.5 + 0.1 * standardised, where the settings want it.
+    value: float  # The objective's value.
+    logits: np.ndarray | None  # None where the time was up before the measurement.
     curves: dict[str, np.ndarray]
     snapshots: tuple[Snapshot, ...]
-    labels: tuple[int | None, ...]  # the classes that ranks turned out to be
+    labels: tuple[int | None, ...]  # The class of each summand; None for a layer's.
     asked: int
     done: int
     warnings: tuple[str, ...]
@@ -101,8 +101,8 @@ def maximize(job: Job, x: Tensor, arguments: MaximizeArguments) -> Steps:
     images = quantized(ground + resized(detail, size))
     if record.run.done in record.snapshots:
         record.snapshot(images)
-    values, logits = yield from _measured(images, objectives, record)
-    return [_made(i, images[i], values[i], logits, objectives[i], settings, record) for i in range(len(goals))]
+    values, logits = yield from _measure(images, objectives, record)
+    return [_result(i, images[i], values[i], logits, objectives[i], settings, record) for i in range(len(goals))]
 
 
 def octave_sizes(settings: MaximizeSettings, size: tuple[int, int]) -> list[tuple[int, int]]:
@@ -115,7 +115,7 @@ def _sum(objectives: Sequence[Objective]) -> Objective:
     return Objective(tuple(term for objective in objectives for term in objective.terms))
 
 
-def _measured(images: Tensor, objectives: Sequence[Objective], record: Trajectory) -> Steps:
+def _measure(images: Tensor, objectives: Sequence[Objective], record: Trajectory) -> Steps:
     """The objectives [n] and logits [n, classes] of finished images; of the last step where there is no time."""
     if not record.late:
         queries = [Query(image[None], objective) for image, objective in zip(images, objectives, strict=True)]
@@ -126,7 +126,7 @@ def _measured(images: Tensor, objectives: Sequence[Objective], record: Trajector
     return record.curves[-1][OBJECTIVE], None
 
 
-def _made(
+def _result(
     i: int,
     image: Tensor,
     value: Tensor,
@@ -154,4 +154,4 @@ def _made(
 def stretched(image: Tensor) -> Tensor:
     """Mean 0.5 and standard deviation 0.1; an image of one colour becomes grey."""
     off = image - image.mean()
-    return 0.5 + 0.1 * off / off.std().clamp_min(FLATTEST)
+    return 0.5 + 0.1 * off / off.std().clamp_min(MIN_STD)

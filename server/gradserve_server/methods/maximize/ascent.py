@@ -1,4 +1,4 @@
-"""The steps of one octave: look, ask for the gradient, move."""
+"""The steps of one octave: draw a view, query its gradient, update the parameters."""
 
 from collections.abc import Callable, Sequence
 
@@ -40,8 +40,8 @@ def ascend(start: Tensor, objectives: Sequence[Objective], settings: MaximizeSet
         view = views.draw(record.run.done, start, record.run)
         at = at.detach().requires_grad_()
         images = space.decode(at)
-        seen = view(images)
-        rows = [Query(row[None], goal, "image") for row, goal in zip(seen.detach(), objectives, strict=True)]
+        viewed = view(images)
+        rows = [Query(row[None], goal, "image") for row, goal in zip(viewed.detach(), objectives, strict=True)]
         answers = yield from record.ask(rows)
         if answers is None:
             assert record.good is not None, "or asking had raised"
@@ -50,16 +50,16 @@ def ascend(start: Tensor, objectives: Sequence[Objective], settings: MaximizeSet
         value = torch.cat([answer.value for answer in answers])
         climb = torch.cat([answer.image_grad for answer in answers])
         if not record.run.done:
-            _warn_of_the_dead(climb, record)
-        loss = sum(penalties.values(), -(seen * climb).flatten(1).sum(1))
+            _warn_of_zero_gradients(climb, record)
+        loss = sum(penalties.values(), -(viewed * climb).flatten(1).sum(1))
         grad, by_pixel = torch.autograd.grad(loss.sum(), (at, images))
         yield record.step({OBJECTIVE: value, **penalties}, images.detach())
         at = space.project(optimizer.step(at.detach(), grad, sum(penalties.values(), -value), settings.rate))
-        at = _filtered(space, at, by_pixel, step, settings)
+        at = _filter(space, at, by_pixel, step, settings)
     return space.decode(at).detach()
 
 
-def _warn_of_the_dead(climb: Tensor, record: Trajectory) -> None:
+def _warn_of_zero_gradients(climb: Tensor, record: Trajectory) -> None:
     for i, row in enumerate(climb):
         if not row.any():
             hint = "start elsewhere, or maximise what comes before the activation that is off"
@@ -70,8 +70,8 @@ def _optimizer(settings: MaximizeSettings) -> Optimizer:
     return Adam() if settings.optimizer == "adam" else Descent(normalized=settings.optimizer == "normalized_ascent")
 
 
-def _filtered(space: Parameterization, at: Tensor, by_pixel: Tensor, step: int, settings: MaximizeSettings) -> Tensor:
-    """Blurred and clipped, where this step's turn it is."""
+def _filter(space: Parameterization, at: Tensor, by_pixel: Tensor, step: int, settings: MaximizeSettings) -> Tensor:
+    """Blurs and clips the image at every `blur_every`-th and `clip_every`-th step."""
     if settings.blur_every and step % settings.blur_every == 0:
         at = space.encode(blurred(space.decode(at), settings.blur_sigma))
     if settings.clip_every and step % settings.clip_every == 0:

@@ -7,9 +7,9 @@ from torch import Tensor
 
 # Square root of the covariance of ImageNet's colours, by its longest column (lucid, optvis/param/color.py).
 COLOUR_CORRELATION = ((0.26, 0.09, 0.02), (0.27, 0.00, -0.05), (0.27, -0.09, 0.03))
-DECAY_POWER = 1.0  # amplitudes fall with the frequency to this power
-CONTRAST_DIVISOR = 4.0  # divides the Fourier image before its colours are mixed
-MIN_BRIGHTNESS = 0.02  # and brightest, 1 - MIN_BRIGHTNESS, that a photo's logits are taken of
+DECAY_POWER = 1.0  # Amplitudes fall with the frequency to this power.
+CONTRAST_DIVISOR = 4.0  # The Fourier image is divided by this before its colours are mixed.
+LOGIT_MARGIN = 0.02  # A photo is cut to this margin from 0 and 1 before its logits are taken.
 
 
 class Parameterization(Protocol):
@@ -59,7 +59,7 @@ class Fourier:
 
     def encode(self, images: Tensor) -> Tensor:
         """[n, 3, H, W] -> [n, 3, H, W // 2 + 1, 2]."""
-        logits = torch.logit(images, MIN_BRIGHTNESS)
+        logits = torch.logit(images, LOGIT_MARGIN)
         plain = torch.einsum("ij,njhw->nihw", torch.linalg.inv(self._mix), logits)
         return torch.view_as_real(torch.fft.rfft2(plain, norm="ortho") / self._scale)
 

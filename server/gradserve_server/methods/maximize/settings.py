@@ -17,11 +17,11 @@ class MaximizeSettings:
     """The settings; as they stand here, plain gradient ascent on pixels."""
 
     start: Start = "noise"
-    spread: Spread = 0.01  # standard deviation of the noise, of pixels or of Fourier coefficients
+    spread: Spread = 0.01  # The noise's standard deviation, in pixel values or Fourier coefficients.
     parameterization: ParameterizationName = "pixels"
     optimizer: OptimizerName = "adam"
     rate: Rate = 0.05
-    steps: StepCount = 256  # of each octave
+    steps: StepCount = 256  # Steps of each octave.
     octaves: OctaveCount = 1
     octave_scale: OctaveScale = 1.4
     edge_energy: Weight = 0.0
@@ -37,7 +37,7 @@ class MaximizeSettings:
     scale: Share = 0.0
     rotate: Degrees = 0.0
     noise: Spread = 0.0
-    stretch: bool = False  # also return the image drawn as 0.5 + 0.1 * standardised
+    stretch: bool = False  # Also return the image drawn as 0.5 + 0.1 * standardised.
 
     @property
     def total(self) -> int:

@@ -10,7 +10,7 @@ from torch import Tensor
 from ...engine.job import MethodContext
 from ..regularizers import MID_GREY
 
-NUMBERS_PER_VIEW = 4  # numbers that one view needs: shifts down and across, scale, angle
+NUMBERS_PER_VIEW = 4  # Random numbers of a view: shifts down and across, scale, angle.
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,19 +26,19 @@ class View:
 
     def __call__(self, images: Tensor) -> Tensor:
         """[n, 3, H, W] -> [n, 3, H + 2 pad, W + 2 pad], differentiable."""
-        seen = F.pad(images, (self.pad,) * 4, value=MID_GREY) if self.pad else images
+        viewed = F.pad(images, (self.pad,) * 4, value=MID_GREY) if self.pad else images
         if self.down or self.across:
-            seen = seen.roll((self.down, self.across), (2, 3))
+            viewed = viewed.roll((self.down, self.across), (2, 3))
         if self.factor != 1 or self.angle:
-            seen = turned(seen, self.factor, self.angle)
-        return seen if self.noise is None else seen + self.noise
+            viewed = turned(viewed, self.factor, self.angle)
+        return viewed if self.noise is None else viewed + self.noise
 
 
 def turned(images: Tensor, factor: float, degrees: float) -> Tensor:
     """Enlarged and turned counterclockwise about the centre, bilinear, grey outside."""
     height, width = images.shape[2:]
     cosine, sine = (f(math.radians(degrees)) / factor for f in (math.cos, math.sin))
-    # from places in the result to places in the image; affine_grid counts in halves of each side
+    # theta maps places in the result to places in the image; affine_grid counts in halves of each side.
     rows = [[cosine, -sine * height / width, 0.0], [sine * width / height, cosine, 0.0]]
     theta = torch.tensor([rows], dtype=images.dtype, device=images.device).expand(len(images), 2, 3)
     grid = F.affine_grid(theta, list(images.shape), align_corners=False)

@@ -30,8 +30,8 @@ __all__ = [
 ]
 
 ADAM_BETAS = (0.9, 0.99)
-FINAL_RATE_SHARE = 0.1  # of the rate, that it falls to along a cosine
-START_NOISE_STD = 0.1  # standard deviation of the starting noise
+FINAL_RATE_SHARE = 0.1  # The rate falls to this share of itself, along a cosine.
+START_NOISE_STD = 0.1
 STYLE, CONTENT, VARIATION = "style", "content", "total_variation"
 
 
@@ -44,7 +44,7 @@ class StylizeArguments:
     style_layers: tuple[LayerWeight, ...]
     content_layers: tuple[LayerWeight, ...]
     settings: StylizeSettings
-    snapshots: tuple[int, ...] = ()  # after which steps the picture is kept
+    snapshots: tuple[int, ...] = ()  # Steps after which the picture is kept.
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,21 +78,21 @@ def stylize(job: Job, x: Tensor, arguments: StylizeArguments) -> Steps:
     image = photo if photo is not None and settings.start == "content" else _noise(x, record)
     compared = photo if settings.content_weight else None
     aims = yield from targets(job, compared, pictures, style_layers, content_layers, settings.pad)
-    initial = yield from _measured(look.of(image), aims, settings, record)
+    initial = yield from _measure(look.of(image), aims, settings, record)
     for steps, stage in ((settings.coarse_steps, half), (settings.steps, size)):
         if not steps or record.ended:
             continue
-        here = aims
+        stage_aims = aims
         if stage != size:
             smaller = [Style(_scaled(picture, stage[0] / size[0]), weight) for picture, weight in pictures]
             coarse = None if compared is None else resized(compared, stage)
-            here = yield from targets(job, coarse, smaller, style_layers, content_layers, settings.pad)
-        image = yield from _descend(resized(image, stage), here, steps, settings, record, look)
+            stage_aims = yield from targets(job, coarse, smaller, style_layers, content_layers, settings.pad)
+        image = yield from _descend(resized(image, stage), stage_aims, steps, settings, record, look)
     final = quantized(look.of(resized(image, size)))
     if record.run.done in record.snapshots:
         record.snapshot(final)
-    losses = yield from _final(final, aims, settings, record)
-    return _made(final, losses, initial, record)
+    losses = yield from _measure_final(final, aims, settings, record)
+    return _result(final, losses, initial, record)
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,14 +117,14 @@ def _descend(
     at = start.contiguous()
     for _ in range(steps):
         at = at.detach().requires_grad_()
-        seen = padded(at, settings.pad)
-        answers = yield from record.ask([Query(seen.detach(), objective, "image")])
+        bordered = padded(at, settings.pad)
+        answers = yield from record.ask([Query(bordered.detach(), objective, "image")])
         if answers is None:
             assert record.good is not None, "or asking had raised"
             return record.good
         losses = _losses(at, answers[0].terms, aims, _weights(settings))
         own = sum(loss for loss in losses.values() if loss.requires_grad)
-        (grad,) = torch.autograd.grad((seen * answers[0].image_grad).sum() + own, at)
+        (grad,) = torch.autograd.grad((bordered * answers[0].image_grad).sum() + own, at)
         rate = _rate(settings, record.run.done)
         yield record.step(losses, at.detach(), look.of(at.detach()))
         total = sum(losses.values(), torch.zeros_like(grad[:, 0, 0, 0])).detach()
@@ -133,7 +133,9 @@ def _descend(
 
 
 def _rate(settings: StylizeSettings, done: int) -> float:
-    """Adam's falls along one cosine over both resolutions: a fast one would undo at the second what the first gave."""
+    """The step's rate. Adam's falls along one cosine over both resolutions, since a high rate at the second resolution
+    would undo what the first gave.
+    """
     if settings.optimizer != "adam":
         return settings.rate
     return settings.rate * (
@@ -152,7 +154,7 @@ def _weights(settings: StylizeSettings) -> dict[str, float]:
 
 
 def _losses(image: Tensor, terms: Tensor, aims: Targets, weights: Mapping[str, float]) -> dict[str, Tensor]:
-    """The parts of the loss with those weights, each [1]; only what is scored here and not in the terms has a graph."""
+    """The parts of the loss with those weights, each [1]; a part has a graph only if it is computed here."""
     parts, count = {}, len(aims.style.terms)
     if count or aims.pixels is not None:
         style = terms[:, :count].sum(1) + weights[STYLE] * aims.style_rest
@@ -167,26 +169,26 @@ def _losses(image: Tensor, terms: Tensor, aims: Targets, weights: Mapping[str, f
     return parts
 
 
-def _measured(image: Tensor, aims: Targets, settings: StylizeSettings, record: Trajectory) -> Steps:
+def _measure(image: Tensor, aims: Targets, settings: StylizeSettings, record: Trajectory) -> Steps:
     """The parts of the loss that count, without their weights, of a picture as it is returned; None if late."""
     answers = yield from record.ask([Query(padded(image, settings.pad), aims.objective(1.0, 1.0))])
     if answers is None:
         return None
-    found = _losses(image, answers[0].terms, aims, dict.fromkeys(_weights(settings), 1.0))
-    return {name: float(loss) for name, loss in found.items()}
+    losses = _losses(image, answers[0].terms, aims, dict.fromkeys(_weights(settings), 1.0))
+    return {name: float(loss) for name, loss in losses.items()}
 
 
-def _final(image: Tensor, aims: Targets, settings: StylizeSettings, record: Trajectory) -> Steps:
-    """The same of the finished picture; those of the last step, with a warning, where it cannot be measured."""
-    found = None if record.late else (yield from _measured(image, aims, settings, record))
-    if found is not None:
-        return found
+def _measure_final(image: Tensor, aims: Targets, settings: StylizeSettings, record: Trajectory) -> Steps:
+    """`_measure` of the finished picture; the last step's losses, with a warning, where it cannot be measured."""
+    losses = None if record.late else (yield from _measure(image, aims, settings, record))
+    if losses is not None:
+        return losses
     record.run.warn(NOT_MEASURED)
     weights = _weights(settings)
     return {name: float(loss) / weights[name] for name, loss in record.curves[-1].items()}
 
 
-def _made(image: Tensor, losses: dict[str, float], initial: dict[str, float], record: Trajectory) -> Stylized:
+def _result(image: Tensor, losses: dict[str, float], initial: dict[str, float], record: Trajectory) -> Stylized:
     run = record.run
     return Stylized(
         pixels=pixels(as_bytes(image)[0]),

@@ -7,10 +7,10 @@ from typing import Literal, NamedTuple
 from ...models.card import Layer, ModelCard
 from ..parameters import Every, Rate, StepCount, Unit, Weight
 
-PIXELS = "pixels"  # stands for the picture itself among the style layers
-MAX_STYLE_STRIDE = 16  # stride of the deepest style layer that is chosen
+PIXELS = "pixels"  # Stands for the picture itself among the style layers.
+MAX_STYLE_STRIDE = 16  # The largest stride of a default style layer.
 CONTENT_STRIDE = 8
-MAX_RESOLUTIONS_TAKEN_WHOLE = 3  # resolutions, all of which are used
+MAX_RESOLUTIONS_IN_FULL = 3  # With no more resolutions than this, default style layers come from all.
 
 Start = Literal["content", "noise"]
 OptimizerName = Literal["adam", "lbfgs"]
@@ -24,11 +24,11 @@ class StylizeSettings:
     optimizer: OptimizerName = "adam"
     rate: Rate = 0.04
     steps: StepCount = 200
-    coarse_steps: Every = 0  # before them, at half the resolution
+    coarse_steps: Every = 0  # Steps at half the resolution, before the others.
     style_weight: Weight = 1.0
     content_weight: Weight = 0.05
     total_variation: Weight = 0.1
-    pad: Unit = 0.025  # of the shorter side, by reflection
+    pad: Unit = 0.025  # The width of the reflected border, as a share of the shorter side.
     keep_colours: bool = False
 
     @property
@@ -48,7 +48,7 @@ def default_style_layers(card: ModelCard) -> tuple[LayerWeight, ...]:
     """The pixels and the middle block at every resolution, without those that see too much of the picture at once."""
     blocks = _blocks(card)
     strides = sorted(blocks)
-    strides = strides[:-1] if len(strides) > MAX_RESOLUTIONS_TAKEN_WHOLE else strides
+    strides = strides[:-1] if len(strides) > MAX_RESOLUTIONS_IN_FULL else strides
     chosen = [blocks[stride][len(blocks[stride]) // 2] for stride in strides if stride <= MAX_STYLE_STRIDE]
     return (LayerWeight(PIXELS), *(LayerWeight(layer.name) for layer in chosen))
 

@@ -52,7 +52,7 @@ def targets(
     content_layers: Sequence[LayerWeight],
     pad: float,
 ) -> Steps:
-    """Runs the style pictures, unless they are known from before, and the photo through the model. -> Targets."""
+    """Runs the style pictures, unless their matrices are cached, and the photo through the model. Returns Targets."""
     inside = [each for each in style_layers if each.layer != PIXELS]
     grams = []
     for each in styles:
@@ -62,7 +62,7 @@ def targets(
     terms: list[Term] = []
     rest = 0.0
     for i, (layer, weight) in enumerate(inside if styles else ()):
-        blend = blended([found[i] for found in grams], shares, layer)
+        blend = blended([matrices[i] for matrices in grams], shares, layer)
         terms += style(layer, blend.mean, share * weight * blend.scale).terms
         rest += share * weight * blend.rest
     pixels = None
@@ -77,16 +77,16 @@ def targets(
 
 
 def _grams(job: Job, picture: Tensor, layers: Sequence[str], pad: float) -> Steps:
-    """The Gram matrices of a style's layers, kept from job to job."""
+    """The Gram matrices of a style's layers, cached across jobs."""
     digest = hashlib.sha256(picture.cpu().numpy().tobytes()).digest()
     key = ("style", job.model, job.precision, job.alone, tuple(layers), picture.shape, pad, digest)
-    found = job.cache.get(key)
-    if found is None:
+    matrices = job.cache.get(key)
+    if matrices is None:
         taps = tuple(Tap(layer, reduce=_gram) for layer in layers)
         answer = yield Query(padded(picture, pad), taps=taps)
-        found = tuple(act[0] for act in answer.acts)
-        job.cache.put(key, found)
-    return found
+        matrices = tuple(act[0] for act in answer.acts)
+        job.cache.put(key, matrices)
+    return matrices
 
 
 def _gram(act: Tensor, _: Tensor) -> Tensor:

@@ -3,9 +3,9 @@
 import torch
 from torch import Tensor
 
-MAX_WHOLE_COLUMNS = 1024  # columns of a second moment that is kept whole; wider ones are sketched
-SKETCH_OVERSAMPLING = 4  # columns of a sketch for each direction that is wanted
-MAX_POSITIONS = 64  # of a map, drawn at random, that count towards the second moment
+MAX_WHOLE_COLUMNS = 1024  # The most columns of a second moment that is not sketched.
+SKETCH_OVERSAMPLING = 4  # Columns of a sketch for each direction of the basis.
+MAX_POSITIONS = 64  # The most positions of a map in the second moment; more are sampled at random.
 
 
 class SecondMoment:
@@ -35,10 +35,10 @@ class SecondMoment:
             leading: Tensor = torch.linalg.eigh(self.sum).eigenvectors.flip(1)
             return leading[:, : self.rank]
         values, vectors = torch.linalg.eigh(self.test.T @ self.sum)
-        kept = values > 1e-12 * values[-1]
-        half = self.sum @ (vectors[:, kept] / values[kept].sqrt())
-        left: Tensor = torch.linalg.svd(half, full_matrices=False)[0]
-        return left[:, : self.rank]
+        positive = values > 1e-12 * values[-1]
+        half = self.sum @ (vectors[:, positive] / values[positive].sqrt())
+        directions: Tensor = torch.linalg.svd(half, full_matrices=False)[0]
+        return directions[:, : self.rank]
 
 
 def thinned(rows: Tensor, generator: torch.Generator) -> Tensor:

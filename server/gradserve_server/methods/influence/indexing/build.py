@@ -25,15 +25,14 @@ from .curvature import Curvature
 from .plan import Examples, IndexOrigin, IndexPlan, Report, check_head
 from .writer import Writer
 
-MAX_DIRECTIONS = 4096  # projected numbers of an example before the PCA, all layers together
-RANK_RANGE = (4, 16)  # least and most directions of a layer's side
-MAX_BATCH_ROWS = 128  # examples at most; small pictures take hardly longer together than a few of them
-BASES_EXAMPLES = 1000  # examples, at random, that bases are taken from
-EXAMPLES_PER_DIRECTION = (
-    20  # examples for each projected number, beyond which a random part is enough for the curvature
-)
+MAX_DIRECTIONS = 4096  # The most projected numbers of an example before the PCA, over all layers.
+RANK_RANGE = (4, 16)  # The fewest and the most directions of a layer's side.
+MAX_BATCH_ROWS = 128  # The most examples of a batch.
+BASES_EXAMPLES = 1000  # Bases are computed from so many examples, drawn at random.
+EXAMPLES_PER_DIRECTION = 20  # The curvature is computed from so many examples for each projected number.
 MIN_COVERAGE = 0.5
-MAX_STATIONARITY, MAX_STATIONARITY_WITHOUT_DECAY = 5.0, 0.15  # from stationary: warn
+# A larger stationarity gives the warning NOT_STATIONARY; its measure depends on whether there is weight decay.
+MAX_STATIONARITY, MAX_STATIONARITY_WITHOUT_DECAY = 5.0, 0.15
 SAVE_SECONDS = 20.0
 CURVATURE, ROOT = "curvature.safetensors", "root.safetensors"
 
@@ -75,10 +74,10 @@ class Builder:
     def run(self, out: Path) -> None:
         """Builds the index in the folder `out`, which is there when it is complete."""
         with Writer(out, self._purpose(), self._columns()) as writer:
-            projected = self._projected(writer.folder) if self.projects else None
+            projected = self._prepare_projection(writer.folder) if self.projects else None
             self._encode(writer, projected)
-            fitted = self._regressed(writer) if self.regresses else None
-            self._suspicions(writer)
+            fitted = self._fit_last_layer(writer) if self.regresses else None
+            self._add_suspicions(writer)
             if fitted is not None:
                 fitted.save(writer.folder / HEAD)
             files = [PROJECTION] * self.projects + [HEAD] * self.regresses
@@ -107,7 +106,7 @@ class Builder:
             columns["residuals.bin"] = (np.dtype("<f4"), self.classes)
         return columns
 
-    def _seen(self, rows: Sequence[int]) -> tuple[Pass, Tensor]:
+    def _forward(self, rows: Sequence[int]) -> tuple[Pass, Tensor]:
         """A forward of these examples, and their labels."""
         images = to_batch(self.examples.images(rows), self.model.device, self.model.dtype)
         labels = torch.from_numpy(self.examples.labels(rows)).long().to(self.model.device)
@@ -128,13 +127,13 @@ class Builder:
         self._saved = time.monotonic()
         return True
 
-    def _projected(self, folder: Path) -> Projected:
+    def _prepare_projection(self, folder: Path) -> Projected:
         """Bases and curvature, or those of an earlier run; the root of the curvature lies beside."""
         like = torch.empty(0, device=self.model.device, dtype=self.model.dtype)
         if not (folder / PROJECTION).is_file():
             bases = Bases(self.layers, self.rank, self.generator)
             for _, rows in self._batches("bases", self.order[:BASES_EXAMPLES]):
-                bases.add(self._seen(rows)[0])
+                bases.add(self._forward(rows)[0])
             Projected(tuple(bases.projections(like)), like.view(0, 0), 0.0).save(folder / PROJECTION)
         projected = read_projected(folder / PROJECTION).to(like.device, like.dtype)
         if (folder / ROOT).is_file():
@@ -154,12 +153,12 @@ class Builder:
             curvature.sums = load_file(state)
             done = int(curvature.sums.pop("done"))
         for end, rows in self._batches("curvature", order, done):
-            seen, labels = self._seen(rows)
-            inputs = [p.of_inputs(x) for p, x in zip(projected.projections, seen.inputs, strict=True)]
-            for weights, gradients in seen.class_expectation(self.generator):
+            forward, labels = self._forward(rows)
+            inputs = [p.of_inputs(x) for p, x in zip(projected.projections, forward.inputs, strict=True)]
+            for weights, gradients in forward.class_expectation(self.generator):
                 curvature.add_expectation(weights, directions(projected, inputs, gradients))
-            loss = losses(seen.scores, labels, self.plan.label_smoothing)
-            curvature.add_gradients(directions(projected, inputs, seen.gradients(loss)))
+            loss = losses(forward.scores, labels, self.plan.label_smoothing)
+            curvature.add_gradients(directions(projected, inputs, forward.gradients(loss)))
             if self._due():
                 curvature.flush()
                 save_file({**curvature.sums, "done": torch.tensor(end)}, state)
@@ -171,18 +170,18 @@ class Builder:
         root = load_file(writer.folder / ROOT)["root"].to(self.model.device) if projected else None
         mean = self._mean_gradient(writer)
         for end, rows in self._batches("examples", range(len(self.examples)), writer.done):
-            seen, labels = self._seen(rows)
-            loss = losses(seen.scores, labels, self.plan.label_smoothing)
-            record, columns = self._facts(seen, labels, loss)
+            forward, labels = self._forward(rows)
+            loss = losses(forward.scores, labels, self.plan.label_smoothing)
+            record, columns = self._facts(forward, labels, loss)
             if projected is not None and root is not None:
-                inputs = [p.of_inputs(x) for p, x in zip(projected.projections, seen.inputs, strict=True)]
-                gradients = seen.gradients(loss)
+                inputs = [p.of_inputs(x) for p, x in zip(projected.projections, forward.inputs, strict=True)]
+                gradients = forward.gradients(loss)
                 own = directions(projected, inputs, gradients)
                 half = own.double() @ root
                 record["self_influence"] = array(half.square().sum(1))
                 record["parameter_change"] = array((half @ root).norm(dim=1) / len(self.examples))
                 columns["vectors.bin"] = array(own @ projected.whitening.T)
-                for layer, x, gradient in zip(self.layers, seen.inputs, gradients, strict=True):
+                for layer, x, gradient in zip(self.layers, forward.inputs, gradients, strict=True):
                     if mean:
                         mean[layer.name] += layer.gradient(x, gradient).double().cpu()
             writer.append({"columns.bin": record, **columns}, self.examples.names(rows), self.examples.thumbnails(rows))
@@ -191,15 +190,15 @@ class Builder:
                     save_file(mean, gradient_file(writer))
                 writer.save()
 
-    def _facts(self, seen: Pass, labels: Tensor, loss: Tensor) -> tuple[Array, dict[str, Array]]:
+    def _facts(self, forward: Pass, labels: Tensor, loss: Tensor) -> tuple[Array, dict[str, Array]]:
         """What one forward tells: a record of COLUMNS for each example, and the last layer's files."""
-        scores = seen.scores.detach()
+        scores = forward.scores.detach()
         others = scores.scatter(1, labels[:, None], -torch.inf)
         record = np.zeros(len(labels), COLUMNS)
         record["label"], record["predicted"] = array(labels), array(scores.argmax(1))
         record["loss"] = array(loss)
         record["margin"] = array(scores.gather(1, labels[:, None])[:, 0] - others.logsumexp(1))
-        columns = {"features.bin": array(self.layers[-1].features(seen.inputs[-1]))}
+        columns = {"features.bin": array(self.layers[-1].features(forward.inputs[-1]))}
         if self.regresses:
             soft = softened(record["label"], self.classes, self.plan.label_smoothing)
             columns["residuals.bin"] = array(scores.double().softmax(1)) - soft
@@ -213,7 +212,7 @@ class Builder:
             return load_file(gradient_file(writer))
         return {layer.name: torch.zeros(layer.outputs, layer.columns, dtype=torch.float64) for layer in self.layers}
 
-    def _regressed(self, writer: Writer) -> regression.Regression:
+    def _fit_last_layer(self, writer: Writer) -> regression.Regression:
         """The last layer's Hessian; its own self-influences, where no other method gives them."""
         features, residuals, record = (writer.read(f"{name}.bin") for name in ("features", "residuals", "columns"))
         soft = softened(record["label"], self.classes, self.plan.label_smoothing)
@@ -234,7 +233,7 @@ class Builder:
         self.report("last layer", 1, 1)
         return fitted
 
-    def _suspicions(self, writer: Writer) -> None:
+    def _add_suspicions(self, writer: Writer) -> None:
         self.report("neighbours", 0, 1)
         record = writer.read("columns.bin")
         record["disagreement"] = neighbours.disagreement(writer.read("features.bin"), record["label"])
@@ -246,21 +245,21 @@ class Builder:
         return layer.outputs * layer.columns / sum(p.numel() for p in self.model.network.parameters())
 
     def _stationarity(self, writer: Writer) -> tuple[float, list[str]]:
-        """How far the weights are from where the training would have ended, and what to say of it."""
+        """How far the weights are from where the training would have ended, and the warning about it."""
         decay = self.plan.weight_decay
         if not self.projects:
             return 0.0, []
         if not decay:
-            found = float(load_file(writer.folder / ROOT)["stationarity"])
-            far, what = MAX_STATIONARITY_WITHOUT_DECAY, "mean gradient / mean size of single ones"
+            stationarity = float(load_file(writer.folder / ROOT)["stationarity"])
+            limit, what = MAX_STATIONARITY_WITHOUT_DECAY, "mean gradient / mean size of single ones"
         else:
             mean = {name: total / len(self.examples) for name, total in load_file(gradient_file(writer)).items()}
             pull = {name: decay * parameters(self.model.network.get_submodule(name)).double().cpu() for name in mean}
             rest = sum(float((mean[name] + pull[name]).square().sum()) for name in mean)
-            found = (rest / sum(float(each.square().sum()) for each in pull.values())) ** 0.5
-            far, what = MAX_STATIONARITY, "|mean gradient + weight decay| / |weight decay|"
-        text = f"NOT_STATIONARY: trained too little to be trusted: {what} is {found:.2g} (good: below {far:g})"
-        return found, [text] if found > far else []
+            stationarity = (rest / sum(float(each.square().sum()) for each in pull.values())) ** 0.5
+            limit, what = MAX_STATIONARITY, "|mean gradient + weight decay| / |weight decay|"
+        text = f"NOT_STATIONARY: trained too little to be trusted: {what} is {stationarity:.2g} (good: below {limit:g})"
+        return stationarity, [text] if stationarity > limit else []
 
     def _manifest(self, writer: Writer, projected: Projected | None, fitted: regression.Regression | None) -> Manifest:
         stationarity, warnings = self._stationarity(writer)
@@ -296,7 +295,7 @@ def directions(projected: Projected, inputs: Sequence[Tensor], gradients: Sequen
 
 
 def gradient_file(writer: Writer) -> Path:
-    """The sum of the gradients of the examples that are done; it must not be another number of examples than theirs."""
+    """The file of the gradients' sum over the examples so far; its name has their number, so that no other fits."""
     return writer.folder / f"gradient-{writer.done}.safetensors"
 
 

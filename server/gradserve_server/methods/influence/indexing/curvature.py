@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-PRODUCT_ROWS = 1024  # rows that are multiplied at once
+PRODUCT_ROWS = 1024  # Rows that are multiplied at once.
 
 
 class Curvature:
@@ -12,7 +12,7 @@ class Curvature:
     def __init__(self, size: int) -> None:
         self.sums = {
             "gauss_newton": torch.zeros(size, size, dtype=torch.float64),
-            "moment": torch.zeros(size, size, dtype=torch.float64),  # of the training gradients themselves
+            "moment": torch.zeros(size, size, dtype=torch.float64),  # The second moment of the training gradients.
             "gradient": torch.zeros(size, dtype=torch.float64),
             "norms": torch.zeros((), dtype=torch.float64),
         }

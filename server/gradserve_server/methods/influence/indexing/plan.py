@@ -7,7 +7,8 @@ from typing import Protocol
 from ....models.card import ModelCard
 from ..index import Array, IndexFault
 
-Report = Callable[[str, int, int], None]  # what is being done, how far, of how much
+# A progress callback: the name of the stage, how much of it is done, and its total.
+Report = Callable[[str, int, int], None]
 
 
 class Examples(Protocol):
@@ -48,13 +49,13 @@ def check_head(card: ModelCard) -> None:
 class IndexPlan:
     """How the model was trained, and what the index is to hold."""
 
-    weight_decay: float | None = None  # lambda of lambda / 2 |theta|^2 beside the mean loss; None: not known
+    weight_decay: float | None = None  # lambda in mean loss + lambda / 2 |theta|^2; None where it is unknown.
     label_smoothing: float = 0.0
-    last_layer_only: bool = False  # the other layers were frozen
+    last_layer_only: bool = False  # Whether the other layers were frozen.
     size: int = 256  # k
-    rank: int | None = None  # directions of each side of a layer; None: by the number of layers
+    rank: int | None = None  # Directions of each side of a layer; None: by the number of layers.
     seed: int = 0
-    feature_scale: float = 1.0  # last_layer_only: what the features were multiplied by where the decay was taken
+    feature_scale: float = 1.0  # With last_layer_only: the factor of the features in training.
 
 
 @dataclass(frozen=True)

@@ -16,14 +16,14 @@ STATE = "state.json"
 
 
 class Writer:
-    """A folder that is being filled. One that was left unfinished for the same purpose is gone on with."""
+    """A folder that is being filled. An unfinished folder of the same purpose is continued."""
 
     def __init__(self, out: Path, purpose: dict[str, Any], columns: dict[str, tuple[np.dtype[Any], int]]) -> None:
         """`columns`: file name -> type and numbers per example (0: one record); `purpose` says what it will be."""
         self.out, self.folder = out, out.with_name(f"{out.name}.partial")
         self.purpose, self._columns = purpose, columns
         self.done = 0
-        if self._left() != purpose:
+        if self._unfinished_purpose() != purpose:
             shutil.rmtree(self.folder, ignore_errors=True)
         self.folder.mkdir(parents=True, exist_ok=True)
         self.done = int(self._state().get("done", 0))
@@ -55,11 +55,11 @@ class Writer:
         self.done += len(names)
 
     def save(self) -> None:
-        """Makes what was appended last, should the process end now."""
+        """Writes everything that was appended to disk, so that it survives the end of the process."""
         for file in [*self._files.values(), *(f for pair in self._records.values() for f in pair)]:
             file.flush()
             os.fsync(file.fileno())
-        replaced(self.folder / STATE, json.dumps({"purpose": self.purpose, "done": self.done}).encode())
+        write_whole(self.folder / STATE, json.dumps({"purpose": self.purpose, "done": self.done}).encode())
 
     def read(self, name: str) -> Array:
         """A copy of the records of a file, or its rows mapped."""
@@ -70,10 +70,10 @@ class Writer:
 
     def replace(self, name: str, values: Array) -> None:
         """Writes a whole file anew."""
-        replaced(self.folder / name, values.tobytes())
+        write_whole(self.folder / name, values.tobytes())
 
     def close(self) -> None:
-        """Closes the files; what was saved stays to be gone on with."""
+        """Closes the files; what was saved can be continued later."""
         for file in [*self._files.values(), *(f for pair in self._records.values() for f in pair)]:
             file.close()
 
@@ -81,8 +81,8 @@ class Writer:
         """Takes the folder's final name, replacing an older index there."""
         self.close()
         names = [*self._columns, *(f"{kind}.{end}" for kind in self._records for end in ("bin", "idx")), *files]
-        done = manifest.model_copy(update={"files": files_of(self.folder, names)})
-        replaced(self.folder / MANIFEST, done.model_dump_json(indent=1).encode())
+        complete = manifest.model_copy(update={"files": files_of(self.folder, names)})
+        write_whole(self.folder / MANIFEST, complete.model_dump_json(indent=1).encode())
         for path in self.folder.iterdir():
             if path.name not in (*names, MANIFEST):
                 path.unlink()
@@ -93,7 +93,7 @@ class Writer:
         self.folder.rename(self.out)
         shutil.rmtree(old, ignore_errors=True)
 
-    def _left(self) -> Any:
+    def _unfinished_purpose(self) -> Any:
         return self._state().get("purpose")
 
     def _state(self) -> dict[str, Any]:
@@ -118,7 +118,7 @@ class Writer:
         return self._open(f"{kind}.bin", end), begins
 
 
-def replaced(path: Path, data: bytes) -> None:
+def write_whole(path: Path, data: bytes) -> None:
     """Writes a file whole or not at all."""
     temporary = path.with_name(f"{path.name}.new")
     with temporary.open("wb") as file:
