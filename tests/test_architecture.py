@@ -22,7 +22,7 @@ SERVER = ROOT / "server" / "gradserve_server"
 CHAIN = ["accel", "models", "engine", "methods", "pool", "api", "offline", "__main__"]
 LEAVES = {"config": {"models"}, "metrics": set[str]()}  # what the settings and the metrics may import
 USERS_OF_LEAVES = {"pool", "api", "offline", "__main__"}
-MOST_LINES = 320
+MOST_LINES = 300
 MOST_FUNCTION = 45
 
 SERVICE = (ROOT / "protos/gradserve/v1/service.proto").read_text()

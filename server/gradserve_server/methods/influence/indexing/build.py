@@ -22,7 +22,7 @@ from ..index import COLUMNS, HEAD, PROJECTION, VERSION, Array, EstimateName, Ind
 from ..layers import IndexedLayer, joined, parameters
 from ..projected import Bases, Projected, read_projected
 from .curvature import Curvature
-from .plan import Examples, IndexOrigin, IndexPlan, Report, check_head
+from .plan import Examples, IndexOrigin, IndexPlan, Report, check_head, no_report
 from .writer import Writer
 
 MAX_DIRECTIONS = 4096  # The most projected numbers of an example before the PCA, over all layers.
@@ -41,12 +41,7 @@ class Builder:
     """The passes over the training set and what they share. `run` does everything."""
 
     def __init__(
-        self,
-        model: Prepared,
-        examples: Examples,
-        origin: IndexOrigin,
-        plan: IndexPlan,
-        report: Report = lambda *_: None,
+        self, model: Prepared, examples: Examples, origin: IndexOrigin, plan: IndexPlan, report: Report = no_report
     ) -> None:
         """The model must be unfolded. Raises IndexFault where it has no layers that an index can be made of."""
         self.model, self.examples, self.origin, self.plan, self.report = model, examples, origin, plan, report

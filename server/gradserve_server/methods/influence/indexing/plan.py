@@ -11,6 +11,10 @@ from ..index import Array, IndexFault
 Report = Callable[[str, int, int], None]
 
 
+def no_report(what: str, done: int, total: int) -> None:
+    """Tells nobody."""
+
+
 class Examples(Protocol):
     """A training set as the model sees it; `rows` are numbers of examples."""
 
