@@ -83,4 +83,4 @@ def test_other_methods(stubs: Stubs) -> None:
 def test_its_card(stubs: Stubs) -> None:
     card = stubs.models.GetModel(models_pb2.GetModelRequest(), timeout=60)
     assert (list(card.mean), list(card.std)) == ([0.3], [0.2])
-    assert any(note.startswith("takes grey pictures") for note in card.notes)
+    assert any(note.startswith("it takes grey pictures") for note in card.notes)
