@@ -5,6 +5,11 @@ import torch
 from torch import Tensor, nn
 from zoo import in_double, inputs, normalised, off, photos, pictures, unmodified
 
+from gradserve_server.accel.convolutions import Packed
+from gradserve_server.accel.cpu_mode import available
+from gradserve_server.models.catalogue import ModelSpec
+from gradserve_server.models.preparation import prepare
+
 CNNS = ["alexnet", "vgg11_bn", "resnet18", "densenet121", "googlenet", "mobilenet_v2"]
 TRAINED = ["trained-mobilenet_v2", "trained-squeezenet1_0", "trained-resnet20"]
 OTHERS = ["shufflenet_v2_x0_5", "mobilenet_v3_small", "efficientnet_b0", "swin_t"]
@@ -40,3 +45,27 @@ def test_gradients_keep_their_direction_in_fp32(name: str) -> None:
         _, own = score_and_gradient(lambda x: network(normalised(x)), batch)
         cosine = nn.functional.cosine_similarity(gradient.flatten(1), own.flatten(1))
         assert cosine.min() > 0.999
+
+
+def test_kernels_lay_their_weights_out_for_the_models_own_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first input decides, and the comparison's other size is smaller."""
+    sizes: list[torch.Size] = []
+    forward, input_gradient = Packed.forward, Packed.input_gradient
+
+    def noted_forward(self: Packed, x: Tensor, bias: Tensor | None) -> Tensor:
+        if self._forward is None:
+            sizes.append(x.shape)
+        return forward(self, x, bias)
+
+    def noted_gradient(self: Packed, grad: Tensor, shape: torch.Size) -> Tensor:
+        if self._backward is None:
+            sizes.append(shape)
+        return input_gradient(self, grad, shape)
+
+    monkeypatch.setattr(Packed, "forward", noted_forward)
+    monkeypatch.setattr(Packed, "input_gradient", noted_gradient)
+    spec = ModelSpec(name="resnet18", weights="random", height=96, width=96, resize=96, precisions=("exact",))
+    available(torch.float32)  # which has a try of its own
+    sizes.clear()
+    prepare(spec, torch.device("cpu"))
+    assert {size[2] for size in sizes} == {24, 12, 6, 3}

@@ -227,6 +227,7 @@ class _Preparation:
 
     def _check(self, model: Prepared) -> None:
         """Raises Disagreement if two sets of images show it: ReLUs that rounding flips differ from set to set."""
+        model.lay_out_weights()
         if not self._agrees(model, self.comparison):
             self._agrees(model, self.second_comparison, strict=True)
 
