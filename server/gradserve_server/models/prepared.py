@@ -80,8 +80,9 @@ class Prepared:
         """
         if self.kernels is None:
             return
-        size = (2, 3, self.card.height, self.card.width)
-        images = torch.zeros(size, device=self.device, dtype=self.dtype).requires_grad_()
+        size = (2, 3, self.card.height, self.card.width)  # A layout for a single image makes outputs of another format.
+        images = torch.zeros(size, device=self.device, dtype=self.dtype, requires_grad=True)
+        images = images.contiguous(memory_format=torch.channels_last)  # as the engine's are
         with torch.enable_grad():
             logits = self(images)
             if logits.requires_grad:
