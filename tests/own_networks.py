@@ -355,3 +355,21 @@ SIZES = (1, 2)
 
 def kills_its_process() -> nn.Module:
     os._exit(9)
+
+
+class RefusesBlack(nn.Module):
+    """Looks at numbers of its input, and refuses pictures of one colour."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 64, 3, padding=1), nn.Conv2d(64, 128, 3, padding=1)
+        self.head = nn.Linear(128, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if (x == x[:, :, :1, :1]).all():
+            raise ValueError("a picture of one colour")
+        return self.head(self.second(self.first(x).relu()).relu().mean((2, 3)))
+
+
+def refuses_black() -> nn.Module:
+    return RefusesBlack().eval()

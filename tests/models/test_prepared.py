@@ -69,3 +69,13 @@ def test_kernels_lay_their_weights_out_for_the_models_own_size(monkeypatch: pyte
     sizes.clear()
     prepare(spec, torch.device("cpu"))
     assert {size[2] for size in sizes} == {24, 12, 6, 3}
+
+
+def test_a_network_that_refuses_black_pictures_keeps_its_kernels() -> None:
+    spec = ModelSpec(
+        name="mine", builder="own_networks:refuses_black", height=32, width=32, resize=32, weights="random"
+    )
+    model = prepare(spec, torch.device("cpu"))
+    assert model.card.unbatched
+    assert model.kernels is not None
+    assert not any("without speed-ups" in note for note in model.card.notes)

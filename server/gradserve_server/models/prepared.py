@@ -78,11 +78,11 @@ class Prepared:
         A layout is chosen by a kernel's first input and kept. One that was chosen for smaller images is slower at the
         model's own size: a pass of resnet50 in FAST took 1.5 times as long (AMD EPYC, 2026-11-28).
         """
-        if self.kernels is None:
+        if self.kernels is None or self.card.unbatched:
             return
         size = (2, 3, self.card.height, self.card.width)  # A layout for a single image makes outputs of another format.
         images = torch.zeros(size, device=self.device, dtype=self.dtype, requires_grad=True)
-        images = images.contiguous(memory_format=torch.channels_last)  # as the engine's are
+        images = images.contiguous(memory_format=torch.channels_last)  # The engine's are so too.
         with torch.enable_grad():
             logits = self(images)
             if logits.requires_grad:
