@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,11 +29,11 @@ class Endpoint:
         self.proxy = address.proxy(target)
         self._secret, self._options = credentials(tls), options(retries, proxied=not address.is_local(target))
 
-    def channel(self, library: Any) -> Any:
-        """A new channel of `grpc` or of `grpc.aio`."""
+    def channel(self, library: Any, others: Sequence[tuple[str, Any]] = ()) -> Any:
+        """A new channel of `grpc` or of `grpc.aio`, with other options beside the usual ones."""
         if self._secret is None:
-            return library.insecure_channel(self.target, self._options)
-        return library.secure_channel(self.target, self._secret, self._options)
+            return library.insecure_channel(self.target, [*self._options, *others])
+        return library.secure_channel(self.target, self._secret, [*self._options, *others])
 
     def error(self, failure: Any) -> ServiceError:
         """The exception for a failed call."""

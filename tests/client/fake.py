@@ -297,6 +297,7 @@ _FAILURES: dict[str, tuple[Any, ...]] = {
     "full": (
         grpc.StatusCode.RESOURCE_EXHAUSTED,
         "the queue is full",
+        error_details_pb2.ErrorInfo(reason="QUEUE_FULL", domain="gradserve"),
         error_details_pb2.RetryInfo(retry_delay=duration_pb2.Duration(seconds=2, nanos=500_000_000)),
     ),
     "broken": (grpc.StatusCode.INTERNAL, "a fault"),

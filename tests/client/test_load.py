@@ -1,55 +1,287 @@
-import json
+"""Load: arrivals, figures, the loops against a small server, and the command."""
 
+import asyncio
+import json
+import time
+from contextlib import contextmanager
+
+import numpy as np
 import pytest
 
-from gradserve import AsyncClient, cli
-from gradserve.cli.commands import load
+from gradserve import cli, errors
+from gradserve.channel import Endpoint
+from gradserve.load.arrivals import poisson
+from gradserve.load.figures import Latency, figures
+from gradserve.load.loops import ClosedLoop, OpenLoop, Recording, record
+from gradserve.load.mix import MixEntry
+from gradserve.load.sender import Sample, Sender
 
-SAMPLES = [load.Sample("predict", 0.010 * (i + 1), 1) for i in range(100)] + [
-    load.Sample("grad_cam", 0.5, 3),
-    load.Sample("grad_cam", 9.9, 0, "RESOURCE_EXHAUSTED"),
-]
+from .fake import FakeServer
 
-
-def test_figures():
-    grad_cam, predict, everything = load.figures(SAMPLES, seconds=2.0)
-    assert (grad_cam.method, predict.method, everything.method) == ("grad_cam", "predict", "all")
-    assert grad_cam.requests == 2
-    assert grad_cam.failed == {"RESOURCE_EXHAUSTED": 1}
-    assert grad_cam.p99_ms == pytest.approx(500)
-    assert predict.p50_ms == pytest.approx(505)
-    assert predict.p95_ms == pytest.approx(950.5)
-    assert everything.requests_per_second == pytest.approx(50.5)
-    assert everything.rows_per_second == pytest.approx(51.5)
+PREDICT = MixEntry("predict", model="tiny")
 
 
-async def test_a_closed_loop_stops_after_so_many_requests(server, photo_path):
-    async with AsyncClient(server.target) as client:
-        asked = load.Load(photo_path, "tiny", {"predict": 1, "gradient": 3}, callers=4, seconds=30, requests=40)
-        samples, seconds = await load.run(client, asked)
-    assert len(samples) == 40
-    assert seconds < 30
-    assert 20 < sum(sample.method == "gradient" for sample in samples) < 40
-    assert all(sample.rows and not sample.code for sample in samples)
-    assert len(server.requests) == 42  # one of each method went ahead
+def load(server, loop, *mix, pictures=(b"",), **settings):
+    """The recording of a load on the fake server."""
+
+    async def run():
+        endpoint = Endpoint(server.target, None, None, retries=0)
+        async with Sender(endpoint, mix or [PREDICT], list(pictures), **{"deadline": 30.0, **settings}) as sender:
+            return await record(sender, loop)
+
+    return asyncio.run(run())
 
 
-def test_bench(server, capsys):
-    arguments = ["bench", "--server", server.target, "--callers", "2", "--requests", "20", "--method", "gradient=2"]
+@pytest.fixture
+def picture(photo_path):
+    return photo_path.read_bytes()
+
+
+# Arrivals
+
+
+def test_intervals_are_those_of_a_poisson_process():
+    rate, seconds = 50.0, 2000.0
+    times = np.array(list(poisson(rate, seconds, seed=1)))
+    gaps = np.diff(times, prepend=0.0)
+    n = rate * seconds
+    assert times[-1] < seconds
+    assert abs(len(times) - n) < 5 * n**0.5
+    assert gaps.mean() == pytest.approx(1 / rate, rel=5 / n**0.5)
+    # The variance of an exponential distribution's sample variance is 8 / n of its square.
+    assert gaps.var() == pytest.approx(1 / rate**2, rel=5 * (8 / n) ** 0.5)
+    assert abs(np.corrcoef(gaps[1:], gaps[:-1])[0, 1]) < 5 / n**0.5
+
+
+def test_arrivals_repeat_by_their_seed():
+    assert list(poisson(5, 10, seed=3)) == list(poisson(5, 10, seed=3))
+    assert list(poisson(5, 10, seed=3)) != list(poisson(5, 10, seed=4))
+
+
+# Figures
+
+
+def sample(due=1.0, seconds=0.5, code="OK", *, entry=0, late=0.0, reason=""):
+    return Sample(entry, due, late, seconds, 3, code, reason)
+
+
+def measured(*samples, deadlines=(2.0, 2.0), begin=0.0, end=10.0, cpu_share=0.1):
+    mix = [MixEntry("predict"), MixEntry("explain", method="gradient")]
+    loop = OpenLoop(10, end - begin, begin, max_under_way=7)
+    return figures(Recording(loop, list(samples), begin, end, 5, cpu_share), mix, deadlines)
+
+
+def test_percentiles():
+    run = measured(*(sample(seconds=0.010 * (i + 1)) for i in range(100)))
+    assert run.all.ok == Latency(*map(pytest.approx, (0.505, 0.901, 0.9505, 0.9901, 1.0)))
+    assert run.all.refused is None
+
+
+def test_refusals_have_percentiles_of_their_own():
+    refusals = [sample(seconds=9.0 + i, code="RESOURCE_EXHAUSTED", reason="QUEUE_FULL") for i in range(3)]
+    run = measured(sample(), *refusals, sample(seconds=2.0, code="DEADLINE_EXCEEDED"))
+    assert (run.all.ok.max, run.all.refused.p50, run.all.refused.max) == (0.5, 10.0, 11.0)
+    assert run.all.codes == {"RESOURCE_EXHAUSTED": 3, "OK": 1, "DEADLINE_EXCEEDED": 1}
+    assert run.all.reasons == {"RESOURCE_EXHAUSTED": {"QUEUE_FULL": 3}}
+
+
+def test_goodput_counts_answers_within_their_entrys_deadline():
+    in_time, too_late = sample(seconds=1.9), sample(seconds=2.1)
+    patient = sample(seconds=2.1, entry=1)
+    run = measured(in_time, too_late, patient, sample(code="INTERNAL"), deadlines=(2.0, 3.0))
+    assert (run.all.answered, run.all.goodput) == (pytest.approx(0.3), pytest.approx(0.2))
+    assert run.all.rows == pytest.approx(0.9)
+    assert [each.goodput for each in run.entries] == [pytest.approx(0.1), pytest.approx(0.1)]
+    assert [each.name for each in run.entries] == ["predict", "explain gradient"]
+
+
+def test_the_warm_up_and_what_comes_after_the_end():
+    warm_up = sample(due=0.5, seconds=0.1)
+    across = sample(due=1.8, seconds=0.7)  # Sent in the warm-up and answered in the measured time.
+    inside = sample(due=3.0)
+    afterwards = sample(due=9.9, seconds=0.4)
+    run = measured(warm_up, across, inside, afterwards, begin=2.0, end=10.0)
+    assert run.all.requests == 2
+    assert run.all.codes == {"OK": 2}
+    assert run.all.answered == pytest.approx(2 / 8)
+
+
+def test_the_generators_own_faults_are_told():
+    assert measured(sample(late=0.001)).warnings == []
+    late = measured(*(sample(late=0.2) for _ in range(5)))
+    assert late.late_p99 == pytest.approx(0.2)
+    assert "sent 0.200 s late" in late.warnings[0]
+    assert "95% of a processor" in measured(sample(), cpu_share=0.95).warnings[0]
+    skipped = measured(sample(), sample(code="NOT_SENT", seconds=0.0))
+    assert (skipped.all.offered, skipped.all.sent) == (pytest.approx(0.2), pytest.approx(0.1))
+    assert skipped.warnings == ["1 requests were not sent, since 7 were under way"]
+    assert skipped.all.ok.p50 == 0.5
+
+
+# The loops
+
+
+class StallingServer(FakeServer):
+    """Stops answering for a second, once, half a second after its second request."""
+
+    def __init__(self):
+        super().__init__()
+        self.stall = None
+
+    def Predict(self, request, context):
+        if len(self.requests) == 1:
+            self.stall = time.monotonic() + 0.5
+        elif self.stall and 0 < (since := time.monotonic() - self.stall) < 1:
+            time.sleep(1 - since)
+        return super().Predict(request, context)
+
+
+class NotingServer(FakeServer):
+    """Keeps from where its requests came."""
+
+    def __init__(self):
+        super().__init__()
+        self.peers = set()
+
+    def Predict(self, request, context):
+        self.peers.add(context.peer())
+        return super().Predict(request, context)
+
+
+@contextmanager
+def started(fake):
+    fake.server.start()
+    yield fake
+    fake.server.stop(None)
+
+
+def test_an_open_loop_shows_a_stall_in_its_percentiles(picture):
+    """A third of the requests is due while the server stalls for a second, and waits half of it on average."""
+    with started(StallingServer()) as stalling:
+        recording = load(stalling, OpenLoop(60, 3.0), pictures=[picture])
+    waits = [each.seconds for each in recording.samples]
+    assert len(waits) == len(list(poisson(60, 3.0)))
+    latency = figures(recording, [PREDICT], [30.0]).all.ok
+    assert latency.p90 > 0.5
+    assert 0.9 < latency.p99 <= latency.max
+
+
+def test_latency_counts_from_when_a_request_was_due(server, picture):
+    """Where the generator itself stops for a second, its requests are late, and that is in their latency."""
+
+    async def run():
+        endpoint = Endpoint(server.target, None, None, retries=0)
+        async with Sender(endpoint, [PREDICT], [picture], deadline=30) as sender:
+            asyncio.get_running_loop().call_later(0.5, time.sleep, 1.0)
+            return await record(sender, OpenLoop(40, 2.0))
+
+    recording = asyncio.run(run())
+    assert max(each.late for each in recording.samples) > 0.8
+    assert all(each.seconds >= each.late >= 0 for each in recording.samples)
+    run = figures(recording, [PREDICT], [30.0])
+    assert run.all.ok.p90 > 0.4
+    assert "the generator was too slow" in run.warnings[0]
+
+
+def test_a_deadline_counts_from_when_a_request_was_due(server, picture):
+    recording = load(server, OpenLoop(20, 1.0), MixEntry("predict", model="slow", deadline=0.5), pictures=[picture])
+    assert {each.code for each in recording.samples} == {"DEADLINE_EXCEEDED"}
+
+
+def test_what_is_not_sent_is_counted(server, picture):
+    recording = load(server, OpenLoop(50, 1.0, max_under_way=3), MixEntry("predict", model="slow"), pictures=[picture])
+    run = figures(recording, [PREDICT], [30.0])
+    assert recording.most_under_way == 3
+    assert run.all.requests == len(list(poisson(50, 1.0))) == sum(run.all.codes.values())
+    assert run.all.codes["NOT_SENT"] > 20
+    assert "since 3 were under way" in run.warnings[0]
+
+
+def test_a_closed_loop_stops_after_so_many_requests(server, picture):
+    mix = [PREDICT, MixEntry("explain", 3.0, "tiny", "gradient")]
+    recording = load(server, ClosedLoop(4, 30.0, requests=40), *mix, pictures=[picture])
+    assert len(recording.samples) == 40
+    assert recording.end < 30
+    assert recording.most_under_way == 4
+    assert 20 < sum(each.entry for each in recording.samples) < 40
+    assert all(each.rows == 1 and each.code == "OK" for each in recording.samples)
+    assert len(server.requests) == 42  # One of each entry went ahead.
+
+
+def test_refusals_are_counted_with_their_reason(server, picture):
+    recording = load(server, ClosedLoop(2, 0.5), MixEntry("predict", model="full"), pictures=[picture])
+    assert {(each.code, each.reason) for each in recording.samples} == {("RESOURCE_EXHAUSTED", "QUEUE_FULL")}
+    assert len(recording.samples) == 2  # The server asked the callers to wait.
+
+
+def test_every_picture_goes_over_every_connection(picture):
+    with started(NotingServer()) as noting:
+        load(noting, OpenLoop(100, 1.0), pictures=[picture, picture + b" "], connections=3)
+    assert len(noting.peers) == 3
+    assert len({request.image.encoded for request in noting.requests}) == 2
+
+
+def test_a_wrong_request_ends_before_the_load(server, picture):
+    with pytest.raises(errors.NotFound, match="nearest: tiny"):
+        load(server, OpenLoop(10, 1.0), MixEntry("predict", model="missing"), pictures=[picture])
+
+
+# The command
+
+
+def bench(server, capsys, *arguments):
     with pytest.raises(SystemExit, match="0"):
-        cli.main(arguments)
-    assert "p99 ms" in capsys.readouterr().out
-    with pytest.raises(SystemExit, match="0"):
-        cli.main([*arguments, "--json"])
-    found = json.loads(capsys.readouterr().out)
-    assert [each["method"] for each in found["methods"]] == ["gradient", "all"]
-    assert found["methods"][1]["requests"] == 20
+        cli.main(["bench", "--server", server.target, *arguments])
+    return capsys.readouterr().out
+
+
+def test_a_closed_loop_is_what_comes_without_a_rate(server, capsys):
+    arguments = ["--callers", "2", "--requests", "20", "--method", "gradient=2"]
+    text = bench(server, capsys, *arguments)
+    assert "closed loop, 2 callers" in text
+    assert "goodput/s" in text
+    found = json.loads(bench(server, capsys, *arguments, "--json"))
+    (run,) = found["runs"]
+    assert run["loop"] == {"kind": "closed", "callers": 2, "seconds": 10.0, "warm_up": 0.0, "requests": 20}
+    assert (run["all"]["requests"], run["all"]["codes"]) == (20, {"OK": 20})
+
+
+def test_a_mix_at_several_rates(server, capsys, photo_path, tmp_path):
+    mix = tmp_path / "mix.toml"
+    mix.write_text('[[requests]]\nrpc = "predict"\nweight = 3\n\n[[requests]]\nrpc = "embed"\ndeadline = 1\n')
+    options = ["--mix", str(mix), "--image", str(tmp_path), "--seconds", "1", "--warm-up", "0.2"]
+    found = json.loads(bench(server, capsys, *options, "--rate", "20", "--rate", "40", "--deadline", "2", "--json"))
+    assert [each["name"] for each in found["mix"]] == ["predict", "embed"]
+    assert [run["loop"]["rate"] for run in found["runs"]] == [20, 40]
+    for run in found["runs"]:
+        assert [each["name"] for each in run["entries"]] == ["predict", "embed"]
+        assert sum(each["requests"] for each in run["entries"]) == run["all"]["requests"] > 0
+        assert run["all"].keys() >= {
+            "offered",
+            "sent",
+            "answered",
+            "goodput",
+            "rows",
+            "codes",
+            "reasons",
+            "ok",
+            "refused",
+        }
+        assert run["all"]["ok"].keys() == {"p50", "p90", "p95", "p99", "max"}
+        assert run["all"]["refused"] is None
+        assert run["late_p99"] >= 0
 
 
 @pytest.mark.parametrize(
-    ("method", "says"), [("grad", "nearest: gradient"), ("gradient=x", "must be a number"), ("gradient=0", "above 0")]
+    ("arguments", "says"),
+    [
+        (["--method", "grad"], "nearest: gradient"),
+        (["--method", "gradient=x"], "must be a number"),
+        (["--method", "gradient=0"], "above 0"),
+        (["--image", "{empty}"], "the folder has no pictures"),
+    ],
 )
-def test_a_mix_that_makes_no_sense(server, capsys, method, says):
+def test_what_makes_no_sense(server, capsys, tmp_path, arguments, says):
     with pytest.raises(SystemExit, match="2"):
-        cli.main(["bench", "--server", server.target, "--method", method])
+        cli.main(["bench", "--server", server.target, *(each.format(empty=tmp_path) for each in arguments)])
     assert says in capsys.readouterr().err

@@ -12,6 +12,7 @@ import typer
 
 from gradserve.address import DEFAULT_ADDRESS
 from gradserve.aio import AsyncClient
+from gradserve.channel import Endpoint
 from gradserve.client import Client
 
 DEFAULT_TIMEOUT = 60.0  # Seconds that a call may take.
@@ -98,6 +99,10 @@ class Connection:
     def client(self, timeout: float = DEFAULT_TIMEOUT) -> Client:
         """A client of that server."""
         return Client(self.server, tls=self.ca or self.tls, token=self.token, timeout=timeout)
+
+    def endpoint(self) -> Endpoint:
+        """That server without retries, so that every failed call is seen."""
+        return Endpoint(self.server, self.ca or self.tls, self.token, retries=0)
 
     def async_client(self, timeout: float) -> AsyncClient:
         """A client of that server for asyncio."""

@@ -1,42 +1,125 @@
-"""`gradserve bench`: a first look at how fast a running server is."""
+"""`gradserve bench`: load on a running server, and what it makes of it."""
 
 import asyncio
-from collections.abc import Sequence
+import dataclasses
+from collections.abc import Awaitable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, TypeVar
 
 import numpy as np
 import typer
 from PIL import Image
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from gradserve import images
+from gradserve.channel import Endpoint
 from gradserve.cli import options, output
-from gradserve.cli.commands import load, tune
-from gradserve.messages import fields
-from gradserve.messages.explain import EXPLAIN_METHOD
+from gradserve.cli.commands import tune
+from gradserve.load.figures import Latency, LoadFigures, figures
+from gradserve.load.loops import ClosedLoop, Loop, OpenLoop, Recording, record
+from gradserve.load.mix import MixEntry, explanations, read_mix
+from gradserve.load.sender import Sender
+
+T = TypeVar("T")
+_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
+_LOAD, _MEASURE = "Load", "Measurement"
 
 
 @dataclass(frozen=True)
 class Traffic:
-    """What is sent, by how many callers, for how long."""
+    """What is sent, how often, for how long."""
 
     method: Annotated[
         list[str],
-        typer.Option("--method", help="predict or a method of explain, with its share: grad_cam=2. May be repeated."),
+        typer.Option(
+            "--method",
+            help="predict or a method of explain, with its share: grad_cam=2. May be repeated.",
+            rich_help_panel=_LOAD,
+        ),
     ] = field(default_factory=lambda: ["predict", "gradient", "grad_cam"])
-    callers: Annotated[int, typer.Option("--callers", "-n", min=1, help="Callers at once.")] = 16
-    seconds: Annotated[float, typer.Option("--seconds", min=0.1, help="How long to send.")] = 10.0
-    requests: Annotated[int | None, typer.Option("--requests", min=1, help="Stop after so many requests.")] = None
-    image: Annotated[
-        Path | None, typer.Option("--image", exists=True, dir_okay=False, help="Picture to send; noise if left out.")
+    mix: Annotated[
+        Path | None,
+        typer.Option(
+            "--mix",
+            exists=True,
+            dir_okay=False,
+            metavar="FILE",
+            help="TOML file with what to send, of all RPCs, instead of --method.",
+            rich_help_panel=_LOAD,
+        ),
     ] = None
+    image: Annotated[
+        list[Path],
+        typer.Option(
+            "--image",
+            exists=True,
+            help="Picture to send, or a folder of them; noise if left out. May be repeated.",
+            rich_help_panel=_LOAD,
+        ),
+    ] = field(default_factory=list)
+    rate: Annotated[
+        list[float],
+        typer.Option(
+            "--rate",
+            min=0.001,
+            help="Open loop: requests per second, at random times. Several rates are run one after another.",
+            rich_help_panel=_LOAD,
+        ),
+    ] = field(default_factory=list)
+    callers: Annotated[
+        int, typer.Option("--callers", "-n", min=1, help="Closed loop: callers at once.", rich_help_panel=_LOAD)
+    ] = 16
+    requests: Annotated[
+        int | None,
+        typer.Option("--requests", min=1, help="Closed loop: stop after so many requests.", rich_help_panel=_LOAD),
+    ] = None
+    seconds: Annotated[
+        float, typer.Option("--seconds", min=0.1, help="How long to send and to count.", rich_help_panel=_LOAD)
+    ] = 10.0
+    warm_up: Annotated[
+        float, typer.Option("--warm-up", min=0, help="Seconds to send before counting.", rich_help_panel=_LOAD)
+    ] = 0.0
+    deadline: Annotated[
+        float,
+        typer.Option("--deadline", "--timeout", min=0.001, help="Seconds that a call may take.", rich_help_panel=_LOAD),
+    ] = options.DEFAULT_TIMEOUT
+    connections: Annotated[
+        int, typer.Option("--connections", min=1, help="Connections to send over.", rich_help_panel=_LOAD)
+    ] = 1
+    max_under_way: Annotated[
+        int,
+        typer.Option(
+            "--max-under-way",
+            min=1,
+            help="Open loop: the most requests under way; one that is due beyond them is counted and not sent.",
+            rich_help_panel=_LOAD,
+        ),
+    ] = 10_000
+    seed: Annotated[int, typer.Option("--seed", help="Seed of what is sent when.", rich_help_panel=_LOAD)] = 0
 
-    def on(self, model: str) -> load.Load:
-        """The load on one model."""
-        mix = _mix(self.method)
-        return load.Load(self.image or _noise(), model, mix, self.callers, self.seconds, self.requests)
+    def entries(self, model: str) -> list[MixEntry]:
+        """What is asked."""
+        return read_mix(self.mix) if self.mix else explanations(self.method, model)
+
+    def loops(self) -> list[Loop]:
+        """The loads to put on the server, one after another."""
+        if self.rate:
+            return [OpenLoop(rate, self.seconds, self.warm_up, self.max_under_way) for rate in self.rate]
+        return [ClosedLoop(self.callers, self.seconds, self.warm_up, self.requests)]
+
+    def sender(self, endpoint: Endpoint, model: str) -> Sender:
+        """What sends it."""
+        return Sender(
+            endpoint,
+            self.entries(model),
+            _pictures(self.image),
+            deadline=self.deadline,
+            connections=self.connections,
+            seed=self.seed,
+        )
 
 
 @dataclass(frozen=True)
@@ -64,51 +147,87 @@ def bench(
     tuning: Tuning,
     model: options.Model = "",
     connection: options.Connection,
-    timeout: options.Timeout = options.DEFAULT_TIMEOUT,
     as_json: options.Json = False,
 ) -> None:
-    """Requests and rows per second and latencies of a running server, in a closed loop of callers.
+    """Rates and latencies of a running server under load.
 
-    A row is one image through one pass.
+    Without --rate callers send their next request when the last one is answered (a closed loop). With --rate requests
+    come at random times whether or not earlier ones are answered (an open loop), as those of many callers do, and
+    latency counts from when a request was due. Goodput is what was answered within the deadline.
 
     With --tune no server is asked: rows per pass and precisions are measured for each model of the configuration, and
     written to a file for `gradserve serve --tuned FILE`.
 
-    Example: `gradserve bench --callers 16 --seconds 10 --method predict --method grad_cam=2 --method smooth_grad`
+    Example: `gradserve bench --rate 50 --rate 100 --seconds 30 --deadline 2 --method predict --method grad_cam=2`
     """
     if tuning.tune:
         tune.tune(tuning.tune, tuning.config, [model] if model else [])
         return
-    closed_loop = traffic.on(model)
-
-    async def send() -> tuple[list[load.Sample], float]:
-        async with connection.async_client(timeout) as client:
-            return await load.run(client, closed_loop)
-
-    with output.err().status(f"{closed_loop.callers} callers, at most {closed_loop.seconds:g} s"):
-        samples, took = asyncio.run(send())
-    figures = load.figures(samples, took)
+    sender = traffic.sender(connection.endpoint(), model)
+    recordings = asyncio.run(_record(sender, traffic.loops()))
+    runs = [figures(each, sender.mix, sender.deadlines) for each in recordings]
+    output.warn(warning for run in runs for warning in run.warnings)
     if as_json:
-        methods = [output.plain(each) for each in figures]
-        output.print_json({"callers": closed_loop.callers, "seconds": took, "mix": closed_loop.mix, "methods": methods})
+        output.print_json(_document(sender, recordings, runs))
     else:
-        output.out().print(_table(figures, closed_loop.callers, took))
+        for recording, run in zip(recordings, runs, strict=True):
+            output.out().print(_table(recording.loop, run))
 
 
-def _mix(texts: Sequence[str]) -> dict[str, float]:
-    mix: dict[str, float] = {}
-    methods = [load.PREDICT, *fields.names(EXPLAIN_METHOD)]
-    for text in texts:
-        name, _, share = text.partition("=")
-        if name not in methods:
-            raise fields.unknown("method", name, methods)
-        try:
-            mix[name] = float(share or 1)
-        except ValueError:
-            raise ValueError(f"--method {text}: the share must be a number, not {share!r}") from None
-        if not mix[name] > 0:
-            raise ValueError(f"--method {text}: the share must be above 0")
-    return mix
+async def _record(sender: Sender, loops: Sequence[Loop]) -> list[Recording]:
+    async with sender:
+        return [await _watched(record(sender, loop), _title(loop), loop.warm_up + loop.seconds) for loop in loops]
+
+
+async def _watched(work: Awaitable[T], what: str, seconds: float) -> T:
+    """The result of work that takes about so many seconds, with a bar on standard error while somebody watches."""
+    task = asyncio.ensure_future(work)
+    with _bar(what, seconds) as bar:
+        while not task.done():
+            await asyncio.wait([task], timeout=0.5)
+            bar.advance(bar.task_ids[0], 0.5)
+    return task.result()
+
+
+@contextmanager
+def _bar(what: str, seconds: float) -> Iterator[Progress]:
+    console = output.err()
+    columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        bar.add_task(what, total=seconds)
+        yield bar
+
+
+def _title(loop: Loop) -> str:
+    who = f"open loop, {loop.rate:g}/s" if isinstance(loop, OpenLoop) else f"closed loop, {loop.callers} callers"
+    return f"{who}, {loop.seconds:g} s"
+
+
+def _document(sender: Sender, recordings: Sequence[Recording], runs: Sequence[LoadFigures]) -> dict[str, Any]:
+    """Everything as JSON takes it; times are in seconds, rates per second."""
+    entries = [{"name": each.name, **output.plain(each)} for each in sender.mix]
+    loops = [
+        {"kind": "open" if isinstance(each.loop, OpenLoop) else "closed", **output.plain(each.loop)}
+        for each in recordings
+    ]
+    return {
+        "seed": sender.seed,
+        "mix": entries,
+        "runs": [{"loop": loop, **dataclasses.asdict(run)} for loop, run in zip(loops, runs, strict=True)],
+    }
+
+
+def _pictures(paths: Sequence[Path]) -> list[bytes]:
+    """The bytes of the pictures, of folders those of the files with a picture's suffix; noise if there are none."""
+    files: list[Path] = []
+    for path in paths:
+        inside = (
+            sorted(each for each in path.iterdir() if each.suffix.lower() in _SUFFIXES) if path.is_dir() else [path]
+        )
+        if not inside:
+            raise ValueError(f"--image {path}: the folder has no pictures ({', '.join(sorted(_SUFFIXES))})")
+        files += inside
+    return [file.read_bytes() for file in files] or [_noise()]
 
 
 def _noise() -> bytes:
@@ -116,14 +235,25 @@ def _noise() -> bytes:
     return images.png(Image.fromarray(pixels).resize((256, 256), Image.Resampling.BICUBIC))
 
 
-def _table(figures: Sequence[load.Figures], callers: int, seconds: float) -> Table:
-    table = Table(title=f"{callers} callers, {seconds:.1f} s", title_justify="left", box=None)
-    table.add_column("method")
-    for column in ("requests", "failed", "req/s", "rows/s", "p50 ms", "p95 ms", "p99 ms"):
+def _table(loop: Loop, run: LoadFigures) -> Table:
+    lag = f"sent late by p99 {1000 * run.late_p99:.1f} ms, at most {run.most_under_way} under way"
+    table = Table(title=_title(loop), caption=lag, title_justify="left", caption_justify="left", box=None)
+    table.add_column("request")
+    for column in ("offered/s", "sent/s", "answered/s", "goodput/s", "rows/s", "p50 ms", "p90", "p95", "p99", "max"):
         table.add_column(column, justify="right")
-    for each in figures:
-        failed = ", ".join(f"{count} {code}" for code, count in each.failed.items())
-        rates = (f"{each.requests_per_second:.1f}", f"{each.rows_per_second:.1f}")
-        times = (f"{each.p50_ms:.1f}", f"{each.p95_ms:.1f}", f"{each.p99_ms:.1f}")
-        table.add_row(each.method, str(each.requests), failed, *rates, *times)
+    table.add_column("refused p95 ms", justify="right")
+    table.add_column("codes")
+    for each in (*run.entries, run.all) if len(run.entries) > 1 else (run.all,):
+        rates = (each.offered, each.sent, each.answered, each.goodput, each.rows)
+        refused = f"{1000 * each.refused.p95:.1f}" if each.refused else ""
+        table.add_row(each.name, *(f"{rate:.1f}" for rate in rates), *_times(each.ok), refused, _codes(each.codes))
     return table
+
+
+def _times(latency: Latency | None) -> list[str]:
+    values = dataclasses.astuple(latency) if latency else ()
+    return [f"{1000 * value:.1f}" for value in values] or [""] * 5
+
+
+def _codes(codes: dict[str, int]) -> str:
+    return ", ".join(f"{count} {code}" for code, count in codes.items())

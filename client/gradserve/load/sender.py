@@ -1,0 +1,142 @@
+"""Sends requests over several connections and keeps what came of each."""
+
+import random
+import time
+from collections.abc import Callable, Sequence
+from itertools import accumulate
+from types import TracebackType
+from typing import Any, NamedTuple, Self
+
+import grpc
+import grpc.aio
+
+from gradserve import errors
+from gradserve.channel import Endpoint
+from gradserve.load import requests
+from gradserve.load.mix import MixEntry
+
+OK, NOT_SENT = "OK", "NOT_SENT"
+_FIRST_DEADLINE = 60.0  # Seconds that the first request of an entry may take, which is not counted.
+
+
+class Sample(NamedTuple):
+    """What came of one request.
+
+    entry: its place in the mix. due: seconds from the start of the load until it was to be sent. late: seconds that it
+    was sent after that. seconds: from when it was due until its answer. rows: that were computed for it. code: of gRPC,
+    or NOT_SENT where as many requests as allowed were under way. reason: of the ErrorInfo, if there was one.
+    """
+
+    entry: int
+    due: float
+    late: float
+    seconds: float
+    rows: int
+    code: str
+    reason: str
+
+
+class Sender:
+    """Sends the requests of a mix about some pictures, each over the next connection; used with `async with`."""
+
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        mix: Sequence[MixEntry],
+        pictures: Sequence[bytes],
+        *,
+        deadline: float,
+        connections: int = 1,
+        seed: int = 0,
+    ) -> None:
+        """The deadline in seconds is that of entries which have none; the seed that of what is sent when."""
+        self.mix = mix
+        self.seed = seed
+        self.samples: list[Sample] = []
+        self.under_way = 0
+        self.most_under_way = 0
+        self._endpoint = endpoint
+        self._requests = requests.built(mix, pictures)
+        self._deadlines = [deadline if entry.deadline is None else entry.deadline for entry in mix]
+        self._weights = list(accumulate(entry.weight for entry in mix))
+        self._connections = connections
+        self._begin = 0.0
+
+    @property
+    def deadlines(self) -> list[float]:
+        """Seconds that a request of each entry may take."""
+        return self._deadlines
+
+    async def __aenter__(self) -> Self:
+        own = [("grpc.use_local_subchannel_pool", 1)]  # Channels of one process share their connections otherwise.
+        self._channels = [self._endpoint.channel(grpc.aio, own) for _ in range(self._connections)]
+        self._calls = [[_call(opened, entry.rpc) for entry in self.mix] for opened in self._channels]
+        try:
+            await self._try_each()
+        except BaseException:
+            await self.__aexit__(None, None, None)
+            raise
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for opened in self._channels:
+            await opened.close()
+
+    def start(self) -> None:
+        """Forget what was sent before, and count seconds and draw requests from the beginning."""
+        self.samples, self.most_under_way = [], 0
+        self._chance = random.Random(self.seed)
+        self._begin = time.perf_counter()
+
+    def now(self) -> float:
+        """Seconds since the start."""
+        return time.perf_counter() - self._begin
+
+    def draw(self) -> requests.BuiltRequest:
+        """A request of the mix, by the weights, about any of the pictures."""
+        (of_entry,) = self._chance.choices(self._requests, cum_weights=self._weights)
+        return self._chance.choice(of_entry)
+
+    def skip(self, request: requests.BuiltRequest, due: float) -> None:
+        """Note that a request was due and not sent."""
+        self.samples.append(Sample(request.entry, due, 0.0, 0.0, 0, NOT_SENT, ""))
+
+    async def send(self, request: requests.BuiltRequest, due: float) -> float:
+        """Send a request that was due at that second and note the outcome; returns the seconds to wait after a refusal.
+
+        It is sent with what is left of its deadline, so that an answer is in time from when the request was due.
+        """
+        late = self.now() - due
+        left = max(self._deadlines[request.entry] - late, 0.0)
+        call = self._calls[len(self.samples) % self._connections][request.entry]
+        self.under_way += 1
+        self.most_under_way = max(self.most_under_way, self.under_way)
+        rows, code, reason, pause = 0, OK, "", 0.0
+        try:
+            rows = await call(request.body, timeout=left, metadata=self._endpoint.metadata)
+        except grpc.aio.AioRpcError as failure:
+            error = self._endpoint.error(failure)
+            code, reason, pause = error.code.name, error.reason, error.retry_after or 0.0
+        finally:
+            self.under_way -= 1
+        self.samples.append(Sample(request.entry, due, late, self.now() - due, rows, code, reason))
+        return pause
+
+    async def _try_each(self) -> None:
+        """One request of each entry over each connection; an error other than for want of time or room is raised."""
+        for calls in self._calls:
+            for call, (request, *_) in zip(calls, self._requests, strict=True):
+                try:
+                    await call(request.body, timeout=_FIRST_DEADLINE, metadata=self._endpoint.metadata)
+                except grpc.aio.AioRpcError as failure:
+                    error = self._endpoint.error(failure)
+                    if not isinstance(error, errors.ResourceExhausted | errors.DeadlineExceeded):
+                        raise error from None
+
+
+def _call(opened: Any, rpc: str) -> Callable[..., Any]:
+    """The RPC over a channel: bytes in, the rows of its reply out."""
+    call: Callable[..., Any] = opened.unary_unary(requests.path(rpc), response_deserializer=requests.rows_of(rpc))
+    return call
