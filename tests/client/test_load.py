@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 import time
 from contextlib import contextmanager
 
@@ -272,6 +273,18 @@ def test_a_mix_at_several_rates(server, capsys, photo_path, tmp_path):
         assert run["late_p99"] >= 0
 
 
+def test_a_capacity_with_its_page(server, capsys, tmp_path):
+    page = tmp_path / "load.html"
+    arguments = ["--find-capacity", "--seconds", "0.2", "--method", "predict", "--html", str(page)]
+    found = json.loads(bench(server, capsys, *arguments, "--json"))
+    assert found["capacity"].keys() == {"rate", "closed_rate", "callers", "how"}
+    assert {run["loop"]["kind"] for run in found["runs"]} == {"closed", "open"}
+    assert "capacity: " in page.read_text()
+    text = bench(server, capsys, *arguments)
+    assert re.search(r"capacity: [\d.]+/s", text)
+    assert "callers that wait for their answers" in text
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
@@ -279,6 +292,7 @@ def test_a_mix_at_several_rates(server, capsys, photo_path, tmp_path):
         (["--method", "gradient=x"], "must be a number"),
         (["--method", "gradient=0"], "above 0"),
         (["--image", "{empty}"], "the folder has no pictures"),
+        (["--find-capacity", "--rate", "5"], "leave --rate out"),
     ],
 )
 def test_what_makes_no_sense(server, capsys, tmp_path, arguments, says):

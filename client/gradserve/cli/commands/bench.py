@@ -1,31 +1,31 @@
 """`gradserve bench`: load on a running server, and what it makes of it."""
 
 import asyncio
-import dataclasses
 from collections.abc import Awaitable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, TypeVar
 
 import numpy as np
 import typer
 from PIL import Image
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
 
 from gradserve import images
 from gradserve.channel import Endpoint
 from gradserve.cli import options, output
-from gradserve.cli.commands import tune
-from gradserve.load.figures import Latency, LoadFigures, figures
-from gradserve.load.loops import ClosedLoop, Loop, OpenLoop, Recording, record
+from gradserve.cli.commands import bench_report, tune
+from gradserve.load.capacity import Capacity, find
+from gradserve.load.figures import LoadFigures, figures
+from gradserve.load.loops import ClosedLoop, Loop, OpenLoop, record
 from gradserve.load.mix import MixEntry, explanations, read_mix
+from gradserve.load.page import LoadRun
 from gradserve.load.sender import Sender
 
 T = TypeVar("T")
 _SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
-_LOAD, _MEASURE = "Load", "Measurement"
+_LOAD = "Load"
 
 
 @dataclass(frozen=True)
@@ -98,6 +98,29 @@ class Traffic:
             rich_help_panel=_LOAD,
         ),
     ] = 10_000
+    find_capacity: Annotated[
+        bool,
+        typer.Option(
+            "--find-capacity",
+            help="Find the highest rate that is answered in time, in up to 15 steps of --seconds each.",
+            rich_help_panel=_LOAD,
+        ),
+    ] = False
+    max_p95: Annotated[
+        float | None,
+        typer.Option(
+            "--max-p95",
+            min=0.001,
+            help="With --find-capacity: the most seconds that 95 % of the answers may take; default: the deadline.",
+            rich_help_panel=_LOAD,
+        ),
+    ] = None
+    html: Annotated[
+        Path | None,
+        typer.Option(
+            "--html", dir_okay=False, metavar="FILE", help="Also write a page with charts.", rich_help_panel="Output"
+        ),
+    ] = None
     seed: Annotated[int, typer.Option("--seed", help="Seed of what is sent when.", rich_help_panel=_LOAD)] = 0
 
     def entries(self, model: str) -> list[MixEntry]:
@@ -160,23 +183,40 @@ def bench(
 
     Example: `gradserve bench --rate 50 --rate 100 --seconds 30 --deadline 2 --method predict --method grad_cam=2`
     """
+    if traffic.find_capacity and traffic.rate:
+        raise ValueError("--find-capacity chooses its own rates; leave --rate out")
     if tuning.tune:
         tune.tune(tuning.tune, tuning.config, [model] if model else [])
         return
     sender = traffic.sender(connection.endpoint(), model)
-    recordings = asyncio.run(_record(sender, traffic.loops()))
-    runs = [figures(each, sender.mix, sender.deadlines) for each in recordings]
-    output.warn(warning for run in runs for warning in run.warnings)
+    runs: list[LoadRun] = []
+    capacity = asyncio.run(_measure(sender, traffic, runs))
+    output.warn(f"{run.title}: {warning}" for run in runs for warning in run.figures.warnings)
+    if traffic.html:
+        bench_report.write_page(traffic.html, connection.server, sender, runs, capacity)
     if as_json:
-        output.print_json(_document(sender, recordings, runs))
+        output.print_json(bench_report.document(sender, runs, capacity))
     else:
-        for recording, run in zip(recordings, runs, strict=True):
-            output.out().print(_table(recording.loop, run))
+        bench_report.show(runs, capacity)
 
 
-async def _record(sender: Sender, loops: Sequence[Loop]) -> list[Recording]:
+async def _measure(sender: Sender, traffic: Traffic, runs: list[LoadRun]) -> Capacity | None:
+    """Put the loads on the server and add them to the runs; returns the capacity if it is to be found."""
+
+    async def run(loop: Loop) -> LoadFigures:
+        title = bench_report.title(loop)
+        recording = await _watched(record(sender, loop), title, loop.warm_up + loop.seconds)
+        runs.append(LoadRun(title, recording, figures(recording, sender.mix, sender.deadlines)))
+        return runs[-1].figures
+
     async with sender:
-        return [await _watched(record(sender, loop), _title(loop), loop.warm_up + loop.seconds) for loop in loops]
+        if traffic.find_capacity:
+            bound = traffic.deadline if traffic.max_p95 is None else traffic.max_p95
+            times = {"seconds": traffic.seconds, "warm_up": traffic.warm_up, "max_p95": bound}
+            return await find(run, **times, max_under_way=traffic.max_under_way)
+        for loop in traffic.loops():
+            await run(loop)
+    return None
 
 
 async def _watched(work: Awaitable[T], what: str, seconds: float) -> T:
@@ -198,25 +238,6 @@ def _bar(what: str, seconds: float) -> Iterator[Progress]:
         yield bar
 
 
-def _title(loop: Loop) -> str:
-    who = f"open loop, {loop.rate:g}/s" if isinstance(loop, OpenLoop) else f"closed loop, {loop.callers} callers"
-    return f"{who}, {loop.seconds:g} s"
-
-
-def _document(sender: Sender, recordings: Sequence[Recording], runs: Sequence[LoadFigures]) -> dict[str, Any]:
-    """Everything as JSON takes it; times are in seconds, rates per second."""
-    entries = [{"name": each.name, **output.plain(each)} for each in sender.mix]
-    loops = [
-        {"kind": "open" if isinstance(each.loop, OpenLoop) else "closed", **output.plain(each.loop)}
-        for each in recordings
-    ]
-    return {
-        "seed": sender.seed,
-        "mix": entries,
-        "runs": [{"loop": loop, **dataclasses.asdict(run)} for loop, run in zip(loops, runs, strict=True)],
-    }
-
-
 def _pictures(paths: Sequence[Path]) -> list[bytes]:
     """The bytes of the pictures, of folders those of the files with a picture's suffix; noise if there are none."""
     files: list[Path] = []
@@ -233,27 +254,3 @@ def _pictures(paths: Sequence[Path]) -> list[bytes]:
 def _noise() -> bytes:
     pixels = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
     return images.png(Image.fromarray(pixels).resize((256, 256), Image.Resampling.BICUBIC))
-
-
-def _table(loop: Loop, run: LoadFigures) -> Table:
-    lag = f"sent late by p99 {1000 * run.late_p99:.1f} ms, at most {run.most_under_way} under way"
-    table = Table(title=_title(loop), caption=lag, title_justify="left", caption_justify="left", box=None)
-    table.add_column("request")
-    for column in ("offered/s", "sent/s", "answered/s", "goodput/s", "rows/s", "p50 ms", "p90", "p95", "p99", "max"):
-        table.add_column(column, justify="right")
-    table.add_column("refused p95 ms", justify="right")
-    table.add_column("codes")
-    for each in (*run.entries, run.all) if len(run.entries) > 1 else (run.all,):
-        rates = (each.offered, each.sent, each.answered, each.goodput, each.rows)
-        refused = f"{1000 * each.refused.p95:.1f}" if each.refused else ""
-        table.add_row(each.name, *(f"{rate:.1f}" for rate in rates), *_times(each.ok), refused, _codes(each.codes))
-    return table
-
-
-def _times(latency: Latency | None) -> list[str]:
-    values = dataclasses.astuple(latency) if latency else ()
-    return [f"{1000 * value:.1f}" for value in values] or [""] * 5
-
-
-def _codes(codes: dict[str, int]) -> str:
-    return ", ".join(f"{count} {code}" for code, count in codes.items())

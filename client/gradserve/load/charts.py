@@ -1,0 +1,130 @@
+"""Lines and stacked bars in pixels, for a template that draws them as SVG."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+WIDTH, HEIGHT = 760, 260  # Pixels of a chart.
+LEFT, RIGHT, TOP, BOTTOM = 60, 12, 12, 40  # Pixels around its plot.
+_MIN_SECONDS = 1e-4  # Shorter times are drawn as this one on the logarithmic axis.
+
+Points = Sequence[tuple[float, float | None]]  # A value of None is a gap.
+
+
+@dataclass(frozen=True)
+class Tick:
+    """A mark on an axis: where it is, in pixels, and what it says."""
+
+    at: float
+    text: str
+
+
+@dataclass(frozen=True)
+class Line:
+    """A line's name, its path as SVG writes it, and its points, in pixels."""
+
+    name: str
+    path: str
+    points: Sequence[tuple[float, float]]
+
+
+@dataclass(frozen=True)
+class Bar:
+    """A rectangle in pixels; several with one name have one colour."""
+
+    name: str
+    x: float
+    y: float
+    width: float
+    height: float
+
+
+@dataclass(frozen=True)
+class Chart:
+    """Lines or bars between axes; the names are those of the legend, in order."""
+
+    title: str
+    x_label: str
+    y_label: str
+    x_ticks: Sequence[Tick]
+    y_ticks: Sequence[Tick]
+    names: Sequence[str]
+    lines: Sequence[Line] = ()
+    bars: Sequence[Bar] = ()
+
+
+def latencies(title: str, x_label: str, x_end: float, series: Mapping[str, Points]) -> Chart:
+    """Lines of seconds by their names, on a logarithmic axis; the other one goes from 0 to `x_end`."""
+    series = {name: points for name, points in series.items() if any(y is not None for _, y in points)}
+    ys = [max(y, _MIN_SECONDS) for points in series.values() for _, y in points if y is not None] or [1.0]
+    first, last = math.floor(math.log10(min(ys))), math.floor(math.log10(max(ys))) + 1
+
+    def place(x: float, y: float) -> tuple[float, float]:
+        return _x(x / x_end), _y((math.log10(max(y, _MIN_SECONDS)) - first) / (last - first))
+
+    return Chart(
+        title=title,
+        x_label=x_label,
+        y_label="seconds",
+        x_ticks=[Tick(_x(x / x_end), f"{x:g}") for x in _steps(x_end)],
+        y_ticks=[Tick(place(0, y)[1], f"{y:g}") for power in range(first, last) for y in _of_decade(power)],
+        names=list(series),
+        lines=[_line(name, [None if y is None else place(x, y) for x, y in points]) for name, points in series.items()],
+    )
+
+
+def stacked(title: str, x_label: str, y_label: str, width: float, series: Mapping[str, Sequence[float]]) -> Chart:
+    """Bars on top of each other by their names; the first begins at 0, and each is so wide on the horizontal axis."""
+    count = max(map(len, series.values()), default=1)
+    totals = [sum(values) for values in zip(*series.values(), strict=True)]
+    highest, x_end = max(totals, default=1.0) or 1.0, count * width
+    bars, below = [], [0.0] * count
+    for name, values in series.items():
+        for place, value in enumerate(values):
+            top = below[place] + value
+            if value:
+                left, right = _x(place / count), _x((place + 1) / count)
+                bars.append(
+                    Bar(name, left, _y(top / highest), right - left, _y(below[place] / highest) - _y(top / highest))
+                )
+            below[place] = top
+    return Chart(
+        title=title,
+        x_label=x_label,
+        y_label=y_label,
+        x_ticks=[Tick(_x(x / x_end), f"{x:g}") for x in _steps(x_end)],
+        y_ticks=[Tick(_y(y / highest), f"{y:g}") for y in _steps(highest)],
+        names=list(series),
+        bars=bars,
+    )
+
+
+def _line(name: str, points: Sequence[tuple[float, float] | None]) -> Line:
+    path, pen = [], "M"
+    for point in points:
+        if point is None:
+            pen = "M"
+        else:
+            path.append(f"{pen}{point[0]:.1f} {point[1]:.1f}")
+            pen = "L"
+    return Line(name, "".join(path), [point for point in points if point])
+
+
+def _x(share: float) -> float:
+    return LEFT + share * (WIDTH - LEFT - RIGHT)
+
+
+def _y(share: float) -> float:
+    return HEIGHT - BOTTOM - share * (HEIGHT - TOP - BOTTOM)
+
+
+def _of_decade(power: int) -> list[float]:
+    """Round numbers from 10 to that power up to the next."""
+    return [factor * 10.0**power for factor in (1, 2, 5, 10)]
+
+
+def _steps(end: float) -> list[float]:
+    """Four to ten round numbers from 0 to `end`."""
+    power = 10.0 ** math.floor(math.log10(end / 4))
+    step = next(factor * power for factor in (5, 2.5, 2, 1) if end / (factor * power) >= 4)
+    return [step * i for i in range(int(end / step) + 1)]
