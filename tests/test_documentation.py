@@ -7,6 +7,7 @@ import tomllib
 from collections.abc import Callable, Iterator
 from dataclasses import fields
 from fractions import Fraction
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,8 @@ from PIL import Image
 
 from client import fake
 from gradserve import cli
+from gradserve.load import requests
+from gradserve.load.mix import read_mix
 from gradserve.v1 import models_pb2, service_pb2
 from gradserve_server.__main__ import serve
 from gradserve_server.config import LimitSettings, PoolSettings, ServerSettings, read_settings
@@ -192,7 +195,18 @@ def test_commands_are_understood(server: fake.FakeServer, line: str) -> None:
         assert server.requests or name == "health"
 
 
-@pytest.mark.parametrize("code", cases(lambda page: blocks(page, "toml")))
+def toml(path: Path, *, mix: bool) -> Iterator[str]:
+    """The mixes of `gradserve bench` on a page, or the server's configurations."""
+    return (code for code in blocks(path, "toml") if ("[[requests]]" in code) is mix)
+
+
+@pytest.mark.parametrize("code", cases(partial(toml, mix=True)))
+def test_mixes_are_read(tmp_path: Path, code: str) -> None:
+    (tmp_path / "mix.toml").write_text(code)
+    assert requests.built(read_mix(tmp_path / "mix.toml"), [b""])
+
+
+@pytest.mark.parametrize("code", cases(partial(toml, mix=False)))
 def test_configurations_are_read(tmp_path: Path, code: str) -> None:
     (tmp_path / "gradserve.toml").write_text(code)
     (tmp_path / "labels.txt").write_text("no\nyes\n")
