@@ -4,6 +4,7 @@ import asyncio
 import json
 import re
 import time
+from collections import Counter
 from contextlib import contextmanager
 
 import numpy as np
@@ -138,14 +139,14 @@ class StallingServer(FakeServer):
 
 
 class NotingServer(FakeServer):
-    """Keeps from where its requests came."""
+    """Counts over which connections its requests came."""
 
     def __init__(self):
         super().__init__()
-        self.peers = set()
+        self.peers = Counter()
 
     def Predict(self, request, context):
-        self.peers.add(context.peer())
+        self.peers[context.peer()] += 1
         return super().Predict(request, context)
 
 
@@ -219,12 +220,21 @@ def test_every_picture_goes_over_every_connection(picture):
     with started(NotingServer()) as noting:
         load(noting, OpenLoop(100, 1.0), pictures=[picture, picture + b" "], connections=3)
     assert len(noting.peers) == 3
+    assert max(noting.peers.values()) - min(noting.peers.values()) <= 2  # One went ahead.
     assert len({request.image.encoded for request in noting.requests}) == 2
 
 
 def test_a_wrong_request_ends_before_the_load(server, picture):
     with pytest.raises(errors.NotFound, match="nearest: tiny"):
         load(server, OpenLoop(10, 1.0), MixEntry("predict", model="missing"), pictures=[picture])
+
+
+async def test_a_fault_of_the_generator_is_raised(server, picture, monkeypatch):
+    endpoint = Endpoint(server.target, None, None, retries=0)
+    async with Sender(endpoint, [PREDICT], [picture], deadline=30) as sender:
+        monkeypatch.setattr(sender, "_calls", [[lambda *_, **__: 1 / 0]])
+        with pytest.raises(ZeroDivisionError):
+            await record(sender, OpenLoop(50, 0.5))
 
 
 # The command

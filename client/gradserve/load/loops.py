@@ -64,6 +64,11 @@ async def record(sender: Sender, loop: Loop) -> Recording:
 
 async def _open(sender: Sender, loop: OpenLoop) -> None:
     sending: set[asyncio.Task[float]] = set()
+
+    def ended(task: asyncio.Task[float]) -> None:
+        if not task.cancelled() and not task.exception():  # A fault stays for `gather`, which raises it.
+            sending.discard(task)
+
     for due in poisson(loop.rate, loop.warm_up + loop.seconds, sender.seed):
         early = due - sender.now()
         if early > 0:
@@ -75,7 +80,7 @@ async def _open(sender: Sender, loop: OpenLoop) -> None:
             continue
         task = asyncio.create_task(sender.send(request, due))
         sending.add(task)
-        task.add_done_callback(sending.discard)
+        task.add_done_callback(ended)
     await asyncio.gather(*sending)
 
 

@@ -49,7 +49,7 @@ class Sender:
         connections: int = 1,
         seed: int = 0,
     ) -> None:
-        """The deadline in seconds is that of entries which have none; the seed that of what is sent when."""
+        """The deadline, in seconds, is for entries that have none; the seed decides what is sent when."""
         self.mix = mix
         self.seed = seed
         self.samples: list[Sample] = []
@@ -57,15 +57,11 @@ class Sender:
         self.most_under_way = 0
         self._endpoint = endpoint
         self._requests = requests.built(mix, pictures)
-        self._deadlines = [deadline if entry.deadline is None else entry.deadline for entry in mix]
+        self.deadlines = [deadline if entry.deadline is None else entry.deadline for entry in mix]
         self._weights = list(accumulate(entry.weight for entry in mix))
         self._connections = connections
+        self._sent = 0
         self._begin = 0.0
-
-    @property
-    def deadlines(self) -> list[float]:
-        """Seconds that a request of each entry may take."""
-        return self._deadlines
 
     async def __aenter__(self) -> Self:
         own = [("grpc.use_local_subchannel_pool", 1)]  # Channels of one process share their connections otherwise.
@@ -109,8 +105,9 @@ class Sender:
         It is sent with what is left of its deadline, so that an answer is in time from when the request was due.
         """
         late = self.now() - due
-        left = max(self._deadlines[request.entry] - late, 0.0)
-        call = self._calls[len(self.samples) % self._connections][request.entry]
+        left = max(self.deadlines[request.entry] - late, 0.0)
+        call = self._calls[self._sent % self._connections][request.entry]
+        self._sent += 1
         self.under_way += 1
         self.most_under_way = max(self.most_under_way, self.under_way)
         rows, code, reason, pause = 0, OK, "", 0.0
@@ -125,15 +122,16 @@ class Sender:
         return pause
 
     async def _try_each(self) -> None:
-        """One request of each entry over each connection; an error other than for want of time or room is raised."""
-        for calls in self._calls:
-            for call, (request, *_) in zip(calls, self._requests, strict=True):
-                try:
-                    await call(request.body, timeout=_FIRST_DEADLINE, metadata=self._endpoint.metadata)
-                except grpc.aio.AioRpcError as failure:
-                    error = self._endpoint.error(failure)
-                    if not isinstance(error, errors.ResourceExhausted | errors.DeadlineExceeded):
-                        raise error from None
+        """Send one request of each entry and connect; an error other than for want of time or room is raised."""
+        for call, (request, *_) in zip(self._calls[0], self._requests, strict=True):
+            try:
+                await call(request.body, timeout=_FIRST_DEADLINE, metadata=self._endpoint.metadata)
+            except grpc.aio.AioRpcError as failure:
+                error = self._endpoint.error(failure)
+                if not isinstance(error, errors.ResourceExhausted | errors.DeadlineExceeded):
+                    raise error from None
+        for opened in self._channels:
+            await opened.channel_ready()
 
 
 def _call(opened: Any, rpc: str) -> Callable[..., Any]:
