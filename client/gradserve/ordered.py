@@ -1,23 +1,43 @@
-"""Ordered concurrent map with bounded look-ahead."""
+"""Ordered concurrent map with bounded look-ahead, which waits while the server is full."""
 
 import asyncio
+import time
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
 from gradserve.arguments import ImageLike
+from gradserve.errors import ResourceExhausted
 
 T = TypeVar("T")
 
 
+def _delay(error: ResourceExhausted) -> float:
+    """Seconds after which to try again. Raises the error where it is no full server, but for instance a large reply."""
+    if error.retry_after is None:
+        raise error
+    return error.retry_after
+
+
 def in_order(call: Callable[[ImageLike], T], images: Iterable[ImageLike], concurrency: int) -> Iterator[T]:
-    """The call's results in the images' order; at most twice `concurrency` calls are ahead of the caller."""
+    """The call's results in the images' order; at most twice `concurrency` calls are ahead of the caller.
+
+    A call that the server has no room for is made again after the delay that it tells.
+    """
+
+    def patient(image: ImageLike) -> T:
+        while True:
+            try:
+                return call(image)
+            except ResourceExhausted as error:
+                time.sleep(_delay(error))
+
     with ThreadPoolExecutor(concurrency) as pool:
         begun: deque[Future[T]] = deque()
         try:
             for image in images:
-                begun.append(pool.submit(call, image))
+                begun.append(pool.submit(patient, image))
                 if len(begun) >= 2 * concurrency:
                     yield begun.popleft().result()
             while begun:
@@ -30,12 +50,19 @@ def in_order(call: Callable[[ImageLike], T], images: Iterable[ImageLike], concur
 async def in_order_async(
     call: Callable[[ImageLike], Awaitable[T]], images: Iterable[ImageLike], concurrency: int
 ) -> AsyncIterator[T]:
-    """The call's results in the images' order; at most twice `concurrency` calls are ahead of the caller."""
+    """The call's results in the images' order; at most twice `concurrency` calls are ahead of the caller.
+
+    A call that the server has no room for is made again after the delay that it tells.
+    """
     places = asyncio.Semaphore(concurrency)
 
     async def one(image: ImageLike) -> T:
         async with places:
-            return await call(image)
+            while True:
+                try:
+                    return await call(image)
+                except ResourceExhausted as error:
+                    await asyncio.sleep(_delay(error))
 
     begun: deque[asyncio.Task[T]] = deque()
     try:

@@ -2,7 +2,7 @@
 
 import os
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -34,7 +34,7 @@ class ServerSettings(Section):
     metrics_port: int = Field(9464, ge=0, le=65535, description="Prometheus port; 0 takes a free one")
     tls_certificate: Path | None = Field(None, description="PEM file; with tls_key, serve TLS")
     tls_key: Path | None = Field(None, description="PEM file of the certificate's private key")
-    token_file: Path | None = Field(None, description="file with the bearer token that callers must send")
+    token_file: Path | None = Field(None, description="file of bearer tokens, one a line, that callers must send")
     max_connection_age: float = Field(3600, gt=0, description="seconds after which clients are asked to reconnect")
     drain_seconds: float = Field(30, ge=0, description="how long running requests may take after SIGTERM")
     strict: bool = Field(False, description="do not start if any model cannot be loaded")
@@ -68,7 +68,9 @@ class PoolSettings(Section):
     threads: int = Field(1, ge=1, le=256, description="compute threads of each worker on a CPU")
     rows: int | None = Field(None, ge=1, le=4096, description="rows per pass; default: by device and image size")
     tuned: Path | None = Field(None, description="file of `gradserve bench --tune`: rows and precisions by model")
-    queue_seconds: float = Field(60, gt=0, description="a request that would wait longer for others is refused")
+    queue_seconds: float | None = Field(
+        None, gt=0, description="longest wait of interactive requests; default: 2 s or 4 times a request's own work"
+    )
 
 
 class LimitSettings(Section):
@@ -78,6 +80,7 @@ class LimitSettings(Section):
     max_input_pixels: int = Field(1_048_576, ge=1, description="of a model's input, AS_IS")
     max_aspect: float = Field(20, ge=1, description="longer side / shorter side where the picture is cropped")
     max_in_flight: int = Field(1024, ge=1, description="requests accepted and not yet answered")
+    caller_share: float = Field(0.5, gt=0, le=1, description="share of these and of the work that one caller may hold")
 
 
 class Settings(Section):
@@ -86,6 +89,7 @@ class Settings(Section):
     server: ServerSettings = ServerSettings()
     pool: PoolSettings = PoolSettings()
     limits: LimitSettings = LimitSettings()
+    callers: dict[str, Annotated[float, Field(gt=0)]] = {}  # Shares of the service by names in the token file.
     models: tuple[ModelSpec, ...] = tuple(EMBEDDED.values())
 
 

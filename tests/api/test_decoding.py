@@ -16,6 +16,7 @@ from gradserve import images as seen
 from gradserve.v1 import common_pb2 as pb
 from gradserve.v1 import predict_pb2
 from gradserve_server.api import images, servicer
+from gradserve_server.api.admission.admission import Admission
 from gradserve_server.api.errors import RequestError
 from gradserve_server.api.images import BadImage, decode
 from gradserve_server.config import LimitSettings
@@ -179,8 +180,9 @@ def test_no_picture_is_decoded_on_the_event_loop(monkeypatch: pytest.MonkeyPatch
 
     monkeypatch.setattr(images, "decode", noted)
     card = SimpleNamespace(name="m", auto={}, precisions=("exact",), resize=8, height=8, width=8)
-    pool: Any = SimpleNamespace(cards=_Cards({"m": card}))
-    service = servicer.GradientService(pool, LIMITS, Metrics())
+    pool: Any = SimpleNamespace(cards=_Cards({"m": card}), members=[], outstanding=0.0, queue_seconds=None)
+    metrics = Metrics()
+    service = servicer.GradientService(pool, LIMITS, metrics, Admission(pool, LIMITS, metrics))
     context: Any = SimpleNamespace(time_remaining=lambda: None)
 
     async def ask() -> None:

@@ -10,7 +10,7 @@ from serving import Server, Stubs, tensor
 
 from gradserve.v1 import attack_pb2
 from gradserve.v1 import common_pb2 as pb
-from gradserve_server.api.expectations import FIRST_GUESS, Expectations
+from gradserve_server.api.admission.expectations import FIRST_GUESS, Expectations
 from gradserve_server.api.rpcs.attack import rows_at_most
 from gradserve_server.methods.attack import METHODS, AttackArguments, Ball, GoalSpec, InputTransform
 from gradserve_server.methods.parameters import bind

@@ -19,6 +19,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 from serving import Server, Stubs, methods, picture, refused
 
+from gradserve.v1 import common_pb2 as pb
 from gradserve.v1 import explain_pb2, influence_pb2, models_pb2, predict_pb2
 from gradserve_server.__main__ import main
 from gradserve_server.api.server import SERVICES, ApiServer
@@ -66,6 +67,7 @@ class Waiting:
         card = prepare(EMBEDDED["digits"], torch.device("cpu")).card
         self.cards, self.alive, self.begun, self.go = ServedModels([card]), True, 0, asyncio.Event()
         self.error: Exception | None = None
+        self.members, self.outstanding, self.queue_seconds = [], 0.0, None
 
     async def stream(self, task: Any) -> AsyncIterator[Outcome]:
         self.begun += 1
@@ -102,7 +104,8 @@ async def test_nothing_is_served_until_everything_is_warm() -> None:
 
 async def test_no_more_requests_than_allowed() -> None:
     pool = Waiting()
-    async with listening(pool, max_in_flight=2) as (_, address, metrics), grpc.aio.insecure_channel(address) as channel:
+    limits = {"max_in_flight": 2, "caller_share": 1}
+    async with listening(pool, **limits) as (_, address, metrics), grpc.aio.insecure_channel(address) as channel:
         stubs = Stubs.of(channel)
         running = [stubs.gradients.Predict(PREDICT) for _ in range(2)]
         await pool.has_begun(2)
@@ -192,7 +195,7 @@ def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guarded]:
     token_file = "{folder / "token"}"
     [pool]
     workers = 1
-    queue_seconds = 0.05
+    queue_seconds = 0.001
     [models.digits]
     """
     with Server(config) as server:
@@ -244,9 +247,11 @@ def test_a_full_queue_says_when_to_come_back(guarded: Guarded) -> None:
     refusal = refused(caught.value)
     assert (refusal.code, refusal.reason) == ("RESOURCE_EXHAUSTED", "QUEUE_FULL")
     assert refusal.retry_after is not None
-    assert refusal.retry_after >= 1
+    assert refusal.retry_after > 0
+    assert "may wait 0.0 s" in refusal.text
     assert server.metric("gradserve_rejected_total", reason="queue") == rejected + 1
-    assert guarded.stubs.gradients.Predict(PREDICT, metadata=guarded.token, timeout=30).top, "a small one need not wait"
+    patient = predict_pb2.PredictRequest(image=PREDICT.image, options={"priority": pb.PRIORITY_BATCH})
+    assert guarded.stubs.gradients.Predict(patient, metadata=guarded.token, timeout=30).top, "batch work may wait"
     running.cancel()
     until(lambda: server.metric("gradserve_cost_outstanding") == 0)
 

@@ -2,11 +2,13 @@ import asyncio
 import threading
 import time
 
+import grpc
 import numpy as np
 import pytest
 
 import gradserve
-from gradserve import AsyncClient, Client, Method, Rank, Unit, channel
+from gradserve import AsyncClient, Client, Method, Rank, Unit, channel, errors
+from gradserve.ordered import in_order, in_order_async
 from gradserve.v1 import common_pb2
 
 from .fake import CLASSES, SIZE, FakeServer, ramp
@@ -115,6 +117,37 @@ def test_many_come_back_in_order(client, photo):
     assert [each.region.image_width for each in predictions] == [20 + i for i in range(30)]
     explained = client.explain_many(pictures[:5], "grad_cam")
     assert [each.region.image_width for each in explained] == [20, 21, 22, 23, 24]
+
+
+def full(times, retry_after):
+    """A call that finds the server full so many times, and then answers with its picture."""
+    left = [times]
+
+    def call(image):
+        if left[0]:
+            left[0] -= 1
+            raise errors.ResourceExhausted("full", code=grpc.StatusCode.RESOURCE_EXHAUSTED, retry_after=retry_after)
+        return image
+
+    return call
+
+
+def test_many_wait_for_a_full_server():
+    assert list(in_order(full(3, 0.001), range(5), 2)) == [0, 1, 2, 3, 4]
+    with pytest.raises(gradserve.ResourceExhausted):
+        list(in_order(full(1, None), range(5), 2))
+
+
+async def test_many_wait_for_a_full_server_in_asyncio():
+    def asked(call):
+        async def answer(image):
+            return call(image)
+
+        return answer
+
+    assert [each async for each in in_order_async(asked(full(3, 0.001)), range(5), 2)] == [0, 1, 2, 3, 4]
+    with pytest.raises(gradserve.ResourceExhausted):
+        [each async for each in in_order_async(asked(full(1, None)), range(5), 2)]
 
 
 def test_the_first_failure_of_many_is_raised(client, photo):

@@ -23,13 +23,16 @@ from gradserve_server.engine.job import Job, Progress, Steps, TimeUp, together
 from gradserve_server.engine.objective import NotApplicable, logit
 from gradserve_server.engine.pace import MAX_KEYS, WAIT_PASS_SHARE, Pace
 from gradserve_server.engine.query import Answer, Part, Query
+from gradserve_server.engine.schedule import RECENT_SECONDS, SHORT_PASS_SECONDS
 from gradserve_server.engine.take import Key
+from gradserve_server.engine.turns import MAX_NAMES, CallerTurns
 from gradserve_server.methods.explain import Call, ExplainArguments, Explained, Target, explain
 from gradserve_server.models.catalogue import EMBEDDED
 from gradserve_server.models.preparation import prepare
 from gradserve_server.models.prepared import Prepared
 
 CPU = torch.device("cpu")
+ROW_GFLOP = 3 * 4 * 4 / (8 * 8)  # of a gradient on an image of half the model's height and width
 torch.set_num_threads(1)  # as a worker does; threads that wait for each other are slow where others compute
 
 
@@ -230,14 +233,19 @@ def test_nobody_waits_for_what_does_not_come(world: World, method: Callable[[Job
 
 
 def test_images_of_every_size_are_not_remembered_for_ever() -> None:
+    turns = CallerTurns()
     pace, waiting = Pace(), SimpleNamespace(rows=0, deadline=float("inf"), arrived=float("inf"), open=[])
     for size in range(3 * MAX_KEYS):
         key = Key("m", "exact", size, size, "image")
-        pace.join(key)
+        turns.charge(f"caller {size}", 1.0, key, 0.5)
+        turns.charge("caller", 1.0, key, 0.5)
         for i in range(2):
             pace.learn(key, 2, 2, size + i, size + i + 0.5)
             assert pace.worth_waiting(key, [waiting], 8, size + i + 0.5) == WAIT_PASS_SHARE * 0.5  # type: ignore[list-item]
-    assert len(pace.served) <= MAX_KEYS + 1
+    assert len(pace._row_seconds) <= MAX_KEYS + 1
+    assert len(turns._callers._had) <= MAX_NAMES + 1
+    assert len(turns._kinds) <= MAX_NAMES + 1
+    assert len(turns._kinds["caller"]._had) <= MAX_NAMES + 1
 
 
 def test_jobs_of_single_row_passes_take_turns(world: World) -> None:
@@ -751,3 +759,72 @@ def test_pictures_of_ever_new_sizes_do_not_push_out_the_usual_one(world: World) 
         world.submit(f"size {side}", sized(side))
         world.step()
     assert usual.rows >= 6, "it takes its turn after those that waited longer, not after all that will come"
+
+
+def test_callers_get_equal_shares_whatever_they_ask_at_once(world: World) -> None:
+    for i in range(20):
+        world.submit(f"many {i}", asking(50), caller="a")
+    world.step()
+    world.submit("few", asking(*[1] * 5), caller="b")
+    began = world.now
+    while "few" not in world.ended:
+        world.step()
+    assert world.now - began <= 5 * (SHORT_PASS_SECONDS + world.seconds), "each of its rows waits for a short pass"
+
+
+def test_passes_over_many_rows_are_short_while_another_caller_asks_for_few(world: World) -> None:
+    world.submit("many", asking(500), caller="a")
+    world.step()
+    world.step()
+    assert world.passes[-1] == [8], "alone it fills them"
+    world.submit("few", asking(1), caller="b")
+    for _ in range(3):
+        world.step()
+    short = round(SHORT_PASS_SECONDS / world.seconds)
+    assert world.passes[-1] == [short]
+    while world.now < RECENT_SECONDS:
+        world.step()
+    world.step()
+    world.step()
+    assert world.passes[-1] == [8] or world.engine.idle
+
+
+def test_batch_work_makes_way_for_the_same_callers_interactive_requests(world: World) -> None:
+    world.submit("batch", asking(500), priority="batch")
+    world.step()
+    world.submit("few", asking(1))
+    for _ in range(3):
+        world.step()
+    assert world.passes[-1] == [round(SHORT_PASS_SECONDS / world.seconds)]
+
+
+def test_under_overload_what_is_late_is_given_up_and_the_others_have_full_passes(world: World) -> None:
+    world.submit("before", asking(8))
+    world.run()
+    for i in range(30):
+        world.submit(f"{i}", asking(1), deadline=world.now + (0.05 if i < 5 else 1.0))
+    done = world.step()
+    assert all(isinstance(world.ended[f"{i}"].error, TimeUp) for i in range(5)), "a full pass takes 0.08 s"
+    assert world.passes[-1] == [1] * 8
+    assert len(done) == 13
+
+
+def test_a_job_that_cannot_end_in_time_is_stopped_early(world: World) -> None:
+    world.submit("before", asking(8))
+    world.run()
+    world.submit("hopeless", asking(8, 400), deadline=world.now + 1.0, least_cost=ROW_GFLOP * 408)
+    world.submit("partial", asking(8, 400), deadline=world.now + 1.0, least_cost=ROW_GFLOP * 408, allow_partial=True)
+    world.submit("unknown", asking(8, 400), deadline=world.now + 1.0)
+    world.step()
+    assert list(world.ended) == ["before", "hopeless"]
+    world.submit("possible", asking(8, 100), deadline=world.now + 1.0, least_cost=ROW_GFLOP * 108)
+    world.step()
+    assert "possible" not in world.ended
+
+
+def test_rows_of_cancelled_jobs_are_counted(world: World) -> None:
+    world.submit("a", asking(50))
+    world.step()
+    assert world.engine.progress() == {"a": 8 * ROW_GFLOP}
+    world.engine.cancel("a")
+    assert world.engine.cancelled_rows == 8

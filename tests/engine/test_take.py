@@ -2,6 +2,7 @@
 
 import random
 from collections import Counter
+from collections.abc import Mapping
 from math import ceil
 
 from gradserve_server.engine.take import (
@@ -28,14 +29,32 @@ def claim(name: str, rows: int = 1, **changes: object) -> RowRequest:
     return plain._replace(**changes)
 
 
+class Had:
+    """Seconds that callers and keys have had; those that are not named have had less than any."""
+
+    def __init__(self, keys: Mapping[Key, float] | None = None, **callers: float) -> None:
+        self.keys, self.callers = keys or {}, callers
+
+    def had(self, caller: str) -> float:
+        return self.callers.get(caller, -1)
+
+    def had_kind(self, caller: str, key: Key) -> float:
+        return self.keys.get(key.kind, -1)
+
+
 def taken(
-    claims: list[RowRequest], limit: int = 8, served: dict[Key, int] | None = None, now: float = NOW
+    claims: list[RowRequest],
+    limit: int = 8,
+    served: Mapping[Key, int] | None = None,
+    now: float = NOW,
+    **callers: float,
 ) -> dict[str, int]:
-    return {str(c.query): rows for c, rows in take(claims, lambda key: limit, served or {}, now, lambda key: PASS)}
+    dealt = take(claims, lambda key: limit, Had(served, **callers), now, lambda key: PASS)
+    return {str(c.query): rows for c, rows in dealt}
 
 
 def test_nothing_is_taken_of_nothing() -> None:
-    assert take([], lambda key: 8, {}, NOW, lambda key: PASS) == []
+    assert take([], lambda key: 8, Had(), NOW, lambda key: PASS) == []
 
 
 def test_all_rows_fit() -> None:
@@ -73,14 +92,14 @@ def test_new_jobs_that_have_waited_get_at_least_one_row() -> None:
 def test_a_pass_in_a_hurry_is_not_made_smaller_twice() -> None:
     claims = [claim("wide", 50, running=True), claim("step", running=True)]
     rows = [
-        sum(n for _, n in take(claims, lambda key: 10, {}, NOW, lambda key: PASS, most)) for most in (4, 6, 9, None)
+        sum(n for _, n in take(claims, lambda key: 10, Had(), NOW, lambda key: PASS, most)) for most in (4, 6, 9, None)
     ]
     assert rows == [4, 6, 6, 6]
 
 
 def test_patience_has_an_end_where_passes_are_slow() -> None:
     claims = [*(claim(f"running {i}", running=True) for i in range(6)), claim("new", since=NOW - MAX_OVERDUE_SECONDS)]
-    dealt = take(claims, lambda key: 6, {}, NOW, lambda key: 2.0)
+    dealt = take(claims, lambda key: 6, Had(), NOW, lambda key: 2.0)
     assert "new" in {c.query for c, _ in dealt}
 
 
@@ -162,7 +181,7 @@ def test_properties_of_random_claims() -> None:
             for i in range(rng.randint(1, 30))
         ]
         limit = rng.randint(1, 16)
-        batch = take(claims, lambda key, limit=limit: limit, {KEY: rng.randint(0, 3)}, NOW, lambda key: PASS)
+        batch = take(claims, lambda key, limit=limit: limit, Had({KEY: rng.randint(0, 3)}), NOW, lambda key: PASS)
         keys, rows = {c.key for c, _ in batch}, sum(n for _, n in batch)
         assert len(keys) == 1
         mine = [c for c in claims if c.key in keys]
@@ -191,7 +210,7 @@ def test_nobody_starves() -> None:
     now = NOW
     for turn in range(30):
         busy = [claim(f"busy {key.model}", 50, key=key, running=True, since=now) for key in (KEY, OTHER)]
-        batch = take([*waiting.values(), *busy], lambda key: 8, served, now, lambda key: PASS)
+        batch = take([*waiting.values(), *busy], lambda key: 8, Had(served), now, lambda key: PASS)
         served[batch[0][0].key] = turn
         now += 0.5
         for c, _ in batch:
@@ -210,3 +229,32 @@ def test_a_claim_without_a_deadline_is_not_starved_by_those_that_have_one() -> N
     old = claim("old", since=NOW - DEFAULT_DUE_SECONDS - 1)
     others = [claim(f"{i}", deadline=NOW + 60 + i) for i in range(20)]
     assert taken([*others, old], limit=8)["old"] == 1
+
+
+def test_the_caller_who_had_least_is_next_with_its_key() -> None:
+    claims = [claim("much", 50, caller="a"), claim("little", key=OTHER, caller="b")]
+    assert taken(claims, a=5, b=4) == {"little": 1}
+    assert taken(claims, a=4, b=5) == {"much": 8}
+
+
+def test_many_keys_are_not_many_shares() -> None:
+    sizes = [claim(f"{i}", 50, key=KEY._replace(height=i), caller="a") for i in range(16)]
+    assert taken([*sizes, claim("little", key=OTHER, caller="b")], a=5, b=4) == {"little": 1}
+
+
+def test_callers_who_had_the_same_share_a_pass_by_their_weights() -> None:
+    claims = [claim(f"{i}", 50, caller="a") for i in range(9)] + [claim("one", 50, caller="b")]
+    assert taken(claims, a=1, b=1)["one"] == 4
+    heavy = [c._replace(weight=3.0) if c.caller == "a" else c for c in claims]
+    assert taken(heavy, a=1, b=1)["one"] == 2
+
+
+def test_who_had_less_gets_more_of_a_shared_pass_and_leaves_what_it_does_not_need() -> None:
+    claims = [claim("a", 50, caller="a"), claim("b", 50, caller="b")]
+    assert taken(claims, a=PASS / 2, b=0) == {"a": 2, "b": 6}
+    assert taken([claims[0], claim("b", 1, caller="b")], a=9, b=0) == {"a": 7, "b": 1}
+
+
+def test_a_limit_of_one_takes_a_row_of_the_caller_whose_turn_it_is() -> None:
+    claims = [claim("early", since=NOW - 9, caller="a"), claim("late", caller="b")]
+    assert taken(claims, limit=1, a=2, b=1) == {"late": 1}

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Callable
 from contextlib import aclosing
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,7 +14,8 @@ from gradserve_server.engine.events import Step
 from gradserve_server.models.card import ModelCard
 from gradserve_server.models.catalogue import ModelSpec
 from gradserve_server.pool import pool as module
-from gradserve_server.pool.pool import MAX_ATTEMPTS, MAX_RESTARTS, Full, NoWorker, Pool
+from gradserve_server.pool.members import MIN_SHARE_LEFT
+from gradserve_server.pool.pool import MAX_ATTEMPTS, MAX_RESTARTS, NoWorker, Pool
 from gradserve_server.pool.wire import Broken, Cancel, Loading, Outcome, Preview, Ready, Task, Tick, WorkerSettings
 
 CARD: ModelCard = SimpleNamespace(name="m", digest="", sample=())  # type: ignore[assignment]
@@ -39,12 +41,12 @@ class Scripted:
         self._hear(self, message)
 
     def ready(self, gflops: float = 1.0) -> None:
-        self.say(Ready((CARD,), "cpu", {"m": gflops, "small": gflops}))
+        self.say(Ready((CARD,), "cpu", {("m", "exact"): gflops, ("small", "exact"): gflops}))
 
     def ready_but(self, cards: str, **unavailable: str) -> None:
         """It has loaded some models and not others."""
         self.say(
-            Ready(tuple(SimpleNamespace(name=name, digest="", sample=()) for name in cards), "cpu", {}, unavailable)
+            Ready(tuple(SimpleNamespace(name=name, digest="", sample=()) for name in cards), "cpu", {}, {}, unavailable)
         )  # type: ignore[misc]
 
     def die(self) -> None:
@@ -121,14 +123,13 @@ async def test_workers_on_one_device_get_the_same(scripted: list[Scripted]) -> N
 
 
 async def test_a_small_model_says_nothing_about_the_speed_of_others(scripted: list[Scripted]) -> None:
-    pool = await started(1, queue_seconds=60)
+    pool = await started(1)
     scripted[0].ready(gflops=10)
     for _ in range(100):
         scripted[0].say(Tick((Step("small", 8, 1.0, 1e-6),), 1, 0))
-    await asked(pool, task("a", 100), task("b", 100), task("c", 1e-6, "small"), task("d", 100))
-    assert scripted[0].tasks == ["a", "b", "c", "d"]
-    with pytest.raises(Full):
-        await asyncio.gather(*await asked(pool, *(task(name, 100) for name in "efgh")))
+    (member,) = pool.members
+    assert member.seconds(task("a", 100)) == 10
+    assert member.seconds(task("c", 1e-6, "small")) == pytest.approx(1, rel=0.01)
 
 
 async def test_a_cancelled_caller_cancels_the_task(scripted: list[Scripted]) -> None:
@@ -164,30 +165,37 @@ async def test_previews_come_before_the_outcome(scripted: list[Scripted]) -> Non
     assert [type(told).__name__ for told in await listening] == ["Preview", "Preview", "Outcome"]
 
 
-async def test_a_full_pool_says_when_to_come_back(scripted: list[Scripted]) -> None:
-    pool = await started(2, queue_seconds=10)
-    await asked(pool, task("a", 30), task("b", 12))
-    with pytest.raises(Full) as caught:
-        await ended(pool, task("c", 20))
-    assert caught.value.retry_after == 2
-    scripted[1].say(Outcome("b"))
-    await asked(pool, task("d"))
-    assert scripted[1].tasks == ["b", "d"]
-
-
-async def test_a_small_task_does_not_wait_for_wide_ones(scripted: list[Scripted]) -> None:
-    pool = await started(1, queue_seconds=10)
-    await asked(pool, task("wide", 1000), task("small", 1))
-    assert scripted[0].tasks == ["wide", "small"]
-
-
-async def test_a_worker_is_as_fast_as_its_passes_were(scripted: list[Scripted]) -> None:
-    pool = await started(1, queue_seconds=10)
-    await asked(pool, task("a", 30))
+async def test_a_worker_is_as_fast_as_its_passes_were_and_what_it_does_between_them(scripted: list[Scripted]) -> None:
+    pool = await started(1)
+    (member,) = pool.members
     for _ in range(100):
-        scripted[0].say(Tick((Step("m", rows=8, seconds=0.5, gflop=50.0),), 1, 0))
-    await asked(pool, task("b", 30))
-    assert scripted[0].tasks == ["a", "b"]
+        scripted[0].say(Tick((Step("m", rows=8, seconds=0.5, gflop=50.0),), 1, 0, busy=0.4))
+    assert member.seconds(task("a", 100)) == pytest.approx(1)
+    for _ in range(100):
+        scripted[0].say(Tick((Step("m", rows=8, seconds=0.5, gflop=50.0),), 1, 0, busy=1.0))
+    assert member.seconds(task("a", 100)) == pytest.approx(2)
+
+
+async def test_precisions_have_speeds_of_their_own(scripted: list[Scripted]) -> None:
+    pool = await started(1)
+    (member,) = pool.members
+    member.speeds = {("m", "exact"): 1.0, ("m", "fast"): 1.0}
+    for _ in range(100):
+        scripted[0].say(Tick((Step("m", 8, 0.5, 50.0, precision="fast"),), 1, 0))
+    assert member.seconds(task("a", 100)) == 100
+    assert member.seconds(replace(task("a", 100), precision="fast")) == pytest.approx(1)
+    assert not member.knows(replace(task("a"), precision="balanced"))
+
+
+async def test_what_is_done_of_a_task_is_not_outstanding(scripted: list[Scripted]) -> None:
+    pool = await started(1)
+    await asked(pool, task("a", 30), task("b", 10))
+    scripted[0].say(Tick((), 2, 0, progress={"a": 20.0}))
+    first, second = pool.members[0].loads()
+    assert (first.seconds, first.begun) == (pytest.approx(10), True)
+    assert (second.seconds, second.begun) == (10, False)
+    scripted[0].say(Tick((), 2, 0, progress={"a": 90.0}))
+    assert pool.members[0].loads()[0].seconds == pytest.approx(30 * MIN_SHARE_LEFT)
 
 
 async def test_the_tasks_of_a_dead_worker_run_elsewhere(scripted: list[Scripted]) -> None:

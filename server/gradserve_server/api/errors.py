@@ -10,7 +10,7 @@ from google.protobuf.any_pb2 import Any as AnyMessage
 from google.protobuf.duration_pb2 import Duration
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 
-from ..pool.pool import Full, NoWorker
+from ..pool.pool import NoWorker
 from ..pool.wire import Failure
 
 DOMAIN = "gradserve"
@@ -107,16 +107,14 @@ def inapplicable(text: str) -> RequestError:
     return RequestError(grpc.StatusCode.FAILED_PRECONDITION, "NOT_APPLICABLE", text)
 
 
+def late(text: str = "the time budget ran out before the work began; allow more time") -> RequestError:
+    """DEADLINE_EXCEEDED."""
+    return RequestError(grpc.StatusCode.DEADLINE_EXCEEDED, "TIME_UP", text)
+
+
 def unavailable(text: str) -> RequestError:
     """UNAVAILABLE: starting, draining or no worker alive."""
     return RequestError(grpc.StatusCode.UNAVAILABLE, "NO_WORKER", text)
-
-
-def full(error: Full) -> RequestError:
-    """RESOURCE_EXHAUSTED with a delay after which to try again."""
-    refusal = RequestError(grpc.StatusCode.RESOURCE_EXHAUSTED, "QUEUE_FULL", str(error))
-    refusal.retry_after = error.retry_after
-    return refusal
 
 
 FAILURES = {
@@ -150,8 +148,6 @@ def translated(error: Exception) -> RequestError | None:
     """The error for an exception that is expected, or None."""
     if isinstance(error, RequestError):
         return error
-    if isinstance(error, Full):
-        return full(error)
     if isinstance(error, NoWorker):
         return unavailable(str(error))
     return None

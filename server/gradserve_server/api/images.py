@@ -54,6 +54,16 @@ class ModelInput(NamedTuple):
     preprocess: pb.Preprocess = pb.PREPROCESS_WHOLE_IMAGE
 
 
+def header_size(image: pb.Image) -> tuple[int, int] | None:
+    """Height and width as the picture's header tells them, before any turn that it asks for; None if it is at fault."""
+    if image.WhichOneof("kind") == "tensor":
+        return (image.tensor.shape[0], image.tensor.shape[1]) if len(image.tensor.shape) == 3 else None
+    try:
+        return Image.open(io.BytesIO(image.encoded), formats=FORMATS).size[::-1]
+    except Exception:  # Decoding it will tell what is wrong.
+        return None
+
+
 def decode(image: pb.Image, limits: LimitSettings, shorter: int | None = None) -> Decoded:
     """The picture, decoded whole. Raises BadImage.
 

@@ -18,11 +18,17 @@ from grpc_status import rpc_status
 
 from ..metrics import Metrics
 from ..pool.wire import Failure
+from .admission.admission import Admission, Full
+from .admission.callers import NOBODY, Caller, Callers
 from .errors import RequestError, failure, status, translated, unavailable
 
 log = logging.getLogger("gradserve.requests")
 
 TOKEN_NEEDED = "a valid token is needed, as metadata authorization with the value Bearer TOKEN, or by --token TOKEN"
+COUNTED_SERVICE = "gradserve.v1.GradientService"  # Its requests hold places; those about models are answered at once.
+# A call is ended so long before its deadline, in seconds or as a share of its time, that its caller hears of it.
+END_SECONDS, END_SHARE = 0.05, 0.05
+MAX_REFUSALS_LOGGED = 10  # Lines a second; the next line that is logged says how many were left out.
 METHODS_WITHOUT_TOKEN = ("/grpc.health.v1.Health/",)  # Health probes carry no token.
 
 
@@ -35,6 +41,7 @@ class RequestLog:
     model: str = ""
     methods: str = ""
     rows: int = 0
+    caller: Caller = NOBODY
 
 
 request_log: ContextVar[RequestLog] = ContextVar("request_log")
@@ -43,8 +50,9 @@ request_log: ContextVar[RequestLog] = ContextVar("request_log")
 class RequestInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]
     """Gives every call its request id, access log, metrics, authentication and error mapping."""
 
-    def __init__(self, metrics: Metrics, token: str | None) -> None:
-        self._metrics, self._token = metrics, token
+    def __init__(self, metrics: Metrics, callers: Callers, admission: Admission) -> None:
+        self._metrics, self._callers, self._admission = metrics, callers, admission
+        self._refusals = RefusalLog()
         self._running = 0
         self._idle = asyncio.Event()
         self._draining = False
@@ -80,7 +88,7 @@ class RequestInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]
         if (
             handler is None
             or details.method.startswith(METHODS_WITHOUT_TOKEN)
-            or self._allowed(dict(details.invocation_metadata or ()))
+            or self._callers.of(dict(details.invocation_metadata or ()), "") is not None
         ):
             return handler
 
@@ -88,11 +96,6 @@ class RequestInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]
             await context.abort(grpc.StatusCode.UNAUTHENTICATED, TOKEN_NEEDED)
 
         return grpc.unary_unary_rpc_method_handler(refuse)
-
-    def _allowed(self, metadata: dict[str, Any]) -> bool:
-        if self._token is None:
-            return True
-        return secrets.compare_digest(str(metadata.get("authorization", "")).encode(), f"Bearer {self._token}".encode())
 
     async def _run(
         self,
@@ -110,11 +113,15 @@ class RequestInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]
         code = grpc.StatusCode.OK
         refusal: RequestError | None = None
         try:
-            if not self._allowed(metadata):
+            caller = self._callers.of(metadata, context.peer())
+            if caller is None:
                 raise RequestError(grpc.StatusCode.UNAUTHENTICATED, "NO_TOKEN", TOKEN_NEEDED)
             if self._draining:
                 raise unavailable("the server is stopping")
-            return await answer()
+            entry.caller = caller
+            if service != COUNTED_SERVICE:
+                return await answer()
+            return await self._answer_in_time(answer, caller, name, context.time_remaining())
         except asyncio.CancelledError:
             code = grpc.StatusCode.CANCELLED
             self._metrics.cancelled.inc()
@@ -125,6 +132,8 @@ class RequestInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]
                 logging.getLogger(__name__).exception("request %s failed", entry.id)
                 refusal = failure(Failure("internal", ""))
             code = refusal.code
+            if isinstance(refusal, Full):
+                self._metrics.rejected.labels(refusal.counted_as).inc()
         finally:
             self._record(service, name, code, entry)
             self._running -= 1
@@ -133,12 +142,55 @@ class RequestInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]
         assert refusal is not None, "every other way out has returned or raised"
         return await context.abort_with_status(_with_id(refusal, entry.id))
 
+    async def _answer_in_time(
+        self, answer: Callable[[], Awaitable[Any]], caller: Caller, name: str, remaining: float | None
+    ) -> Any:
+        """The answer, if the caller is let in and before its time is up. Raises RequestError."""
+        with self._admission.slot(caller, name.removeprefix("Stream").lower(), remaining):
+            try:
+                async with asyncio.timeout(_time_limit(remaining)) as limit:
+                    return await answer()
+            except TimeoutError as error:
+                if limit.expired():
+                    raise failure(Failure("deadline", "")) from error
+                raise
+
     def _record(self, service: str, name: str, code: grpc.StatusCode, entry: RequestLog) -> None:
         seconds = time.monotonic() - entry.arrived
         self._metrics.handled.labels(service, name, code.name).inc()
+        if code is not grpc.StatusCode.OK:
+            self._metrics.unanswered.inc(entry.rows)
         self._metrics.handling.labels(service, name).observe(seconds)
         line = {"id": entry.id, "rpc": name, "model": entry.model, "methods": entry.methods, "rows": entry.rows}
-        log.info("%s", json.dumps({**line, "ms": round(seconds * 1000, 1), "code": code.name}))
+        line |= {"ms": round(seconds * 1000, 1), "code": code.name}
+        refused = code is grpc.StatusCode.RESOURCE_EXHAUSTED
+        if log.isEnabledFor(logging.INFO) and self._refusals.shows(line, refused=refused):
+            log.info("%s", json.dumps(line))
+
+
+class RefusalLog:
+    """Keeps the log readable, and cheap, while many requests are refused."""
+
+    def __init__(self) -> None:
+        self._second, self._logged, self._left_out = 0, 0, 0
+
+    def shows(self, line: dict[str, Any], *, refused: bool) -> bool:
+        """Whether to log a line, which is told how many refusals were left out before it."""
+        second = int(time.monotonic())
+        if second != self._second:
+            self._second, self._logged = second, 0
+        if refused and self._logged >= MAX_REFUSALS_LOGGED:
+            self._left_out += 1
+            return False
+        self._logged += refused
+        if self._left_out:
+            line["refusals_left_out"], self._left_out = self._left_out, 0
+        return True
+
+
+def _time_limit(remaining: float | None) -> float | None:
+    """Seconds until a call is ended that has so much time until its deadline."""
+    return None if remaining is None else remaining - min(END_SECONDS, END_SHARE * remaining)
 
 
 async def _answer(behaviour: Any, parse: Any, request: bytes, context: grpc.aio.ServicerContext) -> Any:

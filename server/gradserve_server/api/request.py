@@ -5,7 +5,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
-import grpc
 import numpy as np
 
 from gradserve.v1 import common_pb2 as pb
@@ -17,7 +16,8 @@ from ..models.card import ModelCard, Precision, Rpc
 from ..models.served import ServedModels
 from ..pool.wire import Task
 from . import images
-from .errors import RequestError, Violations, model_unavailable, unknown_model
+from .admission.callers import NOBODY, Caller
+from .errors import RequestError, Violations, late, model_unavailable, unknown_model
 from .fields import choice
 
 # Time reserved for the reply: seconds of the request's own time budget, or a share of the time that its gRPC deadline
@@ -56,13 +56,19 @@ class Bound:
 
 @dataclass(frozen=True, slots=True)
 class CallContext:
-    """What surrounds a request: its id, when it came, the seconds its call has left, the models and the limits."""
+    """What surrounds a request: its id, caller, when it came, the seconds its call has left, the models, the limits.
+
+    `decode`: whether pictures are decoded; without it an empty one of the right size stands for a request's picture,
+    so that its cost is known before.
+    """
 
     request_id: str
     arrived: float
     remaining: float | None
     cards: ServedModels
     limits: LimitSettings
+    caller: Caller = NOBODY
+    decode: bool = True
 
 
 def model_card(name: str, cards: ServedModels) -> ModelCard:
@@ -92,13 +98,18 @@ def check_loaded(name: str, cards: ServedModels, *, is_default: bool = False) ->
 
 
 def check_picture(
-    request: PictureRequest, card: ModelCard, limits: LimitSettings, violations: Violations
+    request: PictureRequest, card: ModelCard, at: CallContext, violations: Violations
 ) -> images.ModelInput:
     """The request's picture as the model gets it. Black replaces one at fault until the violations are checked."""
     choice(pb.Preprocess.DESCRIPTOR, request.preprocess, "preprocess", violations)
     how = PREPROCESSES.get(request.preprocess, pb.PREPROCESS_MODEL_DEFAULT)
+    if not at.decode:
+        size = images.header_size(request.image) if how == pb.PREPROCESS_AS_IS else None
+        if size is None or not images.fits(*size, card, at.limits):
+            size = card.height, card.width
+        return images.ModelInput(np.broadcast_to(np.uint8(0), (*size, 3)), pb.Region())
     quick = request.options.quick_decode
-    picture = images.decoded(request.image, card, how, limits, violations, quick=quick)
+    picture = images.decoded(request.image, card, how, at.limits, violations, quick=quick)
     if picture is None:
         return images.ModelInput(np.zeros((card.height, card.width, 3), np.uint8), pb.Region())
     return picture._replace(preprocess=how)
@@ -145,9 +156,19 @@ def _precision(number: int, rpc: Rpc, card: ModelCard, violations: Violations) -
 
 
 def task_of(
-    checked: CheckedOptions, card: ModelCard, pixels: np.ndarray, arguments: Any, cost: float, at: CallContext
+    checked: CheckedOptions,
+    card: ModelCard,
+    pixels: np.ndarray,
+    arguments: Any,
+    cost: float,
+    at: CallContext,
+    *,
+    may_end_early: bool = False,
 ) -> Task:
-    """The task of a checked request, on an image [H, W, 3]. Raises RequestError if its time is up already."""
+    """The task of a checked request, on an image [H, W, 3]. Raises RequestError if its time is up already.
+
+    `may_end_early`: it may take less than its cost.
+    """
     options = checked.options
     task = Task(
         id=at.request_id,
@@ -162,9 +183,11 @@ def task_of(
         deadline=checked.deadline,
         allow_partial=options.allow_partial,
         cost=cost,
+        least_cost=0.0 if may_end_early else cost,
+        caller=at.caller.name,
+        weight=at.caller.weight,
         alone=options.alone,
     )
     if time.monotonic() >= checked.deadline:
-        text = "the time budget ran out before the work began; allow more time"
-        raise RequestError(grpc.StatusCode.DEADLINE_EXCEEDED, "TIME_UP", text)
+        raise late()
     return task

@@ -1,6 +1,8 @@
 """The gRPC server: services, health, reflection, TLS."""
 
 import socket
+from collections.abc import Mapping
+from types import MappingProxyType
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
@@ -8,10 +10,12 @@ from grpc_reflection.v1alpha import reflection
 
 from gradserve.v1 import models_pb2, models_pb2_grpc, service_pb2, service_pb2_grpc
 
-from ..config import LimitSettings, ServerSettings, StartError
+from ..config import LimitSettings, ServerSettings
 from ..metrics import Metrics
 from ..pool.pool import Pool
 from . import log_filters
+from .admission.admission import Admission
+from .admission.callers import Callers, read_tokens
 from .interceptor import RequestInterceptor
 from .servicer import GradientService, ModelService
 
@@ -29,13 +33,20 @@ NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 class ApiServer:
     """The server: it listens once started, and reports SERVING only after `say(serving=True)`."""
 
-    def __init__(self, settings: ServerSettings, limits: LimitSettings, pool: Pool, metrics: Metrics) -> None:
-        token = settings.token_file.read_text().strip() if settings.token_file else None
-        if token == "":
-            raise StartError(f"{settings.token_file} is empty: it must hold the token that callers send")
+    def __init__(
+        self,
+        settings: ServerSettings,
+        limits: LimitSettings,
+        pool: Pool,
+        metrics: Metrics,
+        weights: Mapping[str, float] = MappingProxyType({}),
+    ) -> None:
+        """`weights`: callers' shares by name. Raises OSError, StartError for the file of tokens."""
         log_filters.install()
         age = int(settings.max_connection_age * 1000)
-        self._interceptor = RequestInterceptor(metrics, token)
+        admission = Admission(pool, limits, metrics)
+        callers = Callers(read_tokens(settings.token_file), weights)
+        self._interceptor = RequestInterceptor(metrics, callers, admission)
         self._server = grpc.aio.server(
             interceptors=[self._interceptor],
             options=[
@@ -46,7 +57,8 @@ class ApiServer:
                 ("grpc.so_reuseport", 0),  # Otherwise a second server on the port would silently get half of the calls.
             ],
         )
-        service_pb2_grpc.add_GradientServiceServicer_to_server(GradientService(pool, limits, metrics), self._server)
+        gradients = GradientService(pool, limits, metrics, admission)
+        service_pb2_grpc.add_GradientServiceServicer_to_server(gradients, self._server)
         models_pb2_grpc.add_ModelServiceServicer_to_server(ModelService(pool), self._server)
         self._health = health.aio.HealthServicer()
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)

@@ -21,7 +21,7 @@ async def run(settings: Settings) -> int:
     metrics = Metrics()
     serve_metrics(settings, metrics)
     pool = pool_of(settings, metrics)
-    server = ApiServer(settings.server, settings.limits, pool, metrics)
+    server = ApiServer(settings.server, settings.limits, pool, metrics, settings.callers)
     address = await server.start()
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -54,6 +54,7 @@ def pool_of(settings: Settings, metrics: Metrics) -> Pool:
     """The pool, which tells the metrics what its workers did."""
 
     def on_tick(tick: Tick) -> None:
+        metrics.unanswered.inc(tick.cancelled_rows)
         for step in tick.steps:
             if step.retried:
                 metrics.oom.inc()

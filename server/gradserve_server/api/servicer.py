@@ -4,7 +4,8 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import aclosing, contextmanager
+from contextlib import aclosing
+from dataclasses import replace
 from functools import partial
 from typing import Any, TypeVar
 
@@ -20,12 +21,13 @@ from gradserve.v1 import (
     stylize_pb2,
 )
 
-from ..config import LimitSettings, cores
+from ..config import LimitSettings
 from ..metrics import Metrics
-from ..pool.pool import Full, Pool
+from ..pool.pool import Pool
 from ..pool.wire import Failure, Outcome, Preview, Task
-from .errors import clipped, failure, unavailable
-from .expectations import Expectations
+from .admission.admission import CODEC_THREADS, Admission
+from .admission.expectations import Expectations
+from .errors import RequestError, clipped, failure, late, unavailable
 from .interceptor import RequestLog, request_log
 from .progress import progress, with_progress
 from .request import Bound, CallContext, model_card
@@ -36,6 +38,8 @@ from .rpcs.models import model_reply
 MAX_LOGGED_NAME_BYTES = 100  # The most bytes of a request's model name that the log repeats.
 # A partial answer may come this many seconds after its deadline, since a pass cannot be interrupted.
 PARTIAL_GRACE_SECONDS = 1.0
+# What these cost depends on the sizes of several pictures; they take so long that decoding them counts for nothing.
+PRICED_WITH_PICTURES = (maximize_pb2.MaximizeRequest, stylize_pb2.StylizeRequest)
 UNARY: Mapping[str, RpcModule] = {
     "Predict": predict,
     "Explain": explain,
@@ -59,68 +63,61 @@ async def ignore_progress(preview: Preview) -> None:
 class GradientService(service_pb2_grpc.GradientServiceServicer):
     """Answers the RPCs of UNARY and STREAMS by their modules; Attack and Suspects have bodies of their own."""
 
-    def __init__(self, pool: Pool, limits: LimitSettings, metrics: Metrics) -> None:
-        self._pool, self._limits, self._metrics = pool, limits, metrics
-        self._threads = ThreadPoolExecutor(max(2, cores()), "codec")
+    def __init__(self, pool: Pool, limits: LimitSettings, metrics: Metrics, admission: Admission) -> None:
+        self._pool, self._limits, self._metrics, self._admission = pool, limits, metrics, admission
+        self._threads = ThreadPoolExecutor(CODEC_THREADS, "codec")
         self._expected = Expectations()
-        self._in_flight = 0
         for name, rpc in UNARY.items():
-            setattr(self, name, partial(self._answer, name.lower(), rpc))
+            setattr(self, name, partial(self._answer, rpc))
         for name, (rpc, event) in STREAMS.items():
-            setattr(self, name, partial(self._stream, name.removeprefix("Stream").lower(), rpc, event))
+            setattr(self, name, partial(self._stream, rpc, event))
 
-    async def _answer(self, word: str, rpc: RpcModule, request: Any, context: grpc.aio.ServicerContext) -> Any:
+    async def _answer(self, rpc: RpcModule, request: Any, context: grpc.aio.ServicerContext) -> Any:
         """Answers an RPC that is one task by its reply."""
-        with self._admitted(word):
-            bound = await self._bind(rpc.bind, request, context)
-            outcome = await self._outcome(bound.task)
-            self._count(bound, outcome)
-            return await self._in_thread(rpc.reply, request, bound, outcome)
+        bound = await self._bind(rpc.bind, request, context)
+        outcome = await self._outcome(bound.task)
+        self._count(bound, outcome)
+        return await self._in_thread(rpc.reply, request, bound, outcome)
 
-    async def _stream(
-        self, word: str, rpc: RpcModule, event: type[Any], request: Any, context: grpc.aio.ServicerContext
-    ) -> None:
+    async def _stream(self, rpc: RpcModule, event: type[Any], request: Any, context: grpc.aio.ServicerContext) -> None:
         """Answers an RPC that is one task by a stream of events: its progress, then its reply."""
 
         async def report(preview: Preview) -> None:
             await context.write(event(progress=await self._in_thread(progress, preview)))
 
-        with self._admitted(word):
-            bound = await self._bind(rpc.bind, request, context)
-            outcome = await self._outcome(with_progress(bound.task), report)
-            self._count(bound, outcome)
-            await context.write(event(result=await self._in_thread(rpc.reply, request, bound, outcome)))
+        bound = await self._bind(rpc.bind, request, context)
+        outcome = await self._outcome(with_progress(bound.task), report)
+        self._count(bound, outcome)
+        await context.write(event(result=await self._in_thread(rpc.reply, request, bound, outcome)))
 
     async def Attack(
         self, request: attack_pb2.AttackRequest, context: grpc.aio.ServicerContext
     ) -> attack_pb2.AttackResponse:
         """An adversarial picture; the certificate, and the maps, are tasks of their own after it."""
-        with self._admitted("attack"):
-            bound = await self._bind(attack.bind, request, context)
-            attacked = await self._outcome(attack_task(self._expected.priced(bound.task)))
-            if attacked.result.partial:
-                self._metrics.partial.inc()
-            picture = await self._in_thread(encode_picture, attacked.result)
-            certified = await self._outcome(certificate_task(bound.task, attacked.result, picture.pixels))
-            self._expected.learn(bound.task, attacked, certified)
-            pictures = {"before": bound.task.image, "after": picture.pixels} if bound.maps else {}
-            tasks = [map_task(bound.task, bound.maps, pixels, which) for which, pixels in pictures.items()]
-            maps = [await self._outcome(task) for task in tasks]
-            for method in bound.methods:
-                self._metrics.rows.labels(method).inc(attacked.rows + certified.rows)
-            reply = await self._in_thread(attack.reply, request, bound, attacked, picture, certified, maps)
-            self._metrics.verdict.labels(attack_pb2.Verdict.Name(reply.certificate.verdict)[8:].lower()).inc()
-            return reply
+        bound = await self._bind(attack.bind, request, context)
+        attacked = await self._outcome(attack_task(self._expected.priced(bound.task)))
+        if attacked.result.partial:
+            self._metrics.partial.inc()
+        picture = await self._in_thread(encode_picture, attacked.result)
+        certified = await self._outcome(certificate_task(bound.task, attacked.result, picture.pixels))
+        self._expected.learn(bound.task, attacked, certified)
+        pictures = {"before": bound.task.image, "after": picture.pixels} if bound.maps else {}
+        tasks = [map_task(bound.task, bound.maps, pixels, which) for which, pixels in pictures.items()]
+        maps = [await self._outcome(task) for task in tasks]
+        for method in bound.methods:
+            self._metrics.rows.labels(method).inc(attacked.rows + certified.rows)
+        reply = await self._in_thread(attack.reply, request, bound, attacked, picture, certified, maps)
+        self._metrics.verdict.labels(attack_pb2.Verdict.Name(reply.certificate.verdict)[8:].lower()).inc()
+        return reply
 
     async def Suspects(
         self, request: influence_pb2.SuspectsRequest, context: grpc.aio.ServicerContext
     ) -> influence_pb2.SuspectsResponse:
         """The most suspicious labels; they are in the index already, so that no worker is needed."""
-        with self._admitted("suspects"):
-            entry = self._log_model(request)
-            listing = suspects.bind(request, self._pool.cards)
-            entry.model = listing.card.name
-            return await self._in_thread(suspects.reply, request, listing, entry.id)
+        entry = self._log_model(request)
+        listing = suspects.bind(request, self._pool.cards)
+        entry.model = listing.card.name
+        return await self._in_thread(suspects.reply, request, listing, entry.id)
 
     def _count(self, bound: Bound, outcome: Outcome) -> None:
         """Counts the rows, for Explain by method, and the answers that have less than was asked for."""
@@ -131,28 +128,34 @@ class GradientService(service_pb2_grpc.GradientServiceServicer):
         if is_partial(outcome.result):
             self._metrics.partial.inc()
 
-    @contextmanager
-    def _admitted(self, method: str) -> Any:
-        """Counts a request in and out; refuses it where too many are in."""
-        if self._in_flight >= self._limits.max_in_flight:
-            self._metrics.rejected.labels("in_flight").inc()
-            raise Full(1.0)
-        self._in_flight += 1
-        try:
-            with self._metrics.in_flight.labels(method).track_inprogress():
-                yield
-        finally:
-            self._in_flight -= 1
-
     async def _bind(
         self, bind: Callable[[Any, CallContext], Bound], request: Any, context: grpc.aio.ServicerContext
     ) -> Bound:
+        """The request with its picture decoded, in a thread. Raises RequestError, also where it would wait too long."""
         entry = self._log_model(request)
-        at = CallContext(entry.id, entry.arrived, context.time_remaining(), self._pool.cards, self._limits)
-        bound = await self._in_thread(bind, request, at)
+        remaining = context.time_remaining()
+        at = CallContext(entry.id, entry.arrived, remaining, self._pool.cards, self._limits, entry.caller)
+        priced = self._price(bind, request, at) if self._admission.busy(remaining) else None
+        if priced is not None:
+            self._admission.check(priced)
+        with self._admission.decoding(entry.caller, type(request).__name__, request.model, priced):
+            bound, seconds = await self._in_thread(_bound, bind, request, at)
         entry.model = bound.card.name
         entry.methods = ",".join(bound.methods)
+        self._admission.note(type(request).__name__, request.model, self._expected.priced(bound.task), seconds)
+        self._admission.check_alone(bound.task)
         return bound
+
+    def _price(self, bind: Callable[[Any, CallContext], Bound], request: Any, at: CallContext) -> Task | None:
+        """The request's task without its picture, or None where that is needed or something is wrong."""
+        if isinstance(request, PRICED_WITH_PICTURES):
+            return None
+        try:
+            return self._expected.priced(bind(request, replace(at, decode=False)).task)
+        except RequestError as error:
+            if error.code is grpc.StatusCode.DEADLINE_EXCEEDED:
+                raise
+            return None  # Decoding the picture may find more to tell.
 
     def _log_model(self, request: Any) -> RequestLog:
         """The request's log entry, with the model's name as it was sent in case the request is refused."""
@@ -176,9 +179,6 @@ class GradientService(service_pb2_grpc.GradientServiceServicer):
                     await report(outcome)
         except TimeoutError as error:
             raise failure(Failure("deadline", "")) from error
-        except Full:
-            self._metrics.rejected.labels("queue").inc()
-            raise
         entry.rows += outcome.rows
         self._metrics.queue.observe(outcome.queue_seconds)
         if outcome.failure is not None:
@@ -187,6 +187,14 @@ class GradientService(service_pb2_grpc.GradientServiceServicer):
 
     async def _in_thread(self, function: Callable[..., T], *args: object) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._threads, function, *args)
+
+
+def _bound(bind: Callable[[Any, CallContext], Bound], request: Any, at: CallContext) -> tuple[Bound, float]:
+    """The request with its picture decoded, and the seconds that this took. Raises RequestError."""
+    began = time.monotonic()
+    if at.remaining is not None and began >= at.arrived + at.remaining:
+        raise late()
+    return bind(request, at), time.monotonic() - began
 
 
 def is_partial(result: Any) -> bool:

@@ -17,14 +17,14 @@ from .objective import NotApplicable
 from .pace import Pace
 from .query import Answer, Part, Query
 from .repeatable import repeatable
-from .take import Key, RowRequest, take
+from .schedule import MAX_PASS_SECONDS, Schedule
+from .take import Key
 
 log = logging.getLogger(__name__)
 
 NOT_FINITE = "the model gave infinities or NaN for this image; if it does for all, see its weights, mean and std"
 CPU_OUT_OF_MEMORY = "can't allocate memory"  # words of the RuntimeError that torch raises on a CPU
 PARTIAL_PORTIONS = 4  # a query of a job that takes partial answers fills one of so many parts of the time left
-MAX_PASS_SECONDS = 2.0  # longest pass of more than one row, in seconds, since new jobs wait until it ends
 
 
 class Engine:
@@ -40,12 +40,14 @@ class Engine:
         """`rows` overrides the rows per pass for every model and size."""
         self.models = models
         self.steps: list[Step] = []  # passes that were run since the owner last cleared the list
+        self.cancelled_rows = 0  # rows computed for jobs that were cancelled
         self._limits = BatchLimits(models, rows)
         self._clock = clock
         self._jobs: dict[str, Job] = {}
         self._cache = DeviceCache()
         self._recordings = Recordings()
         self._pace = Pace()
+        self._schedule = Schedule(self.limit, self._pace)
         self._events: list[Event] = []
 
     @property
@@ -57,6 +59,10 @@ class Engine:
     def jobs(self) -> int:
         """Number of running jobs."""
         return len(self._jobs)
+
+    def progress(self) -> dict[str, float]:
+        """GFLOP done for each running job that has had a pass."""
+        return {job.id: job.gflop for job in self._jobs.values() if job.gflop}
 
     def limit(self, key: Key) -> int:
         """The most rows of that key in one pass."""
@@ -79,12 +85,7 @@ class Engine:
         if len(keys) != 1:
             return 0.0
         (key,) = keys
-        return self._pace.worth_waiting(key, jobs, self._room(key, MAX_PASS_SECONDS), self._clock())
-
-    def _room(self, key: Key, seconds: float) -> int:
-        """The most rows of that key in a pass of that many seconds."""
-        row_seconds = self._pace.row_seconds(key)
-        return min(self.limit(key), max(1, int(seconds / row_seconds))) if row_seconds else self.limit(key)
+        return self._pace.worth_waiting(key, jobs, self._schedule.room(key, MAX_PASS_SECONDS), self._clock())
 
     def submit(self, job: Job) -> None:
         """Starts a job: runs its method up to its first query."""
@@ -94,12 +95,15 @@ class Engine:
             return next(job.steps)
 
         self._jobs[job.id] = job
+        self._schedule.note(job, self._clock())
         job.cache = self._cache
         self._resume(job, start)
 
     def cancel(self, job_id: str) -> None:
         """Forgets a job; its rows leave before the next pass. Unknown ids are ignored."""
         job = self._jobs.pop(job_id, None)
+        if job is not None:
+            self.cancelled_rows += job.rows
         if job is not None and job.steps is not None:
             job.open = []
             job.steps.close()
@@ -113,6 +117,8 @@ class Engine:
                     for query in job.open:
                         self._pace.doubt(query.key)
                 self._end_for_time(job)
+            elif job.least_cost and self._schedule.hopeless(job, self._gflop(job.open[0].key), now):
+                self._end(job, error=TimeUp())
         batch = self._choose_batch(now)
         if batch:
             self._run_batch(batch)
@@ -121,24 +127,12 @@ class Engine:
 
     def _choose_batch(self, now: float) -> list[tuple[OpenQuery, int]]:
         """The queries that share the next pass, with the number of rows that each computes in it."""
-        requests, queries = [], {}
-        for job in self._jobs.values():
-            for query in job.open:
-                if query.left:
-                    interactive, begun = job.priority == "interactive", job.rows > 0
-                    facts = query.key, query.left, begun, interactive, job.deadline, query.since, job
-                    request = RowRequest(query, *facts)
-                    self._pace.join(query.key)
-                    requests.append(request)
-                    queries[request] = query
-        batch = take(requests, self.limit, self._pace.served, now, self._pace.pass_seconds)
-        if batch:
-            key = batch[0][0].key
-            room = self._room(key, min(MAX_PASS_SECONDS, min(request.deadline for request, _ in batch) - now))
-            if sum(count for _, count in batch) > room:
-                # A smaller pass ends before the nearest deadline, and lets new jobs in sooner.
-                batch = take(requests, self.limit, self._pace.served, now, self._pace.pass_seconds, room)
-        return [(queries[request], count) for request, count in batch]
+        while True:
+            batch, late = self._schedule.choose(self._jobs.values(), now)
+            if not late:
+                return batch
+            for job in late:
+                self._end_for_time(job)
 
     def _key(self, job: Job, q: Query) -> Key:
         model, (height, width) = q.model or job.model, q.images.shape[2:]
@@ -167,8 +161,11 @@ class Engine:
         seconds = ended - begun
         self._pace.learn(key, len({query.job.id for query, _ in batch}), rows, begun, ended)
         self._limits.grow(key, rows)
-        self.steps.append(Step(key.model, rows, seconds, rows * self._gflop(key)))
+        self._schedule.charge(batch, seconds / rows)
+        gflop = self._gflop(key)
+        self.steps.append(Step(key.model, rows, seconds, rows * gflop, precision=key.precision))
         for (query, count), answer in zip(batch, answers, strict=True):
+            query.job.gflop += count * gflop
             self._deliver(query, count, answer, seconds * count / rows)
 
     def _try_pass(self, key: Key, parts: list[Part]) -> list[Answer | Exception] | OutOfMemory:

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from ..models.card import Precision
 from .job import Job, Progress
 
 
@@ -45,3 +46,4 @@ class Step:
     seconds: float
     gflop: float = 0.0
     retried: bool = False
+    precision: Precision = "exact"

@@ -143,6 +143,9 @@ class Job:
     seed: int = 0
     chunk: int = 32
     room: Callable[[], int] = lambda: MAX_CHUNK_ROWS
+    caller: str = ""  # who asked; callers have equal shares of the device, but for their weights
+    weight: float = 1.0
+    least_cost: float = 0.0  # GFLOP that it takes at least, 0 where that is not known
     alone: bool = False  # whether each row has a pass of its own, so that other jobs cannot change the answer's bits
     cache: DeviceCache = field(default_factory=DeviceCache)
     report_every: float = 0.0  # least seconds between two reports of progress
@@ -153,6 +156,7 @@ class Job:
     hurried: bool = False  # whether TimeUp was thrown into its method
     started: float | None = None  # time of its first pass
     rows: int = 0  # rows computed for it
+    gflop: float = 0.0  # their cost
     compute: float = 0.0  # its share of the seconds of its passes
 
     def run(self, beside: int = 1) -> MethodContext:

@@ -1,4 +1,4 @@
-"""How long passes of each kind take, whose turn it is, and whether others are worth waiting for."""
+"""How long passes of each kind take, and whether others are worth waiting for."""
 
 from collections.abc import Collection
 from typing import NamedTuple
@@ -34,12 +34,10 @@ class Pace:
     """What an engine learns from its passes, by kind of key."""
 
     def __init__(self) -> None:
-        self.served: dict[Key, float] = {}  # seconds of passes by kind; a new kind starts at the others' count
         self._row_seconds: dict[Key, float] = {}
         self._last: dict[Key, SharedPass] = {}
         self._back: dict[Key, float] = {}  # share of the awaited callers who came back
         self._wait: BatchWait | None = None
-        self._turn = (0.0, 0.0)  # `served` of the last pass's kind, before that pass and after it
 
     def row_seconds(self, key: Key) -> float:
         """The estimated seconds of a row of that kind; 0 if there was none yet."""
@@ -50,20 +48,13 @@ class Pace:
         last = self._last.get(key.kind)
         return last.rows * self.row_seconds(key) if last else 0.0
 
-    def join(self, key: Key) -> None:
-        """Lets a new kind take turns with the others, as if it had been served as much as the last one."""
-        self.served.setdefault(key.kind, self._turn[1])
-
     def learn(self, key: Key, jobs: int, rows: int, began: float, ended: float) -> None:
         """Notes a pass over that many rows of that many jobs, with its begin and end in seconds."""
         kind, seconds = key.kind, ended - began
         self._judge(kind, began)
-        had = max(self.served[kind], self._turn[0])  # An idle kind does not accumulate credit.
         if len(self._row_seconds) > MAX_KEYS:  # Callers may send images of any size.
-            for known in (self._row_seconds, self.served, self._last, self._back):
+            for known in (self._row_seconds, self._last, self._back):
                 known.clear()
-        self.served[kind] = had + seconds
-        self._turn = (had, had + seconds)
         if key == kind:
             self._last[kind] = SharedPass(jobs, rows, ended)
         else:  # A query that shares no pass says nothing about who returns for the next batch.

@@ -1,8 +1,8 @@
 """Which rows go into the next pass: one pure function and the whole policy."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from math import ceil
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from ..models.card import Precision
 
@@ -46,11 +46,23 @@ class RowRequest(NamedTuple):
     deadline: float
     since: float
     job: object = None  # the query's job; None stands for a job of this query alone
+    caller: str = ""  # who asked
+    weight: float = 1.0  # the caller's share beside others
 
     @property
     def owner(self) -> object:
         """The job; rows are dealt evenly among jobs."""
         return self.query if self.job is None else self.job
+
+
+class SecondsHad(Protocol):
+    """What callers have had so far, in seconds of passes."""
+
+    def had(self, caller: str) -> float:
+        """A caller's seconds, divided by its weight."""
+
+    def had_kind(self, caller: str, key: Key) -> float:
+        """A caller's seconds in passes of that key's kind."""
 
 
 class Overdue(NamedTuple):
@@ -63,19 +75,20 @@ class Overdue(NamedTuple):
 def take(
     requests: Sequence[RowRequest],
     limit: Callable[[Key], int],
-    served: Mapping[Key, float],
+    served: SecondsHad,
     now: float,
     pass_seconds: Callable[[Key], float],
     most: int | None = None,
 ) -> list[tuple[RowRequest, int]]:
     """The requests that are served in the next pass, with the number of rows that each gets.
 
-    All have one key. Of the keys that requests of the most urgent priority have, it is the one that has had the fewest
-    seconds of passes. Batch jobs get the rows that interactive jobs leave.
+    All have one key. Of the callers with requests of the most urgent priority, the one that has had the fewest seconds
+    is next, and of the keys of its requests, the one with the fewest. Others' rows of that key share the pass, dealt so
+    that the callers' seconds come closer to each other. Batch jobs get the rows that interactive jobs leave.
 
-    Within a priority, each running job gets a row first, so that jobs of many steps come to an end. A share of the rows
-    (NEW_JOBS_SHARE), at least one, is reserved for new jobs that are overdue. The other rows are dealt one by one, by
-    deadline or else by age, so that a job with many rows does not push out one with few.
+    Within a priority and a caller, each running job gets a row first, so that jobs of many steps come to an end. A
+    share of the rows (NEW_JOBS_SHARE), at least one, is reserved for new jobs that are overdue. The other rows are
+    dealt one by one, by deadline or else by age, so that a job with many rows does not push out one with few.
 
     While jobs wait for a single row to take their next step, passes are smaller: a row then costs little more, and a
     step takes much less time. `most`: the most rows of this pass, where time is short.
@@ -84,7 +97,9 @@ def take(
         return []
     ranked = sorted(requests, key=lambda r: (_rank(r, now), min(r.deadline, r.since + DEFAULT_DUE_SECONDS), r.since))
     urgent = [r for r in ranked if _rank(r, now) == _rank(ranked[0], now)]
-    key = min(dict.fromkeys(r.key for r in urgent), key=lambda k: served.get(k.kind, -1))
+    caller = min(dict.fromkeys(r.caller for r in urgent), key=served.had)
+    own = dict.fromkeys(r.key for r in urgent if r.caller == caller)
+    key = min(own, key=lambda key: served.had_kind(caller, key))
     mine = [r for r in ranked if r.key == key]
     stepping = sum(r.running and r.rows == 1 for r in urgent if r.key == key)
     room = limit(key)
@@ -92,14 +107,35 @@ def take(
         room = min(room, max(stepping, ceil(STEPPING_BATCH_SHARE * room)))
     room = min(room, most or room)
     if room == 1:
-        return [(mine[0], 1)]
+        return [(next(r for r in mine if r.caller == caller), 1)]
     dealt: dict[RowRequest, int] = {}
     overdue_at = Overdue(
         now - min(OVERDUE_PASSES * pass_seconds(key), MAX_OVERDUE_SECONDS), now + 2 * pass_seconds(key)
     )
+    row_seconds = pass_seconds(key) / room
     for rank in (0, 1):
-        dealt = _share([r for r in mine if _rank(r, now) == rank], room, dealt, overdue_at)
+        ranked_rows = [r for r in mine if _rank(r, now) == rank]
+        for name, rows in _rooms(ranked_rows, room - sum(dealt.values()), served, row_seconds).items():
+            its = [r for r in ranked_rows if r.caller == name]
+            dealt = _share(its, sum(dealt.values()) + rows, dealt, overdue_at)
     return list(dealt.items())
+
+
+def _rooms(requests: Sequence[RowRequest], room: int, served: SecondsHad, row_seconds: float) -> dict[str, int]:
+    """How many of the rows each caller gets: one after another goes to the one that has had the fewest seconds."""
+    wanted: dict[str, int] = {}
+    for request in requests:
+        wanted[request.caller] = wanted.get(request.caller, 0) + request.rows
+    if len(wanted) < 2:
+        return dict.fromkeys(wanted, room)
+    seconds = {name: served.had(name) for name in wanted}
+    weights = {request.caller: request.weight for request in requests}
+    rooms = dict.fromkeys(wanted, 0)
+    for _ in range(min(room, sum(wanted.values()))):
+        name = min((n for n in wanted if rooms[n] < wanted[n]), key=lambda n: (seconds[n], rooms[n]))
+        rooms[name] += 1
+        seconds[name] += row_seconds / weights[name]
+    return rooms
 
 
 def _share(

@@ -4,11 +4,15 @@ import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-from ..models.card import ModelCard
+from ..engine.batch_limits import passes_cost
+from ..models.card import ModelCard, Precision
+from .forecast import Ask, Load
 from .handle import Handle
 from .wire import Outcome, Preview, Ready, Task, Tick, WorkerSettings
 
 SMOOTHING = 0.2  # weight of the newest statistics in a worker's speed
+MIN_SHARE_LEFT = 0.05  # of a task's cost: one that took more rows than expected is not over yet
+MIN_GFLOP = 1e-12  # least cost of a task, so that nothing is divided by zero
 MIN_GFLOP_PER_SECOND = 1e-9  # lowest speed of a worker, so that nothing is divided by zero
 DEATH_CAUSES = "(out of memory? a crash in its builder?)"
 
@@ -36,7 +40,9 @@ class Member:
     loading: str = ""  # name of the model that it loads now
     died: dict[str, str] = field(default_factory=dict)  # reasons by the models that killed its process at the start
     cards: Mapping[str, ModelCard] = field(default_factory=dict)  # cards of its models by name
-    speeds: dict[str, float] = field(default_factory=dict)  # GFLOP per second by model; small models are slower
+    speeds: dict[tuple[str, Precision], float] = field(default_factory=dict)  # GFLOP per second
+    rows: Mapping[tuple[str, Precision], int] = field(default_factory=dict)  # rows of a full pass
+    done: Mapping[str, float] = field(default_factory=dict)  # GFLOP done for tasks that have begun, by id
     pending: dict[str, Pending] = field(default_factory=dict)  # its tasks by id
 
     @property
@@ -44,20 +50,35 @@ class Member:
         """GFLOP outstanding."""
         return sum(p.task.cost for p in self.pending.values())
 
-    def wait(self, task: Task) -> float:
-        """Seconds that other tasks' rows take before this task ends; dealt evenly, each has no more than this task."""
-        own = self._seconds(task)
-        return sum(min(self._seconds(p.task), own) for p in self.pending.values())
+    def knows(self, task: Task | Ask) -> bool:
+        """Whether its speed on the task's model and precision was measured."""
+        return (task.model, task.precision) in self.speeds
 
-    def _seconds(self, task: Task) -> float:
-        return task.cost / self.speeds[task.model]
+    def full_pass(self, task: Task | Ask) -> tuple[float, int]:
+        """Seconds of one gradient on the task's model, and how many a pass may have."""
+        kind = task.model, task.precision
+        return passes_cost(self.cards[task.model].gflop, "image") / self.speeds[kind], self.rows.get(kind, 1)
+
+    def seconds(self, task: Task | Ask) -> float:
+        """Seconds that a task takes here alone."""
+        return task.cost / self.speeds[task.model, task.precision]
+
+    def loads(self) -> list[Load]:
+        """What is outstanding here."""
+        return [self._load(pending.task) for pending in self.pending.values() if self.knows(pending.task)]
+
+    def _load(self, task: Task) -> Load:
+        done = self.done.get(task.id, 0.0)
+        left = max(MIN_SHARE_LEFT, 1 - done / max(task.cost, MIN_GFLOP)) * self.seconds(task)
+        return Load(task.caller, task.weight, task.priority == "interactive", left, done > 0)
 
     def begin(self, ready: Ready) -> None:
         """Notes that its process is ready for tasks."""
         self.ready, self.failures, self.loading = True, 0, ""
         self.unavailable = {**ready.unavailable, **self.died}
         self.cards = {card.name: card for card in ready.cards}
-        self.speeds = {model: max(speed, MIN_GFLOP_PER_SECOND) for model, speed in ready.speeds.items()}
+        self.speeds = {kind: max(speed, MIN_GFLOP_PER_SECOND) for kind, speed in ready.speeds.items()}
+        self.rows = ready.rows
 
     def leave_out(self) -> str:
         """Leaves out the model that its process died of while loading; returns why that model is not served."""
@@ -69,11 +90,18 @@ class Member:
         return self.died[name]
 
     def learn(self, tick: Tick) -> None:
-        """Updates speeds from passes: in the warm-up other processes may or may not have been busy too."""
-        self.memory = tick.memory
-        for model in {step.model for step in tick.steps}.intersection(self.speeds):
-            steps = [step for step in tick.steps if step.model == model]
+        """Updates speeds from passes: in the warm-up other processes may or may not have been busy too.
+
+        What the worker does between its passes counts as well, since the tasks of small models wait for it.
+        """
+        self.memory, self.done = tick.memory, tick.progress
+        in_passes = sum(step.seconds for step in tick.steps)
+        if in_passes <= 0:
+            return
+        overhead = max(1.0, tick.busy / in_passes)
+        for kind in {(step.model, step.precision) for step in tick.steps} & self.speeds.keys():
+            steps = [step for step in tick.steps if (step.model, step.precision) == kind]
             seconds = sum(step.seconds for step in steps)
             if seconds > 0:
-                speed = sum(step.gflop for step in steps) / seconds
-                self.speeds[model] = max((1 - SMOOTHING) * self.speeds[model] + SMOOTHING * speed, MIN_GFLOP_PER_SECOND)
+                speed = sum(step.gflop for step in steps) / seconds / overhead
+                self.speeds[kind] = max((1 - SMOOTHING) * self.speeds[kind] + SMOOTHING * speed, MIN_GFLOP_PER_SECOND)

@@ -31,14 +31,6 @@ MAX_ATTEMPTS = 3  # most workers that run a task, if each of them dies
 MAX_RESTARTS = 5  # most restarts of a worker that does not become ready in between
 
 
-class Full(Exception):
-    """Too much work is outstanding; there may be room in `retry_after` seconds."""
-
-    def __init__(self, retry_after: float) -> None:
-        super().__init__(f"the queue is full; try again in {retry_after:.1f} s")
-        self.retry_after = retry_after
-
-
 class NoWorker(Exception):
     """No worker takes tasks: the server starts or stops, or all workers are given up."""
 
@@ -52,17 +44,17 @@ class Pool:
         *,
         default: str = "",
         unavailable: Mapping[str, str] | None = None,
-        queue_seconds: float = 60.0,
+        queue_seconds: float | None = None,
         on_tick: Callable[[Tick], None] = lambda tick: None,
         on_restart: Callable[[], None] = lambda: None,
     ) -> None:
         """`default`: the model of requests that name none. `unavailable`: models that no worker needs to try.
 
-        `queue_seconds`: a task that would wait longer than that for others is refused.
+        `queue_seconds`: the longest wait of interactive requests; None takes the bound that follows from their cost.
         """
         self.cards = ServedModels(unavailable=unavailable, default=default)
         self._settings = list(workers)
-        self._queue_seconds = queue_seconds
+        self.queue_seconds = queue_seconds
         self._on_tick = on_tick
         self._on_restart = on_restart
         self._workers: list[Member] = []
@@ -71,6 +63,11 @@ class Pool:
         self._started: asyncio.Future[None] | None = None
         self._closing = False
         self.given_up = asyncio.Event()  # set when no worker is left and none will be started
+
+    @property
+    def members(self) -> list[Member]:
+        """The workers that take tasks."""
+        return [worker for worker in self._workers if worker.ready]
 
     @property
     def outstanding(self) -> float:
@@ -110,13 +107,10 @@ class Pool:
         await asyncio.gather(*(asyncio.to_thread(worker.handle.close) for worker in self._workers))
 
     async def stream(self, task: Task) -> AsyncGenerator[Outcome | Preview, None]:
-        """Previews, then the outcome. Closing this cancels the task. Raises Full, NoWorker."""
+        """Previews, then the outcome. Closing this cancels the task. Raises NoWorker."""
         if self._closing or not self.cards or not self._workers:
             not_yet = "no worker is ready yet; try again in some seconds"
             raise NoWorker("the server is stopping" if self._closing else not_yet)
-        wait = min((w.wait(task) for w in self._workers if w.ready), default=0.0)
-        if wait > self._queue_seconds:
-            raise Full(max(1.0, wait - self._queue_seconds))
         pending = Pending(task)
         try:
             self._place(pending)
@@ -130,7 +124,7 @@ class Pool:
 
     def _place(self, pending: Pending) -> None:
         """Gives a task to the worker with the least outstanding work, or lets it wait for one."""
-        ready = [worker for worker in self._workers if worker.ready]
+        ready = self.members
         if not ready:
             self._orphans.append(pending)
             return
@@ -144,7 +138,7 @@ class Pool:
         """Seconds of outstanding work. Workers on one device count as equally fast: speeds vary with their load."""
         alike = [w for w in self._workers if w.ready and w.settings.device == worker.settings.device]
         tasks = [pending.task for pending in worker.pending.values()]
-        return sum(task.cost * len(alike) / sum(w.speeds[task.model] for w in alike) for task in tasks)
+        return sum(task.cost * len(alike) / sum(w.speeds[task.model, task.precision] for w in alike) for task in tasks)
 
     def _place_again(self, pending: Pending) -> None:
         """Places a task whose worker died. In its last attempt it runs beside no other task that may kill workers."""

@@ -42,7 +42,7 @@ def begin(settings: WorkerSettings, on_model: Callable[[str], None] = lambda nam
             instances[spec.name] = {spec.name: model, **unfolded}
     models = {name: model for group in instances.values() for name, model in group.items()}
     engine = Engine(models, rows=settings.rows)
-    speeds: dict[str, float] = {}
+    speeds: dict[tuple[str, Precision], float] = {}
     for name, group in instances.items():
         on_model(name)
         with _noting_failure(name, unavailable):
@@ -54,7 +54,8 @@ def begin(settings: WorkerSettings, on_model: Callable[[str], None] = lambda nam
         raise LoadError("\n".join(f"model {name}: {reason}" for name, reason in unavailable.items()))
     engine.steps.clear()
     cards = tuple(group[name].card for name, group in instances.items())
-    return engine, Ready(cards, settings.device, speeds, unavailable)
+    rows = {(card.name, each): full_rows(engine, models[card.name], each) for card in cards for each in card.precisions}
+    return engine, Ready(cards, settings.device, speeds, rows, unavailable)
 
 
 @contextmanager
@@ -73,13 +74,12 @@ def by_precision(models: Mapping[str, Prepared]) -> list[tuple[Prepared, Precisi
     return [(model, each) for each in PRECISIONS for model in models.values() if each in model.card.precisions]
 
 
-def warm_up(engine: Engine, models: Mapping[str, Prepared]) -> dict[str, float]:
-    """Runs models in all their precisions; returns the GFLOP per second of EXACT gradients at full batches."""
+def warm_up(engine: Engine, models: Mapping[str, Prepared]) -> dict[tuple[str, Precision], float]:
+    """Runs models in all their precisions; returns the GFLOP per second of gradients at full batches."""
     speeds = {}
     for model, precision in by_precision(models):
         gradient = _measure_gradient(engine, model, precision)
-        if precision == "exact":
-            speeds[model.card.name] = gradient.gflop / max(gradient.seconds, 1e-9)
+        speeds[model.card.name, precision] = gradient.gflop / max(gradient.seconds, 1e-9)
     return speeds
 
 

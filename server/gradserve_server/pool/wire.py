@@ -46,6 +46,9 @@ class Task:
     deadline: float = float("inf")
     allow_partial: bool = False
     cost: float = 1.0  # estimated GFLOP
+    least_cost: float = 0.0  # GFLOP that it takes at least, 0 where that is not known
+    caller: str = ""  # who asked; callers have equal shares, but for their weights
+    weight: float = 1.0
     alone: bool = False  # whether each of its rows has a pass of its own
     report_every: float = float("inf")  # least seconds between two previews
 
@@ -75,7 +78,8 @@ class Ready:
 
     cards: tuple[ModelCard, ...]
     device: str
-    speeds: Mapping[str, float]  # GFLOP per second in the warm-up, by model
+    speeds: Mapping[tuple[str, Precision], float]  # GFLOP per second in the warm-up, by model and precision
+    rows: Mapping[tuple[str, Precision], int] = field(default_factory=dict)  # rows of a full pass, likewise
     unavailable: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -124,3 +128,6 @@ class Tick:
     steps: tuple[Step, ...]
     jobs: int
     memory: int  # bytes in use on the device (on a CPU: resident in the process)
+    busy: float = 0.0  # seconds in which it did not wait for work
+    progress: Mapping[str, float] = field(default_factory=dict)  # GFLOP done for each task that has begun
+    cancelled_rows: int = 0  # rows computed for tasks that were cancelled

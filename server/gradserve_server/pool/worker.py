@@ -42,6 +42,7 @@ log = logging.getLogger(__name__)
 
 TICK_SECONDS = 0.5  # seconds between two messages with statistics
 PREVIEW_SIDE = 160  # pixels of a preview's longer side
+NICENESS = 5  # workers give way to the front-end, which must refuse what they cannot take
 MAX_PASSES_PER_QUERY = 4  # most full passes whose rows a method asks for at once
 FAILURES: tuple[tuple[type[Exception], FailureKind], ...] = (  # kinds of failures by the exception
     (TimeUp, "deadline"),
@@ -56,6 +57,7 @@ def main(end: socket.socket, settings: WorkerSettings) -> None:
     """Runs a worker: loads and warms up its models, sends Ready, and serves until Stop or the front-end's end."""
     pipe = Pipe(end)
     logging.basicConfig(format=LOG_FORMAT, stream=sys.stderr, level=settings.log_level)
+    os.nice(NICENESS)
     torch.set_num_threads(settings.threads)
     torch.backends.cuda.matmul.allow_tf32 = False
     torch.backends.cudnn.allow_tf32 = False
@@ -78,6 +80,7 @@ class Worker:
         self._inbox: queue.SimpleQueue[Task | Cancel | Stop] = queue.SimpleQueue()
         self._stopping = False
         self._ticked = 0.0  # time of the last statistics
+        self._busy = 0.0  # seconds since then in which it did not wait
 
     def serve(self) -> None:
         """Takes messages, steps the engine and sends its events until Stop; blocks while there is nothing to do."""
@@ -85,8 +88,10 @@ class Worker:
         while not self._stopping:
             self._accept(block=self._engine.idle)
             self._gather()
+            began = time.monotonic()
             if events := self._engine.step():
                 self._pipe.send([outcome_of(event) for event in events])
+            self._busy += time.monotonic() - began
             if time.monotonic() - self._ticked > TICK_SECONDS:
                 self._tick()
         self._pipe.close()
@@ -124,7 +129,9 @@ class Worker:
 
     def _take(self, message: Task | Cancel | Stop) -> None:
         if isinstance(message, Task):
+            began = time.monotonic()
             self._submit(message)
+            self._busy += time.monotonic() - began
         elif isinstance(message, Cancel):
             self._engine.cancel(message.id)
         else:
@@ -153,14 +160,20 @@ class Worker:
                 report_every=task.report_every,
                 chunk=1 if task.alone else self._engine.limit(key) * MAX_PASSES_PER_QUERY,
                 alone=task.alone,
+                caller=task.caller,
+                weight=task.weight,
+                least_cost=task.least_cost,
                 room=(lambda: self._engine.fitting(key, task.deadline)) if limited else (lambda: MAX_CHUNK_ROWS),
             )
         )
 
     def _tick(self) -> None:
-        self._ticked = time.monotonic()
-        self._pipe.send([Tick(tuple(self._engine.steps), self._engine.jobs, memory(self._engine))])
-        self._engine.steps.clear()
+        engine, self._ticked = self._engine, time.monotonic()
+        progress = engine.progress()
+        facts = self._busy, progress, engine.cancelled_rows
+        self._pipe.send([Tick(tuple(engine.steps), engine.jobs, memory(engine), *facts)])
+        engine.steps.clear()
+        engine.cancelled_rows, self._busy = 0, 0.0
 
 
 def outcome_of(event: Event) -> Outcome | Preview:

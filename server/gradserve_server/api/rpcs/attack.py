@@ -53,7 +53,7 @@ def bind(request: attack_pb2.AttackRequest, at: CallContext) -> Bound:
     name = request.method.WhichOneof("method")
     if name is None:
         violations.add("method", f"sets no method; there are: {', '.join(METHODS)}", for_every_model=True)
-    picture = _to_eight_bits(check_picture(_with_canvas(request, card), card, at.limits, violations))
+    picture = _to_eight_bits(check_picture(_with_canvas(request, card), card, at, violations))
     options = check_options("attack", request.options, card, at, violations)
     size = picture.pixels.shape[:2]
     method = METHODS[name or "pgd"]
@@ -73,7 +73,7 @@ def bind(request: attack_pb2.AttackRequest, at: CallContext) -> Bound:
     forwards = _cost_in_forwards(arguments, method, size, violations) if parameters is not None else 0
     violations.check()
     cost = card.gflop * forwards * size[0] * size[1] / (card.height * card.width)
-    task = task_of(options, card, picture.pixels, arguments, cost, at)
+    task = task_of(options, card, picture.pixels, arguments, cost, at, may_end_early=stop)
     return Bound(task, card, picture, (arguments.method,), tuple(maps))
 
 

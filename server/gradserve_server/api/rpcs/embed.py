@@ -20,7 +20,7 @@ POOLING = influence_pb2.DESCRIPTOR.enum_types_by_name["Pooling"]
 def bind(request: influence_pb2.EmbedRequest, at: CallContext) -> Bound:
     """Raises RequestError."""
     card, violations = model_of(request.model, at.cards)
-    picture = check_picture(request, card, at.limits, violations)
+    picture = check_picture(request, card, at, violations)
     options = check_options("embed", request.options, card, at, violations)
     pooling: Any = choice(POOLING, request.pooling, "pooling", violations) or "mean"
     layer, side = features(request.layer, card)

@@ -34,7 +34,7 @@ MAX_FLOAT16 = float(np.finfo(np.float16).max)
 def bind(request: explain_pb2.ExplainRequest, at: CallContext) -> Bound:
     """Raises RequestError."""
     card, violations = model_of(request.model, at.cards)
-    picture = check_picture(request, card, at.limits, violations)
+    picture = check_picture(request, card, at, violations)
     options = check_options("explain", request.options, card, at, violations)
     size = (picture.pixels.shape[0], picture.pixels.shape[1])
     own_size = size == (card.height, card.width)

@@ -31,7 +31,7 @@ FLOATS = ("loss", "self_influence", "parameter_change", "disagreement", "suspici
 def bind(request: influence_pb2.InfluenceRequest, at: CallContext) -> Bound:
     """Raises RequestError."""
     card, violations = model_of(request.model, at.cards)
-    picture = check_picture(request, card, at.limits, violations)
+    picture = check_picture(request, card, at, violations)
     options = check_options("influence", request.options, card, at, violations)
     if PRECISIONS.get(request.options.precision) not in ("auto", "exact", None):
         violations.not_applicable("influence is computed in EXACT only; leave options.precision at AUTO or EXACT")

@@ -15,7 +15,7 @@ def bind(request: predict_pb2.PredictRequest, at: CallContext) -> Bound:
     card, violations = model_of(request.model, at.cards)
     if not 1 <= _top_k(request) <= MAX_TOP_K:
         violations.add("top_k", f"must be from 1 to {MAX_TOP_K}, was {_top_k(request)}", for_every_model=True)
-    picture = check_picture(request, card, at.limits, violations)
+    picture = check_picture(request, card, at, violations)
     options = check_options("predict", request.options, card, at, violations)
     violations.check()
     task = task_of(options, card, picture.pixels, None, card.gflop, at)

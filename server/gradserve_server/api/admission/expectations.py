@@ -2,9 +2,9 @@
 
 from dataclasses import replace
 
-from ..methods.attack import AttackArguments, Attacked
-from ..pool.wire import Outcome, Task
-from .rpcs.attack import rows_at_most
+from ...methods.attack import AttackArguments, Attacked
+from ...pool.wire import Outcome, Task
+from ..rpcs.attack import rows_at_most
 
 FIRST_GUESS = 0.2  # The share assumed until an attack of that kind has ended on that model.
 SMOOTHING = 0.1  # The newest attack's weight in the running mean.
@@ -22,8 +22,8 @@ class Expectations:
         return self._shares.get((task.model, arguments.method), FIRST_GUESS) if arguments.stop else 1.0
 
     def priced(self, task: Task) -> Task:
-        """The attack at its expected cost."""
-        return replace(task, cost=task.cost * self.share(task))
+        """The task at its expected cost, which is another one for attacks."""
+        return replace(task, cost=task.cost * self.share(task)) if task.rpc == "attack" else task
 
     def learn(self, task: Task, *outcomes: Outcome) -> None:
         """Learns from the rows that an attack and its certificate took, unless its time ran out."""

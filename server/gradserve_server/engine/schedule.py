@@ -1,0 +1,116 @@
+"""Which rows make the next pass: whose turn it is, how many there is time for, and which jobs come too late."""
+
+from collections import Counter
+from collections.abc import Callable, Iterable
+
+from .job import Job, OpenQuery
+from .pace import Pace
+from .take import Key, RowRequest, take
+from .turns import CallerTurns
+
+MAX_PASS_SECONDS = 2.0  # longest pass of more than one row, in seconds, since new jobs wait until it ends
+FEW_ROWS = 4  # a caller with at most so many rows waiting is answered soon, and others make way for it
+SHORT_PASS_SECONDS = 0.02  # longest pass over many rows of one caller while another one asks for few
+RECENT_SECONDS = 5.0  # a caller who asked within that time may ask again at any moment
+OVERLOAD_PASSES = (
+    2  # with jobs for so many full passes waiting, what is late is given up rather than served in small passes
+)
+HOPELESS_SPEED = 1.25  # a job is hopeless that would be late even if its passes were so many times faster
+
+Group = tuple[str, bool]  # a caller, and whether its requests are interactive
+
+
+class Schedule:
+    """The choice of rows for one device. `limit` is the most rows of a key in one pass."""
+
+    def __init__(self, limit: Callable[[Key], int], pace: Pace) -> None:
+        self._limit, self._pace = limit, pace
+        self._turns = CallerTurns()
+        self._seen: dict[Group, float] = {}  # when each group last had a new job
+
+    def note(self, job: Job, now: float) -> None:
+        """Notes that a job's caller has asked."""
+        self._seen[_group(job)] = now
+        if len(self._seen) > 1:
+            self._seen = {group: seen for group, seen in self._seen.items() if now - seen < RECENT_SECONDS}
+
+    def charge(self, batch: Iterable[tuple[OpenQuery, int]], row_seconds: float) -> None:
+        """Counts a pass that was run for its callers."""
+        rows: Counter[tuple[str, float, Key]] = Counter()
+        for query, count in batch:
+            rows[query.job.caller, query.job.weight, query.key] += count
+        for (caller, weight, key), count in rows.items():
+            self._turns.charge(caller, weight, key, count * row_seconds)
+
+    def room(self, key: Key, seconds: float) -> int:
+        """The most rows of that key in a pass of that many seconds."""
+        row_seconds, limit = self._pace.row_seconds(key), self._limit(key)
+        return min(limit, max(1, int(seconds / row_seconds))) if row_seconds else limit
+
+    def choose(self, jobs: Iterable[Job], now: float) -> tuple[list[tuple[OpenQuery, int]], set[Job]]:
+        """The queries that share the next pass, with their numbers of rows in it; or the jobs to end for lack of time.
+
+        In calm a pass is small enough to end before the nearest deadline of its jobs. Under overload those whose
+        deadline a full pass would miss are given up, because small passes would make all the others late too.
+        """
+        requests, queries = self._requests(jobs)
+        batch = self._take(requests, now, None)
+        if not batch:
+            return [], set()
+        key = batch[0][0].key
+        waiting = [request for request in requests if request.key == key]
+        rows = sum(count for _, count in batch)
+        late = {request for request, _ in batch if request.deadline < now + rows * self._pace.row_seconds(key)}
+        overload = len({request.owner for request in waiting}) >= OVERLOAD_PASSES * self._limit(key)
+        if late and overload and len(late) < len(waiting):
+            return [], {queries[request].job for request in late}
+        nearest = min(request.deadline for request, _ in batch) - now
+        room = min(self.room(key, min(MAX_PASS_SECONDS, nearest)), self._room_beside_others(requests, key, now))
+        if rows > room:  # A smaller pass ends before the nearest deadline, and lets new jobs in sooner.
+            batch = self._take(requests, now, room)
+        return [(queries[request], count) for request, count in batch], set()
+
+    def hopeless(self, job: Job, gflop_per_row: float, now: float) -> bool:
+        """Whether a job that takes no partial answer cannot end in time, by what it must cost at least."""
+        if job.allow_partial or job.deadline == float("inf") or not job.open:
+            return False
+        row_seconds = self._pace.row_seconds(job.open[0].key)
+        rows = (job.least_cost - job.gflop) / gflop_per_row
+        return now + rows * row_seconds / HOPELESS_SPEED > job.deadline
+
+    def _requests(self, jobs: Iterable[Job]) -> tuple[list[RowRequest], dict[RowRequest, OpenQuery]]:
+        requests, queries = [], {}
+        for job in jobs:
+            interactive, begun = job.priority == "interactive", job.rows > 0
+            for query in job.open:
+                if query.left:
+                    facts = query.key, query.left, begun, interactive, job.deadline, query.since, job
+                    request = RowRequest(query, *facts, job.caller, job.weight)
+                    requests.append(request)
+                    queries[request] = query
+        return requests, queries
+
+    def _take(self, requests: list[RowRequest], now: float, most: int | None) -> list[tuple[RowRequest, int]]:
+        return take(requests, self._limit, self._turns, now, self._pace.pass_seconds, most)
+
+    def _room_beside_others(self, requests: list[RowRequest], key: Key, now: float) -> int:
+        """The most rows of a pass that keeps nobody waiting who asks for few.
+
+        Those with many rows have short passes while another caller, or the same one interactively, asks for few.
+        """
+        groups = self._seen.keys() | {(request.caller, request.interactive) for request in requests}
+        if len(groups) == 1:
+            return self._limit(key)
+        waiting: Counter[Group] = Counter()
+        for request in requests:
+            waiting[request.caller, request.interactive] += request.rows
+        light = {group for group in groups if waiting[group] <= FEW_ROWS and group[1]}
+        recent = {group for group in light if waiting[group] or now - self._seen[group] < RECENT_SECONDS}
+        if not recent:
+            return self._limit(key)
+        own = sum(r.rows for r in requests if r.key == key and (r.caller, r.interactive) in light)
+        return max(own, self.room(key, SHORT_PASS_SECONDS))
+
+
+def _group(job: Job) -> Group:
+    return job.caller, job.priority == "interactive"

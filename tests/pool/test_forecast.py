@@ -1,0 +1,71 @@
+"""What a request has to expect: waits and answers beside others, against what dealing evenly gives."""
+
+import pytest
+
+from gradserve_server.pool.forecast import (
+    MAX_OVERDUE_SECONDS,
+    NEW_JOBS_SHARE,
+    OVERDUE_PASSES,
+    Ask,
+    Forecast,
+    Load,
+    forecast,
+)
+
+ROW, ROWS = 0.01, 8  # seconds of a gradient, and gradients of a full pass
+
+
+def ask(caller: str = "a", *, weight: float = 1.0, interactive: bool = True) -> Ask:
+    return Ask(caller, weight, interactive, "m", "exact", 1.0)
+
+
+def load(seconds: float, caller: str = "a", *, interactive: bool = True, begun: bool = False) -> Load:
+    return Load(caller, 1.0, interactive, seconds, begun)
+
+
+def expected(loads: list[Load], own: float = ROW, **facts: object) -> Forecast:
+    return forecast(ask(**facts), own, ROW, ROWS, loads)  # type: ignore[arg-type]
+
+
+def test_alone_there_is_nothing_to_wait_for() -> None:
+    assert expected([], 0.5) == Forecast(0, 0.5, 0.5)
+
+
+def test_beside_few_it_is_in_the_next_pass() -> None:
+    found = expected([load(ROW)] * 3)
+    assert found.wait == pytest.approx(3 * ROW)
+    assert found.end == pytest.approx(7 * ROW)
+
+
+def test_of_a_hundred_requests_of_one_row_all_are_answered_before_it() -> None:
+    found = expected([load(ROW)] * 100)
+    assert found.wait == pytest.approx(8 * ROW + 93 * ROW)
+    assert found.end == pytest.approx(109 * ROW)
+
+
+def test_a_long_job_takes_no_more_from_it_than_it_has_itself() -> None:
+    found = expected([load(100.0)], 1.0)
+    assert found.wait == pytest.approx(ROWS * ROW)
+    assert found.end == pytest.approx(ROWS * ROW + 2.0)
+
+
+def test_beside_many_long_jobs_it_is_overdue_after_some_passes() -> None:
+    begun = expected([load(9.0, begun=True)] * 50)
+    assert begun.wait == pytest.approx(ROWS * ROW * (1 + OVERDUE_PASSES))
+    new = expected([load(9.0, begun=True)] * 50 + [load(9.0)] * 20)
+    assert new.wait == pytest.approx(begun.wait + NEW_JOBS_SHARE * 20 * ROW)
+    slow = forecast(ask(), 1.0, 1.0, ROWS, [load(99.0, begun=True)] * 50)
+    assert slow.wait == pytest.approx(2.0 + MAX_OVERDUE_SECONDS)
+
+
+def test_another_callers_work_takes_its_share_only() -> None:
+    found = expected([load(ROW, "b")] * 100, caller="a")
+    assert found.wait == pytest.approx(ROWS * ROW)
+    assert found.end == pytest.approx(ROWS * ROW + 2 * ROW)
+    assert expected([load(ROW, "b")] * 100, caller="a", weight=4.0).end == pytest.approx(ROWS * ROW + 1.25 * ROW)
+
+
+def test_interactive_requests_wait_for_no_batch_work_but_the_pass_that_runs() -> None:
+    batch = [load(9.0, interactive=False)] * 50
+    assert expected(batch, 1.0).end == pytest.approx(ROWS * ROW + 1.0)
+    assert expected(batch, 1.0, interactive=False).end > 50
