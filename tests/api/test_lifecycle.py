@@ -240,10 +240,10 @@ def until(condition: Callable[[], bool]) -> None:
 def test_a_full_queue_says_when_to_come_back(guarded: Guarded) -> None:
     server = guarded.server
     rejected = server.metric("gradserve_rejected_total", reason="queue")
-    running = guarded.stubs.gradients.Explain.future(LONG, metadata=guarded.token, timeout=60)
+    running = guarded.stubs.gradients.Explain.future(LONG, metadata=guarded.token)
     until(lambda: server.metric("gradserve_cost_outstanding") > 0)
     with pytest.raises(grpc.RpcError) as caught:
-        guarded.stubs.gradients.Explain(LONG, metadata=guarded.token, timeout=60)
+        guarded.stubs.gradients.Explain(LONG, metadata=guarded.token)
     refusal = refused(caught.value)
     assert (refusal.code, refusal.reason) == ("RESOURCE_EXHAUSTED", "QUEUE_FULL")
     assert refusal.retry_after is not None
@@ -258,7 +258,7 @@ def test_a_full_queue_says_when_to_come_back(guarded: Guarded) -> None:
 
 def test_sigterm_lets_running_requests_end(guarded: Guarded) -> None:
     """The last test of this server, since it ends it."""
-    running = guarded.stubs.gradients.Explain.future(LONG, metadata=guarded.token, timeout=60)
+    running = guarded.stubs.gradients.Explain.future(LONG, metadata=guarded.token)
     until(lambda: guarded.server.metric("gradserve_cost_outstanding") > 0)
     workers = guarded.server.workers
     assert guarded.server.stop() == 0
