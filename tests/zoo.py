@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torchvision.models import get_model
 
 from gradserve_server.models.card import Precision
-from gradserve_server.models.catalogue import ModelSpec
+from gradserve_server.models.catalogue import EMBEDDED, ModelSpec
 from gradserve_server.models.loading import IMAGENET_MEAN, IMAGENET_STD, Source, load
 from gradserve_server.models.preparation import prepare_source
 from gradserve_server.models.prepared import Prepared
@@ -44,6 +44,7 @@ SPECS = {
         _real("trained-squeezenet1_0", "squeezenet1_0", "squeezenet1_0-imagenet.safetensors"),
         _real("trained-resnet20", "networks:resnet20", "cifar10-resnet20.safetensors", height=32, width=32),
         _random("linear", builder="networks:linear", height=8, width=12),
+        EMBEDDED["imagenet"],
     ]
 }
 

@@ -1,1 +1,4 @@
-"""How the embedded models were trained. Not part of what is installed: run from the folder `server`."""
+"""How the embedded models were trained, but for `imagenet`, whose weights are published by others.
+
+Not part of what is installed: run from the folder `server`.
+"""

@@ -20,8 +20,9 @@ def test_the_default_server_is_ready_within_20_seconds() -> None:
         chain = max(front_end, imports) + max(own_seconds(worker) for worker in server.workers)
         print(f"ready after {seconds:.1f} s; the slowest chain of processes computed {chain:.1f} s")
         assert min(seconds, chain) < WITHIN
-        models = Stubs.of(channel).models.ListModels(models_pb2.ListModelsRequest()).models
-        assert {model.name for model in models} == {"digits", "cifar10", "cifar10-robust"}
+        listed = Stubs.of(channel).models.ListModels(models_pb2.ListModelsRequest())
+        assert {model.name for model in listed.models} == {"imagenet", "digits", "cifar10", "cifar10-robust"}
+        assert listed.default_model == "imagenet"
 
 
 def own_seconds(process: psutil.Process) -> float:

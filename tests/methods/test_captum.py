@@ -1,7 +1,7 @@
 """Every method against Captum on the engine's own prepared module, and against a reference by hand where Captum errs.
 
 Captum 0.9 hooks modules that are an `nn.ReLU`. It does not see functional ReLUs (GoogLeNet's, one of DenseNet's) nor
-ReLU6 (MobileNetV2's), and then returns something else without a word.
+ReLU6 (MobileNetV2's, EfficientNet-Lite0's), and then returns something else without a word.
 """
 
 import warnings
@@ -34,9 +34,9 @@ Record = Callable[[str, object], None]
 SAME = 1e-4
 STEPS = 6
 
-CNNS = ["alexnet", "vgg11_bn", "resnet18", "densenet121", "googlenet", "mobilenet_v2"]
+CNNS = ["alexnet", "vgg11_bn", "resnet18", "densenet121", "googlenet", "mobilenet_v2", "imagenet"]
 TRAINED = ["trained-mobilenet_v2", "trained-squeezenet1_0", "trained-resnet20"]
-UNSEEN_RELUS = ["densenet121", "googlenet", "mobilenet_v2", "trained-mobilenet_v2"]
+UNSEEN_RELUS = ["densenet121", "googlenet", "mobilenet_v2", "trained-mobilenet_v2", "imagenet"]
 NO_RELUS = ["convnext_tiny", "vit_b_32", "swin_t"]
 
 

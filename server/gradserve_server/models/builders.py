@@ -16,6 +16,7 @@ from torch import nn
 from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
 from .catalogue import ModelSpec
+from .checkpoints import CheckpointError
 
 PACKAGE_FOLDER = Path(__file__).resolve().parents[1]
 FOREIGN_FOLDERS = (
@@ -32,7 +33,7 @@ class BuilderFault(ValueError):
 
 
 def build(spec: ModelSpec) -> nn.Module:
-    """What the builder of an entry returns, which is a network. Raises BuilderFault."""
+    """What the builder of an entry returns, which is a network. Raises BuilderFault, CheckpointError."""
     name, _, function = spec.source.partition(":")
     builder = _function(_imported(name), name, function)
     _check_arguments(builder, spec)
@@ -41,6 +42,8 @@ def build(spec: ModelSpec) -> nn.Module:
     np.random.seed(spec.seed % 2**32)  # Builders may draw from any of these, and all workers must build the same.
     try:
         network = builder(**spec.arguments)
+    except CheckpointError:
+        raise  # Its text says what is wrong with the file of weights, and what to do.
     except (Exception, SystemExit) as error:
         raise BuilderFault(f"its builder {spec.source} failed{where(error)}: {text_of(error)}") from error
     if not isinstance(network, nn.Module):

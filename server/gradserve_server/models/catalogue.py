@@ -19,6 +19,7 @@ Rows = Annotated[int, Field(ge=1, le=4096)]
 PRECISIONS: tuple[Precision, ...] = ("exact", "balanced", "fast")
 MAX_UNIT_VALUE = 2  # largest mean or std of pixels in [0, 1]; a larger one is for pixels up to 255
 EMBEDDED_FOLDER = Path(__file__).parent / "embedded"
+EMBEDDED_PACKAGE = "gradserve_server.models.embedded"
 
 
 class TokenSpec(BaseModel):
@@ -111,13 +112,29 @@ class ModelSpec(BaseModel):
         """What builds the model."""
         return self.builder or self.name
 
+    @property
+    def is_embedded(self) -> bool:
+        """Whether its network is one of those that come with this package."""
+        return self.source.startswith(EMBEDDED_PACKAGE)
+
 
 def _embedded(name: str, package: str, weights: str, **facts: object) -> ModelSpec:
     folder = EMBEDDED_FOLDER / package
-    module = f"gradserve_server.models.embedded.{package}.network:{package}"
-    paths = {"weights": str(folder / weights), "labels": folder / "labels.txt"}
-    return ModelSpec.model_validate({"name": name, "builder": module, **paths, **facts})
+    builder = f"{EMBEDDED_PACKAGE}.{package}.network:{package}"
+    paths = {"weights": str(folder / weights) if weights else "DEFAULT", "labels": folder / "labels.txt"}
+    return ModelSpec.model_validate({"name": name, "builder": builder, **paths, **facts})
 
+
+IMAGENET_INPUT: dict[str, object] = {
+    "height": 224,
+    "width": 224,
+    "resize": 256,
+    "interpolation": "bicubic",
+    "mean": (127 / 255,) * 3,
+    "std": (128 / 255,) * 3,
+}
+
+IMAGENET_NOTES = ("photos of a thousand kinds of things; EfficientNet-Lite0",)
 
 DIGITS_INPUT = {"height": 8, "width": 8, "resize": 8, "mean": (0.5,) * 3, "std": (0.5,) * 3, "default_eps": 0.1}
 
@@ -132,9 +149,10 @@ CIFAR10_INPUT: dict[str, object] = {
 
 ROBUST_NOTES = ("photos of ten things, 32x32; trained against attacks in Linf 8/255",)
 
-EMBEDDED = {
+EMBEDDED = {  # The first is the default model of a server that is not told what to serve.
     spec.name: spec
     for spec in [
+        _embedded("imagenet", "imagenet", "", **IMAGENET_INPUT, notes=IMAGENET_NOTES),
         _embedded(
             "digits",
             "digits",
@@ -235,6 +253,8 @@ def names_file(spec: ModelSpec) -> bool:
 
 def weights_names(source: str) -> tuple[str, ...]:
     """The words that weights may be instead of a file, for a builder."""
+    if source == EMBEDDED["imagenet"].source:
+        return ("DEFAULT",)  # Its builder makes it with the published weights, never with random ones.
     if ":" in source or source not in classifiers():
         return ("random",)
     from torchvision import models as zoo

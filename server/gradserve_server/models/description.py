@@ -29,7 +29,7 @@ def describe(
     labels = class_names(spec, source, probe.classes, single=head.single)
     return ModelCard(
         name=spec.name,
-        builder="embedded" if "models.embedded" in spec.source else spec.source,
+        builder="embedded" if spec.is_embedded else spec.source,
         digest=source.digest,
         classes=labels,
         height=source.height,

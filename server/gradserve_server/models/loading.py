@@ -188,7 +188,7 @@ def _notes(spec: ModelSpec) -> list[str]:
         left_out = " and ".join(name for name in ("mean", "std") if getattr(spec, name) is None)
         are = "are" if spec.mean is spec.std else "is"
         notes.append(f"{left_out} {are} not given: {usual} {are} used")
-    if own and spec.weights == "DEFAULT":
+    if own and spec.weights == "DEFAULT" and not spec.is_embedded:
         notes.append("its weights are those that the builder made")
     return notes
 

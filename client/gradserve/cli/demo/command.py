@@ -14,7 +14,7 @@ from gradserve.cli import options, output, page
 from gradserve.cli.demo import local_server, pictures, session
 from gradserve.client import Client
 
-_EMBEDDED = ("digits", "cifar10", "cifar10-robust")
+_EMBEDDED = ("imagenet", "digits", "cifar10", "cifar10-robust")
 _CHAPTERS = (*session.CHAPTERS, *pictures.CHAPTERS)
 
 
