@@ -174,12 +174,19 @@ TIMM = {
     "test_resnet": 64,
     "mobilenetv3_small_050": 64,
     "test_vit": 160,
-    "deit_tiny_distilled_patch16_224": 224,
-    "mixer_s32_224": 224,
 }
+DEIT = {"name": "deit_tiny_distilled_patch16_224", "img_size": 96, "depth": 4}
+
+
+def of_size(side: int, **facts: Any) -> dict[str, Any]:
+    """Facts of a network of another size."""
+    return {"height": side, "width": side, "resize": side, **facts}
+
+
 OTHERS = [
-    Kind("kinds:of_timm", facts={"arguments": {"name": name}, "height": size, "width": size, "resize": size})
-    for name, size in TIMM.items()
+    *(Kind("kinds:of_timm", facts=of_size(side, arguments={"name": name})) for name, side in TIMM.items()),
+    Kind("kinds:of_timm", facts=of_size(96, arguments=DEIT)),
+    Kind("kinds:mixer", facts=of_size(128)),
 ]
 NOTHING_TO_ATTACK = ("cases:constant_out", "cases:dead_relu")
 KINDS = [*OWN, *OTHERS, *(SHARED if CASES.is_file() else [])]
