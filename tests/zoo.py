@@ -1,8 +1,8 @@
-"""The models that tests look at, each loaded once, and as they were before the server made them ready."""
+"""The models that tests look at, loaded once for most tests, and as they were before the server made them ready."""
 
 import csv
 from collections.abc import Callable
-from functools import cache, lru_cache
+from functools import lru_cache
 
 import numpy as np
 import pytest
@@ -90,7 +90,7 @@ SPECS = {
 }
 
 
-@cache
+@lru_cache(8)  # of some 100 MB each
 def _loaded(name: str) -> tuple[Prepared, Source, dict[str, Tensor]]:
     """The prepared model, and the source and state that it came from (whose tensors preparing leaves alone)."""
     if name.startswith("trained") and not DATA.is_dir():
@@ -105,7 +105,7 @@ def prepared(name: str) -> Prepared:
     return _loaded(name)[0]
 
 
-@lru_cache(4)
+@lru_cache(2)
 def in_double(name: str) -> Prepared:
     """The same made ready in float64."""
     source = _loaded(name)[1]._replace(network=unmodified(name, torch.float64))

@@ -4,6 +4,7 @@ The networks are those of `kinds.py` and, where the folder is there, those of ..
 """
 
 import sys
+from collections.abc import Iterator
 from functools import cache
 from importlib import import_module
 from importlib.util import module_from_spec, spec_from_file_location
@@ -207,6 +208,13 @@ def spec_of(kind: Kind) -> ModelSpec:
 @cache
 def _prepared(name: str, dtype: torch.dtype, fold: bool) -> Prepared:
     return prepare(spec_of(next(kind for kind in KINDS if kind.name == name)), CPU, dtype, fold=fold)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _forget() -> Iterator[None]:
+    """Frees the memory of all these networks."""
+    yield
+    _prepared.cache_clear()
 
 
 def served(kind: Kind, dtype: torch.dtype = torch.float32, fold: bool = True) -> Prepared:
