@@ -3,13 +3,24 @@ PYTHON ?= python3
 BIN := .venv/bin
 ARGS ?=
 
-.PHONY: demo test test-processors serve check bench bench-influence protos format clean
+COVERAGE ?=
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python $(if $(COVERAGE),-m coverage run) -m pytest
+
+.PHONY: demo test test-processors load serve check bench bench-influence protos format clean
 
 demo: .venv/ready  ## explain, attack and dream on real pictures, write demo-out/index.html; ARGS="--model resnet18"
 	$(BIN)/gradserve demo --out demo-out $(ARGS)
 
-test: .venv/ready  ## all tests; ARGS="tests/engine -k take"
-	$(BIN)/python -m pytest $(ARGS)
+# Two processes, then what measures time by itself. Either part may have none of the tests that ARGS choose: status 5.
+test: .venv/ready  ## all tests; ARGS="tests/engine -k take"; COVERAGE=yes tells which share of the lines they run
+	$(if $(COVERAGE),$(BIN)/coverage erase)
+	$(PYTEST) -n 2 --dist loadfile -m "not alone" $(ARGS) || test $$? -eq 5
+	$(PYTEST) -m alone $(ARGS) || test $$? -eq 5
+	$(if $(COVERAGE),$(BIN)/coverage combine --quiet)
+	$(if $(COVERAGE),@printf "percentage of the lines of client and server that ran: "; $(BIN)/coverage report --format=total)
+
+load: .venv/ready  ## soaks, overload and fuzz, each in its long form: about half an hour
+	GRADSERVE_LOAD=yes $(PYTEST) --timeout 3600 $(or $(ARGS),tests/load tests/api/test_fuzz.py tests/pool/test_killed.py)
 
 test-processors: .venv/ready  ## tests of kernels, precisions, engine and company as on older processors
 	OMP_NUM_THREADS=1 $(BIN)/python tests/processors.py $(ARGS)

@@ -624,11 +624,19 @@ def called_past_hooks() -> nn.Module:
 
 
 @settled
-def of_timm(name: str) -> nn.Module:
+def of_timm(name: str, **options: int) -> nn.Module:
     """A network of timm's, with weights drawn at random."""
     import timm
 
-    return timm.create_model(name, pretrained=False)
+    return timm.create_model(name, pretrained=False, **options)
+
+
+@settled
+def mixer() -> nn.Module:
+    """An MLP-Mixer of timm's, which has no model of this size."""
+    from timm.models.mlp_mixer import MlpMixer
+
+    return MlpMixer(num_classes=10, img_size=128, patch_size=32, num_blocks=3, embed_dim=128)
 
 
 @settled

@@ -1,7 +1,8 @@
-"""The models that tests look at, each loaded once, and as they were before the server made them ready."""
+"""The models that tests look at, loaded once for most tests, and as they were before the server made them ready."""
 
 import csv
-from functools import cache, lru_cache
+from collections.abc import Callable
+from functools import lru_cache
 
 import numpy as np
 import pytest
@@ -11,7 +12,16 @@ from networks import resnet20
 from paths import DATA
 from PIL import Image
 from torch import Tensor, nn
-from torchvision.models import get_model
+from torchvision.models import (
+    AlexNet_Weights,
+    VGG11_BN_Weights,
+    VisionTransformer,
+    ViT_B_32_Weights,
+    alexnet,
+    get_model,
+    vgg11_bn,
+)
+from torchvision.models._api import register_model
 
 from gradserve_server.models.card import Precision
 from gradserve_server.models.catalogue import EMBEDDED, ModelSpec
@@ -22,6 +32,37 @@ from gradserve_server.models.prepared import Prepared
 torch.set_num_threads(1)
 CPU = torch.device("cpu")
 SMALL = {"height": 64, "width": 96, "resize": 64}  # not square, so that nothing can be transposed unseen
+
+
+def _narrow(builder: Callable[[], nn.Module], width: int = 64) -> nn.Module:
+    """The network with narrow layers between its convolutions and its classes, which hold nearly all its weights."""
+    with torch.device("meta"):
+        network = builder()
+        for i, layer in enumerate(network.classifier):
+            if isinstance(layer, nn.Linear):
+                inputs, outputs = layer.in_features, layer.out_features
+                sizes = (width if inputs == 4096 else inputs, width if outputs == 4096 else outputs)
+                network.classifier[i] = nn.Linear(*sizes)
+    for module in network.to_empty(device="cpu").modules():
+        if hasattr(module, "reset_parameters"):
+            module.reset_parameters()
+    return network
+
+
+@register_model()
+def narrow_alexnet(*, weights: AlexNet_Weights | None = None) -> nn.Module:
+    return _narrow(alexnet)
+
+
+@register_model()
+def narrow_vgg11_bn(*, weights: VGG11_BN_Weights | None = None) -> nn.Module:
+    return _narrow(vgg11_bn)
+
+
+@register_model()
+def narrow_vit_b_32(*, weights: ViT_B_32_Weights | None = None) -> nn.Module:
+    """A quarter as wide."""
+    return VisionTransformer(image_size=224, patch_size=32, num_layers=12, num_heads=3, hidden_dim=192, mlp_dim=768)
 
 
 def _random(name: str, **facts: object) -> ModelSpec:
@@ -35,11 +76,12 @@ def _real(name: str, builder: str, file: str, **facts: object) -> ModelSpec:
 SPECS = {
     spec.name: spec
     for spec in [
-        *map(_random, ["alexnet", "vgg11_bn", "resnet18", "densenet121", "googlenet", "mobilenet_v2", "squeezenet1_1"]),
+        *(_random(name, builder=f"narrow_{name}") for name in ("alexnet", "vgg11_bn")),
+        *map(_random, ["resnet18", "densenet121", "googlenet", "mobilenet_v2", "squeezenet1_1"]),
         *map(_random, ["shufflenet_v2_x0_5", "mnasnet0_5", "regnet_y_400mf", "mobilenet_v3_small"]),
         *map(_random, ["efficientnet_b0", "convnext_tiny", "swin_t"]),
         _random("inception_v3", height=96, width=128),
-        ModelSpec(name="vit_b_32", weights="random"),
+        ModelSpec(name="vit_b_32", builder="narrow_vit_b_32", weights="random"),
         _real("trained-mobilenet_v2", "mobilenet_v2", "mobilenet_v2-imagenet.safetensors"),
         _real("trained-squeezenet1_0", "squeezenet1_0", "squeezenet1_0-imagenet.safetensors"),
         _real("trained-resnet20", "networks:resnet20", "cifar10-resnet20.safetensors", height=32, width=32),
@@ -49,7 +91,7 @@ SPECS = {
 }
 
 
-@cache
+@lru_cache(8)  # of some 100 MB each
 def _loaded(name: str) -> tuple[Prepared, Source, dict[str, Tensor]]:
     """The prepared model, and the source and state that it came from (whose tensors preparing leaves alone)."""
     if name.startswith("trained") and not DATA.is_dir():
@@ -64,7 +106,7 @@ def prepared(name: str) -> Prepared:
     return _loaded(name)[0]
 
 
-@lru_cache(4)
+@lru_cache(2)
 def in_double(name: str) -> Prepared:
     """The same made ready in float64."""
     source = _loaded(name)[1]._replace(network=unmodified(name, torch.float64))

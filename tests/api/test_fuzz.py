@@ -8,11 +8,12 @@ from typing import Any
 import grpc
 from google.protobuf.descriptor import FieldDescriptor as Field
 from google.protobuf.message import Message
+from lengths import length
 from serving import Server, Stubs, methods, picture
 
 from gradserve.v1 import explain_pb2, predict_pb2
 
-REQUESTS = 300
+REQUESTS = length(300, 20_000)
 NAMES = ["", "digits", "small", "linear", "0.8", "0.7", "2", "features.14", "seven", "goldfish", "x" * 500, "\u4e2d"]
 WHOLE = [0, 1, 2, 3, 5, 7, 8, 9, 17, 100, 2001, 2**31, 2**32 - 1]
 NUMBERS = [0.0, 0.1, 0.5, 1.0, 1.5, -1.0, 1e-300, 1e300, float("nan"), float("inf")]

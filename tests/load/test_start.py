@@ -3,10 +3,12 @@
 import time
 
 import psutil
+import pytest
 from serving import Server, Stubs
 
 from gradserve.v1 import models_pb2
 
+pytestmark = pytest.mark.alone
 WITHIN = 20.0  # seconds on two free cores
 
 

@@ -11,6 +11,7 @@ from serving import Server, Stubs, methods, picture, refused, values
 from gradserve.v1 import common_pb2 as pb
 from gradserve.v1 import explain_pb2
 
+pytestmark = pytest.mark.alone
 STEP = 0.5  # the longest pass, by the engine's own rule
 MOST = 2000  # samples or steps that a method may take
 

@@ -126,8 +126,12 @@ def test_starts_without_a_gradient_beside_others_are_told_apart() -> None:
 def test_no_advice_to_do_what_was_done(loss: str) -> None:
     pixels, labels = blind_networks.pictures(1, 30)
     x = pixels.permute(0, 3, 1, 2).float() / 255
-    for method, network in (("pgd", "rounded"), ("pgd", "loud"), ("square", "underflown")):
-        (found,) = attacked(blind_model(network), x, method, GoalSpec(int(labels[0]), loss=loss), SHARP)
+    for method, network, facts in (
+        ("pgd", "rounded", {}),
+        ("pgd", "loud", {}),
+        ("square", "underflown", {"queries": 60}),
+    ):
+        (found,) = attacked(blind_model(network), x, method, GoalSpec(int(labels[0]), loss=loss), SHARP, **facts)
         advised = any("try loss margin" in text for text in found.warnings)
         assert not (advised and loss == "margin")
         assert advised or loss == "margin" or network == "loud"

@@ -4,6 +4,7 @@ The networks are those of `kinds.py` and, where the folder is there, those of ..
 """
 
 import sys
+from collections.abc import Iterator
 from functools import cache
 from importlib import import_module
 from importlib.util import module_from_spec, spec_from_file_location
@@ -174,12 +175,19 @@ TIMM = {
     "test_resnet": 64,
     "mobilenetv3_small_050": 64,
     "test_vit": 160,
-    "deit_tiny_distilled_patch16_224": 224,
-    "mixer_s32_224": 224,
 }
+DEIT = {"name": "deit_tiny_distilled_patch16_224", "img_size": 96, "depth": 4}
+
+
+def of_size(side: int, **facts: Any) -> dict[str, Any]:
+    """Facts of a network of another size."""
+    return {"height": side, "width": side, "resize": side, **facts}
+
+
 OTHERS = [
-    Kind("kinds:of_timm", facts={"arguments": {"name": name}, "height": size, "width": size, "resize": size})
-    for name, size in TIMM.items()
+    *(Kind("kinds:of_timm", facts=of_size(side, arguments={"name": name})) for name, side in TIMM.items()),
+    Kind("kinds:of_timm", facts=of_size(96, arguments=DEIT)),
+    Kind("kinds:mixer", facts=of_size(128)),
 ]
 NOTHING_TO_ATTACK = ("cases:constant_out", "cases:dead_relu")
 KINDS = [*OWN, *OTHERS, *(SHARED if CASES.is_file() else [])]
@@ -200,6 +208,13 @@ def spec_of(kind: Kind) -> ModelSpec:
 @cache
 def _prepared(name: str, dtype: torch.dtype, fold: bool) -> Prepared:
     return prepare(spec_of(next(kind for kind in KINDS if kind.name == name)), CPU, dtype, fold=fold)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _forget() -> Iterator[None]:
+    """Frees the memory of all these networks."""
+    yield
+    _prepared.cache_clear()
 
 
 def served(kind: Kind, dtype: torch.dtype = torch.float32, fold: bool = True) -> Prepared:

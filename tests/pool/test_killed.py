@@ -4,7 +4,9 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
+import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from lengths import length
 from serving import Server, Stubs, methods, picture, values
 
 from gradserve.v1 import explain_pb2
@@ -17,7 +19,8 @@ def request(i: int) -> explain_pb2.ExplainRequest:
     return explain_pb2.ExplainRequest(model="small", image=picture(i, 64, 64), methods=asked)
 
 
-def test_a_killed_worker_costs_no_answer(server: Server, stubs: Stubs) -> None:
+@pytest.mark.parametrize("turn", range(length(1, 30)))
+def test_a_killed_worker_costs_no_answer(server: Server, stubs: Stubs, turn: int) -> None:
     requests = [request(i) for i in range(REQUESTS)]
     with ThreadPoolExecutor(AT_A_TIME) as pool:
 
