@@ -15,6 +15,7 @@ from collections.abc import Iterator
 import grpc
 import numpy as np
 import pytest
+from lengths import length
 from PIL import Image
 from serving import Server, methods
 
@@ -28,9 +29,10 @@ from gradserve.stubs import AsyncChannels
 from gradserve.v1 import common_pb2 as pb
 from gradserve.v1 import explain_pb2, predict_pb2
 
-LONG = os.environ.get("GRADSERVE_LOAD") == "long"
-SECONDS = 60 if LONG else 8
+SECONDS = length(8, 60)
+REQUESTS = length(80, 500)  # with random deadlines
 CONFIG = "[pool]\nworkers = 1\n[models.cifar10]\n"
+pytestmark = pytest.mark.alone
 OVERLOAD = 4  # times the capacity
 ANSWERED_SHARE = 0.6  # of the capacity, at least; 0.9 and more on a machine that does nothing else
 EXPECTED = {"OK", "RESOURCE_EXHAUSTED", "DEADLINE_EXCEEDED"}
@@ -157,7 +159,7 @@ async def test_random_deadlines_end_in_answers_refusals_or_deadlines_and_cost_fe
 
         lone = [statistics.median([(await ask(request, None))[1] for _ in range(5)]) for request in requests]
         before, codes, possible = rows(server), Counter[str](), Counter[bool]()
-        for _ in range(500 if LONG else 80):
+        for _ in range(REQUESTS):
             request, deadline = draw.choice(requests), draw.uniform(0.001, 2.0)
             code, _ = await ask(request, deadline)
             codes[code] += 1
