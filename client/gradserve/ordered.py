@@ -1,7 +1,7 @@
 """Ordered concurrent map with bounded look-ahead, which waits while the server is full."""
 
 import asyncio
-import time
+import threading
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -14,7 +14,7 @@ T = TypeVar("T")
 
 
 def _delay(error: ResourceExhausted) -> float:
-    """Seconds after which to try again. Raises the error where it is no full server, but for instance a large reply."""
+    """Seconds until the next attempt. Raises an error that carries none, such as that of too large a reply."""
     if error.retry_after is None:
         raise error
     return error.retry_after
@@ -26,12 +26,15 @@ def in_order(call: Callable[[ImageLike], T], images: Iterable[ImageLike], concur
     A call that the server has no room for is made again after the delay that it tells.
     """
 
+    ended = threading.Event()
+
     def patient(image: ImageLike) -> T:
         while True:
             try:
                 return call(image)
             except ResourceExhausted as error:
-                time.sleep(_delay(error))
+                if ended.wait(_delay(error)):
+                    raise
 
     with ThreadPoolExecutor(concurrency) as pool:
         begun: deque[Future[T]] = deque()
@@ -43,6 +46,7 @@ def in_order(call: Callable[[ImageLike], T], images: Iterable[ImageLike], concur
             while begun:
                 yield begun.popleft().result()
         finally:
+            ended.set()
             for each in begun:
                 each.cancel()
 

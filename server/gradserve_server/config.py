@@ -89,7 +89,8 @@ class Settings(Section):
     server: ServerSettings = ServerSettings()
     pool: PoolSettings = PoolSettings()
     limits: LimitSettings = LimitSettings()
-    callers: dict[str, Annotated[float, Field(gt=0)]] = {}  # Shares of the service by names in the token file.
+    # Shares of the service by names in the token file.
+    callers: dict[str, Annotated[float, Field(gt=0, allow_inf_nan=False)]] = {}
     models: tuple[ModelSpec, ...] = tuple(EMBEDDED.values())
 
 

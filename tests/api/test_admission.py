@@ -9,14 +9,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gradserve_server.api.admission.admission import FULL_SECONDS, SAFETY, Admission, Full
+from gradserve_server.api.admission.admission import SAFETY_FACTOR, SHARE_CHECK_SECONDS, Admission, Full
 from gradserve_server.api.admission.callers import Caller
 from gradserve_server.api.errors import RequestError
 from gradserve_server.config import LimitSettings
 from gradserve_server.metrics import Metrics
 from gradserve_server.models.card import ModelCard
 from gradserve_server.models.served import ServedModels
-from gradserve_server.pool.forecast import Ask
+from gradserve_server.pool.forecast import Prospect
 from gradserve_server.pool.members import Member
 from gradserve_server.pool.wire import Task
 
@@ -38,7 +38,8 @@ def admission(
 ) -> Admission:
     """Before one worker with those tasks."""
     member = Member(SimpleNamespace(device="cpu"), SimpleNamespace(), ready=True, cards={"m": CARD})  # type: ignore[arg-type]
-    member.speeds, member.rows = ({("m", "exact"): SPEED} if measured else {}), {("m", "exact"): 8}
+    member.speeds = member.first_speeds = {("m", "exact"): SPEED} if measured else {}
+    member.rows = {("m", "exact"): 8}
     member.pending = {str(i): SimpleNamespace(task=each) for i, each in enumerate(outstanding)}  # type: ignore[misc]
     cards = ServedModels([CARD], default="m")
     pool: Any = SimpleNamespace(cards=cards, members=[member], outstanding=member.cost, queue_seconds=queue_seconds)
@@ -61,11 +62,11 @@ def test_places_are_counted_in_and_out_by_caller_and_in_all() -> None:
             inside.enter_context(gate.slot(caller, "explain", None))
         with pytest.raises(Full) as caught:
             inside.enter_context(gate.slot(A, "explain", None))
-        assert caught.value.counted_as == "caller"
+        assert caught.value.reason_label == "caller"
         inside.enter_context(gate.slot(B, "explain", 9.0))
         with pytest.raises(Full) as caught:
             inside.enter_context(gate.slot(Caller("c"), "explain", None))
-        assert caught.value.counted_as == "in_flight"
+        assert caught.value.reason_label == "in_flight"
     with gate.slot(A, "explain", None), gate.slot(A, "explain", None):
         pass
 
@@ -85,28 +86,28 @@ def test_in_calm_nobody_is_refused_by_estimate() -> None:
 
 def test_interactive_requests_wait_two_seconds_or_four_times_their_own_work() -> None:
     hundred = admission([task()] * 100)
-    assert refusal(hundred, task()).counted_as == "queue"
+    assert refusal(hundred, task()).reason_label == "queue"
     hundred.check(task(0.8))
     hundred.check(task(priority="batch"))
     admission([task()] * 50).check(task())
 
 
 def test_a_number_in_the_configuration_wins() -> None:
-    assert refusal(admission([task()] * 50, queue_seconds=0.5), task()).counted_as == "queue"
+    assert refusal(admission([task()] * 50, queue_seconds=0.5), task()).reason_label == "queue"
     admission([task()] * 100, queue_seconds=60).check(task())
 
 
 def test_what_would_come_too_late_is_refused_and_comes_back_later() -> None:
     gate = admission([task()] * 30)
-    expected = gate.expect(Ask("a", 1.0, True, "m", "exact", 0.03))
+    expected = gate.expect(Prospect("a", 1.0, True, "m", "exact", 0.03))
     assert expected is not None
     end = expected.end
-    gate.check(task(left=SAFETY * end + 0.1))
+    gate.check(task(left=SAFETY_FACTOR * end + 0.1))
     late = refusal(gate, task(left=end))
-    assert late.counted_as == "deadline"
+    assert late.reason_label == "deadline"
     gate.check(task(left=end, allow_partial=True))
-    assert refusal(gate, task(left=0.1, allow_partial=True)).counted_as == "deadline", "not even its first pass"
-    assert refusal(gate, task(left=end, priority="batch")).counted_as == "deadline"
+    assert refusal(gate, task(left=0.1, allow_partial=True)).reason_label == "deadline", "not even its first pass"
+    assert refusal(gate, task(left=end, priority="batch")).reason_label == "deadline"
 
 
 def test_another_callers_work_keeps_nobody_out() -> None:
@@ -145,8 +146,8 @@ def test_pictures_that_are_being_decoded_count() -> None:
 
 
 def test_one_caller_may_hold_its_share_of_the_work() -> None:
-    much = [task(FULL_SECONDS, priority="batch"), task(1.0, caller="b", priority="batch")]
-    assert refusal(admission(much), task(priority="batch")).counted_as == "caller"
+    much = [task(SHARE_CHECK_SECONDS, priority="batch"), task(1.0, caller="b", priority="batch")]
+    assert refusal(admission(much), task(priority="batch")).reason_label == "caller"
     admission(much).check(task(caller="b", priority="batch"))
     admission(much[:1]).check(task(priority="batch"))
     admission(much, caller_share=1).check(task(priority="batch"))

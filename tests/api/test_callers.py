@@ -35,6 +35,12 @@ def test_where_no_tokens_are_asked_for_addresses_tell_callers_apart_and_tokens_t
     assert "one" not in one.name, "the log tells no token"
 
 
+def test_a_weight_needs_a_token_of_that_name() -> None:
+    with pytest.raises(StartError, match="no token has that name"):
+        Callers({"sesame": "nightly"}, {"daily": 2.0})
+    assert Callers(None, {"ipv4:10.0.0.7": 2.0}).of({}, "ipv4:10.0.0.7:1") == Caller("ipv4:10.0.0.7", 2.0)
+
+
 def test_an_address_has_no_port() -> None:
     assert address("ipv4:10.0.0.7:41234") == "ipv4:10.0.0.7"
     assert address("unix:/run/gradserve.sock") == "unix:/run/gradserve.sock"

@@ -2,29 +2,23 @@
 
 import pytest
 
-from gradserve_server.pool.forecast import (
-    MAX_OVERDUE_SECONDS,
-    NEW_JOBS_SHARE,
-    OVERDUE_PASSES,
-    Ask,
-    Forecast,
-    Load,
-    forecast,
-)
+from gradserve_server.engine.schedule import MAX_PASS_SECONDS
+from gradserve_server.engine.take import MAX_OVERDUE_SECONDS, NEW_JOBS_SHARE, OVERDUE_PASSES
+from gradserve_server.pool.forecast import Forecast, Load, Prospect, forecast
 
 ROW, ROWS = 0.01, 8  # seconds of a gradient, and gradients of a full pass
 
 
-def ask(caller: str = "a", *, weight: float = 1.0, interactive: bool = True) -> Ask:
-    return Ask(caller, weight, interactive, "m", "exact", 1.0)
+def prospect(caller: str = "a", *, weight: float = 1.0, interactive: bool = True) -> Prospect:
+    return Prospect(caller, weight, interactive, "m", "exact", 1.0)
 
 
 def load(seconds: float, caller: str = "a", *, interactive: bool = True, begun: bool = False) -> Load:
-    return Load(caller, 1.0, interactive, seconds, begun)
+    return Load(caller, 1.0, interactive, seconds, ROW, ROWS, begun)
 
 
 def expected(loads: list[Load], own: float = ROW, **facts: object) -> Forecast:
-    return forecast(ask(**facts), own, ROW, ROWS, loads)  # type: ignore[arg-type]
+    return forecast(prospect(**facts), own, ROWS, loads)  # type: ignore[arg-type]
 
 
 def test_alone_there_is_nothing_to_wait_for() -> None:
@@ -54,8 +48,8 @@ def test_beside_many_long_jobs_it_is_overdue_after_some_passes() -> None:
     assert begun.wait == pytest.approx(ROWS * ROW * (1 + OVERDUE_PASSES))
     new = expected([load(9.0, begun=True)] * 50 + [load(9.0)] * 20)
     assert new.wait == pytest.approx(begun.wait + NEW_JOBS_SHARE * 20 * ROW)
-    slow = forecast(ask(), 1.0, 1.0, ROWS, [load(99.0, begun=True)] * 50)
-    assert slow.wait == pytest.approx(2.0 + MAX_OVERDUE_SECONDS)
+    slow = forecast(prospect(), 1.0, ROWS, [Load("a", 1.0, True, 99.0, 1.0, ROWS, begun=True)] * 50)
+    assert slow.wait == pytest.approx(MAX_PASS_SECONDS + MAX_OVERDUE_SECONDS)
 
 
 def test_another_callers_work_takes_its_share_only() -> None:
@@ -69,3 +63,16 @@ def test_interactive_requests_wait_for_no_batch_work_but_the_pass_that_runs() ->
     batch = [load(9.0, interactive=False)] * 50
     assert expected(batch, 1.0).end == pytest.approx(ROWS * ROW + 1.0)
     assert expected(batch, 1.0, interactive=False).end > 50
+
+
+def test_the_running_pass_may_be_another_models() -> None:
+    slow = Load("b", 1.0, True, 60.0, 0.2, 8, begun=True)
+    assert expected([slow]).wait == pytest.approx(1.6)
+    assert expected([slow._replace(seconds=0.2)]).wait == pytest.approx(0.2), "or what is left of it"
+
+
+def test_where_a_pass_has_one_row_jobs_take_turns() -> None:
+    jobs = [Load("a", 1.0, True, 60.0, 0.5, 1, begun=True)] * 7
+    found = forecast(prospect(), 60.0, 1, jobs)
+    assert found.wait == pytest.approx(0.5 + NEW_JOBS_SHARE * 7 * 0.5)
+    assert found.end == pytest.approx(0.5 + 8 * 60)

@@ -18,7 +18,7 @@ from gradserve_server.pool.members import MIN_SHARE_LEFT
 from gradserve_server.pool.pool import MAX_ATTEMPTS, MAX_RESTARTS, NoWorker, Pool
 from gradserve_server.pool.wire import Broken, Cancel, Loading, Outcome, Preview, Ready, Task, Tick, WorkerSettings
 
-CARD: ModelCard = SimpleNamespace(name="m", digest="", sample=())  # type: ignore[assignment]
+CARD: ModelCard = SimpleNamespace(name="m", digest="", sample=(), gflop=1.0)  # type: ignore[assignment]
 
 
 class Scripted:

@@ -1,7 +1,9 @@
 """The errors that a request can get, and how each becomes a gRPC status."""
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from datetime import timedelta
 from functools import lru_cache
 
@@ -85,7 +87,8 @@ def unknown_model(name: str, known: Iterable[str], failed: Iterable[str] = ()) -
     """NOT_FOUND with the nearest names. `failed`: models of the configuration that could not be loaded."""
     failures = frozenset(failed)
     names = (*known, *sorted(failures))
-    text = f"there is no model {shown(name)}; {_near(name[:MAX_SHOWN_CHARACTERS], names, failures)}"
+    hint = _near(name[:MAX_SHOWN_CHARACTERS], names, failures) if _hints.get() else ""
+    text = f"there is no model {shown(name)}; {hint}"
     return RequestError(grpc.StatusCode.NOT_FOUND, "UNKNOWN_MODEL", text)
 
 
@@ -164,8 +167,23 @@ def shown(value: object) -> str:
     return clipped(repr(value[:MAX_SHOWN_CHARACTERS] if isinstance(value, str) else value), 2 * MAX_SHOWN_CHARACTERS)
 
 
+_hints: ContextVar[bool] = ContextVar("hints", default=True)
+
+
+@contextmanager
+def without_hints() -> Iterator[None]:
+    """Errors have no hints meanwhile: looking for near names among thousands takes long, and nobody will read them."""
+    token = _hints.set(False)
+    try:
+        yield
+    finally:
+        _hints.reset(token)
+
+
 def near(name: str, known: Iterable[str]) -> str:
     """A hint: the nearest names, or all of them if they are few, or the first."""
+    if not _hints.get():
+        return ""
     return _near(name[:MAX_SHOWN_CHARACTERS], tuple(known))
 
 

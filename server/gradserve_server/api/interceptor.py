@@ -26,7 +26,7 @@ log = logging.getLogger("gradserve.requests")
 
 TOKEN_NEEDED = "a valid token is needed, as metadata authorization with the value Bearer TOKEN, or by --token TOKEN"
 COUNTED_SERVICE = "gradserve.v1.GradientService"  # Its requests hold places; those about models are answered at once.
-# A call is ended so long before its deadline, in seconds or as a share of its time, that its caller hears of it.
+# A call ends this long before its gRPC deadline, the smaller of both, so that our status reaches the caller.
 END_SECONDS, END_SHARE = 0.05, 0.05
 MAX_REFUSALS_LOGGED = 10  # Lines a second; the next line that is logged says how many were left out.
 METHODS_WITHOUT_TOKEN = ("/grpc.health.v1.Health/",)  # Health probes carry no token.
@@ -133,9 +133,9 @@ class RequestInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]
                 refusal = failure(Failure("internal", ""))
             code = refusal.code
             if isinstance(refusal, Full):
-                self._metrics.rejected.labels(refusal.counted_as).inc()
+                self._metrics.rejected.labels(refusal.reason_label).inc()
         finally:
-            self._record(service, name, code, entry)
+            self._record(service, name, code, entry, refused=isinstance(refusal, Full))
             self._running -= 1
             if not self._running:
                 self._idle.set()
@@ -155,15 +155,14 @@ class RequestInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]
                     raise failure(Failure("deadline", "")) from error
                 raise
 
-    def _record(self, service: str, name: str, code: grpc.StatusCode, entry: RequestLog) -> None:
+    def _record(self, service: str, name: str, code: grpc.StatusCode, entry: RequestLog, *, refused: bool) -> None:
         seconds = time.monotonic() - entry.arrived
         self._metrics.handled.labels(service, name, code.name).inc()
         if code is not grpc.StatusCode.OK:
             self._metrics.unanswered.inc(entry.rows)
         self._metrics.handling.labels(service, name).observe(seconds)
-        line = {"id": entry.id, "rpc": name, "model": entry.model, "methods": entry.methods, "rows": entry.rows}
-        line |= {"ms": round(seconds * 1000, 1), "code": code.name}
-        refused = code is grpc.StatusCode.RESOURCE_EXHAUSTED
+        line: dict[str, Any] = {"id": entry.id, "caller": entry.caller.name, "rpc": name, "model": entry.model}
+        line |= {"methods": entry.methods, "rows": entry.rows, "ms": round(seconds * 1000, 1), "code": code.name}
         if log.isEnabledFor(logging.INFO) and self._refusals.shows(line, refused=refused):
             log.info("%s", json.dumps(line))
 

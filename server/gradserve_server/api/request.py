@@ -155,6 +155,11 @@ def _precision(number: int, rpc: Rpc, card: ModelCard, violations: Violations) -
     return card.auto.get(rpc, "exact") if precision == "auto" else precision
 
 
+def area(pixels: np.ndarray, card: ModelCard) -> float:
+    """The area of an image [H, W, 3] by that of the model's own size, to which its cost is proportional."""
+    return float(pixels.shape[0] * pixels.shape[1] / (card.height * card.width))
+
+
 def task_of(
     checked: CheckedOptions,
     card: ModelCard,

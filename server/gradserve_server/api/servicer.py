@@ -27,7 +27,7 @@ from ..pool.pool import Pool
 from ..pool.wire import Failure, Outcome, Preview, Task
 from .admission.admission import CODEC_THREADS, Admission
 from .admission.expectations import Expectations
-from .errors import RequestError, clipped, failure, late, unavailable
+from .errors import RequestError, clipped, failure, late, unavailable, without_hints
 from .interceptor import RequestLog, request_log
 from .progress import progress, with_progress
 from .request import Bound, CallContext, model_card
@@ -38,8 +38,9 @@ from .rpcs.models import model_reply
 MAX_LOGGED_NAME_BYTES = 100  # The most bytes of a request's model name that the log repeats.
 # A partial answer may come this many seconds after its deadline, since a pass cannot be interrupted.
 PARTIAL_GRACE_SECONDS = 1.0
-# What these cost depends on the sizes of several pictures; they take so long that decoding them counts for nothing.
-PRICED_WITH_PICTURES = (maximize_pb2.MaximizeRequest, stylize_pb2.StylizeRequest)
+# Their cost is known only after their pictures are decoded, and decoding is a small part of it. Influence may have to
+# look through large indexes.
+PRICED_IN_THREAD = (maximize_pb2.MaximizeRequest, stylize_pb2.StylizeRequest, influence_pb2.InfluenceRequest)
 UNARY: Mapping[str, RpcModule] = {
     "Predict": predict,
     "Explain": explain,
@@ -134,8 +135,9 @@ class GradientService(service_pb2_grpc.GradientServiceServicer):
         """The request with its picture decoded, in a thread. Raises RequestError, also where it would wait too long."""
         entry = self._log_model(request)
         remaining = context.time_remaining()
+        busy = self._admission.busy(_seconds_left(request, remaining))
         at = CallContext(entry.id, entry.arrived, remaining, self._pool.cards, self._limits, entry.caller)
-        priced = self._price(bind, request, at) if self._admission.busy(remaining) else None
+        priced = self._price(bind, request, at) if busy else None
         if priced is not None:
             self._admission.check(priced)
         with self._admission.decoding(entry.caller, type(request).__name__, request.model, priced):
@@ -143,15 +145,19 @@ class GradientService(service_pb2_grpc.GradientServiceServicer):
         entry.model = bound.card.name
         entry.methods = ",".join(bound.methods)
         self._admission.note(type(request).__name__, request.model, self._expected.priced(bound.task), seconds)
-        self._admission.check_alone(bound.task)
+        if busy and priced is None:
+            self._admission.check(self._expected.priced(bound.task))
+        else:
+            self._admission.check_alone(bound.task)
         return bound
 
     def _price(self, bind: Callable[[Any, CallContext], Bound], request: Any, at: CallContext) -> Task | None:
         """The request's task without its picture, or None where that is needed or something is wrong."""
-        if isinstance(request, PRICED_WITH_PICTURES):
+        if isinstance(request, PRICED_IN_THREAD):
             return None
         try:
-            return self._expected.priced(bind(request, replace(at, decode=False)).task)
+            with without_hints():
+                return self._expected.priced(bind(request, replace(at, decode=False)).task)
         except RequestError as error:
             if error.code is grpc.StatusCode.DEADLINE_EXCEEDED:
                 raise
@@ -187,6 +193,14 @@ class GradientService(service_pb2_grpc.GradientServiceServicer):
 
     async def _in_thread(self, function: Callable[..., T], *args: object) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._threads, function, *args)
+
+
+def _seconds_left(request: Any, remaining: float | None) -> float | None:
+    """The smaller of what the call has left and the request's own time budget, in seconds; None without either."""
+    if not request.options.HasField("time_budget"):
+        return remaining
+    budget = float(request.options.time_budget.seconds + request.options.time_budget.nanos / 1e9)
+    return budget if remaining is None else min(budget, remaining)
 
 
 def _bound(bind: Callable[[Any, CallContext], Bound], request: Any, at: CallContext) -> tuple[Bound, float]:

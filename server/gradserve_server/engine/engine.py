@@ -118,6 +118,7 @@ class Engine:
                         self._pace.doubt(query.key)
                 self._end_for_time(job)
             elif job.least_cost and self._schedule.hopeless(job, self._gflop(job.open[0].key), now):
+                self._pace.doubt(job.open[0].key)
                 self._end(job, error=TimeUp())
         batch = self._choose_batch(now)
         if batch:

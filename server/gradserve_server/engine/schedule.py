@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterable
+from typing import NamedTuple
 
 from .job import Job, OpenQuery
 from .pace import Pace
@@ -16,8 +17,18 @@ OVERLOAD_PASSES = (
     2  # with jobs for so many full passes waiting, what is late is given up rather than served in small passes
 )
 HOPELESS_SPEED = 1.25  # a job is hopeless that would be late even if its passes were so many times faster
+MIN_ROWS = 2  # rows of a job before it may be found hopeless
+SHORT_PASS_SHARE = 8  # a short pass has at least one of so many rows of a full one, which suits devices with many cores
+DEMAND_DECAY = 0.5  # factor by which a caller's rows count less with each new job of it
 
 Group = tuple[str, bool]  # a caller, and whether its requests are interactive
+
+
+class Demand(NamedTuple):
+    """When a group last had a new job, and how many of its rows waited at once lately."""
+
+    asked: float
+    rows: float = 0.0
 
 
 class Schedule:
@@ -26,13 +37,15 @@ class Schedule:
     def __init__(self, limit: Callable[[Key], int], pace: Pace) -> None:
         self._limit, self._pace = limit, pace
         self._turns = CallerTurns()
-        self._seen: dict[Group, float] = {}  # when each group last had a new job
+        self._seen: dict[Group, Demand] = {}
 
     def note(self, job: Job, now: float) -> None:
         """Notes that a job's caller has asked."""
-        self._seen[_group(job)] = now
+        group = job.caller, job.priority == "interactive"
+        rows = self._seen[group].rows if group in self._seen else 0.0
+        self._seen[group] = Demand(now, DEMAND_DECAY * rows)
         if len(self._seen) > 1:
-            self._seen = {group: seen for group, seen in self._seen.items() if now - seen < RECENT_SECONDS}
+            self._seen = {each: seen for each, seen in self._seen.items() if now - seen.asked < RECENT_SECONDS}
 
     def charge(self, batch: Iterable[tuple[OpenQuery, int]], row_seconds: float) -> None:
         """Counts a pass that was run for its callers."""
@@ -58,21 +71,31 @@ class Schedule:
         if not batch:
             return [], set()
         key = batch[0][0].key
-        waiting = [request for request in requests if request.key == key]
-        rows = sum(count for _, count in batch)
-        late = {request for request, _ in batch if request.deadline < now + rows * self._pace.row_seconds(key)}
-        overload = len({request.owner for request in waiting}) >= OVERLOAD_PASSES * self._limit(key)
-        if late and overload and len(late) < len(waiting):
+        most = min(self._room_beside_others(requests, key, now), self.room(key, MAX_PASS_SECONDS))
+        rows = min(sum(count for _, count in batch), most)
+        ends = now + rows * self._pace.row_seconds(key)
+        late = [each for each, _ in batch if each.deadline < ends and not queries[each].job.hurried]
+        if late and self._overloaded([request for request in requests if request.key == key], late):
             return [], {queries[request].job for request in late}
         nearest = min(request.deadline for request, _ in batch) - now
-        room = min(self.room(key, min(MAX_PASS_SECONDS, nearest)), self._room_beside_others(requests, key, now))
-        if rows > room:  # A smaller pass ends before the nearest deadline, and lets new jobs in sooner.
+        room = min(most, self.room(key, min(MAX_PASS_SECONDS, nearest)))
+        if sum(count for _, count in batch) > room:
+            # A smaller pass ends before the nearest deadline, and lets new jobs in sooner.
             batch = self._take(requests, now, room)
         return [(queries[request], count) for request, count in batch], set()
 
+    def _overloaded(self, waiting: list[RowRequest], late: list[RowRequest]) -> bool:
+        """Whether so many jobs of the late ones' priority wait for their key that small passes would harm them."""
+        urgent = {request.owner for request in waiting if request.interactive or not late[0].interactive}
+        enough = OVERLOAD_PASSES * self._limit(late[0].key)
+        return len(urgent) >= enough and len(late) < len(waiting)
+
     def hopeless(self, job: Job, gflop_per_row: float, now: float) -> bool:
-        """Whether a job that takes no partial answer cannot end in time, by what it must cost at least."""
-        if job.allow_partial or job.deadline == float("inf") or not job.open:
+        """Whether a running job that takes no partial answer cannot end in time, by what it must cost at least.
+
+        Some jobs end after their first row, for instance attacks on pictures that are misclassified already.
+        """
+        if job.allow_partial or job.deadline == float("inf") or job.rows < MIN_ROWS or not gflop_per_row:
             return False
         row_seconds = self._pace.row_seconds(job.open[0].key)
         rows = (job.least_cost - job.gflop) / gflop_per_row
@@ -98,19 +121,19 @@ class Schedule:
 
         Those with many rows have short passes while another caller, or the same one interactively, asks for few.
         """
-        groups = self._seen.keys() | {(request.caller, request.interactive) for request in requests}
-        if len(groups) == 1:
-            return self._limit(key)
         waiting: Counter[Group] = Counter()
         for request in requests:
             waiting[request.caller, request.interactive] += request.rows
-        light = {group for group in groups if waiting[group] <= FEW_ROWS and group[1]}
-        recent = {group for group in light if waiting[group] or now - self._seen[group] < RECENT_SECONDS}
-        if not recent:
-            return self._limit(key)
+        for group, count in waiting.items():
+            seen = self._seen.get(group, Demand(now))
+            self._seen[group] = seen._replace(rows=max(seen.rows, count))
+        light = {
+            group
+            for group, seen in self._seen.items()
+            if group[1] and seen.rows <= FEW_ROWS and (group in waiting or now - seen.asked < RECENT_SECONDS)
+        }
+        limit = self._limit(key)
+        if not light or waiting.keys() <= light:
+            return limit
         own = sum(r.rows for r in requests if r.key == key and (r.caller, r.interactive) in light)
-        return max(own, self.room(key, SHORT_PASS_SECONDS))
-
-
-def _group(job: Job) -> Group:
-    return job.caller, job.priority == "interactive"
+        return min(limit, max(own, limit // SHORT_PASS_SHARE, self.room(key, SHORT_PASS_SECONDS)))

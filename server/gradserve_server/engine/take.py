@@ -1,6 +1,7 @@
 """Which rows go into the next pass: one pure function and the whole policy."""
 
 from collections.abc import Callable, Sequence
+from heapq import heapify, heappop, heapreplace
 from math import ceil
 from typing import NamedTuple, Protocol
 
@@ -128,13 +129,18 @@ def _rooms(requests: Sequence[RowRequest], room: int, served: SecondsHad, row_se
         wanted[request.caller] = wanted.get(request.caller, 0) + request.rows
     if len(wanted) < 2:
         return dict.fromkeys(wanted, room)
-    seconds = {name: served.had(name) for name in wanted}
     weights = {request.caller: request.weight for request in requests}
-    rooms = dict.fromkeys(wanted, 0)
-    for _ in range(min(room, sum(wanted.values()))):
-        name = min((n for n in wanted if rooms[n] < wanted[n]), key=lambda n: (seconds[n], rooms[n]))
-        rooms[name] += 1
-        seconds[name] += row_seconds / weights[name]
+    turns = [(served.had(name), place, name) for place, name in enumerate(wanted)]
+    heapify(turns)
+    rooms: dict[str, int] = {}
+    while room and turns:
+        seconds, place, name = turns[0]
+        rooms[name] = rooms.get(name, 0) + 1
+        room -= 1
+        if rooms[name] < wanted[name]:
+            heapreplace(turns, (seconds + row_seconds / weights[name], place + len(wanted), name))
+        else:
+            heappop(turns)
     return rooms
 
 

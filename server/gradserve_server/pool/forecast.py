@@ -3,15 +3,13 @@
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
+from ..engine.schedule import MAX_PASS_SECONDS
+from ..engine.take import MAX_OVERDUE_SECONDS, NEW_JOBS_SHARE, OVERDUE_PASSES
 from ..models.card import Precision
 
-MAX_PASS_SECONDS = 2.0  # the longest pass that others wait for
-OVERDUE_PASSES, MAX_OVERDUE_SECONDS = 12, 5.0  # after so many passes or seconds a new job gets rows beside running ones
-NEW_JOBS_SHARE = 4  # one row of so many is for such jobs
 
-
-class Ask(NamedTuple):
-    """What admission knows of a request: who asks, what it runs on, and what it costs in GFLOP."""
+class Prospect(NamedTuple):
+    """What admission knows of a request: who sends it, what it runs on, and what it costs in GFLOP."""
 
     caller: str
     weight: float
@@ -19,15 +17,22 @@ class Ask(NamedTuple):
     model: str
     precision: Precision
     cost: float
+    alone: bool = False
 
 
 class Load(NamedTuple):
-    """Outstanding work: whose it is, the seconds of passes that are left of it, and whether it has had its first."""
+    """Outstanding work.
+
+    seconds: of passes that are left of it. row_seconds: of one gradient of its model, and `rows` how many of them a
+    pass may have. begun: whether it has had a pass.
+    """
 
     caller: str
     weight: float
     interactive: bool
     seconds: float
+    row_seconds: float = 0.0
+    rows: int = 1
     begun: bool = False
 
 
@@ -39,36 +44,43 @@ class Forecast(NamedTuple):
     own: float = 0.0
 
 
-def forecast(ask: Ask, own: float, row_seconds: float, rows: int, loads: Iterable[Load]) -> Forecast:
-    """The estimate for a request that takes `own` seconds alone, beside the loads of one worker.
+def forecast(request: Prospect, own: float, rows: int, loads: Iterable[Load]) -> Forecast:
+    """The forecast for a request that takes `own` seconds alone, beside the loads of one worker.
 
-    `row_seconds` and `rows`: the seconds of one gradient of its model, and how many a pass may have. Interactive
-    requests wait for no batch work but the pass that runs. Work is dealt evenly: a caller has its share of the device,
-    and nobody takes more seconds from a request than it has itself.
+    `rows`: how many rows of its kind a pass may have. Interactive requests wait for no batch work but the pass that
+    runs. Work is dealt evenly: each caller has its share of the device, and each other job delays a request by at most
+    the request's own seconds.
     """
     everything = list(loads)
     if not everything:
         return Forecast(0.0, own, own)
-    before = [load for load in everything if load.interactive or not ask.interactive]
-    mine = [load for load in before if load.caller == ask.caller]
-    share = _share(ask, before)
-    running = min(MAX_PASS_SECONDS, rows * row_seconds, sum(load.seconds for load in everything))
-    wait = min(_first_pass(before, running, row_seconds, rows), _first_pass(mine, running, row_seconds, rows) / share)
+    before = [load for load in everything if load.interactive or not request.interactive]
+    same_caller = [load for load in before if load.caller == request.caller]
+    share = _share(request, before)
+    longest = max(load.rows * load.row_seconds for load in everything)
+    running = min(MAX_PASS_SECONDS, longest, sum(load.seconds for load in everything))
+    wait = min(_first_row(before, running, rows), _first_row(same_caller, running, rows) / share)
     others = sum(min(load.seconds, own) for load in before)
-    own_others = sum(min(load.seconds, own) for load in mine)
+    own_others = sum(min(load.seconds, own) for load in same_caller)
     shared = min(others + own, (own_others + own) / share)
     return Forecast(running + wait, max(running + wait + own, running + shared), own)
 
 
-def _share(ask: Ask, loads: Iterable[Load]) -> float:
+def _share(request: Prospect, loads: Iterable[Load]) -> float:
     """The caller's share of the device beside all who have work outstanding."""
-    weights: Mapping[str, float] = {load.caller: load.weight for load in loads} | {ask.caller: ask.weight}
-    return ask.weight / sum(weights.values())
+    weights: Mapping[str, float] = {load.caller: load.weight for load in loads} | {request.caller: request.weight}
+    return request.weight / sum(weights.values())
 
 
-def _first_pass(loads: list[Load], running: float, row_seconds: float, rows: int) -> float:
-    """Seconds of passes before a new job's first one: those that do not fit beside it must end, or it is overdue."""
+def _first_row(loads: list[Load], running: float, rows: int) -> float:
+    """Seconds from the end of the running pass until a new job's first row.
+
+    Jobs that leave no room in a pass must end first, unless the new job is overdue before. Where a pass has one row,
+    jobs take turns with few rows each.
+    """
     count = len(loads)
     ahead = sum(load.seconds for load in loads) * max(0, count - rows + 1) / max(1, count)
-    new = sum(min(load.seconds, row_seconds) for load in loads if not load.begun)
+    if rows == 1:
+        return min(ahead, NEW_JOBS_SHARE * sum(min(load.seconds, load.row_seconds) for load in loads))
+    new = sum(min(load.seconds, load.row_seconds) for load in loads if not load.begun)
     return min(ahead, min(OVERDUE_PASSES * running, MAX_OVERDUE_SECONDS) + NEW_JOBS_SHARE * new)

@@ -6,13 +6,12 @@ from dataclasses import dataclass, field, replace
 
 from ..engine.batch_limits import passes_cost
 from ..models.card import ModelCard, Precision
-from .forecast import Ask, Load
+from .forecast import Load, Prospect
 from .handle import Handle
 from .wire import Outcome, Preview, Ready, Task, Tick, WorkerSettings
 
 SMOOTHING = 0.2  # weight of the newest statistics in a worker's speed
-MIN_SHARE_LEFT = 0.05  # of a task's cost: one that took more rows than expected is not over yet
-MIN_GFLOP = 1e-12  # least cost of a task, so that nothing is divided by zero
+MIN_SHARE_LEFT = 0.05  # least share of its cost that is still to do, since a task may need more rows than expected
 MIN_GFLOP_PER_SECOND = 1e-9  # lowest speed of a worker, so that nothing is divided by zero
 DEATH_CAUSES = "(out of memory? a crash in its builder?)"
 
@@ -41,6 +40,7 @@ class Member:
     died: dict[str, str] = field(default_factory=dict)  # reasons by the models that killed its process at the start
     cards: Mapping[str, ModelCard] = field(default_factory=dict)  # cards of its models by name
     speeds: dict[tuple[str, Precision], float] = field(default_factory=dict)  # GFLOP per second
+    first_speeds: Mapping[tuple[str, Precision], float] = field(default_factory=dict)  # those of the warm-up
     rows: Mapping[tuple[str, Precision], int] = field(default_factory=dict)  # rows of a full pass
     done: Mapping[str, float] = field(default_factory=dict)  # GFLOP done for tasks that have begun, by id
     pending: dict[str, Pending] = field(default_factory=dict)  # its tasks by id
@@ -48,29 +48,41 @@ class Member:
     @property
     def cost(self) -> float:
         """GFLOP outstanding."""
-        return sum(p.task.cost for p in self.pending.values())
+        return sum(pending.task.cost for pending in list(self.pending.values()))
 
-    def knows(self, task: Task | Ask) -> bool:
+    def knows(self, task: Task | Prospect) -> bool:
         """Whether its speed on the task's model and precision was measured."""
         return (task.model, task.precision) in self.speeds
 
-    def full_pass(self, task: Task | Ask) -> tuple[float, int]:
-        """Seconds of one gradient on the task's model, and how many a pass may have."""
-        kind = task.model, task.precision
-        return passes_cost(self.cards[task.model].gflop, "image") / self.speeds[kind], self.rows.get(kind, 1)
+    def row_seconds(self, task: Task | Prospect) -> float:
+        """Seconds of one gradient on the task's model."""
+        return passes_cost(self.cards[task.model].gflop, "image") / self.speeds[task.model, task.precision]
 
-    def seconds(self, task: Task | Ask) -> float:
+    def rows_of(self, task: Task | Prospect) -> int:
+        """Rows of a full pass over the task's model."""
+        return 1 if task.alone else self.rows.get((task.model, task.precision), 1)
+
+    def least_seconds(self, task: Task) -> float:
+        """Seconds that a task takes at least: lone rows are slower than the full passes of the warm-up."""
+        kind = task.model, task.precision
+        return task.least_cost / max(self.speeds[kind], self.first_speeds[kind])
+
+    def seconds(self, task: Task | Prospect) -> float:
         """Seconds that a task takes here alone."""
         return task.cost / self.speeds[task.model, task.precision]
 
     def loads(self) -> list[Load]:
         """What is outstanding here."""
-        return [self._load(pending.task) for pending in self.pending.values() if self.knows(pending.task)]
+        return [self._load(pending.task) for pending in list(self.pending.values()) if self.knows(pending.task)]
+
+    def left(self, task: Task) -> float:
+        """GFLOP that are still to do of a task."""
+        return max(MIN_SHARE_LEFT * task.cost, task.cost - self.done.get(task.id, 0.0))
 
     def _load(self, task: Task) -> Load:
-        done = self.done.get(task.id, 0.0)
-        left = max(MIN_SHARE_LEFT, 1 - done / max(task.cost, MIN_GFLOP)) * self.seconds(task)
-        return Load(task.caller, task.weight, task.priority == "interactive", left, done > 0)
+        left = self.left(task) / self.speeds[task.model, task.precision]
+        row, interactive = self.row_seconds(task), task.priority == "interactive"
+        return Load(task.caller, task.weight, interactive, left, row, self.rows_of(task), begun=task.id in self.done)
 
     def begin(self, ready: Ready) -> None:
         """Notes that its process is ready for tasks."""
@@ -78,7 +90,7 @@ class Member:
         self.unavailable = {**ready.unavailable, **self.died}
         self.cards = {card.name: card for card in ready.cards}
         self.speeds = {kind: max(speed, MIN_GFLOP_PER_SECOND) for kind, speed in ready.speeds.items()}
-        self.rows = ready.rows
+        self.first_speeds, self.rows, self.done = dict(self.speeds), ready.rows, {}
 
     def leave_out(self) -> str:
         """Leaves out the model that its process died of while loading; returns why that model is not served."""

@@ -128,17 +128,25 @@ class Pool:
         if not ready:
             self._orphans.append(pending)
             return
-        worker = min(ready, key=self._outstanding)
+        worker = min(ready, key=lambda each: self._outstanding(each, pending.task))
         pending.worker = worker
         pending.attempts += 1
         worker.pending[pending.task.id] = pending
         worker.handle.send(pending.task)
 
-    def _outstanding(self, worker: Member) -> float:
-        """Seconds of outstanding work. Workers on one device count as equally fast: speeds vary with their load."""
-        alike = [w for w in self._workers if w.ready and w.settings.device == worker.settings.device]
-        tasks = [pending.task for pending in worker.pending.values()]
-        return sum(task.cost * len(alike) / sum(w.speeds[task.model, task.precision] for w in alike) for task in tasks)
+    def _outstanding(self, worker: Member, task: Task) -> tuple[float, float]:
+        """Seconds of the work that a task would wait for, and of all; interactive tasks wait for no batch work.
+
+        Workers on one device count as equally fast: speeds vary with their load.
+        """
+        alike = [each for each in self.members if each.settings.device == worker.settings.device]
+        seconds, before = 0.0, 0.0
+        for pending in worker.pending.values():
+            kind = pending.task.model, pending.task.precision
+            each = worker.left(pending.task) * len(alike) / sum(other.speeds[kind] for other in alike)
+            seconds += each
+            before += each if pending.task.priority == "interactive" or task.priority == "batch" else 0.0
+        return before, seconds
 
     def _place_again(self, pending: Pending) -> None:
         """Places a task whose worker died. In its last attempt it runs beside no other task that may kill workers."""

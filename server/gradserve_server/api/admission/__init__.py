@@ -1,1 +1,1 @@
-"""Who is let in, and when: callers, the expected wait, and what attacks are expected to cost."""
+"""Admission: who calls, how long a request would wait, and whether it is let in."""

@@ -10,29 +10,32 @@ import grpc
 
 from ...config import LimitSettings, cores
 from ...metrics import Metrics
-from ...pool.forecast import Ask, Forecast, Load, forecast
+from ...pool.forecast import Forecast, Load, Prospect, forecast
 from ...pool.members import Member
 from ...pool.pool import Pool
 from ...pool.wire import Task
 from ..errors import RequestError, late
-from .callers import Caller
+from .callers import NOBODY, Caller
 
 MIN_BOUND_SECONDS, BOUND_IN_OWN_SECONDS = 2.0, 4.0  # the longest wait of interactive requests: the larger of both
-SAFETY = 1.25  # an answer is expected to take so many times its estimate, so that what is let in comes in time
-CALM_SECONDS, CALM_SHARE = 0.5, 0.25  # with less outstanding, in seconds or as a share of the time, nobody is refused
-FULL_SECONDS = 60.0  # with so many seconds outstanding, a caller may hold its share of them only
-JITTER = 0.5  # callers are told to come back after up to so much more than the expected time, not all at once
+SAFETY_FACTOR = 1.25  # an answer must fit its deadline with its estimate times this
+UNCHECKED_SECONDS, UNCHECKED_SHARE = 0.5, 0.25  # with less outstanding, also by the request's time, none is checked
+SHARE_CHECK_SECONDS = 60.0  # with more outstanding, a caller may hold no more than its share
+MAX_JITTER_SHARE = 0.5  # callers are told to come back after up to so much more than the wait, and not all at once
+MIN_RETRY_SECONDS, MAX_RETRY_SECONDS = 0.05, 30.0
+LOADS_SECONDS = 0.01  # age up to which sums over the outstanding work are used again, since refusals come in crowds
+WAIT_SECONDS = 0.1  # the same for the wait of callers who may have no more places
 SMOOTHING = 0.2  # weight of the newest request in running means
 CODEC_THREADS = max(2, cores())
 
 
 class Full(RequestError):
-    """RESOURCE_EXHAUSTED with a delay after which to try again, and the word that the metrics count it by."""
+    """RESOURCE_EXHAUSTED with a delay after which to try again, and the label of `gradserve_rejected_total`."""
 
     def __init__(self, reason: str, text: str, seconds: float) -> None:
-        delay = max(0.05, seconds) * (1 + JITTER * random.random())
+        delay = min(MAX_RETRY_SECONDS, max(MIN_RETRY_SECONDS, seconds)) * (1 + MAX_JITTER_SHARE * random.random())
         super().__init__(grpc.StatusCode.RESOURCE_EXHAUSTED, "QUEUE_FULL", f"{text}; try again in {delay:.1f} s")
-        self.retry_after, self.counted_as = delay, reason
+        self.retry_after, self.reason_label = delay, reason
 
 
 class Admission:
@@ -43,7 +46,11 @@ class Admission:
         self._in_flight: Counter[str] = Counter()  # requests by caller
         self._decoding: dict[object, Load] = {}  # what is expected of requests whose pictures are being decoded
         self._decode_seconds = 0.0  # mean time of decoding a request in its thread
-        self._typical: dict[tuple[str, str], float] = {}  # mean seconds of requests by RPC and model
+        self._typical: dict[
+            tuple[str, str], tuple[float, float]
+        ] = {}  # mean seconds by RPC and model: in all, and a row's
+        self._loads: dict[int, tuple[float, list[Load]]] = {}  # of each worker, and when they were read
+        self._waits: dict[str, tuple[float, float]] = {}  # of callers without a place, and when they were estimated
         metrics.wait.set_function(self.wait_now)
         metrics.capacity.set_function(self.capacity)
 
@@ -52,13 +59,13 @@ class Admission:
         """Counts a request in and out. Raises Full where too many are in, DEADLINE_EXCEEDED for one that is late."""
         if remaining is not None and remaining <= 0:
             raise late()
-        total = self._in_flight.total()
+        total, held = self._in_flight.total(), self._in_flight[caller.name]
         most = self._limits.max_in_flight
         if total >= most:
-            raise Full("in_flight", f"{total} requests are being worked on, as many as are let in", self.wait_now())
-        if self._in_flight[caller.name] >= max(1, int(most * self._limits.caller_share)):
-            held = self._in_flight[caller.name]
-            raise Full("caller", f"this caller has {held} requests in, as many as one may have", self.wait_now())
+            text = f"{total} requests are being worked on, as many as are let in"
+            raise Full("in_flight", text, self._wait_of(caller))
+        if held >= max(1, int(most * self._limits.caller_share)):
+            raise Full("caller", f"this caller has {held} requests in, as many as one may have", self._wait_of(caller))
         self._in_flight[caller.name] += 1
         try:
             with self._metrics.in_flight.labels(word).track_inprogress():
@@ -72,58 +79,66 @@ class Admission:
         """Whether so much is outstanding that a request which has that much time may have to be refused."""
         if not self._decoding and not self._pool.outstanding:
             return False
-        seconds = min((_seconds(member) for member in self._pool.members), default=0.0) + self._decode_wait()
+        totals = (sum(load.seconds for load in self._loads_of(member)) for member in self._pool.members)
+        seconds = min(totals, default=0.0) + self._decode_wait()
         seconds += sum(load.seconds for load in self._decoding.values()) / max(1, len(self._pool.members))
-        return seconds > min(CALM_SECONDS, CALM_SHARE * (float("inf") if remaining is None else remaining))
+        return seconds > min(UNCHECKED_SECONDS, UNCHECKED_SHARE * (float("inf") if remaining is None else remaining))
 
     def check(self, task: Task) -> None:
         """Raises Full where a request would wait too long or come too late, by its task without the picture."""
-        ask = Ask(task.caller, task.weight, task.priority == "interactive", task.model, task.precision, task.cost)
-        expected = self.expect(ask)
+        self.check_alone(task)
+        interactive = task.priority == "interactive"
+        caller = task.caller, task.weight
+        request = Prospect(*caller, interactive, task.model, task.precision, task.cost, task.alone)
+        expected = self.expect(request)
         if expected is None:
             return
-        self._check_share(ask)
+        self._check_share(request)
         wait, end, own = expected
-        if ask.interactive:
+        if interactive:
             bound = self._pool.queue_seconds or max(MIN_BOUND_SECONDS, BOUND_IN_OWN_SECONDS * own)
             if wait > bound:
                 raise Full("queue", f"it would wait {wait:.1f} s, and may wait {bound:.1f} s", wait - bound)
         left = task.deadline - time.monotonic()
-        needed = wait if task.allow_partial else SAFETY * end
+        needed = wait if task.allow_partial else SAFETY_FACTOR * end
         if needed > left:
             text = f"its answer would take about {needed:.1f} s, and it has {max(0.0, left):.1f} s"
             raise Full("deadline", text, needed - left)
 
     def check_alone(self, task: Task) -> None:
-        """Raises DEADLINE_EXCEEDED for a request that cannot be answered in time even alone."""
-        if task.allow_partial or not task.least_cost:
-            return
-        own = self._own(task) * task.least_cost / task.cost
-        if own > task.deadline - time.monotonic():
-            raise late(f"it takes about {own:.1f} s even alone; allow more time, or allow_partial")
+        """Raises DEADLINE_EXCEEDED for a request that cannot be answered in time even alone.
 
-    def expect(self, ask: Ask) -> Forecast | None:
-        """What a request has to expect on the worker that would answer it first; None where none is ready."""
+        An attack may find the picture misclassified already, and end after its first row.
+        """
+        if task.allow_partial or not task.least_cost or task.rpc == "attack":
+            return
         members = self._pool.members
-        waiting = [load._replace(seconds=load.seconds / max(1, len(members))) for load in self._decoding.values()]
-        found = [
-            forecast(ask, member.seconds(ask), *member.full_pass(ask), [*member.loads(), *waiting])
-            for member in members
-            if member.knows(ask)
+        least = min((member.least_seconds(task) for member in members if member.knows(task)), default=0.0)
+        if least > task.deadline - time.monotonic():
+            raise late(f"it takes about {least:.1f} s even alone; allow more time, or allow_partial")
+
+    def expect(self, request: Prospect) -> Forecast | None:
+        """What a request has to expect on the worker that would answer it first; None where none is ready."""
+        members = [member for member in self._pool.members if member.knows(request)]
+        share = 1 / max(1, len(members))
+        waiting = [load._replace(seconds=load.seconds * share) for load in list(self._decoding.values())]
+        forecasts = [
+            forecast(request, each.seconds(request), each.rows_of(request), [*self._loads_of(each), *waiting])
+            for each in members
         ]
-        if not found:
+        if not forecasts:
             return None
-        best = min(found, key=lambda each: each.end)
+        best = min(forecasts, key=lambda each: each.end)
         delay = self._decode_wait()
         return Forecast(best.wait + delay, best.end + delay, best.own)
 
     @contextmanager
     def decoding(self, caller: Caller, rpc: str, model: str, expected: Task | None) -> Iterator[None]:
         """Counts a request as outstanding while its picture is decoded; `expected`: its task, if that is known."""
-        seconds = self._typical.get((rpc, model), 0.0) if expected is None else self._own(expected)
+        seconds, row = self._typical.get((rpc, model), (0.0, 0.0)) if expected is None else self._own(expected)
         interactive = expected is None or expected.priority == "interactive"
         place = object()
-        self._decoding[place] = Load(caller.name, caller.weight, interactive, seconds)
+        self._decoding[place] = Load(caller.name, caller.weight, interactive, seconds, row)
         try:
             yield
         finally:
@@ -132,15 +147,17 @@ class Admission:
     def note(self, rpc: str, model: str, task: Task, decode_seconds: float) -> None:
         """Learns from a request that was decoded."""
         self._decode_seconds += SMOOTHING * (decode_seconds - self._decode_seconds)
-        kind, own = (rpc, model), self._own(task)
-        self._typical[kind] = (1 - SMOOTHING) * self._typical.get(kind, own) + SMOOTHING * own
+        own, row = self._own(task)
+        usual, usual_row = self._typical.get((rpc, model), (own, row))
+        self._typical[rpc, model] = usual + SMOOTHING * (own - usual), usual_row + SMOOTHING * (row - usual_row)
 
-    def wait_now(self) -> float:
-        """Seconds that an interactive request of a new caller would wait for its first pass, by the default model."""
+    def wait_now(self, caller: Caller = NOBODY) -> float:
+        """Seconds that an interactive request of that caller would wait for its first pass, by the default model."""
         card = self._pool.cards.get(self._pool.cards.default)
         if card is None:
             return 0.0
-        expected = self.expect(Ask("", 1.0, True, card.name, card.auto.get("explain", "exact"), card.gflop))
+        precision = card.auto.get("explain", "exact")
+        expected = self.expect(Prospect(*caller, True, card.name, precision, card.gflop))
         return 0.0 if expected is None else expected.wait
 
     def capacity(self) -> float:
@@ -148,19 +165,36 @@ class Admission:
         name = self._pool.cards.default
         return sum(member.speeds.get((name, "exact"), 0.0) for member in self._pool.members)
 
-    def _own(self, task: Task) -> float:
-        return min((member.seconds(task) for member in self._pool.members if member.knows(task)), default=0.0)
+    def _wait_of(self, caller: Caller) -> float:
+        """The caller's wait, estimated anew when it is older than WAIT_SECONDS."""
+        now = time.monotonic()
+        when, wait = self._waits.get(caller.name, (float("-inf"), 0.0))
+        if now - when > WAIT_SECONDS:
+            wait = self.wait_now(caller)
+            self._waits = {name: each for name, each in self._waits.items() if now - each[0] <= WAIT_SECONDS}
+            self._waits[caller.name] = now, wait
+        return wait
+
+    def _loads_of(self, member: Member) -> list[Load]:
+        """What is outstanding on a worker; what came in the last LOADS_SECONDS is in `_decoding`, or was."""
+        now, number = time.monotonic(), id(member)
+        when, loads = self._loads.get(number, (float("-inf"), []))
+        if now - when > LOADS_SECONDS:
+            loads = member.loads()
+            self._loads[number] = now, loads
+        return loads
+
+    def _own(self, task: Task) -> tuple[float, float]:
+        """Seconds that a task takes alone, and that one gradient of its model takes; 0 where they are not known."""
+        members = [member for member in self._pool.members if member.knows(task)]
+        return min(((each.seconds(task), each.row_seconds(task)) for each in members), default=(0.0, 0.0))
 
     def _decode_wait(self) -> float:
         return len(self._decoding) * self._decode_seconds / CODEC_THREADS
 
-    def _check_share(self, ask: Ask) -> None:
-        loads = [load for member in self._pool.members for load in member.loads()]
+    def _check_share(self, request: Prospect) -> None:
+        loads = [load for member in self._pool.members for load in self._loads_of(member)]
         total = sum(load.seconds for load in loads)
-        mine = sum(load.seconds for load in loads if load.caller == ask.caller)
-        if total > FULL_SECONDS and 0 < mine < total and mine > self._limits.caller_share * total:
+        mine = sum(load.seconds for load in loads if load.caller == request.caller)
+        if total > SHARE_CHECK_SECONDS and 0 < mine < total and mine > self._limits.caller_share * total:
             raise Full("caller", f"this caller has {mine:.0f} s of {total:.0f} s outstanding, its share and more", 1.0)
-
-
-def _seconds(member: Member) -> float:
-    return sum(load.seconds for load in member.loads())

@@ -26,7 +26,10 @@ class Callers:
     """Tells callers apart, and refuses those without a token where tokens are asked for."""
 
     def __init__(self, tokens: Mapping[str, str] | None, weights: Mapping[str, float]) -> None:
-        """`tokens`: names by token; None lets everybody in. `weights`: by name; others have 1."""
+        """`tokens`: names by token; None lets everybody in. `weights`: by name; others have 1. Raises StartError."""
+        unknown = [] if tokens is None else [name for name in weights if name not in tokens.values()]
+        if unknown:
+            raise StartError(f"[callers] {unknown[0]}: no token has that name; a line of the file is TOKEN NAME")
         self._tokens = None if tokens is None else {token.encode(): name for token, name in tokens.items()}
         self._weights = weights
 

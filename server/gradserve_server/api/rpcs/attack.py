@@ -33,7 +33,7 @@ from ..errors import Violations, near, shown
 from ..fields import choice, enum_value, from_dict, parse_fields
 from ..images import ModelInput, png
 from ..reply import provenance, scores
-from ..request import Bound, CallContext, check_loaded, check_options, check_picture, model_of, task_of
+from ..request import Bound, CallContext, area, check_loaded, check_options, check_picture, model_of, task_of
 from ..targets import class_named, target_of
 from .certificate import NORM, EncodedPicture, certified, magnified
 from .explain import calls_of, check_applies, explanation
@@ -72,8 +72,9 @@ def bind(request: attack_pb2.AttackRequest, at: CallContext) -> Bound:
     arguments = AttackArguments(name or "", parameters or {}, aim, ball, card.std, stop, request.adaptive, lens)
     forwards = _cost_in_forwards(arguments, method, size, violations) if parameters is not None else 0
     violations.check()
-    cost = card.gflop * forwards * size[0] * size[1] / (card.height * card.width)
-    task = task_of(options, card, picture.pixels, arguments, cost, at, may_end_early=stop)
+    cost = card.gflop * forwards * area(picture.pixels, card)
+    may_end_early = stop or "surrogate" in arguments.parameters  # A surrogate may be cheaper than the attacked model.
+    task = task_of(options, card, picture.pixels, arguments, cost, at, may_end_early=may_end_early)
     return Bound(task, card, picture, (arguments.method,), tuple(maps))
 
 

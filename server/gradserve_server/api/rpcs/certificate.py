@@ -75,6 +75,7 @@ def _following(task: Task, rpc: str, picture: np.ndarray[Any, Any], arguments: A
         precision=precision,
         allow_partial=False,
         cost=0.0,  # The attack's cost includes the certificate's.
+        least_cost=0.0,
     )
 
 

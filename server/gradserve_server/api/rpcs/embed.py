@@ -11,7 +11,7 @@ from ...models.taps import Side
 from ...pool.wire import Outcome
 from ..fields import choice
 from ..reply import provenance, tensor
-from ..request import Bound, CallContext, check_options, check_picture, model_of, task_of
+from ..request import Bound, CallContext, area, check_options, check_picture, model_of, task_of
 from ..targets import has_channels, known_layer
 
 POOLING = influence_pb2.DESCRIPTOR.enum_types_by_name["Pooling"]
@@ -29,7 +29,7 @@ def bind(request: influence_pb2.EmbedRequest, at: CallContext) -> Bound:
         has_channels(card_layer, card, "layer", violations)
     violations.check()
     arguments = EmbedArguments(layer, side, pooling)
-    task = task_of(options, card, picture.pixels, arguments, card.gflop, at)
+    task = task_of(options, card, picture.pixels, arguments, card.gflop * area(picture.pixels, card), at)
     return Bound(task, card, picture, ("embed",))
 
 

@@ -18,7 +18,7 @@ from ..errors import Violations
 from ..fields import choice, from_dict, parse_fields
 from ..images import png
 from ..reply import provenance, resolved_target, target_name, tensor
-from ..request import Bound, CallContext, check_options, check_picture, model_of, task_of
+from ..request import Bound, CallContext, area, check_options, check_picture, model_of, task_of
 from ..targets import cam_layer, targets_of
 
 MAX_METHODS = 16
@@ -49,7 +49,7 @@ def bind(request: explain_pb2.ExplainRequest, at: CallContext) -> Bound:
         violations.add("methods", f"with all targets ask for {sum(rows)} passes; {limit}")
     violations.check()
     prices = [passes_cost(card.gflop, METHODS[call.method].wrt) for call in calls]
-    cost = sum(map(mul, rows, prices)) * size[0] * size[1] / (card.height * card.width)
+    cost = sum(map(mul, rows, prices)) * area(picture.pixels, card)
     task = task_of(options, card, picture.pixels, ExplainArguments(calls), cost, at)
     methods = tuple(dict.fromkeys(call.method for call in calls))
     return Bound(task, card, picture, methods)

@@ -16,7 +16,17 @@ from ...pool.wire import Outcome
 from ..errors import Violations, near, shown
 from ..fields import choice, enum_value
 from ..reply import provenance
-from ..request import PRECISIONS, Bound, CallContext, check_loaded, check_options, check_picture, model_of, task_of
+from ..request import (
+    PRECISIONS,
+    Bound,
+    CallContext,
+    area,
+    check_loaded,
+    check_options,
+    check_picture,
+    model_of,
+    task_of,
+)
 from ..targets import target_of
 
 DEFAULT_TOP, MAX_TOP = 8, 100  # Numbers of helpful examples, and of harmful ones.
@@ -44,9 +54,12 @@ def bind(request: influence_pb2.InfluenceRequest, at: CallContext) -> Bound:
     what_if = _questions(request, method, index, violations)
     newton = request.method.last_layer.newton if request.method.last_layer.HasField("newton") else True
     violations.check()
-    cost = passes_cost(card.gflop, "image") * len(members) + (card.gflop if label is None and len(members) > 1 else 0.0)
+    forwards = card.gflop if label is None and len(members) > 1 else 0.0
+    cost = (passes_cost(card.gflop, "image") * len(members) + forwards) * area(picture.pixels, card)
     arguments = InfluenceArguments(members, method, goal, label, rank, top, what_if, newton)
-    task = task_of(replace(options, precision="exact"), card, picture.pixels, arguments, cost, at)
+    alone = len(members) == 1  # Other members may be cheaper than this model.
+    exact = replace(options, precision="exact")
+    task = task_of(exact, card, picture.pixels, arguments, cost, at, may_end_early=not alone)
     return Bound(task, card, picture, (method,))
 
 

@@ -5,7 +5,7 @@ from gradserve.v1 import predict_pb2
 from ...methods.predict import Predicted
 from ...pool.wire import Outcome
 from ..reply import best, provenance, scores
-from ..request import Bound, CallContext, check_options, check_picture, model_of, task_of
+from ..request import Bound, CallContext, area, check_options, check_picture, model_of, task_of
 
 DEFAULT_TOP_K, MAX_TOP_K = 5, 1000  # The numbers of classes in a reply.
 
@@ -18,7 +18,7 @@ def bind(request: predict_pb2.PredictRequest, at: CallContext) -> Bound:
     picture = check_picture(request, card, at, violations)
     options = check_options("predict", request.options, card, at, violations)
     violations.check()
-    task = task_of(options, card, picture.pixels, None, card.gflop, at)
+    task = task_of(options, card, picture.pixels, None, card.gflop * area(picture.pixels, card), at)
     return Bound(task, card, picture)
 
 
