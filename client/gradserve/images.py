@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import ExifTags, Image, ImageOps
+from PIL import ExifTags, Image, ImageDraw, ImageFont, ImageOps
 
 from gradserve import colours, decoding
 from gradserve.arguments import ImageLike
@@ -23,6 +23,8 @@ _DTYPES: dict[int, np.dtype[Any]] = {
     common_pb2.DTYPE_FLOAT16: np.dtype("<f2"),
 }
 _ORIENTATION = ExifTags.Base.Orientation
+_NEAREST = Image.Resampling.NEAREST
+_MIN_SHEET_WIDTH, _NAME_HEIGHT = 64, 16  # Pixels, of the pictures on a sheet and of the line below them.
 _PNG_MODES = {"1", "L", "LA", "P", "RGB", "RGBA"}
 
 
@@ -74,15 +76,33 @@ def png(picture: Image.Image) -> bytes:
     return file.getvalue()
 
 
-def sheet(pictures: Sequence[Image.Image], columns: int = 0, gap: int = 4) -> Image.Image:
-    """Pictures in rows on white, as many to a row as make it nearly square."""
+def sheet(pictures: Sequence[Image.Image], names: Sequence[str], columns: int = 0, gap: int = 4) -> Image.Image:
+    """Pictures in rows on white, as many to a row as make it nearly square, each over its name, cut where it is long.
+
+    Pictures narrower than 64 pixels are enlarged by a whole factor, so that names can be read.
+    """
     columns = columns or math.ceil(len(pictures) ** 0.5)
     rows = math.ceil(len(pictures) / columns)
-    width, height = (max(picture.size[axis] for picture in pictures) + gap for axis in (0, 1))
-    paper = Image.new("RGB", (min(columns, len(pictures)) * width - gap, rows * height - gap), "white")
-    for place, picture in enumerate(pictures):
-        paper.paste(picture, (place % columns * width, place // columns * height))
+    factor = -(-_MIN_SHEET_WIDTH // max(picture.width for picture in pictures))
+    large = [picture.resize((picture.width * factor, picture.height * factor), _NEAREST) for picture in pictures]
+    width, height = (max(picture.size[axis] for picture in large) + gap for axis in (0, 1))
+    height += _NAME_HEIGHT
+    paper = Image.new("RGB", (min(columns, len(large)) * width - gap, rows * height - gap), "white")
+    draw, font = ImageDraw.Draw(paper), ImageFont.load_default(12)
+    for place, (picture, name) in enumerate(zip(large, names, strict=True)):
+        left, top = place % columns * width, place // columns * height
+        paper.paste(picture, (left, top))
+        draw.text((left, top + picture.height + 1), fitting(name, width - gap, font), "black", font)
     return paper
+
+
+def fitting(text: str, width: int, font: Any) -> str:
+    """The text, cut to so many pixels; what is cut off ends in dots."""
+    if font.getlength(text) <= width:
+        return text
+    while text and font.getlength(text + "...") > width:
+        text = text[:-1]
+    return text.rstrip() + "..."
 
 
 def heatmap(values: Array) -> Image.Image:

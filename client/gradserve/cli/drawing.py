@@ -53,8 +53,8 @@ def _draw_sheet(rows: Sequence[Sequence[Entry]]) -> Image.Image:
             left, top = _GAP + x * step, _GAP + y * height
             if picture is not None:
                 page.paste(_fit(picture), (left, top))
-            draw.text((left, top + _SIDE + 3), label[:18], _INK, font)
-            draw.text((left, top + _SIDE + 18), text[:18], colour, font)
+            draw.text((left, top + _SIDE + 3), images.fitting(label, _SIDE, font), _INK, font)
+            draw.text((left, top + _SIDE + 18), images.fitting(text, _SIDE, font), colour, font)
     return page
 
 
