@@ -25,6 +25,9 @@ _DTYPES: dict[int, np.dtype[Any]] = {
 _ORIENTATION = ExifTags.Base.Orientation
 _NEAREST = Image.Resampling.NEAREST
 _MIN_SHEET_WIDTH, _NAME_HEIGHT = 64, 16  # Pixels, of the pictures on a sheet and of the line below them.
+# Of an overlay: values of the map to a side; how much colour covers at the strongest, for an alpha of 1; how far the
+# grey of the photo is moved towards white; how bright the photo is outside the part that was seen.
+_MAX_CELLS, _COVER, _PALENESS, _OUTSIDE = 64, 1.8, 0.35, 0.6
 _PNG_MODES = {"1", "L", "LA", "P", "RGB", "RGBA"}
 
 
@@ -113,26 +116,33 @@ def heatmap(values: Array) -> Image.Image:
 def overlay(photo: Image.Image, values: Array, box: Box, *, alpha: float = 0.5) -> Image.Image:
     """The map laid over the part (left, top, right, bottom) of the photo; colour covers most where the map is strong.
 
-    The photo is shown in paler colours below the map, and darkened outside the part that the model saw.
+    The photo is shown in pale grey, and dark outside the part that the model saw. Of a map with more than 64 values to
+    a side neighbours are averaged to so many, since single pixels of noisy maps cannot be seen over a photo.
     """
     left, top, right, bottom = box
-    shape = (bottom - top, right - left)
-    level = np.clip(_resized(colours.scaled(values), shape), -1, 1)
-    ink = colours.coloured(level, diverging=colours.signed(values)).astype(np.float64)
-    whole = np.asarray(photo, dtype=np.float64)
-    part = whole[top:bottom, left:right]
-    grey = part.mean(axis=-1, keepdims=True)
-    paper = part + alpha * (grey - part)
-    least = 0.0 if colours.signed(values) else 0.2  # White, the zero of a map with signs, would only veil the photo.
-    cover = np.clip(alpha * (least + 1.6 * np.abs(level) ** 0.6), 0, 1)[..., None]
-    result = whole * 0.6
-    result[top:bottom, left:right] = paper * (1 - cover) + ink * cover
+    cells = _shrunk(values)
+    signed = colours.signed(cells)
+    level = np.clip(_resized(colours.scaled(cells), (bottom - top, right - left)), -1.0 if signed else 0.0, 1.0)
+    ink = colours.coloured(level, diverging=signed).astype(np.float64)
+    grey = np.asarray(photo.convert("L"), dtype=np.float64)[..., None]
+    cover = np.clip(_COVER * alpha * np.abs(level), 0, 1)[..., None]
+    paper = grey[top:bottom, left:right]
+    result = np.repeat(grey * _OUTSIDE, 3, axis=-1)
+    result[top:bottom, left:right] = (paper + _PALENESS * (255 - paper)) * (1 - cover) + ink * cover
     return Image.fromarray(result.round().astype(np.uint8))
 
 
+def _shrunk(values: Array) -> Array:
+    height, width = values.shape
+    scale = min(1.0, _MAX_CELLS / max(height, width))
+    return values if scale == 1 else _resized(values, (max(1, round(height * scale)), max(1, round(width * scale))))
+
+
 def _resized(values: Array, shape: tuple[int, int]) -> Array:
+    """Shrunk by averaging under a triangle, or enlarged along smooth curves."""
+    way = Image.Resampling.BILINEAR if shape[0] < values.shape[0] else Image.Resampling.BICUBIC
     grey = Image.fromarray(values.astype(np.float32))
-    return np.asarray(grey.resize((shape[1], shape[0]), Image.Resampling.BILINEAR), dtype=np.float64)
+    return np.asarray(grey.resize((shape[1], shape[0]), way), dtype=np.float64)
 
 
 def _png_of(picture: Image.Image) -> bytes:
