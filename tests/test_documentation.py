@@ -211,7 +211,7 @@ def examples_of_help() -> Iterator[Any]:
         yield from (pytest.param(name, line, id=f"{name}-{place}") for place, line in enumerate(examples))
 
 
-@pytest.mark.parametrize(("name", "line"), examples_of_help())
+@pytest.mark.parametrize(("name", "line"), list(examples_of_help()))
 def test_examples_in_help_run(server: fake.FakeServer, name: str, line: str) -> None:
     _, *words = shlex.split(line)
     assert words[0] == name

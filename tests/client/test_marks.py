@@ -7,7 +7,7 @@ import pytest
 from PIL import Image, PngImagePlugin
 
 from gradserve import Client, cli
-from gradserve.cli import marks
+from gradserve.cli import command_lines, marks
 from gradserve.cli.options import Connection
 from gradserve.v1 import common_pb2
 
@@ -115,12 +115,12 @@ def test_one_maximized_picture_is_marked_and_a_sheet_is_not(run, tmp_path):
 def test_the_command_names_what_the_server_needs(tmp_path, monkeypatch):
     monkeypatch.delenv("GRADSERVE_TOKEN", raising=False)
     there = Connection("grpcs://example.org:7", ca=tmp_path / "ca.pem", token="secret")
-    command = marks.judge([tmp_path / "a b.png"], "net", there)
+    command = command_lines.judge([tmp_path / "a b.png"], "net", there)
     assert "secret" not in command
     assert shlex.split(command)[2:] == [
         *(str(tmp_path / "a b.png"), "--model", "net", "--preprocess", "as_is", "--precision", "exact"),
         *("--server", "grpcs://example.org:7", "--ca", str(tmp_path / "ca.pem"), "--token", "$GRADSERVE_TOKEN"),
     ]
     monkeypatch.setenv("GRADSERVE_TOKEN", "secret")
-    assert "--token" not in marks.judge([tmp_path / "a.png"], "net", Connection(token="secret"))
-    assert "--server" not in marks.judge([tmp_path / "a.png"], "net", Connection())
+    assert "--token" not in command_lines.judge([tmp_path / "a.png"], "net", Connection(token="secret"))
+    assert "--server" not in command_lines.judge([tmp_path / "a.png"], "net", Connection())

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from gradserve import __version__
+from gradserve.cli import command_lines
 from gradserve.cli.commands import serve
 from gradserve.cli.commands.attack import attack
 from gradserve.cli.commands.bench import bench
@@ -65,6 +66,7 @@ serve.add(app)
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command; exit with 0, with 1 after an error, with 2 if the arguments make no sense."""
+    command_lines.ARGUMENTS.set(sys.argv[1:] if arguments is None else arguments)
     try:
         app(args=arguments, prog_name="gradserve")
     except (GradserveError, OSError) as error:

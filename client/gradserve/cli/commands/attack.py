@@ -9,7 +9,7 @@ import typer
 from rich.table import Table
 
 from gradserve.arguments import Method
-from gradserve.cli import marks, options, output, parse
+from gradserve.cli import command_lines, marks, options, output, parse
 from gradserve.messages import fields
 from gradserve.messages.attack import ATTACK_METHOD
 from gradserve.messages.explain import EXPLAIN_METHOD
@@ -218,7 +218,7 @@ def _print_judges(saved: list[Saved], connection: options.Connection) -> None:
     """Print the command with which the model judges the saved pictures, which has no defence."""
     defended = any(each.result.certificate.undefended for each in saved)
     what = "judge it without the defence" if defended else "judge it"
-    command = marks.judge([each.picture for each in saved], saved[0].result.provenance.model, connection)
+    command = command_lines.judge([each.picture for each in saved], saved[0].result.provenance.model, connection)
     output.out().print(f"{what}: {command}", soft_wrap=True)
 
 

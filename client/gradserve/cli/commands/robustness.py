@@ -180,6 +180,7 @@ class Setting:
     limit: int | None
     concurrency: int
     reports: Reports
+    server: str
 
 
 @options.grouped
@@ -218,7 +219,8 @@ def robustness(
     """
     spec, limits = trials.spec(seed or 0, preprocess, precision), thresholds.limits()
     _check(spec, limits, trials.reference)
-    setting = Setting(model, trials.reference, open_dataset(data), spec, limits, limit, concurrency, reports)
+    dataset = open_dataset(data)
+    setting = Setting(model, trials.reference, dataset, spec, limits, limit, concurrency, reports, connection.server)
     document = _document(partial(connection.async_client, timeout), setting)
     if as_json:
         output.print_json(document)
@@ -277,7 +279,8 @@ async def _measure(connect: Callable[[], AsyncClient], setting: Setting) -> dict
     document = results.document(plan, figures, effort)
     (out / "results.json").write_text(json.dumps(document, indent=2, ensure_ascii=False) + "\n")
     junit.write(out / "junit.xml", figures, plan.model, seconds)
-    (out / "report.html").write_text(robustness_report.html(plan, figures, effort, cases))
+    origin = robustness_report.origin(plan, setting.server)
+    (out / "report.html").write_text(robustness_report.html(plan, figures, effort, cases, origin), encoding="utf-8")
     robustness_report.show(plan, figures, effort, out)
     return document
 
