@@ -215,7 +215,7 @@ def robustness(
 
     Example: `gradserve robustness --data photos/ --model cifar10 --eps 4/255 --min-robust-accuracy 0.40`
 
-    Example: `gradserve robustness --data cifar.npz --attack none --corruption all --reference cifar10 --max-mce 1`
+    Example: `gradserve robustness --data cifar.npz --model cifar10-robust --attack none --corruption all --out noisy/`
     """
     spec, limits = trials.spec(seed or 0, preprocess, precision), thresholds.limits()
     _check(spec, limits, trials.reference)
