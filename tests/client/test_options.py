@@ -1,6 +1,7 @@
 """What the command line offers: names to choose from, completion, the version; and what its sheets say."""
 
 import re
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ from typer.testing import CliRunner
 
 import gradserve
 from gradserve import cli, images
-from gradserve.cli import output
+from gradserve.cli import drawing, output
 from gradserve.messages import fields
 from gradserve.messages.attack import ATTACK_METHOD
 from gradserve.messages.explain import EXPLAIN_METHOD
@@ -128,3 +129,10 @@ def test_the_seconds_of_a_request_are_shown_to_who_watches(monkeypatch, capsys):
 def test_nothing_is_shown_to_a_file(capsys):
     assert list(output.progress(["answer"], 1, "attack")) == ["answer"]
     assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(("predicted", "red"), [("goldfish", False), ("espresso", True)])
+def test_a_suspect_is_red_where_it_is_predicted_wrong(client, predicted, red):
+    (example,) = client.suspects(top=1)
+    pixels = np.asarray(drawing.suspects([replace(example, predicted_name=predicted)])).astype(int)
+    assert ((pixels[..., 0] > 150) & (pixels[..., 1] < 80)).any() == red
