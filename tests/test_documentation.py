@@ -121,7 +121,7 @@ def test_every_benchmark_that_is_named_is_there(page: Path) -> None:
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[fake.FakeServer]:
     """The client's tests' server with the classes that the examples name, in an empty folder."""
-    names = ["tabby", "toaster", "three", "cat", "flamingo", "volcano"]
+    names = ["tabby", "toaster", "three", "cat", "flamingo", "volcano", "truck", "horse", "ship"]
     monkeypatch.setattr(fake, "CLASSES", [*fake.CLASSES, *names])
     monkeypatch.chdir(tmp_path)
     server = fake.FakeServer()
@@ -135,7 +135,8 @@ def make_files(words: list[str]) -> None:
     """The files and folders that an example names."""
     for before, word in pairwise(["", *words]):
         path = Path(word)
-        if path.suffix in {".jpg", ".png"}:
+        if path.suffix in {".jpg", ".png"} and not before.startswith("--out"):
+            path = path.with_stem(path.stem.replace("*", "photo"))
             Image.fromarray(np.full((40, 60, 3), 90, np.uint8)).save(path)
         elif path.suffix in {".npz", ".toml"}:
             path.parent.mkdir(exist_ok=True)
@@ -180,7 +181,13 @@ def test_commands_are_understood(server: fake.FakeServer, line: str) -> None:
     if program == "make":
         assert f"\n{words[0]}:" in (ROOT / "Makefile").read_text()
         return
+    understand(server, words)
+
+
+def understand(server: fake.FakeServer, words: list[str]) -> None:
+    """Run a command of `gradserve` with the files that it names, or check its arguments alone."""
     make_files(words)
+    words = [file for word in words for file in (sorted(map(str, Path().glob(word))) if "*" in word else [word])]
     name, *arguments = words
     if name in SERVER_COMMANDS:
         app = typer.Typer()
@@ -193,6 +200,22 @@ def test_commands_are_understood(server: fake.FakeServer, line: str) -> None:
             cli.main(words)
         assert not ended.value.code
         assert server.requests or name == "health"
+
+
+def examples_of_help() -> Iterator[Any]:
+    """The examples in every command's --help; each has one at least."""
+    for name, command in typer.main.get_command(cli.app).commands.items():
+        text = SERVER_COMMANDS[name].__doc__ if name in SERVER_COMMANDS else command.help
+        examples = re.findall(r"^ *Example: `?(gradserve .*?)`?$", text, re.MULTILINE)
+        assert examples, f"gradserve {name} --help has no example"
+        yield from (pytest.param(name, line, id=f"{name}-{place}") for place, line in enumerate(examples))
+
+
+@pytest.mark.parametrize(("name", "line"), list(examples_of_help()))
+def test_examples_in_help_run(server: fake.FakeServer, name: str, line: str) -> None:
+    _, *words = shlex.split(line)
+    assert words[0] == name
+    understand(server, words)
 
 
 def toml(path: Path, *, mix: bool) -> Iterator[str]:

@@ -11,14 +11,27 @@ UNIX = ("unix:", "unix-abstract:")
 SCHEMES = (*UNIX, "dns:", "ipv4:", "ipv6:", "vsock:", "xds:", "google-c2p:", "passthrough:")
 PROXIES = ("grpc_proxy", "https_proxy", "http_proxy")  # The environment's variables, in gRPC's order.
 EXEMPTIONS = ("no_grpc_proxy", "no_proxy")
+URL_SCHEMES = {"http": False, "grpc": False, "https": True, "grpcs": True}  # Whether each asks for TLS.
+
+
+def split(target: str) -> tuple[str, bool]:
+    """The address of a target, and whether it asks for TLS: grpcs://HOST:PORT and https://HOST:PORT do.
+
+    Raises ValueError where it is no address, and for a URL with a path.
+    """
+    scheme, separator, rest = target.partition("://")
+    if not separator or scheme.lower() not in URL_SCHEMES:
+        return checked(target), False
+    rest = rest.removesuffix("/")
+    if "/" in rest:
+        raise ValueError(f"{target!r}: a server's address has no path; write {scheme}://{rest.partition('/')[0]}")
+    return checked(rest), URL_SCHEMES[scheme.lower()]
 
 
 def checked(target: str) -> str:
     """The address, if it is one: HOST:PORT, [IPV6]:PORT, unix:PATH or another of gRPC's names. Raises ValueError."""
     if not target.strip():
         raise ValueError(f"the server's address is empty; write HOST:PORT, {EXAMPLES}")
-    if "://" in target and target.partition("://")[0] in ("http", "https", "grpc", "grpcs"):
-        raise ValueError(f"{target!r} is a URL; write HOST:PORT without it, {EXAMPLES}")
     if target.startswith(SCHEMES):
         if target.startswith(UNIX) and not target.partition(":")[2].strip("/"):
             raise ValueError(f"{target!r} names no socket; write unix:PATH")

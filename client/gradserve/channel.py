@@ -24,10 +24,12 @@ class Endpoint:
     """A server as a client sees it: its address, how to reach it, and what is sent beside every call."""
 
     def __init__(self, target: str, tls: Tls, token: str | None, retries: int) -> None:
-        self.target = address.checked(target)
+        self.target, asks_for_tls = address.split(target)
         self.metadata = metadata(token)
-        self.proxy = address.proxy(target)
-        self._secret, self._options = credentials(tls), options(retries, proxied=not address.is_local(target))
+        self.proxy = address.proxy(self.target)
+        self._secret = credentials(tls or asks_for_tls)
+        self.tls = self._secret is not None
+        self._options = options(retries, proxied=not address.is_local(self.target))
 
     def channel(self, library: Any, others: Sequence[tuple[str, Any]] = ()) -> Any:
         """A new channel of `grpc` or of `grpc.aio`, with other options beside the usual ones."""

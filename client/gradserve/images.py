@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import ExifTags, Image, ImageOps
+from PIL import ExifTags, Image, ImageDraw, ImageFont, ImageOps
 
 from gradserve import colours, decoding
 from gradserve.arguments import ImageLike
@@ -23,6 +23,11 @@ _DTYPES: dict[int, np.dtype[Any]] = {
     common_pb2.DTYPE_FLOAT16: np.dtype("<f2"),
 }
 _ORIENTATION = ExifTags.Base.Orientation
+_NEAREST = Image.Resampling.NEAREST
+_MIN_SHEET_WIDTH, _NAME_HEIGHT = 64, 16  # Pixels, of the pictures on a sheet and of the line below them.
+# Of an overlay: values of the map to a side; how much colour covers at the strongest, for an alpha of 1; how far the
+# grey of the photo is moved towards white; how bright the photo is outside the part that was seen.
+_MAX_CELLS, _COVER, _PALENESS, _OUTSIDE = 64, 1.8, 0.35, 0.6
 _PNG_MODES = {"1", "L", "LA", "P", "RGB", "RGBA"}
 
 
@@ -74,15 +79,33 @@ def png(picture: Image.Image) -> bytes:
     return file.getvalue()
 
 
-def sheet(pictures: Sequence[Image.Image], columns: int = 0, gap: int = 4) -> Image.Image:
-    """Pictures in rows on white, as many to a row as make it nearly square."""
+def sheet(pictures: Sequence[Image.Image], names: Sequence[str], columns: int = 0, gap: int = 4) -> Image.Image:
+    """Pictures in rows on white, as many to a row as make it nearly square, each over its name, cut where it is long.
+
+    Pictures narrower than 64 pixels are enlarged by a whole factor, so that names can be read.
+    """
     columns = columns or math.ceil(len(pictures) ** 0.5)
     rows = math.ceil(len(pictures) / columns)
-    width, height = (max(picture.size[axis] for picture in pictures) + gap for axis in (0, 1))
-    paper = Image.new("RGB", (min(columns, len(pictures)) * width - gap, rows * height - gap), "white")
-    for place, picture in enumerate(pictures):
-        paper.paste(picture, (place % columns * width, place // columns * height))
+    factor = -(-_MIN_SHEET_WIDTH // max(picture.width for picture in pictures))
+    large = [picture.resize((picture.width * factor, picture.height * factor), _NEAREST) for picture in pictures]
+    width, height = (max(picture.size[axis] for picture in large) + gap for axis in (0, 1))
+    height += _NAME_HEIGHT
+    paper = Image.new("RGB", (min(columns, len(large)) * width - gap, rows * height - gap), "white")
+    draw, font = ImageDraw.Draw(paper), ImageFont.load_default(12)
+    for place, (picture, name) in enumerate(zip(large, names, strict=True)):
+        left, top = place % columns * width, place // columns * height
+        paper.paste(picture, (left, top))
+        draw.text((left, top + picture.height + 1), fitting(name, width - gap, font), "black", font)
     return paper
+
+
+def fitting(text: str, width: int, font: Any) -> str:
+    """The text, cut to so many pixels; what is cut off ends in dots."""
+    if font.getlength(text) <= width:
+        return text
+    while text and font.getlength(text + "...") > width:
+        text = text[:-1]
+    return text.rstrip() + "..."
 
 
 def heatmap(values: Array) -> Image.Image:
@@ -93,26 +116,33 @@ def heatmap(values: Array) -> Image.Image:
 def overlay(photo: Image.Image, values: Array, box: Box, *, alpha: float = 0.5) -> Image.Image:
     """The map laid over the part (left, top, right, bottom) of the photo; colour covers most where the map is strong.
 
-    The photo is shown in paler colours below the map, and darkened outside the part that the model saw.
+    The photo is shown in pale grey, and dark outside the part that the model saw. Of a map with more than 64 values to
+    a side neighbours are averaged to so many, since single pixels of noisy maps cannot be seen over a photo.
     """
     left, top, right, bottom = box
-    shape = (bottom - top, right - left)
-    level = np.clip(_resized(colours.scaled(values), shape), -1, 1)
-    ink = colours.coloured(level, diverging=colours.signed(values)).astype(np.float64)
-    whole = np.asarray(photo, dtype=np.float64)
-    part = whole[top:bottom, left:right]
-    grey = part.mean(axis=-1, keepdims=True)
-    paper = part + alpha * (grey - part)
-    least = 0.0 if colours.signed(values) else 0.2  # White, the zero of a map with signs, would only veil the photo.
-    cover = np.clip(alpha * (least + 1.6 * np.abs(level) ** 0.6), 0, 1)[..., None]
-    result = whole * 0.6
-    result[top:bottom, left:right] = paper * (1 - cover) + ink * cover
+    cells = _shrunk(values)
+    signed = colours.signed(cells)
+    level = np.clip(_resized(colours.scaled(cells), (bottom - top, right - left)), -1.0 if signed else 0.0, 1.0)
+    ink = colours.coloured(level, diverging=signed).astype(np.float64)
+    grey = np.asarray(photo.convert("L"), dtype=np.float64)[..., None]
+    cover = np.clip(_COVER * alpha * np.abs(level), 0, 1)[..., None]
+    paper = grey[top:bottom, left:right]
+    result = np.repeat(grey * _OUTSIDE, 3, axis=-1)
+    result[top:bottom, left:right] = (paper + _PALENESS * (255 - paper)) * (1 - cover) + ink * cover
     return Image.fromarray(result.round().astype(np.uint8))
 
 
+def _shrunk(values: Array) -> Array:
+    height, width = values.shape
+    scale = min(1.0, _MAX_CELLS / max(height, width))
+    return values if scale == 1 else _resized(values, (max(1, round(height * scale)), max(1, round(width * scale))))
+
+
 def _resized(values: Array, shape: tuple[int, int]) -> Array:
+    """Shrunk by averaging under a triangle, or enlarged along smooth curves."""
+    way = Image.Resampling.BILINEAR if shape[0] < values.shape[0] else Image.Resampling.BICUBIC
     grey = Image.fromarray(values.astype(np.float32))
-    return np.asarray(grey.resize((shape[1], shape[0]), Image.Resampling.BILINEAR), dtype=np.float64)
+    return np.asarray(grey.resize((shape[1], shape[0]), way), dtype=np.float64)
 
 
 def _png_of(picture: Image.Image) -> bytes:

@@ -66,7 +66,9 @@ def serve(
     Without --model and --config the embedded models are served. WEIGHTS is DEFAULT or another of torchvision's names
     (downloaded), random, or else a file of weights. A model that cannot be loaded is told, and the others are served.
 
-    Examples: serve --model resnet50 · serve --model mobilenet_v2=weights.safetensors --port 50051
+    Example: gradserve serve --model resnet50
+
+    Example: gradserve serve --model mobilenet_v2=weights.safetensors --port 50051
     """
     server = {"host": host, "port": port, "metrics_port": metrics_port, "token_file": token_file}
     server |= {"tls_certificate": tls_certificate, "tls_key": tls_key, "strict": strict}

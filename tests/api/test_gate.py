@@ -147,7 +147,7 @@ def test_what_cannot_be_measured_is_neither_passed_nor_failed(capsys, digits, tm
         (["--data", digits, "--attack", "none"], "nothing to measure"),
         (["--data", digits, "--max-mce", "1"], "--reference"),
         (["--data", digits, "--model", "digit"], "nearest: digits"),
-        (["--data", digits, "--server", "127.0.0.1:1"], "is a server running there?"),
+        (["--data", digits, "--server", "127.0.0.1:1"], "nobody listens on 127.0.0.1:1"),
     ]:
         code, _, err = gate(capsys, *arguments, *out)
         assert code == 2, (arguments, err)

@@ -42,6 +42,8 @@ def attacked(request, region, provenance) -> attack_pb2.AttackResponse:
             warnings=["SATURATED"],
         ),
     )
+    if request.HasField("defence"):
+        reply.certificate.undefended.CopyFrom(after)
     if request.perturbation:
         reply.perturbation, reply.magnification = png(128 + 31 * CHANGE), 31.0
     if request.trajectory:

@@ -127,8 +127,8 @@ def test_every_command_shows_the_warnings_of_its_answers_once(run, photo_path, c
         (["--method", "gradient", "--method", "grad_cam", "--param", "layer=x"], "write METHOD.layer=x"),
         (["--target", "unit:x"], "write unit:LAYER:CHANNEL"),
         (["--target", "0", "--target", "1", "--out", "heat.png"], "give a folder"),
-        (["--picture", "both"], "neither overlay nor heatmap"),
-        (["--priority", "urgent"], "priority must be one of"),
+        (["--picture", "both"], "must be one of overlay, heatmap; not 'both'"),
+        (["--priority", "urgent"], "must be one of interactive, batch; not 'urgent'"),
         (["--no-such-option"], "--no-such-option"),
     ],
 )
@@ -154,14 +154,14 @@ def test_errors_of_the_server_exit_with_1(run, photo_path):
 def test_no_server(run, photo_path):
     code, _, err = run("models", "--server", "127.0.0.1:1")
     assert code == 1
-    assert "is a server running there?" in err
+    assert err.startswith("error: nobody listens on 127.0.0.1:1: `gradserve serve` starts a server")
 
 
 def test_a_server_that_says_why_is_not_looked_for(run, photo_path):
     code, _, err = run("predict", photo_path, "--model", "down:99")
     assert code == 1
     assert "error: the server is starting" in err
-    assert "is a server running there?" not in err
+    assert "listen" not in err
 
 
 @pytest.mark.parametrize("command", ["predict", "explain"])

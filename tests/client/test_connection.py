@@ -59,7 +59,8 @@ def proxy() -> Iterator[tuple[str, list[bytes]]]:
         ("localhost:http", "a port is a number from 1 to 65535, not 'http'"),
         ("localhost:0", "not '0'"),
         ("localhost:70000", "not '70000'"),
-        ("http://localhost:50051", "is a URL; write HOST:PORT"),
+        ("http://localhost:50051/x", "has no path; write http://localhost:50051"),
+        ("grpcs://localhost", "'localhost' has no port"),
         ("unix:", "names no socket"),
     ],
 )
@@ -74,6 +75,27 @@ def test_what_is_no_address(kind, target, says):
 )
 def test_what_is_one(target):
     assert address.checked(target) == target
+
+
+@pytest.mark.parametrize(
+    ("target", "parts"),
+    [
+        ("grpc://h:1", ("h:1", False)),
+        ("http://[::1]:50051/", ("[::1]:50051", False)),
+        ("grpcs://h:1", ("h:1", True)),
+        ("HTTPS://h:1/", ("h:1", True)),
+        ("dns:///h:1", ("dns:///h:1", False)),
+    ],
+)
+def test_urls_are_addresses_too(target, parts):
+    assert address.split(target) == parts
+
+
+@pytest.mark.parametrize("scheme", ["grpc", "http"])
+def test_a_url_reaches_the_server(server, photo, scheme):
+    with Client(f"{scheme}://{server.target}", timeout=10) as client:
+        assert client.predict(photo).top
+        client.wait_until_ready(5)
 
 
 def test_the_command_line_says_what_an_address_is(photo_path, capsys):

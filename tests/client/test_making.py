@@ -66,7 +66,7 @@ def test_one_goal_gives_one_picture_and_a_list_a_sheet(client, server, photo):
     assert isinstance(several, gradserve.MaximizedImages)
     assert len(several) == 2
     assert several[0].completed_fraction == pytest.approx(2 / 3)
-    assert several.sheet().size == (24 + 4 + 24, 24)
+    assert several.sheet().size == (72 + 4 + 72, 72 + 16)  # three times as large, over a line with the name
     assert (server.requests[-1].size.width, server.requests[-1].size.height) == (40, 20)
 
 
@@ -133,7 +133,7 @@ def test_maximize_on_the_command_line(run, server, tmp_path):
     assert "goldfish 98.0%" in out
     assert "maximize-1-step4.png" in out
     assert "warning: ODD" in err
-    assert Image.open(tmp_path / "maximize.png").size == (52, 24)
+    assert Image.open(tmp_path / "maximize.png").size == (148, 88)
     assert server.requests[-1].settings.rate == 0.02
     code, out, _ = run("maximize", "--layer", "features.0", "--out", "a/b.jpg", "--json")
     assert json.loads(out)["images"][0]["curves"]["objective"] == [1, 2, 4]
@@ -169,7 +169,7 @@ def test_stylize_on_the_command_line(run, server, photo_path, tmp_path):
         (["maximize"], "say what to maximise"),
         (["maximize", "-t", "0", "--param", "speed=3"], "NAME one of blur_every"),
         (["maximize", "-t", "0", "--param", "rate=fast"], "rate must be a number, not 'fast'"),
-        (["maximize", "-t", "0", "--preset", "odd"], "preset must be one of dream, lecture, lucid, plain, strong"),
+        (["maximize", "-t", "0", "--preset", "odd"], "must be one of strong, lucid, lecture, dream, plain; not 'odd'"),
         (["stylize", "--style-layer", "a=b"], "write LAYER or LAYER=WEIGHT"),
         (["stylize", "--weight", "1"], "1 weights for 0 styles"),
     ],

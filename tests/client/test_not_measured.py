@@ -182,7 +182,7 @@ def test_every_report_says_what_was_not_measured_and_why(pictures, tmp_path, mon
     assert properties["robust accuracy, pgd 1/255"].startswith("66.7% to 80.0%")
     assert properties["warning, pgd 1/255"] == f"{OTHER} (24 pictures)"
 
-    page = robustness_report.html(plan, found, effort, [])
+    page = robustness_report.html(plan, found, effort, [], {})
     for text in ("Not measured: what", "66.7% to 80.0%", "20 to 24 of 30", NO_GRADIENT, "4 of 30", OTHER):
         assert text in page, text
     assert "NOT MEASURED" in page
@@ -202,7 +202,7 @@ def test_every_report_says_what_was_not_measured_and_why(pictures, tmp_path, mon
 
 def test_where_all_was_measured_the_reports_are_plain(pictures, tmp_path):  # noqa: F811
     plan, found, _ = measured(Model(), pictures, tmp_path, PGD, Limits(robust=0.3))
-    page = robustness_report.html(plan, found, results.RunStats(30, 0, 100, 2.0), [])
+    page = robustness_report.html(plan, found, results.RunStats(30, 0, 100, 2.0), [], {})
     assert "ot measured" not in page
     assert "Passed" in page
     junit.write(tmp_path / "junit.xml", found, "net", 1.5)

@@ -2,9 +2,12 @@
 
 import sys
 from collections.abc import Sequence
+from typing import Annotated
 
 import typer
 
+from gradserve import __version__
+from gradserve.cli import command_lines
 from gradserve.cli.commands import serve
 from gradserve.cli.commands.attack import attack
 from gradserve.cli.commands.bench import bench
@@ -18,17 +21,32 @@ from gradserve.cli.commands.robustness import robustness
 from gradserve.cli.commands.stylize import stylize
 from gradserve.cli.commands.surrogate import surrogate
 from gradserve.cli.demo.command import demo
-from gradserve.errors import GradserveError, Unavailable
+from gradserve.errors import GradserveError
 
 app = typer.Typer(
     name="gradserve",
-    help="Ask a gradserve server for what the gradients of vision models tell, or start one.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"gradserve {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Ask a gradserve server for what the gradients of vision models tell, or start one."""
+
+
 app.command()(predict)
 app.command()(explain)
 app.command()(attack)
@@ -48,6 +66,7 @@ serve.add(app)
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command; exit with 0, with 1 after an error, with 2 if the arguments make no sense."""
+    command_lines.ARGUMENTS.set(sys.argv[1:] if arguments is None else arguments)
     try:
         app(args=arguments, prog_name="gradserve")
     except (GradserveError, OSError) as error:
@@ -58,8 +77,5 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _fail(error: Exception, code: int) -> None:
     notes = "".join(f"\n{note}" for note in getattr(error, "__notes__", ()))
-    down = error if isinstance(error, Unavailable) else error.__cause__
-    if isinstance(down, Unavailable) and not down.reason:  # A server that is starting gives its own reason.
-        notes += "\nis a server running there? `gradserve serve` starts one; --server says where it is"
     print(f"error: {error}{notes}", file=sys.stderr)
     sys.exit(code)

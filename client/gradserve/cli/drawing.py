@@ -27,8 +27,13 @@ def influence(result: Influence, photo: Path) -> Image.Image:
 
 
 def suspects(result: Suspects) -> Image.Image:
-    """The examples in their order."""
-    return _draw_sheet(_rows([_entry(each, f"predicted {each.predicted_name}", _HARMS) for each in result]))
+    """The examples in their order; a prediction is red where it is not the label."""
+    colours = {True: _INK, False: _HARMS}
+    entries = [
+        _entry(each, f"predicted {each.predicted_name}", colours[each.predicted_name == each.label_name])
+        for each in result
+    ]
+    return _draw_sheet(_rows(entries))
 
 
 def _score(each: TrainingExample) -> str:
@@ -53,8 +58,8 @@ def _draw_sheet(rows: Sequence[Sequence[Entry]]) -> Image.Image:
             left, top = _GAP + x * step, _GAP + y * height
             if picture is not None:
                 page.paste(_fit(picture), (left, top))
-            draw.text((left, top + _SIDE + 3), label[:18], _INK, font)
-            draw.text((left, top + _SIDE + 18), text[:18], colour, font)
+            draw.text((left, top + _SIDE + 3), images.fitting(label, _SIDE, font), _INK, font)
+            draw.text((left, top + _SIDE + 18), images.fitting(text, _SIDE, font), colour, font)
     return page
 
 

@@ -2,8 +2,9 @@
 
 import dataclasses
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from difflib import get_close_matches
 from functools import wraps
 from pathlib import Path
 from typing import Annotated, Any, get_type_hints
@@ -13,10 +14,46 @@ import typer
 from gradserve.address import DEFAULT_ADDRESS
 from gradserve.aio import AsyncClient
 from gradserve.channel import Endpoint
+from gradserve.cli import reach
 from gradserve.client import Client
+from gradserve.errors import DeadlineExceeded, GradserveError, Unavailable
+from gradserve.messages import fields
+from gradserve.v1 import common_pb2
 
 DEFAULT_TIMEOUT = 60.0  # Seconds that a call may take.
 _CONNECTION, _REQUEST = "Connection", "Request"
+
+
+def one_of(*flags: str, names: Iterable[str], text: str, **others: Any) -> Any:
+    """An option that takes one of these names: help, where they stand for {} in the text, completion and errors list
+    them.
+    """
+    allowed = list(names)
+    listed = " or ".join(filter(None, (", ".join(allowed[:-1]), allowed[-1])))
+
+    def checked(value: Any) -> Any:
+        for each in value if isinstance(value, list) else [value]:
+            if each and each not in allowed:
+                close = get_close_matches(each, allowed, n=3, cutoff=0.5)
+                hint = f"; nearest: {', '.join(close)}" if close else ""
+                raise typer.BadParameter(f"must be one of {', '.join(allowed)}; not {each!r}{hint}")
+        return value
+
+    def completed(incomplete: str) -> list[str]:
+        return [name for name in allowed if name.startswith(incomplete)]
+
+    return typer.Option(
+        *flags,
+        callback=checked,
+        autocompletion=completed,
+        metavar="NAME",
+        help=text.replace("{}", listed),
+        **others,
+    )
+
+
+PREPROCESS_NAMES = list(fields.choices(common_pb2.Preprocess.DESCRIPTOR))
+PREPROCESS_TEXT = "model_default (resize and crop as the model's card says), whole_image (no crop) or as_is (no resize)"
 
 Server = Annotated[
     str,
@@ -24,7 +61,7 @@ Server = Annotated[
         "--server",
         envvar="GRADSERVE_SERVER",
         metavar="ADDRESS",
-        help="The server: HOST:PORT or unix:PATH.",
+        help="The server: HOST:PORT, unix:PATH, grpc://HOST:PORT or with TLS grpcs://HOST:PORT.",
         rich_help_panel=_CONNECTION,
     ),
 ]
@@ -51,14 +88,16 @@ Snapshots = Annotated[list[int], typer.Option("--snapshot", min=0, help="Also sa
 Model = Annotated[str, typer.Option("--model", "-m", help="Name of the model; the server's default if left out.")]
 Preprocess = Annotated[
     str,
-    typer.Option(
-        "--preprocess",
-        help="model_default (resize and crop as the model's card says), whole_image (no crop) or as_is (no resize).",
-        rich_help_panel=_REQUEST,
-    ),
+    one_of("--preprocess", names=PREPROCESS_NAMES, text=f"{PREPROCESS_TEXT}.", rich_help_panel=_REQUEST),
 ]
-Priority = Annotated[str, typer.Option("--priority", help="interactive or batch.", rich_help_panel=_REQUEST)]
-Precision = Annotated[str, typer.Option("--precision", help="auto, exact, balanced or fast.", rich_help_panel=_REQUEST)]
+Priority = Annotated[
+    str,
+    one_of("--priority", names=fields.choices(common_pb2.Priority.DESCRIPTOR), text="{}.", rich_help_panel=_REQUEST),
+]
+Precision = Annotated[
+    str,
+    one_of("--precision", names=fields.choices(common_pb2.Precision.DESCRIPTOR), text="{}.", rich_help_panel=_REQUEST),
+]
 Seed = Annotated[
     int | None, typer.Option("--seed", help="Seed of everything random. Default: 0.", rich_help_panel=_REQUEST)
 ]
@@ -103,6 +142,16 @@ class Connection:
     def endpoint(self) -> Endpoint:
         """That server without retries, so that every failed call is seen."""
         return Endpoint(self.server, self.ca or self.tls, self.token, retries=0)
+
+    def explained(self, error: Exception) -> None:
+        """Adds to an error, where no answer came from the server, what can be told of the reason."""
+        down = error if isinstance(error, (Unavailable, DeadlineExceeded)) else error.__cause__
+        if isinstance(down, (Unavailable, DeadlineExceeded)) and not (down.reason or down.request_id):
+            text = reach.cause(self.endpoint(), late=isinstance(down, DeadlineExceeded))
+            if text and down is error:
+                down.details = f"{text}\n  ({down.details})"
+            elif text:
+                error.add_note(text)
 
     def async_client(self, timeout: float) -> AsyncClient:
         """A client of that server for asyncio."""
@@ -157,7 +206,13 @@ def grouped(command: Callable[..., None]) -> Callable[..., None]:
     def ungrouped(**values: Any) -> None:
         for name, group in groups.items():
             values[name] = group(**{field.name: values.pop(field.name) for field in dataclasses.fields(group)})
-        command(**values)
+        try:
+            command(**values)
+        except (GradserveError, ValueError) as error:
+            for each in values.values():
+                if isinstance(each, Connection):
+                    each.explained(error)
+            raise
 
     parameters: list[inspect.Parameter] = []
     for name, parameter in inspect.signature(command).parameters.items():

@@ -11,7 +11,16 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn, track
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+    track,
+)
 
 from gradserve.results import pictures
 from gradserve.results.explain import Explanation
@@ -57,9 +66,22 @@ def explanation(result: Explanation) -> dict[str, Any]:
 
 
 def progress(items: Iterable[T], total: int, what: str) -> Iterator[T]:
-    """The items, with a progress bar on standard error if there are several and somebody watches."""
-    watched = total > 1 and err().is_terminal
-    yield from track(items, what, total=total, console=err(), transient=True) if watched else items
+    """The items; while somebody watches, with a progress bar on standard error, or for one item with the seconds."""
+    if total > 1 and err().is_terminal:
+        yield from track(items, what, total=total, console=err(), transient=True)
+        return
+    with waiting(what):
+        yield from items
+
+
+@contextmanager
+def waiting(what: str) -> Iterator[None]:
+    """Shows the seconds of one request that tells no progress, on standard error while somebody watches."""
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+    console = err()
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        bar.add_task(what, total=None)
+        yield
 
 
 def named(photos: Sequence[Path], answers: Iterator[T], doing: str) -> Iterator[tuple[Path, T]]:

@@ -101,8 +101,8 @@ class MaximizedImages(Sequence[MaximizedImage]):
         return len(self._all)
 
     def sheet(self, columns: int = 0) -> Image.Image:
-        """All pictures on one sheet."""
-        return images.sheet([each.display for each in self._all], columns)
+        """All pictures on one sheet, each over the name of its goal."""
+        return images.sheet([each.display for each in self._all], [each.name for each in self._all], columns)
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Save the sheet in the format of the path's ending."""

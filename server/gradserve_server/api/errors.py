@@ -1,6 +1,7 @@
 """The errors that a request can get, and how each becomes a gRPC status."""
 
 import difflib
+import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -20,6 +21,8 @@ DOMAIN = "gradserve"
 MAX_TEXT_BYTES, MAX_DETAILS_BYTES = 600, 3000
 MAX_SHOWN_CHARACTERS = 80  # The most characters of a caller's value that an error text repeats.
 MAX_NAMES_SHOWN = 12  # The most names that an error text lists in full.
+MAX_NEAREST_NAMES, MAX_NEAREST_BYTES = 5, 300  # Of the hint that names the nearest.
+MIN_CONTAINED_CHARACTERS = 2  # A name that is shorter is looked for in no other.
 MAX_NAMES_AFTER_TEXT = 4  # The most names that follow a longer text.
 
 
@@ -181,7 +184,7 @@ def without_hints() -> Iterator[None]:
 
 
 def near(name: str, known: Iterable[str]) -> str:
-    """A hint: the nearest names, or all of them if they are few, or the first."""
+    """A hint: the names that contain this one, else those spelt alike, else all names if they are few, or the first."""
     if not _hints.get():
         return ""
     return _near(name[:MAX_SHOWN_CHARACTERS], tuple(known))
@@ -190,12 +193,22 @@ def near(name: str, known: Iterable[str]) -> str:
 @lru_cache(256)
 def _near(name: str, known: tuple[str, ...], failed: frozenset[str] = frozenset()) -> str:
     lower = {k.lower(): f"{k} (could not be loaded)" if k in failed else k for k in reversed(known)}
-    close = [lower[k] for k in difflib.get_close_matches(name.lower(), lower, 3, 0.5)]
+    close = _containing(name.lower(), reversed(lower)) or difflib.get_close_matches(name.lower(), lower, 3, 0.5)
     if close:
-        return f"nearest: {', '.join(close)}"
+        return f"nearest: {clipped(', '.join(lower[k] for k in close[:MAX_NEAREST_NAMES]), MAX_NEAREST_BYTES)}"
     if len(known) <= MAX_NAMES_SHOWN:
         return f"there are: {', '.join(lower[k.lower()] for k in known)}"
     return f"there are {len(known)}: {', '.join(known[: MAX_NAMES_SHOWN // 2])}, ..."
+
+
+def _containing(name: str, known: Iterable[str]) -> list[str]:
+    """The known names that contain this one, as a word before words that begin with it, and these before others."""
+    if len(name.strip()) < MIN_CONTAINED_CHARACTERS:
+        return []
+    word = re.escape(name.strip())
+    patterns = [rf"(?<![^\W_]){word}(?![^\W_])", rf"(?<![^\W_]){word}", word]
+    places = {k: next((i for i, pattern in enumerate(patterns) if re.search(pattern, k)), None) for k in known}
+    return sorted((k for k, place in places.items() if place is not None), key=lambda k: places[k] or 0)
 
 
 def status(error: RequestError, request_id: str) -> status_pb2.Status:

@@ -60,7 +60,9 @@ def finetune(
     By default a new last layer on the frozen network's features: L2-regularised multinomial logistic regression, to
     convergence, with features scaled to a mean squared norm of 16. There influence is exact.
 
-    Example: finetune --model mobilenet_v2 --data pictures/ --out mine && gradserve serve --config mine/model.toml
+    Example: gradserve finetune --model mobilenet_v2 --data pictures/ --out mine
+
+    Then: gradserve serve --config mine/model.toml
     """
     spec, place = spec_of(model, config), device_of(device, threads)
     dataset = open_dataset(data)

@@ -52,7 +52,7 @@ def index(
 
     A build that was interrupted goes on where it was when the same command is given again.
 
-    Example: index --model tiny --config models.toml --data train/ --weight-decay 1e-4 --out tiny-index
+    Example: gradserve index --model tiny --config models.toml --data train/ --weight-decay 1e-4 --out tiny-index
     """
     prepared = prepare(spec_of(model, config), device_of(device, threads), fold=False)
     examples = training_examples(prepared, data)

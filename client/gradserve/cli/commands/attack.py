@@ -9,13 +9,16 @@ import typer
 from rich.table import Table
 
 from gradserve.arguments import Method
-from gradserve.cli import options, output, parse
+from gradserve.cli import command_lines, marks, options, output, parse
 from gradserve.messages import fields
 from gradserve.messages.attack import ATTACK_METHOD
 from gradserve.messages.explain import EXPLAIN_METHOD
 from gradserve.results.attack import Attack
+from gradserve.v1 import attack_pb2
 
-_METHODS = ", ".join(fields.names(ATTACK_METHOD))
+METHODS = fields.names(ATTACK_METHOD)
+NORMS = list(fields.choices(attack_pb2.Norm.DESCRIPTOR))
+LOSSES = list(fields.choices(attack_pb2.Loss.DESCRIPTOR))
 _BUDGET, _DEFENCE, _OUTPUT = "Budget and goal", "Defences and changes", "Output"
 
 
@@ -23,7 +26,7 @@ _BUDGET, _DEFENCE, _OUTPUT = "Budget and goal", "Defences and changes", "Output"
 class AttackMethod:
     """The method, and its parameters."""
 
-    method: Annotated[str, typer.Option("--method", help=f"One of {_METHODS}.")] = "pgd"
+    method: Annotated[str, options.one_of("--method", names=METHODS, text="One of {}.")] = "pgd"
     param: Annotated[list[str], typer.Option("--param", help="NAME=VALUE of the method. May be repeated.")] = field(
         default_factory=list
     )
@@ -56,10 +59,10 @@ class Budget:
             "--eps", help="4/255 or 0.015, of pixels in [0, 1]; left out: the model's.", rich_help_panel=_BUDGET
         ),
     ] = None
-    norm: Annotated[str, typer.Option("--norm", help="linf or l2.", rich_help_panel=_BUDGET)] = "linf"
+    norm: Annotated[str, options.one_of("--norm", names=NORMS, text="{}.", rich_help_panel=_BUDGET)] = "linf"
     loss: Annotated[
         str | None,
-        typer.Option("--loss", help="cross_entropy, margin or dlr; left out: the method's.", rich_help_panel=_BUDGET),
+        options.one_of("--loss", names=LOSSES, text="{}; left out: the method's.", rich_help_panel=_BUDGET),
     ] = None
     first_success: Annotated[
         bool | None,
@@ -124,8 +127,11 @@ class OutputFiles:
     ] = False
     maps: Annotated[
         str | None,
-        typer.Option(
-            "--maps", help="A method of explain: save its maps of both pictures beside.", rich_help_panel=_OUTPUT
+        options.one_of(
+            "--maps",
+            names=fields.names(EXPLAIN_METHOD),
+            text="A method of explain ({}): save its maps of both pictures beside.",
+            rich_help_panel=_OUTPUT,
         ),
     ] = None
 
@@ -163,11 +169,12 @@ def attack(
     timeout: options.Timeout = options.DEFAULT_TIMEOUT,
     as_json: options.Json = False,
 ) -> None:
-    """Pictures changed a little so that a model errs, each with a certificate measured on the very bytes saved.
+    """Pictures changed a little so that a model errs, each with a certificate measured on the very pixels saved.
 
-    Adversarial pictures go to --out, or beside you as PHOTO-METHOD.png; ask about them with --preprocess as_is.
+    Adversarial pictures go to --out, or beside you as PHOTO-METHOD.png. They carry a mark that they are to be used as
+    they are, which `gradserve predict` reads; other programs are to ask about them with preprocess as_is.
 
-    Example: `gradserve attack photo.jpg --method pgd --target ostrich --eps 4/255 --out adv.png`
+    Example: `gradserve attack photo.jpg --method pgd --model cifar10 --target truck --eps 4/255 --out adv.png`
 
     Example: `gradserve attack *.jpg --method square --param queries=2000 --out adversarial/`
     """
@@ -182,10 +189,13 @@ def attack(
             for photo, result in output.progress(answers, len(photos), "attack")
         ]
     _print(saved, files.trajectory, as_json)
+    if not as_json:
+        _print_judges(saved, connection)
 
 
 def _save(photo: Path, result: Attack, pictures: output.OutputPaths, differences: output.OutputPaths | None) -> Saved:
-    picture = result.save(pictures.place(f"{photo.stem}-{result.method}"))
+    picture = pictures.place(f"{photo.stem}-{result.method}")
+    marks.save(result.adversarial, result.save(picture))
     difference = differences.place(f"{photo.stem}-{result.method}-difference") if differences else None
     if difference:
         result.perturbation_image().save(difference)
@@ -202,6 +212,14 @@ def _print(saved: list[Saved], trajectory: bool, as_json: bool) -> None:
     output.out().print(_table(saved))
     for each in saved if trajectory else ():
         output.out().print(_steps(each))
+
+
+def _print_judges(saved: list[Saved], connection: options.Connection) -> None:
+    """Print the command with which the model judges the saved pictures, which has no defence."""
+    defended = any(each.result.certificate.undefended for each in saved)
+    what = "judge it without the defence" if defended else "judge it"
+    command = command_lines.judge([each.picture for each in saved], saved[0].result.provenance.model, connection)
+    output.out().print(f"{what}: {command}", soft_wrap=True)
 
 
 def _warnings(result: Attack) -> Iterator[str]:

@@ -12,15 +12,15 @@ from gradserve.messages import fields
 from gradserve.messages.explain import EXPLAIN_METHOD
 from gradserve.results.explain import Explanation
 
-_METHODS = ", ".join(fields.names(EXPLAIN_METHOD))
+_METHODS = fields.names(EXPLAIN_METHOD)
 
 
 @dataclass(frozen=True)
 class Selection:
     """Which methods, with which parameters, for which targets."""
 
-    method: Annotated[list[str], typer.Option("--method", help=f"One of {_METHODS}. May be repeated.")] = field(
-        default_factory=lambda: ["grad_cam"]
+    method: Annotated[list[str], options.one_of("--method", names=_METHODS, text="One of {}. May be repeated.")] = (
+        field(default_factory=lambda: ["grad_cam"])
     )
     target: Annotated[
         list[str],
@@ -48,7 +48,9 @@ class OutputFiles:
         Path | None,
         typer.Option("--save-map", help="File (.npy), or folder, for the maps as numbers.", rich_help_panel="Output"),
     ] = None
-    picture: Annotated[str, typer.Option("--picture", help="overlay or heatmap.", rich_help_panel="Output")] = "overlay"
+    picture: Annotated[
+        str, options.one_of("--picture", names=("overlay", "heatmap"), text="{}.", rich_help_panel="Output")
+    ] = "overlay"
 
 
 @dataclass(frozen=True)
@@ -79,10 +81,8 @@ def explain(
 
     Example: `gradserve explain photo.jpg --method smooth_grad --param samples=25 --out heat.png --save-map map.npy`
 
-    Example: `gradserve explain *.jpg --method grad_cam --method gradient --target "tabby cat" --out maps/`
+    Example: `gradserve explain *.jpg --method grad_cam --method gradient --model cifar10 --target cat --out maps/`
     """
-    if files.picture not in ("overlay", "heatmap"):
-        raise typer.BadParameter(f"{files.picture!r} is neither overlay nor heatmap", param_hint="--picture")
     targets = [parse.target(text) for text in selection.target]
     methods = parse.methods(selection.method, selection.param)
     total = output.expected(photos, methods, targets)

@@ -16,7 +16,7 @@ def health(
 ) -> None:
     """The server's state; the exit code is 0 when it serves and 1 when it does not.
 
-    Example: `gradserve health --server 10.0.0.7:50051`
+    Example: `gradserve health --timeout 2`
     """
     with connection.client(timeout) as client:
         state = client.health()

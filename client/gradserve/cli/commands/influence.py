@@ -14,25 +14,34 @@ from gradserve.cli import drawing, options, output, parse
 from gradserve.messages import fields
 from gradserve.messages.influence import INFLUENCE_METHOD
 from gradserve.results.influence import Influence, Reweighting, Suspects, TrainingExample
-
-_METHODS = ", ".join(fields.names(INFLUENCE_METHOD))
+from gradserve.v1 import influence_pb2
 
 Out = Annotated[Path | None, typer.Option("--out", "-o", help="Picture of the examples.", rich_help_panel="Output")]
 SuspectTop = Annotated[int, typer.Option("--top", "-k", min=1, max=1000, help="How many.")]
-Order = Annotated[str, typer.Option("--order", help="rank_sum, self_influence, loss or disagreement.")]
+Order = Annotated[
+    str, options.one_of("--order", names=fields.choices(influence_pb2.SuspectOrder.DESCRIPTOR), text="{}.")
+]
 
 
 @dataclass(frozen=True)
 class Question:
     """By which method, of which prediction, and which changes of the training set are asked about."""
 
-    method: Annotated[str | None, typer.Option("--method", help=f"One of {_METHODS}; the index's own if left out.")] = (
-        None
-    )
+    method: Annotated[
+        str | None,
+        options.one_of("--method", names=fields.names(INFLUENCE_METHOD), text="{}; the index's own if left out."),
+    ] = None
     label: Annotated[
         str | None, typer.Option("--label", help="True class: index, name or rank:2; the predicted one if left out.")
     ] = None
-    goal: Annotated[str, typer.Option("--goal", help="Whose change is predicted: loss, margin or logit.")] = "loss"
+    goal: Annotated[
+        str,
+        options.one_of(
+            "--goal",
+            names=fields.choices(influence_pb2.InfluenceGoal.DESCRIPTOR),
+            text="Whose change is predicted: {}.",
+        ),
+    ] = "loss"
     top: Annotated[int, typer.Option("--top", "-k", min=1, max=100, help="How many helpful and harmful examples.")] = 8
     remove: Annotated[
         list[str],
@@ -89,7 +98,7 @@ def influence(
     Example: `gradserve influence digit.png --model digits --top 8 --out examples.png`
     """
     arguments = question.arguments()
-    with connection.client(timeout) as client:
+    with connection.client(timeout) as client, output.waiting("influence"):
         result = client.influence(photo, question.chosen(), model=model, **arguments, **vars(request))
     if out:
         drawing.influence(result, photo).save(out)
@@ -119,7 +128,7 @@ def suspects(
 
     Example: `gradserve suspects --model digits --top 20 --out suspects.png`
     """
-    with connection.client(timeout) as client:
+    with connection.client(timeout) as client, output.waiting("suspects"):
         result = client.suspects(model=model, top=top, order=order)
     if out:
         drawing.suspects(result).save(out)
@@ -129,8 +138,19 @@ def suspects(
         output.print_json({"examples": examples, "total": result.total, "provenance": output.plain(result.provenance)})
         return
     output.out().print(_suspects_table(result))
+    if not any(map(_stands_out, result)):
+        output.out().print(
+            "Nothing stands out: the model predicts the label of each of these, and at least half of their nearest "
+            "examples have it too.",
+            soft_wrap=True,
+        )
     if out:
         output.out().print(f"the examples are on {out}")
+
+
+def _stands_out(each: TrainingExample) -> bool:
+    """Whether the model or most of the nearest examples contradict its label."""
+    return each.predicted_name != each.label_name or each.disagreement > 0.5
 
 
 def _rows(option: str, text: str) -> list[int]:

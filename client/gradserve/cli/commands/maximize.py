@@ -7,8 +7,8 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from gradserve.cli import options, output, parse
-from gradserve.messages import pictures
+from gradserve.cli import marks, options, output, parse
+from gradserve.messages import fields, pictures
 from gradserve.messages.goals import Goal, GoalLike
 from gradserve.results.pictures import MaximizedImage, MaximizedImages, save
 from gradserve.v1 import maximize_pb2
@@ -58,7 +58,9 @@ class Recipe:
 class MaximizeRecipe(Recipe):
     """How the picture is made, from which start, and which of its steps are kept."""
 
-    preset: Annotated[str, typer.Option("--preset", help="strong, lucid, lecture, dream or plain.")] = ""
+    preset: Annotated[
+        str, options.one_of("--preset", names=fields.choices(maximize_pb2.MaximizePreset.DESCRIPTOR), text="{}.")
+    ] = ""
     image: Annotated[
         Path | None, typer.Option("--image", help="Picture to start from.", exists=True, dir_okay=False)
     ] = None
@@ -83,9 +85,9 @@ def maximize(
 ) -> None:
     """Make pictures that classes, units or layers answer to most.
 
-    Example: `gradserve maximize --target flamingo --target volcano --model mobilenet_v2 --out sheet.png`
+    Example: `gradserve maximize --target horse --target ship --model cifar10 --out sheet.png`
 
-    Example: `gradserve maximize --target unit:features.14:7 --preset lucid --param rate=0.03 --snapshot 4`
+    Example: `gradserve maximize --target unit:layer1:7 --model cifar10 --preset lucid --param rate=0.03 --snapshot 4`
     """
     parsed = goals.parsed()
     if not parsed:
@@ -116,7 +118,9 @@ def dream(
 
     Without --layer or --target the layer is the one that Grad-CAM takes, the last one with a map.
 
-    Example: `gradserve dream photo.jpg --layer features.14 --model mobilenet_v2 --out dream.png`
+    Example: `gradserve dream photo.jpg --out dream.png`
+
+    Example: `gradserve dream photo.jpg --layer layer1 --model cifar10 --size 320 --steps 10`
     """
     arguments: dict[str, Any] = {"image": photo, "model": model, "preset": "dream", **recipe.arguments()}
     arguments |= {"seed": seed, "time_budget": time_budget, "allow_partial": allow_partial, "alone": alone}
@@ -128,8 +132,9 @@ def dream(
 
 def _deliver(result: MaximizedImages, out: Path, as_json: bool) -> None:
     out.parent.mkdir(parents=True, exist_ok=True)
-    result[0].save(out) if len(result) == 1 else result.save(out)
-    saved = [out]
+    saved = [result[0].save(out) if len(result) == 1 else result.save(out)]
+    if len(result) == 1 and out.suffix.lower() == ".png":
+        marks.save(result[0].png, out)  # "The model sees" was measured on exactly these pixels.
     for place, each in enumerate(result):
         number = f"-{place + 1}" if len(result) > 1 else ""
         extras = {f"step{step}": png for step, png in each.snapshots.items()}

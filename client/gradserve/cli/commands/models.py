@@ -27,7 +27,9 @@ def models(
 ) -> None:
     """The models of a server, or one model with its layers and the methods that apply to it.
 
-    Example: `gradserve models`, then `gradserve models mobilenet_v2`
+    Example: `gradserve models`
+
+    Example: `gradserve models cifar10`
     """
     with connection.client() as client:
         cards = [client.model(name)] if name else client.models()

@@ -1,16 +1,36 @@
 """`gradserve predict`: the most probable classes of photos."""
 
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.table import Table
 from rich.text import Text
 
-from gradserve.cli import options, output
+from gradserve.cli import marks, options, output
+from gradserve.client import Client
 from gradserve.results.predict import Prediction
 
 TopK = Annotated[int, typer.Option("--top-k", "-k", min=1, max=1000, help="How many classes.")]
+Preprocess = Annotated[
+    str,
+    options.one_of(
+        "--preprocess",
+        names=options.PREPROCESS_NAMES,
+        text=f"{options.PREPROCESS_TEXT}; left out: what a picture of `gradserve attack` says of itself.",
+        rich_help_panel="Request",
+    ),
+]
+
+
+@dataclass(frozen=True)
+class PredictRequest(options.PhotosRequest):
+    """What requests carry, where a picture may say itself how it is to be used."""
+
+    preprocess: Preprocess = ""
 
 
 @options.grouped
@@ -19,24 +39,37 @@ def predict(
     *,
     model: options.Model = "",
     top_k: TopK = 5,
-    request: options.PhotosRequest,
+    request: PredictRequest,
     connection: options.Connection,
     timeout: options.Timeout = options.DEFAULT_TIMEOUT,
     as_json: options.Json = False,
 ) -> None:
     """The most probable classes of photos.
 
-    Example: `gradserve predict cat.jpg dog.jpg --model mobilenet_v2 --top-k 3`
+    Example: `gradserve predict cat.jpg dog.jpg --model cifar10 --top-k 3`
+
+    Example: `gradserve predict adversarial.png --preprocess as_is --json`
     """
     predictions: list[Prediction] = []
     with connection.client(timeout) as client:
-        answers = client.predict_many(photos, model=model, top_k=top_k, **vars(request))
+        answers = _predictions(client, photos, **{"model": model, "top_k": top_k, **vars(request)})
         try:
             for _, each in output.progress(output.named(photos, answers, "predicting"), len(photos), "predict"):
                 predictions.append(each)
         finally:
             if predictions:  # After an error, these are the predictions before it.
                 _print(photos, predictions, as_json)
+
+
+def _predictions(client: Client, photos: Sequence[Path], *, preprocess: str, **arguments: Any) -> Iterator[Prediction]:
+    """The predictions in the photos' order, each photo used as the option says, or else as it says itself."""
+    for marked, run in groupby(photos, lambda photo: not preprocess and marks.is_marked(photo)):
+        pictures = list(run)
+        if marked:
+            names = ", ".join(picture.name for picture in pictures)
+            output.err().print(f"{names}: used as_is, as the file says; --preprocess overrules it", soft_wrap=True)
+        chosen = marks.AS_IS if marked else preprocess or "model_default"
+        yield from client.predict_many(pictures, preprocess=chosen, **arguments)
 
 
 def _print(photos: list[Path], predictions: list[Prediction], as_json: bool) -> None:

@@ -14,6 +14,7 @@ import typer
 from gradserve.aio import AsyncClient
 from gradserve.cli import options, output, parse
 from gradserve.cli.commands import robustness_report
+from gradserve.cli.commands.attack import LOSSES, METHODS, NORMS
 from gradserve.datasets import Dataset, open_dataset
 from gradserve.errors import GradserveError
 from gradserve.messages import fields
@@ -50,7 +51,9 @@ class Trials:
 
     attack: Annotated[
         list[str],
-        typer.Option("--attack", help="Name of an attack, or none. May be repeated.", rich_help_panel=_TRIALS),
+        options.one_of(
+            "--attack", names=[*METHODS, "none"], text="One of {}. May be repeated.", rich_help_panel=_TRIALS
+        ),
     ] = field(default_factory=lambda: ["pgd"])
     eps: Annotated[
         list[str],
@@ -64,12 +67,12 @@ class Trials:
             "--param", help="NAME=VALUE, or ATTACK.NAME=VALUE with several. May be repeated.", rich_help_panel=_TRIALS
         ),
     ] = field(default_factory=list)
-    norm: Annotated[str, typer.Option("--norm", help="Of the budget: linf or l2.", rich_help_panel=_TRIALS)] = "linf"
+    norm: Annotated[str, options.one_of("--norm", names=NORMS, text="Of the budget: {}.", rich_help_panel=_TRIALS)] = (
+        "linf"
+    )
     loss: Annotated[
         str | None,
-        typer.Option(
-            "--loss", help="cross_entropy, margin or dlr; the attack's own if left out.", rich_help_panel=_TRIALS
-        ),
+        options.one_of("--loss", names=LOSSES, text="{}; the attack's own if left out.", rich_help_panel=_TRIALS),
     ] = None
     defence: Annotated[
         str | None,
@@ -84,9 +87,10 @@ class Trials:
     ] = False
     corruption: Annotated[
         list[str],
-        typer.Option(
+        options.one_of(
             "--corruption",
-            help="A kind of ImageNet-C in its 5 severities, or all. May be repeated.",
+            names=[*KINDS, "all"],
+            text="A kind of ImageNet-C in its 5 severities, or all: {}. May be repeated.",
             rich_help_panel=_TRIALS,
         ),
     ] = field(default_factory=list)
@@ -176,6 +180,7 @@ class Setting:
     limit: int | None
     concurrency: int
     reports: Reports
+    server: str
 
 
 @options.grouped
@@ -208,13 +213,14 @@ def robustness(
     A run that was stopped goes on when the same command is given again. A failed request is sent again, and what
     fails for good counts as fallen. Unreadable pictures are counted apart.
 
-    Example: `gradserve robustness --data photos/ --model resnet50 --eps 4/255 --min-robust-accuracy 0.40`
+    Example: `gradserve robustness --data photos/ --model cifar10 --eps 4/255 --min-robust-accuracy 0.40`
 
-    Example: `gradserve robustness --data cifar.npz --attack none --corruption all --reference alexnet --max-mce 1`
+    Example: `gradserve robustness --data cifar.npz --model cifar10-robust --attack none --corruption all --out noisy/`
     """
     spec, limits = trials.spec(seed or 0, preprocess, precision), thresholds.limits()
     _check(spec, limits, trials.reference)
-    setting = Setting(model, trials.reference, open_dataset(data), spec, limits, limit, concurrency, reports)
+    dataset = open_dataset(data)
+    setting = Setting(model, trials.reference, dataset, spec, limits, limit, concurrency, reports, connection.server)
     document = _document(partial(connection.async_client, timeout), setting)
     if as_json:
         output.print_json(document)
@@ -236,9 +242,6 @@ def _document(connect: Callable[[], AsyncClient], setting: Setting) -> dict[str,
 
 
 def _kinds(texts: list[str]) -> list[str]:
-    for text in texts:
-        if text not in [*KINDS, "all"]:
-            raise fields.unknown("corruption", text, KINDS)
     return [kind for kind in KINDS if kind in texts or "all" in texts]
 
 
@@ -276,7 +279,8 @@ async def _measure(connect: Callable[[], AsyncClient], setting: Setting) -> dict
     document = results.document(plan, figures, effort)
     (out / "results.json").write_text(json.dumps(document, indent=2, ensure_ascii=False) + "\n")
     junit.write(out / "junit.xml", figures, plan.model, seconds)
-    (out / "report.html").write_text(robustness_report.html(plan, figures, effort, cases))
+    origin = robustness_report.origin(plan, setting.server)
+    (out / "report.html").write_text(robustness_report.html(plan, figures, effort, cases, origin), encoding="utf-8")
     robustness_report.show(plan, figures, effort, out)
     return document
 

@@ -1,14 +1,15 @@
 """What `gradserve robustness` found: a table for the terminal, a page with the worst cases."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from fractions import Fraction
 from pathlib import Path
 
 from PIL import Image
 from rich.table import Table
 
-from gradserve.cli import output, page
+from gradserve.cli import command_lines, output, page
 from gradserve.datasets import Dataset, Example
 from gradserve.errors import GradserveError
 from gradserve.results.attack import Attack, Judgement
@@ -107,19 +108,28 @@ def _notes(figures: Figures) -> Iterator[str]:
         yield f"warning: {where}: {text} ({count} pictures)"
 
 
-def html(plan: Plan, figures: Figures, effort: RunStats, cases: Sequence[Case]) -> str:
-    """The page: figures, then the worst cases."""
+def origin(plan: Plan, server: str) -> dict[str, str]:
+    """Where a report comes from: date, server, weights, and the command that makes it again."""
+    weights = {f"weights of {name}": digest for name, digest in plan.digests.items()}
+    command = command_lines.repeat(plan.model, server)
+    date = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
+    return {"date": date, "server": server, **weights, **({"repeat with": command} if command else {})}
+
+
+def html(plan: Plan, figures: Figures, effort: RunStats, cases: Sequence[Case], origin: Mapping[str, str]) -> str:
+    """The page: verdict and origin, figures, then the worst cases."""
     rows: list[list[str | float]] = [
         [row.name, row.accuracy if row.exact is None else row.exact, row.interval, row.pictures, row.remark]
         for row in _rows(figures)
     ]
     accuracy = page.Table(["", "accuracy", "95 % interval (Wilson)", "pictures", ""], rows)
-    facts = [f"{name}: weights {digest[:12]}" for name, digest in plan.digests.items()]
-    facts += [f"head {figures.head}", meaning(figures), f"seed {plan.seed}", *_effort(effort), *_counts(figures)]
-    lead = _LEADS[figures.verdict] if figures.thresholds or figures.verdict != "passed" else ""
-    checks = page.Table(["threshold", ""], [[str(each), _MARKS[each.verdict][0]] for each in figures.thresholds])
+    facts = [f"head {figures.head}", meaning(figures), f"seed {plan.seed}", *_effort(effort), *_counts(figures)]
+    decided = figures.thresholds or figures.verdict != "passed"
+    verdict = page.Verdict(_LEADS[figures.verdict], figures.verdict) if decided else None
+    marks = [[str(each), _MARKS[each.verdict][0]] for each in figures.thresholds]
+    checks = page.Table(["threshold", ""], marks, [each.verdict for each in figures.thresholds])
     tables = [accuracy, *([checks] if figures.thresholds else [])]
-    sections = [page.Section("Accuracy", lead, [], facts, tables), *_unmeasured(figures), *_warnings(figures)]
+    sections = [page.Section("Accuracy", "", [], facts, tables), *_unmeasured(figures), *_warnings(figures)]
     if figures.corruptions:
         sections.append(_corruption_section(figures))
     for natural, title in ((False, "Worst cases under attack"), (True, "Worst cases under corruption")):
@@ -127,9 +137,8 @@ def html(plan: Plan, figures: Figures, effort: RunStats, cases: Sequence[Case]) 
             sections.append(page.Section(title, "Pictures that fell to the least, and most clearly.", stories))
     if figures.unreadable or figures.failed:
         sections.append(_problems(figures))
-    return page.html(
-        f"Robustness of {plan.model}", "Measured through the service, every answer with its certificate.", sections
-    )
+    lead = "Measured through the service, every answer with its certificate."
+    return page.html(f"Robustness of {plan.model}", lead, sections, verdict=verdict, origin=origin)
 
 
 @dataclass(frozen=True)

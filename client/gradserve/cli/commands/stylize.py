@@ -84,7 +84,7 @@ def stylize(
 
     Without --style the photo is reconstructed from its content layers; without a photo the styles give a texture.
 
-    Example: `gradserve stylize photo.jpg --style starry.jpg --model squeezenet1_0 --out out.png`
+    Example: `gradserve stylize photo.jpg --style painting.jpg --steps 50 --out styled.png`
     """
     weighted = styles.weighted()
     arguments: dict[str, Any] = {

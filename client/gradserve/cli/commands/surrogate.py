@@ -86,7 +86,7 @@ def surrogate(
     It needs no weights, gradients or labels of the model (Papernot et al. 2017): what it predicts is enough. Add the
     printed entry to the catalogue of a server, then: gradserve attack photo.jpg --method transfer.
 
-    Example: `gradserve surrogate --data pictures/ --model resnet56 --out surrogate/`
+    Example: `gradserve surrogate --data pictures/ --model cifar10 --out surrogate/`
     """
     module = server_module("models.surrogate.training")
     dataset = open_dataset(data).take(limit, seed or 0)

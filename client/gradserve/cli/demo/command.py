@@ -71,7 +71,9 @@ def demo(
 
     Starts a server with the embedded models and every --model, unless --server names one, and stops it at the end.
 
-    Example: `gradserve demo --model mobilenet_v2` or `gradserve demo --model mobilenet_v2=weights.safetensors`
+    Example: `gradserve demo --model mobilenet_v2`
+
+    Example: `gradserve demo --model mobilenet_v2=weights.safetensors --out pages/`
     """
     out = contents.out
     out.mkdir(parents=True, exist_ok=True)
