@@ -1,6 +1,9 @@
 """The services: each RPC binds its request in a thread, runs its task in the pool, encodes its reply in a thread."""
 
 import asyncio
+import os
+import sys
+import threading
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -35,6 +38,7 @@ from .rpcs import RpcModule, attack, embed, explain, influence, maximize, predic
 from .rpcs.certificate import attack_task, certificate_task, encode_picture, map_task
 from .rpcs.models import model_reply
 
+CODEC_NICENESS = 10
 MAX_LOGGED_NAME_BYTES = 100  # The most bytes of a request's model name that the log repeats.
 # A partial answer may come this many seconds after its deadline, since a pass cannot be interrupted.
 PARTIAL_GRACE_SECONDS = 1.0
@@ -66,7 +70,8 @@ class GradientService(service_pb2_grpc.GradientServiceServicer):
 
     def __init__(self, pool: Pool, limits: LimitSettings, metrics: Metrics, admission: Admission) -> None:
         self._pool, self._limits, self._metrics, self._admission = pool, limits, metrics, admission
-        self._threads = ThreadPoolExecutor(CODEC_THREADS, "codec")
+        self._decoders = ThreadPoolExecutor(CODEC_THREADS, "decoder", _give_way)
+        self._encoders = ThreadPoolExecutor(CODEC_THREADS, "encoder")  # Answers do not wait for pictures of others.
         self._expected = Expectations()
         for name, rpc in UNARY.items():
             setattr(self, name, partial(self._answer, rpc))
@@ -141,7 +146,8 @@ class GradientService(service_pb2_grpc.GradientServiceServicer):
         if priced is not None:
             self._admission.check(priced)
         with self._admission.decoding(entry.caller, type(request).__name__, request.model, priced):
-            bound, seconds = await self._in_thread(_bound, bind, request, at)
+            loop = asyncio.get_running_loop()
+            bound, seconds = await loop.run_in_executor(self._decoders, _bound, bind, request, at)
         entry.model = bound.card.name
         entry.methods = ",".join(bound.methods)
         self._admission.note(type(request).__name__, request.model, self._expected.priced(bound.task), seconds)
@@ -192,7 +198,13 @@ class GradientService(service_pb2_grpc.GradientServiceServicer):
         return outcome
 
     async def _in_thread(self, function: Callable[..., T], *args: object) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._threads, function, *args)
+        return await asyncio.get_running_loop().run_in_executor(self._encoders, function, *args)
+
+
+def _give_way() -> None:
+    """Lets this thread run after the event loop's, which must go on refusing while pictures are decoded."""
+    if hasattr(os, "setpriority") and sys.platform == "linux":  # Elsewhere priorities are those of whole processes.
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), CODEC_NICENESS)
 
 
 def _seconds_left(request: Any, remaining: float | None) -> float | None:
