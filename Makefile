@@ -5,7 +5,7 @@ ARGS ?=
 
 .PHONY: demo test test-processors serve check bench bench-influence protos format clean
 
-demo: .venv/ready  ## explain, attack and dream on real pictures, write demo-out/index.html; ARGS="--model resnet18"
+demo: .venv/ready  ## explain, attack and dream on real photos, write demo-out/index.html; ARGS="--model resnet18"
 	$(BIN)/gradserve demo --out demo-out $(ARGS)
 
 test: .venv/ready  ## all tests; ARGS="tests/engine -k take"

@@ -107,6 +107,10 @@ def test_the_model_of_photos_is_preferred_to_the_default(client):
     assert {ask.model for ask in chapters[0].rows[0].asks} == {"imagenet"}
 
 
+def test_every_method_has_a_sentence():
+    assert sorted(explaining.SENTENCES) == sorted(METHODS)
+
+
 def test_progress_inside_a_request_is_reported_and_adds_up_to_its_weight(client):
     goals, reports = ["goldfish"], []
     ask = Ask(

@@ -43,7 +43,7 @@ _VERDICTS = {
 def targeted(card: ModelCard, picture: SamplePicture) -> Ask:
     """PGD until the model sees a toaster, or the least likely class where it knows no toaster."""
     target = _TOASTER if _TOASTER in card.classes else Pick.LEAST_LIKELY
-    text = "Its certificate, measured on the returned file:"
+    text = "The certificate was measured on the returned file."
     arguments = {"method": "pgd", "target": target, "eps": "4/255", "steps": 20, "loss": "margin"}
     return _attacked(card, picture, "attacked by pgd", text, arguments)
 

@@ -68,7 +68,9 @@ def demo(
     Starts a server with the embedded models `imagenet` and `digits` and every --model, unless --server names one, and
     stops it at the end.
 
-    Example: `gradserve demo --model mobilenet_v2` or `gradserve demo --model mobilenet_v2=weights.safetensors`
+    Example: `gradserve demo --model mobilenet_v2`
+
+    Example: `gradserve demo --model mobilenet_v2=weights.safetensors --out pages/`
     """
     begin = time.perf_counter()
     out.mkdir(parents=True, exist_ok=True)
@@ -113,16 +115,18 @@ def _chapters(default: ModelCard, cards: Sequence[ModelCard]) -> list[Chapter]:
 
 def _hero(card: ModelCard) -> Chapter:
     """One of everything, for the first photo."""
-    asks = []
-    for picture, style in zip(photos("cat"), photos("coffee"), strict=True):
-        asks = [
+    asks = [
+        ask
+        for picture, style in zip(photos("cat"), photos("coffee"), strict=True)
+        for ask in (
             explaining.predicted(card, picture),
             explaining.explained(card, picture, "grad_cam"),
             attacking.targeted(card, picture),
             making.dreamt(card, picture, ["blocks.9"], "What this layer sees in the photo, exaggerated."),
             making.stylized(card, picture, style, "The photo in the style of the small picture."),
             making.maximized(card, ["volcano"], "Made from noise until the model is sure."),
-        ]
+        )
+    ]
     facts = f"{card.name}: {len(card.classes)} classes, {card.gflop:.2g} GFLOP"
     lead = f"A photo, and everything that the gradient of one network tells and makes of it ({facts})."
     return Chapter("One photo, six answers", lead, [Row(asks, columns=6)], ("strength",))

@@ -48,7 +48,8 @@ def _influence(card: ModelCard, picture: SamplePicture) -> Ask:
 def _suspects(card: ModelCard) -> Ask:
     def draw(answer: Suspects) -> Sequence[Figure]:
         agreed = sum(each.label == each.predicted for each in answer)
-        text = f"Of {answer.total} labels the least fitting: {_names(answer.examples)}. The model agrees with {agreed}."
+        fit = f"Of {answer.total} labels the least fitting: {_names(answer.examples)}."
+        text = f"{fit} The model agrees with {agreed} of {len(answer)}."
         return [Figure("labels to look at again", _pictures(answer.examples), text)]
 
     return Ask(card.name, "", "suspects", lambda client: client.suspects(model=card.name, top=_SUSPECTS), draw)

@@ -12,7 +12,7 @@ from gradserve.results.models import ModelCard
 from gradserve.results.predict import Prediction
 
 _PARTS = ("football helmet", "space shuttle", "flagpole")  # Classes that are different places of one photo.
-_SENTENCES = {
+SENTENCES = {  # What each method shows.
     "gradient": "Where a small change of a pixel would change the score most.",
     "gradient_x_input": "The gradient times the pixels' values.",
     "smooth_grad": "The gradient averaged over noisy copies of the photo.",
@@ -46,20 +46,20 @@ def verdict(card: ModelCard, picture: SamplePicture, name: str) -> Mark:
     return Mark(f"wrong: this is {picture.content}{reason}", "bad")
 
 
-def explained(card: ModelCard, picture: SamplePicture, method: str, **arguments: object) -> Ask:
-    """One method's map over the photo, for the top class or for the targets."""
+def explained(card: ModelCard, picture: SamplePicture, method: str) -> Ask:
+    """One method's map over the photo, for the top class."""
 
     def draw(answer: Explanation) -> Sequence[Figure]:
         value = f"{answer.target_name}: score {answer.target_value:.1f}"
         warnings = dict.fromkeys((*answer.warnings, *answer.provenance.warnings))
-        text = _SENTENCES.get(method, "")
+        text = SENTENCES.get(method, "")
         return [Figure(method, [answer.overlay()], text, value, warnings=tuple(warnings))]
 
     return Ask(
         card.name,
         picture.name,
         method,
-        lambda client: client.explain(picture.data, method, model=card.name, **arguments),  # type: ignore[call-overload]
+        lambda client: client.explain(picture.data, method, model=card.name),
         draw,
         weight=2,
     )

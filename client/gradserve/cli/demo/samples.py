@@ -16,7 +16,6 @@ _PHOTOS: Mapping[str, tuple[str, str, str, tuple[str, ...]]] = {
     "cat": ("skimage", "data/chelsea.png", "a cat", _CATS),
     "coffee": ("skimage", "data/coffee.png", "a cup of coffee", ("espresso", "cup", "coffee mug")),
     "rocket": ("skimage", "data/rocket.jpg", "a rocket", ("missile", "projectile", "rocket")),
-    "motorcycle": ("skimage", "data/motorcycle_left.png", "a motorcycle", ("motorcycle", "motorbike")),
     "astronaut": ("skimage", "data/astronaut.png", "an astronaut", ("astronaut",)),
     "flower": ("sklearn", "datasets/images/flower.jpg", "a dahlia", ("dahlia",)),
     "temple": ("sklearn", "datasets/images/china.jpg", "a palace", ("palace",)),
