@@ -8,7 +8,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python $(if $(COVERAGE),-m coverage run) -m p
 
 .PHONY: demo test test-processors load serve check bench bench-influence protos format clean
 
-demo: .venv/ready  ## explain, attack and dream on real pictures, write demo-out/index.html; ARGS="--model resnet18"
+demo: .venv/ready  ## explain, attack and dream on real photos, write demo-out/index.html; ARGS="--model resnet18"
 	$(BIN)/gradserve demo --out demo-out $(ARGS)
 
 # Two processes, then what measures time by itself. Either part may have none of the tests that ARGS choose: status 5.

@@ -260,6 +260,8 @@ def _card(name: str) -> models_pb2.Model:
     )
     for method in METHODS:
         card.methods.add(method=method, applies=method != "deconvnet", reason="no ReLU" * (method == "deconvnet"))
+    if name == "digits":
+        card.methods.add(method="influence", applies=True)
     return card
 
 

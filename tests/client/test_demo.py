@@ -1,17 +1,32 @@
 import json
 import re
+from dataclasses import replace
+from importlib.util import find_spec
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from gradserve import GradserveError, cli
+from gradserve import FailedPrecondition, GradserveError, cli
 from gradserve.cli import page
-from gradserve.cli.demo import local_server, samples
+from gradserve.cli.demo import command, explaining, local_server, samples
+from gradserve.cli.demo import page as demo_page
+from gradserve.cli.demo.session import Ask, Chapter, Row, Session
 
 from .fake import METHODS
 
-ATTACKS = ["fgsm", "pgd", "pgd to the least likely class", "pgd, eps 0.5 in L2", "square", "one_pixel"]
+ATTACKS = ["fgsm", "pgd", "pgd in L2", "sphere", "square", "attacked by pgd", "fog"]
+TITLES = [
+    "One photo, six answers",
+    "Why?",
+    "Can it be fooled?",
+    "What does it look for?",
+    "Another style",
+    "Which examples?",
+]
+needs_pictures = pytest.mark.skipif(
+    not (find_spec("skimage") and find_spec("sklearn")), reason="the photos of scikit-image and scikit-learn are shown"
+)
 STUB = """
 import sys, time
 print("metrics on 127.0.0.1:9", *sys.argv[1:], flush=True)
@@ -55,24 +70,83 @@ def test_a_server_that_never_is_ready(stub):
         pass
 
 
+@needs_pictures
 def test_the_demo_shows_every_method(server, capsys, tmp_path):
-    pytest.importorskip("sklearn", reason="its digits are shown")
-    pytest.importorskip("skimage", reason="its photos are shown")
     with pytest.raises(SystemExit, match="0"):
-        cli.main(["demo", "--server", server.target, "--out", str(tmp_path), "--pictures", "1", "--json"])
+        cli.main(["demo", "--server", server.target, "--out", str(tmp_path), "--json"])
     printed = capsys.readouterr()
     done = json.loads(printed.out)["done"]
     assert f"{len(done)} of {len(done)} requests are done" in printed.err
-    for model in ("tiny", "digits"):
-        asked = [deed["asked"] for deed in done if deed["model"] == model]
-        assert asked[: len(METHODS) + 1] == ["predict", *METHODS]
-        assert asked[-2 - len(ATTACKS)] == "smooth_grad, 3 targets"
-        assert asked[-1 - len(ATTACKS) :] == [*ATTACKS, "maximize 3 classes"]
+    assert len(done) == len([each for each in server.requests if getattr(each, "model", "")]) < 50
+    assert {deed["model"] for deed in done} == {"tiny", "digits"}
+    asked = [deed["asked"] for deed in done]
+    for what in (*METHODS, *ATTACKS, "predict", "DeepDream", "maximize goldfish", "stylize: coffee", "influence"):
+        assert what in asked
     html = (tmp_path / "index.html").read_text()
-    assert html.count("<figure>") == 2 * (len(METHODS) + 3 + len(ATTACKS) + 3 + 2)
-    assert html.count("does not apply to this model: deconvnet: the model has no ReLU") == 2
+    assert re.findall("<h2>(.*)</h2>", html) == TITLES
+    assert html.count("Does not apply to this model: deconvnet: the model has no ReLU") == 1
     assert "PARTIALLY_GUIDED" in html
-    assert not re.search(r'(src|href)="(?!data:|#)', html)  # nothing outside the file
+    assert 'class="mark bad">wrong: this is a cat' in html  # the fake server says goldfish to everything
+    assert not re.search(r'(src|href)="(?!data:|#)|url\(|@import', html)  # nothing outside the file
+
+
+@needs_pictures
+def test_a_model_of_ones_own_gets_a_row_and_the_small_ones_none(client):
+    card = client.model("tiny")
+    cards = [replace(card, name=name) for name in ("tiny", "mine", "cifar10", "cifar10-robust")]
+    chapters = command._chapters(card, cards)
+    asks = [ask for chapter in chapters for row in chapter.rows for ask in row.asks]
+    assert {ask.model for ask in asks} == {"tiny", "mine"}
+    assert [ask.what for ask in asks if ask.model == "mine"] == ["predict", "grad_cam", "attacked by pgd"]
+
+
+@needs_pictures
+def test_the_model_of_photos_is_preferred_to_the_default(client):
+    card = client.model("tiny")
+    chapters = command._chapters(card, [card, replace(card, name="imagenet")])
+    assert {ask.model for ask in chapters[0].rows[0].asks} == {"imagenet"}
+
+
+def test_every_method_has_a_sentence():
+    assert sorted(explaining.SENTENCES) == sorted(METHODS)
+
+
+def test_progress_inside_a_request_is_reported_and_adds_up_to_its_weight(client):
+    goals, reports = ["goldfish"], []
+    ask = Ask(
+        "tiny", "noise", "maximize", lambda client: client.maximize_stream(goals, model="tiny"), lambda _: [], weight=3
+    )
+    refused = Ask("tiny", "x", "refuses", lambda client: refuse(), lambda _: [], weight=2)
+    demo = Session(client, lambda what, weight: reports.append((what, weight)))
+    demo.run([Chapter("Why?", "", [Row([ask, refused])])])
+    assert [weight for what, weight in reports if what == "maximize: noise"] == pytest.approx([0, 1, 1, 1])
+    assert sum(weight for _, weight in reports) == pytest.approx(5)
+
+
+def refuse():
+    raise FailedPrecondition("no")
+
+
+@pytest.mark.parametrize(("name", "mark"), [("dog", "wrong: this is a dog"), ("cat", "right")])
+def test_a_prediction_is_called_right_or_wrong(client, name, mark):
+    card = replace(client.model("tiny"), classes=("cat", "dog"))
+    picture = samples.SamplePicture("rex", b"", f"a {name}" if name == "dog" else "a cat", (name,))
+    assert explaining.verdict(card, picture, "cat").text == mark
+    stranger = samples.SamplePicture("it", b"", "a bear", ("bear",))
+    assert explaining.verdict(card, stranger, "cat").text == "wrong: this is a bear, for which it has no class"
+
+
+def test_the_demos_page_escapes_what_it_shows():
+    evil = "<b a=\"c\" d='e'>"
+    picture = Image.fromarray(np.eye(8, dtype=np.uint8) * 255)
+    figure = demo_page.Figure(
+        evil, [picture, Image.new("RGB", (1000, 500))], evil, evil, demo_page.Mark(evil, "good"), [(evil, 0.5)], [evil]
+    )
+    section = demo_page.Section(evil, evil, [demo_page.Grid([figure], evil, evil)], ["sign"])
+    html = demo_page.html(evil, evil, [section], evil)
+    assert "<b " not in html
+    assert html.count("&lt;b a=") == 17  # every text above, the title and the name of each picture twice
+    assert html.count('class="crisp"') == 1
 
 
 def test_a_page_escapes_what_it_shows():
@@ -87,12 +161,9 @@ def test_a_page_escapes_what_it_shows():
     assert html.count("image/jpeg") == 1
 
 
+@needs_pictures
 def test_photos_are_found_on_disk_only():
-    pytest.importorskip("skimage")
-    pytest.importorskip("sklearn")
-    card = type("Card", (), {"name": "any"})()
-    found = samples.pictures(card, 6)
+    found = samples.photos("cat", "astronaut", "coffee", "rocket", "flower", "temple")
     assert [picture.name for picture in found] == ["cat", "astronaut", "coffee", "rocket", "flower", "temple"]
     assert all(min(picture.open().size) > 200 for picture in found)
-    digits = samples.pictures(type("Card", (), {"name": "digits"})(), 4)
-    assert [picture.open().size for picture in digits] == [(8, 8)] * 4
+    assert [picture.open().size for picture in samples.digits()] == [(8, 8)] * 2

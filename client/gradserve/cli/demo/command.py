@@ -1,5 +1,6 @@
-"""`gradserve demo`: everything that the service does, done on real pictures and shown on one page."""
+"""`gradserve demo`: what the service does, done on real pictures and shown on one page."""
 
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -7,15 +8,18 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from gradserve.cli import options, output, page
-from gradserve.cli.demo import local_server, pictures, session
+from gradserve.cli import options, output
+from gradserve.cli.demo import attacking, examples, explaining, local_server, making, page
+from gradserve.cli.demo.samples import photos
+from gradserve.cli.demo.session import Chapter, LogEntry, Row, Session
 from gradserve.client import Client
+from gradserve.results.models import ModelCard
 
-_EMBEDDED = ("imagenet", "digits", "cifar10", "cifar10-robust")
-_CHAPTERS = (*session.CHAPTERS, *pictures.CHAPTERS)
+_PHOTOS, _DIGITS = "imagenet", "digits"  # The embedded models that the page is about.
+_SMALL = (_DIGITS, "cifar10", "cifar10-robust")  # Embedded models whose inputs are too small for photos.
 
 
 @dataclass(frozen=True)
@@ -41,83 +45,121 @@ class Serving:
             yield self.server
             return
         output.err().print("starting a server ...")
-        arguments = [part for name in dict.fromkeys([*_EMBEDDED, *self.model]) for part in ("--model", name)]
+        arguments = [part for name in dict.fromkeys([_PHOTOS, _DIGITS, *self.model]) for part in ("--model", name)]
         with local_server.launched(arguments, log, self.start_timeout) as address:
             output.err().print(f"it serves on {address}")
             yield address
         output.err().print("the server is stopped")
 
 
-@dataclass(frozen=True)
-class Contents:
-    """What goes on the page, and where the page goes."""
-
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the page.")] = Path("demo-out")
-    pictures: Annotated[int, typer.Option("--pictures", min=1, max=6, help="Pictures for every model.")] = 3
-
-
 @options.grouped
 def demo(
     *,
     serving: Serving,
-    contents: Contents,
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the page.")] = Path("demo-out"),
     tls: options.Tls = False,
     ca: options.Ca = None,
     token: options.Token = None,
     timeout: options.Timeout = 300.0,
     as_json: options.Json = False,
 ) -> None:
-    """What the service does, on real pictures, side by side on OUT/index.html; some minutes.
+    """What the service does, on real photos, on OUT/index.html; two or three minutes.
 
-    Starts a server with the embedded models and every --model, unless --server names one, and stops it at the end.
+    Starts a server with the embedded models `imagenet` and `digits` and every --model, unless --server names one, and
+    stops it at the end.
 
     Example: `gradserve demo --model mobilenet_v2`
 
     Example: `gradserve demo --model mobilenet_v2=weights.safetensors --out pages/`
     """
-    out = contents.out
+    begin = time.perf_counter()
     out.mkdir(parents=True, exist_ok=True)
     with (
         serving.address(out / "server.log") as address,
         options.Connection(address, tls, ca, token).client(timeout) as client,
     ):
         client.wait_until_ready(serving.start_timeout)
-        entries, sections = _run_chapters(client, contents.pictures)
-    lead = "Every picture on this page was made by a running server that was asked over gRPC."
+        default, cards = client.model(""), [client.model(card.name) for card in client.models()]
+        entries, sections = _run(client, _chapters(default, cards))
     path = out / "index.html"
-    path.write_text(page.html("gradserve", lead, sections), encoding="utf-8")
+    lead = "Every picture on this page was made by a running server that was asked over gRPC. Click one to enlarge it."
+    rows = sum(entry.rows for entry in entries)
+    footer = f"{len(entries)} requests, {rows} rows of the networks, {time.perf_counter() - begin:.0f} seconds."
+    path.write_text(page.html("gradserve", lead, sections, footer), encoding="utf-8")
     if as_json:
         output.print_json({"page": str(path), "done": [output.plain(entry) for entry in entries]})
     else:
         output.out().print(_table(entries))
-        output.out().print(f"{len(entries)} requests; the pictures are on {path}")
+        output.out().print(f"{footer} The pictures are on {path}")
 
 
-def _run_chapters(client: Client, count: int) -> tuple[list[session.LogEntry], list[page.Section]]:
-    """Every chapter for every model, with so many pictures each, and a progress bar."""
-    cards = [client.model(card.name) for card in client.models()]
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+def _chapters(default: ModelCard, cards: Sequence[ModelCard]) -> list[Chapter]:
+    """The page: the photos' model first (`imagenet`, else the default), other models, digits last."""
+    named = {card.name: card for card in cards}
+    card = named.get(_PHOTOS, default)
+    chapters = [
+        _hero(card),
+        explaining.chapter(card),
+        attacking.chapter(card),
+        making.looks_for(card),
+        making.styles(card),
+    ]
+    others = [each for each in cards if each.name not in (card.name, *_SMALL)]
+    if others:
+        lead = "The same photo shown to the other models of the server."
+        chapters.append(Chapter("Other models", lead, [_short_row(each) for each in others], ("strength",)))
+    if _DIGITS in named and named[_DIGITS].applies("influence"):
+        chapters.append(examples.chapter(named[_DIGITS]))
+    return [chapter for chapter in chapters if any(row.asks for row in chapter.rows)]
+
+
+def _hero(card: ModelCard) -> Chapter:
+    """One of everything, for the first photo."""
+    asks = [
+        ask
+        for picture, style in zip(photos("cat"), photos("coffee"), strict=True)
+        for ask in (
+            explaining.predicted(card, picture),
+            explaining.explained(card, picture, "grad_cam"),
+            attacking.targeted(card, picture),
+            making.dreamt(card, picture, ["blocks.9"], "What this layer sees in the photo, exaggerated."),
+            making.stylized(card, picture, style, "The photo in the style of the small picture."),
+            making.maximized(card, ["volcano"], "Made from noise until the model is sure."),
+        )
+    ]
+    facts = f"{card.name}: {len(card.classes)} classes, {card.gflop:.2g} GFLOP"
+    lead = f"A photo, and everything that the gradient of one network tells and makes of it ({facts})."
+    return Chapter("One photo, six answers", lead, [Row(asks, columns=6)], ("strength",))
+
+
+def _short_row(card: ModelCard) -> Row:
+    """What another model says of the first photo."""
+    asks = [
+        ask
+        for picture in photos("cat")
+        for ask in (
+            explaining.predicted(card, picture),
+            explaining.explained(card, picture, "grad_cam"),
+            attacking.targeted(card, picture),
+        )
+    ]
+    return Row(asks, card.name)
+
+
+def _run(client: Client, chapters: Sequence[Chapter]) -> tuple[list[LogEntry], list[page.Section]]:
+    """All requests of the chapters, with a progress bar."""
+    asks = [ask for chapter in chapters for row in chapter.rows for ask in row.asks]
+    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
     with Progress(*columns, console=output.err(), transient=True) as progress:
-        total = sum(session.requests(card, count) + pictures.requests(card) for card in cards)
-        task = progress.add_task("demo", total=total)
-        demo = session.Session(client, count, lambda what: progress.update(task, description=what, advance=1))
-        sections = []
-        for card in cards:
-            for chapter in _CHAPTERS:
-                section = chapter(demo, card)
-                if section.stories:
-                    sections.append(section)
-                    _say(f"{section.title}: {len(demo.log)} of {total} requests are done")
-    return demo.log, sections
-
-
-def _say(text: str) -> None:
-    """Prints the text where there is no terminal, and so no progress bar."""
+        task = progress.add_task("demo", total=sum(ask.weight for ask in asks))
+        session = Session(client, lambda what, weight: progress.update(task, description=what, advance=weight))
+        sections = session.run(chapters)
     if not output.err().is_terminal:
-        output.err().print(text)
+        output.err().print(f"{len(session.log)} of {len(asks)} requests are done")
+    return session.log, sections
 
 
-def _table(entries: Sequence[session.LogEntry]) -> Table:
+def _table(entries: Sequence[LogEntry]) -> Table:
     table = Table(box=None)
     for column in ("model", "picture", "asked"):
         table.add_column(column, no_wrap=True)

@@ -1,6 +1,6 @@
 """Real pictures to show: handwritten digits of scikit-learn, photos that scikit-image and scikit-learn bring along."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -9,62 +9,56 @@ import numpy as np
 from PIL import Image
 
 from gradserve import images
-from gradserve.results.models import ModelCard
 
-_PHOTOS = {
-    "cat": ("skimage", "data/chelsea.png"),
-    "astronaut": ("skimage", "data/astronaut.png"),
-    "coffee": ("skimage", "data/coffee.png"),
-    "rocket": ("skimage", "data/rocket.jpg"),
-    "flower": ("sklearn", "datasets/images/flower.jpg"),
-    "temple": ("sklearn", "datasets/images/china.jpg"),
+_CATS = ("tiger cat", "tabby", "tabby cat", "Egyptian cat", "cat")
+# Package, file, what is to be seen, and the names that classes for it have.
+_PHOTOS: Mapping[str, tuple[str, str, str, tuple[str, ...]]] = {
+    "cat": ("skimage", "data/chelsea.png", "a cat", _CATS),
+    "coffee": ("skimage", "data/coffee.png", "a cup of coffee", ("espresso", "cup", "coffee mug")),
+    "rocket": ("skimage", "data/rocket.jpg", "a rocket", ("missile", "projectile", "rocket")),
+    "astronaut": ("skimage", "data/astronaut.png", "an astronaut", ("astronaut",)),
+    "flower": ("sklearn", "datasets/images/flower.jpg", "a dahlia", ("dahlia",)),
+    "temple": ("sklearn", "datasets/images/china.jpg", "a palace", ("palace",)),
 }
-_STYLES = {"stained tissue": ("skimage", "data/ihc.png")}
-_DIGITS = (3, 5, 8, 9)
+_DIGITS = {3: "three", 8: "eight"}
 
 
 @dataclass(frozen=True)
 class SamplePicture:
-    """A picture's name and file."""
+    """A picture's name and file, what is to be seen on it, and the names that classes for it have."""
 
     name: str
     data: bytes
+    content: str = ""
+    classes: Collection[str] = ()
 
     def open(self) -> Image.Image:
         """The picture as the server sees it."""
         return images.opened(images.message(self.data))
 
 
-def pictures(card: ModelCard, count: int) -> list[SamplePicture]:
-    """Pictures that suit a model; none where the package that brings them is not installed."""
-    return _digits(count) if card.name == "digits" else _photos(count)
-
-
-def styles() -> list[SamplePicture]:
-    """Pictures whose style can be taken."""
-    return _installed(_STYLES)
-
-
-def _photos(count: int) -> list[SamplePicture]:
-    return _installed(_PHOTOS)[:count]
-
-
-def _installed(places: Mapping[str, tuple[str, str]]) -> list[SamplePicture]:
+def photos(*names: str) -> list[SamplePicture]:
+    """The photos of these names, without those whose package is not installed."""
     existing = []
-    for name, (package, place) in places.items():
+    for name in names:
+        package, place, content, classes = _PHOTOS[name]
         spec = find_spec(package)  # This finds the folder and imports nothing.
         path = Path(spec.origin).parent / place if spec and spec.origin else None
         if path and path.exists():
-            existing.append(SamplePicture(name, path.read_bytes()))
+            existing.append(SamplePicture(name, path.read_bytes(), content, classes))
     return existing
 
 
-def _digits(count: int) -> list[SamplePicture]:
+def digits() -> list[SamplePicture]:
+    """Handwritten digits, 8 x 8; none where scikit-learn is not installed."""
     if not find_spec("sklearn"):
         return []
     from sklearn.datasets import load_digits  # scikit-learn comes with the server.
 
-    digits = load_digits()
-    chosen = [int(np.flatnonzero(digits.target == digit)[-1]) for digit in _DIGITS[:count]]
-    pixels = (digits.images * (255 / 16)).round().astype(np.uint8)
-    return [SamplePicture(f"a {digits.target[place]}", images.png(Image.fromarray(pixels[place]))) for place in chosen]
+    loaded = load_digits()
+    pixels = (loaded.images * (255 / 16)).round().astype(np.uint8)
+    chosen = {digit: pixels[np.flatnonzero(loaded.target == digit)[-1]] for digit in _DIGITS}
+    return [
+        SamplePicture(f"the digit {digit}", images.png(Image.fromarray(chosen[digit])), f"a {name}", (name,))
+        for digit, name in _DIGITS.items()
+    ]

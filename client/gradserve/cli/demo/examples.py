@@ -1,0 +1,63 @@
+"""The demo's chapter "Which examples?": training examples behind predictions, and suspicious labels."""
+
+from collections.abc import Sequence
+
+from PIL import Image
+
+from gradserve.cli.demo.explaining import verdict
+from gradserve.cli.demo.page import Figure
+from gradserve.cli.demo.samples import SamplePicture, digits
+from gradserve.cli.demo.session import Ask, Chapter, Row
+from gradserve.results.influence import Influence, Suspects, TrainingExample
+from gradserve.results.models import ModelCard
+
+_TOP, _SUSPECTS = 6, 6
+
+
+def chapter(card: ModelCard) -> Chapter:
+    """Helpers and harmers of predictions, and the labels to look at again, of a model of digits with an index."""
+    asks = [_influence(card, picture) for picture in digits()]
+    lead = (
+        "Influence functions tell which training examples stand behind a prediction. Digits, because their training "
+        "set travels with the model."
+    )
+    return Chapter("Which examples?", lead, [Row([*asks, _suspects(card)], columns=7)])
+
+
+def _influence(card: ModelCard, picture: SamplePicture) -> Ask:
+    def draw(answer: Influence) -> Sequence[Figure]:
+        value = f"read as {answer.label_name}, {answer.probability:.0%}"
+        mark, warnings = verdict(card, picture, answer.label_name), answer.provenance.warnings
+        return [
+            Figure(picture.name, [picture.open()], "", value, mark, warnings=warnings),
+            Figure(
+                "helped", _pictures(answer.helpful), f"Without them the loss would be larger: {_names(answer.helpful)}."
+            ),
+            Figure("harmed", _pictures(answer.harmful), f"Without them it would be smaller: {_names(answer.harmful)}."),
+        ]
+
+    return Ask(
+        card.name,
+        picture.name,
+        "influence",
+        lambda client: client.influence(picture.data, top=_TOP, model=card.name),
+        draw,
+    )
+
+
+def _suspects(card: ModelCard) -> Ask:
+    def draw(answer: Suspects) -> Sequence[Figure]:
+        agreed = sum(each.label == each.predicted for each in answer)
+        fit = f"Of {answer.total} labels the least fitting: {_names(answer.examples)}."
+        text = f"{fit} The model agrees with {agreed} of {len(answer)}."
+        return [Figure("labels to look at again", _pictures(answer.examples), text)]
+
+    return Ask(card.name, "", "suspects", lambda client: client.suspects(model=card.name, top=_SUSPECTS), draw)
+
+
+def _pictures(examples: Sequence[TrainingExample]) -> list[Image.Image]:
+    return [picture for picture in (each.picture() for each in examples) if picture is not None]
+
+
+def _names(examples: Sequence[TrainingExample]) -> str:
+    return ", ".join(each.label_name for each in examples)

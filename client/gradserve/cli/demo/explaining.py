@@ -1,0 +1,107 @@
+"""The demo's chapter "Why?": predictions and maps of the pixels that they depend on."""
+
+from collections.abc import Sequence
+
+from gradserve.cli.demo.page import Figure, Mark
+from gradserve.cli.demo.samples import SamplePicture, photos
+from gradserve.cli.demo.session import Ask, Chapter, Row
+from gradserve.messages import fields
+from gradserve.messages.explain import EXPLAIN_METHOD
+from gradserve.results.explain import Explanation
+from gradserve.results.models import ModelCard
+from gradserve.results.predict import Prediction
+
+_PARTS = ("football helmet", "space shuttle", "flagpole")  # Classes that are different places of one photo.
+SENTENCES = {  # What each method shows.
+    "gradient": "Where a small change of a pixel would change the score most.",
+    "gradient_x_input": "The gradient times the pixels' values.",
+    "smooth_grad": "The gradient averaged over noisy copies of the photo.",
+    "integrated_gradients": "The gradient summed on the way from black to the photo; the sum is the score's rise.",
+    "guided_backprop": "The gradient with only what excites: ReLUs let nothing negative back.",
+    "deconvnet": "The gradient with ReLUs applied on the way back: edges more than reasons.",
+    "grad_cam": "Which parts of the last map speak for the class.",
+    "guided_grad_cam": "Grad-CAM times guided backpropagation: where, in fine detail.",
+    "occlusion": "How much the score falls when a grey patch hides that place.",
+}
+
+
+def predicted(card: ModelCard, picture: SamplePicture) -> Ask:
+    """The photo with the five most probable classes, called right or wrong."""
+
+    def draw(answer: Prediction) -> Sequence[Figure]:
+        bars = [(score.class_name, score.probability) for score in answer]
+        mark = verdict(card, picture, answer[0].class_name)
+        return [Figure(f"{picture.name}: {answer[0].class_name}", [picture.open()], mark=mark, bars=bars)]
+
+    return Ask(
+        card.name, picture.name, "predict", lambda client: client.predict(picture.data, top_k=5, model=card.name), draw
+    )
+
+
+def verdict(card: ModelCard, picture: SamplePicture, name: str) -> Mark:
+    """Whether the name of a class is what is to be seen."""
+    if name in picture.classes:
+        return Mark("right", "good")
+    reason = "" if any(each in card.classes for each in picture.classes) else ", for which it has no class"
+    return Mark(f"wrong: this is {picture.content}{reason}", "bad")
+
+
+def explained(card: ModelCard, picture: SamplePicture, method: str) -> Ask:
+    """One method's map over the photo, for the top class."""
+
+    def draw(answer: Explanation) -> Sequence[Figure]:
+        value = f"{answer.target_name}: score {answer.target_value:.1f}"
+        warnings = dict.fromkeys((*answer.warnings, *answer.provenance.warnings))
+        text = SENTENCES.get(method, "")
+        return [Figure(method, [answer.overlay()], text, value, warnings=tuple(warnings))]
+
+    return Ask(
+        card.name,
+        picture.name,
+        method,
+        lambda client: client.explain(picture.data, method, model=card.name),
+        draw,
+        weight=2,
+    )
+
+
+def _classes(card: ModelCard, picture: SamplePicture, names: Sequence[str]) -> Ask:
+    """Grad-CAM for several classes of one photo in one request."""
+
+    def draw(answers: Sequence[Explanation]) -> Sequence[Figure]:
+        return [
+            Figure(f"{each.target_name}?", [each.overlay()], value=f"score {each.target_value:.1f}") for each in answers
+        ]
+
+    return Ask(
+        card.name,
+        picture.name,
+        "grad_cam of several classes",
+        lambda client: client.explain(picture.data, "grad_cam", target=list(names), model=card.name),
+        draw,
+    )
+
+
+def chapter(card: ModelCard) -> Chapter:
+    """Every method on one photo; one method for several photos, and for several classes."""
+    rows = []
+    for picture in photos("coffee"):
+        asks = [
+            predicted(card, picture),
+            *(explained(card, picture, method) for method in fields.names(EXPLAIN_METHOD)),
+        ]
+        text = "Every method for the top class of one photo. Methods that agree are worth more trust than one alone."
+        rows.append(Row(asks, "One photo, every method", text, columns=5))
+    parts = [name for name in _PARTS if name in card.classes] or list(card.classes[:3])
+    for picture in photos("astronaut"):
+        asks = [predicted(card, picture), _classes(card, picture, parts)]
+        text = "Grad-CAM asked for classes by their names, in one request. It also tells what led to a wrong answer."
+        rows.append(Row(asks, "One photo, several classes", text))
+    asks = [
+        ask
+        for picture in photos("rocket", "flower")
+        for ask in (predicted(card, picture), explained(card, picture, "grad_cam"))
+    ]
+    rows.append(Row(asks, "More photos"))
+    lead = "Maps of the pixels that a class's score depends on, laid over the part of the photo that the model sees."
+    return Chapter("Why?", lead, rows, ("strength", "sign"))
