@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from statistics import quantiles
 from typing import Annotated
 
 import torch
@@ -20,7 +21,7 @@ from torchvision import models as zoo
 from gradserve_server.models import preparation
 from gradserve_server.models.behaviour import varied
 from gradserve_server.models.catalogue import EMBEDDED, ModelSpec
-from gradserve_server.models.loading import LoadError, load
+from gradserve_server.models.loading import LoadError, Source, load
 from gradserve_server.models.preparation import prepare_source
 from gradserve_server.models.prepared import Prepared
 
@@ -29,6 +30,8 @@ from . import report
 SIZE = {"height": 64, "width": 96, "resize": 64}
 OWN_SIZE = ("vit", "maxvit")  # families that take one size only
 SIZES = {"inception_v3": {"height": 96, "width": 128, "resize": 96}}
+PAIRS = 9  # of pictures, for the errors in fp32: a ReLU near zero that flips makes one pair's error a matter of luck
+FLIPPED = 1e-5  # a gradient that is further off than this has such a ReLU behind it
 GIANTS = ("vit_h_14", "regnet_y_128gf")  # too large for this kind of machine beside their float64 copies
 
 
@@ -42,7 +45,9 @@ class Seen:
     kernels_fast: int
     logits_double: float  # error in float64
     gradient_double: float
-    gradient_ratio: float  # error in fp32 against float64, by that of plain fp32 torch
+    gradient_ratio: float  # error in fp32 against float64, by that of plain fp32 torch; first quartiles of the pairs
+    flipped: int  # pairs beyond FLIPPED
+    flipped_plain: tuple[int, int]  # the same of plain fp32 torch, in its usual memory layout and in channels_last
     compared: tuple[str, ...]  # errors beside bounds by precision, as the comparison at load saw them
     seconds: float  # to make it ready
     notes: tuple[str, ...]
@@ -75,12 +80,12 @@ def seen(spec: ModelSpec) -> Seen:
             model = prepare_source(spec, source, cpu, torch.float32)
         except LoadError as refusal:
             nothing = float("nan")
-            return Seen(spec.name, 0, 0, 0, nothing, nothing, nothing, tuple(compared), 0, (str(refusal),))
+            return Seen(spec.name, 0, 0, 0, nothing, nothing, nothing, 0, (0, 0), tuple(compared), 0, (str(refusal),))
     seconds = time.monotonic() - began
-    images = varied(model.card.height, model.card.width, seed=9)[:2]
-    fp32, own = answers(model, images), plain(source, images)
-    wide = prepare_source(spec, load(spec), cpu, torch.float64)
-    right, found = plain(load(spec), images.double()), answers(wide, images.double())
+    double, wide = load(spec), prepare_source(spec, load(spec), cpu, torch.float64)
+    images = pair(model, seed=9)
+    right, found = plain(double, images.double()), answers(wide, images.double())
+    ours, *plains = fp32_errors(model, source, double)
     return Seen(
         name=spec.name,
         folded=len(model.card.folded),
@@ -88,11 +93,41 @@ def seen(spec: ModelSpec) -> Seen:
         kernels_fast=kernels(model.at("fast")) if "fast" in model.card.precisions else 0,
         logits_double=off(found[0], right[0]),
         gradient_double=off(found[1], right[1]),
-        gradient_ratio=off(fp32[1], right[1]) / max(off(own[1], right[1]), 1e-9),
+        gradient_ratio=quartile(ours) / max(*map(quartile, plains), 1e-9),
+        flipped=flips(ours),
+        flipped_plain=(flips(plains[0]), flips(plains[1])),
         compared=tuple(compared),
         seconds=seconds,
         notes=model.card.notes,
     )
+
+
+def pair(model: Prepared, seed: int) -> Tensor:
+    """Two pictures of the model's own size."""
+    return varied(model.card.height, model.card.width, seed=seed)[:2]
+
+
+def fp32_errors(model: Prepared, source: Source, double: Source) -> tuple[list[float], list[float], list[float]]:
+    """Errors of the gradient against float64 for each pair: prepared, and plain torch's in its two memory layouts."""
+    errors: tuple[list[float], list[float], list[float]] = ([], [], [])
+    for seed in range(9, 9 + PAIRS):
+        images = pair(model, seed)
+        right = plain(double, images.double())[1]
+        errors[0].append(off(answers(model, images)[1], right))
+        for found, layout in zip(errors[1:], (torch.contiguous_format, torch.channels_last), strict=True):
+            source.network.to(memory_format=layout)
+            found.append(off(plain(source, images.contiguous(memory_format=layout))[1], right))
+    return errors
+
+
+def quartile(errors: list[float]) -> float:
+    """The first quartile: what the error is where no ReLU flips."""
+    return quantiles(errors, n=4)[0]
+
+
+def flips(errors: list[float]) -> int:
+    """How many pairs have a gradient with a flipped ReLU behind it."""
+    return sum(error > FLIPPED for error in errors)
 
 
 @contextmanager
@@ -118,13 +153,10 @@ def answers(model: object, images: Tensor) -> tuple[Tensor, Tensor]:
     return logits.detach(), torch.autograd.grad(logits.amax(1).sum(), images)[0]
 
 
-def plain(source: object, images: Tensor) -> tuple[Tensor, Tensor]:
+def plain(source: Source, images: Tensor) -> tuple[Tensor, Tensor]:
     """The same of the author's own network."""
-    network = source.network.to(images.dtype)  # type: ignore[attr-defined]
-    mean, std = (
-        torch.tensor(each, dtype=images.dtype).view(-1, 1, 1)
-        for each in (source.mean, source.std)  # type: ignore[attr-defined]
-    )
+    network = source.network.to(images.dtype)
+    mean, std = (torch.tensor(each, dtype=images.dtype).view(-1, 1, 1) for each in (source.mean, source.std))
     return answers(lambda x: network((x - mean) / std), images)
 
 
@@ -144,14 +176,15 @@ def kernels(model: Prepared) -> int:
 
 def table(rows: list[Seen]) -> Table:
     """For people."""
-    numbers = ["folded", "kernels", "FAST", "logits f64", "gradient f64", "fp32 ratio", "s"]
+    numbers = ["folded", "kernels", "FAST", "logits f64", "gradient f64", "fp32 ratio", "flipped", "s"]
     found = report.table(
         "Made ready, beside plain torch", ["network"], [*numbers, "errors and bounds by precision; notes"]
     )
     for row in rows:
         errors = (f"{row.logits_double:.1e}", f"{row.gradient_double:.1e}", f"{row.gradient_ratio:.2f}")
         counts = (str(row.folded), str(row.kernels), str(row.kernels_fast))
-        found.add_row(row.name, *counts, *errors, f"{row.seconds:.1f}", "; ".join((*row.compared, *row.notes)))
+        flipped = f"{row.flipped} / {row.flipped_plain[0]}, {row.flipped_plain[1]}"
+        found.add_row(row.name, *counts, *errors, flipped, f"{row.seconds:.1f}", "; ".join((*row.compared, *row.notes)))
     return found
 
 
