@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 PACKAGE = Path(__file__).resolve().parent.parent / "client" / "gradserve"
-MODULES = {"aio.py": "client.py", "aio_connection.py": "connection.py"}
+MODULES = {"aio.py": "client.py", "transport/aio_connection.py": "transport/connection.py"}
 HEADER = "# Generated from {source} by protos/sync_client.py: edit that file, then `make protos`.\n"
 
 # Sentences of documentation that hold for one of the two only.
@@ -41,7 +41,7 @@ RULES = {
     r"__a(enter|exit)__": r"__\1__",
     r"\bAsync(?=[A-Z])": "",  # AsyncClient, AsyncConnection, AsyncChannels, AsyncIterator
     r"\bin_order_async\b": "in_order",
-    r"gradserve\.aio_connection": "gradserve.connection",
+    r"gradserve\.transport\.aio_connection": "gradserve.transport.connection",
 }
 
 
@@ -54,9 +54,9 @@ def synchronous(source: Path) -> str:
         text = text.replace(sentence, replacement)
     for pattern, replacement in RULES.items():
         text = re.sub(pattern, replacement, text)
-    text = HEADER.format(source=source.name) + text
+    text, target = HEADER.format(source=source.name) + text, PACKAGE / MODULES[str(source.relative_to(PACKAGE))]
     for command in (["check", "--quiet", "--select=I,F401", "--fix"], ["format", "--quiet"]):
-        ruff = [sys.executable, "-m", "ruff", *command, f"--stdin-filename={PACKAGE / MODULES[source.name]}", "-"]
+        ruff = [sys.executable, "-m", "ruff", *command, f"--stdin-filename={target}", "-"]
         text = subprocess.run(ruff, input=text, capture_output=True, text=True, check=True).stdout
     return text
 

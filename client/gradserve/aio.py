@@ -4,7 +4,6 @@ import asyncio
 from collections.abc import AsyncIterator, Iterable, Mapping
 from typing import Any, Unpack, overload
 
-from gradserve.aio_connection import AsyncConnection
 from gradserve.arguments import (
     AttackTargetLike,
     ImageLike,
@@ -19,12 +18,13 @@ from gradserve.arguments import (
 from gradserve.messages import attack, explain, influence, pictures, predict
 from gradserve.messages.goals import GoalLike
 from gradserve.messages.influence import EmbedArguments, InfluenceArguments, SuspectsArguments
-from gradserve.ordered import in_order_async
 from gradserve.results.attack import Attack
 from gradserve.results.explain import Explanation, Explanations
 from gradserve.results.influence import Features, Influence, Suspects
 from gradserve.results.pictures import MaximizedImage, MaximizedImages, Progress, StylizedImage
 from gradserve.results.predict import Prediction
+from gradserve.transport.aio_connection import AsyncConnection
+from gradserve.transport.ordered import in_order_async
 
 
 class AsyncClient(AsyncConnection):

@@ -15,16 +15,16 @@ from gradserve.arguments import (
     StylizeArguments,
     TargetLike,
 )
-from gradserve.connection import Connection
 from gradserve.messages import attack, explain, influence, pictures, predict
 from gradserve.messages.goals import GoalLike
 from gradserve.messages.influence import EmbedArguments, InfluenceArguments, SuspectsArguments
-from gradserve.ordered import in_order
 from gradserve.results.attack import Attack
 from gradserve.results.explain import Explanation, Explanations
 from gradserve.results.influence import Features, Influence, Suspects
 from gradserve.results.pictures import MaximizedImage, MaximizedImages, Progress, StylizedImage
 from gradserve.results.predict import Prediction
+from gradserve.transport.connection import Connection
+from gradserve.transport.ordered import in_order
 
 
 class Client(Connection):

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 import gradserve
-from gradserve import AsyncClient, Client, Method, Rank, Unit, channel, errors
-from gradserve.ordered import in_order, in_order_async
+from gradserve import AsyncClient, Client, Method, Rank, Unit, errors
+from gradserve.transport import channel
+from gradserve.transport.ordered import in_order, in_order_async
 from gradserve.v1 import common_pb2
 
 from .fake import CLASSES, SIZE, FakeServer, ramp

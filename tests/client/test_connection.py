@@ -14,7 +14,8 @@ import grpc
 import pytest
 
 import gradserve
-from gradserve import AsyncClient, Client, address, cli
+from gradserve import AsyncClient, Client, cli
+from gradserve.transport import address
 
 from .fake import FakeServer
 

@@ -8,10 +8,10 @@ import pytest
 from PIL import Image
 
 from gradserve import FailedPrecondition, GradserveError, cli
-from gradserve.cli import page
 from gradserve.cli.demo import command, explaining, local_server, samples
 from gradserve.cli.demo import page as demo_page
 from gradserve.cli.demo.session import Ask, Chapter, Row, Session
+from gradserve.robustness import page
 
 from .fake import METHODS
 

@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 
 from gradserve import cli, errors
-from gradserve.channel import Endpoint
 from gradserve.load.arrivals import poisson
 from gradserve.load.figures import Latency, figures
 from gradserve.load.loops import ClosedLoop, OpenLoop, Recording, record
 from gradserve.load.mix import MixEntry
 from gradserve.load.sender import Sample, Sender
+from gradserve.transport.channel import Endpoint
 
 from .fake import FakeServer
 

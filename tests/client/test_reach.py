@@ -11,8 +11,8 @@ import grpc
 import pytest
 
 from gradserve import cli
-from gradserve.channel import Endpoint
-from gradserve.cli import reach
+from gradserve.transport import reach
+from gradserve.transport.channel import Endpoint
 
 from .fake import FakeServer
 

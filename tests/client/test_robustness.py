@@ -13,12 +13,12 @@ from gradserve import Method, errors
 from gradserve.datasets import open_dataset
 from gradserve.results.common import Score
 from gradserve.results.models import ModelCard
-from gradserve.retry import RetryPolicy
 from gradserve.robustness import junit, results
 from gradserve.robustness.figures import CorruptionResult, Limits, Proportion, counted, mean_ce
 from gradserve.robustness.journal import Journal, JournalMismatch
 from gradserve.robustness.plan import CheckSpec, eps_text
 from gradserve.robustness.run import Check
+from gradserve.transport.retry import RetryPolicy
 
 CLASSES = ("cat", "dog", "ship")
 EPS = [1 / 255, 8 / 255]

@@ -19,13 +19,13 @@ from lengths import length
 from PIL import Image
 from serving import Server, methods
 
-from gradserve.channel import Endpoint
 from gradserve.load.figures import LoadFigures, figures
 from gradserve.load.loops import ClosedLoop, Loop, OpenLoop, record
 from gradserve.load.mix import MixEntry
 from gradserve.load.requests import BuiltRequest, built
 from gradserve.load.sender import Sender
-from gradserve.stubs import AsyncChannels
+from gradserve.transport.channel import Endpoint
+from gradserve.transport.stubs import AsyncChannels
 from gradserve.v1 import common_pb2 as pb
 from gradserve.v1 import explain_pb2, predict_pb2
 

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from contextvars import ContextVar
 from pathlib import Path
 
-from gradserve.address import DEFAULT_ADDRESS
 from gradserve.cli.options import Connection
+from gradserve.transport.address import DEFAULT_ADDRESS
 
 ARGUMENTS: ContextVar[Sequence[str]] = ContextVar("ARGUMENTS", default=())  # What `gradserve` was called with.
 _TOKEN = '"$GRADSERVE_TOKEN"'

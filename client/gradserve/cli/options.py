@@ -11,13 +11,13 @@ from typing import Annotated, Any, get_type_hints
 
 import typer
 
-from gradserve.address import DEFAULT_ADDRESS
 from gradserve.aio import AsyncClient
-from gradserve.channel import Endpoint
-from gradserve.cli import reach
 from gradserve.client import Client
 from gradserve.errors import DeadlineExceeded, GradserveError, Unavailable
 from gradserve.messages import fields
+from gradserve.transport import reach
+from gradserve.transport.address import DEFAULT_ADDRESS
+from gradserve.transport.channel import Endpoint
 from gradserve.v1 import common_pb2
 
 DEFAULT_TIMEOUT = 60.0  # Seconds that a call may take.

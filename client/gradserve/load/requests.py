@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 from google.protobuf import message_factory
 from google.protobuf.message import Message
 
-from gradserve import channel
 from gradserve.arguments import MaximizeArguments, Options, StylizeArguments
 from gradserve.load.mix import MixEntry
 from gradserve.messages import fields
@@ -16,6 +15,7 @@ from gradserve.messages.explain import explain_request
 from gradserve.messages.influence import EmbedArguments, InfluenceArguments, embed_request, influence_request
 from gradserve.messages.pictures import maximize_request, stylize_request
 from gradserve.messages.predict import predict_request
+from gradserve.transport import channel
 from gradserve.v1 import service_pb2
 
 _SERVICE = service_pb2.DESCRIPTOR.services_by_name["GradientService"]

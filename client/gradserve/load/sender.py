@@ -11,9 +11,9 @@ import grpc
 import grpc.aio
 
 from gradserve import errors
-from gradserve.channel import Endpoint
 from gradserve.load import requests
 from gradserve.load.mix import MixEntry
+from gradserve.transport.channel import Endpoint
 
 OK, NOT_SENT = "OK", "NOT_SENT"
 _FIRST_DEADLINE = 60.0  # Seconds that the first request of an entry may take, which is not counted.

@@ -10,10 +10,10 @@ from gradserve.aio import AsyncClient
 from gradserve.datasets import Dataset, Example
 from gradserve.errors import ResourceExhausted
 from gradserve.results.attack import Attack
-from gradserve.retry import PICTURE_ERRORS, TRANSIENT, RetryPolicy, about_the_picture, reason
 from gradserve.robustness import heads
 from gradserve.robustness.journal import Journal, Outcome, State
 from gradserve.robustness.plan import CLEAN, Plan, Trial
+from gradserve.transport.retry import PICTURE_ERRORS, TRANSIENT, RetryPolicy, about_the_picture, reason
 
 UNSATURATED_LOSS = "margin"  # Its gradient does not vanish where the model is sure.
 

@@ -13,7 +13,6 @@ from PIL import Image
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from gradserve import images
-from gradserve.channel import Endpoint
 from gradserve.cli import options, output
 from gradserve.cli.commands import bench_report, tune
 from gradserve.load.capacity import Capacity, find
@@ -22,6 +21,7 @@ from gradserve.load.loops import ClosedLoop, Loop, OpenLoop, record
 from gradserve.load.mix import MixEntry, explanations, read_mix
 from gradserve.load.page import LoadRun
 from gradserve.load.sender import Sender
+from gradserve.transport.channel import Endpoint
 
 T = TypeVar("T")
 _SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"}

@@ -9,11 +9,12 @@ from pathlib import Path
 from PIL import Image
 from rich.table import Table
 
-from gradserve.cli import command_lines, output, page
+from gradserve.cli import command_lines, output
 from gradserve.datasets import Dataset, Example
 from gradserve.errors import GradserveError
 from gradserve.results.attack import Attack, Judgement
 from gradserve.results.common import Score
+from gradserve.robustness import page
 from gradserve.robustness.figures import CorruptionResult, Figures, Proportion, Robustness
 from gradserve.robustness.journal import Outcome
 from gradserve.robustness.plan import CLEAN, Plan, Trial

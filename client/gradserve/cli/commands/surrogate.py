@@ -19,7 +19,7 @@ from gradserve.datasets import Dataset, Example, Unreadable, open_dataset
 from gradserve.images import Array
 from gradserve.results.common import Region
 from gradserve.results.models import ModelCard
-from gradserve.retry import PICTURE_ERRORS, TRANSIENT, RetryPolicy, about_the_picture, reason
+from gradserve.transport.retry import PICTURE_ERRORS, TRANSIENT, RetryPolicy, about_the_picture, reason
 
 _TRAINING = "Training"
 

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, Self
 import grpc
 import grpc.aio
 
-from gradserve import channel
+from gradserve.transport import channel
 from gradserve.v1 import models_pb2_grpc, service_pb2_grpc
 
 

@@ -3,8 +3,8 @@
 import socket
 import ssl
 
-from gradserve import address
-from gradserve.channel import Endpoint
+from gradserve.transport import address
+from gradserve.transport.channel import Endpoint
 
 _SECONDS = 2.0  # How long each look at the port may take.
 # What a client of HTTP/2 sends first: the preface, and SETTINGS without any (RFC 9113, sections 3.4 and 6.5).

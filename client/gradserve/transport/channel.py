@@ -9,8 +9,8 @@ from typing import Any
 import grpc
 from google.protobuf.message import Message
 
-from gradserve import address
 from gradserve.errors import RequestTooLarge, ServiceError, from_call
+from gradserve.transport import address
 
 SEND_LIMIT = 32 << 20
 RECEIVE_LIMIT = 64 << 20

@@ -1,22 +1,23 @@
-"""A connection to a server for asyncio: calls and their errors, health, the server's models, waiting and closing."""
+# Generated from aio_connection.py by protos/sync_client.py: edit that file, then `make protos`.
+"""A connection to a server: calls and their errors, health, the server's models, waiting and closing."""
 
-import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import Any, Self
 
 import grpc
 
-from gradserve import channel, errors
-from gradserve.address import DEFAULT_ADDRESS
+from gradserve import errors
 from gradserve.messages.models import model_card
 from gradserve.results.models import ModelCard
-from gradserve.stubs import AsyncChannels, Stubs
+from gradserve.transport import channel
+from gradserve.transport.address import DEFAULT_ADDRESS
+from gradserve.transport.stubs import Channels, Stubs
 from gradserve.v1 import models_pb2
 
 
-class AsyncConnection:
+class Connection:
     """What the client has beside the calls that are about pictures."""
 
     def __init__(
@@ -31,80 +32,80 @@ class AsyncConnection:
         self.target = target
         self.timeout = timeout
         self._endpoint = channel.Endpoint(target, tls, token, retries)
-        self._channels = AsyncChannels(self._endpoint)
+        self._channels = Channels(self._endpoint)
 
     @property
     def _stubs(self) -> Stubs:
         return self._channels.stubs
 
-    async def health(self, service: str = "") -> str:
+    def health(self, service: str = "") -> str:
         """The server's state: "SERVING" or "NOT_SERVING"."""
         try:
-            return channel.health_state(await self._stubs.health(channel.health_request(service), timeout=self.timeout))
+            return channel.health_state(self._stubs.health(channel.health_request(service), timeout=self.timeout))
         except grpc.RpcError as failure:
             raise self._endpoint.error(failure) from None
 
-    async def wait_until_ready(self, timeout: float = 60.0) -> None:
+    def wait_until_ready(self, timeout: float = 60.0) -> None:
         """Return as soon as the server is serving; DeadlineExceeded if it is not in time."""
         end = time.monotonic() + timeout
         state = "no answer"
         while (remaining := end - time.monotonic()) > 0:
             try:
-                state = channel.health_state(await self._stubs.health(b"", timeout=remaining, wait_for_ready=True))
+                state = channel.health_state(self._stubs.health(b"", timeout=remaining, wait_for_ready=True))
             except grpc.RpcError as failure:
                 state = str(failure.details())
             if state == "SERVING":
                 return
-            await asyncio.sleep(min(0.1, remaining))
+            time.sleep(min(0.1, remaining))
         raise errors.not_ready(self.target, timeout, state, self._endpoint.proxy)
 
-    async def models(self) -> list[ModelCard]:
+    def models(self) -> list[ModelCard]:
         """The cards of all models that were loaded, without their layers; `model()` is the default one."""
-        reply = await self._call(self._stubs.models.ListModels, models_pb2.ListModelsRequest(), None)
+        reply = self._call(self._stubs.models.ListModels, models_pb2.ListModelsRequest(), None)
         return [model_card(each) for each in reply.models]
 
-    async def unavailable_models(self) -> dict[str, str]:
+    def unavailable_models(self) -> dict[str, str]:
         """Why models of the server's configuration could not be loaded, by name."""
-        reply = await self._call(self._stubs.models.ListModels, models_pb2.ListModelsRequest(), None)
+        reply = self._call(self._stubs.models.ListModels, models_pb2.ListModelsRequest(), None)
         return {each.name: each.reason for each in reply.unavailable}
 
-    async def default_model(self) -> str:
+    def default_model(self) -> str:
         """The name of the model that answers requests that name none, even if it could not be loaded."""
-        reply = await self._call(self._stubs.models.ListModels, models_pb2.ListModelsRequest(), None)
+        reply = self._call(self._stubs.models.ListModels, models_pb2.ListModelsRequest(), None)
         return str(reply.default_model)
 
-    async def model(self, name: str = "") -> ModelCard:
+    def model(self, name: str = "") -> ModelCard:
         """One model's card with its layers; without a name that of the default model."""
-        reply = await self._call(self._stubs.models.GetModel, models_pb2.GetModelRequest(name=name), None)
+        reply = self._call(self._stubs.models.GetModel, models_pb2.GetModelRequest(name=name), None)
         return model_card(reply)
 
-    async def close(self) -> None:
-        """Close the running loop's connection and cancel the calls that run in it; the next call opens another."""
-        await self._channels.close()
+    def close(self) -> None:
+        """Close the connection; calls that are still running are cancelled."""
+        self._channels.close()
 
-    async def __aenter__(self) -> Self:
+    def __enter__(self) -> Self:
         return self
 
-    async def __aexit__(
+    def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        await self.close()
+        self.close()
 
-    async def _call(self, method: Callable[..., Any], request: Any, timeout: float | None) -> Any:
+    def _call(self, method: Callable[..., Any], request: Any, timeout: float | None) -> Any:
         channel.check_size(request)
         seconds = self.timeout if timeout is None else timeout
         try:
-            return await method(request, timeout=seconds, metadata=self._endpoint.metadata)
+            return method(request, timeout=seconds, metadata=self._endpoint.metadata)
         except grpc.RpcError as failure:
             raise self._endpoint.error(failure) from None
 
-    async def _stream(self, method: Callable[..., Any], request: Any, timeout: float) -> AsyncIterator[Any]:
+    def _stream(self, method: Callable[..., Any], request: Any, timeout: float) -> Iterator[Any]:
         channel.check_size(request)
         call = method(request, timeout=timeout, metadata=self._endpoint.metadata)
         try:
-            async for event in call:
+            for event in call:
                 if event.HasField("result"):
-                    async for _ in call:  # The status follows the result; an earlier end would count as cancelled.
+                    for _ in call:  # The status follows the result; an earlier end would count as cancelled.
                         pass
                 yield event
         except grpc.RpcError as failure:

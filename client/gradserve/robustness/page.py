@@ -74,7 +74,7 @@ def html(
     """The whole page, with all its pictures inside. `origin`: names and values of what the page comes from."""
     import jinja2  # Here, so that other commands need not wait for it.
 
-    loader = jinja2.PackageLoader("gradserve", "cli")
+    loader = jinja2.PackageLoader("gradserve", "robustness")
     environment = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
     environment.filters["image"] = _encoded
     environment.tests["share"] = lambda value: isinstance(value, float)
