@@ -14,14 +14,13 @@ _MAX_CRISP_SIDE = 64  # Pictures up to this side are shown crisp and stored with
 
 @dataclass(frozen=True)
 class Figure:
-    """Pictures side by side with a title, or the reason why there are none."""
+    """Pictures side by side with a title."""
 
     title: str
     pictures: Sequence[Image.Image] = ()
     value: str = ""
     facts: Sequence[str] = ()
     warnings: Sequence[str] = ()
-    refusal: str = ""
 
 
 @dataclass(frozen=True)
@@ -31,7 +30,6 @@ class Story:
     title: str
     picture: Image.Image
     bars: Sequence[tuple[str, float]] = ()
-    facts: Sequence[str] = ()
     figures: Sequence[Figure] = ()
 
 
