@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from gradserve_server.api.admission import admission as module
 from gradserve_server.api.admission.admission import SAFETY_FACTOR, SHARE_CHECK_SECONDS, Admission, Full
 from gradserve_server.api.admission.callers import Caller
 from gradserve_server.api.errors import RequestError
@@ -37,7 +38,7 @@ def admission(
     outstanding: Iterable[Task] = (), queue_seconds: float | None = None, *, measured: bool = True, **limits: Any
 ) -> Admission:
     """Before one worker with those tasks."""
-    member = Member(SimpleNamespace(device="cpu"), SimpleNamespace(), ready=True, cards={"m": CARD})  # type: ignore[arg-type]
+    member = Member(SimpleNamespace(device="cpu"), SimpleNamespace(pid=1), ready=True, cards={"m": CARD})  # type: ignore[arg-type]
     member.speeds = member.first_speeds = {("m", "exact"): SPEED} if measured else {}
     member.rows = {("m", "exact"): 8}
     member.pending = {str(i): SimpleNamespace(task=each) for i, each in enumerate(outstanding)}  # type: ignore[misc]
@@ -133,7 +134,8 @@ def test_without_a_measured_speed_nobody_is_refused() -> None:
     assert gate.wait_now() == 0
 
 
-def test_pictures_that_are_being_decoded_count() -> None:
+def test_pictures_that_are_being_decoded_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MAX_AGE_SECONDS", -1)
     gate = admission()
     gate.note("ExplainRequest", "m", task(0.1), 0.02)
     with ExitStack() as inside:

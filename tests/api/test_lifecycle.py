@@ -306,6 +306,7 @@ def test_one_line_of_json_for_each_request(server: Server, stubs: Stubs) -> None
     assert facts.pop("ms") > 0
     assert facts.pop("id") == name
     assert facts == {
+        "caller": "ipv4:127.0.0.1",
         "rpc": "Explain",
         "model": "digits",
         "methods": "gradient,grad_cam",

@@ -5,6 +5,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import NamedTuple
 
 import grpc
 
@@ -23,10 +24,20 @@ UNCHECKED_SECONDS, UNCHECKED_SHARE = 0.5, 0.25  # with less outstanding, also by
 SHARE_CHECK_SECONDS = 60.0  # with more outstanding, a caller may hold no more than its share
 MAX_JITTER_SHARE = 0.5  # callers are told to come back after up to so much more than the wait, and not all at once
 MIN_RETRY_SECONDS, MAX_RETRY_SECONDS = 0.05, 30.0
-LOADS_SECONDS = 0.01  # age up to which sums over the outstanding work are used again, since refusals come in crowds
+MAX_AGE_SECONDS = 0.01  # up to which forecasts and sums are used again, since refusals come in crowds
+MAX_FORECASTS = 1000
 WAIT_SECONDS = 0.1  # the same for the wait of callers who may have no more places
 SMOOTHING = 0.2  # weight of the newest request in running means
 CODEC_THREADS = max(2, cores())
+
+
+class Outstanding(NamedTuple):
+    """What was outstanding on a worker at a time of the monotonic clock: its seconds in all, and by caller."""
+
+    read: float
+    loads: list[Load]
+    seconds: float
+    by_caller: dict[str, float]
 
 
 class Full(RequestError):
@@ -49,7 +60,8 @@ class Admission:
         self._typical: dict[
             tuple[str, str], tuple[float, float]
         ] = {}  # mean seconds by RPC and model: in all, and a row's
-        self._loads: dict[int, tuple[float, list[Load]]] = {}  # of each worker, and when they were read
+        self._outstanding: dict[int, Outstanding] = {}  # by the worker's process id
+        self._forecasts: dict[Prospect, tuple[float, Forecast | None]] = {}  # and when they were made
         self._waits: dict[str, tuple[float, float]] = {}  # of callers without a place, and when they were estimated
         metrics.wait.set_function(self.wait_now)
         metrics.capacity.set_function(self.capacity)
@@ -79,8 +91,7 @@ class Admission:
         """Whether so much is outstanding that a request which has that much time may have to be refused."""
         if not self._decoding and not self._pool.outstanding:
             return False
-        totals = (sum(load.seconds for load in self._loads_of(member)) for member in self._pool.members)
-        seconds = min(totals, default=0.0) + self._decode_wait()
+        seconds = min((self._left(member).seconds for member in self._pool.members), default=0.0) + self._decode_wait()
         seconds += sum(load.seconds for load in self._decoding.values()) / max(1, len(self._pool.members))
         return seconds > min(UNCHECKED_SECONDS, UNCHECKED_SHARE * (float("inf") if remaining is None else remaining))
 
@@ -119,11 +130,21 @@ class Admission:
 
     def expect(self, request: Prospect) -> Forecast | None:
         """What a request has to expect on the worker that would answer it first; None where none is ready."""
+        now = time.monotonic()
+        made, found = self._forecasts.get(request, (float("-inf"), None))
+        if now - made > MAX_AGE_SECONDS:
+            found = self._forecast(request)
+            if len(self._forecasts) >= MAX_FORECASTS:
+                self._forecasts.clear()
+            self._forecasts[request] = now, found
+        return found
+
+    def _forecast(self, request: Prospect) -> Forecast | None:
         members = [member for member in self._pool.members if member.knows(request)]
         share = 1 / max(1, len(members))
         waiting = [load._replace(seconds=load.seconds * share) for load in list(self._decoding.values())]
         forecasts = [
-            forecast(request, each.seconds(request), each.rows_of(request), [*self._loads_of(each), *waiting])
+            forecast(request, each.seconds(request), each.rows_of(request), [*self._left(each).loads, *waiting])
             for each in members
         ]
         if not forecasts:
@@ -175,14 +196,19 @@ class Admission:
             self._waits[caller.name] = now, wait
         return wait
 
-    def _loads_of(self, member: Member) -> list[Load]:
-        """What is outstanding on a worker; what came in the last LOADS_SECONDS is in `_decoding`, or was."""
-        now, number = time.monotonic(), id(member)
-        when, loads = self._loads.get(number, (float("-inf"), []))
-        if now - when > LOADS_SECONDS:
-            loads = member.loads()
-            self._loads[number] = now, loads
-        return loads
+    def _left(self, member: Member) -> Outstanding:
+        """What is outstanding on a worker. Requests of the last MAX_AGE_SECONDS may be missing."""
+        now = time.monotonic()
+        known = self._outstanding.get(member.handle.pid)
+        if known is not None and now - known.read <= MAX_AGE_SECONDS:
+            return known
+        loads, by_caller = member.loads(), dict[str, float]()
+        for load in loads:
+            by_caller[load.caller] = by_caller.get(load.caller, 0.0) + load.seconds
+        if len(self._outstanding) > len(self._pool.members):
+            self._outstanding.clear()  # A worker that died has left its number.
+        self._outstanding[member.handle.pid] = Outstanding(now, loads, sum(by_caller.values()), by_caller)
+        return self._outstanding[member.handle.pid]
 
     def _own(self, task: Task) -> tuple[float, float]:
         """Seconds that a task takes alone, and that one gradient of its model takes; 0 where they are not known."""
@@ -193,8 +219,7 @@ class Admission:
         return len(self._decoding) * self._decode_seconds / CODEC_THREADS
 
     def _check_share(self, request: Prospect) -> None:
-        loads = [load for member in self._pool.members for load in self._loads_of(member)]
-        total = sum(load.seconds for load in loads)
-        mine = sum(load.seconds for load in loads if load.caller == request.caller)
+        left = [self._left(member) for member in self._pool.members]
+        total, mine = sum(each.seconds for each in left), sum(each.by_caller.get(request.caller, 0.0) for each in left)
         if total > SHARE_CHECK_SECONDS and 0 < mine < total and mine > self._limits.caller_share * total:
             raise Full("caller", f"this caller has {mine:.0f} s of {total:.0f} s outstanding, its share and more", 1.0)
