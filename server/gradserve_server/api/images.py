@@ -2,6 +2,7 @@
 
 import io
 import math
+import os
 import struct
 from typing import Any, NamedTuple
 
@@ -19,6 +20,10 @@ from .errors import Violations
 from .fields import enum_name
 
 Image.MAX_IMAGE_PIXELS = None  # This module checks sizes itself before it decodes, against the limit of the settings.
+if "PILLOW_BLOCKS_MAX" not in os.environ:
+    # Eight blocks of 16 MB are kept from one picture for the next. Fresh memory for a photo of 12 megapixels takes as
+    # long as decoding it. Pillow reads the variable when it is imported, and has no other public switch.
+    Image.core.set_blocks_max(8)  # type: ignore[attr-defined]
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
 DTYPE: Any = pb.DType.DESCRIPTOR
 DTYPES: dict[int, np.dtype[Any]] = {pb.DTYPE_UINT8: np.dtype("uint8"), pb.DTYPE_FLOAT32: np.dtype("<f4")}
