@@ -11,7 +11,7 @@ from .turns import CallerTurns
 
 MAX_PASS_SECONDS = 2.0  # longest pass of more than one row, in seconds, since new jobs wait until it ends
 FEW_ROWS = 4  # a caller with at most so many rows waiting is answered soon, and others make way for it
-SHORT_PASS_SECONDS = 0.02  # longest pass over many rows of one caller while another one asks for few
+SHORT_PASS_SECONDS = 0.01  # longest pass over many rows of one caller while another one asks for few
 RECENT_SECONDS = 5.0  # a caller who asked within that time may ask again at any moment
 OVERLOAD_PASSES = (
     2  # with jobs for so many full passes waiting, what is late is given up rather than served in small passes
