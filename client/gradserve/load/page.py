@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from gradserve import pages
 from gradserve.load import charts
 from gradserve.load.figures import REFUSED, LoadFigures
 from gradserve.load.loops import OpenLoop, Recording
@@ -26,15 +27,9 @@ class LoadRun:
 
 def html(title: str, facts: Sequence[str], runs: Sequence[LoadRun]) -> str:
     """The whole page, which refers to no other file."""
-    import jinja2  # Here, so that other commands need not wait for it.
-
-    loader = jinja2.PackageLoader("gradserve", "load")
-    environment = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
     by_load = _by_load(runs)
     drawn = [(run, [_over_time(run.recording), _codes(run.recording)]) for run in runs]
-    return environment.get_template("page.html").render(
-        title=title, facts=facts, by_load=by_load, runs=drawn, size=charts
-    )
+    return pages.rendered("load", {"title": title, "facts": facts, "by_load": by_load, "runs": drawn, "size": charts})
 
 
 def _over_time(recording: Recording) -> charts.Chart:

@@ -1,15 +1,14 @@
 """A page of pictures in one HTML file: sections of stories, a story being one picture and what was made of it."""
 
-import base64
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
 from PIL import Image
 
+from gradserve import pages
+
 _MAX_SIDE = 480  # Pixels of a picture's longer side on the page.
-_MAX_CRISP_SIDE = 64  # Pictures up to this side are shown crisp and stored without loss.
 
 
 @dataclass(frozen=True)
@@ -70,26 +69,5 @@ def html(
     origin: Mapping[str, str] = MappingProxyType({}),
 ) -> str:
     """The whole page, with all its pictures inside. `origin`: names and values of what the page comes from."""
-    import jinja2  # Here, so that other commands need not wait for it.
-
-    loader = jinja2.PackageLoader("gradserve", "robustness")
-    environment = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    environment.filters["image"] = _encoded
-    environment.tests["share"] = lambda value: isinstance(value, float)
-    return environment.get_template("page.html").render(
-        title=title, lead=lead, sections=sections, verdict=verdict, origin=origin
-    )
-
-
-def _encoded(picture: Image.Image) -> dict[str, object]:
-    """The picture as the page has it: the bytes of a file in base64, and how it is shown."""
-    picture = picture.copy()
-    picture.thumbnail((_MAX_SIDE, _MAX_SIDE))
-    crisp = max(picture.size) <= _MAX_CRISP_SIDE
-    file = io.BytesIO()
-    if crisp:
-        picture.save(file, "PNG")
-    else:
-        picture.convert("RGB").save(file, "JPEG", quality=86, subsampling=0)
-    data = base64.b64encode(file.getvalue()).decode()
-    return {"data": data, "kind": "png" if crisp else "jpeg", "crisp": crisp, "ratio": picture.width / picture.height}
+    values = {"title": title, "lead": lead, "sections": sections, "verdict": verdict, "origin": origin}
+    return pages.rendered("robustness", values, _MAX_SIDE)

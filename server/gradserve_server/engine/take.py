@@ -102,11 +102,7 @@ def take(
     own = dict.fromkeys(r.key for r in urgent if r.caller == caller)
     key = min(own, key=lambda key: served.had_kind(caller, key))
     mine = [r for r in ranked if r.key == key]
-    stepping = sum(r.running and r.rows == 1 for r in urgent if r.key == key)
-    room = limit(key)
-    if stepping:
-        room = min(room, max(stepping, ceil(STEPPING_BATCH_SHARE * room)))
-    room = min(room, most or room)
+    room = _room([r for r in urgent if r.key == key], limit(key), most)
     if room == 1:
         return [(next(r for r in mine if r.caller == caller), 1)]
     dealt: dict[RowRequest, int] = {}
@@ -120,6 +116,13 @@ def take(
             its = [r for r in ranked_rows if r.caller == name]
             dealt = _share(its, sum(dealt.values()) + rows, dealt, overdue_at)
     return list(dealt.items())
+
+
+def _room(urgent: Sequence[RowRequest], limit: int, most: int | None) -> int:
+    """The rows of the pass: fewer than the limit while jobs wait for their next step, or where time is short."""
+    stepping = sum(request.running and request.rows == 1 for request in urgent)
+    room = min(limit, max(stepping, ceil(STEPPING_BATCH_SHARE * limit))) if stepping else limit
+    return min(room, most or room)
 
 
 def _rooms(requests: Sequence[RowRequest], room: int, served: SecondsHad, row_seconds: float) -> dict[str, int]:
