@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import fields
 from fractions import Fraction
 from functools import partial
+from importlib import import_module
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -42,6 +43,7 @@ PAGES = sorted(DOCS.glob("*.md"))
 ALL = [README, *PAGES, ROOT / "server/README.md", ROOT / "tests/bench/README.md"]
 ADDRESS = "127.0.0.1:50051"  # of the server in the examples
 SERVER_COMMANDS: dict[str, Callable[..., None]] = {"serve": serve, "index": index, "finetune": finetune}
+BENCH_ONLY = {"httpx", "litserve"}  # packages that only benchmarks need
 # Commands of the client that take long, or ask for more than the fake server has: only their arguments are checked.
 NOT_RUN = {"demo", "robustness", "surrogate", "bench", "models"}
 
@@ -113,6 +115,16 @@ def test_every_file_that_is_named_is_there(page: Path) -> None:
 def test_every_benchmark_that_is_named_is_there(page: Path) -> None:
     for name in re.findall(r"tests\.bench\.(\w+)", page.read_text()):
         assert any((ROOT / "tests/bench" / each).exists() for each in (f"{name}.py", f"{name}/__main__.py")), name
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in (ROOT / "tests/bench").glob("[a-z]*.py")))
+def test_every_benchmark_can_be_imported(name: str) -> None:
+    try:
+        import_module(f"tests.bench.{name}")
+    except ModuleNotFoundError as missing:
+        if missing.name not in BENCH_ONLY:
+            raise
+        pytest.skip(f"needs {missing.name}, which `make .venv/bench` installs")
 
 
 # Examples

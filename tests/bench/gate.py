@@ -21,18 +21,22 @@ import numpy as np
 import torch
 import torchattacks
 import typer
+from PIL import Image
 from rich.progress import track
 from torch import Tensor, nn
 
 from gradserve import AsyncClient, Method
-from gradserve.cli.commands import load
 from gradserve.datasets import Dataset, open_dataset
+from gradserve.images import png
+from gradserve.load.loops import ClosedLoop
+from gradserve.load.mix import MixEntry
 from gradserve.robustness.journal import Journal
 from gradserve.robustness.plan import CLEAN, CheckSpec
 from gradserve.robustness.run import Check
 from gradserve_server.models.catalogue import read_catalogue
 from gradserve_server.models.loading import load as load_model
 
+from ..loads import loaded
 from . import report
 from .faithfulness import DATA
 from .serving import Server, served
@@ -191,27 +195,25 @@ class Normalised(nn.Module):
 
 def in_company(server: Server, pictures: Path, folder: Path, rounds: int, seconds: float) -> Company:
     """Explain callers without and with the command, in turn."""
-    photo = np.load(pictures)["images"][0]
-    asked = load.Load(photo, MODEL, {"gradient": 1.0}, CALLERS, seconds)
+    photo = png(Image.fromarray(np.load(pictures)["images"][0]))
     alone, beside = [], []
     for number in track(range(rounds), "company", console=report.console, transient=True):
-        alone.append(_p95(server, asked))
+        alone.append(_p95(server, photo, seconds))
         gate = subprocess.Popen(command(server, pictures, folder / f"c{number}"), **QUIET)
         time.sleep(5)  # until it is at it
-        beside.append(_p95(server, asked))
+        beside.append(_p95(server, photo, seconds))
         assert gate.poll() is None, "the gate was done before its round was over: fewer --seconds"
         gate.kill()
         gate.wait()
     return Company(Spread.of(alone), Spread.of(beside), Spread.of([b / a for a, b in zip(alone, beside, strict=True)]))
 
 
-def _p95(server: Server, asked: load.Load) -> float:
-    async def run() -> float:
-        async with AsyncClient(server.address) as client:
-            samples, took = await load.run(client, asked)
-            return load.figures(samples, took)[0].p95_ms
-
-    return asyncio.run(run())
+def _p95(server: Server, photo: bytes, seconds: float) -> float:
+    """In milliseconds."""
+    mix = [MixEntry("explain", method="gradient", model=MODEL)]
+    found = asyncio.run(loaded(server.address, mix, [photo], ClosedLoop(CALLERS, seconds)))
+    assert found.all.ok, found.all.codes
+    return 1000 * found.all.ok.p95
 
 
 QUIET: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}

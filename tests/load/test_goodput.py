@@ -16,14 +16,13 @@ import grpc
 import numpy as np
 import pytest
 from lengths import length
+from loads import loaded, pin_apart
 from PIL import Image
 from serving import Server, methods
 
-from gradserve.load.figures import LoadFigures, figures
-from gradserve.load.loops import ClosedLoop, Loop, OpenLoop, record
+from gradserve.load.loops import ClosedLoop, OpenLoop
 from gradserve.load.mix import MixEntry
 from gradserve.load.requests import BuiltRequest, built
-from gradserve.load.sender import Sender
 from gradserve.transport.channel import Endpoint
 from gradserve.transport.stubs import AsyncChannels
 from gradserve.v1 import common_pb2 as pb
@@ -34,7 +33,7 @@ REQUESTS = length(80, 500)  # with random deadlines
 CONFIG = "[pool]\nworkers = 1\n[models.cifar10]\n"
 pytestmark = pytest.mark.alone
 OVERLOAD = 4  # times the capacity
-ANSWERED_SHARE = 0.6  # of the capacity, at least; 0.9 and more on a machine that does nothing else
+ANSWERED_SHARE = 0.4  # of the capacity, at least: a machine may have halved its pace since that was measured
 EXPECTED = {"OK", "RESOURCE_EXHAUSTED", "DEADLINE_EXCEEDED"}
 GRADIENT = [MixEntry("explain", method="gradient", model="cifar10")]
 EVERYTHING = [
@@ -52,32 +51,26 @@ def server() -> Iterator[Server]:
     """With one worker, which has a processor to itself where there are two."""
     with Server(CONFIG) as server:
         assert server.address
-        cores = sorted(os.sched_getaffinity(0))
-        for process in (*server.workers, server.process) if len(cores) > 1 else ():
-            process.cpu_affinity(cores[-1:] if process is not server.process else cores[:-1])
+        before = os.sched_getaffinity(0)
+        pin_apart(server.process, server.workers)
         yield server
+        os.sched_setaffinity(0, before)
 
 
-def photo(seed: int) -> bytes:
-    """A picture of the size of a usual upload."""
+def photo(seed: int, size: tuple[int, int] = (500, 375)) -> bytes:
+    """A picture; one of the size of a usual upload unless its size in pixels is given."""
     pixels = np.random.default_rng(seed).integers(0, 255, (12, 16, 3), dtype=np.uint8)
     file = io.BytesIO()
-    Image.fromarray(pixels).resize((500, 375), Image.Resampling.BICUBIC).save(file, "JPEG", quality=90)
+    Image.fromarray(pixels).resize(size, Image.Resampling.BICUBIC).save(file, "JPEG", quality=90)
     return file.getvalue()
 
 
 PHOTOS = [photo(seed) for seed in range(8)]
 
 
-async def loaded(server: Server, mix: list[MixEntry], loop: Loop, deadline: float) -> LoadFigures:
-    endpoint = Endpoint(server.address, None, None, retries=0)
-    async with Sender(endpoint, mix, PHOTOS, deadline=deadline, connections=4) as sender:
-        return figures(await record(sender, loop), mix, sender.deadlines)
-
-
 async def capacity(server: Server) -> float:
     """Gradients in a second of eight callers that wait for their answers."""
-    return (await loaded(server, GRADIENT, ClosedLoop(8, 4.0, warm_up=3.0), 60.0)).all.goodput
+    return (await loaded(server.address, GRADIENT, PHOTOS, ClosedLoop(8, 4.0, warm_up=3.0))).all.goodput
 
 
 def rows(server: Server) -> Counter[str]:
@@ -89,7 +82,8 @@ def rows(server: Server) -> Counter[str]:
 async def test_at_four_times_the_capacity_it_answers_what_it_can(server: Server, deadline: float) -> None:
     most = await capacity(server)
     before = rows(server)
-    found = (await loaded(server, GRADIENT, OpenLoop(OVERLOAD * most, SECONDS, warm_up=2.0), deadline)).all
+    loop = OpenLoop(OVERLOAD * most, SECONDS, warm_up=2.0)
+    found = (await loaded(server.address, GRADIENT, PHOTOS, loop, deadline=deadline)).all
     await asyncio.sleep(1.5)  # Statistics come with some delay.
     spent = rows(server) - before
     wasted = spent["gradserve_rows_unanswered_total"] / spent["gradserve_step_rows_sum"]
@@ -99,14 +93,16 @@ async def test_at_four_times_the_capacity_it_answers_what_it_can(server: Server,
     assert found.goodput >= ANSWERED_SHARE * most
     assert found.codes.keys() <= EXPECTED
     assert wasted < 0.2
-    calm = await loaded(server, GRADIENT, ClosedLoop(1, 1.0), 5.0)
+    calm = await loaded(server.address, GRADIENT, PHOTOS, ClosedLoop(1, 1.0), deadline=5.0)
     assert calm.all.codes.keys() == {"OK"}
 
 
-async def test_one_callers_flood_does_not_keep_another_waiting(server: Server) -> None:
+@pytest.mark.parametrize("sides", [range(32, 33), range(32, 64, 2)], ids=["one size", "sixteen sizes"])
+async def test_one_callers_flood_does_not_keep_another_waiting(server: Server, sides: range) -> None:
     """200 SmoothGrads of 50 samples under one token, single Predicts under another."""
     channels = AsyncChannels(Endpoint(server.address, None, None, retries=0))
     stub = channels.stubs.gradients
+    pictures = [photo(side, (side, side)) for side in sides]
     predict = predict_pb2.PredictRequest(model="cifar10", image=pb.Image(encoded=PHOTOS[0]))
 
     async def ask() -> float:
@@ -117,8 +113,9 @@ async def test_one_callers_flood_does_not_keep_another_waiting(server: Server) -
     async def flood(place: int) -> None:
         request = explain_pb2.ExplainRequest(
             model="cifar10",
-            image=pb.Image(encoded=PHOTOS[place % len(PHOTOS)]),
+            image=pb.Image(encoded=pictures[place % len(pictures)]),
             methods=methods(smooth_grad={"samples": 50}),
+            preprocess=pb.PREPROCESS_AS_IS,
         )
         for _ in range(1000):
             try:
