@@ -21,14 +21,14 @@ SENTENCES = {
         ),
         """server for asyncio.
 
-    It may be made anywhere and used in several event loops: each has a channel of its own, from its first call on until
-    `close` or the end of its `async with`.
+    It may be made anywhere and used in several event loops: each has connections of its own, from its first
+    call on until `close` or the end of its `async with`.
 """: "server; safe to share between threads.\n",
     },
     "aio_connection.py": {
         "A connection to a server for asyncio:": "A connection to a server:",
-        "Close the running loop's connection and cancel the calls that run in it; the next call opens another.": (
-            "Close the connection; calls that are still running are cancelled."
+        "Close the running loop's connections and cancel the calls that run in it; the next call opens others.": (
+            "Close the connections; calls that are still running are cancelled."
         ),
     },
 }

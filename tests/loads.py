@@ -22,8 +22,8 @@ async def loaded(
     connections: int = 4,
 ) -> LoadFigures:
     """What that load did. The deadline, in seconds, is for entries without their own; nothing is sent twice."""
-    endpoint = Endpoint(address, None, None, retries=0)
-    async with Sender(endpoint, mix, pictures, deadline=deadline, connections=connections) as sender:
+    endpoint = Endpoint(address, None, None, retries=0, connections=connections)
+    async with Sender(endpoint, mix, pictures, deadline=deadline) as sender:
         return figures(await record(sender, loop), mix, sender.deadlines)
 
 

@@ -30,13 +30,15 @@ from gradserve.transport.ordered import in_order_async
 class AsyncClient(AsyncConnection):
     """A connection to a gradserve server for asyncio.
 
-    It may be made anywhere and used in several event loops: each has a channel of its own, from its first call on until
-    `close` or the end of its `async with`.
+    It may be made anywhere and used in several event loops: each has connections of its own, from its first
+    call on until `close` or the end of its `async with`.
 
-    target: HOST:PORT, [IPV6]:PORT or unix:PATH; addresses of this machine are never reached through a proxy.
+    target: HOST:PORT, [IPV6]:PORT or unix:PATH; addresses of this machine are never reached through a proxy. Calls go
+    in turn to all addresses that a name stands for.
     tls: True for the system's certificates, or the path of a CA certificate.
     token: sent as "authorization: Bearer ...". timeout: seconds that a call may take.
     retries: how often a call is made again when no server is available, 0 to 4.
+    connections: over which calls go in turn; several reach more of the servers behind one address.
     """
 
     async def predict(

@@ -35,7 +35,7 @@ class ServerSettings(Section):
     tls_certificate: Path | None = Field(None, description="PEM file; with tls_key, serve TLS")
     tls_key: Path | None = Field(None, description="PEM file of the certificate's private key")
     token_file: Path | None = Field(None, description="file of bearer tokens, one a line, that callers must send")
-    max_connection_age: float = Field(3600, gt=0, description="seconds after which clients are asked to reconnect")
+    max_connection_age: float = Field(300, gt=0, description="seconds after which clients are asked to reconnect")
     drain_seconds: float = Field(30, ge=0, description="how long running requests may take after SIGTERM")
     strict: bool = Field(False, description="do not start if any model cannot be loaded")
 

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import shutil
+import signal
 import socket
 import subprocess
 import time
@@ -37,10 +38,12 @@ LONG = explain_pb2.ExplainRequest(image=picture(0, 8, 8), methods=methods(smooth
 
 
 @asynccontextmanager
-async def listening(pool: Any, **limits: Any) -> AsyncIterator[tuple[ApiServer, str, Metrics]]:
+async def listening(
+    pool: Any, drain_seconds: float = 1, **limits: Any
+) -> AsyncIterator[tuple[ApiServer, str, Metrics]]:
     """The front-end in this process before a pool of one's own."""
     metrics = Metrics()
-    settings = ServerSettings(port=0, drain_seconds=1)
+    settings = ServerSettings(port=0, drain_seconds=drain_seconds)
     server = ApiServer(settings, LimitSettings(**limits), pool, metrics)
     address = await server.start()
     try:
@@ -129,23 +132,34 @@ async def test_while_draining_the_running_end_and_the_new_are_refused() -> None:
         await pool.has_begun(1)
         stopping = asyncio.create_task(server.stop())
         assert (await watch.read()).status == health_pb2.HealthCheckResponse.NOT_SERVING
-        assert await status(channel) == "NOT_SERVING"
-        assert (await failure(stubs.gradients.Predict(PREDICT))).code == "UNAVAILABLE"
+        async with grpc.aio.insecure_channel(address, [("grpc.use_local_subchannel_pool", 1)]) as late:
+            assert (await failure(Stubs.of(late).gradients.Predict(PREDICT))).code == "UNAVAILABLE"
         pool.go.set()
         assert (await running).top[0].class_index == 9
         begun = time.monotonic()
-        await stopping
+        assert await stopping, "no request was ended before its time"
         assert time.monotonic() - begun < 5, "a watcher of the health does not hold up the end"
 
 
-async def test_draining_has_an_end() -> None:
+@pytest.mark.parametrize("seconds", [0.5, 60])
+async def test_draining_has_an_end(seconds: float) -> None:
+    """That of its time, or when it is asked for."""
     pool = Waiting()
-    async with listening(pool) as (server, address, _), grpc.aio.insecure_channel(address) as channel:
+    async with (
+        listening(pool, drain_seconds=seconds) as (server, address, _),
+        grpc.aio.insecure_channel(address) as channel,
+    ):
         running = Stubs.of(channel).gradients.Predict(PREDICT)
         await pool.has_begun(1)
         async with asyncio.timeout(10):
-            await server.stop()
-        assert (await failure(running)).code in ("CANCELLED", "UNAVAILABLE")
+            stopping = asyncio.create_task(server.stop())
+            await asyncio.sleep(0.2)
+            if seconds > 10:
+                server.cut_off()
+            refusal = await failure(running)
+            assert not await stopping
+        assert refusal.code == "UNAVAILABLE"
+        assert "stopped before the request was done" in refusal.text
 
 
 async def test_a_fault_of_ours_is_internal_and_tells_nothing_but_its_id() -> None:
@@ -265,6 +279,23 @@ def test_sigterm_lets_running_requests_end(guarded: Guarded) -> None:
     assert [e.done for e in running.result().explanations] == [2000] * 4
     until(lambda: not any(worker.is_running() for worker in workers))
     assert "Traceback" not in guarded.server.log()
+
+
+@pytest.mark.parametrize("signals", [1, 2])
+def test_requests_that_are_cut_off_show_in_the_exit_code(signals: int) -> None:
+    """With too little time to drain, and with a second signal, which ends the server at once."""
+    config = f"[server]\ndrain_seconds = {0.5 if signals == 1 else 300}\n[pool]\nworkers = 1\n[models.digits]\n"
+    with Server(config) as server, server.channel() as channel:
+        running = Stubs.of(channel).gradients.Explain.future(LONG)
+        until(lambda: server.metric("gradserve_cost_outstanding") > 0)
+        for _ in range(signals):
+            server.process.send_signal(signal.SIGTERM)
+            time.sleep(0.1)
+        with pytest.raises(grpc.RpcError) as caught:
+            running.result()
+        assert refused(caught.value).code == "UNAVAILABLE"
+        assert server.process.wait(60) == 3
+        assert "Traceback" not in server.log()
 
 
 def test_reflection_lists_the_services(server: Server) -> None:

@@ -6,6 +6,7 @@ import re
 import time
 from collections import Counter
 from contextlib import contextmanager
+from itertools import cycle
 
 import numpy as np
 import pytest
@@ -23,11 +24,11 @@ from .fake import FakeServer
 PREDICT = MixEntry("predict", model="tiny")
 
 
-def load(server, loop, *mix, pictures=(b"",), **settings):
+def load(server, loop, *mix, pictures=(b"",), connections=1, **settings):
     """The recording of a load on the fake server."""
 
     async def run():
-        endpoint = Endpoint(server.target, None, None, retries=0)
+        endpoint = Endpoint(server.target, None, None, retries=0, connections=connections)
         async with Sender(endpoint, mix or [PREDICT], list(pictures), **{"deadline": 30.0, **settings}) as sender:
             return await record(sender, loop)
 
@@ -232,7 +233,7 @@ def test_a_wrong_request_ends_before_the_load(server, picture):
 async def test_a_fault_of_the_generator_is_raised(server, picture, monkeypatch):
     endpoint = Endpoint(server.target, None, None, retries=0)
     async with Sender(endpoint, [PREDICT], [picture], deadline=30) as sender:
-        monkeypatch.setattr(sender, "_calls", [[lambda *_, **__: 1 / 0]])
+        monkeypatch.setattr(sender, "_turns", cycle([[lambda *_, **__: 1 / 0]]))
         with pytest.raises(ZeroDivisionError):
             await record(sender, OpenLoop(50, 0.5))
 

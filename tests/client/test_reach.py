@@ -69,7 +69,8 @@ def test_a_port_where_nobody_listens(photo_path, capsys):
     first, second, *_ = err.splitlines()
     assert code == 1
     assert first.startswith("error: nobody listens on 127.0.0.1:1: `gradserve serve` starts a server")
-    assert second.startswith("  (failed to connect to all addresses")
+    assert second.startswith("  (")
+    assert "refused" in second
 
 
 def test_a_socket_and_a_host_that_do_not_exist(tmp_path):

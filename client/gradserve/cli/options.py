@@ -139,9 +139,9 @@ class Connection:
         """A client of that server."""
         return Client(self.server, tls=self.ca or self.tls, token=self.token, timeout=timeout)
 
-    def endpoint(self) -> Endpoint:
+    def endpoint(self, connections: int = 1) -> Endpoint:
         """That server without retries, so that every failed call is seen."""
-        return Endpoint(self.server, self.ca or self.tls, self.token, retries=0)
+        return Endpoint(self.server, self.ca or self.tls, self.token, retries=0, connections=connections)
 
     def explained(self, error: Exception) -> None:
         """Adds to an error, where no answer came from the server, what can be told of the reason."""

@@ -3,7 +3,7 @@
 import random
 import time
 from collections.abc import Callable, Sequence
-from itertools import accumulate
+from itertools import accumulate, cycle
 from types import TracebackType
 from typing import Any, NamedTuple, Self
 
@@ -46,7 +46,6 @@ class Sender:
         pictures: Sequence[bytes],
         *,
         deadline: float,
-        connections: int = 1,
         seed: int = 0,
     ) -> None:
         """The deadline, in seconds, is for entries that have none; the seed decides what is sent when."""
@@ -59,14 +58,12 @@ class Sender:
         self._requests = requests.built(mix, pictures)
         self.deadlines = [deadline if entry.deadline is None else entry.deadline for entry in mix]
         self._weights = list(accumulate(entry.weight for entry in mix))
-        self._connections = connections
-        self._sent = 0
         self._begin = 0.0
 
     async def __aenter__(self) -> Self:
-        own = [("grpc.use_local_subchannel_pool", 1)]  # Channels of one process share their connections otherwise.
-        self._channels = [self._endpoint.channel(grpc.aio, own) for _ in range(self._connections)]
-        self._calls = [[_call(opened, entry.rpc) for entry in self.mix] for opened in self._channels]
+        self._channels = self._endpoint.channels(grpc.aio)
+        calls = [[_call(opened, entry.rpc) for entry in self.mix] for opened in self._channels]
+        self._turns = cycle(calls)
         try:
             await self._try_each()
         except BaseException:
@@ -106,8 +103,7 @@ class Sender:
         """
         late = self.now() - due
         left = max(self.deadlines[request.entry] - late, 0.0)
-        call = self._calls[self._sent % self._connections][request.entry]
-        self._sent += 1
+        call = next(self._turns)[request.entry]
         self.under_way += 1
         self.most_under_way = max(self.most_under_way, self.under_way)
         rows, code, reason, pause = 0, OK, "", 0.0
@@ -123,7 +119,7 @@ class Sender:
 
     async def _try_each(self) -> None:
         """Send one request of each entry and connect; an error other than for want of time or room is raised."""
-        for call, (request, *_) in zip(self._calls[0], self._requests, strict=True):
+        for call, (request, *_) in zip(next(self._turns), self._requests, strict=True):
             try:
                 await call(request.body, timeout=_FIRST_DEADLINE, metadata=self._endpoint.metadata)
             except grpc.aio.AioRpcError as failure:

@@ -28,10 +28,11 @@ class AsyncConnection:
         token: str | None = None,
         timeout: float = 60.0,
         retries: int = 3,
+        connections: int = 1,
     ) -> None:
         self.target = target
         self.timeout = timeout
-        self._endpoint = channel.Endpoint(target, tls, token, retries)
+        self._endpoint = channel.Endpoint(target, tls, token, retries, connections)
         self._channels = AsyncChannels(self._endpoint)
 
     @property
@@ -80,7 +81,7 @@ class AsyncConnection:
         return model_card(reply)
 
     async def close(self) -> None:
-        """Close the running loop's connection and cancel the calls that run in it; the next call opens another."""
+        """Close the running loop's connections and cancel the calls that run in it; the next call opens others."""
         await self._channels.close()
 
     async def __aenter__(self) -> Self:

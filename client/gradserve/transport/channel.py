@@ -21,9 +21,15 @@ Tls = bool | str | os.PathLike[str] | None
 
 
 class Endpoint:
-    """A server as a client sees it: its address, how to reach it, and what is sent beside every call."""
+    """A server as a client sees it: its address, how to reach it, and what is sent beside every call.
 
-    def __init__(self, target: str, tls: Tls, token: str | None, retries: int) -> None:
+    Raises ValueError.
+    """
+
+    def __init__(self, target: str, tls: Tls, token: str | None, retries: int, connections: int = 1) -> None:
+        if connections < 1:
+            raise ValueError(f"connections is at least 1, not {connections}")
+        self.connections = connections
         self.target, asks_for_tls = address.split(target)
         self.metadata = metadata(token)
         self.proxy = address.proxy(self.target)
@@ -31,8 +37,13 @@ class Endpoint:
         self.tls = self._secret is not None
         self._options = options(retries, proxied=not address.is_local(self.target))
 
-    def channel(self, library: Any, others: Sequence[tuple[str, Any]] = ()) -> Any:
-        """A new channel of `grpc` or of `grpc.aio`, with other options beside the usual ones."""
+    def channels(self, library: Any) -> list[Any]:
+        """New channels of `grpc` or of `grpc.aio`, each with a connection of its own."""
+        # Channels of one process to the same address share a connection otherwise.
+        own = [("grpc.use_local_subchannel_pool", 1)] if self.connections > 1 else []
+        return [self._channel(library, own) for _ in range(self.connections)]
+
+    def _channel(self, library: Any, others: Sequence[tuple[str, Any]]) -> Any:
         if self._secret is None:
             return library.insecure_channel(self.target, [*self._options, *others])
         return library.secure_channel(self.target, self._secret, [*self._options, *others])
@@ -43,7 +54,9 @@ class Endpoint:
 
 
 def options(retries: int, *, proxied: bool) -> list[tuple[str, Any]]:
-    """The channel's options; calls are retried by gRPC itself, and only when the server is UNAVAILABLE.
+    """The channel's options. gRPC itself retries calls, and only when the server is UNAVAILABLE or stops.
+
+    Calls go in turn to all servers that the target's name stands for.
 
     `proxied`: go through the proxy that the environment names, if it names one.
     """
@@ -111,6 +124,8 @@ def _service_config(retries: int) -> str:
             "initialBackoff": "0.2s",
             "maxBackoff": "5s",
             "backoffMultiplier": 3,
-            "retryableStatusCodes": ["UNAVAILABLE"],
+            # A gRPC server ends calls as CANCELLED that reach it while it stops (issue 41785 of github.com/grpc/grpc).
+            # A call that its own caller cancels is not retried.
+            "retryableStatusCodes": ["UNAVAILABLE", "CANCELLED"],
         }
-    return json.dumps({"methodConfig": [call]})
+    return json.dumps({"loadBalancingConfig": [{"round_robin": {}}], "methodConfig": [call]})

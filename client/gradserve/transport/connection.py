@@ -28,10 +28,11 @@ class Connection:
         token: str | None = None,
         timeout: float = 60.0,
         retries: int = 3,
+        connections: int = 1,
     ) -> None:
         self.target = target
         self.timeout = timeout
-        self._endpoint = channel.Endpoint(target, tls, token, retries)
+        self._endpoint = channel.Endpoint(target, tls, token, retries, connections)
         self._channels = Channels(self._endpoint)
 
     @property
@@ -80,7 +81,7 @@ class Connection:
         return model_card(reply)
 
     def close(self) -> None:
-        """Close the connection; calls that are still running are cancelled."""
+        """Close the connections; calls that are still running are cancelled."""
         self._channels.close()
 
     def __enter__(self) -> Self:

@@ -34,7 +34,8 @@ def _about_connecting(target: str, error: OSError) -> str:
     if isinstance(error, socket.gaierror):
         return f"no host is called {target.rpartition(':')[0]}"
     if isinstance(error, (ConnectionRefusedError, FileNotFoundError)):
-        return f"nobody listens on {target}: `gradserve serve` starts a server, and --server says where it is"
+        hint = "`gradserve serve` starts a server, which listens when its models are loaded; --server says where it is"
+        return f"nobody listens on {target}: {hint}"
     if isinstance(error, TimeoutError):
         return f"{target} does not answer: the machine is down, or a firewall is in between"
     return f"{target} cannot be reached: {error.strerror or error}"

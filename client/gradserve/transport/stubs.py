@@ -5,7 +5,9 @@ a channel for asyncio belongs to one event loop.
 """
 
 import asyncio
+from collections.abc import Sequence
 from functools import cache
+from itertools import cycle
 from typing import Any, NamedTuple, Self
 
 import grpc
@@ -16,9 +18,8 @@ from gradserve.v1 import models_pb2_grpc, service_pb2_grpc
 
 
 class Stubs(NamedTuple):
-    """A channel and what is called over it."""
+    """What is called over a channel."""
 
-    channel: Any
     gradients: Any
     models: Any
     health: Any
@@ -28,42 +29,60 @@ class Stubs(NamedTuple):
         """The calls of both services, and of the health service, over that channel."""
         health = opened.unary_unary(channel.HEALTH, channel.same, channel.same)
         gradients = service_pb2_grpc.GradientServiceStub(opened)
-        return cls(opened, gradients, models_pb2_grpc.ModelServiceStub(opened), health)
+        return cls(gradients, models_pb2_grpc.ModelServiceStub(opened), health)
+
+
+class Rotation:
+    """The stubs of several channels, in turn."""
+
+    def __init__(self, channels: Sequence[Any]) -> None:
+        self.channels = channels
+        self._stubs = cycle([Stubs.over(each) for each in channels])
+
+    def next(self) -> Stubs:
+        """Those of the channel whose turn it is."""
+        return next(self._stubs)
 
 
 class Channels:
-    """The one channel of a `Client`, which all threads share."""
+    """The channels of a `Client`, which all threads share."""
 
     def __init__(self, endpoint: channel.Endpoint) -> None:
-        self.stubs = Stubs.over(endpoint.channel(grpc))
-
-    def close(self) -> None:
-        """Close the channel, and cancel the calls that are still running."""
-        self.stubs.channel.close()
-
-
-class AsyncChannels:
-    """The channels of an `AsyncClient`, one for each event loop: each is opened where it is first used."""
-
-    def __init__(self, endpoint: channel.Endpoint) -> None:
-        self._endpoint = endpoint
-        self._by_loop: dict[asyncio.AbstractEventLoop, Stubs] = {}
+        self._rotation = Rotation(endpoint.channels(grpc))
 
     @property
     def stubs(self) -> Stubs:
-        """The stubs of the running loop; those of loops that have ended are forgotten."""
+        """The stubs of the next channel."""
+        return self._rotation.next()
+
+    def close(self) -> None:
+        """Close the channels, and cancel the calls that are still running."""
+        for each in self._rotation.channels:
+            each.close()
+
+
+class AsyncChannels:
+    """The channels of an `AsyncClient`, some for each event loop: they are opened where they are first used."""
+
+    def __init__(self, endpoint: channel.Endpoint) -> None:
+        self._endpoint = endpoint
+        self._by_loop: dict[asyncio.AbstractEventLoop, Rotation] = {}
+
+    @property
+    def stubs(self) -> Stubs:
+        """The stubs of the running loop's next channel; those of loops that have ended are forgotten."""
         loop = asyncio.get_running_loop()
         if loop not in self._by_loop:
             _keep_grpc_running()
-            self._by_loop = {other: stubs for other, stubs in self._by_loop.items() if not other.is_closed()}
-            self._by_loop[loop] = Stubs.over(self._endpoint.channel(grpc.aio))
-        return self._by_loop[loop]
+            self._by_loop = {other: channels for other, channels in self._by_loop.items() if not other.is_closed()}
+            self._by_loop[loop] = Rotation(self._endpoint.channels(grpc.aio))
+        return self._by_loop[loop].next()
 
     async def close(self) -> None:
-        """Close the channel of the running loop, and cancel the calls that run in it."""
-        stubs = self._by_loop.pop(asyncio.get_running_loop(), None)
-        if stubs is not None:
-            await stubs.channel.close()
+        """Close the channels of the running loop, and cancel the calls that run in it."""
+        rotation = self._by_loop.pop(asyncio.get_running_loop(), None)
+        for each in rotation.channels if rotation else ():
+            await each.close()
 
 
 @cache

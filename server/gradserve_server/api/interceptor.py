@@ -53,17 +53,32 @@ class RequestInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]
     def __init__(self, metrics: Metrics, callers: Callers, admission: Admission) -> None:
         self._metrics, self._callers, self._admission = metrics, callers, admission
         self._refusals = RefusalLog()
+        self._limits: set[asyncio.Timeout] = set()  # of the running requests that hold places
         self._running = 0
         self._idle = asyncio.Event()
-        self._draining = False
+        self._draining = self._cut_off = False
 
-    async def drain(self, seconds: float) -> None:
-        """Refuses new requests from now on; returns when the running ones have ended, or after so many seconds."""
+    async def drain(self, seconds: float) -> bool:
+        """Refuses new requests from now on, and ends those as UNAVAILABLE that still run after so many seconds.
+
+        Returns when none runs: whether all of them ended by themselves.
+        """
         self._draining = True
         self._idle.clear()
         if self._running:
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._idle.wait(), seconds)
+        if self._running:
+            self.cut_off()
+            await self._idle.wait()
+        return not self._cut_off
+
+    def cut_off(self) -> None:
+        """Ends the running requests at once, as UNAVAILABLE."""
+        self._cut_off = self._cut_off or bool(self._limits)
+        for limit in self._limits:
+            if not limit.expired():
+                limit.reschedule(0.0)
 
     async def intercept_service(
         self, continuation: Callable[[Any], Awaitable[Any]], details: grpc.HandlerCallDetails
@@ -146,14 +161,20 @@ class RequestInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]
         self, answer: Callable[[], Awaitable[Any]], caller: Caller, name: str, remaining: float | None
     ) -> Any:
         """The answer, if the caller is let in and before its time is up. Raises RequestError."""
+        limit = asyncio.timeout(_time_limit(remaining))
         with self._admission.slot(caller, name.removeprefix("Stream").lower(), remaining):
             try:
-                async with asyncio.timeout(_time_limit(remaining)) as limit:
+                async with limit:
+                    self._limits.add(limit)
                     return await answer()
             except TimeoutError as error:
-                if limit.expired():
-                    raise failure(Failure("deadline", "")) from error
-                raise
+                if not limit.expired():
+                    raise
+                if self._cut_off:
+                    raise unavailable("the server stopped before the request was done") from error
+                raise failure(Failure("deadline", "")) from error
+            finally:
+                self._limits.discard(limit)
 
     def _record(self, service: str, name: str, code: grpc.StatusCode, entry: RequestLog, *, refused: bool) -> None:
         seconds = time.monotonic() - entry.arrived

@@ -1,6 +1,6 @@
 """The gRPC server: services, health, reflection, TLS."""
 
-import socket
+import asyncio
 from collections.abc import Mapping
 from types import MappingProxyType
 
@@ -14,6 +14,7 @@ from ..config import LimitSettings, ServerSettings
 from ..metrics import Metrics
 from ..pool.pool import Pool
 from . import log_filters
+from .address import ReservedAddress, certificate
 from .admission.admission import Admission
 from .admission.callers import Callers, read_tokens
 from .interceptor import RequestInterceptor
@@ -31,7 +32,7 @@ NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 
 
 class ApiServer:
-    """The server: it listens once started, and reports SERVING only after `say(serving=True)`."""
+    """The server: it has its address from the beginning, listens once started, and says what `say` tells it."""
 
     def __init__(
         self,
@@ -43,6 +44,7 @@ class ApiServer:
     ) -> None:
         """`weights`: callers' shares by name. Raises OSError, StartError for the file of tokens."""
         log_filters.install()
+        self._address, self._certificate = ReservedAddress(settings), certificate(settings)
         age = int(settings.max_connection_age * 1000)
         admission = Admission(pool, limits, metrics)
         callers = Callers(read_tokens(settings.token_file), weights)
@@ -67,39 +69,39 @@ class ApiServer:
 
     async def start(self) -> str:
         """Listens, NOT_SERVING; returns the address that clients take. Raises OSError."""
-        description = address = self._settings.address(self._settings.port)
-        if self._settings.socket is not None:
-            check_unused(self._settings.socket)
+        address = self._address.text
+        self._address.check_unused()
         try:
-            if self._settings.tls_certificate and self._settings.tls_key:
-                pair = (self._settings.tls_key.read_bytes(), self._settings.tls_certificate.read_bytes())
-                description = f"{address} with {self._settings.tls_certificate} and {self._settings.tls_key}"
-                port = self._server.add_secure_port(address, grpc.ssl_server_credentials([pair]))
+            if self._certificate:
+                self._server.add_secure_port(address, grpc.ssl_server_credentials([self._certificate]))
             else:
-                port = self._server.add_insecure_port(address)
+                self._server.add_insecure_port(address)
         except RuntimeError as error:
-            raise OSError(f"cannot listen on {description}: {error}; --port 0 takes a free port") from error
+            raise OSError(f"cannot listen on {address}: {error}") from error
         await self.say(serving=False)
         await self._server.start()
-        return self._settings.address(port)
+        self._address.release()
+        return address
 
     async def say(self, *, serving: bool) -> None:
         """Sets the health of the server and of each service."""
         for service in ("", *SERVICES):
             await self._health.set(service, SERVING if serving else NOT_SERVING)
 
-    async def stop(self) -> None:
-        """Refuses new requests and lets the running ones end, for as long as the settings say."""
+    async def stop(self) -> bool:
+        """Closes the port, sends clients elsewhere and lets the running requests end, for as long as the settings say.
+
+        Returns whether all requests ended by themselves.
+        """
         await self.say(serving=False)
-        await self._interceptor.drain(self._settings.drain_seconds)
-        await self._server.stop(FLUSH_SECONDS)
+        # Every connection gets a GOAWAY first: a client that stayed would be refused again and again.
+        closing = asyncio.create_task(self._server.stop(self._settings.drain_seconds + FLUSH_SECONDS))
+        complete = await self._interceptor.drain(self._settings.drain_seconds)
+        await self._server.stop(FLUSH_SECONDS)  # Health watchers never end by themselves.
+        await closing
+        self._address.release()
+        return complete
 
-
-def check_unused(path: str) -> None:
-    """Raises OSError where a server listens on that unix socket: gRPC would take it away from it."""
-    with socket.socket(socket.AF_UNIX) as probe:
-        try:
-            probe.connect(path)
-        except OSError:  # No process listens, or there is no such file. gRPC reports any other fault.
-            return
-    raise OSError(f"cannot listen on unix:{path}: another process does; stop that, or take another path")
+    def cut_off(self) -> None:
+        """Ends the running requests at once, as UNAVAILABLE, so that `stop` returns."""
+        self._interceptor.cut_off()

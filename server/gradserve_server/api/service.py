@@ -15,27 +15,41 @@ from ..pool.pool import Pool
 from ..pool.wire import Tick, WorkerSettings
 from .server import ApiServer
 
+CUT_OFF = 3  # The exit code where a request was ended before its time.
+
 
 async def run(settings: Settings) -> int:
-    """Starts everything, serves until SIGTERM or SIGINT, drains, and returns the exit code. Raises StartError."""
+    """Starts everything, serves until SIGTERM or SIGINT, drains, and returns the exit code. Raises StartError.
+
+    A second signal ends the running requests at once. The code is CUT_OFF where requests were ended before their time.
+    """
     metrics = Metrics()
     serve_metrics(settings, metrics)
     pool = pool_of(settings, metrics)
     server = ApiServer(settings.server, settings.limits, pool, metrics, settings.callers)
-    address = await server.start()
     stop = asyncio.Event()
+
+    def on_signal() -> None:
+        if stop.is_set():
+            server.cut_off()
+            pool.kill()
+        stop.set()
+
     for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+        asyncio.get_running_loop().add_signal_handler(number, on_signal)
+    code = 0
     try:
         await first(pool.start(), stop.wait())
         if not stop.is_set():
+            address = await server.start()
             await server.say(serving=True)
             print(f"gradserve ready on {address}", flush=True)
             await first(stop.wait(), pool.given_up.wait())
-        return 1 if pool.given_up.is_set() else 0
+        code = int(pool.given_up.is_set())
     finally:
-        await server.stop()
+        complete = await server.stop()
         await pool.close()
+    return code or (0 if complete else CUT_OFF)
 
 
 def serve_metrics(settings: Settings, metrics: Metrics) -> None:

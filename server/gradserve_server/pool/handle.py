@@ -44,6 +44,10 @@ class Handle:
         """Sends a message without waiting. A message to a dead worker is dropped."""
         self._pipe.send([message])
 
+    def kill(self) -> None:
+        """Kills the worker without asking it to stop."""
+        self._process.kill()
+
     def close(self) -> None:
         """Asks the worker to stop, waits for STOP_SECONDS at most, then kills it."""
         self.send(Stop())

@@ -106,6 +106,12 @@ class Pool:
             pending.replies.put_nowait(Outcome(pending.task.id, failure=Failure("lost", "the server is stopping")))
         await asyncio.gather(*(asyncio.to_thread(worker.handle.close) for worker in self._workers))
 
+    def kill(self) -> None:
+        """Kills the workers at once; `close` follows."""
+        self._closing = True
+        for worker in self._workers:
+            worker.handle.kill()
+
     async def stream(self, task: Task) -> AsyncGenerator[Outcome | Preview, None]:
         """Previews, then the outcome. Closing this cancels the task. Raises NoWorker."""
         if self._closing or not self.cards or not self._workers:

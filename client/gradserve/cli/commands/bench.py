@@ -140,7 +140,6 @@ class Traffic:
             self.entries(model),
             _pictures(self.image),
             deadline=self.deadline,
-            connections=self.connections,
             seed=self.seed,
         )
 
@@ -188,7 +187,7 @@ def bench(
     if tuning.tune:
         tune.tune(tuning.tune, tuning.config, [model] if model else [])
         return
-    sender = traffic.sender(connection.endpoint(), model)
+    sender = traffic.sender(connection.endpoint(traffic.connections), model)
     runs: list[LoadRun] = []
     capacity = asyncio.run(_measure(sender, traffic, runs))
     output.warn(f"{run.title}: {warning}" for run in runs for warning in run.figures.warnings)

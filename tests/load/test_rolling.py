@@ -1,0 +1,143 @@
+"""Two servers are restarted in turn, each with a long call under way, while callers go on: what they notice of it."""
+
+import asyncio
+import json
+import socket
+from collections import Counter
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import ExitStack, asynccontextmanager
+from typing import Any
+
+import grpc
+import pytest
+from lengths import length
+from serving import Server, methods, picture
+
+from gradserve import AsyncClient, ServiceError
+from gradserve.v1 import explain_pb2, predict_pb2, service_pb2_grpc
+
+REQUESTS = length(600, 10_000)
+CALLERS = 4
+SAMPLES = length(8_000, 40_000)  # of the long call: about 2 and 10 s
+MAX_FAILED = 5  # calls of plain stubs, which are not retried; gRPC ends some as CANCELLED (its issue 41785)
+PIXELS = picture(0, 8, 8)
+PREDICT = predict_pb2.PredictRequest(image=PIXELS)
+LONG = explain_pb2.ExplainRequest(image=PIXELS, methods=methods(smooth_grad={"samples": SAMPLES // 4}) * 4)
+CONFIG = "[pool]\nworkers = 1\n[models.digits]\n"
+pytestmark = pytest.mark.alone
+
+Ask = Callable[[], Coroutine[Any, Any, None]]
+
+
+def free_ports(count: int) -> list[int]:
+    with ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for each in sockets:
+            each.bind(("127.0.0.1", 0))
+        return [each.getsockname()[1] for each in sockets]
+
+
+class Pair:
+    """Two servers on ports of their own, and the logs of those that were there before them."""
+
+    def __init__(self) -> None:
+        self.ports = free_ports(2)
+        self.servers = [self._started(port) for port in self.ports]
+        self.logs: list[str] = []
+        self.target = "ipv4:" + ",".join(server.address for server in self.servers)
+
+    @staticmethod
+    def _started(port: int) -> Server:
+        return Server(CONFIG, "--port", str(port))
+
+    def restart(self, place: int) -> int:
+        """The exit code of the one that was there."""
+        code = self.servers[place].stop()
+        self.logs.append(self.servers[place].log())
+        self.servers[place].kill()
+        self.servers[place] = self._started(self.ports[place])
+        assert self.servers[place].address
+        return code
+
+    def refused(self) -> int:
+        """How many calls were refused as UNAVAILABLE."""
+        lines = [line for log in (*self.logs, *(each.log() for each in self.servers)) for line in log.splitlines()]
+        return sum(json.loads(line[line.index("{") :])["code"] == "UNAVAILABLE" for line in lines if '{"id"' in line)
+
+    def kill(self) -> None:
+        for server in self.servers:
+            server.kill()
+
+
+@pytest.fixture(scope="module")
+def pair() -> Iterator[Pair]:
+    pair = Pair()
+    yield pair
+    pair.kill()
+
+
+@asynccontextmanager
+async def our_client(target: str) -> Any:
+    async with AsyncClient(target) as client:
+
+        async def ask() -> None:
+            await client._call(client._stubs.gradients.Predict, PREDICT, 30.0)
+
+        yield ask
+
+
+def plain(policy: str) -> Any:
+    @asynccontextmanager
+    async def stubs(target: str) -> Any:
+        config = json.dumps({"loadBalancingConfig": [{policy: {}}]})
+        options = [("grpc.service_config", config), ("grpc.max_reconnect_backoff_ms", 1000)]
+        async with grpc.aio.insecure_channel(target, options) as channel:
+            stub = service_pb2_grpc.GradientServiceStub(channel)
+
+            async def ask() -> None:
+                await stub.Predict(PREDICT, timeout=30)
+
+            yield ask
+
+    return stubs
+
+
+CLIENTS = {"our client": our_client, "pick_first": plain("pick_first"), "round_robin": plain("round_robin")}
+
+
+@pytest.mark.parametrize("name", CLIENTS)
+async def test_callers_notice_nothing_of_a_rolling_restart(pair: Pair, name: str) -> None:
+    outcomes, done = Counter[str](), False
+    before = pair.refused()
+
+    async def caller(ask: Ask) -> None:
+        while not done or outcomes.total() < REQUESTS:
+            try:
+                await ask()
+                outcomes["OK"] += 1
+            except ServiceError as error:
+                outcomes[error.code.name] += 1
+            except grpc.aio.AioRpcError as error:
+                outcomes[error.code().name] += 1
+            await asyncio.sleep(CALLERS / 100)  # The machine has other things to do.
+
+    async with CLIENTS[name](pair.target) as ask:
+        callers = [asyncio.create_task(caller(ask)) for _ in range(CALLERS)]
+        codes = []
+        for place, server in enumerate(pair.servers):
+            async with grpc.aio.insecure_channel(server.address) as channel:
+                long = service_pb2_grpc.GradientServiceStub(channel).Explain(LONG, timeout=120)
+                await asyncio.sleep(0.5)
+                codes.append(await asyncio.to_thread(pair.restart, place))
+                assert [each.done for each in (await long).explanations] == [SAMPLES // 4] * 4
+            await asyncio.sleep(2)  # until round_robin has found the new server
+        done = True
+        await asyncio.gather(*callers)
+    print(f"{name}: {dict(outcomes)}, refused {pair.refused() - before}, exit codes {codes}")
+    assert codes == [0, 0]
+    if name == "our client":
+        assert outcomes.keys() == {"OK"}
+        assert pair.refused() - before <= outcomes.total() / 100
+    else:
+        assert outcomes.keys() <= {"OK", "UNAVAILABLE", "CANCELLED"}
+        assert outcomes.total() - outcomes["OK"] <= MAX_FAILED
