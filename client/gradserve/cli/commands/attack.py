@@ -174,7 +174,7 @@ def attack(
     Adversarial pictures go to --out, or beside you as PHOTO-METHOD.png. They carry a mark that they are to be used as
     they are, which `gradserve predict` reads; other programs are to ask about them with preprocess as_is.
 
-    Example: `gradserve attack photo.jpg --method pgd --model cifar10 --target truck --eps 4/255 --out adv.png`
+    Example: `gradserve attack photo.jpg --method pgd --target toaster --eps 2/255 --out adv.png`
 
     Example: `gradserve attack *.jpg --method square --param queries=2000 --out adversarial/`
     """

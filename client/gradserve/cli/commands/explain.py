@@ -81,7 +81,7 @@ def explain(
 
     Example: `gradserve explain photo.jpg --method smooth_grad --param samples=25 --out heat.png --save-map map.npy`
 
-    Example: `gradserve explain *.jpg --method grad_cam --method gradient --model cifar10 --target cat --out maps/`
+    Example: `gradserve explain *.jpg --method grad_cam --method gradient --target tabby --target rank:2 --out maps/`
     """
     targets = [parse.target(text) for text in selection.target]
     methods = parse.methods(selection.method, selection.param)

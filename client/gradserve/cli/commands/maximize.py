@@ -85,9 +85,9 @@ def maximize(
 ) -> None:
     """Make pictures that classes, units or layers answer to most.
 
-    Example: `gradserve maximize --target horse --target ship --model cifar10 --out sheet.png`
+    Example: `gradserve maximize --target flamingo --target volcano --out sheet.png`
 
-    Example: `gradserve maximize --target unit:layer1:7 --model cifar10 --preset lucid --param rate=0.03 --snapshot 4`
+    Example: `gradserve maximize --target unit:blocks.9:7 --preset lucid --param rate=0.03 --steps 64 --snapshot 4`
     """
     parsed = goals.parsed()
     if not parsed:
@@ -120,7 +120,7 @@ def dream(
 
     Example: `gradserve dream photo.jpg --out dream.png`
 
-    Example: `gradserve dream photo.jpg --layer layer1 --model cifar10 --size 320 --steps 10`
+    Example: `gradserve dream photo.jpg --layer blocks.9 --size 320 --steps 10`
     """
     arguments: dict[str, Any] = {"image": photo, "model": model, "preset": "dream", **recipe.arguments()}
     arguments |= {"seed": seed, "time_budget": time_budget, "allow_partial": allow_partial, "alone": alone}

@@ -29,7 +29,7 @@ def models(
 
     Example: `gradserve models`
 
-    Example: `gradserve models cifar10`
+    Example: `gradserve models imagenet`
     """
     with connection.client() as client:
         cards = [client.model(name)] if name else client.models()

@@ -46,7 +46,7 @@ def predict(
 ) -> None:
     """The most probable classes of photos.
 
-    Example: `gradserve predict cat.jpg dog.jpg --model cifar10 --top-k 3`
+    Example: `gradserve predict cat.jpg dog.jpg --top-k 3`
 
     Example: `gradserve predict adversarial.png --preprocess as_is --json`
     """

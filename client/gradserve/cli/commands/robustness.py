@@ -213,7 +213,7 @@ def robustness(
     A run that was stopped goes on when the same command is given again. A failed request is sent again, and what
     fails for good counts as fallen. Unreadable pictures are counted apart.
 
-    Example: `gradserve robustness --data photos/ --model cifar10 --eps 4/255 --min-robust-accuracy 0.40`
+    Example: `gradserve robustness --data photos/ --model cifar10-robust --eps 4/255 --min-robust-accuracy 0.40`
 
     Example: `gradserve robustness --data cifar.npz --model cifar10-robust --attack none --corruption all --out noisy/`
     """

@@ -68,7 +68,7 @@ def demo(
     Starts a server with the embedded models `imagenet` and `digits` and every --model, unless --server names one, and
     stops it at the end.
 
-    Example: `gradserve demo --model mobilenet_v2`
+    Example: `gradserve demo`
 
     Example: `gradserve demo --model mobilenet_v2=weights.safetensors --out pages/`
     """
