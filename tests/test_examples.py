@@ -1,0 +1,171 @@
+"""examples/: the programs run against a server."""
+
+import importlib.util
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+from PIL import Image
+from serving import Server
+
+import gradserve
+from gradserve.cli.demo.samples import photos
+
+EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
+NODE, PYTHON = EXAMPLES / "node", EXAMPLES / "python"
+NO_NETWORK = ("EAI_AGAIN", "ENOTFOUND", "ECONNREFUSED", "ECONNRESET", "ETIMEDOUT", "ENETUNREACH", "EHOSTUNREACH")
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Server]:
+    with Server("[models.imagenet]", "--workers", "1") as server:
+        yield server
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A folder with two photos."""
+    for photo in photos("cat", "coffee"):
+        photo.open().save(tmp_path / f"{photo.name}.jpg")
+    return tmp_path
+
+
+def run(*words: Any) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(list(map(str, words)), capture_output=True, text=True, timeout=200)
+
+
+# Python
+
+
+def test_the_sheet_has_a_row_for_each_photo(server: Server, folder: Path) -> None:
+    words = [folder / "cat.jpg", folder / "coffee.jpg", "--out", folder / "sheet.png", "--server", server.address]
+    done = run(sys.executable, PYTHON / "explain_sheet.py", *words)
+    assert done.returncode == 0, done.stderr
+    with Image.open(folder / "sheet.png") as sheet:
+        assert sheet.width > 7 * 200
+        assert 2 * 200 < sheet.height < 3 * 200
+
+
+def test_a_batch_job_survives_a_broken_photo_and_goes_on(server: Server, folder: Path) -> None:
+    (folder / "broken.jpg").write_bytes(b"no picture")
+    words = [PYTHON / "explain_folder.py", folder, folder / "maps", "--server", server.address]
+    done = run(sys.executable, *words)
+    assert done.returncode == 1
+    assert "broken.jpg: failed" in done.stderr
+    assert "2 of 3 photos explained; 0 had their map before" in done.stdout
+    assert {path.name for path in (folder / "maps").iterdir()} == {"cat.jpg.png", "coffee.jpg.png"}
+    (folder / "broken.jpg").unlink()
+    (folder / "maps/cat.jpg.png").unlink()
+    done = run(sys.executable, *words)
+    assert done.returncode == 0, done.stderr
+    assert "1 of 1 photos explained; 1 had their map before" in done.stdout
+
+
+def test_a_batch_job_tells_an_unknown_model_once(server: Server, folder: Path) -> None:
+    words = [folder, folder / "maps", "--server", server.address, "--model", "imagent"]
+    done = run(sys.executable, PYTHON / "explain_folder.py", *words)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.count("imagenet") == 1
+
+
+def module(path: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None
+    assert spec.loader is not None
+    loaded = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(loaded)
+    return loaded
+
+
+class Unsteady:
+    """A client whose calls have these outcomes, one after another; an error is raised."""
+
+    def __init__(self, *outcomes: Any) -> None:
+        self.outcomes = list(outcomes)
+
+    async def explain(self, *_: Any, **__: Any) -> Any:
+        outcome = self.outcomes.pop(0)
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
+
+
+FULL, AWAY = gradserve.ResourceExhausted("full", retry_after=0.001), gradserve.Unavailable("away")
+
+
+@pytest.mark.parametrize(
+    ("outcomes", "expected"),
+    [
+        ([FULL] * 9 + ["map"], "map"),
+        ([AWAY, FULL, AWAY, "map"], "map"),
+        ([AWAY] * 3, gradserve.Unavailable),
+        ([gradserve.ResourceExhausted("the reply is too large"), "map"], gradserve.ResourceExhausted),
+        ([gradserve.InvalidArgument("no picture"), "map"], gradserve.InvalidArgument),
+    ],
+)
+async def test_a_batch_job_asks_again_where_that_helps(outcomes: list[Any], expected: Any) -> None:
+    job = module(PYTHON / "explain_folder.py")
+    job.PAUSES = (0, 0)
+    client = Unsteady(*outcomes)
+    if isinstance(expected, str):
+        assert await job.explain(client, Path("cat.jpg"), "") == expected
+        assert not client.outcomes
+    else:
+        with pytest.raises(expected):
+            await job.explain(client, Path("cat.jpg"), "")
+
+
+# Node
+
+
+@pytest.fixture(scope="module")
+def node() -> str:
+    """Node, with the packages that the example needs; the test is skipped where they cannot be had."""
+    if not (shutil.which("node") and shutil.which("npm")):
+        pytest.skip("needs node and npm")
+    done = run("npm", "--prefix", NODE, "install", "--no-audit", "--no-fund", "--prefer-offline", "--fetch-retries=0")
+    if done.returncode and any(code in done.stderr for code in NO_NETWORK):
+        pytest.skip(f"needs the packages of examples/node, and npm has no network: {done.stderr.splitlines()[0]}")
+    assert done.returncode == 0, done.stderr
+    return "node"
+
+
+def test_node_predicts_and_explains(node: str, server: Server, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GRADSERVE_SERVER", server.address)
+    done = run(node, NODE / "explain.js", folder / "coffee.jpg", folder / "heat.png")
+    assert done.returncode == 0, done.stderr
+    *classes, saved = done.stdout.splitlines()
+    assert len(classes) == 5
+    assert classes[0].endswith("%  espresso")
+    assert saved.endswith("heat.png: grad_cam of espresso")
+    with Image.open(folder / "heat.png") as heat:
+        assert (heat.format, heat.size) == ("PNG", (224, 224))
+
+
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        ([], "usage: node explain.js photo.jpg"),
+        (["nowhere.jpg"], "no such file"),
+        ([__file__], "INVALID_ARGUMENT: image: not a picture"),
+    ],
+)
+def test_node_tells_what_is_wrong(
+    node: str, server: Server, words: list[str], text: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GRADSERVE_SERVER", server.address)
+    done = run(node, NODE / "explain.js", *words)
+    assert done.returncode == 1
+    assert text in done.stderr
+
+
+def test_node_says_where_no_server_is(node: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GRADSERVE_SERVER", "127.0.0.1:9")
+    done = run(node, NODE / "explain.js", folder / "cat.jpg")
+    assert done.returncode == 1
+    assert "no server answers at 127.0.0.1:9; start one with: gradserve serve" in done.stderr
