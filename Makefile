@@ -6,13 +6,13 @@ ARGS ?=
 COVERAGE ?=
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python $(if $(COVERAGE),-m coverage run) -m pytest
 
-.PHONY: demo test test-processors load serve check bench bench-influence protos format clean
+.PHONY: demo test test-processors load notebooks serve check bench bench-influence protos format clean
 
 demo: .venv/ready  ## explain, attack and dream on real photos, write demo-out/index.html; ARGS="--model resnet18"
 	$(BIN)/gradserve demo --out demo-out $(ARGS)
 
 # Two processes, then what measures time by itself. Either part may have none of the tests that ARGS choose: status 5.
-test: .venv/ready  ## all tests; ARGS="tests/engine -k take"; COVERAGE=yes tells which share of the lines they run
+test: .venv/ready  ## all tests and notebooks; ARGS="tests/engine -k take"; COVERAGE=yes tells which share of the lines they run
 	$(if $(COVERAGE),$(BIN)/coverage erase)
 	$(PYTEST) -n 2 --dist loadfile -m "not alone" $(ARGS) || test $$? -eq 5
 	$(PYTEST) -m alone $(ARGS) || test $$? -eq 5
@@ -24,6 +24,9 @@ load: .venv/ready  ## soaks, overload and fuzz, each in its long form: about hal
 
 test-processors: .venv/ready  ## tests of kernels, precisions, engine and company as on older processors
 	OMP_NUM_THREADS=1 $(BIN)/python tests/processors.py $(ARGS)
+
+notebooks: .venv/ready  ## run the notebooks of examples/ and keep their pictures in them
+	$(BIN)/python tests/notebooks.py
 
 serve: .venv/ready  ## the server; ARGS="--model resnet50 --port 50051"
 	$(BIN)/gradserve serve $(ARGS)

@@ -1,4 +1,4 @@
-"""examples/: the programs run against a server."""
+"""examples/: the programs run against a server. The notebooks are tests themselves, which nbmake collects."""
 
 import importlib.util
 import shutil
@@ -9,7 +9,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import nbformat
 import pytest
+from notebooks import NOTEBOOKS
 from PIL import Image
 from serving import Server
 
@@ -18,7 +20,20 @@ from gradserve.cli.demo.samples import photos
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 NODE, PYTHON = EXAMPLES / "node", EXAMPLES / "python"
+MAX_NOTEBOOK_BYTES = 400_000
 NO_NETWORK = ("EAI_AGAIN", "ENOTFOUND", "ECONNREFUSED", "ECONNRESET", "ETIMEDOUT", "ENETUNREACH", "EHOSTUNREACH")
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.name)
+def test_notebooks_are_short_and_show_what_they_show(path: Path) -> None:
+    assert path.stat().st_size < MAX_NOTEBOOK_BYTES
+    notebook = nbformat.read(path, as_version=4)
+    assert 8 <= len(notebook.cells) <= 14
+    outputs = [output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]
+    pictures = [output for output in outputs if "image/jpeg" in output.get("data", {})]
+    assert len(pictures) >= 3, "its pictures are missing: make notebooks"
+    assert not [output for output in outputs if output.output_type == "error" or output.get("name") == "stderr"]
+    assert not [cell for cell in notebook.cells if cell.metadata.get("execution")], "it has times: make notebooks"
 
 
 @pytest.fixture(scope="module")
