@@ -30,6 +30,7 @@ from ..pool.pool import Pool
 from ..pool.wire import Failure, Outcome, Preview, Task
 from .admission.admission import CODEC_THREADS, Admission
 from .admission.expectations import Expectations
+from .admission.fair_threads import FairThreads
 from .errors import RequestError, clipped, failure, late, unavailable, without_hints
 from .interceptor import RequestLog, request_log
 from .progress import progress, with_progress
@@ -70,7 +71,7 @@ class GradientService(service_pb2_grpc.GradientServiceServicer):
 
     def __init__(self, pool: Pool, limits: LimitSettings, metrics: Metrics, admission: Admission) -> None:
         self._pool, self._limits, self._metrics, self._admission = pool, limits, metrics, admission
-        self._decoders = ThreadPoolExecutor(CODEC_THREADS, "decoder", _give_way)
+        self._decoders = FairThreads(CODEC_THREADS, "decoder", _give_way)
         self._encoders = ThreadPoolExecutor(CODEC_THREADS, "encoder")  # Answers do not wait for pictures of others.
         self._expected = Expectations()
         for name, rpc in UNARY.items():
@@ -146,8 +147,7 @@ class GradientService(service_pb2_grpc.GradientServiceServicer):
         if priced is not None:
             self._admission.check(priced)
         with self._admission.decoding(entry.caller, type(request).__name__, request.model, priced):
-            loop = asyncio.get_running_loop()
-            bound, seconds = await loop.run_in_executor(self._decoders, _bound, bind, request, at)
+            bound, seconds = await self._decoders.run(entry.caller, _bound, bind, request, at)
         entry.model = bound.card.name
         entry.methods = ",".join(bound.methods)
         self._admission.note(type(request).__name__, request.model, self._expected.priced(bound.task), seconds)

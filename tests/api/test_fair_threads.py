@@ -1,0 +1,66 @@
+"""Whose pictures are decoded next."""
+
+import asyncio
+import time
+from collections.abc import Callable
+
+import pytest
+
+from gradserve_server.api.admission.callers import Caller
+from gradserve_server.api.admission.fair_threads import FairThreads
+
+MANY, FEW = Caller("many", 1.0), Caller("few", 1.0)
+
+
+def threads(count: int = 1) -> FairThreads:
+    return FairThreads(count, "test", lambda: None)
+
+
+async def test_a_caller_with_few_does_not_wait_for_one_with_many() -> None:
+    shared, order = threads(), list[str]()
+
+    def work(name: str) -> None:
+        time.sleep(0.005)
+        order.append(name)
+
+    flood = [asyncio.create_task(shared.run(MANY, work, "many")) for _ in range(30)]
+    await asyncio.sleep(0.02)
+    few = [asyncio.create_task(shared.run(FEW, work, "few")) for _ in range(3)]
+    await asyncio.gather(*flood, *few)
+    begun = order.index("few")
+    assert order[begun : begun + 8].count("few") == 3, "they take turns from then on"
+    assert begun < 10
+
+
+async def test_a_heavier_weight_gives_more_turns() -> None:
+    shared, order = threads(), list[str]()
+
+    def work(name: str) -> None:
+        time.sleep(0.01)
+        order.append(name)
+
+    callers = [Caller("heavy", 3.0), Caller("light", 1.0)]
+    await asyncio.gather(*(shared.run(caller, work, caller.name) for _ in range(20) for caller in callers))
+    assert order[:20].count("heavy") >= 12
+
+
+async def test_results_and_errors_come_back() -> None:
+    shared = threads(2)
+    assert await asyncio.gather(*(shared.run(MANY, pow, 2, power) for power in range(20))) == [2**p for p in range(20)]
+    with pytest.raises(ZeroDivisionError):
+        await shared.run(FEW, lambda: 1 / 0)
+
+
+@pytest.mark.parametrize("cancelled", [range(1, 10), range(20)], ids=["some", "all"])
+async def test_callers_that_go_away_leave_their_places(cancelled: range) -> None:
+    shared, done = threads(), list[int]()
+    work: Callable[[int], None] = lambda number: (time.sleep(0.005), done.append(number))[1]  # noqa: E731
+    tasks = [asyncio.create_task(shared.run(MANY, work, number)) for number in range(20)]
+    await asyncio.sleep(0.002)
+    for number in cancelled:
+        tasks[number].cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    async with asyncio.timeout(5):
+        await asyncio.gather(*(shared.run(FEW, work, number) for number in range(100, 110)))
+    assert set(range(100, 110)) <= set(done)
+    assert set(range(20)) - set(cancelled) <= set(done)
