@@ -7,7 +7,7 @@ import math
 from typing import Any
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 
 Array = np.ndarray[Any, Any]
 
@@ -20,8 +20,9 @@ class OutOfRange(ValueError):
     """The numbers of a picture have no clear meaning as brightness; the text says which are allowed."""
 
 
-def rgb(picture: Image.Image) -> Image.Image:
-    """A decoded picture of any mode as RGB, transparency over white. Raises OutOfRange."""
+def to_rgb(picture: Image.Image) -> Image.Image:
+    """A picture of any mode as upright RGB, transparency over white. Turns the given one too. Raises OutOfRange."""
+    ImageOps.exif_transpose(picture, in_place=True)
     if has_sixteen_bits(picture):
         return _grey(sixteen_bits(picture) / 257)
     if picture.mode in ("I", "F"):

@@ -51,9 +51,7 @@ def opened(image: common_pb2.Image) -> Image.Image:
         if pixels.dtype != np.uint8:
             pixels = (pixels * 255).round().astype(np.uint8)
         return Image.fromarray(np.repeat(pixels, 3, axis=-1) if pixels.shape[-1] == 1 else pixels)
-    picture: Image.Image = Image.open(io.BytesIO(image.encoded))
-    ImageOps.exif_transpose(picture, in_place=True)
-    return decoding.rgb(picture)
+    return from_file(image.encoded)
 
 
 def array(tensor: common_pb2.Tensor) -> Array:
@@ -67,9 +65,9 @@ def map_from_png(png: bytes, low: float, high: float) -> Array:
     return (low + levels / np.float32(255) * (high - low)).astype(np.float32)
 
 
-def from_png(data: bytes) -> Image.Image:
-    """The picture of a PNG file."""
-    return Image.open(io.BytesIO(data)).convert("RGB")
+def from_file(data: bytes) -> Image.Image:
+    """The picture in the bytes of a file: upright, RGB, transparency over white."""
+    return decoding.to_rgb(Image.open(io.BytesIO(data)))
 
 
 def png(picture: Image.Image) -> bytes:

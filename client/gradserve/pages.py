@@ -8,6 +8,8 @@ from typing import Any
 
 from PIL import Image
 
+from gradserve.decoding import to_rgb
+
 _MAX_CRISP_SIDE = 64  # Pictures up to this side are shown crisp and stored without loss.
 
 
@@ -33,7 +35,7 @@ def embedded(picture: Image.Image, largest_side: int) -> dict[str, Any]:
     if crisp:
         picture.save(file, "PNG")
     else:
-        picture.convert("RGB").save(file, "JPEG", quality=85, subsampling=0)
+        to_rgb(picture).save(file, "JPEG", quality=85, subsampling=0)
     kind, data = "png" if crisp else "jpeg", base64.b64encode(file.getvalue()).decode()
     ratio = picture.width / picture.height
     return {"url": f"data:image/{kind};base64,{data}", "look": "crisp" if crisp else "smooth", "ratio": ratio}

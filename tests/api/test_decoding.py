@@ -198,3 +198,30 @@ def test_no_picture_is_decoded_on_the_event_loop(monkeypatch: pytest.MonkeyPatch
 class _Cards(dict[str, Any]):
     default = "m"
     unavailable: dict[str, str] = {}  # noqa: RUF012
+
+
+CLEAR = Image.fromarray(np.stack([RAMP, RAMP.T, 255 - RAMP, RAMP[::-1]], -1).astype(np.uint8))
+COLOURED = CLEAR.convert("RGB")
+KINDS = {
+    "alpha": file(CLEAR, "PNG"),
+    "grey with alpha": file(CLEAR.convert("LA"), "PNG"),
+    "palette": file(COLOURED.quantize(16), "PNG"),
+    "palette with a transparent colour": file(COLOURED.quantize(16), "PNG", transparency=3),
+    "palette with alpha": file(COLOURED.quantize(4), "PNG", transparency=bytes([0, 60, 180, 255])),
+    "GIF with a transparent colour": file(COLOURED.quantize(16), "GIF", transparency=3),
+    "RGB with a transparent colour": file(COLOURED, "PNG", transparency=COLOURED.getpixel((2, 3))),
+    "CMYK": file(COLOURED.convert("CMYK"), "JPEG"),
+    "CMYK TIFF": file(COLOURED.convert("CMYK"), "TIFF"),
+    "16 bits": FILES["16-bit PNG"],
+    "16 bits with a transparent value": file(Image.fromarray(WIDE), "PNG", transparency=257),
+}
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_every_kind_of_colour_is_the_same_picture_however_it_is_sent(name: str) -> None:
+    """It is sent as a file, shown by the client from that file, and sent as a PIL picture."""
+    expected = decode(pb.Image(encoded=KINDS[name]), LIMITS).pixels
+    assert np.ptp(expected), "it is no blank picture"
+    assert (np.asarray(seen.from_file(KINDS[name])) == expected).all()
+    with Image.open(io.BytesIO(KINDS[name])) as sent:
+        assert (decode(seen.message(sent), LIMITS).pixels == expected).all()

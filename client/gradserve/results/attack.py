@@ -123,13 +123,13 @@ class Attack:
 
     def image(self) -> Image.Image:
         """The adversarial picture."""
-        return images.from_png(self.adversarial)
+        return images.from_file(self.adversarial)
 
     def perturbation_image(self) -> Image.Image:
         """The perturbation, magnified; ValueError if it was not asked for."""
         if self.perturbation is None:
             raise ValueError("the perturbation was not asked for: attack(..., perturbation=True)")
-        return images.from_png(self.perturbation)
+        return images.from_file(self.perturbation)
 
     def original_image(self) -> Image.Image:
         """What the model saw before, from the perturbation, which must have been asked for."""

@@ -1,6 +1,5 @@
 """What Influence, Suspects and Embed give: training examples, and features."""
 
-import io
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -8,6 +7,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from gradserve import images
 from gradserve.arguments import ParameterValue
 from gradserve.results.common import Provenance, Region
 
@@ -48,7 +48,7 @@ class TrainingExample:
 
     def picture(self) -> Image.Image | None:
         """The small picture, or None where none came."""
-        return Image.open(io.BytesIO(self.thumbnail)).convert("RGB") if self.thumbnail else None
+        return images.from_file(self.thumbnail) if self.thumbnail else None
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,5 @@
 """Pictures that were made, and the progress of those that are being made."""
 
-import io
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -28,7 +27,7 @@ class Progress:
 
     def pictures(self) -> list[Image.Image]:
         """The previews, opened."""
-        return [opened(each) for each in self.previews]
+        return [images.from_file(each) for each in self.previews]
 
     def __repr__(self) -> str:
         losses = ", ".join(f"{name} {value:.4g}" for name, value in self.losses.items())
@@ -61,12 +60,12 @@ class MaximizedImage:
     @property
     def image(self) -> Image.Image:
         """The picture."""
-        return opened(self.png)
+        return images.from_file(self.png)
 
     @property
     def display(self) -> Image.Image:
         """The picture as it is best looked at: drawn as 0.5 + 0.1 * standardised where the settings say so."""
-        return opened(self.stretched or self.png)
+        return images.from_file(self.stretched or self.png)
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Save the picture in the format of the path's ending."""
@@ -141,7 +140,7 @@ class StylizedImage:
     @property
     def image(self) -> Image.Image:
         """The picture."""
-        return opened(self.png)
+        return images.from_file(self.png)
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Save the picture in the format of the path's ending."""
@@ -164,10 +163,5 @@ def save(png: bytes, path: str | os.PathLike[str]) -> Path:
     if path.suffix.lower() == ".png":
         path.write_bytes(png)
     else:
-        opened(png).save(path, quality=95)
+        images.from_file(png).save(path, quality=95)
     return path
-
-
-def opened(data: bytes) -> Image.Image:
-    """The picture in a file's bytes."""
-    return Image.open(io.BytesIO(data)).convert("RGB")

@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from isal import isal_zlib
-from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 
-from gradserve.decoding import OutOfRange, rgb, unit_range
+from gradserve.decoding import OutOfRange, to_rgb, unit_range
 from gradserve.v1 import common_pb2 as pb
 
 from ..config import LimitSettings
@@ -97,8 +97,7 @@ def _decode_file(data: bytes, limits: LimitSettings, shorter: int | None) -> Dec
             picture.draft("RGB", (QUICK_FACTOR * shorter, QUICK_FACTOR * shorter))
         picture.load()
         width, height = size[::-1] if picture.getexif().get(ExifTags.Base.Orientation) in SIDEWAYS_EXIF else size
-        ImageOps.exif_transpose(picture, in_place=True)
-        return Decoded(rgb(picture), height, width)
+        return Decoded(to_rgb(picture), height, width)
     except BadImage:
         raise
     except OutOfRange as error:
