@@ -12,14 +12,15 @@ import pytest
 from gradserve_server.api.admission import admission as module
 from gradserve_server.api.admission.admission import SAFETY_FACTOR, SHARE_CHECK_SECONDS, Admission, Full
 from gradserve_server.api.admission.callers import Caller
-from gradserve_server.api.errors import RequestError
+from gradserve_server.api.errors import PARTIAL_ANSWERS, RequestError, failure
 from gradserve_server.config import LimitSettings
+from gradserve_server.methods.explain import METHODS, Call, ExplainArguments, Target
 from gradserve_server.metrics import Metrics
 from gradserve_server.models.card import ModelCard
 from gradserve_server.models.served import ServedModels
 from gradserve_server.pool.forecast import Prospect
 from gradserve_server.pool.members import Member
-from gradserve_server.pool.wire import Task
+from gradserve_server.pool.wire import Failure, Task
 
 A, B = Caller("a"), Caller("b")
 CARD: ModelCard = SimpleNamespace(name="m", gflop=0.01, auto={})  # type: ignore[assignment]
@@ -30,7 +31,7 @@ FOR_EVER = float("inf")
 
 def task(seconds: float = 0.03, *, left: float = FOR_EVER, **facts: Any) -> Task:
     """A task that takes so many seconds alone and has so many left."""
-    facts = {"caller": "a", "least_cost": seconds * SPEED} | facts
+    facts = {"caller": "a", "least_cost": seconds * SPEED, "arguments": ExplainArguments(())} | facts
     return Task("", "explain", "m", PICTURE, cost=seconds * SPEED, deadline=time.monotonic() + left, **facts)
 
 
@@ -125,6 +126,30 @@ def test_what_cannot_be_done_in_time_even_alone_is_told_so() -> None:
     gate.check_alone(task(0.9, left=1.0))
     gate.check_alone(task(9.0, left=1.0, allow_partial=True))
     gate.check_alone(task(9.0, left=1.0, least_cost=0.0))
+
+
+@pytest.mark.parametrize(
+    ("methods", "allowed", "named"),
+    [
+        (["smooth_grad"], False, True),
+        (["grad_cam", "smooth_grad"], False, True),
+        (["smooth_grad"], True, False),
+        (["grad_cam", "integrated_gradients"], False, False),
+    ],
+)
+def test_allow_partial_is_named_only_where_it_would_help(methods: list[str], *, allowed: bool, named: bool) -> None:
+    arguments = ExplainArguments(tuple(Call(method, {}, Target(label=0)) for method in methods))
+    late = task(9.0, left=1.0, arguments=arguments, allow_partial=allowed)
+    ending = "allow more time, or allow_partial" if named else "allow more time"
+    assert failure(Failure("deadline", ""), late).text.endswith(ending)
+    if not allowed:
+        with pytest.raises(RequestError, match=f"even alone; {ending}$"):
+            admission().check_alone(late)
+
+
+def test_the_methods_with_partial_answers_are_those_that_catch_their_time_being_up() -> None:
+    catching = {name for name, method in METHODS.items() if "TimeUp" in method.function.__code__.co_names}
+    assert catching == PARTIAL_ANSWERS & METHODS.keys()
 
 
 def test_without_a_measured_speed_nobody_is_refused() -> None:

@@ -176,6 +176,7 @@ def test_when_time_is_up_the_image_so_far_comes_if_allowed(stubs: Stubs, ask: Ca
     with pytest.raises(grpc.RpcError) as caught:
         ask(stubs, settings={"steps": LONG}, options=options)
     assert refused(caught.value).code == "DEADLINE_EXCEEDED"
+    assert caught.value.details().endswith("allow more time, or allow_partial")
 
 
 def wrong(ask: Callable[..., Any], stubs: Stubs, **fields: Any) -> Refused:

@@ -14,9 +14,11 @@ from google.protobuf.duration_pb2 import Duration
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 
 from ..pool.pool import NoWorker
-from ..pool.wire import Failure
+from ..pool.wire import Failure, Task
 
 DOMAIN = "gradserve"
+# RPCs, and methods of Explain, that can answer with what is done when time runs out.
+PARTIAL_ANSWERS = frozenset({"attack", "maximize", "stylize", "smooth_grad"})
 # gRPC drops trailers of more than 8 KiB. An error's text travels in them twice, and encoded.
 MAX_TEXT_BYTES, MAX_DETAILS_BYTES = 600, 3000
 MAX_SHOWN_CHARACTERS = 80  # The most characters of a caller's value that an error text repeats.
@@ -127,7 +129,7 @@ FAILURES = {
     "deadline": (
         grpc.StatusCode.DEADLINE_EXCEEDED,
         "TIME_UP",
-        "the time budget ran out before the answer was complete; allow more time, or allow_partial",
+        "the time budget ran out before the answer was complete; allow more time",
     ),
     "refused": (grpc.StatusCode.FAILED_PRECONDITION, "NOT_APPLICABLE", ""),
     "not_finite": (grpc.StatusCode.FAILED_PRECONDITION, "NOT_FINITE", ""),
@@ -144,10 +146,17 @@ FAILURES = {
 }
 
 
-def failure(failed: Failure) -> RequestError:
-    """The error for a task that has no result."""
+def failure(failed: Failure, task: Task | None = None) -> RequestError:
+    """The error for a task that has no result; the task itself where what is to be done depends on it."""
     code, reason, text = FAILURES[failed.kind]
-    return RequestError(code, reason, text or failed.text)
+    hint = partial_hint(task) if failed.kind == "deadline" and task is not None else ""
+    return RequestError(code, reason, (text or failed.text) + hint)
+
+
+def partial_hint(task: Task) -> str:
+    """The end of a text about time that ran out: names allow_partial where it is not set and could give an answer."""
+    names = {call.method for call in task.arguments.calls} if task.rpc == "explain" else {task.rpc}
+    return "" if task.allow_partial or names.isdisjoint(PARTIAL_ANSWERS) else ", or allow_partial"
 
 
 def translated(error: Exception) -> RequestError | None:

@@ -190,11 +190,11 @@ class GradientService(service_pb2_grpc.GradientServiceServicer):
                         break
                     await report(outcome)
         except TimeoutError as error:
-            raise failure(Failure("deadline", "")) from error
+            raise failure(Failure("deadline", ""), task) from error
         entry.rows += outcome.rows
         self._metrics.queue.observe(outcome.queue_seconds)
         if outcome.failure is not None:
-            raise failure(outcome.failure)
+            raise failure(outcome.failure, task)
         return outcome
 
     async def _in_thread(self, function: Callable[..., T], *args: object) -> T:

@@ -15,7 +15,7 @@ from ...pool.forecast import Forecast, Load, Prospect, forecast
 from ...pool.members import Member
 from ...pool.pool import Pool
 from ...pool.wire import Task
-from ..errors import RequestError, late
+from ..errors import RequestError, late, partial_hint
 from .callers import NOBODY, Caller
 
 MIN_BOUND_SECONDS, BOUND_IN_OWN_SECONDS = 2.0, 4.0  # the longest wait of interactive requests: the larger of both
@@ -126,7 +126,7 @@ class Admission:
         members = self._pool.members
         least = min((member.least_seconds(task) for member in members if member.knows(task)), default=0.0)
         if least > task.deadline - time.monotonic():
-            raise late(f"it takes about {least:.1f} s even alone; allow more time, or allow_partial")
+            raise late(f"it takes about {least:.1f} s even alone; allow more time{partial_hint(task)}")
 
     def expect(self, request: Prospect) -> Forecast | None:
         """What a request has to expect on the worker that would answer it first; None where none is ready."""
