@@ -5,7 +5,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from dataclasses import replace
@@ -13,6 +13,7 @@ from functools import partial
 from typing import Any, TypeVar
 
 import grpc
+from google.protobuf.message_factory import GetMessageClass
 
 from gradserve.v1 import (
     attack_pb2,
@@ -20,6 +21,7 @@ from gradserve.v1 import (
     maximize_pb2,
     models_pb2,
     models_pb2_grpc,
+    service_pb2,
     service_pb2_grpc,
     stylize_pb2,
 )
@@ -35,7 +37,7 @@ from .errors import RequestError, clipped, failure, late, unavailable, without_h
 from .interceptor import RequestLog, request_log
 from .progress import progress, with_progress
 from .request import Bound, CallContext, model_card
-from .rpcs import RpcModule, attack, embed, explain, influence, maximize, predict, stylize, suspects
+from .rpcs import RpcModule, attack, explain, module_of, suspects
 from .rpcs.certificate import attack_task, certificate_task, encode_picture, map_task
 from .rpcs.models import model_reply
 
@@ -46,18 +48,7 @@ PARTIAL_GRACE_SECONDS = 1.0
 # Their cost is known only after their pictures are decoded, and decoding is a small part of it. Influence may have to
 # look through large indexes.
 PRICED_IN_THREAD = (maximize_pb2.MaximizeRequest, stylize_pb2.StylizeRequest, influence_pb2.InfluenceRequest)
-UNARY: Mapping[str, RpcModule] = {
-    "Predict": predict,
-    "Explain": explain,
-    "Maximize": maximize,
-    "Stylize": stylize,
-    "Influence": influence,
-    "Embed": embed,
-}
-STREAMS: Mapping[str, tuple[RpcModule, type[Any]]] = {
-    "StreamMaximize": (maximize, maximize_pb2.MaximizeEvent),
-    "StreamStylize": (stylize, stylize_pb2.StylizeEvent),
-}
+RPCS = service_pb2.DESCRIPTOR.services_by_name["GradientService"].methods
 T = TypeVar("T")
 Report = Callable[[Preview], Awaitable[None]]
 
@@ -67,17 +58,18 @@ async def ignore_progress(preview: Preview) -> None:
 
 
 class GradientService(service_pb2_grpc.GradientServiceServicer):
-    """Answers the RPCs of UNARY and STREAMS by their modules; Attack and Suspects have bodies of their own."""
+    """Answers every RPC by its module of `rpcs`; Attack and Suspects have methods of their own here."""
 
     def __init__(self, pool: Pool, limits: LimitSettings, metrics: Metrics, admission: Admission) -> None:
         self._pool, self._limits, self._metrics, self._admission = pool, limits, metrics, admission
         self._decoders = FairThreads(CODEC_THREADS, "decoder", _give_way)
         self._encoders = ThreadPoolExecutor(CODEC_THREADS, "encoder")  # Answers do not wait for pictures of others.
         self._expected = Expectations()
-        for name, rpc in UNARY.items():
-            setattr(self, name, partial(self._answer, rpc))
-        for name, (rpc, event) in STREAMS.items():
-            setattr(self, name, partial(self._stream, rpc, event))
+        for rpc in RPCS:
+            if rpc.name in vars(GradientService):
+                continue
+            answer = partial(self._stream, GetMessageClass(rpc.output_type)) if rpc.server_streaming else self._answer
+            setattr(self, rpc.name, partial(answer, module_of(rpc.name)))
 
     async def _answer(self, rpc: RpcModule, request: Any, context: grpc.aio.ServicerContext) -> Any:
         """Answers an RPC that is one task by its reply."""
@@ -86,7 +78,7 @@ class GradientService(service_pb2_grpc.GradientServiceServicer):
         self._count(bound, outcome)
         return await self._in_thread(rpc.reply, request, bound, outcome)
 
-    async def _stream(self, rpc: RpcModule, event: type[Any], request: Any, context: grpc.aio.ServicerContext) -> None:
+    async def _stream(self, event: type[Any], rpc: RpcModule, request: Any, context: grpc.aio.ServicerContext) -> None:
         """Answers an RPC that is one task by a stream of events: its progress, then its reply."""
 
         async def report(preview: Preview) -> None:

@@ -1,6 +1,7 @@
 """A module for each RPC: `bind` makes a task of its request, and `reply` a reply of the task's outcome."""
 
-from typing import Any, Protocol
+from importlib import import_module
+from typing import Any, Protocol, cast
 
 from ...pool.wire import Outcome
 from ..request import Bound, CallContext
@@ -14,3 +15,8 @@ class RpcModule(Protocol):
 
     def reply(self, request: Any, bound: Bound, outcome: Outcome) -> Any:
         """The response message."""
+
+
+def module_of(rpc: str) -> RpcModule:
+    """The module that has the RPC's name in lower case. A stream has that of the RPC whose progress it tells."""
+    return cast(RpcModule, import_module(f"{__name__}.{rpc.removeprefix('Stream').lower()}"))
