@@ -82,8 +82,9 @@ def test_floats_outside_of_0_to_1(stubs: Stubs, value: float) -> None:
     assert "[0, 1]" in violations(explain, stubs, image=image)["image"]
 
 
-def test_all_violations_are_told_at_once(stubs: Stubs) -> None:
-    found = violations(
+def everything_wrong(stubs: Stubs) -> dict[str, str]:
+    """The violations of a request that has one in every field."""
+    return violations(
         explain,
         stubs,
         image=pb.Image(encoded=b"GIF89a"),
@@ -108,7 +109,10 @@ def test_all_violations_are_told_at_once(stubs: Stubs) -> None:
         ],
         options=pb.RequestOptions(priority=9, precision=9, time_budget={"seconds": -3}),  # type: ignore[arg-type]
     )
-    assert set(found) == {
+
+
+def test_all_violations_are_told_at_once(stubs: Stubs) -> None:
+    assert set(everything_wrong(stubs)) == {
         "image",
         "preprocess",
         "format",
@@ -135,6 +139,10 @@ def test_all_violations_are_told_at_once(stubs: Stubs) -> None:
         "options.precision",
         "options.time_budget",
     }
+
+
+def test_a_violation_says_what_was_wrong_and_what_is_allowed(stubs: Stubs) -> None:
+    found = everything_wrong(stubs)
     assert found["methods[0].smooth_grad.samples"] == "must be an integer from 1 to 2000, was 0"
     assert found["methods[0].smooth_grad.statistic"].startswith("must be one of mean, variance, square")
     assert found["targets[0].class_index"] == "must be from 0 to 9, was 10"
