@@ -14,16 +14,16 @@ _MAX_CRISP_SIDE = 64  # Pictures up to this side are shown crisp and stored with
 
 
 def rendered(folder: str, values: Mapping[str, Any], largest_side: int = 0) -> str:
-    """The template page.html of a folder of this package with those values, which are escaped.
+    """The page of a folder of this package: its page.html, which extends base.html, with those values, escaped.
 
     Its filter `embedded` is the function below, for pictures of at most `largest_side` pixels a side.
     """
     import jinja2  # Here, so that other commands need not wait for it.
 
-    loader = jinja2.PackageLoader("gradserve", folder)
+    loader = jinja2.PackageLoader("gradserve", ".")
     environment = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
     environment.filters["embedded"] = partial(embedded, largest_side=largest_side)
-    return environment.get_template("page.html").render(values)
+    return environment.get_template(f"{folder}/page.html").render(values, folder=folder)
 
 
 def embedded(picture: Image.Image, largest_side: int) -> dict[str, Any]:
