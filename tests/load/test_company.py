@@ -10,6 +10,7 @@ from serving import Server, Stubs, methods, picture, values
 
 from gradserve.v1 import attack_pb2, explain_pb2, models_pb2, predict_pb2
 from gradserve.v1 import common_pb2 as pb
+from gradserve_server.methods.explain import METHODS as EXPLANATIONS
 
 REQUESTS, AT_A_TIME = length(200, 4000), 16
 CLOSE = 1e-4
@@ -32,7 +33,8 @@ METHODS: list[dict[str, dict[str, Any]]] = [
     {"occlusion": {"patch": 0.5, "stride": 0.5}},
     {"gradient": {}, "deconvnet": {}, "grad_cam": {}},
 ]
-UNIT_METHODS = [m for m in METHODS if not {"grad_cam", "guided_grad_cam"} & m.keys()]
+# For a unit, since the default layer may lie behind it.
+UNIT_METHODS = [each for each in METHODS if not any(EXPLANATIONS[name].default_layer for name in each)]
 
 Request = predict_pb2.PredictRequest | explain_pb2.ExplainRequest
 
