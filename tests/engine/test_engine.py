@@ -392,7 +392,7 @@ def test_chunks_shrink_to_the_time_that_is_left(world: World) -> None:
     world.run()
     key = module.Key("m", "exact", 4, 4, "image")
     room = lambda: world.engine.fitting(key, world.now + 100)  # noqa: E731
-    assert room() == 100 / 0.1 / module.PARTIAL_PORTIONS
+    assert room() == 100 / 0.1 * module.PARTIAL_QUERY_SHARE
     deadline = world.now + 1.05
     world.passes.clear()
     facts = {"chunk": 64, "room": lambda: world.engine.fitting(key, deadline)}

@@ -198,7 +198,7 @@ def test_properties_of_random_claims() -> None:
         late = [c for c in new if NOW - c.since >= LATE or c.deadline <= NOW + 2 * PASS]
         given = sum(got.get(c.query, 0) for c in late)
         if room > 1:
-            assert given >= min(sum(c.rows for c in late), max(1, room // NEW_JOBS_SHARE))
+            assert given >= min(sum(c.rows for c in late), max(1, int(room * NEW_JOBS_SHARE)))
 
 
 def test_nobody_starves() -> None:

@@ -47,7 +47,7 @@ def test_beside_many_long_jobs_it_is_overdue_after_some_passes() -> None:
     begun = expected([load(9.0, begun=True)] * 50)
     assert begun.wait == pytest.approx(ROWS * ROW * (1 + OVERDUE_PASSES))
     new = expected([load(9.0, begun=True)] * 50 + [load(9.0)] * 20)
-    assert new.wait == pytest.approx(begun.wait + NEW_JOBS_SHARE * 20 * ROW)
+    assert new.wait == pytest.approx(begun.wait + 20 * ROW / NEW_JOBS_SHARE)
     slow = forecast(prospect(), 1.0, ROWS, [Load("a", 1.0, True, 99.0, 1.0, ROWS, begun=True)] * 50)
     assert slow.wait == pytest.approx(MAX_PASS_SECONDS + MAX_OVERDUE_SECONDS)
 
@@ -74,5 +74,5 @@ def test_the_running_pass_may_be_another_models() -> None:
 def test_where_a_pass_has_one_row_jobs_take_turns() -> None:
     jobs = [Load("a", 1.0, True, 60.0, 0.5, 1, begun=True)] * 7
     found = forecast(prospect(), 60.0, 1, jobs)
-    assert found.wait == pytest.approx(0.5 + NEW_JOBS_SHARE * 7 * 0.5)
+    assert found.wait == pytest.approx(0.5 + 7 * 0.5 / NEW_JOBS_SHARE)
     assert found.end == pytest.approx(0.5 + 8 * 60)

@@ -14,7 +14,7 @@ MAX_CPU_ROWS_FAST = 64  # the same in FAST, which rounds anyway
 GPU_ROWS = 64  # usual rows of a pass over images of 224x224 on a GPU
 MAX_GPU_ROWS = 256  # most rows of a pass on a GPU
 GRADIENT_COST = 3  # cost of a pass forward and backward to the image, in forward passes
-CAP_GROWTH = 1.02  # factor by which a lowered limit rises with every pass that fills it
+LIMIT_GROWTH = 1.02  # factor by which a lowered limit rises with every pass that fills it
 
 
 def passes_cost(forward: float, wrt: str) -> float:
@@ -55,11 +55,11 @@ class BatchLimits:
         self._lowered[key.kind] = max(1, rows)
 
     def grow(self, key: Key, rows: int) -> None:
-        """Raises a lowered limit after a pass with that many rows filled it: memory may be free again."""
+        """Raises a lowered limit after a pass of that many rows, if that filled it: memory may be free again."""
         lowered = self._lowered.get(key.kind)
         if lowered is None or rows < int(lowered):
             return
-        self._lowered[key.kind] = lowered * CAP_GROWTH
+        self._lowered[key.kind] = lowered * LIMIT_GROWTH
         if lowered > self._usual(key):
             del self._lowered[key.kind]
 

@@ -19,7 +19,7 @@ from .query import Answer, Part, Query
 
 log = logging.getLogger(__name__)
 
-MIN_GRAPH_USES = 3  # a pass is recorded when its size has come up so often
+MIN_GRAPH_USES = 3  # passes of one size after which it is recorded
 MAX_GRAPHS = 32  # most recordings that are kept
 WARM_UP_PASSES = 3  # passes that run before the recording
 MAX_GRAPH_DISTANCE = 1e-2  # largest distance of a recording's gradients from the plain pass's, as a share of their norm

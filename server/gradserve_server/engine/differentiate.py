@@ -73,7 +73,7 @@ class _Batch:
             raise NotApplicable(f"{text}; send a picture of {card.width}x{card.height}, or name another layer")
         return as_map(x, layout, grids.pop())
 
-    def _check(self, x: Tensor, layer: str) -> Tensor:
+    def _with_all_rows(self, x: Tensor, layer: str) -> Tensor:
         """Returns x unchanged if it has a row for each of the batch's. Raises NotApplicable otherwise."""
         if x.shape[:1] != (self.rows,):
             raise NotApplicable(
@@ -84,7 +84,8 @@ class _Batch:
     def _places(self) -> dict[Place, str]:
         """Every place that a part taps or scores, with the name of its layer."""
         queries = [part.query for part in self.parts]
-        wanted: list[tuple[str, Side]] = [(la, "output") for q in queries if q.objective for la in q.objective.layers]
+        scored = [layer for query in queries if query.objective for layer in query.objective.layers]
+        wanted: list[tuple[str, Side]] = [(layer, "output") for layer in scored]
         wanted += [(tap.layer, side) for q in queries for tap in q.taps for side in tap.sides]
         return {self.model.place(layer, side): layer for layer, side in wanted}
 
@@ -117,7 +118,9 @@ class _Batch:
             return None
         layers = {layer for objective, _ in objectives for layer in objective.layers}  # Two names may mean one place.
         places = {layer: self.model.place(layer) for layer in layers}
-        outputs = {layer: self._map(self._check(kept[place], layer), place, layer) for layer, place in places.items()}
+        outputs = {
+            layer: self._map(self._with_all_rows(kept[place], layer), place, layer) for layer, place in places.items()
+        }
         if logits is not None:
             outputs[""] = logits
         with torch.set_grad_enabled(self.wrt != "nothing"):
@@ -162,6 +165,7 @@ class _Batch:
             terms = values.detach()[rows, : len(query.objective.terms)]
         value = None if terms is None else terms.sum(1)
         own_grad = None if image_grad is None else self._detach_from_batch(image_grad[rows])
+        # What the check of all rows covers need not be checked again; what a tap's `reduce` made is checked here.
         unchecked = (*acts, *act_grads) if self.all_finite else (own_logits, value, own_grad, *acts, *act_grads)
         return Answer(own_logits, value, own_grad, acts, act_grads, _is_finite(unchecked), terms)
 
@@ -170,7 +174,7 @@ class _Batch:
     ) -> tuple[Tensor, Tensor | None]:
         """The activation and its gradient, or what the tap's reduce makes of them."""
         first, last = (self.model.place(tap.layer, tap.sides[i]) for i in (0, -1))
-        act, grad = self._check(kept[first].detach(), tap.layer)[rows], grads.get(last)
+        act, grad = self._with_all_rows(kept[first].detach(), tap.layer)[rows], grads.get(last)
         grad = None if grad is None else grad[rows]
         if tap.side != "weight":
             act = self._map(act, first, tap.layer)

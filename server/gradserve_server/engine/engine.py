@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 
 NOT_FINITE = "the model gave infinities or NaN for this image; if it does for all, see its weights, mean and std"
 CPU_OUT_OF_MEMORY = "can't allocate memory"  # words of the RuntimeError that torch raises on a CPU
-PARTIAL_PORTIONS = 4  # a query of a job that takes partial answers fills one of so many parts of the time left
+PARTIAL_QUERY_SHARE = 0.25  # share of the time left that one query of a job that takes partial answers may fill
 
 
 class Engine:
@@ -73,7 +73,7 @@ class Engine:
         row_seconds = self._pace.row_seconds(key)
         if not row_seconds:
             return 1
-        return max(1, int((deadline - self._clock()) / row_seconds / PARTIAL_PORTIONS / max(1, self.jobs)))
+        return max(1, int((deadline - self._clock()) / row_seconds * PARTIAL_QUERY_SHARE / max(1, self.jobs)))
 
     def worth_waiting(self) -> float:
         """Seconds to wait for more jobs before the next step, since callers come back one by one once answered.

@@ -12,7 +12,7 @@ class NotFinite(Exception):
 
 
 class OutOfMemory(Exception):
-    """A pass of a single row does not fit the device's memory."""
+    """A pass does not fit the device's memory. As the error of a job: not even one of a single row does."""
 
 
 class ModelFailed(Exception):

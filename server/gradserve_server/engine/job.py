@@ -20,7 +20,7 @@ MAX_CHUNK_ROWS = 1 << 30  # most rows that a method asks for at once where nothi
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """Yielded by a long method; goes to the caller, not to the network."""
+    """How far a long method has come, which it yields; the engine passes it on to the caller and computes nothing."""
 
     step: int
     steps: int
@@ -32,7 +32,7 @@ Steps = Generator[Any, Any, Any]  # yields Query, list of queries or Progress; i
 
 
 class TimeUp(Exception):
-    """Thrown into a method when its time is up and a partial answer is welcome."""
+    """Time is up. Thrown into a method whose caller takes a partial answer; otherwise the error of its job."""
 
 
 @dataclass(eq=False)
@@ -173,7 +173,7 @@ class Job:
 def together(methods: Sequence[Steps]) -> Steps:
     """Runs several methods side by side and yields the queries of all at once. Returns their results in order."""
     results: list[Any] = [None] * len(methods)
-    waiting: dict[int, tuple[Request, int]] = {}  # what each method asks for, and how many queries that is
+    waiting: dict[int, tuple[Request, int]] = {}  # by method: what it asks for, and how many queries that is
 
     def advance(i: int, resume: Callable[[], Any]) -> None:
         try:

@@ -1,4 +1,7 @@
-"""The number that a row differentiates: a value with an algebra, scored for all rows of a batch by kind."""
+"""Objectives: the scores that rows are differentiated by. They can be added and weighted.
+
+`score` computes them for all rows of a batch, those of one kind together.
+"""
 
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
@@ -115,7 +118,7 @@ def ranking(logits: Tensor) -> Tensor:
 
 
 def layer(name: str) -> Objective:
-    """The mean square of a layer: DeepDream's half squared norm, but for a factor (Mordvintsev et al. 2015)."""
+    """The mean square of a layer, which is DeepDream's half squared norm up to a factor (Mordvintsev et al. 2015)."""
     return Objective((Term("layer", name),))
 
 
@@ -203,7 +206,7 @@ def _targeted_dlr(out: Tensor, index: Tensor) -> Tensor:
 
 
 def _unit(out: Tensor, index: Tensor) -> Tensor:
-    _check(index[:, 1:], out.shape[2:])
+    _check_inside(index[:, 1:], out.shape[2:])
     flat = (index[:, 0] * out.shape[2] + index[:, 1]) * out.shape[3] + index[:, 2]
     return out.reshape(len(out), -1).gather(1, flat.unsqueeze(1)).squeeze(1)
 
@@ -215,7 +218,7 @@ def _channel(out: Tensor, index: Tensor) -> Tensor:
     return picked.mean((1, 2, 3))
 
 
-def _check(index: Tensor, shape: Sequence[int]) -> None:
+def _check_inside(index: Tensor, shape: Sequence[int]) -> None:
     if (index >= torch.tensor(list(shape), device=index.device)).any():
         size = "x".join(map(str, shape))
         raise NotApplicable(

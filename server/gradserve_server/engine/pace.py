@@ -22,16 +22,16 @@ class SharedPass(NamedTuple):
 
 
 class BatchWait(NamedTuple):
-    """A wait for jobs: how many came while the last pass ran, how many are there now, and how many end the wait."""
+    """A wait for jobs: how many arrived while the last pass ran, how many are there now, and how many end the wait."""
 
     kind: Key
-    meanwhile: int
+    arrived: int
     present: int
     enough: int
 
 
 class Pace:
-    """What an engine learns from its passes, by kind of key."""
+    """What an engine learns from its passes, for each kind of key: how long they take, and how soon callers return."""
 
     def __init__(self) -> None:
         self._row_seconds: dict[Key, float] = {}
@@ -63,15 +63,15 @@ class Pace:
         self._row_seconds[kind] = (1 - SMOOTHING) * old + SMOOTHING * seconds / rows
 
     def doubt(self, key: Key) -> None:
-        """Lowers the estimate of a kind: it ended a job before its deadline, so that no pass would correct it."""
+        """Lowers the estimate of a kind that has ended a job early: if it was too high, no pass would correct it."""
         if key.kind in self._row_seconds:
             self._row_seconds[key.kind] *= 1 - SMOOTHING
 
     def worth_waiting(self, key: Key, jobs: Collection[Job], room: int, now: float) -> float:
         """Seconds to wait from `now` for the callers that the last pass answered, who may soon ask again.
 
-        Zero if a job has begun or its deadline is near, if the jobs fill `room` rows, if as many callers are there as
-        the last pass answered and came while it ran, or if callers seldom came back lately.
+        Zero if a job has begun, if a deadline is near, if callers seldom came back lately, or if enough jobs are there:
+        as many as the last pass answered and as arrived while it ran, or as fill `room` rows.
         """
         last = self._last.get(key)  # A query that shares no pass has no last one, and does not wait.
         if last is None or any(job.rows for job in jobs):
@@ -81,20 +81,20 @@ class Pace:
         urgent = min(job.deadline for job in jobs) < now + 2 * seconds
         if urgent or left <= 0 or self._back.get(key, 1.0) < MIN_RETURN_SHARE:
             return 0.0
-        present, meanwhile = len(jobs), sum(job.arrived < last.ended for job in jobs)
+        present, arrived = len(jobs), sum(job.arrived < last.ended for job in jobs)
         full = sum(query.left for job in jobs for query in job.open) >= room
-        self._wait = BatchWait(key, meanwhile, present, present if full else last.jobs + meanwhile)
+        self._wait = BatchWait(key, arrived, present, present if full else last.jobs + arrived)
         return left if present < self._wait.enough else 0.0
 
     def _judge(self, kind: Key, began: float) -> None:
-        """Learns from the last wait how many of the awaited callers came back; called as a pass of that kind begins.
+        """Learns from the last wait which share of the awaited callers came back; called as a pass of that kind begins.
 
-        Jobs that would have come in any case, at the rate of the last pass, do not count.
+        Jobs that would have come without a wait, at the rate at which they arrived during the last pass, do not count.
         """
         wait, self._wait = self._wait, None
         back = self._back.get(kind, 1.0)
-        if wait is not None and wait.kind == kind and wait.enough > wait.meanwhile:
-            usual = wait.meanwhile * (began - self._last[kind].ended) / self.pass_seconds(kind)
-            share = (wait.present - wait.meanwhile - usual) / (wait.enough - wait.meanwhile)
+        if wait is not None and wait.kind == kind and wait.enough > wait.arrived:
+            usual = wait.arrived * (began - self._last[kind].ended) / self.pass_seconds(kind)
+            share = (wait.present - wait.arrived - usual) / (wait.enough - wait.arrived)
             back += SMOOTHING * (min(max(share, 0.0), 1.0) - back)
         self._back[kind] = min(1.0, back + RETURN_SHARE_GROWTH)

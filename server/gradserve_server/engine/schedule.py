@@ -13,15 +13,19 @@ MAX_PASS_SECONDS = 2.0  # longest pass of more than one row, in seconds, since n
 FEW_ROWS = 4  # a caller with at most so many rows waiting is answered soon, and others make way for it
 SHORT_PASS_SECONDS = 0.01  # longest pass over many rows of one caller while another one asks for few
 RECENT_SECONDS = 5.0  # a caller who asked within that time may ask again at any moment
-OVERLOAD_PASSES = (
-    2  # with jobs for so many full passes waiting, what is late is given up rather than served in small passes
-)
-HOPELESS_SPEED = 1.25  # a job is hopeless that would be late even if its passes were so many times faster
+# When jobs for so many full passes are waiting, those that are late are given up rather than served in small passes.
+OVERLOAD_PASSES = 2
+HOPELESS_SPEED = 1.25  # a job that would be late even with passes so many times faster is ended
 MIN_ROWS = 2  # rows of a job before it may be found hopeless
-SHORT_PASS_SHARE = 8  # a short pass has at least one of so many rows of a full one, which suits devices with many cores
+MIN_SHORT_PASS_SHARE = 0.125  # smallest short pass, as a share of a full one; less would idle devices with many cores
 DEMAND_DECAY = 0.5  # factor by which a caller's rows count less with each new job of it
 
-Group = tuple[str, bool]  # a caller, and whether its requests are interactive
+
+class Group(NamedTuple):
+    """The requests of one caller that are interactive, or those that are not."""
+
+    caller: str
+    interactive: bool
 
 
 class Demand(NamedTuple):
@@ -41,7 +45,7 @@ class Schedule:
 
     def note(self, job: Job, now: float) -> None:
         """Notes that a job's caller has asked."""
-        group = job.caller, job.priority == "interactive"
+        group = Group(job.caller, job.priority == "interactive")
         rows = self._seen[group].rows if group in self._seen else 0.0
         self._seen[group] = Demand(now, DEMAND_DECAY * rows)
         if len(self._seen) > 1:
@@ -63,7 +67,7 @@ class Schedule:
     def choose(self, jobs: Iterable[Job], now: float) -> tuple[list[tuple[OpenQuery, int]], set[Job]]:
         """The queries that share the next pass, with their numbers of rows in it; or the jobs to end for lack of time.
 
-        In calm a pass is small enough to end before the nearest deadline of its jobs. Under overload those whose
+        Usually a pass is small enough to end before the nearest deadline of its jobs. Under overload the jobs whose
         deadline a full pass would miss are given up, because small passes would make all the others late too.
         """
         requests, queries = self._requests(jobs)
@@ -85,7 +89,7 @@ class Schedule:
         return [(queries[request], count) for request, count in batch], set()
 
     def _overloaded(self, waiting: list[RowRequest], late: list[RowRequest]) -> bool:
-        """Whether so many jobs of the late ones' priority wait for their key that small passes would harm them."""
+        """Whether so many jobs as urgent as the late ones wait for the same key that small passes would harm them."""
         urgent = {request.owner for request in waiting if request.interactive or not late[0].interactive}
         enough = OVERLOAD_PASSES * self._limit(late[0].key)
         return len(urgent) >= enough and len(late) < len(waiting)
@@ -117,23 +121,23 @@ class Schedule:
         return take(requests, self._limit, self._turns, now, self._pace.pass_seconds, most)
 
     def _room_beside_others(self, requests: list[RowRequest], key: Key, now: float) -> int:
-        """The most rows of a pass that keeps nobody waiting who asks for few.
+        """The most rows of a pass, so that groups which ask for few rows need not wait long.
 
-        Those with many rows have short passes while another caller, or the same one interactively, asks for few.
+        While one of them may ask, passes over the many rows of other groups are short.
         """
         waiting: Counter[Group] = Counter()
         for request in requests:
-            waiting[request.caller, request.interactive] += request.rows
+            waiting[Group(request.caller, request.interactive)] += request.rows
         for group, count in waiting.items():
             seen = self._seen.get(group, Demand(now))
             self._seen[group] = seen._replace(rows=max(seen.rows, count))
         light = {
             group
             for group, seen in self._seen.items()
-            if group[1] and seen.rows <= FEW_ROWS and (group in waiting or now - seen.asked < RECENT_SECONDS)
+            if group.interactive and seen.rows <= FEW_ROWS and (group in waiting or now - seen.asked < RECENT_SECONDS)
         }
         limit = self._limit(key)
         if not light or waiting.keys() <= light:
             return limit
-        own = sum(r.rows for r in requests if r.key == key and (r.caller, r.interactive) in light)
-        return min(limit, max(own, limit // SHORT_PASS_SHARE, self.room(key, SHORT_PASS_SECONDS)))
+        own = sum(r.rows for r in requests if r.key == key and Group(r.caller, r.interactive) in light)
+        return min(limit, max(own, int(limit * MIN_SHORT_PASS_SHARE), self.room(key, SHORT_PASS_SECONDS)))

@@ -7,7 +7,7 @@ from typing import NamedTuple, Protocol
 
 from ..models.card import Precision
 
-NEW_JOBS_SHARE = 4  # one of so many rows is reserved for new jobs that are overdue
+NEW_JOBS_SHARE = 0.25  # share of the rows of a pass that is reserved for new jobs that are overdue
 OVERDUE_PASSES = 12  # passes after which a job that waits for its first row is overdue
 MAX_OVERDUE_SECONDS = 5.0  # longest wait in seconds before it is overdue, where passes are slow
 STEPPING_BATCH_SHARE = 0.6  # batch cap, as a share of the limit, while iterative jobs wait for their next step
@@ -37,7 +37,10 @@ class Key(NamedTuple):
 
 
 class RowRequest(NamedTuple):
-    """Rows that a query waits for: `since` says when it was asked, `running` whether its job has had a row before."""
+    """Rows that a query waits for.
+
+    `since` is when the query was asked, and `running` says whether its job has had a row before.
+    """
 
     query: object
     key: Key
@@ -83,9 +86,10 @@ def take(
 ) -> list[tuple[RowRequest, int]]:
     """The requests that are served in the next pass, with the number of rows that each gets.
 
-    All have one key. Of the callers with requests of the most urgent priority, the one that has had the fewest seconds
-    is next, and of the keys of its requests, the one with the fewest. Others' rows of that key share the pass, dealt so
-    that the callers' seconds come closer to each other. Batch jobs get the rows that interactive jobs leave.
+    A pass has rows of one key. Of the callers with requests of the most urgent priority, the one that has had the
+    fewest seconds is next; of the keys of its requests, the one on which it has had the fewest. Rows of other callers
+    with that key share the pass, dealt so that the callers' seconds come closer to each other. Batch jobs get the rows
+    that interactive jobs leave.
 
     Within a priority and a caller, each running job gets a row first, so that jobs of many steps come to an end. A
     share of the rows (NEW_JOBS_SHARE), at least one, is reserved for new jobs that are overdue. The other rows are
@@ -102,7 +106,7 @@ def take(
     own = dict.fromkeys(r.key for r in urgent if r.caller == caller)
     key = min(own, key=lambda key: served.had_kind(caller, key))
     mine = [r for r in ranked if r.key == key]
-    room = _room([r for r in urgent if r.key == key], limit(key), most)
+    room = _pass_rows([r for r in urgent if r.key == key], limit(key), most)
     if room == 1:
         return [(next(r for r in mine if r.caller == caller), 1)]
     dealt: dict[RowRequest, int] = {}
@@ -112,21 +116,23 @@ def take(
     row_seconds = pass_seconds(key) / room
     for rank in (0, 1):
         ranked_rows = [r for r in mine if _rank(r, now) == rank]
-        for name, rows in _rooms(ranked_rows, room - sum(dealt.values()), served, row_seconds).items():
+        for name, rows in _rows_by_caller(ranked_rows, room - sum(dealt.values()), served, row_seconds).items():
             its = [r for r in ranked_rows if r.caller == name]
-            dealt = _share(its, sum(dealt.values()) + rows, dealt, overdue_at)
+            dealt = _deal_to_caller(its, sum(dealt.values()) + rows, dealt, overdue_at)
     return list(dealt.items())
 
 
-def _room(urgent: Sequence[RowRequest], limit: int, most: int | None) -> int:
+def _pass_rows(urgent: Sequence[RowRequest], limit: int, most: int | None) -> int:
     """The rows of the pass: fewer than the limit while jobs wait for their next step, or where time is short."""
     stepping = sum(request.running and request.rows == 1 for request in urgent)
     room = min(limit, max(stepping, ceil(STEPPING_BATCH_SHARE * limit))) if stepping else limit
     return min(room, most or room)
 
 
-def _rooms(requests: Sequence[RowRequest], room: int, served: SecondsHad, row_seconds: float) -> dict[str, int]:
-    """How many of the rows each caller gets: one after another goes to the one that has had the fewest seconds."""
+def _rows_by_caller(
+    requests: Sequence[RowRequest], room: int, served: SecondsHad, row_seconds: float
+) -> dict[str, int]:
+    """How many of `room` rows each caller gets: each row goes to the caller that has had the fewest seconds by then."""
     wanted: dict[str, int] = {}
     for request in requests:
         wanted[request.caller] = wanted.get(request.caller, 0) + request.rows
@@ -135,43 +141,43 @@ def _rooms(requests: Sequence[RowRequest], room: int, served: SecondsHad, row_se
     weights = {request.caller: request.weight for request in requests}
     turns = [(served.had(name), place, name) for place, name in enumerate(wanted)]
     heapify(turns)
-    rooms: dict[str, int] = {}
+    counts: dict[str, int] = {}
     while room and turns:
         seconds, place, name = turns[0]
-        rooms[name] = rooms.get(name, 0) + 1
+        counts[name] = counts.get(name, 0) + 1
         room -= 1
-        if rooms[name] < wanted[name]:
+        if counts[name] < wanted[name]:
             heapreplace(turns, (seconds + row_seconds / weights[name], place + len(wanted), name))
         else:
             heappop(turns)
-    return rooms
+    return counts
 
 
-def _share(
+def _deal_to_caller(
     requests: Sequence[RowRequest], room: int, dealt: dict[RowRequest, int], overdue_at: Overdue
 ) -> dict[RowRequest, int]:
-    """Deals what is left of `room` to running and new requests of one priority."""
+    """Deals rows to the running and the new requests of one caller and priority, until `room` rows are out in all."""
     running, new = [r for r in requests if r.running], [r for r in requests if not r.running]
     overdue = [r for r in new if r.since <= overdue_at.asked or r.deadline <= overdue_at.due]
     free = room - sum(dealt.values())
-    reserved = min(sum(r.rows for r in overdue), max(1, free // NEW_JOBS_SHARE))
-    dealt = _round(running, room - reserved, dealt)
-    dealt = _deal(overdue, min(room, sum(dealt.values()) + reserved), dealt)
-    return _deal(running + new, room, dealt)
+    reserved = min(sum(r.rows for r in overdue), max(1, int(free * NEW_JOBS_SHARE)))
+    dealt = _deal_round(running, room - reserved, dealt)
+    dealt = _deal_all(overdue, min(room, sum(dealt.values()) + reserved), dealt)
+    return _deal_all(running + new, room, dealt)
 
 
 def _rank(request: RowRequest, now: float) -> int:
     return 0 if request.interactive or now - request.since > BATCH_AGEING_SECONDS else 1
 
 
-def _deal(requests: Sequence[RowRequest], room: int, dealt: dict[RowRequest, int]) -> dict[RowRequest, int]:
+def _deal_all(requests: Sequence[RowRequest], room: int, dealt: dict[RowRequest, int]) -> dict[RowRequest, int]:
     """Deals rows round by round until `room` rows are out or no request has any left."""
-    while (more := _round(requests, room, dealt)) != dealt:
+    while (more := _deal_round(requests, room, dealt)) != dealt:
         dealt = more
     return dealt
 
 
-def _round(requests: Sequence[RowRequest], room: int, dealt: dict[RowRequest, int]) -> dict[RowRequest, int]:
+def _deal_round(requests: Sequence[RowRequest], room: int, dealt: dict[RowRequest, int]) -> dict[RowRequest, int]:
     """Deals a row to each job that wants one, until `room` rows are out."""
     wanting: dict[object, RowRequest] = {}
     for request in requests:

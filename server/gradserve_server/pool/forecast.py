@@ -81,6 +81,6 @@ def _first_row(loads: list[Load], running: float, rows: int) -> float:
     count = len(loads)
     ahead = sum(load.seconds for load in loads) * max(0, count - rows + 1) / max(1, count)
     if rows == 1:
-        return min(ahead, NEW_JOBS_SHARE * sum(min(load.seconds, load.row_seconds) for load in loads))
+        return min(ahead, sum(min(load.seconds, load.row_seconds) for load in loads) / NEW_JOBS_SHARE)
     new = sum(min(load.seconds, load.row_seconds) for load in loads if not load.begun)
-    return min(ahead, min(OVERDUE_PASSES * running, MAX_OVERDUE_SECONDS) + NEW_JOBS_SHARE * new)
+    return min(ahead, min(OVERDUE_PASSES * running, MAX_OVERDUE_SECONDS) + new / NEW_JOBS_SHARE)
