@@ -126,7 +126,7 @@ def by_engine(model: Prepared, requests: Sequence[str], images: Tensor, precisio
             if isinstance(event, Ended):
                 assert event.error is None, event.error
                 answered += 1
-    backward = [step.rows for step in engine.steps if step.gflop > 1.5 * step.rows * model.card.gflop]
+    backward = [step.rows for step in engine.passes if step.gflop > 1.5 * step.rows * model.card.gflop]
     return float(np.mean(backward))
 
 

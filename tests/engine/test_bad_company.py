@@ -38,7 +38,7 @@ def answered(model: Prepared, precision: Precision, images: Tensor) -> tuple[lis
     ended = {}
     while not engine.idle:
         ended |= {int(event.job.id): event for event in engine.step() if isinstance(event, Ended)}
-    return [ended[i].error or ended[i].result for i in range(len(images))], len(engine.steps)
+    return [ended[i].error or ended[i].result for i in range(len(images))], len(engine.passes)
 
 
 def same(ours: Answer, reference: Answer) -> bool:

@@ -278,7 +278,7 @@ def test_a_job_is_answered_in_full_and_in_order(world: World) -> None:
     assert world.passes == [[8], [8], [4]]
     assert job.rows == 20
     assert job.compute == pytest.approx(0.2)
-    assert [step.rows for step in world.engine.steps] == [8, 8, 4]
+    assert [step.rows for step in world.engine.passes] == [8, 8, 4]
 
 
 def test_jobs_join_and_leave_at_every_step(world: World) -> None:
@@ -453,7 +453,7 @@ def test_out_of_memory_halves_the_pass_and_retries(world: World) -> None:
     assert torch.equal(world.ended["a"].result, images(10, 2.0))
     assert torch.equal(world.ended["b"].result, images(1, 1.0))
     assert [sum(rows) for rows in world.passes] == [8, 4, 2, 2, 2, 2, 2, 1]
-    assert [step.retried for step in world.engine.steps].count(True) == 2
+    assert [step.retried for step in world.engine.passes].count(True) == 2
     world.fault = lambda parts: None
     world.submit("c", asking(5))
     world.run()
@@ -623,14 +623,14 @@ def test_keys_take_turns(world: World) -> None:
     order = []
     for _ in range(8):
         world.step()
-        order.append(world.engine.steps[-1].model)
+        order.append(world.engine.passes[-1].model)
     assert order in (["m", "other"] * 4, ["other", "m"] * 4)
 
 
 def test_a_query_of_another_model_runs_there(world: World) -> None:
     world.submit("a", asking(1, model="other"))
     world.run()
-    assert [step.model for step in world.engine.steps] == ["other"]
+    assert [step.model for step in world.engine.passes] == ["other"]
 
 
 def test_together_asks_all_at_once_and_keeps_answers_apart(world: World) -> None:

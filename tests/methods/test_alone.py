@@ -105,8 +105,8 @@ def test_the_same_bytes_in_other_company(network: str) -> None:
     by_itself = {name: answered(model, first, "exact", method, None) for name, method in made.items()}
     for name, method in made.items():
         assert answered(model, later, "exact", method, rows[1:]) == by_itself[name], name
-    assert max(step.rows for step in later.steps) == 5, "the others shared passes"
-    assert any(step.rows == 1 for step in later.steps)
+    assert max(each.rows for each in later.passes) == 5, "the others shared passes"
+    assert any(each.rows == 1 for each in later.passes)
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
@@ -130,11 +130,11 @@ def test_a_style_known_from_company_is_computed_anew() -> None:
     engine.submit(Job("shared", "model", made))
     while not engine.idle:
         engine.step()
-    before = len(engine.steps)
+    before = len(engine.passes)
     answered(model, engine, "exact", made, None)
-    first = len(engine.steps) - before
+    first = len(engine.passes) - before
     answered(model, engine, "exact", made, None)
-    assert len(engine.steps) - before == 2 * first - 1, "the second job alone takes the first one's"
+    assert len(engine.passes) - before == 2 * first - 1, "the second job alone takes the first one's"
 
 
 def test_a_gpu_takes_deterministic_operations_inside_and_its_own_outside() -> None:

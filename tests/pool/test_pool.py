@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from gradserve_server.config import StartError
-from gradserve_server.engine.events import Step
+from gradserve_server.engine.events import PassStats
 from gradserve_server.models.card import ModelCard
 from gradserve_server.models.catalogue import ModelSpec
 from gradserve_server.pool import pool as module
@@ -126,7 +126,7 @@ async def test_a_small_model_says_nothing_about_the_speed_of_others(scripted: li
     pool = await started(1)
     scripted[0].ready(gflops=10)
     for _ in range(100):
-        scripted[0].say(Tick((Step("small", 8, 1.0, 1e-6),), 1, 0))
+        scripted[0].say(Tick((PassStats("small", 8, 1.0, 1e-6),), 1, 0))
     (member,) = pool.members
     assert member.seconds(task("a", 100)) == 10
     assert member.seconds(task("c", 1e-6, "small")) == pytest.approx(1, rel=0.01)
@@ -169,10 +169,10 @@ async def test_a_worker_is_as_fast_as_its_passes_were_and_what_it_does_between_t
     pool = await started(1)
     (member,) = pool.members
     for _ in range(100):
-        scripted[0].say(Tick((Step("m", rows=8, seconds=0.5, gflop=50.0),), 1, 0, busy=0.4))
+        scripted[0].say(Tick((PassStats("m", rows=8, seconds=0.5, gflop=50.0),), 1, 0, busy=0.4))
     assert member.seconds(task("a", 100)) == pytest.approx(1)
     for _ in range(100):
-        scripted[0].say(Tick((Step("m", rows=8, seconds=0.5, gflop=50.0),), 1, 0, busy=1.0))
+        scripted[0].say(Tick((PassStats("m", rows=8, seconds=0.5, gflop=50.0),), 1, 0, busy=1.0))
     assert member.seconds(task("a", 100)) == pytest.approx(2)
 
 
@@ -181,7 +181,7 @@ async def test_precisions_have_speeds_of_their_own(scripted: list[Scripted]) -> 
     (member,) = pool.members
     member.speeds = {("m", "exact"): 1.0, ("m", "fast"): 1.0}
     for _ in range(100):
-        scripted[0].say(Tick((Step("m", 8, 0.5, 50.0, precision="fast"),), 1, 0))
+        scripted[0].say(Tick((PassStats("m", 8, 0.5, 50.0, precision="fast"),), 1, 0))
     assert member.seconds(task("a", 100)) == 100
     assert member.seconds(replace(task("a", 100), precision="fast")) == pytest.approx(1)
     assert not member.knows(replace(task("a"), precision="balanced"))

@@ -59,7 +59,7 @@ def test_all_reasons_are_told_where_no_model_is_left() -> None:
 def test_a_model_that_fails_in_its_warm_up(monkeypatch: pytest.MonkeyPatch) -> None:
     plain = startup._measure_gradient
 
-    def short_of_memory(engine: Engine, model: startup.Prepared, precision: startup.Precision) -> startup.Step:
+    def short_of_memory(engine: Engine, model: startup.Prepared, precision: startup.Precision) -> startup.PassStats:
         if model.card.name == "other":
             raise OutOfMemory("one row does not fit")
         return plain(engine, model, precision)

@@ -18,7 +18,7 @@ class StandIn:
 
     def __init__(self, wait: float) -> None:
         self.models, self.jobs, self.wait = {"m": SimpleNamespace()}, [], wait
-        self.steps: list[object] = []
+        self.passes: list[object] = []
 
     def limit(self, _: object) -> int:
         return 8

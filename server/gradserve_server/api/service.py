@@ -69,12 +69,12 @@ def pool_of(settings: Settings, metrics: Metrics) -> Pool:
 
     def on_tick(tick: Tick) -> None:
         metrics.unanswered.inc(tick.cancelled_rows)
-        for step in tick.steps:
-            if step.retried:
+        for each in tick.passes:
+            if each.retried:
                 metrics.oom.inc()
                 continue
-            metrics.step.labels(step.model).observe(step.seconds)
-            metrics.step_rows.labels(step.model).observe(step.rows)
+            metrics.step.labels(each.model).observe(each.seconds)
+            metrics.step_rows.labels(each.model).observe(each.rows)
 
     at, strict = settings.pool, settings.server.strict
     faults = faults_of(settings.models)

@@ -11,7 +11,7 @@ from ..models.prepared import Prepared
 from .batch_limits import BatchLimits, passes_cost
 from .cuda_graphs import Recordings
 from .differentiate import differentiate
-from .events import Ended, Event, ModelFailed, NotFinite, OutOfMemory, Progressed, Step
+from .events import Ended, Event, ModelFailed, NotFinite, OutOfMemory, PassStats, Progressed
 from .job import DeviceCache, Job, OpenQuery, Progress, TimeUp
 from .objective import NotApplicable
 from .pace import Pace
@@ -39,7 +39,7 @@ class Engine:
     ) -> None:
         """`rows` overrides the rows per pass for every model and size."""
         self.models = models
-        self.steps: list[Step] = []  # passes that were run since the owner last cleared the list
+        self.passes: list[PassStats] = []  # passes that were run since the owner last cleared the list
         self.cancelled_rows = 0  # rows computed for jobs that were cancelled
         self._limits = BatchLimits(models, rows)
         self._clock = clock
@@ -153,7 +153,7 @@ class Engine:
         answers = self._try_pass(key, parts)
         if isinstance(answers, OutOfMemory):
             torch.cuda.empty_cache()  # Only now can it: the exception's traceback held the pass's activations.
-            self.steps.append(Step(key.model, 0, 0.0, retried=True))
+            self.passes.append(PassStats(key.model, 0, 0.0, retried=True))
             if rows == 1:
                 self._end(batch[0][0].job, error=answers)
             self._limits.lower(key, rows // 2)
@@ -164,7 +164,7 @@ class Engine:
         self._limits.grow(key, rows)
         self._schedule.charge(batch, seconds / rows)
         gflop = self._gflop(key)
-        self.steps.append(Step(key.model, rows, seconds, rows * gflop, precision=key.precision))
+        self.passes.append(PassStats(key.model, rows, seconds, rows * gflop, precision=key.precision))
         for (query, count), answer in zip(batch, answers, strict=True):
             query.job.gflop += count * gflop
             self._deliver(query, count, answer, seconds * count / rows)

@@ -38,7 +38,7 @@ Event = Ended | Progressed
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class PassStats:
     """Statistics of one pass; `retried` stands for one that ran out of memory and is tried again with fewer rows."""
 
     model: str

@@ -107,13 +107,13 @@ class Member:
         What the worker does between its passes counts as well, since the tasks of small models wait for it.
         """
         self.memory, self.done = tick.memory, tick.progress
-        in_passes = sum(step.seconds for step in tick.steps)
+        in_passes = sum(each.seconds for each in tick.passes)
         if in_passes <= 0:
             return
         overhead = max(1.0, tick.busy / in_passes)
-        for kind in {(step.model, step.precision) for step in tick.steps} & self.speeds.keys():
-            steps = [step for step in tick.steps if (step.model, step.precision) == kind]
-            seconds = sum(step.seconds for step in steps)
+        for kind in {(each.model, each.precision) for each in tick.passes} & self.speeds.keys():
+            passes = [each for each in tick.passes if (each.model, each.precision) == kind]
+            seconds = sum(each.seconds for each in passes)
             if seconds > 0:
-                speed = sum(step.gflop for step in steps) / seconds / overhead
+                speed = sum(each.gflop for each in passes) / seconds / overhead
                 self.speeds[kind] = max((1 - SMOOTHING) * self.speeds[kind] + SMOOTHING * speed, MIN_GFLOP_PER_SECOND)

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 import torch
 
 from ..engine.engine import Engine
-from ..engine.events import Ended, ModelFailed, NotFinite, OutOfMemory, Step
+from ..engine.events import Ended, ModelFailed, NotFinite, OutOfMemory, PassStats
 from ..engine.job import Job, Steps
 from ..engine.objective import NotApplicable, logit
 from ..engine.query import Query
@@ -52,7 +52,7 @@ def begin(settings: WorkerSettings, on_model: Callable[[str], None] = lambda nam
             del models[instance]  # The engine holds the same mapping, so that it forgets them too.
     if unavailable and (settings.strict or not instances):
         raise LoadError("\n".join(f"model {name}: {reason}" for name, reason in unavailable.items()))
-    engine.steps.clear()
+    engine.passes.clear()
     cards = tuple(group[name].card for name, group in instances.items())
     rows = {(card.name, each): full_rows(engine, models[card.name], each) for card in cards for each in card.precisions}
     return engine, Ready(cards, settings.device, speeds, rows, unavailable)
@@ -88,7 +88,7 @@ def full_rows(engine: Engine, model: Prepared, precision: Precision) -> int:
     return engine.limit(Key(model.card.name, precision, model.card.height, model.card.width, "image"))
 
 
-def _measure_gradient(engine: Engine, model: Prepared, precision: Precision) -> Step:
+def _measure_gradient(engine: Engine, model: Prepared, precision: Precision) -> PassStats:
     """Runs a gradient pass, after a forward pass that warms the caches; returns the gradient pass's statistics."""
     rows = full_rows(engine, model, precision)
     if precision != "exact" and model.device.type == "cpu":
@@ -104,4 +104,4 @@ def _measure_gradient(engine: Engine, model: Prepared, precision: Precision) -> 
         for event in engine.step():
             if isinstance(event, Ended) and event.error and not isinstance(event.error, NotFinite):
                 raise event.error
-    return engine.steps[-1]
+    return engine.passes[-1]

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from ..engine.events import Step
+from ..engine.events import PassStats
 from ..engine.job import Priority
 from ..models.card import ModelCard, Precision
 from ..models.catalogue import ModelSpec
@@ -125,7 +125,7 @@ class Preview:
 class Tick:
     """A worker's statistics since its last one."""
 
-    steps: tuple[Step, ...]
+    passes: tuple[PassStats, ...]
     jobs: int
     memory: int  # bytes in use on the device (on a CPU: resident in the process)
     busy: float = 0.0  # seconds in which it did not wait for work

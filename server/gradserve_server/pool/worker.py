@@ -112,7 +112,7 @@ class Worker:
         """Takes all messages that are there. If `block`, waits for one, and sends statistics meanwhile."""
         while block or not self._inbox.empty():
             try:
-                message = self._inbox.get(timeout=TICK_SECONDS if block and self._engine.steps else None)
+                message = self._inbox.get(timeout=TICK_SECONDS if block and self._engine.passes else None)
             except queue.Empty:
                 self._tick()
                 continue
@@ -171,8 +171,8 @@ class Worker:
         engine, self._ticked = self._engine, time.monotonic()
         progress = engine.progress()
         facts = self._busy, progress, engine.cancelled_rows
-        self._pipe.send([Tick(tuple(engine.steps), engine.jobs, memory(engine), *facts)])
-        engine.steps.clear()
+        self._pipe.send([Tick(tuple(engine.passes), engine.jobs, memory(engine), *facts)])
+        engine.passes.clear()
         engine.cancelled_rows, self._busy = 0, 0.0
 
 

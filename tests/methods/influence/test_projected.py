@@ -184,7 +184,7 @@ def test_many_callers_share_passes_and_get_what_they_would_get_alone(folder: Pat
         begin = partial(influence, x=small.images(image[None]), arguments=arguments)
         engine.submit(Job(str(i), unfolded("small"), begin))
     events = engine.step()
-    assert [(step.rows, step.model) for step in engine.steps] == [(6, "small unfolded")]
+    assert [(each.rows, each.model) for each in engine.passes] == [(6, "small unfolded")]
     assert len(events) == 6
     for event in events:
         reference = alone[int(event.job.id)]
