@@ -75,8 +75,8 @@ def _share(request: Prospect, loads: Iterable[Load]) -> float:
 def _first_row(loads: list[Load], running: float, rows: int) -> float:
     """Seconds from the end of the running pass until a new job's first row.
 
-    Jobs that leave no room in a pass must end first, unless the new job is overdue before. Where a pass has one row,
-    jobs take turns with few rows each.
+    A pass has room for `rows` jobs, and those beyond it must end first. But once the new job is overdue it waits only
+    for other new jobs, in the rows that are reserved for them. Where a pass has one row, jobs take turns.
     """
     count = len(loads)
     ahead = sum(load.seconds for load in loads) * max(0, count - rows + 1) / max(1, count)

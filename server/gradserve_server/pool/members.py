@@ -102,7 +102,7 @@ class Member:
         return self.died[name]
 
     def learn(self, tick: Tick) -> None:
-        """Updates speeds from passes: in the warm-up other processes may or may not have been busy too.
+        """Updates speeds from the latest passes: those of the warm-up depend on what else the machine did then.
 
         What the worker does between its passes counts as well, since the tasks of small models wait for it.
         """

@@ -58,8 +58,8 @@ class Pool:
         self._on_tick = on_tick
         self._on_restart = on_restart
         self._workers: list[Member] = []
-        self._orphans: list[Pending] = []  # tasks that wait for a worker to be ready
-        self._suspects: list[Pending] = []  # tasks that lost two workers; the first of them runs, the others wait
+        self._waiting: list[Pending] = []  # tasks that wait for a worker to be ready
+        self._last_attempts: list[Pending] = []  # tasks in their last attempt; the first runs, the others wait
         self._started: asyncio.Future[None] | None = None
         self._closing = False
         self.given_up = asyncio.Event()  # set when no worker is left and none will be started
@@ -102,7 +102,7 @@ class Pool:
     async def close(self) -> None:
         """Stops the workers; outstanding tasks fail."""
         self._closing = True
-        for pending in [p for worker in self._workers for p in worker.pending.values()] + self._orphans:
+        for pending in [p for worker in self._workers for p in worker.pending.values()] + self._waiting:
             pending.replies.put_nowait(Outcome(pending.task.id, failure=Failure("lost", "the server is stopping")))
         await asyncio.gather(*(asyncio.to_thread(worker.handle.close) for worker in self._workers))
 
@@ -132,18 +132,18 @@ class Pool:
         """Gives a task to the worker with the least outstanding work, or lets it wait for one."""
         ready = self.members
         if not ready:
-            self._orphans.append(pending)
+            self._waiting.append(pending)
             return
-        worker = min(ready, key=lambda each: self._outstanding(each, pending.task))
+        worker = min(ready, key=lambda each: self._seconds_ahead(each, pending.task))
         pending.worker = worker
         pending.attempts += 1
         worker.pending[pending.task.id] = pending
         worker.handle.send(pending.task)
 
-    def _outstanding(self, worker: Member, task: Task) -> tuple[float, float]:
-        """Seconds of the work that a task would wait for, and of all; interactive tasks wait for no batch work.
+    def _seconds_ahead(self, worker: Member, task: Task) -> tuple[float, float]:
+        """The outstanding work of a worker, in seconds: what the task would wait for there, and all of it.
 
-        Workers on one device count as equally fast: speeds vary with their load.
+        Interactive tasks wait for no batch work. Workers on one device count as equally fast: speeds vary with load.
         """
         alike = [each for each in self.members if each.settings.device == worker.settings.device]
         seconds, before = 0.0, 0.0
@@ -155,31 +155,31 @@ class Pool:
         return before, seconds
 
     def _place_again(self, pending: Pending) -> None:
-        """Places a task whose worker died. In its last attempt it runs beside no other task that may kill workers."""
+        """Places a task whose worker died. Of the tasks in their last attempt only one runs at a time."""
         if pending.attempts < MAX_ATTEMPTS - 1:
             self._place(pending)
             return
-        self._suspects.append(pending)
-        if len(self._suspects) == 1:
+        self._last_attempts.append(pending)
+        if len(self._last_attempts) == 1:
             self._place(pending)
 
     def _forget(self, pending: Pending) -> None:
         with suppress(ValueError):
-            self._orphans.remove(pending)
-        if pending in self._suspects:
-            first = self._suspects[0] is pending
-            self._suspects.remove(pending)
-            if first and self._suspects:
-                self._place(self._suspects[0])
+            self._waiting.remove(pending)
+        if pending in self._last_attempts:
+            first = self._last_attempts[0] is pending
+            self._last_attempts.remove(pending)
+            if first and self._last_attempts:
+                self._place(self._last_attempts[0])
         worker = pending.worker
         if worker is not None and pending.task.id in worker.pending:
             del worker.pending[pending.task.id]
             worker.handle.send(Cancel(pending.task.id))
 
     def _spawn(self, settings: WorkerSettings) -> Handle:
-        return Handle(settings, asyncio.get_running_loop(), self._hear, self._lost)
+        return Handle(settings, asyncio.get_running_loop(), self._on_message, self._on_end)
 
-    def _hear(self, handle: Handle, message: object) -> None:
+    def _on_message(self, handle: Handle, message: object) -> None:
         """Takes a worker's message."""
         worker = next((w for w in self._workers if w.handle is handle), None)
         if worker is None:
@@ -199,26 +199,26 @@ class Pool:
             case Loading():
                 worker.loading = message.name
             case Ready():
-                self._take_in(worker, message)
+                self._on_ready(worker, message)
             case Broken():
-                self._report_broken(worker, message)
+                self._on_broken(worker, message)
 
-    def _report_broken(self, worker: Member, broken: Broken) -> None:
-        """Ends the start with the error of a worker that cannot begin; logs it if the start is over."""
+    def _on_broken(self, worker: Member, broken: Broken) -> None:
+        """Ends the pool's start with the error of a worker that cannot begin, or logs it if the pool has started."""
         if self._started and not self._started.done():
             known = [f"model {name}: {reason}" for name, reason in self.cards.unavailable.items()]
             self._started.set_exception(StartError("\n".join([*known, broken.error])))
         elif not self._failed:
             log.error("a worker on %s cannot begin: %s", worker.settings.device, broken.error)
 
-    def _take_in(self, worker: Member, ready: Ready) -> None:
-        """Gives a worker that is ready the tasks that wait for one."""
+    def _on_ready(self, worker: Member, ready: Ready) -> None:
+        """Gives the tasks that wait for a worker to one that is ready. The pool has started when all workers are."""
         worker.begin(ready)
-        orphans, self._orphans = self._orphans, []
-        for pending in orphans:
+        waiting, self._waiting = self._waiting, []
+        for pending in waiting:
             self._place(pending)
         if self._started and not self._started.done() and all(w.ready for w in self._workers):
-            self._end_start(self._started, ready)  # Until all are ready, the queue would soon be full.
+            self._end_start(self._started, ready)  # With fewer, the queue would soon be full.
 
     def _end_start(self, started: "asyncio.Future[None]", ready: Ready) -> None:
         """Serves the models that all workers have loaded, from now on and after restarts."""
@@ -245,7 +245,10 @@ class Pool:
         started.set_result(None)
 
     def _replace_at_start(self, started: "asyncio.Future[None]", worker: Member) -> None:
-        """Starts a worker that died again, without the model that it was loading; if strict, ends the start."""
+        """Replaces a worker that died in the pool's start by one without the model that it was loading.
+
+        If the settings are strict, or the worker was loading none, the start ends with an error.
+        """
         name = worker.loading
         if not name:
             text = f"the worker on {worker.settings.device} died while starting {DEATH_CAUSES}; the log may say more"
@@ -258,7 +261,7 @@ class Pool:
         log.error("model %s: %s; a new worker begins without it", name, reason)
         worker.handle = self._spawn(worker.settings)
 
-    def _lost(self, handle: Handle) -> None:
+    def _on_end(self, handle: Handle) -> None:
         """Replaces a worker that has died, and runs its tasks again."""
         worker = next((w for w in self._workers if w.handle is handle), None)
         if worker is None or self._closing or self._failed:
@@ -275,7 +278,7 @@ class Pool:
             log.critical("the worker on %s is given up", worker.settings.device)
             self._workers.remove(worker)
             if not self._workers:
-                pendings, self._orphans = pendings + self._orphans + self._suspects[1:], []
+                pendings, self._waiting = pendings + self._waiting + self._last_attempts[1:], []
                 self.given_up.set()
         else:
             self._on_restart()

@@ -141,6 +141,7 @@ class Worker:
         model = self._engine.models[task.model]
         height, width = task.image.shape[:2]
         key = Key(task.model, task.precision, height, width, "image")
+        # A job that may answer with less asks for few rows at once, so that it has something when its time is up.
         limited = task.allow_partial and task.deadline < float("inf") and not task.alone
 
         def begin(job: Job) -> Steps:
