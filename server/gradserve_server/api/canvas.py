@@ -33,7 +33,10 @@ def canvas(
     limits: LimitSettings,
     violations: Violations,
 ) -> np.ndarray[Any, Any]:
-    """The photo resized, or grey: [H, W, 3]. Where no size is asked for, its own or the model's up to `longest`."""
+    """The photo resized, or a grey canvas, [H, W, 3].
+
+    Where no size is asked for, that of the photo or else of the model, its longer side cut down to `longest`.
+    """
     natural = (card.height, card.width) if photo is None else (photo.shape[0], photo.shape[1])
     natural = scaled(natural, min(1.0, longest / max(natural)))
     height, width = _sides(size, natural, violations)

@@ -60,9 +60,9 @@ class Violations:
         self.refused.append(text)
 
     def check(self) -> None:
-        """Raises INVALID_ARGUMENT if anything was added, FAILED_PRECONDITION if anything was refused.
+        """Raises INVALID_ARGUMENT if anything was added, else FAILED_PRECONDITION if something does not apply.
 
-        Without the model: INVALID_ARGUMENT with the others, or else what `no_model` says.
+        Where the model is missing, that is one of the violations, or, if there are no others, `no_model` is raised.
         """
         if self._no_model is not None:
             if not self.invalid:
@@ -160,7 +160,7 @@ def partial_hint(task: Task) -> str:
 
 
 def translated(error: Exception) -> RequestError | None:
-    """The error for an exception that is expected, or None."""
+    """The error of the request that an exception stands for, or None for an unexpected one, a fault of the server."""
     if isinstance(error, RequestError):
         return error
     if isinstance(error, NoWorker):
@@ -184,7 +184,7 @@ _hints: ContextVar[bool] = ContextVar("hints", default=True)
 
 @contextmanager
 def without_hints() -> Iterator[None]:
-    """Errors have no hints meanwhile: looking for near names among thousands takes long, and nobody will read them."""
+    """Leaves hints out of errors that nobody will read: looking for near names among thousands takes long."""
     token = _hints.set(False)
     try:
         yield

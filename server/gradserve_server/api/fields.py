@@ -42,9 +42,9 @@ def enum_value(enum: Any, name: str) -> Any:
 
 
 def choice(enum: Any, value: int, path: str, violations: Violations, *, required: bool = False) -> str | None:
-    """The word of an enum's value, or None where it is left to the default.
+    """The lower-case name of an enum's value, or None for 0, which leaves the choice to the default.
 
-    A number that has no word is a violation, and so is 0 where the choice is required.
+    A number that has no name is a violation, and so is 0 where the choice is required.
     """
     if value not in enum.values_by_number or (required and not value):
         names = ", ".join(each.name for each in enum.values if not each.name.endswith("_UNSPECIFIED"))

@@ -1,4 +1,4 @@
-"""Progress and course of what takes many steps, as messages. Everything here runs in threads."""
+"""What RPCs of many steps tell of their steps, as messages. Everything here runs in threads."""
 
 import io
 from collections.abc import Iterable, Mapping, Sequence

@@ -58,8 +58,8 @@ class Bound:
 class CallContext:
     """What surrounds a request: its id, caller, when it came, the seconds its call has left, the models, the limits.
 
-    `decode`: whether pictures are decoded; without it an empty one of the right size stands for a request's picture,
-    so that its cost is known before.
+    `decode`: whether pictures are decoded. Without it an empty one of the right size takes the place of a request's
+    picture, which suffices to know what the request costs.
     """
 
     request_id: str
@@ -81,9 +81,10 @@ def model_card(name: str, cards: ServedModels) -> ModelCard:
 
 
 def model_of(name: str, cards: ServedModels) -> tuple[ModelCard, Violations]:
-    """The card of that name, or of the default model, and what is to collect the violations of its request.
+    """The card of that name, or of the default model, and the collector of the request's violations.
 
-    Where there is none another model's card stands in for it, until the violations are checked.
+    Where that model is missing, another model's card stands in, so that the request's other fields can be checked;
+    `check` of the collector then raises an error in any case.
     """
     try:
         return model_card(name, cards), Violations()
@@ -100,7 +101,7 @@ def check_loaded(name: str, cards: ServedModels, *, is_default: bool = False) ->
 def check_picture(
     request: PictureRequest, card: ModelCard, at: CallContext, violations: Violations
 ) -> images.ModelInput:
-    """The request's picture as the model gets it. Black replaces one at fault until the violations are checked."""
+    """The request's picture as the model gets it; a black one, with a violation, where it cannot be used."""
     choice(pb.Preprocess.DESCRIPTOR, request.preprocess, "preprocess", violations)
     how = PREPROCESSES.get(request.preprocess, pb.PREPROCESS_MODEL_DEFAULT)
     if not at.decode:

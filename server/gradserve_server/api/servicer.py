@@ -45,8 +45,8 @@ CODEC_NICENESS = 10
 MAX_LOGGED_NAME_BYTES = 100  # The most bytes of a request's model name that the log repeats.
 # A partial answer may come this many seconds after its deadline, since a pass cannot be interrupted.
 PARTIAL_GRACE_SECONDS = 1.0
-# Their cost is known only after their pictures are decoded, and decoding is a small part of it. Influence may have to
-# look through large indexes.
+# Requests whose cost is worked out in a thread, with their pictures decoded: the sizes of these decide what Maximize
+# and Stylize cost, and Influence may have to look through large indexes.
 PRICED_IN_THREAD = (maximize_pb2.MaximizeRequest, stylize_pb2.StylizeRequest, influence_pb2.InfluenceRequest)
 RPCS = service_pb2.DESCRIPTOR.services_by_name["GradientService"].methods
 T = TypeVar("T")

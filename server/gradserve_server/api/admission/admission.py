@@ -20,7 +20,8 @@ from .callers import NOBODY, Caller
 
 MIN_BOUND_SECONDS, BOUND_IN_OWN_SECONDS = 2.0, 4.0  # the longest wait of interactive requests: the larger of both
 SAFETY_FACTOR = 1.25  # an answer must fit its deadline with its estimate times this
-UNCHECKED_SECONDS, UNCHECKED_SHARE = 0.5, 0.25  # with less outstanding, also by the request's time, none is checked
+# A request is not checked while less is outstanding than so many seconds, and than this share of the time that it has.
+UNCHECKED_SECONDS, UNCHECKED_SHARE = 0.5, 0.25
 SHARE_CHECK_SECONDS = 60.0  # with more outstanding, a caller may hold no more than its share
 MAX_JITTER_SHARE = 0.5  # callers are told to come back after up to so much more than the wait, and not all at once
 MIN_RETRY_SECONDS, MAX_RETRY_SECONDS = 0.05, 30.0

@@ -51,12 +51,12 @@ class Callers:
 
 
 def address(peer: str) -> str:
-    """The caller's address without the port, of what gRPC calls it: "ipv4:10.0.0.7:41234" is "ipv4:10.0.0.7"."""
+    """A peer as gRPC names it, without its port: "ipv4:10.0.0.7:41234" becomes "ipv4:10.0.0.7"."""
     return peer.rpartition(":")[0] if peer.startswith(("ipv4:", "ipv6:")) else peer
 
 
 def read_tokens(path: Path | None) -> dict[str, str] | None:
-    """Names by token, of a file with a token in each line, and a name after it where weights are to name it.
+    """Names by token, of a file that has a token in each line, and after it a name if weights are given for it.
 
     Raises OSError, StartError.
     """

@@ -53,19 +53,19 @@ def attack_task(task: Task) -> Task:
 
 
 def certificate_task(task: Task, attacked: Attacked, picture: np.ndarray[Any, Any]) -> Task:
-    """A fresh look, in fp32, at the picture that was decoded from the very bytes of the answer."""
+    """The task that judges, in fp32, the picture as it was decoded from the very bytes of the answer."""
     attack: AttackArguments = task.arguments
     arguments = CertifyArguments(task.image, attacked.goal, attack.lens.defended())
-    return _following(task, "certify", picture, arguments, "exact")
+    return _task_after(task, "certify", picture, arguments, "exact")
 
 
 def map_task(task: Task, calls: tuple[Call, ...], picture: np.ndarray[Any, Any], which: str) -> Task:
     """The maps of one of the two pictures."""
-    following = _following(task, "explain", picture, ExplainArguments(calls), task.precision)
-    return replace(following, id=f"{task.id}/{which}")
+    explaining = _task_after(task, "explain", picture, ExplainArguments(calls), task.precision)
+    return replace(explaining, id=f"{task.id}/{which}")
 
 
-def _following(task: Task, rpc: str, picture: np.ndarray[Any, Any], arguments: Any, precision: Precision) -> Task:
+def _task_after(task: Task, rpc: str, picture: np.ndarray[Any, Any], arguments: Any, precision: Precision) -> Task:
     return replace(
         task,
         id=f"{task.id}/{rpc}",
@@ -111,7 +111,7 @@ def certified(
 
 
 def verdict(arguments: AttackArguments, attacked: Attacked, judgements: Certified) -> str:
-    """What the fresh look says."""
+    """Whether the returned picture reaches the attack's goal, and if it does not, why."""
     if judgements.before.reached and arguments.method not in FROM_SCRATCH:
         return "already_misclassified"
     if judgements.after.reached:
