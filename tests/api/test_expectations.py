@@ -68,7 +68,7 @@ def test_attacks_that_ran_out_of_time_or_take_all_steps_teach_nothing() -> None:
 
 def test_views_are_counted() -> None:
     asked = task("pgd", steps=10)
-    wider = replace(asked.arguments, lens=InputTransform(eot={"samples": 8}))
+    wider = replace(asked.arguments, transform=InputTransform(eot={"samples": 8}))
     assert rows_at_most(asked.arguments) == 11 + 3
     assert rows_at_most(wider) == 8 * 11 + 3
 

@@ -11,7 +11,7 @@ from gradserve_server.engine.events import Ended
 from gradserve_server.engine.job import Job, MethodContext
 from gradserve_server.engine.query import Part, Query
 from gradserve_server.methods.attack import METHODS, AttackArguments, Attacked, Ball, Goal, GoalSpec, attack
-from gradserve_server.methods.attack.lens import InputTransform
+from gradserve_server.methods.attack.input_transform import InputTransform
 from gradserve_server.methods.attack.oracle import Oracle
 from gradserve_server.methods.parameters import bind
 from gradserve_server.models.prepared import Prepared
@@ -24,24 +24,26 @@ def whole(images: Tensor) -> Tensor:
     return ((images * 255).round() / 255).contiguous()
 
 
-def plan(model: Prepared, method: str, aim: GoalSpec, ball: Ball, facts: dict[str, object]) -> AttackArguments:
-    """A plan with every parameter resolved; `stop`, `adaptive` and `lens` are the plan's own."""
-    own = {name: facts.pop(name) for name in ("stop", "adaptive", "lens") if name in facts}
-    return replace(AttackArguments(method, bind(METHODS[method].function, facts), aim, ball, model.card.std), **own)
+def plan(model: Prepared, method: str, goal_spec: GoalSpec, ball: Ball, facts: dict[str, object]) -> AttackArguments:
+    """A plan with every parameter resolved; `stop`, `adaptive` and `transform` are the plan's own."""
+    own = {name: facts.pop(name) for name in ("stop", "adaptive", "transform") if name in facts}
+    return replace(
+        AttackArguments(method, bind(METHODS[method].function, facts), goal_spec, ball, model.card.std), **own
+    )
 
 
 def attacked(
     models: Prepared | dict[str, Prepared],
     images: Tensor,
     method: str,
-    aim: GoalSpec = GoalSpec(),  # noqa: B008
+    goal_spec: GoalSpec = GoalSpec(),  # noqa: B008
     ball: Ball = DEFAULT,
     seed: int = 0,
     **facts: object,
 ) -> list[Attacked]:
     """Attacks all images side by side in one engine; raises what ended one."""
     models = models if isinstance(models, dict) else {"model": models}
-    engine, wanted = Engine(models), plan(models["model"], method, aim, ball, facts)
+    engine, wanted = Engine(models), plan(models["model"], method, goal_spec, ball, facts)
     for i, image in enumerate(images.split(1)):
         engine.submit(Job(f"{i}", "model", lambda job, x=image: attack(job, x, wanted), seed=seed))
     ended = {}
@@ -66,9 +68,9 @@ def course(
     model: Prepared, x: Tensor, method: str, goal: Goal, ball: Ball = DEFAULT, seed: int = 0, **facts: object
 ) -> Course:
     """Drives one method by hand: every query is a pass of its own."""
-    own = {name: facts.pop(name) for name in ("stop", "lens") if name in facts}
+    own = {name: facts.pop(name) for name in ("stop", "transform") if name in facts}
     run = MethodContext(seed)
-    oracle = Oracle(x, goal, ball, run, model.std, own.get("lens", InputTransform()), bool(own.get("stop", False)))
+    oracle = Oracle(x, goal, ball, run, model.std, own.get("transform", InputTransform()), bool(own.get("stop", False)))
     steps = METHODS[method].function(x, oracle, ball, run, **bind(METHODS[method].function, facts))
     queries: list[Query] = []
     answer = None

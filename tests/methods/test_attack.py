@@ -15,7 +15,7 @@ from gradserve_server.methods.attack import METHODS, Ball, Goal, GoalSpec
 from gradserve_server.methods.attack.ball import length
 from gradserve_server.methods.attack.baselines import Kind
 from gradserve_server.methods.attack.corruptions import KINDS
-from gradserve_server.methods.attack.lens import InputTransform, eot
+from gradserve_server.methods.attack.input_transform import InputTransform, eot
 from gradserve_server.methods.attack.one_pixel import _triples
 from gradserve_server.methods.attack.patch import placed
 from gradserve_server.methods.parameters import bind
@@ -40,9 +40,9 @@ SHORT: dict[str, dict[str, object]] = {
 
 
 def run_short(model: Prepared, images: Tensor, method: str, **facts: object) -> list:
-    aim = GoalSpec(target=3, from_scratch=True) if method == "fooling" else GoalSpec()
+    goal_spec = GoalSpec(target=3, from_scratch=True) if method == "fooling" else GoalSpec()
     models = {"model": model, "other": model}
-    return attacked(models, images, method, aim, ball_of(method), **SHORT[method], **facts)
+    return attacked(models, images, method, goal_spec, ball_of(method), **SHORT[method], **facts)
 
 
 def ball_of(method: str) -> Ball:
@@ -217,7 +217,7 @@ def test_a_sphere_has_one_radius() -> None:
 
 def test_changes_of_zero_change_nothing() -> None:
     x = torch.rand(2, 3, 8, 10, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    rows, pull = InputTransform(eot=STILL).see(x, MethodContext(0), 0)
+    rows, pull = InputTransform(eot=STILL).apply(x, MethodContext(0), 0)
     assert torch.allclose(rows, x.repeat_interleave(3, 0), atol=1e-12)
     weights = torch.randn(rows.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     assert torch.allclose(pull(weights), weights.view(2, 3, 3, 8, 10).mean(1), atol=1e-12)
@@ -241,33 +241,33 @@ def test_random_changes_are_what_they_say() -> None:
 def test_an_adaptive_attack_sees_through_every_defence() -> None:
     model, x = inputs("trained-resnet20", 1)
     x = whole(x)
-    for lens in (
+    for transform in (
         InputTransform(defence="jpeg", parameters={"quality": 60}),
         InputTransform(defence="blur", parameters={"sigma": 0.8}),
     ):
-        rows, pull = lens.see(x, MethodContext(0), 0)
-        assert torch.equal(rows, lens.judge(x, MethodContext(0)).detach())
+        rows, pull = transform.apply(x, MethodContext(0), 0)
+        assert torch.equal(rows, transform.rows_to_judge(x, MethodContext(0)).detach())
         assert not torch.equal(rows, x)
         grad = pull(torch.ones_like(rows))
-        if lens.defence == "jpeg":
+        if transform.defence == "jpeg":
             assert torch.equal(grad, torch.ones_like(x)), "straight through"
     noisy = InputTransform(defence="noise", parameters={"std": 0.1})
-    rows, _ = noisy.see(x, MethodContext(0), 0)
+    rows, _ = noisy.apply(x, MethodContext(0), 0)
     assert len(rows) == noisy.views
     assert (rows - x).std().item() == pytest.approx(0.1, rel=0.05)
     (found,) = attacked(
-        model, x, "pgd", lens=InputTransform(defence="bit_depth", parameters={"bits": 3}), adaptive=True
+        model, x, "pgd", transform=InputTransform(defence="bit_depth", parameters={"bits": 3}), adaptive=True
     )
     assert found.first_success is not None
 
 
 def test_a_blur_pulls_gradients_back_exactly() -> None:
     x = torch.rand(2, 3, 8, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    lens = InputTransform(defence="blur", parameters={"sigma": 1.2})
+    transform = InputTransform(defence="blur", parameters={"sigma": 1.2})
     weights = torch.randn(x.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
-    rows, pull = lens.see(x, MethodContext(0), 0)
+    rows, pull = transform.apply(x, MethodContext(0), 0)
     step = 1e-3 * torch.randn(x.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
-    there, _ = lens.see(x + step, MethodContext(0), 0)
+    there, _ = transform.apply(x + step, MethodContext(0), 0)
     assert ((there - rows) * weights).sum().item() == pytest.approx((pull(weights) * step).sum().item(), rel=1e-9)
 
 

@@ -16,7 +16,7 @@ from gradserve_server.engine.job import Job, MethodContext
 from gradserve_server.engine.objective import NotApplicable
 from gradserve_server.methods.attack import Ball, Goal, GoalSpec
 from gradserve_server.methods.attack.certificate import Certified, CertifyArguments, certify
-from gradserve_server.methods.attack.lens import InputTransform
+from gradserve_server.methods.attack.input_transform import InputTransform
 from gradserve_server.methods.targets import Target
 from gradserve_server.models.behaviour import varied
 from gradserve_server.models.catalogue import ModelSpec
@@ -139,9 +139,9 @@ def test_attacks(name: str, targeted: bool, loss: str) -> None:
     label, target = order[0], order[-1] if targeted else None
     about = label if target is None else target
     sign = 1 if target is None else -1
-    aim = GoalSpec(label, target, loss=loss, head=kind.head)  # type: ignore[arg-type]
+    goal_spec = GoalSpec(label, target, loss=loss, head=kind.head)  # type: ignore[arg-type]
     (found,) = attacks.attacked(
-        model(name), x, "pgd", aim, Ball("linf", EPS), steps=STEPS, random_start=False, stop=False
+        model(name), x, "pgd", goal_spec, Ball("linf", EPS), steps=STEPS, random_start=False, stop=False
     )
     assert predicted(name, right(name, x)[0], label)
 
@@ -179,14 +179,14 @@ def test_an_absent_label_is_lost_already() -> None:
     x = picture()
     absent = int(right("label_logits", x)[0].argmin())
     assert right("label_logits", x)[0, absent] < 0
-    aim = GoalSpec(absent, head="multilabel")
-    (found,) = attacks.attacked(model("label_logits"), x, "pgd", aim, Ball("linf", EPS), steps=STEPS)
+    goal_spec = GoalSpec(absent, head="multilabel")
+    (found,) = attacks.attacked(model("label_logits"), x, "pgd", goal_spec, Ball("linf", EPS), steps=STEPS)
     assert np.array_equal(found.pixels, (x[0].permute(1, 2, 0) * 255).round().byte().numpy())
     assert certificate("label_logits", x, found.pixels, found.goal).before.reached
 
 
 @pytest.mark.parametrize(
-    ("aim", "goal"),
+    ("goal_spec", "goal"),
     [
         (GoalSpec(head="multilabel"), Goal(2, None, head="multilabel")),
         (GoalSpec(head="multilabel", pick="runner_up"), Goal(2, 3, head="multilabel")),
@@ -197,9 +197,9 @@ def test_an_absent_label_is_lost_already() -> None:
         (GoalSpec(target=0, from_scratch=True, head="multilabel"), Goal(2, 0, head="multilabel")),
     ],
 )
-def test_goals_among_independent_labels(aim: GoalSpec, goal: Goal) -> None:
+def test_goals_among_independent_labels(goal_spec: GoalSpec, goal: Goal) -> None:
     """Labels 2 and 0 are present, 3 and 1 are not."""
-    assert aim.goal(torch.tensor([1.0, -3.0, 2.0, -1.0]), MethodContext(0)) == goal
+    assert goal_spec.goal(torch.tensor([1.0, -3.0, 2.0, -1.0]), MethodContext(0)) == goal
 
 
 def test_a_random_target_is_an_absent_label() -> None:
@@ -209,7 +209,7 @@ def test_a_random_target_is_an_absent_label() -> None:
 
 
 @pytest.mark.parametrize(
-    ("aim", "logits", "text"),
+    ("goal_spec", "logits", "text"),
     [
         (GoalSpec(head="multilabel"), [-1.0, -2.0], "no label is present"),
         (GoalSpec(head="multilabel", pick="runner_up"), [1.0, 2.0], "every label is present"),
@@ -224,9 +224,9 @@ def test_a_random_target_is_an_absent_label() -> None:
         (GoalSpec(head="binary", target=1), [-2.0, 2.0], "the target is what the model predicts already"),
     ],
 )
-def test_goals_that_make_no_sense_are_refused(aim: GoalSpec, logits: list[float], text: str) -> None:
+def test_goals_that_make_no_sense_are_refused(goal_spec: GoalSpec, logits: list[float], text: str) -> None:
     with pytest.raises(NotApplicable, match=text):
-        aim.goal(torch.tensor(logits), MethodContext(0))
+        goal_spec.goal(torch.tensor(logits), MethodContext(0))
 
 
 def test_an_absent_label_can_be_asked_for_where_none_is_present() -> None:
@@ -323,8 +323,8 @@ def test_cross_entropy_of_sigmoids_is_exact_where_the_model_is_sure(name: str) -
     label = int(model(x)[0].argmax())
     grad, missing = sure_slope(name, x, label)
     assert 0 < missing < 1e-8, "it rounds to 1 in fp32"
-    aim = GoalSpec(label, head=KINDS[name].head)  # type: ignore[arg-type]
-    (found,) = attacks.attacked(model, x, "fgsm", aim, Ball("linf", EPS))
+    goal_spec = GoalSpec(label, head=KINDS[name].head)  # type: ignore[arg-type]
+    (found,) = attacks.attacked(model, x, "fgsm", goal_spec, Ball("linf", EPS))
     own = ((x + EPS * grad.sign()).clamp(0, 1)[0].permute(1, 2, 0) * 255).round().byte().numpy()
     assert float((found.pixels == own).mean()) > 0.999
     assert not found.warnings

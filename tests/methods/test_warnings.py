@@ -14,7 +14,7 @@ from gradserve_server.engine.job import MethodContext, TimeUp
 from gradserve_server.engine.objective import logit
 from gradserve_server.engine.query import Answer
 from gradserve_server.methods.attack import Ball, GoalSpec
-from gradserve_server.methods.attack.lens import InputTransform
+from gradserve_server.methods.attack.input_transform import InputTransform
 from gradserve_server.methods.explain.averages import integrated_gradients, smooth_grad
 from gradserve_server.methods.explain.maps import Map
 from gradserve_server.methods.image_run import Trajectory
@@ -89,16 +89,16 @@ def test_a_search_says_that_all_scores_were_the_same(network: str, cross_entropy
 def test_a_budget_that_allows_nothing_is_no_obstacle_to_a_search() -> None:
     pixels, labels = blind_networks.pictures(1, 30)
     x = pixels.permute(0, 3, 1, 2).float() / 255
-    aim = GoalSpec(int(labels[0]), loss="margin")
-    (found,) = attacked(blind_model("sighted"), x, "square", aim, Ball("linf", 0.0), queries=20)
+    goal_spec = GoalSpec(int(labels[0]), loss="margin")
+    (found,) = attacked(blind_model("sighted"), x, "square", goal_spec, Ball("linf", 0.0), queries=20)
     assert not found.warnings
 
 
 def test_one_picture_seen_through_several_draws_is_no_flat_search() -> None:
     pixels, labels = blind_networks.pictures(1, 30)
     x = pixels.permute(0, 3, 1, 2).float() / 255
-    lens = InputTransform(defence="noise", parameters={"std": 0.01})
-    facts = {"kind": "brightness", "severity": 1, "lens": lens, "adaptive": True}
+    transform = InputTransform(defence="noise", parameters={"std": 0.01})
+    facts = {"kind": "brightness", "severity": 1, "transform": transform, "adaptive": True}
     (found,) = attacked(
         blind_model("sighted"), x, "corruption", GoalSpec(int(labels[0]), loss="margin"), Ball(), **facts
     )

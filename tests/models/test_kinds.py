@@ -28,7 +28,7 @@ from gradserve_server.engine.events import Ended
 from gradserve_server.engine.job import Job
 from gradserve_server.methods.attack import GoalSpec
 from gradserve_server.methods.attack.certificate import CertifyArguments, certify
-from gradserve_server.methods.attack.lens import InputTransform
+from gradserve_server.methods.attack.input_transform import InputTransform
 from gradserve_server.methods.influence.coverage import covered
 from gradserve_server.methods.influence.gradients import Pass
 from gradserve_server.models.behaviour import varied

@@ -22,7 +22,7 @@ from ...methods.attack import (
     InputTransform,
 )
 from ...methods.attack.defences import DEFENCES
-from ...methods.attack.lens import eot
+from ...methods.attack.input_transform import eot
 from ...methods.attack.oracle import TrajectoryPoint
 from ...methods.explain import Call
 from ...methods.targets import Target
@@ -64,12 +64,13 @@ def bind(request: attack_pb2.AttackRequest, at: CallContext) -> Bound:
         _check_surrogate(parameters["surrogate"], card, size, at.cards, violations)
     if parameters is not None:
         _check_gradient(name or "", parameters, card, at.cards, violations)
-    aim = _aim(request, name or "", card, violations)
+    goal_spec = _goal_spec(request, name or "", card, violations)
     ball = _ball(request, name or "", card, size, violations)
-    lens = _lens(request, name or "", violations)
+    transform = _transform(request, name or "", violations)
     maps = _maps(request, card, size, violations)
     stop = request.first_success if request.HasField("first_success") else method.stops
-    arguments = AttackArguments(name or "", parameters or {}, aim, ball, card.std, stop, request.adaptive, lens)
+    facts = goal_spec, ball, card.std, stop, request.adaptive, transform
+    arguments = AttackArguments(name or "", parameters or {}, *facts)
     forwards = _cost_in_forwards(arguments, method, size, violations) if parameters is not None else 0
     violations.check()
     cost = card.gflop * forwards * area(picture.pixels, card)
@@ -128,7 +129,7 @@ def _check_gradient(
         )
 
 
-def _aim(request: attack_pb2.AttackRequest, name: str, card: ModelCard, violations: Violations) -> GoalSpec:
+def _goal_spec(request: attack_pb2.AttackRequest, name: str, card: ModelCard, violations: Violations) -> GoalSpec:
     loss: Any = choice(LOSS, request.loss, "loss", violations) or METHODS[name or "pgd"].loss
     label = _label(request.label, card, violations) if request.HasField("label") else None
     target, pick = _target(request.target, card, violations)
@@ -194,26 +195,26 @@ def _ball(
     return Ball(norm, request.eps)
 
 
-def _lens(request: attack_pb2.AttackRequest, name: str, violations: Violations) -> InputTransform:
-    lens = InputTransform()
+def _transform(request: attack_pb2.AttackRequest, name: str, violations: Violations) -> InputTransform:
+    transform = InputTransform()
     if request.HasField("eot"):
         method = METHODS[name or "pgd"]
         if method.uses == "scores" or not method.expects:
             alternatives = ", ".join(n for n, m in METHODS.items() if m.uses == "gradients" and m.expects)
             violations.add("eot", f"does not apply to {name}; it does to {alternatives}", for_every_model=True)
-        lens = replace(lens, eot=parse_fields(eot, request.eot, "eot", violations))
+        transform = replace(transform, eot=parse_fields(eot, request.eot, "eot", violations))
     if request.HasField("defence"):
         kind = request.defence.WhichOneof("method")
         if kind is None:
             violations.add("defence", f"sets no defence; there are: {', '.join(DEFENCES)}", for_every_model=True)
-            return lens
+            return transform
         parameters = parse_fields(DEFENCES[kind], getattr(request.defence, kind), f"defence.{kind}", violations)
-        lens = replace(lens, defence=kind, parameters=parameters or {})
+        transform = replace(transform, defence=kind, parameters=parameters or {})
     elif request.adaptive:
         violations.add(
             "adaptive", "needs a defence to know of: set defence too, or leave adaptive out", for_every_model=True
         )
-    return lens
+    return transform
 
 
 def _maps(
@@ -235,17 +236,17 @@ def _cost_in_forwards(
     rows = rows_at_most(arguments) - CERTIFICATE_ROWS
     if rows > MAX_ROWS:
         violations.add(f"method.{arguments.method}", f"asks for {rows} passes; at most {MAX_ROWS} are allowed")
-    at_once = arguments.lens.views * max([1, *(arguments.parameters.get(name, 1) for name in PARALLEL_PICTURES)])
+    at_once = arguments.transform.views * max([1, *(arguments.parameters.get(name, 1) for name in PARALLEL_PICTURES)])
     max_pictures = max(1, MAX_STEP_PIXELS // (size[0] * size[1]))
     if at_once > max_pictures:
         text = f"asks for {at_once} pictures of {size[1]}x{size[0]} at once, changes and draws included"
         violations.add(f"method.{arguments.method}", f"{text}; at most {max_pictures} are allowed")
-    return (forwards + passes_cost(gradients, "image")) * arguments.lens.views + CERTIFICATE_ROWS
+    return (forwards + passes_cost(gradients, "image")) * arguments.transform.views + CERTIFICATE_ROWS
 
 
 def rows_at_most(arguments: AttackArguments) -> int:
     """Rows that an attack may ask for, certificate included."""
-    return sum(METHODS[arguments.method].rows(arguments.parameters)) * arguments.lens.views + CERTIFICATE_ROWS
+    return sum(METHODS[arguments.method].rows(arguments.parameters)) * arguments.transform.views + CERTIFICATE_ROWS
 
 
 def reply(

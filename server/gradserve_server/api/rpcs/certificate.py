@@ -55,7 +55,7 @@ def attack_task(task: Task) -> Task:
 def certificate_task(task: Task, attacked: Attacked, picture: np.ndarray[Any, Any]) -> Task:
     """The task that judges, in fp32, the picture as it was decoded from the very bytes of the answer."""
     attack: AttackArguments = task.arguments
-    arguments = CertifyArguments(task.image, attacked.goal, attack.lens.defended())
+    arguments = CertifyArguments(task.image, attacked.goal, attack.transform.without_eot())
     return _task_after(task, "certify", picture, arguments, "exact")
 
 
@@ -137,9 +137,9 @@ def _judgement(judged: Judged, goal: Goal, card: ModelCard) -> attack_pb2.Judgem
 def _warnings(bound: Bound, attacked: Attacked, judgements: Certified) -> list[str]:
     arguments: AttackArguments = bound.task.arguments
     warnings = []
-    if arguments.lens.defence and not arguments.adaptive:
+    if arguments.transform.defence and not arguments.adaptive:
         warnings.append("NOT_ADAPTIVE: the attack did not know the defence; what it could not do, another may")
-    if arguments.lens.defence == "noise":
+    if arguments.transform.defence == "noise":
         warnings.append("RANDOM_DEFENCE: judged by the mean logits of a few draws of its noise; other draws differ")
     warnings += probability_notes(bound.card)
     if attacked.ball.norm == "linf" and attacked.ball.eps is not None and 0 < attacked.ball.eps < 1 / LEVELS:

@@ -20,7 +20,7 @@ from .blindness import flat
 from .fooling import fooling
 from .goal import Goal, GoalSpec, Loss
 from .gradient import fgsm, gradient_ascent, pgd, transfer
-from .lens import InputTransform
+from .input_transform import InputTransform
 from .one_pixel import one_pixel
 from .oracle import Oracle, TrajectoryPoint
 from .patch import FINAL_TRIALS, patch
@@ -86,12 +86,12 @@ class AttackArguments:
 
     method: str
     parameters: Parameters
-    aim: GoalSpec
+    goal_spec: GoalSpec
     ball: Ball
     std: tuple[float, ...]  # The model's normalisation, for each channel.
     stop: bool = False
     adaptive: bool = False
-    lens: InputTransform = field(default_factory=InputTransform)
+    transform: InputTransform = field(default_factory=InputTransform)
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,17 +116,17 @@ class Attacked:
 def attack(job: Job, x: Tensor, arguments: AttackArguments) -> Steps:
     """Attacks one picture [1, 3, H, W] whose values are whole 255ths. Returns Attacked; raises NotApplicable."""
     run = job.run()
-    clean = (yield Query(arguments.lens.judge(x, run))).logits.mean(0, keepdim=True)
-    goal = arguments.aim.goal(clean[0], run)
-    lens = arguments.lens if arguments.adaptive else arguments.lens.bare()
+    clean = (yield Query(arguments.transform.rows_to_judge(x, run))).logits.mean(0, keepdim=True)
+    goal = arguments.goal_spec.goal(clean[0], run)
+    transform = arguments.transform if arguments.adaptive else arguments.transform.without_defence()
     std = torch.tensor(arguments.std).view(-1, 1, 1).to(x)
-    oracle = Oracle(x, goal, arguments.ball, run, std, lens, arguments.stop)
+    oracle = Oracle(x, goal, arguments.ball, run, std, transform, arguments.stop)
     partial = False
     reliable = job.precision == "exact"  # In a lower precision the prediction itself may differ.
     if arguments.method in ALSO_IF_MISCLASSIFIED or not (reliable and bool(goal.reached(clean))):
         try:
             yield from METHODS[arguments.method].function(x, oracle, arguments.ball, run, **arguments.parameters)
-            if lens.eot:
+            if transform.eot:
                 yield from oracle.survey(FINAL_TRIALS)
         except TimeUp:
             if oracle.best is None:

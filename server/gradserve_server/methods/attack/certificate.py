@@ -10,7 +10,7 @@ from ...engine.job import Job, Steps
 from ...engine.query import Query
 from ...models.preprocess import to_batch
 from .goal import Goal
-from .lens import InputTransform
+from .input_transform import InputTransform
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -19,7 +19,7 @@ class CertifyArguments:
 
     original: np.ndarray
     goal: Goal
-    lens: InputTransform
+    transform: InputTransform
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,11 +42,11 @@ class Certified:
 
 def certify(job: Job, x: Tensor, arguments: CertifyArguments) -> Steps:
     """Judges the returned picture x [1, 3, H, W] and the original in passes of their own."""
-    goal, lens = arguments.goal, arguments.lens
+    goal, transform = arguments.goal, arguments.transform
     before = to_batch(arguments.original[None], x.device, x.dtype)
-    views = [(before, lens), (x, lens), *([(x, InputTransform())] if lens != InputTransform() else [])]
+    views = [(before, transform), (x, transform), *([(x, InputTransform())] if transform != InputTransform() else [])]
     with torch.no_grad():
-        inputs = [transform.judge(image, job.run()) for image, transform in views]
+        inputs = [each.rows_to_judge(image, job.run()) for image, each in views]
     answers = yield [Query(rows, unshared=True) for rows in inputs]
     judged = [_judge(goal, answer.logits.mean(0, keepdim=True)) for answer in answers]
     return Certified(judged[0], judged[1], judged[2] if len(judged) > 2 else None)

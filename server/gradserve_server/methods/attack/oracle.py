@@ -12,7 +12,7 @@ from ...engine.query import Query
 from .ball import Ball, pixels
 from .blindness import obstacles
 from .goal import Goal
-from .lens import InputTransform
+from .input_transform import InputTransform
 
 # `survey` draws its random changes at steps from here on; the attack's own steps are lower.
 SURVEY_STEP_OFFSET = 1 << 20
@@ -39,14 +39,17 @@ class TrajectoryPoint(NamedTuple):
 
 @dataclass(eq=False)
 class Oracle:
-    """The model as an attack sees it, through its lens; `model` names another, `stop` asks for the first success."""
+    """The model behind an input transform, as an attack asks it.
+
+    `model` names another model than the job's, and `stop` asks for the first success.
+    """
 
     x: Tensor  # [1, 3, H, W], the original
     goal: Goal
     ball: Ball
     run: MethodContext
     std: Tensor  # [3, 1, 1] or [1, 1, 1], of the model's normalisation
-    lens: InputTransform = field(default_factory=InputTransform)
+    transform: InputTransform = field(default_factory=InputTransform)
     stop: bool = False
     model: str | None = None
     best: Tensor | None = None  # [1, 3, H, W]; None before the first evaluation.
@@ -65,7 +68,7 @@ class Oracle:
 
     def climb(self, images: Tensor, step: int) -> Steps:
         """The model's scores of images [n, 3, H, W] and the loss's gradient by them. Returns Evaluation."""
-        seen, pull = self.lens.see(images, self.run, step)
+        seen, pull = self.transform.apply(images, self.run, step)
         answer = yield Query(seen, self.goal.objective(), "image", model=self.model)
         self.gradients += len(seen)
         self.obstacles |= obstacles(self.goal, answer.logits, answer.image_grad, self.model is not None)
@@ -75,14 +78,14 @@ class Oracle:
     def scores(self, images: Tensor, step: int) -> Steps:
         """The model's scores alone. Returns Evaluation."""
         with torch.no_grad():
-            seen, _ = self.lens.see(images, self.run, step)
+            seen, _ = self.transform.apply(images, self.run, step)
         answer = yield Query(seen, self.goal.objective(), model=self.model)
         return (yield from self._record(images, answer, images[:0], step))
 
     def reaches(self, images: Tensor, step: int) -> Steps:
         """Whether each image reaches the goal, without keeping it. Returns a tensor of booleans [n]."""
         with torch.no_grad():
-            seen, _ = self.lens.see(images, self.run, step)
+            seen, _ = self.transform.apply(images, self.run, step)
         answer = yield Query(seen, model=self.model)
         self.queries += len(seen)
         return self._per_image(self.goal.reached(answer.logits).to(images.dtype)) > 0.5
@@ -90,7 +93,8 @@ class Oracle:
     def survey(self, draws: int) -> Steps:
         """Notes how often the best picture reaches the goal under fresh random changes."""
         best, _ = self.shown
-        rows = [self.lens.see(best, self.run, SURVEY_STEP_OFFSET + i)[0] for i in range(-(-draws // self.lens.views))]
+        steps = range(SURVEY_STEP_OFFSET, SURVEY_STEP_OFFSET + -(-draws // self.transform.views))
+        rows = [self.transform.apply(best, self.run, step)[0] for step in steps]
         answer = yield Query(torch.cat(rows), model=self.model)
         self.queries += len(answer.logits)
         self.notes["success_rate"] = float(self.goal.reached(answer.logits).double().mean())
@@ -98,7 +102,7 @@ class Oracle:
     def beside(self, model: str | None = None) -> "Oracle":
         """Another oracle with a best picture of its own, on this or another model."""
         return Oracle(
-            self.x, self.goal, self.ball, self.run, self.std, self.lens, model=model, obstacles=self.obstacles
+            self.x, self.goal, self.ball, self.run, self.std, self.transform, model=model, obstacles=self.obstacles
         )
 
     @property
@@ -120,7 +124,7 @@ class Oracle:
 
     def _per_image(self, rows: Tensor) -> Tensor:
         """Rows of views, averaged for each image."""
-        return rows.view(-1, self.lens.views, *rows.shape[1:]).mean(1)
+        return rows.view(-1, self.transform.views, *rows.shape[1:]).mean(1)
 
     def _record(self, images: Tensor, answer: Any, grad: Tensor, step: int) -> Steps:
         self.queries += len(answer.logits)

@@ -13,7 +13,7 @@ from ...engine.job import MethodContext
 from ..parameters import Degrees, Restarts, Share, Unit
 from .defences import DEFENCES, DRAWS_PER_JUDGEMENT, DRAWS_PER_STEP
 
-Pull = Callable[[Tensor], Tensor]
+Pull = Callable[[Tensor], Tensor]  # From gradients by the rows of a pass to those by the pictures.
 # Random changes have sample indices from here on in an attack and in a judgement; starts have lower ones.
 ATTACK_INDEX, JUDGEMENT_INDEX = 1 << 32, 1 << 33
 MAX_VIEWS = 64
@@ -69,20 +69,20 @@ class InputTransform:
         samples = int(self.eot["samples"]) if self.eot else 1
         return samples * (DRAWS_PER_STEP if self.defence == "noise" and not self.eot else 1)
 
-    def bare(self) -> "InputTransform":
+    def without_defence(self) -> "InputTransform":
         """The same without the defence."""
         return replace(self, defence="", parameters={})
 
-    def defended(self) -> "InputTransform":
+    def without_eot(self) -> "InputTransform":
         """The same without random changes, as the certificate needs it."""
         return replace(self, eot=None)
 
-    def judge(self, x: Tensor, run: MethodContext) -> Tensor:
-        """What the model is judged on: the picture through the defence alone, [n, 3, H, W]."""
+    def rows_to_judge(self, x: Tensor, run: MethodContext) -> Tensor:
+        """The picture behind the defence alone, on which a success is judged, [n, 3, H, W]."""
         rows = x.repeat(DRAWS_PER_JUDGEMENT, 1, 1, 1) if self.defence == "noise" else x
         return self._defend(rows, run, JUDGEMENT_INDEX)
 
-    def see(self, images: Tensor, run: MethodContext, step: int) -> tuple[Tensor, Pull]:
+    def apply(self, images: Tensor, run: MethodContext, step: int) -> tuple[Tensor, Pull]:
         """The model's rows [n * views, 3, H, W], and the function from their gradients to the pictures'."""
         if self == InputTransform():
             return images, lambda grad: grad
