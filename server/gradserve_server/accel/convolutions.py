@@ -9,11 +9,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 HALF = torch.bfloat16
-MAX_SUBPIXEL_CHANNELS = 8  # most input channels for SubPixel; oneDNN's kernels work on 16 at once
-MIN_CACHE_FILLING_WEIGHTS = 2**20  # fewest weights that fill a core's cache
-MAX_NARROW_COLUMNS = 8  # most columns of a narrow map; oneDNN's kernels work on 16 at once
-TRIAL_IMAGES = 3  # an image of NaN between two others
-NO_ACTIVATION: tuple[str, list[None], str] = ("none", [], "")  # arguments that leave the output as it is
+MAX_SUBPIXEL_CHANNELS = 8  # Most input channels for SubPixel; oneDNN's kernels work on 16 at once.
+MIN_CACHE_FILLING_WEIGHTS = 2**20  # Fewest weights that fill a core's cache.
+MAX_NARROW_COLUMNS = 8  # Most columns of a narrow map; oneDNN's kernels work on 16 at once.
+TRIAL_IMAGES = 3  # An image of NaN between two others.
+NO_ACTIVATION: tuple[str, list[None], str] = ("none", [], "")  # Arguments that leave the output as it is.
 onednn = torch.ops.mkldnn
 
 
@@ -99,7 +99,7 @@ class SideBySide(Packed):
     def __init__(self, weight: Tensor, how: ConvParams) -> None:
         """Keeps the weight; each size is tried when it first comes."""
         super().__init__(weight, how)
-        self._separates: dict[tuple[str, int, int], bool] = {}  # by direction, height and width of the input
+        self._separates: dict[tuple[str, int, int], bool] = {}  # By direction, height and width of the input.
 
     @staticmethod
     def fits(weight: Tensor, how: ConvParams) -> bool:
@@ -203,7 +203,7 @@ class SubPixel(Kernel):
         first = -((stride - 1 + pad) // stride)
         taps = [last - first + 1 for last in self._last]
         padded = weight.new_zeros(out, channels, *(stride * t for t in taps))
-        start = -(stride * first + pad)  # where the kernel begins among its cells
+        start = -(stride * first + pad)  # Where the kernel begins among its cells.
         padded[:, :, start : start + kernel[0], start : start + kernel[1]] = weight
         cells = padded.view(out, channels, taps[0], stride, taps[1], stride).flip(2, 4)
         self._cells = cells.permute(3, 5, 1, 0, 2, 4).flatten(0, 2).contiguous(memory_format=torch.channels_last)
@@ -226,7 +226,7 @@ class SubPixel(Kernel):
         by_cell = F.conv2d(grad, self._cells, padding=pads).contiguous(memory_format=torch.channels_last)
         top, left = (pads[i] - self._last[i] for i in (0, 1))
         by_cell = by_cell[:, :, top : top + cells[0], left : left + cells[1]].permute(0, 2, 3, 1)
-        across = stride * shape[1]  # how many numbers a line of a cell has
+        across = stride * shape[1]  # How many numbers a line of a cell has.
         if grad.dtype == HALF and across % 2 == 0:
             by_cell, across = by_cell.view(torch.int32), across // 2  # This copies two numbers at once.
         lines = by_cell.unflatten(3, (stride, across)).permute(0, 1, 3, 2, 4).reshape(shape[0], cells[0] * stride, -1)

@@ -15,7 +15,7 @@ from torch.overrides import TorchFunctionMode
 
 from .convolutions import HALF, ConvParams, Kernel, Packed, Pointwise, SideBySide, SubPixel
 
-MIN_PACKED_WEIGHTS = 2**16  # fewest weights of which a copy in every pass costs time
+MIN_PACKED_WEIGHTS = 2**16  # Fewest weights of which a copy in every pass costs time.
 
 
 class KernelCache:
@@ -69,7 +69,7 @@ class _Convolution(torch.autograd.Function):
         return ctx.kernel.input_gradient(grad, ctx.shape), None, None
 
 
-PRODUCTS = {F.linear: 1, F.multi_head_attention_forward: 3}  # how many leading arguments are multiplied by a weight
+PRODUCTS = {F.linear: 1, F.multi_head_attention_forward: 3}  # How many leading arguments are multiplied by a weight.
 
 
 class FastOperations(TorchFunctionMode):

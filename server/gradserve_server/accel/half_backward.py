@@ -15,7 +15,7 @@ from torch.overrides import TorchFunctionMode
 from .convolutions import HALF, ConvParams, Kernel
 from .cpu_mode import KernelCache
 
-MIN_MULTIPLIES_PER_ELEMENT = 24  # fewest multiply-adds per element for which a cast pays on a CPU
+MIN_MULTIPLIES_PER_ELEMENT = 24  # Fewest multiply-adds per element for which a cast pays on a CPU.
 
 aten = torch.ops.aten
 
@@ -26,7 +26,7 @@ class HalfWeights:
     def __init__(self, exact: KernelCache | None = None) -> None:
         """`exact`: kernels of the parameters in fp32, for the forward pass."""
         self.exact = exact or KernelCache()
-        self._known: dict[int, tuple[Tensor, Tensor]] = {}  # by id, with the weight so that its id stays taken
+        self._known: dict[int, tuple[Tensor, Tensor]] = {}  # By id, with the weight so that its id stays taken.
         self._kernels = KernelCache()
 
     def of(self, weight: Tensor) -> Tensor:

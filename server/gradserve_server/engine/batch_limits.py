@@ -8,13 +8,13 @@ from ..models.prepared import Prepared
 from .take import Key
 
 IMAGENET_PIXELS = 224 * 224
-CPU_ROWS = 8  # usual rows of a pass over images of 224x224 on a CPU
-MAX_CPU_ROWS = 15  # most rows of a pass on a CPU: from 16 on oneDNN takes kernels that round otherwise
-MAX_CPU_ROWS_FAST = 64  # the same in FAST, which rounds anyway
-GPU_ROWS = 64  # usual rows of a pass over images of 224x224 on a GPU
-MAX_GPU_ROWS = 256  # most rows of a pass on a GPU
-GRADIENT_COST = 3  # cost of a pass forward and backward to the image, in forward passes
-LIMIT_GROWTH = 1.02  # factor by which a lowered limit rises with every pass that fills it
+CPU_ROWS = 8  # Usual rows of a pass over images of 224x224 on a CPU.
+MAX_CPU_ROWS = 15  # Most rows of a pass on a CPU: from 16 on oneDNN takes kernels that round otherwise.
+MAX_CPU_ROWS_FAST = 64  # The same in FAST, which rounds anyway.
+GPU_ROWS = 64  # Usual rows of a pass over images of 224x224 on a GPU.
+MAX_GPU_ROWS = 256  # Most rows of a pass on a GPU.
+GRADIENT_COST = 3  # Cost of a pass forward and backward to the image, in forward passes.
+LIMIT_GROWTH = 1.02  # Factor by which a lowered limit rises with every pass that fills it.
 
 
 def passes_cost(forward: float, wrt: str) -> float:
@@ -44,7 +44,7 @@ class BatchLimits:
         """`rows` overrides the rows per pass for every model and size."""
         self._models = models
         self._rows = rows
-        self._lowered: dict[Key, float] = {}  # limits by kind of key, for which memory ran out
+        self._lowered: dict[Key, float] = {}  # Limits by kind of key, for which memory ran out.
 
     def limit(self, key: Key) -> int:
         """The most rows of that key in one pass. A job that runs alone always has one, whatever the memory."""

@@ -19,10 +19,10 @@ from .query import Answer, Part, Query
 
 log = logging.getLogger(__name__)
 
-MIN_GRAPH_USES = 3  # passes of one size after which it is recorded
-MAX_GRAPHS = 32  # most recordings that are kept
-WARM_UP_PASSES = 3  # passes that run before the recording
-MAX_GRAPH_DISTANCE = 1e-2  # largest distance of a recording's gradients from the plain pass's, as a share of their norm
+MIN_GRAPH_USES = 3  # Passes of one size after which it is recorded.
+MAX_GRAPHS = 32  # Most recordings that are kept.
+WARM_UP_PASSES = 3  # Passes that run before the recording.
+MAX_GRAPH_DISTANCE = 1e-2  # Largest distance of a recording's gradients from the plain pass's, by their norm.
 # Kinds of terms that can be recorded: whether each takes a class by its rank, and whether it is a log-probability.
 KINDS: Mapping[str, tuple[bool, bool]] = {
     "logit": (False, False),
@@ -113,7 +113,7 @@ class Recordings:
         if not all(can_record(part.query) for part in parts):
             return None
         inputs = inputs_of(parts)
-        rows = 1 << (len(inputs.images) - 1).bit_length()  # the next power of two
+        rows = 1 << (len(inputs.images) - 1).bit_length()  # The next power of two.
         key = (model.card.name, model.precision, rows, *inputs.images.shape[2:])
         self._uses[key] += 1
         if self._uses[key] < MIN_GRAPH_USES:

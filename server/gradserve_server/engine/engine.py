@@ -23,8 +23,8 @@ from .take import Key
 log = logging.getLogger(__name__)
 
 NOT_FINITE = "the model gave infinities or NaN for this image; if it does for all, see its weights, mean and std"
-CPU_OUT_OF_MEMORY = "can't allocate memory"  # words of the RuntimeError that torch raises on a CPU
-PARTIAL_QUERY_SHARE = 0.25  # share of the time left that one query of a job that takes partial answers may fill
+CPU_OUT_OF_MEMORY = "can't allocate memory"  # Words of the RuntimeError that torch raises on a CPU.
+PARTIAL_QUERY_SHARE = 0.25  # Share of the time left that one query of a job that takes partial answers may fill.
 
 
 class Engine:
@@ -39,8 +39,8 @@ class Engine:
     ) -> None:
         """`rows` overrides the rows per pass for every model and size."""
         self.models = models
-        self.passes: list[PassStats] = []  # passes that were run since the owner last cleared the list
-        self.cancelled_rows = 0  # rows computed for jobs that were cancelled
+        self.passes: list[PassStats] = []  # Passes that were run since the owner last cleared the list.
+        self.cancelled_rows = 0  # Rows computed for jobs that were cancelled.
         self._limits = BatchLimits(models, rows)
         self._clock = clock
         self._jobs: dict[str, Job] = {}

@@ -14,8 +14,8 @@ from .query import Answer, Query, join
 from .take import Key
 
 Priority = Literal["interactive", "batch"]
-Request = Query | Sequence[Query]  # what a method yields to get answers
-MAX_CHUNK_ROWS = 1 << 30  # most rows that a method asks for at once where nothing else limits them
+Request = Query | Sequence[Query]  # What a method yields to get answers.
+MAX_CHUNK_ROWS = 1 << 30  # Most rows that a method asks for at once where nothing else limits them.
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,11 +24,11 @@ class Progress:
 
     step: int
     steps: int
-    losses: Mapping[str, Tensor]  # parts of the loss by name; each is [], or [n] with a value for each image
+    losses: Mapping[str, Tensor]  # Parts of the loss by name; each is [], or [n] with a value for each image.
     images: Tensor | None = None  # [n, 3, H, W] in [0, 1]
 
 
-Steps = Generator[Any, Any, Any]  # yields Query, list of queries or Progress; is sent Answer, list of answers or None
+Steps = Generator[Any, Any, Any]  # Yields Query, list of queries or Progress; is sent Answer, list of answers or None.
 
 
 class TimeUp(Exception):
@@ -42,10 +42,10 @@ class MethodContext:
     seed: int = 0
     chunk: int = 32
     allow_partial: bool = False
-    room: Callable[[], int] = lambda: MAX_CHUNK_ROWS  # how many rows there is time for
-    asked: int = 1  # how many units the method is to do
-    done: int = 0  # how many units it has done
-    unit: str = "steps"  # the unit, in the plural
+    room: Callable[[], int] = lambda: MAX_CHUNK_ROWS  # How many rows there is time for.
+    asked: int = 1  # How many units the method is to do.
+    done: int = 0  # How many units it has done.
+    unit: str = "steps"  # The unit, in the plural.
     precision: Precision = "exact"
     warnings: list[str] = field(default_factory=list)
 
@@ -114,8 +114,8 @@ class OpenQuery:
     job: "Job"
     query: Query
     key: Key
-    since: float  # when it was asked, in seconds of the engine's clock
-    taken: int = 0  # rows computed so far
+    since: float  # When it was asked, in seconds of the engine's clock.
+    taken: int = 0  # Rows computed so far.
     answers: list[Answer] = field(default_factory=list)
 
     @property
@@ -143,21 +143,21 @@ class Job:
     seed: int = 0
     chunk: int = 32
     room: Callable[[], int] = lambda: MAX_CHUNK_ROWS
-    caller: str = ""  # who asked; callers have equal shares of the device, but for their weights
+    caller: str = ""  # Who asked; callers have equal shares of the device, but for their weights.
     weight: float = 1.0
     least_cost: float = 0.0  # GFLOP that it takes at least, 0 where that is not known
-    alone: bool = False  # whether each row has a pass of its own, so that other jobs cannot change the answer's bits
+    alone: bool = False  # Whether each row has a pass of its own, so that other jobs cannot change the answer's bits.
     cache: DeviceCache = field(default_factory=DeviceCache)
-    report_every: float = 0.0  # least seconds between two reports of progress
-    reported: float = float("-inf")  # time of the last report
+    report_every: float = 0.0  # Least seconds between two reports of progress.
+    reported: float = float("-inf")  # Time of the last report.
     steps: Steps | None = None
     open: list[OpenQuery] = field(default_factory=list)
-    single: bool = True  # whether its method yielded one query rather than a list
-    hurried: bool = False  # whether TimeUp was thrown into its method
-    started: float | None = None  # time of its first pass
-    rows: int = 0  # rows computed for it
-    gflop: float = 0.0  # their cost
-    compute: float = 0.0  # its share of the seconds of its passes
+    single: bool = True  # Whether its method yielded one query rather than a list.
+    hurried: bool = False  # Whether TimeUp was thrown into its method.
+    started: float | None = None  # Time of its first pass.
+    rows: int = 0  # Rows computed for it.
+    gflop: float = 0.0  # The cost of these rows.
+    compute: float = 0.0  # Its share of the seconds of its passes.
 
     def run(self, beside: int = 1) -> MethodContext:
         """The context of one method, where `beside` methods run side by side and share the rows of a query."""
@@ -173,7 +173,7 @@ class Job:
 def together(methods: Sequence[Steps]) -> Steps:
     """Runs several methods side by side and yields the queries of all at once. Returns their results in order."""
     results: list[Any] = [None] * len(methods)
-    waiting: dict[int, tuple[Request, int]] = {}  # by method: what it asks for, and how many queries that is
+    waiting: dict[int, tuple[Request, int]] = {}  # By method: what it asks for, and how many queries that is.
 
     def advance(i: int, resume: Callable[[], Any]) -> None:
         try:

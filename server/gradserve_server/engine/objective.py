@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..models.card import HeadKind
 
-DLR_FLOOR = 1e-12  # smallest divisor, so that DLR is finite where the best logits are equal
+DLR_FLOOR = 1e-12  # Smallest divisor, so that DLR is finite where the best logits are equal.
 
 
 class NotApplicable(Exception):
@@ -28,7 +28,7 @@ class Term(NamedTuple):
     layer: str
     indices: tuple[int, ...] = ()
     weight: float = 1.0
-    goal: Tensor | None = None  # the tensor that the layer is compared with
+    goal: Tensor | None = None  # The tensor that the layer is compared with.
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,7 +247,7 @@ SCORES: Mapping[str, Callable[[Tensor, Tensor], Tensor]] = {
     "content": _content,
     "style": _style,
 }
-SIGMOID_SCORES = {  # scores that replace those above for heads whose probabilities are sigmoids
+SIGMOID_SCORES = {  # Scores that replace those above for heads whose probabilities are sigmoids.
     "log_prob": _log_sigmoid,
     "log_odds": _logit,
     "ranked_log_odds": _by_rank(_logit),

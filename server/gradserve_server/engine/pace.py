@@ -6,11 +6,11 @@ from typing import NamedTuple
 from .job import Job
 from .take import Key
 
-MAX_KEYS = 1000  # most kinds of keys whose times are remembered
-SMOOTHING = 0.3  # weight of the newest pass in the running estimates
-WAIT_PASS_SHARE = 0.5  # longest wait for the callers that a pass answered, as a share of its seconds
-MIN_RETURN_SHARE = 0.6  # smallest share of the awaited callers who came back, for which the engine waits again
-RETURN_SHARE_GROWTH = 0.01  # added per pass, so that clients we stopped waiting for are tried again
+MAX_KEYS = 1000  # Most kinds of keys whose times are remembered.
+SMOOTHING = 0.3  # Weight of the newest pass in the running estimates.
+WAIT_PASS_SHARE = 0.5  # Longest wait for the callers that a pass answered, as a share of its seconds.
+MIN_RETURN_SHARE = 0.6  # Smallest share of the awaited callers who came back, for which the engine waits again.
+RETURN_SHARE_GROWTH = 0.01  # Added per pass, so that clients we stopped waiting for are tried again.
 
 
 class SharedPass(NamedTuple):
@@ -36,7 +36,7 @@ class Pace:
     def __init__(self) -> None:
         self._row_seconds: dict[Key, float] = {}
         self._last: dict[Key, SharedPass] = {}
-        self._back: dict[Key, float] = {}  # share of the awaited callers who came back
+        self._back: dict[Key, float] = {}  # Share of the awaited callers who came back.
         self._wait: BatchWait | None = None
 
     def row_seconds(self, key: Key) -> float:

@@ -11,8 +11,8 @@ from ..models.relu import Rule
 from ..models.taps import Side
 from .objective import Objective
 
-Reduction = Callable[[Tensor, Tensor], Tensor]  # takes an activation and its gradient
-Wrt = Literal["image", "taps", "nothing"]  # what to differentiate by; "nothing" is a forward pass alone
+Reduction = Callable[[Tensor, Tensor], Tensor]  # Takes an activation and its gradient.
+Wrt = Literal["image", "taps", "nothing"]  # What to differentiate by; "nothing" is a forward pass alone.
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,12 +39,12 @@ class Query:
     """Rows to compute: one forward and at most one backward for each image."""
 
     images: Tensor  # [n, 3, H, W] in [0, 1]
-    objective: Objective | None = None  # the score of each row; None asks for logits and taps alone
+    objective: Objective | None = None  # The score of each row; None asks for logits and taps alone.
     wrt: Wrt = "nothing"
     taps: tuple[Tap, ...] = ()
     relu: Rule = "plain"
-    model: str | None = None  # name of another model than the job's
-    unshared: bool = False  # whether its passes have rows of no other query
+    model: str | None = None  # Name of another model than the job's.
+    unshared: bool = False  # Whether its passes have rows of no other query.
 
     @property
     def reads_logits(self) -> bool:
@@ -59,9 +59,9 @@ class Answer:
     logits: Tensor | None  # [n, classes]; None where the forward stopped before them
     value: Tensor | None  # [n], the objective
     image_grad: Tensor | None  # [n, 3, H, W]
-    acts: tuple[Tensor, ...]  # one per tap: the activation, or what the tap's reduce made of it
-    act_grads: tuple[Tensor | None, ...]  # one per tap; None where reduced or not asked for
-    finite: bool = True  # whether all its numbers are finite
+    acts: tuple[Tensor, ...]  # One per tap: the activation, or what the tap's reduce made of it.
+    act_grads: tuple[Tensor | None, ...]  # One per tap; None where reduced or not asked for.
+    finite: bool = True  # Whether all its numbers are finite.
     terms: Tensor | None = None  # [n, terms], the objective's weighted summands
 
 

@@ -9,16 +9,16 @@ from .pace import Pace
 from .take import Key, RowRequest, take
 from .turns import CallerTurns
 
-MAX_PASS_SECONDS = 2.0  # longest pass of more than one row, in seconds, since new jobs wait until it ends
-FEW_ROWS = 4  # a caller with at most so many rows waiting is answered soon, and others make way for it
-SHORT_PASS_SECONDS = 0.01  # longest pass over many rows of one caller while another one asks for few
-RECENT_SECONDS = 5.0  # a caller who asked within that time may ask again at any moment
+MAX_PASS_SECONDS = 2.0  # Longest pass of more than one row, in seconds, since new jobs wait until it ends.
+FEW_ROWS = 4  # A caller with at most so many rows waiting is answered soon, and others make way for it.
+SHORT_PASS_SECONDS = 0.01  # Longest pass over many rows of one caller while another one asks for few.
+RECENT_SECONDS = 5.0  # A caller who asked within that time may ask again at any moment.
 # When jobs for so many full passes are waiting, those that are late are given up rather than served in small passes.
 OVERLOAD_PASSES = 2
-HOPELESS_SPEED = 1.25  # a job that would be late even with passes so many times faster is ended
-MIN_ROWS = 2  # rows of a job before it may be found hopeless
-MIN_SHORT_PASS_SHARE = 0.125  # smallest short pass, as a share of a full one; less would idle devices with many cores
-DEMAND_DECAY = 0.5  # factor by which a caller's rows count less with each new job of it
+HOPELESS_SPEED = 1.25  # A job that would be late even with passes so many times faster is ended.
+MIN_ROWS = 2  # Rows of a job before it may be found hopeless.
+MIN_SHORT_PASS_SHARE = 0.125  # Smallest short pass, as a share of a full one; less would idle devices with many cores.
+DEMAND_DECAY = 0.5  # Factor by which a caller's rows count less with each new job of it.
 
 
 class Group(NamedTuple):

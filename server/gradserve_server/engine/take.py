@@ -7,12 +7,12 @@ from typing import NamedTuple, Protocol
 
 from ..models.card import Precision
 
-NEW_JOBS_SHARE = 0.25  # share of the rows of a pass that is reserved for new jobs that are overdue
-OVERDUE_PASSES = 12  # passes after which a job that waits for its first row is overdue
-MAX_OVERDUE_SECONDS = 5.0  # longest wait in seconds before it is overdue, where passes are slow
-STEPPING_BATCH_SHARE = 0.6  # batch cap, as a share of the limit, while iterative jobs wait for their next step
-DEFAULT_DUE_SECONDS = 30.0  # a request for rows that has no deadline is due after so long
-BATCH_AGEING_SECONDS = 5.0  # a batch job's query that has waited so long counts as interactive
+NEW_JOBS_SHARE = 0.25  # Share of the rows of a pass that is reserved for new jobs that are overdue.
+OVERDUE_PASSES = 12  # Passes after which a job that waits for its first row is overdue.
+MAX_OVERDUE_SECONDS = 5.0  # Longest wait in seconds before it is overdue, where passes are slow.
+STEPPING_BATCH_SHARE = 0.6  # Batch cap, as a share of the limit, while iterative jobs wait for their next step.
+DEFAULT_DUE_SECONDS = 30.0  # A request for rows that has no deadline is due after so long.
+BATCH_AGEING_SECONDS = 5.0  # A batch job's query that has waited so long counts as interactive.
 
 
 class Key(NamedTuple):
@@ -49,9 +49,9 @@ class RowRequest(NamedTuple):
     interactive: bool
     deadline: float
     since: float
-    job: object = None  # the query's job; None stands for a job of this query alone
-    caller: str = ""  # who asked
-    weight: float = 1.0  # the caller's share beside others
+    job: object = None  # The query's job; None stands for a job of this query alone.
+    caller: str = ""  # Who asked.
+    weight: float = 1.0  # The caller's share beside others.
 
     @property
     def owner(self) -> object:

@@ -5,7 +5,7 @@ from collections.abc import Hashable
 
 from .take import Key
 
-MAX_NAMES = 1000  # most callers, and most kinds of a caller, that are remembered
+MAX_NAMES = 1000  # Most callers, and most kinds of a caller, that are remembered.
 
 
 class Turns:
@@ -13,7 +13,7 @@ class Turns:
 
     def __init__(self) -> None:
         self._had: dict[Hashable, float] = {}
-        self._last = (0.0, 0.0)  # what the name that was served last had, before and after
+        self._last = (0.0, 0.0)  # What the name that was served last had, before and after.
 
     def had(self, name: Hashable) -> float:
         """Seconds; a new name starts at the count of the one that was served last."""

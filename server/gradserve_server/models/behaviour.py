@@ -19,18 +19,18 @@ from .uses import tensors_in
 # Largest difference of a logit alone and in a batch, as a share of its class's scale. Sums in another order, and the
 # ReLUs that they flip, change it by less.
 TOLERANCE = 2e-3
-MAX_SCALE_PER_SPREAD = 50  # largest scale of a class, in multiples of its spread over the images
+MAX_SCALE_PER_SPREAD = 50  # Largest scale of a class, in multiples of its spread over the images.
 DOUBLE_TOLERANCE = 1e-6  # TOLERANCE in float64
-REPEAT_TOLERANCE_SHARE = 1e-2  # share of TOLERANCE for two passes over one batch, which sum in the same order
+REPEAT_TOLERANCE_SHARE = 1e-2  # Share of TOLERANCE for two passes over one batch, which sum in the same order.
 # Indices of the trial images in a batch as large as those that the engine runs.
 LARGE_BATCH = (2, 0, 3, 1, 1, 3, 0, 2, 0, 1, 2, 3, 3, 2, 1, 0)
-PICTURE_KINDS = 4  # how many kinds of pictures `varied` makes
-READING_CALLS = {  # functions that give a program numbers to decide by
+PICTURE_KINDS = 4  # How many kinds of pictures `varied` makes.
+READING_CALLS = {  # Functions that give a program numbers to decide by.
     *(Tensor.item, Tensor.tolist, Tensor.numpy, Tensor.__array__, Tensor.__bool__, Tensor.__float__, Tensor.__int__),
     *(Tensor.__index__, Tensor.__contains__, Tensor.equal, Tensor.allclose, Tensor.is_nonzero),
     *(torch.is_nonzero, torch.equal, torch.allclose),
 }
-COUNTING_CALLS = {  # functions that give a tensor whose shape depends on values
+COUNTING_CALLS = {  # Functions that give a tensor whose shape depends on values.
     *(torch.nonzero, torch.argwhere, torch.masked_select, torch.unique, torch.unique_consecutive),
     *(Tensor.nonzero, Tensor.argwhere, Tensor.masked_select, Tensor.unique, Tensor.unique_consecutive),
 }
@@ -88,11 +88,11 @@ class Unservable(ValueError):
 class Behaviour:
     """What must be known of a network that can be served. All texts are empty for most networks."""
 
-    no_gradient: str = ""  # why its logits cannot be differentiated by the image
-    unbatched: str = ""  # why every image needs a pass of its own
-    output: str = ""  # what it returns, where that is more than the logits
-    half: str = ""  # why no precision is fp32 throughout
-    apart: frozenset[Call] = frozenset()  # module calls that do not give a row for each image
+    no_gradient: str = ""  # Why its logits cannot be differentiated by the image.
+    unbatched: str = ""  # Why every image needs a pass of its own.
+    output: str = ""  # What it returns, where that is more than the logits.
+    half: str = ""  # Why no precision is fp32 throughout.
+    apart: frozenset[Call] = frozenset()  # Module calls that do not give a row for each image.
 
 
 def varied(height: int, width: int, seed: int = 0) -> Tensor:
@@ -103,7 +103,7 @@ def varied(height: int, width: int, seed: int = 0) -> Tensor:
     noise = torch.rand(PICTURE_KINDS, 3, height, width, generator=generator)
     darkest = torch.tensor([0.0, 0.0, 0.0, 0.75]).view(PICTURE_KINDS, 1, 1, 1)
     contrast = torch.tensor([0.9, 0.2, 0.15, 0.2]).view(PICTURE_KINDS, 1, 1, 1)
-    share = torch.tensor([0.1, 0.9, 0.3, 0.3]).view(PICTURE_KINDS, 1, 1, 1)  # share of noise
+    share = torch.tensor([0.1, 0.9, 0.3, 0.3]).view(PICTURE_KINDS, 1, 1, 1)  # Share of noise.
     return darkest + contrast * ((1 - share) * blots + share * noise)
 
 
@@ -155,8 +155,8 @@ def examine(network: nn.Module, images: Tensor, head: Head = PLAIN) -> Behaviour
 class _InDouble(NamedTuple):
     """What a network still does in float64, where rounding explains nothing."""
 
-    depends: bool  # whether an image's logits depend on the other images of its batch
-    first_mixed: str  # the name of the first layer whose rows are mixed; empty if there is none
+    depends: bool  # Whether an image's logits depend on the other images of its batch.
+    first_mixed: str  # The name of the first layer whose rows are mixed; empty if there is none.
 
 
 def _examined_in_double(network: nn.Module, images: Tensor, head: Head) -> _InDouble | None:
@@ -239,7 +239,7 @@ class _Watch(TorchFunctionMode):
         self.reads: set[str] = set()
         self.halves: set[str] = set()
         own = tensors_in([vars(module) for module in network.modules()])
-        self._constant = {id(tensor): tensor for tensor in own}  # by id, with the tensor so that its id stays taken
+        self._constant = {id(tensor): tensor for tensor in own}  # By id, with the tensor so that its id stays taken.
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Calls, and notes what may depend on the image."""

@@ -24,8 +24,8 @@ FOREIGN_FOLDERS = (
     "<frozen",
     *(str(Path(spec.origin).parent) for spec in map(find_spec, ("torch", "torchvision")) if spec and spec.origin),
 )
-EXPORTED = ("torch.export.exported_program", "ExportedProgram")  # module and name of a class that is slow to import
-MAX_TEXT_CHARACTERS = 400  # most characters of an exception's text
+EXPORTED = ("torch.export.exported_program", "ExportedProgram")  # Module and name of a class that is slow to import.
+MAX_TEXT_CHARACTERS = 400  # Most characters of an exception's text.
 
 
 class BuilderFault(ValueError):

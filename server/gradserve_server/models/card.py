@@ -55,11 +55,11 @@ class Layer:
     channels: int = 0
     height: int = 0
     width: int = 0
-    grad_cam: bool = False  # whether Grad-CAM makes sense: it is a map, and no pooling, dropout or per-class layer
-    leading: int = 0  # tokens before the patches
-    trailing: int = 0  # tokens after them
-    number: int = 0  # index among all layers of the network
-    upstream: int = -1  # bit i is set if this layer depends on the output of layer number i; -1 sets all bits
+    grad_cam: bool = False  # Whether Grad-CAM makes sense: it is a map, and no pooling, dropout or per-class layer.
+    leading: int = 0  # Tokens before the patches.
+    trailing: int = 0  # Tokens after them.
+    number: int = 0  # Index among all layers of the network.
+    upstream: int = -1  # Bit i is set if this layer depends on the output of layer number i; -1 sets all bits.
 
     @property
     def is_map(self) -> bool:
@@ -84,32 +84,32 @@ class ModelCard:
     width: int
     resize: int
     interpolation: Literal["bilinear", "bicubic"]
-    mean: tuple[float, ...]  # a number for each of the network's channels
+    mean: tuple[float, ...]  # A number for each of the network's channels.
     std: tuple[float, ...]
     any_size: bool
     min_size: int
     default_eps: float
     layers: tuple[Layer, ...]
-    folded: dict[str, str]  # convolution -> the BatchNorm it was folded into, which keeps the tap
+    folded: dict[str, str]  # Convolution -> the BatchNorm it was folded into, which keeps the tap.
     grad_cam_layer: str
     relus: int
     other_activations: tuple[str, ...]
-    rules_refused: str  # why guided backprop and deconvnet do not apply, or empty
+    rules_refused: str  # Why guided backprop and deconvnet do not apply, or empty.
     gflop: float
     head: HeadKind = "softmax"
-    no_gradient: str = ""  # why the logits cannot be differentiated by the image, or empty
-    unbatched: bool = False  # whether every image needs a pass of its own
+    no_gradient: str = ""  # Why the logits cannot be differentiated by the image, or empty.
+    unbatched: bool = False  # Whether every image needs a pass of its own.
     precisions: tuple[Precision, ...] = ("exact",)
-    absent: Mapping[Precision, str] = field(default_factory=dict)  # why a precision is not loaded
-    auto: Mapping[Rpc, Precision] = field(default_factory=dict)  # the precision that AUTO means, if not exact
-    rows: Mapping[Precision, int] = field(default_factory=dict)  # rows per pass at the model's own size
-    channels: Literal[1, 3] = 3  # channels of the network's input; requests are always RGB
-    index: str = ""  # folder of its influence index
+    absent: Mapping[Precision, str] = field(default_factory=dict)  # Why a precision is not loaded.
+    auto: Mapping[Rpc, Precision] = field(default_factory=dict)  # The precision that AUTO means, if not exact.
+    rows: Mapping[Precision, int] = field(default_factory=dict)  # Rows per pass at the model's own size.
+    channels: Literal[1, 3] = 3  # Channels of the network's input; requests are always RGB.
+    index: str = ""  # Folder of its influence index.
     notes: tuple[str, ...] = ()
-    aliases: Mapping[str, str] = field(default_factory=dict)  # other names of modules -> the name that layers have
-    upstream: int = -1  # the layers that the logits depend on, as in Layer.upstream
-    sample: tuple[float, ...] = ()  # logits of one fixed picture, in EXACT
-    tokens: tuple[Tokens, ...] = ()  # sequences that can be read as maps
+    aliases: Mapping[str, str] = field(default_factory=dict)  # Other names of modules -> the name that layers have.
+    upstream: int = -1  # The layers that the logits depend on, as in Layer.upstream.
+    sample: tuple[float, ...] = ()  # Logits of one fixed picture, in EXACT.
+    tokens: tuple[Tokens, ...] = ()  # Sequences that can be read as maps.
 
     @property
     def outputs(self) -> int:

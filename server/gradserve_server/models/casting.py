@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-MAX_PARAMETERS_IN_DOUBLE = 200_000_000  # largest network that is copied to float64
+MAX_PARAMETERS_IN_DOUBLE = 200_000_000  # Largest network that is copied to float64.
 
 
 def cast(network: nn.Module, dtype: torch.dtype, device: torch.device | None = None) -> nn.Module:

@@ -14,10 +14,10 @@ from .tables import mistakes, read_toml
 log = logging.getLogger(__name__)
 
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
-Colour = Annotated[tuple[FiniteFloat, ...], Field(min_length=1)]  # a number for each channel that the network takes
+Colour = Annotated[tuple[FiniteFloat, ...], Field(min_length=1)]  # A number for each channel that the network takes.
 Rows = Annotated[int, Field(ge=1, le=4096)]
 PRECISIONS: tuple[Precision, ...] = ("exact", "balanced", "fast")
-MAX_UNIT_VALUE = 2  # largest mean or std of pixels in [0, 1]; a larger one is for pixels up to 255
+MAX_UNIT_VALUE = 2  # Largest mean or std of pixels in [0, 1]; a larger one is for pixels up to 255.
 EMBEDDED_FOLDER = Path(__file__).parent / "embedded"
 EMBEDDED_PACKAGE = "gradserve_server.models.embedded"
 

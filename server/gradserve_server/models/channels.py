@@ -6,7 +6,7 @@ from torch import Tensor
 from .input_sizes import takes
 from .loading import Source
 
-GREY_WEIGHTS = (0.299, 0.587, 0.114)  # weights of red, green and blue, by ITU-R BT.601 as in PIL's "L"
+GREY_WEIGHTS = (0.299, 0.587, 0.114)  # Weights of red, green and blue, by ITU-R BT.601 as in PIL's "L".
 
 
 def grey(images: Tensor) -> Tensor:

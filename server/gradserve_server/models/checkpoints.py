@@ -32,8 +32,8 @@ WRAPPERS = (
     "ema_state_dict",
     "params_ema",
 )
-MAX_NESTING = 3  # most wrappers within each other
-MAX_NAMES_SHOWN = 3  # most names in an error text
+MAX_NESTING = 3  # Most wrappers within each other.
+MAX_NAMES_SHOWN = 3  # Most names in an error text.
 SAVE_WEIGHTS = 'save the weights alone: torch.save(net.state_dict(), "weights.pth")'
 
 
@@ -100,7 +100,7 @@ def fitted(checkpoint: Checkpoint, wanted: Mapping[str, Any]) -> Checkpoint:
     candidates = [checkpoint, *_without_prefixes(_without_average_count(checkpoint, wanted))]
     if not any("_orig_mod" in name for name in wanted):
         candidates += [_without_compiling(each) for each in candidates]
-    return max(candidates, key=lambda each: len(wanted.keys() & each.tensors.keys()))  # max takes the first of equals.
+    return max(candidates, key=lambda each: len(wanted.keys() & each.tensors.keys()))  # Max takes the first of equals.
 
 
 def _without_prefixes(checkpoint: Checkpoint) -> list[Checkpoint]:

@@ -17,11 +17,11 @@ from .casting import cast
 from .outputs import PLAIN, Head
 from .scales import rounding, scales
 
-Forward = Callable[[Tensor], Tensor]  # images [N, 3, H, W] in [0, 1] -> logits [N, classes]
+Forward = Callable[[Tensor], Tensor]  # Images [N, 3, H, W] in [0, 1] -> logits [N, classes].
 Format = Literal["double", "exact", "balanced", "fast"]
-ERROR_FACTOR = 3  # largest error, in multiples of the error that the untouched network itself makes
-MAX_FAST_ERROR = 1.0  # largest error of a logit in half precision, as a share of its scale
-MAX_DOUBLE_DISTANCE = 1e-2  # largest distance from float64's logits, by their scale, for those to be the reference
+ERROR_FACTOR = 3  # Largest error, in multiples of the error that the untouched network itself makes.
+MAX_FAST_ERROR = 1.0  # Largest error of a logit in half precision, as a share of its scale.
+MAX_DOUBLE_DISTANCE = 1e-2  # Largest distance from float64's logits, by their scale, for those to be the reference.
 
 
 class Errors(NamedTuple):
@@ -50,7 +50,7 @@ ERROR_FLOORS: Mapping[Format, Errors] = {
 }
 
 
-EPS = {  # relative rounding error of the format in which logits are stored
+EPS = {  # Relative rounding error of the format in which logits are stored.
     "double": torch.finfo(torch.float64).eps,
     "exact": torch.finfo(torch.float32).eps,
     "balanced": torch.finfo(torch.float32).eps,

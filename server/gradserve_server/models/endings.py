@@ -57,7 +57,7 @@ class Origin(NamedTuple):
 
     ending: Ending
     scores: Tensor
-    eps: float  # the eps of the coarsest number format that the tensor's elements have been in
+    eps: float  # The eps of the coarsest number format that the tensor's elements have been in.
 
 
 class _Known(NamedTuple):
@@ -65,7 +65,7 @@ class _Known(NamedTuple):
 
     out: weakref.ref[Tensor]
     origin: Origin
-    states: tuple[int | Tensor, int | Tensor]  # states of the tensor and of its scores, by `_state`
+    states: tuple[int | Tensor, int | Tensor]  # States of the tensor and of its scores, by `_state`.
 
 
 class Endings(TorchFunctionMode):
@@ -73,7 +73,7 @@ class Endings(TorchFunctionMode):
 
     def __init__(self) -> None:
         super().__init__()
-        self._known: dict[int, _Known] = {}  # by the id of the output
+        self._known: dict[int, _Known] = {}  # By the id of the output.
 
     def of(self, out: Tensor) -> Origin | None:
         """The operation that gave this very tensor, if it is known and nothing was written into it or its scores."""

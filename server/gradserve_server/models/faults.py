@@ -8,7 +8,7 @@ from pathlib import Path
 from .catalogue import EMBEDDED, ModelSpec, classifiers, names_file, weights_names
 from .tables import nearest
 
-MIN_SIMILARITY = 0.8  # smallest similarity of a module's name to be proposed, as there are many modules
+MIN_SIMILARITY = 0.8  # Smallest similarity of a module's name to be proposed, as there are many modules.
 
 
 def check_builders(specs: Sequence[ModelSpec]) -> None:

@@ -16,8 +16,8 @@ from .taps import Place, Taps, as_map
 Node = Any  # torch.autograd.graph.Node
 Edge = tuple[Node, int]
 
-NOT_FOR_GRAD_CAM = ("Pool", "Dropout", "Identity", "Flatten", "Permute")  # parts of the class names of such modules
-MIN_GRADIENT_SHARE = 0.5  # smallest share of positions with a gradient, for a map to be a good default of Grad-CAM
+NOT_FOR_GRAD_CAM = ("Pool", "Dropout", "Identity", "Flatten", "Permute")  # Parts of the class names of such modules.
+MIN_GRADIENT_SHARE = 0.5  # Smallest share of positions with a gradient, for a map to be a good default of Grad-CAM.
 NO_GRADIENT = "GRAD_CAM: no layer that gives a map has a gradient from the logits; other methods need none"
 
 
@@ -123,7 +123,7 @@ def _default(
         for la in later
         if shares[la.name] > (0 if _has_several_rows_per_image(kept[la.name]) else MIN_GRADIENT_SHARE)
     ]
-    if chosen is not None and chosen.layout == "tokens":  # four dimensions are the heads of attention
+    if chosen is not None and chosen.layout == "tokens":  # Four dimensions are the heads of attention.
         unread = [layer for layer in unread if kept[layer.name].dim() == 3]
     name = "" if chosen is None else chosen.name
     if unread:

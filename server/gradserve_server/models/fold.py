@@ -18,7 +18,7 @@ BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 class FoldedBatchNorm(nn.Identity):
     """What a folded BatchNorm becomes: it hands its input on, wherever it stands and whatever it is called."""
 
-    kind: str  # the class that it had
+    kind: str  # The class that it had.
 
 
 def foldable(network: nn.Module, example: Tensor) -> dict[str, str]:

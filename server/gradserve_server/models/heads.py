@@ -9,8 +9,8 @@ from .endings import APPLY, POWERS, Ending, Endings, Origin
 from .outputs import PLAIN, Head, logits_of
 from .trials import ROUNDED_SUM_TOLERANCE, Trials
 
-RECOVERY_TOLERANCE = 1e-5  # largest distance of a softmax or sigmoid of recovered scores from the network's output
-MAX_ROUNDINGS = 2  # the same distance in multiples of the coarsest number format's eps, if that is larger
+RECOVERY_TOLERANCE = 1e-5  # Largest distance of a softmax or sigmoid of recovered scores from the network's output.
+MAX_ROUNDINGS = 2  # The same distance in multiples of the coarsest number format's eps, if that is larger.
 
 NO_SCORES = (
     "it gives whole numbers ({dtype}) and nothing between them, which are decisions and no scores; let it return the "

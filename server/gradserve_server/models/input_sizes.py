@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from .outputs import run
 
-MIN_SIDE = 8  # shorter sides in pixels are not tried
+MIN_SIDE = 8  # Shorter sides in pixels are not tried.
 
 
 def takes(network: nn.Module, images: Tensor) -> bool:

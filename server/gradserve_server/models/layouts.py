@@ -14,12 +14,12 @@ from .loading import CatalogueMistake
 from .outputs import run
 from .taps import first_input, first_tensor
 
-ROWS = 2  # images of a test batch; a dimension of another size is not the batch's
-MIN_CELLS = 5  # fewest cells of a side on which a corner's neighbours count as the corner
-MIN_CHANGE_SHARE = 0.3  # smallest change at a changed corner, as a share of the largest change
+ROWS = 2  # Images of a test batch; a dimension of another size is not the batch's.
+MIN_CELLS = 5  # Fewest cells of a side on which a corner's neighbours count as the corner.
+MIN_CHANGE_SHARE = 0.3  # Smallest change at a changed corner, as a share of the largest change.
 
 Size = tuple[int, int]
-Call = tuple[str, int]  # the name of a module, and the index of one of its calls
+Call = tuple[str, int]  # The name of a module, and the index of one of its calls.
 
 
 def layout_of(shape: tuple[int, ...], size: Size) -> Layout:

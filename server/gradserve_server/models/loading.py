@@ -19,12 +19,12 @@ from .wrappers import NotServable, refuse_quantised, run_uncompiled, unwrap, unw
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
-GREY_MEAN, GREY_STD = (0.0,), (1.0,)  # defaults for networks that take one channel
+GREY_MEAN, GREY_STD = (0.0,), (1.0,)  # Defaults for networks that take one channel.
 GREY_NOTE = (
     "it takes grey pictures: those of requests are turned into 0.299 R + 0.587 G + 0.114 B; "
     "gradients are by the RGB pixels"
 )
-AUXILIARY = ("aux1", "aux2", "AuxLogits")  # heads of GoogLeNet and Inception that never run in eval mode
+AUXILIARY = ("aux1", "aux2", "AuxLogits")  # Heads of GoogLeNet and Inception that never run in eval mode.
 
 
 class Source(NamedTuple):
@@ -40,8 +40,8 @@ class Source(NamedTuple):
     mean: tuple[float, ...]
     std: tuple[float, ...]
     channels: Literal[1, 3] = 3
-    labels_are_usual: bool = False  # whether they are those of torchvision's weights, and not the entry's
-    classes: int | None = None  # size of the last layer, if the file of weights decided it
+    labels_are_usual: bool = False  # Whether they are those of torchvision's weights, and not the entry's.
+    classes: int | None = None  # Size of the last layer, if the file of weights decided it.
     notes: tuple[str, ...] = ()
 
 
@@ -58,7 +58,7 @@ class _Built(NamedTuple):
 
     network: nn.Module
     usual: Any = None
-    transformed: bool = False  # whether the network's own input transform was switched off
+    transformed: bool = False  # Whether the network's own input transform was switched off.
     loaded: Loaded = Loaded()
 
 

@@ -19,7 +19,7 @@ from .card import HeadKind
 from .endings import Ending, Endings
 
 Network = Callable[[Tensor], Any]
-LOGITS = "logits"  # the name that libraries use in an output with several tensors
+LOGITS = "logits"  # The name that libraries use in an output with several tensors.
 ANOTHER_WAY = (
     "its output comes out of a {ending} for test images, but not for this one; return it "
     "the same way for every image and size, or return the logits"
@@ -67,10 +67,10 @@ class Head:
     """What a network's outputs mean, and how its logits are computed."""
 
     kind: HeadKind = "softmax"
-    ending: Ending | None = None  # the network's last operation, whose input are the logits
-    single: bool = False  # whether it gives one number for each image
-    from_probabilities: bool = False  # whether its logits are the logarithms of what it gives
-    doubt: str = ""  # why the catalogue's head may be wrong, in words for its author
+    ending: Ending | None = None  # The network's last operation, whose input are the logits.
+    single: bool = False  # Whether it gives one number for each image.
+    from_probabilities: bool = False  # Whether its logits are the logarithms of what it gives.
+    doubt: str = ""  # Why the catalogue's head may be wrong, in words for its author.
 
     def logits(self, network: Network, images: Tensor) -> Tensor:
         """The served logits [N, classes] for normalised images, which the network may write over. Raises NoLogits."""

@@ -11,14 +11,14 @@ from typing import IO, Any
 import numpy as np
 from torch import Tensor
 
-TENSOR_MODULES = (  # modules of the functions that make tensors
+TENSOR_MODULES = (  # Modules of the functions that make tensors.
     "torch._utils.",
     "torch._tensor.",
     "torch.storage.",
     "torch.nn.parameter.",
 )
-LEGACY_HEADER_PICKLES = 3  # pickles before the object's own, in files of torch before 1.6
-MAX_NESTING = 3  # most dicts within each other
+LEGACY_HEADER_PICKLES = 3  # Pickles before the object's own, in files of torch before 1.6.
+MAX_NESTING = 3  # Most dicts within each other.
 NOT_LOADED = "Such objects are not loaded, since that would run code from the file"
 
 # What numbers like np.float64(0.9) are made of: harmless, and common beside weights.

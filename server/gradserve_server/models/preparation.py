@@ -40,8 +40,8 @@ log = logging.getLogger(__name__)
 class Treatment(NamedTuple):
     """What is done to a network to make it faster."""
 
-    fold: bool  # whether BatchNorm is folded into convolutions
-    channels_last: bool  # whether images and weights lie in memory with their channels last
+    fold: bool  # Whether BatchNorm is folded into convolutions.
+    channels_last: bool  # Whether images and weights lie in memory with their channels last.
 
 
 TREATMENTS = (Treatment(True, True), Treatment(True, False), Treatment(False, True), Treatment(False, False))
@@ -49,7 +49,7 @@ UNREPEATABLE = (
     "even the untouched network gives such different answers for the same images: rounding grows so much in it that "
     "none can be trusted (random weights may be why)"
 )
-TREATMENT_NOTES = {  # notes of the card where an earlier treatment failed
+TREATMENT_NOTES = {  # Notes of the card where an earlier treatment failed.
     Treatment(True, False): "images lie in memory channel by channel, which is slower; otherwise",
     Treatment(False, True): "BatchNorm is not folded into convolutions, which is slower; otherwise",
     Treatment(False, False): "it is served without speed-ups; with them",
@@ -106,7 +106,7 @@ class _Preparation:
         self.any_size, self.min_size = find_sizes(network, self.example[:1])
         self.other_size = self._other_size()
         images = trial_images(*(self.other_size or size))
-        self.spare_image = self._images(varied(*(self.other_size or size))[3:])  # an image that no comparison uses
+        self.spare_image = self._images(varied(*(self.other_size or size))[3:])  # An image that no comparison uses.
         try:
             shown = self.normalised(self._images(images))
             with torch.no_grad():

@@ -28,10 +28,10 @@ class Prepared:
     std: Tensor
     head: Head = PLAIN
     precision: Precision = "exact"
-    channels_last: bool = True  # whether images and weights lie in memory with their channels last
+    channels_last: bool = True  # Whether images and weights lie in memory with their channels last.
     others: Mapping[Precision, "Prepared"] = field(default_factory=dict)
     halves: HalfWeights | None = None
-    kernels: KernelCache | None = None  # faster convolutions on a CPU
+    kernels: KernelCache | None = None  # Faster convolutions on a CPU.
 
     @property
     def device(self) -> torch.device:

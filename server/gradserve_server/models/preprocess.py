@@ -10,7 +10,7 @@ from torch import Tensor
 from .card import ModelCard
 
 RESAMPLING = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
-Picture = Image.Image | np.ndarray  # in RGB; an array is [h, w, 3], uint8 or float32 in [0, 1]
+Picture = Image.Image | np.ndarray  # In RGB; an array is [h, w, 3], uint8 or float32 in [0, 1].
 
 
 class BadImage(Exception):
@@ -47,7 +47,7 @@ def center_crop(picture: Picture, size: tuple[int, int], card: ModelCard, max_as
     height, width = size
     check_aspect(height, width, max_aspect)
     shorter = shorter_side(card)
-    longer = int(shorter * max(height, width) / min(height, width))  # as torchvision rounds it
+    longer = int(shorter * max(height, width) / min(height, width))  # As torchvision rounds it.
     tall, wide = (longer, shorter) if height >= width else (shorter, longer)
     top, left = round((tall - card.height) / 2), round((wide - card.width) / 2)
     part = resize(picture, tall, wide, card.interpolation)[top : top + card.height, left : left + card.width]

@@ -20,7 +20,7 @@ from .outputs import PLAIN, Head
 from .relu import read
 from .taps import Place, first_input, first_tensor, version_of
 
-RELU = "relu"  # the kind of a layer that is a ReLU called as a function
+RELU = "relu"  # The kind of a layer that is a ReLU called as a function.
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class _Seen:
     module: str
     call: int
     kind: str
-    origin: str  # class of the innermost module that made the tensor, since containers hand on their last child's
+    origin: str  # Class of the innermost module that made the tensor, since containers hand on their last child's.
     shape: tuple[int, ...]
 
     @property
@@ -112,12 +112,12 @@ class _Watch:
         self.seen: list[_Seen] = []
         self.sequences = Sequences(size)
         self._calls: Counter[str] = Counter()
-        self._last: Any = None  # the last output
-        self._origin = ""  # the class of the module that made it
+        self._last: Any = None  # The last output.
+        self._origin = ""  # The class of the module that made it.
         # Outputs by id: a weak reference, the tensor's version, the module's name and the index of the call.
         self._outputs: dict[int, tuple[Any, int, str, int]] = {}
-        self._rectified: set[tuple[str, int]] = set()  # module calls whose output goes into a functional ReLU
-        self._relus: dict[int, tuple[Any, _Seen]] = {}  # outputs of functional ReLUs by id, with weak references
+        self._rectified: set[tuple[str, int]] = set()  # Module calls whose output goes into a functional ReLU.
+        self._relus: dict[int, tuple[Any, _Seen]] = {}  # Outputs of functional ReLUs by id, with weak references.
 
     def run(self, network: nn.Module, example: Tensor, head: Head) -> tuple[Tensor, float]:
         """The logits, and the forward's cost of one image in GFLOP."""

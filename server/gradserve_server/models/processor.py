@@ -12,8 +12,8 @@ from .card import ModelCard, Precision
 from .catalogue import PRECISIONS, ModelSpec
 
 NEED_BFLOAT16: tuple[Precision, ...] = ("balanced", "fast")
-BFLOAT16_INSTRUCTIONS = ("avx512_bf16", "amx_bf16", "avx10_2", "bf16")  # as torch names them; the last is ARM's
-LIMITS = ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA")  # environment variables; oneDNN reads the first that is set
+BFLOAT16_INSTRUCTIONS = ("avx512_bf16", "amx_bf16", "avx10_2", "bf16")  # As torch names them; the last is ARM's.
+LIMITS = ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA")  # Environment variables; oneDNN reads the first that is set.
 LIMITS_WITHOUT_BFLOAT16 = ("SSE41", "AVX", "AVX2", "AVX2_VNNI", "AVX2_VNNI_2", "AVX512_CORE", "AVX512_CORE_VNNI")
 
 

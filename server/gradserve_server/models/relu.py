@@ -66,7 +66,7 @@ def _larger(function: Callable[..., Tensor]) -> Reader:
 
     def reader(x: Any, other: Any = None, *args: Any, **kwargs: Any) -> Rectifier | None:
         if args or kwargs or not isinstance(other, Tensor):
-            return None  # the largest along a dimension
+            return None  # This call takes the maximum along a dimension, and is no ReLU.
         for a, zero in ((x, other), (other, x)):
             fits = torch.result_type(a, zero) == a.dtype and torch.broadcast_shapes(a.shape, zero.shape) == a.shape
             if fits and a.requires_grad and not zero.requires_grad and not bool(zero.any()):
@@ -130,7 +130,7 @@ def read(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Rectifi
 
 
 def _forward(x: Tensor, top: float | None, inplace: bool) -> Tensor:
-    if inplace:  # code that calls relu_ as a statement relies on the write
+    if inplace:  # Code that calls relu_ as a statement relies on the write.
         return torch.relu_(x) if top is None else F.hardtanh(x, 0.0, top, inplace=True)
     return torch.relu(x) if top is None else F.hardtanh(x, 0.0, top)
 
@@ -163,7 +163,7 @@ class _RuledReLU(torch.autograd.Function):
         return out, None, None, None, None
 
 
-RULED = _RuledReLU.__name__  # the name of its nodes in autograd's graph
+RULED = _RuledReLU.__name__  # The name of its nodes in autograd's graph.
 
 
 class ReLURules(TorchFunctionMode):

@@ -8,8 +8,8 @@ from torch import Tensor, nn
 
 from .layouts import Call, watching
 
-MAX_SAMPLED_NUMBERS = 4096  # most numbers of a row that are compared
-ROUNDING_SHARE = 1e-5  # largest change by rounding, as a share of the largest row's norm
+MAX_SAMPLED_NUMBERS = 4096  # Most numbers of a row that are compared.
+ROUNDING_SHARE = 1e-5  # Largest change by rounding, as a share of the largest row's norm.
 # Largest distance of a row from its image's own, as a share of the distance to the nearest row of another image.
 MAX_DISTANCE_SHARE = 0.1
 
@@ -24,7 +24,7 @@ class LayerRows:
         self.apart: set[Call] = set()
         self.mixed: set[Call] = set()
         self._network = network
-        self._own: dict[Call, dict[int, Tensor]] = {}  # sampled rows of single images, by image
+        self._own: dict[Call, dict[int, Tensor]] = {}  # Sampled rows of single images, by image.
 
     @contextmanager
     def watching(self, images: Sequence[int]) -> Iterator[None]:

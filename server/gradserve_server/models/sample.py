@@ -9,7 +9,7 @@ import numpy as np
 
 from .card import ModelCard
 
-TOLERANCE = 1e-3  # largest difference of two logits, as a share of how much they vary; devices round in different ways
+TOLERANCE = 1e-3  # Largest difference of two logits, as a share of how much they vary; devices round in different ways.
 OTHER_WEIGHTS = (
     "its builder gives other weights at every call, and all processes must serve the same: "
     "seed it, or save the weights to a file and name that"

@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor
 
-OUTLIER_FACTOR = 10  # no class's scale is raised above so many times the median scale
-ROUNDING_ULPS = 4  # rounding error of a stored number, in multiples of its format's eps
+OUTLIER_FACTOR = 10  # No class's scale is raised above so many times the median scale.
+ROUNDING_ULPS = 4  # Rounding error of a stored number, in multiples of its format's eps.
 
 
 def usual(each: Tensor) -> Tensor:

@@ -23,7 +23,7 @@ class State(NamedTuple):
 
     shape: torch.Size
     total: float
-    size: float  # the sum of its absolute values
+    size: float  # The sum of its absolute values.
 
 
 def state_of(network: nn.Module) -> dict[str, State]:

@@ -10,8 +10,8 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-MAX_SHOWN_CHARACTERS = 60  # most characters of a value in an error text
-EXPECTED = {  # what a key's value must be; pydantic would have a text for each type that it might be
+MAX_SHOWN_CHARACTERS = 60  # Most characters of a value in an error text.
+EXPECTED = {  # What a key's value must be; pydantic would have a text for each type that it might be.
     "arguments": "must be a number or text",
     "tokens": "must be { leading = N, trailing = N }",
     "mean": "must be a list, such as [0.5, 0.5, 0.5]",
@@ -40,7 +40,7 @@ def toml_value(value: object) -> str:
     if isinstance(value, list | tuple):
         return "[" + ", ".join(map(toml_value, value)) + "]"
     if isinstance(value, float):
-        return repr(value)  # also inf and nan
+        return repr(value)  # TOML spells inf and nan in the same way.
     return json.dumps(value, ensure_ascii=False)
 
 

@@ -64,7 +64,7 @@ class Taps:
         self._leaf = leaf
         self._stop_after = stop_after
         self._calls: Counter[str] = Counter()
-        self._rectified: dict[int, tuple[Place, Tensor, int]] = {}  # by id of a module's output, with its version
+        self._rectified: dict[int, tuple[Place, Tensor, int]] = {}  # By id of a module's output, with its version.
 
     @contextmanager
     def listening(self, network: nn.Module) -> Iterator[None]:

@@ -15,13 +15,13 @@ from torch import Tensor, nn
 from .outputs import logits_of
 from .scales import ROUNDING_ULPS
 
-SUM_TOLERANCE = 1e-4  # largest distance of a sum of probabilities from 1, and of an output from a bound
-ROUNDED_SUM_TOLERANCE = 0.05  # the same for probabilities that were rounded
-EQUAL_TOLERANCE = 1e-5  # largest difference of two outputs that count as equal, as a share of the largest output
-TANH_END = 0.99  # smallest absolute value that counts as an end of [-1, 1]
-STRETCHES = (-1.0, 3.0, -30.0, 30.0, 1000.0)  # factors of the images; the largest saturate any softmax or sigmoid
-STEEPNESSES = (-1e5, -1000.0, -3.0, 3.0, 1000.0, 1e5)  # factors of the last linear layer's output
-HALVINGS = 24  # how often the way between two images is halved, down to the resolution of float32
+SUM_TOLERANCE = 1e-4  # Largest distance of a sum of probabilities from 1, and of an output from a bound.
+ROUNDED_SUM_TOLERANCE = 0.05  # The same for probabilities that were rounded.
+EQUAL_TOLERANCE = 1e-5  # Largest difference of two outputs that count as equal, as a share of the largest output.
+TANH_END = 0.99  # Smallest absolute value that counts as an end of [-1, 1].
+STRETCHES = (-1.0, 3.0, -30.0, 30.0, 1000.0)  # Factors of the images; the largest saturate any softmax or sigmoid.
+STEEPNESSES = (-1e5, -1000.0, -3.0, 3.0, 1000.0, 1e5)  # Factors of the last linear layer's output.
+HALVINGS = 24  # How often the way between two images is halved, down to the resolution of float32.
 
 Condition = Callable[[Tensor], Tensor]
 

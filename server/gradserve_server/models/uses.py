@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-METADATA = {  # functions that read no values of a tensor
+METADATA = {  # Functions that read no values of a tensor.
     *(getattr(Tensor, name).__get__ for name in ("shape", "dtype", "device", "requires_grad", "ndim", "is_cuda")),
     *(Tensor.size, Tensor.dim, Tensor.numel, Tensor.stride, Tensor.is_contiguous, Tensor.is_floating_point),
 }
@@ -18,8 +18,8 @@ class Uses(TorchFunctionMode):
 
     def __init__(self) -> None:
         super().__init__()
-        self.count: Counter[int] = Counter()  # by the tensor's id
-        self._watched: dict[int, Tensor] = {}  # keeps the tensors alive, so that no id is used again
+        self.count: Counter[int] = Counter()  # By the tensor's id.
+        self._watched: dict[int, Tensor] = {}  # Keeps the tensors alive, so that no id is used again.
 
     def watch(self, *tensors: Tensor | None) -> None:
         """Counts the uses of these tensors from now on."""

@@ -10,7 +10,7 @@ from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 from .checkpoints import Checkpoint, CheckpointError, as_state_dict, fitted, read_checkpoints, shown
 from .plain import is_plain
 
-COUNTER = "num_batches_tracked"  # a buffer of BatchNorm, on which nothing depends in eval mode
+COUNTER = "num_batches_tracked"  # A buffer of BatchNorm, on which nothing depends in eval mode.
 
 
 class _Misfit(NamedTuple):

@@ -19,7 +19,7 @@ WRAPPERS: dict[type[nn.Module], str] = {
 }
 COMPILED = ("torch._dynamo.eval_frame", "OptimizedModule")
 
-QUANTISED = ("torch.ao.nn.quantized", "torch.ao.nn.intrinsic.quantized")  # packages of torch's quantised layers
+QUANTISED = ("torch.ao.nn.quantized", "torch.ao.nn.intrinsic.quantized")  # Packages of torch's quantised layers.
 QUANTISED_TEXT = (
     "{what}, not made of plain floating numbers, so that it has no gradient by the image; let the builder return the "
     "network as it was before its weights were quantised"
@@ -35,7 +35,7 @@ def run_uncompiled() -> None:
     if "torch._dynamo" in sys.modules:
         torch.compiler.set_stance("force_eager")
     else:
-        os.environ["TORCH_COMPILE_DISABLE"] = "1"  # which torch._dynamo reads when it is imported, and that takes long
+        os.environ["TORCH_COMPILE_DISABLE"] = "1"  # Which torch._dynamo reads when it is imported, and that takes long.
 
 
 def is_compiled(network: nn.Module) -> bool:
@@ -56,7 +56,7 @@ def unwrap(network: nn.Module) -> nn.Module:
 def unwrap_children(network: nn.Module, *kinds: type[nn.Module]) -> None:
     """Takes torch.compile and wrappers of these kinds away wherever they stand in the network. Raises NotServable."""
     for module in list(network.modules()):
-        if module._compiled_call_impl is not None:  # set by `module.compile()`
+        if module._compiled_call_impl is not None:  # `module.compile()` sets it
             module._compiled_call_impl = None
         for name, child in module._modules.items():
             if child is not None and (is_compiled(child) or type(child) in kinds):

@@ -11,7 +11,7 @@ from . import forking
 from .pipe import Pipe
 from .wire import Stop, WorkerSettings
 
-STOP_SECONDS = 5.0  # seconds that a worker has to stop by itself before it is killed
+STOP_SECONDS = 5.0  # Seconds that a worker has to stop by itself before it is killed.
 
 
 class Handle:

@@ -10,9 +10,9 @@ from .forecast import Load, Prospect
 from .handle import Handle
 from .wire import Outcome, Preview, Ready, Task, Tick, WorkerSettings
 
-SMOOTHING = 0.2  # weight of the newest statistics in a worker's speed
-MIN_SHARE_LEFT = 0.05  # least share of its cost that is still to do, since a task may need more rows than expected
-MIN_GFLOP_PER_SECOND = 1e-9  # lowest speed of a worker, so that nothing is divided by zero
+SMOOTHING = 0.2  # Weight of the newest statistics in a worker's speed.
+MIN_SHARE_LEFT = 0.05  # Least share of its cost that is still to do, since a task may need more rows than expected.
+MIN_GFLOP_PER_SECOND = 1e-9  # Lowest speed of a worker, so that nothing is divided by zero.
 DEATH_CAUSES = "(out of memory? a crash in its builder?)"
 
 
@@ -22,8 +22,8 @@ class Pending:
 
     task: Task
     replies: asyncio.Queue[Outcome | Preview] = field(default_factory=asyncio.Queue)
-    worker: "Member | None" = None  # the worker that runs it
-    attempts: int = 0  # how many workers have been given it
+    worker: "Member | None" = None  # The worker that runs it.
+    attempts: int = 0  # How many workers have been given it.
 
 
 @dataclass(eq=False)
@@ -33,17 +33,17 @@ class Member:
     settings: WorkerSettings
     handle: Handle
     ready: bool = False
-    failures: int = 0  # deaths since it was last ready
-    memory: int = 0  # bytes in use
-    unavailable: Mapping[str, str] = field(default_factory=dict)  # reasons by the models that it could not load
-    loading: str = ""  # name of the model that it loads now
-    died: dict[str, str] = field(default_factory=dict)  # reasons by the models that killed its process at the start
-    cards: Mapping[str, ModelCard] = field(default_factory=dict)  # cards of its models by name
+    failures: int = 0  # Deaths since it was last ready.
+    memory: int = 0  # Bytes in use.
+    unavailable: Mapping[str, str] = field(default_factory=dict)  # Reasons by the models that it could not load.
+    loading: str = ""  # Name of the model that it loads now.
+    died: dict[str, str] = field(default_factory=dict)  # Reasons by the models that killed its process at the start.
+    cards: Mapping[str, ModelCard] = field(default_factory=dict)  # Cards of its models by name.
     speeds: dict[tuple[str, Precision], float] = field(default_factory=dict)  # GFLOP per second
-    first_speeds: Mapping[tuple[str, Precision], float] = field(default_factory=dict)  # those of the warm-up
-    rows: Mapping[tuple[str, Precision], int] = field(default_factory=dict)  # rows of a full pass
+    first_speeds: Mapping[tuple[str, Precision], float] = field(default_factory=dict)  # Those of the warm-up.
+    rows: Mapping[tuple[str, Precision], int] = field(default_factory=dict)  # Rows of a full pass.
     done: Mapping[str, float] = field(default_factory=dict)  # GFLOP done for tasks that have begun, by id
-    pending: dict[str, Pending] = field(default_factory=dict)  # its tasks by id
+    pending: dict[str, Pending] = field(default_factory=dict)  # Its tasks by id.
 
     @property
     def cost(self) -> float:

@@ -15,13 +15,13 @@ from typing import Any
 
 import numpy as np
 
-HEADER = struct.Struct("=QQ")  # the sizes in bytes of the pickle and of the list of array lengths, which follow it
-LENGTH_BYTES = struct.calcsize("=Q")  # size of an array's length in bytes
-FIRST_READ_BYTES = 2048  # bytes of the first read, which mostly holds all but the arrays
-BUFFER_BYTES = 4 << 20  # size of the pipe in bytes; systems may allow less
+HEADER = struct.Struct("=QQ")  # The sizes in bytes of the pickle and of the list of array lengths, which follow it.
+LENGTH_BYTES = struct.calcsize("=Q")  # Size of an array's length in bytes.
+FIRST_READ_BYTES = 2048  # Bytes of the first read, which mostly holds all but the arrays.
+BUFFER_BYTES = 4 << 20  # Size of the pipe in bytes; systems may allow less.
 # Largest messages in bytes that the sending thread writes itself. That takes 0.2 ms; waking the writer takes as long.
 MAX_OWN_THREAD_BYTES = 1 << 20
-MAX_PIECES = 512  # most pieces in one system call; systems allow 1024
+MAX_PIECES = 512  # Most pieces in one system call; systems allow 1024.
 
 
 class Pipe:
@@ -34,7 +34,7 @@ class Pipe:
         self._end = end
         end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, BUFFER_BYTES)
         self._lock = threading.Lock()
-        self._queued, self._written = 0, 0  # messages given to the writer thread, and those that it has written
+        self._queued, self._written = 0, 0  # Messages given to the writer thread, and those that it has written.
         self._outbox: queue.SimpleQueue[Sequence[memoryview] | None] = queue.SimpleQueue()
         self._writer = threading.Thread(target=self._write, daemon=True)
         self._writer.start()

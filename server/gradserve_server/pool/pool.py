@@ -27,8 +27,8 @@ from .wire import (
 
 log = logging.getLogger(__name__)
 
-MAX_ATTEMPTS = 3  # most workers that run a task, if each of them dies
-MAX_RESTARTS = 5  # most restarts of a worker that does not become ready in between
+MAX_ATTEMPTS = 3  # Most workers that run a task, if each of them dies.
+MAX_RESTARTS = 5  # Most restarts of a worker that does not become ready in between.
 
 
 class NoWorker(Exception):
@@ -58,11 +58,11 @@ class Pool:
         self._on_tick = on_tick
         self._on_restart = on_restart
         self._workers: list[Member] = []
-        self._waiting: list[Pending] = []  # tasks that wait for a worker to be ready
-        self._last_attempts: list[Pending] = []  # tasks in their last attempt; the first runs, the others wait
+        self._waiting: list[Pending] = []  # Tasks that wait for a worker to be ready.
+        self._last_attempts: list[Pending] = []  # Tasks in their last attempt; the first runs, the others wait.
         self._started: asyncio.Future[None] | None = None
         self._closing = False
-        self.given_up = asyncio.Event()  # set when no worker is left and none will be started
+        self.given_up = asyncio.Event()  # Set when no worker is left and none will be started.
 
     @property
     def members(self) -> list[Member]:

@@ -21,7 +21,7 @@ from ..models.prepared import Prepared
 from ..models.sample import difference
 from .wire import Ready, WorkerSettings
 
-MAX_WARM_UP_ROWS = 8  # most rows of a warm-up pass on a CPU in precisions whose speed is not measured
+MAX_WARM_UP_ROWS = 8  # Most rows of a warm-up pass on a CPU in precisions whose speed is not measured.
 
 
 def begin(settings: WorkerSettings, on_model: Callable[[str], None] = lambda name: None) -> tuple[Engine, Ready]:
@@ -32,7 +32,7 @@ def begin(settings: WorkerSettings, on_model: Callable[[str], None] = lambda nam
     """
     device = torch.device(settings.device)
     unavailable: dict[str, str] = {}
-    instances: dict[str, dict[str, Prepared]] = {}  # the instances of each model, by their names in the engine
+    instances: dict[str, dict[str, Prepared]] = {}  # The instances of each model, by their names in the engine.
     for spec in settings.models:
         on_model(spec.name)
         with _noting_failure(spec.name, unavailable):

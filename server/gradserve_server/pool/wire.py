@@ -25,9 +25,9 @@ class WorkerSettings:
     device: str
     threads: int = 1
     rows: int | None = None
-    strict: bool = False  # whether one model that cannot be loaded keeps the worker from beginning
+    strict: bool = False  # Whether one model that cannot be loaded keeps the worker from beginning.
     log_level: int = logging.WARNING
-    served: Mapping[str, ModelCard] = field(default_factory=dict)  # cards that the models of a new worker must match
+    served: Mapping[str, ModelCard] = field(default_factory=dict)  # Cards that the models of a new worker must match.
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,19 +38,19 @@ class Task:
     rpc: str
     model: str
     image: np.ndarray  # [H, W, 3], uint8 or float32 in [0, 1]
-    arguments: Any = None  # the method's arguments beside the image, in a frozen dataclass of its own
+    arguments: Any = None  # The method's arguments beside the image, in a frozen dataclass of its own.
     precision: Precision = "exact"
     priority: Priority = "interactive"
     seed: int = 0
     arrived: float = 0.0
     deadline: float = float("inf")
     allow_partial: bool = False
-    cost: float = 1.0  # estimated GFLOP
+    cost: float = 1.0  # Estimated GFLOP.
     least_cost: float = 0.0  # GFLOP that it takes at least, 0 where that is not known
-    caller: str = ""  # who asked; callers have equal shares, but for their weights
+    caller: str = ""  # Who asked; callers have equal shares, but for their weights.
     weight: float = 1.0
-    alone: bool = False  # whether each of its rows has a pass of its own
-    report_every: float = float("inf")  # least seconds between two previews
+    alone: bool = False  # Whether each of its rows has a pass of its own.
+    report_every: float = float("inf")  # Least seconds between two previews.
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +79,7 @@ class Ready:
     cards: tuple[ModelCard, ...]
     device: str
     speeds: Mapping[tuple[str, Precision], float]  # GFLOP per second in the warm-up, by model and precision
-    rows: Mapping[tuple[str, Precision], int] = field(default_factory=dict)  # rows of a full pass, likewise
+    rows: Mapping[tuple[str, Precision], int] = field(default_factory=dict)  # Rows of a full pass, likewise.
     unavailable: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -118,7 +118,7 @@ class Preview:
     step: int
     steps: int
     losses: Mapping[str, float]
-    images: tuple[np.ndarray, ...] = ()  # small pictures, each [h, w, 3] uint8
+    images: tuple[np.ndarray, ...] = ()  # Small pictures, each [h, w, 3] uint8.
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +127,7 @@ class Tick:
 
     passes: tuple[PassStats, ...]
     jobs: int
-    memory: int  # bytes in use on the device (on a CPU: resident in the process)
-    busy: float = 0.0  # seconds in which it did not wait for work
+    memory: int  # Bytes in use on the device (on a CPU: resident in the process).
+    busy: float = 0.0  # Seconds in which it did not wait for work.
     progress: Mapping[str, float] = field(default_factory=dict)  # GFLOP done for each task that has begun
-    cancelled_rows: int = 0  # rows computed for tasks that were cancelled
+    cancelled_rows: int = 0  # Rows computed for tasks that were cancelled.

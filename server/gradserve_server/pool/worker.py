@@ -40,11 +40,11 @@ from .wire import (
 
 log = logging.getLogger(__name__)
 
-TICK_SECONDS = 0.5  # seconds between two messages with statistics
-PREVIEW_SIDE = 160  # pixels of a preview's longer side
-NICENESS = 5  # workers give way to the front-end, which must refuse what they cannot take
-MAX_PASSES_PER_QUERY = 4  # most full passes whose rows a method asks for at once
-FAILURES: tuple[tuple[type[Exception], FailureKind], ...] = (  # kinds of failures by the exception
+TICK_SECONDS = 0.5  # Seconds between two messages with statistics.
+PREVIEW_SIDE = 160  # Pixels of a preview's longer side.
+NICENESS = 5  # Workers give way to the front-end, which must refuse what they cannot take.
+MAX_PASSES_PER_QUERY = 4  # Most full passes whose rows a method asks for at once.
+FAILURES: tuple[tuple[type[Exception], FailureKind], ...] = (  # Kinds of failures by the exception.
     (TimeUp, "deadline"),
     (NotApplicable, "refused"),
     (NotFinite, "not_finite"),
@@ -79,8 +79,8 @@ class Worker:
         self._engine = engine
         self._inbox: queue.SimpleQueue[Task | Cancel | Stop] = queue.SimpleQueue()
         self._stopping = False
-        self._ticked = 0.0  # time of the last statistics
-        self._busy = 0.0  # seconds since then in which it did not wait
+        self._ticked = 0.0  # Time of the last statistics.
+        self._busy = 0.0  # Seconds since then in which it did not wait.
 
     def serve(self) -> None:
         """Takes messages, steps the engine and sends its events until Stop; blocks while there is nothing to do."""

@@ -33,8 +33,8 @@ COLUMNS = np.dtype(
         ("margin", "<f4"),  # log p - log(1 - p) of the label
         ("self_influence", "<f4"),  # g^T H^-1 g, by the default method
         ("parameter_change", "<f4"),  # |H^-1 g| / N: how far the parameters move when the example is removed
-        ("disagreement", "<f4"),  # share of the nearest examples with another label
-        ("suspicion", "<f4"),  # mean of the ranks by self-influence and disagreement, 0 to 1
+        ("disagreement", "<f4"),  # Share of the nearest examples with another label.
+        ("suspicion", "<f4"),  # Mean of the ranks by self-influence and disagreement, 0 to 1.
     ]
 )
 Array = np.ndarray[Any, Any]
@@ -62,12 +62,12 @@ class Manifest(BaseModel):
     model: str
     weights_digest: str
     preprocessing: str
-    dataset: str  # digest of the examples' names, labels and pixels
+    dataset: str  # Digest of the examples' names, labels and pixels.
     count: int
     classes: int
     features: int
     feature_layer: str  # The layer whose input the features are.
-    methods: tuple[EstimateName, ...]  # the first is the default
+    methods: tuple[EstimateName, ...]  # The first is the default.
     weight_decay: float | None
     label_smoothing: float
     size: int = 0  # k

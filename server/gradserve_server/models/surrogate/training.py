@@ -19,7 +19,7 @@ Pixels = np.ndarray[Any, np.dtype[np.uint8]]
 Scores = np.ndarray[Any, np.dtype[np.float32]]
 MEAN, STD = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
 BUILDER = "gradserve_server.models.surrogate:surrogate"
-WARM_UP = 0.2  # of the steps
+WARM_UP = 0.2  # The share of the steps in which the learning rate rises.
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,8 @@ STAGES = (  # (blocks, kernel, stride of the first block, expansion, channels), 
     (4, 5, 2, 6, 192),
     (1, 3, 1, 6, 320),
 )
-STEM, HEAD, CLASSES = 32, 1280, 1000  # channels behind the stem and before the last layer, number of classes
-EPSILON = 1e-3  # of BatchNorm
+STEM, HEAD, CLASSES = 32, 1280, 1000  # Channels behind the stem and before the last layer, number of classes.
+EPSILON = 1e-3  # Added to BatchNorm's variances.
 
 
 class EfficientNetLite0(nn.Module):
