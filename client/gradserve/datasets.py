@@ -234,7 +234,7 @@ def _bytes(blob: images.Array, begin: int, end: int) -> bytes:
 
 
 def _places(dataset: Dataset, classes: Sequence[str]) -> Callable[[Example], int]:
-    """How to find the place of an example's class among a model's classes."""
+    """A function from an example to the index of its class among a model's. See `labelled_for` for the rules."""
     places: dict[str, list[int]] = {}
     for place, name in enumerate(classes):
         places.setdefault(_plain(name), []).append(place)

@@ -46,7 +46,7 @@ def test_predictions(top: list[Score], label: int, head: str, right: bool, margi
 
 def test_a_label_that_may_be_present_beyond_the_list_is_not_judged() -> None:
     with pytest.raises(
-        heads.Untold, match="2 labels are present, which are all that Predict lists, and label 2 is not"
+        heads.CannotJudge, match="2 labels are present, which are all that Predict lists, and label 2 is not"
     ):
         heads.predicted(listed(4.0, 3.0, 2.0, count=2), 2, "multilabel")
 

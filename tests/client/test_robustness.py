@@ -156,7 +156,7 @@ def test_the_model_s_own_budget_is_the_default(pictures):
 def test_several_attacks_are_also_counted_together(pictures, tmp_path):
     wish = CheckSpec([Method("pgd"), Method("square")], [8 / 255], {})
     _, found, _ = measured(
-        Model({(1, "square"): [BROKEN] * 9}), pictures, tmp_path, wish, patience=RetryPolicy(retries=0)
+        Model({(1, "square"): [BROKEN] * 9}), pictures, tmp_path, wish, retry_policy=RetryPolicy(retries=0)
     )
     (together,) = found.together
     assert (together.attack, together.standing.count) == ("pgd + square", 11)
@@ -170,7 +170,7 @@ def test_a_request_that_fails_is_sent_again_and_never_counts_as_robust(pictures,
         (7, "pgd"): [BROKEN] * 9,
         (11, "predict"): [LATE] * 9,
     }
-    _, found, _ = measured(Model(trouble), pictures, tmp_path, patience=RetryPolicy(retries=2))
+    _, found, _ = measured(Model(trouble), pictures, tmp_path, retry_policy=RetryPolicy(retries=2))
     assert found.clean.count == 23
     assert [each.standing.count for each in found.attacks] == [22, 10]
     assert [each.failed for each in found.attacks] == [1, 1]
@@ -197,7 +197,7 @@ def test_a_request_that_makes_no_sense_ends_the_run(pictures, tmp_path, error):
 
 def test_a_server_that_stays_away_ends_the_run_and_leaves_the_journal(pictures, tmp_path):
     with pytest.raises(errors.Unavailable):
-        measured(Model({(20, "predict"): [DOWN] * 99}), pictures, tmp_path, patience=RetryPolicy(seconds=0.1))
+        measured(Model({(20, "predict"): [DOWN] * 99}), pictures, tmp_path, retry_policy=RetryPolicy(seconds=0.1))
     model = Model()
     _, found, journal = measured(model, pictures, tmp_path)
     assert journal.found > 0
@@ -281,7 +281,7 @@ def test_failures_of_the_reference_do_not_flatter_the_model(pictures, tmp_path):
 
     wish = CheckSpec([], [], {}, kinds=["fog"])
     _, found, _ = measured(
-        Failing(), pictures, tmp_path, wish, reference=card("other"), patience=RetryPolicy(retries=0)
+        Failing(), pictures, tmp_path, wish, reference=card("other"), retry_policy=RetryPolicy(retries=0)
     )
     assert sum(found.corruptions[0].reference.values()) == 0
     assert found.mce is None
@@ -297,7 +297,7 @@ def test_a_defence_is_tried_on_all_pictures(pictures, tmp_path):
 def test_thresholds_and_what_is_written(pictures, tmp_path):
     trouble = {(7, "pgd"): [BROKEN] * 9, (1, "predict"): [DAMAGED]}
     limits = Limits(robust=0.5, clean=0.7)
-    plan, found, _ = measured(Model(trouble), pictures, tmp_path, limits=limits, patience=RetryPolicy(retries=0))
+    plan, found, _ = measured(Model(trouble), pictures, tmp_path, limits=limits, retry_policy=RetryPolicy(retries=0))
     assert [each.verdict for each in found.thresholds] == ["passed", "passed", "failed"]
     junit.write(tmp_path / "junit.xml", found, "net", 1.5)
     suite = Tree.parse(tmp_path / "junit.xml").getroot()

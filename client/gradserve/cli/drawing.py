@@ -74,7 +74,7 @@ _COLOURS = ("#3b6ef5", "#e07a1f", "#2a9d63", "#c2418c")
 
 
 def curves(lines: Mapping[str, Curve]) -> Image.Image:
-    """Every curve from its lowest to its highest value, with its name and these two: shapes, not sizes, compare."""
+    """Curves with their names, each stretched from its lowest to its highest value, so that shapes can be compared."""
     paper = Image.new("RGB", _CURVES_SIZE, "white")
     pen = ImageDraw.Draw(paper)
     width, height = _CURVES_SIZE

@@ -25,8 +25,9 @@ _CONNECTION, _REQUEST = "Connection", "Request"
 
 
 def one_of(*flags: str, names: Iterable[str], text: str, **others: Any) -> Any:
-    """An option that takes one of these names: help, where they stand for {} in the text, completion and errors list
-    them.
+    """An option that takes one of these names, which its help, its completion and its errors list.
+
+    In the text of the help the list takes the place of {}.
     """
     allowed = list(names)
     listed = " or ".join(filter(None, (", ".join(allowed[:-1]), allowed[-1])))
@@ -179,7 +180,7 @@ class PhotosRequest(PhotoRequest):
 
 @dataclass(frozen=True)
 class GradientsRequest(PhotosRequest):
-    """What requests carry whose answers may be random, and take many passes."""
+    """What requests carry for methods that may be random, or take many passes."""
 
     seed: Seed = None
     allow_partial: AllowPartial = False

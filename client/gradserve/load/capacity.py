@@ -21,8 +21,9 @@ Run = Callable[[Loop], Awaitable[LoadFigures]]
 class Capacity:
     """What a server can do, in answers per second within their deadline.
 
-    rate: of the fastest open loop whose goodput followed its offered rate within the bound of latency; 0 where none
-    did. closed_rate: of the callers that wait for their answers, at best; callers: how many they were. how: in words.
+    rate: the goodput of the fastest open loop that the server followed within the bound of latency; 0 where it
+    followed none. closed_rate: the best goodput of callers that wait for their answers, and callers: how many they
+    were. how: what was found, in words.
     """
 
     rate: float

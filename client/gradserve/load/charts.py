@@ -74,7 +74,7 @@ def latencies(title: str, x_label: str, x_end: float, series: Mapping[str, Point
 
 
 def stacked(title: str, x_label: str, y_label: str, width: float, series: Mapping[str, Sequence[float]]) -> Chart:
-    """Bars on top of each other by their names; the first begins at 0, and each is so wide on the horizontal axis."""
+    """Stacked bars by their names, of that width on the horizontal axis; the first stack begins at 0."""
     count = max(map(len, series.values()), default=1)
     totals = [sum(values) for values in zip(*series.values(), strict=True)]
     highest, x_end = max(totals, default=1.0) or 1.0, count * width

@@ -22,9 +22,10 @@ _FIRST_DEADLINE = 60.0  # Seconds that the first request of an entry may take, w
 class Sample(NamedTuple):
     """What came of one request.
 
-    entry: its place in the mix. due: seconds from the start of the load until it was to be sent. late: seconds that it
-    was sent after that. seconds: from when it was due until its answer. rows: that were computed for it. code: of gRPC,
-    or NOT_SENT where as many requests as allowed were under way. reason: of the ErrorInfo, if there was one.
+    entry: the place of its entry in the mix. due: when it was to be sent, in seconds after the start of the load. late:
+    how many seconds later it was sent. seconds: how long its answer took from when it was due. rows: how many rows were
+    computed for it. code: the status of gRPC, or NOT_SENT where as many requests as allowed were under way. reason: the
+    one in the ErrorInfo, if there was one.
     """
 
     entry: int
@@ -118,7 +119,7 @@ class Sender:
         return pause
 
     async def _try_each(self) -> None:
-        """Send one request of each entry and connect; an error other than for want of time or room is raised."""
+        """Send one request of each entry and connect. Raises their errors, unless time or the server's room ran out."""
         for call, (request, *_) in zip(next(self._turns), self._requests, strict=True):
             try:
                 await call(request.body, timeout=_FIRST_DEADLINE, metadata=self._endpoint.metadata)

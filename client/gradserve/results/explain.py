@@ -49,7 +49,10 @@ class Explanation:
         return images.heatmap(self.map)
 
     def overlay(self, alpha: float = 0.5, scale: int | None = None) -> Image.Image:
-        """The map over the original photo, enlarged by a whole factor; by default the one that a small photo needs."""
+        """The map over the original photo, which is enlarged by a whole factor.
+
+        By default a small photo is enlarged until the map has about a value for each pixel.
+        """
         photo = self.original()
         scale = scale or max(1, round(max(self.map.shape) / max(self.region.width, self.region.height, 1)))
         if scale > 1:

@@ -14,14 +14,14 @@ from gradserve.results.common import Score
 MAX_PREDICT_CLASSES = 1000  # The most classes that one answer of Predict lists.
 
 
-class Held(NamedTuple):
+class LabelJudgement(NamedTuple):
     """Whether an answer has the label, and the margin in logits, which is None where the answer does not tell it."""
 
     right: bool
     margin: float | None
 
 
-class Untold(ValueError):
+class CannotJudge(ValueError):
     """An answer that does not tell whether the label is present."""
 
 
@@ -30,21 +30,21 @@ def classes_to_ask_for(head: str) -> int:
     return MAX_PREDICT_CLASSES if head == "multilabel" else 2
 
 
-def predicted(top: Sequence[Score], label: int, head: str) -> Held:
-    """Judges the classes that Predict lists, best first. Raises Untold."""
+def predicted(top: Sequence[Score], label: int, head: str) -> LabelJudgement:
+    """Judges the classes that Predict lists, best first. Raises CannotJudge."""
     own = next((score.logit for score in top if score.class_index == label), None)
     if head == "multilabel":
         if own is None and top[-1].logit > 0:
-            raise Untold(
+            raise CannotJudge(
                 f"{len(top)} labels are present, which are all that Predict lists, and label {label} is not among them"
             )
-        return Held(own is not None and own > 0, own)
+        return LabelJudgement(own is not None and own > 0, own)
     others = [score.logit for score in top if score.class_index != label]
     margin = own if head == "binary" or own is None or not others else own - others[0]
-    return Held(top[0].class_index == label, margin)
+    return LabelJudgement(top[0].class_index == label, margin)
 
 
-def judged(judgement: Judgement, label: int, head: str) -> Held:
+def judged(judgement: Judgement, label: int, head: str) -> LabelJudgement:
     """Judges what the certificate of an attack on this label says of a picture."""
     present = judgement.margin > 0 if head == "multilabel" else judgement.predicted.class_index == label
-    return Held(present, judgement.margin)
+    return LabelJudgement(present, judgement.margin)

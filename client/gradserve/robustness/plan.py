@@ -28,7 +28,7 @@ class Trial:
 
     @property
     def always(self) -> bool:
-        """Whether it also meets pictures that the model names wrongly as they are: they may be right in disguise."""
+        """Whether pictures that the model names wrongly are tried too: disturbed they may be named rightly."""
         return self.natural or "defence" in self.arguments
 
     @property
@@ -57,11 +57,11 @@ class Plan:
 
     @property
     def head(self) -> str:
-        """What the outputs of the model mean that is checked."""
+        """The head of the model that is checked, which says what its outputs mean."""
         return self.heads[self.model]
 
     def seed_for(self, id: str) -> int:
-        """A seed for one picture: its own, and the same in whatever order pictures are asked about."""
+        """The seed for one picture, which does not depend on the order in which pictures are asked about."""
         return int.from_bytes(hashlib.blake2b(f"{self.seed}:{id}".encode(), digest_size=8).digest())
 
     def described(self, dataset: Dataset) -> dict[str, Any]:

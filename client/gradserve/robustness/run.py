@@ -26,7 +26,7 @@ class Check:
     plan: Plan
     journal: Journal
     report: Callable[[int], None] = lambda settled: None
-    patience: RetryPolicy = field(default_factory=RetryPolicy)
+    retry_policy: RetryPolicy = field(default_factory=RetryPolicy)
 
     async def run(self, dataset: Dataset, concurrency: int) -> None:
         """Ask everything that the journal does not know, so many pictures at a time.
@@ -60,7 +60,7 @@ class Check:
         outcome = self.journal.get(example.id, trial)
         if outcome is None:
             try:
-                outcome = await self.patience.answered(ask)
+                outcome = await self.retry_policy.answered(ask)
             except TRANSIENT as error:
                 outcome = Outcome(example.id, trial, "failed", detail=f"{error.code.name}: {error}")
             except PICTURE_ERRORS as error:
@@ -70,7 +70,7 @@ class Check:
             # `answered` waits for a full queue; this is for instance too large a reply.
             except ResourceExhausted as error:
                 outcome = Outcome(example.id, trial, "failed", detail=f"{error.code.name}: {error}")
-            except heads.Untold as error:
+            except heads.CannotJudge as error:
                 outcome = Outcome(example.id, trial, "failed", detail=str(error))
             self.journal.add(outcome)
         self.report(1)
@@ -80,14 +80,14 @@ class Check:
         plan, label = self.plan, _label(example)
         arguments = {"model": plan.model, "top_k": heads.classes_to_ask_for(plan.head), **self._options(example)}
         prediction = await self.client.predict(example.image, **arguments)
-        held = heads.predicted(tuple(prediction), label, plan.head)
+        judgement = heads.predicted(tuple(prediction), label, plan.head)
         return Outcome(
             id=example.id,
             trial=CLEAN,
-            state="right" if held.right else "wrong",
+            state="right" if judgement.right else "wrong",
             predicted=prediction[0].class_name,
             probability=prediction[0].probability,
-            margin=held.margin,
+            margin=judgement.margin,
             rows=prediction.provenance.rows,
             warnings=tuple(prediction.provenance.warnings),
         )
@@ -102,10 +102,10 @@ class Check:
         return replace(outcome, rows=outcome.rows + attack.provenance.rows, loss=UNSATURATED_LOSS)
 
     def _judge(self, attack: Attack, example: Example, trial: Trial) -> Outcome:
-        """What became of the picture; it is not measured where it stands since the attack had nothing to follow."""
+        """What became of the picture. One that stands only because the attack had nothing to follow is not measured."""
         certificate = attack.certificate
-        held = heads.judged(certificate.after, _label(example), self.plan.heads[trial.model])
-        stands = held.right and certificate.verdict != "lost_in_encoding"
+        judgement = heads.judged(certificate.after, _label(example), self.plan.heads[trial.model])
+        stands = judgement.right and certificate.verdict != "lost_in_encoding"
         unknown = stands and bool(certificate.obstacles)
         state: State = "not_measured" if unknown else "right" if stands else "wrong"
         reasons = certificate.obstacles if unknown else ()
@@ -116,7 +116,7 @@ class Check:
             state=state,
             predicted=certificate.after.predicted.class_name,
             probability=certificate.after.predicted.probability,
-            margin=held.margin,
+            margin=judgement.margin,
             detail="not_measured" if unknown else certificate.verdict,
             rows=attack.provenance.rows,
             warnings=tuple(text for text in warnings if text not in reasons),

@@ -14,7 +14,10 @@ def meaning(figures: Figures) -> str:
 
 
 def ranged(robustness: Robustness) -> str:
-    """What stands, with its interval: between what surely stands and what may, where not all was measured."""
+    """The share of the pictures that stand, with its interval.
+
+    Where not all were measured, it is a range: from those that surely stand to those that may.
+    """
     if not robustness.not_measured:
         return str(robustness.standing)
     low, high = robustness.standing, robustness.possible

@@ -12,8 +12,7 @@ from google.protobuf.message import Message
 from gradserve.errors import RequestTooLarge, ServiceError, from_call
 from gradserve.transport import address
 
-SEND_LIMIT = 32 << 20
-RECEIVE_LIMIT = 64 << 20
+SEND_LIMIT, RECEIVE_LIMIT = 32 << 20, 64 << 20  # The most bytes of a request and of a reply.
 HEALTH = "/grpc.health.v1.Health/Check"
 _HEALTH_STATES = {0: "UNKNOWN", 1: "SERVING", 2: "NOT_SERVING", 3: "SERVICE_UNKNOWN"}
 

@@ -1,4 +1,4 @@
-"""Why a server cannot be reached, as far as connections of one's own to its port tell."""
+"""Why a server cannot be reached, found out by connecting to its port without gRPC."""
 
 import socket
 import ssl
@@ -13,7 +13,7 @@ _SETTINGS = 4  # The type of the frame that a server of HTTP/2 sends first, in i
 
 
 def cause(endpoint: Endpoint, *, late: bool) -> str:
-    """Why no answer came from there; "" where it cannot be told, as through a proxy.
+    """Why no answer came from that server; "" where it cannot be found out, as behind a proxy.
 
     `late`: the call ran out of time, so that a server may well listen.
     """

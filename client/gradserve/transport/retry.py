@@ -18,7 +18,7 @@ from gradserve.errors import (
 
 T = TypeVar("T")
 TRANSIENT = (DeadlineExceeded, InternalError, Cancelled)  # Errors after which the next attempt may succeed.
-# `about_the_picture` says which of these are about the picture.
+# Errors that may be about a picture; `about_the_picture` says whether one is.
 PICTURE_ERRORS = (InvalidArgument, RequestTooLarge, OSError)
 
 
