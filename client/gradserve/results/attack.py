@@ -44,7 +44,8 @@ class Certificate:
     """Measured on the returned bytes, in fp32, in passes of their own. Distances are of pixels in [0, 1].
 
     verdict: "found", "not_found", "already_misclassified" or "lost_in_encoding".
-    queries, gradients: rows that the attack asked scores and gradients of. first_success: step, if there was one.
+    queries, gradients: how many rows the attack asked scores of, and gradients of. first_success: the step of the first
+    success, if there was one.
     """
 
     verdict: str
@@ -73,11 +74,11 @@ class Certificate:
 
     @property
     def change(self) -> tuple[Score, Score]:
-        """What the picture did to the model, before and after: to its prediction, or else to the class attacked.
+        """Two scores that show the outcome, of the original picture and of the adversarial one.
 
-        That class is shown where the prediction does not tell the outcome: the target where it is not the prediction
-        although it was reached, as under a multilabel head, or where the prediction is still the same; the label where
-        it was lost beside a more probable one that stays.
+        Usually they are those of the two predictions. Where these do not show the outcome, they are those of one class:
+        of the target, if it was reached without being predicted (as under a multilabel head) or if the prediction is
+        still the same; of the label, if the attack succeeded and another class was predicted before and after.
         """
         success = self.verdict == "found"
         same = self.before.predicted.class_index == self.after.predicted.class_index

@@ -55,9 +55,9 @@ class TrainingExample:
 class Influence:
     """The training examples behind a prediction: without helpful ones it would be worse, without harmful ones better.
 
-    what_if: predicted changes of the goal, in the order of the questions. probability and value: of the label that the
-    prediction was judged by, and of the goal. noise_floor: changes closer to zero are not told apart from none.
-    coverage: share of the model's parameters that influence passes through.
+    what_if: predicted changes of the goal, in the order of the questions. probability: that of the label by which the
+    prediction was judged. value: that of the goal. noise_floor: changes closer to zero than this may be none. coverage:
+    the share of the model's parameters that influence passes through.
     """
 
     helpful: tuple[TrainingExample, ...]

@@ -18,7 +18,7 @@ Curve = np.ndarray[Any, np.dtype[np.float32]]
 
 @dataclass(frozen=True, repr=False)
 class Progress:
-    """How far a call has come: steps, the parts of what is optimised with their weights, small pictures (JPEG)."""
+    """How far a call has come: steps, the weighted parts of what is optimised, and small pictures (JPEG)."""
 
     step: int
     steps: int
@@ -64,7 +64,7 @@ class MaximizedImage:
 
     @property
     def display(self) -> Image.Image:
-        """The picture as it is best looked at: drawn as 0.5 + 0.1 * standardised where the settings say so."""
+        """The picture for people to look at: 0.5 + 0.1 * its standardised values where the settings say `stretch`."""
         return images.from_file(self.stretched or self.png)
 
     def save(self, path: str | os.PathLike[str]) -> Path:

@@ -98,7 +98,10 @@ class CorruptionResult:
 
 @dataclass(frozen=True)
 class Threshold:
-    """One figure against what is asked of it; up to `possible` where not every picture was measured."""
+    """A figure, and the least or the most that is asked of it.
+
+    Where not every picture was measured, the figure lies between `value` and `possible`.
+    """
 
     name: str
     value: float | None
@@ -128,7 +131,7 @@ class Threshold:
 
 @dataclass(frozen=True)
 class Limits:
-    """What is asked of the figures; None asks nothing."""
+    """The thresholds of a check, each None where there is none: least robust and clean accuracy, and the most mCE."""
 
     robust: float | None = None
     clean: float | None = None
@@ -152,9 +155,10 @@ class Figures:
 
     @property
     def verdict(self) -> Verdict:
-        """Failed where a threshold fails whatever became of the pictures that were not measured.
+        """Whether the thresholds hold.
 
-        Not measured where these decide; also where no threshold is asked of attacks, one of which measured nothing.
+        "failed": one fails, whatever became of the pictures that were not measured. "not_measured": that depends on
+        these pictures, or an attack measured nothing and no threshold is about attacks.
         """
         verdicts = {each.verdict for each in self.thresholds}
         if "failed" in verdicts:

@@ -31,7 +31,7 @@ from ..targets import target_of
 
 DEFAULT_TOP, MAX_TOP = 8, 100  # Numbers of helpful examples, and of harmful ones.
 MAX_QUESTIONS = 16  # The most what-ifs of a request.
-MAX_ROWS = 100_000  # The most examples of one what-if.
+MAX_ROWS = 100_000  # The most examples that one what-if gives another weight.
 MAX_MEMBERS = 15  # The most models that `ensemble` names.
 MAX_WEIGHT = 1000.0
 GOAL = influence_pb2.DESCRIPTOR.enum_types_by_name["InfluenceGoal"]
@@ -57,9 +57,9 @@ def bind(request: influence_pb2.InfluenceRequest, at: CallContext) -> Bound:
     forwards = card.gflop if label is None and len(members) > 1 else 0.0
     cost = (passes_cost(card.gflop, "image") * len(members) + forwards) * area(picture.pixels, card)
     arguments = InfluenceArguments(members, method, goal, label, rank, top, what_if, newton)
-    alone = len(members) == 1  # Other members may be cheaper than this model.
+    has_ensemble = len(members) > 1  # Its members may be cheaper than this model.
     exact = replace(options, precision="exact")
-    task = task_of(exact, card, picture.pixels, arguments, cost, at, may_end_early=not alone)
+    task = task_of(exact, card, picture.pixels, arguments, cost, at, may_end_early=has_ensemble)
     return Bound(task, card, picture, (method,))
 
 
