@@ -10,7 +10,7 @@ from PIL import Image
 from gradserve import FailedPrecondition, GradserveError, cli
 from gradserve.cli.demo import command, explaining, local_server, samples
 from gradserve.cli.demo import page as demo_page
-from gradserve.cli.demo.session import Ask, Chapter, Row, Session
+from gradserve.cli.demo.session import Chapter, DemoRequest, Row, Session
 from gradserve.robustness import page
 
 from .fake import METHODS
@@ -95,16 +95,20 @@ def test_a_model_of_ones_own_gets_a_row_and_the_small_ones_none(client):
     card = client.model("tiny")
     cards = [replace(card, name=name) for name in ("tiny", "mine", "cifar10", "cifar10-robust")]
     chapters = command._chapters(card, cards)
-    asks = [ask for chapter in chapters for row in chapter.rows for ask in row.asks]
-    assert {ask.model for ask in asks} == {"tiny", "mine"}
-    assert [ask.what for ask in asks if ask.model == "mine"] == ["predict", "grad_cam", "attacked by pgd"]
+    requests = [request for chapter in chapters for row in chapter.rows for request in row.requests]
+    assert {request.model for request in requests} == {"tiny", "mine"}
+    assert [request.what for request in requests if request.model == "mine"] == [
+        "predict",
+        "grad_cam",
+        "attacked by pgd",
+    ]
 
 
 @needs_pictures
 def test_the_model_of_photos_is_preferred_to_the_default(client):
     card = client.model("tiny")
     chapters = command._chapters(card, [card, replace(card, name="imagenet")])
-    assert {ask.model for ask in chapters[0].rows[0].asks} == {"imagenet"}
+    assert {request.model for request in chapters[0].rows[0].requests} == {"imagenet"}
 
 
 def test_every_method_has_a_sentence():
@@ -113,12 +117,12 @@ def test_every_method_has_a_sentence():
 
 def test_progress_inside_a_request_is_reported_and_adds_up_to_its_weight(client):
     goals, reports = ["goldfish"], []
-    ask = Ask(
+    request = DemoRequest(
         "tiny", "noise", "maximize", lambda client: client.maximize_stream(goals, model="tiny"), lambda _: [], weight=3
     )
-    refused = Ask("tiny", "x", "refuses", lambda client: refuse(), lambda _: [], weight=2)
+    refused = DemoRequest("tiny", "x", "refuses", lambda client: refuse(), lambda _: [], weight=2)
     demo = Session(client, lambda what, weight: reports.append((what, weight)))
-    demo.run([Chapter("Why?", "", [Row([ask, refused])])])
+    demo.run([Chapter("Why?", "", [Row([request, refused])])])
     assert [weight for what, weight in reports if what == "maximize: noise"] == pytest.approx([0, 1, 1, 1])
     assert sum(weight for _, weight in reports) == pytest.approx(5)
 

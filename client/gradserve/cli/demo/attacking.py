@@ -7,7 +7,7 @@ from gradserve.arguments import Pick
 from gradserve.cli.demo.explaining import verdict
 from gradserve.cli.demo.page import Figure, Mark
 from gradserve.cli.demo.samples import SamplePicture, photos
-from gradserve.cli.demo.session import Ask, Chapter, Row
+from gradserve.cli.demo.session import Chapter, DemoRequest, Row
 from gradserve.results.attack import Attack
 from gradserve.results.models import ModelCard
 
@@ -40,15 +40,17 @@ _VERDICTS = {
 }
 
 
-def targeted(card: ModelCard, picture: SamplePicture) -> Ask:
+def targeted_attack(card: ModelCard, picture: SamplePicture) -> DemoRequest:
     """PGD until the model sees a toaster, or the least likely class where it knows no toaster."""
     target = _TOASTER if _TOASTER in card.classes else Pick.LEAST_LIKELY
     text = "The certificate was measured on the returned file."
     arguments = {"method": "pgd", "target": target, "eps": "4/255", "steps": 20, "loss": "margin"}
-    return _attacked(card, picture, "attacked by pgd", text, arguments)
+    return _attack(card, picture, "attacked by pgd", text, arguments)
 
 
-def _attacked(card: ModelCard, picture: SamplePicture, title: str, sentence: str, arguments: Mapping[str, Any]) -> Ask:
+def _attack(
+    card: ModelCard, picture: SamplePicture, title: str, sentence: str, arguments: Mapping[str, Any]
+) -> DemoRequest:
     """The changed picture beside the magnified difference, with what the certificate says."""
 
     def draw(answer: Attack) -> Sequence[Figure]:
@@ -62,7 +64,7 @@ def _attacked(card: ModelCard, picture: SamplePicture, title: str, sentence: str
         pictures, text = [answer.image()], f"{sentence} {measured}"
         return [Figure(title, pictures, text, value, mark, warnings=certificate.warnings, inset=inset)]
 
-    return Ask(
+    return DemoRequest(
         card.name,
         picture.name,
         title,
@@ -72,13 +74,13 @@ def _attacked(card: ModelCard, picture: SamplePicture, title: str, sentence: str
     )
 
 
-def _corrupted(card: ModelCard, picture: SamplePicture, kind: str) -> Ask:
+def _corruption(card: ModelCard, picture: SamplePicture, kind: str) -> DemoRequest:
     def draw(answer: Attack) -> Sequence[Figure]:
         after = answer.certificate.after.predicted
         value, mark = f"{after.class_name} {after.probability:.0%}", verdict(card, picture, after.class_name)
         return [Figure(kind.replace("_", " "), [answer.image()], value=value, mark=mark)]
 
-    return Ask(
+    return DemoRequest(
         card.name,
         picture.name,
         kind,
@@ -91,10 +93,10 @@ def chapter(card: ModelCard) -> Chapter:
     """Attacks on one photo, and corruptions of another."""
     rows = []
     for picture in photos("coffee"):
-        asks = [_attacked(card, picture, *attack) for attack in _ATTACKS]
+        requests = [_attack(card, picture, *attack) for attack in _ATTACKS]
         text = "An attack looks for a change within a small budget that makes the model err."
-        rows.append(Row(asks, "On purpose", text, columns=5))
-        asks = [_corrupted(card, picture, kind) for kind in _CORRUPTIONS]
-        rows.append(Row(asks, "By weather and cameras", "Corruptions of ImageNet-C at their worst.", columns=5))
+        rows.append(Row(requests, "On purpose", text, columns=5))
+        requests = [_corruption(card, picture, kind) for kind in _CORRUPTIONS]
+        rows.append(Row(requests, "By weather and cameras", "Corruptions of ImageNet-C at their worst.", columns=5))
     lead = "Every answer has a certificate: the returned file is decoded again and judged apart from all other work."
     return Chapter("Can it be fooled?", lead, rows)

@@ -110,52 +110,52 @@ def _chapters(default: ModelCard, cards: Sequence[ModelCard]) -> list[Chapter]:
         chapters.append(Chapter("Other models", lead, [_short_row(each) for each in others], ("strength",)))
     if _DIGITS in named and named[_DIGITS].applies("influence"):
         chapters.append(examples.chapter(named[_DIGITS]))
-    return [chapter for chapter in chapters if any(row.asks for row in chapter.rows)]
+    return [chapter for chapter in chapters if any(row.requests for row in chapter.rows)]
 
 
 def _hero(card: ModelCard) -> Chapter:
     """One of everything, for the first photo."""
-    asks = [
-        ask
+    requests = [
+        request
         for picture, style in zip(photos("cat"), photos("coffee"), strict=True)
-        for ask in (
-            explaining.predicted(card, picture),
-            explaining.explained(card, picture, "grad_cam"),
-            attacking.targeted(card, picture),
-            making.dreamt(card, picture, ["blocks.9"], "What this layer sees in the photo, exaggerated."),
-            making.stylized(card, picture, style, "The photo in the style of the small picture."),
-            making.maximized(card, ["volcano"], "Made from noise until the model is sure."),
+        for request in (
+            explaining.prediction(card, picture),
+            explaining.explanation(card, picture, "grad_cam"),
+            attacking.targeted_attack(card, picture),
+            making.dream(card, picture, ["blocks.9"], "What this layer sees in the photo, exaggerated."),
+            making.stylization(card, picture, style, "The photo in the style of the small picture."),
+            making.maximization(card, ["volcano"], "Made from noise until the model is sure."),
         )
     ]
     facts = f"{card.name}: {len(card.classes)} classes, {card.gflop:.2g} GFLOP"
     lead = f"A photo, and everything that the gradient of one network tells and makes of it ({facts})."
-    return Chapter("One photo, six answers", lead, [Row(asks, columns=6)], ("strength",))
+    return Chapter("One photo, six answers", lead, [Row(requests, columns=6)], ("strength",))
 
 
 def _short_row(card: ModelCard) -> Row:
     """What another model says of the first photo."""
-    asks = [
-        ask
+    requests = [
+        request
         for picture in photos("cat")
-        for ask in (
-            explaining.predicted(card, picture),
-            explaining.explained(card, picture, "grad_cam"),
-            attacking.targeted(card, picture),
+        for request in (
+            explaining.prediction(card, picture),
+            explaining.explanation(card, picture, "grad_cam"),
+            attacking.targeted_attack(card, picture),
         )
     ]
-    return Row(asks, card.name)
+    return Row(requests, card.name)
 
 
 def _run(client: Client, chapters: Sequence[Chapter]) -> tuple[list[LogEntry], list[page.Section]]:
     """All requests of the chapters, with a progress bar."""
-    asks = [ask for chapter in chapters for row in chapter.rows for ask in row.asks]
+    requests = [request for chapter in chapters for row in chapter.rows for request in row.requests]
     columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
     with Progress(*columns, console=output.err(), transient=True) as progress:
-        task = progress.add_task("demo", total=sum(ask.weight for ask in asks))
+        task = progress.add_task("demo", total=sum(request.weight for request in requests))
         session = Session(client, lambda what, weight: progress.update(task, description=what, advance=weight))
         sections = session.run(chapters)
     if not output.err().is_terminal:
-        output.err().print(f"{len(session.log)} of {len(asks)} requests are done")
+        output.err().print(f"{len(session.log)} of {len(requests)} requests are done")
     return session.log, sections
 
 

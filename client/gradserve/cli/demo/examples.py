@@ -7,7 +7,7 @@ from PIL import Image
 from gradserve.cli.demo.explaining import verdict
 from gradserve.cli.demo.page import Figure
 from gradserve.cli.demo.samples import SamplePicture, digits
-from gradserve.cli.demo.session import Ask, Chapter, Row
+from gradserve.cli.demo.session import Chapter, DemoRequest, Row
 from gradserve.results.influence import Influence, Suspects, TrainingExample
 from gradserve.results.models import ModelCard
 
@@ -16,15 +16,15 @@ _TOP, _SUSPECTS = 6, 6
 
 def chapter(card: ModelCard) -> Chapter:
     """Helpers and harmers of predictions, and the labels to look at again, of a model of digits with an index."""
-    asks = [_influence(card, picture) for picture in digits()]
+    requests = [_influence(card, picture) for picture in digits()]
     lead = (
         "Influence functions tell which training examples stand behind a prediction. Digits, because their training "
         "set travels with the model."
     )
-    return Chapter("Which examples?", lead, [Row([*asks, _suspects(card)], columns=7)])
+    return Chapter("Which examples?", lead, [Row([*requests, _suspects(card)], columns=7)])
 
 
-def _influence(card: ModelCard, picture: SamplePicture) -> Ask:
+def _influence(card: ModelCard, picture: SamplePicture) -> DemoRequest:
     def draw(answer: Influence) -> Sequence[Figure]:
         value = f"read as {answer.label_name}, {answer.probability:.0%}"
         mark, warnings = verdict(card, picture, answer.label_name), answer.provenance.warnings
@@ -36,7 +36,7 @@ def _influence(card: ModelCard, picture: SamplePicture) -> Ask:
             Figure("harmed", _pictures(answer.harmful), f"Without them it would be smaller: {_names(answer.harmful)}."),
         ]
 
-    return Ask(
+    return DemoRequest(
         card.name,
         picture.name,
         "influence",
@@ -45,14 +45,14 @@ def _influence(card: ModelCard, picture: SamplePicture) -> Ask:
     )
 
 
-def _suspects(card: ModelCard) -> Ask:
+def _suspects(card: ModelCard) -> DemoRequest:
     def draw(answer: Suspects) -> Sequence[Figure]:
         agreed = sum(each.label == each.predicted for each in answer)
         fit = f"Of {answer.total} labels the least fitting: {_names(answer.examples)}."
         text = f"{fit} The model agrees with {agreed} of {len(answer)}."
         return [Figure("labels to look at again", _pictures(answer.examples), text)]
 
-    return Ask(card.name, "", "suspects", lambda client: client.suspects(model=card.name, top=_SUSPECTS), draw)
+    return DemoRequest(card.name, "", "suspects", lambda client: client.suspects(model=card.name, top=_SUSPECTS), draw)
 
 
 def _pictures(examples: Sequence[TrainingExample]) -> list[Image.Image]:

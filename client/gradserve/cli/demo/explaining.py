@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from gradserve.cli.demo.page import Figure, Mark
 from gradserve.cli.demo.samples import SamplePicture, photos
-from gradserve.cli.demo.session import Ask, Chapter, Row
+from gradserve.cli.demo.session import Chapter, DemoRequest, Row
 from gradserve.messages import fields
 from gradserve.messages.explain import EXPLAIN_METHOD
 from gradserve.results.explain import Explanation
@@ -25,7 +25,7 @@ SENTENCES = {  # What each method shows.
 }
 
 
-def predicted(card: ModelCard, picture: SamplePicture) -> Ask:
+def prediction(card: ModelCard, picture: SamplePicture) -> DemoRequest:
     """The photo with the five most probable classes, called right or wrong."""
 
     def draw(answer: Prediction) -> Sequence[Figure]:
@@ -33,7 +33,7 @@ def predicted(card: ModelCard, picture: SamplePicture) -> Ask:
         mark = verdict(card, picture, answer[0].class_name)
         return [Figure(f"{picture.name}: {answer[0].class_name}", [picture.open()], mark=mark, bars=bars)]
 
-    return Ask(
+    return DemoRequest(
         card.name, picture.name, "predict", lambda client: client.predict(picture.data, top_k=5, model=card.name), draw
     )
 
@@ -46,7 +46,7 @@ def verdict(card: ModelCard, picture: SamplePicture, name: str) -> Mark:
     return Mark(f"wrong: this is {picture.content}{reason}", "bad")
 
 
-def explained(card: ModelCard, picture: SamplePicture, method: str) -> Ask:
+def explanation(card: ModelCard, picture: SamplePicture, method: str) -> DemoRequest:
     """One method's map over the photo, for the top class."""
 
     def draw(answer: Explanation) -> Sequence[Figure]:
@@ -55,7 +55,7 @@ def explained(card: ModelCard, picture: SamplePicture, method: str) -> Ask:
         text = SENTENCES.get(method, "")
         return [Figure(method, [answer.overlay()], text, value, warnings=tuple(warnings))]
 
-    return Ask(
+    return DemoRequest(
         card.name,
         picture.name,
         method,
@@ -65,7 +65,7 @@ def explained(card: ModelCard, picture: SamplePicture, method: str) -> Ask:
     )
 
 
-def _classes(card: ModelCard, picture: SamplePicture, names: Sequence[str]) -> Ask:
+def _class_maps(card: ModelCard, picture: SamplePicture, names: Sequence[str]) -> DemoRequest:
     """Grad-CAM for several classes of one photo in one request."""
 
     def draw(answers: Sequence[Explanation]) -> Sequence[Figure]:
@@ -73,7 +73,7 @@ def _classes(card: ModelCard, picture: SamplePicture, names: Sequence[str]) -> A
             Figure(f"{each.target_name}?", [each.overlay()], value=f"score {each.target_value:.1f}") for each in answers
         ]
 
-    return Ask(
+    return DemoRequest(
         card.name,
         picture.name,
         "grad_cam of several classes",
@@ -86,22 +86,22 @@ def chapter(card: ModelCard) -> Chapter:
     """Every method on one photo; one method for several photos, and for several classes."""
     rows = []
     for picture in photos("coffee"):
-        asks = [
-            predicted(card, picture),
-            *(explained(card, picture, method) for method in fields.names(EXPLAIN_METHOD)),
+        requests = [
+            prediction(card, picture),
+            *(explanation(card, picture, method) for method in fields.names(EXPLAIN_METHOD)),
         ]
         text = "Every method for the top class of one photo. Methods that agree are worth more trust than one alone."
-        rows.append(Row(asks, "One photo, every method", text, columns=5))
+        rows.append(Row(requests, "One photo, every method", text, columns=5))
     parts = [name for name in _PARTS if name in card.classes] or list(card.classes[:3])
     for picture in photos("astronaut"):
-        asks = [predicted(card, picture), _classes(card, picture, parts)]
+        requests = [prediction(card, picture), _class_maps(card, picture, parts)]
         text = "Grad-CAM asked for classes by their names, in one request. It also tells what led to a wrong answer."
-        rows.append(Row(asks, "One photo, several classes", text))
-    asks = [
-        ask
+        rows.append(Row(requests, "One photo, several classes", text))
+    requests = [
+        request
         for picture in photos("rocket", "flower")
-        for ask in (predicted(card, picture), explained(card, picture, "grad_cam"))
+        for request in (prediction(card, picture), explanation(card, picture, "grad_cam"))
     ]
-    rows.append(Row(asks, "More photos"))
+    rows.append(Row(requests, "More photos"))
     lead = "Maps of the pixels that a class's score depends on, laid over the part of the photo that the model sees."
     return Chapter("Why?", lead, rows, ("strength", "sign"))

@@ -5,7 +5,7 @@ from typing import Any
 
 from gradserve.cli.demo.page import Figure
 from gradserve.cli.demo.samples import SamplePicture, photos
-from gradserve.cli.demo.session import Ask, Chapter, Row
+from gradserve.cli.demo.session import Chapter, DemoRequest, Row
 from gradserve.messages.goals import Goal
 from gradserve.results.models import ModelCard
 from gradserve.results.pictures import MaximizedImage, StylizedImage
@@ -36,7 +36,7 @@ _STYLED = (("temple", "coffee"), ("flower", "coffee"), ("coffee", "temple"), ("t
 _STYLE_LAYERS = ("pixels", "stem.relu", "blocks.1.expand", "blocks.3.expand", "blocks.5.expand", "blocks.8.expand")
 
 
-def maximized(card: ModelCard, names: Sequence[str], text: str = "") -> Ask:
+def maximization(card: ModelCard, names: Sequence[str], text: str = "") -> DemoRequest:
     """A picture of each class, made from noise."""
 
     def draw(answers: Sequence[MaximizedImage]) -> Sequence[Figure]:
@@ -46,7 +46,7 @@ def maximized(card: ModelCard, names: Sequence[str], text: str = "") -> Ask:
         ]
 
     goals = [name for name in names if name in card.classes] or [card.classes[0]]
-    return Ask(
+    return DemoRequest(
         card.name,
         "noise",
         f"maximize {', '.join(goals)}",
@@ -56,7 +56,7 @@ def maximized(card: ModelCard, names: Sequence[str], text: str = "") -> Ask:
     )
 
 
-def dreamt(card: ModelCard, picture: SamplePicture, layers: Sequence[str], text: str = "") -> Ask:
+def dream(card: ModelCard, picture: SamplePicture, layers: Sequence[str], text: str = "") -> DemoRequest:
     """What layers see in a photo, exaggerated."""
 
     def draw(answers: Sequence[MaximizedImage]) -> Sequence[Figure]:
@@ -64,7 +64,7 @@ def dreamt(card: ModelCard, picture: SamplePicture, layers: Sequence[str], text:
 
     known = {layer.name for layer in card.layers}
     goals = [Goal.layer(name) for name in layers if name in known] or [Goal.layer(card.grad_cam_layer)]
-    return Ask(
+    return DemoRequest(
         card.name,
         picture.name,
         "DeepDream",
@@ -74,7 +74,7 @@ def dreamt(card: ModelCard, picture: SamplePicture, layers: Sequence[str], text:
     )
 
 
-def stylized(card: ModelCard, content: SamplePicture, style: SamplePicture, text: str = "") -> Ask:
+def stylization(card: ModelCard, content: SamplePicture, style: SamplePicture, text: str = "") -> DemoRequest:
     """A photo in the style of another picture, which stands beside it."""
 
     def draw(answer: StylizedImage) -> Sequence[Figure]:
@@ -85,7 +85,7 @@ def stylized(card: ModelCard, content: SamplePicture, style: SamplePicture, text
 
     known = {"pixels", *(layer.name for layer in card.layers)}
     layers = _STYLE_LAYERS if known.issuperset(_STYLE_LAYERS) else ()  # With none the server finds them.
-    return Ask(
+    return DemoRequest(
         card.name,
         content.name,
         f"stylize: {style.name}",
@@ -98,23 +98,23 @@ def stylized(card: ModelCard, content: SamplePicture, style: SamplePicture, text
 def looks_for(card: ModelCard) -> Chapter:
     """Pictures of classes, and dreams of layers."""
     text = "Made from noise, step by step along the gradient, until the model is sure."
-    rows = [Row([maximized(card, _CLASSES)], "What a class looks like to it", text)]
+    rows = [Row([maximization(card, _CLASSES)], "What a class looks like to it", text)]
     text = "What a layer sees in a photo is exaggerated: early layers draw textures, later ones parts of animals."
-    asks = [dreamt(card, picture, _DREAM_LAYERS) for picture in photos("temple")]
-    rows.append(Row(asks, "What its layers see", text))
+    requests = [dream(card, picture, _DREAM_LAYERS) for picture in photos("temple")]
+    rows.append(Row(requests, "What its layers see", text))
     lead = "The gradient can also change the picture until a class, a layer or a single unit answers to it most."
     return Chapter("What does it look for?", lead, rows)
 
 
 def styles(card: ModelCard) -> Chapter:
     """Photos in the style of others."""
-    asks = [
-        stylized(card, content, style)
+    requests = [
+        stylization(card, content, style)
         for names in _STYLED
         for content, style in zip(photos(names[0]), photos(names[1]), strict=False)
     ]
     lead = "The content of one picture in the style of another (small): the statistics of several layers are matched."
-    return Chapter("Another style", lead, [Row(asks)])
+    return Chapter("Another style", lead, [Row(requests)])
 
 
 def _top(each: MaximizedImage) -> str:

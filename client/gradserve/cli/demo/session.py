@@ -1,4 +1,4 @@
-"""A chapter of the demo asks a server for answers, and each answer becomes figures of the page."""
+"""Chapters of the demo: their requests are sent to a server, and each answer becomes figures of the page."""
 
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -15,7 +15,7 @@ _AT_ONCE = 2  # Requests that are under way together, so that a second core or w
 
 
 @dataclass(frozen=True)
-class Ask:
+class DemoRequest:
     """A request, and what becomes of its answer.
 
     call: makes the request; what it gives is the answer, or an iterator of Progress that ends with the answer.
@@ -34,7 +34,7 @@ class Ask:
 class Row:
     """Requests whose figures stand side by side, so many in a line on a wide screen."""
 
-    asks: Sequence[Ask]
+    requests: Sequence[DemoRequest]
     title: str = ""
     text: str = ""
     columns: int = 4
@@ -64,7 +64,7 @@ class LogEntry:
 
 @dataclass
 class Session:
-    """A running demo. report: is told what is asked and how much more weight is done."""
+    """A running demo. `report` gets the title of a request, and how much more of its weight is done."""
 
     client: Client
     report: Callable[[str, float], None]
@@ -72,51 +72,51 @@ class Session:
 
     def run(self, chapters: Sequence[Chapter]) -> list[Section]:
         """The sections of all chapters; the longest requests are made first."""
-        asks = [ask for chapter in chapters for row in chapter.rows for ask in row.asks]
-        longest = sorted(asks, key=lambda ask: -ask.weight)
+        requests = [request for chapter in chapters for row in chapter.rows for request in row.requests]
+        longest = sorted(requests, key=lambda request: -request.weight)
         with ThreadPoolExecutor(_AT_ONCE) as executor:
             drawn = dict(zip(map(id, longest), executor.map(self._figures, longest), strict=True))
         return [_section(chapter, drawn) for chapter in chapters]
 
-    def _figures(self, ask: Ask) -> Sequence[Figure]:
+    def _figures(self, request: DemoRequest) -> Sequence[Figure]:
         begin = time.perf_counter()
         try:
-            answer = self._answer(ask)
+            answer = self._answer(request)
         except FailedPrecondition as refusal:
-            self._note(ask, begin, 0, f"does not apply: {refusal}")
-            return [Figure(ask.what, text=f"Does not apply to this model: {refusal}")]
-        figures = ask.draw(answer)
+            self._note(request, begin, 0, f"does not apply: {refusal}")
+            return [Figure(request.what, text=f"Does not apply to this model: {refusal}")]
+        figures = request.draw(answer)
         first = answer[0] if isinstance(answer, Sequence) and len(answer) else answer
         origin = getattr(answer, "provenance", None) or first.provenance
-        self._note(ask, begin, origin.rows, "; ".join(figure.value for figure in figures if figure.value))
+        self._note(request, begin, origin.rows, "; ".join(figure.value for figure in figures if figure.value))
         return figures
 
-    def _answer(self, ask: Ask) -> Any:
+    def _answer(self, request: DemoRequest) -> Any:
         """The answer, with the weight of the request reported as it goes on."""
-        title, done = f"{ask.what}: {ask.picture}", 0.0
+        title, done = f"{request.what}: {request.picture}", 0.0
         self.report(title, 0.0)
         try:
-            answer = ask.call(self.client)
+            answer = request.call(self.client)
             if isinstance(answer, Iterator):
                 for event in answer:
                     if isinstance(event, Progress):
-                        part = ask.weight * event.step / event.steps
+                        part = request.weight * event.step / event.steps
                         self.report(title, part - done)
                         done = part
                 answer = event
             return answer
         finally:
-            self.report(title, ask.weight - done)
+            self.report(title, request.weight - done)
 
-    def _note(self, ask: Ask, begin: float, rows: int, answer: str) -> None:
+    def _note(self, request: DemoRequest, begin: float, rows: int, answer: str) -> None:
         seconds = time.perf_counter() - begin
-        self.log.append(LogEntry(ask.model, ask.picture, ask.what, seconds, rows, answer))
+        self.log.append(LogEntry(request.model, request.picture, request.what, seconds, rows, answer))
 
 
 def _section(chapter: Chapter, drawn: dict[int, Sequence[Figure]]) -> Section:
     grids = [
-        Grid([figure for ask in row.asks for figure in drawn[id(ask)]], row.title, row.text, row.columns)
+        Grid([figure for request in row.requests for figure in drawn[id(request)]], row.title, row.text, row.columns)
         for row in chapter.rows
-        if row.asks
+        if row.requests
     ]
     return Section(chapter.title, chapter.lead, grids, chapter.legend)
