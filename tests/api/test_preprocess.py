@@ -12,7 +12,7 @@ from sklearn.datasets import load_sample_image
 from torchvision.transforms import CenterCrop, InterpolationMode, Resize
 
 from gradserve.v1 import common_pb2 as pb
-from gradserve_server.api.images import BadImage, Decoded, decode, png, preprocess
+from gradserve_server.api.images import BadImage, DecodedPicture, decode, png, preprocess
 from gradserve_server.config import LimitSettings
 from gradserve_server.models.preprocess import resize
 
@@ -46,8 +46,8 @@ def photo(height: int, width: int) -> np.ndarray[Any, Any]:
     return np.random.default_rng(height * 10_000 + width).integers(0, 256, (height, width, 3), np.uint8)
 
 
-def whole(pixels: np.ndarray[Any, Any]) -> Decoded:
-    return Decoded(pixels, *pixels.shape[:2])
+def whole(pixels: np.ndarray[Any, Any]) -> DecodedPicture:
+    return DecodedPicture(pixels, *pixels.shape[:2])
 
 
 @pytest.mark.parametrize("model", MODELS, ids=lambda model: f"{model.resize} {model.interpolation}")

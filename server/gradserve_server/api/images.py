@@ -33,7 +33,7 @@ QUICK_FACTOR = 2  # The quick decode keeps at least this many times the needed s
 SIDEWAYS_EXIF = (5, 6, 7, 8)  # EXIF orientations of files whose width is the height of the upright picture.
 
 
-class Decoded(NamedTuple):
+class DecodedPicture(NamedTuple):
     """RGB as a picture or as an array [h, w, 3], uint8 or float32 in [0, 1]; and the file's own height and width."""
 
     source: Picture
@@ -61,7 +61,7 @@ class ModelInput(NamedTuple):
 
 
 def header_size(image: pb.Image) -> tuple[int, int] | None:
-    """Height and width of an array or a PNG file, in no time; None where only decoding would tell."""
+    """Height and width of an array or a PNG file, which take no decoding to know; None for other files."""
     if image.WhichOneof("kind") == "tensor":
         return (image.tensor.shape[0], image.tensor.shape[1]) if len(image.tensor.shape) == 3 else None
     start = image.encoded[:PNG_HEADER_BYTES]
@@ -71,21 +71,22 @@ def header_size(image: pb.Image) -> tuple[int, int] | None:
     return height, width
 
 
-def decode(image: pb.Image, limits: LimitSettings, shorter: int | None = None) -> Decoded:
+def decode(image: pb.Image, limits: LimitSettings, shorter: int | None = None) -> DecodedPicture:
     """The picture, decoded whole. Raises BadImage.
 
-    With `shorter`, the side that is needed, JPEG files of at least four times that are decoded smaller.
+    `shorter`: the side that is needed, if the picture may be decoded smaller than it is. JPEG files of at least four
+    times that side then are.
     """
     kind = image.WhichOneof("kind")
     if kind == "encoded":
         return _decode_file(image.encoded, limits, shorter)
     if kind == "tensor":
         pixels = _decode_tensor(image.tensor, limits)
-        return Decoded(pixels, *pixels.shape[:2])
+        return DecodedPicture(pixels, *pixels.shape[:2])
     raise BadImage("no picture was sent: set encoded or tensor")
 
 
-def _decode_file(data: bytes, limits: LimitSettings, shorter: int | None) -> Decoded:
+def _decode_file(data: bytes, limits: LimitSettings, shorter: int | None) -> DecodedPicture:
     if not data:
         raise BadImage("the file is empty")
     try:
@@ -97,7 +98,7 @@ def _decode_file(data: bytes, limits: LimitSettings, shorter: int | None) -> Dec
             picture.draft("RGB", (QUICK_FACTOR * shorter, QUICK_FACTOR * shorter))
         picture.load()
         width, height = size[::-1] if picture.getexif().get(ExifTags.Base.Orientation) in SIDEWAYS_EXIF else size
-        return Decoded(to_rgb(picture), height, width)
+        return DecodedPicture(to_rgb(picture), height, width)
     except BadImage:
         raise
     except OutOfRange as error:
@@ -134,7 +135,9 @@ def _decode_tensor(tensor: pb.Tensor, limits: LimitSettings) -> np.ndarray:
     return np.repeat(values, 3, axis=2) if shape[2] == 1 else values
 
 
-def preprocess(picture: Decoded, card: ModelCard, how: int, limits: LimitSettings) -> tuple[np.ndarray, pb.Region]:
+def preprocess(
+    picture: DecodedPicture, card: ModelCard, how: int, limits: LimitSettings
+) -> tuple[np.ndarray, pb.Region]:
     """The model's input [h, w, 3] of the same type, and the part of the picture it shows. Raises BadImage."""
     source, height, width = picture
     region = pb.Region(width=width, height=height, image_width=width, image_height=height)
@@ -172,10 +175,10 @@ def _check_size(height: int, width: int, card: ModelCard, limits: LimitSettings)
         raise BadImage(f"AS_IS takes {sizes_taken(card, limits)} for {card.name}; this picture is {width}x{height}")
 
 
-def decoded(
+def model_input(
     image: pb.Image, card: ModelCard, how: int, limits: LimitSettings, violations: Violations, *, quick: bool = False
 ) -> ModelInput | None:
-    """Decoding and preprocessing in one; what is wrong becomes a violation of `image`.
+    """The picture decoded and preprocessed, or None with a violation of `image`.
 
     `quick`: large JPEG files may be decoded smaller where they are cropped to the model's size.
     """

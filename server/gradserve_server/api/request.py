@@ -110,7 +110,7 @@ def check_picture(
             size = card.height, card.width
         return images.ModelInput(np.broadcast_to(np.uint8(0), (*size, 3)), pb.Region())
     quick = request.options.quick_decode
-    picture = images.decoded(request.image, card, how, at.limits, violations, quick=quick)
+    picture = images.model_input(request.image, card, how, at.limits, violations, quick=quick)
     if picture is None:
         return images.ModelInput(np.zeros((card.height, card.width, 3), np.uint8), pb.Region())
     return picture._replace(preprocess=how)
