@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 from zoo import prepared
 
+from gradserve.v1 import attack_pb2, explain_pb2
 from gradserve.v1 import common_pb2 as pb
-from gradserve.v1 import explain_pb2
 from gradserve_server.api.request import CallContext
-from gradserve_server.api.rpcs import explain
+from gradserve_server.api.rpcs import attack, explain
+from gradserve_server.api.rpcs.certificate import map_task
 from gradserve_server.config import LimitSettings
 from gradserve_server.models.served import ServedModels
 
@@ -24,15 +25,22 @@ METHODS = {  # the method's name: the images that the network sees, and what is 
 }
 
 
+def black() -> pb.Image:
+    """Of the model's own size."""
+    pixels = np.zeros((CARD.height, CARD.width, 3), np.uint8)
+    return pb.Image(tensor=pb.Tensor(shape=pixels.shape, dtype=pb.DTYPE_UINT8, data=pixels.tobytes()))
+
+
+def context() -> CallContext:
+    return CallContext("id", time.monotonic(), None, ServedModels([CARD]), LimitSettings())
+
+
 def cost(*names: str) -> float:
     """In GFLOP, of the methods with their defaults on an image of the model's own size."""
-    side = np.zeros((CARD.height, CARD.width, 3), np.uint8)
-    request = explain_pb2.ExplainRequest(preprocess=pb.PREPROCESS_AS_IS)
-    request.image.tensor.CopyFrom(pb.Tensor(shape=side.shape, dtype=pb.DTYPE_UINT8, data=side.tobytes()))
+    request = explain_pb2.ExplainRequest(preprocess=pb.PREPROCESS_AS_IS, image=black())
     for name in names:
         getattr(request.methods.add(), name).SetInParent()
-    at = CallContext("id", time.monotonic(), None, ServedModels([CARD]), LimitSettings())
-    return explain.bind(request, at).task.cost
+    return explain.bind(request, context()).task.cost
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -43,3 +51,10 @@ def test_a_method_costs_what_it_differentiates(name: str) -> None:
 
 def test_methods_of_one_request_add_up() -> None:
     assert cost(*METHODS) == pytest.approx(sum(cost(name) for name in METHODS))
+
+
+def test_the_maps_of_an_attack_are_counted() -> None:
+    request = attack_pb2.AttackRequest(preprocess=pb.PREPROCESS_AS_IS, image=black(), method={"fgsm": {}})
+    request.maps.smooth_grad.SetInParent()
+    bound = attack.bind(request, context())
+    assert map_task(bound, bound.task.image, "before").cost == pytest.approx(cost("smooth_grad"))

@@ -101,7 +101,7 @@ class GradientService(service_pb2_grpc.GradientServiceServicer):
         certified = await self._outcome(certificate_task(bound.task, attacked.result, picture.pixels))
         self._expected.learn(bound.task, attacked, certified)
         pictures = {"before": bound.task.image, "after": picture.pixels} if bound.maps else {}
-        tasks = [map_task(bound.task, bound.maps, pixels, which) for which, pixels in pictures.items()]
+        tasks = [map_task(bound, pixels, which) for which, pixels in pictures.items()]
         maps = [await self._outcome(task) for task in tasks]
         for method in bound.methods:
             self._metrics.rows.labels(method).inc(attacked.rows + certified.rows)

@@ -13,13 +13,14 @@ from gradserve.v1 import attack_pb2
 
 from ...methods.attack import FROM_SCRATCH, AttackArguments, Attacked, Goal
 from ...methods.attack.certificate import Certified, CertifyArguments, Judged
-from ...methods.explain import Call, ExplainArguments
+from ...methods.explain import ExplainArguments
 from ...models.card import ModelCard, Precision
 from ...pool.wire import Task
 from ..fields import enum_value
 from ..images import png
 from ..reply import probability_notes, scores
 from ..request import Bound
+from .explain import cost_of
 
 LEVELS = 255
 NO_CHANGE_LEVEL = 128
@@ -59,10 +60,11 @@ def certificate_task(task: Task, attacked: Attacked, picture: np.ndarray[Any, An
     return _task_after(task, "certify", picture, arguments, "exact")
 
 
-def map_task(task: Task, calls: tuple[Call, ...], picture: np.ndarray[Any, Any], which: str) -> Task:
-    """The maps of one of the two pictures."""
-    explaining = _task_after(task, "explain", picture, ExplainArguments(calls), task.precision)
-    return replace(explaining, id=f"{task.id}/{which}")
+def map_task(bound: Bound, picture: np.ndarray[Any, Any], which: str) -> Task:
+    """The maps of one of the two pictures, [H, W, 3]; unlike the certificate they are no part of the attack's cost."""
+    task = bound.task
+    explaining = _task_after(task, "explain", picture, ExplainArguments(bound.maps), task.precision)
+    return replace(explaining, id=f"{task.id}/{which}", cost=cost_of(bound.maps, bound.card, picture))
 
 
 def _task_after(task: Task, rpc: str, picture: np.ndarray[Any, Any], arguments: Any, precision: Precision) -> Task:

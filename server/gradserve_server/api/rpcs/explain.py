@@ -48,11 +48,16 @@ def bind(request: explain_pb2.ExplainRequest, at: CallContext) -> Bound:
         limit = f"at most {MAX_REQUEST_ROWS} are allowed"
         violations.add("methods", f"with all targets ask for {sum(rows)} passes; {limit}")
     violations.check()
-    prices = [passes_cost(card.gflop, METHODS[call.method].wrt) for call in calls]
-    cost = sum(map(mul, rows, prices)) * area(picture.pixels, card)
-    task = task_of(options, card, picture.pixels, ExplainArguments(calls), cost, at)
+    task = task_of(options, card, picture.pixels, ExplainArguments(calls), cost_of(calls, card, picture.pixels), at)
     methods = tuple(dict.fromkeys(call.method for call in calls))
     return Bound(task, card, picture, methods)
+
+
+def cost_of(calls: Sequence[Call], card: ModelCard, pixels: np.ndarray) -> float:
+    """The cost in GFLOP of these maps of an image [H, W, 3]."""
+    prices = [passes_cost(card.gflop, METHODS[call.method].wrt) for call in calls]
+    rows = _rows(calls, (pixels.shape[0], pixels.shape[1]), card)
+    return float(sum(map(mul, rows, prices)) * area(pixels, card))
 
 
 def _calls(
