@@ -1,4 +1,4 @@
-"""What a row costs, and how many rows a pass may have."""
+"""How many rows a pass may have."""
 
 from collections.abc import Mapping
 
@@ -13,13 +13,7 @@ MAX_CPU_ROWS = 15  # Most rows of a pass on a CPU: from 16 on oneDNN takes kerne
 MAX_CPU_ROWS_FAST = 64  # The same in FAST, which rounds anyway.
 GPU_ROWS = 64  # Usual rows of a pass over images of 224x224 on a GPU.
 MAX_GPU_ROWS = 256  # Most rows of a pass on a GPU.
-GRADIENT_COST = 3  # Cost of a pass forward and backward to the image, in forward passes.
 LIMIT_GROWTH = 1.02  # Factor by which a lowered limit rises with every pass that fills it.
-
-
-def passes_cost(forward: float, wrt: str) -> float:
-    """The cost of a row, in the unit of `forward`, which is what its forward pass costs."""
-    return forward * (GRADIENT_COST if wrt == "image" else 1)
 
 
 def default_rows(

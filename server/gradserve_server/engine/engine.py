@@ -8,7 +8,8 @@ from typing import Any
 import torch
 
 from ..models.prepared import Prepared
-from .batch_limits import BatchLimits, passes_cost
+from .batch_limits import BatchLimits
+from .costs import passes_cost
 from .cuda_graphs import Recordings
 from .differentiate import differentiate
 from .events import Ended, Event, ModelFailed, NotFinite, OutOfMemory, PassStats, Progressed

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-from ..engine.batch_limits import passes_cost
+from ..engine.costs import passes_cost
 from ..models.card import ModelCard, Precision
 from .forecast import Load, Prospect
 from .handle import Handle

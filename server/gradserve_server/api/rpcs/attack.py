@@ -10,7 +10,7 @@ import numpy as np
 from gradserve.v1 import attack_pb2, explain_pb2
 from gradserve.v1 import common_pb2 as pb
 
-from ...engine.batch_limits import passes_cost
+from ...engine.costs import passes_cost
 from ...methods.attack import (
     FROM_SCRATCH,
     METHODS,

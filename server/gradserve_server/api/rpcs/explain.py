@@ -9,7 +9,7 @@ from PIL import Image
 from gradserve.images import overlay
 from gradserve.v1 import explain_pb2
 
-from ...engine.batch_limits import passes_cost
+from ...engine.costs import passes_cost
 from ...methods.explain import METHODS, Call, ExplainArguments, Explained, rows_of
 from ...methods.targets import Target
 from ...models.card import ModelCard

@@ -6,7 +6,7 @@ from typing import Any
 
 from gradserve.v1 import influence_pb2
 
-from ...engine.batch_limits import passes_cost
+from ...engine.costs import passes_cost
 from ...methods.influence import EstimateName, IndexedModel, InfluenceArguments, Influenced, Reweighting, opened
 from ...methods.influence.index import Index
 from ...methods.influence.indexing.plan import no_influence

@@ -6,7 +6,7 @@ from gradserve.v1 import common_pb2 as pb
 from gradserve.v1 import maximize_pb2
 
 from ...config import LimitSettings
-from ...engine.batch_limits import passes_cost
+from ...engine.costs import passes_cost
 from ...methods.maximize import PRESETS, MaximizeArguments, Maximized, MaximizeSettings, octave_sizes
 from ...models.card import ModelCard
 from ...pool.wire import Outcome

@@ -10,7 +10,7 @@ from gradserve.v1 import common_pb2 as pb
 from gradserve.v1 import progress_pb2, stylize_pb2
 
 from ...config import LimitSettings
-from ...engine.batch_limits import passes_cost
+from ...engine.costs import passes_cost
 from ...methods.stylize import (
     PIXELS,
     LayerWeight,
