@@ -1,15 +1,18 @@
 """Gradients of single examples for building an index: one forward, and a backward for each class."""
 
 from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from ...models.card import HeadKind
-from ...models.prepared import Prepared
 from ...models.taps import Taps
 from .layers import IndexedLayer
+
+if TYPE_CHECKING:  # The front-end imports this module, and models take torch.
+    from ...models.prepared import Prepared
 
 MAX_EXACT_CLASSES = 20  # The expectation over no more classes than this is exact.
 # For more classes, the expectation takes so many of the most probable ones, and so many draws from the others.
@@ -19,7 +22,7 @@ TOP_CLASSES, SAMPLED_CLASSES = 8, 2
 class Pass:
     """A forward of N images that can be differentiated by the outputs of some layers, again and again."""
 
-    def __init__(self, model: Prepared, images: Tensor, layers: Sequence[IndexedLayer]) -> None:
+    def __init__(self, model: "Prepared", images: Tensor, layers: Sequence[IndexedLayer]) -> None:
         names = [layer.name for layer in layers]
         inputs, outputs = ([model.place(name, side) for name in names] for side in ("input", "output"))
         taps, self._head = Taps([*inputs, *outputs], leaf=True), model.card.head

@@ -2,7 +2,7 @@
 
 Objective J = mean l_i + (damping / 2) |theta|^2, gradients d_i (x) h_i with d = p - y and h the features with a one for
 the bias. The classes' d sum to zero, so everything lives in C - 1 coordinates, `contrasts`. A layer that gives one
-score z for two classes has the scores [-z / 2, z / 2], `ONE_SCORE`.
+score z for two classes has the scores [-z / 2, z / 2], `one_score`.
 """
 
 from collections.abc import Iterator
@@ -21,7 +21,6 @@ MIN_FEATURES = 32  # Fewer features than this say too little.
 MAX_COLUMNS = 2048  # The most columns of one Newton step.
 CHUNK_ROWS = 2048
 RELATIVE_DAMPING = 0.1  # Damping as a share of the mean diagonal, where the layer was not trained alone.
-ONE_SCORE = torch.tensor([[-0.5], [0.5]], dtype=torch.float64)
 MAX_EXACT_LOSS = 1e-6  # The Hessian counts as exact while its features lose less than this share of their energy.
 
 
@@ -33,6 +32,11 @@ def contrasts(classes: int) -> Tensor:
         basis[j, j - 1] = -float(j)
     normed: Tensor = basis / basis.norm(dim=0)
     return normed
+
+
+def one_score() -> Tensor:
+    """[2, 1]: the scores of two classes by the one score that a layer gives for both."""
+    return torch.tensor([[-0.5], [0.5]], dtype=torch.float64)
 
 
 @dataclass(frozen=True, eq=False)

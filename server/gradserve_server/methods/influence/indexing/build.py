@@ -220,7 +220,7 @@ class Builder:
             self.plan.weight_decay,
             alone=alone,
             scale=self.plan.feature_scale,
-            basis=regression.ONE_SCORE if self.model.card.head == "binary" else None,
+            basis=regression.one_score() if self.model.card.head == "binary" else None,
         )
         if alone:
             record["self_influence"], record["parameter_change"] = fitted.norms(features, residuals)
