@@ -4,16 +4,13 @@ import asyncio
 import logging
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from pydantic import ValidationError
 from rich.console import Console
 
-from .config import LOG_FORMAT, PoolSettings, Settings, StartError, devices, read_settings
-from .models.card import Precision
-from .models.catalogue import ModelSpec, from_flag, read_tuning
-from .models.faults import faults_of
+from .config import LOG_FORMAT, Settings, StartError, plan
 from .models.tables import mistakes
 from .pool import forking
 
@@ -78,11 +75,11 @@ def serve(
         logging.getLogger().setLevel(log_level.upper())
         # This comes first: importing torch takes most of the start, and both processes do it at the same time.
         forking.start(torchvision=bool(model or config))
-        settings = settings_of(config, model or [], server, pool)
         # Imported here, since workers import this module too, and --help needs no service.
         from .api.service import run
 
-        code = asyncio.run(run(settings))
+        settings, faults, devices = forking.ask(plan, config, model or [], server, pool)
+        code = asyncio.run(run(settings, faults, devices))
     except ValidationError as error:
         complain(mistakes(error, "settings", Settings))
         raise typer.Exit(2) from error
@@ -95,42 +92,6 @@ def serve(
         complain(str(error))
         raise typer.Exit(1) from error
     raise typer.Exit(code)
-
-
-def settings_of(config: Path | None, models: list[str], server: dict[str, Any], pool: dict[str, Any]) -> Settings:
-    """The file's settings, overridden by the flags that were given. Raises OSError, ValueError."""
-    settings = read_settings(config)
-    chosen = settings.model_dump()
-    for section, flags in (("server", server), ("pool", pool)):
-        chosen[section] |= {name: value for name, value in flags.items() if value is not None}
-    if models:
-        chosen["models"] = [from_flag(flag, settings.models) for flag in models]
-    if chosen["pool"]["tuned"]:
-        try:
-            tuning = read_tuning(chosen["pool"]["tuned"])
-        except OSError as error:
-            raise ValueError(f"pool.tuned: {error}; gradserve bench --tune writes this file") from error
-        defaults = fast_precisions_of(PoolSettings.model_validate(chosen["pool"]))
-        chosen["models"] = [tuning.applied(ModelSpec.model_validate(spec), defaults) for spec in chosen["models"]]
-    settings = Settings.model_validate(chosen)
-    check_models(settings)
-    return settings
-
-
-def fast_precisions_of(pool: PoolSettings) -> tuple[Precision, ...]:
-    """The precisions that the pool's first device computes fast."""
-    import torch
-
-    from .models.processor import fast_precisions
-
-    return fast_precisions(torch.device(devices(pool)[0]))
-
-
-def check_models(settings: Settings) -> None:
-    """Raises ValueError if it is known already that no model can be loaded, or if strict, that one cannot."""
-    faults = faults_of(settings.models)
-    if faults and (settings.server.strict or all(spec.name in faults for spec in settings.models)):
-        raise ValueError("\n".join(f"model {name}: {fault}" for name, fault in faults.items()))
 
 
 if __name__ == "__main__":

@@ -2,11 +2,13 @@
 
 import os
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from .models.catalogue import EMBEDDED, ModelSpec, read_catalogue
+from .models.card import Precision
+from .models.catalogue import EMBEDDED, ModelSpec, from_flag, read_catalogue, read_tuning
+from .models.faults import faults_of
 from .models.tables import mistakes, read_toml
 
 PATH_SETTINGS = (("server", "tls_certificate"), ("server", "tls_key"), ("server", "token_file"), ("pool", "tuned"))
@@ -92,6 +94,53 @@ class Settings(Section):
     # Shares of the service by names in the token file.
     callers: dict[str, Annotated[float, Field(gt=0, allow_inf_nan=False)]] = {}
     models: tuple[ModelSpec, ...] = tuple(EMBEDDED.values())
+
+
+def plan(
+    config: Path | None, models: list[str], server: dict[str, Any], pool: dict[str, Any]
+) -> tuple[Settings, dict[str, str], list[str]]:
+    """The settings, why models cannot be loaded by name, and a device for each worker. Raises OSError, ValueError.
+
+    This needs torch, which counts the GPUs, and torchvision, which knows the names of its models.
+    """
+    settings = settings_of(config, models, server, pool)
+    return settings, faults_of(settings.models), devices(settings.pool)
+
+
+def settings_of(config: Path | None, models: list[str], server: dict[str, Any], pool: dict[str, Any]) -> Settings:
+    """The file's settings, overridden by the flags that were given. Raises OSError, ValueError."""
+    settings = read_settings(config)
+    chosen = settings.model_dump()
+    for section, flags in (("server", server), ("pool", pool)):
+        chosen[section] |= {name: value for name, value in flags.items() if value is not None}
+    if models:
+        chosen["models"] = [from_flag(flag, settings.models) for flag in models]
+    if chosen["pool"]["tuned"]:
+        try:
+            tuning = read_tuning(chosen["pool"]["tuned"])
+        except OSError as error:
+            raise ValueError(f"pool.tuned: {error}; gradserve bench --tune writes this file") from error
+        defaults = fast_precisions_of(PoolSettings.model_validate(chosen["pool"]))
+        chosen["models"] = [tuning.applied(ModelSpec.model_validate(spec), defaults) for spec in chosen["models"]]
+    settings = Settings.model_validate(chosen)
+    check_models(settings)
+    return settings
+
+
+def fast_precisions_of(pool: PoolSettings) -> tuple[Precision, ...]:
+    """The precisions that the pool's first device computes fast."""
+    import torch
+
+    from .models.processor import fast_precisions
+
+    return fast_precisions(torch.device(devices(pool)[0]))
+
+
+def check_models(settings: Settings) -> None:
+    """Raises ValueError if it is known already that no model can be loaded, or if strict, that one cannot."""
+    faults = faults_of(settings.models)
+    if faults and (settings.server.strict or all(spec.name in faults for spec in settings.models)):
+        raise ValueError("\n".join(f"model {name}: {fault}" for name, fault in faults.items()))
 
 
 def read_settings(path: Path | None) -> Settings:

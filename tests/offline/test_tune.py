@@ -6,7 +6,7 @@ import pytest
 import torch
 from zoo import prepared
 
-from gradserve_server.__main__ import settings_of
+from gradserve_server.config import settings_of
 from gradserve_server.engine.batch_limits import MAX_CPU_ROWS, MAX_CPU_ROWS_FAST
 from gradserve_server.engine.engine import Engine
 from gradserve_server.engine.take import Key

@@ -3,14 +3,13 @@
 import asyncio
 import logging
 import signal
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Mapping, Sequence
 from typing import Any
 
 from prometheus_client import start_http_server
 
-from ..config import Settings, devices, join_address
+from ..config import Settings, join_address
 from ..metrics import Metrics
-from ..models.faults import faults_of
 from ..pool.pool import Pool
 from ..pool.wire import Tick, WorkerSettings
 from .server import ApiServer
@@ -18,14 +17,15 @@ from .server import ApiServer
 CUT_OFF = 3  # The exit code where a request was ended before its time.
 
 
-async def run(settings: Settings) -> int:
+async def run(settings: Settings, faults: Mapping[str, str], devices: Sequence[str]) -> int:
     """Starts everything, serves until SIGTERM or SIGINT, drains, and returns the exit code. Raises StartError.
 
+    `faults`: why models cannot be loaded, by name, as far as it is known. `devices`: one for each worker.
     A second signal ends the running requests at once. The code is CUT_OFF where requests were ended before their time.
     """
     metrics = Metrics()
     serve_metrics(settings, metrics)
-    pool = pool_of(settings, metrics)
+    pool = pool_of(settings, faults, devices, metrics)
     server = ApiServer(settings.server, settings.limits, pool, metrics, settings.callers)
     stop = asyncio.Event()
 
@@ -64,7 +64,7 @@ def serve_metrics(settings: Settings, metrics: Metrics) -> None:
     print(f"gradserve metrics on http://{join_address(host, http.server_port)}/metrics", flush=True)
 
 
-def pool_of(settings: Settings, metrics: Metrics) -> Pool:
+def pool_of(settings: Settings, faults: Mapping[str, str], devices: Sequence[str], metrics: Metrics) -> Pool:
     """The pool, which tells the metrics what its workers did."""
 
     def on_tick(tick: Tick) -> None:
@@ -77,10 +77,9 @@ def pool_of(settings: Settings, metrics: Metrics) -> Pool:
             metrics.step_rows.labels(each.model).observe(each.rows)
 
     at, strict = settings.pool, settings.server.strict
-    faults = faults_of(settings.models)
     models = tuple(spec for spec in settings.models if spec.name not in faults)
     level = logging.getLogger().level
-    workers = [WorkerSettings(models, device, at.threads, at.rows, strict, level) for device in devices(at)]
+    workers = [WorkerSettings(models, device, at.threads, at.rows, strict, level) for device in devices]
     pool = Pool(
         workers,
         default=settings.models[0].name,

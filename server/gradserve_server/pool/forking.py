@@ -1,12 +1,25 @@
-"""The process that workers are forked from: it imports what they need once, while the front-end imports its own."""
+"""The process that workers are forked from: it imports what they need once, while the front-end imports its own.
 
+The front-end imports no torch. What it must ask of torch, a process answers that is forked likewise (`ask`).
+"""
+
+import logging
 import multiprocessing
 import os
 import signal
+import sys
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from functools import partial
 from multiprocessing import forkserver
+from multiprocessing.connection import Connection
+from typing import ParamSpec, TypeVar
+
+from ..config import LOG_FORMAT, StartError
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 # Modules that the process imports before it forks. torch itself would import the first of them at its first gradient.
 PRELOADED = ("torch.fx.experimental.symbolic_shapes", "gradserve_server.pool.worker")
@@ -37,6 +50,41 @@ def prepare_environment() -> None:
     """Sets the environment variables that workers should inherit, unless the user has set them."""
     for name, value in WORKERS_ENVIRONMENT.items():
         os.environ.setdefault(name, value)
+
+
+def ask(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """What the function returns, or raises, in a process that has torch and lives only for this call.
+
+    The function, its arguments and its result are pickled. Raises StartError if the process dies.
+    """
+    start()
+    ours, theirs = CONTEXT.Pipe(duplex=False)
+    call = partial(function, *args, **kwargs)
+    process = CONTEXT.Process(target=_answer, args=(theirs, logging.getLogger().level, call), daemon=True)
+    with ours:
+        with theirs:  # An open copy of the process's end would hide that it has ended.
+            process.start()
+        try:
+            result, error = ours.recv()
+        except EOFError:
+            raise StartError(f"the process that was asked for {function.__name__} died; the log may say more") from None
+    process.join()
+    if error is not None:
+        raise error
+    answer: T = result
+    return answer
+
+
+def _answer(end: Connection, log_level: int, call: Callable[[], object]) -> None:
+    """What that process runs. It sends what the call returns and what it raises, one of them None."""
+    logging.basicConfig(format=LOG_FORMAT, stream=sys.stderr, level=log_level)
+    answer: tuple[object, Exception | None]
+    try:
+        answer = call(), None
+    except Exception as error:
+        answer = None, error
+    with suppress(BrokenPipeError):  # Whoever asked may be gone.
+        end.send(answer)
 
 
 @contextmanager

@@ -24,11 +24,9 @@ class Handle:
         hear: Callable[["Handle", Any], None],
         lost: Callable[["Handle"], None],
     ) -> None:
-        from .worker import main  # Imported here, since it imports torch, which other modules need not wait for.
-
         forking.start()
         ours, theirs = socket.socketpair()
-        self._process = forking.CONTEXT.Process(target=main, args=(theirs, settings), daemon=True)
+        self._process = forking.CONTEXT.Process(target=_work, args=(theirs, settings), daemon=True)
         with theirs, forking.ignoring_interrupts():  # An open copy of the worker's end would hide that it has ended.
             self._process.start()
         self._pipe = Pipe(ours)
@@ -78,3 +76,10 @@ class Handle:
     def _on_loop(self, function: Callable[..., None], *args: object) -> None:
         with suppress(RuntimeError):  # The loop may be closed already.
             self._loop.call_soon_threadsafe(function, *args)
+
+
+def _work(end: socket.socket, settings: WorkerSettings) -> None:
+    """What the worker process runs."""
+    from .worker import main  # Imported here, since it imports torch, which the front-end does without.
+
+    main(end, settings)

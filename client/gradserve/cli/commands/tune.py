@@ -18,7 +18,7 @@ def tune(out: Path, config: Path | None, models: list[str]) -> None:
     """Measure rows per pass and precisions on this machine; write them for `gradserve serve --tuned`."""
     try:
         tuning: Any = import_module("gradserve_server.offline.tune")
-        settings: Any = import_module("gradserve_server.__main__").settings_of(config, models, {}, {})
+        settings: Any = import_module("gradserve_server.config").settings_of(config, models, {}, {})
     except ModuleNotFoundError as missing:
         raise GradserveError(f"{SERVER_MISSING} ({missing.name} is not installed)") from None
     device = tuning.device_of(settings.pool)
