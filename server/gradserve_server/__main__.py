@@ -13,6 +13,7 @@ from rich.console import Console
 from .config import LOG_FORMAT, Settings, StartError, plan
 from .models.tables import mistakes
 from .pool import forking
+from .without_torch import without_torch
 
 console = Console(stderr=True)
 
@@ -73,10 +74,11 @@ def serve(
     logging.basicConfig(format=LOG_FORMAT, stream=sys.stderr)
     try:
         logging.getLogger().setLevel(log_level.upper())
-        # This comes first: importing torch takes most of the start, and both processes do it at the same time.
+        # This comes first: importing torch takes most of the start, and this process imports its own meanwhile.
         forking.start(torchvision=bool(model or config))
         # Imported here, since workers import this module too, and --help needs no service.
-        from .api.service import run
+        with without_torch():
+            from .api.service import run
 
         settings, faults, devices = forking.ask(plan, config, model or [], server, pool)
         code = asyncio.run(run(settings, faults, devices))
