@@ -10,7 +10,7 @@ import typer
 from pydantic import ValidationError
 from rich.console import Console
 
-from .config import LOG_FORMAT, Settings, StartError, plan
+from .config import LOG_FORMAT, Settings, StartError, plan, read_sections
 from .models.tables import mistakes
 from .pool import forking
 from .without_torch import without_torch
@@ -74,7 +74,9 @@ def serve(
     logging.basicConfig(format=LOG_FORMAT, stream=sys.stderr)
     try:
         logging.getLogger().setLevel(log_level.upper())
-        # This comes first: importing torch takes most of the start, and this process imports its own meanwhile.
+        if config:
+            read_sections(config)  # What is wrong there is said at once, without torch.
+        # This comes early: importing torch takes most of the start, and this process imports its own meanwhile.
         forking.start(torchvision=bool(model or config))
         # Imported here, since workers import this module too, and --help needs no service.
         with without_torch():

@@ -147,6 +147,12 @@ def read_settings(path: Path | None) -> Settings:
     """The settings of a TOML file, or the defaults. Raises OSError, ValueError."""
     if path is None:
         return Settings()
+    tables = read_sections(path)
+    return Settings.model_validate({**tables, "models": read_catalogue(path) or tuple(EMBEDDED.values())})
+
+
+def read_sections(path: Path) -> dict[str, Any]:
+    """The tables of a TOML file, checked but for those of models, which take torch. Raises OSError, ValueError."""
     tables = read_toml(path)
     for section, name in PATH_SETTINGS:  # A path is relative to the configuration file.
         if isinstance(tables.get(section), dict) and isinstance(tables[section].get(name), str):
@@ -155,9 +161,8 @@ def read_settings(path: Path | None) -> Settings:
         kind = Settings.model_fields[name].annotation if name in Settings.model_fields else None
         if isinstance(kind, type) and issubclass(kind, Section):
             _check(kind, table, f"{path.name}, [{name}]")
-    models = read_catalogue(path)
     _check(Settings, tables | {"models": ()}, path.name)
-    return Settings.model_validate({**tables, "models": models or tuple(EMBEDDED.values())})
+    return tables
 
 
 def _check(section: type[Section], table: object, where: str) -> None:
