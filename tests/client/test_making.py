@@ -1,6 +1,7 @@
 """Maximize and Stylize from the caller's side: goals, streams, results, and the commands."""
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,6 +11,8 @@ import gradserve
 from gradserve import AsyncClient, Goal, Rank, Unit, cli
 from gradserve.arguments import MaximizeArguments, Options, StylizeArguments
 from gradserve.cli import drawing
+from gradserve.cli.commands.maximize import dream_layer
+from gradserve.results.models import Layer
 from gradserve.v1 import maximize_pb2, progress_pb2, stylize_pb2
 
 OTHERS = {"image", "model", "preset", "size", "snapshots", "style_layers", "content_layers"}
@@ -147,6 +150,24 @@ def test_dream_on_the_command_line(run, server, photo_path):
     assert request.goals[0].summands[0].layer == "features.0"  # the card's
     assert request.settings.steps == 2
     assert request.HasField("image")
+
+
+LAYERS = [("stem", 112), ("b.0.a", 14), ("b.0", 14), ("b.1", 14), ("b.2.a", 14), ("b.2", 7), ("b", 7), ("head", 7)]
+
+
+@pytest.mark.parametrize(
+    ("layers", "layer"),
+    [
+        (LAYERS, "b.1"),
+        ([("conv3", 17), ("layer3", 15), ("layer3.relu", 15), ("head", 7)], "layer3"),
+        ([("blocks.0", 14), ("blocks.1", 14), ("head", 14)], "head"),
+        ([("blocks.0", 14)], "head"),
+    ],
+    ids=["blocks", "odd heights", "a ViT", "Grad-CAM's layer is not listed"],
+)
+def test_the_layer_of_a_dream(layers, layer):
+    found = [Layer(name, "", 8, height, height) for name, height in layers]
+    assert dream_layer(SimpleNamespace(layers=found, grad_cam_layer="head")) == layer
 
 
 def test_stylize_on_the_command_line(run, server, photo_path, tmp_path):

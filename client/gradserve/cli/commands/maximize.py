@@ -10,6 +10,7 @@ from rich.table import Table
 from gradserve.cli import marks, options, output, parse
 from gradserve.messages import fields, pictures
 from gradserve.messages.goals import Goal, GoalLike
+from gradserve.results.models import ModelCard
 from gradserve.results.pictures import MaximizedImage, MaximizedImages, save
 from gradserve.v1 import maximize_pb2
 
@@ -116,7 +117,8 @@ def dream(
 ) -> None:
     """DeepDream: more and more of what a layer sees in a photo.
 
-    Without --layer or --target the layer is the one that Grad-CAM takes, the last one with a map.
+    Without --layer or --target the layer is the last one whose map is twice as high as that of Grad-CAM's layer. It
+    sees parts of things, such as eyes. `gradserve models NAME` lists all layers; early ones see lines and textures.
 
     Example: `gradserve dream photo.jpg --out dream.png`
 
@@ -125,9 +127,21 @@ def dream(
     arguments: dict[str, Any] = {"image": photo, "model": model, "preset": "dream", **recipe.arguments()}
     arguments |= {"seed": seed, "time_budget": time_budget, "allow_partial": allow_partial, "alone": alone}
     with connection.client(timeout) as client:
-        parsed = goals.parsed() or [Goal.layer(client.model(model).grad_cam_layer)]
+        parsed = goals.parsed() or [Goal.layer(dream_layer(client.model(model)))]
         result = output.watched(client.maximize_stream(parsed, timeout=timeout, **arguments), "dream")
     _deliver(result, out, as_json)
+
+
+def dream_layer(card: ModelCard) -> str:
+    """The last layer whose map is twice as high as that of Grad-CAM's layer; of layers in one another, the outermost.
+
+    Where there is none, as in a ViT, it is Grad-CAM's layer itself.
+    """
+    last = max((each.height for each in card.layers if each.name == card.grad_cam_layer), default=0)
+    height = min((each.height for each in card.layers if last and each.height >= 2 * last), default=0)
+    names = [each.name for each in card.layers if height and each.height == height]
+    depth = min((name.count(".") for name in names), default=0)
+    return next((name for name in reversed(names) if name.count(".") == depth), card.grad_cam_layer)
 
 
 def _deliver(result: MaximizedImages, out: Path, as_json: bool) -> None:
