@@ -149,4 +149,6 @@ def test_the_command_in_json(server, capsys, tmp_path):
 def test_the_command_refuses_nonsense(server, capsys, tmp_path):
     assert "nearest: pgd" in run(server, capsys, tmp_path, "--method", "pdg", code=2).err
     assert "eps is a number or a fraction" in run(server, capsys, tmp_path, "--eps", "4/0", code=2).err
+    asked = len(server.requests)
     assert "saved as .png" in run(server, capsys, tmp_path, "--out", str(tmp_path / "a.jpg"), code=2).err
+    assert len(server.requests) == asked, "nothing is asked in vain"

@@ -140,9 +140,7 @@ class Attack:
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Save the adversarial picture as it came; only as PNG, since other formats change pixels."""
-        path = Path(path)
-        if path.suffix.lower() != ".png":
-            raise ValueError(f"{path}: an adversarial picture is saved as .png; other formats would change its pixels")
+        path = png_path(path)
         path.write_bytes(self.adversarial)
         return path
 
@@ -159,3 +157,11 @@ class Attack:
             f"{after.class_name} ({after.probability:.1%}), {c.norm} {size}{budget}, {c.queries} queries, "
             f"{self.provenance.model}>"
         )
+
+
+def png_path(path: str | os.PathLike[str]) -> Path:
+    """The path of an adversarial picture. Raises ValueError if it does not end in .png."""
+    path = Path(path)
+    if path.suffix.lower() != ".png":
+        raise ValueError(f"{path}: an adversarial picture is saved as .png; other formats would change its pixels")
+    return path

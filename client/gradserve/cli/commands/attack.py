@@ -13,7 +13,7 @@ from gradserve.cli import command_lines, marks, options, output, parse
 from gradserve.messages import fields
 from gradserve.messages.attack import ATTACK_METHOD
 from gradserve.messages.explain import EXPLAIN_METHOD
-from gradserve.results.attack import Attack
+from gradserve.results.attack import Attack, png_path
 from gradserve.v1 import attack_pb2
 
 METHODS = fields.names(ATTACK_METHOD)
@@ -123,7 +123,12 @@ class OutputFiles:
         typer.Option("--save-difference", help="PNG, or folder, for the magnified change.", rich_help_panel=_OUTPUT),
     ] = None
     trajectory: Annotated[
-        bool, typer.Option("--trajectory", help="Also print label and margin at each step.", rich_help_panel=_OUTPUT)
+        bool,
+        typer.Option(
+            "--trajectory",
+            help="Also print label and margin at each step; JSON always has them.",
+            rich_help_panel=_OUTPUT,
+        ),
     ] = False
     maps: Annotated[
         str | None,
@@ -171,8 +176,8 @@ def attack(
 ) -> None:
     """Pictures changed a little so that a model errs, each with a certificate measured on the very pixels saved.
 
-    Adversarial pictures go to --out, or beside you as PHOTO-METHOD.png. They carry a mark that they are to be used as
-    they are, which `gradserve predict` reads; other programs are to ask about them with preprocess as_is.
+    Adversarial pictures go to --out, or to the current folder as PHOTO-METHOD.png. They carry a mark that they are to
+    be used as they are, which `gradserve predict` reads; other programs are to ask about them with preprocess as_is.
 
     Example: `gradserve attack photo.jpg --method pgd --target toaster --eps 2/255 --out adv.png`
 
@@ -180,6 +185,8 @@ def attack(
     """
     arguments = {**budget.arguments(), **defences.arguments(), **files.arguments(as_json), **vars(request)}
     chosen = method.chosen()
+    if files.out and files.out.suffix and not files.out.is_dir():
+        png_path(files.out)
     pictures = output.OutputPaths(files.out, ".png", len(photos))
     differences = output.OutputPaths(files.save_difference, ".png", len(photos)) if files.save_difference else None
     with connection.client(timeout) as client:
@@ -232,16 +239,17 @@ def _table(saved: list[Saved]) -> Table:
     table = Table(box=None)
     for column in ("photo", "verdict", "before", "after"):
         table.add_column(column)
-    for column in ("change", "queries", "rate"):
+    survival = any(each.result.success_rate is not None for each in saved)  # of random changes, with --eot
+    for column in ("change", "queries", *(["survives"] if survival else [])):
         table.add_column(column, justify="right")
     table.add_column("saved as", overflow="fold")
     for each in saved:
         result, c = each.result, each.result.certificate
-        rate = "" if result.success_rate is None else f"{result.success_rate:.0%}"
+        rates = ["" if result.success_rate is None else f"{result.success_rate:.0%}"] if survival else []
         change = f"{c.linf * 255:.3g}/255" if c.norm == "linf" else f"L2 {c.l2:.3g}"
         paths = ", ".join(str(path) for path in (each.picture, each.difference, *each.maps) if path)
         names = [f"{score.class_name} {score.probability:.1%}" for score in c.change]
-        table.add_row(each.photo.name, c.verdict.replace("_", " "), *names, change, str(c.queries), rate, paths)
+        table.add_row(each.photo.name, c.verdict.replace("_", " "), *names, change, str(c.queries), *rates, paths)
     return table
 
 
