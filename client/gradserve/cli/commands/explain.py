@@ -77,7 +77,8 @@ def explain(
 ) -> None:
     """Maps that show which pixels a model's score depends on.
 
-    Pictures go to --out, or beside you as PHOTO-METHOD.png.
+    Pictures go to --out, or to the current folder as PHOTO-METHOD.png. What the model's crop left out of a photo is
+    dark and grey. The score is the target's: a class's logit, or a unit's value.
 
     Example: `gradserve explain photo.jpg --method smooth_grad --param samples=25 --out heat.png --save-map map.npy`
 
@@ -110,14 +111,15 @@ def _print(saved: list[Saved], as_json: bool) -> None:
     table = Table(box=None)
     for column in ("photo", "method", "target"):
         table.add_column(column)
-    table.add_column("value", justify="right")
-    table.add_column("done", justify="right")
+    partial = any(each.result.completed_fraction < 1 for each in saved)
+    for column in ("score", *(["done"] if partial else [])):
+        table.add_column(column, justify="right")
     table.add_column("saved as", overflow="fold")
     for each in saved:
         result = each.result
-        value, done = f"{result.target_value:.4g}", f"{result.completed_fraction:.0%}"
+        numbers = [f"{result.target_value:.4g}", *([f"{result.completed_fraction:.0%}"] if partial else [])]
         paths = ", ".join(str(path) for path in (each.picture, each.map) if path)
-        table.add_row(each.photo.name, result.method, result.target_name, value, done, paths)
+        table.add_row(each.photo.name, result.method, result.target_name, *numbers, paths)
     output.out().print(table)
 
 
