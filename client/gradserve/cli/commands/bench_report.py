@@ -49,7 +49,8 @@ def show(runs: Sequence[LoadRun], capacity: Capacity | None) -> None:
     for run in runs:
         entries = run.figures.entries if len(run.figures.entries) > 1 else []
         table = _table(run.title, [(each.name, each) for each in (*entries, run.figures.all)])
-        output.out().print(table, _generator(run.figures))
+        output.out().print(table)
+        output.out().print(_generator(run.figures), soft_wrap=True)
 
 
 def write_page(path: Path, server: str, sender: Sender, runs: Sequence[LoadRun], capacity: Capacity | None) -> None:
@@ -67,20 +68,22 @@ def _closed(capacity: Capacity) -> str:
 
 def _generator(run: LoadFigures) -> str:
     """How well the generator kept to its times."""
-    late = f"sent late by p99 {1000 * run.late_p99:.1f} ms"
-    return f"{late}, at most {run.most_under_way} under way, {run.cpu_share:.0%} of a processor used\n"
+    late = f"99% were sent at most {1000 * run.late_p99:.1f} ms late"
+    return f"load generator: {late}, at most {run.most_under_way} under way, {run.cpu_share:.0%} of a processor used"
 
 
 def _table(heading: str, rows: Sequence[tuple[str, EntryFigures]]) -> Table:
     table = Table(title=heading or None, title_justify="left", box=None)
     table.add_column("load" if not heading else "request")
-    for column in (*(f"{name}/s" for name in _RATES), "p50 ms", "p90", "p95", "p99", "max", "refused p95 ms"):
+    refusals = any(each.refused for _, each in rows)
+    times = ("p50 ms", "p90", "p95", "p99", "max", *(["refused p95 ms"] if refusals else []))
+    for column in (*(f"{name}/s" for name in _RATES), *times):
         table.add_column(column, justify="right")
     table.add_column("codes")
     for name, each in rows:
         rates = (f"{getattr(each, rate):.1f}" for rate in _RATES)
-        refused = f"{1000 * each.refused.p95:.1f}" if each.refused else ""
-        table.add_row(name, *rates, *_times(each.ok), refused, _codes(each))
+        refused = [f"{1000 * each.refused.p95:.1f}" if each.refused else ""] if refusals else []
+        table.add_row(name, *rates, *_times(each.ok), *refused, _codes(each))
     return table
 
 
