@@ -9,6 +9,7 @@ from rich.text import Text
 
 from gradserve.cli import options, output
 from gradserve.results.models import Layer, ModelCard
+from gradserve.robustness.plan import eps_text
 
 HEADS = {
     "softmax": "softmax: classes that exclude each other",
@@ -78,7 +79,7 @@ def _print_card(card: ModelCard) -> None:
     facts.add_row("head", HEADS[card.head])
     facts.add_row("precisions", ", ".join(card.precisions))
     facts.add_row("forward pass", f"{card.gflop:.3g} GFLOP")
-    facts.add_row("usual eps", f"{card.default_eps:.4g}")
+    facts.add_row("usual eps", eps_text(card.default_eps))
     for note in card.notes:
         facts.add_row("note", note)
     methods = Table(title="methods", title_justify="left", box=None, show_header=False)
