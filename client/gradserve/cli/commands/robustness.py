@@ -288,6 +288,6 @@ async def _measure(connect: Callable[[], AsyncClient], setting: Setting) -> dict
 async def _run(client: AsyncClient, plan: Plan, journal: Journal, dataset: Dataset, concurrency: int) -> float:
     """Ask everything that is open, with a progress bar; returns seconds."""
     begin = time.perf_counter()
-    with output.counter(f"robustness of {plan.model}", len(dataset) * (1 + len(plan.trials))) as report:
+    with output.counter(f"robustness of {plan.model}, requests", len(dataset) * (1 + len(plan.trials))) as report:
         await Check(client, plan, journal, report).run(dataset, concurrency)
     return time.perf_counter() - begin
