@@ -39,6 +39,7 @@ async def run(settings: Settings, faults: Mapping[str, str], devices: Sequence[s
         asyncio.get_running_loop().add_signal_handler(number, on_signal)
     code = 0
     try:
+        print(f"gradserve loads {', '.join(spec.name for spec in settings.models)}", flush=True)
         await first(pool.start(), stop.wait())
         if not stop.is_set():
             address = await server.start()
