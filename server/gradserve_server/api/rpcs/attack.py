@@ -190,7 +190,8 @@ def _ball(
     if not request.HasField("eps"):
         return Ball(norm, card.default_eps if norm == "linf" else min(size) / 64)
     if not 0 <= request.eps <= max_eps:  # This is false for NaN too.
-        text = f"must be from 0 to {max_eps:g} for {norm.upper()}, was {request.eps:g}"
+        hint = "; pixels are in [0, 1], where one level of 255 is 1/255" if norm == "linf" else ""
+        text = f"must be from 0 to {max_eps:g} for {norm.upper()}, was {request.eps:g}{hint}"
         violations.add("eps", text, for_every_model=norm == "linf")
     return Ball(norm, request.eps)
 
