@@ -136,6 +136,14 @@ def test_the_command_saves_and_tells(server, capsys, tmp_path):
     assert (sent.method.pgd.steps, sent.target.pick, sent.eps) == (3, pb.PICK_LEAST_LIKELY, 4 / 255)
 
 
+def test_warnings_name_the_picture_where_there_are_several(server, capsys, tmp_path):
+    other = tmp_path / "other.png"
+    Image.fromarray(BEFORE).save(other)
+    told = run(server, capsys, tmp_path, str(other), "--out", str(tmp_path / "adversarial"))
+    assert "warning: other.png: SATURATED" in told.err
+    assert "survives" not in told.out, "nothing was changed at random"
+
+
 def test_the_command_in_json(server, capsys, tmp_path):
     out = str(tmp_path / "a.png")
     asked = ["--json", "--out", out, "--defence", "jpeg:quality=40", "--eot", "samples=3,rotation=5", "--label", "7"]

@@ -118,6 +118,13 @@ def test_every_command_shows_the_warnings_of_its_answers_once(run, photo_path, c
     assert ("DOUBTFUL" in out) == bool(form)
 
 
+def test_warnings_name_the_map_where_there_are_several(run, photo_path):
+    _, out, err = run("explain", photo_path, "--method", "gradient", "--method", "guided_backprop", "--out", "maps")
+    assert "photo.jpg, guided_backprop of goldfish: PARTIALLY_GUIDED" in err
+    assert "done" not in out, "all is done"
+    assert " 46%" in run("explain", photo_path, "--allow-partial", "--out", "maps")[1]
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [

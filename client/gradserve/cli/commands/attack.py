@@ -212,7 +212,8 @@ def _save(photo: Path, result: Attack, pictures: output.OutputPaths, differences
 
 
 def _print(saved: list[Saved], trajectory: bool, as_json: bool) -> None:
-    output.warn(text for each in saved for text in _warnings(each.result))
+    several = len(saved) > 1
+    output.warn(text for each in saved for text in _warnings(each, f"{each.photo.name}: " if several else ""))
     if as_json:
         output.print_json({"attacks": [_json(each) for each in saved]})
         return
@@ -229,10 +230,12 @@ def _print_judges(saved: list[Saved], connection: options.Connection) -> None:
     output.out().print(f"{what}: {command}", soft_wrap=True)
 
 
-def _warnings(result: Attack) -> Iterator[str]:
-    yield from (*result.certificate.warnings, *result.provenance.warnings)
-    for explanation in filter(None, (result.map_before, result.map_after)):
-        yield from explanation.warnings
+def _warnings(each: Saved, about: str) -> Iterator[str]:
+    result = each.result
+    maps = filter(None, (result.map_before, result.map_after))
+    for text in (*result.certificate.warnings, *(text for one in maps for text in one.warnings)):
+        yield f"{about}{text}"
+    yield from result.provenance.warnings
 
 
 def _table(saved: list[Saved]) -> Table:

@@ -1,5 +1,6 @@
 """`gradserve explain`: maps of what a model's score depends on."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
@@ -104,7 +105,7 @@ def explain(
 
 
 def _print(saved: list[Saved], as_json: bool) -> None:
-    output.warn(text for each in saved for text in (*each.result.warnings, *each.result.provenance.warnings))
+    output.warn(_warnings(saved))
     if as_json:
         output.print_json({"explanations": [_json(each) for each in saved]})
         return
@@ -121,6 +122,14 @@ def _print(saved: list[Saved], as_json: bool) -> None:
         paths = ", ".join(str(path) for path in (each.picture, each.map) if path)
         table.add_row(each.photo.name, result.method, result.target_name, *numbers, paths)
     output.out().print(table)
+
+
+def _warnings(saved: list[Saved]) -> Iterator[str]:
+    """What a careful reader should know, with the map that it is about where there are several."""
+    for each in saved:
+        about = f"{each.photo.name}, {each.result.method} of {each.result.target_name}: " if len(saved) > 1 else ""
+        yield from (f"{about}{text}" for text in each.result.warnings)
+        yield from each.result.provenance.warnings
 
 
 def _json(each: Saved) -> dict[str, Any]:
