@@ -50,6 +50,13 @@ def test_without_thresholds_there_is_no_verdict(pictures, tmp_path):  # noqa: F8
     assert not states(page)
 
 
+@pytest.mark.parametrize(("limits", "told"), [(Limits(), True), (Limits(clean=0.5), False)])
+def test_the_terminal_says_where_nothing_can_fail(pictures, tmp_path, capsys, limits, told):  # noqa: F811
+    plan, found, _ = measured(Model(), pictures, tmp_path, replace(PGD, budgets=EPS[:1]), limits)
+    robustness_report.show(plan, found, results.RunStats(30, 0, 100, 2.0), tmp_path)
+    assert ("no threshold was given" in capsys.readouterr().err) == told
+
+
 def test_where_a_report_comes_from(pictures, tmp_path):  # noqa: F811
     plan, _, _ = measured(Model(), pictures, tmp_path, PGD, Limits())
     command_lines.ARGUMENTS.set(["robustness", "--data", "my photos/", "--token=secret", "--eps", "4/255"])

@@ -92,6 +92,8 @@ def show(plan: Plan, figures: Figures, effort: RunStats, out: Path) -> None:
     for threshold in figures.thresholds:
         mark, style = _MARKS[threshold.verdict]
         console.print(f"{mark}: {threshold}", style=style)
+    if not figures.thresholds:
+        console.print("no threshold was given, so no accuracy can fail; --min-robust-accuracy sets one")
     console.print(f"wrote results.json, junit.xml and report.html to {out}")
 
 
