@@ -15,7 +15,7 @@ from .differentiate import differentiate
 from .events import Ended, Event, ModelFailed, NotFinite, OutOfMemory, PassStats, Progressed
 from .job import DeviceCache, Job, OpenQuery, Progress, TimeUp
 from .objective import NotApplicable
-from .pace import Pace
+from .pace import Pace, RunningPass
 from .query import Answer, Part, Query
 from .repeatable import repeatable
 from .schedule import MAX_PASS_SECONDS, Schedule
@@ -42,6 +42,7 @@ class Engine:
         self.models = models
         self.passes: list[PassStats] = []  # Passes that were run since the owner last cleared the list.
         self.cancelled_rows = 0  # Rows computed for jobs that were cancelled.
+        self.running: RunningPass | None = None  # Other threads may read it.
         self._limits = BatchLimits(models, rows)
         self._clock = clock
         self._jobs: dict[str, Job] = {}
@@ -121,8 +122,7 @@ class Engine:
             elif job.least_cost and self._schedule.hopeless(job, self._gflop(job.open[0].key), now):
                 self._pace.doubt(job.open[0].key)
                 self._end(job, error=TimeUp())
-        batch = self._choose_batch(now)
-        if batch:
+        if batch := self._choose_batch(now):
             self._run_batch(batch)
         events, self._events = self._events, []
         return events
@@ -152,6 +152,7 @@ class Engine:
         for query, _ in batch:
             query.job.started = query.job.started or begun
         answers = self._try_pass(key, parts)
+        self.running = None
         if isinstance(answers, OutOfMemory):
             torch.cuda.empty_cache()  # Only now can it: the exception's traceback held the pass's activations.
             self.passes.append(PassStats(key.model, 0, 0.0, retried=True))
@@ -159,9 +160,8 @@ class Engine:
                 self._end(batch[0][0].job, error=answers)
             self._limits.lower(key, rows // 2)
             return
-        ended = self._clock()
-        seconds = ended - begun
-        self._pace.learn(key, len({query.job.id for query, _ in batch}), rows, begun, ended)
+        seconds = self._clock() - begun
+        self._pace.learn(key, len({query.job.id for query, _ in batch}), rows, begun, begun + seconds)
         self._limits.grow(key, rows)
         self._schedule.charge(batch, seconds / rows)
         gflop = self._gflop(key)
@@ -183,12 +183,11 @@ class Engine:
         One part cannot harm another: when a pass fails, every part is computed by itself. So is a part with a number
         that is not finite, since a kernel may have let the NaN of another part into it.
         """
-        model = self.models[key.model].at(key.precision)
         try:
-            answers = self._run_pass(model, parts, key.alone)
+            answers = self._run_pass(key, parts)
             if len(parts) > 1:
                 pairs = zip(parts, answers, strict=True)
-                answers = [a if a.finite else self._run_pass(model, [part], key.alone)[0] for part, a in pairs]
+                answers = [a if a.finite else self._run_pass(key, [part])[0] for part, a in pairs]
             return [answer if answer.finite else NotFinite(NOT_FINITE) for answer in answers]
         except torch.AcceleratorError as error:
             if not isinstance(error, torch.OutOfMemoryError):
@@ -205,10 +204,12 @@ class Engine:
             log.warning("%s", text, exc_info=error)
             return [ModelFailed(text)]
 
-    def _run_pass(self, model: Prepared, parts: list[Part], alone: bool) -> list[Answer]:
+    def _run_pass(self, key: Key, parts: list[Part]) -> list[Answer]:
         """One pass. On a GPU it replays a CUDA graph if it can, but for jobs `alone`, whose bits must not vary."""
+        model = self.models[key.model].at(key.precision)
+        self.running = self._pace.begin(key, sum(len(part.rows) for part in parts), self._clock())
         on_gpu = model.device.type == "cuda"
-        if alone:
+        if key.alone:
             with repeatable(model.device):
                 answers = differentiate(model, parts)
         else:

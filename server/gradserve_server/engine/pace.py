@@ -21,6 +21,13 @@ class SharedPass(NamedTuple):
     ended: float
 
 
+class RunningPass(NamedTuple):
+    """A pass that is running: when it began, and the seconds that such passes took before; 0 if there was none."""
+
+    began: float
+    expected: float
+
+
 class BatchWait(NamedTuple):
     """A wait for jobs: how many arrived while the last pass ran, how many are there now, and how many end the wait."""
 
@@ -35,6 +42,7 @@ class Pace:
 
     def __init__(self) -> None:
         self._row_seconds: dict[Key, float] = {}
+        self._measured: dict[Key, float] = {}  # The same, without what `doubt` takes away.
         self._last: dict[Key, SharedPass] = {}
         self._back: dict[Key, float] = {}  # Share of the awaited callers who came back.
         self._wait: BatchWait | None = None
@@ -48,19 +56,24 @@ class Pace:
         last = self._last.get(key.kind)
         return last.rows * self.row_seconds(key) if last else 0.0
 
+    def begin(self, key: Key, rows: int, now: float) -> RunningPass:
+        """A pass over that many rows, with its estimate by what was measured."""
+        return RunningPass(now, rows * self._measured.get(key.kind, 0.0))
+
     def learn(self, key: Key, jobs: int, rows: int, began: float, ended: float) -> None:
         """Notes a pass over that many rows of that many jobs, with its begin and end in seconds."""
         kind, seconds = key.kind, ended - began
         self._judge(kind, began)
         if len(self._row_seconds) > MAX_KEYS:  # Callers may send images of any size.
-            for known in (self._row_seconds, self._last, self._back):
+            for known in (self._row_seconds, self._measured, self._last, self._back):
                 known.clear()
         if key == kind:
             self._last[kind] = SharedPass(jobs, rows, ended)
         else:  # A query that shares no pass says nothing about who returns for the next batch.
             self._last.setdefault(kind, SharedPass(0, rows, ended))
-        old = self._row_seconds.get(kind, seconds / rows)
-        self._row_seconds[kind] = (1 - SMOOTHING) * old + SMOOTHING * seconds / rows
+        for estimates in (self._row_seconds, self._measured):
+            old = estimates.get(kind, seconds / rows)
+            estimates[kind] = (1 - SMOOTHING) * old + SMOOTHING * seconds / rows
 
     def doubt(self, key: Key) -> None:
         """Lowers the estimate of a kind that has ended a job early: if it was too high, no pass would correct it."""
