@@ -1,5 +1,7 @@
 """Networks that only tests serve, by the catalogue's `networks:function`."""
 
+import time
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -60,6 +62,24 @@ def linear() -> nn.Module:
 def googlenet_with_transform() -> nn.Module:
     """As torchvision builds it for its own weights: with auxiliary heads and an input transform."""
     return googlenet(weights=None, transform_input=True, aux_logits=True, init_weights=False)
+
+
+class _Held(nn.Module):
+    """Hands its input on, as soon as a file is gone."""
+
+    def __init__(self, file: str) -> None:
+        super().__init__()
+        self.file = Path(file)
+
+    def forward(self, x: Tensor) -> Tensor:
+        while self.file.exists():
+            time.sleep(0.01)
+        return x
+
+
+def held(file: str) -> nn.Module:
+    """A linear model of 8x12 pixels, whose passes take as long as that file exists."""
+    return nn.Sequential(_Held(file), nn.Flatten(), nn.Linear(3 * 8 * 12, 5))
 
 
 class _Half(nn.Module):

@@ -73,6 +73,7 @@ class PoolSettings(Section):
     queue_seconds: float | None = Field(
         None, gt=0, description="longest wait of interactive requests; default: 2 s or 4 times a request's own work"
     )
+    give_up_seconds: float = Field(600, gt=0, description="the server ends after so long without a ready worker")
 
 
 class LimitSettings(Section):

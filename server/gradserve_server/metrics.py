@@ -36,7 +36,9 @@ class Metrics:
         self.verdict = Counter("gradserve_attack_verdict", "Attacks answered, by verdict", ("verdict",), registry=r)
         self.partial = Counter("gradserve_partial", "Answers with less than was asked for", registry=r)
         self.cancelled = Counter("gradserve_cancelled", "Requests whose caller went away", registry=r)
-        self.restarts = Counter("gradserve_worker_restarts", "Workers that died and were started again", registry=r)
+        self.workers_ready = Gauge("gradserve_workers_ready", "Workers that take requests", registry=r)
+        self.restarts = Counter("gradserve_worker_restarts", "Workers that died and were replaced", registry=r)
+        self.late = Counter("gradserve_heartbeats_late", "Times that a worker was found silent", registry=r)
         self.oom = Counter("gradserve_oom_retries", "Passes retried smaller for lack of memory", registry=r)
         self.memory = Gauge(
             "gradserve_device_memory_bytes",

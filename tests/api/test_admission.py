@@ -39,7 +39,7 @@ def admission(
     outstanding: Iterable[Task] = (), queue_seconds: float | None = None, *, measured: bool = True, **limits: Any
 ) -> Admission:
     """Before one worker with those tasks."""
-    member = Member(SimpleNamespace(device="cpu"), SimpleNamespace(pid=1), ready=True, cards={"m": CARD})  # type: ignore[arg-type]
+    member = Member(SimpleNamespace(device="cpu"), SimpleNamespace(pid=1), state="ready", cards={"m": CARD})  # type: ignore[arg-type]
     member.speeds = member.first_speeds = {("m", "exact"): SPEED} if measured else {}
     member.rows = {("m", "exact"): 8}
     member.pending = {str(i): SimpleNamespace(task=each) for i, each in enumerate(outstanding)}  # type: ignore[misc]

@@ -1,99 +1,22 @@
 """The pool's book-keeping, with workers that are told what to say and when to die."""
 
 import asyncio
-from collections.abc import Callable
-from contextlib import aclosing
 from dataclasses import replace
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from gradserve_server.config import StartError
 from gradserve_server.engine.events import PassStats
-from gradserve_server.models.card import ModelCard
 from gradserve_server.models.catalogue import ModelSpec
-from gradserve_server.pool import pool as module
 from gradserve_server.pool.members import MIN_SHARE_LEFT
-from gradserve_server.pool.pool import MAX_ATTEMPTS, MAX_RESTARTS, NoWorker, Pool
-from gradserve_server.pool.wire import Broken, Cancel, Loading, Outcome, Preview, Ready, Task, Tick, WorkerSettings
+from gradserve_server.pool.placement import MAX_ATTEMPTS
+from gradserve_server.pool.pool import NoWorker, Pool
+from gradserve_server.pool.wire import Broken, Cancel, Loading, Outcome, Preview, Tick, WorkerSettings
 
-CARD: ModelCard = SimpleNamespace(name="m", digest="", sample=(), gflop=1.0)  # type: ignore[assignment]
+from .scripted import Clock, Scripted, asked, ended, started, task
 
-
-class Scripted:
-    """Stands in for a Handle."""
-
-    made: list["Scripted"] = []  # noqa: RUF012
-
-    def __init__(
-        self, settings: WorkerSettings, loop: Any, hear: Callable[..., None], lost: Callable[..., None]
-    ) -> None:
-        self.settings, self.sent, self.closed = settings, [], False
-        self._hear, self._lost, self._loop = hear, lost, loop
-        self.pid = len(self.made)
-        self.made.append(self)
-
-    def send(self, message: object) -> None:
-        self.sent.append(message)
-
-    def say(self, message: object) -> None:
-        self._hear(self, message)
-
-    def ready(self, gflops: float = 1.0) -> None:
-        self.say(Ready((CARD,), "cpu", {("m", "exact"): gflops, ("small", "exact"): gflops}))
-
-    def ready_but(self, cards: str, **unavailable: str) -> None:
-        """It has loaded some models and not others."""
-        self.say(
-            Ready(tuple(SimpleNamespace(name=name, digest="", sample=()) for name in cards), "cpu", {}, {}, unavailable)
-        )  # type: ignore[misc]
-
-    def die(self) -> None:
-        self._lost(self)
-
-    def close(self) -> None:
-        self.closed = True
-
-    @property
-    def tasks(self) -> list[str]:
-        return [message.id for message in self.sent if isinstance(message, Task)]
-
-
-@pytest.fixture(autouse=True)
-def scripted(monkeypatch: pytest.MonkeyPatch) -> list[Scripted]:
-    Scripted.made = []
-    monkeypatch.setattr(module, "Handle", Scripted)
-    return Scripted.made
-
-
-def task(name: str, cost: float = 1.0, model: str = "m") -> Task:
-    return Task(name, "predict", model, None, cost=cost)  # type: ignore[arg-type]
-
-
-async def started(workers: int, devices: str = "cuda:{}", **facts: Any) -> Pool:
-    pool = Pool([WorkerSettings((), devices.format(i)) for i in range(workers)], **facts)
-    starting = asyncio.create_task(pool.start())
-    await asyncio.sleep(0)
-    for handle in Scripted.made:
-        handle.ready()
-    await starting
-    return pool
-
-
-async def ended(pool: Pool, task: Task) -> Outcome:
-    async with aclosing(pool.stream(task)) as stream:
-        *_, last = [told async for told in stream]
-    assert isinstance(last, Outcome)
-    return last
-
-
-async def asked(pool: Pool, *tasks: Task) -> list["asyncio.Task[Outcome]"]:
-    running = []
-    for each in tasks:
-        running.append(asyncio.create_task(ended(pool, each)))
-        await asyncio.sleep(0)
-    return running
+pytestmark = pytest.mark.usefixtures("scripted")
 
 
 async def test_tasks_go_where_the_least_is_outstanding(scripted: list[Scripted]) -> None:
@@ -199,16 +122,17 @@ async def test_what_is_done_of_a_task_is_not_outstanding(scripted: list[Scripted
 
 
 async def test_the_tasks_of_a_dead_worker_run_elsewhere(scripted: list[Scripted]) -> None:
-    restarts: list[int] = []
-    pool = await started(2, on_restart=lambda: restarts.append(1))
+    started_again: list[int] = []
+    pool = await started(2, on_restart=lambda: started_again.append(1))
     running = await asked(pool, task("a", 1), task("b", 9), task("c", 1))
     assert scripted[0].tasks == ["a", "c"]
     scripted[0].die()
     assert scripted[1].tasks == ["b", "a", "c"]
-    assert restarts == [1]
     assert len(scripted) == 3
+    assert started_again == [], "nothing is ready in its place yet"
     scripted[0].say(Outcome("a", result="from the dead"))
     scripted[2].ready()
+    assert started_again == [1]
     for name in "abc":
         scripted[1].say(Outcome(name, result=name))
     assert [(await r).result for r in running] == list("abc")
@@ -262,16 +186,23 @@ async def test_a_task_that_kills_its_workers_takes_no_other_along(scripted: list
     assert outcomes[1].failure is not None
 
 
-async def test_nobody_waits_for_a_worker_that_is_given_up(scripted: list[Scripted]) -> None:
-    pool = await started(1)
-    scripted[0].die()
+async def test_nobody_waits_for_workers_that_are_given_up(
+    scripted: list[Scripted], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pool = await started(2, give_up_seconds=100)
+    for worker in scripted[:2]:
+        worker.die()
     (waiting,) = await asked(pool, task("a"))
-    for _ in range(MAX_RESTARTS):
+    for _ in range(100):
         scripted[-1].die()
+    assert not waiting.done(), "however many have died"
+    clock = Clock(pool, monkeypatch)
+    clock.run(99)
+    assert not pool.given_up.is_set()
+    clock.run(2)
     outcome = await asyncio.wait_for(waiting, 1)
     assert outcome.failure is not None
     assert outcome.failure.kind == "lost"
-    assert len(scripted) == 1 + MAX_RESTARTS
     assert pool.given_up.is_set()
     with pytest.raises(NoWorker):
         await ended(pool, task("b"))
@@ -385,6 +316,15 @@ async def test_where_models_kill_all_workers_or_one_is_enough_the_start_fails(sc
             scripted[-1].ready_but("")
         with pytest.raises(StartError, match=r"model a: the worker died while loading it .* --model a"):
             await start
+
+
+async def test_the_start_fails_where_no_other_worker_can_be_started(scripted: list[Scripted]) -> None:
+    _, start = await starting()
+    scripted[0].say(Loading("b"))
+    Scripted.refusing = True
+    scripted[0].die()
+    with pytest.raises(StartError, match="no new worker can be started on cpu: OSError: too many processes"):
+        await asyncio.wait_for(start, 1)
 
 
 async def test_where_no_model_is_loaded_by_all_the_start_fails(scripted: list[Scripted]) -> None:

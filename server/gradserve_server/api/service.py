@@ -88,7 +88,10 @@ def pool_of(settings: Settings, faults: Mapping[str, str], devices: Sequence[str
         queue_seconds=at.queue_seconds,
         on_tick=on_tick,
         on_restart=metrics.restarts.inc,
+        on_silent=metrics.late.inc,
+        give_up_seconds=at.give_up_seconds,
     )
+    metrics.workers_ready.set_function(lambda: len(pool.members))
     metrics.cost.set_function(lambda: pool.outstanding)
     metrics.memory.set_function(lambda: pool.memory)
     return pool

@@ -43,7 +43,7 @@ class Handle:
         self._pipe.send([message])
 
     def kill(self) -> None:
-        """Kills the worker without asking it to stop."""
+        """Kills the worker without asking it to stop, also one that is stopped by a signal."""
         self._process.kill()
 
     def close(self) -> None:

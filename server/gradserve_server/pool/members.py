@@ -8,7 +8,8 @@ from ..engine.costs import passes_cost
 from ..models.card import ModelCard, Precision
 from .forecast import Load, Prospect
 from .handle import Handle
-from .wire import Outcome, Preview, Ready, Task, Tick, WorkerSettings
+from .watchdog import WorkerState
+from .wire import Beat, Outcome, Preview, Ready, Task, Tick, WorkerSettings
 
 SMOOTHING = 0.2  # Weight of the newest statistics in a worker's speed.
 MIN_SHARE_LEFT = 0.05  # Least share of its cost that is still to do, since a task may need more rows than expected.
@@ -23,7 +24,8 @@ class Pending:
     task: Task
     replies: asyncio.Queue[Outcome | Preview] = field(default_factory=asyncio.Queue)
     worker: "Member | None" = None  # The worker that runs it.
-    attempts: int = 0  # How many workers have been given it.
+    deaths: int = 0  # How many workers died while they ran it.
+    moves: int = 0  # How many silent workers it was taken from.
 
 
 @dataclass(eq=False)
@@ -32,18 +34,40 @@ class Member:
 
     settings: WorkerSettings
     handle: Handle
-    ready: bool = False
-    failures: int = 0  # Deaths since it was last ready.
+    state: WorkerState = "loading"
+    heard: float = 0.0  # When its process last spoke, on the monotonic clock like all times here.
+    beat: Beat = field(default_factory=Beat)  # Its process's last heartbeat.
+    ready_since: float | None = None  # When its process became ready.
+    deaths: int = 0  # Deaths in a row.
+    due: float = 0.0  # When it is started again, while it is down.
     memory: int = 0  # Bytes in use.
     unavailable: Mapping[str, str] = field(default_factory=dict)  # Reasons by the models that it could not load.
     loading: str = ""  # Name of the model that it loads now.
     died: dict[str, str] = field(default_factory=dict)  # Reasons by the models that killed its process at the start.
     cards: Mapping[str, ModelCard] = field(default_factory=dict)  # Cards of its models by name.
-    speeds: dict[tuple[str, Precision], float] = field(default_factory=dict)  # GFLOP per second
+    speeds: dict[tuple[str, Precision], float] = field(default_factory=dict)  # GFLOP per second.
     first_speeds: Mapping[tuple[str, Precision], float] = field(default_factory=dict)  # Those of the warm-up.
     rows: Mapping[tuple[str, Precision], int] = field(default_factory=dict)  # Rows of a full pass.
-    done: Mapping[str, float] = field(default_factory=dict)  # GFLOP done for tasks that have begun, by id
+    done: Mapping[str, float] = field(default_factory=dict)  # GFLOP done for tasks that have begun, by id.
     pending: dict[str, Pending] = field(default_factory=dict)  # Its tasks by id.
+
+    @property
+    def ready(self) -> bool:
+        """Whether it takes tasks."""
+        return self.state == "ready"
+
+    @property
+    def name(self) -> str:
+        """What log lines call it."""
+        return f"the worker on {self.settings.device} (process {self.handle.pid})"
+
+    def ready_seconds(self, now: float) -> float:
+        """For how long its process has been ready."""
+        return 0.0 if self.ready_since is None else now - self.ready_since
+
+    def start(self, handle: Handle, now: float) -> None:
+        """Takes a new process in the place of the one that died."""
+        self.handle, self.state, self.heard, self.beat, self.loading = handle, "loading", now, Beat(), ""
 
     @property
     def cost(self) -> float:
@@ -84,13 +108,22 @@ class Member:
         row, interactive = self.row_seconds(task), task.priority == "interactive"
         return Load(task.caller, task.weight, interactive, left, row, self.rows_of(task), begun=task.id in self.done)
 
-    def begin(self, ready: Ready) -> None:
+    def begin(self, ready: Ready, now: float) -> None:
         """Notes that its process is ready for tasks."""
-        self.ready, self.failures, self.loading = True, 0, ""
+        self.state, self.ready_since, self.loading = "ready", now, ""
         self.unavailable = {**ready.unavailable, **self.died}
         self.cards = {card.name: card for card in ready.cards}
         self.speeds = {kind: max(speed, MIN_GFLOP_PER_SECOND) for kind, speed in ready.speeds.items()}
         self.first_speeds, self.rows, self.done = dict(self.speeds), ready.rows, {}
+
+    def reply(self, message: Outcome | Preview) -> None:
+        """Hands a message on to who waits for its task; the task may be answered, cancelled or moved already."""
+        pending = self.pending.get(message.id)
+        if pending is None:
+            return
+        if isinstance(message, Outcome):
+            del self.pending[message.id]
+        pending.replies.put_nowait(message)
 
     def leave_out(self) -> str:
         """Leaves out the model that its process died of while loading; returns why that model is not served."""

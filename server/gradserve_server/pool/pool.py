@@ -1,9 +1,9 @@
-"""The pool of workers as the front-end uses it: it places tasks, restarts workers and returns outcomes."""
+"""The pool of workers as the front-end uses it: it gives them tasks, hears them, and returns outcomes."""
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
-from contextlib import suppress
+import time
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from ..config import StartError
@@ -11,28 +11,15 @@ from ..models.sample import difference
 from ..models.served import ServedModels
 from .handle import Handle
 from .members import DEATH_CAUSES, Member, Pending
-from .wire import (
-    Broken,
-    Cancel,
-    Failure,
-    FailureKind,
-    Loading,
-    Outcome,
-    Preview,
-    Ready,
-    Task,
-    Tick,
-    WorkerSettings,
-)
+from .placement import Placement
+from .supervisor import Supervisor
+from .wire import Beat, Broken, Loading, Outcome, Preview, Ready, Task, Tick, WorkerSettings
 
 log = logging.getLogger(__name__)
 
-MAX_ATTEMPTS = 3  # Most workers that run a task, if each of them dies.
-MAX_RESTARTS = 5  # Most restarts of a worker that does not become ready in between.
-
 
 class NoWorker(Exception):
-    """No worker takes tasks: the server starts or stops, or all workers are given up."""
+    """No worker takes tasks: the server starts or stops."""
 
 
 class Pool:
@@ -47,27 +34,41 @@ class Pool:
         queue_seconds: float | None = None,
         on_tick: Callable[[Tick], None] = lambda tick: None,
         on_restart: Callable[[], None] = lambda: None,
+        on_silent: Callable[[], None] = lambda: None,
+        give_up_seconds: float = float("inf"),
     ) -> None:
         """`default`: the model of requests that name none. `unavailable`: models that no worker needs to try.
 
         `queue_seconds`: the longest wait of interactive requests; None takes the bound that follows from their cost.
+        `on_restart` is called when a worker is ready that replaces one that died, `on_silent` when one is found silent.
+        After `give_up_seconds` without a ready worker the pool sets `given_up`.
         """
         self.cards = ServedModels(unavailable=unavailable, default=default)
         self._settings = list(workers)
         self.queue_seconds = queue_seconds
         self._on_tick = on_tick
         self._on_restart = on_restart
+        self._on_silent = on_silent
         self._workers: list[Member] = []
-        self._waiting: list[Pending] = []  # Tasks that wait for a worker to be ready.
-        self._last_attempts: list[Pending] = []  # Tasks in their last attempt; the first runs, the others wait.
+        self._placement = Placement(self._workers)
+        self._supervisor = Supervisor(
+            self._workers,
+            spawn=self._spawn,
+            on_silent=self._note_silence,
+            on_lost=self._on_end,
+            on_give_up=self._give_up,
+            give_up_seconds=give_up_seconds,
+        )
+        self._supervision: asyncio.Task[None] | None = None
         self._started: asyncio.Future[None] | None = None
         self._closing = False
-        self.given_up = asyncio.Event()  # Set when no worker is left and none will be started.
+        self.changed = asyncio.Event()  # Set when a worker became ready or ceased to be; whoever waits clears it.
+        self.given_up = asyncio.Event()  # Set when no worker has been ready for too long.
 
     @property
     def members(self) -> list[Member]:
         """The workers that take tasks."""
-        return [worker for worker in self._workers if worker.ready]
+        return self._placement.ready
 
     @property
     def outstanding(self) -> float:
@@ -82,7 +83,7 @@ class Pool:
     @property
     def pids(self) -> list[int]:
         """Process ids of the workers."""
-        return [worker.handle.pid for worker in self._workers]
+        return [worker.handle.pid for worker in self._workers if worker.state != "down"]
 
     @property
     def _failed(self) -> bool:
@@ -98,104 +99,64 @@ class Pool:
         for settings in self._settings:
             self._workers.append(Member(settings, self._spawn(settings)))
         await self._started
+        self._supervision = asyncio.create_task(self._supervisor.run())
 
     async def close(self) -> None:
         """Stops the workers; outstanding tasks fail."""
-        self._closing = True
-        for pending in [p for worker in self._workers for p in worker.pending.values()] + self._waiting:
-            pending.replies.put_nowait(Outcome(pending.task.id, failure=Failure("lost", "the server is stopping")))
+        self._end_supervision()
+        self._placement.fail_all("the server is stopping")
         await asyncio.gather(*(asyncio.to_thread(worker.handle.close) for worker in self._workers))
 
     def kill(self) -> None:
         """Kills the workers at once; `close` follows."""
-        self._closing = True
+        self._end_supervision()
         for worker in self._workers:
             worker.handle.kill()
 
+    def _end_supervision(self) -> None:
+        """From now on workers that end are not replaced."""
+        self._closing = True
+        if self._supervision:
+            self._supervision.cancel()
+
     async def stream(self, task: Task) -> AsyncGenerator[Outcome | Preview, None]:
         """Previews, then the outcome. Closing this cancels the task. Raises NoWorker."""
-        if self._closing or not self.cards or not self._workers:
-            not_yet = "no worker is ready yet; try again in some seconds"
-            raise NoWorker("the server is stopping" if self._closing else not_yet)
+        if self._closing or self.given_up.is_set():
+            raise NoWorker("the server is stopping")
+        if not self.cards:
+            raise NoWorker("no worker is ready yet; try again in some seconds")
         pending = Pending(task)
         try:
-            self._place(pending)
+            self._placement.place(pending)
             while True:
                 reply = await pending.replies.get()
                 yield reply
                 if isinstance(reply, Outcome):
                     return
         finally:
-            self._forget(pending)
-
-    def _place(self, pending: Pending) -> None:
-        """Gives a task to the worker with the least outstanding work, or lets it wait for one."""
-        ready = self.members
-        if not ready:
-            self._waiting.append(pending)
-            return
-        worker = min(ready, key=lambda each: self._seconds_ahead(each, pending.task))
-        pending.worker = worker
-        pending.attempts += 1
-        worker.pending[pending.task.id] = pending
-        worker.handle.send(pending.task)
-
-    def _seconds_ahead(self, worker: Member, task: Task) -> tuple[float, float]:
-        """The outstanding work of a worker, in seconds: what the task would wait for there, and all of it.
-
-        Interactive tasks wait for no batch work. Workers on one device count as equally fast: speeds vary with load.
-        """
-        alike = [each for each in self.members if each.settings.device == worker.settings.device]
-        seconds, before = 0.0, 0.0
-        for pending in worker.pending.values():
-            kind = pending.task.model, pending.task.precision
-            each = worker.left(pending.task) * len(alike) / sum(other.speeds[kind] for other in alike)
-            seconds += each
-            before += each if pending.task.priority == "interactive" or task.priority == "batch" else 0.0
-        return before, seconds
-
-    def _place_again(self, pending: Pending) -> None:
-        """Places a task whose worker died. Of the tasks in their last attempt only one runs at a time."""
-        if pending.attempts < MAX_ATTEMPTS - 1:
-            self._place(pending)
-            return
-        self._last_attempts.append(pending)
-        if len(self._last_attempts) == 1:
-            self._place(pending)
-
-    def _forget(self, pending: Pending) -> None:
-        with suppress(ValueError):
-            self._waiting.remove(pending)
-        if pending in self._last_attempts:
-            first = self._last_attempts[0] is pending
-            self._last_attempts.remove(pending)
-            if first and self._last_attempts:
-                self._place(self._last_attempts[0])
-        worker = pending.worker
-        if worker is not None and pending.task.id in worker.pending:
-            del worker.pending[pending.task.id]
-            worker.handle.send(Cancel(pending.task.id))
+            self._placement.forget(pending)
 
     def _spawn(self, settings: WorkerSettings) -> Handle:
         return Handle(settings, asyncio.get_running_loop(), self._on_message, self._on_end)
 
+    def _worker_of(self, handle: Handle) -> Member | None:
+        """The worker with that process, unless the process is known to be dead."""
+        return next((w for w in self._workers if w.handle is handle and w.state != "down"), None)
+
     def _on_message(self, handle: Handle, message: object) -> None:
         """Takes a worker's message."""
-        worker = next((w for w in self._workers if w.handle is handle), None)
+        worker = self._worker_of(handle)
         if worker is None:
             return
+        self._note_voice(worker)
         match message:
-            case Outcome():
-                pending = worker.pending.pop(message.id, None)
-                if pending:
-                    pending.replies.put_nowait(message)
-            case Preview():
-                pending = worker.pending.get(message.id)
-                if pending:
-                    pending.replies.put_nowait(message)
+            case Outcome() | Preview():
+                worker.reply(message)
             case Tick():
                 worker.learn(message)
                 self._on_tick(message)
+            case Beat():
+                worker.beat = message
             case Loading():
                 worker.loading = message.name
             case Ready():
@@ -213,10 +174,12 @@ class Pool:
 
     def _on_ready(self, worker: Member, ready: Ready) -> None:
         """Gives the tasks that wait for a worker to one that is ready. The pool has started when all workers are."""
-        worker.begin(ready)
-        waiting, self._waiting = self._waiting, []
-        for pending in waiting:
-            self._place(pending)
+        worker.begin(ready, time.monotonic())
+        if worker.deaths:
+            log.warning("%s is ready in the place of one that died", worker.name)
+            self._on_restart()
+        self._placement.place_waiting()
+        self.changed.set()
         if self._started and not self._started.done() and all(w.ready for w in self._workers):
             self._end_start(self._started, ready)  # With fewer, the queue would soon be full.
 
@@ -259,35 +222,53 @@ class Pool:
             started.set_exception(StartError(f"model {name}: {reason}"))
             return
         log.error("model %s: %s; a new worker begins without it", name, reason)
-        worker.handle = self._spawn(worker.settings)
+        try:
+            worker.start(self._spawn(worker.settings), time.monotonic())
+        except Exception as error:
+            text = f"no new worker can be started on {worker.settings.device}: {type(error).__name__}: {error}"
+            started.set_exception(StartError(text))
 
     def _on_end(self, handle: Handle) -> None:
-        """Replaces a worker that has died, and runs its tasks again."""
-        worker = next((w for w in self._workers if w.handle is handle), None)
+        """Runs the tasks of a worker that has died again, and then replaces it."""
+        worker = self._worker_of(handle)
         if worker is None or self._closing or self._failed:
             return
-        worker.ready = False
-        worker.failures += 1
+        self.changed.set()
         pendings, worker.pending = list(worker.pending.values()), {}
         if self._started and not self._started.done():
+            worker.state = "loading"
             self._replace_at_start(self._started, worker)
             return
+        now = time.monotonic()
+        seconds = self._supervisor.schedule(worker, now)
         at = f" while loading model {worker.loading}" if worker.loading else ""
-        log.error("the worker on %s died%s with %d tasks; restarting it", worker.settings.device, at, len(pendings))
-        if worker.failures > MAX_RESTARTS:
-            log.critical("the worker on %s is given up", worker.settings.device)
-            self._workers.remove(worker)
-            if not self._workers:
-                pendings, self._waiting = pendings + self._waiting + self._last_attempts[1:], []
-                self.given_up.set()
-        else:
-            self._on_restart()
-            worker.handle = self._spawn(worker.settings)
-        for pending in pendings:
-            pending.worker = None
-            if pending.attempts >= MAX_ATTEMPTS or not self._workers:
-                kind: FailureKind = "crashed" if pending.attempts >= MAX_ATTEMPTS else "lost"
-                text = f"its worker died {pending.attempts} times while it ran"
-                pending.replies.put_nowait(Outcome(pending.task.id, failure=Failure(kind, text)))
-            else:
-                self._place_again(pending)
+        when = f"in {seconds:.1f} s" if seconds else "at once"
+        log.error("%s died%s with %d tasks; a new one starts %s", worker.name, at, len(pendings), when)
+        self._placement.run_again(pendings)
+        self._supervisor.start_due(now)
+
+    def _note_silence(self, workers: Sequence[Member]) -> None:
+        """Takes the tasks of workers that are not heard to others."""
+        for worker in workers:
+            worker.state = "silent"
+            self._on_silent()
+        self.changed.set()
+        for worker in workers:
+            count = len(worker.pending)
+            moved = self._placement.move_from(worker)
+            text = "%s is silent and gets no tasks until it speaks again; of its %d tasks %d go to others"
+            log.warning(text, worker.name, count, moved)
+
+    def _note_voice(self, worker: Member) -> None:
+        """Notes that a worker has spoken; one that was silent takes tasks again."""
+        worker.heard = time.monotonic()
+        if worker.state == "silent":
+            worker.state = "ready"
+            log.warning("%s speaks again and takes tasks", worker.name)
+            self._placement.place_waiting()
+            self.changed.set()
+
+    def _give_up(self) -> None:
+        """Ends all tasks, since no worker is expected to be ready any more."""
+        self._placement.fail_all("no worker has become ready for a long time; the server ends")
+        self.given_up.set()

@@ -122,6 +122,14 @@ class Preview:
 
 
 @dataclass(frozen=True, slots=True)
+class Beat:
+    """The worker's process runs. Seconds that its pass has run for and was expected to take; 0: none, not known."""
+
+    pass_seconds: float = 0.0
+    expected: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
 class Tick:
     """A worker's statistics since its last one."""
 

@@ -22,6 +22,7 @@ from ..methods import TASKS
 from ..methods.image_run import as_bytes, pixels, resized
 from ..models.prepared import Prepared
 from ..models.preprocess import to_batch
+from .heartbeat import Heartbeat
 from .pipe import Pipe
 from .startup import begin
 from .wire import (
@@ -56,6 +57,7 @@ FAILURES: tuple[tuple[type[Exception], FailureKind], ...] = (  # Kinds of failur
 def main(end: socket.socket, settings: WorkerSettings) -> None:
     """Runs a worker: loads and warms up its models, sends Ready, and serves until Stop or the front-end's end."""
     pipe = Pipe(end)
+    heartbeat = Heartbeat(pipe.send)
     logging.basicConfig(format=LOG_FORMAT, stream=sys.stderr, level=settings.log_level)
     os.nice(NICENESS)
     torch.set_num_threads(settings.threads)
@@ -67,6 +69,7 @@ def main(end: socket.socket, settings: WorkerSettings) -> None:
         pipe.send([Broken(str(error))])
         pipe.close()
         return
+    heartbeat.engine = engine
     pipe.send([ready])
     Worker(pipe, engine).serve()
 
