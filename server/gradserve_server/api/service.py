@@ -45,12 +45,20 @@ async def run(settings: Settings, faults: Mapping[str, str], devices: Sequence[s
             address = await server.start()
             await server.say(serving=True)
             print(f"gradserve ready on {address}", flush=True)
-            await first(stop.wait(), pool.given_up.wait())
+            await first(stop.wait(), pool.given_up.wait(), tell_health(pool, server))
         code = int(pool.given_up.is_set())
     finally:
         complete = await server.stop()
         await pool.close()
     return code or (0 if complete else CUT_OFF)
+
+
+async def tell_health(pool: Pool, server: ApiServer) -> None:
+    """Says SERVING while a worker is ready, and NOT_SERVING while none is, until it is cancelled."""
+    while True:
+        pool.changed.clear()
+        await server.say(serving=bool(pool.members))
+        await pool.changed.wait()
 
 
 def serve_metrics(settings: Settings, metrics: Metrics) -> None:
