@@ -92,9 +92,8 @@ def main(
     found: dict[tuple[str, float], list[Overload]] = {}
     for name, limit in track(kinds, console=report.console):
         with server_of(name, data) as server:
-            found.setdefault((name, limit), []).append(
-                asyncio.run(overloaded(server, name, method, data, times, limit, seconds))
-            )
+            load = overloaded(server, MixEntry("explain", method=method, model=name), data, times, limit, seconds)
+            found.setdefault((name, limit), []).append(asyncio.run(load))
     document = [
         {"model": name, "deadline": limit, "rounds": [asdict(each) for each in runs]}
         for (name, limit), runs in found.items()

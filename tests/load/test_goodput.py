@@ -97,7 +97,7 @@ async def test_at_four_times_the_capacity_it_answers_what_it_can(server: Server,
     assert calm.all.codes.keys() == {"OK"}
 
 
-@pytest.mark.parametrize("sides", [range(32, 33), range(32, 64, 2)], ids=["one size", "sixteen sizes"])
+@pytest.mark.parametrize("sides", [range(32, 33), range(24, 40)], ids=["one size", "sixteen sizes"])
 async def test_one_callers_flood_does_not_keep_another_waiting(server: Server, sides: range) -> None:
     """200 SmoothGrads of 50 samples under one token, single Predicts under another."""
     channels = AsyncChannels(Endpoint(server.address, None, None, retries=0))

@@ -2,6 +2,7 @@
 
 import socket
 import ssl
+from pathlib import Path
 
 from ..config import ServerSettings
 
@@ -31,6 +32,8 @@ class ReservedAddress:
         """Raises OSError where a server listens on the unix socket: gRPC would take it away from it."""
         if self._path is None:
             return
+        if not Path(self._path).parent.is_dir():
+            raise OSError(f"cannot listen on {self.text}: there is no folder {Path(self._path).parent}")
         with socket.socket(socket.AF_UNIX) as probe:
             try:
                 probe.connect(self._path)
