@@ -1,7 +1,8 @@
 """Puts a load on a server as `gradserve bench` does; and pins its processes, so that rates mean something."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 import psutil
 
@@ -27,12 +28,20 @@ async def loaded(
         return figures(await record(sender, loop), mix, sender.deadlines)
 
 
-def pin_apart(front_end: psutil.Process, workers: Sequence[psutil.Process]) -> None:
-    """Gives the workers the last processor, and the front-end and this process the others, if there are two or more."""
+@contextmanager
+def pinned_apart(front_end: psutil.Process, workers: Sequence[psutil.Process]) -> Iterator[None]:
+    """The workers have the last processor, the front-end and this process the others, if there are two or more."""
     cores = sorted(os.sched_getaffinity(0))
-    if len(cores) < 2:
-        return
-    for process in workers:
-        process.cpu_affinity(cores[-1:])
-    for process in (front_end, psutil.Process()):
-        process.cpu_affinity(cores[:-1])
+    others = cores[:-1] or cores
+    _pin({**dict.fromkeys(workers, cores[-1:]), front_end: others, psutil.Process(): others})
+    try:
+        yield
+    finally:
+        _pin({psutil.Process(): cores})  # A server that is started later would have this process's processors.
+
+
+def _pin(processors: Mapping[psutil.Process, Sequence[int]]) -> None:
+    """Every thread of each process; those that it has already would keep their processors otherwise."""
+    for process, own in processors.items():
+        for thread in process.threads():
+            os.sched_setaffinity(thread.id, own)

@@ -24,7 +24,7 @@ from gradserve.load.loops import ClosedLoop, OpenLoop
 from gradserve.load.mix import MixEntry
 
 from .. import serving
-from ..loads import loaded, pin_apart
+from ..loads import loaded, pinned_apart
 from . import report
 from .faithfulness import DATA, RESIZE, Data, photo_names
 
@@ -107,8 +107,8 @@ def server_of(model: str, data: Path) -> Iterator[serving.Server]:
     config = MODELS[model].format(data=data.resolve(), resize=RESIZE)
     with serving.Server(f"[pool]\nworkers = 1\n{config}") as server:
         assert server.address
-        pin_apart(server.process, server.workers)
-        yield server
+        with pinned_apart(server.process, server.workers):
+            yield server
 
 
 async def overloaded(

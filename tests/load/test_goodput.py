@@ -5,7 +5,6 @@ Figures are printed. What is asserted holds on any machine, busy or not. The lon
 
 import asyncio
 import io
-import os
 import random
 import statistics
 import time
@@ -16,7 +15,7 @@ import grpc
 import numpy as np
 import pytest
 from lengths import length
-from loads import loaded, pin_apart
+from loads import loaded, pinned_apart
 from PIL import Image
 from serving import Server, methods
 
@@ -51,10 +50,8 @@ def server() -> Iterator[Server]:
     """With one worker, which has a processor to itself where there are two."""
     with Server(CONFIG) as server:
         assert server.address
-        before = os.sched_getaffinity(0)
-        pin_apart(server.process, server.workers)
-        yield server
-        os.sched_setaffinity(0, before)
+        with pinned_apart(server.process, server.workers):
+            yield server
 
 
 def photo(seed: int, size: tuple[int, int] = (500, 375)) -> bytes:
