@@ -18,6 +18,10 @@ def test_what_it_raises_is_raised_here() -> None:
         forking.ask(int, "three")
 
 
+def die() -> None:
+    os._exit(3)
+
+
 def test_a_process_that_dies_is_told() -> None:
-    with pytest.raises(StartError, match="the process that was asked for _exit died"):
-        forking.ask(os._exit, 3)
+    with pytest.raises(StartError, match="the process that was asked for die died"):
+        forking.ask(die)
