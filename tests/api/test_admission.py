@@ -64,11 +64,11 @@ def test_places_are_counted_in_and_out_by_caller_and_in_all() -> None:
             inside.enter_context(gate.slot(caller, "explain", None))
         with pytest.raises(Full) as caught:
             inside.enter_context(gate.slot(A, "explain", None))
-        assert caught.value.reason_label == "caller"
+        assert caught.value.refused == "caller"
         inside.enter_context(gate.slot(B, "explain", 9.0))
         with pytest.raises(Full) as caught:
             inside.enter_context(gate.slot(Caller("c"), "explain", None))
-        assert caught.value.reason_label == "in_flight"
+        assert caught.value.refused == "in_flight"
     with gate.slot(A, "explain", None), gate.slot(A, "explain", None):
         pass
 
@@ -88,14 +88,14 @@ def test_in_calm_nobody_is_refused_by_estimate() -> None:
 
 def test_interactive_requests_wait_two_seconds_or_four_times_their_own_work() -> None:
     hundred = admission([task()] * 100)
-    assert refusal(hundred, task()).reason_label == "queue"
+    assert refusal(hundred, task()).refused == "queue"
     hundred.check(task(0.8))
     hundred.check(task(priority="batch"))
     admission([task()] * 50).check(task())
 
 
 def test_a_number_in_the_configuration_wins() -> None:
-    assert refusal(admission([task()] * 50, queue_seconds=0.5), task()).reason_label == "queue"
+    assert refusal(admission([task()] * 50, queue_seconds=0.5), task()).refused == "queue"
     admission([task()] * 100, queue_seconds=60).check(task())
 
 
@@ -106,10 +106,10 @@ def test_what_would_come_too_late_is_refused_and_comes_back_later() -> None:
     end = expected.end
     gate.check(task(left=SAFETY_FACTOR * end + 0.1))
     late = refusal(gate, task(left=end))
-    assert late.reason_label == "deadline"
+    assert late.refused == "deadline"
     gate.check(task(left=end, allow_partial=True))
-    assert refusal(gate, task(left=0.1, allow_partial=True)).reason_label == "deadline", "not even its first pass"
-    assert refusal(gate, task(left=end, priority="batch")).reason_label == "deadline"
+    assert refusal(gate, task(left=0.1, allow_partial=True)).refused == "deadline", "not even its first pass"
+    assert refusal(gate, task(left=end, priority="batch")).refused == "deadline"
 
 
 def test_another_callers_work_keeps_nobody_out() -> None:
@@ -174,7 +174,7 @@ def test_pictures_that_are_being_decoded_count(monkeypatch: pytest.MonkeyPatch) 
 
 def test_one_caller_may_hold_its_share_of_the_work() -> None:
     much = [task(SHARE_CHECK_SECONDS, priority="batch"), task(1.0, caller="b", priority="batch")]
-    assert refusal(admission(much), task(priority="batch")).reason_label == "caller"
+    assert refusal(admission(much), task(priority="batch")).refused == "caller"
     admission(much).check(task(caller="b", priority="batch"))
     admission(much[:1]).check(task(priority="batch"))
     admission(much, caller_share=1).check(task(priority="batch"))

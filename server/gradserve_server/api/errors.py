@@ -36,6 +36,7 @@ class RequestError(Exception):
         self.code, self.reason, self.text = code, reason, clipped(text, MAX_TEXT_BYTES)
         self.violations: list[tuple[str, str]] = []
         self.retry_after: float | None = None
+        self.refused = ""  # The kind of refusal, for a request that was not begun for want of time or room.
 
 
 class Violations:
@@ -116,8 +117,10 @@ def inapplicable(text: str) -> RequestError:
 
 
 def late(text: str = "the time budget ran out before the work began; allow more time") -> RequestError:
-    """DEADLINE_EXCEEDED."""
-    return RequestError(grpc.StatusCode.DEADLINE_EXCEEDED, "TIME_UP", text)
+    """DEADLINE_EXCEEDED, for a request that was not begun."""
+    error = RequestError(grpc.StatusCode.DEADLINE_EXCEEDED, "TIME_UP", text)
+    error.refused = "late"
+    return error
 
 
 def unavailable(text: str) -> RequestError:

@@ -5,6 +5,7 @@ import json
 import logging
 import secrets
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from contextvars import ContextVar
@@ -28,7 +29,7 @@ TOKEN_NEEDED = "a valid token is needed, as metadata authorization with the valu
 COUNTED_SERVICE = "gradserve.v1.GradientService"  # Its requests hold places; those about models are answered at once.
 # A call ends this long before its gRPC deadline, the smaller of both, so that our status reaches the caller.
 END_SECONDS, END_SHARE = 0.05, 0.05
-MAX_REFUSALS_LOGGED = 10  # Lines a second; the next line that is logged says how many were left out.
+REFUSALS_LOGGED_SECONDS = 2.0  # In such a time one refusal of each kind is logged, and how many were left out before.
 METHODS_WITHOUT_TOKEN = ("/grpc.health.v1.Health/",)  # Health probes carry no token.
 
 
@@ -148,9 +149,9 @@ class RequestInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]
                 refusal = failure(Failure("internal", ""))
             code = refusal.code
             if isinstance(refusal, Full):
-                self._metrics.rejected.labels(refusal.reason_label).inc()
+                self._metrics.rejected.labels(refusal.refused).inc()
         finally:
-            self._record(service, name, code, entry, refused=isinstance(refusal, Full))
+            self._record(service, name, code, entry, refused=refusal.refused if refusal else "")
             self._running -= 1
             if not self._running:
                 self._idle.set()
@@ -176,7 +177,7 @@ class RequestInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]
             finally:
                 self._limits.discard(limit)
 
-    def _record(self, service: str, name: str, code: grpc.StatusCode, entry: RequestLog, *, refused: bool) -> None:
+    def _record(self, service: str, name: str, code: grpc.StatusCode, entry: RequestLog, *, refused: str) -> None:
         seconds = time.monotonic() - entry.arrived
         self._metrics.handled.labels(service, name, code.name).inc()
         if code is not grpc.StatusCode.OK:
@@ -184,27 +185,37 @@ class RequestInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]
         self._metrics.handling.labels(service, name).observe(seconds)
         line: dict[str, Any] = {"id": entry.id, "caller": entry.caller.name, "rpc": name, "model": entry.model}
         line |= {"methods": entry.methods, "rows": entry.rows, "ms": round(seconds * 1000, 1), "code": code.name}
-        if log.isEnabledFor(logging.INFO) and self._refusals.shows(line, refused=refused):
+        if log.isEnabledFor(logging.INFO) and self._refusals.shows(line, refused):
             log.info("%s", json.dumps(line))
 
 
 class RefusalLog:
     """Keeps the log readable, and cheap, while many requests are refused."""
 
-    def __init__(self) -> None:
-        self._second, self._logged, self._left_out = 0, 0, 0
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._until = 0.0  # The end of the time in which one refusal of each kind is logged.
+        self._logged: set[str] = set()  # Their kinds.
+        self._left_out = Counter[str]()  # By kind, since it was logged how many.
 
-    def shows(self, line: dict[str, Any], *, refused: bool) -> bool:
-        """Whether to log a line, which is told how many refusals were left out before it."""
-        second = int(time.monotonic())
-        if second != self._second:
-            self._second, self._logged = second, 0
-        if refused and self._logged >= MAX_REFUSALS_LOGGED:
-            self._left_out += 1
+    def shows(self, line: dict[str, Any], refused: str) -> bool:
+        """Whether to log a line; `refused`: its kind of refusal, if it is one.
+
+        The first line of each time, which may be an answer's, is told how many refusals of each kind were left out.
+        """
+        now = self._clock()
+        if now >= self._until:
+            self._until = now + REFUSALS_LOGGED_SECONDS
+            self._logged.clear()
+            if self._left_out:
+                line["refusals_left_out"], self._left_out = dict(self._left_out), Counter()
+        if not refused:
+            return True
+        line["refused"] = refused
+        if refused in self._logged:
+            self._left_out[refused] += 1
             return False
-        self._logged += refused
-        if self._left_out:
-            line["refusals_left_out"], self._left_out = self._left_out, 0
+        self._logged.add(refused)
         return True
 
 

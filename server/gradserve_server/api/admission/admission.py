@@ -42,12 +42,12 @@ class Outstanding(NamedTuple):
 
 
 class Full(RequestError):
-    """RESOURCE_EXHAUSTED with a delay after which to try again, and the label of `gradserve_rejected_total`."""
+    """RESOURCE_EXHAUSTED with a delay after which to try again; `kind` is the reason in `gradserve_rejected_total`."""
 
-    def __init__(self, reason: str, text: str, seconds: float) -> None:
+    def __init__(self, kind: str, text: str, seconds: float) -> None:
         delay = min(MAX_RETRY_SECONDS, max(MIN_RETRY_SECONDS, seconds)) * (1 + MAX_JITTER_SHARE * random.random())
         super().__init__(grpc.StatusCode.RESOURCE_EXHAUSTED, "QUEUE_FULL", f"{text}; try again in {delay:.1f} s")
-        self.retry_after, self.reason_label = delay, reason
+        self.retry_after, self.refused = delay, kind
 
 
 class Admission:
