@@ -7,19 +7,25 @@ import numpy as np
 from gradserve.v1 import common_pb2 as pb
 from gradserve.v1 import progress_pb2
 
-from ..config import LimitSettings
 from ..models.card import ModelCard
 from ..models.preprocess import BadImage, resize
 from . import images
 from .errors import Violations
+from .request import CallContext
 
 CANVAS_VALUE = 0.5
 
 
-def picture(image: pb.Image, path: str, limits: LimitSettings, violations: Violations) -> np.ndarray[Any, Any] | None:
-    """A decoded picture [H, W, 3], or None with a violation."""
+def picture(image: pb.Image, path: str, at: CallContext, violations: Violations) -> np.ndarray[Any, Any] | None:
+    """A decoded picture [H, W, 3], or None with a violation; an empty one where pictures are not decoded."""
+    if not at.decode:
+        size = images.header_size(image)
+        if size is not None and 0 < size[0] * size[1] <= at.limits.max_image_pixels:
+            return empty(*size)
+        violations.add(path, "tells its size only when it is decoded", for_every_model=True)
+        return None
     try:
-        return images.decode(image, limits).pixels
+        return images.decode(image, at.limits).pixels
     except BadImage as error:
         violations.add(path, str(error), for_every_model=True)
         return None
@@ -30,7 +36,7 @@ def canvas(
     size: progress_pb2.Size,
     longest: int,
     card: ModelCard,
-    limits: LimitSettings,
+    at: CallContext,
     violations: Violations,
 ) -> np.ndarray[Any, Any]:
     """The photo resized, or a grey canvas, [H, W, 3].
@@ -45,12 +51,22 @@ def canvas(
             only = f"{card.width}x{card.height}"
             violations.add("size", f"must be {only}, the only one that {card.name} accepts, was {width}x{height}")
         height, width = card.height, card.width
-    if not images.fits(height, width, card, limits):
-        violations.add("size", f"{card.name} takes {images.sizes_taken(card, limits)}, was {width}x{height}")
+    if not images.fits(height, width, card, at.limits):
+        violations.add("size", f"{card.name} takes {images.sizes_taken(card, at.limits)}, was {width}x{height}")
         height, width = card.height, card.width
-    if photo is None:
+    if photo is None and at.decode:
         return np.full((height, width, 3), CANVAS_VALUE, np.float32)
-    return resize(photo, height, width, card.interpolation)
+    return empty(height, width) if photo is None else sized(photo, height, width, card, at)
+
+
+def sized(photo: np.ndarray[Any, Any], height: int, width: int, card: ModelCard, at: CallContext) -> np.ndarray:
+    """The photo resized to [height, width, 3]; an empty picture of that size where pictures are not decoded."""
+    return resize(photo, height, width, card.interpolation) if at.decode else empty(height, width)
+
+
+def empty(height: int, width: int) -> np.ndarray[Any, Any]:
+    """A picture [height, width, 3] that takes no memory."""
+    return np.broadcast_to(np.uint8(0), (height, width, 3))
 
 
 def _sides(size: progress_pb2.Size, natural: tuple[int, int], violations: Violations) -> tuple[int, int]:

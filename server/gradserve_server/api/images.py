@@ -27,7 +27,11 @@ if "PILLOW_BLOCKS_MAX" not in os.environ:
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
 DTYPE: Any = pb.DType.DESCRIPTOR
 DTYPES: dict[int, np.dtype[Any]] = {pb.DTYPE_UINT8: np.dtype("uint8"), pb.DTYPE_FLOAT32: np.dtype("<f4")}
+# A file's size is read from so many bytes, on the event loop: longer ones could be made to take long to read.
+HEADER_BYTES = 1 << 17
+HEADER_FORMATS = ("JPEG", "GIF", "BMP")  # Pillow opens these from their first bytes, and allocates nothing for them.
 PNG_HEADER_BYTES = 24  # The signature, the length and name of the first block, and two sides of 4 bytes.
+WEBP_HEADER_BYTES = 30  # Up to the sides, whichever the kind of the first block is.
 PNG_SIGNATURE, PNG_UP, PNG_COLOURS, PNG_LEVEL = b"\x89PNG\r\n\x1a\n", 2, {1: 0, 3: 2}, 1
 QUICK_FACTOR = 2  # The quick decode keeps at least this many times the needed side.
 SIDEWAYS_EXIF = (5, 6, 7, 8)  # EXIF orientations of files whose width is the height of the upright picture.
@@ -61,14 +65,34 @@ class ModelInput(NamedTuple):
 
 
 def header_size(image: pb.Image) -> tuple[int, int] | None:
-    """Height and width of an array or a PNG file, which take no decoding to know; None for other files."""
+    """Height and width of an array or a file, which take no decoding to know; None where its beginning has none.
+
+    TIFF files are such: their sizes may stand anywhere in them. PNG and WebP files are taken as lying upright.
+    """
     if image.WhichOneof("kind") == "tensor":
         return (image.tensor.shape[0], image.tensor.shape[1]) if len(image.tensor.shape) == 3 else None
-    start = image.encoded[:PNG_HEADER_BYTES]
-    if not start.startswith(PNG_SIGNATURE) or len(start) < PNG_HEADER_BYTES:
+    start = image.encoded[:HEADER_BYTES]
+    if start.startswith(PNG_SIGNATURE) and len(start) >= PNG_HEADER_BYTES:
+        width, height = struct.unpack_from(">II", start, PNG_HEADER_BYTES - 8)
+        return height, width
+    if start.startswith(b"RIFF") and start[8:12] == b"WEBP" and len(start) >= WEBP_HEADER_BYTES:
+        return _webp_size(start)
+    try:
+        with Image.open(io.BytesIO(start), formats=HEADER_FORMATS) as picture:
+            return _upright(picture.size, picture)
+    except Exception:  # Pillow raises errors of any type for a damaged file.
         return None
-    width, height = struct.unpack(">II", start[-8:])
-    return height, width
+
+
+def _webp_size(start: bytes) -> tuple[int, int] | None:
+    """Height and width of a WebP file, by its first block (RFC 9649, sections 2.5 to 2.7)."""
+    if start[12:16] == b"VP8X":
+        return int.from_bytes(start[27:30], "little") + 1, int.from_bytes(start[24:27], "little") + 1
+    if start[12:16] == b"VP8L":
+        sides = int.from_bytes(start[21:25], "little")
+        return (sides >> 14 & 0x3FFF) + 1, (sides & 0x3FFF) + 1
+    width, height = struct.unpack_from("<HH", start, 26)
+    return (height & 0x3FFF, width & 0x3FFF) if start[12:16] == b"VP8 " else None
 
 
 def decode(image: pb.Image, limits: LimitSettings, shorter: int | None = None) -> DecodedPicture:
@@ -97,7 +121,7 @@ def _decode_file(data: bytes, limits: LimitSettings, shorter: int | None) -> Dec
         if shorter is not None:
             picture.draft("RGB", (QUICK_FACTOR * shorter, QUICK_FACTOR * shorter))
         picture.load()
-        width, height = size[::-1] if picture.getexif().get(ExifTags.Base.Orientation) in SIDEWAYS_EXIF else size
+        height, width = _upright(size, picture)
         return DecodedPicture(to_rgb(picture), height, width)
     except BadImage:
         raise
@@ -110,6 +134,12 @@ def _decode_file(data: bytes, limits: LimitSettings, shorter: int | None) -> Dec
     except Exception as error:  # Pillow's decoders raise errors of any type for a damaged file.
         what = str(error) or type(error).__name__
         raise BadImage(f"the picture cannot be decoded: {what}; send the whole file, or save it anew as PNG") from error
+
+
+def _upright(size: tuple[int, int], picture: Image.Image) -> tuple[int, int]:
+    """Height and width of the upright picture, of the file's own width and height. It reads PNG files whole."""
+    width, height = size[::-1] if picture.getexif().get(ExifTags.Base.Orientation) in SIDEWAYS_EXIF else size
+    return height, width
 
 
 def _too_large(width: int, height: int, limits: LimitSettings) -> BadImage:

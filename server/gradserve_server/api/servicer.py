@@ -18,12 +18,10 @@ from google.protobuf.message_factory import GetMessageClass
 from gradserve.v1 import (
     attack_pb2,
     influence_pb2,
-    maximize_pb2,
     models_pb2,
     models_pb2_grpc,
     service_pb2,
     service_pb2_grpc,
-    stylize_pb2,
 )
 
 from ..config import LimitSettings
@@ -45,9 +43,6 @@ CODEC_NICENESS = 10
 MAX_LOGGED_NAME_BYTES = 100  # The most bytes of a request's model name that the log repeats.
 # A partial answer may come this many seconds after its deadline, since a pass cannot be interrupted.
 PARTIAL_GRACE_SECONDS = 1.0
-# Requests whose cost is worked out in a thread, with their pictures decoded: the sizes of these decide what Maximize
-# and Stylize cost, and Influence may have to look through large indexes.
-PRICED_IN_THREAD = (maximize_pb2.MaximizeRequest, stylize_pb2.StylizeRequest, influence_pb2.InfluenceRequest)
 RPCS = service_pb2.DESCRIPTOR.services_by_name["GradientService"].methods
 T = TypeVar("T")
 Report = Callable[[Preview], Awaitable[None]]
@@ -150,9 +145,7 @@ class GradientService(service_pb2_grpc.GradientServiceServicer):
         return bound
 
     def _price(self, bind: Callable[[Any, CallContext], Bound], request: Any, at: CallContext) -> Task | None:
-        """The request's task without its picture, or None where that is needed or something is wrong."""
-        if isinstance(request, PRICED_IN_THREAD):
-            return None
+        """The request's task without its pictures, or None where these are needed or something is wrong."""
         try:
             with without_hints():
                 return self._expected.priced(bind(request, replace(at, decode=False)).task)

@@ -51,7 +51,8 @@ def bind(request: influence_pb2.InfluenceRequest, at: CallContext) -> Bound:
     index = index_of(card, violations)
     method = _method(request.method, index, card, violations)
     members = _members(request, card, method, at.cards, violations)
-    what_if = _questions(request, method, index, violations)
+    # The price does not depend on what-ifs, and it would take long to look through all that are allowed.
+    what_if = _questions(request, method, index, violations) if at.decode else ()
     newton = request.method.last_layer.newton if request.method.last_layer.HasField("newton") else True
     violations.check()
     forwards = card.gflop if label is None and len(members) > 1 else 0.0

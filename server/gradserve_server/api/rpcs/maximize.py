@@ -28,9 +28,9 @@ def bind(request: maximize_pb2.MaximizeRequest, at: CallContext) -> Bound:
     """Raises RequestError."""
     card, violations = model_of(request.model, at.cards)
     options = check_options("maximize", request.options, card, at, violations)
-    photo = picture(request.image, "image", at.limits, violations) if request.HasField("image") else None
+    photo = picture(request.image, "image", at, violations) if request.HasField("image") else None
     settings = _settings(request, violations)
-    pixels = canvas(photo, request.size, CANVAS_SIDE if photo is None else PHOTO_SIDE, card, at.limits, violations)
+    pixels = canvas(photo, request.size, CANVAS_SIDE if photo is None else PHOTO_SIDE, card, at, violations)
     size = (pixels.shape[0], pixels.shape[1])
     sizes = _sizes(settings, size, card, at.limits, violations)
     own_size = set(sizes) == {(card.height, card.width)}

@@ -21,9 +21,8 @@ from ...methods.stylize import (
     default_style_layers,
 )
 from ...models.card import ModelCard
-from ...models.preprocess import resize
 from ...pool.wire import Outcome
-from ..canvas import canvas, picture, scaled
+from ..canvas import canvas, picture, scaled, sized
 from ..errors import Violations
 from ..fields import from_dict, parse_fields
 from ..images import ModelInput, fits, png, sizes_taken
@@ -42,9 +41,9 @@ def bind(request: stylize_pb2.StylizeRequest, at: CallContext) -> Bound:
     card, violations = model_of(request.model, at.cards)
     options = check_options("stylize", request.options, card, at, violations)
     has_content = request.HasField("content")
-    content = picture(request.content, "content", at.limits, violations) if has_content else None
-    pixels = canvas(content, request.size, CONTENT_SIDE if has_content else TEXTURE_SIDE, card, at.limits, violations)
-    styles = _styles(request, max(pixels.shape[:2]), card, at.limits, violations)
+    content = picture(request.content, "content", at, violations) if has_content else None
+    pixels = canvas(content, request.size, CONTENT_SIDE if has_content else TEXTURE_SIDE, card, at, violations)
+    styles = _styles(request, max(pixels.shape[:2]), card, at, violations)
     settings = _settings(request, has_content, violations)
     style_layers = _layers(request.style_layers, "style_layers", default_style_layers(card), card, violations)
     content_layers = _layers(request.content_layers, "content_layers", default_content_layers(card), card, violations)
@@ -64,7 +63,7 @@ def bind(request: stylize_pb2.StylizeRequest, at: CallContext) -> Bound:
 
 
 def _styles(
-    request: stylize_pb2.StylizeRequest, longer: int, card: ModelCard, limits: LimitSettings, violations: Violations
+    request: stylize_pb2.StylizeRequest, longer: int, card: ModelCard, at: CallContext, violations: Violations
 ) -> tuple[tuple[np.ndarray[Any, Any], float], ...]:
     if len(request.styles) > MAX_STYLES:
         violations.add("styles", f"must be at most {MAX_STYLES}, were {len(request.styles)}", for_every_model=True)
@@ -72,17 +71,17 @@ def _styles(
     styles = []
     for i, style in enumerate(request.styles):
         weight = _weight(style, f"styles[{i}].weight", violations)
-        pixels = picture(style.image, f"styles[{i}].image", limits, violations)
+        pixels = picture(style.image, f"styles[{i}].image", at, violations)
         if pixels is None:
             continue
         height, width = pixels.shape[:2]
         height, width = scaled((height, width), longer / max(height, width))
         if not card.any_size:
             height, width = card.height, card.width
-        if not fits(height, width, card, limits):
+        if not fits(height, width, card, at.limits):
             violations.add(f"styles[{i}].image", f"becomes {width}x{height}, and {card.name} does not take that")
             continue
-        styles.append((resize(pixels, height, width, card.interpolation), weight))
+        styles.append((sized(pixels, height, width, card, at), weight))
     return tuple(styles)
 
 
