@@ -1,11 +1,14 @@
 """How long a request would wait on a worker, by what is outstanding there and how fast its passes were."""
 
 from collections.abc import Iterable, Mapping
+from itertools import chain
 from typing import NamedTuple
 
 from ..engine.schedule import MAX_PASS_SECONDS
 from ..engine.take import MAX_OVERDUE_SECONDS, NEW_JOBS_SHARE, OVERDUE_PASSES
 from ..models.card import Precision
+
+MIN_LEFT_SECONDS = 1e-6  # A load with less left is done, but for rounding.
 
 
 class Prospect(NamedTuple):
@@ -54,16 +57,40 @@ def forecast(request: Prospect, own: float, rows: int, loads: Iterable[Load]) ->
     everything = list(loads)
     if not everything:
         return Forecast(0.0, own, own)
-    before = [load for load in everything if load.interactive or not request.interactive]
+    running, left = _running_pass(request, everything)
+    before = [load for load in left if load.interactive] if request.interactive else left
     same_caller = [load for load in before if load.caller == request.caller]
     share = _share(request, before)
-    longest = max(load.rows * load.row_seconds for load in everything)
-    running = min(MAX_PASS_SECONDS, longest, sum(load.seconds for load in everything))
     wait = min(_first_row(before, running, rows), _first_row(same_caller, running, rows) / share)
     others = sum(min(load.seconds, own) for load in before)
     own_others = sum(min(load.seconds, own) for load in same_caller)
     shared = min(others + own, (own_others + own) / share)
     return Forecast(running + wait, max(running + wait + own, running + shared), own)
+
+
+def _running_pass(request: Prospect, loads: list[Load]) -> tuple[float, list[Load]]:
+    """Seconds until the running pass ends, and the loads that are left then, without what it does of them.
+
+    Which pass runs is not known. It is taken to be the longest one, and to have rows of what the request does not wait
+    for, or of other callers, if such rows could share it. It has a row of each job before it has two of one.
+    """
+    passes = [load.rows * load.row_seconds for load in loads]
+    longest = max(passes)
+    running = min(MAX_PASS_SECONDS, longest, sum(load.seconds for load in loads))
+    sharing = [(place, loads[place]) for place, seconds in enumerate(passes) if seconds == longest]
+    even, undone, left = running / len(sharing), running, dict(enumerate(loads))
+    batch = (each for each in sharing if request.interactive and not each[1].interactive)
+    others = (each for each in sharing if each[1].caller != request.caller)
+    for place, load in chain(batch, others, sharing):
+        if undone <= 0:
+            break
+        if left.get(place) is load:
+            done = min(load.seconds, max(load.row_seconds, even), undone)
+            undone -= done
+            left[place] = load._replace(seconds=load.seconds - done)
+            if load.seconds - done <= MIN_LEFT_SECONDS:
+                del left[place]
+    return running, list(left.values())
 
 
 def _share(request: Prospect, loads: Iterable[Load]) -> float:

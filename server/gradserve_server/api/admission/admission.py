@@ -151,8 +151,8 @@ class Admission:
         if not forecasts:
             return None
         best = min(forecasts, key=lambda each: each.end)
-        delay = self._decode_wait()
-        return Forecast(best.wait + delay, best.end + delay, best.own)
+        delay = self._decode_wait()  # Meanwhile the worker goes on with what it has.
+        return Forecast(max(best.wait, delay), max(best.end, delay + best.own), best.own)
 
     @contextmanager
     def decoding(self, caller: Caller, rpc: str, model: str, expected: Task | None) -> Iterator[None]:
