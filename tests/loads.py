@@ -2,7 +2,8 @@
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from typing import Protocol
 
 import psutil
 
@@ -11,6 +12,16 @@ from gradserve.load.loops import Loop, record
 from gradserve.load.mix import MixEntry
 from gradserve.load.sender import Sender
 from gradserve.transport.channel import Endpoint
+
+
+class ServerProcesses(Protocol):
+    """What is asked of a `serving.Server`."""
+
+    process: psutil.Process
+
+    @property
+    def workers(self) -> Sequence[psutil.Process]:
+        """Its worker processes."""
 
 
 async def loaded(
@@ -29,11 +40,13 @@ async def loaded(
 
 
 @contextmanager
-def pinned_apart(front_end: psutil.Process, workers: Sequence[psutil.Process]) -> Iterator[None]:
-    """The workers have the last processor, the front-end and this process the others, if there are two or more."""
+def pinned_apart(*servers: ServerProcesses) -> Iterator[None]:
+    """The workers have the last processor, the front-ends and this process the others, if there are two or more."""
     cores = sorted(os.sched_getaffinity(0))
     others = cores[:-1] or cores
-    _pin({**dict.fromkeys(workers, cores[-1:]), front_end: others, psutil.Process(): others})
+    workers = [worker for server in servers for worker in server.workers]
+    front_ends = [psutil.Process(), *(server.process for server in servers)]
+    _pin({**dict.fromkeys(workers, cores[-1:]), **dict.fromkeys(front_ends, others)})
     try:
         yield
     finally:
@@ -44,4 +57,5 @@ def _pin(processors: Mapping[psutil.Process, Sequence[int]]) -> None:
     """Every thread of each process; those that it has already would keep their processors otherwise."""
     for process, own in processors.items():
         for thread in process.threads():
-            os.sched_setaffinity(thread.id, own)
+            with suppress(ProcessLookupError):  # It may have ended since.
+                os.sched_setaffinity(thread.id, own)

@@ -35,7 +35,17 @@ MODELS = {
 CALLERS = 8  # of the closed loop whose rate is the capacity
 CALM_FACTOR = 2  # A lone answer this many times as slow as the p95 before the load shows that the load is still felt.
 REST = 5.0  # seconds after the load, in which a lone caller asks
-FIGURES = ("capacity", "goodput", "answer_p50", "answer_p95", "refusal_p50", "refusal_p95", "refusal_server_p95")
+FIGURES = (
+    "capacity",
+    "capacity_after",
+    "goodput",
+    "refused",
+    "answer_p50",
+    "answer_p95",
+    "refusal_p50",
+    "refusal_p95",
+    "refusal_server_p95",
+)
 FIGURES += ("unanswered", "uneasy", "memory")
 STATISTICS_DELAY = 1.5  # seconds until the workers' last figures have arrived
 
@@ -51,15 +61,18 @@ class Rows(NamedTuple):
 class Overload:
     """One load on one server. Rates are per second, times in seconds; NaN where nothing was answered or refused.
 
-    goodput is a share of the capacity, unanswered one of all rows. refusal_p95 counts from when a request was due,
-    refusal_server_p95 from when the server began with it, of those refusals that its log shows. uneasy: seconds after
-    the load until a lone caller was answered as quickly as before. memory: anonymous memory of the server after the
-    load beside before.
+    capacity_after is measured like the capacity, after the load: where both differ the machine's pace has changed.
+    goodput is a share of the capacity, refused one of all requests, unanswered one of all rows. refusal_p95 counts from
+    when a request was due, refusal_server_p95 from when the server began with it, of those refusals that its log shows.
+    uneasy: seconds after the load until a lone caller was answered as quickly as before. memory: anonymous memory of
+    the server after the load beside before.
     """
 
     capacity: float
+    capacity_after: float
     offered: float
     goodput: float
+    refused: float
     answer_p50: float
     answer_p95: float
     refusal_p50: float
@@ -85,8 +98,8 @@ def main(
 ) -> None:
     """One worker has a processor to itself; front-end and generator share another. Default settings.
 
-    The capacity is what eight callers get that wait for their answers, measured before each load. Pictures are the
-    photos of --data.
+    The capacity is what eight callers get that wait for their answers, measured before each load and after it.
+    Pictures are the photos of --data.
     """
     kinds = [(name, each) for _ in range(rounds) for name in model for each in deadline]
     found: dict[tuple[str, float], list[Overload]] = {}
@@ -107,7 +120,7 @@ def server_of(model: str, data: Path) -> Iterator[serving.Server]:
     config = MODELS[model].format(data=data.resolve(), resize=RESIZE)
     with serving.Server(f"[pool]\nworkers = 1\n{config}") as server:
         assert server.address
-        with pinned_apart(server.process, server.workers):
+        with pinned_apart(server):
             yield server
 
 
@@ -117,7 +130,7 @@ async def overloaded(
     """Capacity, the load, and the rest after it."""
     mix = [entry]
     photos = [(data / "images" / name).read_bytes() for name in photo_names(data)]
-    capacity = (await loaded(server.address, mix, photos, ClosedLoop(CALLERS, 6.0, warm_up=4.0))).all.goodput
+    capacity = await capacity_of(server, mix, photos)
     lone = (await loaded(server.address, mix, photos, ClosedLoop(1, 3.0))).all.ok
     before, counted, logged = memory(server), rows(server), len(server.log())
     load = await loaded(
@@ -127,18 +140,31 @@ async def overloaded(
     await asyncio.sleep(STATISTICS_DELAY)
     after = rows(server)
     spent = Rows(after.all - counted.all, after.unanswered - counted.unanswered)
-    return overload(load, capacity, spent, refusals(server.log()[logged:]), uneasy, memory(server) / before)
+    growth, refused = memory(server) / before, refusals(server.log()[logged:])
+    return overload(load, (capacity, await capacity_of(server, mix, photos)), spent, refused, uneasy, growth)
+
+
+async def capacity_of(server: serving.Server, mix: list[MixEntry], photos: list[bytes]) -> float:
+    """Answers in a second to callers that wait for theirs."""
+    return (await loaded(server.address, mix, photos, ClosedLoop(CALLERS, 6.0, warm_up=4.0))).all.goodput
 
 
 def overload(
-    load: LoadFigures, capacity: float, spent: Rows, refusals: list[float], uneasy: float, memory: float
+    load: LoadFigures,
+    capacities: tuple[float, float],
+    spent: Rows,
+    refusals: list[float],
+    uneasy: float,
+    memory: float,
 ) -> Overload:
     """The figures together."""
     all_, nothing = load.all, float("nan")
     return Overload(
-        capacity=capacity,
+        capacity=capacities[0],
+        capacity_after=capacities[1],
         offered=all_.offered,
-        goodput=all_.goodput / capacity,
+        goodput=all_.goodput / capacities[0],
+        refused=all_.codes.get(REFUSED, 0) / all_.requests,
         answer_p50=all_.ok.p50 if all_.ok else nothing,
         answer_p95=all_.ok.p95 if all_.ok else nothing,
         refusal_p50=all_.refused.p50 if all_.refused else nothing,
@@ -181,7 +207,14 @@ def refusals(log: str) -> list[float]:
 
 def table(found: dict[tuple[str, float], list[Overload]], times: float) -> Table:
     """Medians of the rounds, and their ranges."""
-    columns = ["capacity/s", "goodput", "answers p50, p95", "refusals p50, p95, in the server", "unanswered rows"]
+    columns = [
+        "capacity/s, after",
+        "goodput",
+        "refused",
+        "answers p50, p95",
+        "refusals p50, p95, in the server",
+        "unanswered rows",
+    ]
     made = report.table(f"{times:g} times the capacity", ["model", "deadline"], [*columns, "uneasy s", "memory"])
     for (name, deadline), runs in found.items():
         of = {key: [getattr(each, key) for each in runs] for key in FIGURES}
@@ -190,8 +223,9 @@ def table(found: dict[tuple[str, float], list[Overload]], times: float) -> Table
         made.add_row(
             name,
             f"{deadline:g} s",
-            f"{medians['capacity']:.0f}",
+            "{capacity:.0f}, {capacity_after:.0f}".format(**medians),
             f"{goodput} %",
+            f"{100 * medians['refused']:.1f} %",
             "{answer_p50:.2f}, {answer_p95:.2f} s".format(**medians),
             "{:.0f}, {:.0f}, {:.0f} ms".format(
                 *(1000 * medians[f"refusal_{each}"] for each in ("p50", "p95", "server_p95"))

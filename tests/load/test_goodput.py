@@ -50,7 +50,7 @@ def server() -> Iterator[Server]:
     """With one worker, which has a processor to itself where there are two."""
     with Server(CONFIG) as server:
         assert server.address
-        with pinned_apart(server.process, server.workers):
+        with pinned_apart(server):
             yield server
 
 
