@@ -20,7 +20,7 @@ from PIL import Image
 from serving import Server, methods
 
 from gradserve.load.loops import ClosedLoop, OpenLoop
-from gradserve.load.mix import MixEntry
+from gradserve.load.mix import RPCS, MixEntry
 from gradserve.load.requests import BuiltRequest, built
 from gradserve.transport.channel import Endpoint
 from gradserve.transport.stubs import AsyncChannels
@@ -29,7 +29,7 @@ from gradserve.v1 import explain_pb2, predict_pb2
 
 SECONDS = length(8, 60)
 REQUESTS = length(80, 500)  # with random deadlines
-CONFIG = "[pool]\nworkers = 1\n[models.cifar10]\n"
+CONFIG = "[pool]\nworkers = 1\n[models.cifar10]\n[models.digits]\n"
 pytestmark = pytest.mark.alone
 OVERLOAD = 4  # times the capacity
 ANSWERED_SHARE = 0.4  # of the capacity, at least: a machine may have halved its pace since that was measured
@@ -41,6 +41,8 @@ EVERYTHING = [
     MixEntry("explain", 1, "cifar10", "smooth_grad", {"samples": 30}),
     MixEntry("attack", 1, "cifar10", "pgd", {"steps": 10}),
     MixEntry("maximize", 1, "cifar10", parameters={"goals": [3], "steps": 16}),
+    MixEntry("stylize", 1, "cifar10", parameters={"steps": 8}),
+    MixEntry("influence", 1, "digits"),
     MixEntry("embed", 1, "cifar10"),
 ]
 
@@ -139,6 +141,7 @@ async def test_one_callers_flood_does_not_keep_another_waiting(server: Server, s
 
 async def test_random_deadlines_end_in_answers_refusals_or_deadlines_and_cost_few_rows(server: Server) -> None:
     """One request after another, of all kinds."""
+    assert {entry.rpc for entry in EVERYTHING} == set(RPCS)
     draw, requests = random.Random(7), [request for (request,) in built(EVERYTHING, PHOTOS[:1])]
     async with grpc.aio.insecure_channel(server.address) as channel:
 
