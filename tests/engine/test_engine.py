@@ -829,6 +829,20 @@ def test_a_job_that_cannot_end_in_time_is_stopped_early(world: World) -> None:
     assert "possible" not in world.ended
 
 
+def test_a_pass_that_was_held_up_stops_no_job_that_can_end_in_time(world: World) -> None:
+    world.submit("before", asking(8, 8, 8))
+    world.run()
+    world.submit("long", asking(8, 800), deadline=world.now + 20.0, least_cost=ROW_GFLOP * 808)
+
+    def hold_up(parts: Sequence[Part]) -> None:
+        if len(world.passes) == 6:
+            world.now += 2.0  # At the pace of such passes the job would take 200 s.
+
+    world.fault = hold_up
+    world.run()
+    assert world.ended["long"].error is None
+
+
 def test_rows_of_cancelled_jobs_are_counted(world: World) -> None:
     world.submit("a", asking(50))
     world.step()

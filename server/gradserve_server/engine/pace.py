@@ -1,6 +1,8 @@
 """How long passes of each kind take, and whether others are worth waiting for."""
 
+from collections import deque
 from collections.abc import Collection
+from statistics import median_low
 from typing import NamedTuple
 
 from .job import Job
@@ -8,6 +10,7 @@ from .take import Key
 
 MAX_KEYS = 1000  # Most kinds of keys whose times are remembered.
 SMOOTHING = 0.3  # Weight of the newest pass in the running estimates.
+USUAL_PASSES = 5  # The latest passes whose median is the usual time of a row.
 WAIT_PASS_SHARE = 0.5  # Longest wait for the callers that a pass answered, as a share of its seconds.
 MIN_RETURN_SHARE = 0.6  # Smallest share of the awaited callers who came back, for which the engine waits again.
 RETURN_SHARE_GROWTH = 0.01  # Added per pass, so that clients we stopped waiting for are tried again.
@@ -43,6 +46,7 @@ class Pace:
     def __init__(self) -> None:
         self._row_seconds: dict[Key, float] = {}
         self._measured: dict[Key, float] = {}  # The same, without what `doubt` takes away.
+        self._latest: dict[Key, deque[float]] = {}  # Seconds of a row in each of the latest passes.
         self._last: dict[Key, SharedPass] = {}
         self._back: dict[Key, float] = {}  # Share of the awaited callers who came back.
         self._wait: BatchWait | None = None
@@ -50,6 +54,11 @@ class Pace:
     def row_seconds(self, key: Key) -> float:
         """The estimated seconds of a row of that kind; 0 if there was none yet."""
         return self._row_seconds.get(key.kind, 0.0)
+
+    def usual_row_seconds(self, key: Key) -> float:
+        """The median seconds of a row in the latest passes of that kind, which one that was held up does not change."""
+        latest = self._latest.get(key.kind)
+        return median_low(latest) if latest else 0.0
 
     def pass_seconds(self, key: Key) -> float:
         """The estimated seconds of a pass as large as the last one of that kind; 0 if there was none yet."""
@@ -65,12 +74,13 @@ class Pace:
         kind, seconds = key.kind, ended - began
         self._judge(kind, began)
         if len(self._row_seconds) > MAX_KEYS:  # Callers may send images of any size.
-            for known in (self._row_seconds, self._measured, self._last, self._back):
+            for known in (self._row_seconds, self._measured, self._latest, self._last, self._back):
                 known.clear()
         if key == kind:
             self._last[kind] = SharedPass(jobs, rows, ended)
         else:  # A query that shares no pass says nothing about who returns for the next batch.
             self._last.setdefault(kind, SharedPass(0, rows, ended))
+        self._latest.setdefault(kind, deque(maxlen=USUAL_PASSES)).append(seconds / rows)
         for estimates in (self._row_seconds, self._measured):
             old = estimates.get(kind, seconds / rows)
             estimates[kind] = (1 - SMOOTHING) * old + SMOOTHING * seconds / rows

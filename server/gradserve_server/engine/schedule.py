@@ -101,7 +101,7 @@ class Schedule:
         """
         if job.allow_partial or job.deadline == float("inf") or job.rows < MIN_ROWS or not gflop_per_row:
             return False
-        row_seconds = self._pace.row_seconds(job.open[0].key)
+        row_seconds = self._pace.usual_row_seconds(job.open[0].key)
         rows = (job.least_cost - job.gflop) / gflop_per_row
         return now + rows * row_seconds / HOPELESS_SPEED > job.deadline
 
