@@ -6,6 +6,7 @@
 import asyncio
 import os
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Annotated, NamedTuple
 from unittest.mock import patch
@@ -25,6 +26,7 @@ from .faithfulness import DATA, Data, photo_names
 
 ROOT = Path(__file__).parents[2]
 BLOCK_SECONDS = 300.0  # A block of requests that takes longer ends early.
+FRESH_ROUNDS = 2  # Rounds until the servers are started anew.
 KEPT_PICTURES = 16  # The photos that the requests are about, in turn.
 
 
@@ -53,21 +55,24 @@ def main(
 ) -> None:
     """Two servers, one of this tree and one of the other, are asked in turn; each has one worker and default settings.
 
-    The ratio is of this tree's time to the other's in a pair of blocks; which is asked first alternates.
+    The ratio is of this tree's time to the other's in a pair of blocks; which is asked first alternates. Servers of one
+    tree differ by some percent, each as long as it runs: they are started anew for every few rounds.
     """
     mix = [MixEntry(rpc, method=method if rpc in ("explain", "attack") else "", model=model)]
     photos = [(data / "images" / name).read_bytes() for name in photo_names(data)[:KEPT_PICTURES]]
     built(mix, photos)  # A mistake is told before servers start.
-    pairs = []
-    with ExitStack() as stack:
-        servers = [stack.enter_context(server_of(tree, model)) for tree in (ROOT, other.resolve())]
-        stack.enter_context(pinned_apart(*servers))
-        for server in servers:
-            block(server, mix, photos, callers, requests)
-        for turn in track(range(rounds), console=report.console):
-            order = (0, 1) if turn % 2 else (1, 0)
-            spent = {place: block(servers[place], mix, photos, callers, requests) for place in order}
-            pairs.append((spent[0], spent[1]))
+    pairs, trees = list[tuple[Spent, Spent]](), (ROOT, other.resolve())
+    for turn in track(range(0, rounds, FRESH_ROUNDS), console=report.console):
+        with ExitStack() as stack:
+            servers = [stack.enter_context(server_of(tree, model)) for tree in trees]
+            stack.enter_context(pinned_apart(*servers))
+            ask = partial(block, mix=mix, photos=photos, callers=callers, requests=requests)
+            for server in servers:
+                ask(server)
+            for place in range(turn, min(turn + FRESH_ROUNDS, rounds)):
+                order = servers if place % 2 else servers[::-1]
+                spent = {id(server): ask(server) for server in order}
+                pairs.append((spent[id(servers[0])], spent[id(servers[1])]))
     deliver(pairs, f"{mix[0].name}, {callers} callers, blocks of {requests}", as_json, out)
 
 

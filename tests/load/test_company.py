@@ -15,7 +15,7 @@ from gradserve_server.methods.explain import METHODS as EXPLANATIONS
 REQUESTS, AT_A_TIME = length(200, 4000), 16
 CLOSE = 1e-4
 # A gradient jumps where a ReLU's input is zero, and rounding decides on which side it is. Few requests lie so.
-EDGE_SHARE, EDGE_CLOSE = 1 / 1000, 1e-2
+EDGE_SHARE, EDGE_CLOSE = 1 / 500, 1e-2
 UNITS = {
     "digits": [("0.8", 5, None), ("0.11", 7, (2, 3)), ("2", 4, None)],
     "small": [("features.14", 8, None), ("features.17", 60, (1, 1)), ("classifier.1", 33, None)],
