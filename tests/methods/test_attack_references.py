@@ -10,7 +10,8 @@ from reference import Wrapped, in_engine_layout
 from torch import Tensor
 from zoo import in_double, inputs, photos
 
-from gradserve_server.engine.objective import dlr, margin, score, targeted_dlr
+from gradserve_server.engine.objective import dlr, margin, targeted_dlr
+from gradserve_server.engine.scores import score
 from gradserve_server.methods.attack import Ball, Goal
 from gradserve_server.methods.attack.apgd import checkpoints
 from gradserve_server.models.prepared import Prepared

@@ -162,7 +162,7 @@ def test_each_steps_gradient_in_fp32() -> None:
 
 
 def test_a_gram_matrix_entry_by_entry() -> None:
-    from gradserve_server.engine.objective import gram
+    from gradserve_server.engine.scores import gram
 
     maps = torch.randn(2, 5, 3, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     for row, ours in zip(maps, gram(maps), strict=True):

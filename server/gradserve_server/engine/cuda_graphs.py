@@ -14,8 +14,8 @@ from torch import Tensor
 
 from ..models.prepared import Prepared
 from .differentiate import differentiate
-from .objective import DLR_FLOOR, log_probabilities, ranking
 from .query import Answer, Part, Query
+from .scores import DLR_FLOOR, log_probabilities, ranking
 
 log = logging.getLogger(__name__)
 

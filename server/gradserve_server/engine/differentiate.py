@@ -11,8 +11,9 @@ from ..models.layouts import ROWS, layout_of
 from ..models.prepared import Prepared
 from ..models.relu import RULES, ReLURules
 from ..models.taps import Place, Side, Taps, as_map
-from .objective import NotApplicable, score
+from .objective import NotApplicable
 from .query import Answer, Part, Tap
+from .scores import score
 
 
 def differentiate(model: Prepared, parts: Sequence[Part]) -> list[Answer]:

@@ -1,20 +1,9 @@
-"""Objectives: the scores that rows are differentiated by. They can be added and weighted.
+"""Objectives: the scores that rows are differentiated by. They can be added and weighted; `scores.py` computes them."""
 
-`score` computes them for all rows of a batch, those of one kind together.
-"""
-
-from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-import torch
-import torch.nn.functional as F
 from torch import Tensor
-
-from ..models.card import HeadKind
-
-DLR_FLOOR = 1e-12  # Smallest divisor, so that DLR is finite where the best logits are equal.
 
 
 class NotApplicable(Exception):
@@ -112,11 +101,6 @@ def channel(layer: str, index: int) -> Objective:
     return Objective((Term("channel", layer, (index,)),))
 
 
-def ranking(logits: Tensor) -> Tensor:
-    """The classes of each row by falling logit, [n, classes]; among equal logits the lower class comes first."""
-    return logits.argsort(stable=True, dim=1, descending=True)
-
-
 def layer(name: str) -> Objective:
     """The mean square of a layer, which is DeepDream's half squared norm up to a factor (Mordvintsev et al. 2015)."""
     return Objective((Term("layer", name),))
@@ -127,6 +111,16 @@ def direction(name: str, vector: Tensor) -> Objective:
     return Objective((Term("direction", name, goal=vector / vector.norm()),))
 
 
+def projection(factors: Tensor) -> Objective:
+    """The sum of the logits times the factors [classes], whose gradient is a vector-Jacobian product."""
+    return Objective((Term("direction", "", goal=factors),))
+
+
+def similarity(name: str, goal: Tensor) -> Objective:
+    """The cosine between a layer's features and `goal` [C]; of a map the features are the means of the channels."""
+    return Objective((Term("similarity", name, goal=goal),))
+
+
 def content(name: str, goal: Tensor, weight: float) -> Objective:
     """Weighted squared distance of a layer from `goal` [C, h, w]."""
     return Objective((Term("content", name, (), weight, goal),))
@@ -135,152 +129,3 @@ def content(name: str, goal: Tensor, weight: float) -> Objective:
 def style(name: str, goal: Tensor, weight: float) -> Objective:
     """Weighted squared distance of a layer's Gram matrix from `goal` [C, C] (Gatys et al. 2016)."""
     return Objective((Term("style", name, (), weight, goal),))
-
-
-def gram(out: Tensor) -> Tensor:
-    """F F^T / (h w) of maps: [n, C, h, w] -> [n, C, C]."""
-    vectors = out.permute(0, 2, 3, 1).flatten(1, 2)  # Maps in channels_last are not copied by this.
-    return vectors.transpose(1, 2) @ vectors / vectors.shape[1]
-
-
-def _layer(out: Tensor, _: Tensor) -> Tensor:
-    return out.square().flatten(1).mean(1)
-
-
-def _direction(out: Tensor, goal: Tensor) -> Tensor:
-    along = torch.einsum("nc...,nc->n...", out, goal)
-    return along.flatten(1).mean(1) if along.dim() > 1 else along
-
-
-def _content(out: Tensor, goal: Tensor) -> Tensor:
-    if out.shape != goal.shape:
-        raise NotApplicable("the layer's size differs from its target's; name another layer")
-    return (out - goal).square().flatten(1).sum(1)
-
-
-def _style(out: Tensor, goal: Tensor) -> Tensor:
-    return (gram(out) - goal).square().sum((1, 2))
-
-
-def _logit(out: Tensor, index: Tensor) -> Tensor:
-    return out.gather(1, index).squeeze(1)
-
-
-def log_probabilities(logits: Tensor, head: HeadKind = "softmax") -> Tensor:
-    """The log-probability of each class, [n, classes] -> [n, classes]: by softmax, or by sigmoid for other heads."""
-    return F.log_softmax(logits, 1) if head == "softmax" else F.logsigmoid(logits)
-
-
-def _log_prob(out: Tensor, index: Tensor) -> Tensor:
-    return log_probabilities(out).gather(1, index).squeeze(1)
-
-
-def _log_sigmoid(out: Tensor, index: Tensor) -> Tensor:
-    return F.logsigmoid(_logit(out, index))
-
-
-def _log_odds(out: Tensor, index: Tensor) -> Tensor:
-    others = out.scatter(1, index, -torch.inf)
-    return _logit(out, index) - torch.logsumexp(others, 1)
-
-
-def margins(logits: Tensor, labels: Tensor, head: HeadKind = "softmax") -> Tensor:
-    """How far each row's class is from not being predicted, in logits: [n, classes], [n, 1] -> [n].
-
-    With a softmax that is the class's logit less the best other logit, otherwise the logit alone.
-    """
-    if head != "softmax":
-        return _logit(logits, labels)
-    return _logit(logits, labels) - logits.scatter(1, labels, float("-inf")).amax(1)
-
-
-def _dlr(out: Tensor, index: Tensor) -> Tensor:
-    best = out.topk(3).values
-    return margins(out, index) / (best[:, 0] - best[:, 2] + DLR_FLOOR)
-
-
-def _targeted_dlr(out: Tensor, index: Tensor) -> Tensor:
-    best = out.topk(4).values
-    between = _logit(out, index[:, :1]) - _logit(out, index[:, 1:])
-    return between / (best[:, 0] - (best[:, 2] + best[:, 3]) / 2 + DLR_FLOOR)
-
-
-def _unit(out: Tensor, index: Tensor) -> Tensor:
-    _check_inside(index[:, 1:], out.shape[2:])
-    flat = (index[:, 0] * out.shape[2] + index[:, 1]) * out.shape[3] + index[:, 2]
-    return out.reshape(len(out), -1).gather(1, flat.unsqueeze(1)).squeeze(1)
-
-
-def _channel(out: Tensor, index: Tensor) -> Tensor:
-    if out.dim() == 2:
-        return _logit(out, index)
-    picked = out.gather(1, index.view(-1, 1, 1, 1).expand(-1, 1, *out.shape[2:]))  # Indexing has a slow backward.
-    return picked.mean((1, 2, 3))
-
-
-def _check_inside(index: Tensor, shape: Sequence[int]) -> None:
-    if (index >= torch.tensor(list(shape), device=index.device)).any():
-        size = "x".join(map(str, shape))
-        raise NotApplicable(
-            f"unit {tuple(index.max(0).values.tolist())} lies outside the layer's {size} map on this input; "
-            "name a position inside"
-        )
-
-
-def _by_rank(of_class: Callable[[Tensor, Tensor], Tensor]) -> Callable[[Tensor, Tensor], Tensor]:
-    return lambda out, index: of_class(out, ranking(out.detach()).gather(1, index))
-
-
-SCORES: Mapping[str, Callable[[Tensor, Tensor], Tensor]] = {
-    "logit": _logit,
-    "ranked": _by_rank(_logit),
-    "log_prob": _log_prob,
-    "log_odds": _log_odds,
-    "ranked_log_odds": _by_rank(_log_odds),
-    "margin": margins,
-    "dlr": _dlr,
-    "targeted_dlr": _targeted_dlr,
-    "unit": _unit,
-    "channel": _channel,
-    "layer": _layer,
-    "direction": _direction,  # This score and those below take goals instead of indices.
-    "content": _content,
-    "style": _style,
-}
-SIGMOID_SCORES = {  # Scores that replace those above for heads whose probabilities are sigmoids.
-    "log_prob": _log_sigmoid,
-    "log_odds": _logit,
-    "ranked_log_odds": _by_rank(_logit),
-    "margin": _logit,
-}
-
-
-def score(
-    objectives: Sequence[tuple[Objective, range]],
-    rows: int,
-    outputs: Mapping[str, Tensor],
-    head: HeadKind = "softmax",
-) -> Tensor:
-    """The weighted terms [rows, terms] of each objective on its rows, filled up with zeros to the same length.
-
-    `outputs` are by layer; `outputs[""]` are the logits of a network with that `head`.
-    """
-    kinds = SCORES if head == "softmax" else {**SCORES, **SIGMOID_SCORES}
-    groups: dict[tuple[str, str], list[tuple[int, int, Term]]] = defaultdict(list)
-    for objective, span in objectives:
-        for column, term in enumerate(objective.terms):
-            groups[term.kind, term.layer] += [(row, column, term) for row in span]
-    any_output = next(iter(outputs.values()))
-    device, dtype = any_output.device, any_output.dtype
-    most = max(len(objective.terms) for objective, _ in objectives)
-    table = torch.zeros(rows, most, device=device, dtype=dtype)
-    for (kind, layer), members in groups.items():
-        where, columns, terms = zip(*members, strict=True)
-        out = outputs[layer] if where == tuple(range(rows)) else outputs[layer][torch.tensor(where, device=device)]
-        goals = [term.goal for term in terms if term.goal is not None]
-        details = torch.stack(goals) if goals else torch.tensor([term.indices for term in terms], device=device)
-        scores = kinds[kind](out, details)
-        weights = torch.tensor([term.weight for term in terms], device=device, dtype=dtype)
-        places = torch.tensor(where, device=device), torch.tensor(columns, device=device)
-        table = table.index_put(places, scores * weights)
-    return table

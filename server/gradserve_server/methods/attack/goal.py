@@ -7,17 +7,8 @@ import torch
 from torch import Tensor
 
 from ...engine.job import MethodContext
-from ...engine.objective import (
-    NotApplicable,
-    Objective,
-    dlr,
-    log_prob,
-    log_probabilities,
-    margin,
-    margins,
-    ranking,
-    targeted_dlr,
-)
+from ...engine.objective import NotApplicable, Objective, dlr, log_prob, margin, targeted_dlr
+from ...engine.scores import log_probabilities, margins, ranking
 from ...models.card import HeadKind
 
 Loss = Literal["cross_entropy", "margin", "dlr"]

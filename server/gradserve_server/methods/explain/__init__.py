@@ -11,8 +11,9 @@ import numpy as np
 from torch import Tensor
 
 from ...engine.job import Job, MethodContext, Steps, together
-from ...engine.objective import ranked, ranking
+from ...engine.objective import ranked
 from ...engine.query import Query, Wrt
+from ...engine.scores import ranking
 from ...models.card import ModelCard
 from ..targets import Target
 from .averages import integrated_gradients, smooth_grad

@@ -15,8 +15,9 @@ import torch
 from torch import Tensor
 
 from ...engine.job import Steps
-from ...engine.objective import Objective, log_odds, logit, ranked, ranked_log_odds, ranking
+from ...engine.objective import Objective, log_odds, logit, ranked, ranked_log_odds
 from ...engine.query import Query, Tap
+from ...engine.scores import ranking
 from ...models.card import HeadKind
 from ..embed import pooled
 from . import neighbours

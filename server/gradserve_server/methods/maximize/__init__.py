@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from ...engine.job import Job, Steps
-from ...engine.objective import Objective, direction, layer, ranking
+from ...engine.objective import Objective, direction, layer
 from ...engine.query import Query
+from ...engine.scores import ranking
 from ..image_run import NOT_MEASURED, Snapshot, Trajectory, as_bytes, numbers, pixels, quantized, resized
 from ..targets import Target
 from .ascent import OBJECTIVE, ascend, penalties_of

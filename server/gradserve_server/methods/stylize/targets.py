@@ -9,8 +9,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ...engine.job import Job, Steps
-from ...engine.objective import NotApplicable, Objective, Term, content, gram, style
+from ...engine.objective import NotApplicable, Objective, Term, content, style
 from ...engine.query import Query, Tap
+from ...engine.scores import gram
 from .settings import PIXELS, LayerWeight
 
 LUMINANCE = (0.299, 0.587, 0.114)  # ITU-R BT.601
