@@ -10,7 +10,7 @@ with gradserve.Client("127.0.0.1:50051") as client:
 from importlib import metadata as _metadata
 
 from gradserve.aio import AsyncClient
-from gradserve.arguments import Method, Pick, Rank, Unit
+from gradserve.arguments import Contrast, Method, Pick, Rank, Similarity, Unit
 from gradserve.client import Client
 from gradserve.errors import (
     Cancelled,
@@ -32,6 +32,7 @@ from gradserve.errors import (
 from gradserve.messages.goals import Goal
 from gradserve.results.attack import Attack, Certificate, Judgement, TrajectoryStep
 from gradserve.results.common import Provenance, Region, Score
+from gradserve.results.differentiate import Gradients
 from gradserve.results.explain import Explanation, Explanations
 from gradserve.results.influence import Features, Influence, Reweighting, Suspects, TrainingExample
 from gradserve.results.models import Applicability, Layer, ModelCard
@@ -50,12 +51,14 @@ __all__ = [
     "Cancelled",
     "Certificate",
     "Client",
+    "Contrast",
     "DeadlineExceeded",
     "Explanation",
     "Explanations",
     "FailedPrecondition",
     "Features",
     "Goal",
+    "Gradients",
     "GradserveError",
     "Influence",
     "InternalError",
@@ -79,6 +82,7 @@ __all__ = [
     "Reweighting",
     "Score",
     "ServiceError",
+    "Similarity",
     "StylizedImage",
     "Suspects",
     "TrainingExample",

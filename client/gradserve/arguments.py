@@ -11,6 +11,7 @@ from PIL import Image
 
 ParameterValue = bool | int | float | str
 ImageLike = str | os.PathLike[str] | bytes | Image.Image | np.ndarray[Any, Any]
+BatchLike = ImageLike | Sequence[ImageLike]  # An array of four dimensions is a batch, [N, H, W, 3].
 
 
 @dataclass(frozen=True, init=False)
@@ -55,6 +56,47 @@ class Unit:
         return f"{self.layer}:{self.channel}" + ("" if self.y is None else f" ({self.y}, {self.x})")
 
 
+@dataclass(frozen=True, init=False)
+class Contrast:
+    """A sum of targets with weights: "A rather than B" is `Contrast("tabby", "tiger cat")`.
+
+    `Contrast(a, b, c)` is a less the mean of b and c, and `Contrast(a, top=5)` a less the mean of the others among the
+    five classes with the highest logits. `Contrast.sum((a, 1), (b, -0.5))` has any weights.
+    """
+
+    terms: tuple[tuple["int | str | Rank | Unit", float], ...]
+    top: int | None
+
+    def __init__(
+        self, target: "int | str | Rank | Unit", *others: "int | str | Rank | Unit", top: int | None = None
+    ) -> None:
+        if not others and top is None:
+            raise ValueError("a contrast names what the target is contrasted with, or top=5: the others of the top 5")
+        terms = ((target, 1.0), *((other, -1 / len(others)) for other in others))
+        object.__setattr__(self, "terms", terms)
+        object.__setattr__(self, "top", top)
+
+    @classmethod
+    def sum(cls, *terms: tuple["int | str | Rank | Unit", float], top: int | None = None) -> "Contrast":
+        """The sum of (target, weight) pairs."""
+        contrast = cls.__new__(cls)
+        object.__setattr__(contrast, "terms", tuple((target, float(weight)) for target, weight in terms))
+        object.__setattr__(contrast, "top", top)
+        return contrast
+
+
+@dataclass(frozen=True, eq=False)
+class Similarity:
+    """How alike the picture is to another one, as target: the cosine of a layer's features, averaged over its map.
+
+    layer: left out, the one that Grad-CAM takes. In answers the other picture is None.
+    """
+
+    image: ImageLike | None
+    layer: str = ""
+    preprocess: str = "model_default"
+
+
 class Pick(StrEnum):
     """A class found from the prediction, as target of an attack; never the true one."""
 
@@ -63,7 +105,7 @@ class Pick(StrEnum):
     RANDOM = "random"
 
 
-TargetLike = int | str | Rank | Unit
+TargetLike = int | str | Rank | Unit | Contrast | Similarity
 AttackTargetLike = int | str | Pick
 MethodLike = str | tuple[str, Mapping[str, ParameterValue]] | Method
 

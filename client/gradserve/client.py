@@ -6,6 +6,7 @@ from typing import Any, Unpack, overload
 
 from gradserve.arguments import (
     AttackTargetLike,
+    BatchLike,
     ImageLike,
     MaximizeArguments,
     MethodLike,
@@ -15,10 +16,12 @@ from gradserve.arguments import (
     StylizeArguments,
     TargetLike,
 )
-from gradserve.messages import attack, explain, influence, pictures, predict
+from gradserve.messages import attack, differentiate, explain, influence, pictures, predict
+from gradserve.messages.common import options
 from gradserve.messages.goals import GoalLike
 from gradserve.messages.influence import EmbedArguments, InfluenceArguments, SuspectsArguments
 from gradserve.results.attack import Attack
+from gradserve.results.differentiate import Gradients
 from gradserve.results.explain import Explanation, Explanations
 from gradserve.results.influence import Features, Influence, Suspects
 from gradserve.results.pictures import MaximizedImage, MaximizedImages, Progress, StylizedImage
@@ -97,15 +100,7 @@ class Client(Connection):
             format=format,
             overlay=overlay,
             shorthand=parameters,
-            options=Options(
-                priority=priority,
-                precision=precision,
-                seed=seed,
-                time_budget=time_budget,
-                allow_partial=allow_partial,
-                quick_decode=quick_decode,
-                alone=alone,
-            ),
+            options=options(priority, precision, seed, time_budget, allow_partial, quick_decode, alone),
         )
         maps = explain.explanations(request, self._call(self._stubs.gradients.Explain, request, timeout))
         return maps if isinstance(methods, list) or isinstance(target, list) else maps[0]
@@ -166,15 +161,7 @@ class Client(Connection):
             model=model,
             preprocess=preprocess,
             shorthand=parameters,
-            options=Options(
-                priority=priority,
-                precision=precision,
-                seed=seed,
-                time_budget=time_budget,
-                allow_partial=allow_partial,
-                quick_decode=quick_decode,
-                alone=alone,
-            ),
+            options=options(priority, precision, seed, time_budget, allow_partial, quick_decode, alone),
         )
         return attack.attack_result(request, self._call(self._stubs.gradients.Attack, request, timeout))
 
@@ -208,6 +195,25 @@ class Client(Connection):
         """The features of a layer, pooled by "mean", "max" or "none"; by default what goes into the last linear one."""
         request = influence.embed_request(image, **arguments)
         return influence.embed_result(self._call(self._stubs.gradients.Embed, request, timeout))
+
+    def differentiate(
+        self,
+        images: BatchLike,
+        goals: GoalLike | list[Any] | None = None,
+        *,
+        timeout: float | None = None,
+        **arguments: Unpack[differentiate.DifferentiateArguments],
+    ) -> Gradients:
+        """The gradients of a batch of pictures, by their pixels in [0, 1] or by a `layer`.
+
+        The pictures are a list or an array [N, H, W, 3], taken as they are unless `preprocess` says otherwise. `goals`
+        is one for all or a list of one for each, None the predicted classes: a target as in `explain`, or a Goal;
+        `Goal.logits(vector)` makes a vector-Jacobian product. `rule` is "plain", "guided" or "deconvnet". The gradient
+        travels as `format` "float32", "bfloat16" or "float16"; `forward_only` leaves it out.
+        """
+        request = differentiate.differentiate_request(images, goals, **arguments)
+        reply = self._call(self._stubs.gradients.Differentiate, request, timeout)
+        return differentiate.gradients(reply)
 
     def maximize(
         self,

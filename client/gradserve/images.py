@@ -59,6 +59,15 @@ def array(tensor: common_pb2.Tensor) -> Array:
     return np.frombuffer(tensor.data, dtype=_DTYPES[tensor.dtype]).reshape(tuple(tensor.shape))
 
 
+def numbers(tensor: common_pb2.Tensor) -> Array:
+    """The numbers of a Tensor of floating-point values, as float32."""
+    shape = tuple(tensor.shape)
+    if tensor.dtype == common_pb2.DTYPE_BFLOAT16:
+        upper = np.frombuffer(tensor.data, "<u2").astype(np.uint32)
+        return (upper << np.uint32(16)).view(np.float32).reshape(shape)
+    return array(tensor).astype(np.float32)
+
+
 def map_from_png(png: bytes, low: float, high: float) -> Array:
     """A map that came as 8-bit PNG: low + pixel / 255 * (high - low)."""
     levels = np.asarray(Image.open(io.BytesIO(png)).convert("L"), dtype=np.float32)

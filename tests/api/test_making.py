@@ -193,7 +193,7 @@ MAXIMIZE_FAULTS: dict[str, tuple[dict[str, Any], str, str]] = {
     "no goal": ({"goals": []}, "goals", "1 to 16, were 0"),
     "17 goals": ({"goals": [CLASS] * 17}, "goals", "1 to 16, were 17"),
     "an empty goal": ({"goals": [mx.Goal()]}, "goals[0].summands", "1 to 64, were 0"),
-    "an empty summand": ({"goals": [goal()]}, "goals[0].summands[0]", "none of target, layer and direction"),
+    "an empty summand": ({"goals": [goal()]}, "goals[0].summands[0]", "none of target, layer, direction and logits"),
     "a rank without a picture": ({"goals": [goal(target=pb.Target(rank=1))]}, "goals[0].summands[0].target", "picture"),
     "a weight of 0": ({"goals": [goal(layer=FEATURES, weight=0)]}, "goals[0].summands[0].weight", "other than 0"),
     "an unknown class": (

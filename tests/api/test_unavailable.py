@@ -12,7 +12,16 @@ from serving import Server, Stubs, methods, picture, refused
 
 from gradserve import Client
 from gradserve.cli import main as cli
-from gradserve.v1 import attack_pb2, explain_pb2, influence_pb2, maximize_pb2, models_pb2, predict_pb2, stylize_pb2
+from gradserve.v1 import (
+    attack_pb2,
+    differentiate_pb2,
+    explain_pb2,
+    influence_pb2,
+    maximize_pb2,
+    models_pb2,
+    predict_pb2,
+    stylize_pb2,
+)
 from gradserve_server.__main__ import main
 
 OWN = """
@@ -72,6 +81,7 @@ def asked(stubs: Stubs, model: str) -> dict[str, Callable[[], Any]]:
         stubs.gradients.Influence: influence_pb2.InfluenceRequest(model=model, image=IMAGE),
         stubs.gradients.Suspects: influence_pb2.SuspectsRequest(model=model),
         stubs.gradients.Embed: influence_pb2.EmbedRequest(model=model, image=IMAGE),
+        stubs.gradients.Differentiate: differentiate_pb2.DifferentiateRequest(model=model, images=[IMAGE]),
         stubs.models.GetModel: models_pb2.GetModelRequest(name=model),
     }
     found = {r.DESCRIPTOR.name: (lambda call=call, r=r: call(r, timeout=60)) for call, r in calls.items()}
@@ -86,7 +96,7 @@ def asked(stubs: Stubs, model: str) -> dict[str, Callable[[], Any]]:
 @pytest.mark.parametrize("model", ["", "first", "fileless", "unseeded", "deadly"])
 def test_every_rpc_refuses_it_with_the_reason(stubs: Stubs, model: str) -> None:
     calls = asked(stubs, model)
-    assert len(calls) == 11
+    assert len(calls) == 12
     for name, call in calls.items():
         with pytest.raises(grpc.RpcError) as caught:
             call()

@@ -7,7 +7,15 @@ import grpc
 import pytest
 from serving import Refused, Server, Stubs, picture, refused
 
-from gradserve.v1 import attack_pb2, explain_pb2, influence_pb2, maximize_pb2, predict_pb2, stylize_pb2
+from gradserve.v1 import (
+    attack_pb2,
+    differentiate_pb2,
+    explain_pb2,
+    influence_pb2,
+    maximize_pb2,
+    predict_pb2,
+    stylize_pb2,
+)
 
 PICTURE = picture(0, 8, 8)
 BAD_OPTIONS = {"priority": 9, "precision": 9, "time_budget": {"seconds": -1}}
@@ -65,6 +73,29 @@ CASES: dict[str, tuple[Any, set[str]]] = {
         {"goal", "top", "what_if[0].rows", "what_if[0].weight", *OPTIONS},
     ),
     "Suspects": (influence_pb2.SuspectsRequest(order=9, top=0), {"order", "top"}),
+    "Differentiate": (
+        differentiate_pb2.DifferentiateRequest(
+            images=[PICTURE, {"encoded": b"no picture"}],
+            goals=[
+                {"summands": [{"target": {"contrast": {"terms": [{"weight": float("inf")}], "others_of_top": 1}}}]},
+                {"summands": [{"logits": {"dtype": 1}}]},
+            ],
+            rule=9,
+            format=9,
+            preprocess=9,
+            options=BAD_OPTIONS,
+        ),
+        {
+            "images[1]",
+            "goals[0].summands[0].target.contrast.terms[0].weight",
+            "goals[0].summands[0].target.contrast.others_of_top",
+            "goals[1].summands[0].logits.dtype",
+            "rule",
+            "format",
+            "preprocess",
+            *OPTIONS,
+        },
+    ),
     "Embed": (
         influence_pb2.EmbedRequest(image=PICTURE, layer="no layer", pooling=9, options=BAD_OPTIONS),
         {"pooling", *OPTIONS},
@@ -107,6 +138,14 @@ def test_a_model_that_is_there_hides_none_of_it(stubs: Stubs, rpc: str) -> None:
         ("Stylize", stylize_pb2.StylizeRequest(content=PICTURE, content_layers=[{"layer": "of another"}])),
         ("Influence", influence_pb2.InfluenceRequest(image=PICTURE, label={"class_name": "no class"})),
         ("Embed", influence_pb2.EmbedRequest(image=PICTURE, layer="of another")),
+        ("Differentiate", differentiate_pb2.DifferentiateRequest(images=[PICTURE], layer="of another")),
+        (
+            "Differentiate",
+            differentiate_pb2.DifferentiateRequest(
+                images=[PICTURE],
+                goals=[{"summands": [{"logits": {"dtype": 2, "shape": [3], "data": b"\0" * 11 + b"\1"}}]}],
+            ),
+        ),
     ],
 )
 def test_what_may_be_right_for_that_model_is_not_blamed(stubs: Stubs, rpc: str, request_: Any) -> None:

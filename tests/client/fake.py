@@ -24,6 +24,7 @@ from gradserve.v1 import (
 
 from . import fake_making
 from .fake_attack import attacked
+from .fake_differentiate import differentiated
 
 CLASSES = ["goldfish", "tabby cat", "espresso"]
 SIZE = 24
@@ -137,6 +138,10 @@ class FakeServer(service_pb2_grpc.GradientServiceServicer, models_pb2_grpc.Model
             features=features, layer=request.layer, region=_region(request), provenance=_provenance(request)
         )
 
+    def Differentiate(self, request, context):
+        self._note(request, context)
+        return differentiated(request, len(CLASSES), SIZE, _provenance(request))
+
     def ListModels(self, request, context):
         self._note(request, context)
         return models_pb2.ListModelsResponse(models=[_card("tiny"), _card("digits")], default_model="tiny")
@@ -200,7 +205,9 @@ def _explanation(request, method, target) -> explain_pb2.Explanation:
     chosen = method.WhichOneof("method")
     values = ramp(signed=chosen == "integrated_gradients")
     answer = explain_pb2.Explanation(method=method, method_name=chosen, target=_resolved(target), target_value=4.25)
-    answer.target_name = "a unit" if target.HasField("unit") else CLASSES[answer.target.class_index]
+    kind = target.WhichOneof("kind")
+    several = kind in ("unit", "contrast", "similarity")
+    answer.target_name = f"a {kind}" if several else CLASSES[answer.target.class_index]
     answer.low, answer.high = float(values.min()), float(values.max())
     answer.asked, answer.done, answer.completed_fraction = 50, 50, 1.0
     if request.options.allow_partial:
@@ -237,6 +244,11 @@ def _example(row: int, **facts: float) -> influence_pb2.TrainingExample:
 def _resolved(target) -> common_pb2.Target:
     if target.HasField("unit"):
         return target
+    if target.HasField("contrast"):
+        terms = [common_pb2.WeightedTarget(target=_resolved(t.target), weight=t.weight) for t in target.contrast.terms]
+        return common_pb2.Target(contrast=common_pb2.Contrast(terms=terms))
+    if target.HasField("similarity"):
+        return common_pb2.Target(similarity=common_pb2.Similarity(layer=target.similarity.layer or "features.0"))
     name = target.class_name
     index = CLASSES.index(name) if name else max(target.rank - 1, 0) if target.rank else target.class_index
     return common_pb2.Target(class_index=index)

@@ -9,13 +9,12 @@ from torch import Tensor
 from gradserve_server.engine.engine import Engine
 from gradserve_server.engine.events import Ended, Progressed
 from gradserve_server.engine.job import Job, Progress, Steps
+from gradserve_server.methods.goals import Goal, Summand
 from gradserve_server.methods.maximize import (
     PRESETS,
-    Goal,
     MaximizeArguments,
     Maximized,
     MaximizeSettings,
-    Summand,
     maximize,
 )
 from gradserve_server.methods.parameters import bind

@@ -70,7 +70,7 @@ def test_closed_form(method: str, parameters: dict[str, object], form: Callable[
     ours = answer(model, x, method, Target(label=LABEL), **parameters)
     assert off(ours.values, form(model, x)) < 1e-5
     assert ours.target_value == pytest.approx(model(x)[0, LABEL].item(), rel=1e-5)
-    assert (ours.label, ours.done) == (LABEL, ours.asked)
+    assert (ours.target, ours.done) == (Target(label=LABEL), ours.asked)
 
 
 def test_every_method_is_tested_against_something() -> None:
@@ -214,7 +214,7 @@ def test_rank(rank: int) -> None:
     model, x = inputs("resnet18")
     label = model(x)[0].argsort(descending=True)[rank - 1].item()
     ours = answer(model, x, "gradient", Target(rank=rank))
-    assert ours.label == label
+    assert ours.target == Target(label=label)
     assert off(ours.values, answer(model, x, "gradient", Target(label=label)).values) == 0
 
 
@@ -229,7 +229,7 @@ def test_a_rank_needs_no_pass_of_its_own(method: str, parameters: dict[str, bool
     (ended,) = engine.step()
     label = model(x)[0].argsort(descending=True)[1].item()
     reference = answer(model, x, method, Target(label=label), **parameters)
-    assert ended.result[0].label == label
+    assert ended.result[0].target == Target(label=label)
     assert off(ended.result[0].values, reference.values) == 0
 
 
@@ -262,12 +262,13 @@ def test_units(
     name: str, layer: str, channel: int, position: tuple[int, int] | None, score: Callable[[Tensor], Tensor]
 ) -> None:
     model, x = inputs(name)
-    ours = answer(model, x, "gradient", Target(layer=layer, channel=channel, position=position))
+    target = Target(layer=layer, channel=channel, position=position)
+    ours = answer(model, x, "gradient", target)
     x.requires_grad_()
     value = score_of_layer(model, x, layer, score)
     assert off(ours.values, autograd(value, x)) < 1e-4
     assert ours.target_value == pytest.approx(value.item(), rel=1e-3, abs=1e-5)
-    assert ours.label is None
+    assert ours.target == target
 
 
 def test_a_unit_outside_the_map_is_refused() -> None:
@@ -376,7 +377,7 @@ def test_several_methods_and_targets_in_one_call() -> None:
             assert not ours.values.any()
             continue
         assert off(ours.values, alone.values) < 1e-4, made
-        assert replace(ours, values=alone.values, coarse=None).label == alone.label
+        assert replace(ours, values=alone.values, coarse=None).target == alone.target
 
 
 def test_a_map_of_zeros_is_flagged() -> None:

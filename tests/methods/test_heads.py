@@ -62,7 +62,7 @@ def test_explanations(name: str, rank: int) -> None:
     label = int(right(name, x)[0].argsort(descending=True)[rank - 1])
     target = Target(rank=rank)
     plain = runs.answer(model(name), x, "gradient", target, reduce="signed")
-    assert plain.label == label
+    assert plain.target == Target(label=label)
     assert plain.target_value == pytest.approx(float(right(name, x).detach()[0, label]), abs=1e-4)
     same(plain.values, slope(name, x, lambda logits: logits[:, label]).sum(1))
     loss = runs.answer(model(name), x, "gradient", target, log_prob=True, reduce="signed")
@@ -310,7 +310,7 @@ def sure_slope(name: str, x: Tensor, label: int) -> tuple[Tensor, float]:
 def test_explanations_of_log_probabilities_are_exact_where_the_model_is_sure(name: str) -> None:
     x = picture()
     plain = runs.answer(sure_model(name), x, "gradient", Target(rank=1), log_prob=True, reduce="signed")
-    grad, missing = sure_slope(name, x, plain.label)
+    grad, missing = sure_slope(name, x, plain.target.label)
     assert 0 < missing < 1e-8, "it rounds to 1 in fp32"
     assert plain.target_value == pytest.approx(-missing, rel=1e-3)
     same(plain.values, -grad.sum(1).float())

@@ -13,7 +13,8 @@ from zoo import in_double, off, pictures, prepared
 
 from gradserve_server.engine.job import MethodContext
 from gradserve_server.engine.query import Query
-from gradserve_server.methods.maximize import PRESETS, MaximizeSettings, Summand, stretched
+from gradserve_server.methods.goals import Summand
+from gradserve_server.methods.maximize import PRESETS, MaximizeSettings, stretched
 from gradserve_server.methods.targets import Target
 from gradserve_server.models.prepared import Prepared
 
@@ -204,7 +205,8 @@ def test_sums_differences_layers_and_directions() -> None:
     expected = expected + 3 * projected + logits.sort(descending=True).values[1]
     result, reports = run(model, maximizing(x, [goal], recipe("plain", start="image", steps=1)))
     assert losses(reports, "objective")[0].item() == pytest.approx(expected.item(), rel=1e-9)
-    assert result[0].labels == (1, None, None, None, int(logits.argsort(descending=True)[1]))
+    second = int(logits.argsort(descending=True)[1])
+    assert result[0].goal == (*goal[:-1], Summand(1.0, Target(label=second)))
 
 
 def test_octaves_carry_the_detail_up() -> None:

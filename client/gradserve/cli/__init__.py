@@ -11,6 +11,7 @@ from gradserve.cli import command_lines
 from gradserve.cli.commands import serve
 from gradserve.cli.commands.attack import attack
 from gradserve.cli.commands.bench import bench
+from gradserve.cli.commands.differentiate import differentiate
 from gradserve.cli.commands.explain import explain
 from gradserve.cli.commands.health import health
 from gradserve.cli.commands.influence import influence, suspects
@@ -57,6 +58,7 @@ app.command()(dream)
 app.command()(influence)
 app.command()(suspects)
 app.command()(stylize)
+app.command()(differentiate)
 app.command()(models)
 app.command()(health)
 app.command()(bench)

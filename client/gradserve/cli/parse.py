@@ -1,12 +1,32 @@
 """From the command line's texts to methods, targets and settings."""
 
+import re
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
-from gradserve.arguments import AttackTargetLike, Method, ParameterValue, Pick, Rank, TargetLike, Unit
+from gradserve.arguments import (
+    AttackTargetLike,
+    Contrast,
+    Method,
+    ParameterValue,
+    Pick,
+    Rank,
+    Similarity,
+    TargetLike,
+    Unit,
+)
 from gradserve.messages import fields
 from gradserve.messages.attack import DEFENCE, EOT
 from gradserve.messages.explain import EXPLAIN_METHOD
+
+TARGET = (
+    "A class's index or name, rank:2, unit:LAYER:CHANNEL or unit:LAYER:CHANNEL:Y,X; sums and differences of those, "
+    "'tabby - tiger cat', 'rank:1 - 0.5 * rank:2', 'tabby - top:5' (the others of the top 5); "
+    "like:PHOTO or like:PHOTO@LAYER, how alike another photo is"
+)
+_TERMS = re.compile(r" ([+-]) ")  # Blanks around the sign, since names of classes have hyphens.
+_WEIGHT = re.compile(r"([\d.]+(?:/[\d.]+)?) ?\* ?")
 
 
 def methods(names: Sequence[str], texts: Sequence[str], contract: Any = EXPLAIN_METHOD) -> list[Method]:
@@ -79,6 +99,36 @@ def settings(message: Any, texts: Sequence[str], steps: int | None) -> dict[str,
 
 
 def target(text: str) -> TargetLike:
+    """A target as TARGET has it: a single one, a sum or difference of several with weights, or a similarity."""
+    kind, _, rest = text.partition(":")
+    if kind == "like":
+        path, _, layer = rest.partition("@")
+        return Similarity(Path(path), layer)
+    words = _TERMS.split(text)
+    if len(words) == 1 and not _WEIGHT.match(text):
+        return _single(text)
+    signs, texts = ["+", *words[1::2]], words[::2]
+    terms, top = [], None
+    for sign, term in zip(signs, texts, strict=True):
+        weight = _WEIGHT.match(term)
+        name = term[weight.end() :] if weight else term
+        if name.startswith("top:"):
+            top = _top(text, sign, name, weight)
+        else:
+            factor = fields.number(weight[1]) if weight else 1.0
+            terms.append((_single(name), -factor if sign == "-" else factor))
+    return Contrast.sum(*terms, top=top)
+
+
+def _top(text: str, sign: str, name: str, weight: object) -> int:
+    """The number in "top:5", which is subtracted as it is."""
+    number = name.removeprefix("top:")
+    if sign != "-" or weight or not number.isdecimal():
+        raise ValueError(f"--target {text}: write TARGET - top:5, the target rather than the others of the top 5")
+    return int(number)
+
+
+def _single(text: str) -> int | str | Rank | Unit:
     """A class's index or name, "rank:2", "unit:LAYER:CHANNEL" or "unit:LAYER:CHANNEL:Y,X"."""
     kind, _, rest = text.partition(":")
     if text.isdecimal():

@@ -11,6 +11,7 @@ from gradserve.arguments import MaximizeArguments, Options, StylizeArguments
 from gradserve.load.mix import MixEntry
 from gradserve.messages import fields
 from gradserve.messages.attack import attack_request
+from gradserve.messages.differentiate import DifferentiateArguments, differentiate_request
 from gradserve.messages.explain import explain_request
 from gradserve.messages.influence import EmbedArguments, InfluenceArguments, embed_request, influence_request
 from gradserve.messages.pictures import maximize_request, stylize_request
@@ -101,6 +102,14 @@ def _embed(picture: bytes, method: str, arguments: Mapping[str, Any]) -> Message
     return embed_request(picture, **_checked("embed", arguments, EmbedArguments.__annotations__))
 
 
+def _differentiate(picture: bytes, method: str, arguments: Mapping[str, Any]) -> Message:
+    """A batch of one picture, of which the model sees its usual crop; `rows` sends it several times."""
+    given = _checked("differentiate", arguments, {**DifferentiateArguments.__annotations__, "goals": None, "rows": 1})
+    others = {name: value for name, value in given.items() if name not in ("goals", "rows")}
+    pictures = [picture] * int(given.get("rows", 1))
+    return differentiate_request(pictures, given.get("goals"), **{"preprocess": "model_default", **others})
+
+
 def _maximize(picture: bytes, method: str, arguments: Mapping[str, Any]) -> Message:
     """The goal is class 0 if none is given; the picture is the start of the preset "dream" alone."""
     given = _checked("maximize", arguments, {**MaximizeArguments.__annotations__, "goals": None})
@@ -124,4 +133,5 @@ _BUILDERS: dict[str, Callable[[bytes, str, Mapping[str, Any]], Message]] = {
     "stylize": _stylize,
     "influence": _influence,
     "embed": _embed,
+    "differentiate": _differentiate,
 }

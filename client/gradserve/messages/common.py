@@ -6,7 +6,18 @@ from numbers import Integral
 from types import MappingProxyType
 from typing import Any
 
-from gradserve.arguments import Method, MethodLike, ParameterValue, Rank, TargetLike, Unit
+from gradserve import images
+from gradserve.arguments import (
+    Contrast,
+    Method,
+    MethodLike,
+    Options,
+    ParameterValue,
+    Rank,
+    Similarity,
+    TargetLike,
+    Unit,
+)
 from gradserve.messages import fields
 from gradserve.results.common import Provenance, Region, Score
 from gradserve.v1 import common_pb2
@@ -19,6 +30,27 @@ _PRIORITY = common_pb2.Priority.DESCRIPTOR
 def score_of(score: common_pb2.Score) -> Score:
     """A class with its score."""
     return Score(score.class_index, score.class_name, score.probability, score.logit)
+
+
+def options(
+    priority: str,
+    precision: str,
+    seed: int | None,
+    time_budget: float | None,
+    allow_partial: bool,
+    quick_decode: bool,
+    alone: bool,
+) -> Options:
+    """The options of a call that takes parameters of its method by name too, and so lists its options."""
+    return Options(
+        priority=priority,
+        precision=precision,
+        seed=seed,
+        time_budget=time_budget,
+        allow_partial=allow_partial,
+        quick_decode=quick_decode,
+        alone=alone,
+    )
 
 
 def request_options(
@@ -48,7 +80,7 @@ def request_options(
 
 
 def target_message(target: TargetLike) -> common_pb2.Target:
-    """A class's index or name, a Rank or a Unit as a message."""
+    """A class's index or name, a Rank, a Unit, a Contrast or a Similarity as a message."""
     if isinstance(target, str):
         return common_pb2.Target(class_name=target)
     if isinstance(target, Rank):
@@ -57,9 +89,45 @@ def target_message(target: TargetLike) -> common_pb2.Target:
         place = {name: count(name, value) for name, value in (("y", target.y), ("x", target.x)) if value is not None}
         unit = common_pb2.Unit(layer=target.layer, channel=count("channel", target.channel), **place)
         return common_pb2.Target(unit=unit)
+    if isinstance(target, Contrast):
+        terms = [common_pb2.WeightedTarget(target=target_message(each), weight=weight) for each, weight in target.terms]
+        top = None if target.top is None else count("top", target.top)
+        return common_pb2.Target(contrast=common_pb2.Contrast(terms=terms, others_of_top=top))
+    if isinstance(target, Similarity):
+        return common_pb2.Target(similarity=_similarity(target))
     if isinstance(target, Integral) and not isinstance(target, bool):
         return common_pb2.Target(class_index=count("target", target))
-    raise ValueError(f"a target is a class's index or name, a Rank or a Unit, not {target!r}; several go in a list")
+    kinds = "a class's index or name, a Rank, a Unit, a Contrast or a Similarity"
+    raise ValueError(f"a target is {kinds}, not {target!r}; several go in a list")
+
+
+def target_of(target: common_pb2.Target) -> int | Unit | Contrast | Similarity:
+    """A target of a reply."""
+    kind = target.WhichOneof("kind")
+    if kind == "contrast":
+        terms = target.contrast.terms
+        return Contrast.sum(*((_single(term.target), term.weight) for term in terms))
+    if kind == "similarity":
+        return Similarity(None, target.similarity.layer)
+    return _single(target)
+
+
+def _single(target: common_pb2.Target) -> int | Unit:
+    if not target.HasField("unit"):
+        return target.class_index
+    unit = target.unit
+    place = (unit.y, unit.x) if unit.HasField("y") and unit.HasField("x") else (None, None)
+    return Unit(unit.layer, unit.channel, *place)
+
+
+def _similarity(target: Similarity) -> common_pb2.Similarity:
+    if target.image is None:
+        raise ValueError("a similarity needs the other picture")
+    return common_pb2.Similarity(
+        image=images.message(target.image),
+        preprocess=choice("preprocess", PREPROCESS, target.preprocess),
+        layer=target.layer,
+    )
 
 
 def set_method(message: Any, asked: MethodLike, shorthand: Mapping[str, ParameterValue] = MappingProxyType({})) -> Any:

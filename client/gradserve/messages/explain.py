@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from gradserve import images
-from gradserve.arguments import ImageLike, MethodLike, Options, ParameterValue, TargetLike, Unit
+from gradserve.arguments import ImageLike, MethodLike, Options, ParameterValue, TargetLike
 from gradserve.messages import fields
 from gradserve.messages.common import (
     PREPROCESS,
@@ -16,6 +16,7 @@ from gradserve.messages.common import (
     request_options,
     set_method,
     target_message,
+    target_of,
 )
 from gradserve.results.common import Provenance, Region
 from gradserve.results.explain import Explanation, Explanations
@@ -67,12 +68,11 @@ def explanation_of(
 ) -> Explanation:
     """One map as a result."""
     chosen = each.method.WhichOneof("method")
-    unit = each.target.unit
     return Explanation(
         map=_map(each),
         method=each.method_name or chosen or "",
         parameters=fields.resolved(getattr(each.method, chosen)) if chosen else {},
-        target=_unit(unit) if each.target.HasField("unit") else each.target.class_index,
+        target=target_of(each.target),
         target_name=each.target_name,
         target_value=each.target_value,
         coarse=_numbers(each.coarse) if each.HasField("coarse") else None,
@@ -96,8 +96,3 @@ def _map(each: explain_pb2.Explanation) -> images.Array:
 
 def _numbers(tensor: common_pb2.Tensor) -> images.Array:
     return images.array(tensor).astype(np.float32)
-
-
-def _unit(unit: common_pb2.Unit) -> Unit:
-    place = (unit.y, unit.x) if unit.HasField("y") and unit.HasField("x") else (None, None)
-    return Unit(unit.layer, unit.channel, *place)

@@ -1,20 +1,23 @@
-"""What Maximize is to maximise: targets, layers and directions, added and subtracted."""
+"""What Maximize climbs and Differentiate derives: targets, layers and directions, added and subtracted."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Self
+from typing import Any, Self
+
+import numpy as np
 
 from gradserve.arguments import TargetLike
 from gradserve.messages.common import target_message
-from gradserve.v1 import maximize_pb2
+from gradserve.v1 import common_pb2, maximize_pb2
 
 
 @dataclass(frozen=True, init=False, repr=False)
 class Goal:
     """A weighted sum of parts of a model: `Goal("flamingo") - 0.5 * Goal(Unit("features.14", 7))`.
 
-    `Goal(target)` is a class by index or name, a Rank in the picture at the start, or a Unit. `Goal.layer(name)` is a
-    layer's mean square, `Goal.direction(layer, vector)` the projection of its channels on a direction.
+    `Goal(target)` is a class by index or name, a Rank (for Maximize in the picture at the start), a Unit, a Contrast or
+    a Similarity. `Goal.layer(name)` is a layer's mean square, `Goal.direction(layer, vector)` the projection of its
+    channels on a direction, `Goal.logits(vector)` the sum of the logits times the vector's numbers.
     """
 
     summands: tuple[maximize_pb2.Summand, ...]
@@ -32,6 +35,13 @@ class Goal:
         """The mean over a layer's map of its projection on a direction, one number for each channel."""
         values = [float(value) for value in vector]
         return cls._of(maximize_pb2.Summand(direction=maximize_pb2.Direction(layer=layer, vector=values)))
+
+    @classmethod
+    def logits(cls, vector: Sequence[float] | np.ndarray[Any, Any]) -> Self:
+        """The sum of the logits times these factors, one for each class; its gradient is a vector-Jacobian product."""
+        factors = np.asarray(vector, dtype="<f4")
+        tensor = common_pb2.Tensor(shape=factors.shape, dtype=common_pb2.DTYPE_FLOAT32, data=factors.tobytes())
+        return cls._of(maximize_pb2.Summand(logits=tensor))
 
     @classmethod
     def _of(cls, *summands: maximize_pb2.Summand) -> Self:

@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from gradserve import images
-from gradserve.arguments import ParameterValue, Unit
+from gradserve.arguments import Contrast, ParameterValue, Similarity, Unit
 from gradserve.results.common import Provenance, Region
 from gradserve.v1 import common_pb2
 
@@ -26,7 +26,7 @@ class Explanation:
     map: Map
     method: str
     parameters: Mapping[str, ParameterValue]
-    target: int | Unit
+    target: int | Unit | Contrast | Similarity
     target_name: str
     target_value: float
     coarse: Map | None

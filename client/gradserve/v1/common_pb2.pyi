@@ -13,6 +13,7 @@ class DType(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     DTYPE_UINT8: _ClassVar[DType]
     DTYPE_FLOAT32: _ClassVar[DType]
     DTYPE_FLOAT16: _ClassVar[DType]
+    DTYPE_BFLOAT16: _ClassVar[DType]
 
 class Preprocess(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = []
@@ -37,6 +38,7 @@ DTYPE_UNSPECIFIED: DType
 DTYPE_UINT8: DType
 DTYPE_FLOAT32: DType
 DTYPE_FLOAT16: DType
+DTYPE_BFLOAT16: DType
 PREPROCESS_UNSPECIFIED: Preprocess
 PREPROCESS_MODEL_DEFAULT: Preprocess
 PREPROCESS_WHOLE_IMAGE: Preprocess
@@ -84,16 +86,46 @@ class Region(_message.Message):
     def __init__(self, x: _Optional[float] = ..., y: _Optional[float] = ..., width: _Optional[float] = ..., height: _Optional[float] = ..., image_width: _Optional[int] = ..., image_height: _Optional[int] = ...) -> None: ...
 
 class Target(_message.Message):
-    __slots__ = ["class_index", "class_name", "rank", "unit"]
+    __slots__ = ["class_index", "class_name", "rank", "unit", "contrast", "similarity"]
     CLASS_INDEX_FIELD_NUMBER: _ClassVar[int]
     CLASS_NAME_FIELD_NUMBER: _ClassVar[int]
     RANK_FIELD_NUMBER: _ClassVar[int]
     UNIT_FIELD_NUMBER: _ClassVar[int]
+    CONTRAST_FIELD_NUMBER: _ClassVar[int]
+    SIMILARITY_FIELD_NUMBER: _ClassVar[int]
     class_index: int
     class_name: str
     rank: int
     unit: Unit
-    def __init__(self, class_index: _Optional[int] = ..., class_name: _Optional[str] = ..., rank: _Optional[int] = ..., unit: _Optional[_Union[Unit, _Mapping]] = ...) -> None: ...
+    contrast: Contrast
+    similarity: Similarity
+    def __init__(self, class_index: _Optional[int] = ..., class_name: _Optional[str] = ..., rank: _Optional[int] = ..., unit: _Optional[_Union[Unit, _Mapping]] = ..., contrast: _Optional[_Union[Contrast, _Mapping]] = ..., similarity: _Optional[_Union[Similarity, _Mapping]] = ...) -> None: ...
+
+class Contrast(_message.Message):
+    __slots__ = ["terms", "others_of_top"]
+    TERMS_FIELD_NUMBER: _ClassVar[int]
+    OTHERS_OF_TOP_FIELD_NUMBER: _ClassVar[int]
+    terms: _containers.RepeatedCompositeFieldContainer[WeightedTarget]
+    others_of_top: int
+    def __init__(self, terms: _Optional[_Iterable[_Union[WeightedTarget, _Mapping]]] = ..., others_of_top: _Optional[int] = ...) -> None: ...
+
+class WeightedTarget(_message.Message):
+    __slots__ = ["target", "weight"]
+    TARGET_FIELD_NUMBER: _ClassVar[int]
+    WEIGHT_FIELD_NUMBER: _ClassVar[int]
+    target: Target
+    weight: float
+    def __init__(self, target: _Optional[_Union[Target, _Mapping]] = ..., weight: _Optional[float] = ...) -> None: ...
+
+class Similarity(_message.Message):
+    __slots__ = ["image", "preprocess", "layer"]
+    IMAGE_FIELD_NUMBER: _ClassVar[int]
+    PREPROCESS_FIELD_NUMBER: _ClassVar[int]
+    LAYER_FIELD_NUMBER: _ClassVar[int]
+    image: Image
+    preprocess: Preprocess
+    layer: str
+    def __init__(self, image: _Optional[_Union[Image, _Mapping]] = ..., preprocess: _Optional[_Union[Preprocess, str]] = ..., layer: _Optional[str] = ...) -> None: ...
 
 class Unit(_message.Message):
     __slots__ = ["layer", "channel", "y", "x"]

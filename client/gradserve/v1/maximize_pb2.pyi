@@ -70,16 +70,18 @@ class Goal(_message.Message):
     def __init__(self, summands: _Optional[_Iterable[_Union[Summand, _Mapping]]] = ...) -> None: ...
 
 class Summand(_message.Message):
-    __slots__ = ["target", "layer", "direction", "weight"]
+    __slots__ = ["target", "layer", "direction", "logits", "weight"]
     TARGET_FIELD_NUMBER: _ClassVar[int]
     LAYER_FIELD_NUMBER: _ClassVar[int]
     DIRECTION_FIELD_NUMBER: _ClassVar[int]
+    LOGITS_FIELD_NUMBER: _ClassVar[int]
     WEIGHT_FIELD_NUMBER: _ClassVar[int]
     target: _common_pb2.Target
     layer: str
     direction: Direction
+    logits: _common_pb2.Tensor
     weight: float
-    def __init__(self, target: _Optional[_Union[_common_pb2.Target, _Mapping]] = ..., layer: _Optional[str] = ..., direction: _Optional[_Union[Direction, _Mapping]] = ..., weight: _Optional[float] = ...) -> None: ...
+    def __init__(self, target: _Optional[_Union[_common_pb2.Target, _Mapping]] = ..., layer: _Optional[str] = ..., direction: _Optional[_Union[Direction, _Mapping]] = ..., logits: _Optional[_Union[_common_pb2.Tensor, _Mapping]] = ..., weight: _Optional[float] = ...) -> None: ...
 
 class Direction(_message.Message):
     __slots__ = ["layer", "vector"]

@@ -3,6 +3,7 @@
 import grpc
 
 from gradserve.v1 import attack_pb2 as gradserve_dot_v1_dot_attack__pb2
+from gradserve.v1 import differentiate_pb2 as gradserve_dot_v1_dot_differentiate__pb2
 from gradserve.v1 import explain_pb2 as gradserve_dot_v1_dot_explain__pb2
 from gradserve.v1 import influence_pb2 as gradserve_dot_v1_dot_influence__pb2
 from gradserve.v1 import maximize_pb2 as gradserve_dot_v1_dot_maximize__pb2
@@ -55,6 +56,11 @@ class GradientServiceStub(object):
                 '/gradserve.v1.GradientService/Suspects',
                 request_serializer=gradserve_dot_v1_dot_influence__pb2.SuspectsRequest.SerializeToString,
                 response_deserializer=gradserve_dot_v1_dot_influence__pb2.SuspectsResponse.FromString,
+                )
+        self.Differentiate = channel.unary_unary(
+                '/gradserve.v1.GradientService/Differentiate',
+                request_serializer=gradserve_dot_v1_dot_differentiate__pb2.DifferentiateRequest.SerializeToString,
+                response_deserializer=gradserve_dot_v1_dot_differentiate__pb2.DifferentiateResponse.FromString,
                 )
         self.Embed = channel.unary_unary(
                 '/gradserve.v1.GradientService/Embed',
@@ -127,6 +133,13 @@ class GradientServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Differentiate(self, request, context):
+        """The gradients of a batch of pictures, by their pixels or a layer.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Embed(self, request, context):
         """The features of a layer.
         """
@@ -185,6 +198,11 @@ def add_GradientServiceServicer_to_server(servicer, server):
                     servicer.Suspects,
                     request_deserializer=gradserve_dot_v1_dot_influence__pb2.SuspectsRequest.FromString,
                     response_serializer=gradserve_dot_v1_dot_influence__pb2.SuspectsResponse.SerializeToString,
+            ),
+            'Differentiate': grpc.unary_unary_rpc_method_handler(
+                    servicer.Differentiate,
+                    request_deserializer=gradserve_dot_v1_dot_differentiate__pb2.DifferentiateRequest.FromString,
+                    response_serializer=gradserve_dot_v1_dot_differentiate__pb2.DifferentiateResponse.SerializeToString,
             ),
             'Embed': grpc.unary_unary_rpc_method_handler(
                     servicer.Embed,
@@ -329,6 +347,23 @@ class GradientService(object):
         return grpc.experimental.unary_unary(request, target, '/gradserve.v1.GradientService/Suspects',
             gradserve_dot_v1_dot_influence__pb2.SuspectsRequest.SerializeToString,
             gradserve_dot_v1_dot_influence__pb2.SuspectsResponse.FromString,
+            options, channel_credentials,
+            insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
+
+    @staticmethod
+    def Differentiate(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(request, target, '/gradserve.v1.GradientService/Differentiate',
+            gradserve_dot_v1_dot_differentiate__pb2.DifferentiateRequest.SerializeToString,
+            gradserve_dot_v1_dot_differentiate__pb2.DifferentiateResponse.FromString,
             options, channel_credentials,
             insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
 

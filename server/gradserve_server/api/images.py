@@ -206,9 +206,16 @@ def _check_size(height: int, width: int, card: ModelCard, limits: LimitSettings)
 
 
 def model_input(
-    image: pb.Image, card: ModelCard, how: int, limits: LimitSettings, violations: Violations, *, quick: bool = False
+    image: pb.Image,
+    card: ModelCard,
+    how: int,
+    limits: LimitSettings,
+    violations: Violations,
+    path: str = "image",
+    *,
+    quick: bool = False,
 ) -> ModelInput | None:
-    """The picture decoded and preprocessed, or None with a violation of `image`.
+    """The picture decoded and preprocessed, or None with a violation of the field `path`.
 
     `quick`: large JPEG files may be decoded smaller where they are cropped to the model's size.
     """
@@ -216,12 +223,12 @@ def model_input(
     try:
         picture = decode(image, limits, shorter_side(card) if quick else None)
     except BadImage as error:
-        violations.add("image", str(error), for_every_model=True)
+        violations.add(path, str(error), for_every_model=True)
         return None
     try:
         return ModelInput(*preprocess(picture, card, how, limits), picture.quick)
     except BadImage as error:
-        violations.add("image", str(error))
+        violations.add(path, str(error))
         return None
 
 

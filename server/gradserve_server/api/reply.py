@@ -1,6 +1,8 @@
 """What the RPCs share on the way from an outcome to a reply. Everything here runs in threads."""
 
 from collections.abc import Sequence
+from itertools import groupby
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
@@ -8,11 +10,13 @@ import numpy as np
 from gradserve.v1 import common_pb2 as pb
 
 from .. import __version__
-from ..methods.targets import Target
+from ..methods.targets import AnyTarget, Contrast, Similarity
 from ..models.card import HeadKind, ModelCard
 from ..pool.wire import Outcome
 from .request import PRECISIONS, Bound
 
+DTYPES: dict[str, Any] = {"float16": pb.DTYPE_FLOAT16, "int16": pb.DTYPE_BFLOAT16}
+MAX_NAMES = 3  # The most names of equal weight that a sum's name lists.
 PRECISION_NUMBERS: dict[str, Any] = {name: number for number, name in PRECISIONS.items()}
 
 
@@ -40,10 +44,15 @@ def probabilities_of(logits: np.ndarray, head: HeadKind) -> np.ndarray:
     return np.asarray(np.where(logits >= 0, 1.0, small) / (1 + small))
 
 
-def resolved_target(target: Target, label: int | None) -> pb.Target:
-    """The class that a name or a rank turned out to be, or the unit."""
+def target_message(target: AnyTarget) -> pb.Target:
+    """A target as answers have it: ranks as the classes that they turned out to be, another picture left out."""
+    if isinstance(target, Contrast):
+        terms = [pb.WeightedTarget(target=target_message(each), weight=weight) for each, weight in target.terms]
+        return pb.Target(contrast=pb.Contrast(terms=terms))
+    if isinstance(target, Similarity):
+        return pb.Target(similarity=pb.Similarity(layer=target.layer))
     if not target.layer:
-        return pb.Target(class_index=label)
+        return pb.Target(class_index=target.label)
     unit = pb.Unit(layer=target.layer, channel=target.channel)
     if target.position is not None:
         unit.y, unit.x = target.position
@@ -51,17 +60,47 @@ def resolved_target(target: Target, label: int | None) -> pb.Target:
 
 
 def target_name(target: pb.Target, card: ModelCard) -> str:
-    """The class's name, or "layer4.1:17 (3, 5)"."""
-    if target.WhichOneof("kind") == "class_index":
+    """The class's name, "layer4.1:17 (3, 5)", "tabby - tiger cat" or "similarity in layer4"."""
+    kind = target.WhichOneof("kind")
+    if kind == "class_index":
         return card.classes[target.class_index]
+    if kind == "contrast":
+        return sum_name([(term.weight, target_name(term.target, card)) for term in target.contrast.terms])
+    if kind == "similarity":
+        return f"similarity in {target.similarity.layer}"
     unit = target.unit
     return f"{unit.layer}:{unit.channel}" + (f" ({unit.y}, {unit.x})" if unit.HasField("y") else "")
 
 
+def sum_name(terms: Sequence[tuple[float, str]]) -> str:
+    """A weighted sum in words: "features.4:17 - 0.5 volcano", "tabby - 0.25 (lynx, tiger cat, cougar, and 1 more)"."""
+    words: list[str] = []
+    for weight, group in groupby(terms, key=itemgetter(0)):
+        names = [name for _, name in group]
+        if len(names) > 1 and abs(weight) != 1:
+            more = f", and {len(names) - MAX_NAMES} more" if len(names) > MAX_NAMES else ""
+            names = [f"({', '.join(names[:MAX_NAMES])}{more})"]
+        for name in names:
+            if words or weight < 0:
+                words.append("-" if weight < 0 else "+")
+            if abs(weight) != 1:
+                words.append(f"{abs(weight):.4g}")
+            words.append(name)
+    return " ".join(words)
+
+
+def fill_tensor(message: pb.Tensor, values: np.ndarray) -> None:
+    """Writes float16, float32, or int16 with the bits of bfloat16 into a message; large ones are copied once only."""
+    message.shape.extend(values.shape)
+    message.dtype = DTYPES.get(values.dtype.name, pb.DTYPE_FLOAT32)
+    message.data = values.tobytes()
+
+
 def tensor(values: np.ndarray) -> pb.Tensor:
     """float16 or float32 as a Tensor."""
-    dtype = pb.DTYPE_FLOAT16 if values.dtype == np.float16 else pb.DTYPE_FLOAT32
-    return pb.Tensor(shape=values.shape, dtype=dtype, data=values.tobytes())
+    message = pb.Tensor()
+    fill_tensor(message, values)
+    return message
 
 
 def provenance(bound: Bound, *outcomes: Outcome) -> pb.Provenance:

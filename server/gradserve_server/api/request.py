@@ -52,6 +52,7 @@ class Bound:
     picture: images.ModelInput
     methods: tuple[str, ...] = ()  # The names that the access log shows.
     maps: tuple[Call, ...] = ()  # The maps of an attack's two pictures.
+    regions: tuple[pb.Region, ...] = ()  # Of each picture of a batch, whose first is `picture`.
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,13 +105,26 @@ def check_picture(
     """The request's picture as the model gets it; a black one, with a violation, where it cannot be used."""
     choice(pb.Preprocess.DESCRIPTOR, request.preprocess, "preprocess", violations)
     how = PREPROCESSES.get(request.preprocess, pb.PREPROCESS_MODEL_DEFAULT)
+    return read_picture(request.image, how, card, at, violations, quick=request.options.quick_decode)
+
+
+def read_picture(
+    image: pb.Image,
+    how: pb.Preprocess,
+    card: ModelCard,
+    at: CallContext,
+    violations: Violations,
+    path: str = "image",
+    *,
+    quick: bool = False,
+) -> images.ModelInput:
+    """A picture as the model gets it; a black one, with a violation of the field `path`, where it cannot be used."""
     if not at.decode:
-        size = images.header_size(request.image) if how == pb.PREPROCESS_AS_IS else None
+        size = images.header_size(image) if how == pb.PREPROCESS_AS_IS else None
         if size is None or not images.fits(*size, card, at.limits):
             size = card.height, card.width
         return images.ModelInput(np.broadcast_to(np.uint8(0), (*size, 3)), pb.Region())
-    quick = request.options.quick_decode
-    picture = images.model_input(request.image, card, how, at.limits, violations, quick=quick)
+    picture = images.model_input(image, card, how, at.limits, violations, path, quick=quick)
     if picture is None:
         return images.ModelInput(np.zeros((card.height, card.width, 3), np.uint8), pb.Region())
     return picture._replace(preprocess=how)

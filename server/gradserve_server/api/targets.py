@@ -1,17 +1,34 @@
 """Targets and layers of a request, checked against the model's card."""
 
+import math
 from collections.abc import Sequence
+from typing import Protocol
 
 from gradserve.v1 import common_pb2 as pb
 
-from ..methods.targets import Target
+from ..methods.targets import AnyTarget, Contrast, Similarity, Target, cancelled, layers_of
 from ..models.card import Layer, ModelCard
 from .errors import Violations, near, shown
+from .fields import choice
+from .request import PREPROCESSES, CallContext, read_picture
 
-MAX_TARGETS = 16
+MAX_TARGETS, MAX_TERMS = 16, 16
+MAX_WEIGHT = 1e9
+MIN_TOP, MAX_TOP = 2, 100  # Of a contrast with the others of the top classes.
 
 
-def targets_of(messages: Sequence[pb.Target], card: ModelCard, own_size: bool, violations: Violations) -> list[Target]:
+class Weighted(Protocol):
+    """A summand with its factor."""
+
+    weight: float
+
+    def HasField(self, field_name: str) -> bool:
+        """Whether a field is set."""
+
+
+def targets_of(
+    messages: Sequence[pb.Target], card: ModelCard, own_size: bool, at: CallContext, violations: Violations
+) -> list[AnyTarget]:
     """The targets, or the predicted class if there are none; those at fault are left out.
 
     `own_size`: the input has the card's size, so that a unit's position can be checked here and not only in the pass.
@@ -21,12 +38,83 @@ def targets_of(messages: Sequence[pb.Target], card: ModelCard, own_size: bool, v
         return []
     if not messages:
         return [Target(rank=1)]
-    targets = [target_of(message, card, f"targets[{i}]", own_size, violations) for i, message in enumerate(messages)]
+    paths = [f"targets[{i}]" for i in range(len(messages))]
+    pairs = zip(messages, paths, strict=True)
+    targets = [target_of(message, card, path, own_size, at, violations) for message, path in pairs]
     return [target for target in targets if target is not None]
 
 
-def target_of(message: pb.Target, card: ModelCard, path: str, own_size: bool, violations: Violations) -> Target | None:
+def target_of(
+    message: pb.Target, card: ModelCard, path: str, own_size: bool, at: CallContext, violations: Violations
+) -> AnyTarget | None:
     """One target, or None with a violation."""
+    kind = message.WhichOneof("kind")
+    if kind == "contrast":
+        return _contrast(message.contrast, card, f"{path}.contrast", own_size, violations)
+    if kind == "similarity":
+        return _similarity(message.similarity, card, f"{path}.similarity", at, violations)
+    return single_target(message, card, path, own_size, violations)
+
+
+def _contrast(
+    message: pb.Contrast, card: ModelCard, path: str, own_size: bool, violations: Violations
+) -> Contrast | None:
+    before = len(violations.invalid)
+    if not 1 <= len(message.terms) <= MAX_TERMS:
+        text = f"must be 1 to {MAX_TERMS}, were {len(message.terms)}"
+        violations.add(f"{path}.terms", text, for_every_model=True)
+    top = message.others_of_top
+    if message.HasField("others_of_top") and not MIN_TOP <= top <= MAX_TOP:
+        text = f"must be from {MIN_TOP} to {MAX_TOP}, was {top}"
+        violations.add(f"{path}.others_of_top", text, for_every_model=True)
+    terms = []
+    for i, term in enumerate(message.terms[:MAX_TERMS]):
+        at = f"{path}.terms[{i}]"
+        weight = weight_of(term, at, violations)
+        if term.target.WhichOneof("kind") in ("contrast", "similarity"):
+            text = "must be a class, rank, unit or channel; add the terms of a contrast to this one"
+            violations.add(f"{at}.target", text, for_every_model=True)
+        elif target := single_target(term.target, card, f"{at}.target", own_size, violations):
+            terms.append((target, weight))
+    check_contrast(terms, f"{path}.terms", violations)
+    return Contrast(tuple(terms), top) if len(violations.invalid) == before else None
+
+
+def check_contrast(terms: Sequence[tuple[Target, float]], path: str, violations: Violations) -> None:
+    """A violation where one target is contrasted with itself."""
+    if cancelled(terms):
+        violations.add(path, "contrast a target with itself, which leaves nothing of it; name another")
+
+
+def weight_of(message: Weighted, path: str, violations: Violations) -> float:
+    """The factor of a summand; a violation where it is none."""
+    weight = message.weight if message.HasField("weight") else 1.0
+    if not (math.isfinite(weight) and 0 < abs(weight) <= MAX_WEIGHT):
+        text = f"must be a number other than 0, at most {MAX_WEIGHT:g}, was {weight:g}"
+        violations.add(f"{path}.weight", text, for_every_model=True)
+    return weight
+
+
+def _similarity(
+    message: pb.Similarity, card: ModelCard, path: str, at: CallContext, violations: Violations
+) -> Similarity | None:
+    before = len(violations.invalid)
+    choice(pb.Preprocess.DESCRIPTOR, message.preprocess, f"{path}.preprocess", violations)
+    how = PREPROCESSES.get(message.preprocess, pb.PREPROCESS_MODEL_DEFAULT)
+    pixels = read_picture(message.image, how, card, at, violations, f"{path}.image").pixels
+    name = message.layer or card.grad_cam_layer
+    if not name:
+        violations.add(f"{path}.layer", f"must be named, since {card.name} has no usual layer for Grad-CAM")
+    layer = known_layer(name, card, f"{path}.layer", violations) if name else None
+    if layer is not None:
+        has_channels(layer, card, f"{path}.layer", violations)
+    return None if layer is None or len(violations.invalid) > before else Similarity(layer.name, pixels)
+
+
+def single_target(
+    message: pb.Target, card: ModelCard, path: str, own_size: bool, violations: Violations
+) -> Target | None:
+    """A class, rank, unit or channel, or None with a violation."""
     kind = message.WhichOneof("kind")
     if kind == "class_name":
         return class_named(message.class_name, card, path, violations)
@@ -104,31 +192,52 @@ def has_channels(layer: Layer, card: ModelCard, path: str, violations: Violation
     return layer.layout != "other"
 
 
-def cam_layer(name: str, target: Target, card: ModelCard, path: str, violations: Violations) -> str:
-    """The layer that Grad-CAM takes: the named one, the card's, or for a unit the last useful one that reaches it."""
-    unit = card.layer(target.layer) if target.layer else None
+def cam_layer(name: str, target: AnyTarget, card: ModelCard, path: str, violations: Violations) -> str:
+    """The layer that Grad-CAM takes: the named one, the card's, or the last useful one before the target's own layers.
+
+    A similarity may be derived by its own layer, of which every channel counts.
+    """
+    own = [layer for layer in map(card.layer, layers_of(target)) if layer is not None]
+    inclusive = isinstance(target, Similarity)
     if name:
         layer = known_layer(name, card, f"{path}.layer", violations)
         if layer is None:
             return name
-        if unit and card.order(layer.name) >= card.order(unit.name):
-            why = f"{name} does not run before the target's layer {target.layer}"
-            violations.add(f"{path}.layer", f"{why}; name an earlier layer, or leave layer out")
-        elif not card.reaches(layer, unit):
-            depends = f"the target's layer {target.layer} does not depend" if unit else "the logits do not depend"
-            violations.add(
-                f"{path}.layer", f"{depends} on what {name} gives, so that its map would be empty; name another"
-            )
+        _check_reach(name, layer, own, inclusive, card, f"{path}.layer", violations)
         return layer.name
-    if unit is None or not card.grad_cam_layer:
+    if not own or not card.grad_cam_layer:
         return card.grad_cam_layer
     usual = card.layer(card.grad_cam_layer)
-    if usual is not None and not unit.is_map and card.reaches(usual, unit):
-        return usual.name  # Later maps may reach the unit too, but only through few positions.
-    earlier = [layer for layer in card.layers if layer.grad_cam and card.reaches(layer, unit)]
-    earlier = [layer for layer in earlier if card.order(layer.name) < card.order(unit.name)]
-    if not earlier:
-        why = f"no layer with spatial extent runs before {target.layer} and reaches it"
+    if usual is not None and all(_fits_before(usual, each, inclusive, card) and not each.is_map for each in own):
+        return usual.name  # Later maps may reach the units too, but only through few positions.
+    useful = [la for la in card.layers if la.grad_cam and all(_fits_before(la, each, inclusive, card) for each in own)]
+    if not useful:
+        names = ", ".join(each.name for each in own)
+        why = f"no layer with spatial extent runs before {names} and reaches it"
         violations.add(f"{path}.layer", f"{why}; name a target of a later layer")
         return ""
-    return earlier[-1].name
+    return useful[-1].name
+
+
+def _fits_before(layer: Layer, own: Layer, inclusive: bool, card: ModelCard) -> bool:
+    """Whether a target's own layer depends on the other one, or may be that itself."""
+    if inclusive and layer.name == own.name:
+        return True
+    return card.reaches(layer, own) and card.order(layer.name) < card.order(own.name)
+
+
+def _check_reach(
+    name: str, layer: Layer, own: Sequence[Layer], inclusive: bool, card: ModelCard, path: str, violations: Violations
+) -> None:
+    """Violations where the target does not depend on the layer."""
+    empty = f"on what {name} gives, so that its map would be empty; name another"
+    for each in own:
+        if inclusive and each.name == layer.name:
+            continue
+        if card.order(layer.name) >= card.order(each.name):
+            why = f"{name} does not run before the target's layer {each.name}"
+            violations.add(path, f"{why}; name an earlier layer, or leave layer out")
+        elif not card.reaches(layer, each):
+            violations.add(path, f"the target's layer {each.name} does not depend {empty}")
+    if not own and not card.reaches(layer):
+        violations.add(path, f"the logits do not depend {empty}")

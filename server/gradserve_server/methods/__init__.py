@@ -11,6 +11,7 @@ from torch import Tensor
 from ..engine.job import Job, Steps
 from .attack import attack
 from .attack.certificate import certify
+from .differentiate import differentiate
 from .embed import embed
 from .explain import explain
 from .influence import influence
@@ -26,5 +27,6 @@ TASKS: Mapping[str, Callable[[Job, Tensor, Any], Steps]] = {
     "maximize": maximize,
     "influence": influence,
     "embed": embed,
+    "differentiate": differentiate,
     "stylize": stylize,
 }

@@ -1,9 +1,19 @@
-"""What a caller may aim at: a class, a predicted rank, a unit or a channel."""
+"""What a caller may aim at: a class, a rank, a unit or a channel; a weighted sum of those; another image."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from math import fsum
+from typing import NamedTuple
 
-from ..engine.objective import Objective, channel, logit, unit
+import numpy as np
+from torch import Tensor
+
+from ..engine.job import Steps
+from ..engine.objective import NotApplicable, Objective, channel, logit, ranked, similarity, unit
+from ..engine.query import Query, Tap
+from ..engine.scores import averaged, ranking
+from ..models.preprocess import to_batch
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,10 +26,137 @@ class Target:
     channel: int = 0
     position: tuple[int, int] | None = None
 
-    def objective(self, classes: Sequence[int]) -> Objective:
-        """The number to differentiate, given the classes by falling logit."""
+    @property
+    def needs_ranking(self) -> bool:
+        """Whether only the predicted classes tell which class it is."""
+        return bool(self.rank)
+
+    def resolved(self, classes: Sequence[int]) -> "Target":
+        """The same with the class that a rank stands for, given the classes by falling logit."""
+        return Target(label=classes[self.rank - 1]) if self.rank else self
+
+    def objective(self, known: "Known") -> Objective:
+        """The number to differentiate. A rank that was not resolved is that of each row by itself."""
         if self.layer:
             return (
                 unit(self.layer, self.channel, *self.position) if self.position else channel(self.layer, self.channel)
             )
-        return logit(classes[self.rank - 1] if self.rank else self.label or 0)
+        return ranked(self.rank) if self.rank else logit(self.label or 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Contrast:
+    """A weighted sum of targets, less the mean logit of the other classes among the `top` predicted ones."""
+
+    terms: tuple[tuple[Target, float], ...]
+    top: int = 0
+
+    @property
+    def needs_ranking(self) -> bool:
+        """Whether only the predicted classes tell which classes it has."""
+        return bool(self.top) or any(target.rank for target, _ in self.terms)
+
+    def resolved(self, classes: Sequence[int]) -> "Contrast":
+        """The same with a term for every class. Raises NotApplicable where terms cancel out."""
+        terms = [(target.resolved(classes), weight) for target, weight in self.terms]
+        named = {target.label for target, _ in terms}
+        others = [label for label in classes[: self.top] if label not in named]
+        if self.top and not others:
+            raise NotApplicable(f"the contrast names all of the top {self.top} classes; ask for the others of more")
+        terms += [(Target(label=label), -1 / len(others)) for label in others]
+        if twice := cancelled(terms):
+            raise NotApplicable(
+                f"class {twice.label} is contrasted with itself, since a rank turned out to be that class; "
+                "name another class or rank"
+            )
+        return Contrast(tuple(terms))
+
+    def objective(self, known: "Known") -> Objective:
+        """The number to differentiate."""
+        objectives = [weight * target.objective(known) for target, weight in self.terms]
+        return Objective(tuple(term for objective in objectives for term in objective.terms))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Similarity:
+    """The cosine between a layer's features of the image and those of another one."""
+
+    layer: str
+    image: np.ndarray | None  # The other image, [H, W, 3], uint8 or float32 in [0, 1]; None in answers.
+
+    @property
+    def needs_ranking(self) -> bool:
+        """It has no classes."""
+        return False
+
+    def resolved(self, classes: Sequence[int]) -> "Similarity":
+        """Itself."""
+        return self
+
+    def objective(self, known: "Known") -> Objective:
+        """The number to differentiate."""
+        return similarity(self.layer, known.features[self])
+
+
+AnyTarget = Target | Contrast | Similarity
+
+
+class Known(NamedTuple):
+    """What targets had to know first: each row's classes by falling logit, and other images' features [C]."""
+
+    classes: Sequence[Sequence[int]] = ()
+    features: Mapping[Similarity, Tensor] = {}
+
+
+def look_up(targets: Iterable[AnyTarget], x: Tensor, *, ranks: bool = True) -> Steps:
+    """Asks for what the targets of images [n, 3, H, W] have to know first. Returns Known.
+
+    `ranks`: whether the pass cannot find out about plain ranks by itself, so that they must be known before.
+    """
+    aims = list(targets)
+    others = list(dict.fromkeys(target for target in aims if isinstance(target, Similarity)))
+    queries = [_features(each, x) for each in others]
+    if ranked_first := any(_ranked_first(each, ranks) for each in aims):
+        queries.append(Query(x))
+    if not queries:
+        return Known()
+    answers = yield queries
+    classes = ranking(answers[-1].logits).tolist() if ranked_first else []
+    return Known(classes, {other: answer.acts[0][0] for other, answer in zip(others, answers, strict=False)})
+
+
+def look_up_rows(targets: Iterable[AnyTarget], images: int = 1, *, ranks: bool = True) -> int:
+    """The rows that `look_up` asks for."""
+    aims = list(targets)
+    similar = len({target for target in aims if isinstance(target, Similarity)})
+    return similar + images * any(_ranked_first(each, ranks) for each in aims)
+
+
+def _ranked_first(target: AnyTarget, ranks: bool) -> bool:
+    """Whether a pass must rank the classes before the target can be scored."""
+    return target.needs_ranking and (ranks or (isinstance(target, Contrast) and bool(target.top)))
+
+
+def _features(target: Similarity, x: Tensor) -> Query:
+    assert target.image is not None, "only answers leave it out"
+    image = to_batch(np.ascontiguousarray(target.image)[None], x.device, x.dtype)
+    return Query(image, taps=(Tap(target.layer, reduce=lambda act, _: averaged(act)),))
+
+
+def cancelled(terms: Iterable[tuple[Target, float]]) -> Target | None:
+    """The first target that comes several times, with weights that add up to nothing; None if there is none."""
+    weights: dict[Target, list[float]] = defaultdict(list)
+    for target, weight in terms:
+        weights[target].append(weight)
+    return next((target for target, each in weights.items() if len(each) > 1 and not fsum(each)), None)
+
+
+def layers_of(target: AnyTarget) -> tuple[str, ...]:
+    """The layers that it reads; none where it reads logits alone."""
+    parts = [each for each, _ in target.terms] if isinstance(target, Contrast) else [target]
+    return tuple(dict.fromkeys(each.layer for each in parts if each.layer))
+
+
+def without_image(target: AnyTarget) -> AnyTarget:
+    """The target as answers have it."""
+    return replace(target, image=None) if isinstance(target, Similarity) else target

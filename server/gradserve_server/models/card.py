@@ -8,7 +8,7 @@ from typing import Literal, NamedTuple
 Layout = Literal["nchw", "nhwc", "tokens", "vector", "other"]
 Precision = Literal["exact", "balanced", "fast"]
 HeadKind = Literal["softmax", "binary", "multilabel"]
-Rpc = Literal["predict", "explain", "attack", "maximize", "stylize", "influence", "embed"]
+Rpc = Literal["predict", "explain", "attack", "maximize", "stylize", "influence", "embed", "differentiate"]
 
 
 class Tokens(NamedTuple):

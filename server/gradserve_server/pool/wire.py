@@ -37,7 +37,7 @@ class Task:
     id: str
     rpc: str
     model: str
-    image: np.ndarray  # [H, W, 3], uint8 or float32 in [0, 1]
+    image: np.ndarray  # [H, W, 3], or a batch [n, H, W, 3]; uint8 or float32 in [0, 1]
     arguments: Any = None  # The method's arguments beside the image, in a frozen dataclass of its own.
     precision: Precision = "exact"
     priority: Priority = "interactive"

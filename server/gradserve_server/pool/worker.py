@@ -142,7 +142,7 @@ class Worker:
 
     def _submit(self, task: Task) -> None:
         model = self._engine.models[task.model]
-        height, width = task.image.shape[:2]
+        height, width = task.image.shape[-3:-1]
         key = Key(task.model, task.precision, height, width, "image")
         # A job that may answer with less asks for few rows at once, so that it has something when its time is up.
         limited = task.allow_partial and task.deadline < float("inf") and not task.alone
@@ -191,8 +191,8 @@ def outcome_of(event: Event) -> Outcome | Preview:
 
 
 def tensor(task: Task, model: Prepared) -> torch.Tensor:
-    """The task's image as [1, 3, H, W] in [0, 1] on the model's device."""
-    return to_batch(task.image[None], model.device, model.dtype)
+    """The task's images as [n, 3, H, W] in [0, 1] on the model's device."""
+    return to_batch(task.image if task.image.ndim == 4 else task.image[None], model.device, model.dtype)
 
 
 def preview(job_id: str, progress: Progress) -> Preview:

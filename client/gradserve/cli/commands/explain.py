@@ -27,8 +27,7 @@ class Selection:
         list[str],
         typer.Option(
             "--target",
-            help="A class's index or name, rank:2, unit:LAYER:CHANNEL or unit:LAYER:CHANNEL:Y,X; "
-            "the predicted class if left out. May be repeated.",
+            help=f"{parse.TARGET}; the predicted class if left out. May be repeated.",
         ),
     ] = field(default_factory=list)
     param: Annotated[

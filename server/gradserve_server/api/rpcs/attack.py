@@ -25,7 +25,6 @@ from ...methods.attack.defences import DEFENCES
 from ...methods.attack.input_transform import eot
 from ...methods.attack.oracle import TrajectoryPoint
 from ...methods.explain import Call
-from ...methods.targets import Target
 from ...models.card import ModelCard
 from ...models.served import ServedModels
 from ...pool.wire import Outcome
@@ -34,7 +33,7 @@ from ..fields import choice, enum_value, from_dict, parse_fields
 from ..images import ModelInput, png
 from ..reply import provenance, scores
 from ..request import Bound, CallContext, area, check_loaded, check_options, check_picture, model_of, task_of
-from ..targets import class_named, target_of
+from ..targets import class_named, single_target, target_of
 from .certificate import NORM, EncodedPicture, certified, magnified
 from .explain import calls_of, check_applies, explanation
 
@@ -67,7 +66,7 @@ def bind(request: attack_pb2.AttackRequest, at: CallContext) -> Bound:
     goal_spec = _goal_spec(request, name or "", card, violations)
     ball = _ball(request, name or "", card, size, violations)
     transform = _transform(request, name or "", violations)
-    maps = _maps(request, card, size, violations)
+    maps = _maps(request, card, size, at, violations)
     stop = request.first_success if request.HasField("first_success") else method.stops
     facts = goal_spec, ball, card.std, stop, request.adaptive, transform
     arguments = AttackArguments(name or "", parameters or {}, *facts)
@@ -151,7 +150,7 @@ def _label(message: pb.Target, card: ModelCard, violations: Violations) -> int |
     if message.WhichOneof("kind") not in ("class_index", "class_name"):
         violations.add("label", "must be a class_index or a class_name", for_every_model=True)
         return None
-    target = target_of(message, card, "label", True, violations)
+    target = single_target(message, card, "label", True, violations)
     return None if target is None else target.label
 
 
@@ -219,12 +218,17 @@ def _transform(request: attack_pb2.AttackRequest, name: str, violations: Violati
 
 
 def _maps(
-    request: attack_pb2.AttackRequest, card: ModelCard, size: Sequence[int], violations: Violations
+    request: attack_pb2.AttackRequest, card: ModelCard, size: Sequence[int], at: CallContext, violations: Violations
 ) -> list[Call]:
     choice(explain_pb2.MapFormat.DESCRIPTOR, request.maps_format, "maps_format", violations)
     if not request.HasField("maps"):
+        if request.HasField("maps_target"):
+            violations.add("maps_target", "is what maps explain: set maps too, or leave it out", for_every_model=True)
         return []
-    calls = calls_of(request.maps, "maps", card, [Target(rank=1)], (size[0], size[1]), violations)
+    own_size = tuple(size) == (card.height, card.width)
+    target = target_of(request.maps_target, card, "maps_target", own_size, at, violations)
+    targets = [] if target is None else [target]
+    calls = calls_of(request.maps, "maps", card, targets, (size[0], size[1]), violations)
     check_applies(calls, card, violations)
     return calls
 

@@ -10,14 +10,14 @@ from gradserve.images import overlay
 from gradserve.v1 import explain_pb2
 
 from ...engine.costs import passes_cost
-from ...methods.explain import METHODS, Call, ExplainArguments, Explained, rows_of
-from ...methods.targets import Target
+from ...methods.explain import METHODS, Call, ExplainArguments, Explained, first_rows, rows_of
+from ...methods.targets import AnyTarget, Target
 from ...models.card import ModelCard
 from ...pool.wire import Outcome
 from ..errors import Violations
 from ..fields import choice, from_dict, parse_fields
 from ..images import png
-from ..reply import provenance, resolved_target, target_name, tensor
+from ..reply import provenance, target_message, target_name, tensor
 from ..request import Bound, CallContext, area, check_options, check_picture, model_of, task_of
 from ..targets import cam_layer, targets_of
 
@@ -38,7 +38,7 @@ def bind(request: explain_pb2.ExplainRequest, at: CallContext) -> Bound:
     options = check_options("explain", request.options, card, at, violations)
     size = (picture.pixels.shape[0], picture.pixels.shape[1])
     own_size = size == (card.height, card.width)
-    targets = targets_of(request.targets, card, own_size, violations)
+    targets = targets_of(request.targets, card, own_size, at, violations)
     calls = _calls(request, card, targets, size, violations)
     choice(explain_pb2.MapFormat.DESCRIPTOR, request.format, "format", violations)
     _check_reply(request, len(calls), size, violations)
@@ -57,13 +57,14 @@ def cost_of(calls: Sequence[Call], card: ModelCard, pixels: np.ndarray) -> float
     """The cost in GFLOP of these maps of an image [H, W, 3]."""
     prices = [passes_cost(card.gflop, METHODS[call.method].wrt) for call in calls]
     rows = _rows(calls, (pixels.shape[0], pixels.shape[1]), card)
-    return float(sum(map(mul, rows, prices)) * area(pixels, card))
+    cost = sum(map(mul, rows, prices)) + first_rows(calls) * passes_cost(card.gflop, "nothing")
+    return float(cost * area(pixels, card))
 
 
 def _calls(
     request: explain_pb2.ExplainRequest,
     card: ModelCard,
-    targets: list[Target],
+    targets: Sequence[AnyTarget],
     size: tuple[int, int],
     violations: Violations,
 ) -> tuple[Call, ...]:
@@ -81,7 +82,7 @@ def calls_of(
     message: explain_pb2.ExplainMethod,
     path: str,
     card: ModelCard,
-    targets: list[Target],
+    targets: Sequence[AnyTarget],
     size: tuple[int, int],
     violations: Violations,
 ) -> list[Call]:
@@ -100,8 +101,8 @@ def calls_of(
         if METHODS[name].default_layer:
             resolved["layer"] = cam_layer(resolved["layer"], target, card, path, violations)
         switch = METHODS[name].class_targets_only
-        if target.layer and switch and resolved[switch]:
-            violations.add(f"{path}.{switch}", f"applies to class targets only, not to units of {target.layer}")
+        if switch and resolved[switch] and not (isinstance(target, Target) and not target.layer):
+            violations.add(f"{path}.{switch}", "applies to single classes as targets only")
         calls.append(Call(name, resolved, target))
     rows = max(_rows(calls, size, card), default=0)
     if rows > MAX_ROWS:
@@ -165,7 +166,7 @@ def rows_by_method(bound: Bound, outcome: Outcome) -> Mapping[str, int]:
 def explanation(call: Call, answer: Explained, card: ModelCard, form: explain_pb2.MapFormat) -> explain_pb2.Explanation:
     """One map with what it is of."""
     low, high = float(answer.values.min()), float(answer.values.max())
-    target = resolved_target(call.target, answer.label)
+    target = target_message(answer.target)
     reply = explain_pb2.Explanation(
         method_name=call.method,
         target=target,

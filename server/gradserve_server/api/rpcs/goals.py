@@ -1,35 +1,53 @@
-"""What Maximize is asked to maximise, checked against the model's card, and named."""
+"""What Maximize climbs and Differentiate derives, checked against the model's card, and named."""
 
 import math
 from collections.abc import Sequence
 
-from gradserve.v1 import maximize_pb2
+import numpy as np
 
-from ...methods.maximize import Goal, Summand
+from gradserve.v1 import common_pb2, maximize_pb2
+
+from ...methods.goals import Goal, Summand, weighted_targets
 from ...models.card import ModelCard
 from ..errors import Violations
-from ..reply import resolved_target, target_name
-from ..targets import has_channels, known_layer, target_of
+from ..fields import enum_name
+from ..reply import sum_name, target_message, target_name, tensor
+from ..request import CallContext
+from ..targets import check_contrast, has_channels, known_layer, target_of, weight_of
 
 MAX_GOALS, MAX_SUMMANDS = 16, 64
-MAX_WEIGHT = 1e9
+BYTES_OF_FLOAT = 4
 
 
 def goals_of(
-    messages: Sequence[maximize_pb2.Goal], card: ModelCard, own_size: bool, ranked: bool, violations: Violations
+    messages: Sequence[maximize_pb2.Goal],
+    card: ModelCard,
+    own_size: bool,
+    ranked: bool,
+    at: CallContext,
+    violations: Violations,
 ) -> tuple[Goal, ...]:
-    """The goals; `ranked`: there is a picture whose predicted classes have ranks."""
+    """The goals of Maximize; `ranked`: there is a picture whose predicted classes have ranks."""
     if not 1 <= len(messages) <= MAX_GOALS:
         violations.add("goals", f"must be 1 to {MAX_GOALS}, were {len(messages)}", for_every_model=True)
         return ()
     return tuple(
-        _goal(message, card, f"goals[{i}]", own_size, ranked, violations) for i, message in enumerate(messages)
+        goal_of(message, card, f"goals[{i}]", own_size, at, violations, ranked=ranked)
+        for i, message in enumerate(messages)
     )
 
 
-def _goal(
-    message: maximize_pb2.Goal, card: ModelCard, path: str, own_size: bool, ranked: bool, violations: Violations
+def goal_of(
+    message: maximize_pb2.Goal,
+    card: ModelCard,
+    path: str,
+    own_size: bool,
+    at: CallContext,
+    violations: Violations,
+    *,
+    ranked: bool = True,
 ) -> Goal:
+    """One goal; nothing, or without what is at fault, with violations."""
     if not 1 <= len(message.summands) <= MAX_SUMMANDS:
         violations.add(
             f"{path}.summands", f"must be 1 to {MAX_SUMMANDS}, were {len(message.summands)}", for_every_model=True
@@ -37,36 +55,55 @@ def _goal(
         return ()
     summands = []
     for i, summand in enumerate(message.summands):
-        at = f"{path}.summands[{i}]"
-        term = _summand(summand, card, at, own_size, violations)
-        if term and term.target and term.target.rank and not ranked:
-            violations.add(f"{at}.target", "a rank needs a picture to start from; name the class", for_every_model=True)
+        place = f"{path}.summands[{i}]"
+        term = _summand(summand, card, place, own_size, at, violations)
+        if term and term.target and term.target.needs_ranking and not ranked:
+            why = "a rank needs a picture to start from; name the class"
+            violations.add(f"{place}.target", why, for_every_model=True)
         if term:
             summands.append(term)
+    check_contrast(weighted_targets(tuple(summands)), f"{path}.summands", violations)
     return tuple(summands)
 
 
 def _summand(
-    message: maximize_pb2.Summand, card: ModelCard, path: str, own_size: bool, violations: Violations
+    message: maximize_pb2.Summand, card: ModelCard, path: str, own_size: bool, at: CallContext, violations: Violations
 ) -> Summand | None:
-    weight = message.weight if message.HasField("weight") else 1.0
-    if not (math.isfinite(weight) and 0 < abs(weight) <= MAX_WEIGHT):
-        violations.add(
-            f"{path}.weight",
-            f"must be a number other than 0, at most {MAX_WEIGHT:g}, was {weight:g}",
-            for_every_model=True,
-        )
+    weight = weight_of(message, path, violations)
     kind = message.WhichOneof("kind")
     if kind == "target":
-        target = target_of(message.target, card, f"{path}.target", own_size, violations)
+        target = target_of(message.target, card, f"{path}.target", own_size, at, violations)
         return None if target is None else Summand(weight, target)
     if kind == "layer":
         layer = known_layer(message.layer, card, f"{path}.layer", violations)
         return None if layer is None else Summand(weight, layer=layer.name)
     if kind == "direction":
         return _direction(message.direction, weight, card, f"{path}.direction", violations)
-    violations.add(path, "sets none of target, layer and direction; set one", for_every_model=True)
+    if kind == "logits":
+        return _logits(message.logits, weight, card, f"{path}.logits", violations)
+    violations.add(path, "sets none of target, layer, direction and logits; set one", for_every_model=True)
     return None
+
+
+def _logits(
+    message: common_pb2.Tensor, weight: float, card: ModelCard, path: str, violations: Violations
+) -> Summand | None:
+    """A factor for each logit."""
+    count, before = len(card.classes), len(violations.invalid)
+    if message.dtype != common_pb2.DTYPE_FLOAT32:
+        name = enum_name(common_pb2.DType.DESCRIPTOR, message.dtype).upper()
+        violations.add(f"{path}.dtype", f"must be FLOAT32, was {name}", for_every_model=True)
+    elif list(message.shape) != [count]:
+        violations.add(f"{path}.shape", f"must be [{count}], a factor for each class, was {list(message.shape[:4])}")
+    elif len(message.data) != count * BYTES_OF_FLOAT:
+        text = f"must have {count * BYTES_OF_FLOAT} bytes, had {len(message.data)}"
+        violations.add(f"{path}.data", text)
+    if len(violations.invalid) > before:
+        return None
+    factors = np.frombuffer(message.data, "<f4")
+    if not np.isfinite(factors).all() or not factors.any():
+        violations.add(f"{path}.data", "must be finite numbers, not all of them 0")
+    return Summand(weight, factors=factors.copy())
 
 
 def _direction(
@@ -85,13 +122,15 @@ def _direction(
     return Summand(weight, layer=layer.name, vector=vector)
 
 
-def goal_reply(goal: Goal, labels: Sequence[int | None]) -> maximize_pb2.Goal:
-    """The goal as a message, with the class for each summand where it has one."""
+def goal_reply(goal: Goal) -> maximize_pb2.Goal:
+    """The goal as a message."""
     summands = []
-    for summand, label in zip(goal, labels, strict=True):
+    for summand in goal:
         message = maximize_pb2.Summand(weight=summand.weight)
         if summand.target is not None:
-            message.target.CopyFrom(resolved_target(summand.target, label))
+            message.target.CopyFrom(target_message(summand.target))
+        elif summand.factors is not None:
+            message.logits.CopyFrom(tensor(summand.factors))
         elif summand.vector:
             message.direction.layer = summand.layer
             message.direction.vector.extend(summand.vector)
@@ -103,19 +142,14 @@ def goal_reply(goal: Goal, labels: Sequence[int | None]) -> maximize_pb2.Goal:
 
 def goal_name(goal: maximize_pb2.Goal, card: ModelCard) -> str:
     """ "flamingo", or "features.4:17 - 0.5 volcano"."""
-    words: list[str] = []
-    for summand in goal.summands:
-        sign, size = ("-" if summand.weight < 0 else "+"), abs(summand.weight)
-        if words or sign == "-":
-            words.append(sign)
-        if size != 1:
-            words.append(f"{size:g}")
-        words.append(_summand_name(summand, card))
-    return " ".join(words)
+    return sum_name([(summand.weight, _summand_name(summand, card)) for summand in goal.summands])
 
 
 def _summand_name(summand: maximize_pb2.Summand, card: ModelCard) -> str:
     kind = summand.WhichOneof("kind")
     if kind == "target":
-        return target_name(summand.target, card)
+        name = target_name(summand.target, card)
+        return f"({name})" if summand.target.HasField("contrast") else name
+    if kind == "logits":
+        return "a sum of the logits"
     return summand.layer if kind == "layer" else f"a direction in {summand.direction.layer}"

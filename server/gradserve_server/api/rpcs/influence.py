@@ -27,7 +27,7 @@ from ..request import (
     model_of,
     task_of,
 )
-from ..targets import target_of
+from ..targets import single_target
 
 DEFAULT_TOP, MAX_TOP = 8, 100  # Numbers of helpful examples, and of harmful ones.
 MAX_QUESTIONS = 16  # The most what-ifs of a request.
@@ -83,10 +83,10 @@ def no_index(card: ModelCard) -> str:
 
 def _label(request: influence_pb2.InfluenceRequest, card: ModelCard, violations: Violations) -> tuple[int | None, int]:
     """A class, or a rank among the predicted ones."""
-    if request.label.WhichOneof("kind") == "unit":
-        violations.add("label", "must be a class_index, a class_name or a rank, not a unit", for_every_model=True)
+    if (kind := request.label.WhichOneof("kind")) in ("unit", "contrast", "similarity"):
+        violations.add("label", f"must be a class_index, a class_name or a rank, not a {kind}", for_every_model=True)
         return None, 1
-    target = target_of(request.label, card, "label", True, violations)
+    target = single_target(request.label, card, "label", True, violations)
     return (None, 1) if target is None else (target.label, target.rank or 1)
 
 

@@ -34,7 +34,7 @@ def bind(request: maximize_pb2.MaximizeRequest, at: CallContext) -> Bound:
     size = (pixels.shape[0], pixels.shape[1])
     sizes = _sizes(settings, size, card, at.limits, violations)
     own_size = set(sizes) == {(card.height, card.width)}
-    goals = goals_of(request.goals, card, own_size, photo is not None, violations)
+    goals = goals_of(request.goals, card, own_size, photo is not None, at, violations)
     steps = settings.total * len(goals)
     if steps > MAX_STEPS:
         text = f"with octaves and goals make {steps}; at most {MAX_STEPS} are allowed"
@@ -97,10 +97,10 @@ def _sizes(
 def reply(request: maximize_pb2.MaximizeRequest, bound: Bound, outcome: Outcome) -> maximize_pb2.MaximizeResponse:
     """One picture for each goal."""
     arguments: MaximizeArguments = bound.task.arguments
-    settings, pairs = arguments.settings, zip(arguments.goals, outcome.result, strict=True)
+    settings = arguments.settings
     first: Maximized = outcome.result[0]
     message = maximize_pb2.MaximizeResponse(
-        images=[_image(goal_reply(goal, maximized.labels), maximized, bound.card) for goal, maximized in pairs],
+        images=[_image(goal_reply(each.goal), each, bound.card) for each in outcome.result],
         asked=first.asked,
         done=first.done,
         completed_fraction=first.done / first.asked,

@@ -3,7 +3,7 @@
 docs/contributing.md names every place that a new method touches.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -11,11 +11,10 @@ import numpy as np
 from torch import Tensor
 
 from ...engine.job import Job, MethodContext, Steps, together
-from ...engine.objective import ranked
-from ...engine.query import Query, Wrt
+from ...engine.query import Wrt
 from ...engine.scores import ranking
 from ...models.card import ModelCard
-from ..targets import Target
+from ..targets import AnyTarget, Known, Target, look_up, look_up_rows, without_image
 from .averages import integrated_gradients, smooth_grad
 from .cam import grad_cam, guided_grad_cam
 from .maps import Map
@@ -63,7 +62,7 @@ class ExplainMethod(NamedTuple):
     wrt: Wrt = "image"  # What its passes differentiate by; the price of a pass depends on it.
     guided: bool = False  # Whether the method gives ReLUs rules of their own.
     default_layer: bool = False  # Whether `layer` defaults to the model's Grad-CAM layer.
-    class_targets_only: str = ""  # A Boolean parameter that rules out units as targets.
+    class_targets_only: str = ""  # A Boolean parameter that rules out all targets but single classes.
     one_row: bool = False  # Whether its only row is the image, so that the same pass can resolve a predicted rank.
 
 
@@ -92,12 +91,17 @@ class Call:
 
     method: str
     parameters: Parameters
-    target: Target
+    target: AnyTarget
 
 
 def rows_of(call: Call, size: Size, card: ModelCard) -> int:
     """Images that the network sees for it, for an input of that size."""
     return METHODS[call.method].rows(call.parameters, size, card)
+
+
+def first_rows(calls: Sequence[Call]) -> int:
+    """Forward passes for what the targets have to know before any method starts: ranks, and other images' features."""
+    return look_up_rows(call.target for call in calls)
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,11 +113,11 @@ class ExplainArguments:
 
 @dataclass(frozen=True, slots=True)
 class Explained:
-    """One call's answer: Map's fields as numpy, the class that a rank turned out to be, and how far it came."""
+    """One call's answer: Map's fields as numpy, the target with the classes that it has, and how far it came."""
 
     values: np.ndarray
     target_value: float
-    label: int | None
+    target: AnyTarget
     coarse: np.ndarray | None
     completeness_gap: float | None
     asked: int
@@ -124,49 +128,42 @@ class Explained:
 def explain(job: Job, x: Tensor, arguments: ExplainArguments) -> Steps:
     """Runs all calls side by side on one image [1, 3, H, W]; all are answered or none. Returns [Explained]."""
     calls = arguments.calls
-    if len(calls) == 1 and METHODS[calls[0].method].one_row and calls[0].target.rank:
-        return [(yield from _explain_ranked_class(job, x, calls[0]))]
-    classes: list[int] = []
-    if any(call.target.rank for call in calls):
-        answer = yield Query(x)
-        classes = ranking(answer.logits)[0].tolist()
+    first = calls[0].target
+    if len(calls) == 1 and METHODS[calls[0].method].one_row and isinstance(first, Target) and first.rank:
+        return [(yield from _explain_ranked_class(job, x, calls[0], first))]
+    known: Known = yield from look_up([call.target for call in calls], x)
+    targets = [call.target.resolved(known.classes[0] if known.classes else ()) for call in calls]
     runs = [job.run(beside=len(calls)) for _ in calls]
-    objectives = [call.target.objective(classes) for call in calls]
+    objectives = [target.objective(known) for target in targets]
     maps = yield from together(
         [
             METHODS[call.method].function(x, objective, run, **call.parameters)
             for call, objective, run in zip(calls, objectives, runs, strict=True)
         ]
     )
-    labels = [
-        None if call.target.layer else objective.terms[0].indices[0]
-        for call, objective in zip(calls, objectives, strict=True)
-    ]
-    return [_result(*parts) for parts in zip(labels, runs, maps, strict=True)]
+    return [_result(*parts) for parts in zip(targets, runs, maps, strict=True)]
 
 
-def _explain_ranked_class(job: Job, x: Tensor, call: Call) -> Steps:
+def _explain_ranked_class(job: Job, x: Tensor, call: Call, target: Target) -> Steps:
     """A call whose only pass finds the class of its target's rank too."""
-    assert call.target.rank, "it is asked for"
     run = job.run()
-    steps = METHODS[call.method].function(x, ranked(call.target.rank), run, **call.parameters)
+    steps = METHODS[call.method].function(x, target.objective(Known()), run, **call.parameters)
     answer = yield next(steps)
     try:
         steps.send(answer)
     except StopIteration as stop:
-        label = ranking(answer.logits)[0, call.target.rank - 1]
-        return _result(int(label), run, stop.value)
+        return _result(target.resolved(ranking(answer.logits)[0].tolist()), run, stop.value)
     raise AssertionError(f"{call.method} has one row")
 
 
-def _result(label: int | None, run: MethodContext, answer: Map) -> Explained:
+def _result(target: AnyTarget, run: MethodContext, answer: Map) -> Explained:
     values = answer.values.float().cpu().numpy()
     if not values.any():
         run.warn("ZERO_MAP: the target does not depend on this image in any pixel")
     return Explained(
         values=values,
         target_value=float(answer.target_value),
-        label=label,
+        target=without_image(target),
         coarse=None if answer.coarse is None else answer.coarse.float().cpu().numpy(),
         completeness_gap=answer.completeness_gap,
         asked=run.asked,

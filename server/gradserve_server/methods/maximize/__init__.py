@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 
 from ...engine.job import Job, Steps
-from ...engine.objective import Objective, direction, layer
+from ...engine.objective import Objective
 from ...engine.query import Query
-from ...engine.scores import ranking
+from ..goals import Goal, answered, objective_of, resolved, targets_in
 from ..image_run import NOT_MEASURED, Snapshot, Trajectory, as_bytes, numbers, pixels, quantized, resized
-from ..targets import Target
+from ..targets import Known, look_up
 from .ascent import OBJECTIVE, ascend, penalties_of
 from .settings import PRESETS, MaximizeSettings
 
@@ -24,37 +24,13 @@ MIN_STD = 1e-6  # `stretched` divides by no smaller standard deviation.
 
 __all__ = [
     "PRESETS",
-    "Goal",
     "MaximizeArguments",
     "MaximizeSettings",
     "Maximized",
-    "Summand",
     "maximize",
     "octave_sizes",
     "stretched",
 ]
-
-
-@dataclass(frozen=True, slots=True)
-class Summand:
-    """A weighted target, layer, or direction in a layer's channels."""
-
-    weight: float = 1.0
-    target: Target | None = None
-    layer: str = ""
-    vector: tuple[float, ...] = ()
-
-    def objective(self, classes: Sequence[int], like: Tensor) -> Objective:
-        """The number to maximise, given the start's classes by falling logit."""
-        if self.target is not None:
-            return self.weight * self.target.objective(classes)
-        if self.vector:
-            vector = torch.tensor(self.vector, dtype=like.dtype, device=like.device)
-            return self.weight * direction(self.layer, vector)
-        return self.weight * layer(self.layer)
-
-
-Goal = tuple[Summand, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +52,7 @@ class Maximized:
     logits: np.ndarray | None  # None where the time was up before the measurement.
     curves: dict[str, np.ndarray]
     snapshots: tuple[Snapshot, ...]
-    labels: tuple[int | None, ...]  # The class of each summand; None for a layer's.
+    goal: Goal  # With the classes that ranks turned out to be.
     asked: int
     done: int
     warnings: tuple[str, ...]
@@ -84,12 +60,10 @@ class Maximized:
 
 def maximize(job: Job, x: Tensor, arguments: MaximizeArguments) -> Steps:
     """Makes one image for every goal from [1, 3, H, W], the start or a canvas of its size. Returns [Maximized]."""
-    goals, settings = arguments.goals, arguments.settings
-    classes: list[int] = []
-    if any(summand.target and summand.target.rank for goal in goals for summand in goal):
-        answer = yield Query(x)
-        classes = ranking(answer.logits)[0].tolist()
-    objectives = [_sum([summand.objective(classes, x) for summand in goal]) for goal in goals]
+    settings = arguments.settings
+    known: Known = yield from look_up(targets_in(arguments.goals), x)
+    goals = [resolved(goal, known.classes[0] if known.classes else ()) for goal in arguments.goals]
+    objectives = [objective_of(goal, known, x) for goal in goals]
     record = Trajectory(job.run(), settings.total, frozenset(arguments.snapshots))
     size = (x.shape[2], x.shape[3])
     ground, detail = x.expand(len(goals), -1, -1, -1), torch.zeros_like(x)
@@ -103,17 +77,13 @@ def maximize(job: Job, x: Tensor, arguments: MaximizeArguments) -> Steps:
     if record.run.done in record.snapshots:
         record.snapshot(images)
     values, logits = yield from _measure(images, objectives, record)
-    return [_result(i, images[i], values[i], logits, objectives[i], settings, record) for i in range(len(goals))]
+    return [_result(i, images[i], values[i], logits, goals[i], settings, record) for i in range(len(goals))]
 
 
 def octave_sizes(settings: MaximizeSettings, size: tuple[int, int]) -> list[tuple[int, int]]:
     """Height and width of every octave, smallest first; the last is the whole."""
     factors = [settings.octave_scale**-i for i in reversed(range(settings.octaves))]
     return [(max(1, round(size[0] * f)), max(1, round(size[1] * f))) for f in factors]
-
-
-def _sum(objectives: Sequence[Objective]) -> Objective:
-    return Objective(tuple(term for objective in objectives for term in objective.terms))
 
 
 def _measure(images: Tensor, objectives: Sequence[Objective], record: Trajectory) -> Steps:
@@ -132,7 +102,7 @@ def _result(
     image: Tensor,
     value: Tensor,
     logits: Tensor | None,
-    objective: Objective,
+    goal: Goal,
     settings: MaximizeSettings,
     record: Trajectory,
 ) -> Maximized:
@@ -145,7 +115,7 @@ def _result(
         logits=None if logits is None else numbers(logits[i]),
         curves={name: record.curve(name, i) for name in names},
         snapshots=record.snapshots_of(i),
-        labels=tuple(None if term.layer else term.indices[0] for term in objective.terms),
+        goal=answered(goal),
         asked=run.asked,
         done=run.done,
         warnings=tuple(run.warnings),

@@ -1,0 +1,31 @@
+"""What Differentiate gives: the gradients of a batch of pictures."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from gradserve.results.common import Provenance, Region
+
+
+@dataclass(frozen=True, eq=False)
+class Gradients:
+    """Values and gradients in the order of the pictures.
+
+    values: [N], the goal's value. logits: [N, classes]; None where the goals read layers alone. gradient: float32, by
+    pixels in [0, 1] [N, H, W, 3], by a layer [N, C, h, w] or [N, C]; None with forward_only. regions: what the model
+    saw of each picture.
+    """
+
+    values: np.ndarray[Any, np.dtype[np.float64]]
+    logits: np.ndarray[Any, np.dtype[np.float32]] | None
+    gradient: np.ndarray[Any, np.dtype[np.float32]] | None
+    regions: tuple[Region, ...]
+    provenance: Provenance
+
+    def __repr__(self) -> str:
+        shape = "" if self.gradient is None else f", gradient {' x '.join(map(str, self.gradient.shape))}"
+        return f"<Gradients of {len(self)}: values {np.round(self.values, 4).tolist()}{shape}, {self.provenance.model}>"
+
+    def __len__(self) -> int:
+        return len(self.values)

@@ -1,0 +1,174 @@
+"""Differentiate: from its request to a task, from the outcome to its reply."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from gradserve.v1 import common_pb2 as pb
+from gradserve.v1 import differentiate_pb2
+
+from ...engine.costs import passes_cost
+from ...engine.query import Wrt
+from ...methods.differentiate import DifferentiateArguments, Differentiated
+from ...methods.goals import Goal, Summand, targets_in
+from ...methods.targets import Target, look_up_rows
+from ...models.card import Layer, ModelCard
+from ...pool.wire import Outcome
+from ..errors import Violations
+from ..fields import choice
+from ..images import ModelInput
+from ..reply import fill_tensor, provenance
+from ..request import PREPROCESSES, Bound, CallContext, area, check_options, model_of, read_picture, task_of
+from ..targets import has_channels, known_layer
+from .goals import goal_of
+
+MAX_IMAGES = 256
+MAX_GRADIENT_BYTES = 60 << 20  # The most bytes of gradients in one reply.
+RULE, FORMAT = (differentiate_pb2.DESCRIPTOR.enum_types_by_name[name] for name in ("BackwardRule", "GradientFormat"))
+NUMBER_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+PREDICTED: Goal = (Summand(target=Target(rank=1)),)
+
+
+def bind(request: differentiate_pb2.DifferentiateRequest, at: CallContext) -> Bound:
+    """Raises RequestError."""
+    card, violations = model_of(request.model, at.cards)
+    pictures = _pictures(request, card, at, violations)
+    options = check_options("differentiate", request.options, card, at, violations)
+    batch = _batch(pictures, violations)
+    rule: Any = choice(RULE, request.rule, "rule", violations) or "plain"
+    form: Any = choice(FORMAT, request.format, "format", violations) or "float32"
+    goals = _goals(request, batch.shape[1:3] == (card.height, card.width), card, at, violations)
+    layer = _layer(request, goals, card, violations)
+    _check_forward_only(request, violations)
+    _check_reply(batch, layer, form, request.forward_only, violations)
+    _check_applies(rule, card, violations)
+    violations.check()
+    wrt: Wrt = "nothing" if request.forward_only else "taps" if layer else "image"
+    arguments = DifferentiateArguments(goals, wrt, layer.name if layer else "", rule, form)
+    cost = _cost(batch, wrt, goals, card)
+    task = task_of(options, card, batch, arguments, cost, at)
+    return Bound(task, card, pictures[0], (rule,), regions=tuple(each.region for each in pictures))
+
+
+def _pictures(
+    request: differentiate_pb2.DifferentiateRequest, card: ModelCard, at: CallContext, violations: Violations
+) -> list[ModelInput]:
+    """The pictures as the model gets them; at least one, black where none can be used."""
+    choice(pb.Preprocess.DESCRIPTOR, request.preprocess, "preprocess", violations)
+    how = PREPROCESSES.get(request.preprocess or pb.PREPROCESS_AS_IS, pb.PREPROCESS_AS_IS)
+    if not 1 <= len(request.images) <= MAX_IMAGES:
+        text = f"must be 1 to {MAX_IMAGES}, were {len(request.images)}"
+        violations.add("images", text, for_every_model=True)
+        return [ModelInput(np.zeros((card.height, card.width, 3), np.uint8), pb.Region(), preprocess=how)]
+    pictures, pixels = [], 0
+    for i, image in enumerate(request.images):
+        picture = read_picture(image, how, card, at, violations, f"images[{i}]", quick=request.options.quick_decode)
+        pictures.append(picture._replace(preprocess=how))
+        pixels += picture.region.image_width * picture.region.image_height
+        if pixels > at.limits.max_image_pixels:
+            text = f"have {pixels} pixels up to images[{i}]; together at most {at.limits.max_image_pixels} are allowed"
+            violations.add("images", text, for_every_model=True)
+            break
+    return pictures
+
+
+def _batch(pictures: Sequence[ModelInput], violations: Violations) -> np.ndarray:
+    """The pictures as one array [n, H, W, 3], float32 if one of them is; the first alone where sizes differ."""
+    first = pictures[0].pixels
+    for i, picture in enumerate(pictures):
+        if picture.pixels.shape != first.shape:
+            (height, width), (other, wide) = first.shape[:2], picture.pixels.shape[:2]
+            text = f"is {wide}x{other} where images[0] is {width}x{height}; send pictures of one size, or "
+            violations.add(f"images[{i}]", f"{text}preprocess MODEL_DEFAULT or WHOLE_IMAGE", for_every_model=True)
+            return first[None]
+    if len(pictures) == 1 or not any(first.strides):  # An empty picture takes the place of the request's.
+        return np.broadcast_to(first, (len(pictures), *first.shape))
+    if any(each.pixels.dtype != np.uint8 for each in pictures):
+        scaled = [each.pixels / np.float32(255) if each.pixels.dtype == np.uint8 else each.pixels for each in pictures]
+        return np.stack(scaled)
+    return np.stack([each.pixels for each in pictures])
+
+
+def _goals(
+    request: differentiate_pb2.DifferentiateRequest,
+    own_size: bool,
+    card: ModelCard,
+    at: CallContext,
+    violations: Violations,
+) -> tuple[Goal, ...]:
+    """One goal for all pictures, or one for each."""
+    if not request.goals:
+        return (PREDICTED,)
+    if len(request.goals) not in (1, len(request.images)):
+        allowed = f"must be none, one, or one for each of the {len(request.images)} images"
+        violations.add("goals", f"{allowed}, were {len(request.goals)}", for_every_model=True)
+        return ()
+    messages = enumerate(request.goals)
+    return tuple(goal_of(each, card, f"goals[{i}]", own_size, at, violations) for i, each in messages)
+
+
+def _layer(
+    request: differentiate_pb2.DifferentiateRequest, goals: Sequence[Goal], card: ModelCard, violations: Violations
+) -> Layer | None:
+    """The layer to differentiate by; a violation where a goal does not depend on it."""
+    layer = known_layer(request.layer, card, "layer", violations) if request.layer else None
+    if layer is None or not has_channels(layer, card, "layer", violations):
+        return None
+    for i, goal in enumerate(goals):
+        own = [name for summand in goal for name in summand.layers]
+        later = [each for each in map(card.layer, own) if each is not None]
+        reads_logits = any(not summand.layers for summand in goal)
+        reached = [card.reaches(layer, each) or each.name == layer.name for each in later]
+        if goal and not any(reached) and not (reads_logits and card.reaches(layer)):
+            reads = ", ".join([*own, *(["the logits"] if reads_logits else [])])
+            text = f"goals[{i}] reads {reads}, which {layer.name} does not reach, so that its gradient would be 0"
+            violations.add("layer", f"{text}; name an earlier layer")
+    return layer
+
+
+def _check_forward_only(request: differentiate_pb2.DifferentiateRequest, violations: Violations) -> None:
+    for field in ("rule", "layer", "format"):
+        if request.forward_only and getattr(request, field):
+            text = "says how a gradient is computed, and forward_only leaves it out; set one of both"
+            violations.add(field, text, for_every_model=True)
+
+
+def _check_reply(batch: np.ndarray, layer: Layer | None, form: str, forward_only: bool, violations: Violations) -> None:
+    """Gradients that no reply can carry are refused before they are computed."""
+    numbers = batch.size if layer is None else len(batch) * layer.channels * max(1, layer.height * layer.width)
+    size = numbers * NUMBER_BYTES.get(form, 4)
+    if not forward_only and size > MAX_GRADIENT_BYTES:
+        limit = f"a reply carries {MAX_GRADIENT_BYTES >> 20} MiB; send fewer at once, or ask for FLOAT16"
+        violations.add("images", f"{len(batch)} gradients take {size / 2**20:.1f} MiB as {form.upper()}; {limit}")
+
+
+def _check_applies(rule: str, card: ModelCard, violations: Violations) -> None:
+    why = card.no_gradient or (card.rules_refused if rule != "plain" else "")
+    if why:
+        what = "Differentiate" if card.no_gradient else f"the rule {rule.upper()}"
+        violations.not_applicable(f"{what} does not apply to {card.name}: {why}")
+
+
+def _cost(batch: np.ndarray, wrt: Wrt, goals: Sequence[Goal], card: ModelCard) -> float:
+    """The cost in GFLOP, with the passes that tell ranks and other pictures' features."""
+    first = look_up_rows(targets_in(goals), len(batch), ranks=False)
+    return (len(batch) * passes_cost(card.gflop, wrt) + first * card.gflop) * area(batch[0], card)
+
+
+def reply(
+    request: differentiate_pb2.DifferentiateRequest, bound: Bound, outcome: Outcome
+) -> differentiate_pb2.DifferentiateResponse:
+    """Values, logits and gradients in the order of the pictures."""
+    result: Differentiated = outcome.result
+    message = differentiate_pb2.DifferentiateResponse(
+        values=result.values.tolist(),
+        scales=[] if result.scales is None else result.scales.tolist(),
+        regions=bound.regions,
+        provenance=provenance(bound, outcome),
+    )
+    if result.logits is not None:
+        fill_tensor(message.logits, result.logits)
+    if result.gradient is not None:
+        fill_tensor(message.gradient, result.gradient)
+    return message

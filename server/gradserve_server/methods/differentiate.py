@@ -1,0 +1,114 @@
+"""Differentiate: the gradients of a batch of images, encoded for the wire."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..engine.job import Job, Steps
+from ..engine.objective import NotApplicable, Objective
+from ..engine.query import Answer, Query, Tap, Wrt, join
+from ..engine.scores import ranking
+from ..models.relu import Rule
+from .goals import Goal, objective_of, resolved, targets_in, weighted_targets
+from .targets import cancelled, look_up
+
+GradientFormat = Literal["float32", "bfloat16", "float16"]
+LARGEST_EXPONENT = 15  # float16 ends at 2^16; the largest number of a row is scaled to below 2^15.
+MAX_FACTOR_EXPONENT = 127  # A factor of 2^128 is beyond fp32.
+
+
+@dataclass(frozen=True, slots=True)
+class DifferentiateArguments:
+    """What is differentiated, by what, under which rule, and how the gradient travels."""
+
+    goals: tuple[Goal, ...]  # One for all images, or one for each.
+    wrt: Wrt
+    layer: str = ""  # The layer to differentiate by, where `wrt` is "taps".
+    rule: Rule = "plain"
+    format: GradientFormat = "float32"
+
+
+@dataclass(frozen=True, slots=True)
+class Differentiated:
+    """The answer for n images; the gradient is [n, H, W, 3] by pixels, by a layer [n, C, h, w] or [n, C]."""
+
+    values: np.ndarray  # [n]
+    logits: np.ndarray | None  # [n, classes]; None where the pass ended before them.
+    gradient: np.ndarray | None  # float32, float16, or int16 with the bits of bfloat16.
+    scales: np.ndarray | None  # [n], what each row of a float16 gradient is to be multiplied by.
+
+
+def differentiate(job: Job, x: Tensor, arguments: DifferentiateArguments) -> Steps:
+    """[n, 3, H, W] -> Differentiated. Each image is a row of passes that it shares with other jobs."""
+    goals = arguments.goals
+    known = yield from look_up(targets_in(goals), x, ranks=False)
+    if known.classes and len(goals) == 1:
+        goals = goals * len(x)
+    if known.classes:
+        goals = tuple(resolved(goal, classes) for goal, classes in zip(goals, known.classes, strict=True))
+    objectives = [objective_of(goal, known, x) for goal in goals]
+    answers = yield [_query(images, objective, arguments) for images, objective in _shares(x, objectives)]
+    answer: Answer = join(answers)
+    assert answer.value is not None, "every query has an objective"
+    if answer.logits is not None:
+        _check_ranks(arguments.goals, answer.logits)
+    gradient = answer.image_grad if arguments.wrt == "image" else next(iter(answer.act_grads), None)
+    if gradient is not None and arguments.wrt == "image":
+        gradient = gradient.permute(0, 2, 3, 1)
+    encoded = Encoded(None, None) if gradient is None else encode(gradient, arguments.format)
+    logits = None if answer.logits is None else answer.logits.float().cpu().numpy()
+    return Differentiated(answer.value.double().cpu().numpy(), logits, *encoded)
+
+
+def _shares(x: Tensor, objectives: Sequence[Objective]) -> list[tuple[Tensor, Objective]]:
+    """The images that share an objective, with it."""
+    return [(x, objectives[0])] if len(objectives) == 1 else list(zip(x.split(1), objectives, strict=True))
+
+
+def _query(images: Tensor, objective: Objective, arguments: DifferentiateArguments) -> Query:
+    taps = (Tap(arguments.layer),) if arguments.wrt == "taps" else ()
+    return Query(images, objective, arguments.wrt, taps, arguments.rule)
+
+
+def _check_ranks(goals: Sequence[Goal], logits: Tensor) -> None:
+    """Raises NotApplicable where a rank turned out to be a class that the same goal subtracts."""
+    mixed = [len({bool(target.rank) for target, _ in weighted_targets(goal)}) > 1 for goal in goals]
+    if not any(mixed):
+        return
+    for i, classes in enumerate(ranking(logits).tolist()):
+        at = i if len(goals) > 1 else 0
+        if mixed[at]:
+            terms = [(target.resolved(classes), weight) for target, weight in weighted_targets(goals[at])]
+            if twice := cancelled(terms):
+                why = f"images[{i}]: class {twice.label} is contrasted with itself, since a rank is that class"
+                raise NotApplicable(f"{why}; name another class or rank")
+
+
+class Encoded(NamedTuple):
+    """A gradient as it travels: its numbers, and for float16 the scale [n] of each row."""
+
+    numbers: np.ndarray | None
+    scales: np.ndarray | None
+
+
+def encode(gradient: Tensor, form: GradientFormat) -> Encoded:
+    """[n, ...] -> the same shape on the host.
+
+    A row in float16 is divided by a power of two, which rounds nothing, so that its largest number is just below 2^15:
+    plain float16 ends at 6e-8, and gradients of a saturated network are smaller.
+    """
+    if form == "float32":
+        return Encoded(gradient.float().cpu().numpy(), None)
+    if form == "bfloat16":
+        return Encoded(gradient.to(torch.bfloat16).contiguous().view(torch.int16).cpu().numpy(), None)
+    gradient = gradient.float()
+    low, high = torch.aminmax(gradient.flatten(1), dim=1)
+    largest = torch.maximum(-low, high).cpu().numpy()
+    exponents = np.minimum(LARGEST_EXPONENT - np.frexp(largest)[1], MAX_FACTOR_EXPONENT)
+    factors = torch.from_numpy(np.ldexp(np.float32(1), exponents)).to(gradient.device)
+    numbers = (gradient * factors.view(-1, *[1] * (gradient.dim() - 1))).half()
+    return Encoded(numbers.cpu().numpy(), np.ldexp(1.0, -exponents))
