@@ -130,6 +130,7 @@ class AsyncClient(AsyncConnection):
         trajectory: bool = False,
         perturbation: bool = False,
         maps: MethodLike | None = None,
+        maps_target: TargetLike | None = None,
         model: str = "",
         preprocess: str = "model_default",
         priority: str = "interactive",
@@ -149,7 +150,7 @@ class AsyncClient(AsyncConnection):
         one. `eps` is the budget in `norm` "linf" or "l2" for pixels in [0, 1], a number or "8/255"; None: what suits
         the model. `loss` is "cross_entropy", "margin" or "dlr". `defence`, such as "jpeg" or ("blur", {"sigma": 2}),
         stands before the model; with `adaptive` the attack knows of it. `eot` seeks what survives random changes.
-        `maps` names a method of `explain` whose maps of both pictures come along.
+        `maps` names a method of `explain` for maps of both pictures, of `maps_target` or of what is predicted there.
         """
         request = await asyncio.to_thread(
             attack.attack_request,
@@ -167,6 +168,7 @@ class AsyncClient(AsyncConnection):
             trajectory=trajectory,
             perturbation=perturbation,
             maps=maps,
+            maps_target=maps_target,
             model=model,
             preprocess=preprocess,
             shorthand=parameters,
@@ -223,8 +225,7 @@ class AsyncClient(AsyncConnection):
         travels as `format` "float32", "bfloat16" or "float16"; `forward_only` leaves it out.
         """
         request = await asyncio.to_thread(differentiate.differentiate_request, images, goals, **arguments)
-        reply = await self._call(self._stubs.gradients.Differentiate, request, timeout)
-        return await asyncio.to_thread(differentiate.gradients, reply)
+        return differentiate.gradients(await self._call(self._stubs.gradients.Differentiate, request, timeout))
 
     async def maximize(
         self,

@@ -122,6 +122,7 @@ class Client(Connection):
         trajectory: bool = False,
         perturbation: bool = False,
         maps: MethodLike | None = None,
+        maps_target: TargetLike | None = None,
         model: str = "",
         preprocess: str = "model_default",
         priority: str = "interactive",
@@ -141,7 +142,7 @@ class Client(Connection):
         one. `eps` is the budget in `norm` "linf" or "l2" for pixels in [0, 1], a number or "8/255"; None: what suits
         the model. `loss` is "cross_entropy", "margin" or "dlr". `defence`, such as "jpeg" or ("blur", {"sigma": 2}),
         stands before the model; with `adaptive` the attack knows of it. `eot` seeks what survives random changes.
-        `maps` names a method of `explain` whose maps of both pictures come along.
+        `maps` names a method of `explain` for maps of both pictures, of `maps_target` or of what is predicted there.
         """
         request = attack.attack_request(
             image,
@@ -158,6 +159,7 @@ class Client(Connection):
             trajectory=trajectory,
             perturbation=perturbation,
             maps=maps,
+            maps_target=maps_target,
             model=model,
             preprocess=preprocess,
             shorthand=parameters,
@@ -212,8 +214,7 @@ class Client(Connection):
         travels as `format` "float32", "bfloat16" or "float16"; `forward_only` leaves it out.
         """
         request = differentiate.differentiate_request(images, goals, **arguments)
-        reply = self._call(self._stubs.gradients.Differentiate, request, timeout)
-        return differentiate.gradients(reply)
+        return differentiate.gradients(self._call(self._stubs.gradients.Differentiate, request, timeout))
 
     def maximize(
         self,

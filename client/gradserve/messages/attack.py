@@ -5,7 +5,7 @@ from numbers import Real
 from typing import Any
 
 from gradserve import images
-from gradserve.arguments import AttackTargetLike, ImageLike, MethodLike, Options, ParameterValue, Pick
+from gradserve.arguments import AttackTargetLike, ImageLike, MethodLike, Options, ParameterValue, Pick, TargetLike
 from gradserve.messages import fields
 from gradserve.messages.common import (
     PREPROCESS,
@@ -45,6 +45,7 @@ def attack_request(
     trajectory: bool = False,
     perturbation: bool = False,
     maps: MethodLike | None = None,
+    maps_target: TargetLike | None = None,
     model: str = "",
     preprocess: str = "model_default",
     shorthand: Mapping[str, ParameterValue],
@@ -64,6 +65,7 @@ def attack_request(
         adaptive=adaptive,
         trajectory=trajectory,
         perturbation=perturbation,
+        maps_target=None if maps_target is None else target_message(maps_target),
         options=request_options(**options),
     )
     if first_success is not None:

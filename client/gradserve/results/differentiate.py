@@ -12,7 +12,7 @@ from gradserve.results.common import Provenance, Region
 class Gradients:
     """Values and gradients in the order of the pictures.
 
-    values: [N], the goal's value. logits: [N, classes]; None where the goals read layers alone. gradient: float32, by
+    values: [N], the goal's value. logits: [N, classes]; None where a goal reads layers alone. gradient: float32, by
     pixels in [0, 1] [N, H, W, 3], by a layer [N, C, h, w] or [N, C]; None with forward_only. regions: what the model
     saw of each picture.
     """

@@ -1,7 +1,7 @@
 """Differentiate: the gradients of a batch of images, encoded for the wire."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -37,7 +37,7 @@ class Differentiated:
     """The answer for n images; the gradient is [n, H, W, 3] by pixels, by a layer [n, C, h, w] or [n, C]."""
 
     values: np.ndarray  # [n]
-    logits: np.ndarray | None  # [n, classes]; None where the pass ended before them.
+    logits: np.ndarray | None  # [n, classes]; None where a goal reads layers alone.
     gradient: np.ndarray | None  # float32, float16, or int16 with the bits of bfloat16.
     scales: np.ndarray | None  # [n], what each row of a float16 gradient is to be multiplied by.
 
@@ -52,7 +52,7 @@ def differentiate(job: Job, x: Tensor, arguments: DifferentiateArguments) -> Ste
         goals = tuple(resolved(goal, classes) for goal, classes in zip(goals, known.classes, strict=True))
     objectives = [objective_of(goal, known, x) for goal in goals]
     answers = yield [_query(images, objective, arguments) for images, objective in _shares(x, objectives)]
-    answer: Answer = join(answers)
+    answer: Answer = join([replace(each, terms=None) for each in answers])  # Their numbers of terms differ.
     assert answer.value is not None, "every query has an objective"
     if answer.logits is not None:
         _check_ranks(arguments.goals, answer.logits)
@@ -60,7 +60,9 @@ def differentiate(job: Job, x: Tensor, arguments: DifferentiateArguments) -> Ste
     if gradient is not None and arguments.wrt == "image":
         gradient = gradient.permute(0, 2, 3, 1)
     encoded = Encoded(None, None) if gradient is None else encode(gradient, arguments.format)
-    logits = None if answer.logits is None else answer.logits.float().cpu().numpy()
+    # A row whose objective reads layers alone has logits only where others of its pass need them.
+    reads_logits = all(objective.reads_logits for objective in objectives)
+    logits = answer.logits.float().cpu().numpy() if reads_logits and answer.logits is not None else None
     return Differentiated(answer.value.double().cpu().numpy(), logits, *encoded)
 
 

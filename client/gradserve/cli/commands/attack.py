@@ -139,6 +139,14 @@ class OutputFiles:
             rich_help_panel=_OUTPUT,
         ),
     ] = None
+    maps_target: Annotated[
+        str | None,
+        typer.Option(
+            "--maps-target",
+            help="What those maps explain, as --target of explain: 'toaster - tabby'; left out: what is predicted.",
+            rich_help_panel=_OUTPUT,
+        ),
+    ] = None
 
     def arguments(self, as_json: bool) -> dict[str, Any]:
         """What the client's `attack` is asked for beside the picture."""
@@ -146,6 +154,7 @@ class OutputFiles:
             "trajectory": self.trajectory or as_json,
             "perturbation": self.save_difference is not None,
             "maps": None if self.maps is None else parse.methods([self.maps], [], EXPLAIN_METHOD)[0],
+            "maps_target": None if self.maps_target is None else parse.target(self.maps_target),
         }
 
 
