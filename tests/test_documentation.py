@@ -133,7 +133,7 @@ def test_every_benchmark_can_be_imported(name: str) -> None:
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[fake.FakeServer]:
     """The client's tests' server with the classes that the examples name, in an empty folder."""
-    names = ["tabby", "toaster", "three", "cat", "flamingo", "volcano", "truck", "horse", "ship"]
+    names = ["tabby", "tiger cat", "toaster", "three", "cat", "flamingo", "volcano", "truck", "horse", "ship"]
     monkeypatch.setattr(fake, "CLASSES", [*fake.CLASSES, *names])
     monkeypatch.chdir(tmp_path)
     server = fake.FakeServer()
@@ -198,7 +198,7 @@ def test_commands_are_understood(server: fake.FakeServer, line: str) -> None:
 
 def understand(server: fake.FakeServer, words: list[str]) -> None:
     """Run a command of `gradserve` with the files that it names, or check its arguments alone."""
-    make_files(words)
+    make_files([word.removeprefix("like:") for word in words])
     words = [file for word in words for file in (sorted(map(str, Path().glob(word))) if "*" in word else [word])]
     name, *arguments = words
     if name in SERVER_COMMANDS:

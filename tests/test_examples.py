@@ -4,16 +4,20 @@ import importlib.util
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import nbformat
+import numpy as np
 import pytest
+import torch
+import torch.nn.functional as F
 from notebooks import NOTEBOOKS
 from PIL import Image
 from serving import Server
+from zoo import off, pictures, prepared
 
 import gradserve
 from gradserve.cli.demo.samples import photos
@@ -135,6 +139,36 @@ async def test_a_batch_job_asks_again_where_that_helps(outcomes: list[Any], expe
             await job.explain(client, Path("cat.jpg"), "")
 
 
+def test_torch_differentiates_through_the_service(server: Server) -> None:
+    """Its gradient by the pixels, and by a parameter before them, are those of the same network on this machine."""
+    example, model = module(PYTHON / "remote_gradient.py"), prepared("imagenet")
+    x = pictures(model, 2)
+    labels = torch.tensor([3, 7])
+    shift = torch.zeros(3, 1, 1)
+
+    def slopes(logits: Callable[[torch.Tensor], torch.Tensor]) -> tuple[torch.Tensor, ...]:
+        images, by = x.clone().requires_grad_(), shift.clone().requires_grad_()
+        loss = F.cross_entropy(logits(images * 0.9 + 0.05 + by), labels)
+        return torch.autograd.grad(loss, [images, by])
+
+    with gradserve.Client(server.address) as client:
+        ours = slopes(lambda images: example.logits_of(images, client))
+    for mine, exact in zip(ours, slopes(model), strict=True):
+        assert off(mine, exact) < 2e-3
+
+
+def test_a_sticker_is_learnt_through_the_service(server: Server, folder: Path) -> None:
+    words = [folder, "--steps", 8, "--out", folder / "sticker.png", "--server", server.address]
+    done = run(sys.executable, PYTHON / "remote_gradient.py", *words)
+    assert done.returncode == 0, done.stderr
+    losses = [float(line.split()[-1]) for line in done.stdout.splitlines() if line.startswith("step")]
+    assert len(losses) == 8
+    assert losses[-1] < losses[0] - 1
+    assert "toaster" in done.stdout.splitlines()[-1]
+    with Image.open(folder / "sticker.png") as sticker:
+        assert sticker.size == (64, 64)
+
+
 # Node
 
 
@@ -160,6 +194,22 @@ def test_node_predicts_and_explains(node: str, server: Server, folder: Path, mon
     assert saved.endswith("heat.png: grad_cam of espresso")
     with Image.open(folder / "heat.png") as heat:
         assert (heat.format, heat.size) == ("PNG", (224, 224))
+
+
+def test_node_attacks_by_gradients_alone(
+    node: str, server: Server, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GRADSERVE_SERVER", server.address)
+    with Image.open(folder / "coffee.jpg") as photo:
+        photo.resize((224, 224)).save(folder / "coffee.png")
+    done = run(node, NODE / "pgd.js", folder / "coffee.png", folder / "adversarial.png")
+    assert done.returncode == 0, done.stderr
+    before, after, moved = done.stdout.splitlines()
+    assert "coffee.png: espresso" in before
+    assert "espresso" not in after
+    assert moved == "4 of 255 levels at most"
+    with Image.open(folder / "coffee.png") as photo, Image.open(folder / "adversarial.png") as changed:
+        assert np.abs(np.asarray(photo, np.int16) - np.asarray(changed, np.int16)).max() == 4
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ import io
 import math
 import os
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +66,15 @@ def numbers(tensor: common_pb2.Tensor) -> Array:
     if tensor.dtype == common_pb2.DTYPE_BFLOAT16:
         upper = np.frombuffer(tensor.data, "<u2").astype(np.uint32)
         return (upper << np.uint32(16)).view(np.float32).reshape(shape)
+    if tensor.dtype == common_pb2.DTYPE_FLOAT16:
+        return np.take(_half_numbers(), np.frombuffer(tensor.data, "<u2")).reshape(shape)
     return array(tensor).astype(np.float32)
+
+
+@cache
+def _half_numbers() -> Array:
+    """Every float16 as float32, by its bits: looking numbers up is quicker than numpy's conversion."""
+    return np.arange(1 << 16, dtype=np.uint16).view(np.float16).astype(np.float32)
 
 
 def map_from_png(png: bytes, low: float, high: float) -> Array:

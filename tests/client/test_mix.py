@@ -41,6 +41,10 @@ parameters = { top = 3 }
 [[requests]]
 rpc = "embed"
 parameters = { pooling = "max" }
+
+[[requests]]
+rpc = "differentiate"
+parameters = { goals = 2, rows = 3, format = "float16" }
 """
 
 
@@ -60,7 +64,7 @@ def test_a_file_has_all_rpcs(mix_file):
 
 
 def test_parameters_are_those_of_the_client(mix_file):
-    predict, explain, attack, maximize, stylize, influence, embed = (
+    predict, explain, attack, maximize, stylize, influence, embed, differentiate = (
         requests.message(entry, b"picture") for entry in read_mix(mix_file)
     )
     assert predict.top_k == 2
@@ -74,6 +78,9 @@ def test_parameters_are_those_of_the_client(mix_file):
     assert (stylize.content.encoded, stylize.styles[0].image.encoded) == (b"picture", b"picture")
     assert influence.method.WhichOneof("method") == "neighbours"
     assert embed.pooling == 2
+    assert [image.encoded for image in differentiate.images] == [b"picture"] * 3
+    assert differentiate.goals[0].summands[0].target.class_index == 2
+    assert differentiate.preprocess == common_pb2.PREPROCESS_MODEL_DEFAULT
 
 
 def test_requests_are_built_for_every_picture(mix_file):

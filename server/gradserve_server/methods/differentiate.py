@@ -108,8 +108,8 @@ def encode(gradient: Tensor, form: GradientFormat) -> Encoded:
     if form == "bfloat16":
         return Encoded(gradient.to(torch.bfloat16).contiguous().view(torch.int16).cpu().numpy(), None)
     gradient = gradient.float()
-    low, high = torch.aminmax(gradient.flatten(1), dim=1)
-    largest = torch.maximum(-low, high).cpu().numpy()
+    rows = gradient.flatten(1)
+    largest = torch.maximum(rows.amax(1), -rows.amin(1)).cpu().numpy()  # Ten times as fast as `aminmax` on a CPU.
     exponents = np.minimum(LARGEST_EXPONENT - np.frexp(largest)[1], MAX_FACTOR_EXPONENT)
     factors = torch.from_numpy(np.ldexp(np.float32(1), exponents)).to(gradient.device)
     numbers = (gradient * factors.view(-1, *[1] * (gradient.dim() - 1))).half()

@@ -28,7 +28,7 @@ class Goals:
         typer.Option(
             "--target",
             "-t",
-            help="A class's index or name, unit:LAYER:CHANNEL or unit:LAYER:CHANNEL:Y,X. Repeated: one picture each.",
+            help=f"{parse.TARGET}. Ranks are those of the picture to start from. Repeated: one picture each.",
         ),
     ] = field(default_factory=list)
     layer: Annotated[list[str], typer.Option("--layer", "-l", help="A layer, all of it. May be repeated.")] = field(
