@@ -178,6 +178,20 @@ def test_what_is_wrong(stubs: Stubs, case: tuple[Any, str, str]) -> None:
     assert text in found.violations[f"targets[0].{path}"]
 
 
+def test_a_similarity_has_a_layer_where_grad_cam_has_none(stubs: Stubs) -> None:
+    """The features of a vector are its numbers."""
+    like = {"similarity": {"image": picture(5, 8, 12), "preprocess": 3}}
+    fields: dict[str, Any] = {"model": "linear", "image": picture(0, 8, 12)}
+    with pytest.raises(grpc.RpcError) as caught:
+        explain(stubs, like, **fields)
+    text = refused(caught.value).violations["targets[0].similarity.layer"]
+    assert text == "must be named, since linear has no usual layer for Grad-CAM"
+    like["similarity"]["layer"] = "1"
+    (found,) = explain(stubs, like, **fields)
+    assert -1 <= found.target_value <= 1
+    assert found.target_name == "similarity in 1"
+
+
 def test_log_probabilities_are_of_single_classes(stubs: Stubs) -> None:
     for target in (contrast((A, 1.0), (B, -1.0)), LIKE, {"unit": {"layer": "features.14", "channel": 5}}):
         with pytest.raises(grpc.RpcError) as caught:

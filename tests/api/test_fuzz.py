@@ -11,17 +11,24 @@ from google.protobuf.message import Message
 from lengths import length
 from serving import Server, Stubs, methods, picture
 
-from gradserve.v1 import explain_pb2, predict_pb2
+from gradserve.v1 import differentiate_pb2, explain_pb2, predict_pb2
 
 REQUESTS = length(300, 20_000)
 NAMES = ["", "digits", "small", "linear", "0.8", "0.7", "2", "features.14", "seven", "goldfish", "x" * 500, "\u4e2d"]
 WHOLE = [0, 1, 2, 3, 5, 7, 8, 9, 17, 100, 2001, 2**31, 2**32 - 1]
 NUMBERS = [0.0, 0.1, 0.5, 1.0, 1.5, -1.0, 1e-300, 1e300, float("nan"), float("inf")]
+SUMMANDS: list[dict[str, Any]] = [
+    {"target": {"rank": 2}},
+    {"target": {"contrast": {"terms": [{"target": {"class_index": 1}}], "others_of_top": 3}}},
+    {"target": {"similarity": {"image": picture(7, 9, 9)}}},
+    {"logits": {"shape": [10], "dtype": 2, "data": bytes(range(40))}},
+]
 KINDS: dict[int, Any] = {
     Field.TYPE_STRING: lambda rng: rng.choice(NAMES),
     Field.TYPE_BYTES: lambda rng: rng.randbytes(rng.choice([0, 1, 192, 5000])),
     Field.TYPE_BOOL: lambda rng: rng.random() < 0.5,
     Field.TYPE_DOUBLE: lambda rng: rng.choice(NUMBERS),
+    Field.TYPE_FLOAT: lambda rng: rng.choice([0.0, 0.5, -1.0, float("nan"), float("inf")]),
     Field.TYPE_UINT32: lambda rng: rng.choice(WHOLE),
     Field.TYPE_UINT64: lambda rng: rng.choice([*WHOLE, 2**64 - 1]),
     Field.TYPE_INT64: lambda rng: rng.choice([0, 1, 9, 10**9, -1, 2**62]),
@@ -56,8 +63,14 @@ def request(rng: random.Random) -> tuple[str, bytes]:
     """A valid request, then more or less damaged."""
     size = rng.choice([8, 13, 40])
     image = picture(rng.randrange(99), size, size)
-    if rng.random() < 0.2:
+    kind = rng.random()
+    message: Message
+    if kind < 0.2:
         name, message = "Predict", predict_pb2.PredictRequest(model=rng.choice(NAMES[:4]), image=image)
+    elif kind < 0.5:
+        facts: Any = {"images": [image] * rng.randint(1, 4), "goals": [{"summands": [rng.choice(SUMMANDS)]}]}
+        facts["preprocess"] = rng.choice([1, 2])
+        name, message = "Differentiate", differentiate_pb2.DifferentiateRequest(model=rng.choice(NAMES[:4]), **facts)
     else:
         asked = methods(gradient={}, smooth_grad={"samples": 3}, grad_cam={}, occlusion={"patch": 0.5})
         chosen = rng.sample(asked, rng.randint(1, 3))

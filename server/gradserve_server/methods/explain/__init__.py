@@ -100,8 +100,8 @@ def rows_of(call: Call, size: Size, card: ModelCard) -> int:
 
 
 def first_rows(calls: Sequence[Call]) -> int:
-    """Forward passes for what the targets have to know before any method starts: ranks, and other images' features."""
-    return look_up_rows(call.target for call in calls)
+    """Forward passes for what contrasts and similarities have to know first; one for plain ranks is not counted."""
+    return look_up_rows((call.target for call in calls), ranks=False)
 
 
 @dataclass(frozen=True, slots=True)
