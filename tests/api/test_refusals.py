@@ -15,6 +15,7 @@ from zoo import prepared
 from gradserve.v1 import (
     attack_pb2,
     common_pb2,
+    differentiate_pb2,
     explain_pb2,
     influence_pb2,
     maximize_pb2,
@@ -67,6 +68,7 @@ REQUESTS = {
     "StreamStylize": STYLIZE,
     "Influence": influence_pb2.InfluenceRequest(image=PICTURE, what_if=[{"rows": range(1000)}]),
     "Embed": influence_pb2.EmbedRequest(image=PICTURE),
+    "Differentiate": differentiate_pb2.DifferentiateRequest(images=[PICTURE] * 3, goals=GOALS * 3),
 }
 
 

@@ -54,13 +54,18 @@ def bind(request: differentiate_pb2.DifferentiateRequest, at: CallContext) -> Bo
 def _pictures(
     request: differentiate_pb2.DifferentiateRequest, card: ModelCard, at: CallContext, violations: Violations
 ) -> list[ModelInput]:
-    """The pictures as the model gets them; at least one, black where none can be used."""
+    """The pictures as the model gets them; at least one, black where none can be used.
+
+    Where they are not decoded, the first tells the size of all.
+    """
     choice(pb.Preprocess.DESCRIPTOR, request.preprocess, "preprocess", violations)
     how = PREPROCESSES.get(request.preprocess or pb.PREPROCESS_AS_IS, pb.PREPROCESS_AS_IS)
     if not 1 <= len(request.images) <= MAX_IMAGES:
         text = f"must be 1 to {MAX_IMAGES}, were {len(request.images)}"
         violations.add("images", text, for_every_model=True)
         return [ModelInput(np.zeros((card.height, card.width, 3), np.uint8), pb.Region(), preprocess=how)]
+    if not at.decode:
+        return [read_picture(request.images[0], how, card, at, violations)] * len(request.images)
     pictures, pixels = [], 0
     for i, image in enumerate(request.images):
         picture = read_picture(image, how, card, at, violations, f"images[{i}]", quick=request.options.quick_decode)
@@ -104,7 +109,7 @@ def _goals(
         allowed = f"must be none, one, or one for each of the {len(request.images)} images"
         violations.add("goals", f"{allowed}, were {len(request.goals)}", for_every_model=True)
         return ()
-    messages = enumerate(request.goals)
+    messages = enumerate(request.goals if at.decode else request.goals[:1])  # For the price one stands for all.
     return tuple(goal_of(each, card, f"goals[{i}]", own_size, at, violations) for i, each in messages)
 
 

@@ -112,12 +112,14 @@ def _direction(
     layer = known_layer(message.layer, card, f"{path}.layer", violations)
     if layer is None:
         return None
-    vector = tuple(message.vector)
     if not has_channels(layer, card, f"{path}.layer", violations):
         return None
-    if len(vector) != layer.channels:
-        violations.add(f"{path}.vector", f"must have {layer.channels} numbers, one for each channel, had {len(vector)}")
-    elif not all(map(math.isfinite, vector)) or not any(vector):
+    count = len(message.vector)
+    if count != layer.channels:
+        violations.add(f"{path}.vector", f"must have {layer.channels} numbers, one for each channel, had {count}")
+        return None
+    vector = tuple(message.vector)
+    if not all(map(math.isfinite, vector)) or not any(vector):
         violations.add(f"{path}.vector", "must be finite numbers, not all of them 0", for_every_model=True)
     return Summand(weight, layer=layer.name, vector=vector)
 
