@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from zoo import in_double, off, pictures, prepared
 
+from gradserve.cli.demo.samples import photos
 from gradserve_server.engine.objective import NotApplicable
 from gradserve_server.methods.explain import METHODS, Explained
 from gradserve_server.methods.goals import Summand
@@ -173,6 +174,30 @@ def test_grad_cam_of_a_similarity_may_be_by_its_own_layer() -> None:
     assert ours.coarse is not None
     assert off(torch.from_numpy(ours.coarse), parts) < 1e-5
     assert abs(ours.coarse.sum()) < 1e-5 * np.abs(ours.coarse).sum()
+
+
+def share(values: np.ndarray) -> float:
+    """The share of what is positive that lies in the left half."""
+    positive = np.clip(values, 0, None)
+    return float(positive[:, : values.shape[1] // 2].sum() / positive.sum())
+
+
+def test_of_two_photos_side_by_side_each_target_finds_its_own() -> None:
+    """A cat and a cup of espresso: a contrast finds either, and so does the similarity to the photo alone."""
+    model = prepared("imagenet")
+    sides = [
+        torch.from_numpy(np.array(photo.open().convert("RGB").resize((224, 224)))).permute(2, 0, 1)[None] / 255
+        for photo in photos("cat", "coffee")
+    ]
+    together = torch.cat(sides, 3)
+    cat, espresso = (Target(label=int(logits_of(model, side).argmax())) for side in sides)
+    left = explained(model, together, Contrast(((cat, 1.0), (espresso, -1.0))), "grad_cam")
+    right = explained(model, together, Contrast(((espresso, 1.0), (cat, -1.0))), "grad_cam")
+    assert share(left.values) > 0.9
+    assert share(right.values) < 0.1
+    for side, bound in zip(sides, ((0.9, 1.0), (0.0, 0.1)), strict=True):
+        like = explained(model, together, Similarity(model.card.grad_cam_layer, pixels(side)), "grad_cam")
+        assert bound[0] <= share(like.values) <= bound[1]
 
 
 # Maximize
