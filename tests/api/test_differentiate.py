@@ -1,12 +1,13 @@
 """Differentiate through a real server: every format, batches, and what is wrong with a request."""
 
 import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import grpc
 import numpy as np
 import pytest
-from serving import Stubs, picture, refused, tensor
+from serving import Server, Stubs, picture, refused, tensor
 from zoo import off, prepared
 
 from gradserve import Client, Goal, images
@@ -22,6 +23,7 @@ from gradserve_server.pool.wire import Task
 
 SIDE, CLASSES, LINEAR = 64, 1000, (8, 12)
 SATURATED = 1e-12
+TICKS = 1.2  # Seconds after which both workers have sent their statistics.
 ROUNDING = {"FLOAT32": 0.0, "BFLOAT16": 2**-8, "FLOAT16": 2**-11}  # of each number, relative
 
 
@@ -152,6 +154,34 @@ def test_alone_is_the_same_to_the_byte(stubs: Stubs) -> None:
     third = ask(stubs, images=pictures[1:2], options={"alone": True})
     assert first.gradient.data == second.gradient.data
     assert gradient_of(first)[1].tobytes() == gradient_of(third)[0].tobytes()
+
+
+def test_batches_of_several_callers_share_passes_and_get_what_they_get_alone(server: Server, stubs: Stubs) -> None:
+    """Rules, formats, goals and targets of many kinds at once, on a model whose passes take 15 rows."""
+
+    def batch(i: int) -> dx.DifferentiateRequest:
+        pictures = [picture(10 * i + k, 8, 8) for k in range(2 + i % 5)]
+        goals: list[Any] = [of_class(k % 10, 0.5) for k in range(len(pictures))] if i % 2 else [of_class(i % 10)]
+        fields: Any = {"rule": 1 + i % 3, "format": 1, "model": "digits"}
+        return dx.DifferentiateRequest(images=pictures, goals=goals, **fields)
+
+    def told(i: int) -> np.ndarray:
+        return gradient_of(stubs.gradients.Differentiate(batch(i), timeout=60))
+
+    def passes() -> np.ndarray:
+        time.sleep(TICKS)
+        return np.array([server.metric(f"gradserve_step_rows_{what}") for what in ("sum", "count")])
+
+    before = passes()
+    alone = [told(i) for i in range(24)]
+    between = passes()
+    with ThreadPoolExecutor(12) as pool:
+        company = list(pool.map(told, range(24)))
+    (own, own_passes), (rows, shared) = between - before, passes() - between
+    assert rows == own, "nobody else asked"
+    assert shared < own_passes, "they share passes"
+    for ours, lone in zip(company, alone, strict=True):
+        assert max(off(a, b) for a, b in zip(ours, lone, strict=True)) < 1e-4
 
 
 def test_a_client_gets_what_the_contract_says(stubs: Stubs, server: Any) -> None:

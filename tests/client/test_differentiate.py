@@ -120,6 +120,13 @@ def test_the_maps_of_an_attack_have_a_target(server: FakeServer, client: Client,
     assert [term.weight for term in server.requests[-1].maps_target.contrast.terms] == [1.0, -1.0]
 
 
+def test_the_command_of_an_attack_has_a_target_of_maps(server: FakeServer, photo_path: Path, tmp_path: Path) -> None:
+    words = ["attack", photo_path, "--server", server.target, "--out", tmp_path / "adversarial.png"]
+    assert run(*words, "--maps", "gradient", "--maps-target", "espresso - goldfish") == 0
+    terms = server.requests[-1].maps_target.contrast.terms
+    assert [(term.target.class_name, term.weight) for term in terms] == [("espresso", 1.0), ("goldfish", -1.0)]
+
+
 @pytest.mark.parametrize(
     ("text", "target"),
     [
