@@ -20,7 +20,7 @@ test: .venv/ready  ## all tests and notebooks; ARGS="tests/engine -k take"; COVE
 	$(if $(COVERAGE),@printf "percentage of the lines of client and server that ran: "; $(BIN)/coverage report --format=total)
 
 load: .venv/ready  ## soaks, overload and fuzz, each in its long form: about half an hour
-	GRADSERVE_LOAD=yes $(PYTEST) --timeout 3600 $(or $(ARGS),tests/load tests/api/test_fuzz.py tests/pool/test_killed.py tests/pool/test_recovery.py)
+	GRADSERVE_LOAD=yes $(PYTEST) --timeout 3600 $(or $(ARGS),tests/load tests/api/test_fuzz.py tests/models/test_cifar10_training.py tests/pool/test_killed.py tests/pool/test_recovery.py)
 
 test-processors: .venv/ready  ## tests of kernels, precisions, engine and company as on older processors
 	OMP_NUM_THREADS=1 $(BIN)/python tests/processors.py $(ARGS)

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from lengths import length
 from PIL import Image
 from safetensors.torch import load_file
 from typer.testing import CliRunner
@@ -17,6 +18,7 @@ from training.cifar10 import adversary, data, evaluate, train, training
 DATA = Path(__file__).resolve().parents[2].parent / "shared/data"
 WEIGHTS = Path(network.__file__).parent
 SETTINGS = training.Settings(epochs=1, batch=8, rate=0.05, held_out=8)
+NAMED, ATTACKED = length(250, 1000), length(40, 200)  # test images that are named, and those of them that are attacked
 
 
 @pytest.fixture(scope="module")
@@ -143,11 +145,12 @@ def test_the_network_fits_and_takes_any_size(tmp_path: Path) -> None:
 )
 def test_the_weights_do_what_the_card_says(name: str, clean: float, jpeg: float, robust: float) -> None:
     model, test = training.load_weights(WEIGHTS / f"{name}.safetensors"), data.load(DATA / "cifar10-test-1000.npz")
+    test = test.take(np.arange(NAMED))
     images, labels = data.to_tensor(test.images), torch.from_numpy(test.labels)
     reencoded = data.to_tensor(np.stack([data.reencode(image, 75) for image in test.images]))
     assert training.accuracy(model, images, labels) >= clean
     assert training.accuracy(model, reencoded, labels) >= jpeg
-    few = slice(0, 200)
+    few = slice(0, ATTACKED)
     attack = {"eps": 8 / 255, "step": 2 / 255, "steps": 10, "restarts": 1, "seed": 0}
     left = evaluate.standing(model, images[few], labels[few], **attack)
     assert left >= robust - 0.05 if robust else left <= 0.05
