@@ -14,13 +14,13 @@ demo: .venv/ready  ## explain, attack and dream on real photos, write demo-out/i
 # Two processes, then what measures time by itself. Either part may have none of the tests that ARGS choose: status 5.
 test: .venv/ready  ## all tests and notebooks; ARGS="tests/engine -k take"; COVERAGE=yes tells which share of the lines they run
 	$(if $(COVERAGE),$(BIN)/coverage erase)
-	$(PYTEST) -n 2 --dist loadfile -m "not alone" $(ARGS) || test $$? -eq 5
+	$(PYTEST) -n 2 --dist loadscope -m "not alone" $(ARGS) || test $$? -eq 5
 	$(PYTEST) -m alone $(ARGS) || test $$? -eq 5
 	$(if $(COVERAGE),$(BIN)/coverage combine --quiet)
 	$(if $(COVERAGE),@printf "percentage of the lines of client and server that ran: "; $(BIN)/coverage report --format=total)
 
 load: .venv/ready  ## soaks, overload and fuzz, each in its long form: about half an hour
-	GRADSERVE_LOAD=yes $(PYTEST) --timeout 3600 $(or $(ARGS),tests/load tests/api/test_fuzz.py tests/models/test_cifar10_training.py tests/pool/test_killed.py tests/pool/test_recovery.py)
+	GRADSERVE_LOAD=yes $(PYTEST) --timeout 3600 $(or $(ARGS),tests/load $(shell grep -rl --exclude-dir load "^from lengths import" tests))
 
 test-processors: .venv/ready  ## tests of kernels, precisions, engine and company as on older processors
 	OMP_NUM_THREADS=1 $(BIN)/python tests/processors.py $(ARGS)

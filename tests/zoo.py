@@ -14,6 +14,10 @@ from PIL import Image
 from torch import Tensor, nn
 from torchvision.models import (
     AlexNet_Weights,
+    ConvNeXt,
+    ConvNeXt_Tiny_Weights,
+    Swin_T_Weights,
+    SwinTransformer,
     VGG11_BN_Weights,
     VisionTransformer,
     ViT_B_32_Weights,
@@ -22,6 +26,7 @@ from torchvision.models import (
     vgg11_bn,
 )
 from torchvision.models._api import register_model
+from torchvision.models.convnext import CNBlockConfig
 
 from gradserve_server.models.card import Precision
 from gradserve_server.models.catalogue import EMBEDDED, ModelSpec
@@ -73,13 +78,26 @@ def _real(name: str, builder: str, file: str, **facts: object) -> ModelSpec:
     return ModelSpec.model_validate({"name": name, "builder": builder, "weights": str(DATA / file), **facts})
 
 
+@register_model()
+def narrow_swin_t(*, weights: Swin_T_Weights | None = None) -> nn.Module:
+    """Half as wide."""
+    return SwinTransformer([4, 4], 48, [2, 2, 6, 2], [3, 6, 12, 24], [7, 7])
+
+
+@register_model()
+def narrow_convnext_tiny(*, weights: ConvNeXt_Tiny_Weights | None = None) -> nn.Module:
+    """Half as wide."""
+    widths = [(48, 96, 3), (96, 192, 3), (192, 384, 9), (384, None, 3)]
+    return ConvNeXt([CNBlockConfig(*each) for each in widths])
+
+
 SPECS = {
     spec.name: spec
     for spec in [
-        *(_random(name, builder=f"narrow_{name}") for name in ("alexnet", "vgg11_bn")),
+        *(_random(name, builder=f"narrow_{name}") for name in ("alexnet", "vgg11_bn", "convnext_tiny", "swin_t")),
         *map(_random, ["resnet18", "densenet121", "googlenet", "mobilenet_v2", "squeezenet1_1"]),
         *map(_random, ["shufflenet_v2_x0_5", "mnasnet0_5", "regnet_y_400mf", "mobilenet_v3_small"]),
-        *map(_random, ["efficientnet_b0", "convnext_tiny", "swin_t"]),
+        _random("efficientnet_b0"),
         _random("inception_v3", height=96, width=128),
         ModelSpec(name="vit_b_32", builder="narrow_vit_b_32", weights="random"),
         _real("trained-mobilenet_v2", "mobilenet_v2", "mobilenet_v2-imagenet.safetensors"),
