@@ -31,7 +31,7 @@ NETWORKS = ("sighted", "loud", "probabilities", "underflown", "rounded", "closed
 @pytest.fixture(scope="module")
 def address() -> Iterator[str]:
     tables = "".join(TABLE.format(name=name, side=blind_networks.SIDE) for name in NETWORKS)
-    with Server(tables) as server:
+    with Server(tables, "--workers", "1") as server:
         yield server.address
 
 

@@ -20,7 +20,7 @@ from gradserve_server.methods.attack.corruptions import corrupt
 
 from .test_heads import as_toml
 
-COUNT, EPS = 36, 16  # pictures; levels
+COUNT, EPS = 24, 16  # pictures; levels
 EXCLUSIVE, INDEPENDENT = "whose label is predicted", "whose own label is present"
 
 
@@ -64,7 +64,7 @@ def command(capsys: Any, address: str, model: str, path: Path, *arguments: objec
 def test_accuracies_are_those_of_the_closed_form(capsys: Any, address: str, tmp_path: Path, name: str) -> None:
     own, head = known(name, tmp_path), KINDS[name].head
     clean, robust = (float(each.double().mean()) for each in (own.right, own.standing))
-    arguments = ["--attack", "pgd", "--attack", "apgd", "--eps", f"{EPS}/255", "--worst", 4, "--out", tmp_path / "out"]
+    arguments = ["--attack", "pgd", "--attack", "apgd", "--eps", f"{EPS}/255", "--worst", 3, "--out", tmp_path / "out"]
     limits = ["--min-clean-accuracy", clean, "--min-robust-accuracy"]
     code, said = command(capsys, address, name, own.path, *arguments, *limits, robust)
     assert code == 0, said
@@ -78,8 +78,8 @@ def test_accuracies_are_those_of_the_closed_form(capsys: Any, address: str, tmp_
     means = INDEPENDENT if head == "multilabel" else EXCLUSIVE
     for text in (said, page, found["accuracy_means"], properties["accuracy"]):
         assert means in text
-    assert page.count("<article>") == 4
-    assert page.count(" absent after") == (4 if head == "multilabel" else 0)
+    assert page.count("<article>") == 3
+    assert page.count(" absent after") == (3 if head == "multilabel" else 0)
     assert command(capsys, address, name, own.path, *arguments, *limits, robust + 0.01)[0] == 1
 
 
@@ -163,7 +163,7 @@ def test_what_means_nothing_for_the_head_is_refused(capsys: Any, address: str, t
     np.savez(tmp_path / "several.npz", images=own.pixels.numpy(), labels=many)
     code, said = command(capsys, address, "label_logits", tmp_path / "several.npz", *arguments)
     assert code == 2
-    assert "labels must be 36 whole numbers, one for each picture" in said
+    assert "labels must be 24 whole numbers, one for each picture" in said
 
 
 def test_a_picture_with_several_labels_is_refused(capsys: Any, address: str, tmp_path: Path) -> None:

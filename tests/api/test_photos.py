@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from lengths import length
 from paths import DATA
 from PIL import Image, ImageOps
 from safetensors.torch import load_file
@@ -27,11 +28,14 @@ WEIGHTS = DATA / "mobilenet_v2-imagenet.safetensors"
 CONFIG = f"""
 [models.mobilenet_v2]
 weights = "{WEIGHTS}"
+precisions = ["exact"]
 [models.cifar10]
+precisions = ["exact"]
 [models.digits]
+precisions = ["exact"]
 """
-PHOTOS = sorted((DATA / "images").glob("*.JPEG"))
-LARGE = 12  # photos that are enlarged to what a phone takes
+PHOTOS = sorted((DATA / "images").glob("*.JPEG"))[:: length(4, 1)]
+LARGE = length(3, 12)  # photos that are enlarged to what a phone takes
 SHORTER = 3000  # pixels of their shorter side
 ORIENTATION = 0x0112
 SIZES = {"mobilenet_v2": (256, 224), "cifar10": (32, 32), "digits": (8, 8)}  # resize and crop
@@ -95,7 +99,7 @@ def network_classes(name: str) -> range:
 
 def enlarged(place: int) -> bytes:
     """A photo with a shorter side of 3000 pixels, as JPEG; every third one lies on its side."""
-    with Image.open(PHOTOS[4 * place]) as photo:
+    with Image.open(PHOTOS[length(1, 4) * place]) as photo:
         factor = SHORTER / min(photo.size)
         size = (round(photo.width * factor), round(photo.height * factor))
         file, exif = io.BytesIO(), Image.Exif()

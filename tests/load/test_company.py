@@ -12,7 +12,7 @@ from gradserve.v1 import attack_pb2, explain_pb2, models_pb2, predict_pb2
 from gradserve.v1 import common_pb2 as pb
 from gradserve_server.methods.explain import METHODS as EXPLANATIONS
 
-REQUESTS, AT_A_TIME = length(200, 4000), 16
+REQUESTS, AT_A_TIME = length(120, 4000), 16
 CLOSE = 1e-4
 # A gradient jumps where a ReLU's input is zero, and rounding decides on which side it is. Few requests lie so.
 EDGE_SHARE, EDGE_CLOSE = 1 / 500, 1e-2
@@ -171,7 +171,9 @@ def test_passes_alone_give_the_same_bytes_in_other_company(server: Server, stubs
     options = pb.RequestOptions(alone=True, seed=3)
     attacks = [
         attack_pb2.AttackRequest(model=model, image=picture(i, 64, 64), method=method, eps=8 / 255, options=options)
-        for i, method in enumerate(({"pgd": {"steps": 5, "restarts": 2}}, {"apgd": {"steps": 5}}, {"square": {}}))
+        for i, method in enumerate(
+            ({"pgd": {"steps": 5, "restarts": 2}}, {"apgd": {"steps": 5}}, {"square": {"queries": 50}})
+        )
         for model in ("digits", "small")
     ]
     maps = [
