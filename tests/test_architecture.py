@@ -129,6 +129,11 @@ def test_circles_are_found() -> None:
     assert sorted(map(sorted, house.circles(graph))) == [["b", "c"], ["d"]]
 
 
+def test_tests_that_measure_time_are_where_make_test_looks_for_them() -> None:
+    files = [path for path in (ROOT / "tests").rglob("test_*.py") if re.search(r"mark\.alone\b", path.read_text())]
+    assert {path.parent.name for path in files if path != Path(__file__)} == {"load"}
+
+
 def test_the_stubs_are_in_step_with_the_protos() -> None:
     if not (ROOT / ".venv/protoc").exists():
         pytest.skip("needs the stubs' compiler: make .venv")

@@ -80,7 +80,7 @@ def test_a_server_learns_what_square_takes() -> None:
     request = attack_pb2.AttackRequest(
         model="digits", image=image, method={"square": {"queries": 5000}}, preprocess=pb.PREPROCESS_AS_IS
     )
-    with Server("[models.digits]\n") as server, server.channel() as channel:
+    with Server("[models.digits]\n", "--workers", "1") as server, server.channel() as channel:
         stubs = Stubs.of(channel)
         robust, weak = attack_pb2.AttackRequest(), attack_pb2.AttackRequest()
         robust.CopyFrom(request)

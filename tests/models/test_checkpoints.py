@@ -366,7 +366,8 @@ def test_a_tensor_of_two_names_may_stand_once_in_the_file_and_not_twice_differen
 def fitted_to(builder: str, network: nn.Module, path: Path) -> Prepared:
     """torchvision's network served with the weights of another, at a small size."""
     torch.save(network.eval().state_dict(), path)
-    return prepare(ModelSpec(name="mine", builder=builder, weights=str(path), height=64, width=64), CPU)
+    facts = {"height": 64, "width": 64, "precisions": ("exact",)}
+    return prepare(ModelSpec.model_validate({"name": "mine", "builder": builder, "weights": str(path), **facts}), CPU)
 
 
 @pytest.mark.parametrize("classes", [12, 1000])

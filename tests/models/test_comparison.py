@@ -91,7 +91,7 @@ BROKEN: dict[str, tuple[str, Any]] = {
     "no gradient": ("input_gradient", lambda kernel, grad, shape: grad.new_zeros(shape)),
     "NaN": ("input_gradient", lambda kernel, grad, shape: grad.new_full(shape, torch.nan)),
 }
-RESNET = ModelSpec(name="resnet18", weights="random", precisions=PRECISIONS, height=64, width=64, resize=64)
+RESNET = ModelSpec(name="resnet18", weights="random", precisions=PRECISIONS, height=48, width=48, resize=48)
 
 
 @pytest.mark.parametrize("fault", BROKEN)

@@ -1,6 +1,7 @@
 """Which layers a target depends on, what Grad-CAM takes by default, ReLUs that are no modules, names twice."""
 
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import pytest
@@ -28,6 +29,7 @@ from gradserve_server.models.relu import Rule
 HERE = "models.test_flow"
 
 
+@cache
 def served(builder: str, **facts: Any) -> Prepared:
     spec = {"name": "m", "builder": f"{HERE}:{builder}", "weights": "random", "height": 24, "width": 32, **facts}
     return prepare(ModelSpec.model_validate({"precisions": PRECISIONS, **spec}), CPU)

@@ -20,7 +20,7 @@ IMAGES = torch.rand(3, 3, SIZE["height"], SIZE["width"], generator=torch.Generat
 
 
 def loaded(head: str | None = None, builder: str = "heads:network", **arguments: object) -> Prepared:
-    spec = {"name": "m", "builder": builder, "arguments": arguments, **SIZE, "head": head}
+    spec = {"name": "m", "builder": builder, "arguments": arguments, **SIZE, "head": head, "precisions": ("exact",)}
     return prepare(ModelSpec.model_validate(spec), CPU)
 
 
@@ -303,6 +303,6 @@ def test_a_detached_softmax_has_no_gradient(end: str) -> None:
 
 
 def test_attention_inside_is_no_head() -> None:
-    card = prepare(ModelSpec(name="v", builder="vit_b_32", weights="random", precisions=("exact",)), CPU).card
+    card = prepare(ModelSpec(name="v", builder="narrow_vit_b_32", weights="random", precisions=("exact",)), CPU).card
     assert card.head == "softmax"
     assert not any("it ends in" in note for note in card.notes)

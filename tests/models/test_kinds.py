@@ -215,6 +215,7 @@ def _forget() -> Iterator[None]:
     """Frees the memory of all these networks."""
     yield
     _prepared.cache_clear()
+    _reference.cache_clear()
 
 
 def served(kind: Kind, dtype: torch.dtype = torch.float32, fold: bool = True) -> Prepared:
@@ -244,6 +245,17 @@ def plain(kind: Kind, images: Tensor, network: nn.Module | None = None) -> tuple
         if not kind.no_gradient:
             gradients.append(torch.autograd.grad(logits[-1].amax(1).sum(), image, allow_unused=True)[0])
     return torch.cat(logits).detach(), torch.cat(gradients) if gradients else images.new_zeros(0)
+
+
+@cache
+def _reference(name: str, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    kind = next(kind for kind in KINDS if kind.name == name)
+    return plain(kind, images_of(kind).to(dtype))
+
+
+def reference(kind: Kind, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
+    """What `plain` gives for the kind's images in that number format."""
+    return _reference(kind.name, dtype)
 
 
 def grey(image: Tensor) -> Tensor:
@@ -289,21 +301,21 @@ def images_of(kind: Kind) -> Tensor:
 
 @by_name(SERVED)
 def test_logits_in_fp32(kind: Kind) -> None:
-    found, right = ours(served(kind), images_of(kind))[0], plain(kind, images_of(kind))[0]
+    found, right = ours(served(kind), images_of(kind))[0], reference(kind)[0]
     assert float((found - right).abs().max() / right.abs().max()) < 1e-4
 
 
 @by_name([kind for kind in DIFFERENTIABLE if not kind.casts])
 def test_gradients_in_float64(kind: Kind) -> None:
-    found, right = ours(served(kind, torch.float64), images_of(kind).double()), plain(kind, images_of(kind).double())
+    found, right = ours(served(kind, torch.float64), images_of(kind).double()), reference(kind, torch.float64)
     assert distance(found[0], right[0]) < 1e-9
     assert distance(found[1], right[1]) < 1e-6
 
 
 @by_name([kind for kind in DIFFERENTIABLE if not kind.casts])
 def test_gradients_in_fp32_are_as_near_to_float64_as_torchs_own(kind: Kind) -> None:
-    right = plain(kind, images_of(kind).double())[1]
-    own, found = plain(kind, images_of(kind))[1], ours(served(kind), images_of(kind))[1]
+    right = reference(kind, torch.float64)[1]
+    own, found = reference(kind)[1], ours(served(kind), images_of(kind))[1]
     assert distance(found, right) <= max(3 * distance(own, right), 1e-5)
 
 
@@ -350,8 +362,8 @@ def test_in_company_as_alone(kind: Kind) -> None:
         engine.submit(Job(str(i), "it", lambda job, x=image: predict(x)))
     while not engine.idle:
         results |= {event.job.id: event for event in engine.step() if isinstance(event, Ended)}
-    right = plain(kind, images_of(kind))[0]
-    for i in range(len(images_of(kind))):
+    right = reference(kind)[0]
+    for i in range(len(right)):
         assert results[str(i)].error is None
         assert float((results[str(i)].result - right[i : i + 1]).abs().max() / right.abs().max()) < 1e-4
 

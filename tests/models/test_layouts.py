@@ -21,8 +21,8 @@ from gradserve_server.models.probe import Probe, probe
 
 
 def served(builder: str = "small_vits:vit", size: tuple[int, int] = (40, 64), **facts: Any) -> Prepared:
-    spec = {"name": "m", "builder": builder, "weights": "random", "height": size[0], "width": size[1], **facts}
-    return prepare(ModelSpec.model_validate(spec), CPU)
+    spec = {"name": "m", "builder": builder, "weights": "random", "precisions": ("exact",)}
+    return prepare(ModelSpec.model_validate({**spec, "height": size[0], "width": size[1], **facts}), CPU)
 
 
 def answer(model: Prepared, x: Tensor, layer: str) -> tuple[Tensor, Tensor]:

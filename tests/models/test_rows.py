@@ -26,7 +26,7 @@ LAYERS = ("norm1", "norm2", "act:0", "act", "head")
 
 
 def served(builder: str, fold: bool = True, **arguments: Any) -> Prepared:
-    facts = {"height": 64, "width": 64, "mean": (0.0,) * 3, "std": (1.0,) * 3}
+    facts = {"height": 64, "width": 64, "mean": (0.0,) * 3, "std": (1.0,) * 3, "precisions": ("exact",)}
     spec = ModelSpec.model_validate({"name": "it", "builder": f"rare_kinds:{builder}", "arguments": arguments, **facts})
     return prepare(spec, CPU, fold=fold)
 
