@@ -126,9 +126,9 @@ def prepared(name: str) -> Prepared:
 
 @lru_cache(2)
 def in_double(name: str) -> Prepared:
-    """The same made ready in float64."""
+    """The same made ready in float64, in EXACT alone."""
     source = _loaded(name)[1]._replace(network=unmodified(name, torch.float64))
-    return prepare_source(SPECS[name], source, CPU, torch.float64)
+    return prepare_source(SPECS[name].model_copy(update={"precisions": ("exact",)}), source, CPU, torch.float64)
 
 
 def at(model: Prepared, precision: Precision) -> Prepared:
