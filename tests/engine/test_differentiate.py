@@ -87,7 +87,9 @@ def mixture(model: Prepared, early: str, middle: str, late: str) -> list[Query]:
 
 
 @pytest.mark.parametrize(
-    ("make", "row"), [(in_double, row) for row in MODELS] + [(prepared, row) for row in MODELS[:2]]
+    ("make", "row"),
+    [(in_double, row) for row in MODELS] + [(prepared, row) for row in MODELS[:2]],
+    ids=lambda each: each[0] if isinstance(each, tuple) else each.__name__,
 )
 def test_a_mixed_batch_equals_lone_passes(make: Callable[[str], Prepared], row: tuple[str, str, str, str]) -> None:
     """In float64 for all; in fp32 the rounding of another batch size turns some ReLUs of the deep random networks.
@@ -295,9 +297,9 @@ def test_inputs_have_a_layout_of_their_own() -> None:
     model = prepared("swin_t")
     taps = (Tap("permute", "input"), Tap("permute"), Tap("head", "input"))
     before, after, vector = alone(model, Query(pictures(model, 2), taps=taps)).acts
-    assert before.shape == (2, 768, 2, 3)
+    assert before.shape == (2, 384, 2, 3)
     assert torch.equal(before, after)
-    assert vector.shape == (2, 768)
+    assert vector.shape == (2, 384)
 
 
 def test_a_layer_of_windows_is_refused() -> None:

@@ -130,7 +130,7 @@ async def test_one_callers_flood_does_not_keep_another_waiting(server: Server, s
 
     lone = [await ask() for _ in range(20)][5:]
     floods = [asyncio.create_task(flood(place)) for place in range(200)]
-    await asyncio.sleep(1)
+    await asyncio.sleep(2)
     beside = [await ask() for _ in range(20)]
     usual, now = statistics.median(lone), statistics.median(beside)
     print(f"Predict alone {1000 * usual:.0f} ms, beside the flood {1000 * now:.0f} ms, worst {max(beside):.2f} s")
