@@ -127,8 +127,10 @@ def _init_random_weights(network: nn.Module, size: int) -> None:
     for module in network.modules():
         if isinstance(module, nn.Linear) and not module.weight.any():
             nn.init.normal_(module.weight, std=module.in_features**-0.5)
-    noise = nn.functional.interpolate(torch.randn(8, 3, 16, 16), (size, size), mode="bicubic")
     network.eval()
+    if not norms:
+        return
+    noise = nn.functional.interpolate(torch.randn(8, 3, 16, 16), (size, size), mode="bicubic")
     for norm in norms:
         norm.train()
         norm.momentum = None  # The statistics become the average over all passes, of which there is one.
