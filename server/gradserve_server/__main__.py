@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from rich.console import Console
 
 from .config import LOG_FORMAT, Settings, StartError, plan, read_sections
+from .keeper.folder import own_folder
 from .models.tables import mistakes
 from .pool import forking
 from .without_torch import without_torch
@@ -47,6 +48,7 @@ def serve(
     ] = None,
     port: Annotated[int | None, typer.Option(help="gRPC port, 0 for a free one; default: 50051")] = None,
     metrics_port: Annotated[int | None, typer.Option(help="Prometheus port, 0 for a free one; default: 9464")] = None,
+    front_ends: Annotated[int | None, typer.Option(help="processes that answer on the port; default: 1")] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu or cuda; default: auto")] = None,
     workers: Annotated[int | None, typer.Option(help="worker processes; default: one per GPU, or one per core")] = None,
     threads: Annotated[int | None, typer.Option(help="compute threads of each worker on a CPU; default: 1")] = None,
@@ -68,7 +70,13 @@ def serve(
 
     Example: gradserve serve --model mobilenet_v2=weights.safetensors --port 50051
     """
-    server = {"host": host, "port": port, "metrics_port": metrics_port, "token_file": token_file}
+    server = {
+        "host": host,
+        "port": port,
+        "metrics_port": metrics_port,
+        "token_file": token_file,
+        "front_ends": front_ends,
+    }
     server |= {"tls_certificate": tls_certificate, "tls_key": tls_key, "strict": strict}
     pool = {"device": device, "workers": workers, "threads": threads, "tuned": tuned}
     logging.basicConfig(format=LOG_FORMAT, stream=sys.stderr)
@@ -76,14 +84,14 @@ def serve(
         logging.getLogger().setLevel(log_level.upper())
         if config:
             read_sections(config)  # What is wrong there is said at once, without torch.
-        # This comes early: importing torch takes most of the start, and this process imports its own meanwhile.
+        # This comes early: importing torch takes most of the start.
         forking.start(torchvision=bool(model or config))
-        # Imported here, since workers import this module too, and --help needs no service.
-        with without_torch():
-            from .api.service import run
+        with own_folder() as folder:
+            with without_torch():
+                from .keeper.keeper import run  # Imported here, since its counters lie in the folder.
 
-        settings, faults, devices = forking.ask(plan, config, model or [], server, pool)
-        code = asyncio.run(run(settings, faults, devices))
+            settings, faults, devices = forking.ask(plan, config, model or [], server, pool)
+            code = asyncio.run(run(settings, faults, devices, folder))
     except ValidationError as error:
         complain(mistakes(error, "settings", Settings))
         raise typer.Exit(2) from error

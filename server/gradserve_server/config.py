@@ -38,6 +38,7 @@ class ServerSettings(Section):
     tls_key: Path | None = Field(None, description="PEM file of the certificate's private key")
     token_file: Path | None = Field(None, description="file of bearer tokens, one a line, that callers must send")
     max_connection_age: float = Field(300, gt=0, description="seconds after which clients are asked to reconnect")
+    front_ends: int = Field(1, ge=1, le=64, description="processes that answer on the port")
     drain_seconds: float = Field(30, ge=0, description="how long running requests may take after SIGTERM")
     strict: bool = Field(False, description="do not start if any model cannot be loaded")
 
@@ -56,6 +57,12 @@ class ServerSettings(Section):
             raise ValueError("tls_certificate and tls_key belong together; give both, or neither")
         return self
 
+    @model_validator(mode="after")
+    def _check_front_ends(self) -> "ServerSettings":
+        if self.front_ends > 1 and self.socket is not None:
+            raise ValueError("a unix socket belongs to one process; leave front_ends at 1, or listen on a port")
+        return self
+
 
 def join_address(host: str, port: int) -> str:
     """HOST:PORT, an IPv6 address in brackets."""
@@ -67,6 +74,7 @@ class PoolSettings(Section):
 
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto takes every GPU, or else the CPU")
     workers: int | None = Field(None, ge=1, le=256, description="processes; default: one per GPU, or one per core")
+    workers_per_gpu: int = Field(1, ge=1, le=16, description="processes that share each GPU, where workers is not set")
     threads: int = Field(1, ge=1, le=256, description="compute threads of each worker on a CPU")
     rows: int | None = Field(None, ge=1, le=4096, description="rows per pass; default: by device and image size")
     tuned: Path | None = Field(None, description="file of `gradserve bench --tune`: rows and precisions by model")
@@ -95,6 +103,20 @@ class Settings(Section):
     # Shares of the service by names in the token file.
     callers: dict[str, Annotated[float, Field(gt=0, allow_inf_nan=False)]] = {}
     models: tuple[ModelSpec, ...] = tuple(EMBEDDED.values())
+
+
+class FrontEndSettings(Section):
+    """What one front-end is told when it starts."""
+
+    name: str  # How it calls itself to the keeper.
+    keeper: str  # Where the keeper is reached.
+    endpoint: str  # Where its workers connect.
+    default: str  # The model of requests that name none.
+    queue_seconds: float | None
+    server: ServerSettings
+    limits: LimitSettings
+    callers: dict[str, float]
+    log_level: int
 
 
 def plan(
@@ -182,7 +204,7 @@ def devices(pool: PoolSettings) -> list[str]:
     if pool.device == "cuda" and not gpus:
         raise ValueError("pool.device is cuda, but this machine has no GPU; take auto or cpu")
     if gpus:
-        return [f"cuda:{i % gpus}" for i in range(pool.workers or gpus)]
+        return [f"cuda:{i % gpus}" for i in range(pool.workers or gpus * pool.workers_per_gpu)]
     return ["cpu"] * (pool.workers or max(1, cores() // pool.threads))
 
 

@@ -1,6 +1,12 @@
-"""All metrics by name. The values of labels come from fixed lists, never from a request."""
+"""All metrics by name. The values of labels come from fixed lists, never from a request.
+
+Front-ends and the keeper have a set each; where they are told, those of one name are summed, or the largest is taken.
+"""
+
+import os
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.multiprocess import mark_process_dead
 
 SECONDS_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 ROWS_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
@@ -8,7 +14,7 @@ RPC_LABELS = ("grpc_service", "grpc_method")
 
 
 class Metrics:
-    """The server's metrics on a registry of their own."""
+    """The metrics of one process, on a registry of their own."""
 
     def __init__(self) -> None:
         self.registry = r = CollectorRegistry()
@@ -27,21 +33,48 @@ class Metrics:
             "gradserve_step_rows", "Rows in a pass", ("model",), registry=r, buckets=ROWS_BUCKETS
         )
         self.rows = Counter("gradserve_rows", "Rows computed", ("method",), registry=r)
-        self.in_flight = Gauge("gradserve_jobs_in_flight", "Requests being worked on", ("method",), registry=r)
-        self.cost = Gauge("gradserve_cost_outstanding", "Work accepted and not done, in GFLOP", registry=r)
+        self.in_flight = Gauge(
+            "gradserve_jobs_in_flight", "Requests being worked on", ("method",), multiprocess_mode="livesum", registry=r
+        )
+        self.cost = Gauge(
+            "gradserve_cost_outstanding",
+            "Work accepted and not done, in GFLOP",
+            multiprocess_mode="livesum",
+            registry=r,
+        )
         self.rejected = Counter("gradserve_rejected", "Requests refused", ("reason",), registry=r)
         self.unanswered = Counter("gradserve_rows_unanswered", "Rows computed for requests not answered", registry=r)
-        self.wait = Gauge("gradserve_wait_seconds", "Expected wait of a new interactive request", registry=r)
-        self.capacity = Gauge("gradserve_capacity_gflops", "GFLOP per second of all workers lately", registry=r)
+        self.wait = Gauge(
+            "gradserve_wait_seconds",
+            "Expected wait of a new interactive request",
+            multiprocess_mode="livemax",
+            registry=r,
+        )
+        self.capacity = Gauge(
+            "gradserve_capacity_gflops",
+            "GFLOP per second of all workers lately",
+            multiprocess_mode="livemax",
+            registry=r,
+        )
         self.verdict = Counter("gradserve_attack_verdict", "Attacks answered, by verdict", ("verdict",), registry=r)
         self.partial = Counter("gradserve_partial", "Answers with less than was asked for", registry=r)
         self.cancelled = Counter("gradserve_cancelled", "Requests whose caller went away", registry=r)
-        self.workers_ready = Gauge("gradserve_workers_ready", "Workers that take requests", registry=r)
+        self.workers_ready = Gauge(
+            "gradserve_workers_ready", "Workers that take requests", multiprocess_mode="livemax", registry=r
+        )
         self.restarts = Counter("gradserve_worker_restarts", "Workers that died and were replaced", registry=r)
         self.late = Counter("gradserve_heartbeats_late", "Times that a worker was found silent", registry=r)
         self.oom = Counter("gradserve_oom_retries", "Passes retried smaller for lack of memory", registry=r)
+        self.front_end_restarts = Counter(
+            "gradserve_front_end_restarts", "Front-ends that died and were replaced", registry=r
+        )
         self.memory = Gauge(
             "gradserve_device_memory_bytes",
             "Memory of the largest worker (CPU: its peak)",
+            multiprocess_mode="livemax",
             registry=r,
         )
+
+    def forget(self, pid: int) -> None:
+        """Drops the gauges of a process that has ended; what it counted stays."""
+        mark_process_dead(pid, os.environ.get("PROMETHEUS_MULTIPROC_DIR"))  # type: ignore[no-untyped-call]

@@ -14,46 +14,57 @@ class ReservedAddress:
     to other servers while this one loads its models.
     """
 
-    def __init__(self, settings: ServerSettings) -> None:
-        """Raises OSError where it cannot be had."""
-        self.text = settings.address(settings.port)
-        self._path = settings.socket
+    def __init__(self, settings: ServerSettings, *, shared: bool = False) -> None:
+        """`shared`: whether several front-ends listen on the port. Raises OSError where the address cannot be had."""
+        self.text, self.port = settings.address(settings.port), settings.port
         self._socket: socket.socket | None = None
-        self.check_unused()
-        if self._path is None:
+        check_unused(settings)
+        if settings.socket is None:
             try:
-                self._socket = _bound(settings.host.strip("[]"), settings.port)
+                self._socket = _bound(settings.host.strip("[]"), settings.port, shared)
             except OSError as error:
                 reason = f"{error.strerror or error}; --port 0 takes a free port"
                 raise OSError(f"cannot listen on {self.text}: {reason}") from error
-            self.text = settings.address(self._socket.getsockname()[1])
-
-    def check_unused(self) -> None:
-        """Raises OSError where a server listens on the unix socket: gRPC would take it away from it."""
-        if self._path is None:
-            return
-        if not Path(self._path).parent.is_dir():
-            raise OSError(f"cannot listen on {self.text}: there is no folder {Path(self._path).parent}")
-        with socket.socket(socket.AF_UNIX) as probe:
-            try:
-                probe.connect(self._path)
-            except OSError:  # No process listens, or there is no such file. gRPC reports any other fault.
-                return
-        raise OSError(f"cannot listen on {self.text}: another process does; stop that, or take another path")
+            self.port = self._socket.getsockname()[1]
+            self.text = settings.address(self.port)
 
     def release(self) -> None:
-        """For when the service listens, or never will."""
+        """For when the service will listen no more."""
         if self._socket is not None:
             self._socket.close()
 
 
-def _bound(host: str, port: int) -> socket.socket:
-    """A socket that does not listen; gRPC can bind the same address, since both let it be reused."""
+def check_unused(settings: ServerSettings) -> None:
+    """Raises OSError where a server listens on the unix socket: gRPC would take it away from it."""
+    path, text = settings.socket, settings.address(settings.port)
+    if path is None:
+        return
+    if not Path(path).parent.is_dir():
+        raise OSError(f"cannot listen on {text}: there is no folder {Path(path).parent}")
+    with socket.socket(socket.AF_UNIX) as probe:
+        try:
+            probe.connect(path)
+        except OSError:  # No process listens, or there is no such file. gRPC reports any other fault.
+            return
+    raise OSError(f"cannot listen on {text}: another process does; stop that, or take another path")
+
+
+def _bound(host: str, port: int, shared: bool) -> socket.socket:
+    """A socket that does not listen; front-ends can bind the same address, and no other server can.
+
+    Several can where all of them share the port, which must be free before it is shared.
+    """
     family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
     holder = socket.socket(family, kind, protocol)
     try:
         holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         holder.bind(address)
+        if shared:
+            address = holder.getsockname()
+            holder.close()
+            holder = socket.socket(family, kind, protocol)
+            holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            holder.bind(address)
     except OSError:
         holder.close()
         raise

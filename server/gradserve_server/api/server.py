@@ -14,7 +14,7 @@ from ..config import LimitSettings, ServerSettings
 from ..metrics import Metrics
 from ..pool.pool import Pool
 from . import log_filters
-from .address import ReservedAddress, certificate
+from .address import certificate, check_unused
 from .admission.admission import Admission
 from .admission.callers import Callers, read_tokens
 from .interceptor import RequestInterceptor
@@ -32,7 +32,7 @@ NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 
 
 class ApiServer:
-    """The server: it has its address from the beginning, listens once started, and says what `say` tells it."""
+    """The server of one front-end: it listens once started, and says what `say` tells it."""
 
     def __init__(
         self,
@@ -44,11 +44,11 @@ class ApiServer:
     ) -> None:
         """`weights`: callers' shares by name. Raises OSError, StartError for the file of tokens."""
         log_filters.install()
-        self._address, self._certificate = ReservedAddress(settings), certificate(settings)
+        self._certificate = certificate(settings)
         age = int(settings.max_connection_age * 1000)
-        admission = Admission(pool, limits, metrics)
+        self.admission = Admission(pool, limits, metrics)
         callers = Callers(read_tokens(settings.token_file), weights)
-        self._interceptor = RequestInterceptor(metrics, callers, admission)
+        self._interceptor = RequestInterceptor(metrics, callers, self.admission)
         self._server = grpc.aio.server(
             interceptors=[self._interceptor],
             options=[
@@ -56,10 +56,11 @@ class ApiServer:
                 ("grpc.max_send_message_length", MAX_REPLY_BYTES),
                 ("grpc.max_connection_age_ms", age),
                 ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
-                ("grpc.so_reuseport", 0),  # Otherwise a second server on the port would silently get half of the calls.
+                # Without need, a second server on the port would silently get half of the calls.
+                ("grpc.so_reuseport", int(settings.front_ends > 1)),
             ],
         )
-        gradients = GradientService(pool, limits, metrics, admission)
+        gradients = GradientService(pool, limits, metrics, self.admission)
         service_pb2_grpc.add_GradientServiceServicer_to_server(gradients, self._server)
         models_pb2_grpc.add_ModelServiceServicer_to_server(ModelService(pool), self._server)
         self._health = health.aio.HealthServicer()
@@ -69,8 +70,8 @@ class ApiServer:
 
     async def start(self) -> str:
         """Listens, NOT_SERVING; returns the address that clients take. Raises OSError."""
-        address = self._address.text
-        self._address.check_unused()
+        address = self._settings.address(self._settings.port)
+        check_unused(self._settings)
         try:
             if self._certificate:
                 self._server.add_secure_port(address, grpc.ssl_server_credentials([self._certificate]))
@@ -80,7 +81,6 @@ class ApiServer:
             raise OSError(f"cannot listen on {address}: {error}") from error
         await self.say(serving=False)
         await self._server.start()
-        self._address.release()
         return address
 
     async def say(self, *, serving: bool) -> None:
@@ -99,7 +99,6 @@ class ApiServer:
         complete = await self._interceptor.drain(self._settings.drain_seconds)
         await self._server.stop(FLUSH_SECONDS)  # Health watchers never end by themselves.
         await closing
-        self._address.release()
         return complete
 
     def cut_off(self) -> None:

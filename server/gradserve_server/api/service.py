@@ -1,115 +1,101 @@
-"""The whole service: pool, metrics and server, from start to drained."""
+"""One front-end: it serves what its keeper tells it to, from then until that tells it to stop."""
 
 import asyncio
-import logging
-import signal
-from collections.abc import Coroutine, Mapping, Sequence
-from typing import Any
+import os
+import sys
+from collections.abc import Sequence
 
-from prometheus_client import start_http_server
-
-from ..config import Settings, join_address
+from ..config import FrontEndSettings, StartError
 from ..metrics import Metrics
+from ..models.served import ServedModels
+from ..pool.lines import Connected, Lines
 from ..pool.pool import Pool
-from ..pool.wire import Tick, WorkerSettings
+from ..pool.wire import Broken, CutOff, Drain, Hello, Serve, Serving
 from .server import ApiServer
 
 CUT_OFF = 3  # The exit code where a request was ended before its time.
+GAUGES_SECONDS = 0.5  # Between two updates of the metrics that change with time.
 
 
-async def run(settings: Settings, faults: Mapping[str, str], devices: Sequence[str]) -> int:
-    """Starts everything, serves until SIGTERM or SIGINT, drains, and returns the exit code. Raises StartError.
-
-    `faults`: why models cannot be loaded, by name, as far as it is known. `devices`: one for each worker.
-    A second signal ends the running requests at once. The code is CUT_OFF where requests were ended before their time.
-    """
+async def run(settings: FrontEndSettings) -> int:
+    """Serves until the keeper says Drain; returns the exit code. The process ends when its standard input does."""
+    keeper = Lines([settings.keeper], settings.name.encode())
     metrics = Metrics()
-    serve_metrics(settings, metrics)
-    pool = pool_of(settings, faults, devices, metrics)
-    server = ApiServer(settings.server, settings.limits, pool, metrics, settings.callers)
-    stop = asyncio.Event()
-
-    def on_signal() -> None:
-        if stop.is_set():
-            server.cut_off()
-            pool.kill()
-        stop.set()
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, on_signal)
-    code = 0
+    pool = Pool([settings.endpoint], default=settings.default, queue_seconds=settings.queue_seconds)
     try:
-        print(f"gradserve loads {', '.join(spec.name for spec in settings.models)}", flush=True)
-        await first(pool.start(), stop.wait())
-        if not stop.is_set():
-            address = await server.start()
-            await server.say(serving=True)
-            print(f"gradserve ready on {address}", flush=True)
-            await first(stop.wait(), pool.given_up.wait(), tell_health(pool, server))
-        code = int(pool.given_up.is_set())
+        server = ApiServer(settings.server, settings.limits, pool, metrics, settings.callers)
+        return await FrontEnd(keeper, pool, server).run()
+    except (OSError, StartError) as error:
+        keeper.send(0, [Broken(str(error))])
+        return 1
     finally:
-        complete = await server.stop()
-        await pool.close()
-    return code or (0 if complete else CUT_OFF)
+        pool.close()
+        keeper.close()
 
 
-async def tell_health(pool: Pool, server: ApiServer) -> None:
-    """Says SERVING while a worker is ready, and NOT_SERVING while none is, until it is cancelled."""
-    while True:
-        pool.changed.clear()
-        await server.say(serving=bool(pool.members))
-        await pool.changed.wait()
+class FrontEnd:
+    """A server and its pool, as they obey the keeper."""
 
+    def __init__(self, keeper: Lines, pool: Pool, server: ApiServer) -> None:
+        self._keeper, self._pool, self._server = keeper, pool, server
+        self._draining = asyncio.Event()
+        self._serve: asyncio.Future[Serve] = asyncio.get_running_loop().create_future()
 
-def serve_metrics(settings: Settings, metrics: Metrics) -> None:
-    """Answers Prometheus in a thread of its own. Raises OSError."""
-    host = "127.0.0.1" if settings.server.socket is not None else settings.server.host.strip("[]")
-    port = settings.server.metrics_port
-    try:
-        http, _ = start_http_server(port, host, metrics.registry)
-    except OSError as error:
-        hint = "; --metrics-port 0 takes a free port" if port else ""
-        raise OSError(f"cannot listen for metrics on {join_address(host, port)}: {error}{hint}") from None
-    print(f"gradserve metrics on http://{join_address(host, http.server_port)}/metrics", flush=True)
+    async def run(self) -> int:
+        """Returns the exit code. Raises OSError where it cannot listen."""
+        loop = asyncio.get_running_loop()
+        for descriptor in self._keeper.descriptors:
+            loop.add_reader(descriptor, self._look)
+        loop.add_reader(sys.stdin.fileno(), os._exit, 1)  # The keeper has ended.
+        self._look()
+        serving, gauges = asyncio.create_task(self._run_server()), asyncio.create_task(self._update_gauges())
+        draining = asyncio.create_task(self._draining.wait())
+        await asyncio.wait([serving, draining], return_when=asyncio.FIRST_COMPLETED)
+        gauges.cancel()
+        if serving.done():
+            serving.result()  # Raises what kept it from listening.
+        serving.cancel()
+        return 0 if await self._server.stop() else CUT_OFF
 
+    def _look(self) -> None:
+        for _, message in self._keeper.arrived():
+            self._take(message)
 
-def pool_of(settings: Settings, faults: Mapping[str, str], devices: Sequence[str], metrics: Metrics) -> Pool:
-    """The pool, which tells the metrics what its workers did."""
+    def _take(self, message: object) -> None:
+        """Takes a message of the keeper."""
+        match message:
+            case Connected():
+                self._send([Hello()])
+            case Serve() if not self._serve.done():
+                self._serve.set_result(message)
+            case Drain():
+                if message.reason:
+                    self._pool.end_tasks(message.reason)
+                self._draining.set()
+            case CutOff():
+                self._server.cut_off()
 
-    def on_tick(tick: Tick) -> None:
-        metrics.unanswered.inc(tick.cancelled_rows)
-        for each in tick.passes:
-            if each.retried:
-                metrics.oom.inc()
-                continue
-            metrics.step.labels(each.model).observe(each.seconds)
-            metrics.step_rows.labels(each.model).observe(each.rows)
+    def _send(self, messages: Sequence[object]) -> None:
+        """Sends messages to the keeper. Sending may take a descriptor's signal, so that one must look again."""
+        self._keeper.send(0, messages)
+        asyncio.get_running_loop().call_soon(self._look)
 
-    at, strict = settings.pool, settings.server.strict
-    models = tuple(spec for spec in settings.models if spec.name not in faults)
-    level = logging.getLogger().level
-    workers = [WorkerSettings(models, device, at.threads, at.rows, strict, level) for device in devices]
-    pool = Pool(
-        workers,
-        default=settings.models[0].name,
-        unavailable=faults,
-        queue_seconds=at.queue_seconds,
-        on_tick=on_tick,
-        on_restart=metrics.restarts.inc,
-        on_silent=metrics.late.inc,
-        give_up_seconds=at.give_up_seconds,
-    )
-    metrics.workers_ready.set_function(lambda: len(pool.members))
-    metrics.cost.set_function(lambda: pool.outstanding)
-    metrics.memory.set_function(lambda: pool.memory)
-    return pool
+    async def _run_server(self) -> None:
+        """Listens once the models and a worker are there; then says SERVING while a worker is there."""
+        serve = await self._serve
+        self._pool.serve(ServedModels(serve.cards, serve.unavailable, self._pool.cards.default))
+        while not self._pool.members:
+            self._pool.changed.clear()
+            await self._pool.changed.wait()
+        await self._server.start()
+        await self._server.say(serving=True)
+        self._send([Serving()])
+        while True:
+            self._pool.changed.clear()
+            await self._server.say(serving=bool(self._pool.members))
+            await self._pool.changed.wait()
 
-
-async def first(*waits: Coroutine[Any, Any, Any]) -> None:
-    """Returns when the first of these is done, and raises what it raised."""
-    tasks = [asyncio.create_task(wait) for wait in waits]
-    done, waiting = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-    for task in waiting:
-        task.cancel()
-    for task in done:
-        task.result()
+    async def _update_gauges(self) -> None:
+        while True:
+            self._server.admission.update_gauges()
+            await asyncio.sleep(GAUGES_SECONDS)

@@ -15,7 +15,7 @@ from .differentiate import differentiate
 from .events import Ended, Event, ModelFailed, NotFinite, OutOfMemory, PassStats, Progressed
 from .job import DeviceCache, Job, OpenQuery, Progress, TimeUp
 from .objective import NotApplicable
-from .pace import Pace, RunningPass
+from .pace import Pace
 from .query import Answer, Part, Query
 from .repeatable import repeatable
 from .schedule import MAX_PASS_SECONDS, Schedule
@@ -42,7 +42,7 @@ class Engine:
         self.models = models
         self.passes: list[PassStats] = []  # Passes that were run since the owner last cleared the list.
         self.cancelled_rows = 0  # Rows computed for jobs that were cancelled.
-        self.running: RunningPass | None = None  # Other threads may read it.
+        self.on_pass: Callable[[float], None] = lambda expected: None  # Gets a pass's estimated seconds at its begin.
         self._limits = BatchLimits(models, rows)
         self._clock = clock
         self._jobs: dict[str, Job] = {}
@@ -152,7 +152,6 @@ class Engine:
         for query, _ in batch:
             query.job.started = query.job.started or begun
         answers = self._try_pass(key, parts)
-        self.running = None
         if isinstance(answers, OutOfMemory):
             torch.cuda.empty_cache()  # Only now can it: the exception's traceback held the pass's activations.
             self.passes.append(PassStats(key.model, 0, 0.0, retried=True))
@@ -207,7 +206,7 @@ class Engine:
     def _run_pass(self, key: Key, parts: list[Part]) -> list[Answer]:
         """One pass. On a GPU it replays a CUDA graph if it can, but for jobs `alone`, whose bits must not vary."""
         model = self.models[key.model].at(key.precision)
-        self.running = self._pace.begin(key, sum(len(part.rows) for part in parts), self._clock())
+        self.on_pass(self._pace.expected(key, sum(len(part.rows) for part in parts)))
         on_gpu = model.device.type == "cuda"
         if key.alone:
             with repeatable(model.device):

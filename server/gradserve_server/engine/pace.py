@@ -24,13 +24,6 @@ class SharedPass(NamedTuple):
     ended: float
 
 
-class RunningPass(NamedTuple):
-    """A pass that is running: when it began, and the seconds that such passes took before; 0 if there was none."""
-
-    began: float
-    expected: float
-
-
 class BatchWait(NamedTuple):
     """A wait for jobs: how many arrived while the last pass ran, how many are there now, and how many end the wait."""
 
@@ -65,9 +58,9 @@ class Pace:
         last = self._last.get(key.kind)
         return last.rows * self.row_seconds(key) if last else 0.0
 
-    def begin(self, key: Key, rows: int, now: float) -> RunningPass:
-        """A pass over that many rows, with its estimate by what was measured."""
-        return RunningPass(now, rows * self._measured.get(key.kind, 0.0))
+    def expected(self, key: Key, rows: int) -> float:
+        """The seconds that a pass over that many rows should take, by those that were run; 0 if there was none."""
+        return rows * self._measured.get(key.kind, 0.0)
 
     def learn(self, key: Key, jobs: int, rows: int, began: float, ended: float) -> None:
         """Notes a pass over that many rows of that many jobs, with its begin and end in seconds."""

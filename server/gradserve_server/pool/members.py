@@ -1,20 +1,17 @@
-"""The workers of a pool and the tasks that they are given, as the front-end keeps them."""
+"""A pool's workers and the tasks that they are given, as a front-end keeps them."""
 
 import asyncio
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
 from ..engine.costs import passes_cost
 from ..models.card import ModelCard, Precision
 from .forecast import Load, Prospect
-from .handle import Handle
-from .watchdog import WorkerState
-from .wire import Beat, Outcome, Preview, Ready, Task, Tick, WorkerSettings
+from .wire import Held, Outcome, Preview, Ready, Task, Tick
 
 SMOOTHING = 0.2  # Weight of the newest statistics in a worker's speed.
 MIN_SHARE_LEFT = 0.05  # Least share of its cost that is still to do, since a task may need more rows than expected.
 MIN_GFLOP_PER_SECOND = 1e-9  # Lowest speed of a worker, so that nothing is divided by zero.
-DEATH_CAUSES = "(out of memory? a crash in its builder?)"
 
 
 @dataclass(eq=False)
@@ -24,54 +21,34 @@ class Pending:
     task: Task
     replies: asyncio.Queue[Outcome | Preview] = field(default_factory=asyncio.Queue)
     worker: "Member | None" = None  # The worker that runs it.
-    deaths: int = 0  # How many workers died while they ran it.
-    moves: int = 0  # How many silent workers it was taken from.
+    losses: int = 0  # How many workers were lost while they ran it.
 
 
-@dataclass(eq=False)
 class Member:
-    """A worker as the pool sees it."""
+    """A worker that takes tasks from this front-end."""
 
-    settings: WorkerSettings
-    handle: Handle
-    state: WorkerState = "loading"
-    heard: float = 0.0  # When its process last spoke, on the monotonic clock like all times here.
-    beat: Beat = field(default_factory=Beat)  # Its process's last heartbeat.
-    ready_since: float | None = None  # When its process became ready.
-    deaths: int = 0  # Deaths in a row.
-    due: float = 0.0  # When it is started again, while it is down.
-    memory: int = 0  # Bytes in use.
-    unavailable: Mapping[str, str] = field(default_factory=dict)  # Reasons by the models that it could not load.
-    loading: str = ""  # Name of the model that it loads now.
-    died: dict[str, str] = field(default_factory=dict)  # Reasons by the models that killed its process at the start.
-    cards: Mapping[str, ModelCard] = field(default_factory=dict)  # Cards of its models by name.
-    speeds: dict[tuple[str, Precision], float] = field(default_factory=dict)  # GFLOP per second.
-    first_speeds: Mapping[tuple[str, Precision], float] = field(default_factory=dict)  # Those of the warm-up.
-    rows: Mapping[tuple[str, Precision], int] = field(default_factory=dict)  # Rows of a full pass.
-    done: Mapping[str, float] = field(default_factory=dict)  # GFLOP done for tasks that have begun, by id.
-    pending: dict[str, Pending] = field(default_factory=dict)  # Its tasks by id.
-
-    @property
-    def ready(self) -> bool:
-        """Whether it takes tasks."""
-        return self.state == "ready"
+    def __init__(self, ready: Ready, send: Callable[[object], None]) -> None:
+        """`send` sends it a message."""
+        self.send, self.pid, self.device = send, ready.pid, ready.device
+        self.cards: Mapping[str, ModelCard] = {card.name: card for card in ready.cards}
+        self.speeds: dict[tuple[str, Precision], float] = {  # GFLOP per second.
+            kind: max(speed, MIN_GFLOP_PER_SECOND) for kind, speed in ready.speeds.items()
+        }
+        self.first_speeds = dict(self.speeds)  # Those of the warm-up.
+        self.rows = ready.rows  # Rows of a full pass.
+        self.memory = 0  # Bytes in use.
+        self.pending: dict[str, Pending] = {}  # This front-end's tasks here, by id.
+        self.done: Mapping[str, float] = {}  # GFLOP done for tasks that have begun, by id.
+        self.others: tuple[Held, ...] = ()  # Tasks of other front-ends, as they were at the last tick.
 
     @property
     def name(self) -> str:
         """What log lines call it."""
-        return f"the worker on {self.settings.device} (process {self.handle.pid})"
-
-    def ready_seconds(self, now: float) -> float:
-        """For how long its process has been ready."""
-        return 0.0 if self.ready_since is None else now - self.ready_since
-
-    def start(self, handle: Handle, now: float) -> None:
-        """Takes a new process in the place of the one that died."""
-        self.handle, self.state, self.heard, self.beat, self.loading = handle, "loading", now, Beat(), ""
+        return f"the worker on {self.device} (process {self.pid})"
 
     @property
     def cost(self) -> float:
-        """GFLOP outstanding."""
+        """GFLOP outstanding for this front-end."""
         return sum(pending.task.cost for pending in list(self.pending.values()))
 
     def knows(self, task: Task | Prospect) -> bool:
@@ -96,25 +73,24 @@ class Member:
         return task.cost / self.speeds[task.model, task.precision]
 
     def loads(self) -> list[Load]:
-        """What is outstanding here."""
-        return [self._load(pending.task) for pending in list(self.pending.values()) if self.knows(pending.task)]
+        """What is outstanding here, for all front-ends."""
+        return [self._load(held) for held in self.held() if (held.model, held.precision) in self.speeds]
 
-    def left(self, task: Task) -> float:
-        """GFLOP that are still to do of a task."""
-        return max(MIN_SHARE_LEFT * task.cost, task.cost - self.done.get(task.id, 0.0))
+    def held(self) -> list[Held]:
+        """The tasks here, for all front-ends."""
+        return [*map(self._held, list(self.pending.values())), *self.others]
 
-    def _load(self, task: Task) -> Load:
-        left = self.left(task) / self.speeds[task.model, task.precision]
-        row, interactive = self.row_seconds(task), task.priority == "interactive"
-        return Load(task.caller, task.weight, interactive, left, row, self.rows_of(task), begun=task.id in self.done)
+    def _held(self, pending: Pending) -> Held:
+        task = pending.task
+        who, done = (task.caller, task.weight, task.priority), self.done.get(task.id, 0.0)
+        return Held(*who, task.model, task.precision, task.alone, task.cost, done)
 
-    def begin(self, ready: Ready, now: float) -> None:
-        """Notes that its process is ready for tasks."""
-        self.state, self.ready_since, self.loading = "ready", now, ""
-        self.unavailable = {**ready.unavailable, **self.died}
-        self.cards = {card.name: card for card in ready.cards}
-        self.speeds = {kind: max(speed, MIN_GFLOP_PER_SECOND) for kind, speed in ready.speeds.items()}
-        self.first_speeds, self.rows, self.done = dict(self.speeds), ready.rows, {}
+    def _load(self, held: Held) -> Load:
+        kind = held.model, held.precision
+        row = passes_cost(self.cards[held.model].gflop, "image") / self.speeds[kind]
+        rows = 1 if held.alone else self.rows.get(kind, 1)
+        seconds, interactive = left(held) / self.speeds[kind], held.priority == "interactive"
+        return Load(held.caller, held.weight, interactive, seconds, row, rows, begun=held.done > 0)
 
     def reply(self, message: Outcome | Preview) -> None:
         """Hands a message on to who waits for its task; the task may be answered, cancelled or moved already."""
@@ -125,21 +101,12 @@ class Member:
             del self.pending[message.id]
         pending.replies.put_nowait(message)
 
-    def leave_out(self) -> str:
-        """Leaves out the model that its process died of while loading; returns why that model is not served."""
-        name, self.loading = self.loading, ""
-        self.settings = replace(self.settings, models=tuple(m for m in self.settings.models if m.name != name))
-        self.died[name] = (
-            f"the worker died while loading it {DEATH_CAUSES}; leave it out, or try it alone: --model {name}"
-        )
-        return self.died[name]
-
     def learn(self, tick: Tick) -> None:
         """Updates speeds from the latest passes: those of the warm-up depend on what else the machine did then.
 
         What the worker does between its passes counts as well, since the tasks of small models wait for it.
         """
-        self.memory, self.done = tick.memory, tick.progress
+        self.memory, self.done, self.others = tick.memory, tick.progress, tick.others
         in_passes = sum(each.seconds for each in tick.passes)
         if in_passes <= 0:
             return
@@ -150,3 +117,8 @@ class Member:
             if seconds > 0:
                 speed = sum(each.gflop for each in passes) / seconds / overhead
                 self.speeds[kind] = max((1 - SMOOTHING) * self.speeds[kind] + SMOOTHING * speed, MIN_GFLOP_PER_SECOND)
+
+
+def left(held: Held) -> float:
+    """GFLOP that are still to do of a task."""
+    return max(MIN_SHARE_LEFT * held.cost, held.cost - held.done)

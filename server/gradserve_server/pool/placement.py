@@ -1,69 +1,48 @@
 """Which worker runs which task, and which tasks wait for one."""
 
-from collections.abc import Sequence
+import time
+from collections.abc import Collection, Sequence
 from contextlib import suppress
 
-from .members import Member, Pending
+from .members import Member, Pending, left
 from .wire import Cancel, Failure, FailureKind, Outcome, Task
 
-MAX_ATTEMPTS = 3  # Most workers that run a task, if each of them dies.
-# Most times that a task leaves a worker that is silent. Then it waits there: a pass that keeps every worker from
-# speaking for some seconds must come to its end on one of them.
-MAX_MOVES = 2
+MAX_ATTEMPTS = 3  # Most workers that run a task, if each of them is lost.
 
 
 class Placement:
     """The tasks of a pool's workers."""
 
-    def __init__(self, workers: Sequence[Member]) -> None:
-        """`workers`: those of the pool, also while they are not ready."""
+    def __init__(self, workers: Collection[Member]) -> None:
+        """`workers`: those of the pool, a view that follows them as they come and go."""
         self._workers = workers
-        self._waiting: list[Pending] = []  # Tasks that wait for a worker to be ready.
+        self._waiting: list[Pending] = []  # Tasks that wait for a worker.
         self._last_attempts: list[Pending] = []  # Tasks in their last attempt; the first runs, the others wait.
-
-    @property
-    def ready(self) -> list[Member]:
-        """The workers that take tasks."""
-        return [worker for worker in self._workers if worker.ready]
 
     def place(self, pending: Pending) -> None:
         """Gives a task to the worker with the least outstanding work, or lets it wait for one."""
-        ready = self.ready
-        if not ready:
+        if not self._workers:
             self._waiting.append(pending)
             return
-        worker = min(ready, key=lambda each: self._seconds_ahead(each, pending.task))
+        worker = min(self._workers, key=lambda each: self._seconds_ahead(each, pending.task))
         pending.worker = worker
         worker.pending[pending.task.id] = pending
-        worker.handle.send(pending.task)
+        worker.send(pending.task.leaving(time.monotonic()))
 
     def place_waiting(self) -> None:
-        """Gives the ready workers the tasks that wait for one, or for a silent worker to speak again."""
+        """Gives the workers the tasks that wait for one."""
         waiting, self._waiting = self._waiting, []
         for pending in waiting:
             self.place(pending)
-        for worker in self._workers:
-            if worker.state == "silent":
-                self.move_from(worker)
-
-    def move_from(self, silent: Member) -> int:
-        """Gives tasks of a silent worker to those that are ready; returns how many. Where none is ready, they wait."""
-        moving = [each for each in silent.pending.values() if each.moves < MAX_MOVES] if self.ready else []
-        for pending in moving:
-            del silent.pending[pending.task.id]
-            silent.handle.send(Cancel(pending.task.id))  # It is read when the worker runs again.
-            pending.moves += 1
-            self.place(pending)
-        return len(moving)
 
     def run_again(self, pendings: Sequence[Pending]) -> None:
-        """Places the tasks of a worker that died, but for those that have lost too many."""
+        """Places the tasks of a worker that was lost, but for those that have lost too many."""
         for pending in pendings:
             pending.worker = None
-            pending.deaths += 1
-            if pending.deaths >= MAX_ATTEMPTS:
-                _fail(pending, "crashed", f"its worker died {pending.deaths} times while it ran")
-            elif pending.deaths < MAX_ATTEMPTS - 1:
+            pending.losses += 1
+            if pending.losses >= MAX_ATTEMPTS:
+                _fail(pending, "crashed", f"its worker died or froze {pending.losses} times while it ran")
+            elif pending.losses < MAX_ATTEMPTS - 1:
                 self.place(pending)
             else:  # Of the tasks in their last attempt only one runs at a time.
                 self._last_attempts.append(pending)
@@ -82,7 +61,7 @@ class Placement:
         worker = pending.worker
         if worker is not None and pending.task.id in worker.pending:
             del worker.pending[pending.task.id]
-            worker.handle.send(Cancel(pending.task.id))
+            worker.send(Cancel(pending.task.id))
 
     def fail_all(self, text: str) -> None:
         """Ends all tasks as lost, also those that wait."""
@@ -96,13 +75,13 @@ class Placement:
 
         Interactive tasks wait for no batch work. Workers on one device count as equally fast: speeds vary with load.
         """
-        alike = [each for each in self.ready if each.settings.device == worker.settings.device]
+        alike = [each for each in self._workers if each.device == worker.device]
         seconds, before = 0.0, 0.0
-        for pending in worker.pending.values():
-            kind = pending.task.model, pending.task.precision
-            each = worker.left(pending.task) * len(alike) / sum(other.speeds[kind] for other in alike)
+        for held in worker.held():
+            kind = held.model, held.precision
+            each = left(held) * len(alike) / sum(other.speeds[kind] for other in alike)
             seconds += each
-            before += each if pending.task.priority == "interactive" or task.priority == "batch" else 0.0
+            before += each if held.priority == "interactive" or task.priority == "batch" else 0.0
         return before, seconds
 
 

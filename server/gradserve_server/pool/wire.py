@@ -1,17 +1,20 @@
-"""What crosses the pipe between the front-end and a worker: small frozen dataclasses with numpy arrays."""
+"""The messages between the keeper, front-ends and workers: small frozen dataclasses with numpy arrays."""
 
 import logging
+import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
+from .. import __version__
 from ..engine.events import PassStats
 from ..engine.job import Priority
 from ..models.card import ModelCard, Precision
 from ..models.catalogue import ModelSpec
 
+LONG_PASS_SECONDS = 5.0  # A worker tells its keeper of each pass that should take longer than this.
 FailureKind = Literal[
     "deadline", "refused", "not_finite", "model_failed", "out_of_memory", "lost", "crashed", "internal"
 ]
@@ -32,7 +35,10 @@ class WorkerSettings:
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """A bound request: method, parameters, image, seed, deadline, priority. Times are of the monotonic clock."""
+    """A bound request: method, parameters, image, seed, deadline, priority.
+
+    Times are of the monotonic clock of the process that holds it, and on the way between two they count from then.
+    """
 
     id: str
     rpc: str
@@ -51,6 +57,27 @@ class Task:
     weight: float = 1.0
     alone: bool = False  # Whether each of its rows has a pass of its own.
     report_every: float = float("inf")  # Least seconds between two previews.
+
+    def leaving(self, now: float) -> "Task":
+        """This task as it is sent at that time: clocks of two hosts may differ."""
+        return replace(self, arrived=self.arrived - now, deadline=self.deadline - now)
+
+    def arriving(self, now: float) -> "Task":
+        """This task as it is held from then on by who received it."""
+        return replace(self, arrived=self.arrived + now, deadline=self.deadline + now)
+
+
+class Held(NamedTuple):
+    """A task that a worker holds, as others need to know of it. Costs are in GFLOP."""
+
+    caller: str
+    weight: float
+    priority: Priority
+    model: str
+    precision: Precision
+    alone: bool
+    cost: float
+    done: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,18 +101,20 @@ class Loading:
 
 @dataclass(frozen=True, slots=True)
 class Ready:
-    """The worker has loaded and warmed up its models; `unavailable` has the reasons of those that failed, by name."""
+    """The worker takes tasks from whom it tells this. `unavailable` has the reasons of models that failed, by name."""
 
     cards: tuple[ModelCard, ...]
     device: str
     speeds: Mapping[tuple[str, Precision], float]  # GFLOP per second in the warm-up, by model and precision
     rows: Mapping[tuple[str, Precision], int] = field(default_factory=dict)  # Rows of a full pass, likewise.
     unavailable: Mapping[str, str] = field(default_factory=dict)
+    version: str = __version__
+    pid: int = field(default_factory=os.getpid)
 
 
 @dataclass(frozen=True, slots=True)
 class Broken:
-    """The worker cannot begin; the text says why."""
+    """The process that says this cannot begin; the text says why."""
 
     error: str
 
@@ -123,9 +152,11 @@ class Preview:
 
 @dataclass(frozen=True, slots=True)
 class Beat:
-    """The worker's process runs. Seconds that its pass has run for and was expected to take; 0: none, not known."""
+    """The worker begins a pass that should take so many seconds; 0 where no such pass was run before.
 
-    pass_seconds: float = 0.0
+    It says so before passes that are new or long, and before the first one after it had none to run.
+    """
+
     expected: float = 0.0
 
 
@@ -139,3 +170,37 @@ class Tick:
     busy: float = 0.0  # Seconds in which it did not wait for work.
     progress: Mapping[str, float] = field(default_factory=dict)  # GFLOP done for each task that has begun
     cancelled_rows: int = 0  # Rows computed for tasks that were cancelled.
+    others: tuple[Held, ...] = ()  # Tasks that it holds from others than the one that this is sent to.
+
+
+@dataclass(frozen=True, slots=True)
+class Hello:
+    """A front-end's first message to its keeper."""
+
+
+@dataclass(frozen=True, slots=True)
+class Serving:
+    """The front-end listens."""
+
+
+@dataclass(frozen=True, slots=True)
+class Serve:
+    """The models that a front-end serves, and why others cannot be served, by name."""
+
+    cards: tuple[ModelCard, ...]
+    unavailable: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Drain:
+    """Tells a front-end to let its requests end, take no others, and end itself.
+
+    If there is a `reason`, the requests fail with it.
+    """
+
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class CutOff:
+    """Tells a front-end that drains to end its requests at once."""

@@ -1,14 +1,15 @@
-"""A worker process: one engine on one device, a thread that reads the pipe, and the loop that runs the engine."""
+"""A worker process: one engine on one device, and the loop that runs it between looks at who has sent something."""
 
 import logging
+import multiprocessing
 import os
-import queue
 import resource
-import socket
+import signal
 import sys
-import threading
 import time
 import traceback
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 import torch
 
@@ -22,17 +23,20 @@ from ..methods import TASKS
 from ..methods.image_run import as_bytes, pixels, resized
 from ..models.prepared import Prepared
 from ..models.preprocess import to_batch
-from .heartbeat import Heartbeat
-from .pipe import Pipe
+from .lines import Connected, Disconnected, Lines, Received
 from .startup import begin
 from .wire import (
+    LONG_PASS_SECONDS,
+    Beat,
     Broken,
     Cancel,
     Failure,
     FailureKind,
+    Held,
     Loading,
     Outcome,
     Preview,
+    Ready,
     Stop,
     Task,
     Tick,
@@ -41,6 +45,7 @@ from .wire import (
 
 log = logging.getLogger(__name__)
 
+KEEPER = 0  # The position of the keeper's endpoint; those of the front-ends follow.
 TICK_SECONDS = 0.5  # Seconds between two messages with statistics.
 PREVIEW_SIDE = 160  # Pixels of a preview's longer side.
 NICENESS = 5  # Workers give way to the front-end, which must refuse what they cannot take.
@@ -54,93 +59,99 @@ FAILURES: tuple[tuple[type[Exception], FailureKind], ...] = (  # Kinds of failur
 )
 
 
-def main(end: socket.socket, settings: WorkerSettings) -> None:
-    """Runs a worker: loads and warms up its models, sends Ready, and serves until Stop or the front-end's end."""
-    pipe = Pipe(end)
-    heartbeat = Heartbeat(pipe.send)
+def main(settings: WorkerSettings, name: bytes, endpoints: Sequence[str]) -> None:
+    """Runs a worker: loads and warms up its models, and serves until Stop, or until the process that started it ends.
+
+    `endpoints`: of the keeper, and of each front-end.
+    """
     logging.basicConfig(format=LOG_FORMAT, stream=sys.stderr, level=settings.log_level)
+    for number in (signal.SIGINT, signal.SIGTERM):  # They reach all processes of a terminal, or of a service.
+        signal.signal(number, signal.SIG_IGN)
     os.nice(NICENESS)
     torch.set_num_threads(settings.threads)
     torch.backends.cuda.matmul.allow_tf32 = False
     torch.backends.cudnn.allow_tf32 = False
+    parent = multiprocessing.parent_process()
+    lines = Lines(endpoints, name, ends=None if parent is None else parent.sentinel)
     try:
-        engine, ready = begin(settings, lambda name: pipe.send([Loading(name)]))
+        engine, ready = begin(settings, lambda model: lines.send(KEEPER, [Loading(model)]))
     except Exception as error:
-        pipe.send([Broken(str(error))])
-        pipe.close()
-        return
-    heartbeat.engine = engine
-    pipe.send([ready])
-    Worker(pipe, engine).serve()
+        lines.send(KEEPER, [Broken(str(error))])
+    else:
+        Worker(lines, engine, ready).serve()
+    lines.close()
 
 
 class Worker:
-    """The loop between the pipe and the engine."""
+    """The loop between the lines and the engine."""
 
-    def __init__(self, pipe: Pipe, engine: Engine) -> None:
-        self._pipe = pipe
+    def __init__(self, lines: Lines, engine: Engine, ready: Ready) -> None:
+        self._lines = lines
         self._engine = engine
-        self._inbox: queue.SimpleQueue[Task | Cancel | Stop] = queue.SimpleQueue()
+        self._ready = ready
+        self._held: dict[str, tuple[int, Held]] = {}  # The tasks by id, each with the line that it came from.
         self._stopping = False
         self._ticked = 0.0  # Time of the last statistics.
         self._busy = 0.0  # Seconds since then in which it did not wait.
+        self._told_busy = False  # Whether the keeper knows that passes run.
+        engine.on_pass = self._tell_pass
 
     def serve(self) -> None:
         """Takes messages, steps the engine and sends its events until Stop; blocks while there is nothing to do."""
-        threading.Thread(target=self._read, daemon=True).start()
         while not self._stopping:
             self._accept(block=self._engine.idle)
             self._gather()
             began = time.monotonic()
-            if events := self._engine.step():
-                self._pipe.send([outcome_of(event) for event in events])
+            self._tell_events(self._engine.step())
             self._busy += time.monotonic() - began
             if time.monotonic() - self._ticked > TICK_SECONDS:
                 self._tick()
-        self._pipe.close()
-
-    def _read(self) -> None:
-        """Drains the pipe, so that neither side ever blocks on a full one."""
-        try:
-            while True:
-                for message in self._pipe.receive():
-                    self._inbox.put(message)
-        except (EOFError, OSError):
-            os._exit(0)  # The front-end is gone.
-        except Exception:
-            log.exception("a task cannot be read")
-            os._exit(1)  # No later message can be read either; the pool starts a new worker.
 
     def _accept(self, block: bool) -> None:
         """Takes all messages that are there. If `block`, waits for one, and sends statistics meanwhile."""
-        while block or not self._inbox.empty():
-            try:
-                message = self._inbox.get(timeout=TICK_SECONDS if block and self._engine.passes else None)
-            except queue.Empty:
-                self._tick()
-                continue
-            block = False
-            self._take(message)
+        if not block:
+            self._take_all(self._lines.arrived())
+            return
+        while not self._take_all(self._lines.wait(TICK_SECONDS if self._engine.passes or self._told_busy else None)):
+            self._tick()
 
     def _gather(self) -> None:
         """Waits for more jobs while that is worth it."""
         while not self._stopping and (left := self._engine.worth_waiting()) > 0:
-            try:
-                self._take(self._inbox.get(timeout=left))
-            except queue.Empty:
+            if not self._take_all(self._lines.wait(left)):
                 return
 
-    def _take(self, message: Task | Cancel | Stop) -> None:
-        if isinstance(message, Task):
-            began = time.monotonic()
-            self._submit(message)
-            self._busy += time.monotonic() - began
-        elif isinstance(message, Cancel):
-            self._engine.cancel(message.id)
-        else:
-            self._stopping = True
+    def _take_all(self, arrived: Iterable[Received]) -> int:
+        """Takes messages; returns how many."""
+        count = 0
+        for line, message in arrived:
+            self._take(line, message)
+            count += 1
+        return count
 
-    def _submit(self, task: Task) -> None:
+    def _take(self, line: int, message: object) -> None:
+        match message:
+            case Task():
+                began = time.monotonic()
+                self._submit(line, message.arriving(began))
+                self._busy += time.monotonic() - began
+            case Cancel():
+                self._cancel(message.id)
+            case Connected():
+                self._lines.send(line, [self._ready])
+            case Disconnected():  # Whoever sent these tasks has given them to others, or is no more.
+                for task_id in [each for each, (of, _) in self._held.items() if of == line]:
+                    self._cancel(task_id)
+            case Stop():
+                self._stopping = True
+
+    def _cancel(self, task_id: str) -> None:
+        if self._held.pop(task_id, None):
+            self._engine.cancel(task_id)
+
+    def _submit(self, line: int, task: Task) -> None:
+        who = task.caller, task.weight, task.priority
+        self._held[task.id] = line, Held(*who, task.model, task.precision, task.alone, task.cost)
         model = self._engine.models[task.model]
         height, width = task.image.shape[-3:-1]
         key = Key(task.model, task.precision, height, width, "image")
@@ -171,13 +182,32 @@ class Worker:
             )
         )
 
+    def _tell_events(self, events: Sequence[Event]) -> None:
+        """Sends each line the outcomes and previews of its tasks."""
+        messages: dict[int, list[Outcome | Preview]] = {}
+        for event in events:
+            held = self._held.pop(event.job.id, None) if isinstance(event, Ended) else self._held.get(event.job.id)
+            if held is not None:
+                messages.setdefault(held[0], []).append(outcome_of(event))
+        for line, group in messages.items():
+            self._lines.send(line, group)
+
+    def _tell_pass(self, expected: float) -> None:
+        """Tells the keeper of a pass that begins, if it should know when that is stuck."""
+        if not self._told_busy or not expected or expected > LONG_PASS_SECONDS:
+            self._told_busy = True
+            self._lines.send(KEEPER, [Beat(expected)])
+
     def _tick(self) -> None:
         engine, self._ticked = self._engine, time.monotonic()
         progress = engine.progress()
-        facts = self._busy, progress, engine.cancelled_rows
-        self._pipe.send([Tick(tuple(engine.passes), engine.jobs, memory(engine), *facts)])
+        tick = Tick(tuple(engine.passes), engine.jobs, memory(engine), self._busy, progress, engine.cancelled_rows)
+        held = [(line, each._replace(done=progress.get(name, 0.0))) for name, (line, each) in self._held.items()]
+        for line in range(len(self._lines)):
+            others = tuple(each for of, each in held if of != line) if line != KEEPER else ()
+            self._lines.send(line, [replace(tick, others=others)])
         engine.passes.clear()
-        engine.cancelled_rows, self._busy = 0, 0.0
+        engine.cancelled_rows, self._busy, self._told_busy = 0, 0.0, engine.jobs > 0
 
 
 def outcome_of(event: Event) -> Outcome | Preview:

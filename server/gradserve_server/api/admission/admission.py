@@ -64,8 +64,6 @@ class Admission:
         self._outstanding: dict[int, Outstanding] = {}  # by the worker's process id
         self._forecasts: dict[Prospect, tuple[float, Forecast | None]] = {}  # and when they were made
         self._waits: dict[str, tuple[float, float]] = {}  # of callers without a place, and when they were estimated
-        metrics.wait.set_function(self.wait_now)
-        metrics.capacity.set_function(self.capacity)
 
     @contextmanager
     def slot(self, caller: Caller, word: str, remaining: float | None) -> Iterator[None]:
@@ -182,6 +180,12 @@ class Admission:
         expected = self.expect(Prospect(*caller, True, card.name, precision, card.gflop))
         return 0.0 if expected is None else expected.wait
 
+    def update_gauges(self) -> None:
+        """Sets the metrics that change with time."""
+        self._metrics.cost.set(self._pool.outstanding)
+        self._metrics.wait.set(self.wait_now())
+        self._metrics.capacity.set(self.capacity())
+
     def capacity(self) -> float:
         """GFLOP per second that all workers had lately, by the default model."""
         name = self._pool.cards.default
@@ -200,7 +204,7 @@ class Admission:
     def _left(self, member: Member) -> Outstanding:
         """What is outstanding on a worker. Requests of the last MAX_AGE_SECONDS may be missing."""
         now = time.monotonic()
-        known = self._outstanding.get(member.handle.pid)
+        known = self._outstanding.get(member.pid)
         if known is not None and now - known.read <= MAX_AGE_SECONDS:
             return known
         loads, by_caller = member.loads(), dict[str, float]()
@@ -208,8 +212,8 @@ class Admission:
             by_caller[load.caller] = by_caller.get(load.caller, 0.0) + load.seconds
         if len(self._outstanding) > len(self._pool.members):
             self._outstanding.clear()  # A worker that died has left its number.
-        self._outstanding[member.handle.pid] = Outstanding(now, loads, sum(by_caller.values()), by_caller)
-        return self._outstanding[member.handle.pid]
+        self._outstanding[member.pid] = Outstanding(now, loads, sum(by_caller.values()), by_caller)
+        return self._outstanding[member.pid]
 
     def _own(self, task: Task) -> tuple[float, float]:
         """Seconds that a task takes alone, and that one gradient of its model takes; 0 where they are not known."""

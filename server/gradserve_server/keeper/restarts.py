@@ -1,4 +1,4 @@
-"""When a worker that died is started again, and when the server gives up. Pure functions: times are passed in."""
+"""When a process that died is started again. Pure functions: times are passed in."""
 
 FIRST_PAUSE_SECONDS = 0.5  # Before the second start in a row; the first is at once, and each later pause twice as long.
 MAX_PAUSE_SECONDS = 30.0
@@ -17,10 +17,3 @@ def pause(deaths: int, chance: float) -> float:
         return 0.0
     doublings = min(deaths - 2, 30)  # More would only make a number that no float can hold.
     return min(MAX_PAUSE_SECONDS, FIRST_PAUSE_SECONDS * 2.0**doublings) * (1 - JITTER_SHARE * chance)
-
-
-def waiting_since(before: float | None, any_ready: bool, away: float, now: float) -> float | None:
-    """Since when no worker is ready; None while one is. `away`: seconds in which the front-end was not running."""
-    if any_ready:
-        return None
-    return now if before is None else min(now, before + away)

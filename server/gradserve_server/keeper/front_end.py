@@ -1,0 +1,25 @@
+"""What the process of a front-end runs, `python -m gradserve_server.keeper.front_end`; its keeper starts it."""
+
+import asyncio
+import logging
+import signal
+import sys
+
+from ..config import LOG_FORMAT, FrontEndSettings
+from ..without_torch import without_torch
+
+
+def main() -> int:
+    """Reads its arguments, FrontEndSettings in a line of JSON, from the standard input; returns the exit code."""
+    for number in (signal.SIGINT, signal.SIGTERM):  # The keeper says when it ends.
+        signal.signal(number, signal.SIG_IGN)
+    with without_torch():
+        from ..api.service import run
+
+    settings = FrontEndSettings.model_validate_json(sys.stdin.buffer.readline())
+    logging.basicConfig(format=LOG_FORMAT, stream=sys.stderr, level=settings.log_level)
+    return asyncio.run(run(settings))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

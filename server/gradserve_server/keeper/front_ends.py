@@ -1,0 +1,127 @@
+"""The front-ends that the keeper keeps running, and how they end."""
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable, Sequence
+
+from ..config import StartError
+from ..metrics import Metrics
+from ..pool.wire import Broken, CutOff, Drain, Hello, Serve, Serving
+from .kept import Kept
+from .processes import Process
+
+log = logging.getLogger(__name__)
+
+CUT_OFF = 3  # The exit code where a request was ended before its time.
+FLUSH_SECONDS = 3.0  # What a front-end may take beyond the time in which its requests may end.
+
+
+class FrontEnd(Kept):
+    """One front-end's place. It has the same address for workers again when it is started again."""
+
+    def __init__(self, index: int) -> None:
+        super().__init__(f"front-end {index}")
+        self.index = index
+        self.connected = False
+
+
+class FrontEnds:
+    """All front-ends of a server. `start` starts the process of one, and `send` sends messages to a name."""
+
+    def __init__(
+        self,
+        count: int,
+        start: Callable[[int, bytes], Awaitable[Process]],
+        send: Callable[[bytes, Sequence[object]], None],
+        metrics: Metrics,
+    ) -> None:
+        self._all = [FrontEnd(index) for index in range(count)]
+        self._start, self._send, self._metrics = start, send, metrics
+        self._serve: Serve | None = None
+        self._started: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    @property
+    def running(self) -> list[FrontEnd]:
+        """Those whose process runs."""
+        return [each for each in self._all if each.process is not None]
+
+    def start(self) -> None:
+        """Starts their processes, which serve nothing yet."""
+        for each in self._all:
+            each.keep(
+                lambda each=each: self._start_one(each),  # type: ignore[misc]
+                lambda code, each=each: self._on_end(each, code),  # type: ignore[misc]
+                lambda error, each=each: self._on_failure(each, error),  # type: ignore[misc]
+            )
+
+    async def serve(self, message: Serve) -> None:
+        """Returns when all of them listen, with these models. Raises StartError."""
+        self._serve = message
+        for each in self._all:
+            if each.connected:
+                self._send(each.name, [message])
+        await self._started
+
+    async def drain(self, reason: str, seconds: float) -> bool:
+        """Lets requests end for so long, and the front-ends with them; returns whether all requests ended in time."""
+        for each in self._all:
+            each.release()
+        running = self.running
+        for each in running:
+            if each.connected:
+                self._send(each.name, [Drain(reason)])
+            elif each.process:
+                each.process.kill()
+        ends = [asyncio.create_task(each.process.wait()) for each in running if each.process]
+        done, late = await asyncio.wait(ends, timeout=seconds + FLUSH_SECONDS) if ends else (set(), set())
+        for each in running:
+            each.process.kill()  # type: ignore[union-attr]
+        await asyncio.gather(*late)
+        return not late and CUT_OFF not in [task.result() for task in done]
+
+    def cut_off(self) -> None:
+        """Ends all requests at once."""
+        for each in self._all:
+            self._send(each.name, [CutOff()])
+
+    def on_message(self, name: bytes, message: object) -> None:
+        """Takes a front-end's message."""
+        each = next((each for each in self._all if each.name == name), None)
+        if each is None:
+            return
+        match message:
+            case Hello():
+                each.connected = True
+                if self._serve is not None:
+                    self._send(name, [self._serve])
+            case Serving():
+                each.ready_since = time.monotonic()
+                if not self._started.done() and all(other.ready_since for other in self._all):
+                    self._started.set_result(None)
+            case Broken():
+                log.error("%s cannot begin: %s", each, message.error)
+                self._fail_start(message.error)
+
+    async def _start_one(self, each: FrontEnd) -> Process:
+        each.connected = False
+        return await self._start(each.index, each.name)
+
+    def _on_end(self, each: FrontEnd, code: int) -> bool:
+        log.error("%s ended with code %d; its calls are lost", each, code)
+        if each.process is not None:
+            self._metrics.forget(each.process.pid)
+        if self._started.done():
+            self._metrics.front_end_restarts.inc()
+        self._fail_start(f"{each.label} ended with code {code} while starting; the log may say more")
+        return True
+
+    def _on_failure(self, each: FrontEnd, error: Exception) -> bool:
+        text = f"{each.label} cannot be started ({type(error).__name__}: {error})"
+        log.error("%s", text)
+        self._fail_start(text)
+        return True
+
+    def _fail_start(self, reason: str) -> None:
+        if not self._started.done():
+            self._started.set_exception(StartError(reason))

@@ -1,0 +1,151 @@
+"""The keeper of a server: it owns the port, the signals and all processes, and no request passes through it."""
+
+import asyncio
+import logging
+import signal
+from collections.abc import Coroutine, Mapping, Sequence
+from math import ceil
+from pathlib import Path
+from typing import Any
+
+from prometheus_client import CollectorRegistry, start_http_server
+from prometheus_client.multiprocess import MultiProcessCollector
+
+from ..api.address import ReservedAddress, certificate
+from ..config import FrontEndSettings, Settings, join_address
+from ..metrics import Metrics
+from ..pool.hub import Hub
+from ..pool.wire import Stop, WorkerSettings
+from .folder import endpoint
+from .front_ends import CUT_OFF, FrontEnds
+from .processes import FrontEndProcess, Process, WorkerProcess
+from .workers import Workers
+
+GIVEN_UP = "no worker has become ready for a long time; the server ends"
+
+
+async def run(settings: Settings, faults: Mapping[str, str], devices: Sequence[str], folder: Path) -> int:
+    """Starts everything, serves until SIGTERM or SIGINT, drains, and returns the exit code. Raises StartError, OSError.
+
+    `faults`: why models cannot be loaded, by name, as far as it is known. `devices`: one for each worker. `folder`: for
+    this server's sockets and counters. A second signal ends the running requests at once. The code is CUT_OFF where
+    requests were ended before their time, and 1 where no worker has been ready for too long.
+    """
+    keeper = Keeper(settings, faults, devices, folder)
+    stop = asyncio.Event()
+
+    def on_signal() -> None:
+        if stop.is_set():
+            keeper.cut_off()
+        stop.set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, on_signal)
+    given_up, complete = False, True
+    try:
+        print(f"gradserve loads {', '.join(spec.name for spec in settings.models)}", flush=True)
+        await first(keeper.start(), stop.wait())
+        if not stop.is_set():
+            print(f"gradserve ready on {keeper.address.text}", flush=True)
+            await first(stop.wait(), keeper.workers.given_up.wait())
+        given_up = keeper.workers.given_up.is_set()
+    finally:
+        complete = await keeper.stop(GIVEN_UP if given_up else "")
+    return 1 if given_up else (0 if complete else CUT_OFF)
+
+
+class Keeper:
+    """The front-ends and workers of one server, and what they have in common."""
+
+    def __init__(self, settings: Settings, faults: Mapping[str, str], devices: Sequence[str], folder: Path) -> None:
+        """Raises OSError where the address or the certificate cannot be used."""
+        self.address = ReservedAddress(settings.server, shared=settings.server.front_ends > 1)
+        certificate(settings.server)
+        self._settings, self._folder = settings, folder
+        metrics = Metrics()
+        serve_metrics(settings, folder)
+        self._hub = Hub([endpoint(folder, "keeper")], self._on_message, self._on_lost)
+        at, strict = settings.pool, settings.server.strict
+        models = tuple(spec for spec in settings.models if spec.name not in faults)
+        level = logging.getLogger().level
+        self.workers = Workers(
+            [WorkerSettings(models, device, at.threads, at.rows, strict, level) for device in devices],
+            self._start_worker,
+            metrics,
+            unavailable=faults,
+            give_up_seconds=at.give_up_seconds,
+        )
+        self._front_ends = FrontEnds(settings.server.front_ends, self._start_front_end, self._hub.send, metrics)
+
+    async def start(self) -> None:
+        """Returns when all front-ends serve. Raises StartError."""
+        self._front_ends.start()
+        await self._front_ends.serve(await self.workers.start())
+
+    async def stop(self, reason: str) -> bool:
+        """Ends everything, and returns whether all requests ended by themselves.
+
+        If there is a `reason`, requests fail with it instead of going on.
+        """
+        complete = await self._front_ends.drain(reason, self._settings.server.drain_seconds)
+        await self.workers.stop(lambda name: self._hub.send(name, [Stop()]))
+        self._hub.close()
+        self.address.release()
+        return complete
+
+    def cut_off(self) -> None:
+        """Ends the running requests at once."""
+        self._front_ends.cut_off()
+        self.workers.kill()
+
+    async def _start_worker(self, settings: WorkerSettings, name: bytes) -> Process:
+        indices = range(self._settings.server.front_ends)
+        places = ["keeper", *(f"front-end-{index}" for index in indices)]
+        return await WorkerProcess.start(settings, name, [endpoint(self._folder, place) for place in places])
+
+    async def _start_front_end(self, index: int, name: bytes) -> Process:
+        settings = self._settings
+        in_flight = ceil(settings.limits.max_in_flight / settings.server.front_ends)
+        arguments = FrontEndSettings(
+            name=name.decode(),
+            keeper=endpoint(self._folder, "keeper"),
+            endpoint=endpoint(self._folder, f"front-end-{index}"),
+            default=settings.models[0].name,
+            queue_seconds=settings.pool.queue_seconds,
+            server=settings.server.model_copy(update={"port": self.address.port}),
+            limits=settings.limits.model_copy(update={"max_in_flight": in_flight}),
+            callers=settings.callers,
+            log_level=logging.getLogger().level,
+        )
+        return await FrontEndProcess.start(arguments)
+
+    def _on_message(self, name: bytes, message: object) -> None:
+        self.workers.on_message(name, message)
+        self._front_ends.on_message(name, message)
+
+    def _on_lost(self, name: bytes) -> None:
+        self.workers.on_lost(name)
+
+
+def serve_metrics(settings: Settings, folder: Path) -> None:
+    """Answers Prometheus in a thread of its own, for all processes. Raises OSError."""
+    host = "127.0.0.1" if settings.server.socket is not None else settings.server.host.strip("[]")
+    port = settings.server.metrics_port
+    registry = CollectorRegistry()
+    MultiProcessCollector(registry, str(folder))  # type: ignore[no-untyped-call]
+    try:
+        http, _ = start_http_server(port, host, registry)
+    except OSError as error:
+        hint = "; --metrics-port 0 takes a free port" if port else ""
+        raise OSError(f"cannot listen for metrics on {join_address(host, port)}: {error}{hint}") from None
+    print(f"gradserve metrics on http://{join_address(host, http.server_port)}/metrics", flush=True)
+
+
+async def first(*waits: Coroutine[Any, Any, Any]) -> None:
+    """Returns when the first of these is done, and raises what it raised."""
+    tasks = [asyncio.create_task(wait) for wait in waits]
+    done, waiting = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    for task in waiting:
+        task.cancel()
+    for task in done:
+        task.result()

@@ -1,0 +1,82 @@
+"""A process that the keeper keeps running: it is started again when it has ended, after a pause that grows."""
+
+import asyncio
+import logging
+import random
+import secrets
+import time
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+
+from . import restarts
+from .processes import Process
+
+log = logging.getLogger(__name__)
+
+LAST_WORDS_SECONDS = 0.5  # How long the last messages of a process may take.
+
+
+class Kept:
+    """One process after the other in the same place."""
+
+    def __init__(self, label: str) -> None:
+        """`label`: what log lines call it."""
+        self.label = label
+        self.name = b""  # The present process's name on the hub.
+        self.process: Process | None = None  # None while none runs.
+        self.ready_since: float | None = None
+        self.deaths = 0  # In a row.
+        self.gone = asyncio.Event()  # Set when the hub has lost it.
+        self._task: asyncio.Task[None] | None = None
+
+    def __str__(self) -> str:
+        return f"{self.label} (process {self.process.pid})" if self.process else self.label
+
+    def keep(
+        self,
+        start: Callable[[], Awaitable[Process]],
+        on_end: Callable[[int], bool],
+        on_failure: Callable[[Exception], bool],
+    ) -> None:
+        """Starts it again and again with `start`.
+
+        `on_end` is called with each exit code, and `on_failure` when none could be started; both return whether a
+        pause follows.
+        """
+        self._task = asyncio.create_task(self._keep(start, on_end, on_failure))
+
+    def release(self) -> None:
+        """Starts it no more; what runs goes on."""
+        if self._task:
+            self._task.cancel()
+
+    async def _keep(
+        self,
+        start: Callable[[], Awaitable[Process]],
+        on_end: Callable[[int], bool],
+        on_failure: Callable[[Exception], bool],
+    ) -> None:
+        while True:
+            self.name = f"{self.label.replace(' ', '-')}-{secrets.token_hex(6)}".encode()
+            self.gone.clear()
+            try:
+                self.process = await start()
+            except Exception as error:
+                pausing = on_failure(error)
+            else:
+                code = await self.process.wait()
+                with suppress(TimeoutError):  # Its last messages may say why it ends.
+                    await asyncio.wait_for(self.gone.wait(), LAST_WORDS_SECONDS)
+                pausing = on_end(code)
+                self.process = None
+            seconds = self._pause() if pausing else 0.0
+            self.ready_since = None
+            await asyncio.sleep(seconds)
+
+    def _pause(self) -> float:
+        """Counts a death; returns the seconds until the next start."""
+        ready_seconds = 0.0 if self.ready_since is None else time.monotonic() - self.ready_since
+        self.deaths = restarts.deaths_in_a_row(self.deaths, ready_seconds)
+        seconds = restarts.pause(self.deaths, random.random())
+        log.error("%s is started again %s", self.label, f"in {seconds:.1f} s" if seconds else "at once")
+        return seconds

@@ -1,0 +1,310 @@
+"""The workers that the keeper keeps running, and which models all of them serve."""
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import replace
+
+from ..config import StartError
+from ..metrics import Metrics
+from ..models.card import ModelCard
+from ..models.sample import difference
+from ..pool.wire import Beat, Broken, Loading, Ready, Serve, Tick, WorkerSettings
+from . import watchdog
+from .kept import Kept
+from .processes import Process, is_stopped
+from .watchdog import WorkerState
+
+log = logging.getLogger(__name__)
+
+DEATH_CAUSES = "(out of memory? a crash in its builder?)"
+STOP_SECONDS = 5.0  # Seconds that workers have to stop by themselves before they are killed.
+LOST_SECONDS = 0.2  # After the loss of a connection, until which the end of its process would be known.
+NOT_LONG = 1e-9  # Stands for the estimate of passes that a worker does not tell of.
+
+
+class Worker(Kept):
+    """One worker's place."""
+
+    def __init__(self, settings: WorkerSettings) -> None:
+        super().__init__(f"the worker on {settings.device}")
+        self.settings = settings
+        self.state: WorkerState = "down"
+        self.lost_seconds = 0.0  # Since its connection was lost.
+        self.pass_seconds = 0.0  # Since it told that a pass began; 0 while it has none.
+        self.in_pass = False
+        self.memory = 0  # Bytes in use.
+        self.expected = 0.0  # Estimated seconds of that pass, 0 where it is not known.
+        self.loading = ""  # Name of the model that it loads now.
+        self.cards: Mapping[str, ModelCard] = {}
+        self.unavailable: Mapping[str, str] = {}  # Reasons by the models that it could not load.
+        self.died: dict[str, str] = {}  # Reasons by the models that killed its process at the start.
+
+    def begin(self, ready: Ready) -> None:
+        """Notes that its process takes tasks."""
+        self.state, self.loading = "ready", ""
+        self.ready_since = self.ready_since or time.monotonic()
+        self.cards = {card.name: card for card in ready.cards}
+        self.unavailable = {**ready.unavailable, **self.died}
+
+    def note_pass(self, expected: float | None) -> None:
+        """Notes that a pass began, with its estimate, or that none runs."""
+        self.in_pass, self.pass_seconds, self.expected = expected is not None, 0.0, expected or 0.0
+
+    def leave_out(self) -> str:
+        """Leaves out the model that its process died of while loading; returns why that model is not served."""
+        name, self.loading = self.loading, ""
+        self.settings = replace(self.settings, models=tuple(m for m in self.settings.models if m.name != name))
+        self.died[name] = (
+            f"the worker died while loading it {DEATH_CAUSES}; leave it out, or try it alone: --model {name}"
+        )
+        return self.died[name]
+
+
+class Workers:
+    """All workers of a server. `start` starts a process with the settings of a worker and a name."""
+
+    def __init__(
+        self,
+        settings: Sequence[WorkerSettings],
+        start: Callable[[WorkerSettings, bytes], Awaitable[Process]],
+        metrics: Metrics,
+        *,
+        unavailable: Mapping[str, str],
+        give_up_seconds: float,
+    ) -> None:
+        """`unavailable`: why models need not be tried, by name.
+
+        When no worker has been ready for `give_up_seconds`, `given_up` is set.
+        """
+        self.all = [Worker(each) for each in settings]
+        self.unavailable = dict(unavailable)
+        self.served: Serve | None = None  # What all workers serve, once that is known.
+        self.given_up = asyncio.Event()
+        self._start, self._metrics, self._give_up_seconds = start, metrics, give_up_seconds
+        self._started: asyncio.Future[Serve] = asyncio.get_running_loop().create_future()
+        self._unready_seconds = 0.0
+        self._looking: asyncio.Task[None] | None = None
+
+    async def start(self) -> Serve:
+        """Returns what they serve when every worker is ready. Raises StartError."""
+        for name, reason in self.unavailable.items():
+            log.error("model %s is not served: %s", name, reason)
+        for worker in self.all:
+            worker.keep(
+                lambda worker=worker: self._start_one(worker),  # type: ignore[misc]
+                lambda code, worker=worker: self._on_end(worker),  # type: ignore[misc]
+                lambda error, worker=worker: self._on_failure(worker, error),  # type: ignore[misc]
+            )
+        self._looking = asyncio.create_task(self._look_again_and_again())
+        self.served = await self._started
+        return self.served
+
+    async def stop(self, ask: Callable[[bytes], None]) -> None:
+        """Asks the workers to stop, by their names, and kills those that have not stopped after STOP_SECONDS."""
+        self._release()
+        processes = [worker.process for worker in self.all if worker.process]
+        for worker in self.all:
+            ask(worker.name)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(STOP_SECONDS):
+                await asyncio.gather(*(process.wait() for process in processes))
+        for process in processes:
+            process.kill()
+        await asyncio.gather(*(process.wait() for process in processes))
+
+    def kill(self) -> None:
+        """Ends all workers at once, and starts none of them again."""
+        self._release()
+        for worker in self.all:
+            if worker.process:
+                worker.process.kill()
+
+    def _release(self) -> None:
+        if self._looking:
+            self._looking.cancel()
+        for worker in self.all:
+            worker.release()
+
+    def on_message(self, name: bytes, message: object) -> None:
+        """Takes a worker's message."""
+        worker = next((each for each in self.all if each.name == name), None)
+        if worker is None or worker.state == "down":
+            return
+        worker.lost_seconds = 0.0
+        if worker.state == "lost":
+            worker.state = "ready"
+            log.warning("%s is heard again and takes tasks", worker)
+            self._note_count()
+        match message:
+            case Beat():
+                worker.note_pass(message.expected)
+            case Tick():
+                worker.note_pass(NOT_LONG if message.jobs else None)
+                worker.memory = message.memory
+                self._count(message)
+            case Loading():
+                worker.loading = message.name
+            case Ready():
+                self._on_ready(worker, message)
+            case Broken():
+                self._on_broken(worker, message)
+
+    def on_lost(self, name: bytes) -> None:
+        """Notes that a worker's connection has ended. If its process has not, it is frozen."""
+        for worker in self.all:
+            if worker.name == name:
+                worker.gone.set()
+                asyncio.get_running_loop().call_later(LOST_SECONDS, self._note_lost, worker, name)
+
+    def _note_lost(self, worker: Worker, name: bytes) -> None:
+        if worker.name != name or worker.state not in ("ready", "loading"):
+            return
+        worker.gone.clear()
+        worker.lost_seconds = LOST_SECONDS
+        if worker.state == "loading":
+            return
+        worker.state = "lost"
+        self._metrics.late.inc()
+        self._note_count()
+        log.warning("%s is not heard and gets no tasks until it is", worker)
+
+    def _note_count(self) -> None:
+        self._metrics.workers_ready.set(sum(worker.state == "ready" for worker in self.all))
+
+    async def _start_one(self, worker: Worker) -> Process:
+        worker.state, worker.loading, worker.lost_seconds = "loading", "", 0.0
+        worker.note_pass(None)
+        return await self._start(worker.settings, worker.name)
+
+    def _on_ready(self, worker: Worker, ready: Ready) -> None:
+        """Notes that a worker is ready, for the first time or again. The server has started when all are."""
+        if worker.deaths and worker.state == "loading":
+            log.warning("%s is ready in the place of one that died", worker)
+            self._metrics.restarts.inc()
+        worker.begin(ready)
+        self._note_count()
+        if not self._started.done() and all(each.state == "ready" for each in self.all):
+            self._end_start(ready)  # With fewer, the queue would soon be full.
+
+    def _on_broken(self, worker: Worker, broken: Broken) -> None:
+        """Ends the start with the error of a worker that cannot begin, or logs it if the server has started."""
+        if self._started.done():
+            log.error("%s cannot begin: %s", worker, broken.error)
+            return
+        known = [f"model {name}: {reason}" for name, reason in self.unavailable.items()]
+        self._started.set_exception(StartError("\n".join([*known, broken.error])))
+
+    def _on_end(self, worker: Worker) -> bool:
+        """Notes the end of a worker's process; returns whether a pause follows."""
+        state, worker.state = worker.state, "down"
+        self._note_count()
+        if self._started.done():
+            at = f" while loading model {worker.loading}" if worker.loading else ""
+            log.error("%s died%s", worker, at)
+            return True
+        self._leave_out_fatal_model(worker, state)
+        return False
+
+    def _on_failure(self, worker: Worker, error: Exception) -> bool:
+        """Notes that no process could be started."""
+        worker.state = "down"
+        text = f"no new worker can be started on {worker.settings.device} ({type(error).__name__}: {error})"
+        if not self._started.done():
+            self._started.set_exception(StartError(text))
+        else:
+            log.error("%s", text)
+        return True
+
+    def _leave_out_fatal_model(self, worker: Worker, state: WorkerState) -> None:
+        """Lets a worker that died in the server's start begin again without the model that it was loading.
+
+        If the settings are strict, or the worker was loading none, the start ends with an error.
+        """
+        name = worker.loading
+        if not name:
+            when = "while starting" if state == "loading" else "before the others were ready"
+            text = f"the worker on {worker.settings.device} died {when} {DEATH_CAUSES}; the log may say more"
+            self._started.set_exception(StartError(text))
+            return
+        reason = worker.leave_out()
+        if worker.settings.strict:
+            self._started.set_exception(StartError(f"model {name}: {reason}"))
+            return
+        log.error("model %s: %s; a new worker begins without it", name, reason)
+
+    def _end_start(self, ready: Ready) -> None:
+        """Serves the models that all workers have loaded, from now on and after restarts."""
+        failed = {name: reason for worker in self.all for name, reason in worker.unavailable.items()}
+        for name, reason in failed.items():
+            count = sum(name in worker.unavailable for worker in self.all)
+            failed[name] = reason + (f" (in {count} of {len(self.all)} workers)" if count < len(self.all) else "")
+        for card in ready.cards:
+            reasons = [difference(card, worker.cards.get(card.name, card)) for worker in self.all]
+            if card.name not in failed and (reason := next(filter(None, reasons), "")):
+                failed[card.name] = reason
+        for name, reason in failed.items():
+            log.error("model %s is not served: %s", name, reason)
+        cards = {card.name: card for card in ready.cards if card.name not in failed}
+        if failed and not cards:
+            lines = [f"model {name}: {reason}" for name, reason in (self.unavailable | failed).items()]
+            self._started.set_exception(StartError("\n".join(lines)))
+            return
+        for worker in self.all:
+            models = tuple(spec for spec in worker.settings.models if spec.name in cards)
+            worker.settings = replace(worker.settings, models=models, strict=True, served=worker.cards)
+        self._started.set_result(Serve(tuple(cards.values()), self.unavailable | failed))
+
+    async def _look_again_and_again(self) -> None:
+        last = time.monotonic()
+        while not self.given_up.is_set():
+            await asyncio.sleep(watchdog.CHECK_SECONDS)
+            now = time.monotonic()
+            try:
+                self.look(watchdog.passed(last, now))
+            except Exception:
+                log.exception("a look at the workers failed; the next ones follow")
+            last = now
+
+    def look(self, seconds: float) -> None:
+        """Looks at all workers, so many seconds after the last look: kills those that are frozen or stuck."""
+        for worker in self.all:
+            if worker.process is None or worker.state == "down":
+                continue
+            stopped = is_stopped(worker.process.pid)
+            worker.lost_seconds += seconds if worker.lost_seconds else 0.0
+            worker.pass_seconds += seconds if worker.in_pass and not stopped else 0.0
+            self._kill_if_needed(worker, worker.process, stopped)
+        if not self._started.done() or any(worker.state == "ready" for worker in self.all):
+            self._unready_seconds = 0.0
+            return
+        self._unready_seconds += seconds
+        if self._unready_seconds >= self._give_up_seconds:
+            log.critical("no worker has been ready for %.0f s: the server gives up", self._unready_seconds)
+            self.given_up.set()
+
+    def _kill_if_needed(self, worker: Worker, process: Process, stopped: bool) -> None:
+        age = worker.pass_seconds
+        finding = watchdog.judge(worker.state, worker.lost_seconds, stopped, age, worker.expected)
+        if finding == "frozen":
+            log.error("%s is not heard for %.0f s and does not run: it is killed", worker, worker.lost_seconds)
+        elif finding == "stuck":
+            estimate = f"{worker.expected:.3g} s were expected" if worker.expected > NOT_LONG else "none was expected"
+            log.error("%s has run a pass for %.0f s (%s): it is killed", worker, age, estimate)
+        if finding != "well":
+            worker.state = "down"  # Not once it has ended: a process that waits for a device may never end.
+            self._note_count()
+            process.kill()
+
+    def _count(self, tick: Tick) -> None:
+        """Adds a worker's statistics to the metrics."""
+        self._metrics.unanswered.inc(tick.cancelled_rows)
+        self._metrics.memory.set(max(worker.memory for worker in self.all))
+        for each in tick.passes:
+            if each.retried:
+                self._metrics.oom.inc()
+                continue
+            self._metrics.step.labels(each.model).observe(each.seconds)
+            self._metrics.step_rows.labels(each.model).observe(each.rows)

@@ -1,0 +1,74 @@
+"""Messages as the frames of a ZeroMQ message: a pickle of our own classes, and beside it the arrays' bytes.
+
+A pickle may name any function of any module, and unpickling calls it. Here it may name only what messages are made of,
+so that whoever reaches a socket can send wrong values but run nothing.
+"""
+
+import io
+import logging
+import pickle
+import sys
+from collections.abc import Sequence
+from dataclasses import is_dataclass
+from enum import Enum
+from typing import Any
+
+import numpy as np
+import zmq
+
+log = logging.getLogger(__name__)
+
+COPIED_BYTES = 1 << 14  # Arrays below this size are copied on arrival, since small frames lie at any address.
+PACKAGE = __name__.partition(".")[0]
+NUMPY_NAMES = frozenset({"_frombuffer", "_reconstruct", "scalar", "dtype", "ndarray"})  # What pickled arrays name.
+
+
+class ForeignClass(Exception):
+    """A message names something that no message of ours is made of."""
+
+
+def frames_of(messages: Sequence[object]) -> list[bytes | memoryview]:
+    """The frames of messages that are sent together. Their arrays must not change any more."""
+    buffers: list[pickle.PickleBuffer] = []
+    file = io.BytesIO()
+    _Pickler(file, pickle.HIGHEST_PROTOCOL, buffer_callback=buffers.append).dump(messages)
+    return [file.getvalue(), *(buffer.raw() for buffer in buffers)]
+
+
+def messages_of(frames: Sequence[zmq.Frame], sender: str) -> Sequence[Any]:
+    """The messages that were sent together; large arrays lie in the frames. Of those that cannot be read, none."""
+    head, *arrays = frames
+    try:
+        unpickler = _Unpickler(io.BytesIO(head.bytes), buffers=[_array_bytes(frame.buffer) for frame in arrays])
+        messages: Sequence[Any] = unpickler.load()
+    except Exception as error:
+        log.error("a message of %s is refused: %s: %s", sender, type(error).__name__, error)
+        return ()
+    return messages
+
+
+class _Pickler(pickle.Pickler):
+    def reducer_override(self, value: Any) -> Any:
+        """Copies arrays that are read-only, since they would arrive read-only, and torch warns of those."""
+        if isinstance(value, np.ndarray) and not value.flags.writeable:
+            return value.copy(order="K").__reduce_ex__(pickle.HIGHEST_PROTOCOL)
+        return NotImplemented
+
+
+class _Unpickler(pickle.Unpickler):
+    def find_class(self, module: str, name: str) -> Any:
+        """A dataclass, NamedTuple or Enum of this package that is imported already, or a part of numpy's arrays."""
+        found = getattr(sys.modules.get(module), name, None)
+        root = module.partition(".")[0]
+        if (root == PACKAGE and _is_message_part(found)) or (root == "numpy" and name in NUMPY_NAMES and found):
+            return found
+        raise ForeignClass(f"a message names {module}.{name}, which is no part of any message")
+
+
+def _is_message_part(found: Any) -> bool:
+    named_tuple = isinstance(found, type) and issubclass(found, tuple) and hasattr(found, "_fields")
+    return isinstance(found, type) and (named_tuple or is_dataclass(found) or issubclass(found, Enum))
+
+
+def _array_bytes(buffer: memoryview) -> Any:
+    return buffer if buffer.nbytes >= COPIED_BYTES else np.frombuffer(buffer, np.uint8).copy()

@@ -1,0 +1,119 @@
+"""The socket that others connect to, of a front-end and of the keeper. The event loop itself reads it.
+
+Messages are ZeroMQ's: its own thread moves the bytes and answers its heartbeats, also while Python computes.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from typing import Any
+
+import zmq
+from zmq.utils.monitor import parse_monitor_message
+
+from .frames import frames_of, messages_of
+
+log = logging.getLogger(__name__)
+
+BURST = 32  # Messages that are taken before the loop sees to others.
+LENT_BYTES = 1 << 16  # Frames from this size on are lent to ZeroMQ instead of copied.
+BUFFER_BYTES = 4 << 20  # Size of the system's buffers.
+HEARTBEAT_MS = 1000  # Between two heartbeats.
+SILENT_MS = 3500  # Without an answer for so long a peer is lost: its process is frozen, or its host is.
+
+
+def configure(sock: "zmq.Socket[bytes]") -> None:
+    """What all sockets have: no bound on what waits in them, since admission has one, and an end that is noticed."""
+    sock.set_hwm(0)
+    sock.linger = 0
+    sock.sndbuf = sock.rcvbuf = BUFFER_BYTES
+    sock.copy_threshold = LENT_BYTES
+    sock.setsockopt(zmq.HEARTBEAT_IVL, HEARTBEAT_MS)
+    sock.setsockopt(zmq.HEARTBEAT_TIMEOUT, SILENT_MS)
+
+
+def readable(sock: "zmq.Socket[bytes]") -> bool:
+    """Whether something has arrived."""
+    return bool(int(sock.getsockopt(zmq.EVENTS)) & zmq.POLLIN)
+
+
+class Hub:
+    """All who connect to one process, by their names. Its methods are called on the event loop, and never wait."""
+
+    def __init__(
+        self, endpoints: Sequence[str], on_message: Callable[[bytes, Any], None], on_lost: Callable[[bytes], None]
+    ) -> None:
+        """`on_message` gets each message with its sender's name; `on_lost` is called when a connection has ended."""
+        self._on_message, self._on_lost = on_message, on_lost
+        self._loop = asyncio.get_running_loop()
+        self._context = zmq.Context()
+        self._socket = self._context.socket(zmq.ROUTER)
+        configure(self._socket)
+        self._socket.setsockopt(zmq.ROUTER_MANDATORY, 1)  # Without this, messages to the unknown vanish.
+        self._socket.setsockopt(zmq.ROUTER_HANDOVER, 1)  # One may connect again before its old connection has ended.
+        self._monitor = self._socket.get_monitor_socket(zmq.EVENT_DISCONNECTED)
+        self._names: dict[int, bytes] = {}  # By the file descriptor of the connection.
+        for endpoint in endpoints:
+            self._socket.bind(endpoint)
+        for sock in (self._socket, self._monitor):
+            self._loop.add_reader(sock.fileno(), self._look)
+
+    def send(self, name: bytes, messages: Sequence[object]) -> None:
+        """Sends messages together. They are dropped where nobody of that name is connected."""
+        if self._socket.closed:
+            return
+        with suppress(zmq.ZMQError):  # `on_lost` was or will be called.
+            self._socket.send_multipart([name, *frames_of(messages)], zmq.NOBLOCK, copy=False)
+        if readable(self._socket):  # Sending may have taken the descriptor's signal.
+            self._loop.call_soon(self._look)
+
+    def close(self) -> None:
+        """Closes the socket; what was not sent yet is lost."""
+        if self._socket.closed:
+            return
+        for sock in (self._socket, self._monitor):
+            self._loop.remove_reader(sock.fileno())
+        self._socket.disable_monitor()
+        self._context.destroy(0)  # It closes the monitor's socket too: waiting for that would never end.
+
+    def _look(self) -> None:
+        """Takes what has arrived, and then tells who is gone."""
+        if self._socket.closed:
+            return
+        # First who is gone: their last messages are there by then, and their descriptors may be given to others.
+        gone = []
+        while readable(self._monitor):
+            event = parse_monitor_message(self._monitor.recv_multipart(zmq.NOBLOCK))
+            if (name := self._names.pop(event["value"], None)) is not None:
+                gone.append(name)
+        more = self._take_burst(None if gone else BURST)
+        for name in gone:
+            if name not in self._names.values():  # It has not connected again.
+                self._on_lost(name)
+        if more and not self._socket.closed:
+            self._loop.call_soon(self._look)
+
+    def _take_burst(self, most: int | None) -> bool:
+        """Takes up to so many groups of messages; returns whether there may be more."""
+        count = 0
+        while most is None or count < most:
+            try:
+                name, *frames = self._socket.recv_multipart(zmq.NOBLOCK, copy=False)
+            except zmq.Again:
+                return False
+            count += 1
+            self._take(name.bytes, frames)
+            if self._socket.closed:
+                return False
+        return True
+
+    def _take(self, name: bytes, frames: Sequence[zmq.Frame]) -> None:
+        if not frames:
+            return
+        self._names[frames[0].get(zmq.SRCFD)] = name
+        for message in messages_of(frames, repr(name)):
+            try:
+                self._on_message(name, message)
+            except Exception:  # The others are to be heard all the same.
+                log.exception("a message cannot be taken: %.200r", message)
