@@ -107,6 +107,11 @@ class Server:
         servers = [p for p in self.process.children() if any("forkserver" in word for word in p.cmdline())]
         return [worker for server in servers for worker in server.children()]
 
+    @property
+    def front_ends(self) -> list[psutil.Process]:
+        """Its front-end processes."""
+        return [p for p in self.process.children() if "gradserve_server.keeper.front_end" in p.cmdline()]
+
     def metric(self, name: str, **labels: str) -> float:
         """The sum of a metric over the series with those labels."""
         return sum(

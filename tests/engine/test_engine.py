@@ -21,7 +21,7 @@ from gradserve_server.engine.engine import (
 )
 from gradserve_server.engine.job import Job, Progress, Steps, TimeUp, together
 from gradserve_server.engine.objective import NotApplicable, logit
-from gradserve_server.engine.pace import MAX_KEYS, WAIT_PASS_SHARE, Pace, RunningPass
+from gradserve_server.engine.pace import MAX_KEYS, WAIT_PASS_SHARE, Pace
 from gradserve_server.engine.query import Answer, Part, Query
 from gradserve_server.engine.schedule import RECENT_SECONDS, SHORT_PASS_SECONDS
 from gradserve_server.engine.take import Key
@@ -851,24 +851,21 @@ def test_rows_of_cancelled_jobs_are_counted(world: World) -> None:
     assert world.engine.cancelled_rows == 8
 
 
-def test_the_running_pass_is_told_with_its_estimate(world: World) -> None:
-    running: list[RunningPass | None] = []
-    world.fault = lambda parts: running.append(world.engine.running)
+def test_each_pass_is_told_with_its_estimate(world: World) -> None:
+    told: list[float] = []
+    world.engine.on_pass = told.append
     for rows in (4, 8):
         world.submit(f"{rows} rows", asking(rows))
         world.run()
-        assert world.engine.running is None
-    first, second = running
-    assert first == RunningPass(0.0, 0.0), "no such pass was run before"
-    assert second == RunningPass(pytest.approx(0.04), pytest.approx(0.08))
+    assert told == [0.0, pytest.approx(0.08)], "no such pass was run before the first"
 
 
-def test_each_pass_has_an_age_of_its_own_where_one_fails(world: World) -> None:
+def test_each_part_is_told_where_a_pass_fails(world: World) -> None:
     """A pass that fails is run again part by part, which may take many times as long in all."""
-    running: list[RunningPass | None] = []
+    told: list[float] = []
+    world.engine.on_pass = told.append
 
     def fault(parts: Sequence[Part]) -> None:
-        running.append(world.engine.running)
         if len(parts) > 1:
             raise ArithmeticError("in company")
 
@@ -876,8 +873,7 @@ def test_each_pass_has_an_age_of_its_own_where_one_fails(world: World) -> None:
     for name in "ab":
         world.submit(name, asking(2))
     world.run()
-    assert [each.began for each in running if each] == pytest.approx([0.0, 0.04, 0.06])
-    assert world.engine.running is None
+    assert len(told) == 3
 
 
 def test_the_estimate_of_a_running_pass_is_what_was_measured() -> None:
@@ -886,4 +882,4 @@ def test_the_estimate_of_a_running_pass_is_what_was_measured() -> None:
     for _ in range(10):
         pace.doubt(key)
     assert pace.row_seconds(key) < 0.1
-    assert pace.begin(key, 4, now=5.0) == RunningPass(5.0, pytest.approx(6.0))
+    assert pace.expected(key, 4) == pytest.approx(6.0)

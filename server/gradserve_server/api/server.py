@@ -74,14 +74,14 @@ class ApiServer:
         check_unused(self._settings)
         try:
             if self._certificate:
-                self._server.add_secure_port(address, grpc.ssl_server_credentials([self._certificate]))
+                port = self._server.add_secure_port(address, grpc.ssl_server_credentials([self._certificate]))
             else:
-                self._server.add_insecure_port(address)
+                port = self._server.add_insecure_port(address)
         except RuntimeError as error:
             raise OSError(f"cannot listen on {address}: {error}") from error
         await self.say(serving=False)
         await self._server.start()
-        return address
+        return self._settings.address(port)
 
     async def say(self, *, serving: bool) -> None:
         """Sets the health of the server and of each service."""

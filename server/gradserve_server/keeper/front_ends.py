@@ -56,12 +56,16 @@ class FrontEnds:
             )
 
     async def serve(self, message: Serve) -> None:
-        """Returns when all of them listen, with these models. Raises StartError."""
+        """Lets all of them listen, with these models; returns when they do. Raises StartError."""
         self._serve = message
         for each in self._all:
             if each.connected:
                 self._send(each.name, [message])
-        await self._started
+        await self.wait()
+
+    async def wait(self) -> None:
+        """Returns when all of them listen. Raises StartError where one cannot."""
+        await asyncio.shield(self._started)
 
     async def drain(self, reason: str, seconds: float) -> bool:
         """Lets requests end for so long, and the front-ends with them; returns whether all requests ended in time."""
@@ -108,7 +112,7 @@ class FrontEnds:
         return await self._start(each.index, each.name)
 
     def _on_end(self, each: FrontEnd, code: int) -> bool:
-        log.error("%s ended with code %d; its calls are lost", each, code)
+        log.error("%s ended with code %d", each, code)
         if each.process is not None:
             self._metrics.forget(each.process.pid)
         if self._started.done():

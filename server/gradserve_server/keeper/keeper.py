@@ -12,6 +12,7 @@ from prometheus_client import CollectorRegistry, start_http_server
 from prometheus_client.multiprocess import MultiProcessCollector
 
 from ..api.address import ReservedAddress, certificate
+from ..api.admission.callers import read_tokens
 from ..config import FrontEndSettings, Settings, join_address
 from ..metrics import Metrics
 from ..pool.hub import Hub
@@ -58,9 +59,10 @@ class Keeper:
     """The front-ends and workers of one server, and what they have in common."""
 
     def __init__(self, settings: Settings, faults: Mapping[str, str], devices: Sequence[str], folder: Path) -> None:
-        """Raises OSError where the address or the certificate cannot be used."""
+        """Raises OSError and StartError where the address, the certificate or the file of tokens cannot be used."""
         self.address = ReservedAddress(settings.server, shared=settings.server.front_ends > 1)
         certificate(settings.server)
+        read_tokens(settings.server.token_file)
         self._settings, self._folder = settings, folder
         metrics = Metrics()
         serve_metrics(settings, folder)
@@ -80,6 +82,9 @@ class Keeper:
     async def start(self) -> None:
         """Returns when all front-ends serve. Raises StartError."""
         self._front_ends.start()
+        await first(self._start_workers(), self._front_ends.wait())  # A front-end that fails ends the start at once.
+
+    async def _start_workers(self) -> None:
         await self._front_ends.serve(await self.workers.start())
 
     async def stop(self, reason: str) -> bool:

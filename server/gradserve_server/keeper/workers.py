@@ -127,6 +127,7 @@ class Workers:
             self._looking.cancel()
         for worker in self.all:
             worker.release()
+            worker.state = "down"
 
     def on_message(self, name: bytes, message: object) -> None:
         """Takes a worker's message."""
@@ -162,7 +163,6 @@ class Workers:
     def _note_lost(self, worker: Worker, name: bytes) -> None:
         if worker.name != name or worker.state not in ("ready", "loading"):
             return
-        worker.gone.clear()
         worker.lost_seconds = LOST_SECONDS
         if worker.state == "loading":
             return

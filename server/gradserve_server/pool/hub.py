@@ -44,7 +44,10 @@ class Hub:
     def __init__(
         self, endpoints: Sequence[str], on_message: Callable[[bytes, Any], None], on_lost: Callable[[bytes], None]
     ) -> None:
-        """`on_message` gets each message with its sender's name; `on_lost` is called when a connection has ended."""
+        """`on_message` gets each message with its sender's name, and `on_lost` is called when a connection has ended.
+
+        Last messages may come after that, and whoever lost the connection may be back before it.
+        """
         self._on_message, self._on_lost = on_message, on_lost
         self._loop = asyncio.get_running_loop()
         self._context = zmq.Context()
@@ -78,40 +81,34 @@ class Hub:
         self._context.destroy(0)  # It closes the monitor's socket too: waiting for that would never end.
 
     def _look(self) -> None:
-        """Takes what has arrived, and then tells who is gone."""
+        """Tells who is gone, and takes what has arrived."""
         if self._socket.closed:
             return
-        # First who is gone: their last messages are there by then, and their descriptors may be given to others.
-        gone = []
-        while readable(self._monitor):
+        while readable(self._monitor):  # This comes first, since the descriptors of the gone are given to others.
             event = parse_monitor_message(self._monitor.recv_multipart(zmq.NOBLOCK))
             if (name := self._names.pop(event["value"], None)) is not None:
-                gone.append(name)
-        more = self._take_burst(None if gone else BURST)
-        for name in gone:
-            if name not in self._names.values():  # It has not connected again.
                 self._on_lost(name)
-        if more and not self._socket.closed:
+        if self._take_burst():
             self._loop.call_soon(self._look)
 
-    def _take_burst(self, most: int | None) -> bool:
-        """Takes up to so many groups of messages; returns whether there may be more."""
-        count = 0
-        while most is None or count < most:
+    def _take_burst(self) -> bool:
+        """Takes up to BURST groups of messages; returns whether there may be more."""
+        for _ in range(BURST):
+            if self._socket.closed:
+                return False
             try:
                 name, *frames = self._socket.recv_multipart(zmq.NOBLOCK, copy=False)
             except zmq.Again:
                 return False
-            count += 1
             self._take(name.bytes, frames)
-            if self._socket.closed:
-                return False
         return True
 
     def _take(self, name: bytes, frames: Sequence[zmq.Frame]) -> None:
         if not frames:
             return
-        self._names[frames[0].get(zmq.SRCFD)] = name
+        descriptor = frames[0].get(zmq.SRCFD)
+        if self._names.get(descriptor) != name:  # It has connected, for the first time or again.
+            self._names = {other: each for other, each in self._names.items() if each != name} | {descriptor: name}
         for message in messages_of(frames, repr(name)):
             try:
                 self._on_message(name, message)

@@ -89,6 +89,8 @@ class Lines:
 
     def close(self) -> None:
         """Returns when everything is sent, or after LINGER_MS."""
+        if self._context.closed:
+            return
         for sock in self._sockets:
             sock.disable_monitor()
         self._context.destroy(LINGER_MS)

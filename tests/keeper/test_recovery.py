@@ -89,9 +89,11 @@ def test_a_stopped_worker_holds_nobody_up_and_serves_again(server: Server, stubs
     assert server.metric("gradserve_worker_restarts_total") == restarts, "nobody was killed"
     assert server.workers == workers
     name = rf"\(process {workers[0].pid}\)"
-    found = re.findall(rf"^([\d-]+ [\d:,]+) WARNING .*{name} is silent and gets no tasks", server.log(), re.MULTILINE)
+    found = re.findall(
+        rf"^([\d-]+ [\d:,]+) WARNING .*{name} is not heard and gets no tasks", server.log(), re.MULTILINE
+    )
     assert (datetime.strptime(found[-1], "%Y-%m-%d %H:%M:%S,%f") - when).total_seconds() < 5
-    assert re.search(rf"{name} speaks again and takes tasks", server.log())
+    assert re.search(rf"{name} is heard again and takes tasks", server.log())
 
 
 def test_deaths_of_loading_workers_neither_hold_up_nor_end_the_server(server: Server, stubs: Stubs) -> None:
