@@ -306,7 +306,7 @@ def settings() -> Iterator[tuple[str, str]]:
     yield from (("models", name) for name in EMBEDDED)
     yield from (("maximize", name) for name in (*PRESETS, *(field.name for field in fields(MaximizeSettings))))
     yield from (("stylize", field.name) for field in fields(StylizeSettings))
-    yield from (("deploy", sample) for sample in sorted(metrics()))
+    yield from (("operate", sample) for sample in sorted(metrics()))
 
 
 def metrics() -> set[str]:

@@ -4,6 +4,7 @@ Front-ends and the keeper have a set each; where they are told, those of one nam
 """
 
 import os
+from collections.abc import Sequence
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.multiprocess import mark_process_dead
@@ -20,61 +21,41 @@ class Metrics:
         self.registry = r = CollectorRegistry()
         self.started = Counter("grpc_server_started", "RPCs started", RPC_LABELS, registry=r)
         self.handled = Counter("grpc_server_handled", "RPCs completed, by code", (*RPC_LABELS, "grpc_code"), registry=r)
-        self.handling = Histogram(
-            "grpc_server_handling_seconds", "Time of RPCs", RPC_LABELS, registry=r, buckets=SECONDS_BUCKETS
-        )
-        self.queue = Histogram(
-            "gradserve_queue_seconds", "Wait before the first pass", registry=r, buckets=SECONDS_BUCKETS
-        )
-        self.step = Histogram(
-            "gradserve_step_seconds", "Time of a pass", ("model",), registry=r, buckets=SECONDS_BUCKETS
-        )
-        self.step_rows = Histogram(
-            "gradserve_step_rows", "Rows in a pass", ("model",), registry=r, buckets=ROWS_BUCKETS
-        )
+        self.handling = _seconds(r, "grpc_server_handling_seconds", "Time of RPCs", RPC_LABELS)
+        self.queue = _seconds(r, "gradserve_queue_seconds", "Wait before the first pass")
+        self.step = _seconds(r, "gradserve_step_seconds", "Time of a pass", ("model",))
+        self.step_rows = Histogram("gradserve_step_rows", "Rows in a pass", ("model",), registry=r, buckets=ROWS_BUCKETS)
         self.rows = Counter("gradserve_rows", "Rows computed", ("method",), registry=r)
-        self.in_flight = Gauge(
-            "gradserve_jobs_in_flight", "Requests being worked on", ("method",), multiprocess_mode="livesum", registry=r
-        )
-        self.cost = Gauge(
-            "gradserve_cost_outstanding",
-            "Work accepted and not done, in GFLOP",
-            multiprocess_mode="livesum",
-            registry=r,
-        )
+        self.in_flight = _sum(r, "gradserve_jobs_in_flight", "Requests being worked on", ("method",))
+        self.cost = _sum(r, "gradserve_cost_outstanding", "Work accepted and not done, in GFLOP")
         self.rejected = Counter("gradserve_rejected", "Requests refused", ("reason",), registry=r)
         self.unanswered = Counter("gradserve_rows_unanswered", "Rows computed for requests not answered", registry=r)
-        self.wait = Gauge(
-            "gradserve_wait_seconds",
-            "Expected wait of a new interactive request",
-            multiprocess_mode="livemax",
-            registry=r,
-        )
-        self.capacity = Gauge(
-            "gradserve_capacity_gflops",
-            "GFLOP per second of all workers lately",
-            multiprocess_mode="livemax",
-            registry=r,
-        )
+        self.wait = _largest(r, "gradserve_wait_seconds", "Expected wait of a new interactive request")
+        self.capacity = _largest(r, "gradserve_capacity_gflops", "GFLOP per second of all workers lately")
         self.verdict = Counter("gradserve_attack_verdict", "Attacks answered, by verdict", ("verdict",), registry=r)
         self.partial = Counter("gradserve_partial", "Answers with less than was asked for", registry=r)
         self.cancelled = Counter("gradserve_cancelled", "Requests whose caller went away", registry=r)
-        self.workers_ready = Gauge(
-            "gradserve_workers_ready", "Workers that take requests", multiprocess_mode="livemax", registry=r
-        )
+        self.workers_ready = _largest(r, "gradserve_workers_ready", "Workers that take requests")
         self.restarts = Counter("gradserve_worker_restarts", "Workers that died and were replaced", registry=r)
+        self.front_end_restarts = Counter("gradserve_front_end_restarts", "Front-ends that died", registry=r)
         self.late = Counter("gradserve_heartbeats_late", "Times that a worker was found silent", registry=r)
         self.oom = Counter("gradserve_oom_retries", "Passes retried smaller for lack of memory", registry=r)
-        self.front_end_restarts = Counter(
-            "gradserve_front_end_restarts", "Front-ends that died and were replaced", registry=r
-        )
-        self.memory = Gauge(
-            "gradserve_device_memory_bytes",
-            "Memory of the largest worker (CPU: its peak)",
-            multiprocess_mode="livemax",
-            registry=r,
-        )
+        self.memory = _largest(r, "gradserve_device_memory_bytes", "Memory of the largest worker (CPU: its peak)")
 
     def forget(self, pid: int) -> None:
         """Drops the gauges of a process that has ended; what it counted stays."""
         mark_process_dead(pid, os.environ.get("PROMETHEUS_MULTIPROC_DIR"))  # type: ignore[no-untyped-call]
+
+
+def _seconds(registry: CollectorRegistry, name: str, text: str, labels: Sequence[str] = ()) -> Histogram:
+    return Histogram(name, text, labels, registry=registry, buckets=SECONDS_BUCKETS)
+
+
+def _sum(registry: CollectorRegistry, name: str, text: str, labels: Sequence[str] = ()) -> Gauge:
+    """A gauge of which the sum over all processes that live is told."""
+    return Gauge(name, text, labels, registry=registry, multiprocess_mode="livesum")
+
+
+def _largest(registry: CollectorRegistry, name: str, text: str) -> Gauge:
+    """A gauge of which the largest value of all processes that live is told."""
+    return Gauge(name, text, registry=registry, multiprocess_mode="livemax")

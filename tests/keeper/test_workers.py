@@ -10,7 +10,7 @@ import pytest
 from gradserve_server.config import StartError
 from gradserve_server.engine.events import PassStats
 from gradserve_server.keeper import kept, restarts, watchdog, workers
-from gradserve_server.keeper.workers import NOT_LONG
+from gradserve_server.keeper.kept_worker import NOT_LONG
 from gradserve_server.pool.wire import Beat, Broken, Loading, Ready, Tick
 
 from . import scripted

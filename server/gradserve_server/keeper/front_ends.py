@@ -17,7 +17,7 @@ CUT_OFF = 3  # The exit code where a request was ended before its time.
 FLUSH_SECONDS = 3.0  # What a front-end may take beyond the time in which its requests may end.
 
 
-class FrontEnd(Kept):
+class KeptFrontEnd(Kept):
     """One front-end's place. It has the same address for workers again when it is started again."""
 
     def __init__(self, index: int) -> None:
@@ -36,13 +36,13 @@ class FrontEnds:
         send: Callable[[bytes, Sequence[object]], None],
         metrics: Metrics,
     ) -> None:
-        self._all = [FrontEnd(index) for index in range(count)]
+        self._all = [KeptFrontEnd(index) for index in range(count)]
         self._start, self._send, self._metrics = start, send, metrics
         self._serve: Serve | None = None
         self._started: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     @property
-    def running(self) -> list[FrontEnd]:
+    def running(self) -> list[KeptFrontEnd]:
         """Those whose process runs."""
         return [each for each in self._all if each.process is not None]
 
@@ -107,11 +107,11 @@ class FrontEnds:
                 log.error("%s cannot begin: %s", each, message.error)
                 self._fail_start(message.error)
 
-    async def _start_one(self, each: FrontEnd) -> Process:
+    async def _start_one(self, each: KeptFrontEnd) -> Process:
         each.connected = False
         return await self._start(each.index, each.name)
 
-    def _on_end(self, each: FrontEnd, code: int) -> bool:
+    def _on_end(self, each: KeptFrontEnd, code: int) -> bool:
         log.error("%s ended with code %d", each, code)
         if each.process is not None:
             self._metrics.forget(each.process.pid)
@@ -120,7 +120,7 @@ class FrontEnds:
         self._fail_start(f"{each.label} ended with code {code} while starting; the log may say more")
         return True
 
-    def _on_failure(self, each: FrontEnd, error: Exception) -> bool:
+    def _on_failure(self, each: KeptFrontEnd, error: Exception) -> bool:
         text = f"{each.label} cannot be started ({type(error).__name__}: {error})"
         log.error("%s", text)
         self._fail_start(text)

@@ -9,58 +9,17 @@ from dataclasses import replace
 
 from ..config import StartError
 from ..metrics import Metrics
-from ..models.card import ModelCard
 from ..models.sample import difference
 from ..pool.wire import Beat, Broken, Loading, Ready, Serve, Tick, WorkerSettings
 from . import watchdog
-from .kept import Kept
+from .kept_worker import DEATH_CAUSES, NOT_LONG, KeptWorker
 from .processes import Process, is_stopped
 from .watchdog import WorkerState
 
 log = logging.getLogger(__name__)
 
-DEATH_CAUSES = "(out of memory? a crash in its builder?)"
 STOP_SECONDS = 5.0  # Seconds that workers have to stop by themselves before they are killed.
 LOST_SECONDS = 0.2  # After the loss of a connection, until which the end of its process would be known.
-NOT_LONG = 1e-9  # Stands for the estimate of passes that a worker does not tell of.
-
-
-class Worker(Kept):
-    """One worker's place."""
-
-    def __init__(self, settings: WorkerSettings) -> None:
-        super().__init__(f"the worker on {settings.device}")
-        self.settings = settings
-        self.state: WorkerState = "down"
-        self.lost_seconds = 0.0  # Since its connection was lost.
-        self.pass_seconds = 0.0  # Since it told that a pass began; 0 while it has none.
-        self.in_pass = False
-        self.memory = 0  # Bytes in use.
-        self.expected = 0.0  # Estimated seconds of that pass, 0 where it is not known.
-        self.loading = ""  # Name of the model that it loads now.
-        self.cards: Mapping[str, ModelCard] = {}
-        self.unavailable: Mapping[str, str] = {}  # Reasons by the models that it could not load.
-        self.died: dict[str, str] = {}  # Reasons by the models that killed its process at the start.
-
-    def begin(self, ready: Ready) -> None:
-        """Notes that its process takes tasks."""
-        self.state, self.loading = "ready", ""
-        self.ready_since = self.ready_since or time.monotonic()
-        self.cards = {card.name: card for card in ready.cards}
-        self.unavailable = {**ready.unavailable, **self.died}
-
-    def note_pass(self, expected: float | None) -> None:
-        """Notes that a pass began, with its estimate, or that none runs."""
-        self.in_pass, self.pass_seconds, self.expected = expected is not None, 0.0, expected or 0.0
-
-    def leave_out(self) -> str:
-        """Leaves out the model that its process died of while loading; returns why that model is not served."""
-        name, self.loading = self.loading, ""
-        self.settings = replace(self.settings, models=tuple(m for m in self.settings.models if m.name != name))
-        self.died[name] = (
-            f"the worker died while loading it {DEATH_CAUSES}; leave it out, or try it alone: --model {name}"
-        )
-        return self.died[name]
 
 
 class Workers:
@@ -79,7 +38,7 @@ class Workers:
 
         When no worker has been ready for `give_up_seconds`, `given_up` is set.
         """
-        self.all = [Worker(each) for each in settings]
+        self.all = [KeptWorker(each) for each in settings]
         self.unavailable = dict(unavailable)
         self.served: Serve | None = None  # What all workers serve, once that is known.
         self.given_up = asyncio.Event()
@@ -160,7 +119,7 @@ class Workers:
                 worker.gone.set()
                 asyncio.get_running_loop().call_later(LOST_SECONDS, self._note_lost, worker, name)
 
-    def _note_lost(self, worker: Worker, name: bytes) -> None:
+    def _note_lost(self, worker: KeptWorker, name: bytes) -> None:
         if worker.name != name or worker.state not in ("ready", "loading"):
             return
         worker.lost_seconds = LOST_SECONDS
@@ -174,12 +133,12 @@ class Workers:
     def _note_count(self) -> None:
         self._metrics.workers_ready.set(sum(worker.state == "ready" for worker in self.all))
 
-    async def _start_one(self, worker: Worker) -> Process:
+    async def _start_one(self, worker: KeptWorker) -> Process:
         worker.state, worker.loading, worker.lost_seconds = "loading", "", 0.0
         worker.note_pass(None)
         return await self._start(worker.settings, worker.name)
 
-    def _on_ready(self, worker: Worker, ready: Ready) -> None:
+    def _on_ready(self, worker: KeptWorker, ready: Ready) -> None:
         """Notes that a worker is ready, for the first time or again. The server has started when all are."""
         if worker.deaths and worker.state == "loading":
             log.warning("%s is ready in the place of one that died", worker)
@@ -189,7 +148,7 @@ class Workers:
         if not self._started.done() and all(each.state == "ready" for each in self.all):
             self._end_start(ready)  # With fewer, the queue would soon be full.
 
-    def _on_broken(self, worker: Worker, broken: Broken) -> None:
+    def _on_broken(self, worker: KeptWorker, broken: Broken) -> None:
         """Ends the start with the error of a worker that cannot begin, or logs it if the server has started."""
         if self._started.done():
             log.error("%s cannot begin: %s", worker, broken.error)
@@ -197,7 +156,7 @@ class Workers:
         known = [f"model {name}: {reason}" for name, reason in self.unavailable.items()]
         self._started.set_exception(StartError("\n".join([*known, broken.error])))
 
-    def _on_end(self, worker: Worker) -> bool:
+    def _on_end(self, worker: KeptWorker) -> bool:
         """Notes the end of a worker's process; returns whether a pause follows."""
         state, worker.state = worker.state, "down"
         self._note_count()
@@ -208,7 +167,7 @@ class Workers:
         self._leave_out_fatal_model(worker, state)
         return False
 
-    def _on_failure(self, worker: Worker, error: Exception) -> bool:
+    def _on_failure(self, worker: KeptWorker, error: Exception) -> bool:
         """Notes that no process could be started."""
         worker.state = "down"
         text = f"no new worker can be started on {worker.settings.device} ({type(error).__name__}: {error})"
@@ -218,7 +177,7 @@ class Workers:
             log.error("%s", text)
         return True
 
-    def _leave_out_fatal_model(self, worker: Worker, state: WorkerState) -> None:
+    def _leave_out_fatal_model(self, worker: KeptWorker, state: WorkerState) -> None:
         """Lets a worker that died in the server's start begin again without the model that it was loading.
 
         If the settings are strict, or the worker was loading none, the start ends with an error.
@@ -285,7 +244,7 @@ class Workers:
             log.critical("no worker has been ready for %.0f s: the server gives up", self._unready_seconds)
             self.given_up.set()
 
-    def _kill_if_needed(self, worker: Worker, process: Process, stopped: bool) -> None:
+    def _kill_if_needed(self, worker: KeptWorker, process: Process, stopped: bool) -> None:
         age = worker.pass_seconds
         finding = watchdog.judge(worker.state, worker.lost_seconds, stopped, age, worker.expected)
         if finding == "frozen":
