@@ -20,7 +20,7 @@ from gradserve_server.models.card import ModelCard
 from gradserve_server.models.served import ServedModels
 from gradserve_server.pool.forecast import Prospect
 from gradserve_server.pool.members import Member
-from gradserve_server.pool.wire import Failure, Task
+from gradserve_server.pool.wire import Failure, Ready, Task
 
 A, B = Caller("a"), Caller("b")
 CARD: ModelCard = SimpleNamespace(name="m", gflop=0.01, auto={})  # type: ignore[assignment]
@@ -39,9 +39,8 @@ def admission(
     outstanding: Iterable[Task] = (), queue_seconds: float | None = None, *, measured: bool = True, **limits: Any
 ) -> Admission:
     """Before one worker with those tasks."""
-    member = Member(SimpleNamespace(device="cpu"), SimpleNamespace(pid=1), state="ready", cards={"m": CARD})  # type: ignore[arg-type]
-    member.speeds = member.first_speeds = {("m", "exact"): SPEED} if measured else {}
-    member.rows = {("m", "exact"): 8}
+    speeds = {("m", "exact"): SPEED} if measured else {}
+    member = Member(Ready((CARD,), "cpu", speeds, {("m", "exact"): 8}), lambda message: None)
     member.pending = {str(i): SimpleNamespace(task=each) for i, each in enumerate(outstanding)}  # type: ignore[misc]
     cards = ServedModels([CARD], default="m")
     pool: Any = SimpleNamespace(cards=cards, members=[member], outstanding=member.cost, queue_seconds=queue_seconds)

@@ -47,6 +47,11 @@ class Member:
         return f"the worker on {self.device} (process {self.pid})"
 
     @property
+    def idle(self) -> bool:
+        """Whether it has no task of any front-end."""
+        return not self.pending and not self.others
+
+    @property
     def cost(self) -> float:
         """GFLOP outstanding for this front-end."""
         return sum(pending.task.cost for pending in list(self.pending.values()))

@@ -88,7 +88,7 @@ class Admission:
 
     def busy(self, remaining: float | None) -> bool:
         """Whether so much is outstanding that a request which has that much time may have to be refused."""
-        if not self._decoding and not self._pool.outstanding:
+        if not self._decoding and all(member.idle for member in self._pool.members):
             return False
         seconds = min((self._left(member).seconds for member in self._pool.members), default=0.0) + self._decode_wait()
         seconds += sum(load.seconds for load in self._decoding.values()) / max(1, len(self._pool.members))

@@ -1,0 +1,151 @@
+"""Several front-ends on one port: one that is killed costs only its own calls, and the counts stay right."""
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from itertools import count
+from typing import Any
+
+import grpc
+import numpy as np
+import psutil
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from lengths import length
+from serving import Server, Stubs, picture
+
+from gradserve import Client
+from gradserve.v1 import predict_pb2
+
+KILLS = length(2, 6)
+CALLERS = 4
+DIGIT = predict_pb2.PredictRequest(image=picture(0, 8, 8))
+PICTURE = np.zeros((8, 8, 3), np.uint8)
+OWN_CONNECTION = (("grpc.use_local_subchannel_pool", 1),)
+
+
+@pytest.fixture(scope="module")
+def pair() -> Iterator[Server]:
+    """A server with two front-ends."""
+    with Server("[models.digits]\nprecisions = ['exact']", "--workers", "1", "--front-ends", "2") as server:
+        assert server.address
+        yield server
+
+
+def until_both_serve(server: Server) -> None:
+    """Both listen again."""
+    end = time.monotonic() + 60
+    while len(listeners(server)) < 2:
+        assert time.monotonic() < end
+        time.sleep(0.1)
+
+
+def listeners(server: Server) -> list[int]:
+    port = int(server.address.rpartition(":")[2])
+    return [p.pid for p in server.front_ends if any(c.laddr.port == port for c in listening(p))]
+
+
+def listening(process: psutil.Process) -> list[Any]:
+    try:
+        return [c for c in process.net_connections("tcp") if c.status == psutil.CONN_LISTEN]
+    except psutil.NoSuchProcess:
+        return []
+
+
+def predict_once(server: Server) -> None:
+    """A call on a connection of its own."""
+    with grpc.insecure_channel(server.address, OWN_CONNECTION) as channel:
+        Stubs.of(channel).gradients.Predict(DIGIT, timeout=30)
+
+
+def test_calls_reach_both_and_both_use_the_worker(pair: Server) -> None:
+    until_both_serve(pair)
+    before = {process.pid: process.cpu_times().user for process in pair.front_ends}
+    calls = 0
+    while not all(p.cpu_times().user > before[p.pid] + 0.02 for p in pair.front_ends):
+        predict_once(pair)
+        calls += 1
+        assert calls < 2000, "each new connection falls to either"
+
+
+def test_a_front_end_that_is_killed_costs_only_its_calls(pair: Server) -> None:
+    """Callers with our client see nothing of it, and the counts are those of the callers."""
+    restarts = pair.metric("gradserve_front_end_restarts_total")
+    counted = pair.metric("grpc_server_handled_total", grpc_method="Predict", grpc_code="OK")
+    answered, ending = count(), threading.Event()
+    codes: Counter[str] = Counter()
+
+    def ask() -> None:
+        with Client(pair.address, connections=4) as client:
+            while not ending.is_set():
+                client.predict(PICTURE)
+                next(answered)
+
+    def ask_plainly() -> None:
+        while not ending.is_set():
+            with grpc.insecure_channel(pair.address, OWN_CONNECTION) as channel:
+                try:
+                    for _ in range(50):
+                        Stubs.of(channel).gradients.Predict(DIGIT, timeout=30)
+                        codes["OK"] += 1
+                except grpc.RpcError as error:
+                    codes[error.code().name] += 1
+
+    with ThreadPoolExecutor(CALLERS + 1) as pool:
+        callers = [*(pool.submit(ask) for _ in range(CALLERS)), pool.submit(ask_plainly)]
+        try:
+            for _ in range(KILLS):
+                until_both_serve(pair)
+                time.sleep(1)
+                victim = pair.front_ends[0]
+                victim.kill()
+                victim.wait(20)
+                for _ in range(20):
+                    predict_once(pair)  # New connections never fail.
+        finally:
+            ending.set()
+        for caller in callers:
+            caller.result(60)  # Raises what a call has raised.
+    until_both_serve(pair)
+    assert set(codes) <= {"OK", "UNAVAILABLE"}
+    assert codes["UNAVAILABLE"] <= KILLS, "of one caller with one call at a time"
+    assert pair.metric("gradserve_front_end_restarts_total") == restarts + KILLS
+    total = next(answered) + codes["OK"] + 20 * KILLS
+    seen = pair.metric("grpc_server_handled_total", grpc_method="Predict", grpc_code="OK") - counted
+    # A front-end may have counted an answer that its end kept from being sent: at most one for each caller and kill.
+    assert total <= seen <= total + KILLS * (CALLERS + 1)
+    assert pair.metric("gradserve_jobs_in_flight") == 0
+
+
+def test_each_front_end_says_whether_it_serves(pair: Server) -> None:
+    until_both_serve(pair)
+    for _ in range(10):
+        with grpc.insecure_channel(pair.address, OWN_CONNECTION) as channel:
+            health = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=10)
+            assert health.status == health_pb2.HealthCheckResponse.SERVING
+
+
+def test_another_server_cannot_take_part_in_the_port(pair: Server) -> None:
+    port = pair.address.rpartition(":")[2]
+    for more in ((), ("--front-ends", "2")):
+        with Server("[models.digits]", "--workers", "1", "--port", port, *more) as other:
+            assert other.process.wait(60) == 2
+            assert f"cannot listen on 127.0.0.1:{port}" in other.log()
+
+
+def test_the_end_of_the_keeper_ends_all(pair: Server) -> None:
+    """The last test of this server."""
+    family = pair.process.children(recursive=True)
+    pair.process.kill()
+    gone, alive = psutil.wait_procs(family, 20)
+    assert not alive
+    assert len(gone) >= 4
+
+
+def test_a_unix_socket_has_one_front_end(tmp_path_factory: pytest.TempPathFactory) -> None:
+    config = f'[server]\nhost = "unix:{tmp_path_factory.mktemp("x")}/s"\nfront_ends = 2\n[models.digits]'
+    with Server(config) as server:
+        assert server.process.wait(60) == 2
+        assert "a unix socket belongs to one process" in server.log()
