@@ -24,7 +24,9 @@ class Metrics:
         self.handling = _seconds(r, "grpc_server_handling_seconds", "Time of RPCs", RPC_LABELS)
         self.queue = _seconds(r, "gradserve_queue_seconds", "Wait before the first pass")
         self.step = _seconds(r, "gradserve_step_seconds", "Time of a pass", ("model",))
-        self.step_rows = Histogram("gradserve_step_rows", "Rows in a pass", ("model",), registry=r, buckets=ROWS_BUCKETS)
+        self.step_rows = Histogram(
+            "gradserve_step_rows", "Rows in a pass", ("model",), registry=r, buckets=ROWS_BUCKETS
+        )
         self.rows = Counter("gradserve_rows", "Rows computed", ("method",), registry=r)
         self.in_flight = _sum(r, "gradserve_jobs_in_flight", "Requests being worked on", ("method",))
         self.cost = _sum(r, "gradserve_cost_outstanding", "Work accepted and not done, in GFLOP")

@@ -4,10 +4,9 @@ Everything happens in one thread, in the order of the simulated clock, so that t
 """
 
 import heapq
-import queue
 import random
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from itertools import count
@@ -29,11 +28,13 @@ from gradserve_server.metrics import Metrics
 from gradserve_server.models.served import ServedModels
 from gradserve_server.pool import worker
 from gradserve_server.pool.forecast import Prospect
+from gradserve_server.pool.lines import Received
 from gradserve_server.pool.members import Member, Pending
-from gradserve_server.pool.wire import Outcome, Stop, Task, Tick
+from gradserve_server.pool.wire import Outcome, Ready, Stop, Task, Tick
 
 GFLOP = 3.0  # of a request, which is one gradient
 DECODERS = 2  # threads
+FRONT_END = 1  # Its line.
 RETURN_SECONDS = 0.003  # from an answer to the same caller's next request
 CALLER = Caller("a")
 PICTURE = np.zeros((4, 4, 3), np.uint8)
@@ -59,30 +60,39 @@ class Clock:
         self.now = when
 
 
-class Inbox:
-    """A worker's messages. Who waits for one lets time pass; where nothing will come any more the worker stops."""
+class SimulatedLines:
+    """A worker's lines to its keeper and one front-end. Who waits lets time pass; where nothing will come, it stops."""
 
-    def __init__(self, clock: Clock) -> None:
-        self._clock, self._messages = clock, list[Any]()
-        self.put = self._messages.append
+    def __init__(self, clock: Clock, on_message: Callable[[Any], None]) -> None:
+        self._clock, self._messages, self._on_message = clock, list[Any](), on_message
+        self.come = self._messages.append
 
-    def empty(self) -> bool:
-        """Whether there is none."""
-        return not self._messages
+    def __len__(self) -> int:
+        return 2
 
-    def get(self, timeout: float | None = None) -> Any:
-        """The next message. Raises queue.Empty after so many seconds without one."""
+    def send(self, line: int, messages: Sequence[Any]) -> None:
+        """Hands the front-end its messages at once."""
+        for message in messages if line == FRONT_END else ():
+            self._on_message(message)
+
+    def arrived(self) -> Iterator[Received]:
+        """What has arrived."""
+        while self._messages:
+            yield Received(FRONT_END, self._messages.pop(0))
+
+    def wait(self, seconds: float | None) -> Iterator[Received]:
+        """What arrives within so many seconds; None waits for ever."""
         clock = self._clock
-        end = float("inf") if timeout is None else clock.now + timeout
+        end = float("inf") if seconds is None else clock.now + seconds
         while not self._messages:
             if clock.happenings and clock.happenings[0][0] <= end:
                 clock.advance(clock.happenings[0][0])
-            elif timeout is None:
-                return Stop()
+            elif seconds is None:
+                self._messages.append(Stop())
             else:
                 clock.advance(end)
-                raise queue.Empty
-        return self._messages.pop(0)
+                return
+        yield from self.arrived()
 
 
 @dataclass
@@ -125,17 +135,16 @@ class SimulatedServer:
         monkeypatch.setattr(engine, "differentiate", self._differentiate)
         monkeypatch.setattr(worker, "tensor", lambda task, model: None)
         monkeypatch.setitem(worker.TASKS, "explain", _gradient)
-        monkeypatch.setattr(worker.Worker, "_read", lambda worker: None)
         card: Any = SimpleNamespace(name="m", gflop=1.0, height=4, width=4, auto={}, rows={}, unbatched=False)
         model = SimpleNamespace(device=torch.device("cpu"), card=card)
         model.at = lambda precision: model
         models: Any = {"m": model}
-        self._worker = worker.Worker(self, engine.Engine(models, rows=rows, clock=lambda: self.clock.now))  # type: ignore[arg-type]
-        self._worker._inbox = self._inbox = Inbox(self.clock)  # type: ignore[assignment]
-        member = Member(SimpleNamespace(device="cpu"), SimpleNamespace(pid=1), state="ready", cards={"m": card})  # type: ignore[arg-type]
-        member.speeds = {("m", "exact"): GFLOP / (row_seconds + pass_seconds / rows)}
-        member.first_speeds, member.rows = dict(member.speeds), {("m", "exact"): rows}
-        self._member = member
+        simulated = engine.Engine(models, rows=rows, clock=lambda: self.clock.now)
+        self._lines = SimulatedLines(self.clock, self._hear)
+        speeds: Any = {("m", "exact"): GFLOP / (row_seconds + pass_seconds / rows)}
+        ready = Ready((card,), "cpu", speeds, {("m", "exact"): rows})
+        self._worker = worker.Worker(self._lines, simulated, ready)  # type: ignore[arg-type]
+        self._member = member = Member(ready, lambda message: None)
         self.cards, self.members, self.queue_seconds = ServedModels([card], default="m"), [member], None
         self._admission = Admission(self, LimitSettings(), Metrics())  # type: ignore[arg-type]
 
@@ -144,17 +153,13 @@ class SimulatedServer:
         """As the pool tells it."""
         return self._member.cost
 
-    def send(self, messages: Sequence[Any]) -> None:
-        """What the worker's pipe does."""
-        for message in messages:
-            if isinstance(message, Tick):
-                self._member.learn(message)
-            else:
-                self._member.reply(message)
-                self._waiting.pop(message.id)(message)
-
-    def close(self) -> None:
-        """Nothing is open."""
+    def _hear(self, message: Any) -> None:
+        """What the pool does with a worker's message."""
+        if isinstance(message, Tick):
+            self._member.learn(message)
+        else:
+            self._member.reply(message)
+            self._waiting.pop(message.id)(message)
 
     def closed_loop(self, callers: int, seconds: float, warm_up: float = 2.0) -> float:
         """Answers in a second of callers that wait for theirs, once warm."""
@@ -221,7 +226,7 @@ class SimulatedServer:
             self._waiting[name] = lambda outcome: then(
                 "OK" if outcome.failure is None and self.clock.now <= in_time else "late", expected.end
             )
-            self._inbox.put(task)
+            self._lines.come(task)
 
         self._undecoded.append(decoded)
         self._decode_next()

@@ -280,18 +280,18 @@ async def test_a_worker_with_another_network_or_version_gets_no_tasks(
     assert right.tasks == ["a"]
 
 
-async def test_times_of_a_task_count_from_when_it_is_sent(monkeypatch: pytest.MonkeyPatch) -> None:
-    now = 1000.0
-    monkeypatch.setattr("gradserve_server.pool.placement.time", SimpleNamespace(monotonic=lambda: now))
-    pool, (worker,) = started(1)
-    await asked(pool, replace(task("a"), arrived=999.0, deadline=1003.0), task("b"))
+@pytest.mark.parametrize("behind", [-3600.0, 0.0, 3600.0])
+async def test_times_are_sent_by_the_clock_of_the_worker(behind: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 5000.0
+    monkeypatch.setattr("gradserve_server.pool.members.time", SimpleNamespace(monotonic=lambda: now))
+    pool = Pool([])
+    pool.serve(ServedModels([CARD]))
+    worker = Scripted(pool, 0)
+    worker.ready(sent=now - behind - 0.5)  # This message took half a second.
+    worker.say(Tick((), 0, 0, sent=now - behind - 0.01))
+    worker.say(Tick((), 0, 0, sent=now - behind - 2.0))
+    await asked(pool, replace(task("a"), arrived=4999.0, deadline=5003.0), task("b"))
     first, second = worker.sent
-    assert (first.arrived, first.deadline) == (-1.0, 3.0)
+    assert first.arrived == pytest.approx(4999.0 - behind - 0.01)
+    assert first.deadline == pytest.approx(5003.0 - behind - 0.01)
     assert second.deadline == float("inf")
-    now = 1001.0
-    worker.die()
-    successor = Scripted(pool, 1)
-    successor.ready()
-    assert (successor.sent[0].arrived, successor.sent[0].deadline) == (-2.0, 2.0)
-    held = successor.sent[0].arriving(5000.0)  # By another clock.
-    assert (held.arrived, held.deadline) == (4998.0, 5002.0)

@@ -1,6 +1,7 @@
 """A pool's workers and the tasks that they are given, as a front-end keeps them."""
 
 import asyncio
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
@@ -30,6 +31,8 @@ class Member:
     def __init__(self, ready: Ready, send: Callable[[object], None]) -> None:
         """`send` sends it a message."""
         self.send, self.pid, self.device = send, ready.pid, ready.device
+        # How far its clock is behind this process's, and the shortest time that a message of it took.
+        self.behind = time.monotonic() - ready.sent
         self.cards: Mapping[str, ModelCard] = {card.name: card for card in ready.cards}
         self.speeds: dict[tuple[str, Precision], float] = {  # GFLOP per second.
             kind: max(speed, MIN_GFLOP_PER_SECOND) for kind, speed in ready.speeds.items()
@@ -111,6 +114,7 @@ class Member:
 
         What the worker does between its passes counts as well, since the tasks of small models wait for it.
         """
+        self.behind = min(self.behind, time.monotonic() - tick.sent)
         self.memory, self.done, self.others = tick.memory, tick.progress, tick.others
         in_passes = sum(each.seconds for each in tick.passes)
         if in_passes <= 0:

@@ -1,6 +1,5 @@
 """Which worker runs which task, and which tasks wait for one."""
 
-import time
 from collections.abc import Collection, Sequence
 from contextlib import suppress
 
@@ -27,7 +26,7 @@ class Placement:
         worker = min(self._workers, key=lambda each: self._seconds_ahead(each, pending.task))
         pending.worker = worker
         worker.pending[pending.task.id] = pending
-        worker.send(pending.task.leaving(time.monotonic()))
+        worker.send(pending.task.on_clock(worker.behind))
 
     def place_waiting(self) -> None:
         """Gives the workers the tasks that wait for one."""

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NamedTuple
@@ -37,7 +38,7 @@ class WorkerSettings:
 class Task:
     """A bound request: method, parameters, image, seed, deadline, priority.
 
-    Times are of the monotonic clock of the process that holds it, and on the way between two they count from then.
+    Times are of the monotonic clock of the process that holds it.
     """
 
     id: str
@@ -58,13 +59,9 @@ class Task:
     alone: bool = False  # Whether each of its rows has a pass of its own.
     report_every: float = float("inf")  # Least seconds between two previews.
 
-    def leaving(self, now: float) -> "Task":
-        """This task as it is sent at that time: clocks of two hosts may differ."""
-        return replace(self, arrived=self.arrived - now, deadline=self.deadline - now)
-
-    def arriving(self, now: float) -> "Task":
-        """This task as it is held from then on by who received it."""
-        return replace(self, arrived=self.arrived + now, deadline=self.deadline + now)
+    def on_clock(self, behind: float) -> "Task":
+        """This task for a process whose clock is so many seconds behind this one's."""
+        return replace(self, arrived=self.arrived - behind, deadline=self.deadline - behind)
 
 
 class Held(NamedTuple):
@@ -110,6 +107,7 @@ class Ready:
     unavailable: Mapping[str, str] = field(default_factory=dict)
     version: str = __version__
     pid: int = field(default_factory=os.getpid)
+    sent: float = field(default_factory=time.monotonic)  # By the worker's clock.
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,6 +169,7 @@ class Tick:
     progress: Mapping[str, float] = field(default_factory=dict)  # GFLOP done for each task that has begun
     cancelled_rows: int = 0  # Rows computed for tasks that were cancelled.
     others: tuple[Held, ...] = ()  # Tasks that it holds from others than the one that this is sent to.
+    sent: float = field(default_factory=time.monotonic)  # By the worker's clock.
 
 
 @dataclass(frozen=True, slots=True)

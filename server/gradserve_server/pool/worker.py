@@ -133,12 +133,12 @@ class Worker:
         match message:
             case Task():
                 began = time.monotonic()
-                self._submit(line, message.arriving(began))
+                self._submit(line, message)
                 self._busy += time.monotonic() - began
             case Cancel():
                 self._cancel(message.id)
             case Connected():
-                self._lines.send(line, [self._ready])
+                self._lines.send(line, [replace(self._ready, sent=time.monotonic())])
             case Disconnected():  # Whoever sent these tasks has given them to others, or is no more.
                 for task_id in [each for each, (of, _) in self._held.items() if of == line]:
                     self._cancel(task_id)
