@@ -8,7 +8,7 @@ import socket
 import subprocess
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -87,6 +87,11 @@ class Waiting:
 
 async def test_nothing_is_served_until_everything_is_warm() -> None:
     pool = Pool([])
+    with closing(pool):
+        await nothing_is_served(pool)
+
+
+async def nothing_is_served(pool: Pool) -> None:
     async with listening(pool) as (server, address, _), grpc.aio.insecure_channel(address) as channel:
         stubs = Stubs.of(channel)
         for service in ("", *SERVICES):

@@ -31,7 +31,7 @@ from gradserve_server.config import LimitSettings
 from gradserve_server.metrics import Metrics
 from gradserve_server.models.served import ServedModels
 from gradserve_server.pool.members import Member
-from gradserve_server.pool.wire import Task
+from gradserve_server.pool.wire import Ready, Task
 
 CARD = replace(prepared("resnet18").card, index="index")
 LIMITS = LimitSettings()
@@ -83,9 +83,7 @@ def service(outstanding_seconds: float) -> servicer.GradientService:
     """Before one worker that has so many seconds of work of the same caller."""
     work = Task("", "predict", CARD.name, np.zeros((1, 1, 3), np.uint8), cost=outstanding_seconds)
     kinds = [(CARD.name, precision) for precision in CARD.precisions]
-    member = Member(SimpleNamespace(device="cpu"), SimpleNamespace(pid=1), state="ready", cards={CARD.name: CARD})  # type: ignore[arg-type]
-    member.speeds = member.first_speeds = dict.fromkeys(kinds, 1.0)
-    member.rows = dict.fromkeys(kinds, 1)
+    member = Member(Ready((CARD,), "cpu", dict.fromkeys(kinds, 1.0), dict.fromkeys(kinds, 1)), lambda message: None)
     member.pending = {str(i): SimpleNamespace(task=work) for i in range(10)}  # type: ignore[misc]
     facts: Any = {"cards": ServedModels([CARD]), "members": [member], "outstanding": 1.0, "queue_seconds": 1e-3}
     pool: Any = SimpleNamespace(**facts)

@@ -60,12 +60,12 @@ class Keeper:
 
     def __init__(self, settings: Settings, faults: Mapping[str, str], devices: Sequence[str], folder: Path) -> None:
         """Raises OSError and StartError where the address, the certificate or the file of tokens cannot be used."""
+        serve_metrics(settings, folder)
         self.address = ReservedAddress(settings.server, shared=settings.server.front_ends > 1)
         certificate(settings.server)
         read_tokens(settings.server.token_file)
         self._settings, self._folder = settings, folder
         metrics = Metrics()
-        serve_metrics(settings, folder)
         self._hub = Hub([endpoint(folder, "keeper")], self._on_message, self._on_lost)
         at, strict = settings.pool, settings.server.strict
         models = tuple(spec for spec in settings.models if spec.name not in faults)

@@ -57,8 +57,12 @@ class Hub:
         self._socket.setsockopt(zmq.ROUTER_HANDOVER, 1)  # One may connect again before its old connection has ended.
         self._monitor = self._socket.get_monitor_socket(zmq.EVENT_DISCONNECTED)
         self._names: dict[int, bytes] = {}  # By the file descriptor of the connection.
-        for endpoint in endpoints:
-            self._socket.bind(endpoint)
+        try:
+            for endpoint in endpoints:
+                self._socket.bind(endpoint)
+        except zmq.ZMQError:
+            self._context.destroy(0)  # Python would wait for its sockets when it collects it.
+            raise
         for sock in (self._socket, self._monitor):
             self._loop.add_reader(sock.fileno(), self._look)
 
