@@ -60,7 +60,8 @@ class Keeper:
         self.fault: Exception | None = None
         self.metrics = Metrics()
         options = {"unavailable": {}, "give_up_seconds": float("inf"), **facts}
-        self.workers = Workers(settings, self._start, self.metrics, **options)  # type: ignore[arg-type]
+        self.sent: list[tuple[bytes, object]] = []
+        self.workers = Workers(settings, self._start, self._send, self.metrics, **options)  # type: ignore[arg-type]
         self.start = asyncio.create_task(self.workers.start())
 
     async def _start(self, settings: WorkerSettings, name: bytes) -> Scripted:
@@ -68,6 +69,9 @@ class Keeper:
             raise self.fault
         self.made.append(Scripted(self, settings, name))
         return self.made[-1]
+
+    def _send(self, name: bytes, messages: Sequence[object]) -> None:
+        self.sent += [(name, message) for message in messages]
 
     def metric(self, name: str) -> float:
         value = self.metrics.registry.get_sample_value(name)

@@ -19,7 +19,7 @@ from gradserve_server.models.catalogue import ModelSpec
 from gradserve_server.models.served import ServedModels
 from gradserve_server.pool.hub import Hub
 from gradserve_server.pool.pool import Pool
-from gradserve_server.pool.wire import Outcome, Stop, Task, WorkerSettings
+from gradserve_server.pool.wire import Outcome, Task, WorkerSettings
 
 LEGAL_SECONDS = 6.0  # of a pass: more than a worker may be silent
 
@@ -59,6 +59,7 @@ async def serving(file: Path, folder: Path) -> AsyncIterator[Mesh]:
     workers = Workers(
         [WorkerSettings((spec,), "cpu")],
         lambda settings, name: WorkerProcess.start(settings, name, endpoints),
+        lambda name, messages: hub.send(name, messages),
         Metrics(),
         unavailable={},
         give_up_seconds=float("inf"),
@@ -72,7 +73,7 @@ async def serving(file: Path, folder: Path) -> AsyncIterator[Mesh]:
         yield Mesh(workers, pool)
     finally:
         pool.close()
-        await workers.stop(lambda name: hub.send(name, [Stop()]))
+        await workers.stop()
         hub.close()
 
 

@@ -11,7 +11,7 @@ from gradserve_server.config import StartError
 from gradserve_server.engine.events import PassStats
 from gradserve_server.keeper import kept, restarts, watchdog, workers
 from gradserve_server.keeper.kept_worker import NOT_LONG
-from gradserve_server.pool.wire import Beat, Broken, Loading, Ready, Tick
+from gradserve_server.pool.wire import Beat, Broken, Loading, Noted, Ready, Stop, Tick
 
 from . import scripted
 from .scripted import Keeper, card, settled
@@ -93,6 +93,7 @@ async def test_a_model_that_kills_a_worker_is_left_out(loading: Start, caplog: p
     keeper = await loading()
     keeper.made[0].say(Loading("a"))
     keeper.made[0].say(Loading("b"))
+    assert keeper.sent == 2 * [(keeper.made[0].name, Noted())]
     await keeper.made[0].die()
     keeper.made[1].ready("abc")
     assert [spec.name for spec in keeper.made[2].settings.models] == ["a", "c"]
@@ -337,8 +338,12 @@ async def test_the_end_asks_workers_to_stop_and_kills_those_that_do_not(
     monkeypatch.setattr(workers, "STOP_SECONDS", 0.1)
     keeper = await serving()
     first, second = keeper.made
-    await keeper.workers.stop(lambda name: first.code.set_result(0) if name == first.name else None)
-    assert not first.killed or first.code.result() == 0
-    assert second.killed
+    stopping = asyncio.create_task(keeper.workers.stop())
+    await settled()
+    assert keeper.sent == [(first.name, Stop()), (second.name, Stop())]
+    first.code.set_result(0)
+    await stopping
+    assert first.code.result() == 0
+    assert second.code.result() == -9
     assert len(keeper.made) == 2
     assert not [record for record in caplog.records if record.levelno >= logging.ERROR]

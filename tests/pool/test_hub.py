@@ -194,7 +194,10 @@ STRANGERS = {
         strange(b"cgradserve_server.pool.forking\nstart\n(tR."),
         "gradserve_server.pool.forking.start",
     ),
-    "a module that is not imported": (strange(b"cgradserve_server.keeper.front_end\nmain\n(tR."), "front_end.main"),
+    "a class of ours that is no message": (
+        strange(b"cgradserve_server.pool.hub\nHub\n(tR."),
+        "gradserve_server.pool.hub.Hub",
+    ),
     "noise": (strange(b"\x80\x05noise"), "UnpicklingError"),
     "nothing": (strange(b""), "EOFError"),
     "a buffer too few": (strange(pickle.dumps(np.arange(10), protocol=5, buffer_callback=lambda _: None)), "buffers"),
@@ -214,6 +217,7 @@ async def test_what_a_stranger_sends_is_refused_and_harms_nobody(
     assert caplog.text.count("a message of b'stranger' is refused") == 1
     assert told in caplog.text
     assert capsys.readouterr().out == ""
+    assert ends.lost == [b"stranger"], "whoever sent it is not relied on"
     ends.lines.send(0, [Cancel("after")])
     await ends.until(lambda: bool(ends.heard))
     assert ends.heard == [(b"peer", Cancel("after"))]

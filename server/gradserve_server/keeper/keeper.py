@@ -16,7 +16,7 @@ from ..api.admission.callers import read_tokens
 from ..config import FrontEndSettings, Settings, join_address
 from ..metrics import Metrics
 from ..pool.hub import Hub
-from ..pool.wire import Stop, WorkerSettings
+from ..pool.wire import WorkerSettings
 from .folder import endpoint
 from .front_ends import CUT_OFF, FrontEnds
 from .processes import FrontEndProcess, Process, WorkerProcess
@@ -73,6 +73,7 @@ class Keeper:
         self.workers = Workers(
             [WorkerSettings(models, device, at.threads, at.rows, strict, level) for device in devices],
             self._start_worker,
+            self._hub.send,
             metrics,
             unavailable=faults,
             give_up_seconds=at.give_up_seconds,
@@ -93,7 +94,7 @@ class Keeper:
         If there is a `reason`, requests fail with it instead of going on.
         """
         complete = await self._front_ends.drain(reason, self._settings.server.drain_seconds)
-        await self.workers.stop(lambda name: self._hub.send(name, [Stop()]))
+        await self.workers.stop()
         self._hub.close()
         self.address.release()
         return complete

@@ -10,7 +10,7 @@ from dataclasses import replace
 from ..config import StartError
 from ..metrics import Metrics
 from ..models.sample import difference
-from ..pool.wire import Beat, Broken, Loading, Ready, Serve, Tick, WorkerSettings
+from ..pool.wire import Beat, Broken, Loading, Noted, Ready, Serve, Stop, Tick, WorkerSettings
 from . import watchdog
 from .kept_worker import DEATH_CAUSES, NOT_LONG, KeptWorker
 from .processes import Process, is_stopped
@@ -23,12 +23,13 @@ LOST_SECONDS = 0.2  # After the loss of a connection, until which the end of its
 
 
 class Workers:
-    """All workers of a server. `start` starts a process with the settings of a worker and a name."""
+    """All workers of a server. `start` starts a process with a worker's settings and a name; `send` sends messages."""
 
     def __init__(
         self,
         settings: Sequence[WorkerSettings],
         start: Callable[[WorkerSettings, bytes], Awaitable[Process]],
+        send: Callable[[bytes, Sequence[object]], None],
         metrics: Metrics,
         *,
         unavailable: Mapping[str, str],
@@ -42,7 +43,7 @@ class Workers:
         self.unavailable = dict(unavailable)
         self.served: Serve | None = None  # What all workers serve, once that is known.
         self.given_up = asyncio.Event()
-        self._start, self._metrics, self._give_up_seconds = start, metrics, give_up_seconds
+        self._start, self._send, self._metrics, self._give_up_seconds = start, send, metrics, give_up_seconds
         self._started: asyncio.Future[Serve] = asyncio.get_running_loop().create_future()
         self._unready_seconds = 0.0
         self._looking: asyncio.Task[None] | None = None
@@ -61,12 +62,12 @@ class Workers:
         self.served = await self._started
         return self.served
 
-    async def stop(self, ask: Callable[[bytes], None]) -> None:
-        """Asks the workers to stop, by their names, and kills those that have not stopped after STOP_SECONDS."""
+    async def stop(self) -> None:
+        """Asks the workers to stop, and kills those that have not stopped after STOP_SECONDS."""
         self._release()
         processes = [worker.process for worker in self.all if worker.process]
         for worker in self.all:
-            ask(worker.name)
+            self._send(worker.name, [Stop()])
         with suppress(TimeoutError):
             async with asyncio.timeout(STOP_SECONDS):
                 await asyncio.gather(*(process.wait() for process in processes))
@@ -107,6 +108,7 @@ class Workers:
                 self._count(message)
             case Loading():
                 worker.loading = message.name
+                self._send(name, [Noted()])
             case Ready():
                 self._on_ready(worker, message)
             case Broken():

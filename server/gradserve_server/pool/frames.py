@@ -7,7 +7,6 @@ so that whoever reaches a socket can send wrong values but run nothing.
 import io
 import logging
 import pickle
-import sys
 from collections.abc import Sequence
 from dataclasses import is_dataclass
 from enum import Enum
@@ -35,15 +34,15 @@ def frames_of(messages: Sequence[object]) -> list[bytes | memoryview]:
     return [file.getvalue(), *(buffer.raw() for buffer in buffers)]
 
 
-def messages_of(frames: Sequence[zmq.Frame], sender: str) -> Sequence[Any]:
-    """The messages that were sent together; large arrays lie in the frames. Of those that cannot be read, none."""
+def messages_of(frames: Sequence[zmq.Frame], sender: str) -> Sequence[Any] | None:
+    """The messages that were sent together, or None where they cannot be read. Large arrays lie in the frames."""
     head, *arrays = frames
     try:
         unpickler = _Unpickler(io.BytesIO(head.bytes), buffers=[_array_bytes(frame.buffer) for frame in arrays])
         messages: Sequence[Any] = unpickler.load()
     except Exception as error:
         log.error("a message of %s is refused: %s: %s", sender, type(error).__name__, error)
-        return ()
+        return None
     return messages
 
 
@@ -57,11 +56,12 @@ class _Pickler(pickle.Pickler):
 
 class _Unpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
-        """A dataclass, NamedTuple or Enum of this package that is imported already, or a part of numpy's arrays."""
-        found = getattr(sys.modules.get(module), name, None)
+        """A dataclass, NamedTuple or Enum of this package, or a part of numpy's arrays."""
         root = module.partition(".")[0]
-        if (root == PACKAGE and _is_message_part(found)) or (root == "numpy" and name in NUMPY_NAMES and found):
-            return found
+        if root == PACKAGE or (root == "numpy" and name in NUMPY_NAMES):
+            found = super().find_class(module, name)
+            if root == "numpy" or _is_message_part(found):
+                return found
         raise ForeignClass(f"a message names {module}.{name}, which is no part of any message")
 
 

@@ -113,7 +113,11 @@ class Hub:
         descriptor = frames[0].get(zmq.SRCFD)
         if self._names.get(descriptor) != name:  # It has connected, for the first time or again.
             self._names = {other: each for other, each in self._names.items() if each != name} | {descriptor: name}
-        for message in messages_of(frames, repr(name)):
+        messages = messages_of(frames, repr(name))
+        if messages is None:
+            self._on_lost(name)  # It may have answered a task, which would wait for ever.
+            return
+        for message in messages:
             try:
                 self._on_message(name, message)
             except Exception:  # The others are to be heard all the same.

@@ -84,7 +84,7 @@ class Lines:
                 yield Received(i, Connected() if event == zmq.EVENT_HANDSHAKE_SUCCEEDED else Disconnected())
         for i, sock in enumerate(self._sockets):
             while readable(sock):
-                for message in messages_of(sock.recv_multipart(zmq.NOBLOCK, copy=False), "a hub"):
+                for message in messages_of(sock.recv_multipart(zmq.NOBLOCK, copy=False), "a hub") or ():
                     yield Received(i, message)
 
     def close(self) -> None:

@@ -97,6 +97,11 @@ class Loading:
 
 
 @dataclass(frozen=True, slots=True)
+class Noted:
+    """Tells a worker that its keeper knows what it is loading: what is on its way is lost with a process that dies."""
+
+
+@dataclass(frozen=True, slots=True)
 class Ready:
     """The worker takes tasks from whom it tells this. `unavailable` has the reasons of models that failed, by name."""
 

@@ -8,7 +8,7 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 
 import torch
@@ -34,6 +34,7 @@ from .wire import (
     FailureKind,
     Held,
     Loading,
+    Noted,
     Outcome,
     Preview,
     Ready,
@@ -47,6 +48,7 @@ log = logging.getLogger(__name__)
 
 KEEPER = 0  # The position of the keeper's endpoint; those of the front-ends follow.
 TICK_SECONDS = 0.5  # Seconds between two messages with statistics.
+NOTED_SECONDS = 5.0  # Longest wait for the keeper's answer to what a worker loads.
 PREVIEW_SIDE = 160  # Pixels of a preview's longer side.
 NICENESS = 5  # Workers give way to the front-end, which must refuse what they cannot take.
 MAX_PASSES_PER_QUERY = 4  # Most full passes whose rows a method asks for at once.
@@ -73,13 +75,25 @@ def main(settings: WorkerSettings, name: bytes, endpoints: Sequence[str]) -> Non
     torch.backends.cudnn.allow_tf32 = False
     parent = multiprocessing.parent_process()
     lines = Lines(endpoints, name, ends=None if parent is None else parent.sentinel)
+    early: list[Received] = []  # What arrives before the models are loaded.
     try:
-        engine, ready = begin(settings, lambda model: lines.send(KEEPER, [Loading(model)]))
+        engine, ready = begin(settings, lambda model: early.extend(_tell_loading(lines, model)))
     except Exception as error:
         lines.send(KEEPER, [Broken(str(error))])
     else:
-        Worker(lines, engine, ready).serve()
+        Worker(lines, engine, ready).serve(early)
     lines.close()
+
+
+def _tell_loading(lines: Lines, model: str) -> Iterator[Received]:
+    """Returns when the keeper knows which model is loaded next; yields what else has arrived."""
+    lines.send(KEEPER, [Loading(model)])
+    end = time.monotonic() + NOTED_SECONDS
+    while (left := end - time.monotonic()) > 0:
+        for received in lines.wait(left):
+            if received == Received(KEEPER, Noted()):
+                return
+            yield received
 
 
 class Worker:
@@ -96,8 +110,12 @@ class Worker:
         self._told_busy = False  # Whether the keeper knows that passes run.
         engine.on_pass = self._tell_pass
 
-    def serve(self) -> None:
-        """Takes messages, steps the engine and sends its events until Stop; blocks while there is nothing to do."""
+    def serve(self, early: Iterable[Received] = ()) -> None:
+        """Takes messages, steps the engine and sends its events until Stop; blocks while there is nothing to do.
+
+        `early`: what has arrived already.
+        """
+        self._take_all(early)
         while not self._stopping:
             self._accept(block=self._engine.idle)
             self._gather()
