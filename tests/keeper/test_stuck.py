@@ -105,6 +105,7 @@ async def test_a_stuck_pass_is_killed_and_its_task_runs_again_but_a_long_one_is_
         assert caplog.text == ""
 
         monkeypatch.setattr(watchdog, "MIN_STUCK_SECONDS", 2.0)
+        monkeypatch.setattr(watchdog, "STUCK_FACTOR", 1.0)
         file.touch()
         stuck = asyncio.create_task(predicted(mesh.pool, "stuck"))
         while worker.process is not None and mesh.pid == pid:
