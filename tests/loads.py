@@ -23,6 +23,10 @@ class ServerProcesses(Protocol):
     def workers(self) -> Sequence[psutil.Process]:
         """Its worker processes."""
 
+    @property
+    def front_ends(self) -> Sequence[psutil.Process]:
+        """Its front-end processes, beside `process`."""
+
 
 async def loaded(
     address: str,
@@ -45,7 +49,7 @@ def pinned_apart(*servers: ServerProcesses) -> Iterator[None]:
     cores = sorted(os.sched_getaffinity(0))
     others = cores[:-1] or cores
     workers = [worker for server in servers for worker in server.workers]
-    front_ends = [psutil.Process(), *(server.process for server in servers)]
+    front_ends = [psutil.Process(), *(each for server in servers for each in (server.process, *server.front_ends))]
     _pin({**dict.fromkeys(workers, cores[-1:]), **dict.fromkeys(front_ends, others)})
     try:
         yield

@@ -190,7 +190,7 @@ async def unease(server: serving.Server, mix: list[MixEntry], photos: list[bytes
 
 def memory(server: serving.Server) -> float:
     """Bytes of anonymous memory of the server's processes."""
-    infos = [each.memory_info() for each in (psutil.Process(server.process.pid), *server.workers)]
+    infos = [each.memory_info() for each in (psutil.Process(server.process.pid), *server.front_ends, *server.workers)]
     return float(sum(info.rss - info.shared for info in infos))
 
 

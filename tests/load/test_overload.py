@@ -23,7 +23,8 @@ MAX_GROWTH = 1.1, 64 << 20  # of a process's memory in the second half of the ru
 
 def memory(server: Server) -> dict[int, int]:
     """The bytes of the front-end and of each worker."""
-    return {each.pid: each.memory_info().rss for each in (psutil.Process(server.process.pid), *server.workers)}
+    family = psutil.Process(server.process.pid), *server.front_ends, *server.workers
+    return {each.pid: each.memory_info().rss for each in family}
 
 
 @pytest.fixture(scope="module")

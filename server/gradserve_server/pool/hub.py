@@ -10,9 +10,11 @@ from contextlib import suppress
 from typing import Any
 
 import zmq
+from zmq.auth.thread import ThreadAuthenticator
 from zmq.utils.monitor import parse_monitor_message
 
 from .frames import frames_of, messages_of
+from .keys import Keys, secure_hub
 
 log = logging.getLogger(__name__)
 
@@ -42,11 +44,16 @@ class Hub:
     """All who connect to one process, by their names. Its methods are called on the event loop, and never wait."""
 
     def __init__(
-        self, endpoints: Sequence[str], on_message: Callable[[bytes, Any], None], on_lost: Callable[[bytes], None]
+        self,
+        endpoints: Sequence[str],
+        on_message: Callable[[bytes, Any], None],
+        on_lost: Callable[[bytes], None],
+        keys: Keys | None = None,
     ) -> None:
         """`on_message` gets each message with its sender's name, and `on_lost` is called when a connection has ended.
 
-        Last messages may come after that, and whoever lost the connection may be back before it.
+        Last messages may come after that, and whoever lost the connection may be back before it. `keys`: only who has
+        them is heard at endpoints that are not of this machine.
         """
         self._on_message, self._on_lost = on_message, on_lost
         self._loop = asyncio.get_running_loop()
@@ -57,10 +64,14 @@ class Hub:
         self._socket.setsockopt(zmq.ROUTER_HANDOVER, 1)  # One may connect again before its old connection has ended.
         self._monitor = self._socket.get_monitor_socket(zmq.EVENT_DISCONNECTED)
         self._names: dict[int, bytes] = {}  # By the file descriptor of the connection.
+        self._authenticator: ThreadAuthenticator | None = None
         try:
-            for endpoint in endpoints:
+            for endpoint in sorted(endpoints):  # Those of this machine, ipc, come first: they need no keys.
+                if keys is not None and not endpoint.startswith("ipc:") and self._authenticator is None:
+                    self._authenticator = secure_hub(self._context, self._socket, keys)
                 self._socket.bind(endpoint)
         except zmq.ZMQError:
+            self._stop_authenticator()
             self._context.destroy(0)  # Python would wait for its sockets when it collects it.
             raise
         for sock in (self._socket, self._monitor):
@@ -82,7 +93,12 @@ class Hub:
         for sock in (self._socket, self._monitor):
             self._loop.remove_reader(sock.fileno())
         self._socket.disable_monitor()
+        self._stop_authenticator()
         self._context.destroy(0)  # It closes the monitor's socket too: waiting for that would never end.
+
+    def _stop_authenticator(self) -> None:
+        if self._authenticator is not None:
+            self._authenticator.stop()
 
     def _look(self) -> None:
         """Tells who is gone, and takes what has arrived."""

@@ -14,6 +14,7 @@ from zmq.utils.monitor import parse_monitor_message
 
 from .frames import frames_of, messages_of
 from .hub import configure, readable
+from .keys import Keys, secure_line
 
 LINGER_MS = 5000  # How long last messages may take when the connections are closed.
 RECONNECT_MS, MAX_RECONNECT_MS = 100, 1000
@@ -37,8 +38,13 @@ class Received(NamedTuple):
 class Lines:
     """The connections of one process, under one name."""
 
-    def __init__(self, endpoints: Sequence[str], name: bytes, *, ends: int | None = None) -> None:
-        """`ends`: a descriptor that can be read once this process should end, which it does when it waits."""
+    def __init__(
+        self, endpoints: Sequence[str], name: bytes, *, ends: int | None = None, keys: Keys | None = None
+    ) -> None:
+        """`keys`: for endpoints that are not of this machine.
+
+        `ends`: a descriptor that can be read once this process should end, which it does when it waits.
+        """
         self._ends = ends
         self._context = zmq.Context()
         self._sockets, self._monitors = [], []
@@ -49,6 +55,8 @@ class Lines:
             sock.setsockopt(zmq.ROUTING_ID, name)
             sock.setsockopt(zmq.RECONNECT_IVL, RECONNECT_MS)
             sock.setsockopt(zmq.RECONNECT_IVL_MAX, MAX_RECONNECT_MS)
+            if keys is not None and not endpoint.startswith("ipc:"):
+                secure_line(sock, keys)
             self._monitors.append(sock.get_monitor_socket(zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED))
             sock.connect(endpoint)
             self._sockets.append(sock)
