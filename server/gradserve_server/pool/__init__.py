@@ -1,1 +1,1 @@
-"""All workers: one process per device, and what crosses the pipes to them."""
+"""Workers, front-ends' view of them, and the messages between both."""
