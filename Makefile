@@ -29,6 +29,9 @@ test-processors: .venv/ready  ## tests of kernels, precisions, engine and compan
 notebooks: .venv/ready  ## run the notebooks of examples/ and keep their pictures in them
 	$(BIN)/python tests/notebooks.py
 
+serve-ray: .venv/ready  ## a Ray cluster of two nodes on this machine, and a server whose workers it places
+	$(BIN)/python tests/ray_cluster.py serve $(ARGS)
+
 serve: .venv/ready  ## the server; ARGS="--model resnet50 --port 50051"
 	$(BIN)/gradserve serve $(ARGS)
 

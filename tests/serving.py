@@ -104,13 +104,13 @@ class Server:
     @property
     def workers(self) -> list[psutil.Process]:
         """Its worker processes."""
-        servers = [p for p in self.process.children() if any("forkserver" in word for word in p.cmdline())]
+        servers = [p for p in self.process.children() if any("forkserver" in word for word in command_of(p))]
         return [worker for server in servers for worker in server.children()]
 
     @property
     def front_ends(self) -> list[psutil.Process]:
         """Its front-end processes."""
-        return [p for p in self.process.children() if "gradserve_server.keeper.front_end" in p.cmdline()]
+        return [p for p in self.process.children() if "gradserve_server.keeper.front_end" in command_of(p)]
 
     def metric(self, name: str, **labels: str) -> float:
         """The sum of a metric over the series with those labels."""
@@ -142,6 +142,14 @@ class Server:
                 process.kill()
             self.process.wait(10)
         self._stack.close()
+
+
+def command_of(process: psutil.Process) -> list[str]:
+    """Its command line; empty where it has ended."""
+    try:
+        return process.cmdline()
+    except psutil.Error:
+        return []
 
 
 @cache

@@ -72,6 +72,10 @@ def join_address(host: str, port: int) -> str:
 class PoolSettings(Section):
     """`[pool]`: the workers."""
 
+    engine: Literal["local", "ray"] = Field("local", description="where workers run: here, or where Ray places them")
+    listen: str | None = Field(
+        None, pattern=r"^[^:/]+:\d+$", description="HOST:PORT, and the ports after it, where workers elsewhere connect"
+    )
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto takes every GPU, or else the CPU")
     workers: int | None = Field(None, ge=1, le=256, description="processes; default: one per GPU, or one per core")
     workers_per_gpu: int = Field(1, ge=1, le=16, description="processes that share each GPU, where workers is not set")
@@ -82,6 +86,16 @@ class PoolSettings(Section):
         None, gt=0, description="longest wait of interactive requests; default: 2 s or 4 times a request's own work"
     )
     give_up_seconds: float = Field(600, gt=0, description="the server ends after so long without a ready worker")
+
+    @model_validator(mode="after")
+    def _check_engine(self) -> "PoolSettings":
+        if self.engine == "ray" and (self.listen is None or self.workers is None or self.device == "auto"):
+            raise ValueError(
+                "engine ray needs listen (HOST:PORT that the nodes reach), workers, and device cpu or cuda"
+            )
+        if self.engine == "local" and self.listen is not None:
+            raise ValueError("listen is for engine ray; workers of this machine need none")
+        return self
 
 
 class LimitSettings(Section):
@@ -110,7 +124,8 @@ class FrontEndSettings(Section):
 
     name: str  # How it calls itself to the keeper.
     keeper: str  # Where the keeper is reached.
-    endpoint: str  # Where its workers connect.
+    endpoints: tuple[str, ...]  # Where its workers connect.
+    keys: tuple[str, str, str, str] | None  # `pool.keys.Keys`, for workers of other hosts.
     default: str  # The model of requests that name none.
     queue_seconds: float | None
     server: ServerSettings
@@ -200,6 +215,8 @@ def devices(pool: PoolSettings) -> list[str]:
     """One device name per worker."""
     import torch
 
+    if pool.engine == "ray":  # Each worker sees the one GPU that Ray gives it.
+        return ["cuda:0" if pool.device == "cuda" else "cpu"] * (pool.workers or 1)
     gpus = torch.cuda.device_count() if pool.device != "cpu" else 0
     if pool.device == "cuda" and not gpus:
         raise ValueError("pool.device is cuda, but this machine has no GPU; take auto or cpu")

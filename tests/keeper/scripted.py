@@ -25,7 +25,7 @@ class Scripted:
         self.keeper, self.settings, self.name = keeper, settings, name
         self.pid = (1 << 22) + 1 + len(keeper.made)
         self.code: asyncio.Future[int] = asyncio.get_running_loop().create_future()
-        self.killed = False
+        self.killed = self.stopped = False
 
     async def wait(self) -> int:
         return await asyncio.shield(self.code)

@@ -55,7 +55,7 @@ async def serving(file: Path, folder: Path) -> AsyncIterator[Mesh]:
         width=12,
         resize=8,
     )
-    endpoints = [endpoint(folder, "keeper"), endpoint(folder, "front-end-0")]
+    endpoints = [endpoint(folder, 0), endpoint(folder, 1)]
     workers = Workers(
         [WorkerSettings((spec,), "cpu")],
         lambda settings, name: WorkerProcess.start(settings, name, endpoints),

@@ -220,8 +220,8 @@ async def test_a_worker_that_is_lost_and_heard_again_is_not_replaced(
 async def test_a_lost_worker_is_killed_if_its_process_is_stopped(
     serving: Start, monkeypatch: pytest.MonkeyPatch, stopped: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(workers, "is_stopped", lambda pid: stopped)
     keeper = await serving(1)
+    keeper.made[0].stopped = stopped
     keeper.made[0].lose()
     await asyncio.sleep(0.1)
     for _ in range(59):
@@ -238,7 +238,6 @@ async def test_a_lost_worker_is_killed_if_its_process_is_stopped(
 async def test_a_worker_in_a_stuck_pass_is_killed_once(
     serving: Start, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(workers, "is_stopped", lambda pid: False)
     keeper = await serving(1)
     (process,) = keeper.made
     process.say(Beat(0.5))
@@ -263,15 +262,14 @@ async def test_a_worker_in_a_stuck_pass_is_killed_once(
 async def test_a_pass_does_not_age_while_its_process_is_stopped_or_after_it(
     serving: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    stopped = True
-    monkeypatch.setattr(workers, "is_stopped", lambda pid: stopped)
     keeper = await serving(1)
     (process,) = keeper.made
+    process.stopped = True
     process.say(Beat(0.1))
     for _ in range(3600):
         keeper.workers.look(1.0)
     assert not process.killed, "it is connected"
-    stopped = False
+    process.stopped = False
     process.say(Tick((), 0, 0))
     for _ in range(3600):
         keeper.workers.look(1.0)
@@ -282,7 +280,6 @@ async def test_a_pass_does_not_age_while_its_process_is_stopped_or_after_it(
 async def test_without_a_ready_worker_for_too_long_the_server_gives_up(
     serving: Start, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(workers, "is_stopped", lambda pid: False)
     keeper = await serving(2, give_up_seconds=100)
     await keeper.made[0].die()
     for _ in range(200):

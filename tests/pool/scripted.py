@@ -18,7 +18,9 @@ SMALL: ModelCard = SimpleNamespace(name="small", digest="", sample=(), gflop=1.0
 class ScriptedHub:
     """Stands in for a Hub."""
 
-    def __init__(self, endpoints: Sequence[str], on_message: Callable[..., None], on_lost: Callable[..., None]) -> None:
+    def __init__(
+        self, endpoints: Sequence[str], on_message: Callable[..., None], on_lost: Callable[..., None], keys: Any
+    ) -> None:
         self.on_message, self.on_lost, self.closed = on_message, on_lost, False
         self.sent: dict[bytes, list[Any]] = {}
 

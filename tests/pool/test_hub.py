@@ -223,6 +223,19 @@ async def test_what_a_stranger_sends_is_refused_and_harms_nobody(
     assert ends.heard == [(b"peer", Cancel("after"))]
 
 
+async def test_an_address_in_use_is_told(tmp_path: Path) -> None:
+    def hub(endpoint: str) -> Hub:
+        return Hub([endpoint], lambda name, message: None, lambda name: None)
+
+    first = hub("tcp://127.0.0.1:*")
+    taken = first._socket.last_endpoint.decode().rstrip("\0")
+    with pytest.raises(OSError, match=rf"cannot listen for workers: Address already in use \(addr='{taken}'\)"):
+        hub(taken)
+    with pytest.raises(OSError, match="cannot listen for workers"):
+        hub(f"ipc://{tmp_path}/no/such/folder.sock")
+    first.close()
+
+
 def test_a_wait_ends_in_time(tmp_path: Path) -> None:
     lines = Lines([f"ipc://{tmp_path}/nobody.sock"], b"peer")
     begun = time.monotonic()

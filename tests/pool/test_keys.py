@@ -3,7 +3,6 @@
 import asyncio
 import logging
 import socket
-import stat
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ import pytest
 import zmq
 
 from gradserve_server.pool.hub import Hub
-from gradserve_server.pool.keys import Keys, new_keys, read_keys, secure_line, write_keys
+from gradserve_server.pool.keys import Keys, new_keys, secure_line
 from gradserve_server.pool.lines import Lines
 from gradserve_server.pool.wire import Cancel
 
@@ -70,19 +69,3 @@ async def test_a_peer_does_not_speak_to_a_hub_with_other_keys() -> None:
         await asyncio.sleep(0.5)
     hub.close()
     assert heard == []
-
-
-def test_a_file_of_keys(tmp_path: Path) -> None:
-    path, keys = tmp_path / "keys.json", new_keys()
-    write_keys(path, keys)
-    assert stat.S_IMODE(path.stat().st_mode) == 0o600
-    assert read_keys(path) == keys
-    with pytest.raises(FileExistsError):
-        write_keys(path, keys)
-    path.chmod(0o640)
-    with pytest.raises(ValueError, match="can be read by others: chmod 600"):
-        read_keys(path)
-    path.chmod(0o600)
-    path.write_text("{}")
-    with pytest.raises(ValueError, match=r"holds no keys .*`gradserve keys FILE` writes such a file"):
-        read_keys(path)

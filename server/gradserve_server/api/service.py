@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from ..config import FrontEndSettings, StartError
 from ..metrics import Metrics
 from ..models.served import ServedModels
+from ..pool.keys import Keys
 from ..pool.lines import Connected, Lines
 from ..pool.pool import Pool
 from ..pool.wire import Broken, CutOff, Drain, Hello, Serve, Serving
@@ -21,7 +22,8 @@ async def run(settings: FrontEndSettings) -> int:
     """Serves until the keeper says Drain; returns the exit code. The process ends when its standard input does."""
     keeper = Lines([settings.keeper], settings.name.encode())
     metrics = Metrics()
-    pool = Pool([settings.endpoint], default=settings.default, queue_seconds=settings.queue_seconds)
+    keys = Keys(*settings.keys) if settings.keys else None
+    pool = Pool(settings.endpoints, keys, default=settings.default, queue_seconds=settings.queue_seconds)
     try:
         server = ApiServer(settings.server, settings.limits, pool, metrics, settings.callers)
         return await FrontEnd(keeper, pool, server).run()

@@ -28,6 +28,6 @@ def own_folder() -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def endpoint(folder: Path, place: str) -> str:
-    """Where others of this machine reach the keeper or a front-end."""
+def endpoint(folder: Path, place: int) -> str:
+    """Where others of this machine reach the keeper (0) or a front-end (1 and more)."""
     return f"ipc://{folder}/{place}.sock"

@@ -16,10 +16,12 @@ from ..api.admission.callers import read_tokens
 from ..config import FrontEndSettings, Settings, join_address
 from ..metrics import Metrics
 from ..pool.hub import Hub
+from ..pool.keys import new_keys
 from ..pool.wire import WorkerSettings
 from .folder import endpoint
 from .front_ends import CUT_OFF, FrontEnds
 from .processes import FrontEndProcess, Process, WorkerProcess
+from .ray_workers import RayCluster
 from .workers import Workers
 
 GIVEN_UP = "no worker has become ready for a long time; the server ends"
@@ -66,7 +68,9 @@ class Keeper:
         read_tokens(settings.server.token_file)
         self._settings, self._folder = settings, folder
         metrics = Metrics()
-        self._hub = Hub([endpoint(folder, "keeper")], self._on_message, self._on_lost)
+        self._keys = new_keys() if settings.pool.listen else None
+        self._hub = Hub(self._endpoints(0), self._on_message, self._on_lost, self._keys)
+        self._cluster = RayCluster(settings.pool, self._keys) if settings.pool.engine == "ray" else None
         at, strict = settings.pool, settings.server.strict
         models = tuple(spec for spec in settings.models if spec.name not in faults)
         level = logging.getLogger().level
@@ -95,6 +99,8 @@ class Keeper:
         """
         complete = await self._front_ends.drain(reason, self._settings.server.drain_seconds)
         await self.workers.stop()
+        if self._cluster:
+            self._cluster.close()
         self._hub.close()
         self.address.release()
         return complete
@@ -104,18 +110,27 @@ class Keeper:
         self._front_ends.cut_off()
         self.workers.kill()
 
+    def _endpoints(self, place: int) -> list[str]:
+        """Where the keeper (0) and the front-ends (1 and more) are reached: on this machine, and on others last."""
+        listen = self._settings.pool.listen
+        host, _, port = (listen or "").rpartition(":")
+        return [endpoint(self._folder, place), *([f"tcp://{host}:{int(port) + place}"] if listen else [])]
+
     async def _start_worker(self, settings: WorkerSettings, name: bytes) -> Process:
-        indices = range(self._settings.server.front_ends)
-        places = ["keeper", *(f"front-end-{index}" for index in indices)]
-        return await WorkerProcess.start(settings, name, [endpoint(self._folder, place) for place in places])
+        """Lets a worker connect to the keeper and all front-ends."""
+        start = self._cluster.start if self._cluster else WorkerProcess.start
+        return await start(
+            settings, name, [self._endpoints(i)[-1] for i in range(self._settings.server.front_ends + 1)]
+        )
 
     async def _start_front_end(self, index: int, name: bytes) -> Process:
         settings = self._settings
         in_flight = ceil(settings.limits.max_in_flight / settings.server.front_ends)
         arguments = FrontEndSettings(
             name=name.decode(),
-            keeper=endpoint(self._folder, "keeper"),
-            endpoint=endpoint(self._folder, f"front-end-{index}"),
+            keeper=self._endpoints(0)[0],
+            endpoints=tuple(self._endpoints(index + 1)),
+            keys=self._keys,
             default=settings.models[0].name,
             queue_seconds=settings.pool.queue_seconds,
             server=settings.server.model_copy(update={"port": self.address.port}),

@@ -20,6 +20,10 @@ class Process(Protocol):
 
     pid: int
 
+    @property
+    def stopped(self) -> bool:
+        """Whether the system does not run it."""
+
     async def wait(self) -> int:
         """Returns its exit code when it has ended."""
 
@@ -62,6 +66,11 @@ class WorkerProcess:
         """Ends it at once; it may have ended already."""
         self._process.kill()
 
+    @property
+    def stopped(self) -> bool:
+        """Whether the system does not run it."""
+        return is_stopped(self.pid)
+
 
 class FrontEndProcess:
     """A front-end on this machine. It ends when its standard input does, and so with the keeper."""
@@ -88,9 +97,14 @@ class FrontEndProcess:
         with suppress(ProcessLookupError):
             self._process.kill()
 
+    @property
+    def stopped(self) -> bool:
+        """Whether the system does not run it."""
+        return is_stopped(self.pid)
+
 
 def is_stopped(pid: int) -> bool:
-    """Whether the system does not run that process. Elsewhere than on Linux it is not known, and taken for true."""
+    """Whether the system does not run that process. Elsewhere than on Linux that is not known, and taken for true."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in FROZEN_STATES
     except OSError:

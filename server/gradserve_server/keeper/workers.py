@@ -13,7 +13,7 @@ from ..models.sample import difference
 from ..pool.wire import Beat, Broken, Loading, Noted, Ready, Serve, Stop, Tick, WorkerSettings
 from . import watchdog
 from .kept_worker import DEATH_CAUSES, NOT_LONG, KeptWorker
-from .processes import Process, is_stopped
+from .processes import Process
 from .watchdog import WorkerState
 
 log = logging.getLogger(__name__)
@@ -156,7 +156,7 @@ class Workers:
             log.error("%s cannot begin: %s", worker, broken.error)
             return
         known = [f"model {name}: {reason}" for name, reason in self.unavailable.items()]
-        self._started.set_exception(StartError("\n".join([*known, broken.error])))
+        self._fail_start("\n".join([*known, broken.error]))
 
     def _on_end(self, worker: KeptWorker) -> bool:
         """Notes the end of a worker's process; returns whether a pause follows."""
@@ -174,9 +174,9 @@ class Workers:
         worker.state = "down"
         text = f"no new worker can be started on {worker.settings.device} ({type(error).__name__}: {error})"
         if not self._started.done():
-            self._started.set_exception(StartError(text))
-        else:
-            log.error("%s", text)
+            self._fail_start(text)
+            return False
+        log.error("%s", text)
         return True
 
     def _leave_out_fatal_model(self, worker: KeptWorker, state: WorkerState) -> None:
@@ -188,13 +188,18 @@ class Workers:
         if not name:
             when = "while starting" if state == "loading" else "before the others were ready"
             text = f"the worker on {worker.settings.device} died {when} {DEATH_CAUSES}; the log may say more"
-            self._started.set_exception(StartError(text))
+            self._fail_start(text)
             return
         reason = worker.leave_out()
         if worker.settings.strict:
-            self._started.set_exception(StartError(f"model {name}: {reason}"))
+            self._fail_start(f"model {name}: {reason}")
             return
         log.error("model %s: %s; a new worker begins without it", name, reason)
+
+    def _fail_start(self, reason: str) -> None:
+        """Ends the server's start, and starts no worker again."""
+        self._started.set_exception(StartError(reason))
+        self._release()
 
     def _end_start(self, ready: Ready) -> None:
         """Serves the models that all workers have loaded, from now on and after restarts."""
@@ -211,7 +216,7 @@ class Workers:
         cards = {card.name: card for card in ready.cards if card.name not in failed}
         if failed and not cards:
             lines = [f"model {name}: {reason}" for name, reason in (self.unavailable | failed).items()]
-            self._started.set_exception(StartError("\n".join(lines)))
+            self._fail_start("\n".join(lines))
             return
         for worker in self.all:
             models = tuple(spec for spec in worker.settings.models if spec.name in cards)
@@ -234,7 +239,7 @@ class Workers:
         for worker in self.all:
             if worker.process is None or worker.state == "down":
                 continue
-            stopped = is_stopped(worker.process.pid)
+            stopped = worker.process.stopped
             worker.lost_seconds += seconds if worker.lost_seconds else 0.0
             worker.pass_seconds += seconds if worker.in_pass and not stopped else 0.0
             self._kill_if_needed(worker, worker.process, stopped)

@@ -53,7 +53,7 @@ class Hub:
         """`on_message` gets each message with its sender's name, and `on_lost` is called when a connection has ended.
 
         Last messages may come after that, and whoever lost the connection may be back before it. `keys`: only who has
-        them is heard at endpoints that are not of this machine.
+        them is heard at endpoints that are not of this machine. Raises OSError.
         """
         self._on_message, self._on_lost = on_message, on_lost
         self._loop = asyncio.get_running_loop()
@@ -70,10 +70,10 @@ class Hub:
                 if keys is not None and not endpoint.startswith("ipc:") and self._authenticator is None:
                     self._authenticator = secure_hub(self._context, self._socket, keys)
                 self._socket.bind(endpoint)
-        except zmq.ZMQError:
+        except zmq.ZMQError as error:
             self._stop_authenticator()
             self._context.destroy(0)  # Python would wait for its sockets when it collects it.
-            raise
+            raise OSError(f"cannot listen for workers: {error}") from error
         for sock in (self._socket, self._monitor):
             self._loop.add_reader(sock.fileno(), self._look)
 

@@ -1,12 +1,10 @@
 """CURVE keys between hosts: who has none is not heard, and nobody else can read what is sent.
 
-ipc endpoints need none: the folder of their sockets belongs to one user.
+A server makes new keys at its start and hands them to those that it starts. ipc endpoints need none: the folder of
+their sockets belongs to one user.
 """
 
-import json
 import logging
-import os
-from pathlib import Path
 from typing import NamedTuple
 
 import zmq
@@ -31,22 +29,6 @@ def new_keys() -> Keys:
     """Keys that nobody else has."""
     pairs = [each.decode() for _ in range(2) for each in zmq.curve_keypair()]
     return Keys(*pairs)
-
-
-def write_keys(path: Path, keys: Keys) -> None:
-    """Writes a file that only this user can read. Raises OSError, also where there is one already."""
-    with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-        json.dump(keys._asdict(), file, indent=1)
-
-
-def read_keys(path: Path) -> Keys:
-    """The keys of a file. Raises OSError, ValueError where others can read it or it holds no keys."""
-    if path.stat().st_mode & 0o077:
-        raise ValueError(f"{path} can be read by others: chmod 600 {path}")
-    try:
-        return Keys(**json.loads(path.read_text()))
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"{path} holds no keys ({error}); `gradserve keys FILE` writes such a file") from error
 
 
 def secure_line(sock: "zmq.Socket[bytes]", keys: Keys) -> None:

@@ -9,6 +9,7 @@ from ..models.card import ModelCard
 from ..models.sample import difference
 from ..models.served import ServedModels
 from .hub import Hub
+from .keys import Keys
 from .members import Member, Pending
 from .placement import Placement
 from .wire import Outcome, Preview, Ready, Task, Tick
@@ -23,9 +24,17 @@ class NoWorker(Exception):
 class Pool:
     """The workers that have connected to a front-end. Its methods are called on the event loop's thread alone."""
 
-    def __init__(self, endpoints: Sequence[str], *, default: str = "", queue_seconds: float | None = None) -> None:
-        """`endpoints`: where workers connect. `default`: the model of requests that name none.
+    def __init__(
+        self,
+        endpoints: Sequence[str],
+        keys: Keys | None = None,
+        *,
+        default: str = "",
+        queue_seconds: float | None = None,
+    ) -> None:
+        """`endpoints`: where workers connect; those of other machines need the keys.
 
+        `default`: the model of requests that name none.
         `queue_seconds`: the longest wait of interactive requests; None takes the bound that follows from their cost.
         """
         self.cards = ServedModels(default=default)
@@ -35,7 +44,7 @@ class Pool:
         self._refused: set[bytes] = set()  # Workers that were told of in the log already.
         self._closing = ""  # Why it takes no tasks any more.
         self.changed = asyncio.Event()  # Set when a worker came or went; whoever waits clears it.
-        self._hub = Hub(endpoints, self._on_message, self._on_lost)
+        self._hub = Hub(endpoints, self._on_message, self._on_lost, keys)
 
     @property
     def members(self) -> list[Member]:

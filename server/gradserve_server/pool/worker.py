@@ -23,6 +23,7 @@ from ..methods import TASKS
 from ..methods.image_run import as_bytes, pixels, resized
 from ..models.prepared import Prepared
 from ..models.preprocess import to_batch
+from .keys import Keys
 from .lines import Connected, Disconnected, Lines, Received
 from .startup import begin
 from .wire import (
@@ -48,6 +49,7 @@ log = logging.getLogger(__name__)
 
 KEEPER = 0  # The position of the keeper's endpoint; those of the front-ends follow.
 TICK_SECONDS = 0.5  # Seconds between two messages with statistics.
+ORPHAN_SECONDS = 60.0  # A worker ends when it has no connection for so long.
 NOTED_SECONDS = 5.0  # Longest wait for the keeper's answer to what a worker loads.
 PREVIEW_SIDE = 160  # Pixels of a preview's longer side.
 NICENESS = 5  # Workers give way to the front-end, which must refuse what they cannot take.
@@ -61,10 +63,10 @@ FAILURES: tuple[tuple[type[Exception], FailureKind], ...] = (  # Kinds of failur
 )
 
 
-def main(settings: WorkerSettings, name: bytes, endpoints: Sequence[str]) -> None:
+def main(settings: WorkerSettings, name: bytes, endpoints: Sequence[str], keys: Keys | None = None) -> None:
     """Runs a worker: loads and warms up its models, and serves until Stop, or until the process that started it ends.
 
-    `endpoints`: of the keeper, and of each front-end.
+    `endpoints`: of the keeper, and of each front-end. On another host it ends when all of them are gone for long.
     """
     logging.basicConfig(format=LOG_FORMAT, stream=sys.stderr, level=settings.log_level)
     for number in (signal.SIGINT, signal.SIGTERM):  # They reach all processes of a terminal, or of a service.
@@ -74,7 +76,7 @@ def main(settings: WorkerSettings, name: bytes, endpoints: Sequence[str]) -> Non
     torch.backends.cuda.matmul.allow_tf32 = False
     torch.backends.cudnn.allow_tf32 = False
     parent = multiprocessing.parent_process()
-    lines = Lines(endpoints, name, ends=None if parent is None else parent.sentinel)
+    lines = Lines(endpoints, name, ends=None if parent is None else parent.sentinel, keys=keys)
     early: list[Received] = []  # What arrives before the models are loaded.
     try:
         engine, ready = begin(settings, lambda model: early.extend(_tell_loading(lines, model)))
@@ -104,6 +106,7 @@ class Worker:
         self._engine = engine
         self._ready = ready
         self._held: dict[str, tuple[int, Held]] = {}  # The tasks by id, each with the line that it came from.
+        self._connected: set[int] = set()  # The lines whose other end is there.
         self._stopping = False
         self._ticked = 0.0  # Time of the last statistics.
         self._busy = 0.0  # Seconds since then in which it did not wait.
@@ -130,8 +133,17 @@ class Worker:
         if not block:
             self._take_all(self._lines.arrived())
             return
-        while not self._take_all(self._lines.wait(TICK_SECONDS if self._engine.passes or self._told_busy else None)):
+        while not self._take_all(self._lines.wait(self._patience())):
+            if not self._connected:
+                self._stopping = True
+                return
             self._tick()
+
+    def _patience(self) -> float | None:
+        """Seconds until the next statistics, or until nobody is expected to connect any more; None for neither."""
+        if not self._connected:
+            return ORPHAN_SECONDS
+        return TICK_SECONDS if self._engine.passes or self._told_busy else None
 
     def _gather(self) -> None:
         """Waits for more jobs while that is worth it."""
@@ -156,8 +168,10 @@ class Worker:
             case Cancel():
                 self._cancel(message.id)
             case Connected():
+                self._connected.add(line)
                 self._lines.send(line, [replace(self._ready, sent=time.monotonic())])
-            case Disconnected():  # Whoever sent these tasks has given them to others, or is no more.
+            case Disconnected():
+                self._connected.discard(line)
                 for task_id in [each for each, (of, _) in self._held.items() if of == line]:
                     self._cancel(task_id)
             case Stop():
