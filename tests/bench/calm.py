@@ -1,10 +1,11 @@
-"""What a request costs in calm: processor time of front-end and worker, beside a server of another source tree.
+"""What a request costs: processor time of front-ends and worker, beside a server of another source tree.
 
 `python -m tests.bench.calm --other PATH`
 """
 
 import asyncio
 import os
+import time
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -23,30 +24,52 @@ from .. import serving
 from ..loads import loaded, pinned_apart
 from . import report
 from .faithfulness import DATA, Data, photo_names
+from .nothing import CATALOGUE
 
 ROOT = Path(__file__).parents[2]
+CONNECTIONS = 8  # So that several front-ends have callers.
 BLOCK_SECONDS = 300.0  # A block of requests that takes longer ends early.
+STATISTICS_SECONDS = 1.2  # Until workers have told of their last passes.
 FRESH_ROUNDS = 2  # Rounds until the servers are started anew.
 KEPT_PICTURES = 16  # The photos that the requests are about, in turn.
 
 
+PARTS = {"front_end": "front-end, ms", "workers": "worker, ms", "all": "all, ms", "rows": "rows in a pass"}
+
+
 class Spent(NamedTuple):
-    """Seconds of processor time."""
+    """Milliseconds of processor time for each request, and rows in a pass."""
 
     front_end: float
     workers: float
+    all: float
+    rows: float
 
-    def less(self, before: "Spent", requests: int) -> "Spent":
-        """What each of so many requests took since then, in milliseconds."""
-        return Spent(*(1000 * (now - then) / requests for now, then in zip(self, before, strict=True)))
+
+class Counted(NamedTuple):
+    """What a server has spent and done since its start: seconds of processor time, rows and passes."""
+
+    front_end: float
+    workers: float
+    rows: float
+    passes: float
+
+    def less(self, before: "Counted", requests: int) -> Spent:
+        """What each of so many requests took since then."""
+        front_end, workers, rows, passes = (now - then for now, then in zip(self, before, strict=True))
+        own = 1000 * front_end / requests, 1000 * workers / requests
+        return Spent(*own, sum(own), rows / max(1.0, passes))
 
 
 def main(
     other: Annotated[Path, typer.Option(exists=True, file_okay=False, help="The root of another source tree.")],
-    model: Annotated[str, typer.Option(help="An embedded model.")] = "cifar10",
+    model: Annotated[
+        str, typer.Option(help="An embedded model, or nothing: a network that costs nothing.")
+    ] = "cifar10",
     rpc: Annotated[str, typer.Option(help="predict, explain, attack ...")] = "explain",
     method: Annotated[str, typer.Option(help="Of Explain or Attack.")] = "gradient",
     callers: Annotated[int, typer.Option(min=1, help="Callers that wait for their answers.")] = 1,
+    front_ends: Annotated[int, typer.Option(min=1, help="Of this tree's server; the other has one.")] = 1,
     requests: Annotated[int, typer.Option(min=1, help="Of each block.")] = 400,
     rounds: Annotated[int, typer.Option(min=1, help="Pairs of blocks, one on each server.")] = 10,
     data: Data = DATA,
@@ -64,7 +87,8 @@ def main(
     pairs, trees = list[tuple[Spent, Spent]](), (ROOT, other.resolve())
     for turn in track(range(0, rounds, FRESH_ROUNDS), console=report.console):
         with ExitStack() as stack:
-            servers = [stack.enter_context(server_of(tree, model)) for tree in trees]
+            counts = (front_ends, 1)
+            servers = [stack.enter_context(server_of(*each, model)) for each in zip(trees, counts, strict=True)]
             stack.enter_context(pinned_apart(*servers))
             ask = partial(block, mix=mix, photos=photos, callers=callers, requests=requests)
             for server in servers:
@@ -76,30 +100,34 @@ def main(
     deliver(pairs, f"{mix[0].name}, {callers} callers, blocks of {requests}", as_json, out)
 
 
-def server_of(tree: Path, model: str) -> serving.Server:
+def server_of(tree: Path, front_ends: int, model: str) -> serving.Server:
     """A server whose code is that tree's."""
-    path = os.pathsep.join(str(tree / part) for part in ("client", "server"))
+    several = f"[server]\nfront_ends = {front_ends}\n" if front_ends > 1 else ""
+    path = os.pathsep.join(map(str, (tree / "client", tree / "server", ROOT)))  # The last has `tests.bench.nothing`.
+    models = CATALOGUE if model == "nothing" else f"[models.{model}]\n"
     with patch.dict(os.environ, {"PYTHONPATH": path}):
-        server = serving.Server(f"[pool]\nworkers = 1\n[models.{model}]\n")
+        server = serving.Server(f"{several}[pool]\nworkers = 1\n{models}")
     assert server.address
     return server
 
 
 def block(server: serving.Server, mix: list[MixEntry], photos: list[bytes], callers: int, requests: int) -> Spent:
     """What each request of a block took, in milliseconds. Raises ValueError where not all were answered."""
-    before = spent_by(server)
+    before = counted(server)
     loop = ClosedLoop(callers, BLOCK_SECONDS, requests=requests)
-    found = asyncio.run(loaded(server.address, mix, photos, loop, connections=1)).all
+    found = asyncio.run(loaded(server.address, mix, photos, loop, connections=CONNECTIONS)).all
     if found.codes != {"OK": found.requests} or found.requests < requests:
         raise ValueError(f"of {requests} requests not all were answered in {BLOCK_SECONDS:.0f} s: {found.codes}")
-    return spent_by(server).less(before, found.requests)
+    return counted(server).less(before, found.requests)
 
 
-def spent_by(server: serving.Server) -> Spent:
-    """Until now, by the workers and by all other processes of a server."""
+def counted(server: serving.Server) -> Counted:
+    """Until now, by the workers and by all other processes of a server; once the workers have told of their passes."""
+    time.sleep(STATISTICS_SECONDS)
     workers = server.workers
     family = [psutil.Process(server.process.pid), *server.process.children(recursive=True)]
-    return Spent(*(sum(map(seconds, each)) for each in ([p for p in family if p not in workers], workers)))
+    spent = (sum(map(seconds, each)) for each in ([p for p in family if p not in workers], workers))
+    return Counted(*spent, server.metric("gradserve_step_rows_sum"), server.metric("gradserve_step_rows_count"))
 
 
 def seconds(process: psutil.Process) -> float:
@@ -110,14 +138,14 @@ def seconds(process: psutil.Process) -> float:
 
 def deliver(pairs: list[tuple[Spent, Spent]], title: str, as_json: bool, out: Path | None) -> None:
     """Prints for each part of a server the milliseconds of both trees and their ratio."""
-    rows, document = report.table(title, ["part"], ["ms here", "ms there", "ratio"]), {}
+    rows, document = report.table(title, ["part"], ["here", "there", "ratio"]), {}
     for place, part in enumerate(Spent._fields):
         here, there = ([pair[tree][place] for pair in pairs] for tree in (0, 1))
         ratios = [own / others for own, others in zip(here, there, strict=True)]
         spreads = {"here": here, "there": there, "ratio": ratios}
         document[part] = {name: vars(report.Spread.of(values)) for name, values in spreads.items()}
         shown = (report.shown(report.Spread.of(values), 2) for values in spreads.values())
-        rows.add_row(part.replace("_", "-"), *shown)
+        rows.add_row(PARTS[part], *shown)
     report.deliver({"calm": document}, [rows], as_json, out)
 
 

@@ -22,12 +22,11 @@ from gradserve_server.models.preparation import prepare
 from gradserve_server.models.preprocess import to_batch
 
 from . import report
+from .nothing import CATALOGUE, ENTRY, SIDE
 from .report import Spread, shown
 from .serving import Server, served
 
-SIDE, ROWS_OF_A_PASS = 224, 8
-NOTHING = {"builder": "tests.bench.nothing:nothing", "weights": "random", "height": SIDE, "width": SIDE, "resize": SIDE}
-CATALOGUE = "[models.nothing]\n" + "".join(f"{name} = {value!r}\n" for name, value in NOTHING.items())
+ROWS_OF_A_PASS = 8
 
 
 @dataclass(frozen=True)
@@ -80,7 +79,7 @@ def main(
 
 def _passes(levels: np.ndarray) -> float:
     """The same passes without a service."""
-    model = prepare(ModelSpec.model_validate({"name": "nothing", **NOTHING}), torch.device("cpu"))
+    model = prepare(ModelSpec.model_validate({"name": "nothing", **ENTRY}), torch.device("cpu"))
     parts = [
         [Part(Query(part, logit(0), "image"), range(len(part)))]
         for part in to_batch(levels, model.device, model.dtype).split(ROWS_OF_A_PASS)

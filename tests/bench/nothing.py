@@ -3,6 +3,10 @@
 import torch
 from torch import Tensor, nn
 
+SIDE = 224
+ENTRY = {"builder": "tests.bench.nothing:nothing", "weights": "random", "height": SIDE, "width": SIDE, "resize": SIDE}
+CATALOGUE = "[models.nothing]\n" + "".join(f"{name} = {value!r}\n" for name, value in ENTRY.items())
+
 
 class Nothing(nn.Module):
     """The gradient of a class is the image times a number: as hard to encode as a real map."""
