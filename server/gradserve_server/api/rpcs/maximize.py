@@ -10,13 +10,13 @@ from ...engine.costs import passes_cost
 from ...methods.maximize import PRESETS, MaximizeArguments, Maximized, MaximizeSettings, octave_sizes
 from ...models.card import ModelCard
 from ...pool.wire import Outcome
-from ..canvas import canvas, picture
 from ..errors import Violations
 from ..fields import choice, enum_name, from_dict, parse_fields
 from ..images import ModelInput, fits, png, sizes_taken
 from ..progress import check_snapshots, curves, snapshots
 from ..reply import best, provenance, scores
 from ..request import Bound, CallContext, check_options, model_of, task_of
+from .canvas import canvas, picture
 from .goals import goal_name, goal_reply, goals_of
 
 PHOTO_SIDE, CANVAS_SIDE = 448, 160  # Default pixels of the longer side.

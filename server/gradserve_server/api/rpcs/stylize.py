@@ -22,7 +22,6 @@ from ...methods.stylize import (
 )
 from ...models.card import ModelCard
 from ...pool.wire import Outcome
-from ..canvas import canvas, picture, scaled, sized
 from ..errors import Violations
 from ..fields import from_dict, parse_fields
 from ..images import ModelInput, fits, png, sizes_taken
@@ -30,6 +29,7 @@ from ..progress import check_snapshots, curves, snapshots
 from ..reply import provenance
 from ..request import Bound, CallContext, check_options, model_of, task_of
 from ..targets import known_layer
+from .canvas import canvas, picture, scaled, sized
 
 CONTENT_SIDE, TEXTURE_SIDE = 512, 256  # Default pixels of the longer side.
 MAX_STYLES, MAX_LAYERS, MAX_STEPS = 8, 16, 4096

@@ -7,11 +7,11 @@ import numpy as np
 from gradserve.v1 import common_pb2 as pb
 from gradserve.v1 import progress_pb2
 
-from ..models.card import ModelCard
-from ..models.preprocess import BadImage, resize
-from . import images
-from .errors import Violations
-from .request import CallContext
+from ...models.card import ModelCard
+from ...models.preprocess import BadImage, resize
+from .. import images
+from ..errors import Violations
+from ..request import CallContext
 
 CANVAS_VALUE = 0.5
 
