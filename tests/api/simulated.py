@@ -20,7 +20,8 @@ import torch
 from gradserve_server.api.admission.admission import Admission, Full
 from gradserve_server.api.admission.callers import Caller
 from gradserve_server.config import LimitSettings
-from gradserve_server.engine import engine
+from gradserve_server.engine import passes
+from gradserve_server.engine.engine import Engine
 from gradserve_server.engine.job import Job, Steps
 from gradserve_server.engine.objective import logit
 from gradserve_server.engine.query import Answer, Part, Query
@@ -132,14 +133,14 @@ class SimulatedServer:
         self._waiting: dict[str, Callable[[Outcome], None]] = {}
         self._numbers = count()
         monkeypatch.setattr("time.monotonic", lambda: self.clock.now)
-        monkeypatch.setattr(engine, "differentiate", self._differentiate)
+        monkeypatch.setattr(passes, "differentiate", self._differentiate)
         monkeypatch.setattr(worker, "tensor", lambda task, model: None)
         monkeypatch.setitem(worker.TASKS, "explain", _gradient)
         card: Any = SimpleNamespace(name="m", gflop=1.0, height=4, width=4, auto={}, rows={}, unbatched=False)
         model = SimpleNamespace(device=torch.device("cpu"), card=card)
         model.at = lambda precision: model
         models: Any = {"m": model}
-        simulated = engine.Engine(models, rows=rows, clock=lambda: self.clock.now)
+        simulated = Engine(models, rows=rows, clock=lambda: self.clock.now)
         self._lines = SimulatedLines(self.clock, self._hear)
         speeds: Any = {("m", "exact"): GFLOP / (row_seconds + pass_seconds / rows)}
         ready = Ready((card,), "cpu", speeds, {("m", "exact"): rows})

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 from zoo import at, inputs, off, pictures
 
-from gradserve_server.engine.engine import Ended, Engine, NotFinite
+from gradserve_server.engine.engine import Engine
+from gradserve_server.engine.events import Ended, NotFinite
 from gradserve_server.engine.job import Job, Steps
 from gradserve_server.engine.objective import logit
 from gradserve_server.engine.query import Answer, Query

@@ -8,22 +8,15 @@ from typing import Any
 import pytest
 import torch
 
-from gradserve_server.engine import engine as module
+from gradserve_server.engine import passes
 from gradserve_server.engine.batch_limits import default_rows
-from gradserve_server.engine.engine import (
-    MAX_PASS_SECONDS,
-    Ended,
-    Engine,
-    ModelFailed,
-    NotFinite,
-    OutOfMemory,
-    Progressed,
-)
+from gradserve_server.engine.engine import PARTIAL_QUERY_SHARE, Engine
+from gradserve_server.engine.events import Ended, ModelFailed, NotFinite, OutOfMemory, Progressed
 from gradserve_server.engine.job import Job, Progress, Steps, TimeUp, together
 from gradserve_server.engine.objective import NotApplicable, logit
 from gradserve_server.engine.pace import MAX_KEYS, WAIT_PASS_SHARE, Pace
 from gradserve_server.engine.query import Answer, Part, Query
-from gradserve_server.engine.schedule import RECENT_SECONDS, SHORT_PASS_SECONDS
+from gradserve_server.engine.schedule import MAX_PASS_SECONDS, RECENT_SECONDS, SHORT_PASS_SECONDS
 from gradserve_server.engine.take import Key
 from gradserve_server.engine.turns import MAX_NAMES, CallerTurns
 from gradserve_server.methods.explain import Call, ExplainArguments, Explained, Target, explain
@@ -93,7 +86,7 @@ class World:
 @pytest.fixture
 def world(monkeypatch: pytest.MonkeyPatch) -> World:
     world = World()
-    monkeypatch.setattr(module, "differentiate", lambda model, parts, **_: world.differentiate(model, parts))
+    monkeypatch.setattr(passes, "differentiate", lambda model, parts, **_: world.differentiate(model, parts))
     return world
 
 
@@ -391,9 +384,9 @@ def test_chunks_shrink_to_the_time_that_is_left(world: World) -> None:
     world.seconds = 0.1
     world.submit("before", asking(8))
     world.run()
-    key = module.Key("m", "exact", 4, 4, "image")
+    key = Key("m", "exact", 4, 4, "image")
     room = lambda: world.engine.fitting(key, world.now + 100)  # noqa: E731
-    assert room() == 100 / 0.1 * module.PARTIAL_QUERY_SHARE
+    assert room() == 100 / 0.1 * PARTIAL_QUERY_SHARE
     deadline = world.now + 1.05
     world.passes.clear()
     facts = {"chunk": 64, "room": lambda: world.engine.fitting(key, deadline)}
@@ -483,7 +476,7 @@ def test_what_a_neighbour_spoiled_is_computed_again_alone(world: World, monkeypa
             return answers
         return [replace(answer, logits=answer.logits * torch.nan, finite=False) for answer in answers]
 
-    monkeypatch.setattr(module, "differentiate", leaking)
+    monkeypatch.setattr(passes, "differentiate", leaking)
     for name, value in {"a": 1.0, "nan": float("nan"), "b": 3.0}.items():
         world.submit(name, asking(2, value=value))
     world.run()

@@ -1,6 +1,5 @@
 """The loop of one device: chooses rows of many jobs, runs them in one pass, and resumes the jobs that it answers."""
 
-import logging
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -10,21 +9,15 @@ import torch
 from ..models.prepared import Prepared
 from .batch_limits import BatchLimits
 from .costs import passes_cost
-from .cuda_graphs import Recordings
-from .differentiate import differentiate
-from .events import Ended, Event, ModelFailed, NotFinite, OutOfMemory, PassStats, Progressed
+from .events import Ended, Event, NotFinite, OutOfMemory, PassStats, Progressed
 from .job import DeviceCache, Job, OpenQuery, Progress, TimeUp
 from .objective import NotApplicable
 from .pace import Pace
+from .passes import PassRunner
 from .query import Answer, Part, Query
-from .repeatable import repeatable
 from .schedule import MAX_PASS_SECONDS, Schedule
 from .take import Key
 
-log = logging.getLogger(__name__)
-
-NOT_FINITE = "the model gave infinities or NaN for this image; if it does for all, see its weights, mean and std"
-CPU_OUT_OF_MEMORY = "can't allocate memory"  # Words of the RuntimeError that torch raises on a CPU.
 PARTIAL_QUERY_SHARE = 0.25  # Share of the time left that one query of a job that takes partial answers may fill.
 
 
@@ -47,8 +40,8 @@ class Engine:
         self._clock = clock
         self._jobs: dict[str, Job] = {}
         self._cache = DeviceCache()
-        self._recordings = Recordings()
         self._pace = Pace()
+        self._runner = PassRunner(models, lambda key, rows: self.on_pass(self._pace.expected(key, rows)))
         self._schedule = Schedule(self.limit, self._pace)
         self._events: list[Event] = []
 
@@ -151,7 +144,7 @@ class Engine:
         begun = self._clock()
         for query, _ in batch:
             query.job.started = query.job.started or begun
-        answers = self._try_pass(key, parts)
+        answers = self._runner.try_pass(key, parts)
         if isinstance(answers, OutOfMemory):
             torch.cuda.empty_cache()  # Only now can it: the exception's traceback held the pass's activations.
             self.passes.append(PassStats(key.model, 0, 0.0, retried=True))
@@ -168,54 +161,6 @@ class Engine:
         for (query, count), answer in zip(batch, answers, strict=True):
             query.job.gflop += count * gflop
             self._deliver(query, count, answer, seconds * count / rows)
-
-    def _try_pass(self, key: Key, parts: list[Part]) -> list[Answer | Exception] | OutOfMemory:
-        """Answers or errors, one for each part, or OutOfMemory where the pass is too large for the device."""
-        try:
-            return self._compute(key, parts)
-        except OutOfMemory as error:
-            return error.with_traceback(None)
-
-    def _compute(self, key: Key, parts: list[Part]) -> list[Answer | Exception]:
-        """Answers or errors, one for each part. Raises OutOfMemory.
-
-        One part cannot harm another: when a pass fails, every part is computed by itself. So is a part with a number
-        that is not finite, since a kernel may have let the NaN of another part into it.
-        """
-        try:
-            answers = self._run_pass(key, parts)
-            if len(parts) > 1:
-                pairs = zip(parts, answers, strict=True)
-                answers = [a if a.finite else self._run_pass(key, [part])[0] for part, a in pairs]
-            return [answer if answer.finite else NotFinite(NOT_FINITE) for answer in answers]
-        except torch.AcceleratorError as error:
-            if not isinstance(error, torch.OutOfMemoryError):
-                raise  # This process cannot use the device any more; the pool starts another one.
-            raise OutOfMemory(str(error)) from None
-        except Exception as error:
-            if isinstance(error, torch.OutOfMemoryError) or CPU_OUT_OF_MEMORY in str(error):
-                raise OutOfMemory(str(error)) from None
-            if len(parts) > 1:
-                return [answer for part in parts for answer in self._compute(key, [part])]
-            if isinstance(error, NotApplicable):
-                return [error]
-            text = f"{key.model} failed on a {key.height}x{key.width} input: {error}"
-            log.warning("%s", text, exc_info=error)
-            return [ModelFailed(text)]
-
-    def _run_pass(self, key: Key, parts: list[Part]) -> list[Answer]:
-        """One pass. On a GPU it replays a CUDA graph if it can, but for jobs `alone`, whose bits must not vary."""
-        model = self.models[key.model].at(key.precision)
-        self.on_pass(self._pace.expected(key, sum(len(part.rows) for part in parts)))
-        on_gpu = model.device.type == "cuda"
-        if key.alone:
-            with repeatable(model.device):
-                answers = differentiate(model, parts)
-        else:
-            answers = (self._recordings.answers(model, parts) if on_gpu else None) or differentiate(model, parts)
-        if on_gpu:
-            torch.cuda.synchronize(model.device)  # Without this the clock would time the launches alone.
-        return answers
 
     def _gflop(self, key: Key) -> float:
         card = self.models[key.model].card
