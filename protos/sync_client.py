@@ -10,7 +10,11 @@ import sys
 from pathlib import Path
 
 PACKAGE = Path(__file__).resolve().parent.parent / "client" / "gradserve"
-MODULES = {"aio.py": "client.py", "transport/aio_connection.py": "transport/connection.py"}
+MODULES = {
+    "aio.py": "client.py",
+    "calls/aio_pictures.py": "calls/pictures.py",
+    "transport/aio_connection.py": "transport/connection.py",
+}
 HEADER = "# Generated from {source} by protos/sync_client.py: edit that file, then `make protos`.\n"
 
 # Sentences of documentation that hold for one of the two only.
@@ -25,6 +29,7 @@ SENTENCES = {
     call on until `close` or the end of its `async with`.
 """: "server; safe to share between threads.\n",
     },
+    "aio_pictures.py": {"The calls for asyncio that make": "The calls that make"},
     "aio_connection.py": {
         "A connection to a server for asyncio:": "A connection to a server:",
         "Close the running loop's connections and cancel the calls that run in it; the next call opens others.": (
@@ -41,7 +46,7 @@ RULES = {
     r"__a(enter|exit)__": r"__\1__",
     r"\bAsync(?=[A-Z])": "",  # AsyncClient, AsyncConnection, AsyncChannels, AsyncIterator
     r"\bin_order_async\b": "in_order",
-    r"gradserve\.transport\.aio_connection": "gradserve.transport.connection",
+    r"^from gradserve\.(\w+)\.aio_": r"from gradserve.\1.",
 }
 
 
@@ -53,7 +58,7 @@ def synchronous(source: Path) -> str:
             raise ValueError(f"{source.name} does not say {sentence!r} any more: adapt SENTENCES")
         text = text.replace(sentence, replacement)
     for pattern, replacement in RULES.items():
-        text = re.sub(pattern, replacement, text)
+        text = re.sub(pattern, replacement, text, flags=re.MULTILINE)
     text, target = HEADER.format(source=source.name) + text, PACKAGE / MODULES[str(source.relative_to(PACKAGE))]
     for command in (["check", "--quiet", "--select=I,F401", "--fix"], ["format", "--quiet"]):
         ruff = [sys.executable, "-m", "ruff", *command, f"--stdin-filename={target}", "-"]
@@ -67,7 +72,7 @@ def main() -> int:
     if "--check" not in sys.argv:
         for path, text in fresh.items():
             path.write_text(text)
-        print("\n".join(path.name for path in fresh))
+        print("\n".join(str(path.relative_to(PACKAGE)) for path in fresh))
         return 0
     stale = [path.name for path, text in fresh.items() if path.read_text() != text]
     named = " and ".join(f"{target} from {source}" for source, target in MODULES.items() if target in stale)

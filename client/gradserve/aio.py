@@ -8,15 +8,13 @@ from gradserve.arguments import (
     AttackTargetLike,
     BatchLike,
     ImageLike,
-    MaximizeArguments,
     MethodLike,
     Options,
     ParameterValue,
-    StyleLike,
-    StylizeArguments,
     TargetLike,
 )
-from gradserve.messages import attack, differentiate, explain, influence, pictures, predict
+from gradserve.calls.aio_pictures import AsyncPictureCalls
+from gradserve.messages import attack, differentiate, explain, influence, predict
 from gradserve.messages.common import options
 from gradserve.messages.goals import GoalLike
 from gradserve.messages.influence import EmbedArguments, InfluenceArguments, SuspectsArguments
@@ -24,13 +22,11 @@ from gradserve.results.attack import Attack
 from gradserve.results.differentiate import Gradients
 from gradserve.results.explain import Explanation, Explanations
 from gradserve.results.influence import Features, Influence, Suspects
-from gradserve.results.pictures import MaximizedImage, MaximizedImages, Progress, StylizedImage
 from gradserve.results.predict import Prediction
-from gradserve.transport.aio_connection import AsyncConnection
 from gradserve.transport.ordered import in_order_async
 
 
-class AsyncClient(AsyncConnection):
+class AsyncClient(AsyncPictureCalls):
     """A connection to a gradserve server for asyncio.
 
     It may be made anywhere and used in several event loops: each has connections of its own, from its first
@@ -226,60 +222,6 @@ class AsyncClient(AsyncConnection):
         """
         request = await asyncio.to_thread(differentiate.differentiate_request, images, goals, **arguments)
         return differentiate.gradients(await self._call(self._stubs.gradients.Differentiate, request, timeout))
-
-    async def maximize(
-        self,
-        goals: GoalLike | list[Any],
-        *,
-        timeout: float = pictures.DEFAULT_TIMEOUT,
-        **arguments: Unpack[MaximizeArguments],
-    ) -> MaximizedImage | MaximizedImages:
-        """The picture that a goal is maximal on, or with a list of goals all of theirs.
-
-        A goal is a class's index or name, a Unit, or a Goal: sums and differences of those, of layers and directions.
-        """
-        request = await asyncio.to_thread(pictures.maximize_request, goals, **arguments)
-        return pictures.maximized(goals, await self._call(self._stubs.gradients.Maximize, request, timeout))
-
-    async def maximize_stream(
-        self,
-        goals: GoalLike | list[Any],
-        *,
-        timeout: float = pictures.DEFAULT_TIMEOUT,
-        **arguments: Unpack[MaximizeArguments],
-    ) -> AsyncIterator[Progress | MaximizedImage | MaximizedImages]:
-        """Progress while it is made, and in the end what `maximize` returns; leaving the loop ends the work."""
-        request = await asyncio.to_thread(pictures.maximize_request, goals, **arguments)
-        async for event in self._stream(self._stubs.gradients.StreamMaximize, request, timeout):
-            yield pictures.maximize_event(goals, event)
-
-    async def stylize(
-        self,
-        content: ImageLike | None,
-        style: StyleLike | None = None,
-        *,
-        timeout: float = pictures.DEFAULT_TIMEOUT,
-        **arguments: Unpack[StylizeArguments],
-    ) -> StylizedImage:
-        """The content in the style of a picture, of a list, or of (picture, weight) pairs (Gatys et al. 2016).
-
-        Without a style the content is reconstructed from its layers; with None as content the style gives a texture.
-        """
-        request = await asyncio.to_thread(pictures.stylize_request, content, style, **arguments)
-        return pictures.stylized(await self._call(self._stubs.gradients.Stylize, request, timeout))
-
-    async def stylize_stream(
-        self,
-        content: ImageLike | None,
-        style: StyleLike | None = None,
-        *,
-        timeout: float = pictures.DEFAULT_TIMEOUT,
-        **arguments: Unpack[StylizeArguments],
-    ) -> AsyncIterator[Progress | StylizedImage]:
-        """Progress while it is made, and in the end what `stylize` returns; leaving the loop ends the work."""
-        request = await asyncio.to_thread(pictures.stylize_request, content, style, **arguments)
-        async for event in self._stream(self._stubs.gradients.StreamStylize, request, timeout):
-            yield pictures.stylize_event(event)
 
     def predict_many(
         self, images: Iterable[ImageLike], *, concurrency: int = 8, **arguments: Any

@@ -8,15 +8,13 @@ from gradserve.arguments import (
     AttackTargetLike,
     BatchLike,
     ImageLike,
-    MaximizeArguments,
     MethodLike,
     Options,
     ParameterValue,
-    StyleLike,
-    StylizeArguments,
     TargetLike,
 )
-from gradserve.messages import attack, differentiate, explain, influence, pictures, predict
+from gradserve.calls.pictures import PictureCalls
+from gradserve.messages import attack, differentiate, explain, influence, predict
 from gradserve.messages.common import options
 from gradserve.messages.goals import GoalLike
 from gradserve.messages.influence import EmbedArguments, InfluenceArguments, SuspectsArguments
@@ -24,13 +22,11 @@ from gradserve.results.attack import Attack
 from gradserve.results.differentiate import Gradients
 from gradserve.results.explain import Explanation, Explanations
 from gradserve.results.influence import Features, Influence, Suspects
-from gradserve.results.pictures import MaximizedImage, MaximizedImages, Progress, StylizedImage
 from gradserve.results.predict import Prediction
-from gradserve.transport.connection import Connection
 from gradserve.transport.ordered import in_order
 
 
-class Client(Connection):
+class Client(PictureCalls):
     """A connection to a gradserve server; safe to share between threads.
 
     target: HOST:PORT, [IPV6]:PORT or unix:PATH; addresses of this machine are never reached through a proxy. Calls go
@@ -215,60 +211,6 @@ class Client(Connection):
         """
         request = differentiate.differentiate_request(images, goals, **arguments)
         return differentiate.gradients(self._call(self._stubs.gradients.Differentiate, request, timeout))
-
-    def maximize(
-        self,
-        goals: GoalLike | list[Any],
-        *,
-        timeout: float = pictures.DEFAULT_TIMEOUT,
-        **arguments: Unpack[MaximizeArguments],
-    ) -> MaximizedImage | MaximizedImages:
-        """The picture that a goal is maximal on, or with a list of goals all of theirs.
-
-        A goal is a class's index or name, a Unit, or a Goal: sums and differences of those, of layers and directions.
-        """
-        request = pictures.maximize_request(goals, **arguments)
-        return pictures.maximized(goals, self._call(self._stubs.gradients.Maximize, request, timeout))
-
-    def maximize_stream(
-        self,
-        goals: GoalLike | list[Any],
-        *,
-        timeout: float = pictures.DEFAULT_TIMEOUT,
-        **arguments: Unpack[MaximizeArguments],
-    ) -> Iterator[Progress | MaximizedImage | MaximizedImages]:
-        """Progress while it is made, and in the end what `maximize` returns; leaving the loop ends the work."""
-        request = pictures.maximize_request(goals, **arguments)
-        for event in self._stream(self._stubs.gradients.StreamMaximize, request, timeout):
-            yield pictures.maximize_event(goals, event)
-
-    def stylize(
-        self,
-        content: ImageLike | None,
-        style: StyleLike | None = None,
-        *,
-        timeout: float = pictures.DEFAULT_TIMEOUT,
-        **arguments: Unpack[StylizeArguments],
-    ) -> StylizedImage:
-        """The content in the style of a picture, of a list, or of (picture, weight) pairs (Gatys et al. 2016).
-
-        Without a style the content is reconstructed from its layers; with None as content the style gives a texture.
-        """
-        request = pictures.stylize_request(content, style, **arguments)
-        return pictures.stylized(self._call(self._stubs.gradients.Stylize, request, timeout))
-
-    def stylize_stream(
-        self,
-        content: ImageLike | None,
-        style: StyleLike | None = None,
-        *,
-        timeout: float = pictures.DEFAULT_TIMEOUT,
-        **arguments: Unpack[StylizeArguments],
-    ) -> Iterator[Progress | StylizedImage]:
-        """Progress while it is made, and in the end what `stylize` returns; leaving the loop ends the work."""
-        request = pictures.stylize_request(content, style, **arguments)
-        for event in self._stream(self._stubs.gradients.StreamStylize, request, timeout):
-            yield pictures.stylize_event(event)
 
     def predict_many(
         self, images: Iterable[ImageLike], *, concurrency: int = 8, **arguments: Any
