@@ -22,7 +22,7 @@ def generate(out: Path) -> dict[str, str]:
     options = [f"-I{PROTOS}", f"-I{COMPILER / 'grpc_tools/_proto'}", f"--python_out={out}", f"--pyi_out={out}"]
     command = [sys.executable, "-c", RUN, *options, f"--grpc_python_out={out}", *sources]
     subprocess.run(command, check=True, env={"PYTHONPATH": str(COMPILER)})
-    for path in out.rglob("*_pb2_grpc.py"):  # files without a service get an empty one
+    for path in out.rglob("*_pb2_grpc.py"):  # A file without a service gets an empty one.
         if "class " not in path.read_text():
             path.unlink()
     return {str(p.relative_to(out)): p.read_text() for p in sorted(out.rglob("*_pb2*.py*")) if p.suffix != ".pyc"}

@@ -1,7 +1,7 @@
 """Generates `gradserve.Client` from `gradserve.AsyncClient`; with --check, says whether they are in step.
 
-The two differ in a few words, which the rules below take away one after the other. What differs in more than words has
-a form for each, written by hand under two names: the channels in stubs.py, the ordered map in ordered.py.
+The two differ in a few words, which the rules below replace one after the other. What differs in more than words is
+written by hand twice, under two names: the channels in stubs.py, the ordered map in ordered.py.
 """
 
 import re
@@ -39,12 +39,12 @@ SENTENCES = {
 }
 # Regular expressions, in the order in which they are applied, with what takes the place of what they match.
 RULES = {
-    r"await asyncio\.to_thread\(\s*([\w.]+),\s*": r"\1(",  # where no event loop waits, no thread is needed
+    r"await asyncio\.to_thread\(\s*([\w.]+),\s*": r"\1(",  # Where no event loop waits, no thread is needed.
     r"asyncio\.sleep": "time.sleep",
     r"async (def|for|with)\b": r"\1",
     r"await ": "",
     r"__a(enter|exit)__": r"__\1__",
-    r"\bAsync(?=[A-Z])": "",  # AsyncClient, AsyncConnection, AsyncChannels, AsyncIterator
+    r"\bAsync(?=[A-Z])": "",  # Of AsyncClient, AsyncConnection, AsyncChannels, AsyncIterator.
     r"\bin_order_async\b": "in_order",
     r"^from gradserve\.(\w+)\.aio_": r"from gradserve.\1.",
 }

@@ -13,7 +13,7 @@ from .models.tables import mistakes, read_toml
 
 PATH_SETTINGS = (("server", "tls_certificate"), ("server", "tls_key"), ("server", "token_file"), ("pool", "tuned"))
 
-LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s %(message)s"  # log lines of the front-end and of workers
+LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s %(message)s"  # Of the log lines of all processes.
 
 
 class StartError(Exception):

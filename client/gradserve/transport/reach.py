@@ -49,7 +49,7 @@ def _about_tls(endpoint: Endpoint) -> str:
     try:
         with _connected(endpoint.target) as connection, context.wrap_socket(connection):
             speaks = True
-    except OSError:  # ssl.SSLError is one.
+    except OSError:  # An ssl.SSLError is one too.
         speaks = False
     if not speaks:
         reply = "speaks no TLS: leave --tls and --ca out, and https:// or grpcs://"

@@ -54,7 +54,7 @@ class RequestInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]
     def __init__(self, metrics: Metrics, callers: Callers, admission: Admission) -> None:
         self._metrics, self._callers, self._admission = metrics, callers, admission
         self._refusals = RefusalLog()
-        self._limits: set[asyncio.Timeout] = set()  # of the running requests that hold places
+        self._limits: set[asyncio.Timeout] = set()  # Those of the running requests that hold places.
         self._running = 0
         self._idle = asyncio.Event()
         self._draining = self._cut_off = False

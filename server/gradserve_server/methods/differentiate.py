@@ -17,7 +17,7 @@ from .goals import Goal, objective_of, resolved, targets_in, weighted_targets
 from .targets import cancelled, look_up
 
 GradientFormat = Literal["float32", "bfloat16", "float16"]
-LARGEST_EXPONENT = 15  # float16 ends at 2^16; the largest number of a row is scaled to below 2^15.
+LARGEST_EXPONENT = 15  # A row's largest number is scaled to below 2^15, as float16 ends at 2^16.
 MAX_FACTOR_EXPONENT = 127  # A factor of 2^128 is beyond fp32.
 
 
@@ -38,7 +38,7 @@ class Differentiated:
 
     values: np.ndarray  # [n]
     logits: np.ndarray | None  # [n, classes]; None where a goal reads layers alone.
-    gradient: np.ndarray | None  # float32, float16, or int16 with the bits of bfloat16.
+    gradient: np.ndarray | None  # As float32, float16, or int16 with the bits of bfloat16.
     scales: np.ndarray | None  # [n], what each row of a float16 gradient is to be multiplied by.
 
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from .outputs import PLAIN, Head
 from .relu import RULED, ReLURules
 
-Node = Any  # torch.autograd.graph.Node and the attributes of its kinds
+Node = Any  # A torch.autograd.graph.Node, with the attributes of its kind.
 
 UNREACHED = "a ReLU that no rule can reach"
 MASK = "a mask as a factor, as in x * (x > 0)"

@@ -20,7 +20,7 @@ from .uses import tensors_in
 # ReLUs that they flip, change it by less.
 TOLERANCE = 2e-3
 MAX_SCALE_PER_SPREAD = 50  # Largest scale of a class, in multiples of its spread over the images.
-DOUBLE_TOLERANCE = 1e-6  # TOLERANCE in float64
+DOUBLE_TOLERANCE = 1e-6  # TOLERANCE for a network in float64.
 REPEAT_TOLERANCE_SHARE = 1e-2  # Share of TOLERANCE for two passes over one batch, which sum in the same order.
 # Indices of the trial images in a batch as large as those that the engine runs.
 LARGE_BATCH = (2, 0, 3, 1, 1, 3, 0, 2, 0, 1, 2, 3, 3, 2, 1, 0)
@@ -36,7 +36,8 @@ COUNTING_CALLS = {  # Functions that give a tensor whose shape depends on values
 }
 EPS, EPS_HALF = torch.finfo(torch.float32).eps, torch.finfo(torch.bfloat16).eps
 HALF_FORMATS = (torch.bfloat16, torch.float16)
-AUTOGRAD_CALLS = {torch.autograd.grad, torch.autograd.backward, Tensor.backward}  # torch.func calls them too
+# Functions that differentiate; those of torch.func call them.
+AUTOGRAD_CALLS = {torch.autograd.grad, torch.autograd.backward, Tensor.backward}
 
 RANDOM = (
     "two passes over the same image give different logits, even in eval mode: something in its forward is random "
@@ -207,7 +208,7 @@ def _no_gradient(network: nn.Module, image: Tensor, head: Head) -> str:
             by_image = torch.autograd.grad(logits.sum(), image, allow_unused=True)[0] if logits.requires_grad else None
         except (NoLogits, torch.OutOfMemoryError):
             raise
-        except Exception as error:  # torch or a backward of the author's own may raise anything.
+        except Exception as error:  # Both torch and a backward of the author's own may raise anything.
             text = str(error).split(" Hint:")[0]  # The hint tells how to debug with torch, which is of no use here.
             raise Unservable(BACKWARD_FAILS.format(error=text)) from error
     if by_image is not None:

@@ -18,7 +18,7 @@ class FlopCounter(TorchDispatchMode):
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
-        return False  # torch asks this of every mode; True imports torch._dynamo
+        return False  # A mode is asked this by torch; True would import torch._dynamo.
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}

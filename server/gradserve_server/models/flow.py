@@ -13,7 +13,7 @@ from .layouts import ROWS
 from .outputs import PLAIN, Head
 from .taps import Place, Taps, as_map
 
-Node = Any  # torch.autograd.graph.Node
+Node = Any  # A torch.autograd.graph.Node.
 Edge = tuple[Node, int]
 
 NOT_FOR_GRAD_CAM = ("Pool", "Dropout", "Identity", "Flatten", "Permute")  # Parts of the class names of such modules.

@@ -62,7 +62,7 @@ def _clamp(x: Tensor, min: Any = None, max: Any = None, inplace: bool = False) -
 
 
 def _larger(function: Callable[..., Tensor]) -> Reader:
-    """Of maximum(x, 0) or maximum(0, x), where the zero is a tensor that changes neither shape nor type."""
+    """Reads maximum(x, 0) or maximum(0, x), where the zero is a tensor that changes neither shape nor type."""
 
     def reader(x: Any, other: Any = None, *args: Any, **kwargs: Any) -> Rectifier | None:
         if args or kwargs or not isinstance(other, Tensor):
@@ -140,11 +140,11 @@ class _RuledReLU(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, top: float | None, inplace: bool, guided: int, deconvnet: int) -> Tensor:
-        """The kernels of the plain ReLU, hence the same bits."""
+        """Computes by the kernels of the plain ReLU, so that the bits are the same."""
         y = _forward(x, top, inplace)
         if inplace:
             ctx.mark_dirty(x)
-        ctx.save_for_backward(y)  # y > 0 exactly where x > 0, and the next operation keeps y anyway
+        ctx.save_for_backward(y)  # Its sign is that of x, and the next operation keeps y anyway.
         ctx.top, ctx.guided, ctx.deconvnet = top, guided, deconvnet
         return y
 
@@ -174,7 +174,7 @@ class ReLURules(TorchFunctionMode):
         self.rows = len(rules)
         self.guided = sum(rule == "plain" for rule in rules)
         self.deconvnet = self.guided + sum(rule == "guided" for rule in rules)
-        self.caught = 0  # ReLUs that a rule was applied to
+        self.caught = 0  # The number of ReLUs that a rule was applied to.
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Replaces a ReLU by its ruled twin; leaves everything else alone."""
@@ -191,7 +191,7 @@ class ReLURules(TorchFunctionMode):
         return _RuledReLU.apply(*call[:3], self.guided, self.deconvnet)
 
     def _in_two(self, x: Tensor, top: float | None, inplace: bool, own: Callable[[Tensor], Tensor]) -> Tensor:
-        """The rows with the plain rule by the function itself, the others by the rules."""
+        """Computes the rows with the plain rule by the function itself, and the others by their rules."""
         source = x.clone() if inplace else x
         plain = own(source[: self.guided])
         ruled = _RuledReLU.apply(source[self.guided :], top, False, 0, self.deconvnet - self.guided)

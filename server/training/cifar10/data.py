@@ -113,7 +113,7 @@ def disturb(image: Pixels, rng: np.random.Generator) -> Pixels:
     """Returns the image as another path might have brought it: re-encoded, resampled or noisy."""
     kind = rng.random()
     if kind < 0.4:
-        shift = rng.integers(0, 8, 2)  # the 8x8 grid of a crop lies anywhere
+        shift = rng.integers(0, 8, 2)  # The 8x8 grid of a crop lies anywhere.
         moved = reencode(np.roll(image, shift, (0, 1)), int(rng.integers(60, 96)), int(rng.choice([0, 2, 2])))
         return np.roll(moved, -shift, (0, 1))
     if kind < 0.7:

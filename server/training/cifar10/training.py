@@ -21,7 +21,7 @@ from .data import Dataset, Pixels, crop_and_flip, cut_out, disturbed, reencode, 
 
 EMA_HORIZON = 500
 WARM_UP = 0.15
-CHECKED = 8 / 255  # eps of the held-out images' attack, whatever the training's
+CHECKED = 8 / 255  # The eps of the attack on held-out images, whatever that of the training is.
 Metrics = dict[str, float]
 
 
@@ -179,7 +179,7 @@ def atomically(path: Path, write: Callable[[Path], None]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(path.name + ".partial")
     write(temporary)
-    temporary.chmod(0o644)  # safetensors writes files for their owner alone
+    temporary.chmod(0o644)  # Files that safetensors writes are for their owner alone.
     os.replace(temporary, path)
 
 

@@ -251,7 +251,7 @@ def _table(saved: list[Saved]) -> Table:
     table = Table(box=None)
     for column in ("photo", "verdict", "before", "after"):
         table.add_column(column)
-    survival = any(each.result.success_rate is not None for each in saved)  # of random changes, with --eot
+    survival = any(each.result.success_rate is not None for each in saved)  # Attacks with --eot have it.
     for column in ("change", "queries", *(["survives"] if survival else [])):
         table.add_column(column, justify="right")
     table.add_column("saved as", overflow="fold")

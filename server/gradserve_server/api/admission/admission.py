@@ -18,17 +18,18 @@ from ...pool.wire import Task
 from ..errors import RequestError, late, partial_hint
 from .callers import NOBODY, Caller
 
-MIN_BOUND_SECONDS, BOUND_IN_OWN_SECONDS = 2.0, 4.0  # the longest wait of interactive requests: the larger of both
-SAFETY_FACTOR = 1.25  # an answer must fit its deadline with its estimate times this
+# The longest wait of an interactive request: so many seconds, or so many times what it takes itself, if that is more.
+MIN_BOUND_SECONDS, BOUND_IN_OWN_SECONDS = 2.0, 4.0
+SAFETY_FACTOR = 1.25  # What an estimate is multiplied by before it is compared with the deadline.
 # A request is not checked while less is outstanding than so many seconds, and than this share of the time that it has.
 UNCHECKED_SECONDS, UNCHECKED_SHARE = 0.5, 0.25
-SHARE_CHECK_SECONDS = 60.0  # with more outstanding, a caller may hold no more than its share
-MAX_JITTER_SHARE = 0.5  # callers are told to come back after up to so much more than the wait, and not all at once
+SHARE_CHECK_SECONDS = 60.0  # Where more is outstanding, a caller may hold no more than its share.
+MAX_JITTER_SHARE = 0.5  # Random share that is added to a caller's delay, so that not all come back at once.
 MIN_RETRY_SECONDS, MAX_RETRY_SECONDS = 0.05, 30.0
-MAX_AGE_SECONDS = 0.01  # up to which forecasts and sums are used again, since refusals come in crowds
+MAX_AGE_SECONDS = 0.01  # Age up to which forecasts and sums are used again, since refusals come in crowds.
 MAX_FORECASTS = 1000
-WAIT_SECONDS = 0.1  # the same for the wait of callers who may have no more places
-SMOOTHING = 0.2  # weight of the newest request in running means
+WAIT_SECONDS = 0.1  # Age up to which the estimated wait of a caller who may have no more places is used again.
+SMOOTHING = 0.2  # Weight of the newest request in running means.
 CODEC_THREADS = max(2, cores())
 
 
@@ -55,15 +56,14 @@ class Admission:
 
     def __init__(self, pool: Pool, limits: LimitSettings, metrics: Metrics) -> None:
         self._pool, self._limits, self._metrics = pool, limits, metrics
-        self._in_flight: Counter[str] = Counter()  # requests by caller
-        self._decoding: dict[object, Load] = {}  # what is expected of requests whose pictures are being decoded
-        self._decode_seconds = 0.0  # mean time of decoding a request in its thread
-        self._typical: dict[
-            tuple[str, str], tuple[float, float]
-        ] = {}  # mean seconds by RPC and model: in all, and a row's
-        self._outstanding: dict[int, Outstanding] = {}  # by the worker's process id
-        self._forecasts: dict[Prospect, tuple[float, Forecast | None]] = {}  # and when they were made
-        self._waits: dict[str, tuple[float, float]] = {}  # of callers without a place, and when they were estimated
+        self._in_flight: Counter[str] = Counter()  # The number of requests by caller.
+        self._decoding: dict[object, Load] = {}  # What requests whose pictures are being decoded will take.
+        self._decode_seconds = 0.0  # The mean time of decoding a request in its thread.
+        # Mean seconds by RPC and model: of a whole request, and of a row.
+        self._typical: dict[tuple[str, str], tuple[float, float]] = {}
+        self._outstanding: dict[int, Outstanding] = {}  # By the worker's process id.
+        self._forecasts: dict[Prospect, tuple[float, Forecast | None]] = {}  # Each with the time at which it was made.
+        self._waits: dict[str, tuple[float, float]] = {}  # By caller without a place, each with its time.
 
     @contextmanager
     def slot(self, caller: Caller, word: str, remaining: float | None) -> Iterator[None]:

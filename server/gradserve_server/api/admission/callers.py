@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from ...config import StartError
 
 BEARER = "Bearer "
-SHOWN_DIGITS = 12  # hexadecimal digits that stand for a token which has no name
+SHOWN_DIGITS = 12  # The hexadecimal digits that stand for a token without a name.
 
 
 class Caller(NamedTuple):

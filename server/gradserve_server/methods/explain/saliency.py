@@ -21,7 +21,7 @@ def gradient(
     answer = yield Query(x, _log_odds(target) if log_prob else target, "image")
     run.completed(range(1))
     grad, value = answer.image_grad[0], answer.value[0]
-    if log_prob:  # d log p = (1 - p) d log-odds keeps its digits where p rounds to 1.
+    if log_prob:  # This is (1 - p) d log-odds, which keeps its digits where p rounds to 1.
         grad, value = torch.sigmoid(-value) * grad, F.logsigmoid(value)
     return Map(reduced(grad, reduce), value)
 

@@ -50,7 +50,7 @@ def _usable(model: Prepared, images: Tensor) -> list[IndexedLayer]:
     def hook(name: str, own: tuple[Tensor | None, ...]) -> Any:
         def on_output(module: nn.Module, args: Any, kwargs: Any, out: Any) -> None:
             calls[name] += 1
-            # functional_call lends weights for a call.
+            # Weights are lent for a call by torch's functional_call.
             lent = any(w is not own_w for w, own_w in zip(_weights(module), own, strict=True))
             x = first_input(args, kwargs)
             if not lent and x is not None and len(x) == len(out) == PROBE_ROWS:
@@ -79,7 +79,7 @@ def _usable(model: Prepared, images: Tensor) -> list[IndexedLayer]:
 
 
 def _with_a_row(model: Prepared, image: Tensor) -> set[str]:
-    """The modules that give one row for one image: what has as many for several may have them by chance."""
+    """The modules that give one row for one image; that a batch has a row for each image may be chance."""
     names: set[str] = set()
 
     def see(x: Tensor, call: Call | None) -> None:
@@ -92,7 +92,7 @@ def _with_a_row(model: Prepared, image: Tensor) -> set[str]:
 
 
 def _reaching(model: Prepared, images: Tensor, layers: list[IndexedLayer]) -> list[IndexedLayer]:
-    """Those by whose output the logits can be differentiated."""
+    """The layers by whose output the logits can be differentiated."""
     reached = Pass(model, images, layers).reached()
     return [layer for layer, is_reached in zip(layers, reached, strict=True) if is_reached]
 

@@ -30,9 +30,9 @@ COLUMNS = np.dtype(
         ("label", "<i4"),
         ("predicted", "<i4"),
         ("loss", "<f4"),  # The training loss.
-        ("margin", "<f4"),  # log p - log(1 - p) of the label
-        ("self_influence", "<f4"),  # g^T H^-1 g, by the default method
-        ("parameter_change", "<f4"),  # |H^-1 g| / N: how far the parameters move when the example is removed
+        ("margin", "<f4"),  # The label's log p - log(1 - p).
+        ("self_influence", "<f4"),  # The example's own g^T H^-1 g, by the default method.
+        ("parameter_change", "<f4"),  # How far the parameters move without the example, |H^-1 g| / N.
         ("disagreement", "<f4"),  # Share of the nearest examples with another label.
         ("suspicion", "<f4"),  # Mean of the ranks by self-influence and disagreement, 0 to 1.
     ]
@@ -70,7 +70,7 @@ class Manifest(BaseModel):
     methods: tuple[EstimateName, ...]  # The first is the default.
     weight_decay: float | None
     label_smoothing: float
-    size: int = 0  # k
+    size: int = 0  # The k of `vectors`.
     damping: float = 0.0
     coverage: float = 0.0
     head_coverage: float = 0.0
@@ -137,7 +137,7 @@ class Index:
         return (slice(i, min(i + CHUNK_ROWS, len(self))) for i in range(0, len(self), CHUNK_ROWS))
 
     def _mapped(self, name: str, dtype: np.dtype[Any], columns: tuple[int, ...]) -> Array:
-        return np.memmap(self.path / name, dtype, "c", shape=(len(self), *columns))  # torch needs a writable array.
+        return np.memmap(self.path / name, dtype, "c", shape=(len(self), *columns))  # Writable for torch.
 
     def _record(self, kind: str, row: int) -> bytes:
         begins, data = self._records[kind]

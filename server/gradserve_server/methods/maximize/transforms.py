@@ -38,7 +38,7 @@ def turned(images: Tensor, factor: float, degrees: float) -> Tensor:
     """Enlarged and turned counterclockwise about the centre, bilinear, grey outside."""
     height, width = images.shape[2:]
     cosine, sine = (f(math.radians(degrees)) / factor for f in (math.cos, math.sin))
-    # theta maps places in the result to places in the image; affine_grid counts in halves of each side.
+    # These map places in the result to places in the image; affine_grid counts in halves of each side.
     rows = [[cosine, -sine * height / width, 0.0], [sine * width / height, cosine, 0.0]]
     theta = torch.tensor([rows], dtype=images.dtype, device=images.device).expand(len(images), 2, 3)
     grid = F.affine_grid(theta, list(images.shape), align_corners=False)

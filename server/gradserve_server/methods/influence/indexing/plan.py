@@ -12,7 +12,7 @@ Report = Callable[[str, int, int], None]
 
 
 def no_report(what: str, done: int, total: int) -> None:
-    """Tells nobody."""
+    """Default progress callback: does nothing."""
 
 
 class Examples(Protocol):
@@ -53,10 +53,10 @@ def check_head(card: ModelCard) -> None:
 class IndexPlan:
     """How the model was trained, and what the index is to hold."""
 
-    weight_decay: float | None = None  # lambda in mean loss + lambda / 2 |theta|^2; None where it is unknown.
+    weight_decay: float | None = None  # The lambda of mean loss + lambda / 2 |theta|^2; None where it is unknown.
     label_smoothing: float = 0.0
     last_layer_only: bool = False  # Whether the other layers were frozen.
-    size: int = 256  # k
+    size: int = 256  # Numbers that each example's gradient is projected to, k.
     rank: int | None = None  # Directions of each side of a layer; None: by the number of layers.
     seed: int = 0
     feature_scale: float = 1.0  # With last_layer_only: the factor of the features in training.
