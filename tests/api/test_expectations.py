@@ -33,7 +33,7 @@ def ended(rows: int, partial: bool = False) -> tuple[Outcome, Outcome]:
 
 @pytest.mark.parametrize("method", ["square", "one_pixel", "fooling"])
 def test_searches_that_stop_at_a_first_success_are_counted_with_a_part(method: str) -> None:
-    assert METHODS[method].stops
+    assert METHODS[method].stops_early
     assert Expectations().priced(task(method)).cost == pytest.approx(FIRST_GUESS * COST)
     assert Expectations().priced(task(method, stop=False)).cost == COST
 

@@ -149,7 +149,7 @@ def test_attacks(name: str, targeted: bool, loss: str) -> None:
         return sign * (kind.loss(logits, about) if loss == "cross_entropy" else -kind.margin(logits, about))
 
     own = own_pgd(name, x, climbed)
-    last = found.moments[-1]
+    last = found.trajectory[-1]
     assert last.value == pytest.approx(float(climbed(right(name, own))), rel=1e-3, abs=1e-4)
     assert last.margin == pytest.approx(sign * float(kind.margin(right(name, own), about)), rel=1e-3, abs=1e-3)
     judged = certificate(name, x, found.pixels, found.goal)

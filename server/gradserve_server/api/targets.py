@@ -87,7 +87,7 @@ def check_contrast(terms: Sequence[tuple[Target, float]], path: str, violations:
 
 
 def weight_of(message: Weighted, path: str, violations: Violations) -> float:
-    """The factor of a summand; a violation where it is none."""
+    """The factor of a summand, 1 if it has none; a violation where it is 0, too large or not finite."""
     weight = message.weight if message.HasField("weight") else 1.0
     if not (math.isfinite(weight) and 0 < abs(weight) <= MAX_WEIGHT):
         text = f"must be a number other than 0, at most {MAX_WEIGHT:g}, was {weight:g}"
@@ -193,9 +193,9 @@ def has_channels(layer: Layer, card: ModelCard, path: str, violations: Violation
 
 
 def cam_layer(name: str, target: AnyTarget, card: ModelCard, path: str, violations: Violations) -> str:
-    """The layer that Grad-CAM takes: the named one, the card's, or the last useful one before the target's own layers.
+    """The layer of Grad-CAM: the named one, the card's, or the last useful one before those that the target reads.
 
-    A similarity may be derived by its own layer, of which every channel counts.
+    For a similarity that may be its own layer, since all channels of it count.
     """
     own = [layer for layer in map(card.layer, layers_of(target)) if layer is not None]
     inclusive = isinstance(target, Similarity)
@@ -220,7 +220,7 @@ def cam_layer(name: str, target: AnyTarget, card: ModelCard, path: str, violatio
 
 
 def _fits_before(layer: Layer, own: Layer, inclusive: bool, card: ModelCard) -> bool:
-    """Whether a target's own layer depends on the other one, or may be that itself."""
+    """Whether a target's own layer depends on `layer`, or is that layer where `inclusive` allows it."""
     if inclusive and layer.name == own.name:
         return True
     return card.reaches(layer, own) and card.order(layer.name) < card.order(own.name)

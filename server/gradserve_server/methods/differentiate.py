@@ -17,7 +17,7 @@ from .goals import Goal, objective_of, resolved, targets_in, weighted_targets
 from .targets import cancelled, look_up
 
 GradientFormat = Literal["float32", "bfloat16", "float16"]
-LARGEST_EXPONENT = 15  # A row's largest number is scaled to below 2^15, as float16 ends at 2^16.
+MAX_EXPONENT = 15  # A row's largest number is scaled to below 2^15, as float16 ends at 2^16.
 MAX_FACTOR_EXPONENT = 127  # A factor of 2^128 is beyond fp32.
 
 
@@ -39,19 +39,19 @@ class Differentiated:
     values: np.ndarray  # [n]
     logits: np.ndarray | None  # [n, classes]; None where a goal reads layers alone.
     gradient: np.ndarray | None  # As float32, float16, or int16 with the bits of bfloat16.
-    scales: np.ndarray | None  # [n], what each row of a float16 gradient is to be multiplied by.
+    scales: np.ndarray | None  # [n], by which the rows of a float16 gradient are to be multiplied.
 
 
 def differentiate(job: Job, x: Tensor, arguments: DifferentiateArguments) -> Steps:
     """[n, 3, H, W] -> Differentiated. Each image is a row of passes that it shares with other jobs."""
     goals = arguments.goals
-    known = yield from look_up(targets_in(goals), x, ranks=False)
-    if known.classes and len(goals) == 1:
+    prerequisites = yield from look_up(targets_in(goals), x, resolve_ranks=False)
+    if prerequisites.classes and len(goals) == 1:
         goals = goals * len(x)
-    if known.classes:
-        goals = tuple(resolved(goal, classes) for goal, classes in zip(goals, known.classes, strict=True))
-    objectives = [objective_of(goal, known, x) for goal in goals]
-    answers = yield [_query(images, objective, arguments) for images, objective in _shares(x, objectives)]
+    if prerequisites.classes:
+        goals = tuple(resolved(goal, classes) for goal, classes in zip(goals, prerequisites.classes, strict=True))
+    objectives = [objective_of(goal, prerequisites, x) for goal in goals]
+    answers = yield [_query(images, objective, arguments) for images, objective in _by_objective(x, objectives)]
     answer: Answer = join([replace(each, terms=None) for each in answers])  # Their numbers of terms differ.
     assert answer.value is not None, "every query has an objective"
     if answer.logits is not None:
@@ -66,8 +66,8 @@ def differentiate(job: Job, x: Tensor, arguments: DifferentiateArguments) -> Ste
     return Differentiated(answer.value.double().cpu().numpy(), logits, *encoded)
 
 
-def _shares(x: Tensor, objectives: Sequence[Objective]) -> list[tuple[Tensor, Objective]]:
-    """The images that share an objective, with it."""
+def _by_objective(x: Tensor, objectives: Sequence[Objective]) -> list[tuple[Tensor, Objective]]:
+    """Images with the objective that is theirs: all of them with a single one, or each with its own."""
     return [(x, objectives[0])] if len(objectives) == 1 else list(zip(x.split(1), objectives, strict=True))
 
 
@@ -77,7 +77,7 @@ def _query(images: Tensor, objective: Objective, arguments: DifferentiateArgumen
 
 
 def _check_ranks(goals: Sequence[Goal], logits: Tensor) -> None:
-    """Raises NotApplicable where a rank turned out to be a class that the same goal subtracts."""
+    """Raises NotApplicable where a rank turned out to be a class that its own goal names, so that both cancel out."""
     mixed = [len({bool(target.rank) for target, _ in weighted_targets(goal)}) > 1 for goal in goals]
     if not any(mixed):
         return
@@ -100,8 +100,8 @@ class Encoded(NamedTuple):
 def encode(gradient: Tensor, form: GradientFormat) -> Encoded:
     """[n, ...] -> the same shape on the host.
 
-    A row in float16 is divided by a power of two, which rounds nothing, so that its largest number is just below 2^15:
-    plain float16 ends at 6e-8, and gradients of a saturated network are smaller.
+    A row in float16 is divided by a power of two, which rounds nothing, so that its largest number is just below 2^15.
+    Plain float16 has no numbers below 6e-8, and gradients of a saturated network are smaller.
     """
     if form == "float32":
         return Encoded(gradient.float().cpu().numpy(), None)
@@ -110,7 +110,7 @@ def encode(gradient: Tensor, form: GradientFormat) -> Encoded:
     gradient = gradient.float()
     rows = gradient.flatten(1)
     largest = torch.maximum(rows.amax(1), -rows.amin(1)).cpu().numpy()  # Ten times as fast as `aminmax` on a CPU.
-    exponents = np.minimum(LARGEST_EXPONENT - np.frexp(largest)[1], MAX_FACTOR_EXPONENT)
+    exponents = np.minimum(MAX_EXPONENT - np.frexp(largest)[1], MAX_FACTOR_EXPONENT)
     factors = torch.from_numpy(np.ldexp(np.float32(1), exponents)).to(gradient.device)
     numbers = (gradient * factors.view(-1, *[1] * (gradient.dim() - 1))).half()
     return Encoded(numbers.cpu().numpy(), np.ldexp(1.0, -exponents))

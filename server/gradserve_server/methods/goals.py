@@ -1,4 +1,4 @@
-"""Goals: weighted sums of targets, layers, directions and logits, which Maximize climbs and Differentiate derives."""
+"""Goals, which Maximize raises and Differentiate differentiates: sums of targets, layers, directions and logits."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..engine.objective import Objective, direction, layer, projection
-from .targets import AnyTarget, Contrast, Known, Target, layers_of, without_image
+from .targets import AnyTarget, Contrast, Prerequisites, Target, layers_of, without_image
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,10 +28,10 @@ class Summand:
             return (self.layer,) if self.layer else ()
         return layers_of(self.target)
 
-    def objective(self, known: Known, like: Tensor) -> Objective:
+    def objective(self, prerequisites: Prerequisites, like: Tensor) -> Objective:
         """The number that is scored, on the device and in the type of `like`."""
         if self.target is not None:
-            return self.weight * self.target.objective(known)
+            return self.weight * self.target.objective(prerequisites)
         if self.factors is not None:
             return self.weight * projection(torch.from_numpy(self.factors).to(like))
         if self.vector:
@@ -48,9 +48,9 @@ def targets_in(goals: Sequence[Goal]) -> Iterator[AnyTarget]:
     return (summand.target for goal in goals for summand in goal if summand.target is not None)
 
 
-def objective_of(goal: Goal, known: Known, like: Tensor) -> Objective:
+def objective_of(goal: Goal, prerequisites: Prerequisites, like: Tensor) -> Objective:
     """The sum of the summands."""
-    return Objective(tuple(term for summand in goal for term in summand.objective(known, like).terms))
+    return Objective(tuple(term for summand in goal for term in summand.objective(prerequisites, like).terms))
 
 
 def resolved(goal: Goal, classes: Sequence[int]) -> Goal:
@@ -62,7 +62,7 @@ def resolved(goal: Goal, classes: Sequence[int]) -> Goal:
 
 
 def answered(goal: Goal) -> Goal:
-    """The goal as answers have it, without other images."""
+    """The goal as it stands in an answer: without the images of similarities."""
     return tuple(
         summand if summand.target is None else replace(summand, target=without_image(summand.target))
         for summand in goal
@@ -70,7 +70,7 @@ def answered(goal: Goal) -> Goal:
 
 
 def weighted_targets(goal: Goal) -> list[tuple[Target, float]]:
-    """The classes, units and channels that it adds up, with their weights in the sum."""
+    """The classes, units and channels that the goal adds up, with their weights in the sum."""
     terms = []
     for summand in goal:
         each = summand.target

@@ -17,14 +17,14 @@ DECREASE_SHARE, STEP_FACTOR, MAX_HALVINGS = 1e-4, 0.5, 10
 
 
 class Optimizer(Protocol):
-    """What a long method needs of one."""
+    """What a long method needs of an optimizer."""
 
     def step(self, at: Tensor, grad: Tensor, loss: Tensor, rate: float) -> Tensor:
         """The next place, given loss [n] and gradient at this one."""
         ...
 
     def best(self, at: Tensor) -> Tensor:
-        """The place to end at, given the next one."""
+        """The place to return at the end; `at` is the one that would be evaluated next."""
         ...
 
 

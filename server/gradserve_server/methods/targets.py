@@ -1,4 +1,4 @@
-"""What a caller may aim at: a class, a rank, a unit or a channel; a weighted sum of those; another image."""
+"""Targets: a class, a rank, a unit or a channel; a weighted sum of those; the similarity to another image."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -28,15 +28,15 @@ class Target:
 
     @property
     def needs_ranking(self) -> bool:
-        """Whether only the predicted classes tell which class it is."""
+        """Whether the classes must be ranked before it is known which class it means."""
         return bool(self.rank)
 
     def resolved(self, classes: Sequence[int]) -> "Target":
         """The same with the class that a rank stands for, given the classes by falling logit."""
         return Target(label=classes[self.rank - 1]) if self.rank else self
 
-    def objective(self, known: "Known") -> Objective:
-        """The number to differentiate. A rank that was not resolved is that of each row by itself."""
+    def objective(self, prerequisites: "Prerequisites") -> Objective:
+        """The number to differentiate. A rank that was not resolved is looked up in each row by itself."""
         if self.layer:
             return (
                 unit(self.layer, self.channel, *self.position) if self.position else channel(self.layer, self.channel)
@@ -53,7 +53,7 @@ class Contrast:
 
     @property
     def needs_ranking(self) -> bool:
-        """Whether only the predicted classes tell which classes it has."""
+        """Whether the classes must be ranked before it is known which classes it has."""
         return bool(self.top) or any(target.rank for target, _ in self.terms)
 
     def resolved(self, classes: Sequence[int]) -> "Contrast":
@@ -71,9 +71,9 @@ class Contrast:
             )
         return Contrast(tuple(terms))
 
-    def objective(self, known: "Known") -> Objective:
+    def objective(self, prerequisites: "Prerequisites") -> Objective:
         """The number to differentiate."""
-        objectives = [weight * target.objective(known) for target, weight in self.terms]
+        objectives = [weight * target.objective(prerequisites) for target, weight in self.terms]
         return Objective(tuple(term for objective in objectives for term in objective.terms))
 
 
@@ -86,55 +86,55 @@ class Similarity:
 
     @property
     def needs_ranking(self) -> bool:
-        """It has no classes."""
+        """False: it has no classes."""
         return False
 
     def resolved(self, classes: Sequence[int]) -> "Similarity":
         """Itself."""
         return self
 
-    def objective(self, known: "Known") -> Objective:
+    def objective(self, prerequisites: "Prerequisites") -> Objective:
         """The number to differentiate."""
-        return similarity(self.layer, known.features[self])
+        return similarity(self.layer, prerequisites.features[self])
 
 
 AnyTarget = Target | Contrast | Similarity
 
 
-class Known(NamedTuple):
-    """What targets had to know first: each row's classes by falling logit, and other images' features [C]."""
+class Prerequisites(NamedTuple):
+    """What targets need before they can be scored: each row's classes by falling logit, other images' features [C]."""
 
     classes: Sequence[Sequence[int]] = ()
     features: Mapping[Similarity, Tensor] = {}
 
 
-def look_up(targets: Iterable[AnyTarget], x: Tensor, *, ranks: bool = True) -> Steps:
-    """Asks for what the targets of images [n, 3, H, W] have to know first. Returns Known.
+def look_up(targets: Iterable[AnyTarget], x: Tensor, *, resolve_ranks: bool = True) -> Steps:
+    """Asks for the prerequisites of targets of images [n, 3, H, W]. Returns Prerequisites.
 
-    `ranks`: whether the pass cannot find out about plain ranks by itself, so that they must be known before.
+    `resolve_ranks`: whether plain ranks are looked up too. Otherwise the pass that scores them finds their classes.
     """
     aims = list(targets)
     others = list(dict.fromkeys(target for target in aims if isinstance(target, Similarity)))
     queries = [_features(each, x) for each in others]
-    if ranked_first := any(_ranked_first(each, ranks) for each in aims):
+    if ranked_first := any(_ranked_first(each, resolve_ranks) for each in aims):
         queries.append(Query(x))
     if not queries:
-        return Known()
+        return Prerequisites()
     answers = yield queries
     classes = ranking(answers[-1].logits).tolist() if ranked_first else []
-    return Known(classes, {other: answer.acts[0][0] for other, answer in zip(others, answers, strict=False)})
+    return Prerequisites(classes, {other: answer.acts[0][0] for other, answer in zip(others, answers, strict=False)})
 
 
-def look_up_rows(targets: Iterable[AnyTarget], images: int = 1, *, ranks: bool = True) -> int:
+def look_up_rows(targets: Iterable[AnyTarget], images: int = 1, *, resolve_ranks: bool = True) -> int:
     """The rows that `look_up` asks for."""
     aims = list(targets)
     similar = len({target for target in aims if isinstance(target, Similarity)})
-    return similar + images * any(_ranked_first(each, ranks) for each in aims)
+    return similar + images * any(_ranked_first(each, resolve_ranks) for each in aims)
 
 
-def _ranked_first(target: AnyTarget, ranks: bool) -> bool:
+def _ranked_first(target: AnyTarget, resolve_ranks: bool) -> bool:
     """Whether a pass must rank the classes before the target can be scored."""
-    return target.needs_ranking and (ranks or (isinstance(target, Contrast) and bool(target.top)))
+    return target.needs_ranking and (resolve_ranks or (isinstance(target, Contrast) and bool(target.top)))
 
 
 def _features(target: Similarity, x: Tensor) -> Query:
@@ -144,7 +144,7 @@ def _features(target: Similarity, x: Tensor) -> Query:
 
 
 def cancelled(terms: Iterable[tuple[Target, float]]) -> Target | None:
-    """The first target that comes several times, with weights that add up to nothing; None if there is none."""
+    """The first target that is named several times, with weights that sum to 0; None if there is none."""
     weights: dict[Target, list[float]] = defaultdict(list)
     for target, weight in terms:
         weights[target].append(weight)
@@ -152,11 +152,11 @@ def cancelled(terms: Iterable[tuple[Target, float]]) -> Target | None:
 
 
 def layers_of(target: AnyTarget) -> tuple[str, ...]:
-    """The layers that it reads; none where it reads logits alone."""
+    """The layers that a target reads; none where it reads logits alone."""
     parts = [each for each, _ in target.terms] if isinstance(target, Contrast) else [target]
     return tuple(dict.fromkeys(each.layer for each in parts if each.layer))
 
 
 def without_image(target: AnyTarget) -> AnyTarget:
-    """The target as answers have it."""
+    """The target as it stands in an answer: without the image of a similarity."""
     return replace(target, image=None) if isinstance(target, Similarity) else target

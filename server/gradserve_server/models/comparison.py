@@ -30,7 +30,7 @@ class Errors(NamedTuple):
     logits: float
     gradient: float
 
-    def beside(self, bounds: "Errors") -> str:
+    def against(self, bounds: "Errors") -> str:
         """The errors and the bounds, in words."""
         return (
             f"its logits are off by {self.logits:.2g} (allowed {bounds.logits:.2g}) "

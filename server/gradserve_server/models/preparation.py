@@ -223,7 +223,7 @@ class _Preparation:
             errors = self.comparison.errors("double", lambda x: self.head.run(network, self.normalised(x)))
             bounds = self.comparison.bounds("double")
             if not errors.within(bounds):
-                raise Disagreement(f"in float64 {errors.beside(bounds)}")
+                raise Disagreement(f"in float64 {errors.against(bounds)}")
 
     def _check(self, model: Prepared) -> None:
         """Raises Disagreement if two sets of images show it: ReLUs that rounding flips differ from set to set."""
@@ -240,9 +240,9 @@ class _Preparation:
         errors, bounds = comparison.errors(kind, model), comparison.bounds(kind)
         if model.network is self.source.network:
             bounds = bounds._replace(gradient=torch.inf)  # An untouched network has no other gradient than torch's.
-        log.debug("%s in %s: %s", self.spec.name, kind, errors.beside(bounds))
+        log.debug("%s in %s: %s", self.spec.name, kind, errors.against(bounds))
         if strict and not errors.within(bounds):
-            raise Disagreement(errors.beside(bounds))
+            raise Disagreement(errors.against(bounds))
         return errors.within(bounds)
 
     def _add_precisions(self, exact: Prepared) -> Prepared:

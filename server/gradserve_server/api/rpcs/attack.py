@@ -67,7 +67,7 @@ def bind(request: attack_pb2.AttackRequest, at: CallContext) -> Bound:
     ball = _ball(request, name or "", card, size, violations)
     transform = _transform(request, name or "", violations)
     maps = _maps(request, card, size, at, violations)
-    stop = request.first_success if request.HasField("first_success") else method.stops
+    stop = request.first_success if request.HasField("first_success") else method.stops_early
     facts = goal_spec, ball, card.std, stop, request.adaptive, transform
     arguments = AttackArguments(name or "", parameters or {}, *facts)
     forwards = _cost_in_forwards(arguments, method, size, violations) if parameters is not None else 0
@@ -199,8 +199,8 @@ def _transform(request: attack_pb2.AttackRequest, name: str, violations: Violati
     transform = InputTransform()
     if request.HasField("eot"):
         method = METHODS[name or "pgd"]
-        if method.uses == "scores" or not method.expects:
-            alternatives = ", ".join(n for n, m in METHODS.items() if m.uses == "gradients" and m.expects)
+        if method.uses == "scores" or not method.eot:
+            alternatives = ", ".join(n for n, m in METHODS.items() if m.uses == "gradients" and m.eot)
             violations.add("eot", f"does not apply to {name}; it does to {alternatives}", for_every_model=True)
         transform = replace(transform, eot=parse_fields(eot, request.eot, "eot", violations))
     if request.HasField("defence"):
@@ -285,7 +285,7 @@ def reply(
     if request.perturbation:
         message.perturbation, message.magnification = magnified(picture.pixels, bound.task.image)
     if request.trajectory:
-        message.trajectory.extend(_step(moment, bound.card) for moment in attacked.moments)
+        message.trajectory.extend(_step(point, bound.card) for point in attacked.trajectory)
     for outcome, field in zip(maps, (message.map_before, message.map_after), strict=False):
         field.CopyFrom(explanation(bound.maps[0], outcome.result[0], bound.card, request.maps_format))
     return message

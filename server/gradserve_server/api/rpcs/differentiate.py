@@ -102,14 +102,14 @@ def _goals(
     at: CallContext,
     violations: Violations,
 ) -> tuple[Goal, ...]:
-    """One goal for all pictures, or one for each."""
+    """One goal for all pictures, or one for each; nothing, with a violation, for another number of them."""
     if not request.goals:
         return (PREDICTED,)
     if len(request.goals) not in (1, len(request.images)):
         allowed = f"must be none, one, or one for each of the {len(request.images)} images"
         violations.add("goals", f"{allowed}, were {len(request.goals)}", for_every_model=True)
         return ()
-    messages = enumerate(request.goals if at.decode else request.goals[:1])  # For the price one stands for all.
+    messages = enumerate(request.goals if at.decode else request.goals[:1])  # For its price one goal stands for all.
     return tuple(goal_of(each, card, f"goals[{i}]", own_size, at, violations) for i, each in messages)
 
 
@@ -140,7 +140,7 @@ def _check_forward_only(request: differentiate_pb2.DifferentiateRequest, violati
 
 
 def _check_reply(batch: np.ndarray, layer: Layer | None, form: str, forward_only: bool, violations: Violations) -> None:
-    """Gradients that no reply can carry are refused before they are computed."""
+    """Adds a violation for gradients that are too large for a reply, before they are computed."""
     numbers = batch.size if layer is None else len(batch) * layer.channels * max(1, layer.height * layer.width)
     size = numbers * NUMBER_BYTES.get(form, 4)
     if not forward_only and size > MAX_GRADIENT_BYTES:
@@ -156,8 +156,8 @@ def _check_applies(rule: str, card: ModelCard, violations: Violations) -> None:
 
 
 def _cost(batch: np.ndarray, wrt: Wrt, goals: Sequence[Goal], card: ModelCard) -> float:
-    """The cost in GFLOP, with the passes that tell ranks and other pictures' features."""
-    first = look_up_rows(targets_in(goals), len(batch), ranks=False)
+    """The cost in GFLOP, with the forward passes that ranks and similarities need first."""
+    first = look_up_rows(targets_in(goals), len(batch), resolve_ranks=False)
     return (len(batch) * passes_cost(card.gflop, wrt) + first * card.gflop) * area(batch[0], card)
 
 

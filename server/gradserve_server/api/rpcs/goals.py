@@ -1,4 +1,4 @@
-"""What Maximize climbs and Differentiate derives, checked against the model's card, and named."""
+"""The goals of Maximize and Differentiate: checked against the model's card, put into replies, and named."""
 
 import math
 from collections.abc import Sequence
@@ -47,7 +47,7 @@ def goal_of(
     *,
     ranked: bool = True,
 ) -> Goal:
-    """One goal; nothing, or without what is at fault, with violations."""
+    """One goal, without the summands at fault, for which there are violations."""
     if not 1 <= len(message.summands) <= MAX_SUMMANDS:
         violations.add(
             f"{path}.summands", f"must be 1 to {MAX_SUMMANDS}, were {len(message.summands)}", for_every_model=True
@@ -88,7 +88,7 @@ def _summand(
 def _logits(
     message: common_pb2.Tensor, weight: float, card: ModelCard, path: str, violations: Violations
 ) -> Summand | None:
-    """A factor for each logit."""
+    """A sum of all logits with a factor for each."""
     count, before = len(card.classes), len(violations.invalid)
     if message.dtype != common_pb2.DTYPE_FLOAT32:
         name = enum_name(common_pb2.DType.DESCRIPTOR, message.dtype).upper()

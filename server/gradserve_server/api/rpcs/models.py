@@ -22,7 +22,7 @@ def model_reply(card: ModelCard, *, layers: bool) -> models_pb2.Model:
         for name, why in refusals.items()
     ]
     for name, method in ATTACKS.items():
-        why = "" if method.uses == "scores" or method.borrows else card.no_gradient
+        why = "" if method.uses == "scores" or method.uses_surrogate else card.no_gradient
         applies.append(models_pb2.Applicability(method=name, applies=not why, reason=why))
     why = no_index(card)
     applies.append(models_pb2.Applicability(method="influence", applies=not why, reason=why))

@@ -1,4 +1,4 @@
-"""Attack: every method is a generator that shows an oracle pictures; the best of them is the answer. METHODS lists all.
+"""Attack: every method is a generator that shows pictures to an oracle; the best one is the answer. METHODS lists all.
 
 docs/contributing.md names every place that a new method touches.
 """
@@ -44,9 +44,9 @@ class AttackMethod(NamedTuple):
     uses: Literal["gradients", "scores"] = "gradients"
     bounded: bool = True  # Whether eps bounds it; otherwise it has a measure of its own.
     norms: tuple[str, ...] = ("linf", "l2")
-    stops: bool = False  # Whether it stops at the first success by default.
-    borrows: bool = False  # Whether it takes the gradients of another model.
-    expects: bool = True  # Whether it can follow the mean gradient over random changes (eot).
+    stops_early: bool = False  # Whether it stops at the first success by default.
+    uses_surrogate: bool = False  # Whether it takes the gradients of another model.
+    eot: bool = True  # Whether it can follow the mean gradient over random changes (eot).
 
     @property
     def loss(self) -> Loss:
@@ -64,16 +64,20 @@ METHODS: Mapping[str, AttackMethod] = {
     "pgd": AttackMethod(pgd, lambda p: Rows(p["restarts"], p["steps"] * p["restarts"])),
     "apgd": AttackMethod(apgd, lambda p: Rows(p["restarts"], p["steps"] * p["restarts"])),
     "one_pixel": AttackMethod(
-        one_pixel, lambda p: Rows(p["population"] * (p["generations"] + 1), 0), "scores", bounded=False, stops=True
+        one_pixel,
+        lambda p: Rows(p["population"] * (p["generations"] + 1), 0),
+        "scores",
+        bounded=False,
+        stops_early=True,
     ),
-    "square": AttackMethod(square, lambda p: Rows(p["queries"], 0), "scores", norms=("linf",), stops=True),
-    "transfer": AttackMethod(transfer, lambda p: Rows(2, p["steps"]), borrows=True),
+    "square": AttackMethod(square, lambda p: Rows(p["queries"], 0), "scores", norms=("linf",), stops_early=True),
+    "transfer": AttackMethod(transfer, lambda p: Rows(2, p["steps"]), uses_surrogate=True),
     "fooling": AttackMethod(
-        fooling, lambda p: Rows(p["population"] * (p["generations"] + 1), 0), "scores", bounded=False, stops=True
+        fooling, lambda p: Rows(p["population"] * (p["generations"] + 1), 0), "scores", bounded=False, stops_early=True
     ),
-    "sphere": AttackMethod(sphere, _sphere_rows, expects=False),
+    "sphere": AttackMethod(sphere, _sphere_rows, eot=False),
     "corruption": AttackMethod(corruption, lambda p: Rows(1, 0), "scores", bounded=False),
-    "patch": AttackMethod(patch, lambda p: Rows(FINAL_TRIALS, p["steps"] * p["places"]), bounded=False, expects=False),
+    "patch": AttackMethod(patch, lambda p: Rows(FINAL_TRIALS, p["steps"] * p["places"]), bounded=False, eot=False),
 }
 FROM_SCRATCH = ("fooling",)  # Methods that need a target and no picture.
 # Methods that also run on a picture that is misclassified as it is.
@@ -96,7 +100,7 @@ class AttackArguments:
 
 @dataclass(frozen=True, slots=True)
 class Attacked:
-    """An attack's result: the best picture in 8 bits [H, W, 3], its goal, and the number of passes."""
+    """An attack's result: the best picture in 8 bits [H, W, 3], the goal, the numbers of passes, and how it went."""
 
     pixels: np.ndarray
     goal: Goal
@@ -107,7 +111,7 @@ class Attacked:
     asked: int
     done: int
     partial: bool  # Whether the time ran out.
-    moments: tuple[TrajectoryPoint, ...]
+    trajectory: tuple[TrajectoryPoint, ...]
     clean: np.ndarray  # [classes], the original's logits, from a shared batch.
     notes: Mapping[str, Any]
     warnings: tuple[str, ...]
@@ -149,7 +153,7 @@ def attack(job: Job, x: Tensor, arguments: AttackArguments) -> Steps:
         asked=run.asked,
         done=run.done,
         partial=partial,
-        moments=tuple(oracle.moments.values()),
+        trajectory=tuple(oracle.trajectory.values()),
         clean=clean[0].float().cpu().numpy(),
         notes=oracle.notes,
         warnings=tuple(run.warnings),

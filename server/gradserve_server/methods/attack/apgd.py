@@ -16,7 +16,7 @@ FIRST_PERIOD, PERIOD_DECREASE, MIN_PERIOD = 0.22, 0.03, 0.06
 
 
 def checkpoints(steps: int) -> list[int]:
-    """w_1, w_2, ... <= steps: after which iterates the step size is considered (section 3.1)."""
+    """The checkpoints w_1, w_2, ... <= steps: the steps after which the step size may be halved (section 3.1)."""
     before, here, points = 0.0, FIRST_PERIOD, []
     while math.ceil(round(here * steps, 9)) <= steps:  # The rounding is needed, since 0.41 * 100 is a little above 41.
         points.append(math.ceil(round(here * steps, 9)))
@@ -80,7 +80,7 @@ class ClimbState:
         self._grad = torch.where(better.view(-1, 1, 1, 1), grad, self._grad)
 
     def back_where_stuck(self, at: Tensor, grad: Tensor, least: float) -> tuple[Tensor, Tensor]:
-        """Points and gradients to go on from: where conditions 1 or 2 hold, the best, with half the step."""
+        """Points and gradients to continue from: the best ones, with half the step, where condition 1 or 2 holds."""
         few = self._climbed < least
         idle = ~self._checkpoint_halved & (self._checkpoint_value == self._best_value)
         halve = few | idle

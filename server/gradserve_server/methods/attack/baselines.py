@@ -39,9 +39,9 @@ def sphere(
 ) -> Steps:
     """Random points at one L2 distance; radius 0 takes that of a PGD attack. Notes the share that reaches the goal."""
     if not radius:
-        attacked = oracle.beside()
+        attacked = oracle.sibling()
         yield from pgd(x, attacked, ball, run)
-        oracle.count(attacked)
+        oracle.add_passes(attacked)
         radius = float(length(pixels(ball.encoded(attacked.shown[0], x), x) - x))
         run.done = 0
     run.unit = "points"

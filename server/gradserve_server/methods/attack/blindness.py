@@ -11,7 +11,7 @@ SATURATED = "SATURATED: the probability rounds to 1, where cross-entropy has a w
 
 
 def obstacles(goal: Goal, logits: Tensor, grad: Tensor, borrowed: bool) -> dict[str, None]:
-    """What is wrong with the gradients [n, 3, H, W] of one step at logits [n, classes]: texts, or nothing.
+    """Warnings of gradients [n, 3, H, W] that lead nowhere, in a step at logits [n, classes]: texts, or nothing.
 
     A step is lost where no row that still misses the goal has a gradient that leads to it. `borrowed`: the gradients
     are those of a surrogate.

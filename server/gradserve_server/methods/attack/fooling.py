@@ -32,7 +32,7 @@ def fooling(
     generations: Iterations = 200,
     cells: Cells = 16,
 ) -> Steps:
-    """Crossing and mutation of coarse random pictures, the best of which live on (Nguyen et al. 2015, section 2)."""
+    """Evolves coarse random pictures by crossing and mutation (Nguyen et al. 2015, section 2)."""
     oracle.goal = replace(oracle.goal, confidence=confidence)
     rng, run.asked, run.unit = run.generator(0), generations, "generations"
     genomes = rng.random((population, 3, cells, cells))
@@ -50,7 +50,7 @@ def fooling(
 
 
 def _children(parents: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
-    """Each cell from one of two parents, some of them changed."""
+    """Children that have each cell from one of two parents; some cells are then changed at random."""
     one, two = (parents[rng.integers(0, len(parents), count)] for _ in range(2))
     shape = (count, 1, *one.shape[2:])
     children = np.where(rng.random(shape) < 0.5, one, two)

@@ -19,7 +19,7 @@ RANDOM_TARGET_INDEX = 1 << 40  # The sample index of a random target; those of n
 
 @dataclass(frozen=True, slots=True)
 class Goal:
-    """The true class, the class that the model is to predict if there is one, and how sure it is to be.
+    """The true class, the class that the model is to predict if there is one, and with which confidence.
 
     A class is predicted where its logit is the largest, and of equal ones the first; under a multilabel head, whose
     classes are independent, where its logit is above 0.
@@ -98,7 +98,7 @@ class GoalSpec:
         return Goal(label, target, self.loss, head=self.head)
 
     def _pick(self, others: list[int], run: MethodContext) -> int:
-        """Of the classes that are not predicted, by falling logit."""
+        """The class that `pick` asks for, among the classes that are not predicted (given by falling logit)."""
         if not others:
             raise NotApplicable(
                 "every label is present for the model already, so that there is none to pick; name the label"

@@ -67,8 +67,8 @@ def transfer(
     random_start: bool = True,
 ) -> Steps:
     """PGD on another model; what it finds there is shown to the attacked one (Szegedy et al. 2014, section 4.2)."""
-    crafted = oracle.beside(surrogate)
+    crafted = oracle.sibling(surrogate)
     yield from pgd(x, crafted, ball, run, steps=steps, step=step, random_start=random_start)
-    oracle.count(crafted)
+    oracle.add_passes(crafted)
     _, last = crafted.shown
     yield from oracle.scores(last, steps)

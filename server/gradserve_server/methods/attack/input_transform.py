@@ -13,7 +13,7 @@ from ...engine.job import MethodContext
 from ..parameters import Degrees, Restarts, Share, Unit
 from .defences import DEFENCES, DRAWS_PER_JUDGEMENT, DRAWS_PER_STEP
 
-Pull = Callable[[Tensor], Tensor]  # From gradients by the rows of a pass to those by the pictures.
+Pull = Callable[[Tensor], Tensor]  # Makes gradients by pictures from those by the rows of a pass.
 # Random changes have sample indices from here on in an attack and in a judgement; starts have lower ones.
 ATTACK_INDEX, JUDGEMENT_INDEX = 1 << 32, 1 << 33
 MAX_VIEWS = 64
@@ -78,7 +78,7 @@ class InputTransform:
         return replace(self, eot=None)
 
     def rows_to_judge(self, x: Tensor, run: MethodContext) -> Tensor:
-        """The picture behind the defence alone, on which a success is judged, [n, 3, H, W]."""
+        """The picture after the defence alone, on which a success is judged, [n, 3, H, W]."""
         rows = x.repeat(DRAWS_PER_JUDGEMENT, 1, 1, 1) if self.defence == "noise" else x
         return self._defend(rows, run, JUDGEMENT_INDEX)
 

@@ -19,7 +19,7 @@ SURVEY_STEP_OFFSET = 1 << 20
 
 
 class Evaluation(NamedTuple):
-    """What the model says of some pictures, each averaged over the views of it."""
+    """What the model says of some pictures, each averaged over its views."""
 
     logits: Tensor  # [n, classes]
     value: Tensor  # [n], the loss that the attack raises.
@@ -29,7 +29,7 @@ class Evaluation(NamedTuple):
 
 
 class TrajectoryPoint(NamedTuple):
-    """One step of a trajectory: the picture then that came closest to the goal."""
+    """One step of a trajectory: of its pictures, the one that came closest to the goal."""
 
     step: int
     logits: np.ndarray
@@ -54,11 +54,11 @@ class Oracle:
     model: str | None = None
     best: Tensor | None = None  # [1, 3, H, W]; None before the first evaluation.
     rank: tuple[bool, float] = (True, float("inf"))  # Whether the best picture misses the goal, and its margin.
-    done: bool = False  # With `stop`: a success also succeeds in 8 bits, so that the attack ends.
+    done: bool = False  # With `stop`: whether a picture succeeded in 8 bits too, which ends the attack.
     first_success: int | None = None
     queries: int = 0
     gradients: int = 0
-    moments: dict[int, TrajectoryPoint] = field(default_factory=dict)
+    trajectory: dict[int, TrajectoryPoint] = field(default_factory=dict)
     notes: dict[str, Any] = field(default_factory=dict)  # A method's further results, by name.
     last: Tensor | None = None  # [n, 3, H, W], the pictures of the last evaluation.
     # Warnings that say why a gradient was missing: an ordered set of texts.
@@ -99,8 +99,8 @@ class Oracle:
         self.queries += len(answer.logits)
         self.notes["success_rate"] = float(self.goal.reached(answer.logits).double().mean())
 
-    def beside(self, model: str | None = None) -> "Oracle":
-        """Another oracle with a best picture of its own, on this or another model."""
+    def sibling(self, model: str | None = None) -> "Oracle":
+        """A new oracle of the same attack, on this or another model, with a best picture of its own."""
         return Oracle(
             self.x, self.goal, self.ball, self.run, self.std, self.transform, model=model, obstacles=self.obstacles
         )
@@ -117,8 +117,8 @@ class Oracle:
         assert self.last is not None, "the oracle was asked before"
         return self.best, self.last
 
-    def count(self, other: "Oracle") -> None:
-        """Adds the passes of another oracle."""
+    def add_passes(self, other: "Oracle") -> None:
+        """Counts the passes of another oracle as this one's."""
         self.queries += other.queries
         self.gradients += other.gradients
 
@@ -153,9 +153,9 @@ class Oracle:
         return evaluation
 
     def _remember(self, step: int, evaluation: Evaluation, row: int) -> None:
-        before = self.moments.get(step)
+        before = self.trajectory.get(step)
         if before is None or float(evaluation.margin[row]) < before.margin:
             logits = evaluation.logits[row].float().cpu().numpy()
-            self.moments[step] = TrajectoryPoint(
+            self.trajectory[step] = TrajectoryPoint(
                 step, logits, float(evaluation.margin[row]), float(evaluation.value[row])
             )

@@ -64,7 +64,7 @@ def placed(sticker: Tensor, x: Tensor, count: int, rotation: float, rng: np.rand
 
 
 def _centres(reach: np.ndarray, length: int, rng: np.random.Generator) -> np.ndarray:
-    """Centres that keep what reaches so far within 0..length, or the middle where nothing can."""
+    """Random centres of boxes that reach so far to each side and stay within 0..length; the middle for larger ones."""
     room = np.maximum(length - 2 * reach, 0)
     centres: np.ndarray = length / 2 + (rng.random(len(reach)) - 0.5) * room
     return centres

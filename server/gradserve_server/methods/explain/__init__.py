@@ -14,7 +14,7 @@ from ...engine.job import Job, MethodContext, Steps, together
 from ...engine.query import Wrt
 from ...engine.scores import ranking
 from ...models.card import ModelCard
-from ..targets import AnyTarget, Known, Target, look_up, look_up_rows, without_image
+from ..targets import AnyTarget, Prerequisites, Target, look_up, look_up_rows, without_image
 from .averages import integrated_gradients, smooth_grad
 from .cam import grad_cam, guided_grad_cam
 from .maps import Map
@@ -100,8 +100,8 @@ def rows_of(call: Call, size: Size, card: ModelCard) -> int:
 
 
 def first_rows(calls: Sequence[Call]) -> int:
-    """Forward passes for what contrasts and similarities have to know first; one for plain ranks is not counted."""
-    return look_up_rows((call.target for call in calls), ranks=False)
+    """Forward passes that contrasts and similarities need before their maps; one for plain ranks is not counted."""
+    return look_up_rows((call.target for call in calls), resolve_ranks=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,10 +131,10 @@ def explain(job: Job, x: Tensor, arguments: ExplainArguments) -> Steps:
     first = calls[0].target
     if len(calls) == 1 and METHODS[calls[0].method].one_row and isinstance(first, Target) and first.rank:
         return [(yield from _explain_ranked_class(job, x, calls[0], first))]
-    known: Known = yield from look_up([call.target for call in calls], x)
-    targets = [call.target.resolved(known.classes[0] if known.classes else ()) for call in calls]
+    prerequisites: Prerequisites = yield from look_up([call.target for call in calls], x)
+    targets = [call.target.resolved(prerequisites.classes[0] if prerequisites.classes else ()) for call in calls]
     runs = [job.run(beside=len(calls)) for _ in calls]
-    objectives = [target.objective(known) for target in targets]
+    objectives = [target.objective(prerequisites) for target in targets]
     maps = yield from together(
         [
             METHODS[call.method].function(x, objective, run, **call.parameters)
@@ -145,9 +145,9 @@ def explain(job: Job, x: Tensor, arguments: ExplainArguments) -> Steps:
 
 
 def _explain_ranked_class(job: Job, x: Tensor, call: Call, target: Target) -> Steps:
-    """A call whose only pass finds the class of its target's rank too."""
+    """Runs a call whose only pass also finds the class of its target's rank."""
     run = job.run()
-    steps = METHODS[call.method].function(x, target.objective(Known()), run, **call.parameters)
+    steps = METHODS[call.method].function(x, target.objective(Prerequisites()), run, **call.parameters)
     answer = yield next(steps)
     try:
         steps.send(answer)

@@ -52,14 +52,14 @@ class Exact:
         return losses(self._scores(x, weights), y, self.label_smoothing)
 
     def gradient(self, image: Array, label: int) -> Weights:
-        """Of the training loss of one image [H, W, 3]."""
+        """The gradient of the training loss of one image [H, W, 3]."""
         x, y = self._input(image[None]), torch.tensor([label], device=self.model.device)
         loss, pull = _value_and_vjp(partial(self._losses, x, y), self.weights)
         gradient: Weights = pull(torch.ones_like(loss))[0]
         return gradient
 
     def product(self, v: Weights) -> Weights:
-        """(G + damping) v."""
+        """The product (G + damping) v."""
         total = {name: self.damping * each for name, each in v.items()}
         for x, _ in self.batches:
             scores, pull = _value_and_vjp(partial(self._scores, x), self.weights)
@@ -71,7 +71,7 @@ class Exact:
         return total
 
     def solve(self, b: Weights) -> Weights:
-        """(G + damping)^-1 b, by conjugate gradients."""
+        """The solution (G + damping)^-1 b, by conjugate gradients."""
         x = {name: torch.zeros_like(each) for name, each in b.items()}
         r, p = dict(b), dict(b)
         start = size = dot(r, r)
@@ -118,7 +118,7 @@ def audited(model: Prepared, examples: Examples, index: Index, count: int, repor
 
 
 def rank_correlation(a: Array, b: Array) -> float:
-    """Spearman's."""
+    """Spearman's rank correlation of [N] and [N]."""
     ranks = [np.argsort(np.argsort(values)).astype(float) for values in (a, b)]
     ours, theirs = (each - each.mean() for each in ranks)
     return float((ours @ theirs) / np.sqrt((ours @ ours) * (theirs @ theirs)))

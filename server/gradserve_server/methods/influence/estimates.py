@@ -69,7 +69,7 @@ class Quantity(NamedTuple):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Estimate:
-    """Of every training example the change of the number when it is removed, or its similarity: [N]."""
+    """For every training example, how the number changes when it is removed, or how similar it is: [N]."""
 
     changes: Array
     quantity: Quantity  # The quantity with its label.
@@ -140,7 +140,7 @@ def similar(x: Tensor, quantity: Quantity, member: IndexedModel) -> Steps:
 
 
 def products(index: Index, vectors: Array) -> Array:
-    """Of queries [B, k] with every row of the index: [B, N]."""
+    """The inner products of queries [B, k] with every row of the index: [B, N]."""
     out = np.empty((len(vectors), len(index)), np.float32)
     queries = torch.from_numpy(vectors)
     for rows in index.chunks():
@@ -149,7 +149,7 @@ def products(index: Index, vectors: Array) -> Array:
 
 
 def _last(x: Tensor, quantity: Quantity, member: IndexedModel) -> Steps:
-    """Softmax scores [C] and what goes into the last layer [D], float64 on the CPU."""
+    """Asks for softmax scores [C] and what goes into the last layer [D]; returns both in float64 on the CPU."""
     layer = opened(member.folder).manifest.feature_layer
     tap = Tap(layer, "input", reduce=lambda act, _: pooled(act, "mean"))
     answer = yield Query(x, quantity.objective, "nothing", (tap,), model=unfolded(member.model))

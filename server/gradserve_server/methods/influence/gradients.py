@@ -33,11 +33,11 @@ class Pass:
 
     @property
     def scores(self) -> Tensor:
-        """[N, C], whose softmax are the probabilities."""
+        """Scores [N, C], whose softmax are the probabilities."""
         return softmax_scores(self.logits, self._head)
 
     def gradients(self, values: Tensor) -> list[Tensor]:
-        """By each layer's output, of the sum of values [N]: row i belongs to example i."""
+        """The gradients of the sum of values [N] by each layer's output; row i belongs to example i."""
         return list(torch.autograd.grad(values.sum(), self._outputs, retain_graph=True))
 
     def reached(self) -> list[bool]:

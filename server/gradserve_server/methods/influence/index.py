@@ -158,12 +158,12 @@ class Index:
 
 
 def soft_labels(index: Index, rows: Any) -> Array:
-    """What the rows' residuals were taken from: [m, C], one-hot but for label smoothing."""
+    """The labels from which the rows' residuals were computed: [m, C], one-hot but for label smoothing."""
     return softened(index.columns["label"][rows], index.manifest.classes, index.manifest.label_smoothing)
 
 
 def softened(labels: Array, classes: int, smoothing: float) -> Array:
-    """[m] -> [m, C]."""
+    """Labels [m] as rows [m, C] that sum to 1, one-hot but for label smoothing."""
     out = np.full((len(labels), classes), smoothing / classes)
     out[np.arange(len(labels)), labels] += 1 - smoothing
     return out

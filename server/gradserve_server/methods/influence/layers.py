@@ -31,13 +31,13 @@ class IndexedLayer:
 
     @property
     def channels(self) -> int:
-        """Numbers at one position of what goes in."""
+        """How many numbers the layer's input has at one position."""
         if self.convolution is None:
             return self.inputs
         return self.inputs // prod(self.kernel) * int(self.convolution["groups"])
 
     def features(self, x: Tensor) -> Tensor:
-        """What goes in, averaged over positions: [N, channels]."""
+        """The layer's input, averaged over positions: [N, channels]."""
         return x.reshape(len(x), -1, self.inputs).mean(1) if self.convolution is None else x.flatten(2).mean(2)
 
     def patches(self, x: Tensor) -> Tensor:
@@ -52,7 +52,7 @@ class IndexedLayer:
         return torch.cat([rows, torch.ones_like(rows[..., :1])], -1) if self.bias else rows
 
     def gradient(self, x: Tensor, grad: Tensor) -> Tensor:
-        """By the weights, summed over the examples: [outputs, columns]."""
+        """The gradient by the weights, summed over the examples: [outputs, columns]."""
         return torch.einsum("ngpo,ngpc->goc", self.rows(grad), self.patches(x)).flatten(0, 1)
 
     def rows(self, grad: Tensor) -> Tensor:

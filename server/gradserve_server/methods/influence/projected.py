@@ -1,4 +1,4 @@
-"""Projected Gauss-Newton influence: what turns a network's gradients into k numbers, and how it is found.
+"""Projected Gauss-Newton influence: the map from a network's gradients to k numbers, and how it is found.
 
 Per layer a Kronecker basis from the second moments of inputs and output gradients (LoGra, Choe et al. 2024), the exact
 softmax Gauss-Newton matrix G within it, and a PCA of (G + damping)^-1/2 g to k numbers.
@@ -21,14 +21,14 @@ from .layers import IndexedLayer, Projection
 
 @dataclass(frozen=True, eq=False)
 class Projected:
-    """Bases of the layers, and what whitens."""
+    """The bases of the layers, and the matrix that whitens."""
 
     projections: tuple[Projection, ...]
     whitening: Tensor  # [k, k0]
     damping: float
 
     def vectors(self, projected: Sequence[Tensor]) -> Tensor:
-        """The projections' [n, s * r] -> [n, k]. Inner products of these are g^T (G + damping)^-1 g'."""
+        """What the projections give, [n, s * r] each -> [n, k], whose inner products are g^T (G + damping)^-1 g'."""
         return torch.cat([*projected], 1) @ self.whitening.T
 
     def to(self, device: torch.device, dtype: torch.dtype) -> "Projected":
@@ -37,7 +37,7 @@ class Projected:
         return Projected(moved, self.whitening.to(device, dtype), self.damping)
 
     def save(self, path: Path) -> None:
-        """As a safetensors file."""
+        """Writes a safetensors file."""
         tensors = {"whitening": self.whitening.float().contiguous()}
         for each in self.projections:
             tensors[f"left.{each.layer.name}"] = each.left.float().contiguous()
@@ -75,6 +75,6 @@ class Bases:
                 moment.add(thinned(whole, self.generator) * weights.sqrt().view(-1, 1, 1, 1))
 
     def projections(self, like: Tensor) -> list[Projection]:
-        """Of the type and on the device of `like`."""
+        """The projections, in the type and on the device of `like`."""
         sides = zip(self.layers, self._left, self._right, strict=True)
         return [Projection(layer, left.basis().to(like), right.basis().to(like)) for layer, left, right in sides]

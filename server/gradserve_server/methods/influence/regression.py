@@ -108,7 +108,7 @@ class Regression:
         return own, moved
 
     def save(self, path: Path) -> None:
-        """As a safetensors file."""
+        """Writes a safetensors file."""
         facts = torch.tensor([self.damping, float(self.exact)], dtype=torch.float64)
         tensors = {"factor": self.factor, "reduction": self.reduction, "basis": self.basis, "facts": facts}
         save_file({name: each.contiguous() for name, each in tensors.items()}, path)
@@ -143,9 +143,10 @@ def fit(
     scale: float = 1.0,
     basis: Tensor | None = None,
 ) -> Regression:
-    """From [N, D], [N, C] and the labels [N, C]; `alone`: nothing but this layer was trained, on scaled features.
+    """Fits features [N, D], residuals [N, C] and soft labels [N, C].
 
-    `basis`: of a layer that gives other numbers than a score for each class.
+    `alone`: whether nothing but this layer was trained, on features times `scale`.
+    `basis`: that of a layer which gives other numbers than a score for each class.
     """
     reduction, exact = reduced_basis(features, width(residuals.shape[1], features.shape[1]))
     reduction = reduction * scale

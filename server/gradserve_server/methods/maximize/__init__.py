@@ -16,7 +16,7 @@ from ...engine.objective import Objective
 from ...engine.query import Query
 from ..goals import Goal, answered, objective_of, resolved, targets_in
 from ..image_run import NOT_MEASURED, Snapshot, Trajectory, as_bytes, numbers, pixels, quantized, resized
-from ..targets import Known, look_up
+from ..targets import Prerequisites, look_up
 from .ascent import OBJECTIVE, ascend, penalties_of
 from .settings import PRESETS, MaximizeSettings
 
@@ -61,9 +61,9 @@ class Maximized:
 def maximize(job: Job, x: Tensor, arguments: MaximizeArguments) -> Steps:
     """Makes one image for every goal from [1, 3, H, W], the start or a canvas of its size. Returns [Maximized]."""
     settings = arguments.settings
-    known: Known = yield from look_up(targets_in(arguments.goals), x)
-    goals = [resolved(goal, known.classes[0] if known.classes else ()) for goal in arguments.goals]
-    objectives = [objective_of(goal, known, x) for goal in goals]
+    prerequisites: Prerequisites = yield from look_up(targets_in(arguments.goals), x)
+    goals = [resolved(goal, prerequisites.classes[0] if prerequisites.classes else ()) for goal in arguments.goals]
+    objectives = [objective_of(goal, prerequisites, x) for goal in goals]
     record = Trajectory(job.run(), settings.total, frozenset(arguments.snapshots))
     size = (x.shape[2], x.shape[3])
     ground, detail = x.expand(len(goals), -1, -1, -1), torch.zeros_like(x)

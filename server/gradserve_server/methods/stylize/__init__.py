@@ -67,10 +67,10 @@ def stylize(job: Job, x: Tensor, arguments: StylizeArguments) -> Steps:
     style_layers, content_layers = arguments.style_layers, arguments.content_layers
     record = Trajectory(job.run(), settings.total, frozenset(arguments.snapshots))
     size, half = (x.shape[2], x.shape[3]), (math.ceil(x.shape[2] / 2), math.ceil(x.shape[3] / 2))
-    look = Look(x if settings.keep_colours and has_content else None)
+    recolouring = Recolouring(x if settings.keep_colours and has_content else None)
     photo = x if has_content else None
     pictures = [Style(_tensor(picture, x), weight) for picture, weight in arguments.styles]
-    if look.colours is not None:
+    if recolouring.colours is not None:
         photo = luminance(x).expand(-1, 3, -1, -1)
         pictures = [Style(matched_grey(picture, x), weight) for picture, weight in pictures]
     if not settings.style_weight:
@@ -78,7 +78,7 @@ def stylize(job: Job, x: Tensor, arguments: StylizeArguments) -> Steps:
     image = photo if photo is not None and settings.start == "content" else _noise(x, record)
     compared = photo if settings.content_weight else None
     aims = yield from targets(job, compared, pictures, style_layers, content_layers, settings.pad)
-    initial = yield from _measure(look.of(image), aims, settings, record)
+    initial = yield from _measure(recolouring.apply(image), aims, settings, record)
     for steps, stage in ((settings.coarse_steps, half), (settings.steps, size)):
         if not steps or record.ended:
             continue
@@ -87,8 +87,8 @@ def stylize(job: Job, x: Tensor, arguments: StylizeArguments) -> Steps:
             smaller = [Style(_scaled(picture, stage[0] / size[0]), weight) for picture, weight in pictures]
             coarse = None if compared is None else resized(compared, stage)
             stage_aims = yield from targets(job, coarse, smaller, style_layers, content_layers, settings.pad)
-        image = yield from _descend(resized(image, stage), stage_aims, steps, settings, record, look)
-    final = quantized(look.of(resized(image, size)))
+        image = yield from _descend(resized(image, stage), stage_aims, steps, settings, record, recolouring)
+    final = quantized(recolouring.apply(resized(image, size)))
     if record.run.done in record.snapshots:
         record.snapshot(final)
     losses = yield from _measure_final(final, aims, settings, record)
@@ -96,12 +96,12 @@ def stylize(job: Job, x: Tensor, arguments: StylizeArguments) -> Steps:
 
 
 @dataclass(frozen=True, slots=True)
-class Look:
-    """How a picture that is being made is returned: with the colours of the content [1, 3, H, W], or as it is."""
+class Recolouring:
+    """Gives a picture that is being made the colours of the content [1, 3, H, W], or leaves it as it is."""
 
     colours: Tensor | None
 
-    def of(self, image: Tensor) -> Tensor:
+    def apply(self, image: Tensor) -> Tensor:
         """The picture as it would be returned."""
         if self.colours is None:
             return image
@@ -109,7 +109,7 @@ class Look:
 
 
 def _descend(
-    start: Tensor, aims: Targets, steps: int, settings: StylizeSettings, record: Trajectory, look: Look
+    start: Tensor, aims: Targets, steps: int, settings: StylizeSettings, record: Trajectory, recolouring: Recolouring
 ) -> Steps:
     """Lowers the loss, [1, 3, H, W] -> [1, 3, H, W]; ends early with the record."""
     optimizer: Optimizer = Adam(ADAM_BETAS) if settings.optimizer == "adam" else LBFGS()
@@ -126,7 +126,7 @@ def _descend(
         own = sum(loss for loss in losses.values() if loss.requires_grad)
         (grad,) = torch.autograd.grad((bordered * answers[0].image_grad).sum() + own, at)
         rate = _rate(settings, record.run.done)
-        yield record.step(losses, at.detach(), look.of(at.detach()))
+        yield record.step(losses, at.detach(), recolouring.apply(at.detach()))
         total = sum(losses.values(), torch.zeros_like(grad[:, 0, 0, 0])).detach()
         at = optimizer.step(at.detach(), grad, total, rate).clamp(0, 1)
     return optimizer.best(at).detach()
@@ -170,7 +170,7 @@ def _losses(image: Tensor, terms: Tensor, aims: Targets, weights: Mapping[str, f
 
 
 def _measure(image: Tensor, aims: Targets, settings: StylizeSettings, record: Trajectory) -> Steps:
-    """The parts of the loss that count, without their weights, of a picture as it is returned; None if late."""
+    """The parts of the loss that count, without their weights, of a picture as it is returned; None if time is up."""
     answers = yield from record.ask([Query(padded(image, settings.pad), aims.objective(1.0, 1.0))])
     if answers is None:
         return None

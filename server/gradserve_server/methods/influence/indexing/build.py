@@ -1,4 +1,4 @@
-"""Building an index: bases, curvature, then a row for each example, streaming; gone on with after a kill."""
+"""Building an index: bases, curvature, then a row for each example, batch by batch; a killed build is continued."""
 
 import time
 from collections.abc import Iterator, Sequence
@@ -80,7 +80,7 @@ class Builder:
 
     @property
     def bytes_per_example(self) -> int:
-        """On disk, without names and pictures."""
+        """Bytes of an example on disk, without its name and picture."""
         return sum(dtype.itemsize * max(1, width) for dtype, width in self._columns().values())
 
     @property
@@ -108,7 +108,7 @@ class Builder:
         return Pass(self.model, images, self.layers), labels
 
     def _batches(self, what: str, order: Sequence[int], done: int = 0) -> Iterator[tuple[int, Sequence[int]]]:
-        """How many are done after each batch, and its rows; reports."""
+        """The rows of each batch, with how many are done after it; reports progress."""
         self.report(what, done, len(order))
         for start in range(done, len(order), self.batch):
             rows = order[start : start + self.batch]
@@ -116,14 +116,14 @@ class Builder:
             self.report(what, start + len(rows), len(order))
 
     def _due(self) -> bool:
-        """Whether it is time to save what a kill would lose."""
+        """Whether it is time to save what would be lost if the process were killed."""
         if time.monotonic() - self._saved < SAVE_SECONDS:
             return False
         self._saved = time.monotonic()
         return True
 
     def _prepare_projection(self, folder: Path) -> Projected:
-        """Bases and curvature, or those of an earlier run; the root of the curvature lies beside."""
+        """Computes bases and curvature, or reads those of an earlier run."""
         like = torch.empty(0, device=self.model.device, dtype=self.model.dtype)
         if not (folder / PROJECTION).is_file():
             bases = Bases(self.layers, self.rank, self.generator)
@@ -141,7 +141,7 @@ class Builder:
         return projected
 
     def _curvature(self, state: Path, projected: Projected) -> tuple[Curvature, int]:
-        """Of enough examples, drawn at random."""
+        """The curvature by enough examples, drawn at random, and their number."""
         order = self.order[: max(EXAMPLES_PER_DIRECTION * self.directions, BASES_EXAMPLES)]
         curvature, done = Curvature(self.directions), 0
         if state.is_file():
@@ -161,9 +161,9 @@ class Builder:
         return curvature, len(order)
 
     def _encode(self, writer: Writer, projected: Projected | None) -> None:
-        """A row of every example, in their own order."""
+        """Writes a row of every example, in their own order."""
         root = load_file(writer.folder / ROOT)["root"].to(self.model.device) if projected else None
-        mean = self._mean_gradient(writer)
+        sums = self._gradient_sums(writer)
         for end, rows in self._batches("examples", range(len(self.examples)), writer.done):
             forward, labels = self._forward(rows)
             loss = losses(forward.scores, labels, self.plan.label_smoothing)
@@ -177,12 +177,12 @@ class Builder:
                 record["parameter_change"] = array((half @ root).norm(dim=1) / len(self.examples))
                 columns["vectors.bin"] = array(own @ projected.whitening.T)
                 for layer, x, gradient in zip(self.layers, forward.inputs, gradients, strict=True):
-                    if mean:
-                        mean[layer.name] += layer.gradient(x, gradient).double().cpu()
+                    if sums:
+                        sums[layer.name] += layer.gradient(x, gradient).double().cpu()
             writer.append({"columns.bin": record, **columns}, self.examples.names(rows), self.examples.thumbnails(rows))
             if self._due() or end == len(self.examples):
-                if mean:
-                    save_file(mean, gradient_file(writer))
+                if sums:
+                    save_file(sums, gradient_file(writer))
                 writer.save()
 
     def _facts(self, forward: Pass, labels: Tensor, loss: Tensor) -> tuple[Array, dict[str, Array]]:
@@ -199,8 +199,8 @@ class Builder:
             columns["residuals.bin"] = array(scores.double().softmax(1)) - soft
         return record, columns
 
-    def _mean_gradient(self, writer: Writer) -> dict[str, Tensor]:
-        """By layer; where the weight decay is known, since only then it is looked at."""
+    def _gradient_sums(self, writer: Writer) -> dict[str, Tensor]:
+        """The sum of the gradients so far by layer; empty without weight decay, where stationarity needs none."""
         if not self.projects or not self.plan.weight_decay:
             return {}
         if writer.done:

@@ -44,7 +44,7 @@ class Writer:
         return self.done > 0
 
     def append(self, columns: dict[str, Array], names: Sequence[str], thumbs: Sequence[bytes]) -> None:
-        """The next examples."""
+        """Appends the next examples."""
         for name, values in columns.items():
             self._files[name].write(np.ascontiguousarray(values, self._columns[name][0]).tobytes())
         for kind, records in (("names", [name.encode() for name in names]), ("thumbs", thumbs)):
