@@ -117,7 +117,7 @@ def _other_activations(root: Node) -> set[str]:
 
 
 def _users(root: Node) -> dict[Node, list[Node]]:
-    """Every node of the graph, with those that take what its operation gave."""
+    """Every node of the graph, with the nodes that take its operation's result."""
     users: dict[Node, list[Node]] = defaultdict(list)
     users[root] = []
     waiting = deque([root])
@@ -165,7 +165,7 @@ def _threshold(node: Node) -> str:
 
 
 def _bounded(low: Any, high: Any) -> str:
-    """A clamp at zero is a ReLU, one to both sides of it a hard tanh; one that keeps off zero is none."""
+    """The name of a clamp: a ReLU if zero is a bound, a hard tanh if zero is between its bounds, otherwise none."""
     low, high = (None if v is None else float(torch.as_tensor(v).max()) for v in (low, high))
     if low == 0 or high == 0:
         return UNREACHED
@@ -173,12 +173,12 @@ def _bounded(low: Any, high: Any) -> str:
 
 
 def _masked(mask: Tensor) -> str:
-    """A mask that differs between the two images was made of them."""
+    """A name for a mask that was made from the images, as it differs between the two; otherwise empty."""
     return "" if mask.dim() == 0 or len(mask) != 2 or torch.equal(mask[0], mask[1]) else "a mask"
 
 
 def _factor(edges: list[Any], factors: list[Any]) -> str:
-    """Of x * (x > 0): a factor without a gradient, of two values, that differs between the images."""
+    """MASK where a factor is like (x > 0): without a gradient, of two values, and not the same for both images."""
     for edge, factor in zip(edges, factors, strict=True):
         if edge is None and isinstance(factor, Tensor) and factor.dim() > 1 and _masked(factor):
             values = factor.unique()
@@ -188,7 +188,7 @@ def _factor(edges: list[Any], factors: list[Any]) -> str:
 
 
 def _product(node: Node) -> str:
-    """Of two tensors, or a sum with one."""
+    """The name of a product of two tensors, or of one that is added to something."""
     edges = [source for source, _ in node.next_functions][-2:]
     if len(edges) < 2 or all(edges) or not any(edges):
         return ""
@@ -197,7 +197,7 @@ def _product(node: Node) -> str:
 
 
 def _largest(node: Node) -> str:
-    """Along a dimension: of a stack with something that has no gradient it is a maximum with that."""
+    """The name of a maximum along a dimension of a stack, where a part of the stack has no gradient."""
     ((source, _),) = node.next_functions
     stacked = kind_of(source) in ("Stack", "Cat") and any(part is None for part, _ in source.next_functions)
     return "maximum" if stacked else ""

@@ -222,13 +222,13 @@ def _no_gradient(network: nn.Module, image: Tensor, head: Head) -> str:
 
 def watch(network: nn.Module, image: Tensor, head: Head = PLAIN) -> tuple[str, str]:
     """What the network reads of its input, and in which half precisions it computes, in words. Raises Unservable."""
-    with _Watch(network) as notes:
+    with _CallWatch(network) as notes:
         head.run(network, image)
     reads, halves = (", ".join(sorted(names)) for names in (notes.reads, notes.halves))
     return READING.format(reads) if reads else "", HALF.format(halves) if halves else ""
 
 
-class _Watch(TorchFunctionMode):
+class _CallWatch(TorchFunctionMode):
     """Notes which functions give Python numbers or shapes that may depend on the image, and which give halves.
 
     A tensor may depend on the image unless it is made of the network's own tensors and constants alone. What comes out

@@ -12,7 +12,7 @@ Rpc = Literal["predict", "explain", "attack", "maximize", "stylize", "influence"
 
 
 class Tokens(NamedTuple):
-    """A sequence of tokens: patches of the image, row by row, between some of no place (class, registers)."""
+    """A sequence of tokens: patches of the image, row by row; others, of no place (class, registers), at its ends."""
 
     height: int
     width: int
@@ -25,7 +25,7 @@ class Tokens(NamedTuple):
         return self.leading + self.height * self.width + self.trailing
 
     def at(self, count: int, size: tuple[int, int], own: tuple[int, int]) -> "Tokens | None":
-        """The same of `count` tokens for an image of another size than the model's own; None where that is unclear."""
+        """How to read `count` tokens of an image of another size than the model's own; None where that is unclear."""
         if size == own:
             return self if count == self.length else None
         patches = count - self.leading - self.trailing

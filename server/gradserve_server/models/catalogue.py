@@ -32,7 +32,7 @@ class TokenSpec(BaseModel):
 
     @property
     def numbers(self) -> tuple[int, int]:
-        """Leading, trailing."""
+        """The numbers of leading and of trailing tokens."""
         return self.leading, self.trailing
 
 

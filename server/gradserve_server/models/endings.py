@@ -60,8 +60,8 @@ class Origin(NamedTuple):
     eps: float  # The eps of the coarsest number format that the tensor's elements have been in.
 
 
-class _Known(NamedTuple):
-    """A tensor with its origin, and how to see whether either was written over since."""
+class _Record(NamedTuple):
+    """A tensor with its origin, and the states by which it shows whether either was written over since."""
 
     out: weakref.ref[Tensor]
     origin: Origin
@@ -73,15 +73,15 @@ class Endings(TorchFunctionMode):
 
     def __init__(self) -> None:
         super().__init__()
-        self._known: dict[int, _Known] = {}  # By the id of the output.
+        self._records: dict[int, _Record] = {}  # By the id of the output.
 
     def of(self, out: Tensor) -> Origin | None:
         """The operation that gave this very tensor, if it is known and nothing was written into it or its scores."""
-        known = self._known.get(id(out))
-        if known is None or known.out() is not out:
+        record = self._records.get(id(out))
+        if record is None or record.out() is not out:
             return None
-        pairs = zip((out, known.origin.scores), known.states, strict=True)
-        return known.origin if all(_is_unwritten(tensor, state) for tensor, state in pairs) else None
+        pairs = zip((out, record.origin.scores), record.states, strict=True)
+        return record.origin if all(_is_unwritten(tensor, state) for tensor, state in pairs) else None
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Calls the function, and remembers a softmax or sigmoid."""
@@ -99,7 +99,7 @@ class Endings(TorchFunctionMode):
         if origin is None:
             return out
         if func in SHARES:
-            del self._known[id(x)]
+            del self._records[id(x)]
         elif func in REARRANGES and out.is_floating_point():
             self._remember(out, origin.ending, func(origin.scores, *args[1:], **kwargs), origin.eps)
         elif origin.ending in CONVERTS.get(func, {}) and not kwargs:
@@ -108,9 +108,9 @@ class Endings(TorchFunctionMode):
 
     def _remember(self, out: Tensor, ending: Ending, scores: Tensor, eps: float = 0.0) -> None:
         """Remembers an output; forgets those that are gone, so that the probabilities of attention are not kept."""
-        self._known = {key: each for key, each in self._known.items() if each.out() is not None}
+        self._records = {key: each for key, each in self._records.items() if each.out() is not None}
         origin = Origin(ending, scores, max(eps, torch.finfo(out.dtype).eps))
-        self._known[id(out)] = _Known(weakref.ref(out), origin, (_state(out), _state(scores)))
+        self._records[id(out)] = _Record(weakref.ref(out), origin, (_state(out), _state(scores)))
 
 
 def _state(tensor: Tensor) -> int | Tensor:

@@ -38,8 +38,8 @@ def flow(
     taps = Taps(set(places.values()), leaf=True)
     with taps.listening(network):
         logits = head.run(network, example.detach().requires_grad_())
-    spoilt = taps.spoilt()
-    layers = [layer for layer in layers if places[layer.name] not in spoilt]
+    overwritten = taps.overwritten()
+    layers = [layer for layer in layers if places[layer.name] not in overwritten]
     kept = {la.name: taps.kept[places[la.name]] for la in layers if places[la.name] in taps.kept}
     kept = {name: x for name, x in kept.items() if x.requires_grad}
     if not logits.requires_grad:

@@ -93,8 +93,8 @@ REVERSED = (
 def find_head(network: nn.Module, images: Tensor, declared: HeadKind | None) -> Head:
     """The head of a network in eval mode, tried on normalised images [N, C, H, W].
 
-    What is no [N] or [N, outputs] is left to `examine`. Raises Unservable where the catalogue's `declared` contradicts
-    what is found, where it is missing and must be there, or where the outputs are no scores.
+    Outputs of other shapes than [N] or [N, outputs] are left to `examine`. Raises Unservable where the catalogue's
+    `declared` contradicts what is found, where it is missing and must be there, or where the outputs are no scores.
     """
     with torch.no_grad(), Endings() as endings:
         output = logits_of(network(images.clone()))

@@ -91,7 +91,7 @@ class Head:
         return scores
 
     def run(self, network: Network, images: Tensor) -> Tensor:
-        """The same, leaving the images as they are."""
+        """The served logits [N, classes]; the images stay as they are. Raises NoLogits."""
         return self.logits(network, images.clone())
 
     def own_scores(self, logits: Tensor) -> Tensor:
@@ -119,7 +119,7 @@ def _flat(tensor: Tensor) -> Tensor:
 
 
 def _plain(tensor: Tensor) -> Tensor:
-    """The same as a dense tensor of real numbers and of torch's own class. Raises NoLogits where it is none."""
+    """The tensor, which must be dense, of real numbers and of torch's own class. Raises NoLogits."""
     if tensor.is_complex():
         raise NoLogits("it returns complex numbers; return scores that are real, such as their .real or .abs()")
     if tensor.is_nested or tensor.layout != torch.strided:

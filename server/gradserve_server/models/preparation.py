@@ -259,7 +259,7 @@ class _Preparation:
                 absent[precision] = f"in {precision.upper()} {_describe_fault(error)}"
         for warning in choice.warnings:
             log.warning("%s: %s", self.spec.name, warning)
-        card = choice.written(exact.card, absent)
+        card = choice.applied_to(exact.card, absent)
         others = {precision: replace(other, card=card) for precision, other in others.items()}
         return replace(exact, card=card, others=others)
 

@@ -18,7 +18,7 @@ class BadImage(Exception):
 
 
 class Crop(NamedTuple):
-    """The part of a picture that the model sees, in the picture's own pixels, which it may begin or end inside."""
+    """The part of a picture that the model sees, in the picture's own pixels; its edges may lie within pixels."""
 
     x: float
     y: float
@@ -41,7 +41,7 @@ def shorter_side(card: ModelCard) -> int:
 def center_crop(picture: Picture, size: tuple[int, int], card: ModelCard, max_aspect: float) -> tuple[np.ndarray, Crop]:
     """The picture resized to the card's `resize` and cropped to the model's input [h, w, 3], as torchvision does it.
 
-    size: height and width of the original, which the crop is told in; a JPEG file may be decoded smaller.
+    size: height and width of the original, in whose pixels the crop is returned; a JPEG file may be decoded smaller.
     Raises BadImage for a picture more elongated than max_aspect.
     """
     height, width = size

@@ -42,7 +42,9 @@ class Probe:
 
 
 @dataclass(frozen=True)
-class _Seen:
+class _Firing:
+    """One call of a module, or of a ReLU on what it gave, and what that call made."""
+
     module: str
     call: int
     kind: str
@@ -68,7 +70,7 @@ def probe(
     `tokens`: the numbers of leading and trailing tokens beside the patches, where the catalogue names them.
     """
     size = (example.shape[2], example.shape[3])
-    watch = _Watch(size)
+    watch = _LayerWatch(size)
     logits, gflop = watch.run(network, example, head)
     acts = activations(network, example, logits, head)
     reading = read_tokens(network, example, watch.sequences.by_length, tokens)
@@ -105,11 +107,11 @@ def aliases(network: nn.Module) -> dict[str, str]:
     return {name: first[module] for name, module in everywhere if first[module] != name}
 
 
-class _Watch:
+class _LayerWatch:
     """A pass without gradients: the layers that fire, in order, and the sequences among them."""
 
     def __init__(self, size: Size) -> None:
-        self.seen: list[_Seen] = []
+        self.firings: list[_Firing] = []
         self.sequences = Sequences(size)
         self._calls: Counter[str] = Counter()
         self._last: Any = None  # The last output.
@@ -117,7 +119,7 @@ class _Watch:
         # Outputs by id: a weak reference, the tensor's version, the module's name and the index of the call.
         self._outputs: dict[int, tuple[Any, int, str, int]] = {}
         self._rectified: set[tuple[str, int]] = set()  # Module calls whose output goes into a functional ReLU.
-        self._relus: dict[int, tuple[Any, _Seen]] = {}  # Outputs of functional ReLUs by id, with weak references.
+        self._relus: dict[int, tuple[Any, _Firing]] = {}  # Outputs of functional ReLUs by id, with weak references.
 
     def run(self, network: nn.Module, example: Tensor, head: Head) -> tuple[Tensor, float]:
         """The logits, and the forward's cost of one image in GFLOP."""
@@ -134,11 +136,11 @@ class _Watch:
                 handle.remove()
         return logits, counter.flops / len(example) / 1e9
 
-    def named(self) -> dict[str, _Seen]:
+    def named(self) -> dict[str, _Firing]:
         """The layers by name. One called more than once has every call by index; its plain name means the last one."""
-        last = {(item.module, item.relu): item.call for item in self.seen}
+        last = {(item.module, item.relu): item.call for item in self.firings}
         named = {}
-        for item in self.seen:
+        for item in self.firings:
             name = item.module + ("+relu" if item.relu else "")
             if self._calls[item.module] > 1:
                 named[f"{name}:{item.call}"] = item
@@ -156,12 +158,12 @@ class _Watch:
 
         If a module returns that output itself, `_on_output` removes the layer again.
         """
-        item = _Seen(module, call, RELU, RELU, tuple(out.shape))
+        item = _Firing(module, call, RELU, RELU, tuple(out.shape))
         if (module, call) in self._rectified:
-            self.seen = [other for other in self.seen if other != item]
+            self.firings = [other for other in self.firings if other != item]
             return
         self._rectified.add((module, call))
-        self.seen.append(item)
+        self.firings.append(item)
         self._relus[id(out)] = (weakref.ref(out), item)
 
     def _on_input(self, _: nn.Module, args: Any, kwargs: Any) -> None:
@@ -179,24 +181,24 @@ class _Watch:
             self._origin = self._origin if self._last is tensor else kind
             self._last = tensor
             reference, item = self._relus.pop(id(tensor), (None, None))
-            if reference is not None and reference() is tensor and item in self.seen:
-                self.seen.remove(item)
+            if reference is not None and reference() is tensor and item in self.firings:
+                self.firings.remove(item)
             self._outputs[id(tensor)] = (weakref.ref(tensor), version_of(tensor), name, self._calls[name])
-            self.seen.append(_Seen(name, self._calls[name], kind, self._origin, tuple(tensor.shape)))
+            self.firings.append(_Firing(name, self._calls[name], kind, self._origin, tuple(tensor.shape)))
             self._calls[name] += 1
 
         return on_output
 
 
 class _FunctionalReLUs(TorchFunctionMode):
-    """Shows every ReLU that is called to a watch."""
+    """Tells a watch of every ReLU that is called."""
 
-    def __init__(self, watch: _Watch) -> None:
+    def __init__(self, watch: _LayerWatch) -> None:
         super().__init__()
         self._watch = watch
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Calls the function, and shows a ReLU to the watch."""
+        """Calls the function, and tells the watch if it is a ReLU."""
         call = read(func, args, kwargs or {})
         source = None if call is None else self._watch.source_of(call.x)
         out = func(*args, **(kwargs or {}))
@@ -205,7 +207,7 @@ class _FunctionalReLUs(TorchFunctionMode):
         return out
 
 
-def _layer(number: int, name: str, item: _Seen, size: Size, reading: Reading, outputs: int) -> Layer:
+def _layer(number: int, name: str, item: _Firing, size: Size, reading: Reading, outputs: int) -> Layer:
     layout, shape = layout_of(item.shape, size), item.shape
     if layout == "vector":
         return Layer(name, item.kind, layout, channels=shape[1], number=number)

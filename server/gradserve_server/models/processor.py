@@ -24,8 +24,8 @@ class Choice(NamedTuple):
     absent: Mapping[Precision, str]
     warnings: tuple[str, ...]
 
-    def written(self, card: ModelCard, failed: Mapping[Precision, str]) -> ModelCard:
-        """The card with all this; `failed`: why some that were chosen cannot be had. AUTO means EXACT instead."""
+    def applied_to(self, card: ModelCard, failed: Mapping[Precision, str]) -> ModelCard:
+        """The card with this choice. `failed`: why chosen precisions could not be loaded; AUTO is EXACT for those."""
         notes = (f"{precision.upper()} is not served: {why}" for precision, why in failed.items())
         return replace(
             card,
@@ -37,7 +37,7 @@ class Choice(NamedTuple):
 
 
 def choose(spec: ModelSpec, device: torch.device) -> Choice:
-    """By default what the device computes fast; what the catalogue names always, with a warning where that is slow."""
+    """Chooses what the catalogue names, with a warning where that is slow; by default what the device computes fast."""
     named = {*(spec.precisions or ("exact",)), *spec.auto.values(), *spec.rows}
     loaded: list[Precision] = []
     absent: dict[Precision, str] = {}
@@ -58,7 +58,7 @@ def choose(spec: ModelSpec, device: torch.device) -> Choice:
 
 
 def fast_precisions(device: torch.device) -> tuple[Precision, ...]:
-    """All that are not slow there."""
+    """The precisions that are not slow on the device."""
     return tuple(precision for precision in PRECISIONS if not slow(precision, device))
 
 

@@ -3,17 +3,18 @@
 import torch
 from torch import Tensor
 
-OUTLIER_FACTOR = 10  # No class's scale is raised above so many times the median scale.
+MAX_FLOOR_PER_MEDIAN = 10  # Largest floor of the scales, in multiples of their median.
 ROUNDING_ULPS = 4  # Rounding error of a stored number, in multiples of its format's eps.
 
 
-def usual(each: Tensor) -> Tensor:
-    """Scales [classes], raised to what is usual, so that a class whose logits are near zero is not judged by those.
+def floored(each: Tensor) -> Tensor:
+    """Scales [classes], none below a floor, so that a class whose logits are near zero is not judged by its own alone.
 
-    Classes that are masked (by -inf or -1e9) have one scale, which counts once in the median.
+    The floor is the largest scale, or a multiple of the median if that is less. Classes that are masked (by -inf or
+    -1e9) have one scale, which counts once in the median.
     """
     median = each.unique().median()
-    return torch.maximum(each, torch.minimum(each.amax(), OUTLIER_FACTOR * median))
+    return torch.maximum(each, torch.minimum(each.amax(), MAX_FLOOR_PER_MEDIAN * median))
 
 
 def largest(logits: Tensor) -> Tensor:
@@ -28,13 +29,13 @@ def scales(logits: Tensor) -> Tensor:
     """
     finite = logits[logits.isfinite()].unique()
     common = finite.median() if logits.shape[1] > 1 and len(finite) > 1 else logits.new_zeros(())
-    return usual(largest(logits - common))
+    return floored(largest(logits - common))
 
 
 def spreads(logits: Tensor) -> Tensor:
     """How far the logits of each class go from their mean over the images: [N, classes] -> [classes]."""
     mean = logits.where(logits.isfinite(), torch.nan).nanmean(0)
-    return usual(largest(logits - mean))
+    return floored(largest(logits - mean))
 
 
 def rounding(logits: Tensor, eps: float) -> Tensor:

@@ -1,4 +1,4 @@
-"""Taking what a layer gave out of a forward pass, and stopping the pass when nothing more is needed."""
+"""Taking inputs and outputs of layers out of a forward pass, and stopping the pass when nothing more is needed."""
 
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
@@ -64,7 +64,7 @@ class Taps:
         self._leaf = leaf
         self._stop_after = stop_after
         self._calls: Counter[str] = Counter()
-        self._rectified: dict[int, tuple[Place, Tensor, int]] = {}  # By id of a module's output, with its version.
+        self._relu_inputs: dict[int, tuple[Place, Tensor, int]] = {}  # By id of a module's output, with its version.
 
     @contextmanager
     def listening(self, network: nn.Module) -> Iterator[None]:
@@ -84,18 +84,18 @@ class Taps:
         finally:
             for handle in handles:
                 handle.remove()
-            self._rectified.clear()
+            self._relu_inputs.clear()
 
-    def spoilt(self) -> set[Place]:
-        """Places whose tensor was written over later: a ReLU in place whose result nobody took."""
+    def overwritten(self) -> set[Place]:
+        """The places whose tensor was written over after it was kept: by a ReLU in place whose result nobody took."""
         return {place for place, x in self.kept.items() if version_of(x) != self._versions[place]}
 
-    def awaited(self, x: Tensor) -> Place | None:
-        """The place of a ReLU of x, if it is wanted and x is a module's output that was not written over since."""
-        place, output, version = self._rectified.pop(id(x), (None, x, 0))
+    def wanted_relu(self, x: Tensor) -> Place | None:
+        """The wanted place of the ReLU of x, if x is a module's output that was not written over since."""
+        place, output, version = self._relu_inputs.pop(id(x), (None, x, 0))
         return place if place is not None and version_of(output) == version else None
 
-    def rectified(self, place: Place, out: Tensor) -> Tensor:
+    def keep_relu(self, place: Place, out: Tensor) -> Tensor:
         """Keeps the output of a ReLU; returns the tensor that the network goes on with."""
         new = self._take(place, out, shared=False)
         return out if new is None else new
@@ -119,7 +119,7 @@ class Taps:
             relu = Place(name, "output", self._calls[name], relu=True)
             if tensor is not None and relu in self._places:
                 handed = tensor if new is None else new
-                self._rectified[id(handed)] = (relu, handed, version_of(handed))
+                self._relu_inputs[id(handed)] = (relu, handed, version_of(handed))
             self._calls[name] += 1
             if new is None:
                 return None
@@ -130,7 +130,7 @@ class Taps:
     def _take(self, place: Place, x: Tensor | None, shared: bool) -> Tensor | None:
         """Keeps x and hands on a clone, since a later operation may write over it.
 
-        Of a tensor that is used elsewhere too, a copy is kept: its gradient is that of the way through this place.
+        Of a tensor that is used elsewhere too, a copy is kept, whose gradient counts only what goes through this place.
         """
         if x is None or place not in self._places:
             return None
@@ -145,7 +145,7 @@ class Taps:
 
 
 class _ReLUs(TorchFunctionMode):
-    """Shows every ReLU that is called to the taps."""
+    """Tells the taps of every ReLU that is called."""
 
     def __init__(self, taps: Taps) -> None:
         super().__init__()
@@ -154,9 +154,9 @@ class _ReLUs(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Calls the function, and returns what the taps return for a ReLU."""
         call = read(func, args, kwargs or {})
-        place = None if call is None else self._taps.awaited(call.x)
+        place = None if call is None else self._taps.wanted_relu(call.x)
         out = func(*args, **(kwargs or {}))
-        return out if place is None else self._taps.rectified(place, out)
+        return out if place is None else self._taps.keep_relu(place, out)
 
 
 def as_map(x: Tensor, layout: Layout, tokens: Tokens | None = None) -> Tensor:

@@ -57,14 +57,14 @@ def train(
     images: Pixels,
     scores: Scores,
     settings: TrainingSettings = TrainingSettings(),
-    told: Callable[[int], None] = lambda steps: None,
+    on_step: Callable[[int], None] = lambda steps: None,
     head: HeadKind = "softmax",
 ) -> Trained:
     """Trains on images [N, H, W, 3] and the answers to them, logits [N, classes] (or log-probabilities, of a softmax).
 
     The surrogate has the model's `head`: of a binary one it learns the second class's logit, its single output.
 
-    The same seed gives the same surrogate on the same machine. `told` hears of every step; steps(...) counts them.
+    The same seed gives the same surrogate on the same machine. `on_step` gets 1 after every step; there are steps(...).
     """
     scores = scores[:, 1:] if head == "binary" else scores
     rng = np.random.default_rng(settings.seed)
@@ -87,7 +87,7 @@ def train(
         optimizer.zero_grad()
         torch.autograd.backward(loss)
         optimizer.step()
-        told(1)
+        on_step(1)
     network.eval().requires_grad_(False)
     return Trained(network, arguments, agreement(network, images[held], scores[held], head), len(held))
 
