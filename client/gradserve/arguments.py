@@ -60,8 +60,8 @@ class Unit:
 class Contrast:
     """A sum of targets with weights: "A rather than B" is `Contrast("tabby", "tiger cat")`.
 
-    `Contrast(a, b, c)` is a less the mean of b and c, and `Contrast(a, top=5)` a less the mean of the others among the
-    five classes with the highest logits. `Contrast.sum((a, 1), (b, -0.5))` has any weights.
+    `Contrast(a, b, c)` is the score of a less the mean score of b and c. `Contrast(a, top=5)` is that of a less the
+    mean of the others among the five classes with the highest logits. `Contrast.sum` takes (target, weight) pairs.
     """
 
     terms: tuple[tuple["int | str | Rank | Unit", float], ...]
@@ -89,7 +89,7 @@ class Contrast:
 class Similarity:
     """How alike the picture is to another one, as target: the cosine of a layer's features, averaged over its map.
 
-    layer: left out, the one that Grad-CAM takes. In answers the other picture is None.
+    layer: a name, or empty for the layer that Grad-CAM takes. In answers `image` is None.
     """
 
     image: ImageLike | None

@@ -98,7 +98,7 @@ def main(
     Both sides have the same folded network in channels_last, precision, row cap and number of single-threaded
     processes, and do the methods' own arithmetic. The loop has torch's own operations; with --kernels, and beside the
     lone caller, this project's. `nothing` is a network that costs nothing: what is left is
-    decode, bind, pipe and encode.
+    decode, bind, cross to a worker and encode.
 
     Example: python -m tests.bench.throughput --model resnet18 --rounds 3
     """

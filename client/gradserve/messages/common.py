@@ -130,16 +130,16 @@ def _similarity(target: Similarity) -> common_pb2.Similarity:
     )
 
 
-def set_method(message: Any, asked: MethodLike, shorthand: Mapping[str, ParameterValue] = MappingProxyType({})) -> Any:
+def set_method(message: Any, method: MethodLike, shorthand: Mapping[str, ParameterValue] = MappingProxyType({})) -> Any:
     """Writes a method and its parameters into a message that has a oneof of methods; returns the message."""
-    if isinstance(asked, str):
-        fields.fill(message, asked, shorthand)
-    elif isinstance(asked, Method):
-        fields.fill(message, asked.name, {**asked.parameters, **shorthand})
-    elif isinstance(asked, tuple) and len(asked) == 2 and isinstance(asked[1], Mapping):
-        fields.fill(message, asked[0], {**asked[1], **shorthand})
+    if isinstance(method, str):
+        fields.fill(message, method, shorthand)
+    elif isinstance(method, Method):
+        fields.fill(message, method.name, {**method.parameters, **shorthand})
+    elif isinstance(method, tuple) and len(method) == 2 and isinstance(method[1], Mapping):
+        fields.fill(message, method[0], {**method[1], **shorthand})
     else:
-        raise ValueError(f"a method is a name, (name, parameters) or a Method, not {asked!r}; several go in a list")
+        raise ValueError(f"a method is a name, (name, parameters) or a Method, not {method!r}; several go in a list")
     return message
 
 

@@ -48,7 +48,7 @@ def differentiate_request(
         forward_only=forward_only,
         options=request_options(**options),
     )
-    if rule != "plain":  # The defaults are left out: with forward_only a server takes neither.
+    if rule != "plain":  # Defaults are left out, since beside forward_only the server allows neither field.
         request.rule = choice("rule", RULE, rule)
     if format != "float32":
         request.format = choice("format", FORMAT, format)

@@ -1,4 +1,4 @@
-"""What Maximize climbs and Differentiate derives: targets, layers and directions, added and subtracted."""
+"""Goals of Maximize and Differentiate: targets, layers, directions and logits, added and subtracted."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -38,7 +38,7 @@ class Goal:
 
     @classmethod
     def logits(cls, vector: Sequence[float] | np.ndarray[Any, Any]) -> Self:
-        """The sum of the logits times these factors, one for each class; its gradient is a vector-Jacobian product."""
+        """The sum of the logits, each times its factor in `vector`; the gradient is a vector-Jacobian product."""
         factors = np.asarray(vector, dtype="<f4")
         tensor = common_pb2.Tensor(shape=factors.shape, dtype=common_pb2.DTYPE_FLOAT32, data=factors.tobytes())
         return cls._of(maximize_pb2.Summand(logits=tensor))
@@ -74,5 +74,5 @@ GoalLike = TargetLike | Goal
 
 
 def goal_message(goal: GoalLike) -> maximize_pb2.Goal:
-    """A goal, or a target that is one by itself, as a message."""
+    """A goal as a message; a target alone is a goal too."""
     return maximize_pb2.Goal(summands=(goal if isinstance(goal, Goal) else Goal(goal)).summands)

@@ -13,7 +13,11 @@ from gradserve.arguments import ParameterValue
 from gradserve.results.common import Provenance, Region, Score
 from gradserve.results.explain import Explanation
 
-OBSTACLES = ("ZERO_GRADIENT", "SATURATED", "FLAT_LOSS")  # Codes of the warnings that an attack had nothing to follow.
+OBSTACLES = (
+    "ZERO_GRADIENT",
+    "SATURATED",
+    "FLAT_LOSS",
+)  # Codes of warnings that an attack had no gradient or change of its loss to follow.
 
 
 @dataclass(frozen=True)
@@ -31,7 +35,7 @@ class Judgement:
 
 @dataclass(frozen=True)
 class TrajectoryStep:
-    """One step of an attack: the picture then that came closest to the goal."""
+    """One step of an attack: of its pictures, the one that came closest to the goal."""
 
     step: int
     predicted: Score

@@ -45,7 +45,7 @@ def probabilities_of(logits: np.ndarray, head: HeadKind) -> np.ndarray:
 
 
 def target_message(target: AnyTarget) -> pb.Target:
-    """A target as answers have it: ranks as the classes that they turned out to be, another picture left out."""
+    """A target as it stands in an answer: a class in place of a rank, and no picture of a similarity."""
     if isinstance(target, Contrast):
         terms = [pb.WeightedTarget(target=target_message(each), weight=weight) for each, weight in target.terms]
         return pb.Target(contrast=pb.Contrast(terms=terms))

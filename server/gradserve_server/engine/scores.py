@@ -1,4 +1,4 @@
-"""The scores of objectives, computed for all rows of a batch, those of one kind together."""
+"""The scores of objectives for all rows of a batch; terms of one kind and layer are computed together."""
 
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
@@ -133,7 +133,7 @@ SCORES: Mapping[str, Callable[[Tensor, Tensor], Tensor]] = {
     "unit": _unit,
     "channel": _channel,
     "layer": _layer,
-    "direction": _direction,  # This score and those below take goals instead of indices.
+    "direction": _direction,  # From here on, scores take goals instead of indices.
     "similarity": _similarity,
     "content": _content,
     "style": _style,
@@ -152,7 +152,7 @@ def score(
     outputs: Mapping[str, Tensor],
     head: HeadKind = "softmax",
 ) -> Tensor:
-    """The weighted terms [rows, terms] of each objective on its rows, filled up with zeros to the same length.
+    """The weighted terms of each objective on its rows, [rows, terms]; shorter objectives are filled up with zeros.
 
     `outputs` are by layer; `outputs[""]` are the logits of a network with that `head`.
     """
@@ -163,8 +163,8 @@ def score(
             groups[term.kind, term.layer] += [(row, column, term) for row in span]
     any_output = next(iter(outputs.values()))
     device, dtype = any_output.device, any_output.dtype
-    most = max(len(objective.terms) for objective, _ in objectives)
-    table = torch.zeros(rows, most, device=device, dtype=dtype)
+    width = max(len(objective.terms) for objective, _ in objectives)
+    table = torch.zeros(rows, width, device=device, dtype=dtype)
     for (kind, layer), members in groups.items():
         where, columns, terms = zip(*members, strict=True)
         out = outputs[layer] if where == tuple(range(rows)) else outputs[layer][torch.tensor(where, device=device)]

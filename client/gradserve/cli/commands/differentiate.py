@@ -18,8 +18,8 @@ Out = Annotated[Path, typer.Option("--out", "-o", help="File (.npz) for the numb
 
 
 @dataclass(frozen=True)
-class What:
-    """What is differentiated by what, and how."""
+class Derivative:
+    """The derivative: of what, by what, and how it is computed and sent."""
 
     target: Annotated[str, typer.Option("--target", help=f"{parse.TARGET}; the predicted class if left out.")] = ""
     vector: Annotated[
@@ -55,7 +55,7 @@ class DifferentiateRequest(options.PhotoRequest):
 def differentiate(
     photos: options.Photos,
     *,
-    what: What,
+    derivative: Derivative,
     model: options.Model = "",
     out: Out = Path("gradients.npz"),
     request: DifferentiateRequest,
@@ -72,7 +72,7 @@ def differentiate(
 
     Example: `gradserve differentiate cat.jpg --target tabby --layer blocks.9 --rule guided --format float16`
     """
-    arguments = {"model": model, **what.arguments(), **vars(request)}
+    arguments = {"model": model, **derivative.arguments(), **vars(request)}
     with connection.client(timeout) as client, output.waiting("differentiate"):
         result = client.differentiate(photos, **arguments)
     arrays = {name: getattr(result, name) for name in ("gradient", "values", "logits")}
@@ -84,7 +84,7 @@ def differentiate(
 
 def _print(photos: list[Path], result: Gradients, out: Path, as_json: bool) -> None:
     output.warn(result.provenance.warnings)
-    assert result.gradient is not None, "it was asked for"
+    assert result.gradient is not None, "the request did not leave it out"
     largest = np.abs(result.gradient).reshape(len(result), -1).max(1).tolist()
     rows = list(zip(photos, result.values.tolist(), largest, strict=True))
     if as_json:
