@@ -2,9 +2,11 @@
 
 import ast
 import inspect
+import io
 import re
 import subprocess
 import sys
+import tokenize
 from collections.abc import Iterator
 from dataclasses import is_dataclass
 from itertools import pairwise
@@ -108,6 +110,30 @@ def test_files_and_functions_stay_small(path: Path) -> None:
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.body:
             lines = node.end_lineno - node.body[0].lineno + 1  # type: ignore[operator]
             assert lines <= MOST_FUNCTION, f"{node.name} has {lines} lines"
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_comments_begin_with_a_capital(path: Path) -> None:
+    """Or with what is no letter. A comment is a sentence of its own, and never the rest of a name."""
+    assert lower_case_comments(path.read_text()) == []
+
+
+def lower_case_comments(text: str) -> list[str]:
+    """The comments that begin with a small letter, but for lines that continue one and words that tools read."""
+    found, last = [], 0
+    for token in tokenize.generate_tokens(io.StringIO(text).readline):
+        if token.type == tokenize.COMMENT:
+            alone, line = token.line.lstrip().startswith("#"), token.start[0]
+            continued = alone and last == line - 1
+            last = line if alone else 0
+            if not continued and re.match(r"# *(?!type:|fmt:|noqa|pragma:)[a-z]", token.string):
+                found.append(f"{line}: {token.string}")
+    return found
+
+
+def test_comments_with_a_small_letter_are_found() -> None:
+    text = "# A block\n# of two lines.\nx = 1  # the first\ny = 2  # type: ignore\n# another\nz = 3  # [n, 3]\n"
+    assert lower_case_comments(text) == ["3: # the first", "5: # another"]
 
 
 def test_the_commands_that_need_no_server_import_nothing_of_its_rpcs() -> None:

@@ -53,7 +53,7 @@ def digits() -> list[SamplePicture]:
     """Handwritten digits, 8 x 8; none where scikit-learn is not installed."""
     if not find_spec("sklearn"):
         return []
-    from sklearn.datasets import load_digits  # scikit-learn comes with the server.
+    from sklearn.datasets import load_digits  # The server needs it, the client alone does not.
 
     loaded = load_digits()
     pixels = (loaded.images * (255 / 16)).round().astype(np.uint8)
