@@ -18,7 +18,7 @@ from gradserve_server.models.preparation import prepare
 from gradserve_server.models.prepared import Prepared
 
 ROWS, BAD = 8, 3
-ROUNDING = {"exact": 1e-5, "balanced": 1e-5, "fast": 2**-7}  # of logits: other numbers of rows are summed otherwise
+ROUNDING = {"exact": 1e-5, "balanced": 1e-5, "fast": 2**-7}  # Of logits: other numbers of rows are summed otherwise.
 NETWORKS = ["trained-resnet20", "resnet18", "vgg11_bn", "densenet121", "trained-mobilenet_v2"]
 NETWORKS += ["convnext_tiny", "swin_t", "vit_b_32"]
 

@@ -60,7 +60,7 @@ def weighted(act: Tensor, grad: Tensor) -> Tensor:
     return (act * grad).sum(1)
 
 
-# name, the layers that the rows below use, outermost first
+# By name: the layers that the rows below use, outermost first.
 MODELS = [
     ("resnet18", "layer1.1.bn2", "layer3", "layer4.1.relu:0"),
     ("mobilenet_v2", "features.3", "features.11.conv.0.1", "features.17.conv.3"),

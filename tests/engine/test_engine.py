@@ -25,8 +25,8 @@ from gradserve_server.models.preparation import prepare
 from gradserve_server.models.prepared import Prepared
 
 CPU = torch.device("cpu")
-ROW_GFLOP = 3 * 4 * 4 / (8 * 8)  # of a gradient on an image of half the model's height and width
-torch.set_num_threads(1)  # as a worker does; threads that wait for each other are slow where others compute
+ROW_GFLOP = 3 * 4 * 4 / (8 * 8)  # Of a gradient on an image of half the model's height and width.
+torch.set_num_threads(1)  # A worker does so; threads that wait for each other are slow where others compute.
 
 
 def _model(name: str) -> SimpleNamespace:
@@ -43,7 +43,7 @@ class World:
     def __init__(self, rows: int = 8, seconds: float = 0.01) -> None:
         self.now = 0.0
         self.seconds = seconds
-        self.passes: list[list[int]] = []  # rows of each part of each pass
+        self.passes: list[list[int]] = []  # The rows of each part of each pass.
         self.fault: Callable[[Sequence[Part]], None] = lambda parts: None
         models: Any = {name: _model(name) for name in ("m", "other")}
         self.engine = Engine(models, rows=rows, clock=lambda: self.now)
@@ -127,13 +127,13 @@ def test_fewer_callers_than_last_time_are_worth_a_moment(world: World) -> None:
     assert world.engine.worth_waiting() == 0.0
     for i in range(8):
         world.submit(str(i), asking(1))
-    assert world.engine.worth_waiting() == 0.0  # nothing is known of such passes
+    assert world.engine.worth_waiting() == 0.0  # Nothing is known of such passes.
     world.step()
     world.submit("back", asking(1))
     assert world.engine.worth_waiting() == pytest.approx(WAIT_PASS_SHARE * 8 * world.seconds)
     for i in range(7):
         world.submit(f"back {i}", asking(1))
-    assert world.engine.worth_waiting() == 0.0  # all are there
+    assert world.engine.worth_waiting() == 0.0  # All are there.
     world.step()
     assert world.passes == [[1] * 8, [1] * 8]
 

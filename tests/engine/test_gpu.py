@@ -20,7 +20,7 @@ def gradient_on(device: str) -> torch.Tensor:
     images = torch.rand(5, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 
     def method(job: Job) -> Steps:
-        for _ in range(MIN_GRAPH_USES + 2):  # the last ones are replayed
+        for _ in range(MIN_GRAPH_USES + 2):  # The last ones are replayed.
             plain = yield Query(images, logit(3), "image")
         guided = yield Query(images, logit(3), "image", relu="guided")
         return torch.cat([plain.image_grad, guided.image_grad]).cpu()

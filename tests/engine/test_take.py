@@ -20,7 +20,7 @@ from gradserve_server.engine.take import (
 KEY = Key("a", "exact", 8, 8, "image")
 OTHER = Key("b", "exact", 8, 8, "image")
 NOW = 100.0
-PASS = 0.3  # seconds
+PASS = 0.3  # Its unit is the second.
 LATE = min(OVERDUE_PASSES * PASS, MAX_OVERDUE_SECONDS)
 
 

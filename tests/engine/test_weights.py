@@ -56,7 +56,7 @@ def test_rows_in_company_get_their_own_weight_gradients() -> None:
 def test_log_odds_do_not_saturate() -> None:
     model = prepare(EMBEDDED["digits"], CPU, torch.float64, fold=False)
     image = torch.zeros(1, 3, 8, 8, dtype=torch.float64)
-    image[:, :, :, 3:5] = 1.0  # a one
+    image[:, :, :, 3:5] = 1.0  # This draws a one.
     (sure,) = differentiate(model, [Part(Query(image, log_odds(1)), range(1))])
     p = sure.logits.softmax(1)[0, 1]
     assert off(sure.value, torch.log(p / (1 - p)).view(1)) < 1e-9

@@ -25,7 +25,8 @@ from .attacks import plan, whole
 from .runs import call
 
 NETWORKS = ["resnet18", "mobilenet_v2", "squeezenet1_1", "shufflenet_v2_x0_5"]
-EVERY_KIND_OF_QUERY = ("pgd", "side by side", "stylize")  # gradients, layers, rules of ReLUs, logits alone
+# Together they have gradients, layers, rules of ReLUs, and logits alone.
+EVERY_KIND_OF_QUERY = ("pgd", "side by side", "stylize")
 BALL = Ball("linf", 4 / 255)
 Method = Callable[[Job], Steps]
 

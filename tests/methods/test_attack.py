@@ -57,7 +57,7 @@ def test_every_method_keeps_to_its_budget_and_counts(method: str) -> None:
     change = found.pixels.astype(np.int64) - (x[0] * 255).round().permute(1, 2, 0).numpy()
     assert found.ball.holds(np.abs(change).max() / 255, np.sqrt(np.square(change / 255).sum()))
     wanted = METHODS[method].rows(bind(METHODS[method].function, SHORT[method]))
-    spare = 1 if METHODS[method].stops_early else 0  # a look at the encoding of a success
+    spare = 1 if METHODS[method].stops_early else 0  # The encoding of a success is tried too.
     assert found.gradients == wanted.gradients
     assert found.queries <= wanted.scores + wanted.gradients + spare
     assert found.queries > 0

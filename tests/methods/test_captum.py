@@ -115,7 +115,7 @@ def as_map(attribution: Tensor, how: str) -> Tensor:
 def captums(method: str, model: Prepared, x: Tensor, label: int) -> Tensor:
     _, attribute, how = TABLE[method]
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # it warns that it sets hooks
+        warnings.simplefilter("ignore")  # Captum warns that it sets hooks.
         return as_map(attribute(Pixels(model), x.clone().requires_grad_(), label).detach(), how)
 
 
@@ -163,7 +163,7 @@ def test_really_guided(name: str, method: str, record_property: Record) -> None:
 @pytest.mark.parametrize("statistic", ["mean", "square", "variance"])
 def test_smooth_grad_on_the_very_same_noise(name: str, statistic: str) -> None:
     model, x, label = case(name)
-    x = 0.2 + 0.5 * x  # the noise is a share of the range that the picture has
+    x = 0.2 + 0.5 * x  # The noise is a share of the range that the picture has.
     run = Job("same", "model", lambda job: iter(()), seed=7).run()
     spread = 0.15 * (x.max() - x.min())
     noisy = [x + spread * run.noise(i, x) for i in range(5)]

@@ -111,7 +111,7 @@ def test_zoom_leaves_the_middle_and_moves_the_rim():
     y, x = np.mgrid[0:224, 0:224] - 111.5
     scene = corruptions.Scene(np.stack([np.hypot(y, x) / 200] * 3, -1), 1.0, np.random.default_rng(0))
     found = corruptions.zoom_blur(scene, 1.21, 0.02)
-    zooms = np.arange(1, 1.21, 0.02)  # a cone shrinks by 1 / zoom everywhere
+    zooms = np.arange(1, 1.21, 0.02)  # A cone shrinks by 1 / zoom everywhere.
     share = (1 + (1 / zooms).sum()) / (len(zooms) + 1)
     inside = np.hypot(y, x) > 20
     assert np.abs(found[inside] / (share * scene.x[inside]) - 1).max() < 2e-3
@@ -167,11 +167,11 @@ def test_jpeg_is_the_file_of_that_quality():
 def test_snow_frost_and_fog_of_a_black_picture_show_themselves():
     flakes = corrupt(grey(0), "snow", 1)
     assert 0 < (flakes > 200).mean() < 0.5
-    assert np.abs(flakes.astype(int) - flakes[::-1, ::-1]).max() <= 1  # the layer and itself turned round
+    assert np.abs(flakes.astype(int) - flakes[::-1, ::-1]).max() <= 1  # The layer is added to itself turned round.
     ice = corrupt(grey(0), "frost", 3, seed=5)
     seeded = np.random.default_rng([5, list(KINDS).index("frost")])
     assert np.abs(ice / 255 - 0.7 * frosting((224, 224), seeded)).max() <= 0.5 / 255 + 1e-9
-    assert not corrupt(grey(0), "fog", 3).any()  # as defined: fog keeps the brightest value, here 0
+    assert not corrupt(grey(0), "fog", 3).any()  # Fog keeps the brightest value, here 0, by its definition.
     white = corrupt(grey(255), "fog", 3) / 255
     assert white.max() == pytest.approx(1, abs=0.01)
     assert white.min() == pytest.approx(1 / 3.5, abs=0.01)

@@ -23,7 +23,7 @@ from gradserve_server.models.prepared import Prepared
 EARLY, LATE = {"squeezenet1_1": ("features.5", "features.10"), "mobilenet_v2": ("features.4", "features.14")}, {}
 NAMES = list(EARLY)
 CHANNEL, WEIGHT = 5, -0.25
-Score = Callable[[Tensor, dict[str, Tensor]], Tensor]  # of logits [n, classes] and layers [n, C, h, w] -> [n]
+Score = Callable[[Tensor, dict[str, Tensor]], Tensor]  # From logits [n, classes] and layers [n, C, h, w] to [n].
 
 
 def job(x: Tensor, arguments: DifferentiateArguments, name: str = "job", **facts: Any) -> Job:
@@ -271,7 +271,7 @@ def test_a_forward_pass_alone_gives_values_and_logits() -> None:
 
 # How gradients travel
 
-LARGEST = {"float32": 2**-23, "bfloat16": 2**-8, "float16": 2**-11}  # relative errors of rounding, at most
+LARGEST = {"float32": 2**-23, "bfloat16": 2**-8, "float16": 2**-11}  # The largest relative errors of rounding.
 
 
 def rows() -> Tensor:

@@ -303,7 +303,7 @@ def test_grad_cam_by_hand(name: str, layer: str, as_hwc: Callable[[Tensor], Tens
 
     def hook(module: torch.nn.Module, args: object, out: Tensor) -> None:
         kept["act"] = out.detach().clone()
-        out.register_hook(lambda grad: kept.update(grad=grad))  # before anything writes over it
+        out.register_hook(lambda grad: kept.update(grad=grad))  # This is before anything writes over it.
 
     handle = model.network.get_submodule(layer).register_forward_hook(hook)
     model(x.clone().requires_grad_())[0, label].backward()

@@ -270,10 +270,10 @@ def test_goals_agree_with_predictions_at_a_margin_of_zero(
         ("softmax", [40.0, 0.0], 0, None, True),
         ("softmax", [4.0, 0.0], 0, None, False),
         ("multilabel", [80.0, 80.0], 0, None, True),
-        ("multilabel", [40.0, 80.0], 0, None, False),  # another label's probability does not matter
+        ("multilabel", [40.0, 80.0], 0, None, False),  # Another label's probability does not matter.
         ("multilabel", [80.0, -2.0], 0, 1, False),
         ("binary", [-80.0, 80.0], 1, None, True),
-        ("binary", [-40.0, 40.0], 1, None, False),  # its gradient is exact
+        ("binary", [-40.0, 40.0], 1, None, False),  # Its gradient is exact.
     ],
 )
 def test_a_saturated_probability_is_the_labels_own(

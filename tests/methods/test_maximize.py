@@ -242,7 +242,7 @@ def test_snapshots() -> None:
 
 
 def test_a_goal_that_is_dead_at_the_start_is_told() -> None:
-    model = prepared("squeezenet1_1")  # its logits are means after a ReLU
+    model = prepared("squeezenet1_1")  # Its logits are means after a ReLU.
     x = canvas(model, 40, 40)
     with torch.no_grad():
         logits = model(x)[0]

@@ -58,7 +58,7 @@ def test_lbfgs_is_torchs_lbfgs_while_its_steps_are_good() -> None:
         x = ours.step(x, grad, loss, 1.0)
         reference.step(closure)
         assert (x - theirs).abs().max() < 1e-10
-    assert losses == sorted(losses, reverse=True)  # or backtracking would have parted them
+    assert losses == sorted(losses, reverse=True)  # Otherwise backtracking would have parted them.
     assert losses[-1] < 1e-3 * losses[0]
 
 

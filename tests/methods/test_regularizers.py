@@ -87,10 +87,10 @@ def test_turning_with_scipy(factor: float, degrees: float) -> None:
     x = noise(1, 3, 24, 33)
     ours = turned(x, factor, degrees)[0].numpy()
     cosine, sine = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
-    matrix = np.array([[cosine, sine], [-sine, cosine]]) / factor  # rows are y, x
+    matrix = np.array([[cosine, sine], [-sine, cosine]]) / factor  # Rows are y, then x.
     centre = np.array([(24 - 1) / 2, (33 - 1) / 2])
     for plane, result in zip(x[0].numpy(), ours, strict=True):
-        padded = np.pad(plane - 0.5, 1)  # so that the edge fades to grey as grid_sample lets it
+        padded = np.pad(plane - 0.5, 1)  # The edge fades to grey, as grid_sample lets it.
         at = centre - matrix @ centre
         expected = ndimage.affine_transform(padded, matrix, at + 1 - matrix @ [0, 0], plane.shape, order=1) + 0.5
         assert np.abs(result - expected).max() < 1e-9

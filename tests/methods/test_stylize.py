@@ -248,7 +248,7 @@ def test_a_style_is_looked_at_once() -> None:
         while not engine.idle:
             engine.step()
         rows.append(job.rows)
-    assert rows == [2 + 1 + 3 + 1, 1 + 1 + 3 + 1, 2 + 1 + 3 + 1]  # style and content, start, steps, result
+    assert rows == [2 + 1 + 3 + 1, 1 + 1 + 3 + 1, 2 + 1 + 3 + 1]  # Of style and content, start, steps, result.
 
 
 def breaking(steps: Steps, place: int) -> Steps:

@@ -111,7 +111,7 @@ def test_starts_without_a_gradient_beside_others_are_told_apart() -> None:
 
     class Half(torch.nn.Module):
         def forward(self, x: Tensor) -> Tensor:
-            bright = x[:, 1:].mean((1, 2, 3))  # so that no step moves the pixel below
+            bright = x[:, 1:].mean((1, 2, 3))  # No step moves the pixel below.
             alive = (x[:, 0, 0, 0] > 0.5).to(x)[:, None]
             return torch.stack([1 + bright, bright * 0.5], 1) * alive + (1 - alive) * torch.tensor([1.0, 0.0])
 

@@ -180,7 +180,7 @@ TOLD: dict[str, tuple[Function, str]] = {
 
 
 MAY_BE_RELUS = (MASK, UNREACHED, "where", "masked_fill", "abs", "maximum", "minimum")
-MAY_BE_RELUS += ("Lerp", "Gather", "Sort", "Topk", "Cummax", "Logaddexp", "Glu")  # nobody has said what they are
+MAY_BE_RELUS += ("Lerp", "Gather", "Sort", "Topk", "Cummax", "Logaddexp", "Glu")  # Nobody has said what these are.
 
 
 @pytest.mark.parametrize("name", TOLD)

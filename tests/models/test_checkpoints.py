@@ -354,7 +354,7 @@ def test_two_layers_of_other_sizes_are_too_many(tmp_path: Path) -> None:
 
 def test_a_tensor_of_two_names_may_stand_once_in_the_file_and_not_twice_differently(tmp_path: Path) -> None:
     network = own_networks.tied()
-    save_model(network, str(tmp_path / "w.safetensors"))  # which leaves the second name out
+    save_model(network, str(tmp_path / "w.safetensors"))  # This leaves the second name out.
     checked = spec("tied", weights=str(tmp_path / "w.safetensors"))
     assert load(checked).digest == digest(network)
     torn = {**network.state_dict(), "fc.weight": torch.ones(5, 8)}
@@ -397,7 +397,7 @@ def test_the_versions_travel_with_the_prefix(tmp_path: Path, wrap: Callable[[nn.
         state_dict = OrderedDict(content)
         state_dict._metadata = OrderedDict(state._metadata)
         for name, each in state._metadata.items():
-            if f"{name}.fc" in state._metadata:  # the network itself
+            if f"{name}.fc" in state._metadata:  # This is the network itself.
                 state_dict._metadata[name] = {**each, "version": version}
         torch.save(state_dict, tmp_path / "w")
         assert load(spec("versioned", weights=str(tmp_path / "w"))).digest == digest(network)

@@ -18,7 +18,7 @@ from training.cifar10 import adversary, data, evaluate, train, training
 DATA = Path(__file__).resolve().parents[2].parent / "shared/data"
 WEIGHTS = Path(network.__file__).parent
 SETTINGS = training.Settings(epochs=1, batch=8, rate=0.05, held_out=8)
-NAMED, ATTACKED = length(250, 1000), length(40, 200)  # test images that are named, and those of them that are attacked
+NAMED, ATTACKED = length(250, 1000), length(40, 200)  # Numbers of test images.
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +72,7 @@ def test_the_loss_falls(pictures: data.Dataset) -> None:
 def test_the_folded_twin_is_the_network(pictures: data.Dataset) -> None:
     model = network.cifar10()
     images = data.to_tensor(pictures.images)
-    model.train()(network.normalize(images))  # running statistics of their own
+    model.train()(network.normalize(images))  # This gives it running statistics of its own.
     twin = adversary.FoldedTwin(model)
     twin.refresh()
     expected = model.eval()(network.normalize(images)).detach()

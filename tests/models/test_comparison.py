@@ -124,7 +124,7 @@ def test_bounds_are_floors_or_three_times_the_untouched_networks_own_error() -> 
     assert not comparison.errors("exact", lambda x: network(x)[:, :4]).within(comparison.bounds("exact"))
     assert not comparison.errors("exact", lambda x: network(x) * torch.nan).within(comparison.bounds("exact"))
     with torch.no_grad():
-        network[3].bias.add_(1e6)  # what is left of the logits is rounded by a tenth
+        network[3].bias.add_(1e6)  # What is left of the logits is rounded by a tenth.
     coarse = Comparison(network, lambda x: x, [varied(16, 16)], try_double=True)
     varying = network(varied(16, 16)).sub(1e6).abs().max()
     assert coarse.in_double
@@ -151,7 +151,7 @@ OTHERS = float("-inf"), float("nan"), -1e9
 @pytest.mark.parametrize(
     ("logits", "expected"),
     [
-        ([[1.0, 2.0, 4.0]], [2.0, 2.0, 2.0]),  # none is below that of most
+        ([[1.0, 2.0, 4.0]], [2.0, 2.0, 2.0]),  # None is below that of most.
         ([[1e4 + 1, 1e4 + 2, 1e4 + 4]], [2.0, 2.0, 2.0]),
         ([[3.0], [5.0]], [5.0]),
         ([[0.0, 0.0]], [0.0, 0.0]),

@@ -70,7 +70,7 @@ def branches() -> nn.Module:
 
 UNITS = {
     "right.1": "right.0",
-    "left.0": "stem",  # the last map before it that reaches it; `dead` and `right` are no part of it
+    "left.0": "stem",  # The last map before it that reaches it; `dead` and `right` are no part of it.
     "right.0": "stem",
     "dead.0": "right",
     "after_cut.0": "cut",
@@ -130,7 +130,7 @@ def test_reach_is_where_gradients_are() -> None:
             assert layer is not None
             if grad is not None and grad.any():
                 assert model.card.reaches(layer, target), (name, target.name)
-            elif model.card.reaches(layer, target):  # all of it may be cut by a ReLU
+            elif model.card.reaches(layer, target):  # All of it may be cut by a ReLU.
                 assert target.kind in ("ReLU", "Sequential"), (name, target.name)
 
 
@@ -165,8 +165,8 @@ class Functional(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = F.relu(self.b(F.relu6(self.a(x))))
-        x = self.own(x).clamp(min=0)  # on what is rectified already
-        x = F.relu(self.d(x).add_(x))  # of a sum: no module gave that
+        x = self.own(x).clamp(min=0)  # This clamps what is rectified already.
+        x = F.relu(self.d(x).add_(x))  # No module gave this sum.
         x = F.relu(self.c(self.b(x)), inplace=True)
         return self.head(x.mean((2, 3)))  # type: ignore[no-any-return]
 

@@ -259,8 +259,8 @@ def test_contradictions_are_refused(outputs: int, end: str, head: str | None) ->
         (3, "nothing", "softmax"),
         (3, "softmax_method", "softmax"),
         (3, "sigmoid_method", "multilabel"),
-        (3, "sigmoid_by_hand", "softmax"),  # scores in [0, 1] that the catalogue calls logits
-        (3, "sigmoid_doubled", "softmax"),  # no longer the sigmoid's output
+        (3, "sigmoid_by_hand", "softmax"),  # The catalogue calls scores in [0, 1] logits.
+        (3, "sigmoid_doubled", "softmax"),  # They are not the sigmoid's output.
         (1, "sigmoid_method", "binary"),
         (1, "squeezed", "binary"),
     ],

@@ -24,7 +24,7 @@ from gradserve_server.models.preprocess import center_crop, to_batch
 
 SPEC = EMBEDDED["imagenet"]
 SIZES = [(224, 224), (160, 160), (200, 200), (225, 225), (256, 256), (320, 240), (33, 50)]
-HALVING = {1, 3, 5, 11}  # places of the blocks of stride 2
+HALVING = {1, 3, 5, 11}  # Places of the blocks of stride 2.
 
 
 def noise(height: int, width: int, dtype: torch.dtype = torch.float32) -> Tensor:

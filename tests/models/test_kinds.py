@@ -53,14 +53,14 @@ class Kind(NamedTuple):
     """A network and what is served of it."""
 
     builder: str
-    refused: str = ""  # what the refusal says; empty: the network is served
+    refused: str = ""  # What the refusal says; empty where the network is served.
     no_gradient: bool = False
-    unbatched: bool = False  # every image has a pass of its own
-    unfolded: bool = False  # with a note
-    untouched: bool = False  # neither folded nor with the CPU's kernels, with a note
-    casts: bool = False  # so that there is no float64
+    unbatched: bool = False  # Whether every image has a pass of its own.
+    unfolded: bool = False  # Whether it is not folded, with a note.
+    untouched: bool = False  # Whether it is neither folded nor has the CPU's kernels, with a note.
+    casts: bool = False  # Whether it casts inside, so that there is no float64.
     no_fast: bool = False
-    inside: bool = False  # what is served is what goes into its last module, a softmax
+    inside: bool = False  # Whether what goes into its last module, a softmax, is served.
     facts: dict[str, Any] = {}  # noqa: RUF012  # of its catalogue entry
 
     @property
@@ -337,7 +337,7 @@ def test_half_precision_inside_is_told(how: str, named: str) -> None:
     (note,) = [note for note in model.card.notes if note.startswith("HALF_INSIDE")]
     assert f"computes in {named} by itself" in note
     found, right = ours(model, images_of(kind))[0], plain(kind, images_of(kind))[0]
-    assert distance(found, right) < 2e-2  # eps of bfloat16 is 8e-3
+    assert distance(found, right) < 2e-2  # The eps of bfloat16 is 8e-3.
     nothing = ModelInput(np.zeros(0), pb.Region())
     told = provenance(Bound(Task("t", "predict", "it", nothing.pixels), model.card, nothing), Outcome("t"))
     assert list(told.warnings) == [note]
@@ -391,7 +391,7 @@ def test_grad_cam(kind: Kind) -> None:
     (grad,) = torch.autograd.grad(logits.amax(1).sum(), kept[-1])
     right = (kept[-1] * grad.mean((2, 3), keepdim=True)).sum(1).relu()
     found = torch.from_numpy(answer(model, image.detach(), "grad_cam").coarse)
-    assert distance(found, right[0]) < 1e-5  # maps travel in fp32
+    assert distance(found, right[0]) < 1e-5  # Maps travel in fp32.
 
 
 @by_name([kind for kind in SERVED if kind.no_gradient])

@@ -152,7 +152,7 @@ def of_timm(name: str, size: tuple[int, int], **facts: Any) -> Probe:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         network = timm.create_model(name, pretrained=False, num_classes=7, **own_size, **facts)
-        for parameter in network.parameters():  # some heads begin at zero
+        for parameter in network.parameters():  # Some heads begin at zero.
             parameter.data += 0.02 * torch.randn(parameter.shape)
     return probe(
         network.eval().requires_grad_(False), torch.randn(2, 3, *size, generator=torch.Generator().manual_seed(1))

@@ -66,7 +66,7 @@ def test_kernels_lay_their_weights_out_for_the_models_own_size(monkeypatch: pyte
     monkeypatch.setattr(Packed, "forward", noted_forward)
     monkeypatch.setattr(Packed, "input_gradient", noted_gradient)
     spec = ModelSpec(name="resnet18", weights="random", height=96, width=96, resize=96, precisions=("exact",))
-    available(torch.float32)  # which has a try of its own
+    available(torch.float32)  # It has a trial of its own.
     sizes.clear()
     prepare(spec, torch.device("cpu"))
     assert {size[2] for size in sizes} == {24, 12, 6, 3}

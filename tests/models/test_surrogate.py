@@ -15,7 +15,7 @@ BUILDER = {"name": "s", "builder": training.BUILDER, "weights": "random"}
 def test_the_distance_is_least_where_both_say_the_same():
     scores = torch.randn(5, 4, generator=torch.Generator().manual_seed(0))
     for temperature in (1.0, 3.0):
-        logits = (scores + 7).requires_grad_()  # logits are known up to a constant
+        logits = (scores + 7).requires_grad_()  # Logits are known up to a constant.
         (grad,) = torch.autograd.grad(training.distance(logits, scores, temperature), logits)
         assert grad.abs().max() < 1e-6
         other = torch.zeros(5, 4, requires_grad=True)

@@ -16,8 +16,8 @@ LAYOUTS: list[tuple[tuple[int, ...], tuple[int, int], Layout]] = [
     ((2, 3, 5, 512), (96, 150), "nhwc"),
     ((2, 7, 7, 768), (224, 224), "nhwc"),
     ((2, 512, 1, 1), (224, 224), "nchw"),
-    ((2, 49, 768), (224, 224), "other"),  # tokens are not told by their shape
-    ((8, 49, 768), (224, 224), "other"),  # windows of two images
+    ((2, 49, 768), (224, 224), "other"),  # Shapes alone do not show tokens.
+    ((8, 49, 768), (224, 224), "other"),  # These are windows of two images.
     ((49, 2, 768), (224, 224), "other"),
     ((2,), (224, 224), "other"),
 ]
@@ -40,7 +40,7 @@ def test_as_map_is_never_transposed_or_shifted(layout: Layout, leading: int, tra
     assert torch.equal(as_map(own[layout], layout, Tokens(4, 8, leading, trailing)), nchw)
 
 
-OWN = (64, 128)  # of a grid of 4 x 8
+OWN = (64, 128)  # Its grid is 4 x 8.
 SIZES: list[tuple[Tokens, int, tuple[int, int], tuple[int, int] | None]] = [
     (Tokens(4, 8), 32, OWN, (4, 8)),
     (Tokens(4, 8), 33, OWN, None),
@@ -48,9 +48,9 @@ SIZES: list[tuple[Tokens, int, tuple[int, int], tuple[int, int] | None]] = [
     (Tokens(4, 8, 2, 1), 2 + 40 + 1, (128, 80), (8, 5)),
     (Tokens(4, 8, 2, 1), 40, (128, 80), None),
     (Tokens(4, 8), 4 * 9, (64, 150), (4, 9)),  # 150 pixels are 9 patches, and a rest that is cut off
-    (Tokens(4, 8), 4 * 10, (64, 150), (4, 10)),  # or filled up
-    (Tokens(4, 8), 32, (128, 128), (4, 8)),  # every image is brought to one size
-    (Tokens(4, 8), 32, (32, 256), None),  # that, or 2 x 16: nobody knows
+    (Tokens(4, 8), 4 * 10, (64, 150), (4, 10)),  # The image is filled up to whole patches.
+    (Tokens(4, 8), 32, (128, 128), (4, 8)),  # Every image is brought to one size.
+    (Tokens(4, 8), 32, (32, 256), None),  # It may be this or 2 x 16.
     (Tokens(4, 8), 41, (128, 80), None),
 ]
 

@@ -29,7 +29,8 @@ from . import small
 
 WHOLE = IndexPlan(weight_decay=small.DECAY, size=4096, rank=4096)
 LAST = IndexPlan(weight_decay=small.DECAY, last_layer_only=True)
-ENDS: dict[str, tuple[int, nn.Module | None, str | None]] = {  # outputs, what stands at the end, what is declared
+# By name: the number of outputs, what stands at the end, the declared head.
+ENDS: dict[str, tuple[int, nn.Module | None, str | None]] = {
     "one_logit": (1, None, "binary"),
     "one_sigmoid": (1, nn.Sigmoid(), None),
     "two_logits": (2, None, None),
@@ -174,7 +175,7 @@ def test_influence_is_that_of_the_heads_own_loss(
     found = asked(name, place, image, method="projected", goal=goal, label=label)
     told = changes(found) != 0
     assert told.sum() > 40
-    assert np.abs(changes(found) - truth)[told].max() < 2e-3 * np.abs(truth).max()  # rows are float16
+    assert np.abs(changes(found) - truth)[told].max() < 2e-3 * np.abs(truth).max()  # The index's rows are float16.
     scores = trained(outputs)(small.images(image[None]) * 2 - 1)
     assert found.value == pytest.approx(float(number_of(goal, label)(scores)), rel=1e-5)
     chance = float((-losses(scores, torch.tensor([label]))).exp())
@@ -192,7 +193,7 @@ def test_the_last_layer_alone(folder: Callable[[str, IndexPlan], Path], name: st
     assert manifest.head_exact
     assert manifest.head_damping == pytest.approx(small.DECAY)
     gradients, matrix = dense(outputs)
-    count = outputs * 37  # the Linear's come last
+    count = outputs * 37  # The parameters of the Linear come last.
     rows, hessian = gradients[:, -count:], matrix[-count:, -count:] + small.DECAY * torch.eye(count)
     own = gradient(outputs, image, number_of("loss", label))[-count:]
     truth = (rows @ torch.linalg.solve(hessian, own) / len(rows)).numpy()

@@ -20,7 +20,7 @@ from gradserve_server.methods.influence.indexing.plan import IndexPlan
 
 from . import small
 
-WHOLE = IndexPlan(weight_decay=small.DECAY, size=4096, rank=4096)  # no projection at all
+WHOLE = IndexPlan(weight_decay=small.DECAY, size=4096, rank=4096)  # Nothing is projected away.
 
 
 @pytest.fixture(scope="module")
@@ -97,9 +97,9 @@ def test_without_projection_influence_is_that_of_the_dense_matrix(folder: Path, 
         )
         truth = (gradients @ inverse / len(gradients)).numpy()
         ours = changes(folder, image, goal=goal)
-        told = ours != 0  # the rest is below the noise floor
+        told = ours != 0  # The others are below the noise floor.
         assert told.sum() > 60
-        assert np.abs(ours - truth)[told].max() < 2e-3 * np.abs(truth).max()  # rows are float16
+        assert np.abs(ours - truth)[told].max() < 2e-3 * np.abs(truth).max()  # The index's rows are float16.
         assert np.corrcoef(ours, truth)[0, 1] > 0.99999
 
 

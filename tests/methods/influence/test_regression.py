@@ -133,7 +133,7 @@ def test_left_out_examples(decay: float, pearson: float) -> None:
         truth = np.array([loss_at(each, point, label) for each in without]) - before.item()
         assert np.corrcoef(first, truth)[0, 1] > pearson
         assert np.corrcoef(newton, truth)[0, 1] > np.corrcoef(first, truth)[0, 1]
-        assert np.abs(newton - truth).sum() < 0.5 * np.abs(first - truth).sum()  # the sizes too
+        assert np.abs(newton - truth).sum() < 0.5 * np.abs(first - truth).sum()  # The sizes are nearer too.
 
 
 @pytest.mark.parametrize("weight", [-1.0, 2.0])
@@ -147,7 +147,7 @@ def test_a_groups_newton_step_is_that_of_the_changed_objective(weight: float) ->
     moved = -torch.linalg.solve(hessian(theta, h, weights, 1e-2), slope.flatten()).view_as(theta)
     truth = outputs(moved, tests[:1])[0]
     ours = tools.newton(index, tools.responses(tests[0]), rows, weight)
-    assert off(ours, truth - truth.mean()) < 1e-6  # logits mean nothing but for their differences
+    assert off(ours, truth - truth.mean()) < 1e-6  # Only differences of logits have a meaning.
 
 
 def test_norms_are_those_of_the_dense_hessian() -> None:
@@ -182,7 +182,7 @@ def test_features_that_were_scaled_for_the_training() -> None:
 
 def test_too_many_features_are_reduced() -> None:
     rng = np.random.default_rng(0)
-    thin = rng.normal(size=(30, 60))  # fewer examples than features: nothing is lost
+    thin = rng.normal(size=(30, 60))  # Fewer examples than features lose nothing.
     basis, exact = regression.reduced_basis(thin, 50)
     assert (basis.shape, exact) == ((60, 30), True)
     assert np.allclose(thin @ basis.numpy() @ basis.numpy().T, thin)
