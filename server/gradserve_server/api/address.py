@@ -29,7 +29,7 @@ class ReservedAddress:
             self.text = settings.address(self.port)
 
     def release(self) -> None:
-        """For when the service will listen no more."""
+        """Frees the address, once the service listens no more."""
         if self._socket is not None:
             self._socket.close()
 

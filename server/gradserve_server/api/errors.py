@@ -150,7 +150,7 @@ FAILURES = {
 
 
 def failure(failed: Failure, task: Task | None = None) -> RequestError:
-    """The error for a task that has no result; the task itself where what is to be done depends on it."""
+    """The error for a task that has no result. With `task` its text can end in a hint to allow_partial."""
     code, reason, text = FAILURES[failed.kind]
     hint = partial_hint(task) if failed.kind == "deadline" and task is not None else ""
     return RequestError(code, reason, (text or failed.text) + hint)
@@ -171,10 +171,10 @@ def translated(error: Exception) -> RequestError | None:
     return None
 
 
-def clipped(text: str, most: int) -> str:
-    """The text, cut where it has more than that many bytes."""
+def clipped(text: str, max_bytes: int) -> str:
+    """The text, cut where it has more than `max_bytes`."""
     data = text.encode()
-    return text if len(data) <= most else data[: most - 3].decode(errors="ignore") + "…"
+    return text if len(data) <= max_bytes else data[: max_bytes - 3].decode(errors="ignore") + "…"
 
 
 def shown(value: object) -> str:

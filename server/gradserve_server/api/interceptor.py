@@ -100,7 +100,7 @@ class RequestInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]
         return grpc.unary_unary_rpc_method_handler(handle, response_serializer=handler.response_serializer)
 
     def _guard(self, handler: Any, details: grpc.HandlerCallDetails) -> Any:
-        """Reflection and the like need the token too; health does not."""
+        """The handler of another service: reflection needs the token too, health checks do not."""
         if (
             handler is None
             or details.method.startswith(METHODS_WITHOUT_TOKEN)

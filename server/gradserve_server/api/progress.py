@@ -1,4 +1,4 @@
-"""What RPCs of many steps tell of their steps, as messages. Everything here runs in threads."""
+"""The progress of RPCs with many steps, as messages. Everything here runs in threads."""
 
 import io
 from collections.abc import Iterable, Mapping, Sequence
@@ -31,7 +31,7 @@ def progress(preview: Preview) -> progress_pb2.Progress:
 
 
 def with_progress(task: Task) -> Task:
-    """The same task, with reports on the way."""
+    """The same task, with reports of its progress."""
     return replace(task, report_every=MIN_MESSAGE_SECONDS)
 
 
@@ -44,12 +44,12 @@ def check_snapshots(steps: Sequence[int], total: int, violations: Violations) ->
 
 
 def curves(losses: Mapping[str, np.ndarray[Any, Any]]) -> list[progress_pb2.Curve]:
-    """Losses by name, [steps]."""
+    """Losses by name, [steps], as messages."""
     return [progress_pb2.Curve(name=name, values=values.tolist()) for name, values in losses.items()]
 
 
 def snapshots(images: Iterable[Snapshot]) -> list[progress_pb2.Snapshot]:
-    """Pictures on the way."""
+    """Pictures after some of the steps, as messages."""
     return [progress_pb2.Snapshot(step=each.step, png=png(each.pixels)) for each in images]
 
 

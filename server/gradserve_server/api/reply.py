@@ -36,7 +36,7 @@ def scores(logits: np.ndarray, classes: Sequence[int], card: ModelCard) -> list[
 
 
 def probabilities_of(logits: np.ndarray, head: HeadKind) -> np.ndarray:
-    """Of each class, [classes]: they sum to 1 under a softmax head and are independent sigmoids under the others."""
+    """The probability of each class, [classes]: they sum to 1 under a softmax head, and are sigmoids under others."""
     if head == "softmax":
         shifted = np.exp(logits - logits.max())
         return np.asarray(shifted / shifted.sum())
@@ -104,7 +104,7 @@ def tensor(values: np.ndarray) -> pb.Tensor:
 
 
 def provenance(bound: Bound, *outcomes: Outcome) -> pb.Provenance:
-    """Enough to repeat the request."""
+    """Where an answer comes from: enough to repeat the request."""
     return pb.Provenance(
         model=bound.card.name,
         weights_digest=bound.card.digest,

@@ -52,7 +52,7 @@ class Bound:
     picture: images.ModelInput
     methods: tuple[str, ...] = ()  # The names that the access log shows.
     maps: tuple[Call, ...] = ()  # The maps of an attack's two pictures.
-    regions: tuple[pb.Region, ...] = ()  # Of each picture of a batch, whose first is `picture`.
+    regions: tuple[pb.Region, ...] = ()  # Those of a batch's pictures, of which `picture` is the first.
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,7 +171,7 @@ def _precision(number: int, rpc: Rpc, card: ModelCard, violations: Violations) -
 
 
 def area(pixels: np.ndarray, card: ModelCard) -> float:
-    """The area of an image [H, W, 3] by that of the model's own size, to which its cost is proportional."""
+    """The area of an image [H, W, 3] as a multiple of the model's own; its cost is proportional to it."""
     return float(pixels.shape[0] * pixels.shape[1] / (card.height * card.width))
 
 

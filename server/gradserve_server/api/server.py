@@ -32,7 +32,7 @@ NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 
 
 class ApiServer:
-    """The server of one front-end: it listens once started, and says what `say` tells it."""
+    """The server of one front-end: it listens once it is started, and `say` sets the health that it reports."""
 
     def __init__(
         self,

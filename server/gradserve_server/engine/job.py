@@ -89,8 +89,8 @@ class MethodContext:
 class DeviceCache:
     """Tensors that methods keep on a device from one job to the next; the least recently used are forgotten."""
 
-    def __init__(self, most_bytes: int = 256 << 20) -> None:
-        self._max_bytes = most_bytes
+    def __init__(self, max_bytes: int = 256 << 20) -> None:
+        self._max_bytes = max_bytes
         self._values: OrderedDict[Hashable, tuple[Tensor, ...]] = OrderedDict()
 
     def get(self, key: Hashable) -> tuple[Tensor, ...] | None:
@@ -124,7 +124,7 @@ class OpenQuery:
         return len(self.query.images) - self.taken
 
     def answer(self) -> Answer:
-        """All answers as one."""
+        """The answers of all its rows as one."""
         return join(self.answers)
 
 

@@ -1,4 +1,7 @@
-"""A module for each RPC: `bind` makes a task of its request, and `reply` a reply of the task's outcome."""
+"""A module for each RPC: `bind` makes a task of its request, and `reply` a reply of the task's outcome.
+
+Parts of these that two RPCs share, or that are too long for one module, lie beside them.
+"""
 
 from importlib import import_module
 from typing import Any, Protocol, cast

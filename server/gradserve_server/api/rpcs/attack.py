@@ -47,7 +47,7 @@ MIN_DLR_CLASSES = 3  # The DLR loss needs this many classes, and with a target o
 
 
 def bind(request: attack_pb2.AttackRequest, at: CallContext) -> Bound:
-    """Raises RequestError."""
+    """Checks the request, and makes its task. Raises RequestError with all that is wrong."""
     card, violations = model_of(request.model, at.cards)
     name = request.method.WhichOneof("method")
     if name is None:

@@ -31,7 +31,7 @@ PREDICTED: Goal = (Summand(target=Target(rank=1)),)
 
 
 def bind(request: differentiate_pb2.DifferentiateRequest, at: CallContext) -> Bound:
-    """Raises RequestError."""
+    """Checks the request, and makes its task. Raises RequestError with all that is wrong."""
     card, violations = model_of(request.model, at.cards)
     pictures = _pictures(request, card, at, violations)
     options = check_options("differentiate", request.options, card, at, violations)

@@ -18,7 +18,7 @@ POOLING = influence_pb2.DESCRIPTOR.enum_types_by_name["Pooling"]
 
 
 def bind(request: influence_pb2.EmbedRequest, at: CallContext) -> Bound:
-    """Raises RequestError."""
+    """Checks the request, and makes its task. Raises RequestError with all that is wrong."""
     card, violations = model_of(request.model, at.cards)
     picture = check_picture(request, card, at, violations)
     options = check_options("embed", request.options, card, at, violations)

@@ -32,7 +32,7 @@ MAX_FLOAT16 = float(np.finfo(np.float16).max)
 
 
 def bind(request: explain_pb2.ExplainRequest, at: CallContext) -> Bound:
-    """Raises RequestError."""
+    """Checks the request, and makes its task. Raises RequestError with all that is wrong."""
     card, violations = model_of(request.model, at.cards)
     picture = check_picture(request, card, at, violations)
     options = check_options("explain", request.options, card, at, violations)

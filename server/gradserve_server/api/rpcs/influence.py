@@ -39,7 +39,7 @@ FLOATS = ("loss", "self_influence", "parameter_change", "disagreement", "suspici
 
 
 def bind(request: influence_pb2.InfluenceRequest, at: CallContext) -> Bound:
-    """Raises RequestError."""
+    """Checks the request, and makes its task. Raises RequestError with all that is wrong."""
     card, violations = model_of(request.model, at.cards)
     picture = check_picture(request, card, at, violations)
     options = check_options("influence", request.options, card, at, violations)

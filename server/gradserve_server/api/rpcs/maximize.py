@@ -25,7 +25,7 @@ TOP_CLASSES = 5
 
 
 def bind(request: maximize_pb2.MaximizeRequest, at: CallContext) -> Bound:
-    """Raises RequestError."""
+    """Checks the request, and makes its task. Raises RequestError with all that is wrong."""
     card, violations = model_of(request.model, at.cards)
     options = check_options("maximize", request.options, card, at, violations)
     photo = picture(request.image, "image", at, violations) if request.HasField("image") else None

@@ -11,7 +11,7 @@ DEFAULT_TOP_K, MAX_TOP_K = 5, 1000  # The numbers of classes in a reply.
 
 
 def bind(request: predict_pb2.PredictRequest, at: CallContext) -> Bound:
-    """Raises RequestError."""
+    """Checks the request, and makes its task. Raises RequestError with all that is wrong."""
     card, violations = model_of(request.model, at.cards)
     if not 1 <= _top_k(request) <= MAX_TOP_K:
         violations.add("top_k", f"must be from 1 to {MAX_TOP_K}, was {_top_k(request)}", for_every_model=True)

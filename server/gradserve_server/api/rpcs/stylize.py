@@ -37,7 +37,7 @@ MAX_WEIGHT = 1e9
 
 
 def bind(request: stylize_pb2.StylizeRequest, at: CallContext) -> Bound:
-    """Raises RequestError."""
+    """Checks the request, and makes its task. Raises RequestError with all that is wrong."""
     card, violations = model_of(request.model, at.cards)
     options = check_options("stylize", request.options, card, at, violations)
     has_content = request.HasField("content")

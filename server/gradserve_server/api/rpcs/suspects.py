@@ -31,7 +31,7 @@ class Listing:
 
 
 def bind(request: influence_pb2.SuspectsRequest, cards: ServedModels) -> Listing:
-    """Raises RequestError."""
+    """Checks the request, and finds the rows of the index to list. Raises RequestError with all that is wrong."""
     card, violations = model_of(request.model, cards)
     top = top_of(request, DEFAULT_TOP, MAX_TOP, violations)
     order = choice(ORDER, request.order, "order", violations) or "rank_sum"
