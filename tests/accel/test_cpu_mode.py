@@ -119,7 +119,7 @@ def test_the_bits_are_those_of_the_plain_convolution(case: str, dtype: torch.dty
 
 SMALL_MAPS: dict[str, tuple[tuple[int, ...], dict[str, Any], float]] = {
     "same size": ((512, 256, 3, 3), {"padding": 1}, 0),
-    "strided": ((256, 512, 3, 3), {"padding": 1, "stride": 2}, 2**-8),  # may be summed in another order
+    "strided": ((256, 512, 3, 3), {"padding": 1, "stride": 2}, 2**-8),  # They may be summed in another order.
     "dilated": ((64, 48, 3, 3), {"dilation": 2, "padding": 2}, 0),
     "oblong": ((48, 32, 1, 7), {"padding": (0, 3)}, 0),
     "another height": ((48, 32, 4, 3), {"padding": 1, "stride": (3, 2)}, 2**-8),
@@ -142,9 +142,9 @@ def test_images_side_by_side_give_what_each_gives(case: str, rows: int, monkeypa
     for size in (4, 7, 8, 14, 16, 17) if cpu_mode.available(HALF) else (4,):
         x = normal(rows, shape[1], size, size)
         with FastOperations(known):
-            both(x, kernel, None, **how)  # this tries the size
+            both(x, kernel, None, **how)  # This tries the size.
             laid.clear()
-            x[-1, :, 0, 0] = torch.nan  # its neighbours do not notice
+            x[-1, :, 0, 0] = torch.nan  # Its neighbours do not notice.
             found = both(x, kernel, None, **how)
         for ours, reference in zip(found, both(x, kernel, None, **how), strict=True):
             assert torch.equal(ours.isnan(), reference.isnan())
@@ -268,7 +268,7 @@ def test_exact_is_exact(name: str, rows: int) -> None:
         ("resnet18", 2**-10),
         ("densenet121", 2**-10),
         ("trained-mobilenet_v2", 2**-10),
-        ("vgg11_bn", 0),  # their first layers have a stride of one
+        ("vgg11_bn", 0),  # Their first layers have a stride of one.
         ("trained-resnet20", 0),
     ],
 )

@@ -17,8 +17,8 @@ from gradserve_server.engine.query import Answer, Part, Query
 from gradserve_server.models.card import Precision
 from gradserve_server.models.relu import Rule
 
-ROUNDING = 2**-8  # of one bfloat16 number
-TAPS = {"depthwise": 25, "linear": 1, "linear on tokens": 1, "linear of a permuted map": 1}  # others: 3 x 3
+ROUNDING = 2**-8  # The rounding of one bfloat16 number.
+TAPS = {"depthwise": 25, "linear": 1, "linear on tokens": 1, "linear of a permuted map": 1}  # The others have 3 x 3.
 
 generator = torch.Generator().manual_seed(0)
 

@@ -33,10 +33,10 @@ from gradserve_server.pool.lines import Received
 from gradserve_server.pool.members import Member, Pending
 from gradserve_server.pool.wire import Outcome, Ready, Stop, Task, Tick
 
-GFLOP = 3.0  # of a request, which is one gradient
-DECODERS = 2  # threads
+GFLOP = 3.0  # Of a request, which asks for one gradient.
+DECODERS = 2  # The number of threads that decode.
 FRONT_END = 1  # Its line.
-RETURN_SECONDS = 0.003  # from an answer to the same caller's next request
+RETURN_SECONDS = 0.003  # From an answer to the same caller's next request.
 CALLER = Caller("a")
 PICTURE = np.zeros((4, 4, 3), np.uint8)
 

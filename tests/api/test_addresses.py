@@ -71,7 +71,7 @@ async def test_a_second_server_does_not_take_the_socket_away(tmp_path: Path) -> 
         await first.stop()
     with socket.socket(socket.AF_UNIX) as stale:
         Path(settings.host.removeprefix("unix:")).unlink(missing_ok=True)
-        stale.bind(settings.host.removeprefix("unix:"))  # left behind by a server that was killed
+        stale.bind(settings.host.removeprefix("unix:"))  # A server that was killed left it behind.
     third = ApiServer(settings, LimitSettings(), pool, Metrics())
     assert await third.start() == settings.host
     await third.stop()

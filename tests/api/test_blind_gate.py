@@ -14,7 +14,7 @@ from serving import Server
 
 from gradserve.cli import main
 
-EPS = 16  # levels
+EPS = 16  # In levels.
 TABLE = """
 [models.{name}]
 builder = "blind_networks:{name}"

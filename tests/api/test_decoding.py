@@ -24,7 +24,7 @@ from gradserve_server.metrics import Metrics
 
 LIMITS = LimitSettings()
 RAMP = np.arange(256).reshape(16, 16)
-BITS, SAMPLE_FORMAT, PHOTOMETRIC = 258, 339, 262  # tags of TIFF 6.0
+BITS, SAMPLE_FORMAT, PHOTOMETRIC = 258, 339, 262  # The tags of TIFF 6.0.
 
 
 def tiff(values: np.ndarray, **tags: int) -> bytes:
@@ -35,7 +35,7 @@ def tiff(values: np.ndarray, **tags: int) -> bytes:
     facts |= {int(tag): value for tag, value in tags.items()} | {273: 0}
     for tag, value in facts.items():
         directory[tag] = value
-    return b"II*\x00\x08\x00\x00\x00" + directory.tobytes(8) + values.tobytes()  # which sets tag 273, the offset
+    return b"II*\x00\x08\x00\x00\x00" + directory.tobytes(8) + values.tobytes()  # This sets tag 273, the offset.
 
 
 def twelve_bits(values: np.ndarray) -> bytes:

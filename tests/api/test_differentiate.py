@@ -24,7 +24,7 @@ from gradserve_server.pool.wire import Task
 SIDE, CLASSES, LINEAR = 64, 1000, (8, 12)
 SATURATED = 1e-12
 TICKS = 1.2  # Seconds after which both workers have sent their statistics.
-ROUNDING = {"FLOAT32": 0.0, "BFLOAT16": 2**-8, "FLOAT16": 2**-11}  # of each number, relative
+ROUNDING = {"FLOAT32": 0.0, "BFLOAT16": 2**-8, "FLOAT16": 2**-11}  # The relative tolerance of each number.
 
 
 def goal(*summands: Any) -> Any:

@@ -102,7 +102,7 @@ def test_corruption_errors_count_what_predict_says_of_corrupted_pictures(capsys,
     code, out, err = gate(capsys, *arguments, *kinds, "--reference", "digits", "--max-mce", 1)
     assert code == 0, err
     found = json.loads(out)
-    assert found["mce"] == 1  # its own reference
+    assert found["mce"] == 1  # It is its own reference.
     assert [each["kind"] for each in found["corruptions"]] == ["impulse_noise", "contrast"]
     plan = CheckSpec([], [], {}, ["contrast"]).plan(card := ask(lambda client: client.model("digits")))
     chosen = open_dataset(digits).labelled_for(card.classes).take(40)

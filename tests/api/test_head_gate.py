@@ -20,7 +20,7 @@ from gradserve_server.methods.attack.corruptions import corrupt
 
 from .test_heads import as_toml
 
-COUNT, EPS = 24, 16  # pictures; levels
+COUNT, EPS = 24, 16  # The number of pictures, and eps in levels.
 EXCLUSIVE, INDEPENDENT = "whose label is predicted", "whose own label is present"
 
 
@@ -101,7 +101,7 @@ def test_the_journal_keeps_every_picture_s_state_and_margin(
             assert outcome["state"] == ("right" if least[i] > 0 else "wrong")
             if eps == 0:
                 assert outcome["margin"] == pytest.approx(float(least[i]), abs=1e-4)
-            else:  # attacks end at the first success
+            else:  # Attacks end at the first success.
                 assert (outcome["margin"] > 0) == bool(least[i] > 0)
                 assert outcome["margin"] >= float(least[i]) - 1e-4
 
@@ -113,7 +113,7 @@ def test_corruption_errors_are_those_of_plain_torch(capsys: Any, address: str, t
     code, said = command(capsys, address, name, own.path, *arguments)
     assert code == 0, said
     (found,) = json.loads((tmp_path / "results.json").read_text())["corruptions"]
-    plan = Plan("", {}, {}, [], seed=1)  # for the seed of each picture
+    plan = Plan("", {}, {}, [], seed=1)  # It is for the seed of each picture.
     for severity, error in found["errors"].items():
         changed = [
             corrupt(pixels.numpy(), "brightness", int(severity), plan.seed_for(str(i)))

@@ -32,7 +32,7 @@ from gradserve_server.models.served import ServedModels
 from gradserve_server.pool.pool import Pool
 from gradserve_server.pool.wire import Outcome
 
-grpc.aio.init_grpc_aio()  # held until the process ends: shut down between two event loops it can wait for itself
+grpc.aio.init_grpc_aio()  # It is held until the process ends: shut down between two event loops it can wait for itself.
 PREDICT = predict_pb2.PredictRequest(image=picture(0, 8, 8))
 LONG = explain_pb2.ExplainRequest(image=picture(0, 8, 8), methods=methods(smooth_grad={"samples": 2000}) * 4)
 

@@ -154,7 +154,7 @@ def test_cancelling_frees_the_device(server: Server, stubs: Stubs, what: str) ->
     end = time.monotonic() + 10
     while server.metric("gradserve_jobs_in_flight", method=what) or server.metric("gradserve_cost_outstanding"):
         assert time.monotonic() < end
-    time.sleep(0.7)  # the pass under way ends, and the worker's next statistics come
+    time.sleep(0.7)  # The pass under way ends, and the worker's next statistics come.
     passes = server.metric("gradserve_step_rows_count", model="small")
     time.sleep(0.7)
     assert server.metric("gradserve_step_rows_count", model="small") == passes

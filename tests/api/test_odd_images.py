@@ -22,9 +22,9 @@ from gradserve_server.config import LimitSettings
 
 FOLDER = DATA / "odd-images"
 LIMITS = LimitSettings()
-MEMORY = 150 << 20  # bytes that the front-end may grow by over a bad file
+MEMORY = 150 << 20  # Bytes that the front-end may grow by over a bad file.
 PROMPT = 5.0
-TOO_LONG = {"ok_1x5000.png", "ok_5000x1.png"}  # a crop of them would be resized to a million pixels: a clear error
+TOO_LONG = {"ok_1x5000.png", "ok_5000x1.png"}  # Resizing a crop of them gives an error.
 
 pytestmark = pytest.mark.skipif(not FOLDER.is_dir(), reason="needs ../shared/data")
 

@@ -35,10 +35,10 @@ precisions = ["exact"]
 precisions = ["exact"]
 """
 PHOTOS = sorted((DATA / "images").glob("*.JPEG"))[:: length(4, 1)]
-LARGE = length(3, 12)  # photos that are enlarged to what a phone takes
-SHORTER = 3000  # pixels of their shorter side
+LARGE = length(3, 12)  # Photos that are enlarged to what a phone takes.
+SHORTER = 3000  # Pixels of their shorter side.
 ORIENTATION = 0x0112
-SIZES = {"mobilenet_v2": (256, 224), "cifar10": (32, 32), "digits": (8, 8)}  # resize and crop
+SIZES = {"mobilenet_v2": (256, 224), "cifar10": (32, 32), "digits": (8, 8)}  # The pixels of resize and crop.
 MEAN_STD = {
     "mobilenet_v2": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
     "cifar10": ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),

@@ -15,13 +15,13 @@ from gradserve_server.config import LimitSettings
 from gradserve_server.models.served import ServedModels
 
 CARD = prepared("resnet18").card
-PRICES = {"image": 3, "taps": 1, "nothing": 1}  # forward passes
-METHODS = {  # the method's name: the images that the network sees, and what is differentiated by
+PRICES = {"image": 3, "taps": 1, "nothing": 1}  # In forward passes.
+METHODS = {  # By method: the images that the network sees, and what is differentiated by.
     "gradient": (1, "image"),
     "smooth_grad": (51, "image"),
     "grad_cam": (1, "taps"),
     "guided_grad_cam": (2, "image"),
-    "occlusion": (15 * 23 + 1, "nothing"),  # patches of 9 pixels, 4 apart, on 64 x 96; and the picture itself
+    "occlusion": (15 * 23 + 1, "nothing"),  # Patches of 9 pixels, 4 apart, on 64 x 96, and the picture itself.
 }
 
 

@@ -36,7 +36,7 @@ from gradserve_server.pool.wire import Ready, Task
 CARD = replace(prepared("resnet18").card, index="index")
 LIMITS = LimitSettings()
 RPCS = [rpc.name for rpc in service_pb2.DESCRIPTOR.services_by_name["GradientService"].methods]
-SIDEWAYS = {0x0112: 6}  # the EXIF tag of the orientation
+SIDEWAYS = {0x0112: 6}  # The EXIF tag of the orientation.
 
 
 def file(form: str = "JPEG", **options: Any) -> common_pb2.Image:

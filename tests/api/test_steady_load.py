@@ -13,7 +13,7 @@ SLOW_MODEL = WORKER_LIMITED | {"row_seconds": 0.04}  # A full pass takes a third
 KINDS = [WORKER_LIMITED, DECODING_LIMITED, SLOW_MODEL]
 IDS = ["the worker is the limit", "decoding is the limit", "a slow model"]
 DEADLINE, SECONDS = 2.0, 30.0
-LONG = 0.5  # seconds; how long shorter answers take is a matter of single passes
+LONG = 0.5  # In seconds; how long shorter answers take is a matter of single passes.
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=IDS)

@@ -183,7 +183,7 @@ def test_the_losses_are_those_of_the_returned_png(stubs: Stubs, case: str) -> No
     begun = losses(seen(np.asarray(Image.open(io.BytesIO(reply.snapshots[0].png))), size), content, styles, reply)
     if "coarse_steps" not in settings:
         initial = {part.name: part.value for part in reply.initial_losses}
-        assert initial == pytest.approx(begun, rel=0.02, abs=1e-4)  # the snapshot is rounded to 8 bits
+        assert initial == pytest.approx(begun, rel=0.02, abs=1e-4)  # The snapshot is rounded to 8 bits.
 
 
 def test_every_setting_has_a_case() -> None:

@@ -29,7 +29,7 @@ from .fake_differentiate import differentiated
 CLASSES = ["goldfish", "tabby cat", "espresso"]
 SIZE = 24
 METHODS = [field.name for field in explain_pb2.ExplainMethod.DESCRIPTOR.oneofs_by_name["method"].fields]
-DOUBTFUL = "doubtful"  # the model whose answers have a warning in their provenance
+DOUBTFUL = "doubtful"  # The model whose answers have a warning in their provenance.
 BAD_FIELDS = [("methods[0].smooth_grad.samples", "1 to 2000, not 0"), ("preprocess", "one of 1 to 3")]
 
 
@@ -44,7 +44,7 @@ class FakeServer(service_pb2_grpc.GradientServiceServicer, models_pb2_grpc.Model
 
     def __init__(self) -> None:
         self.requests: list[Any] = []
-        self.ended_well: list[bool] = []  # streams whose callers heard the end
+        self.ended_well: list[bool] = []  # The streams whose callers heard the end.
         self.metadata: dict[str, str] = {}
         self.health = b"\x08\x01"
         self.failures: dict[str, int] = {}
@@ -89,7 +89,7 @@ class FakeServer(service_pb2_grpc.GradientServiceServicer, models_pb2_grpc.Model
         for each in fake_making.progress(fake_making.COURSE):
             yield maximize_pb2.MaximizeEvent(progress=each)
         yield maximize_pb2.MaximizeEvent(result=fake_making.maximized(request, CLASSES, _provenance(request)))
-        time.sleep(0.1)  # the status comes after the result
+        time.sleep(0.1)  # The status comes after the result.
         self.ended_well.append(context.is_active())
 
     def Stylize(self, request, context):

@@ -7,7 +7,7 @@ import numpy as np
 from gradserve import images
 from gradserve.v1 import common_pb2, differentiate_pb2
 
-UNIT = 1e-12  # far below the smallest number of float16
+UNIT = 1e-12  # It is far below the smallest number of float16.
 
 
 def gradient(request: Any, side: int) -> np.ndarray:

@@ -86,8 +86,8 @@ def test_the_demo_shows_every_method(server, capsys, tmp_path):
     assert re.findall("<h2>(.*)</h2>", html) == TITLES
     assert html.count("Does not apply to this model: deconvnet: the model has no ReLU") == 1
     assert "PARTIALLY_GUIDED" in html
-    assert 'class="mark bad">wrong: this is a cat' in html  # the fake server says goldfish to everything
-    assert not re.search(r'(src|href)="(?!data:|#)|url\(|@import', html)  # nothing outside the file
+    assert 'class="mark bad">wrong: this is a cat' in html  # The fake server says goldfish to everything.
+    assert not re.search(r'(src|href)="(?!data:|#)|url\(|@import', html)  # The page refers to nothing outside the file.
 
 
 @needs_pictures
@@ -149,7 +149,7 @@ def test_the_demos_page_escapes_what_it_shows():
     section = demo_page.Section(evil, evil, [demo_page.Grid([figure], evil, evil)], ["sign"])
     html = demo_page.html(evil, evil, [section], evil)
     assert "<b " not in html
-    assert html.count("&lt;b a=") == 17  # every text above, the title and the name of each picture twice
+    assert html.count("&lt;b a=") == 17  # Every text above, the title and the name of each picture come twice.
     assert html.count('class="crisp"') == 1
 
 

@@ -18,7 +18,7 @@ from .fake import CLASSES, SIZE, FakeServer
 from .fake_differentiate import gradient
 
 PIXELS = np.zeros((3, SIZE, SIZE, 3), np.uint8)
-ROUNDING = {"float32": 0.0, "bfloat16": 2**-7, "float16": 2**-11}  # the tests' server cuts bfloat16 off
+ROUNDING = {"float32": 0.0, "bfloat16": 2**-7, "float16": 2**-11}  # The tests' server cuts bfloat16 off.
 
 
 @pytest.mark.parametrize("form", ROUNDING)

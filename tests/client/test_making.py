@@ -69,7 +69,7 @@ def test_one_goal_gives_one_picture_and_a_list_a_sheet(client, server, photo):
     assert isinstance(several, gradserve.MaximizedImages)
     assert len(several) == 2
     assert several[0].completed_fraction == pytest.approx(2 / 3)
-    assert several.sheet().size == (72 + 4 + 72, 72 + 16)  # three times as large, over a line with the name
+    assert several.sheet().size == (72 + 4 + 72, 72 + 16)  # It is three times as large, over a line with the name.
     assert (server.requests[-1].size.width, server.requests[-1].size.height) == (40, 20)
 
 
@@ -147,7 +147,7 @@ def test_dream_on_the_command_line(run, server, photo_path):
     assert run("dream", photo_path, "--steps", 2)[0] == 0
     request = server.requests[-1]
     assert request.preset == maximize_pb2.MAXIMIZE_PRESET_DREAM
-    assert request.goals[0].summands[0].layer == "features.0"  # the card's
+    assert request.goals[0].summands[0].layer == "features.0"  # The card names it so.
     assert request.settings.steps == 2
     assert request.HasField("image")
 

@@ -23,7 +23,7 @@ DEFAULT, WHOLE, AS_IS = (
 @pytest.fixture
 def run(server, capsys, monkeypatch, tmp_path):
     monkeypatch.setenv("GRADSERVE_SERVER", server.target)
-    monkeypatch.setenv("COLUMNS", "60")  # narrower than the commands that are printed
+    monkeypatch.setenv("COLUMNS", "60")  # It is narrower than the commands that are printed.
     monkeypatch.chdir(tmp_path)
 
     def call(*arguments):

@@ -160,7 +160,7 @@ def test_several_attacks_are_also_counted_together(pictures, tmp_path):
     )
     (together,) = found.together
     assert (together.attack, together.standing.count) == ("pgd + square", 11)
-    assert together.verdicts == {"found": 12, "not_found": 12}  # of 24 pictures, not of 48 answers
+    assert together.verdicts == {"found": 12, "not_found": 12}  # The share is of 24 pictures, not of 48 answers.
 
 
 def test_a_request_that_fails_is_sent_again_and_never_counts_as_robust(pictures, tmp_path):
@@ -176,7 +176,7 @@ def test_a_request_that_fails_is_sent_again_and_never_counts_as_robust(pictures,
     assert [each.failed for each in found.attacks] == [1, 1]
     assert set(found.failed) == {"7, pgd 1/255", "7, pgd 8/255", "11, clean"}
     assert "INTERNAL" in found.failed["7, pgd 1/255"]
-    _, again, _ = measured(Model(), pictures, tmp_path)  # what failed is asked for again, and only that
+    _, again, _ = measured(Model(), pictures, tmp_path)  # What failed is asked for again, and only that.
     assert again.clean.count == 24
     assert not again.failed
 
@@ -238,7 +238,7 @@ def test_one_more_trial_asks_only_what_is_new(pictures, tmp_path):
     assert len(model.asked) == 24
     assert found.attacks[:2] == before.attacks
     measured(model := Model(), pictures, tmp_path, CheckSpec([Method("pgd", steps=6)], EPS, PGD.arguments))
-    assert len(model.asked) == 48  # other steps: other outcomes
+    assert len(model.asked) == 48  # Other steps have other outcomes.
 
 
 def test_every_picture_has_a_seed_of_its_own(pictures):

@@ -40,7 +40,7 @@ def test_the_verdict_is_told_in_its_colour(pictures, tmp_path, limits, model, st
     page = report(pictures, tmp_path, limits, model and model())
     assert f'<p class="verdict {state}">{text}</p>' in page
     assert state in states(page)
-    assert f".verdict.{state}" in page  # the colour
+    assert f".verdict.{state}" in page  # The style sheet gives it a colour.
     assert f"tr.{state} td:last-child" in page
 
 

@@ -15,7 +15,7 @@ from gradserve_server.models.preparation import prepare
 from gradserve_server.offline.tune import Candidate, TuningResult, as_toml, candidates, rates
 
 CPU = torch.device("cpu")
-DIGITS = EMBEDDED["digits"].model_copy(update={"precisions": PRECISIONS})  # on every processor
+DIGITS = EMBEDDED["digits"].model_copy(update={"precisions": PRECISIONS})  # It has them on every processor.
 SEEN = TuningResult(
     "net",
     {
