@@ -216,6 +216,16 @@ async def test_a_worker_that_is_lost_and_heard_again_is_not_replaced(
     assert len(keeper.made) == 2
 
 
+async def test_a_worker_that_connects_again_at_once_is_not_silent(serving: Start) -> None:
+    """So do all of them after a pause of the keeper. Without work they say nothing more, and would stay lost."""
+    keeper = await serving()
+    keeper.made[0].lose()
+    keeper.made[0].ready()
+    await asyncio.sleep(0.1)
+    assert keeper.metric("gradserve_workers_ready") == 2
+    assert keeper.metric("gradserve_heartbeats_late_total") == 0
+
+
 @pytest.mark.parametrize("stopped", [False, True])
 async def test_a_lost_worker_is_killed_if_its_process_is_stopped(
     serving: Start, monkeypatch: pytest.MonkeyPatch, stopped: bool, caplog: pytest.LogCaptureFixture

@@ -122,7 +122,7 @@ class Workers:
                 asyncio.get_running_loop().call_later(LOST_SECONDS, self._note_lost, worker, name)
 
     def _note_lost(self, worker: KeptWorker, name: bytes) -> None:
-        if worker.name != name or worker.state not in ("ready", "loading"):
+        if worker.name != name or worker.state not in ("ready", "loading") or not worker.gone.is_set():
             return
         worker.lost_seconds = LOST_SECONDS
         if worker.state == "loading":
@@ -146,6 +146,7 @@ class Workers:
             log.warning("%s is ready in the place of one that died", worker)
             self._metrics.restarts.inc()
         worker.begin(ready)
+        worker.gone.clear()  # It says Ready again whenever it has connected again.
         self._note_count()
         if not self._started.done() and all(each.state == "ready" for each in self.all):
             self._end_start(ready)  # With fewer, the queue would soon be full.
