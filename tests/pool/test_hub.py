@@ -14,7 +14,7 @@ import pytest
 import zmq
 
 from gradserve_server.pool.hub import LENT_BYTES, Hub
-from gradserve_server.pool.lines import Connected, Disconnected, Lines, Received
+from gradserve_server.pool.lines import LINGER_MS, Connected, Disconnected, Lines, Received
 from gradserve_server.pool.wire import Cancel, Outcome
 
 BIG = 48 << 20  # Bytes: more than any system's buffer takes.
@@ -133,6 +133,16 @@ async def test_a_peer_that_ends_is_lost_and_its_last_message_is_taken(ends: Ends
     await ends.until(lambda: len(order) == 2)
     assert sorted(order) == ["lost peer", "message"]
     ends.hub.send(b"peer", ["nobody hears this"])
+
+
+async def test_closing_waits_for_the_keeper_but_for_no_front_end_that_is_gone(ends: Ends, tmp_path: Path) -> None:
+    began = time.monotonic()
+    lines = Lines([ends.endpoint, f"ipc://{tmp_path}/gone.sock"], b"other")
+    lines.send(1, ["nobody hears this"])
+    lines.send(0, ["last words"])
+    await asyncio.to_thread(lines.close)
+    assert time.monotonic() - began < LINGER_MS / 1000
+    await ends.until(lambda: (b"other", "last words") in ends.heard)
 
 
 async def test_a_hub_that_comes_again_is_found_again(ends: Ends) -> None:

@@ -96,9 +96,14 @@ class Lines:
                     yield Received(i, message)
 
     def close(self) -> None:
-        """Returns when everything is sent, or after LINGER_MS."""
+        """Returns when everything is sent to the first endpoint, or after LINGER_MS: last words are for the keeper.
+
+        What the others have not got yet is lost: front-ends have ended before, and would be waited for in vain.
+        """
         if self._context.closed:
             return
         for sock in self._sockets:
             sock.disable_monitor()
+        for sock in self._sockets[1:]:
+            sock.close(0)
         self._context.destroy(LINGER_MS)
