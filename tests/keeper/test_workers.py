@@ -354,3 +354,24 @@ async def test_the_end_asks_workers_to_stop_and_kills_those_that_do_not(
     assert second.code.result() == -9
     assert len(keeper.made) == 2
     assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
+
+
+async def test_stopping_waits_until_a_start_is_undone(loading: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that is being started is killed once it runs: nobody else would end it."""
+    keeper, undone = await loading(1), []
+
+    async def start(settings: object, name: bytes) -> None:
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            await asyncio.sleep(0.05)
+            undone.append(name)
+            raise
+
+    monkeypatch.setattr(keeper.workers, "_start", start)
+    keeper.made[0].say(Loading("a"))
+    await keeper.made[0].die()
+    keeper.workers.kill()
+    await settled()
+    await keeper.workers.stop()
+    assert undone == [keeper.workers.all[0].name]

@@ -47,8 +47,13 @@ class Kept:
 
     def release(self) -> None:
         """Starts it no more; what runs goes on."""
-        if self._task:
+        if self._task and not self._task.cancelling():  # Who cancels it twice cuts short what undoes a start.
             self._task.cancel()
+
+    async def released(self) -> None:
+        """Returns when nothing is being started any more, after `release`."""
+        if self._task:
+            await asyncio.wait([self._task])
 
     async def _keep(
         self,

@@ -65,6 +65,7 @@ class Workers:
     async def stop(self) -> None:
         """Asks the workers to stop, and kills those that have not stopped after STOP_SECONDS."""
         self._release()
+        await asyncio.gather(*(worker.released() for worker in self.all))
         processes = [worker.process for worker in self.all if worker.process]
         for worker in self.all:
             self._send(worker.name, [Stop()])
