@@ -2,6 +2,8 @@
 
 import os
 import shutil
+import signal
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,16 +18,19 @@ def own_folder() -> Iterator[Path]:
     """A new folder that only this user can enter, until the end of the `with`.
 
     prometheus_client must be imported inside: from then on its counters lie in files there, which all processes of the
-    server write and which outlive one that is killed.
+    server write and which outlive one that is killed. Until the keeper handles SIGTERM, that ends this process in
+    order, and the folder with it.
     """
     short = len(os.fsencode(tempfile.gettempdir())) <= MAX_PARENT_BYTES
     folder = Path(tempfile.mkdtemp(prefix="gradserve-", dir=None if short else "/tmp"))
     os.environ[COUNTERS_VARIABLE] = str(folder)
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
         yield folder
     finally:
         os.environ.pop(COUNTERS_VARIABLE, None)
         shutil.rmtree(folder, ignore_errors=True)
+        signal.signal(signal.SIGTERM, before)
 
 
 def endpoint(folder: Path, place: int) -> str:
