@@ -23,7 +23,7 @@ class StartError(Exception):
 class Section(BaseModel):
     """A table of the configuration file, in which unknown keys are errors."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class ServerSettings(Section):
@@ -37,7 +37,9 @@ class ServerSettings(Section):
     tls_certificate: Path | None = Field(None, description="PEM file; with tls_key, serve TLS")
     tls_key: Path | None = Field(None, description="PEM file of the certificate's private key")
     token_file: Path | None = Field(None, description="file of bearer tokens, one a line, that callers must send")
-    max_connection_age: float = Field(300, gt=0, description="seconds after which clients are asked to reconnect")
+    max_connection_age: float = Field(
+        300, gt=0, le=1_000_000, description="seconds after which clients are asked to reconnect"
+    )
     front_ends: int = Field(1, ge=1, le=64, description="processes that answer on the port")
     drain_seconds: float = Field(30, ge=0, description="how long running requests may take after SIGTERM")
     strict: bool = Field(False, description="do not start if any model cannot be loaded")
