@@ -39,6 +39,7 @@ class FrontEnds:
         self._all = [KeptFrontEnd(index) for index in range(count)]
         self._start, self._send, self._metrics = start, send, metrics
         self._serve: Serve | None = None
+        self._drain: Drain | None = None
         self._started: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     @property
@@ -69,25 +70,30 @@ class FrontEnds:
 
     async def drain(self, reason: str, seconds: float) -> bool:
         """Lets requests end for so long, and the front-ends with them; returns whether all requests ended in time."""
+        self._drain = Drain(reason)
+        ends: list[asyncio.Task[int]] = []
         for each in self._all:
             each.release()
-        running = self.running
-        for each in running:
-            if each.connected:
-                self._send(each.name, [Drain(reason)])
-            elif each.process:
-                each.process.kill()
-        ends = [asyncio.create_task(each.process.wait()) for each in running if each.process]
+            if each.process and each.connected:
+                self._send(each.name, [self._drain])
+                ends.append(asyncio.create_task(each.process.wait()))
+        self._kill(connected=False)
         done, late = await asyncio.wait(ends, timeout=seconds + FLUSH_SECONDS) if ends else (set(), set())
-        for each in running:
-            each.process.kill()  # type: ignore[union-attr]
-        await asyncio.gather(*late)
-        return not late and CUT_OFF not in [task.result() for task in done]
+        self._kill()
+        await asyncio.gather(*(each.process.wait() for each in self.running if each.process))
+        return not late and not any(task.result() for task in done)
 
     def cut_off(self) -> None:
-        """Ends all requests at once."""
+        """Ends all requests at once, and soon the front-ends that do not."""
         for each in self._all:
             self._send(each.name, [CutOff()])
+        asyncio.get_running_loop().call_later(FLUSH_SECONDS, self._kill)
+
+    def _kill(self, *, connected: bool = True) -> None:
+        """Ends their processes at once, or only of those that are not `connected`."""
+        for each in self.running:
+            if each.process and (connected or not each.connected):
+                each.process.kill()
 
     def on_message(self, name: bytes, message: object) -> None:
         """Takes a front-end's message."""
@@ -97,8 +103,10 @@ class FrontEnds:
         match message:
             case Hello():
                 each.connected = True
-                if self._serve is not None:
-                    self._send(name, [self._serve])
+                each.gone.clear()
+                for order in (self._serve, self._drain):  # They may have been sent while the connection was lost.
+                    if order is not None:
+                        self._send(name, [order])
             case Serving():
                 each.ready_since = time.monotonic()
                 if not self._started.done() and all(other.ready_since for other in self._all):
@@ -106,6 +114,12 @@ class FrontEnds:
             case Broken():
                 log.error("%s cannot begin: %s", each, message.error)
                 self._fail_start(message.error)
+
+    def on_lost(self, name: bytes) -> None:
+        """Notes that a front-end's connection has ended."""
+        for each in self._all:
+            if each.name == name:
+                each.gone.set()
 
     async def _start_one(self, each: KeptFrontEnd) -> Process:
         each.connected = False

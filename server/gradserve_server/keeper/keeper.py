@@ -146,6 +146,7 @@ class Keeper:
 
     def _on_lost(self, name: bytes) -> None:
         self.workers.on_lost(name)
+        self._front_ends.on_lost(name)
 
 
 def serve_metrics(settings: Settings, folder: Path) -> None:
@@ -165,8 +166,12 @@ def serve_metrics(settings: Settings, folder: Path) -> None:
 async def first(*waits: Coroutine[Any, Any, Any]) -> None:
     """Returns when the first of these is done, and raises what it raised."""
     tasks = [asyncio.create_task(wait) for wait in waits]
-    done, waiting = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-    for task in waiting:
-        task.cancel()
+    done: set[asyncio.Task[Any]] = set()
+    try:
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)  # What the others raise now is the same once more.
     for task in done:
         task.result()
