@@ -2,6 +2,8 @@
 
 import asyncio
 import multiprocessing
+import os
+import signal
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
@@ -12,6 +14,7 @@ from ..config import FrontEndSettings
 from ..pool import forking
 from ..pool.wire import WorkerSettings
 
+UNKNOWN_CODE = 255  # Of a worker where the process that it was forked from has died, which would have told its end.
 FROZEN_STATES = ("T", "t", "D")  # Of a process in Linux: stopped, traced, waiting for a device.
 
 
@@ -60,6 +63,9 @@ class WorkerProcess:
         finally:
             loop.remove_reader(self._process.sentinel)
         self._process.join()
+        if self._process.exitcode == UNKNOWN_CODE:
+            with suppress(ProcessLookupError):
+                os.kill(self.pid, signal.SIGKILL)  # It may run, and would share the device with its successor.
         return self._process.exitcode or 0
 
     def kill(self) -> None:
