@@ -356,6 +356,16 @@ async def test_the_end_asks_workers_to_stop_and_kills_those_that_do_not(
     assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
 
 
+async def test_stopping_does_not_wait_for_workers_that_load(loading: Start) -> None:
+    keeper = await loading()
+    keeper.made[0].ready()
+    stopping = asyncio.create_task(keeper.workers.stop())
+    await settled()
+    assert [process.killed for process in keeper.made] == [False, True]
+    keeper.made[0].kill()
+    await stopping
+
+
 async def test_stopping_waits_until_a_start_is_undone(loading: Start, monkeypatch: pytest.MonkeyPatch) -> None:
     """A process that is being started is killed once it runs: nobody else would end it."""
     keeper, undone = await loading(1), []

@@ -63,7 +63,10 @@ class Workers:
         return self.served
 
     async def stop(self) -> None:
-        """Asks the workers to stop, and kills those that have not stopped after STOP_SECONDS."""
+        """Asks the workers to stop, and kills those that have not after STOP_SECONDS; those that load hear nothing."""
+        for worker in self.all:
+            if worker.state == "loading" and worker.process:
+                worker.process.kill()
         self._release()
         await asyncio.gather(*(worker.released() for worker in self.all))
         processes = [worker.process for worker in self.all if worker.process]
