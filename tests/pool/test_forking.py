@@ -25,3 +25,12 @@ def die() -> None:
 def test_a_process_that_dies_is_told() -> None:
     with pytest.raises(StartError, match="the process that was asked for die died"):
         forking.ask(die)
+
+
+def test_the_death_of_the_process_that_forks_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    def start(self: object) -> None:
+        raise EOFError
+
+    monkeypatch.setattr(forking.CONTEXT.Process, "start", start)
+    with pytest.raises(StartError, match="the process that was asked for getpid died"):
+        forking.ask(os.getpid)

@@ -62,11 +62,11 @@ def ask(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
     call = partial(function, *args, **kwargs)
     process = CONTEXT.Process(target=_answer, args=(theirs, logging.getLogger().level, call), daemon=True)
     with ours:
-        with theirs:  # An open copy of the process's end would hide that it has ended.
-            process.start()
         try:
+            with theirs:  # An open copy of the process's end would hide that it has ended.
+                process.start()
             result, error = ours.recv()
-        except EOFError:
+        except (EOFError, ConnectionError):  # It died, or the process that it should be forked from.
             raise StartError(f"the process that was asked for {function.__name__} died; the log may say more") from None
     process.join()
     if error is not None:
