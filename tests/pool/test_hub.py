@@ -7,12 +7,14 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import zmq
 
+from gradserve_server.pool.frames import frames_of
 from gradserve_server.pool.hub import LENT_BYTES, Hub
 from gradserve_server.pool.lines import LINGER_MS, Connected, Disconnected, Lines, Received
 from gradserve_server.pool.wire import Cancel, Outcome
@@ -133,6 +135,18 @@ async def test_a_peer_that_ends_is_lost_and_its_last_message_is_taken(ends: Ends
     await ends.until(lambda: len(order) == 2)
     assert sorted(order) == ["lost peer", "message"]
     ends.hub.send(b"peer", ["nobody hears this"])
+
+
+async def test_who_gets_the_descriptor_of_one_that_is_gone_is_not_taken_for_it(ends: Ends) -> None:
+    """Both happen between a look at who is gone and the messages."""
+    (descriptor,) = ends.hub._names
+    ends.lines.close()
+    time.sleep(0.2)  # This loop must not look meanwhile.
+    frame = SimpleNamespace(get=lambda _: descriptor, bytes=frames_of(["hello"])[0])
+    ends.hub._take(b"successor", [frame])  # type: ignore[list-item]
+    assert (ends.lost, ends.heard) == ([b"peer"], [(b"successor", "hello")])
+    await asyncio.sleep(0.05)
+    assert ends.lost == [b"peer"], "and not its successor"
 
 
 async def test_closing_waits_for_the_keeper_but_for_no_front_end_that_is_gone(ends: Ends, tmp_path: Path) -> None:

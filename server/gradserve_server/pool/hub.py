@@ -104,12 +104,16 @@ class Hub:
         """Tells who is gone, and takes what has arrived."""
         if self._socket.closed:
             return
-        while readable(self._monitor):  # This comes first, since the descriptors of the gone are given to others.
+        self._take_ends()
+        if self._take_burst():
+            self._loop.call_soon(self._look)
+
+    def _take_ends(self) -> None:
+        """Tells who is gone. It comes before messages, since the descriptors of the gone are given to others."""
+        while readable(self._monitor):
             event = parse_monitor_message(self._monitor.recv_multipart(zmq.NOBLOCK))
             if (name := self._names.pop(event["value"], None)) is not None:
                 self._on_lost(name)
-        if self._take_burst():
-            self._loop.call_soon(self._look)
 
     def _take_burst(self) -> bool:
         """Takes up to BURST groups of messages; returns whether there may be more."""
@@ -128,6 +132,7 @@ class Hub:
             return
         descriptor = frames[0].get(zmq.SRCFD)
         if self._names.get(descriptor) != name:  # It has connected, for the first time or again.
+            self._take_ends()  # Whoever had the descriptor before may have gone since the last look.
             self._names = {other: each for other, each in self._names.items() if each != name} | {descriptor: name}
         messages = messages_of(frames, repr(name))
         if messages is None:
