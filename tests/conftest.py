@@ -1,11 +1,13 @@
 """What several folders share. Nothing here imports torch: the client's tests run without it."""
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from paths import DATA
+from serving import Server, Stubs, shared
 
 # Networks of zoo.py, with random or trained weights, in the names of tests that are given one of them.
 NETWORK = re.compile(
@@ -38,3 +40,16 @@ def data() -> Path:
     if not DATA.is_dir():
         pytest.skip("needs the real weights and pictures in ../shared/data")
     return DATA
+
+
+@pytest.fixture(scope="session")
+def server() -> Server:
+    """The server that most tests call."""
+    return shared()
+
+
+@pytest.fixture(scope="session")
+def stubs(server: Server) -> Iterator[Stubs]:
+    """Both of its services."""
+    with server.channel() as channel:
+        yield Stubs.of(channel)
