@@ -44,6 +44,7 @@ EVERYTHING = [
     MixEntry("stylize", 1, "cifar10", parameters={"steps": 8}),
     MixEntry("influence", 1, "digits"),
     MixEntry("embed", 1, "cifar10"),
+    MixEntry("differentiate", 1, "cifar10"),
 ]
 
 
