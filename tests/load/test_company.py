@@ -14,8 +14,6 @@ from gradserve_server.methods.explain import METHODS as EXPLANATIONS
 
 REQUESTS, AT_A_TIME = length(120, 4000), 16
 CLOSE = 1e-4
-# A gradient jumps where a ReLU's input is zero, and rounding decides on which side it is. Few requests lie so.
-EDGE_SHARE, EDGE_CLOSE = 1 / 500, 1e-2
 UNITS = {
     "digits": [("0.8", 5, None), ("0.11", 7, (2, 3)), ("2", 4, None)],
     "small": [("features.14", 8, None), ("features.17", 60, (1, 1)), ("classifier.1", 33, None)],
@@ -123,9 +121,7 @@ def test_mixed_requests_in_company_are_answered_as_alone(server: Server, stubs: 
         company = list(pool.map(lambda request: ask(stubs, request), requests))
 
     worst = [max(differences(a, b)) for a, b in zip(alone, company, strict=True)]
-    on_edges = sum(each >= CLOSE for each in worst)
-    assert on_edges <= EDGE_SHARE * REQUESTS, f"request {int(np.argmax(worst))}: {requests[int(np.argmax(worst))]}"
-    assert max(worst) < EDGE_CLOSE
+    assert max(worst) < CLOSE, f"request {int(np.argmax(worst))}: {requests[int(np.argmax(worst))]}"
     after = {name: stubs.models.GetModel(models_pb2.GetModelRequest(name=name)) for name in names}
     assert after == cards
     digests = {reply.provenance.weights_digest for reply in [*alone, *company]}
@@ -133,8 +129,7 @@ def test_mixed_requests_in_company_are_answered_as_alone(server: Server, stubs: 
     again = [ask(stubs, request) for request in requests[:40]]
     assert max(max(differences(a, b)) for a, b in zip(alone, again, strict=False)) < CLOSE, "nothing is left behind"
     shared = (server.metric("gradserve_step_rows_sum") - rows) / (server.metric("gradserve_step_rows_count") - passes)
-    print(f"worst relative L2 {max(worst):.1e}, median {np.median(worst):.1e}; on edges {on_edges}")
-    print(f"{shared:.1f} rows a pass in company")
+    print(f"worst relative L2 {max(worst):.1e}, median {np.median(worst):.1e}; {shared:.1f} rows a pass in company")
 
 
 def test_the_noise_is_bitwise_the_same_in_company(stubs: Stubs) -> None:
