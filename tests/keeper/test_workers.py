@@ -385,3 +385,20 @@ async def test_stopping_waits_until_a_start_is_undone(loading: Start, monkeypatc
     await settled()
     await keeper.workers.stop()
     assert undone == [keeper.workers.all[0].name]
+
+
+async def test_a_fault_of_ours_at_an_end_does_not_keep_the_next_process_from_starting(
+    serving: Start, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    keeper = await serving()
+
+    def fault() -> None:
+        raise ArithmeticError("a fault of ours")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(keeper.workers, "_note_count", fault)
+        await keeper.made[0].die()
+    assert "ArithmeticError: a fault of ours" in caplog.text
+    assert len(keeper.made) == 3
+    keeper.made[2].ready()
+    assert keeper.metric("gradserve_workers_ready") == 2

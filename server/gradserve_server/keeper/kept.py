@@ -62,21 +62,33 @@ class Kept:
         on_failure: Callable[[Exception], bool],
     ) -> None:
         while True:
-            self.name = f"{self.label.replace(' ', '-')}-{secrets.token_hex(6)}".encode()
-            self.gone.clear()
             try:
-                self.process = await start()
-            except Exception as error:
-                pausing = on_failure(error)
-            else:
-                code = await self.process.wait()
-                with suppress(TimeoutError):  # Its last messages may say why it ends.
-                    await asyncio.wait_for(self.gone.wait(), LAST_WORDS_SECONDS)
-                pausing = on_end(code)
-                self.process = None
+                pausing = await self._run(start, on_end, on_failure)
+            except Exception:
+                log.exception("a fault in the care of %s", self)
+                pausing = True
+            self.process = None
             seconds = self._pause() if pausing else 0.0
             self.ready_since = None
             await asyncio.sleep(seconds)
+
+    async def _run(
+        self,
+        start: Callable[[], Awaitable[Process]],
+        on_end: Callable[[int], bool],
+        on_failure: Callable[[Exception], bool],
+    ) -> bool:
+        """Runs one process from its start to its end; returns whether a pause follows."""
+        self.name = f"{self.label.replace(' ', '-')}-{secrets.token_hex(6)}".encode()
+        self.gone.clear()
+        try:
+            self.process = await start()
+        except Exception as error:
+            return on_failure(error)
+        code = await self.process.wait()
+        with suppress(TimeoutError):  # Its last messages may say why it ends.
+            await asyncio.wait_for(self.gone.wait(), LAST_WORDS_SECONDS)
+        return on_end(code)
 
     def _pause(self) -> float:
         """Counts a death; returns the seconds until the next start."""
