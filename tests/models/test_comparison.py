@@ -10,9 +10,10 @@ from zoo import CPU
 from gradserve_server.accel import convolutions, cpu_mode
 from gradserve_server.accel.half_backward import HalfWeights
 from gradserve_server.models import fold, preparation
-from gradserve_server.models.behaviour import varied
+from gradserve_server.models.behaviour import AMPLIFYING, Behaviour, Unservable, varied
 from gradserve_server.models.catalogue import PRECISIONS, ModelSpec
 from gradserve_server.models.comparison import Comparison, Errors
+from gradserve_server.models.loading import load
 from gradserve_server.models.preparation import prepare
 from gradserve_server.models.scales import scales
 
@@ -26,6 +27,31 @@ WRONG_WHEN_FOLDED = [
     *("cases:old_weight_norm", "cases:spectral", "cases:pruned", "cases:two_norms"),
 ]
 WRONG_WHEN_REPLACED_BY_NAME = ["kinds:listed_and_named", "kinds:in_two_containers", "cases:aliased"]
+
+
+class Scaled(nn.Module):
+    """Multiplies by a factor."""
+
+    def __init__(self, factor: float) -> None:
+        super().__init__()
+        self.factor = factor
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.factor * x
+
+
+class Sine(nn.Module):
+    """The sine of each value: after a large factor, a small error becomes a large one."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.sin()
+
+
+class ByFormat(nn.Module):
+    """Does something else in float64 than in fp32, with no rounding behind it."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.flip(1) if x.dtype == torch.float64 else x
 
 
 def unchecked(network: nn.Module, example: Tensor) -> dict[str, str]:
@@ -163,9 +189,38 @@ def test_scales_of_classes(logits: list[list[float]], expected: list[float]) -> 
     assert scales(torch.tensor(logits)).tolist() == expected
 
 
-def test_nothing_of_the_comparison_stays_in_memory() -> None:
-    from gradserve_server.models.loading import load
+@pytest.mark.parametrize("factor", [1.0, 30.0])
+def test_a_network_in_which_rounding_grows_too_much_is_refused(factor: float) -> None:
+    torch.manual_seed(0)
+    waves = [layer for _ in range(8) for layer in (Scaled(factor), Sine())]
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), *waves, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 5)).eval()
+    comparison = Comparison(network.requires_grad_(False), lambda x: x, [varied(16, 16)], try_double=True)
+    if factor == 1:
+        comparison.check_rounding()
+        assert comparison.in_double
+    else:
+        with pytest.raises(Unservable, match=r"its logits in fp32 are off by [\d.]+% of their scale"):
+            comparison.check_rounding()
 
+
+def test_a_copy_that_differs_for_another_reason_is_no_sign_of_rounding() -> None:
+    torch.manual_seed(0)
+    network = nn.Sequential(ByFormat(), nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 5))
+    comparison = Comparison(network.eval().requires_grad_(False), lambda x: x, [varied(16, 16)], try_double=True)
+    assert not comparison.in_double
+    comparison.check_rounding()
+
+
+def test_where_rounding_grows_the_network_is_served_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(preparation, "examine", lambda *_: Behaviour(unbatched=AMPLIFYING))
+    model = prepare(RESNET, CPU)
+    assert not model.card.folded
+    assert not model.channels_last
+    assert model.kernels is None
+    assert any("served without speed-ups" in note for note in model.card.notes)
+
+
+def test_nothing_of_the_comparison_stays_in_memory() -> None:
     source = load(RESNET)
     model = preparation.prepare_source(RESNET, source, CPU, torch.float32)
     assert model.network is not source.network

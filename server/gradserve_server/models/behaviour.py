@@ -60,8 +60,8 @@ MIXING = (
     "maps and gradients of layers would be those of other images; let every layer give a row for each image, in order"
 )
 AMPLIFYING = (
-    "rounding grows so much in it that an image gets other logits in a batch than alone, in fp32 and not in float64; "
-    "random weights may be why"
+    "rounding grows so much in it that an image gets other logits in a batch than alone, in fp32 and not in float64, "
+    "and it is served without speed-ups; random weights may be why"
 )
 DERIVATIVES = (
     "its forward differentiates ({}), which cannot be served: passes that need no gradient run without autograd, and "

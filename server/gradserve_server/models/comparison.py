@@ -12,7 +12,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from .behaviour import varied
+from .behaviour import Unservable, varied
 from .casting import cast
 from .outputs import PLAIN, Head
 from .scales import rounding, scales
@@ -22,6 +22,11 @@ Format = Literal["double", "exact", "balanced", "fast"]
 ERROR_FACTOR = 3  # Largest error, in multiples of the error that the untouched network itself makes.
 MAX_FAST_ERROR = 1.0  # Largest error of a logit in half precision, as a share of its scale.
 MAX_DOUBLE_DISTANCE = 1e-2  # Largest distance from float64's logits, by their scale, for those to be the reference.
+MAX_GROWN_ROUNDING = 1000  # Largest error by rounding, in multiples of what rounding the pixels alone changes.
+CHAOTIC = (
+    "it cannot be served: rounding grows so much in it that its logits in fp32 are off by {error:.1%} of their scale, "
+    "so that no answer can be trusted; random weights may be why: load trained ones"
+)
 
 
 class Errors(NamedTuple):
@@ -80,9 +85,9 @@ class Comparison:
         """
         self._head, self._images = head, images
         plain = [_answers(lambda x: head.run(network, normalised(x)), batch) for batch in images]
-        exact = _in_double(network, head, normalised, images, plain) if try_double else None
-        self.in_double = exact is not None
-        self._reference = plain if exact is None else exact
+        double, self._chaos = _in_double(network, head, normalised, images, plain) if try_double else (None, 0.0)
+        self.in_double = double is not None
+        self._reference = plain if double is None else double
         each = [_errors(ours, right) for ours, right in zip(plain, self._reference, strict=True)]
         self._own = {"exact": _largest(each), "balanced": each[-1], "double": Errors(0, 0)}
 
@@ -90,6 +95,11 @@ class Comparison:
         """Measures the errors of a copy of the untouched network in half precision. Raises what the copy raises."""
         cast(network, half)
         self._own["fast"] = self.errors("fast", lambda x: self._head.run(network, normalised(x).to(half)).to(x.dtype))
+
+    def check_rounding(self) -> None:
+        """Raises Unservable where rounding alone makes the untouched network's logits in fp32 too wrong."""
+        if self._chaos:
+            raise Unservable(CHAOTIC.format(error=self._chaos))
 
     def errors(self, kind: Format, forward: Forward) -> Errors:
         """The errors of another network in that format."""
@@ -112,15 +122,29 @@ class Comparison:
 
 def _in_double(
     network: nn.Module, head: Head, normalised: Forward, images: Sequence[Tensor], plain: Sequence[Answers]
-) -> list[Answers] | None:
-    """The answers in float64; None for a network that casts inside, or cannot be copied, or whose copy differs."""
+) -> tuple[list[Answers] | None, float]:
+    """The answers of a copy in float64, and the error of fp32's logits by rounding where that is too large.
+
+    The answers are None for a network that casts inside, or cannot be copied, or whose fp32 answers are too far from
+    its copy's; the error is 0 where rounding is not the reason.
+    """
     try:
         copy = cast(deepcopy(network), torch.float64)
         wide = [_answers(lambda x: head.run(copy, normalised(x)), batch.double()) for batch in images]
+        apart = _largest([_errors(ours, right) for ours, right in zip(plain, wide, strict=True)]).logits
+        if apart <= max(MAX_DOUBLE_DISTANCE, _rounding(wide, "exact")):
+            return wide, 0.0
+        moved = [_answers(lambda x: head.run(copy, normalised(x)), _rounded(batch.double())) for batch in images]
     except Exception:  # A network may raise anything.
-        return None
-    errors = [_errors(ours, right) for ours, right in zip(plain, wide, strict=True)]
-    return wide if _largest(errors).logits <= max(MAX_DOUBLE_DISTANCE, _rounding(wide, "exact")) else None
+        return None, 0.0
+    moves = _largest([_errors(other, right) for other, right in zip(moved, wide, strict=True)]).logits
+    return None, apart if apart <= MAX_GROWN_ROUNDING * moves < torch.inf else 0.0
+
+
+def _rounded(images: Tensor) -> Tensor:
+    """Images in float64 with a random error at each pixel, as large as the one that storing it in fp32 makes."""
+    errors = torch.rand(images.shape, generator=torch.Generator().manual_seed(0), dtype=images.dtype) - 0.5
+    return images * (1 + EPS["exact"] * errors.to(images.device))
 
 
 def _rounding(right: Sequence[Answers], kind: Format) -> float:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from ..accel.convolutions import HALF
 from ..accel.cpu_mode import KernelCache
 from ..accel.half_backward import HalfWeights
-from .behaviour import Unservable, examine, trial_images, varied, watch
+from .behaviour import AMPLIFYING, Unservable, examine, trial_images, varied, watch
 from .builders import text_of
 from .card import ModelCard, Precision
 from .casting import MAX_PARAMETERS_IN_DOUBLE, cast
@@ -117,9 +117,12 @@ class _Preparation:
             self._check_unwritten(state)  # Its error says more, as it names what the network writes over.
             raise
         self._check_unwritten(state)
+        if not self.behaviour.half:
+            self.comparison.check_rounding()
         self.pairs = foldable(network, self.example[:1]) if fold else {}
         fault: Exception | None = None
-        for treatment in TREATMENTS if fold else TREATMENTS[2:]:
+        amplifies = self.behaviour.unbatched == AMPLIFYING  # Every treatment rounds in other places.
+        for treatment in TREATMENTS[-1:] if amplifies else TREATMENTS if fold else TREATMENTS[2:]:
             try:
                 exact = self._treat(treatment)
             except LoadError:
