@@ -1,5 +1,6 @@
 """Admission by counters and by the expected wait, with workers that are told what is outstanding."""
 
+import random
 import time
 from collections.abc import Iterable
 from contextlib import ExitStack
@@ -80,9 +81,9 @@ def test_what_is_late_already_is_refused_before_it_is_counted() -> None:
 
 def test_in_calm_nobody_is_refused_by_estimate() -> None:
     assert not admission().busy(0.001)
-    assert not admission([task(0.4)]).busy(None)
+    assert not admission([task(0.4)]).busy(float("inf"))
     assert admission([task(0.4)]).busy(1.0), "a quarter of the caller's time"
-    assert admission([task(0.6)]).busy(None)
+    assert admission([task(0.6)]).busy(float("inf"))
 
 
 def test_interactive_requests_wait_two_seconds_or_four_times_their_own_work() -> None:
@@ -158,6 +159,26 @@ def test_without_a_measured_speed_nobody_is_refused() -> None:
     assert gate.wait_now() == 0
 
 
+@pytest.mark.parametrize("seed", range(20))
+def test_before_it_is_read_a_request_is_refused_only_where_it_would_be_afterwards(seed: int) -> None:
+    draw = random.Random(seed)
+    gate = admission([task(draw.expovariate(5), caller=draw.choice("abc")) for _ in range(draw.randrange(60))])
+    refused = 0
+    for _ in range(50):
+        left = draw.expovariate(1)
+        try:
+            gate.check_least(Prospect(*A, True, "m", "exact", 0.0), left)
+        except Full:
+            refused += 1
+            with pytest.raises(RequestError):
+                gate.check(task(draw.expovariate(5), left=left))
+    assert refused or not gate.busy(1.0)
+
+
+def test_a_request_for_an_unknown_model_is_read() -> None:
+    admission([task()] * 1000).check_least(Prospect(*A, True, "n", "exact", 0.0), 0.01)
+
+
 def test_pictures_that_are_being_decoded_count(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "MAX_AGE_SECONDS", -1)
     gate = admission()
@@ -165,9 +186,9 @@ def test_pictures_that_are_being_decoded_count(monkeypatch: pytest.MonkeyPatch) 
     with ExitStack() as inside:
         for _ in range(50):
             inside.enter_context(gate.decoding(A, "ExplainRequest", "m", None))
-        assert gate.busy(None)
+        assert gate.busy(float("inf"))
         refusal(gate, task())
-    assert not gate.busy(None)
+    assert not gate.busy(float("inf"))
     gate.check(task())
 
 

@@ -14,6 +14,7 @@ from ..engine.job import Priority
 from ..methods.explain import Call
 from ..models.card import ModelCard, Precision, Rpc
 from ..models.served import ServedModels
+from ..pool.forecast import Prospect
 from ..pool.wire import Task
 from . import images
 from .admission.callers import NOBODY, Caller
@@ -146,17 +147,26 @@ def check_options(
     """Precision and deadline; faults become violations."""
     choice(pb.Priority.DESCRIPTOR, options.priority, "options.priority", violations)
     precision = _precision(options.precision, rpc, card, violations)
-    remaining = at.remaining
-    budget = None
+    if options.HasField("time_budget") and (seconds := _seconds(options.time_budget)) <= 0:
+        violations.add("options.time_budget", f"must be above 0 s, was {seconds:g} s", for_every_model=True)
+    return CheckedOptions(rpc, options, precision, at.arrived + time_budget(options, at.remaining))
+
+
+def time_budget(options: pb.RequestOptions, remaining: float | None) -> float:
+    """Seconds that a request may take until its reply is made, infinite without a limit.
+
+    `remaining`: those until the deadline of its call, if that has one.
+    """
+    budget = float("inf")
     if remaining is not None:
         budget = remaining - min(MAX_REPLY_SECONDS, max(REPLY_MARGIN_SECONDS, REPLY_SHARE * remaining))
     if options.HasField("time_budget"):
-        seconds = options.time_budget.seconds + options.time_budget.nanos / 1e9
-        if seconds <= 0:
-            violations.add("options.time_budget", f"must be above 0 s, was {seconds:g} s", for_every_model=True)
-        budget = min(float("inf") if budget is None else budget, seconds - REPLY_MARGIN_SECONDS)
-    deadline = float("inf") if budget is None else at.arrived + budget
-    return CheckedOptions(rpc, options, precision, deadline)
+        budget = min(budget, _seconds(options.time_budget) - REPLY_MARGIN_SECONDS)
+    return budget
+
+
+def _seconds(duration: Any) -> float:
+    return float(duration.seconds + duration.nanos / 1e9)
 
 
 def _precision(number: int, rpc: Rpc, card: ModelCard, violations: Violations) -> Precision:
@@ -168,6 +178,16 @@ def _precision(number: int, rpc: Rpc, card: ModelCard, violations: Violations) -
         because = f": {reason}" if reason else ""
         violations.not_applicable(f"{card.name} is not loaded in {precision.upper()}{because}; there are: {loaded}")
     return card.auto.get(rpc, "exact") if precision == "auto" else precision
+
+
+def least_prospect(request: Any, cards: ServedModels, caller: Caller) -> Prospect:
+    """What is known of a request before anything in it is checked; it costs nothing yet."""
+    options, model = request.options, request.model or cards.default
+    precision, card = PRECISIONS.get(options.precision, "auto"), cards.get(model)
+    if precision == "auto":
+        precision = card.auto.get("explain", "exact") if card else "exact"
+    interactive = PRIORITIES.get(options.priority) == "interactive"
+    return Prospect(*caller, interactive, model, precision, 0.0, options.alone)
 
 
 def area(pixels: np.ndarray, card: ModelCard) -> float:

@@ -34,7 +34,7 @@ from .admission.fair_threads import FairThreads
 from .errors import RequestError, clipped, failure, late, unavailable, without_hints
 from .interceptor import RequestLog, request_log
 from .progress import progress, with_progress
-from .request import Bound, CallContext, model_card
+from .request import Bound, CallContext, least_prospect, model_card, time_budget
 from .rpcs import RpcModule, attack, explain, module_of, suspects
 from .rpcs.certificate import attack_task, certificate_task, encode_picture, map_task
 from .rpcs.models import model_reply
@@ -128,7 +128,10 @@ class GradientService(service_pb2_grpc.GradientServiceServicer):
         """The request with its picture decoded, in a thread. Raises RequestError, also where it would wait too long."""
         entry = self._log_model(request)
         remaining = context.time_remaining()
-        busy = self._admission.busy(_seconds_left(request, remaining))
+        left = time_budget(request.options, remaining)
+        busy = self._admission.busy(left)
+        if busy and not request.options.allow_partial:
+            self._admission.check_least(least_prospect(request, self._pool.cards, entry.caller), left)
         at = CallContext(entry.id, entry.arrived, remaining, self._pool.cards, self._limits, entry.caller)
         priced = self._price(bind, request, at) if busy else None
         if priced is not None:
@@ -190,14 +193,6 @@ def _give_way() -> None:
     """Lets this thread run after the event loop's, which must go on refusing while pictures are decoded."""
     if hasattr(os, "setpriority") and sys.platform == "linux":  # Elsewhere priorities are those of whole processes.
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), CODEC_NICENESS)
-
-
-def _seconds_left(request: Any, remaining: float | None) -> float | None:
-    """The smaller of what the call has left and the request's own time budget, in seconds; None without either."""
-    if not request.options.HasField("time_budget"):
-        return remaining
-    budget = float(request.options.time_budget.seconds + request.options.time_budget.nanos / 1e9)
-    return budget if remaining is None else min(budget, remaining)
 
 
 def _bound(bind: Callable[[Any, CallContext], Bound], request: Any, at: CallContext) -> tuple[Bound, float]:

@@ -86,13 +86,13 @@ class Admission:
             if not self._in_flight[caller.name]:
                 del self._in_flight[caller.name]
 
-    def busy(self, remaining: float | None) -> bool:
+    def busy(self, left: float) -> bool:
         """Whether so much is outstanding that a request which has that much time may have to be refused."""
         if not self._decoding and all(member.idle for member in self._pool.members):
             return False
         seconds = min((self._left(member).seconds for member in self._pool.members), default=0.0) + self._decode_wait()
         seconds += sum(load.seconds for load in self._decoding.values()) / max(1, len(self._pool.members))
-        return seconds > min(UNCHECKED_SECONDS, UNCHECKED_SHARE * (float("inf") if remaining is None else remaining))
+        return seconds > min(UNCHECKED_SECONDS, UNCHECKED_SHARE * left)
 
     def check(self, task: Task) -> None:
         """Raises Full where a request would wait too long or come too late, by its task without the picture."""
@@ -113,6 +113,17 @@ class Admission:
         needed = wait if task.allow_partial else SAFETY_FACTOR * end
         if needed > left:
             text = f"its answer would take about {needed:.1f} s, and it has {max(0.0, left):.1f} s"
+            raise Full("deadline", text, needed - left)
+
+    def check_least(self, request: Prospect, left: float) -> None:
+        """Raises Full where even an answer that costs nothing would come later than in `left` seconds.
+
+        Unlike `check` it needs no task, and reading a request takes half of the time of refusing it.
+        """
+        expected = self.expect(request)
+        needed = 0.0 if expected is None else SAFETY_FACTOR * expected.end
+        if needed > left:
+            text = f"any answer would take about {needed:.1f} s, and it has {max(0.0, left):.1f} s"
             raise Full("deadline", text, needed - left)
 
     def check_alone(self, task: Task) -> None:
