@@ -6,6 +6,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, closing
@@ -237,6 +238,12 @@ def test_tls_and_token(guarded: Guarded) -> None:
             with pytest.raises(grpc.RpcError) as caught:
                 rpc(request, metadata=metadata, timeout=30)
             assert caught.value.code() == grpc.StatusCode.UNAUTHENTICATED
+    two = (*guarded.token, *guarded.token)
+    with pytest.raises(grpc.RpcError) as caught:
+        guarded.stubs.gradients.Predict(PREDICT, metadata=two, timeout=30)
+    assert caught.value.code() == grpc.StatusCode.UNAUTHENTICATED
+    lower = (("authorization", f"bearer {guarded.token[0][1].split()[1]}"),)
+    assert guarded.stubs.gradients.Predict(PREDICT, metadata=lower, timeout=30).top, "the scheme is in any case"
     with pytest.raises(grpc.RpcError) as caught:
         ProtoReflectionDescriptorDatabase(guarded.channel).get_services()
     assert caught.value.code() == grpc.StatusCode.UNAUTHENTICATED
@@ -247,6 +254,21 @@ def test_tls_and_token(guarded: Guarded) -> None:
     with pytest.raises(grpc.RpcError) as caught:
         health.Check(health_pb2.HealthCheckRequest(service="nothing"), timeout=30)
     assert caught.value.code() == grpc.StatusCode.NOT_FOUND
+
+
+@pytest.mark.parametrize("rpc", ["gradserve.v1.GradientService/Explain", "gradserve.v1.ModelService/GetModel"])
+def test_without_a_token_no_body_is_waited_for(guarded: Guarded, rpc: str) -> None:
+    """The client opens the call and never sends its request."""
+    ended = threading.Event()
+
+    def never() -> Iterator[bytes]:
+        ended.wait(60)
+        yield from ()
+
+    with pytest.raises(grpc.RpcError) as caught:
+        guarded.channel.stream_unary(f"/{rpc}")(never(), timeout=50)
+    ended.set()
+    assert caught.value.code() == grpc.StatusCode.UNAUTHENTICATED
 
 
 def until(condition: Callable[[], bool]) -> None:

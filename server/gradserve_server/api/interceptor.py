@@ -26,6 +26,7 @@ from .errors import RequestError, failure, status, translated, unavailable
 log = logging.getLogger("gradserve.requests")
 
 TOKEN_NEEDED = "a valid token is needed, as metadata authorization with the value Bearer TOKEN, or by --token TOKEN"
+TWO_AUTHORIZATIONS = "two authorizations"  # Stands for them, and is none that a token could be read from.
 COUNTED_SERVICE = "gradserve.v1.GradientService"  # Its requests hold places; those about models are answered at once.
 # A call ends this long before its gRPC deadline, the smaller of both, so that our status reaches the caller.
 END_SECONDS, END_SHARE = 0.05, 0.05
@@ -89,7 +90,13 @@ class RequestInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]
         behaviour = handler and (handler.unary_unary or handler.unary_stream)
         if behaviour is None or not details.method.startswith("/gradserve."):
             return self._guard(handler, details)
-        metadata = dict(details.invocation_metadata or ())
+        metadata = _metadata(details)
+        if self._callers.of(metadata, "") is None:
+
+            async def refuse(_: Any, context: grpc.aio.ServicerContext) -> Any:
+                return await self._run(_nothing, context, details.method, metadata)
+
+            return grpc.stream_stream_rpc_method_handler(refuse)  # Unlike others it begins before the body is there.
 
         async def handle(request: bytes, context: grpc.aio.ServicerContext) -> Any:
             answer = partial(_answer, behaviour, handler.request_deserializer, request, context)
@@ -104,14 +111,14 @@ class RequestInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]
         if (
             handler is None
             or details.method.startswith(METHODS_WITHOUT_TOKEN)
-            or self._callers.of(dict(details.invocation_metadata or ()), "") is not None
+            or self._callers.of(_metadata(details), "") is not None
         ):
             return handler
 
         async def refuse(_: Any, context: grpc.aio.ServicerContext) -> None:
             await context.abort(grpc.StatusCode.UNAUTHENTICATED, TOKEN_NEEDED)
 
-        return grpc.unary_unary_rpc_method_handler(refuse)
+        return grpc.stream_stream_rpc_method_handler(refuse)
 
     async def _run(
         self,
@@ -217,6 +224,19 @@ class RefusalLog:
             return False
         self._logged.add(refused)
         return True
+
+
+async def _nothing() -> None:
+    """Answers a call that is refused before."""
+
+
+def _metadata(details: grpc.HandlerCallDetails) -> dict[str, Any]:
+    """What the caller sent beside the request. Of two authorizations neither is taken."""
+    pairs = tuple(details.invocation_metadata or ())
+    metadata = dict(pairs)
+    if [name for name, _ in pairs].count("authorization") > 1:
+        metadata["authorization"] = TWO_AUTHORIZATIONS
+    return metadata
 
 
 def _time_limit(remaining: float | None) -> float | None:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from ...config import StartError
 
-BEARER = "Bearer "
+BEARER = "bearer "  # In any case (RFC 9110, section 11.1).
 SHOWN_DIGITS = 12  # The hexadecimal digits that stand for a token without a name.
 
 
@@ -39,7 +39,7 @@ class Callers:
         Where no tokens are asked for, one that is sent tells callers behind one address apart.
         """
         sent = str(metadata.get("authorization", ""))
-        token = sent.removeprefix(BEARER).encode() if sent.startswith(BEARER) else b""
+        token = sent[len(BEARER) :].strip().encode() if sent[: len(BEARER)].lower() == BEARER else b""
         if self._tokens is None:
             name = _short(token) if token else address(peer)
         else:
