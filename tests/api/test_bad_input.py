@@ -390,3 +390,14 @@ def test_a_request_id_that_cannot_be_a_header() -> None:
     """gRPC's own clients refuse such bytes before they send them; a proxy may not."""
     assert _request_id({"x-request-id": "é"}).isascii()
     assert _request_id({"x-request-id": "mine"}).startswith("mine-")
+
+
+@pytest.mark.parametrize("field", [b"\x22\x00", b"\x0a\x00", b"\xfa\x7f\x00"])
+def test_a_message_of_nothing_but_fields_is_not_parsed(server: Server, field: bytes) -> None:
+    """8 MB of empty methods, empty names, or fields that no message has. Parsing the first took 170 MB."""
+    data = field * (8_000_000 // len(field))
+    with server.channel() as channel, pytest.raises(grpc.RpcError) as caught:
+        channel.unary_unary("/gradserve.v1.GradientService/Explain")(data, timeout=60)
+    failure = refused(caught.value)
+    assert (failure.code, failure.reason) == ("INVALID_ARGUMENT", "MALFORMED_REQUEST")
+    assert "more than 10000 fields" in failure.text

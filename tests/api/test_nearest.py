@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from gradserve_server.api import errors
-from gradserve_server.api.errors import Violations, near
+from gradserve_server.api.errors import Violations, hints, near
 from gradserve_server.api.targets import class_named, known_layer
 
 CLASSES = [
@@ -60,3 +60,11 @@ def test_classes_and_layers_alike() -> None:
             "net has no layer 'layer3'; nearest: layer3.0.conv1, layer3.0.conv2, layer3.1.conv1, layer3.1.conv2",
         ),
     ]
+
+
+def test_hints_are_looked_for_a_few_times_only() -> None:
+    with hints(2):
+        found = [near(f"cat{i}", CLASSES) for i in range(4)]
+    assert all("nearest: " in each for each in found[:2])
+    assert found[2:] == [f"there are {len(CLASSES)}"] * 2
+    assert "nearest: " in near("cat9", CLASSES)

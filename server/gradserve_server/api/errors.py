@@ -2,7 +2,7 @@
 
 import difflib
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from datetime import timedelta
@@ -25,6 +25,7 @@ MAX_SHOWN_CHARACTERS = 80  # The most characters of a caller's value that an err
 MAX_NAMES_SHOWN = 12  # The most names that an error text lists in full.
 MAX_NEAREST_NAMES, MAX_NEAREST_BYTES = 5, 300  # Of the hint that names the nearest.
 MIN_CONTAINED_CHARACTERS = 2  # A name that is shorter is looked for in no other.
+MAX_HINTS = 8  # Of the nearest names, for one request.
 MAX_NAMES_AFTER_TEXT = 4  # The most names that follow a longer text.
 
 
@@ -93,7 +94,7 @@ def unknown_model(name: str, known: Iterable[str], failed: Iterable[str] = ()) -
     """NOT_FOUND with the nearest names. `failed`: models of the configuration that could not be loaded."""
     failures = frozenset(failed)
     names = (*known, *sorted(failures))
-    hint = _near(name[:MAX_SHOWN_CHARACTERS], names, failures) if _hints.get() else ""
+    hint = near(name, names, failures)
     text = f"there is no model {shown(name)}; {hint}"
     return RequestError(grpc.StatusCode.NOT_FOUND, "UNKNOWN_MODEL", text)
 
@@ -182,28 +183,34 @@ def shown(value: object) -> str:
     return clipped(repr(value[:MAX_SHOWN_CHARACTERS] if isinstance(value, str) else value), 2 * MAX_SHOWN_CHARACTERS)
 
 
-_hints: ContextVar[bool] = ContextVar("hints", default=True)
+_hints_left: ContextVar[list[int] | None] = ContextVar("hints_left", default=None)  # None: without a limit.
 
 
 @contextmanager
-def without_hints() -> Iterator[None]:
-    """Leaves hints out of errors that nobody will read: looking for near names among thousands takes long."""
-    token = _hints.set(False)
+def hints(count: int = MAX_HINTS) -> Iterator[None]:
+    """Looks for nearest names so often at most: among thousands of names it takes long."""
+    token = _hints_left.set([count])
     try:
         yield
     finally:
-        _hints.reset(token)
+        _hints_left.reset(token)
 
 
-def near(name: str, known: Iterable[str]) -> str:
-    """A hint: the names that contain this one, else those spelt alike, else all names if they are few, or the first."""
-    if not _hints.get():
-        return ""
-    return _near(name[:MAX_SHOWN_CHARACTERS], tuple(known))
+def near(name: str, known: Collection[str], failed: frozenset[str] = frozenset()) -> str:
+    """A hint: the names that contain this one, else those spelt alike, else all names if they are few, or the first.
+
+    `failed`: those of them that are models which could not be loaded.
+    """
+    left = _hints_left.get()
+    if left is not None:
+        if not left[0]:
+            return f"there are {len(known)}"
+        left[0] -= 1
+    return _near(name[:MAX_SHOWN_CHARACTERS], tuple(known), failed)
 
 
 @lru_cache(256)
-def _near(name: str, known: tuple[str, ...], failed: frozenset[str] = frozenset()) -> str:
+def _near(name: str, known: tuple[str, ...], failed: frozenset[str]) -> str:
     lower = {k.lower(): f"{k} (could not be loaded)" if k in failed else k for k in reversed(known)}
     close = _containing(name.lower(), reversed(lower)) or difflib.get_close_matches(name.lower(), lower, 3, 0.5)
     if close:

@@ -7,6 +7,7 @@ import secrets
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -22,6 +23,7 @@ from ..pool.wire import Failure
 from .admission.admission import Admission, Full
 from .admission.callers import NOBODY, Caller, Callers
 from .errors import RequestError, failure, status, translated, unavailable
+from .wire_fields import MalformedMessage, check_fields
 
 log = logging.getLogger("gradserve.requests")
 
@@ -30,6 +32,7 @@ TWO_AUTHORIZATIONS = "two authorizations"  # Stands for them, and is none that a
 COUNTED_SERVICE = "gradserve.v1.GradientService"  # Its requests hold places; those about models are answered at once.
 # A call ends this long before its gRPC deadline, the smaller of both, so that our status reaches the caller.
 END_SECONDS, END_SHARE = 0.05, 0.05
+PARSED_AT_ONCE_BYTES = 256 << 10  # Larger requests are parsed in a thread, and their fields are counted before.
 REFUSALS_LOGGED_SECONDS = 2.0  # In such a time one refusal of each kind is logged, and how many were left out before.
 METHODS_WITHOUT_TOKEN = ("/grpc.health.v1.Health/",)  # Health probes carry no token.
 
@@ -55,6 +58,7 @@ class RequestInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]
     def __init__(self, metrics: Metrics, callers: Callers, admission: Admission) -> None:
         self._metrics, self._callers, self._admission = metrics, callers, admission
         self._refusals = RefusalLog()
+        self._parsers = ThreadPoolExecutor(1, "parser")
         self._limits: set[asyncio.Timeout] = set()  # Those of the running requests that hold places.
         self._running = 0
         self._idle = asyncio.Event()
@@ -99,12 +103,19 @@ class RequestInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]
             return grpc.stream_stream_rpc_method_handler(refuse)  # Unlike others it begins before the body is there.
 
         async def handle(request: bytes, context: grpc.aio.ServicerContext) -> Any:
-            answer = partial(_answer, behaviour, handler.request_deserializer, request, context)
+            answer = partial(self._answer, behaviour, handler.request_deserializer, request, context)
             return await self._run(answer, context, details.method, metadata)
 
         if handler.response_streaming:
             return grpc.unary_stream_rpc_method_handler(handle, response_serializer=handler.response_serializer)
         return grpc.unary_unary_rpc_method_handler(handle, response_serializer=handler.response_serializer)
+
+    async def _answer(self, behaviour: Any, parse: Any, request: bytes, context: grpc.aio.ServicerContext) -> Any:
+        """The behaviour's answer to the request, of which a large one is parsed in a thread."""
+        if len(request) <= PARSED_AT_ONCE_BYTES:
+            return await behaviour(_parse(parse, request), context)
+        message = await asyncio.get_running_loop().run_in_executor(self._parsers, _parse, parse, request)
+        return await behaviour(message, context)
 
     def _guard(self, handler: Any, details: grpc.HandlerCallDetails) -> Any:
         """The handler of another service: reflection needs the token too, health checks do not."""
@@ -244,14 +255,13 @@ def _time_limit(remaining: float | None) -> float | None:
     return None if remaining is None else remaining - min(END_SECONDS, END_SHARE * remaining)
 
 
-async def _answer(behaviour: Any, parse: Any, request: bytes, context: grpc.aio.ServicerContext) -> Any:
-    return await behaviour(_parse(parse, request), context)
-
-
-def _parse(parse: Callable[[bytes], Any], request: bytes) -> Any:
+def _parse(parse: Any, request: bytes) -> Any:
+    """The message. Raises INVALID_ARGUMENT. `parse` is the method FromString of its class."""
     try:
+        if len(request) > PARSED_AT_ONCE_BYTES:
+            check_fields(request, parse.__self__.DESCRIPTOR)
         return parse(request)
-    except DecodeError as error:
+    except (DecodeError, MalformedMessage) as error:
         text = f"the request is not a message of its type: {error}"
         raise RequestError(grpc.StatusCode.INVALID_ARGUMENT, "MALFORMED_REQUEST", text) from error
 

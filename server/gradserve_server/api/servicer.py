@@ -31,7 +31,7 @@ from ..pool.wire import Failure, Outcome, Preview, Task
 from .admission.admission import CODEC_THREADS, Admission
 from .admission.expectations import Expectations
 from .admission.fair_threads import FairThreads
-from .errors import RequestError, clipped, failure, late, unavailable, without_hints
+from .errors import RequestError, clipped, failure, hints, late, unavailable
 from .interceptor import RequestLog, request_log
 from .progress import progress, with_progress
 from .request import Bound, CallContext, least_prospect, model_card, time_budget
@@ -150,7 +150,7 @@ class GradientService(service_pb2_grpc.GradientServiceServicer):
     def _price(self, bind: Callable[[Any, CallContext], Bound], request: Any, at: CallContext) -> Task | None:
         """The request's task without its pictures, or None where these are needed or something is wrong."""
         try:
-            with without_hints():
+            with hints(0):
                 return self._expected.priced(bind(request, replace(at, decode=False)).task)
         except RequestError as error:
             if error.code is grpc.StatusCode.DEADLINE_EXCEEDED:
@@ -200,7 +200,8 @@ def _bound(bind: Callable[[Any, CallContext], Bound], request: Any, at: CallCont
     began = time.monotonic()
     if at.remaining is not None and began >= at.arrived + at.remaining:
         raise late()
-    return bind(request, at), time.monotonic() - began
+    with hints():
+        return bind(request, at), time.monotonic() - began
 
 
 def is_partial(result: Any) -> bool:
