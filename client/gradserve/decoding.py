@@ -4,6 +4,7 @@ The server decodes with these functions too, so that both sides see the same pic
 """
 
 import math
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ Array = np.ndarray[Any, Any]
 
 RANGE_TOLERANCE = 1e-6  # Floats may leave [0, 1] by this much.
 MIN_LIKELY_MAX = 2.0  # Floats whose largest is from here to 255 are likely to be levels.
+BAND_PIXELS = 1 << 20  # What is computed with at a time.
 BITS_PER_SAMPLE, PHOTOMETRIC, WHITE_IS_ZERO = 258, 262, 0  # Tags and a value of TIFF 6.0, baseline.
 
 
@@ -24,14 +26,14 @@ def to_rgb(picture: Image.Image) -> Image.Image:
     """A picture of any mode as upright RGB, transparency over white. Turns the given one too. Raises OutOfRange."""
     ImageOps.exif_transpose(picture, in_place=True)
     if has_sixteen_bits(picture):
-        return _grey(sixteen_bits(picture) / 257)
+        return _grey(np.asarray(picture), lambda band: _sixteen_bits(band, picture) / 257)
     if picture.mode in ("I", "F"):
         values = np.asarray(picture)
-        grey = _whole_levels(values) if picture.mode == "I" else unit_range(values) * 255
-        return _grey(255 - grey if _white_is_zero(picture) else grey)
+        values, white = (_whole_levels(values), 1) if picture.mode == "I" else (unit_range(values), 255)
+        inverted = _white_is_zero(picture)
+        return _grey(values, lambda band: 255 - band * white if inverted else band * white)
     if picture.has_transparency_data:
-        picture = picture.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture).convert("RGB")
+        return _over_white(picture)
     return picture if picture.mode == "RGB" else picture.convert("RGB")
 
 
@@ -42,7 +44,12 @@ def has_sixteen_bits(picture: Image.Image) -> bool:
 
 def sixteen_bits(picture: Image.Image) -> Array:
     """The brightness of such a picture as uint16, 65535 being white."""
-    values = np.asarray(picture).astype(np.uint16)
+    return _sixteen_bits(np.asarray(picture), picture)
+
+
+def _sixteen_bits(values: Array, picture: Image.Image) -> Array:
+    """The same of some of its values."""
+    values = values.astype(np.uint16)
     if _tiff_tag(picture, BITS_PER_SAMPLE) == (12,):
         values = (values * (65535 / 4095)).round().astype(np.uint16)
     elif "transparency" in picture.info:  # A PNG file may declare one value as transparent.
@@ -70,8 +77,29 @@ def _whole_levels(values: Array) -> Array:
     return values
 
 
-def _grey(levels: Array) -> Image.Image:
-    return Image.fromarray(levels.round().astype(np.uint8)).convert("RGB")
+def _grey(values: Array, levels: Callable[[Array], Array]) -> Image.Image:
+    """A grey picture whose brightness, from 0 to 255 before rounding, is what `levels` makes of a band of values."""
+    grey = np.empty(values.shape, np.uint8)
+    for top, bottom in _bands(*values.shape):
+        grey[top:bottom] = levels(values[top:bottom]).round()
+    return Image.fromarray(grey).convert("RGB")
+
+
+def _over_white(picture: Image.Image) -> Image.Image:
+    """A picture with transparency over white, as RGB."""
+    whole = Image.new("RGB", picture.size)
+    for top, bottom in _bands(picture.height, picture.width):
+        band = picture.crop((0, top, picture.width, bottom)).convert("RGBA")
+        white = Image.new("RGBA", band.size, "white")
+        whole.paste(Image.alpha_composite(white, band).convert("RGB"), (0, top))
+    return whole
+
+
+def _bands(height: int, width: int) -> Iterator[tuple[int, int]]:
+    """The first row and the one after the last of bands of about BAND_PIXELS, so that no large copies are made."""
+    rows = max(1, BAND_PIXELS // max(1, width))
+    for top in range(0, height, rows):
+        yield top, min(top + rows, height)
 
 
 def _white_is_zero(picture: Image.Image) -> bool:

@@ -104,6 +104,7 @@ class LimitSettings(Section):
     """`[limits]`: what a request may ask."""
 
     max_image_pixels: int = Field(50_000_000, ge=1, description="of an encoded picture, known from its header")
+    max_request_pixels: int = Field(64_000_000, ge=1, description="of all pictures of a request")
     max_input_pixels: int = Field(1_048_576, ge=1, description="of a model's input, AS_IS")
     max_aspect: float = Field(20, ge=1, description="longer side / shorter side where the picture is cropped")
     max_in_flight: int = Field(1024, ge=1, description="requests accepted and not yet answered")

@@ -14,7 +14,6 @@ from gradserve import Client, Goal, images
 from gradserve.v1 import common_pb2 as pb
 from gradserve.v1 import differentiate_pb2 as dx
 from gradserve.v1 import explain_pb2
-from gradserve_server.api.errors import RequestError
 from gradserve_server.api.request import CallContext
 from gradserve_server.api.rpcs import differentiate as rpc
 from gradserve_server.config import LimitSettings
@@ -305,13 +304,6 @@ def test_the_price_is_known_without_the_pictures() -> None:
     request = dx.DifferentiateRequest(images=[{"encoded": b"never read"}] * 5, preprocess=1)
     at = CallContext("id", time.monotonic(), None, ServedModels([CARD]), LimitSettings(), decode=False)
     assert rpc.bind(request, at).task.cost == pytest.approx(task_of().cost)
-
-
-def test_pictures_of_a_request_have_together_the_pixels_of_one() -> None:
-    """So that small files of huge pictures cannot keep a decoder busy for long."""
-    limits = LimitSettings(max_image_pixels=4 * CARD.height * CARD.width)
-    with pytest.raises(RequestError, match=r"have \d+ pixels up to images\[4\]; together at most \d+ are allowed"):
-        task_of(limits=limits)
 
 
 def test_a_batch_crosses_to_the_worker_as_eight_bits() -> None:

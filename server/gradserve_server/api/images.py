@@ -16,6 +16,7 @@ from gradserve.v1 import common_pb2 as pb
 from ..config import LimitSettings
 from ..models.card import ModelCard
 from ..models.preprocess import BadImage, Picture, center_crop, check_aspect, resize, shorter_side, size_of
+from .decode_limits import DecodeMemory, count_pixels
 from .errors import Violations
 from .fields import enum_name
 
@@ -35,6 +36,7 @@ WEBP_HEADER_BYTES = 30  # Up to the sides, whichever the kind of the first block
 PNG_SIGNATURE, PNG_UP, PNG_COLOURS, PNG_LEVEL = b"\x89PNG\r\n\x1a\n", 2, {1: 0, 3: 2}, 1
 QUICK_FACTOR = 2  # The quick decode keeps at least this many times the needed side.
 SIDEWAYS_EXIF = (5, 6, 7, 8)  # EXIF orientations of files whose width is the height of the upright picture.
+_memory = DecodeMemory()
 
 
 class DecodedPicture(NamedTuple):
@@ -118,11 +120,13 @@ def _decode_file(data: bytes, limits: LimitSettings, shorter: int | None) -> Dec
         if picture.width * picture.height > limits.max_image_pixels:
             raise _too_large(picture.width, picture.height, limits)
         size = picture.size
+        count_pixels(size[0] * size[1], limits.max_request_pixels)
         if shorter is not None:
             picture.draft("RGB", (QUICK_FACTOR * shorter, QUICK_FACTOR * shorter))
-        picture.load()
-        height, width = _upright(size, picture)
-        return DecodedPicture(to_rgb(picture), height, width)
+        with _memory.of(picture.width * picture.height):
+            picture.load()
+            height, width = _upright(size, picture)
+            return DecodedPicture(to_rgb(picture), height, width)
     except BadImage:
         raise
     except OutOfRange as error:
@@ -154,6 +158,7 @@ def _decode_tensor(tensor: pb.Tensor, limits: LimitSettings) -> np.ndarray:
         raise BadImage(f"tensor.shape must be [H, W, 1] or [H, W, 3], was {list(shape[:4])}{'...' * (len(shape) > 4)}")
     if shape[0] * shape[1] > limits.max_image_pixels:
         raise _too_large(shape[1], shape[0], limits)
+    count_pixels(shape[0] * shape[1], limits.max_request_pixels)
     if len(tensor.data) != math.prod(shape) * dtype.itemsize:
         raise BadImage(f"tensor.data must have {math.prod(shape) * dtype.itemsize} bytes, had {len(tensor.data)}")
     values = np.frombuffer(tensor.data, dtype).reshape(shape)

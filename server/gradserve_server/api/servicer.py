@@ -31,6 +31,7 @@ from ..pool.wire import Failure, Outcome, Preview, Task
 from .admission.admission import CODEC_THREADS, Admission
 from .admission.expectations import Expectations
 from .admission.fair_threads import FairThreads
+from .decode_limits import counted_pixels
 from .errors import RequestError, clipped, failure, hints, late, unavailable
 from .interceptor import RequestLog, request_log
 from .progress import progress, with_progress
@@ -200,7 +201,7 @@ def _bound(bind: Callable[[Any, CallContext], Bound], request: Any, at: CallCont
     began = time.monotonic()
     if at.remaining is not None and began >= at.arrived + at.remaining:
         raise late()
-    with hints():
+    with hints(), counted_pixels():
         return bind(request, at), time.monotonic() - began
 
 

@@ -66,16 +66,12 @@ def _pictures(
         return [ModelInput(np.zeros((card.height, card.width, 3), np.uint8), pb.Region(), preprocess=how)]
     if not at.decode:
         return [read_picture(request.images[0], how, card, at, violations)] * len(request.images)
-    pictures, pixels = [], 0
-    for i, image in enumerate(request.images):
-        picture = read_picture(image, how, card, at, violations, f"images[{i}]", quick=request.options.quick_decode)
-        pictures.append(picture._replace(preprocess=how))
-        pixels += picture.region.image_width * picture.region.image_height
-        if pixels > at.limits.max_image_pixels:
-            text = f"have {pixels} pixels up to images[{i}]; together at most {at.limits.max_image_pixels} are allowed"
-            violations.add("images", text, for_every_model=True)
-            break
-    return pictures
+    quick = request.options.quick_decode
+    pictures = [
+        read_picture(image, how, card, at, violations, f"images[{i}]", quick=quick)
+        for i, image in enumerate(request.images)
+    ]
+    return [picture._replace(preprocess=how) for picture in pictures]
 
 
 def _batch(pictures: Sequence[ModelInput], violations: Violations) -> np.ndarray:

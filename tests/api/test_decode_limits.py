@@ -1,0 +1,130 @@
+"""How much a request's pictures may have in all, and how much is decoded at the same time."""
+
+import io
+import subprocess
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import grpc
+import numpy as np
+import pytest
+from PIL import Image
+from serving import Stubs, methods, refused, tensor
+
+from gradserve import decoding
+from gradserve.v1 import common_pb2 as pb
+from gradserve.v1 import differentiate_pb2, explain_pb2, stylize_pb2
+from gradserve_server.api.decode_limits import PIXEL_BYTES, DecodeMemory, count_pixels, counted_pixels
+from gradserve_server.models.preprocess import BadImage
+
+# Memory above what the process had before, in MB, of decoding a grey PNG file of 16 bits.
+PEAK = """
+import io, sys
+import numpy as np
+from PIL import Image
+from gradserve.decoding import to_rgb
+side, file = int(sys.argv[1]), io.BytesIO()
+Image.fromarray(np.full((side, side), 30000, np.uint16)).save(file, "PNG")
+def status(name):
+    return next(int(line.split()[1]) / 1024 for line in open("/proc/self/status") if line.startswith(name))
+open("/proc/self/clear_refs", "w").write("5")
+before = status("VmRSS")
+to_rgb(Image.open(file))
+print(status("VmHWM") - before)
+"""
+
+
+def black(height: int, width: int) -> pb.Image:
+    """A file of few bytes."""
+    file = io.BytesIO()
+    Image.new("1", (width, height)).save(file, "PNG")
+    return pb.Image(encoded=file.getvalue())
+
+
+def test_pixels_add_up_within_a_request() -> None:
+    with counted_pixels():
+        for _ in range(4):
+            count_pixels(10, 40)
+        with pytest.raises(BadImage, match="pictures have 50 pixels; at most 40 are allowed"):
+            count_pixels(10, 40)
+    with counted_pixels():
+        count_pixels(40, 40)
+
+
+def test_pictures_of_every_rpc_add_up(stubs: Stubs) -> None:
+    """Each may have 50 million pixels, and those of a request 64 million."""
+    large = black(5000, 7000)
+    style = stylize_pb2.Style(image=large)
+    similar = pb.Target(similarity={"image": large})
+    calls = {
+        "styles[0]": (stubs.gradients.Stylize, stylize_pb2.StylizeRequest(content=large, styles=[style])),
+        "images[1]": (stubs.gradients.Differentiate, differentiate_pb2.DifferentiateRequest(images=[large] * 2)),
+        "targets[0]": (
+            stubs.gradients.Explain,
+            explain_pb2.ExplainRequest(image=large, targets=[similar], methods=methods(gradient={})),
+        ),
+    }
+    for field, (rpc, request) in calls.items():
+        with pytest.raises(grpc.RpcError) as caught:
+            rpc(request, timeout=60)
+        violations = dict(refused(caught.value).violations)
+        texts = [text for path, text in violations.items() if path.startswith(field)]
+        assert texts, violations
+        assert texts[0].endswith("the request's pictures have 70000000 pixels; at most 64000000 are allowed")
+
+
+def test_pictures_are_decoded_while_there_is_room() -> None:
+    memory, under_way, most, lock = DecodeMemory(10 * PIXEL_BYTES), 0, 0, threading.Lock()
+
+    def decode(pixels: int) -> None:
+        nonlocal under_way, most
+        with memory.of(pixels):
+            with lock:
+                under_way += pixels
+                most = max(most, under_way)
+            time.sleep(0.002)
+            with lock:
+                under_way -= pixels
+
+    with ThreadPoolExecutor(8) as threads:
+        list(threads.map(decode, [3, 4, 5, 1, 10, 2] * 10))
+    assert 5 < most <= 10
+    with memory.of(1000):  # A picture that is larger than the room is decoded by itself.
+        pass
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_sixteen_bits_take_no_wide_copies() -> None:
+    side = 4000
+    command = [sys.executable, "-c", PEAK, str(side)]
+    peak = float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    assert peak < 1.1 * PIXEL_BYTES * side * side / (1 << 20) + 8
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "PA", "I;16", "I", "F", "P"])
+def test_bands_make_no_difference(mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(0)
+    colours = Image.fromarray(rng.integers(0, 256, (37, 11, 4), np.uint8))
+    arrays = {
+        "I;16": rng.integers(0, 65536, (37, 11)).astype(np.uint16),
+        "I": rng.integers(0, 256, (37, 11)).astype(np.int32),
+        "F": rng.random((37, 11)).astype(np.float32),
+    }
+    picture = Image.fromarray(arrays[mode]) if mode in arrays else colours.convert(mode)
+    if mode == "P":
+        picture.info["transparency"] = 3
+    assert picture.mode == mode
+    whole = np.asarray(decoding.to_rgb(picture.copy()))
+    monkeypatch.setattr(decoding, "BAND_PIXELS", 25)
+    assert np.array_equal(np.asarray(decoding.to_rgb(picture)), whole)
+    assert len(np.unique(whole)) > 5
+
+
+def test_an_array_counts_too(stubs: Stubs) -> None:
+    array = tensor(np.zeros((100, 100, 3), np.uint8))
+    images = [black(6000, 8000), array, black(4000, 4000)]
+    with pytest.raises(grpc.RpcError) as caught:
+        stubs.gradients.Differentiate(differentiate_pb2.DifferentiateRequest(images=images), timeout=60)
+    assert "pictures have 64010000 pixels" in dict(refused(caught.value).violations)["images[2]"]
