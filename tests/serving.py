@@ -98,7 +98,7 @@ class Server:
         return self._log.read_text()
 
     def channel(self) -> grpc.Channel:
-        """A new connection that takes large replies."""
+        """A channel that takes large replies. Channels of one process share a connection."""
         return grpc.insecure_channel(self.address, [("grpc.max_receive_message_length", 64 << 20)])
 
     @property

@@ -40,6 +40,10 @@ class ServerSettings(Section):
     max_connection_age: float = Field(
         300, gt=0, le=1_000_000, description="seconds after which clients are asked to reconnect"
     )
+    max_connection_idle: float = Field(
+        900, gt=0, le=1_000_000, description="seconds after which a connection without requests is closed"
+    )
+    max_streams: int = Field(128, ge=1, le=1_000_000, description="requests under way on each connection")
     front_ends: int = Field(1, ge=1, le=64, description="processes that answer on the port")
     drain_seconds: float = Field(30, ge=0, description="how long running requests may take after SIGTERM")
     strict: bool = Field(False, description="do not start if any model cannot be loaded")
@@ -103,6 +107,7 @@ class PoolSettings(Section):
 class LimitSettings(Section):
     """`[limits]`: what a request may ask."""
 
+    max_request_bytes: int = Field(32 << 20, ge=1 << 16, le=1 << 30, description="of a request's message")
     max_image_pixels: int = Field(50_000_000, ge=1, description="of an encoded picture, known from its header")
     max_request_pixels: int = Field(64_000_000, ge=1, description="of all pictures of a request")
     max_input_pixels: int = Field(1_048_576, ge=1, description="of a model's input, AS_IS")

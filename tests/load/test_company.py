@@ -6,14 +6,24 @@ from typing import Any
 
 import numpy as np
 from lengths import length
-from serving import Server, Stubs, methods, picture, values
+from serving import Server, Stubs, methods, picture, tensor, values
+from zoo import CPU
 
 from gradserve.v1 import attack_pb2, explain_pb2, models_pb2, predict_pb2
 from gradserve.v1 import common_pb2 as pb
+from gradserve_server.api.errors import Violations
+from gradserve_server.api.images import model_input
+from gradserve_server.config import LimitSettings
 from gradserve_server.methods.explain import METHODS as EXPLANATIONS
+from gradserve_server.models.catalogue import EMBEDDED, ModelSpec
+from gradserve_server.models.preparation import prepare
 
 REQUESTS, AT_A_TIME = length(120, 4000), 16
 CLOSE = 1e-4
+MODELS = {
+    "digits": EMBEDDED["digits"],
+    "small": ModelSpec(name="small", builder="mobilenet_v2", weights="random", height=64, width=64, resize=64),
+}
 UNITS = {
     "digits": [("0.8", 5, None), ("0.11", 7, (2, 3)), ("2", 4, None)],
     "small": [("features.14", 8, None), ("features.17", 60, (1, 1)), ("classifier.1", 33, None)],
@@ -104,6 +114,31 @@ def differences(a: Any, b: Any) -> list[float]:
     return [float(np.linalg.norm(x - y) / max(np.linalg.norm(x), 1e-12)) for x, y in pairs]
 
 
+def rounding_effect(stubs: Stubs, request: Request, reply: Any) -> float:
+    """How much the request's answer alone changes where each pixel is changed by less than a rounding error of fp32.
+
+    It is large where a ReLU's input is nearly 0: of 4000 requests, 3 had ones that flip in other company. Returned is
+    the largest of 40 changes, and a half more, since these are a sample.
+    """
+    violations = Violations()
+    card = prepare(MODELS[request.model], CPU).card
+    made = model_input(request.image, card, pb.PREPROCESS_MODEL_DEFAULT, LimitSettings(), violations)
+    assert made is not None
+    pixels, rng = made.pixels.astype(np.float32) / 255, np.random.default_rng(0)
+    moved = type(request)()
+    moved.CopyFrom(request)
+    moved.preprocess = pb.PREPROCESS_AS_IS
+    moved.image.CopyFrom(tensor(pixels))
+    same = ask(stubs, moved)
+    assert max(differences(reply, same)) < 1e-6, "these are the pixels that the model got"
+    changes = []
+    for _ in range(40):
+        errors = np.finfo(np.float32).eps * (rng.random(pixels.shape) - 0.5)
+        moved.image.CopyFrom(tensor((pixels * (1 + errors)).clip(0, 1).astype(np.float32)))
+        changes.append(max(differences(same, ask(stubs, moved))))
+    return 1.5 * max(changes)
+
+
 def test_mixed_requests_in_company_are_answered_as_alone(server: Server, stubs: Stubs) -> None:
     names = ("digits", "small")
     cards = {name: stubs.models.GetModel(models_pb2.GetModelRequest(name=name)) for name in names}
@@ -121,7 +156,8 @@ def test_mixed_requests_in_company_are_answered_as_alone(server: Server, stubs: 
         company = list(pool.map(lambda request: ask(stubs, request), requests))
 
     worst = [max(differences(a, b)) for a, b in zip(alone, company, strict=True)]
-    assert max(worst) < CLOSE, f"request {int(np.argmax(worst))}: {requests[int(np.argmax(worst))]}"
+    for request, reply, difference in zip(requests, alone, worst, strict=True):
+        assert difference < CLOSE or difference < rounding_effect(stubs, request, reply), request
     after = {name: stubs.models.GetModel(models_pb2.GetModelRequest(name=name)) for name in names}
     assert after == cards
     digests = {reply.provenance.weights_digest for reply in [*alone, *company]}

@@ -22,7 +22,9 @@ from .servicer import GradientService, ModelService
 
 MIB = 1 << 20
 FLUSH_SECONDS = 1.0  # Seconds in which the last replies, and the health's last state, are sent.
-MAX_REQUEST_BYTES, MAX_REPLY_BYTES = 32 * MIB, 64 * MIB
+MAX_REPLY_BYTES = 64 * MIB
+PING_SECONDS = 60  # A connection without data for so long is asked whether the other side is still there.
+PONG_SECONDS = 20  # It is closed where no answer comes in this time.
 SERVICES = (
     service_pb2.DESCRIPTOR.services_by_name["GradientService"].full_name,
     models_pb2.DESCRIPTOR.services_by_name["ModelService"].full_name,
@@ -45,20 +47,12 @@ class ApiServer:
         """`weights`: callers' shares by name. Raises OSError, StartError for the file of tokens."""
         log_filters.install()
         self._certificate = certificate(settings)
-        age = int(settings.max_connection_age * 1000)
         self.admission = Admission(pool, limits, metrics)
         callers = Callers(read_tokens(settings.token_file), weights)
         self._interceptor = RequestInterceptor(metrics, callers, self.admission)
         self._server = grpc.aio.server(
             interceptors=[self._interceptor],
-            options=[
-                ("grpc.max_receive_message_length", MAX_REQUEST_BYTES),
-                ("grpc.max_send_message_length", MAX_REPLY_BYTES),
-                ("grpc.max_connection_age_ms", age),
-                ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
-                # Without need, a second server on the port would silently get half of the calls.
-                ("grpc.so_reuseport", int(settings.front_ends > 1)),
-            ],
+            options=_options(settings, limits),
         )
         gradients = GradientService(pool, limits, metrics, self.admission)
         service_pb2_grpc.add_GradientServiceServicer_to_server(gradients, self._server)
@@ -104,3 +98,19 @@ class ApiServer:
     def cut_off(self) -> None:
         """Ends the running requests at once, as UNAVAILABLE, so that `stop` returns."""
         self._interceptor.cut_off()
+
+
+def _options(settings: ServerSettings, limits: LimitSettings) -> list[tuple[str, int]]:
+    """gRPC's own settings; its times are in milliseconds."""
+    return [
+        ("grpc.max_receive_message_length", limits.max_request_bytes),
+        ("grpc.max_send_message_length", MAX_REPLY_BYTES),
+        ("grpc.max_concurrent_streams", settings.max_streams),
+        ("grpc.max_connection_age_ms", int(settings.max_connection_age * 1000)),
+        ("grpc.max_connection_idle_ms", int(settings.max_connection_idle * 1000)),
+        ("grpc.keepalive_time_ms", PING_SECONDS * 1000),
+        ("grpc.keepalive_timeout_ms", PONG_SECONDS * 1000),
+        ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
+        # Without need, a second server on the port would silently get half of the calls.
+        ("grpc.so_reuseport", int(settings.front_ends > 1)),
+    ]
