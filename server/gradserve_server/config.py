@@ -11,7 +11,13 @@ from .models.catalogue import EMBEDDED, ModelSpec, from_flag, read_catalogue, re
 from .models.faults import faults_of
 from .models.tables import mistakes, read_toml
 
-PATH_SETTINGS = (("server", "tls_certificate"), ("server", "tls_key"), ("server", "token_file"), ("pool", "tuned"))
+PATH_SETTINGS = (
+    ("server", "tls_certificate"),
+    ("server", "tls_key"),
+    ("server", "token_file"),
+    ("server", "tls_client_ca"),
+    ("pool", "tuned"),
+)
 
 LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s %(message)s"  # Of the log lines of all processes.
 
@@ -36,7 +42,12 @@ class ServerSettings(Section):
     metrics_port: int = Field(9464, ge=0, le=65535, description="Prometheus port; 0 takes a free one")
     tls_certificate: Path | None = Field(None, description="PEM file; with tls_key, serve TLS")
     tls_key: Path | None = Field(None, description="PEM file of the certificate's private key")
-    token_file: Path | None = Field(None, description="file of bearer tokens, one a line, that callers must send")
+    tls_client_ca: Path | None = Field(
+        None, description="PEM file of authorities; clients must have a certificate of one of them"
+    )
+    token_file: Path | None = Field(
+        None, description="file of the tokens that callers must send: one a line, or TOML with rights"
+    )
     max_connection_age: float = Field(
         300, gt=0, le=1_000_000, description="seconds after which clients are asked to reconnect"
     )
@@ -61,6 +72,8 @@ class ServerSettings(Section):
     def _check_tls_pair(self) -> "ServerSettings":
         if (self.tls_certificate is None) != (self.tls_key is None):
             raise ValueError("tls_certificate and tls_key belong together; give both, or neither")
+        if self.tls_client_ca and self.tls_certificate is None:
+            raise ValueError("tls_client_ca needs TLS: give tls_certificate and tls_key too")
         return self
 
     @model_validator(mode="after")

@@ -31,6 +31,7 @@ class Metrics:
         self.in_flight = _sum(r, "gradserve_jobs_in_flight", "Requests being worked on", ("method",))
         self.cost = _sum(r, "gradserve_cost_outstanding", "Work accepted and not done, in GFLOP")
         self.rejected = Counter("gradserve_rejected", "Requests refused", ("reason",), registry=r)
+        self.caller_cost = Counter("gradserve_caller_gflop", "Work accepted, by token", ("caller",), registry=r)
         self.unanswered = Counter("gradserve_rows_unanswered", "Rows computed for requests not answered", registry=r)
         self.wait = _largest(r, "gradserve_wait_seconds", "Expected wait of a new interactive request")
         self.capacity = _largest(r, "gradserve_capacity_gflops", "GFLOP per second of all workers lately")

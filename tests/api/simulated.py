@@ -17,8 +17,9 @@ import numpy as np
 import pytest
 import torch
 
-from gradserve_server.api.admission.admission import Admission, Full
+from gradserve_server.api.admission.admission import Admission
 from gradserve_server.api.admission.callers import Caller
+from gradserve_server.api.errors import Full
 from gradserve_server.config import LimitSettings
 from gradserve_server.engine import passes
 from gradserve_server.engine.engine import Engine

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from gradserve_server.api.admission import admission as module
-from gradserve_server.api.admission.admission import SAFETY_FACTOR, SHARE_CHECK_SECONDS, Admission, Full
+from gradserve_server.api.admission.admission import SAFETY_FACTOR, SHARE_CHECK_SECONDS, Admission
 from gradserve_server.api.admission.callers import Caller
-from gradserve_server.api.errors import PARTIAL_ANSWERS, RequestError, failure
+from gradserve_server.api.errors import PARTIAL_ANSWERS, Full, RequestError, failure
 from gradserve_server.config import LimitSettings
 from gradserve_server.methods.explain import METHODS, Call, ExplainArguments, Target
 from gradserve_server.metrics import Metrics

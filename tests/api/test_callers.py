@@ -1,10 +1,16 @@
-"""Who calls: tokens with names and weights, or addresses."""
+"""Who calls, by token or address, and what each may use."""
 
+import hashlib
+import os
 from pathlib import Path
 
 import pytest
 
-from gradserve_server.api.admission.callers import Caller, Callers, address, read_tokens
+from gradserve_server.api.admission import callers as module
+from gradserve_server.api.admission import tokens
+from gradserve_server.api.admission.callers import BURST_SECONDS, Caller, Callers, address
+from gradserve_server.api.admission.tokens import RPCS, TokenFile, read_tokens
+from gradserve_server.api.errors import Full, RequestError
 from gradserve_server.config import StartError
 
 
@@ -12,15 +18,43 @@ def bearer(token: str) -> dict[str, str]:
     return {"authorization": f"Bearer {token}"}
 
 
-def test_tokens_have_names_and_names_have_weights() -> None:
-    callers = Callers({"sesame": "nightly", "open": "token:1"}, {"nightly": 0.5})
+def table(name: str, token: str, rights: str = "") -> str:
+    return f'[{name}]\nsha256 = "{hashlib.sha256(token.encode()).hexdigest()}"\n{rights}\n'
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "tokens.toml"
+
+
+def callers_of(path: Path, text: str, weights: dict[str, float] | None = None) -> Callers:
+    path.write_text(text)
+    return Callers(TokenFile(path, weights or {}), {})
+
+
+def known(callers: Callers, token: str) -> Caller:
+    caller = callers.of(bearer(token), "")
+    assert caller is not None
+    return caller
+
+
+def test_tokens_have_names_and_names_have_weights(tmp_path: Path) -> None:
+    callers = callers_of(tmp_path / "tokens", "sesame nightly\n\nopen\n", {"nightly": 0.5})
     assert callers.of(bearer("sesame"), "") == Caller("nightly", 0.5)
-    assert callers.of(bearer("open"), "") == Caller("token:1", 1.0)
+    unnamed = known(callers, "open")
+    assert unnamed.name.startswith("token:")
+    assert "open" not in unnamed.name, "the log tells no token"
 
 
-@pytest.mark.parametrize("metadata", [{}, bearer("other"), {"authorization": "sesame"}, bearer("")])
-def test_without_a_known_token_nobody_is_let_in(metadata: dict[str, str]) -> None:
-    assert Callers({"sesame": "nightly"}, {}).of(metadata, "ipv4:10.0.0.7:1") is None
+@pytest.mark.parametrize("scheme", ["Bearer", "bearer", "BEARER"])
+def test_the_scheme_is_in_any_case(path: Path, scheme: str) -> None:
+    callers = callers_of(path, table("nightly", "sesame"))
+    assert callers.of({"authorization": f"{scheme} sesame"}, "") == Caller("nightly")
+
+
+@pytest.mark.parametrize("metadata", [{}, bearer("other"), {"authorization": "sesame"}, bearer(""), bearer("Sesame")])
+def test_without_a_known_token_nobody_is_let_in(path: Path, metadata: dict[str, str]) -> None:
+    assert callers_of(path, table("nightly", "sesame")).of(metadata, "ipv4:10.0.0.7:1") is None
 
 
 def test_where_no_tokens_are_asked_for_addresses_tell_callers_apart_and_tokens_that_are_sent() -> None:
@@ -33,11 +67,14 @@ def test_where_no_tokens_are_asked_for_addresses_tell_callers_apart_and_tokens_t
     assert two is not None
     assert len({one.name, two.name, names[0]}) == 3
     assert "one" not in one.name, "the log tells no token"
+    assert all(callers.may_call(one, rpc) for rpc in RPCS)
+    assert callers.rights(one).reflection
 
 
-def test_a_weight_needs_a_token_of_that_name() -> None:
+def test_a_weight_needs_a_token_of_that_name(path: Path) -> None:
     with pytest.raises(StartError, match="no token has that name"):
-        Callers({"sesame": "nightly"}, {"daily": 2.0})
+        callers_of(path, table("nightly", "sesame"), {"daily": 2.0})
+    assert known(callers_of(path, table("nightly", "sesame", "weight = 3")), "sesame").weight == 3
     assert Callers(None, {"ipv4:10.0.0.7": 2.0}).of({}, "ipv4:10.0.0.7:1") == Caller("ipv4:10.0.0.7", 2.0)
 
 
@@ -46,15 +83,91 @@ def test_an_address_has_no_port() -> None:
     assert address("unix:/run/gradserve.sock") == "unix:/run/gradserve.sock"
 
 
-def test_a_file_of_tokens(tmp_path: Path) -> None:
-    path = tmp_path / "tokens"
-    assert read_tokens(None) is None
-    path.write_text("sesame nightly\n\nopen\n")
-    tokens = read_tokens(path)
-    assert tokens is not None
-    assert tokens["sesame"] == "nightly"
-    assert tokens["open"].startswith("token:")
-    for text, wrong in ((" \n", "is empty"), ("a b\nc d e\n", "token 2 has more")):
-        path.write_text(text)
-        with pytest.raises(StartError, match=wrong):
-            read_tokens(path)
+def test_a_token_may_call_some_rpcs_alone(path: Path) -> None:
+    callers = callers_of(path, table("looker", "a", 'rpcs = ["Predict", "Stylize"]') + table("all", "b"))
+    looker, all_ = known(callers, "a"), known(callers, "b")
+    assert [rpc for rpc in (*RPCS, "StreamStylize") if callers.may_call(looker, rpc)] == [
+        *(rpc for rpc in RPCS if rpc in ("Predict", "Stylize")),
+        "StreamStylize",
+    ]
+    with pytest.raises(RequestError, match="looker may not call Attack; it may call: Predict, Stylize") as caught:
+        callers.check_rpc(looker, "Attack")
+    assert (caught.value.code.name, caught.value.reason) == ("PERMISSION_DENIED", "NOT_ALLOWED")
+    callers.check_rpc(all_, "Attack")
+    assert not callers.rights(all_).reflection, "it is a right of its own"
+
+
+def test_a_rate_lets_a_silent_caller_use_ten_seconds_of_it_at_once(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 100.0
+    monkeypatch.setattr(module.time, "monotonic", lambda: now)
+    callers = callers_of(path, table("a", "a", "gflop_per_second = 5") + table("b", "b"))
+    a, b = known(callers, "a"), known(callers, "b")
+    callers.check_rate(a)
+    callers.charge(a, 5 * BURST_SECONDS + 10)
+    callers.charge(b, 1e9)
+    callers.check_rate(b)
+    with pytest.raises(Full, match="a may use 5 GFLOP a second, and has used more") as caught:
+        callers.check_rate(a)
+    assert caught.value.refused == "rate"
+    assert caught.value.retry_after is not None
+    assert 2 <= caught.value.retry_after <= 3, "10 GFLOP too many, at 5 a second, and a random share more"
+    now += 2.01
+    callers.check_rate(a)
+    now += 1000
+    callers.check_rate(a)
+    callers.charge(a, 5 * BURST_SECONDS)
+    callers.check_rate(a)
+    callers.charge(a, 0.01)
+    with pytest.raises(Full):
+        callers.check_rate(a)
+
+
+def test_front_ends_share_a_rate(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module.time, "monotonic", lambda: 100.0)
+    path.write_text(table("a", "a", "gflop_per_second = 5"))
+    callers = Callers(TokenFile(path, {}), {}, front_ends=2)
+    a = known(callers, "a")
+    callers.check_rate(a)
+    callers.charge(a, 5 * BURST_SECONDS / 2 + 0.01)
+    with pytest.raises(Full):
+        callers.check_rate(a)
+
+
+def test_a_file_is_read_again_when_it_changes(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tokens, "RELOAD_SECONDS", 0)
+    callers = callers_of(path, table("a", "one", 'rpcs = ["Predict"]'))
+    assert not callers.may_call(known(callers, "one"), "Explain")
+    path.write_text(table("a", "two") + table("b", "three"))
+    assert callers.of(bearer("one"), "") is None
+    assert callers.may_call(known(callers, "two"), "Explain")
+    other = path.with_name("other")
+    other.write_text(table("c", "four"))
+    os.replace(other, path)
+    assert known(callers, "four").name == "c"
+    path.write_text("[broken")
+    assert known(callers, "four").name == "c", "a file at fault changes nothing"
+    path.unlink()
+    assert known(callers, "four").name == "c"
+    path.write_text(table("d", "four"))
+    assert known(callers, "four").name == "d"
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "wrong"),
+    [
+        ("tokens", " \n", "is empty"),
+        ("tokens", "a b\nc d e\n", "token 2 has more"),
+        ("tokens.toml", "", "is empty"),
+        ("tokens.toml", "[a", "tokens.toml"),
+        ("tokens.toml", '[a]\nsha256 = "abc"', r"tokens.toml, \[a\]: sha256"),
+        ("tokens.toml", "a = 3", r"tokens.toml, \[a\]"),
+        ("tokens.toml", table("a", "a", 'rpcs = ["Predictt"]'), "no RPC 'Predictt'; nearest: Predict"),
+        ("tokens.toml", table("a", "a", "right = 3"), "right"),
+        ("tokens.toml", table("a", "a", "weight = 0"), "weight"),
+    ],
+)
+def test_a_file_at_fault(tmp_path: Path, name: str, text: str, wrong: str) -> None:
+    path = tmp_path / name
+    path.write_text(text)
+    with pytest.raises(StartError, match=wrong):
+        read_tokens(path)

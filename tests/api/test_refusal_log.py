@@ -8,9 +8,9 @@ from typing import Any
 import grpc
 import pytest
 
-from gradserve_server.api.admission.admission import Admission, Full
+from gradserve_server.api.admission.admission import Admission
 from gradserve_server.api.admission.callers import Callers
-from gradserve_server.api.errors import late
+from gradserve_server.api.errors import Full, late
 from gradserve_server.api.interceptor import REFUSALS_LOGGED_SECONDS, RefusalLog, RequestInterceptor
 from gradserve_server.config import LimitSettings
 from gradserve_server.metrics import Metrics

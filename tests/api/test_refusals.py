@@ -24,7 +24,8 @@ from gradserve.v1 import (
     stylize_pb2,
 )
 from gradserve_server.api import images, servicer
-from gradserve_server.api.admission.admission import Admission, Full
+from gradserve_server.api.admission.admission import Admission
+from gradserve_server.api.errors import Full
 from gradserve_server.api.request import CallContext
 from gradserve_server.api.rpcs import influence, maximize, stylize
 from gradserve_server.config import LimitSettings

@@ -71,14 +71,20 @@ def _bound(host: str, port: int, shared: bool) -> socket.socket:
     return holder
 
 
-def certificate(settings: ServerSettings) -> tuple[bytes, bytes] | None:
-    """The private key and the certificate, if the service is to speak TLS. Raises OSError where they are of no use."""
+def check_certificates(settings: ServerSettings) -> None:
+    """Raises OSError where the files for TLS are of no use."""
     if not (settings.tls_certificate and settings.tls_key):
-        return None
-    pair = settings.tls_key.read_bytes(), settings.tls_certificate.read_bytes()
+        return
+    for path in filter(None, (settings.tls_key, settings.tls_certificate, settings.tls_client_ca)):
+        path.read_bytes()  # Unlike the errors of what follows, this one names the file.
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     try:
-        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(settings.tls_certificate, settings.tls_key)
+        context.load_cert_chain(settings.tls_certificate, settings.tls_key)
     except ssl.SSLError as error:
         files = f"{settings.tls_certificate} and {settings.tls_key}"
         raise OSError(f"{files} are no certificate with its private key: {error}") from error
-    return pair
+    if settings.tls_client_ca:
+        try:
+            context.load_verify_locations(settings.tls_client_ca)
+        except ssl.SSLError as error:
+            raise OSError(f"{settings.tls_client_ca} has no certificates of authorities: {error}") from error

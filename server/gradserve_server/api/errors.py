@@ -1,6 +1,7 @@
 """The errors that a request can get, and how each becomes a gRPC status."""
 
 import difflib
+import random
 import re
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
@@ -25,6 +26,8 @@ MAX_SHOWN_CHARACTERS = 80  # The most characters of a caller's value that an err
 MAX_NAMES_SHOWN = 12  # The most names that an error text lists in full.
 MAX_NEAREST_NAMES, MAX_NEAREST_BYTES = 5, 300  # Of the hint that names the nearest.
 MIN_CONTAINED_CHARACTERS = 2  # A name that is shorter is looked for in no other.
+MAX_JITTER_SHARE = 0.5  # Random share that is added to a caller's delay, so that not all come back at once.
+MIN_RETRY_SECONDS, MAX_RETRY_SECONDS = 0.05, 30.0
 MAX_HINTS = 8  # Of the nearest names, for one request.
 MAX_NAMES_AFTER_TEXT = 4  # The most names that follow a longer text.
 
@@ -38,6 +41,15 @@ class RequestError(Exception):
         self.violations: list[tuple[str, str]] = []
         self.retry_after: float | None = None
         self.refused = ""  # The kind of refusal, for a request that was not begun for want of time or room.
+
+
+class Full(RequestError):
+    """RESOURCE_EXHAUSTED with a delay after which to try again; `kind` is the reason in `gradserve_rejected_total`."""
+
+    def __init__(self, kind: str, text: str, seconds: float) -> None:
+        delay = min(MAX_RETRY_SECONDS, max(MIN_RETRY_SECONDS, seconds)) * (1 + MAX_JITTER_SHARE * random.random())
+        super().__init__(grpc.StatusCode.RESOURCE_EXHAUSTED, "QUEUE_FULL", f"{text}; try again in {delay:.1f} s")
+        self.retry_after, self.refused = delay, kind
 
 
 class Violations:

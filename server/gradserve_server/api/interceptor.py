@@ -20,9 +20,9 @@ from grpc_status import rpc_status
 
 from ..metrics import Metrics
 from ..pool.wire import Failure
-from .admission.admission import Admission, Full
+from .admission.admission import Admission
 from .admission.callers import NOBODY, Caller, Callers
-from .errors import RequestError, failure, status, translated, unavailable
+from .errors import Full, RequestError, failure, status, translated, unavailable
 from .wire_fields import MalformedMessage, check_fields
 
 log = logging.getLogger("gradserve.requests")
@@ -95,7 +95,8 @@ class RequestInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]
         if behaviour is None or not details.method.startswith("/gradserve."):
             return self._guard(handler, details)
         metadata = _metadata(details)
-        if self._callers.of(metadata, "") is None:
+        caller, (_, service, rpc) = self._callers.of(metadata, ""), details.method.split("/")
+        if caller is None or (service == COUNTED_SERVICE and not self._callers.may_call(caller, rpc)):
 
             async def refuse(_: Any, context: grpc.aio.ServicerContext) -> Any:
                 return await self._run(_nothing, context, details.method, metadata)
@@ -118,15 +119,18 @@ class RequestInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]
         return await behaviour(message, context)
 
     def _guard(self, handler: Any, details: grpc.HandlerCallDetails) -> Any:
-        """The handler of another service: reflection needs the token too, health checks do not."""
+        """The handler of another service: reflection needs a token with that right, health checks need none."""
+        caller = self._callers.of(_metadata(details), "")
         if (
             handler is None
             or details.method.startswith(METHODS_WITHOUT_TOKEN)
-            or self._callers.of(_metadata(details), "") is not None
+            or (caller is not None and self._callers.rights(caller).reflection)
         ):
             return handler
 
         async def refuse(_: Any, context: grpc.aio.ServicerContext) -> None:
+            if caller is not None:
+                await context.abort(grpc.StatusCode.PERMISSION_DENIED, f"{caller.name} may not use reflection")
             await context.abort(grpc.StatusCode.UNAUTHENTICATED, TOKEN_NEEDED)
 
         return grpc.stream_stream_rpc_method_handler(refuse)
@@ -155,6 +159,7 @@ class RequestInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]
             entry.caller = caller
             if service != COUNTED_SERVICE:
                 return await answer()
+            self._callers.check_rpc(caller, name)
             return await self._answer_in_time(answer, caller, name, context.time_remaining())
         except asyncio.CancelledError:
             code = grpc.StatusCode.CANCELLED

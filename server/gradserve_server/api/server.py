@@ -14,9 +14,11 @@ from ..config import LimitSettings, ServerSettings
 from ..metrics import Metrics
 from ..pool.pool import Pool
 from . import log_filters
-from .address import certificate, check_unused
+from .address import check_unused
 from .admission.admission import Admission
-from .admission.callers import Callers, read_tokens
+from .admission.callers import Callers
+from .admission.tokens import TokenFile
+from .certificates import Certificates
 from .interceptor import RequestInterceptor
 from .servicer import GradientService, ModelService
 
@@ -46,17 +48,18 @@ class ApiServer:
     ) -> None:
         """`weights`: callers' shares by name. Raises OSError, StartError for the file of tokens."""
         log_filters.install()
-        self._certificate = certificate(settings)
+        self._certificates = Certificates(settings) if settings.tls_certificate else None
         self.admission = Admission(pool, limits, metrics)
-        callers = Callers(read_tokens(settings.token_file), weights)
+        tokens = TokenFile(settings.token_file, weights) if settings.token_file else None
+        callers = Callers(tokens, weights, settings.front_ends)
         self._interceptor = RequestInterceptor(metrics, callers, self.admission)
         self._server = grpc.aio.server(
             interceptors=[self._interceptor],
             options=_options(settings, limits),
         )
-        gradients = GradientService(pool, limits, metrics, self.admission)
+        gradients = GradientService(pool, limits, metrics, self.admission, callers)
         service_pb2_grpc.add_GradientServiceServicer_to_server(gradients, self._server)
-        models_pb2_grpc.add_ModelServiceServicer_to_server(ModelService(pool), self._server)
+        models_pb2_grpc.add_ModelServiceServicer_to_server(ModelService(pool, callers), self._server)
         self._health = health.aio.HealthServicer()
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         reflection.enable_server_reflection((*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME), self._server)
@@ -67,8 +70,8 @@ class ApiServer:
         address = self._settings.address(self._settings.port)
         check_unused(self._settings)
         try:
-            if self._certificate:
-                port = self._server.add_secure_port(address, grpc.ssl_server_credentials([self._certificate]))
+            if self._certificates:
+                port = self._server.add_secure_port(address, self._certificates.credentials())
             else:
                 port = self._server.add_insecure_port(address)
         except RuntimeError as error:

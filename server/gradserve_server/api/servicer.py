@@ -26,9 +26,11 @@ from gradserve.v1 import (
 
 from ..config import LimitSettings
 from ..metrics import Metrics
+from ..models.served import ServedModels
 from ..pool.pool import Pool
 from ..pool.wire import Failure, Outcome, Preview, Task
 from .admission.admission import CODEC_THREADS, Admission
+from .admission.callers import Callers
 from .admission.expectations import Expectations
 from .admission.fair_threads import FairThreads
 from .decode_limits import counted_pixels
@@ -56,8 +58,11 @@ async def ignore_progress(preview: Preview) -> None:
 class GradientService(service_pb2_grpc.GradientServiceServicer):
     """Answers every RPC by its module of `rpcs`; Attack and Suspects have methods of their own here."""
 
-    def __init__(self, pool: Pool, limits: LimitSettings, metrics: Metrics, admission: Admission) -> None:
+    def __init__(
+        self, pool: Pool, limits: LimitSettings, metrics: Metrics, admission: Admission, callers: Callers
+    ) -> None:
         self._pool, self._limits, self._metrics, self._admission = pool, limits, metrics, admission
+        self._callers = callers
         self._decoders = FairThreads(CODEC_THREADS, "decoder", _give_way)
         self._encoders = ThreadPoolExecutor(CODEC_THREADS, "encoder")  # Answers do not wait for pictures of others.
         self._expected = Expectations()
@@ -110,7 +115,7 @@ class GradientService(service_pb2_grpc.GradientServiceServicer):
     ) -> influence_pb2.SuspectsResponse:
         """The most suspicious labels; they are in the index already, so that no worker is needed."""
         entry = self._log_model(request)
-        listing = suspects.bind(request, self._pool.cards)
+        listing = suspects.bind(request, self._callers.models(entry.caller, self._pool.cards, request.model))
         entry.model = listing.card.name
         return await self._in_thread(suspects.reply, request, listing, entry.id)
 
@@ -128,12 +133,14 @@ class GradientService(service_pb2_grpc.GradientServiceServicer):
     ) -> Bound:
         """The request with its picture decoded, in a thread. Raises RequestError, also where it would wait too long."""
         entry = self._log_model(request)
+        self._callers.check_rate(entry.caller)
+        models = self._callers.models(entry.caller, self._pool.cards, request.model)
         remaining = context.time_remaining()
         left = time_budget(request.options, remaining)
         busy = self._admission.busy(left)
         if busy and not request.options.allow_partial:
             self._admission.check_least(least_prospect(request, self._pool.cards, entry.caller), left)
-        at = CallContext(entry.id, entry.arrived, remaining, self._pool.cards, self._limits, entry.caller)
+        at = CallContext(entry.id, entry.arrived, remaining, models, self._limits, entry.caller)
         priced = self._price(bind, request, at) if busy else None
         if priced is not None:
             self._admission.check(priced)
@@ -141,6 +148,9 @@ class GradientService(service_pb2_grpc.GradientServiceServicer):
             bound, seconds = await self._decoders.run(entry.caller, _bound, bind, request, at)
         entry.model = bound.card.name
         entry.methods = ",".join(bound.methods)
+        self._callers.charge(entry.caller, bound.task.cost)
+        if self._callers.need_tokens:
+            self._metrics.caller_cost.labels(entry.caller.name).inc(bound.task.cost)
         self._admission.note(type(request).__name__, request.model, self._expected.priced(bound.task), seconds)
         if busy and priced is None:
             self._admission.check(self._expected.priced(bound.task))
@@ -212,27 +222,29 @@ def is_partial(result: Any) -> bool:
 
 
 class ModelService(models_pb2_grpc.ModelServiceServicer):
-    """ListModels and GetModel."""
+    """ListModels and GetModel, about the models that the caller may use."""
 
-    def __init__(self, pool: Pool) -> None:
-        self._pool = pool
+    def __init__(self, pool: Pool, callers: Callers) -> None:
+        self._pool, self._callers = pool, callers
 
     async def ListModels(
         self, request: models_pb2.ListModelsRequest, context: grpc.aio.ServicerContext
     ) -> models_pb2.ListModelsResponse:
         """All cards, without layers, and the models that could not be loaded."""
-        if not self._pool.cards:
-            raise unavailable("the server is starting")
-        models = [model_reply(card, layers=False) for card in self._pool.cards.values()]
-        reasons = self._pool.cards.unavailable.items()
+        cards = self._models()
+        models = [model_reply(card, layers=False) for card in cards.values()]
+        reasons = cards.unavailable.items()
         failed = [models_pb2.UnavailableModel(name=name, reason=reason) for name, reason in reasons]
-        default = self._pool.cards.default
-        return models_pb2.ListModelsResponse(models=models, unavailable=failed, default_model=default)
+        return models_pb2.ListModelsResponse(models=models, unavailable=failed, default_model=cards.default)
 
     async def GetModel(
         self, request: models_pb2.GetModelRequest, context: grpc.aio.ServicerContext
     ) -> models_pb2.Model:
         """One card with its layers."""
+        return model_reply(model_card(request.name, self._models()), layers=True)
+
+    def _models(self) -> ServedModels:
         if not self._pool.cards:
             raise unavailable("the server is starting")
-        return model_reply(model_card(request.name, self._pool.cards), layers=True)
+        allowed = self._callers.rights(request_log.get().caller).models
+        return self._pool.cards if allowed is None else self._pool.cards.only(allowed)

@@ -11,8 +11,8 @@ from typing import Any
 from prometheus_client import CollectorRegistry, start_http_server
 from prometheus_client.multiprocess import MultiProcessCollector
 
-from ..api.address import ReservedAddress, certificate
-from ..api.admission.callers import read_tokens
+from ..api.address import ReservedAddress, check_certificates
+from ..api.admission.tokens import TokenFile
 from ..config import FrontEndSettings, Settings, join_address
 from ..metrics import Metrics
 from ..pool.hub import Hub
@@ -64,8 +64,9 @@ class Keeper:
         """Raises OSError and StartError where the address, the certificate or the file of tokens cannot be used."""
         serve_metrics(settings, folder)
         self.address = ReservedAddress(settings.server, shared=settings.server.front_ends > 1)
-        certificate(settings.server)
-        read_tokens(settings.server.token_file)
+        check_certificates(settings.server)
+        if settings.server.token_file:
+            TokenFile(settings.server.token_file, settings.callers)
         self._settings, self._folder = settings, folder
         metrics = Metrics()
         self._keys = new_keys() if settings.pool.listen else None

@@ -1,6 +1,6 @@
 """Which models of a configuration a server can be asked for, and why it cannot be asked for the others."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 
 from .card import ModelCard
 
@@ -19,6 +19,12 @@ class ServedModels(Mapping[str, ModelCard]):
         self._cards = {card.name: card for card in cards}
         self.unavailable = dict(unavailable or {})
         self.default = default or next(iter(self._cards), "")
+
+    def only(self, names: Collection[str]) -> "ServedModels":
+        """Those of these names. The default model stays the same, also where it is none of them."""
+        cards = [card for card in self._cards.values() if card.name in names]
+        unavailable = {name: reason for name, reason in self.unavailable.items() if name in names}
+        return ServedModels(cards, unavailable, self.default)
 
     def __getitem__(self, name: str) -> ModelCard:
         return self._cards[name]

@@ -1,13 +1,10 @@
 """Which requests are let in: by counters before they are parsed, and by the expected wait before they are decoded."""
 
-import random
 import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
-
-import grpc
 
 from ...config import LimitSettings, cores
 from ...metrics import Metrics
@@ -15,7 +12,7 @@ from ...pool.forecast import Forecast, Load, Prospect, forecast
 from ...pool.members import Member
 from ...pool.pool import Pool
 from ...pool.wire import Task
-from ..errors import RequestError, late, partial_hint
+from ..errors import Full, late, partial_hint
 from .callers import NOBODY, Caller
 
 # The longest wait of an interactive request: so many seconds, or so many times what it takes itself, if that is more.
@@ -24,8 +21,6 @@ SAFETY_FACTOR = 1.25  # What an estimate is multiplied by before it is compared 
 # A request is not checked while less is outstanding than so many seconds, and than this share of the time that it has.
 UNCHECKED_SECONDS, UNCHECKED_SHARE = 0.5, 0.25
 SHARE_CHECK_SECONDS = 60.0  # Where more is outstanding, a caller may hold no more than its share.
-MAX_JITTER_SHARE = 0.5  # Random share that is added to a caller's delay, so that not all come back at once.
-MIN_RETRY_SECONDS, MAX_RETRY_SECONDS = 0.05, 30.0
 MAX_AGE_SECONDS = 0.01  # Age up to which forecasts and sums are used again, since refusals come in crowds.
 MAX_FORECASTS = 1000
 WAIT_SECONDS = 0.1  # Age up to which the estimated wait of a caller who may have no more places is used again.
@@ -40,15 +35,6 @@ class Outstanding(NamedTuple):
     loads: list[Load]
     seconds: float
     by_caller: dict[str, float]
-
-
-class Full(RequestError):
-    """RESOURCE_EXHAUSTED with a delay after which to try again; `kind` is the reason in `gradserve_rejected_total`."""
-
-    def __init__(self, kind: str, text: str, seconds: float) -> None:
-        delay = min(MAX_RETRY_SECONDS, max(MIN_RETRY_SECONDS, seconds)) * (1 + MAX_JITTER_SHARE * random.random())
-        super().__init__(grpc.StatusCode.RESOURCE_EXHAUSTED, "QUEUE_FULL", f"{text}; try again in {delay:.1f} s")
-        self.retry_after, self.refused = delay, kind
 
 
 class Admission:

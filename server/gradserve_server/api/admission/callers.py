@@ -1,15 +1,18 @@
-"""Who calls: by the token that was sent, or else by the address that the call came from."""
+"""Who calls: by the token that was sent, or else by the address that the call came from; and what they may use."""
 
-import hashlib
-import secrets
+import time
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, NamedTuple
 
-from ...config import StartError
+import grpc
+
+from ...models.served import ServedModels
+from ..errors import Full, RequestError
+from .tokens import Rights, TokenFile, short_name
 
 BEARER = "bearer "  # In any case (RFC 9110, section 11.1).
-SHOWN_DIGITS = 12  # The hexadecimal digits that stand for a token without a name.
+BURST_SECONDS = 10.0  # A caller that was silent may use what it is allowed in such a time at once.
+ALL_RIGHTS = Rights(sha256="0" * 64, reflection=True)
 
 
 class Caller(NamedTuple):
@@ -23,15 +26,18 @@ NOBODY = Caller("")
 
 
 class Callers:
-    """Tells callers apart, and refuses those without a token where tokens are asked for."""
+    """Tells callers apart, and refuses those without a token, or without a right, where tokens are asked for."""
 
-    def __init__(self, tokens: Mapping[str, str] | None, weights: Mapping[str, float]) -> None:
-        """`tokens`: names by token; None lets everybody in. `weights`: by name; others have 1. Raises StartError."""
-        unknown = [] if tokens is None else [name for name in weights if name not in tokens.values()]
-        if unknown:
-            raise StartError(f"[callers] {unknown[0]}: no token has that name; a line of the file is TOKEN NAME")
-        self._tokens = None if tokens is None else {token.encode(): name for token, name in tokens.items()}
-        self._weights = weights
+    def __init__(self, tokens: TokenFile | None, weights: Mapping[str, float], front_ends: int = 1) -> None:
+        """`tokens`: None lets everybody in. `weights`: by address. `front_ends`: those that share a caller's work."""
+        self._tokens, self._weights, self._front_ends = tokens, weights, front_ends
+        self._rights: dict[str, Rights] = {}  # By name, of callers that have sent a token.
+        self._budgets: dict[str, Budget] = {}
+
+    @property
+    def need_tokens(self) -> bool:
+        """Whether callers have to send one."""
+        return self._tokens is not None
 
     def of(self, metadata: Mapping[str, Any], peer: str) -> Caller | None:
         """The caller, or None where the token is missing or unknown.
@@ -41,34 +47,75 @@ class Callers:
         sent = str(metadata.get("authorization", ""))
         token = sent[len(BEARER) :].strip().encode() if sent[: len(BEARER)].lower() == BEARER else b""
         if self._tokens is None:
-            name = _short(token) if token else address(peer)
-        else:
-            names = [name for known, name in self._tokens.items() if secrets.compare_digest(known, token)]
-            if not names:
-                return None
-            name = names[0]
-        return Caller(name, self._weights.get(name, 1.0))
+            name = short_name(token) if token else address(peer)
+            return Caller(name, self._weights.get(name, 1.0))
+        known = self._tokens.find(token)
+        if known is None:
+            return None
+        self._rights[known.name] = known.rights
+        return Caller(known.name, self._tokens.weight(known))
+
+    def rights(self, caller: Caller) -> Rights:
+        """What a caller may use that `of` returned."""
+        return self._rights.get(caller.name, ALL_RIGHTS)
+
+    def may_call(self, caller: Caller, rpc: str) -> bool:
+        """Whether the caller may call that RPC of GradientService."""
+        allowed = self.rights(caller).rpcs
+        return allowed is None or rpc.removeprefix("Stream") in allowed
+
+    def check_rpc(self, caller: Caller, rpc: str) -> None:
+        """Raises PERMISSION_DENIED for an RPC that the caller may not call."""
+        if not self.may_call(caller, rpc):
+            allowed = self.rights(caller).rpcs
+            may = f"it may call: {', '.join(allowed)}" if allowed else "it may call none"
+            raise denied(f"{caller.name} may not call {rpc}; {may}")
+
+    def check_rate(self, caller: Caller) -> None:
+        """Raises Full where the caller has used more than its rate allows."""
+        rate = self.rights(caller).gflop_per_second
+        if rate is None:
+            return
+        budget = self._budgets.setdefault(caller.name, Budget())
+        wait = budget.wait(rate / self._front_ends)
+        if wait > 0:
+            raise Full("rate", f"{caller.name} may use {rate:g} GFLOP a second, and has used more", wait)
+
+    def charge(self, caller: Caller, gflop: float) -> None:
+        """Counts work against the caller's rate."""
+        if caller.name in self._budgets:
+            self._budgets[caller.name].left -= gflop
+
+    def models(self, caller: Caller, models: ServedModels, name: str) -> ServedModels:
+        """The models that the caller may use. Raises PERMISSION_DENIED where that of the request is none of them."""
+        allowed = self.rights(caller).models
+        if allowed is None:
+            return models
+        if (name or models.default) in models and (name or models.default) not in allowed:
+            raise denied(f"{caller.name} may not use {name or models.default}; it may use: {', '.join(allowed)}")
+        return models.only(allowed)
+
+
+class Budget:
+    """What a caller may use now, in GFLOP; below 0 where it has used more."""
+
+    def __init__(self) -> None:
+        self.left = float("inf")  # As much as the rate allows at the most.
+        self._when = time.monotonic()
+
+    def wait(self, rate: float) -> float:
+        """Seconds until something is left, at so many GFLOP a second."""
+        now = time.monotonic()
+        self.left = min(rate * BURST_SECONDS, self.left + rate * (now - self._when))
+        self._when = now
+        return max(0.0, -self.left / rate)
+
+
+def denied(text: str) -> RequestError:
+    """PERMISSION_DENIED."""
+    return RequestError(grpc.StatusCode.PERMISSION_DENIED, "NOT_ALLOWED", text)
 
 
 def address(peer: str) -> str:
     """A peer as gRPC names it, without its port: "ipv4:10.0.0.7:41234" becomes "ipv4:10.0.0.7"."""
     return peer.rpartition(":")[0] if peer.startswith(("ipv4:", "ipv6:")) else peer
-
-
-def read_tokens(path: Path | None) -> dict[str, str] | None:
-    """Names by token, of a file that has a token in each line, and after it a name if weights are given for it.
-
-    Raises OSError, StartError.
-    """
-    if path is None:
-        return None
-    lines = [line.split() for line in path.read_text().splitlines() if line.strip()]
-    if not lines:
-        raise StartError(f"{path} is empty: it must hold the tokens that callers send, each in a line of its own")
-    if bad := next((number for number, words in enumerate(lines, 1) if len(words) > 2), None):
-        raise StartError(f"{path}: token {bad} has more than a token and a name; a line is TOKEN or TOKEN NAME")
-    return {words[0]: words[1] if len(words) > 1 else _short(words[0].encode()) for words in lines}
-
-
-def _short(token: bytes) -> str:
-    return "token:" + hashlib.sha256(token).hexdigest()[:SHOWN_DIGITS]
