@@ -51,7 +51,7 @@ class Server:
 
     def __init__(self, config: str = "", *flags: str) -> None:
         self._stack = ExitStack()
-        folder = Path(self._stack.enter_context(tempfile.TemporaryDirectory()))
+        self.folder = folder = Path(self._stack.enter_context(tempfile.TemporaryDirectory()))  # Of its files.
         (folder / "server.toml").write_text(config)
         self._log = folder / "log.txt"
         command = [sys.executable, "-m", "gradserve_server", "--config", str(folder / "server.toml")]

@@ -17,6 +17,11 @@ CUT_OFF = 3  # The exit code where a request was ended before its time.
 FLUSH_SECONDS = 3.0  # What a front-end may take beyond the time in which its requests may end.
 
 
+def place_of(index: int) -> str:
+    """What the files of a front-end's counters are called by."""
+    return f"front-end-{index}"
+
+
 class KeptFrontEnd(Kept):
     """One front-end's place. It has the same address for workers again when it is started again."""
 
@@ -127,8 +132,7 @@ class FrontEnds:
 
     def _on_end(self, each: KeptFrontEnd, code: int) -> bool:
         log.error("%s ended with code %d", each, code)
-        if each.process is not None:
-            self._metrics.forget(each.process.pid)
+        self._metrics.forget(place_of(each.index))
         if self._started.done():
             self._metrics.front_end_restarts.inc()
         self._fail_start(f"{each.label} ended with code {code} while starting; the log may say more")

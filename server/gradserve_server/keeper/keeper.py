@@ -19,7 +19,7 @@ from ..pool.hub import Hub
 from ..pool.keys import new_keys
 from ..pool.wire import WorkerSettings
 from .folder import endpoint
-from .front_ends import CUT_OFF, FrontEnds
+from .front_ends import CUT_OFF, FrontEnds, place_of
 from .processes import FrontEndProcess, Process, WorkerProcess
 from .ray_workers import RayCluster
 from .workers import Workers
@@ -128,6 +128,7 @@ class Keeper:
         in_flight = ceil(settings.limits.max_in_flight / settings.server.front_ends)
         arguments = FrontEndSettings(
             name=name.decode(),
+            place=place_of(index),
             keeper=self._endpoints(0)[0],
             endpoints=tuple(self._endpoints(index + 1)),
             keys=self._keys,
