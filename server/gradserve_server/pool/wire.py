@@ -16,8 +16,9 @@ from ..models.card import ModelCard, Precision
 from ..models.catalogue import ModelSpec
 
 LONG_PASS_SECONDS = 5.0  # A worker tells its keeper of each pass that should take longer than this.
+SAME_PACKAGES = "all hosts of a server need the same packages"  # The likeliest reason why messages cannot be read.
 FailureKind = Literal[
-    "deadline", "refused", "not_finite", "model_failed", "out_of_memory", "lost", "crashed", "internal"
+    "deadline", "refused", "not_finite", "model_failed", "out_of_memory", "lost", "crashed", "unread", "internal"
 ]
 
 

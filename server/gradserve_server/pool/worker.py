@@ -23,11 +23,13 @@ from ..methods import TASKS
 from ..methods.image_run import as_bytes, pixels, resized
 from ..models.prepared import Prepared
 from ..models.preprocess import to_batch
+from .frames import Unread
 from .keys import Keys
 from .lines import Connected, Disconnected, Lines, Received
 from .startup import begin
 from .wire import (
     LONG_PASS_SECONDS,
+    SAME_PACKAGES,
     Beat,
     Broken,
     Cancel,
@@ -167,6 +169,9 @@ class Worker:
                 self._busy += time.monotonic() - began
             case Cancel():
                 self._cancel(message.id)
+            case Unread():
+                reason = f"a worker cannot read the request ({message.reason}); {SAME_PACKAGES}"
+                self._lines.send(line, [Outcome(message.id, failure=Failure("unread", reason))])
             case Connected():
                 self._connected.add(line)
                 self._lines.send(line, [replace(self._ready, sent=time.monotonic())])
