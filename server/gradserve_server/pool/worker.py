@@ -124,11 +124,11 @@ class Worker:
         while not self._stopping:
             self._accept(block=self._engine.idle)
             self._gather()
+            if time.monotonic() - self._ticked > TICK_SECONDS:
+                self._tick()  # It comes after a look at what has arrived, so that all of that is told.
             began = time.monotonic()
             self._tell_events(self._engine.step())
             self._busy += time.monotonic() - began
-            if time.monotonic() - self._ticked > TICK_SECONDS:
-                self._tick()
 
     def _accept(self, block: bool) -> None:
         """Takes all messages that are there. If `block`, waits for one, and sends statistics meanwhile."""
