@@ -13,7 +13,6 @@ from .processes import Process
 
 log = logging.getLogger(__name__)
 
-CUT_OFF = 3  # The exit code where a request was ended before its time.
 FLUSH_SECONDS = 3.0  # What a front-end may take beyond the time in which its requests may end.
 
 
@@ -55,11 +54,7 @@ class FrontEnds:
     def start(self) -> None:
         """Starts their processes, which serve nothing yet."""
         for each in self._all:
-            each.keep(
-                lambda each=each: self._start_one(each),  # type: ignore[misc]
-                lambda code, each=each: self._on_end(each, code),  # type: ignore[misc]
-                lambda error, each=each: self._on_failure(each, error),  # type: ignore[misc]
-            )
+            each.keep(self)
 
     async def serve(self, message: Serve) -> None:
         """Lets all of them listen, with these models; returns when they do. Raises StartError."""
@@ -126,11 +121,13 @@ class FrontEnds:
             if each.name == name:
                 each.gone.set()
 
-    async def _start_one(self, each: KeptFrontEnd) -> Process:
+    async def start_one(self, each: KeptFrontEnd) -> Process:
+        """Starts the process of a front-end, which listens once it is told to."""
         each.connected = False
         return await self._start(each.index, each.name)
 
-    def _on_end(self, each: KeptFrontEnd, code: int) -> bool:
+    def on_end(self, each: KeptFrontEnd, code: int) -> bool:
+        """Notes the end of a front-end's process. Before all listen, it ends the server's start."""
         log.error("%s ended with code %d", each, code)
         self._metrics.forget(place_of(each.index))
         if self._started.done():
@@ -138,7 +135,8 @@ class FrontEnds:
         self._fail_start(f"{each.label} ended with code {code} while starting; the log may say more")
         return True
 
-    def _on_failure(self, each: KeptFrontEnd, error: Exception) -> bool:
+    def on_failure(self, each: KeptFrontEnd, error: Exception) -> bool:
+        """Notes that no process could be started."""
         text = f"{each.label} cannot be started ({type(error).__name__}: {error})"
         log.error("%s", text)
         self._fail_start(text)

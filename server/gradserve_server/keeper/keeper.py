@@ -17,9 +17,9 @@ from ..config import FrontEndSettings, Settings, join_address
 from ..metrics import Metrics
 from ..pool.hub import Hub
 from ..pool.keys import new_keys
-from ..pool.wire import WorkerSettings
+from ..pool.wire import CUT_OFF, WorkerSettings
 from .folder import endpoint
-from .front_ends import CUT_OFF, FrontEnds, place_of
+from .front_ends import FrontEnds, place_of
 from .processes import FrontEndProcess, Process, WorkerProcess
 from .ray_workers import RayCluster
 from .workers import Workers

@@ -15,6 +15,7 @@ from ..engine.job import Priority
 from ..models.card import ModelCard, Precision
 from ..models.catalogue import ModelSpec
 
+CUT_OFF = 3  # The exit code of a front-end, and of the server, where a request was ended before its time.
 LONG_PASS_SECONDS = 5.0  # A worker tells its keeper of each pass that should take longer than this.
 SAME_PACKAGES = "all hosts of a server need the same packages"  # The likeliest reason why messages cannot be read.
 FailureKind = Literal[
