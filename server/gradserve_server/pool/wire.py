@@ -33,6 +33,7 @@ class WorkerSettings:
     rows: int | None = None
     strict: bool = False  # Whether one model that cannot be loaded keeps the worker from beginning.
     log_level: int = logging.WARNING
+    folder: str = ""  # Where workers of one host tell each other of weights in common memory; empty for none.
     served: Mapping[str, ModelCard] = field(default_factory=dict)  # Cards that the models of a new worker must match.
 
 
