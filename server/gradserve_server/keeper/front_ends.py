@@ -77,7 +77,8 @@ class FrontEnds:
             if each.process and each.connected:
                 self._send(each.name, [self._drain])
                 ends.append(asyncio.create_task(each.process.wait()))
-        self._kill(connected=False)
+            elif each.process:
+                each.process.kill()  # It has no requests that it could answer.
         done, late = await asyncio.wait(ends, timeout=seconds + FLUSH_SECONDS) if ends else (set(), set())
         self._kill()
         await asyncio.gather(*(each.process.wait() for each in self.running if each.process))
@@ -89,10 +90,10 @@ class FrontEnds:
             self._send(each.name, [CutOff()])
         asyncio.get_running_loop().call_later(FLUSH_SECONDS, self._kill)
 
-    def _kill(self, *, connected: bool = True) -> None:
-        """Ends their processes at once, or only of those that are not `connected`."""
+    def _kill(self) -> None:
+        """Ends their processes at once."""
         for each in self.running:
-            if each.process and (connected or not each.connected):
+            if each.process:
                 each.process.kill()
 
     def on_message(self, name: bytes, message: object) -> None:

@@ -12,7 +12,7 @@ from ..metrics import Metrics
 from ..models.sample import difference
 from ..pool.wire import Beat, Broken, Loading, Noted, Ready, Serve, Stop, Tick, WorkerSettings
 from . import watchdog
-from .kept_worker import DEATH_CAUSES, NOT_LONG, KeptWorker
+from .kept_worker import DEATH_CAUSES, SHORT_PASS, KeptWorker
 from .processes import Process
 from .watchdog import WorkerState
 
@@ -103,7 +103,7 @@ class Workers:
             case Beat():
                 worker.note_pass(message.expected)
             case Tick():
-                worker.note_pass(NOT_LONG if message.jobs else None)
+                worker.note_pass(SHORT_PASS if message.jobs else None)
                 worker.memory = message.memory
                 self._count(message)
             case Loading():
@@ -259,7 +259,7 @@ class Workers:
         if finding == "frozen":
             log.error("%s is not heard for %.0f s and does not run: it is killed", worker, worker.lost_seconds)
         elif finding == "stuck":
-            estimate = f"{worker.expected:.3g} s were expected" if worker.expected > NOT_LONG else "none was expected"
+            estimate = f"{worker.expected:.3g} s were expected" if worker.expected > SHORT_PASS else "none was expected"
             log.error("%s has run a pass for %.0f s (%s): it is killed", worker, age, estimate)
         if finding != "well":
             worker.state = "down"  # Not once it has ended: a process that waits for a device may never end.
