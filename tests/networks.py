@@ -82,6 +82,23 @@ def held(file: str) -> nn.Module:
     return nn.Sequential(_Held(file), nn.Flatten(), nn.Linear(3 * 8 * 12, 5))
 
 
+class _Slow(nn.Module):
+    """Hands its input on after so many seconds for each row, in which it costs nothing."""
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__()
+        self.seconds = seconds
+
+    def forward(self, x: Tensor) -> Tensor:
+        time.sleep(self.seconds * len(x))
+        return x
+
+
+def slow(seconds: float) -> nn.Module:
+    """A linear model of 8x12 pixels, whose passes take so many seconds for each row on any machine."""
+    return nn.Sequential(_Slow(seconds), nn.Flatten(), nn.Linear(3 * 8 * 12, 5))
+
+
 class _Half(nn.Module):
     """Remembers nothing for the backward, so that its input may be written over."""
 

@@ -51,13 +51,14 @@ class Server:
 
     def __init__(self, config: str = "", *flags: str) -> None:
         self._stack = ExitStack()
-        folder = Path(self._stack.enter_context(tempfile.TemporaryDirectory()))
+        self.folder = folder = Path(self._stack.enter_context(tempfile.TemporaryDirectory()))  # Of its files.
         (folder / "server.toml").write_text(config)
         self._log = folder / "log.txt"
         command = [sys.executable, "-m", "gradserve_server", "--config", str(folder / "server.toml")]
         command += ["--port", "0", "--metrics-port", "0", *flags]
         paths = [str(Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])]
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "CUDA_VISIBLE_DEVICES": ""}
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
+        environment |= {} if "cuda" in flags else {"CUDA_VISIBLE_DEVICES": ""}
         environment |= {"XDG_CACHE_HOME": CACHE.name, "TMPDIR": str(folder)}  # A server that is killed leaves files.
         with self._log.open("w") as log:
             self.process = psutil.Popen(command, stdout=subprocess.PIPE, stderr=log, env=environment, text=True)

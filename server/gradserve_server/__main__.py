@@ -88,7 +88,7 @@ def serve(
         forking.start(torchvision=bool(model or config))
         with own_folder() as folder:
             with without_torch():
-                from .keeper.keeper import run  # Imported here, since its counters lie in the folder.
+                from .keeper.keeper import run
 
             settings, faults, devices = forking.ask(plan, config, model or [], server, pool)
             code = asyncio.run(run(settings, faults, devices, folder))

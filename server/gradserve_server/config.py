@@ -144,6 +144,7 @@ class FrontEndSettings(Section):
     """What one front-end is told when it starts."""
 
     name: str  # How it calls itself to the keeper.
+    place: str  # Its counters' files are called by this; its successor goes on with them.
     keeper: str  # Where the keeper is reached.
     endpoints: tuple[str, ...]  # Where its workers connect.
     keys: tuple[str, str, str, str] | None  # `pool.keys.Keys`, for workers of other hosts.

@@ -6,8 +6,10 @@ Front-ends and the keeper have a set each; where they are told, those of one nam
 import os
 from collections.abc import Sequence
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, values
 from prometheus_client.multiprocess import mark_process_dead
+
+COUNTERS_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"  # Where prometheus_client keeps the counters of several processes.
 
 SECONDS_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 ROWS_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
@@ -45,9 +47,18 @@ class Metrics:
         self.oom = Counter("gradserve_oom_retries", "Passes retried smaller for lack of memory", registry=r)
         self.memory = _largest(r, "gradserve_device_memory_bytes", "Memory of the largest worker (CPU: its peak)")
 
-    def forget(self, pid: int) -> None:
-        """Drops the gauges of a process that has ended; what it counted stays."""
-        mark_process_dead(pid, os.environ.get("PROMETHEUS_MULTIPROC_DIR"))  # type: ignore[no-untyped-call]
+    def forget(self, place: str) -> None:
+        """Drops the gauges of the process in that place, which has ended; what it counted stays."""
+        mark_process_dead(place, os.environ.get(COUNTERS_VARIABLE))  # type: ignore[no-untyped-call]
+
+
+def count_in_place(place: str) -> None:
+    """Lets this process keep its metrics in the files of its place, in the folder that COUNTERS_VARIABLE names.
+
+    It goes on from the counts of those that had the place before, so that there are as many files as places, however
+    often a process is started again. It must be called before any metric is made.
+    """
+    values.ValueClass = values.MultiProcessValue(lambda: place)  # type: ignore[no-untyped-call]
 
 
 def _seconds(registry: CollectorRegistry, name: str, text: str, labels: Sequence[str] = ()) -> Histogram:

@@ -9,10 +9,9 @@ from pathlib import Path
 import pytest
 
 from gradserve_server.keeper import front_ends, kept
-from gradserve_server.keeper.folder import COUNTERS_VARIABLE
 from gradserve_server.keeper.front_ends import FrontEnds
 from gradserve_server.keeper.keeper import first
-from gradserve_server.metrics import Metrics
+from gradserve_server.metrics import COUNTERS_VARIABLE, Metrics
 from gradserve_server.pool.wire import CutOff, Drain, Hello, Serve, Serving
 
 from .scripted import settled

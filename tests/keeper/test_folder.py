@@ -1,9 +1,12 @@
 """The folder of a server's sockets and counters: nothing of it stays behind."""
 
+import os
 import signal
 import subprocess
 import sys
 from pathlib import Path
+
+from gradserve_server.keeper.folder import remove_abandoned
 
 WAITING = """
 import time
@@ -22,3 +25,28 @@ def test_sigterm_before_the_keeper_handles_it_leaves_no_folder() -> None:
         process.send_signal(signal.SIGTERM)
         assert process.wait(20) == 128 + signal.SIGTERM
     assert not folder.exists()
+
+
+def test_the_folder_of_a_killed_keeper_goes_with_the_next_start_and_that_of_a_living_one_stays(tmp_path: Path) -> None:
+    started = []
+    try:
+        for _ in range(3):
+            environment = {**os.environ, "TMPDIR": str(tmp_path)}
+            process = subprocess.Popen(
+                [sys.executable, "-c", WAITING], stdout=subprocess.PIPE, text=True, env=environment
+            )
+            assert process.stdout is not None
+            started.append((process, Path(process.stdout.readline().strip())))
+            if len(started) == 2:
+                process.kill()
+                process.wait(20)
+        (_, living), (_, killed), (_, newest) = started
+        assert set(tmp_path.iterdir()) == {living, newest}
+        assert killed not in (living, newest)
+        (tmp_path / "gradserve-without-a-lock").mkdir()
+        remove_abandoned(tmp_path)
+        assert len(list(tmp_path.iterdir())) == 3, "it may be one that is being made"
+    finally:
+        for process, _ in started:
+            process.kill()
+            process.wait(20)

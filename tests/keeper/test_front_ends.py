@@ -54,6 +54,11 @@ def listening(process: psutil.Process) -> list[Any]:
         return []
 
 
+def counter_files(server: Server) -> set[str]:
+    """Names of the files that its counters lie in."""
+    return {file.name for file in server.folder.glob("gradserve-*/*.db")}
+
+
 def predict_once(server: Server) -> None:
     """A call on a connection of its own."""
     with grpc.insecure_channel(server.address, OWN_CONNECTION) as channel:
@@ -75,6 +80,7 @@ def test_a_front_end_that_is_killed_costs_only_its_calls(pair: Server) -> None:
     restarts = pair.metric("gradserve_front_end_restarts_total")
     counted = pair.metric("grpc_server_handled_total", grpc_method="Predict", grpc_code="OK")
     answered, ending = count(), threading.Event()
+    files = counter_files(pair)
     codes: Counter[str] = Counter()
 
     def ask() -> None:
@@ -118,6 +124,7 @@ def test_a_front_end_that_is_killed_costs_only_its_calls(pair: Server) -> None:
     # A front-end may have counted an answer that its end kept from being sent: at most one for each caller and kill.
     assert total <= seen <= total + KILLS * (CALLERS + 1)
     assert pair.metric("gradserve_jobs_in_flight") == 0
+    assert counter_files(pair) == files, "however often one is started again"
 
 
 def test_each_front_end_says_whether_it_serves(pair: Server) -> None:

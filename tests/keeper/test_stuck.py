@@ -2,24 +2,17 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
-from contextlib import aclosing, asynccontextmanager
+from contextlib import aclosing
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import pytest
 
 from gradserve_server.keeper import watchdog
-from gradserve_server.keeper.folder import endpoint
-from gradserve_server.keeper.processes import WorkerProcess
-from gradserve_server.keeper.workers import Workers
-from gradserve_server.metrics import Metrics
-from gradserve_server.models.catalogue import ModelSpec
-from gradserve_server.models.served import ServedModels
-from gradserve_server.pool.hub import Hub
 from gradserve_server.pool.pool import Pool
-from gradserve_server.pool.wire import Outcome, Task, WorkerSettings
+from gradserve_server.pool.wire import Outcome, Task
+
+from .mesh import serving
 
 LEGAL_SECONDS = 6.0  # of a pass: more than a worker may be silent
 
@@ -30,56 +23,9 @@ def file(tmp_path: Path) -> Path:
     return tmp_path / "held"
 
 
-class Mesh(NamedTuple):
-    """A worker, its keeper's table and a front-end's pool; the last two are of this process."""
-
-    workers: Workers
-    pool: Pool
-
-    @property
-    def pid(self) -> int:
-        process = self.workers.all[0].process
-        assert process is not None
-        return process.pid
-
-
-@asynccontextmanager
-async def serving(file: Path, folder: Path) -> AsyncIterator[Mesh]:
-    spec = ModelSpec(
-        name="held",
-        builder="networks:held",
-        arguments={"file": str(file)},
-        weights="random",
-        precisions=("exact",),
-        height=8,
-        width=12,
-        resize=8,
-    )
-    endpoints = [endpoint(folder, 0), endpoint(folder, 1)]
-    workers = Workers(
-        [WorkerSettings((spec,), "cpu")],
-        lambda settings, name: WorkerProcess.start(settings, name, endpoints),
-        lambda name, messages: hub.send(name, messages),
-        Metrics(),
-        unavailable={},
-        give_up_seconds=float("inf"),
-    )
-    hub, pool = Hub(endpoints[:1], workers.on_message, workers.on_lost), Pool(endpoints[1:])
-    try:
-        async with asyncio.timeout(120):
-            pool.serve(ServedModels((await workers.start()).cards))
-            while not pool.members:
-                await asyncio.sleep(0.01)
-        yield Mesh(workers, pool)
-    finally:
-        pool.close()
-        await workers.stop()
-        hub.close()
-
-
 async def predicted(pool: Pool, name: str) -> np.ndarray:
     image = np.full((8, 12, 3), 0.5, np.float32)
-    async with aclosing(pool.stream(Task(name, "predict", "held", image))) as stream:
+    async with aclosing(pool.stream(Task(name, "predict", "model", image))) as stream:
         outcome = await anext(stream)
     assert isinstance(outcome, Outcome)
     assert outcome.failure is None
@@ -90,7 +36,7 @@ async def test_a_stuck_pass_is_killed_and_its_task_runs_again_but_a_long_one_is_
     file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.WARNING)
-    async with asyncio.timeout(120), serving(file, tmp_path) as mesh:
+    async with asyncio.timeout(120), serving(tmp_path, builder="networks:held", arguments={"file": str(file)}) as mesh:
         calm = await predicted(mesh.pool, "calm")
         pid, (worker,) = mesh.pid, mesh.workers.all
 

@@ -10,7 +10,7 @@ import pytest
 from gradserve_server.config import StartError
 from gradserve_server.engine.events import PassStats
 from gradserve_server.keeper import kept, restarts, watchdog, workers
-from gradserve_server.keeper.kept_worker import NOT_LONG
+from gradserve_server.keeper.kept_worker import SHORT_PASS
 from gradserve_server.pool.wire import Beat, Broken, Loading, Noted, Ready, Stop, Tick
 
 from . import scripted
@@ -284,7 +284,7 @@ async def test_a_pass_does_not_age_while_its_process_is_stopped_or_after_it(
     for _ in range(3600):
         keeper.workers.look(1.0)
     assert not process.killed, "it has no pass to run"
-    assert keeper.workers.all[0].expected <= NOT_LONG
+    assert keeper.workers.all[0].expected <= SHORT_PASS
 
 
 async def test_without_a_ready_worker_for_too_long_the_server_gives_up(

@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 import zmq
 
-from gradserve_server.pool.frames import frames_of
+from gradserve_server.pool.frames import Unread, frames_of
 from gradserve_server.pool.hub import LENT_BYTES, Hub
 from gradserve_server.pool.lines import LINGER_MS, Connected, Disconnected, Lines, Received
-from gradserve_server.pool.wire import Cancel, Outcome
+from gradserve_server.pool.wire import Cancel, Outcome, Stop
 
 BIG = 48 << 20  # Bytes: more than any system's buffer takes.
 
@@ -211,27 +211,32 @@ def strange(head: bytes, *more: bytes) -> list[bytes]:
     return [head, *more]
 
 
+def named(name: str) -> list[bytes]:
+    """Calls what has that name, after an empty list of ids."""
+    return [pickle.dumps([]) + f"c{name}\n(tR.".encode()]
+
+
+NOT_EVEN_IDS = {"a function", "noise", "nothing", "no ids", "a buffer too few"}
 STRANGERS = {
     "a function": (strange(pickle.dumps([Evil()])), "builtins.print"),
-    "a foreign class": (strange(pickle.dumps([Foreign()])), "Foreign"),
-    "a function of ours": (
-        strange(b"cgradserve_server.pool.forking\nstart\n(tR."),
-        "gradserve_server.pool.forking.start",
-    ),
-    "a class of ours that is no message": (
-        strange(b"cgradserve_server.pool.hub\nHub\n(tR."),
-        "gradserve_server.pool.hub.Hub",
-    ),
+    "a function after the ids": (strange(pickle.dumps([]) + pickle.dumps([Evil()])), "builtins.print"),
+    "a foreign class": (strange(pickle.dumps([]) + pickle.dumps([Foreign()])), "Foreign"),
+    "a function of ours": (named("gradserve_server.pool.forking\nstart"), "gradserve_server.pool.forking.start"),
+    "a class of ours that is no message": (named("gradserve_server.pool.hub\nHub"), "gradserve_server.pool.hub.Hub"),
     "noise": (strange(b"\x80\x05noise"), "UnpicklingError"),
     "nothing": (strange(b""), "EOFError"),
+    "no ids": (strange(pickle.dumps(5)), "TypeError"),
+    "no messages": (strange(pickle.dumps([])), "EOFError"),
+    "no list of messages": (strange(pickle.dumps([]) + pickle.dumps(5)), "TypeError"),
     "a buffer too few": (strange(pickle.dumps(np.arange(10), protocol=5, buffer_callback=lambda _: None)), "buffers"),
 }
 
 
-@pytest.mark.parametrize(("frames", "told"), STRANGERS.values(), ids=STRANGERS.keys())
+@pytest.mark.parametrize("what", STRANGERS)
 async def test_what_a_stranger_sends_is_refused_and_harms_nobody(
-    ends: Ends, frames: list[bytes], told: str, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+    ends: Ends, what: str, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    frames, told = STRANGERS[what]
     caplog.set_level(logging.ERROR)
     with zmq.Context() as context, context.socket(zmq.DEALER) as stranger:
         stranger.routing_id = b"stranger"
@@ -241,10 +246,24 @@ async def test_what_a_stranger_sends_is_refused_and_harms_nobody(
     assert caplog.text.count("a message of b'stranger' is refused") == 1
     assert told in caplog.text
     assert capsys.readouterr().out == ""
-    assert ends.lost == [b"stranger"], "whoever sent it is not relied on"
+    expected = [b"stranger"] if what in NOT_EVEN_IDS else []
+    assert ends.lost == expected, "whoever sends what has not even ids is not relied on"
     ends.lines.send(0, [Cancel("after")])
     await ends.until(lambda: bool(ends.heard))
     assert ends.heard == [(b"peer", Cancel("after"))]
+
+
+async def test_of_what_cannot_be_read_the_tasks_are_known(ends: Ends) -> None:
+    messages = [Outcome("first", np.zeros(3)), Outcome("second", Foreign()), Cancel("third"), Stop()]
+    ends.hub.send(b"peer", messages)
+    ends.lines.send(0, messages)
+    await ends.until(lambda: len(ends.heard) == 3)
+    for unread in (await ends.arrived(3), [message for _, message in ends.heard]):
+        assert [each.id for each in unread] == ["first", "second", "third"]
+        assert all(isinstance(each, Unread) and "Foreign" in each.reason for each in unread)
+    ends.lines.send(0, [Stop()])
+    await ends.until(lambda: len(ends.heard) == 4)
+    assert ends.lost == [], "it is relied on all the same"
 
 
 async def test_an_address_in_use_is_told(tmp_path: Path) -> None:

@@ -157,6 +157,7 @@ FAILURES = {
     ),
     # Clients repeat an UNAVAILABLE request, which this one must not be.
     "crashed": (grpc.StatusCode.INTERNAL, "WORKER_CRASHED", ""),
+    "unread": (grpc.StatusCode.INTERNAL, "UNREAD", ""),
     "lost": (grpc.StatusCode.UNAVAILABLE, "WORKER_LOST", ""),
     "internal": (grpc.StatusCode.INTERNAL, "INTERNAL", "a fault in the server; its log has the details"),
 }

@@ -11,10 +11,9 @@ from ..models.served import ServedModels
 from ..pool.keys import Keys
 from ..pool.lines import Connected, Lines
 from ..pool.pool import Pool
-from ..pool.wire import Broken, CutOff, Drain, Hello, Serve, Serving
+from ..pool.wire import CUT_OFF, Broken, CutOff, Drain, Hello, Serve, Serving
 from .server import ApiServer
 
-CUT_OFF = 3  # The exit code where a request was ended before its time.
 GAUGES_SECONDS = 0.5  # Between two updates of the metrics that change with time.
 
 

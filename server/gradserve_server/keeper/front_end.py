@@ -15,9 +15,11 @@ def main() -> int:
         signal.signal(number, signal.SIG_IGN)
     with without_torch():
         from ..api.service import run
+        from ..metrics import count_in_place
 
     settings = FrontEndSettings.model_validate_json(sys.stdin.buffer.readline())
     logging.basicConfig(format=LOG_FORMAT, stream=sys.stderr, level=settings.log_level)
+    count_in_place(settings.place)
     return asyncio.run(run(settings))
 
 

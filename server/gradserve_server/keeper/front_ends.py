@@ -13,8 +13,12 @@ from .processes import Process
 
 log = logging.getLogger(__name__)
 
-CUT_OFF = 3  # The exit code where a request was ended before its time.
 FLUSH_SECONDS = 3.0  # What a front-end may take beyond the time in which its requests may end.
+
+
+def place_of(index: int) -> str:
+    """What the files of a front-end's counters are called by."""
+    return f"front-end-{index}"
 
 
 class KeptFrontEnd(Kept):
@@ -50,11 +54,7 @@ class FrontEnds:
     def start(self) -> None:
         """Starts their processes, which serve nothing yet."""
         for each in self._all:
-            each.keep(
-                lambda each=each: self._start_one(each),  # type: ignore[misc]
-                lambda code, each=each: self._on_end(each, code),  # type: ignore[misc]
-                lambda error, each=each: self._on_failure(each, error),  # type: ignore[misc]
-            )
+            each.keep(self)
 
     async def serve(self, message: Serve) -> None:
         """Lets all of them listen, with these models; returns when they do. Raises StartError."""
@@ -77,7 +77,8 @@ class FrontEnds:
             if each.process and each.connected:
                 self._send(each.name, [self._drain])
                 ends.append(asyncio.create_task(each.process.wait()))
-        self._kill(connected=False)
+            elif each.process:
+                each.process.kill()  # It has no requests that it could answer.
         done, late = await asyncio.wait(ends, timeout=seconds + FLUSH_SECONDS) if ends else (set(), set())
         self._kill()
         await asyncio.gather(*(each.process.wait() for each in self.running if each.process))
@@ -89,10 +90,10 @@ class FrontEnds:
             self._send(each.name, [CutOff()])
         asyncio.get_running_loop().call_later(FLUSH_SECONDS, self._kill)
 
-    def _kill(self, *, connected: bool = True) -> None:
-        """Ends their processes at once, or only of those that are not `connected`."""
+    def _kill(self) -> None:
+        """Ends their processes at once."""
         for each in self.running:
-            if each.process and (connected or not each.connected):
+            if each.process:
                 each.process.kill()
 
     def on_message(self, name: bytes, message: object) -> None:
@@ -121,20 +122,22 @@ class FrontEnds:
             if each.name == name:
                 each.gone.set()
 
-    async def _start_one(self, each: KeptFrontEnd) -> Process:
+    async def start_one(self, each: KeptFrontEnd) -> Process:
+        """Starts the process of a front-end, which listens once it is told to."""
         each.connected = False
         return await self._start(each.index, each.name)
 
-    def _on_end(self, each: KeptFrontEnd, code: int) -> bool:
+    def on_end(self, each: KeptFrontEnd, code: int) -> bool:
+        """Notes the end of a front-end's process. Before all listen, it ends the server's start."""
         log.error("%s ended with code %d", each, code)
-        if each.process is not None:
-            self._metrics.forget(each.process.pid)
+        self._metrics.forget(place_of(each.index))
         if self._started.done():
             self._metrics.front_end_restarts.inc()
         self._fail_start(f"{each.label} ended with code {code} while starting; the log may say more")
         return True
 
-    def _on_failure(self, each: KeptFrontEnd, error: Exception) -> bool:
+    def on_failure(self, each: KeptFrontEnd, error: Exception) -> bool:
+        """Notes that no process could be started."""
         text = f"{each.label} cannot be started ({type(error).__name__}: {error})"
         log.error("%s", text)
         self._fail_start(text)

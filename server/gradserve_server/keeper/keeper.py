@@ -17,9 +17,9 @@ from ..config import FrontEndSettings, Settings, join_address
 from ..metrics import Metrics
 from ..pool.hub import Hub
 from ..pool.keys import new_keys
-from ..pool.wire import WorkerSettings
+from ..pool.wire import CUT_OFF, WorkerSettings
 from .folder import endpoint
-from .front_ends import CUT_OFF, FrontEnds
+from .front_ends import FrontEnds, place_of
 from .processes import FrontEndProcess, Process, WorkerProcess
 from .ray_workers import RayCluster
 from .workers import Workers
@@ -72,16 +72,17 @@ class Keeper:
         self._keys = new_keys() if settings.pool.listen else None
         self._hub = Hub(self._endpoints(0), self._on_message, self._on_lost, self._keys)
         self._cluster = RayCluster(settings.pool, self._keys) if settings.pool.engine == "ray" else None
-        at, strict = settings.pool, settings.server.strict
+        pool, strict = settings.pool, settings.server.strict
         models = tuple(spec for spec in settings.models if spec.name not in faults)
         level = logging.getLogger().level
+        common = str(folder) if pool.engine == "local" and len(devices) > 1 else ""
         self.workers = Workers(
-            [WorkerSettings(models, device, at.threads, at.rows, strict, level) for device in devices],
+            [WorkerSettings(models, device, pool.threads, pool.rows, strict, level, common) for device in devices],
             self._start_worker,
             self._hub.send,
             metrics,
             unavailable=faults,
-            give_up_seconds=at.give_up_seconds,
+            give_up_seconds=pool.give_up_seconds,
         )
         self._front_ends = FrontEnds(settings.server.front_ends, self._start_front_end, self._hub.send, metrics)
 
@@ -129,6 +130,7 @@ class Keeper:
         in_flight = ceil(settings.limits.max_in_flight / settings.server.front_ends)
         arguments = FrontEndSettings(
             name=name.decode(),
+            place=place_of(index),
             keeper=self._endpoints(0)[0],
             endpoints=tuple(self._endpoints(index + 1)),
             keys=self._keys,

@@ -5,8 +5,8 @@ import logging
 import random
 import secrets
 import time
-from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from typing import Any, Protocol
 
 from . import restarts
 from .processes import Process
@@ -14,6 +14,19 @@ from .processes import Process
 log = logging.getLogger(__name__)
 
 LAST_WORDS_SECONDS = 0.5  # How long the last messages of a process may take.
+
+
+class Owner(Protocol):
+    """Who knows what to start in a place, and what an end means."""
+
+    async def start_one(self, kept: Any, /) -> Process:
+        """Starts a process."""
+
+    def on_end(self, kept: Any, code: int, /) -> bool:
+        """Notes that the process has ended with that exit code; returns whether a pause follows."""
+
+    def on_failure(self, kept: Any, error: Exception, /) -> bool:
+        """Notes that none could be started; returns whether a pause follows."""
 
 
 class Kept:
@@ -32,18 +45,9 @@ class Kept:
     def __str__(self) -> str:
         return f"{self.label} (process {self.process.pid})" if self.process else self.label
 
-    def keep(
-        self,
-        start: Callable[[], Awaitable[Process]],
-        on_end: Callable[[int], bool],
-        on_failure: Callable[[Exception], bool],
-    ) -> None:
-        """Starts it again and again with `start`.
-
-        `on_end` is called with each exit code, and `on_failure` when none could be started; both return whether a
-        pause follows.
-        """
-        self._task = asyncio.create_task(self._keep(start, on_end, on_failure))
+    def keep(self, owner: Owner) -> None:
+        """Starts it again and again."""
+        self._task = asyncio.create_task(self._keep(owner))
 
     def release(self) -> None:
         """Starts it no more; what runs goes on."""
@@ -55,15 +59,10 @@ class Kept:
         if self._task:
             await asyncio.wait([self._task])
 
-    async def _keep(
-        self,
-        start: Callable[[], Awaitable[Process]],
-        on_end: Callable[[int], bool],
-        on_failure: Callable[[Exception], bool],
-    ) -> None:
+    async def _keep(self, owner: Owner) -> None:
         while True:
             try:
-                pausing = await self._run(start, on_end, on_failure)
+                pausing = await self._run(owner)
             except Exception:
                 log.exception("a fault in the care of %s", self)
                 pausing = True
@@ -72,23 +71,18 @@ class Kept:
             self.ready_since = None
             await asyncio.sleep(seconds)
 
-    async def _run(
-        self,
-        start: Callable[[], Awaitable[Process]],
-        on_end: Callable[[int], bool],
-        on_failure: Callable[[Exception], bool],
-    ) -> bool:
+    async def _run(self, owner: Owner) -> bool:
         """Runs one process from its start to its end; returns whether a pause follows."""
         self.name = f"{self.label.replace(' ', '-')}-{secrets.token_hex(6)}".encode()
         self.gone.clear()
         try:
-            self.process = await start()
+            self.process = await owner.start_one(self)
         except Exception as error:
-            return on_failure(error)
+            return owner.on_failure(self, error)
         code = await self.process.wait()
         with suppress(TimeoutError):  # Its last messages may say why it ends.
             await asyncio.wait_for(self.gone.wait(), LAST_WORDS_SECONDS)
-        return on_end(code)
+        return owner.on_end(self, code)
 
     def _pause(self) -> float:
         """Counts a death; returns the seconds until the next start."""

@@ -10,7 +10,7 @@ from .kept import Kept
 from .watchdog import WorkerState
 
 DEATH_CAUSES = "(out of memory? a crash in its builder?)"
-NOT_LONG = 1e-9  # Stands for the estimate of passes that a worker does not tell of.
+SHORT_PASS = 1e-9  # Stands for the estimate of a pass so short that the worker does not tell of it.
 
 
 class KeptWorker(Kept):

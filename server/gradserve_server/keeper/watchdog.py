@@ -35,5 +35,5 @@ def longest_pass(expected: float) -> float:
 
 
 def passed(last: float, now: float) -> float:
-    """Seconds between two looks that say something: what is longer was a time in which this process did not run."""
+    """Seconds between two looks. If they are too many, it is this process that did not run, and not the others."""
     return min(now - last, 2 * CHECK_SECONDS)

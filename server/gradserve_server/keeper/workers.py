@@ -12,7 +12,7 @@ from ..metrics import Metrics
 from ..models.sample import difference
 from ..pool.wire import Beat, Broken, Loading, Noted, Ready, Serve, Stop, Tick, WorkerSettings
 from . import watchdog
-from .kept_worker import DEATH_CAUSES, NOT_LONG, KeptWorker
+from .kept_worker import DEATH_CAUSES, SHORT_PASS, KeptWorker
 from .processes import Process
 from .watchdog import WorkerState
 
@@ -53,11 +53,7 @@ class Workers:
         for name, reason in self.unavailable.items():
             log.error("model %s is not served: %s", name, reason)
         for worker in self.all:
-            worker.keep(
-                lambda worker=worker: self._start_one(worker),  # type: ignore[misc]
-                lambda code, worker=worker: self._on_end(worker),  # type: ignore[misc]
-                lambda error, worker=worker: self._on_failure(worker, error),  # type: ignore[misc]
-            )
+            worker.keep(self)
         self._looking = asyncio.create_task(self._look_again_and_again())
         self.served = await self._started
         return self.served
@@ -107,7 +103,7 @@ class Workers:
             case Beat():
                 worker.note_pass(message.expected)
             case Tick():
-                worker.note_pass(NOT_LONG if message.jobs else None)
+                worker.note_pass(SHORT_PASS if message.jobs else None)
                 worker.memory = message.memory
                 self._count(message)
             case Loading():
@@ -139,7 +135,8 @@ class Workers:
     def _note_count(self) -> None:
         self._metrics.workers_ready.set(sum(worker.state == "ready" for worker in self.all))
 
-    async def _start_one(self, worker: KeptWorker) -> Process:
+    async def start_one(self, worker: KeptWorker) -> Process:
+        """Starts a worker's process."""
         worker.state, worker.loading, worker.lost_seconds = "loading", "", 0.0
         worker.note_pass(None)
         return await self._start(worker.settings, worker.name)
@@ -163,18 +160,18 @@ class Workers:
         known = [f"model {name}: {reason}" for name, reason in self.unavailable.items()]
         self._fail_start("\n".join([*known, broken.error]))
 
-    def _on_end(self, worker: KeptWorker) -> bool:
-        """Notes the end of a worker's process; returns whether a pause follows."""
+    def on_end(self, worker: KeptWorker, code: int) -> bool:
+        """Notes the end of a worker's process. In the server's start another one follows at once."""
         state, worker.state = worker.state, "down"
         self._note_count()
         if self._started.done():
             at = f" while loading model {worker.loading}" if worker.loading else ""
-            log.error("%s died%s", worker, at)
+            log.error("%s died%s (exit code %d)", worker, at, code)
             return True
         self._leave_out_fatal_model(worker, state)
         return False
 
-    def _on_failure(self, worker: KeptWorker, error: Exception) -> bool:
+    def on_failure(self, worker: KeptWorker, error: Exception) -> bool:
         """Notes that no process could be started."""
         worker.state = "down"
         text = f"no new worker can be started on {worker.settings.device} ({type(error).__name__}: {error})"
@@ -262,7 +259,7 @@ class Workers:
         if finding == "frozen":
             log.error("%s is not heard for %.0f s and does not run: it is killed", worker, worker.lost_seconds)
         elif finding == "stuck":
-            estimate = f"{worker.expected:.3g} s were expected" if worker.expected > NOT_LONG else "none was expected"
+            estimate = f"{worker.expected:.3g} s were expected" if worker.expected > SHORT_PASS else "none was expected"
             log.error("%s has run a pass for %.0f s (%s): it is killed", worker, age, estimate)
         if finding != "well":
             worker.state = "down"  # Not once it has ended: a process that waits for a device may never end.

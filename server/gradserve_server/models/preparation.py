@@ -186,9 +186,10 @@ class _Preparation:
         """The network in fp32; None where the treatment changes nothing. Raises Disagreement, or what torch raises."""
         if treatment.fold and not self.pairs:
             return None
+        if treatment.fold:
+            self._check_in_double()  # This comes before the copy, so that both are not in memory at once.
         network = self._copy() if any(treatment) else self.source.network
         if treatment.fold:
-            self._check_in_double()
             fold_batch_norms(network, self.pairs.items())
         example = self.example
         if treatment.channels_last:

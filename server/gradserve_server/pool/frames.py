@@ -10,7 +10,7 @@ import pickle
 from collections.abc import Sequence
 from dataclasses import is_dataclass
 from enum import Enum
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import zmq
@@ -26,24 +26,41 @@ class ForeignClass(Exception):
     """A message names something that no message of ours is made of."""
 
 
+class Unread(NamedTuple):
+    """Stands for a message that could not be read, about the task of that id."""
+
+    id: str
+    reason: str
+
+
 def frames_of(messages: Sequence[object]) -> list[bytes | memoryview]:
-    """The frames of messages that are sent together. Their arrays must not change any more."""
+    """The frames of messages that are sent together. Their arrays must not change any more.
+
+    The ids of their tasks come first, so that they are known where the rest cannot be read.
+    """
     buffers: list[pickle.PickleBuffer] = []
     file = io.BytesIO()
-    _Pickler(file, pickle.HIGHEST_PROTOCOL, buffer_callback=buffers.append).dump(messages)
+    pickler = _Pickler(file, pickle.HIGHEST_PROTOCOL, buffer_callback=buffers.append)
+    pickler.dump([message.id for message in messages if hasattr(message, "id")])
+    pickler.dump(messages)
     return [file.getvalue(), *(buffer.raw() for buffer in buffers)]
 
 
-def messages_of(frames: Sequence[zmq.Frame], sender: str) -> Sequence[Any] | None:
-    """The messages that were sent together, or None where they cannot be read. Large arrays lie in the frames."""
+def messages_of(frames: Sequence[zmq.Frame], sender: str) -> list[Any] | None:
+    """The messages that were sent together, or Unread for each task's. Large arrays lie in the frames.
+
+    Returns None where not even the ids of their tasks can be read.
+    """
     head, *arrays = frames
+    ids: list[str] | None = None
     try:
         unpickler = _Unpickler(io.BytesIO(head.bytes), buffers=[_array_bytes(frame.buffer) for frame in arrays])
-        messages: Sequence[Any] = unpickler.load()
+        ids = list(map(str, unpickler.load()))
+        return list(unpickler.load())
     except Exception as error:
-        log.error("a message of %s is refused: %s: %s", sender, type(error).__name__, error)
-        return None
-    return messages
+        reason = f"{type(error).__name__}: {error}"
+        log.error("a message of %s is refused: %s", sender, reason)
+        return None if ids is None else [Unread(each, reason) for each in ids]
 
 
 class _Pickler(pickle.Pickler):

@@ -8,11 +8,12 @@ from .. import __version__
 from ..models.card import ModelCard
 from ..models.sample import difference
 from ..models.served import ServedModels
+from .frames import Unread
 from .hub import Hub
 from .keys import Keys
 from .members import Member, Pending
 from .placement import Placement
-from .wire import Outcome, Preview, Ready, Task, Tick
+from .wire import SAME_PACKAGES, Failure, Outcome, Preview, Ready, Task, Tick
 
 log = logging.getLogger(__name__)
 
@@ -99,6 +100,9 @@ class Pool:
             match message:
                 case Outcome() | Preview():
                     worker.reply(message)
+                case Unread():
+                    reason = f"the answer of {worker.name} cannot be read ({message.reason}); {SAME_PACKAGES}"
+                    worker.reply(Outcome(message.id, failure=Failure("unread", reason)))
                 case Tick():
                     worker.learn(message)
 

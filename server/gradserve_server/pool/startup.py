@@ -1,7 +1,11 @@
 """How a worker starts: it loads every model with its index and warms it up. A model that fails is left out."""
 
+import ctypes
+import gc
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from hashlib import sha256
+from pathlib import Path
 
 import torch
 
@@ -19,6 +23,7 @@ from ..models.loading import LoadError
 from ..models.preparation import prepare
 from ..models.prepared import Prepared
 from ..models.sample import difference
+from ..models.sharing import share_weights
 from .wire import Ready, WorkerSettings
 
 MAX_WARM_UP_ROWS = 8  # Most rows of a warm-up pass on a CPU in precisions whose speed is not measured.
@@ -40,6 +45,8 @@ def begin(settings: WorkerSettings, on_model: Callable[[str], None] = lambda nam
             if reason := difference(model.card, settings.served.get(spec.name, model.card)):
                 raise LoadError(reason)
             instances[spec.name] = {spec.name: model, **unfolded}
+            if settings.folder:
+                share(instances[spec.name], Path(settings.folder))
     models = {name: model for group in instances.values() for name, model in group.items()}
     engine = Engine(models, rows=settings.rows)
     speeds: dict[tuple[str, Precision], float] = {}
@@ -53,9 +60,27 @@ def begin(settings: WorkerSettings, on_model: Callable[[str], None] = lambda nam
     if unavailable and (settings.strict or not instances):
         raise LoadError("\n".join(f"model {name}: {reason}" for name, reason in unavailable.items()))
     engine.passes.clear()
+    give_back_memory()
     cards = tuple(group[name].card for name, group in instances.items())
     rows = {(card.name, each): full_rows(engine, models[card.name], each) for card in cards for each in card.precisions}
     return engine, Ready(cards, settings.device, speeds, rows, unavailable)
+
+
+def share(instances: Mapping[str, Prepared], folder: Path) -> None:
+    """Moves the weights of a model, in all its precisions, to memory that the workers of the host share."""
+    name = sha256(min(instances, key=len).encode()).hexdigest()[:16]
+    networks = [each.network for model in instances.values() for each in (model, *model.others.values())]
+    share_weights(networks, folder / f"weights-{name}")
+
+
+def give_back_memory() -> None:
+    """Gives the system the memory that the copies of networks took while they were made ready.
+
+    glibc keeps it, as it should keep that of passes (`forking.WORKERS_ENVIRONMENT`); other libraries have no such call.
+    """
+    gc.collect()
+    if trim := getattr(ctypes.CDLL(None), "malloc_trim", None):
+        trim(0)
 
 
 @contextmanager

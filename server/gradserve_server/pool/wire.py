@@ -15,9 +15,11 @@ from ..engine.job import Priority
 from ..models.card import ModelCard, Precision
 from ..models.catalogue import ModelSpec
 
+CUT_OFF = 3  # The exit code of a front-end, and of the server, where a request was ended before its time.
 LONG_PASS_SECONDS = 5.0  # A worker tells its keeper of each pass that should take longer than this.
+SAME_PACKAGES = "all hosts of a server need the same packages"  # The likeliest reason why messages cannot be read.
 FailureKind = Literal[
-    "deadline", "refused", "not_finite", "model_failed", "out_of_memory", "lost", "crashed", "internal"
+    "deadline", "refused", "not_finite", "model_failed", "out_of_memory", "lost", "crashed", "unread", "internal"
 ]
 
 
@@ -31,6 +33,7 @@ class WorkerSettings:
     rows: int | None = None
     strict: bool = False  # Whether one model that cannot be loaded keeps the worker from beginning.
     log_level: int = logging.WARNING
+    folder: str = ""  # Where workers of one host tell each other of weights in common memory; empty for none.
     served: Mapping[str, ModelCard] = field(default_factory=dict)  # Cards that the models of a new worker must match.
 
 

@@ -23,11 +23,13 @@ from ..methods import TASKS
 from ..methods.image_run import as_bytes, pixels, resized
 from ..models.prepared import Prepared
 from ..models.preprocess import to_batch
+from .frames import Unread
 from .keys import Keys
 from .lines import Connected, Disconnected, Lines, Received
 from .startup import begin
 from .wire import (
     LONG_PASS_SECONDS,
+    SAME_PACKAGES,
     Beat,
     Broken,
     Cancel,
@@ -122,11 +124,11 @@ class Worker:
         while not self._stopping:
             self._accept(block=self._engine.idle)
             self._gather()
+            if time.monotonic() - self._ticked > TICK_SECONDS:
+                self._tick()  # It comes after a look at what has arrived, so that all of that is told.
             began = time.monotonic()
             self._tell_events(self._engine.step())
             self._busy += time.monotonic() - began
-            if time.monotonic() - self._ticked > TICK_SECONDS:
-                self._tick()
 
     def _accept(self, block: bool) -> None:
         """Takes all messages that are there. If `block`, waits for one, and sends statistics meanwhile."""
@@ -167,6 +169,9 @@ class Worker:
                 self._busy += time.monotonic() - began
             case Cancel():
                 self._cancel(message.id)
+            case Unread():
+                reason = f"a worker cannot read the request ({message.reason}); {SAME_PACKAGES}"
+                self._lines.send(line, [Outcome(message.id, failure=Failure("unread", reason))])
             case Connected():
                 self._connected.add(line)
                 self._lines.send(line, [replace(self._ready, sent=time.monotonic())])
