@@ -3,8 +3,6 @@
 import atexit
 import os
 import signal
-import subprocess
-import sys
 import tempfile
 import threading
 from collections.abc import Mapping
@@ -14,6 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, Self
 from urllib.request import urlopen
 
+import forkservers
 import grpc
 import numpy as np
 import psutil
@@ -49,18 +48,19 @@ resize = 8
 class Server:
     """`python -m gradserve_server` on free ports of 127.0.0.1, until `stop` or the end of the `with`."""
 
-    def __init__(self, config: str = "", *flags: str) -> None:
+    def __init__(self, config: str = "", *more_flags: str) -> None:
         self._stack = ExitStack()
         folder = Path(self._stack.enter_context(tempfile.TemporaryDirectory()))
         (folder / "server.toml").write_text(config)
         self._log = folder / "log.txt"
-        command = [sys.executable, "-m", "gradserve_server", "--config", str(folder / "server.toml")]
-        command += ["--port", "0", "--metrics-port", "0", *flags]
+        flags = "--config", str(folder / "server.toml"), "--port", "0", "--metrics-port", "0", *more_flags
         paths = [str(Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])]
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "CUDA_VISIBLE_DEVICES": ""}
         environment |= {"XDG_CACHE_HOME": CACHE.name, "TMPDIR": str(folder)}  # A server that is killed leaves files.
-        with self._log.open("w") as log:
-            self.process = psutil.Popen(command, stdout=subprocess.PIPE, stderr=log, env=environment, text=True)
+        stdout, into_stdout = os.pipe()
+        self._stdout = os.fdopen(stdout)
+        with self._log.open("w") as log, os.fdopen(into_stdout, "w") as out:
+            self.process = forkservers.start(flags, environment, out, log)
         self._said: dict[str, str] = {}
         self._heard = threading.Condition()
         threading.Thread(target=self._listen, daemon=True).start()
@@ -72,11 +72,12 @@ class Server:
         self.kill()
 
     def _listen(self) -> None:
-        for line in self.process.stdout:
-            with self._heard:
+        with self._stdout:
+            for line in self._stdout:
                 what, _, where = line.strip().removeprefix("gradserve ").partition(" on ")
-                self._said[what] = where
-                self._heard.notify_all()
+                with self._heard:
+                    self._said[what] = where
+                    self._heard.notify_all()
         with self._heard:
             self._said["ended"] = "ended"
             self._heard.notify_all()
