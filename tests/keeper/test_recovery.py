@@ -43,7 +43,7 @@ class Load:
     def __init__(self, stubs: Stubs) -> None:
         self._stubs = stubs
         self._ending = threading.Event()
-        self.answered: list[float] = []  # when each answer came
+        self.answered: list[float] = []  # The times at which answers came.
         self._pool = ThreadPoolExecutor(CALLERS)
 
     def __enter__(self) -> "Load":

@@ -21,7 +21,7 @@ from gradserve_server.pool.hub import Hub
 from gradserve_server.pool.pool import Pool
 from gradserve_server.pool.wire import Outcome, Task, WorkerSettings
 
-LEGAL_SECONDS = 6.0  # of a pass: more than a worker may be silent
+LEGAL_SECONDS = 6.0  # The length of a pass, for longer than a worker may be silent.
 
 
 @pytest.fixture
