@@ -24,7 +24,7 @@ from gradserve.v1 import common_pb2 as pb
 from gradserve.v1 import explain_pb2, models_pb2_grpc, service_pb2_grpc
 
 CACHE = tempfile.TemporaryDirectory()  # where servers keep the indexes that they build
-PATIENCE = 120  # seconds for a start on a machine that has other things to do
+PATIENCE = 240  # Seconds for a start or a call on a machine that has other things to do.
 MODELS = """
 [models.digits]
 
@@ -127,7 +127,7 @@ class Server:
         with urlopen(self.said("metrics"), timeout=10) as reply:
             return list(text_string_to_metric_families(reply.read().decode()))
 
-    def stop(self, patience: float = 60) -> int:
+    def stop(self, patience: float = PATIENCE) -> int:
         """SIGTERM; the exit code."""
         self.process.send_signal(signal.SIGTERM)
         return int(self.process.wait(patience))

@@ -36,7 +36,7 @@ def test_clients_take_the_address_that_is_printed(tmp_path: Path, name: str) -> 
         assert server.address.startswith(host if name == "unix" else "[::1]:")
         assert server.said("metrics").startswith("http://127.0.0.1:" if name == "unix" else "http://[::1]:")
         assert server.metrics()
-        with Client(server.address, timeout=30) as client:
+        with Client(server.address, timeout=PATIENCE) as client:
             assert client.health() == "SERVING"
             assert client.model().name == "digits"
         assert server.stop() == 0

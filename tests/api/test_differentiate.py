@@ -7,7 +7,7 @@ from typing import Any
 import grpc
 import numpy as np
 import pytest
-from serving import Server, Stubs, picture, refused, tensor
+from serving import PATIENCE, Server, Stubs, picture, refused, tensor
 from zoo import off, prepared
 
 from gradserve import Client, Goal, images
@@ -41,7 +41,7 @@ def logits(vector: np.ndarray) -> Any:
 
 def ask(stubs: Stubs, **fields: Any) -> dx.DifferentiateResponse:
     request = dx.DifferentiateRequest(**{"model": "small", "images": [picture(0, SIDE, SIDE)], **fields})
-    return stubs.gradients.Differentiate(request, timeout=60)  # type: ignore[no-any-return]
+    return stubs.gradients.Differentiate(request, timeout=PATIENCE)  # type: ignore[no-any-return]
 
 
 def gradient_of(reply: dx.DifferentiateResponse) -> np.ndarray:
@@ -83,7 +83,7 @@ def test_the_map_of_explain_is_made_of_the_same_gradient(stubs: Stubs) -> None:
     request = explain_pb2.ExplainRequest(
         model="small", image=image, preprocess=3, methods=[{"gradient": {"reduce": 3}}], targets=[{"class_index": 7}]
     )
-    explained = stubs.gradients.Explain(request, timeout=60).explanations[0]
+    explained = stubs.gradients.Explain(request, timeout=PATIENCE).explanations[0]
     assert off(gradient_of(reply)[0].sum(2), images.numbers(explained.raw)) < 1e-4
     assert reply.values[0] == pytest.approx(explained.target_value, rel=1e-5)
     assert images.numbers(reply.logits)[0, 7] == pytest.approx(explained.target_value, rel=1e-5)
@@ -166,11 +166,14 @@ def test_batches_of_several_callers_share_passes_and_get_what_they_get_alone(ser
         return dx.DifferentiateRequest(images=pictures, goals=goals, **fields)
 
     def told(i: int) -> np.ndarray:
-        return gradient_of(stubs.gradients.Differentiate(batch(i), timeout=60))
+        return gradient_of(stubs.gradients.Differentiate(batch(i), timeout=PATIENCE))
 
     def passes() -> np.ndarray:
-        time.sleep(TICKS)
-        return np.array([server.metric(f"gradserve_step_rows_{what}") for what in ("sum", "count")])
+        """Rows and passes of both workers, once they have told of all: until nothing comes any more."""
+        found = [-1.0]
+        while found != (found := [server.metric(f"gradserve_step_rows_{what}") for what in ("sum", "count")]):
+            time.sleep(TICKS)
+        return np.array(found)
 
     before = passes()
     alone = [told(i) for i in range(24)]
