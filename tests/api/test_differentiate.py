@@ -2,6 +2,7 @@
 
 import time
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from typing import Any
 
 import grpc
@@ -18,6 +19,7 @@ from gradserve_server.api.errors import RequestError
 from gradserve_server.api.request import CallContext
 from gradserve_server.api.rpcs import differentiate as rpc
 from gradserve_server.config import LimitSettings
+from gradserve_server.models.card import ModelCard
 from gradserve_server.models.served import ServedModels
 from gradserve_server.pool.wire import Task
 
@@ -282,41 +284,44 @@ def test_a_rule_where_the_model_has_no_relu(stubs: Stubs) -> None:
 
 # What admission counts
 
-CARD = prepared("squeezenet1_1").card
+
+@cache
+def card() -> ModelCard:
+    return prepared("squeezenet1_1").card
 
 
 def task_of(limits: LimitSettings | None = None, **fields: Any) -> Task:
-    pixels = np.zeros((CARD.height, CARD.width, 3), np.uint8)
+    pixels = np.zeros((card().height, card().width, 3), np.uint8)
     request = dx.DifferentiateRequest(**{"images": [tensor(pixels)] * 5, **fields})
-    at = CallContext("id", time.monotonic(), None, ServedModels([CARD]), limits or LimitSettings())
+    at = CallContext("id", time.monotonic(), None, ServedModels([card()]), limits or LimitSettings())
     return rpc.bind(request, at).task
 
 
 def test_rows_cost_what_they_are_differentiated_by() -> None:
-    by_pixels = 5 * 3 * CARD.gflop
+    by_pixels = 5 * 3 * card().gflop
     assert task_of().cost == pytest.approx(by_pixels)
-    assert task_of(forward_only=True).cost == pytest.approx(5 * CARD.gflop)
-    assert task_of(layer="features.5").cost == pytest.approx(5 * CARD.gflop)
+    assert task_of(forward_only=True).cost == pytest.approx(5 * card().gflop)
+    assert task_of(layer="features.5").cost == pytest.approx(5 * card().gflop)
     assert task_of(goals=[goal({"target": {"rank": 3}})]).cost == pytest.approx(by_pixels), "ranked in the same pass"
     top = goal({"target": {"contrast": {"terms": [{"target": {"rank": 1}}], "others_of_top": 4}}})
-    assert task_of(goals=[top]).cost == pytest.approx(by_pixels + 5 * CARD.gflop)
-    other = {"image": tensor(np.zeros((CARD.height, CARD.width, 3), np.uint8)), "layer": "features.10"}
-    assert task_of(goals=[goal({"target": {"similarity": other}})]).cost == pytest.approx(by_pixels + CARD.gflop)
+    assert task_of(goals=[top]).cost == pytest.approx(by_pixels + 5 * card().gflop)
+    other = {"image": tensor(np.zeros((card().height, card().width, 3), np.uint8)), "layer": "features.10"}
+    assert task_of(goals=[goal({"target": {"similarity": other}})]).cost == pytest.approx(by_pixels + card().gflop)
 
 
 def test_the_price_is_known_without_the_pictures() -> None:
     request = dx.DifferentiateRequest(images=[{"encoded": b"never read"}] * 5, preprocess=1)
-    at = CallContext("id", time.monotonic(), None, ServedModels([CARD]), LimitSettings(), decode=False)
+    at = CallContext("id", time.monotonic(), None, ServedModels([card()]), LimitSettings(), decode=False)
     assert rpc.bind(request, at).task.cost == pytest.approx(task_of().cost)
 
 
 def test_pictures_of_a_request_have_together_the_pixels_of_one() -> None:
     """So that small files of huge pictures cannot keep a decoder busy for long."""
-    limits = LimitSettings(max_image_pixels=4 * CARD.height * CARD.width)
+    limits = LimitSettings(max_image_pixels=4 * card().height * card().width)
     with pytest.raises(RequestError, match=r"have \d+ pixels up to images\[4\]; together at most \d+ are allowed"):
         task_of(limits=limits)
 
 
 def test_a_batch_crosses_to_the_worker_as_eight_bits() -> None:
     task = task_of()
-    assert (task.image.dtype, task.image.shape) == (np.uint8, (5, CARD.height, CARD.width, 3))
+    assert (task.image.dtype, task.image.shape) == (np.uint8, (5, card().height, card().width, 3))
