@@ -153,8 +153,9 @@ def become_fork_server(server: socket.socket) -> NoReturn:
         os.close(copy)
     os.environ.clear()
     os.environ.update(environment)
-    exec(program, {"__name__": "__main__"})
-    sys.exit()
+    with suppress(SystemExit):
+        exec(program, {"__name__": "__main__"})
+    os._exit(0)  # Tidying up would first copy the memory that it shares.
 
 
 def serve(fork_server: socket.socket, pid: int) -> None:

@@ -155,8 +155,8 @@ def command_of(process: psutil.Process) -> list[str]:
 
 @cache
 def shared() -> Server:
-    """The server that most tests call: two workers; it runs until the tests end."""
-    server = Server(MODELS, "--workers", "2")
+    """The server that most tests call, with two workers and room for a long queue; it runs until the tests end."""
+    server = Server(f"[pool]\nqueue_seconds = {PATIENCE}\n{MODELS}", "--workers", "2")
     atexit.register(server.kill)
     return server
 

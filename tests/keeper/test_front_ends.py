@@ -106,7 +106,7 @@ def test_a_front_end_that_is_killed_costs_only_its_calls(pair: Server) -> None:
                 until(lambda enough=codes["OK"] + CALLS: codes["OK"] >= enough)
                 victim = pair.front_ends[0]
                 victim.kill()
-                victim.wait(20)
+                victim.wait(PATIENCE)
                 for _ in range(20):
                     predict_once(pair)  # New connections never fail.
         finally:
@@ -145,7 +145,7 @@ def test_the_end_of_the_keeper_ends_all(pair: Server) -> None:
     """The last test of this server."""
     family = pair.process.children(recursive=True)
     pair.process.kill()
-    gone, alive = psutil.wait_procs(family, 20)
+    gone, alive = psutil.wait_procs(family, PATIENCE)
     assert not alive
     assert len(gone) >= 4
 
