@@ -11,11 +11,12 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python $(if $(COVERAGE),-m coverage run) -m p
 demo: .venv/ready  ## explain, attack and dream on real photos, write demo-out/index.html; ARGS="--model resnet18"
 	$(BIN)/gradserve demo --out demo-out $(ARGS)
 
-# Two processes (tests/conftest.py says which runs what), then what measures time by itself: all of that is in tests/load.
+# Three processes, since many tests wait for servers (tests/conftest.py says which runs what), then what measures time by
+# itself: all of that is in tests/load.
 # Either part may have none of the tests that ARGS choose: status 5.
 test: .venv/ready  ## all tests and notebooks; ARGS="tests/engine -k take"; COVERAGE=yes tells which share of the lines they run
 	$(if $(COVERAGE),$(BIN)/coverage erase)
-	$(PYTEST) -n 2 --dist loadscope -m "not alone" $(ARGS) || test $$? -eq 5
+	$(PYTEST) -n 3 --dist loadscope -m "not alone" $(ARGS) || test $$? -eq 5
 	$(PYTEST) -m alone $(or $(ARGS),tests/load) || test $$? -eq 5
 	$(if $(COVERAGE),$(BIN)/coverage combine --quiet)
 	$(if $(COVERAGE),@printf "percentage of the lines of client and server that ran: "; $(BIN)/coverage report --format=total)

@@ -1,6 +1,7 @@
 """What several folders share. Nothing here imports torch: the client's tests run without it."""
 
 import re
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,21 +18,63 @@ NETWORK = re.compile(
 )
 
 
+# Tests that call the server of `serving.shared`. Each process would start one of its own for them.
+CALLERS = re.compile(
+    r"^tests/(?:api/test_(?:attack|bad_input|contrasts|decoding|differentiate|extremes|fuzz|gate|influence|lifecycle|"
+    r"limits|making|odd_images|surrogate|unknown_model|without_torch)|keeper/test_(?:killed|recovery)|"
+    r"load/test_(?:company|published))\.py"
+)
+SHARED_SERVER = "the shared server"
+# What takes long comes first, lest one process end long after the others.
+LONGEST = (
+    SHARED_SERVER,
+    "tests/keeper/test_ray.py",
+    "tests/load/test_rolling.py",
+    "tests/models/test_kinds.py",
+    "tests/test_examples.py",
+    "examples/gate_a_release.ipynb",
+    "examples/debug_a_model.ipynb",
+    "examples/audit_labels.ipynb",
+    "mobilenet_v2",
+    "tests/api/test_head_gate.py",
+    "tests/keeper/test_front_ends.py",
+    "tests/models/test_cifar10_training.py",
+    "tests/keeper/test_stuck.py",
+    "tests/load/test_overload.py",
+    "tests/load/test_start.py",
+    "tests/api/test_blind_gate.py",
+    "tests/methods/test_contrasts.py",
+)
+
+
 def scope(test: str) -> str:
-    """What one process runs in a row: all tests of a network, so that it is prepared once; the others file by file."""
+    """What one process runs in a row: the tests of a network, so that it is prepared once; others file by file."""
     network = NETWORK.search(test)
-    return network[1] if network else test.partition("::")[0]
+    if network:
+        return network[1]
+    return SHARED_SERVER if CALLERS.search(test) else test.partition("::")[0]
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """Hands out tests by `scope`."""
+    """Hands out tests by `scope`, in the order of `pytest_collection_modifyitems`."""
     from xdist.scheduler import LoadScopeScheduling
 
     class ByScope(LoadScopeScheduling):
         def _split_scope(self, nodeid: str) -> str:
             return scope(nodeid)
 
+    config.option.loadscopereorder = False
     return ByScope(config, log)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Where several processes share the tests: the longest scopes first, then those with the most tests."""
+    if not hasattr(config, "workerinput"):
+        return
+    sizes = Counter(scope(item.nodeid) for item in items)
+    places = {name: place for place, name in enumerate(LONGEST)}
+    order = {name: (places.get(name, len(places)), -count) for name, count in sizes.items()}
+    items.sort(key=lambda item: order[scope(item.nodeid)])
 
 
 @pytest.fixture(scope="session")

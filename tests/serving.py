@@ -3,8 +3,6 @@
 import atexit
 import os
 import signal
-import subprocess
-import sys
 import tempfile
 import threading
 from collections.abc import Mapping
@@ -14,6 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, Self
 from urllib.request import urlopen
 
+import forkservers
 import grpc
 import numpy as np
 import psutil
@@ -25,7 +24,7 @@ from gradserve.v1 import common_pb2 as pb
 from gradserve.v1 import explain_pb2, models_pb2_grpc, service_pb2_grpc
 
 CACHE = tempfile.TemporaryDirectory()  # where servers keep the indexes that they build
-PATIENCE = 120  # seconds for a start on a machine that has other things to do
+PATIENCE = 240  # Seconds for a start or a call on a machine that has other things to do.
 MODELS = """
 [models.digits]
 
@@ -49,19 +48,20 @@ resize = 8
 class Server:
     """`python -m gradserve_server` on free ports of 127.0.0.1, until `stop` or the end of the `with`."""
 
-    def __init__(self, config: str = "", *flags: str) -> None:
+    def __init__(self, config: str = "", *more_flags: str) -> None:
         self._stack = ExitStack()
         self.folder = folder = Path(self._stack.enter_context(tempfile.TemporaryDirectory()))  # Of its files.
         (folder / "server.toml").write_text(config)
         self._log = folder / "log.txt"
-        command = [sys.executable, "-m", "gradserve_server", "--config", str(folder / "server.toml")]
-        command += ["--port", "0", "--metrics-port", "0", *flags]
+        flags = "--config", str(folder / "server.toml"), "--port", "0", "--metrics-port", "0", *more_flags
         paths = [str(Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])]
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
         environment |= {} if "cuda" in flags else {"CUDA_VISIBLE_DEVICES": ""}
         environment |= {"XDG_CACHE_HOME": CACHE.name, "TMPDIR": str(folder)}  # A server that is killed leaves files.
-        with self._log.open("w") as log:
-            self.process = psutil.Popen(command, stdout=subprocess.PIPE, stderr=log, env=environment, text=True)
+        stdout, into_stdout = os.pipe()
+        self._stdout = os.fdopen(stdout)
+        with self._log.open("w") as log, os.fdopen(into_stdout, "w") as out:
+            self.process = forkservers.start(flags, environment, out, log)
         self._said: dict[str, str] = {}
         self._heard = threading.Condition()
         threading.Thread(target=self._listen, daemon=True).start()
@@ -73,11 +73,12 @@ class Server:
         self.kill()
 
     def _listen(self) -> None:
-        for line in self.process.stdout:
-            with self._heard:
+        with self._stdout:
+            for line in self._stdout:
                 what, _, where = line.strip().removeprefix("gradserve ").partition(" on ")
-                self._said[what] = where
-                self._heard.notify_all()
+                with self._heard:
+                    self._said[what] = where
+                    self._heard.notify_all()
         with self._heard:
             self._said["ended"] = "ended"
             self._heard.notify_all()
@@ -127,7 +128,7 @@ class Server:
         with urlopen(self.said("metrics"), timeout=10) as reply:
             return list(text_string_to_metric_families(reply.read().decode()))
 
-    def stop(self, patience: float = 60) -> int:
+    def stop(self, patience: float = PATIENCE) -> int:
         """SIGTERM; the exit code."""
         self.process.send_signal(signal.SIGTERM)
         return int(self.process.wait(patience))
@@ -155,8 +156,8 @@ def command_of(process: psutil.Process) -> list[str]:
 
 @cache
 def shared() -> Server:
-    """The server that most tests call: two workers; it runs until the tests end."""
-    server = Server(MODELS, "--workers", "2")
+    """The server that most tests call, with two workers and room for a long queue; it runs until the tests end."""
+    server = Server(f"[pool]\nqueue_seconds = {PATIENCE}\n{MODELS}", "--workers", "2")
     atexit.register(server.kill)
     return server
 

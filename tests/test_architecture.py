@@ -7,8 +7,8 @@ import re
 import subprocess
 import sys
 import tokenize
-from collections.abc import Iterator
 from dataclasses import is_dataclass
+from functools import cache
 from itertools import pairwise
 from pathlib import Path
 
@@ -33,16 +33,19 @@ FILES = sorted(SERVER.rglob("*.py"))
 SOURCES = [*FILES, *(p for p in (ROOT / "client/gradserve").rglob("*.py") if p.parent.name != "v1")]
 
 
-def imports(path: Path) -> Iterator[str]:
+@cache
+def imports(path: Path) -> list[str]:
     """Absolute names of everything that a file of the server imports, wherever in the file."""
     package = ["gradserve_server", *path.relative_to(SERVER).parts[:-1]]
+    names = list[str]()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
+            names += (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             base = package[: len(package) - node.level + 1] if node.level else []
             name = ".".join([*base, *([node.module] if node.module else [])])
-            yield from (f"{name}.{alias.name}" for alias in node.names)
+            names += (f"{name}.{alias.name}" for alias in node.names)
+    return names
 
 
 def part(name: str) -> str:

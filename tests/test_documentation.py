@@ -24,6 +24,7 @@ from gradserve.load import requests
 from gradserve.load.mix import read_mix
 from gradserve.v1 import models_pb2, service_pb2
 from gradserve_server.__main__ import serve
+from gradserve_server.api.admission.tokens import read_tokens
 from gradserve_server.config import LimitSettings, PoolSettings, ServerSettings, read_settings
 from gradserve_server.methods.attack import METHODS as ATTACKS
 from gradserve_server.methods.explain import METHODS as EXPLANATIONS
@@ -230,18 +231,27 @@ def test_examples_in_help_run(server: fake.FakeServer, name: str, line: str) -> 
     understand(server, words)
 
 
-def toml(path: Path, *, mix: bool) -> Iterator[str]:
-    """The mixes of `gradserve bench` on a page, or the server's configurations."""
-    return (code for code in blocks(path, "toml") if ("[[requests]]" in code) is mix)
+def toml(path: Path, kind: str) -> Iterator[str]:
+    """The mixes of `gradserve bench` on a page, its files of tokens, or the server's configurations."""
+    marks = {"mix": "[[requests]]", "tokens": "sha256 ="}
+    for code in blocks(path, "toml"):
+        if kind == next((name for name, mark in marks.items() if mark in code), "configuration"):
+            yield code
 
 
-@pytest.mark.parametrize("code", cases(partial(toml, mix=True)))
+@pytest.mark.parametrize("code", cases(partial(toml, kind="tokens")))
+def test_files_of_tokens_are_read(tmp_path: Path, code: str) -> None:
+    (tmp_path / "tokens.toml").write_text(code)
+    assert read_tokens(tmp_path / "tokens.toml")
+
+
+@pytest.mark.parametrize("code", cases(partial(toml, kind="mix")))
 def test_mixes_are_read(tmp_path: Path, code: str) -> None:
     (tmp_path / "mix.toml").write_text(code)
     assert requests.built(read_mix(tmp_path / "mix.toml"), [b""])
 
 
-@pytest.mark.parametrize("code", cases(partial(toml, mix=False)))
+@pytest.mark.parametrize("code", cases(partial(toml, kind="configuration")))
 def test_configurations_are_read(tmp_path: Path, code: str) -> None:
     (tmp_path / "gradserve.toml").write_text(code)
     (tmp_path / "labels.txt").write_text("no\nyes\n")

@@ -1,13 +1,11 @@
 """Where the server listens: IPv6, unix sockets, and what it says of them."""
 
 import socket
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
-from serving import Server, picture
+from serving import PATIENCE, Server, picture
 
 from gradserve import Client
 from gradserve_server.api.server import ApiServer
@@ -38,7 +36,7 @@ def test_clients_take_the_address_that_is_printed(tmp_path: Path, name: str) -> 
         assert server.address.startswith(host if name == "unix" else "[::1]:")
         assert server.said("metrics").startswith("http://127.0.0.1:" if name == "unix" else "http://[::1]:")
         assert server.metrics()
-        with Client(server.address, timeout=30) as client:
+        with Client(server.address, timeout=PATIENCE) as client:
             assert client.health() == "SERVING"
             assert client.model().name == "digits"
         assert server.stop() == 0
@@ -86,8 +84,7 @@ async def test_a_second_server_does_not_take_the_socket_away(tmp_path: Path) -> 
     ],
 )
 def test_where_nothing_can_listen(host: str, says: str) -> None:
-    command = [sys.executable, "-m", "gradserve_server", "--port", "0", "--metrics-port", "0", "--host", host]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=240)
-    assert done.returncode == 2
-    assert says in done.stderr
-    assert "Traceback" not in done.stderr
+    with Server("", "--host", host) as server:
+        assert server.process.wait(PATIENCE) == 2
+        assert says in server.log()
+        assert "Traceback" not in server.log()

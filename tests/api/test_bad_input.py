@@ -6,7 +6,7 @@ from typing import Any
 import grpc
 import pytest
 from PIL import Image
-from serving import Refused, Server, Stubs, methods, picture, refused
+from serving import PATIENCE, Refused, Server, Stubs, methods, picture, refused
 
 from gradserve.v1 import common_pb2 as pb
 from gradserve.v1 import explain_pb2, models_pb2, predict_pb2
@@ -18,12 +18,12 @@ DIGIT = picture(0, 8, 8)
 
 def explain(stubs: Stubs, **fields: Any) -> explain_pb2.ExplainResponse:
     fields = {"model": "digits", "image": IMAGE, "methods": methods(gradient={}), **fields}
-    return stubs.gradients.Explain(explain_pb2.ExplainRequest(**fields), timeout=60)
+    return stubs.gradients.Explain(explain_pb2.ExplainRequest(**fields), timeout=PATIENCE)
 
 
 def predict(stubs: Stubs, **fields: Any) -> predict_pb2.PredictResponse:
     return stubs.gradients.Predict(
-        predict_pb2.PredictRequest(**{"model": "digits", "image": IMAGE, **fields}), timeout=60
+        predict_pb2.PredictRequest(**{"model": "digits", "image": IMAGE, **fields}), timeout=PATIENCE
     )
 
 
@@ -355,11 +355,11 @@ def test_bytes_that_are_no_message(server: Server, garbage: bytes) -> None:
     with server.channel() as channel:
         for method in ("GradientService/Predict", "GradientService/Explain", "ModelService/GetModel"):
             with pytest.raises(grpc.RpcError) as caught:
-                channel.unary_unary(f"/gradserve.v1.{method}")(garbage, timeout=30)
+                channel.unary_unary(f"/gradserve.v1.{method}")(garbage, timeout=PATIENCE)
             failure = refused(caught.value)
             assert (failure.code, failure.reason) == ("INVALID_ARGUMENT", "MALFORMED_REQUEST")
         with pytest.raises(grpc.RpcError) as caught:
-            channel.unary_unary("/gradserve.v1.GradientService/Nothing")(b"", timeout=30)
+            channel.unary_unary("/gradserve.v1.GradientService/Nothing")(b"", timeout=PATIENCE)
         assert caught.value.code() == grpc.StatusCode.UNIMPLEMENTED
 
 
@@ -382,7 +382,7 @@ def test_overlays_are_of_bounded_size(stubs: Stubs) -> None:
         methods=methods(gradient={}),
         overlay=True,
     )
-    overlay = Image.open(io.BytesIO(stubs.gradients.Explain(asked, timeout=60).explanations[0].overlay))
+    overlay = Image.open(io.BytesIO(stubs.gradients.Explain(asked, timeout=PATIENCE).explanations[0].overlay))
     assert overlay.size == (160, 8)
 
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import grpc
 import pytest
-from serving import Stubs, methods, picture, refused, values
+from serving import PATIENCE, Stubs, methods, picture, refused, values
 from zoo import off
 
 from gradserve.v1 import attack_pb2, explain_pb2, influence_pb2, maximize_pb2, predict_pb2
@@ -21,12 +21,12 @@ def contrast(*terms: tuple[dict[str, Any], float], **fields: Any) -> dict[str, A
 def explain(stubs: Stubs, *targets: Any, **fields: Any) -> Any:
     fields = {"methods": methods(gradient={"reduce": 3}), **fields}
     request = explain_pb2.ExplainRequest(**{**SMALL, "targets": targets, **fields})
-    return stubs.gradients.Explain(request, timeout=60).explanations
+    return stubs.gradients.Explain(request, timeout=PATIENCE).explanations
 
 
 def top(stubs: Stubs, count: int) -> list[Any]:
     request = predict_pb2.PredictRequest(**SMALL, top_k=count)
-    return list(stubs.gradients.Predict(request, timeout=60).top)
+    return list(stubs.gradients.Predict(request, timeout=PATIENCE).top)
 
 
 def classes(target: Any) -> list[int]:
@@ -104,7 +104,7 @@ def test_the_maps_of_an_attack_may_explain_its_target_rather_than_the_true_class
         maps={"gradient": {"reduce": 3}},
         maps_target=target,
     )
-    reply = stubs.gradients.Attack(request, timeout=60)
+    reply = stubs.gradients.Attack(request, timeout=PATIENCE)
     (before,) = explain(stubs, target)
     for found in (reply.map_before, reply.map_after):
         assert classes(found.target) == [second.class_index, first.class_index]
@@ -121,7 +121,7 @@ def test_maximize_climbs_contrasts_and_similarities(stubs: Stubs) -> None:
         settings={"steps": 20, "rate": 0.003},
         size={"longer": 64},
     )
-    images = stubs.gradients.Maximize(request, timeout=60).images
+    images = stubs.gradients.Maximize(request, timeout=PATIENCE).images
     assert classes(images[0].goal.summands[0].target) == [3, 7]
     assert images[1].name == "similarity in features"
     for each in images:
@@ -215,19 +215,19 @@ def test_labels_are_classes(stubs: Stubs, target: Any) -> None:
     influence = influence_pb2.InfluenceRequest(model="digits", image=picture(0, 8, 8), label=target)
     for call, request in ((stubs.gradients.Attack, attack), (stubs.gradients.Influence, influence)):
         with pytest.raises(grpc.RpcError) as caught:
-            call(request, timeout=60)
+            call(request, timeout=PATIENCE)
         assert "must be a class_index" in refused(caught.value).violations["label"]
 
 
 def test_a_target_of_maps_needs_maps(stubs: Stubs) -> None:
     request = attack_pb2.AttackRequest(**SMALL, method={"fgsm": {}}, maps_target=pb.Target(class_index=1))
     with pytest.raises(grpc.RpcError) as caught:
-        stubs.gradients.Attack(request, timeout=60)
+        stubs.gradients.Attack(request, timeout=PATIENCE)
     assert refused(caught.value).violations == {"maps_target": "is what maps explain: set maps too, or leave it out"}
 
 
 def test_a_contrast_with_a_rank_needs_a_picture_to_start_from(stubs: Stubs) -> None:
     goal: Any = {"summands": [{"target": contrast((A, 1.0), others_of_top=3)}]}
     with pytest.raises(grpc.RpcError) as caught:
-        stubs.gradients.Maximize(maximize_pb2.MaximizeRequest(model="small", goals=[goal]), timeout=60)
+        stubs.gradients.Maximize(maximize_pb2.MaximizeRequest(model="small", goals=[goal]), timeout=PATIENCE)
     assert "a rank needs a picture" in refused(caught.value).violations["goals[0].summands[0].target"]

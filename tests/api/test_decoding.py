@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image, TiffImagePlugin
-from serving import Stubs, picture, refused, tensor
+from serving import PATIENCE, Stubs, picture, refused, tensor
 
 from gradserve import images as seen
 from gradserve.v1 import common_pb2 as pb
@@ -153,20 +153,20 @@ def large_jpeg() -> bytes:
 def test_the_quick_decode_is_asked_for_and_told(stubs: Stubs, quick: bool, how: pb.Preprocess) -> None:
     request = predict_pb2.PredictRequest(model="small", image=pb.Image(encoded=large_jpeg()), preprocess=how)
     request.options.quick_decode = quick
-    reply = stubs.gradients.Predict(request, timeout=30)
+    reply = stubs.gradients.Predict(request, timeout=PATIENCE)
     assert reply.provenance.quick_decode == (quick and how == pb.PREPROCESS_MODEL_DEFAULT)
     assert (reply.region.image_width, reply.region.image_height) == (640, 480)
 
 
 def test_a_small_picture_is_decoded_whole_all_the_same(stubs: Stubs) -> None:
     request = predict_pb2.PredictRequest(model="small", image=picture(0, 300, 400), options={"quick_decode": True})
-    assert not stubs.gradients.Predict(request, timeout=30).provenance.quick_decode
+    assert not stubs.gradients.Predict(request, timeout=PATIENCE).provenance.quick_decode
 
 
 def test_the_server_names_the_range_that_a_file_spans(stubs: Stubs) -> None:
     request = predict_pb2.PredictRequest(model="small", image=pb.Image(encoded=tiff(RAMP.astype(np.float32))))
     with pytest.raises(Exception, match="spans 0 to 255") as caught:
-        stubs.gradients.Predict(request, timeout=30)
+        stubs.gradients.Predict(request, timeout=PATIENCE)
     assert set(refused(caught.value).violations) == {"image"}
 
 

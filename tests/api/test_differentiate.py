@@ -2,12 +2,13 @@
 
 import time
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from typing import Any
 
 import grpc
 import numpy as np
 import pytest
-from serving import Server, Stubs, picture, refused, tensor
+from serving import PATIENCE, Server, Stubs, picture, refused, tensor
 from zoo import off, prepared
 
 from gradserve import Client, Goal, images
@@ -17,6 +18,7 @@ from gradserve.v1 import explain_pb2
 from gradserve_server.api.request import CallContext
 from gradserve_server.api.rpcs import differentiate as rpc
 from gradserve_server.config import LimitSettings
+from gradserve_server.models.card import ModelCard
 from gradserve_server.models.served import ServedModels
 from gradserve_server.pool.wire import Task
 
@@ -40,7 +42,7 @@ def logits(vector: np.ndarray) -> Any:
 
 def ask(stubs: Stubs, **fields: Any) -> dx.DifferentiateResponse:
     request = dx.DifferentiateRequest(**{"model": "small", "images": [picture(0, SIDE, SIDE)], **fields})
-    return stubs.gradients.Differentiate(request, timeout=60)  # type: ignore[no-any-return]
+    return stubs.gradients.Differentiate(request, timeout=PATIENCE)  # type: ignore[no-any-return]
 
 
 def gradient_of(reply: dx.DifferentiateResponse) -> np.ndarray:
@@ -82,7 +84,7 @@ def test_the_map_of_explain_is_made_of_the_same_gradient(stubs: Stubs) -> None:
     request = explain_pb2.ExplainRequest(
         model="small", image=image, preprocess=3, methods=[{"gradient": {"reduce": 3}}], targets=[{"class_index": 7}]
     )
-    explained = stubs.gradients.Explain(request, timeout=60).explanations[0]
+    explained = stubs.gradients.Explain(request, timeout=PATIENCE).explanations[0]
     assert off(gradient_of(reply)[0].sum(2), images.numbers(explained.raw)) < 1e-4
     assert reply.values[0] == pytest.approx(explained.target_value, rel=1e-5)
     assert images.numbers(reply.logits)[0, 7] == pytest.approx(explained.target_value, rel=1e-5)
@@ -165,11 +167,14 @@ def test_batches_of_several_callers_share_passes_and_get_what_they_get_alone(ser
         return dx.DifferentiateRequest(images=pictures, goals=goals, **fields)
 
     def told(i: int) -> np.ndarray:
-        return gradient_of(stubs.gradients.Differentiate(batch(i), timeout=60))
+        return gradient_of(stubs.gradients.Differentiate(batch(i), timeout=PATIENCE))
 
     def passes() -> np.ndarray:
-        time.sleep(TICKS)
-        return np.array([server.metric(f"gradserve_step_rows_{what}") for what in ("sum", "count")])
+        """Rows and passes of both workers, once they have told of all: until nothing comes any more."""
+        found = [-1.0]
+        while found != (found := [server.metric(f"gradserve_step_rows_{what}") for what in ("sum", "count")]):
+            time.sleep(TICKS)
+        return np.array(found)
 
     before = passes()
     alone = [told(i) for i in range(24)]
@@ -278,34 +283,37 @@ def test_a_rule_where_the_model_has_no_relu(stubs: Stubs) -> None:
 
 # What admission counts
 
-CARD = prepared("squeezenet1_1").card
+
+@cache
+def card() -> ModelCard:
+    return prepared("squeezenet1_1").card
 
 
 def task_of(limits: LimitSettings | None = None, **fields: Any) -> Task:
-    pixels = np.zeros((CARD.height, CARD.width, 3), np.uint8)
+    pixels = np.zeros((card().height, card().width, 3), np.uint8)
     request = dx.DifferentiateRequest(**{"images": [tensor(pixels)] * 5, **fields})
-    at = CallContext("id", time.monotonic(), None, ServedModels([CARD]), limits or LimitSettings())
+    at = CallContext("id", time.monotonic(), None, ServedModels([card()]), limits or LimitSettings())
     return rpc.bind(request, at).task
 
 
 def test_rows_cost_what_they_are_differentiated_by() -> None:
-    by_pixels = 5 * 3 * CARD.gflop
+    by_pixels = 5 * 3 * card().gflop
     assert task_of().cost == pytest.approx(by_pixels)
-    assert task_of(forward_only=True).cost == pytest.approx(5 * CARD.gflop)
-    assert task_of(layer="features.5").cost == pytest.approx(5 * CARD.gflop)
+    assert task_of(forward_only=True).cost == pytest.approx(5 * card().gflop)
+    assert task_of(layer="features.5").cost == pytest.approx(5 * card().gflop)
     assert task_of(goals=[goal({"target": {"rank": 3}})]).cost == pytest.approx(by_pixels), "ranked in the same pass"
     top = goal({"target": {"contrast": {"terms": [{"target": {"rank": 1}}], "others_of_top": 4}}})
-    assert task_of(goals=[top]).cost == pytest.approx(by_pixels + 5 * CARD.gflop)
-    other = {"image": tensor(np.zeros((CARD.height, CARD.width, 3), np.uint8)), "layer": "features.10"}
-    assert task_of(goals=[goal({"target": {"similarity": other}})]).cost == pytest.approx(by_pixels + CARD.gflop)
+    assert task_of(goals=[top]).cost == pytest.approx(by_pixels + 5 * card().gflop)
+    other = {"image": tensor(np.zeros((card().height, card().width, 3), np.uint8)), "layer": "features.10"}
+    assert task_of(goals=[goal({"target": {"similarity": other}})]).cost == pytest.approx(by_pixels + card().gflop)
 
 
 def test_the_price_is_known_without_the_pictures() -> None:
     request = dx.DifferentiateRequest(images=[{"encoded": b"never read"}] * 5, preprocess=1)
-    at = CallContext("id", time.monotonic(), None, ServedModels([CARD]), LimitSettings(), decode=False)
+    at = CallContext("id", time.monotonic(), None, ServedModels([card()]), LimitSettings(), decode=False)
     assert rpc.bind(request, at).task.cost == pytest.approx(task_of().cost)
 
 
 def test_a_batch_crosses_to_the_worker_as_eight_bits() -> None:
     task = task_of()
-    assert (task.image.dtype, task.image.shape) == (np.uint8, (5, CARD.height, CARD.width, 3))
+    assert (task.image.dtype, task.image.shape) == (np.uint8, (5, card().height, card().width, 3))

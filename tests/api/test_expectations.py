@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from serving import Server, Stubs, tensor
+from serving import PATIENCE, Server, Stubs, tensor
 
 from gradserve.v1 import attack_pb2
 from gradserve.v1 import common_pb2 as pb
@@ -89,14 +89,14 @@ def test_a_server_learns_what_square_takes() -> None:
         weak.eps = 1.0
         before = outstanding(server, stubs, robust)
         for _ in range(12):
-            reply = stubs.gradients.Attack(weak, timeout=60)
+            reply = stubs.gradients.Attack(weak, timeout=PATIENCE)
             assert reply.certificate.queries < 500
         assert outstanding(server, stubs, robust) < before / 2
 
 
 def outstanding(server: Server, stubs: Stubs, request: attack_pb2.AttackRequest) -> float:
     """GFLOP that are counted while the attack runs, which is then cancelled."""
-    running = stubs.gradients.Attack.future(request, timeout=120)
+    running = stubs.gradients.Attack.future(request, timeout=PATIENCE)
     end = time.monotonic() + 60
     while not (found := server.metric("gradserve_cost_outstanding")):
         assert time.monotonic() < end

@@ -8,7 +8,7 @@ import grpc
 import numpy as np
 import pytest
 from google.protobuf.descriptor import FieldDescriptor
-from serving import Server, Stubs, picture, refused
+from serving import PATIENCE, Server, Stubs, picture, refused
 
 from gradserve.v1 import attack_pb2, explain_pb2, influence_pb2, maximize_pb2, stylize_pb2
 
@@ -103,7 +103,7 @@ def test_no_number_is_a_fault_of_the_server(server: Server, stubs: Stubs, rpc: s
     faults, answered = [], 0
     for name, asked in REQUESTS[rpc]():
         try:
-            reply = getattr(stubs.gradients, rpc)(asked, timeout=60)
+            reply = getattr(stubs.gradients, rpc)(asked, timeout=PATIENCE)
             answered += 1
             if not np.isfinite(numbers(reply)).all():
                 faults.append(f"{name}: an answer that is not finite")

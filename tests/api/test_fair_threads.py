@@ -1,6 +1,7 @@
 """Whose pictures are decoded next."""
 
 import asyncio
+import threading
 import time
 from collections.abc import Callable
 
@@ -17,15 +18,17 @@ def threads(count: int = 1) -> FairThreads:
 
 
 async def test_a_caller_with_few_does_not_wait_for_one_with_many() -> None:
-    shared, order = threads(), list[str]()
+    shared, order, all_asked = threads(), list[str](), threading.Event()
 
     def work(name: str) -> None:
-        time.sleep(0.005)
+        all_asked.wait(60)
         order.append(name)
 
     flood = [asyncio.create_task(shared.run(MANY, work, "many")) for _ in range(30)]
     await asyncio.sleep(0.02)
     few = [asyncio.create_task(shared.run(FEW, work, "few")) for _ in range(3)]
+    await asyncio.sleep(0)  # They have asked, but the first of the flood still holds the thread.
+    all_asked.set()
     await asyncio.gather(*flood, *few)
     begun = order.index("few")
     assert order[begun : begun + 8].count("few") == 3, "they take turns from then on"
@@ -33,14 +36,17 @@ async def test_a_caller_with_few_does_not_wait_for_one_with_many() -> None:
 
 
 async def test_a_heavier_weight_gives_more_turns() -> None:
-    shared, order = threads(), list[str]()
+    shared, order, all_asked = threads(), list[str](), threading.Event()
 
     def work(name: str) -> None:
-        time.sleep(0.01)
+        all_asked.wait(60)
         order.append(name)
 
     callers = [Caller("heavy", 3.0), Caller("light", 1.0)]
-    await asyncio.gather(*(shared.run(caller, work, caller.name) for _ in range(20) for caller in callers))
+    runs = [asyncio.create_task(shared.run(caller, work, caller.name)) for _ in range(20) for caller in callers]
+    await asyncio.sleep(0)
+    all_asked.set()
+    await asyncio.gather(*runs)
     assert order[:20].count("heavy") >= 12
 
 
@@ -60,7 +66,7 @@ async def test_callers_that_go_away_leave_their_places(cancelled: range) -> None
     for number in cancelled:
         tasks[number].cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         await asyncio.gather(*(shared.run(FEW, work, number) for number in range(100, 110)))
     assert set(range(100, 110)) <= set(done)
     assert set(range(20)) - set(cancelled) <= set(done)

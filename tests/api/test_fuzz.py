@@ -9,7 +9,7 @@ import grpc
 from google.protobuf.descriptor import FieldDescriptor as Field
 from google.protobuf.message import Message
 from lengths import length
-from serving import Server, Stubs, methods, picture
+from serving import PATIENCE, Server, Stubs, methods, picture
 
 from gradserve.v1 import differentiate_pb2, explain_pb2, predict_pb2
 
@@ -104,4 +104,4 @@ def test_damaged_requests_get_clear_errors(server: Server, stubs: Stubs) -> None
     assert {"OK", "INVALID_ARGUMENT", "NOT_FOUND", "FAILED_PRECONDITION"} <= set(codes)
     assert {worker.pid for worker in server.workers} == before
     assert "Traceback" not in server.log()
-    assert stubs.gradients.Predict(predict_pb2.PredictRequest(image=picture(1, 8, 8)), timeout=30).top
+    assert stubs.gradients.Predict(predict_pb2.PredictRequest(image=picture(1, 8, 8)), timeout=PATIENCE).top

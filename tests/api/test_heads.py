@@ -10,7 +10,7 @@ import pytest
 import torch
 from heads import KINDS, SIZE
 from PIL import Image
-from serving import Refused, Server, Stubs, methods, picture, refused, values
+from serving import PATIENCE, Refused, Server, Stubs, methods, picture, refused, values
 from torch import Tensor
 
 import gradserve
@@ -69,7 +69,7 @@ def judged(name: str, score: pb.Score, logits: Tensor) -> None:
 
 def attack(stubs: Stubs, name: str, **facts: object) -> attack_pb2.AttackResponse:
     usual = {"method": {"pgd": {"steps": 5}}, "preprocess": pb.PREPROCESS_AS_IS, "eps": 0.1, "image": IMAGE}
-    return stubs.gradients.Attack(attack_pb2.AttackRequest(model=name, **{**usual, **facts}), timeout=60)
+    return stubs.gradients.Attack(attack_pb2.AttackRequest(model=name, **{**usual, **facts}), timeout=PATIENCE)
 
 
 def fails(stubs: Stubs, name: str, **facts: object) -> Refused:
@@ -81,7 +81,7 @@ def fails(stubs: Stubs, name: str, **facts: object) -> Refused:
 @pytest.mark.parametrize("name", KINDS)
 def test_predict(stubs: Stubs, name: str) -> None:
     asked = predict_pb2.PredictRequest(model=name, image=IMAGE, preprocess=pb.PREPROCESS_AS_IS)
-    reply = stubs.gradients.Predict(asked, timeout=60)
+    reply = stubs.gradients.Predict(asked, timeout=PATIENCE)
     logits = right(name, pixels_of(IMAGE))
     assert [score.class_index for score in reply.top] == logits.argsort(descending=True, stable=True).tolist()
     for score in reply.top:
@@ -100,7 +100,7 @@ def test_explain_the_predicted_class(stubs: Stubs, name: str) -> None:
         methods=methods(gradient={"reduce": explain_pb2.REDUCE_SIGNED}),
         format=explain_pb2.MAP_FORMAT_FLOAT32,
     )
-    (found,) = stubs.gradients.Explain(asked, timeout=60).explanations
+    (found,) = stubs.gradients.Explain(asked, timeout=PATIENCE).explanations
     logits = right(name, pixels_of(IMAGE))
     assert found.target.class_index == int(logits.argmax())
     assert found.target_value == pytest.approx(float(logits.max()), abs=2e-4)
@@ -194,7 +194,7 @@ def test_picked_targets_are_absent_labels(stubs: Stubs) -> None:
 def test_maximise_a_class(stubs: Stubs, name: str) -> None:
     goal = {"summands": [{"target": {"class_index": 0}}]}
     asked = maximize_pb2.MaximizeRequest(model=name, goals=[goal], settings={"steps": 3})
-    (found,) = stubs.gradients.Maximize(asked, timeout=60).images
+    (found,) = stubs.gradients.Maximize(asked, timeout=PATIENCE).images
     logits = right(name, np.asarray(Image.open(io.BytesIO(found.png))))
     assert found.value == pytest.approx(float(logits[0]), abs=5e-4)
     for score in found.top:
@@ -204,7 +204,7 @@ def test_maximise_a_class(stubs: Stubs, name: str) -> None:
 @pytest.mark.parametrize("name", ["label_logits", "label_sigmoids"])
 def test_independent_labels_have_no_influence(stubs: Stubs, name: str) -> None:
     with pytest.raises(grpc.RpcError) as error:
-        stubs.gradients.Influence(influence_pb2.InfluenceRequest(model=name, image=IMAGE), timeout=60)
+        stubs.gradients.Influence(influence_pb2.InfluenceRequest(model=name, image=IMAGE), timeout=PATIENCE)
     found = refused(error.value)
     assert found.code == "FAILED_PRECONDITION"
     assert "independent labels" in found.text
@@ -213,7 +213,7 @@ def test_independent_labels_have_no_influence(stubs: Stubs, name: str) -> None:
 
 def test_logits_made_of_probabilities_are_told(stubs: Stubs) -> None:
     asked = predict_pb2.PredictRequest(model="averaged", image=IMAGE, preprocess=pb.PREPROCESS_AS_IS)
-    reply = stubs.gradients.Predict(asked, timeout=60)
+    reply = stubs.gradients.Predict(asked, timeout=PATIENCE)
     scores = right("softmax", pixels_of(IMAGE))
     own = (scores.softmax(0) + (scores / 3).softmax(0)) / 2
     for score in reply.top:

@@ -19,7 +19,7 @@ import pytest
 import torch
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
-from serving import Server, Stubs, methods, picture, refused
+from serving import PATIENCE, Server, Stubs, methods, picture, refused
 
 from gradserve.v1 import common_pb2 as pb
 from gradserve.v1 import explain_pb2, influence_pb2, models_pb2, predict_pb2
@@ -129,7 +129,7 @@ async def test_no_more_requests_than_allowed() -> None:
 
 async def test_while_draining_the_running_end_and_the_new_are_refused() -> None:
     pool = Waiting()
-    async with listening(pool) as (server, address, _), grpc.aio.insecure_channel(address) as channel:
+    async with listening(pool, drain_seconds=60) as (server, address, _), grpc.aio.insecure_channel(address) as channel:
         await server.say(serving=True)
         stubs = Stubs.of(channel)
         watch = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest())
@@ -144,7 +144,7 @@ async def test_while_draining_the_running_end_and_the_new_are_refused() -> None:
         assert (await running).top[0].class_index == 9
         begun = time.monotonic()
         assert await stopping, "no request was ended before its time"
-        assert time.monotonic() - begun < 5, "a watcher of the health does not hold up the end"
+        assert time.monotonic() - begun < 30, "a watcher of the health does not hold up the end"
 
 
 @pytest.mark.parametrize("seconds", [0.5, 60])
@@ -213,6 +213,7 @@ def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guarded]:
     tls_certificate = "{cert}"
     tls_key = "{key}"
     token_file = "{folder / "token"}"
+    drain_seconds = 300
     [pool]
     workers = 1
     queue_seconds = 0.001
@@ -225,7 +226,7 @@ def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guarded]:
 
 
 def test_tls_and_token(guarded: Guarded) -> None:
-    assert guarded.stubs.gradients.Predict(PREDICT, metadata=guarded.token, timeout=30).top
+    assert guarded.stubs.gradients.Predict(PREDICT, metadata=guarded.token, timeout=PATIENCE).top
     with grpc.insecure_channel(guarded.server.address) as plain, pytest.raises(grpc.RpcError) as caught:
         Stubs.of(plain).gradients.Predict(PREDICT, metadata=guarded.token, timeout=5)
     assert caught.value.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
@@ -236,7 +237,7 @@ def test_tls_and_token(guarded: Guarded) -> None:
             (guarded.stubs.models.ListModels, models_pb2.ListModelsRequest()),
         ):
             with pytest.raises(grpc.RpcError) as caught:
-                rpc(request, metadata=metadata, timeout=30)
+                rpc(request, metadata=metadata, timeout=PATIENCE)
             assert caught.value.code() == grpc.StatusCode.UNAUTHENTICATED
     two = (*guarded.token, *guarded.token)
     with pytest.raises(grpc.RpcError) as caught:
@@ -249,10 +250,10 @@ def test_tls_and_token(guarded: Guarded) -> None:
     assert caught.value.code() == grpc.StatusCode.UNAUTHENTICATED
     health = health_pb2_grpc.HealthStub(guarded.channel)
     for service in ("", *SERVICES):
-        reply = health.Check(health_pb2.HealthCheckRequest(service=service), timeout=30)
+        reply = health.Check(health_pb2.HealthCheckRequest(service=service), timeout=PATIENCE)
         assert reply.status == health_pb2.HealthCheckResponse.SERVING
     with pytest.raises(grpc.RpcError) as caught:
-        health.Check(health_pb2.HealthCheckRequest(service="nothing"), timeout=30)
+        health.Check(health_pb2.HealthCheckRequest(service="nothing"), timeout=PATIENCE)
     assert caught.value.code() == grpc.StatusCode.NOT_FOUND
 
 
@@ -272,7 +273,7 @@ def test_without_a_token_no_body_is_waited_for(guarded: Guarded, rpc: str) -> No
 
 
 def until(condition: Callable[[], bool]) -> None:
-    end = time.monotonic() + 20
+    end = time.monotonic() + 120
     while not condition():
         assert time.monotonic() < end
         time.sleep(0.01)
@@ -292,7 +293,7 @@ def test_a_full_queue_says_when_to_come_back(guarded: Guarded) -> None:
     assert "may wait 0.0 s" in refusal.text
     assert server.metric("gradserve_rejected_total", reason="queue") == rejected + 1
     patient = predict_pb2.PredictRequest(image=PREDICT.image, options={"priority": pb.PRIORITY_BATCH})
-    assert guarded.stubs.gradients.Predict(patient, metadata=guarded.token, timeout=30).top, "batch work may wait"
+    assert guarded.stubs.gradients.Predict(patient, metadata=guarded.token, timeout=PATIENCE).top, "batch work may wait"
     running.cancel()
     until(lambda: server.metric("gradserve_cost_outstanding") == 0)
 
@@ -321,7 +322,7 @@ def test_requests_that_are_cut_off_show_in_the_exit_code(signals: int) -> None:
         with pytest.raises(grpc.RpcError) as caught:
             running.result()
         assert refused(caught.value).code == "UNAVAILABLE"
-        assert server.process.wait(60) == 3
+        assert server.process.wait(PATIENCE) == 3
         assert "Traceback" not in server.log()
 
 
@@ -335,14 +336,15 @@ def test_reflection_lists_the_services(server: Server) -> None:
 def test_every_metric_is_there_and_labels_are_ours(server: Server, stubs: Stubs) -> None:
     with pytest.raises(grpc.RpcError):
         stubs.gradients.Predict(
-            predict_pb2.PredictRequest(model="a-name-of-the-callers", image=PREDICT.image), timeout=30
+            predict_pb2.PredictRequest(model="a-name-of-the-callers", image=PREDICT.image), timeout=PATIENCE
         )
-    stubs.gradients.Predict(PREDICT, timeout=30)
+    stubs.gradients.Predict(PREDICT, timeout=PATIENCE)
     stubs.gradients.Explain(
-        explain_pb2.ExplainRequest(image=PREDICT.image, methods=methods(smooth_grad={"samples": 7})), timeout=30
+        explain_pb2.ExplainRequest(image=PREDICT.image, methods=methods(smooth_grad={"samples": 7})), timeout=PATIENCE
     )
     found: set[str] = set()
-    rare = {"gradserve_rejected", "gradserve_attack_verdict", "gradserve_caller_gflop"}  # They are there once there is something to count.
+    # These are there once there is something to count.
+    rare = {"gradserve_rejected", "gradserve_attack_verdict", "gradserve_caller_gflop"}
 
     def all_found() -> bool:
         found.update(family.name for family in server.metrics())
@@ -360,7 +362,7 @@ def test_every_metric_is_there_and_labels_are_ours(server: Server, stubs: Stubs)
 
 def test_one_line_of_json_for_each_request(server: Server, stubs: Stubs) -> None:
     asked = explain_pb2.ExplainRequest(image=PREDICT.image, methods=methods(gradient={}, grad_cam={}))
-    _, call = stubs.gradients.Explain.with_call(asked, metadata=(("x-request-id", "find-me"),), timeout=30)
+    _, call = stubs.gradients.Explain.with_call(asked, metadata=(("x-request-id", "find-me"),), timeout=PATIENCE)
     name = dict(call.trailing_metadata())["x-request-id"]
     assert name.startswith("find-me-")
     until(lambda: name in server.log())
@@ -384,7 +386,7 @@ def test_one_line_of_json_for_each_request(server: Server, stubs: Stubs) -> None
 def test_the_line_of_a_refused_request(server: Server, stubs: Stubs, message: Any, asked: str, logged: str) -> None:
     rpc = message.DESCRIPTOR.name.removesuffix("Request")
     with pytest.raises(grpc.RpcError) as caught:
-        getattr(stubs.gradients, rpc)(message(model=asked), timeout=30)
+        getattr(stubs.gradients, rpc)(message(model=asked), timeout=PATIENCE)
     name = dict(caught.value.trailing_metadata())["x-request-id"]
     until(lambda: name in server.log())
     (line,) = [line[line.index("{") :] for line in server.log().splitlines() if name in line]

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import grpc
 import numpy as np
 import pytest
-from serving import Server, Stubs, methods, picture, values
+from serving import PATIENCE, Server, Stubs, methods, picture, values
 
 from gradserve import images
 from gradserve.v1 import attack_pb2, explain_pb2
@@ -34,14 +34,14 @@ def explain(form: explain_pb2.MapFormat) -> explain_pb2.ExplainRequest:
 
 
 def test_large_maps_arrive_as_float16_and_as_png(stubs: Stubs, plain: Stubs) -> None:
-    whole = values(stubs.gradients.Explain(explain(FLOAT32), timeout=60).explanations[0].raw)
+    whole = values(stubs.gradients.Explain(explain(FLOAT32), timeout=PATIENCE).explanations[0].raw)
     assert whole.shape == (SIDE, SIDE)
     with pytest.raises(grpc.RpcError) as caught:
-        plain.gradients.Explain(explain(FLOAT32), timeout=60)
+        plain.gradients.Explain(explain(FLOAT32), timeout=PATIENCE)
     assert caught.value.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
-    half = values(plain.gradients.Explain(explain(FLOAT16), timeout=60).explanations[0].raw)
+    half = values(plain.gradients.Explain(explain(FLOAT16), timeout=PATIENCE).explanations[0].raw)
     assert np.allclose(half, whole, rtol=1e-3, atol=1e-7)
-    eighth = plain.gradients.Explain(explain(PNG), timeout=60).explanations[0]
+    eighth = plain.gradients.Explain(explain(PNG), timeout=PATIENCE).explanations[0]
     levels = images.map_from_png(eighth.png, eighth.low, eighth.high)
     assert np.abs(levels - whole).max() <= 0.51 * (eighth.high - eighth.low) / 255
 
@@ -52,7 +52,7 @@ def test_the_maps_of_an_attack_come_in_any_format(stubs: Stubs, form: explain_pb
     request = attack_pb2.AttackRequest(
         model="digits", image=picture(0, 8, 8), method={"fgsm": {}}, maps=gradient, maps_format=form
     )
-    reply = stubs.gradients.Attack(request, timeout=60)
+    reply = stubs.gradients.Attack(request, timeout=PATIENCE)
     for found in (reply.map_before, reply.map_after):
         assert found.WhichOneof("map") == ("png" if form == PNG else "raw")
         if form != PNG:

@@ -13,7 +13,7 @@ import psutil
 import pytest
 from paths import DATA
 from PIL import Image
-from serving import Server, Stubs, refused
+from serving import PATIENCE, Server, Stubs, refused
 
 from gradserve.v1 import common_pb2 as pb
 from gradserve.v1 import predict_pb2
@@ -23,7 +23,7 @@ from gradserve_server.config import LimitSettings
 FOLDER = DATA / "odd-images"
 LIMITS = LimitSettings()
 MEMORY = 150 << 20  # Bytes that the front-end may grow by over a bad file.
-PROMPT = 5.0
+PROMPT = 5.0  # Seconds of a processor that it may take for it.
 TOO_LONG = {"ok_1x5000.png", "ok_5000x1.png"}  # Resizing a crop of them gives an error.
 
 pytestmark = pytest.mark.skipif(not FOLDER.is_dir(), reason="needs ../shared/data")
@@ -55,16 +55,16 @@ def smaller(picture: np.ndarray[Any, Any], name: str) -> np.ndarray[Any, Any]:
 def test_each_file_gets_what_is_expected(server: Server, stubs: Stubs, row: dict[str, str]) -> None:
     request = predict_pb2.PredictRequest(model="digits")
     request.image.encoded = (FOLDER / row["file"]).read_bytes()
-    front_end = psutil.Process(server.process.pid)
-    before, begun = front_end.memory_info().rss, time.monotonic()
+    (front_end,) = server.front_ends
+    before, begun = front_end.memory_info().rss, sum(front_end.cpu_times()[:2])
     try:
-        reply = stubs.gradients.Predict(request, timeout=60)
+        reply = stubs.gradients.Predict(request, timeout=PATIENCE)
     except grpc.RpcError as error:
         failure = refused(error)
         assert row["should_decode"] != "yes" or row["file"] in TOO_LONG, failure
         assert failure.code == "INVALID_ARGUMENT"
         assert set(failure.violations) == {"image"}
-        assert time.monotonic() - begun < PROMPT
+        assert sum(front_end.cpu_times()[:2]) - begun < PROMPT
         assert front_end.memory_info().rss - before < MEMORY
     else:
         assert row["should_decode"] != "no"
@@ -77,7 +77,7 @@ def test_each_file_gets_what_is_expected(server: Server, stubs: Stubs, row: dict
 def test_the_whole_of_an_elongated_picture_can_be_asked_for(stubs: Stubs, name: str) -> None:
     request = predict_pb2.PredictRequest(model="digits", preprocess=pb.PREPROCESS_WHOLE_IMAGE)
     request.image.encoded = (FOLDER / name).read_bytes()
-    assert stubs.gradients.Predict(request, timeout=60).top
+    assert stubs.gradients.Predict(request, timeout=PATIENCE).top
 
 
 @pytest.mark.parametrize("name", [row["file"] for row in rows() if "bomb" in row["file"]])

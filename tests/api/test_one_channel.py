@@ -6,7 +6,7 @@ import numpy as np
 import own_networks
 import pytest
 import torch
-from serving import Server, Stubs, methods, picture, values
+from serving import PATIENCE, Server, Stubs, methods, picture, values
 
 from gradserve.v1 import attack_pb2, explain_pb2, maximize_pb2, models_pb2, predict_pb2
 from gradserve.v1 import common_pb2 as pb
@@ -45,7 +45,7 @@ def right() -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def test_logits(stubs: Stubs, right: tuple[torch.Tensor, torch.Tensor]) -> None:
-    reply = stubs.gradients.Predict(predict_pb2.PredictRequest(image=IMAGE), timeout=60)
+    reply = stubs.gradients.Predict(predict_pb2.PredictRequest(image=IMAGE), timeout=PATIENCE)
     for score in reply.top:
         assert score.logit == pytest.approx(float(right[0][score.class_index]), abs=1e-4)
 
@@ -60,27 +60,27 @@ def test_gradients_by_the_colours(
         format=explain_pb2.MAP_FORMAT_FLOAT32,
         options=pb.RequestOptions(precision=getattr(pb, f"PRECISION_{precision}")),
     )
-    found = values(stubs.gradients.Explain(request, timeout=60).explanations[0].raw)
+    found = values(stubs.gradients.Explain(request, timeout=PATIENCE).explanations[0].raw)
     wanted = right[1].sum(0).numpy()
     assert np.linalg.norm(found - wanted) < bound * np.linalg.norm(wanted)
 
 
 def test_other_methods(stubs: Stubs) -> None:
     maps = methods(guided_backprop={}, grad_cam={}, integrated_gradients={"steps": 4}, occlusion={})
-    reply = stubs.gradients.Explain(explain_pb2.ExplainRequest(image=IMAGE, methods=maps), timeout=60)
+    reply = stubs.gradients.Explain(explain_pb2.ExplainRequest(image=IMAGE, methods=maps), timeout=PATIENCE)
     assert len(reply.explanations) == 4
     for name in ("gradient_ascent", "fgsm", "pgd"):
         method = attack_pb2.AttackMethod()
         getattr(method, name).SetInParent()
-        attack = stubs.gradients.Attack(attack_pb2.AttackRequest(image=IMAGE, method=method), timeout=60)
+        attack = stubs.gradients.Attack(attack_pb2.AttackRequest(image=IMAGE, method=method), timeout=PATIENCE)
         assert attack.certificate.verdict != attack_pb2.VERDICT_UNSPECIFIED
     summand = maximize_pb2.Summand(target=pb.Target(class_index=1))
     settings = maximize_pb2.MaximizeSettings(steps=3)
     asked = maximize_pb2.MaximizeRequest(goals=[maximize_pb2.Goal(summands=[summand])], settings=settings)
-    assert len(stubs.gradients.Maximize(asked, timeout=120).images) == 1
+    assert len(stubs.gradients.Maximize(asked, timeout=PATIENCE).images) == 1
 
 
 def test_its_card(stubs: Stubs) -> None:
-    card = stubs.models.GetModel(models_pb2.GetModelRequest(), timeout=60)
+    card = stubs.models.GetModel(models_pb2.GetModelRequest(), timeout=PATIENCE)
     assert (list(card.mean), list(card.std)) == ([0.3], [0.2])
     assert any(note.startswith("it takes grey pictures") for note in card.notes)

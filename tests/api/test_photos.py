@@ -13,7 +13,7 @@ from lengths import length
 from paths import DATA
 from PIL import Image, ImageOps
 from safetensors.torch import load_file
-from serving import Server, Stubs, methods, values
+from serving import PATIENCE, Server, Stubs, methods, values
 from torch import Tensor, nn
 from torchvision.models import mobilenet_v2
 from torchvision.transforms import v2
@@ -81,12 +81,13 @@ def asked(stubs: Stubs, name: str, file: bytes, **options: Any) -> tuple[Tensor,
     """The same from the server, and whether it decoded quickly."""
     image, exact = pb.Image(encoded=file), {"precision": pb.PRECISION_EXACT, **options}
     predicted = stubs.gradients.Predict(
-        predict_pb2.PredictRequest(model=name, image=image, top_k=len(network_classes(name)), options=exact), timeout=60
+        predict_pb2.PredictRequest(model=name, image=image, top_k=len(network_classes(name)), options=exact),
+        timeout=PATIENCE,
     )
     logits = torch.tensor([score.logit for score in sorted(predicted.top, key=lambda score: score.class_index)])
     (gradient,) = methods(gradient={"reduce": explain_pb2.REDUCE_SIGNED})
     reply = stubs.gradients.Explain(
-        explain_pb2.ExplainRequest(model=name, image=image, methods=[gradient], options=exact), timeout=60
+        explain_pb2.ExplainRequest(model=name, image=image, methods=[gradient], options=exact), timeout=PATIENCE
     )
     found = torch.from_numpy(values(reply.explanations[0].raw))
     assert predicted.provenance.quick_decode == reply.provenance.quick_decode

@@ -1,6 +1,7 @@
 """What admission counts for an explanation: its images, at the price of what the method differentiates by."""
 
 import time
+from functools import cache
 
 import numpy as np
 import pytest
@@ -12,9 +13,15 @@ from gradserve_server.api.request import CallContext
 from gradserve_server.api.rpcs import attack, explain
 from gradserve_server.api.rpcs.certificate import map_task
 from gradserve_server.config import LimitSettings
+from gradserve_server.models.card import ModelCard
 from gradserve_server.models.served import ServedModels
 
-CARD = prepared("resnet18").card
+
+@cache
+def card() -> ModelCard:
+    return prepared("resnet18").card
+
+
 PRICES = {"image": 3, "taps": 1, "nothing": 1}  # In forward passes.
 METHODS = {  # By method: the images that the network sees, and what is differentiated by.
     "gradient": (1, "image"),
@@ -27,12 +34,12 @@ METHODS = {  # By method: the images that the network sees, and what is differen
 
 def black() -> pb.Image:
     """Of the model's own size."""
-    pixels = np.zeros((CARD.height, CARD.width, 3), np.uint8)
+    pixels = np.zeros((card().height, card().width, 3), np.uint8)
     return pb.Image(tensor=pb.Tensor(shape=pixels.shape, dtype=pb.DTYPE_UINT8, data=pixels.tobytes()))
 
 
 def context() -> CallContext:
-    return CallContext("id", time.monotonic(), None, ServedModels([CARD]), LimitSettings())
+    return CallContext("id", time.monotonic(), None, ServedModels([card()]), LimitSettings())
 
 
 def cost(*names: str) -> float:
@@ -46,7 +53,7 @@ def cost(*names: str) -> float:
 @pytest.mark.parametrize("name", METHODS)
 def test_a_method_costs_what_it_differentiates(name: str) -> None:
     images, wrt = METHODS[name]
-    assert cost(name) == pytest.approx(CARD.gflop * images * PRICES[wrt])
+    assert cost(name) == pytest.approx(card().gflop * images * PRICES[wrt])
 
 
 def test_methods_of_one_request_add_up() -> None:

@@ -4,6 +4,7 @@ import asyncio
 import io
 import time
 from dataclasses import replace
+from functools import cache
 from types import SimpleNamespace
 from typing import Any
 
@@ -30,11 +31,17 @@ from gradserve_server.api.request import CallContext
 from gradserve_server.api.rpcs import influence, maximize, stylize
 from gradserve_server.config import LimitSettings
 from gradserve_server.metrics import Metrics
+from gradserve_server.models.card import ModelCard
 from gradserve_server.models.served import ServedModels
 from gradserve_server.pool.members import Member
 from gradserve_server.pool.wire import Ready, Task
 
-CARD = replace(prepared("resnet18").card, index="index")
+
+@cache
+def card() -> ModelCard:
+    return replace(prepared("resnet18").card, index="index")
+
+
 LIMITS = LimitSettings()
 RPCS = [rpc.name for rpc in service_pb2.DESCRIPTOR.services_by_name["GradientService"].methods]
 SIDEWAYS = {0x0112: 6}  # The EXIF tag of the orientation.
@@ -82,11 +89,11 @@ def index(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def service(outstanding_seconds: float) -> servicer.GradientService:
     """Before one worker that has so many seconds of work of the same caller."""
-    work = Task("", "predict", CARD.name, np.zeros((1, 1, 3), np.uint8), cost=outstanding_seconds)
-    kinds = [(CARD.name, precision) for precision in CARD.precisions]
-    member = Member(Ready((CARD,), "cpu", dict.fromkeys(kinds, 1.0), dict.fromkeys(kinds, 1)), lambda message: None)
+    work = Task("", "predict", card().name, np.zeros((1, 1, 3), np.uint8), cost=outstanding_seconds)
+    kinds = [(card().name, precision) for precision in card().precisions]
+    member = Member(Ready((card(),), "cpu", dict.fromkeys(kinds, 1.0), dict.fromkeys(kinds, 1)), lambda message: None)
     member.pending = {str(i): SimpleNamespace(task=work) for i in range(10)}  # type: ignore[misc]
-    facts: Any = {"cards": ServedModels([CARD]), "members": [member], "outstanding": 1.0, "queue_seconds": 1e-3}
+    facts: Any = {"cards": ServedModels([card()]), "members": [member], "outstanding": 1.0, "queue_seconds": 1e-3}
     pool: Any = SimpleNamespace(**facts)
     metrics = Metrics()
     return servicer.GradientService(pool, LIMITS, metrics, Admission(pool, LIMITS, metrics))
@@ -149,7 +156,7 @@ FILES = {
 @pytest.mark.parametrize("name", FILES)
 def test_the_price_without_decoding_is_the_price(name: str) -> None:
     """Where a picture's sides decide it: with a width asked for, the height follows from them."""
-    decoding = CallContext("id", time.monotonic(), None, ServedModels([CARD]), LIMITS)
+    decoding = CallContext("id", time.monotonic(), None, ServedModels([card()]), LIMITS)
     for bind, request in (
         (maximize.bind, maximize_pb2.MaximizeRequest(image=FILES[name], goals=GOALS, size={"width": 80})),
         (stylize.bind, stylize_pb2.StylizeRequest(content=FILES[name], size={"width": 80})),

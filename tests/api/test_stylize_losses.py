@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 from safetensors.torch import load_file
-from serving import Server, Stubs, tensor
+from serving import PATIENCE, Server, Stubs, tensor
 from torch import Tensor
 
 from gradserve.v1 import common_pb2 as pb
@@ -167,7 +167,7 @@ CASES: dict[str, tuple[dict[str, Any], tuple[float, ...], bool, dict[str, Any]]]
 def test_the_losses_are_those_of_the_returned_png(stubs: Stubs, case: str) -> None:
     settings, shares, with_content, facts = CASES[case]
     asked = request(settings, shares, with_content, snapshots=[0], **facts)
-    reply = stubs.gradients.Stylize(asked, timeout=120)
+    reply = stubs.gradients.Stylize(asked, timeout=PATIENCE)
     pixels = np.asarray(Image.open(io.BytesIO(reply.png)))
     size = pixels.shape[:2]
     content = seen(CONTENT, size) if with_content else None
@@ -193,7 +193,7 @@ def test_every_setting_has_a_case() -> None:
 
 def test_kept_colours_are_seen_in_snapshots_and_previews(stubs: Stubs) -> None:
     asked = request({"keep_colours": True, "steps": 24}, (1.0,), True, snapshots=[0, 12])
-    events = list(stubs.gradients.StreamStylize(asked, timeout=120))
+    events = list(stubs.gradients.StreamStylize(asked, timeout=PATIENCE))
     start, halfway = (seen(np.asarray(Image.open(io.BytesIO(s.png)))) for s in events[-1].result.snapshots)
     assert (start - seen(CONTENT)).abs().max() < 1.01 / 255
     assert (halfway - grey(halfway)).abs().mean() > 0.05

@@ -8,7 +8,7 @@ from typing import Any
 
 import grpc
 import pytest
-from serving import Server, Stubs, methods, picture, refused
+from serving import PATIENCE, Server, Stubs, methods, picture, refused
 
 from gradserve import Client
 from gradserve.cli import main as cli
@@ -84,12 +84,12 @@ def asked(stubs: Stubs, model: str) -> dict[str, Callable[[], Any]]:
         stubs.gradients.Differentiate: differentiate_pb2.DifferentiateRequest(model=model, images=[IMAGE]),
         stubs.models.GetModel: models_pb2.GetModelRequest(name=model),
     }
-    found = {r.DESCRIPTOR.name: (lambda call=call, r=r: call(r, timeout=60)) for call, r in calls.items()}
+    found = {r.DESCRIPTOR.name: (lambda call=call, r=r: call(r, timeout=PATIENCE)) for call, r in calls.items()}
     streams = {"Maximize": stubs.gradients.StreamMaximize, "Stylize": stubs.gradients.StreamStylize}
     for request in calls.values():
         name = request.DESCRIPTOR.name.removesuffix("Request")
         if name in streams:
-            found[f"Stream{name}"] = lambda name=name, r=request: list(streams[name](r, timeout=60))
+            found[f"Stream{name}"] = lambda name=name, r=request: list(streams[name](r, timeout=PATIENCE))
     return found
 
 
@@ -113,7 +113,7 @@ def test_every_rpc_refuses_it_with_the_reason(stubs: Stubs, model: str) -> None:
 def test_a_name_that_is_near_one_that_could_not_be_loaded(stubs: Stubs) -> None:
     for name, near in (("fileles", "nearest: fileless (could not be loaded)"), ("goood", "nearest: good")):
         with pytest.raises(grpc.RpcError) as caught:
-            stubs.models.GetModel(models_pb2.GetModelRequest(name=name), timeout=60)
+            stubs.models.GetModel(models_pb2.GetModelRequest(name=name), timeout=PATIENCE)
         refusal = refused(caught.value)
         assert refusal.code == "NOT_FOUND"
         assert near in refusal.text
@@ -125,12 +125,12 @@ def test_as_a_surrogate_and_in_an_ensemble(stubs: Stubs) -> None:
     influence = influence_pb2.InfluenceRequest(model="digits", image=IMAGE, ensemble=["first"])
     for call, request in ((stubs.gradients.Attack, attack), (stubs.gradients.Influence, influence)):
         with pytest.raises(grpc.RpcError) as caught:
-            call(request, timeout=60)
+            call(request, timeout=PATIENCE)
         assert refused(caught.value).reason == "MODEL_UNAVAILABLE"
 
 
 def test_the_list_tells_both(stubs: Stubs) -> None:
-    reply = stubs.models.ListModels(models_pb2.ListModelsRequest(), timeout=60)
+    reply = stubs.models.ListModels(models_pb2.ListModelsRequest(), timeout=PATIENCE)
     assert [model.name for model in reply.models] == ["good", "digits"]
     assert {each.name for each in reply.unavailable} == set(REASONS)
     assert all(REASONS[each.name] in each.reason for each in reply.unavailable)
@@ -169,9 +169,9 @@ def test_the_others_are_served_also_by_a_new_worker(server: Server, stubs: Stubs
         assert time.monotonic() < end
         time.sleep(0.05)
     for model in ("good", "digits"):
-        assert stubs.gradients.Predict(predict_pb2.PredictRequest(model=model, image=IMAGE), timeout=60).top
+        assert stubs.gradients.Predict(predict_pb2.PredictRequest(model=model, image=IMAGE), timeout=PATIENCE).top
     with pytest.raises(grpc.RpcError) as caught:
-        stubs.gradients.Predict(predict_pb2.PredictRequest(model="first", image=IMAGE), timeout=60)
+        stubs.gradients.Predict(predict_pb2.PredictRequest(model="first", image=IMAGE), timeout=PATIENCE)
     assert refused(caught.value).reason == "MODEL_UNAVAILABLE"
 
 

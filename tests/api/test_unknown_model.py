@@ -5,7 +5,7 @@ from typing import Any
 
 import grpc
 import pytest
-from serving import Refused, Server, Stubs, picture, refused
+from serving import PATIENCE, Refused, Server, Stubs, picture, refused
 
 from gradserve.v1 import (
     attack_pb2,
@@ -107,7 +107,7 @@ def failure(stubs: Stubs, rpc: str, request: Any, model: str) -> Refused:
     asked = type(request)(model=model)
     asked.MergeFrom(request)
     with pytest.raises(grpc.RpcError) as caught:
-        getattr(stubs.gradients, rpc)(asked, timeout=30)
+        getattr(stubs.gradients, rpc)(asked, timeout=PATIENCE)
     return refused(caught.value)
 
 

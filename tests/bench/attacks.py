@@ -32,11 +32,11 @@ from .gate import TABLE
 
 LINF = tuple(n / 255 for n in (1, 2, 8))
 L2 = 0.5
-BATCH = 100  # pictures at once for torchattacks
-TINY = 1e-30  # what it adds to a gradient's norm; its 1e-10 stops it on pictures that the network is sure of
+BATCH = 100  # Pictures that torchattacks attacks at once.
+TINY = 1e-30  # It replaces torchattacks' 1e-10 beside a gradient's norm, which stops it on sure pictures.
 NETWORKS = ("resnet20", "resnet56")
 CPU = torch.device("cpu")
-AT_ONCE = 32  # attacks under way
+AT_ONCE = 32  # Attacks that are under way at once.
 PHOTOS = """
 [pool]
 queue_seconds = 36000  # whatever else the machine does, nothing may be refused
@@ -97,7 +97,7 @@ def accuracy(at: Setting) -> Json:
         for norm, eps in [*(("linf", eps) for eps in LINF), ("l2", L2)]:
             for method in ("fgsm", "pgd"):
                 if (norm, method) == ("l2", "fgsm"):
-                    continue  # torchattacks has none
+                    continue  # There is none in torchattacks.
                 facts: Json = {"random_start": False} if method == "pgd" else {}
                 facts |= {"step": 0.2} if norm == "l2" else {}
                 start = time.perf_counter()

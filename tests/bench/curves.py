@@ -15,7 +15,7 @@ from gradserve_server.models.prepared import Prepared
 Map = NDArray[np.floating]
 
 STEPS = 28
-COARSE = 7  # the random maps have as many cells per side as the last maps of an ImageNet network
+COARSE = 7  # Cells per side of the random maps, as the last maps of an ImageNet network have.
 BLUR, SIGMA = 11, 5.0
 
 

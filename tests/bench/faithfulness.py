@@ -42,8 +42,8 @@ queue_seconds = 3600  # whatever else the machine does, no photo may be refused
 weights = "{weights}"
 resize = {resize}
 """
-RESIZE = 256  # what these weights were trained for; torchvision's newest weights of mobilenet_v2 want another
-AHEAD = 2  # photos explained while another is judged
+RESIZE = 256  # These weights were trained for it; torchvision's newest ones of mobilenet_v2 want another size.
+AHEAD = 2  # Photos that are explained while another is judged.
 DATA = Path(__file__).parents[3] / "shared" / "data"
 
 Photos = Annotated[int | None, typer.Option("--photos", min=1, help="Only so many, spread over all; default: all.")]

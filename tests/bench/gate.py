@@ -68,7 +68,7 @@ class Pace:
     ratio: Spread
     gate_cpu: Spread
     torchattacks_cpu: Spread
-    gate_rows: Spread  # all rows per second
+    gate_rows: Spread  # All rows in a second.
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ class Resumed:
     exit_codes: dict[str, int]
     answers_at_the_kill: int
     answers: int
-    right: dict[str, list[int]]  # clean, then robust for each eps
+    right: dict[str, list[int]]  # How many clean pictures are right, then how many stay right for each eps.
     same: bool
 
 
@@ -153,7 +153,7 @@ async def _checked(address: str, batch: Dataset, folder: Path) -> Journal:
         card = await client.model(MODEL)
         wish = CheckSpec(
             [Method("pgd", steps=STEPS)], [EPS], {"first_success": False}
-        )  # to the last step, as torchattacks
+        )  # As torchattacks does, it goes on to the last step.
         plan, pictures = wish.plan(card), batch.labelled_for(card.classes)
         with Journal(folder / "journal.jsonl", plan.described(pictures)) as journal:
             await Check(client, plan, journal).run(pictures, 32)
@@ -200,7 +200,7 @@ def in_company(server: Server, pictures: Path, folder: Path, rounds: int, second
     for number in track(range(rounds), "company", console=report.console, transient=True):
         alone.append(_p95(server, photo, seconds))
         gate = subprocess.Popen(command(server, pictures, folder / f"c{number}"), **QUIET)
-        time.sleep(5)  # until it is at it
+        time.sleep(5)  # The gate is under way by then.
         beside.append(_p95(server, photo, seconds))
         assert gate.poll() is None, "the gate was done before its round was over: fewer --seconds"
         gate.kill()

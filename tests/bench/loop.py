@@ -91,7 +91,7 @@ def measure(model: Prepared, mix: dict[str, int], precision: Precision, rounds: 
         middle = time.thread_time()
         raw(model, precision, requests, images, cap)
         end = time.thread_time()
-        if i >= 0:  # the first warms up
+        if i >= 0:  # The first round only warms up.
             ours.append(1000 * (middle - begin) / len(requests))
             theirs.append(1000 * (end - middle) / len(requests))
             fills.append(fill / cap)

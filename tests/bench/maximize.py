@@ -22,8 +22,8 @@ MADE_BY, JUDGED_BY = "mobilenet_v2", "squeezenet1_0"
 # Of the classes of the photos in data/images and their like: animals, things, food, places.
 CLASSES = (130, 1, 340, 323, 145, 388, 609, 805, 980, 963, 207, 949, 84, 301, 284, 76, 985, 820, 859, 251)
 SURE, BEST = 0.9, 5
-TOGETHER, CALLS = 4, 2  # goals of one call, calls at a time
-STILL = 1e-9  # a rate that moves nothing: a way to measure a layer through the service
+TOGETHER, CALLS = 4, 2  # Goals of one call, and calls at a time.
+STILL = 1e-9  # A rate that moves nothing, so that the service only measures a layer.
 DREAMS = (
     ("squeezenet1_0", "features.10", "style/content-tubingen.jpg"),
     ("mobilenet_v2", "features.14", "style/content-tubingen.jpg"),
@@ -40,7 +40,7 @@ class Made:
     preset: str
     name: str
     probability: float
-    rank: int  # of all classes
+    rank: int  # Among all classes, for the other network.
 
 
 @dataclass(frozen=True)
@@ -51,10 +51,10 @@ class Dream:
     layer: str
     photo: str
     rise: float
-    noise_rise: float  # of noise as strong
-    change: float  # root mean square, of the range
-    low: float  # share of the change's power in means of 8x8 pixels
-    low_single: float  # the same with one octave of as many steps
+    noise_rise: float  # The rise by noise as strong as the change.
+    change: float  # The root mean square, as a share of the range.
+    low: float  # The share of the change's power that is in means of 8x8 pixels.
+    low_single: float  # The same share with one octave of as many steps.
 
 
 def maximized(

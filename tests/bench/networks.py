@@ -28,11 +28,11 @@ from gradserve_server.models.prepared import Prepared
 from . import report
 
 SIZE = {"height": 64, "width": 96, "resize": 64}
-OWN_SIZE = ("vit", "maxvit")  # families that take one size only
+OWN_SIZE = ("vit", "maxvit")  # Families of networks that take one size only.
 SIZES = {"inception_v3": {"height": 96, "width": 128, "resize": 96}}
-PAIRS = 9  # of pictures, for the errors in fp32: a ReLU near zero that flips makes one pair's error a matter of luck
-FLIPPED = 1e-5  # a gradient that is further off than this has such a ReLU behind it
-GIANTS = ("vit_h_14", "regnet_y_128gf")  # too large for this kind of machine beside their float64 copies
+PAIRS = 9  # Pairs of pictures for the errors in fp32. One alone would be luck: a ReLU near zero may flip.
+FLIPPED = 1e-5  # A gradient that is further off than this has such a ReLU behind it.
+GIANTS = ("vit_h_14", "regnet_y_128gf")  # They are too large for this kind of machine beside their float64 copies.
 
 
 @dataclass(frozen=True)
@@ -40,16 +40,16 @@ class Seen:
     """Of one network. Errors are relative; those of gradients by their length."""
 
     name: str
-    folded: int  # BatchNorms
-    kernels: int  # of EXACT's convolutions
+    folded: int  # How many BatchNorms are folded.
+    kernels: int  # How many convolutions of EXACT have kernels of their own.
     kernels_fast: int
-    logits_double: float  # error in float64
+    logits_double: float  # The error in float64.
     gradient_double: float
-    gradient_ratio: float  # `ratio` of the errors in fp32
-    flipped: int  # pairs beyond FLIPPED
-    flipped_plain: tuple[int, int]  # the same of plain fp32 torch, in its usual memory layout and in channels_last
-    compared: tuple[str, ...]  # errors beside bounds by precision, as the comparison at load saw them
-    seconds: float  # to make it ready
+    gradient_ratio: float  # The `ratio` of the errors in fp32.
+    flipped: int  # Pairs that are further off than FLIPPED.
+    flipped_plain: tuple[int, int]  # The same of plain fp32 torch, in its usual memory layout and in channels_last.
+    compared: tuple[str, ...]  # Errors beside bounds by precision, as the comparison at load saw them.
+    seconds: float  # The time that making it ready takes.
     notes: tuple[str, ...]
 
 

@@ -32,9 +32,9 @@ MODELS = {
     "cifar10": "[models.cifar10]\n",
     "mobilenet_v2": '[models.mobilenet_v2]\nweights = "{data}/mobilenet_v2-imagenet.safetensors"\nresize = {resize}\n',
 }
-CALLERS = 8  # of the closed loop whose rate is the capacity
+CALLERS = 8  # Callers of the closed loop whose rate is the capacity.
 CALM_FACTOR = 2  # A lone answer this many times as slow as the p95 before the load shows that the load is still felt.
-REST = 5.0  # seconds after the load, in which a lone caller asks
+REST = 5.0  # Seconds after the load in which a lone caller asks.
 FIGURES = (
     "capacity",
     "capacity_after",
@@ -47,7 +47,7 @@ FIGURES = (
     "refusal_server_p95",
 )
 FIGURES += ("unanswered", "uneasy", "memory")
-STATISTICS_DELAY = 1.5  # seconds until the workers' last figures have arrived
+STATISTICS_DELAY = 1.5  # Seconds until the workers' last figures have arrived.
 
 
 class Rows(NamedTuple):

@@ -36,7 +36,7 @@ from .report import Spread, shown
 from .serving import Server, kinds, photo, served
 from .weather import gflops
 
-WARM_UP = 16  # requests that are not counted
+WARM_UP = 16  # Requests at the start that are not counted.
 SIDE = 224
 NAMES = ("captum", "litserve", "exact", "balanced", "fast")
 
@@ -111,7 +111,7 @@ async def measure(
 ) -> list[Seen]:
     """Starts what is needed, then all in turn."""
     found = []
-    prepare_environment()  # the peers too have what this project's server gives its workers
+    prepare_environment()  # The peers have what this project's server gives its workers.
     async with AsyncExitStack() as stack:
         peers = await started(servers, model, stack)
         for name in mixes:

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 import psutil
 
-PATIENCE = 180.0  # seconds
+PATIENCE = 180.0  # Seconds until a process must have answered.
 
 
 @contextmanager

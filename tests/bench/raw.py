@@ -68,13 +68,13 @@ class RawLoops:
 @contextmanager
 def raw_loops(catalogue: Path, processes: int) -> Iterator[RawLoops]:
     """Starts the processes and ends them."""
-    prepare_environment()  # as the server does for its workers
+    prepare_environment()  # The server does the same for its workers.
     context = multiprocessing.get_context("spawn")
     pipes = [context.Pipe() for _ in range(processes)]
     children = [context.Process(target=_main, args=(theirs, catalogue), daemon=True) for _, theirs in pipes]
     for child, (_, theirs) in zip(children, pipes, strict=True):
         child.start()
-        theirs.close()  # or a process that dies would be waited for
+        theirs.close()  # An open copy would hide that a process has died.
     try:
         for ours, _ in pipes:
             ours.recv()

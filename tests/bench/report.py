@@ -16,7 +16,7 @@ from rich.table import Table
 Json = Annotated[bool, typer.Option("--json", help="JSON on standard output instead of tables.")]
 Out = Annotated[Path | None, typer.Option("--out", dir_okay=False, help="Also write the JSON to this file.")]
 
-WIDTH = 200  # of a file or a pipe
+WIDTH = 200  # Characters in a line of a file or a pipe.
 
 console = Console(stderr=True, highlight=False)
 

@@ -44,8 +44,8 @@ height = 224
 width = 224
 resize = 224
 """
-RAMP = 1.0  # seconds until the callers' first requests are answered and batches are full
-ENOUGH = 3  # answers to each caller in a window: they come in bursts, a batch at a time
+RAMP = 1.0  # Seconds until the callers' first requests are answered and batches are full.
+ENOUGH = 3  # Answers that each caller must have in a window, since they come in bursts, a batch at a time.
 QUALITY = 98
 
 
@@ -55,9 +55,9 @@ class Window:
 
     answers: float
     seconds: float
-    server_cpu: float  # CPU seconds of all the server's processes
-    caller_cpu: float  # and of this one
-    machine_cpu: float  # and of everything on the machine
+    server_cpu: float  # CPU seconds of all the server's processes.
+    caller_cpu: float  # CPU seconds of this process.
+    machine_cpu: float  # CPU seconds of everything on the machine.
 
     @property
     def rate(self) -> float:

@@ -28,8 +28,8 @@ from .serving import photo
 CONTENTS, STYLES = ("tubingen", "amber"), ("starry_night", "mosaic")
 MODEL = "squeezenet1_0"
 KINDS = ("content", "style")
-CALLERS = 4  # that ask for explanations beside the running jobs
-QUESTIONS = 15  # of each of them
+CALLERS = 4  # Callers that ask for explanations beside the running jobs.
+QUESTIONS = 15  # Questions that each of them asks.
 
 
 @dataclass(frozen=True)

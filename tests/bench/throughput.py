@@ -172,7 +172,7 @@ def alone(model: str, plan: Plan, raw: RawLoops, server: Server) -> list[Lone]:
             raw.lone(model, plan.precision, jpeg),
             {name: caller(request) for name, request in requests.items()},
         )
-        if i >= 0:  # the first two warm up
+        if i >= 0:  # The first two rounds only warm up.
             plain.append(parts)
             for name, seconds in took.items():
                 latencies[name].append(1000 * seconds)

@@ -3,7 +3,7 @@
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import count
 from typing import Any
@@ -14,13 +14,14 @@ import psutil
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from lengths import length
-from serving import Server, Stubs, picture
+from serving import PATIENCE, Server, Stubs, picture
 
 from gradserve import Client
 from gradserve.v1 import predict_pb2
 
 KILLS = length(2, 6)
 CALLERS = 4
+CALLS = 150  # Answers that plain callers have before each kill.
 DIGIT = predict_pb2.PredictRequest(image=picture(0, 8, 8))
 PICTURE = np.zeros((8, 8, 3), np.uint8)
 OWN_CONNECTION = (("grpc.use_local_subchannel_pool", 1),)
@@ -34,12 +35,16 @@ def pair() -> Iterator[Server]:
         yield server
 
 
+def until(condition: Callable[[], bool]) -> None:
+    end = time.monotonic() + 120
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
 def until_both_serve(server: Server) -> None:
     """Both listen again."""
-    end = time.monotonic() + 60
-    while len(listeners(server)) < 2:
-        assert time.monotonic() < end
-        time.sleep(0.1)
+    until(lambda: len(listeners(server)) == 2)
 
 
 def listeners(server: Server) -> list[int]:
@@ -62,7 +67,7 @@ def counter_files(server: Server) -> set[str]:
 def predict_once(server: Server) -> None:
     """A call on a connection of its own."""
     with grpc.insecure_channel(server.address, OWN_CONNECTION) as channel:
-        Stubs.of(channel).gradients.Predict(DIGIT, timeout=30)
+        Stubs.of(channel).gradients.Predict(DIGIT, timeout=PATIENCE)
 
 
 def test_calls_reach_both_and_both_use_the_worker(pair: Server) -> None:
@@ -94,7 +99,7 @@ def test_a_front_end_that_is_killed_costs_only_its_calls(pair: Server) -> None:
             with grpc.insecure_channel(pair.address, OWN_CONNECTION) as channel:
                 try:
                     for _ in range(50):
-                        Stubs.of(channel).gradients.Predict(DIGIT, timeout=30)
+                        Stubs.of(channel).gradients.Predict(DIGIT, timeout=PATIENCE)
                         codes["OK"] += 1
                 except grpc.RpcError as error:
                     codes[error.code().name] += 1
@@ -104,10 +109,10 @@ def test_a_front_end_that_is_killed_costs_only_its_calls(pair: Server) -> None:
         try:
             for _ in range(KILLS):
                 until_both_serve(pair)
-                time.sleep(1)
+                until(lambda enough=codes["OK"] + CALLS: codes["OK"] >= enough)
                 victim = pair.front_ends[0]
                 victim.kill()
-                victim.wait(20)
+                victim.wait(PATIENCE)
                 for _ in range(20):
                     predict_once(pair)  # New connections never fail.
         finally:
@@ -131,7 +136,7 @@ def test_each_front_end_says_whether_it_serves(pair: Server) -> None:
     until_both_serve(pair)
     for _ in range(10):
         with grpc.insecure_channel(pair.address, OWN_CONNECTION) as channel:
-            health = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=10)
+            health = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=PATIENCE)
             assert health.status == health_pb2.HealthCheckResponse.SERVING
 
 
@@ -139,7 +144,7 @@ def test_another_server_cannot_take_part_in_the_port(pair: Server) -> None:
     port = pair.address.rpartition(":")[2]
     for more in ((), ("--front-ends", "2")):
         with Server("[models.digits]", "--workers", "1", "--port", port, *more) as other:
-            assert other.process.wait(60) == 2
+            assert other.process.wait(PATIENCE) == 2
             assert f"cannot listen on 127.0.0.1:{port}" in other.log()
 
 
@@ -147,7 +152,7 @@ def test_the_end_of_the_keeper_ends_all(pair: Server) -> None:
     """The last test of this server."""
     family = pair.process.children(recursive=True)
     pair.process.kill()
-    gone, alive = psutil.wait_procs(family, 20)
+    gone, alive = psutil.wait_procs(family, PATIENCE)
     assert not alive
     assert len(gone) >= 4
 
@@ -155,5 +160,5 @@ def test_the_end_of_the_keeper_ends_all(pair: Server) -> None:
 def test_a_unix_socket_has_one_front_end(tmp_path_factory: pytest.TempPathFactory) -> None:
     config = f'[server]\nhost = "unix:{tmp_path_factory.mktemp("x")}/s"\nfront_ends = 2\n[models.digits]'
     with Server(config) as server:
-        assert server.process.wait(60) == 2
+        assert server.process.wait(PATIENCE) == 2
         assert "a unix socket belongs to one process" in server.log()

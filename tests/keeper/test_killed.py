@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from lengths import length
-from serving import Server, Stubs, methods, picture, values
+from serving import PATIENCE, Server, Stubs, methods, picture, values
 
 from gradserve.v1 import explain_pb2
 
@@ -39,7 +39,7 @@ def test_killed_workers_cost_no_answer(server: Server, stubs: Stubs) -> None:
     with ThreadPoolExecutor(AT_A_TIME) as pool:
 
         def ask(r: explain_pb2.ExplainRequest) -> explain_pb2.ExplainResponse:
-            return stubs.gradients.Explain(r, timeout=120)
+            return stubs.gradients.Explain(r, timeout=PATIENCE)
 
         expected = list(pool.map(ask, requests))
         restarts = server.metric("gradserve_worker_restarts_total")
@@ -56,7 +56,7 @@ def test_killed_workers_cost_no_answer(server: Server, stubs: Stubs) -> None:
             until_all_are_ready(server, restarts + kill + 1)
             assert victim.pid not in {worker.pid for worker in server.workers}
     with server.channel() as channel:
-        health = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=10)
+        health = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=PATIENCE)
     assert health.status == health_pb2.HealthCheckResponse.SERVING
     assert server.metric("gradserve_worker_restarts_total") == restarts + KILLS
     assert " died" in server.log()

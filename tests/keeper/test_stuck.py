@@ -14,7 +14,7 @@ from gradserve_server.pool.wire import Outcome, Task
 
 from .mesh import serving
 
-LEGAL_SECONDS = 6.0  # of a pass: more than a worker may be silent
+LEGAL_SECONDS = 6.0  # The length of a pass, for longer than a worker may be silent.
 
 
 @pytest.fixture

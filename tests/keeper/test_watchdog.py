@@ -5,7 +5,8 @@ import pytest
 from gradserve_server.keeper.watchdog import CHECK_SECONDS, Finding, WorkerState, judge, passed
 
 JUDGEMENTS: list[tuple[str, WorkerState, float, bool, float, float, Finding]] = [
-    # what it is, state, seconds since it was lost, whether it is stopped, of its pass, of the pass's estimate, finding
+    # The case, the state, seconds since the worker was lost, whether it is stopped, seconds of its pass and of the
+    # pass's estimate, and the finding.
     ("idle", "ready", 0, False, 0, 0, "well"),
     ("stopped by a signal", "lost", 5, True, 0, 0, "well"),
     ("stopped for a minute", "lost", 61, True, 0, 0, "frozen"),

@@ -151,7 +151,7 @@ async def test_the_start_fails_where_no_process_can_be_started(loading: Start) -
     keeper.made[0].say(Loading("b"))
     await keeper.made[0].die()
     with pytest.raises(StartError, match=r"no new worker can be started on cpu \(OSError: too many processes\)"):
-        await asyncio.wait_for(keeper.start, 1)
+        await asyncio.wait_for(keeper.start, 20)
 
 
 async def test_where_no_model_is_loaded_by_all_the_start_fails(loading: Start) -> None:

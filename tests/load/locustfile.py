@@ -14,7 +14,7 @@ from locust import User, task
 from gradserve.messages.predict import predict_request
 from gradserve.v1 import service_pb2_grpc
 
-DEADLINE = 2.0  # seconds
+DEADLINE = 2.0  # Seconds that a request may take.
 
 grpc.experimental.gevent.init_gevent()
 

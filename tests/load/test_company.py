@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 from lengths import length
-from serving import Server, Stubs, methods, picture, tensor, values
+from serving import PATIENCE, Server, Stubs, methods, picture, tensor, values
 from zoo import CPU
 
 from gradserve.v1 import attack_pb2, explain_pb2, models_pb2, predict_pb2
@@ -90,7 +90,7 @@ def unit_of(model: str, rng: random.Random) -> pb.Target:
 
 def ask(stubs: Stubs, request: Request) -> Any:
     rpc = stubs.gradients.Explain if isinstance(request, explain_pb2.ExplainRequest) else stubs.gradients.Predict
-    return rpc(request, timeout=120)
+    return rpc(request, timeout=PATIENCE)
 
 
 def numbers(reply: Any) -> list[np.ndarray]:
@@ -190,8 +190,8 @@ def test_after_a_neighbour_was_cancelled_the_answer_is_the_same(stubs: Stubs) ->
     wide = explain_pb2.ExplainRequest(model="small", image=image, methods=methods(smooth_grad={"samples": 500}))
     mine = explain_pb2.ExplainRequest(model="small", image=image, methods=methods(smooth_grad={"samples": 12}))
     alone = ask(stubs, mine)
-    neighbours = [stubs.gradients.Explain.future(wide, timeout=60) for _ in range(2)]
-    call = stubs.gradients.Explain.future(mine, timeout=60)
+    neighbours = [stubs.gradients.Explain.future(wide, timeout=PATIENCE) for _ in range(2)]
+    call = stubs.gradients.Explain.future(mine, timeout=PATIENCE)
     for neighbour in neighbours:
         neighbour.cancel()
     assert max(differences(alone, call.result())) < CLOSE
@@ -215,10 +215,10 @@ def test_passes_alone_give_the_same_bytes_in_other_company(server: Server, stubs
 
     def told(request: Any) -> list[bytes]:
         if isinstance(request, attack_pb2.AttackRequest):
-            reply = stubs.gradients.Attack(request, timeout=120)
+            reply = stubs.gradients.Attack(request, timeout=PATIENCE)
             found = [reply.adversarial, reply.certificate.SerializeToString(deterministic=True)]
         else:
-            reply = stubs.gradients.Explain(request, timeout=120)
+            reply = stubs.gradients.Explain(request, timeout=PATIENCE)
             found = [each.SerializeToString(deterministic=True) for each in reply.explanations]
         assert reply.provenance.alone
         return found

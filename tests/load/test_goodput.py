@@ -28,11 +28,11 @@ from gradserve.v1 import common_pb2 as pb
 from gradserve.v1 import explain_pb2, predict_pb2
 
 SECONDS = length(4, 60)
-REQUESTS = length(40, 500)  # with random deadlines
+REQUESTS = length(40, 500)  # Requests with random deadlines.
 CONFIG = "[pool]\nworkers = 1\n[models.cifar10]\n[models.digits]\n"
 pytestmark = pytest.mark.alone
-OVERLOAD = 4  # times the capacity
-ANSWERED_SHARE = 0.4  # of the capacity, at least: a machine may have halved its pace since that was measured
+OVERLOAD = 4  # The offered rate, as a multiple of the capacity.
+ANSWERED_SHARE = 0.4  # At least this share of the capacity; the machine may be half as fast by then.
 EXPECTED = {"OK", "RESOURCE_EXHAUSTED", "DEADLINE_EXCEEDED"}
 GRADIENT = [MixEntry("explain", method="gradient", model="cifar10")]
 EVERYTHING = [

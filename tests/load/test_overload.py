@@ -18,7 +18,7 @@ from .test_company import ask, mixed
 
 SECONDS = length(5, 600)
 CALLERS, IN_FLIGHT = 64, 16
-MAX_GROWTH = 1.1, 64 << 20  # of a process's memory in the second half of the run: a factor, and bytes
+MAX_GROWTH = 1.1, 64 << 20  # Of a process in the second half of the run: a factor, and bytes beside it.
 
 
 def memory(server: Server) -> dict[int, int]:

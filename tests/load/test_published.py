@@ -13,7 +13,7 @@ from google.protobuf.descriptor_pb2 import FileDescriptorSet
 from google.protobuf.descriptor_pool import DescriptorPool
 from google.protobuf.message_factory import GetMessageClass
 from PIL import Image
-from serving import Server
+from serving import PATIENCE, Server
 
 from gradserve.v1 import models_pb2, service_pb2
 
@@ -75,9 +75,9 @@ def test_a_caller_with_published_stubs(channel: grpc.Channel, rpc: Any) -> None:
     request = filled(GetMessageClass(rpc.input_type)(), asked(rpc.name))
     path = f"/{rpc.containing_service.full_name}/{rpc.name}"
     if rpc.server_streaming:
-        replies = list(channel.unary_stream(path)(request.SerializeToString(), timeout=120))
+        replies = list(channel.unary_stream(path)(request.SerializeToString(), timeout=PATIENCE))
     else:
-        replies = [channel.unary_unary(path)(request.SerializeToString(), timeout=120)]
+        replies = [channel.unary_unary(path)(request.SerializeToString(), timeout=PATIENCE)]
     assert replies
     for reply in replies:
         read = GetMessageClass(rpc.output_type).FromString(reply)

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import socket
+import time
 from collections import Counter
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
@@ -11,20 +12,22 @@ from typing import Any
 import grpc
 import pytest
 from lengths import length
-from serving import Server, methods, picture
+from serving import PATIENCE, Server, methods, picture
 
 from gradserve import AsyncClient, ServiceError
 from gradserve.v1 import explain_pb2, predict_pb2, service_pb2_grpc
 
 REQUESTS = length(600, 10_000)
 CALLERS = 4
-COPIES = length(4, 8)  # of a method in the long call, which takes about 2 and 4 s; no request may ask for more rows
-SAMPLES = 2000  # of each copy
-MAX_FAILED = 5  # calls of plain stubs, which are not retried; gRPC ends some as CANCELLED (its issue 41785)
+COPIES = length(2, 8)  # Of a method in the long call, which takes about 1 and 4 s; no request may ask for more rows.
+SAMPLES = 2000  # Samples of each copy.
+MAX_FAILED = 5  # Calls of plain stubs, which are not retried. gRPC ends some as CANCELLED (its issue 41785).
 PIXELS = picture(0, 8, 8)
 PREDICT = predict_pb2.PredictRequest(image=PIXELS)
 LONG = explain_pb2.ExplainRequest(image=PIXELS, methods=methods(smooth_grad={"samples": SAMPLES}) * COPIES)
 CONFIG = "[pool]\nworkers = 1\n[models.digits]\n"
+
+LATEST_START = 60  # Seconds within which a call must have reached its server.
 
 Ask = Callable[[], Coroutine[Any, Any, None]]
 
@@ -76,12 +79,20 @@ def pair() -> Iterator[Pair]:
     pair.kill()
 
 
+def until_explaining(server: Server) -> None:
+    """Returns when the server has begun with a first Explain."""
+    end = time.monotonic() + LATEST_START
+    while not server.metric("grpc_server_started_total", grpc_method="Explain"):
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
 @asynccontextmanager
 async def our_client(target: str) -> Any:
     async with AsyncClient(target) as client:
 
         async def ask() -> None:
-            await client._call(client._stubs.gradients.Predict, PREDICT, 30.0)
+            await client._call(client._stubs.gradients.Predict, PREDICT, float(PATIENCE))
 
         yield ask
 
@@ -95,7 +106,7 @@ def plain(policy: str) -> Any:
             stub = service_pb2_grpc.GradientServiceStub(channel)
 
             async def ask() -> None:
-                await stub.Predict(PREDICT, timeout=30)
+                await stub.Predict(PREDICT, timeout=PATIENCE)
 
             yield ask
 
@@ -129,11 +140,11 @@ async def test_callers_notice_nothing_of_a_rolling_restart(pair: Pair, names: li
         codes = []
         for place, server in enumerate(pair.servers):
             async with grpc.aio.insecure_channel(server.address) as channel:
-                long = service_pb2_grpc.GradientServiceStub(channel).Explain(LONG, timeout=120)
-                await asyncio.sleep(0.5)
+                long = service_pb2_grpc.GradientServiceStub(channel).Explain(LONG, timeout=PATIENCE)
+                await asyncio.to_thread(until_explaining, server)
                 codes.append(await asyncio.to_thread(pair.restart, place))
                 assert [each.done for each in (await long).explanations] == [SAMPLES] * COPIES
-            await asyncio.sleep(2)  # until round_robin has found the new server
+            await asyncio.sleep(2)  # By then round_robin has found the new server.
         done = True
         await asyncio.gather(*callers)
     print(f"{all_outcomes}, refused {pair.refused() - before}, exit codes {codes}")

@@ -12,8 +12,8 @@ from gradserve.v1 import common_pb2 as pb
 from gradserve.v1 import explain_pb2
 
 pytestmark = pytest.mark.alone
-STEP = 0.5  # the longest pass, by the engine's own rule
-MOST = 2000  # samples or steps that a method may take
+STEP = 0.5  # Seconds of the longest pass, by the engine's own rule.
+MOST = 2000  # Samples or steps that a method may take at most.
 
 
 class Speed(NamedTuple):
@@ -156,7 +156,7 @@ def test_a_caller_who_goes_away_frees_the_device_within_one_step(server: Server,
         eventually(lambda: server.metric("gradserve_cancelled_total") == cancelled + 1)
     eventually(lambda: cpu(server) < 0.2, 15)
     print(f"all workers idle {time.monotonic() - gone:.1f} s after the caller left")
-    time.sleep(1)  # statistics come with some delay
+    time.sleep(1)  # Statistics come with some delay.
     rows = server.metric("gradserve_step_rows_sum")
     time.sleep(1)
     assert server.metric("gradserve_step_rows_sum") == rows
@@ -192,7 +192,7 @@ def test_a_gradient_beside_a_wide_job_does_not_wait_for_it(server: Server, stubs
             waited.append(reply.provenance.queue_seconds)
         print("a gradient beside them took", ", ".join(f"{1000 * w:.0f}" for w in waits), "ms")
         assert not any(call.done() for call in busy)
-        time.sleep(1)  # until the workers have told of these steps
+        time.sleep(1)  # By then the workers have told of these steps.
         after = [server.metric(f"gradserve_step_seconds_{what}", model="small") for what in ("sum", "count")]
         step = (after[0] - before[0]) / (after[1] - before[1])
         print(f"they waited {', '.join(f'{1000 * w:.0f}' for w in waited)} ms; a step took {1000 * step:.0f} ms")

@@ -74,6 +74,11 @@ def with_arguments(builder: str, how: str, refused: str = "", **facts: Any) -> K
     return Kind(f"rare_kinds:{builder}", refused, facts={"arguments": {"how": how}}, **facts)
 
 
+def of_size(side: int, **facts: Any) -> dict[str, Any]:
+    """Facts of a network of another size."""
+    return {"height": side, "width": side, "resize": side, **facts}
+
+
 MIXED = ("flipped", "sorted", "centred", "flipped in fours")
 DIFFERENTIATED = ("plain", "enabled", "backward", "func")
 OWN = [
@@ -146,13 +151,14 @@ OWN = [
 RELUS = ("module", "functional", "inplace", "method", "clamp", "clamp_min", "threshold", "times_mask", "maximum")
 PLAIN_CASES = [
     *("plain", "norm_act", "weight_standardised", "conv_with_hook", "old_weight_norm", "new_weight_norm", "spectral"),
-    *("pruned", "aliased", "aliased_resnet", "two_norms", "cosine_head", "aux_used", "aux_named", "transform_input"),
+    *("pruned", "aliased", "two_norms", "cosine_head", "aux_used", "aux_named", "transform_input"),
     *("two_classes", "three_classes", "four_classes", "tuple_out", "dict_out"),
     *("map_out", "constant_out", "in_place_input", "side_branch", "grey", "dense", "parallel", "compiled"),
     *("half_model", "dead_relu", "overflowing", "softmax_twin"),
 ]
 SHARED = [
     *(Kind(f"cases:{name}") for name in PLAIN_CASES),
+    Kind("cases:aliased_resnet", facts=of_size(32)),
     *(Kind(f"cases:{name}", inside=True) for name in ("softmax_out", "log_softmax_out")),
     Kind("cases:one_logit", "single number"),
     Kind("cases:one_logit", facts={"head": "binary"}),
@@ -174,19 +180,16 @@ TIMM = {
     **dict.fromkeys(("test_byobnet", "test_convnext", "test_efficientnet", "test_efficientnet_evos", "test_nfnet"), 64),
     "test_resnet": 64,
     "mobilenetv3_small_050": 64,
-    "test_vit": 160,
 }
-DEIT = {"name": "deit_tiny_distilled_patch16_224", "img_size": 96, "depth": 4}
-
-
-def of_size(side: int, **facts: Any) -> dict[str, Any]:
-    """Facts of a network of another size."""
-    return {"height": side, "width": side, "resize": side, **facts}
+VITS = (
+    {"name": "test_vit", "img_size": 64},
+    {"name": "deit_tiny_distilled_patch16_224", "img_size": 64, "depth": 4},
+)
 
 
 OTHERS = [
     *(Kind("kinds:of_timm", facts=of_size(side, arguments={"name": name})) for name, side in TIMM.items()),
-    Kind("kinds:of_timm", facts=of_size(96, arguments=DEIT)),
+    *(Kind("kinds:of_timm", facts=of_size(64, arguments=arguments)) for arguments in VITS),
     Kind("kinds:mixer", facts=of_size(128)),
 ]
 NOTHING_TO_ATTACK = ("cases:constant_out", "cases:dead_relu")

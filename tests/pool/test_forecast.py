@@ -6,7 +6,7 @@ from gradserve_server.engine.schedule import MAX_PASS_SECONDS
 from gradserve_server.engine.take import MAX_OVERDUE_SECONDS, NEW_JOBS_SHARE, OVERDUE_PASSES
 from gradserve_server.pool.forecast import Forecast, Load, Prospect, forecast
 
-ROW, ROWS = 0.01, 8  # seconds of a gradient, and gradients of a full pass
+ROW, ROWS = 0.01, 8  # Seconds of a gradient, and gradients of a full pass.
 
 
 def prospect(caller: str = "a", *, weight: float = 1.0, interactive: bool = True) -> Prospect:

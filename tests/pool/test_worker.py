@@ -116,7 +116,7 @@ def test_it_goes_on_as_soon_as_all_are_there() -> None:
 def test_it_does_not_wait_longer_than_it_is_worth() -> None:
     _, engine, took = gathering(0.3, task("a"))
     assert len(engine.submitted) == 1
-    assert took == pytest.approx(0.3, abs=0.25)
+    assert 0.05 < took < WAIT
 
 
 def test_nothing_is_waited_for_after_a_stop() -> None:

@@ -9,14 +9,14 @@ from typing import Annotated, Any
 import torch
 import typer
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # as pytest does it
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # The folder that pytest adds too.
 
 from .. import faithfulness, report
 from . import counterfactual, head, latency, lds, mislabels
 from .truth import Retrained
 
 CACHE = Path(tempfile.gettempdir()) / "gradserve-influence"
-SEEDS = 4  # counterfactual: trainings without the removed examples
+SEEDS = 4  # Trainings without the removed examples, of the part counterfactual.
 PARTS = ("head", "lds", "counterfactual", "mislabels", "latency")
 
 

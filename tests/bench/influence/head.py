@@ -27,8 +27,8 @@ from .. import report
 from .estimates import changes, indexed, served
 
 COUNT, TESTS, REMOVED, EXTREMES, GROUPS, CLASSES = 1000, 8, 150, 10, 20, 10
-EXACT, OLD = 1e-10, 10  # gradient of a refit; steps with one Hessian
-STEPPED = 2  # of the test photos, for Newton steps
+EXACT, OLD = 1e-10, 10  # The largest gradient after a refit, and the steps that share one Hessian.
+STEPPED = 2  # Test photos for which Newton steps are taken.
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
@@ -126,9 +126,9 @@ class Found:
     accuracy: float
     pearson: tuple[float, float]
     newton: tuple[float, float]
-    slope: float  # median of true over predicted changes
+    slope: float  # The median of true changes over predicted ones.
     signs: float
-    groups: dict[str, float]  # median Pearson over test photos, by share removed
+    groups: dict[str, float]  # The median of Pearson's correlation over test photos, by the share removed.
 
 
 def measure(data: Path, folder: Path, decay: float) -> Found:
@@ -160,7 +160,7 @@ def measure(data: Path, folder: Path, decay: float) -> Found:
     strongest = [np.concatenate([np.argsort(-s)[:EXTREMES], np.argsort(s)[:EXTREMES]]) for s in first]
     needed = sorted({int(row) for row in np.concatenate([random, *strongest])})
     left_out = {row: loss(refits.without([row])) - before for row in track(needed, "refits", console=report.console)}
-    truth = np.array([left_out[row] for row in random]).T  # [tests, removed]
+    truth = np.array([left_out[row] for row in random]).T  # It is [tests, removed].
     pairs = list(zip(first[:, random], truth, strict=True))
     signs = [np.sign(first[t, row]) == np.sign(left_out[row][t]) for t in range(TESTS) for row in strongest[t]]
     return Found(

@@ -32,14 +32,14 @@ class Found:
 
     examples: int
     bytes_each: float
-    product: float  # one query's inner products and selection, in this process
-    product_of_32: float  # each of 32 at once
+    product: float  # Of one query's inner products and selection, in this process.
+    product_of_32: float  # Of each of 32 queries at once.
     median: float
-    late: float  # 99th percentile
-    per_second: float  # of 16 callers
+    late: float  # The 99th percentile.
+    per_second: float  # Answers to 16 callers in a second.
     median_of_16: float
     late_of_16: float
-    grown: int  # of the worker's resident memory, beside a server with the smallest index
+    grown: int  # Growth of the worker's resident memory beside that of a server with the smallest index.
 
 
 def grown(count: int) -> tuple[np.ndarray, np.ndarray]:

@@ -88,7 +88,7 @@ def ranked_alike(predicted: np.ndarray, real: np.ndarray) -> float:
     """Mean over columns of Spearman's correlation: [subsets, tests] twice."""
     found = []
     for ours, theirs in zip(predicted.T, real.T, strict=True):
-        flat = np.ptp(ours) < 1e-9 * max(1e-12, np.abs(ours).max())  # predicts nothing
+        flat = np.ptp(ours) < 1e-9 * max(1e-12, np.abs(ours).max())  # Equal predictions rank nothing.
         found.append(0.0 if flat else np.corrcoef(rankdata(ours), rankdata(theirs))[0, 1])
     return float(np.mean(found))
 
