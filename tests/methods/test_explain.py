@@ -20,6 +20,7 @@ from gradserve_server.methods.explain import METHODS, ExplainArguments, Explaine
 from gradserve_server.methods.explain.averages import baseline_of, blurred, gauss_legendre
 from gradserve_server.methods.explain.occlusion import grid, occlusion_rows
 from gradserve_server.models.prepared import Prepared
+from gradserve_server.models.rules import Relevance
 
 from .runs import answer, answers, call, job_of
 
@@ -75,8 +76,9 @@ def test_closed_form(method: str, parameters: dict[str, object], form: Callable[
 
 def test_every_method_is_tested_against_something() -> None:
     from .test_captum import TABLE
+    from .test_lrp import TESTED
 
-    untested = set(METHODS) - {row[0] for row in CLOSED_FORMS} - set(TABLE)
+    untested = set(METHODS) - {row[0] for row in CLOSED_FORMS} - set(TABLE) - TESTED
     assert not untested, f"no row of CLOSED_FORMS, or of test_captum's TABLE, is of {', '.join(untested)}"
 
 
@@ -185,7 +187,10 @@ def test_the_row_of_a_method_says_what_it_does(name: str) -> None:
     while not engine.idle:
         engine.step()
     assert row.wrt == max((query.wrt for query in queries), key=["nothing", "taps", "image"].index)
-    assert row.guided == any(query.relu != "plain" for query in queries)
+    rules = {query.rule for query in queries}
+    assert row.guided == bool(rules & {"guided", "deconvnet"})
+    own = set() if row.relevance is None else {row.relevance(made.parameters)}
+    assert own == {rule for rule in rules if isinstance(rule, Relevance)}
     assert row.default_layer == ("layer" in made.parameters)
     assert row.class_targets_only in ("", *made.parameters)
 
@@ -347,13 +352,15 @@ def test_guided_rules_are_refused_without_relus(name: str, method: str) -> None:
 
 @pytest.mark.parametrize("name", ["resnet18", "googlenet", "densenet121", "mobilenet_v2", "mobilenet_v3_small"])
 def test_guided_rules_apply_with_relus(name: str) -> None:
-    assert all(not method.refuses(prepared(name).card) for method in METHODS.values())
+    assert all(not method.refuses(prepared(name).card) for method in METHODS.values() if method.relevance is None)
 
 
 def test_a_model_without_relus_and_maps_refuses_what_needs_them() -> None:
     card = prepared("linear").card
     refused = {name for name, method in METHODS.items() if method.refuses(card)}
-    assert refused == {name for name, method in METHODS.items() if method.guided or method.default_layer}
+    assert refused == {
+        name for name, method in METHODS.items() if method.guided or method.relevance or method.default_layer
+    }
 
 
 def test_several_methods_and_targets_in_one_call() -> None:

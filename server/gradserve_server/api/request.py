@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -157,6 +157,17 @@ def check_options(
         budget = min(float("inf") if budget is None else budget, seconds - REPLY_MARGIN_SECONDS)
     deadline = float("inf") if budget is None else at.arrived + budget
     return CheckedOptions(rpc, options, precision, deadline)
+
+
+def in_exact(checked: CheckedOptions, what: str, violations: Violations) -> CheckedOptions:
+    """The options in EXACT, which AUTO then means; a violation where the request names another precision."""
+    named = PRECISIONS.get(checked.options.precision, "auto")
+    if named not in ("auto", "exact"):
+        violations.not_applicable(
+            f"{what} is computed in EXACT alone, since its many small numbers do not bear half precision, and "
+            f"options.precision was {named.upper()}; name EXACT, or leave it out"
+        )
+    return replace(checked, precision="exact")
 
 
 def _precision(number: int, rpc: Rpc, card: ModelCard, violations: Violations) -> Precision:

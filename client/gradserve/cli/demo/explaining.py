@@ -21,6 +21,8 @@ SENTENCES = {  # What each method shows.
     "deconvnet": "The gradient with ReLUs applied on the way back: edges more than reasons.",
     "grad_cam": "Which parts of the last map speak for the class.",
     "guided_grad_cam": "Grad-CAM times guided backpropagation: where, in fine detail.",
+    "layer_cam": "Which places of the last map speak for the class, each by its own gradient.",
+    "lrp": "The score shared out among the pixels, layer by layer. Of a class alone it shows all there is.",
     "occlusion": "How much the score falls when a grey patch hides that place.",
 }
 
