@@ -21,6 +21,7 @@ def attn_lrp() -> Iterator[None]:
         patch.setattr(F, "layer_norm", _layer_norm)
         patch.setattr(F, "multi_head_attention_forward", _attention)
         patch.setattr(Tensor, "matmul", _product)
+        patch.setattr(Tensor, "__matmul__", _product)
         yield
 
 

@@ -1,6 +1,7 @@
 """Relevance against zennit, and against doubles by hand where zennit has no rule: sums, ReLU6, transformers."""
 
 from collections.abc import Callable
+from copy import deepcopy
 
 import numpy as np
 import pytest
@@ -11,18 +12,21 @@ from zennit.attribution import Gradient
 from zennit.canonizers import SequentialMergeBatchNorm
 from zennit.composites import EpsilonGammaBox, EpsilonPlus, EpsilonPlusFlat
 from zennit.core import Composite
-from zoo import in_double, inputs, normalised, off, prepared, unmodified
+from zoo import CPU, in_double, inputs, normalised, off, pictures, prepared, unmodified
 
 from gradserve_server.engine.differentiate import differentiate
 from gradserve_server.engine.objective import logit
 from gradserve_server.engine.query import Answer, Part, Query
 from gradserve_server.methods.explain import Target
+from gradserve_server.models.catalogue import ModelSpec
+from gradserve_server.models.loading import load
+from gradserve_server.models.preparation import prepare_source
 from gradserve_server.models.prepared import Prepared
 from gradserve_server.models.relevance.mode import RelevanceRules
 from gradserve_server.models.relu import ReLURules
 from gradserve_server.models.rules import ConvolutionRule, Relevance, Rule
 
-from . import relevance_by_hand
+from . import attention_by_hand, relevance_by_hand
 from .runs import answer
 
 TESTED = {"lrp"}  # The methods that have their references here.
@@ -86,6 +90,32 @@ def test_equals_the_double_by_hand(name: str, rule: ConvolutionRule, record_prop
     record_property("off", (double, single))
     assert double < 1e-10
     assert single < 1e-4
+
+
+@pytest.mark.parametrize("name", ["vit_b_32", "swin_t"])
+def test_transformers_equal_the_double_by_hand(name: str, record_property: Record) -> None:
+    """AttnLRP in torchvision's ViT and Swin: GELU, LayerNorm, attention as one call and as products."""
+    x = inputs(name, 2)[1][1:]
+    reference = attention_by_hand.relevance(unmodified(name, torch.float64), normalised(x.double()), LABEL)
+    double = worst(relevance(in_double(name), x.double(), Relevance("epsilon")), reference)
+    single = worst(relevance(prepared(name), x, Relevance("epsilon")), reference)
+    record_property("off", (double, single))
+    assert double < 1e-9
+    assert single < 1e-3
+    plain = asked(prepared(name), x, "plain").image_grad
+    assert plain is not None
+    assert off(plain * (x - prepared(name).mean), reference) > 0.1, "the rules change nothing here"
+
+
+def test_attention_of_ones_own_equals_the_double_by_hand() -> None:
+    """A transformer that multiplies its queries, keys and values itself."""
+    spec = ModelSpec(name="own", builder="small_vits:vit", weights="random", height=32, width=40, precisions=("exact",))
+    source = load(spec)
+    network = deepcopy(source.network).double()
+    model = prepare_source(spec, source, CPU, torch.float64)
+    x = pictures(model, 1)
+    reference = attention_by_hand.relevance(network, normalised(x), LABEL)
+    assert worst(relevance(model, x, Relevance("epsilon")), reference) < 1e-9
 
 
 @pytest.mark.parametrize("name", ["trained-squeezenet1_0", "trained-resnet20", "imagenet", "googlenet"])

@@ -186,7 +186,7 @@ def explanation(call: Call, answer: Explained, card: ModelCard, form: explain_pb
         asked=answer.asked,
         done=answer.done,
         completed_fraction=answer.done / answer.asked,
-        warnings=[*answer.warnings, *method_warnings(call, card)],
+        warnings=[*answer.warnings, *method_warnings(call, card), *_target_warnings(call, card)],
     )
     from_dict(getattr(reply.method, call.method), call.parameters)
     getattr(reply.method, call.method).SetInParent()
@@ -217,16 +217,20 @@ def levels(values: np.ndarray, low: float, high: float) -> np.ndarray:
 
 
 def method_warnings(call: Call, card: ModelCard) -> list[str]:
-    """What concerns the method on this model: guided only in part, an unusual default layer, LRP without a contrast."""
+    """Notes on the model that concern the method: guided only in part, or a default layer that is not the usual one."""
     method = METHODS[call.method]
     notes = [note for note in card.notes if note.startswith("PARTIALLY_GUIDED") and method.guided]
-    rule = relevance_of(call)
-    if rule is not None and rule.convolution != "epsilon" and card.relus and not isinstance(call.target, Contrast):
-        notes.append(NO_CONTRAST)
     layer = call.parameters.get("layer")
     if method.default_layer and layer in (None, card.grad_cam_layer):
         notes += [note for note in card.notes if note.startswith("GRAD_CAM")]
     return notes
+
+
+def _target_warnings(call: Call, card: ModelCard) -> list[str]:
+    """That relevance of z+ and gamma needs a contrast, on networks whose activations are ReLUs."""
+    rule = relevance_of(call)
+    vague = rule is not None and rule.convolution != "epsilon" and card.relus > 0
+    return [NO_CONTRAST] if vague and not isinstance(call.target, Contrast) else []
 
 
 def overlaid(image: np.ndarray, values: np.ndarray) -> bytes:

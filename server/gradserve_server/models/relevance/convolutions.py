@@ -133,9 +133,15 @@ class RuledConvolution(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        """The rules for the ruled rows, and the plain gradient for those after them."""
+        """The rules for the ruled rows, and the plain gradient for those after them.
+
+        That one is computed for all rows: for fewer of them a kernel may sum in another order, and company would show.
+        """
         (x, y), (g,), convolution = ctx.saved_tensors, grads, ctx.convolution
         parts = [propagate(each, convolution, x[each.rows], y[each.rows], g[each.rows]) for each in ctx.spans]
-        if (ruled := len(y)) < len(x):
-            parts.append(convolution.backward(g[ruled:], x[ruled:], convolution.weight))
-        return torch.cat(parts), None, None, None
+        if len(y) == len(x):
+            return torch.cat(parts), None, None, None
+        out = convolution.backward(g, x, convolution.weight)
+        for span, part in zip(ctx.spans, parts, strict=True):
+            out[span.rows] = part
+        return out, None, None, None

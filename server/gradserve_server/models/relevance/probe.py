@@ -145,7 +145,7 @@ def _check_unwritten(users: Mapping[Node, list[Node]]) -> None:
 
 def _company(network: nn.Module, example: Tensor, head: Head) -> float:
     """How far gradients of a ruled and a plain row in one batch are from those of each row alone."""
-    rules: list[Rule] = [Relevance("epsilon"), "plain"]
+    rules: list[Rule] = [Relevance(), "plain"]
 
     def gradient(x: Tensor, own: list[Rule]) -> Tensor:
         x = x.detach().clone().requires_grad_()
