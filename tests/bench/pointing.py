@@ -76,7 +76,7 @@ class Grid(NamedTuple):
 
 @dataclass(frozen=True)
 class Pointed:
-    """A method over all cells: the mean share in the right one, and how often no other has more."""
+    """A method over all cells: the mean share in the right one, and how often that has the most."""
 
     model: str
     method: str
@@ -166,7 +166,7 @@ def play(model: Prepared, grids: Sequence[Grid]) -> list[Pointed]:
             name,
             len(each),
             mean(float(share[0]) for share in each),
-            mean(float(share[0] >= share.max()) for share in each),
+            mean(float(share[0] > share[1:].max()) for share in each),
             GOALS.get((model.card.name, name)),
         )
         for name, each in shares.items()

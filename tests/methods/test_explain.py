@@ -12,10 +12,11 @@ import torchvision
 from torch import Tensor
 from zoo import inputs, off, pictures, prepared
 
+from gradserve_server.engine.differentiate import differentiate
 from gradserve_server.engine.engine import Engine
 from gradserve_server.engine.job import Job, Steps
-from gradserve_server.engine.objective import NotApplicable
-from gradserve_server.engine.query import Query
+from gradserve_server.engine.objective import NotApplicable, logit
+from gradserve_server.engine.query import Part, Query, Tap
 from gradserve_server.methods.explain import METHODS, ExplainArguments, Explained, Target, explain, rows_of
 from gradserve_server.methods.explain.averages import baseline_of, blurred, gauss_legendre
 from gradserve_server.methods.explain.occlusion import grid, occlusion_rows
@@ -319,6 +320,22 @@ def test_grad_cam_by_hand(name: str, layer: str, as_hwc: Callable[[Tensor], Tens
     assert ours.coarse is not None
     assert ours.coarse.shape == as_hwc(kept["act"]).shape[:2]
     assert off(ours.values, reference) < 1e-4
+
+
+@pytest.mark.parametrize("name", ["resnet18", "trained-mobilenet_v2", "imagenet"])
+def test_other_cams_are_the_same_maps_where_a_linear_layer_follows_a_mean(name: str) -> None:
+    """HiResCAM (Draelos, Carin 2020) and Grad-CAM++ (Chattopadhay et al. 2018), as the docs say of them."""
+    model, x = inputs(name)
+    place = Tap(model.card.grad_cam_layer)
+    (found,) = differentiate(model, [Part(Query(x, logit(3), "taps", (place,)), range(1))])
+    act, grad = found.acts[0], found.act_grads[0]
+    assert grad is not None
+    hires = (act * grad).sum(1).relu()[0]
+    assert off(answer(model, x, "grad_cam", Target(label=3)).coarse, hires) < 1e-5  # type: ignore[arg-type]
+    shares = grad.square() / (2 * grad.square() + grad.pow(3) * act.sum((2, 3), keepdim=True) + 1e-30)
+    plus = ((shares * grad.relu()).sum((2, 3), keepdim=True) * act).sum(1).relu()[0]
+    layer = torch.as_tensor(answer(model, x, "layer_cam", Target(label=3)).coarse)
+    assert F.cosine_similarity(plus.flatten(), layer.flatten(), 0) > 0.999
 
 
 @pytest.mark.parametrize("size", [(64, 160), (160, 64)])
