@@ -217,8 +217,9 @@ class AsyncClient(AsyncPictureCalls):
 
         The pictures are a list or an array [N, H, W, 3], taken as they are unless `preprocess` says otherwise. `goals`
         is one for all or a list of one for each, None the predicted classes: a target as in `explain`, or a Goal;
-        `Goal.logits(vector)` makes a vector-Jacobian product. `rule` is "plain", "guided" or "deconvnet". The gradient
-        travels as `format` "float32", "bfloat16" or "float16"; `forward_only` leaves it out.
+        `Goal.logits(vector)` makes a vector-Jacobian product. `rule` is "plain", "guided", "deconvnet", or for
+        relevance "lrp_z_plus", "lrp_gamma" or "lrp_epsilon". The gradient travels as `format` "float32", "bfloat16" or
+        "float16"; `forward_only` leaves it out.
         """
         request = await asyncio.to_thread(differentiate.differentiate_request, images, goals, **arguments)
         return differentiate.gradients(await self._call(self._stubs.gradients.Differentiate, request, timeout))

@@ -15,7 +15,7 @@ from gradserve_server.engine.differentiate import differentiate
 from gradserve_server.engine.objective import logit
 from gradserve_server.engine.query import Answer, Part, Query
 from gradserve_server.models.card import Precision
-from gradserve_server.models.relu import Rule
+from gradserve_server.models.rules import Rule
 
 ROUNDING = 2**-8  # The rounding of one bfloat16 number.
 TAPS = {"depthwise": 25, "linear": 1, "linear on tokens": 1, "linear of a permuted map": 1}  # The others have 3 x 3.
@@ -126,7 +126,7 @@ def ask(name: str, how: Precision, rules: list[Rule], count: int = 4) -> list[An
     """One pass for as many queries as there are rules."""
     model, images = inputs(name, count)
     parts = [
-        Part(Query(images[i : i + 1], logit(i % len(model.card.classes)), "image", relu=rule), range(1))
+        Part(Query(images[i : i + 1], logit(i % len(model.card.classes)), "image", rule=rule), range(1))
         for i, rule in enumerate(rules)
     ]
     return differentiate(at(model, how), parts)

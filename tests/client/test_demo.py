@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from gradserve import FailedPrecondition, GradserveError, cli
+from gradserve import FailedPrecondition, GradserveError, cli, images
 from gradserve.cli.demo import command, explaining, local_server, samples
 from gradserve.cli.demo import page as demo_page
 from gradserve.cli.demo.session import Chapter, DemoRequest, Row, Session
@@ -109,6 +109,22 @@ def test_the_model_of_photos_is_preferred_to_the_default(client):
     card = client.model("tiny")
     chapters = command._chapters(card, [card, replace(card, name="imagenet")])
     assert {request.model for request in chapters[0].rows[0].requests} == {"imagenet"}
+
+
+@needs_pictures
+def test_a_picture_of_two_things_is_asked_for_one_rather_than_the_other(client):
+    card = client.model("tiny")
+    (row,) = [row for row in explaining.chapter(card).rows if row.title == "One picture, two things"]
+    assert [request.what for request in row.requests] == [
+        "predict",
+        "lrp of one thing rather than the other",
+        "grad_cam of one thing rather than the other",
+    ]
+    figures = row.requests[1].draw(row.requests[1].call(client))
+    assert len(figures) == 3
+    sent = images.opened(images.message(samples.stacked(*samples.photos("cat", "coffee")).data))
+    assert sent.size == (448, 448)
+    assert not explaining._two_things(replace(card, classes=("espresso", "dog")))
 
 
 def test_every_method_has_a_sentence():

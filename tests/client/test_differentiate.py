@@ -68,7 +68,10 @@ async def test_with_asyncio(server: FakeServer) -> None:
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
-        ({"rule": "guidd"}, "rule must be one of deconvnet, guided, plain; not 'guidd'"),
+        (
+            {"rule": "guidd"},
+            "rule must be one of deconvnet, guided, lrp_epsilon, lrp_gamma, lrp_z_plus, plain; not 'guidd'",
+        ),
         ({"format": "fp16"}, "format must be one of bfloat16, float16, float32; not 'fp16'"),
         ({"goals": 1.5}, "a target is a class's index or name, a Rank, a Unit, a Contrast or a Similarity, not 1.5"),
     ],

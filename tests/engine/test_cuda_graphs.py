@@ -94,7 +94,7 @@ def test_fewer_rows_than_recorded_share_a_recording() -> None:
     "other",
     [
         query(None, wrt="nothing"),
-        query(logit(1), relu="guided"),
+        query(logit(1), rule="guided"),
         query(logit(1), taps=(Tap(LAYER),)),
         query(channel(LAYER, 0)),
         query(margin(0)),

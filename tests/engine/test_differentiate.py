@@ -75,14 +75,14 @@ def mixture(model: Prepared, early: str, middle: str, late: str) -> list[Query]:
     algebra = 0.2 * channel(middle, 3) - log_prob(5) + 2 * logit(7) - unit(late, 2, 0, 1)
     return [
         Query(x[0:1], logit(3), "image"),
-        Query(x[1:2], logit(5), "image", relu="deconvnet"),
-        Query(x[2:4], logit(700), "image", taps=(Tap(middle), Tap(early)), relu="guided"),
+        Query(x[1:2], logit(5), "image", rule="deconvnet"),
+        Query(x[2:4], logit(700), "image", taps=(Tap(middle), Tap(early)), rule="guided"),
         Query(x[4:5], log_prob(5), "image", taps=(Tap(late, "input"), Tap(middle, reduce=weighted))),
         Query(x[5:6], unit(middle, 4, 1, 1), "image", taps=(Tap(early),)),
         Query(x[6:8], channel(early, 2), "image"),
         Query(x[8:9], algebra, "image", taps=(Tap(late),)),
-        Query(x[9:10], algebra, "image", taps=(Tap(early, "input"), Tap(late)), relu="deconvnet"),
-        Query(x[10:11], logit(3), "image", relu="guided"),
+        Query(x[9:10], algebra, "image", taps=(Tap(early, "input"), Tap(late)), rule="deconvnet"),
+        Query(x[10:11], logit(3), "image", rule="guided"),
     ]
 
 
@@ -114,9 +114,9 @@ def test_company_of_other_rules_leaves_every_bit(name: str, early: str, middle: 
     model = prepared(name)
     x = pictures(model, 6)
     rules = ["plain", "plain", "guided", "guided", "deconvnet", "deconvnet"]
-    mixed = together(model, [Query(x[i : i + 1], logit(i), "image", relu=rules[i]) for i in range(6)])  # type: ignore[arg-type]
+    mixed = together(model, [Query(x[i : i + 1], logit(i), "image", rule=rules[i]) for i in range(6)])  # type: ignore[arg-type]
     for rule in ("plain", "guided", "deconvnet"):
-        pure = together(model, [Query(x[i : i + 1], logit(i), "image", relu=rule) for i in range(6)])  # type: ignore[arg-type]
+        pure = together(model, [Query(x[i : i + 1], logit(i), "image", rule=rule) for i in range(6)])  # type: ignore[arg-type]
         for i in (i for i in range(6) if rules[i] == rule):
             equal(mixed[i], pure[i], tolerance=0)
         assert all(off(mixed[i].image_grad, pure[i].image_grad) > 0.01 for i in range(6) if rules[i] != rule)
@@ -420,7 +420,7 @@ def test_the_model_is_left_as_it_was(name: str, early: str, middle: str, late: s
     assert set(before[1]) == {0}  # type: ignore[call-overload]
     together(model, queries)
     alone(model, Query(queries[0].images, taps=(Tap(early),)))
-    alone(model, Query(queries[0].images, channel(middle, 1), "taps", taps=(Tap(early, "input"),), relu="guided"))
+    alone(model, Query(queries[0].images, channel(middle, 1), "taps", taps=(Tap(early, "input"),), rule="guided"))
     assert state(model) == before
     assert all(torch.equal(query.images, image) for query, image in zip(queries, images, strict=True))
     assert not any(query.images.requires_grad for query in queries)
@@ -433,11 +433,11 @@ def moody() -> Prepared:
 
 def test_a_failing_pass_leaves_nothing_either(moody: Prepared) -> None:
     before = state(moody)
-    query = Query(torch.full((1, 3, 16, 16), 1e9), logit(1), "image", taps=(Tap("often"), Tap("stem")), relu="guided")
+    query = Query(torch.full((1, 3, 16, 16), 1e9), logit(1), "image", taps=(Tap("often"), Tap("stem")), rule="guided")
     with pytest.raises(ArithmeticError, match="too bright"):
         alone(moody, query)
     with pytest.raises(ArithmeticError, match="too bright"):
-        alone(moody, replace(query, images=-query.images, relu="deconvnet"))
+        alone(moody, replace(query, images=-query.images, rule="deconvnet"))
     assert state(moody) == before
     assert alone(moody, replace(query, images=query.images * 1e-9)).value is not None
 

@@ -22,7 +22,7 @@ def gradient_on(device: str) -> torch.Tensor:
     def method(job: Job) -> Steps:
         for _ in range(MIN_GRAPH_USES + 2):  # The last ones are replayed.
             plain = yield Query(images, logit(3), "image")
-        guided = yield Query(images, logit(3), "image", relu="guided")
+        guided = yield Query(images, logit(3), "image", rule="guided")
         return torch.cat([plain.image_grad, guided.image_grad]).cpu()
 
     engine = Engine({"digits": model})

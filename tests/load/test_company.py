@@ -40,6 +40,9 @@ METHODS: list[dict[str, dict[str, Any]]] = [
     {"deconvnet": {}},
     {"grad_cam": {"signed": True}},
     {"guided_grad_cam": {}},
+    {"layer_cam": {}},
+    {"lrp": {}},
+    {"lrp": {"rule": "LRP_RULE_GAMMA", "input_rule": "LRP_INPUT_RULE_BOX"}, "guided_backprop": {}},
     {"occlusion": {"patch": 0.5, "stride": 0.5}},
     {"gradient": {}, "deconvnet": {}, "grad_cam": {}},
 ]

@@ -88,6 +88,17 @@ def integrated(pixels: Pixels, x: Tensor, label: int) -> Tensor:
     return IntegratedGradients(pixels).attribute(x, target=label, **method)
 
 
+def layer_cam(pixels: Pixels, x: Tensor, label: int) -> Tensor:
+    """By hand (Jiang et al. 2021), since Captum has none."""
+    kept: list[Tensor] = []
+    handle = layer_of(pixels).register_forward_hook(lambda module, args, out: kept.append(out.clone()) or kept[0])
+    score = pixels(x)[0, label]
+    handle.remove()
+    (grad,) = torch.autograd.grad(score, kept[0])
+    coarse = (kept[0] * grad.clamp_min(0)).sum(1, keepdim=True).clamp_min(0)
+    return LayerAttribution.interpolate(coarse, tuple(x.shape[2:]), "bilinear")
+
+
 def guided_cam(pixels: Pixels, x: Tensor, label: int) -> Tensor:
     return GuidedGradCam(pixels, layer_of(pixels)).attribute(x, label, interpolate_mode="bilinear")
 
@@ -100,6 +111,7 @@ TABLE: dict[str, tuple[dict[str, object], Callable[[Pixels, Tensor, int], Tensor
     "guided_backprop": ({}, lambda p, x, label: GuidedBackprop(p).attribute(x, label), "sum"),
     "deconvnet": ({}, lambda p, x, label: Deconvolution(p).attribute(x, label), "sum"),
     "grad_cam": ({}, cam, "signed"),
+    "layer_cam": ({}, layer_cam, "signed"),
     "guided_grad_cam": ({}, guided_cam, "sum"),
     "occlusion": ({"patch": 0.5, "stride": 0.5}, occlusion, "one"),
 }

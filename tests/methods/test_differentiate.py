@@ -223,7 +223,7 @@ def test_the_rules_are_those_of_explain(rule: Any) -> None:
     engine, kept = Engine({"model": model}), []
 
     def method(job: Job) -> Any:
-        kept.append((yield Query(x, Target(label=3).objective(None), "image", relu=rule)))  # type: ignore[arg-type]
+        kept.append((yield Query(x, Target(label=3).objective(None), "image", rule=rule)))  # type: ignore[arg-type]
 
     engine.submit(Job("job", "model", method))
     while not engine.idle:

@@ -12,14 +12,16 @@ import torchvision
 from torch import Tensor
 from zoo import inputs, off, pictures, prepared
 
+from gradserve_server.engine.differentiate import differentiate
 from gradserve_server.engine.engine import Engine
 from gradserve_server.engine.job import Job, Steps
-from gradserve_server.engine.objective import NotApplicable
-from gradserve_server.engine.query import Query
+from gradserve_server.engine.objective import NotApplicable, logit
+from gradserve_server.engine.query import Part, Query, Tap
 from gradserve_server.methods.explain import METHODS, ExplainArguments, Explained, Target, explain, rows_of
 from gradserve_server.methods.explain.averages import baseline_of, blurred, gauss_legendre
 from gradserve_server.methods.explain.occlusion import grid, occlusion_rows
 from gradserve_server.models.prepared import Prepared
+from gradserve_server.models.rules import Relevance
 
 from .runs import answer, answers, call, job_of
 
@@ -75,8 +77,9 @@ def test_closed_form(method: str, parameters: dict[str, object], form: Callable[
 
 def test_every_method_is_tested_against_something() -> None:
     from .test_captum import TABLE
+    from .test_lrp import TESTED
 
-    untested = set(METHODS) - {row[0] for row in CLOSED_FORMS} - set(TABLE)
+    untested = set(METHODS) - {row[0] for row in CLOSED_FORMS} - set(TABLE) - TESTED
     assert not untested, f"no row of CLOSED_FORMS, or of test_captum's TABLE, is of {', '.join(untested)}"
 
 
@@ -185,7 +188,10 @@ def test_the_row_of_a_method_says_what_it_does(name: str) -> None:
     while not engine.idle:
         engine.step()
     assert row.wrt == max((query.wrt for query in queries), key=["nothing", "taps", "image"].index)
-    assert row.guided == any(query.relu != "plain" for query in queries)
+    rules = {query.rule for query in queries}
+    assert row.guided == bool(rules & {"guided", "deconvnet"})
+    own = set() if row.relevance is None else {row.relevance(made.parameters)}
+    assert own == {rule for rule in rules if isinstance(rule, Relevance)}
     assert row.default_layer == ("layer" in made.parameters)
     assert row.class_targets_only in ("", *made.parameters)
 
@@ -316,6 +322,22 @@ def test_grad_cam_by_hand(name: str, layer: str, as_hwc: Callable[[Tensor], Tens
     assert off(ours.values, reference) < 1e-4
 
 
+@pytest.mark.parametrize("name", ["resnet18", "trained-mobilenet_v2", "imagenet"])
+def test_other_cams_are_the_same_maps_where_a_linear_layer_follows_a_mean(name: str) -> None:
+    """HiResCAM (Draelos, Carin 2020) and Grad-CAM++ (Chattopadhay et al. 2018), as the docs say of them."""
+    model, x = inputs(name)
+    place = Tap(model.card.grad_cam_layer)
+    (found,) = differentiate(model, [Part(Query(x, logit(3), "taps", (place,)), range(1))])
+    act, grad = found.acts[0], found.act_grads[0]
+    assert grad is not None
+    hires = (act * grad).sum(1).relu()[0]
+    assert off(answer(model, x, "grad_cam", Target(label=3)).coarse, hires) < 1e-5  # type: ignore[arg-type]
+    shares = grad.square() / (2 * grad.square() + grad.pow(3) * act.sum((2, 3), keepdim=True) + 1e-30)
+    plus = ((shares * grad.relu()).sum((2, 3), keepdim=True) * act).sum(1).relu()[0]
+    layer = torch.as_tensor(answer(model, x, "layer_cam", Target(label=3)).coarse)
+    assert F.cosine_similarity(plus.flatten(), layer.flatten(), 0) > 0.999
+
+
 @pytest.mark.parametrize("size", [(64, 160), (160, 64)])
 def test_other_sizes_are_not_transposed(size: tuple[int, int]) -> None:
     model = prepared("resnet18")
@@ -347,13 +369,15 @@ def test_guided_rules_are_refused_without_relus(name: str, method: str) -> None:
 
 @pytest.mark.parametrize("name", ["resnet18", "googlenet", "densenet121", "mobilenet_v2", "mobilenet_v3_small"])
 def test_guided_rules_apply_with_relus(name: str) -> None:
-    assert all(not method.refuses(prepared(name).card) for method in METHODS.values())
+    assert all(not method.refuses(prepared(name).card) for method in METHODS.values() if method.relevance is None)
 
 
 def test_a_model_without_relus_and_maps_refuses_what_needs_them() -> None:
     card = prepared("linear").card
     refused = {name for name, method in METHODS.items() if method.refuses(card)}
-    assert refused == {name for name, method in METHODS.items() if method.guided or method.default_layer}
+    assert refused == {
+        name for name, method in METHODS.items() if method.guided or method.relevance or method.default_layer
+    }
 
 
 def test_several_methods_and_targets_in_one_call() -> None:

@@ -244,4 +244,4 @@ WITH_RELUS += ["mobilenet_v2", "shufflenet_v2_x0_5", "mnasnet0_5", "regnet_y_400
 def test_torchvisions_relu_networks_are_guided_wholly(name: str) -> None:
     card = prepared(name).card
     assert not card.notes
-    assert not any(method.refuses(card) for method in METHODS.values())
+    assert not any(method.refuses(card) for method in METHODS.values() if method.relevance is None)

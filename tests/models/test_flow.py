@@ -24,7 +24,7 @@ from gradserve_server.models.catalogue import PRECISIONS, ModelSpec
 from gradserve_server.models.preparation import prepare
 from gradserve_server.models.prepared import Prepared
 from gradserve_server.models.probe import probe
-from gradserve_server.models.relu import Rule
+from gradserve_server.models.rules import Rule
 
 HERE = "models.test_flow"
 

@@ -8,7 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gradserve_server.models.relu import ReLURules, Rule
+from gradserve_server.models.relu import ReLURules
+from gradserve_server.models.rules import Rule
 
 INF = float("inf")
 

@@ -38,7 +38,7 @@ def in_company(model: Prepared, images: Tensor, layers: tuple[str, ...]) -> list
     def asking(i: int) -> Any:
         def method(job: Job) -> Steps:
             rule = "guided" if i % 2 else "plain"
-            query = Query(images[i : i + 1], logit(1), "image", tuple(map(Tap, layers)), relu=rule)  # type: ignore[arg-type]
+            query = Query(images[i : i + 1], logit(1), "image", tuple(map(Tap, layers)), rule=rule)  # type: ignore[arg-type]
             return (yield query)
 
         return method

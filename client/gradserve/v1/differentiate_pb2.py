@@ -15,7 +15,7 @@ from gradserve.v1 import common_pb2 as gradserve_dot_v1_dot_common__pb2
 from gradserve.v1 import maximize_pb2 as gradserve_dot_v1_dot_maximize__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n gradserve/v1/differentiate.proto\x12\x0cgradserve.v1\x1a\x19gradserve/v1/common.proto\x1a\x1bgradserve/v1/maximize.proto\"\xc7\x02\n\x14\x44ifferentiateRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12#\n\x06images\x18\x02 \x03(\x0b\x32\x13.gradserve.v1.Image\x12,\n\npreprocess\x18\x03 \x01(\x0e\x32\x18.gradserve.v1.Preprocess\x12!\n\x05goals\x18\x04 \x03(\x0b\x32\x12.gradserve.v1.Goal\x12(\n\x04rule\x18\x05 \x01(\x0e\x32\x1a.gradserve.v1.BackwardRule\x12\r\n\x05layer\x18\x06 \x01(\t\x12,\n\x06\x66ormat\x18\x07 \x01(\x0e\x32\x1c.gradserve.v1.GradientFormat\x12\x14\n\x0c\x66orward_only\x18\x08 \x01(\x08\x12-\n\x07options\x18\t \x01(\x0b\x32\x1c.gradserve.v1.RequestOptions\"\xda\x01\n\x15\x44ifferentiateResponse\x12\x0e\n\x06values\x18\x01 \x03(\x01\x12$\n\x06logits\x18\x02 \x01(\x0b\x32\x14.gradserve.v1.Tensor\x12&\n\x08gradient\x18\x03 \x01(\x0b\x32\x14.gradserve.v1.Tensor\x12\x0e\n\x06scales\x18\x04 \x03(\x01\x12%\n\x07regions\x18\x05 \x03(\x0b\x32\x14.gradserve.v1.Region\x12,\n\nprovenance\x18\x06 \x01(\x0b\x32\x18.gradserve.v1.Provenance*}\n\x0c\x42\x61\x63kwardRule\x12\x1d\n\x19\x42\x41\x43KWARD_RULE_UNSPECIFIED\x10\x00\x12\x17\n\x13\x42\x41\x43KWARD_RULE_PLAIN\x10\x01\x12\x18\n\x14\x42\x41\x43KWARD_RULE_GUIDED\x10\x02\x12\x1b\n\x17\x42\x41\x43KWARD_RULE_DECONVNET\x10\x03*\x89\x01\n\x0eGradientFormat\x12\x1f\n\x1bGRADIENT_FORMAT_UNSPECIFIED\x10\x00\x12\x1b\n\x17GRADIENT_FORMAT_FLOAT32\x10\x01\x12\x1c\n\x18GRADIENT_FORMAT_BFLOAT16\x10\x02\x12\x1b\n\x17GRADIENT_FORMAT_FLOAT16\x10\x03\x42\x39\n\x0cgradserve.v1P\x01Z\x18gradserve/v1;gradservev1\xaa\x02\x0cGradserve.V1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n gradserve/v1/differentiate.proto\x12\x0cgradserve.v1\x1a\x19gradserve/v1/common.proto\x1a\x1bgradserve/v1/maximize.proto\"\xc7\x02\n\x14\x44ifferentiateRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12#\n\x06images\x18\x02 \x03(\x0b\x32\x13.gradserve.v1.Image\x12,\n\npreprocess\x18\x03 \x01(\x0e\x32\x18.gradserve.v1.Preprocess\x12!\n\x05goals\x18\x04 \x03(\x0b\x32\x12.gradserve.v1.Goal\x12(\n\x04rule\x18\x05 \x01(\x0e\x32\x1a.gradserve.v1.BackwardRule\x12\r\n\x05layer\x18\x06 \x01(\t\x12,\n\x06\x66ormat\x18\x07 \x01(\x0e\x32\x1c.gradserve.v1.GradientFormat\x12\x14\n\x0c\x66orward_only\x18\x08 \x01(\x08\x12-\n\x07options\x18\t \x01(\x0b\x32\x1c.gradserve.v1.RequestOptions\"\xda\x01\n\x15\x44ifferentiateResponse\x12\x0e\n\x06values\x18\x01 \x03(\x01\x12$\n\x06logits\x18\x02 \x01(\x0b\x32\x14.gradserve.v1.Tensor\x12&\n\x08gradient\x18\x03 \x01(\x0b\x32\x14.gradserve.v1.Tensor\x12\x0e\n\x06scales\x18\x04 \x03(\x01\x12%\n\x07regions\x18\x05 \x03(\x0b\x32\x14.gradserve.v1.Region\x12,\n\nprovenance\x18\x06 \x01(\x0b\x32\x18.gradserve.v1.Provenance*\xd7\x01\n\x0c\x42\x61\x63kwardRule\x12\x1d\n\x19\x42\x41\x43KWARD_RULE_UNSPECIFIED\x10\x00\x12\x17\n\x13\x42\x41\x43KWARD_RULE_PLAIN\x10\x01\x12\x18\n\x14\x42\x41\x43KWARD_RULE_GUIDED\x10\x02\x12\x1b\n\x17\x42\x41\x43KWARD_RULE_DECONVNET\x10\x03\x12\x1c\n\x18\x42\x41\x43KWARD_RULE_LRP_Z_PLUS\x10\x04\x12\x1b\n\x17\x42\x41\x43KWARD_RULE_LRP_GAMMA\x10\x05\x12\x1d\n\x19\x42\x41\x43KWARD_RULE_LRP_EPSILON\x10\x06*\x89\x01\n\x0eGradientFormat\x12\x1f\n\x1bGRADIENT_FORMAT_UNSPECIFIED\x10\x00\x12\x1b\n\x17GRADIENT_FORMAT_FLOAT32\x10\x01\x12\x1c\n\x18GRADIENT_FORMAT_BFLOAT16\x10\x02\x12\x1b\n\x17GRADIENT_FORMAT_FLOAT16\x10\x03\x42\x39\n\x0cgradserve.v1P\x01Z\x18gradserve/v1;gradservev1\xaa\x02\x0cGradserve.V1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -23,10 +23,10 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'gradserve.v1.differentiate_
 if _descriptor._USE_C_DESCRIPTORS == False:
   DESCRIPTOR._options = None
   DESCRIPTOR._serialized_options = b'\n\014gradserve.v1P\001Z\030gradserve/v1;gradservev1\252\002\014Gradserve.V1'
-  _globals['_BACKWARDRULE']._serialized_start=657
-  _globals['_BACKWARDRULE']._serialized_end=782
-  _globals['_GRADIENTFORMAT']._serialized_start=785
-  _globals['_GRADIENTFORMAT']._serialized_end=922
+  _globals['_BACKWARDRULE']._serialized_start=658
+  _globals['_BACKWARDRULE']._serialized_end=873
+  _globals['_GRADIENTFORMAT']._serialized_start=876
+  _globals['_GRADIENTFORMAT']._serialized_end=1013
   _globals['_DIFFERENTIATEREQUEST']._serialized_start=107
   _globals['_DIFFERENTIATEREQUEST']._serialized_end=434
   _globals['_DIFFERENTIATERESPONSE']._serialized_start=437

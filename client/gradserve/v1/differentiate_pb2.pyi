@@ -14,6 +14,9 @@ class BackwardRule(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     BACKWARD_RULE_PLAIN: _ClassVar[BackwardRule]
     BACKWARD_RULE_GUIDED: _ClassVar[BackwardRule]
     BACKWARD_RULE_DECONVNET: _ClassVar[BackwardRule]
+    BACKWARD_RULE_LRP_Z_PLUS: _ClassVar[BackwardRule]
+    BACKWARD_RULE_LRP_GAMMA: _ClassVar[BackwardRule]
+    BACKWARD_RULE_LRP_EPSILON: _ClassVar[BackwardRule]
 
 class GradientFormat(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = []
@@ -25,6 +28,9 @@ BACKWARD_RULE_UNSPECIFIED: BackwardRule
 BACKWARD_RULE_PLAIN: BackwardRule
 BACKWARD_RULE_GUIDED: BackwardRule
 BACKWARD_RULE_DECONVNET: BackwardRule
+BACKWARD_RULE_LRP_Z_PLUS: BackwardRule
+BACKWARD_RULE_LRP_GAMMA: BackwardRule
+BACKWARD_RULE_LRP_EPSILON: BackwardRule
 GRADIENT_FORMAT_UNSPECIFIED: GradientFormat
 GRADIENT_FORMAT_FLOAT32: GradientFormat
 GRADIENT_FORMAT_BFLOAT16: GradientFormat

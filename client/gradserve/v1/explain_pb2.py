@@ -14,7 +14,7 @@ _sym_db = _symbol_database.Default()
 from gradserve.v1 import common_pb2 as gradserve_dot_v1_dot_common__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1agradserve/v1/explain.proto\x12\x0cgradserve.v1\x1a\x19gradserve/v1/common.proto\"\xaf\x02\n\x0e\x45xplainRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\"\n\x05image\x18\x02 \x01(\x0b\x32\x13.gradserve.v1.Image\x12,\n\npreprocess\x18\x03 \x01(\x0e\x32\x18.gradserve.v1.Preprocess\x12,\n\x07methods\x18\x04 \x03(\x0b\x32\x1b.gradserve.v1.ExplainMethod\x12%\n\x07targets\x18\x05 \x03(\x0b\x32\x14.gradserve.v1.Target\x12\'\n\x06\x66ormat\x18\x06 \x01(\x0e\x32\x17.gradserve.v1.MapFormat\x12\x0f\n\x07overlay\x18\x07 \x01(\x08\x12-\n\x07options\x18\x08 \x01(\x0b\x32\x1c.gradserve.v1.RequestOptions\"\xeb\x03\n\rExplainMethod\x12*\n\x08gradient\x18\x01 \x01(\x0b\x32\x16.gradserve.v1.GradientH\x00\x12\x38\n\x10gradient_x_input\x18\x02 \x01(\x0b\x32\x1c.gradserve.v1.GradientXInputH\x00\x12/\n\x0bsmooth_grad\x18\x03 \x01(\x0b\x32\x18.gradserve.v1.SmoothGradH\x00\x12\x41\n\x14integrated_gradients\x18\x04 \x01(\x0b\x32!.gradserve.v1.IntegratedGradientsH\x00\x12\x37\n\x0fguided_backprop\x18\x05 \x01(\x0b\x32\x1c.gradserve.v1.GuidedBackpropH\x00\x12,\n\tdeconvnet\x18\x06 \x01(\x0b\x32\x17.gradserve.v1.DeconvnetH\x00\x12)\n\x08grad_cam\x18\x07 \x01(\x0b\x32\x15.gradserve.v1.GradCamH\x00\x12\x36\n\x0fguided_grad_cam\x18\x08 \x01(\x0b\x32\x1b.gradserve.v1.GuidedGradCamH\x00\x12,\n\tocclusion\x18\t \x01(\x0b\x32\x17.gradserve.v1.OcclusionH\x00\x42\x08\n\x06method\"T\n\x08Gradient\x12$\n\x06reduce\x18\x01 \x01(\x0e\x32\x14.gradserve.v1.Reduce\x12\x15\n\x08log_prob\x18\x02 \x01(\x08H\x00\x88\x01\x01\x42\x0b\n\t_log_prob\"6\n\x0eGradientXInput\x12$\n\x06reduce\x18\x01 \x01(\x0e\x32\x14.gradserve.v1.Reduce\"\xa8\x01\n\nSmoothGrad\x12\x14\n\x07samples\x18\x01 \x01(\rH\x00\x88\x01\x01\x12\x12\n\x05noise\x18\x02 \x01(\x01H\x01\x88\x01\x01\x12\x34\n\tstatistic\x18\x03 \x01(\x0e\x32!.gradserve.v1.SmoothGradStatistic\x12$\n\x06reduce\x18\x04 \x01(\x0e\x32\x14.gradserve.v1.ReduceB\n\n\x08_samplesB\x08\n\x06_noise\"\x83\x01\n\x13IntegratedGradients\x12\x12\n\x05steps\x18\x01 \x01(\rH\x00\x88\x01\x01\x12(\n\x08\x62\x61seline\x18\x02 \x01(\x0e\x32\x16.gradserve.v1.Baseline\x12$\n\x06reduce\x18\x03 \x01(\x0e\x32\x14.gradserve.v1.ReduceB\x08\n\x06_steps\"6\n\x0eGuidedBackprop\x12$\n\x06reduce\x18\x01 \x01(\x0e\x32\x14.gradserve.v1.Reduce\"1\n\tDeconvnet\x12$\n\x06reduce\x18\x01 \x01(\x0e\x32\x14.gradserve.v1.Reduce\"8\n\x07GradCam\x12\r\n\x05layer\x18\x01 \x01(\t\x12\x13\n\x06signed\x18\x02 \x01(\x08H\x00\x88\x01\x01\x42\t\n\x07_signed\"D\n\rGuidedGradCam\x12\r\n\x05layer\x18\x01 \x01(\t\x12$\n\x06reduce\x18\x02 \x01(\x0e\x32\x14.gradserve.v1.Reduce\"g\n\tOcclusion\x12\x12\n\x05patch\x18\x01 \x01(\x01H\x00\x88\x01\x01\x12\x13\n\x06stride\x18\x02 \x01(\x01H\x01\x88\x01\x01\x12\x12\n\x05value\x18\x03 \x01(\x01H\x02\x88\x01\x01\x42\x08\n\x06_patchB\t\n\x07_strideB\x08\n\x06_value\"\x96\x01\n\x0f\x45xplainResponse\x12/\n\x0c\x65xplanations\x18\x01 \x03(\x0b\x32\x19.gradserve.v1.Explanation\x12$\n\x06region\x18\x02 \x01(\x0b\x32\x14.gradserve.v1.Region\x12,\n\nprovenance\x18\x03 \x01(\x0b\x32\x18.gradserve.v1.Provenance\"\xac\x03\n\x0b\x45xplanation\x12+\n\x06method\x18\x01 \x01(\x0b\x32\x1b.gradserve.v1.ExplainMethod\x12\x13\n\x0bmethod_name\x18\x02 \x01(\t\x12$\n\x06target\x18\x03 \x01(\x0b\x32\x14.gradserve.v1.Target\x12\x13\n\x0btarget_name\x18\x04 \x01(\t\x12\x14\n\x0ctarget_value\x18\x05 \x01(\x01\x12#\n\x03raw\x18\x06 \x01(\x0b\x32\x14.gradserve.v1.TensorH\x00\x12\r\n\x03png\x18\x07 \x01(\x0cH\x00\x12\x0b\n\x03low\x18\x08 \x01(\x01\x12\x0c\n\x04high\x18\t \x01(\x01\x12\x0f\n\x07overlay\x18\n \x01(\x0c\x12$\n\x06\x63oarse\x18\x0b \x01(\x0b\x32\x14.gradserve.v1.Tensor\x12\x1d\n\x10\x63ompleteness_gap\x18\x0c \x01(\x01H\x01\x88\x01\x01\x12\r\n\x05\x61sked\x18\r \x01(\r\x12\x0c\n\x04\x64one\x18\x0e \x01(\r\x12\x1a\n\x12\x63ompleted_fraction\x18\x0f \x01(\x01\x12\x10\n\x08warnings\x18\x10 \x03(\tB\x05\n\x03mapB\x13\n\x11_completeness_gap*S\n\x06Reduce\x12\x16\n\x12REDUCE_UNSPECIFIED\x10\x00\x12\x0e\n\nREDUCE_SUM\x10\x01\x12\x0e\n\nREDUCE_MAX\x10\x02\x12\x11\n\rREDUCE_SIGNED\x10\x03*\xa2\x01\n\x13SmoothGradStatistic\x12%\n!SMOOTH_GRAD_STATISTIC_UNSPECIFIED\x10\x00\x12\x1e\n\x1aSMOOTH_GRAD_STATISTIC_MEAN\x10\x01\x12\"\n\x1eSMOOTH_GRAD_STATISTIC_VARIANCE\x10\x02\x12 \n\x1cSMOOTH_GRAD_STATISTIC_SQUARE\x10\x03*r\n\x08\x42\x61seline\x12\x18\n\x14\x42\x41SELINE_UNSPECIFIED\x10\x00\x12\x12\n\x0e\x42\x41SELINE_BLACK\x10\x01\x12\x11\n\rBASELINE_MEAN\x10\x02\x12\x11\n\rBASELINE_BLUR\x10\x03\x12\x12\n\x0e\x42\x41SELINE_NOISE\x10\x04*k\n\tMapFormat\x12\x1a\n\x16MAP_FORMAT_UNSPECIFIED\x10\x00\x12\x16\n\x12MAP_FORMAT_FLOAT32\x10\x01\x12\x16\n\x12MAP_FORMAT_FLOAT16\x10\x02\x12\x12\n\x0eMAP_FORMAT_PNG\x10\x03\x42\x39\n\x0cgradserve.v1P\x01Z\x18gradserve/v1;gradservev1\xaa\x02\x0cGradserve.V1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1agradserve/v1/explain.proto\x12\x0cgradserve.v1\x1a\x19gradserve/v1/common.proto\"\xaf\x02\n\x0e\x45xplainRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\"\n\x05image\x18\x02 \x01(\x0b\x32\x13.gradserve.v1.Image\x12,\n\npreprocess\x18\x03 \x01(\x0e\x32\x18.gradserve.v1.Preprocess\x12,\n\x07methods\x18\x04 \x03(\x0b\x32\x1b.gradserve.v1.ExplainMethod\x12%\n\x07targets\x18\x05 \x03(\x0b\x32\x14.gradserve.v1.Target\x12\'\n\x06\x66ormat\x18\x06 \x01(\x0e\x32\x17.gradserve.v1.MapFormat\x12\x0f\n\x07overlay\x18\x07 \x01(\x08\x12-\n\x07options\x18\x08 \x01(\x0b\x32\x1c.gradserve.v1.RequestOptions\"\xba\x04\n\rExplainMethod\x12*\n\x08gradient\x18\x01 \x01(\x0b\x32\x16.gradserve.v1.GradientH\x00\x12\x38\n\x10gradient_x_input\x18\x02 \x01(\x0b\x32\x1c.gradserve.v1.GradientXInputH\x00\x12/\n\x0bsmooth_grad\x18\x03 \x01(\x0b\x32\x18.gradserve.v1.SmoothGradH\x00\x12\x41\n\x14integrated_gradients\x18\x04 \x01(\x0b\x32!.gradserve.v1.IntegratedGradientsH\x00\x12\x37\n\x0fguided_backprop\x18\x05 \x01(\x0b\x32\x1c.gradserve.v1.GuidedBackpropH\x00\x12,\n\tdeconvnet\x18\x06 \x01(\x0b\x32\x17.gradserve.v1.DeconvnetH\x00\x12)\n\x08grad_cam\x18\x07 \x01(\x0b\x32\x15.gradserve.v1.GradCamH\x00\x12\x36\n\x0fguided_grad_cam\x18\x08 \x01(\x0b\x32\x1b.gradserve.v1.GuidedGradCamH\x00\x12,\n\tocclusion\x18\t \x01(\x0b\x32\x17.gradserve.v1.OcclusionH\x00\x12+\n\tlayer_cam\x18\n \x01(\x0b\x32\x16.gradserve.v1.LayerCamH\x00\x12 \n\x03lrp\x18\x0b \x01(\x0b\x32\x11.gradserve.v1.LrpH\x00\x42\x08\n\x06method\"T\n\x08Gradient\x12$\n\x06reduce\x18\x01 \x01(\x0e\x32\x14.gradserve.v1.Reduce\x12\x15\n\x08log_prob\x18\x02 \x01(\x08H\x00\x88\x01\x01\x42\x0b\n\t_log_prob\"6\n\x0eGradientXInput\x12$\n\x06reduce\x18\x01 \x01(\x0e\x32\x14.gradserve.v1.Reduce\"\xa8\x01\n\nSmoothGrad\x12\x14\n\x07samples\x18\x01 \x01(\rH\x00\x88\x01\x01\x12\x12\n\x05noise\x18\x02 \x01(\x01H\x01\x88\x01\x01\x12\x34\n\tstatistic\x18\x03 \x01(\x0e\x32!.gradserve.v1.SmoothGradStatistic\x12$\n\x06reduce\x18\x04 \x01(\x0e\x32\x14.gradserve.v1.ReduceB\n\n\x08_samplesB\x08\n\x06_noise\"\x83\x01\n\x13IntegratedGradients\x12\x12\n\x05steps\x18\x01 \x01(\rH\x00\x88\x01\x01\x12(\n\x08\x62\x61seline\x18\x02 \x01(\x0e\x32\x16.gradserve.v1.Baseline\x12$\n\x06reduce\x18\x03 \x01(\x0e\x32\x14.gradserve.v1.ReduceB\x08\n\x06_steps\"6\n\x0eGuidedBackprop\x12$\n\x06reduce\x18\x01 \x01(\x0e\x32\x14.gradserve.v1.Reduce\"1\n\tDeconvnet\x12$\n\x06reduce\x18\x01 \x01(\x0e\x32\x14.gradserve.v1.Reduce\"8\n\x07GradCam\x12\r\n\x05layer\x18\x01 \x01(\t\x12\x13\n\x06signed\x18\x02 \x01(\x08H\x00\x88\x01\x01\x42\t\n\x07_signed\"D\n\rGuidedGradCam\x12\r\n\x05layer\x18\x01 \x01(\t\x12$\n\x06reduce\x18\x02 \x01(\x0e\x32\x14.gradserve.v1.Reduce\"\x19\n\x08LayerCam\x12\r\n\x05layer\x18\x01 \x01(\t\"x\n\x03Lrp\x12#\n\x04rule\x18\x01 \x01(\x0e\x32\x15.gradserve.v1.LrpRule\x12\x12\n\x05gamma\x18\x02 \x01(\x01H\x00\x88\x01\x01\x12.\n\ninput_rule\x18\x03 \x01(\x0e\x32\x1a.gradserve.v1.LrpInputRuleB\x08\n\x06_gamma\"g\n\tOcclusion\x12\x12\n\x05patch\x18\x01 \x01(\x01H\x00\x88\x01\x01\x12\x13\n\x06stride\x18\x02 \x01(\x01H\x01\x88\x01\x01\x12\x12\n\x05value\x18\x03 \x01(\x01H\x02\x88\x01\x01\x42\x08\n\x06_patchB\t\n\x07_strideB\x08\n\x06_value\"\x96\x01\n\x0f\x45xplainResponse\x12/\n\x0c\x65xplanations\x18\x01 \x03(\x0b\x32\x19.gradserve.v1.Explanation\x12$\n\x06region\x18\x02 \x01(\x0b\x32\x14.gradserve.v1.Region\x12,\n\nprovenance\x18\x03 \x01(\x0b\x32\x18.gradserve.v1.Provenance\"\xac\x03\n\x0b\x45xplanation\x12+\n\x06method\x18\x01 \x01(\x0b\x32\x1b.gradserve.v1.ExplainMethod\x12\x13\n\x0bmethod_name\x18\x02 \x01(\t\x12$\n\x06target\x18\x03 \x01(\x0b\x32\x14.gradserve.v1.Target\x12\x13\n\x0btarget_name\x18\x04 \x01(\t\x12\x14\n\x0ctarget_value\x18\x05 \x01(\x01\x12#\n\x03raw\x18\x06 \x01(\x0b\x32\x14.gradserve.v1.TensorH\x00\x12\r\n\x03png\x18\x07 \x01(\x0cH\x00\x12\x0b\n\x03low\x18\x08 \x01(\x01\x12\x0c\n\x04high\x18\t \x01(\x01\x12\x0f\n\x07overlay\x18\n \x01(\x0c\x12$\n\x06\x63oarse\x18\x0b \x01(\x0b\x32\x14.gradserve.v1.Tensor\x12\x1d\n\x10\x63ompleteness_gap\x18\x0c \x01(\x01H\x01\x88\x01\x01\x12\r\n\x05\x61sked\x18\r \x01(\r\x12\x0c\n\x04\x64one\x18\x0e \x01(\r\x12\x1a\n\x12\x63ompleted_fraction\x18\x0f \x01(\x01\x12\x10\n\x08warnings\x18\x10 \x03(\tB\x05\n\x03mapB\x13\n\x11_completeness_gap*S\n\x06Reduce\x12\x16\n\x12REDUCE_UNSPECIFIED\x10\x00\x12\x0e\n\nREDUCE_SUM\x10\x01\x12\x0e\n\nREDUCE_MAX\x10\x02\x12\x11\n\rREDUCE_SIGNED\x10\x03*\xa2\x01\n\x13SmoothGradStatistic\x12%\n!SMOOTH_GRAD_STATISTIC_UNSPECIFIED\x10\x00\x12\x1e\n\x1aSMOOTH_GRAD_STATISTIC_MEAN\x10\x01\x12\"\n\x1eSMOOTH_GRAD_STATISTIC_VARIANCE\x10\x02\x12 \n\x1cSMOOTH_GRAD_STATISTIC_SQUARE\x10\x03*r\n\x08\x42\x61seline\x12\x18\n\x14\x42\x41SELINE_UNSPECIFIED\x10\x00\x12\x12\n\x0e\x42\x41SELINE_BLACK\x10\x01\x12\x11\n\rBASELINE_MEAN\x10\x02\x12\x11\n\rBASELINE_BLUR\x10\x03\x12\x12\n\x0e\x42\x41SELINE_NOISE\x10\x04*b\n\x07LrpRule\x12\x18\n\x14LRP_RULE_UNSPECIFIED\x10\x00\x12\x13\n\x0fLRP_RULE_Z_PLUS\x10\x01\x12\x12\n\x0eLRP_RULE_GAMMA\x10\x02\x12\x14\n\x10LRP_RULE_EPSILON\x10\x03*x\n\x0cLrpInputRule\x12\x1e\n\x1aLRP_INPUT_RULE_UNSPECIFIED\x10\x00\x12\x17\n\x13LRP_INPUT_RULE_SAME\x10\x01\x12\x17\n\x13LRP_INPUT_RULE_FLAT\x10\x02\x12\x16\n\x12LRP_INPUT_RULE_BOX\x10\x03*k\n\tMapFormat\x12\x1a\n\x16MAP_FORMAT_UNSPECIFIED\x10\x00\x12\x16\n\x12MAP_FORMAT_FLOAT32\x10\x01\x12\x16\n\x12MAP_FORMAT_FLOAT16\x10\x02\x12\x12\n\x0eMAP_FORMAT_PNG\x10\x03\x42\x39\n\x0cgradserve.v1P\x01Z\x18gradserve/v1;gradservev1\xaa\x02\x0cGradserve.V1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -22,38 +22,46 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'gradserve.v1.explain_pb2', 
 if _descriptor._USE_C_DESCRIPTORS == False:
   DESCRIPTOR._options = None
   DESCRIPTOR._serialized_options = b'\n\014gradserve.v1P\001Z\030gradserve/v1;gradservev1\252\002\014Gradserve.V1'
-  _globals['_REDUCE']._serialized_start=2242
-  _globals['_REDUCE']._serialized_end=2325
-  _globals['_SMOOTHGRADSTATISTIC']._serialized_start=2328
-  _globals['_SMOOTHGRADSTATISTIC']._serialized_end=2490
-  _globals['_BASELINE']._serialized_start=2492
-  _globals['_BASELINE']._serialized_end=2606
-  _globals['_MAPFORMAT']._serialized_start=2608
-  _globals['_MAPFORMAT']._serialized_end=2715
+  _globals['_REDUCE']._serialized_start=2470
+  _globals['_REDUCE']._serialized_end=2553
+  _globals['_SMOOTHGRADSTATISTIC']._serialized_start=2556
+  _globals['_SMOOTHGRADSTATISTIC']._serialized_end=2718
+  _globals['_BASELINE']._serialized_start=2720
+  _globals['_BASELINE']._serialized_end=2834
+  _globals['_LRPRULE']._serialized_start=2836
+  _globals['_LRPRULE']._serialized_end=2934
+  _globals['_LRPINPUTRULE']._serialized_start=2936
+  _globals['_LRPINPUTRULE']._serialized_end=3056
+  _globals['_MAPFORMAT']._serialized_start=3058
+  _globals['_MAPFORMAT']._serialized_end=3165
   _globals['_EXPLAINREQUEST']._serialized_start=72
   _globals['_EXPLAINREQUEST']._serialized_end=375
   _globals['_EXPLAINMETHOD']._serialized_start=378
-  _globals['_EXPLAINMETHOD']._serialized_end=869
-  _globals['_GRADIENT']._serialized_start=871
-  _globals['_GRADIENT']._serialized_end=955
-  _globals['_GRADIENTXINPUT']._serialized_start=957
-  _globals['_GRADIENTXINPUT']._serialized_end=1011
-  _globals['_SMOOTHGRAD']._serialized_start=1014
-  _globals['_SMOOTHGRAD']._serialized_end=1182
-  _globals['_INTEGRATEDGRADIENTS']._serialized_start=1185
-  _globals['_INTEGRATEDGRADIENTS']._serialized_end=1316
-  _globals['_GUIDEDBACKPROP']._serialized_start=1318
-  _globals['_GUIDEDBACKPROP']._serialized_end=1372
-  _globals['_DECONVNET']._serialized_start=1374
-  _globals['_DECONVNET']._serialized_end=1423
-  _globals['_GRADCAM']._serialized_start=1425
-  _globals['_GRADCAM']._serialized_end=1481
-  _globals['_GUIDEDGRADCAM']._serialized_start=1483
-  _globals['_GUIDEDGRADCAM']._serialized_end=1551
-  _globals['_OCCLUSION']._serialized_start=1553
-  _globals['_OCCLUSION']._serialized_end=1656
-  _globals['_EXPLAINRESPONSE']._serialized_start=1659
-  _globals['_EXPLAINRESPONSE']._serialized_end=1809
-  _globals['_EXPLANATION']._serialized_start=1812
-  _globals['_EXPLANATION']._serialized_end=2240
+  _globals['_EXPLAINMETHOD']._serialized_end=948
+  _globals['_GRADIENT']._serialized_start=950
+  _globals['_GRADIENT']._serialized_end=1034
+  _globals['_GRADIENTXINPUT']._serialized_start=1036
+  _globals['_GRADIENTXINPUT']._serialized_end=1090
+  _globals['_SMOOTHGRAD']._serialized_start=1093
+  _globals['_SMOOTHGRAD']._serialized_end=1261
+  _globals['_INTEGRATEDGRADIENTS']._serialized_start=1264
+  _globals['_INTEGRATEDGRADIENTS']._serialized_end=1395
+  _globals['_GUIDEDBACKPROP']._serialized_start=1397
+  _globals['_GUIDEDBACKPROP']._serialized_end=1451
+  _globals['_DECONVNET']._serialized_start=1453
+  _globals['_DECONVNET']._serialized_end=1502
+  _globals['_GRADCAM']._serialized_start=1504
+  _globals['_GRADCAM']._serialized_end=1560
+  _globals['_GUIDEDGRADCAM']._serialized_start=1562
+  _globals['_GUIDEDGRADCAM']._serialized_end=1630
+  _globals['_LAYERCAM']._serialized_start=1632
+  _globals['_LAYERCAM']._serialized_end=1657
+  _globals['_LRP']._serialized_start=1659
+  _globals['_LRP']._serialized_end=1779
+  _globals['_OCCLUSION']._serialized_start=1781
+  _globals['_OCCLUSION']._serialized_end=1884
+  _globals['_EXPLAINRESPONSE']._serialized_start=1887
+  _globals['_EXPLAINRESPONSE']._serialized_end=2037
+  _globals['_EXPLANATION']._serialized_start=2040
+  _globals['_EXPLANATION']._serialized_end=2468
 # @@protoc_insertion_point(module_scope)

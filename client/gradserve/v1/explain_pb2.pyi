@@ -29,6 +29,20 @@ class Baseline(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     BASELINE_BLUR: _ClassVar[Baseline]
     BASELINE_NOISE: _ClassVar[Baseline]
 
+class LrpRule(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = []
+    LRP_RULE_UNSPECIFIED: _ClassVar[LrpRule]
+    LRP_RULE_Z_PLUS: _ClassVar[LrpRule]
+    LRP_RULE_GAMMA: _ClassVar[LrpRule]
+    LRP_RULE_EPSILON: _ClassVar[LrpRule]
+
+class LrpInputRule(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = []
+    LRP_INPUT_RULE_UNSPECIFIED: _ClassVar[LrpInputRule]
+    LRP_INPUT_RULE_SAME: _ClassVar[LrpInputRule]
+    LRP_INPUT_RULE_FLAT: _ClassVar[LrpInputRule]
+    LRP_INPUT_RULE_BOX: _ClassVar[LrpInputRule]
+
 class MapFormat(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = []
     MAP_FORMAT_UNSPECIFIED: _ClassVar[MapFormat]
@@ -48,6 +62,14 @@ BASELINE_BLACK: Baseline
 BASELINE_MEAN: Baseline
 BASELINE_BLUR: Baseline
 BASELINE_NOISE: Baseline
+LRP_RULE_UNSPECIFIED: LrpRule
+LRP_RULE_Z_PLUS: LrpRule
+LRP_RULE_GAMMA: LrpRule
+LRP_RULE_EPSILON: LrpRule
+LRP_INPUT_RULE_UNSPECIFIED: LrpInputRule
+LRP_INPUT_RULE_SAME: LrpInputRule
+LRP_INPUT_RULE_FLAT: LrpInputRule
+LRP_INPUT_RULE_BOX: LrpInputRule
 MAP_FORMAT_UNSPECIFIED: MapFormat
 MAP_FORMAT_FLOAT32: MapFormat
 MAP_FORMAT_FLOAT16: MapFormat
@@ -74,7 +96,7 @@ class ExplainRequest(_message.Message):
     def __init__(self, model: _Optional[str] = ..., image: _Optional[_Union[_common_pb2.Image, _Mapping]] = ..., preprocess: _Optional[_Union[_common_pb2.Preprocess, str]] = ..., methods: _Optional[_Iterable[_Union[ExplainMethod, _Mapping]]] = ..., targets: _Optional[_Iterable[_Union[_common_pb2.Target, _Mapping]]] = ..., format: _Optional[_Union[MapFormat, str]] = ..., overlay: bool = ..., options: _Optional[_Union[_common_pb2.RequestOptions, _Mapping]] = ...) -> None: ...
 
 class ExplainMethod(_message.Message):
-    __slots__ = ["gradient", "gradient_x_input", "smooth_grad", "integrated_gradients", "guided_backprop", "deconvnet", "grad_cam", "guided_grad_cam", "occlusion"]
+    __slots__ = ["gradient", "gradient_x_input", "smooth_grad", "integrated_gradients", "guided_backprop", "deconvnet", "grad_cam", "guided_grad_cam", "occlusion", "layer_cam", "lrp"]
     GRADIENT_FIELD_NUMBER: _ClassVar[int]
     GRADIENT_X_INPUT_FIELD_NUMBER: _ClassVar[int]
     SMOOTH_GRAD_FIELD_NUMBER: _ClassVar[int]
@@ -84,6 +106,8 @@ class ExplainMethod(_message.Message):
     GRAD_CAM_FIELD_NUMBER: _ClassVar[int]
     GUIDED_GRAD_CAM_FIELD_NUMBER: _ClassVar[int]
     OCCLUSION_FIELD_NUMBER: _ClassVar[int]
+    LAYER_CAM_FIELD_NUMBER: _ClassVar[int]
+    LRP_FIELD_NUMBER: _ClassVar[int]
     gradient: Gradient
     gradient_x_input: GradientXInput
     smooth_grad: SmoothGrad
@@ -93,7 +117,9 @@ class ExplainMethod(_message.Message):
     grad_cam: GradCam
     guided_grad_cam: GuidedGradCam
     occlusion: Occlusion
-    def __init__(self, gradient: _Optional[_Union[Gradient, _Mapping]] = ..., gradient_x_input: _Optional[_Union[GradientXInput, _Mapping]] = ..., smooth_grad: _Optional[_Union[SmoothGrad, _Mapping]] = ..., integrated_gradients: _Optional[_Union[IntegratedGradients, _Mapping]] = ..., guided_backprop: _Optional[_Union[GuidedBackprop, _Mapping]] = ..., deconvnet: _Optional[_Union[Deconvnet, _Mapping]] = ..., grad_cam: _Optional[_Union[GradCam, _Mapping]] = ..., guided_grad_cam: _Optional[_Union[GuidedGradCam, _Mapping]] = ..., occlusion: _Optional[_Union[Occlusion, _Mapping]] = ...) -> None: ...
+    layer_cam: LayerCam
+    lrp: Lrp
+    def __init__(self, gradient: _Optional[_Union[Gradient, _Mapping]] = ..., gradient_x_input: _Optional[_Union[GradientXInput, _Mapping]] = ..., smooth_grad: _Optional[_Union[SmoothGrad, _Mapping]] = ..., integrated_gradients: _Optional[_Union[IntegratedGradients, _Mapping]] = ..., guided_backprop: _Optional[_Union[GuidedBackprop, _Mapping]] = ..., deconvnet: _Optional[_Union[Deconvnet, _Mapping]] = ..., grad_cam: _Optional[_Union[GradCam, _Mapping]] = ..., guided_grad_cam: _Optional[_Union[GuidedGradCam, _Mapping]] = ..., occlusion: _Optional[_Union[Occlusion, _Mapping]] = ..., layer_cam: _Optional[_Union[LayerCam, _Mapping]] = ..., lrp: _Optional[_Union[Lrp, _Mapping]] = ...) -> None: ...
 
 class Gradient(_message.Message):
     __slots__ = ["reduce", "log_prob"]
@@ -158,6 +184,22 @@ class GuidedGradCam(_message.Message):
     layer: str
     reduce: Reduce
     def __init__(self, layer: _Optional[str] = ..., reduce: _Optional[_Union[Reduce, str]] = ...) -> None: ...
+
+class LayerCam(_message.Message):
+    __slots__ = ["layer"]
+    LAYER_FIELD_NUMBER: _ClassVar[int]
+    layer: str
+    def __init__(self, layer: _Optional[str] = ...) -> None: ...
+
+class Lrp(_message.Message):
+    __slots__ = ["rule", "gamma", "input_rule"]
+    RULE_FIELD_NUMBER: _ClassVar[int]
+    GAMMA_FIELD_NUMBER: _ClassVar[int]
+    INPUT_RULE_FIELD_NUMBER: _ClassVar[int]
+    rule: LrpRule
+    gamma: float
+    input_rule: LrpInputRule
+    def __init__(self, rule: _Optional[_Union[LrpRule, str]] = ..., gamma: _Optional[float] = ..., input_rule: _Optional[_Union[LrpInputRule, str]] = ...) -> None: ...
 
 class Occlusion(_message.Message):
     __slots__ = ["patch", "stride", "value"]

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -167,6 +167,17 @@ def time_budget(options: pb.RequestOptions, remaining: float | None) -> float:
 
 def _seconds(duration: Any) -> float:
     return float(duration.seconds + duration.nanos / 1e9)
+
+
+def in_exact(checked: CheckedOptions, what: str, violations: Violations) -> CheckedOptions:
+    """The options in EXACT, which AUTO then means; a violation where the request names another precision."""
+    named = PRECISIONS.get(checked.options.precision, "auto")
+    if named not in ("auto", "exact"):
+        violations.not_applicable(
+            f"{what} is computed in EXACT alone, since its many small numbers do not bear half precision, and "
+            f"options.precision was {named.upper()}; name EXACT, or leave it out"
+        )
+    return replace(checked, precision="exact")
 
 
 def _precision(number: int, rpc: Rpc, card: ModelCard, violations: Violations) -> Precision:

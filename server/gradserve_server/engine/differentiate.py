@@ -1,4 +1,4 @@
-"""One forward and backward pass for rows of many jobs: each with its own target, objective, taps and ReLU rule."""
+"""One forward and backward pass for rows of many jobs: each with its own target, objective, taps and backward rule."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
@@ -9,7 +9,8 @@ from torch import Tensor
 
 from ..models.layouts import ROWS, layout_of
 from ..models.prepared import Prepared
-from ..models.relu import RULES, ReLURules
+from ..models.relu import ReLURules
+from ..models.rules import Relevance, place
 from ..models.taps import Place, Side, Taps, as_map
 from .objective import NotApplicable
 from .query import Answer, Part, Tap
@@ -19,16 +20,19 @@ from .scores import score
 def differentiate(model: Prepared, parts: Sequence[Part]) -> list[Answer]:
     """The answers to `parts`, which agree in image size and in what they differentiate by (`wrt`).
 
-    Raises NotApplicable for what cannot be computed. A row with NaN or infinities leaves the other rows as they are.
+    Raises NotApplicable for what cannot be computed, and for relevance in another precision than EXACT. A row with NaN
+    or infinities leaves the other rows as they are.
     """
-    order = sorted(range(len(parts)), key=lambda i: RULES.index(parts[i].query.relu))
+    if model.precision != "exact" and any(isinstance(part.query.rule, Relevance) for part in parts):
+        raise NotApplicable("relevance is computed in EXACT alone: its many small numbers do not bear half precision")
+    order = sorted(range(len(parts)), key=lambda i: place(parts[i].query.rule))
     batch = _Batch(model, [parts[i] for i in order])
     answers = dict(zip(order, batch.run(), strict=True))
     return [answers[i] for i in range(len(parts))]
 
 
 class _Batch:
-    """Parts ordered by ReLU rule, each a contiguous span of the batch's rows."""
+    """Parts ordered by backward rule, each a contiguous span of the batch's rows."""
 
     def __init__(self, model: Prepared, parts: Sequence[Part]) -> None:
         self.model = model
@@ -97,14 +101,14 @@ class _Batch:
         if outputs_only and not any(part.query.reads_logits for part in self.parts):
             stop = self.model.place(self.model.deepest(places.values()))
         taps = Taps(places, leaf=self.wrt == "taps", stop_after=stop)
-        rules = [part.query.relu for part in self.parts for _ in part.rows]
+        rules = [part.query.rule for part in self.parts for _ in part.rows]
         logits = None
         with ExitStack() as stack:
             stack.enter_context(torch.set_grad_enabled(self.wrt != "nothing"))
             if any(rule != "plain" for rule in rules):
                 stack.enter_context(ReLURules(rules))
             stack.enter_context(taps.listening(self.model.network))  # This also catches the early stop.
-            logits = self.model(self.images)
+            logits = self.model(self.images, rules)
         if missing := [layer for place, layer in places.items() if place not in taps.kept]:
             raise NotApplicable(f"layer {missing[0]!r} did not run on this input; name another layer")
         return logits, taps.kept
@@ -166,9 +170,16 @@ class _Batch:
             terms = values.detach()[rows, : len(query.objective.terms)]
         value = None if terms is None else terms.sum(1)
         own_grad = None if image_grad is None else self._detach_from_batch(image_grad[rows])
+        relevance = None
+        if own_grad is not None and isinstance(query.rule, Relevance):
+            relevance = self._relevance(query.rule, rows, own_grad)
         # What the check of all rows covers need not be checked again; what a tap's `reduce` made is checked here.
         unchecked = (*acts, *act_grads) if self.all_finite else (own_logits, value, own_grad, *acts, *act_grads)
-        return Answer(own_logits, value, own_grad, acts, act_grads, _is_finite(unchecked), terms)
+        return Answer(own_logits, value, own_grad, acts, act_grads, _is_finite(unchecked), terms, relevance)
+
+    def _relevance(self, rule: Relevance, rows: slice, gradient: Tensor) -> Tensor:
+        """The relevance of pixels, which the normalisation hands back like a linear layer with a bias."""
+        return gradient * (self.model.std if rule.input != "same" else self.images.detach()[rows] - self.model.mean)
 
     def _tapped(
         self, tap: Tap, rows: slice, kept: Mapping[Place, Tensor], grads: Mapping[Place, Tensor]

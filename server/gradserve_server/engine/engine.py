@@ -8,7 +8,7 @@ import torch
 
 from ..models.prepared import Prepared
 from .batch_limits import BatchLimits
-from .costs import passes_cost
+from .costs import passes_cost, rule_cost
 from .events import Ended, Event, NotFinite, OutOfMemory, PassStats, Progressed
 from .job import DeviceCache, Job, OpenQuery, Progress, TimeUp
 from .objective import NotApplicable
@@ -135,7 +135,7 @@ class Engine:
 
     def _next_row_seconds(self, job: Job) -> float:
         """The least time in which the job's open queries can each have a row more, in seconds."""
-        return max((self._pace.row_seconds(q.key) for q in job.open), default=0.0)
+        return max((self._pace.row_seconds(q.key) * rule_cost(q.query.rule) for q in job.open), default=0.0)
 
     def _run_batch(self, batch: list[tuple[OpenQuery, int]]) -> None:
         key = batch[0][0].key
@@ -153,14 +153,15 @@ class Engine:
             self._limits.lower(key, rows // 2)
             return
         seconds = self._clock() - begun
-        self._pace.learn(key, len({query.job.id for query, _ in batch}), rows, begun, begun + seconds)
+        cost = sum(part.cost for part in parts)  # In rows with the plain gradient, of which Pace has the time.
+        self._pace.learn(key, len({query.job.id for query, _ in batch}), cost, begun, begun + seconds)
         self._limits.grow(key, rows)
-        self._schedule.charge(batch, seconds / rows)
+        self._schedule.charge(batch, seconds / cost)
         gflop = self._gflop(key)
-        self.passes.append(PassStats(key.model, rows, seconds, rows * gflop, precision=key.precision))
-        for (query, count), answer in zip(batch, answers, strict=True):
-            query.job.gflop += count * gflop
-            self._deliver(query, count, answer, seconds * count / rows)
+        self.passes.append(PassStats(key.model, rows, seconds, cost * gflop, precision=key.precision))
+        for (query, count), part, answer in zip(batch, parts, answers, strict=True):
+            query.job.gflop += part.cost * gflop
+            self._deliver(query, count, answer, seconds * part.cost / cost)
 
     def _gflop(self, key: Key) -> float:
         card = self.models[key.model].card

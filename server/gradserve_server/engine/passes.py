@@ -24,7 +24,7 @@ class PassRunner:
     """Computes parts that share a key: in one pass, or each in its own where that fails."""
 
     def __init__(self, models: Mapping[str, Prepared], on_pass: Callable[[Key, int], None]) -> None:
-        """`on_pass` gets the key and the number of rows of every pass as it begins."""
+        """`on_pass` gets the key and the cost of every pass as it begins, in rows with the plain gradient."""
         self._models = models
         self._on_pass = on_pass
         self._recordings = Recordings()
@@ -66,7 +66,7 @@ class PassRunner:
     def _run_pass(self, key: Key, parts: list[Part]) -> list[Answer]:
         """One pass. On a GPU it replays a CUDA graph if it can, but for jobs `alone`, whose bits must not vary."""
         model = self._models[key.model].at(key.precision)
-        self._on_pass(key, sum(len(part.rows) for part in parts))
+        self._on_pass(key, sum(part.cost for part in parts))
         on_gpu = model.device.type == "cuda"
         if key.alone:
             with repeatable(model.device):

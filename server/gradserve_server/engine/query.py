@@ -7,8 +7,9 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from ..models.relu import Rule
+from ..models.rules import Rule
 from ..models.taps import Side
+from .costs import rule_cost
 from .objective import Objective
 
 Reduction = Callable[[Tensor, Tensor], Tensor]  # Takes an activation and its gradient.
@@ -42,7 +43,7 @@ class Query:
     objective: Objective | None = None  # The score of each row; None asks for logits and taps alone.
     wrt: Wrt = "nothing"
     taps: tuple[Tap, ...] = ()
-    relu: Rule = "plain"
+    rule: Rule = "plain"
     model: str | None = None  # Name of another model than the job's.
     unshared: bool = False  # Whether its passes have rows of no other query.
 
@@ -63,6 +64,7 @@ class Answer:
     act_grads: tuple[Tensor | None, ...]  # One per tap; None where reduced or not asked for.
     finite: bool = True  # Whether all its numbers are finite.
     terms: Tensor | None = None  # [n, terms], the objective's weighted summands
+    relevance: Tensor | None = None  # [n, 3, H, W], of the pixels, for rules of relevance
 
 
 class Part(NamedTuple):
@@ -70,6 +72,11 @@ class Part(NamedTuple):
 
     query: Query
     rows: range
+
+    @property
+    def cost(self) -> int:
+        """The cost of these rows, in rows with the plain gradient."""
+        return len(self.rows) * rule_cost(self.query.rule)
 
 
 def join(answers: list[Answer]) -> Answer:
@@ -90,4 +97,5 @@ def join(answers: list[Answer]) -> Answer:
         tuple(cat([a.act_grads[i] for a in answers]) for i in taps),
         all(a.finite for a in answers),
         cat([a.terms for a in answers]),
+        cat([a.relevance for a in answers]),
     )

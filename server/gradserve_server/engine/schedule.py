@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
+from .costs import rule_cost
 from .job import Job, OpenQuery
 from .pace import Pace
 from .take import Key, RowRequest, take
@@ -52,10 +53,10 @@ class Schedule:
             self._seen = {each: seen for each, seen in self._seen.items() if now - seen.asked < RECENT_SECONDS}
 
     def charge(self, batch: Iterable[tuple[OpenQuery, int]], row_seconds: float) -> None:
-        """Counts a pass that was run for its callers."""
+        """Counts a pass that was run for its callers; a row with the plain gradient took `row_seconds` of it."""
         rows: Counter[tuple[str, float, Key]] = Counter()
         for query, count in batch:
-            rows[query.job.caller, query.job.weight, query.key] += count
+            rows[query.job.caller, query.job.weight, query.key] += count * rule_cost(query.query.rule)
         for (caller, weight, key), count in rows.items():
             self._turns.charge(caller, weight, key, count * row_seconds)
 

@@ -12,7 +12,7 @@ from ..engine.job import Job, Steps
 from ..engine.objective import NotApplicable, Objective
 from ..engine.query import Answer, Query, Tap, Wrt, join
 from ..engine.scores import ranking
-from ..models.relu import Rule
+from ..models.rules import Rule
 from .goals import Goal, objective_of, resolved, targets_in, weighted_targets
 from .targets import cancelled, look_up
 

@@ -28,6 +28,7 @@ OctaveScale = Annotated[float, Field(gt=1, le=4)]
 Weight = Annotated[float, Field(ge=0, le=1e9)]
 Spread = Annotated[float, Field(ge=0, le=100)]
 Share = Annotated[float, Field(ge=0, lt=1)]
+Gamma = Annotated[float, Field(ge=0, le=100)]
 Degrees = Annotated[float, Field(ge=0, le=180)]
 
 

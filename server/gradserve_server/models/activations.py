@@ -112,11 +112,11 @@ def activations(network: nn.Module, example: Tensor, logits: Tensor, head: Head 
 
 
 def _other_activations(root: Node) -> set[str]:
-    users = _users(root)
+    users = users_of(root)
     return {name for node in users if (name := _name(node, users))}
 
 
-def _users(root: Node) -> dict[Node, list[Node]]:
+def users_of(root: Node) -> dict[Node, list[Node]]:
     """Every node of the graph, with the nodes that take its operation's result."""
     users: dict[Node, list[Node]] = defaultdict(list)
     users[root] = []

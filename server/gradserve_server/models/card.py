@@ -96,6 +96,8 @@ class ModelCard:
     other_activations: tuple[str, ...]
     rules_refused: str  # Why guided backprop and deconvnet do not apply, or empty.
     gflop: float
+    relevance_refused: str = ""  # Why relevance cannot be propagated through it, or empty.
+    input_rules_refused: str = ""  # Why rules of the layer that takes the image do not apply, or empty.
     head: HeadKind = "softmax"
     no_gradient: str = ""  # Why the logits cannot be differentiated by the image, or empty.
     unbatched: bool = False  # Whether every image needs a pass of its own.

@@ -47,6 +47,8 @@ def describe(
         relus=probe.relus,
         other_activations=probe.other_activations,
         rules_refused=probe.rules_refused,
+        relevance_refused=probe.relevance.refused,
+        input_rules_refused=probe.relevance.input_refused,
         gflop=probe.gflop,
         channels=source.channels,
         head=head.kind,

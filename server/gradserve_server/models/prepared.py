@@ -1,7 +1,7 @@
 """A network made ready to serve, in each of its precisions."""
 
 import contextlib
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -14,6 +14,8 @@ from ..accel.half_backward import HalfBackward, HalfWeights
 from .card import ModelCard, Precision
 from .channels import grey
 from .outputs import PLAIN, Head
+from .relevance.mode import RelevanceRules
+from .rules import Relevance, Rule
 from .taps import Place, Side
 
 
@@ -66,10 +68,15 @@ class Prepared:
         scaled = scaled if self.channels_last else scaled.contiguous()
         return scaled.to(HALF) if self.precision == "fast" else scaled
 
-    def __call__(self, images: Tensor) -> Tensor:
-        """[N, 3, H, W] in [0, 1] -> logits [N, classes]."""
-        with self._mode():
-            logits = self.head.logits(self.network, self.normalised(images))
+    def __call__(self, images: Tensor, rules: Sequence[Rule] = ()) -> Tensor:
+        """[N, 3, H, W] in [0, 1] -> logits [N, classes].
+
+        `rules`: those of the backward pass, one for each row and ordered as by `rules.place`; those of ReLUs are no
+        matter of the model, and `ReLURules` are entered before.
+        """
+        x = self.normalised(images)
+        with self._mode(), self._relevance(rules, x):
+            logits = self.head.logits(self.network, x)
         return logits.to(self.dtype)
 
     def lay_out_weights(self) -> None:
@@ -93,6 +100,15 @@ class Prepared:
         if self.halves is not None and torch.is_grad_enabled():
             return HalfBackward(self.halves)
         return contextlib.nullcontext() if self.kernels is None else FastOperations(self.kernels)
+
+    def _relevance(self, rules: Sequence[Rule], x: Tensor) -> contextlib.AbstractContextManager[object]:
+        """What replaces operations for rows with relevance, whose normalised images x has."""
+        relevance = [rule for rule in rules if isinstance(rule, Relevance)]
+        if not relevance:
+            return contextlib.nullcontext()
+        mode = RelevanceRules(relevance, len(rules))
+        mode.see_input(x, -self.mean / self.std, (1 - self.mean) / self.std)
+        return mode
 
     def place(self, layer: str, side: Side = "output") -> Place:
         """Where to listen for a layer's output or input."""

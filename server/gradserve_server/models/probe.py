@@ -17,6 +17,7 @@ from .flow import NOT_FOR_GRAD_CAM, flow
 from .fold import FoldedBatchNorm
 from .layouts import Call, Reading, Sequences, Size, layout_of, map_size, read_tokens
 from .outputs import PLAIN, Head
+from .relevance.probe import Applicability, applicability
 from .relu import read
 from .taps import Place, first_input, first_tensor, version_of
 
@@ -37,6 +38,7 @@ class Probe:
     relus: int
     other_activations: tuple[str, ...]
     rules_refused: str
+    relevance: Applicability
     gflop: float
     notes: tuple[str, ...]
 
@@ -95,6 +97,7 @@ def probe(
         relus=acts.relus,
         other_activations=acts.others,
         rules_refused=acts.refused,
+        relevance=applicability(network, example, head),
         gflop=gflop,
         notes=(gradients.note,) if gradients.note else (),
     )

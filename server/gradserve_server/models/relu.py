@@ -1,19 +1,18 @@
 """Rules of the backward pass through ReLU, by row, without touching the model.
 
 A torch function mode intercepts the ReLU *operation* wherever it is called: as a module, as a function, in place,
-reused, as ReLU6 or as a clamp at zero. The rows of a batch come ordered plain | guided | deconvnet.
+reused, as ReLU6 or as a clamp at zero. The rows of a batch come ordered relevance | plain | guided | deconvnet.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-Rule = Literal["plain", "guided", "deconvnet"]
-RULES: tuple[Rule, ...] = ("plain", "guided", "deconvnet")
+from .rules import Relevance, Rule
 
 aten = torch.ops.aten
 
@@ -135,65 +134,84 @@ def _forward(x: Tensor, top: float | None, inplace: bool) -> Tensor:
     return torch.relu(x) if top is None else F.hardtanh(x, 0.0, top)
 
 
+class _Rows(NamedTuple):
+    """Where the rows of the plain, the guided and the deconvnet rule begin, in that order; relevance comes first."""
+
+    plain: int
+    guided: int
+    deconvnet: int
+
+
 class _RuledReLU(torch.autograd.Function):
     """ReLU whose backward follows the rule of each row; [N, ...] -> [N, ...]."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, top: float | None, inplace: bool, guided: int, deconvnet: int) -> Tensor:
+    def forward(ctx: Any, x: Tensor, top: float | None, inplace: bool, rows: _Rows) -> Tensor:
         """Computes by the kernels of the plain ReLU, so that the bits are the same."""
+        factor = None  # How much larger the relevance of y is than its share by the gradient, where y is clipped.
+        if rows.plain and top is not None:
+            factor = top / x[: rows.plain].clamp_min(top)
         y = _forward(x, top, inplace)
         if inplace:
             ctx.mark_dirty(x)
-        ctx.save_for_backward(y)  # Its sign is that of x, and the next operation keeps y anyway.
-        ctx.top, ctx.guided, ctx.deconvnet = top, guided, deconvnet
+        ctx.save_for_backward(y, factor)  # The sign of y is that of x, and the next operation keeps y anyway.
+        ctx.top, ctx.rows = top, rows
         return y
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        """Plain: forward mask; guided: forward and gradient mask; deconvnet: gradient mask."""
-        (y,), (g,) = ctx.saved_tensors, grads
-        a, b = ctx.guided, ctx.deconvnet
+        """Plain: forward mask; guided: forward and gradient mask; deconvnet: gradient mask; relevance: see `factor`."""
+        (y, factor), (g,) = ctx.saved_tensors, grads
+        r, a, b = ctx.rows
         out = torch.empty_like(g)
         if ctx.top is None:
             aten.threshold_backward.grad_input(g[:b], y[:b], 0, grad_input=out[:b])
         else:
-            aten.hardtanh_backward.grad_input(g[:b], y[:b], 0.0, ctx.top, grad_input=out[:b])
+            aten.hardtanh_backward.grad_input(g[r:b], y[r:b], 0.0, ctx.top, grad_input=out[r:b])
+            aten.threshold_backward.grad_input(g[:r], y[:r], 0, grad_input=out[:r])
+        if factor is not None:
+            out[:r] *= factor
         out[a:b].clamp_min_(0)
         torch.clamp_min(g[b:], 0, out=out[b:])
-        return out, None, None, None, None
+        return out, None, None, None
 
 
 RULED = _RuledReLU.__name__  # The name of its nodes in autograd's graph.
 
 
 class ReLURules(TorchFunctionMode):
-    """Applies `rules`, one per row and ordered as in RULES, to every ReLU called inside."""
+    """Applies `rules`, one per row and ordered as by `rules.place`, to every ReLU called inside."""
 
     def __init__(self, rules: Sequence[Rule]) -> None:
         super().__init__()
         self.rows = len(rules)
-        self.guided = sum(rule == "plain" for rule in rules)
-        self.deconvnet = self.guided + sum(rule == "guided" for rule in rules)
+        relevance = sum(isinstance(rule, Relevance) for rule in rules)
+        guided = relevance + sum(rule == "plain" for rule in rules)
+        self._starts = _Rows(relevance, guided, guided + sum(rule == "guided" for rule in rules))
         self.caught = 0  # The number of ReLUs that a rule was applied to.
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Replaces a ReLU by its ruled twin; leaves everything else alone."""
         call = read(func, args, kwargs or {})
-        if call is None:
-            return func(*args, **(kwargs or {}))
+        if call is None or (self._starts.guided == self.rows and call.top is None and call.own is None):
+            return func(*args, **(kwargs or {}))  # Relevance follows the gradient of a ReLU without an upper bound.
         if not (torch.is_grad_enabled() and call.x.requires_grad):
             return _forward(*call[:3])
         if call.x.shape[0] != self.rows:
             raise ValueError(f"a ReLU sees {call.x.shape[0]} rows where the batch has {self.rows}")
         self.caught += 1
-        if call.own is not None and self.guided:
-            return self._in_two(call.x, call.top, call.inplace, call.own)
-        return _RuledReLU.apply(*call[:3], self.guided, self.deconvnet)
+        if call.own is not None and self._starts.plain < self._starts.guided:
+            return self._in_parts(call.x, call.top, call.inplace, call.own)
+        return _RuledReLU.apply(*call[:3], self._starts)
 
-    def _in_two(self, x: Tensor, top: float | None, inplace: bool, own: Callable[[Tensor], Tensor]) -> Tensor:
+    def _in_parts(self, x: Tensor, top: float | None, inplace: bool, own: Callable[[Tensor], Tensor]) -> Tensor:
         """Computes the rows with the plain rule by the function itself, and the others by their rules."""
         source = x.clone() if inplace else x
-        plain = own(source[: self.guided])
-        ruled = _RuledReLU.apply(source[self.guided :], top, False, 0, self.deconvnet - self.guided)
-        y = torch.cat([plain, ruled])
+        relevance, guided, deconvnet = self._starts
+        parts = [own(source[relevance:guided])]
+        if relevance:
+            parts.insert(0, _RuledReLU.apply(source[:relevance], top, False, _Rows(relevance, relevance, relevance)))
+        if guided < self.rows:
+            parts.append(_RuledReLU.apply(source[guided:], top, False, _Rows(0, 0, deconvnet - guided)))
+        y = torch.cat(parts)
         return x.copy_(y) if inplace else y

@@ -27,9 +27,9 @@ class Derivative:
         typer.Option("--vector", help="File (.npy) with a factor for each logit, in place of --target.", exists=True),
     ] = None
     layer: Annotated[str, typer.Option("--layer", help="A layer to differentiate by; left out: the pixels.")] = ""
-    rule: Annotated[str, options.one_of("--rule", names=fields.choices(RULE), text="What ReLUs hand back: {}.")] = (
-        "plain"
-    )
+    rule: Annotated[
+        str, options.one_of("--rule", names=fields.choices(RULE), text="What operations hand back: {}.")
+    ] = "plain"
     format: Annotated[
         str, options.one_of("--format", names=fields.choices(FORMAT), text="How gradients travel: {}.")
     ] = "float32"

@@ -2,8 +2,9 @@
 
 from collections.abc import Sequence
 
+from gradserve.arguments import Contrast, TargetLike
 from gradserve.cli.demo.page import Figure, Mark
-from gradserve.cli.demo.samples import SamplePicture, photos
+from gradserve.cli.demo.samples import SamplePicture, photos, stacked
 from gradserve.cli.demo.session import Chapter, DemoRequest, Row
 from gradserve.messages import fields
 from gradserve.messages.explain import EXPLAIN_METHOD
@@ -21,6 +22,8 @@ SENTENCES = {  # What each method shows.
     "deconvnet": "The gradient with ReLUs applied on the way back: edges more than reasons.",
     "grad_cam": "Which parts of the last map speak for the class.",
     "guided_grad_cam": "Grad-CAM times guided backpropagation: where, in fine detail.",
+    "layer_cam": "Which places of the last map speak for the class, each by its own gradient.",
+    "lrp": "The score shared out among the pixels, layer by layer. Of a class alone it shows all there is.",
     "occlusion": "How much the score falls when a grey patch hides that place.",
 }
 
@@ -65,8 +68,10 @@ def explanation(card: ModelCard, picture: SamplePicture, method: str) -> DemoReq
     )
 
 
-def _class_maps(card: ModelCard, picture: SamplePicture, names: Sequence[str]) -> DemoRequest:
-    """Grad-CAM for several classes of one photo in one request."""
+def _target_maps(
+    card: ModelCard, picture: SamplePicture, targets: Sequence[TargetLike], method: str, what: str
+) -> DemoRequest:
+    """A method's maps of one photo for several targets in one request."""
 
     def draw(answers: Sequence[Explanation]) -> Sequence[Figure]:
         return [
@@ -76,10 +81,32 @@ def _class_maps(card: ModelCard, picture: SamplePicture, names: Sequence[str]) -
     return DemoRequest(
         card.name,
         picture.name,
-        "grad_cam of several classes",
-        lambda client: client.explain(picture.data, "grad_cam", target=list(names), model=card.name),
+        f"{method} of {what}",
+        lambda client: client.explain(picture.data, method, target=list(targets), model=card.name),
         draw,
     )
+
+
+def _two_things(card: ModelCard) -> list[Row]:
+    """One picture with two things on it, and what speaks for one rather than the other; none where a class lacks."""
+    pairs = [photos("cat"), photos("coffee")]
+    names = [next((name for name in each.classes if name in card.classes), "") for pair in pairs for each in pair]
+    if len(names) < len(pairs) or not all(names):
+        return []
+    picture = stacked(*(pair[0] for pair in pairs))
+    a, b = names
+    requests = [
+        prediction(card, picture),
+        *(
+            _target_maps(card, picture, [a, Contrast(a, b), Contrast(b, a)], method, "one thing rather than the other")
+            for method in ("lrp", "grad_cam")
+        ),
+    ]
+    text = (
+        "Relevance of a class alone shows both things, since both are seen. A contrast shows what speaks for one of "
+        "them and against the other. Grad-CAM is shown beside it."
+    )
+    return [Row(requests, "One picture, two things", text, columns=4)]
 
 
 def chapter(card: ModelCard) -> Chapter:
@@ -94,9 +121,10 @@ def chapter(card: ModelCard) -> Chapter:
         rows.append(Row(requests, "One photo, every method", text, columns=5))
     parts = [name for name in _PARTS if name in card.classes] or list(card.classes[:3])
     for picture in photos("astronaut"):
-        requests = [prediction(card, picture), _class_maps(card, picture, parts)]
+        requests = [prediction(card, picture), _target_maps(card, picture, parts, "grad_cam", "several classes")]
         text = "Grad-CAM asked for classes by their names, in one request. It also tells what led to a wrong answer."
         rows.append(Row(requests, "One photo, several classes", text))
+    rows += _two_things(card)
     requests = [
         request
         for picture in photos("rocket", "flower")

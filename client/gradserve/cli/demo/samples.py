@@ -6,7 +6,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 
 from gradserve import images
 
@@ -20,6 +20,7 @@ _PHOTOS: Mapping[str, tuple[str, str, str, tuple[str, ...]]] = {
     "flower": ("sklearn", "datasets/images/flower.jpg", "a dahlia", ("dahlia",)),
     "temple": ("sklearn", "datasets/images/china.jpg", "a palace", ("palace",)),
 }
+_STACKED_SIDE = 448  # Pixels of a picture of two photos.
 _DIGITS = {3: "three", 8: "eight"}
 
 
@@ -47,6 +48,16 @@ def photos(*names: str) -> list[SamplePicture]:
         if path and path.exists():
             existing.append(SamplePicture(name, path.read_bytes(), content, classes))
     return existing
+
+
+def stacked(upper: SamplePicture, lower: SamplePicture) -> SamplePicture:
+    """A square picture of two photos, one above the other; of each the middle, twice as wide as high."""
+    square = Image.new("RGB", (_STACKED_SIDE, _STACKED_SIDE))
+    half = (_STACKED_SIDE, _STACKED_SIDE // 2)
+    for place, picture in ((0, upper), (half[1], lower)):
+        square.paste(ImageOps.fit(picture.open(), half, Image.Resampling.LANCZOS), (0, place))
+    name, content = f"{upper.name} and {lower.name}", f"{upper.content} and {lower.content}"
+    return SamplePicture(name, images.png(square), content, (*upper.classes, *lower.classes))
 
 
 def digits() -> list[SamplePicture]:

@@ -13,7 +13,7 @@ from gradserve.v1 import attack_pb2
 
 from ...methods.attack import FROM_SCRATCH, AttackArguments, Attacked, Goal
 from ...methods.attack.certificate import Certified, CertifyArguments, Judged
-from ...methods.explain import ExplainArguments
+from ...methods.explain import ExplainArguments, relevance_of
 from ...models.card import ModelCard, Precision
 from ...pool.wire import Task
 from ..fields import enum_value
@@ -63,7 +63,8 @@ def certificate_task(task: Task, attacked: Attacked, picture: np.ndarray[Any, An
 def map_task(bound: Bound, picture: np.ndarray[Any, Any], which: str) -> Task:
     """The maps of one of the two pictures, [H, W, 3]; unlike the certificate they are no part of the attack's cost."""
     task = bound.task
-    explaining = _task_after(task, "explain", picture, ExplainArguments(bound.maps), task.precision)
+    precision: Precision = "exact" if any(map(relevance_of, bound.maps)) else task.precision
+    explaining = _task_after(task, "explain", picture, ExplainArguments(bound.maps), precision)
     return replace(explaining, id=f"{task.id}/{which}", cost=cost_of(bound.maps, bound.card, picture))
 
 

@@ -1,25 +1,26 @@
 """Differentiate: from its request to a task, from the outcome to its reply."""
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
 
 import numpy as np
 
 from gradserve.v1 import common_pb2 as pb
 from gradserve.v1 import differentiate_pb2
 
-from ...engine.costs import passes_cost
+from ...engine.costs import passes_cost, rule_cost
 from ...engine.query import Wrt
 from ...methods.differentiate import DifferentiateArguments, Differentiated
 from ...methods.goals import Goal, Summand, targets_in
 from ...methods.targets import Target, look_up_rows
 from ...models.card import Layer, ModelCard
+from ...models.rules import CONVOLUTION_RULES, Relevance, ReLURule, Rule
 from ...pool.wire import Outcome
 from ..errors import Violations
 from ..fields import choice
 from ..images import ModelInput
 from ..reply import fill_tensor, provenance
-from ..request import PREPROCESSES, Bound, CallContext, area, check_options, model_of, read_picture, task_of
+from ..request import PREPROCESSES, Bound, CallContext, area, check_options, in_exact, model_of, read_picture, task_of
 from ..targets import has_channels, known_layer
 from .goals import goal_of
 
@@ -36,19 +37,22 @@ def bind(request: differentiate_pb2.DifferentiateRequest, at: CallContext) -> Bo
     pictures = _pictures(request, card, at, violations)
     options = check_options("differentiate", request.options, card, at, violations)
     batch = _batch(pictures, violations)
-    rule: Any = choice(RULE, request.rule, "rule", violations) or "plain"
+    name = choice(RULE, request.rule, "rule", violations) or "plain"
+    rule = _rule(name)
+    if isinstance(rule, Relevance):
+        options = in_exact(options, f"the rule {name.upper()}", violations)
     form: Any = choice(FORMAT, request.format, "format", violations) or "float32"
     goals = _goals(request, batch.shape[1:3] == (card.height, card.width), card, at, violations)
     layer = _layer(request, goals, card, violations)
     _check_forward_only(request, violations)
     _check_reply(batch, layer, form, request.forward_only, violations)
-    _check_applies(rule, card, violations)
+    _check_applies(name, card, violations)
     violations.check()
     wrt: Wrt = "nothing" if request.forward_only else "taps" if layer else "image"
     arguments = DifferentiateArguments(goals, wrt, layer.name if layer else "", rule, form)
-    cost = _cost(batch, wrt, goals, card)
+    cost = _cost(batch, wrt, rule, goals, card)
     task = task_of(options, card, batch, arguments, cost, at)
-    return Bound(task, card, pictures[0], (rule,), regions=tuple(each.region for each in pictures))
+    return Bound(task, card, pictures[0], (name,), regions=tuple(each.region for each in pictures))
 
 
 def _pictures(
@@ -144,17 +148,25 @@ def _check_reply(batch: np.ndarray, layer: Layer | None, form: str, forward_only
         violations.add("images", f"{len(batch)} gradients take {size / 2**20:.1f} MiB as {form.upper()}; {limit}")
 
 
-def _check_applies(rule: str, card: ModelCard, violations: Violations) -> None:
-    why = card.no_gradient or (card.rules_refused if rule != "plain" else "")
+def _rule(name: str) -> Rule:
+    """The backward rule of that name, lrp_z_plus and so on for relevance."""
+    kinds: Mapping[str, Rule] = {f"lrp_{kind}": Relevance(kind) for kind in CONVOLUTION_RULES}
+    return kinds.get(name) or cast(ReLURule, name)
+
+
+def _check_applies(name: str, card: ModelCard, violations: Violations) -> None:
+    rule = _rule(name)
+    refused = card.relevance_refused if isinstance(rule, Relevance) else card.rules_refused if rule != "plain" else ""
+    why = card.no_gradient or refused
     if why:
-        what = "Differentiate" if card.no_gradient else f"the rule {rule.upper()}"
+        what = "Differentiate" if card.no_gradient else f"the rule {name.upper()}"
         violations.not_applicable(f"{what} does not apply to {card.name}: {why}")
 
 
-def _cost(batch: np.ndarray, wrt: Wrt, goals: Sequence[Goal], card: ModelCard) -> float:
+def _cost(batch: np.ndarray, wrt: Wrt, rule: Rule, goals: Sequence[Goal], card: ModelCard) -> float:
     """The cost in GFLOP, with the forward passes that ranks and similarities need first."""
     first = look_up_rows(targets_in(goals), len(batch), resolve_ranks=False)
-    return (len(batch) * passes_cost(card.gflop, wrt) + first * card.gflop) * area(batch[0], card)
+    return (len(batch) * passes_cost(card.gflop, wrt) * rule_cost(rule) + first * card.gflop) * area(batch[0], card)
 
 
 def reply(

@@ -9,16 +9,16 @@ from PIL import Image
 from gradserve.images import overlay
 from gradserve.v1 import explain_pb2
 
-from ...engine.costs import passes_cost
-from ...methods.explain import METHODS, Call, ExplainArguments, Explained, first_rows, rows_of
-from ...methods.targets import AnyTarget, Target
+from ...engine.costs import passes_cost, rule_cost
+from ...methods.explain import METHODS, Call, ExplainArguments, Explained, first_rows, relevance_of, rows_of
+from ...methods.targets import AnyTarget, Contrast, Target
 from ...models.card import ModelCard
 from ...pool.wire import Outcome
 from ..errors import Violations
 from ..fields import choice, from_dict, parse_fields
 from ..images import png
 from ..reply import provenance, target_message, target_name, tensor
-from ..request import Bound, CallContext, area, check_options, check_picture, model_of, task_of
+from ..request import Bound, CallContext, area, check_options, check_picture, in_exact, model_of, task_of
 from ..targets import cam_layer, targets_of
 
 MAX_METHODS = 16
@@ -28,7 +28,11 @@ MAX_MAP_BYTES = 60 << 20  # The most bytes of maps in one reply.
 MAP_BYTES = {explain_pb2.MAP_FORMAT_FLOAT16: 2, explain_pb2.MAP_FORMAT_PNG: 1}
 OVERLAY_BYTES = 3  # Bytes of a pixel.
 MIN_OVERLAY_SIDE = 224  # Pixels of the longer side. A smaller overlay is magnified by a whole number.
-MAX_FLOAT16 = float(np.finfo(np.float16).max)
+MAX_FLOAT16, MIN_FLOAT16 = float(np.finfo(np.float16).max), float(np.finfo(np.float16).tiny)
+NO_CONTRAST = (
+    "NO_CONTRAST: by this rule the relevance of a class hardly depends on the class; a contrast such as "
+    "'tabby - tiger cat' shows what speaks for one and against the other"
+)
 
 
 def bind(request: explain_pb2.ExplainRequest, at: CallContext) -> Bound:
@@ -47,6 +51,8 @@ def bind(request: explain_pb2.ExplainRequest, at: CallContext) -> Bound:
     if sum(rows) > MAX_REQUEST_ROWS and not violations.invalid:
         limit = f"at most {MAX_REQUEST_ROWS} are allowed"
         violations.add("methods", f"with all targets ask for {sum(rows)} passes; {limit}")
+    if any(map(relevance_of, calls)):
+        options = in_exact(options, "lrp", violations)
     violations.check()
     task = task_of(options, card, picture.pixels, ExplainArguments(calls), cost_of(calls, card, picture.pixels), at)
     methods = tuple(dict.fromkeys(call.method for call in calls))
@@ -55,7 +61,7 @@ def bind(request: explain_pb2.ExplainRequest, at: CallContext) -> Bound:
 
 def cost_of(calls: Sequence[Call], card: ModelCard, pixels: np.ndarray) -> float:
     """The cost in GFLOP of these maps of an image [H, W, 3]."""
-    prices = [passes_cost(card.gflop, METHODS[call.method].wrt) for call in calls]
+    prices = [passes_cost(card.gflop, METHODS[call.method].wrt) * rule_cost(relevance_of(call)) for call in calls]
     rows = _rows(calls, (pixels.shape[0], pixels.shape[1]), card)
     cost = sum(map(mul, rows, prices)) + first_rows(calls) * passes_cost(card.gflop, "nothing")
     return float(cost * area(pixels, card))
@@ -136,6 +142,9 @@ def check_applies(calls: Sequence[Call], card: ModelCard, violations: Violations
         if layer is not None and not layer.is_map:
             why = f"{call.method} needs a layer with spatial extent, and {layer.name} of {card.name} has none"
             refused.append(f"{why}; name another, or leave layer out")
+    own_input = any(rule is not None and rule.input != "same" for rule in map(relevance_of, calls))
+    if own_input and card.input_rules_refused and not card.relevance_refused:
+        refused.append(f"input_rule of lrp does not apply to {card.name}: {card.input_rules_refused}; leave it out")
     for text in refused:
         violations.not_applicable(text)
 
@@ -177,7 +186,7 @@ def explanation(call: Call, answer: Explained, card: ModelCard, form: explain_pb
         asked=answer.asked,
         done=answer.done,
         completed_fraction=answer.done / answer.asked,
-        warnings=[*answer.warnings, *method_warnings(call, card)],
+        warnings=[*answer.warnings, *method_warnings(call, card), *_target_warnings(call, card)],
     )
     from_dict(getattr(reply.method, call.method), call.parameters)
     getattr(reply.method, call.method).SetInParent()
@@ -188,6 +197,8 @@ def explanation(call: Call, answer: Explained, card: ModelCard, form: explain_pb
         reply.raw.CopyFrom(tensor(answer.values.astype("<f2" if half else "<f4")))
         if half and max(abs(low), abs(high)) > MAX_FLOAT16:
             reply.warnings.append("FLOAT16_OVERFLOW: values beyond 65504 became infinite; ask for FLOAT32")
+        if half and 0 < max(abs(low), abs(high)) < MIN_FLOAT16:
+            reply.warnings.append("FLOAT16_UNDERFLOW: values below 6e-5 lose digits or become 0; ask for FLOAT32")
     if answer.coarse is not None:
         reply.coarse.CopyFrom(tensor(answer.coarse.astype("<f4")))
     if answer.completeness_gap is not None:
@@ -213,6 +224,13 @@ def method_warnings(call: Call, card: ModelCard) -> list[str]:
     if method.default_layer and layer in (None, card.grad_cam_layer):
         notes += [note for note in card.notes if note.startswith("GRAD_CAM")]
     return notes
+
+
+def _target_warnings(call: Call, card: ModelCard) -> list[str]:
+    """That relevance of z+ and gamma needs a contrast, on networks whose activations are ReLUs."""
+    rule = relevance_of(call)
+    vague = rule is not None and rule.convolution != "epsilon" and card.relus > 0
+    return [NO_CONTRAST] if vague and not isinstance(call.target, Contrast) else []
 
 
 def overlaid(image: np.ndarray, values: np.ndarray) -> bytes:

@@ -14,9 +14,11 @@ from ...engine.job import Job, MethodContext, Steps, together
 from ...engine.query import Wrt
 from ...engine.scores import ranking
 from ...models.card import ModelCard
+from ...models.rules import Relevance
 from ..targets import AnyTarget, Prerequisites, Target, look_up, look_up_rows, without_image
 from .averages import integrated_gradients, smooth_grad
-from .cam import grad_cam, guided_grad_cam
+from .cam import grad_cam, guided_grad_cam, layer_cam
+from .lrp import lrp, relevance
 from .maps import Map
 from .occlusion import occlusion, occlusion_rows
 from .saliency import deconvnet, gradient, gradient_x_input, guided_backprop
@@ -40,6 +42,11 @@ def needs_rules(card: ModelCard) -> str:
     return needs_gradient(card) or card.rules_refused
 
 
+def needs_relevance(card: ModelCard) -> str:
+    """Needs rules of relevance for all that it does."""
+    return needs_gradient(card) or card.relevance_refused
+
+
 def needs_map(card: ModelCard) -> str:
     """Needs a layer with spatial extent."""
     if card.grad_cam_layer:
@@ -60,6 +67,7 @@ class ExplainMethod(NamedTuple):
     rows: Callable[[Parameters, Size, ModelCard], int]  # The images that the network sees, for an input of that size.
     refuses: Callable[[ModelCard], str] = needs_nothing  # Why the method does not apply to a model; empty if it does.
     wrt: Wrt = "image"  # What its passes differentiate by; the price of a pass depends on it.
+    relevance: Callable[[Parameters], Relevance] | None = None  # The backward rule of its passes, where it is LRP's.
     guided: bool = False  # Whether the method gives ReLUs rules of their own.
     default_layer: bool = False  # Whether `layer` defaults to the model's Grad-CAM layer.
     class_targets_only: str = ""  # A Boolean parameter that rules out all targets but single classes.
@@ -81,6 +89,8 @@ METHODS: Mapping[str, ExplainMethod] = {
     "guided_grad_cam": ExplainMethod(
         guided_grad_cam, lambda p, size, card: 2, needs_both, guided=True, default_layer=True
     ),
+    "layer_cam": ExplainMethod(layer_cam, _one_row, needs_map, wrt="taps", default_layer=True, one_row=True),
+    "lrp": ExplainMethod(lrp, _one_row, needs_relevance, relevance=relevance, one_row=True),
     "occlusion": ExplainMethod(occlusion, lambda p, size, card: occlusion_rows(p, size), wrt="nothing"),
 }
 
@@ -97,6 +107,12 @@ class Call:
 def rows_of(call: Call, size: Size, card: ModelCard) -> int:
     """Images that the network sees for it, for an input of that size."""
     return METHODS[call.method].rows(call.parameters, size, card)
+
+
+def relevance_of(call: Call) -> Relevance | None:
+    """The rule of its passes, where it is LRP's."""
+    rule = METHODS[call.method].relevance
+    return None if rule is None else rule(call.parameters)
 
 
 def first_rows(calls: Sequence[Call]) -> int:

@@ -22,13 +22,26 @@ def grad_cam(x: Tensor, target: Objective, run: MethodContext, *, layer: LayerNa
     return Map(upsampled(coarse, (x.shape[2], x.shape[3])), answer.value[0], coarse)
 
 
+def positive_sum(act: Tensor, grad: Tensor) -> Tensor:
+    """Activations weighted where they are by their positive gradients (Jiang et al. 2021): [N, h, w]."""
+    return (act * grad.relu()).sum(1).relu()
+
+
+def layer_cam(x: Tensor, target: Objective, run: MethodContext, *, layer: LayerName = "") -> Steps:
+    """ReLU of a layer's maps, weighted by their positive gradients (Jiang et al. 2021). [1, 3, H, W] -> Map."""
+    answer = yield Query(x, target, "taps", (Tap(layer, reduce=positive_sum),))
+    run.completed(range(1))
+    coarse = answer.acts[0][0]
+    return Map(upsampled(coarse, (x.shape[2], x.shape[3])), answer.value[0], coarse)
+
+
 def guided_grad_cam(
     x: Tensor, target: Objective, run: MethodContext, *, layer: LayerName = "", reduce: Reduce = "sum"
 ) -> Steps:
     """Guided backprop times upsampled Grad-CAM (Selvaraju et al. 2017, section 3.2). [1, 3, H, W] -> Map."""
     cam, guided = yield [
         Query(x, target, "taps", (Tap(layer, reduce=weighted_sum),)),
-        Query(x, target, "image", relu="guided"),
+        Query(x, target, "image", rule="guided"),
     ]
     run.completed(range(1))
     coarse = cam.acts[0][0].relu()

@@ -7,7 +7,7 @@ from torch import Tensor
 from ...engine.job import MethodContext, Steps
 from ...engine.objective import NotApplicable, Objective
 from ...engine.query import Query
-from ...models.relu import Rule
+from ...models.rules import Rule
 from ..parameters import Reduce
 from .maps import Map, reduced
 
@@ -44,7 +44,7 @@ def deconvnet(x: Tensor, target: Objective, run: MethodContext, *, reduce: Reduc
 
 
 def _ruled(x: Tensor, target: Objective, run: MethodContext, rule: Rule, reduce: Reduce) -> Steps:
-    answer = yield Query(x, target, "image", relu=rule)
+    answer = yield Query(x, target, "image", rule=rule)
     run.completed(range(1))
     return Map(reduced(answer.image_grad[0], reduce), answer.value[0])
 
