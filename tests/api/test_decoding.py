@@ -17,6 +17,7 @@ from gradserve.v1 import common_pb2 as pb
 from gradserve.v1 import predict_pb2
 from gradserve_server.api import images, servicer
 from gradserve_server.api.admission.admission import Admission
+from gradserve_server.api.admission.callers import Callers
 from gradserve_server.api.errors import RequestError
 from gradserve_server.api.images import BadImage, decode
 from gradserve_server.config import LimitSettings
@@ -182,7 +183,7 @@ def test_no_picture_is_decoded_on_the_event_loop(monkeypatch: pytest.MonkeyPatch
     card = SimpleNamespace(name="m", auto={}, precisions=("exact",), resize=8, height=8, width=8)
     pool: Any = SimpleNamespace(cards=_Cards({"m": card}), members=[], outstanding=0.0, queue_seconds=None)
     metrics = Metrics()
-    service = servicer.GradientService(pool, LIMITS, metrics, Admission(pool, LIMITS, metrics))
+    service = servicer.GradientService(pool, LIMITS, metrics, Admission(pool, LIMITS, metrics), Callers(None, {}))
     context: Any = SimpleNamespace(time_remaining=lambda: None)
 
     async def ask() -> None:

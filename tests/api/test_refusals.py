@@ -26,6 +26,7 @@ from gradserve.v1 import (
 )
 from gradserve_server.api import images, servicer
 from gradserve_server.api.admission.admission import Admission
+from gradserve_server.api.admission.callers import Callers
 from gradserve_server.api.errors import Full
 from gradserve_server.api.request import CallContext
 from gradserve_server.api.rpcs import influence, maximize, stylize
@@ -96,7 +97,7 @@ def service(outstanding_seconds: float) -> servicer.GradientService:
     facts: Any = {"cards": ServedModels([card()]), "members": [member], "outstanding": 1.0, "queue_seconds": 1e-3}
     pool: Any = SimpleNamespace(**facts)
     metrics = Metrics()
-    return servicer.GradientService(pool, LIMITS, metrics, Admission(pool, LIMITS, metrics))
+    return servicer.GradientService(pool, LIMITS, metrics, Admission(pool, LIMITS, metrics), Callers(None, {}))
 
 
 def never(*_: Any) -> Any:

@@ -4,7 +4,11 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
+
+import pytest
 
 from gradserve_server.keeper.folder import remove_abandoned
 
@@ -27,11 +31,18 @@ def test_sigterm_before_the_keeper_handles_it_leaves_no_folder() -> None:
     assert not folder.exists()
 
 
-def test_the_folder_of_a_killed_keeper_goes_with_the_next_start_and_that_of_a_living_one_stays(tmp_path: Path) -> None:
+@pytest.fixture
+def short_path() -> Iterator[Path]:
+    """A folder with a path so short that a keeper makes its own in it."""
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder:
+        yield Path(folder)
+
+
+def test_a_killed_keepers_folder_goes_with_the_next_start_and_a_living_ones_stays(short_path: Path) -> None:
     started = []
     try:
         for _ in range(3):
-            environment = {**os.environ, "TMPDIR": str(tmp_path)}
+            environment = {**os.environ, "TMPDIR": str(short_path)}
             process = subprocess.Popen(
                 [sys.executable, "-c", WAITING], stdout=subprocess.PIPE, text=True, env=environment
             )
@@ -41,11 +52,11 @@ def test_the_folder_of_a_killed_keeper_goes_with_the_next_start_and_that_of_a_li
                 process.kill()
                 process.wait(20)
         (_, living), (_, killed), (_, newest) = started
-        assert set(tmp_path.iterdir()) == {living, newest}
+        assert set(short_path.iterdir()) == {living, newest}
         assert killed not in (living, newest)
-        (tmp_path / "gradserve-without-a-lock").mkdir()
-        remove_abandoned(tmp_path)
-        assert len(list(tmp_path.iterdir())) == 3, "it may be one that is being made"
+        (short_path / "gradserve-without-a-lock").mkdir()
+        remove_abandoned(short_path)
+        assert len(list(short_path.iterdir())) == 3, "it may be one that is being made"
     finally:
         for process, _ in started:
             process.kill()

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from ..metrics import COUNTERS_VARIABLE, count_in_place
+from ..metrics import COUNTERS_VARIABLE, count_in_memory, count_in_place
 
 MAX_PARENT_BYTES = 60  # Of the path of the folder's parent: systems allow about 100 for the path of a socket.
 PREFIX, LOCK = "gradserve-", "lock"
@@ -37,6 +37,7 @@ def own_folder() -> Iterator[Path]:
             yield folder
     finally:
         os.environ.pop(COUNTERS_VARIABLE, None)
+        count_in_memory()
         shutil.rmtree(folder, ignore_errors=True)
         signal.signal(signal.SIGTERM, before)
 
