@@ -11,6 +11,7 @@ import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import product
 from pathlib import Path
 from statistics import mean, median
 from typing import Annotated, NamedTuple
@@ -63,7 +64,7 @@ RULES: Mapping[str, Rule] = {
     "lrp_gamma": Relevance("gamma"),
 }
 CELLS = 4
-PLAIN_ROWS = 7  # Plain rows in a pass whose processor time is measured, beside one with a rule.
+MIXES = ((1, 7), (4, 4))  # Rows with a rule and plain rows of the passes whose processor time is measured.
 COARSE = 7  # The side of the random maps before they are made as large as the others.
 
 
@@ -88,10 +89,12 @@ class Pointed:
 
 @dataclass(frozen=True)
 class Cost:
-    """Processor time of a row in ms, medians of rounds in turn; `plain_beside` is of plain rows beside a ruled one."""
+    """Processor time of a row in ms, medians of rounds in turn; `plain_beside` is of plain rows beside ruled ones."""
 
     model: str
     rule: str
+    ruled: int
+    plain: int
     alone: float
     plain_alone: float
     plain_beside: float
@@ -217,26 +220,22 @@ def noise(seed: int, grid: Grid) -> np.ndarray:
 
 
 def costs_of(model: Prepared, rounds: int) -> list[Cost]:
-    """Passes of plain rows, of one with each rule, and of both together, in turn. The first round warms up."""
-    images = torch.rand(
-        PLAIN_ROWS + 1, 3, model.card.height, model.card.width, generator=torch.Generator().manual_seed(0)
-    )
-    plain: list[float] = []
-    ruled: dict[str, list[float]] = {name: [] for name in RULES}
-    both: dict[str, list[float]] = {name: [] for name in RULES}
+    """Passes of plain rows, of rows with each rule, and of both together, in turn. The first round warms up."""
+    size = (max(map(sum, MIXES)), 3, model.card.height, model.card.width)
+    images = torch.rand(size, generator=torch.Generator().manual_seed(0))
+    seconds: dict[tuple[str, int, int], list[float]] = defaultdict(list)  # By rule, its rows, and plain rows.
     for _ in track(range(rounds + 1), f"{model.card.name}: processor time", console=report.console, transient=True):
-        plain.append(pass_time(model, images, ["plain"] * PLAIN_ROWS))
-        for name, rule in RULES.items():
-            ruled[name].append(pass_time(model, images, [rule]))
-            both[name].append(pass_time(model, images, [rule] + ["plain"] * PLAIN_ROWS))
-    usual = median(plain[1:])
+        for ruled, plain in MIXES:
+            seconds["", 0, plain].append(pass_time(model, images, ["plain"] * plain))
+            for name, rule in RULES.items():
+                seconds[name, ruled, 0].append(pass_time(model, images, [rule] * ruled))
+                seconds[name, ruled, plain].append(pass_time(model, images, [rule] * ruled + ["plain"] * plain))
     costs = []
-    for name in RULES:
-        beside = median(b - a for a, b in zip(ruled[name][1:], both[name][1:], strict=True))
-        rows = (1, PLAIN_ROWS, PLAIN_ROWS)
-        seconds = (median(ruled[name][1:]), usual, beside)
-        times = [1000 * each / count for each, count in zip(seconds, rows, strict=True)]
-        costs.append(Cost(model.card.name, name, *times, ratio=beside / usual))
+    for (ruled, plain), name in product(MIXES, RULES):
+        alone, both = seconds[name, ruled, 0][1:], seconds[name, ruled, plain][1:]
+        usual, beside = median(seconds["", 0, plain][1:]), median(b - a for a, b in zip(alone, both, strict=True))
+        times = 1000 * median(alone) / ruled, 1000 * usual / plain, 1000 * beside / plain
+        costs.append(Cost(model.card.name, name, ruled, plain, *times, ratio=beside / usual))
     return costs
 
 
@@ -259,11 +258,11 @@ def pointing_table(pointed: Sequence[Pointed]) -> Table:
 
 def cost_table(costs: Sequence[Cost]) -> Table:
     """One line for each network and rule."""
-    columns = ["ms alone", "a plain row", "a plain row beside it", "ratio"]
+    columns = ["rows, plain", "ms alone", "a plain row", "a plain row beside", "ratio"]
     made = report.table("Processor time of backward rules", ["model", "rule"], columns)
     for each in costs:
         times = [f"{value:.1f}" for value in (each.alone, each.plain_alone, each.plain_beside)]
-        made.add_row(each.model, each.rule, *times, f"{each.ratio:.2f}")
+        made.add_row(each.model, each.rule, f"{each.ruled}, {each.plain}", *times, f"{each.ratio:.2f}")
     return made
 
 
