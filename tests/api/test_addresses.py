@@ -10,6 +10,7 @@ from serving import PATIENCE, Server, picture
 from gradserve import Client
 from gradserve_server.api.server import ApiServer
 from gradserve_server.config import LimitSettings, ServerSettings
+from gradserve_server.keeper.keeper import open_to_all
 from gradserve_server.metrics import Metrics
 
 PIXELS = picture(0, 8, 8)
@@ -88,3 +89,21 @@ def test_where_nothing_can_listen(host: str, says: str) -> None:
         assert server.process.wait(PATIENCE) == 2
         assert says in server.log()
         assert "Traceback" not in server.log()
+
+
+@pytest.mark.parametrize(
+    ("settings", "warned"),
+    [
+        ({}, []),
+        ({"host": "::1"}, []),
+        ({"host": "unix:/run/gradserve.sock"}, []),
+        ({"host": "0.0.0.0"}, ["token", "TLS"]),
+        ({"host": "::", "token_file": "tokens"}, ["TLS"]),
+        ({"host": "10.0.0.7", "tls_certificate": "a", "tls_key": "b"}, ["token"]),
+        ({"host": "0.0.0.0", "tls_certificate": "a", "tls_key": "b", "token_file": "tokens"}, []),
+    ],
+)
+def test_a_service_that_is_open_to_all_is_warned_of(settings: dict[str, str], warned: list[str]) -> None:
+    text = open_to_all(ServerSettings.model_validate(settings))
+    assert [word for word in ("token", "TLS") if f"without {word}" in text or f"without a {word}" in text] == warned
+    assert bool(text) is bool(warned)

@@ -74,3 +74,4 @@ async def test_a_crowd_of_refusals_of_any_kind_has_one_line_of_the_log(
     assert statuses == [REFUSALS[kind].code] * 50, "every caller is told"
     lines = [json.loads(record.getMessage()) for record in caplog.records if record.name == "gradserve.requests"]
     assert [line["refused"] for line in lines] == [kind]
+    assert [line["peer"] for line in lines] == ["ipv4:127.0.0.1:1"]

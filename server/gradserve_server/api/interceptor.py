@@ -47,6 +47,7 @@ class RequestLog:
     methods: str = ""
     rows: int = 0
     caller: Caller = NOBODY
+    peer: str = ""  # The other side's address and port, as gRPC writes them.
 
 
 request_log: ContextVar[RequestLog] = ContextVar("request_log")
@@ -143,7 +144,7 @@ class RequestInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]
         metadata: dict[str, Any],
     ) -> Any:
         _, service, name = method.split("/")
-        entry = RequestLog(_request_id(metadata))
+        entry = RequestLog(_request_id(metadata), peer=context.peer())
         request_log.set(entry)
         context.set_trailing_metadata((("x-request-id", entry.id),))
         self._metrics.started.labels(service, name).inc()
@@ -151,7 +152,7 @@ class RequestInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]
         code = grpc.StatusCode.OK
         refusal: RequestError | None = None
         try:
-            caller = self._callers.of(metadata, context.peer())
+            caller = self._callers.of(metadata, entry.peer)
             if caller is None:
                 raise RequestError(grpc.StatusCode.UNAUTHENTICATED, "NO_TOKEN", TOKEN_NEEDED)
             if self._draining:
@@ -208,6 +209,8 @@ class RequestInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]
         self._metrics.handling.labels(service, name).observe(seconds)
         line: dict[str, Any] = {"id": entry.id, "caller": entry.caller.name, "rpc": name, "model": entry.model}
         line |= {"methods": entry.methods, "rows": entry.rows, "ms": round(seconds * 1000, 1), "code": code.name}
+        if code is not grpc.StatusCode.OK:
+            line["peer"] = entry.peer
         if log.isEnabledFor(logging.INFO) and self._refusals.shows(line, refused):
             log.info("%s", json.dumps(line))
 

@@ -13,7 +13,7 @@ from prometheus_client.multiprocess import MultiProcessCollector
 
 from ..api.address import ReservedAddress, check_certificates
 from ..api.admission.tokens import TokenFile
-from ..config import FrontEndSettings, Settings, join_address
+from ..config import FrontEndSettings, ServerSettings, Settings, join_address
 from ..metrics import Metrics
 from ..pool.hub import Hub
 from ..pool.keys import new_keys
@@ -24,6 +24,9 @@ from .processes import FrontEndProcess, Process, WorkerProcess
 from .ray_workers import RayCluster
 from .workers import Workers
 
+log = logging.getLogger(__name__)
+
+LOOPBACK = ("127.0.0.1", "::1", "localhost")
 GIVEN_UP = "no worker has become ready for a long time; the server ends"
 
 
@@ -67,6 +70,8 @@ class Keeper:
         check_certificates(settings.server)
         if settings.server.token_file:
             TokenFile(settings.server.token_file, settings.callers)
+        if warning := open_to_all(settings.server):
+            log.warning("%s", warning)
         self._settings, self._folder = settings, folder
         metrics = Metrics()
         self._keys = new_keys() if settings.pool.listen else None
@@ -150,6 +155,17 @@ class Keeper:
     def _on_lost(self, name: bytes) -> None:
         self.workers.on_lost(name)
         self._front_ends.on_lost(name)
+
+
+def open_to_all(settings: ServerSettings) -> str:
+    """What to warn of where others than this machine's users can call the service without a token, or in the clear."""
+    if settings.socket is not None or settings.host.strip("[]") in LOOPBACK:
+        return ""
+    missing = [
+        *(["without a token (server.token_file)"] if settings.token_file is None else []),
+        *(["without TLS (server.tls_certificate and server.tls_key)"] if settings.tls_certificate is None else []),
+    ]
+    return f"whoever reaches {settings.host} can call the service {' and '.join(missing)}" if missing else ""
 
 
 def serve_metrics(settings: Settings, folder: Path) -> None:
