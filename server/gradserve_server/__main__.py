@@ -10,8 +10,9 @@ import typer
 from pydantic import ValidationError
 from rich.console import Console
 
-from .config import LOG_FORMAT, Settings, StartError, plan, read_sections
+from .config import Settings, StartError, plan, read_sections
 from .keeper.folder import own_folder
+from .logs import LogFormat, LogSettings, configure
 from .models.tables import mistakes
 from .pool import forking
 from .without_torch import without_torch
@@ -60,6 +61,7 @@ def serve(
         bool | None, typer.Option("--strict", help="do not start if any model cannot be loaded", show_default=False)
     ] = None,
     log_level: Annotated[str, typer.Option(help="debug, info, warning or error")] = "info",
+    log_format: Annotated[LogFormat, typer.Option(help="text, or json: one object a line, of every process")] = "text",
 ) -> None:
     """Serve the gradients of vision models over gRPC.
 
@@ -79,7 +81,7 @@ def serve(
     }
     server |= {"tls_certificate": tls_certificate, "tls_key": tls_key, "strict": strict}
     pool = {"device": device, "workers": workers, "threads": threads, "tuned": tuned}
-    logging.basicConfig(format=LOG_FORMAT, stream=sys.stderr)
+    configure(LogSettings(format=log_format))
     try:
         logging.getLogger().setLevel(log_level.upper())
         if config:

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from .logs import LogSettings
 from .models.card import Precision
 from .models.catalogue import EMBEDDED, ModelSpec, from_flag, read_catalogue, read_tuning
 from .models.faults import faults_of
@@ -18,8 +19,6 @@ PATH_SETTINGS = (
     ("server", "tls_client_ca"),
     ("pool", "tuned"),
 )
-
-LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s %(message)s"  # Of the log lines of all processes.
 
 
 class StartError(Exception):
@@ -153,7 +152,7 @@ class FrontEndSettings(Section):
     server: ServerSettings
     limits: LimitSettings
     callers: dict[str, float]
-    log_level: int
+    log: LogSettings
 
 
 def plan(

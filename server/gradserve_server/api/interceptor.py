@@ -212,7 +212,7 @@ class RequestInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]
         if code is not grpc.StatusCode.OK:
             line["peer"] = entry.peer
         if log.isEnabledFor(logging.INFO) and self._refusals.shows(line, refused):
-            log.info("%s", json.dumps(line))
+            log.info("%s", json.dumps(line), extra={"fields": line})
 
 
 class RefusalLog:

@@ -1,11 +1,11 @@
 """What the process of a front-end runs, `python -m gradserve_server.keeper.front_end`; its keeper starts it."""
 
 import asyncio
-import logging
 import signal
 import sys
 
-from ..config import LOG_FORMAT, FrontEndSettings
+from ..config import FrontEndSettings
+from ..logs import configure
 from ..without_torch import without_torch
 
 
@@ -18,7 +18,7 @@ def main() -> int:
         from ..metrics import count_in_place
 
     settings = FrontEndSettings.model_validate_json(sys.stdin.buffer.readline())
-    logging.basicConfig(format=LOG_FORMAT, stream=sys.stderr, level=settings.log_level)
+    configure(settings.log)
     count_in_place(settings.place)
     return asyncio.run(run(settings))
 

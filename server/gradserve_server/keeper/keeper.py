@@ -14,6 +14,7 @@ from prometheus_client.multiprocess import MultiProcessCollector
 from ..api.address import ReservedAddress, check_certificates
 from ..api.admission.tokens import TokenFile
 from ..config import FrontEndSettings, ServerSettings, Settings, join_address
+from ..logs import current
 from ..metrics import Metrics
 from ..pool.hub import Hub
 from ..pool.keys import new_keys
@@ -79,10 +80,9 @@ class Keeper:
         self._cluster = RayCluster(settings.pool, self._keys) if settings.pool.engine == "ray" else None
         pool, strict = settings.pool, settings.server.strict
         models = tuple(spec for spec in settings.models if spec.name not in faults)
-        level = logging.getLogger().level
         common = str(folder) if pool.engine == "local" and len(devices) > 1 else ""
         self.workers = Workers(
-            [WorkerSettings(models, device, pool.threads, pool.rows, strict, level, common) for device in devices],
+            [WorkerSettings(models, device, pool.threads, pool.rows, strict, current(), common) for device in devices],
             self._start_worker,
             self._hub.send,
             metrics,
@@ -144,7 +144,7 @@ class Keeper:
             server=settings.server.model_copy(update={"port": self.address.port}),
             limits=settings.limits.model_copy(update={"max_in_flight": in_flight}),
             callers=settings.callers,
-            log_level=logging.getLogger().level,
+            log=current(),
         )
         return await FrontEndProcess.start(arguments)
 

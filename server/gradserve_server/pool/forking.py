@@ -3,11 +3,9 @@
 The front-end imports no torch. What it must ask of torch, a process answers that is forked likewise (`ask`).
 """
 
-import logging
 import multiprocessing
 import os
 import signal
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -16,7 +14,8 @@ from multiprocessing import forkserver
 from multiprocessing.connection import Connection
 from typing import ParamSpec, TypeVar
 
-from ..config import LOG_FORMAT, StartError
+from ..config import StartError
+from ..logs import LogSettings, configure, current
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -60,7 +59,7 @@ def ask(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
     start()
     ours, theirs = CONTEXT.Pipe(duplex=False)
     call = partial(function, *args, **kwargs)
-    process = CONTEXT.Process(target=_answer, args=(theirs, logging.getLogger().level, call), daemon=True)
+    process = CONTEXT.Process(target=_answer, args=(theirs, current(), call), daemon=True)
     with ours:
         try:
             with theirs:  # An open copy of the process's end would hide that it has ended.
@@ -75,9 +74,9 @@ def ask(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
     return answer
 
 
-def _answer(end: Connection, log_level: int, call: Callable[[], object]) -> None:
+def _answer(end: Connection, log: LogSettings, call: Callable[[], object]) -> None:
     """What that process runs. It sends what the call returns and what it raises, one of them None."""
-    logging.basicConfig(format=LOG_FORMAT, stream=sys.stderr, level=log_level)
+    configure(log)
     answer: tuple[object, Exception | None]
     try:
         answer = call(), None

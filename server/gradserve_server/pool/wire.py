@@ -1,6 +1,5 @@
 """The messages between the keeper, front-ends and workers: small frozen dataclasses with numpy arrays."""
 
-import logging
 import os
 import time
 from collections.abc import Mapping
@@ -12,6 +11,7 @@ import numpy as np
 from .. import __version__
 from ..engine.events import PassStats
 from ..engine.job import Priority
+from ..logs import LogSettings
 from ..models.card import ModelCard, Precision
 from ..models.catalogue import ModelSpec
 
@@ -32,7 +32,7 @@ class WorkerSettings:
     threads: int = 1
     rows: int | None = None
     strict: bool = False  # Whether one model that cannot be loaded keeps the worker from beginning.
-    log_level: int = logging.WARNING
+    log: LogSettings = field(default_factory=LogSettings)
     folder: str = ""  # Where workers of one host tell each other of weights in common memory; empty for none.
     served: Mapping[str, ModelCard] = field(default_factory=dict)  # Cards that the models of a new worker must match.
 

@@ -5,7 +5,6 @@ import multiprocessing
 import os
 import resource
 import signal
-import sys
 import time
 import traceback
 from collections.abc import Iterable, Iterator, Sequence
@@ -13,12 +12,12 @@ from dataclasses import replace
 
 import torch
 
-from ..config import LOG_FORMAT
 from ..engine.engine import Engine
 from ..engine.events import Ended, Event, ModelFailed, NotFinite, OutOfMemory
 from ..engine.job import MAX_CHUNK_ROWS, Job, Progress, Steps, TimeUp
 from ..engine.objective import NotApplicable
 from ..engine.take import Key
+from ..logs import configure
 from ..methods import TASKS
 from ..methods.image_run import as_bytes, pixels, resized
 from ..models.prepared import Prepared
@@ -70,7 +69,7 @@ def main(settings: WorkerSettings, name: bytes, endpoints: Sequence[str], keys: 
 
     `endpoints`: of the keeper, and of each front-end. On another host it ends when all of them are gone for long.
     """
-    logging.basicConfig(format=LOG_FORMAT, stream=sys.stderr, level=settings.log_level)
+    configure(settings.log)
     for number in (signal.SIGINT, signal.SIGTERM):  # They reach all processes of a terminal, or of a service.
         signal.signal(number, signal.SIG_IGN)
     os.nice(NICENESS)
