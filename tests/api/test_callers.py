@@ -3,6 +3,7 @@
 import hashlib
 import os
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -11,7 +12,9 @@ from gradserve_server.api.admission import tokens
 from gradserve_server.api.admission.callers import BURST_SECONDS, Caller, Callers, address
 from gradserve_server.api.admission.tokens import RPCS, TokenFile, read_tokens
 from gradserve_server.api.errors import Full, RequestError
+from gradserve_server.api.request import model_of
 from gradserve_server.config import StartError
+from gradserve_server.models.served import ServedModels
 
 
 def bearer(token: str) -> dict[str, str]:
@@ -163,6 +166,8 @@ def test_a_file_is_read_again_when_it_changes(path: Path, monkeypatch: pytest.Mo
         ("tokens.toml", "a = 3", r"tokens.toml, \[a\]"),
         ("tokens.toml", table("a", "a", 'rpcs = ["Predictt"]'), "no RPC 'Predictt'; nearest: Predict"),
         ("tokens.toml", table("a", "a", "right = 3"), "right"),
+        ("tokens.toml", table("a", ""), r"\[a\] sha256: is that of no token at all"),
+        ("tokens.toml", table("a", "x") + table("b", "x"), r"\[b\] sha256: \[a\] has the same"),
         ("tokens.toml", table("a", "a", "weight = 0"), "weight"),
     ],
 )
@@ -171,3 +176,41 @@ def test_a_file_at_fault(tmp_path: Path, name: str, text: str, wrong: str) -> No
     path.write_text(text)
     with pytest.raises(StartError, match=wrong):
         read_tokens(path)
+
+
+def test_a_file_that_is_no_text(tmp_path: Path) -> None:
+    (tmp_path / "tokens").write_bytes(b"\xff\xfe")
+    with pytest.raises(StartError, match="is no text in UTF-8"):
+        read_tokens(tmp_path / "tokens")
+
+
+def test_a_file_that_cannot_be_read_for_a_moment_is_read_later(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(path: Path) -> None:
+        raise PermissionError("not yet")
+
+    monkeypatch.setattr(tokens, "RELOAD_SECONDS", 0)
+    callers = callers_of(path, table("a", "one"))
+    path.write_text(table("a", "two"))
+    with monkeypatch.context() as patch:
+        patch.setattr(tokens, "read_tokens", fail)
+        assert known(callers, "one").name == "a"
+    assert callers.of(bearer("one"), "") is None, "the token was taken away"
+    assert known(callers, "two").name == "a"
+
+
+def test_a_weight_without_its_token_is_no_better_in_a_new_file(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tokens, "RELOAD_SECONDS", 0)
+    callers = callers_of(path, table("a", "one"), {"a": 2.0})
+    path.write_text(table("b", "two"))
+    assert known(callers, "one") == Caller("a", 2.0), "a restart would refuse that file, and so does reading it again"
+
+
+def test_where_none_of_the_callers_models_is_there_it_is_told(path: Path) -> None:
+    callers = callers_of(path, table("a", "a", 'models = ["gone"]'))
+    caller, models = known(callers, "a"), ServedModels([SimpleNamespace(name="m")])  # type: ignore[list-item]
+    with pytest.raises(RequestError, match="a may not use m; it may use: gone"):
+        callers.models(caller, models, "")
+    for name in ("gone", "unknown"):
+        with pytest.raises(RequestError, match=f"there is no model '{name}'") as caught:
+            model_of(name, callers.models(caller, models, name))
+        assert caught.value.code.name == "NOT_FOUND"

@@ -6,6 +6,8 @@ import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
 
 import grpc
 import numpy as np
@@ -33,6 +35,26 @@ open("/proc/self/clear_refs", "w").write("5")
 before = status("VmRSS")
 to_rgb(Image.open(file))
 print(status("VmHWM") - before)
+"""
+
+
+# The peak of the memory above what the process had before, and what is counted, in bytes.
+DECODING = """
+import io, sys
+from PIL import Image
+from gradserve.decoding import to_rgb
+from gradserve_server.api.decode_limits import decode_bytes
+Image.preinit(), Image.init()
+data = open(sys.argv[1], "rb").read()
+def status(name):
+    return next(int(line.split()[1]) * 1024 for line in open("/proc/self/status") if line.startswith(name))
+open("/proc/self/clear_refs", "w").write("5")
+before = status("VmRSS")
+picture = Image.open(io.BytesIO(data))
+counted = decode_bytes(picture, picture.size)
+picture.load()
+to_rgb(picture)
+print(status("VmHWM") - before, counted)
 """
 
 
@@ -76,23 +98,71 @@ def test_pictures_of_every_rpc_add_up(stubs: Stubs) -> None:
 
 
 def test_pictures_are_decoded_while_there_is_room() -> None:
-    memory, under_way, most, lock = DecodeMemory(10 * PIXEL_BYTES), 0, 0, threading.Lock()
+    memory, under_way, most, lock = DecodeMemory(10), 0, 0, threading.Lock()
 
-    def decode(pixels: int) -> None:
+    def decode(size: int) -> None:
         nonlocal under_way, most
-        with memory.of(pixels):
+        with memory.of(size):
             with lock:
-                under_way += pixels
+                under_way += size
                 most = max(most, under_way)
             time.sleep(0.002)
             with lock:
-                under_way -= pixels
+                under_way -= size
 
     with ThreadPoolExecutor(8) as threads:
         list(threads.map(decode, [3, 4, 5, 1, 10, 2] * 10))
     assert 5 < most <= 10
     with memory.of(1000):  # A picture that is larger than the room is decoded by itself.
         pass
+
+
+def test_a_large_picture_is_not_kept_waiting_by_small_ones_that_come_later() -> None:
+    memory, order, lock = DecodeMemory(10), [], threading.Lock()
+    release, begun = threading.Event(), threading.Event()
+
+    def decode(name: str, size: int) -> None:
+        with memory.of(size):
+            with lock:
+                order.append(name)
+            if name == "first":
+                begun.set()
+                release.wait(60)
+
+    first = threading.Thread(target=decode, args=("first", 5))
+    first.start()
+    assert begun.wait(60)
+    others = []
+    for count, (name, size) in enumerate([("large", 10), ("small", 1)], 1):
+        others.append(threading.Thread(target=decode, args=(name, size)))
+        others[-1].start()
+        while len(memory._waiting) < count:
+            time.sleep(0.001)
+    release.set()
+    for thread in (first, *others):
+        thread.join(60)
+    assert order == ["first", "large", "small"]
+
+
+@pytest.mark.parametrize(
+    ("form", "mode", "options"),
+    [
+        ("JPEG", "RGB", {}),
+        ("JPEG", "RGB", {"progressive": True}),
+        ("WEBP", "RGB", {}),
+        ("WEBP", "RGBA", {}),
+        ("PNG", "RGBA", {}),
+        ("TIFF", "F", {}),
+    ],
+)
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_decoding_takes_no_more_than_is_counted(tmp_path: Path, form: str, mode: str, options: dict[str, Any]) -> None:
+    side, path = 2500, tmp_path / "picture"
+    Image.new(mode, (side, side), 0).save(path, form, **options)
+    command = [sys.executable, "-c", DECODING, str(path)]
+    peak, counted = map(float, subprocess.run(command, check=True, capture_output=True, text=True).stdout.split())
+    assert peak < counted + 16 * (1 << 20)
+    assert counted < 4 * peak, "nor is far too much counted"
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")

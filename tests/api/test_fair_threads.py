@@ -70,3 +70,12 @@ async def test_callers_that_go_away_leave_their_places(cancelled: range) -> None
         await asyncio.gather(*(shared.run(FEW, work, number) for number in range(100, 110)))
     assert set(range(100, 110)) <= set(done)
     assert set(range(20)) - set(cancelled) <= set(done)
+
+
+async def test_a_function_that_ends_with_stop_iteration_ends() -> None:
+    """A future cannot take this exception: without care whoever awaits it would wait for ever."""
+    shared = threads()
+    for _ in range(3):
+        with pytest.raises(RuntimeError, match="StopIteration"):
+            await asyncio.wait_for(shared.run(FEW, next, iter(())), 60)
+    assert await asyncio.wait_for(shared.run(FEW, len, "abc"), 60) == 3

@@ -168,3 +168,22 @@ def test_input_rules_and_rules_that_do_not_apply() -> None:
     request = dx.DifferentiateRequest(images=[image], rule=dx.BACKWARD_RULE_LRP_EPSILON)
     with pytest.raises(RequestError, match="the rule LRP_EPSILON does not apply to densenet121"):
         differentiate.bind(request, context(card))
+
+
+def test_a_target_beside_the_way_to_the_logits_is_refused() -> None:
+    """Relevance is checked for the operations that lead to the logits, and another output may have others."""
+    card = prepared("resnet18").card
+    layer = card.layer("layer3")
+    assert layer is not None
+    target = pb.Target(unit=pb.Unit(layer="layer3", channel=0))
+    assert explained(card, {}, targets=[target])
+    assert explained(card, {}, targets=[pb.Target(unit=pb.Unit(layer="fc", channel=0))])
+    aside = replace(card, upstream=card.upstream & ~(1 << layer.number))
+    with pytest.raises(RequestError, match="lrp does not apply to layer3: relevance is checked for what leads to the"):
+        explained(aside, {}, targets=[target])
+    image = tensor(np.zeros((card.height, card.width, 3), np.uint8))
+    request = dx.DifferentiateRequest(images=[image], rule=dx.BACKWARD_RULE_LRP_EPSILON)
+    request.goals.add().summands.add().target.CopyFrom(target)
+    assert differentiate.bind(request, context(card))
+    with pytest.raises(RequestError, match="the rule LRP_EPSILON does not apply to layer3"):
+        differentiate.bind(request, context(aside))

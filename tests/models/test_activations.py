@@ -223,6 +223,12 @@ def test_a_network_without_gradient_is_refused(x: Tensor) -> None:
     assert look(net(lambda x: F.relu(x).detach()), x).refused == "its output has no gradient by the image"
 
 
+def test_a_first_dimension_that_only_happens_to_be_as_long_as_the_batch(x: Tensor) -> None:
+    stacked = net(lambda x: F.relu(torch.stack([x, 2 * x])).sum(0))
+    assert len(x) == 2
+    assert "a ReLU sees 2 rows where the batch has 1" in look(stacked, x).refused
+
+
 def half_ruled() -> nn.Module:
     return net(lambda x: x * (x > 0))
 

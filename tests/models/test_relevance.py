@@ -11,7 +11,10 @@ from torch import Tensor, nn
 from zoo import prepared
 
 from gradserve_server.models.outputs import PLAIN
+from gradserve_server.models.relevance.mode import RelevanceRules
 from gradserve_server.models.relevance.probe import Applicability, applicability
+from gradserve_server.models.relu import ReLURules
+from gradserve_server.models.rules import Relevance
 
 
 class Net(nn.Module):
@@ -92,6 +95,15 @@ REFUSED: dict[str, tuple[Callable[[], nn.Module], str]] = {
     "recurrent": (recurrent, "there is no rule for what it has: "),
     "written over": (lambda: Net(lambda x: _overwritten(x)), "cannot be put on the network|no rule"),
     "products without scales": (lambda: Net(_einsum), "a product of two activations"),
+    "a write into a part": (lambda: Net(_written), "writes into a part of a tensor"),
+    "two of something first": (
+        lambda: Net(lambda x: F.gelu(torch.stack([x, 2 * x])).sum(0)),
+        "an operation sees 2 rows",
+    ),
+    "three of something first": (
+        lambda: Net(lambda x: F.gelu(torch.stack([x] * 3)).sum(0)),
+        "an operation sees 3 rows",
+    ),
     "no gradient": (lambda: Net(lambda x: x.detach()), "no gradient"),
     "nothing to rule": (
         lambda: nn.Sequential(nn.Flatten(), nn.Linear(3 * 12 * 16, 5)),
@@ -106,6 +118,12 @@ def _overwritten(x: Tensor) -> Tensor:
     z = _keep(y)
     y.mul_(2)
     return z + y
+
+
+def _written(x: Tensor) -> Tensor:
+    y = x.clone()
+    y[:, :2].sigmoid_()
+    return y
 
 
 def _einsum(x: Tensor) -> Tensor:
@@ -205,3 +223,57 @@ def test_torchvisions_networks(name: str) -> None:
     assert bool(card.relevance_refused) == bool(reason)
     assert reason in card.relevance_refused
     assert bool(card.input_rules_refused) == bool(reason)
+
+
+def relevance(network: nn.Module, x: Tensor, rule: Relevance) -> Tensor:
+    """The gradient of the first logit by x under the rule; x is the network's input, with values in [0, 1]."""
+    x = x.detach().requires_grad_()
+    with ReLURules([rule]), RelevanceRules([rule], 1) as mode:
+        mode.see_input(x, torch.zeros(3, 1, 1), torch.ones(3, 1, 1))
+        score = network(x)[0, 0]
+    return torch.autograd.grad(score, x)[0]
+
+
+@pytest.mark.parametrize("value", [0.0, 0.5, -1.0])
+def test_padding_with_a_value_is_no_pixel(value: float) -> None:
+    """The relevance of each window is shared out among its pixels alone, and none of it is lost but beyond the edge."""
+    torch.manual_seed(0)
+    network = nn.Sequential(
+        nn.ConstantPad2d(1, value), nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 64, 2)
+    )
+    network.requires_grad_(False).double()
+    x = torch.rand(1, 3, 8, 8, dtype=torch.float64)
+    found = relevance(network, x, Relevance(input="flat"))
+    hidden = network[2](network[1](network[0](x)))
+    shares = (hidden.flatten() * network[4].weight[0]).view(1, 4, 8, 8).sum(1, keepdim=True)
+    counts = F.conv2d(torch.ones(1, 1, 8, 8, dtype=x.dtype), torch.ones(1, 1, 3, 3, dtype=x.dtype), padding=1)
+    right = F.conv_transpose2d(shares / counts, torch.ones(1, 1, 3, 3, dtype=x.dtype), padding=1) / 3
+    assert torch.allclose(found, right.expand_as(found), rtol=1e-5)
+
+
+class Queries(nn.Module):
+    """Attention to the image by queries that are parameters, as one call or by hand."""
+
+    def __init__(self, *, by_hand: bool) -> None:
+        super().__init__()
+        self.by_hand, self.first, self.queries = by_hand, nn.Conv2d(3, 8, 2, 2), nn.Parameter(torch.randn(1, 1, 3, 8))
+        self.head = nn.Linear(24, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        tokens = self.first(x).flatten(2).transpose(1, 2)[:, None]
+        queries = self.queries.expand(len(x), -1, -1, -1)
+        if self.by_hand:
+            out = (queries @ tokens.transpose(2, 3) / 8**0.5).softmax(3) @ tokens
+        else:
+            out = F.scaled_dot_product_attention(queries, tokens, tokens)
+        return self.head(out.flatten(1))  # type: ignore[no-any-return]
+
+
+def test_queries_that_are_parameters_leave_the_keys_their_share() -> None:
+    maps = []
+    for by_hand in (True, False):
+        torch.manual_seed(0)
+        network = Queries(by_hand=by_hand).requires_grad_(False).double()
+        x = torch.rand(1, 3, 8, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+        maps.append(relevance(network, x, Relevance()))
+    assert torch.allclose(*maps, rtol=1e-9)

@@ -1,14 +1,21 @@
 """How much may be decoded: pixels of all pictures of a request, and bytes of all threads at once."""
 
 import threading
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
+from PIL import Image
+
 from ..models.preprocess import BadImage
 
-# What decoding a pixel takes at most: RGB in 4 bytes as Pillow keeps it, beside 16-bit values, their copy, and 8 bits.
-PIXEL_BYTES = 9
+# What decoding takes at most, in bytes for each pixel, as measured with Pillow 12 by the peak of the process's memory:
+# RGB in 4 bytes as Pillow keeps it, beside what the decoder and `to_rgb` need.
+PIXEL_BYTES = 11
+WEBP_BYTES, WIDE_BYTES = 18, 14
+PROGRESSIVE_BYTES = 6  # For each pixel of the whole file, of which libjpeg keeps the coefficients.
+WIDE_MODES = ("I", "F")
 MAX_BYTES = 512 << 20  # Of pictures that are decoded at the same time; a larger one is decoded by itself.
 
 _request_pixels: ContextVar[list[int] | None] = ContextVar("request_pixels", default=None)
@@ -34,20 +41,31 @@ def count_pixels(pixels: int, most: int) -> None:
         raise BadImage(f"with this one the request's pictures have {counted[0]} pixels; at most {most} are allowed")
 
 
+def decode_bytes(picture: Image.Image, whole: tuple[int, int]) -> int:
+    """What it takes to decode a picture that is open; `whole`: the size of the file, if it is decoded smaller."""
+    each = WEBP_BYTES if picture.format == "WEBP" else WIDE_BYTES if picture.mode in WIDE_MODES else PIXEL_BYTES
+    kept = PROGRESSIVE_BYTES * whole[0] * whole[1] if picture.info.get("progressive") else 0
+    return each * picture.width * picture.height + kept
+
+
 class DecodeMemory:
-    """What pictures may take that are decoded at the same time; threads wait for it."""
+    """What pictures may take that are decoded at the same time; threads wait for it in the order in which they came."""
 
     def __init__(self, most: int = MAX_BYTES) -> None:
         self._most, self._taken = most, 0
         self._changed = threading.Condition()
+        self._waiting: deque[object] = deque()
 
     @contextmanager
-    def of(self, pixels: int) -> Iterator[None]:
-        """Waits until there is room for a picture, which leaves at the end."""
-        needed = min(pixels * PIXEL_BYTES, self._most)
+    def of(self, size: int) -> Iterator[None]:
+        """Waits until there is room for so many bytes, which are free again at the end."""
+        needed, ticket = min(size, self._most), object()
         with self._changed:
-            self._changed.wait_for(lambda: self._taken + needed <= self._most)
+            self._waiting.append(ticket)
+            self._changed.wait_for(lambda: self._waiting[0] is ticket and self._taken + needed <= self._most)
+            self._waiting.popleft()
             self._taken += needed
+            self._changed.notify_all()
         try:
             yield
         finally:

@@ -16,7 +16,7 @@ from gradserve.v1 import common_pb2 as pb
 from ..config import LimitSettings
 from ..models.card import ModelCard
 from ..models.preprocess import BadImage, Picture, center_crop, check_aspect, resize, shorter_side, size_of
-from .decode_limits import DecodeMemory, count_pixels
+from .decode_limits import DecodeMemory, count_pixels, decode_bytes
 from .errors import Violations
 from .fields import enum_name
 
@@ -123,7 +123,7 @@ def _decode_file(data: bytes, limits: LimitSettings, shorter: int | None) -> Dec
         count_pixels(size[0] * size[1], limits.max_request_pixels)
         if shorter is not None:
             picture.draft("RGB", (QUICK_FACTOR * shorter, QUICK_FACTOR * shorter))
-        with _memory.of(picture.width * picture.height):
+        with _memory.of(decode_bytes(picture, size)):
             picture.load()
             height, width = _upright(size, picture)
             return DecodedPicture(to_rgb(picture), height, width)

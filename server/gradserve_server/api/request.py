@@ -91,6 +91,8 @@ def model_of(name: str, cards: ServedModels) -> tuple[ModelCard, Violations]:
     try:
         return model_card(name, cards), Violations()
     except RequestError as error:
+        if not cards:  # The caller may use none of those that are loaded.
+            raise
         return next(iter(cards.values())), Violations(no_model=error)
 
 

@@ -30,7 +30,7 @@ from ..models.served import ServedModels
 from ..pool.pool import Pool
 from ..pool.wire import Failure, Outcome, Preview, Task
 from .admission.admission import CODEC_THREADS, Admission
-from .admission.callers import Callers
+from .admission.callers import Caller, Callers
 from .admission.expectations import Expectations
 from .admission.fair_threads import FairThreads
 from .decode_limits import counted_pixels
@@ -103,6 +103,7 @@ class GradientService(service_pb2_grpc.GradientServiceServicer):
         self._expected.learn(bound.task, attacked, certified)
         pictures = {"before": bound.task.image, "after": picture.pixels} if bound.maps else {}
         tasks = [map_task(bound, pixels, which) for which, pixels in pictures.items()]
+        self._charge(request_log.get().caller, sum(task.cost for task in tasks))
         maps = [await self._outcome(task) for task in tasks]
         for method in bound.methods:
             self._metrics.rows.labels(method).inc(attacked.rows + certified.rows)
@@ -138,7 +139,7 @@ class GradientService(service_pb2_grpc.GradientServiceServicer):
         remaining = context.time_remaining()
         left = time_budget(request.options, remaining)
         busy = self._admission.busy(left)
-        if busy and not request.options.allow_partial:
+        if busy and left > 0 and not request.options.allow_partial:
             self._admission.check_least(least_prospect(request, self._pool.cards, entry.caller), left)
         at = CallContext(entry.id, entry.arrived, remaining, models, self._limits, entry.caller)
         priced = self._price(bind, request, at) if busy else None
@@ -148,15 +149,19 @@ class GradientService(service_pb2_grpc.GradientServiceServicer):
             bound, seconds = await self._decoders.run(entry.caller, _bound, bind, request, at)
         entry.model = bound.card.name
         entry.methods = ",".join(bound.methods)
-        self._callers.charge(entry.caller, bound.task.cost)
-        if self._callers.need_tokens:
-            self._metrics.caller_cost.labels(entry.caller.name).inc(bound.task.cost)
         self._admission.note(type(request).__name__, request.model, self._expected.priced(bound.task), seconds)
         if busy and priced is None:
             self._admission.check(self._expected.priced(bound.task))
         else:
             self._admission.check_alone(bound.task)
+        self._charge(entry.caller, bound.task.cost)
         return bound
+
+    def _charge(self, caller: Caller, gflop: float) -> None:
+        """Counts work that is accepted against the caller's rate."""
+        self._callers.charge(caller, gflop)
+        if self._callers.need_tokens:
+            self._metrics.caller_cost.labels(caller.name).inc(gflop)
 
     def _price(self, bind: Callable[[Any, CallContext], Bound], request: Any, at: CallContext) -> Task | None:
         """The request's task without its pictures, or None where these are needed or something is wrong."""
@@ -232,10 +237,11 @@ class ModelService(models_pb2_grpc.ModelServiceServicer):
     ) -> models_pb2.ListModelsResponse:
         """All cards, without layers, and the models that could not be loaded."""
         cards = self._models()
+        default = cards.default if cards.default in {*cards, *cards.unavailable} else ""
         models = [model_reply(card, layers=False) for card in cards.values()]
         reasons = cards.unavailable.items()
         failed = [models_pb2.UnavailableModel(name=name, reason=reason) for name, reason in reasons]
-        return models_pb2.ListModelsResponse(models=models, unavailable=failed, default_model=cards.default)
+        return models_pb2.ListModelsResponse(models=models, unavailable=failed, default_model=default)
 
     async def GetModel(
         self, request: models_pb2.GetModelRequest, context: grpc.aio.ServicerContext

@@ -1,7 +1,7 @@
 """Targets and layers of a request, checked against the model's card."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Protocol
 
 from gradserve.v1 import common_pb2 as pb
@@ -172,6 +172,15 @@ def _check_position(message: pb.Unit, layer: Layer, path: str, own_size: bool, v
     for name, value, size in (("y", message.y, layer.height), ("x", message.x, layer.width)):
         if value >= size and own_size:
             violations.add(f"{path}.{name}", f"must be from 0 to {size - 1}, was {value}")
+
+
+ASIDE = "relevance is checked for what leads to the logits alone; name a layer that they depend on"
+
+
+def aside(names: Iterable[str], card: ModelCard) -> list[str]:
+    """Those layers that the logits do not depend on, or that come after them."""
+    layers = [layer for name in dict.fromkeys(names) if (layer := card.layer(name)) is not None]
+    return [layer.name for layer in layers if not card.reaches(layer)]
 
 
 def known_layer(name: str, card: ModelCard, path: str, violations: Violations) -> Layer | None:

@@ -91,8 +91,10 @@ class Callers:
         allowed = self.rights(caller).models
         if allowed is None:
             return models
-        if (name or models.default) in models and (name or models.default) not in allowed:
-            raise denied(f"{caller.name} may not use {name or models.default}; it may use: {', '.join(allowed)}")
+        wanted = name or models.default
+        if wanted not in allowed and (wanted in models or wanted in models.unavailable):
+            may = f"it may use: {', '.join(allowed)}" if allowed else "it may use none"
+            raise denied(f"{caller.name} may not use {wanted}; {may}")
         return models.only(allowed)
 
 

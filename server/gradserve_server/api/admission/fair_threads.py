@@ -32,6 +32,8 @@ class FairThreads:
             begun = time.monotonic()
             try:
                 return function(*args)
+            except StopIteration as error:  # A future cannot take it, and whoever awaits that would wait for ever.
+                raise RuntimeError("a function ended with StopIteration") from error
             finally:
                 seconds = time.monotonic() - begun
 

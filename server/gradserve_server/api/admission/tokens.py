@@ -52,7 +52,10 @@ def read_tokens(path: Path) -> dict[bytes, Token]:
     In a TOML file each has a table of `Rights`. Any other file has a token in each line, with every right, and after
     it a name if weights are given for it. Raises OSError, StartError.
     """
-    text = path.read_text()
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise StartError(f"{path} is no text in UTF-8: {error}") from error
     tokens = _of_tables(text, path) if path.suffix == ".toml" else _of_lines(text, path)
     if not tokens:
         raise StartError(f"{path} is empty: it must hold the tokens that callers send")
@@ -74,7 +77,12 @@ def _of_tables(text: str, path: Path) -> dict[bytes, Token]:
         if unknown:
             hint = nearest(unknown[0], RPCS) or f"; there are: {', '.join(RPCS)}"
             raise StartError(f"{path.name}, [{name}] rpcs: there is no RPC {unknown[0]!r}{hint}")
-        tokens[bytes.fromhex(rights.sha256)] = Token(name, rights)
+        digest = bytes.fromhex(rights.sha256)
+        if digest == hash_of(b""):
+            raise StartError(f"{path.name}, [{name}] sha256: is that of no token at all; was the variable empty?")
+        if digest in tokens:
+            raise StartError(f"{path.name}, [{name}] sha256: [{tokens[digest].name}] has the same; give each its own")
+        tokens[digest] = Token(name, rights)
     return tokens
 
 
@@ -106,16 +114,15 @@ class TokenFile:
     def __init__(self, path: Path, weights: Mapping[str, float]) -> None:
         """`weights`: by name, for tokens that have none of their own. Raises OSError, StartError."""
         self._path, self._weights = path, weights
+        self._looked, self._fault = time.monotonic(), ""
         self._state = _state(path)
-        self._tokens = read_tokens(path)
-        self._looked = time.monotonic()
-        names = {token.name for token in self._tokens.values()}
-        if unknown := [name for name in weights if name not in names]:
-            raise StartError(f"[callers] {unknown[0]}: no token has that name; a line of the file is TOKEN NAME")
+        self._tokens = self._read()
 
     def find(self, token: bytes) -> Token | None:
         """The entry of a token that was sent."""
         self._look()
+        if not token:
+            return None
         digest = hash_of(token)
         found = [entry for known, entry in self._tokens.items() if secrets.compare_digest(known, digest)]
         return found[0] if found else None
@@ -133,15 +140,24 @@ class TokenFile:
             state = _state(self._path)
             if state == self._state:
                 return
-            self._state = state
-            self._tokens = read_tokens(self._path)
-        except (OSError, ValueError, StartError) as error:
-            log.error("the new file of tokens is at fault, and the old one stays: %s", error)
+            self._tokens = self._read()
+        except (OSError, StartError) as error:  # It is tried again, since it may be being written.
+            if str(error) != self._fault:
+                log.error("the new file of tokens is at fault, and the old one stays: %s", error)
+            self._fault = str(error)
         else:
+            self._state, self._fault = state, ""
             log.info("%s was read again: %d tokens", self._path, len(self._tokens))
+
+    def _read(self) -> dict[bytes, Token]:
+        tokens = read_tokens(self._path)
+        names = {token.name for token in tokens.values()}
+        if unknown := [name for name in self._weights if name not in names]:
+            raise StartError(f"[callers] {unknown[0]}: no token has that name; a line of the file is TOKEN NAME")
+        return tokens
 
 
 def _state(path: Path) -> tuple[int, int, int]:
-    """What changes where a file is written or replaced."""
+    """What changes where a file is written, replaced, or can be read by others."""
     found = path.stat()
-    return found.st_ino, found.st_mtime_ns, found.st_size
+    return found.st_ino, found.st_ctime_ns, found.st_size

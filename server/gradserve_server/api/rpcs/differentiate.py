@@ -21,7 +21,7 @@ from ..fields import choice
 from ..images import ModelInput
 from ..reply import fill_tensor, provenance
 from ..request import PREPROCESSES, Bound, CallContext, area, check_options, in_exact, model_of, read_picture, task_of
-from ..targets import has_channels, known_layer
+from ..targets import ASIDE, aside, has_channels, known_layer
 from .goals import goal_of
 
 MAX_IMAGES = 256
@@ -46,7 +46,7 @@ def bind(request: differentiate_pb2.DifferentiateRequest, at: CallContext) -> Bo
     layer = _layer(request, goals, card, violations)
     _check_forward_only(request, violations)
     _check_reply(batch, layer, form, request.forward_only, violations)
-    _check_applies(name, card, violations)
+    _check_applies(name, goals, card, violations)
     violations.check()
     wrt: Wrt = "nothing" if request.forward_only else "taps" if layer else "image"
     arguments = DifferentiateArguments(goals, wrt, layer.name if layer else "", rule, form)
@@ -154,8 +154,11 @@ def _rule(name: str) -> Rule:
     return kinds.get(name) or cast(ReLURule, name)
 
 
-def _check_applies(name: str, card: ModelCard, violations: Violations) -> None:
+def _check_applies(name: str, goals: Sequence[Goal], card: ModelCard, violations: Violations) -> None:
     rule = _rule(name)
+    if isinstance(rule, Relevance):
+        for layer in aside([each for goal in goals for summand in goal for each in summand.layers], card):
+            violations.not_applicable(f"the rule {name.upper()} does not apply to {layer}: {ASIDE}")
     refused = card.relevance_refused if isinstance(rule, Relevance) else card.rules_refused if rule != "plain" else ""
     why = card.no_gradient or refused
     if why:

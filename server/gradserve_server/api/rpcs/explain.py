@@ -11,7 +11,7 @@ from gradserve.v1 import explain_pb2
 
 from ...engine.costs import passes_cost, rule_cost
 from ...methods.explain import METHODS, Call, ExplainArguments, Explained, first_rows, relevance_of, rows_of
-from ...methods.targets import AnyTarget, Contrast, Target
+from ...methods.targets import AnyTarget, Contrast, Target, layers_of
 from ...models.card import ModelCard
 from ...pool.wire import Outcome
 from ..errors import Violations
@@ -19,7 +19,7 @@ from ..fields import choice, from_dict, parse_fields
 from ..images import png
 from ..reply import provenance, target_message, target_name, tensor
 from ..request import Bound, CallContext, area, check_options, check_picture, in_exact, model_of, task_of
-from ..targets import cam_layer, targets_of
+from ..targets import ASIDE, aside, cam_layer, targets_of
 
 MAX_METHODS = 16
 MAX_ROWS, MAX_REQUEST_ROWS = 4096, 16384  # The most rows of one method for one target, and of a request.
@@ -142,6 +142,9 @@ def check_applies(calls: Sequence[Call], card: ModelCard, violations: Violations
         if layer is not None and not layer.is_map:
             why = f"{call.method} needs a layer with spatial extent, and {layer.name} of {card.name} has none"
             refused.append(f"{why}; name another, or leave layer out")
+    if any(map(relevance_of, calls)):
+        layers = [name for call in calls for name in layers_of(call.target)]
+        refused += [f"lrp does not apply to {name}: {ASIDE}" for name in aside(layers, card)]
     own_input = any(rule is not None and rule.input != "same" for rule in map(relevance_of, calls))
     if own_input and card.input_rules_refused and not card.relevance_refused:
         refused.append(f"input_rule of lrp does not apply to {card.name}: {card.input_rules_refused}; leave it out")

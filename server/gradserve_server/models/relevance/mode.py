@@ -91,6 +91,10 @@ class RelevanceRules(TorchFunctionMode):
         out: Tensor = func(input, *args, **kwargs)
         if (picture := self._picture(input)) is not None:
             moved = Picture(*(func(each, *args, **kwargs) for each in picture))
+            zeros = func(torch.zeros_like(picture.ones), *args, **kwargs)
+            moved = moved._replace(
+                ones=moved.ones - zeros
+            )  # Padding with a value, which is left of zeros, is no pixel.
             self._inputs[id(out)] = _Known(out, out._version, moved)
         return out
 
@@ -159,14 +163,15 @@ class RelevanceRules(TorchFunctionMode):
 
     def _attention(self, func: Any, query: Tensor, key: Tensor, value: Tensor, *args: Any, **kwargs: Any) -> Any:
         """Attention as one call, with rows in dimension 1. As its projections are linear, its inputs can be scaled."""
-        factors = (SCORE_FACTOR, SCORE_FACTOR, VALUE_FACTOR)
+        factors = (*_score_factors(query, key), VALUE_FACTOR)
         scaled = [self._scaled(x, f, 1) for x, f in zip((query, key, value), factors, strict=True)]
         return func(*scaled, *args, **kwargs)
 
     def _scaled_dot_product(
         self, func: Any, query: Tensor, key: Tensor, value: Tensor, *args: Any, **kwargs: Any
     ) -> Any:
-        query, key = self._scaled(query, SCORE_FACTOR), self._scaled(key, SCORE_FACTOR)
+        own, other = _score_factors(query, key)
+        query, key = self._scaled(query, own), self._scaled(key, other)
         return func(query, key, self._scaled(value, VALUE_FACTOR), *args, **kwargs)
 
     def _product(self, func: Any, input: Tensor, other: Tensor, **kwargs: Any) -> Any:
@@ -177,6 +182,12 @@ class RelevanceRules(TorchFunctionMode):
 
     def _scaled(self, x: Tensor, factor: float, dimension: int = 0) -> Any:
         return Scaled.apply(x, factor, dimension, self._count(x, dimension)) if x.requires_grad else x
+
+
+def _score_factors(query: Tensor, key: Tensor) -> tuple[float, float]:
+    """Of queries and keys; one that does not depend on the image leaves the other its share."""
+    both = query.requires_grad and key.requires_grad
+    return (SCORE_FACTOR, SCORE_FACTOR) if both else (VALUE_FACTOR, VALUE_FACTOR)
 
 
 def _each(value: Any, dims: int) -> list[int]:

@@ -24,7 +24,7 @@ LARGEST_DIFFERENCE = 1e-3  # Between a row's gradient alone and in company, by i
 
 # Nodes for which the plain gradient is the rule: linear ones, those that choose, and softmax, by AttnLRP.
 MOVING = """
-    AccumulateGrad Cat Stack Split SplitWithSizes Unbind Select Slice Narrow Chunk Roll Flip AsStrided CopySlices Copy
+    AccumulateGrad Cat Stack Split SplitWithSizes Unbind Select Slice Narrow Chunk Roll Flip AsStrided Copy
     AsStridedScatter SelectScatter SliceScatter Repeat ConstantPadNd ReflectionPad1D ReflectionPad2D ReplicationPad2D
     Im2Col Unfold Fold PixelShuffle PixelUnshuffle ChannelShuffle Index IndexSelect Diagonal Flatten Unflatten Movedim
     Swapaxes
@@ -36,7 +36,7 @@ LINEAR = """
 CHOOSING = """
     Relu LeakyRelu MaxPool2DWithIndices MaxPool3DWithIndices AdaptiveMaxPool2D Max Amax Min Amin Softmax
 """
-FREE = PASSING | frozenset((MOVING + LINEAR + CHOOSING).split())
+FREE = (PASSING | frozenset((MOVING + LINEAR + CHOOSING).split())) - {"CopySlices"}
 # Products, with the places of their factors among their inputs. If one of them depends on the image, it is linear.
 LAST_TWO, ATTENTION = slice(-2, None), slice(3)
 PRODUCTS = dict.fromkeys(("Mul", "Div", "Addmm", "Mm", "Mv", "Bmm", "Baddbmm", "Dot"), LAST_TWO) | {"Linear": slice(2)}
@@ -45,6 +45,7 @@ PROJECTIONS = frozenset(("Addmm", "Mm", "Bmm", "Linear"))
 OURS = frozenset((RULED, *(each.__name__ for each in (RuledConvolution, RuledGELU, RuledLayerNorm, Scaled))))
 BATCH_NORM = "a BatchNorm that could not be folded into a convolution"
 CONVOLUTION = "a convolution that no rule reaches (transposed, compiled, or with a weight that depends on the image)"
+WRITE = "an operation that writes into a part of a tensor, which hides what it computes; write torch.cat instead"
 PRODUCT = "a product of two activations, as of squeeze-and-excitation"
 MOVES = frozenset(("Clone", "ConstantPadNd", "ReflectionPad2D", "ReplicationPad2D", "View"))
 
@@ -60,6 +61,8 @@ def applicability(network: nn.Module, example: Tensor, head: Head) -> Applicabil
     """Runs the network on `example` [2, C, H, W] under the rules, and reads the graph of its logits."""
     rule = Relevance(input="flat")
     try:
+        # A first dimension that only happens to be as long as the batch cannot have rows of batches of two lengths.
+        _run(network, torch.cat([example, example[:1]]), head, [rule] * (len(example) + 1))
         logits, mode = _run(network, example, head, [rule] * len(example))
         if not logits.requires_grad:
             return _refused("its output has no gradient by the image")
@@ -106,7 +109,7 @@ def _unruled(node: Node) -> str:
         return ""
     if "BatchNorm" in kind or "Conv" in kind:
         return BATCH_NORM if "BatchNorm" in kind else CONVOLUTION
-    name = ACTIVATIONS.get(kind, kind)
+    name = WRITE if kind == "CopySlices" else ACTIVATIONS.get(kind, kind)
     return f"{kind} (called in a way that no rule reaches)" if name == UNREACHED else name
 
 
