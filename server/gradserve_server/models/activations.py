@@ -93,10 +93,10 @@ def activations(network: nn.Module, example: Tensor, logits: Tensor, head: Head 
     """Runs the network on `example` under the guided rule; `logits` are what it gives without."""
     rules = ReLURules(["guided"] * len(example))
     try:
-        with ReLURules(["guided"]):  # A first dimension that only happens to be as long as the batch is found so.
-            head.run(network, example[:1].detach().requires_grad_())
         with rules:
             ruled = head.run(network, example.detach().requires_grad_())
+        with ReLURules(["guided"]):  # A first dimension that only happens to be as long as the batch is found so.
+            head.run(network, example[:1].detach().requires_grad_())
     except Exception as error:
         return Activations(0, (), f"guided rules cannot be put on its ReLUs: {error}")
     if not ruled.requires_grad:
