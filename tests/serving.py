@@ -25,16 +25,7 @@ from gradserve.v1 import explain_pb2, models_pb2_grpc, service_pb2_grpc
 
 CACHE = tempfile.TemporaryDirectory()  # where servers keep the indexes that they build
 PATIENCE = 240  # Seconds for a start or a call on a machine that has other things to do.
-MODELS = """
-[models.digits]
-
-[models.small]
-builder = "mobilenet_v2"
-weights = "random"
-height = 64
-width = 64
-resize = 64
-
+LINEAR = """
 [models.linear]
 builder = "networks:linear"
 weights = "random"
@@ -43,6 +34,16 @@ height = 8
 width = 12
 resize = 8
 """
+MODELS = f"""
+[models.digits]
+
+[models.small]
+builder = "mobilenet_v2"
+weights = "random"
+height = 64
+width = 64
+resize = 64
+{LINEAR}"""
 
 
 class Server:

@@ -12,7 +12,7 @@ from typing import Any
 import grpc
 import pytest
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
-from serving import Server, Stubs, methods, picture, refused
+from serving import LINEAR, Server, Stubs, methods, picture, refused
 
 from gradserve.v1 import explain_pb2, models_pb2, predict_pb2
 
@@ -94,14 +94,7 @@ def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guarded]:
     [pool]
     workers = 1
     [models.digits]
-    [models.linear]
-    builder = "networks:linear"
-    weights = "random"
-    precisions = ["exact"]
-    height = 8
-    width = 12
-    resize = 8
-    """
+    {LINEAR}"""
     with Server(config) as server:
         guarded = Guarded(server, folder)
         with guarded.channel:

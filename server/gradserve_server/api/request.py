@@ -198,7 +198,8 @@ def least_prospect(request: Any, cards: ServedModels, caller: Caller) -> Prospec
     options, model = request.options, request.model or cards.default
     precision, card = PRECISIONS.get(options.precision, "auto"), cards.get(model)
     if precision == "auto":
-        precision = card.auto.get("explain", "exact") if card else "exact"
+        word: Any = type(request).__name__.removesuffix("Request").lower()
+        precision = card.auto.get(word, "exact") if card else "exact"
     interactive = PRIORITIES.get(options.priority) == "interactive"
     return Prospect(*caller, interactive, model, precision, 0.0, options.alone)
 
