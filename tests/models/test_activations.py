@@ -133,6 +133,13 @@ def test_plain_rows_keep_the_functions_own_gradient_at_zero(name: str) -> None:
     assert mixed[1].tolist() == [0, 0, 1]
 
 
+def _half_written(x: Tensor) -> Tensor:
+    """In place on a view, the sigmoid is no node of its own in autograd's graph."""
+    y = x.clone()
+    y[:, :1].sigmoid_()
+    return y
+
+
 TOLD: dict[str, tuple[Function, str]] = {
     "x * (x > 0)": (lambda x: x * (x > 0), MASK),
     "in place": (lambda x: x.mul_(x.gt(0).float()), MASK),
@@ -140,6 +147,7 @@ TOLD: dict[str, tuple[Function, str]] = {
     "addcmul": (lambda x: torch.addcmul(zero(x), x, (x > 0).float()), MASK),
     "division": (lambda x: x / torch.where(x > 0, 1.0, torch.inf), MASK),
     "where": (lambda x: torch.where(x > 0, x, 0.0), "where"),
+    "a write into a part": (lambda x: _half_written(x), "an operation that writes into a part of a tensor"),
     "masked_fill": (lambda x: x.masked_fill(x < 0, 0), "masked_fill"),
     "abs": (lambda x: (x + x.abs()) / 2, "abs"),
     "minimum": (lambda x: -torch.minimum(-x, zero(x)), "minimum"),

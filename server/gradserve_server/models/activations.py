@@ -36,6 +36,7 @@ ACTIVATIONS = {
     "Hardshrink": "Hardshrink",
     "Softshrink": "Softshrink",
     "Maximum": "maximum",
+    "CopySlices": "an operation that writes into a part of a tensor",
     "Minimum": "minimum",
     "Fmax": "fmax",
     "Fmin": "fmin",
@@ -68,7 +69,7 @@ HARMLESS_NAMES = """
     Sum Nansum Std Var StdMean VarMean Sqrt Rsqrt Pow Reciprocal Exp Log Softmax LogSoftmax Logsumexp Cumsum
     Prod AdaptiveAvgPool2D AdaptiveAvgPool1D AdaptiveAvgPool3D AvgPool2D AvgPool3D MaxPool2DWithIndices
     AdaptiveMaxPool2D FractionalMaxPool2D Max Amax Min Amin GridSampler2D AffineGridGenerator Cat Stack Split
-    SplitWithSizes Unbind Select Slice Narrow Chunk Roll Flip Tile AsStrided CopySlices AsStridedScatter
+    SplitWithSizes Unbind Select Slice Narrow Chunk Roll Flip Tile AsStrided AsStridedScatter
     SelectScatter SliceScatter Copy Repeat ConstantPadNd ReflectionPad2D ReflectionPad1D ReplicationPad2D Im2Col
     Col2Im Unfold Fold PixelShuffle PixelUnshuffle ChannelShuffle Index IndexSelect IndexAdd Embedding Diagonal
     UpsampleBicubic2D UpsampleLinear1D UpsampleTrilinear3D UpsampleBilinear2DAa UpsampleBicubic2DAa Dropout

@@ -36,7 +36,7 @@ LINEAR = """
 CHOOSING = """
     Relu LeakyRelu MaxPool2DWithIndices MaxPool3DWithIndices AdaptiveMaxPool2D Max Amax Min Amin Softmax
 """
-FREE = (PASSING | frozenset((MOVING + LINEAR + CHOOSING).split())) - {"CopySlices"}
+FREE = PASSING | frozenset((MOVING + LINEAR + CHOOSING).split())
 # Products, with the places of their factors among their inputs. If one of them depends on the image, it is linear.
 LAST_TWO, ATTENTION = slice(-2, None), slice(3)
 PRODUCTS = dict.fromkeys(("Mul", "Div", "Addmm", "Mm", "Mv", "Bmm", "Baddbmm", "Dot"), LAST_TWO) | {"Linear": slice(2)}
@@ -45,7 +45,6 @@ PROJECTIONS = frozenset(("Addmm", "Mm", "Bmm", "Linear"))
 OURS = frozenset((RULED, *(each.__name__ for each in (RuledConvolution, RuledGELU, RuledLayerNorm, Scaled))))
 BATCH_NORM = "a BatchNorm that could not be folded into a convolution"
 CONVOLUTION = "a convolution that no rule reaches (transposed, compiled, or with a weight that depends on the image)"
-WRITE = "an operation that writes into a part of a tensor, which hides what it computes; write torch.cat instead"
 PRODUCT = "a product of two activations, as of squeeze-and-excitation"
 MOVES = frozenset(("Clone", "ConstantPadNd", "ReflectionPad2D", "ReplicationPad2D", "View"))
 
@@ -109,7 +108,7 @@ def _unruled(node: Node) -> str:
         return ""
     if "BatchNorm" in kind or "Conv" in kind:
         return BATCH_NORM if "BatchNorm" in kind else CONVOLUTION
-    name = WRITE if kind == "CopySlices" else ACTIVATIONS.get(kind, kind)
+    name = ACTIVATIONS.get(kind, kind)
     return f"{kind} (called in a way that no rule reaches)" if name == UNREACHED else name
 
 
