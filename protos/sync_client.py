@@ -12,6 +12,7 @@ from pathlib import Path
 PACKAGE = Path(__file__).resolve().parent.parent / "client" / "gradserve"
 MODULES = {
     "aio.py": "client.py",
+    "calls/aio_management.py": "calls/management.py",
     "calls/aio_pictures.py": "calls/pictures.py",
     "transport/aio_connection.py": "transport/connection.py",
 }
@@ -29,6 +30,7 @@ SENTENCES = {
     call on until `close` or the end of its `async with`.
 """: "server; safe to share between threads.\n",
     },
+    "aio_management.py": {"The calls for asyncio that change": "The calls that change"},
     "aio_pictures.py": {"The calls for asyncio that make": "The calls that make"},
     "aio_connection.py": {
         "A connection to a server for asyncio:": "A connection to a server:",

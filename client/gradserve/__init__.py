@@ -35,7 +35,7 @@ from gradserve.results.common import Provenance, Region, Score
 from gradserve.results.differentiate import Gradients
 from gradserve.results.explain import Explanation, Explanations
 from gradserve.results.influence import Features, Influence, Reweighting, Suspects, TrainingExample
-from gradserve.results.models import Applicability, Layer, ModelCard
+from gradserve.results.models import Applicability, ChangedModels, ChangeProgress, Layer, ModelCard
 from gradserve.results.pictures import MaximizedImage, MaximizedImages, Progress, StylizedImage
 from gradserve.results.predict import Prediction
 
@@ -50,6 +50,8 @@ __all__ = [
     "Attack",
     "Cancelled",
     "Certificate",
+    "ChangeProgress",
+    "ChangedModels",
     "Client",
     "Contrast",
     "DeadlineExceeded",

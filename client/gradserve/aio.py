@@ -13,6 +13,7 @@ from gradserve.arguments import (
     ParameterValue,
     TargetLike,
 )
+from gradserve.calls.aio_management import AsyncManagementCalls
 from gradserve.calls.aio_pictures import AsyncPictureCalls
 from gradserve.messages import attack, differentiate, explain, influence, predict
 from gradserve.messages.common import options
@@ -26,7 +27,7 @@ from gradserve.results.predict import Prediction
 from gradserve.transport.ordered import in_order_async
 
 
-class AsyncClient(AsyncPictureCalls):
+class AsyncClient(AsyncPictureCalls, AsyncManagementCalls):
     """A connection to a gradserve server for asyncio.
 
     It may be made anywhere and used in several event loops: each has connections of its own, from its first

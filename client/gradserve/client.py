@@ -13,6 +13,7 @@ from gradserve.arguments import (
     ParameterValue,
     TargetLike,
 )
+from gradserve.calls.management import ManagementCalls
 from gradserve.calls.pictures import PictureCalls
 from gradserve.messages import attack, differentiate, explain, influence, predict
 from gradserve.messages.common import options
@@ -26,7 +27,7 @@ from gradserve.results.predict import Prediction
 from gradserve.transport.ordered import in_order
 
 
-class Client(PictureCalls):
+class Client(PictureCalls, ManagementCalls):
     """A connection to a gradserve server; safe to share between threads.
 
     target: HOST:PORT, [IPV6]:PORT or unix:PATH; addresses of this machine are never reached through a proxy. Calls go

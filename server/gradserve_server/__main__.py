@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -10,7 +11,7 @@ import typer
 from pydantic import ValidationError
 from rich.console import Console
 
-from .config import Settings, StartError, plan, read_sections
+from .config import Settings, StartError, catalogue, plan, read_sections
 from .keeper.folder import own_folder
 from .logs import LogFormat, LogSettings, configure
 from .models.tables import mistakes
@@ -92,8 +93,9 @@ def serve(
             with without_torch():
                 from .keeper.keeper import run
 
-            settings, faults, devices = forking.ask(plan, config, model or [], server, pool)
-            code = asyncio.run(run(settings, faults, devices, folder))
+            chosen = config, model or [], server, pool
+            settings, faults, devices = forking.ask(plan, *chosen)
+            code = asyncio.run(run(settings, faults, devices, folder, partial(forking.ask, catalogue, *chosen)))
     except ValidationError as error:
         complain(mistakes(error, "settings", Settings))
         raise typer.Exit(2) from error

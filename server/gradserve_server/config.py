@@ -57,6 +57,9 @@ class ServerSettings(Section):
     front_ends: int = Field(1, ge=1, le=64, description="processes that answer on the port")
     drain_seconds: float = Field(30, ge=0, description="how long running requests may take after SIGTERM")
     strict: bool = Field(False, description="do not start if any model cannot be loaded")
+    model_management: bool = Field(
+        False, description="without tokens: whether all callers may load, unload and reload models"
+    )
 
     @property
     def socket(self) -> str | None:
@@ -166,8 +169,22 @@ def plan(
     return settings, faults_of(settings.models), devices(settings.pool)
 
 
+def catalogue(
+    config: Path | None, models: list[str], server: dict[str, Any], pool: dict[str, Any]
+) -> tuple[tuple[ModelSpec, ...], dict[str, str]]:
+    """The models of the file, or of the flags, and why some cannot be loaded, by name. Raises OSError, ValueError."""
+    specs = _settings_of(config, models, server, pool).models
+    return specs, faults_of(specs)
+
+
 def settings_of(config: Path | None, models: list[str], server: dict[str, Any], pool: dict[str, Any]) -> Settings:
-    """The file's settings, overridden by the flags that were given. Raises OSError, ValueError."""
+    """The file's settings, overridden by the flags that were given, and checked. Raises OSError, ValueError."""
+    settings = _settings_of(config, models, server, pool)
+    check_models(settings)
+    return settings
+
+
+def _settings_of(config: Path | None, models: list[str], server: dict[str, Any], pool: dict[str, Any]) -> Settings:
     settings = read_settings(config)
     chosen = settings.model_dump()
     for section, flags in (("server", server), ("pool", pool)):
@@ -181,9 +198,7 @@ def settings_of(config: Path | None, models: list[str], server: dict[str, Any], 
             raise ValueError(f"pool.tuned: {error}; gradserve bench --tune writes this file") from error
         defaults = fast_precisions_of(PoolSettings.model_validate(chosen["pool"]))
         chosen["models"] = [tuning.applied(ModelSpec.model_validate(spec), defaults) for spec in chosen["models"]]
-    settings = Settings.model_validate(chosen)
-    check_models(settings)
-    return settings
+    return Settings.model_validate(chosen)
 
 
 def fast_precisions_of(pool: PoolSettings) -> tuple[Precision, ...]:

@@ -8,12 +8,14 @@ import pytest
 from serving import PATIENCE, Server, picture
 
 from gradserve import Client
+from gradserve_server.api.management import KeeperChanges
 from gradserve_server.api.server import ApiServer
 from gradserve_server.config import LimitSettings, ServerSettings
 from gradserve_server.keeper.keeper import open_to_all
 from gradserve_server.metrics import Metrics
 
 PIXELS = picture(0, 8, 8)
+NO_CHANGES = KeeperChanges(lambda message: None)  # Nobody makes any.
 
 
 def has_ipv6() -> bool:
@@ -61,7 +63,7 @@ def test_addresses_as_clients_write_them(host: str, address: str) -> None:
 async def test_a_second_server_does_not_take_the_socket_away(tmp_path: Path) -> None:
     settings = ServerSettings(host=f"unix:{tmp_path}/x.sock")
     pool: Any = None
-    first, second = (ApiServer(settings, LimitSettings(), pool, Metrics()) for _ in range(2))
+    first, second = (ApiServer(settings, LimitSettings(), pool, Metrics(), changes=NO_CHANGES) for _ in range(2))
     assert await first.start() == settings.host
     try:
         with pytest.raises(OSError, match=r"cannot listen on unix:.*x\.sock: another process does"):
@@ -71,7 +73,7 @@ async def test_a_second_server_does_not_take_the_socket_away(tmp_path: Path) -> 
     with socket.socket(socket.AF_UNIX) as stale:
         Path(settings.host.removeprefix("unix:")).unlink(missing_ok=True)
         stale.bind(settings.host.removeprefix("unix:"))  # A server that was killed left it behind.
-    third = ApiServer(settings, LimitSettings(), pool, Metrics())
+    third = ApiServer(settings, LimitSettings(), pool, Metrics(), changes=NO_CHANGES)
     assert await third.start() == settings.host
     await third.stop()
 

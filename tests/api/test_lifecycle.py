@@ -9,7 +9,7 @@ import subprocess
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, closing
+from contextlib import asynccontextmanager, closing, contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -24,6 +24,7 @@ from serving import PATIENCE, Server, Stubs, methods, picture, refused
 from gradserve.v1 import common_pb2 as pb
 from gradserve.v1 import explain_pb2, influence_pb2, models_pb2, predict_pb2
 from gradserve_server.__main__ import main
+from gradserve_server.api.management import KeeperChanges
 from gradserve_server.api.server import SERVICES, ApiServer
 from gradserve_server.config import LimitSettings, ServerSettings
 from gradserve_server.metrics import Metrics
@@ -34,6 +35,7 @@ from gradserve_server.pool.pool import Pool
 from gradserve_server.pool.wire import Outcome
 
 grpc.aio.init_grpc_aio()  # It is held until the process ends: shut down between two event loops it can wait for itself.
+NO_CHANGES = KeeperChanges(lambda message: None)  # Nobody makes any.
 PREDICT = predict_pb2.PredictRequest(image=picture(0, 8, 8))
 LONG = explain_pb2.ExplainRequest(image=picture(0, 8, 8), methods=methods(smooth_grad={"samples": 2000}) * 4)
 
@@ -45,7 +47,7 @@ async def listening(
     """The front-end in this process before a pool of one's own."""
     metrics = Metrics()
     settings = ServerSettings(port=0, drain_seconds=drain_seconds)
-    server = ApiServer(settings, LimitSettings(**limits), pool, metrics)
+    server = ApiServer(settings, LimitSettings(**limits), pool, metrics, changes=NO_CHANGES)
     address = await server.start()
     try:
         yield server, address, metrics
@@ -72,6 +74,10 @@ class Waiting:
         self.cards, self.alive, self.begun, self.go = ServedModels([card]), True, 0, asyncio.Event()
         self.error: Exception | None = None
         self.members, self.outstanding, self.queue_seconds = [], 0.0, None
+
+    @contextmanager
+    def using(self) -> Iterator[ServedModels]:
+        yield self.cards
 
     async def stream(self, task: Any) -> AsyncIterator[Outcome]:
         self.begun += 1

@@ -15,6 +15,7 @@ from gradserve.cli.commands.differentiate import differentiate
 from gradserve.cli.commands.explain import explain
 from gradserve.cli.commands.health import health
 from gradserve.cli.commands.influence import influence, suspects
+from gradserve.cli.commands.management import load, reload, unload
 from gradserve.cli.commands.maximize import dream, maximize
 from gradserve.cli.commands.models import models
 from gradserve.cli.commands.predict import predict
@@ -60,6 +61,9 @@ app.command()(suspects)
 app.command()(stylize)
 app.command()(differentiate)
 app.command()(models)
+app.command()(load)
+app.command()(unload)
+app.command()(reload)
 app.command()(health)
 app.command()(bench)
 app.command()(demo)

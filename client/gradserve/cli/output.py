@@ -84,6 +84,22 @@ def waiting(what: str) -> Iterator[None]:
         yield
 
 
+@contextmanager
+def steps(what: str) -> Iterator[Callable[[str], None]]:
+    """Gives a function that takes what is done now: in a terminal one line with the seconds, else a line for each."""
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+    console = err()
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task(what, total=None)
+
+        def tell(text: str) -> None:
+            bar.update(task, description=f"{what}: {text}")
+            if not console.is_terminal:
+                console.print(f"{what}: {text}")
+
+        yield tell
+
+
 def named(photos: Sequence[Path], answers: Iterator[T], doing: str) -> Iterator[tuple[Path, T]]:
     """The answers with their photos; an error names the photo it is about."""
     for photo in photos:

@@ -1,11 +1,13 @@
-"""What a server tells about its models, as results: a pure function."""
+"""What a server tells about its models, and of their changes, as results: pure functions."""
 
 from gradserve.messages import fields
 from gradserve.messages.common import PRECISION
-from gradserve.results.models import Applicability, Layer, ModelCard
-from gradserve.v1 import models_pb2
+from gradserve.results.models import Applicability, ChangedModels, ChangeProgress, Layer, ModelCard
+from gradserve.v1 import management_pb2, models_pb2
 
+CHANGE_TIMEOUT = 3600.0  # Seconds that a change of models may take.
 _HEAD = models_pb2.Head.DESCRIPTOR
+_STATE = management_pb2.ModelChangeState.DESCRIPTOR
 
 
 def model_card(reply: models_pb2.Model) -> ModelCard:
@@ -28,3 +30,14 @@ def model_card(reply: models_pb2.Model) -> ModelCard:
         notes=tuple(reply.notes),
         head=fields.choice_name(_HEAD, reply.head or models_pb2.HEAD_SOFTMAX),
     )
+
+
+def change_progress(reply: management_pb2.ModelChangeProgress) -> ChangeProgress:
+    """How far a change has come."""
+    state = fields.choice_name(_STATE, reply.state)
+    return ChangeProgress(state, reply.worker, reply.workers, reply.model, reply.seconds)
+
+
+def changed_models(reply: management_pb2.ModelChangeResult) -> ChangedModels:
+    """What a change has done."""
+    return ChangedModels(tuple(map(model_card, reply.models)), tuple(reply.served), reply.seconds)

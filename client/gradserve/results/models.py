@@ -51,3 +51,27 @@ class ModelCard:
     def __repr__(self) -> str:
         height, width = self.input_size
         return f"<ModelCard {self.name}: {len(self.classes)} classes, {height} x {width}, {self.gflop:.3g} GFLOP>"
+
+
+@dataclass(frozen=True)
+class ChangeProgress:
+    """What a change of the served models does now.
+
+    state: "waiting", "reading", "loading", "warming_up" or "ready". worker: which new worker does it, of `workers`; 0
+    where none does. model: the one that it has before it. seconds: since the call.
+    """
+
+    state: str
+    worker: int
+    workers: int
+    model: str
+    seconds: float
+
+
+@dataclass(frozen=True)
+class ChangedModels:
+    """What a change of the served models has done: the cards of those that it has loaded, and the names of all."""
+
+    models: tuple[ModelCard, ...]
+    served: tuple[str, ...]
+    seconds: float

@@ -14,7 +14,7 @@ import grpc
 import grpc.aio
 
 from gradserve.transport import channel
-from gradserve.v1 import models_pb2_grpc, service_pb2_grpc
+from gradserve.v1 import management_pb2_grpc, models_pb2_grpc, service_pb2_grpc
 
 
 class Stubs(NamedTuple):
@@ -22,14 +22,16 @@ class Stubs(NamedTuple):
 
     gradients: Any
     models: Any
+    management: Any
     health: Any
 
     @classmethod
     def over(cls, opened: Any) -> Self:
-        """The calls of both services, and of the health service, over that channel."""
+        """The calls of all services, and of the health service, over that channel."""
         health = opened.unary_unary(channel.HEALTH, channel.same, channel.same)
         gradients = service_pb2_grpc.GradientServiceStub(opened)
-        return cls(gradients, models_pb2_grpc.ModelServiceStub(opened), health)
+        management = management_pb2_grpc.ModelManagementServiceStub(opened)
+        return cls(gradients, models_pb2_grpc.ModelServiceStub(opened), management, health)
 
 
 class Rotation:

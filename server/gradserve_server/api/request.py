@@ -78,7 +78,7 @@ def model_card(name: str, cards: ServedModels) -> ModelCard:
     check_loaded(name or cards.default, cards, is_default=not name)
     card = cards.get(name or cards.default)
     if card is None:
-        raise unknown_model(name, cards, cards.unavailable)
+        raise unknown_model(name or cards.default, cards, cards.unavailable)
     return card
 
 
@@ -241,6 +241,7 @@ def task_of(
         caller=at.caller.name,
         weight=at.caller.weight,
         alone=options.alone,
+        generation=at.cards.generation,
     )
     if time.monotonic() >= checked.deadline:
         raise late()

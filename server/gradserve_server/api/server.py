@@ -8,7 +8,14 @@ import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from gradserve.v1 import models_pb2, models_pb2_grpc, service_pb2, service_pb2_grpc
+from gradserve.v1 import (
+    management_pb2,
+    management_pb2_grpc,
+    models_pb2,
+    models_pb2_grpc,
+    service_pb2,
+    service_pb2_grpc,
+)
 
 from ..config import LimitSettings, ServerSettings
 from ..metrics import Metrics
@@ -20,6 +27,7 @@ from .admission.callers import Callers
 from .admission.tokens import TokenFile
 from .certificates import Certificates
 from .interceptor import RequestInterceptor
+from .management import KeeperChanges, ModelManagementService
 from .servicer import GradientService, ModelService
 
 MIB = 1 << 20
@@ -30,6 +38,7 @@ PONG_SECONDS = 20  # It is closed where no answer comes in this time.
 SERVICES = (
     service_pb2.DESCRIPTOR.services_by_name["GradientService"].full_name,
     models_pb2.DESCRIPTOR.services_by_name["ModelService"].full_name,
+    management_pb2.DESCRIPTOR.services_by_name["ModelManagementService"].full_name,
 )
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
@@ -45,8 +54,13 @@ class ApiServer:
         pool: Pool,
         metrics: Metrics,
         weights: Mapping[str, float] = MappingProxyType({}),
+        *,
+        changes: KeeperChanges,
     ) -> None:
-        """`weights`: callers' shares by name. Raises OSError, StartError for the file of tokens."""
+        """`weights`: callers' shares by name. `changes`: how models are changed.
+
+        Raises OSError, StartError for the file of tokens.
+        """
         log_filters.install()
         self._certificates = Certificates(settings) if settings.tls_certificate else None
         self.admission = Admission(pool, limits, metrics)
@@ -60,6 +74,8 @@ class ApiServer:
         gradients = GradientService(pool, limits, metrics, self.admission, callers)
         service_pb2_grpc.add_GradientServiceServicer_to_server(gradients, self._server)
         models_pb2_grpc.add_ModelServiceServicer_to_server(ModelService(pool, callers), self._server)
+        management = ModelManagementService(pool, callers, changes, without_tokens=settings.model_management)
+        management_pb2_grpc.add_ModelManagementServiceServicer_to_server(management, self._server)
         self._health = health.aio.HealthServicer()
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         reflection.enable_server_reflection((*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME), self._server)

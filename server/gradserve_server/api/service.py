@@ -11,7 +11,8 @@ from ..models.served import ServedModels
 from ..pool.keys import Keys
 from ..pool.lines import Connected, Lines
 from ..pool.pool import Pool
-from ..pool.wire import CUT_OFF, Broken, CutOff, Drain, Hello, Serve, Serving
+from ..pool.wire import CUT_OFF, Broken, Changed, Changing, CutOff, Drain, Hello, Serve, Serving
+from .management import KeeperChanges
 from .server import ApiServer
 
 GAUGES_SECONDS = 0.5  # Between two updates of the metrics that change with time.
@@ -24,8 +25,10 @@ async def run(settings: FrontEndSettings) -> int:
     keys = Keys(*settings.keys) if settings.keys else None
     pool = Pool(settings.endpoints, keys, default=settings.default, queue_seconds=settings.queue_seconds)
     try:
-        server = ApiServer(settings.server, settings.limits, pool, metrics, settings.callers)
-        return await FrontEnd(keeper, pool, server).run()
+        changes = KeeperChanges(lambda message: front_end.send([message]))
+        server = ApiServer(settings.server, settings.limits, pool, metrics, settings.callers, changes=changes)
+        front_end = FrontEnd(keeper, pool, server, changes)
+        return await front_end.run()
     except (OSError, StartError) as error:
         keeper.send(0, [Broken(str(error))])
         return 1
@@ -37,10 +40,10 @@ async def run(settings: FrontEndSettings) -> int:
 class FrontEnd:
     """A server and its pool, as they obey the keeper."""
 
-    def __init__(self, keeper: Lines, pool: Pool, server: ApiServer) -> None:
-        self._keeper, self._pool, self._server = keeper, pool, server
+    def __init__(self, keeper: Lines, pool: Pool, server: ApiServer, changes: KeeperChanges) -> None:
+        self._keeper, self._pool, self._server, self._changes = keeper, pool, server, changes
         self._draining = asyncio.Event()
-        self._serve: asyncio.Future[Serve] = asyncio.get_running_loop().create_future()
+        self._told: Serving | None = None  # What the keeper knows of the models that are served.
 
     async def run(self) -> int:
         """Returns the exit code. Raises OSError where it cannot listen."""
@@ -66,9 +69,14 @@ class FrontEnd:
         """Takes a message of the keeper."""
         match message:
             case Connected():
-                self._send([Hello()])
-            case Serve() if not self._serve.done():
-                self._serve.set_result(message)
+                self.send([Hello()])
+                self._told = None
+                self._pool.changed.set()
+            case Serve():
+                default = self._pool.cards.default
+                self._pool.serve(ServedModels(message.cards, message.unavailable, default, message.generation))
+            case Changing() | Changed():
+                self._changes.on_message(message)
             case Drain():
                 if message.reason:
                     self._pool.end_tasks(message.reason)
@@ -76,25 +84,29 @@ class FrontEnd:
             case CutOff():
                 self._server.cut_off()
 
-    def _send(self, messages: Sequence[object]) -> None:
+    def send(self, messages: Sequence[object]) -> None:
         """Sends messages to the keeper. Sending may take a descriptor's signal, so that one must look again."""
         self._keeper.send(0, messages)
         asyncio.get_running_loop().call_soon(self._look)
 
     async def _run_server(self) -> None:
         """Listens once the models and a worker are there; then says SERVING while a worker is there."""
-        serve = await self._serve
-        self._pool.serve(ServedModels(serve.cards, serve.unavailable, self._pool.cards.default))
-        while not self._pool.members:
+        while not (self._pool.cards and self._pool.members):
             self._pool.changed.clear()
             await self._pool.changed.wait()
         await self._server.start()
-        await self._server.say(serving=True)
-        self._send([Serving()])
         while True:
             self._pool.changed.clear()
             await self._server.say(serving=bool(self._pool.members))
+            self._tell_serving()
             await self._pool.changed.wait()
+
+    def _tell_serving(self) -> None:
+        """Tells the keeper which models are served, and which are still used, unless it knows."""
+        serving = Serving(self._pool.cards.generation, self._pool.oldest)
+        if serving != self._told:
+            self._told = serving
+            self.send([serving])
 
     async def _update_gauges(self) -> None:
         while True:

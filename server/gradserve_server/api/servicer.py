@@ -74,8 +74,9 @@ class GradientService(service_pb2_grpc.GradientServiceServicer):
 
     async def _answer(self, rpc: RpcModule, request: Any, context: grpc.aio.ServicerContext) -> Any:
         """Answers an RPC that is one task by its reply."""
-        bound = await self._bind(rpc.bind, request, context)
-        outcome = await self._outcome(bound.task)
+        with self._pool.using() as models:
+            bound = await self._bind(rpc.bind, request, context, models)
+            outcome = await self._outcome(bound.task)
         self._count(bound, outcome)
         return await self._in_thread(rpc.reply, request, bound, outcome)
 
@@ -85,8 +86,9 @@ class GradientService(service_pb2_grpc.GradientServiceServicer):
         async def report(preview: Preview) -> None:
             await context.write(event(progress=await self._in_thread(progress, preview)))
 
-        bound = await self._bind(rpc.bind, request, context)
-        outcome = await self._outcome(with_progress(bound.task), report)
+        with self._pool.using() as models:
+            bound = await self._bind(rpc.bind, request, context, models)
+            outcome = await self._outcome(with_progress(bound.task), report)
         self._count(bound, outcome)
         await context.write(event(result=await self._in_thread(rpc.reply, request, bound, outcome)))
 
@@ -94,7 +96,10 @@ class GradientService(service_pb2_grpc.GradientServiceServicer):
         self, request: attack_pb2.AttackRequest, context: grpc.aio.ServicerContext
     ) -> attack_pb2.AttackResponse:
         """An adversarial picture; the certificate, and the maps, are tasks of their own after it."""
-        bound = await self._bind(attack.bind, request, context)
+        with self._pool.using() as models:  # All of its tasks run on workers that have the same weights.
+            return await self._attack(await self._bind(attack.bind, request, context, models), request)
+
+    async def _attack(self, bound: Bound, request: attack_pb2.AttackRequest) -> attack_pb2.AttackResponse:
         attacked = await self._outcome(attack_task(self._expected.priced(bound.task)))
         if attacked.result.partial:
             self._metrics.partial.inc()
@@ -130,17 +135,21 @@ class GradientService(service_pb2_grpc.GradientServiceServicer):
             self._metrics.partial.inc()
 
     async def _bind(
-        self, bind: Callable[[Any, CallContext], Bound], request: Any, context: grpc.aio.ServicerContext
+        self,
+        bind: Callable[[Any, CallContext], Bound],
+        request: Any,
+        context: grpc.aio.ServicerContext,
+        served: ServedModels,
     ) -> Bound:
         """The request with its picture decoded, in a thread. Raises RequestError, also where it would wait too long."""
         entry = self._log_model(request)
         self._callers.check_rate(entry.caller)
-        models = self._callers.models(entry.caller, self._pool.cards, request.model)
+        models = self._callers.models(entry.caller, served, request.model)
         remaining = context.time_remaining()
         left = time_budget(request.options, remaining)
         busy = self._admission.busy(left)
         if busy and left > 0 and not request.options.allow_partial:
-            self._admission.check_least(least_prospect(request, self._pool.cards, entry.caller), left)
+            self._admission.check_least(least_prospect(request, served, entry.caller), left)
         at = CallContext(entry.id, entry.arrived, remaining, models, self._limits, entry.caller)
         priced = self._price(bind, request, at) if busy else None
         if priced is not None:

@@ -4,6 +4,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 
 from ..config import StartError
 from ..metrics import Metrics
@@ -13,6 +14,8 @@ from .processes import Process
 
 log = logging.getLogger(__name__)
 
+SWITCH_SECONDS = 30.0  # Longest wait for front-ends that are told to serve other models.
+NOTHING = Serving(-1, -1)  # What a front-end serves that does not listen yet.
 FLUSH_SECONDS = 3.0  # What a front-end may take beyond the time in which its requests may end.
 
 
@@ -28,6 +31,7 @@ class KeptFrontEnd(Kept):
         super().__init__(f"front-end {index}")
         self.index = index
         self.connected = False
+        self.serving = NOTHING
 
 
 class FrontEnds:
@@ -45,6 +49,7 @@ class FrontEnds:
         self._serve: Serve | None = None
         self._drain: Drain | None = None
         self._started: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._moved = asyncio.Event()  # Set when one tells what it serves.
 
     @property
     def running(self) -> list[KeptFrontEnd]:
@@ -58,11 +63,30 @@ class FrontEnds:
 
     async def serve(self, message: Serve) -> None:
         """Lets all of them listen, with these models; returns when they do. Raises StartError."""
+        self._tell(message)
+        await self.wait()
+
+    async def switch(self, message: Serve) -> None:
+        """Lets all of them serve other models; returns when they do, or after SWITCH_SECONDS."""
+        self._tell(message)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(SWITCH_SECONDS):
+                await self._until(lambda serving: serving.newest >= message.generation)
+
+    async def leave(self, generation: int) -> None:
+        """Returns when none has requests any more for what was served before that generation."""
+        await self._until(lambda serving: serving.oldest >= generation)
+
+    async def _until(self, holds: Callable[[Serving], bool]) -> None:
+        while not all(holds(each.serving) for each in self.running):
+            self._moved.clear()
+            await self._moved.wait()
+
+    def _tell(self, message: Serve) -> None:
         self._serve = message
         for each in self._all:
             if each.connected:
                 self._send(each.name, [message])
-        await self.wait()
 
     async def wait(self) -> None:
         """Returns when all of them listen. Raises StartError where one cannot."""
@@ -109,7 +133,9 @@ class FrontEnds:
                     if order is not None:
                         self._send(name, [order])
             case Serving():
-                each.ready_since = time.monotonic()
+                each.ready_since = each.ready_since or time.monotonic()
+                each.serving = message
+                self._moved.set()
                 if not self._started.done() and all(other.ready_since for other in self._all):
                     self._started.set_result(None)
             case Broken():
@@ -124,7 +150,7 @@ class FrontEnds:
 
     async def start_one(self, each: KeptFrontEnd) -> Process:
         """Starts the process of a front-end, which listens once it is told to."""
-        each.connected = False
+        each.connected, each.serving = False, NOTHING
         return await self._start(each.index, each.name)
 
     def on_end(self, each: KeptFrontEnd, code: int) -> bool:

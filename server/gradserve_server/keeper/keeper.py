@@ -18,7 +18,8 @@ from ..logs import current
 from ..metrics import Metrics
 from ..pool.hub import Hub
 from ..pool.keys import new_keys
-from ..pool.wire import CUT_OFF, WorkerSettings
+from ..pool.wire import CUT_OFF, ChangeModels, WorkerSettings
+from .changes import Changes, ReadCatalogue
 from .folder import endpoint
 from .front_ends import FrontEnds, place_of
 from .processes import FrontEndProcess, Process, WorkerProcess
@@ -31,14 +32,17 @@ LOOPBACK = ("127.0.0.1", "::1", "localhost")
 GIVEN_UP = "no worker has become ready for a long time; the server ends"
 
 
-async def run(settings: Settings, faults: Mapping[str, str], devices: Sequence[str], folder: Path) -> int:
+async def run(
+    settings: Settings, faults: Mapping[str, str], devices: Sequence[str], folder: Path, read: ReadCatalogue
+) -> int:
     """Starts everything, serves until SIGTERM or SIGINT, drains, and returns the exit code. Raises StartError, OSError.
 
     `faults`: why models cannot be loaded, by name, as far as it is known. `devices`: one for each worker. `folder`: for
-    this server's sockets and counters. A second signal ends the running requests at once. The code is CUT_OFF where
-    requests were ended before their time, and 1 where no worker has been ready for too long.
+    this server's sockets and counters. `read`: reads the catalogue again, for changes of the models. A second signal
+    ends the running requests at once. The code is CUT_OFF where requests were ended before their time, and 1 where no
+    worker has been ready for too long.
     """
-    keeper = Keeper(settings, faults, devices, folder)
+    keeper = Keeper(settings, faults, devices, folder, read)
     stop = asyncio.Event()
 
     def on_signal() -> None:
@@ -64,7 +68,14 @@ async def run(settings: Settings, faults: Mapping[str, str], devices: Sequence[s
 class Keeper:
     """The front-ends and workers of one server, and what they have in common."""
 
-    def __init__(self, settings: Settings, faults: Mapping[str, str], devices: Sequence[str], folder: Path) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        faults: Mapping[str, str],
+        devices: Sequence[str],
+        folder: Path,
+        read: ReadCatalogue,
+    ) -> None:
         """Raises OSError and StartError where the address, the certificate or the file of tokens cannot be used."""
         serve_metrics(settings, folder)
         self.address = ReservedAddress(settings.server, shared=settings.server.front_ends > 1)
@@ -90,6 +101,7 @@ class Keeper:
             give_up_seconds=pool.give_up_seconds,
         )
         self._front_ends = FrontEnds(settings.server.front_ends, self._start_front_end, self._hub.send, metrics)
+        self._changes = Changes(self.workers, self._front_ends, self._hub.send, read)
 
     async def start(self) -> None:
         """Returns when all front-ends serve. Raises StartError."""
@@ -104,6 +116,7 @@ class Keeper:
 
         If there is a `reason`, requests fail with it instead of going on.
         """
+        await self._changes.stop()
         complete = await self._front_ends.drain(reason, self._settings.server.drain_seconds)
         await self.workers.stop()
         if self._cluster:
@@ -151,6 +164,8 @@ class Keeper:
     def _on_message(self, name: bytes, message: object) -> None:
         self.workers.on_message(name, message)
         self._front_ends.on_message(name, message)
+        if isinstance(message, ChangeModels):
+            self._changes.take(name, message)
 
     def _on_lost(self, name: bytes) -> None:
         self.workers.on_lost(name)

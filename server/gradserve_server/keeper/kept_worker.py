@@ -1,16 +1,23 @@
 """What the keeper knows of one worker."""
 
+import asyncio
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
+from ..metrics import Metrics
 from ..models.card import ModelCard
-from ..pool.wire import Ready, WorkerSettings
+from ..models.sample import difference
+from ..pool.wire import Loading, Ready, Tick, WorkerSettings
 from .kept import Kept
 from .watchdog import WorkerState
 
 DEATH_CAUSES = "(out of memory? a crash in its builder?)"
 SHORT_PASS = 1e-9  # Stands for the estimate of a pass so short that the worker does not tell of it.
+
+
+class NotJoined(Exception):
+    """A successor did not become ready; the text says why."""
 
 
 class KeptWorker(Kept):
@@ -29,6 +36,8 @@ class KeptWorker(Kept):
         self.cards: Mapping[str, ModelCard] = {}
         self.unavailable: Mapping[str, str] = {}  # Reasons by the models that it could not load.
         self.died: dict[str, str] = {}  # Reasons by the models that killed its process at the start.
+        self.joining: asyncio.Future[None] | None = None  # Of a successor, until it is ready for the first time.
+        self.on_loading: Callable[[Loading], None] = lambda loading: None
 
     def begin(self, ready: Ready) -> None:
         """Notes that its process takes tasks."""
@@ -36,6 +45,17 @@ class KeptWorker(Kept):
         self.ready_since = self.ready_since or time.monotonic()
         self.cards = {card.name: card for card in ready.cards}
         self.unavailable = {**ready.unavailable, **self.died}
+        if self.joining and not self.joining.done():
+            self.joining.set_result(None)
+
+    def fail_to_join(self, reason: str) -> bool:
+        """Whether it is a successor that was never ready. It is not started again then, and its change ends so."""
+        if not self.joining:
+            return False
+        if not self.joining.done():
+            self.joining.set_exception(NotJoined(reason))
+            self.release()
+        return self.joining.cancelled() or self.joining.exception() is not None
 
     def note_pass(self, expected: float | None) -> None:
         """Notes that a pass began, with its estimate, or that none runs."""
@@ -49,3 +69,27 @@ class KeptWorker(Kept):
             f"the worker died while loading it {DEATH_CAUSES}; leave it out, or try it alone: --model {name}"
         )
         return self.died[name]
+
+
+def common_models(workers: Sequence[KeptWorker], first: Ready) -> tuple[dict[str, ModelCard], dict[str, str]]:
+    """The cards of the models that all workers have loaded, and why others are not served. `first`: of one of them."""
+    failed = {name: reason for worker in workers for name, reason in worker.unavailable.items()}
+    for name, reason in failed.items():
+        count = sum(name in worker.unavailable for worker in workers)
+        failed[name] = reason + (f" (in {count} of {len(workers)} workers)" if count < len(workers) else "")
+    for card in first.cards:
+        reasons = [difference(card, worker.cards.get(card.name, card)) for worker in workers]
+        if card.name not in failed and (reason := next(filter(None, reasons), "")):
+            failed[card.name] = reason
+    return {card.name: card for card in first.cards if card.name not in failed}, failed
+
+
+def count_passes(tick: Tick, metrics: Metrics) -> None:
+    """Adds what a worker has told of its passes to the metrics."""
+    metrics.unanswered.inc(tick.cancelled_rows)
+    for each in tick.passes:
+        if each.retried:
+            metrics.oom.inc()
+            continue
+        metrics.step.labels(each.model).observe(each.seconds)
+        metrics.step_rows.labels(each.model).observe(each.rows)

@@ -9,10 +9,10 @@ from dataclasses import replace
 
 from ..config import StartError
 from ..metrics import Metrics
-from ..models.sample import difference
+from ..models.card import ModelCard
 from ..pool.wire import Beat, Broken, Loading, Noted, Ready, Serve, Stop, Tick, WorkerSettings
 from . import watchdog
-from .kept_worker import DEATH_CAUSES, SHORT_PASS, KeptWorker
+from .kept_worker import DEATH_CAUSES, SHORT_PASS, KeptWorker, common_models, count_passes
 from .processes import Process
 from .watchdog import WorkerState
 
@@ -58,15 +58,45 @@ class Workers:
         self.served = await self._started
         return self.served
 
+    async def add(self, successor: KeptWorker) -> Mapping[str, ModelCard]:
+        """Starts one more worker; returns its cards when it is ready. Raises NotJoined."""
+        successor.joining = asyncio.get_running_loop().create_future()
+        self.all.append(successor)
+        successor.keep(self)
+        await successor.joining
+        return successor.cards
+
+    def replace(self, successors: Sequence[KeptWorker], served: Serve) -> list[KeptWorker]:
+        """Serves the models of workers that were added; returns the others, which are not started again."""
+        self.served = served
+        old = [worker for worker in self.all if worker not in successors]
+        for worker in old:
+            worker.release()
+        self._note_count()
+        return old
+
+    async def remove(self, workers: Sequence[KeptWorker]) -> None:
+        """Ends these workers, which take no tasks any more."""
+        await self._end(workers)
+        self.all = [worker for worker in self.all if worker not in workers]
+        self._note_count()
+
     async def stop(self) -> None:
-        """Asks the workers to stop, and kills those that have not after STOP_SECONDS; those that load hear nothing."""
-        for worker in self.all:
+        """Ends all workers."""
+        if self._looking:
+            self._looking.cancel()
+        await self._end(self.all)
+
+    async def _end(self, workers: Sequence[KeptWorker]) -> None:
+        """Asks workers to stop, and kills those that have not after STOP_SECONDS; those that load hear nothing."""
+        for worker in workers:
             if worker.state == "loading" and worker.process:
                 worker.process.kill()
-        self._release()
-        await asyncio.gather(*(worker.released() for worker in self.all))
-        processes = [worker.process for worker in self.all if worker.process]
-        for worker in self.all:
+            worker.release()
+            worker.state = "down"
+        await asyncio.gather(*(worker.released() for worker in workers))
+        processes = [worker.process for worker in workers if worker.process]
+        for worker in workers:
             self._send(worker.name, [Stop()])
         with suppress(TimeoutError):
             async with asyncio.timeout(STOP_SECONDS):
@@ -105,9 +135,11 @@ class Workers:
             case Tick():
                 worker.note_pass(SHORT_PASS if message.jobs else None)
                 worker.memory = message.memory
-                self._count(message)
+                self._metrics.memory.set(max(each.memory for each in self.all))
+                count_passes(message, self._metrics)
             case Loading():
                 worker.loading = message.name
+                worker.on_loading(message)
                 self._send(name, [Noted()])
             case Ready():
                 self._on_ready(worker, message)
@@ -133,7 +165,9 @@ class Workers:
         log.warning("%s is not heard and gets no tasks until it is", worker)
 
     def _note_count(self) -> None:
-        self._metrics.workers_ready.set(sum(worker.state == "ready" for worker in self.all))
+        generation = self.served.generation if self.served else 0
+        serving = [worker for worker in self.all if worker.settings.generation == generation]
+        self._metrics.workers_ready.set(sum(worker.state == "ready" for worker in serving))
 
     async def start_one(self, worker: KeptWorker) -> Process:
         """Starts a worker's process."""
@@ -154,6 +188,8 @@ class Workers:
 
     def _on_broken(self, worker: KeptWorker, broken: Broken) -> None:
         """Ends the start with the error of a worker that cannot begin, or logs it if the server has started."""
+        if worker.fail_to_join(broken.error):
+            return
         if self._started.done():
             log.error("%s cannot begin: %s", worker, broken.error)
             return
@@ -164,8 +200,10 @@ class Workers:
         """Notes the end of a worker's process. In the server's start another one follows at once."""
         state, worker.state = worker.state, "down"
         self._note_count()
+        at = f" while loading model {worker.loading}" if worker.loading else ""
+        if worker.fail_to_join(f"a new worker died{at} {DEATH_CAUSES}; the log may say more"):
+            return False
         if self._started.done():
-            at = f" while loading model {worker.loading}" if worker.loading else ""
             log.error("%s died%s (exit code %d)", worker, at, code)
             return True
         self._leave_out_fatal_model(worker, state)
@@ -175,6 +213,8 @@ class Workers:
         """Notes that no process could be started."""
         worker.state = "down"
         text = f"no new worker can be started on {worker.settings.device} ({type(error).__name__}: {error})"
+        if worker.fail_to_join(text):
+            return False
         if not self._started.done():
             self._fail_start(text)
             return False
@@ -205,17 +245,9 @@ class Workers:
 
     def _end_start(self, ready: Ready) -> None:
         """Serves the models that all workers have loaded, from now on and after restarts."""
-        failed = {name: reason for worker in self.all for name, reason in worker.unavailable.items()}
-        for name, reason in failed.items():
-            count = sum(name in worker.unavailable for worker in self.all)
-            failed[name] = reason + (f" (in {count} of {len(self.all)} workers)" if count < len(self.all) else "")
-        for card in ready.cards:
-            reasons = [difference(card, worker.cards.get(card.name, card)) for worker in self.all]
-            if card.name not in failed and (reason := next(filter(None, reasons), "")):
-                failed[card.name] = reason
+        cards, failed = common_models(self.all, ready)
         for name, reason in failed.items():
             log.error("model %s is not served: %s", name, reason)
-        cards = {card.name: card for card in ready.cards if card.name not in failed}
         if failed and not cards:
             lines = [f"model {name}: {reason}" for name, reason in (self.unavailable | failed).items()]
             self._fail_start("\n".join(lines))
@@ -265,14 +297,3 @@ class Workers:
             worker.state = "down"  # Not once it has ended: a process that waits for a device may never end.
             self._note_count()
             process.kill()
-
-    def _count(self, tick: Tick) -> None:
-        """Adds a worker's statistics to the metrics."""
-        self._metrics.unanswered.inc(tick.cancelled_rows)
-        self._metrics.memory.set(max(worker.memory for worker in self.all))
-        for each in tick.passes:
-            if each.retried:
-                self._metrics.oom.inc()
-                continue
-            self._metrics.step.labels(each.model).observe(each.seconds)
-            self._metrics.step_rows.labels(each.model).observe(each.rows)

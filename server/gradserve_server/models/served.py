@@ -13,18 +13,26 @@ class ServedModels(Mapping[str, ModelCard]):
     """
 
     def __init__(
-        self, cards: Iterable[ModelCard] = (), unavailable: Mapping[str, str] | None = None, default: str = ""
+        self,
+        cards: Iterable[ModelCard] = (),
+        unavailable: Mapping[str, str] | None = None,
+        default: str = "",
+        generation: int = 0,
     ) -> None:
-        """`unavailable`: reasons by name. `default`: name of the default model; left out: the first card's."""
+        """`unavailable`: reasons by name. `default`: name of the default model; left out: the first card's.
+
+        `generation`: of the workers that have loaded them; each change of the models makes a new one.
+        """
         self._cards = {card.name: card for card in cards}
         self.unavailable = dict(unavailable or {})
         self.default = default or next(iter(self._cards), "")
+        self.generation = generation
 
     def only(self, names: Collection[str]) -> "ServedModels":
         """Those of these names. The default model stays the same, also where it is none of them."""
         cards = [card for card in self._cards.values() if card.name in names]
         unavailable = {name: reason for name, reason in self.unavailable.items() if name in names}
-        return ServedModels(cards, unavailable, self.default)
+        return ServedModels(cards, unavailable, self.default, self.generation)
 
     def __getitem__(self, name: str) -> ModelCard:
         return self._cards[name]

@@ -30,7 +30,7 @@ class Member:
 
     def __init__(self, ready: Ready, send: Callable[[object], None]) -> None:
         """`send` sends it a message."""
-        self.send, self.pid, self.device = send, ready.pid, ready.device
+        self.send, self.pid, self.device, self.generation = send, ready.pid, ready.device, ready.generation
         # How far its clock is behind this process's, and the shortest time that a message of it took.
         self.behind = time.monotonic() - ready.sent
         self.cards: Mapping[str, ModelCard] = {card.name: card for card in ready.cards}

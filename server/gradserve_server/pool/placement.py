@@ -19,11 +19,12 @@ class Placement:
         self._last_attempts: list[Pending] = []  # Tasks in their last attempt; the first runs, the others wait.
 
     def place(self, pending: Pending) -> None:
-        """Gives a task to the worker with the least outstanding work, or lets it wait for one."""
-        if not self._workers:
+        """Gives a task to the worker of its generation with the least outstanding work, or lets it wait for one."""
+        workers = [each for each in self._workers if each.generation == pending.task.generation]
+        if not workers:
             self._waiting.append(pending)
             return
-        worker = min(self._workers, key=lambda each: self._seconds_ahead(each, pending.task))
+        worker = min(workers, key=lambda each: self._seconds_ahead(each, pending.task))
         pending.worker = worker
         worker.pending[pending.task.id] = pending
         worker.send(pending.task.on_clock(worker.behind))
@@ -62,6 +63,12 @@ class Placement:
             del worker.pending[pending.task.id]
             worker.send(Cancel(pending.task.id))
 
+    def fail_waiting(self, generation: int, text: str) -> None:
+        """Ends the tasks of that generation as lost, none of which has a worker."""
+        tasks = dict.fromkeys([*self._waiting, *self._last_attempts])
+        for pending in [each for each in tasks if each.task.generation == generation]:
+            _fail(pending, "lost", text)
+
     def fail_all(self, text: str) -> None:
         """Ends all tasks as lost, also those that wait."""
         running = [pending for worker in self._workers for pending in worker.pending.values()]
@@ -74,7 +81,8 @@ class Placement:
 
         Interactive tasks wait for no batch work. Workers on one device count as equally fast: speeds vary with load.
         """
-        alike = [each for each in self._workers if each.device == worker.device]
+        kind_of_worker = worker.device, worker.generation
+        alike = [each for each in self._workers if (each.device, each.generation) == kind_of_worker]
         seconds, before = 0.0, 0.0
         for held in worker.held():
             kind = held.model, held.precision

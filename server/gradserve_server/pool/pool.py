@@ -2,7 +2,9 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Iterable, Sequence
+from collections import Counter
+from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 from .. import __version__
 from ..models.card import ModelCard
@@ -16,6 +18,8 @@ from .placement import Placement
 from .wire import SAME_PACKAGES, Failure, Outcome, Preview, Ready, Task, Tick
 
 log = logging.getLogger(__name__)
+
+REPLACED = "the model was replaced, and the workers that had it died meanwhile; ask again"
 
 
 class NoWorker(Exception):
@@ -39,6 +43,8 @@ class Pool:
         `queue_seconds`: the longest wait of interactive requests; None takes the bound that follows from their cost.
         """
         self.cards = ServedModels(default=default)
+        self._next: ServedModels | None = None  # What is served once a worker is there that has it.
+        self._uses = Counter[int]()  # Requests under way by the generation of their models.
         self.queue_seconds = queue_seconds
         self._workers: dict[bytes, Member] = {}
         self._placement = Placement(self._workers.values())
@@ -49,8 +55,18 @@ class Pool:
 
     @property
     def members(self) -> list[Member]:
-        """The workers that take tasks."""
-        return list(self._workers.values())
+        """The workers that take tasks for the models that are served now."""
+        return [worker for worker in self._workers.values() if worker.generation == self.cards.generation]
+
+    @property
+    def generations(self) -> set[int]:
+        """Those of the workers that are there."""
+        return {worker.generation for worker in self._workers.values()}
+
+    @property
+    def oldest(self) -> int:
+        """The oldest generation whose models are served, or have requests under way."""
+        return min([self.cards.generation, *self._uses])
 
     @property
     def outstanding(self) -> float:
@@ -58,12 +74,34 @@ class Pool:
         return sum(worker.cost for worker in self._workers.values())
 
     def serve(self, models: ServedModels) -> None:
-        """Takes tasks for these models from now on, on workers that have them."""
-        self.cards = models
+        """Serves these models from now on, or where others are served, once a worker is there that has these."""
+        self._next = models
+        self._serve_next()
+
+    def _serve_next(self) -> None:
+        models = self._next
+        if models is None or (self.cards and models.generation not in self.generations):
+            return
+        self.cards, self._next = models, None
         for name, worker in list(self._workers.items()):
-            if self._is_other(name, worker.cards.values()):
+            if self._is_other(name, worker.generation, worker.cards):
                 self._on_lost(name)
         self._placement.place_waiting()
+        self.changed.set()
+
+    @contextmanager
+    def using(self) -> Iterator[ServedModels]:
+        """The models of a request. Until the end of the `with` they have workers, also where they are replaced."""
+        generation = self.cards.generation
+        self._uses[generation] += 1
+        try:
+            yield self.cards
+        finally:
+            self._uses[generation] -= 1
+            if not self._uses[generation]:
+                del self._uses[generation]
+                if generation != self.cards.generation:
+                    self.changed.set()
 
     def end_tasks(self, reason: str) -> None:
         """Fails all tasks, and takes no others."""
@@ -81,6 +119,9 @@ class Pool:
             raise NoWorker("the server is stopping")
         if not self.cards:
             raise NoWorker("no worker is ready yet; try again in some seconds")
+        if self._is_gone(task.generation):
+            yield Outcome(task.id, failure=Failure("lost", REPLACED))
+            return
         pending = Pending(task)
         try:
             self._placement.place(pending)
@@ -111,18 +152,24 @@ class Pool:
         if ready.version != __version__:
             self._refuse(name, f"it has version {ready.version}, and this server has {__version__}")
             return
-        if self._is_other(name, ready.cards):
+        if self._is_other(name, ready.generation, {card.name: card for card in ready.cards}):
             return
         before = self._workers.pop(name, None)
         self._workers[name] = Member(ready, lambda message: self._hub.send(name, [message]))
         if before is not None:  # It has dropped these when it lost the connection.
             self._placement.run_again(list(before.pending.values()))
+        self._serve_next()
         self._placement.place_waiting()
         self.changed.set()
 
-    def _is_other(self, name: bytes, cards: Iterable[ModelCard]) -> bool:
-        """Whether a worker serves other models than this server, which is told once."""
-        theirs = {card.name: card for card in cards}
+    def _is_gone(self, generation: int) -> bool:
+        """Whether the workers that had models which are replaced have all died; no others will come."""
+        return generation < self.cards.generation and generation not in self.generations
+
+    def _is_other(self, name: bytes, generation: int, theirs: Mapping[str, ModelCard]) -> bool:
+        """Whether a worker of what is served now has other models than this server, which is told once."""
+        if generation != self.cards.generation:
+            return False
         for card in self.cards.values():
             reason = difference(card, theirs[card.name]) if card.name in theirs else "it has not loaded it"
             if reason:
@@ -145,3 +192,5 @@ class Pool:
         self.changed.set()
         pendings, worker.pending = list(worker.pending.values()), {}
         self._placement.run_again(pendings)
+        if self._is_gone(worker.generation):
+            self._placement.fail_waiting(worker.generation, REPLACED)

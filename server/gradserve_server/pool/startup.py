@@ -24,22 +24,22 @@ from ..models.preparation import prepare
 from ..models.prepared import Prepared
 from ..models.sample import difference
 from ..models.sharing import share_weights
-from .wire import Ready, WorkerSettings
+from .wire import Loading, Ready, WorkerSettings
 
 MAX_WARM_UP_ROWS = 8  # Most rows of a warm-up pass on a CPU in precisions whose speed is not measured.
 
 
-def begin(settings: WorkerSettings, on_model: Callable[[str], None] = lambda name: None) -> tuple[Engine, Ready]:
+def begin(settings: WorkerSettings, on_model: Callable[[Loading], None] = lambda loading: None) -> tuple[Engine, Ready]:
     """Loads and warms up the models. Those that fail are in `Ready.unavailable`, and the others are served.
 
-    `on_model` is called with the name of each model before it is loaded or warmed up.
+    `on_model` is called before each model is loaded or warmed up.
     Raises LoadError where no model can be loaded, or, if the settings are strict, where one cannot.
     """
     device = torch.device(settings.device)
     unavailable: dict[str, str] = {}
     instances: dict[str, dict[str, Prepared]] = {}  # The instances of each model, by their names in the engine.
     for spec in settings.models:
-        on_model(spec.name)
+        on_model(Loading(spec.name))
         with _noting_failure(spec.name, unavailable):
             model, unfolded = attached(spec, prepare(spec, device))
             if reason := difference(model.card, settings.served.get(spec.name, model.card)):
@@ -51,7 +51,7 @@ def begin(settings: WorkerSettings, on_model: Callable[[str], None] = lambda nam
     engine = Engine(models, rows=settings.rows)
     speeds: dict[tuple[str, Precision], float] = {}
     for name, group in instances.items():
-        on_model(name)
+        on_model(Loading(name, warming_up=True))
         with _noting_failure(name, unavailable):
             speeds |= warm_up(engine, group)
     for name in instances.keys() & unavailable.keys():  # These failed in their warm-up.
@@ -63,14 +63,15 @@ def begin(settings: WorkerSettings, on_model: Callable[[str], None] = lambda nam
     give_back_memory()
     cards = tuple(group[name].card for name, group in instances.items())
     rows = {(card.name, each): full_rows(engine, models[card.name], each) for card in cards for each in card.precisions}
-    return engine, Ready(cards, settings.device, speeds, rows, unavailable)
+    return engine, Ready(cards, settings.device, speeds, rows, unavailable, settings.generation)
 
 
 def share(instances: Mapping[str, Prepared], folder: Path) -> None:
     """Moves the weights of a model, in all its precisions, to memory that the workers of the host share."""
-    name = sha256(min(instances, key=len).encode()).hexdigest()[:16]
+    name = min(instances, key=len)
+    key = sha256(f"{name} {instances[name].card.digest}".encode()).hexdigest()[:16]  # Generations have other weights.
     networks = [each.network for model in instances.values() for each in (model, *model.others.values())]
-    share_weights(networks, folder / f"weights-{name}")
+    share_weights(networks, folder / f"weights-{key}")
 
 
 def give_back_memory() -> None:

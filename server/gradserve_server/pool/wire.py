@@ -21,6 +21,9 @@ SAME_PACKAGES = "all hosts of a server need the same packages"  # The likeliest 
 FailureKind = Literal[
     "deadline", "refused", "not_finite", "model_failed", "out_of_memory", "lost", "crashed", "unread", "internal"
 ]
+ChangeAction = Literal["load", "unload", "reload"]
+ChangeState = Literal["waiting", "reading", "loading", "warming_up", "ready"]
+ChangeFailureKind = Literal["unknown", "refused", "stopping", "internal"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +38,7 @@ class WorkerSettings:
     log: LogSettings = field(default_factory=LogSettings)
     folder: str = ""  # Where workers of one host tell each other of weights in common memory; empty for none.
     served: Mapping[str, ModelCard] = field(default_factory=dict)  # Cards that the models of a new worker must match.
+    generation: int = 0  # Each change of the served models makes new workers, of the next generation.
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +65,7 @@ class Task:
     weight: float = 1.0
     alone: bool = False  # Whether each of its rows has a pass of its own.
     report_every: float = float("inf")  # Least seconds between two previews.
+    generation: int = 0  # Of the workers that have the models that it was made for.
 
     def on_clock(self, behind: float) -> "Task":
         """This task for a process whose clock is so many seconds behind this one's."""
@@ -97,6 +102,7 @@ class Loading:
     """The worker begins to load or warm up that model. If it dies before its next message, the model is the cause."""
 
     name: str
+    warming_up: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +119,7 @@ class Ready:
     speeds: Mapping[tuple[str, Precision], float]  # GFLOP per second in the warm-up, by model and precision
     rows: Mapping[tuple[str, Precision], int] = field(default_factory=dict)  # Rows of a full pass, likewise.
     unavailable: Mapping[str, str] = field(default_factory=dict)
+    generation: int = 0
     version: str = __version__
     pid: int = field(default_factory=os.getpid)
     sent: float = field(default_factory=time.monotonic)  # By the worker's clock.
@@ -187,7 +194,10 @@ class Hello:
 
 @dataclass(frozen=True, slots=True)
 class Serving:
-    """The front-end listens."""
+    """The front-end listens: it takes requests for the models of `newest`, and still has some for those of `oldest`."""
+
+    newest: int = 0
+    oldest: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,6 +206,7 @@ class Serve:
 
     cards: tuple[ModelCard, ...]
     unavailable: Mapping[str, str]
+    generation: int = 0  # Of the workers that have loaded them.
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,3 +222,39 @@ class Drain:
 @dataclass(frozen=True, slots=True)
 class CutOff:
     """Tells a front-end that drains to end its requests at once."""
+
+
+@dataclass(frozen=True, slots=True)
+class ChangeModels:
+    """A front-end's caller wants these models to be loaded, unloaded or replaced."""
+
+    id: str
+    action: ChangeAction
+    names: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Changing:
+    """What such a change does now. Workers are counted from 1; 0 stands for none."""
+
+    id: str
+    state: ChangeState
+    worker: int = 0
+    workers: int = 0
+    model: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Changed:
+    """The end of such a change, from which on a front-end serves other models, or why it was not made."""
+
+    id: str
+    failure: "ChangeFailure | None" = None
+
+
+@dataclass(frozen=True, slots=True)
+class ChangeFailure:
+    """Why a change was not made."""
+
+    kind: ChangeFailureKind
+    text: str

@@ -80,7 +80,7 @@ def main(settings: WorkerSettings, name: bytes, endpoints: Sequence[str], keys: 
     lines = Lines(endpoints, name, ends=None if parent is None else parent.sentinel, keys=keys)
     early: list[Received] = []  # What arrives before the models are loaded.
     try:
-        engine, ready = begin(settings, lambda model: early.extend(_tell_loading(lines, model)))
+        engine, ready = begin(settings, lambda loading: early.extend(_tell_loading(lines, loading)))
     except Exception as error:
         lines.send(KEEPER, [Broken(str(error))])
     else:
@@ -88,9 +88,9 @@ def main(settings: WorkerSettings, name: bytes, endpoints: Sequence[str], keys: 
     lines.close()
 
 
-def _tell_loading(lines: Lines, model: str) -> Iterator[Received]:
+def _tell_loading(lines: Lines, loading: Loading) -> Iterator[Received]:
     """Returns when the keeper knows which model is loaded next; yields what else has arrived."""
-    lines.send(KEEPER, [Loading(model)])
+    lines.send(KEEPER, [loading])
     end = time.monotonic() + NOTED_SECONDS
     while (left := end - time.monotonic()) > 0:
         for received in lines.wait(left):

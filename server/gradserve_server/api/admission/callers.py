@@ -1,7 +1,7 @@
 """Who calls: by the token that was sent, or else by the address that the call came from; and what they may use."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import grpc
@@ -13,6 +13,7 @@ from .tokens import Rights, TokenFile, short_name
 BEARER = "bearer "  # In any case (RFC 9110, section 11.1).
 BURST_SECONDS = 10.0  # A caller that was silent may use what it is allowed in such a time at once.
 ALL_RIGHTS = Rights(sha256="0" * 64, reflection=True)
+BETTER = "or set token_file, so that only tokens whose rpcs name it may call it"
 
 
 class Caller(NamedTuple):
@@ -70,6 +71,22 @@ class Callers:
             allowed = self.rights(caller).rpcs
             may = f"it may call: {', '.join(allowed)}" if allowed else "it may call none"
             raise denied(f"{caller.name} may not call {rpc}; {may}")
+
+    def check_change(self, caller: Caller, rpc: str, names: Sequence[str], *, without_tokens: bool) -> None:
+        """Raises PERMISSION_DENIED where the caller may not change these models by that RPC.
+
+        `without_tokens`: whether everybody may, where no tokens are asked for.
+        """
+        if not self.need_tokens:
+            if not without_tokens:
+                raise denied(f"{rpc} is off: to allow it, set model_management = true in [server]; {BETTER}")
+            return
+        rights = self.rights(caller)
+        if rpc not in (rights.rpcs or ()):
+            raise denied(f"{caller.name} may not call {rpc}: its table in the file of tokens must name it in rpcs")
+        other = [name for name in names if rights.models is not None and name not in rights.models]
+        if other:
+            raise denied(f"{caller.name} may not change {other[0]}; its models are: {', '.join(rights.models or ())}")
 
     def check_rate(self, caller: Caller) -> None:
         """Raises Full where the caller has used more than its rate allows."""

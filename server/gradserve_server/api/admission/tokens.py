@@ -10,7 +10,7 @@ from pathlib import Path
 
 from pydantic import Field, ValidationError
 
-from gradserve.v1 import service_pb2
+from gradserve.v1 import management_pb2, service_pb2
 
 from ...config import Section, StartError
 from ...models.tables import mistakes, nearest
@@ -24,13 +24,18 @@ RPCS = tuple(
     for rpc in service_pb2.DESCRIPTOR.services_by_name["GradientService"].methods
     if not rpc.name.startswith("Stream")
 )
+MANAGEMENT_RPCS = tuple(
+    rpc.name for rpc in management_pb2.DESCRIPTOR.services_by_name["ModelManagementService"].methods
+)
 
 
 class Rights(Section):
     """`[NAME]` in a TOML file of tokens: a token's hash, and what its caller may use."""
 
     sha256: str = Field(pattern="^[0-9a-f]{64}$", description="of the token: printf %s TOKEN | sha256sum")
-    rpcs: tuple[str, ...] | None = Field(None, description="that it may call, StreamX with X; default: all")
+    rpcs: tuple[str, ...] | None = Field(
+        None, description="that it may call, StreamX with X; default: all but changes of models"
+    )
     models: tuple[str, ...] | None = Field(None, description="that it may use; default: all")
     weight: float | None = Field(None, gt=0, description="its share of the device beside others; default: 1")
     gflop_per_second: float | None = Field(None, gt=0, description="that it may use on average; default: no limit")
@@ -72,9 +77,10 @@ def _of_tables(text: str, path: Path) -> dict[bytes, Token]:
             rights = Rights.model_validate(table)
         except ValidationError as error:
             raise StartError(mistakes(error, f"{path.name}, [{name}]", Rights)) from error
-        unknown = [rpc for rpc in rights.rpcs or () if rpc not in RPCS]
+        known = (*RPCS, *MANAGEMENT_RPCS)
+        unknown = [rpc for rpc in rights.rpcs or () if rpc not in known]
         if unknown:
-            hint = nearest(unknown[0], RPCS) or f"; there are: {', '.join(RPCS)}"
+            hint = nearest(unknown[0], known) or f"; there are: {', '.join(known)}"
             raise StartError(f"{path.name}, [{name}] rpcs: there is no RPC {unknown[0]!r}{hint}")
         digest = bytes.fromhex(rights.sha256)
         if digest == hash_of(b""):

@@ -1,0 +1,106 @@
+"""Changes of the served models: the front-end asks its keeper, and tells its caller what becomes of them."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+
+import grpc
+
+from gradserve.v1 import management_pb2 as pb
+from gradserve.v1 import management_pb2_grpc
+
+from ..pool.pool import Pool
+from ..pool.wire import ChangeAction, Changed, ChangeFailureKind, ChangeModels, Changing
+from .admission.callers import Callers
+from .errors import RequestError, clipped, invalid
+from .fields import enum_value
+from .interceptor import request_log
+from .rpcs.models import model_reply
+
+MAX_LOGGED_NAMES_BYTES = 100  # The most bytes of the models' names that the log repeats.
+STATE = pb.DESCRIPTOR.enum_types_by_name["ModelChangeState"]
+CODES: dict[ChangeFailureKind, tuple[grpc.StatusCode, str]] = {
+    "unknown": (grpc.StatusCode.NOT_FOUND, "UNKNOWN_MODEL"),
+    "refused": (grpc.StatusCode.FAILED_PRECONDITION, "MODELS_NOT_CHANGED"),
+    "stopping": (grpc.StatusCode.UNAVAILABLE, "NO_WORKER"),
+    "internal": (grpc.StatusCode.INTERNAL, "INTERNAL"),
+}
+
+
+class KeeperChanges:
+    """The changes that this front-end's keeper makes for its callers. `send` sends the keeper a message."""
+
+    def __init__(self, send: Callable[[object], None]) -> None:
+        self._send = send
+        self._replies: dict[str, asyncio.Queue[Changing | Changed]] = {}
+
+    async def ask(self, order: ChangeModels) -> AsyncIterator[Changing | Changed]:
+        """What becomes of a change, until its end."""
+        replies = self._replies[order.id] = asyncio.Queue()
+        self._send(order)
+        try:
+            while True:
+                reply = await replies.get()
+                yield reply
+                if isinstance(reply, Changed):
+                    return
+        finally:
+            del self._replies[order.id]
+
+    def on_message(self, message: Changing | Changed) -> None:
+        """Takes the keeper's message about a change, whose caller may be gone."""
+        if message.id in self._replies:
+            self._replies[message.id].put_nowait(message)
+
+
+class ModelManagementService(management_pb2_grpc.ModelManagementServiceServicer):
+    """LoadModel, UnloadModel and ReloadModel."""
+
+    def __init__(self, pool: Pool, callers: Callers, changes: KeeperChanges, *, without_tokens: bool) -> None:
+        """`without_tokens`: whether all callers may change models, where no tokens are asked for."""
+        self._pool, self._callers, self._changes, self._without_tokens = pool, callers, changes, without_tokens
+
+    async def LoadModel(self, request: pb.LoadModelRequest, context: grpc.aio.ServicerContext) -> None:
+        """Loads models of the catalogue."""
+        await self._change("load", "LoadModel", request.names, context)
+
+    async def UnloadModel(self, request: pb.UnloadModelRequest, context: grpc.aio.ServicerContext) -> None:
+        """Takes models away."""
+        await self._change("unload", "UnloadModel", request.names, context)
+
+    async def ReloadModel(self, request: pb.ReloadModelRequest, context: grpc.aio.ServicerContext) -> None:
+        """Replaces models by what the catalogue has now."""
+        await self._change("reload", "ReloadModel", request.names, context)
+
+    async def _change(
+        self, action: ChangeAction, rpc: str, asked: Sequence[str], context: grpc.aio.ServicerContext
+    ) -> None:
+        entry = request_log.get()
+        names = tuple(dict.fromkeys(asked))
+        self._callers.check_change(entry.caller, rpc, names, without_tokens=self._without_tokens)
+        entry.model = clipped(",".join(names), MAX_LOGGED_NAMES_BYTES)
+        if not names or not all(names):
+            raise invalid([("names", "must have the names of one model or more, none of them empty")])
+        async for event in self._changes.ask(ChangeModels(entry.id, action, names)):
+            seconds = time.monotonic() - entry.arrived
+            if isinstance(event, Changing):
+                await context.write(pb.ModelChangeEvent(progress=_progress(event, seconds)))
+            elif event.failure is not None:
+                raise RequestError(*CODES[event.failure.kind], event.failure.text)
+            else:
+                await context.write(pb.ModelChangeEvent(result=self._result(names, seconds)))
+
+    def _result(self, names: Sequence[str], seconds: float) -> pb.ModelChangeResult:
+        cards = self._pool.cards
+        models = [model_reply(cards[name], layers=False) for name in names if name in cards]
+        return pb.ModelChangeResult(models=models, served=list(cards), seconds=seconds)
+
+
+def _progress(event: Changing, seconds: float) -> pb.ModelChangeProgress:
+    return pb.ModelChangeProgress(
+        state=enum_value(STATE, event.state),
+        worker=event.worker,
+        workers=event.workers,
+        model=event.model,
+        seconds=seconds,
+    )

@@ -1,0 +1,192 @@
+"""Changes of the served models: new workers load beside those that serve, and take their places at one moment."""
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+
+from ..config import StartError
+from ..models.card import ModelCard
+from ..models.catalogue import ModelSpec
+from ..models.tables import nearest
+from ..pool.wire import (
+    ChangeAction,
+    Changed,
+    ChangeFailure,
+    ChangeFailureKind,
+    ChangeModels,
+    ChangeState,
+    Changing,
+    Loading,
+    Serve,
+)
+from .front_ends import FrontEnds
+from .kept_worker import KeptWorker, NotJoined
+from .workers import Workers
+
+log = logging.getLogger(__name__)
+
+MAX_NAMES_SHOWN = 12  # The most names of models that an error text lists.
+ReadCatalogue = Callable[[], tuple[Sequence[ModelSpec], Mapping[str, str]]]  # With what is wrong with some, by name.
+Send = Callable[[bytes, Sequence[object]], None]
+
+
+class NotChanged(Exception):
+    """A change that cannot be made."""
+
+    def __init__(self, kind: ChangeFailureKind, text: str) -> None:
+        super().__init__(text)
+        self.failure = ChangeFailure(kind, text)
+
+
+class Changes:
+    """Makes the changes that front-ends ask for, one after the other.
+
+    Every worker gets a successor that loads the models of the next generation. They load one after the other, so that
+    requests keep most of the processors. When all are ready, all front-ends go over to them; the old workers end when
+    no request needs them any more. Until then nothing has changed, so that there is nothing to undo where one fails.
+    """
+
+    def __init__(self, workers: Workers, front_ends: FrontEnds, send: Send, read: ReadCatalogue) -> None:
+        """`read`: the models of the configuration file as it is now. Raises OSError, ValueError, StartError."""
+        self._workers, self._front_ends, self._send, self._read = workers, front_ends, send, read
+        self._one_at_a_time = asyncio.Lock()
+        self._tasks = set[asyncio.Task[None]]()
+
+    def take(self, front_end: bytes, order: ChangeModels) -> None:
+        """Begins a change, or lets it wait for others; the front-end is told what becomes of it."""
+        task = asyncio.create_task(self._make(order, lambda message: self._send(front_end, [message])))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def stop(self) -> None:
+        """Ends all changes."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _make(self, order: ChangeModels, say: Callable[[object], None]) -> None:
+        def tell(state: ChangeState, worker: int = 0, model: str = "") -> None:
+            workers = len(self._serving()) if worker else 0
+            say(Changing(order.id, state, worker, workers, model))
+
+        try:
+            if self._one_at_a_time.locked():
+                tell("waiting")
+            async with self._one_at_a_time:
+                replaced = await self._change(order, tell)
+                log.info("models were changed: %s %s", order.action, ", ".join(order.names))
+                say(Changed(order.id))
+                await self._front_ends.leave(self._generation)
+                await self._workers.remove(replaced)
+        except NotChanged as error:
+            log.warning("models were not changed (%s %s): %s", order.action, ", ".join(order.names), error)
+            say(Changed(order.id, error.failure))
+        except asyncio.CancelledError:
+            say(Changed(order.id, ChangeFailure("stopping", "the server is stopping")))
+            raise
+        except Exception:
+            log.exception("a fault in a change of the models")
+            say(Changed(order.id, ChangeFailure("internal", "a fault in the server; its log has the details")))
+
+    @property
+    def _generation(self) -> int:
+        return self._workers.served.generation if self._workers.served else 0
+
+    def _serving(self) -> list[KeptWorker]:
+        """The workers whose models are served."""
+        return [worker for worker in self._workers.all if worker.settings.generation == self._generation]
+
+    async def _change(self, order: ChangeModels, tell: Callable[..., None]) -> list[KeptWorker]:
+        """Makes a change; returns the workers that are not needed any more. Raises NotChanged."""
+        served = self._workers.served
+        if served is None:
+            raise NotChanged("stopping", "the server is starting")
+        specs = await self._specs(order, served, tell)
+        kept = {card.name: card for card in served.cards if card.name not in order.names}
+        try:
+            successors = await self._successors(specs, kept, served.generation + 1, tell)
+        except NotJoined as error:
+            raise NotChanged("refused", _reason(str(error), kept)) from error
+        unavailable = {name: reason for name, reason in served.unavailable.items() if name not in order.names}
+        message = Serve(tuple(successors[0].cards.values()), unavailable, served.generation + 1)
+        replaced = self._workers.replace(successors, message)
+        await self._front_ends.switch(message)
+        return replaced
+
+    async def _successors(
+        self, specs: tuple[ModelSpec, ...], cards: Mapping[str, ModelCard], generation: int, tell: Callable[..., None]
+    ) -> list[KeptWorker]:
+        """A worker that is ready for each of those that serve. Raises NotJoined; then there are none.
+
+        `cards`: what the models must be that are not changed. The later ones must load what the first has loaded.
+        """
+        successors: list[KeptWorker] = []
+        try:
+            for number, worker in enumerate(self._serving(), 1):
+                settings = replace(worker.settings, models=specs, served=cards, generation=generation)
+                successors.append(successor := KeptWorker(settings))
+                successor.on_loading = partial(_tell_loading, tell, number)
+                cards = await self._workers.add(successor)
+                tell("ready", number)
+        except BaseException:
+            await self._workers.remove(successors)
+            raise
+        for successor in successors:  # Whoever takes its place after a death must load the same.
+            successor.settings = replace(successor.settings, served=cards)
+        return successors
+
+    async def _specs(self, order: ChangeModels, served: Serve, tell: Callable[..., None]) -> tuple[ModelSpec, ...]:
+        """The models of the next generation. Raises NotChanged where the names are not such as the change needs."""
+        loaded = {card.name for card in served.cards}
+        specs = {spec.name: spec for spec in self._serving()[0].settings.models}
+        if order.action == "unload":
+            _check_known(order.names, loaded, "this server serves no model")
+            left = tuple(spec for spec in specs.values() if spec.name not in order.names)
+            if not left:
+                raise NotChanged("refused", "no model would be left; load another one before, or stop the server")
+            return left
+        tell("reading")
+        catalogue, faults = await self._catalogue()
+        _check_known(order.names, catalogue, "the catalogue has no model")
+        for name in order.names:
+            if (name in loaded) == (order.action == "load"):
+                raise NotChanged("refused", _other_action(name, order.action))
+            if name in faults:
+                raise NotChanged("refused", f"model {name}: {faults[name]}")
+        specs |= {name: catalogue[name] for name in order.names}
+        return tuple(specs[name] for name in dict.fromkeys([*catalogue, *specs]) if name in specs)
+
+    async def _catalogue(self) -> tuple[dict[str, ModelSpec], Mapping[str, str]]:
+        try:
+            specs, faults = await asyncio.to_thread(self._read)
+        except (OSError, ValueError, StartError) as error:
+            raise NotChanged("refused", f"the catalogue cannot be read: {error}") from error
+        return {spec.name: spec for spec in specs}, faults
+
+
+def _tell_loading(tell: Callable[..., None], number: int, loading: Loading) -> None:
+    tell("warming_up" if loading.warming_up else "loading", number, loading.name)
+
+
+def _check_known(names: Iterable[str], known: Iterable[str], text: str) -> None:
+    """Raises NotChanged for the first name that is not known, with those that are."""
+    all_known = list(known)
+    for name in names:
+        if name not in all_known:
+            more = ", ..." if len(all_known) > MAX_NAMES_SHOWN else ""
+            there = f"; there are: {', '.join(all_known[:MAX_NAMES_SHOWN])}{more}"
+            hint = nearest(name, all_known) if more else ""
+            raise NotChanged("unknown", f"{text} {name!r}{hint or there}")
+
+
+def _other_action(name: str, action: ChangeAction) -> str:
+    return f"model {name} is loaded already; reload it" if action == "load" else f"model {name} is not loaded; load it"
+
+
+def _reason(text: str, kept: Iterable[str]) -> str:
+    """Why a successor did not become ready. The cause may be a model that was not to be changed."""
+    if blamed := next((name for name in kept if text.startswith(f"model {name}: ")), ""):
+        return f"{text}; where the files of {blamed} have changed, reload it by the same call"
+    return text
