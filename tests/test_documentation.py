@@ -22,7 +22,7 @@ from client import fake
 from gradserve import cli
 from gradserve.load import requests
 from gradserve.load.mix import read_mix
-from gradserve.v1 import models_pb2, service_pb2
+from gradserve.v1 import management_pb2, models_pb2, service_pb2
 from gradserve_server.__main__ import serve
 from gradserve_server.api.admission.tokens import read_tokens
 from gradserve_server.config import LimitSettings, PoolSettings, ServerSettings, read_settings
@@ -300,7 +300,9 @@ def test_every_method_of_influence_has_its_row(method: str) -> None:
     assert row(DOCS / "influence.md", method)
 
 
-@pytest.mark.parametrize("service", [service_pb2, models_pb2], ids=["gradients", "models"])
+@pytest.mark.parametrize(
+    "service", [service_pb2, models_pb2, management_pb2], ids=["gradients", "models", "management"]
+)
 def test_every_rpc_is_in_the_readme_with_a_page(service: Any) -> None:
     for contract in service.DESCRIPTOR.services_by_name.values():
         for rpc in contract.methods:

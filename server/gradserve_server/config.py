@@ -141,6 +141,11 @@ class Settings(Section):
     callers: dict[str, Annotated[float, Field(gt=0, allow_inf_nan=False)]] = {}
     models: tuple[ModelSpec, ...] = tuple(EMBEDDED.values())
 
+    @property
+    def first_models(self) -> tuple[ModelSpec, ...]:
+        """Those that are loaded when the server starts; the others of the catalogue can be loaded later."""
+        return tuple(spec for spec in self.models if spec.load)
+
 
 class FrontEndSettings(Section):
     """What one front-end is told when it starts."""
@@ -166,7 +171,7 @@ def plan(
     This needs torch, which counts the GPUs, and torchvision, which knows the names of its models.
     """
     settings = settings_of(config, models, server, pool)
-    return settings, faults_of(settings.models), devices(settings.pool)
+    return settings, faults_of(settings.first_models), devices(settings.pool)
 
 
 def catalogue(
@@ -212,8 +217,10 @@ def fast_precisions_of(pool: PoolSettings) -> tuple[Precision, ...]:
 
 def check_models(settings: Settings) -> None:
     """Raises ValueError if it is known already that no model can be loaded, or if strict, that one cannot."""
-    faults = faults_of(settings.models)
-    if faults and (settings.server.strict or all(spec.name in faults for spec in settings.models)):
+    faults = faults_of(settings.first_models)
+    if not settings.first_models:
+        raise ValueError("no model would be loaded: all have load = false, and one must be there from the start")
+    if faults and (settings.server.strict or all(spec.name in faults for spec in settings.first_models)):
         raise ValueError("\n".join(f"model {name}: {fault}" for name, fault in faults.items()))
 
 

@@ -43,6 +43,9 @@ class Metrics:
         self.workers_ready = _largest(r, "gradserve_workers_ready", "Workers that take requests")
         self.restarts = Counter("gradserve_worker_restarts", "Workers that died and were replaced", registry=r)
         self.front_end_restarts = Counter("gradserve_front_end_restarts", "Front-ends that died", registry=r)
+        self.model_changes = Counter(
+            "gradserve_model_changes", "Changes of the served models", ("action", "result"), registry=r
+        )
         self.late = Counter("gradserve_heartbeats_late", "Times that a worker was found silent", registry=r)
         self.oom = Counter("gradserve_oom_retries", "Passes retried smaller for lack of memory", registry=r)
         self.memory = _largest(r, "gradserve_device_memory_bytes", "Memory of the largest worker (CPU: its peak)")

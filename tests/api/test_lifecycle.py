@@ -350,7 +350,7 @@ def test_every_metric_is_there_and_labels_are_ours(server: Server, stubs: Stubs)
     )
     found: set[str] = set()
     # These are there once there is something to count.
-    rare = {"gradserve_rejected", "gradserve_attack_verdict", "gradserve_caller_gflop"}
+    rare = {"gradserve_rejected", "gradserve_attack_verdict", "gradserve_caller_gflop", "gradserve_model_changes"}
 
     def all_found() -> bool:
         found.update(family.name for family in server.metrics())

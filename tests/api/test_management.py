@@ -132,6 +132,15 @@ class Load:
 
 
 @contextmanager
+def counts_one(server: Server, action: str, result: str) -> Iterator[None]:
+    """One more change with that end is counted by the end of the `with`."""
+    labels = {"action": action, "result": result}
+    before = server.metric("gradserve_model_changes_total", **labels)
+    yield
+    assert server.metric("gradserve_model_changes_total", **labels) == before + 1
+
+
+@contextmanager
 def load(server: Server, model: str) -> Iterator[Load]:
     callers = Load(server, model)
     try:
@@ -144,7 +153,8 @@ def test_a_new_table_is_loaded_and_taken_away_again(serving: Managed) -> None:
     before = serving.digests
     serving.write(table("linear", seed=7), table("other"), table("third", seed=3))
     told: list[ChangeProgress] = []
-    changed = serving.client.load_model("third", on_progress=told.append)
+    with counts_one(serving.server, "load", "done"):
+        changed = serving.client.load_model("third", on_progress=told.append)
     assert [card.name for card in changed.models] == ["third"]
     assert changed.served == ("linear", "other", "third")
     assert serving.digests == before | {"third": changed.models[0].weights_digest}, "the others are as they were"
@@ -236,7 +246,7 @@ def test_what_does_not_fit_what_is_served(serving: Managed) -> None:
 def test_what_cannot_be_loaded_changes_nothing(serving: Managed, entry: str, says: str) -> None:
     before, workers = serving.digests, serving.workers()
     serving.write(entry, table("other"))
-    with pytest.raises(FailedPrecondition, match=says):
+    with counts_one(serving.server, "reload", "refused"), pytest.raises(FailedPrecondition, match=says):
         serving.client.reload_model("linear")
     assert serving.digests == before
     assert serving.client.predict(PIXELS, model="linear").provenance.weights_digest == before["linear"]
@@ -326,6 +336,18 @@ def test_a_server_stops_in_a_change() -> None:
         with pytest.raises(Unavailable, match="the server is stopping"):
             one.client.reload_model("linear", on_progress=stop)
         assert one.server.process.wait(PATIENCE) == 0
+
+
+def test_a_table_may_wait_until_it_is_loaded() -> None:
+    waiting = table("later", more="load = false\n")
+    with Server(SWITCH + waiting + table("linear"), "--workers", "1") as server, Client(server.address) as client:
+        assert [card.name for card in client.models()] == ["linear"]
+        assert client.default_model() == "linear"
+        assert client.load_model("later").served == ("later", "linear")
+        assert client.default_model() == "linear"
+    with Server(waiting) as server:
+        assert server.process.wait(PATIENCE) == 2
+        assert "no model would be loaded: all have load = false" in server.log()
 
 
 def test_it_is_off_unless_allowed() -> None:

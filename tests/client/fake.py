@@ -14,6 +14,7 @@ from gradserve.v1 import (
     common_pb2,
     explain_pb2,
     influence_pb2,
+    management_pb2_grpc,
     maximize_pb2,
     models_pb2,
     models_pb2_grpc,
@@ -25,6 +26,7 @@ from gradserve.v1 import (
 from . import fake_making
 from .fake_attack import attacked
 from .fake_differentiate import differentiated
+from .fake_management import changed
 
 CLASSES = ["goldfish", "tabby cat", "espresso"]
 SIZE = 24
@@ -39,7 +41,11 @@ def ramp(signed: bool) -> np.ndarray:
     return (y + x) / (2 * SIZE - 2) - (0.5 if signed else 0.0)
 
 
-class FakeServer(service_pb2_grpc.GradientServiceServicer, models_pb2_grpc.ModelServiceServicer):
+class FakeServer(
+    service_pb2_grpc.GradientServiceServicer,
+    models_pb2_grpc.ModelServiceServicer,
+    management_pb2_grpc.ModelManagementServiceServicer,
+):
     """Answers by the model's name: "missing", "full", "slow", "down:2" (two calls fail), "secret" and so on."""
 
     def __init__(self) -> None:
@@ -54,6 +60,7 @@ class FakeServer(service_pb2_grpc.GradientServiceServicer, models_pb2_grpc.Model
         )
         service_pb2_grpc.add_GradientServiceServicer_to_server(self, self.server)
         models_pb2_grpc.add_ModelServiceServicer_to_server(self, self.server)
+        management_pb2_grpc.add_ModelManagementServiceServicer_to_server(self, self.server)
         check = grpc.unary_unary_rpc_method_handler(lambda request, context: self.health)
         handler = grpc.method_handlers_generic_handler("grpc.health.v1.Health", {"Check": check})
         self.server.add_generic_rpc_handlers((handler,))
@@ -154,6 +161,20 @@ class FakeServer(service_pb2_grpc.GradientServiceServicer, models_pb2_grpc.Model
         card.layers.add(name="features.0", kind="Conv2d", channels=8, height=12, width=12)
         card.layers.add(name="classifier", kind="Linear", channels=3)
         return card
+
+    def LoadModel(self, request, context):
+        self._note(request, context)
+        yield from changed([_card(name) for name in request.names], ["tiny", "digits", *request.names])
+
+    def UnloadModel(self, request, context):
+        self._note(request, context)
+        yield from changed([], ["tiny"])
+
+    def ReloadModel(self, request, context):
+        self._note(request, context)
+        if "gone" in request.names:
+            _abort(context, grpc.StatusCode.FAILED_PRECONDITION, "model gone: no file of weights")
+        yield from changed([_card(name) for name in request.names], ["tiny", "digits"])
 
     def _note(self, request, context) -> None:
         self.requests.append(request)

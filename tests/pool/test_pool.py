@@ -13,9 +13,9 @@ from gradserve_server.pool import pool as module
 from gradserve_server.pool.members import MIN_SHARE_LEFT
 from gradserve_server.pool.placement import MAX_ATTEMPTS
 from gradserve_server.pool.pool import NoWorker, Pool
-from gradserve_server.pool.wire import Cancel, Held, Outcome, Preview, Tick
+from gradserve_server.pool.wire import Cancel, Held, Outcome, Preview, Task, Tick
 
-from .scripted import CARD, Scripted, ScriptedHub, asked, ended, results, started, task
+from .scripted import CARD, SMALL, Scripted, ScriptedHub, asked, ended, results, started, task
 
 
 @pytest.fixture(autouse=True)
@@ -295,3 +295,63 @@ async def test_times_are_sent_by_the_clock_of_the_worker(behind: float, monkeypa
     assert first.arrived == pytest.approx(4999.0 - behind - 0.01)
     assert first.deadline == pytest.approx(5003.0 - behind - 0.01)
     assert second.deadline == float("inf")
+
+
+def of(generation: int, name: str) -> Task:
+    return replace(task(name), generation=generation)
+
+
+async def test_tasks_run_on_the_workers_of_their_generation_alone() -> None:
+    pool, (old, new) = started(2)
+    new.ready(generation=1)
+    running = await asked(pool, of(0, "a"), of(0, "b"))
+    assert (old.tasks, new.tasks) == (["a", "b"], [])
+    pool.serve(ServedModels([CARD], generation=1))
+    running += await asked(pool, of(1, "c"), of(0, "d"))
+    assert (old.tasks, new.tasks) == (["a", "b", "d"], ["c"])
+    assert [member.pid for member in pool.members] == [new.number], "requests from now on go there"
+    old.answer("a", "b", "d")
+    new.answer("c")
+    assert await results(running) == list("abcd")
+
+
+async def test_other_models_are_served_once_a_worker_has_them() -> None:
+    pool, (old,) = started(1)
+    pool.serve(ServedModels([CARD, SMALL], generation=1))
+    assert (list(pool.cards), pool.cards.generation) == (["m"], 0)
+    new = Scripted(pool, 1)
+    new.ready(generation=1)
+    assert (list(pool.cards), pool.cards.generation) == (["m", "small"], 1)
+    new.die()
+    await asked(pool, of(1, "a"))
+    assert old.tasks == [], "it waits for a worker of its generation"
+    new.ready(generation=1)
+    assert new.tasks == ["a"]
+
+
+async def test_a_generation_is_needed_until_its_last_request_has_ended() -> None:
+    pool, _ = started(1)
+    with pool.using() as models, pool.using():
+        Scripted(pool, 1).ready(generation=1)
+        pool.serve(ServedModels([CARD], generation=1))
+        assert (models.generation, pool.cards.generation, pool.oldest) == (0, 1, 0)
+        with pool.using() as later:
+            assert later.generation == 1
+        pool.changed.clear()
+        assert pool.oldest == 0
+    assert pool.oldest == 1
+    assert pool.changed.is_set()
+
+
+async def test_where_the_replaced_workers_died_their_requests_are_told_at_once() -> None:
+    pool, (old,) = started(1)
+    running = await asked(pool, of(0, "a"))
+    Scripted(pool, 1).ready(generation=1)
+    pool.serve(ServedModels([CARD], generation=1))
+    old.die()
+    running += await asked(pool, of(0, "b"))
+    async with asyncio.timeout(1):
+        failures = [(await each).failure for each in running]
+    assert [failure and failure.kind for failure in failures] == ["lost", "lost"]
+    assert failures[0] is not None
+    assert "was replaced" in failures[0].text

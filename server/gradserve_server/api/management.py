@@ -12,12 +12,13 @@ from gradserve.v1 import management_pb2_grpc
 from ..pool.pool import Pool
 from ..pool.wire import ChangeAction, Changed, ChangeFailureKind, ChangeModels, Changing
 from .admission.callers import Callers
-from .errors import RequestError, clipped, invalid
+from .errors import RequestError, clipped, invalid, shown
 from .fields import enum_value
 from .interceptor import request_log
 from .rpcs.models import model_reply
 
 MAX_LOGGED_NAMES_BYTES = 100  # The most bytes of the models' names that the log repeats.
+MAX_NAME_CHARACTERS = 64  # As in the catalogue.
 STATE = pb.DESCRIPTOR.enum_types_by_name["ModelChangeState"]
 CODES: dict[ChangeFailureKind, tuple[grpc.StatusCode, str]] = {
     "unknown": (grpc.StatusCode.NOT_FOUND, "UNKNOWN_MODEL"),
@@ -79,8 +80,9 @@ class ModelManagementService(management_pb2_grpc.ModelManagementServiceServicer)
         names = tuple(dict.fromkeys(asked))
         self._callers.check_change(entry.caller, rpc, names, without_tokens=self._without_tokens)
         entry.model = clipped(",".join(names), MAX_LOGGED_NAMES_BYTES)
-        if not names or not all(names):
-            raise invalid([("names", "must have the names of one model or more, none of them empty")])
+        if not names or not all(0 < len(name) <= MAX_NAME_CHARACTERS for name in names):
+            text = f"must have the names of one model or more, each of 1 to {MAX_NAME_CHARACTERS} characters"
+            raise invalid([("names", f"{text}, was {shown(list(names[:2]))}")])
         async for event in self._changes.ask(ChangeModels(entry.id, action, names)):
             seconds = time.monotonic() - entry.arrived
             if isinstance(event, Changing):

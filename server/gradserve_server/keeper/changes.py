@@ -7,6 +7,7 @@ from dataclasses import replace
 from functools import partial
 
 from ..config import StartError
+from ..metrics import Metrics
 from ..models.card import ModelCard
 from ..models.catalogue import ModelSpec
 from ..models.tables import nearest
@@ -48,9 +49,12 @@ class Changes:
     no request needs them any more. Until then nothing has changed, so that there is nothing to undo where one fails.
     """
 
-    def __init__(self, workers: Workers, front_ends: FrontEnds, send: Send, read: ReadCatalogue) -> None:
+    def __init__(
+        self, workers: Workers, front_ends: FrontEnds, send: Send, read: ReadCatalogue, metrics: Metrics
+    ) -> None:
         """`read`: the models of the configuration file as it is now. Raises OSError, ValueError, StartError."""
         self._workers, self._front_ends, self._send, self._read = workers, front_ends, send, read
+        self._metrics = metrics
         self._one_at_a_time = asyncio.Lock()
         self._tasks = set[asyncio.Task[None]]()
 
@@ -71,24 +75,28 @@ class Changes:
             workers = len(self._serving()) if worker else 0
             say(Changing(order.id, state, worker, workers, model))
 
+        def end(failure: ChangeFailure | None = None) -> None:
+            self._metrics.model_changes.labels(order.action, failure.kind if failure else "done").inc()
+            say(Changed(order.id, failure))
+
         try:
             if self._one_at_a_time.locked():
                 tell("waiting")
             async with self._one_at_a_time:
                 replaced = await self._change(order, tell)
                 log.info("models were changed: %s %s", order.action, ", ".join(order.names))
-                say(Changed(order.id))
+                end()
                 await self._front_ends.leave(self._generation)
                 await self._workers.remove(replaced)
         except NotChanged as error:
             log.warning("models were not changed (%s %s): %s", order.action, ", ".join(order.names), error)
-            say(Changed(order.id, error.failure))
+            end(error.failure)
         except asyncio.CancelledError:
-            say(Changed(order.id, ChangeFailure("stopping", "the server is stopping")))
+            end(ChangeFailure("stopping", "the server is stopping"))
             raise
         except Exception:
             log.exception("a fault in a change of the models")
-            say(Changed(order.id, ChangeFailure("internal", "a fault in the server; its log has the details")))
+            end(ChangeFailure("internal", "a fault in the server; its log has the details"))
 
     @property
     def _generation(self) -> int:
@@ -139,7 +147,7 @@ class Changes:
 
     async def _specs(self, order: ChangeModels, served: Serve, tell: Callable[..., None]) -> tuple[ModelSpec, ...]:
         """The models of the next generation. Raises NotChanged where the names are not such as the change needs."""
-        loaded = {card.name for card in served.cards}
+        loaded = [card.name for card in served.cards]
         specs = {spec.name: spec for spec in self._serving()[0].settings.models}
         if order.action == "unload":
             _check_known(order.names, loaded, "this server serves no model")

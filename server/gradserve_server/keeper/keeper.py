@@ -54,7 +54,7 @@ async def run(
         asyncio.get_running_loop().add_signal_handler(number, on_signal)
     given_up, complete = False, True
     try:
-        print(f"gradserve loads {', '.join(spec.name for spec in settings.models)}", flush=True)
+        print(f"gradserve loads {', '.join(spec.name for spec in settings.first_models)}", flush=True)
         await first(keeper.start(), stop.wait())
         if not stop.is_set():
             print(f"gradserve ready on {keeper.address.text}", flush=True)
@@ -90,7 +90,7 @@ class Keeper:
         self._hub = Hub(self._endpoints(0), self._on_message, self._on_lost, self._keys)
         self._cluster = RayCluster(settings.pool, self._keys) if settings.pool.engine == "ray" else None
         pool, strict = settings.pool, settings.server.strict
-        models = tuple(spec for spec in settings.models if spec.name not in faults)
+        models = tuple(spec for spec in settings.first_models if spec.name not in faults)
         common = str(folder) if pool.engine == "local" and len(devices) > 1 else ""
         self.workers = Workers(
             [WorkerSettings(models, device, pool.threads, pool.rows, strict, current(), common) for device in devices],
@@ -101,7 +101,7 @@ class Keeper:
             give_up_seconds=pool.give_up_seconds,
         )
         self._front_ends = FrontEnds(settings.server.front_ends, self._start_front_end, self._hub.send, metrics)
-        self._changes = Changes(self.workers, self._front_ends, self._hub.send, read)
+        self._changes = Changes(self.workers, self._front_ends, self._hub.send, read, metrics)
 
     async def start(self) -> None:
         """Returns when all front-ends serve. Raises StartError."""
@@ -152,7 +152,7 @@ class Keeper:
             keeper=self._endpoints(0)[0],
             endpoints=tuple(self._endpoints(index + 1)),
             keys=self._keys,
-            default=settings.models[0].name,
+            default=settings.first_models[0].name,
             queue_seconds=settings.pool.queue_seconds,
             server=settings.server.model_copy(update={"port": self.address.port}),
             limits=settings.limits.model_copy(update={"max_in_flight": in_flight}),

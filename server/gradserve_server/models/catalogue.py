@@ -72,6 +72,7 @@ class ModelSpec(BaseModel):
     )
     auto: dict[Rpc, Precision] = Field(default={}, description="what AUTO means for an RPC; default: exact")
     rows: dict[Precision, Rows] = Field(default={}, description="rows per pass at the model's own input size")
+    load: bool = Field(default=True, description="whether it is loaded when the server starts, or only when asked to")
 
     @model_validator(mode="after")
     def _check_precisions(self) -> "ModelSpec":
@@ -243,7 +244,7 @@ def from_flag(flag: str, known: Iterable[ModelSpec] = ()) -> ModelSpec:
         spec = named.get(name) or ModelSpec(name=name)
     except ValidationError as error:
         raise ValueError(mistakes(error, f"--model {flag}", ModelSpec)) from error
-    return spec.model_copy(update={"weights": weights}) if weights else spec
+    return spec.model_copy(update={"load": True, **({"weights": weights} if weights else {})})
 
 
 def names_file(spec: ModelSpec) -> bool:

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from ...config import LimitSettings, cores
 from ...metrics import Metrics
+from ...models.card import ModelCard
 from ...pool.forecast import Forecast, Load, Prospect, forecast
 from ...pool.members import Member
 from ...pool.pool import Pool
@@ -170,7 +171,7 @@ class Admission:
 
     def wait_now(self, caller: Caller = NOBODY) -> float:
         """Seconds that an interactive request of that caller would wait for its first pass, by the default model."""
-        card = self._pool.cards.get(self._pool.cards.default)
+        card = self._usual_card
         if card is None:
             return 0.0
         precision = card.auto.get("explain", "exact")
@@ -185,8 +186,14 @@ class Admission:
 
     def capacity(self) -> float:
         """GFLOP per second that all workers had lately, by the default model."""
-        name = self._pool.cards.default
-        return sum(member.speeds.get((name, "exact"), 0.0) for member in self._pool.members)
+        card = self._usual_card
+        return 0.0 if card is None else sum(each.speeds.get((card.name, "exact"), 0.0) for each in self._pool.members)
+
+    @property
+    def _usual_card(self) -> ModelCard | None:
+        """The default model's, or another one's where that is not loaded."""
+        cards = self._pool.cards
+        return cards.get(cards.default) or next(iter(cards.values()), None)
 
     def _wait_of(self, caller: Caller) -> float:
         """The caller's wait, estimated anew when it is older than WAIT_SECONDS."""
