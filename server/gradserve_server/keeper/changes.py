@@ -2,9 +2,10 @@
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 from ..config import StartError
 from ..metrics import Metrics
@@ -57,12 +58,17 @@ class Changes:
         self._metrics = metrics
         self._one_at_a_time = asyncio.Lock()
         self._tasks = set[asyncio.Task[None]]()
+        self._letting_go: asyncio.Task[None] | None = None  # Of the workers that the last change has replaced.
 
     def take(self, front_end: bytes, order: ChangeModels) -> None:
         """Begins a change, or lets it wait for others; the front-end is told what becomes of it."""
-        task = asyncio.create_task(self._make(order, lambda message: self._send(front_end, [message])))
+        self._begin(self._make(order, lambda message: self._send(front_end, [message])))
+
+    def _begin(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        return task
 
     async def stop(self) -> None:
         """Ends all changes."""
@@ -80,14 +86,15 @@ class Changes:
             say(Changed(order.id, failure))
 
         try:
-            if self._one_at_a_time.locked():
+            if self._one_at_a_time.locked() or (self._letting_go and not self._letting_go.done()):
                 tell("waiting")
             async with self._one_at_a_time:
+                if self._letting_go:  # With those that it waits for there are never more than two generations.
+                    await asyncio.wait([self._letting_go])
                 replaced = await self._change(order, tell)
-                log.info("models were changed: %s %s", order.action, ", ".join(order.names))
-                end()
-                await self._front_ends.leave(self._generation)
-                await self._workers.remove(replaced)
+                self._letting_go = self._begin(self._let_go(replaced))
+            log.info("models were changed: %s %s", order.action, ", ".join(order.names))
+            end()
         except NotChanged as error:
             log.warning("models were not changed (%s %s): %s", order.action, ", ".join(order.names), error)
             end(error.failure)
@@ -97,6 +104,11 @@ class Changes:
         except Exception:
             log.exception("a fault in a change of the models")
             end(ChangeFailure("internal", "a fault in the server; its log has the details"))
+
+    async def _let_go(self, replaced: Sequence[KeptWorker]) -> None:
+        """Ends workers when no request needs them any more."""
+        await self._front_ends.leave(self._generation)
+        await self._workers.remove(replaced)
 
     @property
     def _generation(self) -> int:

@@ -48,6 +48,12 @@ class KeptWorker(Kept):
         if self.joining and not self.joining.done():
             self.joining.set_result(None)
 
+    def note_loading(self, loading: Loading) -> None:
+        """Notes what it loads or warms up now."""
+        self.loading = loading.name
+        if self.joining and not self.joining.done():
+            self.on_loading(loading)
+
     def fail_to_join(self, reason: str) -> bool:
         """Whether it is a successor that was never ready. It is not started again then, and its change ends so."""
         if not self.joining:

@@ -138,8 +138,7 @@ class Workers:
                 self._metrics.memory.set(max(each.memory for each in self.all))
                 count_passes(message, self._metrics)
             case Loading():
-                worker.loading = message.name
-                worker.on_loading(message)
+                worker.note_loading(message)
                 self._send(name, [Noted()])
             case Ready():
                 self._on_ready(worker, message)
