@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 
 import grpc
@@ -22,6 +23,7 @@ from serving import PATIENCE, Server, Stubs, picture, refused
 
 from gradserve import Client, FailedPrecondition, InvalidArgument, NotFound, PermissionDenied, Unavailable
 from gradserve.results.models import ChangeProgress
+from gradserve.results.pictures import Progress
 from gradserve.v1 import attack_pb2, explain_pb2, predict_pb2
 
 REPLACEMENTS = length(3, 20)
@@ -282,6 +284,30 @@ def test_changes_at_one_time_are_made_one_after_the_other(serving: Managed) -> N
         cards = [call.result(PATIENCE).models[0] for call in calls]
     assert "waiting" in told
     assert serving.digests == {card.name: card.weights_digest for card in cards}
+
+
+def test_a_long_request_ends_on_the_workers_that_it_began_with() -> None:
+    """The next change waits for it, and no longer."""
+    slow = own("networks:slow").replace("linear]", "slow]") + "arguments = { seconds = 0.01 }\n"
+    with Server(SWITCH + table("linear") + slow, "--workers", "1") as server:
+        one = Managed(server, SWITCH)
+        stream = one.client.maximize_stream(0, model="slow", preset="plain", steps=2000, timeout=PATIENCE)
+        next(stream)
+        (old,) = server.workers
+        one.write(table("linear", seed=1), slow)
+        digest = one.client.reload_model("linear").models[0].weights_digest
+        assert one.client.predict(PIXELS, model="linear").provenance.weights_digest == digest
+        assert isinstance(next(stream), Progress), "the request goes on"
+        told: SimpleQueue[str] = SimpleQueue()
+        one.write(table("linear", seed=2), slow)
+        with ThreadPoolExecutor(1) as threads:
+            call = threads.submit(one.client.reload_model, "linear", on_progress=lambda each: told.put(each.state))
+            assert told.get(timeout=PATIENCE) == "waiting"
+            assert old.is_running()
+            stream.close()
+            assert told.get(timeout=PATIENCE) == "reading"
+            assert call.result(PATIENCE).models[0].weights_digest != digest
+        assert not old.is_running()
 
 
 def test_a_worker_that_is_killed_in_a_change(serving: Managed) -> None:

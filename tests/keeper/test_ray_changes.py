@@ -1,0 +1,45 @@
+"""Models are changed while Ray places the workers: successors need room in the cluster."""
+
+import os
+
+import numpy as np
+import pytest
+from ray_cluster import ray_nodes
+from serving import PATIENCE, Server
+
+from gradserve import Client
+
+pytest.importorskip("ray")
+
+PICTURE = np.zeros((8, 12, 3), np.uint8)
+CONFIG = """
+[server]
+model_management = true
+[pool]
+engine = "ray"
+workers = 1
+device = "cpu"
+listen = "127.0.0.1:{port}"
+[models.linear]
+builder = "networks:linear"
+weights = "random"
+seed = {seed}
+precisions = ["exact"]
+height = 8
+width = 12
+resize = 8
+"""
+
+
+def test_a_model_is_replaced_where_the_cluster_has_room() -> None:
+    port = 21000 + os.getpid() % 20000
+    with ray_nodes(2) as nodes, pytest.MonkeyPatch.context() as patch:
+        for name, value in nodes.environment.items():
+            patch.setenv(name, value)
+        with Server(CONFIG.format(port=port, seed=0)) as server, Client(server.address, timeout=PATIENCE) as client:
+            before = client.predict(PICTURE).provenance.weights_digest
+            (server.folder / "server.toml").write_text(CONFIG.format(port=port, seed=1))
+            (card,) = client.reload_model("linear").models
+            assert card.weights_digest != before
+            assert client.predict(PICTURE).provenance.weights_digest == card.weights_digest
+            assert server.stop() == 0
