@@ -329,6 +329,15 @@ async def test_other_models_are_served_once_a_worker_has_them() -> None:
     assert new.tasks == ["a"]
 
 
+async def test_a_successor_is_taken_to_be_as_fast_as_the_workers_of_its_device() -> None:
+    pool, (old,) = started(1, devices="cpu")
+    old.ready(gflops=10)
+    Scripted(pool, 1).ready(gflops=1, generation=1)
+    Scripted(pool, 2, device="cuda:0").ready(gflops=2, generation=1)
+    pool.serve(ServedModels([CARD], generation=1))
+    assert {member.device: member.speeds["m", "exact"] for member in pool.members} == {"cpu": 10.0, "cuda:0": 2.0}
+
+
 async def test_a_generation_is_needed_until_its_last_request_has_ended() -> None:
     pool, _ = started(1)
     with pool.using() as models, pool.using():

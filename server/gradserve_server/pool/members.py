@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from ..engine.costs import passes_cost
@@ -43,6 +43,13 @@ class Member:
         self.pending: dict[str, Pending] = {}  # This front-end's tasks here, by id.
         self.done: Mapping[str, float] = {}  # GFLOP done for tasks that have begun, by id.
         self.others: tuple[Held, ...] = ()  # Tasks of other front-ends, as they were at the last tick.
+
+    def take_speeds(self, others: Iterable["Member"]) -> None:
+        """Takes the speeds of workers of its device that are higher: its warm-up ran beside their passes."""
+        for other in others:
+            if other.device == self.device:
+                for kind in self.speeds.keys() & other.speeds.keys():
+                    self.speeds[kind] = max(self.speeds[kind], other.speeds[kind])
 
     @property
     def name(self) -> str:

@@ -155,7 +155,10 @@ class Pool:
         if self._is_other(name, ready.generation, {card.name: card for card in ready.cards}):
             return
         before = self._workers.pop(name, None)
-        self._workers[name] = Member(ready, lambda message: self._hub.send(name, [message]))
+        member = Member(ready, lambda message: self._hub.send(name, [message]))
+        if ready.generation > self.cards.generation:
+            member.take_speeds(self.members)
+        self._workers[name] = member
         if before is not None:  # It has dropped these when it lost the connection.
             self._placement.run_again(list(before.pending.values()))
         self._serve_next()
