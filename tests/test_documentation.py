@@ -1,8 +1,11 @@
 """README and docs/: links resolve, pages stay short, examples run, and nothing that can be asked for is left out."""
 
 import inspect
+import os
 import re
 import shlex
+import subprocess
+import sys
 import tomllib
 from collections.abc import Callable, Iterator
 from dataclasses import fields
@@ -116,6 +119,13 @@ def test_every_file_that_is_named_is_there(page: Path) -> None:
 def test_every_benchmark_that_is_named_is_there(page: Path) -> None:
     for name in re.findall(r"tests\.bench\.(\w+)", page.read_text()):
         assert any((ROOT / "tests/bench" / each).exists() for each in (f"{name}.py", f"{name}/__main__.py")), name
+
+
+def test_a_benchmark_starts_from_the_projects_folder() -> None:
+    """Alone, and not only where pytest has `tests` on its path."""
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    command = [sys.executable, "-m", "tests.bench.overload", "--help"]
+    subprocess.run(command, cwd=ROOT, env=environment, check=True, capture_output=True)
 
 
 @pytest.mark.parametrize("name", sorted(path.stem for path in (ROOT / "tests/bench").glob("[a-z]*.py")))
