@@ -1,6 +1,5 @@
 """How a worker starts: it loads every model with its index and warms it up. A model that fails is left out."""
 
-import ctypes
 import gc
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -9,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from .. import memory
 from ..engine.engine import Engine
 from ..engine.events import Ended, ModelFailed, NotFinite, OutOfMemory, PassStats
 from ..engine.job import Job, Steps
@@ -60,7 +60,8 @@ def begin(settings: WorkerSettings, on_model: Callable[[str], None] = lambda nam
     if unavailable and (settings.strict or not instances):
         raise LoadError("\n".join(f"model {name}: {reason}" for name, reason in unavailable.items()))
     engine.passes.clear()
-    give_back_memory()
+    gc.collect()
+    memory.give_back()  # The C library would keep what loading took, as it keeps what passes take (`forking`).
     cards = tuple(group[name].card for name, group in instances.items())
     rows = {(card.name, each): full_rows(engine, models[card.name], each) for card in cards for each in card.precisions}
     return engine, Ready(cards, settings.device, speeds, rows, unavailable)
@@ -71,16 +72,6 @@ def share(instances: Mapping[str, Prepared], folder: Path) -> None:
     name = sha256(min(instances, key=len).encode()).hexdigest()[:16]
     networks = [each.network for model in instances.values() for each in (model, *model.others.values())]
     share_weights(networks, folder / f"weights-{name}")
-
-
-def give_back_memory() -> None:
-    """Gives the system the memory that the copies of networks took while they were made ready.
-
-    glibc keeps it, as it should keep that of passes (`forking.WORKERS_ENVIRONMENT`); other libraries have no such call.
-    """
-    gc.collect()
-    if trim := getattr(ctypes.CDLL(None), "malloc_trim", None):
-        trim(0)
 
 
 @contextmanager
