@@ -50,6 +50,13 @@ class ServerSettings(Section):
     max_connection_age: float = Field(
         300, gt=0, le=1_000_000, description="seconds after which clients are asked to reconnect"
     )
+    max_connection_grace: float = Field(
+        3600, gt=0, le=1_000_000, description="seconds after that until a connection is closed with what still runs"
+    )
+    max_connections: int = Field(1000, ge=1, le=1_000_000, description="connections of each front-end; more are closed")
+    unread_seconds: float = Field(
+        60, gt=0, le=1_000_000, description="after which a stream that is not read ends, and a reply counts as unread"
+    )
     max_connection_idle: float = Field(
         900, gt=0, le=1_000_000, description="seconds after which a connection without requests is closed"
     )
@@ -123,6 +130,7 @@ class LimitSettings(Section):
     max_image_pixels: int = Field(50_000_000, ge=1, description="of an encoded picture, known from its header")
     max_request_pixels: int = Field(64_000_000, ge=1, description="of all pictures of a request")
     max_input_pixels: int = Field(1_048_576, ge=1, description="of a model's input, AS_IS")
+    max_unread_bytes: int = Field(256 << 20, ge=1, description="of replies that a caller leaves unread")
     max_aspect: float = Field(20, ge=1, description="longer side / shorter side where the picture is cropped")
     max_in_flight: int = Field(1024, ge=1, description="requests accepted and not yet answered")
     caller_share: float = Field(0.5, gt=0, le=1, description="share of these and of the work that one caller may hold")

@@ -35,9 +35,9 @@ from .admission.expectations import Expectations
 from .admission.fair_threads import FairThreads
 from .decode_limits import counted_pixels
 from .errors import RequestError, clipped, failure, hints, late, unavailable
-from .interceptor import RequestLog, request_log
 from .progress import progress, with_progress
 from .request import Bound, CallContext, least_prospect, model_card, time_budget
+from .request_log import RequestLog, request_log
 from .rpcs import RpcModule, attack, explain, module_of, suspects
 from .rpcs.certificate import attack_task, certificate_task, encode_picture, map_task
 from .rpcs.models import model_reply
@@ -149,6 +149,7 @@ class GradientService(service_pb2_grpc.GradientServiceServicer):
             bound, seconds = await self._decoders.run(entry.caller, _bound, bind, request, at)
         entry.model = bound.card.name
         entry.methods = ",".join(bound.methods)
+        entry.size = "{1}x{0}".format(*bound.task.image.shape[-3:-1])
         self._admission.note(type(request).__name__, request.model, self._expected.priced(bound.task), seconds)
         if busy and priced is None:
             self._admission.check(self._expected.priced(bound.task))
@@ -195,7 +196,8 @@ class GradientService(service_pb2_grpc.GradientServiceServicer):
                     await report(outcome)
         except TimeoutError as error:
             raise failure(Failure("deadline", ""), task) from error
-        entry.rows += outcome.rows
+        entry.queue_seconds = entry.queue_seconds or outcome.queue_seconds
+        entry.rows, entry.pass_seconds = entry.rows + outcome.rows, entry.pass_seconds + outcome.compute_seconds
         self._metrics.queue.observe(outcome.queue_seconds)
         if outcome.failure is not None:
             raise failure(outcome.failure, task)
