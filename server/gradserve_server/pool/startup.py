@@ -29,6 +29,13 @@ from .wire import Ready, WorkerSettings
 MAX_WARM_UP_ROWS = 8  # Most rows of a warm-up pass on a CPU in precisions whose speed is not measured.
 
 
+def set_up_torch(threads: int) -> None:
+    """Sets what holds for a whole process: its compute threads, and fp32 throughout on GPUs."""
+    torch.set_num_threads(threads)
+    torch.backends.cuda.matmul.allow_tf32 = False
+    torch.backends.cudnn.allow_tf32 = False
+
+
 def begin(settings: WorkerSettings, on_model: Callable[[str], None] = lambda name: None) -> tuple[Engine, Ready]:
     """Loads and warms up the models. Those that fail are in `Ready.unavailable`, and the others are served.
 
