@@ -119,6 +119,14 @@ def test_mistakes_in_the_file_or_the_arguments(run: Run, config: str, flags: lis
     assert run.text == ""
 
 
+def test_a_reason_is_told_once_for_all_methods_on_one_line(run: Run) -> None:
+    assert run(entry("it", "kinds:without_gradient")) == 0
+    (line,) = [line for line in run.text.splitlines() if " not apply: " in line]
+    assert line.startswith("    gradient, gradient_x_input, smooth_grad, ")
+    assert "it: softmax, 6 classes, 32x32; exact (" in run.text
+    assert "; 1 map, " in run.text
+
+
 def test_only_the_named_ones(run: Run) -> None:
     both = entry("one", "own_networks:raises") + entry("two", "kinds:head_of_angles")
     assert run(both, "--model", "two", "--json") == 0

@@ -30,7 +30,7 @@ Document = dict[str, Any]
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command; returns its exit code."""
-    return run(check, "check", arguments, resumes=False)
+    return run(check, "check", arguments)
 
 
 def check(
@@ -110,25 +110,29 @@ def reported(spec: ModelSpec, settings: Settings, workers: Sequence[str], faults
 
 
 def tell(report: ModelReport) -> None:
-    """Prints what was found out about a model."""
-    out, card = output.out(), report.card
+    """Prints what was found out about a model, a line for each finding, however long."""
+    for text, style in lines(report):
+        output.out().print(text, style=style, soft_wrap=True)
+
+
+def lines(report: ModelReport) -> Iterator[tuple[str, str]]:
+    """What was found out about a model, each line with its colour."""
+    card = report.card
     if card is None:
-        out.print(f"{not_served(report.name, report.refused)} ({report.seconds:.1f} s)", style="red")
+        yield f"{not_served(report.name, report.refused)} ({report.seconds:.1f} s)", "red"
         return
     facts = f"{card.head}, {len(card.classes)} classes, {card.height}x{card.width}"
     rows = ", ".join(f"{precision} ({count} rows)" for precision, count in report.rows.items())
     count = len(METHODS) - len(report.refusals) - len(report.failures)
+    maps = f"{count} map" if count == 1 else f"{count} maps"
     style = "red" if report.failures else "yellow" if report.odd else "green"
-    out.print(f"{report.name}: {facts}; {rows}; {count} map{'s' * (count != 1)}, {report.seconds:.1f} s", style=style)
-    for name, why in report.failures.items():
-        out.print(f"    the map of {name} failed: {why}", style="red")
-    for text in report.odd:
-        out.print(f"    odd: {text}", style="yellow")
-    for text in report.notes:
-        out.print(f"    note: {text}", style="dim")
+    yield f"{report.name}: {facts}; {rows}; {maps}, {report.seconds:.1f} s", style
+    yield from ((f"    the map of {name} failed: {why}", "red") for name, why in report.failures.items())
+    yield from ((f"    odd: {text}", "yellow") for text in report.odd)
+    yield from ((f"    note: {text}", "dim") for text in report.notes)
     for why in dict.fromkeys(report.refusals.values()):
         names = [name for name in report.refusals if report.refusals[name] == why]
-        out.print(f"    {', '.join(names)} {'does' if len(names) == 1 else 'do'} not apply: {why}", style="dim")
+        yield f"    {', '.join(names)} {'does' if len(names) == 1 else 'do'} not apply: {why}", "dim"
 
 
 def sum_up(reports: Sequence[ModelReport], seconds: float) -> None:

@@ -25,11 +25,8 @@ Device = Annotated[str, typer.Option(help="cpu or cuda")]
 Threads = Annotated[int | None, typer.Option(min=1, help="compute threads on a CPU; default: all")]
 
 
-def run(command: Callable[..., None], name: str, arguments: Sequence[str] | None, *, resumes: bool = True) -> int:
-    """The command with these arguments; returns its exit code: 0, 1 after an error, 2 for wrong arguments.
-
-    `resumes`: whether the command, given again, goes on where it was interrupted.
-    """
+def run(command: Callable[..., None], name: str, arguments: Sequence[str] | None) -> int:
+    """The command with these arguments; returns its exit code: 0, 1 after an error, 2 for wrong arguments."""
     app = typer.Typer(add_completion=False, rich_markup_mode="rich", pretty_exceptions_enable=False)
     app.command()(command)
     try:
@@ -37,7 +34,7 @@ def run(command: Callable[..., None], name: str, arguments: Sequence[str] | None
     except SystemExit as ended:
         return int(ended.code or 0)
     except KeyboardInterrupt:
-        console.print("interrupted" + "; the same command goes on from here" * resumes)
+        console.print("interrupted; the same command goes on from here")
         return 130
     except ValidationError as error:
         for fault in error.errors():
