@@ -37,6 +37,7 @@ from gradserve_server.methods.maximize import PRESETS, MaximizeSettings
 from gradserve_server.methods.stylize import StylizeSettings
 from gradserve_server.metrics import Metrics
 from gradserve_server.models.catalogue import EMBEDDED, ModelSpec
+from gradserve_server.offline.check import check
 from gradserve_server.offline.finetune import finetune
 from gradserve_server.offline.index import index
 
@@ -46,7 +47,12 @@ MAX_README_LINES, MAX_PAGE_LINES = 160, 120
 PAGES = sorted(DOCS.glob("*.md"))
 ALL = [README, *PAGES, *(ROOT / name for name in ("server/README.md", "tests/bench/README.md", "examples/README.md"))]
 ADDRESS = "127.0.0.1:50051"  # of the server in the examples
-SERVER_COMMANDS: dict[str, Callable[..., None]] = {"serve": serve, "index": index, "finetune": finetune}
+SERVER_COMMANDS: dict[str, Callable[..., None]] = {
+    "serve": serve,
+    "check": check,
+    "index": index,
+    "finetune": finetune,
+}
 BENCH_ONLY = {"httpx", "litserve"}  # packages that only benchmarks need
 # Commands of the client that take long, or ask for more than the fake server has: only their arguments are checked.
 NOT_RUN = {"demo", "robustness", "surrogate", "bench", "models"}

@@ -175,7 +175,17 @@ def plan(
 
 
 def settings_of(config: Path | None, models: list[str], server: dict[str, Any], pool: dict[str, Any]) -> Settings:
-    """The file's settings, overridden by the flags that were given. Raises OSError, ValueError."""
+    """The file's settings, overridden by the flags that were given, of which some model may be loadable.
+
+    Raises OSError, ValueError.
+    """
+    settings = merged(config, models, server, pool)
+    check_models(settings)
+    return settings
+
+
+def merged(config: Path | None, models: list[str], server: dict[str, Any], pool: dict[str, Any]) -> Settings:
+    """The same, whatever is known of the models. Raises OSError, ValueError."""
     settings = read_settings(config)
     chosen = settings.model_dump()
     for section, flags in (("server", server), ("pool", pool)):
@@ -189,9 +199,7 @@ def settings_of(config: Path | None, models: list[str], server: dict[str, Any], 
             raise ValueError(f"pool.tuned: {error}; gradserve bench --tune writes this file") from error
         defaults = fast_precisions_of(PoolSettings.model_validate(chosen["pool"]))
         chosen["models"] = [tuning.applied(ModelSpec.model_validate(spec), defaults) for spec in chosen["models"]]
-    settings = Settings.model_validate(chosen)
-    check_models(settings)
-    return settings
+    return Settings.model_validate(chosen)
 
 
 def fast_precisions_of(pool: PoolSettings) -> tuple[Precision, ...]:

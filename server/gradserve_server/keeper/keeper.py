@@ -82,7 +82,10 @@ class Keeper:
         models = tuple(spec for spec in settings.models if spec.name not in faults)
         common = str(folder) if pool.engine == "local" and len(devices) > 1 else ""
         self.workers = Workers(
-            [WorkerSettings(models, device, pool.threads, pool.rows, strict, current(), common) for device in devices],
+            [
+                WorkerSettings(models, device, pool.threads, pool.rows, strict, current(), common, logs_models=i == 0)
+                for i, device in enumerate(devices)
+            ],
             self._start_worker,
             self._hub.send,
             metrics,

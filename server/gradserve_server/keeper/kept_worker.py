@@ -13,6 +13,11 @@ DEATH_CAUSES = "(out of memory? a crash in its builder?)"
 SHORT_PASS = 1e-9  # Stands for the estimate of a pass so short that the worker does not tell of it.
 
 
+def death_reason(name: str) -> str:
+    """Why a model is not served that its process died of."""
+    return f"the worker died while loading it {DEATH_CAUSES}; leave it out, or try it alone: --model {name}"
+
+
 class KeptWorker(Kept):
     """One worker's place."""
 
@@ -45,7 +50,5 @@ class KeptWorker(Kept):
         """Leaves out the model that its process died of while loading; returns why that model is not served."""
         name, self.loading = self.loading, ""
         self.settings = replace(self.settings, models=tuple(m for m in self.settings.models if m.name != name))
-        self.died[name] = (
-            f"the worker died while loading it {DEATH_CAUSES}; leave it out, or try it alone: --model {name}"
-        )
+        self.died[name] = death_reason(name)
         return self.died[name]

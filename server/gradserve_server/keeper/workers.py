@@ -10,6 +10,7 @@ from dataclasses import replace
 from ..config import StartError
 from ..metrics import Metrics
 from ..models.sample import difference
+from ..models.served import not_served
 from ..pool.wire import Beat, Broken, Loading, Noted, Ready, Serve, Stop, Tick, WorkerSettings
 from . import watchdog
 from .kept_worker import DEATH_CAUSES, SHORT_PASS, KeptWorker
@@ -51,7 +52,7 @@ class Workers:
     async def start(self) -> Serve:
         """Returns what they serve when every worker is ready. Raises StartError."""
         for name, reason in self.unavailable.items():
-            log.error("model %s is not served: %s", name, reason)
+            log.error("%s", not_served(name, reason))
         for worker in self.all:
             worker.keep(self)
         self._looking = asyncio.create_task(self._look_again_and_again())
@@ -214,7 +215,7 @@ class Workers:
             if card.name not in failed and (reason := next(filter(None, reasons), "")):
                 failed[card.name] = reason
         for name, reason in failed.items():
-            log.error("model %s is not served: %s", name, reason)
+            log.error("%s", not_served(name, reason))
         cards = {card.name: card for card in ready.cards if card.name not in failed}
         if failed and not cards:
             lines = [f"model {name}: {reason}" for name, reason in (self.unavailable | failed).items()]

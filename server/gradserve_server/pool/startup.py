@@ -1,6 +1,8 @@
 """How a worker starts: it loads every model with its index and warms it up. A model that fails is left out."""
 
 import gc
+import logging
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from hashlib import sha256
@@ -26,7 +28,16 @@ from ..models.sample import difference
 from ..models.sharing import share_weights
 from .wire import Ready, WorkerSettings
 
+log = logging.getLogger(__name__)
+
 MAX_WARM_UP_ROWS = 8  # Most rows of a warm-up pass on a CPU in precisions whose speed is not measured.
+
+
+def set_up_torch(threads: int) -> None:
+    """Sets what holds for a whole process: its compute threads, and fp32 throughout on GPUs."""
+    torch.set_num_threads(threads)
+    torch.backends.cuda.matmul.allow_tf32 = False
+    torch.backends.cudnn.allow_tf32 = False
 
 
 def begin(settings: WorkerSettings, on_model: Callable[[str], None] = lambda name: None) -> tuple[Engine, Ready]:
@@ -38,9 +49,12 @@ def begin(settings: WorkerSettings, on_model: Callable[[str], None] = lambda nam
     device = torch.device(settings.device)
     unavailable: dict[str, str] = {}
     instances: dict[str, dict[str, Prepared]] = {}  # The instances of each model, by their names in the engine.
-    for spec in settings.models:
+    seconds: dict[str, float] = {}
+    for number, spec in enumerate(settings.models, 1):
         on_model(spec.name)
-        with _noting_failure(spec.name, unavailable):
+        if settings.logs_models:
+            log_loading(spec.name, number, len(settings.models))
+        with _noting_failure(spec.name, unavailable), _timed(spec.name, seconds):
             model, unfolded = attached(spec, prepare(spec, device))
             if reason := difference(model.card, settings.served.get(spec.name, model.card)):
                 raise LoadError(reason)
@@ -52,8 +66,10 @@ def begin(settings: WorkerSettings, on_model: Callable[[str], None] = lambda nam
     speeds: dict[tuple[str, Precision], float] = {}
     for name, group in instances.items():
         on_model(name)
-        with _noting_failure(name, unavailable):
+        with _noting_failure(name, unavailable), _timed(name, seconds):
             speeds |= warm_up(engine, group)
+        if settings.logs_models and name not in unavailable:
+            log_loaded(engine, name, seconds[name])
     for name in instances.keys() & unavailable.keys():  # These failed in their warm-up.
         for instance in instances.pop(name):
             del models[instance]  # The engine holds the same mapping, so that it forgets them too.
@@ -72,6 +88,33 @@ def share(instances: Mapping[str, Prepared], folder: Path) -> None:
     name = sha256(min(instances, key=len).encode()).hexdigest()[:16]
     networks = [each.network for model in instances.values() for each in (model, *model.others.values())]
     share_weights(networks, folder / f"weights-{name}")
+
+
+def log_loading(name: str, number: int, count: int) -> None:
+    """Logs which model a worker loads now."""
+    facts = {"event": "loading", "model": name, "number": number, "of": count}
+    text = f"loading {name} ({number} of {count})"
+    log.info("%s", text, extra={"fields": {"message": text, **facts}})
+
+
+def log_loaded(engine: Engine, name: str, seconds: float) -> None:
+    """Logs that a model is ready: how long it took, the rows of its full passes, and its weights."""
+    card = engine.models[name].card
+    rows = {precision: full_rows(engine, engine.models[name], precision) for precision in card.precisions}
+    facts = {"event": "loaded", "model": name, "seconds": round(seconds, 3), "rows": rows, "weights": card.digest}
+    shown = ", ".join(f"{count} in {precision.upper()}" for precision, count in rows.items())
+    text = f"loaded {name} in {seconds:.1f} s: rows per pass {shown}; weights {card.digest[:12]}"
+    log.info("%s", text, extra={"fields": {"message": text, **facts}})
+
+
+@contextmanager
+def _timed(name: str, seconds: dict[str, float]) -> Iterator[None]:
+    """Adds the seconds that pass inside to those of a model."""
+    began = time.monotonic()
+    try:
+        yield
+    finally:
+        seconds[name] = seconds.get(name, 0.0) + time.monotonic() - began
 
 
 @contextmanager

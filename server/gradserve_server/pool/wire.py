@@ -35,6 +35,7 @@ class WorkerSettings:
     log: LogSettings = field(default_factory=LogSettings)
     folder: str = ""  # Where workers of one host tell each other of weights in common memory; empty for none.
     served: Mapping[str, ModelCard] = field(default_factory=dict)  # Cards that the models of a new worker must match.
+    logs_models: bool = False  # Whether it logs each model that it loads, as one worker of a server does.
 
 
 @dataclass(frozen=True, slots=True)
