@@ -43,7 +43,8 @@ class RequestLog:
 
     id: str
     arrived: float = field(default_factory=time.monotonic)
-    model: str = ""
+    model: str = ""  # The name that was sent; the model's own once it is found.
+    served_model: str = ""  # Its name if it is served, for the metrics.
     methods: str = ""
     rows: int = 0
     caller: Caller = NOBODY
@@ -206,7 +207,7 @@ class RequestInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]
         self._metrics.handled.labels(service, name, code.name).inc()
         if code is not grpc.StatusCode.OK:
             self._metrics.unanswered.inc(entry.rows)
-        self._metrics.handling.labels(service, name).observe(seconds)
+        self._metrics.handling.labels(service, name, entry.served_model).observe(seconds)
         line: dict[str, Any] = {"id": entry.id, "caller": entry.caller.name, "rpc": name, "model": entry.model}
         line |= {"methods": entry.methods, "rows": entry.rows, "ms": round(seconds * 1000, 1), "code": code.name}
         if code is not grpc.StatusCode.OK:

@@ -179,6 +179,8 @@ class GradientService(service_pb2_grpc.GradientServiceServicer):
             raise unavailable("the server is starting")
         entry = request_log.get()
         entry.model = clipped(request.model, MAX_LOGGED_NAME_BYTES)
+        name = request.model or self._pool.cards.default
+        entry.served_model = name if name in self._pool.cards else ""
         return entry
 
     async def _outcome(self, task: Task, report: Report = ignore_progress) -> Outcome:
@@ -196,7 +198,7 @@ class GradientService(service_pb2_grpc.GradientServiceServicer):
         except TimeoutError as error:
             raise failure(Failure("deadline", ""), task) from error
         entry.rows += outcome.rows
-        self._metrics.queue.observe(outcome.queue_seconds)
+        self._metrics.queue.labels(task.model).observe(outcome.queue_seconds)
         if outcome.failure is not None:
             raise failure(outcome.failure, task)
         return outcome
