@@ -45,7 +45,8 @@ ROOT = Path(__file__).resolve().parents[1]
 README, DOCS = ROOT / "README.md", ROOT / "docs"
 MAX_README_LINES, MAX_PAGE_LINES = 160, 120
 PAGES = sorted(DOCS.glob("*.md"))
-ALL = [README, *PAGES, *(ROOT / name for name in ("server/README.md", "tests/bench/README.md", "examples/README.md"))]
+MORE = ("SECURITY.md", "server/README.md", "tests/bench/README.md", "examples/README.md")
+ALL = [README, *PAGES, *(ROOT / name for name in MORE)]
 ADDRESS = "127.0.0.1:50051"  # of the server in the examples
 SERVER_COMMANDS: dict[str, Callable[..., None]] = {
     "serve": serve,
@@ -332,7 +333,7 @@ def settings() -> Iterator[tuple[str, str]]:
     yield from (("models", name) for name in EMBEDDED)
     yield from (("maximize", name) for name in (*PRESETS, *(field.name for field in fields(MaximizeSettings))))
     yield from (("stylize", field.name) for field in fields(StylizeSettings))
-    yield from (("operate", sample) for sample in sorted(metrics()))
+    yield from (("operations", sample) for sample in sorted(metrics()))
 
 
 def metrics() -> set[str]:

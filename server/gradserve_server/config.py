@@ -38,6 +38,9 @@ class ServerSettings(Section):
         "127.0.0.1", min_length=1, description="address to listen on: 0.0.0.0 or :: for all, unix:PATH for a socket"
     )
     port: int = Field(50051, ge=0, le=65535, description="gRPC port; 0 takes a free one")
+    metrics_host: str = Field(
+        "127.0.0.1", min_length=1, description="address of the Prometheus port: 0.0.0.0 or :: for all"
+    )
     metrics_port: int = Field(9464, ge=0, le=65535, description="Prometheus port; 0 takes a free one")
     tls_certificate: Path | None = Field(None, description="PEM file; with tls_key, serve TLS")
     tls_key: Path | None = Field(None, description="PEM file of the certificate's private key")

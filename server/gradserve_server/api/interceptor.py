@@ -196,7 +196,7 @@ class RequestInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]
         self._metrics.handled.labels(service, name, code.name).inc()
         if code is not grpc.StatusCode.OK:
             self._metrics.unanswered.inc(entry.rows)
-        self._metrics.handling.labels(service, name).observe(time.monotonic() - entry.arrived)
+        self._metrics.handling.labels(service, name, entry.served_model).observe(time.monotonic() - entry.arrived)
         line = entry.fields(name, code)
         if log.isEnabledFor(logging.INFO) and self._refusals.shows(line, refused):
             log.info("%s", json.dumps(line), extra={"fields": line})

@@ -22,7 +22,8 @@ class RequestLog:
 
     id: str
     arrived: float = field(default_factory=time.monotonic)
-    model: str = ""
+    model: str = ""  # The name that was sent; the model's own once it is found.
+    served_model: str = ""  # Its name if it is served, for the metrics.
     methods: str = ""
     rows: int = 0
     caller: Caller = NOBODY

@@ -180,6 +180,8 @@ class GradientService(service_pb2_grpc.GradientServiceServicer):
             raise unavailable("the server is starting")
         entry = request_log.get()
         entry.model = clipped(request.model, MAX_LOGGED_NAME_BYTES)
+        name = request.model or self._pool.cards.default
+        entry.served_model = name if name in self._pool.cards else ""
         return entry
 
     async def _outcome(self, task: Task, report: Report = ignore_progress) -> Outcome:
@@ -198,7 +200,7 @@ class GradientService(service_pb2_grpc.GradientServiceServicer):
             raise failure(Failure("deadline", ""), task) from error
         entry.queue_seconds = entry.queue_seconds or outcome.queue_seconds
         entry.rows, entry.pass_seconds = entry.rows + outcome.rows, entry.pass_seconds + outcome.compute_seconds
-        self._metrics.queue.observe(outcome.queue_seconds)
+        self._metrics.queue.labels(task.model).observe(outcome.queue_seconds)
         if outcome.failure is not None:
             raise failure(outcome.failure, task)
         return outcome

@@ -49,6 +49,11 @@ class Workers:
         self._unready_seconds = 0.0
         self._looking: asyncio.Task[None] | None = None
 
+    @property
+    def ready(self) -> int:
+        """How many of them take tasks."""
+        return sum(worker.state == "ready" for worker in self.all)
+
     async def start(self) -> Serve:
         """Returns what they serve when every worker is ready. Raises StartError."""
         for name, reason in self.unavailable.items():
@@ -134,7 +139,7 @@ class Workers:
         log.warning("%s is not heard and gets no tasks until it is", worker)
 
     def _note_count(self) -> None:
-        self._metrics.workers_ready.set(sum(worker.state == "ready" for worker in self.all))
+        self._metrics.workers_ready.set(self.ready)
 
     async def start_one(self, worker: KeptWorker) -> Process:
         """Starts a worker's process."""
@@ -150,7 +155,7 @@ class Workers:
         worker.begin(ready)
         worker.gone.clear()  # It says Ready again whenever it has connected again.
         self._note_count()
-        if not self._started.done() and all(each.state == "ready" for each in self.all):
+        if not self._started.done() and self.ready == len(self.all):
             self._end_start(ready)  # With fewer, the queue would soon be full.
 
     def _on_broken(self, worker: KeptWorker, broken: Broken) -> None:
@@ -246,7 +251,7 @@ class Workers:
             worker.lost_seconds += seconds if worker.lost_seconds else 0.0
             worker.pass_seconds += seconds if worker.in_pass and not stopped else 0.0
             self._kill_if_needed(worker, worker.process, stopped)
-        if not self._started.done() or any(worker.state == "ready" for worker in self.all):
+        if not self._started.done() or self.ready:
             self._unready_seconds = 0.0
             return
         self._unready_seconds += seconds
