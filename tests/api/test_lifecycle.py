@@ -371,7 +371,8 @@ def test_one_line_of_json_for_each_request(server: Server, stubs: Stubs) -> None
     lines = [line[line.index("{") :] for line in server.log().splitlines() if name in line]
     assert len(lines) == 1
     facts = json.loads(lines[0])
-    assert facts.pop("ms") > facts.pop("queue_ms") + facts.pop("pass_ms") > 0
+    assert facts.pop("ms") > facts.pop("pass_ms") > 0
+    assert facts.pop("queue_ms", 0.0) >= 0, "it is left out where the first pass began at once"
     assert 0 < facts.pop("deadline_ms") <= PATIENCE * 1000
     assert facts.pop("id") == name
     assert facts == {
