@@ -30,6 +30,7 @@ LONGEST = (
     SHARED_SERVER,
     "tests/keeper/test_ray.py",
     "tests/load/test_rolling.py",
+    "tests/offline/test_check_cases.py",
     "tests/models/test_kinds.py",
     "tests/test_examples.py",
     "examples/gate_a_release.ipynb",

@@ -36,9 +36,10 @@ async def loaded(
     *,
     deadline: float = 60.0,
     connections: int = 4,
+    token: str | None = None,
 ) -> LoadFigures:
     """What that load did. The deadline, in seconds, is for entries without their own; nothing is sent twice."""
-    endpoint = Endpoint(address, None, None, retries=0, connections=connections)
+    endpoint = Endpoint(address, None, token, retries=0, connections=connections)
     async with Sender(endpoint, mix, pictures, deadline=deadline) as sender:
         return figures(await record(sender, loop), mix, sender.deadlines)
 

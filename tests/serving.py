@@ -3,13 +3,14 @@
 import atexit
 import os
 import signal
+import sys
 import tempfile
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
 from functools import cache
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import IO, Any, NamedTuple, Self
 from urllib.request import urlopen
 
 import forkservers
@@ -46,10 +47,17 @@ resize = 64
 {LINEAR}"""
 
 
+def new_process(flags: Sequence[str], environment: Mapping[str, str], out: IO[str], err: IO[str]) -> psutil.Process:
+    """Starts `python -m gradserve_server FLAGS` with these files as its standard output and error."""
+    command = [sys.executable, "-m", "gradserve_server", *flags]
+    return psutil.Popen(command, env=dict(environment), stdout=out, stderr=err)
+
+
 class Server:
     """`python -m gradserve_server` on free ports of 127.0.0.1, until `stop` or the end of the `with`."""
 
-    def __init__(self, config: str = "", *more_flags: str) -> None:
+    def __init__(self, config: str = "", *more_flags: str, fresh: bool = False) -> None:
+        """`fresh`: its workers come from a new interpreter, as in use, and not from a copy of one that has torch."""
         self._stack = ExitStack()
         self.folder = folder = Path(self._stack.enter_context(tempfile.TemporaryDirectory()))  # Of its files.
         (folder / "server.toml").write_text(config)
@@ -62,7 +70,7 @@ class Server:
         stdout, into_stdout = os.pipe()
         self._stdout = os.fdopen(stdout)
         with self._log.open("w") as log, os.fdopen(into_stdout, "w") as out:
-            self.process = forkservers.start(flags, environment, out, log)
+            self.process = (new_process if fresh else forkservers.start)(flags, environment, out, log)
         self._said: dict[str, str] = {}
         self._heard = threading.Condition()
         threading.Thread(target=self._listen, daemon=True).start()

@@ -24,6 +24,7 @@ CHAIN = ["accel", "models", "engine", "methods", "pool", "api", "keeper", "offli
 LEAVES = {  # What these modules may import.
     "config": {"models", "logs"},
     "logs": set[str](),
+    "memory": set[str](),
     "metrics": set[str](),
     "without_torch": set[str](),
 }

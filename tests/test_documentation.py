@@ -1,8 +1,11 @@
 """README and docs/: links resolve, pages stay short, examples run, and nothing that can be asked for is left out."""
 
 import inspect
+import os
 import re
 import shlex
+import subprocess
+import sys
 import tomllib
 from collections.abc import Callable, Iterator
 from dataclasses import fields
@@ -34,6 +37,7 @@ from gradserve_server.methods.maximize import PRESETS, MaximizeSettings
 from gradserve_server.methods.stylize import StylizeSettings
 from gradserve_server.metrics import Metrics
 from gradserve_server.models.catalogue import EMBEDDED, ModelSpec
+from gradserve_server.offline.check import check
 from gradserve_server.offline.finetune import finetune
 from gradserve_server.offline.index import index
 
@@ -41,9 +45,15 @@ ROOT = Path(__file__).resolve().parents[1]
 README, DOCS = ROOT / "README.md", ROOT / "docs"
 MAX_README_LINES, MAX_PAGE_LINES = 160, 120
 PAGES = sorted(DOCS.glob("*.md"))
-ALL = [README, *PAGES, *(ROOT / name for name in ("server/README.md", "tests/bench/README.md", "examples/README.md"))]
+MORE = ("SECURITY.md", "server/README.md", "tests/bench/README.md", "examples/README.md")
+ALL = [README, *PAGES, *(ROOT / name for name in MORE)]
 ADDRESS = "127.0.0.1:50051"  # of the server in the examples
-SERVER_COMMANDS: dict[str, Callable[..., None]] = {"serve": serve, "index": index, "finetune": finetune}
+SERVER_COMMANDS: dict[str, Callable[..., None]] = {
+    "serve": serve,
+    "check": check,
+    "index": index,
+    "finetune": finetune,
+}
 BENCH_ONLY = {"httpx", "litserve"}  # packages that only benchmarks need
 # Commands of the client that take long, or ask for more than the fake server has: only their arguments are checked.
 NOT_RUN = {"demo", "robustness", "surrogate", "bench", "models"}
@@ -116,6 +126,13 @@ def test_every_file_that_is_named_is_there(page: Path) -> None:
 def test_every_benchmark_that_is_named_is_there(page: Path) -> None:
     for name in re.findall(r"tests\.bench\.(\w+)", page.read_text()):
         assert any((ROOT / "tests/bench" / each).exists() for each in (f"{name}.py", f"{name}/__main__.py")), name
+
+
+def test_a_benchmark_starts_from_the_projects_folder() -> None:
+    """Alone, and not only where pytest has `tests` on its path."""
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    command = [sys.executable, "-m", "tests.bench.overload", "--help"]
+    subprocess.run(command, cwd=ROOT, env=environment, check=True, capture_output=True)
 
 
 @pytest.mark.parametrize("name", sorted(path.stem for path in (ROOT / "tests/bench").glob("[a-z]*.py")))
@@ -318,7 +335,7 @@ def settings() -> Iterator[tuple[str, str]]:
     yield from (("models", name) for name in EMBEDDED)
     yield from (("maximize", name) for name in (*PRESETS, *(field.name for field in fields(MaximizeSettings))))
     yield from (("stylize", field.name) for field in fields(StylizeSettings))
-    yield from (("operate", sample) for sample in sorted(metrics()))
+    yield from (("operations", sample) for sample in sorted(metrics()))
 
 
 def metrics() -> set[str]:

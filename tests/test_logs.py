@@ -45,7 +45,7 @@ def test_a_process_tells_others_how_it_logs(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_every_line_of_a_server_is_json() -> None:
-    config = '[pool]\nworkers = 1\n[models.digits]\n[models.broken]\nbuilder = "networks:missing"\nweights = "random"\n'
+    config = '[pool]\nworkers = 2\n[models.digits]\n[models.broken]\nbuilder = "networks:missing"\nweights = "random"\n'
     with Server(config, "--log-format", "json", "--log-level", "info") as server, server.channel() as channel:
         image = picture(0, 8, 8)
         assert Stubs.of(channel).gradients.Predict(predict_pb2.PredictRequest(image=image), timeout=60).top
@@ -53,6 +53,14 @@ def test_every_line_of_a_server_is_json() -> None:
         lines = [json.loads(line) for line in server.log().splitlines()]
     (request,) = [line for line in lines if line.get("rpc") == "Predict"]
     assert (request["model"], request["code"], request["logger"]) == ("digits", "OK", "gradserve.requests")
+    loading = [line for line in lines if line.get("event") == "loading"]
+    assert [(line["model"], line["number"], line["of"]) for line in loading] == [("digits", 1, 2), ("broken", 2, 2)]
+    (loaded,) = [line for line in lines if line.get("event") == "loaded"]
+    assert loaded["model"] == "digits"
+    assert loaded["seconds"] > 0
+    assert loaded["rows"]["exact"] >= 1
+    assert len(loaded["weights"]) == 64
+    assert loading[0]["message"] == "loading digits (1 of 2)"
     assert len({line["process"] for line in lines}) >= 2, "front-end and others"
     assert all(re.match(r"\d{4}-\d\d-\d\dT[\d:.]+\+00:00$", line["time"]) for line in lines)
 

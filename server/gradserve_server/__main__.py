@@ -49,6 +49,7 @@ def serve(
         str | None, typer.Option(help="address to listen on, or unix:PATH for a socket; default: 127.0.0.1")
     ] = None,
     port: Annotated[int | None, typer.Option(help="gRPC port, 0 for a free one; default: 50051")] = None,
+    metrics_host: Annotated[str | None, typer.Option(help="address of the Prometheus port; default: 127.0.0.1")] = None,
     metrics_port: Annotated[int | None, typer.Option(help="Prometheus port, 0 for a free one; default: 9464")] = None,
     front_ends: Annotated[int | None, typer.Option(help="processes that answer on the port; default: 1")] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu or cuda; default: auto")] = None,
@@ -76,6 +77,7 @@ def serve(
     server = {
         "host": host,
         "port": port,
+        "metrics_host": metrics_host,
         "metrics_port": metrics_port,
         "token_file": token_file,
         "front_ends": front_ends,

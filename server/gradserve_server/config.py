@@ -38,6 +38,9 @@ class ServerSettings(Section):
         "127.0.0.1", min_length=1, description="address to listen on: 0.0.0.0 or :: for all, unix:PATH for a socket"
     )
     port: int = Field(50051, ge=0, le=65535, description="gRPC port; 0 takes a free one")
+    metrics_host: str = Field(
+        "127.0.0.1", min_length=1, description="address of the Prometheus port: 0.0.0.0 or :: for all"
+    )
     metrics_port: int = Field(9464, ge=0, le=65535, description="Prometheus port; 0 takes a free one")
     tls_certificate: Path | None = Field(None, description="PEM file; with tls_key, serve TLS")
     tls_key: Path | None = Field(None, description="PEM file of the certificate's private key")
@@ -49,6 +52,13 @@ class ServerSettings(Section):
     )
     max_connection_age: float = Field(
         300, gt=0, le=1_000_000, description="seconds after which clients are asked to reconnect"
+    )
+    max_connection_grace: float = Field(
+        3600, gt=0, le=1_000_000, description="seconds after that until a connection is closed with what still runs"
+    )
+    max_connections: int = Field(1000, ge=1, le=1_000_000, description="connections of each front-end; more are closed")
+    unread_seconds: float = Field(
+        60, gt=0, le=1_000_000, description="after which a stream that is not read ends, and a reply counts as unread"
     )
     max_connection_idle: float = Field(
         900, gt=0, le=1_000_000, description="seconds after which a connection without requests is closed"
@@ -126,6 +136,7 @@ class LimitSettings(Section):
     max_image_pixels: int = Field(50_000_000, ge=1, description="of an encoded picture, known from its header")
     max_request_pixels: int = Field(64_000_000, ge=1, description="of all pictures of a request")
     max_input_pixels: int = Field(1_048_576, ge=1, description="of a model's input, AS_IS")
+    max_unread_bytes: int = Field(256 << 20, ge=1, description="of replies that a caller leaves unread")
     max_aspect: float = Field(20, ge=1, description="longer side / shorter side where the picture is cropped")
     max_in_flight: int = Field(1024, ge=1, description="requests accepted and not yet answered")
     caller_share: float = Field(0.5, gt=0, le=1, description="share of these and of the work that one caller may hold")
@@ -178,18 +189,22 @@ def catalogue(
     config: Path | None, models: list[str], server: dict[str, Any], pool: dict[str, Any]
 ) -> tuple[tuple[ModelSpec, ...], dict[str, str]]:
     """The models of the file, or of the flags, and why some cannot be loaded, by name. Raises OSError, ValueError."""
-    specs = _settings_of(config, models, server, pool).models
+    specs = merged(config, models, server, pool).models
     return specs, faults_of(specs)
 
 
 def settings_of(config: Path | None, models: list[str], server: dict[str, Any], pool: dict[str, Any]) -> Settings:
-    """The file's settings, overridden by the flags that were given, and checked. Raises OSError, ValueError."""
-    settings = _settings_of(config, models, server, pool)
+    """The file's settings, overridden by the flags that were given, of which some model may be loadable.
+
+    Raises OSError, ValueError.
+    """
+    settings = merged(config, models, server, pool)
     check_models(settings)
     return settings
 
 
-def _settings_of(config: Path | None, models: list[str], server: dict[str, Any], pool: dict[str, Any]) -> Settings:
+def merged(config: Path | None, models: list[str], server: dict[str, Any], pool: dict[str, Any]) -> Settings:
+    """The same, whatever is known of the models. Raises OSError, ValueError."""
     settings = read_settings(config)
     chosen = settings.model_dump()
     for section, flags in (("server", server), ("pool", pool)):

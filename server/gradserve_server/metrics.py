@@ -1,4 +1,4 @@
-"""All metrics by name. The values of labels come from fixed lists, never from a request.
+"""All metrics by name. The values of labels come from fixed lists and the models that are served, never from a request.
 
 Front-ends and the keeper have a set each; where they are told, those of one name are summed, or the largest is taken.
 """
@@ -6,14 +6,18 @@ Front-ends and the keeper have a set each; where they are told, those of one nam
 import os
 from collections.abc import Sequence
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, values
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics, values
 from prometheus_client.multiprocess import mark_process_dead
 
 COUNTERS_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"  # Where prometheus_client keeps the counters of several processes.
 
-SECONDS_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
+SECONDS_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
 ROWS_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 RPC_LABELS = ("grpc_service", "grpc_method")
+BUILD_LABELS = ("version", "torch_version", "python_version")
+
+# Series that say when others began would be as many as the counters.
+disable_created_metrics()  # type: ignore[no-untyped-call]
 
 
 class Metrics:
@@ -23,8 +27,8 @@ class Metrics:
         self.registry = r = CollectorRegistry()
         self.started = Counter("grpc_server_started", "RPCs started", RPC_LABELS, registry=r)
         self.handled = Counter("grpc_server_handled", "RPCs completed, by code", (*RPC_LABELS, "grpc_code"), registry=r)
-        self.handling = _seconds(r, "grpc_server_handling_seconds", "Time of RPCs", RPC_LABELS)
-        self.queue = _seconds(r, "gradserve_queue_seconds", "Wait before the first pass")
+        self.handling = _seconds(r, "grpc_server_handling_seconds", "Time of RPCs", (*RPC_LABELS, "model"))
+        self.queue = _seconds(r, "gradserve_queue_seconds", "Wait before the first pass", ("model",))
         self.step = _seconds(r, "gradserve_step_seconds", "Time of a pass", ("model",))
         self.step_rows = Histogram(
             "gradserve_step_rows", "Rows in a pass", ("model",), registry=r, buckets=ROWS_BUCKETS
@@ -49,6 +53,8 @@ class Metrics:
         self.late = Counter("gradserve_heartbeats_late", "Times that a worker was found silent", registry=r)
         self.oom = Counter("gradserve_oom_retries", "Passes retried smaller for lack of memory", registry=r)
         self.memory = _largest(r, "gradserve_device_memory_bytes", "Memory of the largest worker (CPU: its peak)")
+
+        self.build = _largest(r, "gradserve_build_info", "1, with the versions of what runs", BUILD_LABELS)
 
     def forget(self, place: str) -> None:
         """Drops the gauges of the process in that place, which has ended; what it counted stays."""
@@ -78,6 +84,6 @@ def _sum(registry: CollectorRegistry, name: str, text: str, labels: Sequence[str
     return Gauge(name, text, labels, registry=registry, multiprocess_mode="livesum")
 
 
-def _largest(registry: CollectorRegistry, name: str, text: str) -> Gauge:
+def _largest(registry: CollectorRegistry, name: str, text: str, labels: Sequence[str] = ()) -> Gauge:
     """A gauge of which the largest value of all processes that live is told."""
-    return Gauge(name, text, registry=registry, multiprocess_mode="livemax")
+    return Gauge(name, text, labels, registry=registry, multiprocess_mode="livemax")

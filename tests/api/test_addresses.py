@@ -35,7 +35,8 @@ def test_clients_take_the_address_that_is_printed(tmp_path: Path, name: str) -> 
     if name != "unix" and not has_ipv6():
         pytest.skip("needs IPv6")
     host = hosts(tmp_path)[name]
-    with Server("[models.digits]", "--workers", "1", "--host", host) as server:
+    metrics_host = "127.0.0.1" if name == "unix" else host
+    with Server("[models.digits]", "--workers", "1", "--host", host, "--metrics-host", metrics_host) as server:
         assert server.address.startswith(host if name == "unix" else "[::1]:")
         assert server.said("metrics").startswith("http://127.0.0.1:" if name == "unix" else "http://[::1]:")
         assert server.metrics()
@@ -79,15 +80,17 @@ async def test_a_second_server_does_not_take_the_socket_away(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize(
-    ("host", "says"),
+    ("flag", "host", "says"),
     [
-        ("unix:/no/such/folder/x", "cannot listen on unix:/no/such/folder/x"),
-        ("", "server.host"),
-        ("::zz", "cannot listen for metrics on [::zz]:0"),
+        ("--host", "unix:/no/such/folder/x", "cannot listen on unix:/no/such/folder/x"),
+        ("--host", "", "server.host"),
+        ("--host", "::zz", "cannot listen on [::zz]:0"),
+        ("--metrics-host", "::zz", "cannot listen for metrics on [::zz]:0"),
+        ("--metrics-host", "unix:/x", "cannot listen for metrics on [unix:/x]:0"),
     ],
 )
-def test_where_nothing_can_listen(host: str, says: str) -> None:
-    with Server("", "--host", host) as server:
+def test_where_nothing_can_listen(flag: str, host: str, says: str) -> None:
+    with Server("", flag, host) as server:
         assert server.process.wait(PATIENCE) == 2
         assert says in server.log()
         assert "Traceback" not in server.log()

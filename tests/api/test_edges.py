@@ -67,7 +67,8 @@ def test_an_idle_connection_is_closed_and_opened_again(edge: Server) -> None:
         channel.subscribe(states.append)
         assert Stubs.of(channel).gradients.Predict(PREDICT, timeout=60).top
         end = time.monotonic() + 60
-        while grpc.ChannelConnectivity.IDLE not in states[states.index(grpc.ChannelConnectivity.READY) :]:
+        ready, idle = grpc.ChannelConnectivity.READY, grpc.ChannelConnectivity.IDLE
+        while ready not in states or idle not in states[states.index(ready) :]:
             assert time.monotonic() < end
             time.sleep(0.05)
         assert Stubs.of(channel).gradients.Predict(PREDICT, timeout=60).top

@@ -368,14 +368,18 @@ def test_every_metric_is_there_and_labels_are_ours(server: Server, stubs: Stubs)
 
 def test_one_line_of_json_for_each_request(server: Server, stubs: Stubs) -> None:
     asked = explain_pb2.ExplainRequest(image=PREDICT.image, methods=methods(gradient={}, grad_cam={}))
-    _, call = stubs.gradients.Explain.with_call(asked, metadata=(("x-request-id", "find-me"),), timeout=PATIENCE)
+    trace = "0af7651916cd43dd8448eb211c80319c"
+    metadata = (("x-request-id", "find-me"), ("traceparent", f"00-{trace}-b7ad6b7169203331-01"))
+    _, call = stubs.gradients.Explain.with_call(asked, metadata=metadata, timeout=PATIENCE)
     name = dict(call.trailing_metadata())["x-request-id"]
     assert name.startswith("find-me-")
     until(lambda: name in server.log())
     lines = [line[line.index("{") :] for line in server.log().splitlines() if name in line]
     assert len(lines) == 1
     facts = json.loads(lines[0])
-    assert facts.pop("ms") > 0
+    assert facts.pop("ms") > facts.pop("pass_ms") > 0
+    assert facts.pop("queue_ms", 0.0) >= 0, "it is left out where the first pass began at once"
+    assert 0 < facts.pop("deadline_ms") <= PATIENCE * 1000
     assert facts.pop("id") == name
     assert facts == {
         "caller": "ipv4:127.0.0.1",
@@ -384,6 +388,8 @@ def test_one_line_of_json_for_each_request(server: Server, stubs: Stubs) -> None
         "methods": "gradient,grad_cam",
         "rows": 3,
         "code": "OK",
+        "size": "8x8",
+        "trace": trace,
     }
 
 

@@ -11,7 +11,9 @@ import pytest
 from gradserve_server.api.admission.admission import Admission
 from gradserve_server.api.admission.callers import Callers
 from gradserve_server.api.errors import Full, late
-from gradserve_server.api.interceptor import REFUSALS_LOGGED_SECONDS, RefusalLog, RequestInterceptor
+from gradserve_server.api.interceptor import RequestInterceptor
+from gradserve_server.api.request_log import REFUSALS_LOGGED_SECONDS, RefusalLog
+from gradserve_server.api.unread import UnreadReplies
 from gradserve_server.config import LimitSettings
 from gradserve_server.metrics import Metrics
 from gradserve_server.models.served import ServedModels
@@ -48,7 +50,9 @@ async def test_a_crowd_of_refusals_of_any_kind_has_one_line_of_the_log(
     monkeypatch.setattr("gradserve_server.api.interceptor.RefusalLog", lambda: RefusalLog(lambda: 100.0))
     pool: Any = SimpleNamespace(cards=ServedModels(), members=[], outstanding=0.0, queue_seconds=None)
     metrics = Metrics()
-    interceptor = RequestInterceptor(metrics, Callers(None, {}), Admission(pool, LimitSettings(), metrics))
+    interceptor = RequestInterceptor(
+        metrics, Callers(None, {}), Admission(pool, LimitSettings(), metrics), UnreadReplies(60, 1, 1)
+    )
     statuses = []
 
     async def refuse(request: bytes, context: object) -> None:
@@ -59,6 +63,7 @@ async def test_a_crowd_of_refusals_of_any_kind_has_one_line_of_the_log(
 
     async def abort_with_status(status: Any) -> None:
         statuses.append(status.code)
+        raise grpc.aio.AbortError
 
     details: Any = SimpleNamespace(method="/gradserve.v1.GradientService/Predict", invocation_metadata=())
     context = SimpleNamespace(
@@ -70,7 +75,8 @@ async def test_a_crowd_of_refusals_of_any_kind_has_one_line_of_the_log(
     with caplog.at_level(logging.INFO, "gradserve.requests"):
         run = (await interceptor.intercept_service(handler, details)).unary_unary
         for _ in range(50):
-            await run(b"", context)
+            with pytest.raises(grpc.aio.AbortError):
+                await run(b"", context)
     assert statuses == [REFUSALS[kind].code] * 50, "every caller is told"
     lines = [json.loads(record.getMessage()) for record in caplog.records if record.name == "gradserve.requests"]
     assert [line["refused"] for line in lines] == [kind]

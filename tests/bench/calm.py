@@ -34,16 +34,19 @@ FRESH_ROUNDS = 2  # Rounds until the servers are started anew.
 KEPT_PICTURES = 16  # The photos that the requests are about, in turn.
 
 
+TOKEN = "a-token-of-the-benchmark"
 PARTS = {"front_end": "front-end, ms", "workers": "worker, ms", "all": "all, ms", "rows": "rows in a pass"}
+PARTS |= {"p50": "answer p50, ms"}
 
 
 class Spent(NamedTuple):
-    """Milliseconds of processor time for each request, and rows in a pass."""
+    """Milliseconds of processor time for each request, rows in a pass, and the median latency in milliseconds."""
 
     front_end: float
     workers: float
     all: float
     rows: float
+    p50: float
 
 
 class Counted(NamedTuple):
@@ -54,11 +57,11 @@ class Counted(NamedTuple):
     rows: float
     passes: float
 
-    def less(self, before: "Counted", requests: int) -> Spent:
-        """What each of so many requests took since then."""
+    def less(self, before: "Counted", requests: int, p50: float) -> Spent:
+        """What each of so many requests took since then; `p50` is their median latency in seconds."""
         front_end, workers, rows, passes = (now - then for now, then in zip(self, before, strict=True))
         own = 1000 * front_end / requests, 1000 * workers / requests
-        return Spent(*own, sum(own), rows / max(1.0, passes))
+        return Spent(*own, sum(own), rows / max(1.0, passes), 1000 * p50)
 
 
 def main(
@@ -71,6 +74,7 @@ def main(
     callers: Annotated[int, typer.Option(min=1, help="Callers that wait for their answers.")] = 1,
     front_ends: Annotated[int, typer.Option(min=1, help="Of this tree's server; the other has one.")] = 1,
     requests: Annotated[int, typer.Option(min=1, help="Of each block.")] = 400,
+    token: Annotated[bool, typer.Option(help="Let both servers ask for a token, and send it.")] = False,
     rounds: Annotated[int, typer.Option(min=1, help="Pairs of blocks, one on each server.")] = 10,
     data: Data = DATA,
     as_json: report.Json = False,
@@ -88,9 +92,12 @@ def main(
     for turn in track(range(0, rounds, FRESH_ROUNDS), console=report.console):
         with ExitStack() as stack:
             counts = (front_ends, 1)
-            servers = [stack.enter_context(server_of(*each, model)) for each in zip(trees, counts, strict=True)]
+            pairs_of = zip(trees, counts, strict=True)
+            servers = [stack.enter_context(server_of(*each, model, token=token)) for each in pairs_of]
             stack.enter_context(pinned_apart(*servers))
-            ask = partial(block, mix=mix, photos=photos, callers=callers, requests=requests)
+            ask = partial(
+                block, mix=mix, photos=photos, callers=callers, requests=requests, token=TOKEN if token else None
+            )
             for server in servers:
                 ask(server)
             for place in range(turn, min(turn + FRESH_ROUNDS, rounds)):
@@ -100,25 +107,38 @@ def main(
     deliver(pairs, f"{mix[0].name}, {callers} callers, blocks of {requests}", as_json, out)
 
 
-def server_of(tree: Path, front_ends: int, model: str) -> serving.Server:
-    """A server whose code is that tree's."""
-    several = f"[server]\nfront_ends = {front_ends}\n" if front_ends > 1 else ""
+def server_of(tree: Path, front_ends: int, model: str, *, token: bool) -> serving.Server:
+    """A server whose code is that tree's, and that asks for TOKEN where it is to."""
+    own = f"[server]\nfront_ends = {front_ends}\n" if front_ends > 1 or token else ""
+    if token:
+        tokens = Path(serving.CACHE.name) / "tokens"
+        tokens.write_text(TOKEN)
+        own += f'token_file = "{tokens}"\n'
     path = os.pathsep.join(map(str, (tree / "client", tree / "server", ROOT)))  # The last has `tests.bench.nothing`.
     models = CATALOGUE if model == "nothing" else f"[models.{model}]\n"
     with patch.dict(os.environ, {"PYTHONPATH": path}):
-        server = serving.Server(f"{several}[pool]\nworkers = 1\n{models}")
+        server = serving.Server(f"{own}[pool]\nworkers = 1\n{models}", fresh=True)
     assert server.address
     return server
 
 
-def block(server: serving.Server, mix: list[MixEntry], photos: list[bytes], callers: int, requests: int) -> Spent:
+def block(
+    server: serving.Server,
+    mix: list[MixEntry],
+    photos: list[bytes],
+    callers: int,
+    requests: int,
+    token: str | None,
+) -> Spent:
     """What each request of a block took, in milliseconds. Raises ValueError where not all were answered."""
     before = counted(server)
     loop = ClosedLoop(callers, BLOCK_SECONDS, requests=requests)
-    found = asyncio.run(loaded(server.address, mix, photos, loop, connections=CONNECTIONS)).all
+    load = loaded(server.address, mix, photos, loop, connections=CONNECTIONS, token=token)
+    found = asyncio.run(load).all
     if found.codes != {"OK": found.requests} or found.requests < requests:
         raise ValueError(f"of {requests} requests not all were answered in {BLOCK_SECONDS:.0f} s: {found.codes}")
-    return counted(server).less(before, found.requests)
+    assert found.ok is not None
+    return counted(server).less(before, found.requests, found.ok.p50)
 
 
 def counted(server: serving.Server) -> Counted:

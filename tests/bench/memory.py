@@ -82,7 +82,7 @@ def measured(tree: Path, names: list[str], workers: int) -> tuple[float, list[Me
     with (
         patch.dict(os.environ, {"PYTHONPATH": path}),
         patch.object(serving, "PATIENCE", START_SECONDS),
-        serving.Server(config, "--workers", str(workers), "--strict") as server,
+        serving.Server(config, "--workers", str(workers), "--strict", fresh=True) as server,
     ):
         assert server.address
         return time.perf_counter() - begin, [memory_of(worker) for worker in server.workers]

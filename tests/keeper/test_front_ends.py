@@ -64,6 +64,16 @@ def counter_files(server: Server) -> set[str]:
     return {file.name for file in server.folder.glob("gradserve-*/*.db")}
 
 
+def until_all_count(server: Server) -> None:
+    """Both have answered, and the keeper has heard of a pass: all have files of histograms, which come at the first."""
+
+    def counted() -> bool:
+        predict_once(server)
+        return {f"histogram_{place}.db" for place in ("keeper", "front-end-0", "front-end-1")} <= counter_files(server)
+
+    until(counted)
+
+
 def predict_once(server: Server) -> None:
     """A call on a connection of its own."""
     with grpc.insecure_channel(server.address, OWN_CONNECTION) as channel:
@@ -82,6 +92,7 @@ def test_calls_reach_both_and_both_use_the_worker(pair: Server) -> None:
 
 def test_a_front_end_that_is_killed_costs_only_its_calls(pair: Server) -> None:
     """Callers with our client see nothing of it, and the counts are those of the callers."""
+    until_all_count(pair)
     restarts = pair.metric("gradserve_front_end_restarts_total")
     counted = pair.metric("grpc_server_handled_total", grpc_method="Predict", grpc_code="OK")
     answered, ending = count(), threading.Event()

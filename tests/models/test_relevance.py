@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from zoo import prepared
 
 from gradserve_server.models.outputs import PLAIN
+from gradserve_server.models.relevance import convolutions
+from gradserve_server.models.relevance.convolutions import Convolution, plain_after
 from gradserve_server.models.relevance.mode import RelevanceRules
 from gradserve_server.models.relevance.probe import Applicability, applicability
 from gradserve_server.models.relu import ReLURules
@@ -94,6 +96,7 @@ REFUSED: dict[str, tuple[Callable[[], nn.Module], str]] = {
     "a weight of the image": (dynamic, "a convolution that no rule reaches"),
     "recurrent": (recurrent, "there is no rule for what it has: "),
     "written over": (lambda: Net(lambda x: _overwritten(x)), "cannot be put on the network|no rule"),
+    "a slope of the image": (lambda: Net(lambda x: F.prelu(x, x.mean((0, 2, 3)))), "a product of two activations"),
     "products without scales": (lambda: Net(_einsum), "a product of two activations"),
     "a write into a part": (lambda: Net(_written), "writes into a part of a tensor"),
     "two of something first": (
@@ -111,6 +114,28 @@ REFUSED: dict[str, tuple[Callable[[], nn.Module], str]] = {
     ),
 }
 _keep = nn.Conv2d(4, 4, 1).requires_grad_(False)
+
+
+class Attention(nn.Module):
+    """Self-attention over patches, as one call."""
+
+    def __init__(self, *, need_weights: bool, batch_first: bool) -> None:
+        super().__init__()
+        self.need_weights, self.batch_first = need_weights, batch_first
+        self.first, self.head = nn.Conv2d(3, 8, 4, 4), nn.Linear(8, 5)
+        self.attention = nn.MultiheadAttention(8, 2, batch_first=batch_first)
+
+    def forward(self, x: Tensor) -> Tensor:
+        tokens = self.first(x).flatten(2).transpose(1, 2)
+        if not self.batch_first:
+            tokens = tokens.transpose(0, 1)
+        tokens = self.attention(tokens, tokens, tokens, need_weights=self.need_weights)[0]
+        return self.head(tokens.mean(1 if self.batch_first else 0))  # type: ignore[no-any-return]
+
+
+def _every_second(x: Tensor) -> Tensor:
+    """A mask of attention [L, L] that leaves every token the even ones."""
+    return (torch.arange(x.shape[-2]) % 2 == 0).expand(x.shape[-2], -1)
 
 
 def _overwritten(x: Tensor) -> Tensor:
@@ -145,6 +170,11 @@ TAKEN: dict[str, Callable[[], nn.Module]] = {
     "clamp": lambda: Net(lambda x: x.clamp(0, 6)),
     "maximum": lambda: Net(lambda x: torch.maximum(x, torch.zeros(()))),
     "leaky": lambda: Net(lambda x: F.leaky_relu(x, 0.1)),
+    "PReLU": lambda: Net(prelu := nn.PReLU(4), prelu),
+    "nearest": lambda: Net(lambda x: F.interpolate(x, scale_factor=2.0, mode="nearest-exact")),
+    "attention with weights": lambda: Attention(need_weights=True, batch_first=True),
+    "attention with weights, rows second": lambda: Attention(need_weights=True, batch_first=False),
+    "masked attention": lambda: Net(lambda x: F.scaled_dot_product_attention(x, x, x, attn_mask=_every_second(x))),
     "pooling": lambda: Net(lambda x: F.interpolate(F.max_pool2d(F.avg_pool2d(x, 2), 2), scale_factor=2.0)),
     "residual": lambda: Net(lambda x: x + F.relu(x)),
     "channels": lambda: Net(lambda x: torch.cat([x[:, 2:], x[:, :2].flip(1)], 1).roll(1, 2)),
@@ -277,3 +307,36 @@ def test_queries_that_are_parameters_leave_the_keys_their_share() -> None:
         x = torch.rand(1, 3, 8, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
         maps.append(relevance(network, x, Relevance()))
     assert torch.allclose(*maps, rtol=1e-9)
+
+
+def test_attention_with_and_without_weights_has_the_same_relevance() -> None:
+    maps = []
+    for need_weights in (True, False):
+        torch.manual_seed(0)
+        network = Attention(need_weights=need_weights, batch_first=True).eval().requires_grad_(False).double()
+        x = torch.rand(1, 3, 12, 16, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+        maps.append(relevance(network, x, Relevance()))
+    assert maps[0].abs().max() > 0
+    assert torch.allclose(*maps, rtol=1e-9)
+
+
+@pytest.mark.parametrize("same", [True, False])
+def test_the_plain_gradient_of_fewer_rows_is_taken_where_its_bits_are_those_of_all(
+    monkeypatch: pytest.MonkeyPatch, same: bool
+) -> None:
+    torch.manual_seed(0)
+    weight, x = torch.rand(5, 3, 3, 3), torch.rand(4, 3, 8, 8)
+    convolution = Convolution(weight, None, [1, 1], [0, 0], [1, 1], 1)
+    right = Convolution.backward
+    computed: list[int] = []
+
+    def backward(self: Convolution, g: Tensor, x: Tensor, weight: Tensor) -> Tensor:
+        computed.append(len(x))
+        return right(self, g, x, weight) * (1 if same or len(x) == 4 else 1 + 1e-6)
+
+    monkeypatch.setattr(Convolution, "backward", backward)
+    monkeypatch.setattr(convolutions, "_same_bits", {})
+    nothing = torch.zeros(4, 5, 6, 6)  # It proves nothing, so that nothing is learnt from it.
+    for g in (nothing, *torch.rand(3, 4, 5, 6, 6)):
+        assert torch.equal(plain_after(2, convolution, x, g)[2:], right(convolution, g, x, weight)[2:])
+    assert computed == ([4, 4, 2, 2, 2] if same else [4, 4, 2, 4, 4])

@@ -1,5 +1,6 @@
 """How a worker starts: one model that fails keeps no other from being served, unless that is wanted."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -41,6 +42,20 @@ def test_a_model_that_cannot_be_loaded(bad: ModelSpec, says: str) -> None:
         begin(WorkerSettings((GOOD, bad), "cpu", strict=True))
     with pytest.raises(LoadError, match=r"^model bad: (?!model)"):
         begin(WorkerSettings((bad,), "cpu"))
+
+
+def test_the_log_tells_which_model_is_loading(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", startup.__name__)
+    models = (own("bad", "raises"), GOOD, OTHER)
+    begin(WorkerSettings(models, "cpu"))
+    assert not caplog.records, "one worker of a server tells it"
+    _, ready = begin(WorkerSettings(models, "cpu", logs_models=True))
+    loading, loaded = caplog.messages[:3], caplog.messages[3:]
+    assert loading == ["loading bad (1 of 3)", "loading good (2 of 3)", "loading other (3 of 3)"]
+    for card, line in zip(ready.cards, loaded, strict=True):
+        rows, digest = ready.rows[card.name, "exact"], card.digest[:12]
+        expected = rf"loaded {card.name} in \d+\.\d s: rows per pass {rows} in EXACT; weights {digest}"
+        assert re.fullmatch(expected, line)
 
 
 def test_strict_tells_all_that_failed() -> None:

@@ -21,7 +21,7 @@ class ReservedAddress:
         check_unused(settings)
         if settings.socket is None:
             try:
-                self._socket = _bound(settings.host.strip("[]"), settings.port, shared)
+                self._socket = bound(settings.host.strip("[]"), settings.port, shared)
             except OSError as error:
                 reason = f"{error.strerror or error}; --port 0 takes a free port"
                 raise OSError(f"cannot listen on {self.text}: {reason}") from error
@@ -49,10 +49,10 @@ def check_unused(settings: ServerSettings) -> None:
     raise OSError(f"cannot listen on {text}: another process does; stop that, or take another path")
 
 
-def _bound(host: str, port: int, shared: bool) -> socket.socket:
+def bound(host: str, port: int, shared: bool = False) -> socket.socket:
     """A socket that does not listen; front-ends can bind the same address, and no other server can.
 
-    Several can where all of them share the port, which must be free before it is shared.
+    Several can where all of them share the port, which must be free before it is shared. Raises OSError.
     """
     family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
     holder = socket.socket(family, kind, protocol)

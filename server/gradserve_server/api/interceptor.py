@@ -5,12 +5,9 @@ import json
 import logging
 import secrets
 import time
-from collections import Counter
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from contextvars import ContextVar
-from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -21,8 +18,10 @@ from grpc_status import rpc_status
 from ..metrics import Metrics
 from ..pool.wire import Failure
 from .admission.admission import Admission
-from .admission.callers import NOBODY, Caller, Callers
+from .admission.callers import Caller, Callers
 from .errors import Full, RequestError, failure, status, translated, unavailable
+from .request_log import RefusalLog, RequestLog, request_log, trace_id
+from .unread import UnreadReplies
 from .wire_fields import MalformedMessage, check_fields
 
 log = logging.getLogger("gradserve.requests")
@@ -33,31 +32,14 @@ COUNTED_SERVICE = "gradserve.v1.GradientService"  # Its requests hold places; th
 # A call ends this long before its gRPC deadline, the smaller of both, so that our status reaches the caller.
 END_SECONDS, END_SHARE = 0.05, 0.05
 PARSED_AT_ONCE_BYTES = 256 << 10  # Larger requests are parsed in a thread, and their fields are counted before.
-REFUSALS_LOGGED_SECONDS = 2.0  # In such a time one refusal of each kind is logged, and how many were left out before.
 METHODS_WITHOUT_TOKEN = ("/grpc.health.v1.Health/",)  # Health probes carry no token.
-
-
-@dataclass
-class RequestLog:
-    """A request's entry in the access log; `arrived` is in seconds of the monotonic clock."""
-
-    id: str
-    arrived: float = field(default_factory=time.monotonic)
-    model: str = ""
-    methods: str = ""
-    rows: int = 0
-    caller: Caller = NOBODY
-    peer: str = ""  # The other side's address and port, as gRPC writes them.
-
-
-request_log: ContextVar[RequestLog] = ContextVar("request_log")
 
 
 class RequestInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]
     """Gives every call its request id, access log, metrics, authentication and error mapping."""
 
-    def __init__(self, metrics: Metrics, callers: Callers, admission: Admission) -> None:
-        self._metrics, self._callers, self._admission = metrics, callers, admission
+    def __init__(self, metrics: Metrics, callers: Callers, admission: Admission, unread: UnreadReplies) -> None:
+        self._metrics, self._callers, self._admission, self._unread = metrics, callers, admission, unread
         self._refusals = RefusalLog()
         self._parsers = ThreadPoolExecutor(1, "parser")
         self._limits: set[asyncio.Timeout] = set()  # Those of the running requests that hold places.
@@ -104,13 +86,20 @@ class RequestInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]
 
             return grpc.stream_stream_rpc_method_handler(refuse)  # Unlike others it begins before the body is there.
 
-        async def handle(request: bytes, context: grpc.aio.ServicerContext) -> Any:
+        async def stream(request: bytes, context: grpc.aio.ServicerContext) -> None:
+            timed = self._unread.timed(self._callers.key(caller, context.peer()), context)
+            answer = partial(self._answer, behaviour, handler.request_deserializer, request, timed)
+            await self._run(answer, context, details.method, metadata)
+
+        async def handle(request: bytes, context: grpc.aio.ServicerContext) -> bytes:
             answer = partial(self._answer, behaviour, handler.request_deserializer, request, context)
-            return await self._run(answer, context, details.method, metadata)
+            reply: bytes = handler.response_serializer(await self._run(answer, context, details.method, metadata))
+            self._unread.watch(self._callers.key(caller, context.peer()), len(reply), context)
+            return reply
 
         if handler.response_streaming:
-            return grpc.unary_stream_rpc_method_handler(handle, response_serializer=handler.response_serializer)
-        return grpc.unary_unary_rpc_method_handler(handle, response_serializer=handler.response_serializer)
+            return grpc.unary_stream_rpc_method_handler(stream, response_serializer=handler.response_serializer)
+        return grpc.unary_unary_rpc_method_handler(handle)
 
     async def _answer(self, behaviour: Any, parse: Any, request: bytes, context: grpc.aio.ServicerContext) -> Any:
         """The behaviour's answer to the request, of which a large one is parsed in a thread."""
@@ -144,7 +133,8 @@ class RequestInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]
         metadata: dict[str, Any],
     ) -> Any:
         _, service, name = method.split("/")
-        entry = RequestLog(_request_id(metadata), peer=context.peer())
+        entry = RequestLog(_request_id(metadata), peer=context.peer(), trace=trace_id(metadata))
+        entry.deadline = context.time_remaining()
         request_log.set(entry)
         context.set_trailing_metadata((("x-request-id", entry.id),))
         self._metrics.started.labels(service, name).inc()
@@ -158,6 +148,7 @@ class RequestInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]
             if self._draining:
                 raise unavailable("the server is stopping")
             entry.caller = caller
+            self._unread.check(self._callers.key(caller, entry.peer))
             if service != COUNTED_SERVICE:
                 return await answer()
             self._callers.check_rpc(caller, name)
@@ -202,47 +193,13 @@ class RequestInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]
                 self._limits.discard(limit)
 
     def _record(self, service: str, name: str, code: grpc.StatusCode, entry: RequestLog, *, refused: str) -> None:
-        seconds = time.monotonic() - entry.arrived
         self._metrics.handled.labels(service, name, code.name).inc()
         if code is not grpc.StatusCode.OK:
             self._metrics.unanswered.inc(entry.rows)
-        self._metrics.handling.labels(service, name).observe(seconds)
-        line: dict[str, Any] = {"id": entry.id, "caller": entry.caller.name, "rpc": name, "model": entry.model}
-        line |= {"methods": entry.methods, "rows": entry.rows, "ms": round(seconds * 1000, 1), "code": code.name}
-        if code is not grpc.StatusCode.OK:
-            line["peer"] = entry.peer
+        self._metrics.handling.labels(service, name, entry.served_model).observe(time.monotonic() - entry.arrived)
+        line = entry.fields(name, code)
         if log.isEnabledFor(logging.INFO) and self._refusals.shows(line, refused):
             log.info("%s", json.dumps(line), extra={"fields": line})
-
-
-class RefusalLog:
-    """Keeps the log readable, and cheap, while many requests are refused."""
-
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock = clock
-        self._until = 0.0  # The end of the time in which one refusal of each kind is logged.
-        self._logged: set[str] = set()  # Their kinds.
-        self._left_out = Counter[str]()  # By kind, since it was logged how many.
-
-    def shows(self, line: dict[str, Any], refused: str) -> bool:
-        """Whether to log a line; `refused`: its kind of refusal, if it is one.
-
-        The first line of each time, which may be an answer's, is told how many refusals of each kind were left out.
-        """
-        now = self._clock()
-        if now >= self._until:
-            self._until = now + REFUSALS_LOGGED_SECONDS
-            self._logged.clear()
-            if self._left_out:
-                line["refusals_left_out"], self._left_out = dict(self._left_out), Counter()
-        if not refused:
-            return True
-        line["refused"] = refused
-        if refused in self._logged:
-            self._left_out[refused] += 1
-            return False
-        self._logged.add(refused)
-        return True
 
 
 async def _nothing() -> None:

@@ -14,7 +14,7 @@ from ..pool.wire import ChangeAction, Changed, ChangeFailureKind, ChangeModels, 
 from .admission.callers import Callers
 from .errors import RequestError, clipped, invalid, shown
 from .fields import enum_value
-from .interceptor import request_log
+from .request_log import request_log
 from .rpcs.models import model_reply
 
 MAX_LOGGED_NAMES_BYTES = 100  # The most bytes of the models' names that the log repeats.

@@ -29,12 +29,14 @@ from .certificates import Certificates
 from .interceptor import RequestInterceptor
 from .management import KeeperChanges, ModelManagementService
 from .servicer import GradientService, ModelService
+from .unread import UnreadReplies
 
 MIB = 1 << 20
 FLUSH_SECONDS = 1.0  # Seconds in which the last replies, and the health's last state, are sent.
 MAX_REPLY_BYTES = 64 * MIB
 PING_SECONDS = 60  # A connection without data for so long is asked whether the other side is still there.
 PONG_SECONDS = 20  # It is closed where no answer comes in this time.
+AGE_JITTER = 1.1  # Connections may live up to a tenth longer in gRPC, so that not all of them end at once.
 SERVICES = (
     service_pb2.DESCRIPTOR.services_by_name["GradientService"].full_name,
     models_pb2.DESCRIPTOR.services_by_name["ModelService"].full_name,
@@ -66,7 +68,9 @@ class ApiServer:
         self.admission = Admission(pool, limits, metrics)
         tokens = TokenFile(settings.token_file, weights) if settings.token_file else None
         callers = Callers(tokens, weights, settings.front_ends)
-        self._interceptor = RequestInterceptor(metrics, callers, self.admission)
+        lifetime = AGE_JITTER * settings.max_connection_age + settings.max_connection_grace
+        unread = UnreadReplies(settings.unread_seconds, limits.max_unread_bytes, lifetime)
+        self._interceptor = RequestInterceptor(metrics, callers, self.admission, unread)
         self._server = grpc.aio.server(
             interceptors=[self._interceptor],
             options=_options(settings, limits),
@@ -126,6 +130,8 @@ def _options(settings: ServerSettings, limits: LimitSettings) -> list[tuple[str,
         ("grpc.max_send_message_length", MAX_REPLY_BYTES),
         ("grpc.max_concurrent_streams", settings.max_streams),
         ("grpc.max_connection_age_ms", int(settings.max_connection_age * 1000)),
+        ("grpc.max_connection_age_grace_ms", int(settings.max_connection_grace * 1000)),
+        ("grpc.max_allowed_incoming_connections", settings.max_connections),
         ("grpc.max_connection_idle_ms", int(settings.max_connection_idle * 1000)),
         ("grpc.keepalive_time_ms", PING_SECONDS * 1000),
         ("grpc.keepalive_timeout_ms", PONG_SECONDS * 1000),

@@ -5,6 +5,7 @@ import os
 import sys
 from collections.abc import Sequence
 
+from .. import memory
 from ..config import FrontEndSettings, StartError
 from ..metrics import Metrics
 from ..models.served import ServedModels
@@ -16,6 +17,8 @@ from .management import KeeperChanges
 from .server import ApiServer
 
 GAUGES_SECONDS = 0.5  # Between two updates of the metrics that change with time.
+CROWD, CALM = 16, 2  # Requests at once that are many, and that are few.
+CALM_SECONDS = 2.0  # So long after a crowd the front-end gives back the memory that it took.
 
 
 async def run(settings: FrontEndSettings) -> int:
@@ -52,10 +55,12 @@ class FrontEnd:
             loop.add_reader(descriptor, self._look)
         loop.add_reader(sys.stdin.fileno(), os._exit, 1)  # The keeper has ended.
         self._look()
-        serving, gauges = asyncio.create_task(self._run_server()), asyncio.create_task(self._update_gauges())
+        serving = asyncio.create_task(self._run_server())
+        beside = [asyncio.create_task(each) for each in (self._update_gauges(), self._give_back_memory())]
         draining = asyncio.create_task(self._draining.wait())
         await asyncio.wait([serving, draining], return_when=asyncio.FIRST_COMPLETED)
-        gauges.cancel()
+        for task in beside:
+            task.cancel()
         if serving.done():
             serving.result()  # Raises what kept it from listening.
         serving.cancel()
@@ -112,3 +117,14 @@ class FrontEnd:
         while True:
             self._server.admission.update_gauges()
             await asyncio.sleep(GAUGES_SECONDS)
+
+    async def _give_back_memory(self) -> None:
+        """Gives back what a crowd of requests took, each time that one has passed."""
+        while True:
+            while self._server.admission.requests < CROWD:
+                await asyncio.sleep(GAUGES_SECONDS)
+            calm = 0.0
+            while calm < CALM_SECONDS:
+                await asyncio.sleep(GAUGES_SECONDS)
+                calm = calm + GAUGES_SECONDS if self._server.admission.requests <= CALM else 0.0
+            await asyncio.to_thread(memory.give_back)

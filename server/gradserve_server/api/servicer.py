@@ -35,9 +35,9 @@ from .admission.expectations import Expectations
 from .admission.fair_threads import FairThreads
 from .decode_limits import counted_pixels
 from .errors import RequestError, clipped, failure, hints, late, unavailable
-from .interceptor import RequestLog, request_log
 from .progress import progress, with_progress
 from .request import Bound, CallContext, least_prospect, model_card, time_budget
+from .request_log import RequestLog, request_log
 from .rpcs import RpcModule, attack, explain, module_of, suspects
 from .rpcs.certificate import attack_task, certificate_task, encode_picture, map_task
 from .rpcs.models import model_reply
@@ -158,6 +158,7 @@ class GradientService(service_pb2_grpc.GradientServiceServicer):
             bound, seconds = await self._decoders.run(entry.caller, _bound, bind, request, at)
         entry.model = bound.card.name
         entry.methods = ",".join(bound.methods)
+        entry.size = "{1}x{0}".format(*bound.task.image.shape[-3:-1])
         self._admission.note(type(request).__name__, request.model, self._expected.priced(bound.task), seconds)
         if busy and priced is None:
             self._admission.check(self._expected.priced(bound.task))
@@ -188,6 +189,8 @@ class GradientService(service_pb2_grpc.GradientServiceServicer):
             raise unavailable("the server is starting")
         entry = request_log.get()
         entry.model = clipped(request.model, MAX_LOGGED_NAME_BYTES)
+        name = request.model or self._pool.cards.default
+        entry.served_model = name if name in self._pool.cards else ""
         return entry
 
     async def _outcome(self, task: Task, report: Report = ignore_progress) -> Outcome:
@@ -204,8 +207,9 @@ class GradientService(service_pb2_grpc.GradientServiceServicer):
                     await report(outcome)
         except TimeoutError as error:
             raise failure(Failure("deadline", ""), task) from error
-        entry.rows += outcome.rows
-        self._metrics.queue.observe(outcome.queue_seconds)
+        entry.queue_seconds = entry.queue_seconds or outcome.queue_seconds
+        entry.rows, entry.pass_seconds = entry.rows + outcome.rows, entry.pass_seconds + outcome.compute_seconds
+        self._metrics.queue.labels(task.model).observe(outcome.queue_seconds)
         if outcome.failure is not None:
             raise failure(outcome.failure, task)
         return outcome

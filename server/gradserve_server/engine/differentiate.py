@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ..models.layouts import ROWS, layout_of
+from ..models.other_sizes import refusal
 from ..models.prepared import Prepared
 from ..models.relu import ReLURules
 from ..models.rules import Relevance, place
@@ -20,11 +21,15 @@ from .scores import score
 def differentiate(model: Prepared, parts: Sequence[Part]) -> list[Answer]:
     """The answers to `parts`, which agree in image size and in what they differentiate by (`wrt`).
 
-    Raises NotApplicable for what cannot be computed, and for relevance in another precision than EXACT. A row with NaN
+    Raises NotApplicable for what cannot be computed, for relevance in another precision than EXACT, and for rules that
+    do not apply on images of that size. A row with NaN
     or infinities leaves the other rows as they are.
     """
     if model.precision != "exact" and any(isinstance(part.query.rule, Relevance) for part in parts):
         raise NotApplicable("relevance is computed in EXACT alone: its many small numbers do not bear half precision")
+    height, width = parts[0].query.images.shape[2:]
+    if refused := refusal(model, {part.query.rule for part in parts}, height, width):
+        raise NotApplicable(refused)
     order = sorted(range(len(parts)), key=lambda i: place(parts[i].query.rule))
     batch = _Batch(model, [parts[i] for i in order])
     answers = dict(zip(order, batch.run(), strict=True))

@@ -56,6 +56,11 @@ class FrontEnds:
         """Those whose process runs."""
         return [each for each in self._all if each.process is not None]
 
+    @property
+    def serving(self) -> int:
+        """How many of them listen and are heard."""
+        return sum(each.ready_since is not None and not each.gone.is_set() for each in self.running)
+
     def start(self) -> None:
         """Starts their processes, which serve nothing yet."""
         for each in self._all:

@@ -4,16 +4,16 @@ import asyncio
 import logging
 import signal
 from collections.abc import Coroutine, Mapping, Sequence
+from importlib.metadata import version
 from math import ceil
 from pathlib import Path
+from platform import python_version
 from typing import Any
 
-from prometheus_client import CollectorRegistry, start_http_server
-from prometheus_client.multiprocess import MultiProcessCollector
-
+from .. import __version__
 from ..api.address import ReservedAddress, check_certificates
 from ..api.admission.tokens import TokenFile
-from ..config import FrontEndSettings, ServerSettings, Settings, join_address
+from ..config import FrontEndSettings, ServerSettings, Settings
 from ..logs import current
 from ..metrics import Metrics
 from ..pool.hub import Hub
@@ -22,6 +22,7 @@ from ..pool.wire import CUT_OFF, ChangeModels, WorkerSettings
 from .changes import Changes, ReadCatalogue
 from .folder import endpoint
 from .front_ends import FrontEnds, place_of
+from .metrics_port import MetricsPort
 from .processes import FrontEndProcess, Process, WorkerProcess
 from .ray_workers import RayCluster
 from .workers import Workers
@@ -77,15 +78,16 @@ class Keeper:
         read: ReadCatalogue,
     ) -> None:
         """Raises OSError and StartError where the address, the certificate or the file of tokens cannot be used."""
-        serve_metrics(settings, folder)
+        self._metrics_port = MetricsPort(settings.server, folder, self.fault)
         self.address = ReservedAddress(settings.server, shared=settings.server.front_ends > 1)
         check_certificates(settings.server)
         if settings.server.token_file:
             TokenFile(settings.server.token_file, settings.callers)
         if warning := open_to_all(settings.server):
             log.warning("%s", warning)
-        self._settings, self._folder = settings, folder
+        self._settings, self._folder, self._stopping = settings, folder, False
         metrics = Metrics()
+        metrics.build.labels(__version__, version("torch"), python_version()).set(1)
         self._keys = new_keys() if settings.pool.listen else None
         self._hub = Hub(self._endpoints(0), self._on_message, self._on_lost, self._keys)
         self._cluster = RayCluster(settings.pool, self._keys) if settings.pool.engine == "ray" else None
@@ -93,7 +95,10 @@ class Keeper:
         models = tuple(spec for spec in settings.first_models if spec.name not in faults)
         common = str(folder) if pool.engine == "local" and len(devices) > 1 else ""
         self.workers = Workers(
-            [WorkerSettings(models, device, pool.threads, pool.rows, strict, current(), common) for device in devices],
+            [
+                WorkerSettings(models, device, pool.threads, pool.rows, strict, current(), common, logs_models=i == 0)
+                for i, device in enumerate(devices)
+            ],
             self._start_worker,
             self._hub.send,
             metrics,
@@ -105,6 +110,7 @@ class Keeper:
 
     async def start(self) -> None:
         """Returns when all front-ends serve. Raises StartError."""
+        await self._metrics_port.open()
         self._front_ends.start()
         await first(self._start_workers(), self._front_ends.wait())  # A front-end that fails ends the start at once.
 
@@ -116,6 +122,7 @@ class Keeper:
 
         If there is a `reason`, requests fail with it instead of going on.
         """
+        self._stopping = True
         await self._changes.stop()
         complete = await self._front_ends.drain(reason, self._settings.server.drain_seconds)
         await self.workers.stop()
@@ -123,7 +130,18 @@ class Keeper:
             self._cluster.close()
         self._hub.close()
         self.address.release()
+        self._metrics_port.close()
         return complete
+
+    def fault(self) -> str:
+        """Why requests are not served now, in a sentence, or nothing where they are."""
+        if self._stopping:
+            return "the server is stopping"
+        if self.workers.served is None:
+            return "the server loads its models"
+        if not self._front_ends.serving:
+            return "no front-end serves"
+        return "" if self.workers.ready else "no worker is ready"
 
     def cut_off(self) -> None:
         """Ends the running requests at once."""
@@ -181,20 +199,6 @@ def open_to_all(settings: ServerSettings) -> str:
         *(["without TLS (server.tls_certificate and server.tls_key)"] if settings.tls_certificate is None else []),
     ]
     return f"whoever reaches {settings.host} can call the service {' and '.join(missing)}" if missing else ""
-
-
-def serve_metrics(settings: Settings, folder: Path) -> None:
-    """Answers Prometheus in a thread of its own, for all processes. Raises OSError."""
-    host = "127.0.0.1" if settings.server.socket is not None else settings.server.host.strip("[]")
-    port = settings.server.metrics_port
-    registry = CollectorRegistry()
-    MultiProcessCollector(registry, str(folder))  # type: ignore[no-untyped-call]
-    try:
-        http, _ = start_http_server(port, host, registry)
-    except OSError as error:
-        hint = "; --metrics-port 0 takes a free port" if port else ""
-        raise OSError(f"cannot listen for metrics on {join_address(host, port)}: {error}{hint}") from None
-    print(f"gradserve metrics on http://{join_address(host, http.server_port)}/metrics", flush=True)
 
 
 async def first(*waits: Coroutine[Any, Any, Any]) -> None:

@@ -9,7 +9,7 @@ from ..metrics import Metrics
 from ..models.card import ModelCard
 from ..models.sample import difference
 from ..pool.wire import Loading, Ready, Tick, WorkerSettings
-from .kept import Kept
+from .kept import Kept, Owner
 from .watchdog import WorkerState
 
 DEATH_CAUSES = "(out of memory? a crash in its builder?)"
@@ -18,6 +18,11 @@ SHORT_PASS = 1e-9  # Stands for the estimate of a pass so short that the worker 
 
 class NotJoined(Exception):
     """A successor did not become ready; the text says why."""
+
+
+def death_reason(name: str) -> str:
+    """Why a model is not served that its process died of."""
+    return f"the worker died while loading it {DEATH_CAUSES}; leave it out, or try it alone: --model {name}"
 
 
 class KeptWorker(Kept):
@@ -38,6 +43,13 @@ class KeptWorker(Kept):
         self.died: dict[str, str] = {}  # Reasons by the models that killed its process at the start.
         self.joining: asyncio.Future[None] | None = None  # Of a successor, until it is ready for the first time.
         self.on_loading: Callable[[Loading], None] = lambda loading: None
+
+    async def join(self, owner: Owner) -> Mapping[str, ModelCard]:
+        """Starts it beside others; returns its cards when it is ready for the first time. Raises NotJoined."""
+        self.joining = asyncio.get_running_loop().create_future()
+        self.keep(owner)
+        await self.joining
+        return self.cards
 
     def begin(self, ready: Ready) -> None:
         """Notes that its process takes tasks."""
@@ -71,9 +83,7 @@ class KeptWorker(Kept):
         """Leaves out the model that its process died of while loading; returns why that model is not served."""
         name, self.loading = self.loading, ""
         self.settings = replace(self.settings, models=tuple(m for m in self.settings.models if m.name != name))
-        self.died[name] = (
-            f"the worker died while loading it {DEATH_CAUSES}; leave it out, or try it alone: --model {name}"
-        )
+        self.died[name] = death_reason(name)
         return self.died[name]
 
 

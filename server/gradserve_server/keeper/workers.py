@@ -10,6 +10,7 @@ from dataclasses import replace
 from ..config import StartError
 from ..metrics import Metrics
 from ..models.card import ModelCard
+from ..models.served import not_served
 from ..pool.wire import Beat, Broken, Loading, Noted, Ready, Serve, Stop, Tick, WorkerSettings
 from . import watchdog
 from .kept_worker import DEATH_CAUSES, SHORT_PASS, KeptWorker, common_models, count_passes
@@ -48,10 +49,16 @@ class Workers:
         self._unready_seconds = 0.0
         self._looking: asyncio.Task[None] | None = None
 
+    @property
+    def ready(self) -> int:
+        """How many of them take tasks for the models that are served now."""
+        generation = self.served.generation if self.served else 0
+        return sum(each.state == "ready" and each.settings.generation == generation for each in self.all)
+
     async def start(self) -> Serve:
         """Returns what they serve when every worker is ready. Raises StartError."""
         for name, reason in self.unavailable.items():
-            log.error("model %s is not served: %s", name, reason)
+            log.error("%s", not_served(name, reason))
         for worker in self.all:
             worker.keep(self)
         self._looking = asyncio.create_task(self._look_again_and_again())
@@ -60,11 +67,8 @@ class Workers:
 
     async def add(self, successor: KeptWorker) -> Mapping[str, ModelCard]:
         """Starts one more worker; returns its cards when it is ready. Raises NotJoined."""
-        successor.joining = asyncio.get_running_loop().create_future()
         self.all.append(successor)
-        successor.keep(self)
-        await successor.joining
-        return successor.cards
+        return await successor.join(self)
 
     def replace(self, successors: Sequence[KeptWorker], served: Serve) -> list[KeptWorker]:
         """Serves the models of workers that were added; returns the others, which are not started again."""
@@ -164,9 +168,7 @@ class Workers:
         log.warning("%s is not heard and gets no tasks until it is", worker)
 
     def _note_count(self) -> None:
-        generation = self.served.generation if self.served else 0
-        serving = [worker for worker in self.all if worker.settings.generation == generation]
-        self._metrics.workers_ready.set(sum(worker.state == "ready" for worker in serving))
+        self._metrics.workers_ready.set(self.ready)
 
     async def start_one(self, worker: KeptWorker) -> Process:
         """Starts a worker's process."""
@@ -182,7 +184,7 @@ class Workers:
         worker.begin(ready)
         worker.gone.clear()  # It says Ready again whenever it has connected again.
         self._note_count()
-        if not self._started.done() and all(each.state == "ready" for each in self.all):
+        if not self._started.done() and self.ready == len(self.all):
             self._end_start(ready)  # With fewer, the queue would soon be full.
 
     def _on_broken(self, worker: KeptWorker, broken: Broken) -> None:
@@ -246,7 +248,7 @@ class Workers:
         """Serves the models that all workers have loaded, from now on and after restarts."""
         cards, failed = common_models(self.all, ready)
         for name, reason in failed.items():
-            log.error("model %s is not served: %s", name, reason)
+            log.error("%s", not_served(name, reason))
         if failed and not cards:
             lines = [f"model {name}: {reason}" for name, reason in (self.unavailable | failed).items()]
             self._fail_start("\n".join(lines))
@@ -276,7 +278,7 @@ class Workers:
             worker.lost_seconds += seconds if worker.lost_seconds else 0.0
             worker.pass_seconds += seconds if worker.in_pass and not stopped else 0.0
             self._kill_if_needed(worker, worker.process, stopped)
-        if not self._started.done() or any(worker.state == "ready" for worker in self.all):
+        if not self._started.done() or self.ready:
             self._unready_seconds = 0.0
             return
         self._unready_seconds += seconds

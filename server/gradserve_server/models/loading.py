@@ -24,6 +24,7 @@ GREY_NOTE = (
     "it takes grey pictures: those of requests are turned into 0.299 R + 0.587 G + 0.114 B; "
     "gradients are by the RGB pixels"
 )
+OWN_WEIGHTS = "its weights are those that the builder made"
 AUXILIARY = ("aux1", "aux2", "AuxLogits")  # Heads of GoogLeNet and Inception that never run in eval mode.
 
 
@@ -191,7 +192,7 @@ def _notes(spec: ModelSpec) -> list[str]:
         are = "are" if spec.mean is spec.std else "is"
         notes.append(f"{left_out} {are} not given: {usual} {are} used")
     if own and spec.weights == "DEFAULT" and not spec.is_embedded:
-        notes.append("its weights are those that the builder made")
+        notes.append(OWN_WEIGHTS)
     return notes
 
 

@@ -34,6 +34,7 @@ class Prepared:
     others: Mapping[Precision, "Prepared"] = field(default_factory=dict)
     halves: HalfWeights | None = None
     kernels: KernelCache | None = None  # Faster convolutions on a CPU.
+    refusals: dict[tuple[str, int, int], str] = field(default_factory=dict)  # What `other_sizes` has found.
 
     @property
     def device(self) -> torch.device:

@@ -5,6 +5,11 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from .card import ModelCard
 
 
+def not_served(name: str, reason: str) -> str:
+    """What a server that starts, and `gradserve check`, say of a model that cannot be served."""
+    return f"model {name} is not served: {reason}"
+
+
 class ServedModels(Mapping[str, ModelCard]):
     """The cards of the models that can be used, by name, and the reasons of those that could not be loaded.
 

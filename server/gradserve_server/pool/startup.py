@@ -1,7 +1,8 @@
 """How a worker starts: it loads every model with its index and warms it up. A model that fails is left out."""
 
-import ctypes
 import gc
+import logging
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from hashlib import sha256
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import torch
 
+from .. import memory
 from ..engine.engine import Engine
 from ..engine.events import Ended, ModelFailed, NotFinite, OutOfMemory, PassStats
 from ..engine.job import Job, Steps
@@ -26,7 +28,16 @@ from ..models.sample import difference
 from ..models.sharing import share_weights
 from .wire import Loading, Ready, WorkerSettings
 
+log = logging.getLogger(__name__)
+
 MAX_WARM_UP_ROWS = 8  # Most rows of a warm-up pass on a CPU in precisions whose speed is not measured.
+
+
+def set_up_torch(threads: int) -> None:
+    """Sets what holds for a whole process: its compute threads, and fp32 throughout on GPUs."""
+    torch.set_num_threads(threads)
+    torch.backends.cuda.matmul.allow_tf32 = False
+    torch.backends.cudnn.allow_tf32 = False
 
 
 def begin(settings: WorkerSettings, on_model: Callable[[Loading], None] = lambda loading: None) -> tuple[Engine, Ready]:
@@ -38,9 +49,12 @@ def begin(settings: WorkerSettings, on_model: Callable[[Loading], None] = lambda
     device = torch.device(settings.device)
     unavailable: dict[str, str] = {}
     instances: dict[str, dict[str, Prepared]] = {}  # The instances of each model, by their names in the engine.
-    for spec in settings.models:
+    seconds: dict[str, float] = {}
+    for number, spec in enumerate(settings.models, 1):
         on_model(Loading(spec.name))
-        with _noting_failure(spec.name, unavailable):
+        if settings.logs_models:
+            log_loading(spec.name, number, len(settings.models))
+        with _noting_failure(spec.name, unavailable), _timed(spec.name, seconds):
             model, unfolded = attached(spec, prepare(spec, device))
             if reason := difference(model.card, settings.served.get(spec.name, model.card)):
                 raise LoadError(reason)
@@ -52,15 +66,18 @@ def begin(settings: WorkerSettings, on_model: Callable[[Loading], None] = lambda
     speeds: dict[tuple[str, Precision], float] = {}
     for name, group in instances.items():
         on_model(Loading(name, warming_up=True))
-        with _noting_failure(name, unavailable):
+        with _noting_failure(name, unavailable), _timed(name, seconds):
             speeds |= warm_up(engine, group)
+        if settings.logs_models and name not in unavailable:
+            log_loaded(engine, name, seconds[name])
     for name in instances.keys() & unavailable.keys():  # These failed in their warm-up.
         for instance in instances.pop(name):
             del models[instance]  # The engine holds the same mapping, so that it forgets them too.
     if unavailable and (settings.strict or not instances):
         raise LoadError("\n".join(f"model {name}: {reason}" for name, reason in unavailable.items()))
     engine.passes.clear()
-    give_back_memory()
+    gc.collect()
+    memory.give_back()  # The C library would keep what loading took, as it keeps what passes take (`forking`).
     cards = tuple(group[name].card for name, group in instances.items())
     rows = {(card.name, each): full_rows(engine, models[card.name], each) for card in cards for each in card.precisions}
     return engine, Ready(cards, settings.device, speeds, rows, unavailable, settings.generation)
@@ -74,14 +91,31 @@ def share(instances: Mapping[str, Prepared], folder: Path) -> None:
     share_weights(networks, folder / f"weights-{key}")
 
 
-def give_back_memory() -> None:
-    """Gives the system the memory that the copies of networks took while they were made ready.
+def log_loading(name: str, number: int, count: int) -> None:
+    """Logs which model a worker loads now."""
+    facts = {"event": "loading", "model": name, "number": number, "of": count}
+    text = f"loading {name} ({number} of {count})"
+    log.info("%s", text, extra={"fields": {"message": text, **facts}})
 
-    glibc keeps it, as it should keep that of passes (`forking.WORKERS_ENVIRONMENT`); other libraries have no such call.
-    """
-    gc.collect()
-    if trim := getattr(ctypes.CDLL(None), "malloc_trim", None):
-        trim(0)
+
+def log_loaded(engine: Engine, name: str, seconds: float) -> None:
+    """Logs that a model is ready: how long it took, the rows of its full passes, and its weights."""
+    card = engine.models[name].card
+    rows = {precision: full_rows(engine, engine.models[name], precision) for precision in card.precisions}
+    facts = {"event": "loaded", "model": name, "seconds": round(seconds, 3), "rows": rows, "weights": card.digest}
+    shown = ", ".join(f"{count} in {precision.upper()}" for precision, count in rows.items())
+    text = f"loaded {name} in {seconds:.1f} s: rows per pass {shown}; weights {card.digest[:12]}"
+    log.info("%s", text, extra={"fields": {"message": text, **facts}})
+
+
+@contextmanager
+def _timed(name: str, seconds: dict[str, float]) -> Iterator[None]:
+    """Adds the seconds that pass inside to those of a model."""
+    began = time.monotonic()
+    try:
+        yield
+    finally:
+        seconds[name] = seconds.get(name, 0.0) + time.monotonic() - began
 
 
 @contextmanager

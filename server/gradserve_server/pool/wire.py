@@ -39,6 +39,7 @@ class WorkerSettings:
     folder: str = ""  # Where workers of one host tell each other of weights in common memory; empty for none.
     served: Mapping[str, ModelCard] = field(default_factory=dict)  # Cards that the models of a new worker must match.
     generation: int = 0  # Each change of the served models makes new workers, of the next generation.
+    logs_models: bool = False  # Whether it logs each model that it loads, as one worker of a server does.
 
 
 @dataclass(frozen=True, slots=True)

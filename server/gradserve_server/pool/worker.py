@@ -25,7 +25,7 @@ from ..models.preprocess import to_batch
 from .frames import Unread
 from .keys import Keys
 from .lines import Connected, Disconnected, Lines, Received
-from .startup import begin
+from .startup import begin, set_up_torch
 from .wire import (
     LONG_PASS_SECONDS,
     SAME_PACKAGES,
@@ -73,9 +73,7 @@ def main(settings: WorkerSettings, name: bytes, endpoints: Sequence[str], keys: 
     for number in (signal.SIGINT, signal.SIGTERM):  # They reach all processes of a terminal, or of a service.
         signal.signal(number, signal.SIG_IGN)
     os.nice(NICENESS)
-    torch.set_num_threads(settings.threads)
-    torch.backends.cuda.matmul.allow_tf32 = False
-    torch.backends.cudnn.allow_tf32 = False
+    set_up_torch(settings.threads)
     parent = multiprocessing.parent_process()
     lines = Lines(endpoints, name, ends=None if parent is None else parent.sentinel, keys=keys)
     early: list[Received] = []  # What arrives before the models are loaded.

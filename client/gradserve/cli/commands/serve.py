@@ -1,4 +1,4 @@
-"""`gradserve serve`, `gradserve index` and `gradserve finetune`: what the server package does, if it is installed."""
+"""`gradserve serve`, `check`, `index` and `finetune`: what the server package does, if it is installed."""
 
 import typer
 
@@ -9,13 +9,18 @@ _CONTEXT_SETTINGS = {"allow_extra_args": True, "ignore_unknown_options": True}
 
 def add(app: typer.Typer) -> None:
     """Adds the commands; their arguments, --help too, are the server package's own."""
-    for command in (serve, index, finetune):
+    for command in (serve, check, index, finetune):
         app.command(add_help_option=False, context_settings=_CONTEXT_SETTINGS)(command)
 
 
 def serve(context: typer.Context) -> None:
     """Start a server; all arguments are its own, and `gradserve serve --help` lists them."""
     _run("__main__", context)
+
+
+def check(context: typer.Context) -> None:
+    """Try the models of a settings file without a server, and say what is odd; see `gradserve check --help`."""
+    _run("offline.check", context)
 
 
 def index(context: typer.Context) -> None:

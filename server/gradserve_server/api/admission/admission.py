@@ -52,6 +52,11 @@ class Admission:
         self._forecasts: dict[Prospect, tuple[float, Forecast | None]] = {}  # Each with the time at which it was made.
         self._waits: dict[str, tuple[float, float]] = {}  # By caller without a place, each with its time.
 
+    @property
+    def requests(self) -> int:
+        """How many are in."""
+        return self._in_flight.total()
+
     @contextmanager
     def slot(self, caller: Caller, word: str, remaining: float | None) -> Iterator[None]:
         """Counts a request in and out. Raises Full where too many are in, DEADLINE_EXCEEDED for one that is late."""

@@ -56,6 +56,10 @@ class Callers:
         self._rights[known.name] = known.rights
         return Caller(known.name, self._tokens.weight(known))
 
+    def key(self, caller: Caller, peer: str) -> str:
+        """What a caller cannot change by sending something else: the name of its token, or its address."""
+        return caller.name if self.need_tokens else address(peer)
+
     def rights(self, caller: Caller) -> Rights:
         """What a caller may use that `of` returned."""
         return self._rights.get(caller.name, ALL_RIGHTS)

@@ -30,9 +30,10 @@ OVERLAY_BYTES = 3  # Bytes of a pixel.
 MIN_OVERLAY_SIDE = 224  # Pixels of the longer side. A smaller overlay is magnified by a whole number.
 MAX_FLOAT16, MIN_FLOAT16 = float(np.finfo(np.float16).max), float(np.finfo(np.float16).tiny)
 NO_CONTRAST = (
-    "NO_CONTRAST: by this rule the relevance of a class hardly depends on the class; a contrast such as "
+    "NO_CONTRAST: by this rule the relevance hardly depends on which class or unit it is of; a contrast such as "
     "'tabby - tiger cat' shows what speaks for one and against the other"
 )
+LEAKY = frozenset(("LeakyReLU", "PReLU"))
 
 
 def bind(request: explain_pb2.ExplainRequest, at: CallContext) -> Bound:
@@ -230,9 +231,10 @@ def method_warnings(call: Call, card: ModelCard) -> list[str]:
 
 
 def _target_warnings(call: Call, card: ModelCard) -> list[str]:
-    """That relevance of z+ and gamma needs a contrast, on networks whose activations are ReLUs."""
+    """That relevance of z+ and gamma needs a contrast, on networks whose activations are ReLUs, leaky ones included."""
     rule = relevance_of(call)
-    vague = rule is not None and rule.convolution != "epsilon" and card.relus > 0
+    rectified = card.relus > 0 or LEAKY & set(card.other_activations)
+    vague = rule is not None and rule.convolution != "epsilon" and rectified
     return [NO_CONTRAST] if vague and not isinstance(call.target, Contrast) else []
 
 

@@ -133,15 +133,38 @@ class RuledConvolution(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        """The rules for the ruled rows, and the plain gradient for those after them.
-
-        That one is computed for all rows: for fewer of them a kernel may sum in another order, and company would show.
-        """
+        """The rules for the ruled rows, and the plain gradient for those after them."""
         (x, y), (g,), convolution = ctx.saved_tensors, grads, ctx.convolution
-        parts = [propagate(each, convolution, x[each.rows], y[each.rows], g[each.rows]) for each in ctx.spans]
-        if len(y) == len(x):
-            return torch.cat(parts), None, None, None
-        out = convolution.backward(g, x, convolution.weight)
-        for span, part in zip(ctx.spans, parts, strict=True):
-            out[span.rows] = part
+        out = plain_after(len(y), convolution, x, g)
+        for span in ctx.spans:
+            out[span.rows] = propagate(span, convolution, x[span.rows], y[span.rows], g[span.rows])
         return out, None, None, None
+
+
+# Whether a convolution's gradient for the last rows has the same bits as that of all rows, by all that may decide it.
+_same_bits: dict[tuple[object, ...], bool] = {}
+MAX_KNOWN = 10_000
+
+
+def plain_after(ruled: int, convolution: Convolution, x: Tensor, g: Tensor) -> Tensor:
+    """A tensor like x with the plain gradient in all rows after the ruled ones, and anything in these.
+
+    For fewer rows a kernel may sum in another order, and company would show. So where that was seen, all are computed.
+    """
+    if ruled == len(x):
+        return torch.empty_like(x)
+    weight = convolution.weight
+    shapes = tuple((each.shape, each.stride(), each.dtype, each.device) for each in (x, g, weight))
+    how = tuple(map(tuple, convolution[2:5])), convolution.groups
+    key = (ruled, how, shapes, torch.get_num_threads())
+    if not _same_bits.get(key, False):
+        out = convolution.backward(g, x, weight)
+        if key not in _same_bits and bool(g[ruled:].any()):
+            part = convolution.backward(g[ruled:], x[ruled:], weight)
+            if len(_same_bits) >= MAX_KNOWN:
+                _same_bits.clear()
+            _same_bits[key] = torch.equal(part, out[ruled:])
+        return out
+    out = torch.empty_like(x)
+    out[ruled:] = convolution.backward(g[ruled:], x[ruled:], weight)
+    return out

@@ -15,7 +15,7 @@ from ..outputs import Head
 from ..relu import RULED, ReLURules
 from ..rules import Relevance, Rule, place
 from .convolutions import RuledConvolution
-from .mode import RelevanceRules
+from .mode import SCORE_FACTOR, VALUE_FACTOR, RelevanceRules
 from .transformers import RuledGELU, RuledLayerNorm, Scaled
 
 Node = Any  # A torch.autograd.graph.Node, with the attributes of its kind.
@@ -31,17 +31,22 @@ MOVING = """
 """
 LINEAR = """
     Sum Mean AvgPool1D AvgPool2D AvgPool3D AdaptiveAvgPool1D AdaptiveAvgPool2D AdaptiveAvgPool3D UpsampleLinear1D
-    UpsampleTrilinear3D UpsampleBicubic2D UpsampleBilinear2DAa UpsampleBicubic2DAa
+    UpsampleTrilinear3D UpsampleBicubic2D UpsampleBilinear2DAa UpsampleBicubic2DAa UpsampleNearest1D UpsampleNearest3D
+    UpsampleNearestExact1D UpsampleNearestExact2D UpsampleNearestExact3D
 """
 CHOOSING = """
-    Relu LeakyRelu MaxPool2DWithIndices MaxPool3DWithIndices AdaptiveMaxPool2D Max Amax Min Amin Softmax
+    Relu LeakyRelu MaxPool2DWithIndices MaxPool3DWithIndices AdaptiveMaxPool2D Max Amax Min Amin Softmax SafeSoftmax
 """
 FREE = PASSING | frozenset((MOVING + LINEAR + CHOOSING).split())
 # Products, with the places of their factors among their inputs. If one of them depends on the image, it is linear.
 LAST_TWO, ATTENTION = slice(-2, None), slice(3)
-PRODUCTS = dict.fromkeys(("Mul", "Div", "Addmm", "Mm", "Mv", "Bmm", "Baddbmm", "Dot"), LAST_TWO) | {"Linear": slice(2)}
+PRODUCTS = dict.fromkeys(("Mul", "Div", "Addmm", "Mm", "Mv", "Bmm", "Baddbmm", "Dot"), LAST_TWO)
+PRODUCTS |= dict.fromkeys(("Linear", "PreluKernel"), slice(2))
 ELEMENTWISE = frozenset(("Mul", "Div"))
 PROJECTIONS = frozenset(("Addmm", "Mm", "Bmm", "Linear"))
+PASSED = PASSING | PROJECTIONS | {"Select", "Slice", "Unbind", "Split", "SplitWithSizes"}  # Between factors and scales.
+SOFTMAX = frozenset(("Softmax", "SafeSoftmax"))
+SCORES = frozenset(("Bmm", "Baddbmm"))  # Products of queries and keys.
 OURS = frozenset((RULED, *(each.__name__ for each in (RuledConvolution, RuledGELU, RuledLayerNorm, Scaled))))
 BATCH_NORM = "a BatchNorm that could not be folded into a convolution"
 CONVOLUTION = "a convolution that no rule reaches (transposed, compiled, or with a weight that depends on the image)"
@@ -122,20 +127,38 @@ def _unruled_product(node: Node, kind: str) -> str:
     return PRODUCT if kind in ELEMENTWISE or not _all_scaled(factors) else ""
 
 
-def _all_scaled(factors: list[Node | None]) -> bool:
-    """Whether the gradients of these tensors are scaled before anything but views and projections."""
-    return all(factor is None or _comes_scaled(factor) for factor in factors)
+def _all_scaled(factors: list[Node | None], factor: float | None = None) -> bool:
+    """Whether the gradients of these tensors are scaled, by `factor` if given, before anything but PASSED nodes."""
+    return all(node is None or _comes_scaled(node, factor) for node in factors)
 
 
-def _comes_scaled(node: Node | None) -> bool:
+def _comes_scaled(node: Node | None, factor: float | None) -> bool:
     while node is not None:
-        if isinstance(node, torch.autograd.function.BackwardCFunction):
-            return kind_of(node) == Scaled.__name__
-        if kind_of(node) not in PASSING | PROJECTIONS | {"Select", "Slice", "Unbind", "Split", "SplitWithSizes"}:
+        if kind_of(node) == Scaled.__name__:
+            return factor in (None, node.how[0])
+        if kind_of(node) in SOFTMAX:
+            return _is_scaled_score(node)
+        if kind_of(node) not in PASSED:
             return False
-        sources = [source for source, _ in node.next_functions if source is not None]
-        node = sources[0] if len(sources) == 1 else None
+        node = _only_source(node)
     return False
+
+
+def _is_scaled_score(node: Node) -> bool:
+    """Whether a softmax is that of attention as one call which returns its weights: both factors were scaled for it."""
+    product = _only_source(node)
+    while product is not None and kind_of(product) not in SCORES:
+        product = _only_source(product) if kind_of(product) in PASSED else None
+    if product is None:
+        return False
+    factors = [source for source, _ in product.next_functions][LAST_TWO]
+    both = all(each is not None for each in factors)
+    return _all_scaled(factors, SCORE_FACTOR if both else VALUE_FACTOR)
+
+
+def _only_source(node: Node) -> Node | None:
+    sources = [source for source, _ in node.next_functions if source is not None]
+    return sources[0] if len(sources) == 1 else None
 
 
 def _check_unwritten(users: Mapping[Node, list[Node]]) -> None:

@@ -1,0 +1,74 @@
+"""Networks that are served and have something odd, for the catalogue's `odd_networks:function`."""
+
+import torch
+from kinds import Small, settled, variant
+from torch import Tensor, nn
+
+
+@settled
+def certain() -> nn.Module:
+    """Its best logit is far above the others for every picture."""
+    return variant(forward=lambda self, x: Small.forward(self, x) * 1e4)()
+
+
+@settled
+def probabilities() -> nn.Module:
+    """A softmax written by hand."""
+
+    def forward(self: Small, x: Tensor) -> Tensor:
+        powers = Small.forward(self, x).exp()
+        return powers / powers.sum(1, keepdim=True)
+
+    return variant(forward=forward)()
+
+
+@settled
+def with_dead_layer() -> nn.Module:
+    """A ReLU in it sees nothing above 0."""
+
+    def maps(self: Small, x: Tensor) -> Tensor:
+        y = Small.maps(self, x)
+        return y + self.quiet(self.gate(y))
+
+    network = variant(maps=maps)()
+    network.gate, network.quiet = nn.Conv2d(20, 20, 1), nn.ReLU()
+    nn.init.constant_(network.gate.bias, -1e3)
+    return network
+
+
+@settled
+def with_unused_layers() -> nn.Module:
+    """One layer never runs, and what another gives goes nowhere."""
+
+    def forward(self: Small, x: Tensor) -> Tensor:
+        maps = self.maps(x)
+        self.aside(maps)
+        return self.head(maps.mean((2, 3)))
+
+    network = variant(forward=forward)()
+    network.aside, network.never = nn.Conv2d(20, 4, 1), nn.Linear(20, 7)
+    return network
+
+
+def constant() -> nn.Module:
+    """The same logits for every picture."""
+    network = settled(Small)()
+    nn.init.zeros_(network.head.weight)
+    return network
+
+
+class NoSlope(torch.autograd.Function):
+    """The identity, with a gradient that is not a number."""
+
+    @staticmethod
+    def forward(ctx: object, x: Tensor) -> Tensor:
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx: object, grad: Tensor) -> Tensor:
+        return grad * torch.nan
+
+
+@settled
+def gradient_of_nan() -> nn.Module:
+    return variant(forward=lambda self, x: Small.forward(self, NoSlope.apply(x)))()
