@@ -85,6 +85,7 @@ class Changes:
             self._metrics.model_changes.labels(order.action, failure.kind if failure else "done").inc()
             say(Changed(order.id, failure))
 
+        what = f"{order.action} {', '.join(map(repr, order.names))}"
         try:
             if self._one_at_a_time.locked() or (self._letting_go and not self._letting_go.done()):
                 tell("waiting")
@@ -93,16 +94,16 @@ class Changes:
                     await asyncio.wait([self._letting_go])
                 replaced = await self._change(order, tell)
                 self._letting_go = self._begin(self._let_go(replaced))
-            log.info("models were changed: %s %s", order.action, ", ".join(order.names))
+            log.info("models were changed: %s", what)
             end()
         except NotChanged as error:
-            log.warning("models were not changed (%s %s): %s", order.action, ", ".join(order.names), error)
+            log.warning("models were not changed (%s): %s", what, error)
             end(error.failure)
         except asyncio.CancelledError:
             end(ChangeFailure("stopping", "the server is stopping"))
             raise
         except Exception:
-            log.exception("a fault in a change of the models")
+            log.exception("a fault in a change of the models: %s", what)
             end(ChangeFailure("internal", "a fault in the server; its log has the details"))
 
     async def _let_go(self, replaced: Sequence[KeptWorker]) -> None:
