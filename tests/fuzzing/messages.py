@@ -21,26 +21,20 @@ CHANGES = st.sampled_from([0, 0, 1, 1, 1, 2, 3])  # Fields of a request that are
 MESSAGES = {"gradserve.v1.Image": images()}  # Those of which more is known than their descriptors.
 
 
-def _whole(bits: int, signed: bool) -> Any:
+def _whole(bits: int, *, signed: bool) -> Any:
     least, most = (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if signed else (0, 2**bits - 1)
     return st.sampled_from([*WHOLE, least, most]) | st.integers(least, most)
 
 
-SIGNED_32, UNSIGNED_32, SIGNED_64, UNSIGNED_64 = (
-    _whole(32, True),
-    _whole(32, False),
-    _whole(64, True),
-    _whole(64, False),
-)
 KINDS: dict[int, Any] = {
     FieldDescriptor.CPPTYPE_STRING: st.sampled_from(NAMES) | st.text(max_size=20),
     FieldDescriptor.CPPTYPE_BOOL: st.booleans(),
     FieldDescriptor.CPPTYPE_DOUBLE: st.sampled_from(NUMBERS) | st.floats(),
     FieldDescriptor.CPPTYPE_FLOAT: st.sampled_from(NUMBERS[:6] + NUMBERS[-3:]) | st.floats(width=32),
-    FieldDescriptor.CPPTYPE_INT32: SIGNED_32,
-    FieldDescriptor.CPPTYPE_INT64: SIGNED_64,
-    FieldDescriptor.CPPTYPE_UINT32: UNSIGNED_32,
-    FieldDescriptor.CPPTYPE_UINT64: UNSIGNED_64,
+    FieldDescriptor.CPPTYPE_INT32: _whole(32, signed=True),
+    FieldDescriptor.CPPTYPE_INT64: _whole(64, signed=True),
+    FieldDescriptor.CPPTYPE_UINT32: _whole(32, signed=False),
+    FieldDescriptor.CPPTYPE_UINT64: _whole(64, signed=False),
 }
 TIMES = st.sampled_from([1, 1, 1, 1, 2, 5, 80])  # How often all elements of a repeated field are there.
 BYTES = st.binary(max_size=40) | st.sampled_from([192, 768, 5000]).map(bytes) | files()
