@@ -20,7 +20,7 @@ NETWORK = re.compile(
 
 # Tests that call the server of `serving.shared`. Each process would start one of its own for them.
 CALLERS = re.compile(
-    r"^tests/(?:api/test_(?:attack|bad_input|contrasts|decoding|differentiate|extremes|fuzz|gate|influence|lifecycle|"
+    r"^tests/(?:api/test_(?:attack|bad_input|contrasts|decoding|differentiate|extremes|gate|influence|lifecycle|"
     r"limits|making|odd_images|surrogate|unknown_model|without_torch)|keeper/test_(?:killed|recovery)|"
     r"load/test_(?:company|published))\.py"
 )
@@ -38,6 +38,7 @@ LONGEST = (
     "examples/audit_labels.ipynb",
     "mobilenet_v2",
     "tests/api/test_head_gate.py",
+    "tests/api/test_fuzz.py",
     "tests/keeper/test_front_ends.py",
     "tests/models/test_cifar10_training.py",
     "tests/keeper/test_stuck.py",

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from google.protobuf.descriptor import FieldDescriptor
 from serving import PATIENCE, Server, Stubs, picture, refused
+from valid_requests import quick
 
 from gradserve.v1 import attack_pb2, explain_pb2, influence_pb2, maximize_pb2, stylize_pb2
 
@@ -17,15 +18,6 @@ COUNTS = (0, 1, 2)
 PICTURE = picture(0, 8, 8)
 COMMON: dict[str, Any] = {"model": "digits", "image": PICTURE}
 FLAT = picture(0, 1, 1)
-SMALL = {"steps": 2, "samples": 2, "queries": 20, "generations": 2, "population": 4, "places": 2, "points": 2}
-
-
-def quick(message: Any) -> Any:
-    """The message with few steps, so that what takes long takes none of the test's time."""
-    for name, value in SMALL.items():
-        if name in message.DESCRIPTOR.fields_by_name:
-            setattr(message, name, value)
-    return message
 
 
 def changed(message: Any) -> Iterator[tuple[str, Any]]:
@@ -120,7 +112,7 @@ def numbers(message: Any) -> list[float]:
     """All floating-point numbers of a reply, however deep."""
     found: list[float] = []
     for field, value in message.ListFields():
-        values = value if field.is_repeated else [value]
+        values = list(value.values() if hasattr(value, "values") else value) if field.is_repeated else [value]
         if field.type in (FieldDescriptor.TYPE_DOUBLE, FieldDescriptor.TYPE_FLOAT):
             found += values
         elif field.message_type is not None:

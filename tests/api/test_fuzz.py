@@ -1,107 +1,158 @@
-"""Random and damaged requests: never INTERNAL or UNKNOWN, never a dead worker."""
+"""Random calls of every RPC: valid ones, changed and damaged, some at once, some cancelled or with too little time.
 
-import random
-from collections import Counter
+Each ends with an answer or a clear error, and nothing of them is left behind. `make load` sends 20,000. A failure
+prints the calls as small as they can be; `fuzzing.calls.send` repeats one.
+"""
+
+import re
+import time
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from pathlib import Path
+from typing import NamedTuple
 
 import grpc
-from google.protobuf.descriptor import FieldDescriptor as Field
-from google.protobuf.message import Message
+import numpy as np
+import psutil
+import pytest
+from fuzzing.calls import RPCS, Call, Outcome, calls, reply_of, send, valid_calls
+from google.protobuf.descriptor import Descriptor
+from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
+from hypothesis import HealthCheck, Phase, configuration, given, seed, settings
+from hypothesis import strategies as st
 from lengths import length
-from serving import PATIENCE, Server, Stubs, methods, picture
+from serving import CACHE, MODELS, PATIENCE, Server, refused
 
-from gradserve.v1 import differentiate_pb2, explain_pb2, predict_pb2
+from .test_extremes import numbers
 
-REQUESTS = length(300, 20_000)
-NAMES = ["", "digits", "small", "linear", "0.8", "0.7", "2", "features.14", "seven", "goldfish", "x" * 500, "\u4e2d"]
-WHOLE = [0, 1, 2, 3, 5, 7, 8, 9, 17, 100, 2001, 2**31, 2**32 - 1]
-NUMBERS = [0.0, 0.1, 0.5, 1.0, 1.5, -1.0, 1e-300, 1e300, float("nan"), float("inf")]
-SUMMANDS: list[dict[str, Any]] = [
-    {"target": {"rank": 2}},
-    {"target": {"contrast": {"terms": [{"target": {"class_index": 1}}], "others_of_top": 3}}},
-    {"target": {"similarity": {"image": picture(7, 9, 9)}}},
-    {"logits": {"shape": [10], "dtype": 2, "data": bytes(range(40))}},
-]
-KINDS: dict[int, Any] = {
-    Field.TYPE_STRING: lambda rng: rng.choice(NAMES),
-    Field.TYPE_BYTES: lambda rng: rng.randbytes(rng.choice([0, 1, 192, 5000])),
-    Field.TYPE_BOOL: lambda rng: rng.random() < 0.5,
-    Field.TYPE_DOUBLE: lambda rng: rng.choice(NUMBERS),
-    Field.TYPE_FLOAT: lambda rng: rng.choice([0.0, 0.5, -1.0, float("nan"), float("inf")]),
-    Field.TYPE_UINT32: lambda rng: rng.choice(WHOLE),
-    Field.TYPE_UINT64: lambda rng: rng.choice([*WHOLE, 2**64 - 1]),
-    Field.TYPE_INT64: lambda rng: rng.choice([0, 1, 9, 10**9, -1, 2**62]),
-    Field.TYPE_INT32: lambda rng: rng.choice([0, 1, 10**6, -1]),
-    Field.TYPE_ENUM: lambda rng: rng.choice([0, 1, 2, 3, 9, -1]),
-}
+REQUESTS = length(2000, 20_000)
+FIRST_SEED = length(0, int(time.time()))  # The short form always sends the same, the long one something else each time.
+AT_ONCE = 4
+EXAMPLES = 10  # Of a run with a seed. Later ones of a run would mostly repeat parts of these.
+FAULTS = {"INTERNAL", "UNKNOWN", "UNAVAILABLE", "DATA_LOSS", "UNIMPLEMENTED", "ABORTED"}
+# By how much a process may grow: bytes of memory, threads, descriptors. The first large array that is sent makes pyzmq
+# start its garbage collector, three threads with ten descriptors, and codec threads start when they are needed.
+GROWTH = {"memory": 250 << 20, "threads": 12, "descriptors": 16}
+
+configuration.set_hypothesis_home_dir(CACHE.name)  # It keeps there which constants it found in the sources.
 
 
-def scramble(message: Message, rng: random.Random, share: float) -> None:
-    """Sets or changes some fields, anywhere in the message."""
-    for field in message.DESCRIPTOR.fields:
-        if rng.random() > share:
-            continue
-        if field.message_type is None:
-            make = KINDS[field.type]
-            if field.is_repeated:
-                getattr(message, field.name)[:] = [make(rng) for _ in range(rng.randint(0, 4))]
-            else:
-                setattr(message, field.name, make(rng))
-        elif field.is_repeated:
-            for _ in range(rng.randint(0, 2)):
-                getattr(message, field.name).add()
-            for item in getattr(message, field.name):
-                scramble(item, rng, share)
-        else:
-            child = getattr(message, field.name)
-            child.SetInParent()
-            scramble(child, rng, share)
+class Fuzzed(NamedTuple):
+    """A server that has answered a call of each kind, and what became of these and of the random ones."""
+
+    server: Server
+    channel: grpc.Channel
+    pool: ThreadPoolExecutor
+    processes: list[psutil.Process]
+    valid: list[tuple[Call, Outcome]]
+    codes: defaultdict[str, Counter[str]]
+    sizes: list[dict[str, int]]
+    files: set[Path]
+
+    def send_at_once(self, sent: Sequence[Call]) -> None:
+        """Fails for a call that ends otherwise than it should, and for a fault in the log."""
+        log = self.server.folder / "log.txt"
+        logged = log.stat().st_size
+        outcomes = list(self.pool.map(send, [self.channel] * len(sent), sent))
+        for call, outcome in zip(sent, outcomes, strict=True):
+            self.codes[call.rpc][outcome.code] += 1
+            check(call, outcome)
+        with log.open() as file:
+            file.seek(logged)
+            new = file.read()
+        assert "Traceback" not in new, new
+        assert " ERROR " not in new, new
 
 
-def request(rng: random.Random) -> tuple[str, bytes]:
-    """A valid request, then more or less damaged."""
-    size = rng.choice([8, 13, 40])
-    image = picture(rng.randrange(99), size, size)
-    kind = rng.random()
-    message: Message
-    if kind < 0.2:
-        name, message = "Predict", predict_pb2.PredictRequest(model=rng.choice(NAMES[:4]), image=image)
-    elif kind < 0.5:
-        facts: Any = {"images": [image] * rng.randint(1, 4), "goals": [{"summands": [rng.choice(SUMMANDS)]}]}
-        facts["preprocess"] = rng.choice([1, 2])
-        name, message = "Differentiate", differentiate_pb2.DifferentiateRequest(model=rng.choice(NAMES[:4]), **facts)
-    else:
-        asked = methods(gradient={}, smooth_grad={"samples": 3}, grad_cam={}, occlusion={"patch": 0.5})
-        chosen = rng.sample(asked, rng.randint(1, 3))
-        model = rng.choice(NAMES[:4])
-        name, message = "Explain", explain_pb2.ExplainRequest(model=model, image=image, methods=chosen)
-    scramble(message, rng, rng.choice([0, 0.05, 0.1, 0.3]))
-    data = bytearray(message.SerializeToString())
-    for _ in range(rng.choice([0, 0, 0, 1, 5])):
-        data[rng.randrange(len(data))] = rng.randrange(256)
-    return name, bytes(data[: rng.choice([len(data)] * 9 + [len(data) // 2])])
+@pytest.fixture(scope="module")
+def fuzzed() -> Iterator[Fuzzed]:
+    with Server(MODELS, "--workers", "1") as server, server.channel() as channel, ThreadPoolExecutor(AT_ONCE) as pool:
+        assert server.address
+        valid = [(call, send(channel, call)) for call in valid_calls()]
+        processes = [server.process, *server.process.children(recursive=True)]
+        before = sizes(processes), files(server)
+        yield Fuzzed(server, channel, pool, processes, valid, defaultdict(Counter), *before)
 
 
-def test_damaged_requests_get_clear_errors(server: Server, stubs: Stubs) -> None:
-    rng = random.Random(20260101)
-    before = {worker.pid for worker in server.workers}
+def sizes(processes: list[psutil.Process]) -> list[dict[str, int]]:
+    """Of each process."""
+    return [
+        {"memory": each.memory_info().rss, "threads": each.num_threads(), "descriptors": each.num_fds()}
+        for each in processes
+    ]
 
-    def ask(asked: tuple[str, bytes]) -> str:
-        with_deadline: Any = channel.unary_unary(f"/gradserve.v1.GradientService/{asked[0]}")
-        try:
-            with_deadline(asked[1], timeout=20)
-        except grpc.RpcError as error:
-            return str(error.code().name)
-        return "OK"
 
-    with server.channel() as channel, ThreadPoolExecutor(8) as pool:
-        asked = [request(rng) for _ in range(REQUESTS)]
-        codes = list(pool.map(ask, asked))
-    print(dict(Counter(codes)))
-    faults = [(i, code) for i, code in enumerate(codes) if code in ("INTERNAL", "UNKNOWN", "UNAVAILABLE")]
-    assert not faults, server.log()[-4000:]
-    assert {"OK", "INVALID_ARGUMENT", "NOT_FOUND", "FAILED_PRECONDITION"} <= set(codes)
-    assert {worker.pid for worker in server.workers} == before
-    assert "Traceback" not in server.log()
-    assert stubs.gradients.Predict(predict_pb2.PredictRequest(image=picture(1, 8, 8)), timeout=PATIENCE).top
+def files(server: Server) -> set[Path]:
+    """What lies in its folder, which is also that of its temporary files."""
+    return set(server.folder.rglob("*"))
+
+
+def test_all_that_the_server_offers_is_called(fuzzed: Fuzzed) -> None:
+    offered = set(ProtoReflectionDescriptorDatabase(fuzzed.channel).get_services())
+    assert offered <= {rpc.containing_service.full_name for rpc in RPCS.values()}
+
+
+def test_what_the_calls_begin_with_is_valid(fuzzed: Fuzzed) -> None:
+    for call, outcome in fuzzed.valid:
+        assert outcome.code == "OK" or refused(outcome.error).reason == "NOT_APPLICABLE", (call, outcome)
+
+
+@pytest.mark.timeout(1200)  # To find the smallest calls that fail takes minutes.
+@pytest.mark.parametrize("rpc", RPCS)
+def test_every_call_ends_with_an_answer_or_a_clear_error(fuzzed: Fuzzed, rpc: str) -> None:
+    some = settings(
+        max_examples=EXAMPLES,
+        database=None,
+        deadline=None,
+        phases=[Phase.generate, Phase.shrink],
+        suppress_health_check=list(HealthCheck),
+    )
+    sent = st.tuples(calls([RPCS[rpc]]), *[calls([RPCS[rpc], *RPCS.values()])] * (AT_ONCE - 1))
+    for number in range(REQUESTS // (EXAMPLES * AT_ONCE * len(RPCS)) + 1):
+        seed(FIRST_SEED + number)(some(given(sent)(fuzzed.send_at_once)))()
+    if any(call.rpc == rpc for call, _ in fuzzed.valid):
+        assert fuzzed.codes[rpc]["OK"], fuzzed.codes[rpc]
+        assert fuzzed.codes[rpc].keys() & {"INVALID_ARGUMENT", "NOT_FOUND"}, fuzzed.codes[rpc]
+
+
+def check(call: Call, outcome: Outcome) -> None:
+    """Fails for a fault of the server, an answer that is not finite and an error that names no field."""
+    assert outcome.code not in FAULTS, (call, outcome.error)
+    for reply in outcome.replies:
+        assert np.isfinite(numbers(reply_of(call.rpc, reply))).all(), (call, reply_of(call.rpc, reply))
+    if outcome.code == "INVALID_ARGUMENT":
+        refusal = refused(outcome.error)
+        assert refusal.violations or "is not a message of its type: " in refusal.text, (call, refusal)
+        for field, text in refusal.violations.items():
+            assert text, (call, refusal)
+            assert is_field(RPCS[call.rpc].input_type, field), (call, refusal)
+
+
+def is_field(message: Descriptor | None, path: str) -> bool:
+    """Whether a message can have what a path such as goals[0].summands[1].weight names."""
+    for name in path.split("."):
+        if message is None or (field := message.fields_by_name.get(re.sub(r"\[\d+\]$", "", name))) is None:
+            return path == ""  # This stands for those that are left out of a long list.
+        message = field.message_type
+    return True
+
+
+def test_nothing_of_them_is_left(fuzzed: Fuzzed, capsys: pytest.CaptureFixture[str]) -> None:
+    """The last test of this server."""
+    end = time.monotonic() + PATIENCE
+    while any(fuzzed.server.metric(f"gradserve_{name}") for name in ("jobs_in_flight", "cost_outstanding")):
+        assert time.monotonic() < end, "work is left"
+        time.sleep(0.1)
+    after = sizes(fuzzed.processes)
+    with capsys.disabled():
+        print("", *(f"{rpc} {dict(codes.most_common())}" for rpc, codes in sorted(fuzzed.codes.items())), sep="\n")
+        print(*(f"{a} -> {b}" for a, b in zip(fuzzed.sizes, after, strict=True)), sep="\n")
+    for name in ("worker_restarts_total", "front_end_restarts_total", "heartbeats_late_total"):
+        assert fuzzed.server.metric(f"gradserve_{name}") == 0
+    for process, was, now in zip(fuzzed.processes, fuzzed.sizes, after, strict=True):
+        assert all(now[size] <= was[size] + most for size, most in GROWTH.items()), (process, was, now)
+    assert files(fuzzed.server) == fuzzed.files
+    assert all(
+        outcome.code == "OK" for outcome in (send(fuzzed.channel, call) for call, o in fuzzed.valid if o.code == "OK")
+    )

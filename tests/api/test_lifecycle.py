@@ -25,7 +25,7 @@ from gradserve.v1 import common_pb2 as pb
 from gradserve.v1 import explain_pb2, influence_pb2, models_pb2, predict_pb2
 from gradserve_server.__main__ import main
 from gradserve_server.api.management import KeeperChanges
-from gradserve_server.api.server import SERVICES, ApiServer
+from gradserve_server.api.server import HEALTH_NAMES, SERVICES, ApiServer
 from gradserve_server.config import LimitSettings, ServerSettings
 from gradserve_server.metrics import Metrics
 from gradserve_server.models.catalogue import EMBEDDED
@@ -337,6 +337,26 @@ def test_reflection_lists_the_services(server: Server) -> None:
         database = ProtoReflectionDescriptorDatabase(channel)
         assert set(database.get_services()) >= {*SERVICES, "grpc.health.v1.Health"}
         assert "Explain" in str(database.FindFileContainingSymbol(SERVICES[0]))
+
+
+def test_health_lists_all_states(server: Server) -> None:
+    with server.channel() as channel:
+        reply = health_pb2_grpc.HealthStub(channel).List(health_pb2.HealthListRequest(), timeout=PATIENCE)
+    assert {name: each.status for name, each in reply.statuses.items()} == dict.fromkeys(HEALTH_NAMES, 1)
+
+
+@pytest.mark.parametrize(
+    "rpc",
+    ["health.v1.Health/Check", "health.v1.Health/Watch", "reflection.v1alpha.ServerReflection/ServerReflectionInfo"],
+)
+def test_bytes_that_are_no_message_are_refused_by_grpcs_own_services_too(server: Server, rpc: str) -> None:
+    with server.channel() as channel:
+        call = channel.stream_stream(f"/grpc.{rpc}")(iter([b"\xff"]), timeout=PATIENCE)
+        with pytest.raises(grpc.RpcError) as caught:
+            list(call)
+    assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert "the request is not a message of its type" in caught.value.details()
+    assert "Traceback" not in server.log()
 
 
 def test_every_metric_is_there_and_labels_are_ours(server: Server, stubs: Stubs) -> None:

@@ -3,25 +3,18 @@
 import re
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import grpc
 import pytest
-from serving import PATIENCE, Server, Stubs, methods, picture, refused
+from serving import PATIENCE, Server, Stubs, picture, refused
+from valid_requests import valid_requests
 
 from gradserve import Client
 from gradserve.cli import main as cli
-from gradserve.v1 import (
-    attack_pb2,
-    differentiate_pb2,
-    explain_pb2,
-    influence_pb2,
-    maximize_pb2,
-    models_pb2,
-    predict_pb2,
-    stylize_pb2,
-)
+from gradserve.v1 import attack_pb2, influence_pb2, models_pb2, predict_pb2, service_pb2
 from gradserve_server.__main__ import main
 
 OWN = """
@@ -52,6 +45,7 @@ GOOD = f"""
 precisions = ["exact"]
 """
 IMAGE = picture(0, 16, 16)
+RPCS = service_pb2.DESCRIPTOR.services_by_name["GradientService"].methods_by_name
 REASONS = {"first": "LookupError: no such recipe: soup", "fileless": "no file of weights "}
 REASONS |= {"draws_outside": "with the same weights but other answers"}
 REASONS |= {"unseeded": "its builder gives other weights at every call", "deadly": "the worker died while loading it "}
@@ -71,32 +65,18 @@ def stubs(server: Server) -> Iterator[Stubs]:
 
 def asked(stubs: Stubs, model: str) -> dict[str, Callable[[], Any]]:
     """Every RPC that names a model, with nothing else wrong."""
-    goal = maximize_pb2.Goal(summands=[{"target": {"class_index": 0}}])
-    calls = {
-        stubs.gradients.Predict: predict_pb2.PredictRequest(model=model, image=IMAGE),
-        stubs.gradients.Explain: explain_pb2.ExplainRequest(model=model, image=IMAGE, methods=methods(gradient={})),
-        stubs.gradients.Attack: attack_pb2.AttackRequest(model=model, image=IMAGE, method={"fgsm": {}}),
-        stubs.gradients.Maximize: maximize_pb2.MaximizeRequest(model=model, goals=[goal]),
-        stubs.gradients.Stylize: stylize_pb2.StylizeRequest(model=model, content=IMAGE),
-        stubs.gradients.Influence: influence_pb2.InfluenceRequest(model=model, image=IMAGE),
-        stubs.gradients.Suspects: influence_pb2.SuspectsRequest(model=model),
-        stubs.gradients.Embed: influence_pb2.EmbedRequest(model=model, image=IMAGE),
-        stubs.gradients.Differentiate: differentiate_pb2.DifferentiateRequest(model=model, images=[IMAGE]),
-        stubs.models.GetModel: models_pb2.GetModelRequest(name=model),
-    }
-    found = {r.DESCRIPTOR.name: (lambda call=call, r=r: call(r, timeout=PATIENCE)) for call, r in calls.items()}
-    streams = {"Maximize": stubs.gradients.StreamMaximize, "Stylize": stubs.gradients.StreamStylize}
-    for request in calls.values():
-        name = request.DESCRIPTOR.name.removesuffix("Request")
-        if name in streams:
-            found[f"Stream{name}"] = lambda name=name, r=request: list(streams[name](r, timeout=PATIENCE))
-    return found
+
+    def call(rpc: str, request: Any) -> Any:
+        answer = getattr(stubs.models if rpc == "GetModel" else stubs.gradients, rpc)(request, timeout=PATIENCE)
+        return list(answer) if rpc.startswith("Stream") else answer
+
+    return {rpc: partial(call, rpc, request) for rpc, request in valid_requests(model, IMAGE).items()}
 
 
 @pytest.mark.parametrize("model", ["", "first", "fileless", "unseeded", "deadly"])
 def test_every_rpc_refuses_it_with_the_reason(stubs: Stubs, model: str) -> None:
     calls = asked(stubs, model)
-    assert len(calls) == 12
+    assert set(calls) == {*RPCS, "GetModel"}
     for name, call in calls.items():
         with pytest.raises(grpc.RpcError) as caught:
             call()

@@ -12,7 +12,6 @@ from functools import partial
 from typing import Any
 
 import grpc
-from google.protobuf.message import DecodeError
 from grpc_status import rpc_status
 
 from ..metrics import Metrics
@@ -20,9 +19,9 @@ from ..pool.wire import Failure
 from .admission.admission import Admission
 from .admission.callers import Caller, Callers
 from .errors import Full, RequestError, failure, status, translated, unavailable
+from .parsing import PARSED_AT_ONCE_BYTES, parse, parsed_before
 from .request_log import RefusalLog, RequestLog, request_log, trace_id
 from .unread import UnreadReplies
-from .wire_fields import MalformedMessage, check_fields
 
 log = logging.getLogger("gradserve.requests")
 
@@ -31,7 +30,6 @@ TWO_AUTHORIZATIONS = "two authorizations"  # Stands for them, and is none that a
 COUNTED_SERVICE = "gradserve.v1.GradientService"  # Its requests hold places; those about models are answered at once.
 # A call ends this long before its gRPC deadline, the smaller of both, so that our status reaches the caller.
 END_SECONDS, END_SHARE = 0.05, 0.05
-PARSED_AT_ONCE_BYTES = 256 << 10  # Larger requests are parsed in a thread, and their fields are counted before.
 METHODS_WITHOUT_TOKEN = ("/grpc.health.v1.Health/",)  # Health probes carry no token.
 
 
@@ -101,22 +99,22 @@ class RequestInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]
             return grpc.unary_stream_rpc_method_handler(stream, response_serializer=handler.response_serializer)
         return grpc.unary_unary_rpc_method_handler(handle)
 
-    async def _answer(self, behaviour: Any, parse: Any, request: bytes, context: grpc.aio.ServicerContext) -> Any:
+    async def _answer(self, behaviour: Any, from_string: Any, request: bytes, context: grpc.aio.ServicerContext) -> Any:
         """The behaviour's answer to the request, of which a large one is parsed in a thread."""
         if len(request) <= PARSED_AT_ONCE_BYTES:
-            return await behaviour(_parse(parse, request), context)
-        message = await asyncio.get_running_loop().run_in_executor(self._parsers, _parse, parse, request)
+            return await behaviour(parse(from_string, request), context)
+        message = await asyncio.get_running_loop().run_in_executor(self._parsers, parse, from_string, request)
         return await behaviour(message, context)
 
     def _guard(self, handler: Any, details: grpc.HandlerCallDetails) -> Any:
         """The handler of another service: reflection needs a token with that right, health checks need none."""
+        if handler is None:
+            return None
         caller = self._callers.of(_metadata(details), "")
-        if (
-            handler is None
-            or details.method.startswith(METHODS_WITHOUT_TOKEN)
-            or (caller is not None and self._callers.rights(caller).reflection)
+        if details.method.startswith(METHODS_WITHOUT_TOKEN) or (
+            caller is not None and self._callers.rights(caller).reflection
         ):
-            return handler
+            return parsed_before(handler)
 
         async def refuse(_: Any, context: grpc.aio.ServicerContext) -> None:
             if caller is not None:
@@ -218,17 +216,6 @@ def _metadata(details: grpc.HandlerCallDetails) -> dict[str, Any]:
 def _time_limit(remaining: float | None) -> float | None:
     """Seconds until a call is ended that has so much time until its deadline."""
     return None if remaining is None else remaining - min(END_SECONDS, END_SHARE * remaining)
-
-
-def _parse(parse: Any, request: bytes) -> Any:
-    """The message. Raises INVALID_ARGUMENT. `parse` is the method FromString of its class."""
-    try:
-        if len(request) > PARSED_AT_ONCE_BYTES:
-            check_fields(request, parse.__self__.DESCRIPTOR)
-        return parse(request)
-    except (DecodeError, MalformedMessage) as error:
-        text = f"the request is not a message of its type: {error}"
-        raise RequestError(grpc.StatusCode.INVALID_ARGUMENT, "MALFORMED_REQUEST", text) from error
 
 
 def _request_id(metadata: dict[str, Any]) -> str:

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Mapping
 from types import MappingProxyType
+from typing import Any
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
@@ -42,8 +43,18 @@ SERVICES = (
     models_pb2.DESCRIPTOR.services_by_name["ModelService"].full_name,
     management_pb2.DESCRIPTOR.services_by_name["ModelManagementService"].full_name,
 )
+HEALTH_NAMES = ("", *SERVICES)  # Whose states are told; that of the empty name is the server's.
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
+
+
+class Health(health.aio.HealthServicer):  # type: ignore[misc]
+    """gRPC's own, which in Python leaves out the list of all states."""
+
+    async def List(self, request: Any, context: grpc.aio.ServicerContext) -> Any:
+        """The states of the server and of each service."""
+        states = [await self.Check(health_pb2.HealthCheckRequest(service=name), context) for name in HEALTH_NAMES]
+        return health_pb2.HealthListResponse(statuses=dict(zip(HEALTH_NAMES, states, strict=True)))
 
 
 class ApiServer:
@@ -80,7 +91,7 @@ class ApiServer:
         models_pb2_grpc.add_ModelServiceServicer_to_server(ModelService(pool, callers), self._server)
         management = ModelManagementService(pool, callers, changes, without_tokens=settings.model_management)
         management_pb2_grpc.add_ModelManagementServiceServicer_to_server(management, self._server)
-        self._health = health.aio.HealthServicer()
+        self._health = Health()
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         reflection.enable_server_reflection((*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME), self._server)
         self._settings = settings
@@ -102,7 +113,7 @@ class ApiServer:
 
     async def say(self, *, serving: bool) -> None:
         """Sets the health of the server and of each service."""
-        for service in ("", *SERVICES):
+        for service in HEALTH_NAMES:
             await self._health.set(service, SERVING if serving else NOT_SERVING)
 
     async def stop(self) -> bool:

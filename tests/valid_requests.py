@@ -1,0 +1,49 @@
+"""A request with nothing wrong for every RPC of GradientService, and for GetModel."""
+
+from typing import Any
+
+from serving import methods
+
+from gradserve.v1 import (
+    attack_pb2,
+    differentiate_pb2,
+    explain_pb2,
+    influence_pb2,
+    maximize_pb2,
+    models_pb2,
+    predict_pb2,
+    stylize_pb2,
+)
+from gradserve.v1 import common_pb2 as pb
+
+# Values of what takes long, by the field's name.
+SMALL = {"steps": 2, "samples": 2, "queries": 20, "generations": 2, "population": 4, "places": 2, "points": 2}
+
+
+def quick(message: Any) -> Any:
+    """The message with few steps, so that what takes long takes none of the test's time."""
+    for name, value in SMALL.items():
+        if name in message.DESCRIPTOR.fields_by_name:
+            setattr(message, name, value)
+    return message
+
+
+def valid_requests(model: str, image: pb.Image) -> dict[str, Any]:
+    """By the names of the RPCs, which all name a model."""
+    goal = maximize_pb2.Goal(summands=[{"target": {"class_index": 0}}])
+    maximize = maximize_pb2.MaximizeRequest(model=model, goals=[goal], settings={"steps": 2})
+    stylize = stylize_pb2.StylizeRequest(model=model, content=image, settings={"steps": 2})
+    return {
+        "Predict": predict_pb2.PredictRequest(model=model, image=image),
+        "Explain": explain_pb2.ExplainRequest(model=model, image=image, methods=methods(gradient={})),
+        "Attack": attack_pb2.AttackRequest(model=model, image=image, method={"fgsm": {}}),
+        "Maximize": maximize,
+        "StreamMaximize": maximize,
+        "Stylize": stylize,
+        "StreamStylize": stylize,
+        "Influence": influence_pb2.InfluenceRequest(model=model, image=image),
+        "Suspects": influence_pb2.SuspectsRequest(model=model),
+        "Embed": influence_pb2.EmbedRequest(model=model, image=image),
+        "Differentiate": differentiate_pb2.DifferentiateRequest(model=model, images=[image], preprocess=1),
+        "GetModel": models_pb2.GetModelRequest(name=model),
+    }
