@@ -3,16 +3,11 @@
 import socket
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 
 import grpc
 import pytest
-from google.protobuf.message import Message
-from h2.config import H2Configuration
-from h2.connection import H2Connection
-from h2.events import ResponseReceived
-from h2.exceptions import ProtocolError
-from h2.settings import SettingCodes, Settings
+from raw_http2 import RawConnection, message
 from serving import PATIENCE, Server, Stubs, picture, refused
 
 from gradserve.v1 import maximize_pb2, predict_pb2
@@ -32,6 +27,7 @@ workers = 1
 """
 TOKENS = ("first", "second")
 PREDICT = predict_pb2.PredictRequest(image=picture(0, 8, 8))
+SERVICE = "/gradserve.v1.GradientService"
 GOAL = maximize_pb2.Goal(summands=[{"target": {"class_index": 1}}])
 MAXIMIZE = maximize_pb2.MaximizeRequest(goals=[GOAL], settings={"steps": 4000})
 
@@ -44,43 +40,11 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         yield server
 
 
-class Deaf:
-    """A connection on which requests are sent, and of whose replies no byte is taken: its flow-control window is 0."""
-
-    def __init__(self, server: Server, token: str) -> None:
-        host, port = server.address.rsplit(":", 1)
-        self.socket = socket.create_connection((host, int(port)), timeout=PATIENCE)
-        self.token = token
-        self.http = H2Connection(H2Configuration(client_side=True))
-        self.http.local_settings = Settings(client=True, initial_values={SettingCodes.INITIAL_WINDOW_SIZE: 0})
-        self.http.initiate_connection()
-        self.answered = 0
-
-    def ask(self, rpc: str, request: Message) -> None:
-        stream, data = self.http.get_next_available_stream_id(), request.SerializeToString()
-        headers = [(":method", "POST"), (":scheme", "http"), (":authority", "test")]
-        headers += [(":path", f"/gradserve.v1.GradientService/{rpc}"), ("te", "trailers")]
-        headers += [("content-type", "application/grpc"), ("authorization", f"Bearer {self.token}-secret")]
-        self.http.send_headers(stream, headers)
-        self.http.send_data(stream, b"\0" + len(data).to_bytes(4, "big") + data, end_stream=True)
-        self.socket.sendall(self.http.data_to_send())
-
-    def receive(self) -> bool:
-        """Waits for the next bytes, and answers pings; False where the server has closed the connection."""
-        data = self.socket.recv(1 << 16)
-        with suppress(ProtocolError):  # After the server's GOAWAY, h2 takes nothing more.
-            self.answered += sum(isinstance(event, ResponseReceived) for event in self.http.receive_data(data))
-            self.socket.sendall(self.http.data_to_send())
-        return bool(data)
-
-
 @contextmanager
-def deaf(server: Server, token: str) -> Iterator[Deaf]:
-    connection = Deaf(server, token)
-    try:
+def deaf(server: Server, token: str) -> Iterator[RawConnection]:
+    """A connection on which no byte of a reply's message is taken: its flow-control window is 0."""
+    with RawConnection(server.address, token=f"{token}-secret", window=0) as connection:
         yield connection
-    finally:
-        connection.socket.close()
 
 
 def predict(server: Server, token: str) -> str:
@@ -105,7 +69,7 @@ def until(server: Server, token: str, code: str) -> None:
 def test_who_leaves_replies_unread_gets_no_more_until_the_connection_ends(server: Server) -> None:
     with deaf(server, "first") as connection:
         for _ in range(10):
-            connection.ask("Predict", PREDICT)
+            connection.send(f"{SERVICE}/Predict", message(PREDICT))
         while connection.answered < 10:
             assert connection.receive()
         until(server, "first", "RESOURCE_EXHAUSTED")
@@ -116,14 +80,14 @@ def test_who_leaves_replies_unread_gets_no_more_until_the_connection_ends(server
 
 def test_a_connection_whose_calls_never_end_is_closed(server: Server) -> None:
     with deaf(server, "first") as connection:
-        connection.ask("Predict", PREDICT)
+        connection.send(f"{SERVICE}/Predict", message(PREDICT))
         while connection.receive():
             pass
 
 
 def test_a_stream_that_is_not_read_ends(server: Server) -> None:
     with deaf(server, "second") as connection:
-        connection.ask("StreamMaximize", MAXIMIZE)
+        connection.send(f"{SERVICE}/StreamMaximize", message(MAXIMIZE))
         ended = {"grpc_service": "gradserve.v1.GradientService", "grpc_method": "StreamMaximize"}
         end = time.monotonic() + PATIENCE
         while server.metric("grpc_server_handled_total", **ended, grpc_code="UNAVAILABLE") != 1:

@@ -15,8 +15,8 @@ from valid_requests import valid_requests
 
 from gradserve.v1 import models_pb2, service_pb2
 
-SECONDS = length(40.0, 900.0)
-WARM_UP = length(40.0, 180.0)
+SECONDS = length(40, 900)
+WARM_UP = length(40, 180)
 REST = 5.0  # Seconds without requests, until what they left behind should be gone.
 CALLERS = 6
 MOST_GROWTH = 1.05  # Anonymous memory of a process after the load beside that after the warm-up.

@@ -20,6 +20,7 @@ from .admission.admission import Admission
 from .admission.callers import Caller, Callers
 from .errors import Full, RequestError, failure, status, translated, unavailable
 from .parsing import PARSED_AT_ONCE_BYTES, parse, parsed_before
+from .probes import Probes
 from .request_log import RefusalLog, RequestLog, request_log, trace_id
 from .unread import UnreadReplies
 
@@ -30,7 +31,7 @@ TWO_AUTHORIZATIONS = "two authorizations"  # Stands for them, and is none that a
 COUNTED_SERVICE = "gradserve.v1.GradientService"  # Its requests hold places; those about models are answered at once.
 # A call ends this long before its gRPC deadline, the smaller of both, so that our status reaches the caller.
 END_SECONDS, END_SHARE = 0.05, 0.05
-METHODS_WITHOUT_TOKEN = ("/grpc.health.v1.Health/",)  # Health probes carry no token.
+HEALTH = "/grpc.health.v1.Health/"  # Health checks carry no token.
 
 
 class RequestInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]
@@ -38,7 +39,7 @@ class RequestInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]
 
     def __init__(self, metrics: Metrics, callers: Callers, admission: Admission, unread: UnreadReplies) -> None:
         self._metrics, self._callers, self._admission, self._unread = metrics, callers, admission, unread
-        self._refusals = RefusalLog()
+        self._refusals, self._probes = RefusalLog(), Probes()
         self._parsers = ThreadPoolExecutor(1, "parser")
         self._limits: set[asyncio.Timeout] = set()  # Those of the running requests that hold places.
         self._running = 0
@@ -110,10 +111,10 @@ class RequestInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]
         """The handler of another service: reflection needs a token with that right, health checks need none."""
         if handler is None:
             return None
+        if details.method.startswith(HEALTH):
+            return self._probes.bounded(handler)
         caller = self._callers.of(_metadata(details), "")
-        if details.method.startswith(METHODS_WITHOUT_TOKEN) or (
-            caller is not None and self._callers.rights(caller).reflection
-        ):
+        if caller is not None and self._callers.rights(caller).reflection:
             return parsed_before(handler)
 
         async def refuse(_: Any, context: grpc.aio.ServicerContext) -> None:

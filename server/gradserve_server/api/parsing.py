@@ -1,4 +1,4 @@
-"""Requests from bytes to messages. Bytes that are no message end as INVALID_ARGUMENT, for the services of gRPC too."""
+"""Requests from bytes to messages. Bytes that are no message end as INVALID_ARGUMENT, for reflection and health too."""
 
 from collections.abc import AsyncIterator
 from typing import Any
@@ -24,29 +24,20 @@ def parse(from_string: Any, request: bytes) -> Any:
 
 
 def parsed_before(handler: Any) -> Any:
-    """A handler of health or reflection that gets its requests from `parse`.
+    """A handler of reflection that gets its requests from `parse`.
 
-    gRPC's own parsing ends such bytes as UNKNOWN and logs a traceback, and both can be called without a token.
+    gRPC's own parsing ends bytes that are no message as UNKNOWN and logs a traceback.
     """
-
-    async def message(request: bytes, context: grpc.aio.ServicerContext) -> Any:
-        try:
-            return parse(handler.request_deserializer, request)
-        except RequestError as error:
-            await context.abort(error.code, error.text)
 
     async def messages(requests: AsyncIterator[bytes], context: grpc.aio.ServicerContext) -> AsyncIterator[Any]:
         async for request in requests:
-            yield await message(request, context)
+            try:
+                yield parse(handler.request_deserializer, request)
+            except RequestError as error:
+                await context.abort(error.code, error.text)
 
-    async def answer(request: bytes, context: grpc.aio.ServicerContext) -> Any:
-        return await (handler.unary_unary or handler.unary_stream)(await message(request, context), context)
-
-    async def answer_all(requests: AsyncIterator[bytes], context: grpc.aio.ServicerContext) -> AsyncIterator[Any]:
+    async def answer(requests: AsyncIterator[bytes], context: grpc.aio.ServicerContext) -> AsyncIterator[Any]:
         async for reply in handler.stream_stream(messages(requests, context), context):
             yield reply
 
-    if handler.request_streaming:
-        return grpc.stream_stream_rpc_method_handler(answer_all, response_serializer=handler.response_serializer)
-    kind = grpc.unary_stream_rpc_method_handler if handler.response_streaming else grpc.unary_unary_rpc_method_handler
-    return kind(answer, response_serializer=handler.response_serializer)
+    return grpc.stream_stream_rpc_method_handler(answer, response_serializer=handler.response_serializer)
