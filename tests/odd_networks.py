@@ -1,7 +1,10 @@
 """Networks that are served and have something odd, for the catalogue's `odd_networks:function`."""
 
+import threading
+import time
+
 import torch
-from kinds import Small, settled, variant
+from kinds import Small, head_of_angles, settled, variant
 from torch import Tensor, nn
 
 
@@ -72,3 +75,10 @@ class NoSlope(torch.autograd.Function):
 @settled
 def gradient_of_nan() -> nn.Module:
     return variant(forward=lambda self, x: Small.forward(self, NoSlope.apply(x)))()
+
+
+def talkative() -> nn.Module:
+    """Prints, and starts a thread that does not end."""
+    print("a builder's own words")
+    threading.Thread(target=time.sleep, args=(600,)).start()
+    return head_of_angles()

@@ -53,6 +53,12 @@ class RawConnection:
         self.socket.sendall(self.http.data_to_send())
         return stream
 
+    def take(self, stream: int) -> None:
+        """Takes what comes of a reply from now on."""
+        for one in (stream, None):
+            self.http.increment_flow_control_window(1 << 24, one)
+        self.socket.sendall(self.http.data_to_send())
+
     def receive(self) -> bool:
         """Waits for the next bytes, and answers pings; False where the server has closed the connection."""
         data = self.socket.recv(1 << 16)

@@ -51,7 +51,7 @@ async def test_a_crowd_of_refusals_of_any_kind_has_one_line_of_the_log(
     pool: Any = SimpleNamespace(cards=ServedModels(), members=[], outstanding=0.0, queue_seconds=None)
     metrics = Metrics()
     interceptor = RequestInterceptor(
-        metrics, Callers(None, {}), Admission(pool, LimitSettings(), metrics), UnreadReplies(60, 1, 1)
+        metrics, Callers(None, {}), Admission(pool, LimitSettings(), metrics), UnreadReplies(60, 1)
     )
     statuses = []
 

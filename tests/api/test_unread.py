@@ -2,15 +2,18 @@
 
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import grpc
 import pytest
+from h2.events import TrailersReceived
 from raw_http2 import RawConnection, message
 from serving import PATIENCE, Server, Stubs, picture, refused
 
 from gradserve.v1 import maximize_pb2, predict_pb2
+from gradserve_server.api.errors import Full
+from gradserve_server.api.unread import UnreadReplies
 
 CONFIG = """
 [server]
@@ -90,7 +93,7 @@ def test_a_stream_that_is_not_read_ends(server: Server) -> None:
         connection.send(f"{SERVICE}/StreamMaximize", message(MAXIMIZE))
         ended = {"grpc_service": "gradserve.v1.GradientService", "grpc_method": "StreamMaximize"}
         end = time.monotonic() + PATIENCE
-        while server.metric("grpc_server_handled_total", **ended, grpc_code="UNAVAILABLE") != 1:
+        while server.metric("grpc_server_handled_total", **ended, grpc_code="RESOURCE_EXHAUSTED") != 1:
             assert time.monotonic() < end
             time.sleep(0.1)
         while server.metric("gradserve_jobs_in_flight", method="maximize"):
@@ -122,3 +125,38 @@ def closed(connection: socket.socket) -> bool:
         return False
     except ConnectionError:
         return True
+
+
+def test_a_stream_that_is_read_late_is_told_that_it_has_ended(server: Server) -> None:
+    """It is counted no longer, and so the caller is served again."""
+    with deaf(server, "second") as connection:
+        stream = connection.send(f"{SERVICE}/StreamMaximize", message(MAXIMIZE))
+        ended = {"grpc_service": "gradserve.v1.GradientService", "grpc_method": "StreamMaximize"}
+        before = server.metric("grpc_server_handled_total", **ended, grpc_code="RESOURCE_EXHAUSTED")
+        end = time.monotonic() + PATIENCE
+        while server.metric("grpc_server_handled_total", **ended, grpc_code="RESOURCE_EXHAUSTED") == before:
+            assert time.monotonic() < end
+            time.sleep(0.1)
+        connection.take(stream)
+        while not any(isinstance(event, TrailersReceived) for event in connection.events):
+            assert connection.receive()
+    until(server, "second", "OK")
+
+
+async def test_replies_on_their_way_are_bounded_too() -> None:
+    unread, contexts = UnreadReplies(60.0, 1000), [Context() for _ in range(6)]
+    for context in contexts:
+        unread.check("caller")
+        unread.watch("caller", 800, context)  # type: ignore[arg-type]
+    with pytest.raises(Full, match="on their way"):
+        unread.check("caller")
+    unread.check("another")
+    contexts[0].end()
+    unread.check("caller")
+
+
+class Context:
+    """A call's, as far as it tells of its end."""
+
+    def add_done_callback(self, function: Callable[[object], None]) -> None:
+        self.end = lambda: function(None)

@@ -123,16 +123,18 @@ async def test_connections_above_the_limit_are_closed_at_once(opened: Opened, mo
         (b"GET /metrics\r\n\r\n", 400),
         (b"PRI * HTTP/2.0\r\n\r\n", 400),
         (b"GET / HTTP/1.1\r\n\r\n", 404),
+        (b"HEAD /metrics HTTP/1.1\r\n\r\n", 200),
         (b"GET /metrics/ HTTP/1.1\r\n\r\n", 404),
         (b"POST /metrics HTTP/1.1\r\nContent-Length: 5\r\n\r\nhello", 405),
-        (b"HEAD /healthz HTTP/1.1\r\n\r\n", 405),
+        (b"DELETE /healthz HTTP/1.1\r\n\r\n", 405),
         (b"GET /metrics HTTP/1.1\r\n\r\n", 200),
         (b"GET /metrics?name[]=x HTTP/1.0\r\nAccept: */*;version=zz\r\n\r\n", 200),
     ],
 )
 async def test_what_is_answered(opened: Opened, request_: bytes, status: int) -> None:
-    head, _ = await opened.ask(request_)
+    head, body = await opened.ask(request_)
     assert int(head.split()[1]) == status
+    assert not (body and request_.startswith(b"HEAD"))
     assert (b"Allow: GET" in head) == (status == 405)
 
 

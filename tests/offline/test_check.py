@@ -1,6 +1,9 @@
 """`gradserve check`: what it says of models that are refused, odd or fine, and its exit codes."""
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -142,6 +145,18 @@ def test_the_facts_of_a_document(run: Run) -> None:
     assert len(model["weights_digest"]) == 64
     assert model["seconds"] > 0
     assert all(each["map"] for each in model["methods"].values() if each["applies"])
+
+
+def test_what_a_builder_prints_and_leaves_running(tmp_path: Path) -> None:
+    """In a process of its own, since those that models are tried in are forked from one that these tests share."""
+    (tmp_path / "models.toml").write_text(entry("it", "odd_networks:talkative"))
+    program = "import sys; from gradserve_server.offline import check; sys.exit(check.main())"
+    command = [sys.executable, "-c", program, "--json", "--config", str(tmp_path / "models.toml")]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    ended = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert ended.returncode == 0
+    assert [model["name"] for model in json.loads(ended.stdout)["models"]] == ["it"]
+    assert "a builder's own words" in ended.stderr
 
 
 ODD = {

@@ -1,6 +1,7 @@
 """The gRPC server: services, health, reflection, TLS."""
 
 import asyncio
+import resource
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
@@ -37,7 +38,7 @@ FLUSH_SECONDS = 1.0  # Seconds in which the last replies, and the health's last 
 MAX_REPLY_BYTES = 64 * MIB
 PING_SECONDS = 60  # A connection without data for so long is asked whether the other side is still there.
 PONG_SECONDS = 20  # It is closed where no answer comes in this time.
-AGE_JITTER = 1.1  # Connections may live up to a tenth longer in gRPC, so that not all of them end at once.
+OTHER_DESCRIPTORS = 200  # What a front-end has open beside the connections of its callers, and room.
 SERVICES = (
     service_pb2.DESCRIPTOR.services_by_name["GradientService"].full_name,
     models_pb2.DESCRIPTOR.services_by_name["ModelService"].full_name,
@@ -79,8 +80,7 @@ class ApiServer:
         self.admission = Admission(pool, limits, metrics)
         tokens = TokenFile(settings.token_file, weights) if settings.token_file else None
         callers = Callers(tokens, weights, settings.front_ends)
-        lifetime = AGE_JITTER * settings.max_connection_age + settings.max_connection_grace
-        unread = UnreadReplies(settings.unread_seconds, limits.max_unread_bytes, lifetime)
+        unread = UnreadReplies(settings.unread_seconds, limits.max_unread_bytes)
         self._interceptor = RequestInterceptor(metrics, callers, self.admission, unread)
         self._server = grpc.aio.server(
             interceptors=[self._interceptor],
@@ -134,6 +134,12 @@ class ApiServer:
         self._interceptor.cut_off()
 
 
+def _connections(settings: ServerSettings) -> int:
+    """How many connections may be open: some file descriptors are left for workers, files and threads."""
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    return max(1, min(settings.max_connections, most - OTHER_DESCRIPTORS))
+
+
 def _options(settings: ServerSettings, limits: LimitSettings) -> list[tuple[str, int]]:
     """gRPC's own settings; its times are in milliseconds."""
     return [
@@ -142,7 +148,7 @@ def _options(settings: ServerSettings, limits: LimitSettings) -> list[tuple[str,
         ("grpc.max_concurrent_streams", settings.max_streams),
         ("grpc.max_connection_age_ms", int(settings.max_connection_age * 1000)),
         ("grpc.max_connection_age_grace_ms", int(settings.max_connection_grace * 1000)),
-        ("grpc.max_allowed_incoming_connections", settings.max_connections),
+        ("grpc.max_allowed_incoming_connections", _connections(settings)),
         ("grpc.max_connection_idle_ms", int(settings.max_connection_idle * 1000)),
         ("grpc.keepalive_time_ms", PING_SECONDS * 1000),
         ("grpc.keepalive_timeout_ms", PONG_SECONDS * 1000),

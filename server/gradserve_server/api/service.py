@@ -2,8 +2,10 @@
 
 import asyncio
 import os
+import resource
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 
 from .. import memory
 from ..config import FrontEndSettings, StartError
@@ -23,6 +25,7 @@ CALM_SECONDS = 2.0  # So long after a crowd the front-end gives back the memory 
 
 async def run(settings: FrontEndSettings) -> int:
     """Serves until the keeper says Drain; returns the exit code. The process ends when its standard input does."""
+    allow_descriptors()
     keeper = Lines([settings.keeper], settings.name.encode())
     metrics = Metrics()
     keys = Keys(*settings.keys) if settings.keys else None
@@ -38,6 +41,13 @@ async def run(settings: FrontEndSettings) -> int:
     finally:
         pool.close()
         keeper.close()
+
+
+def allow_descriptors() -> None:
+    """Lets this process have as many file descriptors as the system allows it, since each connection is one."""
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    with suppress(ValueError, OSError):  # Some systems tell of more than they give.
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 class FrontEnd:

@@ -9,78 +9,89 @@ import grpc
 from .errors import Full, RequestError
 
 MIB = 1 << 20
+SENDING_FACTOR = 4  # As many times the limit may be on their way to a caller.
 
 
 class NotRead(RequestError):
-    """UNAVAILABLE: the caller did not take a part of a stream in time."""
+    """RESOURCE_EXHAUSTED: the caller did not take a part of a stream in time."""
 
     def __init__(self, seconds: float) -> None:
         text = f"the caller did not read the stream for {seconds:g} s"
-        super().__init__(grpc.StatusCode.UNAVAILABLE, "UNREAD", text)
+        super().__init__(grpc.StatusCode.RESOURCE_EXHAUSTED, "NOT_READ", text)
 
 
 class UnreadReplies:
-    """Counts bytes of replies that were ready a while ago and are still not taken, by caller."""
+    """Counts the bytes of replies that are not taken yet, by caller: all, and those that were ready a while ago."""
 
-    def __init__(self, seconds: float, limit: int, lifetime: float) -> None:
-        """`seconds`: the while. `limit`: bytes of a caller. `lifetime`: the longest life of a connection in seconds."""
-        self._seconds, self._limit, self._lifetime = seconds, limit, lifetime
-        self._bytes = Counter[str]()
+    def __init__(self, seconds: float, limit: int) -> None:
+        """`seconds`: the while. `limit`: bytes that a caller may leave for so long."""
+        self._seconds, self._limit = seconds, limit
+        self._sending, self._left = Counter[str](), Counter[str]()
 
     def check(self, caller: str) -> None:
-        """Raises Full where the caller has left more than the limit unread."""
-        held = self._bytes[caller]
-        if held > self._limit:
-            text = f"{held / MIB:.1f} MiB of replies to this caller were not read for {self._seconds:g} s"
+        """Raises Full where too much is on its way to the caller, or was left unread by it."""
+        left, sending = self._left[caller], self._sending[caller]
+        if left > self._limit:
+            text = f"{left / MIB:.1f} MiB of replies to this caller were not read for {self._seconds:g} s"
             raise Full("unread", f"{text}; read them, or close their connections", self._seconds)
+        if sending > SENDING_FACTOR * self._limit:
+            text = f"{sending / MIB:.1f} MiB of replies are on their way to this caller, and it has not read them"
+            raise Full("unread", text, self._seconds)
 
     def watch(self, caller: str, size: int, context: grpc.aio.ServicerContext) -> None:
-        """Counts a reply of `size` bytes from `seconds` from now until its call has ended."""
+        """Counts a reply of `size` bytes until its call has ended."""
+        _add(self._sending, caller, size)
         held = False
 
         def hold() -> None:
             nonlocal held
             held = True
-            self._add(caller, size)
+            _add(self._left, caller, size)
 
         def end(_: Any) -> None:
             timer.cancel()
+            _add(self._sending, caller, -size)
             if held:
-                self._add(caller, -size)
+                _add(self._left, caller, -size)
 
         timer = asyncio.get_running_loop().call_later(self._seconds, hold)
         context.add_done_callback(end)
 
-    async def write(self, caller: str, message: Any, context: grpc.aio.ServicerContext) -> None:
-        """Writes a message of a stream. Raises NotRead where the caller does not take it.
+    def timed(self, caller: str, context: grpc.aio.ServicerContext) -> Any:
+        """The context of a stream, whose `write` raises NotRead where the caller does not take what is written.
 
-        It is then counted as long as its connection may live, since nothing tells when that ends.
+        It is then counted as left until the call has ended.
         """
+        return _TimedContext(self, caller, context)
+
+    async def write(self, caller: str, message: Any, context: grpc.aio.ServicerContext) -> None:
+        """Writes a message as `timed` says."""
         try:
             async with asyncio.timeout(self._seconds):
                 await context.write(message)
         except TimeoutError as error:
             size = message.ByteSize()
-            self._add(caller, size)
-            asyncio.get_running_loop().call_later(self._lifetime, self._add, caller, -size)
+            _add(self._left, caller, size)
+            context.add_done_callback(lambda _: _add(self._left, caller, -size))
             raise NotRead(self._seconds) from error
-
-    def timed(self, caller: str, context: grpc.aio.ServicerContext) -> Any:
-        """The context of a stream, whose `write` is the one above."""
-        return _TimedContext(self, caller, context)
-
-    def _add(self, caller: str, size: int) -> None:
-        self._bytes[caller] += size
-        if not self._bytes[caller]:
-            del self._bytes[caller]
 
 
 class _TimedContext:
     def __init__(self, unread: UnreadReplies, caller: str, context: grpc.aio.ServicerContext) -> None:
         self._unread, self._caller, self._context = unread, caller, context
+        self._begun = False
 
     async def write(self, message: Any) -> None:
+        if not self._begun:  # A call can be ended while its first message is on its way only if its headers were sent.
+            self._begun = True
+            await self._context.send_initial_metadata(())
         await self._unread.write(self._caller, message, self._context)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._context, name)
+
+
+def _add(counter: Counter[str], caller: str, size: int) -> None:
+    counter[caller] += size
+    if not counter[caller]:
+        del counter[caller]

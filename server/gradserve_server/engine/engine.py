@@ -141,6 +141,7 @@ class Engine:
         key = batch[0][0].key
         parts = [Part(q.query, range(q.taken, q.taken + count)) for q, count in batch]
         rows = sum(len(part.rows) for part in parts)
+        self._runner.try_rules(key, parts)
         begun = self._clock()
         for query, _ in batch:
             query.job.started = query.job.started or begun

@@ -2,9 +2,12 @@
 
 import logging
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 
 import torch
 
+from ..models.other_sizes import refusal
+from ..models.out_of_memory import is_out_of_memory
 from ..models.prepared import Prepared
 from .cuda_graphs import Recordings
 from .differentiate import differentiate
@@ -17,7 +20,6 @@ from .take import Key
 log = logging.getLogger(__name__)
 
 NOT_FINITE = "the model gave infinities or NaN for this image; if it does for all, see its weights, mean and std"
-CPU_OUT_OF_MEMORY = "can't allocate memory"  # Words of the RuntimeError that torch raises on a CPU.
 
 
 class PassRunner:
@@ -28,6 +30,13 @@ class PassRunner:
         self._models = models
         self._on_pass = on_pass
         self._recordings = Recordings()
+
+    def try_rules(self, key: Key, parts: list[Part]) -> None:
+        """Tries the parts' rules where a size is new, so that the time of their pass is that of all later ones."""
+        rules = {part.query.rule for part in parts} - {"plain"}
+        if rules:
+            with suppress(Exception):  # The pass itself will tell.
+                refusal(self._models[key.model].at(key.precision), rules, key.height, key.width)
 
     def try_pass(self, key: Key, parts: list[Part]) -> list[Answer | Exception] | OutOfMemory:
         """Answers or errors, one for each part, or OutOfMemory where the pass is too large for the device."""
@@ -53,7 +62,7 @@ class PassRunner:
                 raise  # This process cannot use the device any more; the pool starts another one.
             raise OutOfMemory(str(error)) from None
         except Exception as error:
-            if isinstance(error, torch.OutOfMemoryError) or CPU_OUT_OF_MEMORY in str(error):
+            if is_out_of_memory(error):
                 raise OutOfMemory(str(error)) from None
             if len(parts) > 1:
                 return [answer for part in parts for answer in self._compute(key, [part])]

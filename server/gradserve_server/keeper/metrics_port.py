@@ -3,7 +3,7 @@
 import asyncio
 import gzip
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from http import HTTPStatus
 from pathlib import Path
@@ -19,6 +19,7 @@ log = logging.getLogger(__name__)
 MAX_CONNECTIONS = 32  # More are closed at once.
 MAX_HEAD_BYTES = 8 << 10  # Of a request's first line and headers.
 MAX_SECONDS = 10.0  # From the beginning of a connection to the last byte of its answer.
+HEAD_END = b"\r\n\r\n"
 PATHS = ("/metrics", "/healthz")
 TEXT_TYPE = "text/plain; charset=utf-8"
 METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -75,7 +76,7 @@ class MetricsPort:
     async def _answer(self, reader: asyncio.StreamReader) -> bytes:
         """The answer to the request that comes, without its body."""
         try:
-            head = await reader.readuntil(b"\r\n\r\n")
+            head = await reader.readuntil(HEAD_END)
         except asyncio.LimitOverrunError:
             return _text(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, f"more than {MAX_HEAD_BYTES} bytes of headers")
         first, *lines = head.decode("latin-1").split("\r\n")
@@ -85,8 +86,15 @@ class MetricsPort:
         path = words[1].partition("?")[0]
         if path not in PATHS:
             return _text(HTTPStatus.NOT_FOUND, f"there is {' and '.join(PATHS)}")
+        if words[0] == "HEAD":
+            answer = await self._answer_get(path, lines)
+            return answer[: answer.index(HEAD_END) + len(HEAD_END)]
         if words[0] != "GET":
-            return _text(HTTPStatus.METHOD_NOT_ALLOWED, "only GET is answered", ("Allow", "GET"))
+            return _text(HTTPStatus.METHOD_NOT_ALLOWED, "only GET and HEAD are answered", ("Allow", "GET, HEAD"))
+        return await self._answer_get(path, lines)
+
+    async def _answer_get(self, path: str, lines: Sequence[str]) -> bytes:
+        """The answer to a GET of one of PATHS; `lines` are its headers."""
         if path == "/healthz":
             fault = self._fault()
             return _text(HTTPStatus.SERVICE_UNAVAILABLE if fault else HTTPStatus.OK, fault or "the server serves")

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .out_of_memory import is_out_of_memory
 from .outputs import PLAIN, Head
 from .relu import RULED, ReLURules
 
@@ -99,6 +100,8 @@ def activations(network: nn.Module, example: Tensor, logits: Tensor, head: Head 
         with ReLURules(["guided"]):  # A first dimension that only happens to be as long as the batch is found so.
             head.run(network, example[:1].detach().requires_grad_())
     except Exception as error:
+        if is_out_of_memory(error):
+            raise  # That says nothing about the network.
         return Activations(0, (), f"guided rules cannot be put on its ReLUs: {error}")
     if not ruled.requires_grad:
         return Activations(0, (), "its output has no gradient by the image")

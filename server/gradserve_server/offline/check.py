@@ -1,10 +1,11 @@
 """`gradserve check`: tries the models of a settings file without a server, and says what is odd about them."""
 
 import logging
+import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import typer
 from pydantic import ValidationError
@@ -26,6 +27,7 @@ from .command import Config, console, run
 from .model_check import ModelReport, built_otherwise, check_model
 
 Document = dict[str, Any]
+T = TypeVar("T")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -97,9 +99,9 @@ def reported(spec: ModelSpec, settings: Settings, workers: Sequence[str], faults
     began = time.monotonic()
     worker = WorkerSettings((spec,), workers[0], settings.pool.threads, settings.pool.rows)
     try:
-        report = forking.ask(check_model, worker)
+        report = forking.ask(printing_aside, check_model, worker)
         own = ":" in spec.source and not spec.is_embedded
-        differs = forking.ask(built_otherwise, worker, report.card) if own and report.card else ""
+        differs = forking.ask(printing_aside, built_otherwise, worker, report.card) if own and report.card else ""
     except StartError:
         return ModelReport(spec.name, death_reason(spec.name), time.monotonic() - began)
     if differs and len(workers) > 1:  # A server with one worker has nothing to compare it with.
@@ -107,6 +109,12 @@ def reported(spec: ModelSpec, settings: Settings, workers: Sequence[str], faults
     elif differs:
         report = replace(report, odd=(*report.odd, differs))
     return replace(report, seconds=time.monotonic() - began)
+
+
+def printing_aside(function: Callable[..., T], *args: object) -> T:
+    """Runs the function with standard error as standard output: what builders print is no part of the report."""
+    os.dup2(2, 1)
+    return function(*args)
 
 
 def tell(report: ModelReport) -> None:

@@ -34,7 +34,7 @@ def run(command: Callable[..., None], name: str, arguments: Sequence[str] | None
     except SystemExit as ended:
         return int(ended.code or 0)
     except KeyboardInterrupt:
-        console.print("interrupted; the same command goes on from here")
+        console.print("interrupted" if name == "check" else "interrupted; the same command goes on from here")
         return 130
     except ValidationError as error:
         for fault in error.errors():

@@ -1,6 +1,7 @@
 """What `gradserve check` finds out about one model: what a worker would, a map of each method, and what is odd."""
 
 import contextlib
+import re
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -33,6 +34,7 @@ SHORT = {"samples": 2, "steps": 4, "patch": 0.5, "stride": 1.0}
 SATURATED = 0.9999  # Smallest probability of what a saturated head says, for each test picture.
 # Beginnings of notes that say what a network is, and nothing that its author should look at.
 PLAIN_FACTS = (GREY_NOTE, OWN_WEIGHTS, "PARTIALLY_GUIDED")
+AUXILIARY = re.compile(r"(.*\.)?aux", re.IGNORECASE)  # Names of classifiers that only training needs.
 UNNAMED = "its classes have no names, and are called class 0 and so on; give labels"
 CERTAIN = (
     "its probabilities are 0 or 1, up to 1e-4, for every test picture, so that probabilities have hardly a gradient; "
@@ -188,5 +190,5 @@ def unused_weights(model: Prepared, picture: Tensor) -> list[str]:
         grads = torch.autograd.grad(logits.sum(), list(weights.values()), allow_unused=True)
     for each in weights.values():
         each.requires_grad_(False)
-    names = [name for name, grad in zip(weights, grads, strict=False) if grad is None]
+    names = [name for name, grad in zip(weights, grads, strict=False) if grad is None and not AUXILIARY.match(name)]
     return list(dict.fromkeys(name.rpartition(".")[0] or name for name in names))

@@ -22,6 +22,7 @@ T = TypeVar("T")
 
 # Modules that the process imports before it forks. torch itself would import the first of them at its first gradient.
 PRELOADED = ("torch.fx.experimental.symbolic_shapes", "gradserve_server.pool.worker")
+END_SECONDS = 5.0  # For a process that has answered to end.
 WORKERS_ENVIRONMENT = {
     "OMP_WAIT_POLICY": "PASSIVE",  # Threads that spin at barriers take time from other workers.
     # These two keep glibc from giving memory back after every pass, only to take it again page by page.
@@ -67,7 +68,8 @@ def ask(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
             result, error = ours.recv()
         except (EOFError, ConnectionError):  # It died, or the process that it should be forked from.
             raise StartError(f"the process that was asked for {function.__name__} died; the log may say more") from None
-    process.join()
+    process.join(END_SECONDS)
+    process.kill()  # A thread of a builder may go on for ever.
     if error is not None:
         raise error
     answer: T = result

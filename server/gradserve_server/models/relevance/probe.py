@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ..activations import ACTIVATIONS, PASSING, UNREACHED, kind_of, users_of
+from ..out_of_memory import is_out_of_memory
 from ..outputs import Head
 from ..relu import RULED, ReLURules
 from ..rules import Relevance, Rule, place
@@ -80,6 +81,8 @@ def applicability(network: nn.Module, example: Tensor, head: Head) -> Applicabil
         if mode.several and (difference := _company(network, example, head)) > LARGEST_DIFFERENCE:
             return _refused(f"its images do not lie one after another: in company a row is off by {difference:.1g}")
     except Exception as error:
+        if is_out_of_memory(error):
+            raise  # That says nothing about the network.
         return _refused(f"its rules cannot be put on the network: {error}")
     return Applicability("", _input_refused(users))
 

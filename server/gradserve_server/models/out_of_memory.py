@@ -1,0 +1,10 @@
+"""How torch says that memory has run out."""
+
+import torch
+
+CPU_WORDS = "can't allocate memory"  # Of the RuntimeError that it raises on a CPU.
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether the device, or the machine, has run out of memory."""
+    return isinstance(error, torch.OutOfMemoryError) or CPU_WORDS in str(error)
