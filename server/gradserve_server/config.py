@@ -19,6 +19,7 @@ PATH_SETTINGS = (
     ("server", "tls_client_ca"),
     ("pool", "tuned"),
 )
+TRACES_BY_ENVIRONMENT = "otlp"  # The setting that leaves the collector to variables of the environment.
 
 
 class StartError(Exception):
@@ -64,6 +65,11 @@ class ServerSettings(Section):
     front_ends: int = Field(1, ge=1, le=64, description="processes that answer on the port")
     drain_seconds: float = Field(30, ge=0, description="how long running requests may take after SIGTERM")
     strict: bool = Field(False, description="do not start if any model cannot be loaded")
+    traces: str | None = Field(
+        None,
+        pattern=rf"^({TRACES_BY_ENVIRONMENT}|https?://\S+)$",
+        description="http://HOST:PORT of an OpenTelemetry collector, or otlp for that of the environment",
+    )
 
     @property
     def socket(self) -> str | None:

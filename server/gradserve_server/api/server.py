@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Mapping
 from types import MappingProxyType
+from typing import TYPE_CHECKING
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
@@ -10,7 +11,7 @@ from grpc_reflection.v1alpha import reflection
 
 from gradserve.v1 import models_pb2, models_pb2_grpc, service_pb2, service_pb2_grpc
 
-from ..config import LimitSettings, ServerSettings
+from ..config import LimitSettings, ServerSettings, StartError
 from ..metrics import Metrics
 from ..pool.pool import Pool
 from . import log_filters
@@ -22,6 +23,9 @@ from .certificates import Certificates
 from .interceptor import RequestInterceptor
 from .servicer import GradientService, ModelService
 from .unread import UnreadReplies
+
+if TYPE_CHECKING:
+    from .tracing import Tracing
 
 MIB = 1 << 20
 FLUSH_SECONDS = 1.0  # Seconds in which the last replies, and the health's last state, are sent.
@@ -48,7 +52,7 @@ class ApiServer:
         metrics: Metrics,
         weights: Mapping[str, float] = MappingProxyType({}),
     ) -> None:
-        """`weights`: callers' shares by name. Raises OSError, StartError for the file of tokens."""
+        """`weights`: callers' shares by name. Raises OSError, StartError for the file of tokens or traces."""
         log_filters.install()
         self._certificates = Certificates(settings) if settings.tls_certificate else None
         self.admission = Admission(pool, limits, metrics)
@@ -56,7 +60,8 @@ class ApiServer:
         callers = Callers(tokens, weights, settings.front_ends)
         lifetime = AGE_JITTER * settings.max_connection_age + settings.max_connection_grace
         unread = UnreadReplies(settings.unread_seconds, limits.max_unread_bytes, lifetime)
-        self._interceptor = RequestInterceptor(metrics, callers, self.admission, unread)
+        self._tracing = _tracing(settings.traces) if settings.traces else None
+        self._interceptor = RequestInterceptor(metrics, callers, self.admission, unread, self._tracing)
         self._server = grpc.aio.server(
             interceptors=[self._interceptor],
             options=_options(settings, limits),
@@ -100,11 +105,23 @@ class ApiServer:
         complete = await self._interceptor.drain(self._settings.drain_seconds)
         await self._server.stop(FLUSH_SECONDS)  # Health watchers never end by themselves.
         await closing
+        if self._tracing:
+            self._tracing.close()
         return complete
 
     def cut_off(self) -> None:
         """Ends the running requests at once, as UNAVAILABLE, so that `stop` returns."""
         self._interceptor.cut_off()
+
+
+def _tracing(endpoint: str) -> "Tracing":
+    """Raises StartError."""
+    try:
+        from .tracing import Tracing  # Imported here, since OpenTelemetry is an extra.
+    except ImportError as error:
+        text = "server.traces needs OpenTelemetry, which is not installed: pip install 'gradserve[otel]'"
+        raise StartError(f"{text} ({error})") from error
+    return Tracing(endpoint)
 
 
 def _options(settings: ServerSettings, limits: LimitSettings) -> list[tuple[str, int]]:

@@ -11,6 +11,7 @@ import numpy as np
 from .. import __version__
 from ..engine.events import PassStats
 from ..engine.job import Priority
+from ..engine.timeline import Timeline
 from ..logs import LogSettings
 from ..models.card import ModelCard, Precision
 from ..models.catalogue import ModelSpec
@@ -61,6 +62,7 @@ class Task:
     weight: float = 1.0
     alone: bool = False  # Whether each of its rows has a pass of its own.
     report_every: float = float("inf")  # Least seconds between two previews.
+    timed: bool = False  # Whether its outcome is to have a timeline.
 
     def on_clock(self, behind: float) -> "Task":
         """This task for a process whose clock is so many seconds behind this one's."""
@@ -143,6 +145,7 @@ class Outcome:
     rows: int = 0
     queue_seconds: float = 0.0
     compute_seconds: float = 0.0
+    timeline: Timeline | None = None
 
 
 @dataclass(frozen=True, slots=True)
