@@ -7,7 +7,7 @@ ENV PATH=/opt/gradserve/bin:$PATH
 COPY pyproject.toml constraints.txt README.md LICENSE ./
 COPY client client
 COPY server server
-RUN pip install --no-cache-dir -c constraints.txt '.[server]'
+RUN pip install --no-cache-dir -c constraints.txt '.[server,otel]'
 
 FROM python:3.11-slim
 RUN useradd --create-home --uid 10001 gradserve

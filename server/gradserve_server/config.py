@@ -1,6 +1,7 @@
 """The server's configuration: one tree of typed settings, from a TOML file and flags."""
 
 import os
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -66,9 +67,7 @@ class ServerSettings(Section):
     drain_seconds: float = Field(30, ge=0, description="how long running requests may take after SIGTERM")
     strict: bool = Field(False, description="do not start if any model cannot be loaded")
     traces: str | None = Field(
-        None,
-        pattern=rf"^({TRACES_BY_ENVIRONMENT}|https?://\S+)$",
-        description="http://HOST:PORT of an OpenTelemetry collector, or otlp for that of the environment",
+        None, description="http://HOST:PORT of an OpenTelemetry collector, or otlp for that of the environment"
     )
 
     @property
@@ -86,6 +85,13 @@ class ServerSettings(Section):
             raise ValueError("tls_certificate and tls_key belong together; give both, or neither")
         if self.tls_client_ca and self.tls_certificate is None:
             raise ValueError("tls_client_ca needs TLS: give tls_certificate and tls_key too")
+        return self
+
+    @model_validator(mode="after")
+    def _check_traces(self) -> "ServerSettings":
+        taken = rf"{TRACES_BY_ENVIRONMENT}|https?://[^\s/]+/?"
+        if self.traces is not None and not re.fullmatch(taken, self.traces):
+            raise ValueError(f"traces must be http://HOST:PORT, https://HOST:PORT or otlp, was {self.traces!r}")
         return self
 
     @model_validator(mode="after")

@@ -178,9 +178,9 @@ class RequestInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]
             if isinstance(refusal, Full):
                 self._metrics.rejected.labels(refusal.refused).inc()
         finally:
-            self._record(service, name, code, entry, refused=refusal.refused if refusal else "")
             if trace is not None:
                 trace.end(code)
+            self._record(service, name, code, entry, refused=refusal.refused if refusal else "")
             self._running -= 1
             if not self._running:
                 self._idle.set()

@@ -157,7 +157,7 @@ class GradientService(service_pb2_grpc.GradientServiceServicer):
         if priced is not None:
             self._admission.check(priced)
         decoding = self._admission.decoding(entry.caller, type(request).__name__, request.model, priced)
-        with span("decode", entry.arrived), decoding:
+        with span("decode"), decoding:
             bound, seconds = await self._decoders.run(entry.caller, _bound, bind, request, at)
         entry.model = bound.card.name
         entry.methods = ",".join(bound.methods)

@@ -1,7 +1,7 @@
 """The spans of a request that is traced, as the servicer notes them; `tracing` sends them when the request has ended.
 
-Their times are of this process's monotonic clock. A request that is not traced has no span that is open, and notes
-nothing.
+Their times are of this process's monotonic clock. Each begins where the one before it ended, so that they add up. A
+request that is not traced has no span that is open, and notes nothing.
 """
 
 import time
@@ -17,27 +17,32 @@ from ..pool.wire import Outcome, Task
 
 
 @dataclass(slots=True)
-class Span:
+class RequestSpan:
     """A part of a request's time, and the parts of that."""
 
     name: str
     begun: float
     ended: float
     attributes: dict[str, str | int] = field(default_factory=dict)
-    parts: list["Span"] = field(default_factory=list)
+    parts: list["RequestSpan"] = field(default_factory=list)
+
+    @property
+    def rest(self) -> float:
+        """When its next part begins."""
+        return self.parts[-1].ended if self.parts else self.begun
 
 
-open_span: ContextVar[Span | None] = ContextVar("open_span", default=None)
+open_span: ContextVar[RequestSpan | None] = ContextVar("open_span", default=None)
 
 
 @contextmanager
-def span(name: str, begun: float | None = None) -> Iterator[None]:
-    """Notes a part of the span that is open. It begins now, or has begun before at a time that is given."""
+def span(name: str) -> Iterator[None]:
+    """Notes a part of the span that is open, which ends with the `with`."""
     outer = open_span.get()
     if outer is None:
         yield
         return
-    own = Span(name, time.monotonic() if begun is None else begun, 0.0)
+    own = RequestSpan(name, outer.rest, 0.0)
     outer.parts.append(own)
     token = open_span.set(own)
     try:
@@ -56,7 +61,6 @@ class TaskSpans:
     def __init__(self, task: Task) -> None:
         """`self.task` is the task to run; `self.outcome` is to be set to its outcome."""
         self._outer = open_span.get()
-        self._begun = time.monotonic()
         self.task = task if self._outer is None else replace(task, timed=True)
         self.outcome: Outcome | None = None
 
@@ -68,21 +72,21 @@ class TaskSpans:
     ) -> None:
         if self._outer is not None:
             timeline = None if self.outcome is None else self.outcome.timeline
-            self._outer.parts.extend(_task_spans(self._begun, time.monotonic(), timeline))
+            self._outer.parts.extend(_task_spans(self._outer.rest, time.monotonic(), timeline))
 
 
-def _task_spans(begun: float, ended: float, timeline: Timeline | None) -> list[Span]:
+def _task_spans(begun: float, ended: float, timeline: Timeline | None) -> list[RequestSpan]:
     if timeline is None:
-        return [Span("task", begun, ended)]
+        return [RequestSpan("task", begun, ended)]
     if timeline.started is None:
-        return [Span("queue", begun, ended)]
+        return [RequestSpan("queue", begun, ended)]
     started = min(max(begun, timeline.started), ended)
-    run = Span("run", started, ended, {"gradserve.passes": len(timeline.passes) + timeline.untimed})
+    run = RequestSpan("run", started, ended, {"gradserve.passes": len(timeline.passes) + timeline.untimed})
     run.parts = [_pass_span(each, started, ended) for each in timeline.passes]
-    return [Span("queue", begun, started), run]
+    return [RequestSpan("queue", begun, started), run]
 
 
-def _pass_span(timed: TimedPass, started: float, ended: float) -> Span:
+def _pass_span(timed: TimedPass, started: float, ended: float) -> RequestSpan:
     """A pass as a part of a run from `started` to `ended`: clocks of two hosts agree but for some milliseconds."""
     attributes: dict[str, str | int] = {
         "gradserve.rows": timed.rows,
@@ -91,4 +95,4 @@ def _pass_span(timed: TimedPass, started: float, ended: float) -> Span:
         "gradserve.precision": timed.precision,
     }
     begun, end = (min(max(started, each), ended) for each in (timed.begun, timed.begun + timed.seconds))
-    return Span("pass", begun, end, attributes)
+    return RequestSpan("pass", begun, end, attributes)

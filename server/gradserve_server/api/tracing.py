@@ -4,24 +4,24 @@ The request's own span is opened here rather than by OpenTelemetry's interceptor
 `abort_with_status`, and takes the handlers of our streams, which are coroutines, for generators.
 """
 
+import logging
 import threading
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import grpc
-from opentelemetry import propagate
 from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
-from opentelemetry.trace import Span as SentSpan
-from opentelemetry.trace import SpanKind, StatusCode, Tracer, format_trace_id, set_span_in_context
+from opentelemetry.trace import Span, SpanKind, StatusCode, Tracer, format_trace_id, set_span_in_context
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from .. import __version__
 from ..config import TRACES_BY_ENVIRONMENT, StartError
 from .request_log import RequestLog
-from .spans import Span, open_span
+from .spans import RequestSpan, open_span
 
 CLOSE_SECONDS = 2.0  # How long sending the last spans may take.
 SERVER_ERRORS = frozenset(  # Codes that are a server's fault, by OpenTelemetry's conventions for gRPC.
@@ -41,10 +41,12 @@ class Tracing:
         except Exception as error:  # It raises exceptions of many kinds for variables of the environment.
             raise StartError(f"OpenTelemetry refuses its settings: {type(error).__name__}: {error}") from error
         self._tracer = self._provider.get_tracer("gradserve", __version__)
+        self._headers = TraceContextTextMapPropagator()
+        logging.getLogger("opentelemetry.trace.span").setLevel(logging.ERROR)  # It repeats callers' malformed headers.
 
     def begin(self, method: str, metadata: Mapping[str, Any], entry: RequestLog) -> "RequestTrace":
         """Opens a request's span, under the caller's if the metadata tell one; the log entry gets its trace id."""
-        return RequestTrace(self._tracer, method.removeprefix("/"), propagate.extract(metadata), entry)
+        return RequestTrace(self._tracer, method.removeprefix("/"), self._headers.extract(metadata), entry)
 
     def close(self) -> None:
         """Sends what is left, for CLOSE_SECONDS at most."""
@@ -63,7 +65,7 @@ class RequestTrace:
         attributes = {"rpc.system.name": "grpc", "rpc.method": name, "gradserve.request_id": entry.id}
         begun = self._nanoseconds(entry.arrived)
         self._sent = tracer.start_span(name, caller, SpanKind.SERVER, attributes, start_time=begun)
-        self._noted = Span(name, entry.arrived, 0.0)
+        self._noted = RequestSpan(name, entry.arrived, 0.0)
         if (context := self._sent.get_span_context()).is_valid:
             entry.trace = format_trace_id(context.trace_id)
         if self._sent.is_recording():
@@ -89,7 +91,7 @@ class RequestTrace:
         self._send(self._noted.parts, self._sent)
         self._sent.end(self._nanoseconds(ended))
 
-    def _send(self, parts: Sequence[Span], outer: SentSpan) -> None:
+    def _send(self, parts: Sequence[RequestSpan], outer: Span) -> None:
         """Opens and ends the spans of a span's parts, and of theirs."""
         context = set_span_in_context(outer)
         for each in parts:
