@@ -23,7 +23,7 @@ from ..config import TRACES_BY_ENVIRONMENT, StartError
 from .request_log import RequestLog
 from .spans import RequestSpan, open_span
 
-CLOSE_SECONDS = 2.0  # How long sending the last spans may take.
+CLOSE_SECONDS = 1.0  # How long sending the last spans may take; the keeper waits three seconds after the requests.
 SERVER_ERRORS = frozenset(  # Codes that are a server's fault, by OpenTelemetry's conventions for gRPC.
     {"UNKNOWN", "DEADLINE_EXCEEDED", "UNIMPLEMENTED", "INTERNAL", "UNAVAILABLE", "DATA_LOSS"}
 )
