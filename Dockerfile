@@ -19,7 +19,7 @@ RUN test -z "$CPU_WHEELS" || \
     pip install --no-cache-dir --no-deps --index-url "$CPU_WHEELS" -c constraints.txt torch torchvision
 COPY client client
 COPY server server
-RUN pip install --no-cache-dir -c constraints.txt '.[server]'
+RUN pip install --no-cache-dir -c constraints.txt '.[server,otel]'
 
 FROM ${BASE}
 ARG VERSION=

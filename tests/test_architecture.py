@@ -191,3 +191,8 @@ def test_every_field_of_the_contract_is_documented() -> None:
         for before, line in pairwise(line.strip() for line in text.splitlines()):
             if re.match(r"(message|enum|service|rpc|oneof) |(?!syntax|option)[^/]* = \d+;", line):
                 assert before.startswith("//"), f"{path.name}: {line}"
+
+
+def test_opentelemetry_is_an_extra_that_one_module_knows() -> None:
+    users = {str(path.relative_to(SERVER)) for path in FILES if any("opentelemetry" in name for name in imports(path))}
+    assert users == {"api/tracing.py"}

@@ -58,6 +58,10 @@ def serve(
     tls_certificate: Annotated[Path | None, typer.Option(help="PEM file; with --tls-key, serve TLS")] = None,
     tls_key: Annotated[Path | None, typer.Option(help="PEM file with the private key")] = None,
     token_file: Annotated[Path | None, typer.Option(help="file with the bearer token that callers must send")] = None,
+    traces: Annotated[
+        str | None,
+        typer.Option(help="send spans to an OpenTelemetry collector, http://HOST:4317; otlp: see OTEL_EXPORTER_OTLP_*"),
+    ] = None,
     tuned: Annotated[Path | None, typer.Option(help="file that gradserve bench --tune wrote")] = None,
     strict: Annotated[
         bool | None, typer.Option("--strict", help="do not start if any model cannot be loaded", show_default=False)
@@ -82,7 +86,7 @@ def serve(
         "token_file": token_file,
         "front_ends": front_ends,
     }
-    server |= {"tls_certificate": tls_certificate, "tls_key": tls_key, "strict": strict}
+    server |= {"tls_certificate": tls_certificate, "tls_key": tls_key, "strict": strict, "traces": traces}
     pool = {"device": device, "workers": workers, "threads": threads, "tuned": tuned}
     configure(LogSettings(format=log_format))
     try:

@@ -1,6 +1,7 @@
 """The server's configuration: one tree of typed settings, from a TOML file and flags."""
 
 import os
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -19,6 +20,7 @@ PATH_SETTINGS = (
     ("server", "tls_client_ca"),
     ("pool", "tuned"),
 )
+TRACES_BY_ENVIRONMENT = "otlp"  # The setting that leaves the collector to variables of the environment.
 
 
 class StartError(Exception):
@@ -70,6 +72,9 @@ class ServerSettings(Section):
     model_management: bool = Field(
         False, description="without tokens: whether all callers may load, unload and reload models"
     )
+    traces: str | None = Field(
+        None, description="http://HOST:PORT of an OpenTelemetry collector, or otlp for that of the environment"
+    )
 
     @property
     def socket(self) -> str | None:
@@ -86,6 +91,13 @@ class ServerSettings(Section):
             raise ValueError("tls_certificate and tls_key belong together; give both, or neither")
         if self.tls_client_ca and self.tls_certificate is None:
             raise ValueError("tls_client_ca needs TLS: give tls_certificate and tls_key too")
+        return self
+
+    @model_validator(mode="after")
+    def _check_traces(self) -> "ServerSettings":
+        taken = rf"{TRACES_BY_ENVIRONMENT}|https?://[^\s/]+/?"
+        if self.traces is not None and not re.fullmatch(taken, self.traces):
+            raise ValueError(f"traces must be http://HOST:PORT, https://HOST:PORT or otlp, was {self.traces!r}")
         return self
 
     @model_validator(mode="after")

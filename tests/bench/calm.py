@@ -1,6 +1,6 @@
 """What a request costs: processor time of front-ends and worker, beside a server of another source tree.
 
-`python -m tests.bench.calm --other PATH`
+`python -m tests.bench.calm --other PATH`; `--other . --traces` compares this tree's server with traces and without.
 """
 
 import asyncio
@@ -21,6 +21,7 @@ from gradserve.load.mix import MixEntry
 from gradserve.load.requests import built
 
 from .. import serving
+from ..collector import Collector
 from ..loads import loaded, pinned_apart
 from . import report
 from .faithfulness import DATA, Data, photo_names
@@ -75,6 +76,7 @@ def main(
     front_ends: Annotated[int, typer.Option(min=1, help="Of this tree's server; the other has one.")] = 1,
     requests: Annotated[int, typer.Option(min=1, help="Of each block.")] = 400,
     token: Annotated[bool, typer.Option(help="Let both servers ask for a token, and send it.")] = False,
+    traces: Annotated[bool, typer.Option(help="Let this tree's server send the spans of each request here.")] = False,
     rounds: Annotated[int, typer.Option(min=1, help="Pairs of blocks, one on each server.")] = 10,
     data: Data = DATA,
     as_json: report.Json = False,
@@ -91,9 +93,10 @@ def main(
     pairs, trees = list[tuple[Spent, Spent]](), (ROOT, other.resolve())
     for turn in track(range(0, rounds, FRESH_ROUNDS), console=report.console):
         with ExitStack() as stack:
-            counts = (front_ends, 1)
-            pairs_of = zip(trees, counts, strict=True)
-            servers = [stack.enter_context(server_of(*each, model, token=token)) for each in pairs_of]
+            collector = stack.enter_context(Collector()) if traces else None
+            flags = ["--traces", collector.address] if collector else []
+            kinds = (trees[0], front_ends, flags), (trees[1], 1, [])
+            servers = [stack.enter_context(server_of(*each, model, token=token)) for each in kinds]
             stack.enter_context(pinned_apart(*servers))
             ask = partial(
                 block, mix=mix, photos=photos, callers=callers, requests=requests, token=TOKEN if token else None
@@ -107,7 +110,7 @@ def main(
     deliver(pairs, f"{mix[0].name}, {callers} callers, blocks of {requests}", as_json, out)
 
 
-def server_of(tree: Path, front_ends: int, model: str, *, token: bool) -> serving.Server:
+def server_of(tree: Path, front_ends: int, flags: list[str], model: str, *, token: bool) -> serving.Server:
     """A server whose code is that tree's, and that asks for TOKEN where it is to."""
     own = f"[server]\nfront_ends = {front_ends}\n" if front_ends > 1 or token else ""
     if token:
@@ -117,7 +120,7 @@ def server_of(tree: Path, front_ends: int, model: str, *, token: bool) -> servin
     path = os.pathsep.join(map(str, (tree / "client", tree / "server", ROOT)))  # The last has `tests.bench.nothing`.
     models = CATALOGUE if model == "nothing" else f"[models.{model}]\n"
     with patch.dict(os.environ, {"PYTHONPATH": path}):
-        server = serving.Server(f"{own}[pool]\nworkers = 1\n{models}", fresh=True)
+        server = serving.Server(f"{own}[pool]\nworkers = 1\n{models}", *flags, fresh=True)
     assert server.address
     return server
 

@@ -18,6 +18,7 @@ from gradserve_server.engine.pace import MAX_KEYS, WAIT_PASS_SHARE, Pace
 from gradserve_server.engine.query import Answer, Part, Query
 from gradserve_server.engine.schedule import MAX_PASS_SECONDS, RECENT_SECONDS, SHORT_PASS_SECONDS
 from gradserve_server.engine.take import Key
+from gradserve_server.engine.timeline import MAX_TIMED_PASSES, TimedPass, Timeline
 from gradserve_server.engine.turns import MAX_NAMES, CallerTurns
 from gradserve_server.methods.explain import Call, ExplainArguments, Explained, Target, explain
 from gradserve_server.models.catalogue import EMBEDDED
@@ -876,3 +877,34 @@ def test_the_estimate_of_a_running_pass_is_what_was_measured() -> None:
         pace.doubt(key)
     assert pace.row_seconds(key) < 0.1
     assert pace.expected(key, 4) == pytest.approx(6.0)
+
+
+def test_a_timeline_has_the_passes_of_its_job(world: World) -> None:
+    def two_at_once(job: Job) -> Steps:
+        yield [Query(images(2), logit(0), "image"), Query(images(1), logit(0), "image")]
+
+    timed = world.submit("timed", two_at_once, timeline=Timeline())
+    other = world.submit("other", asking(4, 1))
+    world.run()
+    assert other.timeline is None
+    assert timed.timeline is not None
+    assert timed.timeline.passes == [TimedPass(0.0, pytest.approx(0.07), 3, 4, "m", "exact")]
+    assert timed.started == 0.0
+
+
+def test_a_timeline_counts_what_it_does_not_keep(world: World) -> None:
+    job = world.submit("long", asking(*[1] * 40), timeline=Timeline())
+    world.run()
+    assert job.timeline is not None
+    assert (len(job.timeline.passes), job.timeline.untimed) == (MAX_TIMED_PASSES, 40 - MAX_TIMED_PASSES)
+
+
+def test_a_timeline_has_the_pass_that_failed_its_job(world: World) -> None:
+    def fail(parts: Sequence[Part]) -> None:
+        raise ValueError("no")
+
+    world.fault = fail
+    job = world.submit("failed", asking(1), timeline=Timeline())
+    world.run()
+    assert job.timeline is not None
+    assert len(job.timeline.passes) == 1

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from gradserve_server.engine.events import PassStats
+from gradserve_server.engine.timeline import TimedPass, Timeline
 from gradserve_server.models.served import ServedModels
 from gradserve_server.pool import pool as module
 from gradserve_server.pool.members import MIN_SHARE_LEFT
@@ -364,3 +365,23 @@ async def test_where_the_replaced_workers_died_their_requests_are_told_at_once()
     assert [failure and failure.kind for failure in failures] == ["lost", "lost"]
     assert failures[0] is not None
     assert "was replaced" in failures[0].text
+
+
+@pytest.mark.parametrize("behind", [-3600.0, 0.0, 3600.0])
+async def test_timelines_are_told_by_the_clock_of_the_front_end(behind: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 5000.0
+    monkeypatch.setattr("gradserve_server.pool.members.time", SimpleNamespace(monotonic=lambda: now))
+    pool = Pool([])
+    pool.serve(ServedModels([CARD]))
+    worker = Scripted(pool, 0)
+    worker.ready(sent=now - behind - 0.5)
+    (running,) = await asked(pool, task("a"))
+    timed = TimedPass(4990.0 - behind, 2.0, 1, 0, "m", "exact")
+    timeline = Timeline(4990.0 - behind, now - behind - 0.01, [timed])  # This message took less time than the first.
+    worker.say(Outcome("a", timeline=timeline))
+    told = (await running).timeline
+    assert told is not None
+    assert told.started == pytest.approx(4990.01)
+    assert told.ended == pytest.approx(now)
+    assert told.passes[0].begun == pytest.approx(4990.01)
+    assert told.passes[0].seconds == 2.0

@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import grpc
 from grpc_status import rpc_status
@@ -24,6 +24,9 @@ from .probes import Probes
 from .request_log import RefusalLog, RequestLog, request_log, trace_id
 from .unread import UnreadReplies
 
+if TYPE_CHECKING:
+    from .tracing import Tracing
+
 log = logging.getLogger("gradserve.requests")
 
 TOKEN_NEEDED = "a valid token is needed, as metadata authorization with the value Bearer TOKEN, or by --token TOKEN"
@@ -37,8 +40,16 @@ HEALTH = "/grpc.health.v1.Health/"  # Health checks carry no token.
 class RequestInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]
     """Gives every call its request id, access log, metrics, authentication and error mapping."""
 
-    def __init__(self, metrics: Metrics, callers: Callers, admission: Admission, unread: UnreadReplies) -> None:
+    def __init__(
+        self,
+        metrics: Metrics,
+        callers: Callers,
+        admission: Admission,
+        unread: UnreadReplies,
+        tracing: "Tracing | None" = None,
+    ) -> None:
         self._metrics, self._callers, self._admission, self._unread = metrics, callers, admission, unread
+        self._tracing = tracing
         self._refusals, self._probes = RefusalLog(), Probes()
         self._parsers = ThreadPoolExecutor(1, "parser")
         self._limits: set[asyncio.Timeout] = set()  # Those of the running requests that hold places.
@@ -135,6 +146,7 @@ class RequestInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]
         entry = RequestLog(_request_id(metadata), peer=context.peer(), trace=trace_id(metadata))
         entry.deadline = context.time_remaining()
         request_log.set(entry)
+        trace = self._tracing.begin(method, metadata, entry) if self._tracing else None
         context.set_trailing_metadata((("x-request-id", entry.id),))
         self._metrics.started.labels(service, name).inc()
         self._running += 1
@@ -165,6 +177,8 @@ class RequestInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]
             if isinstance(refusal, Full):
                 self._metrics.rejected.labels(refusal.refused).inc()
         finally:
+            if trace is not None:
+                trace.end(code)
             self._record(service, name, code, entry, refused=refusal.refused if refusal else "")
             self._running -= 1
             if not self._running:

@@ -4,7 +4,7 @@ import asyncio
 import resource
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
@@ -19,7 +19,7 @@ from gradserve.v1 import (
     service_pb2_grpc,
 )
 
-from ..config import LimitSettings, ServerSettings
+from ..config import LimitSettings, ServerSettings, StartError
 from ..metrics import Metrics
 from ..pool.pool import Pool
 from . import log_filters
@@ -32,6 +32,9 @@ from .interceptor import RequestInterceptor
 from .management import KeeperChanges, ModelManagementService
 from .servicer import GradientService, ModelService
 from .unread import UnreadReplies
+
+if TYPE_CHECKING:
+    from .tracing import Tracing
 
 MIB = 1 << 20
 FLUSH_SECONDS = 1.0  # Seconds in which the last replies, and the health's last state, are sent.
@@ -73,7 +76,7 @@ class ApiServer:
     ) -> None:
         """`weights`: callers' shares by name. `changes`: how models are changed.
 
-        Raises OSError, StartError for the file of tokens.
+        Raises OSError, StartError for the file of tokens or traces.
         """
         log_filters.install()
         self._certificates = Certificates(settings) if settings.tls_certificate else None
@@ -81,7 +84,8 @@ class ApiServer:
         tokens = TokenFile(settings.token_file, weights) if settings.token_file else None
         callers = Callers(tokens, weights, settings.front_ends)
         unread = UnreadReplies(settings.unread_seconds, limits.max_unread_bytes)
-        self._interceptor = RequestInterceptor(metrics, callers, self.admission, unread)
+        self._tracing = _tracing(settings.traces) if settings.traces else None
+        self._interceptor = RequestInterceptor(metrics, callers, self.admission, unread, self._tracing)
         self._server = grpc.aio.server(
             interceptors=[self._interceptor],
             options=_options(settings, limits),
@@ -127,6 +131,8 @@ class ApiServer:
         complete = await self._interceptor.drain(self._settings.drain_seconds)
         await self._server.stop(FLUSH_SECONDS)  # Health watchers never end by themselves.
         await closing
+        if self._tracing:
+            self._tracing.close()
         return complete
 
     def cut_off(self) -> None:
@@ -138,6 +144,16 @@ def _connections(settings: ServerSettings) -> int:
     """How many connections may be open: some file descriptors are left for workers, files and threads."""
     most = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     return max(1, min(settings.max_connections, most - OTHER_DESCRIPTORS))
+
+
+def _tracing(endpoint: str) -> "Tracing":
+    """Raises StartError."""
+    try:
+        from .tracing import Tracing  # Imported here, since OpenTelemetry is an extra.
+    except ImportError as error:
+        text = "server.traces needs OpenTelemetry, which is not installed: pip install 'gradserve[otel]'"
+        raise StartError(f"{text} ({error})") from error
+    return Tracing(endpoint)
 
 
 def _options(settings: ServerSettings, limits: LimitSettings) -> list[tuple[str, int]]:

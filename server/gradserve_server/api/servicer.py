@@ -41,6 +41,7 @@ from .request_log import RequestLog, request_log
 from .rpcs import RpcModule, attack, explain, module_of, suspects
 from .rpcs.certificate import attack_task, certificate_task, encode_picture, map_task
 from .rpcs.models import model_reply
+from .spans import TaskSpans, span
 
 CODEC_NICENESS = 10
 MAX_LOGGED_NAME_BYTES = 100  # The most bytes of a request's model name that the log repeats.
@@ -78,7 +79,8 @@ class GradientService(service_pb2_grpc.GradientServiceServicer):
             bound = await self._bind(rpc.bind, request, context, models)
             outcome = await self._outcome(bound.task)
         self._count(bound, outcome)
-        return await self._in_thread(rpc.reply, request, bound, outcome)
+        with span("encode"):
+            return await self._in_thread(rpc.reply, request, bound, outcome)
 
     async def _stream(self, event: type[Any], rpc: RpcModule, request: Any, context: grpc.aio.ServicerContext) -> None:
         """Answers an RPC that is one task by a stream of events: its progress, then its reply."""
@@ -90,7 +92,8 @@ class GradientService(service_pb2_grpc.GradientServiceServicer):
             bound = await self._bind(rpc.bind, request, context, models)
             outcome = await self._outcome(with_progress(bound.task), report)
         self._count(bound, outcome)
-        await context.write(event(result=await self._in_thread(rpc.reply, request, bound, outcome)))
+        with span("encode"):
+            await context.write(event(result=await self._in_thread(rpc.reply, request, bound, outcome)))
 
     async def Attack(
         self, request: attack_pb2.AttackRequest, context: grpc.aio.ServicerContext
@@ -100,19 +103,26 @@ class GradientService(service_pb2_grpc.GradientServiceServicer):
             return await self._attack(await self._bind(attack.bind, request, context, models), request)
 
     async def _attack(self, bound: Bound, request: attack_pb2.AttackRequest) -> attack_pb2.AttackResponse:
-        attacked = await self._outcome(attack_task(self._expected.priced(bound.task)))
+        with span("attack"):
+            attacked = await self._outcome(attack_task(self._expected.priced(bound.task)))
         if attacked.result.partial:
             self._metrics.partial.inc()
-        picture = await self._in_thread(encode_picture, attacked.result)
-        certified = await self._outcome(certificate_task(bound.task, attacked.result, picture.pixels))
+        with span("certificate"):
+            with span("encode"):
+                picture = await self._in_thread(encode_picture, attacked.result)
+            certified = await self._outcome(certificate_task(bound.task, attacked.result, picture.pixels))
         self._expected.learn(bound.task, attacked, certified)
         pictures = {"before": bound.task.image, "after": picture.pixels} if bound.maps else {}
         tasks = [map_task(bound, pixels, which) for which, pixels in pictures.items()]
         self._charge(request_log.get().caller, sum(task.cost for task in tasks))
-        maps = [await self._outcome(task) for task in tasks]
+        maps = list[Outcome]()
+        for task in tasks:
+            with span("map"):
+                maps.append(await self._outcome(task))
         for method in bound.methods:
             self._metrics.rows.labels(method).inc(attacked.rows + certified.rows)
-        reply = await self._in_thread(attack.reply, request, bound, attacked, picture, certified, maps)
+        with span("encode"):
+            reply = await self._in_thread(attack.reply, request, bound, attacked, picture, certified, maps)
         self._metrics.verdict.labels(attack_pb2.Verdict.Name(reply.certificate.verdict)[8:].lower()).inc()
         return reply
 
@@ -123,7 +133,8 @@ class GradientService(service_pb2_grpc.GradientServiceServicer):
         entry = self._log_model(request)
         listing = suspects.bind(request, self._callers.models(entry.caller, self._pool.cards, request.model))
         entry.model = listing.card.name
-        return await self._in_thread(suspects.reply, request, listing, entry.id)
+        with span("encode"):
+            return await self._in_thread(suspects.reply, request, listing, entry.id)
 
     def _count(self, bound: Bound, outcome: Outcome) -> None:
         """Counts the rows, for Explain by method, and the answers that have less than was asked for."""
@@ -154,7 +165,8 @@ class GradientService(service_pb2_grpc.GradientServiceServicer):
         priced = self._price(bind, request, at) if busy else None
         if priced is not None:
             self._admission.check(priced)
-        with self._admission.decoding(entry.caller, type(request).__name__, request.model, priced):
+        decoding = self._admission.decoding(entry.caller, type(request).__name__, request.model, priced)
+        with span("decode"), decoding:
             bound, seconds = await self._decoders.run(entry.caller, _bound, bind, request, at)
         entry.model = bound.card.name
         entry.methods = ",".join(bound.methods)
@@ -196,6 +208,17 @@ class GradientService(service_pb2_grpc.GradientServiceServicer):
     async def _outcome(self, task: Task, report: Report = ignore_progress) -> Outcome:
         """The task's outcome, after its reports; raises RequestError for a failure, and when the time is up."""
         entry = request_log.get()
+        with TaskSpans(task) as spans:
+            outcome = spans.outcome = await self._end_of(spans.task, report)
+        entry.queue_seconds = entry.queue_seconds or outcome.queue_seconds
+        entry.rows, entry.pass_seconds = entry.rows + outcome.rows, entry.pass_seconds + outcome.compute_seconds
+        self._metrics.queue.labels(task.model).observe(outcome.queue_seconds)
+        if outcome.failure is not None:
+            raise failure(outcome.failure, task)
+        return outcome
+
+    async def _end_of(self, task: Task, report: Report) -> Outcome:
+        """The task's outcome, after its reports, which may be a failure; raises RequestError when the time is up."""
         time_limit = task.deadline + (PARTIAL_GRACE_SECONDS if task.allow_partial else 0.0)
         try:
             async with aclosing(self._pool.stream(task)) as stream:
@@ -203,16 +226,10 @@ class GradientService(service_pb2_grpc.GradientServiceServicer):
                     async with asyncio.timeout(None if time_limit == float("inf") else time_limit - time.monotonic()):
                         outcome = await anext(stream)
                     if isinstance(outcome, Outcome):
-                        break
+                        return outcome
                     await report(outcome)
         except TimeoutError as error:
             raise failure(Failure("deadline", ""), task) from error
-        entry.queue_seconds = entry.queue_seconds or outcome.queue_seconds
-        entry.rows, entry.pass_seconds = entry.rows + outcome.rows, entry.pass_seconds + outcome.compute_seconds
-        self._metrics.queue.labels(task.model).observe(outcome.queue_seconds)
-        if outcome.failure is not None:
-            raise failure(outcome.failure, task)
-        return outcome
 
     async def _in_thread(self, function: Callable[..., T], *args: object) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._encoders, function, *args)

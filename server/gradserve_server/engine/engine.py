@@ -17,6 +17,7 @@ from .passes import PassRunner
 from .query import Answer, Part, Query
 from .schedule import MAX_PASS_SECONDS, Schedule
 from .take import Key
+from .timeline import TimedPass
 
 PARTIAL_QUERY_SHARE = 0.25  # Share of the time left that one query of a job that takes partial answers may fill.
 
@@ -160,6 +161,7 @@ class Engine:
         self._schedule.charge(batch, seconds / cost)
         gflop = self._gflop(key)
         self.passes.append(PassStats(key.model, rows, seconds, cost * gflop, precision=key.precision))
+        _note_pass(batch, rows, begun, seconds)
         for (query, count), part, answer in zip(batch, parts, answers, strict=True):
             query.job.gflop += part.cost * gflop
             self._deliver(query, count, answer, seconds * part.cost / cost)
@@ -244,3 +246,15 @@ class Engine:
         if job.steps is not None:
             job.steps.close()
         self._events.append(Ended(job, result, error))
+
+
+def _note_pass(batch: list[tuple[OpenQuery, int]], rows: int, begun: float, seconds: float) -> None:
+    """Adds a pass of so many rows to the timelines of its jobs that have one."""
+    timed = dict[Job, int]()  # Their rows.
+    for query, count in batch:
+        if query.job.timeline is not None:
+            timed[query.job] = timed.get(query.job, 0) + count
+    for job, own in timed.items():
+        assert job.timeline is not None, "only such jobs are among them"
+        key = batch[0][0].key
+        job.timeline.add(TimedPass(begun, seconds, own, rows - own, key.model, key.precision))

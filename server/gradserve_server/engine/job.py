@@ -12,6 +12,7 @@ from torch import Tensor
 from ..models.card import Precision
 from .query import Answer, Query, join
 from .take import Key
+from .timeline import Timeline
 
 Priority = Literal["interactive", "batch"]
 Request = Query | Sequence[Query]  # What a method yields to get answers.
@@ -158,6 +159,7 @@ class Job:
     rows: int = 0  # Rows computed for it.
     gflop: float = 0.0  # The cost of these rows.
     compute: float = 0.0  # Its share of the seconds of its passes.
+    timeline: Timeline | None = None  # When its passes ran, if that is asked for.
 
     def run(self, beside: int = 1) -> MethodContext:
         """The context of one method, where `beside` methods run side by side and share the rows of a query."""

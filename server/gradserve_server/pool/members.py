@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from ..engine.costs import passes_cost
 from ..models.card import ModelCard, Precision
@@ -114,7 +114,15 @@ class Member:
             return
         if isinstance(message, Outcome):
             del self.pending[message.id]
+            message = self._on_own_clock(message)
         pending.replies.put_nowait(message)
+
+    def _on_own_clock(self, outcome: Outcome) -> Outcome:
+        """An outcome whose timeline, if it has one, is told by this process's clock."""
+        if outcome.timeline is None:
+            return outcome
+        self.behind = min(self.behind, time.monotonic() - outcome.timeline.ended)
+        return replace(outcome, timeline=outcome.timeline.on_clock(-self.behind))
 
     def learn(self, tick: Tick) -> None:
         """Updates speeds from the latest passes: those of the warm-up depend on what else the machine did then.

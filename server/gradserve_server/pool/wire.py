@@ -11,6 +11,7 @@ import numpy as np
 from .. import __version__
 from ..engine.events import PassStats
 from ..engine.job import Priority
+from ..engine.timeline import Timeline
 from ..logs import LogSettings
 from ..models.card import ModelCard, Precision
 from ..models.catalogue import ModelSpec
@@ -67,6 +68,7 @@ class Task:
     alone: bool = False  # Whether each of its rows has a pass of its own.
     report_every: float = float("inf")  # Least seconds between two previews.
     generation: int = 0  # Of the workers that have the models that it was made for.
+    timed: bool = False  # Whether its outcome is to have a timeline.
 
     def on_clock(self, behind: float) -> "Task":
         """This task for a process whose clock is so many seconds behind this one's."""
@@ -151,6 +153,7 @@ class Outcome:
     rows: int = 0
     queue_seconds: float = 0.0
     compute_seconds: float = 0.0
+    timeline: Timeline | None = None
 
 
 @dataclass(frozen=True, slots=True)

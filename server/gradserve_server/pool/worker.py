@@ -17,6 +17,7 @@ from ..engine.events import Ended, Event, ModelFailed, NotFinite, OutOfMemory
 from ..engine.job import MAX_CHUNK_ROWS, Job, Progress, Steps, TimeUp
 from ..engine.objective import NotApplicable
 from ..engine.take import Key
+from ..engine.timeline import Timeline
 from ..logs import configure
 from ..methods import TASKS
 from ..methods.image_run import as_bytes, pixels, resized
@@ -212,6 +213,7 @@ class Worker:
                 caller=task.caller,
                 weight=task.weight,
                 least_cost=task.least_cost,
+                timeline=Timeline() if task.timed else None,
                 room=(lambda: self._engine.fitting(key, task.deadline)) if limited else (lambda: MAX_CHUNK_ROWS),
             )
         )
@@ -251,7 +253,9 @@ def outcome_of(event: Event) -> Outcome | Preview:
         return preview(job.id, event.progress)
     queued = (job.started or time.monotonic()) - job.arrived
     failure = None if event.error is None else failure_of(event.error)
-    return Outcome(job.id, event.result, failure, job.rows, max(0.0, queued), job.compute)
+    if job.timeline is not None:
+        job.timeline.started, job.timeline.ended = job.started, time.monotonic()
+    return Outcome(job.id, event.result, failure, job.rows, max(0.0, queued), job.compute, job.timeline)
 
 
 def tensor(task: Task, model: Prepared) -> torch.Tensor:
