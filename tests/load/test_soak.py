@@ -16,7 +16,7 @@ from valid_requests import valid_requests
 from gradserve.v1 import models_pb2, service_pb2
 
 SECONDS = length(40, 900)
-WARM_UP = length(40, 180)
+WARM_UP = length(40, 300)
 REST = 5.0  # Seconds without requests, until what they left behind should be gone.
 CALLERS = 6
 MOST_GROWTH = 1.05  # Anonymous memory of a process after the load beside that after the warm-up.
