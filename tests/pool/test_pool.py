@@ -364,3 +364,20 @@ async def test_where_the_replaced_workers_died_their_requests_are_told_at_once()
     assert [failure and failure.kind for failure in failures] == ["lost", "lost"]
     assert failures[0] is not None
     assert "was replaced" in failures[0].text
+
+
+async def test_where_the_workers_died_before_they_were_replaced_their_requests_are_told_too() -> None:
+    """Also one in its last attempt, for which others in theirs would wait."""
+    pool, (old,) = started(1)
+    with pool.using():
+        running = await asked(pool, of(0, "a"))
+        for number in range(1, MAX_ATTEMPTS):
+            old.die()
+            if number < MAX_ATTEMPTS - 1:
+                old.ready()
+        running += await asked(pool, of(0, "b"))
+        Scripted(pool, 1).ready(generation=1)
+        pool.serve(ServedModels([CARD], generation=1))
+        async with asyncio.timeout(1):
+            failures = [(await each).failure for each in running]
+    assert [failure and failure.kind for failure in failures] == ["lost", "lost"]
