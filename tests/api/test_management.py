@@ -19,12 +19,14 @@ import psutil
 import pytest
 import torch
 from lengths import length
+from PIL import Image
 from serving import PATIENCE, Server, Stubs, picture, refused
 
 from gradserve import Client, FailedPrecondition, InvalidArgument, NotFound, PermissionDenied, Unavailable
 from gradserve.results.models import ChangeProgress
 from gradserve.results.pictures import Progress
 from gradserve.v1 import attack_pb2, explain_pb2, predict_pb2
+from gradserve_server.offline.index import index as build_index
 
 REPLACEMENTS = length(3, 20)
 CALLERS = 4
@@ -271,6 +273,43 @@ def test_files_that_have_changed_are_reloaded_together(serving: Managed, tmp_pat
     assert [serving.digests[card.name] for card in cards] == [card.weights_digest for card in cards]
     changed = serving.client.reload_model("first", "second").models
     assert {card.weights_digest for card in changed}.isdisjoint(card.weights_digest for card in cards)
+
+
+def examples(folder: Path, name: str, count: int) -> Path:
+    """A training set of five classes, with so many pictures of each, called by that name and a number."""
+    draw = np.random.default_rng(0)
+    for label in range(5):
+        (folder / f"c{label}").mkdir(parents=True)
+        for i in range(count):
+            pixels = draw.integers(0, 255, (8, 12, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(folder / f"c{label}" / f"{name}{i}.png")
+    return folder
+
+
+def test_a_model_and_its_index_are_replaced_together(serving: Managed, tmp_path: Path) -> None:
+    """The new ones lie where the old ones did. Until they are loaded, the old ones answer."""
+    weights, index, config = tmp_path / "w.pt", tmp_path / "index", tmp_path / "models.toml"
+    entry = table("traced").replace('"random"', f'"{weights}"')
+    config.write_text(entry)
+
+    def build(name: str, count: int) -> None:
+        torch.save(networks.linear().state_dict(), weights)
+        data = examples(tmp_path / name, name, count)
+        build_index("traced", index, data, config, weight_decay=1e-2)
+
+    def answers() -> tuple[set[str], int, int]:
+        suspects = serving.client.suspects(model="traced", top=3)
+        influence = serving.client.influence(PIXELS, model="traced", top=2, method="last_layer")
+        names = {Path(each.name).name[:3] for each in [*suspects.examples, *influence.helpful, *influence.harmful]}
+        return names, suspects.total, influence.examples
+
+    build("old", 6)
+    serving.write(table("linear"), table("other"), f'{entry}index = "{index}"\n')
+    serving.client.load_model("traced")
+    build("new", 9)
+    assert answers() == ({"old"}, 30, 30)
+    serving.client.reload_model("traced")
+    assert answers() == ({"new"}, 45, 45)
 
 
 def test_changes_at_one_time_are_made_one_after_the_other(serving: Managed) -> None:

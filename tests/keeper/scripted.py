@@ -15,7 +15,7 @@ SPECS = tuple(ModelSpec(name=name) for name in "abc")
 
 
 def card(name: str, digest: str = "") -> ModelCard:
-    return SimpleNamespace(name=name, digest=digest, sample=(), gflop=1.0)  # type: ignore[return-value]
+    return SimpleNamespace(name=name, digest=digest, index_digest="", sample=(), gflop=1.0)  # type: ignore[return-value]
 
 
 class Scripted:

@@ -250,7 +250,8 @@ async def test_before_the_start_and_after_the_end_there_is_no_worker() -> None:
         await ended(pool, task("b"))
 
 
-OTHER = SimpleNamespace(name="m", digest="of another network", sample=(), gflop=1.0)
+OTHER = SimpleNamespace(name="m", digest="of another network", index_digest="", sample=(), gflop=1.0)
+REBUILT = SimpleNamespace(name="m", digest="", index_digest="of another index", sample=(), gflop=1.0)
 
 
 @pytest.mark.parametrize("before", [False, True], ids=["after the start", "before the start"])
@@ -258,6 +259,7 @@ OTHER = SimpleNamespace(name="m", digest="of another network", sample=(), gflop=
     ("facts", "reason"),
     [
         ({"cards": [OTHER]}, "model m: its builder gives other weights at every call"),
+        ({"cards": [REBUILT]}, "model m: its influence index has changed since it was loaded; reload the model"),
         ({"cards": []}, "model m: it has not loaded it"),
         ({"version": "0.0.1"}, "it has version 0.0.1, and this server has"),
     ],

@@ -14,6 +14,7 @@ OTHER_WEIGHTS = (
     "its builder gives other weights at every call, and all processes must serve the same: "
     "seed it, or save the weights to a file and name that"
 )
+OTHER_INDEX = "its influence index has changed since it was loaded; reload the model"
 OTHER_ANSWERS = (
     "its builder gives another network at every call, with the same weights but other answers, and all processes must "
     "serve the same: something that it keeps outside of its weights is drawn by chance or taken from its surroundings; "
@@ -25,6 +26,8 @@ def difference(ours: ModelCard, theirs: ModelCard) -> str:
     """Why these cards are of different networks; empty where they are of the same."""
     if ours.digest != theirs.digest:
         return OTHER_WEIGHTS
+    if ours.index_digest != theirs.index_digest:
+        return OTHER_INDEX
     return "" if same_logits(ours.sample, theirs.sample) else OTHER_ANSWERS
 
 
