@@ -1,5 +1,6 @@
 """Models are loaded, replaced and unloaded over real connections, while others call them and processes die."""
 
+import asyncio
 import hashlib
 import os
 import signal
@@ -25,8 +26,10 @@ from serving import PATIENCE, Server, Stubs, picture, refused
 from gradserve import Client, FailedPrecondition, InvalidArgument, NotFound, PermissionDenied, Unavailable
 from gradserve.results.models import ChangeProgress
 from gradserve.results.pictures import Progress
-from gradserve.v1 import attack_pb2, explain_pb2, predict_pb2
+from gradserve.v1 import attack_pb2, explain_pb2, management_pb2, management_pb2_grpc, predict_pb2
+from gradserve_server.api.management import KeeperChanges
 from gradserve_server.offline.index import index as build_index
+from gradserve_server.pool.wire import Changed, ChangeModels
 
 REPLACEMENTS = length(3, 20)
 CALLERS = 4
@@ -231,7 +234,12 @@ def test_what_does_not_fit_what_is_served(serving: Managed) -> None:
         (lambda: serving.client.unload_model("third"), NotFound, "serves no model 'third'; there are: linear, other"),
         (lambda: serving.client.unload_model("linear", "other"), FailedPrecondition, "no model would be left"),
         (lambda: serving.client.reload_model(), InvalidArgument, "names: must have"),
-        (lambda: serving.client.load_model("third", ""), InvalidArgument, "names: must have"),
+        (lambda: serving.client.load_model("third", ""), InvalidArgument, "names: must each have 1 to 64 characters"),
+        (
+            lambda: serving.client.load_model(*map(str, range(257))),
+            InvalidArgument,
+            "names of 1 to 256 models, were 257",
+        ),
     ]
     for call, error, text in cases:
         with pytest.raises(error, match=text):
@@ -433,6 +441,35 @@ def test_a_table_may_wait_until_it_is_loaded() -> None:
         assert "no model would be loaded: all have load = false" in server.log()
 
 
+async def test_who_waits_is_told_that_the_keeper_was_away() -> None:
+    """What it said then does not come any more."""
+    changes = KeeperChanges(lambda message: None)
+    order = ChangeModels("1", "load", ("linear",))
+    asked = asyncio.ensure_future(anext(changes.ask(order)))
+    await asyncio.sleep(0)
+    changes.on_connected()
+    async with asyncio.timeout(1):
+        told = await asked
+    assert isinstance(told, Changed)
+    assert told.failure is not None
+    assert (told.failure.kind, "may have been made or not" in told.failure.text) == ("lost", True)
+
+
+def test_calls_with_one_request_id_hear_of_their_own_changes(serving: Managed) -> None:
+    """Callers choose the ids of their requests."""
+    serving.write(table("linear", seed=12), table("other", seed=13))
+    with grpc.insecure_channel(serving.server.address) as channel:
+        stub = management_pb2_grpc.ModelManagementServiceStub(channel)
+        calls = [
+            stub.ReloadModel(
+                management_pb2.ReloadModelRequest(names=[name]), metadata=[("x-request-id", "mine")], timeout=PATIENCE
+            )
+            for name in ("linear", "other")
+        ]
+        results = [list(call)[-1].result for call in calls]
+    assert [[card.name for card in result.models] for result in results] == [["linear"], ["other"]]
+
+
 def test_it_is_off_unless_allowed() -> None:
     with managed("", 1) as one:
         for call in (one.client.load_model, one.client.unload_model, one.client.reload_model):
@@ -455,8 +492,12 @@ def test_with_tokens_only_those_that_name_the_call(tmp_path: Path) -> None:
                 client.reload_model("linear")
             before = client.model("linear").weights_digest
         with Client(one.server.address, token="deploy") as client:
-            assert client.reload_model("linear").models[0].weights_digest != before
-            with pytest.raises(PermissionDenied, match="deploy may not change other; its models are: linear"):
+            told: list[ChangeProgress] = []
+            changed = client.reload_model("linear", on_progress=told.append)
+            assert changed.models[0].weights_digest != before
+            assert changed.served == ("linear",), "others are not its business"
+            assert {each.model for each in told} == {"", "linear"}
+            with pytest.raises(PermissionDenied, match="deploy may not change 'other'; its models are: linear"):
                 client.reload_model("other")
             with pytest.raises(PermissionDenied, match="deploy may not call UnloadModel"):
                 client.unload_model("linear")

@@ -77,6 +77,7 @@ class FrontEnd:
             case Connected():
                 self.send([Hello()])
                 self._told = None
+                self._changes.on_connected()
                 self._pool.changed.set()
             case Serve():
                 default = self._pool.cards.default

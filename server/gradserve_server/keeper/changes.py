@@ -7,6 +7,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
+from ..api.errors import clipped
 from ..config import StartError
 from ..metrics import Metrics
 from ..models.card import ModelCard
@@ -30,16 +31,20 @@ from .workers import Workers
 log = logging.getLogger(__name__)
 
 MAX_NAMES_SHOWN = 12  # The most names of models that an error text lists.
+MAX_LOGGED_BYTES = 200  # The most bytes of a change's action and names that the log repeats.
+STOPPING = ChangeFailure("stopping", "the server is stopping")
+SEE_LOG = "the change could not be made; the server's log says why"  # To whom the reason may tell of others' models.
 ReadCatalogue = Callable[[], tuple[Sequence[ModelSpec], Mapping[str, str]]]  # With what is wrong with some, by name.
 Send = Callable[[bytes, Sequence[object]], None]
 
 
 class NotChanged(Exception):
-    """A change that cannot be made."""
+    """A change that cannot be made. `of_all`: the text may tell of models that its caller is not to know of."""
 
-    def __init__(self, kind: ChangeFailureKind, text: str) -> None:
+    def __init__(self, kind: ChangeFailureKind, text: str, *, of_all: bool = False) -> None:
         super().__init__(text)
         self.failure = ChangeFailure(kind, text)
+        self.of_all = of_all
 
 
 class Changes:
@@ -56,13 +61,17 @@ class Changes:
         """`read`: the models of the configuration file as it is now. Raises OSError, ValueError, StartError."""
         self._workers, self._front_ends, self._send, self._read = workers, front_ends, send, read
         self._metrics = metrics
+        self._stopping = False
         self._one_at_a_time = asyncio.Lock()
         self._tasks = set[asyncio.Task[None]]()
         self._letting_go: asyncio.Task[None] | None = None  # Of the workers that the last change has replaced.
 
     def take(self, front_end: bytes, order: ChangeModels) -> None:
         """Begins a change, or lets it wait for others; the front-end is told what becomes of it."""
-        self._begin(self._make(order, lambda message: self._send(front_end, [message])))
+        if self._stopping:
+            self._end(front_end, order, STOPPING)
+        else:
+            self._begin(self._make(front_end, order))
 
     def _begin(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.create_task(work)
@@ -71,21 +80,24 @@ class Changes:
         return task
 
     async def stop(self) -> None:
-        """Ends all changes."""
+        """Ends all changes, and takes no others."""
+        self._stopping = True
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    async def _make(self, order: ChangeModels, say: Callable[[object], None]) -> None:
+    def _end(self, front_end: bytes, order: ChangeModels, failure: ChangeFailure | None = None) -> None:
+        self._metrics.model_changes.labels(order.action, failure.kind if failure else "done").inc()
+        self._send(front_end, [Changed(order.id, failure)])
+
+    async def _make(self, front_end: bytes, order: ChangeModels) -> None:
         def tell(state: ChangeState, worker: int = 0, model: str = "") -> None:
             workers = len(self._serving()) if worker else 0
-            say(Changing(order.id, state, worker, workers, model))
+            shown = model if order.sees(model) else ""
+            self._send(front_end, [Changing(order.id, state, worker, workers, shown)])
 
-        def end(failure: ChangeFailure | None = None) -> None:
-            self._metrics.model_changes.labels(order.action, failure.kind if failure else "done").inc()
-            say(Changed(order.id, failure))
-
-        what = f"{order.action} {', '.join(map(repr, order.names))}"
+        end = partial(self._end, front_end, order)
+        what = clipped(f"{order.action} {', '.join(map(repr, order.names))}", MAX_LOGGED_BYTES)
         try:
             if self._one_at_a_time.locked() or (self._letting_go and not self._letting_go.done()):
                 tell("waiting")
@@ -98,9 +110,10 @@ class Changes:
             end()
         except NotChanged as error:
             log.warning("models were not changed (%s): %s", what, error)
-            end(error.failure)
+            hidden = error.of_all and order.visible is not None
+            end(replace(error.failure, text=SEE_LOG) if hidden else error.failure)
         except asyncio.CancelledError:
-            end(ChangeFailure("stopping", "the server is stopping"))
+            end(STOPPING)
             raise
         except Exception:
             log.exception("a fault in a change of the models: %s", what)
@@ -129,7 +142,8 @@ class Changes:
         try:
             successors = await self._successors(specs, kept, served.generation + 1, tell)
         except NotJoined as error:
-            raise NotChanged("refused", _reason(str(error), kept)) from error
+            of_all = not _is_about(str(error), order.names)
+            raise NotChanged("refused", _reason(str(error), kept), of_all=of_all) from error
         unavailable = {name: reason for name, reason in served.unavailable.items() if name not in order.names}
         message = Serve(tuple(successors[0].cards.values()), unavailable, served.generation + 1)
         replaced = self._workers.replace(successors, message)
@@ -163,14 +177,14 @@ class Changes:
         loaded = [card.name for card in served.cards]
         specs = {spec.name: spec for spec in self._serving()[0].settings.models}
         if order.action == "unload":
-            _check_known(order.names, loaded, "this server serves no model")
+            _check_known(order, loaded, "this server serves no model")
             left = tuple(spec for spec in specs.values() if spec.name not in order.names)
             if not left:
                 raise NotChanged("refused", "no model would be left; load another one before, or stop the server")
             return left
         tell("reading")
         catalogue, faults = await self._catalogue()
-        _check_known(order.names, catalogue, "the catalogue has no model")
+        _check_known(order, catalogue, "the catalogue has no model")
         for name in order.names:
             if (name in loaded) == (order.action == "load"):
                 raise NotChanged("refused", _other_action(name, order.action))
@@ -183,7 +197,7 @@ class Changes:
         try:
             specs, faults = await asyncio.to_thread(self._read)
         except (OSError, ValueError, StartError) as error:
-            raise NotChanged("refused", f"the catalogue cannot be read: {error}") from error
+            raise NotChanged("refused", f"the catalogue cannot be read: {error}", of_all=True) from error
         return {spec.name: spec for spec in specs}, faults
 
 
@@ -191,19 +205,25 @@ def _tell_loading(tell: Callable[..., None], number: int, loading: Loading) -> N
     tell("warming_up" if loading.warming_up else "loading", number, loading.name)
 
 
-def _check_known(names: Iterable[str], known: Iterable[str], text: str) -> None:
+def _check_known(order: ChangeModels, known: Iterable[str], text: str) -> None:
     """Raises NotChanged for the first name that is not known, with those that are."""
-    all_known = list(known)
-    for name in names:
-        if name not in all_known:
-            more = ", ..." if len(all_known) > MAX_NAMES_SHOWN else ""
-            there = f"; there are: {', '.join(all_known[:MAX_NAMES_SHOWN])}{more}"
-            hint = nearest(name, all_known) if more else ""
+    visible = list(filter(order.sees, known))
+    for name in order.names:
+        if name not in visible:
+            more = ", ..." if len(visible) > MAX_NAMES_SHOWN else ""
+            there = f"; there are: {', '.join(visible[:MAX_NAMES_SHOWN])}{more}" if visible else ""
+            hint = nearest(name, visible) if more else ""
             raise NotChanged("unknown", f"{text} {name!r}{hint or there}")
 
 
 def _other_action(name: str, action: ChangeAction) -> str:
     return f"model {name} is loaded already; reload it" if action == "load" else f"model {name} is not loaded; load it"
+
+
+def _is_about(text: str, names: Sequence[str]) -> bool:
+    """Whether a text of why models could not be loaded tells of these alone."""
+    lines = [line for line in text.splitlines() if line.startswith("model ")]
+    return bool(lines) and all(line.startswith(tuple(f"model {name}: " for name in names)) for line in lines)
 
 
 def _reason(text: str, kept: Iterable[str]) -> str:

@@ -1,0 +1,128 @@
+"""Changes of the models as the keeper makes them, with processes that do as they are told."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+
+from gradserve_server.keeper.changes import SEE_LOG, Changes
+from gradserve_server.models.catalogue import ModelSpec
+from gradserve_server.pool.wire import Broken, Changed, ChangeModels, Changing, Loading
+
+from . import scripted
+from .scripted import SPECS, settled
+
+
+class FrontEnds:
+    """Stands in for front-ends that have no requests."""
+
+    async def switch(self, message: object) -> None:
+        pass
+
+    async def leave(self, generation: int) -> None:
+        pass
+
+
+class Managed:
+    """A keeper of a worker with the models a, b and c, whose catalogue has others too."""
+
+    def __init__(self, keeper: scripted.Keeper, read: Callable[[], Any]) -> None:
+        self.keeper, self.told = keeper, list[Any]()
+        front_ends: Any = FrontEnds()
+        self.changes = Changes(keeper.workers, front_ends, self._send, read, keeper.metrics)
+
+    def _send(self, name: bytes, messages: Any) -> None:
+        self.told.extend(messages)
+
+    async def take(self, order: ChangeModels) -> None:
+        """Takes an order; returns when its successor loads, or it has ended."""
+        count = len(self.keeper.made)
+        self.changes.take(b"front-end", order)
+        async with asyncio.timeout(10):
+            while len(self.keeper.made) == count and not self.ends:
+                await asyncio.sleep(0.001)
+
+    @property
+    def ends(self) -> list[Changed]:
+        return [message for message in self.told if isinstance(message, Changed)]
+
+    async def end(self) -> Changed:
+        """The end of the only change."""
+        async with asyncio.timeout(10):
+            while not self.ends:
+                await asyncio.sleep(0.001)
+        (end,) = self.ends
+        return end
+
+
+def catalogue() -> tuple[tuple[ModelSpec, ...], dict[str, str]]:
+    return (*SPECS, ModelSpec(name="secret")), {}
+
+
+@asynccontextmanager
+async def managed(read: Callable[[], Any] = catalogue) -> AsyncIterator[Managed]:
+    keeper = await scripted.serving(1)
+    one = Managed(keeper, read)
+    try:
+        yield one
+    finally:
+        await one.changes.stop()
+        await keeper.end()
+
+
+async def test_a_keeper_that_stops_takes_no_changes() -> None:
+    async with managed() as one:
+        await one.changes.stop()
+        one.changes.take(b"front-end", ChangeModels("1", "reload", ("a",)))
+        await settled()
+        assert [end.failure and end.failure.kind for end in one.ends] == ["stopping"]
+        assert len(one.keeper.made) == 1
+
+
+async def test_who_may_change_some_models_hears_of_no_others() -> None:
+    async with managed() as one:
+        await one.take(ChangeModels("1", "reload", ("gone",), visible=("a", "gone")))
+        failure = (await one.end()).failure
+        assert failure is not None
+        assert failure.text == "the catalogue has no model 'gone'; there are: a"
+
+
+@pytest.mark.parametrize(
+    ("visible", "names", "text"),
+    [
+        (("a",), {"a", ""}, SEE_LOG),
+        (None, {"a", "b", ""}, "model b: no; where the files of b have changed, reload it by the same call"),
+    ],
+)
+async def test_why_another_model_cannot_be_loaded(
+    visible: tuple[str, ...] | None, names: set[str], text: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with managed() as one:
+        await one.take(ChangeModels("1", "reload", ("a",), visible))
+        successor = one.keeper.made[-1]
+        for name in "ab":
+            successor.say(Loading(name))
+        successor.say(Broken("model b: no"))
+        failure = (await one.end()).failure
+        assert failure is not None
+        assert (failure.kind, failure.text) == ("refused", text)
+        assert {message.model for message in one.told if isinstance(message, Changing)} == names
+        assert "model b: no" in caplog.text
+
+
+async def test_why_a_model_of_ones_own_cannot_be_loaded() -> None:
+    async with managed() as one:
+        await one.take(ChangeModels("1", "reload", ("a",), visible=("a",)))
+        one.keeper.made[-1].say(Broken("model a: no"))
+        failure = (await one.end()).failure
+        assert failure is not None
+        assert failure.text == "model a: no"
+
+
+async def test_many_long_names_make_no_long_line(caplog: pytest.LogCaptureFixture) -> None:
+    async with managed() as one:
+        await one.take(ChangeModels("1", "load", tuple(f"{i:064}" for i in range(256))))
+        await one.end()
+        assert max(map(len, caplog.messages)) < 1000
