@@ -29,7 +29,7 @@ from gradserve.results.pictures import Progress
 from gradserve.v1 import attack_pb2, explain_pb2, management_pb2, management_pb2_grpc, predict_pb2
 from gradserve_server.api.management import KeeperChanges
 from gradserve_server.offline.index import index as build_index
-from gradserve_server.pool.wire import Changed, ChangeModels
+from gradserve_server.pool.wire import Changed, ChangeModels, DropChange
 
 REPLACEMENTS = length(3, 20)
 CALLERS = 4
@@ -453,6 +453,18 @@ async def test_who_waits_is_told_that_the_keeper_was_away() -> None:
     assert isinstance(told, Changed)
     assert told.failure is not None
     assert (told.failure.kind, "may have been made or not" in told.failure.text) == ("lost", True)
+
+
+async def test_the_keeper_is_told_of_a_caller_that_is_gone() -> None:
+    sent: list[object] = []
+    changes = KeeperChanges(sent.append)
+    order = ChangeModels("1", "load", ("linear",))
+    asked = asyncio.ensure_future(anext(changes.ask(order)))
+    await asyncio.sleep(0)
+    asked.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await asked
+    assert sent == [order, DropChange("1")]
 
 
 def test_calls_with_one_request_id_hear_of_their_own_changes(serving: Managed) -> None:

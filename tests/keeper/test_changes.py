@@ -1,18 +1,20 @@
 """Changes of the models as the keeper makes them, with processes that do as they are told."""
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
 
+from gradserve_server.keeper import changes as module
 from gradserve_server.keeper.changes import SEE_LOG, Changes
 from gradserve_server.models.catalogue import ModelSpec
-from gradserve_server.pool.wire import Broken, Changed, ChangeModels, Changing, Loading
+from gradserve_server.pool.wire import Broken, Changed, ChangeModels, Changing, Loading, Ready
 
 from . import scripted
-from .scripted import SPECS, settled
+from .scripted import SPECS, card, settled
 
 
 class FrontEnds:
@@ -28,10 +30,12 @@ class FrontEnds:
 class Managed:
     """A keeper of a worker with the models a, b and c, whose catalogue has others too."""
 
-    def __init__(self, keeper: scripted.Keeper, read: Callable[[], Any]) -> None:
+    def __init__(self, keeper: scripted.Keeper, read: Callable[[], Any], give_up_seconds: float) -> None:
         self.keeper, self.told = keeper, list[Any]()
         front_ends: Any = FrontEnds()
-        self.changes = Changes(keeper.workers, front_ends, self._send, read, keeper.metrics)
+        self.changes = Changes(
+            keeper.workers, front_ends, self._send, read, keeper.metrics, give_up_seconds=give_up_seconds
+        )
 
     def _send(self, name: bytes, messages: Any) -> None:
         self.told.extend(messages)
@@ -62,9 +66,9 @@ def catalogue() -> tuple[tuple[ModelSpec, ...], dict[str, str]]:
 
 
 @asynccontextmanager
-async def managed(read: Callable[[], Any] = catalogue) -> AsyncIterator[Managed]:
+async def managed(read: Callable[[], Any] = catalogue, give_up_seconds: float = 600) -> AsyncIterator[Managed]:
     keeper = await scripted.serving(1)
-    one = Managed(keeper, read)
+    one = Managed(keeper, read, give_up_seconds)
     try:
         yield one
     finally:
@@ -126,3 +130,48 @@ async def test_many_long_names_make_no_long_line(caplog: pytest.LogCaptureFixtur
         await one.take(ChangeModels("1", "load", tuple(f"{i:064}" for i in range(256))))
         await one.end()
         assert max(map(len, caplog.messages)) < 1000
+
+
+async def test_a_change_that_nobody_waits_for_is_dropped_unless_it_has_begun() -> None:
+    async with managed() as one:
+        await one.take(ChangeModels("1", "reload", ("a",)))
+        one.changes.take(b"front-end", ChangeModels("2", "reload", ("b",)))
+        await settled()
+        for order in "12":
+            one.changes.drop(order)
+        await settled()
+        assert [end.id for end in one.ends] == ["2"]
+        one.keeper.made[-1].say(Ready(tuple(map(card, "abc")), "cpu", {}, generation=1))
+        async with asyncio.timeout(10):
+            while len(one.ends) < 2:
+                await asyncio.sleep(0.001)
+        assert one.ends[1] == Changed("1")
+        assert len(one.keeper.made) == 2
+
+
+async def test_a_successor_that_is_never_ready_ends_its_change() -> None:
+    async with managed(give_up_seconds=0.05) as one:
+        await one.take(ChangeModels("1", "reload", ("a",)))
+        failure = (await one.end()).failure
+        assert failure is not None
+        assert failure.text == "a new worker was not ready after 0.05 s (pool.give_up_seconds)"
+        assert [process.killed for process in one.keeper.made] == [False, True]
+
+
+async def test_a_catalogue_that_cannot_be_read_ends_its_change(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And keeps neither the next change nor the process's end waiting."""
+    monkeypatch.setattr(module, "READ_SECONDS", 0.05)
+    answers, readers = threading.Event(), list[threading.Thread]()
+
+    def read() -> Any:
+        readers.append(threading.current_thread())
+        answers.wait(60)
+        return catalogue()
+
+    async with managed(read) as one:
+        await one.take(ChangeModels("1", "reload", ("a",)))
+        failure = (await one.end()).failure
+        assert failure is not None
+        assert failure.text == "the catalogue could not be read within 0.05 s"
+        assert all(thread.daemon for thread in readers)
+    answers.set()

@@ -3,7 +3,8 @@
 import asyncio
 import secrets
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import aclosing
 
 import grpc
 
@@ -11,7 +12,7 @@ from gradserve.v1 import management_pb2 as pb
 from gradserve.v1 import management_pb2_grpc
 
 from ..pool.pool import Pool
-from ..pool.wire import ChangeAction, Changed, ChangeFailure, ChangeFailureKind, ChangeModels, Changing
+from ..pool.wire import ChangeAction, Changed, ChangeFailure, ChangeFailureKind, ChangeModels, Changing, DropChange
 from .admission.callers import Callers
 from .errors import RequestError, clipped, invalid, shown
 from .fields import enum_value
@@ -26,6 +27,7 @@ CODES: dict[ChangeFailureKind, tuple[grpc.StatusCode, str]] = {
     "unknown": (grpc.StatusCode.NOT_FOUND, "UNKNOWN_MODEL"),
     "refused": (grpc.StatusCode.FAILED_PRECONDITION, "MODELS_NOT_CHANGED"),
     "stopping": (grpc.StatusCode.UNAVAILABLE, "NO_WORKER"),
+    "withdrawn": (grpc.StatusCode.CANCELLED, "CANCELLED"),
     "lost": (grpc.StatusCode.UNAVAILABLE, "NO_WORKER"),
     "internal": (grpc.StatusCode.INTERNAL, "INTERNAL"),
 }
@@ -41,18 +43,19 @@ class KeeperChanges:
         self._send = send
         self._replies: dict[str, asyncio.Queue[Changing | Changed]] = {}
 
-    async def ask(self, order: ChangeModels) -> AsyncIterator[Changing | Changed]:
+    async def ask(self, order: ChangeModels) -> AsyncGenerator[Changing | Changed, None]:
         """What becomes of a change, which has an id of its own, until its end."""
         replies = self._replies[order.id] = asyncio.Queue()
         self._send(order)
+        reply: Changing | Changed | None = None
         try:
-            while True:
+            while not isinstance(reply, Changed):
                 reply = await replies.get()
                 yield reply
-                if isinstance(reply, Changed):
-                    return
         finally:
             del self._replies[order.id]
+            if not isinstance(reply, Changed):
+                self._send(DropChange(order.id))
 
     def on_connected(self) -> None:
         """Ends what is asked: the keeper is there again, and what it said meanwhile may be lost."""
@@ -94,14 +97,15 @@ class ModelManagementService(management_pb2_grpc.ModelManagementServiceServicer)
         _check_names(names)
         visible = self._callers.rights(entry.caller).models
         order = ChangeModels(secrets.token_hex(8), action, names, visible)  # Callers may choose the request's id.
-        async for event in self._changes.ask(order):
-            seconds = time.monotonic() - entry.arrived
-            if isinstance(event, Changing):
-                await context.write(pb.ModelChangeEvent(progress=_progress(event, seconds)))
-            elif event.failure is not None:
-                raise RequestError(*CODES[event.failure.kind], event.failure.text)
-            else:
-                await context.write(pb.ModelChangeEvent(result=self._result(order, seconds)))
+        async with aclosing(self._changes.ask(order)) as events:
+            async for event in events:
+                seconds = time.monotonic() - entry.arrived
+                if isinstance(event, Changing):
+                    await context.write(pb.ModelChangeEvent(progress=_progress(event, seconds)))
+                elif event.failure is not None:
+                    raise RequestError(*CODES[event.failure.kind], event.failure.text)
+                else:
+                    await context.write(pb.ModelChangeEvent(result=self._result(order, seconds)))
 
     def _result(self, order: ChangeModels, seconds: float) -> pb.ModelChangeResult:
         cards = self._pool.cards

@@ -1,7 +1,9 @@
 """Changes of the served models: new workers load beside those that serve, and take their places at one moment."""
 
 import asyncio
+import concurrent.futures
 import logging
+import threading
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -32,9 +34,12 @@ log = logging.getLogger(__name__)
 
 MAX_NAMES_SHOWN = 12  # The most names of models that an error text lists.
 MAX_LOGGED_BYTES = 200  # The most bytes of a change's action and names that the log repeats.
+READ_SECONDS = 60.0  # Longest time for reading the catalogue, whose files may lie on a server that does not answer.
 STOPPING = ChangeFailure("stopping", "the server is stopping")
+WITHDRAWN = ChangeFailure("withdrawn", "its caller is gone")
 SEE_LOG = "the change could not be made; the server's log says why"  # To whom the reason may tell of others' models.
-ReadCatalogue = Callable[[], tuple[Sequence[ModelSpec], Mapping[str, str]]]  # With what is wrong with some, by name.
+Catalogue = tuple[Sequence[ModelSpec], Mapping[str, str]]  # With what is wrong with some, by name.
+ReadCatalogue = Callable[[], Catalogue]
 Send = Callable[[bytes, Sequence[object]], None]
 
 
@@ -56,14 +61,25 @@ class Changes:
     """
 
     def __init__(
-        self, workers: Workers, front_ends: FrontEnds, send: Send, read: ReadCatalogue, metrics: Metrics
+        self,
+        workers: Workers,
+        front_ends: FrontEnds,
+        send: Send,
+        read: ReadCatalogue,
+        metrics: Metrics,
+        *,
+        give_up_seconds: float,
     ) -> None:
-        """`read`: the models of the configuration file as it is now. Raises OSError, ValueError, StartError."""
+        """`read`: the models of the configuration file as it is now. Raises OSError, ValueError, StartError.
+
+        `give_up_seconds`: the longest time until a new worker is ready.
+        """
         self._workers, self._front_ends, self._send, self._read = workers, front_ends, send, read
-        self._metrics = metrics
+        self._metrics, self._give_up_seconds = metrics, give_up_seconds
         self._stopping = False
         self._one_at_a_time = asyncio.Lock()
         self._tasks = set[asyncio.Task[None]]()
+        self._waiting: dict[str, asyncio.Task[None]] = {}  # Changes that have not begun, by their ids.
         self._letting_go: asyncio.Task[None] | None = None  # Of the workers that the last change has replaced.
 
     def take(self, front_end: bytes, order: ChangeModels) -> None:
@@ -71,7 +87,12 @@ class Changes:
         if self._stopping:
             self._end(front_end, order, STOPPING)
         else:
-            self._begin(self._make(front_end, order))
+            self._waiting[order.id] = self._begin(self._make(front_end, order))
+
+    def drop(self, order_id: str) -> None:
+        """Drops a change that nobody waits for, unless it has begun."""
+        if task := self._waiting.pop(order_id, None):
+            task.cancel()
 
     def _begin(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.create_task(work)
@@ -104,6 +125,7 @@ class Changes:
             async with self._one_at_a_time:
                 if self._letting_go:  # With those that it waits for there are never more than two generations.
                     await asyncio.wait([self._letting_go])
+                self._waiting.pop(order.id)
                 replaced = await self._change(order, tell)
                 self._letting_go = self._begin(self._let_go(replaced))
             log.info("models were changed: %s", what)
@@ -113,7 +135,7 @@ class Changes:
             hidden = error.of_all and order.visible is not None
             end(replace(error.failure, text=SEE_LOG) if hidden else error.failure)
         except asyncio.CancelledError:
-            end(STOPPING)
+            end(STOPPING if self._stopping else WITHDRAWN)
             raise
         except Exception:
             log.exception("a fault in a change of the models: %s", what)
@@ -163,7 +185,7 @@ class Changes:
                 settings = replace(worker.settings, models=specs, served=cards, generation=generation)
                 successors.append(successor := KeptWorker(settings))
                 successor.on_loading = partial(_tell_loading, tell, number)
-                cards = await self._workers.add(successor)
+                cards = await self._ready(successor)
                 tell("ready", number)
         except BaseException:
             await self._workers.remove(successors)
@@ -171,6 +193,15 @@ class Changes:
         for successor in successors:  # Whoever takes its place after a death must load the same.
             successor.settings = replace(successor.settings, served=cards)
         return successors
+
+    async def _ready(self, successor: KeptWorker) -> Mapping[str, ModelCard]:
+        """Starts a successor; returns its cards when it is ready. Raises NotJoined."""
+        try:
+            async with asyncio.timeout(self._give_up_seconds):
+                return await self._workers.add(successor)
+        except TimeoutError as error:
+            text = f"a new worker was not ready after {self._give_up_seconds:g} s (pool.give_up_seconds)"
+            raise NotJoined(text) from error
 
     async def _specs(self, order: ChangeModels, served: Serve, tell: Callable[..., None]) -> tuple[ModelSpec, ...]:
         """The models of the next generation. Raises NotChanged where the names are not such as the change needs."""
@@ -195,10 +226,28 @@ class Changes:
 
     async def _catalogue(self) -> tuple[dict[str, ModelSpec], Mapping[str, str]]:
         try:
-            specs, faults = await asyncio.to_thread(self._read)
+            async with asyncio.timeout(READ_SECONDS):
+                specs, faults = await _in_thread(self._read)
+        except TimeoutError as error:
+            raise NotChanged("refused", f"the catalogue could not be read within {READ_SECONDS:g} s") from error
         except (OSError, ValueError, StartError) as error:
             raise NotChanged("refused", f"the catalogue cannot be read: {error}", of_all=True) from error
         return {spec.name: spec for spec in specs}, faults
+
+
+def _in_thread(read: ReadCatalogue) -> asyncio.Future[Catalogue]:
+    """Reads in a thread that does not keep the process from ending, as one of `asyncio.to_thread` does."""
+    result = concurrent.futures.Future[Catalogue]()
+    result.set_running_or_notify_cancel()
+
+    def work() -> None:
+        try:
+            result.set_result(read())
+        except Exception as error:
+            result.set_exception(error)
+
+    threading.Thread(target=work, daemon=True).start()
+    return asyncio.wrap_future(result)
 
 
 def _tell_loading(tell: Callable[..., None], number: int, loading: Loading) -> None:

@@ -23,7 +23,7 @@ FailureKind = Literal[
 ]
 ChangeAction = Literal["load", "unload", "reload"]
 ChangeState = Literal["waiting", "reading", "loading", "warming_up", "ready"]
-ChangeFailureKind = Literal["unknown", "refused", "stopping", "lost", "internal"]
+ChangeFailureKind = Literal["unknown", "refused", "stopping", "withdrawn", "lost", "internal"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,6 +237,13 @@ class ChangeModels:
     def sees(self, name: str) -> bool:
         """Whether the caller may know of that model."""
         return self.visible is None or name in self.visible
+
+
+@dataclass(frozen=True, slots=True)
+class DropChange:
+    """Tells the keeper that nobody waits for that change; it makes it all the same if it has begun."""
+
+    id: str
 
 
 @dataclass(frozen=True, slots=True)
