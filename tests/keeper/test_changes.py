@@ -20,11 +20,14 @@ from .scripted import SPECS, card, settled
 class FrontEnds:
     """Stands in for front-ends that have no requests."""
 
+    fault: Exception | None = None
+
     async def switch(self, message: object) -> None:
         pass
 
     async def leave(self, generation: int) -> None:
-        pass
+        if self.fault:
+            raise self.fault
 
 
 class Managed:
@@ -32,13 +35,18 @@ class Managed:
 
     def __init__(self, keeper: scripted.Keeper, read: Callable[[], Any], give_up_seconds: float) -> None:
         self.keeper, self.told = keeper, list[Any]()
-        front_ends: Any = FrontEnds()
+        self.front_ends: Any = FrontEnds()
         self.changes = Changes(
-            keeper.workers, front_ends, self._send, read, keeper.metrics, give_up_seconds=give_up_seconds
+            keeper.workers, self.front_ends, self._send, read, keeper.metrics, give_up_seconds=give_up_seconds
         )
 
     def _send(self, name: bytes, messages: Any) -> None:
         self.told.extend(messages)
+
+    def ready(self, **classes: tuple[str, ...]) -> None:
+        """Lets the last process say that it is ready. `classes`: of models that have others than before."""
+        cards = [card(name, classes=classes[name]) if name in classes else card(name) for name in "abc"]
+        self.keeper.made[-1].say(Ready(tuple(cards), "cpu", {}, generation=1))
 
     async def take(self, order: ChangeModels) -> None:
         """Takes an order; returns when its successor loads, or it has ended."""
@@ -141,7 +149,7 @@ async def test_a_change_that_nobody_waits_for_is_dropped_unless_it_has_begun() -
             one.changes.drop(order)
         await settled()
         assert [end.id for end in one.ends] == ["2"]
-        one.keeper.made[-1].say(Ready(tuple(map(card, "abc")), "cpu", {}, generation=1))
+        one.ready()
         async with asyncio.timeout(10):
             while len(one.ends) < 2:
                 await asyncio.sleep(0.001)
@@ -175,3 +183,30 @@ async def test_a_catalogue_that_cannot_be_read_ends_its_change(monkeypatch: pyte
         assert failure.text == "the catalogue could not be read within 0.05 s"
         assert all(thread.daemon for thread in readers)
     answers.set()
+
+
+async def test_what_is_kept_must_have_its_classes_too() -> None:
+    """Its file of labels may have changed."""
+    for changed, reason in (("b", "model b: its classes would change; where the files of b have"), ("a", "")):
+        async with managed() as one:
+            await one.take(ChangeModels("1", "reload", ("a",)))
+            one.ready(**{changed: ("oui", "non")})
+            failure = (await one.end()).failure
+            assert (failure.text if failure else "").startswith(reason)
+            assert (failure is None) == (changed == "a")
+            assert one.keeper.made[1].killed == (changed == "b")
+
+
+async def test_replaced_workers_end_after_a_fault_too(caplog: pytest.LogCaptureFixture) -> None:
+    async with managed() as one:
+        one.front_ends.fault = RuntimeError("a fault")
+        await one.take(ChangeModels("1", "reload", ("a",)))
+        one.ready()
+        assert (await one.end()).failure is None
+        old = one.keeper.made[0]
+        old.code.set_result(0)
+        async with asyncio.timeout(10):
+            while len(one.keeper.workers.all) > 1:
+                await asyncio.sleep(0.001)
+        await settled()
+        assert "a fault in the wait for requests of the replaced workers" in caplog.text

@@ -258,7 +258,7 @@ REBUILT = SimpleNamespace(name="m", digest="", index_digest="of another index", 
 @pytest.mark.parametrize(
     ("facts", "reason"),
     [
-        ({"cards": [OTHER]}, "model m: its builder gives other weights at every call"),
+        ({"cards": [OTHER]}, "model m: its weights are not those of the other processes"),
         ({"cards": [REBUILT]}, "model m: its influence index has changed since it was loaded; reload the model"),
         ({"cards": []}, "model m: it has not loaded it"),
         ({"version": "0.0.1"}, "it has version 0.0.1, and this server has"),

@@ -34,6 +34,8 @@ log = logging.getLogger(__name__)
 
 MAX_NAMES_SHOWN = 12  # The most names of models that an error text lists.
 MAX_LOGGED_BYTES = 200  # The most bytes of a change's action and names that the log repeats.
+# What cards of models have that a change does not name, beside what `difference` compares.
+UNCHANGED = ("classes", "height", "width", "resize", "interpolation", "mean", "std", "head")
 READ_SECONDS = 60.0  # Longest time for reading the catalogue, whose files may lie on a server that does not answer.
 STOPPING = ChangeFailure("stopping", "the server is stopping")
 WITHDRAWN = ChangeFailure("withdrawn", "its caller is gone")
@@ -143,7 +145,10 @@ class Changes:
 
     async def _let_go(self, replaced: Sequence[KeptWorker]) -> None:
         """Ends workers when no request needs them any more."""
-        await self._front_ends.leave(self._generation)
+        try:
+            await self._front_ends.leave(self._generation)
+        except Exception:
+            log.exception("a fault in the wait for requests of the replaced workers, which end now")
         await self._workers.remove(replaced)
 
     @property
@@ -185,7 +190,9 @@ class Changes:
                 settings = replace(worker.settings, models=specs, served=cards, generation=generation)
                 successors.append(successor := KeptWorker(settings))
                 successor.on_loading = partial(_tell_loading, tell, number)
-                cards = await self._ready(successor)
+                loaded = await self._ready(successor)
+                _check_unchanged(cards, loaded)
+                cards = loaded
                 tell("ready", number)
         except BaseException:
             await self._workers.remove(successors)
@@ -248,6 +255,14 @@ def _in_thread(read: ReadCatalogue) -> asyncio.Future[Catalogue]:
 
     threading.Thread(target=work, daemon=True).start()
     return asyncio.wrap_future(result)
+
+
+def _check_unchanged(before: Mapping[str, ModelCard], now: Mapping[str, ModelCard]) -> None:
+    """Raises NotJoined for a model whose file of labels, say, has changed; its weights were compared when it loaded."""
+    for name, card in before.items():
+        for fact in UNCHANGED:
+            if getattr(card, fact) != getattr(now[name], fact):
+                raise NotJoined(f"model {name}: its {fact} would change")
 
 
 def _tell_loading(tell: Callable[..., None], number: int, loading: Loading) -> None:

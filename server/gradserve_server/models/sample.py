@@ -11,7 +11,8 @@ from .card import ModelCard
 
 TOLERANCE = 1e-3  # Largest difference of two logits, as a share of how much they vary; devices round in different ways.
 OTHER_WEIGHTS = (
-    "its builder gives other weights at every call, and all processes must serve the same: "
+    "its weights are not those of the other processes, and all must serve the same: where its file has changed, reload "
+    "the model; where its builder gives other weights at every call, "
     "seed it, or save the weights to a file and name that"
 )
 OTHER_INDEX = "its influence index has changed since it was loaded; reload the model"

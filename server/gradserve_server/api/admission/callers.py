@@ -87,7 +87,7 @@ class Callers:
             return
         rights = self.rights(caller)
         if rpc not in (rights.rpcs or ()):
-            raise denied(f"{caller.name} may not call {rpc}: its table in the file of tokens must name it in rpcs")
+            raise denied(f"{caller.name} may not call {rpc}: its table in a TOML file of tokens must name it in rpcs")
         other = [name for name in names if rights.models is not None and name not in rights.models]
         if other:
             models = f"its models are: {', '.join(rights.models or ())}"
