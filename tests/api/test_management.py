@@ -467,6 +467,22 @@ async def test_the_keeper_is_told_of_a_caller_that_is_gone() -> None:
     assert sent == [order, DropChange("1")]
 
 
+def test_a_call_that_is_left_while_it_waits_changes_nothing(serving: Managed) -> None:
+    serving.write(table("linear", seed=14), table("other", seed=15))
+    before = serving.digests
+    with grpc.insecure_channel(serving.server.address) as channel, counts_one(serving.server, "reload", "withdrawn"):
+        stub = management_pb2_grpc.ModelManagementServiceStub(channel)
+        first = stub.ReloadModel(management_pb2.ReloadModelRequest(names=["linear"]), timeout=PATIENCE)
+        assert next(first).progress.state == management_pb2.MODEL_CHANGE_STATE_READING
+        second = stub.ReloadModel(management_pb2.ReloadModelRequest(names=["other"]), timeout=PATIENCE)
+        assert next(second).progress.state == management_pb2.MODEL_CHANGE_STATE_WAITING
+        second.cancel()
+        list(first)
+    after = serving.digests
+    assert after["linear"] != before["linear"]
+    assert after["other"] == before["other"]
+
+
 def test_calls_with_one_request_id_hear_of_their_own_changes(serving: Managed) -> None:
     """Callers choose the ids of their requests."""
     serving.write(table("linear", seed=12), table("other", seed=13))
