@@ -1,6 +1,5 @@
 """Models are loaded, replaced and unloaded over real connections, while others call them and processes die."""
 
-import asyncio
 import hashlib
 import os
 import signal
@@ -27,9 +26,7 @@ from gradserve import Client, FailedPrecondition, InvalidArgument, NotFound, Per
 from gradserve.results.models import ChangeProgress
 from gradserve.results.pictures import Progress
 from gradserve.v1 import attack_pb2, explain_pb2, management_pb2, management_pb2_grpc, predict_pb2
-from gradserve_server.api.management import KeeperChanges
 from gradserve_server.offline.index import index as build_index
-from gradserve_server.pool.wire import Changed, ChangeModels, DropChange
 
 REPLACEMENTS = length(3, 20)
 CALLERS = 4
@@ -439,32 +436,6 @@ def test_a_table_may_wait_until_it_is_loaded() -> None:
     with Server(waiting) as server:
         assert server.process.wait(PATIENCE) == 2
         assert "no model would be loaded: all have load = false" in server.log()
-
-
-async def test_who_waits_is_told_that_the_keeper_was_away() -> None:
-    """What it said then does not come any more."""
-    changes = KeeperChanges(lambda message: None)
-    order = ChangeModels("1", "load", ("linear",))
-    asked = asyncio.ensure_future(anext(changes.ask(order)))
-    await asyncio.sleep(0)
-    changes.on_connected()
-    async with asyncio.timeout(1):
-        told = await asked
-    assert isinstance(told, Changed)
-    assert told.failure is not None
-    assert (told.failure.kind, "may have been made or not" in told.failure.text) == ("lost", True)
-
-
-async def test_the_keeper_is_told_of_a_caller_that_is_gone() -> None:
-    sent: list[object] = []
-    changes = KeeperChanges(sent.append)
-    order = ChangeModels("1", "load", ("linear",))
-    asked = asyncio.ensure_future(anext(changes.ask(order)))
-    await asyncio.sleep(0)
-    asked.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await asked
-    assert sent == [order, DropChange("1")]
 
 
 def test_a_call_that_is_left_while_it_waits_changes_nothing(serving: Managed) -> None:
