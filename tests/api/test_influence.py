@@ -152,8 +152,9 @@ def test_bad_requests_are_told_field_by_field(
 def test_why_a_model_is_none_of_an_ensemble(monkeypatch: pytest.MonkeyPatch, facts: dict[str, Any], says: str) -> None:
     usual = {"dataset": "of a", "count": 8, "classes": 3, "head": "softmax", "methods": ("projected", "neighbours")}
     indexes = {"a": SimpleNamespace(**usual), "b": SimpleNamespace(**{**usual, **facts})}
-    monkeypatch.setattr(influence, "opened", lambda name: SimpleNamespace(manifest=indexes[name]))
-    cards: Any = [SimpleNamespace(name=name, index=name, head=each.head) for name, each in indexes.items()]
+    monkeypatch.setattr(influence, "opened", lambda name, digest: SimpleNamespace(manifest=indexes[name]))
+    names = {name: {"name": name, "index": name, "index_digest": ""} for name in indexes}
+    cards: Any = [SimpleNamespace(**names[name], head=each.head) for name, each in indexes.items()]
     violations = Violations()
     request = inf.InfluenceRequest(ensemble=["b"])
     influence._members(request, cards[0], "projected", ServedModels(cards), violations)

@@ -19,12 +19,14 @@ import psutil
 import pytest
 import torch
 from lengths import length
+from PIL import Image
 from serving import PATIENCE, Server, Stubs, picture, refused
 
 from gradserve import Client, FailedPrecondition, InvalidArgument, NotFound, PermissionDenied, Unavailable
 from gradserve.results.models import ChangeProgress
 from gradserve.results.pictures import Progress
-from gradserve.v1 import attack_pb2, explain_pb2, predict_pb2
+from gradserve.v1 import attack_pb2, explain_pb2, management_pb2, management_pb2_grpc, predict_pb2
+from gradserve_server.offline.index import index as build_index
 
 REPLACEMENTS = length(3, 20)
 CALLERS = 4
@@ -229,7 +231,12 @@ def test_what_does_not_fit_what_is_served(serving: Managed) -> None:
         (lambda: serving.client.unload_model("third"), NotFound, "serves no model 'third'; there are: linear, other"),
         (lambda: serving.client.unload_model("linear", "other"), FailedPrecondition, "no model would be left"),
         (lambda: serving.client.reload_model(), InvalidArgument, "names: must have"),
-        (lambda: serving.client.load_model("third", ""), InvalidArgument, "names: must have"),
+        (lambda: serving.client.load_model("third", ""), InvalidArgument, "names: must each have 1 to 64 characters"),
+        (
+            lambda: serving.client.load_model(*map(str, range(257))),
+            InvalidArgument,
+            "names of 1 to 256 models, were 257",
+        ),
     ]
     for call, error, text in cases:
         with pytest.raises(error, match=text):
@@ -271,6 +278,43 @@ def test_files_that_have_changed_are_reloaded_together(serving: Managed, tmp_pat
     assert [serving.digests[card.name] for card in cards] == [card.weights_digest for card in cards]
     changed = serving.client.reload_model("first", "second").models
     assert {card.weights_digest for card in changed}.isdisjoint(card.weights_digest for card in cards)
+
+
+def examples(folder: Path, name: str, count: int) -> Path:
+    """A training set of five classes, with so many pictures of each, called by that name and a number."""
+    draw = np.random.default_rng(0)
+    for label in range(5):
+        (folder / f"c{label}").mkdir(parents=True)
+        for i in range(count):
+            pixels = draw.integers(0, 255, (8, 12, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(folder / f"c{label}" / f"{name}{i}.png")
+    return folder
+
+
+def test_a_model_and_its_index_are_replaced_together(serving: Managed, tmp_path: Path) -> None:
+    """The new ones lie where the old ones did. Until they are loaded, the old ones answer."""
+    weights, index, config = tmp_path / "w.pt", tmp_path / "index", tmp_path / "models.toml"
+    entry = table("traced").replace('"random"', f'"{weights}"')
+    config.write_text(entry)
+
+    def build(name: str, count: int) -> None:
+        torch.save(networks.linear().state_dict(), weights)
+        data = examples(tmp_path / name, name, count)
+        build_index("traced", index, data, config, weight_decay=1e-2)
+
+    def answers() -> tuple[set[str], int, int]:
+        suspects = serving.client.suspects(model="traced", top=3)
+        influence = serving.client.influence(PIXELS, model="traced", top=2, method="last_layer")
+        names = {Path(each.name).name[:3] for each in [*suspects.examples, *influence.helpful, *influence.harmful]}
+        return names, suspects.total, influence.examples
+
+    build("old", 6)
+    serving.write(table("linear"), table("other"), f'{entry}index = "{index}"\n')
+    serving.client.load_model("traced")
+    build("new", 9)
+    assert answers() == ({"old"}, 30, 30)
+    serving.client.reload_model("traced")
+    assert answers() == ({"new"}, 45, 45)
 
 
 def test_changes_at_one_time_are_made_one_after_the_other(serving: Managed) -> None:
@@ -394,6 +438,37 @@ def test_a_table_may_wait_until_it_is_loaded() -> None:
         assert "no model would be loaded: all have load = false" in server.log()
 
 
+def test_a_call_that_is_left_while_it_waits_changes_nothing(serving: Managed) -> None:
+    serving.write(table("linear", seed=14), table("other", seed=15))
+    before = serving.digests
+    with grpc.insecure_channel(serving.server.address) as channel, counts_one(serving.server, "reload", "withdrawn"):
+        stub = management_pb2_grpc.ModelManagementServiceStub(channel)
+        first = stub.ReloadModel(management_pb2.ReloadModelRequest(names=["linear"]), timeout=PATIENCE)
+        assert next(first).progress.state == management_pb2.MODEL_CHANGE_STATE_READING
+        second = stub.ReloadModel(management_pb2.ReloadModelRequest(names=["other"]), timeout=PATIENCE)
+        assert next(second).progress.state == management_pb2.MODEL_CHANGE_STATE_WAITING
+        second.cancel()
+        list(first)
+    after = serving.digests
+    assert after["linear"] != before["linear"]
+    assert after["other"] == before["other"]
+
+
+def test_calls_with_one_request_id_hear_of_their_own_changes(serving: Managed) -> None:
+    """Callers choose the ids of their requests."""
+    serving.write(table("linear", seed=12), table("other", seed=13))
+    with grpc.insecure_channel(serving.server.address) as channel:
+        stub = management_pb2_grpc.ModelManagementServiceStub(channel)
+        calls = [
+            stub.ReloadModel(
+                management_pb2.ReloadModelRequest(names=[name]), metadata=[("x-request-id", "mine")], timeout=PATIENCE
+            )
+            for name in ("linear", "other")
+        ]
+        results = [list(call)[-1].result for call in calls]
+    assert [[card.name for card in result.models] for result in results] == [["linear"], ["other"]]
+
+
 def test_it_is_off_unless_allowed() -> None:
     with managed("", 1) as one:
         for call in (one.client.load_model, one.client.unload_model, one.client.reload_model):
@@ -416,8 +491,12 @@ def test_with_tokens_only_those_that_name_the_call(tmp_path: Path) -> None:
                 client.reload_model("linear")
             before = client.model("linear").weights_digest
         with Client(one.server.address, token="deploy") as client:
-            assert client.reload_model("linear").models[0].weights_digest != before
-            with pytest.raises(PermissionDenied, match="deploy may not change other; its models are: linear"):
+            told: list[ChangeProgress] = []
+            changed = client.reload_model("linear", on_progress=told.append)
+            assert changed.models[0].weights_digest != before
+            assert changed.served == ("linear",), "others are not its business"
+            assert {each.model for each in told} == {"", "linear"}
+            with pytest.raises(PermissionDenied, match="deploy may not change 'other'; its models are: linear"):
                 client.reload_model("other")
             with pytest.raises(PermissionDenied, match="deploy may not call UnloadModel"):
                 client.unload_model("linear")

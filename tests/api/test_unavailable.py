@@ -48,7 +48,10 @@ IMAGE = picture(0, 16, 16)
 RPCS = service_pb2.DESCRIPTOR.services_by_name["GradientService"].methods_by_name
 REASONS = {"first": "LookupError: no such recipe: soup", "fileless": "no file of weights "}
 REASONS |= {"draws_outside": "with the same weights but other answers"}
-REASONS |= {"unseeded": "its builder gives other weights at every call", "deadly": "the worker died while loading it "}
+REASONS |= {
+    "unseeded": "its weights are not those of the other processes",
+    "deadly": "the worker died while loading it ",
+}
 
 
 @pytest.fixture(scope="module")

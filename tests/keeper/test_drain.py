@@ -110,6 +110,29 @@ async def test_a_front_end_that_dies_is_replaced_at_once(monkeypatch: pytest.Mon
     await table.table.drain("", 0)
 
 
+async def test_nobody_waits_for_the_requests_of_a_front_end_that_has_ended(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Also while it cannot be started again."""
+    monkeypatch.setenv(COUNTERS_VARIABLE, str(tmp_path))
+    table = await Table(2).serving()
+    table.table.on_message(table.made[0].name, Serving(1, 1))
+    table.table.on_message(table.made[1].name, Serving(1, 0))
+    leaving = asyncio.create_task(table.table.leave(1))
+    await settled()
+    assert not leaving.done()
+
+    async def fail(index: int, name: bytes) -> Process:
+        raise OSError("no memory")
+
+    monkeypatch.setattr(table.table, "_start", fail)
+    table.made[1].end(-9)
+    table.table.on_lost(table.made[1].name)
+    async with asyncio.timeout(10):
+        await leaving
+    await table.table.drain("", 0)
+
+
 async def test_what_several_raise_is_raised_once(caplog: pytest.LogCaptureFixture) -> None:
     raised = []
 

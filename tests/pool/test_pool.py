@@ -251,14 +251,16 @@ async def test_before_the_start_and_after_the_end_there_is_no_worker() -> None:
         await ended(pool, task("b"))
 
 
-OTHER = SimpleNamespace(name="m", digest="of another network", sample=(), gflop=1.0)
+OTHER = SimpleNamespace(name="m", digest="of another network", index_digest="", sample=(), gflop=1.0)
+REBUILT = SimpleNamespace(name="m", digest="", index_digest="of another index", sample=(), gflop=1.0)
 
 
 @pytest.mark.parametrize("before", [False, True], ids=["after the start", "before the start"])
 @pytest.mark.parametrize(
     ("facts", "reason"),
     [
-        ({"cards": [OTHER]}, "model m: its builder gives other weights at every call"),
+        ({"cards": [OTHER]}, "model m: its weights are not those of the other processes"),
+        ({"cards": [REBUILT]}, "model m: its influence index has changed since it was loaded; reload the model"),
         ({"cards": []}, "model m: it has not loaded it"),
         ({"version": "0.0.1"}, "it has version 0.0.1, and this server has"),
     ],
@@ -385,3 +387,20 @@ async def test_timelines_are_told_by_the_clock_of_the_front_end(behind: float, m
     assert told.ended == pytest.approx(now)
     assert told.passes[0].begun == pytest.approx(4990.01)
     assert told.passes[0].seconds == 2.0
+
+
+async def test_where_the_workers_died_before_they_were_replaced_their_requests_are_told_too() -> None:
+    """Also one in its last attempt, for which others in theirs would wait."""
+    pool, (old,) = started(1)
+    with pool.using():
+        running = await asked(pool, of(0, "a"))
+        for number in range(1, MAX_ATTEMPTS):
+            old.die()
+            if number < MAX_ATTEMPTS - 1:
+                old.ready()
+        running += await asked(pool, of(0, "b"))
+        Scripted(pool, 1).ready(generation=1)
+        pool.serve(ServedModels([CARD], generation=1))
+        async with asyncio.timeout(1):
+            failures = [(await each).failure for each in running]
+    assert [failure and failure.kind for failure in failures] == ["lost", "lost"]

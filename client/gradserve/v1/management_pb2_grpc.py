@@ -15,7 +15,7 @@ class ModelManagementServiceStub(object):
     New worker processes load all models beside those that serve. When every one of them is ready, all models are changed
     at one moment, and no request fails: one that was accepted before is answered by what was served then. A change that
     fails changes nothing: its status is FAILED_PRECONDITION with the reason. A call that is cancelled, or whose time is
-    up, does not take back its change.
+    up, takes back its change while that waits for others, and not once it has begun.
     """
 
     def __init__(self, channel):
@@ -51,7 +51,7 @@ class ModelManagementServiceServicer(object):
     New worker processes load all models beside those that serve. When every one of them is ready, all models are changed
     at one moment, and no request fails: one that was accepted before is answered by what was served then. A change that
     fails changes nothing: its status is FAILED_PRECONDITION with the reason. A call that is cancelled, or whose time is
-    up, does not take back its change.
+    up, takes back its change while that waits for others, and not once it has begun.
     """
 
     def LoadModel(self, request, context):
@@ -110,7 +110,7 @@ class ModelManagementService(object):
     New worker processes load all models beside those that serve. When every one of them is ready, all models are changed
     at one moment, and no request fails: one that was accepted before is answered by what was served then. A change that
     fails changes nothing: its status is FAILED_PRECONDITION with the reason. A call that is cancelled, or whose time is
-    up, does not take back its change.
+    up, takes back its change while that waits for others, and not once it has begun.
     """
 
     @staticmethod

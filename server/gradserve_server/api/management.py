@@ -1,8 +1,10 @@
 """Changes of the served models: the front-end asks its keeper, and tells its caller what becomes of them."""
 
 import asyncio
+import secrets
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import aclosing
 
 import grpc
 
@@ -10,7 +12,7 @@ from gradserve.v1 import management_pb2 as pb
 from gradserve.v1 import management_pb2_grpc
 
 from ..pool.pool import Pool
-from ..pool.wire import ChangeAction, Changed, ChangeFailureKind, ChangeModels, Changing
+from ..pool.wire import ChangeAction, Changed, ChangeFailure, ChangeFailureKind, ChangeModels, Changing, DropChange
 from .admission.callers import Callers
 from .errors import RequestError, clipped, invalid, shown
 from .fields import enum_value
@@ -18,14 +20,20 @@ from .request_log import request_log
 from .rpcs.models import model_reply
 
 MAX_LOGGED_NAMES_BYTES = 100  # The most bytes of the models' names that the log repeats.
+MAX_NAMES = 256  # The most names of a call.
 MAX_NAME_CHARACTERS = 64  # As in the catalogue.
 STATE = pb.DESCRIPTOR.enum_types_by_name["ModelChangeState"]
 CODES: dict[ChangeFailureKind, tuple[grpc.StatusCode, str]] = {
     "unknown": (grpc.StatusCode.NOT_FOUND, "UNKNOWN_MODEL"),
     "refused": (grpc.StatusCode.FAILED_PRECONDITION, "MODELS_NOT_CHANGED"),
     "stopping": (grpc.StatusCode.UNAVAILABLE, "NO_WORKER"),
+    "withdrawn": (grpc.StatusCode.CANCELLED, "CANCELLED"),
+    "lost": (grpc.StatusCode.UNAVAILABLE, "NO_WORKER"),
     "internal": (grpc.StatusCode.INTERNAL, "INTERNAL"),
 }
+LOST = ChangeFailure(
+    "lost", "the keeper was not heard for a time, and the change may have been made or not; ListModels tells"
+)
 
 
 class KeeperChanges:
@@ -35,18 +43,24 @@ class KeeperChanges:
         self._send = send
         self._replies: dict[str, asyncio.Queue[Changing | Changed]] = {}
 
-    async def ask(self, order: ChangeModels) -> AsyncIterator[Changing | Changed]:
-        """What becomes of a change, until its end."""
+    async def ask(self, order: ChangeModels) -> AsyncGenerator[Changing | Changed, None]:
+        """What becomes of a change, which has an id of its own, until its end."""
         replies = self._replies[order.id] = asyncio.Queue()
         self._send(order)
+        reply: Changing | Changed | None = None
         try:
-            while True:
+            while not isinstance(reply, Changed):
                 reply = await replies.get()
                 yield reply
-                if isinstance(reply, Changed):
-                    return
         finally:
             del self._replies[order.id]
+            if not isinstance(reply, Changed):
+                self._send(DropChange(order.id))
+
+    def on_connected(self) -> None:
+        """Ends what is asked: the keeper is there again, and what it said meanwhile may be lost."""
+        for name, replies in self._replies.items():
+            replies.put_nowait(Changed(name, LOST))
 
     def on_message(self, message: Changing | Changed) -> None:
         """Takes the keeper's message about a change, whose caller may be gone."""
@@ -80,22 +94,31 @@ class ModelManagementService(management_pb2_grpc.ModelManagementServiceServicer)
         names = tuple(dict.fromkeys(asked))
         self._callers.check_change(entry.caller, rpc, names, without_tokens=self._without_tokens)
         entry.model = clipped(",".join(names), MAX_LOGGED_NAMES_BYTES)
-        if not names or not all(0 < len(name) <= MAX_NAME_CHARACTERS for name in names):
-            text = f"must have the names of one model or more, each of 1 to {MAX_NAME_CHARACTERS} characters"
-            raise invalid([("names", f"{text}, was {shown(list(names[:2]))}")])
-        async for event in self._changes.ask(ChangeModels(entry.id, action, names)):
-            seconds = time.monotonic() - entry.arrived
-            if isinstance(event, Changing):
-                await context.write(pb.ModelChangeEvent(progress=_progress(event, seconds)))
-            elif event.failure is not None:
-                raise RequestError(*CODES[event.failure.kind], event.failure.text)
-            else:
-                await context.write(pb.ModelChangeEvent(result=self._result(names, seconds)))
+        _check_names(names)
+        visible = self._callers.rights(entry.caller).models
+        order = ChangeModels(secrets.token_hex(8), action, names, visible)  # Callers may choose the request's id.
+        async with aclosing(self._changes.ask(order)) as events:
+            async for event in events:
+                seconds = time.monotonic() - entry.arrived
+                if isinstance(event, Changing):
+                    await context.write(pb.ModelChangeEvent(progress=_progress(event, seconds)))
+                elif event.failure is not None:
+                    raise RequestError(*CODES[event.failure.kind], event.failure.text)
+                else:
+                    await context.write(pb.ModelChangeEvent(result=self._result(order, seconds)))
 
-    def _result(self, names: Sequence[str], seconds: float) -> pb.ModelChangeResult:
+    def _result(self, order: ChangeModels, seconds: float) -> pb.ModelChangeResult:
         cards = self._pool.cards
-        models = [model_reply(cards[name], layers=False) for name in names if name in cards]
-        return pb.ModelChangeResult(models=models, served=list(cards), seconds=seconds)
+        models = [model_reply(cards[name], layers=False) for name in order.names if name in cards]
+        return pb.ModelChangeResult(models=models, served=filter(order.sees, cards), seconds=seconds)
+
+
+def _check_names(names: Sequence[str]) -> None:
+    """Raises INVALID_ARGUMENT where these cannot be names of models."""
+    if not 1 <= len(names) <= MAX_NAMES:
+        raise invalid([("names", f"must have the names of 1 to {MAX_NAMES} models, were {len(names)}")])
+    for bad in [name for name in names if not 0 < len(name) <= MAX_NAME_CHARACTERS]:
+        raise invalid([("names", f"must each have 1 to {MAX_NAME_CHARACTERS} characters, one was {shown(bad)}")])
 
 
 def _progress(event: Changing, seconds: float) -> pb.ModelChangeProgress:

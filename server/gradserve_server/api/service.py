@@ -9,6 +9,7 @@ from contextlib import suppress
 
 from .. import memory
 from ..config import FrontEndSettings, StartError
+from ..methods.influence.index import hold_those_of
 from ..metrics import Metrics
 from ..models.served import ServedModels
 from ..pool.keys import Keys
@@ -86,9 +87,12 @@ class FrontEnd:
             case Connected():
                 self.send([Hello()])
                 self._told = None
+                self._changes.on_connected()
                 self._pool.changed.set()
             case Serve():
                 default = self._pool.cards.default
+                if message.generation != self._pool.cards.generation or not self._pool.cards:
+                    hold_those_of([*self._pool.cards.values(), *message.cards])
                 self._pool.serve(ServedModels(message.cards, message.unavailable, default, message.generation))
             case Changing() | Changed():
                 self._changes.on_message(message)

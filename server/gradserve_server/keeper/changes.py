@@ -1,12 +1,15 @@
 """Changes of the served models: new workers load beside those that serve, and take their places at one moment."""
 
 import asyncio
+import concurrent.futures
 import logging
+import threading
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
+from ..api.errors import clipped
 from ..config import StartError
 from ..metrics import Metrics
 from ..models.card import ModelCard
@@ -30,16 +33,25 @@ from .workers import Workers
 log = logging.getLogger(__name__)
 
 MAX_NAMES_SHOWN = 12  # The most names of models that an error text lists.
-ReadCatalogue = Callable[[], tuple[Sequence[ModelSpec], Mapping[str, str]]]  # With what is wrong with some, by name.
+MAX_LOGGED_BYTES = 200  # The most bytes of a change's action and names that the log repeats.
+# What cards of models have that a change does not name, beside what `difference` compares.
+UNCHANGED = ("classes", "height", "width", "resize", "interpolation", "mean", "std", "head")
+READ_SECONDS = 60.0  # Longest time for reading the catalogue, whose files may lie on a server that does not answer.
+STOPPING = ChangeFailure("stopping", "the server is stopping")
+WITHDRAWN = ChangeFailure("withdrawn", "its caller is gone")
+SEE_LOG = "the change could not be made; the server's log says why"  # To whom the reason may tell of others' models.
+Catalogue = tuple[Sequence[ModelSpec], Mapping[str, str]]  # With what is wrong with some, by name.
+ReadCatalogue = Callable[[], Catalogue]
 Send = Callable[[bytes, Sequence[object]], None]
 
 
 class NotChanged(Exception):
-    """A change that cannot be made."""
+    """A change that cannot be made. `of_all`: the text may tell of models that its caller is not to know of."""
 
-    def __init__(self, kind: ChangeFailureKind, text: str) -> None:
+    def __init__(self, kind: ChangeFailureKind, text: str, *, of_all: bool = False) -> None:
         super().__init__(text)
         self.failure = ChangeFailure(kind, text)
+        self.of_all = of_all
 
 
 class Changes:
@@ -51,18 +63,38 @@ class Changes:
     """
 
     def __init__(
-        self, workers: Workers, front_ends: FrontEnds, send: Send, read: ReadCatalogue, metrics: Metrics
+        self,
+        workers: Workers,
+        front_ends: FrontEnds,
+        send: Send,
+        read: ReadCatalogue,
+        metrics: Metrics,
+        *,
+        give_up_seconds: float,
     ) -> None:
-        """`read`: the models of the configuration file as it is now. Raises OSError, ValueError, StartError."""
+        """`read`: the models of the configuration file as it is now. Raises OSError, ValueError, StartError.
+
+        `give_up_seconds`: the longest time until a new worker is ready.
+        """
         self._workers, self._front_ends, self._send, self._read = workers, front_ends, send, read
-        self._metrics = metrics
+        self._metrics, self._give_up_seconds = metrics, give_up_seconds
+        self._stopping = False
         self._one_at_a_time = asyncio.Lock()
         self._tasks = set[asyncio.Task[None]]()
+        self._waiting: dict[str, asyncio.Task[None]] = {}  # Changes that have not begun, by their ids.
         self._letting_go: asyncio.Task[None] | None = None  # Of the workers that the last change has replaced.
 
     def take(self, front_end: bytes, order: ChangeModels) -> None:
         """Begins a change, or lets it wait for others; the front-end is told what becomes of it."""
-        self._begin(self._make(order, lambda message: self._send(front_end, [message])))
+        if self._stopping:
+            self._end(front_end, order, STOPPING)
+        else:
+            self._waiting[order.id] = self._begin(self._make(front_end, order))
+
+    def drop(self, order_id: str) -> None:
+        """Drops a change that nobody waits for, unless it has begun."""
+        if task := self._waiting.pop(order_id, None):
+            task.cancel()
 
     def _begin(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.create_task(work)
@@ -71,36 +103,41 @@ class Changes:
         return task
 
     async def stop(self) -> None:
-        """Ends all changes."""
+        """Ends all changes, and takes no others."""
+        self._stopping = True
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    async def _make(self, order: ChangeModels, say: Callable[[object], None]) -> None:
+    def _end(self, front_end: bytes, order: ChangeModels, failure: ChangeFailure | None = None) -> None:
+        self._metrics.model_changes.labels(order.action, failure.kind if failure else "done").inc()
+        self._send(front_end, [Changed(order.id, failure)])
+
+    async def _make(self, front_end: bytes, order: ChangeModels) -> None:
         def tell(state: ChangeState, worker: int = 0, model: str = "") -> None:
             workers = len(self._serving()) if worker else 0
-            say(Changing(order.id, state, worker, workers, model))
+            shown = model if order.sees(model) else ""
+            self._send(front_end, [Changing(order.id, state, worker, workers, shown)])
 
-        def end(failure: ChangeFailure | None = None) -> None:
-            self._metrics.model_changes.labels(order.action, failure.kind if failure else "done").inc()
-            say(Changed(order.id, failure))
-
-        what = f"{order.action} {', '.join(map(repr, order.names))}"
+        end = partial(self._end, front_end, order)
+        what = clipped(f"{order.action} {', '.join(map(repr, order.names))}", MAX_LOGGED_BYTES)
         try:
             if self._one_at_a_time.locked() or (self._letting_go and not self._letting_go.done()):
                 tell("waiting")
             async with self._one_at_a_time:
                 if self._letting_go:  # With those that it waits for there are never more than two generations.
                     await asyncio.wait([self._letting_go])
+                self._waiting.pop(order.id)
                 replaced = await self._change(order, tell)
                 self._letting_go = self._begin(self._let_go(replaced))
             log.info("models were changed: %s", what)
             end()
         except NotChanged as error:
             log.warning("models were not changed (%s): %s", what, error)
-            end(error.failure)
+            hidden = error.of_all and order.visible is not None
+            end(replace(error.failure, text=SEE_LOG) if hidden else error.failure)
         except asyncio.CancelledError:
-            end(ChangeFailure("stopping", "the server is stopping"))
+            end(STOPPING if self._stopping else WITHDRAWN)
             raise
         except Exception:
             log.exception("a fault in a change of the models: %s", what)
@@ -108,7 +145,10 @@ class Changes:
 
     async def _let_go(self, replaced: Sequence[KeptWorker]) -> None:
         """Ends workers when no request needs them any more."""
-        await self._front_ends.leave(self._generation)
+        try:
+            await self._front_ends.leave(self._generation)
+        except Exception:
+            log.exception("a fault in the wait for requests of the replaced workers, which end now")
         await self._workers.remove(replaced)
 
     @property
@@ -129,7 +169,8 @@ class Changes:
         try:
             successors = await self._successors(specs, kept, served.generation + 1, tell)
         except NotJoined as error:
-            raise NotChanged("refused", _reason(str(error), kept)) from error
+            of_all = not _is_about(str(error), order.names)
+            raise NotChanged("refused", _reason(str(error), kept), of_all=of_all) from error
         unavailable = {name: reason for name, reason in served.unavailable.items() if name not in order.names}
         message = Serve(tuple(successors[0].cards.values()), unavailable, served.generation + 1)
         replaced = self._workers.replace(successors, message)
@@ -149,7 +190,9 @@ class Changes:
                 settings = replace(worker.settings, models=specs, served=cards, generation=generation)
                 successors.append(successor := KeptWorker(settings))
                 successor.on_loading = partial(_tell_loading, tell, number)
-                cards = await self._workers.add(successor)
+                loaded = await self._ready(successor)
+                _check_unchanged(cards, loaded)
+                cards = loaded
                 tell("ready", number)
         except BaseException:
             await self._workers.remove(successors)
@@ -158,19 +201,28 @@ class Changes:
             successor.settings = replace(successor.settings, served=cards)
         return successors
 
+    async def _ready(self, successor: KeptWorker) -> Mapping[str, ModelCard]:
+        """Starts a successor; returns its cards when it is ready. Raises NotJoined."""
+        try:
+            async with asyncio.timeout(self._give_up_seconds):
+                return await self._workers.add(successor)
+        except TimeoutError as error:
+            text = f"a new worker was not ready after {self._give_up_seconds:g} s (pool.give_up_seconds)"
+            raise NotJoined(text) from error
+
     async def _specs(self, order: ChangeModels, served: Serve, tell: Callable[..., None]) -> tuple[ModelSpec, ...]:
         """The models of the next generation. Raises NotChanged where the names are not such as the change needs."""
         loaded = [card.name for card in served.cards]
         specs = {spec.name: spec for spec in self._serving()[0].settings.models}
         if order.action == "unload":
-            _check_known(order.names, loaded, "this server serves no model")
+            _check_known(order, loaded, "this server serves no model")
             left = tuple(spec for spec in specs.values() if spec.name not in order.names)
             if not left:
                 raise NotChanged("refused", "no model would be left; load another one before, or stop the server")
             return left
         tell("reading")
         catalogue, faults = await self._catalogue()
-        _check_known(order.names, catalogue, "the catalogue has no model")
+        _check_known(order, catalogue, "the catalogue has no model")
         for name in order.names:
             if (name in loaded) == (order.action == "load"):
                 raise NotChanged("refused", _other_action(name, order.action))
@@ -181,29 +233,61 @@ class Changes:
 
     async def _catalogue(self) -> tuple[dict[str, ModelSpec], Mapping[str, str]]:
         try:
-            specs, faults = await asyncio.to_thread(self._read)
+            async with asyncio.timeout(READ_SECONDS):
+                specs, faults = await _in_thread(self._read)
+        except TimeoutError as error:
+            raise NotChanged("refused", f"the catalogue could not be read within {READ_SECONDS:g} s") from error
         except (OSError, ValueError, StartError) as error:
-            raise NotChanged("refused", f"the catalogue cannot be read: {error}") from error
+            raise NotChanged("refused", f"the catalogue cannot be read: {error}", of_all=True) from error
         return {spec.name: spec for spec in specs}, faults
+
+
+def _in_thread(read: ReadCatalogue) -> asyncio.Future[Catalogue]:
+    """Reads in a thread that does not keep the process from ending, as one of `asyncio.to_thread` does."""
+    result = concurrent.futures.Future[Catalogue]()
+    result.set_running_or_notify_cancel()
+
+    def work() -> None:
+        try:
+            result.set_result(read())
+        except Exception as error:
+            result.set_exception(error)
+
+    threading.Thread(target=work, daemon=True).start()
+    return asyncio.wrap_future(result)
+
+
+def _check_unchanged(before: Mapping[str, ModelCard], now: Mapping[str, ModelCard]) -> None:
+    """Raises NotJoined for a model whose file of labels, say, has changed; its weights were compared when it loaded."""
+    for name, card in before.items():
+        for fact in UNCHANGED:
+            if getattr(card, fact) != getattr(now[name], fact):
+                raise NotJoined(f"model {name}: its {fact} would change")
 
 
 def _tell_loading(tell: Callable[..., None], number: int, loading: Loading) -> None:
     tell("warming_up" if loading.warming_up else "loading", number, loading.name)
 
 
-def _check_known(names: Iterable[str], known: Iterable[str], text: str) -> None:
+def _check_known(order: ChangeModels, known: Iterable[str], text: str) -> None:
     """Raises NotChanged for the first name that is not known, with those that are."""
-    all_known = list(known)
-    for name in names:
-        if name not in all_known:
-            more = ", ..." if len(all_known) > MAX_NAMES_SHOWN else ""
-            there = f"; there are: {', '.join(all_known[:MAX_NAMES_SHOWN])}{more}"
-            hint = nearest(name, all_known) if more else ""
+    visible = list(filter(order.sees, known))
+    for name in order.names:
+        if name not in visible:
+            more = ", ..." if len(visible) > MAX_NAMES_SHOWN else ""
+            there = f"; there are: {', '.join(visible[:MAX_NAMES_SHOWN])}{more}" if visible else ""
+            hint = nearest(name, visible) if more else ""
             raise NotChanged("unknown", f"{text} {name!r}{hint or there}")
 
 
 def _other_action(name: str, action: ChangeAction) -> str:
     return f"model {name} is loaded already; reload it" if action == "load" else f"model {name} is not loaded; load it"
+
+
+def _is_about(text: str, names: Sequence[str]) -> bool:
+    """Whether a text of why models could not be loaded tells of these alone."""
+    lines = [line for line in text.splitlines() if line.startswith("model ")]
+    return bool(lines) and all(line.startswith(tuple(f"model {name}: " for name in names)) for line in lines)
 
 
 def _reason(text: str, kept: Iterable[str]) -> str:

@@ -164,6 +164,7 @@ class FrontEnds:
         self._metrics.forget(place_of(each.index))
         if self._started.done():
             self._metrics.front_end_restarts.inc()
+        asyncio.get_running_loop().call_soon(self._moved.set)  # When it is none of those that run any more.
         self._fail_start(f"{each.label} ended with code {code} while starting; the log may say more")
         return True
 

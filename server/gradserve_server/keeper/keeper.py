@@ -18,7 +18,7 @@ from ..logs import current
 from ..metrics import Metrics
 from ..pool.hub import Hub
 from ..pool.keys import new_keys
-from ..pool.wire import CUT_OFF, ChangeModels, WorkerSettings
+from ..pool.wire import CUT_OFF, ChangeModels, DropChange, WorkerSettings
 from .changes import Changes, ReadCatalogue
 from .folder import endpoint
 from .front_ends import FrontEnds, place_of
@@ -106,7 +106,9 @@ class Keeper:
             give_up_seconds=pool.give_up_seconds,
         )
         self._front_ends = FrontEnds(settings.server.front_ends, self._start_front_end, self._hub.send, metrics)
-        self._changes = Changes(self.workers, self._front_ends, self._hub.send, read, metrics)
+        self._changes = Changes(
+            self.workers, self._front_ends, self._hub.send, read, metrics, give_up_seconds=pool.give_up_seconds
+        )
 
     async def start(self) -> None:
         """Returns when all front-ends serve. Raises StartError."""
@@ -184,6 +186,8 @@ class Keeper:
         self._front_ends.on_message(name, message)
         if isinstance(message, ChangeModels):
             self._changes.take(name, message)
+        elif isinstance(message, DropChange):
+            self._changes.drop(message.id)
 
     def _on_lost(self, name: bytes) -> None:
         self.workers.on_lost(name)

@@ -11,9 +11,11 @@ from .card import ModelCard
 
 TOLERANCE = 1e-3  # Largest difference of two logits, as a share of how much they vary; devices round in different ways.
 OTHER_WEIGHTS = (
-    "its builder gives other weights at every call, and all processes must serve the same: "
+    "its weights are not those of the other processes, and all must serve the same: where its file has changed, reload "
+    "the model; where its builder gives other weights at every call, "
     "seed it, or save the weights to a file and name that"
 )
+OTHER_INDEX = "its influence index has changed since it was loaded; reload the model"
 OTHER_ANSWERS = (
     "its builder gives another network at every call, with the same weights but other answers, and all processes must "
     "serve the same: something that it keeps outside of its weights is drawn by chance or taken from its surroundings; "
@@ -25,6 +27,8 @@ def difference(ours: ModelCard, theirs: ModelCard) -> str:
     """Why these cards are of different networks; empty where they are of the same."""
     if ours.digest != theirs.digest:
         return OTHER_WEIGHTS
+    if ours.index_digest != theirs.index_digest:
+        return OTHER_INDEX
     return "" if same_logits(ours.sample, theirs.sample) else OTHER_ANSWERS
 
 

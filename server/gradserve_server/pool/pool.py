@@ -86,6 +86,8 @@ class Pool:
         for name, worker in list(self._workers.items()):
             if self._is_other(name, worker.generation, worker.cards):
                 self._on_lost(name)
+        for generation in filter(self._is_gone, self._uses):  # Their workers died while nothing had replaced them.
+            self._placement.fail_waiting(generation, REPLACED)
         self._placement.place_waiting()
         self.changed.set()
 

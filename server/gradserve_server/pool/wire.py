@@ -24,7 +24,7 @@ FailureKind = Literal[
 ]
 ChangeAction = Literal["load", "unload", "reload"]
 ChangeState = Literal["waiting", "reading", "loading", "warming_up", "ready"]
-ChangeFailureKind = Literal["unknown", "refused", "stopping", "internal"]
+ChangeFailureKind = Literal["unknown", "refused", "stopping", "withdrawn", "lost", "internal"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,6 +235,18 @@ class ChangeModels:
     id: str
     action: ChangeAction
     names: tuple[str, ...]
+    visible: tuple[str, ...] | None = None  # The models that the caller may know of; None for all.
+
+    def sees(self, name: str) -> bool:
+        """Whether the caller may know of that model."""
+        return self.visible is None or name in self.visible
+
+
+@dataclass(frozen=True, slots=True)
+class DropChange:
+    """Tells the keeper that nobody waits for that change; it makes it all the same if it has begun."""
+
+    id: str
 
 
 @dataclass(frozen=True, slots=True)

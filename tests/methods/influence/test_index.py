@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from gradserve_server.methods.influence.index import COLUMNS, Index, IndexFault, extremes
+from gradserve_server.methods.influence.index import COLUMNS, Index, IndexFault, extremes, hold_those_of, opened
 from gradserve_server.methods.influence.indexing import build
 from gradserve_server.methods.influence.indexing.build import Builder
 from gradserve_server.methods.influence.indexing.plan import IndexPlan
@@ -98,6 +98,33 @@ def test_damage_is_found(whole: Path, tmp_path: Path, name: str) -> None:
     (folder / name).unlink()
     with pytest.raises(IndexFault, match=f"{name} is missing"):
         Index(folder)
+
+
+def test_an_index_that_is_held_stays_what_it_is(whole: Path, tmp_path: Path) -> None:
+    """Also where another one takes its folder, as `gradserve index --out` does it."""
+    folder = tmp_path / "it"
+    shutil.copytree(whole, folder)
+    held = opened(str(folder), Index(folder).digest)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["dataset"] = "of others"
+    shutil.rmtree(folder)
+    shutil.copytree(whole, folder)
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    for name in ("columns.bin", "names.bin", "vectors.bin"):
+        (folder / name).write_bytes(bytes((folder / name).stat().st_size))
+    before = Index(whole)
+    assert opened(str(folder), held.digest).manifest == before.manifest
+    assert held.name(5) == before.name(5)
+    assert np.array_equal(held.columns, before.columns)
+    assert np.array_equal(held.vectors, before.vectors)
+    now = opened(str(folder), Index(folder).digest)
+    assert now.manifest.dataset == "of others"
+    assert not now.vectors.any()
+    card = replace(small.model().card, index=str(folder), index_digest=now.digest)
+    hold_those_of([card])
+    assert opened(str(folder), now.digest) is now
+    with pytest.raises(IndexFault, match="has changed since its model was loaded; reload the model"):
+        opened(str(folder), held.digest)
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import grpc
 
 from ...models.served import ServedModels
-from ..errors import Full, RequestError
+from ..errors import Full, RequestError, shown
 from .tokens import Rights, TokenFile, short_name
 
 BEARER = "bearer "  # In any case (RFC 9110, section 11.1).
@@ -87,10 +87,11 @@ class Callers:
             return
         rights = self.rights(caller)
         if rpc not in (rights.rpcs or ()):
-            raise denied(f"{caller.name} may not call {rpc}: its table in the file of tokens must name it in rpcs")
+            raise denied(f"{caller.name} may not call {rpc}: its table in a TOML file of tokens must name it in rpcs")
         other = [name for name in names if rights.models is not None and name not in rights.models]
         if other:
-            raise denied(f"{caller.name} may not change {other[0]}; its models are: {', '.join(rights.models or ())}")
+            models = f"its models are: {', '.join(rights.models or ())}"
+            raise denied(f"{caller.name} may not change {shown(other[0])}; {models}")
 
     def check_rate(self, caller: Caller) -> None:
         """Raises Full where the caller has used more than its rate allows."""

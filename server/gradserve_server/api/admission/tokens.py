@@ -53,8 +53,8 @@ class Token:
 def read_tokens(path: Path) -> dict[bytes, Token]:
     """The tokens of a file, by hash.
 
-    In a TOML file each has a table of `Rights`. Any other file has a token in each line, with every right, and after
-    it a name if weights are given for it. Raises OSError, StartError.
+    In a TOML file each has a table of `Rights`. Any other file has a token in each line, with all rights but to
+    change models, and after it a name if weights are given for it. Raises OSError, StartError.
     """
     try:
         text = path.read_text(encoding="utf-8")

@@ -7,8 +7,8 @@ from typing import Any
 from gradserve.v1 import influence_pb2
 
 from ...engine.costs import passes_cost
-from ...methods.influence import EstimateName, IndexedModel, InfluenceArguments, Influenced, Reweighting, opened
-from ...methods.influence.index import Index
+from ...methods.influence import EstimateName, IndexedModel, InfluenceArguments, Influenced, Reweighting
+from ...methods.influence.index import Index, IndexFault, opened
 from ...methods.influence.indexing.plan import no_influence
 from ...models.card import ModelCard
 from ...models.served import ServedModels
@@ -66,10 +66,14 @@ def bind(request: influence_pb2.InfluenceRequest, at: CallContext) -> Bound:
 
 def index_of(card: ModelCard, violations: Violations) -> Index | None:
     """The model's index, or None with a refusal that says how to build one."""
-    if card.index:
-        return opened(card.index)
-    violations.not_applicable(no_index(card))
-    return None
+    if not card.index:
+        violations.not_applicable(no_index(card))
+        return None
+    try:
+        return opened(card.index, card.index_digest)
+    except IndexFault as error:
+        violations.not_applicable(str(error))
+        return None
 
 
 def no_index(card: ModelCard) -> str:
@@ -125,14 +129,14 @@ def _members(
         else:
             members.append(other)
             _check_member(card, other, method, f"ensemble[{i}]", violations)
-    return tuple(IndexedModel(each.name, each.index, each.head) for each in members)
+    return tuple(IndexedModel(each.name, each.index, each.head, each.index_digest) for each in members)
 
 
 def _check_member(card: ModelCard, other: ModelCard, method: str, path: str, violations: Violations) -> None:
-    theirs = index_of(other, violations)
-    if theirs is None or not card.index:
+    own, theirs = index_of(card, violations), index_of(other, violations)
+    if own is None or theirs is None:
         return
-    ours = opened(card.index).manifest
+    ours = own.manifest
     if (theirs.manifest.dataset, theirs.manifest.count) != (ours.dataset, ours.count):
         why = f"the indexes of {card.name} and {other.name} are of different examples"
         violations.not_applicable(f"{path}: {why}; leave {other.name} out, or index it with the same --data")
@@ -189,7 +193,7 @@ def reply(request: influence_pb2.InfluenceRequest, bound: Bound, outcome: Outcom
     """The examples with their predicted changes."""
     influenced: Influenced = outcome.result
     arguments: InfluenceArguments = bound.task.arguments
-    index = opened(bound.card.index)
+    index = opened(bound.card.index, bound.card.index_digest)
     similar = arguments.method == "neighbours"
     thumbnails = not request.HasField("thumbnails") or request.thumbnails
     message = influence_pb2.InfluenceResponse(

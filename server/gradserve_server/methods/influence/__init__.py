@@ -14,7 +14,6 @@ from .estimates import (
     IndexedModel,
     Quantity,
     last_layer,
-    opened,
     projected_gauss_newton,
     regression_of,
     similar,
@@ -117,7 +116,7 @@ def _what_if(
 ) -> float:
     """By a Newton step of the whole group where that is possible, else the sum of the single changes."""
     rows = np.array(reweighting.rows)
-    if by_newton and all(regression_of(member.folder).can_step(len(rows)) for member in members):
+    if by_newton and all(regression_of(each.folder, each.digest).can_step(len(rows)) for each in members):
         return _step(estimates, rows, reweighting.weight)
     return float(-reweighting.weight * scores[rows].sum())
 
@@ -131,6 +130,5 @@ __all__ = [
     "Influenced",
     "Reweighting",
     "influence",
-    "opened",
     "unfolded",
 ]

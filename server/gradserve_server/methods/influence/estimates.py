@@ -22,7 +22,7 @@ from ...models.card import HeadKind
 from ..embed import pooled
 from . import neighbours
 from .gradients import softmax_scores
-from .index import HEAD, PROJECTION, Array, Index
+from .index import HEAD, PROJECTION, Array, Index, opened
 from .layers import taps
 from .projected import Projected, read_projected
 from .regression import Regression, read_regression
@@ -36,6 +36,11 @@ class IndexedModel(NamedTuple):
     model: str
     folder: str
     head: HeadKind = "softmax"
+    digest: str = ""  # Which index it must be; empty for whatever is there.
+
+    def open(self) -> Index:
+        """Its index. Raises IndexFault."""
+        return opened(self.folder, self.digest)
 
 
 class Quantity(NamedTuple):
@@ -84,21 +89,15 @@ def unfolded(model: str) -> str:
 
 
 @lru_cache(64)
-def opened(path: str) -> Index:
-    """The index in a folder; it never changes while it is served. Raises IndexFault."""
-    return Index(Path(path))
-
-
-@lru_cache(64)
-def projected_of(path: str, device: torch.device, dtype: torch.dtype) -> Projected:
+def projected_of(folder: str, digest: str, device: torch.device, dtype: torch.dtype) -> Projected:
     """An index's bases on a device."""
-    return read_projected(Path(path) / PROJECTION).to(device, dtype)
+    return read_projected(Path(folder) / PROJECTION).to(device, dtype)
 
 
 @lru_cache(64)
-def regression_of(path: str) -> Regression:
+def regression_of(folder: str, digest: str) -> Regression:
     """An index's last layer."""
-    return read_regression(Path(path) / HEAD)
+    return read_regression(Path(folder) / HEAD)
 
 
 def projected_gauss_newton(x: Tensor, quantity: Quantity, member: IndexedModel) -> Steps:
@@ -106,7 +105,7 @@ def projected_gauss_newton(x: Tensor, quantity: Quantity, member: IndexedModel) 
 
     d loss = -(1 - p) d margin.
     """
-    index, tools = opened(member.folder), projected_of(member.folder, x.device, x.dtype)
+    index, tools = member.open(), projected_of(member.folder, member.digest, x.device, x.dtype)
     answer = yield Query(x, quantity.objective, "taps", taps(tools.projections), model=unfolded(member.model))
     scores = softmax_scores(answer.logits[0].double().cpu(), member.head)
     quantity = quantity.of(scores)
@@ -117,7 +116,7 @@ def projected_gauss_newton(x: Tensor, quantity: Quantity, member: IndexedModel) 
 
 def last_layer(x: Tensor, quantity: Quantity, member: IndexedModel) -> Steps:
     """Exact influence through the weights of the last layer alone."""
-    index, tools = opened(member.folder), regression_of(member.folder)
+    index, tools = member.open(), regression_of(member.folder, member.digest)
     scores, features = yield from _last(x, quantity, member)
     quantity = quantity.of(scores)
     with torch.enable_grad():
@@ -135,7 +134,7 @@ def last_layer(x: Tensor, quantity: Quantity, member: IndexedModel) -> Steps:
 def similar(x: Tensor, quantity: Quantity, member: IndexedModel) -> Steps:
     """Cosine of what goes into the last layer: similar training examples, whether or not they mattered."""
     scores, features = yield from _last(x, quantity, member)
-    similarities = neighbours.similarities(opened(member.folder), features.float().numpy())
+    similarities = neighbours.similarities(member.open(), features.float().numpy())
     return Estimate(similarities, quantity.of(scores), scores)
 
 
@@ -150,7 +149,7 @@ def products(index: Index, vectors: Array) -> Array:
 
 def _last(x: Tensor, quantity: Quantity, member: IndexedModel) -> Steps:
     """Asks for softmax scores [C] and what goes into the last layer [D]; returns both in float64 on the CPU."""
-    layer = opened(member.folder).manifest.feature_layer
+    layer = member.open().manifest.feature_layer
     tap = Tap(layer, "input", reduce=lambda act, _: pooled(act, "mean"))
     answer = yield Query(x, quantity.objective, "nothing", (tap,), model=unfolded(member.model))
     return softmax_scores(answer.logits[0].double().cpu(), member.head), answer.acts[0][0].double().cpu()

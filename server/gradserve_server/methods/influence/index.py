@@ -12,14 +12,19 @@ head.safetensors         the Cholesky factor of the last layer's Hessian
 """
 
 import hashlib
+import logging
 import mmap
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
+
+from ...models.card import ModelCard
+
+log = logging.getLogger(__name__)
 
 VERSION = 2  # Version 1 had wrong gradients for layers that do more than their class says.
 MANIFEST, PROJECTION, HEAD = "manifest.json", "projection.safetensors", "head.safetensors"
@@ -87,7 +92,7 @@ class Index:
     def __init__(self, path: Path) -> None:
         """Raises IndexFault for one that is missing, of another version, or whose files have other sizes."""
         self.path = path
-        self.manifest = _manifest(path)
+        self.manifest, self.digest = _manifest(path)
         for name, file in self.manifest.files.items():
             size = (path / name).stat().st_size if (path / name).is_file() else None
             if size is None:
@@ -103,6 +108,15 @@ class Index:
         for name, file in self.manifest.files.items():
             if digest(self.path / name) != file.sha256:
                 raise IndexFault(f"index {self.path}: {name} is damaged; build the index again")
+
+    def hold(self) -> None:
+        """Maps its files, so that it stays what it is where another index takes its folder. Raises IndexFault."""
+        mapped = ("columns", "vectors", "features", "residuals")
+        for name in [each for each in mapped if f"{each}.bin" in self.manifest.files]:
+            getattr(self, name)
+        self._records  # noqa: B018
+        if _manifest(self.path)[1] != self.digest:
+            raise IndexFault(f"index {self.path} was replaced while it was opened; try again")
 
     @cached_property
     def columns(self) -> Array:
@@ -157,6 +171,36 @@ class Index:
             return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
 
 
+_held: dict[tuple[str, str], Index] = {}  # By folder and digest.
+
+
+def opened(folder: str, digest: str = "") -> Index:
+    """The index in a folder, as it was when it was opened first.
+
+    `digest`: which index it must be; empty for whatever is there. Raises IndexFault.
+    """
+    index = _held.get((folder, digest))
+    if index is None:
+        index = Index(Path(folder))
+        if digest not in ("", index.digest):
+            raise IndexFault(f"index {folder} has changed since its model was loaded; reload the model")
+        index.hold()
+        _held[folder, digest] = index
+    return index
+
+
+def hold_those_of(cards: Iterable[ModelCard]) -> None:
+    """Opens the indexes of these models, and lets go of all others."""
+    needed = {(card.index, card.index_digest) for card in cards if card.index}
+    for key in _held.keys() - needed:
+        del _held[key]
+    for key in needed:
+        try:
+            opened(*key)
+        except (OSError, IndexFault) as error:
+            log.error("an influence index cannot be used: %s", error)
+
+
 def soft_labels(index: Index, rows: Any) -> Array:
     """The labels from which the rows' residuals were computed: [m, C], one-hot but for label smoothing."""
     return softened(index.columns["label"][rows], index.manifest.classes, index.manifest.label_smoothing)
@@ -190,15 +234,17 @@ def extremes(scores: Array, count: int) -> tuple[Array, Array]:
     return high[np.argsort(-scores[high], kind="stable")], low[np.argsort(scores[low], kind="stable")]
 
 
-def _manifest(path: Path) -> Manifest:
+def _manifest(path: Path) -> tuple[Manifest, str]:
+    """The manifest of a folder, and its SHA-256."""
     file = path / MANIFEST
     if not file.is_file():
         raise IndexFault(f"index {path}: there is no {MANIFEST}; `gradserve index` builds one")
     try:
-        manifest = Manifest.model_validate_json(file.read_bytes())
+        data = file.read_bytes()
+        manifest = Manifest.model_validate_json(data)
     except ValidationError as error:
         raise IndexFault(f"index {path}: {MANIFEST} cannot be read; build the index again") from error
     if manifest.version != VERSION:
         text = f"index {path} has version {manifest.version}, and this server reads version {VERSION}"
         raise IndexFault(f"{text}; build it again")
-    return manifest
+    return manifest, hashlib.sha256(data).hexdigest()

@@ -7,15 +7,17 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
+import torch
+
 from ...models.card import ModelCard
 from ...models.catalogue import ModelSpec
 from ...models.loading import LoadError
 from ...models.preparation import prepare
 from ...models.prepared import Prepared
 from ...models.sample import difference
-from .estimates import opened, unfolded
+from .estimates import projected_of, regression_of, unfolded
 from .examples import ArrayExamples
-from .index import VERSION, Index, IndexFault, Manifest
+from .index import VERSION, Index, IndexFault, Manifest, opened
 from .indexing.build import Builder
 from .indexing.plan import IndexOrigin, IndexPlan, check_head
 
@@ -32,12 +34,23 @@ def attached(spec: ModelSpec, model: Prepared) -> tuple[Prepared, dict[str, Prep
     if reason := difference(plain.card, model.card):
         raise LoadError(f"model {spec.name}: {reason}")
     folder = embedded(plain) if spec.index == "embedded" else Path(spec.index).absolute()
-    index = opened(str(folder))
+    index = Index(folder)
     index.verify()
     check(index.manifest, plain.card, folder)
+    digest = "" if spec.index == "embedded" else index.digest
+    _hold(str(folder), digest, model.device)
     name = unfolded(spec.name)
     plain = replace(plain, card=replace(plain.card, name=name, precisions=("exact",)))
-    return replace(model, card=replace(model.card, index=str(folder))), {name: plain}
+    return replace(model, card=replace(model.card, index=str(folder), index_digest=digest)), {name: plain}
+
+
+def _hold(folder: str, digest: str, device: torch.device) -> None:
+    """Opens all of an index, which may be replaced while it is served. Raises IndexFault."""
+    methods = opened(folder, digest).manifest.methods
+    if "projected" in methods:
+        projected_of(folder, digest, device, torch.float32)
+    if "last_layer" in methods:
+        regression_of(folder, digest)
 
 
 def check(manifest: Manifest, card: ModelCard, folder: Path) -> None:
