@@ -22,7 +22,7 @@ async def test_memory_is_given_back_once_after_each_crowd(monkeypatch: pytest.Mo
     def requests() -> int:
         return int(admission.requests)
 
-    task = asyncio.create_task(service.FrontEnd(nothing, nothing, server)._give_back_memory())
+    task = asyncio.create_task(service.FrontEnd(nothing, nothing, server, nothing)._give_back_memory())
     try:
         for crowds in (1, 2):
             for admission.requests in (service.CALM, service.CROWD - 1, service.CROWD, service.CALM + 1):

@@ -4,6 +4,7 @@ import asyncio
 import io
 import struct
 import threading
+from contextlib import nullcontext
 from types import SimpleNamespace
 from typing import Any
 
@@ -182,6 +183,7 @@ def test_no_picture_is_decoded_on_the_event_loop(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(images, "decode", noted)
     card = SimpleNamespace(name="m", auto={}, precisions=("exact",), resize=8, height=8, width=8)
     pool: Any = SimpleNamespace(cards=_Cards({"m": card}), members=[], outstanding=0.0, queue_seconds=None)
+    pool.using = lambda: nullcontext(pool.cards)
     metrics = Metrics()
     service = servicer.GradientService(pool, LIMITS, metrics, Admission(pool, LIMITS, metrics), Callers(None, {}))
     context: Any = SimpleNamespace(time_remaining=lambda: None)

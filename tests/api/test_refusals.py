@@ -3,6 +3,7 @@
 import asyncio
 import io
 import time
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import cache
 from types import SimpleNamespace
@@ -85,7 +86,7 @@ REQUESTS = {
 def index(monkeypatch: pytest.MonkeyPatch) -> None:
     """The model's index, of which nothing but its manifest is read."""
     index = SimpleNamespace(manifest=SimpleNamespace(methods=("projected",)))
-    monkeypatch.setattr(influence, "opened", lambda path: index)
+    monkeypatch.setattr(influence, "opened", lambda path, digest: index)
 
 
 def service(outstanding_seconds: float) -> servicer.GradientService:
@@ -96,6 +97,7 @@ def service(outstanding_seconds: float) -> servicer.GradientService:
     member.pending = {str(i): SimpleNamespace(task=work) for i in range(10)}  # type: ignore[misc]
     facts: Any = {"cards": ServedModels([card()]), "members": [member], "outstanding": 1.0, "queue_seconds": 1e-3}
     pool: Any = SimpleNamespace(**facts)
+    pool.using = lambda: nullcontext(pool.cards)
     metrics = Metrics()
     return servicer.GradientService(pool, LIMITS, metrics, Admission(pool, LIMITS, metrics), Callers(None, {}))
 

@@ -11,7 +11,7 @@ from gradserve import Client
 
 pytest.importorskip("ray")
 
-PICTURE = np.zeros((8, 12, 3), np.uint8)
+PICTURE = np.zeros((32, 32, 3), np.uint8)
 CONFIG = """
 [server]
 model_management = true
@@ -20,14 +20,14 @@ engine = "ray"
 workers = 1
 device = "cpu"
 listen = "127.0.0.1:{port}"
-[models.linear]
-builder = "networks:linear"
+[models.small]
+builder = "squeezenet1_1"
 weights = "random"
 seed = {seed}
 precisions = ["exact"]
-height = 8
-width = 12
-resize = 8
+height = 32
+width = 32
+resize = 32
 """
 
 
@@ -39,7 +39,7 @@ def test_a_model_is_replaced_where_the_cluster_has_room() -> None:
         with Server(CONFIG.format(port=port, seed=0)) as server, Client(server.address, timeout=PATIENCE) as client:
             before = client.predict(PICTURE).provenance.weights_digest
             (server.folder / "server.toml").write_text(CONFIG.format(port=port, seed=1))
-            (card,) = client.reload_model("linear").models
+            (card,) = client.reload_model("small").models
             assert card.weights_digest != before
             assert client.predict(PICTURE).provenance.weights_digest == card.weights_digest
             assert server.stop() == 0

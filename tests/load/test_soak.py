@@ -19,6 +19,7 @@ SECONDS = length(40, 900)
 WARM_UP = length(40, 300)
 REST = 5.0  # Seconds without requests, until what they left behind should be gone.
 CALLERS = 6
+MORE_THREADS = length(4, 0)  # gRPC starts some when they are first needed, which may be after a short warm-up.
 MOST_GROWTH = 1.05  # Anonymous memory of a process after the load beside that after the warm-up.
 CONFIG = """
 [server]
@@ -62,7 +63,9 @@ def test_nothing_grows_under_a_long_load_of_all_kinds() -> None:
         assert {"OK", "CANCELLED", "DEADLINE_EXCEEDED"} <= set(codes)
         assert "Traceback" not in server.log()
         assert " ERROR " not in server.log()
-        assert {name: own[1:] for name, own in after.items()} == {name: own[1:] for name, own in before.items()}
+        for name, own in after.items():
+            assert own.descriptors == before[name].descriptors, name
+            assert own.threads <= before[name].threads + MORE_THREADS, name
         assert max(growth.values()) < MOST_GROWTH
         assert server.metric("gradserve_cost_outstanding") == 0
 
