@@ -262,12 +262,15 @@ def test_a_collector_that_is_gone_costs_no_request_and_little_at_the_end() -> No
         ("00-" + "A" * 32 + "-" + "b" * 16, "=,=,@"),
         (f"00-{CALLERS}-{'b' * 16}-01", "=, ,@" + "x" * 1000),
         (f"00-{CALLERS}-{'b' * 16}-01", "a=1,a=2"),
+        ("x" * 1000, ""),
     ],
 )
 def test_malformed_headers_are_no_harm(parent: str, state: str, caplog: pytest.LogCaptureFixture) -> None:
     with Collector() as collector:
         tracing, entry = Tracing(collector.address), RequestLog("a")
-        tracing.begin("/service/Rpc", {"traceparent": parent, "tracestate": state}, entry).end(grpc.StatusCode.OK)
+        trace = tracing.begin("/service/Rpc", {"traceparent": parent, "tracestate": state}, entry)
+        assert trace is not None
+        trace.end(grpc.StatusCode.OK)
         tracing.close()
         (tree,) = collector.trees()
     assert tree.trace == entry.trace
@@ -275,11 +278,30 @@ def test_malformed_headers_are_no_harm(parent: str, state: str, caplog: pytest.L
     assert not caplog.records, "callers cannot fill the log"
 
 
+def test_a_fault_of_tracing_is_logged_once_and_harms_no_request(caplog: pytest.LogCaptureFixture) -> None:
+    with Collector() as collector:
+        tracing = Tracing(collector.address)
+        trace = tracing.begin("/service/Rpc", {}, RequestLog("a"))
+        tracing.start_span = fails
+        assert trace is not None
+        assert [tracing.begin("/service/Rpc", {}, RequestLog("b")) for _ in range(3)] == [None] * 3
+        trace._noted.parts.append(None)  # type: ignore[arg-type]
+        trace.end(grpc.StatusCode.OK)
+        tracing.close()
+    assert [record.message for record in caplog.records] == ["requests cannot be traced; this is logged once"]
+
+
+def fails(*_: object, **__: object) -> Any:
+    raise RuntimeError("a sampler of the environment")
+
+
 @pytest.mark.parametrize("code", grpc.StatusCode, ids=lambda code: code.name)
 def test_only_what_is_the_servers_fault_is_an_error(code: grpc.StatusCode) -> None:
     with Collector() as collector:
         tracing = Tracing(collector.address)
-        tracing.begin("/service/Rpc", {}, RequestLog("a")).end(code)
+        trace = tracing.begin("/service/Rpc", {}, RequestLog("a"))
+        assert trace is not None
+        trace.end(code)
         tracing.close()
         (tree,) = collector.trees()
     faults = {"UNKNOWN", "DEADLINE_EXCEEDED", "UNIMPLEMENTED", "INTERNAL", "UNAVAILABLE", "DATA_LOSS"}
@@ -291,6 +313,7 @@ def test_a_request_that_is_not_sampled_asks_for_nothing() -> None:
     with Collector() as collector:
         tracing = Tracing(collector.address)
         trace = tracing.begin("/service/Rpc", {"traceparent": f"00-{CALLERS}-{'b' * 16}-00"}, RequestLog("a"))
+        assert trace is not None
         assert open_span.get() is None, "so that TaskSpans asks for no timeline"
         trace.end(grpc.StatusCode.OK)
         tracing.close()

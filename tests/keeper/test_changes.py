@@ -36,9 +36,7 @@ class Managed:
     def __init__(self, keeper: scripted.Keeper, read: Callable[[], Any], give_up_seconds: float) -> None:
         self.keeper, self.told = keeper, list[Any]()
         self.front_ends: Any = FrontEnds()
-        self.changes = Changes(
-            keeper.workers, self.front_ends, self._send, read, keeper.metrics, give_up_seconds=give_up_seconds
-        )
+        self.changes = Changes(keeper.workers, self.front_ends, self._send, read, keeper.metrics, give_up_seconds)
 
     def _send(self, name: bytes, messages: Any) -> None:
         self.told.extend(messages)
@@ -91,6 +89,24 @@ async def test_a_keeper_that_stops_takes_no_changes() -> None:
         await settled()
         assert [end.failure and end.failure.kind for end in one.ends] == ["stopping"]
         assert len(one.keeper.made) == 1
+
+
+async def test_changes_of_a_front_end_that_is_lost_are_dropped_unless_they_have_begun() -> None:
+    async with managed() as one:
+        await one.take(ChangeModels("1", "reload", ("a",)))
+        for number, front_end in ((2, b"lost"), (3, b"front-end")):
+            one.changes.take(front_end, ChangeModels(str(number), "unload", ("c",)))
+        await settled()
+        one.changes.on_lost(b"lost")
+        await settled()
+        assert [(end.id, end.failure and end.failure.kind) for end in one.ends] == [("2", "withdrawn")]
+
+
+async def test_a_change_that_comes_with_the_stop_is_told_of_it() -> None:
+    async with managed() as one:
+        one.changes.take(b"front-end", ChangeModels("1", "reload", ("a",)))
+        await one.changes.stop()
+        assert [end.failure and end.failure.kind for end in one.ends] == ["stopping"]
 
 
 async def test_who_may_change_some_models_hears_of_no_others() -> None:

@@ -32,7 +32,7 @@ CODES: dict[ChangeFailureKind, tuple[grpc.StatusCode, str]] = {
     "internal": (grpc.StatusCode.INTERNAL, "INTERNAL"),
 }
 LOST = ChangeFailure(
-    "lost", "the keeper was not heard for a time, and the change may have been made or not; ListModels tells"
+    "lost", "the keeper was not heard for a time, and the change may have been made, or may still be; ListModels tells"
 )
 
 
@@ -61,6 +61,7 @@ class KeeperChanges:
         """Ends what is asked: the keeper is there again, and what it said meanwhile may be lost."""
         for name, replies in self._replies.items():
             replies.put_nowait(Changed(name, LOST))
+            self._send(DropChange(name))  # It may have been lost, or wait for others; one that has begun goes on.
 
     def on_message(self, message: Changing | Changed) -> None:
         """Takes the keeper's message about a change, whose caller may be gone."""

@@ -78,9 +78,9 @@ class GradientService(service_pb2_grpc.GradientServiceServicer):
         with self._pool.using() as models:
             bound = await self._bind(rpc.bind, request, context, models)
             outcome = await self._outcome(bound.task)
-        self._count(bound, outcome)
-        with span("encode"):
-            return await self._in_thread(rpc.reply, request, bound, outcome)
+            self._count(bound, outcome)
+            with span("encode"):
+                return await self._in_thread(rpc.reply, request, bound, outcome)
 
     async def _stream(self, event: type[Any], rpc: RpcModule, request: Any, context: grpc.aio.ServicerContext) -> None:
         """Answers an RPC that is one task by a stream of events: its progress, then its reply."""
@@ -91,9 +91,11 @@ class GradientService(service_pb2_grpc.GradientServiceServicer):
         with self._pool.using() as models:
             bound = await self._bind(rpc.bind, request, context, models)
             outcome = await self._outcome(with_progress(bound.task), report)
-        self._count(bound, outcome)
+            self._count(bound, outcome)
+            with span("encode"):
+                reply = event(result=await self._in_thread(rpc.reply, request, bound, outcome))
         with span("encode"):
-            await context.write(event(result=await self._in_thread(rpc.reply, request, bound, outcome)))
+            await context.write(reply)
 
     async def Attack(
         self, request: attack_pb2.AttackRequest, context: grpc.aio.ServicerContext

@@ -29,6 +29,8 @@ SERVER_ERRORS = frozenset(  # Codes that are a server's fault, by OpenTelemetry'
     {"UNKNOWN", "DEADLINE_EXCEEDED", "UNIMPLEMENTED", "INTERNAL", "UNAVAILABLE", "DATA_LOSS"}
 )
 
+log = logging.getLogger(__name__)
+
 
 class Tracing:
     """Opens the spans of requests. Spans that have ended are sent by a thread of OpenTelemetry."""
@@ -44,12 +46,27 @@ class Tracing:
             raise StartError(f"OpenTelemetry refuses its settings: {type(error).__name__}: {error}") from error
         self._scope = InstrumentationScope("gradserve", __version__)
         self.start_span = self._provider.get_tracer(self._scope.name, self._scope.version).start_span
+        self._told = False  # Whether a fault was logged.
         self._headers = TraceContextTextMapPropagator()
-        logging.getLogger("opentelemetry.trace.span").setLevel(logging.ERROR)  # It repeats callers' malformed headers.
+        for name in ("span", "propagation.tracecontext"):  # They repeat callers' malformed headers.
+            logging.getLogger(f"opentelemetry.trace.{name}").setLevel(logging.ERROR)
 
-    def begin(self, method: str, metadata: Mapping[str, Any], entry: RequestLog) -> "RequestTrace":
-        """Opens a request's span, under the caller's if the metadata tell one; the log entry gets its trace id."""
-        return RequestTrace(self, method.removeprefix("/"), self._headers.extract(metadata), entry)
+    def begin(self, method: str, metadata: Mapping[str, Any], entry: RequestLog) -> "RequestTrace | None":
+        """Opens a request's span, under the caller's if the metadata tell one; the log entry gets its trace id.
+
+        A fault, such as one of a sampler that the environment names, is logged; then there is no trace.
+        """
+        try:
+            return RequestTrace(self, method.removeprefix("/"), self._headers.extract(metadata), entry)
+        except Exception:
+            self.tell_fault()
+            return None
+
+    def tell_fault(self) -> None:
+        """Logs the exception that is being handled, the first time."""
+        if not self._told:
+            log.exception("requests cannot be traced; this is logged once")
+        self._told = True
 
     def send(self, span: RequestSpan, outer: SpanContext, epoch: float) -> None:
         """Sends a span that has ended, and its parts; its times are seconds after `epoch`.
@@ -96,9 +113,14 @@ class RequestTrace:
             open_span.set(self._noted)
 
     def end(self, code: grpc.StatusCode) -> None:
-        """Ends the request's span, and sends its parts."""
-        if not self._sent.is_recording():
-            return
+        """Ends the request's span, and sends its parts. A fault is logged, as it is none of the request."""
+        try:
+            if self._sent.is_recording():
+                self._end(code)
+        except Exception:
+            self._tracing.tell_fault()
+
+    def _end(self, code: grpc.StatusCode) -> None:
         ended, entry = time.monotonic(), self._entry
         self._sent.set_attributes(
             {

@@ -64,10 +64,12 @@ class UnreadReplies:
         """
         return _TimedContext(self, caller, context)
 
-    async def write(self, caller: str, message: Any, context: grpc.aio.ServicerContext) -> None:
-        """Writes a message as `timed` says."""
+    async def write(self, caller: str, message: Any, context: grpc.aio.ServicerContext, *, begun: bool = False) -> None:
+        """Writes a message as `timed` says; `begun`: whether there was one before."""
         try:
             async with asyncio.timeout(self._seconds):
+                if not begun:  # A call whose first message is on its way can be ended only if its headers were sent.
+                    await context.send_initial_metadata(())
                 await context.write(message)
         except TimeoutError as error:
             size = message.ByteSize()
@@ -82,10 +84,8 @@ class _TimedContext:
         self._begun = False
 
     async def write(self, message: Any) -> None:
-        if not self._begun:  # A call can be ended while its first message is on its way only if its headers were sent.
-            self._begun = True
-            await self._context.send_initial_metadata(())
-        await self._unread.write(self._caller, message, self._context)
+        begun, self._begun = self._begun, True
+        await self._unread.write(self._caller, message, self._context, begun=begun)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._context, name)

@@ -1,9 +1,7 @@
 """Changes of the served models: new workers load beside those that serve, and take their places at one moment."""
 
 import asyncio
-import concurrent.futures
 import logging
-import threading
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -28,6 +26,7 @@ from ..pool.wire import (
 )
 from .front_ends import FrontEnds
 from .kept_worker import KeptWorker, NotJoined
+from .threads import in_thread
 from .workers import Workers
 
 log = logging.getLogger(__name__)
@@ -40,8 +39,7 @@ READ_SECONDS = 60.0  # Longest time for reading the catalogue, whose files may l
 STOPPING = ChangeFailure("stopping", "the server is stopping")
 WITHDRAWN = ChangeFailure("withdrawn", "its caller is gone")
 SEE_LOG = "the change could not be made; the server's log says why"  # To whom the reason may tell of others' models.
-Catalogue = tuple[Sequence[ModelSpec], Mapping[str, str]]  # With what is wrong with some, by name.
-ReadCatalogue = Callable[[], Catalogue]
+ReadCatalogue = Callable[[], tuple[Sequence[ModelSpec], Mapping[str, str]]]  # With what is wrong with some, by name.
 Send = Callable[[bytes, Sequence[object]], None]
 
 
@@ -69,19 +67,19 @@ class Changes:
         send: Send,
         read: ReadCatalogue,
         metrics: Metrics,
-        *,
-        give_up_seconds: float,
+        patience: float,
     ) -> None:
         """`read`: the models of the configuration file as it is now. Raises OSError, ValueError, StartError.
 
-        `give_up_seconds`: the longest time until a new worker is ready.
+        `patience`: the most seconds until a new worker is ready.
         """
         self._workers, self._front_ends, self._send, self._read = workers, front_ends, send, read
-        self._metrics, self._give_up_seconds = metrics, give_up_seconds
+        self._metrics, self._patience = metrics, patience
         self._stopping = False
         self._one_at_a_time = asyncio.Lock()
         self._tasks = set[asyncio.Task[None]]()
-        self._waiting: dict[str, asyncio.Task[None]] = {}  # Changes that have not begun, by their ids.
+        # Changes that have not begun, by their ids, with the front-ends that ask for them.
+        self._waiting: dict[str, tuple[bytes, asyncio.Task[None]]] = {}
         self._letting_go: asyncio.Task[None] | None = None  # Of the workers that the last change has replaced.
 
     def take(self, front_end: bytes, order: ChangeModels) -> None:
@@ -89,12 +87,17 @@ class Changes:
         if self._stopping:
             self._end(front_end, order, STOPPING)
         else:
-            self._waiting[order.id] = self._begin(self._make(front_end, order))
+            self._waiting[order.id] = front_end, self._begin(self._make(front_end, order))
 
     def drop(self, order_id: str) -> None:
         """Drops a change that nobody waits for, unless it has begun."""
-        if task := self._waiting.pop(order_id, None):
-            task.cancel()
+        if order_id in self._waiting:
+            self._waiting.pop(order_id)[1].cancel()
+
+    def on_lost(self, front_end: bytes) -> None:
+        """Drops the changes of a front-end that have not begun: nobody there waits for them any more."""
+        for order_id in [order_id for order_id, (of, _) in self._waiting.items() if of == front_end]:
+            self.drop(order_id)
 
     def _begin(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.create_task(work)
@@ -105,6 +108,7 @@ class Changes:
     async def stop(self) -> None:
         """Ends all changes, and takes no others."""
         self._stopping = True
+        await asyncio.sleep(0)  # Tasks that were just made begin, so that each tells its front-end of its end.
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -204,10 +208,10 @@ class Changes:
     async def _ready(self, successor: KeptWorker) -> Mapping[str, ModelCard]:
         """Starts a successor; returns its cards when it is ready. Raises NotJoined."""
         try:
-            async with asyncio.timeout(self._give_up_seconds):
+            async with asyncio.timeout(self._patience):
                 return await self._workers.add(successor)
         except TimeoutError as error:
-            text = f"a new worker was not ready after {self._give_up_seconds:g} s (pool.give_up_seconds)"
+            text = f"a new worker was not ready after {self._patience:g} s (pool.give_up_seconds)"
             raise NotJoined(text) from error
 
     async def _specs(self, order: ChangeModels, served: Serve, tell: Callable[..., None]) -> tuple[ModelSpec, ...]:
@@ -234,27 +238,12 @@ class Changes:
     async def _catalogue(self) -> tuple[dict[str, ModelSpec], Mapping[str, str]]:
         try:
             async with asyncio.timeout(READ_SECONDS):
-                specs, faults = await _in_thread(self._read)
+                specs, faults = await in_thread(self._read)
         except TimeoutError as error:
             raise NotChanged("refused", f"the catalogue could not be read within {READ_SECONDS:g} s") from error
         except (OSError, ValueError, StartError) as error:
             raise NotChanged("refused", f"the catalogue cannot be read: {error}", of_all=True) from error
         return {spec.name: spec for spec in specs}, faults
-
-
-def _in_thread(read: ReadCatalogue) -> asyncio.Future[Catalogue]:
-    """Reads in a thread that does not keep the process from ending, as one of `asyncio.to_thread` does."""
-    result = concurrent.futures.Future[Catalogue]()
-    result.set_running_or_notify_cancel()
-
-    def work() -> None:
-        try:
-            result.set_result(read())
-        except Exception as error:
-            result.set_exception(error)
-
-    threading.Thread(target=work, daemon=True).start()
-    return asyncio.wrap_future(result)
 
 
 def _check_unchanged(before: Mapping[str, ModelCard], now: Mapping[str, ModelCard]) -> None:

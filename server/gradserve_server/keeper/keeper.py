@@ -106,9 +106,7 @@ class Keeper:
             give_up_seconds=pool.give_up_seconds,
         )
         self._front_ends = FrontEnds(settings.server.front_ends, self._start_front_end, self._hub.send, metrics)
-        self._changes = Changes(
-            self.workers, self._front_ends, self._hub.send, read, metrics, give_up_seconds=pool.give_up_seconds
-        )
+        self._changes = Changes(self.workers, self._front_ends, self._hub.send, read, metrics, pool.give_up_seconds)
 
     async def start(self) -> None:
         """Returns when all front-ends serve. Raises StartError."""
@@ -192,6 +190,7 @@ class Keeper:
     def _on_lost(self, name: bytes) -> None:
         self.workers.on_lost(name)
         self._front_ends.on_lost(name)
+        self._changes.on_lost(name)
 
 
 def open_to_all(settings: ServerSettings) -> str:

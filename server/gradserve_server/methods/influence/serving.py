@@ -46,11 +46,13 @@ def attached(spec: ModelSpec, model: Prepared) -> tuple[Prepared, dict[str, Prep
 
 def _hold(folder: str, digest: str, device: torch.device) -> None:
     """Opens all of an index, which may be replaced while it is served. Raises IndexFault."""
-    methods = opened(folder, digest).manifest.methods
+    index = opened(folder, digest)
+    methods = index.manifest.methods
     if "projected" in methods:
         projected_of(folder, digest, device, torch.float32)
     if "last_layer" in methods:
         regression_of(folder, digest)
+    index.hold()  # The files read since were its own if it has not been replaced meanwhile.
 
 
 def check(manifest: Manifest, card: ModelCard, folder: Path) -> None:
