@@ -7,6 +7,8 @@ chance. A contrast is with the mean of the three other classes, of which a map o
 """
 
 import csv
+import os
+import sys
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -39,6 +41,7 @@ from gradserve_server.models.catalogue import EMBEDDED, ModelSpec
 from gradserve_server.models.preparation import prepare
 from gradserve_server.models.prepared import Prepared
 from gradserve_server.models.rules import Relevance, Rule
+from gradserve_server.pool.forking import WORKERS_ENVIRONMENT
 
 from . import report
 from .faithfulness import DATA, MODELS, Data
@@ -267,4 +270,8 @@ def cost_table(costs: Sequence[Cost]) -> Table:
 
 
 if __name__ == "__main__":
+    if any(os.environ.get(name) != value for name, value in WORKERS_ENVIRONMENT.items()):
+        # The C library reads them when a process starts, so that this one begins anew with what workers have.
+        command = [sys.executable, "-m", "tests.bench.pointing", *sys.argv[1:]]
+        os.execve(sys.executable, command, os.environ | WORKERS_ENVIRONMENT)
     typer.run(main)

@@ -94,11 +94,10 @@ async def test_an_answer_that_nobody_takes_is_given_up(opened: Opened, monkeypat
     monkeypatch.setattr(metrics_port, "MAX_SECONDS", 0.5)
     monkeypatch.setattr(metrics_port, "MAX_CONNECTIONS", 1)
     monkeypatch.setattr(metrics_port, "generate_latest", lambda _: b"x" * (64 << 20))
-    reader, writer = await opened.connect()
+    _, writer = await opened.connect()
     writer.write(HALF + b"\r\n")
     await opened.until_it_answers()
     writer.close()
-    assert not reader.at_eof()
 
 
 async def test_connections_above_the_limit_are_closed_at_once(opened: Opened, monkeypatch: pytest.MonkeyPatch) -> None:

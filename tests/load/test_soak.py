@@ -17,7 +17,7 @@ from gradserve.v1 import models_pb2, service_pb2
 
 SECONDS = length(40, 900)
 WARM_UP = length(40, 300)
-REST = 5.0  # Seconds without requests, until what they left behind should be gone.
+REST = 15.0  # Seconds without requests, until what they left behind should be gone.
 CALLERS = 6
 MORE_THREADS = length(4, 0)  # gRPC starts some when they are first needed, which may be after a short warm-up.
 MOST_GROWTH = 1.05  # Anonymous memory of a process after the load beside that after the warm-up.

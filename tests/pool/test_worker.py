@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from gradserve_server import memory
 from gradserve_server.engine.events import Ended
 from gradserve_server.pool.lines import Connected, Disconnected, Received
 from gradserve_server.pool.wire import LONG_PASS_SECONDS, Beat, Cancel, Outcome, Ready, Stop, Task, Tick
@@ -187,3 +188,27 @@ def test_the_keeper_is_told_of_passes_that_are_new_long_or_the_first_after_a_pau
     worker._tell_pass(0.1)
     beats = [message for line, message in lines.sent if line == 0 and isinstance(message, Beat)]
     assert beats == [Beat(0.0), Beat(LONG_PASS_SECONDS + 1), Beat(0.1)]
+
+
+def test_memory_is_given_back_once_after_the_last_task(monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[int] = []
+    monkeypatch.setattr("gradserve_server.pool.worker.IDLE_SECONDS", 0.05)
+    worker, lines = worker_of(StandIn())
+    monkeypatch.setattr(memory, "give_back", lambda: given.append(len(lines.sent)))
+    worker._take(1, Connected())
+    lines.come(1, task("a"))
+    worker._accept(block=True)
+    assert not given, "its passes are to come"
+
+    def stop() -> None:
+        while not given:
+            time.sleep(0.01)
+        time.sleep(0.3)
+        lines.come(1, Stop())
+
+    thread = threading.Thread(target=stop)
+    thread.start()
+    worker._told_busy = False
+    worker._accept(block=True)
+    thread.join()
+    assert len(given) == 1

@@ -6,26 +6,25 @@ import os
 import resource
 import signal
 import time
-import traceback
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 
 import torch
 
+from .. import memory
 from ..engine.engine import Engine
-from ..engine.events import Ended, Event, ModelFailed, NotFinite, OutOfMemory
-from ..engine.job import MAX_CHUNK_ROWS, Job, Progress, Steps, TimeUp
-from ..engine.objective import NotApplicable
+from ..engine.events import Ended, Event
+from ..engine.job import MAX_CHUNK_ROWS, Job, Steps
 from ..engine.take import Key
 from ..engine.timeline import Timeline
 from ..logs import configure
 from ..methods import TASKS
-from ..methods.image_run import as_bytes, pixels, resized
 from ..models.prepared import Prepared
 from ..models.preprocess import to_batch
 from .frames import Unread
 from .keys import Keys
 from .lines import Connected, Disconnected, Lines, Received
+from .outcomes import outcome_of
 from .startup import begin, set_up_torch
 from .wire import (
     LONG_PASS_SECONDS,
@@ -34,7 +33,6 @@ from .wire import (
     Broken,
     Cancel,
     Failure,
-    FailureKind,
     Held,
     Loading,
     Noted,
@@ -51,18 +49,11 @@ log = logging.getLogger(__name__)
 
 KEEPER = 0  # The position of the keeper's endpoint; those of the front-ends follow.
 TICK_SECONDS = 0.5  # Seconds between two messages with statistics.
+IDLE_SECONDS = 10.0  # So long after its last task a worker gives back the memory that its passes took.
 ORPHAN_SECONDS = 60.0  # A worker ends when it has no connection for so long.
 NOTED_SECONDS = 5.0  # Longest wait for the keeper's answer to what a worker loads.
-PREVIEW_SIDE = 160  # Pixels of a preview's longer side.
 NICENESS = 5  # Workers give way to the front-end, which must refuse what they cannot take.
 MAX_PASSES_PER_QUERY = 4  # Most full passes whose rows a method asks for at once.
-FAILURES: tuple[tuple[type[Exception], FailureKind], ...] = (  # Kinds of failures by the exception.
-    (TimeUp, "deadline"),
-    (NotApplicable, "refused"),
-    (NotFinite, "not_finite"),
-    (ModelFailed, "model_failed"),
-    (OutOfMemory, "out_of_memory"),
-)
 
 
 def main(settings: WorkerSettings, name: bytes, endpoints: Sequence[str], keys: Keys | None = None) -> None:
@@ -111,6 +102,7 @@ class Worker:
         self._ticked = 0.0  # Time of the last statistics.
         self._busy = 0.0  # Seconds since then in which it did not wait.
         self._told_busy = False  # Whether the keeper knows that passes run.
+        self._worked = False  # Whether it had tasks since it last gave memory back.
         engine.on_pass = self._tell_pass
 
     def serve(self, early: Iterable[Received] = ()) -> None:
@@ -137,13 +129,23 @@ class Worker:
             if not self._connected:
                 self._stopping = True
                 return
+            if not self._has_news:
+                self._worked = False
+                memory.give_back()
             self._tick()
 
+    @property
+    def _has_news(self) -> bool:
+        """Whether there is something to tell in the next statistics."""
+        return bool(self._engine.passes) or self._told_busy
+
     def _patience(self) -> float | None:
-        """Seconds until the next statistics, or until nobody is expected to connect any more; None for neither."""
+        """Seconds until the next statistics, until memory is given back, or until nobody connects any more; or None."""
         if not self._connected:
             return ORPHAN_SECONDS
-        return TICK_SECONDS if self._engine.passes or self._told_busy else None
+        if self._has_news:
+            return TICK_SECONDS
+        return IDLE_SECONDS if self._worked else None
 
     def _gather(self) -> None:
         """Waits for more jobs while that is worth it."""
@@ -185,6 +187,7 @@ class Worker:
             self._engine.cancel(task_id)
 
     def _submit(self, line: int, task: Task) -> None:
+        self._worked = True
         who = task.caller, task.weight, task.priority
         self._held[task.id] = line, Held(*who, task.model, task.precision, task.alone, task.cost)
         model = self._engine.models[task.model]
@@ -237,7 +240,7 @@ class Worker:
     def _tick(self) -> None:
         engine, self._ticked = self._engine, time.monotonic()
         progress = engine.progress()
-        tick = Tick(tuple(engine.passes), engine.jobs, memory(engine), self._busy, progress, engine.cancelled_rows)
+        tick = Tick(tuple(engine.passes), engine.jobs, memory_of(engine), self._busy, progress, engine.cancelled_rows)
         held = [(line, each._replace(done=progress.get(name, 0.0))) for name, (line, each) in self._held.items()]
         for line in range(len(self._lines)):
             others = tuple(each for of, each in held if of != line) if line != KEEPER else ()
@@ -246,44 +249,12 @@ class Worker:
         engine.cancelled_rows, self._busy, self._told_busy = 0, 0.0, engine.jobs > 0
 
 
-def outcome_of(event: Event) -> Outcome | Preview:
-    """The message to the front-end about an event of the engine."""
-    job = event.job
-    if not isinstance(event, Ended):
-        return preview(job.id, event.progress)
-    queued = (job.started or time.monotonic()) - job.arrived
-    failure = None if event.error is None else failure_of(event.error)
-    if job.timeline is not None:
-        job.timeline.started, job.timeline.ended = job.started, time.monotonic()
-    return Outcome(job.id, event.result, failure, job.rows, max(0.0, queued), job.compute, job.timeline)
-
-
 def tensor(task: Task, model: Prepared) -> torch.Tensor:
     """The task's images as [n, 3, H, W] in [0, 1] on the model's device."""
     return to_batch(task.image if task.image.ndim == 4 else task.image[None], model.device, model.dtype)
 
 
-def preview(job_id: str, progress: Progress) -> Preview:
-    """Progress as a message: plain numbers and small pictures."""
-    losses = {name: float(value.mean()) for name, value in progress.losses.items()}
-    images = progress.images
-    if images is not None:
-        factor = min(1.0, PREVIEW_SIDE / max(images.shape[2:]))
-        images = resized(images, (round(images.shape[2] * factor) or 1, round(images.shape[3] * factor) or 1))
-    small = () if images is None else tuple(pixels(image) for image in as_bytes(images))
-    return Preview(job_id, progress.step, progress.steps, losses, small)
-
-
-def failure_of(error: Exception) -> Failure:
-    """The failure that stands for an exception. An unexpected one is logged here, with its traceback."""
-    for kind, name in FAILURES:
-        if isinstance(error, kind):
-            return Failure(name, str(error))
-    log.error("a method failed: %s", "".join(traceback.format_exception(error)))
-    return Failure("internal", f"{type(error).__name__}: {error}")
-
-
-def memory(engine: Engine) -> int:
+def memory_of(engine: Engine) -> int:
     """Bytes in use: allocated on the GPU, or the process's peak resident size."""
     devices = {model.device for model in engine.models.values() if model.device.type == "cuda"}
     if devices:
