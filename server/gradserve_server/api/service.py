@@ -20,7 +20,7 @@ from .management import KeeperChanges
 from .server import ApiServer
 
 GAUGES_SECONDS = 0.5  # Between two updates of the metrics that change with time.
-CROWD, CALM = 4, 2  # Requests at once that are many, and that are few.
+CROWD, CALM = 3, 2  # Requests at once that are many, and that are few.
 CALM_SECONDS = 2.0  # So long after a crowd the front-end gives back the memory that it took.
 
 
