@@ -153,17 +153,12 @@ class RequestInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]
         code = grpc.StatusCode.OK
         refusal: RequestError | None = None
         try:
-            caller = self._callers.of(metadata, entry.peer)
-            if caller is None:
-                raise RequestError(grpc.StatusCode.UNAUTHENTICATED, "NO_TOKEN", TOKEN_NEEDED)
-            if self._draining:
-                raise unavailable("the server is stopping")
-            entry.caller = caller
-            self._unread.check(self._callers.key(caller, entry.peer))
+            entry.caller = self._caller(metadata, entry.peer)  # It stands in the log from here on.
+            self._unread.check(self._callers.key(entry.caller, entry.peer))
             if service != COUNTED_SERVICE:
                 return await answer()
-            self._callers.check_rpc(caller, name)
-            return await self._answer_in_time(answer, caller, name, context.time_remaining())
+            self._callers.check_rpc(entry.caller, name)
+            return await self._answer_in_time(answer, entry.caller, name, context.time_remaining())
         except asyncio.CancelledError:
             code = grpc.StatusCode.CANCELLED
             self._metrics.cancelled.inc()
@@ -185,6 +180,15 @@ class RequestInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]
                 self._idle.set()
         assert refusal is not None, "every other way out has returned or raised"
         return await context.abort_with_status(_with_id(refusal, entry.id))
+
+    def _caller(self, metadata: dict[str, Any], peer: str) -> Caller:
+        """Who calls. Raises RequestError where the token is missing or unknown, and while the server stops."""
+        caller = self._callers.of(metadata, peer)
+        if caller is None:
+            raise RequestError(grpc.StatusCode.UNAUTHENTICATED, "NO_TOKEN", TOKEN_NEEDED)
+        if self._draining:
+            raise unavailable("the server is stopping")
+        return caller
 
     async def _answer_in_time(
         self, answer: Callable[[], Awaitable[Any]], caller: Caller, name: str, remaining: float | None

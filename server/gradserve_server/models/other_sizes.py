@@ -18,16 +18,13 @@ def refusal(model: Prepared, rules: Collection[Rule], height: int, width: int) -
     card = model.card
     if (height, width) == (card.height, card.width):
         return ""
-    if any(isinstance(rule, Relevance) for rule in rules):
-        own_input = any(isinstance(rule, Relevance) and rule.input != "same" for rule in rules)
+    refused = ""
+    if relevance := [rule for rule in rules if isinstance(rule, Relevance)]:
+        own_input = any(rule.input != "same" for rule in relevance)
         refused = _known(model, "input" if own_input else "relevance", height, width)
-    else:
-        refused = ""
-    if any(rule in ("guided", "deconvnet") for rule in rules):
-        refused = refused or _known(model, "relu", height, width)
-    if not refused:
-        return ""
-    return f"on an input of {width}x{height} {refused}; send a picture of {card.width}x{card.height}"
+    if not refused and ("guided" in rules or "deconvnet" in rules):
+        refused = _known(model, "relu", height, width)
+    return refused and f"on an input of {width}x{height} {refused}; send a picture of {card.width}x{card.height}"
 
 
 def _known(model: Prepared, kind: str, height: int, width: int) -> str:
