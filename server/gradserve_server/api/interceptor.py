@@ -16,6 +16,7 @@ from grpc_status import rpc_status
 
 from ..metrics import Metrics
 from ..pool.wire import Failure
+from .aborting import end
 from .admission.admission import Admission
 from .admission.callers import Caller, Callers
 from .errors import Full, RequestError, failure, status, translated, unavailable
@@ -130,8 +131,8 @@ class RequestInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]
 
         async def refuse(_: Any, context: grpc.aio.ServicerContext) -> None:
             if caller is not None:
-                await context.abort(grpc.StatusCode.PERMISSION_DENIED, f"{caller.name} may not use reflection")
-            await context.abort(grpc.StatusCode.UNAUTHENTICATED, TOKEN_NEEDED)
+                await end(context.abort(grpc.StatusCode.PERMISSION_DENIED, f"{caller.name} may not use reflection"))
+            await end(context.abort(grpc.StatusCode.UNAUTHENTICATED, TOKEN_NEEDED))
 
         return grpc.stream_stream_rpc_method_handler(refuse)
 
@@ -179,7 +180,8 @@ class RequestInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]
             if not self._running:
                 self._idle.set()
         assert refusal is not None, "every other way out has returned or raised"
-        return await context.abort_with_status(_with_id(refusal, entry.id))
+        refusal.with_traceback(None)  # It would keep this frame, which keeps it.
+        return await end(context.abort_with_status(_with_id(refusal, entry.id)))
 
     def _caller(self, metadata: dict[str, Any], peer: str) -> Caller:
         """Who calls. Raises RequestError where the token is missing or unknown, and while the server stops."""

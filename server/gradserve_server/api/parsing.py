@@ -6,6 +6,7 @@ from typing import Any
 import grpc
 from google.protobuf.message import DecodeError
 
+from .aborting import end
 from .errors import RequestError
 from .wire_fields import MalformedMessage, check_fields
 
@@ -34,7 +35,7 @@ def parsed_before(handler: Any) -> Any:
             try:
                 yield parse(handler.request_deserializer, request)
             except RequestError as error:
-                await context.abort(error.code, error.text)
+                await end(context.abort(error.code, error.text))
 
     async def answer(requests: AsyncIterator[bytes], context: grpc.aio.ServicerContext) -> AsyncIterator[Any]:
         async for reply in handler.stream_stream(messages(requests, context), context):

@@ -9,6 +9,7 @@ from typing import Any
 
 import grpc
 
+from .aborting import end
 from .admission.callers import address
 from .errors import RequestError
 from .parsing import parse
@@ -31,7 +32,7 @@ class Probes:
             try:
                 request = parse(handler.request_deserializer, await self._read(context))
             except RequestError as error:
-                await context.abort(error.code, error.text)
+                await end(context.abort(error.code, error.text))
             if handler.response_streaming:
                 await handler.unary_stream(request, context)
             else:

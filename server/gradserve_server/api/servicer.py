@@ -43,7 +43,7 @@ from .rpcs.certificate import attack_task, certificate_task, encode_picture, map
 from .rpcs.models import model_reply
 from .spans import TaskSpans, span
 
-CODEC_NICENESS = 10
+CODEC_NICENESS = 7
 MAX_LOGGED_NAME_BYTES = 100  # The most bytes of a request's model name that the log repeats.
 # A partial answer may come this many seconds after its deadline, since a pass cannot be interrupted.
 PARTIAL_GRACE_SECONDS = 1.0
