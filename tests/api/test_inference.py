@@ -296,6 +296,8 @@ BAD: dict[str, tuple[v2.ModelInferRequest, str, str]] = {
     "unknown class": (request(ROWS, explain="gradient", target="cat"), "parameters.target", "no class 'cat'"),
     "no such class": (request(ROWS, explain="gradient", target=10), "parameters.target", "must be from 0 to 9, was 10"),
     "a target alone": (request(ROWS, target="seven"), "parameters.target", "needs the parameter explain"),
+    "long texts": (request(ROWS, explain="smooth_grad", samples="9" * 2000), "parameters", "at most 1000 characters"),
+    "many": (request(ROWS, **{f"p{i}": i for i in range(65)}), "parameters", "must be at most 64, were 65"),
     "top_k": (request(ROWS, top_k=0), "parameters.top_k", "must be from 1 to 1000, was 0"),
     "timeout": (request(ROWS, timeout=0), "parameters.timeout", "microseconds"),
     "precision": (request(ROWS, precision="fats"), "parameters.precision", "must be one of auto, balanced, exact"),
@@ -354,12 +356,6 @@ def test_the_other_calls_are_refused_with_a_sentence(channel: grpc.Channel) -> N
     with pytest.raises(grpc.RpcError) as caught:
         list(stream(iter([b""]), timeout=PATIENCE))
     assert "call ModelInfer" in caught.value.details()
-
-
-def test_it_is_off_unless_it_is_switched_on(server: Server) -> None:
-    with server.channel() as plain, pytest.raises(grpc.RpcError) as caught:
-        call(plain, "ServerLive", v2.ServerLiveRequest())
-    assert caught.value.code().name == "UNIMPLEMENTED"
 
 
 def test_tokens_rights_and_sums_of_pixels(tmp_path: Path) -> None:

@@ -359,6 +359,12 @@ def test_reflection_tells_of_the_services(server: Server, version: str) -> None:
         assert "Explain" in pool.FindServiceByName(SERVICES[0]).methods_by_name
 
 
+def test_the_inference_protocol_is_off_unless_it_is_switched_on(server: Server) -> None:
+    with server.channel() as channel, pytest.raises(grpc.RpcError) as caught:
+        channel.unary_unary("/inference.GRPCInferenceService/ServerLive")(b"", timeout=PATIENCE)
+    assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
+
+
 def test_health_lists_all_states(server: Server) -> None:
     with server.channel() as channel:
         reply = health_pb2_grpc.HealthStub(channel).List(health_pb2.HealthListRequest(), timeout=PATIENCE)

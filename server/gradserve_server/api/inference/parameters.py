@@ -15,7 +15,7 @@ from gradserve.v1 import explain_pb2, predict_pb2
 from ..errors import Violations, near, shown
 from .v2 import inference_pb2 as v2
 
-MAX_PARAMETERS = 64
+MAX_PARAMETERS, MAX_CHARACTERS = 64, 1000  # Those of one request; of a text.
 MAX_TIMEOUT = 10**15  # Microseconds.
 METHODS = explain_pb2.ExplainMethod.DESCRIPTOR.oneofs_by_name["method"].fields
 OPTIONS = ("seed", "precision", "priority", "alone", "quick_decode")  # Those of RequestOptions.
@@ -59,6 +59,9 @@ def read(message: v2.ModelInferRequest) -> InferRequest:
         request.violations.add("parameters", text)
         return request
     values = {name: _value(parameter) for name, parameter in message.parameters.items()}
+    if any(isinstance(value, str) and len(value) > MAX_CHARACTERS for value in values.values()):
+        request.violations.add("parameters", f"must each have at most {MAX_CHARACTERS} characters")
+        return request
     chosen = _method(request, values.get("explain")) if request.explains else None
     for name, value in values.items():
         if name == "explain":
