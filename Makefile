@@ -74,11 +74,11 @@ clean:
 	touch $@
 
 # The virtual environment, made anew only when what it holds has changed. The stubs' compiler lives apart in it,
-# because its requirements would hold back everything else.
+# because its requirements would hold back everything else. The client comes first: the server asks for its version.
 .venv: .venv/ready
 .venv/ready: pyproject.toml server/pyproject.toml constraints.txt
 	@echo "installing into .venv: some minutes and 6 GB the first time"
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e './server[ray,otel]' -e '.[dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]' -e './server[ray,otel]'
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --upgrade --target .venv/protoc grpcio-tools==1.59.0
 	touch $@
