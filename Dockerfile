@@ -13,7 +13,7 @@ ARG CPU_WHEELS=
 WORKDIR /src
 RUN python -m venv /opt/gradserve
 ENV PATH=/opt/gradserve/bin:$PATH
-COPY pyproject.toml constraints.txt README.md LICENSE ./
+COPY pyproject.toml setup.py constraints.txt README.md LICENSE ./
 # Nothing but these two comes from that index; what they need comes with the rest.
 RUN test -z "$CPU_WHEELS" || \
     pip install --no-cache-dir --no-deps --index-url "$CPU_WHEELS" -c constraints.txt torch torchvision

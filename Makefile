@@ -6,7 +6,7 @@ ARGS ?=
 COVERAGE ?=
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python $(if $(COVERAGE),-m coverage run) -m pytest
 
-.PHONY: demo test test-processors load notebooks serve check bench bench-influence protos format clean
+.PHONY: demo test test-processors test-client load notebooks serve check wheels bench bench-influence protos format clean
 
 demo: .venv/ready  ## explain, attack and dream on real photos, write demo-out/index.html; ARGS="--model resnet18"
 	$(BIN)/gradserve demo --out demo-out $(ARGS)
@@ -27,6 +27,9 @@ load: .venv/ready  ## soaks, overload and fuzz, each in its long form: about hal
 test-processors: .venv/ready  ## tests of kernels, precisions, engine and company as on older processors
 	OMP_NUM_THREADS=1 $(BIN)/python tests/processors.py $(ARGS)
 
+test-client: .venv/ready  ## the client's tests without the server, at its oldest and newest packages; ARGS="protobuf4"
+	$(BIN)/python tests/client/compatibility.py $(ARGS)
+
 notebooks: .venv/ready  ## run the notebooks of examples/ and keep their pictures in them
 	$(BIN)/python tests/notebooks.py
 
@@ -46,6 +49,9 @@ check: .venv/ready  ## style, types, generated code in step, protos compatible w
 	$(BIN)/buf breaking protos --against protos/published.binpb
 	$(BIN)/python tests/house.py
 
+wheels: .venv/ready  ## build both wheels into dist/, install them as users do, and ask a server for a prediction
+	$(BIN)/python tests/wheels.py
+
 bench: .venv/bench  ## benchmarks, minutes; they print, they never fail for being slow
 	$(BIN)/python -m tests.bench $(ARGS)
 
@@ -61,18 +67,18 @@ format: .venv/ready
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf .venv demo-out build
+	rm -rf .venv demo-out build dist server/build
 
 .venv/bench: .venv/ready
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'
 	touch $@
 
 # The virtual environment, made anew only when what it holds has changed. The stubs' compiler lives apart in it,
-# because its requirements would hold back everything else.
+# because its requirements would hold back everything else. The client comes first: the server asks for its version.
 .venv: .venv/ready
-.venv/ready: pyproject.toml constraints.txt
+.venv/ready: pyproject.toml server/pyproject.toml constraints.txt
 	@echo "installing into .venv: some minutes and 6 GB the first time"
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]' -e './server[ray,otel]'
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --upgrade --target .venv/protoc grpcio-tools==1.59.0
 	touch $@

@@ -3,11 +3,10 @@
 import re
 from collections import Counter
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
-from paths import DATA
+from paths import data as data
 from serving import Server, Stubs, shared
 
 # Networks of zoo.py, with random or trained weights, in the names of tests that are given one of them.
@@ -77,14 +76,6 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     places = {name: place for place, name in enumerate(LONGEST)}
     order = {name: (places.get(name, len(places)), -count) for name, count in sizes.items()}
     items.sort(key=lambda item: order[scope(item.nodeid)])
-
-
-@pytest.fixture(scope="session")
-def data() -> Path:
-    """The folder of real weights and pictures beside the repository; without it the test is skipped."""
-    if not DATA.is_dir():
-        pytest.skip("needs the real weights and pictures in ../shared/data")
-    return DATA
 
 
 @pytest.fixture(scope="session")

@@ -8,13 +8,13 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 CLIENT, SERVER = ROOT / "client" / "gradserve", ROOT / "server" / "gradserve_server"
-GENERATED = "v1"  # the folder of the stubs
+GENERATED = {"v1", "v2"}  # the folders of the stubs
 Graph = dict[str, set[str]]  # modules, and those that each imports when it is imported itself
 
 
 def sources(package: Path) -> list[Path]:
     """Files of a package that people write."""
-    return sorted(path for path in package.rglob("*.py") if GENERATED not in path.parts)
+    return sorted(path for path in package.rglob("*.py") if not GENERATED & set(path.parts))
 
 
 def flat_modules(folder: Path) -> int:

@@ -35,8 +35,8 @@ MOST_FUNCTION = 45
 SERVICE = (ROOT / "protos/gradserve/v1/service.proto").read_text()
 RPCS = re.findall(r"^  rpc (\w+)\(", SERVICE, re.MULTILINE)
 
-FILES = sorted(SERVER.rglob("*.py"))
-SOURCES = [*FILES, *(p for p in (ROOT / "client/gradserve").rglob("*.py") if p.parent.name != "v1")]
+FILES = house.sources(SERVER)
+SOURCES = [*FILES, *house.sources(house.CLIENT)]
 
 
 @cache

@@ -15,6 +15,7 @@ from gradserve.v1 import (
     stylize_pb2,
 )
 from gradserve.v1 import common_pb2 as pb
+from gradserve_server.api.inference.v2 import inference_pb2
 
 # Values of what takes long, by the field's name.
 SMALL = {"steps": 2, "samples": 2, "queries": 20, "generations": 2, "population": 4, "places": 2, "points": 2}
@@ -47,3 +48,14 @@ def valid_requests(model: str, image: pb.Image) -> dict[str, Any]:
         "Differentiate": differentiate_pb2.DifferentiateRequest(model=model, images=[image], preprocess=1),
         "GetModel": models_pb2.GetModelRequest(name=model),
     }
+
+
+def valid_inference(model: str, image: pb.Image) -> inference_pb2.ModelInferRequest:
+    """One of the Open Inference Protocol, about a picture that is a tensor of UINT8."""
+    rows = inference_pb2.ModelInferRequest.InferInputTensor(
+        name="image", datatype="UINT8", shape=[1, *image.tensor.shape]
+    )
+    parameters = {"explain": {"string_param": "gradient"}, "preprocess": {"string_param": "whole_image"}}
+    return inference_pb2.ModelInferRequest(
+        model_name=model, inputs=[rows], raw_input_contents=[image.tensor.data], parameters=parameters
+    )

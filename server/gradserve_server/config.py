@@ -49,9 +49,7 @@ class ServerSettings(Section):
     tls_client_ca: Path | None = Field(
         None, description="PEM file of authorities; clients must have a certificate of one of them"
     )
-    token_file: Path | None = Field(
-        None, description="file of the tokens that callers must send: one a line, or TOML with rights"
-    )
+    token_file: Path | None = Field(None, description="tokens that callers must send: one a line, or TOML with rights")
     max_connection_age: float = Field(
         300, gt=0, le=1_000_000, description="seconds after which clients are asked to reconnect"
     )
@@ -72,6 +70,7 @@ class ServerSettings(Section):
     model_management: bool = Field(
         False, description="without tokens: whether all callers may load, unload and reload models"
     )
+    inference_protocol: bool = Field(False, description="whether clients of Triton and KServe are answered too")
     traces: str | None = Field(
         None, description="http://HOST:PORT of an OpenTelemetry collector, or otlp for that of the environment"
     )

@@ -67,7 +67,8 @@ class Fuzzed(NamedTuple):
 
 @pytest.fixture(scope="module")
 def fuzzed() -> Iterator[Fuzzed]:
-    with Server(MODELS, "--workers", "1") as server, server.channel() as channel, ThreadPoolExecutor(AT_ONCE) as pool:
+    config = f"[server]\ninference_protocol = true\n{MODELS}"
+    with Server(config, "--workers", "1") as server, server.channel() as channel, ThreadPoolExecutor(AT_ONCE) as pool:
         assert server.address
         valid = [(call, send(channel, call)) for call in valid_calls()]
         processes = [server.process, *server.process.children(recursive=True)]
@@ -130,8 +131,10 @@ def check(call: Call, outcome: Outcome) -> None:
 
 
 def is_field(message: Descriptor | None, path: str) -> bool:
-    """Whether a message can have what a path such as goals[0].summands[1].weight names."""
+    """Whether a message can have what a path such as goals[0].summands[1].weight names, or parameters.KEY of a map."""
     for name in path.split("."):
+        if message is not None and message.GetOptions().map_entry:
+            return True
         if message is None or (field := message.fields_by_name.get(re.sub(r"\[\d+\]$", "", name))) is None:
             return path == ""  # This stands for those that are left out of a long list.
         message = field.message_type

@@ -17,15 +17,20 @@ from typing import Any
 import grpc
 import pytest
 import torch
+from google.protobuf import descriptor_pool
+from google.protobuf.descriptor_database import DescriptorDatabase
+from google.protobuf.descriptor_pb2 import FileDescriptorProto
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 from serving import PATIENCE, Server, Stubs, methods, picture, refused
 
 from gradserve.v1 import common_pb2 as pb
 from gradserve.v1 import explain_pb2, influence_pb2, models_pb2, predict_pb2
 from gradserve_server.__main__ import main
+from gradserve_server.api import reflection
 from gradserve_server.api.management import KeeperChanges
-from gradserve_server.api.server import HEALTH_NAMES, SERVICES, ApiServer
+from gradserve_server.api.server import SERVICES, ApiServer
 from gradserve_server.config import LimitSettings, ServerSettings
 from gradserve_server.metrics import Metrics
 from gradserve_server.models.catalogue import EMBEDDED
@@ -332,22 +337,48 @@ def test_requests_that_are_cut_off_show_in_the_exit_code(signals: int) -> None:
         assert "Traceback" not in server.log()
 
 
-def test_reflection_lists_the_services(server: Server) -> None:
+@pytest.mark.parametrize("version", ["v1", "v1alpha"])
+def test_reflection_tells_of_the_services(server: Server, version: str) -> None:
+    """Of each with all that its description imports, and of itself."""
+
+    def ask(**question: str) -> reflection_pb2.ServerReflectionResponse:
+        path = f"/grpc.reflection.{version}.ServerReflection/ServerReflectionInfo"
+        data = reflection_pb2.ServerReflectionRequest(**question).SerializeToString()
+        (reply,) = channel.stream_stream(path)(iter([data]), timeout=PATIENCE)
+        return reflection_pb2.ServerReflectionResponse.FromString(reply)
+
     with server.channel() as channel:
-        database = ProtoReflectionDescriptorDatabase(channel)
-        assert set(database.get_services()) >= {*SERVICES, "grpc.health.v1.Health"}
-        assert "Explain" in str(database.FindFileContainingSymbol(SERVICES[0]))
+        names = {each.name for each in ask(list_services="").list_services_response.service}
+        assert names == {*SERVICES, "grpc.health.v1.Health", *reflection.NAMES}
+        database = DescriptorDatabase()
+        for name in names:
+            for data in ask(file_containing_symbol=name).file_descriptor_response.file_descriptor_proto:
+                database.Add(FileDescriptorProto.FromString(data))
+        pool = descriptor_pool.DescriptorPool(database)
+        assert all(pool.FindServiceByName(name).methods for name in names)
+        assert "Explain" in pool.FindServiceByName(SERVICES[0]).methods_by_name
+
+
+def test_the_inference_protocol_is_off_unless_it_is_switched_on(server: Server) -> None:
+    with server.channel() as channel, pytest.raises(grpc.RpcError) as caught:
+        channel.unary_unary("/inference.GRPCInferenceService/ServerLive")(b"", timeout=PATIENCE)
+    assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
 
 
 def test_health_lists_all_states(server: Server) -> None:
     with server.channel() as channel:
         reply = health_pb2_grpc.HealthStub(channel).List(health_pb2.HealthListRequest(), timeout=PATIENCE)
-    assert {name: each.status for name, each in reply.statuses.items()} == dict.fromkeys(HEALTH_NAMES, 1)
+    assert {name: each.status for name, each in reply.statuses.items()} == dict.fromkeys(("", *SERVICES), 1)
 
 
 @pytest.mark.parametrize(
     "rpc",
-    ["health.v1.Health/Check", "health.v1.Health/Watch", "reflection.v1alpha.ServerReflection/ServerReflectionInfo"],
+    [
+        "health.v1.Health/Check",
+        "health.v1.Health/Watch",
+        "reflection.v1.ServerReflection/ServerReflectionInfo",
+        "reflection.v1alpha.ServerReflection/ServerReflectionInfo",
+    ],
 )
 def test_bytes_that_are_no_message_are_refused_by_grpcs_own_services_too(server: Server, rpc: str) -> None:
     with server.channel() as channel:

@@ -11,10 +11,11 @@ from typing import Any
 
 import grpc
 import pytest
-from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2
 from serving import LINEAR, Server, Stubs, methods, picture, refused
 
 from gradserve.v1 import explain_pb2, models_pb2, predict_pb2
+from gradserve_server.api import reflection
 
 PICTURE = picture(0, 8, 8)
 PREDICT = predict_pb2.PredictRequest(image=PICTURE)
@@ -145,12 +146,17 @@ def test_a_body_is_not_waited_for_without_the_right(guarded: Guarded) -> None:
     ended.set()
 
 
-def test_reflection_is_a_right(guarded: Guarded) -> None:
-    stub = reflection_pb2_grpc.ServerReflectionStub(guarded.channel)
+@pytest.mark.parametrize("service", reflection.NAMES)
+def test_reflection_is_a_right(guarded: Guarded, service: str) -> None:
+    ask = guarded.channel.stream_stream(
+        f"/{service}/ServerReflectionInfo",
+        reflection_pb2.ServerReflectionRequest.SerializeToString,
+        reflection_pb2.ServerReflectionResponse.FromString,
+    )
 
     def services(name: str) -> list[str]:
         asked = iter([reflection_pb2.ServerReflectionRequest(list_services="")])
-        (reply,) = stub.ServerReflectionInfo(asked, metadata=token(name), timeout=30)
+        (reply,) = ask(asked, metadata=token(name), timeout=30)
         return [service.name for service in reply.list_services_response.service]
 
     assert "gradserve.v1.GradientService" in services("reader")

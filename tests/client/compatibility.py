@@ -1,10 +1,11 @@
-"""Runs the client's tests without torch, at the lowest and at the newest versions that pyproject.toml allows.
+"""Runs the client's tests without torch, at the versions that pyproject.toml allows: the lowest, the newest, others.
 
-    python tests/client/compatibility.py [lowest | newest ...]
+    python tests/client/compatibility.py [lowest | newest | protobuf4 ...]
 
 Builds a wheel of this repository and installs it into fresh virtual environments of the running Python.
 """
 
+import os
 import re
 import shutil
 import subprocess
@@ -17,6 +18,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 TOOLS = ["pytest>=8.3", "pytest-asyncio>=1.0", "pytest-timeout>=2.3"]
+PROTOBUFS = (4, 5, 6, 7)  # Its major versions that the client's stubs are read by.
 PROOF = "import importlib.util, sys; sys.exit(importlib.util.find_spec('torch') is not None)"
 
 
@@ -29,14 +31,15 @@ def lowest() -> list[str]:
 def run(*command: str | Path) -> int:
     """Run a command in the repository; its exit code."""
     print("$", *command, flush=True)
-    return subprocess.run(command, cwd=ROOT).returncode
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    return subprocess.run(command, cwd=ROOT, env=environment).returncode
 
 
 def copied(folder: Path) -> Path:
     """A copy of what a wheel is built from: building leaves files behind."""
     for part in ("client", "server"):
-        shutil.copytree(ROOT / part, folder / part, ignore=shutil.ignore_patterns("*.egg-info", "__pycache__"))
-    for part in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copytree(ROOT / part, folder / part, ignore=shutil.ignore_patterns("*.egg-info", "__pycache__", "build"))
+    for part in ("pyproject.toml", "setup.py", "README.md", "LICENSE"):
         shutil.copy(ROOT / part, folder)
     return folder
 
@@ -49,13 +52,15 @@ def tested(name: str, pins: Sequence[str], wheel: Path, folder: Path) -> bool:
     if run(python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", wheel, *pins, *TOOLS):
         return False
     run(python, "-m", "pip", "list", "--disable-pip-version-check")
-    pytest = [python, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--confcutdir=tests/client", "tests/client"]
+    alone = ["-o", "addopts=-ra", "-o", "pythonpath=", "--confcutdir=tests/client"]  # Without what all tests share.
+    pytest = [python, "-m", "pytest", "-q", "-p", "no:cacheprovider", *alone, "tests/client"]
     return not run(python, "-c", PROOF) and not run(*pytest)
 
 
 def main() -> int:
     """0 if all chosen environments pass."""
     pins = {"lowest": lowest(), "newest": []}
+    pins |= {f"protobuf{major}": [f"protobuf>={major},<{major + 1}"] for major in PROTOBUFS}
     chosen = sys.argv[1:] or list(pins)
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from paths import data as data
 from PIL import Image
 
 from gradserve import Client

@@ -7,15 +7,17 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import grpc
+from google.protobuf import descriptor_pool
 from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
 from google.protobuf.message_factory import GetMessageClass
 from grpc_health.v1 import health_pb2
-from grpc_reflection.v1alpha import reflection_pb2
 from hypothesis import strategies as st
 from serving import PATIENCE, picture
-from valid_requests import valid_requests
+from valid_requests import valid_inference, valid_requests
 
 from gradserve import v1
+from gradserve_server.api import reflection
+from gradserve_server.api.inference.v2 import inference_pb2
 
 from .damage import damaged, seldom
 from .messages import changed, messages
@@ -38,11 +40,13 @@ METADATA = st.lists(
 
 
 def services() -> Iterator[ServiceDescriptor]:
-    """Those of the package gradserve.v1, and those that come with gRPC."""
+    """Those of the package gradserve.v1, that of the Open Inference Protocol, and those that come with gRPC."""
     modules = [importlib.import_module(f"gradserve.v1.{m.name}") for m in pkgutil.iter_modules(v1.__path__)]
     files = [module.DESCRIPTOR for module in modules if hasattr(module, "DESCRIPTOR")]
-    for file in (*files, health_pb2.DESCRIPTOR, reflection_pb2.DESCRIPTOR):
+    for file in (*files, inference_pb2.DESCRIPTOR, health_pb2.DESCRIPTOR):
         yield from file.services_by_name.values()
+    for name in reflection.NAMES:
+        yield descriptor_pool.Default().FindServiceByName(name)
 
 
 def path(rpc: MethodDescriptor) -> str:
@@ -72,12 +76,17 @@ class Outcome(NamedTuple):
     replies: list[bytes]
 
 
+def valid(model: str) -> dict[str, Any]:
+    """The valid requests about a model by the names of their RPCs."""
+    return {**valid_requests(model, PICTURE), "ModelInfer": valid_inference(model, PICTURE)}
+
+
 def valid_calls() -> list[Call]:
     """One of each RPC that has a valid request, on each model."""
     return [
         Call(name, [request.SerializeToString()], timeout=PATIENCE)
         for model in MODELS
-        for rpc, request in valid_requests(model, PICTURE).items()
+        for rpc, request in valid(model).items()
         for name in RPCS
         if name.endswith(f"/{rpc}")
     ]
@@ -86,7 +95,7 @@ def valid_calls() -> list[Call]:
 @st.composite
 def requests(draw: Any, rpc: MethodDescriptor) -> bytes:
     """A valid request of the RPC, changed and damaged or not; of an RPC that has none here, any message."""
-    whole = valid_requests(draw(st.sampled_from(MODELS)), PICTURE).get(rpc.name)
+    whole = valid(draw(st.sampled_from(MODELS))).get(rpc.name)
     message = draw(messages(rpc.input_type) if whole is None else changed(whole))
     data = message.SerializeToString()
     return draw(damaged(data)) if draw(seldom(8)) else data

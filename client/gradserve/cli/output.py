@@ -15,6 +15,7 @@ from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
+    ProgressColumn,
     SpinnerColumn,
     TextColumn,
     TimeElapsedColumn,
@@ -75,11 +76,20 @@ def progress(items: Iterable[T], total: int, what: str) -> Iterator[T]:
 
 
 @contextmanager
+def bar_of(*columns: ProgressColumn) -> Iterator[Progress]:
+    """A progress bar on standard error, shown while somebody watches.
+
+    It is not begun else: one that is disabled writes an empty line in rich before 14.3.
+    """
+    bar = Progress(*columns, console=err(), transient=True)
+    with bar if bar.console.is_terminal else nullcontext():
+        yield bar
+
+
+@contextmanager
 def waiting(what: str) -> Iterator[None]:
     """Shows the seconds of one request that tells no progress, on standard error while somebody watches."""
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
-    console = err()
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+    with bar_of(SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn()) as bar:
         bar.add_task(what, total=None)
         yield
 
@@ -87,15 +97,13 @@ def waiting(what: str) -> Iterator[None]:
 @contextmanager
 def steps(what: str) -> Iterator[Callable[[str], None]]:
     """Gives a function that takes what is done now: in a terminal one line with the seconds, else a line for each."""
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
-    console = err()
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+    with bar_of(SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn()) as bar:
         task = bar.add_task(what, total=None)
 
         def tell(text: str) -> None:
             bar.update(task, description=f"{what}: {text}")
-            if not console.is_terminal:
-                console.print(f"{what}: {text}")
+            if not bar.console.is_terminal:
+                bar.console.print(f"{what}: {text}")
 
         yield tell
 
@@ -114,17 +122,17 @@ def named(photos: Sequence[Path], answers: Iterator[T], doing: str) -> Iterator[
 @contextmanager
 def counter(what: str, total: int) -> Iterator[Callable[[int], None]]:
     """Gives a function that takes how many more are done: it moves a bar in a terminal, else prints every tenth."""
-    console, done, begin = err(), 0, time.monotonic()
+    done, begin = 0, time.monotonic()
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+    with bar_of(*columns) as bar:
         task = bar.add_task(what, total=total)
 
         def advance(more: int) -> None:
             nonlocal done
             tenths, done = 10 * done // total, done + more
             bar.advance(task, more)
-            if not console.is_terminal and 10 * done // total > tenths:
-                console.print(f"{what}: {done} of {total}, {time.monotonic() - begin:.0f} s")
+            if not bar.console.is_terminal and 10 * done // total > tenths:
+                bar.console.print(f"{what}: {done} of {total}, {time.monotonic() - begin:.0f} s")
 
         yield advance
 
@@ -132,8 +140,7 @@ def counter(what: str, total: int) -> Iterator[Callable[[int], None]]:
 def watched(events: Iterator[Any], what: str) -> Any:
     """The result of a stream of progress, with a bar on standard error while somebody watches."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    bar = Progress(*columns, TextColumn("{task.fields[losses]}"), console=err(), transient=True)
-    with bar if err().is_terminal else nullcontext():
+    with bar_of(*columns, TextColumn("{task.fields[losses]}")) as bar:
         task = bar.add_task(what, total=None, losses="")
         for event in events:
             if not isinstance(event, pictures.Progress):

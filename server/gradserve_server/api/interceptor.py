@@ -33,6 +33,9 @@ log = logging.getLogger("gradserve.requests")
 TOKEN_NEEDED = "a valid token is needed, as metadata authorization with the value Bearer TOKEN, or by --token TOKEN"
 TWO_AUTHORIZATIONS = "two authorizations"  # Stands for them, and is none that a token could be read from.
 COUNTED_SERVICE = "gradserve.v1.GradientService"  # Its requests hold places; those about models are answered at once.
+# Calls of another service that hold places too, each with the RPCs of that one of which its caller must have a right.
+COUNTED_CALLS = {"/inference.GRPCInferenceService/ModelInfer": ("Predict", "Explain")}
+SERVED = ("/gradserve.", "/inference.")  # The beginnings of methods that are not gRPC's own.
 # A call ends this long before its gRPC deadline, the smaller of both, so that our status reaches the caller.
 END_SECONDS, END_SHARE = 0.05, 0.05
 HEALTH = "/grpc.health.v1.Health/"  # Health checks carry no token.
@@ -86,11 +89,11 @@ class RequestInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]
         """The original handler inside `_run`. The handler of a stream is a coroutine that writes its events."""
         handler = await continuation(details)
         behaviour = handler and (handler.unary_unary or handler.unary_stream)
-        if behaviour is None or not details.method.startswith("/gradserve."):
+        if behaviour is None or not details.method.startswith(SERVED):
             return self._guard(handler, details)
         metadata = _metadata(details)
-        caller, (_, service, rpc) = self._callers.of(metadata, ""), details.method.split("/")
-        if caller is None or (service == COUNTED_SERVICE and not self._callers.may_call(caller, rpc)):
+        caller, rpcs = self._callers.of(metadata, ""), _counted(details.method)
+        if caller is None or (rpcs and not any(self._callers.may_call(caller, rpc) for rpc in rpcs)):
 
             async def refuse(_: Any, context: grpc.aio.ServicerContext) -> Any:
                 return await self._run(_nothing, context, details.method, metadata)
@@ -156,9 +159,11 @@ class RequestInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]
         try:
             entry.caller = self._caller(metadata, entry.peer)  # It stands in the log from here on.
             self._unread.check(self._callers.key(entry.caller, entry.peer))
-            if service != COUNTED_SERVICE:
+            rpcs = _counted(method)
+            if not rpcs:
                 return await answer()
-            self._callers.check_rpc(entry.caller, name)
+            if not any(self._callers.may_call(entry.caller, rpc) for rpc in rpcs):
+                self._callers.check_rpc(entry.caller, rpcs[0])
             return await self._answer_in_time(answer, entry.caller, name, context.time_remaining())
         except asyncio.CancelledError:
             code = grpc.StatusCode.CANCELLED
@@ -219,6 +224,12 @@ class RequestInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]
         line = entry.fields(name, code)
         if log.isEnabledFor(logging.INFO) and self._refusals.shows(line, refused):
             log.info("%s", json.dumps(line), extra={"fields": line})
+
+
+def _counted(method: str) -> tuple[str, ...]:
+    """The RPCs of GradientService of which a caller needs the right to one; none for calls that hold no place."""
+    _, service, name = method.split("/")
+    return (name,) if service == COUNTED_SERVICE else COUNTED_CALLS.get(method, ())
 
 
 async def _nothing() -> None:

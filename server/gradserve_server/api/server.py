@@ -2,13 +2,12 @@
 
 import asyncio
 import resource
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
 
 from gradserve.v1 import (
     management_pb2,
@@ -22,12 +21,14 @@ from gradserve.v1 import (
 from ..config import LimitSettings, ServerSettings, StartError
 from ..metrics import Metrics
 from ..pool.pool import Pool
-from . import log_filters
+from . import log_filters, reflection
 from .address import check_unused
 from .admission.admission import Admission
 from .admission.callers import Callers
 from .admission.tokens import TokenFile
 from .certificates import Certificates
+from .inference import service as inference
+from .inference.v2 import inference_pb2_grpc
 from .interceptor import RequestInterceptor
 from .management import KeeperChanges, ModelManagementService
 from .servicer import GradientService, ModelService
@@ -47,7 +48,6 @@ SERVICES = (
     models_pb2.DESCRIPTOR.services_by_name["ModelService"].full_name,
     management_pb2.DESCRIPTOR.services_by_name["ModelManagementService"].full_name,
 )
-HEALTH_NAMES = ("", *SERVICES)  # Whose states are told; that of the empty name is the server's.
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 
@@ -55,10 +55,19 @@ NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 class Health(health.aio.HealthServicer):  # type: ignore[misc]
     """gRPC's own, which in Python leaves out the list of all states."""
 
+    def __init__(self, services: Sequence[str]) -> None:
+        super().__init__()
+        self._names = ("", *services)  # The state of the empty name is the server's.
+
+    async def set_all(self, status: Any) -> None:
+        """Sets the state of the server and of each service."""
+        for name in self._names:
+            await self.set(name, status)
+
     async def List(self, request: Any, context: grpc.aio.ServicerContext) -> Any:
         """The states of the server and of each service."""
-        states = [await self.Check(health_pb2.HealthCheckRequest(service=name), context) for name in HEALTH_NAMES]
-        return health_pb2.HealthListResponse(statuses=dict(zip(HEALTH_NAMES, states, strict=True)))
+        states = [await self.Check(health_pb2.HealthCheckRequest(service=name), context) for name in self._names]
+        return health_pb2.HealthListResponse(statuses=dict(zip(self._names, states, strict=True)))
 
 
 class ApiServer:
@@ -92,12 +101,19 @@ class ApiServer:
         )
         gradients = GradientService(pool, limits, metrics, self.admission, callers)
         service_pb2_grpc.add_GradientServiceServicer_to_server(gradients, self._server)
-        models_pb2_grpc.add_ModelServiceServicer_to_server(ModelService(pool, callers), self._server)
+        models = ModelService(pool, callers)
+        models_pb2_grpc.add_ModelServiceServicer_to_server(models, self._server)
         management = ModelManagementService(pool, callers, changes, without_tokens=settings.model_management)
         management_pb2_grpc.add_ModelManagementServiceServicer_to_server(management, self._server)
-        self._health = Health()
+        services: tuple[str, ...] = SERVICES
+        if settings.inference_protocol:
+            infers = inference.InferenceService(gradients, models, pool, callers)
+            inference_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(infers, self._server)
+            self._server.add_generic_rpc_handlers((inference.not_served(),))
+            services += (inference.SERVICE,)
+        self._health = Health(services)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
-        reflection.enable_server_reflection((*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME), self._server)
+        reflection.add((*services, health.SERVICE_NAME), self._server)
         self._settings = settings
 
     async def start(self) -> str:
@@ -117,8 +133,7 @@ class ApiServer:
 
     async def say(self, *, serving: bool) -> None:
         """Sets the health of the server and of each service."""
-        for service in HEALTH_NAMES:
-            await self._health.set(service, SERVING if serving else NOT_SERVING)
+        await self._health.set_all(SERVING if serving else NOT_SERVING)
 
     async def stop(self) -> bool:
         """Closes the port, sends clients elsewhere and lets the running requests end, for as long as the settings say.

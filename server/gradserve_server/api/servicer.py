@@ -76,24 +76,24 @@ class GradientService(service_pb2_grpc.GradientServiceServicer):
     async def _answer(self, rpc: RpcModule, request: Any, context: grpc.aio.ServicerContext) -> Any:
         """Answers an RPC that is one task by its reply."""
         with self._pool.using() as models:
-            bound = await self._bind(rpc.bind, request, context, models)
-            outcome = await self._outcome(bound.task)
-            self._count(bound, outcome)
+            bound = await self.bind(rpc.bind, request, context, models)
+            outcome = await self.outcome(bound.task)
+            self.count(bound, outcome)
             with span("encode"):
-                return await self._in_thread(rpc.reply, request, bound, outcome)
+                return await self.in_thread(rpc.reply, request, bound, outcome)
 
     async def _stream(self, event: type[Any], rpc: RpcModule, request: Any, context: grpc.aio.ServicerContext) -> None:
         """Answers an RPC that is one task by a stream of events: its progress, then its reply."""
 
         async def report(preview: Preview) -> None:
-            await context.write(event(progress=await self._in_thread(progress, preview)))
+            await context.write(event(progress=await self.in_thread(progress, preview)))
 
         with self._pool.using() as models:
-            bound = await self._bind(rpc.bind, request, context, models)
-            outcome = await self._outcome(with_progress(bound.task), report)
-            self._count(bound, outcome)
+            bound = await self.bind(rpc.bind, request, context, models)
+            outcome = await self.outcome(with_progress(bound.task), report)
+            self.count(bound, outcome)
             with span("encode"):
-                reply = event(result=await self._in_thread(rpc.reply, request, bound, outcome))
+                reply = event(result=await self.in_thread(rpc.reply, request, bound, outcome))
         with span("encode"):
             await context.write(reply)
 
@@ -102,17 +102,17 @@ class GradientService(service_pb2_grpc.GradientServiceServicer):
     ) -> attack_pb2.AttackResponse:
         """An adversarial picture; the certificate, and the maps, are tasks of their own after it."""
         with self._pool.using() as models:  # All of its tasks run on workers that have the same weights.
-            return await self._attack(await self._bind(attack.bind, request, context, models), request)
+            return await self._attack(await self.bind(attack.bind, request, context, models), request)
 
     async def _attack(self, bound: Bound, request: attack_pb2.AttackRequest) -> attack_pb2.AttackResponse:
         with span("attack"):
-            attacked = await self._outcome(attack_task(self._expected.priced(bound.task)))
+            attacked = await self.outcome(attack_task(self._expected.priced(bound.task)))
         if attacked.result.partial:
             self._metrics.partial.inc()
         with span("certificate"):
             with span("encode"):
-                picture = await self._in_thread(encode_picture, attacked.result)
-            certified = await self._outcome(certificate_task(bound.task, attacked.result, picture.pixels))
+                picture = await self.in_thread(encode_picture, attacked.result)
+            certified = await self.outcome(certificate_task(bound.task, attacked.result, picture.pixels))
         self._expected.learn(bound.task, attacked, certified)
         pictures = {"before": bound.task.image, "after": picture.pixels} if bound.maps else {}
         tasks = [map_task(bound, pixels, which) for which, pixels in pictures.items()]
@@ -120,11 +120,11 @@ class GradientService(service_pb2_grpc.GradientServiceServicer):
         maps = list[Outcome]()
         for task in tasks:
             with span("map"):
-                maps.append(await self._outcome(task))
+                maps.append(await self.outcome(task))
         for method in bound.methods:
             self._metrics.rows.labels(method).inc(attacked.rows + certified.rows)
         with span("encode"):
-            reply = await self._in_thread(attack.reply, request, bound, attacked, picture, certified, maps)
+            reply = await self.in_thread(attack.reply, request, bound, attacked, picture, certified, maps)
         self._metrics.verdict.labels(attack_pb2.Verdict.Name(reply.certificate.verdict)[8:].lower()).inc()
         return reply
 
@@ -136,9 +136,9 @@ class GradientService(service_pb2_grpc.GradientServiceServicer):
         listing = suspects.bind(request, self._callers.models(entry.caller, self._pool.cards, request.model))
         entry.model = listing.card.name
         with span("encode"):
-            return await self._in_thread(suspects.reply, request, listing, entry.id)
+            return await self.in_thread(suspects.reply, request, listing, entry.id)
 
-    def _count(self, bound: Bound, outcome: Outcome) -> None:
+    def count(self, bound: Bound, outcome: Outcome) -> None:
         """Counts the rows, for Explain by method, and the answers that have less than was asked for."""
         word = bound.task.rpc
         rows = explain.rows_by_method(bound, outcome) if word == "explain" else {word: outcome.rows}
@@ -147,7 +147,7 @@ class GradientService(service_pb2_grpc.GradientServiceServicer):
         if is_partial(outcome.result):
             self._metrics.partial.inc()
 
-    async def _bind(
+    async def bind(
         self,
         bind: Callable[[Any, CallContext], Bound],
         request: Any,
@@ -207,7 +207,7 @@ class GradientService(service_pb2_grpc.GradientServiceServicer):
         entry.served_model = name if name in self._pool.cards else ""
         return entry
 
-    async def _outcome(self, task: Task, report: Report = ignore_progress) -> Outcome:
+    async def outcome(self, task: Task, report: Report = ignore_progress) -> Outcome:
         """The task's outcome, after its reports; raises RequestError for a failure, and when the time is up."""
         entry = request_log.get()
         with TaskSpans(task) as spans:
@@ -233,7 +233,8 @@ class GradientService(service_pb2_grpc.GradientServiceServicer):
         except TimeoutError as error:
             raise failure(Failure("deadline", ""), task) from error
 
-    async def _in_thread(self, function: Callable[..., T], *args: object) -> T:
+    async def in_thread(self, function: Callable[..., T], *args: object) -> T:
+        """The function's value, from a thread for answers."""
         return await asyncio.get_running_loop().run_in_executor(self._encoders, function, *args)
 
 
@@ -268,7 +269,7 @@ class ModelService(models_pb2_grpc.ModelServiceServicer):
         self, request: models_pb2.ListModelsRequest, context: grpc.aio.ServicerContext
     ) -> models_pb2.ListModelsResponse:
         """All cards, without layers, and the models that could not be loaded."""
-        cards = self._models()
+        cards = self.visible()
         default = cards.default if cards.default in {*cards, *cards.unavailable} else ""
         models = [model_reply(card, layers=False) for card in cards.values()]
         reasons = cards.unavailable.items()
@@ -279,9 +280,10 @@ class ModelService(models_pb2_grpc.ModelServiceServicer):
         self, request: models_pb2.GetModelRequest, context: grpc.aio.ServicerContext
     ) -> models_pb2.Model:
         """One card with its layers."""
-        return model_reply(model_card(request.name, self._models()), layers=True)
+        return model_reply(model_card(request.name, self.visible()), layers=True)
 
-    def _models(self) -> ServedModels:
+    def visible(self) -> ServedModels:
+        """Those models. Raises UNAVAILABLE while the server starts."""
         if not self._pool.cards:
             raise unavailable("the server is starting")
         allowed = self._callers.rights(request_log.get().caller).models

@@ -230,9 +230,7 @@ async def _watched(work: Awaitable[T], what: str, seconds: float) -> T:
 
 @contextmanager
 def _bar(what: str, seconds: float) -> Iterator[Progress]:
-    console = output.err()
-    columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+    with output.bar_of(TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn()) as bar:
         bar.add_task(what, total=seconds)
         yield bar
 

@@ -11,9 +11,8 @@ def server_module(name: str) -> Any:
     try:
         return import_module(f"gradserve_server.{name}")
     except ModuleNotFoundError as missing:
-        typer.echo(
-            f"error: this needs {missing.name}, which is not installed; install the server with\n"
-            "  pip install 'gradserve[server]'",
-            err=True,
-        )
+        package = str(missing.name).partition(".")[0]
+        what = "the server" if package == "gradserve_server" else package
+        text = f"this needs {what}, which is not installed; install the server with\n  pip install 'gradserve[server]'"
+        typer.echo(f"error: {text}", err=True)
         raise typer.Exit(1) from None

@@ -190,7 +190,7 @@ def explanation(call: Call, answer: Explained, card: ModelCard, form: explain_pb
         asked=answer.asked,
         done=answer.done,
         completed_fraction=answer.done / answer.asked,
-        warnings=[*answer.warnings, *method_warnings(call, card), *_target_warnings(call, card)],
+        warnings=warnings_of(call, answer, card),
     )
     from_dict(getattr(reply.method, call.method), call.parameters)
     getattr(reply.method, call.method).SetInParent()
@@ -218,6 +218,11 @@ def levels(values: np.ndarray, low: float, high: float) -> np.ndarray:
     scaled /= high - low
     scaled *= 255
     return np.rint(scaled, out=scaled).astype(np.uint8)
+
+
+def warnings_of(call: Call, answer: Explained, card: ModelCard) -> list[str]:
+    """What a careful reader should know about a map."""
+    return [*answer.warnings, *method_warnings(call, card), *_target_warnings(call, card)]
 
 
 def method_warnings(call: Call, card: ModelCard) -> list[str]:

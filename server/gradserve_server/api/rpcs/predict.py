@@ -13,8 +13,8 @@ DEFAULT_TOP_K, MAX_TOP_K = 5, 1000  # The numbers of classes in a reply.
 def bind(request: predict_pb2.PredictRequest, at: CallContext) -> Bound:
     """Checks the request, and makes its task. Raises RequestError with all that is wrong."""
     card, violations = model_of(request.model, at.cards)
-    if not 1 <= _top_k(request) <= MAX_TOP_K:
-        violations.add("top_k", f"must be from 1 to {MAX_TOP_K}, was {_top_k(request)}", for_every_model=True)
+    if not 1 <= top_k_of(request) <= MAX_TOP_K:
+        violations.add("top_k", f"must be from 1 to {MAX_TOP_K}, was {top_k_of(request)}", for_every_model=True)
     picture = check_picture(request, card, at, violations)
     options = check_options("predict", request.options, card, at, violations)
     violations.check()
@@ -25,9 +25,10 @@ def bind(request: predict_pb2.PredictRequest, at: CallContext) -> Bound:
 def reply(request: predict_pb2.PredictRequest, bound: Bound, outcome: Outcome) -> predict_pb2.PredictResponse:
     """The best classes with probabilities and logits."""
     predicted: Predicted = outcome.result
-    top = scores(predicted.logits, best(predicted.logits, _top_k(request)), bound.card)
+    top = scores(predicted.logits, best(predicted.logits, top_k_of(request)), bound.card)
     return predict_pb2.PredictResponse(top=top, region=bound.picture.region, provenance=provenance(bound, outcome))
 
 
-def _top_k(request: predict_pb2.PredictRequest) -> int:
+def top_k_of(request: predict_pb2.PredictRequest) -> int:
+    """How many classes are asked for."""
     return request.top_k if request.HasField("top_k") else DEFAULT_TOP_K
