@@ -29,6 +29,8 @@ SENTENCES = {
     It may be made anywhere and used in several event loops: each has connections of its own, from its first
     call on until `close` or the end of its `async with`.
 """: "server; safe to share between threads.\n",
+        "interceptors: of grpc.aio,": "interceptors: of grpc,",
+        "channel: one of grpc.aio,": "channel: one of grpc,",
     },
     "aio_management.py": {"The calls for asyncio that change": "The calls that change"},
     "aio_pictures.py": {"The calls for asyncio that make": "The calls that make"},

@@ -30,12 +30,19 @@ from gradserve.transport.ordered import in_order
 class Client(PictureCalls, ManagementCalls):
     """A connection to a gradserve server; safe to share between threads.
 
-    target: HOST:PORT, [IPV6]:PORT or unix:PATH; addresses of this machine are never reached through a proxy. Calls go
-    in turn to all addresses that a name stands for.
-    tls: True for the system's certificates, or the path of a CA certificate.
-    token: sent as "authorization: Bearer ...". timeout: seconds that a call may take.
-    retries: how often a call is made again when no server is available, 0 to 4.
+    target: HOST:PORT, [IPV6]:PORT or unix:PATH; None: GRADSERVE_SERVER of the environment, else 127.0.0.1:50051.
+    Addresses of this machine are never reached through a proxy. Calls go in turn to all addresses of a name.
+    tls: True for the system's certificates, or the path of a CA certificate; None: GRADSERVE_CA, else GRADSERVE_TLS.
+    certificate, key: files (PEM) by which a server knows this client; they imply TLS.
+    token: sent as "authorization: Bearer ..."; None: GRADSERVE_TOKEN, "": none.
+    timeout: seconds that a call may take, with its retries.
+    retries: how often a call is made again when no server is available, 0 to 4; None: 3.
+    retries_when_full: how often it is made again when the server is full, after the delay that the server names.
     connections: over which calls go in turn; several reach more of the servers behind one address.
+    options: of gRPC's channel, (name, value) pairs; they win over those of this package.
+    interceptors: of grpc, around every call. compression: of requests, "gzip" or "deflate".
+    channel: one of grpc, in place of an address and of all that says how to reach it; it stays open in the end.
+    Raises ValueError, TypeError, and OSError for a file that cannot be read.
     """
 
     def predict(
