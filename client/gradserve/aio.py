@@ -4,10 +4,12 @@ import asyncio
 from collections.abc import AsyncIterator, Iterable, Mapping
 from typing import Any, Unpack, overload
 
+from gradserve import inputs
 from gradserve.arguments import (
     AttackTargetLike,
     BatchLike,
     ImageLike,
+    Layout,
     MethodLike,
     Options,
     ParameterValue,
@@ -55,12 +57,13 @@ class AsyncClient(AsyncPictureCalls, AsyncManagementCalls):
         model: str = "",
         top_k: int = 5,
         preprocess: str = "model_default",
+        layout: Layout = "HWC",
         timeout: float | None = None,
         **options: Unpack[Options],
     ) -> Prediction:
         """The most probable classes of a picture."""
         request = await asyncio.to_thread(
-            predict.predict_request, image, model=model, top_k=top_k, preprocess=preprocess, **options
+            predict.predict_request, image, model=model, top_k=top_k, preprocess=preprocess, layout=layout, **options
         )
         return predict.prediction(await self._call(self._stubs.gradients.Predict, request, timeout))
 
@@ -84,6 +87,7 @@ class AsyncClient(AsyncPictureCalls, AsyncManagementCalls):
         target: TargetLike | list[Any] | None = None,
         model: str = "",
         preprocess: str = "model_default",
+        layout: Layout = "HWC",
         format: str = "float32",
         overlay: bool = False,
         priority: str = "interactive",
@@ -109,6 +113,7 @@ class AsyncClient(AsyncPictureCalls, AsyncManagementCalls):
             target=target,
             model=model,
             preprocess=preprocess,
+            layout=layout,
             format=format,
             overlay=overlay,
             shorthand=parameters,
@@ -137,6 +142,7 @@ class AsyncClient(AsyncPictureCalls, AsyncManagementCalls):
         maps_target: TargetLike | None = None,
         model: str = "",
         preprocess: str = "model_default",
+        layout: Layout = "HWC",
         priority: str = "interactive",
         precision: str = "auto",
         seed: int | None = None,
@@ -175,6 +181,7 @@ class AsyncClient(AsyncPictureCalls, AsyncManagementCalls):
             maps_target=maps_target,
             model=model,
             preprocess=preprocess,
+            layout=layout,
             shorthand=parameters,
             options=options(priority, precision, seed, time_budget, allow_partial, quick_decode, alone),
         )
@@ -223,7 +230,7 @@ class AsyncClient(AsyncPictureCalls, AsyncManagementCalls):
     ) -> Gradients:
         """The gradients of a batch of pictures, by their pixels in [0, 1] or by a `layer`.
 
-        The pictures are a list or an array [N, H, W, 3], taken as they are unless `preprocess` says otherwise. `goals`
+        The pictures are a list or an array [N, H, W, C], taken as they are unless `preprocess` says otherwise. `goals`
         is one for all or a list of one for each, None the predicted classes: a target as in `explain`, or a Goal;
         `Goal.logits(vector)` makes a vector-Jacobian product. `rule` is "plain", "guided", "deconvnet", or for
         relevance "lrp_z_plus", "lrp_gamma" or "lrp_epsilon". The gradient travels as `format` "float32", "bfloat16" or
@@ -236,16 +243,16 @@ class AsyncClient(AsyncPictureCalls, AsyncManagementCalls):
         self, images: Iterable[ImageLike], *, concurrency: int = 8, **arguments: Any
     ) -> AsyncIterator[Prediction]:
         """Predictions of many pictures in their order, with `predict`'s arguments; the first failure is raised."""
-        return in_order_async(lambda image: self.predict(image, **arguments), images, concurrency)
+        return in_order_async(lambda image: self.predict(image, **arguments), inputs.many(images), concurrency)
 
     def explain_many(
         self, images: Iterable[ImageLike], methods: MethodLike | list[Any], *, concurrency: int = 8, **arguments: Any
     ) -> AsyncIterator[Any]:
         """Explanations of many pictures in their order, with `explain`'s arguments; the first failure is raised."""
-        return in_order_async(lambda image: self.explain(image, methods, **arguments), images, concurrency)
+        return in_order_async(lambda image: self.explain(image, methods, **arguments), inputs.many(images), concurrency)
 
     def attack_many(
         self, images: Iterable[ImageLike], method: MethodLike = "pgd", *, concurrency: int = 8, **arguments: Any
     ) -> AsyncIterator[Attack]:
         """Attacks on many pictures in their order, with `attack`'s arguments; the first failure is raised."""
-        return in_order_async(lambda image: self.attack(image, method, **arguments), images, concurrency)
+        return in_order_async(lambda image: self.attack(image, method, **arguments), inputs.many(images), concurrency)

@@ -4,14 +4,31 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any, TypedDict
+from typing import Any, Literal, Protocol, TypedDict
 
 import numpy as np
 from PIL import Image
 
 ParameterValue = bool | int | float | str
-ImageLike = str | os.PathLike[str] | bytes | Image.Image | np.ndarray[Any, Any]
-BatchLike = ImageLike | Sequence[ImageLike]  # An array of four dimensions is a batch, [N, H, W, 3].
+Layout = Literal["HWC", "CHW"]  # The axes of an array's picture: height, width and channels.
+
+
+class HasArray(Protocol):
+    """What numpy reads as an array, such as a tensor of torch."""
+
+    def __array__(self, *arguments: Any, **others: Any) -> Any: ...
+
+
+class BinaryFile(Protocol):
+    """A file that is open for reading bytes."""
+
+    def read(self) -> bytes:
+        """All that is left of its bytes."""
+        ...
+
+
+ImageLike = str | os.PathLike[str] | bytes | BinaryFile | Image.Image | np.ndarray[Any, Any] | HasArray
+BatchLike = ImageLike | Sequence[ImageLike]  # An array of four dimensions is a batch, [N, H, W, C] or [N, C, H, W].
 
 
 @dataclass(frozen=True, init=False)
@@ -95,6 +112,7 @@ class Similarity:
     image: ImageLike | None
     layer: str = ""
     preprocess: str = "model_default"
+    layout: Layout = "HWC"
 
 
 class Pick(StrEnum):
@@ -143,6 +161,7 @@ class MaximizeArguments(Options, total=False):
     """
 
     image: ImageLike | None
+    layout: Layout
     model: str
     preset: str
     size: SizeLike
@@ -182,6 +201,7 @@ class StylizeArguments(Options, total=False):
     which to keep the picture; 0 is the start.
     """
 
+    layout: Layout
     model: str
     style_layers: Sequence[str] | Mapping[str, float]
     content_layers: Sequence[str] | Mapping[str, float]

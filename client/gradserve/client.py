@@ -4,10 +4,12 @@
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Unpack, overload
 
+from gradserve import inputs
 from gradserve.arguments import (
     AttackTargetLike,
     BatchLike,
     ImageLike,
+    Layout,
     MethodLike,
     Options,
     ParameterValue,
@@ -52,11 +54,14 @@ class Client(PictureCalls, ManagementCalls):
         model: str = "",
         top_k: int = 5,
         preprocess: str = "model_default",
+        layout: Layout = "HWC",
         timeout: float | None = None,
         **options: Unpack[Options],
     ) -> Prediction:
         """The most probable classes of a picture."""
-        request = predict.predict_request(image, model=model, top_k=top_k, preprocess=preprocess, **options)
+        request = predict.predict_request(
+            image, model=model, top_k=top_k, preprocess=preprocess, layout=layout, **options
+        )
         return predict.prediction(self._call(self._stubs.gradients.Predict, request, timeout))
 
     @overload
@@ -77,6 +82,7 @@ class Client(PictureCalls, ManagementCalls):
         target: TargetLike | list[Any] | None = None,
         model: str = "",
         preprocess: str = "model_default",
+        layout: Layout = "HWC",
         format: str = "float32",
         overlay: bool = False,
         priority: str = "interactive",
@@ -101,6 +107,7 @@ class Client(PictureCalls, ManagementCalls):
             target=target,
             model=model,
             preprocess=preprocess,
+            layout=layout,
             format=format,
             overlay=overlay,
             shorthand=parameters,
@@ -129,6 +136,7 @@ class Client(PictureCalls, ManagementCalls):
         maps_target: TargetLike | None = None,
         model: str = "",
         preprocess: str = "model_default",
+        layout: Layout = "HWC",
         priority: str = "interactive",
         precision: str = "auto",
         seed: int | None = None,
@@ -166,6 +174,7 @@ class Client(PictureCalls, ManagementCalls):
             maps_target=maps_target,
             model=model,
             preprocess=preprocess,
+            layout=layout,
             shorthand=parameters,
             options=options(priority, precision, seed, time_budget, allow_partial, quick_decode, alone),
         )
@@ -212,7 +221,7 @@ class Client(PictureCalls, ManagementCalls):
     ) -> Gradients:
         """The gradients of a batch of pictures, by their pixels in [0, 1] or by a `layer`.
 
-        The pictures are a list or an array [N, H, W, 3], taken as they are unless `preprocess` says otherwise. `goals`
+        The pictures are a list or an array [N, H, W, C], taken as they are unless `preprocess` says otherwise. `goals`
         is one for all or a list of one for each, None the predicted classes: a target as in `explain`, or a Goal;
         `Goal.logits(vector)` makes a vector-Jacobian product. `rule` is "plain", "guided", "deconvnet", or for
         relevance "lrp_z_plus", "lrp_gamma" or "lrp_epsilon". The gradient travels as `format` "float32", "bfloat16" or
@@ -225,16 +234,16 @@ class Client(PictureCalls, ManagementCalls):
         self, images: Iterable[ImageLike], *, concurrency: int = 8, **arguments: Any
     ) -> Iterator[Prediction]:
         """Predictions of many pictures in their order, with `predict`'s arguments; the first failure is raised."""
-        return in_order(lambda image: self.predict(image, **arguments), images, concurrency)
+        return in_order(lambda image: self.predict(image, **arguments), inputs.many(images), concurrency)
 
     def explain_many(
         self, images: Iterable[ImageLike], methods: MethodLike | list[Any], *, concurrency: int = 8, **arguments: Any
     ) -> Iterator[Any]:
         """Explanations of many pictures in their order, with `explain`'s arguments; the first failure is raised."""
-        return in_order(lambda image: self.explain(image, methods, **arguments), images, concurrency)
+        return in_order(lambda image: self.explain(image, methods, **arguments), inputs.many(images), concurrency)
 
     def attack_many(
         self, images: Iterable[ImageLike], method: MethodLike = "pgd", *, concurrency: int = 8, **arguments: Any
     ) -> Iterator[Attack]:
         """Attacks on many pictures in their order, with `attack`'s arguments; the first failure is raised."""
-        return in_order(lambda image: self.attack(image, method, **arguments), images, concurrency)
+        return in_order(lambda image: self.attack(image, method, **arguments), inputs.many(images), concurrency)

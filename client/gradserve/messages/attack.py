@@ -4,8 +4,17 @@ from collections.abc import Mapping
 from numbers import Real
 from typing import Any
 
-from gradserve import images
-from gradserve.arguments import AttackTargetLike, ImageLike, MethodLike, Options, ParameterValue, Pick, TargetLike
+from gradserve import inputs
+from gradserve.arguments import (
+    AttackTargetLike,
+    ImageLike,
+    Layout,
+    MethodLike,
+    Options,
+    ParameterValue,
+    Pick,
+    TargetLike,
+)
 from gradserve.messages import fields
 from gradserve.messages.common import (
     PREPROCESS,
@@ -48,13 +57,14 @@ def attack_request(
     maps_target: TargetLike | None = None,
     model: str = "",
     preprocess: str = "model_default",
+    layout: Layout = "HWC",
     shorthand: Mapping[str, ParameterValue],
     options: Options,
 ) -> attack_pb2.AttackRequest:
     """The arguments of Attack as a message; shorthand are parameters of the method."""
     request = attack_pb2.AttackRequest(
         model=model,
-        image=None if image is None else images.message(image),
+        image=None if image is None else inputs.message(image, layout),
         preprocess=choice("preprocess", PREPROCESS, preprocess),
         method=set_method(attack_pb2.AttackMethod(), method, shorthand),
         label=None if label is None else target_message(label),

@@ -6,7 +6,7 @@ from numbers import Integral
 from types import MappingProxyType
 from typing import Any
 
-from gradserve import images
+from gradserve import inputs
 from gradserve.arguments import (
     Contrast,
     Method,
@@ -124,7 +124,7 @@ def _similarity(target: Similarity) -> common_pb2.Similarity:
     if target.image is None:
         raise ValueError("a similarity needs the other picture")
     return common_pb2.Similarity(
-        image=images.message(target.image),
+        image=inputs.message(target.image, target.layout),
         preprocess=choice("preprocess", PREPROCESS, target.preprocess),
         layer=target.layer,
     )

@@ -4,8 +4,8 @@ from typing import Any, Unpack
 
 import numpy as np
 
-from gradserve import images
-from gradserve.arguments import BatchLike, Options
+from gradserve import images, inputs
+from gradserve.arguments import BatchLike, Layout, Options
 from gradserve.messages.common import PREPROCESS, choice, provenance_of, region_of, request_options
 from gradserve.messages.goals import GoalLike, goal_message
 from gradserve.results.differentiate import Gradients
@@ -23,6 +23,7 @@ class DifferentiateArguments(Options, total=False):
     forward_only: bool
     model: str
     preprocess: str
+    layout: Layout
 
 
 def differentiate_request(
@@ -35,13 +36,14 @@ def differentiate_request(
     forward_only: bool = False,
     model: str = "",
     preprocess: str = "as_is",
+    layout: Layout = "HWC",
     **options: Unpack[Options],
 ) -> differentiate_pb2.DifferentiateRequest:
     """The arguments of Differentiate as a message."""
     several = goals if isinstance(goals, list) else [] if goals is None else [goals]
     request = differentiate_pb2.DifferentiateRequest(
         model=model,
-        images=[images.message(each) for each in batch(pictures)],
+        images=[inputs.message(each, layout) for each in inputs.batch(pictures)],
         preprocess=choice("preprocess", PREPROCESS, preprocess),
         goals=[goal_message(each) for each in several],
         layer=layer,
@@ -53,13 +55,6 @@ def differentiate_request(
     if format != "float32":
         request.format = choice("format", FORMAT, format)
     return request
-
-
-def batch(pictures: BatchLike) -> list[Any]:
-    """The pictures one by one: of a list, an array [N, H, W, 3], or a single picture."""
-    if isinstance(pictures, np.ndarray) and pictures.ndim == 4:
-        return list(pictures)
-    return list(pictures) if isinstance(pictures, (list, tuple)) else [pictures]
 
 
 def gradients(reply: differentiate_pb2.DifferentiateResponse) -> Gradients:

@@ -5,8 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from gradserve import images
-from gradserve.arguments import ImageLike, MethodLike, Options, ParameterValue, TargetLike
+from gradserve import images, inputs
+from gradserve.arguments import ImageLike, Layout, MethodLike, Options, ParameterValue, TargetLike
 from gradserve.messages import fields
 from gradserve.messages.common import (
     PREPROCESS,
@@ -33,6 +33,7 @@ def explain_request(
     target: TargetLike | list[Any] | None = None,
     model: str = "",
     preprocess: str = "model_default",
+    layout: Layout = "HWC",
     format: str = "float32",
     overlay: bool = False,
     shorthand: Mapping[str, ParameterValue],
@@ -44,7 +45,7 @@ def explain_request(
     targets = target if isinstance(target, list) else [] if target is None else [target]
     return explain_pb2.ExplainRequest(
         model=model,
-        image=images.message(image),
+        image=inputs.message(image, layout),
         preprocess=choice("preprocess", PREPROCESS, preprocess),
         methods=[
             set_method(explain_pb2.ExplainMethod(), each, shorthand)

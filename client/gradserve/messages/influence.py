@@ -5,8 +5,8 @@ from typing import Any, TypedDict, Unpack
 
 import numpy as np
 
-from gradserve import images
-from gradserve.arguments import ImageLike, MethodLike, Options, TargetLike
+from gradserve import images, inputs
+from gradserve.arguments import ImageLike, Layout, MethodLike, Options, TargetLike
 from gradserve.messages import fields
 from gradserve.messages.common import (
     PREPROCESS,
@@ -35,6 +35,7 @@ class InfluenceArguments(Options, total=False):
     thumbnails: bool
     model: str
     preprocess: str
+    layout: Layout
 
 
 class SuspectsArguments(TypedDict, total=False):
@@ -53,6 +54,7 @@ class EmbedArguments(Options, total=False):
     pooling: str
     model: str
     preprocess: str
+    layout: Layout
 
 
 def influence_request(
@@ -67,12 +69,13 @@ def influence_request(
     thumbnails: bool = True,
     model: str = "",
     preprocess: str = "model_default",
+    layout: Layout = "HWC",
     **options: Unpack[Options],
 ) -> influence_pb2.InfluenceRequest:
     """The arguments of Influence as a message."""
     request = influence_pb2.InfluenceRequest(
         model=model,
-        image=images.message(image),
+        image=inputs.message(image, layout),
         preprocess=choice("preprocess", PREPROCESS, preprocess),
         label=None if label is None else target_message(label),
         goal=choice("goal", _ENUMS["InfluenceGoal"], goal),
@@ -102,12 +105,13 @@ def embed_request(
     pooling: str = "mean",
     model: str = "",
     preprocess: str = "model_default",
+    layout: Layout = "HWC",
     **options: Unpack[Options],
 ) -> influence_pb2.EmbedRequest:
     """The arguments of Embed as a message."""
     return influence_pb2.EmbedRequest(
         model=model,
-        image=images.message(image),
+        image=inputs.message(image, layout),
         preprocess=choice("preprocess", PREPROCESS, preprocess),
         layer=layer,
         pooling=choice("pooling", _ENUMS["Pooling"], pooling),

@@ -2,8 +2,8 @@
 
 from typing import Unpack
 
-from gradserve import images
-from gradserve.arguments import ImageLike, Options
+from gradserve import inputs
+from gradserve.arguments import ImageLike, Layout, Options
 from gradserve.messages.common import (
     PREPROCESS,
     choice,
@@ -18,12 +18,18 @@ from gradserve.v1 import predict_pb2
 
 
 def predict_request(
-    image: ImageLike, *, model: str = "", top_k: int = 5, preprocess: str = "model_default", **options: Unpack[Options]
+    image: ImageLike,
+    *,
+    model: str = "",
+    top_k: int = 5,
+    preprocess: str = "model_default",
+    layout: Layout = "HWC",
+    **options: Unpack[Options],
 ) -> predict_pb2.PredictRequest:
     """The arguments of Predict as a message."""
     return predict_pb2.PredictRequest(
         model=model,
-        image=images.message(image),
+        image=inputs.message(image, layout),
         preprocess=choice("preprocess", PREPROCESS, preprocess),
         top_k=count("top_k", top_k),
         options=request_options(**options),
