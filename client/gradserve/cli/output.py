@@ -100,17 +100,6 @@ def steps(what: str) -> Iterator[Callable[[str], None]]:
         yield tell
 
 
-def named(photos: Sequence[Path], answers: Iterator[T], doing: str) -> Iterator[tuple[Path, T]]:
-    """The answers with their photos; an error names the photo it is about."""
-    for photo in photos:
-        try:
-            answer = next(answers)
-        except Exception as error:
-            error.add_note(f"while {doing} {photo}")
-            raise
-        yield photo, answer
-
-
 @contextmanager
 def counter(what: str, total: int) -> Iterator[Callable[[int], None]]:
     """Gives a function that takes how many more are done: it moves a bar in a terminal, else prints every tenth."""

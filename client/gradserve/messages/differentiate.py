@@ -5,25 +5,24 @@ from typing import Any, Unpack
 import numpy as np
 
 from gradserve import images, inputs
-from gradserve.arguments import BatchLike, Layout, Options
+from gradserve.arguments import BatchLike, Layout, Options, PhotoOptions
 from gradserve.messages.common import PREPROCESS, choice, provenance_of, region_of, request_options
 from gradserve.messages.goals import GoalLike, goal_message
+from gradserve.parameters.common import Preprocess
+from gradserve.parameters.differentiate import BackwardRule, GradientFormat
 from gradserve.results.differentiate import Gradients
 from gradserve.v1 import common_pb2, differentiate_pb2
 
 RULE, FORMAT = (differentiate_pb2.DESCRIPTOR.enum_types_by_name[name] for name in ("BackwardRule", "GradientFormat"))
 
 
-class DifferentiateArguments(Options, total=False):
+class DifferentiateArguments(PhotoOptions, total=False):
     """What `differentiate` takes besides the pictures and the goals."""
 
     layer: str
-    rule: str
-    format: str
+    rule: BackwardRule
+    format: GradientFormat
     forward_only: bool
-    model: str
-    preprocess: str
-    layout: Layout
 
 
 def differentiate_request(
@@ -31,11 +30,11 @@ def differentiate_request(
     goals: GoalLike | list[Any] | None = None,
     *,
     layer: str = "",
-    rule: str = "plain",
-    format: str = "float32",
+    rule: BackwardRule = "plain",
+    format: GradientFormat = "float32",
     forward_only: bool = False,
     model: str = "",
-    preprocess: str = "as_is",
+    preprocess: Preprocess = "as_is",
     layout: Layout = "HWC",
     **options: Unpack[Options],
 ) -> differentiate_pb2.DifferentiateRequest:

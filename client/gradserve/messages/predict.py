@@ -3,7 +3,7 @@
 from typing import Unpack
 
 from gradserve import inputs
-from gradserve.arguments import ImageLike, Layout, Options
+from gradserve.arguments import ImageLike, Layout, Options, PhotoOptions
 from gradserve.messages.common import (
     PREPROCESS,
     choice,
@@ -13,8 +13,15 @@ from gradserve.messages.common import (
     request_options,
     score_of,
 )
+from gradserve.parameters.common import Preprocess
 from gradserve.results.predict import Prediction
 from gradserve.v1 import predict_pb2
+
+
+class PredictArguments(PhotoOptions, total=False):
+    """What `predict` takes beside the picture. top_k: how many classes; 5 if it is left out."""
+
+    top_k: int
 
 
 def predict_request(
@@ -22,7 +29,7 @@ def predict_request(
     *,
     model: str = "",
     top_k: int = 5,
-    preprocess: str = "model_default",
+    preprocess: Preprocess = "model_default",
     layout: Layout = "HWC",
     **options: Unpack[Options],
 ) -> predict_pb2.PredictRequest:

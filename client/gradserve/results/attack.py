@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from gradserve import images
-from gradserve.arguments import ParameterValue
+from gradserve.parameters.method import ParameterValue
 from gradserve.results.common import Provenance, Region, Score
 from gradserve.results.explain import Explanation
 

@@ -12,7 +12,8 @@ import numpy as np
 from PIL import Image
 
 from gradserve import images
-from gradserve.arguments import Contrast, ParameterValue, Similarity, Unit
+from gradserve.arguments import Contrast, Similarity, Unit
+from gradserve.parameters.method import ParameterValue
 from gradserve.results.common import Provenance, Region
 from gradserve.v1 import common_pb2
 

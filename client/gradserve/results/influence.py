@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 
 from gradserve import images
-from gradserve.arguments import ParameterValue
+from gradserve.parameters.method import ParameterValue
 from gradserve.results.common import Provenance, Region
 
 

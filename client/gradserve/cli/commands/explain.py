@@ -93,7 +93,7 @@ def explain(
     with connection.client(timeout) as client:
         answers = client.explain_many(photos, methods, target=targets, model=model, **vars(request))
         try:
-            for photo, results in output.progress(output.named(photos, answers, "explaining"), len(photos), "explain"):
+            for photo, results in output.progress(zip(photos, answers, strict=True), len(photos), "explain"):
                 for each in results:
                     path = output.save(each, pictures.path(photo, each, len(targets) > 1), files.picture)
                     numbers = each.save(maps.path(photo, each, len(targets) > 1)) if maps else None

@@ -3,16 +3,17 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import typer
 from rich.table import Table
 from rich.text import Text
 
-from gradserve.arguments import Method
 from gradserve.cli import drawing, options, output, parse
 from gradserve.messages import fields
 from gradserve.messages.influence import INFLUENCE_METHOD
+from gradserve.parameters.influence import SuspectOrder
+from gradserve.parameters.method import Method
 from gradserve.results.influence import Influence, Reweighting, Suspects, TrainingExample
 from gradserve.v1 import influence_pb2
 
@@ -64,7 +65,7 @@ class Question:
             raise typer.BadParameter(f"{self.method} takes no Newton step", param_hint="--no-newton")
         if self.no_newton:
             return Method("last_layer", newton=False)
-        return Method(self.method) if self.method else None
+        return Method.named(self.method) if self.method else None
 
     def arguments(self) -> dict[str, Any]:
         """What the client's `influence` takes beside the picture and the method."""
@@ -129,7 +130,7 @@ def suspects(
     Example: `gradserve suspects --model digits --top 20 --out suspects.png`
     """
     with connection.client(timeout) as client, output.waiting("suspects"):
-        result = client.suspects(model=model, top=top, order=order)
+        result = client.suspects(model=model, top=top, order=cast(SuspectOrder, order))
     if out:
         drawing.suspects(result).save(out)
     output.warn(result.provenance.warnings)
