@@ -106,12 +106,20 @@ def fitting(text: str, width: int, font: Any) -> str:
     return text.rstrip() + "..."
 
 
-def heatmap(values: Array) -> Image.Image:
-    """The map in colours: inferno, or blue-white-red around zero where it has negative values."""
-    return Image.fromarray(colours.coloured(colours.scaled(values), diverging=colours.signed(values)))
+def heatmap(values: Array, colormap: colours.Colormap | None = None) -> Image.Image:
+    """The map in colours: by default inferno, or RdBu_r around zero where it has negative values."""
+    level = colours.scaled(values)
+    return Image.fromarray(colours.coloured(level, signed=colours.signed(values), colormap=colormap))
 
 
-def overlay(photo: Image.Image, values: Array, box: Box, *, alpha: float = 0.5) -> Image.Image:
+def overlay(
+    photo: Image.Image,
+    values: Array,
+    box: Box,
+    *,
+    alpha: float = 0.5,
+    colormap: colours.Colormap | None = None,
+) -> Image.Image:
     """The map laid over the part (left, top, right, bottom) of the photo; colour covers most where the map is strong.
 
     The photo is shown in pale grey, and dark outside the part that the model saw. Of a map with more than 64 values to
@@ -121,7 +129,7 @@ def overlay(photo: Image.Image, values: Array, box: Box, *, alpha: float = 0.5) 
     cells = _shrunk(values)
     signed = colours.signed(cells)
     level = np.clip(_resized(colours.scaled(cells), (bottom - top, right - left)), -1.0 if signed else 0.0, 1.0)
-    ink = colours.coloured(level, diverging=signed).astype(np.float64)
+    ink = colours.coloured(level, signed=signed, colormap=colormap).astype(np.float64)
     grey = np.asarray(photo.convert("L"), dtype=np.float64)[..., None]
     cover = np.clip(_COVER * alpha * np.abs(level), 0, 1)[..., None]
     paper = grey[top:bottom, left:right]

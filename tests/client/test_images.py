@@ -85,9 +85,9 @@ def test_a_map_from_png_keeps_its_scale():
 
 
 def test_colours_rise_and_diverge():
-    rising = colours.coloured(np.linspace(0, 1, 64)[None], diverging=False).astype(int).sum(-1)[0]
+    rising = colours.coloured(np.linspace(0, 1, 64)[None], signed=False).astype(int).sum(-1)[0]
     assert (np.diff(rising) > 0).all()
-    red, white, blue = colours.coloured(np.array([[0.8, 0.0, -0.8]]), diverging=True)[0].astype(int)
+    red, white, blue = colours.coloured(np.array([[0.8, 0.0, -0.8]]), signed=True)[0].astype(int)
     assert red[0] > red[2] + 80
     assert white.min() > 240
     assert blue[2] > blue[0] + 80

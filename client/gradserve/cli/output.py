@@ -1,6 +1,5 @@
 """What the commands print and write: tables for people, JSON for programs, pictures and maps in files."""
 
-import dataclasses
 import json
 import re
 import sys
@@ -22,13 +21,12 @@ from rich.progress import (
     track,
 )
 
+from gradserve.colours import Colormap
 from gradserve.results import pictures
 from gradserve.results.explain import Explanation
 
 T = TypeVar("T")
 FILE_COLUMNS = 1000  # The width of output to files and pipes, which shortens no name.
-_NOT_JSON = {"map", "coarse", "image", "served_overlay", "thumbnail", "png", "stretched", "snapshots", "curves"}
-_NOT_JSON |= {"adversarial", "perturbation", "patch", "map_before", "map_after"}
 
 
 def out() -> Console:
@@ -52,17 +50,6 @@ def print_json(document: Any) -> None:
     """Print one JSON document on standard output."""
     json.dump(document, sys.stdout, indent=2, ensure_ascii=False, allow_nan=False)
     sys.stdout.write("\n")
-
-
-def plain(result: Any) -> dict[str, Any]:
-    """A result as JSON takes it, without pictures."""
-    fields = {field.name: getattr(result, field.name) for field in dataclasses.fields(result)}
-    return {name: _plain(value) for name, value in fields.items() if name not in _NOT_JSON}
-
-
-def explanation(result: Explanation) -> dict[str, Any]:
-    """An explanation as JSON takes it, with the size of its map."""
-    return {**plain(result), "map_size": list(result.map.shape)}
 
 
 def progress(items: Iterable[T], total: int, what: str) -> Iterator[T]:
@@ -132,14 +119,6 @@ def watched(events: Iterator[Any], what: str) -> Any:
     raise AssertionError("a stream ends with a result")
 
 
-def _plain(value: Any) -> Any:
-    if dataclasses.is_dataclass(value):
-        return plain(value)
-    if isinstance(value, (list, tuple)):
-        return [_plain(each) for each in value]
-    return dict(value) if isinstance(value, dict) else value
-
-
 class OutputPaths:
     """Gives every explanation a path of its own: the one that was asked for, or one in a folder."""
 
@@ -171,12 +150,12 @@ class OutputPaths:
         return path
 
 
-def save(result: Explanation, path: Path, picture: str) -> Path:
-    """Save the overlay or the heatmap, or the map itself if the path ends in .npy."""
-    if picture == "heatmap" and path.suffix != ".npy":
-        result.heatmap().save(path)
+def save(result: Explanation, path: Path, picture: str, colormap: Colormap | None = None) -> Path:
+    """Save the overlay or the heatmap, or the map itself if the path ends in .npy or .npz."""
+    if picture == "heatmap" and path.suffix not in (".npy", ".npz"):
+        result.heatmap(colormap).save(path)
         return path
-    return result.save(path)
+    return result.save(path, colormap=colormap)
 
 
 def expected(photos: Sequence[Path], methods: Sequence[object], targets: Sequence[object]) -> int:

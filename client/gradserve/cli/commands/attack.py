@@ -281,4 +281,4 @@ def _steps(each: Saved) -> Table:
 
 def _json(each: Saved) -> dict[str, Any]:
     paths = {"picture": str(each.picture), "difference": str(each.difference) if each.difference else None}
-    return {"image": str(each.photo), **output.plain(each.result), **paths, "maps": [str(path) for path in each.maps]}
+    return {"image": str(each.photo), **each.result.to_dict(), **paths, "maps": [str(path) for path in each.maps]}

@@ -14,6 +14,7 @@ from gradserve.messages import fields
 from gradserve.messages.influence import INFLUENCE_METHOD
 from gradserve.parameters.influence import SuspectOrder
 from gradserve.parameters.method import Method
+from gradserve.results.common import to_dict
 from gradserve.results.influence import Influence, Reweighting, Suspects, TrainingExample
 from gradserve.v1 import influence_pb2
 
@@ -105,7 +106,7 @@ def influence(
         drawing.influence(result, photo).save(out)
     output.warn(result.provenance.warnings)
     if as_json:
-        output.print_json({"image": str(photo), **output.plain(result), "picture": str(out) if out else None})
+        output.print_json({"image": str(photo), **result.to_dict(), "picture": str(out) if out else None})
         return
     _print_influence(photo, result, arguments["what_if"])
     if out:
@@ -135,8 +136,8 @@ def suspects(
         drawing.suspects(result).save(out)
     output.warn(result.provenance.warnings)
     if as_json:
-        examples = [output.plain(each) for each in result]
-        output.print_json({"examples": examples, "total": result.total, "provenance": output.plain(result.provenance)})
+        examples = [each.to_dict() for each in result]
+        output.print_json({"examples": examples, "total": result.total, "provenance": to_dict(result.provenance)})
         return
     output.out().print(_suspects_table(result))
     if not any(map(_stands_out, result)):

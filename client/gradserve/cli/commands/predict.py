@@ -76,7 +76,7 @@ def _print(photos: list[Path], predictions: list[Prediction], as_json: bool) -> 
     output.warn(text for each in predictions for text in each.provenance.warnings)
     pairs = zip(photos, predictions, strict=False)
     if as_json:
-        output.print_json({"predictions": [{"image": str(photo), **output.plain(each)} for photo, each in pairs]})
+        output.print_json({"predictions": [{"image": str(photo), **each.to_dict()} for photo, each in pairs]})
         return
     for photo, prediction in pairs:
         output.out().print(_table(photo, prediction))

@@ -16,6 +16,7 @@ from gradserve.cli.demo import attacking, examples, explaining, local_server, ma
 from gradserve.cli.demo.samples import photos
 from gradserve.cli.demo.session import Chapter, LogEntry, Row, Session
 from gradserve.client import Client
+from gradserve.results.common import to_dict
 from gradserve.results.models import ModelCard
 from gradserve.transport import environment
 
@@ -95,7 +96,7 @@ def demo(
     footer = f"{len(entries)} requests, {rows} rows of the networks, {time.perf_counter() - begin:.0f} seconds."
     path.write_text(page.html("gradserve", lead, sections, footer), encoding="utf-8")
     if as_json:
-        output.print_json({"page": str(path), "done": [output.plain(entry) for entry in entries]})
+        output.print_json({"page": str(path), "done": [to_dict(entry) for entry in entries]})
     else:
         output.out().print(_table(entries))
         output.out().print(f"{footer} The pictures are on {path}")
