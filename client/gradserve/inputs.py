@@ -58,7 +58,8 @@ def batch(pictures: BatchLike) -> list[Any]:
     """The pictures one by one: of a list, of an array of four dimensions, or a single picture."""
     if isinstance(pictures, (list, tuple)):
         return list(pictures)
-    return list(as_array(pictures)) if getattr(pictures, "ndim", None) == 4 else [pictures]
+    array = as_array(pictures) if hasattr(pictures, "__array__") else None
+    return list(array) if array is not None and array.ndim == 4 else [pictures]
 
 
 def many(images: Iterable[ImageLike]) -> Iterable[ImageLike]:

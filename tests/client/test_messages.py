@@ -116,6 +116,8 @@ def test_any_sequence_of_methods_is_several():
             lambda: explain("smooth_grad", sample=3),
             "no parameter of smooth_grad 'sample'; nearest: samples",
         ),
+        (lambda: explain("grad_cam", precison="fast"), "no argument of explain 'precison'; nearest: precision"),
+        (lambda: explain("grad_cam", lyer="fc"), "no parameter of grad_cam 'lyer'; nearest: layer"),
         (lambda: explain("smooth_grad", samples=2.5), "smooth_grad.samples: must be a whole number"),
         (lambda: explain("smooth_grad", samples=True), "smooth_grad.samples: must be a whole number"),
         (lambda: explain("smooth_grad", samples=-1), "smooth_grad.samples"),

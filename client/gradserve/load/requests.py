@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 from google.protobuf import message_factory
 from google.protobuf.message import Message
 
-from gradserve.arguments import MaximizeArguments, Options, StylizeArguments
+from gradserve.arguments import MaximizeArguments, StylizeArguments
 from gradserve.load.mix import MixEntry
 from gradserve.messages import fields
 from gradserve.messages.attack import attack_request
@@ -14,14 +14,12 @@ from gradserve.messages.differentiate import DifferentiateArguments, differentia
 from gradserve.messages.explain import explain_request
 from gradserve.messages.influence import EmbedArguments, InfluenceArguments, embed_request, influence_request
 from gradserve.messages.pictures import maximize_request, stylize_request
-from gradserve.messages.predict import predict_request
+from gradserve.messages.predict import PredictArguments, predict_request
 from gradserve.parameters.method import Method
 from gradserve.transport import channel
 from gradserve.v1 import service_pb2
 
 _SERVICE = service_pb2.DESCRIPTOR.services_by_name["GradientService"]
-_OPTIONS = Options.__annotations__
-_PREDICT_ARGUMENTS = {**_OPTIONS, **dict.fromkeys(("model", "top_k", "preprocess"))}
 
 
 class BuiltRequest(NamedTuple):
@@ -77,7 +75,7 @@ def _checked(rpc: str, arguments: Mapping[str, Any], allowed: Iterable[str]) -> 
 
 
 def _predict(picture: bytes, method: str, arguments: Mapping[str, Any]) -> Message:
-    return predict_request(picture, **_checked("predict", arguments, _PREDICT_ARGUMENTS))
+    return predict_request(picture, **_checked("predict", arguments, PredictArguments.__annotations__))
 
 
 def _explain(picture: bytes, method: str, arguments: Mapping[str, Any]) -> Message:

@@ -44,7 +44,12 @@ DEFENCE: Any = attack_pb2.Defence.DESCRIPTOR
 
 
 class AttackArguments(PhotoOptions, AttackParameters, total=False):
-    """What `attack` takes beside the picture and the method; also the parameters of the method."""
+    """What `attack` takes beside the picture and the method; also the parameters of the method.
+
+    label: the true class; None, the predicted one. target: what is to be predicted; None, anything else. eps: the
+    budget, a number or "8/255"; None, what suits the model. norm: "linf" (default) or "l2". loss: None, what suits the
+    method. first_success: stop there; None, where the method does. trajectory, perturbation: also answer with these.
+    """
 
     label: int | str | None
     target: AttackTargetLike | None
@@ -61,14 +66,15 @@ class AttackArguments(PhotoOptions, AttackParameters, total=False):
     maps_target: TargetLike | None
 
 
-_OWN = AttackArguments.__annotations__.keys() - AttackParameters.__annotations__.keys()
+_PARAMETERS = AttackParameters.__annotations__.keys()
+_OWN = AttackArguments.__annotations__.keys() - _PARAMETERS
 
 
 def attack_request(
     image: ImageLike | None, method: AttackMethodLike = "pgd", **arguments: Unpack[AttackArguments]
 ) -> attack_pb2.AttackRequest:
     """The arguments of Attack as a message."""
-    own, parameters = split(arguments, _OWN)
+    own, parameters = split("attack", arguments, _OWN, _PARAMETERS)
     return _request(image, set_method(attack_pb2.AttackMethod(), method, parameters), **own)
 
 

@@ -1,7 +1,8 @@
 """Pure functions that several RPCs share: arguments -> parts of requests, parts of replies -> parts of results."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from datetime import timedelta
+from difflib import get_close_matches
 from numbers import Integral
 from types import MappingProxyType
 from typing import Any
@@ -107,10 +108,19 @@ def are_several(methods: object) -> bool:
     return isinstance(methods, Sequence) and not isinstance(methods, str) and not pair
 
 
-def split(arguments: Mapping[str, Any], names: Collection[str]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The arguments that have one of these names, and the others."""
-    named = {name: value for name, value in arguments.items() if name in names}
-    return named, {name: value for name, value in arguments.items() if name not in names}
+def split(
+    call: str, arguments: Mapping[str, Any], own: Set[str], parameters: Set[str]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The arguments of a call that are its own, and those that are parameters of its method.
+
+    Raises ValueError for a name that is neither, if it is nearer to one of the call's own.
+    """
+    for name in arguments.keys() - own - parameters:
+        near = get_close_matches(name, [*own, *parameters], 1)
+        if near and near[0] in own:
+            raise fields.unknown(f"argument of {call}", name, own)
+    named = {name: value for name, value in arguments.items() if name in own}
+    return named, {name: value for name, value in arguments.items() if name not in own}
 
 
 def set_method(message: Any, method: object, shorthand: Mapping[str, ParameterValue] = MappingProxyType({})) -> Any:

@@ -31,13 +31,17 @@ _FORMAT = explain_pb2.MapFormat.DESCRIPTOR
 
 
 class ExplainArguments(PhotoOptions, ExplainParameters, total=False):
-    """What `explain` takes beside the picture, the methods and the targets; also the parameters of a single method."""
+    """What `explain` takes beside the picture, the methods and the targets; also the parameters of a single method.
+
+    format: in which maps travel, "float32" (default), "float16" or "png". overlay: also ask the server for a picture.
+    """
 
     format: MapFormat
     overlay: bool
 
 
-_OWN = ExplainArguments.__annotations__.keys() - ExplainParameters.__annotations__.keys()
+_PARAMETERS = ExplainParameters.__annotations__.keys()
+_OWN = ExplainArguments.__annotations__.keys() - _PARAMETERS
 
 
 def explain_request(
@@ -48,7 +52,7 @@ def explain_request(
     **arguments: Unpack[ExplainArguments],
 ) -> explain_pb2.ExplainRequest:
     """The arguments of Explain as a message."""
-    own, parameters = split(arguments, _OWN)
+    own, parameters = split("explain", arguments, _OWN, _PARAMETERS)
     if parameters and are_several(methods):
         raise ValueError(f"{', '.join(parameters)}: with a list of methods write Method(name, parameter=value)")
     several: Sequence[Any] = methods if are_several(methods) else [methods]  # type: ignore[assignment]
