@@ -26,7 +26,7 @@ class Client(ManyCalls, PictureCalls, ManagementCalls):
     retries: how often a call is made again when no server is available, 0 to 4; None: 3.
     retries_when_full: how often it is made again when the server is full, after the delay that the server names.
     connections: over which calls go in turn; several reach more of the servers behind one address.
-    options: of gRPC's channel, (name, value) pairs; they win over those of this package.
+    options: of gRPC's channel, pairs or a dictionary; they win over those of this package.
     interceptors: of grpc, around every call. compression: of requests, "gzip" or "deflate".
     channel: one of grpc, in place of an address and of all that says how to reach it; it stays open in the end.
     Raises ValueError, TypeError, and OSError for a file that cannot be read.

@@ -149,11 +149,16 @@ def test_interceptors_of_the_other_kind_are_refused(kind: Any, wrong: Any) -> No
         kind("h:1", interceptors=[wrong])
 
 
+def test_interceptors_are_a_list() -> None:
+    with pytest.raises(TypeError, match="interceptors is a list"):
+        Client("h:1", interceptors=Noting())  # type: ignore[arg-type]
+
+
 def test_options_of_the_callers_win(server: FakeServer) -> None:
     small, too_large = [("grpc.max_receive_message_length", 10)], pytest.raises(gradserve.ResourceExhausted)
     with Client(server.target, options=small, timeout=10) as client, too_large:
         client.predict(PHOTO)
-    with Client(server.target, options={"grpc.primary_user_agent": "mine"}.items(), timeout=10) as client:
+    with Client(server.target, options={"grpc.primary_user_agent": "mine"}, timeout=10) as client:
         client.predict(PHOTO)
     assert server.metadata["user-agent"].startswith("mine ")
 
@@ -161,7 +166,7 @@ def test_options_of_the_callers_win(server: FakeServer) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("wrong", [7, ["grpc.x"], [("a", 1, 2)], [(1, 2)]])
 def test_what_are_no_options(kind: Any, wrong: Any) -> None:
-    with pytest.raises(TypeError, match=r"options are \(name, value\) pairs"):
+    with pytest.raises(TypeError, match=r"options are \(name, value\) pairs, or a dictionary"):
         kind("h:1", options=wrong)
 
 

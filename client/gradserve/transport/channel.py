@@ -1,7 +1,7 @@
 """How both clients reach a server: limits, retries, keepalive, TLS, token, health."""
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal, TypedDict, Unpack
 
 import grpc
@@ -16,7 +16,7 @@ SEND_LIMIT, RECEIVE_LIMIT = 32 << 20, 64 << 20  # The most bytes of a request an
 HEALTH = "/grpc.health.v1.Health/Check"
 _HEALTH_STATES = {0: "UNKNOWN", 1: "SERVING", 2: "NOT_SERVING", 3: "SERVICE_UNKNOWN"}
 
-ChannelOptions = Iterable[tuple[str, Any]]
+ChannelOptions = Mapping[str, Any] | Iterable[tuple[str, Any]]
 Compression = Literal["gzip", "deflate"]
 _COMPRESSIONS = {"gzip": grpc.Compression.Gzip, "deflate": grpc.Compression.Deflate}
 DEFAULT_RETRIES = 3
@@ -75,6 +75,8 @@ class Endpoint:
         self.tls = self._secret is not None
         retries = DEFAULT_RETRIES if retries is None else retries
         self._options = merged(channel_options(retries, proxied=not address.is_local(self.target)), options)
+        if not isinstance(interceptors, Sequence):
+            raise TypeError(f"interceptors is a list of gRPC's interceptors, not {interceptors!r}")
         self._interceptors = list(interceptors)
         self._compression = _compression(compression)
 
@@ -140,16 +142,17 @@ def endpoint(channel: Any, token: str | None, **settings: Unpack[ChannelSettings
     return GivenChannel(channel, token)
 
 
-def merged(ours: ChannelOptions, callers: ChannelOptions) -> list[tuple[str, Any]]:
+def merged(ours: Mapping[str, Any], callers: ChannelOptions) -> list[tuple[str, Any]]:
     """The options of a channel, those of the caller in the place of ours. Raises TypeError."""
+    theirs: dict[str, Any] | None
     try:
-        pairs = [(name, value) for name, value in callers]
+        theirs = dict(callers)
     except (TypeError, ValueError):
-        raise TypeError(f"options are (name, value) pairs as gRPC takes them, not {callers!r}") from None
-    for name, value in pairs:
-        if not isinstance(name, str):
-            raise TypeError(f"options are (name, value) pairs as gRPC takes them, not {(name, value)!r}")
-    return list((dict(ours) | dict(pairs)).items())
+        theirs = None
+    if theirs is None or not all(isinstance(name, str) for name in theirs):
+        kinds = "(name, value) pairs, or a dictionary, as gRPC names them"
+        raise TypeError(f"options are {kinds}, not {callers!r}")
+    return list({**ours, **theirs}.items())
 
 
 def _compression(name: Any) -> Any:
@@ -168,25 +171,25 @@ def _interceptor_kinds(library: Any) -> tuple[Any, str]:
     return tuple(getattr(grpc, f"{kind}ClientInterceptor") for kind in kinds), "grpc"
 
 
-def channel_options(retries: int, *, proxied: bool) -> list[tuple[str, Any]]:
+def channel_options(retries: int, *, proxied: bool) -> dict[str, Any]:
     """The channel's options. gRPC itself retries calls, and only when the server is UNAVAILABLE or stops.
 
     Calls go in turn to all servers that the target's name stands for.
 
     `proxied`: go through the proxy that the environment names, if it names one.
     """
-    return [
-        ("grpc.enable_http_proxy", int(proxied)),
-        ("grpc.max_send_message_length", SEND_LIMIT),
-        ("grpc.max_receive_message_length", RECEIVE_LIMIT),
-        ("grpc.keepalive_time_ms", 30_000),
-        ("grpc.keepalive_timeout_ms", 10_000),
-        ("grpc.initial_reconnect_backoff_ms", 200),
-        ("grpc.max_reconnect_backoff_ms", 3_000),
+    return {
+        "grpc.enable_http_proxy": int(proxied),
+        "grpc.max_send_message_length": SEND_LIMIT,
+        "grpc.max_receive_message_length": RECEIVE_LIMIT,
+        "grpc.keepalive_time_ms": 30_000,
+        "grpc.keepalive_timeout_ms": 10_000,
+        "grpc.initial_reconnect_backoff_ms": 200,
+        "grpc.max_reconnect_backoff_ms": 3_000,
         # A call can be retried only while its request is in this buffer.
-        ("grpc.per_rpc_retry_buffer_size", SEND_LIMIT + (1 << 20)),
-        ("grpc.service_config", _service_config(retries)),
-    ]
+        "grpc.per_rpc_retry_buffer_size": SEND_LIMIT + (1 << 20),
+        "grpc.service_config": _service_config(retries),
+    }
 
 
 def metadata(token: str | None) -> list[tuple[str, str]]:
