@@ -45,6 +45,7 @@ check: .venv/ready  ## style, types, generated code in step, protos compatible w
 	$(BIN)/mypy
 	$(BIN)/python protos/generate.py --check
 	$(BIN)/python protos/sync_client.py --check
+	$(BIN)/python protos/parameter_types.py --check
 	$(BIN)/buf lint protos
 	$(BIN)/buf breaking protos --against protos/published.binpb
 	$(BIN)/python tests/house.py
@@ -58,9 +59,10 @@ bench: .venv/bench  ## benchmarks, minutes; they print, they never fail for bein
 bench-influence: .venv/bench  ## influence beside real retraining: trains about 300 small networks; ARGS="--part lds"
 	$(BIN)/python -m tests.bench.influence $(ARGS)
 
-protos: .venv/ready  ## regenerate the stubs, and the client from its form for asyncio
+protos: .venv/ready  ## regenerate the stubs, the client from its form for asyncio, and the types of its parameters
 	$(BIN)/python protos/generate.py
 	$(BIN)/python protos/sync_client.py
+	$(BIN)/python protos/parameter_types.py
 
 format: .venv/ready
 	$(BIN)/ruff check --fix .

@@ -13,6 +13,8 @@ PACKAGE = Path(__file__).resolve().parent.parent / "client" / "gradserve"
 MODULES = {
     "aio.py": "client.py",
     "calls/aio_management.py": "calls/management.py",
+    "calls/aio_many.py": "calls/many.py",
+    "calls/aio_photos.py": "calls/photos.py",
     "calls/aio_pictures.py": "calls/pictures.py",
     "transport/aio_connection.py": "transport/connection.py",
 }
@@ -29,8 +31,12 @@ SENTENCES = {
     It may be made anywhere and used in several event loops: each has connections of its own, from its first
     call on until `close` or the end of its `async with`.
 """: "server; safe to share between threads.\n",
+        "interceptors: of grpc.aio,": "interceptors: of grpc,",
+        "channel: one of grpc.aio,": "channel: one of grpc,",
     },
     "aio_management.py": {"The calls for asyncio that change": "The calls that change"},
+    "aio_many.py": {"The calls for asyncio about": "The calls about"},
+    "aio_photos.py": {"The calls for asyncio about": "The calls about"},
     "aio_pictures.py": {"The calls for asyncio that make": "The calls that make"},
     "aio_connection.py": {
         "A connection to a server for asyncio:": "A connection to a server:",

@@ -178,9 +178,10 @@ def test_the_stubs_are_in_step_with_the_protos() -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_the_client_is_generated_from_its_form_for_asyncio() -> None:
+@pytest.mark.parametrize("script", ["sync_client", "parameter_types"])
+def test_what_is_generated_for_the_client_is_in_step(script: str) -> None:
     done = subprocess.run(
-        [sys.executable, ROOT / "protos/sync_client.py", "--check"], capture_output=True, text=True, timeout=120
+        [sys.executable, ROOT / f"protos/{script}.py", "--check"], capture_output=True, text=True, timeout=120
     )
     assert done.returncode == 0, done.stdout + done.stderr
 

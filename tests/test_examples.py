@@ -1,6 +1,7 @@
 """examples/: the programs run against a server. The notebooks are tests themselves, which nbmake collects."""
 
 import importlib.util
+import json
 import shutil
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from client.fake import BAD_FIELDS, FakeServer
 from notebooks import NOTEBOOKS
 from PIL import Image
 from serving import Server
@@ -227,6 +229,33 @@ def test_node_tells_what_is_wrong(
     done = run(node, NODE / "explain.js", *words)
     assert done.returncode == 1
     assert text in done.stderr
+
+
+NODE_DETAILS = """
+import { call, connect, details, explained } from "%s/client.js";
+const client = connect();
+for (const model of ["invalid", "full", "missing", "broken"]) {
+  const error = await call(client, "predict", { image: { encoded: Buffer.from("x") }, model }).catch((e) => e);
+  console.log(JSON.stringify({ ...details(error), text: explained(error) }));
+}
+client.close();
+"""
+
+
+def test_node_reads_the_details_of_errors(node: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake = FakeServer()
+    fake.server.start()
+    monkeypatch.setenv("GRADSERVE_SERVER", fake.target)
+    done = run(node, "--input-type=module", "--eval", NODE_DETAILS % NODE)
+    fake.server.stop(None)
+    assert done.returncode == 0, done.stderr
+    invalid, full, missing, broken = map(json.loads, done.stdout.splitlines())
+    assert [(each["field"], each["description"]) for each in invalid["violations"]] == BAD_FIELDS
+    assert invalid["text"] == "INVALID_ARGUMENT: " + "\n  ".join(f"{field}: {text}" for field, text in BAD_FIELDS)
+    assert (full["reason"], full["retrySeconds"]) == ("QUEUE_FULL", 2.5)
+    assert full["text"] == "RESOURCE_EXHAUSTED: the queue is full\n  try again in 2.5 s"
+    assert (missing["reason"], missing["violations"]) == ("UNKNOWN_MODEL", [])
+    assert (broken["reason"], broken["retrySeconds"], broken["text"]) == ("", None, "INTERNAL: a fault")
 
 
 def test_node_says_where_no_server_is(node: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

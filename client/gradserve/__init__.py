@@ -10,7 +10,7 @@ with gradserve.Client("127.0.0.1:50051") as client:
 from importlib import metadata as _metadata
 
 from gradserve.aio import AsyncClient
-from gradserve.arguments import Contrast, Method, Pick, Rank, Similarity, Unit
+from gradserve.arguments import Contrast, Pick, Rank, Similarity, Unit
 from gradserve.client import Client
 from gradserve.errors import (
     Cancelled,
@@ -21,6 +21,7 @@ from gradserve.errors import (
     InvalidArgument,
     NotFound,
     PermissionDenied,
+    PictureError,
     RequestTooLarge,
     ResourceExhausted,
     ServiceError,
@@ -30,6 +31,7 @@ from gradserve.errors import (
     Violation,
 )
 from gradserve.messages.goals import Goal
+from gradserve.parameters.method import Method
 from gradserve.results.attack import Attack, Certificate, Judgement, TrajectoryStep
 from gradserve.results.common import Provenance, Region, Score
 from gradserve.results.differentiate import Gradients
@@ -74,6 +76,7 @@ __all__ = [
     "NotFound",
     "PermissionDenied",
     "Pick",
+    "PictureError",
     "Prediction",
     "Progress",
     "Provenance",

@@ -4,32 +4,39 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any, TypedDict
+from typing import Any, Literal, Protocol, TypedDict
 
 import numpy as np
 from PIL import Image
 
-ParameterValue = bool | int | float | str
-ImageLike = str | os.PathLike[str] | bytes | Image.Image | np.ndarray[Any, Any]
-BatchLike = ImageLike | Sequence[ImageLike]  # An array of four dimensions is a batch, [N, H, W, 3].
+from gradserve.parameters.attack import AttackName, AttackParameters, DefenceName, DefenceParameters
+from gradserve.parameters.common import Precision, Preprocess, Priority
+from gradserve.parameters.explain import ExplainName, ExplainParameters
+from gradserve.parameters.influence import InfluenceName, InfluenceParameters
+from gradserve.parameters.maximize import MaximizePreset, MaximizeSettings
+from gradserve.parameters.method import Method
+from gradserve.parameters.stylize import StylizeSettings
+
+OnError = Literal["raise", "return"]
+Layout = Literal["HWC", "CHW"]  # The axes of an array's picture: height, width and channels.
 
 
-@dataclass(frozen=True, init=False)
-class Method:
-    """A method with parameters that are not the defaults: `Method("smooth_grad", samples=25)`."""
+class HasArray(Protocol):
+    """What numpy reads as an array, such as a tensor of torch."""
 
-    name: str
-    parameters: Mapping[str, ParameterValue]
+    def __array__(self, *arguments: Any, **others: Any) -> Any: ...
 
-    def __init__(self, name: str, /, **parameters: ParameterValue) -> None:
-        object.__setattr__(self, "name", name)
-        object.__setattr__(self, "parameters", parameters)
 
-    def __repr__(self) -> str:
-        return f"Method({', '.join([repr(self.name), *(f'{k}={v!r}' for k, v in self.parameters.items())])})"
+class BinaryFile(Protocol):
+    """A file that is open for reading bytes."""
 
-    def __hash__(self) -> int:
-        return hash((self.name, frozenset(self.parameters.items())))
+    def read(self) -> bytes:
+        """All that is left of its bytes."""
+        ...
+
+
+ImageLike = str | os.PathLike[str] | bytes | BinaryFile | Image.Image | np.ndarray[Any, Any] | HasArray
+BatchLike = ImageLike | Sequence[ImageLike]  # An array of four dimensions is a batch, [N, H, W, C] or [N, C, H, W].
 
 
 @dataclass(frozen=True)
@@ -94,7 +101,8 @@ class Similarity:
 
     image: ImageLike | None
     layer: str = ""
-    preprocess: str = "model_default"
+    preprocess: Preprocess = "model_default"
+    layout: Layout = "HWC"
 
 
 class Pick(StrEnum):
@@ -107,7 +115,12 @@ class Pick(StrEnum):
 
 TargetLike = int | str | Rank | Unit | Contrast | Similarity
 AttackTargetLike = int | str | Pick
-MethodLike = str | tuple[str, Mapping[str, ParameterValue]] | Method
+ExplainMethodLike = ExplainName | tuple[ExplainName, ExplainParameters] | Method
+AttackMethodLike = AttackName | tuple[AttackName, AttackParameters] | Method
+# Where None is allowed it stands in the alias: mypy does not look for the pair in an alias within a union.
+MapsLike = ExplainName | tuple[ExplainName, ExplainParameters] | Method | None
+DefenceLike = DefenceName | tuple[DefenceName, DefenceParameters] | Method | None
+InfluenceMethodLike = InfluenceName | tuple[InfluenceName, InfluenceParameters] | Method | None
 
 
 class Options(TypedDict, total=False):
@@ -122,8 +135,8 @@ class Options(TypedDict, total=False):
     alone: no pass is shared with other requests, so that the same request gets the same bytes on one kind of machine.
     """
 
-    priority: str
-    precision: str
+    priority: Priority
+    precision: Precision
     seed: int | None
     time_budget: float | None
     allow_partial: bool
@@ -131,10 +144,21 @@ class Options(TypedDict, total=False):
     alone: bool
 
 
+class PhotoOptions(Options, total=False):
+    """What requests carry that are about photos.
+
+    preprocess: "model_default", "whole_image" (no crop) or "as_is" (no resizing). layout: the axes of arrays.
+    """
+
+    model: str
+    preprocess: Preprocess
+    layout: Layout
+
+
 SizeLike = int | tuple[int, int] | None
 
 
-class MaximizeArguments(Options, total=False):
+class MaximizeArguments(Options, MaximizeSettings, total=False):
     """What Maximize takes beside its goals: options, and every setting of a recipe (see maximize.proto).
 
     image: the picture to start from. preset: "strong", "lucid", "lecture", "dream" or "plain"; settings that are given
@@ -143,38 +167,17 @@ class MaximizeArguments(Options, total=False):
     """
 
     image: ImageLike | None
+    layout: Layout
     model: str
-    preset: str
+    preset: MaximizePreset
     size: SizeLike
     snapshots: Sequence[int]
-    start: str
-    spread: float
-    parameterization: str
-    optimizer: str
-    rate: float
-    steps: int
-    octaves: int
-    octave_scale: float
-    edge_energy: float
-    total_variation: float
-    l2: float
-    blur_every: int
-    blur_sigma: float
-    clip_every: int
-    clip_pixels: float
-    clip_gradients: float
-    pad: float
-    jitter: float
-    scale: float
-    rotate: float
-    noise: float
-    stretch: bool
 
 
 StyleLike = ImageLike | list[Any]  # A list holds pictures, or pairs of a picture and its weight.
 
 
-class StylizeArguments(Options, total=False):
+class StylizeArguments(Options, StylizeSettings, total=False):
     """What Stylize takes beside its pictures: options, and every setting (see stylize.proto).
 
     style_layers, content_layers: names of layers, or a dict of their weights; "pixels" among the style layers stands
@@ -182,18 +185,9 @@ class StylizeArguments(Options, total=False):
     which to keep the picture; 0 is the start.
     """
 
+    layout: Layout
     model: str
     style_layers: Sequence[str] | Mapping[str, float]
     content_layers: Sequence[str] | Mapping[str, float]
     size: SizeLike
     snapshots: Sequence[int]
-    start: str
-    optimizer: str
-    rate: float
-    steps: int
-    coarse_steps: int
-    style_weight: float
-    content_weight: float
-    total_variation: float
-    pad: float
-    keep_colours: bool

@@ -1,21 +1,39 @@
-"""Numbers to colours: inferno for maps without signs, blue-white-red for maps with them."""
+"""Numbers to colours: by default inferno for maps without signs, blue-white-red (RdBu_r) for maps with them."""
 
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 Floats = np.ndarray[Any, np.dtype[np.floating[Any]]]
 Bytes = np.ndarray[Any, np.dtype[np.uint8]]
 
-# Control points at equal distances, perceptually uniform; in between, colours are interpolated.
-_INFERNO = (
-    (0, 0, 4), (22, 11, 57), (66, 10, 104), (106, 23, 110), (147, 38, 103), (188, 55, 84),
-    (221, 81, 58), (243, 120, 25), (252, 165, 10), (246, 215, 70), (252, 255, 164),
-)  # fmt: skip
-_BLUE_WHITE_RED = (
-    (5, 48, 97), (33, 102, 172), (67, 147, 195), (146, 197, 222), (209, 229, 240), (247, 247, 247),
-    (253, 219, 199), (244, 165, 130), (214, 96, 77), (178, 24, 43), (103, 0, 31),
-)  # fmt: skip
+Colormap = Literal["inferno", "magma", "plasma", "viridis", "gray", "RdBu_r"]
+
+# Control points at equal distances, of matplotlib's colormaps of these names; in between, colours are interpolated.
+_POINTS: dict[str, tuple[tuple[int, int, int], ...]] = {
+    "inferno": (
+        (0, 0, 4), (22, 11, 57), (66, 10, 104), (106, 23, 110), (147, 38, 103), (188, 55, 84),
+        (221, 81, 58), (243, 120, 25), (252, 165, 10), (246, 215, 70), (252, 255, 164),
+    ),
+    "magma": (
+        (0, 0, 4), (20, 14, 54), (59, 15, 112), (100, 26, 128), (140, 41, 129), (183, 55, 121),
+        (222, 73, 104), (247, 112, 92), (254, 159, 109), (254, 207, 146), (252, 253, 191),
+    ),
+    "plasma": (
+        (13, 8, 135), (65, 4, 157), (106, 0, 168), (143, 13, 164), (177, 42, 144), (204, 71, 120),
+        (225, 100, 98), (242, 132, 75), (252, 166, 54), (252, 206, 37), (240, 249, 33),
+    ),
+    "viridis": (
+        (68, 1, 84), (72, 36, 117), (65, 68, 135), (53, 95, 141), (42, 120, 142), (33, 145, 140),
+        (34, 168, 132), (68, 191, 112), (122, 209, 81), (189, 223, 38), (253, 231, 37),
+    ),
+    "gray": ((0, 0, 0), (255, 255, 255)),
+    "RdBu_r": (
+        (5, 48, 97), (33, 102, 172), (67, 147, 195), (146, 197, 222), (209, 229, 240), (247, 247, 247),
+        (253, 219, 199), (244, 165, 130), (214, 96, 77), (178, 24, 43), (103, 0, 31),
+    ),
+}  # fmt: skip
+_DIVERGING = "RdBu_r"  # The one whose middle stands for zero.
 _CLIP_PERCENTILE = 99.0  # This percentile gets the strongest colour; single pixels lie far above the rest.
 
 
@@ -34,10 +52,22 @@ def scaled(values: Floats) -> Floats:
     return np.clip(values / strongest, -1, 1) if strongest else np.zeros_like(values)
 
 
-def coloured(level: Floats, *, diverging: bool) -> Bytes:
-    """Levels in [0, 1], or in [-1, 1] if diverging, as RGB: [H, W] -> [H, W, 3]."""
-    table = np.array(_BLUE_WHITE_RED if diverging else _INFERNO, dtype=np.float64)
-    place = (level + 1) / 2 if diverging else level
+def checked(colormap: Colormap | None) -> Colormap | None:
+    """The name of a colormap, or None for the one that fits. Raises ValueError for another name."""
+    if colormap is not None and colormap not in _POINTS:
+        raise ValueError(f"colormap must be one of {', '.join(_POINTS)}; not {colormap!r}")
+    return colormap
+
+
+def coloured(level: Floats, *, signed: bool, colormap: Colormap | None = None) -> Bytes:
+    """Levels in [0, 1], or in [-1, 1] if signed, as RGB: [H, W] -> [H, W, 3].
+
+    The colormap is RdBu_r for signed levels and else inferno, unless another is named. Zero is in the middle of the
+    colormap where the levels are signed, and always in that of RdBu_r; else it is at the beginning. Raises ValueError.
+    """
+    name = checked(colormap) or (_DIVERGING if signed else "inferno")
+    table = np.array(_POINTS[name], dtype=np.float64)
+    place = (level + 1) / 2 if signed or name == _DIVERGING else level
     ticks = np.linspace(0, 1, len(table))
     channels = [np.interp(place, ticks, table[:, channel]) for channel in range(3)]
     return np.stack(channels, axis=-1).round().astype(np.uint8)

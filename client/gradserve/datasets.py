@@ -19,7 +19,7 @@ from typing import Any, NamedTuple, overload
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from gradserve import images
+from gradserve import images, inputs
 from gradserve.arguments import ImageLike
 from gradserve.messages.fields import unknown
 
@@ -53,7 +53,7 @@ class Example:
     def pixels(self) -> images.Array:
         """The decoded picture, upright and in RGB: [H, W, 3] uint8. Raises Unreadable."""
         try:
-            message = images.message(self.image)
+            message = inputs.message(self.image)
             if message.WhichOneof("kind") == "encoded":
                 _check_size(message.encoded)
             return np.asarray(images.opened(message))

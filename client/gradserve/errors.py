@@ -2,6 +2,7 @@
 
     GradserveError
     ├── RequestTooLarge (ValueError)     not sent: larger than a server takes
+    ├── PictureError                     comes in the place of an answer where *_many return errors
     └── ServiceError                     the call ended with a status: .code, .reason, .details, .request_id
         ├── InvalidArgument              the request is wrong; .violations lists everything that is
         ├── NotFound                     no such model
@@ -40,6 +41,26 @@ class GradserveError(Exception):
 
 class RequestTooLarge(GradserveError, ValueError):
     """The request is larger than a server takes; it was not sent."""
+
+
+class PictureError(GradserveError):
+    """The call about one of many pictures failed.
+
+    index: the picture's place, from 0 on. picture: its path, or "" where it has none. error: what was raised.
+    """
+
+    def __init__(self, index: int, picture: str, error: Exception) -> None:
+        super().__init__(index, picture, error)
+        self.index, self.picture, self.error = index, picture, error
+        self.__cause__ = error
+
+    @property
+    def name(self) -> str:
+        """The picture, for people."""
+        return f"picture {self.index}" + (f", {self.picture}" if self.picture else "")
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.error}"
 
 
 class ServiceError(GradserveError):

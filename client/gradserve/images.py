@@ -1,18 +1,15 @@
-"""Pictures: what a caller has -> Image message, and maps -> pictures."""
+"""Pictures of messages, and pictures of maps."""
 
 import io
 import math
-import os
 from collections.abc import Sequence
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import ExifTags, Image, ImageDraw, ImageFont, ImageOps
+from PIL import Image, ImageDraw, ImageFont
 
 from gradserve import colours, decoding
-from gradserve.arguments import ImageLike
 from gradserve.v1 import common_pb2
 
 Array = np.ndarray[Any, Any]
@@ -23,26 +20,11 @@ _DTYPES: dict[int, np.dtype[Any]] = {
     common_pb2.DTYPE_FLOAT32: np.dtype("<f4"),
     common_pb2.DTYPE_FLOAT16: np.dtype("<f2"),
 }
-_ORIENTATION = ExifTags.Base.Orientation
 _NEAREST = Image.Resampling.NEAREST
 _MIN_SHEET_WIDTH, _NAME_HEIGHT = 64, 16  # Pixels, of the pictures on a sheet and of the line below them.
 # Of an overlay: values of the map to a side; how much colour covers at the strongest, for an alpha of 1; how far the
 # grey of the photo is moved towards white; how bright the photo is outside the part that was seen.
 _MAX_CELLS, _COVER, _PALENESS, _OUTSIDE = 64, 1.8, 0.35, 0.6
-_PNG_MODES = {"1", "L", "LA", "P", "RGB", "RGBA"}
-
-
-def message(image: ImageLike) -> common_pb2.Image:
-    """A path, a file's bytes, a PIL picture or an array [H, W], [H, W, 1] or [H, W, 3] as an Image message."""
-    if isinstance(image, (str, os.PathLike)):
-        return common_pb2.Image(encoded=Path(image).read_bytes())
-    if isinstance(image, (bytes, bytearray, memoryview)):
-        return common_pb2.Image(encoded=bytes(image))
-    if isinstance(image, Image.Image):
-        return common_pb2.Image(encoded=_png_of(image))
-    if isinstance(image, np.ndarray):
-        return common_pb2.Image(tensor=_tensor_of(image))
-    raise ValueError(f"an image is a path, bytes, a PIL image or a numpy array, not {type(image).__name__}")
 
 
 def opened(image: common_pb2.Image) -> Image.Image:
@@ -124,12 +106,20 @@ def fitting(text: str, width: int, font: Any) -> str:
     return text.rstrip() + "..."
 
 
-def heatmap(values: Array) -> Image.Image:
-    """The map in colours: inferno, or blue-white-red around zero where it has negative values."""
-    return Image.fromarray(colours.coloured(colours.scaled(values), diverging=colours.signed(values)))
+def heatmap(values: Array, colormap: colours.Colormap | None = None) -> Image.Image:
+    """The map in colours: by default inferno, or RdBu_r around zero where it has negative values."""
+    level = colours.scaled(values)
+    return Image.fromarray(colours.coloured(level, signed=colours.signed(values), colormap=colormap))
 
 
-def overlay(photo: Image.Image, values: Array, box: Box, *, alpha: float = 0.5) -> Image.Image:
+def overlay(
+    photo: Image.Image,
+    values: Array,
+    box: Box,
+    *,
+    alpha: float = 0.5,
+    colormap: colours.Colormap | None = None,
+) -> Image.Image:
     """The map laid over the part (left, top, right, bottom) of the photo; colour covers most where the map is strong.
 
     The photo is shown in pale grey, and dark outside the part that the model saw. Of a map with more than 64 values to
@@ -139,7 +129,7 @@ def overlay(photo: Image.Image, values: Array, box: Box, *, alpha: float = 0.5) 
     cells = _shrunk(values)
     signed = colours.signed(cells)
     level = np.clip(_resized(colours.scaled(cells), (bottom - top, right - left)), -1.0 if signed else 0.0, 1.0)
-    ink = colours.coloured(level, diverging=signed).astype(np.float64)
+    ink = colours.coloured(level, signed=signed, colormap=colormap).astype(np.float64)
     grey = np.asarray(photo.convert("L"), dtype=np.float64)[..., None]
     cover = np.clip(_COVER * alpha * np.abs(level), 0, 1)[..., None]
     paper = grey[top:bottom, left:right]
@@ -159,37 +149,3 @@ def _resized(values: Array, shape: tuple[int, int]) -> Array:
     way = Image.Resampling.BILINEAR if shape[0] < values.shape[0] else Image.Resampling.BICUBIC
     grey = Image.fromarray(values.astype(np.float32))
     return np.asarray(grey.resize((shape[1], shape[0]), way), dtype=np.float64)
-
-
-def _png_of(picture: Image.Image) -> bytes:
-    if decoding.has_sixteen_bits(picture):
-        grey = Image.fromarray(decoding.sixteen_bits(picture))
-        grey.getexif()[_ORIENTATION] = picture.getexif().get(_ORIENTATION, 1)
-        picture = grey
-    elif picture.mode in {"F", "I"}:
-        raise ValueError(
-            f"PIL mode {picture.mode} has no fixed range; pass a numpy array of floats in [0, 1], or the file itself"
-        )
-    elif picture.mode not in _PNG_MODES:
-        picture = picture.convert("RGBA" if picture.mode in {"PA", "RGBa", "La"} else "RGB")
-    picture = ImageOps.exif_transpose(picture)
-    file = io.BytesIO()
-    picture.save(file, "PNG", compress_level=1)
-    return file.getvalue()
-
-
-def _tensor_of(pixels: Array) -> common_pb2.Tensor:
-    if pixels.ndim == 2:
-        pixels = pixels[..., None]
-    if pixels.ndim != 3 or pixels.shape[-1] not in (1, 3) or 0 in pixels.shape:
-        hint = "; move the channels last" if pixels.ndim == 3 and pixels.shape[0] in (1, 3) else ""
-        raise ValueError(f"an image array is [H, W], [H, W, 1] or [H, W, 3], not {list(pixels.shape)}{hint}")
-    if pixels.dtype == np.uint8:
-        return _tensor(pixels, common_pb2.DTYPE_UINT8)
-    if not np.issubdtype(pixels.dtype, np.floating):
-        raise ValueError(f"an image array is uint8, or float in [0, 1], not {pixels.dtype}")
-    return _tensor(decoding.unit_range(pixels), common_pb2.DTYPE_FLOAT32)
-
-
-def _tensor(pixels: Array, dtype: common_pb2.DType) -> common_pb2.Tensor:
-    return common_pb2.Tensor(shape=pixels.shape, dtype=dtype, data=pixels.astype(_DTYPES[dtype]).tobytes())

@@ -13,8 +13,16 @@ from PIL import Image
 
 import gradserve
 from gradserve.images import sheet
+from gradserve.parameters.explain import ExplainName
 
-METHODS = ["gradient", "smooth_grad", "guided_backprop", "grad_cam", "guided_grad_cam", "occlusion"]
+METHODS: list[ExplainName] = [
+    "gradient",
+    "smooth_grad",
+    "guided_backprop",
+    "grad_cam",
+    "guided_grad_cam",
+    "occlusion",
+]
 SIDE = 200  # Pixels of a picture's side on the sheet.
 
 

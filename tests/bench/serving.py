@@ -135,8 +135,8 @@ def explain(
         model=model,
         preprocess="as_is",
         format="png",
-        shorthand=parameters,
-        options=Options(precision=precision),
+        precision=precision,
+        **parameters,
     )
     return Request("Explain", message)
 
@@ -152,8 +152,10 @@ def kinds(model: str, jpeg: bytes, target: int, precision: str) -> list[Request]
         first_success=False,
         model=model,
         preprocess="as_is",
-        shorthand={"steps": STEPS, "step": ALPHA / EPS, "random_start": False},
-        options=options,
+        steps=STEPS,
+        step=ALPHA / EPS,
+        random_start=False,
+        **options,
     )
     return [
         explain(model, jpeg, target, precision),

@@ -46,7 +46,7 @@ class FakeServer(
     models_pb2_grpc.ModelServiceServicer,
     management_pb2_grpc.ModelManagementServiceServicer,
 ):
-    """Answers by the model's name: "missing", "full", "slow", "down:2" (two calls fail), "secret" and so on."""
+    """Answers by the model's name: "missing", "full", "slow", "down:2" (two calls fail), "full:2", "secret" ..."""
 
     def __init__(self) -> None:
         self.requests: list[Any] = []
@@ -184,6 +184,10 @@ class FakeServer(
             self.failures[model] -= 1
             reason = error_details_pb2.ErrorInfo(reason="NO_WORKER", domain="gradserve")
             _abort(context, grpc.StatusCode.UNAVAILABLE, "the server is starting", reason)
+        if model.startswith("full:") and self.failures.setdefault(model, int(model[5:])) > 0:
+            self.failures[model] -= 1
+            delay = error_details_pb2.RetryInfo(retry_delay=duration_pb2.Duration(nanos=20_000_000))
+            _abort(context, grpc.StatusCode.RESOURCE_EXHAUSTED, "the queue is full", delay)
         if model == "slow":
             time.sleep(1)
         if model == "secret" and self.metadata.get("authorization") != "Bearer open sesame":

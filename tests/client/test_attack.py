@@ -17,7 +17,7 @@ PHOTO = np.zeros((4, 4, 3), np.uint8)
 
 
 def request(method="pgd", shorthand=None, **facts):
-    return attack_request(PHOTO, method, shorthand=shorthand or {}, options={}, **facts)
+    return attack_request(PHOTO, method, **(shorthand or {}), **facts)
 
 
 def test_arguments_become_a_request():

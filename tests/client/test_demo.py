@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from gradserve import FailedPrecondition, GradserveError, cli, images
+from gradserve import FailedPrecondition, GradserveError, cli, images, inputs
 from gradserve.cli.demo import command, explaining, local_server, samples
 from gradserve.cli.demo import page as demo_page
 from gradserve.cli.demo.session import Chapter, DemoRequest, Row, Session
@@ -122,7 +122,7 @@ def test_a_picture_of_two_things_is_asked_for_one_rather_than_the_other(client):
     ]
     figures = row.requests[1].draw(row.requests[1].call(client))
     assert len(figures) == 3
-    sent = images.opened(images.message(samples.stacked(*samples.photos("cat", "coffee")).data))
+    sent = images.opened(inputs.message(samples.stacked(*samples.photos("cat", "coffee")).data))
     assert sent.size == (448, 448)
     assert not explaining._two_things(replace(card, classes=("espresso", "dog")))
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from gradserve import Region, colours, images
+from gradserve import Region, colours, images, inputs
 from gradserve.v1 import common_pb2
 
 from .conftest import jpeg
@@ -13,18 +13,18 @@ from .conftest import jpeg
 def test_a_path_and_bytes_are_sent_as_they_are(photo_path):
     data = photo_path.read_bytes()
     for image in (photo_path, str(photo_path), data, bytearray(data)):
-        assert images.message(image).encoded == data
+        assert inputs.message(image).encoded == data
 
 
 def test_a_missing_file_says_so(tmp_path):
     with pytest.raises(FileNotFoundError):
-        images.message(tmp_path / "none.jpg")
+        inputs.message(tmp_path / "none.jpg")
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr", "HSV"])
 def test_pil_pictures_of_any_mode_arrive_unharmed(photo, mode):
     sent = photo.convert("RGB" if mode == "HSV" else mode).convert(mode)
-    message = images.message(sent)
+    message = inputs.message(sent)
     assert Image.open(io.BytesIO(message.encoded)).format == "PNG"
     want = sent.convert("RGBA").convert("RGB") if mode in {"LA", "RGBA"} else sent.convert("RGB")
     assert np.array_equal(np.asarray(images.opened(message)), np.asarray(want))
@@ -32,38 +32,38 @@ def test_pil_pictures_of_any_mode_arrive_unharmed(photo, mode):
 
 def test_transparency_is_laid_over_white():
     clear = Image.new("RGBA", (4, 4), (255, 0, 0, 0))
-    assert images.opened(images.message(clear)).getpixel((0, 0)) == (255, 255, 255)
+    assert images.opened(inputs.message(clear)).getpixel((0, 0)) == (255, 255, 255)
 
 
 def test_orientation_is_applied(photo):
     turned = Image.Exif()
     turned[0x0112] = 6
     data = jpeg(photo, exif=turned)
-    assert images.opened(images.message(data)).size == (60, 80)
-    assert images.opened(images.message(Image.open(io.BytesIO(data)))).size == (60, 80)
+    assert images.opened(inputs.message(data)).size == (60, 80)
+    assert images.opened(inputs.message(Image.open(io.BytesIO(data)))).size == (60, 80)
 
 
 @pytest.mark.parametrize("shape", [(5, 7), (5, 7, 1), (5, 7, 3)])
 @pytest.mark.parametrize("dtype", [np.uint8, np.float16, np.float32, np.float64])
 def test_arrays(shape, dtype):
     pixels = (np.arange(np.prod(shape)).reshape(shape) / np.prod(shape)).astype(dtype)
-    tensor = images.message(pixels).tensor
+    tensor = inputs.message(pixels).tensor
     assert list(tensor.shape) == [5, 7, shape[2] if len(shape) == 3 else 1]
     assert tensor.dtype == (common_pb2.DTYPE_UINT8 if dtype is np.uint8 else common_pb2.DTYPE_FLOAT32)
     assert np.allclose(images.array(tensor).reshape(shape), pixels, atol=1e-7)
-    assert images.opened(images.message(pixels)).size == (7, 5)
+    assert images.opened(inputs.message(pixels)).size == (7, 5)
 
 
 def test_arrays_with_strides_and_foreign_byte_order():
     pixels = np.linspace(0, 1, 48).reshape(4, 4, 3)[:, ::-1].astype(">f4")
-    assert np.array_equal(images.array(images.message(pixels).tensor), pixels)
+    assert np.array_equal(images.array(inputs.message(pixels).tensor), pixels)
 
 
 @pytest.mark.parametrize(
     ("image", "says"),
     [
-        (np.zeros((3, 8, 8)), "channels last"),
-        (np.zeros((8, 8, 4)), r"not \[8, 8, 4\]"),
+        (np.zeros((3, 8, 8)), "with channels first pass layout"),
+        (np.zeros((8, 8, 5)), r"not \[8, 8, 5\]"),
         (np.zeros((0, 8, 3)), r"not \[0, 8, 3\]"),
         (np.zeros((8, 8), dtype=np.int64), "int64"),
         (np.full((8, 8), 255.0), "spans 255 to 255: divide it by 255"),
@@ -74,7 +74,7 @@ def test_arrays_with_strides_and_foreign_byte_order():
 )
 def test_what_is_no_image(image, says):
     with pytest.raises(ValueError, match=says):
-        images.message(image)
+        inputs.message(image)
 
 
 def test_a_map_from_png_keeps_its_scale():
@@ -85,9 +85,9 @@ def test_a_map_from_png_keeps_its_scale():
 
 
 def test_colours_rise_and_diverge():
-    rising = colours.coloured(np.linspace(0, 1, 64)[None], diverging=False).astype(int).sum(-1)[0]
+    rising = colours.coloured(np.linspace(0, 1, 64)[None], signed=False).astype(int).sum(-1)[0]
     assert (np.diff(rising) > 0).all()
-    red, white, blue = colours.coloured(np.array([[0.8, 0.0, -0.8]]), diverging=True)[0].astype(int)
+    red, white, blue = colours.coloured(np.array([[0.8, 0.0, -0.8]]), signed=True)[0].astype(int)
     assert red[0] > red[2] + 80
     assert white.min() > 240
     assert blue[2] > blue[0] + 80
@@ -160,4 +160,4 @@ def test_16_bits_of_grey_are_scaled_not_clipped():
     grey = np.full((4, 5), 32896, dtype=np.uint16)
     file = io.BytesIO()
     Image.fromarray(grey).save(file, "PNG")
-    assert np.asarray(images.opened(images.message(file.getvalue()))).tolist() == [[[128] * 3] * 5] * 4
+    assert np.asarray(images.opened(inputs.message(file.getvalue()))).tolist() == [[[128] * 3] * 5] * 4

@@ -15,7 +15,7 @@ from gradserve.cli.commands.maximize import dream_layer
 from gradserve.results.models import Layer
 from gradserve.v1 import maximize_pb2, progress_pb2, stylize_pb2
 
-OTHERS = {"image", "model", "preset", "size", "snapshots", "style_layers", "content_layers"}
+OTHERS = {"layout", "image", "model", "preset", "size", "snapshots", "style_layers", "content_layers"}
 
 
 @pytest.fixture

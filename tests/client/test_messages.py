@@ -14,7 +14,6 @@ PIXELS = np.zeros((8, 8, 3), dtype=np.uint8)
 
 
 def explain(methods, **arguments):
-    arguments = {"shorthand": {}, "options": {}, **arguments}
     return explain_request(PIXELS, methods, **arguments)
 
 
@@ -28,7 +27,7 @@ def explain(methods, **arguments):
     ],
 )
 def test_a_method_in_all_its_spellings(asked, shorthand):
-    (method,) = explain(asked, shorthand=shorthand).methods
+    (method,) = explain(asked, **shorthand).methods
     assert method == explain_pb2.ExplainMethod(
         smooth_grad={"samples": 25, "statistic": explain_pb2.SMOOTH_GRAD_STATISTIC_VARIANCE}
     )
@@ -103,23 +102,30 @@ def test_options():
     assert not plain.alone
 
 
+def test_any_sequence_of_methods_is_several():
+    several = explain(("gradient", ("grad_cam", {"signed": True})))
+    assert several == explain(["gradient", Method("grad_cam", signed=True)])
+
+
 @pytest.mark.parametrize(
     ("broken", "says"),
     [
         (lambda: explain("smoothgrad"), "no method 'smoothgrad'; nearest: smooth_grad"),
         (lambda: explain("zzz"), "deconvnet, grad_cam"),
         (
-            lambda: explain("smooth_grad", shorthand={"sample": 3}),
+            lambda: explain("smooth_grad", sample=3),
             "no parameter of smooth_grad 'sample'; nearest: samples",
         ),
-        (lambda: explain("smooth_grad", shorthand={"samples": 2.5}), "smooth_grad.samples: must be a whole number"),
-        (lambda: explain("smooth_grad", shorthand={"samples": True}), "smooth_grad.samples: must be a whole number"),
-        (lambda: explain("smooth_grad", shorthand={"samples": -1}), "smooth_grad.samples"),
-        (lambda: explain("smooth_grad", shorthand={"noise": "much"}), "smooth_grad.noise: must be a number"),
-        (lambda: explain("grad_cam", shorthand={"signed": 1}), "grad_cam.signed: must be true or false"),
-        (lambda: explain("gradient", shorthand={"reduce": "mean"}), "gradient.reduce: must be one of max, signed, sum"),
-        (lambda: explain(["gradient"], shorthand={"reduce": "max"}), "write Method"),
-        (lambda: explain(("gradient", "grad_cam")), "several go in a list"),
+        (lambda: explain("grad_cam", precison="fast"), "no argument of explain 'precison'; nearest: precision"),
+        (lambda: explain("grad_cam", lyer="fc"), "no parameter of grad_cam 'lyer'; nearest: layer"),
+        (lambda: explain("smooth_grad", samples=2.5), "smooth_grad.samples: must be a whole number"),
+        (lambda: explain("smooth_grad", samples=True), "smooth_grad.samples: must be a whole number"),
+        (lambda: explain("smooth_grad", samples=-1), "smooth_grad.samples"),
+        (lambda: explain("smooth_grad", noise="much"), "smooth_grad.noise: must be a number"),
+        (lambda: explain("grad_cam", signed=1), "grad_cam.signed: must be true or false"),
+        (lambda: explain("gradient", reduce="mean"), "gradient.reduce: must be one of max, signed, sum"),
+        (lambda: explain(["gradient"], reduce="max"), "write Method"),
+        (lambda: explain(17), "several go in a list"),
         (lambda: explain("gradient", target=(1, 2)), "several go in a list"),
         (lambda: explain("gradient", target=-1), "target must be"),
         (lambda: explain("gradient", target=True), "a target is"),

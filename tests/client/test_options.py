@@ -32,6 +32,7 @@ CHOICES: dict[tuple[str, str], list[str]] = {
     ("*", "loss"): list(fields.choices(attack_pb2.Loss.DESCRIPTOR)),
     ("*", "maps"): EXPLANATIONS,
     ("*", "picture"): ["overlay", "heatmap"],
+    ("*", "colormap"): ["inferno", "magma", "plasma", "viridis", "gray", "RdBu_r"],
     ("*", "preset"): list(fields.choices(maximize_pb2.MaximizePreset.DESCRIPTOR)),
     ("*", "goal"): list(fields.choices(influence_pb2.InfluenceGoal.DESCRIPTOR)),
     ("*", "order"): list(fields.choices(influence_pb2.SuspectOrder.DESCRIPTOR)),

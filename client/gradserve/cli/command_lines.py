@@ -1,16 +1,16 @@
 """Commands to be typed by people, which the command line prints: they name the server and hold no secret."""
 
-import os
 import shlex
 from collections.abc import Sequence
 from contextvars import ContextVar
 from pathlib import Path
 
 from gradserve.cli.options import Connection
+from gradserve.transport import environment
 from gradserve.transport.address import DEFAULT_ADDRESS
 
 ARGUMENTS: ContextVar[Sequence[str]] = ContextVar("ARGUMENTS", default=())  # What `gradserve` was called with.
-_TOKEN = '"$GRADSERVE_TOKEN"'
+_TOKEN = f'"${environment.TOKEN}"'
 _MAX_PICTURES = 8  # Pictures that a command names.
 
 
@@ -18,10 +18,11 @@ def judge(pictures: Sequence[Path], model: str, connection: Connection) -> str:
     """The command that predicts pictures as a certificate does: as they are and in fp32; of many, the first."""
     words = ["gradserve", "predict", *map(str, pictures if len(pictures) <= _MAX_PICTURES else pictures[:1])]
     words += ["--model", model, "--preprocess", "as_is", "--precision", "exact"]
-    if connection.server != DEFAULT_ADDRESS:
-        words += ["--server", connection.server]
+    words += ["--server", connection.server] if connection.server else []
     words += ["--ca", str(connection.ca)] if connection.ca else ["--tls"] if connection.tls else []
-    secret = connection.token is not None and connection.token != os.environ.get("GRADSERVE_TOKEN")
+    pair = (("--certificate", connection.certificate), ("--key", connection.key))
+    words += [word for flag, path in pair if path for word in (flag, str(path))]
+    secret = connection.token is not None and connection.token != environment.token(None)
     return shlex.join(words) + (f" --token {_TOKEN}" if secret else "")
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from gradserve import images
+from gradserve import images, inputs
 from gradserve.results.influence import Influence, Suspects, TrainingExample
 from gradserve.results.pictures import Curve
 
@@ -19,7 +19,7 @@ Entry = tuple[Image.Image | None, str, str, tuple[int, int, int]]
 
 def influence(result: Influence, photo: Path) -> Image.Image:
     """The test picture, then a row of helpful and a row of harmful examples."""
-    test = (images.opened(images.message(photo)), result.label_name, f"{result.goal} {result.value:.3g}", _INK)
+    test = (images.opened(inputs.message(photo)), result.label_name, f"{result.goal} {result.value:.3g}", _INK)
     rows: list[list[Entry]] = [[test]]
     for examples, colour in ((result.helpful, _HELPS), (result.harmful, _HARMS)):
         rows += _rows([_entry(each, _score(each), colour) for each in examples])

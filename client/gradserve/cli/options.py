@@ -15,7 +15,7 @@ from gradserve.aio import AsyncClient
 from gradserve.client import Client
 from gradserve.errors import DeadlineExceeded, GradserveError, Unavailable
 from gradserve.messages import fields
-from gradserve.transport import reach
+from gradserve.transport import environment, reach
 from gradserve.transport.address import DEFAULT_ADDRESS
 from gradserve.transport.channel import Endpoint
 from gradserve.v1 import common_pb2
@@ -57,26 +57,43 @@ PREPROCESS_NAMES = list(fields.choices(common_pb2.Preprocess.DESCRIPTOR))
 PREPROCESS_TEXT = "model_default (resize and crop as the model's card says), whole_image (no crop) or as_is (no resize)"
 
 Server = Annotated[
-    str,
+    str | None,
     typer.Option(
         "--server",
-        envvar="GRADSERVE_SERVER",
         metavar="ADDRESS",
-        help="The server: HOST:PORT, unix:PATH, grpc://HOST:PORT or with TLS grpcs://HOST:PORT.",
+        help="The server: HOST:PORT, unix:PATH, grpc://HOST:PORT or with TLS grpcs://HOST:PORT. "
+        f"Default: {environment.SERVER}, or {DEFAULT_ADDRESS}.",
         rich_help_panel=_CONNECTION,
     ),
 ]
 Tls = Annotated[
-    bool,
-    typer.Option("--tls", envvar="GRADSERVE_TLS", help="Use the system's certificates.", rich_help_panel=_CONNECTION),
+    bool | None,
+    typer.Option(
+        "--tls", help=f"Use the system's certificates. Default: {environment.TLS}.", rich_help_panel=_CONNECTION
+    ),
 ]
 Ca = Annotated[
     Path | None,
-    typer.Option("--ca", envvar="GRADSERVE_CA", help="Trust this CA certificate (PEM).", rich_help_panel=_CONNECTION),
+    typer.Option(
+        "--ca", help=f"Trust this CA certificate (PEM). Default: {environment.CA}.", rich_help_panel=_CONNECTION
+    ),
+]
+Certificate = Annotated[
+    Path | None,
+    typer.Option(
+        "--certificate",
+        help="Certificate (PEM) to show to a server that asks for one, with --key.",
+        rich_help_panel=_CONNECTION,
+    ),
+]
+Key = Annotated[
+    Path | None, typer.Option("--key", help="Private key (PEM) of --certificate.", rich_help_panel=_CONNECTION)
 ]
 Token = Annotated[
     str | None,
-    typer.Option("--token", envvar="GRADSERVE_TOKEN", help="Token that the server wants.", rich_help_panel=_CONNECTION),
+    typer.Option(
+        "--token", help=f"Token that the server wants. Default: {environment.TOKEN}.", rich_help_panel=_CONNECTION
+    ),
 ]
 Timeout = Annotated[float, typer.Option("--timeout", help="Seconds that a call may take.", rich_help_panel=_CONNECTION)]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on standard output.", rich_help_panel="Output")]
@@ -131,18 +148,25 @@ Concurrency = Annotated[
 class Connection:
     """Where the server is, and how to reach it."""
 
-    server: Server = DEFAULT_ADDRESS
-    tls: Tls = False
+    server: Server = None
+    tls: Tls = None
     ca: Ca = None
     token: Token = None
+    certificate: Certificate = None
+    key: Key = None
+
+    @property
+    def address(self) -> str:
+        """The server's address, which may come from the environment."""
+        return environment.server(self.server)
 
     def client(self, timeout: float = DEFAULT_TIMEOUT) -> Client:
         """A client of that server."""
-        return Client(self.server, tls=self.ca or self.tls, token=self.token, timeout=timeout)
+        return Client(timeout=timeout, **self._settings())
 
     def endpoint(self, connections: int = 1) -> Endpoint:
         """That server without retries, so that every failed call is seen."""
-        return Endpoint(self.server, self.ca or self.tls, self.token, retries=0, connections=connections)
+        return Endpoint(retries=0, connections=connections, **self._settings())
 
     def explained(self, error: Exception) -> None:
         """Adds to an error, where no answer came from the server, what can be told of the reason."""
@@ -156,7 +180,11 @@ class Connection:
 
     def async_client(self, timeout: float) -> AsyncClient:
         """A client of that server for asyncio."""
-        return AsyncClient(self.server, tls=self.ca or self.tls, token=self.token, timeout=timeout)
+        return AsyncClient(timeout=timeout, **self._settings())
+
+    def _settings(self) -> dict[str, Any]:
+        names = {"target": self.server, "tls": self.ca or self.tls, "token": self.token}
+        return {**names, "certificate": self.certificate, "key": self.key}
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,5 @@
 """What the commands print and write: tables for people, JSON for programs, pictures and maps in files."""
 
-import dataclasses
 import json
 import re
 import sys
@@ -23,13 +22,12 @@ from rich.progress import (
     track,
 )
 
+from gradserve.colours import Colormap
 from gradserve.results import pictures
 from gradserve.results.explain import Explanation
 
 T = TypeVar("T")
 FILE_COLUMNS = 1000  # The width of output to files and pipes, which shortens no name.
-_NOT_JSON = {"map", "coarse", "image", "served_overlay", "thumbnail", "png", "stretched", "snapshots", "curves"}
-_NOT_JSON |= {"adversarial", "perturbation", "patch", "map_before", "map_after"}
 
 
 def out() -> Console:
@@ -53,17 +51,6 @@ def print_json(document: Any) -> None:
     """Print one JSON document on standard output."""
     json.dump(document, sys.stdout, indent=2, ensure_ascii=False, allow_nan=False)
     sys.stdout.write("\n")
-
-
-def plain(result: Any) -> dict[str, Any]:
-    """A result as JSON takes it, without pictures."""
-    fields = {field.name: getattr(result, field.name) for field in dataclasses.fields(result)}
-    return {name: _plain(value) for name, value in fields.items() if name not in _NOT_JSON}
-
-
-def explanation(result: Explanation) -> dict[str, Any]:
-    """An explanation as JSON takes it, with the size of its map."""
-    return {**plain(result), "map_size": list(result.map.shape)}
 
 
 def progress(items: Iterable[T], total: int, what: str) -> Iterator[T]:
@@ -108,17 +95,6 @@ def steps(what: str) -> Iterator[Callable[[str], None]]:
         yield tell
 
 
-def named(photos: Sequence[Path], answers: Iterator[T], doing: str) -> Iterator[tuple[Path, T]]:
-    """The answers with their photos; an error names the photo it is about."""
-    for photo in photos:
-        try:
-            answer = next(answers)
-        except Exception as error:
-            error.add_note(f"while {doing} {photo}")
-            raise
-        yield photo, answer
-
-
 @contextmanager
 def counter(what: str, total: int) -> Iterator[Callable[[int], None]]:
     """Gives a function that takes how many more are done: it moves a bar in a terminal, else prints every tenth."""
@@ -148,14 +124,6 @@ def watched(events: Iterator[Any], what: str) -> Any:
             losses = "  ".join(f"{name} {value:.4g}" for name, value in event.losses.items())
             bar.update(task, completed=event.step, total=event.steps, losses=losses)
     raise AssertionError("a stream ends with a result")
-
-
-def _plain(value: Any) -> Any:
-    if dataclasses.is_dataclass(value):
-        return plain(value)
-    if isinstance(value, (list, tuple)):
-        return [_plain(each) for each in value]
-    return dict(value) if isinstance(value, dict) else value
 
 
 class OutputPaths:
@@ -189,12 +157,12 @@ class OutputPaths:
         return path
 
 
-def save(result: Explanation, path: Path, picture: str) -> Path:
-    """Save the overlay or the heatmap, or the map itself if the path ends in .npy."""
-    if picture == "heatmap" and path.suffix != ".npy":
-        result.heatmap().save(path)
+def save(result: Explanation, path: Path, picture: str, colormap: Colormap | None = None) -> Path:
+    """Save the overlay or the heatmap, or the map itself if the path ends in .npy or .npz."""
+    if picture == "heatmap" and path.suffix not in (".npy", ".npz"):
+        result.heatmap(colormap).save(path)
         return path
-    return result.save(path)
+    return result.save(path, colormap=colormap)
 
 
 def expected(photos: Sequence[Path], methods: Sequence[object], targets: Sequence[object]) -> int:

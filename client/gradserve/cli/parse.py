@@ -5,20 +5,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from gradserve.arguments import (
-    AttackTargetLike,
-    Contrast,
-    Method,
-    ParameterValue,
-    Pick,
-    Rank,
-    Similarity,
-    TargetLike,
-    Unit,
-)
+from gradserve.arguments import AttackTargetLike, Contrast, Pick, Rank, Similarity, TargetLike, Unit
 from gradserve.messages import fields
 from gradserve.messages.attack import DEFENCE, EOT
 from gradserve.messages.explain import EXPLAIN_METHOD
+from gradserve.parameters.method import Method, ParameterValue
 
 TARGET = (
     "A class's index or name, rank:2, unit:LAYER:CHANNEL or unit:LAYER:CHANNEL:Y,X; sums and differences of those, "
@@ -46,7 +37,7 @@ def methods(names: Sequence[str], texts: Sequence[str], contract: Any = EXPLAIN_
         if method not in chosen:
             raise fields.unknown("method among those asked for:", method, chosen)
         chosen[method][key] = fields.parse(contract, method, key, value)
-    return [Method(name, **values) for name, values in chosen.items()]
+    return [Method.named(name, **values) for name, values in chosen.items()]
 
 
 def defence(text: str) -> Method:

@@ -1,13 +1,12 @@
 """From the entries of a mix to the bytes of requests, which are built once and sent many times."""
 
-import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from google.protobuf import message_factory
 from google.protobuf.message import Message
 
-from gradserve.arguments import MaximizeArguments, Options, StylizeArguments
+from gradserve.arguments import MaximizeArguments, StylizeArguments
 from gradserve.load.mix import MixEntry
 from gradserve.messages import fields
 from gradserve.messages.attack import attack_request
@@ -15,13 +14,12 @@ from gradserve.messages.differentiate import DifferentiateArguments, differentia
 from gradserve.messages.explain import explain_request
 from gradserve.messages.influence import EmbedArguments, InfluenceArguments, embed_request, influence_request
 from gradserve.messages.pictures import maximize_request, stylize_request
-from gradserve.messages.predict import predict_request
+from gradserve.messages.predict import PredictArguments, predict_request
+from gradserve.parameters.method import Method
 from gradserve.transport import channel
 from gradserve.v1 import service_pb2
 
 _SERVICE = service_pb2.DESCRIPTOR.services_by_name["GradientService"]
-_OPTIONS = Options.__annotations__
-_PREDICT_ARGUMENTS = {**_OPTIONS, **dict.fromkeys(("model", "top_k", "preprocess"))}
 
 
 class BuiltRequest(NamedTuple):
@@ -69,19 +67,6 @@ def _built(place: int, entry: MixEntry, picture: bytes) -> BuiltRequest:
     return BuiltRequest(place, path(entry.rpc), request.SerializeToString())
 
 
-def _with_method(builder: Callable[..., Message], default: str) -> Callable[..., Message]:
-    """A builder that takes parameters of the request and of its method together, as the client does."""
-    names = inspect.signature(builder).parameters.keys() - {"shorthand", "options"}
-
-    def build(picture: bytes, method: str, arguments: Mapping[str, Any]) -> Message:
-        named = {name: value for name, value in arguments.items() if name in names}
-        options = {name: value for name, value in arguments.items() if name in _OPTIONS}
-        shorthand = {name: value for name, value in arguments.items() if name not in named and name not in options}
-        return builder(picture, method or default, **named, shorthand=shorthand, options=options)
-
-    return build
-
-
 def _checked(rpc: str, arguments: Mapping[str, Any], allowed: Iterable[str]) -> Mapping[str, Any]:
     for name in arguments:
         if name not in allowed:
@@ -90,12 +75,20 @@ def _checked(rpc: str, arguments: Mapping[str, Any], allowed: Iterable[str]) -> 
 
 
 def _predict(picture: bytes, method: str, arguments: Mapping[str, Any]) -> Message:
-    return predict_request(picture, **_checked("predict", arguments, _PREDICT_ARGUMENTS))
+    return predict_request(picture, **_checked("predict", arguments, PredictArguments.__annotations__))
+
+
+def _explain(picture: bytes, method: str, arguments: Mapping[str, Any]) -> Message:
+    return explain_request(picture, Method.named(method or "gradient"), **arguments)
+
+
+def _attack(picture: bytes, method: str, arguments: Mapping[str, Any]) -> Message:
+    return attack_request(picture, Method.named(method or "pgd"), **arguments)
 
 
 def _influence(picture: bytes, method: str, arguments: Mapping[str, Any]) -> Message:
     given = _checked("influence", arguments, InfluenceArguments.__annotations__)
-    return influence_request(picture, method or None, **given)
+    return influence_request(picture, Method.named(method) if method else None, **given)
 
 
 def _embed(picture: bytes, method: str, arguments: Mapping[str, Any]) -> Message:
@@ -127,8 +120,8 @@ def _stylize(picture: bytes, method: str, arguments: Mapping[str, Any]) -> Messa
 
 _BUILDERS: dict[str, Callable[[bytes, str, Mapping[str, Any]], Message]] = {
     "predict": _predict,
-    "explain": _with_method(explain_request, "gradient"),
-    "attack": _with_method(attack_request, "pgd"),
+    "explain": _explain,
+    "attack": _attack,
     "maximize": _maximize,
     "stylize": _stylize,
     "influence": _influence,

@@ -2,10 +2,21 @@
 
 from collections.abc import Mapping
 from numbers import Real
-from typing import Any
+from typing import Any, Unpack
 
-from gradserve import images
-from gradserve.arguments import AttackTargetLike, ImageLike, MethodLike, Options, ParameterValue, Pick, TargetLike
+from gradserve import inputs
+from gradserve.arguments import (
+    AttackMethodLike,
+    AttackTargetLike,
+    DefenceLike,
+    ImageLike,
+    Layout,
+    MapsLike,
+    Options,
+    PhotoOptions,
+    Pick,
+    TargetLike,
+)
 from gradserve.messages import fields
 from gradserve.messages.common import (
     PREPROCESS,
@@ -15,9 +26,12 @@ from gradserve.messages.common import (
     request_options,
     score_of,
     set_method,
+    split,
     target_message,
 )
 from gradserve.messages.explain import explanation_of
+from gradserve.parameters.attack import AttackParameters, Eot, Loss, Norm
+from gradserve.parameters.common import Preprocess
 from gradserve.results.attack import Attack, Certificate, Judgement, TrajectoryStep
 from gradserve.results.common import Provenance, Region
 from gradserve.results.explain import Explanation
@@ -29,34 +43,68 @@ EOT: Any = attack_pb2.Eot.DESCRIPTOR
 DEFENCE: Any = attack_pb2.Defence.DESCRIPTOR
 
 
+class AttackArguments(PhotoOptions, AttackParameters, total=False):
+    """What `attack` takes beside the picture and the method; also the parameters of the method.
+
+    label: the true class; None, the predicted one. target: what is to be predicted; None, anything else. eps: the
+    budget, a number or "8/255"; None, what suits the model. norm: "linf" (default) or "l2". loss: None, what suits the
+    method. first_success: stop there; None, where the method does. trajectory, perturbation: also answer with these.
+    """
+
+    label: int | str | None
+    target: AttackTargetLike | None
+    eps: float | str | None
+    norm: Norm
+    loss: Loss | None
+    defence: DefenceLike
+    adaptive: bool
+    eot: Eot | bool
+    first_success: bool | None
+    trajectory: bool
+    perturbation: bool
+    maps: MapsLike
+    maps_target: TargetLike | None
+
+
+_PARAMETERS = AttackParameters.__annotations__.keys()
+_OWN = AttackArguments.__annotations__.keys() - _PARAMETERS
+
+
 def attack_request(
+    image: ImageLike | None, method: AttackMethodLike = "pgd", **arguments: Unpack[AttackArguments]
+) -> attack_pb2.AttackRequest:
+    """The arguments of Attack as a message."""
+    own, parameters = split("attack", arguments, _OWN, _PARAMETERS)
+    return _request(image, set_method(attack_pb2.AttackMethod(), method, parameters), **own)
+
+
+def _request(
     image: ImageLike | None,
-    method: MethodLike = "pgd",
+    method: attack_pb2.AttackMethod,
     *,
     label: int | str | None = None,
     target: AttackTargetLike | None = None,
     eps: float | str | None = None,
-    norm: str = "linf",
-    loss: str | None = None,
-    defence: MethodLike | None = None,
+    norm: Norm = "linf",
+    loss: Loss | None = None,
+    defence: DefenceLike = None,
     adaptive: bool = False,
-    eot: Mapping[str, ParameterValue] | bool = False,
+    eot: Eot | bool = False,
     first_success: bool | None = None,
     trajectory: bool = False,
     perturbation: bool = False,
-    maps: MethodLike | None = None,
+    maps: MapsLike = None,
     maps_target: TargetLike | None = None,
     model: str = "",
-    preprocess: str = "model_default",
-    shorthand: Mapping[str, ParameterValue],
-    options: Options,
+    preprocess: Preprocess = "model_default",
+    layout: Layout = "HWC",
+    **options: Unpack[Options],
 ) -> attack_pb2.AttackRequest:
-    """The arguments of Attack as a message; shorthand are parameters of the method."""
     request = attack_pb2.AttackRequest(
         model=model,
-        image=None if image is None else images.message(image),
+        image=None if image is None else inputs.message(image, layout),
         preprocess=choice("preprocess", PREPROCESS, preprocess),
-        method=set_method(attack_pb2.AttackMethod(), method, shorthand),
+        method=method,
         label=None if label is None else target_message(label),
         target=None if target is None else attack_target(target),
         eps=None if eps is None else amount("eps", eps),
@@ -73,7 +121,8 @@ def attack_request(
     if defence is not None:
         set_method(request.defence, defence)
     if eot is not False:
-        fields.fill_fields(request.eot, "eot", {} if eot is True else eot)
+        changes: Mapping[str, Any] = {} if eot is True else eot
+        fields.fill_fields(request.eot, "eot", changes)
     if maps is not None:
         set_method(request.maps, maps)
     return request

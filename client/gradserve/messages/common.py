@@ -1,24 +1,17 @@
 """Pure functions that several RPCs share: arguments -> parts of requests, parts of replies -> parts of results."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence, Set
 from datetime import timedelta
+from difflib import get_close_matches
 from numbers import Integral
 from types import MappingProxyType
 from typing import Any
 
-from gradserve import images
-from gradserve.arguments import (
-    Contrast,
-    Method,
-    MethodLike,
-    Options,
-    ParameterValue,
-    Rank,
-    Similarity,
-    TargetLike,
-    Unit,
-)
+from gradserve import inputs
+from gradserve.arguments import Contrast, Rank, Similarity, TargetLike, Unit
 from gradserve.messages import fields
+from gradserve.parameters.common import Precision, Priority
+from gradserve.parameters.method import Method, ParameterValue
 from gradserve.results.common import Provenance, Region, Score
 from gradserve.v1 import common_pb2
 
@@ -32,31 +25,10 @@ def score_of(score: common_pb2.Score) -> Score:
     return Score(score.class_index, score.class_name, score.probability, score.logit)
 
 
-def options(
-    priority: str,
-    precision: str,
-    seed: int | None,
-    time_budget: float | None,
-    allow_partial: bool,
-    quick_decode: bool,
-    alone: bool,
-) -> Options:
-    """The options of a call that takes parameters of its method by name too, and so lists its options."""
-    return Options(
-        priority=priority,
-        precision=precision,
-        seed=seed,
-        time_budget=time_budget,
-        allow_partial=allow_partial,
-        quick_decode=quick_decode,
-        alone=alone,
-    )
-
-
 def request_options(
     *,
-    priority: str = "interactive",
-    precision: str = "auto",
+    priority: Priority = "interactive",
+    precision: Precision = "auto",
     seed: int | None = None,
     time_budget: float | None = None,
     allow_partial: bool = False,
@@ -124,14 +96,38 @@ def _similarity(target: Similarity) -> common_pb2.Similarity:
     if target.image is None:
         raise ValueError("a similarity needs the other picture")
     return common_pb2.Similarity(
-        image=images.message(target.image),
+        image=inputs.message(target.image, target.layout),
         preprocess=choice("preprocess", PREPROCESS, target.preprocess),
         layer=target.layer,
     )
 
 
-def set_method(message: Any, method: MethodLike, shorthand: Mapping[str, ParameterValue] = MappingProxyType({})) -> Any:
-    """Writes a method and its parameters into a message that has a oneof of methods; returns the message."""
+def are_several(methods: object) -> bool:
+    """Whether these are several methods: a list, or any sequence but a name and a (name, parameters) pair."""
+    pair = isinstance(methods, tuple) and len(methods) == 2 and isinstance(methods[1], Mapping)
+    return isinstance(methods, Sequence) and not isinstance(methods, str) and not pair
+
+
+def split(
+    call: str, arguments: Mapping[str, Any], own: Set[str], parameters: Set[str]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The arguments of a call that are its own, and those that are parameters of its method.
+
+    Raises ValueError for a name that is neither, if it is nearer to one of the call's own.
+    """
+    for name in arguments.keys() - own - parameters:
+        near = get_close_matches(name, [*own, *parameters], 1)
+        if near and near[0] in own:
+            raise fields.unknown(f"argument of {call}", name, own)
+    named = {name: value for name, value in arguments.items() if name in own}
+    return named, {name: value for name, value in arguments.items() if name not in own}
+
+
+def set_method(message: Any, method: object, shorthand: Mapping[str, ParameterValue] = MappingProxyType({})) -> Any:
+    """Writes a method and its parameters into a message that has a oneof of methods; returns the message.
+
+    The method is a name, (name, parameters) or a Method. Raises ValueError.
+    """
     if isinstance(method, str):
         fields.fill(message, method, shorthand)
     elif isinstance(method, Method):

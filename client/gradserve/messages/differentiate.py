@@ -4,25 +4,25 @@ from typing import Any, Unpack
 
 import numpy as np
 
-from gradserve import images
-from gradserve.arguments import BatchLike, Options
+from gradserve import images, inputs
+from gradserve.arguments import BatchLike, Layout, Options, PhotoOptions
 from gradserve.messages.common import PREPROCESS, choice, provenance_of, region_of, request_options
 from gradserve.messages.goals import GoalLike, goal_message
+from gradserve.parameters.common import Preprocess
+from gradserve.parameters.differentiate import BackwardRule, GradientFormat
 from gradserve.results.differentiate import Gradients
 from gradserve.v1 import common_pb2, differentiate_pb2
 
 RULE, FORMAT = (differentiate_pb2.DESCRIPTOR.enum_types_by_name[name] for name in ("BackwardRule", "GradientFormat"))
 
 
-class DifferentiateArguments(Options, total=False):
+class DifferentiateArguments(PhotoOptions, total=False):
     """What `differentiate` takes besides the pictures and the goals."""
 
     layer: str
-    rule: str
-    format: str
+    rule: BackwardRule
+    format: GradientFormat
     forward_only: bool
-    model: str
-    preprocess: str
 
 
 def differentiate_request(
@@ -30,18 +30,19 @@ def differentiate_request(
     goals: GoalLike | list[Any] | None = None,
     *,
     layer: str = "",
-    rule: str = "plain",
-    format: str = "float32",
+    rule: BackwardRule = "plain",
+    format: GradientFormat = "float32",
     forward_only: bool = False,
     model: str = "",
-    preprocess: str = "as_is",
+    preprocess: Preprocess = "as_is",
+    layout: Layout = "HWC",
     **options: Unpack[Options],
 ) -> differentiate_pb2.DifferentiateRequest:
     """The arguments of Differentiate as a message."""
     several = goals if isinstance(goals, list) else [] if goals is None else [goals]
     request = differentiate_pb2.DifferentiateRequest(
         model=model,
-        images=[images.message(each) for each in batch(pictures)],
+        images=[inputs.message(each, layout) for each in inputs.batch(pictures)],
         preprocess=choice("preprocess", PREPROCESS, preprocess),
         goals=[goal_message(each) for each in several],
         layer=layer,
@@ -53,13 +54,6 @@ def differentiate_request(
     if format != "float32":
         request.format = choice("format", FORMAT, format)
     return request
-
-
-def batch(pictures: BatchLike) -> list[Any]:
-    """The pictures one by one: of a list, an array [N, H, W, 3], or a single picture."""
-    if isinstance(pictures, np.ndarray) and pictures.ndim == 4:
-        return list(pictures)
-    return list(pictures) if isinstance(pictures, (list, tuple)) else [pictures]
 
 
 def gradients(reply: differentiate_pb2.DifferentiateResponse) -> Gradients:

@@ -1,23 +1,27 @@
 """Pure functions for Explain: arguments -> request message, reply -> result."""
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Unpack
 
 import numpy as np
 
-from gradserve import images
-from gradserve.arguments import ImageLike, MethodLike, Options, ParameterValue, TargetLike
+from gradserve import images, inputs
+from gradserve.arguments import ExplainMethodLike, ImageLike, Layout, Options, PhotoOptions, TargetLike
 from gradserve.messages import fields
 from gradserve.messages.common import (
     PREPROCESS,
+    are_several,
     choice,
     provenance_of,
     region_of,
     request_options,
     set_method,
+    split,
     target_message,
     target_of,
 )
+from gradserve.parameters.common import Preprocess
+from gradserve.parameters.explain import ExplainParameters, MapFormat
 from gradserve.results.common import Provenance, Region
 from gradserve.results.explain import Explanation, Explanations
 from gradserve.v1 import common_pb2, explain_pb2
@@ -26,30 +30,54 @@ EXPLAIN_METHOD: Any = explain_pb2.ExplainMethod.DESCRIPTOR
 _FORMAT = explain_pb2.MapFormat.DESCRIPTOR
 
 
+class ExplainArguments(PhotoOptions, ExplainParameters, total=False):
+    """What `explain` takes beside the picture, the methods and the targets; also the parameters of a single method.
+
+    format: in which maps travel, "float32" (default), "float16" or "png". overlay: also ask the server for a picture.
+    """
+
+    format: MapFormat
+    overlay: bool
+
+
+_PARAMETERS = ExplainParameters.__annotations__.keys()
+_OWN = ExplainArguments.__annotations__.keys() - _PARAMETERS
+
+
 def explain_request(
     image: ImageLike,
-    methods: MethodLike | list[Any],
+    methods: ExplainMethodLike | Sequence[ExplainMethodLike],
     *,
     target: TargetLike | list[Any] | None = None,
-    model: str = "",
-    preprocess: str = "model_default",
-    format: str = "float32",
-    overlay: bool = False,
-    shorthand: Mapping[str, ParameterValue],
-    options: Options,
+    **arguments: Unpack[ExplainArguments],
 ) -> explain_pb2.ExplainRequest:
-    """The arguments of Explain as a message; shorthand are the parameters of the one method that is asked for."""
-    if shorthand and isinstance(methods, list):
-        raise ValueError(f"{', '.join(shorthand)}: with a list of methods write Method(name, parameter=value)")
+    """The arguments of Explain as a message."""
+    own, parameters = split("explain", arguments, _OWN, _PARAMETERS)
+    if parameters and are_several(methods):
+        raise ValueError(f"{', '.join(parameters)}: with a list of methods write Method(name, parameter=value)")
+    several: Sequence[Any] = methods if are_several(methods) else [methods]  # type: ignore[assignment]
+    messages = [set_method(explain_pb2.ExplainMethod(), each, parameters) for each in several]
+    return _request(image, messages, target, **own)
+
+
+def _request(
+    image: ImageLike,
+    methods: Sequence[explain_pb2.ExplainMethod],
+    target: TargetLike | list[Any] | None,
+    *,
+    model: str = "",
+    preprocess: Preprocess = "model_default",
+    layout: Layout = "HWC",
+    format: MapFormat = "float32",
+    overlay: bool = False,
+    **options: Unpack[Options],
+) -> explain_pb2.ExplainRequest:
     targets = target if isinstance(target, list) else [] if target is None else [target]
     return explain_pb2.ExplainRequest(
         model=model,
-        image=images.message(image),
+        image=inputs.message(image, layout),
         preprocess=choice("preprocess", PREPROCESS, preprocess),
-        methods=[
-            set_method(explain_pb2.ExplainMethod(), each, shorthand)
-            for each in (methods if isinstance(methods, list) else [methods])
-        ],
+        methods=methods,
         targets=[target_message(each) for each in targets],
         format=choice("format", _FORMAT, format),
         overlay=overlay,

@@ -8,7 +8,7 @@ from typing import Any, cast
 from google.protobuf.descriptor import Descriptor, EnumDescriptor, FieldDescriptor
 from google.protobuf.message import Message
 
-from gradserve.arguments import ParameterValue
+from gradserve.parameters.method import ParameterValue
 
 _KINDS: dict[int, tuple[str, Any]] = {
     FieldDescriptor.CPPTYPE_BOOL: ("true or false", bool),

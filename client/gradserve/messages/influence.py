@@ -5,8 +5,8 @@ from typing import Any, TypedDict, Unpack
 
 import numpy as np
 
-from gradserve import images
-from gradserve.arguments import ImageLike, MethodLike, Options, TargetLike
+from gradserve import images, inputs
+from gradserve.arguments import ImageLike, InfluenceMethodLike, Layout, Options, PhotoOptions, TargetLike
 from gradserve.messages import fields
 from gradserve.messages.common import (
     PREPROCESS,
@@ -17,6 +17,8 @@ from gradserve.messages.common import (
     set_method,
     target_message,
 )
+from gradserve.parameters.common import Preprocess
+from gradserve.parameters.influence import InfluenceGoal, Pooling, SuspectOrder
 from gradserve.results.influence import Features, Influence, Reweighting, Suspects, TrainingExample
 from gradserve.v1 import influence_pb2
 
@@ -24,17 +26,15 @@ _ENUMS = influence_pb2.DESCRIPTOR.enum_types_by_name
 INFLUENCE_METHOD: Any = influence_pb2.InfluenceMethod.DESCRIPTOR
 
 
-class InfluenceArguments(Options, total=False):
+class InfluenceArguments(PhotoOptions, total=False):
     """What `influence` takes besides the picture and the method."""
 
     label: TargetLike | None
-    goal: str
+    goal: InfluenceGoal
     top: int
     what_if: Iterable[Reweighting | Sequence[int]]
     ensemble: Sequence[str]
     thumbnails: bool
-    model: str
-    preprocess: str
 
 
 class SuspectsArguments(TypedDict, total=False):
@@ -42,37 +42,36 @@ class SuspectsArguments(TypedDict, total=False):
 
     model: str
     top: int
-    order: str
+    order: SuspectOrder
     thumbnails: bool
 
 
-class EmbedArguments(Options, total=False):
+class EmbedArguments(PhotoOptions, total=False):
     """What `embed` takes besides the picture."""
 
     layer: str
-    pooling: str
-    model: str
-    preprocess: str
+    pooling: Pooling
 
 
 def influence_request(
     image: ImageLike,
-    method: MethodLike | None = None,
+    method: InfluenceMethodLike = None,
     *,
     label: TargetLike | None = None,
-    goal: str = "loss",
+    goal: InfluenceGoal = "loss",
     top: int = 8,
     what_if: Iterable[Reweighting | Sequence[int]] = (),
     ensemble: Sequence[str] = (),
     thumbnails: bool = True,
     model: str = "",
-    preprocess: str = "model_default",
+    preprocess: Preprocess = "model_default",
+    layout: Layout = "HWC",
     **options: Unpack[Options],
 ) -> influence_pb2.InfluenceRequest:
     """The arguments of Influence as a message."""
     request = influence_pb2.InfluenceRequest(
         model=model,
-        image=images.message(image),
+        image=inputs.message(image, layout),
         preprocess=choice("preprocess", PREPROCESS, preprocess),
         label=None if label is None else target_message(label),
         goal=choice("goal", _ENUMS["InfluenceGoal"], goal),
@@ -88,7 +87,7 @@ def influence_request(
 
 
 def suspects_request(
-    *, model: str = "", top: int = 20, order: str = "rank_sum", thumbnails: bool = True
+    *, model: str = "", top: int = 20, order: SuspectOrder = "rank_sum", thumbnails: bool = True
 ) -> influence_pb2.SuspectsRequest:
     """The arguments of Suspects as a message."""
     chosen = choice("order", _ENUMS["SuspectOrder"], order)
@@ -99,15 +98,16 @@ def embed_request(
     image: ImageLike,
     *,
     layer: str = "",
-    pooling: str = "mean",
+    pooling: Pooling = "mean",
     model: str = "",
-    preprocess: str = "model_default",
+    preprocess: Preprocess = "model_default",
+    layout: Layout = "HWC",
     **options: Unpack[Options],
 ) -> influence_pb2.EmbedRequest:
     """The arguments of Embed as a message."""
     return influence_pb2.EmbedRequest(
         model=model,
-        image=images.message(image),
+        image=inputs.message(image, layout),
         preprocess=choice("preprocess", PREPROCESS, preprocess),
         layer=layer,
         pooling=choice("pooling", _ENUMS["Pooling"], pooling),

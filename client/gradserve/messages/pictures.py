@@ -5,8 +5,8 @@ from typing import Any, Unpack
 
 import numpy as np
 
-from gradserve import images
-from gradserve.arguments import ImageLike, MaximizeArguments, Options, SizeLike, StyleLike, StylizeArguments
+from gradserve import inputs
+from gradserve.arguments import ImageLike, Layout, MaximizeArguments, Options, SizeLike, StyleLike, StylizeArguments
 from gradserve.messages import fields
 from gradserve.messages.common import choice, count, provenance_of, request_options, score_of
 from gradserve.messages.goals import GoalLike, goal_message
@@ -25,11 +25,12 @@ def maximize_request(
     settings: dict[str, Any] = dict(arguments)
     options = request_options(**{name: settings.pop(name) for name in _OPTIONS if name in settings})
     image, preset = settings.pop("image", None), settings.pop("preset", "")
+    layout = settings.pop("layout", "HWC")
     request = maximize_pb2.MaximizeRequest(
         model=settings.pop("model", ""),
         goals=[goal_message(goal) for goal in (goals if isinstance(goals, list) else [goals])],
         preset=choice("preset", _PRESET, preset) if preset else None,
-        image=None if image is None else images.message(image),
+        image=None if image is None else inputs.message(image, layout),
         size=size_message(settings.pop("size", None)),
         snapshots=[count("snapshots", step) for step in settings.pop("snapshots", ())],
         options=options,
@@ -77,11 +78,12 @@ def stylize_request(
     """The arguments of Stylize as a message."""
     settings: dict[str, Any] = dict(arguments)
     options = request_options(**{name: settings.pop(name) for name in _OPTIONS if name in settings})
+    layout = settings.pop("layout", "HWC")
     styles = [] if style is None else style if isinstance(style, list) else [style]
     request = stylize_pb2.StylizeRequest(
         model=settings.pop("model", ""),
-        content=None if content is None else images.message(content),
-        styles=[_style(each) for each in styles],
+        content=None if content is None else inputs.message(content, layout),
+        styles=[_style(each, layout) for each in styles],
         style_layers=_layer_weights(settings.pop("style_layers", ())),
         content_layers=_layer_weights(settings.pop("content_layers", ())),
         size=size_message(settings.pop("size", None)),
@@ -146,7 +148,7 @@ def _losses(messages: Any) -> dict[str, float]:
     return {loss.name: loss.value for loss in messages}
 
 
-def _style(each: Any) -> stylize_pb2.Style:
+def _style(each: Any, layout: Layout) -> stylize_pb2.Style:
     """A picture, or a pair of a picture and its weight."""
     picture, weight = each if isinstance(each, tuple) else (each, 1.0)
-    return stylize_pb2.Style(image=images.message(picture), weight=weight)
+    return stylize_pb2.Style(image=inputs.message(picture, layout), weight=weight)

@@ -2,8 +2,8 @@
 
 from typing import Unpack
 
-from gradserve import images
-from gradserve.arguments import ImageLike, Options
+from gradserve import inputs
+from gradserve.arguments import ImageLike, Layout, Options, PhotoOptions
 from gradserve.messages.common import (
     PREPROCESS,
     choice,
@@ -13,17 +13,30 @@ from gradserve.messages.common import (
     request_options,
     score_of,
 )
+from gradserve.parameters.common import Preprocess
 from gradserve.results.predict import Prediction
 from gradserve.v1 import predict_pb2
 
 
+class PredictArguments(PhotoOptions, total=False):
+    """What `predict` takes beside the picture. top_k: how many classes; 5 if it is left out."""
+
+    top_k: int
+
+
 def predict_request(
-    image: ImageLike, *, model: str = "", top_k: int = 5, preprocess: str = "model_default", **options: Unpack[Options]
+    image: ImageLike,
+    *,
+    model: str = "",
+    top_k: int = 5,
+    preprocess: Preprocess = "model_default",
+    layout: Layout = "HWC",
+    **options: Unpack[Options],
 ) -> predict_pb2.PredictRequest:
     """The arguments of Predict as a message."""
     return predict_pb2.PredictRequest(
         model=model,
-        image=images.message(image),
+        image=inputs.message(image, layout),
         preprocess=choice("preprocess", PREPROCESS, preprocess),
         top_k=count("top_k", top_k),
         options=request_options(**options),

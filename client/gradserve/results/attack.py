@@ -9,8 +9,8 @@ import numpy as np
 from PIL import Image
 
 from gradserve import images
-from gradserve.arguments import ParameterValue
-from gradserve.results.common import Provenance, Region, Score
+from gradserve.parameters.method import ParameterValue
+from gradserve.results.common import Provenance, Region, Result, Score
 from gradserve.results.explain import Explanation
 
 OBSTACLES = (
@@ -96,7 +96,7 @@ class Certificate:
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Attack:
+class Attack(Result):
     """An adversarial picture, its certificate, and what else was asked for."""
 
     adversarial: bytes = field(repr=False)  # The bytes of a PNG file.

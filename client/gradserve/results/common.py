@@ -1,8 +1,61 @@
 """What answers of several RPCs have: scores of classes, the part of the picture that was seen, their provenance."""
 
+import dataclasses
+import json
+import os
+from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from gradserve import images
+
+# Fields with pictures and with arrays of more than one axis, which are no part of a result as a dictionary.
+_NOT_IN_DICT = {"map", "coarse", "image", "served_overlay", "thumbnail", "png", "stretched", "snapshots", "gradient"}
+_NOT_IN_DICT |= {"adversarial", "perturbation", "patch", "map_before", "map_after", "logits"}
+
+
+class Result:
+    """What a call gives."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """What JSON takes of it: nested dictionaries, lists, numbers and texts, without pictures and large arrays."""
+        return to_dict(self)
+
+
+def to_dict(result: Any) -> dict[str, Any]:
+    """A dataclass as JSON takes it, without pictures and arrays of more than one axis."""
+    fields = {field.name: getattr(result, field.name) for field in dataclasses.fields(result)}
+    large = {name for name, value in fields.items() if isinstance(value, np.ndarray) and value.ndim > 1}
+    return {name: _plain(value) for name, value in fields.items() if name not in _NOT_IN_DICT | large}
+
+
+def save_arrays(path: str | os.PathLike[str], metadata: Mapping[str, Any], **arrays: Any) -> Path:
+    """Write a .npz file of the arrays that are not None, and of `metadata`, a text of JSON that says what they are."""
+    path = Path(path)
+    with path.open("wb") as file:
+        there = {name: array for name, array in arrays.items() if array is not None}
+        np.savez_compressed(file, metadata=np.array(json.dumps(metadata)), **there)
+    return path
+
+
+def npz_path(path: str | os.PathLike[str]) -> Path:
+    """The path of a file of arrays. Raises ValueError if it does not end in .npz."""
+    if Path(path).suffix.lower() != ".npz":
+        raise ValueError(f"{path}: arrays with their provenance are saved as .npz")
+    return Path(path)
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value):
+        return to_dict(value)
+    if isinstance(value, (list, tuple)):
+        return [_plain(each) for each in value]
+    if isinstance(value, Mapping):
+        return {name: _plain(each) for name, each in value.items()}
+    return value.tolist() if isinstance(value, (np.ndarray, np.generic)) else value
 
 
 @dataclass(frozen=True)

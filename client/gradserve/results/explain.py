@@ -12,15 +12,17 @@ import numpy as np
 from PIL import Image
 
 from gradserve import images
-from gradserve.arguments import Contrast, ParameterValue, Similarity, Unit
-from gradserve.results.common import Provenance, Region
+from gradserve.arguments import Contrast, Similarity, Unit
+from gradserve.colours import Colormap
+from gradserve.parameters.method import ParameterValue
+from gradserve.results.common import Provenance, Region, Result, save_arrays
 from gradserve.v1 import common_pb2
 
 Map = np.ndarray[Any, np.dtype[np.float32]]
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Explanation:
+class Explanation(Result):
     """One method's map for one target: which pixels the score depends on."""
 
     map: Map
@@ -44,28 +46,38 @@ class Explanation:
         """The picture that was sent, upright and in RGB."""
         return images.opened(self.image)
 
-    def heatmap(self) -> Image.Image:
+    def heatmap(self, colormap: Colormap | None = None) -> Image.Image:
         """The map in colours, in the size of the model's input."""
-        return images.heatmap(self.map)
+        return images.heatmap(self.map, colormap)
 
-    def overlay(self, alpha: float = 0.5, scale: int | None = None) -> Image.Image:
+    def overlay(self, alpha: float = 0.5, scale: int | None = None, *, colormap: Colormap | None = None) -> Image.Image:
         """The map over the original photo, which is enlarged by a whole factor.
 
-        By default a small photo is enlarged until the map has about a value for each pixel.
+        By default a small photo is enlarged until the map has about a value for each pixel. The colormap is inferno,
+        or RdBu_r for a map with negative values.
         """
         photo = self.original()
         scale = scale or max(1, round(max(self.map.shape) / max(self.region.width, self.region.height, 1)))
         if scale > 1:
             photo = photo.resize((photo.width * scale, photo.height * scale), Image.Resampling.NEAREST)
-        return images.overlay(photo, self.map, self.region.box(scale), alpha=alpha)
+        return images.overlay(photo, self.map, self.region.box(scale), alpha=alpha, colormap=colormap)
 
-    def save(self, path: str | os.PathLike[str]) -> Path:
-        """Save the map itself if the path ends in .npy, else the overlay in the format of the path's ending."""
-        path = Path(path)
-        if path.suffix.lower() == ".npy":
+    def to_dict(self) -> dict[str, Any]:
+        """What JSON takes of it, with the size of the map in its place."""
+        return {**super().to_dict(), "map_size": list(self.map.shape)}
+
+    def save(self, path: str | os.PathLike[str], *, colormap: Colormap | None = None) -> Path:
+        """Save the map itself if the path ends in .npy or .npz, else the overlay in the format of the path's ending.
+
+        A .npz file has `map`, `coarse` where there is one, and `metadata`: `to_dict` with the provenance, as JSON.
+        """
+        path, ending = Path(path), Path(path).suffix.lower()
+        if ending == ".npy":
             np.save(path, self.map)
+        elif ending == ".npz":
+            save_arrays(path, self.to_dict(), map=self.map, coarse=self.coarse)
         else:
-            self.overlay().save(path)
+            self.overlay(colormap=colormap).save(path)
         return path
 
     def _repr_png_(self) -> bytes:
@@ -114,6 +126,28 @@ class Explanations(Sequence[Explanation]):
 
     def __len__(self) -> int:
         return len(self._all)
+
+    def to_dict(self) -> dict[str, Any]:
+        """What JSON takes of them: a list of `explanations`."""
+        return {"explanations": [each.to_dict() for each in self._all]}
+
+    def sheet(self, columns: int = 0, *, colormap: Colormap | None = None) -> Image.Image:
+        """All overlays on one sheet, each over its method and target."""
+        names = [f"{each.method}: {each.target_name}" for each in self._all]
+        return images.sheet([each.overlay(colormap=colormap) for each in self._all], names, columns)
+
+    def save(self, path: str | os.PathLike[str], *, colormap: Colormap | None = None) -> Path:
+        """Save the maps [N, H, W] if the path ends in .npy or .npz, else the sheet in the format of the path's ending.
+
+        A .npz file has `maps`, and `metadata`: `to_dict` with the provenance, as JSON.
+        """
+        path, ending = Path(path), Path(path).suffix.lower()
+        if ending in (".npy", ".npz"):
+            maps = np.stack([each.map for each in self._all])
+            np.save(path, maps) if ending == ".npy" else save_arrays(path, self.to_dict(), maps=maps)
+        else:
+            self.sheet(colormap=colormap).save(path)
+        return path
 
     def __repr__(self) -> str:
         return "[" + ",\n ".join(map(repr, self._all)) + "]"

@@ -1,15 +1,17 @@
 """What Influence, Suspects and Embed give: training examples, and features."""
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from gradserve import images
-from gradserve.arguments import ParameterValue
-from gradserve.results.common import Provenance, Region
+from gradserve.parameters.method import ParameterValue
+from gradserve.results.common import Provenance, Region, Result, npz_path, save_arrays
 
 
 @dataclass(frozen=True)
@@ -21,7 +23,7 @@ class Reweighting:
 
 
 @dataclass(frozen=True)
-class TrainingExample:
+class TrainingExample(Result):
     """A training example with what an answer says of it.
 
     change: predicted change of the goal when it is removed; newton_change: the same by a Newton step. similarity:
@@ -52,7 +54,7 @@ class TrainingExample:
 
 
 @dataclass(frozen=True)
-class Influence:
+class Influence(Result):
     """The training examples behind a prediction: without helpful ones it would be worse, without harmful ones better.
 
     what_if: predicted changes of the goal, in the order of the questions. probability: that of the label by which the
@@ -84,7 +86,7 @@ class Influence:
 
 
 @dataclass(frozen=True)
-class Suspects(Sequence[TrainingExample]):
+class Suspects(Result, Sequence[TrainingExample]):
     """Training examples, the most suspicious labels first; `total` is how many there are in the index."""
 
     examples: tuple[TrainingExample, ...]
@@ -102,7 +104,7 @@ class Suspects(Sequence[TrainingExample]):
 
 
 @dataclass(frozen=True, eq=False)
-class Features:
+class Features(Result):
     """Features of a picture, float32: [C], or the whole map [C, h, w]. `is_input`: what goes into the layer."""
 
     values: np.ndarray[Any, np.dtype[np.float32]]
@@ -110,6 +112,10 @@ class Features:
     is_input: bool
     region: Region
     provenance: Provenance
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Save `values` and `metadata` (JSON) as a .npz file."""
+        return save_arrays(npz_path(path), self.to_dict(), values=self.values)
 
 
 def _score(example: TrainingExample) -> float:

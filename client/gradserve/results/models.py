@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from gradserve.results.common import Result
+
 
 @dataclass(frozen=True)
 class Applicability:
@@ -24,7 +26,7 @@ class Layer:
 
 
 @dataclass(frozen=True)
-class ModelCard:
+class ModelCard(Result):
     """A model's card. Layers are there only where one model was asked for by name."""
 
     name: str
@@ -54,7 +56,7 @@ class ModelCard:
 
 
 @dataclass(frozen=True)
-class ChangeProgress:
+class ChangeProgress(Result):
     """What a change of the served models does now.
 
     state: "waiting", "reading", "loading", "warming_up" or "ready". worker: which new worker does it, of `workers`; 0
@@ -69,7 +71,7 @@ class ChangeProgress:
 
 
 @dataclass(frozen=True)
-class ChangedModels:
+class ChangedModels(Result):
     """What a change of the served models has done: the cards of those that it has loaded, and the names of all."""
 
     models: tuple[ModelCard, ...]

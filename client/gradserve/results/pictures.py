@@ -10,14 +10,14 @@ import numpy as np
 from PIL import Image
 
 from gradserve import images
-from gradserve.arguments import ParameterValue
-from gradserve.results.common import Provenance, Score
+from gradserve.parameters.method import ParameterValue
+from gradserve.results.common import Provenance, Result, Score
 
 Curve = np.ndarray[Any, np.dtype[np.float32]]
 
 
 @dataclass(frozen=True, repr=False)
-class Progress:
+class Progress(Result):
     """How far a call has come: steps, the weighted parts of what is optimised, and small pictures (JPEG)."""
 
     step: int
@@ -35,7 +35,7 @@ class Progress:
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class MaximizedImage:
+class MaximizedImage(Result):
     """The picture of one goal. `value` and `top` were measured on exactly these 8-bit pixels."""
 
     name: str
@@ -99,6 +99,10 @@ class MaximizedImages(Sequence[MaximizedImage]):
     def __len__(self) -> int:
         return len(self._all)
 
+    def to_dict(self) -> dict[str, Any]:
+        """What JSON takes of them: a list of `images`."""
+        return {"images": [each.to_dict() for each in self._all]}
+
     def sheet(self, columns: int = 0) -> Image.Image:
         """All pictures on one sheet, each over the name of its goal."""
         return images.sheet([each.display for each in self._all], [each.name for each in self._all], columns)
@@ -116,7 +120,7 @@ class MaximizedImages(Sequence[MaximizedImage]):
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class StylizedImage:
+class StylizedImage(Result):
     """A stylized picture. `losses` (style, content, total_variation) were measured on exactly these 8-bit pixels."""
 
     png: bytes

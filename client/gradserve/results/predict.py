@@ -4,11 +4,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from html import escape
 
-from gradserve.results.common import Provenance, Region, Score
+from gradserve.results.common import Provenance, Region, Result, Score
 
 
 @dataclass(frozen=True)
-class Prediction:
+class Prediction(Result):
     """The most probable classes, best first."""
 
     top: tuple[Score, ...]

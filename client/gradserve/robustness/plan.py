@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from gradserve.arguments import Method
 from gradserve.datasets import Dataset
+from gradserve.parameters.method import Method
 from gradserve.results.models import ModelCard
 
 CLEAN = "clean"
@@ -96,7 +96,7 @@ class CheckSpec:
         attacks = [_attack(card.name, method, eps, self.arguments) for eps in budgets for method in self.methods]
         cards = {each.name: each for each in (card, reference) if each}
         corruptions = [
-            Trial(kind, str(severity), name, Method("corruption", kind=kind, severity=severity), natural=True)
+            Trial(kind, str(severity), name, Method.named("corruption", kind=kind, severity=severity), natural=True)
             for name in cards
             for kind in self.kinds
             for severity in SEVERITIES

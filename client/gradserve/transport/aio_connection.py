@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from types import TracebackType
 from typing import Any, Self
 
@@ -11,8 +11,16 @@ import grpc
 from gradserve import errors
 from gradserve.messages.models import model_card
 from gradserve.results.models import ModelCard
-from gradserve.transport import channel
-from gradserve.transport.address import DEFAULT_ADDRESS
+from gradserve.transport.channel import (
+    ChannelOptions,
+    Compression,
+    check_size,
+    endpoint,
+    health_request,
+    health_state,
+)
+from gradserve.transport.retry import FullRetries, checked_retries
+from gradserve.transport.secrets import PathLike, Tls
 from gradserve.transport.stubs import AsyncChannels, Stubs
 from gradserve.v1 import models_pb2
 
@@ -22,17 +30,37 @@ class AsyncConnection:
 
     def __init__(
         self,
-        target: str = DEFAULT_ADDRESS,
+        target: str | None = None,
         *,
-        tls: channel.Tls = None,
+        channel: Any = None,
+        tls: Tls = None,
+        certificate: PathLike | None = None,
+        key: PathLike | None = None,
         token: str | None = None,
         timeout: float = 60.0,
-        retries: int = 3,
-        connections: int = 1,
+        retries: int | None = None,
+        retries_when_full: int = 0,
+        connections: int | None = None,
+        options: ChannelOptions = (),
+        interceptors: Sequence[Any] = (),
+        compression: Compression | None = None,
     ) -> None:
-        self.target = target
+        self._endpoint = endpoint(
+            channel,
+            token,
+            target=target,
+            tls=tls,
+            certificate=certificate,
+            key=key,
+            retries=retries,
+            connections=connections,
+            options=options,
+            interceptors=interceptors,
+            compression=compression,
+        )
+        self.target = self._endpoint.target
         self.timeout = timeout
-        self._endpoint = channel.Endpoint(target, tls, token, retries, connections)
+        self._retries_when_full = checked_retries(retries_when_full)
         self._channels = AsyncChannels(self._endpoint)
 
     @property
@@ -42,7 +70,7 @@ class AsyncConnection:
     async def health(self, service: str = "") -> str:
         """The server's state: "SERVING" or "NOT_SERVING"."""
         try:
-            return channel.health_state(await self._stubs.health(channel.health_request(service), timeout=self.timeout))
+            return health_state(await self._stubs.health(health_request(service), timeout=self.timeout))
         except grpc.RpcError as failure:
             raise self._endpoint.error(failure) from None
 
@@ -52,7 +80,7 @@ class AsyncConnection:
         state = "no answer"
         while (remaining := end - time.monotonic()) > 0:
             try:
-                state = channel.health_state(await self._stubs.health(b"", timeout=remaining, wait_for_ready=True))
+                state = health_state(await self._stubs.health(b"", timeout=remaining, wait_for_ready=True))
             except grpc.RpcError as failure:
                 state = str(failure.details())
             if state == "SERVING":
@@ -93,23 +121,32 @@ class AsyncConnection:
         await self.close()
 
     async def _call(self, method: Callable[..., Any], request: Any, timeout: float | None) -> Any:
-        channel.check_size(request)
-        seconds = self.timeout if timeout is None else timeout
-        try:
-            return await method(request, timeout=seconds, metadata=self._endpoint.metadata)
-        except grpc.RpcError as failure:
-            raise self._endpoint.error(failure) from None
+        check_size(request)
+        retries = FullRetries(self._retries_when_full, self.timeout if timeout is None else timeout)
+        while True:
+            try:
+                return await method(request, timeout=retries.seconds(), metadata=self._endpoint.metadata)
+            except grpc.RpcError as failure:
+                error = self._endpoint.error(failure)
+            await asyncio.sleep(retries.delay(error))
 
     async def _stream(self, method: Callable[..., Any], request: Any, timeout: float) -> AsyncIterator[Any]:
-        channel.check_size(request)
-        call = method(request, timeout=timeout, metadata=self._endpoint.metadata)
-        try:
-            async for event in call:
-                if event.HasField("result"):
-                    async for _ in call:  # The status follows the result; an earlier end would count as cancelled.
-                        pass
-                yield event
-        except grpc.RpcError as failure:
-            raise self._endpoint.error(failure) from None
-        finally:
-            call.cancel()
+        check_size(request)
+        retries = FullRetries(self._retries_when_full, timeout)
+        while True:
+            call, begun = method(request, timeout=retries.seconds(), metadata=self._endpoint.metadata), False
+            try:
+                async for event in call:
+                    begun = True
+                    if event.HasField("result"):
+                        async for _ in call:  # The status follows the result; an earlier end would count as cancelled.
+                            pass
+                    yield event
+                return
+            except grpc.RpcError as failure:
+                error = self._endpoint.error(failure)
+                if begun:
+                    raise error from None
+            finally:
+                call.cancel()
+            await asyncio.sleep(retries.delay(error))

@@ -1,46 +1,63 @@
 """Ordered concurrent map with bounded look-ahead, which waits while the server is full."""
 
 import asyncio
+import os
 import threading
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TypeVar
+from typing import Any, TypeVar, get_args
 
-from gradserve.arguments import ImageLike
-from gradserve.errors import ResourceExhausted
+from gradserve import inputs
+from gradserve.arguments import ImageLike, OnError
+from gradserve.errors import PictureError, ResourceExhausted
 
 T = TypeVar("T")
 
 
-def _delay(error: ResourceExhausted) -> float:
-    """Seconds until the next attempt. Raises an error that carries none, such as that of too large a reply."""
-    if error.retry_after is None:
-        raise error
-    return error.retry_after
-
-
-def in_order(call: Callable[[ImageLike], T], images: Iterable[ImageLike], concurrency: int) -> Iterator[T]:
+def in_order(
+    call: Callable[[ImageLike], T], images: Iterable[ImageLike], concurrency: int, on_error: OnError = "raise"
+) -> Iterator[T | PictureError]:
     """The call's results in the images' order; at most twice `concurrency` calls are ahead of the caller.
 
-    A call that the server has no room for is made again after the delay that it tells.
+    A call that the server has no room for is made again after the delay that it tells. A call's error is raised, with a
+    note that names the picture, or comes in its place as a PictureError. Raises ValueError at once for what cannot be.
     """
+    _check(concurrency, on_error)
+    return _in_order(call, inputs.many(images), concurrency, on_error)
 
+
+def in_order_async(
+    call: Callable[[ImageLike], Awaitable[T]],
+    images: Iterable[ImageLike],
+    concurrency: int,
+    on_error: OnError = "raise",
+) -> AsyncIterator[T | PictureError]:
+    """The same for a call that is awaited."""
+    _check(concurrency, on_error)
+    return _in_order_async(call, inputs.many(images), concurrency, on_error)
+
+
+def _in_order(
+    call: Callable[[ImageLike], T], images: Iterable[ImageLike], concurrency: int, on_error: OnError
+) -> Iterator[T | PictureError]:
     ended = threading.Event()
 
-    def patient(image: ImageLike) -> T:
+    def one(index: int, image: ImageLike) -> T | PictureError:
         while True:
             try:
                 return call(image)
             except ResourceExhausted as error:
-                if ended.wait(_delay(error)):
-                    raise
+                if error.retry_after is None or ended.wait(error.retry_after):
+                    return _failed(error, index, image, on_error)
+            except Exception as error:
+                return _failed(error, index, image, on_error)
 
     with ThreadPoolExecutor(concurrency) as pool:
-        begun: deque[Future[T]] = deque()
+        begun: deque[Future[T | PictureError]] = deque()
         try:
-            for image in images:
-                begun.append(pool.submit(patient, image))
+            for index, image in enumerate(images):
+                begun.append(pool.submit(one, index, image))
                 if len(begun) >= 2 * concurrency:
                     yield begun.popleft().result()
             while begun:
@@ -51,27 +68,28 @@ def in_order(call: Callable[[ImageLike], T], images: Iterable[ImageLike], concur
                 each.cancel()
 
 
-async def in_order_async(
-    call: Callable[[ImageLike], Awaitable[T]], images: Iterable[ImageLike], concurrency: int
-) -> AsyncIterator[T]:
-    """The call's results in the images' order; at most twice `concurrency` calls are ahead of the caller.
-
-    A call that the server has no room for is made again after the delay that it tells.
-    """
+async def _in_order_async(
+    call: Callable[[ImageLike], Awaitable[T]], images: Iterable[ImageLike], concurrency: int, on_error: OnError
+) -> AsyncIterator[T | PictureError]:
     places = asyncio.Semaphore(concurrency)
 
-    async def one(image: ImageLike) -> T:
+    async def one(index: int, image: ImageLike) -> T | PictureError:
         async with places:
             while True:
                 try:
                     return await call(image)
                 except ResourceExhausted as error:
-                    await asyncio.sleep(_delay(error))
+                    if error.retry_after is None:
+                        return _failed(error, index, image, on_error)
+                    delay = error.retry_after
+                except Exception as error:
+                    return _failed(error, index, image, on_error)
+                await asyncio.sleep(delay)
 
-    begun: deque[asyncio.Task[T]] = deque()
+    begun: deque[asyncio.Task[T | PictureError]] = deque()
     try:
-        for image in images:
-            begun.append(asyncio.create_task(one(image)))
+        for index, image in enumerate(images):
+            begun.append(asyncio.create_task(one(index, image)))
             if len(begun) >= 2 * concurrency:
                 yield await begun.popleft()
         while begun:
@@ -79,3 +97,20 @@ async def in_order_async(
     finally:
         for each in begun:
             each.cancel()
+
+
+def _check(concurrency: int, on_error: str) -> None:
+    if concurrency < 1:
+        raise ValueError(f"concurrency is at least 1, not {concurrency}")
+    if on_error not in get_args(OnError):
+        raise ValueError(f"on_error must be one of {', '.join(get_args(OnError))}; not {on_error!r}")
+
+
+def _failed(error: Exception, index: int, image: Any, on_error: str) -> PictureError:
+    """What stands in the place of an answer. Raises the error itself where that is asked for."""
+    name = image if isinstance(image, (str, os.PathLike)) else getattr(image, "filename", getattr(image, "name", ""))
+    failure = PictureError(index, os.fspath(name) if isinstance(name, (str, os.PathLike)) else "", error)
+    if on_error == "raise":
+        error.add_note(f"this was {failure.name}")
+        raise error
+    return failure

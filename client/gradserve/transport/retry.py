@@ -1,6 +1,7 @@
 """Retries with back-off, and which errors mean a bad image."""
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import TypeVar
@@ -13,6 +14,7 @@ from gradserve.errors import (
     InvalidArgument,
     RequestTooLarge,
     ResourceExhausted,
+    ServiceError,
     Unavailable,
 )
 
@@ -50,6 +52,33 @@ class RetryPolicy:
                 if failures > self.retries:
                     raise
                 await asyncio.sleep(0.1 * 2**failures)
+
+
+def checked_retries(number: int) -> int:
+    """How often to call a full server again, if it is a whole number from 0 on. Raises ValueError."""
+    if not isinstance(number, int) or number < 0:
+        raise ValueError(f"retries_when_full is a whole number from 0 on, not {number!r}")
+    return number
+
+
+class FullRetries:
+    """Retries of one call that a full server refused: so many, after the delay that it names, before the deadline."""
+
+    def __init__(self, number: int, seconds: float) -> None:
+        self._left = number
+        self._end = time.monotonic() + seconds
+
+    def seconds(self) -> float:
+        """How many seconds are left until the call's deadline."""
+        return self._end - time.monotonic()
+
+    def delay(self, error: ServiceError) -> float:
+        """Seconds until the next attempt. Raises the error where there is none: another one, too many, or too late."""
+        seconds = error.retry_after if isinstance(error, ResourceExhausted) else None
+        if seconds is None or not self._left or seconds >= self.seconds():
+            raise error
+        self._left -= 1
+        return seconds
 
 
 def about_the_picture(error: Exception) -> bool:

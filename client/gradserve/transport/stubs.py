@@ -49,8 +49,10 @@ class Rotation:
 class Channels:
     """The channels of a `Client`, which all threads share."""
 
-    def __init__(self, endpoint: channel.Endpoint) -> None:
+    def __init__(self, endpoint: channel.Endpoint | channel.GivenChannel) -> None:
+        endpoint.check(grpc)
         self._rotation = Rotation(endpoint.channels(grpc))
+        self._owned = endpoint.owns_channels
 
     @property
     def stubs(self) -> Stubs:
@@ -58,15 +60,16 @@ class Channels:
         return self._rotation.next()
 
     def close(self) -> None:
-        """Close the channels, and cancel the calls that are still running."""
-        for each in self._rotation.channels:
+        """Close the channels, and cancel the calls that are still running; a channel of the caller's stays open."""
+        for each in self._rotation.channels if self._owned else ():
             each.close()
 
 
 class AsyncChannels:
     """The channels of an `AsyncClient`, some for each event loop: they are opened where they are first used."""
 
-    def __init__(self, endpoint: channel.Endpoint) -> None:
+    def __init__(self, endpoint: channel.Endpoint | channel.GivenChannel) -> None:
+        endpoint.check(grpc.aio)
         self._endpoint = endpoint
         self._by_loop: dict[asyncio.AbstractEventLoop, Rotation] = {}
 
@@ -81,9 +84,9 @@ class AsyncChannels:
         return self._by_loop[loop].next()
 
     async def close(self) -> None:
-        """Close the channels of the running loop, and cancel the calls that run in it."""
+        """Close the channels of the running loop, and cancel the calls that run in it; a caller's channel stays."""
         rotation = self._by_loop.pop(asyncio.get_running_loop(), None)
-        for each in rotation.channels if rotation else ():
+        for each in rotation.channels if rotation and self._endpoint.owns_channels else ():
             await each.close()
 
 

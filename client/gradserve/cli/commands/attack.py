@@ -8,11 +8,11 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from gradserve.arguments import Method
 from gradserve.cli import command_lines, marks, options, output, parse
 from gradserve.messages import fields
 from gradserve.messages.attack import ATTACK_METHOD
 from gradserve.messages.explain import EXPLAIN_METHOD
+from gradserve.parameters.method import Method
 from gradserve.results.attack import Attack, png_path
 from gradserve.v1 import attack_pb2
 
@@ -199,7 +199,7 @@ def attack(
     pictures = output.OutputPaths(files.out, ".png", len(photos))
     differences = output.OutputPaths(files.save_difference, ".png", len(photos)) if files.save_difference else None
     with connection.client(timeout) as client:
-        answers = output.named(photos, client.attack_many(photos, chosen, model=model, **arguments), "attacking")
+        answers = zip(photos, client.attack_many(photos, chosen, model=model, **arguments), strict=True)
         saved = [
             _save(photo, result, pictures, differences)
             for photo, result in output.progress(answers, len(photos), "attack")
@@ -281,4 +281,4 @@ def _steps(each: Saved) -> Table:
 
 def _json(each: Saved) -> dict[str, Any]:
     paths = {"picture": str(each.picture), "difference": str(each.difference) if each.difference else None}
-    return {"image": str(each.photo), **output.plain(each.result), **paths, "maps": [str(path) for path in each.maps]}
+    return {"image": str(each.photo), **each.result.to_dict(), **paths, "maps": [str(path) for path in each.maps]}

@@ -192,7 +192,7 @@ def bench(
     capacity = asyncio.run(_measure(sender, traffic, runs))
     output.warn(f"{run.title}: {warning}" for run in runs for warning in run.figures.warnings)
     if traffic.html:
-        bench_report.write_page(traffic.html, connection.server, sender, runs, capacity)
+        bench_report.write_page(traffic.html, connection.address, sender, runs, capacity)
     if as_json:
         output.print_json(bench_report.document(sender, runs, capacity))
     else:

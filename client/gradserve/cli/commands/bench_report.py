@@ -13,6 +13,7 @@ from gradserve.load.figures import EntryFigures, Latency, LoadFigures
 from gradserve.load.loops import Loop, OpenLoop
 from gradserve.load.page import LoadRun, html
 from gradserve.load.sender import Sender
+from gradserve.results.common import to_dict
 
 _RATES = ("offered", "sent", "answered", "goodput", "rows")
 
@@ -27,11 +28,11 @@ def document(sender: Sender, runs: Sequence[LoadRun], capacity: Capacity | None)
     """Everything as JSON takes it; times are in seconds, rates per second."""
     return {
         "seed": sender.seed,
-        "mix": [{"name": each.name, **output.plain(each)} for each in sender.mix],
+        "mix": [{"name": each.name, **to_dict(each)} for each in sender.mix],
         "runs": [
             {
                 "loop": {"kind": "open" if isinstance(run.recording.loop, OpenLoop) else "closed"}
-                | output.plain(run.recording.loop),
+                | to_dict(run.recording.loop),
                 **dataclasses.asdict(run.figures),
             }
             for run in runs

@@ -12,6 +12,7 @@ from gradserve.cli import options, output, parse
 from gradserve.messages import fields
 from gradserve.messages.differentiate import FORMAT, RULE
 from gradserve.messages.goals import Goal
+from gradserve.results.common import npz_path, to_dict
 from gradserve.results.differentiate import Gradients
 
 Out = Annotated[Path, typer.Option("--out", "-o", help="File (.npz) for the numbers.", rich_help_panel="Output")]
@@ -66,19 +67,18 @@ def differentiate(
     """The gradients of a score by the pixels of photos, or by a layer, as numbers.
 
     All photos are one batch. The file has `gradient` [N, H, W, 3] (by a layer [N, C, h, w] or [N, C]), `values` [N] and
-    `logits` [N, classes] in the order of the photos; numpy.load reads it.
+    `logits` [N, classes] in the order of the photos, and their provenance as `metadata` (JSON); numpy.load reads it.
 
     Example: `gradserve differentiate cat.jpg dog.jpg --target "tabby - tiger cat" --out gradients.npz`
 
     Example: `gradserve differentiate cat.jpg --target tabby --layer blocks.9 --rule guided --format float16`
     """
+    npz_path(out)
     arguments = {"model": model, **derivative.arguments(), **vars(request)}
     with connection.client(timeout) as client, output.waiting("differentiate"):
         result = client.differentiate(photos, **arguments)
-    arrays = {name: getattr(result, name) for name in ("gradient", "values", "logits")}
     out.parent.mkdir(parents=True, exist_ok=True)
-    with out.open("wb") as file:
-        np.savez(file, **{name: array for name, array in arrays.items() if array is not None})
+    result.save(out)
     _print(photos, result, out, as_json)
 
 
@@ -90,7 +90,7 @@ def _print(photos: list[Path], result: Gradients, out: Path, as_json: bool) -> N
     if as_json:
         gradients = [{"image": str(photo), "value": value, "largest": size} for photo, value, size in rows]
         facts = {"shape": list(result.gradient.shape), "saved": str(out)}
-        provenance = output.plain(result.provenance)
+        provenance = to_dict(result.provenance)
         output.print_json({"gradients": gradients, **facts, "provenance": provenance})
         return
     table = Table(box=None)

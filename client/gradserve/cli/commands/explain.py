@@ -3,12 +3,13 @@
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, cast, get_args
 
 import typer
 from rich.table import Table
 
 from gradserve.cli import options, output, parse
+from gradserve.colours import Colormap
 from gradserve.messages import fields
 from gradserve.messages.explain import EXPLAIN_METHOD
 from gradserve.results.explain import Explanation
@@ -46,11 +47,24 @@ class OutputFiles:
     ] = None
     save_map: Annotated[
         Path | None,
-        typer.Option("--save-map", help="File (.npy), or folder, for the maps as numbers.", rich_help_panel="Output"),
+        typer.Option(
+            "--save-map",
+            help="File (.npy, or .npz with provenance), or folder, for maps as numbers.",
+            rich_help_panel="Output",
+        ),
     ] = None
     picture: Annotated[
         str, options.one_of("--picture", names=("overlay", "heatmap"), text="{}.", rich_help_panel="Output")
     ] = "overlay"
+    colormap: Annotated[
+        str | None,
+        options.one_of(
+            "--colormap",
+            names=get_args(Colormap),
+            text="{}. Default: inferno, or RdBu_r for maps with negative values.",
+            rich_help_panel="Output",
+        ),
+    ] = None
 
 
 @dataclass(frozen=True)
@@ -89,13 +103,14 @@ def explain(
     total = output.expected(photos, methods, targets)
     pictures = output.OutputPaths(files.out, ".png", total)
     maps = output.OutputPaths(files.save_map, ".npy", total) if files.save_map else None
+    colormap = cast(Colormap | None, files.colormap)
     saved: list[Saved] = []
     with connection.client(timeout) as client:
         answers = client.explain_many(photos, methods, target=targets, model=model, **vars(request))
         try:
-            for photo, results in output.progress(output.named(photos, answers, "explaining"), len(photos), "explain"):
+            for photo, results in output.progress(zip(photos, answers, strict=True), len(photos), "explain"):
                 for each in results:
-                    path = output.save(each, pictures.path(photo, each, len(targets) > 1), files.picture)
+                    path = output.save(each, pictures.path(photo, each, len(targets) > 1), files.picture, colormap)
                     numbers = each.save(maps.path(photo, each, len(targets) > 1)) if maps else None
                     saved.append(Saved(photo, each, path, numbers))
         finally:
@@ -133,4 +148,4 @@ def _warnings(saved: list[Saved]) -> Iterator[str]:
 
 def _json(each: Saved) -> dict[str, Any]:
     paths = {"picture": str(each.picture), "map": str(each.map) if each.map else None}
-    return {"image": str(each.photo), **output.explanation(each.result), **paths}
+    return {"image": str(each.photo), **each.result.to_dict(), **paths}

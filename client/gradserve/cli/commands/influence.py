@@ -3,16 +3,18 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import typer
 from rich.table import Table
 from rich.text import Text
 
-from gradserve.arguments import Method
 from gradserve.cli import drawing, options, output, parse
 from gradserve.messages import fields
 from gradserve.messages.influence import INFLUENCE_METHOD
+from gradserve.parameters.influence import SuspectOrder
+from gradserve.parameters.method import Method
+from gradserve.results.common import to_dict
 from gradserve.results.influence import Influence, Reweighting, Suspects, TrainingExample
 from gradserve.v1 import influence_pb2
 
@@ -64,7 +66,7 @@ class Question:
             raise typer.BadParameter(f"{self.method} takes no Newton step", param_hint="--no-newton")
         if self.no_newton:
             return Method("last_layer", newton=False)
-        return Method(self.method) if self.method else None
+        return Method.named(self.method) if self.method else None
 
     def arguments(self) -> dict[str, Any]:
         """What the client's `influence` takes beside the picture and the method."""
@@ -104,7 +106,7 @@ def influence(
         drawing.influence(result, photo).save(out)
     output.warn(result.provenance.warnings)
     if as_json:
-        output.print_json({"image": str(photo), **output.plain(result), "picture": str(out) if out else None})
+        output.print_json({"image": str(photo), **result.to_dict(), "picture": str(out) if out else None})
         return
     _print_influence(photo, result, arguments["what_if"])
     if out:
@@ -129,13 +131,13 @@ def suspects(
     Example: `gradserve suspects --model digits --top 20 --out suspects.png`
     """
     with connection.client(timeout) as client, output.waiting("suspects"):
-        result = client.suspects(model=model, top=top, order=order)
+        result = client.suspects(model=model, top=top, order=cast(SuspectOrder, order))
     if out:
         drawing.suspects(result).save(out)
     output.warn(result.provenance.warnings)
     if as_json:
-        examples = [output.plain(each) for each in result]
-        output.print_json({"examples": examples, "total": result.total, "provenance": output.plain(result.provenance)})
+        examples = [each.to_dict() for each in result]
+        output.print_json({"examples": examples, "total": result.total, "provenance": to_dict(result.provenance)})
         return
     output.out().print(_suspects_table(result))
     if not any(map(_stands_out, result)):

@@ -75,7 +75,7 @@ def _change(call: Callable[..., ChangedModels], action: str, names: list[str], t
     with output.steps(f"{action} {', '.join(names)}") as tell:
         changed = call(*names, on_progress=lambda progress: tell(_words(progress)), timeout=timeout)
     if as_json:
-        output.print_json(output.plain(changed))
+        output.print_json(changed.to_dict())
         return
     for card in changed.models:
         output.out().print(f"{card.name}: weights {card.weights_digest}")

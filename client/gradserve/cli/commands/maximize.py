@@ -11,7 +11,7 @@ from gradserve.cli import marks, options, output, parse
 from gradserve.messages import fields, pictures
 from gradserve.messages.goals import Goal, GoalLike
 from gradserve.results.models import ModelCard
-from gradserve.results.pictures import MaximizedImage, MaximizedImages, save
+from gradserve.results.pictures import MaximizedImages, save
 from gradserve.v1 import maximize_pb2
 
 _SETTINGS: Any = maximize_pb2.MaximizeSettings.DESCRIPTOR
@@ -158,7 +158,7 @@ def _deliver(result: MaximizedImages, out: Path, as_json: bool) -> None:
             saved.append(save(png, out.with_name(f"{out.stem}{number}-{name}{out.suffix}")))
     output.warn(text for each in result for text in (*each.warnings, *each.provenance.warnings))
     if as_json:
-        output.print_json({"images": [_json(each) for each in result], "saved": [str(path) for path in saved]})
+        output.print_json({**result.to_dict(), "saved": [str(path) for path in saved]})
         return
     table = Table(box=None)
     for column, justify in (("goal", "left"), ("value", "right"), ("the model sees", "left"), ("steps", "right")):
@@ -168,8 +168,3 @@ def _deliver(result: MaximizedImages, out: Path, as_json: bool) -> None:
         table.add_row(each.name, f"{each.value:.4g}", classes, f"{each.done}/{each.asked}")
     output.out().print(table)
     output.out().print("saved as " + ", ".join(map(str, saved)))
-
-
-def _json(each: MaximizedImage) -> dict[str, Any]:
-    curves = {name: values.tolist() for name, values in each.curves.items()}
-    return {**output.plain(each), "curves": curves}

@@ -37,9 +37,9 @@ def models(
         unavailable = {} if name else client.unavailable_models()
         default = "" if name else client.default_model()
     if as_json and name:
-        output.print_json(output.plain(cards[0]))
+        output.print_json(cards[0].to_dict())
     elif as_json:
-        plain = [output.plain(card) for card in cards]
+        plain = [card.to_dict() for card in cards]
         output.print_json({"models": plain, "unavailable": unavailable, "default_model": default})
     elif name:
         _print_card(cards[0])

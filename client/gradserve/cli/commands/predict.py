@@ -54,7 +54,7 @@ def predict(
     with connection.client(timeout) as client:
         answers = _predictions(client, photos, **{"model": model, "top_k": top_k, **vars(request)})
         try:
-            for _, each in output.progress(output.named(photos, answers, "predicting"), len(photos), "predict"):
+            for each in output.progress(answers, len(photos), "predict"):
                 predictions.append(each)
         finally:
             if predictions:  # After an error, these are the predictions before it.
@@ -68,7 +68,7 @@ def _predictions(client: Client, photos: Sequence[Path], *, preprocess: str, **a
         if marked:
             names = ", ".join(picture.name for picture in pictures)
             output.err().print(f"{names}: used as_is, as the file says; --preprocess overrules it", soft_wrap=True)
-        chosen = marks.AS_IS if marked else preprocess or "model_default"
+        chosen: Any = marks.AS_IS if marked else preprocess or "model_default"
         yield from client.predict_many(pictures, preprocess=chosen, **arguments)
 
 
@@ -76,7 +76,7 @@ def _print(photos: list[Path], predictions: list[Prediction], as_json: bool) -> 
     output.warn(text for each in predictions for text in each.provenance.warnings)
     pairs = zip(photos, predictions, strict=False)
     if as_json:
-        output.print_json({"predictions": [{"image": str(photo), **output.plain(each)} for photo, each in pairs]})
+        output.print_json({"predictions": [{"image": str(photo), **each.to_dict()} for photo, each in pairs]})
         return
     for photo, prediction in pairs:
         output.out().print(_table(photo, prediction))

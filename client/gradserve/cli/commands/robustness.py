@@ -220,7 +220,7 @@ def robustness(
     spec, limits = trials.spec(seed or 0, preprocess, precision), thresholds.limits()
     _check(spec, limits, trials.reference)
     dataset = open_dataset(data)
-    setting = Setting(model, trials.reference, dataset, spec, limits, limit, concurrency, reports, connection.server)
+    setting = Setting(model, trials.reference, dataset, spec, limits, limit, concurrency, reports, connection.address)
     document = _document(partial(connection.async_client, timeout), setting)
     if as_json:
         output.print_json(document)

@@ -117,8 +117,7 @@ def _deliver(result: StylizedImage, out: Path, as_json: bool) -> None:
         saved.append(save(png, out.with_name(f"{out.stem}-step{step}{out.suffix}")))
     output.warn((*result.warnings, *result.provenance.warnings))
     if as_json:
-        curves = {name: values.tolist() for name, values in result.curves.items()}
-        output.print_json({**output.plain(result), "curves": curves, "saved": [str(path) for path in saved]})
+        output.print_json({**result.to_dict(), "saved": [str(path) for path in saved]})
         return
     for name, value in result.losses.items():
         output.out().print(f"{name:16} {result.initial_losses[name]:.4g} -> {value:.4g}")

@@ -8,6 +8,7 @@ from gradserve.cli.demo.explaining import verdict
 from gradserve.cli.demo.page import Figure, Mark
 from gradserve.cli.demo.samples import SamplePicture, photos
 from gradserve.cli.demo.session import Chapter, DemoRequest, Row
+from gradserve.parameters.method import Method
 from gradserve.results.attack import Attack
 from gradserve.results.models import ModelCard
 
@@ -84,7 +85,7 @@ def _corruption(card: ModelCard, picture: SamplePicture, kind: str) -> DemoReque
         card.name,
         picture.name,
         kind,
-        lambda client: client.attack(picture.data, ("corruption", {"kind": kind, "severity": 5}), model=card.name),
+        lambda client: client.attack(picture.data, Method.named("corruption", kind=kind, severity=5), model=card.name),
         draw,
     )
 

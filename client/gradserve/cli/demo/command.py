@@ -16,7 +16,9 @@ from gradserve.cli.demo import attacking, examples, explaining, local_server, ma
 from gradserve.cli.demo.samples import photos
 from gradserve.cli.demo.session import Chapter, LogEntry, Row, Session
 from gradserve.client import Client
+from gradserve.results.common import to_dict
 from gradserve.results.models import ModelCard
+from gradserve.transport import environment
 
 _PHOTOS, _DIGITS = "imagenet", "digits"  # The embedded models that the page is about.
 _SMALL = (_DIGITS, "cifar10", "cifar10-robust")  # Embedded models whose inputs are too small for photos.
@@ -32,7 +34,11 @@ class Serving:
     ] = field(default_factory=list)
     server: Annotated[
         str | None,
-        typer.Option("--server", envvar="GRADSERVE_SERVER", metavar="HOST:PORT", help="Ask this server; start none."),
+        typer.Option(
+            "--server",
+            metavar="HOST:PORT",
+            help=f"Ask this server; start none. Default: {environment.SERVER}, if it is set.",
+        ),
     ] = None
     start_timeout: Annotated[float, typer.Option("--start-timeout", help="Seconds that a started server may take.")] = (
         300.0
@@ -41,8 +47,9 @@ class Serving:
     @contextmanager
     def address(self, log: Path) -> Iterator[str]:
         """The address of the server, which is stopped in the end if it was started here."""
-        if self.server:
-            yield self.server
+        server = environment.named_server() if self.server is None else self.server
+        if server:
+            yield server
             return
         output.err().print("starting a server ...")
         arguments = [part for name in dict.fromkeys([_PHOTOS, _DIGITS, *self.model]) for part in ("--model", name)]
@@ -57,9 +64,11 @@ def demo(
     *,
     serving: Serving,
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the page.")] = Path("demo-out"),
-    tls: options.Tls = False,
+    tls: options.Tls = None,
     ca: options.Ca = None,
     token: options.Token = None,
+    certificate: options.Certificate = None,
+    key: options.Key = None,
     timeout: options.Timeout = 300.0,
     as_json: options.Json = False,
 ) -> None:
@@ -76,7 +85,7 @@ def demo(
     out.mkdir(parents=True, exist_ok=True)
     with (
         serving.address(out / "server.log") as address,
-        options.Connection(address, tls, ca, token).client(timeout) as client,
+        options.Connection(address, tls, ca, token, certificate, key).client(timeout) as client,
     ):
         client.wait_until_ready(serving.start_timeout)
         default, cards = client.model(""), [client.model(card.name) for card in client.models()]
@@ -87,7 +96,7 @@ def demo(
     footer = f"{len(entries)} requests, {rows} rows of the networks, {time.perf_counter() - begin:.0f} seconds."
     path.write_text(page.html("gradserve", lead, sections, footer), encoding="utf-8")
     if as_json:
-        output.print_json({"page": str(path), "done": [output.plain(entry) for entry in entries]})
+        output.print_json({"page": str(path), "done": [to_dict(entry) for entry in entries]})
     else:
         output.out().print(_table(entries))
         output.out().print(f"{footer} The pictures are on {path}")

@@ -8,6 +8,7 @@ from gradserve.cli.demo.samples import SamplePicture, photos, stacked
 from gradserve.cli.demo.session import Chapter, DemoRequest, Row
 from gradserve.messages import fields
 from gradserve.messages.explain import EXPLAIN_METHOD
+from gradserve.parameters.method import Method
 from gradserve.results.explain import Explanation
 from gradserve.results.models import ModelCard
 from gradserve.results.predict import Prediction
@@ -62,7 +63,7 @@ def explanation(card: ModelCard, picture: SamplePicture, method: str) -> DemoReq
         card.name,
         picture.name,
         method,
-        lambda client: client.explain(picture.data, method, model=card.name),
+        lambda client: client.explain(picture.data, Method.named(method), model=card.name),
         draw,
         weight=2,
     )
@@ -82,7 +83,7 @@ def _target_maps(
         card.name,
         picture.name,
         f"{method} of {what}",
-        lambda client: client.explain(picture.data, method, target=list(targets), model=card.name),
+        lambda client: client.explain(picture.data, Method.named(method), target=list(targets), model=card.name),
         draw,
     )
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
-from gradserve import images
+from gradserve import images, inputs
 
 _CATS = ("tiger cat", "tabby", "tabby cat", "Egyptian cat", "cat")
 # Package, file, what is to be seen, and the names that classes for it have.
@@ -35,7 +35,7 @@ class SamplePicture:
 
     def open(self) -> Image.Image:
         """The picture as the server sees it."""
-        return images.opened(images.message(self.data))
+        return images.opened(inputs.message(self.data))
 
 
 def photos(*names: str) -> list[SamplePicture]:

@@ -1,0 +1,96 @@
+"""The calls for asyncio about one picture: Predict, Explain and Attack."""
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any, Unpack, overload
+
+from gradserve.arguments import AttackMethodLike, ExplainMethodLike, ImageLike, TargetLike
+from gradserve.messages import attack, explain, predict
+from gradserve.messages.attack import AttackArguments
+from gradserve.messages.common import are_several
+from gradserve.messages.explain import ExplainArguments
+from gradserve.messages.predict import PredictArguments
+from gradserve.results.attack import Attack
+from gradserve.results.explain import Explanation, Explanations
+from gradserve.results.predict import Prediction
+from gradserve.transport.aio_connection import AsyncConnection
+
+
+class AsyncPhotoCalls(AsyncConnection):
+    """A connection with the calls about one picture."""
+
+    async def predict(
+        self, image: ImageLike, *, timeout: float | None = None, **arguments: Unpack[PredictArguments]
+    ) -> Prediction:
+        """The `top_k` most probable classes of a picture."""
+        request = await asyncio.to_thread(predict.predict_request, image, **arguments)
+        return predict.prediction(await self._call(self._stubs.gradients.Predict, request, timeout))
+
+    @overload  # A name is a sequence of texts too, but no sequence of methods.
+    async def explain(  # type: ignore[overload-overlap]
+        self,
+        image: ImageLike,
+        methods: ExplainMethodLike,
+        *,
+        target: TargetLike | None = ...,
+        timeout: float | None = ...,
+        **arguments: Unpack[ExplainArguments],
+    ) -> Explanation: ...
+    @overload
+    async def explain(
+        self,
+        image: ImageLike,
+        methods: ExplainMethodLike,
+        *,
+        target: list[Any],
+        timeout: float | None = ...,
+        **arguments: Unpack[ExplainArguments],
+    ) -> Explanations: ...
+    @overload
+    async def explain(
+        self,
+        image: ImageLike,
+        methods: Sequence[ExplainMethodLike],
+        *,
+        target: TargetLike | list[Any] | None = ...,
+        timeout: float | None = ...,
+        **arguments: Unpack[ExplainArguments],
+    ) -> Explanations: ...
+    async def explain(
+        self,
+        image: ImageLike,
+        methods: ExplainMethodLike | Sequence[ExplainMethodLike],
+        *,
+        target: TargetLike | list[Any] | None = None,
+        timeout: float | None = None,
+        **arguments: Unpack[ExplainArguments],
+    ) -> Explanation | Explanations:
+        """The map of a method for a target, or with a list of methods or of targets all their maps.
+
+        A method is a name, (name, parameters) or a Method; `explain(image, "smooth_grad", samples=25)` is short for
+        one with parameters. A target is a class's index or name, a Rank or a Unit; None is the predicted class.
+        Maps travel as `format` "float32", "float16" or "png"; `overlay` also asks the server for a picture.
+        """
+        request = await asyncio.to_thread(explain.explain_request, image, methods, target=target, **arguments)
+        maps = explain.explanations(request, await self._call(self._stubs.gradients.Explain, request, timeout))
+        return maps if are_several(methods) or isinstance(target, list) else maps[0]
+
+    async def attack(
+        self,
+        image: ImageLike | None,
+        method: AttackMethodLike = "pgd",
+        *,
+        timeout: float | None = None,
+        **arguments: Unpack[AttackArguments],
+    ) -> Attack:
+        """A picture changed a little so that the model errs, with a certificate measured on the returned bytes.
+
+        The method is as in `explain`: "pgd", Method("pgd", steps=40), or `attack(image, "pgd", steps=40)`. Without a
+        `target` (a class's index or name, or a Pick) any error will do; `label` is the true class, None the predicted
+        one. `eps` is the budget in `norm` "linf" or "l2" for pixels in [0, 1], a number or "8/255"; None: what suits
+        the model. `loss` is "cross_entropy", "margin" or "dlr". `defence`, such as "jpeg" or ("blur", {"sigma": 2}),
+        stands before the model; with `adaptive` the attack knows of it. `eot` seeks what survives random changes.
+        `maps` names a method of `explain` for maps of both pictures, of `maps_target` or of what is predicted there.
+        """
+        request = await asyncio.to_thread(attack.attack_request, image, method, **arguments)
+        return attack.attack_result(request, await self._call(self._stubs.gradients.Attack, request, timeout))
