@@ -30,7 +30,8 @@ from torchvision.models.convnext import CNBlockConfig
 
 from gradserve_server.models.card import Precision
 from gradserve_server.models.catalogue import EMBEDDED, ModelSpec
-from gradserve_server.models.loading import IMAGENET_MEAN, IMAGENET_STD, Source, load
+from gradserve_server.models.inputs import IMAGENET_MEAN, IMAGENET_STD
+from gradserve_server.models.loading import Source, load
 from gradserve_server.models.preparation import prepare_source
 from gradserve_server.models.prepared import Prepared
 

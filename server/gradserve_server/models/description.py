@@ -29,13 +29,13 @@ def describe(
     labels = class_names(spec, source, probe.classes, single=head.single)
     return ModelCard(
         name=spec.name,
-        builder="embedded" if spec.is_embedded else spec.source,
+        builder="embedded" if spec.is_embedded else _builder(spec),
         digest=source.digest,
         classes=labels,
         height=source.height,
         width=source.width,
         resize=source.resize,
-        interpolation="bicubic" if source.interpolation == "bicubic" else "bilinear",
+        interpolation=source.interpolation,
         mean=source.mean,
         std=source.std,
         any_size=sizes[0],
@@ -63,6 +63,11 @@ def describe(
     )
 
 
+def _builder(spec: ModelSpec) -> str:
+    """The builder as callers see it: of a folder the name alone, since where it lies is the server's own affair."""
+    return f"hf:{spec.hub.folder.name}" if spec.hub and spec.hub.is_folder else spec.source
+
+
 def _notes(spec: ModelSpec, source: Source, probe: Probe, behaviour: Behaviour, head: Head) -> list[str]:
     notes = [*spec.notes, *source.notes, *probe.notes]
     if behaviour.no_gradient:
@@ -72,7 +77,7 @@ def _notes(spec: ModelSpec, source: Source, probe: Probe, behaviour: Behaviour, 
         notes.append(f"HALF_INSIDE: {behaviour.half}")
     if behaviour.unbatched:
         notes.append(f"images are not batched, which is slower: {behaviour.unbatched}")
-    if behaviour.output:
+    if behaviour.output and spec.hub is None:  # Those of a hub are as their library makes them.
         notes.append(f"it returns {behaviour.output} for one image; the scores of its classes are taken for the logits")
     if head.ending:
         notes.append(f"it ends in a {head.ending}: its logits are what goes into that")

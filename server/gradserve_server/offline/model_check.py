@@ -138,7 +138,7 @@ def _ends(engine: Engine) -> Iterator[Ended]:
 
 def left_out(spec: ModelSpec, card: ModelCard) -> Iterator[str]:
     """What the entry leaves to be assumed, beside what its card has notes of."""
-    if ":" in spec.source and (spec.height is None or spec.width is None):
+    if spec.is_own and (spec.height is None or spec.width is None):
         yield f"height and width are not given: {card.height}x{card.width} is used"
     if card.classes == tuple(f"class {i}" for i in range(len(card.classes))):
         yield UNNAMED

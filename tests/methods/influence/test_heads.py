@@ -20,8 +20,9 @@ from gradserve_server.methods.influence.index import Index, IndexFault
 from gradserve_server.methods.influence.indexing.build import Builder
 from gradserve_server.methods.influence.indexing.plan import IndexPlan
 from gradserve_server.models.catalogue import ModelSpec
+from gradserve_server.models.digest import digest
 from gradserve_server.models.embedded.digits.data import parts, pixels
-from gradserve_server.models.loading import Source, digest
+from gradserve_server.models.loading import Source
 from gradserve_server.models.preparation import prepare_source
 from gradserve_server.models.prepared import Prepared
 
