@@ -67,7 +67,7 @@ def check(manifest: Manifest, card: ModelCard, folder: Path) -> None:
 
 def preprocessing(card: ModelCard) -> str:
     """What decides which numbers the network sees of a picture."""
-    framing = card.resize  # A number alone where it is the shorter side, so that indexes of earlier releases stay valid.
+    framing = card.resize  # One number where it is the shorter side, so that indexes of earlier releases stay valid.
     resize = framing.height if framing == Framing(framing.height, framing.height) else tuple(framing)
     facts = (card.height, card.width, resize, card.interpolation, card.mean, card.std)
     return " ".join(map(str, facts))

@@ -32,7 +32,7 @@ def fetched(repository: str, revision: str | None, patterns: Sequence[str], need
     if missing := _missing(names, needed):
         raise HubFault(_without(repository, missing, names))
     try:
-        return Path(snapshot_download(repository, revision=info.sha, allow_patterns=list(patterns)))
+        return Path(snapshot_download(repository, revision=revision, allow_patterns=list(patterns)))
     except Exception as error:
         raise HubFault(
             f"downloading {repository} failed ({_short(error)}); try again, or {_by_hand(repository)}"

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import nn
 
 from ..card import Framing
@@ -56,6 +57,9 @@ def _folder_fault(folder: Path) -> str:
 
 def hf_network(spec: ModelSpec, named: HubName) -> HubNetwork:
     """Builds it. Raises HubFault, and what transformers raises."""
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()  # A server's log is no place for bars.
     published = spec.weights == "DEFAULT"
     folder = named.folder if named.is_folder else _download(spec, named.name, published)
     config = _config(folder)
@@ -97,15 +101,18 @@ def _with_weights(folder: Path, config: Any) -> nn.Module:
     from transformers import AutoModelForImageClassification
 
     _check_kind(config)
-    network, report = AutoModelForImageClassification.from_pretrained(
-        folder,
-        config=config,
-        local_files_only=True,
-        trust_remote_code=False,
-        use_safetensors=True,
-        dtype=torch.float32,
-        output_loading_info=True,
-    )
+    try:
+        network, report = AutoModelForImageClassification.from_pretrained(
+            folder,
+            config=config,
+            local_files_only=True,
+            trust_remote_code=False,
+            use_safetensors=True,
+            dtype=torch.float32,
+            output_loading_info=True,
+        )
+    except SafetensorError as error:
+        raise HubFault(f"a file of weights in {folder} is cut off or damaged; copy it again") from error
     if absent := sorted({*report["missing_keys"], *(key for key, *_ in report["mismatched_keys"])}):
         what = f"its file has no weights that fit {shown(absent)}, which would be random numbers"
         made = ", ".join(config.architectures or ["another class"])
@@ -151,8 +158,8 @@ def _input(spec: ModelSpec, folder: Path, config: Any) -> tuple[Geometry | None,
         measured = measured_colours(transform, channels)
         colours = _exact(processor, measured)
         geometry = proven(transform, _geometries(processor), colours)
-    except HubFault:
-        raise
+    except HubFault as error:
+        raise HubFault(f"{error}; {GIVE_ALL}") from error
     except Exception as error:
         raise HubFault(f"its {_kind(processor)} failed on a test picture ({error}); {GIVE_ALL}") from error
     if geometry is None:
