@@ -127,6 +127,7 @@ class ModelCard:
     upstream: int = -1  # The layers that the logits depend on, as in Layer.upstream.
     sample: tuple[float, ...] = ()  # Logits of one fixed picture, in EXACT.
     tokens: tuple[Tokens, ...] = ()  # Sequences that can be read as maps.
+    positions: bool = False  # Whether it gives a score for each position, so that targets need a region.
 
     @property
     def outputs(self) -> int:

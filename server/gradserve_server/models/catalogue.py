@@ -289,7 +289,7 @@ def weights_names(source: str) -> tuple[str, ...]:
 
 @cache
 def classifiers() -> tuple[str, ...]:
-    """The names of torchvision's networks that classify."""
+    """The names of torchvision's networks that classify pictures, or their positions."""
     from torchvision import models as zoo
 
-    return tuple(zoo.list_models(module=zoo))
+    return (*zoo.list_models(module=zoo), *zoo.list_models(module=zoo.segmentation))

@@ -5,6 +5,7 @@ from .card import ModelCard
 from .catalogue import ModelSpec
 from .loading import Source, class_names
 from .outputs import Head
+from .positions import NO_RELEVANCE, NOTE, has_positions
 from .probe import Probe
 
 PROBABILITIES = (
@@ -26,6 +27,7 @@ def describe(
 
     `folded`: {convolution: BatchNorm}. `sizes`: whether it takes other sizes than its own, and its smallest side.
     """
+    positions = has_positions(source.network)
     labels = class_names(spec, source, probe.classes, single=head.single)
     return ModelCard(
         name=spec.name,
@@ -47,7 +49,7 @@ def describe(
         relus=probe.relus,
         other_activations=probe.other_activations,
         rules_refused=probe.rules_refused,
-        relevance_refused=probe.relevance.refused,
+        relevance_refused=NO_RELEVANCE if positions else probe.relevance.refused,
         input_rules_refused=probe.relevance.input_refused,
         gflop=probe.gflop,
         channels=source.channels,
@@ -60,6 +62,7 @@ def describe(
         aliases=probe.aliases,
         upstream=probe.upstream,
         tokens=probe.tokens,
+        positions=positions,
     )
 
 
@@ -69,7 +72,7 @@ def _builder(spec: ModelSpec) -> str:
 
 
 def _notes(spec: ModelSpec, source: Source, probe: Probe, behaviour: Behaviour, head: Head) -> list[str]:
-    notes = [*spec.notes, *source.notes, *probe.notes]
+    notes = [*spec.notes, *source.notes, *probe.notes, *([NOTE] if has_positions(source.network) else [])]
     if behaviour.no_gradient:
         notes = [note for note in notes if not note.startswith("GRAD_CAM")]  # NO_GRADIENT says more.
         notes.append(f"NO_GRADIENT: {behaviour.no_gradient}")

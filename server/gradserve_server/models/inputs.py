@@ -42,7 +42,8 @@ class Preset(NamedTuple):
 def torchvision_preset(weights: Any) -> Preset:
     """What the metadata of torchvision's weights say."""
     given = weights.transforms()
-    crop, side = given.crop_size[0], max(given.resize_size[0], given.crop_size[0])
+    crop = (getattr(given, "crop_size", None) or given.resize_size)[0]  # Segmentation resizes and does not crop.
+    side = max(given.resize_size[0], crop)
     geometry = Geometry(crop, crop, Framing(side, side), given.interpolation.value)
     return Preset(geometry, Colours(tuple(given.mean), tuple(given.std)), tuple(weights.meta["categories"]))
 

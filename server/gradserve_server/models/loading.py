@@ -138,14 +138,20 @@ def _build_torchvision(spec: ModelSpec) -> _Built:
         return _Built(network, torchvision_preset(weights), _drop_auxiliary(network))
     usual = next(iter(available))  # The first weights have the common input size; later ones resize in other ways.
     torch.manual_seed(spec.seed)
-    network = zoo.get_model(spec.source, weights=None)
+    segments = spec.source in zoo.list_models(module=zoo.segmentation)  # These would download a part of the weights.
+    network = zoo.get_model(spec.source, weights=None, **({"weights_backbone": None} if segments else {}))
     transformed = _drop_auxiliary(network)
+    preset = torchvision_preset(usual)
     if spec.weights == "random":
-        _init_random_weights(network, tuple(usual.transforms().crop_size * 2)[:2])
-        return _Built(network, torchvision_preset(usual), transformed)
+        size = geometry_of(spec, preset.geometry)[:2] if segments else tuple(usual.transforms().crop_size * 2)[:2]
+        _init_random_weights(network, size)
+        return _Built(network, preset, transformed)
+    if segments and getattr(network, "aux_classifier", False) is None:
+        del network.aux_classifier
+        network.register_module("aux_classifier", None)  # torch ignores what a file has for it.
     _check_file(spec)
     loaded = load_weights(network, Path(spec.weights), spec.source)
-    return _Built(network, torchvision_preset(usual), transformed, loaded)
+    return _Built(network, preset, transformed, loaded)
 
 
 def _check_file(spec: ModelSpec) -> None:
