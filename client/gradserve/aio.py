@@ -11,6 +11,7 @@ from gradserve.arguments import (
     MethodLike,
     Options,
     ParameterValue,
+    RegionLike,
     TargetLike,
 )
 from gradserve.calls.aio_management import AsyncManagementCalls
@@ -75,6 +76,7 @@ class AsyncClient(AsyncPictureCalls, AsyncManagementCalls):
         methods: MethodLike | list[Any],
         *,
         target: TargetLike | list[Any] | None = None,
+        region: RegionLike | None = None,
         model: str = "",
         preprocess: str = "model_default",
         format: str = "float32",
@@ -93,13 +95,16 @@ class AsyncClient(AsyncPictureCalls, AsyncManagementCalls):
 
         A method is a name, (name, parameters) or a Method; `explain(image, "smooth_grad", samples=25)` is short for
         one with parameters. A target is a class's index or name, a Rank or a Unit; None is the predicted class.
-        Maps travel as `format` "float32", "float16" or "png"; `overlay` also asks the server for a picture.
+        `region`, a box (x0, y0, x1, y1) or a mask, is for networks that give a score for each position, as for
+        segmentation: where the target's scores are summed. Maps travel as `format` "float32", "float16" or "png";
+        `overlay` also asks the server for a picture.
         """
         request = await asyncio.to_thread(
             explain.explain_request,
             image,
             methods,
             target=target,
+            region=region,
             model=model,
             preprocess=preprocess,
             format=format,
@@ -128,6 +133,7 @@ class AsyncClient(AsyncPictureCalls, AsyncManagementCalls):
         perturbation: bool = False,
         maps: MethodLike | None = None,
         maps_target: TargetLike | None = None,
+        region: RegionLike | None = None,
         model: str = "",
         preprocess: str = "model_default",
         priority: str = "interactive",
@@ -148,6 +154,7 @@ class AsyncClient(AsyncPictureCalls, AsyncManagementCalls):
         the model. `loss` is "cross_entropy", "margin" or "dlr". `defence`, such as "jpeg" or ("blur", {"sigma": 2}),
         stands before the model; with `adaptive` the attack knows of it. `eot` seeks what survives random changes.
         `maps` names a method of `explain` for maps of both pictures, of `maps_target` or of what is predicted there.
+        `region` is as in `explain`; the attack is on the mean scores of the region.
         """
         request = await asyncio.to_thread(
             attack.attack_request,
@@ -166,6 +173,7 @@ class AsyncClient(AsyncPictureCalls, AsyncManagementCalls):
             perturbation=perturbation,
             maps=maps,
             maps_target=maps_target,
+            region=region,
             model=model,
             preprocess=preprocess,
             shorthand=parameters,

@@ -107,6 +107,8 @@ class Pick(StrEnum):
 
 TargetLike = int | str | Rank | Unit | Contrast | Similarity
 AttackTargetLike = int | str | Pick
+# Of networks that give a score for each position: a box (x0, y0, x1, y1) in pixels of the picture, or a mask.
+RegionLike = tuple[float, float, float, float] | ImageLike
 MethodLike = str | tuple[str, Mapping[str, ParameterValue]] | Method
 
 

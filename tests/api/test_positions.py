@@ -13,15 +13,9 @@ from hub_pictures import encoded
 from PIL import Image
 from serving import PATIENCE, Server, Stubs, methods, picture, values
 from torch import Tensor
+from valid_requests import valid_requests
 
-from gradserve.v1 import (
-    attack_pb2,
-    differentiate_pb2,
-    explain_pb2,
-    influence_pb2,
-    maximize_pb2,
-    predict_pb2,
-)
+from gradserve.v1 import attack_pb2, explain_pb2
 from gradserve.v1 import common_pb2 as pb
 from gradserve_server.models.catalogue import ModelSpec
 from gradserve_server.models.loading import LoadError, load
@@ -31,7 +25,7 @@ SIZE = "height = 32\nwidth = 48\nseed = 3\nmean = [0.5, 0.5, 0.5]\nstd = [0.25, 
 OWN = 'precisions = ["exact"]\nlabels = ["sky", "cat", "dog", "car"]\n'
 CONFIG = "".join(f'[models.{name}]\nbuilder = "position_networks:{name}"\n{OWN}{SIZE}' for name in ("fine", "coarse"))
 CONFIG += f'[models.lraspp]\nbuilder = "lraspp_mobilenet_v3_large"\nweights = "random"\nprecisions = ["exact"]\n{SIZE}'
-CONFIG += '[models.plain]\nbuilder = "networks:linear"\nheight = 32\nwidth = 48\nprecisions = ["exact"]\n'
+CONFIG += '[models.plain]\nbuilder = "networks:linear"\nheight = 8\nwidth = 12\nprecisions = ["exact"]\n'
 PHOTO = Image.fromarray(np.random.default_rng(7).integers(0, 256, (60, 70, 3), np.uint8))
 IMAGE = picture(4, 32, 48)
 BOX = pb.ScoreRegion(box=pb.Box(x0=5, y0=6, x1=20, y1=18))
@@ -151,8 +145,14 @@ def test_every_other_method_gives_a_map(stubs: Stubs, name: str) -> None:
     reply = explain(stubs, model=name, image=IMAGE, methods=wanted, targets=targets)
     for each in reply.explanations:
         assert each.high > each.low, each.method_name
-    for each in reply.explanations[4:6]:  # Completeness: the map sums to the difference of the scores.
-        assert abs(each.completeness_gap) < 0.05 * max(1, abs(float(values(each.raw).sum())))
+
+
+def test_integrated_gradients_sum_to_the_difference_of_the_regions_scores(stubs: Stubs) -> None:
+    wanted = methods(integrated_gradients={"steps": 500})
+    reply = explain(stubs, model="fine", image=IMAGE, methods=wanted, targets=[pb.Target(class_index=1, region=BOX)])
+    scores = [raw("fine")(images)[0, 1, 6:18, 5:20].sum() for images in (pixels_of(IMAGE), torch.zeros(1, 3, 32, 48))]
+    total = values(reply.explanations[0].raw).sum()
+    assert float(total) == pytest.approx(float(scores[0] - scores[1]), rel=0.02)
 
 
 def test_an_attack_on_a_region_is_certified_by_the_raw_network(stubs: Stubs) -> None:
@@ -178,20 +178,24 @@ def test_an_attack_on_a_region_is_certified_by_the_raw_network(stubs: Stubs) -> 
     assert reply.map_before.target.region == BOX
 
 
-REFUSED = {
-    "Predict": predict_pb2.PredictRequest(model="fine", image=IMAGE),
-    "Maximize": maximize_pb2.MaximizeRequest(model="fine"),
-    "Influence": influence_pb2.InfluenceRequest(model="fine", image=IMAGE),
-    "Differentiate": differentiate_pb2.DifferentiateRequest(model="fine", images=[IMAGE]),
+OTHERS = {
+    name: request
+    for name, request in valid_requests("fine", IMAGE).items()
+    if name not in ("Explain", "Attack", "GetModel") and not name.startswith("Stream")
 }
 
 
-@pytest.mark.parametrize("rpc", ["Predict", "Influence"])
+@pytest.mark.parametrize("rpc", OTHERS)
 def test_other_calls_do_not_apply(stubs: Stubs, rpc: str) -> None:
     with pytest.raises(grpc.RpcError) as caught:
-        getattr(stubs.gradients, rpc)(REFUSED[rpc], timeout=PATIENCE)
+        getattr(stubs.gradients, rpc)(OTHERS[rpc], timeout=PATIENCE)
     assert caught.value.code() == grpc.StatusCode.FAILED_PRECONDITION
     assert "fine gives a score for each position, and this call is for networks" in caught.value.details()
+
+
+def test_relevance_does_not_apply(stubs: Stubs) -> None:
+    with pytest.raises(grpc.RpcError, match="relevance is not propagated through sums over positions"):
+        explain(stubs, model="fine", image=IMAGE, methods=methods(lrp={}), targets=[pb.Target(rank=1, region=BOX)])
 
 
 def target(**fields: Any) -> dict[str, Any]:
@@ -268,7 +272,7 @@ def test_attacks_that_do_not_apply(stubs: Stubs) -> None:
 @pytest.mark.parametrize("builder", ["probabilities", "single"])
 def test_scores_that_are_no_logits_are_refused(builder: str) -> None:
     spec = ModelSpec(name="m", builder=f"position_networks:{builder}", height=32, width=48)
-    with pytest.raises(LoadError, match="its scores of each position are probabilities, or a single one"):
+    with pytest.raises(LoadError, match="must give logits of several classes there and no prob"):
         prepare(spec, torch.device("cpu"))
 
 

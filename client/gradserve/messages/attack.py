@@ -5,7 +5,16 @@ from numbers import Real
 from typing import Any
 
 from gradserve import images
-from gradserve.arguments import AttackTargetLike, ImageLike, MethodLike, Options, ParameterValue, Pick, TargetLike
+from gradserve.arguments import (
+    AttackTargetLike,
+    ImageLike,
+    MethodLike,
+    Options,
+    ParameterValue,
+    Pick,
+    RegionLike,
+    TargetLike,
+)
 from gradserve.messages import fields
 from gradserve.messages.common import (
     PREPROCESS,
@@ -14,6 +23,7 @@ from gradserve.messages.common import (
     region_of,
     request_options,
     score_of,
+    score_region,
     set_method,
     target_message,
 )
@@ -46,6 +56,7 @@ def attack_request(
     perturbation: bool = False,
     maps: MethodLike | None = None,
     maps_target: TargetLike | None = None,
+    region: RegionLike | None = None,
     model: str = "",
     preprocess: str = "model_default",
     shorthand: Mapping[str, ParameterValue],
@@ -66,6 +77,7 @@ def attack_request(
         trajectory=trajectory,
         perturbation=perturbation,
         maps_target=None if maps_target is None else target_message(maps_target),
+        score_region=None if region is None else score_region(region),
         options=request_options(**options),
     )
     if first_success is not None:

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from gradserve import images
-from gradserve.arguments import ImageLike, MethodLike, Options, ParameterValue, TargetLike
+from gradserve.arguments import ImageLike, MethodLike, Options, ParameterValue, Rank, RegionLike, TargetLike
 from gradserve.messages import fields
 from gradserve.messages.common import (
     PREPROCESS,
@@ -14,6 +14,7 @@ from gradserve.messages.common import (
     provenance_of,
     region_of,
     request_options,
+    score_region,
     set_method,
     target_message,
     target_of,
@@ -31,6 +32,7 @@ def explain_request(
     methods: MethodLike | list[Any],
     *,
     target: TargetLike | list[Any] | None = None,
+    region: RegionLike | None = None,
     model: str = "",
     preprocess: str = "model_default",
     format: str = "float32",
@@ -42,6 +44,11 @@ def explain_request(
     if shorthand and isinstance(methods, list):
         raise ValueError(f"{', '.join(shorthand)}: with a list of methods write Method(name, parameter=value)")
     targets = target if isinstance(target, list) else [] if target is None else [target]
+    messages = [target_message(each) for each in targets]
+    if region is not None:
+        messages = messages or [target_message(Rank(1))]
+        for message in messages:
+            message.region.CopyFrom(score_region(region))
     return explain_pb2.ExplainRequest(
         model=model,
         image=images.message(image),
@@ -50,7 +57,7 @@ def explain_request(
             set_method(explain_pb2.ExplainMethod(), each, shorthand)
             for each in (methods if isinstance(methods, list) else [methods])
         ],
-        targets=[target_message(each) for each in targets],
+        targets=messages,
         format=choice("format", _FORMAT, format),
         overlay=overlay,
         options=request_options(**options),

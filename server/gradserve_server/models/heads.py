@@ -97,7 +97,12 @@ def find_head(network: nn.Module, images: Tensor, declared: HeadKind | None) -> 
     Outputs of other shapes than [N] or [N, outputs] are left to `examine`. Raises Unservable where the catalogue's
     `declared` contradicts what is found, where it is missing and must be there, or where the outputs are no scores.
     """
-    head = _find_head(network, images, declared)
+    try:
+        head = _find_head(network, images, declared)
+    except Unservable as error:
+        raise Unservable(
+            f"{PROBABILITIES}; of its mean scores: {error}" if has_positions(network) else str(error)
+        ) from error
     if has_positions(network) and (head.ending or head.single or head.from_probabilities):
         raise Unservable(PROBABILITIES)
     return head

@@ -148,7 +148,7 @@ def _build_torchvision(spec: ModelSpec) -> _Built:
         return _Built(network, preset, transformed)
     if segments and getattr(network, "aux_classifier", False) is None:
         del network.aux_classifier
-        network.register_module("aux_classifier", None)  # torch ignores what a file has for it.
+        network.register_module("aux_classifier", None)  # A file may have weights for it, which are then ignored.
     _check_file(spec)
     loaded = load_weights(network, Path(spec.weights), spec.source)
     return _Built(network, preset, transformed, loaded)
