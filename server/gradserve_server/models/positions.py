@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 NAMES = ("out", "logits")  # What torchvision and Transformers call the scores in an output with several tensors.
 PROBABILITIES = (
-    "a network that gives a score for each position, [images, classes, h, w], must give logits of several classes there "
-    "and no probabilities"
+    "a network that gives a score for each position, [images, classes, h, w], must give logits of several classes "
+    "there and no probabilities"
 )
 NO_RELEVANCE = "it gives a score for each position, and relevance is not propagated through sums over positions"
 NOTE = (
