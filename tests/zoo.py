@@ -30,7 +30,8 @@ from torchvision.models.convnext import CNBlockConfig
 
 from gradserve_server.models.card import Precision
 from gradserve_server.models.catalogue import EMBEDDED, ModelSpec
-from gradserve_server.models.loading import IMAGENET_MEAN, IMAGENET_STD, Source, load
+from gradserve_server.models.inputs import IMAGENET_MEAN, IMAGENET_STD
+from gradserve_server.models.loading import Source, load
 from gradserve_server.models.preparation import prepare_source
 from gradserve_server.models.prepared import Prepared
 
@@ -174,7 +175,8 @@ def photos(model: Prepared, count: int) -> Tensor:
     else:
         with (DATA / "images/labels.csv").open() as lines:
             names = [row["file"] for row in csv.DictReader(lines)][:count]
-        pixels = np.stack([_cropped(Image.open(DATA / "images" / name), card.resize, card.height) for name in names])
+        shorter = card.resize.height
+        pixels = np.stack([_cropped(Image.open(DATA / "images" / name), shorter, card.height) for name in names])
     return torch.from_numpy(pixels).permute(0, 3, 1, 2).to(model.dtype) / 255
 
 

@@ -115,6 +115,8 @@ class Pick(StrEnum):
 
 TargetLike = int | str | Rank | Unit | Contrast | Similarity
 AttackTargetLike = int | str | Pick
+# Of networks that give a score for each position: a box (x0, y0, x1, y1) in pixels of the picture, or a mask.
+RegionLike = tuple[float, float, float, float] | ImageLike
 ExplainMethodLike = ExplainName | tuple[ExplainName, ExplainParameters] | Method
 AttackMethodLike = AttackName | tuple[AttackName, AttackParameters] | Method
 # Where None is allowed it stands in the alias: mypy does not look for the pair in an alias within a union.

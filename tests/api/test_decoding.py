@@ -23,6 +23,7 @@ from gradserve_server.api.errors import RequestError
 from gradserve_server.api.images import BadImage, decode
 from gradserve_server.config import LimitSettings
 from gradserve_server.metrics import Metrics
+from gradserve_server.models.card import Framing
 
 LIMITS = LimitSettings()
 RAMP = np.arange(256).reshape(16, 16)
@@ -181,7 +182,7 @@ def test_no_picture_is_decoded_on_the_event_loop(monkeypatch: pytest.MonkeyPatch
         raise BadImage("seen")
 
     monkeypatch.setattr(images, "decode", noted)
-    card = SimpleNamespace(name="m", auto={}, precisions=("exact",), resize=8, height=8, width=8)
+    card = SimpleNamespace(name="m", auto={}, precisions=("exact",), resize=Framing(8, 8), height=8, width=8)
     pool: Any = SimpleNamespace(cards=_Cards({"m": card}), members=[], outstanding=0.0, queue_seconds=None)
     pool.using = lambda: nullcontext(pool.cards)
     metrics = Metrics()

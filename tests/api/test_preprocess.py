@@ -14,6 +14,7 @@ from torchvision.transforms import CenterCrop, InterpolationMode, Resize
 from gradserve.v1 import common_pb2 as pb
 from gradserve_server.api.images import BadImage, DecodedPicture, decode, png, preprocess
 from gradserve_server.config import LimitSettings
+from gradserve_server.models.card import Framing
 from gradserve_server.models.preprocess import resize
 
 LIMITS = LimitSettings()
@@ -25,7 +26,7 @@ def card(height: int = 224, width: int = 224, resize: int = 256, interpolation: 
         name="m",
         height=height,
         width=width,
-        resize=resize,
+        resize=Framing(resize, resize),
         interpolation=interpolation,
         any_size=True,
         min_size=32,
@@ -50,13 +51,13 @@ def whole(pixels: np.ndarray[Any, Any]) -> DecodedPicture:
     return DecodedPicture(pixels, *pixels.shape[:2])
 
 
-@pytest.mark.parametrize("model", MODELS, ids=lambda model: f"{model.resize} {model.interpolation}")
+@pytest.mark.parametrize("model", MODELS, ids=lambda model: f"{model.resize.height} {model.interpolation}")
 @pytest.mark.parametrize("size", SIZES, ids=str)
 def test_model_default_is_torchvisions_resize_and_crop(model: Any, size: tuple[int, int]) -> None:
     pixels = photo(*size)
     ours, _ = preprocess(whole(pixels), model, pb.PREPROCESS_MODEL_DEFAULT, LIMITS)
     how = InterpolationMode(model.interpolation)
-    theirs = CenterCrop((model.height, model.width))(Resize(model.resize, how)(Image.fromarray(pixels)))
+    theirs = CenterCrop((model.height, model.width))(Resize(model.resize.height, how)(Image.fromarray(pixels)))
     assert ours.dtype == np.uint8
     assert ours.shape == (model.height, model.width, 3)
     assert (ours == np.asarray(theirs)).all()
@@ -83,13 +84,13 @@ def test_the_region_is_where_the_model_looked(size: tuple[int, int]) -> None:
         assert top == pytest.approx(region.y + region.height / 448, abs=1.5)
 
 
-@pytest.mark.parametrize("model", MODELS, ids=lambda model: f"{model.resize} {model.interpolation}")
+@pytest.mark.parametrize("model", MODELS, ids=lambda model: f"{model.resize.height} {model.interpolation}")
 @pytest.mark.parametrize("size", SIZES, ids=str)
 def test_floats_are_resized_as_torchvision_resizes_tensors_and_clamped(model: Any, size: tuple[int, int]) -> None:
     """In float64, since torch reckons where to sample in the tensor's own type and is off by 1e-5 in float32."""
     pixels = np.random.default_rng(1).random((*size, 3), np.float32)
     ours, _ = preprocess(whole(pixels), model, pb.PREPROCESS_MODEL_DEFAULT, LIMITS)
-    resize = Resize(model.resize, InterpolationMode(model.interpolation), antialias=True)
+    resize = Resize(model.resize.height, InterpolationMode(model.interpolation), antialias=True)
     theirs = CenterCrop((model.height, model.width))(resize(torch.from_numpy(pixels).permute(2, 0, 1).double()))
     assert ours.dtype == np.float32
     assert np.abs(ours - theirs.clamp(0, 1).permute(1, 2, 0).numpy()).max() < 5e-7

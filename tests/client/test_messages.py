@@ -1,11 +1,14 @@
 import inspect
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from gradserve import Client, Method, Rank, Unit
+from gradserve.cli import parse
 from gradserve.messages import fields
+from gradserve.messages.attack import attack_request
 from gradserve.messages.common import request_options
 from gradserve.messages.explain import EXPLAIN_METHOD, explain_request
 from gradserve.v1 import common_pb2, explain_pb2
@@ -77,6 +80,26 @@ def test_no_parameter_hides_an_argument_of_explain():
 )
 def test_targets(target, message):
     assert list(explain("gradient", target=target).targets) == [common_pb2.Target(**message)]
+
+
+def test_regions():
+    box = common_pb2.ScoreRegion(box=common_pb2.Box(x0=1, y0=2.5, x1=3, y1=4))
+    assert [each.region for each in explain("gradient", target=["cat", 3], region=(1, 2.5, 3, 4)).targets] == [box, box]
+    (target,) = explain("gradient", region=PIXELS[..., 0]).targets
+    assert (target.rank, target.region.WhichOneof("kind")) == (1, "mask")
+    assert not explain("gradient", target="cat").targets[0].HasField("region")
+    with pytest.raises(ValueError, match="region is a box of four numbers"):
+        explain("gradient", region=(1, 2, 3))
+    attack = attack_request(PIXELS, region=(1, 2.5, 3, 4), shorthand={}, options={})
+    assert attack.score_region == box
+
+
+def test_regions_of_the_command_line():
+    assert parse.region(None) is None
+    assert parse.region("box:1,2.5,3,4") == (1, 2.5, 3, 4)
+    assert parse.region("mask.png") == Path("mask.png")
+    with pytest.raises(ValueError, match="--region box:1,2: write box:x0,y0,x1,y1 in pixels of the photo"):
+        parse.region("box:1,2")
 
 
 def test_no_target_and_many():

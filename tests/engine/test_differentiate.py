@@ -17,7 +17,7 @@ from gradserve_server.engine.objective import NotApplicable, Objective, channel,
 from gradserve_server.engine.query import Answer, Part, Query, Tap
 from gradserve_server.models.card import Layer
 from gradserve_server.models.catalogue import ModelSpec
-from gradserve_server.models.loading import digest
+from gradserve_server.models.digest import digest
 from gradserve_server.models.preparation import prepare
 from gradserve_server.models.prepared import Prepared
 from gradserve_server.models.taps import first_tensor

@@ -12,6 +12,7 @@ from gradserve_server.engine.events import Ended
 from gradserve_server.engine.job import Job, Steps
 from gradserve_server.engine.objective import NotApplicable, logit
 from gradserve_server.engine.query import Answer, Part, Query
+from gradserve_server.models.card import Framing
 from gradserve_server.models.catalogue import ModelSpec
 from gradserve_server.models.loading import Source
 from gradserve_server.models.preparation import prepare_source
@@ -19,6 +20,7 @@ from gradserve_server.models.prepared import Prepared
 from gradserve_server.models.rules import Relevance, Rule
 
 OWN, OTHER, NEAR = (16, 16), (32, 24), (16, 24)
+FRAMING = Framing(16, 16)
 
 
 class OtherWay(nn.Module):
@@ -39,7 +41,9 @@ class OtherWay(nn.Module):
 def model() -> Prepared:
     torch.manual_seed(0)
     half = (0.5, 0.5, 0.5)
-    source = Source(OtherWay().eval().requires_grad_(False), "0" * 64, tuple("01234"), *OWN, 16, "bilinear", half, half)
+    source = Source(
+        OtherWay().eval().requires_grad_(False), "0" * 64, tuple("01234"), *OWN, FRAMING, "bilinear", half, half
+    )
     return prepare_source(ModelSpec(name="other_way"), source, CPU, torch.float32)
 
 

@@ -109,7 +109,7 @@ WRONG = {
     '[models.m]\nbuilder = "n:m"\nchannels = 1\nstd = [1, 1, 1]': "std has 3 numbers for channels = 1",
     '[models.m]\nbuilder = "n:m"\nchannels = 2': "channels must be 1 or 3, was 2",
     '[models.m]\nbuilder = "n:m"\narguments = { widths = [1, 2] }': "arguments.widths must be a number or text",
-    "[models.m]\nchannels = 1": "channels = 1 is for a builder of your own",
+    "[models.m]\nchannels = 1": "channels = 1 is for timm:, hf: and a builder of your own",
     "[models.m]\ntokens = 3": TOKENS,
     "[models.m]\ntokens = { leading = 'one' }": TOKENS,
     "[models.m]\nlabels = 3": "labels must be the name of a file, or a list of names",

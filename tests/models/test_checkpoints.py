@@ -18,8 +18,9 @@ from torchvision.models import googlenet, mnasnet0_5, squeezenet1_1
 from zoo import CPU, normalised, off
 
 from gradserve_server.models.catalogue import ModelSpec
+from gradserve_server.models.digest import digest
 from gradserve_server.models.faults import check_builders
-from gradserve_server.models.loading import LoadError, digest, load
+from gradserve_server.models.loading import LoadError, load
 from gradserve_server.models.preparation import prepare
 from gradserve_server.models.prepared import Prepared
 

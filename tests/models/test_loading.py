@@ -17,10 +17,12 @@ from torch import Tensor, nn
 from torchvision.models import GoogLeNet_Weights, squeezenet1_1
 from zoo import CPU, normalised, off
 
+from gradserve_server.models.card import Framing
 from gradserve_server.models.catalogue import EMBEDDED, ModelSpec
 from gradserve_server.models.channels import grey
+from gradserve_server.models.digest import digest
 from gradserve_server.models.embedded.digits.data import parts, split
-from gradserve_server.models.loading import LoadError, digest, load
+from gradserve_server.models.loading import LoadError, load
 from gradserve_server.models.preparation import prepare
 from gradserve_server.models.wrappers import WRAPPERS
 
@@ -56,7 +58,8 @@ def test_torchvision_weights_from_a_file_bring_its_metadata(tmp_path: Path) -> N
     save_file(network.state_dict(), tmp_path / "w.safetensors")
     source = load(ModelSpec(name="s", builder="squeezenet1_1", weights=str(tmp_path / "w.safetensors")))
     assert source.digest == digest(network)
-    assert (source.height, source.width, source.resize, source.interpolation) == (224, 224, 256, "bilinear")
+    assert (source.height, source.width, source.resize) == (224, 224, Framing(256, 256))
+    assert source.interpolation == "bilinear"
     assert source.mean == (0.485, 0.456, 0.406)
     assert source.labels[1] == "goldfish"
 

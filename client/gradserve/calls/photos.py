@@ -69,7 +69,9 @@ class PhotoCalls(Connection):
 
         A method is a name, (name, parameters) or a Method; `explain(image, "smooth_grad", samples=25)` is short for
         one with parameters. A target is a class's index or name, a Rank or a Unit; None is the predicted class.
-        Maps travel as `format` "float32", "float16" or "png"; `overlay` also asks the server for a picture.
+        `region`, a box (x0, y0, x1, y1) or a mask, is for networks that give a score for each position, as for
+        segmentation: where the target's scores are summed. Maps travel as `format` "float32", "float16" or "png";
+        `overlay` also asks the server for a picture.
         """
         request = explain.explain_request(image, methods, target=target, **arguments)
         maps = explain.explanations(request, self._call(self._stubs.gradients.Explain, request, timeout))
@@ -91,6 +93,7 @@ class PhotoCalls(Connection):
         the model. `loss` is "cross_entropy", "margin" or "dlr". `defence`, such as "jpeg" or ("blur", {"sigma": 2}),
         stands before the model; with `adaptive` the attack knows of it. `eot` seeks what survives random changes.
         `maps` names a method of `explain` for maps of both pictures, of `maps_target` or of what is predicted there.
+        `region` is as in `explain`; the attack is on the mean scores of the region.
         """
         request = attack.attack_request(image, method, **arguments)
         return attack.attack_result(request, self._call(self._stubs.gradients.Attack, request, timeout))

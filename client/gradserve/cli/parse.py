@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from gradserve.arguments import AttackTargetLike, Contrast, Pick, Rank, Similarity, TargetLike, Unit
+from gradserve.arguments import AttackTargetLike, Contrast, Pick, Rank, RegionLike, Similarity, TargetLike, Unit
 from gradserve.messages import fields
 from gradserve.messages.attack import DEFENCE, EOT
 from gradserve.messages.explain import EXPLAIN_METHOD
@@ -15,6 +15,10 @@ TARGET = (
     "A class's index or name, rank:2, unit:LAYER:CHANNEL or unit:LAYER:CHANNEL:Y,X; sums and differences of those, "
     "'tabby - tiger cat', 'rank:1 - 0.5 * rank:2', 'tabby - top:5' (the others of the top 5); "
     "like:PHOTO or like:PHOTO@LAYER, how alike another photo is"
+)
+REGION = (
+    "For networks that give a score for each position, as for segmentation: where the target's scores are summed, "
+    "box:x0,y0,x1,y1 in pixels of the photo, or a mask's file, white inside"
 )
 _TERMS = re.compile(r" ([+-]) ")  # Blanks around the sign, since names of classes have hyphens.
 _WEIGHT = re.compile(r"([\d.]+(?:/[\d.]+)?) ?\* ?")
@@ -87,6 +91,17 @@ def settings(message: Any, texts: Sequence[str], steps: int | None) -> dict[str,
             raise ValueError(f"--param {text}: write NAME=VALUE, NAME one of {settings_of(message)}")
         values[name] = fields.read(field, name, value)
     return values
+
+
+def region(text: str | None) -> RegionLike | None:
+    """A region as REGION has it: "box:x0,y0,x1,y1" or the file of a mask."""
+    if text is None or not text.startswith("box:"):
+        return None if text is None else Path(text)
+    try:
+        x0, y0, x1, y1 = map(float, text.removeprefix("box:").split(","))
+    except ValueError:
+        raise ValueError(f"--region {text}: write box:x0,y0,x1,y1 in pixels of the photo, or a mask's file") from None
+    return x0, y0, x1, y1
 
 
 def target(text: str) -> TargetLike:

@@ -15,6 +15,7 @@ from gradserve.arguments import (
     Options,
     PhotoOptions,
     Pick,
+    RegionLike,
     TargetLike,
 )
 from gradserve.messages import fields
@@ -25,6 +26,7 @@ from gradserve.messages.common import (
     region_of,
     request_options,
     score_of,
+    score_region,
     set_method,
     split,
     target_message,
@@ -64,6 +66,7 @@ class AttackArguments(PhotoOptions, AttackParameters, total=False):
     perturbation: bool
     maps: MapsLike
     maps_target: TargetLike | None
+    region: RegionLike | None
 
 
 _PARAMETERS = AttackParameters.__annotations__.keys()
@@ -95,6 +98,7 @@ def _request(
     perturbation: bool = False,
     maps: MapsLike = None,
     maps_target: TargetLike | None = None,
+    region: RegionLike | None = None,
     model: str = "",
     preprocess: Preprocess = "model_default",
     layout: Layout = "HWC",
@@ -114,6 +118,7 @@ def _request(
         trajectory=trajectory,
         perturbation=perturbation,
         maps_target=None if maps_target is None else target_message(maps_target),
+        score_region=None if region is None else score_region(region),
         options=request_options(**options),
     )
     if first_success is not None:

@@ -3,12 +3,12 @@
 from collections.abc import Mapping, Sequence, Set
 from datetime import timedelta
 from difflib import get_close_matches
-from numbers import Integral
+from numbers import Integral, Real
 from types import MappingProxyType
 from typing import Any
 
 from gradserve import inputs
-from gradserve.arguments import Contrast, Rank, Similarity, TargetLike, Unit
+from gradserve.arguments import Contrast, Rank, RegionLike, Similarity, TargetLike, Unit
 from gradserve.messages import fields
 from gradserve.parameters.common import Precision, Priority
 from gradserve.parameters.method import Method, ParameterValue
@@ -71,6 +71,16 @@ def target_message(target: TargetLike) -> common_pb2.Target:
         return common_pb2.Target(class_index=count("target", target))
     kinds = "a class's index or name, a Rank, a Unit, a Contrast or a Similarity"
     raise ValueError(f"a target is {kinds}, not {target!r}; several go in a list")
+
+
+def score_region(region: RegionLike) -> common_pb2.ScoreRegion:
+    """A box (x0, y0, x1, y1), or a mask as any picture, as a message."""
+    if not isinstance(region, tuple):
+        return common_pb2.ScoreRegion(mask=inputs.message(region))
+    if len(region) != 4 or not all(isinstance(edge, Real) and not isinstance(edge, bool) for edge in region):
+        raise ValueError(f"region is a box of four numbers (x0, y0, x1, y1), or a mask, not {region!r}")
+    x0, y0, x1, y1 = map(float, region)
+    return common_pb2.ScoreRegion(box=common_pb2.Box(x0=x0, y0=y0, x1=x1, y1=y1))
 
 
 def target_of(target: common_pb2.Target) -> int | Unit | Contrast | Similarity:

@@ -6,7 +6,16 @@ from typing import Any, Unpack
 import numpy as np
 
 from gradserve import images, inputs
-from gradserve.arguments import ExplainMethodLike, ImageLike, Layout, Options, PhotoOptions, TargetLike
+from gradserve.arguments import (
+    ExplainMethodLike,
+    ImageLike,
+    Layout,
+    Options,
+    PhotoOptions,
+    Rank,
+    RegionLike,
+    TargetLike,
+)
 from gradserve.messages import fields
 from gradserve.messages.common import (
     PREPROCESS,
@@ -15,6 +24,7 @@ from gradserve.messages.common import (
     provenance_of,
     region_of,
     request_options,
+    score_region,
     set_method,
     split,
     target_message,
@@ -33,9 +43,11 @@ _FORMAT = explain_pb2.MapFormat.DESCRIPTOR
 class ExplainArguments(PhotoOptions, ExplainParameters, total=False):
     """What `explain` takes beside the picture, the methods and the targets; also the parameters of a single method.
 
+    region: where the scores of the targets are summed, for networks that give a score for each position.
     format: in which maps travel, "float32" (default), "float16" or "png". overlay: also ask the server for a picture.
     """
 
+    region: RegionLike | None
     format: MapFormat
     overlay: bool
 
@@ -65,6 +77,7 @@ def _request(
     methods: Sequence[explain_pb2.ExplainMethod],
     target: TargetLike | list[Any] | None,
     *,
+    region: RegionLike | None = None,
     model: str = "",
     preprocess: Preprocess = "model_default",
     layout: Layout = "HWC",
@@ -73,12 +86,17 @@ def _request(
     **options: Unpack[Options],
 ) -> explain_pb2.ExplainRequest:
     targets = target if isinstance(target, list) else [] if target is None else [target]
+    messages = [target_message(each) for each in targets]
+    if region is not None:
+        messages = messages or [target_message(Rank(1))]
+        for message in messages:
+            message.region.CopyFrom(score_region(region))
     return explain_pb2.ExplainRequest(
         model=model,
         image=inputs.message(image, layout),
         preprocess=choice("preprocess", PREPROCESS, preprocess),
         methods=methods,
-        targets=[target_message(each) for each in targets],
+        targets=messages,
         format=choice("format", _FORMAT, format),
         overlay=overlay,
         options=request_options(**options),

@@ -88,7 +88,7 @@ VERDICT_ALREADY_MISCLASSIFIED: Verdict
 VERDICT_LOST_IN_ENCODING: Verdict
 
 class AttackRequest(_message.Message):
-    __slots__ = ["model", "image", "preprocess", "method", "label", "target", "loss", "norm", "eps", "defence", "adaptive", "eot", "first_success", "trajectory", "perturbation", "maps", "options", "maps_format", "maps_target"]
+    __slots__ = ["model", "image", "preprocess", "method", "label", "target", "loss", "norm", "eps", "defence", "adaptive", "eot", "first_success", "trajectory", "perturbation", "maps", "options", "maps_format", "maps_target", "score_region"]
     MODEL_FIELD_NUMBER: _ClassVar[int]
     IMAGE_FIELD_NUMBER: _ClassVar[int]
     PREPROCESS_FIELD_NUMBER: _ClassVar[int]
@@ -108,6 +108,7 @@ class AttackRequest(_message.Message):
     OPTIONS_FIELD_NUMBER: _ClassVar[int]
     MAPS_FORMAT_FIELD_NUMBER: _ClassVar[int]
     MAPS_TARGET_FIELD_NUMBER: _ClassVar[int]
+    SCORE_REGION_FIELD_NUMBER: _ClassVar[int]
     model: str
     image: _common_pb2.Image
     preprocess: _common_pb2.Preprocess
@@ -127,7 +128,8 @@ class AttackRequest(_message.Message):
     options: _common_pb2.RequestOptions
     maps_format: _explain_pb2.MapFormat
     maps_target: _common_pb2.Target
-    def __init__(self, model: _Optional[str] = ..., image: _Optional[_Union[_common_pb2.Image, _Mapping]] = ..., preprocess: _Optional[_Union[_common_pb2.Preprocess, str]] = ..., method: _Optional[_Union[AttackMethod, _Mapping]] = ..., label: _Optional[_Union[_common_pb2.Target, _Mapping]] = ..., target: _Optional[_Union[AttackTarget, _Mapping]] = ..., loss: _Optional[_Union[Loss, str]] = ..., norm: _Optional[_Union[Norm, str]] = ..., eps: _Optional[float] = ..., defence: _Optional[_Union[Defence, _Mapping]] = ..., adaptive: bool = ..., eot: _Optional[_Union[Eot, _Mapping]] = ..., first_success: bool = ..., trajectory: bool = ..., perturbation: bool = ..., maps: _Optional[_Union[_explain_pb2.ExplainMethod, _Mapping]] = ..., options: _Optional[_Union[_common_pb2.RequestOptions, _Mapping]] = ..., maps_format: _Optional[_Union[_explain_pb2.MapFormat, str]] = ..., maps_target: _Optional[_Union[_common_pb2.Target, _Mapping]] = ...) -> None: ...
+    score_region: _common_pb2.ScoreRegion
+    def __init__(self, model: _Optional[str] = ..., image: _Optional[_Union[_common_pb2.Image, _Mapping]] = ..., preprocess: _Optional[_Union[_common_pb2.Preprocess, str]] = ..., method: _Optional[_Union[AttackMethod, _Mapping]] = ..., label: _Optional[_Union[_common_pb2.Target, _Mapping]] = ..., target: _Optional[_Union[AttackTarget, _Mapping]] = ..., loss: _Optional[_Union[Loss, str]] = ..., norm: _Optional[_Union[Norm, str]] = ..., eps: _Optional[float] = ..., defence: _Optional[_Union[Defence, _Mapping]] = ..., adaptive: bool = ..., eot: _Optional[_Union[Eot, _Mapping]] = ..., first_success: bool = ..., trajectory: bool = ..., perturbation: bool = ..., maps: _Optional[_Union[_explain_pb2.ExplainMethod, _Mapping]] = ..., options: _Optional[_Union[_common_pb2.RequestOptions, _Mapping]] = ..., maps_format: _Optional[_Union[_explain_pb2.MapFormat, str]] = ..., maps_target: _Optional[_Union[_common_pb2.Target, _Mapping]] = ..., score_region: _Optional[_Union[_common_pb2.ScoreRegion, _Mapping]] = ...) -> None: ...
 
 class AttackMethod(_message.Message):
     __slots__ = ["gradient_ascent", "fgsm", "pgd", "apgd", "one_pixel", "square", "transfer", "fooling", "sphere", "corruption", "patch"]

@@ -86,20 +86,42 @@ class Region(_message.Message):
     def __init__(self, x: _Optional[float] = ..., y: _Optional[float] = ..., width: _Optional[float] = ..., height: _Optional[float] = ..., image_width: _Optional[int] = ..., image_height: _Optional[int] = ...) -> None: ...
 
 class Target(_message.Message):
-    __slots__ = ["class_index", "class_name", "rank", "unit", "contrast", "similarity"]
+    __slots__ = ["class_index", "class_name", "rank", "unit", "contrast", "similarity", "region"]
     CLASS_INDEX_FIELD_NUMBER: _ClassVar[int]
     CLASS_NAME_FIELD_NUMBER: _ClassVar[int]
     RANK_FIELD_NUMBER: _ClassVar[int]
     UNIT_FIELD_NUMBER: _ClassVar[int]
     CONTRAST_FIELD_NUMBER: _ClassVar[int]
     SIMILARITY_FIELD_NUMBER: _ClassVar[int]
+    REGION_FIELD_NUMBER: _ClassVar[int]
     class_index: int
     class_name: str
     rank: int
     unit: Unit
     contrast: Contrast
     similarity: Similarity
-    def __init__(self, class_index: _Optional[int] = ..., class_name: _Optional[str] = ..., rank: _Optional[int] = ..., unit: _Optional[_Union[Unit, _Mapping]] = ..., contrast: _Optional[_Union[Contrast, _Mapping]] = ..., similarity: _Optional[_Union[Similarity, _Mapping]] = ...) -> None: ...
+    region: ScoreRegion
+    def __init__(self, class_index: _Optional[int] = ..., class_name: _Optional[str] = ..., rank: _Optional[int] = ..., unit: _Optional[_Union[Unit, _Mapping]] = ..., contrast: _Optional[_Union[Contrast, _Mapping]] = ..., similarity: _Optional[_Union[Similarity, _Mapping]] = ..., region: _Optional[_Union[ScoreRegion, _Mapping]] = ...) -> None: ...
+
+class ScoreRegion(_message.Message):
+    __slots__ = ["box", "mask"]
+    BOX_FIELD_NUMBER: _ClassVar[int]
+    MASK_FIELD_NUMBER: _ClassVar[int]
+    box: Box
+    mask: Image
+    def __init__(self, box: _Optional[_Union[Box, _Mapping]] = ..., mask: _Optional[_Union[Image, _Mapping]] = ...) -> None: ...
+
+class Box(_message.Message):
+    __slots__ = ["x0", "y0", "x1", "y1"]
+    X0_FIELD_NUMBER: _ClassVar[int]
+    Y0_FIELD_NUMBER: _ClassVar[int]
+    X1_FIELD_NUMBER: _ClassVar[int]
+    Y1_FIELD_NUMBER: _ClassVar[int]
+    x0: float
+    y0: float
+    x1: float
+    y1: float
+    def __init__(self, x0: _Optional[float] = ..., y0: _Optional[float] = ..., x1: _Optional[float] = ..., y1: _Optional[float] = ...) -> None: ...
 
 class Contrast(_message.Message):
     __slots__ = ["terms", "others_of_top"]

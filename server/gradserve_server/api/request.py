@@ -28,6 +28,10 @@ REPLY_SHARE, MAX_REPLY_SECONDS = 0.1, 0.25
 
 PRIORITIES: Mapping[int, Priority] = {0: "interactive", 1: "interactive", 2: "batch"}
 PRECISIONS: Mapping[int, Literal["auto"] | Precision] = {0: "auto", 1: "exact", 2: "balanced", 3: "fast"}
+POSITIONS = (
+    "{name} gives a score for each position, and this call is for networks that give one for each picture; Explain and "
+    "Attack take {name}, with a region"
+)
 PREPROCESSES: Mapping[int, pb.Preprocess] = {
     pb.PREPROCESS_UNSPECIFIED: pb.PREPROCESS_MODEL_DEFAULT,
     pb.PREPROCESS_MODEL_DEFAULT: pb.PREPROCESS_MODEL_DEFAULT,
@@ -82,14 +86,19 @@ def model_card(name: str, cards: ServedModels) -> ModelCard:
     return card
 
 
-def model_of(name: str, cards: ServedModels) -> tuple[ModelCard, Violations]:
+def model_of(name: str, cards: ServedModels, *, positions: bool = False) -> tuple[ModelCard, Violations]:
     """The card of that name, or of the default model, and the collector of the request's violations.
 
     Where that model is missing, another model's card stands in, so that the request's other fields can be checked;
     `check` of the collector then raises an error in any case.
+
+    `positions`: whether the call takes networks that give a score for each position; if not, it does not apply to them.
     """
     try:
-        return model_card(name, cards), Violations()
+        card, violations = model_card(name, cards), Violations()
+        if card.positions and not positions:
+            violations.not_applicable(POSITIONS.format(name=card.name))
+        return card, violations
     except RequestError as error:
         if not cards:  # The caller may use none of those that are loaded.
             raise

@@ -47,8 +47,13 @@ def targets_of(
 def target_of(
     message: pb.Target, card: ModelCard, path: str, own_size: bool, at: CallContext, violations: Violations
 ) -> AnyTarget | None:
-    """One target, or None with a violation."""
+    """One target, or None with a violation. Its region is read by `regions.py`."""
     kind = message.WhichOneof("kind")
+    if message.HasField("region") and not card.positions:
+        why = f"{card.name} gives one score for each picture"
+        violations.not_applicable(f"{path}.region does not apply, since {why}; leave it out")
+    elif message.HasField("region") and kind in ("unit", "similarity"):
+        violations.add(f"{path}.region", "is for classes, ranks and contrasts of them; leave it out")
     if kind == "contrast":
         return _contrast(message.contrast, card, f"{path}.contrast", own_size, violations)
     if kind == "similarity":
@@ -71,6 +76,8 @@ def _contrast(
     for i, term in enumerate(message.terms[:MAX_TERMS]):
         at = f"{path}.terms[{i}]"
         weight = weight_of(term, at, violations)
+        if term.target.HasField("region"):
+            violations.add(f"{at}.target.region", "a contrast has one region, its own", for_every_model=True)
         if term.target.WhichOneof("kind") in ("contrast", "similarity"):
             text = "must be a class, rank, unit or channel; add the terms of a contrast to this one"
             violations.add(f"{at}.target", text, for_every_model=True)

@@ -148,7 +148,13 @@ class Recordings:
 
 def can_record(query: Query) -> bool:
     """Whether a recording can answer the query: it asks for the gradient of one class score by the pixels."""
-    if query.objective is None or query.wrt != "image" or query.taps or query.rule != "plain":
+    if (
+        query.region is not None
+        or query.objective is None
+        or query.wrt != "image"
+        or query.taps
+        or query.rule != "plain"
+    ):
         return False
     return len(query.objective.terms) == 1 and query.objective.terms[0].kind in KINDS
 

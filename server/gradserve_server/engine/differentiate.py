@@ -113,7 +113,8 @@ class _Batch:
             if any(rule != "plain" for rule in rules):
                 stack.enter_context(ReLURules(rules))
             stack.enter_context(taps.listening(self.model.network))  # This also catches the early stop.
-            logits = self.model(self.images, rules)
+            regions = [part.query.region for part in self.parts for _ in part.rows]
+            logits = self.model(self.images, rules, regions)
         if missing := [layer for place, layer in places.items() if place not in taps.kept]:
             raise NotApplicable(f"layer {missing[0]!r} did not run on this input; name another layer")
         return logits, taps.kept

@@ -46,6 +46,9 @@ class Query:
     rule: Rule = "plain"
     model: str | None = None  # Name of another model than the job's.
     unshared: bool = False  # Whether its passes have rows of no other query.
+    region: Tensor | None = (
+        None  # [H, W], weights of the positions that the logits are summed over; None is their mean.
+    )
 
     @property
     def reads_logits(self) -> bool:

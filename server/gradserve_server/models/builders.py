@@ -1,6 +1,5 @@
 """Builders of one's own, package.module:function: called, and what to say where one does not give a network."""
 
-import difflib
 import inspect
 import random
 import traceback
@@ -17,6 +16,7 @@ from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
 from .catalogue import ModelSpec
 from .checkpoints import CheckpointError
+from .tables import nearest
 
 PACKAGE_FOLDER = Path(__file__).resolve().parents[1]
 FOREIGN_FOLDERS = (
@@ -72,12 +72,13 @@ def _imported(name: str) -> ModuleType:
 
 
 def _function(module: ModuleType, name: str, function: str) -> Any:
-    if not hasattr(module, function):
-        functions = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
-        near = difflib.get_close_matches(function, functions, 3)
-        hint = f"; nearest: {', '.join(near)}" if near else ""
-        raise BuilderFault(f"{name} has no function {function}{hint}; correct builder")
-    builder = getattr(module, function)
+    builder: Any = module
+    for part in function.split("."):  # A class and its method, such as Net.from_pretrained.
+        if not hasattr(builder, part):
+            functions = [key for key in dir(builder) if callable(getattr(builder, key, None)) and key[0] != "_"]
+            where_to = name if builder is module else f"{name}:{function.rpartition(f'.{part}')[0]}"
+            raise BuilderFault(f"{where_to} has no function {part}{nearest(part, functions)}; correct builder")
+        builder = getattr(builder, part)
     if isinstance(builder, nn.Module):
         raise BuilderFault(
             f"{name}:{function} is a network, not a function that returns one; name a function, or write one"

@@ -8,6 +8,7 @@ from typing import Literal, NamedTuple
 Layout = Literal["nchw", "nhwc", "tokens", "vector", "other"]
 Precision = Literal["exact", "balanced", "fast"]
 HeadKind = Literal["softmax", "binary", "multilabel"]
+Interpolation = Literal["nearest", "box", "bilinear", "hamming", "bicubic", "lanczos"]  # As Pillow names its filters.
 Rpc = Literal["predict", "explain", "attack", "maximize", "stylize", "influence", "embed", "differentiate"]
 
 
@@ -40,6 +41,19 @@ class Tokens(NamedTuple):
             return None
         ((height, width),) = grids
         return Tokens(height, width, self.leading, self.trailing)
+
+
+class Framing(NamedTuple):
+    """The size in pixels that a picture is resized to before the model's input is cut out of its middle.
+
+    The picture keeps its aspect ratio and gets the smallest size that covers this one, unless it is stretched to it.
+    """
+
+    height: int
+    width: int
+    stretched: bool = False  # Whether the picture gets exactly this size, whatever its aspect ratio.
+    # Whether a middle between two pixels is rounded down, as Transformers does it, or to even, as torchvision does it.
+    floored: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,8 +96,8 @@ class ModelCard:
     classes: tuple[str, ...]
     height: int
     width: int
-    resize: int
-    interpolation: Literal["bilinear", "bicubic"]
+    resize: Framing
+    interpolation: Interpolation
     mean: tuple[float, ...]  # A number for each of the network's channels.
     std: tuple[float, ...]
     any_size: bool
@@ -113,6 +127,7 @@ class ModelCard:
     upstream: int = -1  # The layers that the logits depend on, as in Layer.upstream.
     sample: tuple[float, ...] = ()  # Logits of one fixed picture, in EXACT.
     tokens: tuple[Tokens, ...] = ()  # Sequences that can be read as maps.
+    positions: bool = False  # Whether it gives a score for each position, so that targets need a region.
 
     @property
     def outputs(self) -> int:

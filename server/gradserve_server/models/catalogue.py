@@ -8,7 +8,8 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, StringConstraints, ValidationError, model_validator
 
-from .card import HeadKind, Precision, Rpc
+from .card import HeadKind, Interpolation, Precision, Rpc
+from .hubs.names import HubName, hub_name, resolved
 from .tables import mistakes, read_toml
 
 log = logging.getLogger(__name__)
@@ -16,6 +17,8 @@ log = logging.getLogger(__name__)
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 Colour = Annotated[tuple[FiniteFloat, ...], Field(min_length=1)]  # A number for each channel that the network takes.
 Rows = Annotated[int, Field(ge=1, le=4096)]
+Side = Annotated[int, Field(ge=1, le=4096)]
+Revision = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]{0,127}$")]
 PRECISIONS: tuple[Precision, ...] = ("exact", "balanced", "fast")
 MAX_UNIT_VALUE = 2  # Largest mean or std of pixels in [0, 1]; a larger one is for pixels up to 255.
 EMBEDDED_FOLDER = Path(__file__).parent / "embedded"
@@ -42,20 +45,25 @@ class ModelSpec(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: Name = Field(description="name to use in requests")
-    builder: str = Field(default="", description="torchvision name or package.module:function; default: the name")
-    arguments: dict[str, int | float | str] = Field(
-        default={}, description="keyword arguments for a builder of your own, package.module:function"
+    builder: str = Field(
+        default="",
+        description="torchvision name, timm:NAME, hf:NAME_OR_FOLDER or package.module:function; default: the name",
     )
+    arguments: dict[str, int | float | str] = Field(
+        default={}, description="keyword arguments for timm's networks or a builder of your own"
+    )
+    revision: Revision | None = Field(default=None, description="commit of the hub's weights, for timm: and hf:")
     weights: str = Field(
         default="DEFAULT", description='"DEFAULT" or an enum name (downloaded), "random", or else a file of weights'
     )
     labels: Path | tuple[str, ...] | None = Field(default=None, description="names of the classes, or a file of lines")
     height: int | None = Field(default=None, ge=1, le=4096, description="height of the input after the crop")
     width: int | None = Field(default=None, ge=1, le=4096, description="width of the input after the crop")
-    resize: int | None = Field(
-        default=None, ge=1, le=4096, description="shorter side before the crop; at least the input's longer side"
+    resize: Side | tuple[Side, Side] | None = Field(
+        default=None,
+        description="before the crop: shorter side, at least the input's longer one, or [height, width] to stretch to",
     )
-    interpolation: Literal["bilinear", "bicubic"] | None = Field(default=None, description="of the resizing")
+    interpolation: Interpolation | None = Field(default=None, description="of the resizing")
     channels: Literal[1, 3] = Field(default=3, description="that the network takes; 1: pictures are turned into grey")
     mean: Colour | None = Field(default=None, description="subtracted from pixels in [0, 1], a number for each channel")
     std: Colour | None = Field(default=None, description="divides them, a number for each channel")
@@ -88,10 +96,14 @@ class ModelSpec(BaseModel):
 
     @model_validator(mode="after")
     def _check_own_builder(self) -> "ModelSpec":
-        if self.arguments and ":" not in self.source:
-            raise ValueError("arguments are for a builder of your own, package.module:function")
+        if self.arguments and (":" not in self.source or (self.hub and self.hub.hub == "hf")):
+            raise ValueError("arguments are for timm:NAME and for a builder of your own, package.module:function")
+        if self.revision and (self.hub is None or self.hub.is_folder):
+            raise ValueError("revision is for names of a hub, timm:NAME or hf:NAME, whose weights may change there")
         if self.channels == 1 and ":" not in self.source:
-            raise ValueError("channels = 1 is for a builder of your own; torchvision's networks take 3 channels")
+            raise ValueError(
+                "channels = 1 is for timm:, hf: and a builder of your own; torchvision's networks take 3 channels"
+            )
         return self
 
     @model_validator(mode="after")
@@ -112,6 +124,16 @@ class ModelSpec(BaseModel):
     def source(self) -> str:
         """What builds the model."""
         return self.builder or self.name
+
+    @property
+    def hub(self) -> HubName | None:
+        """The network of a hub that it is, or None."""
+        return hub_name(self.source)
+
+    @property
+    def is_own(self) -> bool:
+        """Whether a function of one's own builds it, package.module:function, which alone knows its input."""
+        return ":" in self.source and self.hub is None
 
     @property
     def is_embedded(self) -> bool:
@@ -180,7 +202,7 @@ def read_catalogue(path: Path) -> list[ModelSpec]:
             spec = ModelSpec.model_validate({**base, **table})
         except ValidationError as error:
             raise ValueError(mistakes(error, f"{path.name}, [models.{name}]", ModelSpec)) from error
-        changes: dict[str, object] = {}
+        changes: dict[str, object] = {"builder": resolved(spec.builder, path.parent)}
         if names_file(spec):
             changes["weights"] = str(path.parent / spec.weights)
         if isinstance(spec.labels, Path):
@@ -254,6 +276,8 @@ def names_file(spec: ModelSpec) -> bool:
 
 def weights_names(source: str) -> tuple[str, ...]:
     """The words that weights may be instead of a file, for a builder."""
+    if hub_name(source):
+        return ("random", "DEFAULT")
     if source == EMBEDDED["imagenet"].source:
         return ("DEFAULT",)  # Its builder makes it with the published weights, never with random ones.
     if ":" in source or source not in classifiers():
@@ -265,7 +289,7 @@ def weights_names(source: str) -> tuple[str, ...]:
 
 @cache
 def classifiers() -> tuple[str, ...]:
-    """The names of torchvision's networks that classify."""
+    """The names of torchvision's networks that classify pictures, or their positions."""
     from torchvision import models as zoo
 
-    return tuple(zoo.list_models(module=zoo))
+    return (*zoo.list_models(module=zoo), *zoo.list_models(module=zoo.segmentation))

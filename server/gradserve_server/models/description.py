@@ -5,6 +5,7 @@ from .card import ModelCard
 from .catalogue import ModelSpec
 from .loading import Source, class_names
 from .outputs import Head
+from .positions import NO_RELEVANCE, NOTE, has_positions
 from .probe import Probe
 
 PROBABILITIES = (
@@ -26,16 +27,17 @@ def describe(
 
     `folded`: {convolution: BatchNorm}. `sizes`: whether it takes other sizes than its own, and its smallest side.
     """
+    positions = has_positions(source.network)
     labels = class_names(spec, source, probe.classes, single=head.single)
     return ModelCard(
         name=spec.name,
-        builder="embedded" if spec.is_embedded else spec.source,
+        builder="embedded" if spec.is_embedded else _builder(spec),
         digest=source.digest,
         classes=labels,
         height=source.height,
         width=source.width,
         resize=source.resize,
-        interpolation="bicubic" if source.interpolation == "bicubic" else "bilinear",
+        interpolation=source.interpolation,
         mean=source.mean,
         std=source.std,
         any_size=sizes[0],
@@ -47,7 +49,7 @@ def describe(
         relus=probe.relus,
         other_activations=probe.other_activations,
         rules_refused=probe.rules_refused,
-        relevance_refused=probe.relevance.refused,
+        relevance_refused=NO_RELEVANCE if positions else probe.relevance.refused,
         input_rules_refused=probe.relevance.input_refused,
         gflop=probe.gflop,
         channels=source.channels,
@@ -60,11 +62,17 @@ def describe(
         aliases=probe.aliases,
         upstream=probe.upstream,
         tokens=probe.tokens,
+        positions=positions,
     )
 
 
+def _builder(spec: ModelSpec) -> str:
+    """The builder as callers see it: of a folder the name alone, since where it lies is the server's own affair."""
+    return f"hf:{spec.hub.folder.name}" if spec.hub and spec.hub.is_folder else spec.source
+
+
 def _notes(spec: ModelSpec, source: Source, probe: Probe, behaviour: Behaviour, head: Head) -> list[str]:
-    notes = [*spec.notes, *source.notes, *probe.notes]
+    notes = [*spec.notes, *source.notes, *probe.notes, *([NOTE] if has_positions(source.network) else [])]
     if behaviour.no_gradient:
         notes = [note for note in notes if not note.startswith("GRAD_CAM")]  # NO_GRADIENT says more.
         notes.append(f"NO_GRADIENT: {behaviour.no_gradient}")
@@ -72,7 +80,7 @@ def _notes(spec: ModelSpec, source: Source, probe: Probe, behaviour: Behaviour, 
         notes.append(f"HALF_INSIDE: {behaviour.half}")
     if behaviour.unbatched:
         notes.append(f"images are not batched, which is slower: {behaviour.unbatched}")
-    if behaviour.output:
+    if behaviour.output and spec.hub is None:  # Those of a hub are as their library makes them.
         notes.append(f"it returns {behaviour.output} for one image; the scores of its classes are taken for the logits")
     if head.ending:
         notes.append(f"it ends in a {head.ending}: its logits are what goes into that")

@@ -6,6 +6,8 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from .catalogue import EMBEDDED, ModelSpec, classifiers, names_file, weights_names
+from .hubs.build import hub_fault
+from .hubs.names import hub_name
 from .tables import nearest
 
 MIN_SIMILARITY = 0.8  # Smallest similarity of a module's name to be proposed, as there are many modules.
@@ -28,7 +30,9 @@ def faults_of(specs: Sequence[ModelSpec]) -> dict[str, str]:
 
 
 def _builder_fault(spec: ModelSpec) -> str:
-    if ":" in spec.source:
+    if spec.hub is not None:
+        return hub_fault(spec, spec.hub)
+    if spec.is_own:
         return _own_fault(spec.source)
     if spec.source in classifiers():
         return ""
@@ -70,5 +74,6 @@ def no_weights(spec: ModelSpec) -> str:
     path = Path(spec.weights)
     what = f"{path} is a folder, not a file of weights" if path.is_dir() else f"no file of weights {path}"
     known = ", ".join(f'"{name}"' for name in dict.fromkeys(weights_names(spec.source)))
-    names = f"its builder knows no names but {known}" if ":" in spec.source else f"names that it may be: {known}"
+    alone = ":" in spec.source and hub_name(spec.source) is None
+    names = f"its builder knows no names but {known}" if alone else f"names that it may be: {known}"
     return f"{what}; correct weights, which in a configuration file is relative to that file; {names}"

@@ -16,7 +16,7 @@ def first_pass_fault(spec: ModelSpec, source: Source, error: Exception, like: Te
         return f"its forward must take the images alone, and it does not: {error}; wrap it in a network that does"
     if channels := advice(source, like):
         return channels
-    assumed = "" if spec.height and spec.width else ", assumed since its entry has no height and width,"
+    assumed = "" if spec.hub or (spec.height and spec.width) else ", assumed since its entry has no height and width,"
     return (
         f"a first pass over images of {source.height}x{source.width}{assumed} failed{where(error)}: {text_of(error)}; "
         "if its input has another size, say so with height and width; networks of 1 or 3 channels can be served"

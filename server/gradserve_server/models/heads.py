@@ -7,6 +7,7 @@ from .behaviour import Unservable
 from .card import HeadKind
 from .endings import APPLY, POWERS, Ending, Endings, Origin
 from .outputs import PLAIN, Head, logits_of
+from .positions import PROBABILITIES, has_positions
 from .trials import ROUNDED_SUM_TOLERANCE, Trials
 
 RECOVERY_TOLERANCE = 1e-5  # Largest distance of a softmax or sigmoid of recovered scores from the network's output.
@@ -96,6 +97,18 @@ def find_head(network: nn.Module, images: Tensor, declared: HeadKind | None) -> 
     Outputs of other shapes than [N] or [N, outputs] are left to `examine`. Raises Unservable where the catalogue's
     `declared` contradicts what is found, where it is missing and must be there, or where the outputs are no scores.
     """
+    try:
+        head = _find_head(network, images, declared)
+    except Unservable as error:
+        raise Unservable(
+            f"{PROBABILITIES}; of its mean scores: {error}" if has_positions(network) else str(error)
+        ) from error
+    if has_positions(network) and (head.ending or head.single or head.from_probabilities):
+        raise Unservable(PROBABILITIES)
+    return head
+
+
+def _find_head(network: nn.Module, images: Tensor, declared: HeadKind | None) -> Head:
     with torch.no_grad(), Endings() as endings:
         output = logits_of(network(images.clone()))
         origin = endings.of(output)

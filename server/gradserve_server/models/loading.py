@@ -1,25 +1,36 @@
 """Building a network and giving it its weights."""
 
-import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 from urllib.error import URLError
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 
 from .builders import BuilderFault, build, check_sizes, text_of, where
-from .catalogue import Colour, ModelSpec, names_file
+from .card import Framing, Interpolation
+from .catalogue import ModelSpec, names_file
 from .checkpoints import CheckpointError
+from .digest import digest
 from .faults import no_weights
+from .hubs.build import build_hub
+from .hubs.names import HubName
+from .hubs.preset import HubFault
+from .inputs import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    Preset,
+    SizeFault,
+    geometry_of,
+    normalisation,
+    torchvision_preset,
+    with_transform,
+)
 from .weights import Loaded, load_weights
 from .wrappers import NotServable, refuse_quantised, run_uncompiled, unwrap, unwrap_children
 
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
-GREY_MEAN, GREY_STD = (0.0,), (1.0,)  # Defaults for networks that take one channel.
 GREY_NOTE = (
     "it takes grey pictures: those of requests are turned into 0.299 R + 0.587 G + 0.114 B; "
     "gradients are by the RGB pixels"
@@ -36,12 +47,12 @@ class Source(NamedTuple):
     labels: tuple[str, ...]
     height: int
     width: int
-    resize: int
-    interpolation: str
+    resize: Framing
+    interpolation: Interpolation
     mean: tuple[float, ...]
     std: tuple[float, ...]
     channels: Literal[1, 3] = 3
-    labels_are_usual: bool = False  # Whether they are those of torchvision's weights, and not the entry's.
+    labels_are_usual: bool = False  # Whether they are those of published weights, and not the entry's.
     classes: int | None = None  # Size of the last layer, if the file of weights decided it.
     notes: tuple[str, ...] = ()
 
@@ -55,23 +66,24 @@ class CatalogueMistake(LoadError):
 
 
 class _Built(NamedTuple):
-    """A network with its weights; `usual`: the torchvision weights whose metadata describe its input."""
+    """A network with its weights, and what its library or published weights say of its input and classes."""
 
     network: nn.Module
-    usual: Any = None
+    preset: Preset = Preset()
     transformed: bool = False  # Whether the network's own input transform was switched off.
     loaded: Loaded = Loaded()
+    notes: tuple[str, ...] = ()
 
 
 def load(spec: ModelSpec) -> Source:
     """Builds and loads. Raises LoadError."""
     try:
-        built = _build_own(spec) if ":" in spec.source else _build_torchvision(spec)
+        built = _built(spec)
         built.network.eval().requires_grad_(False)
         return _describe(spec, built)
     except LoadError:
         raise
-    except (BuilderFault, CheckpointError, NotServable) as error:
+    except (BuilderFault, CheckpointError, HubFault, NotServable, SizeFault) as error:
         raise LoadError(f"model {spec.name}: {error}") from error
     except URLError as error:
         hint = f"give a file, --model {spec.name}=FILE, or {spec.name}=random to try things out"
@@ -80,6 +92,24 @@ def load(spec: ModelSpec) -> Source:
         what = f"loading {spec.source} with weights {spec.weights} failed{where(error)}: {text_of(error)}"
         hint = '; try weights = "random", to tell whether the network or its weights are at fault'
         raise LoadError(f"model {spec.name}: {what}{hint * (spec.weights != 'random')}") from error
+
+
+def _built(spec: ModelSpec) -> _Built:
+    if spec.hub is not None:
+        return _build_hub(spec, spec.hub)
+    return _build_own(spec) if spec.is_own else _build_torchvision(spec)
+
+
+def _build_hub(spec: ModelSpec, named: HubName) -> _Built:
+    """A network of timm or of Transformers, which is served as their own code makes it."""
+    network, preset, notes = build_hub(spec, named)
+    loaded = Loaded()
+    if names_file(spec):
+        _check_file(spec)
+        loaded = load_weights(network, Path(spec.weights), spec.source)
+    elif spec.weights == "random":
+        _init_random_weights(network, geometry_of(spec, preset.geometry)[:2], spec.channels)
+    return _Built(network, preset, loaded=loaded, notes=notes)
 
 
 def _build_own(spec: ModelSpec) -> _Built:
@@ -105,16 +135,23 @@ def _build_torchvision(spec: ModelSpec) -> _Built:
     if spec.weights != "random" and not names_file(spec):
         weights = available[spec.weights] if spec.weights != "DEFAULT" else available.DEFAULT
         network = zoo.get_model(spec.source, weights=weights)
-        return _Built(network, weights, _drop_auxiliary(network))
+        return _Built(network, torchvision_preset(weights), _drop_auxiliary(network))
     usual = next(iter(available))  # The first weights have the common input size; later ones resize in other ways.
     torch.manual_seed(spec.seed)
-    network = zoo.get_model(spec.source, weights=None)
+    segments = spec.source in zoo.list_models(module=zoo.segmentation)  # These would download a part of the weights.
+    network = zoo.get_model(spec.source, weights=None, **({"weights_backbone": None} if segments else {}))
     transformed = _drop_auxiliary(network)
+    preset = torchvision_preset(usual)
     if spec.weights == "random":
-        _init_random_weights(network, usual.transforms().crop_size[0])
-        return _Built(network, usual, transformed)
+        size = geometry_of(spec, preset.geometry)[:2] if segments else tuple(usual.transforms().crop_size * 2)[:2]
+        _init_random_weights(network, size)
+        return _Built(network, preset, transformed)
+    if segments and getattr(network, "aux_classifier", False) is None:
+        del network.aux_classifier
+        network.register_module("aux_classifier", None)  # A file may have weights for it, which are then ignored.
     _check_file(spec)
-    return _Built(network, usual, transformed, load_weights(network, Path(spec.weights), spec.source))
+    loaded = load_weights(network, Path(spec.weights), spec.source)
+    return _Built(network, preset, transformed, loaded)
 
 
 def _check_file(spec: ModelSpec) -> None:
@@ -122,7 +159,7 @@ def _check_file(spec: ModelSpec) -> None:
         raise LoadError(f"model {spec.name}: {no_weights(spec)}")
 
 
-def _init_random_weights(network: nn.Module, size: int) -> None:
+def _init_random_weights(network: nn.Module, size: tuple[int, int], channels: int = 3) -> None:
     """Gives random weights gradients to look at: no head of zeros, BatchNorm statistics of smooth noise."""
     norms = [m for m in network.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
     for module in network.modules():
@@ -131,7 +168,7 @@ def _init_random_weights(network: nn.Module, size: int) -> None:
     network.eval()
     if not norms:
         return
-    noise = nn.functional.interpolate(torch.randn(8, 3, 16, 16), (size, size), mode="bicubic")
+    noise = nn.functional.interpolate(torch.randn(8, channels, 16, 16), size, mode="bicubic")
     for norm in norms:
         norm.train()
         norm.momentum = None  # The statistics become the average over all passes, of which there is one.
@@ -158,66 +195,56 @@ def _drop_auxiliary(network: nn.Module) -> bool:
 
 
 def _describe(spec: ModelSpec, built: _Built) -> Source:
-    preset = built.usual.transforms() if built.usual else None
-    crop = preset.crop_size[0] if preset else 224
-    height, width = spec.height or crop, spec.width or crop
-    mean, std = _normalisation(spec, preset)
+    geometry, (mean, std) = geometry_of(spec, built.preset.geometry), normalisation(spec, built.preset.colours)
     if built.transformed:
-        mean, std = _with_transform(mean, std)
-    labels, usual = _labels(spec, built.usual)
+        mean, std = with_transform(mean, std)
+    labels, usual = _labels(spec, built.preset.labels)
     return Source(
         network=built.network,
         digest=digest(built.network),
         labels=labels,
-        height=height,
-        width=width,
-        resize=spec.resize or (preset.resize_size[0] if preset and not spec.height else max(height, width)),
-        interpolation=spec.interpolation or (preset.interpolation.value if preset else "bilinear"),
+        height=geometry.height,
+        width=geometry.width,
+        resize=geometry.resize,
+        interpolation=geometry.interpolation,
         mean=mean,
         std=std,
         channels=spec.channels,
         labels_are_usual=usual,
         classes=built.loaded.classes,
-        notes=(*built.loaded.notes, *_notes(spec)),
+        notes=(*built.loaded.notes, *built.notes, *_notes(spec, built.network)),
     )
 
 
-def _notes(spec: ModelSpec) -> list[str]:
+def _notes(spec: ModelSpec, network: nn.Module) -> list[str]:
     """What the entry of a builder of one's own left to be assumed, and how grey pictures are taken."""
-    own = ":" in spec.source
     usual = "0 and 1" if spec.channels == 1 else "ImageNet's"
     notes = [GREY_NOTE] if spec.channels == 1 else []
-    if own and (spec.mean is None or spec.std is None):
+    if spec.is_own and (spec.mean is None or spec.std is None):
         left_out = " and ".join(name for name in ("mean", "std") if getattr(spec, name) is None)
         are = "are" if spec.mean is spec.std else "is"
-        notes.append(f"{left_out} {are} not given: {usual} {are} used")
-    if own and spec.weights == "DEFAULT" and not spec.is_embedded:
+        notes.append(f"{left_out} {are} not given: {usual} {are} used{_timms_own(network)}")
+    if spec.is_own and spec.weights == "DEFAULT" and not spec.is_embedded:
         notes.append(OWN_WEIGHTS)
     return notes
 
 
-def _normalisation(spec: ModelSpec, preset: Any) -> tuple[Colour, Colour]:
-    """Mean and standard deviation: the entry's, those of torchvision's weights, or the common ones."""
-    if spec.channels == 1:
-        return spec.mean or GREY_MEAN, spec.std or GREY_STD
-    mean = spec.mean or (tuple(preset.mean) if preset else IMAGENET_MEAN)
-    return mean, spec.std or (tuple(preset.std) if preset else IMAGENET_STD)
+def _timms_own(network: nn.Module) -> str:
+    """What timm says of the normalisation of a network that a function of timm made, or nothing."""
+    own = getattr(network, "pretrained_cfg", None)
+    if not isinstance(own, Mapping) or "mean" not in own or "std" not in own:
+        return ""
+    hint = f'; timm says mean = {list(own["mean"])} and std = {list(own["std"])}, which builder = "timm:NAME" takes'
+    return hint if (tuple(own["mean"]), tuple(own["std"])) != (IMAGENET_MEAN, IMAGENET_STD) else ""
 
 
-def _with_transform(mean: Colour, std: Colour) -> tuple[Colour, Colour]:
-    """The normalisation that includes GoogLeNet's own x * s / 0.5 + (m - 0.5) / 0.5, ImageNet's m and s."""
-    scaled = [b * 0.5 / s for b, s in zip(std, IMAGENET_STD, strict=True)]
-    moved = [a - c * (m - 0.5) / 0.5 for a, c, m in zip(mean, scaled, IMAGENET_MEAN, strict=True)]
-    return tuple(moved), tuple(scaled)
-
-
-def _labels(spec: ModelSpec, usual: Any) -> tuple[tuple[str, ...], bool]:
-    """Names of the classes, and whether they are those of torchvision's weights rather than of the entry."""
+def _labels(spec: ModelSpec, usual: tuple[str, ...]) -> tuple[tuple[str, ...], bool]:
+    """Names of the classes, and whether they are those of published weights rather than of the entry."""
     if isinstance(spec.labels, Path):
         return _lines(spec.name, spec.labels), False
     if spec.labels is not None:
         return spec.labels, False
-    return (tuple(usual.meta["categories"]), True) if usual else ((), False)
+    return usual, bool(usual)
 
 
 def _lines(name: str, path: Path) -> tuple[str, ...]:
@@ -251,31 +278,3 @@ def class_names(spec: ModelSpec, source: Source, classes: int, *, single: bool =
         alone = " (of a yes-or-no question NO and YES, or YES alone)" if single else ""
         raise LoadError(f"model {spec.name}: {text}; give {how} for each, in the order of the classes{alone}")
     return tuple(f"class {i}" for i in range(classes))
-
-
-def digest(network: nn.Module) -> str:
-    """SHA-256 over the name, type, shape and bytes of every parameter and buffer, and over what extra state holds."""
-    sha = hashlib.sha256()
-    for name, value in sorted(network.state_dict().items()):
-        for part, item in _items(name, value):
-            sha.update(_bytes(part, item))
-    return sha.hexdigest()
-
-
-def _items(name: str, value: object) -> Iterator[tuple[str, object]]:
-    """A value of a state dict, or what is inside a dict, list or tuple, which get_extra_state may give."""
-    if isinstance(value, Mapping):
-        value = [item for pair in sorted(value.items(), key=lambda pair: str(pair[0])) for item in pair]
-    if isinstance(value, list | tuple):
-        for i, item in enumerate(value):
-            yield from _items(f"{name}[{i}]", item)
-    else:
-        yield name, value
-
-
-def _bytes(name: str, value: object) -> bytes:
-    if not isinstance(value, Tensor):
-        return f"{name} {value!r};".encode()
-    tensor = value.to_dense() if value.is_sparse else value
-    data = tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
-    return f"{name} {tensor.dtype} {tuple(tensor.shape)};".encode() + data

@@ -29,6 +29,7 @@ from .input_sizes import find_sizes, takes_size
 from .layouts import ROWS
 from .loading import LoadError, Source, load
 from .outputs import NoLogits, run
+from .positions import pool_positions
 from .prepared import Prepared
 from .probe import Probe, probe
 from .processor import choose
@@ -80,6 +81,8 @@ def prepare_source(
     except LoadError:
         raise
     except (Unservable, NoLogits) as error:
+        if pool_positions(source.network, 2, source.channels, source.height, source.width):
+            return prepare_source(spec, source, device, dtype, fold=fold)
         raise LoadError(f"model {spec.name}: {error}") from error
     except Exception as error:
         what = first_pass_fault(spec, source, error, torch.empty(0, device=device, dtype=dtype))
@@ -105,10 +108,9 @@ class _Preparation:
         state = state_of(network)
         self.any_size, self.min_size = find_sizes(network, self.example[:1])
         self.other_size = self._other_size()
-        images = trial_images(*(self.other_size or size))
         self.spare_image = self._images(varied(*(self.other_size or size))[3:])  # An image that no comparison uses.
         try:
-            shown = self.normalised(self._images(images))
+            shown = self.normalised(self._images(trial_images(*(self.other_size or size))))
             with torch.no_grad():
                 watch(network, shown[:1])  # This refuses networks of which no pass can be made.
             self.head = find_head(network, shown, self.spec.head)

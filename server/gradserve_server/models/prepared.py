@@ -14,6 +14,7 @@ from ..accel.half_backward import HalfBackward, HalfWeights
 from .card import ModelCard, Precision
 from .channels import grey
 from .outputs import PLAIN, Head
+from .positions import summed_over
 from .relevance.mode import RelevanceRules
 from .rules import Relevance, Rule
 from .taps import Place, Side
@@ -69,14 +70,15 @@ class Prepared:
         scaled = scaled if self.channels_last else scaled.contiguous()
         return scaled.to(HALF) if self.precision == "fast" else scaled
 
-    def __call__(self, images: Tensor, rules: Sequence[Rule] = ()) -> Tensor:
+    def __call__(self, images: Tensor, rules: Sequence[Rule] = (), regions: Sequence[Tensor | None] = ()) -> Tensor:
         """[N, 3, H, W] in [0, 1] -> logits [N, classes].
 
         `rules`: those of the backward pass, one for each row and ordered as by `rules.place`; those of ReLUs are no
-        matter of the model, and `ReLURules` are entered before.
+        matter of the model, and `ReLURules` are entered before. `regions`: weights [H, W] of the positions whose scores
+        are summed, one or None for each row.
         """
         x = self.normalised(images)
-        with self._mode(), self._relevance(rules, x):
+        with self._mode(), self._relevance(rules, x), summed_over(regions, *images.shape[2:]):
             logits = self.head.logits(self.network, x)
         return logits.to(self.dtype)
 

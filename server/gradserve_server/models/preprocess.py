@@ -7,9 +7,16 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from .card import ModelCard
+from .card import Framing, Interpolation, ModelCard
 
-RESAMPLING = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
+RESAMPLING: dict[Interpolation, Image.Resampling] = {
+    "nearest": Image.Resampling.NEAREST,
+    "box": Image.Resampling.BOX,
+    "bilinear": Image.Resampling.BILINEAR,
+    "hamming": Image.Resampling.HAMMING,
+    "bicubic": Image.Resampling.BICUBIC,
+    "lanczos": Image.Resampling.LANCZOS,
+}
 Picture = Image.Image | np.ndarray  # In RGB; an array is [h, w, 3], uint8 or float32 in [0, 1].
 
 
@@ -34,25 +41,57 @@ def size_of(picture: Picture) -> tuple[int, int]:
 
 
 def shorter_side(card: ModelCard) -> int:
-    """Pixels of a picture's shorter side before the model's input is cut out of its middle."""
-    return max(card.resize, card.height, card.width)
+    """Pixels that a picture's shorter side must have, so that its resizing is never an enlargement."""
+    return max(card.resize.height, card.resize.width)
+
+
+def resized_size(height: int, width: int, framing: Framing) -> tuple[int, int]:
+    """Height and width that a picture of this size is resized to, rounded as torchvision's Resize and timm do it."""
+    if framing.stretched:
+        return framing.height, framing.width
+    if framing.height == framing.width:
+        longer = int(framing.height * max(height, width) / min(height, width))
+        return (longer, framing.width) if height >= width else (framing.height, longer)
+    ratio = min(height / framing.height, width / framing.width)
+    return round(height / ratio), round(width / ratio)
+
+
+class Placed(NamedTuple):
+    """A model's input [h, w, 3], the whole resized picture's height and width, and where in it the input begins."""
+
+    pixels: np.ndarray
+    tall: int
+    wide: int
+    top: int
+    left: int
+
+
+def place(
+    picture: Picture, original: tuple[int, int], own: tuple[int, int], framing: Framing, interpolation: Interpolation
+) -> Placed:
+    """The picture resized as the framing says, and the input's `own` height and width cut out of its middle.
+
+    original: height and width by which the new size is found; a JPEG file may be decoded smaller.
+    """
+    tall, wide = resized_size(*original, framing)
+    spare = tall - own[0], wide - own[1]
+    top, left = (pixels // 2 if framing.floored else round(pixels / 2) for pixels in spare)
+    part = resize(picture, tall, wide, interpolation)[top : top + own[0], left : left + own[1]]
+    return Placed(np.ascontiguousarray(part), tall, wide, top, left)
 
 
 def center_crop(picture: Picture, size: tuple[int, int], card: ModelCard, max_aspect: float) -> tuple[np.ndarray, Crop]:
-    """The picture resized to the card's `resize` and cropped to the model's input [h, w, 3], as torchvision does it.
+    """The picture resized as the card's `resize` says, and cropped to the model's input [h, w, 3].
 
     size: height and width of the original, in whose pixels the crop is returned; a JPEG file may be decoded smaller.
-    Raises BadImage for a picture more elongated than max_aspect.
+    Raises BadImage for a picture more elongated than max_aspect, if it keeps its aspect ratio.
     """
     height, width = size
-    check_aspect(height, width, max_aspect)
-    shorter = shorter_side(card)
-    longer = int(shorter * max(height, width) / min(height, width))  # As torchvision rounds it.
-    tall, wide = (longer, shorter) if height >= width else (shorter, longer)
-    top, left = round((tall - card.height) / 2), round((wide - card.width) / 2)
-    part = resize(picture, tall, wide, card.interpolation)[top : top + card.height, left : left + card.width]
+    if not card.resize.stretched:
+        check_aspect(height, width, max_aspect)
+    pixels, tall, wide, top, left = place(picture, size, (card.height, card.width), card.resize, card.interpolation)
     down, across = height / tall, width / wide
-    return np.ascontiguousarray(part), Crop(left * across, top * down, card.width * across, card.height * down)
+    return pixels, Crop(left * across, top * down, card.width * across, card.height * down)
 
 
 def check_aspect(height: int, width: int, max_aspect: float) -> None:
@@ -62,7 +101,7 @@ def check_aspect(height: int, width: int, max_aspect: float) -> None:
         raise BadImage(f"a {width}x{height} picture is too elongated: {at_most}")
 
 
-def resize(picture: Picture, height: int, width: int, interpolation: str) -> np.ndarray:
+def resize(picture: Picture, height: int, width: int, interpolation: Interpolation) -> np.ndarray:
     """Pillow's antialiased resampling to [height, width, 3]; float pictures channel by channel, never rounded."""
     if size_of(picture) == (height, width):
         return np.asarray(picture)

@@ -21,6 +21,7 @@ EXPECTED = {  # What a key's value must be; pydantic would have a text for each 
     "precisions": 'must be a list, such as ["exact", "fast"]',
     "rows": "must be such as { exact = 8, fast = 16 }",
     "auto": 'must be such as { maximize = "fast" }',
+    "resize": "must be a number of pixels from 1 to 4096, or [height, width] of such",
     "name": "may have letters, digits and any of . _ - alone, and begins with a letter or digit",
 }
 
@@ -69,7 +70,8 @@ def _mistake(error: ErrorDetails, model: type[BaseModel]) -> str:
 
 def _of_a_part(error: ErrorDetails, keys: list[str]) -> bool:
     """Whether it is a number within a table or list that is out of its range, or not finite."""
-    return len(keys) > 1 and error["type"] in ("greater_than_equal", "less_than_equal", "finite_number")
+    inside = len(keys) > 1 and keys[0] != "resize"  # That may be a number or a list, and pydantic tries both.
+    return inside and error["type"] in ("greater_than_equal", "less_than_equal", "finite_number")
 
 
 def _fields(model: type[BaseModel], keys: Iterable[str]) -> list[str]:

@@ -33,7 +33,7 @@ from ..pool.wire import WorkerSettings
 SHORT = {"samples": 2, "steps": 4, "patch": 0.5, "stride": 1.0}
 SATURATED = 0.9999  # Smallest probability of what a saturated head says, for each test picture.
 # Beginnings of notes that say what a network is, and nothing that its author should look at.
-PLAIN_FACTS = (GREY_NOTE, OWN_WEIGHTS, "PARTIALLY_GUIDED")
+PLAIN_FACTS = (GREY_NOTE, OWN_WEIGHTS, "PARTIALLY_GUIDED", "POSITIONS")
 AUXILIARY = re.compile(r"(.*\.)?aux", re.IGNORECASE)  # Names of classifiers that only training needs.
 UNNAMED = "its classes have no names, and are called class 0 and so on; give labels"
 CERTAIN = (
@@ -138,7 +138,7 @@ def _ends(engine: Engine) -> Iterator[Ended]:
 
 def left_out(spec: ModelSpec, card: ModelCard) -> Iterator[str]:
     """What the entry leaves to be assumed, beside what its card has notes of."""
-    if ":" in spec.source and (spec.height is None or spec.width is None):
+    if spec.is_own and (spec.height is None or spec.width is None):
         yield f"height and width are not given: {card.height}x{card.width} is used"
     if card.classes == tuple(f"class {i}" for i in range(len(card.classes))):
         yield UNNAMED

@@ -16,8 +16,10 @@ from gradserve_server.methods.influence.examples import ArrayExamples
 from gradserve_server.methods.influence.index import Index
 from gradserve_server.methods.influence.indexing.build import Builder
 from gradserve_server.methods.influence.indexing.plan import IndexOrigin, IndexPlan
+from gradserve_server.models.card import Framing
 from gradserve_server.models.catalogue import ModelSpec
-from gradserve_server.models.loading import Source, digest
+from gradserve_server.models.digest import digest
+from gradserve_server.models.loading import Source
 from gradserve_server.models.preparation import prepare_source
 from gradserve_server.models.prepared import Prepared
 
@@ -27,7 +29,7 @@ CPU = torch.device("cpu")
 def served(network: nn.Module, side: int) -> Prepared:
     """A network of ten classes that takes pixels in [0, 1] as they are."""
     plain = (0.0,) * 3, (1.0,) * 3
-    source = Source(network, digest(network), tuple("0123456789"), side, side, side, "bilinear", *plain)
+    source = Source(network, digest(network), tuple("0123456789"), side, side, Framing(side, side), "bilinear", *plain)
     return prepare_source(ModelSpec(name="it"), source, CPU, torch.float32, fold=False)
 
 

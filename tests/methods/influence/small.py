@@ -12,9 +12,11 @@ from gradserve_server.engine.events import Ended
 from gradserve_server.engine.job import Job
 from gradserve_server.methods.influence.examples import ArrayExamples
 from gradserve_server.methods.influence.indexing.plan import IndexOrigin
+from gradserve_server.models.card import Framing
 from gradserve_server.models.catalogue import ModelSpec
+from gradserve_server.models.digest import digest
 from gradserve_server.models.embedded.digits.data import parts, pixels
-from gradserve_server.models.loading import Source, digest
+from gradserve_server.models.loading import Source
 from gradserve_server.models.preparation import prepare_source
 from gradserve_server.models.prepared import Prepared
 
@@ -62,7 +64,7 @@ def model() -> Prepared:
     solver.step(objective)
     net.eval().requires_grad_(False)
     half = (0.5, 0.5, 0.5)
-    source = Source(net, digest(net), tuple("012"), 8, 8, 8, "bilinear", half, half)
+    source = Source(net, digest(net), tuple("012"), 8, 8, Framing(8, 8), "bilinear", half, half)
     return prepare_source(ModelSpec(name="small"), source, CPU, torch.float64, fold=False)
 
 

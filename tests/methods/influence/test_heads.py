@@ -19,9 +19,11 @@ from gradserve_server.methods.influence.examples import ArrayExamples
 from gradserve_server.methods.influence.index import Index, IndexFault
 from gradserve_server.methods.influence.indexing.build import Builder
 from gradserve_server.methods.influence.indexing.plan import IndexPlan
+from gradserve_server.models.card import Framing
 from gradserve_server.models.catalogue import ModelSpec
+from gradserve_server.models.digest import digest
 from gradserve_server.models.embedded.digits.data import parts, pixels
-from gradserve_server.models.loading import Source, digest
+from gradserve_server.models.loading import Source
 from gradserve_server.models.preparation import prepare_source
 from gradserve_server.models.prepared import Prepared
 
@@ -85,7 +87,7 @@ def model(name: str) -> Prepared:
     outputs, end, head = ENDS[name]
     network = nn.Sequential(*trained(outputs), *([] if end is None else [end])).eval()
     half = (0.5, 0.5, 0.5)
-    source = Source(network, digest(network), ("three", "eight"), 8, 8, 8, "bilinear", half, half)
+    source = Source(network, digest(network), ("three", "eight"), 8, 8, Framing(8, 8), "bilinear", half, half)
     spec = ModelSpec.model_validate({"name": "small", "head": head})
     return prepare_source(spec, source, torch.device("cpu"), torch.float64, fold=False)
 

@@ -53,6 +53,7 @@ class Budget:
         str | None,
         typer.Option("--label", help="What it is: index or name; the prediction if left out.", rich_help_panel=_BUDGET),
     ] = None
+    region: Annotated[str | None, typer.Option("--region", help=f"{parse.REGION}.", rich_help_panel=_BUDGET)] = None
     eps: Annotated[
         str | None,
         typer.Option(
@@ -79,6 +80,7 @@ class Budget:
             **vars(self),
             "target": None if self.target is None else parse.attack_target(self.target),
             "label": None if self.label is None else parse.label(self.label),
+            "region": parse.region(self.region),
         }
 
 

@@ -31,6 +31,7 @@ class Selection:
             help=f"{parse.TARGET}; the predicted class if left out. May be repeated.",
         ),
     ] = field(default_factory=list)
+    region: Annotated[str | None, typer.Option("--region", help=f"{parse.REGION}.")] = None
     param: Annotated[
         list[str],
         typer.Option("--param", help="NAME=VALUE, or METHOD.NAME=VALUE with several methods. May be repeated."),
@@ -100,13 +101,14 @@ def explain(
     """
     targets = [parse.target(text) for text in selection.target]
     methods = parse.methods(selection.method, selection.param)
+    region = parse.region(selection.region)
     total = output.expected(photos, methods, targets)
     pictures = output.OutputPaths(files.out, ".png", total)
     maps = output.OutputPaths(files.save_map, ".npy", total) if files.save_map else None
     colormap = cast(Colormap | None, files.colormap)
     saved: list[Saved] = []
     with connection.client(timeout) as client:
-        answers = client.explain_many(photos, methods, target=targets, model=model, **vars(request))
+        answers = client.explain_many(photos, methods, target=targets, region=region, model=model, **vars(request))
         try:
             for photo, results in output.progress(zip(photos, answers, strict=True), len(photos), "explain"):
                 for each in results:

@@ -1,7 +1,7 @@
 """Attack: from its request to a task, from the outcomes to its reply. The tasks that follow are in `certificate`."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -25,17 +25,19 @@ from ...methods.attack.defences import DEFENCES
 from ...methods.attack.input_transform import eot
 from ...methods.attack.oracle import TrajectoryPoint
 from ...methods.explain import Call
+from ...methods.regions import ScoredRegion
 from ...models.card import ModelCard
-from ...models.served import ServedModels
 from ...pool.wire import Outcome
-from ..errors import Violations, near, shown
+from ..errors import Violations
 from ..fields import choice, enum_value, from_dict, parse_fields
 from ..images import ModelInput, png
+from ..regions import averaged, score_region
 from ..reply import provenance, scores
-from ..request import Bound, CallContext, area, check_loaded, check_options, check_picture, model_of, task_of
+from ..request import Bound, CallContext, area, check_options, check_picture, model_of, task_of
 from ..targets import class_named, single_target, target_of
 from .certificate import NORM, EncodedPicture, certified, magnified
 from .explain import calls_of, check_applies, explanation
+from .surrogates import check_gradient, check_surrogate
 
 MAX_ROWS = 200_000
 MAX_STEP_PIXELS = 256 * 224 * 224  # The most pixels in the pictures of one step.
@@ -48,7 +50,7 @@ MIN_DLR_CLASSES = 3  # The DLR loss needs this many classes, and with a target o
 
 def bind(request: attack_pb2.AttackRequest, at: CallContext) -> Bound:
     """Checks the request, and makes its task. Raises RequestError with all that is wrong."""
-    card, violations = model_of(request.model, at.cards)
+    card, violations = model_of(request.model, at.cards, positions=True)
     name = request.method.WhichOneof("method")
     if name is None:
         violations.add("method", f"sets no method; there are: {', '.join(METHODS)}", for_every_model=True)
@@ -60,15 +62,16 @@ def bind(request: attack_pb2.AttackRequest, at: CallContext) -> Bound:
         parse_fields(method.function, getattr(request.method, name), f"method.{name}", violations) if name else None
     )
     if parameters and "surrogate" in parameters:
-        _check_surrogate(parameters["surrogate"], card, size, at.cards, violations)
+        check_surrogate(parameters["surrogate"], card, size, at.cards, violations)
     if parameters is not None:
-        _check_gradient(name or "", parameters, card, at.cards, violations)
+        check_gradient(name or "", parameters, card, at.cards, violations)
     goal_spec = _goal_spec(request, name or "", card, violations)
     ball = _ball(request, name or "", card, size, violations)
     transform = _transform(request, name or "", violations)
-    maps = _maps(request, card, size, at, violations)
+    region = _region(request, card, picture, at, violations)
+    maps = _maps(request, card, picture, region, at, violations)
     stop = request.first_success if request.HasField("first_success") else method.stops_early
-    facts = goal_spec, ball, card.std, stop, request.adaptive, transform
+    facts = goal_spec, ball, card.std, stop, request.adaptive, transform, averaged(region)
     arguments = AttackArguments(name or "", parameters or {}, *facts)
     forwards = _cost_in_forwards(arguments, method, size, violations) if parameters is not None else 0
     violations.check()
@@ -76,6 +79,17 @@ def bind(request: attack_pb2.AttackRequest, at: CallContext) -> Bound:
     may_end_early = stop or "surrogate" in arguments.parameters  # A surrogate may be cheaper than the attacked model.
     task = task_of(options, card, picture.pixels, arguments, cost, at, may_end_early=may_end_early)
     return Bound(task, card, picture, (arguments.method,), tuple(maps))
+
+
+def _region(
+    request: attack_pb2.AttackRequest, card: ModelCard, picture: ModelInput, at: CallContext, violations: Violations
+) -> ScoredRegion | None:
+    if card.positions:
+        return score_region(request.score_region, card, picture, "score_region", at, violations)
+    if request.HasField("score_region"):
+        why = f"{card.name} gives one score for each picture"
+        violations.not_applicable(f"score_region does not apply, since {why}; leave it out")
+    return None
 
 
 def _to_eight_bits(picture: ModelInput) -> ModelInput:
@@ -94,38 +108,6 @@ def _with_canvas(request: attack_pb2.AttackRequest, card: ModelCard) -> attack_p
     changed.MergeFrom(request)
     changed.preprocess = pb.PREPROCESS_AS_IS
     return changed
-
-
-def _check_surrogate(
-    name: str, card: ModelCard, size: Sequence[int], cards: ServedModels, violations: Violations
-) -> None:
-    check_loaded(name, cards)
-    surrogate, path = cards.get(name), "method.transfer.surrogate"
-    if surrogate is None:
-        violations.add(path, f"there is no model {shown(name)}; {near(name, cards)}", for_every_model=True)
-    elif surrogate.head != card.head:
-        heads = f"{name} has the head {surrogate.head}, {card.name} has {card.head}"
-        violations.add(path, f"must mean the same by its outputs: {heads}; name a surrogate with the head {card.head}")
-    elif len(surrogate.classes) != len(card.classes):
-        counts = f"{name} has {len(surrogate.classes)} classes, {card.name} has {len(card.classes)}"
-        violations.add(path, f"must tell the same classes apart: {counts}; name a surrogate of the same classes")
-    elif (surrogate.height, surrogate.width) != tuple(size) and not (
-        surrogate.any_size and min(size) >= surrogate.min_size
-    ):
-        sizes = f"{name} takes {surrogate.width}x{surrogate.height} pictures, not {size[1]}x{size[0]}"
-        violations.add(path, f"{sizes}; send one of that size AS_IS, or name another surrogate")
-
-
-def _check_gradient(
-    name: str, parameters: Mapping[str, Any], card: ModelCard, cards: Mapping[str, ModelCard], violations: Violations
-) -> None:
-    """Methods that follow gradients need a model that has them: the surrogate, or else the attacked model."""
-    source = cards.get(parameters.get("surrogate", ""), card)
-    if source.no_gradient and METHODS[name].rows(parameters).gradients:
-        alternatives = ", ".join(n for n, method in METHODS.items() if method.uses == "scores")
-        violations.not_applicable(
-            f"{name} does not apply to {source.name}: {source.no_gradient}; {alternatives} need no gradient"
-        )
 
 
 def _goal_spec(request: attack_pb2.AttackRequest, name: str, card: ModelCard, violations: Violations) -> GoalSpec:
@@ -150,6 +132,8 @@ def _label(message: pb.Target, card: ModelCard, violations: Violations) -> int |
     if message.WhichOneof("kind") not in ("class_index", "class_name"):
         violations.add("label", "must be a class_index or a class_name", for_every_model=True)
         return None
+    if message.HasField("region"):
+        violations.add("label.region", "an attack has one region, score_region", for_every_model=True)
     target = single_target(message, card, "label", True, violations)
     return None if target is None else target.label
 
@@ -218,8 +202,14 @@ def _transform(request: attack_pb2.AttackRequest, name: str, violations: Violati
 
 
 def _maps(
-    request: attack_pb2.AttackRequest, card: ModelCard, size: Sequence[int], at: CallContext, violations: Violations
+    request: attack_pb2.AttackRequest,
+    card: ModelCard,
+    picture: ModelInput,
+    region: ScoredRegion | None,
+    at: CallContext,
+    violations: Violations,
 ) -> list[Call]:
+    size = picture.pixels.shape[:2]
     choice(explain_pb2.MapFormat.DESCRIPTOR, request.maps_format, "maps_format", violations)
     if not request.HasField("maps"):
         if request.HasField("maps_target"):
@@ -230,7 +220,9 @@ def _maps(
     targets = [] if target is None else [target]
     calls = calls_of(request.maps, "maps", card, targets, (size[0], size[1]), violations)
     check_applies(calls, card, violations)
-    return calls
+    if request.maps_target.HasField("region") and card.positions:
+        region = score_region(request.maps_target.region, card, picture, "maps_target.region", at, violations)
+    return [replace(call, region=region) for call in calls]
 
 
 def _cost_in_forwards(

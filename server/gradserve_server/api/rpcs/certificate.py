@@ -56,7 +56,7 @@ def attack_task(task: Task) -> Task:
 def certificate_task(task: Task, attacked: Attacked, picture: np.ndarray[Any, Any]) -> Task:
     """The task that judges, in fp32, the picture as it was decoded from the very bytes of the answer."""
     attack: AttackArguments = task.arguments
-    arguments = CertifyArguments(task.image, attacked.goal, attack.transform.without_eot())
+    arguments = CertifyArguments(task.image, attacked.goal, attack.transform.without_eot(), attack.region)
     return _task_after(task, "certify", picture, arguments, "exact")
 
 

@@ -1,25 +1,29 @@
 """Explain: from its request to a task, from the outcome to its reply. An attack's maps are explanations too."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from operator import mul
 
 import numpy as np
 from PIL import Image
 
 from gradserve.images import overlay
+from gradserve.v1 import common_pb2 as pb
 from gradserve.v1 import explain_pb2
 
 from ...engine.costs import passes_cost, rule_cost
 from ...methods.explain import METHODS, Call, ExplainArguments, Explained, first_rows, relevance_of, rows_of
+from ...methods.regions import ScoredRegion
 from ...methods.targets import AnyTarget, Contrast, Target, layers_of
 from ...models.card import ModelCard
 from ...pool.wire import Outcome
 from ..errors import Violations
 from ..fields import choice, from_dict, parse_fields
-from ..images import png
+from ..images import ModelInput, png
+from ..regions import region_message, score_region
 from ..reply import provenance, target_message, target_name, tensor
 from ..request import Bound, CallContext, area, check_options, check_picture, in_exact, model_of, task_of
-from ..targets import ASIDE, aside, cam_layer, targets_of
+from ..targets import ASIDE, MAX_TARGETS, aside, cam_layer, targets_of
 
 MAX_METHODS = 16
 MAX_ROWS, MAX_REQUEST_ROWS = 4096, 16384  # The most rows of one method for one target, and of a request.
@@ -38,13 +42,14 @@ LEAKY = frozenset(("LeakyReLU", "PReLU"))
 
 def bind(request: explain_pb2.ExplainRequest, at: CallContext) -> Bound:
     """Checks the request, and makes its task. Raises RequestError with all that is wrong."""
-    card, violations = model_of(request.model, at.cards)
+    card, violations = model_of(request.model, at.cards, positions=True)
     picture = check_picture(request, card, at, violations)
     options = check_options("explain", request.options, card, at, violations)
     size = (picture.pixels.shape[0], picture.pixels.shape[1])
     own_size = size == (card.height, card.width)
     targets = targets_of(request.targets, card, own_size, at, violations)
-    calls = _calls(request, card, targets, size, violations)
+    regions = regions_of(request.targets, "targets", card, picture, at, violations)
+    calls = _calls(request, card, targets, regions, size, violations)
     choice(explain_pb2.MapFormat.DESCRIPTOR, request.format, "format", violations)
     _check_reply(request, len(calls), size, violations)
     check_applies(calls, card, violations)
@@ -72,6 +77,7 @@ def _calls(
     request: explain_pb2.ExplainRequest,
     card: ModelCard,
     targets: Sequence[AnyTarget],
+    regions: Sequence[ScoredRegion | None],
     size: tuple[int, int],
     violations: Violations,
 ) -> tuple[Call, ...]:
@@ -81,8 +87,29 @@ def _calls(
         return ()
     calls: list[Call] = []
     for i, message in enumerate(request.methods):
-        calls += calls_of(message, f"methods[{i}]", card, targets, size, violations)
+        made = calls_of(message, f"methods[{i}]", card, targets, size, violations)
+        calls += (replace(call, region=region) for call, region in zip(made, regions, strict=False))
     return tuple(calls)
+
+
+def regions_of(
+    messages: Sequence[pb.Target],
+    path: str,
+    card: ModelCard,
+    picture: ModelInput,
+    at: CallContext,
+    violations: Violations,
+) -> list[ScoredRegion | None]:
+    """The region of each target, None for those that read no scores of positions."""
+    if not card.positions:
+        return [None] * max(1, len(messages))
+    if not messages:
+        violations.add(path, f"must name a class and its region, since {card.name} gives a score for each position")
+    reading = [message.WhichOneof("kind") not in ("unit", "similarity") for message in messages[:MAX_TARGETS]]
+    return [
+        score_region(message.region, card, picture, f"{path}[{i}].region", at, violations) if reads else None
+        for i, (message, reads) in enumerate(zip(messages, reading, strict=False))
+    ]
 
 
 def calls_of(
@@ -180,6 +207,8 @@ def explanation(call: Call, answer: Explained, card: ModelCard, form: explain_pb
     """One map with what it is of."""
     low, high = float(answer.values.min()), float(answer.values.max())
     target = target_message(answer.target)
+    if call.region is not None:
+        target.region.CopyFrom(region_message(call.region))
     reply = explain_pb2.Explanation(
         method_name=call.method,
         target=target,

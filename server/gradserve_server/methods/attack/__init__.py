@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ...engine.job import Job, Steps, TimeUp
 from ...engine.query import Query
+from ..regions import ScoredRegion, within
 from .apgd import apgd
 from .ball import Ball
 from .baselines import corruption, sphere
@@ -96,6 +97,7 @@ class AttackArguments:
     stop: bool = False
     adaptive: bool = False
     transform: InputTransform = field(default_factory=InputTransform)
+    region: ScoredRegion | None = None  # The positions whose mean scores are the logits, where a network has such.
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +121,10 @@ class Attacked:
 
 def attack(job: Job, x: Tensor, arguments: AttackArguments) -> Steps:
     """Attacks one picture [1, 3, H, W] whose values are whole 255ths. Returns Attacked; raises NotApplicable."""
+    return (yield from within(_attack(job, x, arguments), arguments.region, x))
+
+
+def _attack(job: Job, x: Tensor, arguments: AttackArguments) -> Steps:
     run = job.run()
     clean = (yield Query(arguments.transform.rows_to_judge(x, run))).logits.mean(0, keepdim=True)
     goal = arguments.goal_spec.goal(clean[0], run)

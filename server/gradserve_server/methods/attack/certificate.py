@@ -9,6 +9,7 @@ from torch import Tensor
 from ...engine.job import Job, Steps
 from ...engine.query import Query
 from ...models.preprocess import to_batch
+from ..regions import ScoredRegion, within
 from .goal import Goal
 from .input_transform import InputTransform
 
@@ -20,6 +21,7 @@ class CertifyArguments:
     original: np.ndarray
     goal: Goal
     transform: InputTransform
+    region: ScoredRegion | None = None  # As in AttackArguments.
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +44,10 @@ class Certified:
 
 def certify(job: Job, x: Tensor, arguments: CertifyArguments) -> Steps:
     """Judges the returned picture x [1, 3, H, W] and the original in passes of their own."""
+    return (yield from within(_certify(job, x, arguments), arguments.region, x))
+
+
+def _certify(job: Job, x: Tensor, arguments: CertifyArguments) -> Steps:
     goal, transform = arguments.goal, arguments.transform
     before = to_batch(arguments.original[None], x.device, x.dtype)
     views = [(before, transform), (x, transform), *([(x, InputTransform())] if transform != InputTransform() else [])]

@@ -15,6 +15,7 @@ from ...engine.query import Wrt
 from ...engine.scores import ranking
 from ...models.card import ModelCard
 from ...models.rules import Relevance
+from ..regions import ScoredRegion, within
 from ..targets import AnyTarget, Prerequisites, Target, look_up, look_up_rows, without_image
 from .averages import integrated_gradients, smooth_grad
 from .cam import grad_cam, guided_grad_cam, layer_cam
@@ -102,6 +103,7 @@ class Call:
     method: str
     parameters: Parameters
     target: AnyTarget
+    region: ScoredRegion | None = None  # The positions that class scores are summed over, where a network has such.
 
 
 def rows_of(call: Call, size: Size, card: ModelCard) -> int:
@@ -144,6 +146,8 @@ class Explained:
 def explain(job: Job, x: Tensor, arguments: ExplainArguments) -> Steps:
     """Runs all calls side by side on one image [1, 3, H, W]; all are answered or none. Returns [Explained]."""
     calls = arguments.calls
+    if any(call.region is not None for call in calls):
+        return (yield from together([within(_explain_one(job, x, call, len(calls)), call.region, x) for call in calls]))
     first = calls[0].target
     if len(calls) == 1 and METHODS[calls[0].method].one_row and isinstance(first, Target) and first.rank:
         return [(yield from _explain_ranked_class(job, x, calls[0], first))]
@@ -158,6 +162,15 @@ def explain(job: Job, x: Tensor, arguments: ExplainArguments) -> Steps:
         ]
     )
     return [_result(*parts) for parts in zip(targets, runs, maps, strict=True)]
+
+
+def _explain_one(job: Job, x: Tensor, call: Call, beside: int) -> Steps:
+    """Runs one of several calls by itself, for a region's ranks are its own. Returns Explained."""
+    prerequisites: Prerequisites = yield from look_up([call.target], x)
+    target = call.target.resolved(prerequisites.classes[0] if prerequisites.classes else ())
+    run = job.run(beside=beside)
+    steps = METHODS[call.method].function(x, target.objective(prerequisites), run, **call.parameters)
+    return _result(target, run, (yield from steps))
 
 
 def _explain_ranked_class(job: Job, x: Tensor, call: Call, target: Target) -> Steps:

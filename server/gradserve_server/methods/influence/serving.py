@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from ...models.card import ModelCard
+from ...models.card import Framing, ModelCard
 from ...models.catalogue import ModelSpec
 from ...models.loading import LoadError
 from ...models.preparation import prepare
@@ -67,7 +67,9 @@ def check(manifest: Manifest, card: ModelCard, folder: Path) -> None:
 
 def preprocessing(card: ModelCard) -> str:
     """What decides which numbers the network sees of a picture."""
-    facts = (card.height, card.width, card.resize, card.interpolation, card.mean, card.std)
+    framing = card.resize  # One number where it is the shorter side, so that indexes of earlier releases stay valid.
+    resize = framing.height if framing == Framing(framing.height, framing.height) else tuple(framing)
+    facts = (card.height, card.width, resize, card.interpolation, card.mean, card.std)
     return " ".join(map(str, facts))
 
 

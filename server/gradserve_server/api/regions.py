@@ -1,0 +1,105 @@
+"""Regions of a request, for networks that give a score for each position: boxes and masks to weights of positions."""
+
+from dataclasses import replace
+
+import numpy as np
+
+from gradserve.v1 import common_pb2 as pb
+
+from ..methods.regions import ScoredRegion
+from ..models.card import ModelCard
+from ..models.preprocess import BadImage
+from . import images
+from .errors import Violations
+from .request import CallContext
+
+NEEDED = "must be set for {name}, which gives a score for each position: the box or mask over which it is summed"
+HALF_WHITE = {"u": 128, "f": 0.5}  # Smallest value inside a mask, by the kind of its numbers.
+
+
+def score_region(
+    message: pb.ScoreRegion,
+    card: ModelCard,
+    picture: images.ModelInput,
+    path: str,
+    at: CallContext,
+    violations: Violations,
+) -> ScoredRegion | None:
+    """The weights of the positions, 1 inside and 0 outside; None, with a violation, where the region is at fault."""
+    kind, size = message.WhichOneof("kind"), picture.pixels.shape[:2]
+    if kind is None:
+        violations.add(path, NEEDED.format(name=card.name))
+    elif not at.decode:
+        return ScoredRegion(np.ones((1, 1), np.float32))
+    elif kind == "box":
+        return _in_box(message.box, picture, f"{path}.box", violations)
+    elif (mask := _mask(message.mask, picture, f"{path}.mask", at, violations)) is not None:
+        if mask.any():
+            return ScoredRegion(mask.astype(np.float32))
+        seen = "" if mask.shape != size else f"; {_seen(picture)}"
+        violations.add(f"{path}.mask", f"has nothing that is at least half white where the model looks{seen}")
+    return None
+
+
+def averaged(region: ScoredRegion | None) -> ScoredRegion | None:
+    """The same with weights whose sum is 1, so that scores are averaged."""
+    return None if region is None else replace(region, weights=region.weights / region.weights.sum())
+
+
+def region_message(region: ScoredRegion) -> pb.ScoreRegion:
+    """A region as it stands in an answer."""
+    if region.box is None:
+        return pb.ScoreRegion(mask=pb.Image())
+    x0, y0, x1, y1 = region.box
+    return pb.ScoreRegion(box=pb.Box(x0=x0, y0=y0, x1=x1, y1=y1))
+
+
+def _places(picture: images.ModelInput) -> tuple[np.ndarray, np.ndarray]:
+    """Where in the picture as it was sent the middles of the input's rows and columns lie, in pixels."""
+    (height, width), part = picture.pixels.shape[:2], picture.region
+    rows = part.y + (np.arange(height) + 0.5) * part.height / height
+    return rows, part.x + (np.arange(width) + 0.5) * part.width / width
+
+
+def _seen(picture: images.ModelInput) -> str:
+    part = picture.region
+    across, down = (part.x, part.x + part.width), (part.y, part.y + part.height)
+    return (
+        f"it sees x from {across[0]:.5g} to {across[1]:.5g} and y from {down[0]:.5g} to {down[1]:.5g} of this picture"
+    )
+
+
+def _in_box(box: pb.Box, picture: images.ModelInput, path: str, violations: Violations) -> ScoredRegion | None:
+    if not (box.x0 < box.x1 and box.y0 < box.y1):  # This is true for NaN too.
+        edges = f"x {box.x0:g} to {box.x1:g}, y {box.y0:g} to {box.y1:g}"
+        violations.add(path, f"x0 must be less than x1, and y0 less than y1; was {edges}", for_every_model=True)
+        return None
+    rows, columns = _places(picture)
+    inside = ((rows >= box.y0) & (rows < box.y1))[:, None] & ((columns >= box.x0) & (columns < box.x1))
+    if not inside.any():
+        violations.add(path, f"the middle of no position lies in it: the model has none there; {_seen(picture)}")
+        return None
+    return ScoredRegion(inside.astype(np.float32), (box.x0, box.y0, box.x1, box.y1))
+
+
+def _mask(
+    image: pb.Image, picture: images.ModelInput, path: str, at: CallContext, violations: Violations
+) -> np.ndarray | None:
+    """The mask at the model's positions [h, w], bool; None with a violation."""
+    try:
+        pixels = images.decode(image, at.limits).pixels
+    except BadImage as error:
+        violations.add(path, str(error), for_every_model=True)
+        return None
+    white = pixels.mean(2) >= HALF_WHITE[pixels.dtype.kind]
+    own, whole = picture.pixels.shape[:2], (picture.region.image_height, picture.region.image_width)
+    if white.shape == whole:
+        rows, columns = (
+            places.astype(int).clip(0, size - 1) for places, size in zip(_places(picture), whole, strict=True)
+        )
+        return np.asarray(white[np.ix_(rows, columns)])
+    if white.shape == own:
+        return np.asarray(white)
+    text = f"must have the size of the picture, {whole[1]}x{whole[0]}, or of the model's input, {own[1]}x{own[0]}"
+    violations.add(path, f"{text}; was {white.shape[1]}x{white.shape[0]}")
+    return None

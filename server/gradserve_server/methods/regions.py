@@ -1,0 +1,49 @@
+"""Regions of networks that give a score for each position: all queries of a method get the same weights."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..engine.job import Steps
+from ..engine.query import Query
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ScoredRegion:
+    """The positions over which scores are summed."""
+
+    weights: np.ndarray  # [H, W] float32, of the model's input.
+    box: tuple[float, float, float, float] | None = None  # Left, top, right and bottom, if it was given so.
+
+
+def within(steps: Steps, region: ScoredRegion | None, x: Tensor) -> Steps:
+    """Runs a method whose logits are the class scores summed over a region. Returns its result.
+
+    None leaves the method as it is. Queries to another model than the job's keep theirs.
+    """
+    if region is None:
+        return (yield from steps)
+    weights = torch.from_numpy(np.array(region.weights)).to(x)
+
+    def placed(request: Any) -> Any:
+        if isinstance(request, Query):
+            return replace(request, region=weights) if request.model is None else request
+        return [placed(each) for each in request] if isinstance(request, list | tuple) else request
+
+    resume: Callable[[], Any] = partial(next, steps)
+    while True:
+        try:
+            request = resume()
+        except StopIteration as stop:
+            return stop.value
+        try:
+            answer = yield placed(request)
+        except Exception as error:  # The time is up, or an answer is not finite; a method may answer with less then.
+            resume = partial(steps.throw, error)
+        else:
+            resume = partial(steps.send, answer)

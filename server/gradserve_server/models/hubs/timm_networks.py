@@ -1,0 +1,150 @@
+"""Networks of timm by name, with its published weights and the preprocessing of its pretrained_cfg."""
+
+import math
+from collections.abc import Iterator, Mapping
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from ..card import Framing
+from ..catalogue import ModelSpec
+from ..inputs import Colours, Geometry, Preset
+from ..tables import nearest
+from .download import check_weights, fetched
+from .names import TIMM_FUNCTION, HubName
+from .preset import HubFault, HubNetwork, Transform, proven
+
+INSTALL = "timm is not installed; run: pip install 'gradserve[timm]'"
+# Names of the files that timm's repositories have weights in, as timm itself looks for them.
+WEIGHTS = ("model.safetensors", "open_clip_model.safetensors")
+IMAGENET_CLASSES = 1000
+MOVING = (
+    "revision is not given: its weights are those that {repository} had when they were downloaded; "
+    "give the commit to pin them"
+)
+
+
+def timm_fault(name: str) -> str:
+    """Why there is no network of that name, or nothing."""
+    if find_spec("timm") is None:
+        return INSTALL
+    import timm
+
+    if not name:
+        return "timm: needs a name, such as timm:resnet18"
+    architecture, _, tag = name.partition(".")
+    if not timm.is_model(architecture):
+        near = nearest(name, [*timm.list_models(), *timm.list_models(pretrained=True), TIMM_FUNCTION])
+        own = "; a function inside it is written with its module before the colon, such as timm.models:resnet18"
+        return f"timm has no network {name!r}{near or own}"
+    tags = timm.list_models(f"{architecture}.*", pretrained=True)
+    if tag and name not in tags:
+        return f"timm has no weights {tag!r} of {architecture}{nearest(name, tags, 0.3)}"
+    return ""
+
+
+def timm_network(spec: ModelSpec, named: HubName) -> HubNetwork:
+    """Builds it. Raises HubFault, and what timm raises."""
+    import timm
+    from timm.models import get_pretrained_cfg
+
+    published = get_pretrained_cfg(named.name).to_dict()
+    arguments: dict[str, Any] = dict(spec.arguments)
+    if spec.channels == 1 or published["input_size"][0] != spec.channels:
+        arguments.setdefault("in_chans", spec.channels)
+    notes: tuple[str, ...] = ()
+    if spec.weights == "DEFAULT":
+        _check_classes(arguments, published)
+        path, notes = _weights(spec, published)
+        arguments |= {"pretrained": True, "pretrained_cfg_overlay": {"file": str(path)}}
+    network = timm.create_model(named.name, **arguments)
+    if network.num_classes == 0:
+        what = f"timm's {named.name} has no classes: it gives features"
+        raise HubFault(
+            f'{what}; give weights of your own with arguments = {{ num_classes = ... }} and weights = "FILE"'
+        )
+    return HubNetwork(network, _preset(spec, network), notes)
+
+
+def _check_classes(arguments: Mapping[str, Any], published: Mapping[str, Any]) -> None:
+    """Raises HubFault where the published weights have no last layer for the classes asked for."""
+    classes = arguments.get("num_classes", published["num_classes"])
+    if classes != published["num_classes"]:
+        what = f"its published weights are of {published['num_classes']} classes, and num_classes = {classes}"
+        raise HubFault(f'{what} would get a last layer of random numbers; give weights = "FILE", or leave it out')
+
+
+def _weights(spec: ModelSpec, published: Mapping[str, Any]) -> tuple[Path, tuple[str, ...]]:
+    """The file of the published weights, and what to note of it. Raises HubFault."""
+    repository = published.get("hf_hub_id")
+    if not repository or published.get("custom_load"):
+        file = published.get("url") or repository or "nowhere"
+        what = f"its weights are published as a pickled or foreign file alone ({file})"
+        raise HubFault(f'{what}; only safetensors files are loaded: give weights = "FILE", or "random"')
+    folder = fetched(repository, spec.revision, ["*.safetensors", "config.json"], ["*.safetensors"])
+    names = [path.name for path in folder.iterdir()]
+    check_weights([name for name in names if name in WEIGHTS], repository)
+    path = next(folder / name for name in WEIGHTS if name in names)
+    return path, () if spec.revision else (MOVING.format(repository=repository),)
+
+
+def _preset(spec: ModelSpec, network: Any) -> Preset:
+    """What timm's own transform does, as far as the entry does not say otherwise. Raises HubFault."""
+    from timm.data import create_transform, resolve_data_config
+
+    config = resolve_data_config(_sizes(spec), pretrained_cfg=network.pretrained_cfg)
+    colours = _colours(spec, config)
+    if colours is None:
+        return Preset(labels=_labels(network))
+    transform: Transform = create_transform(**config | {"mean": colours.mean, "std": colours.std}, is_training=False)
+    geometry = proven(transform, _geometries(config), colours)
+    if geometry is None and None in (spec.height, spec.width, spec.interpolation):
+        what = f"timm prepares its pictures by crop_mode = {config['crop_mode']!r}, which this server does not"
+        raise HubFault(f"{what}; give height, width, resize and interpolation for what is to be done instead")
+    return Preset(geometry, colours, _labels(network))
+
+
+def _sizes(spec: ModelSpec) -> dict[str, Any]:
+    """What the entry says of the network's input, in timm's words."""
+    size = spec.arguments.get("img_size")
+    return {"in_chans": spec.channels} | ({"img_size": size} if isinstance(size, int) else {})
+
+
+def _colours(spec: ModelSpec, config: Mapping[str, Any]) -> Colours | None:
+    """timm's normalisation, or None where the entry has its own. Raises HubFault where timm has none that fits."""
+    mean, std = tuple(config["mean"]), tuple(config["std"])
+    if spec.channels == 1 and len(mean) == 3:
+        if len(set(mean)) == len(set(std)) == 1:
+            return Colours(mean[:1], std[:1])
+        if spec.mean is None or spec.std is None:
+            what = "timm's normalisation of it is of 3 channels, and channels = 1"
+            raise HubFault(f"{what}; give mean and std, a number each, of the grey pictures that it was trained on")
+        return Colours(spec.mean, spec.std)
+    return Colours(mean, std)
+
+
+def _geometries(config: Mapping[str, Any]) -> Iterator[Geometry]:
+    """What timm's transform may come to: timm.data.transforms_factory.transforms_imagenet_eval."""
+    height, width = config["input_size"][1:]
+    tall, wide = (math.floor(side / config["crop_pct"]) for side in (height, width))
+    for stretched in (False, True):
+        yield Geometry(height, width, Framing(tall, wide, stretched), config["interpolation"])
+
+
+def _labels(network: Any) -> tuple[str, ...]:
+    """The names of its classes, or none: those of ImageNet are torchvision's, so that one word fits all networks."""
+    from timm.data import ImageNetInfo, infer_imagenet_subset
+
+    known = network.pretrained_cfg
+    names = known.get("label_names")
+    if names and len(names) == network.num_classes:
+        described = known.get("label_descriptions") or {}
+        return tuple(described.get(name, name) for name in names)
+    if network.num_classes != known["num_classes"]:
+        return ()
+    if network.num_classes == IMAGENET_CLASSES:
+        from torchvision.models._meta import _IMAGENET_CATEGORIES
+
+        return tuple(_IMAGENET_CATEGORIES)
+    subset = infer_imagenet_subset(network)
+    return tuple(ImageNetInfo(subset).label_descriptions()) if subset else ()

@@ -1,0 +1,84 @@
+"""Networks that give a score for each position, as for segmentation: [N, classes, h, w] becomes logits [N, classes].
+
+A hook on the network takes the mean over all positions, or, for rows with a region, the sum of the scores weighted by
+it. So all that reads logits, at load and in the engine, takes such a network like any other.
+"""
+
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
+from contextvars import ContextVar
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+NAMES = ("out", "logits")  # What torchvision and Transformers call the scores in an output with several tensors.
+PROBABILITIES = (
+    "a network that gives a score for each position, [images, classes, h, w], must give logits of several classes "
+    "there and no probabilities"
+)
+NO_RELEVANCE = "it gives a score for each position, and relevance is not propagated through sums over positions"
+NOTE = (
+    "POSITIONS: it gives a score for each position: Explain and Attack take the region of which a class's scores are "
+    "summed; other calls do not apply"
+)
+_regions: ContextVar[Tensor | None] = ContextVar("regions", default=None)
+
+
+class PositionScores:
+    """The hook that makes logits [N, classes] of a network's scores of positions."""
+
+    def __call__(self, module: nn.Module, arguments: Any, output: Any) -> Tensor | None:
+        """The mean over the positions, or the weighted sums of the regions; None leaves an output as it is."""
+        scores, weights = scores_of(output), _regions.get()
+        if scores is None:
+            return None
+        scores = scores.float() if scores.dtype in (torch.float16, torch.bfloat16) else scores
+        if weights is None:
+            return scores.mean((2, 3))
+        weights = weights.to(scores)
+        if weights.shape[1:] != scores.shape[2:]:  # A position counts by the share of it that is in the region.
+            weights = F.interpolate(weights[:, None], scores.shape[2:], mode="area")[:, 0]
+        return (scores * weights[:, None]).sum((2, 3))
+
+
+def scores_of(output: Any) -> Tensor | None:
+    """The scores [N, classes, h, w] in an output: itself, what is called "out" or "logits", or the only such tensor."""
+    if isinstance(output, Tensor):
+        return output if output.dim() == 4 and output.shape[2:].numel() > 1 else None
+    if not isinstance(output, Mapping):
+        return None
+    named = [found for name in NAMES if (found := scores_of(output.get(name))) is not None]
+    others = [value for value in output.values() if scores_of(value) is not None]
+    return named[0] if named else others[0] if len(others) == 1 else None
+
+
+def pool_positions(network: nn.Module, *shape: int) -> bool:
+    """Gives a network the hook where its output for images of that shape has scores of positions; whether it did."""
+    with contextlib.suppress(Exception), torch.no_grad():  # A network that fails is told of where it is examined.
+        blank = torch.zeros(shape).to(next(network.parameters()))
+        if has_positions(network) or scores_of(network(blank)) is None:
+            return False
+        network.register_forward_hook(PositionScores())
+        return True
+    return False
+
+
+def has_positions(network: nn.Module) -> bool:
+    """Whether the network has got the hook."""
+    return any(isinstance(hook, PositionScores) for hook in network._forward_hooks.values())
+
+
+@contextlib.contextmanager
+def summed_over(regions: Sequence[Tensor | None], height: int, width: int) -> Iterator[None]:
+    """Passes inside give the sums over the regions, weights [height, width], one for each row; the mean for None."""
+    if all(region is None for region in regions):
+        yield
+        return
+    mean = torch.full((height, width), 1 / (height * width))
+    token = _regions.set(torch.stack([mean if each is None else each.to(mean) for each in regions]))
+    try:
+        yield
+    finally:
+        _regions.reset(token)

@@ -1,0 +1,43 @@
+"""Small networks that give a score for each position, as for segmentation."""
+
+from collections import OrderedDict
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class Positions(nn.Module):
+    """Scores [N, classes, h, w], at the input's size or, with `coarse`, at a quarter of it."""
+
+    def __init__(self, *, coarse: bool = False, probabilities: bool = False) -> None:
+        super().__init__()
+        self.coarse, self.probabilities = coarse, probabilities
+        self.stem = nn.Sequential(nn.Conv2d(3, 8, 3, 2, 1), nn.BatchNorm2d(8), nn.ReLU())
+        self.body = nn.Sequential(nn.Conv2d(8, 16, 3, 2, 1), nn.BatchNorm2d(16), nn.ReLU())
+        self.scores = nn.Conv2d(16, 4, 1)
+
+    def forward(self, x: Tensor) -> dict[str, Any]:
+        small = self.scores(self.body(self.stem(x)))
+        out = small if self.coarse else F.interpolate(small, x.shape[2:], mode="bilinear", align_corners=False)
+        out = out.softmax(1) if self.probabilities else out
+        return OrderedDict(out=out, aux=torch.zeros_like(out))
+
+
+def fine() -> nn.Module:
+    return Positions()
+
+
+def coarse() -> nn.Module:
+    return Positions(coarse=True)
+
+
+def probabilities() -> nn.Module:
+    return Positions(probabilities=True)
+
+
+def single() -> nn.Module:
+    network = Positions()
+    network.scores = nn.Conv2d(16, 1, 1)
+    return network
