@@ -25,10 +25,13 @@ def largest(logits: Tensor) -> Tensor:
 def scales(logits: Tensor) -> Tensor:
     """How far the logits of each class go from what all of them have in common: [N, classes] -> [classes].
 
-    They have the median of all different finite numbers in common, or 0 where there is one class.
+    They have the median of all different finite numbers in common, or 0 where there is one class. Of
+    only two numbers it is the mean, since the lower one, which torch takes, would leave its class without a scale.
     """
     finite = logits[logits.isfinite()].unique()
-    common = finite.median() if logits.shape[1] > 1 and len(finite) > 1 else logits.new_zeros(())
+    if logits.shape[1] == 1 or len(finite) < 2:
+        return floored(largest(logits))
+    common = finite.mean() if len(finite) == 2 else finite.median()
     return floored(largest(logits - common))
 
 
