@@ -90,7 +90,7 @@ def test_regions():
     assert not explain("gradient", target="cat").targets[0].HasField("region")
     with pytest.raises(ValueError, match="region is a box of four numbers"):
         explain("gradient", region=(1, 2, 3))
-    attack = attack_request(PIXELS, region=(1, 2.5, 3, 4), shorthand={}, options={})
+    attack = attack_request(PIXELS, region=(1, 2.5, 3, 4))
     assert attack.score_region == box
 
 
