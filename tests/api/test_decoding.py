@@ -14,6 +14,7 @@ from PIL import Image, TiffImagePlugin
 from serving import PATIENCE, Stubs, picture, refused, tensor
 
 from gradserve import images as seen
+from gradserve import inputs
 from gradserve.v1 import common_pb2 as pb
 from gradserve.v1 import predict_pb2
 from gradserve_server.api import images, servicer
@@ -118,21 +119,21 @@ def test_the_transparent_value_of_a_16_bit_file_is_white() -> None:
 @pytest.mark.parametrize("mode", ["I;16", "I;16B", "I;16L"])
 def test_pil_pictures_with_16_bits_arrive_unharmed(mode: str) -> None:
     sent = Image.frombytes(mode, (16, 16), WIDE.astype(">u2" if mode == "I;16B" else "<u2").tobytes())
-    assert (decode(seen.message(sent), LIMITS).pixels[..., 0] == RAMP).all()
+    assert (decode(inputs.message(sent), LIMITS).pixels[..., 0] == RAMP).all()
     sent.getexif()[0x0112] = 3
-    assert (decode(seen.message(sent), LIMITS).pixels[..., 0] == RAMP[::-1, ::-1]).all()
+    assert (decode(inputs.message(sent), LIMITS).pixels[..., 0] == RAMP[::-1, ::-1]).all()
 
 
 def test_a_pil_picture_with_12_bits_arrives_unharmed() -> None:
     with Image.open(io.BytesIO(FILES["12-bit TIFF"])) as sent:
-        assert (decode(seen.message(sent), LIMITS).pixels[..., 0] == RAMP).all()
+        assert (decode(inputs.message(sent), LIMITS).pixels[..., 0] == RAMP).all()
 
 
 @pytest.mark.parametrize("beyond", [2e-7, 9e-7])
 def test_floats_that_rounding_led_out_of_range_are_clamped(beyond: float) -> None:
     pixels = np.full((4, 4, 3), 0.5)
     pixels[0, 0], pixels[1, 1] = 1 + beyond, -beyond
-    for sent in (seen.message(pixels), tensor(pixels.astype(np.float32))):
+    for sent in (inputs.message(pixels), tensor(pixels.astype(np.float32))):
         found = decode(sent, LIMITS).pixels
         assert (found.min(), found.max()) == (0, 1)
         assert found[2, 2, 0] == 0.5
@@ -141,7 +142,7 @@ def test_floats_that_rounding_led_out_of_range_are_clamped(beyond: float) -> Non
 def test_floats_beyond_rounding_are_refused_with_enough_digits() -> None:
     pixels = np.full((4, 4, 3), 1 + 2e-6)
     with pytest.raises(ValueError, match=r"spans 1\.000002 to 1\.000002"):
-        seen.message(pixels)
+        inputs.message(pixels)
     with pytest.raises(BadImage, match=r"spans 1\.0000020"):
         decode(tensor(pixels.astype(np.float32)), LIMITS)
 
@@ -228,4 +229,4 @@ def test_every_kind_of_colour_is_the_same_picture_however_it_is_sent(name: str) 
     assert np.ptp(expected), "it is no blank picture"
     assert (np.asarray(seen.from_file(KINDS[name])) == expected).all()
     with Image.open(io.BytesIO(KINDS[name])) as sent:
-        assert (decode(seen.message(sent), LIMITS).pixels == expected).all()
+        assert (decode(inputs.message(sent), LIMITS).pixels == expected).all()

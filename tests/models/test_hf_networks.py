@@ -13,7 +13,7 @@ from zoo import CPU
 
 from gradserve_server.models.catalogue import ModelSpec, read_catalogue
 from gradserve_server.models.faults import faults_of
-from gradserve_server.models.hubs import hf_networks
+from gradserve_server.models.hubs import faults
 from gradserve_server.models.loading import LoadError, load
 from gradserve_server.models.preparation import prepare
 
@@ -208,9 +208,9 @@ def test_names_that_are_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     }
     tables = [f'[models.m{i}]\nbuilder = "{builder}"\n' for i, builder in enumerate(builders)]
     (tmp_path / "m.toml").write_text("".join(tables))
-    faults = faults_of(read_catalogue(tmp_path / "m.toml"))
+    found = faults_of(read_catalogue(tmp_path / "m.toml"))
     for i, text in enumerate(builders.values()):
-        assert faults.get(f"m{i}", "").startswith(text)
-        assert bool(text) == (f"m{i}" in faults)
-    monkeypatch.setattr(hf_networks, "find_spec", lambda name: None)
-    assert set(faults_of(read_catalogue(tmp_path / "m.toml")).values()) == {hf_networks.INSTALL}
+        assert found.get(f"m{i}", "").startswith(text)
+        assert bool(text) == (f"m{i}" in found)
+    monkeypatch.setattr(faults, "find_spec", lambda name: None)
+    assert set(faults_of(read_catalogue(tmp_path / "m.toml")).values()) == {faults.NO_TRANSFORMERS}

@@ -19,10 +19,9 @@ from zoo import CPU
 from gradserve_server.models import builders
 from gradserve_server.models.catalogue import ModelSpec, read_catalogue
 from gradserve_server.models.faults import faults_of
-from gradserve_server.models.hubs import timm_networks
+from gradserve_server.models.hubs import faults, timm_networks
 from gradserve_server.models.hubs.names import TIMM_FUNCTION, hub_name
 from gradserve_server.models.hubs.preset import HubFault
-from gradserve_server.models.hubs.timm_networks import timm_fault
 from gradserve_server.models.loading import LoadError, load
 from gradserve_server.models.preparation import prepare_source
 from gradserve_server.models.preprocess import place
@@ -157,18 +156,22 @@ WRONG = {
     "timm:models.resnet18": "timm has no network 'models.resnet18'; nearest: ",
     "timm:resnet18.a1_in2k": "timm has no weights 'a1_in2k' of resnet18; nearest: resnet18.a1_in1k",
     "timm:qqqqqqqq": "is written with its module before the colon, such as timm.models:resnet18",
-    "timm:": "timm: needs a name",
 }
 
 
 @pytest.mark.parametrize("builder", WRONG)
 def test_wrong_names(builder: str) -> None:
-    assert WRONG[builder] in faults_of([spec(builder)])["m"]
+    with pytest.raises(LoadError, match=re.escape(WRONG[builder])):
+        load(spec(builder))
+
+
+def test_no_name_is_found_before_anything_is_loaded() -> None:
+    assert faults_of([spec("timm:")]) == {"m": "timm: needs a name, such as timm:resnet18"}
 
 
 def test_timm_is_an_extra(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(timm_networks, "find_spec", lambda name: None)
-    assert timm_fault("resnet18") == "timm is not installed; run: pip install 'gradserve[timm]'"
+    monkeypatch.setattr(faults, "find_spec", lambda name: None)
+    assert faults_of([spec("timm:resnet18")]) == {"m": "timm is not installed; run: pip install 'gradserve[timm]'"}
 
 
 def test_networks_without_classes_are_refused() -> None:

@@ -6,7 +6,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from .catalogue import EMBEDDED, ModelSpec, classifiers, names_file, weights_names
-from .hubs.build import hub_fault
+from .hubs.faults import hub_fault
 from .hubs.names import hub_name
 from .tables import nearest
 

@@ -6,15 +6,10 @@ import numpy as np
 import torch
 
 from ..catalogue import ModelSpec
-from .hf_networks import hf_fault, hf_network
+from .hf_networks import hf_network
 from .names import HubName
 from .preset import HubNetwork
-from .timm_networks import timm_fault, timm_network
-
-
-def hub_fault(spec: ModelSpec, named: HubName) -> str:
-    """Why it certainly cannot be built, without asking the hub; or nothing."""
-    return timm_fault(named.name) if named.hub == "timm" else hf_fault(spec, named)
+from .timm_networks import timm_network
 
 
 def build_hub(spec: ModelSpec, named: HubName) -> HubNetwork:

@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Iterator, Mapping
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -15,44 +14,16 @@ from ..catalogue import ModelSpec
 from ..checkpoints import shown
 from ..inputs import Colours, Geometry, Preset
 from ..preprocess import RESAMPLING
-from ..tables import nearest
 from .download import check_weights, fetched
-from .names import HubName
+from .names import CONFIG, HubName
 from .preset import HubFault, HubNetwork, Transform, measured_colours, proven
 
-INSTALL = "transformers is not installed; run: pip install 'gradserve[hf]'"
-CONFIG, PROCESSOR = "config.json", "preprocessor_config.json"
+PROCESSOR = "preprocessor_config.json"
 COMMIT_DIGITS = 40
 LEVIT_SCALE = 256 / 224  # Of the size before the crop, in LevitImageProcessor.
 COLOUR_TOLERANCE = 1e-6
 GIVE_ALL = "give height, width, resize, interpolation, mean and std for what is to be done instead"
 FOREIGN_CODE = "it needs Python code of its repository, which is never run"
-
-
-def hf_fault(spec: ModelSpec, named: HubName) -> str:
-    """Why it certainly cannot be loaded, or nothing."""
-    if find_spec("transformers") is None:
-        return INSTALL
-    if not named.name:
-        return "hf: needs a name or a folder, such as hf:microsoft/resnet-50 or hf:./my-network"
-    if named.is_folder:
-        return _folder_fault(named.folder)
-    if not spec.revision:
-        what = f"revision is missing: what {named.name} is on the hub may change"
-        return f'{what}; give revision = "COMMIT", which its page shows, or a folder, hf:./FOLDER'
-    return ""
-
-
-def _folder_fault(folder: Path) -> str:
-    if not folder.is_dir():
-        parent = folder.parent
-        near = (
-            nearest(folder.name, [each.name for each in parent.iterdir() if each.is_dir()]) if parent.is_dir() else ""
-        )
-        return f"there is no folder {folder}{near}; correct builder, in which a path is relative to the configuration"
-    if not (folder / CONFIG).is_file():
-        return f"{folder} has no {CONFIG}; it must be a folder that save_pretrained wrote"
-    return ""
 
 
 def hf_network(spec: ModelSpec, named: HubName) -> HubNetwork:

@@ -6,6 +6,7 @@ from typing import Literal, NamedTuple
 # The one function of the module timm itself that returns a network; every other word after timm: is a network's name.
 TIMM_FUNCTION = "create_model"
 
+CONFIG = "config.json"  # What a folder of a network of Hugging Face has.
 PATH_STARTS = (".", "/", "~")  # What begins so is a path, and no name of a hub.
 
 

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Iterator, Mapping
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,6 @@ from .download import check_weights, fetched
 from .names import TIMM_FUNCTION, HubName
 from .preset import HubFault, HubNetwork, Transform, proven
 
-INSTALL = "timm is not installed; run: pip install 'gradserve[timm]'"
 # Names of the files that timm's repositories have weights in, as timm itself looks for them.
 WEIGHTS = ("model.safetensors", "open_clip_model.safetensors")
 IMAGENET_CLASSES = 1000
@@ -24,23 +22,18 @@ MOVING = (
 )
 
 
-def timm_fault(name: str) -> str:
-    """Why there is no network of that name, or nothing."""
-    if find_spec("timm") is None:
-        return INSTALL
+def _check_name(name: str) -> None:
+    """Raises HubFault where timm has no network of that name."""
     import timm
 
-    if not name:
-        return "timm: needs a name, such as timm:resnet18"
     architecture, _, tag = name.partition(".")
     if not timm.is_model(architecture):
         near = nearest(name, [*timm.list_models(), *timm.list_models(pretrained=True), TIMM_FUNCTION])
         own = "; a function inside it is written with its module before the colon, such as timm.models:resnet18"
-        return f"timm has no network {name!r}{near or own}"
+        raise HubFault(f"timm has no network {name!r}{near or own}")
     tags = timm.list_models(f"{architecture}.*", pretrained=True)
     if tag and name not in tags:
-        return f"timm has no weights {tag!r} of {architecture}{nearest(name, tags, 0.3)}"
-    return ""
+        raise HubFault(f"timm has no weights {tag!r} of {architecture}{nearest(name, tags, 0.3)}")
 
 
 def timm_network(spec: ModelSpec, named: HubName) -> HubNetwork:
@@ -48,6 +41,7 @@ def timm_network(spec: ModelSpec, named: HubName) -> HubNetwork:
     import timm
     from timm.models import get_pretrained_cfg
 
+    _check_name(named.name)
     published = get_pretrained_cfg(named.name).to_dict()
     arguments: dict[str, Any] = dict(spec.arguments)
     if spec.channels == 1 or published["input_size"][0] != spec.channels:
