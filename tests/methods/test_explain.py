@@ -412,6 +412,13 @@ def test_a_map_of_zeros_is_flagged() -> None:
     assert not answer(model, x, "gradient_x_input", Target(label=3)).warnings
 
 
+def test_a_map_that_is_cut_off_to_zeros_is_not_called_independent_of_the_image() -> None:
+    model, x = inputs("resnet18")
+    maps = [answer(model, x, "grad_cam", Target(label=label)) for label in range(40)]
+    (warning,) = next(each.warnings for each in maps if not each.values.any())
+    assert warning.startswith("ZERO_MAP: nothing at the layer speaks for the target")
+
+
 def test_the_blurred_baseline_is_a_gaussian_blur() -> None:
     x = torch.rand(1, 3, 40, 30, generator=torch.Generator().manual_seed(0))
     expected = torchvision.transforms.functional.gaussian_blur(x, [13, 13], [2.0, 2.0])

@@ -260,7 +260,7 @@ def from_flag(flag: str, known: Iterable[ModelSpec] = ()) -> ModelSpec:
     name, _, weights = flag.partition("=")
     named = EMBEDDED | {spec.name: spec for spec in known}
     if ":" in name:
-        own = f'a builder of your own needs --config with [models.NAME] and builder = "{name}"'
+        own = f'a network of a hub or of your own needs --config with [models.NAME] and builder = "{name}"'
         raise ValueError(f"--model takes a name; {own}")
     try:
         spec = named.get(name) or ModelSpec(name=name)

@@ -34,8 +34,8 @@ OVERLAY_BYTES = 3  # Bytes of a pixel.
 MIN_OVERLAY_SIDE = 224  # Pixels of the longer side. A smaller overlay is magnified by a whole number.
 MAX_FLOAT16, MIN_FLOAT16 = float(np.finfo(np.float16).max), float(np.finfo(np.float16).tiny)
 NO_CONTRAST = (
-    "NO_CONTRAST: by this rule the relevance hardly depends on which class or unit it is of; a contrast such as "
-    "'tabby - tiger cat' shows what speaks for one and against the other"
+    "NO_CONTRAST: by this rule the relevance hardly depends on which class or unit it is of; a contrast, "
+    "one class minus another, shows what speaks for the one and against the other"
 )
 LEAKY = frozenset(("LeakyReLU", "PReLU"))
 

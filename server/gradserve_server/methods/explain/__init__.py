@@ -96,6 +96,14 @@ METHODS: Mapping[str, ExplainMethod] = {
 }
 
 
+# Warnings of maps that are 0 everywhere.
+ZERO = "ZERO_MAP: the target does not depend on this image in any pixel"
+ZERO_BY_LAYER = (
+    "ZERO_MAP: nothing at the layer speaks for the target on the whole, and what speaks against it is cut off; "
+    "ask for signed=true, another layer or another method"
+)
+
+
 @dataclass(frozen=True, slots=True)
 class Call:
     """One method with its parameters for one target."""
@@ -161,7 +169,7 @@ def explain(job: Job, x: Tensor, arguments: ExplainArguments) -> Steps:
             for call, objective, run in zip(calls, objectives, runs, strict=True)
         ]
     )
-    return [_result(*parts) for parts in zip(targets, runs, maps, strict=True)]
+    return [_result(*parts) for parts in zip(calls, targets, runs, maps, strict=True)]
 
 
 def _explain_one(job: Job, x: Tensor, call: Call, beside: int) -> Steps:
@@ -170,7 +178,7 @@ def _explain_one(job: Job, x: Tensor, call: Call, beside: int) -> Steps:
     target = call.target.resolved(prerequisites.classes[0] if prerequisites.classes else ())
     run = job.run(beside=beside)
     steps = METHODS[call.method].function(x, target.objective(prerequisites), run, **call.parameters)
-    return _result(target, run, (yield from steps))
+    return _result(call, target, run, (yield from steps))
 
 
 def _explain_ranked_class(job: Job, x: Tensor, call: Call, target: Target) -> Steps:
@@ -181,14 +189,14 @@ def _explain_ranked_class(job: Job, x: Tensor, call: Call, target: Target) -> St
     try:
         steps.send(answer)
     except StopIteration as stop:
-        return _result(target.resolved(ranking(answer.logits)[0].tolist()), run, stop.value)
+        return _result(call, target.resolved(ranking(answer.logits)[0].tolist()), run, stop.value)
     raise AssertionError(f"{call.method} has one row")
 
 
-def _result(target: AnyTarget, run: MethodContext, answer: Map) -> Explained:
+def _result(call: Call, target: AnyTarget, run: MethodContext, answer: Map) -> Explained:
     values = answer.values.float().cpu().numpy()
     if not values.any():
-        run.warn("ZERO_MAP: the target does not depend on this image in any pixel")
+        run.warn(ZERO_BY_LAYER if METHODS[call.method].default_layer else ZERO)
     return Explained(
         values=values,
         target_value=float(answer.target_value),
