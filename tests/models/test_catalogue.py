@@ -152,7 +152,8 @@ def test_flags(flag: str, spec: ModelSpec) -> None:
 
 
 def test_flags_that_are_no_names() -> None:
-    own = '--model takes a name; a network of a hub or of your own needs --config with [models.NAME] and builder = "mynets:good"'
+    own = "--model takes a name; a network of a hub or of your own needs --config with [models.NAME] and builder = "
+    own += '"mynets:good"'
     for flag, says in (("mynets:good", own), ("a b=w.pth", "--model a b=w.pth: name may have letters")):
         with pytest.raises(ValueError, match=re.escape(says)):
             from_flag(flag)
