@@ -274,7 +274,11 @@ def test_names_with_brackets_are_no_markup(run, photo_path, monkeypatch):
 
 def test_health_is_an_exit_code(run, server):
     assert run("health")[:2] == run("health", "--token", "open sesame")[:2] == (0, "SERVING\n")
+    assert run("health", "--wait", "9")[:2] == (0, "SERVING\n")
     server.health = b"\x08\x02"
+    code, _, err = run("health", "--wait", "0.3")
+    assert code == 1
+    assert "NOT_SERVING" in err
     code, out, _ = run("health", "--json")
     assert (code, json.loads(out)) == (1, {"state": "NOT_SERVING"})
 
