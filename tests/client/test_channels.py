@@ -16,6 +16,7 @@ import pytest
 
 import gradserve
 from gradserve import AsyncClient, Client, cli
+from gradserve.cli import options
 from gradserve.transport import environment
 
 from .fake import FakeServer
@@ -281,25 +282,63 @@ def test_without_variables_it_is_a_server_on_this_machine(monkeypatch: pytest.Mo
             assert client.target == "127.0.0.1:50051"
 
 
-def test_the_environment_says_whom_to_trust(folder: Path, guarded: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("named", [True, False])
+def test_the_environment_says_whom_to_trust(
+    folder: Path, guarded: str, monkeypatch: pytest.MonkeyPatch, named: bool
+) -> None:
+    monkeypatch.setenv("GRADSERVE_SERVER", guarded)
     monkeypatch.setenv("GRADSERVE_CA", str(folder / "ca.pem"))
-    with Client(guarded, certificate=folder / "client.pem", key=folder / "client.key", timeout=10) as client:
+    pair: dict[str, Any] = {"certificate": folder / "client.pem", "key": folder / "client.key"}
+    with Client(guarded if named else None, timeout=10, **pair) as client:
         assert client.predict(PHOTO).top
 
 
 @pytest.mark.parametrize(("value", "tls"), [("1", True), ("True", True), ("on", True), ("no", False), ("", False)])
 def test_the_environment_says_whether_to_use_tls(monkeypatch: pytest.MonkeyPatch, value: str, tls: bool) -> None:
     monkeypatch.setenv("GRADSERVE_TLS", value)
+    monkeypatch.setenv("GRADSERVE_SERVER", "h:1")
     with Client("h:1") as client:
         assert client._endpoint.tls is tls
     with Client("h:1", tls=False) as client:
         assert not client._endpoint.tls
 
 
+async def test_another_server_gets_nothing_of_the_environment(
+    server: FakeServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("GRADSERVE_SERVER", f"grpcs://{server.target}")
+    monkeypatch.setenv("GRADSERVE_TOKEN", "open sesame")
+    for variable, value in (("GRADSERVE_TLS", "1"), ("GRADSERVE_CA", str(tmp_path / "nowhere.pem"))):
+        monkeypatch.setenv(variable, value)
+        with Client(server.target, timeout=10) as client:
+            assert client.predict(PHOTO).top
+        assert "authorization" not in server.metadata
+        with grpc.insecure_channel(server.target) as channel, Client(channel=channel, timeout=10) as client:
+            assert client.predict(PHOTO).top
+        assert "authorization" not in server.metadata
+        async with AsyncClient(server.target, timeout=10) as asynchronous:
+            assert (await asynchronous.predict(PHOTO)).top
+        assert "authorization" not in server.metadata
+
+
+@pytest.mark.parametrize("tls", [[], ["--tls"]])
+def test_the_command_takes_the_environment_for_every_server(
+    folder: Path, guarded: str, monkeypatch: pytest.MonkeyPatch, tls: list[str]
+) -> None:
+    monkeypatch.setenv("GRADSERVE_SERVER", "127.0.0.1:9")
+    monkeypatch.setenv("GRADSERVE_CA", str(folder / "ca.pem"))
+    monkeypatch.setenv("GRADSERVE_TOKEN", "open sesame")
+    pair = ["--certificate", str(folder / "client.pem"), "--key", str(folder / "client.key")]
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["health", "--server", guarded, *tls, *pair])
+    assert not ended.value.code
+    assert options.Connection(guarded).endpoint().metadata == [("authorization", "Bearer open sesame")]
+
+
 def test_a_variable_that_says_neither_yes_nor_no(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GRADSERVE_TLS", "maybe")
     with pytest.raises(ValueError, match=r"GRADSERVE_TLS must be one of 1, true, .*; not 'maybe'"):
-        Client("h:1")
+        Client()
 
 
 # A full server

@@ -45,7 +45,8 @@ class ChannelSettings(TypedDict, total=False):
 class Endpoint:
     """A server as a client sees it: its address, how to reach it, and what is sent beside every call.
 
-    What is not given comes from the variables of environment.py. Raises ValueError, TypeError and OSError.
+    What is not given comes from the variables of environment.py if `target` is None or the server that they name.
+    Raises ValueError, TypeError and OSError.
     """
 
     owns_channels = True
@@ -68,9 +69,10 @@ class Endpoint:
         if self.connections < 1:
             raise ValueError(f"connections is at least 1, not {connections}")
         self.target, asks_for_tls = address.split(environment.server(target))
-        self.metadata = metadata(environment.token(token))
+        if environment.means(target):
+            tls, token = environment.tls(tls), environment.token(token)
+        self.metadata = metadata(token)
         self.proxy = address.proxy(self.target)
-        tls = environment.tls(tls)
         self._secret = credentials(True if asks_for_tls and not tls else tls, certificate, key)
         self.tls = self._secret is not None
         retries = DEFAULT_RETRIES if retries is None else retries
@@ -115,7 +117,7 @@ class GivenChannel:
     target, proxy = "the server of the given channel", ""
 
     def __init__(self, channel: Any, token: str | None) -> None:
-        self.metadata = metadata(environment.token(token))
+        self.metadata = metadata(token)
         self._channel = channel
 
     def check(self, library: Any) -> None:
