@@ -374,6 +374,16 @@ def test_a_delay_beyond_the_deadline_is_not_waited_for(server: FakeServer) -> No
     assert len(server.requests) == 1
 
 
+async def test_without_a_timeout_a_call_has_no_deadline(server: FakeServer) -> None:
+    with Client(server.target, timeout=None, retries_when_full=1) as client:
+        assert client.predict(PHOTO).top
+        assert client.predict(PHOTO, model="full:1").top
+        assert client.stylize(PHOTO, PHOTO, timeout=5).png
+        assert client.health() == "SERVING"
+    async with AsyncClient(server.target, timeout=None) as asynchronous:
+        assert (await asynchronous.predict(PHOTO)).top
+
+
 def test_other_errors_are_not_asked_again(server: FakeServer) -> None:
     with Client(server.target, retries_when_full=5, timeout=10) as client, pytest.raises(gradserve.NotFound):
         client.predict(PHOTO, model="missing")
