@@ -303,6 +303,19 @@ def test_the_environment_says_whether_to_use_tls(monkeypatch: pytest.MonkeyPatch
         assert not client._endpoint.tls
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_token_that_no_header_can_hold(kind: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    for token, flaw in (("secret\n", "a line break"), ("s\x07secret", "another"), ("sécret", "another")):
+        with pytest.raises(ValueError, match=f"^token consists of printable .* has {flaw}") as said:
+            kind("h:1", token=token)
+        assert token.strip() not in str(said.value)
+    with pytest.raises(TypeError, match=r"^token is a text, not bytes"):
+        kind("h:1", token=b"secret")
+    monkeypatch.setenv("GRADSERVE_TOKEN", "secret\n")
+    with pytest.raises(ValueError, match=r"^token"):
+        kind()
+
+
 async def test_another_server_gets_nothing_of_the_environment(
     server: FakeServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -195,7 +195,12 @@ def channel_options(retries: int, *, proxied: bool) -> dict[str, Any]:
 
 
 def metadata(token: str | None) -> list[tuple[str, str]]:
-    """What is sent beside every call."""
+    """What is sent beside every call. Raises ValueError for a token that no header can hold, without showing it."""
+    if token is not None and not isinstance(token, str):
+        raise TypeError(f"token is a text, not {type(token).__name__}")
+    if token and not (token.isascii() and token.isprintable()):
+        flaw = "a line break, as at the end of a file" if set("\r\n") & set(token) else "another character"
+        raise ValueError(f"token consists of printable ASCII characters, but this one has {flaw}")
     return [("authorization", f"Bearer {token}")] if token else []
 
 
