@@ -96,13 +96,14 @@ class Contrast:
 class Similarity:
     """How alike the picture is to another one, as target: the cosine of a layer's features, averaged over its map.
 
-    layer: a name, or empty for the layer that Grad-CAM takes. In answers `image` is None.
+    layer: a name, or empty for the layer that Grad-CAM takes. layout: the axes of an array; None: as the call says, in
+    a `Goal` "HWC". In answers `image` is None.
     """
 
     image: ImageLike | None
     layer: str = ""
     preprocess: Preprocess = "model_default"
-    layout: Layout = "HWC"
+    layout: Layout | None = None
 
 
 class Pick(StrEnum):

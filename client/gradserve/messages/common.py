@@ -8,7 +8,7 @@ from types import MappingProxyType
 from typing import Any
 
 from gradserve import inputs
-from gradserve.arguments import Contrast, Rank, RegionLike, Similarity, TargetLike, Unit
+from gradserve.arguments import Contrast, Layout, Rank, RegionLike, Similarity, TargetLike, Unit
 from gradserve.messages import fields
 from gradserve.parameters.common import Precision, Priority
 from gradserve.parameters.method import Method, ParameterValue
@@ -51,8 +51,11 @@ def request_options(
     return options
 
 
-def target_message(target: TargetLike) -> common_pb2.Target:
-    """A class's index or name, a Rank, a Unit, a Contrast or a Similarity as a message."""
+def target_message(target: TargetLike, layout: Layout = "HWC") -> common_pb2.Target:
+    """A class's index or name, a Rank, a Unit, a Contrast or a Similarity as a message.
+
+    layout: the axes of the array of a Similarity that does not say its own.
+    """
     if isinstance(target, str):
         return common_pb2.Target(class_name=target)
     if isinstance(target, Rank):
@@ -62,21 +65,24 @@ def target_message(target: TargetLike) -> common_pb2.Target:
         unit = common_pb2.Unit(layer=target.layer, channel=count("channel", target.channel), **place)
         return common_pb2.Target(unit=unit)
     if isinstance(target, Contrast):
-        terms = [common_pb2.WeightedTarget(target=target_message(each), weight=weight) for each, weight in target.terms]
+        terms = [
+            common_pb2.WeightedTarget(target=target_message(each, layout), weight=weight)
+            for each, weight in target.terms
+        ]
         top = None if target.top is None else count("top", target.top)
         return common_pb2.Target(contrast=common_pb2.Contrast(terms=terms, others_of_top=top))
     if isinstance(target, Similarity):
-        return common_pb2.Target(similarity=_similarity(target))
+        return common_pb2.Target(similarity=_similarity(target, layout))
     if isinstance(target, Integral) and not isinstance(target, bool):
         return common_pb2.Target(class_index=count("target", target))
     kinds = "a class's index or name, a Rank, a Unit, a Contrast or a Similarity"
     raise ValueError(f"a target is {kinds}, not {target!r}; several go in a list")
 
 
-def score_region(region: RegionLike) -> common_pb2.ScoreRegion:
-    """A box (x0, y0, x1, y1), or a mask as any picture, as a message."""
+def score_region(region: RegionLike, layout: Layout = "HWC") -> common_pb2.ScoreRegion:
+    """A box (x0, y0, x1, y1), or a mask as any picture, as a message. layout: the axes of an array."""
     if not isinstance(region, tuple):
-        return common_pb2.ScoreRegion(mask=inputs.message(region))
+        return common_pb2.ScoreRegion(mask=inputs.message(region, layout))
     if len(region) != 4 or not all(isinstance(edge, Real) and not isinstance(edge, bool) for edge in region):
         raise ValueError(f"region is a box of four numbers (x0, y0, x1, y1), or a mask, not {region!r}")
     x0, y0, x1, y1 = map(float, region)
@@ -102,11 +108,11 @@ def _single(target: common_pb2.Target) -> int | Unit:
     return Unit(unit.layer, unit.channel, *place)
 
 
-def _similarity(target: Similarity) -> common_pb2.Similarity:
+def _similarity(target: Similarity, layout: Layout) -> common_pb2.Similarity:
     if target.image is None:
         raise ValueError("a similarity needs the other picture")
     return common_pb2.Similarity(
-        image=inputs.message(target.image, target.layout),
+        image=inputs.message(target.image, target.layout or layout),
         preprocess=choice("preprocess", PREPROCESS, target.preprocess),
         layer=target.layer,
     )
