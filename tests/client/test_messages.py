@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from gradserve import Client, Method, Rank, Unit
+from gradserve import Client, Method, Rank, Unit, inputs
 from gradserve.cli import parse
 from gradserve.messages import fields
 from gradserve.messages.attack import attack_request
@@ -90,6 +90,12 @@ def test_regions():
     assert not explain("gradient", target="cat").targets[0].HasField("region")
     with pytest.raises(ValueError, match="region is a box of four numbers"):
         explain("gradient", region=(1, 2, 3))
+    assert explain("gradient", region=[1, 2.5, 3, 4]).targets[0].region == box
+    with pytest.raises(ValueError, match=r"region is a box of four numbers .* not \[1, 2\]"):
+        explain("gradient", region=[1, 2])
+    labels = np.array([[7, 0, 7], [1, 7, 2]])
+    (masked,) = explain("gradient", region=labels == 7).targets
+    assert masked.region.mask == inputs.message(np.uint8([[255, 0, 255], [0, 255, 0]]))
     attack = attack_request(PIXELS, region=(1, 2.5, 3, 4))
     assert attack.score_region == box
 

@@ -7,8 +7,10 @@ from numbers import Integral, Real
 from types import MappingProxyType
 from typing import Any
 
+import numpy as np
+
 from gradserve import inputs
-from gradserve.arguments import Contrast, Layout, Rank, RegionLike, Similarity, TargetLike, Unit
+from gradserve.arguments import Contrast, ImageLike, Layout, Rank, RegionLike, Similarity, TargetLike, Unit
 from gradserve.messages import fields
 from gradserve.parameters.common import Precision, Priority
 from gradserve.parameters.method import Method, ParameterValue
@@ -81,12 +83,18 @@ def target_message(target: TargetLike, layout: Layout = "HWC") -> common_pb2.Tar
 
 def score_region(region: RegionLike, layout: Layout = "HWC") -> common_pb2.ScoreRegion:
     """A box (x0, y0, x1, y1), or a mask as any picture, as a message. layout: the axes of an array."""
-    if not isinstance(region, tuple):
-        return common_pb2.ScoreRegion(mask=inputs.message(region, layout))
+    if not isinstance(region, (tuple, list)):
+        return common_pb2.ScoreRegion(mask=inputs.message(_grey(region), layout))
     if len(region) != 4 or not all(isinstance(edge, Real) and not isinstance(edge, bool) for edge in region):
         raise ValueError(f"region is a box of four numbers (x0, y0, x1, y1), or a mask, not {region!r}")
     x0, y0, x1, y1 = map(float, region)
     return common_pb2.ScoreRegion(box=common_pb2.Box(x0=x0, y0=y0, x1=x1, y1=y1))
+
+
+def _grey(mask: ImageLike) -> ImageLike:
+    """The mask, as white on black where it is an array of bool."""
+    array = inputs.as_array(mask) if hasattr(mask, "__array__") else None
+    return mask if array is None or array.dtype != np.bool_ else array.astype(np.uint8) * 255
 
 
 def target_of(target: common_pb2.Target) -> int | Unit | Contrast | Similarity:
