@@ -137,11 +137,11 @@ def split(
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """The arguments of a call that are its own, and those that are parameters of its method.
 
-    Raises ValueError for a name that is neither, if it is nearer to one of the call's own.
+    Raises ValueError for a name that is neither, if it is nearer to one of the call's own or there are no parameters.
     """
     for name in arguments.keys() - own - parameters:
         near = get_close_matches(name, [*own, *parameters], 1)
-        if near and near[0] in own:
+        if not parameters or (near and near[0] in own):
             raise fields.unknown(f"argument of {call}", name, own)
     named = {name: value for name, value in arguments.items() if name in own}
     return named, {name: value for name, value in arguments.items() if name not in own}
