@@ -108,7 +108,6 @@ async def test_a_channel_for_asyncio_is_used_and_left_open(server: FakeServer) -
     [
         ({"target": "h:1"}, "target"),
         ({"tls": True, "compression": "gzip"}, "tls, compression"),
-        ({"tls": False}, "tls"),
         ({"retries": 0, "connections": 1}, "retries, connections"),
         ({"options": [("a", 1)], "interceptors": [Noting()]}, "options, interceptors"),
         ({"certificate": "a", "key": "b"}, "certificate, key"),
@@ -118,6 +117,27 @@ def test_a_channel_goes_with_nothing_that_it_has_itself(settings: dict[str, Any]
     text = f"^{names}: a channel has its own"
     with grpc.insecure_channel("127.0.0.1:9") as channel, pytest.raises(ValueError, match=text):
         Client(channel=channel, **settings)
+
+
+def test_settings_beside_a_channel_that_say_nothing() -> None:
+    with grpc.insecure_channel("127.0.0.1:9") as channel:
+        Client(channel=channel, options=[], interceptors=[], tls=False).close()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"compression": ["gzip"]}, r"compression must be one of gzip, deflate; not \['gzip'\]"),
+        ({"connections": 1.5}, r"connections is a whole number from 1 on, not 1.5"),
+        ({"connections": True}, r"connections is a whole number from 1 on, not True"),
+        ({"connections": 0}, r"connections is a whole number from 1 on, not 0"),
+        ({"retries": 1.5}, r"retries is 0 to 4 .*, not 1.5"),
+    ],
+)
+def test_settings_that_are_nothing_of_the_kind(kind: Any, settings: dict[str, Any], says: str) -> None:
+    with pytest.raises(ValueError, match=says):
+        kind("h:1", **settings)
 
 
 def test_a_channel_of_the_other_kind_is_refused() -> None:
@@ -404,7 +424,7 @@ def test_other_errors_are_not_asked_again(server: FakeServer) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("wrong", [-1, 1.5, "3"])
+@pytest.mark.parametrize("wrong", [-1, 1.5, "3", True])
 def test_a_number_of_retries_is_a_whole_one(kind: Any, wrong: Any) -> None:
     with pytest.raises(ValueError, match="retries_when_full is a whole number from 0 on"):
         kind("h:1", retries_when_full=wrong)

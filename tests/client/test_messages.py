@@ -194,3 +194,11 @@ def test_values_can_be_keys():
     assert {Method("gradient", reduce="max"): 1}[Method("gradient", reduce="max")] == 1
     assert repr(Method("smooth_grad", samples=25)) == "Method('smooth_grad', samples=25)"
     assert str(Unit("layer4.1", 17, 3, 5)) == "layer4.1:17 (3, 5)"
+
+
+def test_numbers_beyond_their_field_are_refused_by_name():
+    assert request_options(seed=2**64 - 1).seed == 2**64 - 1
+    with pytest.raises(ValueError, match=r"seed must be below 2\*\*64, not 18446744073709551616"):
+        request_options(seed=2**64)
+    with pytest.raises(ValueError, match=r"target must be below 2\*\*32, not 4294967296"):
+        explain("gradient", target=2**32)

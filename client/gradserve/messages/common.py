@@ -44,7 +44,7 @@ def request_options(
         allow_partial=allow_partial,
         quick_decode=quick_decode,
         alone=alone,
-        seed=None if seed is None else count("seed", seed),
+        seed=None if seed is None else count("seed", seed, bits=64),
     )
     if time_budget is not None:
         if not 0 < time_budget < 1e9:
@@ -195,8 +195,10 @@ def choice(name: str, enum: Any, value: str) -> Any:
         raise ValueError(f"{name} {failure}") from None
 
 
-def count(name: str, value: Any) -> int:
-    """The value if it is a whole number from 0 on, else ValueError."""
+def count(name: str, value: Any, bits: int = 32) -> int:
+    """The value if it is a whole number from 0 on that a field of so many bits holds, else ValueError."""
     if not isinstance(value, Integral) or isinstance(value, bool) or value < 0:
         raise ValueError(f"{name} must be a whole number from 0 on, not {value!r}")
+    if int(value) >= 1 << bits:
+        raise ValueError(f"{name} must be below 2**{bits}, not {value}")
     return int(value)

@@ -66,8 +66,8 @@ class Endpoint:
         compression: Compression | None = None,
     ) -> None:
         self.connections = 1 if connections is None else connections
-        if self.connections < 1:
-            raise ValueError(f"connections is at least 1, not {connections}")
+        if type(self.connections) is not int or self.connections < 1:
+            raise ValueError(f"connections is a whole number from 1 on, not {connections!r}")
         self.target, asks_for_tls = address.split(environment.server(target))
         if environment.means(target):
             tls, token = environment.tls(tls), environment.token(token)
@@ -138,7 +138,7 @@ def endpoint(channel: Any, token: str | None, **settings: Unpack[ChannelSettings
     """A server by its settings, or by a channel. Raises ValueError for a channel beside settings."""
     if channel is None:
         return Endpoint(token=token, **settings)
-    both = [name for name, value in settings.items() if value is not None and value != ()]
+    both = [name for name, value in settings.items() if value or type(value) is int]  # Zero retries are a setting too.
     if both:
         raise ValueError(f"{', '.join(both)}: a channel has its own; give `channel` or these, not both")
     return GivenChannel(channel, token)
@@ -160,7 +160,7 @@ def merged(ours: Mapping[str, Any], callers: ChannelOptions) -> list[tuple[str, 
 def _compression(name: Any) -> Any:
     if name is None or isinstance(name, grpc.Compression):
         return name
-    if name not in _COMPRESSIONS:
+    if not isinstance(name, str) or name not in _COMPRESSIONS:
         raise ValueError(f"compression must be one of {', '.join(_COMPRESSIONS)}; not {name!r}")
     return _COMPRESSIONS[name]
 
@@ -233,8 +233,8 @@ def same(message: bytes) -> bytes:
 
 
 def _service_config(retries: int) -> str:
-    if not 0 <= retries <= 4:
-        raise ValueError(f"retries is 0 to 4 (gRPC makes five attempts at most), not {retries}")
+    if type(retries) is not int or not 0 <= retries <= 4:
+        raise ValueError(f"retries is 0 to 4 (gRPC makes five attempts at most), not {retries!r}")
     call: dict[str, Any] = {"name": [{}]}
     if retries:
         call["retryPolicy"] = {

@@ -56,7 +56,7 @@ class RetryPolicy:
 
 def checked_retries(number: int) -> int:
     """How often to call a full server again, if it is a whole number from 0 on. Raises ValueError."""
-    if not isinstance(number, int) or number < 0:
+    if type(number) is not int or number < 0:
         raise ValueError(f"retries_when_full is a whole number from 0 on, not {number!r}")
     return number
 
