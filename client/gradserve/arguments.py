@@ -96,13 +96,14 @@ class Contrast:
 class Similarity:
     """How alike the picture is to another one, as target: the cosine of a layer's features, averaged over its map.
 
-    layer: a name, or empty for the layer that Grad-CAM takes. In answers `image` is None.
+    layer: a name, or empty for the layer that Grad-CAM takes. layout: the axes of an array; None: as the call says, in
+    a `Goal` "HWC". In answers `image` is None.
     """
 
     image: ImageLike | None
     layer: str = ""
     preprocess: Preprocess = "model_default"
-    layout: Layout = "HWC"
+    layout: Layout | None = None
 
 
 class Pick(StrEnum):
@@ -115,8 +116,9 @@ class Pick(StrEnum):
 
 TargetLike = int | str | Rank | Unit | Contrast | Similarity
 AttackTargetLike = int | str | Pick
-# Of networks that give a score for each position: a box (x0, y0, x1, y1) in pixels of the picture, or a mask.
-RegionLike = tuple[float, float, float, float] | ImageLike
+# Of networks that give a score for each position: a box (x0, y0, x1, y1) in pixels of the picture, or a mask, which may
+# be an array of bool such as `labels == 7`.
+RegionLike = tuple[float, float, float, float] | list[float] | ImageLike
 ExplainMethodLike = ExplainName | tuple[ExplainName, ExplainParameters] | Method
 AttackMethodLike = AttackName | tuple[AttackName, AttackParameters] | Method
 # Where None is allowed it stands in the alias: mypy does not look for the pair in an alias within a union.

@@ -19,10 +19,11 @@ class Client(ManyCalls, PictureCalls, ManagementCalls):
 
     target: HOST:PORT, [IPV6]:PORT or unix:PATH; None: GRADSERVE_SERVER of the environment, else 127.0.0.1:50051.
     Addresses of this machine are never reached through a proxy. Calls go in turn to all addresses of a name.
-    tls: True for the system's certificates, or the path of a CA certificate; None: GRADSERVE_CA, else GRADSERVE_TLS.
+    tls: True for the system's certificates, or the path of a CA certificate; None: GRADSERVE_CA, else GRADSERVE_TLS,
+    as far as `target` is None or GRADSERVE_SERVER.
     certificate, key: files (PEM) by which a server knows this client; they imply TLS.
-    token: sent as "authorization: Bearer ..."; None: GRADSERVE_TOKEN, "": none.
-    timeout: seconds that a call may take, with its retries.
+    token: sent as "authorization: Bearer ..."; None: GRADSERVE_TOKEN, for the same servers; "": none.
+    timeout: seconds that a call may take, with its retries; None: as long as it takes.
     retries: how often a call is made again when no server is available, 0 to 4; None: 3.
     retries_when_full: how often it is made again when the server is full, after the delay that the server names.
     connections: over which calls go in turn; several reach more of the servers behind one address.

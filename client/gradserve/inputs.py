@@ -20,15 +20,27 @@ _PNG_MODES = {"1", "L", "LA", "P", "RGB", "RGBA"}
 _CHANNELS = (1, 3, 4)  # Grey, RGB, and RGB with alpha.
 
 
+class UnusablePicture(ValueError):
+    """What was given as a picture is none; the other arguments of the call may well be right."""
+
+
 def message(image: ImageLike, layout: Layout = "HWC") -> common_pb2.Image:
     """A picture as an Image message.
 
     It is a path, a file's bytes, a file that is open for reading, a PIL picture, or whatever numpy reads as an array:
     [H, W] or, with the axes in the order of `layout`, 1, 3 or 4 channels; uint8, or floats in [0, 1]. A fourth channel
-    is alpha, and the picture is laid over white. Raises ValueError, TypeError and OSError.
+    is alpha, and the picture is laid over white. Raises UnusablePicture, TypeError and OSError, and ValueError for a
+    layout that there is not.
     """
     if layout not in get_args(Layout):
         raise ValueError(f"layout must be one of {', '.join(get_args(Layout))}; not {layout!r}")
+    try:
+        return _message(image, layout)
+    except ValueError as error:
+        raise UnusablePicture(str(error)) from None
+
+
+def _message(image: ImageLike, layout: Layout) -> common_pb2.Image:
     if isinstance(image, (str, os.PathLike)):
         return common_pb2.Image(encoded=Path(image).read_bytes())
     if isinstance(image, (bytes, bytearray, memoryview)):

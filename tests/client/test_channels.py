@@ -16,6 +16,7 @@ import pytest
 
 import gradserve
 from gradserve import AsyncClient, Client, cli
+from gradserve.cli import options
 from gradserve.transport import environment
 
 from .fake import FakeServer
@@ -107,7 +108,6 @@ async def test_a_channel_for_asyncio_is_used_and_left_open(server: FakeServer) -
     [
         ({"target": "h:1"}, "target"),
         ({"tls": True, "compression": "gzip"}, "tls, compression"),
-        ({"tls": False}, "tls"),
         ({"retries": 0, "connections": 1}, "retries, connections"),
         ({"options": [("a", 1)], "interceptors": [Noting()]}, "options, interceptors"),
         ({"certificate": "a", "key": "b"}, "certificate, key"),
@@ -117,6 +117,27 @@ def test_a_channel_goes_with_nothing_that_it_has_itself(settings: dict[str, Any]
     text = f"^{names}: a channel has its own"
     with grpc.insecure_channel("127.0.0.1:9") as channel, pytest.raises(ValueError, match=text):
         Client(channel=channel, **settings)
+
+
+def test_settings_beside_a_channel_that_say_nothing() -> None:
+    with grpc.insecure_channel("127.0.0.1:9") as channel:
+        Client(channel=channel, options=[], interceptors=[], tls=False).close()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"compression": ["gzip"]}, r"compression must be one of gzip, deflate; not \['gzip'\]"),
+        ({"connections": 1.5}, r"connections is a whole number from 1 on, not 1.5"),
+        ({"connections": True}, r"connections is a whole number from 1 on, not True"),
+        ({"connections": 0}, r"connections is a whole number from 1 on, not 0"),
+        ({"retries": 1.5}, r"retries is 0 to 4 .*, not 1.5"),
+    ],
+)
+def test_settings_that_are_nothing_of_the_kind(kind: Any, settings: dict[str, Any], says: str) -> None:
+    with pytest.raises(ValueError, match=says):
+        kind("h:1", **settings)
 
 
 def test_a_channel_of_the_other_kind_is_refused() -> None:
@@ -281,25 +302,76 @@ def test_without_variables_it_is_a_server_on_this_machine(monkeypatch: pytest.Mo
             assert client.target == "127.0.0.1:50051"
 
 
-def test_the_environment_says_whom_to_trust(folder: Path, guarded: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("named", [True, False])
+def test_the_environment_says_whom_to_trust(
+    folder: Path, guarded: str, monkeypatch: pytest.MonkeyPatch, named: bool
+) -> None:
+    monkeypatch.setenv("GRADSERVE_SERVER", guarded)
     monkeypatch.setenv("GRADSERVE_CA", str(folder / "ca.pem"))
-    with Client(guarded, certificate=folder / "client.pem", key=folder / "client.key", timeout=10) as client:
+    pair: dict[str, Any] = {"certificate": folder / "client.pem", "key": folder / "client.key"}
+    with Client(guarded if named else None, timeout=10, **pair) as client:
         assert client.predict(PHOTO).top
 
 
 @pytest.mark.parametrize(("value", "tls"), [("1", True), ("True", True), ("on", True), ("no", False), ("", False)])
 def test_the_environment_says_whether_to_use_tls(monkeypatch: pytest.MonkeyPatch, value: str, tls: bool) -> None:
     monkeypatch.setenv("GRADSERVE_TLS", value)
+    monkeypatch.setenv("GRADSERVE_SERVER", "h:1")
     with Client("h:1") as client:
         assert client._endpoint.tls is tls
     with Client("h:1", tls=False) as client:
         assert not client._endpoint.tls
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_token_that_no_header_can_hold(kind: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    for token, flaw in (("secret\n", "a line break"), ("s\x07secret", "another"), ("sécret", "another")):
+        with pytest.raises(ValueError, match=f"^token consists of printable .* has {flaw}") as said:
+            kind("h:1", token=token)
+        assert token.strip() not in str(said.value)
+    with pytest.raises(TypeError, match=r"^token is a text, not bytes"):
+        kind("h:1", token=b"secret")
+    monkeypatch.setenv("GRADSERVE_TOKEN", "secret\n")
+    with pytest.raises(ValueError, match=r"^token"):
+        kind()
+
+
+async def test_another_server_gets_nothing_of_the_environment(
+    server: FakeServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("GRADSERVE_SERVER", f"grpcs://{server.target}")
+    monkeypatch.setenv("GRADSERVE_TOKEN", "open sesame")
+    for variable, value in (("GRADSERVE_TLS", "1"), ("GRADSERVE_CA", str(tmp_path / "nowhere.pem"))):
+        monkeypatch.setenv(variable, value)
+        with Client(server.target, timeout=10) as client:
+            assert client.predict(PHOTO).top
+        assert "authorization" not in server.metadata
+        with grpc.insecure_channel(server.target) as channel, Client(channel=channel, timeout=10) as client:
+            assert client.predict(PHOTO).top
+        assert "authorization" not in server.metadata
+        async with AsyncClient(server.target, timeout=10) as asynchronous:
+            assert (await asynchronous.predict(PHOTO)).top
+        assert "authorization" not in server.metadata
+
+
+@pytest.mark.parametrize("tls", [[], ["--tls"]])
+def test_the_command_takes_the_environment_for_every_server(
+    folder: Path, guarded: str, monkeypatch: pytest.MonkeyPatch, tls: list[str]
+) -> None:
+    monkeypatch.setenv("GRADSERVE_SERVER", "127.0.0.1:9")
+    monkeypatch.setenv("GRADSERVE_CA", str(folder / "ca.pem"))
+    monkeypatch.setenv("GRADSERVE_TOKEN", "open sesame")
+    pair = ["--certificate", str(folder / "client.pem"), "--key", str(folder / "client.key")]
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["health", "--server", guarded, *tls, *pair])
+    assert not ended.value.code
+    assert options.Connection(guarded).endpoint().metadata == [("authorization", "Bearer open sesame")]
+
+
 def test_a_variable_that_says_neither_yes_nor_no(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GRADSERVE_TLS", "maybe")
     with pytest.raises(ValueError, match=r"GRADSERVE_TLS must be one of 1, true, .*; not 'maybe'"):
-        Client("h:1")
+        Client()
 
 
 # A full server
@@ -335,6 +407,16 @@ def test_a_delay_beyond_the_deadline_is_not_waited_for(server: FakeServer) -> No
     assert len(server.requests) == 1
 
 
+async def test_without_a_timeout_a_call_has_no_deadline(server: FakeServer) -> None:
+    with Client(server.target, timeout=None, retries_when_full=1) as client:
+        assert client.predict(PHOTO).top
+        assert client.predict(PHOTO, model="full:1").top
+        assert client.stylize(PHOTO, PHOTO, timeout=5).png
+        assert client.health() == "SERVING"
+    async with AsyncClient(server.target, timeout=None) as asynchronous:
+        assert (await asynchronous.predict(PHOTO)).top
+
+
 def test_other_errors_are_not_asked_again(server: FakeServer) -> None:
     with Client(server.target, retries_when_full=5, timeout=10) as client, pytest.raises(gradserve.NotFound):
         client.predict(PHOTO, model="missing")
@@ -342,7 +424,7 @@ def test_other_errors_are_not_asked_again(server: FakeServer) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("wrong", [-1, 1.5, "3"])
+@pytest.mark.parametrize("wrong", [-1, 1.5, "3", True])
 def test_a_number_of_retries_is_a_whole_one(kind: Any, wrong: Any) -> None:
     with pytest.raises(ValueError, match="retries_when_full is a whole number from 0 on"):
         kind("h:1", retries_when_full=wrong)

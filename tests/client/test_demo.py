@@ -1,5 +1,6 @@
 import json
 import re
+from contextlib import nullcontext
 from dataclasses import replace
 from importlib.util import find_spec
 
@@ -8,6 +9,7 @@ import pytest
 from PIL import Image
 
 from gradserve import FailedPrecondition, GradserveError, cli, images, inputs
+from gradserve.cli import options
 from gradserve.cli.demo import command, explaining, local_server, samples
 from gradserve.cli.demo import page as demo_page
 from gradserve.cli.demo.session import Chapter, DemoRequest, Row, Session
@@ -68,6 +70,16 @@ def test_a_server_that_never_is_ready(stub):
     log = stub("time.sleep(60)")
     with pytest.raises(GradserveError, match="not ready within"), local_server.launched([], log, timeout=0.3):
         pass
+
+
+def test_the_demos_own_server_is_asked_without_tls_and_token(server, photo, tmp_path, monkeypatch):
+    monkeypatch.setattr(local_server, "launched", lambda *_: nullcontext(server.target))
+    monkeypatch.delenv("GRADSERVE_SERVER", raising=False)
+    monkeypatch.setenv("GRADSERVE_TLS", "1")
+    monkeypatch.setenv("GRADSERVE_TOKEN", "secret")
+    with command.Serving().client(options.Connection(), 10, tmp_path / "log") as client:
+        assert client.predict(photo).top
+    assert "authorization" not in server.metadata
 
 
 @needs_pictures

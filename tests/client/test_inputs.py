@@ -12,7 +12,12 @@ import pytest
 from PIL import Image
 
 import gradserve
-from gradserve import Client, images, inputs
+from gradserve import Client, Contrast, images, inputs
+from gradserve.messages.attack import attack_request
+from gradserve.messages.differentiate import differentiate_request
+from gradserve.messages.explain import explain_request
+from gradserve.messages.influence import influence_request
+from gradserve.messages.pictures import maximize_request
 from gradserve.v1 import common_pb2
 
 from .fake import FakeServer
@@ -202,3 +207,19 @@ def test_one_picture_is_not_many(client: Client, many: Any, says: str) -> None:
     for call in (client.predict_many, lambda each: client.explain_many(each, "gradient"), client.attack_many):
         with pytest.raises(ValueError, match=says):
             call(many)
+
+
+def test_pictures_of_targets_and_masks_have_the_calls_layout() -> None:
+    first, pixels = np.moveaxis(HWC, -1, 0), inputs.message(HWC)
+    like, mask = gradserve.Similarity(first), first[:1]
+    explained = explain_request(first, "gradient", target=[like, Contrast(like, 3)], region=mask, layout="CHW")
+    alone, contrast = explained.targets
+    attacked = attack_request(first, maps="gradient", maps_target=like, region=mask, layout="CHW")
+    goals = [*differentiate_request([first], [like], layout="CHW").goals, *maximize_request(like, layout="CHW").goals]
+    influenced = influence_request(first, label=like, layout="CHW")
+    for target in (alone, contrast.contrast.terms[0].target, attacked.maps_target, influenced.label):
+        assert target.similarity.image == pixels
+    assert [goal.summands[0].target.similarity.image for goal in goals] == [pixels, pixels]
+    assert alone.region.mask == attacked.score_region.mask == inputs.message(HWC[..., :1])
+    own = explain_request(first, "gradient", target=gradserve.Similarity(HWC, layout="HWC"), layout="CHW")
+    assert own.targets[0].similarity.image == pixels

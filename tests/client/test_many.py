@@ -106,6 +106,38 @@ def test_what_cannot_be_is_said_at_once(client: Client, settings: dict[str, Any]
             calls.explain_many([], "gradient", **settings)
 
 
+@pytest.mark.parametrize(
+    ("settings", "kind", "says"),
+    [
+        ({"top_kk": 3}, ValueError, "no argument of predict 'top_kk'; nearest: top_k"),
+        ({"zzz": 3}, ValueError, "no argument of predict 'zzz'"),
+        ({"top_k": -3}, ValueError, "top_k must be a whole number from 0 on, not -3"),
+        ({"layout": "WHC"}, ValueError, "layout must be one of HWC, CHW; not 'WHC'"),
+        ({"time_budget": "soon"}, TypeError, "not supported between"),
+    ],
+)
+def test_what_is_wrong_with_every_call_is_raised(
+    client: Client, photo: Image.Image, settings: dict[str, Any], kind: type[Exception], says: str
+) -> None:
+    with pytest.raises(kind, match=says):
+        client.predict(photo, **settings)
+    with pytest.raises(kind, match=says):
+        list(client.predict_many([photo] * 3, on_error="return", **settings))
+
+
+def test_a_misspelt_argument_of_other_calls_is_raised(client: Client, photo: Image.Image) -> None:
+    misspelt: dict[str, Any] = {"prioritty": "batch"}
+    with pytest.raises(ValueError, match="no argument of explain 'prioritty'"):
+        list(client.explain_many([photo], "gradient", on_error="return", **misspelt))
+
+
+async def test_a_misspelt_argument_is_raised_in_asyncio(server: FakeServer, photo: Image.Image) -> None:
+    misspelt: dict[str, Any] = {"top_kk": 3}
+    async with AsyncClient(server.target, timeout=10) as client:
+        with pytest.raises(ValueError, match="nearest: top_k"):
+            [each async for each in client.predict_many([photo], on_error="return", **misspelt)]
+
+
 def test_the_waiting_ends_with_the_loop() -> None:
     def full(image: Any) -> Any:
         raise gradserve.ResourceExhausted("full", retry_after=60.0)

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from gradserve import Client, Method, Rank, Unit
+from gradserve import Client, Method, Rank, Unit, inputs
 from gradserve.cli import parse
 from gradserve.messages import fields
 from gradserve.messages.attack import attack_request
@@ -90,6 +90,12 @@ def test_regions():
     assert not explain("gradient", target="cat").targets[0].HasField("region")
     with pytest.raises(ValueError, match="region is a box of four numbers"):
         explain("gradient", region=(1, 2, 3))
+    assert explain("gradient", region=[1, 2.5, 3, 4]).targets[0].region == box
+    with pytest.raises(ValueError, match=r"region is a box of four numbers .* not \[1, 2\]"):
+        explain("gradient", region=[1, 2])
+    labels = np.array([[7, 0, 7], [1, 7, 2]])
+    (masked,) = explain("gradient", region=labels == 7).targets
+    assert masked.region.mask == inputs.message(np.uint8([[255, 0, 255], [0, 255, 0]]))
     attack = attack_request(PIXELS, region=(1, 2.5, 3, 4))
     assert attack.score_region == box
 
@@ -188,3 +194,11 @@ def test_values_can_be_keys():
     assert {Method("gradient", reduce="max"): 1}[Method("gradient", reduce="max")] == 1
     assert repr(Method("smooth_grad", samples=25)) == "Method('smooth_grad', samples=25)"
     assert str(Unit("layer4.1", 17, 3, 5)) == "layer4.1:17 (3, 5)"
+
+
+def test_numbers_beyond_their_field_are_refused_by_name():
+    assert request_options(seed=2**64 - 1).seed == 2**64 - 1
+    with pytest.raises(ValueError, match=r"seed must be below 2\*\*64, not 18446744073709551616"):
+        request_options(seed=2**64)
+    with pytest.raises(ValueError, match=r"target must be below 2\*\*32, not 4294967296"):
+        explain("gradient", target=2**32)

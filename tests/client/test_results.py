@@ -40,6 +40,9 @@ def test_every_result_is_what_json_takes(client: Client, photo: Image.Image) -> 
         client.stylize(photo, photo),
         client.model(""),
         client.load_model("digits"),
+        *client.maximize_stream(0),
+        *client.stylize_stream(photo, photo),
+        gradserve.Progress(1, 2, {"style": 0.5}, (b"a picture",)),
     ]
     for result in results:
         found = result.to_dict()
@@ -52,7 +55,13 @@ def test_a_dictionary_says_where_an_answer_comes_from(client: Client, photo: Ima
     assert (found["provenance"]["seed"], found["provenance"]["weights_digest"]) == (7, "ab" * 32)
     assert found["region"]["image_width"] == 80
     assert found["map_size"] == [24, 24]
-    assert not {"map", "coarse", "image"} & found.keys()
+    assert not {"map", "coarse", "image", "served_overlay"} & found.keys()
+    explanation, attack = client.explain(photo, "grad_cam"), client.attack(photo, "pgd", perturbation=True)
+    assert not {"adversarial", "perturbation", "patch"} & attack.to_dict().keys()
+    assert dataclasses.replace(attack, map_before=explanation).to_dict()["map_before"] == explanation.to_dict()
+    assert not {"png", "stretched", "snapshots"} & client.maximize(0).to_dict().keys()
+    (progress, *_) = client.maximize_stream(0)
+    assert progress.to_dict() == {"step": progress.step, "steps": progress.steps, "losses": progress.losses}
     assert client.embed(photo).to_dict()["values"] == [1.0, 2.0]
     batch = client.differentiate([photo, photo]).to_dict()
     assert len(batch["values"]) == 2

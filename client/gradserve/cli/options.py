@@ -183,8 +183,14 @@ class Connection:
         return AsyncClient(timeout=timeout, **self._settings())
 
     def _settings(self) -> dict[str, Any]:
-        names = {"target": self.server, "tls": self.ca or self.tls, "token": self.token}
-        return {**names, "certificate": self.certificate, "key": self.key}
+        """The arguments of a client. Variables of the environment stand for options that were left out."""
+        return {
+            "target": self.address,
+            "tls": self.ca or environment.ca() or environment.tls(self.tls),
+            "token": environment.token(self.token),
+            "certificate": self.certificate,
+            "key": self.key,
+        }
 
 
 @dataclass(frozen=True)

@@ -117,8 +117,8 @@ def _request(
         adaptive=adaptive,
         trajectory=trajectory,
         perturbation=perturbation,
-        maps_target=None if maps_target is None else target_message(maps_target),
-        score_region=None if region is None else score_region(region),
+        maps_target=None if maps_target is None else target_message(maps_target, layout),
+        score_region=None if region is None else score_region(region, layout),
         options=request_options(**options),
     )
     if first_success is not None:

@@ -7,8 +7,10 @@ from numbers import Integral, Real
 from types import MappingProxyType
 from typing import Any
 
+import numpy as np
+
 from gradserve import inputs
-from gradserve.arguments import Contrast, Rank, RegionLike, Similarity, TargetLike, Unit
+from gradserve.arguments import Contrast, ImageLike, Layout, Rank, RegionLike, Similarity, TargetLike, Unit
 from gradserve.messages import fields
 from gradserve.parameters.common import Precision, Priority
 from gradserve.parameters.method import Method, ParameterValue
@@ -42,7 +44,7 @@ def request_options(
         allow_partial=allow_partial,
         quick_decode=quick_decode,
         alone=alone,
-        seed=None if seed is None else count("seed", seed),
+        seed=None if seed is None else count("seed", seed, bits=64),
     )
     if time_budget is not None:
         if not 0 < time_budget < 1e9:
@@ -51,8 +53,11 @@ def request_options(
     return options
 
 
-def target_message(target: TargetLike) -> common_pb2.Target:
-    """A class's index or name, a Rank, a Unit, a Contrast or a Similarity as a message."""
+def target_message(target: TargetLike, layout: Layout = "HWC") -> common_pb2.Target:
+    """A class's index or name, a Rank, a Unit, a Contrast or a Similarity as a message.
+
+    layout: the axes of the array of a Similarity that does not say its own.
+    """
     if isinstance(target, str):
         return common_pb2.Target(class_name=target)
     if isinstance(target, Rank):
@@ -62,25 +67,34 @@ def target_message(target: TargetLike) -> common_pb2.Target:
         unit = common_pb2.Unit(layer=target.layer, channel=count("channel", target.channel), **place)
         return common_pb2.Target(unit=unit)
     if isinstance(target, Contrast):
-        terms = [common_pb2.WeightedTarget(target=target_message(each), weight=weight) for each, weight in target.terms]
+        terms = [
+            common_pb2.WeightedTarget(target=target_message(each, layout), weight=weight)
+            for each, weight in target.terms
+        ]
         top = None if target.top is None else count("top", target.top)
         return common_pb2.Target(contrast=common_pb2.Contrast(terms=terms, others_of_top=top))
     if isinstance(target, Similarity):
-        return common_pb2.Target(similarity=_similarity(target))
+        return common_pb2.Target(similarity=_similarity(target, layout))
     if isinstance(target, Integral) and not isinstance(target, bool):
         return common_pb2.Target(class_index=count("target", target))
     kinds = "a class's index or name, a Rank, a Unit, a Contrast or a Similarity"
     raise ValueError(f"a target is {kinds}, not {target!r}; several go in a list")
 
 
-def score_region(region: RegionLike) -> common_pb2.ScoreRegion:
-    """A box (x0, y0, x1, y1), or a mask as any picture, as a message."""
-    if not isinstance(region, tuple):
-        return common_pb2.ScoreRegion(mask=inputs.message(region))
+def score_region(region: RegionLike, layout: Layout = "HWC") -> common_pb2.ScoreRegion:
+    """A box (x0, y0, x1, y1), or a mask as any picture, as a message. layout: the axes of an array."""
+    if not isinstance(region, (tuple, list)):
+        return common_pb2.ScoreRegion(mask=inputs.message(_grey(region), layout))
     if len(region) != 4 or not all(isinstance(edge, Real) and not isinstance(edge, bool) for edge in region):
         raise ValueError(f"region is a box of four numbers (x0, y0, x1, y1), or a mask, not {region!r}")
     x0, y0, x1, y1 = map(float, region)
     return common_pb2.ScoreRegion(box=common_pb2.Box(x0=x0, y0=y0, x1=x1, y1=y1))
+
+
+def _grey(mask: ImageLike) -> ImageLike:
+    """The mask, as white on black where it is an array of bool."""
+    array = inputs.as_array(mask) if hasattr(mask, "__array__") else None
+    return mask if array is None or array.dtype != np.bool_ else array.astype(np.uint8) * 255
 
 
 def target_of(target: common_pb2.Target) -> int | Unit | Contrast | Similarity:
@@ -102,11 +116,11 @@ def _single(target: common_pb2.Target) -> int | Unit:
     return Unit(unit.layer, unit.channel, *place)
 
 
-def _similarity(target: Similarity) -> common_pb2.Similarity:
+def _similarity(target: Similarity, layout: Layout) -> common_pb2.Similarity:
     if target.image is None:
         raise ValueError("a similarity needs the other picture")
     return common_pb2.Similarity(
-        image=inputs.message(target.image, target.layout),
+        image=inputs.message(target.image, target.layout or layout),
         preprocess=choice("preprocess", PREPROCESS, target.preprocess),
         layer=target.layer,
     )
@@ -123,11 +137,11 @@ def split(
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """The arguments of a call that are its own, and those that are parameters of its method.
 
-    Raises ValueError for a name that is neither, if it is nearer to one of the call's own.
+    Raises ValueError for a name that is neither, if it is nearer to one of the call's own or there are no parameters.
     """
     for name in arguments.keys() - own - parameters:
         near = get_close_matches(name, [*own, *parameters], 1)
-        if near and near[0] in own:
+        if not parameters or (near and near[0] in own):
             raise fields.unknown(f"argument of {call}", name, own)
     named = {name: value for name, value in arguments.items() if name in own}
     return named, {name: value for name, value in arguments.items() if name not in own}
@@ -181,8 +195,10 @@ def choice(name: str, enum: Any, value: str) -> Any:
         raise ValueError(f"{name} {failure}") from None
 
 
-def count(name: str, value: Any) -> int:
-    """The value if it is a whole number from 0 on, else ValueError."""
+def count(name: str, value: Any, bits: int = 32) -> int:
+    """The value if it is a whole number from 0 on that a field of so many bits holds, else ValueError."""
     if not isinstance(value, Integral) or isinstance(value, bool) or value < 0:
         raise ValueError(f"{name} must be a whole number from 0 on, not {value!r}")
+    if int(value) >= 1 << bits:
+        raise ValueError(f"{name} must be below 2**{bits}, not {value}")
     return int(value)

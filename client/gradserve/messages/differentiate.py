@@ -44,7 +44,7 @@ def differentiate_request(
         model=model,
         images=[inputs.message(each, layout) for each in inputs.batch(pictures)],
         preprocess=choice("preprocess", PREPROCESS, preprocess),
-        goals=[goal_message(each) for each in several],
+        goals=[goal_message(each, layout) for each in several],
         layer=layer,
         forward_only=forward_only,
         options=request_options(**options),

@@ -86,11 +86,11 @@ def _request(
     **options: Unpack[Options],
 ) -> explain_pb2.ExplainRequest:
     targets = target if isinstance(target, list) else [] if target is None else [target]
-    messages = [target_message(each) for each in targets]
+    messages = [target_message(each, layout) for each in targets]
     if region is not None:
         messages = messages or [target_message(Rank(1))]
         for message in messages:
-            message.region.CopyFrom(score_region(region))
+            message.region.CopyFrom(score_region(region, layout))
     return explain_pb2.ExplainRequest(
         model=model,
         image=inputs.message(image, layout),

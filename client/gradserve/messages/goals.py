@@ -6,7 +6,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from gradserve.arguments import TargetLike
+from gradserve.arguments import Layout, TargetLike
 from gradserve.messages.common import target_message
 from gradserve.v1 import common_pb2, maximize_pb2
 
@@ -23,7 +23,7 @@ class Goal:
     summands: tuple[maximize_pb2.Summand, ...]
 
     def __init__(self, target: TargetLike) -> None:
-        object.__setattr__(self, "summands", (maximize_pb2.Summand(target=target_message(target)),))
+        object.__setattr__(self, "summands", (_summand(target),))
 
     @classmethod
     def layer(cls, name: str) -> Self:
@@ -73,6 +73,10 @@ class Goal:
 GoalLike = TargetLike | Goal
 
 
-def goal_message(goal: GoalLike) -> maximize_pb2.Goal:
-    """A goal as a message; a target alone is a goal too."""
-    return maximize_pb2.Goal(summands=(goal if isinstance(goal, Goal) else Goal(goal)).summands)
+def goal_message(goal: GoalLike, layout: Layout) -> maximize_pb2.Goal:
+    """A goal as a message; a target alone is a goal too, and its pictures have the axes of `layout`."""
+    return maximize_pb2.Goal(summands=goal.summands if isinstance(goal, Goal) else [_summand(goal, layout)])
+
+
+def _summand(target: TargetLike, layout: Layout = "HWC") -> maximize_pb2.Summand:
+    return maximize_pb2.Summand(target=target_message(target, layout))

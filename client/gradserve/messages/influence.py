@@ -73,7 +73,7 @@ def influence_request(
         model=model,
         image=inputs.message(image, layout),
         preprocess=choice("preprocess", PREPROCESS, preprocess),
-        label=None if label is None else target_message(label),
+        label=None if label is None else target_message(label, layout),
         goal=choice("goal", _ENUMS["InfluenceGoal"], goal),
         top=top,
         thumbnails=thumbnails,

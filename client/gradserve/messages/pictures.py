@@ -28,7 +28,7 @@ def maximize_request(
     layout = settings.pop("layout", "HWC")
     request = maximize_pb2.MaximizeRequest(
         model=settings.pop("model", ""),
-        goals=[goal_message(goal) for goal in (goals if isinstance(goals, list) else [goals])],
+        goals=[goal_message(goal, layout) for goal in (goals if isinstance(goals, list) else [goals])],
         preset=choice("preset", _PRESET, preset) if preset else None,
         image=None if image is None else inputs.message(image, layout),
         size=size_message(settings.pop("size", None)),

@@ -12,6 +12,7 @@ from gradserve.messages.common import (
     region_of,
     request_options,
     score_of,
+    split,
 )
 from gradserve.parameters.common import Preprocess
 from gradserve.results.predict import Prediction
@@ -24,7 +25,16 @@ class PredictArguments(PhotoOptions, total=False):
     top_k: int
 
 
-def predict_request(
+_OWN = PredictArguments.__annotations__.keys()
+
+
+def predict_request(image: ImageLike, **arguments: Unpack[PredictArguments]) -> predict_pb2.PredictRequest:
+    """The arguments of Predict as a message."""
+    own, _ = split("predict", arguments, _OWN, frozenset())
+    return _request(image, **own)
+
+
+def _request(
     image: ImageLike,
     *,
     model: str = "",
@@ -33,7 +43,6 @@ def predict_request(
     layout: Layout = "HWC",
     **options: Unpack[Options],
 ) -> predict_pb2.PredictRequest:
-    """The arguments of Predict as a message."""
     return predict_pb2.PredictRequest(
         model=model,
         image=inputs.message(image, layout),

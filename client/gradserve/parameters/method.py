@@ -94,10 +94,7 @@ class Method:
     @classmethod
     def named(cls, name: str, /, **parameters: ParameterValue) -> Self:
         """A method by any name, which no type is held against: a wrong one is found by the call that gets it."""
-        method = cls.__new__(cls)
-        object.__setattr__(method, "name", name)
-        object.__setattr__(method, "parameters", parameters)
-        return method
+        return cls(name, **parameters)  # type: ignore[call-overload,no-any-return]
 
     def __repr__(self) -> str:
         parameters = (f"{name}={value!r}" for name, value in self.parameters.items())

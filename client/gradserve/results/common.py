@@ -3,18 +3,19 @@
 import dataclasses
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Set
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_origin, get_type_hints
 
 import numpy as np
+from google.protobuf.message import Message
+from PIL import Image
 
 from gradserve import images
 
-# Fields with pictures and with arrays of more than one axis, which are no part of a result as a dictionary.
-_NOT_IN_DICT = {"map", "coarse", "image", "served_overlay", "thumbnail", "png", "stretched", "snapshots", "gradient"}
-_NOT_IN_DICT |= {"adversarial", "perturbation", "patch", "map_before", "map_after", "logits"}
+_PICTURES = (bytes, Image.Image, Message)  # The types of pictures: files, opened ones, and those that were sent.
 
 
 class Result:
@@ -27,9 +28,8 @@ class Result:
 
 def to_dict(result: Any) -> dict[str, Any]:
     """A dataclass as JSON takes it, without pictures and arrays of more than one axis."""
-    fields = {field.name: getattr(result, field.name) for field in dataclasses.fields(result)}
-    large = {name for name, value in fields.items() if isinstance(value, np.ndarray) and value.ndim > 1}
-    return {name: _plain(value) for name, value in fields.items() if name not in _NOT_IN_DICT | large}
+    fields = {name: (getattr(result, name), types) for name, types in _field_types(result.__class__).items()}
+    return {name: _plain(value) for name, (value, types) in fields.items() if not _is_left_out(value, types)}
 
 
 def save_arrays(path: str | os.PathLike[str], metadata: Mapping[str, Any], **arrays: Any) -> Path:
@@ -48,7 +48,33 @@ def npz_path(path: str | os.PathLike[str]) -> Path:
     return Path(path)
 
 
+@cache
+def _field_types(kind: Any) -> dict[str, frozenset[type]]:
+    """The classes that the types of a dataclass's fields consist of."""
+    hints = get_type_hints(kind)
+    return {field.name: frozenset(_classes(hints[field.name])) for field in dataclasses.fields(kind)}
+
+
+def _classes(hint: Any) -> Iterator[type]:
+    """The classes in a type: of `tuple[bytes, ...] | None` tuple and bytes are two."""
+    found = get_origin(hint) or hint
+    if isinstance(found, type):
+        yield found
+    if found is not np.ndarray:
+        for each in get_args(hint):
+            yield from _classes(each)
+
+
+def _is_left_out(value: Any, types: Set[type]) -> bool:
+    """Whether a field may have pictures, has an array of several axes, or has no array where it may have one."""
+    if any(issubclass(each, _PICTURES) for each in types):
+        return True
+    return np.ndarray in types if value is None else isinstance(value, np.ndarray) and value.ndim > 1
+
+
 def _plain(value: Any) -> Any:
+    if isinstance(value, Result):
+        return value.to_dict()
     if dataclasses.is_dataclass(value):
         return to_dict(value)
     if isinstance(value, (list, tuple)):

@@ -37,7 +37,7 @@ class AsyncConnection:
         certificate: PathLike | None = None,
         key: PathLike | None = None,
         token: str | None = None,
-        timeout: float = 60.0,
+        timeout: float | None = 60.0,
         retries: int | None = None,
         retries_when_full: int = 0,
         connections: int | None = None,
@@ -130,7 +130,7 @@ class AsyncConnection:
                 error = self._endpoint.error(failure)
             await asyncio.sleep(retries.delay(error))
 
-    async def _stream(self, method: Callable[..., Any], request: Any, timeout: float) -> AsyncIterator[Any]:
+    async def _stream(self, method: Callable[..., Any], request: Any, timeout: float | None) -> AsyncIterator[Any]:
         check_size(request)
         retries = FullRetries(self._retries_when_full, timeout)
         while True:

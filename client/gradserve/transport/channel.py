@@ -45,7 +45,8 @@ class ChannelSettings(TypedDict, total=False):
 class Endpoint:
     """A server as a client sees it: its address, how to reach it, and what is sent beside every call.
 
-    What is not given comes from the variables of environment.py. Raises ValueError, TypeError and OSError.
+    What is not given comes from the variables of environment.py if `target` is None or the server that they name.
+    Raises ValueError, TypeError and OSError.
     """
 
     owns_channels = True
@@ -65,12 +66,13 @@ class Endpoint:
         compression: Compression | None = None,
     ) -> None:
         self.connections = 1 if connections is None else connections
-        if self.connections < 1:
-            raise ValueError(f"connections is at least 1, not {connections}")
+        if type(self.connections) is not int or self.connections < 1:
+            raise ValueError(f"connections is a whole number from 1 on, not {connections!r}")
         self.target, asks_for_tls = address.split(environment.server(target))
-        self.metadata = metadata(environment.token(token))
+        if environment.means(target):
+            tls, token = environment.tls(tls), environment.token(token)
+        self.metadata = metadata(token)
         self.proxy = address.proxy(self.target)
-        tls = environment.tls(tls)
         self._secret = credentials(True if asks_for_tls and not tls else tls, certificate, key)
         self.tls = self._secret is not None
         retries = DEFAULT_RETRIES if retries is None else retries
@@ -115,7 +117,7 @@ class GivenChannel:
     target, proxy = "the server of the given channel", ""
 
     def __init__(self, channel: Any, token: str | None) -> None:
-        self.metadata = metadata(environment.token(token))
+        self.metadata = metadata(token)
         self._channel = channel
 
     def check(self, library: Any) -> None:
@@ -136,7 +138,7 @@ def endpoint(channel: Any, token: str | None, **settings: Unpack[ChannelSettings
     """A server by its settings, or by a channel. Raises ValueError for a channel beside settings."""
     if channel is None:
         return Endpoint(token=token, **settings)
-    both = [name for name, value in settings.items() if value is not None and value != ()]
+    both = [name for name, value in settings.items() if value or type(value) is int]  # Zero retries are a setting too.
     if both:
         raise ValueError(f"{', '.join(both)}: a channel has its own; give `channel` or these, not both")
     return GivenChannel(channel, token)
@@ -158,7 +160,7 @@ def merged(ours: Mapping[str, Any], callers: ChannelOptions) -> list[tuple[str, 
 def _compression(name: Any) -> Any:
     if name is None or isinstance(name, grpc.Compression):
         return name
-    if name not in _COMPRESSIONS:
+    if not isinstance(name, str) or name not in _COMPRESSIONS:
         raise ValueError(f"compression must be one of {', '.join(_COMPRESSIONS)}; not {name!r}")
     return _COMPRESSIONS[name]
 
@@ -193,7 +195,12 @@ def channel_options(retries: int, *, proxied: bool) -> dict[str, Any]:
 
 
 def metadata(token: str | None) -> list[tuple[str, str]]:
-    """What is sent beside every call."""
+    """What is sent beside every call. Raises ValueError for a token that no header can hold, without showing it."""
+    if token is not None and not isinstance(token, str):
+        raise TypeError(f"token is a text, not {type(token).__name__}")
+    if token and not (token.isascii() and token.isprintable()):
+        flaw = "a line break, as at the end of a file" if set("\r\n") & set(token) else "another character"
+        raise ValueError(f"token consists of printable ASCII characters, but this one has {flaw}")
     return [("authorization", f"Bearer {token}")] if token else []
 
 
@@ -226,8 +233,8 @@ def same(message: bytes) -> bytes:
 
 
 def _service_config(retries: int) -> str:
-    if not 0 <= retries <= 4:
-        raise ValueError(f"retries is 0 to 4 (gRPC makes five attempts at most), not {retries}")
+    if type(retries) is not int or not 0 <= retries <= 4:
+        raise ValueError(f"retries is 0 to 4 (gRPC makes five attempts at most), not {retries!r}")
     call: dict[str, Any] = {"name": [{}]}
     if retries:
         call["retryPolicy"] = {

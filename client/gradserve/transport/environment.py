@@ -1,4 +1,7 @@
-"""The variables of the environment that say which server is meant: arguments win over them, empty ones are unset."""
+"""The variables of the environment that say which server is meant: arguments win over them, empty ones are unset.
+
+TLS, certificates and token of the environment belong to the server that it names, and reach no other one.
+"""
 
 import os
 from pathlib import Path
@@ -12,12 +15,28 @@ _YES, _NO = ("1", "true", "t", "yes", "y", "on"), ("0", "false", "f", "no", "n",
 
 def server(argument: str | None) -> str:
     """The server's address: the argument, else GRADSERVE_SERVER, else that of a server on this machine."""
-    return named_server() or DEFAULT_ADDRESS if argument is None else argument
+    if argument is not None:
+        return argument
+    return named_server() or DEFAULT_ADDRESS
 
 
 def named_server() -> str | None:
     """The address in GRADSERVE_SERVER, if there is one."""
     return os.environ.get(SERVER) or None
+
+
+def means(target: str | None) -> bool:
+    """Whether the environment's other variables are about this server: none is named, or the one in GRADSERVE_SERVER.
+
+    Addresses are compared letter by letter, since `grpcs://h:1` and `h:1` differ in whether a token is sent in clear.
+    """
+    return target is None or target == named_server()
+
+
+def ca() -> Path | None:
+    """The file of certificates in GRADSERVE_CA, if there is one."""
+    path = os.environ.get(CA)
+    return Path(path) if path else None
 
 
 def tls(argument: Tls) -> Tls:
@@ -27,8 +46,8 @@ def tls(argument: Tls) -> Tls:
     """
     if argument is not None:
         return argument
-    if os.environ.get(CA):
-        return Path(os.environ[CA])
+    if trusted := ca():
+        return trusted
     answer = os.environ.get(TLS, "").lower()
     if answer and answer not in _YES + _NO:
         raise ValueError(f"{TLS} must be one of {', '.join(_YES + _NO)}; not {os.environ[TLS]!r}")
@@ -37,4 +56,6 @@ def tls(argument: Tls) -> Tls:
 
 def token(argument: str | None) -> str | None:
     """The token: the argument, else GRADSERVE_TOKEN. An empty argument stands for none."""
-    return os.environ.get(TOKEN) or None if argument is None else argument
+    if argument is not None:
+        return argument
+    return os.environ.get(TOKEN) or None

@@ -10,9 +10,10 @@ from typing import Any, TypeVar, get_args
 
 from gradserve import inputs
 from gradserve.arguments import ImageLike, OnError
-from gradserve.errors import PictureError, ResourceExhausted
+from gradserve.errors import GradserveError, PictureError, ResourceExhausted
 
 T = TypeVar("T")
+RETURNED = (GradserveError, inputs.UnusablePicture, OSError)  # Errors that may be those of one picture alone.
 
 
 def in_order(
@@ -21,7 +22,8 @@ def in_order(
     """The call's results in the images' order; at most twice `concurrency` calls are ahead of the caller.
 
     A call that the server has no room for is made again after the delay that it tells. A call's error is raised, with a
-    note that names the picture, or comes in its place as a PictureError. Raises ValueError at once for what cannot be.
+    note that names the picture, or comes in its place as a PictureError; only those of RETURNED do, since others, as of
+    a misspelt argument, are the same for every picture. Raises ValueError at once for what cannot be.
     """
     _check(concurrency, on_error)
     return _in_order(call, inputs.many(images), concurrency, on_error)
@@ -107,10 +109,10 @@ def _check(concurrency: int, on_error: str) -> None:
 
 
 def _failed(error: Exception, index: int, image: Any, on_error: str) -> PictureError:
-    """What stands in the place of an answer. Raises the error itself where that is asked for."""
+    """What stands in the place of an answer. Raises the error itself where that is asked for, or is of every call."""
     name = image if isinstance(image, (str, os.PathLike)) else getattr(image, "filename", getattr(image, "name", ""))
     failure = PictureError(index, os.fspath(name) if isinstance(name, (str, os.PathLike)) else "", error)
-    if on_error == "raise":
+    if on_error == "raise" or not isinstance(error, RETURNED):
         error.add_note(f"this was {failure.name}")
         raise error
     return failure

@@ -56,29 +56,33 @@ class RetryPolicy:
 
 def checked_retries(number: int) -> int:
     """How often to call a full server again, if it is a whole number from 0 on. Raises ValueError."""
-    if not isinstance(number, int) or number < 0:
+    if type(number) is not int or number < 0:
         raise ValueError(f"retries_when_full is a whole number from 0 on, not {number!r}")
     return number
 
 
 class FullRetries:
-    """Retries of one call that a full server refused: so many, after the delay that it names, before the deadline."""
+    """Retries of one call that a full server refused: so many, after the delay that it names, before the deadline.
 
-    def __init__(self, number: int, seconds: float) -> None:
+    seconds: until that deadline; None: there is none.
+    """
+
+    def __init__(self, number: int, seconds: float | None) -> None:
         self._left = number
-        self._end = time.monotonic() + seconds
+        self._end = None if seconds is None else time.monotonic() + seconds
 
-    def seconds(self) -> float:
-        """How many seconds are left until the call's deadline."""
-        return self._end - time.monotonic()
+    def seconds(self) -> float | None:
+        """How many seconds are left until the call's deadline, if it has one."""
+        return None if self._end is None else self._end - time.monotonic()
 
     def delay(self, error: ServiceError) -> float:
         """Seconds until the next attempt. Raises the error where there is none: another one, too many, or too late."""
-        seconds = error.retry_after if isinstance(error, ResourceExhausted) else None
-        if seconds is None or not self._left or seconds >= self.seconds():
+        delay = error.retry_after if isinstance(error, ResourceExhausted) else None
+        left = self.seconds()
+        if delay is None or not self._left or (left is not None and delay >= left):
             raise error
         self._left -= 1
-        return seconds
+        return delay
 
 
 def about_the_picture(error: Exception) -> bool:

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -45,17 +45,19 @@ class Serving:
     )
 
     @contextmanager
-    def address(self, log: Path) -> Iterator[str]:
-        """The address of the server, which is stopped in the end if it was started here."""
+    def client(self, connection: options.Connection, timeout: float, log: Path) -> Iterator[Client]:
+        """A client of the server. One that was started here needs no TLS and no token, and is stopped in the end."""
         server = environment.named_server() if self.server is None else self.server
         if server:
-            yield server
+            with replace(connection, server=server).client(timeout) as client:
+                yield client
             return
         output.err().print("starting a server ...")
         arguments = [part for name in dict.fromkeys([_PHOTOS, _DIGITS, *self.model]) for part in ("--model", name)]
         with local_server.launched(arguments, log, self.start_timeout) as address:
             output.err().print(f"it serves on {address}")
-            yield address
+            with Client(address, timeout=timeout) as client:
+                yield client
         output.err().print("the server is stopped")
 
 
@@ -83,10 +85,8 @@ def demo(
     """
     begin = time.perf_counter()
     out.mkdir(parents=True, exist_ok=True)
-    with (
-        serving.address(out / "server.log") as address,
-        options.Connection(address, tls, ca, token, certificate, key).client(timeout) as client,
-    ):
+    connection = options.Connection(serving.server, tls, ca, token, certificate, key)
+    with serving.client(connection, timeout, out / "server.log") as client:
         client.wait_until_ready(serving.start_timeout)
         default, cards = client.model(""), [client.model(card.name) for card in client.models()]
         entries, sections = _run(client, _chapters(default, cards))
