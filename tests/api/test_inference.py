@@ -303,6 +303,11 @@ BAD: dict[str, tuple[v2.ModelInferRequest, str, str]] = {
     "precision": (request(ROWS, precision="fats"), "parameters.precision", "must be one of auto, balanced, exact"),
     "preprocess": (request(ROWS, preprocess=1), "parameters.preprocess", "must be one of as_is"),
     "unset": (v2.ModelInferRequest(parameters={"seed": v2.InferParameter()}), "parameters.seed", "must be a whole"),
+    "two sizes": (
+        request([png(ROWS[0]), png(np.zeros((64, 64, 3), np.uint8))], preprocess="as_is"),
+        "inputs[0]",
+        "the pictures of image differ in size; send pictures of one size, or another preprocess",
+    ),
     "passes": (
         request(np.zeros((9, 8, 8, 3), np.uint8), ["map"], explain="smooth_grad", samples=2000),
         "inputs[0]",

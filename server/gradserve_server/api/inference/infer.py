@@ -147,13 +147,16 @@ def _whole(rows: Sequence[Row], count: int, outputs: Sequence[WantedOutput], car
 
 
 def _check_sums(bound: BoundRows, count: int, violations: Violations) -> None:
-    """Violations where the rows together are more than a request may have, or their maps differ in size."""
+    """Violations where the rows together are more than a request may have, or differ in size.
+
+    The price of a request whose pictures are not decoded is that of its first row for each, so that all have one size.
+    """
     shapes = {part.task.image.shape[:2] for row in bound.rows for part in row.parts}
+    if len(shapes) > 1:
+        text = f"the pictures of {NAME} differ in size; send pictures of one size, or another preprocess"
+        violations.add("inputs[0]", text)
     if bound.rows[0].explain is None:
         return
-    if len(shapes) > 1:
-        text = f"the maps of {NAME} would differ in size; send pictures of one size, or another preprocess"
-        violations.add("inputs[0]", text)
     passes = sum(
         rows_of(call, (task.image.shape[0], task.image.shape[1]), bound.card)
         for task in (row.explain.task for row in bound.rows if row.explain is not None)
