@@ -365,13 +365,20 @@ def test_the_other_calls_are_refused_with_a_sentence(channel: grpc.Channel) -> N
 
 def test_tokens_rights_and_sums_of_pixels(tmp_path: Path) -> None:
     tokens = tmp_path / "tokens.toml"
-    rights = {"looker": 'rpcs = ["Predict"]', "painter": 'rpcs = ["Explain"]', "embedder": 'rpcs = ["Embed"]'}
+    rights = {
+        "looker": 'rpcs = ["Predict"]',
+        "painter": 'rpcs = ["Explain"]',
+        "embedder": 'rpcs = ["Embed"]',
+        "all": "",
+    }
     tables = [f'[{name}]\nsha256 = "{hashlib.sha256(name.encode()).hexdigest()}"\n{r}' for name, r in rights.items()]
     tokens.write_text("\n".join(tables))
     config = f'{SWITCH}token_file = "{tokens}"\n[limits]\nmax_request_pixels = 1000\n[models.digits]\n{LINEAR}'
     plain, explained = request(ROWS), request(ROWS, explain="gradient")
     only_map = request(ROWS, ["map"], explain="gradient")
     many = request(np.zeros((16, 8, 8, 3), np.uint8))
+    most = request(np.zeros((15, 8, 8, 3), np.uint8), explain="gradient")  # 960 pixels, which are counted once.
+    mapped = request(np.zeros((16, 8, 8, 3), np.uint8), explain="gradient")
     other = request(ROWS)
     with Server(config, "--workers", "1") as server, server.channel() as channel:
         for name, message, code in (
@@ -382,6 +389,8 @@ def test_tokens_rights_and_sums_of_pixels(tmp_path: Path) -> None:
             ("embedder", plain, "PERMISSION_DENIED"),
             ("nobody", plain, "UNAUTHENTICATED"),
             ("looker", many, "INVALID_ARGUMENT"),
+            ("all", most, "OK"),
+            ("all", mapped, "INVALID_ARGUMENT"),
         ):
             metadata = [("authorization", f"Bearer {name}")]
             assert outcome(channel, "ModelInfer", message, metadata) == code, (name, code)

@@ -110,7 +110,7 @@ def _row(request: InferRequest, tensor: InputTensor | None, row: int, at: CallCo
         top_k = request.predict.top_k if request.predict.HasField("top_k") else None
         prediction = predict.bind(predict_pb2.PredictRequest(**common, top_k=top_k), at)
     if request.method.WhichOneof("method"):
-        at = replace(at, request_id=f"{at.request_id}.map")
+        at = replace(at, request_id=f"{at.request_id}.map", picture=prediction.picture if prediction else None)
         wanted = explain_pb2.ExplainRequest(**common, methods=[request.method], targets=request.targets)
         explanation = explain.bind(wanted, at)
     return Row(prediction, explanation)
