@@ -3,7 +3,9 @@
 import hashlib
 import io
 import struct
+import time
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +15,20 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from PIL import Image
 from serving import LINEAR, MODELS, PATIENCE, Server, Stubs, methods, refused, tensor, values
+from zoo import prepared
 
 from gradserve.v1 import common_pb2 as pb
 from gradserve.v1 import explain_pb2, models_pb2, predict_pb2
+from gradserve_server.api.errors import RequestError
+from gradserve_server.api.inference import infer
+from gradserve_server.api.inference.outputs import WantedOutput, add_output, class_outputs, reply_bytes
+from gradserve_server.api.inference.parameters import read
 from gradserve_server.api.inference.v2 import inference_pb2 as v2
 from gradserve_server.api.inference.v2 import inference_pb2_grpc
+from gradserve_server.api.request import CallContext
+from gradserve_server.config import LimitSettings
+from gradserve_server.models.card import ModelCard
+from gradserve_server.models.served import ServedModels
 
 SWITCH = "[server]\ninference_protocol = true\n"
 ROWS = np.random.default_rng(0).integers(0, 256, (3, 8, 8, 3), np.uint8)  # [N, H, W, 3] of the size of digits.
@@ -211,6 +222,12 @@ def changed(**fields: Any) -> v2.ModelInferRequest:
     return message
 
 
+def changed_id(name: str) -> v2.ModelInferRequest:
+    message = request(ROWS)
+    message.id = name
+    return message
+
+
 def linear(rows: np.ndarray) -> v2.ModelInferRequest:
     message = request(rows)
     message.model_name = "linear"
@@ -303,6 +320,12 @@ BAD: dict[str, tuple[v2.ModelInferRequest, str, str]] = {
     "precision": (request(ROWS, precision="fats"), "parameters.precision", "must be one of auto, balanced, exact"),
     "preprocess": (request(ROWS, preprocess=1), "parameters.preprocess", "must be one of as_is"),
     "unset": (v2.ModelInferRequest(parameters={"seed": v2.InferParameter()}), "parameters.seed", "must be a whole"),
+    "a long id": (changed_id("x" * 1001), "id", "must have at most 1000 characters, had 1001"),
+    "large maps": (
+        request([png(np.zeros((1000, 800, 3), np.uint8))] * 20, ["map"], explain="gradient", preprocess="as_is"),
+        "inputs[0]",
+        "the outputs of the 20 rows of image may take 61.0 MiB; a reply carries 60 MiB",
+    ),
     "two sizes": (
         request([png(ROWS[0]), png(np.zeros((64, 64, 3), np.uint8))], preprocess="as_is"),
         "inputs[0]",
@@ -314,6 +337,42 @@ BAD: dict[str, tuple[v2.ModelInferRequest, str, str]] = {
         "the 9 rows of image ask for 18009 passes; at most 16384",
     ),
 }
+
+
+def wordy(length: int) -> ModelCard:
+    """A card of 1000 classes with names of so many characters."""
+    card = prepared("resnet18").card
+    return replace(card, classes=tuple(f"{k:0{length}}" for k in range(len(card.classes))))
+
+
+def test_answers_that_are_too_large_are_refused_before_they_are_computed() -> None:
+    card = wordy(400)
+    sent = request(np.zeros((256, card.height, card.width, 3), np.uint8), top_k=1000)
+    sent.model_name = card.name
+    at = CallContext("id", time.monotonic(), None, ServedModels([card]), LimitSettings())
+    with pytest.raises(RequestError) as caught:
+        infer.bind(read(sent), at)
+    ((field, text),) = caught.value.violations
+    assert field == "inputs[0]"
+    assert text.startswith(
+        "the outputs of the 256 rows of image may take 100.6 MiB; a reply carries 60 MiB; send fewer"
+    )
+    sent.outputs.add(name="logits")
+    infer.bind(read(sent), at)
+
+
+@pytest.mark.parametrize("raw", [True, False], ids=["raw", "typed"])
+@pytest.mark.parametrize("classification", [0, 3, 1000])
+def test_outputs_take_no_more_bytes_than_admitted(classification: int, raw: bool) -> None:
+    card = wordy(200)
+    logits = [np.full(len(card.classes), np.finfo(np.float32).min), np.zeros(len(card.classes), np.float32)]
+    for wanted in (WantedOutput("logits", classification), WantedOutput("labels"), WantedOutput("map")):
+        tensors = {"map": np.zeros((2, 7, 9), "<f4"), **class_outputs([wanted], logits, 5, card)}
+        response = v2.ModelInferResponse()
+        output = add_output(response, wanted.name, tensors[wanted.name], raw=raw)
+        size = sum(map(len, response.raw_output_contents)) + output.contents.ByteSize()
+        most = reply_bytes([wanted], 2, (7, 9), 5, card)
+        assert most / 1.3 - 10 <= size <= most + 10
 
 
 @pytest.mark.parametrize("case", BAD)

@@ -18,8 +18,8 @@ from ...pool.wire import Outcome
 from ..errors import RequestError, Violations, clipped, shown
 from ..request import Bound, CallContext, model_card, model_of
 from ..rpcs import explain, predict
-from .outputs import WantedOutput, add_output, class_outputs, wanted_outputs
-from .parameters import InferRequest
+from .outputs import WantedOutput, add_output, class_outputs, reply_bytes, wanted_outputs
+from .parameters import MAX_CHARACTERS, InferRequest
 from .tensors import NAME, InputTensor, read_tensor
 from .v2 import inference_pb2 as v2
 
@@ -72,6 +72,9 @@ def bind(request: InferRequest, at: CallContext) -> BoundRows:
     violations.invalid += request.violations.invalid
     tensor = read_tensor(request.message, violations)
     outputs = wanted_outputs(request.message, request.explains, violations)
+    if len(request.message.id) > MAX_CHARACTERS:
+        text = f"must have at most {MAX_CHARACTERS} characters, had {len(request.message.id)}"
+        violations.add("id", text)
     refusal: RequestError | None = None
     rows = list[Row]()
     count = tensor.rows if tensor is not None else 1
@@ -90,7 +93,7 @@ def bind(request: InferRequest, at: CallContext) -> BoundRows:
         raise refusal
     card = card_of(request.model, request.message.model_version, at.cards)
     bound = _whole(rows, count, outputs, card)
-    _check_sums(bound, count, violations)
+    _check_sums(bound, count, predict.top_k_of(request.predict), violations)
     violations.check()
     return bound
 
@@ -146,7 +149,7 @@ def _whole(rows: Sequence[Row], count: int, outputs: Sequence[WantedOutput], car
     return BoundRows(task, card, first.picture, methods, rows=tuple(rows), outputs=tuple(outputs))
 
 
-def _check_sums(bound: BoundRows, count: int, violations: Violations) -> None:
+def _check_sums(bound: BoundRows, count: int, top_k: int, violations: Violations) -> None:
     """Violations where the rows together are more than a request may have, or differ in size.
 
     The price of a request whose pictures are not decoded is that of its first row for each, so that all have one size.
@@ -155,21 +158,18 @@ def _check_sums(bound: BoundRows, count: int, violations: Violations) -> None:
     if len(shapes) > 1:
         text = f"the pictures of {NAME} differ in size; send pictures of one size, or another preprocess"
         violations.add("inputs[0]", text)
-    if bound.rows[0].explain is None:
-        return
+    size = reply_bytes(bound.outputs, count, max(shapes), top_k, bound.card)
+    if size > explain.MAX_MAP_BYTES:
+        limit = f"a reply carries {explain.MAX_MAP_BYTES >> 20} MiB; send fewer rows at once, or name fewer outputs"
+        text = f"the outputs of the {count} rows of {NAME} may take {size / 2**20:.1f} MiB"
+        violations.add("inputs[0]", f"{text}; {limit}")
     passes = sum(
         rows_of(call, (task.image.shape[0], task.image.shape[1]), bound.card)
         for task in (row.explain.task for row in bound.rows if row.explain is not None)
         for call in task.arguments.calls
     )
     passes = passes * count // len(bound.rows)
-    if passes > explain.MAX_REQUEST_ROWS:
-        limit = f"at most {explain.MAX_REQUEST_ROWS} are allowed"
-        violations.add("inputs[0]", f"the {count} rows of {NAME} ask for {passes} passes; {limit}")
-    height, width = max(shapes)
-    if count * height * width * 4 > explain.MAX_MAP_BYTES:
-        limit = f"a reply carries {explain.MAX_MAP_BYTES >> 20} MiB; send fewer rows at once"
-        violations.add("inputs[0]", f"{count} maps of {width}x{height} are too much: {limit}")
+    explain.check_passes(passes, "inputs[0]", f"the {count} rows of {NAME}", violations)
 
 
 def reply(
