@@ -4,6 +4,7 @@ import hashlib
 import io
 import struct
 import time
+import tracemalloc
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -19,10 +20,11 @@ from zoo import prepared
 
 from gradserve.v1 import common_pb2 as pb
 from gradserve.v1 import explain_pb2, models_pb2, predict_pb2
-from gradserve_server.api.errors import RequestError
+from gradserve_server.api.errors import RequestError, Violations
 from gradserve_server.api.inference import infer
 from gradserve_server.api.inference.outputs import WantedOutput, add_output, class_outputs, reply_bytes
 from gradserve_server.api.inference.parameters import read
+from gradserve_server.api.inference.tensors import SLICE, read_tensor
 from gradserve_server.api.inference.v2 import inference_pb2 as v2
 from gradserve_server.api.inference.v2 import inference_pb2_grpc
 from gradserve_server.api.request import CallContext
@@ -359,6 +361,23 @@ def test_answers_that_are_too_large_are_refused_before_they_are_computed() -> No
     )
     sent.outputs.add(name="logits")
     infer.bind(read(sent), at)
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "float32"])
+def test_typed_contents_take_little_more_memory_than_their_elements(dtype: str) -> None:
+    rows = np.resize(np.arange(251), (16, 256, 256, 3)).astype(dtype)
+    sent = request(rows, raw=False)
+    violations = Violations()
+    tracemalloc.start()
+    try:
+        image = read_tensor(sent, violations)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert image is not None
+    np.testing.assert_array_equal(image.values, rows)
+    one_slice = SLICE * 48  # A list of Python's numbers, and their array.
+    assert peak < rows.nbytes + 2 * one_slice
 
 
 @pytest.mark.parametrize("raw", [True, False], ids=["raw", "typed"])
