@@ -32,6 +32,7 @@ from gradserve_server.config import LimitSettings
 from gradserve_server.models.card import ModelCard
 from gradserve_server.models.served import ServedModels
 
+POSITIONS = '[models.fine]\nbuilder = "position_networks:fine"\nheight = 32\nwidth = 48\nprecisions = ["exact"]\n'
 SWITCH = "[server]\ninference_protocol = true\n"
 ROWS = np.random.default_rng(0).integers(0, 256, (3, 8, 8, 3), np.uint8)  # [N, H, W, 3] of the size of digits.
 CLASSES = 10
@@ -39,7 +40,7 @@ CLASSES = 10
 
 @pytest.fixture(scope="module")
 def inference() -> Iterator[Server]:
-    with Server(f"{SWITCH}{MODELS}", "--workers", "1") as server:
+    with Server(f"{SWITCH}{MODELS}{POSITIONS}", "--workers", "1") as server:
         yield server
 
 
@@ -423,6 +424,22 @@ def test_models_and_versions_that_are_not_there(channel: grpc.Channel) -> None:
             with pytest.raises(grpc.RpcError) as caught:
                 call(channel, rpc, message)
             assert (refused(caught.value).code, refused(caught.value).reason) == ("NOT_FOUND", reason)
+
+
+def test_networks_with_scores_of_positions_take_no_part(channel: grpc.Channel) -> None:
+    rows = np.zeros((1, 32, 48, 3), np.uint8)
+    plain, mapped = request(rows), request(rows, ["map"], explain="gradient", target=0)
+    plain.model_name = mapped.model_name = "fine"
+    assert not call(channel, "ModelReady", v2.ModelReadyRequest(name="fine")).ready
+    for rpc, message in (
+        ("ModelMetadata", v2.ModelMetadataRequest(name="fine")),
+        ("ModelInfer", plain),
+        ("ModelInfer", mapped),
+    ):
+        with pytest.raises(grpc.RpcError) as caught:
+            call(channel, rpc, message)
+        assert (refused(caught.value).code, refused(caught.value).reason) == ("FAILED_PRECONDITION", "NOT_APPLICABLE")
+        assert "fine gives a score for each position, and this protocol is for networks" in caught.value.details()
 
 
 def test_the_other_calls_are_refused_with_a_sentence(channel: grpc.Channel) -> None:

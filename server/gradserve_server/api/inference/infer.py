@@ -15,7 +15,7 @@ from ...methods.explain import ExplainArguments, Explained, rows_of
 from ...models.card import ModelCard
 from ...models.served import ServedModels
 from ...pool.wire import Outcome
-from ..errors import RequestError, Violations, clipped, shown
+from ..errors import RequestError, Violations, clipped, inapplicable, shown
 from ..request import Bound, CallContext, model_card, model_of
 from ..rpcs import explain, predict
 from .outputs import WantedOutput, add_output, class_outputs, reply_bytes, wanted_outputs
@@ -25,6 +25,10 @@ from .v2 import inference_pb2 as v2
 
 MAX_WARNINGS_BYTES = 2000
 NO_MODEL = ("UNKNOWN_MODEL", "MODEL_UNAVAILABLE")  # Reasons that are told together with what else is wrong.
+POSITIONS = (
+    "{name} gives a score for each position, and this protocol is for networks that give one for each picture; Explain "
+    "and Attack of gradserve.v1.GradientService take {name}, with a region"
+)
 # Fields of the requests that rows become, and those of ModelInfer that they come from.
 FIELDS = (
     (r"model", "model_name"),
@@ -58,16 +62,28 @@ class BoundRows(Bound):
 
 
 def card_of(name: str, version: str, models: ServedModels) -> ModelCard:
-    """The card of a model. Raises NOT_FOUND, for a version that is not its digest too, FAILED_PRECONDITION."""
+    """The card of a model. Raises NOT_FOUND, for a version that is not its digest too, FAILED_PRECONDITION.
+
+    The latter also for networks that give a score for each position: no parameter can name the region that is meant.
+    """
     card = model_card(name, models)
+    _check_scores(card)
     if version not in ("", card.digest):
         text = f"there is no version {shown(version)} of {card.name}; it is {card.digest}, or leave it out"
         raise RequestError(grpc.StatusCode.NOT_FOUND, "UNKNOWN_VERSION", text)
     return card
 
 
+def _check_scores(card: ModelCard) -> None:
+    if card.positions:
+        raise inapplicable(POSITIONS.format(name=card.name))
+
+
 def bind(request: InferRequest, at: CallContext) -> BoundRows:
     """Checks the request, and makes the tasks of its rows. Raises RequestError with all that is wrong."""
+    named = at.cards.get(request.model or at.cards.default)
+    if named is not None:
+        _check_scores(named)
     violations = Violations()
     violations.invalid += request.violations.invalid
     tensor = read_tensor(request.message, violations)
