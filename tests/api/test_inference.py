@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import json
 import struct
 import time
 import tracemalloc
@@ -162,6 +163,36 @@ def test_rows_are_explained_as_by_explain(channel: grpc.Channel) -> None:
         expected_map = values(expected.raw)
         scale = np.abs(expected_map).max()
         np.testing.assert_allclose(found["map"][i], expected_map, rtol=1e-3, atol=1e-4 * scale)
+
+
+def test_maps_say_what_they_are_of(channel: grpc.Channel) -> None:
+    rows = np.stack([np.zeros((8, 8, 3), np.uint8), *ROWS])
+    for given in ({}, {"target": "seven"}):
+        reply = call(channel, "ModelInfer", request(rows, ["map", "labels"], explain="gradient", top_k=1, **given))
+        predicted = arrays(reply)["labels"][:, 0].tolist()
+        targets = json.loads(reply.outputs[0].parameters["targets"].string_param)
+        assert targets == (["seven"] * len(rows) if given else predicted)
+    assert len(set(predicted)) > 1
+
+
+def test_warnings_say_which_rows_they_are_about(channel: grpc.Channel) -> None:
+    black = np.zeros((1, 8, 8, 3), np.uint8)
+    rows = np.concatenate([ROWS, black, black])
+    (output,) = call(channel, "ModelInfer", request(rows, ["map"], explain="gradient_x_input", target="seven")).outputs
+    expected = dict[str, list[int]]()
+    for i, row in enumerate(rows):
+        explain = explain_pb2.ExplainRequest(
+            model="digits",
+            image=tensor(row),
+            preprocess=pb.PREPROCESS_AS_IS,
+            methods=methods(gradient_x_input={}),
+            targets=[pb.Target(class_name="seven")],
+        )
+        for warning in Stubs.of(channel).gradients.Explain(explain, timeout=PATIENCE).explanations[0].warnings:
+            expected.setdefault(warning, []).append(i)
+    assert [3, 4] in expected.values()  # The black ones, whose maps are 0.
+    text = "; ".join(f"row {', '.join(map(str, places))}: {warning}" for warning, places in expected.items())
+    assert output.parameters["warnings"].string_param == text
 
 
 def test_each_row_is_counted(inference: Server, channel: grpc.Channel) -> None:
@@ -387,11 +418,11 @@ def test_outputs_take_no_more_bytes_than_admitted(classification: int, raw: bool
     card = wordy(200)
     logits = [np.full(len(card.classes), np.finfo(np.float32).min), np.zeros(len(card.classes), np.float32)]
     for wanted in (WantedOutput("logits", classification), WantedOutput("labels"), WantedOutput("map")):
-        tensors = {"map": np.zeros((2, 7, 9), "<f4"), **class_outputs([wanted], logits, 5, card)}
+        tensors = {"map": np.zeros((2, 70, 90), "<f4"), **class_outputs([wanted], logits, 5, card)}
         response = v2.ModelInferResponse()
         output = add_output(response, wanted.name, tensors[wanted.name], raw=raw)
         size = sum(map(len, response.raw_output_contents)) + output.contents.ByteSize()
-        most = reply_bytes([wanted], 2, (7, 9), 5, card)
+        most = reply_bytes([wanted], 2, (70, 90), 5, card)
         assert most / 1.3 - 10 <= size <= most + 10
 
 

@@ -1,5 +1,6 @@
 """ModelInfer: each row of its tensor becomes a Predict request, an Explain request or both."""
 
+import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -16,6 +17,7 @@ from ...models.card import ModelCard
 from ...models.served import ServedModels
 from ...pool.wire import Outcome
 from ..errors import RequestError, Violations, clipped, inapplicable, shown
+from ..reply import target_message, target_name
 from ..request import Bound, CallContext, model_card, model_of
 from ..rpcs import explain, predict
 from .outputs import WantedOutput, add_output, class_outputs, reply_bytes, wanted_outputs
@@ -212,15 +214,19 @@ def reply(
 
 
 def _add_maps(response: v2.ModelInferResponse, maps: Sequence[Explained], bound: BoundRows, *, raw: bool) -> None:
-    """Adds the maps [N, H, W], with the method and what a careful reader should know."""
+    """Adds the maps [N, H, W], with the method, what each is of, and what a careful reader should know of which."""
     output = add_output(response, "map", np.stack([each.values for each in maps]).astype("<f4"), raw=raw)
-    warnings = list[str]()
-    for row, each in zip(bound.rows, maps, strict=True):
+    targets = [target_name(target_message(each.target), bound.card) for each in maps]
+    output.parameters["targets"].string_param = json.dumps(targets, ensure_ascii=False)
+    rows_by_warning = dict[str, list[int]]()
+    for i, (row, each) in enumerate(zip(bound.rows, maps, strict=True)):
         assert row.explain is not None, "there is a map of each row"
         arguments: ExplainArguments = row.explain.task.arguments
         (call,) = arguments.calls
         output.parameters["method"].string_param = call.method
-        warnings += explain.warnings_of(call, each, bound.card)
-    if warnings:
-        text = "; ".join(dict.fromkeys(warnings))
+        for warning in dict.fromkeys(explain.warnings_of(call, each, bound.card)):
+            rows_by_warning.setdefault(warning, []).append(i)
+    if rows_by_warning:
+        named = (f"row {', '.join(map(str, rows))}: {warning}" for warning, rows in rows_by_warning.items())
+        text = "; ".join(named)
         output.parameters["warnings"].string_param = clipped(text, MAX_WARNINGS_BYTES)

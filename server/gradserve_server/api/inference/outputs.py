@@ -92,7 +92,7 @@ def reply_bytes(wanted: Sequence[WantedOutput], rows: int, size: tuple[int, int]
     total = 0
     for output in wanted:
         if output.name == "map":
-            total += 4 * size[0] * size[1]
+            total += 4 * size[0] * size[1] + text  # With the class that it is of.
         elif output.name == "labels":
             total += min(top_k, classes) * text
         elif output.classification:
