@@ -2,8 +2,12 @@
 
 import hashlib
 import io
+import json
 import struct
+import time
+import tracemalloc
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +17,23 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from PIL import Image
 from serving import LINEAR, MODELS, PATIENCE, Server, Stubs, methods, refused, tensor, values
+from zoo import prepared
 
 from gradserve.v1 import common_pb2 as pb
 from gradserve.v1 import explain_pb2, models_pb2, predict_pb2
+from gradserve_server.api.errors import RequestError, Violations
+from gradserve_server.api.inference import infer
+from gradserve_server.api.inference.outputs import WantedOutput, add_output, class_outputs, reply_bytes
+from gradserve_server.api.inference.parameters import read
+from gradserve_server.api.inference.tensors import SLICE, read_tensor
 from gradserve_server.api.inference.v2 import inference_pb2 as v2
 from gradserve_server.api.inference.v2 import inference_pb2_grpc
+from gradserve_server.api.request import CallContext
+from gradserve_server.config import LimitSettings
+from gradserve_server.models.card import ModelCard
+from gradserve_server.models.served import ServedModels
 
+POSITIONS = '[models.fine]\nbuilder = "position_networks:fine"\nheight = 32\nwidth = 48\nprecisions = ["exact"]\n'
 SWITCH = "[server]\ninference_protocol = true\n"
 ROWS = np.random.default_rng(0).integers(0, 256, (3, 8, 8, 3), np.uint8)  # [N, H, W, 3] of the size of digits.
 CLASSES = 10
@@ -26,7 +41,7 @@ CLASSES = 10
 
 @pytest.fixture(scope="module")
 def inference() -> Iterator[Server]:
-    with Server(f"{SWITCH}{MODELS}", "--workers", "1") as server:
+    with Server(f"{SWITCH}{MODELS}{POSITIONS}", "--workers", "1") as server:
         yield server
 
 
@@ -150,6 +165,36 @@ def test_rows_are_explained_as_by_explain(channel: grpc.Channel) -> None:
         np.testing.assert_allclose(found["map"][i], expected_map, rtol=1e-3, atol=1e-4 * scale)
 
 
+def test_maps_say_what_they_are_of(channel: grpc.Channel) -> None:
+    rows = np.stack([np.zeros((8, 8, 3), np.uint8), *ROWS])
+    for given in ({}, {"target": "seven"}):
+        reply = call(channel, "ModelInfer", request(rows, ["map", "labels"], explain="gradient", top_k=1, **given))
+        predicted = arrays(reply)["labels"][:, 0].tolist()
+        targets = json.loads(reply.outputs[0].parameters["targets"].string_param)
+        assert targets == (["seven"] * len(rows) if given else predicted)
+    assert len(set(predicted)) > 1
+
+
+def test_warnings_say_which_rows_they_are_about(channel: grpc.Channel) -> None:
+    black = np.zeros((1, 8, 8, 3), np.uint8)
+    rows = np.concatenate([ROWS, black, black])
+    (output,) = call(channel, "ModelInfer", request(rows, ["map"], explain="gradient_x_input", target="seven")).outputs
+    expected = dict[str, list[int]]()
+    for i, row in enumerate(rows):
+        explain = explain_pb2.ExplainRequest(
+            model="digits",
+            image=tensor(row),
+            preprocess=pb.PREPROCESS_AS_IS,
+            methods=methods(gradient_x_input={}),
+            targets=[pb.Target(class_name="seven")],
+        )
+        for warning in Stubs.of(channel).gradients.Explain(explain, timeout=PATIENCE).explanations[0].warnings:
+            expected.setdefault(warning, []).append(i)
+    assert [3, 4] in expected.values()  # The black ones, whose maps are 0.
+    text = "; ".join(f"row {', '.join(map(str, places))}: {warning}" for warning, places in expected.items())
+    assert output.parameters["warnings"].string_param == text
+
+
 def test_each_row_is_counted(inference: Server, channel: grpc.Channel) -> None:
     def counted() -> list[float]:
         return [inference.metric("gradserve_rows_total", method=name) for name in ("predict", "gradient")]
@@ -208,6 +253,12 @@ def changed(**fields: Any) -> v2.ModelInferRequest:
             message.raw_input_contents[:] = value
         else:
             setattr(message.inputs[0], name, value)
+    return message
+
+
+def changed_id(name: str) -> v2.ModelInferRequest:
+    message = request(ROWS)
+    message.id = name
     return message
 
 
@@ -303,12 +354,76 @@ BAD: dict[str, tuple[v2.ModelInferRequest, str, str]] = {
     "precision": (request(ROWS, precision="fats"), "parameters.precision", "must be one of auto, balanced, exact"),
     "preprocess": (request(ROWS, preprocess=1), "parameters.preprocess", "must be one of as_is"),
     "unset": (v2.ModelInferRequest(parameters={"seed": v2.InferParameter()}), "parameters.seed", "must be a whole"),
+    "a long id": (changed_id("x" * 1001), "id", "must have at most 1000 characters, had 1001"),
+    "large maps": (
+        request([png(np.zeros((1000, 800, 3), np.uint8))] * 20, ["map"], explain="gradient", preprocess="as_is"),
+        "inputs[0]",
+        "the outputs of the 20 rows of image may take 61.0 MiB; a reply carries 60 MiB",
+    ),
+    "two sizes": (
+        request([png(ROWS[0]), png(np.zeros((64, 64, 3), np.uint8))], preprocess="as_is"),
+        "inputs[0]",
+        "the pictures of image differ in size; send pictures of one size, or another preprocess",
+    ),
     "passes": (
         request(np.zeros((9, 8, 8, 3), np.uint8), ["map"], explain="smooth_grad", samples=2000),
         "inputs[0]",
         "the 9 rows of image ask for 18009 passes; at most 16384",
     ),
 }
+
+
+def wordy(length: int) -> ModelCard:
+    """A card of 1000 classes with names of so many characters."""
+    card = prepared("resnet18").card
+    return replace(card, classes=tuple(f"{k:0{length}}" for k in range(len(card.classes))))
+
+
+def test_answers_that_are_too_large_are_refused_before_they_are_computed() -> None:
+    card = wordy(400)
+    sent = request(np.zeros((256, card.height, card.width, 3), np.uint8), top_k=1000)
+    sent.model_name = card.name
+    at = CallContext("id", time.monotonic(), None, ServedModels([card]), LimitSettings())
+    with pytest.raises(RequestError) as caught:
+        infer.bind(read(sent), at)
+    ((field, text),) = caught.value.violations
+    assert field == "inputs[0]"
+    assert text.startswith(
+        "the outputs of the 256 rows of image may take 100.6 MiB; a reply carries 60 MiB; send fewer"
+    )
+    sent.outputs.add(name="logits")
+    infer.bind(read(sent), at)
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "float32"])
+def test_typed_contents_take_little_more_memory_than_their_elements(dtype: str) -> None:
+    rows = np.resize(np.arange(251), (16, 256, 256, 3)).astype(dtype)
+    sent = request(rows, raw=False)
+    violations = Violations()
+    tracemalloc.start()
+    try:
+        image = read_tensor(sent, violations)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert image is not None
+    np.testing.assert_array_equal(image.values, rows)
+    one_slice = SLICE * 48  # A list of Python's numbers, and their array.
+    assert peak < rows.nbytes + 2 * one_slice
+
+
+@pytest.mark.parametrize("raw", [True, False], ids=["raw", "typed"])
+@pytest.mark.parametrize("classification", [0, 3, 1000])
+def test_outputs_take_no_more_bytes_than_admitted(classification: int, raw: bool) -> None:
+    card = wordy(200)
+    logits = [np.full(len(card.classes), np.finfo(np.float32).min), np.zeros(len(card.classes), np.float32)]
+    for wanted in (WantedOutput("logits", classification), WantedOutput("labels"), WantedOutput("map")):
+        tensors = {"map": np.zeros((2, 70, 90), "<f4"), **class_outputs([wanted], logits, 5, card)}
+        response = v2.ModelInferResponse()
+        output = add_output(response, wanted.name, tensors[wanted.name], raw=raw)
+        size = sum(map(len, response.raw_output_contents)) + output.contents.ByteSize()
+        most = reply_bytes([wanted], 2, (70, 90), 5, card)
+        assert most / 1.3 - 10 <= size <= most + 10
 
 
 @pytest.mark.parametrize("case", BAD)
@@ -342,6 +457,22 @@ def test_models_and_versions_that_are_not_there(channel: grpc.Channel) -> None:
             assert (refused(caught.value).code, refused(caught.value).reason) == ("NOT_FOUND", reason)
 
 
+def test_networks_with_scores_of_positions_take_no_part(channel: grpc.Channel) -> None:
+    rows = np.zeros((1, 32, 48, 3), np.uint8)
+    plain, mapped = request(rows), request(rows, ["map"], explain="gradient", target=0)
+    plain.model_name = mapped.model_name = "fine"
+    assert not call(channel, "ModelReady", v2.ModelReadyRequest(name="fine")).ready
+    for rpc, message in (
+        ("ModelMetadata", v2.ModelMetadataRequest(name="fine")),
+        ("ModelInfer", plain),
+        ("ModelInfer", mapped),
+    ):
+        with pytest.raises(grpc.RpcError) as caught:
+            call(channel, rpc, message)
+        assert (refused(caught.value).code, refused(caught.value).reason) == ("FAILED_PRECONDITION", "NOT_APPLICABLE")
+        assert "fine gives a score for each position, and this protocol is for networks" in caught.value.details()
+
+
 def test_the_other_calls_are_refused_with_a_sentence(channel: grpc.Channel) -> None:
     for rpc, text in (
         ("ModelConfig", "ModelConfig is not served: gradserve.v1.ModelService tells of the models"),
@@ -360,13 +491,20 @@ def test_the_other_calls_are_refused_with_a_sentence(channel: grpc.Channel) -> N
 
 def test_tokens_rights_and_sums_of_pixels(tmp_path: Path) -> None:
     tokens = tmp_path / "tokens.toml"
-    rights = {"looker": 'rpcs = ["Predict"]', "painter": 'rpcs = ["Explain"]', "embedder": 'rpcs = ["Embed"]'}
+    rights = {
+        "looker": 'rpcs = ["Predict"]',
+        "painter": 'rpcs = ["Explain"]',
+        "embedder": 'rpcs = ["Embed"]',
+        "all": "",
+    }
     tables = [f'[{name}]\nsha256 = "{hashlib.sha256(name.encode()).hexdigest()}"\n{r}' for name, r in rights.items()]
     tokens.write_text("\n".join(tables))
     config = f'{SWITCH}token_file = "{tokens}"\n[limits]\nmax_request_pixels = 1000\n[models.digits]\n{LINEAR}'
     plain, explained = request(ROWS), request(ROWS, explain="gradient")
     only_map = request(ROWS, ["map"], explain="gradient")
     many = request(np.zeros((16, 8, 8, 3), np.uint8))
+    most = request(np.zeros((15, 8, 8, 3), np.uint8), explain="gradient")  # 960 pixels, which are counted once.
+    mapped = request(np.zeros((16, 8, 8, 3), np.uint8), explain="gradient")
     other = request(ROWS)
     with Server(config, "--workers", "1") as server, server.channel() as channel:
         for name, message, code in (
@@ -377,6 +515,8 @@ def test_tokens_rights_and_sums_of_pixels(tmp_path: Path) -> None:
             ("embedder", plain, "PERMISSION_DENIED"),
             ("nobody", plain, "UNAUTHENTICATED"),
             ("looker", many, "INVALID_ARGUMENT"),
+            ("all", most, "OK"),
+            ("all", mapped, "INVALID_ARGUMENT"),
         ):
             metadata = [("authorization", f"Bearer {name}")]
             assert outcome(channel, "ModelInfer", message, metadata) == code, (name, code)

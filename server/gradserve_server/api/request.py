@@ -65,7 +65,8 @@ class CallContext:
     """What surrounds a request: its id, caller, when it came, the seconds its call has left, the models, the limits.
 
     `decode`: whether pictures are decoded. Without it an empty one of the right size takes the place of a request's
-    picture, which suffices to know what the request costs.
+    picture, which suffices to know what the request costs. `picture`: the request's picture, where another request of
+    the same call had it decoded already.
     """
 
     request_id: str
@@ -75,6 +76,7 @@ class CallContext:
     limits: LimitSettings
     caller: Caller = NOBODY
     decode: bool = True
+    picture: images.ModelInput | None = None
 
 
 def model_card(name: str, cards: ServedModels) -> ModelCard:
@@ -116,6 +118,8 @@ def check_picture(
 ) -> images.ModelInput:
     """The request's picture as the model gets it; a black one, with a violation, where it cannot be used."""
     choice(pb.Preprocess.DESCRIPTOR, request.preprocess, "preprocess", violations)
+    if at.picture is not None:
+        return at.picture
     how = PREPROCESSES.get(request.preprocess, pb.PREPROCESS_MODEL_DEFAULT)
     return read_picture(request.image, how, card, at, violations, quick=request.options.quick_decode)
 

@@ -1,5 +1,6 @@
 """ModelInfer: each row of its tensor becomes a Predict request, an Explain request or both."""
 
+import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -15,16 +16,21 @@ from ...methods.explain import ExplainArguments, Explained, rows_of
 from ...models.card import ModelCard
 from ...models.served import ServedModels
 from ...pool.wire import Outcome
-from ..errors import RequestError, Violations, clipped, shown
+from ..errors import RequestError, Violations, clipped, inapplicable, shown
+from ..reply import target_message, target_name
 from ..request import Bound, CallContext, model_card, model_of
 from ..rpcs import explain, predict
-from .outputs import WantedOutput, add_output, class_outputs, wanted_outputs
-from .parameters import InferRequest
+from .outputs import WantedOutput, add_output, class_outputs, reply_bytes, wanted_outputs
+from .parameters import MAX_CHARACTERS, InferRequest
 from .tensors import NAME, InputTensor, read_tensor
 from .v2 import inference_pb2 as v2
 
 MAX_WARNINGS_BYTES = 2000
 NO_MODEL = ("UNKNOWN_MODEL", "MODEL_UNAVAILABLE")  # Reasons that are told together with what else is wrong.
+POSITIONS = (
+    "{name} gives a score for each position, and this protocol is for networks that give one for each picture; Explain "
+    "and Attack of gradserve.v1.GradientService take {name}, with a region"
+)
 # Fields of the requests that rows become, and those of ModelInfer that they come from.
 FIELDS = (
     (r"model", "model_name"),
@@ -58,20 +64,35 @@ class BoundRows(Bound):
 
 
 def card_of(name: str, version: str, models: ServedModels) -> ModelCard:
-    """The card of a model. Raises NOT_FOUND, for a version that is not its digest too, FAILED_PRECONDITION."""
+    """The card of a model. Raises NOT_FOUND, for a version that is not its digest too, FAILED_PRECONDITION.
+
+    The latter also for networks that give a score for each position: no parameter can name the region that is meant.
+    """
     card = model_card(name, models)
+    _check_scores(card)
     if version not in ("", card.digest):
         text = f"there is no version {shown(version)} of {card.name}; it is {card.digest}, or leave it out"
         raise RequestError(grpc.StatusCode.NOT_FOUND, "UNKNOWN_VERSION", text)
     return card
 
 
+def _check_scores(card: ModelCard) -> None:
+    if card.positions:
+        raise inapplicable(POSITIONS.format(name=card.name))
+
+
 def bind(request: InferRequest, at: CallContext) -> BoundRows:
     """Checks the request, and makes the tasks of its rows. Raises RequestError with all that is wrong."""
+    named = at.cards.get(request.model or at.cards.default)
+    if named is not None:
+        _check_scores(named)
     violations = Violations()
     violations.invalid += request.violations.invalid
     tensor = read_tensor(request.message, violations)
     outputs = wanted_outputs(request.message, request.explains, violations)
+    if len(request.message.id) > MAX_CHARACTERS:
+        text = f"must have at most {MAX_CHARACTERS} characters, had {len(request.message.id)}"
+        violations.add("id", text)
     refusal: RequestError | None = None
     rows = list[Row]()
     count = tensor.rows if tensor is not None else 1
@@ -90,7 +111,7 @@ def bind(request: InferRequest, at: CallContext) -> BoundRows:
         raise refusal
     card = card_of(request.model, request.message.model_version, at.cards)
     bound = _whole(rows, count, outputs, card)
-    _check_sums(bound, count, violations)
+    _check_sums(bound, count, predict.top_k_of(request.predict), violations)
     violations.check()
     return bound
 
@@ -110,7 +131,7 @@ def _row(request: InferRequest, tensor: InputTensor | None, row: int, at: CallCo
         top_k = request.predict.top_k if request.predict.HasField("top_k") else None
         prediction = predict.bind(predict_pb2.PredictRequest(**common, top_k=top_k), at)
     if request.method.WhichOneof("method"):
-        at = replace(at, request_id=f"{at.request_id}.map")
+        at = replace(at, request_id=f"{at.request_id}.map", picture=prediction.picture if prediction else None)
         wanted = explain_pb2.ExplainRequest(**common, methods=[request.method], targets=request.targets)
         explanation = explain.bind(wanted, at)
     return Row(prediction, explanation)
@@ -146,27 +167,27 @@ def _whole(rows: Sequence[Row], count: int, outputs: Sequence[WantedOutput], car
     return BoundRows(task, card, first.picture, methods, rows=tuple(rows), outputs=tuple(outputs))
 
 
-def _check_sums(bound: BoundRows, count: int, violations: Violations) -> None:
-    """Violations where the rows together are more than a request may have, or their maps differ in size."""
+def _check_sums(bound: BoundRows, count: int, top_k: int, violations: Violations) -> None:
+    """Violations where the rows together are more than a request may have, or differ in size.
+
+    The price of a request whose pictures are not decoded is that of its first row for each, so that all have one size.
+    """
     shapes = {part.task.image.shape[:2] for row in bound.rows for part in row.parts}
-    if bound.rows[0].explain is None:
-        return
     if len(shapes) > 1:
-        text = f"the maps of {NAME} would differ in size; send pictures of one size, or another preprocess"
+        text = f"the pictures of {NAME} differ in size; send pictures of one size, or another preprocess"
         violations.add("inputs[0]", text)
+    size = reply_bytes(bound.outputs, count, max(shapes), top_k, bound.card)
+    if size > explain.MAX_MAP_BYTES:
+        limit = f"a reply carries {explain.MAX_MAP_BYTES >> 20} MiB; send fewer rows at once, or name fewer outputs"
+        text = f"the outputs of the {count} rows of {NAME} may take {size / 2**20:.1f} MiB"
+        violations.add("inputs[0]", f"{text}; {limit}")
     passes = sum(
         rows_of(call, (task.image.shape[0], task.image.shape[1]), bound.card)
         for task in (row.explain.task for row in bound.rows if row.explain is not None)
         for call in task.arguments.calls
     )
     passes = passes * count // len(bound.rows)
-    if passes > explain.MAX_REQUEST_ROWS:
-        limit = f"at most {explain.MAX_REQUEST_ROWS} are allowed"
-        violations.add("inputs[0]", f"the {count} rows of {NAME} ask for {passes} passes; {limit}")
-    height, width = max(shapes)
-    if count * height * width * 4 > explain.MAX_MAP_BYTES:
-        limit = f"a reply carries {explain.MAX_MAP_BYTES >> 20} MiB; send fewer rows at once"
-        violations.add("inputs[0]", f"{count} maps of {width}x{height} are too much: {limit}")
+    explain.check_passes(passes, "inputs[0]", f"the {count} rows of {NAME}", violations)
 
 
 def reply(
@@ -193,15 +214,19 @@ def reply(
 
 
 def _add_maps(response: v2.ModelInferResponse, maps: Sequence[Explained], bound: BoundRows, *, raw: bool) -> None:
-    """Adds the maps [N, H, W], with the method and what a careful reader should know."""
+    """Adds the maps [N, H, W], with the method, what each is of, and what a careful reader should know of which."""
     output = add_output(response, "map", np.stack([each.values for each in maps]).astype("<f4"), raw=raw)
-    warnings = list[str]()
-    for row, each in zip(bound.rows, maps, strict=True):
+    targets = [target_name(target_message(each.target), bound.card) for each in maps]
+    output.parameters["targets"].string_param = json.dumps(targets, ensure_ascii=False)
+    rows_by_warning = dict[str, list[int]]()
+    for i, (row, each) in enumerate(zip(bound.rows, maps, strict=True)):
         assert row.explain is not None, "there is a map of each row"
         arguments: ExplainArguments = row.explain.task.arguments
         (call,) = arguments.calls
         output.parameters["method"].string_param = call.method
-        warnings += explain.warnings_of(call, each, bound.card)
-    if warnings:
-        text = "; ".join(dict.fromkeys(warnings))
+        for warning in dict.fromkeys(explain.warnings_of(call, each, bound.card)):
+            rows_by_warning.setdefault(warning, []).append(i)
+    if rows_by_warning:
+        named = (f"row {', '.join(map(str, rows))}: {warning}" for warning, rows in rows_by_warning.items())
+        text = "; ".join(named)
         output.parameters["warnings"].string_param = clipped(text, MAX_WARNINGS_BYTES)

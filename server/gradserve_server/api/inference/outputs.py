@@ -14,6 +14,7 @@ from .v2 import inference_pb2 as v2
 NUMBERS = ("logits", "probabilities")  # [N, classes].
 OUTPUTS = (*NUMBERS, "labels", "map")
 MAX_CLASSIFICATION = 1000
+VALUE_BYTES = 64  # The most that VALUE:INDEX: of a class takes: a float32 in decimal has up to 47 characters.
 
 
 class WantedOutput(NamedTuple):
@@ -82,6 +83,23 @@ def class_outputs(
 def _classified(values: np.ndarray, classes: Sequence[int], card: ModelCard) -> list[bytes]:
     """Classes as Triton writes them: VALUE:INDEX:NAME."""
     return [f"{values[k]:f}:{k}:{card.classes[k]}".encode() for k in classes]
+
+
+def reply_bytes(wanted: Sequence[WantedOutput], rows: int, size: tuple[int, int], top_k: int, card: ModelCard) -> int:
+    """The most bytes that the elements of these outputs take; `size`: the height and width of the maps."""
+    classes = len(card.classes)
+    text = LENGTH.size + max(len(name.encode()) for name in card.classes)
+    total = 0
+    for output in wanted:
+        if output.name == "map":
+            total += 4 * size[0] * size[1] + text  # With the class that it is of.
+        elif output.name == "labels":
+            total += min(top_k, classes) * text
+        elif output.classification:
+            total += min(output.classification, classes) * (VALUE_BYTES + text)
+        else:
+            total += 4 * classes
+    return rows * total
 
 
 def add_output(

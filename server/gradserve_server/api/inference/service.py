@@ -61,7 +61,7 @@ class InferenceService(inference_pb2_grpc.GRPCInferenceServiceServicer):
     async def ModelReady(
         self, request: v2.ModelReadyRequest, context: grpc.aio.ServicerContext
     ) -> v2.ModelReadyResponse:
-        """Whether the model is loaded, that version of it, and a worker is there."""
+        """Whether the model is loaded, that version of it, takes part in this protocol, and a worker is there."""
         try:
             infer.card_of(request.name, request.version, self._models.visible())
         except RequestError:

@@ -2,7 +2,7 @@
 
 import math
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,6 +15,7 @@ from .v2 import inference_pb2 as v2
 NAME = "image"
 MAX_ROWS = 256  # The most pictures of a request.
 NUMBERS: dict[str, np.dtype[Any]] = {"FP32": np.dtype("<f4"), "UINT8": np.dtype("uint8")}
+MESSAGE_NUMBERS = {**NUMBERS, "UINT8": np.dtype("uint32")}  # As messages have their elements.
 CONTENTS = {"FP32": "fp32_contents", "UINT8": "uint_contents", "BYTES": "bytes_contents"}
 LENGTH = struct.Struct("<I")  # What stands before each element of BYTES.
 SLICE = 1 << 16  # Elements that are copied from a message at a time, so that other threads run between.
@@ -139,13 +140,12 @@ def _typed(tensor: v2.ModelInferRequest.InferInputTensor, violations: Violations
         return None
     if tensor.datatype == "BYTES":
         return list(elements)
-    values: np.ndarray = np.concatenate([np.array(each) for each in _slices(elements)])
-    if tensor.datatype == "UINT8" and values.max() > np.iinfo(np.uint8).max:
-        violations.add(f"inputs[0].contents.{name}", f"{NAME} is UINT8: from 0 to 255, one element was {values.max()}")
-        return None
-    return values.astype(NUMBERS[tensor.datatype]).reshape(shape)
-
-
-def _slices(elements: Sequence[float]) -> Iterator[Sequence[float]]:
+    values = np.empty(len(elements), NUMBERS[tensor.datatype])
     for place in range(0, len(elements), SLICE):
-        yield elements[place : place + SLICE]
+        part = np.array(elements[place : place + SLICE], MESSAGE_NUMBERS[tensor.datatype])
+        if tensor.datatype == "UINT8" and part.max() > np.iinfo(np.uint8).max:
+            text = f"{NAME} is UINT8: from 0 to 255, one element was {part.max()}"
+            violations.add(f"inputs[0].contents.{name}", text)
+            return None
+        values[place : place + SLICE] = part
+    return values.reshape(shape)

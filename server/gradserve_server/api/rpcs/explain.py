@@ -54,9 +54,8 @@ def bind(request: explain_pb2.ExplainRequest, at: CallContext) -> Bound:
     _check_reply(request, len(calls), size, violations)
     check_applies(calls, card, violations)
     rows = _rows(calls, size, card)
-    if sum(rows) > MAX_REQUEST_ROWS and not violations.invalid:
-        limit = f"at most {MAX_REQUEST_ROWS} are allowed"
-        violations.add("methods", f"with all targets ask for {sum(rows)} passes; {limit}")
+    if not violations.invalid:
+        check_passes(sum(rows), "methods", "with all targets", violations)
     if any(map(relevance_of, calls)):
         options = in_exact(options, "lrp", violations)
     violations.check()
@@ -151,6 +150,12 @@ def _rows(calls: Sequence[Call], size: tuple[int, int], card: ModelCard) -> list
         return not METHODS[call.method].default_layer or card.layer(call.parameters["layer"]) is not None
 
     return [rows_of(call, size, card) for call in calls if counts(call)]
+
+
+def check_passes(passes: int, path: str, what: str, violations: Violations) -> None:
+    """A violation of the field `path` where `what`, all of a request, asks for more passes than one may."""
+    if passes > MAX_REQUEST_ROWS:
+        violations.add(path, f"{what} ask for {passes} passes; at most {MAX_REQUEST_ROWS} are allowed")
 
 
 def _check_reply(request: explain_pb2.ExplainRequest, maps: int, size: tuple[int, int], violations: Violations) -> None:
