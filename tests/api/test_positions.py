@@ -19,6 +19,7 @@ from gradserve.v1 import attack_pb2, explain_pb2
 from gradserve.v1 import common_pb2 as pb
 from gradserve_server.models.catalogue import ModelSpec
 from gradserve_server.models.loading import LoadError, load
+from gradserve_server.models.positions import PositionWeights
 from gradserve_server.models.preparation import prepare
 
 SIZE = "height = 32\nwidth = 48\nseed = 3\nmean = [0.5, 0.5, 0.5]\nstd = [0.25, 0.25, 0.25]\n"
@@ -62,14 +63,24 @@ def explain(stubs: Stubs, **fields: Any) -> Any:
     return stubs.gradients.Explain(explain_pb2.ExplainRequest(**fields), timeout=PATIENCE)
 
 
+def box_weights() -> Tensor:
+    """The weights of BOX at the input's pixels."""
+    weights = torch.zeros(32, 48)
+    weights[6:18, 5:20] = 1
+    return weights
+
+
+def at_positions(weights: Tensor, scores: Tensor) -> Tensor:
+    """The share of each position of scores [h, w] that is inside, where a position is a square of pixels."""
+    side = weights.shape[0] // scores.shape[0]
+    return weights.reshape(scores.shape[0], side, scores.shape[1], side).mean((1, 3))
+
+
 def gradient(name: str, images: Tensor, label: int, weights: Tensor) -> Tensor:
     """The gradient of a class's weighted scores by the pixels, by plain autograd."""
     images = images.clone().requires_grad_()
     scores = raw(name)(images)[0, label]
-    if scores.shape != weights.shape:  # Each position is a square of pixels.
-        side = weights.shape[0] // scores.shape[0]
-        weights = weights.reshape(scores.shape[0], side, scores.shape[1], side).mean((1, 3))
-    (scores * weights).sum().backward()
+    (scores * at_positions(weights, scores)).sum().backward()
     assert images.grad is not None
     return images.grad[0].abs().sum(0)
 
@@ -78,9 +89,7 @@ def gradient(name: str, images: Tensor, label: int, weights: Tensor) -> Tensor:
 def test_the_gradient_of_a_box_is_autograds(stubs: Stubs, name: str) -> None:
     target = pb.Target(class_index=2, region=BOX)
     reply = explain(stubs, model=name, image=IMAGE, methods=methods(gradient={}), targets=[target])
-    weights = torch.zeros(32, 48)
-    weights[6:18, 5:20] = 1
-    right = gradient(name, pixels_of(IMAGE), 2, weights)
+    right = gradient(name, pixels_of(IMAGE), 2, box_weights())
     ours = torch.from_numpy(values(reply.explanations[0].raw))
     assert (ours - right).abs().max() < 1e-4 * right.max()
     assert reply.explanations[0].target == target
@@ -155,9 +164,10 @@ def test_integrated_gradients_sum_to_the_difference_of_the_regions_scores(stubs:
     assert float(total) == pytest.approx(float(scores[0] - scores[1]), rel=0.02)
 
 
-def test_an_attack_on_a_region_is_certified_by_the_raw_network(stubs: Stubs) -> None:
+@pytest.mark.parametrize("name", ["fine", "coarse"])
+def test_an_attack_on_a_region_is_certified_by_the_raw_network(stubs: Stubs, name: str) -> None:
     request = attack_pb2.AttackRequest(
-        model="fine",
+        model=name,
         image=IMAGE,
         method={"pgd": {"steps": 20}},
         eps=32 / 255,
@@ -170,7 +180,9 @@ def test_an_attack_on_a_region_is_certified_by_the_raw_network(stubs: Stubs) -> 
         (pixels_of(IMAGE), reply.certificate.before),
         (torch.from_numpy(changed.copy()).permute(2, 0, 1)[None] / 255, reply.certificate.after),
     ):
-        means = raw("fine")(pixels)[0, :, 6:18, 5:20].mean((1, 2))
+        scores = raw(name)(pixels)[0]
+        weights = at_positions(box_weights(), scores[0])
+        means = (scores * weights).sum((1, 2)) / weights.sum()
         assert judged.predicted.class_index == int(means.argmax())
         assert judged.predicted.logit == pytest.approx(float(means.max()), abs=1e-4)
     assert reply.certificate.verdict == attack_pb2.VERDICT_FOUND
@@ -267,6 +279,18 @@ def test_attacks_that_do_not_apply(stubs: Stubs) -> None:
             stubs.gradients.Attack(request, timeout=PATIENCE)
         assert caught.value.code().name == code
         assert text in caught.value.details()
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_a_row_does_not_depend_on_the_regions_of_others(name: str) -> None:
+    spec = ModelSpec(name="m", builder=f"position_networks:{name}", height=32, width=48, precisions=("exact",))
+    model = prepare(spec, torch.device("cpu"))
+    images = torch.rand(3, 3, 32, 48, generator=torch.Generator().manual_seed(1))
+    regions = [None, PositionWeights(box_weights(), averaged=True), PositionWeights(box_weights(), averaged=False)]
+    with torch.no_grad():
+        together = model(images, regions=regions)
+        for image, region, logits in zip(images, regions, together, strict=True):
+            assert torch.allclose(model(image[None], regions=[region])[0], logits, atol=1e-6)
 
 
 @pytest.mark.parametrize("builder", ["probabilities", "single"])

@@ -42,8 +42,8 @@ def score_region(
 
 
 def averaged(region: ScoredRegion | None) -> ScoredRegion | None:
-    """The same with weights whose sum is 1, so that scores are averaged."""
-    return None if region is None else replace(region, weights=region.weights / region.weights.sum())
+    """The same, over which scores are averaged instead of summed."""
+    return None if region is None else replace(region, averaged=True)
 
 
 def region_message(region: ScoredRegion) -> pb.ScoreRegion:
