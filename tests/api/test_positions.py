@@ -18,9 +18,7 @@ from valid_requests import valid_requests
 from gradserve.v1 import attack_pb2, explain_pb2
 from gradserve.v1 import common_pb2 as pb
 from gradserve_server.models.catalogue import ModelSpec
-from gradserve_server.models.loading import LoadError, load
-from gradserve_server.models.positions import PositionWeights
-from gradserve_server.models.preparation import prepare
+from gradserve_server.models.loading import load
 
 SIZE = "height = 32\nwidth = 48\nseed = 3\nmean = [0.5, 0.5, 0.5]\nstd = [0.25, 0.25, 0.25]\n"
 OWN = 'precisions = ["exact"]\nlabels = ["sky", "cat", "dog", "car"]\n'
@@ -265,7 +263,7 @@ def test_wrong_regions(stubs: Stubs, model: str, fields: dict[str, Any], code: s
 
 
 def test_attacks_that_do_not_apply(stubs: Stubs) -> None:
-    for facts, code, text in (
+    cases: list[tuple[dict[str, Any], str, str]] = [
         ({"model": "fine"}, INVALID, "score_region: must be set for fine"),
         ({"model": "plain", "score_region": BOX}, "FAILED_PRECONDITION", "score_region does not apply, since plain"),
         (
@@ -273,39 +271,10 @@ def test_attacks_that_do_not_apply(stubs: Stubs) -> None:
             INVALID,
             "must tell the same classes apart",
         ),
-    ):
+    ]
+    for facts, code, text in cases:
         request = attack_pb2.AttackRequest(**{"image": IMAGE, "method": {"pgd": {}}, **facts})
         with pytest.raises(grpc.RpcError) as caught:
             stubs.gradients.Attack(request, timeout=PATIENCE)
         assert caught.value.code().name == code
         assert text in caught.value.details()
-
-
-@pytest.mark.parametrize("name", NETWORKS)
-def test_a_row_does_not_depend_on_the_regions_of_others(name: str) -> None:
-    spec = ModelSpec(name="m", builder=f"position_networks:{name}", height=32, width=48, precisions=("exact",))
-    model = prepare(spec, torch.device("cpu"))
-    images = torch.rand(3, 3, 32, 48, generator=torch.Generator().manual_seed(1))
-    regions = [None, PositionWeights(box_weights(), averaged=True), PositionWeights(box_weights(), averaged=False)]
-    with torch.no_grad():
-        together = model(images, regions=regions)
-        for image, region, logits in zip(images, regions, together, strict=True):
-            assert torch.allclose(model(image[None], regions=[region])[0], logits, atol=1e-6)
-
-
-@pytest.mark.parametrize("builder", ["probabilities", "single"])
-def test_scores_that_are_no_logits_are_refused(builder: str) -> None:
-    spec = ModelSpec(name="m", builder=f"position_networks:{builder}", height=32, width=48)
-    with pytest.raises(LoadError, match="must give logits of several classes there and no prob"):
-        prepare(spec, torch.device("cpu"))
-
-
-def test_torchvisions_files_with_an_auxiliary_classifier_fit(tmp_path: Any) -> None:
-    from torchvision.models.segmentation import fcn_resnet50
-
-    network = fcn_resnet50(weights=None, weights_backbone=None, aux_loss=True)
-    torch.save(network.state_dict(), tmp_path / "w.pth")
-    source = load(ModelSpec(name="m", builder="fcn_resnet50", weights=str(tmp_path / "w.pth")))
-    assert (source.height, source.width, source.labels[8]) == (520, 520, "cat")
-    x = torch.rand(1, 3, 32, 48)
-    assert torch.equal(source.network(x)["out"], network.eval()(x)["out"])

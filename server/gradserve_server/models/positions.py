@@ -61,21 +61,32 @@ class PositionScores:
 
 
 def scores_of(output: Any) -> Tensor | None:
-    """The scores [N, classes, h, w] in an output: itself, what is called "out" or "logits", or the only such tensor."""
+    """The scores [N, classes, h, w] in an output: itself, or one of NAMES in a dict without scores of images."""
     if isinstance(output, Tensor):
-        return output if output.dim() == 4 and output.shape[2:].numel() > 1 else None
+        return output if _has_positions(output) else None
     if not isinstance(output, Mapping):
         return None
-    named = [found for name in NAMES if (found := scores_of(output.get(name))) is not None]
-    others = [value for value in output.values() if scores_of(value) is not None]
-    return named[0] if named else others[0] if len(others) == 1 else None
+    tensors = {name: value for name, value in output.items() if isinstance(value, Tensor)}
+    if any(value.dim() == 2 or value.shape[2:] == (1, 1) for value in tensors.values()):
+        return None  # This is a classifier that gives its features too.
+    named = [tensors[name] for name in NAMES if name in tensors]
+    return named[0] if named and all(map(_has_positions, named)) else None
 
 
-def pool_positions(network: nn.Module, *shape: int) -> bool:
-    """Gives a network the hook where its output for images of that shape has scores of positions; whether it did."""
+def _has_positions(tensor: Tensor) -> bool:
+    return tensor.dim() == 4 and tensor.shape[2:].numel() > 1
+
+
+def pool_positions(network: nn.Module, *shape: int, labelled: bool) -> bool:
+    """Gives a network the hook where its output for images of that shape has scores of positions; whether it did.
+
+    `labelled`: whether its entry has labels. Without, an output of the images' own shape is taken for other images.
+    """
     with contextlib.suppress(Exception), torch.no_grad():  # A network that fails is told of where it is examined.
         blank = torch.zeros(shape).to(next(network.parameters()))
-        if has_positions(network) or scores_of(network(blank)) is None:
+        output = network(blank)
+        scores = None if has_positions(network) else scores_of(output)
+        if scores is None or (output is scores and scores.shape == shape and not labelled):
             return False
         network.register_forward_hook(PositionScores())
         return True
