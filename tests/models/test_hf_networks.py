@@ -165,6 +165,20 @@ def of_timm(folder: Path) -> None:
     (folder / "config.json").write_text(json.dumps({"architecture": "resnet18", "num_classes": 3}))
 
 
+def of_timms_wrapper(folder: Path) -> None:
+    facts = {"architecture": "resnet10t", "model_args": {"checkpoint_path": "w.pth"}, "model_type": "timm_wrapper"}
+    (folder / "config.json").write_text(json.dumps(facts))
+
+
+def with_a_kernel(folder: Path, key: str = "_attn_implementation", value: Any = "someone/kernel") -> None:
+    content = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**content, key: value}))
+
+
+def with_a_kernel_of_a_part(folder: Path) -> None:
+    with_a_kernel(folder, "vision_config", {"attn_implementation": {"": "someone/kernel"}})
+
+
 def of_text(folder: Path) -> None:
     (folder / "config.json").write_text(json.dumps({"model_type": "bert"}))
 
@@ -179,6 +193,9 @@ FOLDERS = {
     without_a_head: r"no weights that fit classifier.bias, classifier.weight, which would be random numbers",
     with_code_of_its_own: "it needs Python code of its repository, which is never run; write a builder of your own",
     of_timm: 'is a network of timm; write builder = "timm:resnet18" and weights = ".*model.safetensors"',
+    of_timms_wrapper: 'is a network of timm; write builder = "timm:resnet10t" and weights = ".*model.safetensors"',
+    with_a_kernel: "names someone/kernel of the hub for its attention, which is code, and is never fetched",
+    with_a_kernel_of_a_part: "names someone/kernel of the hub for its attention, which is code, and is never fetched",
     of_text: "transformers has no image classification for networks of the kind bert",
     cut_off: "a file of weights in .* is cut off or damaged; copy it again",
 }

@@ -18,6 +18,8 @@ INSTALL = "timm is not installed; run: pip install 'gradserve[timm]'"
 # Names of the files that timm's repositories have weights in, as timm itself looks for them.
 WEIGHTS = ("model.safetensors", "open_clip_model.safetensors")
 IMAGENET_CLASSES = 1000
+# Arguments of timm.create_model that name weights, which it would download or unpickle by itself.
+WEIGHTS_ARGUMENTS = ("checkpoint_path", "pretrained", "pretrained_cfg", "pretrained_cfg_overlay")
 MOVING = (
     "revision is not given: its weights are those that {repository} had when they were downloaded; "
     "give the commit to pin them"
@@ -48,6 +50,9 @@ def timm_network(spec: ModelSpec, named: HubName) -> HubNetwork:
     import timm
     from timm.models import get_pretrained_cfg
 
+    if chosen := [name for name in WEIGHTS_ARGUMENTS if name in spec.arguments]:
+        instead = 'weights = "DEFAULT", "random" or the path of a safetensors file'
+        raise HubFault(f"arguments must not name {' and '.join(chosen)}, which choose weights; write {instead}")
     published = get_pretrained_cfg(named.name).to_dict()
     arguments: dict[str, Any] = dict(spec.arguments)
     if spec.channels == 1 or published["input_size"][0] != spec.channels:
