@@ -137,6 +137,27 @@ def test_a_mask_of_the_picture_is_cropped_as_the_picture_is(stubs: Stubs) -> Non
     assert not values(reply.explanations[0].raw)[:, 30:].any()
 
 
+def transparent(kind: str) -> Image.Image:
+    """A mask of the rows 6 to 18 and columns 5 to 20, opaque white, that is transparent elsewhere."""
+    if kind == "I;16":
+        grey = np.full((32, 48), 65534, np.uint16)
+        grey[6:18, 5:20] = 65535
+        return Image.fromarray(grey)
+    mask = Image.new("RGBA", (48, 32), (255, 255, 255, 0))
+    mask.paste((255, 255, 255, 255), (5, 6, 20, 18))
+    return mask.convert(kind)
+
+
+@pytest.mark.parametrize("kind", ["RGBA", "LA", "I;16"])
+def test_transparent_parts_of_a_mask_are_outside(stubs: Stubs, kind: str) -> None:
+    file = io.BytesIO()
+    transparent(kind).save(file, "PNG", **({"transparency": 65534} if kind == "I;16" else {}))
+    mask = pb.ScoreRegion(mask=pb.Image(encoded=file.getvalue()))
+    targets = [pb.Target(class_index=1, region=region) for region in (BOX, mask)]
+    reply = explain(stubs, model="fine", image=IMAGE, methods=methods(gradient={}), targets=targets)
+    assert reply.explanations[1].target_value == reply.explanations[0].target_value
+
+
 @pytest.mark.parametrize("name", ["fine", "lraspp"])
 def test_every_other_method_gives_a_map(stubs: Stubs, name: str) -> None:
     wanted = methods(

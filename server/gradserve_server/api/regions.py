@@ -87,7 +87,7 @@ def _mask(
 ) -> np.ndarray | None:
     """The mask at the model's positions [h, w], bool; None with a violation."""
     try:
-        pixels = images.decode(image, at.limits).pixels
+        pixels = images.decode(image, at.limits, over_black=True).pixels
     except BadImage as error:
         violations.add(path, str(error), for_every_model=True)
         return None
