@@ -210,6 +210,18 @@ def test_folders_that_cannot_be_served(change: Callable[[Path], None], tmp_path:
     assert not (folder / "ran").exists()
 
 
+def test_a_revision_is_not_ignored_for_a_folder_beside_the_file(tmp_path: Path) -> None:
+    table = tmp_path / "m.toml"
+    table.write_text('[models.m]\nbuilder = "hf:owner/net"\nrevision = "abc"\n')
+    assert read_catalogue(table)[0].builder == "hf:owner/net"
+    (tmp_path / "owner/net").mkdir(parents=True)
+    text = (
+        r"m.toml, \[models.m\]: revision is given, but the folder owner/net is beside the file; write hf:./owner/net "
+    )
+    with pytest.raises(ValueError, match=f"{text}without revision, or move it"):
+        read_catalogue(table)
+
+
 def test_names_that_are_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     saved(tmp_path / "my-vit", vit())
     shutil.copytree(tmp_path / "my-vit", tmp_path / "owner/net")
