@@ -122,6 +122,10 @@ ODD_PROCESSORS = {
         "MobileViTImageProcessor",
         {"size": {"shortest_edge": 71}, "crop_size": sides(64)},
     ),
+    "BitImageProcessor does what this server does not": (
+        "BitImageProcessor",
+        {"size": {"shortest_edge": 64, "longest_edge": 128}, "crop_size": sides(64)},
+    ),
     "preprocessing pads pictures": ("ViTImageProcessor", {"size": sides(32), "do_pad": True, "pad_size": sides(64)}),
 }
 
