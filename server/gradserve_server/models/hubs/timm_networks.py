@@ -99,8 +99,6 @@ def _preset(spec: ModelSpec, network: Any) -> Preset:
 
     config = resolve_data_config(_sizes(spec), pretrained_cfg=network.pretrained_cfg)
     colours = _colours(spec, config)
-    if colours is None:
-        return Preset(labels=_labels(network))
     transform: Transform = create_transform(**config | {"mean": colours.mean, "std": colours.std}, is_training=False)
     geometry = proven(transform, _geometries(config), colours)
     if geometry is None and None in (spec.height, spec.width, spec.interpolation):
@@ -115,8 +113,8 @@ def _sizes(spec: ModelSpec) -> dict[str, Any]:
     return {"in_chans": spec.channels} | ({"img_size": size} if isinstance(size, int) else {})
 
 
-def _colours(spec: ModelSpec, config: Mapping[str, Any]) -> Colours | None:
-    """timm's normalisation, or None where the entry has its own. Raises HubFault where timm has none that fits."""
+def _colours(spec: ModelSpec, config: Mapping[str, Any]) -> Colours:
+    """timm's normalisation, or the entry's where that does not fit its channel. Raises HubFault without either."""
     mean, std = tuple(config["mean"]), tuple(config["std"])
     if spec.channels == 1 and len(mean) == 3:
         if len(set(mean)) == len(set(std)) == 1:
