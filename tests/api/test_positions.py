@@ -139,12 +139,10 @@ def test_a_mask_of_the_picture_is_cropped_as_the_picture_is(stubs: Stubs) -> Non
 
 def transparent(kind: str) -> Image.Image:
     """A mask of the rows 6 to 18 and columns 5 to 20, opaque white, that is transparent elsewhere."""
-    if kind == "I;16":
-        grey = np.full((32, 48), 65534, np.uint16)
-        grey[6:18, 5:20] = 65535
-        return Image.fromarray(grey)
     mask = Image.new("RGBA", (48, 32), (255, 255, 255, 0))
     mask.paste((255, 255, 255, 255), (5, 6, 20, 18))
+    if kind == "I;16":
+        return Image.fromarray(np.where(np.asarray(mask)[..., 3], 65535, 65534).astype(np.uint16))
     return mask.convert(kind)
 
 
