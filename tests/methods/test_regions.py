@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 import torch
-from methods.runs import answers, call
 from torch import Tensor, nn
 from zoo import CPU
 
@@ -13,6 +12,8 @@ from gradserve_server.methods.targets import AnyTarget, Contrast, Similarity, Ta
 from gradserve_server.models.catalogue import ModelSpec
 from gradserve_server.models.preparation import prepare
 from gradserve_server.models.prepared import Prepared
+
+from .runs import answers, call
 
 SIZE = (32, 48)
 SPEC = ModelSpec(name="m", builder="position_networks:fine", height=32, width=48, precisions=("exact",))

@@ -25,7 +25,10 @@ def score_region(
     at: CallContext,
     violations: Violations,
 ) -> ScoredRegion | None:
-    """The weights of the positions, 1 inside and 0 outside; None, with a violation, where the region is at fault."""
+    """The weights of the positions, 1 inside and 0 outside; None, with a violation, where the region is at fault.
+
+    It is None too where the picture is not there, whose own violation says so: no region can be compared with it.
+    """
     kind, size = message.WhichOneof("kind"), picture.pixels.shape[:2]
     if kind is None:
         violations.add(path, NEEDED.format(name=card.name))
@@ -54,6 +57,11 @@ def region_message(region: ScoredRegion) -> pb.ScoreRegion:
     return pb.ScoreRegion(box=pb.Box(x0=x0, y0=y0, x1=x1, y1=y1))
 
 
+def _is_missing(picture: images.ModelInput) -> bool:
+    """Whether a black picture stands in for one that could not be used."""
+    return not picture.region.image_width
+
+
 def _places(picture: images.ModelInput) -> tuple[np.ndarray, np.ndarray]:
     """Where in the picture as it was sent the middles of the input's rows and columns lie, in pixels."""
     (height, width), part = picture.pixels.shape[:2], picture.region
@@ -74,6 +82,8 @@ def _in_box(box: pb.Box, picture: images.ModelInput, path: str, violations: Viol
         edges = f"x {box.x0:g} to {box.x1:g}, y {box.y0:g} to {box.y1:g}"
         violations.add(path, f"x0 must be less than x1, and y0 less than y1; was {edges}", for_every_model=True)
         return None
+    if _is_missing(picture):
+        return None
     rows, columns = _places(picture)
     inside = ((rows >= box.y0) & (rows < box.y1))[:, None] & ((columns >= box.x0) & (columns < box.x1))
     if not inside.any():
@@ -90,6 +100,8 @@ def _mask(
         pixels = images.decode(image, at.limits, over_black=True).pixels
     except BadImage as error:
         violations.add(path, str(error), for_every_model=True)
+        return None
+    if _is_missing(picture):
         return None
     white = pixels.mean(2) >= HALF_WHITE[pixels.dtype.kind]
     own, whole = picture.pixels.shape[:2], (picture.region.image_height, picture.region.image_width)
