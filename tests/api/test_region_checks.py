@@ -3,6 +3,7 @@
 import io
 import time
 from functools import cache
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,11 +11,11 @@ from PIL import Image
 from serving import methods, picture
 from zoo import CPU
 
+from gradserve.v1 import attack_pb2, explain_pb2
 from gradserve.v1 import common_pb2 as pb
-from gradserve.v1 import explain_pb2
 from gradserve_server.api.errors import RequestError
 from gradserve_server.api.request import CallContext
-from gradserve_server.api.rpcs import explain
+from gradserve_server.api.rpcs import attack, explain
 from gradserve_server.config import LimitSettings
 from gradserve_server.models.catalogue import ModelSpec
 from gradserve_server.models.preparation import prepare
@@ -58,3 +59,34 @@ def test_what_is_wrong_for_every_picture_is_told_beside_a_bad_one() -> None:
     with pytest.raises(RequestError) as caught:
         explain.bind(request, context())
     assert [field for field, _ in caught.value.violations] == ["image", "targets[0].region.box"]
+
+
+UNIT = pb.Target(unit=pb.Unit(layer="stem", channel=1))
+
+
+def contrast(*targets: pb.Target, **facts: Any) -> pb.Target:
+    terms = [pb.WeightedTarget(target=target, weight=i + 1) for i, target in enumerate(targets)]
+    return pb.Target(contrast=pb.Contrast(terms=terms, **facts))
+
+
+@pytest.mark.parametrize("target", [UNIT, contrast(UNIT, UNIT)], ids=["unit", "contrast"])
+def test_what_reads_layers_alone_has_no_region(target: pb.Target) -> None:
+    (call,) = explain.bind(explain_request(target), context()).task.arguments.calls
+    assert call.region is None
+    request = attack_pb2.AttackRequest(image=IMAGE, method={"fgsm": {}}, score_region=mask(48, 32), maps_target=target)
+    request.maps.gradient.SetInParent()
+    (call,) = attack.bind(request, context()).maps
+    assert call.region is None
+    with_region = pb.Target()
+    with_region.CopyFrom(target)
+    with_region.region.CopyFrom(mask(48, 32))
+    with pytest.raises(RequestError, match="is for classes, ranks and contrasts of them; leave it out"):
+        explain.bind(explain_request(with_region), context())
+
+
+@pytest.mark.parametrize(
+    "target", [contrast(UNIT, pb.Target(class_index=1)), contrast(UNIT, others_of_top=3)], ids=["class", "top"]
+)
+def test_a_contrast_that_reads_a_class_needs_a_region(target: pb.Target) -> None:
+    with pytest.raises(RequestError, match=r"targets\[0\].region: must be set for fine"):
+        explain.bind(explain_request(target), context())
