@@ -1,5 +1,7 @@
 """What admission counts of calls with regions: the images that the network sees for them."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -37,8 +39,8 @@ def test_the_passes_of_calls_with_regions_are_counted(model: Prepared, kind: str
     calls = list[Call]()
     for name in methods:
         for target in TARGETS[kind]:
-            made = call(model, name, target)
-            calls.append(Call(name, made.parameters, target, None if isinstance(target, Similarity) else region))
+            made = call(model, name)
+            calls.append(replace(made, target=target, region=None if isinstance(target, Similarity) else region))
     seen = list[int]()
 
     def count(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:

@@ -77,16 +77,16 @@ def _has_positions(tensor: Tensor) -> bool:
     return tensor.dim() == 4 and tensor.shape[2:].numel() > 1
 
 
-def pool_positions(network: nn.Module, *shape: int, labelled: bool) -> bool:
-    """Gives a network the hook where its output for images of that shape has scores of positions; whether it did.
+def pool_positions(network: nn.Module, shape: tuple[int, int, int], labels: Sequence[str]) -> bool:
+    """Gives a network the hook where its output for images [C, H, W] has scores of positions; whether it did.
 
-    `labelled`: whether its entry has labels. Without, an output of the images' own shape is taken for other images.
+    Without labels of its entry, an output of the images' own shape is taken for other images.
     """
     with contextlib.suppress(Exception), torch.no_grad():  # A network that fails is told of where it is examined.
-        blank = torch.zeros(shape).to(next(network.parameters()))
+        blank = torch.zeros(2, *shape).to(next(network.parameters()))
         output = network(blank)
         scores = None if has_positions(network) else scores_of(output)
-        if scores is None or (output is scores and scores.shape == shape and not labelled):
+        if scores is None or (output is scores and scores.shape[1:] == shape and not labels):
             return False
         network.register_forward_hook(PositionScores())
         return True

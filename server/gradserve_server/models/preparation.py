@@ -81,9 +81,7 @@ def prepare_source(
     except LoadError:
         raise
     except (Unservable, NoLogits) as error:
-        shape = (2, source.channels, source.height, source.width)
-        classless = isinstance(error, NoClassScores | NoLogits)  # Other networks have scores, which are at fault.
-        if classless and pool_positions(source.network, *shape, labelled=bool(source.labels)):
+        if isinstance(error, NoClassScores | NoLogits) and pool_positions(source.network, source.shape, source.labels):
             return prepare_source(spec, source, device, dtype, fold=fold)
         raise LoadError(f"model {spec.name}: {error}") from error
     except Exception as error:
