@@ -44,16 +44,17 @@ def single() -> nn.Module:
 
 
 class Beside(nn.Module):
-    """Features [N, 16, h, w], in a dict with what the heads make of their means [N, 16]."""
+    """Features [N, 16, h, w], in a dict by the name `maps`, with what the heads make of their means [N, 16]."""
 
-    def __init__(self, **heads: nn.Module) -> None:
+    def __init__(self, maps: str = "features", **heads: nn.Module) -> None:
         super().__init__()
+        self.maps = maps
         self.body = nn.Sequential(nn.Conv2d(3, 16, 3, 2, 1), nn.ReLU())
         self.heads = nn.ModuleDict(heads)
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         features = self.body(x)
-        return {**{name: head(features.mean((2, 3))) for name, head in self.heads.items()}, "features": features}
+        return {**{name: head(features.mean((2, 3))) for name, head in self.heads.items()}, self.maps: features}
 
 
 def logit_and_features() -> nn.Module:
@@ -64,8 +65,8 @@ def probabilities_and_features() -> nn.Module:
     return Beside(probs=nn.Sequential(nn.Linear(16, 5), nn.Sigmoid(), nn.Hardtanh(0.01, 0.99)))
 
 
-def two_scores_and_features() -> nn.Module:
-    return Beside(first=nn.Linear(16, 5), out=nn.Linear(16, 5))
+def two_scores_and_maps() -> nn.Module:
+    return Beside("out", first=nn.Linear(16, 5), second=nn.Linear(16, 5))
 
 
 def odd_logits_and_features() -> nn.Module:

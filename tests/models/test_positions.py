@@ -50,7 +50,7 @@ def test_torchvisions_files_with_an_auxiliary_classifier_fit(tmp_path: Path) -> 
 NO_POSITIONS = {
     "logit_and_features": "a single number",
     "probabilities_and_features": "labels",
-    "two_scores_and_features": "unclear which are the logits",
+    "two_scores_and_maps": "unclear which are the logits",
     "odd_logits_and_features": r"a tensor \[4, 5, 1\]",
     "features": "a dict with features of shape .* none of it is a score for each class",
     "picture": r"a tensor \[4, 3, 12, 24\] .* need labels in its entry",
