@@ -317,8 +317,8 @@ def output_ambiguous() -> nn.Module:
 
 
 @settled
-def output_of_pixels() -> nn.Module:
-    return variant(forward=lambda self, x: {"out": self.maps(x)})()
+def output_of_maps() -> nn.Module:
+    return variant(forward=lambda self, x: {"features": self.maps(x)})()
 
 
 # What goes on inside.

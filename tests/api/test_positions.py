@@ -18,8 +18,7 @@ from valid_requests import valid_requests
 from gradserve.v1 import attack_pb2, explain_pb2
 from gradserve.v1 import common_pb2 as pb
 from gradserve_server.models.catalogue import ModelSpec
-from gradserve_server.models.loading import LoadError, load
-from gradserve_server.models.preparation import prepare
+from gradserve_server.models.loading import load
 
 SIZE = "height = 32\nwidth = 48\nseed = 3\nmean = [0.5, 0.5, 0.5]\nstd = [0.25, 0.25, 0.25]\n"
 OWN = 'precisions = ["exact"]\nlabels = ["sky", "cat", "dog", "car"]\n'
@@ -62,14 +61,24 @@ def explain(stubs: Stubs, **fields: Any) -> Any:
     return stubs.gradients.Explain(explain_pb2.ExplainRequest(**fields), timeout=PATIENCE)
 
 
+def box_weights() -> Tensor:
+    """The weights of BOX at the input's pixels."""
+    weights = torch.zeros(32, 48)
+    weights[6:18, 5:20] = 1
+    return weights
+
+
+def at_positions(weights: Tensor, scores: Tensor) -> Tensor:
+    """The share of each position of scores [h, w] that is inside, where a position is a square of pixels."""
+    side = weights.shape[0] // scores.shape[0]
+    return weights.reshape(scores.shape[0], side, scores.shape[1], side).mean((1, 3))
+
+
 def gradient(name: str, images: Tensor, label: int, weights: Tensor) -> Tensor:
     """The gradient of a class's weighted scores by the pixels, by plain autograd."""
     images = images.clone().requires_grad_()
     scores = raw(name)(images)[0, label]
-    if scores.shape != weights.shape:  # Each position is a square of pixels.
-        side = weights.shape[0] // scores.shape[0]
-        weights = weights.reshape(scores.shape[0], side, scores.shape[1], side).mean((1, 3))
-    (scores * weights).sum().backward()
+    (scores * at_positions(weights, scores)).sum().backward()
     assert images.grad is not None
     return images.grad[0].abs().sum(0)
 
@@ -78,9 +87,7 @@ def gradient(name: str, images: Tensor, label: int, weights: Tensor) -> Tensor:
 def test_the_gradient_of_a_box_is_autograds(stubs: Stubs, name: str) -> None:
     target = pb.Target(class_index=2, region=BOX)
     reply = explain(stubs, model=name, image=IMAGE, methods=methods(gradient={}), targets=[target])
-    weights = torch.zeros(32, 48)
-    weights[6:18, 5:20] = 1
-    right = gradient(name, pixels_of(IMAGE), 2, weights)
+    right = gradient(name, pixels_of(IMAGE), 2, box_weights())
     ours = torch.from_numpy(values(reply.explanations[0].raw))
     assert (ours - right).abs().max() < 1e-4 * right.max()
     assert reply.explanations[0].target == target
@@ -130,6 +137,25 @@ def test_a_mask_of_the_picture_is_cropped_as_the_picture_is(stubs: Stubs) -> Non
     assert not values(reply.explanations[0].raw)[:, 30:].any()
 
 
+def transparent(kind: str) -> Image.Image:
+    """A mask of the rows 6 to 18 and columns 5 to 20, opaque white, that is transparent elsewhere."""
+    mask = Image.new("RGBA", (48, 32), (255, 255, 255, 0))
+    mask.paste((255, 255, 255, 255), (5, 6, 20, 18))
+    if kind == "I;16":
+        return Image.fromarray(np.where(np.asarray(mask)[..., 3], 65535, 65534).astype(np.uint16))
+    return mask.convert(kind)
+
+
+@pytest.mark.parametrize("kind", ["RGBA", "LA", "I;16"])
+def test_transparent_parts_of_a_mask_are_outside(stubs: Stubs, kind: str) -> None:
+    file = io.BytesIO()
+    transparent(kind).save(file, "PNG", **({"transparency": 65534} if kind == "I;16" else {}))
+    mask = pb.ScoreRegion(mask=pb.Image(encoded=file.getvalue()))
+    targets = [pb.Target(class_index=1, region=region) for region in (BOX, mask)]
+    reply = explain(stubs, model="fine", image=IMAGE, methods=methods(gradient={}), targets=targets)
+    assert reply.explanations[1].target_value == reply.explanations[0].target_value
+
+
 @pytest.mark.parametrize("name", ["fine", "lraspp"])
 def test_every_other_method_gives_a_map(stubs: Stubs, name: str) -> None:
     wanted = methods(
@@ -155,9 +181,10 @@ def test_integrated_gradients_sum_to_the_difference_of_the_regions_scores(stubs:
     assert float(total) == pytest.approx(float(scores[0] - scores[1]), rel=0.02)
 
 
-def test_an_attack_on_a_region_is_certified_by_the_raw_network(stubs: Stubs) -> None:
+@pytest.mark.parametrize("name", ["fine", "coarse"])
+def test_an_attack_on_a_region_is_certified_by_the_raw_network(stubs: Stubs, name: str) -> None:
     request = attack_pb2.AttackRequest(
-        model="fine",
+        model=name,
         image=IMAGE,
         method={"pgd": {"steps": 20}},
         eps=32 / 255,
@@ -170,7 +197,9 @@ def test_an_attack_on_a_region_is_certified_by_the_raw_network(stubs: Stubs) -> 
         (pixels_of(IMAGE), reply.certificate.before),
         (torch.from_numpy(changed.copy()).permute(2, 0, 1)[None] / 255, reply.certificate.after),
     ):
-        means = raw("fine")(pixels)[0, :, 6:18, 5:20].mean((1, 2))
+        scores = raw(name)(pixels)[0]
+        weights = at_positions(box_weights(), scores[0])
+        means = (scores * weights).sum((1, 2)) / weights.sum()
         assert judged.predicted.class_index == int(means.argmax())
         assert judged.predicted.logit == pytest.approx(float(means.max()), abs=1e-4)
     assert reply.certificate.verdict == attack_pb2.VERDICT_FOUND
@@ -253,7 +282,7 @@ def test_wrong_regions(stubs: Stubs, model: str, fields: dict[str, Any], code: s
 
 
 def test_attacks_that_do_not_apply(stubs: Stubs) -> None:
-    for facts, code, text in (
+    cases: list[tuple[dict[str, Any], str, str]] = [
         ({"model": "fine"}, INVALID, "score_region: must be set for fine"),
         ({"model": "plain", "score_region": BOX}, "FAILED_PRECONDITION", "score_region does not apply, since plain"),
         (
@@ -261,27 +290,10 @@ def test_attacks_that_do_not_apply(stubs: Stubs) -> None:
             INVALID,
             "must tell the same classes apart",
         ),
-    ):
+    ]
+    for facts, code, text in cases:
         request = attack_pb2.AttackRequest(**{"image": IMAGE, "method": {"pgd": {}}, **facts})
         with pytest.raises(grpc.RpcError) as caught:
             stubs.gradients.Attack(request, timeout=PATIENCE)
         assert caught.value.code().name == code
         assert text in caught.value.details()
-
-
-@pytest.mark.parametrize("builder", ["probabilities", "single"])
-def test_scores_that_are_no_logits_are_refused(builder: str) -> None:
-    spec = ModelSpec(name="m", builder=f"position_networks:{builder}", height=32, width=48)
-    with pytest.raises(LoadError, match="must give logits of several classes there and no prob"):
-        prepare(spec, torch.device("cpu"))
-
-
-def test_torchvisions_files_with_an_auxiliary_classifier_fit(tmp_path: Any) -> None:
-    from torchvision.models.segmentation import fcn_resnet50
-
-    network = fcn_resnet50(weights=None, weights_backbone=None, aux_loss=True)
-    torch.save(network.state_dict(), tmp_path / "w.pth")
-    source = load(ModelSpec(name="m", builder="fcn_resnet50", weights=str(tmp_path / "w.pth")))
-    assert (source.height, source.width, source.labels[8]) == (520, 520, "cat")
-    x = torch.rand(1, 3, 32, 48)
-    assert torch.equal(source.network(x)["out"], network.eval()(x)["out"])

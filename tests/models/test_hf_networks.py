@@ -122,6 +122,10 @@ ODD_PROCESSORS = {
         "MobileViTImageProcessor",
         {"size": {"shortest_edge": 71}, "crop_size": sides(64)},
     ),
+    "BitImageProcessor does what this server does not": (
+        "BitImageProcessor",
+        {"size": {"shortest_edge": 64, "longest_edge": 128}, "crop_size": sides(64)},
+    ),
     "preprocessing pads pictures": ("ViTImageProcessor", {"size": sides(32), "do_pad": True, "pad_size": sides(64)}),
 }
 
@@ -165,6 +169,20 @@ def of_timm(folder: Path) -> None:
     (folder / "config.json").write_text(json.dumps({"architecture": "resnet18", "num_classes": 3}))
 
 
+def of_timms_wrapper(folder: Path) -> None:
+    facts = {"architecture": "resnet10t", "model_args": {"checkpoint_path": "w.pth"}, "model_type": "timm_wrapper"}
+    (folder / "config.json").write_text(json.dumps(facts))
+
+
+def with_a_kernel(folder: Path, key: str = "_attn_implementation", value: Any = "someone/kernel") -> None:
+    content = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**content, key: value}))
+
+
+def with_a_kernel_of_a_part(folder: Path) -> None:
+    with_a_kernel(folder, "vision_config", {"attn_implementation": {"": "someone/kernel"}})
+
+
 def of_text(folder: Path) -> None:
     (folder / "config.json").write_text(json.dumps({"model_type": "bert"}))
 
@@ -179,6 +197,9 @@ FOLDERS = {
     without_a_head: r"no weights that fit classifier.bias, classifier.weight, which would be random numbers",
     with_code_of_its_own: "it needs Python code of its repository, which is never run; write a builder of your own",
     of_timm: 'is a network of timm; write builder = "timm:resnet18" and weights = ".*model.safetensors"',
+    of_timms_wrapper: 'is a network of timm; write builder = "timm:resnet10t" and weights = ".*model.safetensors"',
+    with_a_kernel: "names someone/kernel of the hub for its attention, which is code, and is never fetched",
+    with_a_kernel_of_a_part: "names someone/kernel of the hub for its attention, which is code, and is never fetched",
     of_text: "transformers has no image classification for networks of the kind bert",
     cut_off: "a file of weights in .* is cut off or damaged; copy it again",
 }
@@ -191,6 +212,18 @@ def test_folders_that_cannot_be_served(change: Callable[[Path], None], tmp_path:
     with pytest.raises(LoadError, match=FOLDERS[change]):
         load(spec(folder))
     assert not (folder / "ran").exists()
+
+
+def test_a_revision_is_not_ignored_for_a_folder_beside_the_file(tmp_path: Path) -> None:
+    table = tmp_path / "m.toml"
+    table.write_text('[models.m]\nbuilder = "hf:owner/net"\nrevision = "abc"\n')
+    assert read_catalogue(table)[0].builder == "hf:owner/net"
+    (tmp_path / "owner/net").mkdir(parents=True)
+    text = (
+        r"m.toml, \[models.m\]: revision is given, but the folder owner/net is beside the file; write hf:./owner/net "
+    )
+    with pytest.raises(ValueError, match=f"{text}without revision, or move it"):
+        read_catalogue(table)
 
 
 def test_names_that_are_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -174,6 +174,12 @@ def test_timm_is_an_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     assert faults_of([spec("timm:resnet18")]) == {"m": "timm is not installed; run: pip install 'gradserve[timm]'"}
 
 
+@pytest.mark.parametrize("name", ["checkpoint_path", "pretrained", "pretrained_cfg", "pretrained_cfg_overlay"])
+def test_arguments_that_choose_weights_are_refused(name: str) -> None:
+    with pytest.raises(LoadError, match=f"arguments must not name {name}, which choose weights; write weights = "):
+        load(spec("timm:resnet18", arguments={name: "w.pth"}))
+
+
 def test_networks_without_classes_are_refused() -> None:
     with pytest.raises(LoadError, match="has no classes: it gives features; give weights"):
         load(spec("timm:resnet18", arguments={"num_classes": 0}))

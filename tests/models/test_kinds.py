@@ -91,7 +91,7 @@ OWN = [
     *(Kind(f"kinds:{name}") for name in ("aux_branches", "own_transform")),
     *(Kind(f"kinds:output_{what}") for what in ("object", "pair", "dict", "list_of_maps")),
     Kind("kinds:output_ambiguous", r"unclear which are the logits"),
-    Kind("kinds:output_of_pixels", r"a dict with out of shape \[\d+, 20, \d+, \d+\], and none of it is a score"),
+    Kind("kinds:output_of_maps", r"a dict with features of shape \[\d+, 20, \d+, \d+\], and none of it is a score"),
     Kind("kinds:through_numpy", no_gradient=True, unbatched=True, no_fast=True),
     Kind("kinds:without_gradient", no_gradient=True),
     *(Kind(f"kinds:{name}", RANDOM) for name in ("noisy", "drops_blocks")),

@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from isal import isal_zlib
-from PIL import ExifTags, Image, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageChops, UnidentifiedImageError
 
-from gradserve.decoding import OutOfRange, to_rgb, unit_range
+from gradserve.decoding import OutOfRange, has_sixteen_bits, to_rgb, unit_range
 from gradserve.v1 import common_pb2 as pb
 
 from ..config import LimitSettings
@@ -97,22 +97,24 @@ def _webp_size(start: bytes) -> tuple[int, int] | None:
     return (height & 0x3FFF, width & 0x3FFF) if start[12:16] == b"VP8 " else None
 
 
-def decode(image: pb.Image, limits: LimitSettings, shorter: int | None = None) -> DecodedPicture:
+def decode(
+    image: pb.Image, limits: LimitSettings, shorter: int | None = None, *, over_black: bool = False
+) -> DecodedPicture:
     """The picture, decoded whole. Raises BadImage.
 
     `shorter`: the side that is needed, if the picture may be decoded smaller than it is. JPEG files of at least four
-    times that side then are.
+    times that side then are. `over_black`: whether transparency is laid over black, and not over white.
     """
     kind = image.WhichOneof("kind")
     if kind == "encoded":
-        return _decode_file(image.encoded, limits, shorter)
+        return _decode_file(image.encoded, limits, shorter, over_black)
     if kind == "tensor":
         pixels = _decode_tensor(image.tensor, limits)
         return DecodedPicture(pixels, *pixels.shape[:2])
     raise BadImage("no picture was sent: set encoded or tensor")
 
 
-def _decode_file(data: bytes, limits: LimitSettings, shorter: int | None) -> DecodedPicture:
+def _decode_file(data: bytes, limits: LimitSettings, shorter: int | None, over_black: bool) -> DecodedPicture:
     if not data:
         raise BadImage("the file is empty")
     try:
@@ -126,7 +128,9 @@ def _decode_file(data: bytes, limits: LimitSettings, shorter: int | None) -> Dec
         with _memory.of(decode_bytes(picture, size)):
             picture.load()
             height, width = _upright(size, picture)
-            return DecodedPicture(to_rgb(picture), height, width)
+            rgb = to_rgb(picture)
+            darken = over_black and picture.has_transparency_data
+            return DecodedPicture(_without_white(rgb, picture) if darken else rgb, height, width)
     except BadImage:
         raise
     except OutOfRange as error:
@@ -138,6 +142,16 @@ def _decode_file(data: bytes, limits: LimitSettings, shorter: int | None) -> Dec
     except Exception as error:  # Pillow's decoders raise errors of any type for a damaged file.
         what = str(error) or type(error).__name__
         raise BadImage(f"the picture cannot be decoded: {what}; send the whole file, or save it anew as PNG") from error
+
+
+def _without_white(rgb: Image.Image, picture: Image.Image) -> Image.Image:
+    """A picture that was laid over white as over black: less the white that shone through."""
+    if has_sixteen_bits(picture):  # A PNG file may declare one value as transparent.
+        clear = np.asarray(picture) == picture.info["transparency"]
+        white = Image.fromarray(np.where(clear, 255, 0).astype(np.uint8))
+    else:
+        white = ImageChops.invert(picture.convert("RGBA").getchannel("A"))
+    return ImageChops.subtract(rgb, Image.merge("RGB", [white] * 3))
 
 
 def _upright(size: tuple[int, int], picture: Image.Image) -> tuple[int, int]:

@@ -25,7 +25,10 @@ def score_region(
     at: CallContext,
     violations: Violations,
 ) -> ScoredRegion | None:
-    """The weights of the positions, 1 inside and 0 outside; None, with a violation, where the region is at fault."""
+    """The weights of the positions, 1 inside and 0 outside; None, with a violation, where the region is at fault.
+
+    It is None too where the picture is not there, whose own violation says so: no region can be compared with it.
+    """
     kind, size = message.WhichOneof("kind"), picture.pixels.shape[:2]
     if kind is None:
         violations.add(path, NEEDED.format(name=card.name))
@@ -42,8 +45,8 @@ def score_region(
 
 
 def averaged(region: ScoredRegion | None) -> ScoredRegion | None:
-    """The same with weights whose sum is 1, so that scores are averaged."""
-    return None if region is None else replace(region, weights=region.weights / region.weights.sum())
+    """The same, over which scores are averaged instead of summed."""
+    return None if region is None else replace(region, averaged=True)
 
 
 def region_message(region: ScoredRegion) -> pb.ScoreRegion:
@@ -52,6 +55,11 @@ def region_message(region: ScoredRegion) -> pb.ScoreRegion:
         return pb.ScoreRegion(mask=pb.Image())
     x0, y0, x1, y1 = region.box
     return pb.ScoreRegion(box=pb.Box(x0=x0, y0=y0, x1=x1, y1=y1))
+
+
+def _is_missing(picture: images.ModelInput) -> bool:
+    """Whether a black picture stands in for one that could not be used."""
+    return not picture.region.image_width
 
 
 def _places(picture: images.ModelInput) -> tuple[np.ndarray, np.ndarray]:
@@ -74,6 +82,8 @@ def _in_box(box: pb.Box, picture: images.ModelInput, path: str, violations: Viol
         edges = f"x {box.x0:g} to {box.x1:g}, y {box.y0:g} to {box.y1:g}"
         violations.add(path, f"x0 must be less than x1, and y0 less than y1; was {edges}", for_every_model=True)
         return None
+    if _is_missing(picture):
+        return None
     rows, columns = _places(picture)
     inside = ((rows >= box.y0) & (rows < box.y1))[:, None] & ((columns >= box.x0) & (columns < box.x1))
     if not inside.any():
@@ -87,9 +97,11 @@ def _mask(
 ) -> np.ndarray | None:
     """The mask at the model's positions [h, w], bool; None with a violation."""
     try:
-        pixels = images.decode(image, at.limits).pixels
+        pixels = images.decode(image, at.limits, over_black=True).pixels
     except BadImage as error:
         violations.add(path, str(error), for_every_model=True)
+        return None
+    if _is_missing(picture):
         return None
     white = pixels.mean(2) >= HALF_WHITE[pixels.dtype.kind]
     own, whole = picture.pixels.shape[:2], (picture.region.image_height, picture.region.image_width)

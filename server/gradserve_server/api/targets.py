@@ -52,13 +52,21 @@ def target_of(
     if message.HasField("region") and not card.positions:
         why = f"{card.name} gives one score for each picture"
         violations.not_applicable(f"{path}.region does not apply, since {why}; leave it out")
-    elif message.HasField("region") and kind in ("unit", "similarity"):
+    elif message.HasField("region") and not reads_scores(message):
         violations.add(f"{path}.region", "is for classes, ranks and contrasts of them; leave it out")
     if kind == "contrast":
         return _contrast(message.contrast, card, f"{path}.contrast", own_size, violations)
     if kind == "similarity":
         return _similarity(message.similarity, card, f"{path}.similarity", at, violations)
     return single_target(message, card, path, own_size, violations)
+
+
+def reads_scores(message: pb.Target) -> bool:
+    """Whether a target reads scores of classes, and not layers alone."""
+    if message.WhichOneof("kind") == "contrast":
+        contrast = message.contrast
+        return contrast.HasField("others_of_top") or any(reads_scores(term.target) for term in contrast.terms)
+    return message.WhichOneof("kind") not in ("unit", "similarity")
 
 
 def _contrast(

@@ -7,6 +7,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from ..models.positions import PositionWeights
 from ..models.rules import Rule
 from ..models.taps import Side
 from .costs import rule_cost
@@ -46,9 +47,7 @@ class Query:
     rule: Rule = "plain"
     model: str | None = None  # Name of another model than the job's.
     unshared: bool = False  # Whether its passes have rows of no other query.
-    region: Tensor | None = (
-        None  # [H, W], weights of the positions that the logits are summed over; None is their mean.
-    )
+    region: PositionWeights | None = None  # For networks with scores of positions; None is the mean of all.
 
     @property
     def reads_logits(self) -> bool:

@@ -11,24 +11,26 @@ from torch import Tensor
 
 from ..engine.job import Steps
 from ..engine.query import Query
+from ..models.positions import PositionWeights
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ScoredRegion:
-    """The positions over which scores are summed."""
+    """The positions over which scores are summed or averaged."""
 
     weights: np.ndarray  # [H, W] float32, of the model's input.
     box: tuple[float, float, float, float] | None = None  # Left, top, right and bottom, if it was given so.
+    averaged: bool = False  # Whether the logits are the means of the scores instead of their sums.
 
 
 def within(steps: Steps, region: ScoredRegion | None, x: Tensor) -> Steps:
-    """Runs a method whose logits are the class scores summed over a region. Returns its result.
+    """Runs a method whose logits are the class scores summed or averaged over a region. Returns its result.
 
     None leaves the method as it is. Queries to another model than the job's keep theirs.
     """
     if region is None:
         return (yield from steps)
-    weights = torch.from_numpy(np.array(region.weights)).to(x)
+    weights = PositionWeights(torch.from_numpy(np.array(region.weights)).to(x), region.averaged)
 
     def placed(request: Any) -> Any:
         if isinstance(request, Query):

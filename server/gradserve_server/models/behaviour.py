@@ -85,6 +85,10 @@ class Unservable(ValueError):
     """A network whose answers would depend on chance or on the caller's company; the message says what to change."""
 
 
+class NoClassScores(Unservable):
+    """A network that gives no score for each class of an image, [images, classes]."""
+
+
 @dataclass(frozen=True)
 class Behaviour:
     """What must be known of a network that can be served. All texts are empty for most networks."""
@@ -124,9 +128,10 @@ def examine(network: nn.Module, images: Tensor, head: Head = PLAIN) -> Behaviour
         together = _run_watched(rows, network, images, range(len(images)), head)
         if together.dim() != 2 or together.shape[0] != len(images):
             size = "x".join(map(str, images.shape[2:]))
-            raise Unservable(
+            raise NoClassScores(
                 f"it returns {described(together)} for {len(images)} images of {size}, and must return a score for "
-                "each class, [images, classes]; add pooling and a last layer, or wrap it"
+                "each class, [images, classes]; add pooling and a last layer, or wrap it; scores of classes at each "
+                "position of a picture need labels in its entry where they have the shape of the picture itself"
             )
         if not together.shape[1]:
             raise Unservable(NOTHING.format(shape=list(together.shape)))

@@ -203,6 +203,11 @@ def read_catalogue(path: Path) -> list[ModelSpec]:
         except ValidationError as error:
             raise ValueError(mistakes(error, f"{path.name}, [models.{name}]", ModelSpec)) from error
         changes: dict[str, object] = {"builder": resolved(spec.builder, path.parent)}
+        if spec.revision and changes["builder"] != spec.builder:
+            folder = spec.builder.removeprefix("hf:")
+            what = f"revision is given, but the folder {folder} is beside the file"
+            remedy = f"write hf:./{folder} without revision, or move it"
+            raise ValueError(f"{path.name}, [models.{name}]: {what}; {remedy}")
         if names_file(spec):
             changes["weights"] = str(path.parent / spec.weights)
         if isinstance(spec.labels, Path):

@@ -54,7 +54,6 @@ def geometry_of(spec: ModelSpec, usual: Geometry | None) -> Geometry:
     Raises SizeFault.
     """
     own = usual or Geometry(USUAL_SIDE, USUAL_SIDE, Framing(USUAL_SIDE, USUAL_SIDE), "bilinear")
-    own = usual or Geometry(USUAL_SIDE, USUAL_SIDE, Framing(USUAL_SIDE, USUAL_SIDE), "bilinear")
     height, width = spec.height or own.height, spec.width or own.width
     framing = own.resize if spec.height is spec.width is None else Framing(height, width)
     if isinstance(spec.resize, int):

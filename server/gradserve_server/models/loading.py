@@ -56,6 +56,11 @@ class Source(NamedTuple):
     classes: int | None = None  # Size of the last layer, if the file of weights decided it.
     notes: tuple[str, ...] = ()
 
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Channels, height and width of an input."""
+        return self.channels, self.height, self.width
+
 
 class LoadError(ValueError):
     """A model that cannot be loaded; the message names the model and what was wrong."""

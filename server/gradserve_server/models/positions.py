@@ -1,13 +1,13 @@
 """Networks that give a score for each position, as for segmentation: [N, classes, h, w] becomes logits [N, classes].
 
-A hook on the network takes the mean over all positions, or, for rows with a region, the sum of the scores weighted by
-it. So all that reads logits, at load and in the engine, takes such a network like any other.
+A hook on the network takes the mean over all positions, or, for rows with a region, the sum or the mean of the scores
+weighted by it. So all that reads logits, at load and in the engine, takes such a network like any other.
 """
 
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextvars import ContextVar
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -23,42 +23,70 @@ NOTE = (
     "POSITIONS: it gives a score for each position: Explain and Attack take the region of which a class's scores are "
     "summed; other calls do not apply"
 )
-_regions: ContextVar[Tensor | None] = ContextVar("regions", default=None)
+
+
+class PositionWeights(NamedTuple):
+    """What the scores of positions are multiplied by before they are summed."""
+
+    weights: Tensor  # [H, W], of the network's input.
+    averaged: bool  # Whether the weights are divided by their sum at the output's positions, which gives the mean.
+
+
+class _Rows(NamedTuple):
+    """The weights of all rows of a pass."""
+
+    weights: Tensor  # [N, H, W]
+    averaged: Tensor  # [N], bool
+
+
+_regions: ContextVar[_Rows | None] = ContextVar("regions", default=None)
 
 
 class PositionScores:
     """The hook that makes logits [N, classes] of a network's scores of positions."""
 
     def __call__(self, module: nn.Module, arguments: Any, output: Any) -> Tensor | None:
-        """The mean over the positions, or the weighted sums of the regions; None leaves an output as it is."""
-        scores, weights = scores_of(output), _regions.get()
+        """The mean over the positions, or the sums or means of the regions; None leaves an output as it is."""
+        scores, rows = scores_of(output), _regions.get()
         if scores is None:
             return None
         scores = scores.float() if scores.dtype in (torch.float16, torch.bfloat16) else scores
-        if weights is None:
+        if rows is None:
             return scores.mean((2, 3))
-        weights = weights.to(scores)
+        weights, averaged = rows.weights.to(scores), rows.averaged.to(scores.device)[:, None, None]
         if weights.shape[1:] != scores.shape[2:]:  # A position counts by the share of it that is in the region.
             weights = F.interpolate(weights[:, None], scores.shape[2:], mode="area")[:, 0]
+        weights = torch.where(averaged, weights / weights.sum((1, 2), keepdim=True), weights)
         return (scores * weights[:, None]).sum((2, 3))
 
 
 def scores_of(output: Any) -> Tensor | None:
-    """The scores [N, classes, h, w] in an output: itself, what is called "out" or "logits", or the only such tensor."""
+    """The scores [N, classes, h, w] in an output: itself, or one of NAMES in a dict without scores of images."""
     if isinstance(output, Tensor):
-        return output if output.dim() == 4 and output.shape[2:].numel() > 1 else None
+        return output if _has_positions(output) else None
     if not isinstance(output, Mapping):
         return None
-    named = [found for name in NAMES if (found := scores_of(output.get(name))) is not None]
-    others = [value for value in output.values() if scores_of(value) is not None]
-    return named[0] if named else others[0] if len(others) == 1 else None
+    tensors = {name: value for name, value in output.items() if isinstance(value, Tensor)}
+    if any(value.dim() == 2 or value.shape[2:] == (1, 1) for value in tensors.values()):
+        return None  # This is a classifier that gives its features too.
+    named = [tensors[name] for name in NAMES if name in tensors]
+    return named[0] if named and all(map(_has_positions, named)) else None
 
 
-def pool_positions(network: nn.Module, *shape: int) -> bool:
-    """Gives a network the hook where its output for images of that shape has scores of positions; whether it did."""
+def _has_positions(tensor: Tensor) -> bool:
+    return tensor.dim() == 4 and tensor.shape[2:].numel() > 1
+
+
+def pool_positions(network: nn.Module, shape: tuple[int, int, int], labels: Sequence[str]) -> bool:
+    """Gives a network the hook where its output for images [C, H, W] has scores of positions; whether it did.
+
+    Without labels of its entry, an output of the images' own shape is taken for other images.
+    """
     with contextlib.suppress(Exception), torch.no_grad():  # A network that fails is told of where it is examined.
-        blank = torch.zeros(shape).to(next(network.parameters()))
-        if has_positions(network) or scores_of(network(blank)) is None:
+        blank = torch.zeros(2, *shape).to(next(network.parameters()))
+        output = network(blank)
+        scores = None if has_positions(network) else scores_of(output)
+        if scores is None or (output is scores and scores.shape[1:] == shape and not labels):
             return False
         network.register_forward_hook(PositionScores())
         return True
@@ -71,13 +99,15 @@ def has_positions(network: nn.Module) -> bool:
 
 
 @contextlib.contextmanager
-def summed_over(regions: Sequence[Tensor | None], height: int, width: int) -> Iterator[None]:
-    """Passes inside give the sums over the regions, weights [height, width], one for each row; the mean for None."""
+def summed_over(regions: Sequence[PositionWeights | None], height: int, width: int) -> Iterator[None]:
+    """Passes inside give the sums or means by weights [height, width], one for each row; None is the mean of all."""
     if all(region is None for region in regions):
         yield
         return
-    mean = torch.full((height, width), 1 / (height * width))
-    token = _regions.set(torch.stack([mean if each is None else each.to(mean) for each in regions]))
+    everywhere = PositionWeights(torch.ones(height, width), averaged=True)
+    rows = [everywhere if each is None else each for each in regions]
+    weights = torch.stack([each.weights.to(everywhere.weights) for each in rows])
+    token = _regions.set(_Rows(weights, torch.tensor([each.averaged for each in rows])))
     try:
         yield
     finally:

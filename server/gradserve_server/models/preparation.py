@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from ..accel.convolutions import HALF
 from ..accel.cpu_mode import KernelCache
 from ..accel.half_backward import HalfWeights
-from .behaviour import AMPLIFYING, Unservable, examine, trial_images, varied, watch
+from .behaviour import AMPLIFYING, NoClassScores, Unservable, examine, trial_images, varied, watch
 from .builders import text_of
 from .card import ModelCard, Precision
 from .casting import MAX_PARAMETERS_IN_DOUBLE, cast
@@ -81,7 +81,7 @@ def prepare_source(
     except LoadError:
         raise
     except (Unservable, NoLogits) as error:
-        if pool_positions(source.network, 2, source.channels, source.height, source.width):
+        if isinstance(error, NoClassScores | NoLogits) and pool_positions(source.network, source.shape, source.labels):
             return prepare_source(spec, source, device, dtype, fold=fold)
         raise LoadError(f"model {spec.name}: {error}") from error
     except Exception as error:

@@ -14,7 +14,7 @@ from ..accel.half_backward import HalfBackward, HalfWeights
 from .card import ModelCard, Precision
 from .channels import grey
 from .outputs import PLAIN, Head
-from .positions import summed_over
+from .positions import PositionWeights, summed_over
 from .relevance.mode import RelevanceRules
 from .rules import Relevance, Rule
 from .taps import Place, Side
@@ -70,12 +70,14 @@ class Prepared:
         scaled = scaled if self.channels_last else scaled.contiguous()
         return scaled.to(HALF) if self.precision == "fast" else scaled
 
-    def __call__(self, images: Tensor, rules: Sequence[Rule] = (), regions: Sequence[Tensor | None] = ()) -> Tensor:
+    def __call__(
+        self, images: Tensor, rules: Sequence[Rule] = (), regions: Sequence[PositionWeights | None] = ()
+    ) -> Tensor:
         """[N, 3, H, W] in [0, 1] -> logits [N, classes].
 
         `rules`: those of the backward pass, one for each row and ordered as by `rules.place`; those of ReLUs are no
         matter of the model, and `ReLURules` are entered before. `regions`: weights [H, W] of the positions whose scores
-        are summed, one or None for each row.
+        are summed or averaged, one or None for each row.
         """
         x = self.normalised(images)
         with self._mode(), self._relevance(rules, x), summed_over(regions, *images.shape[2:]):

@@ -34,7 +34,7 @@ from ..images import ModelInput, png
 from ..regions import averaged, score_region
 from ..reply import provenance, scores
 from ..request import Bound, CallContext, area, check_options, check_picture, model_of, task_of
-from ..targets import class_named, single_target, target_of
+from ..targets import class_named, reads_scores, single_target, target_of
 from .certificate import NORM, EncodedPicture, certified, magnified
 from .explain import calls_of, check_applies, explanation
 from .surrogates import check_gradient, check_surrogate
@@ -220,7 +220,9 @@ def _maps(
     targets = [] if target is None else [target]
     calls = calls_of(request.maps, "maps", card, targets, (size[0], size[1]), violations)
     check_applies(calls, card, violations)
-    if request.maps_target.HasField("region") and card.positions:
+    if not reads_scores(request.maps_target):
+        region = None
+    elif request.maps_target.HasField("region") and card.positions:
         region = score_region(request.maps_target.region, card, picture, "maps_target.region", at, violations)
     return [replace(call, region=region) for call in calls]
 

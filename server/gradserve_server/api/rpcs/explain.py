@@ -23,7 +23,7 @@ from ..images import ModelInput, png
 from ..regions import region_message, score_region
 from ..reply import provenance, target_message, target_name, tensor
 from ..request import Bound, CallContext, area, check_options, check_picture, in_exact, model_of, task_of
-from ..targets import ASIDE, MAX_TARGETS, aside, cam_layer, targets_of
+from ..targets import ASIDE, MAX_TARGETS, aside, cam_layer, reads_scores, targets_of
 
 MAX_METHODS = 16
 MAX_ROWS, MAX_REQUEST_ROWS = 4096, 16384  # The most rows of one method for one target, and of a request.
@@ -104,10 +104,11 @@ def regions_of(
         return [None] * max(1, len(messages))
     if not messages:
         violations.add(path, f"must name a class and its region, since {card.name} gives a score for each position")
-    reading = [message.WhichOneof("kind") not in ("unit", "similarity") for message in messages[:MAX_TARGETS]]
     return [
-        score_region(message.region, card, picture, f"{path}[{i}].region", at, violations) if reads else None
-        for i, (message, reads) in enumerate(zip(messages, reading, strict=False))
+        score_region(message.region, card, picture, f"{path}[{i}].region", at, violations)
+        if reads_scores(message)
+        else None
+        for i, message in enumerate(messages[:MAX_TARGETS])
     ]
 
 

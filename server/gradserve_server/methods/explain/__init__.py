@@ -126,7 +126,13 @@ def relevance_of(call: Call) -> Relevance | None:
 
 
 def first_rows(calls: Sequence[Call]) -> int:
-    """Forward passes that contrasts and similarities need before their maps; one for plain ranks is not counted."""
+    """Forward passes that the targets need before their maps.
+
+    Calls with regions share none, nor find their ranks in the pass of their map; without, one for plain ranks is not
+    counted.
+    """
+    if any(call.region is not None for call in calls):
+        return sum(look_up_rows([call.target]) for call in calls)
     return look_up_rows((call.target for call in calls), resolve_ranks=False)
 
 

@@ -19,6 +19,7 @@ from .names import CONFIG, HubName
 from .preset import HubFault, HubNetwork, Transform, measured_colours, proven
 
 PROCESSOR = "preprocessor_config.json"
+TIMM_KIND = "timm_wrapper"  # Its networks are timm's, made with whichever arguments the file names.
 COMMIT_DIGITS = 40
 LEVIT_SCALE = 256 / 224  # Of the size before the crop, in LevitImageProcessor.
 COLOUR_TOLERANCE = 1e-6
@@ -55,16 +56,31 @@ def _config(folder: Path) -> Any:
 
     content = json.loads((folder / CONFIG).read_text("utf-8"))
     kind = content.get("model_type")
-    if kind is None and "architecture" in content:
+    if kind == TIMM_KIND or (kind is None and "architecture" in content):
         file = folder / "model.safetensors"
         what = f"{folder} is a network of timm"
-        raise HubFault(f'{what}; write builder = "timm:{content["architecture"]}" and weights = "{file}"')
+        name = content.get("architecture", "NAME")
+        raise HubFault(f'{what}; write builder = "timm:{name}" and weights = "{file}"')
+    if kernel := next(_kernels(content), ""):
+        what = f"its {CONFIG} names {kernel} of the hub for its attention, which is code"
+        raise HubFault(f"{what}, and is never fetched; take attn_implementation out of a copy of it in a folder")
     try:
         return AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except ValueError as error:
         if "auto_map" in content:
             raise HubFault(f"{FOREIGN_CODE}; write a builder of your own, package.module:function") from error
         raise HubFault(f"transformers knows no model_type {kind!r}; is a newer version needed?") from error
+
+
+def _kernels(content: Any) -> Iterator[str]:
+    """The kernels that a configuration or a part of it names: repositories of the hub, OWNER/NAME."""
+    if isinstance(content, Mapping):
+        for key, value in content.items():
+            if "attn_implementation" in key:
+                values = value.values() if isinstance(value, Mapping) else (value,)
+                yield from (each for each in values if isinstance(each, str) and "/" in each)
+            else:
+                yield from _kernels(value)
 
 
 def _with_weights(folder: Path, config: Any) -> nn.Module:

@@ -11,7 +11,8 @@ from torch import nn
 from ..inputs import Colours, Geometry, Preset
 from ..preprocess import place
 
-TRIAL_SIZES = ((301, 200), (230, 411), (333, 334))  # Height and width of test pictures, also for odd differences.
+# Height and width of test pictures: odd differences, long ones as limits of a side tell, and one to enlarge.
+TRIAL_SIZES = ((301, 200), (230, 411), (333, 334), (120, 700), (700, 120), (40, 31))
 TOLERANCE = 2e-6  # Largest difference of a pixel in [0, 1], from rounding float32 in another order.
 
 Transform = Callable[[Image.Image], Any]  # A picture to the network's input [C, h, w], as the library does it.

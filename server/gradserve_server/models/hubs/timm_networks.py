@@ -16,6 +16,8 @@ from .preset import HubFault, HubNetwork, Transform, proven
 # Names of the files that timm's repositories have weights in, as timm itself looks for them.
 WEIGHTS = ("model.safetensors", "open_clip_model.safetensors")
 IMAGENET_CLASSES = 1000
+# Arguments of timm.create_model that name weights, which it would download or unpickle by itself.
+WEIGHTS_ARGUMENTS = ("checkpoint_path", "pretrained", "pretrained_cfg", "pretrained_cfg_overlay")
 MOVING = (
     "revision is not given: its weights are those that {repository} had when they were downloaded; "
     "give the commit to pin them"
@@ -42,6 +44,9 @@ def timm_network(spec: ModelSpec, named: HubName) -> HubNetwork:
     from timm.models import get_pretrained_cfg
 
     _check_name(named.name)
+    if chosen := [name for name in WEIGHTS_ARGUMENTS if name in spec.arguments]:
+        instead = 'weights = "DEFAULT", "random" or the path of a safetensors file'
+        raise HubFault(f"arguments must not name {' and '.join(chosen)}, which choose weights; write {instead}")
     published = get_pretrained_cfg(named.name).to_dict()
     arguments: dict[str, Any] = dict(spec.arguments)
     if spec.channels == 1 or published["input_size"][0] != spec.channels:
@@ -88,8 +93,6 @@ def _preset(spec: ModelSpec, network: Any) -> Preset:
 
     config = resolve_data_config(_sizes(spec), pretrained_cfg=network.pretrained_cfg)
     colours = _colours(spec, config)
-    if colours is None:
-        return Preset(labels=_labels(network))
     transform: Transform = create_transform(**config | {"mean": colours.mean, "std": colours.std}, is_training=False)
     geometry = proven(transform, _geometries(config), colours)
     if geometry is None and None in (spec.height, spec.width, spec.interpolation):
@@ -104,8 +107,8 @@ def _sizes(spec: ModelSpec) -> dict[str, Any]:
     return {"in_chans": spec.channels} | ({"img_size": size} if isinstance(size, int) else {})
 
 
-def _colours(spec: ModelSpec, config: Mapping[str, Any]) -> Colours | None:
-    """timm's normalisation, or None where the entry has its own. Raises HubFault where timm has none that fits."""
+def _colours(spec: ModelSpec, config: Mapping[str, Any]) -> Colours:
+    """timm's normalisation, or the entry's where that does not fit its channel. Raises HubFault without either."""
     mean, std = tuple(config["mean"]), tuple(config["std"])
     if spec.channels == 1 and len(mean) == 3:
         if len(set(mean)) == len(set(std)) == 1:
