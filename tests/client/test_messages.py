@@ -96,6 +96,8 @@ def test_regions():
     labels = np.array([[7, 0, 7], [1, 7, 2]])
     (masked,) = explain("gradient", region=labels == 7).targets
     assert masked.region.mask == inputs.message(np.uint8([[255, 0, 255], [0, 255, 0]]))
+    with pytest.raises(ValueError, match="a mask as an array has no alpha"):
+        explain("gradient", region=np.zeros((8, 8, 4), np.uint8))
     attack = attack_request(PIXELS, region=(1, 2.5, 3, 4))
     assert attack.score_region == box
 

@@ -8,6 +8,7 @@ from types import MappingProxyType
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from gradserve import inputs
 from gradserve.arguments import Contrast, ImageLike, Layout, Rank, RegionLike, Similarity, TargetLike, Unit
@@ -84,7 +85,7 @@ def target_message(target: TargetLike, layout: Layout = "HWC") -> common_pb2.Tar
 def score_region(region: RegionLike, layout: Layout = "HWC") -> common_pb2.ScoreRegion:
     """A box (x0, y0, x1, y1), or a mask as any picture, as a message. layout: the axes of an array."""
     if not isinstance(region, (tuple, list)):
-        return common_pb2.ScoreRegion(mask=inputs.message(_grey(region), layout))
+        return common_pb2.ScoreRegion(mask=inputs.message(_without_alpha(_grey(region), layout), layout))
     if len(region) != 4 or not all(isinstance(edge, Real) and not isinstance(edge, bool) for edge in region):
         raise ValueError(f"region is a box of four numbers (x0, y0, x1, y1), or a mask, not {region!r}")
     x0, y0, x1, y1 = map(float, region)
@@ -95,6 +96,14 @@ def _grey(mask: ImageLike) -> ImageLike:
     """The mask, as white on black where it is an array of bool."""
     array = inputs.as_array(mask) if hasattr(mask, "__array__") else None
     return mask if array is None or array.dtype != np.bool_ else array.astype(np.uint8) * 255
+
+
+def _without_alpha(mask: ImageLike, layout: Layout) -> ImageLike:
+    """The mask. Raises ValueError for an array with alpha, which would be laid over white, so that all were inside."""
+    shape = inputs.as_array(mask).shape if hasattr(mask, "__array__") else ()
+    if len(shape) == 3 and shape[2 if layout == "HWC" else 0] == 4 and not isinstance(mask, Image.Image):
+        raise ValueError("a mask as an array has no alpha: give [H, W], white inside and black outside")
+    return mask
 
 
 def target_of(target: common_pb2.Target) -> int | Unit | Contrast | Similarity:
