@@ -60,7 +60,7 @@ def test_explain_as_in_the_readme(run, photo_path, tmp_path):
     )
     assert code == 0
     assert "heat.png" in out
-    assert Image.open(tmp_path / "heat.png").size == (80, 60)
+    assert Image.open(tmp_path / "heat.png").size == (240, 180)
     assert np.load(tmp_path / "map.npy").shape == (SIZE, SIZE)
 
 

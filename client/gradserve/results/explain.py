@@ -19,6 +19,7 @@ from gradserve.results.common import Provenance, Region, Result, save_arrays
 from gradserve.v1 import common_pb2
 
 Map = np.ndarray[Any, np.dtype[np.float32]]
+_MIN_SIDE = 224  # Pixels of the longer side of an overlay, as of those that the server draws.
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -53,11 +54,12 @@ class Explanation(Result):
     def overlay(self, alpha: float = 0.5, scale: int | None = None, *, colormap: Colormap | None = None) -> Image.Image:
         """The map over the original photo, which is enlarged by a whole factor.
 
-        By default a small photo is enlarged until the map has about a value for each pixel. The colormap is inferno,
-        or RdBu_r for a map with negative values.
+        By default a small photo is enlarged until its longer side has at least 224 pixels and the map has about a value
+        for each pixel. The colormap is inferno, or RdBu_r for a map with negative values.
         """
         photo = self.original()
-        scale = scale or max(1, round(max(self.map.shape) / max(self.region.width, self.region.height, 1)))
+        values = round(max(self.map.shape) / max(self.region.width, self.region.height, 1))
+        scale = scale or max(1, values, -(-_MIN_SIDE // max(photo.size)))
         if scale > 1:
             photo = photo.resize((photo.width * scale, photo.height * scale), Image.Resampling.NEAREST)
         return images.overlay(photo, self.map, self.region.box(scale), alpha=alpha, colormap=colormap)
