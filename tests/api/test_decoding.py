@@ -184,6 +184,7 @@ def test_no_picture_is_decoded_on_the_event_loop(monkeypatch: pytest.MonkeyPatch
 
     monkeypatch.setattr(images, "decode", noted)
     card = SimpleNamespace(name="m", auto={}, precisions=("exact",), resize=Framing(8, 8), height=8, width=8)
+    card.positions = False
     pool: Any = SimpleNamespace(cards=_Cards({"m": card}), members=[], outstanding=0.0, queue_seconds=None)
     pool.using = lambda: nullcontext(pool.cards)
     metrics = Metrics()
