@@ -95,7 +95,7 @@ def test_the_smallest_size_works_and_its_half_does_not() -> None:
 
 def test_a_network_without_logits_is_refused() -> None:
     with pytest.raises(
-        LoadError, match=r"model m: it returns a tensor \[4, 4, \d+, \d+\] for 4 images of .* a score for each class"
+        LoadError, match=r"model m: it returns a tensor \[4, 2, 2, \d+, \d+\] for 4 images of .* a score for each class"
     ):
         prepare(ModelSpec(name="m", builder="networks:maps", height=16, width=16), CPU)
 
