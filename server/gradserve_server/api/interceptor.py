@@ -170,10 +170,7 @@ class RequestInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]
             self._metrics.cancelled.inc()
             raise
         except Exception as error:
-            refusal = translated(error)
-            if refusal is None:
-                logging.getLogger(__name__).exception("request %s failed", entry.id)
-                refusal = failure(Failure("internal", ""))
+            refusal = _refusal(error, entry.id)
             code = refusal.code
             if isinstance(refusal, Full):
                 self._metrics.rejected.labels(refusal.refused).inc()
@@ -230,6 +227,15 @@ def _counted(method: str) -> tuple[str, ...]:
     """The RPCs of GradientService of which a caller needs the right to one; none for calls that hold no place."""
     _, service, name = method.split("/")
     return (name,) if service == COUNTED_SERVICE else COUNTED_CALLS.get(method, ())
+
+
+def _refusal(error: Exception, request_id: str) -> RequestError:
+    """The error of the request that an exception stands for; one that nobody expected goes into the log."""
+    refusal = translated(error)
+    if refusal is None:
+        logging.getLogger(__name__).error("request %s failed", request_id, exc_info=error)
+        refusal = failure(Failure("internal", ""))
+    return refusal
 
 
 async def _nothing() -> None:

@@ -71,7 +71,7 @@ def _without(where: str, missing: Collection[str], names: Collection[str]) -> st
     pickled = [name for name in names if name.endswith(PICKLED)]
     if any(pattern.endswith(SAFETENSORS) for pattern in missing):
         has = f"has its weights as {', '.join(pickled[:3])} alone" if pickled else "has no weights"
-        convert = f"convert them: safetensors.torch.save_file(state_dict, {'model.safetensors'!r})"
+        convert = "convert them: safetensors.torch.save_file(state_dict, 'model.safetensors')"
         return f"{where} {has}; only safetensors files are loaded, in which no code can hide; {convert}"
     return f"{where} has no {', '.join(missing)}"
 
