@@ -37,9 +37,7 @@ def build(spec: ModelSpec) -> nn.Module:
     name, _, function = spec.source.partition(":")
     builder = _function(_imported(name), name, function)
     _check_arguments(builder, spec)
-    torch.manual_seed(spec.seed)  # This comes after the import, which may draw random numbers in its first run.
-    random.seed(spec.seed)
-    np.random.seed(spec.seed % 2**32)  # Builders may draw from any of these, and all workers must build the same.
+    seed_all(spec.seed)  # This comes after the import, which may draw random numbers in its first run.
     try:
         network = builder(**spec.arguments)
     except CheckpointError:
@@ -58,6 +56,13 @@ def check_sizes(network: nn.Module) -> None:
         raise BuilderFault(
             "it has Lazy layers without a size; let the builder run it once on zeros before returning it"
         )
+
+
+def seed_all(seed: int) -> None:
+    """Seeds all generators that a builder may draw from, since all workers must build the same network."""
+    torch.manual_seed(seed)
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
 
 
 def _imported(name: str) -> ModuleType:
