@@ -21,6 +21,7 @@ ENVIRONMENT = {
     "RAY_AUTH_MODE": "token",
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # Nothing listens on other addresses than 127.0.0.1.
     "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_worker_niceness": "0",  # At Ray's 15, beside other tests, it takes a worker a minute to begin.
 }
 
 

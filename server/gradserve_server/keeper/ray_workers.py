@@ -16,9 +16,12 @@ from ..pool.keys import Keys
 from ..pool.wire import WorkerSettings
 
 NAMESPACE = "gradserve"
-PLACING_SECONDS = 60.0  # Longest wait for a node with room for a worker.
+PLACING_SECONDS = 180.0  # Longest wait for a node with room for a worker, and for its process.
 NO_CLUSTER = "pool.engine is ray, but there is no cluster: start one with `ray start --head`, or set RAY_ADDRESS"
-NO_ROOM = f"Ray found no node with room for it within {PLACING_SECONDS:.0f} s; `ray status` shows what is free"
+NOT_PLACED = (
+    f"Ray did not start it within {PLACING_SECONDS:.0f} s: no node has room (`ray status` shows what is free), or the "
+    "node is too busy"
+)
 
 
 class RayWorker:
@@ -75,14 +78,14 @@ class RayCluster:
         self._actor_class, self._options = ray.remote(WorkerActor), {**needs, **spread}
 
     async def start(self, settings: WorkerSettings, name: bytes, endpoints: Sequence[str]) -> RayWorker:
-        """Starts a worker on the node that Ray chooses. Raises OSError where none has room."""
+        """Starts a worker on the node that Ray chooses. Raises OSError where it does not begin in time."""
         actor = self._actor_class.options(name=name.decode(), **self._options).remote()
         try:
             async with asyncio.timeout(PLACING_SECONDS):
                 pid = await actor.pid.remote()
         except TimeoutError:
             self._ray.kill(actor)
-            raise OSError(NO_ROOM) from None
+            raise OSError(NOT_PLACED) from None
         worker = RayWorker(self._ray, actor, pid)
         worker.serve(settings, name, endpoints, self._keys)
         return worker
