@@ -58,6 +58,7 @@ class Bound:
     methods: tuple[str, ...] = ()  # The names that the access log shows.
     maps: tuple[Call, ...] = ()  # The maps of an attack's two pictures.
     regions: tuple[pb.Region, ...] = ()  # Those of a batch's pictures, of which `picture` is the first.
+    small_reply: bool = False  # Whether to hand the reply to a thread would take longer than to make it.
 
 
 @dataclass(frozen=True, slots=True)

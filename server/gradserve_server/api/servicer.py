@@ -1,4 +1,4 @@
-"""The services: each RPC binds its request in a thread, runs its task in the pool, encodes its reply in a thread."""
+"""The services: each RPC binds its request in a thread, runs its task in the pool, and encodes its reply."""
 
 import asyncio
 import os
@@ -80,6 +80,8 @@ class GradientService(service_pb2_grpc.GradientServiceServicer):
             outcome = await self.outcome(bound.task)
             self.count(bound, outcome)
             with span("encode"):
+                if bound.small_reply:
+                    return rpc.reply(request, bound, outcome)
                 return await self.in_thread(rpc.reply, request, bound, outcome)
 
     async def _stream(self, event: type[Any], rpc: RpcModule, request: Any, context: grpc.aio.ServicerContext) -> None:

@@ -32,6 +32,7 @@ MAX_MAP_BYTES = 60 << 20  # The most bytes of maps in one reply.
 MAP_BYTES = {explain_pb2.MAP_FORMAT_FLOAT16: 2, explain_pb2.MAP_FORMAT_PNG: 1}
 OVERLAY_BYTES = 3  # Bytes of a pixel.
 MIN_OVERLAY_SIDE = 224  # Pixels of the longer side. A smaller overlay is magnified by a whole number.
+MAX_SMALL_BYTES = 256 << 10  # The most bytes of maps that are copied into a reply in some microseconds.
 MAX_FLOAT16, MIN_FLOAT16 = float(np.finfo(np.float16).max), float(np.finfo(np.float16).tiny)
 NO_CONTRAST = (
     "NO_CONTRAST: by this rule the relevance hardly depends on which class or unit it is of; a contrast, "
@@ -61,7 +62,7 @@ def bind(request: explain_pb2.ExplainRequest, at: CallContext) -> Bound:
     violations.check()
     task = task_of(options, card, picture.pixels, ExplainArguments(calls), cost_of(calls, card, picture.pixels), at)
     methods = tuple(dict.fromkeys(call.method for call in calls))
-    return Bound(task, card, picture, methods)
+    return Bound(task, card, picture, methods, small_reply=_has_small_reply(request, len(calls), size))
 
 
 def cost_of(calls: Sequence[Call], card: ModelCard, pixels: np.ndarray) -> float:
@@ -165,6 +166,12 @@ def _check_reply(request: explain_pb2.ExplainRequest, maps: int, size: tuple[int
     if maps * size[0] * size[1] * pixel > MAX_MAP_BYTES:
         limit = f"a reply carries {MAX_MAP_BYTES >> 20} MiB; ask for fewer at once, or as FLOAT16 or PNG"
         violations.add("methods", f"{maps} maps of {size[1]}x{size[0]} are too much: {limit}")
+
+
+def _has_small_reply(request: explain_pb2.ExplainRequest, maps: int, size: tuple[int, int]) -> bool:
+    """Whether the reply has numbers alone, and few."""
+    pictures = request.overlay or request.format == explain_pb2.MAP_FORMAT_PNG
+    return not pictures and maps * size[0] * size[1] * 4 <= MAX_SMALL_BYTES
 
 
 def check_applies(calls: Sequence[Call], card: ModelCard, violations: Violations) -> None:

@@ -8,6 +8,7 @@ from ..reply import best, provenance, scores
 from ..request import Bound, CallContext, area, check_options, check_picture, model_of, task_of
 
 DEFAULT_TOP_K, MAX_TOP_K = 5, 1000  # The numbers of classes in a reply.
+MAX_SMALL_TOP_K = 50  # The most classes of which a reply is made in some microseconds.
 
 
 def bind(request: predict_pb2.PredictRequest, at: CallContext) -> Bound:
@@ -19,7 +20,7 @@ def bind(request: predict_pb2.PredictRequest, at: CallContext) -> Bound:
     options = check_options("predict", request.options, card, at, violations)
     violations.check()
     task = task_of(options, card, picture.pixels, None, card.gflop * area(picture.pixels, card), at)
-    return Bound(task, card, picture)
+    return Bound(task, card, picture, small_reply=top_k_of(request) <= MAX_SMALL_TOP_K)
 
 
 def reply(request: predict_pb2.PredictRequest, bound: Bound, outcome: Outcome) -> predict_pb2.PredictResponse:
