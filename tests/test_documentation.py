@@ -56,7 +56,7 @@ SERVER_COMMANDS: dict[str, Callable[..., None]] = {
 }
 BENCH_ONLY = {"httpx", "litserve"}  # packages that only benchmarks need
 # Commands of the client that take long, or ask for more than the fake server has: only their arguments are checked.
-NOT_RUN = {"demo", "robustness", "surrogate", "bench", "models"}
+NOT_RUN = {"demo", "robustness", "surrogate", "bench", "models", "replay"}
 
 
 def name_of(path: Path) -> str:
@@ -165,11 +165,14 @@ def make_files(words: list[str]) -> None:
     """The files and folders that an example names."""
     for before, word in pairwise(["", *words]):
         path = Path(word)
-        if path.suffix in {".jpg", ".png"} and not before.startswith("--out"):
+        if word.endswith("/") and before == "explain":
+            path.mkdir()
+            Image.new("RGB", (60, 40)).save(path / "photo.png")
+        elif path.suffix in {".jpg", ".png"} and not before.startswith("--out"):
             path = path.with_stem(path.stem.replace("*", "photo"))
             Image.fromarray(np.full((40, 60, 3), 90, np.uint8)).save(path)
         elif path.suffix in {".npz", ".toml"}:
-            path.parent.mkdir(exist_ok=True)
+            path.parent.mkdir(parents=True, exist_ok=True)
             path.touch()
         elif before == "--data":
             path.mkdir(parents=True)

@@ -14,6 +14,7 @@ from gradserve.results.attack import Attack
 from gradserve.results.explain import Explanation, Explanations
 from gradserve.results.predict import Prediction
 from gradserve.transport.aio_connection import AsyncConnection
+from gradserve.v1 import explain_pb2
 
 
 class AsyncPhotoCalls(AsyncConnection):
@@ -74,8 +75,14 @@ class AsyncPhotoCalls(AsyncConnection):
         `overlay` also asks the server for a picture.
         """
         request = await asyncio.to_thread(explain.explain_request, image, methods, target=target, **arguments)
-        maps = explain.explanations(request, await self._call(self._stubs.gradients.Explain, request, timeout))
+        maps = await self.explain_message(request, timeout=timeout)
         return maps if are_several(methods) or isinstance(target, list) else maps[0]
+
+    async def explain_message(
+        self, request: explain_pb2.ExplainRequest, *, timeout: float | None = None
+    ) -> Explanations:
+        """The maps that a message asks for."""
+        return explain.explanations(request, await self._call(self._stubs.gradients.Explain, request, timeout))
 
     async def attack(
         self,

@@ -14,6 +14,7 @@ from gradserve.results.attack import Attack
 from gradserve.results.explain import Explanation, Explanations
 from gradserve.results.predict import Prediction
 from gradserve.transport.connection import Connection
+from gradserve.v1 import explain_pb2
 
 
 class PhotoCalls(Connection):
@@ -74,8 +75,12 @@ class PhotoCalls(Connection):
         `overlay` also asks the server for a picture.
         """
         request = explain.explain_request(image, methods, target=target, **arguments)
-        maps = explain.explanations(request, self._call(self._stubs.gradients.Explain, request, timeout))
+        maps = self.explain_message(request, timeout=timeout)
         return maps if are_several(methods) or isinstance(target, list) else maps[0]
+
+    def explain_message(self, request: explain_pb2.ExplainRequest, *, timeout: float | None = None) -> Explanations:
+        """The maps that a message asks for."""
+        return explain.explanations(request, self._call(self._stubs.gradients.Explain, request, timeout))
 
     def attack(
         self,

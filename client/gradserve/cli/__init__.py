@@ -19,6 +19,7 @@ from gradserve.cli.commands.management import load, reload, unload
 from gradserve.cli.commands.maximize import dream, maximize
 from gradserve.cli.commands.models import models
 from gradserve.cli.commands.predict import predict
+from gradserve.cli.commands.replay import replay_command
 from gradserve.cli.commands.robustness import robustness
 from gradserve.cli.commands.stylize import stylize
 from gradserve.cli.commands.surrogate import surrogate
@@ -51,6 +52,7 @@ def _options(
 
 app.command()(predict)
 app.command()(explain)
+app.command("replay")(replay_command)
 app.command()(attack)
 app.command()(robustness)
 app.command()(surrogate)

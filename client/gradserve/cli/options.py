@@ -108,10 +108,8 @@ Preprocess = Annotated[
     str,
     one_of("--preprocess", names=PREPROCESS_NAMES, text=f"{PREPROCESS_TEXT}.", rich_help_panel=_REQUEST),
 ]
-Priority = Annotated[
-    str,
-    one_of("--priority", names=fields.choices(common_pb2.Priority.DESCRIPTOR), text="{}.", rich_help_panel=_REQUEST),
-]
+PRIORITIES = list(fields.choices(common_pb2.Priority.DESCRIPTOR))
+Priority = Annotated[str, one_of("--priority", names=PRIORITIES, text="{}.", rich_help_panel=_REQUEST)]
 Precision = Annotated[
     str,
     one_of("--precision", names=fields.choices(common_pb2.Precision.DESCRIPTOR), text="{}.", rich_help_panel=_REQUEST),

@@ -1,7 +1,6 @@
 """What the commands print and write: tables for people, JSON for programs, pictures and maps in files."""
 
 import json
-import re
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -24,6 +23,7 @@ from rich.progress import (
 
 from gradserve.colours import Colormap
 from gradserve.results import pictures
+from gradserve.results.common import slug
 from gradserve.results.explain import Explanation
 
 T = TypeVar("T")
@@ -140,7 +140,7 @@ class OutputPaths:
     def path(self, photo: Path, result: Explanation, several_targets: bool) -> Path:
         """The path for one explanation of a photo: PHOTO-METHOD[-TARGET], numbered if that is taken."""
         return self.place(
-            "-".join([photo.stem, result.method, *([_slug(result.target_name)] if several_targets else [])])
+            "-".join([photo.stem, result.method, *([slug(result.target_name)] if several_targets else [])])
         )
 
     def place(self, stem: str) -> Path:
@@ -168,7 +168,3 @@ def save(result: Explanation, path: Path, picture: str, colormap: Colormap | Non
 def expected(photos: Sequence[Path], methods: Sequence[object], targets: Sequence[object]) -> int:
     """How many maps there will be."""
     return len(photos) * len(methods) * max(1, len(targets))
-
-
-def _slug(name: str) -> str:
-    return re.sub(r"[^A-Za-z0-9.]+", "_", name).strip("_")[:60] or "target"

@@ -106,13 +106,38 @@ def _request(
 def explanations(request: explain_pb2.ExplainRequest, reply: explain_pb2.ExplainResponse) -> Explanations:
     """The reply of Explain as results, which keep the picture that was sent."""
     region, provenance = region_of(reply.region), provenance_of(reply.provenance)
-    return Explanations([explanation_of(each, request.image, region, provenance) for each in reply.explanations])
+    return Explanations(
+        [
+            explanation_of(each, request.image, region, provenance, _request_of_one(request, each, place))
+            for place, each in enumerate(reply.explanations)
+        ]
+    )
+
+
+def _request_of_one(
+    request: explain_pb2.ExplainRequest, each: explain_pb2.Explanation, place: int
+) -> explain_pb2.ExplainRequest:
+    """The request of one map alone, without its picture; ranks and defaults are those that the reply tells."""
+    alone = explain_pb2.ExplainRequest(
+        model=request.model,
+        preprocess=request.preprocess,
+        methods=[each.method],
+        format=request.format,
+        options=request.options,
+    )
+    asked = request.targets[place % len(request.targets)] if request.targets else None
+    alone.targets.append(asked if asked is not None and asked.HasField("similarity") else each.target)
+    return alone
 
 
 def explanation_of(
-    each: explain_pb2.Explanation, image: common_pb2.Image, region: Region, provenance: Provenance
+    each: explain_pb2.Explanation,
+    image: common_pb2.Image,
+    region: Region,
+    provenance: Provenance,
+    request: explain_pb2.ExplainRequest | None = None,
 ) -> Explanation:
-    """One map as a result."""
+    """One map as a result, with the request of it alone where there is one."""
     chosen = each.method.WhichOneof("method")
     return Explanation(
         map=_map(each),
@@ -131,6 +156,7 @@ def explanation_of(
         provenance=provenance,
         served_overlay=each.overlay or None,
         image=image,
+        request=request,
     )
 
 

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import re
 from collections.abc import Iterator, Mapping, Set
 from dataclasses import dataclass
 from functools import cache
@@ -39,6 +40,11 @@ def save_arrays(path: str | os.PathLike[str], metadata: Mapping[str, Any], **arr
         there = {name: array for name, array in arrays.items() if array is not None}
         np.savez_compressed(file, metadata=np.array(json.dumps(metadata)), **there)
     return path
+
+
+def slug(name: str) -> str:
+    """A name as a part of a file's name: letters, digits, dots and underscores, at most 60."""
+    return re.sub(r"[^A-Za-z0-9.]+", "_", name).strip("_")[:60] or "target"
 
 
 def npz_path(path: str | os.PathLike[str]) -> Path:

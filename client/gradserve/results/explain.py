@@ -1,6 +1,7 @@
 """What Explain gives: maps of what a score depends on."""
 
 import base64
+import hashlib
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any, overload
 
 import numpy as np
+from google.protobuf import json_format
 from PIL import Image
 
 from gradserve import images
@@ -16,7 +18,7 @@ from gradserve.arguments import Contrast, Similarity, Unit
 from gradserve.colours import Colormap
 from gradserve.parameters.method import ParameterValue
 from gradserve.results.common import Provenance, Region, Result, save_arrays
-from gradserve.v1 import common_pb2
+from gradserve.v1 import common_pb2, explain_pb2
 
 Map = np.ndarray[Any, np.dtype[np.float32]]
 _MIN_SIDE = 224  # Pixels of the longer side of an overlay, as of those that the server draws.
@@ -42,6 +44,7 @@ class Explanation(Result):
     provenance: Provenance
     served_overlay: bytes | None = None
     image: common_pb2.Image = field(default_factory=common_pb2.Image)
+    request: explain_pb2.ExplainRequest | None = None  # What asks for this map alone, without the picture.
 
     def original(self) -> Image.Image:
         """The picture that was sent, upright and in RGB."""
@@ -68,16 +71,24 @@ class Explanation(Result):
         """What JSON takes of it, with the size of the map in its place."""
         return {**super().to_dict(), "map_size": list(self.map.shape)}
 
+    def metadata(self) -> dict[str, Any]:
+        """`to_dict`, with what asks for the map again: the `request` as JSON, and the SHA-256 of the `picture`."""
+        origin: dict[str, Any] = {"picture": {"sha256": picture_sha256(self.image)}}
+        if self.request is not None:
+            origin["request"] = json_format.MessageToDict(self.request, preserving_proto_field_name=True)
+        return {**self.to_dict(), **origin}
+
     def save(self, path: str | os.PathLike[str], *, colormap: Colormap | None = None) -> Path:
         """Save the map itself if the path ends in .npy or .npz, else the overlay in the format of the path's ending.
 
-        A .npz file has `map`, `coarse` where there is one, and `metadata`: `to_dict` with the provenance, as JSON.
+        A .npz file has `map`, `coarse` where there is one, and `metadata` as JSON, from which `gradserve replay`
+        computes it again.
         """
         path, ending = Path(path), Path(path).suffix.lower()
         if ending == ".npy":
             np.save(path, self.map)
         elif ending == ".npz":
-            save_arrays(path, self.to_dict(), map=self.map, coarse=self.coarse)
+            save_arrays(path, self.metadata(), map=self.map, coarse=self.coarse)
         else:
             self.overlay(colormap=colormap).save(path)
         return path
@@ -141,12 +152,13 @@ class Explanations(Sequence[Explanation]):
     def save(self, path: str | os.PathLike[str], *, colormap: Colormap | None = None) -> Path:
         """Save the maps [N, H, W] if the path ends in .npy or .npz, else the sheet in the format of the path's ending.
 
-        A .npz file has `maps`, and `metadata`: `to_dict` with the provenance, as JSON.
+        A .npz file has `maps`, and `metadata` as JSON: that of each map, in a list of `explanations`.
         """
         path, ending = Path(path), Path(path).suffix.lower()
         if ending in (".npy", ".npz"):
             maps = np.stack([each.map for each in self._all])
-            np.save(path, maps) if ending == ".npy" else save_arrays(path, self.to_dict(), maps=maps)
+            metadata = {"explanations": [each.metadata() for each in self._all]}
+            np.save(path, maps) if ending == ".npy" else save_arrays(path, metadata, maps=maps)
         else:
             self.sheet(colormap=colormap).save(path)
         return path
@@ -162,3 +174,9 @@ class Explanations(Sequence[Explanation]):
             for each in self._all
         )
         return f"<div style='display:flex;flex-wrap:wrap;gap:1em'>{figures}</div>"
+
+
+def picture_sha256(image: common_pb2.Image) -> str:
+    """The SHA-256, in hexadecimal digits, of a picture's file or of its pixels as they were sent."""
+    data = image.encoded if image.WhichOneof("kind") == "encoded" else image.tensor.data
+    return hashlib.sha256(data).hexdigest()

@@ -8,13 +8,17 @@ from typing import Annotated, Any, cast, get_args
 import typer
 from rich.table import Table
 
+from gradserve.arguments import RegionLike
 from gradserve.cli import options, output, parse
+from gradserve.cli.commands import explain_folder
 from gradserve.colours import Colormap
+from gradserve.folders.run import FolderPlan
 from gradserve.messages import fields
 from gradserve.messages.explain import EXPLAIN_METHOD
 from gradserve.results.explain import Explanation
 
 _METHODS = fields.names(EXPLAIN_METHOD)
+PhotosOrFolder = Annotated[list[Path], typer.Argument(help="Picture files, or one folder of them.", exists=True)]
 
 
 @dataclass(frozen=True)
@@ -44,7 +48,9 @@ class OutputFiles:
 
     out: Annotated[
         Path | None,
-        typer.Option("--out", "-o", help="Picture file, or folder for several.", rich_help_panel="Output"),
+        typer.Option(
+            "--out", "-o", help="Picture file, or folder for several; maps for a folder.", rich_help_panel="Output"
+        ),
     ] = None
     save_map: Annotated[
         Path | None,
@@ -66,6 +72,47 @@ class OutputFiles:
             rich_help_panel="Output",
         ),
     ] = None
+    restart: Annotated[
+        bool,
+        typer.Option("--restart", help="Compute a folder's maps anew that are in --out.", rich_help_panel="Output"),
+    ] = False
+
+
+@dataclass(frozen=True)
+class MapsRequest:
+    """What requests for maps carry; those of a folder's pictures leave the way to others."""
+
+    preprocess: options.Preprocess = "model_default"
+    priority: Annotated[
+        str | None,
+        options.one_of(
+            "--priority",
+            names=options.PRIORITIES,
+            text="{}. Default: interactive, for a folder batch.",
+            rich_help_panel="Request",
+        ),
+    ] = None
+    concurrency: Annotated[
+        int | None,
+        typer.Option(
+            "--concurrency",
+            min=1,
+            help="Photos that are under way at once. Default: 8, for a folder 32.",
+            rich_help_panel="Request",
+        ),
+    ] = None
+    precision: options.Precision = "auto"
+    seed: options.Seed = None
+    time_budget: options.TimeBudget = None
+    allow_partial: options.AllowPartial = False
+    quick_decode: options.QuickDecode = False
+    alone: options.Alone = False
+
+    def arguments(self, region: RegionLike | None, *, folder: bool = False) -> dict[str, Any]:
+        """The arguments of `explain_many`, but for the model, methods and targets."""
+        given = {name: value for name, value in vars(self).items() if value is not None}
+        defaults = {"priority": "batch", "concurrency": 32} if folder else {"priority": "interactive", "concurrency": 8}
+        return {**defaults, **given, "region": region}
 
 
 @dataclass(frozen=True)
@@ -80,12 +127,12 @@ class Saved:
 
 @options.grouped
 def explain(
-    photos: options.Photos,
+    photos: PhotosOrFolder,
     *,
     selection: Selection,
     model: options.Model = "",
     files: OutputFiles,
-    request: options.GradientsRequest,
+    request: MapsRequest,
     connection: options.Connection,
     timeout: options.Timeout = options.DEFAULT_TIMEOUT,
     as_json: options.Json = False,
@@ -95,20 +142,30 @@ def explain(
     Pictures go to --out, or to the current folder as PHOTO-METHOD.png. What the model's crop left out of a photo is
     dark and grey. The score is the target's: a class's logit, or a unit's value.
 
+    Of a folder, all pictures are explained into the folder --out: for each its maps as .npz, its overlays, and a page,
+    index.html. A run that was ended goes on when it is started again.
+
     Example: `gradserve explain photo.jpg --method smooth_grad --param samples=25 --out heat.png --save-map map.npy`
 
     Example: `gradserve explain *.jpg --method grad_cam --method gradient --target tabby --target rank:2 --out maps/`
+
+    Example: `gradserve explain photos/ --method grad_cam --method smooth_grad --out maps/`
     """
     targets = [parse.target(text) for text in selection.target]
     methods = parse.methods(selection.method, selection.param)
     region = parse.region(selection.region)
+    colormap = cast(Colormap | None, files.colormap)
+    if any(photo.is_dir() for photo in photos):
+        folder, out = only_folder(photos, files), files.out or Path("maps")
+        plan = FolderPlan(folder, out, methods, targets, model, request.arguments(region, folder=True), colormap)
+        explain_folder.run(plan, connection, timeout, restart=files.restart, as_json=as_json)
+        return
     total = output.expected(photos, methods, targets)
     pictures = output.OutputPaths(files.out, ".png", total)
     maps = output.OutputPaths(files.save_map, ".npy", total) if files.save_map else None
-    colormap = cast(Colormap | None, files.colormap)
     saved: list[Saved] = []
     with connection.client(timeout) as client:
-        answers = client.explain_many(photos, methods, target=targets, region=region, model=model, **vars(request))
+        answers = client.explain_many(photos, methods, target=targets, model=model, **request.arguments(region))
         try:
             for photo, results in output.progress(zip(photos, answers, strict=True), len(photos), "explain"):
                 for each in results:
@@ -118,6 +175,21 @@ def explain(
         finally:
             if saved:  # After an error, this is what was saved before it.
                 _print(saved, as_json)
+
+
+def only_folder(photos: list[Path], files: OutputFiles) -> Path:
+    """The folder that was given. Raises ValueError for more arguments, and for options that are about files."""
+    if len(photos) > 1:
+        raise ValueError(
+            "give one folder, or files; of a folder all pictures are explained, those of folders in it too"
+        )
+    if files.save_map or files.picture != "overlay":
+        raise ValueError(
+            "--save-map and --picture are for files; of a folder, maps (.npz) and overlays are saved in --out"
+        )
+    if files.out and files.out.exists() and not files.out.is_dir():
+        raise ValueError(f"--out {files.out}: for a folder of pictures it must be a folder too")
+    return photos[0]
 
 
 def _print(saved: list[Saved], as_json: bool) -> None:
