@@ -65,6 +65,11 @@ def map_from_png(png: bytes, low: float, high: float) -> Array:
     return (low + levels / np.float32(255) * (high - low)).astype(np.float32)
 
 
+def mask(png: bytes) -> Array:
+    """A mask that came as 8-bit PNG, as bool: white is True."""
+    return np.asarray(Image.open(io.BytesIO(png)).convert("L")) > 127
+
+
 def from_file(data: bytes) -> Image.Image:
     """The picture in the bytes of a file: upright, RGB, transparency over white."""
     return decoding.to_rgb(Image.open(io.BytesIO(data)))

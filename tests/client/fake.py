@@ -255,6 +255,13 @@ def _explanation(request, method, target) -> explain_pb2.Explanation:
         answer.raw.CopyFrom(common_pb2.Tensor(shape=values.shape, dtype=dtype, data=values.astype(kind).tobytes()))
     if request.overlay:
         answer.overlay = images.png(images.heatmap(values))
+    if request.segment:
+        mask = np.zeros((SIZE, SIZE), np.uint8)
+        mask[SIZE // 2 :] = 255
+        answer.segment.mask = images.png(images.Image.fromarray(mask))
+        answer.segment.outline.extend([0, 30, 80, 30, 80, 60, 0, 60])
+        answer.segment.box.CopyFrom(common_pb2.Box(x0=0, y0=30, x1=80, y1=60))
+        answer.segment.share = 0.5
     return answer
 
 

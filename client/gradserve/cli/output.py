@@ -158,11 +158,11 @@ class OutputPaths:
 
 
 def save(result: Explanation, path: Path, picture: str, colormap: Colormap | None = None) -> Path:
-    """Save the overlay or the heatmap, or the map itself if the path ends in .npy or .npz."""
-    if picture == "heatmap" and path.suffix not in (".npy", ".npz"):
-        result.heatmap(colormap).save(path)
-        return path
-    return result.save(path, colormap=colormap)
+    """Save the overlay, the heatmap or the object, or the map itself if the path ends in .npy or .npz."""
+    if path.suffix in (".npy", ".npz") or picture == "overlay" or (picture == "cutout" and result.segment is None):
+        return result.save(path, colormap=colormap)
+    (result.cutout() if picture == "cutout" else result.heatmap(colormap)).save(path)
+    return path
 
 
 def expected(photos: Sequence[Path], methods: Sequence[object], targets: Sequence[object]) -> int:

@@ -33,7 +33,7 @@ from gradserve.messages.common import (
 from gradserve.parameters.common import Preprocess
 from gradserve.parameters.explain import ExplainParameters, MapFormat
 from gradserve.results.common import Provenance, Region
-from gradserve.results.explain import Explanation, Explanations
+from gradserve.results.explain import Explanation, Explanations, Segment
 from gradserve.v1 import common_pb2, explain_pb2
 
 EXPLAIN_METHOD: Any = explain_pb2.ExplainMethod.DESCRIPTOR
@@ -45,11 +45,13 @@ class ExplainArguments(PhotoOptions, ExplainParameters, total=False):
 
     region: where the scores of the targets are summed, for networks that give a score for each position.
     format: in which maps travel, "float32" (default), "float16" or "png". overlay: also ask the server for a picture.
+    segment: also cut out the object that each map lies on.
     """
 
     region: RegionLike | None
     format: MapFormat
     overlay: bool
+    segment: bool
 
 
 _PARAMETERS = ExplainParameters.__annotations__.keys()
@@ -83,6 +85,7 @@ def _request(
     layout: Layout = "HWC",
     format: MapFormat = "float32",
     overlay: bool = False,
+    segment: bool = False,
     **options: Unpack[Options],
 ) -> explain_pb2.ExplainRequest:
     targets = target if isinstance(target, list) else [] if target is None else [target]
@@ -99,6 +102,7 @@ def _request(
         targets=messages,
         format=choice("format", _FORMAT, format),
         overlay=overlay,
+        segment=segment,
         options=request_options(**options),
     )
 
@@ -123,6 +127,7 @@ def _request_of_one(
         preprocess=request.preprocess,
         methods=[each.method],
         format=request.format,
+        segment=request.segment,
         options=request.options,
     )
     asked = request.targets[place % len(request.targets)] if request.targets else None
@@ -157,6 +162,17 @@ def explanation_of(
         served_overlay=each.overlay or None,
         image=image,
         request=request,
+        segment=_segment(each.segment) if each.HasField("segment") else None,
+    )
+
+
+def _segment(message: explain_pb2.Segment) -> Segment:
+    box = message.box
+    return Segment(
+        mask=images.mask(message.mask),
+        outline=tuple(zip(message.outline[::2], message.outline[1::2], strict=True)),
+        box=(box.x0, box.y0, box.x1, box.y1),
+        share=message.share,
     )
 
 

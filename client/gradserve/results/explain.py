@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -25,6 +26,24 @@ _MIN_SIDE = 224  # Pixels of the longer side of an overlay, as of those that the
 
 
 @dataclass(frozen=True, eq=False, repr=False)
+class Segment(Result):
+    """The object that a map lies on.
+
+    mask: [H, W] bool in the size of the model's input. outline: its corners, each x and y, and box: x0, y0, x1, y1,
+    both in pixels of the original picture (upright). share: how much of what the model saw it covers.
+    """
+
+    mask: np.ndarray[Any, np.dtype[np.bool_]]
+    outline: tuple[tuple[float, float], ...]
+    box: tuple[float, float, float, float]
+    share: float
+
+    def __repr__(self) -> str:
+        box = ", ".join(f"{each:.0f}" for each in self.box)
+        return f"<Segment: {self.share:.1%} of what the model saw, box {box}>"
+
+
+@dataclass(frozen=True, eq=False, repr=False)
 class Explanation(Result):
     """One method's map for one target: which pixels the score depends on."""
 
@@ -45,6 +64,7 @@ class Explanation(Result):
     served_overlay: bytes | None = None
     image: common_pb2.Image = field(default_factory=common_pb2.Image)
     request: explain_pb2.ExplainRequest | None = None  # What asks for this map alone, without the picture.
+    segment: Segment | None = None
 
     def original(self) -> Image.Image:
         """The picture that was sent, upright and in RGB."""
@@ -67,6 +87,18 @@ class Explanation(Result):
             photo = photo.resize((photo.width * scale, photo.height * scale), Image.Resampling.NEAREST)
         return images.overlay(photo, self.map, self.region.box(scale), alpha=alpha, colormap=colormap)
 
+    def cutout(self) -> Image.Image:
+        """The object of `segment` as a picture with alpha (RGBA), cropped to its box. Raises ValueError without one."""
+        if self.segment is None:
+            raise ValueError("there is no object: ask for it by segment=True, and see the warnings of the explanation")
+        photo, (left, top, right, bottom) = self.original().convert("RGBA"), self.region.box()
+        inside = Image.fromarray(self.segment.mask.astype(np.uint8) * 255).resize((right - left, bottom - top))
+        alpha = Image.new("L", photo.size)
+        alpha.paste(inside, (left, top))
+        photo.putalpha(alpha)
+        x0, y0, x1, y1 = self.segment.box
+        return photo.crop((int(x0), int(y0), max(int(x0) + 1, math.ceil(x1)), max(int(y0) + 1, math.ceil(y1))))
+
     def to_dict(self) -> dict[str, Any]:
         """What JSON takes of it, with the size of the map in its place."""
         return {**super().to_dict(), "map_size": list(self.map.shape)}
@@ -81,14 +113,15 @@ class Explanation(Result):
     def save(self, path: str | os.PathLike[str], *, colormap: Colormap | None = None) -> Path:
         """Save the map itself if the path ends in .npy or .npz, else the overlay in the format of the path's ending.
 
-        A .npz file has `map`, `coarse` where there is one, and `metadata` as JSON, from which `gradserve replay`
-        computes it again.
+        A .npz file has `map`, `coarse` and the `mask` of a segment where there are such, and `metadata` as JSON, from
+        which `gradserve replay` computes it again.
         """
         path, ending = Path(path), Path(path).suffix.lower()
         if ending == ".npy":
             np.save(path, self.map)
         elif ending == ".npz":
-            save_arrays(path, self.metadata(), map=self.map, coarse=self.coarse)
+            mask = self.segment.mask if self.segment else None
+            save_arrays(path, self.metadata(), map=self.map, coarse=self.coarse, mask=mask)
         else:
             self.overlay(colormap=colormap).save(path)
         return path

@@ -59,6 +59,7 @@ class Bound:
     maps: tuple[Call, ...] = ()  # The maps of an attack's two pictures.
     regions: tuple[pb.Region, ...] = ()  # Those of a batch's pictures, of which `picture` is the first.
     small_reply: bool = False  # Whether to hand the reply to a thread would take longer than to make it.
+    reply_gflop: float = 0.0  # What making it is worth, where that takes so long that callers must take turns.
 
 
 @dataclass(frozen=True, slots=True)

@@ -80,9 +80,15 @@ class GradientService(service_pb2_grpc.GradientServiceServicer):
             outcome = await self.outcome(bound.task)
             self.count(bound, outcome)
             with span("encode"):
-                if bound.small_reply:
-                    return rpc.reply(request, bound, outcome)
-                return await self.in_thread(rpc.reply, request, bound, outcome)
+                return await self._reply(rpc, request, bound, outcome)
+
+    async def _reply(self, rpc: RpcModule, request: Any, bound: Bound, outcome: Outcome) -> Any:
+        """The reply, from where its callers and others wait least."""
+        if bound.small_reply:
+            return rpc.reply(request, bound, outcome)
+        if bound.reply_gflop:
+            return await self._decoders.run(request_log.get().caller, rpc.reply, request, bound, outcome)
+        return await self.in_thread(rpc.reply, request, bound, outcome)
 
     async def _stream(self, event: type[Any], rpc: RpcModule, request: Any, context: grpc.aio.ServicerContext) -> None:
         """Answers an RPC that is one task by a stream of events: its progress, then its reply."""
@@ -180,7 +186,7 @@ class GradientService(service_pb2_grpc.GradientServiceServicer):
             self._admission.check(self._expected.priced(bound.task))
         else:
             self._admission.check_alone(bound.task)
-        self._charge(entry.caller, bound.task.cost)
+        self._charge(entry.caller, bound.task.cost + bound.reply_gflop)
         return bound
 
     def _charge(self, caller: Caller, gflop: float) -> None:

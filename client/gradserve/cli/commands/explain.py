@@ -61,7 +61,10 @@ class OutputFiles:
         ),
     ] = None
     picture: Annotated[
-        str, options.one_of("--picture", names=("overlay", "heatmap"), text="{}.", rich_help_panel="Output")
+        str,
+        options.one_of(
+            "--picture", names=("overlay", "heatmap", "cutout"), text="{}, the object.", rich_help_panel="Output"
+        ),
     ] = "overlay"
     colormap: Annotated[
         str | None,
@@ -101,6 +104,12 @@ class MapsRequest:
             rich_help_panel="Request",
         ),
     ] = None
+    segment: Annotated[
+        bool,
+        typer.Option(
+            "--segment", help="Also cut out the object that each map lies on; see --json.", rich_help_panel="Request"
+        ),
+    ] = False
     precision: options.Precision = "auto"
     seed: options.Seed = None
     time_budget: options.TimeBudget = None
@@ -165,7 +174,8 @@ def explain(
     maps = output.OutputPaths(files.save_map, ".npy", total) if files.save_map else None
     saved: list[Saved] = []
     with connection.client(timeout) as client:
-        answers = client.explain_many(photos, methods, target=targets, model=model, **request.arguments(region))
+        arguments = request.arguments(region) | ({"segment": True} if files.picture == "cutout" else {})
+        answers = client.explain_many(photos, methods, target=targets, model=model, **arguments)
         try:
             for photo, results in output.progress(zip(photos, answers, strict=True), len(photos), "explain"):
                 for each in results:

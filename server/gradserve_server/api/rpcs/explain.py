@@ -23,6 +23,7 @@ from ..images import ModelInput, png
 from ..regions import region_message, score_region
 from ..reply import provenance, target_message, target_name, tensor
 from ..request import Bound, CallContext, area, check_options, check_picture, in_exact, model_of, task_of
+from ..segments import NO_SEGMENT, segment, segment_message
 from ..targets import ASIDE, MAX_TARGETS, aside, cam_layer, reads_scores, targets_of
 
 MAX_METHODS = 16
@@ -33,6 +34,8 @@ MAP_BYTES = {explain_pb2.MAP_FORMAT_FLOAT16: 2, explain_pb2.MAP_FORMAT_PNG: 1}
 OVERLAY_BYTES = 3  # Bytes of a pixel.
 MIN_OVERLAY_SIDE = 224  # Pixels of the longer side. A smaller overlay is magnified by a whole number.
 MAX_SMALL_BYTES = 256 << 10  # The most bytes of maps that are copied into a reply in some microseconds.
+MAX_SEGMENTS = 16  # The most maps of a request that are cut out.
+SEGMENT_GFLOP = 5.0  # What cutting out one is worth.
 MAX_FLOAT16, MIN_FLOAT16 = float(np.finfo(np.float16).max), float(np.finfo(np.float16).tiny)
 NO_CONTRAST = (
     "NO_CONTRAST: by this rule the relevance hardly depends on which class or unit it is of; a contrast, "
@@ -62,7 +65,9 @@ def bind(request: explain_pb2.ExplainRequest, at: CallContext) -> Bound:
     violations.check()
     task = task_of(options, card, picture.pixels, ExplainArguments(calls), cost_of(calls, card, picture.pixels), at)
     methods = tuple(dict.fromkeys(call.method for call in calls))
-    return Bound(task, card, picture, methods, small_reply=_has_small_reply(request, len(calls), size))
+    small = _has_small_reply(request, len(calls), size)
+    cuts = len(calls) * SEGMENT_GFLOP if request.segment else 0.0
+    return Bound(task, card, picture, methods, small_reply=small, reply_gflop=cuts)
 
 
 def cost_of(calls: Sequence[Call], card: ModelCard, pixels: np.ndarray) -> float:
@@ -166,11 +171,15 @@ def _check_reply(request: explain_pb2.ExplainRequest, maps: int, size: tuple[int
     if maps * size[0] * size[1] * pixel > MAX_MAP_BYTES:
         limit = f"a reply carries {MAX_MAP_BYTES >> 20} MiB; ask for fewer at once, or as FLOAT16 or PNG"
         violations.add("methods", f"{maps} maps of {size[1]}x{size[0]} are too much: {limit}")
+    if request.segment and maps > MAX_SEGMENTS:
+        violations.add(
+            "segment", f"at most {MAX_SEGMENTS} maps are cut out at once, these would be {maps}; leave it out"
+        )
 
 
 def _has_small_reply(request: explain_pb2.ExplainRequest, maps: int, size: tuple[int, int]) -> bool:
     """Whether the reply has numbers alone, and few."""
-    pictures = request.overlay or request.format == explain_pb2.MAP_FORMAT_PNG
+    pictures = request.overlay or request.segment or request.format == explain_pb2.MAP_FORMAT_PNG
     return not pictures and maps * size[0] * size[1] * 4 <= MAX_SMALL_BYTES
 
 
@@ -201,10 +210,21 @@ def reply(request: explain_pb2.ExplainRequest, bound: Bound, outcome: Outcome) -
         message = explanation(call, answer, bound.card, request.format)
         if request.overlay:
             message.overlay = overlaid(bound.task.image, answer.values)
+        if request.segment:
+            cut_out(message, bound, answer.values)
         explanations.append(message)
     return explain_pb2.ExplainResponse(
         explanations=explanations, region=bound.picture.region, provenance=provenance(bound, outcome)
     )
+
+
+def cut_out(message: explain_pb2.Explanation, bound: Bound, values: np.ndarray) -> None:
+    """Adds the object that the map lies on, or why there is none."""
+    found = segment(bound.task.image, values)
+    if found is None:
+        message.warnings.append(NO_SEGMENT)
+    else:
+        message.segment.CopyFrom(segment_message(found, bound.picture.region))
 
 
 def rows_by_method(bound: Bound, outcome: Outcome) -> Mapping[str, int]:
