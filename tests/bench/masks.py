@@ -1,6 +1,6 @@
 """Is the object that a map points to cut out well? Photos pasted as ellipses on others, whose masks are known.
 
-Each ellipse of 11 to 22 % of the picture shows the middle of a photo that the network knows, and its class is the target.
+Each ellipse of 11 to 22 % of the picture shows the middle of a photo that the network knows, whose class is the target.
 The pasted edges are sharp, which flatters every map; a Gaussian in the middle and the true mask are the controls.
 
 `python -m tests.bench.masks --help`

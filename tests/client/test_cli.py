@@ -134,7 +134,7 @@ def test_warnings_name_the_map_where_there_are_several(run, photo_path):
         (["--method", "gradient", "--method", "grad_cam", "--param", "layer=x"], "write METHOD.layer=x"),
         (["--target", "unit:x"], "write unit:LAYER:CHANNEL"),
         (["--target", "0", "--target", "1", "--out", "heat.png"], "give a folder"),
-        (["--picture", "both"], "must be one of overlay, heatmap; not 'both'"),
+        (["--picture", "both"], "must be one of overlay, heatmap, cutout; not 'both'"),
         (["--priority", "urgent"], "must be one of interactive, batch; not 'urgent'"),
         (["--no-such-option"], "--no-such-option"),
     ],
@@ -286,3 +286,15 @@ def test_health_is_an_exit_code(run, server):
 def test_a_layer_may_be_named_with_its_call():
     assert parse.target("unit:layer1.0.relu:0:17:3,5") == Unit("layer1.0.relu:0", 17, 3, 5)
     assert parse.target("unit:layer1.0.relu:0:17") == Unit("layer1.0.relu:0", 17)
+
+
+def test_an_object_is_cut_out(run, photo_path, tmp_path):
+    code, _, err = run("explain", photo_path, "--method", "gradient", "--picture", "cutout", "--out", "object.png")
+    assert code == 0, err
+    with Image.open(tmp_path / "object.png") as cut:
+        assert cut.mode == "RGBA"
+        assert cut.size == (80, 30)
+    code, out, _ = run("explain", photo_path, "--method", "gradient", "--segment", "--json")
+    [found] = json.loads(out)["explanations"]
+    assert found["segment"]["box"] == [0, 30, 80, 60]
+    assert found["segment"]["share"] == 0.5

@@ -11,6 +11,7 @@ from gradserve.cli import command_lines
 from gradserve.cli.commands import serve
 from gradserve.cli.commands.attack import attack
 from gradserve.cli.commands.bench import bench
+from gradserve.cli.commands.bias import bias
 from gradserve.cli.commands.differentiate import differentiate
 from gradserve.cli.commands.explain import explain
 from gradserve.cli.commands.health import health
@@ -54,6 +55,7 @@ app.command()(predict)
 app.command()(explain)
 app.command("replay")(replay_command)
 app.command()(attack)
+app.command()(bias)
 app.command()(robustness)
 app.command()(surrogate)
 app.command()(maximize)
