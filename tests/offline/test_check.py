@@ -178,6 +178,16 @@ def test_what_is_odd(builder: str) -> None:
     assert not others or builder == "constant", "nothing else is odd about it"
 
 
+@pytest.mark.parametrize("builder", ["certain", "with_dead_layer"])
+def test_random_weights_are_not_judged_as_trained_ones(builder: str) -> None:
+    assert checked(f"odd_networks:{builder}", weights="random").odd == ()
+
+
+def test_weights_without_use_are_odd_even_where_they_are_random() -> None:
+    (text,) = checked("odd_networks:with_unused_layers", weights="random").odd
+    assert "do not depend on the weights of aside, never" in text
+
+
 @pytest.mark.parametrize("builder", ["aux_branches", "in_graph_module", "weights_lent", "called_past_hooks"])
 def test_layers_that_are_reached_on_other_ways_are_not_odd(builder: str) -> None:
     assert not [text for text in checked(f"kinds:{builder}").odd if "depend on the weights" in text]
