@@ -110,7 +110,7 @@ def test_a_map_that_fails(run: Run) -> None:
         ("[models.it]\nheigth = 3\n", [], "[models.it]: unknown key heigth"),
         ("[pool]\nthreads = 0\n", [], "threads"),
         ("nonsense", [], "models.toml"),
-        ("", ["--model", "a:b"], "--model takes a name"),
+        ("", ["--model", "a:b"], "--model takes NAME, timm:NAME or hf:NAME_OR_FOLDER"),
         ("", ["--config", "gone.toml"], "gone.toml"),
         ("", ["--threads", "0"], "--threads"),
         ("", ["--device", "tpu"], "tpu"),

@@ -31,7 +31,8 @@ def _hf_fault(spec: ModelSpec, named: HubName) -> str:
         return _folder_fault(named.folder)
     if not spec.revision:
         what = f"revision is missing: what {named.name} is on the hub may change"
-        return f'{what}; give revision = "COMMIT", which its page shows, or a folder, hf:./FOLDER'
+        flag = f"--model hf:{named.name}@COMMIT"
+        return f'{what}; give revision = "COMMIT" ({flag}), which its page shows, or a folder, hf:./FOLDER'
     return ""
 
 
