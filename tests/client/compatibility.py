@@ -39,7 +39,7 @@ def copied(folder: Path) -> Path:
     """A copy of what a wheel is built from: building leaves files behind."""
     for part in ("client", "server"):
         shutil.copytree(ROOT / part, folder / part, ignore=shutil.ignore_patterns("*.egg-info", "__pycache__", "build"))
-    for part in ("pyproject.toml", "setup.py", "README.md", "LICENSE"):
+    for part in ("pyproject.toml", "setup.py", "MANIFEST.in", "README.md", "LICENSE"):
         shutil.copy(ROOT / part, folder)
     return folder
 
