@@ -148,6 +148,7 @@ def test_any_sequence_of_methods_is_several():
             "no parameter of smooth_grad 'sample'; nearest: samples",
         ),
         (lambda: explain("grad_cam", precison="fast"), "no argument of explain 'precison'; nearest: precision"),
+        (lambda: explain("grad_cam", tagret=3), "no argument of explain 'tagret'; nearest: target"),
         (lambda: explain("grad_cam", lyer="fc"), "no parameter of grad_cam 'lyer'; nearest: layer"),
         (lambda: explain("smooth_grad", samples=2.5), "smooth_grad.samples: must be a whole number"),
         (lambda: explain("smooth_grad", samples=True), "smooth_grad.samples: must be a whole number"),

@@ -86,10 +86,9 @@ def settings(message: Any, texts: Sequence[str], steps: int | None) -> dict[str,
     values: dict[str, Any] = {} if steps is None else {"steps": steps}
     for text in texts:
         name, equals, value = text.partition("=")
-        field = message.fields_by_name.get(name)
-        if not equals or field is None:
+        if not equals:
             raise ValueError(f"--param {text}: write NAME=VALUE, NAME one of {settings_of(message)}")
-        values[name] = fields.read(field, name, value)
+        values[name] = fields.parse_setting(message, "settings", name, value)
     return values
 
 

@@ -70,7 +70,7 @@ class AttackArguments(PhotoOptions, AttackParameters, total=False):
 
 
 _PARAMETERS = AttackParameters.__annotations__.keys()
-_OWN = AttackArguments.__annotations__.keys() - _PARAMETERS
+_OWN = AttackArguments.__annotations__.keys() - _PARAMETERS | {"timeout"}
 
 
 def attack_request(

@@ -1,6 +1,6 @@
 """Pure functions that several RPCs share: arguments -> parts of requests, parts of replies -> parts of results."""
 
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Iterable, Mapping, Sequence, Set
 from datetime import timedelta
 from difflib import get_close_matches
 from numbers import Integral, Real
@@ -154,6 +154,13 @@ def split(
             raise fields.unknown(f"argument of {call}", name, own)
     named = {name: value for name, value in arguments.items() if name in own}
     return named, {name: value for name, value in arguments.items() if name not in own}
+
+
+def check_names(call: str, arguments: Iterable[str], own: Set[str]) -> None:
+    """Raises ValueError for an argument that is none of the call's own, with the nearest that is."""
+    for name in arguments:
+        if name not in own:
+            raise fields.unknown(f"argument of {call}", name, own)
 
 
 def set_method(message: Any, method: object, shorthand: Mapping[str, ParameterValue] = MappingProxyType({})) -> Any:

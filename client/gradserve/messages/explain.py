@@ -53,7 +53,7 @@ class ExplainArguments(PhotoOptions, ExplainParameters, total=False):
 
 
 _PARAMETERS = ExplainParameters.__annotations__.keys()
-_OWN = ExplainArguments.__annotations__.keys() - _PARAMETERS
+_OWN = ExplainArguments.__annotations__.keys() - _PARAMETERS | {"target", "timeout"}
 
 
 def explain_request(
