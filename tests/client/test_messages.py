@@ -1,6 +1,5 @@
 import inspect
 import re
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -102,12 +101,38 @@ def test_regions():
     assert attack.score_region == box
 
 
-def test_regions_of_the_command_line():
+def test_regions_of_the_command_line(photo_path):
     assert parse.region(None) is None
     assert parse.region("box:1,2.5,3,4") == (1, 2.5, 3, 4)
-    assert parse.region("mask.png") == Path("mask.png")
-    with pytest.raises(ValueError, match="--region box:1,2: write box:x0,y0,x1,y1 in pixels of the photo"):
-        parse.region("box:1,2")
+    assert parse.region(str(photo_path)) == photo_path
+
+
+FORM = "write box:x0,y0,x1,y1 in pixels of the photo, or a mask's file"
+WRONG_REGIONS = {
+    "box:1,2": f"--region box:1,2: {FORM}",
+    "box:1 2.5 -3 4": "write --region box:1,2.5,-3,4",
+    "100,50,300,250": "--region 100,50,300,250 is no file; write --region box:100,50,300,250",
+    "(100, 50, 300, 250)": "write --region box:100,50,300,250",
+    "BOX=100;50;300;250": "write --region box:100,50,300,250",
+    "mask:m.png": "--region mask:m.png is no file; a mask is its file alone; write --region m.png",
+    "gone.png": f"--region gone.png is no file; {FORM}",
+    "1,2,3": FORM,
+    "": FORM,
+}
+
+
+@pytest.mark.parametrize("text", WRONG_REGIONS)
+def test_the_right_form_of_a_region_is_told(text):
+    with pytest.raises(ValueError, match=re.escape(WRONG_REGIONS[text]) + "$"):
+        parse.region(text)
+
+
+def test_a_region_is_no_target():
+    for text, where in (("box:1,2,3,4", "box:1,2,3,4"), ("mask:m.png", "m.png")):
+        with pytest.raises(ValueError, match=f"and its region is --region {where}$"):
+            parse.target(text)
+    assert parse.target("mask: of gauze") == "mask: of gauze"
+    assert parse.target("box: open") == "box: open"
 
 
 def test_no_target_and_many():
