@@ -139,6 +139,26 @@ def test_published_weights_are_read_by_timm_from_the_file(tmp_path: Path, monkey
         load(ModelSpec(name="m", builder="timm:resnet18", arguments={"num_classes": 7}))
 
 
+SAFE = {
+    None: "model.safetensors",
+    "open_clip_pytorch_model.bin": "open_clip_model.safetensors",
+    "other.bin": "other.safetensors",
+    "model-00001-of-00018.safetensors": "model-00001-of-00018.safetensors",
+}
+
+
+@pytest.mark.parametrize("name", SAFE)
+def test_the_file_is_that_which_timm_would_take(name: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    from timm.models._hub import HF_WEIGHTS_NAME, _get_safe_alternatives
+
+    monkeypatch.setattr(timm_networks, "fetched", lambda repository, revision, needed: Path(*needed[0]))
+    path, _ = timm_networks._weights(spec("timm:m"), {"hf_hub_id": "a/b", "hf_hub_filename": name})
+    assert path.name == SAFE[name]
+    assert list(_get_safe_alternatives(name or HF_WEIGHTS_NAME)) in ([SAFE[name]], [])
+    with pytest.raises(HubFault, match=r"a/b has its weights as m\.pt; only safetensors files are loaded"):
+        timm_networks._weights(spec("timm:m"), {"hf_hub_id": "a/b", "hf_hub_filename": "m.pt"})
+
+
 def test_timms_function_goes_on_working_and_tells_its_normalisation() -> None:
     assert [hub_name(f"timm:{name}") for name in (TIMM_FUNCTION, "resnet18")] == [None, ("timm", "resnet18")]
     functions = {name for name in dir(timm) if isinstance(getattr(timm, name), type(load))}
