@@ -17,11 +17,13 @@ from torch import nn
 from zoo import CPU
 
 from gradserve_server.models import builders
+from gradserve_server.models.card import Framing
 from gradserve_server.models.catalogue import ModelSpec, read_catalogue
 from gradserve_server.models.faults import faults_of
 from gradserve_server.models.hubs import faults, timm_networks
 from gradserve_server.models.hubs.names import TIMM_FUNCTION, hub_name
 from gradserve_server.models.hubs.preset import HubFault
+from gradserve_server.models.inputs import Geometry, geometry_of
 from gradserve_server.models.loading import LoadError, load
 from gradserve_server.models.preparation import prepare_source
 from gradserve_server.models.preprocess import place
@@ -228,6 +230,25 @@ def test_a_size_to_stretch_to_and_one_that_is_too_small() -> None:
     assert load(spec("timm:resnet18", height=32, width=48)).resize == (32, 48, False, False)
     with pytest.raises(LoadError, match=re.escape("resize is [30, 50], and must be at least height and width, 32x48")):
         load(entry.model_copy(update={"resize": (30, 50)}))
+
+
+USUAL = Geometry(224, 208, Framing(256, 256, floored=True), "bicubic")
+REPEATED: list[dict[str, Any]] = [
+    {"height": 224},
+    {"height": 224, "width": 208},
+    {"resize": 256},
+    {"height": 224, "width": 208, "resize": 256, "interpolation": "bicubic"},
+]
+
+
+@pytest.mark.parametrize("facts", REPEATED, ids=str)
+def test_a_value_that_repeats_the_usual_one_changes_nothing(facts: dict[str, Any]) -> None:
+    assert geometry_of(spec("timm:resnet18", **facts), USUAL) == USUAL
+    stretched = USUAL._replace(resize=Framing(300, 310, stretched=True, floored=True))
+    if "resize" not in facts:
+        assert geometry_of(spec("timm:resnet18", **facts), stretched) == stretched
+    assert geometry_of(spec("timm:resnet18", resize=[300, 310]), stretched) == stretched
+    assert geometry_of(spec("timm:resnet18", **facts | {"width": 200}), USUAL) != USUAL
 
 
 class Net(nn.Linear):
