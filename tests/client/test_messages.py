@@ -4,13 +4,13 @@ import re
 import numpy as np
 import pytest
 
-from gradserve import Client, Method, Rank, Unit, inputs
+from gradserve import Client, Contrast, Method, Rank, Similarity, Unit, errors, inputs
 from gradserve.cli import parse
 from gradserve.messages import fields
-from gradserve.messages.attack import attack_request
+from gradserve.messages.attack import attack_request, attack_result
 from gradserve.messages.common import request_options
-from gradserve.messages.explain import EXPLAIN_METHOD, explain_request
-from gradserve.v1 import common_pb2, explain_pb2
+from gradserve.messages.explain import EXPLAIN_METHOD, explain_request, explanations
+from gradserve.v1 import attack_pb2, common_pb2, explain_pb2
 
 PIXELS = np.zeros((8, 8, 3), dtype=np.uint8)
 
@@ -125,6 +125,31 @@ WRONG_REGIONS = {
 def test_the_right_form_of_a_region_is_told(text):
     with pytest.raises(ValueError, match=re.escape(WRONG_REGIONS[text]) + "$"):
         parse.region(text)
+
+
+PART_OF_A_TARGET = {
+    "contrast": {"target": [0, Contrast(0, 1)]},
+    "similarity": {"target": Similarity(PIXELS)},
+    "region": {"target": [1], "region": (1, 2, 3, 4)},
+    "contrast and no region": {"target": Contrast(0, 1), "region": (1, 2, 3, 4)},
+}
+
+
+@pytest.mark.parametrize("part", PART_OF_A_TARGET)
+def test_a_server_that_leaves_out_a_part_of_a_target_is_told_of(part):
+    """An older server reads neither; what it answers is of class 0 or of the predicted class."""
+    request = explain(["gradient", "deconvnet"], **PART_OF_A_TARGET[part])
+    assert not list(explanations(explain("gradient"), explain_pb2.ExplainResponse()))
+    answers = [explain_pb2.Explanation(target=common_pb2.Target(class_index=0))] * 2 * len(request.targets)
+    provenance = common_pb2.Provenance(server_version="0.0.1")
+    says = f"the server, version 0.0.1, is older than this client and knows no {part} as target: it answered for ano"
+    with pytest.raises(errors.Unimplemented, match=says):
+        explanations(request, explain_pb2.ExplainResponse(explanations=answers, provenance=provenance))
+    if part in ("contrast", "similarity"):
+        maps = {"maps": "gradient", "maps_target": Contrast(0, 1) if part == "contrast" else Similarity(PIXELS)}
+        reply = attack_pb2.AttackResponse(map_before=answers[0], provenance=provenance)
+        with pytest.raises(errors.Unimplemented, match=says):
+            attack_result(attack_request(PIXELS, **maps), reply)
 
 
 def test_a_region_is_no_target():
