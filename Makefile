@@ -27,7 +27,7 @@ load: .venv/ready  ## soaks, overload and fuzz, each in its long form: about hal
 test-processors: .venv/ready  ## tests of kernels, precisions, engine and company as on older processors
 	OMP_NUM_THREADS=1 $(BIN)/python tests/processors.py $(ARGS)
 
-test-client: .venv/ready  ## the client's tests without the server, at its oldest and newest packages; ARGS="protobuf4"
+test-client: .venv/ready  ## the client's tests without the server, at its oldest and newest packages; ARGS="protobuf4"; ARGS=--short: the least
 	$(BIN)/python tests/client/compatibility.py $(ARGS)
 
 notebooks: .venv/ready  ## run the notebooks of examples/ and keep their pictures in them

@@ -20,4 +20,6 @@ def extras(release: bool) -> dict[str, list[str]]:
     return {"server": [f"gradserve-server{where}"], **named, **groups}
 
 
-setup(extras_require=extras(release="GRADSERVE_RELEASE" in os.environ))
+# A source distribution has no server beside it, so that a wheel that is made of it is one for a release.
+in_checkout = (SERVER / "gradserve_server").is_dir()
+setup(extras_require=extras(release="GRADSERVE_RELEASE" in os.environ or not in_checkout))

@@ -2,8 +2,9 @@
 
     python tests/wheels.py
 
-The wheels are left in dist/. Each environment is a fresh one of the running Python. Those with the server see the
-packages of the running environment, so that torch is not downloaded again; the client's come from the package index.
+The wheels are made of source distributions, and must be those that the checkout gives; they are left in dist/. Each
+environment is a fresh one of the running Python. Those with the server see the packages of the running environment, so
+that torch is not downloaded again; the client's come from the package index.
 """
 
 import os
@@ -12,6 +13,7 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
+import threading
 import tomllib
 import venv
 import zipfile
@@ -23,9 +25,11 @@ DIST = ROOT / "dist"
 MAX_CLIENT_BYTES = 1 << 20
 PACKAGES = Path(sysconfig.get_paths()["purelib"])
 START_SECONDS = 240
+STOP_SECONDS = 60
 SENTENCE = (
     "error: this needs the server, which is not installed; install the server with\n  pip install 'gradserve[server]'"
 )
+SDIST = "import os, sys; os.chdir(sys.argv[1]); from setuptools import build_meta; build_meta.build_sdist(sys.argv[2])"
 PICTURE = "import sys; from PIL import Image; Image.effect_noise((8, 8), 99).save(sys.argv[1])"
 
 
@@ -40,23 +44,37 @@ def run(*command: str | Path, status: int = 0, **variables: str) -> str:
     return str(done.stdout)
 
 
-def build(source: Path) -> tuple[Path, Path]:
-    """The wheels of client and server, as for a release."""
+def build(source: Path, folder: Path) -> tuple[Path, Path]:
+    """The wheels of client and server, as for a release: by way of source distributions, which `folder` gets."""
     shutil.rmtree(DIST, ignore_errors=True)
-    wheel = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", DIST]
-    run(*wheel, source, source / "server", GRADSERVE_RELEASE="yes")
+    for part in (source, source / "server"):
+        run(sys.executable, "-c", SDIST, part, folder, GRADSERVE_RELEASE="yes")
+    # With the running environment's setuptools, which wheels name; installing from a checkout takes a fresh one.
+    wheel = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "--wheel-dir"]
+    run(*wheel, DIST, *folder.glob("*.tar.gz"))
+    run(*wheel, folder, source, source / "server", GRADSERVE_RELEASE="yes")
     (client,), (server,) = DIST.glob("gradserve-*.whl"), DIST.glob("gradserve_server-*.whl")
+    for made in (client, server):
+        ours, theirs = files(made), files(folder / made.name)
+        others = [name for name in ours | theirs if ours.get(name) != theirs.get(name)]
+        assert not others, f"{made.name} of the source distribution has another {others[0]} than that of the checkout"
     return client, server
+
+
+def files(wheel: Path) -> dict[str, bytes]:
+    """What a wheel holds, by name."""
+    with zipfile.ZipFile(wheel) as archive:
+        return {name: archive.read(name) for name in archive.namelist()}
 
 
 def check_contents(client: Path, server: Path) -> None:
     """The client's wheel has nothing of the server and needs no torch; neither names a folder of this machine."""
     for wheel, package in ((client, "gradserve/"), (server, "gradserve_server/")):
-        with zipfile.ZipFile(wheel) as archive:
-            (metadata,) = [name for name in archive.namelist() if name.endswith(".dist-info/METADATA")]
-            own, text = (package, metadata.partition("/")[0]), archive.read(metadata).decode()
-            others = [name for name in archive.namelist() if not name.startswith(own)]
-            licences = [name for name in archive.namelist() if name.endswith("LICENSE")]
+        contents = files(wheel)
+        (metadata,) = [name for name in contents if name.endswith(".dist-info/METADATA")]
+        own, text = (package, metadata.partition("/")[0]), contents[metadata].decode()
+        others = [name for name in contents if not name.startswith(own)]
+        licences = [name for name in contents if name.endswith("LICENSE")]
         assert not others, f"{wheel.name} has {others[0]}"
         assert licences, f"{wheel.name} has no license"
         needed = [line for line in text.splitlines() if line.startswith("Requires-Dist:")]
@@ -90,13 +108,18 @@ def ask(server: Path, client: Path, folder: Path) -> None:
     print("$", *command, flush=True)
     with subprocess.Popen(command, cwd=folder, env=variables, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout
+        late = threading.Timer(START_SECONDS, process.kill)
+        late.start()
         try:
-            ready = next(line for line in process.stdout if "gradserve ready" in line)
-            address = ready.split()[-1]
-            print(run(client / "gradserve", "predict", picture, "--server", address), end="")
+            ready = next((line for line in process.stdout if "gradserve ready" in line), "")
+            if not ready:
+                raise SystemExit(f"the server ended before it was ready, or was not ready within {START_SECONDS} s")
+            late.cancel()
+            print(run(client / "gradserve", "predict", picture, "--server", ready.split()[-1]), end="")
         finally:
+            late.cancel()
             process.terminate()
-            process.wait(START_SECONDS)
+            process.wait(STOP_SECONDS)
 
 
 def main() -> int:
@@ -105,7 +128,8 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         source = copied(folder / "source")
-        wheels = build(source)
+        (folder / "built").mkdir()
+        wheels = build(source, folder / "built")
         check_contents(*wheels)
         client = environment(folder / "client", with_packages=False)
         run(client / "pip", "install", "--quiet", wheels[0])

@@ -133,7 +133,7 @@ class PermissionDenied(ServiceError):
 
 
 class Unimplemented(ServiceError):
-    """The server does not know this call: it is older than this client."""
+    """The server does not know this call, or a part of its target: it is older than this client."""
 
 
 class InternalError(ServiceError):

@@ -40,7 +40,7 @@ def complain(text: str) -> None:
 
 def serve(
     model: Annotated[
-        list[str] | None, typer.Option(help="NAME or NAME=WEIGHTS; repeat for several", show_default=False)
+        list[str] | None, typer.Option(help="NAME[=WEIGHTS], timm:NAME, hf:FOLDER; repeatable", show_default=False)
     ] = None,
     config: Annotated[
         Path | None, typer.Option(help="TOML file with \\[server], \\[pool], \\[limits] and \\[models.NAME]")
@@ -74,7 +74,7 @@ def serve(
     Without --model and --config the embedded models are served. WEIGHTS is DEFAULT or another of torchvision's names
     (downloaded), random, or else a file of weights. A model that cannot be loaded is told, and the others are served.
 
-    Example: gradserve serve --model resnet50
+    Example: gradserve serve --model resnet50 --model timm:convnext_atto --model hf:OWNER/NAME@COMMIT
 
     Example: gradserve serve --model mobilenet_v2=weights.safetensors --port 50051
     """

@@ -9,8 +9,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from .logs import LogSettings
 from .models.card import Precision
-from .models.catalogue import EMBEDDED, ModelSpec, from_flag, read_catalogue, read_tuning
+from .models.catalogue import EMBEDDED, ModelSpec, read_catalogue, read_tuning
 from .models.faults import faults_of
+from .models.flags import from_flag
 from .models.tables import mistakes, read_toml
 
 PATH_SETTINGS = (

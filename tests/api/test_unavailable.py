@@ -16,6 +16,7 @@ from gradserve import Client
 from gradserve.cli import main as cli
 from gradserve.v1 import attack_pb2, influence_pb2, models_pb2, predict_pb2, service_pb2
 from gradserve_server.__main__ import main
+from gradserve_server.models.served import without_folders
 
 OWN = """
 builder = "own_networks:{}"
@@ -91,6 +92,28 @@ def test_every_rpc_refuses_it_with_the_reason(stubs: Stubs, model: str) -> None:
                 "the default model, first, could not be loaded: its builder own_networks:rai"
             )
             assert refusal.text.endswith("; name another with --model: good, digits")
+
+
+TOLD = {
+    "no file of weights /srv/models/w.pt; correct": "no file of weights w.pt; correct",
+    "builder hf:/srv/nets/vit failed at /home/me/nets.py:12": "builder hf:vit failed at nets.py:12",
+    "'/tmp/a-b/c.d/config.json' (line 3), in ~/nets/x": "'config.json' (line 3), in x",
+    "see https://host/a/b, 4/255, owner/net and ./nets/x": "see https://host/a/b, 4/255, owner/net and ./nets/x",
+}
+
+
+@pytest.mark.parametrize("reason", TOLD)
+def test_callers_are_told_no_folders_of_the_host(reason: str) -> None:
+    assert without_folders(reason) == TOLD[reason]
+
+
+def test_the_log_has_the_folders_that_callers_are_not_told(server: Server, stubs: Stubs) -> None:
+    listed = stubs.models.ListModels(models_pb2.ListModelsRequest(), timeout=PATIENCE)
+    (reason,) = [each.reason for each in listed.unavailable if each.name == "fileless"]
+    assert reason.startswith("no file of weights nothing.bin; ")
+    lines = [line for line in server.log().splitlines() if "model fileless is not served" in line]
+    assert len(lines) == 1
+    assert re.search(r"no file of weights /\S+/nothing\.bin; ", lines[0])
 
 
 def test_a_name_that_is_near_one_that_could_not_be_loaded(stubs: Stubs) -> None:

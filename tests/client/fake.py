@@ -230,6 +230,8 @@ def _explanation(request, method, target) -> explain_pb2.Explanation:
     chosen = method.WhichOneof("method")
     values = ramp(signed=chosen == "integrated_gradients")
     answer = explain_pb2.Explanation(method=method, method_name=chosen, target=_resolved(target), target_value=4.25)
+    if target.HasField("region"):
+        answer.target.region.CopyFrom(target.region)
     kind = target.WhichOneof("kind")
     several = kind in ("unit", "contrast", "similarity")
     answer.target_name = f"a {kind}" if several else CLASSES[answer.target.class_index]

@@ -72,6 +72,8 @@ async def test_with_asyncio(server: FakeServer) -> None:
             {"rule": "guidd"},
             "rule must be one of deconvnet, guided, lrp_epsilon, lrp_gamma, lrp_z_plus, plain; not 'guidd'",
         ),
+        ({"fromat": "float16"}, "no argument of differentiate 'fromat'; nearest: format"),
+        ({"goal": 1}, "no argument of differentiate 'goal'; nearest: goals"),
         ({"format": "fp16"}, "format must be one of bfloat16, float16, float32; not 'fp16'"),
         ({"goals": 1.5}, "a target is a class's index or name, a Rank, a Unit, a Contrast or a Similarity, not 1.5"),
     ],

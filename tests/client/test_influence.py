@@ -47,6 +47,10 @@ def test_every_method_has_a_name():
         (lambda: request(what_if=[[-1]]), "what_if is a list of rows"),
         (lambda: influence.suspects_request(order="age"), "order must be one of"),
         (lambda: influence.embed_request(PIXELS, pooling="sum"), "pooling must be one of max, mean, none"),
+        (lambda: request(lable=3), "no argument of influence 'lable'; nearest: label"),
+        (lambda: request(timeuot=3), "no argument of influence 'timeuot'; nearest: timeout"),
+        (lambda: influence.suspects_request(ordr="loss"), "no argument of suspects 'ordr'; nearest: order"),
+        (lambda: influence.embed_request(PIXELS, laier="fc"), "no argument of embed 'laier'; nearest: layer"),
     ],
 )
 def test_what_makes_no_sense_is_a_value_error(broken, says):

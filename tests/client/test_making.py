@@ -188,7 +188,8 @@ def test_stylize_on_the_command_line(run, server, photo_path, tmp_path):
     ("arguments", "says"),
     [
         (["maximize"], "say what to maximise"),
-        (["maximize", "-t", "0", "--param", "speed=3"], "NAME one of blur_every"),
+        (["maximize", "-t", "0", "--param", "speed"], "NAME one of blur_every"),
+        (["maximize", "-t", "0", "--param", "rte=3"], "no parameter of settings 'rte'; nearest: rate"),
         (["maximize", "-t", "0", "--param", "rate=fast"], "rate must be a number, not 'fast'"),
         (["maximize", "-t", "0", "--preset", "odd"], "must be one of strong, lucid, lecture, dream, plain; not 'odd'"),
         (["stylize", "--style-layer", "a=b"], "write LAYER or LAYER=WEIGHT"),

@@ -110,6 +110,7 @@ def test_what_cannot_be_is_said_at_once(client: Client, settings: dict[str, Any]
     ("settings", "kind", "says"),
     [
         ({"top_kk": 3}, ValueError, "no argument of predict 'top_kk'; nearest: top_k"),
+        ({"timeot": 3}, ValueError, "no argument of predict 'timeot'; nearest: timeout"),
         ({"zzz": 3}, ValueError, "no argument of predict 'zzz'"),
         ({"top_k": -3}, ValueError, "top_k must be a whole number from 0 on, not -3"),
         ({"layout": "WHC"}, ValueError, "layout must be one of HWC, CHW; not 'WHC'"),

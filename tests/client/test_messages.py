@@ -1,17 +1,16 @@
 import inspect
 import re
-from pathlib import Path
 
 import numpy as np
 import pytest
 
-from gradserve import Client, Method, Rank, Unit, inputs
+from gradserve import Client, Contrast, Method, Rank, Similarity, Unit, errors, inputs
 from gradserve.cli import parse
 from gradserve.messages import fields
-from gradserve.messages.attack import attack_request
+from gradserve.messages.attack import attack_request, attack_result
 from gradserve.messages.common import request_options
-from gradserve.messages.explain import EXPLAIN_METHOD, explain_request
-from gradserve.v1 import common_pb2, explain_pb2
+from gradserve.messages.explain import EXPLAIN_METHOD, explain_request, explanations
+from gradserve.v1 import attack_pb2, common_pb2, explain_pb2
 
 PIXELS = np.zeros((8, 8, 3), dtype=np.uint8)
 
@@ -102,12 +101,63 @@ def test_regions():
     assert attack.score_region == box
 
 
-def test_regions_of_the_command_line():
+def test_regions_of_the_command_line(photo_path):
     assert parse.region(None) is None
     assert parse.region("box:1,2.5,3,4") == (1, 2.5, 3, 4)
-    assert parse.region("mask.png") == Path("mask.png")
-    with pytest.raises(ValueError, match="--region box:1,2: write box:x0,y0,x1,y1 in pixels of the photo"):
-        parse.region("box:1,2")
+    assert parse.region(str(photo_path)) == photo_path
+
+
+FORM = "write box:x0,y0,x1,y1 in pixels of the photo, or a mask's file"
+WRONG_REGIONS = {
+    "box:1,2": f"--region box:1,2: {FORM}",
+    "box:1 2.5 -3 4": "write --region box:1,2.5,-3,4",
+    "100,50,300,250": "--region 100,50,300,250 is no file; write --region box:100,50,300,250",
+    "(100, 50, 300, 250)": "write --region box:100,50,300,250",
+    "BOX=100;50;300;250": "write --region box:100,50,300,250",
+    "mask:m.png": "--region mask:m.png is no file; a mask is its file alone; write --region m.png",
+    "gone.png": f"--region gone.png is no file; {FORM}",
+    "1,2,3": FORM,
+    "": FORM,
+}
+
+
+@pytest.mark.parametrize("text", WRONG_REGIONS)
+def test_the_right_form_of_a_region_is_told(text):
+    with pytest.raises(ValueError, match=re.escape(WRONG_REGIONS[text]) + "$"):
+        parse.region(text)
+
+
+PART_OF_A_TARGET = {
+    "contrast": {"target": [0, Contrast(0, 1)]},
+    "similarity": {"target": Similarity(PIXELS)},
+    "region": {"target": [1], "region": (1, 2, 3, 4)},
+    "contrast and no region": {"target": Contrast(0, 1), "region": (1, 2, 3, 4)},
+}
+
+
+@pytest.mark.parametrize("part", PART_OF_A_TARGET)
+def test_a_server_that_leaves_out_a_part_of_a_target_is_told_of(part):
+    """An older server reads neither; what it answers is of class 0 or of the predicted class."""
+    request = explain(["gradient", "deconvnet"], **PART_OF_A_TARGET[part])
+    assert not list(explanations(explain("gradient"), explain_pb2.ExplainResponse()))
+    answers = [explain_pb2.Explanation(target=common_pb2.Target(class_index=0))] * 2 * len(request.targets)
+    provenance = common_pb2.Provenance(server_version="0.0.1")
+    says = f"the server, version 0.0.1, is older than this client and knows no {part} as target: it answered for ano"
+    with pytest.raises(errors.Unimplemented, match=says):
+        explanations(request, explain_pb2.ExplainResponse(explanations=answers, provenance=provenance))
+    if part in ("contrast", "similarity"):
+        maps = {"maps": "gradient", "maps_target": Contrast(0, 1) if part == "contrast" else Similarity(PIXELS)}
+        reply = attack_pb2.AttackResponse(map_before=answers[0], provenance=provenance)
+        with pytest.raises(errors.Unimplemented, match=says):
+            attack_result(attack_request(PIXELS, **maps), reply)
+
+
+def test_a_region_is_no_target():
+    for text, where in (("box:1,2,3,4", "box:1,2,3,4"), ("mask:m.png", "m.png")):
+        with pytest.raises(ValueError, match=f"and its region is --region {where}$"):
+            parse.target(text)
+    assert parse.target("mask: of gauze") == "mask: of gauze"
+    assert parse.target("box: open") == "box: open"
 
 
 def test_no_target_and_many():
@@ -148,6 +198,7 @@ def test_any_sequence_of_methods_is_several():
             "no parameter of smooth_grad 'sample'; nearest: samples",
         ),
         (lambda: explain("grad_cam", precison="fast"), "no argument of explain 'precison'; nearest: precision"),
+        (lambda: explain("grad_cam", tagret=3), "no argument of explain 'tagret'; nearest: target"),
         (lambda: explain("grad_cam", lyer="fc"), "no parameter of grad_cam 'lyer'; nearest: layer"),
         (lambda: explain("smooth_grad", samples=2.5), "smooth_grad.samples: must be a whole number"),
         (lambda: explain("smooth_grad", samples=True), "smooth_grad.samples: must be a whole number"),

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from zoo import CPU
 
 from gradserve_server.methods.explain import Call, first_rows, rows_of
-from gradserve_server.methods.regions import ScoredRegion
+from gradserve_server.methods.regions import ScoredRegion, placed_as
 from gradserve_server.methods.targets import AnyTarget, Contrast, Similarity, Target
 from gradserve_server.models.catalogue import ModelSpec
 from gradserve_server.models.preparation import prepare
@@ -52,3 +52,13 @@ def test_the_passes_of_calls_with_regions_are_counted(model: Prepared, kind: str
     finally:
         hook.remove()
     assert sum(seen) == first_rows(calls) + sum(rows_of(each, SIZE, model.card) for each in calls)
+
+
+def test_a_region_of_several_calls_is_copied_to_the_device_once() -> None:
+    one, other = (ScoredRegion(np.full(SIZE, value, np.float32)) for value in (0.5, 1))
+    first, none, again, second = placed_as(torch.zeros(1, device="meta"), [one, None, one, other])
+    assert first is not None
+    assert second is not None
+    assert first is again
+    assert none is None
+    assert first.weights.device.type == second.weights.device.type == "meta"

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from gradserve_server.models.catalogue import EMBEDDED, ModelSpec, from_flag, read_catalogue
+from gradserve_server.models.catalogue import EMBEDDED, ModelSpec, read_catalogue
 from gradserve_server.models.faults import check_builders, faults_of
+from gradserve_server.models.flags import from_flag
 
 CATALOGUE = """
 [models.photos]
@@ -152,11 +153,51 @@ def test_flags(flag: str, spec: ModelSpec) -> None:
 
 
 def test_flags_that_are_no_names() -> None:
-    own = "--model takes a name; a network of a hub or of your own needs --config with [models.NAME] and builder = "
-    own += '"mynets:good"'
+    own = "--model takes NAME, timm:NAME or hf:NAME_OR_FOLDER; a network of your own needs --config with [models.NAME] "
+    own += 'and builder = "mynets:good"'
     for flag, says in (("mynets:good", own), ("a b=w.pth", "--model a b=w.pth: name may have letters")):
         with pytest.raises(ValueError, match=re.escape(says)):
             from_flag(flag)
+
+
+HUB_FLAGS = {  # The name, builder, weights and revision of a flag; {here} is the folder that it is given in.
+    "timm:resnet18": ("resnet18", "timm:resnet18", "DEFAULT", None),
+    "timm:resnet18.a1_in1k=random": ("resnet18.a1_in1k", "timm:resnet18.a1_in1k", "random", None),
+    "timm:resnet18@abc=w.pt": ("resnet18", "timm:resnet18", "w.pt", "abc"),
+    "hf:owner/net@abc": ("net", "hf:owner/net", "DEFAULT", "abc"),
+    "hf:./my_net/": ("my_net", "hf:{here}/my_net", "DEFAULT", None),
+    "hf:my_net": ("my_net", "hf:{here}/my_net", "DEFAULT", None),
+    "hf:my_net/..": ("here", "hf:{here}/my_net/..", "DEFAULT", None),
+    "hf:/models/.ä b@c": ("b-c", "hf:/models/.ä b@c", "DEFAULT", None),
+    "hf:": ("hf", "hf:", "DEFAULT", None),
+    f"timm:{'x' * 99}": ("x" * 64, f"timm:{'x' * 99}", "DEFAULT", None),
+}
+
+
+@pytest.mark.parametrize("flag", HUB_FLAGS)
+def test_networks_of_hubs_have_legal_names(flag: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    here = tmp_path / "here"
+    (here / "my_net").mkdir(parents=True)
+    monkeypatch.chdir(here)
+    name, builder, weights, revision = HUB_FLAGS[flag]
+    facts = {"name": name, "builder": builder.format(here=here), "weights": weights, "revision": revision}
+    assert from_flag(flag) == ModelSpec.model_validate(facts)
+
+
+def test_flags_of_hubs_that_cannot_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "net").mkdir()
+    wrong = {
+        "hf:net@abc": "--model hf:net@abc: the folder net is here, and has no revisions; write hf:./net, or call",
+        "timm:resnet18@": "--model timm:resnet18@: ",
+        "timm:resnet18@a b": "--model timm:resnet18@a b: revision",
+        "timm:create_model": 'needs --config with [models.NAME] and builder = "timm:create_model"',
+    }
+    for flag, says in wrong.items():
+        with pytest.raises(ValueError, match=re.escape(says)):
+            from_flag(flag)
+    unpinned = faults_of([from_flag("hf:owner/other")])["other"]
+    assert 'give revision = "COMMIT" (--model hf:owner/other@COMMIT), which its page shows' in unpinned
 
 
 BUILDERS = [

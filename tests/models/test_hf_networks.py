@@ -192,7 +192,40 @@ def cut_off(folder: Path) -> None:
     (folder / "model.safetensors").write_bytes(data[: len(data) // 2])
 
 
+def a_part_is_missing(folder: Path) -> None:
+    (folder / "model.safetensors").rename(folder / "model-00001-of-00002.safetensors")
+    parts = {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": parts}))
+
+
+def damaged_config(folder: Path) -> None:
+    text = (folder / "config.json").read_text()
+    (folder / "config.json").write_text(text[: len(text) // 2])
+
+
+def config_of_a_list(folder: Path) -> None:
+    (folder / "config.json").write_text("[]")
+
+
+def config_of_bytes(folder: Path) -> None:
+    (folder / "config.json").write_bytes(b"\xff\xfe\x00")
+
+
+def odd_config(folder: Path) -> None:
+    (folder / "config.json").write_text(json.dumps({"model_type": "vit", "hidden_size": "many"}))
+
+
+def damaged_processor(folder: Path) -> None:
+    (folder / "preprocessor_config.json").write_text("{")
+
+
 FOLDERS = {
+    a_part_is_missing: "has no model-00002-of-00002.safetensors, which its model.safetensors.index.json lists; copy",
+    damaged_config: r"config.json in .* is cut off or damaged \(.*\); copy or download it again",
+    config_of_a_list: r"config.json in .* has no \{...\}, names with their values; copy it again",
+    config_of_bytes: r"config.json in .* is cut off or damaged \(.*\); copy or download it again",
+    odd_config: r"transformers cannot read config.json in .* \(.*\); copy or download it again",
+    damaged_processor: r"preprocessor_config.json in .* is cut off or damaged \(.*\); copy or download it again",
     pickled_only: "has its weights as pytorch_model.bin alone; only safetensors files are loaded",
     without_a_head: r"no weights that fit classifier.bias, classifier.weight, which would be random numbers",
     with_code_of_its_own: "it needs Python code of its repository, which is never run; write a builder of your own",

@@ -17,11 +17,13 @@ from torch import nn
 from zoo import CPU
 
 from gradserve_server.models import builders
+from gradserve_server.models.card import Framing
 from gradserve_server.models.catalogue import ModelSpec, read_catalogue
 from gradserve_server.models.faults import faults_of
 from gradserve_server.models.hubs import faults, timm_networks
 from gradserve_server.models.hubs.names import TIMM_FUNCTION, hub_name
 from gradserve_server.models.hubs.preset import HubFault
+from gradserve_server.models.inputs import Geometry, geometry_of
 from gradserve_server.models.loading import LoadError, load
 from gradserve_server.models.preparation import prepare_source
 from gradserve_server.models.preprocess import place
@@ -139,6 +141,26 @@ def test_published_weights_are_read_by_timm_from_the_file(tmp_path: Path, monkey
         load(ModelSpec(name="m", builder="timm:resnet18", arguments={"num_classes": 7}))
 
 
+SAFE = {
+    None: "model.safetensors",
+    "open_clip_pytorch_model.bin": "open_clip_model.safetensors",
+    "other.bin": "other.safetensors",
+    "model-00001-of-00018.safetensors": "model-00001-of-00018.safetensors",
+}
+
+
+@pytest.mark.parametrize("name", SAFE)
+def test_the_file_is_that_which_timm_would_take(name: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    from timm.models._hub import HF_WEIGHTS_NAME, _get_safe_alternatives
+
+    monkeypatch.setattr(timm_networks, "fetched", lambda repository, revision, needed: Path(*needed[0]))
+    path, _ = timm_networks._weights(spec("timm:m"), {"hf_hub_id": "a/b", "hf_hub_filename": name})
+    assert path.name == SAFE[name]
+    assert list(_get_safe_alternatives(name or HF_WEIGHTS_NAME)) in ([SAFE[name]], [])
+    with pytest.raises(HubFault, match=r"a/b has its weights as m\.pt; only safetensors files are loaded"):
+        timm_networks._weights(spec("timm:m"), {"hf_hub_id": "a/b", "hf_hub_filename": "m.pt"})
+
+
 def test_timms_function_goes_on_working_and_tells_its_normalisation() -> None:
     assert [hub_name(f"timm:{name}") for name in (TIMM_FUNCTION, "resnet18")] == [None, ("timm", "resnet18")]
     functions = {name for name in dir(timm) if isinstance(getattr(timm, name), type(load))}
@@ -208,6 +230,25 @@ def test_a_size_to_stretch_to_and_one_that_is_too_small() -> None:
     assert load(spec("timm:resnet18", height=32, width=48)).resize == (32, 48, False, False)
     with pytest.raises(LoadError, match=re.escape("resize is [30, 50], and must be at least height and width, 32x48")):
         load(entry.model_copy(update={"resize": (30, 50)}))
+
+
+USUAL = Geometry(224, 208, Framing(256, 256, floored=True), "bicubic")
+REPEATED: list[dict[str, Any]] = [
+    {"height": 224},
+    {"height": 224, "width": 208},
+    {"resize": 256},
+    {"height": 224, "width": 208, "resize": 256, "interpolation": "bicubic"},
+]
+
+
+@pytest.mark.parametrize("facts", REPEATED, ids=str)
+def test_a_value_that_repeats_the_usual_one_changes_nothing(facts: dict[str, Any]) -> None:
+    assert geometry_of(spec("timm:resnet18", **facts), USUAL) == USUAL
+    stretched = USUAL._replace(resize=Framing(300, 310, stretched=True, floored=True))
+    if "resize" not in facts:
+        assert geometry_of(spec("timm:resnet18", **facts), stretched) == stretched
+    assert geometry_of(spec("timm:resnet18", resize=[300, 310]), stretched) == stretched
+    assert geometry_of(spec("timm:resnet18", **facts | {"width": 200}), USUAL) != USUAL
 
 
 class Net(nn.Linear):

@@ -7,6 +7,7 @@ import pytest
 import torch
 from zoo import CPU
 
+from gradserve_server.models import positions
 from gradserve_server.models.catalogue import ModelSpec
 from gradserve_server.models.loading import LoadError, load
 from gradserve_server.models.positions import PositionWeights
@@ -28,6 +29,15 @@ def test_a_row_does_not_depend_on_the_regions_of_others(name: str) -> None:
         together = model(images, regions=regions)
         for image, region, logits in zip(images, regions, together, strict=True):
             assert torch.allclose(model(image[None], regions=[region])[0], logits, atol=1e-6)
+
+
+def test_weights_of_regions_stay_on_their_device_for_a_pass() -> None:
+    """A device without memory stands in for a GPU: nothing can be copied from it."""
+    weights = PositionWeights(torch.ones(2, 3, device="meta"), averaged=False)
+    with positions.summed_over([None, weights], 2, 3):
+        rows = positions._regions.get()
+    assert rows is not None
+    assert (rows.weights.device.type, rows.averaged.tolist()) == ("meta", [True, False])
 
 
 @pytest.mark.parametrize("builder", ["probabilities", "single"])

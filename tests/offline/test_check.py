@@ -110,7 +110,7 @@ def test_a_map_that_fails(run: Run) -> None:
         ("[models.it]\nheigth = 3\n", [], "[models.it]: unknown key heigth"),
         ("[pool]\nthreads = 0\n", [], "threads"),
         ("nonsense", [], "models.toml"),
-        ("", ["--model", "a:b"], "--model takes a name"),
+        ("", ["--model", "a:b"], "--model takes NAME, timm:NAME or hf:NAME_OR_FOLDER"),
         ("", ["--config", "gone.toml"], "gone.toml"),
         ("", ["--threads", "0"], "--threads"),
         ("", ["--device", "tpu"], "tpu"),
@@ -176,6 +176,16 @@ def test_what_is_odd(builder: str) -> None:
     (found,) = [each for each in report.odd if text in each]
     others = [each for each in report.odd if each != found]
     assert not others or builder == "constant", "nothing else is odd about it"
+
+
+@pytest.mark.parametrize("builder", ["certain", "with_dead_layer"])
+def test_random_weights_are_not_judged_as_trained_ones(builder: str) -> None:
+    assert checked(f"odd_networks:{builder}", weights="random").odd == ()
+
+
+def test_weights_without_use_are_odd_even_where_they_are_random() -> None:
+    (text,) = checked("odd_networks:with_unused_layers", weights="random").odd
+    assert "do not depend on the weights of aside, never" in text
 
 
 @pytest.mark.parametrize("builder", ["aux_branches", "in_graph_module", "weights_lent", "called_past_hooks"])

@@ -20,6 +20,7 @@ REGION = (
     "For networks that give a score for each position, as for segmentation: where the target's scores are summed, "
     "box:x0,y0,x1,y1 in pixels of the photo, or a mask's file, white inside"
 )
+_LIKE_BOX = re.compile(r"(?i)(?:box)?[\s\d.,;:x=()\[\]+-]*")  # Numbers in some other form than that of a box.
 _TERMS = re.compile(r" ([+-]) ")  # Blanks around the sign, since names of classes have hyphens.
 _WEIGHT = re.compile(r"([\d.]+(?:/[\d.]+)?) ?\* ?")
 
@@ -86,27 +87,45 @@ def settings(message: Any, texts: Sequence[str], steps: int | None) -> dict[str,
     values: dict[str, Any] = {} if steps is None else {"steps": steps}
     for text in texts:
         name, equals, value = text.partition("=")
-        field = message.fields_by_name.get(name)
-        if not equals or field is None:
+        if not equals:
             raise ValueError(f"--param {text}: write NAME=VALUE, NAME one of {settings_of(message)}")
-        values[name] = fields.read(field, name, value)
+        values[name] = fields.parse_setting(message, "settings", name, value)
     return values
 
 
 def region(text: str | None) -> RegionLike | None:
     """A region as REGION has it: "box:x0,y0,x1,y1" or the file of a mask."""
-    if text is None or not text.startswith("box:"):
-        return None if text is None else Path(text)
-    try:
-        x0, y0, x1, y1 = map(float, text.removeprefix("box:").split(","))
-    except ValueError:
-        raise ValueError(f"--region {text}: write box:x0,y0,x1,y1 in pixels of the photo, or a mask's file") from None
-    return x0, y0, x1, y1
+    if text is None:
+        return None
+    kind, _, rest = text.partition(":")
+    if kind == "box":
+        try:
+            x0, y0, x1, y1 = map(float, rest.split(","))
+        except ValueError:
+            raise ValueError(f"--region {text}: {_right_region(text)}") from None
+        return x0, y0, x1, y1
+    if not Path(text).is_file():
+        raise ValueError(f"--region {text} is no file; {_right_region(text)}")
+    return Path(text)
+
+
+def _right_region(text: str) -> str:
+    """How to write what was probably meant by a region that is neither a box nor a file."""
+    kind, _, rest = text.partition(":")
+    if kind.lower() == "mask" and rest:
+        return f"a mask is its file alone; write --region {rest}"
+    numbers = re.findall(r"[-+]?(?:\d+\.?\d*|\.\d+)", text) if _LIKE_BOX.fullmatch(text) else []
+    if len(numbers) == 4:
+        return f"write --region box:{','.join(numbers)}"
+    return "write box:x0,y0,x1,y1 in pixels of the photo, or a mask's file"
 
 
 def target(text: str) -> TargetLike:
     """A target as TARGET has it: a single one, a sum or difference of several with weights, or a similarity."""
     kind, _, rest = text.partition(":")
+    if (kind == "box" and _LIKE_BOX.fullmatch(text)) or (kind == "mask" and rest and rest == rest.strip()):
+        where = rest if kind == "mask" else text
+        raise ValueError(f"--target {text}: the target is a class or the like, and its region is --region {where}")
     if kind == "like":
         path, _, layer = rest.partition("@")
         return Similarity(Path(path), layer)

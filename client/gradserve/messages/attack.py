@@ -21,6 +21,7 @@ from gradserve.arguments import (
 from gradserve.messages import fields
 from gradserve.messages.common import (
     PREPROCESS,
+    check_target,
     choice,
     provenance_of,
     region_of,
@@ -70,7 +71,7 @@ class AttackArguments(PhotoOptions, AttackParameters, total=False):
 
 
 _PARAMETERS = AttackParameters.__annotations__.keys()
-_OWN = AttackArguments.__annotations__.keys() - _PARAMETERS
+_OWN = AttackArguments.__annotations__.keys() - _PARAMETERS | {"timeout"}
 
 
 def attack_request(
@@ -158,7 +159,9 @@ def attack_target(target: AttackTargetLike) -> attack_pb2.AttackTarget:
 
 
 def attack_result(request: attack_pb2.AttackRequest, reply: attack_pb2.AttackResponse) -> Attack:
-    """The reply of Attack as a result."""
+    """The reply of Attack as a result. Raises Unimplemented where the server has left out a part of maps_target."""
+    if reply.HasField("map_before"):
+        check_target(request.maps_target, reply.map_before.target, reply.provenance)
     region, provenance = region_of(reply.region), provenance_of(reply.provenance)
     chosen = reply.method.WhichOneof("method")
     adversarial = common_pb2.Image(encoded=reply.adversarial)

@@ -1,17 +1,19 @@
 """Pure functions that several RPCs share: arguments -> parts of requests, parts of replies -> parts of results."""
 
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Iterable, Mapping, Sequence, Set
 from datetime import timedelta
 from difflib import get_close_matches
 from numbers import Integral, Real
 from types import MappingProxyType
 from typing import Any
 
+import grpc
 import numpy as np
 from PIL import Image
 
 from gradserve import inputs
 from gradserve.arguments import Contrast, ImageLike, Layout, Rank, RegionLike, Similarity, TargetLike, Unit
+from gradserve.errors import Unimplemented
 from gradserve.messages import fields
 from gradserve.parameters.common import Precision, Priority
 from gradserve.parameters.method import Method, ParameterValue
@@ -117,6 +119,23 @@ def target_of(target: common_pb2.Target) -> int | Unit | Contrast | Similarity:
     return _single(target)
 
 
+def check_target(asked: common_pb2.Target, answered: common_pb2.Target, origin: common_pb2.Provenance) -> None:
+    """Raises Unimplemented where a server has left out a part of the target that it does not know, as protobuf does.
+
+    It would have answered for a class instead, for the predicted one or over all positions.
+    """
+    kind = asked.WhichOneof("kind")
+    unread = [kind] if kind in ("contrast", "similarity") and not answered.HasField(kind) else []
+    unread += ["region"] if asked.HasField("region") and not answered.HasField("region") else []
+    if unread:
+        version = f", version {origin.server_version}," if origin.server_version else ""
+        text = (
+            f"the server{version} is older than this client and knows no {' and no '.join(map(str, unread))} as target"
+        )
+        text = f"{text}: it answered for another one; ask a newer server"
+        raise Unimplemented(text, code=grpc.StatusCode.UNIMPLEMENTED, request_id=origin.request_id)
+
+
 def _single(target: common_pb2.Target) -> int | Unit:
     if not target.HasField("unit"):
         return target.class_index
@@ -154,6 +173,13 @@ def split(
             raise fields.unknown(f"argument of {call}", name, own)
     named = {name: value for name, value in arguments.items() if name in own}
     return named, {name: value for name, value in arguments.items() if name not in own}
+
+
+def check_names(call: str, arguments: Iterable[str], own: Set[str]) -> None:
+    """Raises ValueError for an argument that is none of the call's own, with the nearest that is."""
+    for name in arguments:
+        if name not in own:
+            raise fields.unknown(f"argument of {call}", name, own)
 
 
 def set_method(message: Any, method: object, shorthand: Mapping[str, ParameterValue] = MappingProxyType({})) -> Any:

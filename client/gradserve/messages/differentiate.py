@@ -6,7 +6,7 @@ import numpy as np
 
 from gradserve import images, inputs
 from gradserve.arguments import BatchLike, Layout, Options, PhotoOptions
-from gradserve.messages.common import PREPROCESS, choice, provenance_of, region_of, request_options
+from gradserve.messages.common import PREPROCESS, check_names, choice, provenance_of, region_of, request_options
 from gradserve.messages.goals import GoalLike, goal_message
 from gradserve.parameters.common import Preprocess
 from gradserve.parameters.differentiate import BackwardRule, GradientFormat
@@ -25,6 +25,9 @@ class DifferentiateArguments(PhotoOptions, total=False):
     forward_only: bool
 
 
+_OWN = DifferentiateArguments.__annotations__.keys() | {"goals", "timeout"}  # What a misspelt argument can mean.
+
+
 def differentiate_request(
     pictures: BatchLike,
     goals: GoalLike | list[Any] | None = None,
@@ -39,6 +42,7 @@ def differentiate_request(
     **options: Unpack[Options],
 ) -> differentiate_pb2.DifferentiateRequest:
     """The arguments of Differentiate as a message."""
+    check_names("differentiate", options, _OWN)
     several = goals if isinstance(goals, list) else [] if goals is None else [goals]
     request = differentiate_pb2.DifferentiateRequest(
         model=model,

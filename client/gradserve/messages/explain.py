@@ -1,6 +1,7 @@
 """Pure functions for Explain: arguments -> request message, reply -> result."""
 
 from collections.abc import Sequence
+from itertools import cycle
 from typing import Any, Unpack
 
 import numpy as np
@@ -20,6 +21,7 @@ from gradserve.messages import fields
 from gradserve.messages.common import (
     PREPROCESS,
     are_several,
+    check_target,
     choice,
     provenance_of,
     region_of,
@@ -55,7 +57,7 @@ class ExplainArguments(PhotoOptions, ExplainParameters, total=False):
 
 
 _PARAMETERS = ExplainParameters.__annotations__.keys()
-_OWN = ExplainArguments.__annotations__.keys() - _PARAMETERS
+_OWN = ExplainArguments.__annotations__.keys() - _PARAMETERS | {"target", "timeout"}
 
 
 def explain_request(
@@ -108,7 +110,13 @@ def _request(
 
 
 def explanations(request: explain_pb2.ExplainRequest, reply: explain_pb2.ExplainResponse) -> Explanations:
-    """The reply of Explain as results, which keep the picture that was sent."""
+    """The reply of Explain as results, which keep the picture that was sent.
+
+    Raises Unimplemented where the server has left out a part of a target.
+    """
+    if request.targets:  # For each method there is a map of every target.
+        for each, asked in zip(reply.explanations, cycle(request.targets)):
+            check_target(asked, each.target, reply.provenance)
     region, provenance = region_of(reply.region), provenance_of(reply.provenance)
     return Explanations(
         [

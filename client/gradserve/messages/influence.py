@@ -10,6 +10,7 @@ from gradserve.arguments import ImageLike, InfluenceMethodLike, Layout, Options,
 from gradserve.messages import fields
 from gradserve.messages.common import (
     PREPROCESS,
+    check_names,
     choice,
     provenance_of,
     region_of,
@@ -53,6 +54,12 @@ class EmbedArguments(PhotoOptions, total=False):
     pooling: Pooling
 
 
+# What can be meant by a misspelt argument.
+_INFLUENCE = InfluenceArguments.__annotations__.keys() | {"method", "timeout"}
+_SUSPECTS = SuspectsArguments.__annotations__.keys() | {"timeout"}
+_EMBED = EmbedArguments.__annotations__.keys() | {"timeout"}
+
+
 def influence_request(
     image: ImageLike,
     method: InfluenceMethodLike = None,
@@ -69,6 +76,7 @@ def influence_request(
     **options: Unpack[Options],
 ) -> influence_pb2.InfluenceRequest:
     """The arguments of Influence as a message."""
+    check_names("influence", options, _INFLUENCE)
     request = influence_pb2.InfluenceRequest(
         model=model,
         image=inputs.message(image, layout),
@@ -86,10 +94,15 @@ def influence_request(
     return request
 
 
-def suspects_request(
+def suspects_request(**arguments: Unpack[SuspectsArguments]) -> influence_pb2.SuspectsRequest:
+    """The arguments of Suspects as a message."""
+    check_names("suspects", arguments, _SUSPECTS)
+    return _suspects_request(**arguments)
+
+
+def _suspects_request(
     *, model: str = "", top: int = 20, order: SuspectOrder = "rank_sum", thumbnails: bool = True
 ) -> influence_pb2.SuspectsRequest:
-    """The arguments of Suspects as a message."""
     chosen = choice("order", _ENUMS["SuspectOrder"], order)
     return influence_pb2.SuspectsRequest(model=model, top=top, order=chosen, thumbnails=thumbnails)
 
@@ -105,6 +118,7 @@ def embed_request(
     **options: Unpack[Options],
 ) -> influence_pb2.EmbedRequest:
     """The arguments of Embed as a message."""
+    check_names("embed", options, _EMBED)
     return influence_pb2.EmbedRequest(
         model=model,
         image=inputs.message(image, layout),

@@ -25,7 +25,7 @@ class PredictArguments(PhotoOptions, total=False):
     top_k: int
 
 
-_OWN = PredictArguments.__annotations__.keys()
+_OWN = PredictArguments.__annotations__.keys() | {"timeout"}
 
 
 def predict_request(image: ImageLike, **arguments: Unpack[PredictArguments]) -> predict_pb2.PredictRequest:

@@ -13,7 +13,10 @@ from . import images
 from .errors import Violations
 from .request import CallContext
 
-NEEDED = "must be set for {name}, which gives a score for each position: the box or mask over which it is summed"
+NEEDED = (
+    "must be set for {name}, which gives a score for each position: the box or mask over which it is summed "
+    "(on the command line --region box:x0,y0,x1,y1 or --region MASK)"
+)
 HALF_WHITE = {"u": 128, "f": 0.5}  # Smallest value inside a mask, by the kind of its numbers.
 
 

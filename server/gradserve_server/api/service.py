@@ -11,7 +11,7 @@ from .. import memory
 from ..config import FrontEndSettings, StartError
 from ..methods.influence.index import hold_those_of
 from ..metrics import Metrics
-from ..models.served import ServedModels
+from ..models.served import ServedModels, without_folders
 from ..pool.keys import Keys
 from ..pool.lines import Connected, Lines
 from ..pool.pool import Pool
@@ -93,7 +93,8 @@ class FrontEnd:
                 default = self._pool.cards.default
                 if message.generation != self._pool.cards.generation or not self._pool.cards:
                     hold_those_of([*self._pool.cards.values(), *message.cards])
-                self._pool.serve(ServedModels(message.cards, message.unavailable, default, message.generation))
+                reasons = {name: without_folders(reason) for name, reason in message.unavailable.items()}
+                self._pool.serve(ServedModels(message.cards, reasons, default, message.generation))
             case Changing() | Changed():
                 self._changes.on_message(message)
             case Drain():

@@ -1,6 +1,6 @@
 """Regions of networks that give a score for each position: all queries of a method get the same weights."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -23,14 +23,23 @@ class ScoredRegion:
     averaged: bool = False  # Whether the logits are the means of the scores instead of their sums.
 
 
-def within(steps: Steps, region: ScoredRegion | None, x: Tensor) -> Steps:
+def placed_as(x: Tensor, regions: Sequence[ScoredRegion | None]) -> list[PositionWeights | None]:
+    """The weights of regions with the device and type of `x`; each region is copied to the device once."""
+    placed = {id(each): _placed(each, x) for each in regions if each is not None}
+    return [None if each is None else placed[id(each)] for each in regions]
+
+
+def _placed(region: ScoredRegion, x: Tensor) -> PositionWeights:
+    return PositionWeights(torch.from_numpy(np.array(region.weights)).to(x), region.averaged)
+
+
+def within(steps: Steps, weights: PositionWeights | None) -> Steps:
     """Runs a method whose logits are the class scores summed or averaged over a region. Returns its result.
 
     None leaves the method as it is. Queries to another model than the job's keep theirs.
     """
-    if region is None:
+    if weights is None:
         return (yield from steps)
-    weights = PositionWeights(torch.from_numpy(np.array(region.weights)).to(x), region.averaged)
 
     def placed(request: Any) -> Any:
         if isinstance(request, Query):

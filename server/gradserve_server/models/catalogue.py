@@ -1,7 +1,7 @@
-"""Which models a server serves: a TOML file, command-line flags, or the embedded ones."""
+"""Which models a server serves: those of a TOML file, or the embedded ones; `flags.py` has the command line's."""
 
 import logging
-from collections.abc import Collection, Iterable
+from collections.abc import Collection
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Literal
@@ -258,20 +258,6 @@ def read_tuning(path: Path) -> Tuning:
         return Tuning.model_validate(read_toml(path))
     except ValidationError as error:
         raise ValueError(mistakes(error, path.name, Tuning)) from error
-
-
-def from_flag(flag: str, known: Iterable[ModelSpec] = ()) -> ModelSpec:
-    """NAME or NAME=WEIGHTS: a model of the configuration file, an embedded one, or torchvision's. Raises ValueError."""
-    name, _, weights = flag.partition("=")
-    named = EMBEDDED | {spec.name: spec for spec in known}
-    if ":" in name:
-        own = f'a network of a hub or of your own needs --config with [models.NAME] and builder = "{name}"'
-        raise ValueError(f"--model takes a name; {own}")
-    try:
-        spec = named.get(name) or ModelSpec(name=name)
-    except ValidationError as error:
-        raise ValueError(mistakes(error, f"--model {flag}", ModelSpec)) from error
-    return spec.model_copy(update={"load": True, **({"weights": weights} if weights else {})})
 
 
 def names_file(spec: ModelSpec) -> bool:

@@ -11,6 +11,7 @@ from .hubs.names import hub_name
 from .tables import nearest
 
 MIN_SIMILARITY = 0.8  # Smallest similarity of a module's name to be proposed, as there are many modules.
+SAME_NAME = "two models have the same name; rename one in a configuration file, [models.NAME]"
 
 
 def check_builders(specs: Sequence[ModelSpec]) -> None:
@@ -22,7 +23,7 @@ def check_builders(specs: Sequence[ModelSpec]) -> None:
 def faults_of(specs: Sequence[ModelSpec]) -> dict[str, str]:
     """Why models certainly cannot be loaded, by name."""
     names = [spec.name for spec in specs]
-    faults = {name: "two models have the same name; rename one" for name in names if names.count(name) > 1}
+    faults = {name: SAME_NAME for name in names if names.count(name) > 1}
     for spec in specs:
         if spec.name not in faults and (fault := _builder_fault(spec) or _file_fault(spec)):
             faults[spec.name] = fault

@@ -55,12 +55,14 @@ def geometry_of(spec: ModelSpec, usual: Geometry | None) -> Geometry:
     """
     own = usual or Geometry(USUAL_SIDE, USUAL_SIDE, Framing(USUAL_SIDE, USUAL_SIDE), "bilinear")
     height, width = spec.height or own.height, spec.width or own.width
-    framing = own.resize if spec.height is spec.width is None else Framing(height, width)
+    framing = own.resize if (height, width) == (own.height, own.width) else Framing(height, width)
     if isinstance(spec.resize, int):
         side = max(spec.resize, height, width)
         framing = Framing(side, side)
     elif spec.resize is not None:
         framing = Framing(*spec.resize, stretched=True)
+    if framing[:3] == own.resize[:3]:
+        framing = own.resize  # What repeats the usual size keeps the usual way of rounding, too.
     if framing.height < height or framing.width < width:
         size = f"[{framing.height}, {framing.width}]"
         raise SizeFault(f"resize is {size}, and must be at least height and width, {height}x{width}")

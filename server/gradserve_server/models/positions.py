@@ -104,9 +104,10 @@ def summed_over(regions: Sequence[PositionWeights | None], height: int, width: i
     if all(region is None for region in regions):
         yield
         return
-    everywhere = PositionWeights(torch.ones(height, width), averaged=True)
+    first = next(each for each in regions if each is not None).weights  # What is on a GPU stays there.
+    everywhere = PositionWeights(first.new_ones(height, width), averaged=True)
     rows = [everywhere if each is None else each for each in regions]
-    weights = torch.stack([each.weights.to(everywhere.weights) for each in rows])
+    weights = torch.stack([each.weights for each in rows])
     token = _regions.set(_Rows(weights, torch.tensor([each.averaged for each in rows])))
     try:
         yield

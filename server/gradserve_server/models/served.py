@@ -1,13 +1,22 @@
 """Which models of a configuration a server can be asked for, and why it cannot be asked for the others."""
 
+import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
 
 from .card import ModelCard
+
+# The folders of an absolute path, which is no part of a word, of a relative path or of a URL.
+FOLDERS = re.compile(r"""(?<![\w/.~-])(?<!:/)~?/(?:[^\s/'",;:()]+/)+(?=[^\s/'",;:()])""")
 
 
 def not_served(name: str, reason: str) -> str:
     """What a server that starts, and `gradserve check`, say of a model that cannot be served."""
     return f"model {name} is not served: {reason}"
+
+
+def without_folders(reason: str) -> str:
+    """A reason as callers are told it: files without the folders of the server's host, which its log has."""
+    return FOLDERS.sub("", reason)
 
 
 class ServedModels(Mapping[str, ModelCard]):

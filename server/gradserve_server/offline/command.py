@@ -14,8 +14,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from ..config import read_settings
 from ..methods.influence.indexing.plan import Report
-from ..models.catalogue import ModelSpec, from_flag
+from ..models.catalogue import ModelSpec
 from ..models.faults import check_builders
+from ..models.flags import from_flag
 
 console = Console(stderr=True, highlight=False)
 

@@ -30,7 +30,12 @@ class Serving:
 
     model: Annotated[
         list[str],
-        typer.Option("--model", "-m", metavar="NAME[=WEIGHTS]", help="Also serve this model. May be repeated."),
+        typer.Option(
+            "--model",
+            "-m",
+            metavar="NAME[=WEIGHTS]",
+            help="Also serve this model, as gradserve serve takes it. May be repeated.",
+        ),
     ] = field(default_factory=list)
     server: Annotated[
         str | None,

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ...engine.job import Job, Steps, TimeUp
 from ...engine.query import Query
-from ..regions import ScoredRegion, within
+from ..regions import ScoredRegion, placed_as, within
 from .apgd import apgd
 from .ball import Ball
 from .baselines import corruption, sphere
@@ -121,7 +121,7 @@ class Attacked:
 
 def attack(job: Job, x: Tensor, arguments: AttackArguments) -> Steps:
     """Attacks one picture [1, 3, H, W] whose values are whole 255ths. Returns Attacked; raises NotApplicable."""
-    return (yield from within(_attack(job, x, arguments), arguments.region, x))
+    return (yield from within(_attack(job, x, arguments), *placed_as(x, [arguments.region])))
 
 
 def _attack(job: Job, x: Tensor, arguments: AttackArguments) -> Steps:

@@ -9,7 +9,7 @@ from torch import Tensor
 from ...engine.job import Job, Steps
 from ...engine.query import Query
 from ...models.preprocess import to_batch
-from ..regions import ScoredRegion, within
+from ..regions import ScoredRegion, placed_as, within
 from .goal import Goal
 from .input_transform import InputTransform
 
@@ -44,7 +44,7 @@ class Certified:
 
 def certify(job: Job, x: Tensor, arguments: CertifyArguments) -> Steps:
     """Judges the returned picture x [1, 3, H, W] and the original in passes of their own."""
-    return (yield from within(_certify(job, x, arguments), arguments.region, x))
+    return (yield from within(_certify(job, x, arguments), *placed_as(x, [arguments.region])))
 
 
 def _certify(job: Job, x: Tensor, arguments: CertifyArguments) -> Steps:

@@ -15,7 +15,7 @@ from ...engine.query import Wrt
 from ...engine.scores import ranking
 from ...models.card import ModelCard
 from ...models.rules import Relevance
-from ..regions import ScoredRegion, within
+from ..regions import ScoredRegion, placed_as, within
 from ..targets import AnyTarget, Prerequisites, Target, look_up, look_up_rows, without_image
 from .averages import integrated_gradients, smooth_grad
 from .cam import grad_cam, guided_grad_cam, layer_cam
@@ -161,7 +161,9 @@ def explain(job: Job, x: Tensor, arguments: ExplainArguments) -> Steps:
     """Runs all calls side by side on one image [1, 3, H, W]; all are answered or none. Returns [Explained]."""
     calls = arguments.calls
     if any(call.region is not None for call in calls):
-        return (yield from together([within(_explain_one(job, x, call, len(calls)), call.region, x) for call in calls]))
+        weights = placed_as(x, [call.region for call in calls])
+        runs_of_calls = [_explain_one(job, x, call, len(calls)) for call in calls]
+        return (yield from together([within(*each) for each in zip(runs_of_calls, weights, strict=True)]))
     first = calls[0].target
     if len(calls) == 1 and METHODS[calls[0].method].one_row and isinstance(first, Target) and first.rank:
         return [(yield from _explain_ranked_class(job, x, calls[0], first))]

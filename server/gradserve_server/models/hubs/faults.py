@@ -31,7 +31,8 @@ def _hf_fault(spec: ModelSpec, named: HubName) -> str:
         return _folder_fault(named.folder)
     if not spec.revision:
         what = f"revision is missing: what {named.name} is on the hub may change"
-        return f'{what}; give revision = "COMMIT", which its page shows, or a folder, hf:./FOLDER'
+        flag = f"--model hf:{named.name}@COMMIT"
+        return f'{what}; give revision = "COMMIT" ({flag}), which its page shows, or a folder, hf:./FOLDER'
     return ""
 
 
@@ -39,7 +40,8 @@ def _folder_fault(folder: Path) -> str:
     if not folder.is_dir():
         beside = [each.name for each in folder.parent.iterdir() if each.is_dir()] if folder.parent.is_dir() else []
         near = nearest(folder.name, beside)
-        return f"there is no folder {folder}{near}; correct builder, in which a path is relative to the configuration"
+        base = "relative to the configuration file, or in --model to where the command is called"
+        return f"there is no folder {folder}{near}; correct builder, in which a path is {base}"
     if not (folder / CONFIG).is_file():
         return f"{folder} has no {CONFIG}; it must be a folder that save_pretrained wrote"
     return ""

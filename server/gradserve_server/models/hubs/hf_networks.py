@@ -1,6 +1,5 @@
 """Networks of Hugging Face: AutoModelForImageClassification of a folder or of a repository of the hub at a revision."""
 
-import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from ..catalogue import ModelSpec
 from ..checkpoints import shown
 from ..inputs import Colours, Geometry, Preset
 from ..preprocess import RESAMPLING
-from .download import check_weights, fetched
+from .download import INDEX, SINGLE, check_weights, fetched, read_json
 from .names import CONFIG, HubName
 from .preset import HubFault, HubNetwork, Transform, measured_colours, proven
 
@@ -36,7 +35,7 @@ def hf_network(spec: ModelSpec, named: HubName) -> HubNetwork:
     folder = named.folder if named.is_folder else _download(spec, named.name, published)
     config = _config(folder)
     if published:
-        check_weights([path.name for path in folder.iterdir()], str(named.name))
+        check_weights(folder)
     network = _with_weights(folder, config) if published else _without_weights(config)
     notes = []
     if spec.revision and not (len(spec.revision) == COMMIT_DIGITS and set(spec.revision) <= set("0123456789abcdef")):
@@ -45,16 +44,20 @@ def hf_network(spec: ModelSpec, named: HubName) -> HubNetwork:
 
 
 def _download(spec: ModelSpec, name: str, published: bool) -> Path:
-    weights = ["*.safetensors"] if published else []
-    patterns = [CONFIG, PROCESSOR, *weights, "*.safetensors.index.json"]
-    return fetched(name, spec.revision, patterns, [CONFIG, *weights])
+    weights = [(SINGLE, INDEX)] if published else []
+    return fetched(name, spec.revision, [(CONFIG,), *weights], [PROCESSOR] if None in _given(spec) else [])
+
+
+def _given(spec: ModelSpec) -> list[Any]:
+    """What the entry says of the preprocessing; where that is all, no image processor is needed."""
+    return [spec.height, spec.width, spec.resize, spec.interpolation, spec.mean, spec.std]
 
 
 def _config(folder: Path) -> Any:
     """Its configuration. Raises HubFault."""
     from transformers import AutoConfig
 
-    content = json.loads((folder / CONFIG).read_text("utf-8"))
+    content = read_json(folder / CONFIG)
     kind = content.get("model_type")
     if kind == TIMM_KIND or (kind is None and "architecture" in content):
         file = folder / "model.safetensors"
@@ -70,6 +73,9 @@ def _config(folder: Path) -> Any:
         if "auto_map" in content:
             raise HubFault(f"{FOREIGN_CODE}; write a builder of your own, package.module:function") from error
         raise HubFault(f"transformers knows no model_type {kind!r}; is a newer version needed?") from error
+    except Exception as error:
+        why = f"transformers cannot read {CONFIG} in {folder} ({' '.join(str(error).split())[:200]})"
+        raise HubFault(f"{why}; copy or download it again") from error
 
 
 def _kernels(content: Any) -> Iterator[str]:
@@ -134,8 +140,7 @@ def _input(spec: ModelSpec, folder: Path, config: Any) -> tuple[Geometry | None,
     if channels != spec.channels:
         remedy = f"write channels = {channels}" if channels in (1, 3) else "only networks of 1 and of 3 are served"
         raise HubFault(f"it takes {channels} channels, and channels is {spec.channels}; {remedy}")
-    given = [spec.height, spec.width, spec.resize, spec.interpolation, spec.mean, spec.std]
-    if None not in given:
+    if None not in _given(spec):
         return None, None
     if not (folder / PROCESSOR).is_file():
         raise HubFault(f"{folder.name} has no {PROCESSOR}, so that its preprocessing is not known; {GIVE_ALL}")
@@ -158,7 +163,7 @@ def _processor(folder: Path) -> Any:
     """Its image processor, of the kind that computes with Pillow as this server does. Raises HubFault."""
     from transformers import AutoImageProcessor
 
-    content = json.loads((folder / PROCESSOR).read_text("utf-8"))
+    content = read_json(folder / PROCESSOR)
     try:
         return AutoImageProcessor.from_pretrained(folder, local_files_only=True, trust_remote_code=False, backend="pil")
     except (ValueError, ImportError) as error:

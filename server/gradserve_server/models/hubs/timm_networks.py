@@ -9,12 +9,14 @@ from ..card import Framing
 from ..catalogue import ModelSpec
 from ..inputs import Colours, Geometry, Preset
 from ..tables import nearest
-from .download import check_weights, fetched
+from .download import fetched
 from .names import TIMM_FUNCTION, HubName
 from .preset import HubFault, HubNetwork, Transform, proven
 
-# Names of the files that timm's repositories have weights in, as timm itself looks for them.
-WEIGHTS = ("model.safetensors", "open_clip_model.safetensors")
+# Names of files of weights, and those that timm takes instead of them, as it looks for them itself.
+PICKLED_NAME = "pytorch_model.bin"
+SAFE_NAMES = {PICKLED_NAME: "model.safetensors", "open_clip_pytorch_model.bin": "open_clip_model.safetensors"}
+SAFE_ALONE = 'only safetensors files are loaded: give weights = "FILE", or "random"'
 IMAGENET_CLASSES = 1000
 # Arguments of timm.create_model that name weights, which it would download or unpickle by itself.
 WEIGHTS_ARGUMENTS = ("checkpoint_path", "pretrained", "pretrained_cfg", "pretrained_cfg_overlay")
@@ -79,11 +81,12 @@ def _weights(spec: ModelSpec, published: Mapping[str, Any]) -> tuple[Path, tuple
     if not repository or published.get("custom_load"):
         file = published.get("url") or repository or "nowhere"
         what = f"its weights are published as a pickled or foreign file alone ({file})"
-        raise HubFault(f'{what}; only safetensors files are loaded: give weights = "FILE", or "random"')
-    folder = fetched(repository, spec.revision, ["*.safetensors", "config.json"], ["*.safetensors"])
-    names = [path.name for path in folder.iterdir()]
-    check_weights([name for name in names if name in WEIGHTS], repository)
-    path = next(folder / name for name in WEIGHTS if name in names)
+        raise HubFault(f"{what}; {SAFE_ALONE}")
+    name = published.get("hf_hub_filename") or PICKLED_NAME
+    safe = SAFE_NAMES.get(name, f"{name.removesuffix('.bin')}.safetensors" if name.endswith(".bin") else name)
+    if not safe.endswith(".safetensors"):
+        raise HubFault(f"{repository} has its weights as {name}; {SAFE_ALONE}")
+    path = fetched(repository, spec.revision, [(safe,)]) / safe
     return path, () if spec.revision else (MOVING.format(repository=repository),)
 
 
