@@ -12,7 +12,7 @@ from torchvision.models.densenet import DenseNet
 from zoo import CPU, inputs, off, prepared
 
 from gradserve_server.api.errors import Violations
-from gradserve_server.api.rpcs.explain import method_warnings
+from gradserve_server.api.rpcs.explanation import method_warnings
 from gradserve_server.api.targets import cam_layer, known_layer
 from gradserve_server.engine.differentiate import differentiate
 from gradserve_server.engine.objective import channel, logit

@@ -20,6 +20,7 @@ from ..errors import RequestError, Violations, clipped, inapplicable, shown
 from ..reply import target_message, target_name
 from ..request import Bound, CallContext, model_card, model_of
 from ..rpcs import explain, predict
+from ..rpcs.explanation import warnings_of
 from .outputs import WantedOutput, add_output, class_outputs, reply_bytes, wanted_outputs
 from .parameters import MAX_CHARACTERS, InferRequest
 from .tensors import NAME, InputTensor, read_tensor
@@ -224,7 +225,7 @@ def _add_maps(response: v2.ModelInferResponse, maps: Sequence[Explained], bound:
         arguments: ExplainArguments = row.explain.task.arguments
         (call,) = arguments.calls
         output.parameters["method"].string_param = call.method
-        for warning in dict.fromkeys(explain.warnings_of(call, each, bound.card)):
+        for warning in dict.fromkeys(warnings_of(call, each, bound.card)):
             rows_by_warning.setdefault(warning, []).append(i)
     if rows_by_warning:
         named = (f"row {', '.join(map(str, rows))}: {warning}" for warning, rows in rows_by_warning.items())

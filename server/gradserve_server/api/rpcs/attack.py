@@ -36,7 +36,8 @@ from ..reply import provenance, scores
 from ..request import Bound, CallContext, area, check_options, check_picture, model_of, task_of
 from ..targets import class_named, reads_scores, single_target, target_of
 from .certificate import NORM, EncodedPicture, certified, magnified
-from .explain import calls_of, check_applies, explanation
+from .explain import calls_of, check_applies
+from .explanation import explanation
 from .surrogates import check_gradient, check_surrogate
 
 MAX_ROWS = 200_000

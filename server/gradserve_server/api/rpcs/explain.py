@@ -5,26 +5,24 @@ from dataclasses import replace
 from operator import mul
 
 import numpy as np
-from PIL import Image
 
-from gradserve.images import overlay
 from gradserve.v1 import common_pb2 as pb
 from gradserve.v1 import explain_pb2
 
 from ...engine.costs import passes_cost, rule_cost
-from ...methods.explain import METHODS, Call, ExplainArguments, Explained, first_rows, relevance_of, rows_of
+from ...methods.explain import METHODS, Call, ExplainArguments, first_rows, relevance_of, rows_of
 from ...methods.regions import ScoredRegion
-from ...methods.targets import AnyTarget, Contrast, Target, layers_of
+from ...methods.targets import AnyTarget, Target, layers_of
 from ...models.card import ModelCard
 from ...pool.wire import Outcome
 from ..errors import Violations
-from ..fields import choice, from_dict, parse_fields
-from ..images import ModelInput, png
-from ..regions import region_message, score_region
-from ..reply import provenance, target_message, target_name, tensor
+from ..fields import choice, parse_fields
+from ..images import ModelInput
+from ..regions import score_region
+from ..reply import provenance
 from ..request import Bound, CallContext, area, check_options, check_picture, in_exact, model_of, task_of
-from ..segments import NO_SEGMENT, segment, segment_message
 from ..targets import ASIDE, MAX_TARGETS, aside, cam_layer, reads_scores, targets_of
+from .explanation import cut_out, explanation, overlaid
 
 MAX_METHODS = 16
 MAX_ROWS, MAX_REQUEST_ROWS = 4096, 16384  # The most rows of one method for one target, and of a request.
@@ -32,16 +30,9 @@ MAX_MAP_BYTES = 60 << 20  # The most bytes of maps in one reply.
 # Bytes of a pixel; other formats have 4.
 MAP_BYTES = {explain_pb2.MAP_FORMAT_FLOAT16: 2, explain_pb2.MAP_FORMAT_PNG: 1}
 OVERLAY_BYTES = 3  # Bytes of a pixel.
-MIN_OVERLAY_SIDE = 224  # Pixels of the longer side. A smaller overlay is magnified by a whole number.
 MAX_SMALL_BYTES = 256 << 10  # The most bytes of maps that are copied into a reply in some microseconds.
 MAX_SEGMENTS = 16  # The most maps of a request that are cut out.
 SEGMENT_GFLOP = 5.0  # What cutting out one is worth.
-MAX_FLOAT16, MIN_FLOAT16 = float(np.finfo(np.float16).max), float(np.finfo(np.float16).tiny)
-NO_CONTRAST = (
-    "NO_CONTRAST: by this rule the relevance hardly depends on which class or unit it is of; a contrast, "
-    "one class minus another, shows what speaks for the one and against the other"
-)
-LEAKY = frozenset(("LeakyReLU", "PReLU"))
 
 
 def bind(request: explain_pb2.ExplainRequest, at: CallContext) -> Bound:
@@ -218,15 +209,6 @@ def reply(request: explain_pb2.ExplainRequest, bound: Bound, outcome: Outcome) -
     )
 
 
-def cut_out(message: explain_pb2.Explanation, bound: Bound, values: np.ndarray) -> None:
-    """Adds the object that the map lies on, or why there is none."""
-    found = segment(bound.task.image, values)
-    if found is None:
-        message.warnings.append(NO_SEGMENT)
-    else:
-        message.segment.CopyFrom(segment_message(found, bound.picture.region))
-
-
 def rows_by_method(bound: Bound, outcome: Outcome) -> Mapping[str, int]:
     """What each method took of the rows that were computed, for the metrics."""
     arguments: ExplainArguments = bound.task.arguments
@@ -234,82 +216,3 @@ def rows_by_method(bound: Bound, outcome: Outcome) -> Mapping[str, int]:
     for call, answer in zip(arguments.calls, outcome.result, strict=True):
         rows[call.method] += answer.done
     return rows
-
-
-def explanation(call: Call, answer: Explained, card: ModelCard, form: explain_pb2.MapFormat) -> explain_pb2.Explanation:
-    """One map with what it is of."""
-    low, high = float(answer.values.min()), float(answer.values.max())
-    target = target_message(answer.target)
-    if call.region is not None:
-        target.region.CopyFrom(region_message(call.region))
-    reply = explain_pb2.Explanation(
-        method_name=call.method,
-        target=target,
-        target_name=target_name(target, card),
-        target_value=answer.target_value,
-        low=low,
-        high=high,
-        asked=answer.asked,
-        done=answer.done,
-        completed_fraction=answer.done / answer.asked,
-        warnings=warnings_of(call, answer, card),
-    )
-    from_dict(getattr(reply.method, call.method), call.parameters)
-    getattr(reply.method, call.method).SetInParent()
-    if form == explain_pb2.MAP_FORMAT_PNG:
-        reply.png = png(levels(answer.values, low, high))
-    else:
-        half = form == explain_pb2.MAP_FORMAT_FLOAT16
-        reply.raw.CopyFrom(tensor(answer.values.astype("<f2" if half else "<f4")))
-        if half and max(abs(low), abs(high)) > MAX_FLOAT16:
-            reply.warnings.append("FLOAT16_OVERFLOW: values beyond 65504 became infinite; ask for FLOAT32")
-        if half and 0 < max(abs(low), abs(high)) < MIN_FLOAT16:
-            reply.warnings.append("FLOAT16_UNDERFLOW: values below 6e-5 lose digits or become 0; ask for FLOAT32")
-    if answer.coarse is not None:
-        reply.coarse.CopyFrom(tensor(answer.coarse.astype("<f4")))
-    if answer.completeness_gap is not None:
-        reply.completeness_gap = answer.completeness_gap
-    return reply
-
-
-def levels(values: np.ndarray, low: float, high: float) -> np.ndarray:
-    """The values as uint8, the lowest 0 and the highest 255; zeros where all are the same."""
-    if not high > low:
-        return np.zeros(values.shape, np.uint8)
-    scaled = values - low
-    scaled /= high - low
-    scaled *= 255
-    return np.rint(scaled, out=scaled).astype(np.uint8)
-
-
-def warnings_of(call: Call, answer: Explained, card: ModelCard) -> list[str]:
-    """What a careful reader should know about a map."""
-    return [*answer.warnings, *method_warnings(call, card), *_target_warnings(call, card)]
-
-
-def method_warnings(call: Call, card: ModelCard) -> list[str]:
-    """Notes on the model that concern the method: guided only in part, or a default layer that is not the usual one."""
-    method = METHODS[call.method]
-    notes = [note for note in card.notes if note.startswith("PARTIALLY_GUIDED") and method.guided]
-    layer = call.parameters.get("layer")
-    if method.default_layer and layer in (None, card.grad_cam_layer):
-        notes += [note for note in card.notes if note.startswith("GRAD_CAM")]
-    return notes
-
-
-def _target_warnings(call: Call, card: ModelCard) -> list[str]:
-    """That relevance of z+ and gamma needs a contrast, on networks whose activations are ReLUs, leaky ones included."""
-    rule = relevance_of(call)
-    rectified = card.relus > 0 or LEAKY & set(card.other_activations)
-    vague = rule is not None and rule.convolution != "epsilon" and rectified
-    return [NO_CONTRAST] if vague and not isinstance(call.target, Contrast) else []
-
-
-def overlaid(image: np.ndarray, values: np.ndarray) -> bytes:
-    """PNG of the map over what the model saw."""
-    pixels = image if image.dtype == np.uint8 else (image * 255).round().astype(np.uint8)
-    height, width = values.shape
-    factor = max(1, round(MIN_OVERLAY_SIDE / max(height, width)))
-    photo = Image.fromarray(pixels).resize((width * factor, height * factor), Image.Resampling.NEAREST)
-    picture = overlay(photo, values, (0, 0, width * factor, height * factor))
-    return png(np.asarray(picture))

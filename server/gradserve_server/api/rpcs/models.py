@@ -7,7 +7,7 @@ from ...methods.explain import METHODS, Call
 from ...models.card import ModelCard
 from ..fields import enum_value
 from ..reply import PRECISION_NUMBERS
-from .explain import method_warnings
+from .explanation import method_warnings
 from .influence import no_index
 
 HEAD = models_pb2.DESCRIPTOR.enum_types_by_name["Head"]
