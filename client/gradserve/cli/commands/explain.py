@@ -39,6 +39,18 @@ class Selection:
 
 
 @dataclass(frozen=True)
+class Judging:
+    """What is measured of each map."""
+
+    trust: Annotated[
+        bool, typer.Option("--trust", help="Judge each map beside chance and the middle of the picture (50 rows).")
+    ] = False
+    curves: Annotated[
+        bool, typer.Option("--curves", help="The same with areas of insertion and deletion (29 rows a map).")
+    ] = False
+
+
+@dataclass(frozen=True)
 class OutputFiles:
     """What is saved where."""
 
@@ -83,6 +95,7 @@ def explain(
     photos: options.Photos,
     *,
     selection: Selection,
+    judging: Judging,
     model: options.Model = "",
     files: OutputFiles,
     request: options.GradientsRequest,
@@ -97,6 +110,8 @@ def explain(
 
     Example: `gradserve explain photo.jpg --method smooth_grad --param samples=25 --out heat.png --save-map map.npy`
 
+    Example: `gradserve explain photo.jpg --method grad_cam --trust`
+
     Example: `gradserve explain *.jpg --method grad_cam --method gradient --target tabby --target rank:2 --out maps/`
     """
     targets = [parse.target(text) for text in selection.target]
@@ -108,7 +123,8 @@ def explain(
     colormap = cast(Colormap | None, files.colormap)
     saved: list[Saved] = []
     with connection.client(timeout) as client:
-        answers = client.explain_many(photos, methods, target=targets, region=region, model=model, **vars(request))
+        arguments = {**vars(judging), **vars(request)}
+        answers = client.explain_many(photos, methods, target=targets, region=region, model=model, **arguments)
         try:
             for photo, results in output.progress(zip(photos, answers, strict=True), len(photos), "explain"):
                 for each in results:
@@ -136,8 +152,19 @@ def _print(saved: list[Saved], as_json: bool) -> None:
         result = each.result
         numbers = [f"{result.target_value:.4g}", *([f"{result.completed_fraction:.0%}"] if partial else [])]
         paths = ", ".join(str(path) for path in (each.picture, each.map) if path)
-        table.add_row(each.photo.name, result.method, result.target_name, *numbers, paths)
+        table.add_row(
+            each.photo.name, result.method, result.target_name, *numbers, "\n".join([paths, *_judged(result)])
+        )
     output.out().print(table)
+
+
+def _judged(result: Explanation) -> Iterator[str]:
+    """How far to trust a map, in lines."""
+    if result.trust is None:
+        return
+    yield result.trust.sentence
+    if curves := result.trust.curves:
+        yield f"insertion {curves.insertion_area:.3f}, deletion {curves.deletion_area:.3f}"
 
 
 def _warnings(saved: list[Saved]) -> Iterator[str]:
