@@ -257,6 +257,11 @@ def _explanation(request, method, target) -> explain_pb2.Explanation:
         answer.raw.CopyFrom(common_pb2.Tensor(shape=values.shape, dtype=dtype, data=values.astype(kind).tobytes()))
     if request.overlay:
         answer.overlay = images.png(images.heatmap(values))
+    _add_extras(request, answer)
+    return answer
+
+
+def _add_extras(request, answer) -> None:
     if request.segment:
         mask = np.zeros((SIZE, SIZE), np.uint8)
         mask[SIZE // 2 :] = 255
@@ -264,7 +269,12 @@ def _explanation(request, method, target) -> explain_pb2.Explanation:
         answer.segment.outline.extend([0, 30, 80, 30, 80, 60, 0, 60])
         answer.segment.box.CopyFrom(common_pb2.Box(x0=0, y0=30, x1=80, y1=60))
         answer.segment.share = 0.5
-    return answer
+    if request.trust:
+        answer.trust.CopyFrom(explain_pb2.Trust(agreement=0.5, chance_p=0.0025, centre_agreement=0.25, verdict=3))
+        answer.trust.sentence = "beats both chance and the middle of the picture"
+    if request.curves:
+        curves = {"insertion": [0.0, 0.5, 1.0], "deletion": [1.0, 0.25, 0.0]}
+        answer.trust.curves.CopyFrom(explain_pb2.Curves(**curves, insertion_area=0.5, deletion_area=0.375))
 
 
 def _example(row: int, **facts: float) -> influence_pb2.TrainingExample:

@@ -90,6 +90,22 @@ def test_explain_several_photos_methods_and_targets(run, server, photo_path, tmp
     assert server.requests[0].options.alone
 
 
+def test_explain_says_how_far_to_trust_each_map(run, server, photo_path, tmp_path):
+    saved = ("--out", tmp_path / "maps", "--save-map", tmp_path / "map.npz", "--method", "gradient")
+    code, out, _ = run("explain", photo_path, *saved, "--trust")
+    assert code == 0
+    assert "beats both chance and the middle of the picture" in out
+    assert "insertion" not in out
+    with np.load(tmp_path / "map.npz") as file:
+        assert json.loads(str(file["metadata"]))["trust"]["verdict"] == "beats_both"
+    assert (server.requests[-1].trust, server.requests[-1].curves) == (True, False)
+    assert "insertion 0.500, deletion 0.375" in run("explain", photo_path, *saved, "--curves")[1]
+    assert (server.requests[-1].trust, server.requests[-1].curves) == (True, True)
+    found = json.loads(run("explain", photo_path, *saved, "--curves", "--json")[1])["explanations"][0]["trust"]
+    assert (found["agreement"], found["curves"]["insertion"]) == (0.5, [0.0, 0.5, 1.0])
+    assert "beats both" not in run("explain", photo_path, *saved)[1]
+
+
 def test_warnings_go_to_standard_error(run, photo_path):
     _, out, err = run("explain", photo_path, "--method", "guided_backprop")
     assert "PARTIALLY_GUIDED" in err

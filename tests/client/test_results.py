@@ -23,6 +23,22 @@ def metadata(path: Path) -> Any:
         return json.loads(str(file["metadata"]))
 
 
+# Trust
+
+
+def test_a_map_says_how_far_to_trust_it(client: Client, photo: Image.Image, tmp_path: Path) -> None:
+    plain, judged = client.explain(photo, "gradient"), client.explain(photo, "gradient", trust=True)
+    assert (plain.trust, plain.to_dict()["trust"]) == (None, None)
+    assert judged.trust == gradserve.Trust(0.5, 0.0025, 0.25, "beats_both", judged.trust.sentence)
+    assert judged.trust.is_trusted
+    assert "beats_both" in repr(judged)
+    assert metadata(judged.save(tmp_path / "map.npz"))["trust"]["chance_p"] == 0.0025
+    (many,) = client.explain_many([photo], "gradient", curves=True)
+    assert many.trust is not None
+    assert many.trust.curves == gradserve.Curves((0.0, 0.5, 1.0), (1.0, 0.25, 0.0), 0.5, 0.375)
+    assert many.to_dict()["trust"]["curves"]["insertion_area"] == 0.5
+
+
 # Dictionaries
 
 

@@ -72,7 +72,8 @@ class PhotoCalls(Connection):
         one with parameters. A target is a class's index or name, a Rank or a Unit; None is the predicted class.
         `region`, a box (x0, y0, x1, y1) or a mask, is for networks that give a score for each position, as for
         segmentation: where the target's scores are summed. Maps travel as `format` "float32", "float16" or "png";
-        `overlay` also asks the server for a picture.
+        `overlay` also asks the server for a picture. `trust` judges each map beside chance and the middle of the
+        picture, `curves` with insertion and deletion.
         """
         request = explain.explain_request(image, methods, target=target, **arguments)
         maps = self.explain_message(request, timeout=timeout)

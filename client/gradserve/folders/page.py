@@ -19,6 +19,7 @@ def write(folder: Path, maps: MapFolder, pictures: Sequence[Picture], failed: Se
                 "method": each["method"],
                 "target": each["target_name"],
                 "value": f"{each['target_value']:.4g}",
+                "trust": (each.get("trust") or {}).get("sentence", ""),
                 "warnings": each["warnings"],
             }
             for each in metadata

@@ -35,7 +35,7 @@ from gradserve.messages.common import (
 from gradserve.parameters.common import Preprocess
 from gradserve.parameters.explain import ExplainParameters, MapFormat
 from gradserve.results.common import Provenance, Region
-from gradserve.results.explain import Explanation, Explanations, Segment
+from gradserve.results.explain import Curves, Explanation, Explanations, Segment, Trust
 from gradserve.v1 import common_pb2, explain_pb2
 
 EXPLAIN_METHOD: Any = explain_pb2.ExplainMethod.DESCRIPTOR
@@ -48,12 +48,15 @@ class ExplainArguments(PhotoOptions, ExplainParameters, total=False):
     region: where the scores of the targets are summed, for networks that give a score for each position.
     format: in which maps travel, "float32" (default), "float16" or "png". overlay: also ask the server for a picture.
     segment: also cut out the object that each map lies on.
+    trust: judge each map beside chance and the middle of the picture. curves: the same with insertion and deletion.
     """
 
     region: RegionLike | None
     format: MapFormat
     overlay: bool
     segment: bool
+    trust: bool
+    curves: bool
 
 
 _PARAMETERS = ExplainParameters.__annotations__.keys()
@@ -88,6 +91,8 @@ def _request(
     format: MapFormat = "float32",
     overlay: bool = False,
     segment: bool = False,
+    trust: bool = False,
+    curves: bool = False,
     **options: Unpack[Options],
 ) -> explain_pb2.ExplainRequest:
     targets = target if isinstance(target, list) else [] if target is None else [target]
@@ -105,6 +110,8 @@ def _request(
         format=choice("format", _FORMAT, format),
         overlay=overlay,
         segment=segment,
+        trust=trust or curves,
+        curves=curves,
         options=request_options(**options),
     )
 
@@ -165,6 +172,7 @@ def explanation_of(
         done=each.done,
         completed_fraction=each.completed_fraction,
         warnings=tuple(each.warnings),
+        trust=trust_of(each.trust) if each.HasField("trust") else None,
         region=region,
         provenance=provenance,
         served_overlay=each.overlay or None,
@@ -182,6 +190,17 @@ def _segment(message: explain_pb2.Segment) -> Segment:
         box=(box.x0, box.y0, box.x1, box.y1),
         share=message.share,
     )
+
+
+def trust_of(message: explain_pb2.Trust) -> Trust:
+    """How far to trust a map, as a result."""
+    verdict = fields.choice_name(explain_pb2.TrustVerdict.DESCRIPTOR, message.verdict)
+    curves = None
+    if message.HasField("curves"):
+        each = message.curves
+        curves = Curves(tuple(each.insertion), tuple(each.deletion), each.insertion_area, each.deletion_area)
+    figures = (message.agreement, message.chance_p, message.centre_agreement)
+    return Trust(*figures, verdict=verdict, sentence=message.sentence, curves=curves)
 
 
 def _map(each: explain_pb2.Explanation) -> images.Array:

@@ -25,6 +25,40 @@ Map = np.ndarray[Any, np.dtype[np.float32]]
 _MIN_SIDE = 224  # Pixels of the longer side of an overlay, as of those that the server draws.
 
 
+@dataclass(frozen=True)
+class Curves:
+    """The target as pixels come (insertion) and go (deletion), 1/14 of them at a time, the map's highest first.
+
+    Values are the class's probability for a class as target, else the target's value; areas are mean heights.
+    """
+
+    insertion: tuple[float, ...]
+    deletion: tuple[float, ...]
+    insertion_area: float
+    deletion_area: float
+
+
+@dataclass(frozen=True)
+class Trust:
+    """How far to trust one map: how it agrees with what the target does when half of the picture is gone.
+
+    The verdict is "no_better_than_chance", "no_better_than_centre" or "beats_both"; `sentence` says it in words.
+    One picture's figures have a standard deviation of 0.12 to 0.14: they judge a map, and rank no methods.
+    """
+
+    agreement: float
+    chance_p: float
+    centre_agreement: float
+    verdict: str
+    sentence: str
+    curves: Curves | None = None
+
+    @property
+    def is_trusted(self) -> bool:
+        """Whether the map beats both chance and the middle of the picture."""
+        return self.verdict == "beats_both"
+
+
 @dataclass(frozen=True, eq=False, repr=False)
 class Segment(Result):
     """The object that a map lies on.
@@ -65,6 +99,7 @@ class Explanation(Result):
     image: common_pb2.Image = field(default_factory=common_pb2.Image)
     request: explain_pb2.ExplainRequest | None = None  # What asks for this map alone, without the picture.
     segment: Segment | None = None
+    trust: Trust | None = None
 
     def original(self) -> Image.Image:
         """The picture that was sent, upright and in RGB."""
@@ -132,10 +167,11 @@ class Explanation(Result):
     def __repr__(self) -> str:
         parameters = "".join(f", {name}={value!r}" for name, value in self.parameters.items())
         height, width = self.map.shape
+        trust = f", {self.trust.verdict}" if self.trust else ""
         done = "" if self.completed_fraction >= 1 else f", {self.done} of {self.asked} done"
         return (
             f"<Explanation {self.method}{parameters}: {self.target_name} = {self.target_value:.4g}, "
-            f"map {height} x {width}, {self.provenance.model}{done}>"
+            f"map {height} x {width}, {self.provenance.model}{done}{trust}>"
         )
 
 

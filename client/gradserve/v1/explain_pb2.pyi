@@ -49,6 +49,13 @@ class MapFormat(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     MAP_FORMAT_FLOAT32: _ClassVar[MapFormat]
     MAP_FORMAT_FLOAT16: _ClassVar[MapFormat]
     MAP_FORMAT_PNG: _ClassVar[MapFormat]
+
+class TrustVerdict(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = []
+    TRUST_VERDICT_UNSPECIFIED: _ClassVar[TrustVerdict]
+    TRUST_VERDICT_NO_BETTER_THAN_CHANCE: _ClassVar[TrustVerdict]
+    TRUST_VERDICT_NO_BETTER_THAN_CENTRE: _ClassVar[TrustVerdict]
+    TRUST_VERDICT_BEATS_BOTH: _ClassVar[TrustVerdict]
 REDUCE_UNSPECIFIED: Reduce
 REDUCE_SUM: Reduce
 REDUCE_MAX: Reduce
@@ -74,9 +81,13 @@ MAP_FORMAT_UNSPECIFIED: MapFormat
 MAP_FORMAT_FLOAT32: MapFormat
 MAP_FORMAT_FLOAT16: MapFormat
 MAP_FORMAT_PNG: MapFormat
+TRUST_VERDICT_UNSPECIFIED: TrustVerdict
+TRUST_VERDICT_NO_BETTER_THAN_CHANCE: TrustVerdict
+TRUST_VERDICT_NO_BETTER_THAN_CENTRE: TrustVerdict
+TRUST_VERDICT_BEATS_BOTH: TrustVerdict
 
 class ExplainRequest(_message.Message):
-    __slots__ = ["model", "image", "preprocess", "methods", "targets", "format", "overlay", "options", "segment"]
+    __slots__ = ["model", "image", "preprocess", "methods", "targets", "format", "overlay", "options", "segment", "trust", "curves"]
     MODEL_FIELD_NUMBER: _ClassVar[int]
     IMAGE_FIELD_NUMBER: _ClassVar[int]
     PREPROCESS_FIELD_NUMBER: _ClassVar[int]
@@ -86,6 +97,8 @@ class ExplainRequest(_message.Message):
     OVERLAY_FIELD_NUMBER: _ClassVar[int]
     OPTIONS_FIELD_NUMBER: _ClassVar[int]
     SEGMENT_FIELD_NUMBER: _ClassVar[int]
+    TRUST_FIELD_NUMBER: _ClassVar[int]
+    CURVES_FIELD_NUMBER: _ClassVar[int]
     model: str
     image: _common_pb2.Image
     preprocess: _common_pb2.Preprocess
@@ -95,7 +108,9 @@ class ExplainRequest(_message.Message):
     overlay: bool
     options: _common_pb2.RequestOptions
     segment: bool
-    def __init__(self, model: _Optional[str] = ..., image: _Optional[_Union[_common_pb2.Image, _Mapping]] = ..., preprocess: _Optional[_Union[_common_pb2.Preprocess, str]] = ..., methods: _Optional[_Iterable[_Union[ExplainMethod, _Mapping]]] = ..., targets: _Optional[_Iterable[_Union[_common_pb2.Target, _Mapping]]] = ..., format: _Optional[_Union[MapFormat, str]] = ..., overlay: bool = ..., options: _Optional[_Union[_common_pb2.RequestOptions, _Mapping]] = ..., segment: bool = ...) -> None: ...
+    trust: bool
+    curves: bool
+    def __init__(self, model: _Optional[str] = ..., image: _Optional[_Union[_common_pb2.Image, _Mapping]] = ..., preprocess: _Optional[_Union[_common_pb2.Preprocess, str]] = ..., methods: _Optional[_Iterable[_Union[ExplainMethod, _Mapping]]] = ..., targets: _Optional[_Iterable[_Union[_common_pb2.Target, _Mapping]]] = ..., format: _Optional[_Union[MapFormat, str]] = ..., overlay: bool = ..., options: _Optional[_Union[_common_pb2.RequestOptions, _Mapping]] = ..., segment: bool = ..., trust: bool = ..., curves: bool = ...) -> None: ...
 
 class ExplainMethod(_message.Message):
     __slots__ = ["gradient", "gradient_x_input", "smooth_grad", "integrated_gradients", "guided_backprop", "deconvnet", "grad_cam", "guided_grad_cam", "occlusion", "layer_cam", "lrp"]
@@ -224,7 +239,7 @@ class ExplainResponse(_message.Message):
     def __init__(self, explanations: _Optional[_Iterable[_Union[Explanation, _Mapping]]] = ..., region: _Optional[_Union[_common_pb2.Region, _Mapping]] = ..., provenance: _Optional[_Union[_common_pb2.Provenance, _Mapping]] = ...) -> None: ...
 
 class Explanation(_message.Message):
-    __slots__ = ["method", "method_name", "target", "target_name", "target_value", "raw", "png", "low", "high", "overlay", "coarse", "completeness_gap", "asked", "done", "completed_fraction", "warnings", "segment"]
+    __slots__ = ["method", "method_name", "target", "target_name", "target_value", "raw", "png", "low", "high", "overlay", "coarse", "completeness_gap", "asked", "done", "completed_fraction", "warnings", "segment", "trust"]
     METHOD_FIELD_NUMBER: _ClassVar[int]
     METHOD_NAME_FIELD_NUMBER: _ClassVar[int]
     TARGET_FIELD_NUMBER: _ClassVar[int]
@@ -242,6 +257,7 @@ class Explanation(_message.Message):
     COMPLETED_FRACTION_FIELD_NUMBER: _ClassVar[int]
     WARNINGS_FIELD_NUMBER: _ClassVar[int]
     SEGMENT_FIELD_NUMBER: _ClassVar[int]
+    TRUST_FIELD_NUMBER: _ClassVar[int]
     method: ExplainMethod
     method_name: str
     target: _common_pb2.Target
@@ -259,7 +275,8 @@ class Explanation(_message.Message):
     completed_fraction: float
     warnings: _containers.RepeatedScalarFieldContainer[str]
     segment: Segment
-    def __init__(self, method: _Optional[_Union[ExplainMethod, _Mapping]] = ..., method_name: _Optional[str] = ..., target: _Optional[_Union[_common_pb2.Target, _Mapping]] = ..., target_name: _Optional[str] = ..., target_value: _Optional[float] = ..., raw: _Optional[_Union[_common_pb2.Tensor, _Mapping]] = ..., png: _Optional[bytes] = ..., low: _Optional[float] = ..., high: _Optional[float] = ..., overlay: _Optional[bytes] = ..., coarse: _Optional[_Union[_common_pb2.Tensor, _Mapping]] = ..., completeness_gap: _Optional[float] = ..., asked: _Optional[int] = ..., done: _Optional[int] = ..., completed_fraction: _Optional[float] = ..., warnings: _Optional[_Iterable[str]] = ..., segment: _Optional[_Union[Segment, _Mapping]] = ...) -> None: ...
+    trust: Trust
+    def __init__(self, method: _Optional[_Union[ExplainMethod, _Mapping]] = ..., method_name: _Optional[str] = ..., target: _Optional[_Union[_common_pb2.Target, _Mapping]] = ..., target_name: _Optional[str] = ..., target_value: _Optional[float] = ..., raw: _Optional[_Union[_common_pb2.Tensor, _Mapping]] = ..., png: _Optional[bytes] = ..., low: _Optional[float] = ..., high: _Optional[float] = ..., overlay: _Optional[bytes] = ..., coarse: _Optional[_Union[_common_pb2.Tensor, _Mapping]] = ..., completeness_gap: _Optional[float] = ..., asked: _Optional[int] = ..., done: _Optional[int] = ..., completed_fraction: _Optional[float] = ..., warnings: _Optional[_Iterable[str]] = ..., segment: _Optional[_Union[Segment, _Mapping]] = ..., trust: _Optional[_Union[Trust, _Mapping]] = ...) -> None: ...
 
 class Segment(_message.Message):
     __slots__ = ["mask", "outline", "box", "share"]
@@ -272,3 +289,31 @@ class Segment(_message.Message):
     box: _common_pb2.Box
     share: float
     def __init__(self, mask: _Optional[bytes] = ..., outline: _Optional[_Iterable[float]] = ..., box: _Optional[_Union[_common_pb2.Box, _Mapping]] = ..., share: _Optional[float] = ...) -> None: ...
+
+class Trust(_message.Message):
+    __slots__ = ["agreement", "chance_p", "centre_agreement", "verdict", "sentence", "curves"]
+    AGREEMENT_FIELD_NUMBER: _ClassVar[int]
+    CHANCE_P_FIELD_NUMBER: _ClassVar[int]
+    CENTRE_AGREEMENT_FIELD_NUMBER: _ClassVar[int]
+    VERDICT_FIELD_NUMBER: _ClassVar[int]
+    SENTENCE_FIELD_NUMBER: _ClassVar[int]
+    CURVES_FIELD_NUMBER: _ClassVar[int]
+    agreement: float
+    chance_p: float
+    centre_agreement: float
+    verdict: TrustVerdict
+    sentence: str
+    curves: Curves
+    def __init__(self, agreement: _Optional[float] = ..., chance_p: _Optional[float] = ..., centre_agreement: _Optional[float] = ..., verdict: _Optional[_Union[TrustVerdict, str]] = ..., sentence: _Optional[str] = ..., curves: _Optional[_Union[Curves, _Mapping]] = ...) -> None: ...
+
+class Curves(_message.Message):
+    __slots__ = ["insertion", "deletion", "insertion_area", "deletion_area"]
+    INSERTION_FIELD_NUMBER: _ClassVar[int]
+    DELETION_FIELD_NUMBER: _ClassVar[int]
+    INSERTION_AREA_FIELD_NUMBER: _ClassVar[int]
+    DELETION_AREA_FIELD_NUMBER: _ClassVar[int]
+    insertion: _containers.RepeatedScalarFieldContainer[float]
+    deletion: _containers.RepeatedScalarFieldContainer[float]
+    insertion_area: float
+    deletion_area: float
+    def __init__(self, insertion: _Optional[_Iterable[float]] = ..., deletion: _Optional[_Iterable[float]] = ..., insertion_area: _Optional[float] = ..., deletion_area: _Optional[float] = ...) -> None: ...

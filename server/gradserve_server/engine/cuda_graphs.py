@@ -154,6 +154,7 @@ def can_record(query: Query) -> bool:
         or query.wrt != "image"
         or query.taps
         or query.rule != "plain"
+        or query.permuted
     ):
         return False
     return len(query.objective.terms) == 1 and query.objective.terms[0].kind in KINDS

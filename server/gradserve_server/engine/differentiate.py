@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ..models.layouts import ROWS, layout_of
 from ..models.other_sizes import refusal
+from ..models.permuted import permuted
 from ..models.prepared import Prepared
 from ..models.relu import ReLURules
 from ..models.rules import Relevance, place
@@ -19,7 +20,7 @@ from .scores import score
 
 
 def differentiate(model: Prepared, parts: Sequence[Part]) -> list[Answer]:
-    """The answers to `parts`, which agree in image size and in what they differentiate by (`wrt`).
+    """The answers to `parts`, which agree in image size, in what they differentiate by (`wrt`) and in `permuted`.
 
     Raises NotApplicable for what cannot be computed, for relevance in another precision than EXACT, and for rules that
     do not apply on images of that size. A row with NaN
@@ -112,6 +113,8 @@ class _Batch:
             stack.enter_context(torch.set_grad_enabled(self.wrt != "nothing"))
             if any(rule != "plain" for rule in rules):
                 stack.enter_context(ReLURules(rules))
+            if layer := self.parts[0].query.permuted:
+                stack.enter_context(permuted(self.model.network, self.model.place(layer).module))
             stack.enter_context(taps.listening(self.model.network))  # This also catches the early stop.
             regions = [part.query.region for part in self.parts for _ in part.rows]
             logits = self.model(self.images, rules, regions)

@@ -132,7 +132,7 @@ class Engine:
 
     def _key(self, job: Job, q: Query) -> Key:
         model, (height, width) = q.model or job.model, q.images.shape[2:]
-        return Key(model, job.precision, height, width, q.wrt, id(q) if q.unshared else 0, job.alone)
+        return Key(model, job.precision, height, width, q.wrt, id(q) if q.unshared else 0, job.alone, q.permuted)
 
     def _next_row_seconds(self, job: Job) -> float:
         """The least time in which the job's open queries can each have a row more, in seconds."""

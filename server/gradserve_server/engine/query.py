@@ -48,6 +48,7 @@ class Query:
     model: str | None = None  # Name of another model than the job's.
     unshared: bool = False  # Whether its passes have rows of no other query.
     region: PositionWeights | None = None  # For networks with scores of positions; None is the mean of all.
+    permuted: str = ""  # A layer whose parameters have their values permuted in these rows; "" for none.
 
     @property
     def reads_logits(self) -> bool:

@@ -19,7 +19,7 @@ class Key(NamedTuple):
     """What rows must agree in to share a pass.
 
     `wrt` is what they differentiate by. `unshared` is the number of a query that shares its passes with no other one,
-    or 0. `alone` says that each row has a pass of its own.
+    or 0. `alone` says that each row has a pass of its own. `permuted` is the layer whose weights are permuted, or "".
     """
 
     model: str
@@ -29,6 +29,7 @@ class Key(NamedTuple):
     wrt: str
     unshared: int = 0
     alone: bool = False
+    permuted: str = ""
 
     @property
     def kind(self) -> "Key":

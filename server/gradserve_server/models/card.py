@@ -11,6 +11,8 @@ HeadKind = Literal["softmax", "binary", "multilabel"]
 Interpolation = Literal["nearest", "box", "bilinear", "hamming", "bicubic", "lanczos"]  # As Pillow names its filters.
 Rpc = Literal["predict", "explain", "attack", "maximize", "stylize", "influence", "embed", "differentiate"]
 
+WEIGHTED = ("Linear", "Conv2d")  # Kinds of layers that may give logits.
+
 
 class Tokens(NamedTuple):
     """A sequence of tokens: patches of the image, row by row; others, of no place (class, registers), at its ends."""
@@ -133,6 +135,16 @@ class ModelCard:
     def outputs(self) -> int:
         """How many numbers the network gives for an image: a binary head has one for both classes."""
         return 1 if self.head == "binary" else len(self.classes)
+
+    @property
+    def logits_layer(self) -> str:
+        """The linear layer or convolution that runs last, if it alone gives a channel for each output; or empty."""
+        weighted = [layer for layer in self.layers if layer.kind in WEIGHTED and self.reaches(layer)]
+        if not weighted or self.positions or weighted[-1].channels != self.outputs or ":" in weighted[-1].name:
+            return ""
+        *others, last = weighted
+        beside = [layer for layer in others if layer.channels == last.channels and not self.reaches(layer, last)]
+        return "" if beside else last.name  # Two layers side by side may share the logits.
 
     def layer(self, name: str) -> Layer | None:
         """The layer of that name, or None."""

@@ -43,6 +43,18 @@ class Selection:
 
 
 @dataclass(frozen=True)
+class Judging:
+    """What is measured of each map."""
+
+    trust: Annotated[
+        bool, typer.Option("--trust", help="Judge each map beside chance and the middle of the picture (50 rows).")
+    ] = False
+    curves: Annotated[
+        bool, typer.Option("--curves", help="The same with areas of insertion and deletion (29 rows a map).")
+    ] = False
+
+
+@dataclass(frozen=True)
 class OutputFiles:
     """What is saved where."""
 
@@ -139,6 +151,7 @@ def explain(
     photos: PhotosOrFolder,
     *,
     selection: Selection,
+    judging: Judging,
     model: options.Model = "",
     files: OutputFiles,
     request: MapsRequest,
@@ -156,6 +169,8 @@ def explain(
 
     Example: `gradserve explain photo.jpg --method smooth_grad --param samples=25 --out heat.png --save-map map.npy`
 
+    Example: `gradserve explain photo.jpg --method grad_cam --trust`
+
     Example: `gradserve explain *.jpg --method grad_cam --method gradient --target tabby --target rank:2 --out maps/`
 
     Example: `gradserve explain photos/ --method grad_cam --method smooth_grad --out maps/`
@@ -166,7 +181,8 @@ def explain(
     colormap = cast(Colormap | None, files.colormap)
     if any(photo.is_dir() for photo in photos):
         folder, out = only_folder(photos, files), files.out or Path("maps")
-        plan = FolderPlan(folder, out, methods, targets, model, request.arguments(region, folder=True), colormap)
+        arguments = {**vars(judging), **request.arguments(region, folder=True)}
+        plan = FolderPlan(folder, out, methods, targets, model, arguments, colormap)
         explain_folder.run(plan, connection, timeout, restart=files.restart, as_json=as_json)
         return
     total = output.expected(photos, methods, targets)
@@ -174,7 +190,8 @@ def explain(
     maps = output.OutputPaths(files.save_map, ".npy", total) if files.save_map else None
     saved: list[Saved] = []
     with connection.client(timeout) as client:
-        arguments = request.arguments(region) | ({"segment": True} if files.picture == "cutout" else {})
+        arguments = {**vars(judging), **request.arguments(region)}
+        arguments |= {"segment": True} if files.picture == "cutout" else {}
         answers = client.explain_many(photos, methods, target=targets, model=model, **arguments)
         try:
             for photo, results in output.progress(zip(photos, answers, strict=True), len(photos), "explain"):
@@ -218,8 +235,19 @@ def _print(saved: list[Saved], as_json: bool) -> None:
         result = each.result
         numbers = [f"{result.target_value:.4g}", *([f"{result.completed_fraction:.0%}"] if partial else [])]
         paths = ", ".join(str(path) for path in (each.picture, each.map) if path)
-        table.add_row(each.photo.name, result.method, result.target_name, *numbers, paths)
+        table.add_row(
+            each.photo.name, result.method, result.target_name, *numbers, "\n".join([paths, *_judged(result)])
+        )
     output.out().print(table)
+
+
+def _judged(result: Explanation) -> Iterator[str]:
+    """How far to trust a map, in lines."""
+    if result.trust is None:
+        return
+    yield result.trust.sentence
+    if curves := result.trust.curves:
+        yield f"insertion {curves.insertion_area:.3f}, deletion {curves.deletion_area:.3f}"
 
 
 def _warnings(saved: list[Saved]) -> Iterator[str]:

@@ -22,6 +22,7 @@ from ..regions import score_region
 from ..reply import provenance
 from ..request import Bound, CallContext, area, check_options, check_picture, in_exact, model_of, task_of
 from ..targets import ASIDE, MAX_TARGETS, aside, cam_layer, reads_scores, targets_of
+from ..trust import learn, trust_cost, trust_rows, with_trial
 from .explanation import cut_out, explanation, overlaid
 
 MAX_METHODS = 16
@@ -48,13 +49,19 @@ def bind(request: explain_pb2.ExplainRequest, at: CallContext) -> Bound:
     choice(explain_pb2.MapFormat.DESCRIPTOR, request.format, "format", violations)
     _check_reply(request, len(calls), size, violations)
     check_applies(calls, card, violations)
-    rows = _rows(calls, size, card)
+    rows = sum(_rows(calls, size, card))
     if not violations.invalid:
-        check_passes(sum(rows), "methods", "with all targets", violations)
+        check_passes(rows, "methods", "with all targets", violations)
     if any(map(relevance_of, calls)):
         options = in_exact(options, "lrp", violations)
     violations.check()
-    task = task_of(options, card, picture.pixels, ExplainArguments(calls), cost_of(calls, card, picture.pixels), at)
+    arguments = ExplainArguments(calls, request.trust or request.curves, request.curves)
+    if not request.options.HasField("time_budget"):  # Its time is for its own maps.
+        arguments = with_trial(arguments, card, claim=at.decode)
+    check_passes(rows + trust_rows(arguments, card), "methods", "with all targets and their judgement", violations)
+    violations.check()
+    cost = cost_of(calls, card, picture.pixels) + trust_cost(arguments, card, area(picture.pixels, card))
+    task = task_of(options, card, picture.pixels, arguments, cost, at)
     methods = tuple(dict.fromkeys(call.method for call in calls))
     small = _has_small_reply(request, len(calls), size)
     cuts = len(calls) * SEGMENT_GFLOP if request.segment else 0.0
@@ -196,6 +203,7 @@ def check_applies(calls: Sequence[Call], card: ModelCard, violations: Violations
 def reply(request: explain_pb2.ExplainRequest, bound: Bound, outcome: Outcome) -> explain_pb2.ExplainResponse:
     """One explanation for each call, in their order."""
     arguments: ExplainArguments = bound.task.arguments
+    learn(arguments.calls, outcome.result, bound.card)
     explanations = []
     for call, answer in zip(arguments.calls, outcome.result, strict=True):
         message = explanation(call, answer, bound.card, request.format)
@@ -215,4 +223,5 @@ def rows_by_method(bound: Bound, outcome: Outcome) -> Mapping[str, int]:
     rows = dict.fromkeys(bound.methods, 0)
     for call, answer in zip(arguments.calls, outcome.result, strict=True):
         rows[call.method] += answer.done
-    return rows
+    judged = any(answer.judgement is not None for answer in outcome.result)
+    return {**rows, "trust": trust_rows(arguments, bound.card)} if judged else rows

@@ -15,6 +15,7 @@ from ..regions import region_message
 from ..reply import target_message, target_name, tensor
 from ..request import Bound
 from ..segments import NO_SEGMENT, segment, segment_message
+from ..trust import trial_warnings, trust_message
 
 MIN_OVERLAY_SIDE = 224  # Pixels of the longer side. A smaller overlay is magnified by a whole number.
 MAX_FLOAT16, MIN_FLOAT16 = float(np.finfo(np.float16).max), float(np.finfo(np.float16).tiny)
@@ -58,6 +59,8 @@ def explanation(call: Call, answer: Explained, card: ModelCard, form: explain_pb
         reply.coarse.CopyFrom(tensor(answer.coarse.astype("<f4")))
     if answer.completeness_gap is not None:
         reply.completeness_gap = answer.completeness_gap
+    if answer.judgement is not None:
+        reply.trust.CopyFrom(trust_message(answer.judgement))
     return reply
 
 
@@ -73,7 +76,8 @@ def levels(values: np.ndarray, low: float, high: float) -> np.ndarray:
 
 def warnings_of(call: Call, answer: Explained, card: ModelCard) -> list[str]:
     """What a careful reader should know about a map."""
-    return [*answer.warnings, *method_warnings(call, card), *_target_warnings(call, card)]
+    by_call = [*method_warnings(call, card), *_target_warnings(call, card), *trial_warnings(call, answer, card)]
+    return [*answer.warnings, *by_call]
 
 
 def method_warnings(call: Call, card: ModelCard) -> list[str]:

@@ -4,25 +4,29 @@ docs/contributing.md names every place that a new method touches.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
 from torch import Tensor
 
-from ...engine.job import Job, MethodContext, Steps, together
+from ...engine.events import NotFinite
+from ...engine.job import Job, Steps, TimeUp, together
 from ...engine.query import Wrt
 from ...engine.scores import ranking
 from ...models.card import ModelCard
 from ...models.rules import Relevance
 from ..regions import ScoredRegion, placed_as, within
-from ..targets import AnyTarget, Prerequisites, Target, look_up, look_up_rows, without_image
+from ..targets import AnyTarget, Contrast, Prerequisites, Target, look_up, look_up_rows, without_image
 from .averages import integrated_gradients, smooth_grad
 from .cam import grad_cam, guided_grad_cam, layer_cam
+from .judging import Answered, judge
 from .lrp import lrp, relevance
-from .maps import Map
 from .occlusion import occlusion, occlusion_rows
 from .saliency import deconvnet, gradient, gradient_x_input, guided_backprop
+from .sanity import Trial, natural_pictures, sensitivity, tried_parameters
+from .trust import NO_TIME, Judgement
 
 Parameters = Mapping[str, Any]
 Size = tuple[int, int]  # Height and width in pixels.
@@ -138,9 +142,12 @@ def first_rows(calls: Sequence[Call]) -> int:
 
 @dataclass(frozen=True, slots=True)
 class ExplainArguments:
-    """The maps of a request, one for each call."""
+    """The maps of a request, one for each call; how they are judged; and the methods that are tried first."""
 
     calls: tuple[Call, ...]
+    trust: bool = False
+    curves: bool = False  # Only with `trust`.
+    trial: Trial | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,11 +162,46 @@ class Explained:
     asked: int
     done: int
     warnings: tuple[str, ...]
+    judgement: Judgement | None = None
+    sensitivity: float | None = None  # What a trial of its method found, if there was one.
 
 
 def explain(job: Job, x: Tensor, arguments: ExplainArguments) -> Steps:
     """Runs all calls side by side on one image [1, 3, H, W]; all are answered or none. Returns [Explained]."""
-    calls = arguments.calls
+    answered: list[Answered] = yield from _maps(job, x, arguments.calls)
+    results = [_result(call, each) for call, each in zip(arguments.calls, answered, strict=True)]
+    if not arguments.trust:
+        return results
+    try:
+        if job.hurried:
+            raise TimeUp
+        judgements = yield from judge(job, x, answered, [each.values for each in results], with_curves=arguments.curves)
+        results = [replace(each, judgement=found) for each, found in zip(results, judgements, strict=True)]
+        if arguments.trial is not None:
+            results = yield from _try(job, x, arguments.trial, arguments.calls, results)
+    except TimeUp:
+        results = [each if each.judgement else _unjudged(each) for each in results]
+    return results
+
+
+def _try(job: Job, x: Tensor, trial: Trial, calls: Sequence[Call], results: Sequence[Explained]) -> Steps:
+    """The results with what the trial of their methods found."""
+    images, tried = natural_pictures(*trial.size).to(x), list(results)
+    for i in trial.calls:
+        function, parameters = METHODS[calls[i].method].function, tried_parameters(calls[i].parameters)
+        contrast = isinstance(calls[i].target, Contrast)
+        with suppress(NotFinite):  # Nothing is known then.
+            found = yield from sensitivity(job, images, trial.layer, function, parameters, contrast=contrast)
+            tried[i] = replace(tried[i], sensitivity=found)
+    return tried
+
+
+def _unjudged(answer: Explained) -> Explained:
+    return replace(answer, warnings=(*answer.warnings, NO_TIME))
+
+
+def _maps(job: Job, x: Tensor, calls: Sequence[Call]) -> Steps:
+    """The maps of all calls. Returns [Answered]."""
     if any(call.region is not None for call in calls):
         weights = placed_as(x, [call.region for call in calls])
         runs_of_calls = [_explain_one(job, x, call, len(calls)) for call in calls]
@@ -177,38 +219,41 @@ def explain(job: Job, x: Tensor, arguments: ExplainArguments) -> Steps:
             for call, objective, run in zip(calls, objectives, runs, strict=True)
         ]
     )
-    return [_result(*parts) for parts in zip(calls, targets, runs, maps, strict=True)]
+    return [Answered(*parts) for parts in zip(maps, targets, objectives, runs, strict=True)]
 
 
 def _explain_one(job: Job, x: Tensor, call: Call, beside: int) -> Steps:
-    """Runs one of several calls by itself, for a region's ranks are its own. Returns Explained."""
+    """Runs one of several calls by itself, for a region's ranks are its own. Returns Answered."""
     prerequisites: Prerequisites = yield from look_up([call.target], x)
     target = call.target.resolved(prerequisites.classes[0] if prerequisites.classes else ())
     run = job.run(beside=beside)
-    steps = METHODS[call.method].function(x, target.objective(prerequisites), run, **call.parameters)
-    return _result(call, target, run, (yield from steps))
+    objective = target.objective(prerequisites)
+    found = yield from METHODS[call.method].function(x, objective, run, **call.parameters)
+    return Answered(found, target, objective, run, call.region)
 
 
 def _explain_ranked_class(job: Job, x: Tensor, call: Call, target: Target) -> Steps:
-    """Runs a call whose only pass also finds the class of its target's rank."""
+    """Runs a call whose only pass also finds the class of its target's rank. Returns Answered."""
     run = job.run()
     steps = METHODS[call.method].function(x, target.objective(Prerequisites()), run, **call.parameters)
     answer = yield next(steps)
     try:
         steps.send(answer)
     except StopIteration as stop:
-        return _result(call, target.resolved(ranking(answer.logits)[0].tolist()), run, stop.value)
+        resolved = target.resolved(ranking(answer.logits)[0].tolist())
+        return Answered(stop.value, resolved, resolved.objective(Prerequisites()), run)
     raise AssertionError(f"{call.method} has one row")
 
 
-def _result(call: Call, target: AnyTarget, run: MethodContext, answer: Map) -> Explained:
+def _result(call: Call, answered: Answered) -> Explained:
+    answer, run = answered.map, answered.run
     values = answer.values.float().cpu().numpy()
     if not values.any():
         run.warn(ZERO_BY_LAYER if METHODS[call.method].default_layer else ZERO)
     return Explained(
         values=values,
         target_value=float(answer.target_value),
-        target=without_image(target),
+        target=without_image(answered.target),
         coarse=None if answer.coarse is None else answer.coarse.float().cpu().numpy(),
         completeness_gap=answer.completeness_gap,
         asked=run.asked,
