@@ -45,11 +45,13 @@ class ExplainArguments(PhotoOptions, ExplainParameters, total=False):
 
     region: where the scores of the targets are summed, for networks that give a score for each position.
     format: in which maps travel, "float32" (default), "float16" or "png". overlay: also ask the server for a picture.
+    until_stable: the relative standard error, above 0 to 1, at which methods that draw samples stop; None: never.
     """
 
     region: RegionLike | None
     format: MapFormat
     overlay: bool
+    until_stable: float | None
 
 
 _PARAMETERS = ExplainParameters.__annotations__.keys()
@@ -83,6 +85,7 @@ def _request(
     layout: Layout = "HWC",
     format: MapFormat = "float32",
     overlay: bool = False,
+    until_stable: float | None = None,
     **options: Unpack[Options],
 ) -> explain_pb2.ExplainRequest:
     targets = target if isinstance(target, list) else [] if target is None else [target]
@@ -99,6 +102,7 @@ def _request(
         targets=messages,
         format=choice("format", _FORMAT, format),
         overlay=overlay,
+        until_stable=until_stable,
         options=request_options(**options),
     )
 
@@ -126,6 +130,7 @@ def explanation_of(
         asked=each.asked,
         done=each.done,
         completed_fraction=each.completed_fraction,
+        standard_error=each.standard_error if each.HasField("standard_error") else None,
         warnings=tuple(each.warnings),
         region=region,
         provenance=provenance,

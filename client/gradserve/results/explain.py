@@ -42,6 +42,7 @@ class Explanation(Result):
     provenance: Provenance
     served_overlay: bytes | None = None
     image: common_pb2.Image = field(default_factory=common_pb2.Image)
+    standard_error: float | None = None
 
     def original(self) -> Image.Image:
         """The picture that was sent, upright and in RGB."""

@@ -43,6 +43,15 @@ class LrpInputRule(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     LRP_INPUT_RULE_FLAT: _ClassVar[LrpInputRule]
     LRP_INPUT_RULE_BOX: _ClassVar[LrpInputRule]
 
+class GradientShapBaselines(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = []
+    GRADIENT_SHAP_BASELINES_UNSPECIFIED: _ClassVar[GradientShapBaselines]
+    GRADIENT_SHAP_BASELINES_MIXED: _ClassVar[GradientShapBaselines]
+    GRADIENT_SHAP_BASELINES_BLACK: _ClassVar[GradientShapBaselines]
+    GRADIENT_SHAP_BASELINES_MEAN: _ClassVar[GradientShapBaselines]
+    GRADIENT_SHAP_BASELINES_BLUR: _ClassVar[GradientShapBaselines]
+    GRADIENT_SHAP_BASELINES_NOISE: _ClassVar[GradientShapBaselines]
+
 class MapFormat(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = []
     MAP_FORMAT_UNSPECIFIED: _ClassVar[MapFormat]
@@ -70,13 +79,19 @@ LRP_INPUT_RULE_UNSPECIFIED: LrpInputRule
 LRP_INPUT_RULE_SAME: LrpInputRule
 LRP_INPUT_RULE_FLAT: LrpInputRule
 LRP_INPUT_RULE_BOX: LrpInputRule
+GRADIENT_SHAP_BASELINES_UNSPECIFIED: GradientShapBaselines
+GRADIENT_SHAP_BASELINES_MIXED: GradientShapBaselines
+GRADIENT_SHAP_BASELINES_BLACK: GradientShapBaselines
+GRADIENT_SHAP_BASELINES_MEAN: GradientShapBaselines
+GRADIENT_SHAP_BASELINES_BLUR: GradientShapBaselines
+GRADIENT_SHAP_BASELINES_NOISE: GradientShapBaselines
 MAP_FORMAT_UNSPECIFIED: MapFormat
 MAP_FORMAT_FLOAT32: MapFormat
 MAP_FORMAT_FLOAT16: MapFormat
 MAP_FORMAT_PNG: MapFormat
 
 class ExplainRequest(_message.Message):
-    __slots__ = ["model", "image", "preprocess", "methods", "targets", "format", "overlay", "options"]
+    __slots__ = ["model", "image", "preprocess", "methods", "targets", "format", "overlay", "options", "until_stable"]
     MODEL_FIELD_NUMBER: _ClassVar[int]
     IMAGE_FIELD_NUMBER: _ClassVar[int]
     PREPROCESS_FIELD_NUMBER: _ClassVar[int]
@@ -85,6 +100,7 @@ class ExplainRequest(_message.Message):
     FORMAT_FIELD_NUMBER: _ClassVar[int]
     OVERLAY_FIELD_NUMBER: _ClassVar[int]
     OPTIONS_FIELD_NUMBER: _ClassVar[int]
+    UNTIL_STABLE_FIELD_NUMBER: _ClassVar[int]
     model: str
     image: _common_pb2.Image
     preprocess: _common_pb2.Preprocess
@@ -93,10 +109,11 @@ class ExplainRequest(_message.Message):
     format: MapFormat
     overlay: bool
     options: _common_pb2.RequestOptions
-    def __init__(self, model: _Optional[str] = ..., image: _Optional[_Union[_common_pb2.Image, _Mapping]] = ..., preprocess: _Optional[_Union[_common_pb2.Preprocess, str]] = ..., methods: _Optional[_Iterable[_Union[ExplainMethod, _Mapping]]] = ..., targets: _Optional[_Iterable[_Union[_common_pb2.Target, _Mapping]]] = ..., format: _Optional[_Union[MapFormat, str]] = ..., overlay: bool = ..., options: _Optional[_Union[_common_pb2.RequestOptions, _Mapping]] = ...) -> None: ...
+    until_stable: float
+    def __init__(self, model: _Optional[str] = ..., image: _Optional[_Union[_common_pb2.Image, _Mapping]] = ..., preprocess: _Optional[_Union[_common_pb2.Preprocess, str]] = ..., methods: _Optional[_Iterable[_Union[ExplainMethod, _Mapping]]] = ..., targets: _Optional[_Iterable[_Union[_common_pb2.Target, _Mapping]]] = ..., format: _Optional[_Union[MapFormat, str]] = ..., overlay: bool = ..., options: _Optional[_Union[_common_pb2.RequestOptions, _Mapping]] = ..., until_stable: _Optional[float] = ...) -> None: ...
 
 class ExplainMethod(_message.Message):
-    __slots__ = ["gradient", "gradient_x_input", "smooth_grad", "integrated_gradients", "guided_backprop", "deconvnet", "grad_cam", "guided_grad_cam", "occlusion", "layer_cam", "lrp"]
+    __slots__ = ["gradient", "gradient_x_input", "smooth_grad", "integrated_gradients", "guided_backprop", "deconvnet", "grad_cam", "guided_grad_cam", "occlusion", "layer_cam", "lrp", "rise", "lime", "kernel_shap", "gradient_shap"]
     GRADIENT_FIELD_NUMBER: _ClassVar[int]
     GRADIENT_X_INPUT_FIELD_NUMBER: _ClassVar[int]
     SMOOTH_GRAD_FIELD_NUMBER: _ClassVar[int]
@@ -108,6 +125,10 @@ class ExplainMethod(_message.Message):
     OCCLUSION_FIELD_NUMBER: _ClassVar[int]
     LAYER_CAM_FIELD_NUMBER: _ClassVar[int]
     LRP_FIELD_NUMBER: _ClassVar[int]
+    RISE_FIELD_NUMBER: _ClassVar[int]
+    LIME_FIELD_NUMBER: _ClassVar[int]
+    KERNEL_SHAP_FIELD_NUMBER: _ClassVar[int]
+    GRADIENT_SHAP_FIELD_NUMBER: _ClassVar[int]
     gradient: Gradient
     gradient_x_input: GradientXInput
     smooth_grad: SmoothGrad
@@ -119,7 +140,11 @@ class ExplainMethod(_message.Message):
     occlusion: Occlusion
     layer_cam: LayerCam
     lrp: Lrp
-    def __init__(self, gradient: _Optional[_Union[Gradient, _Mapping]] = ..., gradient_x_input: _Optional[_Union[GradientXInput, _Mapping]] = ..., smooth_grad: _Optional[_Union[SmoothGrad, _Mapping]] = ..., integrated_gradients: _Optional[_Union[IntegratedGradients, _Mapping]] = ..., guided_backprop: _Optional[_Union[GuidedBackprop, _Mapping]] = ..., deconvnet: _Optional[_Union[Deconvnet, _Mapping]] = ..., grad_cam: _Optional[_Union[GradCam, _Mapping]] = ..., guided_grad_cam: _Optional[_Union[GuidedGradCam, _Mapping]] = ..., occlusion: _Optional[_Union[Occlusion, _Mapping]] = ..., layer_cam: _Optional[_Union[LayerCam, _Mapping]] = ..., lrp: _Optional[_Union[Lrp, _Mapping]] = ...) -> None: ...
+    rise: Rise
+    lime: Lime
+    kernel_shap: KernelShap
+    gradient_shap: GradientShap
+    def __init__(self, gradient: _Optional[_Union[Gradient, _Mapping]] = ..., gradient_x_input: _Optional[_Union[GradientXInput, _Mapping]] = ..., smooth_grad: _Optional[_Union[SmoothGrad, _Mapping]] = ..., integrated_gradients: _Optional[_Union[IntegratedGradients, _Mapping]] = ..., guided_backprop: _Optional[_Union[GuidedBackprop, _Mapping]] = ..., deconvnet: _Optional[_Union[Deconvnet, _Mapping]] = ..., grad_cam: _Optional[_Union[GradCam, _Mapping]] = ..., guided_grad_cam: _Optional[_Union[GuidedGradCam, _Mapping]] = ..., occlusion: _Optional[_Union[Occlusion, _Mapping]] = ..., layer_cam: _Optional[_Union[LayerCam, _Mapping]] = ..., lrp: _Optional[_Union[Lrp, _Mapping]] = ..., rise: _Optional[_Union[Rise, _Mapping]] = ..., lime: _Optional[_Union[Lime, _Mapping]] = ..., kernel_shap: _Optional[_Union[KernelShap, _Mapping]] = ..., gradient_shap: _Optional[_Union[GradientShap, _Mapping]] = ...) -> None: ...
 
 class Gradient(_message.Message):
     __slots__ = ["reduce", "log_prob"]
@@ -211,6 +236,58 @@ class Occlusion(_message.Message):
     value: float
     def __init__(self, patch: _Optional[float] = ..., stride: _Optional[float] = ..., value: _Optional[float] = ...) -> None: ...
 
+class Rise(_message.Message):
+    __slots__ = ["samples", "grid", "keep", "baseline"]
+    SAMPLES_FIELD_NUMBER: _ClassVar[int]
+    GRID_FIELD_NUMBER: _ClassVar[int]
+    KEEP_FIELD_NUMBER: _ClassVar[int]
+    BASELINE_FIELD_NUMBER: _ClassVar[int]
+    samples: int
+    grid: int
+    keep: float
+    baseline: Baseline
+    def __init__(self, samples: _Optional[int] = ..., grid: _Optional[int] = ..., keep: _Optional[float] = ..., baseline: _Optional[_Union[Baseline, str]] = ...) -> None: ...
+
+class Lime(_message.Message):
+    __slots__ = ["samples", "segments", "compactness", "baseline", "kernel_width", "ridge"]
+    SAMPLES_FIELD_NUMBER: _ClassVar[int]
+    SEGMENTS_FIELD_NUMBER: _ClassVar[int]
+    COMPACTNESS_FIELD_NUMBER: _ClassVar[int]
+    BASELINE_FIELD_NUMBER: _ClassVar[int]
+    KERNEL_WIDTH_FIELD_NUMBER: _ClassVar[int]
+    RIDGE_FIELD_NUMBER: _ClassVar[int]
+    samples: int
+    segments: int
+    compactness: float
+    baseline: Baseline
+    kernel_width: float
+    ridge: float
+    def __init__(self, samples: _Optional[int] = ..., segments: _Optional[int] = ..., compactness: _Optional[float] = ..., baseline: _Optional[_Union[Baseline, str]] = ..., kernel_width: _Optional[float] = ..., ridge: _Optional[float] = ...) -> None: ...
+
+class KernelShap(_message.Message):
+    __slots__ = ["samples", "segments", "compactness", "baseline"]
+    SAMPLES_FIELD_NUMBER: _ClassVar[int]
+    SEGMENTS_FIELD_NUMBER: _ClassVar[int]
+    COMPACTNESS_FIELD_NUMBER: _ClassVar[int]
+    BASELINE_FIELD_NUMBER: _ClassVar[int]
+    samples: int
+    segments: int
+    compactness: float
+    baseline: Baseline
+    def __init__(self, samples: _Optional[int] = ..., segments: _Optional[int] = ..., compactness: _Optional[float] = ..., baseline: _Optional[_Union[Baseline, str]] = ...) -> None: ...
+
+class GradientShap(_message.Message):
+    __slots__ = ["samples", "baselines", "noise", "reduce"]
+    SAMPLES_FIELD_NUMBER: _ClassVar[int]
+    BASELINES_FIELD_NUMBER: _ClassVar[int]
+    NOISE_FIELD_NUMBER: _ClassVar[int]
+    REDUCE_FIELD_NUMBER: _ClassVar[int]
+    samples: int
+    baselines: GradientShapBaselines
+    noise: float
+    reduce: Reduce
+    def __init__(self, samples: _Optional[int] = ..., baselines: _Optional[_Union[GradientShapBaselines, str]] = ..., noise: _Optional[float] = ..., reduce: _Optional[_Union[Reduce, str]] = ...) -> None: ...
+
 class ExplainResponse(_message.Message):
     __slots__ = ["explanations", "region", "provenance"]
     EXPLANATIONS_FIELD_NUMBER: _ClassVar[int]
@@ -222,7 +299,7 @@ class ExplainResponse(_message.Message):
     def __init__(self, explanations: _Optional[_Iterable[_Union[Explanation, _Mapping]]] = ..., region: _Optional[_Union[_common_pb2.Region, _Mapping]] = ..., provenance: _Optional[_Union[_common_pb2.Provenance, _Mapping]] = ...) -> None: ...
 
 class Explanation(_message.Message):
-    __slots__ = ["method", "method_name", "target", "target_name", "target_value", "raw", "png", "low", "high", "overlay", "coarse", "completeness_gap", "asked", "done", "completed_fraction", "warnings"]
+    __slots__ = ["method", "method_name", "target", "target_name", "target_value", "raw", "png", "low", "high", "overlay", "coarse", "completeness_gap", "asked", "done", "completed_fraction", "warnings", "standard_error"]
     METHOD_FIELD_NUMBER: _ClassVar[int]
     METHOD_NAME_FIELD_NUMBER: _ClassVar[int]
     TARGET_FIELD_NUMBER: _ClassVar[int]
@@ -239,6 +316,7 @@ class Explanation(_message.Message):
     DONE_FIELD_NUMBER: _ClassVar[int]
     COMPLETED_FRACTION_FIELD_NUMBER: _ClassVar[int]
     WARNINGS_FIELD_NUMBER: _ClassVar[int]
+    STANDARD_ERROR_FIELD_NUMBER: _ClassVar[int]
     method: ExplainMethod
     method_name: str
     target: _common_pb2.Target
@@ -255,4 +333,5 @@ class Explanation(_message.Message):
     done: int
     completed_fraction: float
     warnings: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, method: _Optional[_Union[ExplainMethod, _Mapping]] = ..., method_name: _Optional[str] = ..., target: _Optional[_Union[_common_pb2.Target, _Mapping]] = ..., target_name: _Optional[str] = ..., target_value: _Optional[float] = ..., raw: _Optional[_Union[_common_pb2.Tensor, _Mapping]] = ..., png: _Optional[bytes] = ..., low: _Optional[float] = ..., high: _Optional[float] = ..., overlay: _Optional[bytes] = ..., coarse: _Optional[_Union[_common_pb2.Tensor, _Mapping]] = ..., completeness_gap: _Optional[float] = ..., asked: _Optional[int] = ..., done: _Optional[int] = ..., completed_fraction: _Optional[float] = ..., warnings: _Optional[_Iterable[str]] = ...) -> None: ...
+    standard_error: float
+    def __init__(self, method: _Optional[_Union[ExplainMethod, _Mapping]] = ..., method_name: _Optional[str] = ..., target: _Optional[_Union[_common_pb2.Target, _Mapping]] = ..., target_name: _Optional[str] = ..., target_value: _Optional[float] = ..., raw: _Optional[_Union[_common_pb2.Tensor, _Mapping]] = ..., png: _Optional[bytes] = ..., low: _Optional[float] = ..., high: _Optional[float] = ..., overlay: _Optional[bytes] = ..., coarse: _Optional[_Union[_common_pb2.Tensor, _Mapping]] = ..., completeness_gap: _Optional[float] = ..., asked: _Optional[int] = ..., done: _Optional[int] = ..., completed_fraction: _Optional[float] = ..., warnings: _Optional[_Iterable[str]] = ..., standard_error: _Optional[float] = ...) -> None: ...

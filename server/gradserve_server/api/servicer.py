@@ -254,9 +254,13 @@ def _bound(bind: Callable[[Any, CallContext], Bound], request: Any, at: CallCont
 
 
 def is_partial(result: Any) -> bool:
-    """Whether less was done than was asked for, of a result or of several; one that cannot be partial does not say."""
+    """Whether less was done than was asked for, of a result or of several; one that cannot be partial does not say.
+
+    Fewer samples that sufficed are no less.
+    """
     results = result if isinstance(result, list) else [result]
-    return any(each.done < each.asked for each in results if hasattr(each, "asked"))
+    counted = (each for each in results if hasattr(each, "asked"))
+    return any(each.done < each.asked and not getattr(each, "settled", False) for each in counted)
 
 
 class ModelService(models_pb2_grpc.ModelServiceServicer):

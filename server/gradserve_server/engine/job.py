@@ -17,6 +17,7 @@ from .timeline import Timeline
 Priority = Literal["interactive", "batch"]
 Request = Query | Sequence[Query]  # What a method yields to get answers.
 MAX_CHUNK_ROWS = 1 << 30  # Most rows that a method asks for at once where nothing else limits them.
+STABLE_AFTER = 16  # Samples after which it is first looked at whether a map is stable; later numbers are multiples.
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +49,8 @@ class MethodContext:
     done: int = 0  # How many units it has done.
     unit: str = "steps"  # The unit, in the plural.
     precision: Precision = "exact"
+    until_stable: float | None = None  # The relative standard error at which no more samples are drawn.
+    settled: bool = False  # Whether that was reached.
     warnings: list[str] = field(default_factory=list)
 
     def noise(self, index: int, like: Tensor, *, uniform: bool = False) -> Tensor:
@@ -62,17 +65,33 @@ class MethodContext:
         return np.random.default_rng(np.random.SeedSequence([self.seed, index]))
 
     def parts(self, count: int) -> Iterator[range]:
-        """Splits the samples 0..count-1 into ranges of at most `chunk`, and of no more than there is time for."""
+        """Splits the samples 0..count-1 into ranges of at most `chunk`, and of no more than there is time for.
+
+        With `until_stable` ranges also end where `stable` looks.
+        """
         self.asked = count
         start = 0
         while start < count:
             stop = min(count, start + max(1, min(self.chunk, self.room())))
+            if self.until_stable is not None:
+                stop = min(stop, next_look(start))
             yield range(start, stop)
             start = stop
 
     def completed(self, part: range) -> None:
         """Counts these samples as done."""
         self.done += len(part)
+
+    def stable(self, error: Callable[[], float | None]) -> bool:
+        """Whether the samples that are done suffice, by the map's relative standard error.
+
+        It is looked at after fixed numbers of samples, so that these do not depend on the sizes of parts.
+        """
+        if self.until_stable is None or next_look(self.done - 1) != self.done:
+            return False
+        now = error()
+        self.settled = now is not None and now <= self.until_stable
+        return self.settled
 
     def warn_of_time(self) -> None:
         """Warns the caller that time ran out, and how far the method came."""
@@ -85,6 +104,17 @@ class MethodContext:
         """Adds a warning to the answer, once."""
         if text not in self.warnings:
             self.warnings.append(text)
+
+
+def next_look(done: int) -> int:
+    """The first number above `done` of samples after which it is looked at whether they suffice.
+
+    Every 16 up to 128, then about every quarter: 160, 192, 240, 288, 352 ...
+    """
+    look = 0
+    while look <= done:
+        look += STABLE_AFTER * max(1, look // (4 * STABLE_AFTER))
+    return look
 
 
 class DeviceCache:
@@ -161,7 +191,7 @@ class Job:
     compute: float = 0.0  # Its share of the seconds of its passes.
     timeline: Timeline | None = None  # When its passes ran, if that is asked for.
 
-    def run(self, beside: int = 1) -> MethodContext:
+    def run(self, beside: int = 1, until_stable: float | None = None) -> MethodContext:
         """The context of one method, where `beside` methods run side by side and share the rows of a query."""
         return MethodContext(
             self.seed,
@@ -169,6 +199,7 @@ class Job:
             self.allow_partial,
             lambda: self.room() // beside,
             precision=self.precision,
+            until_stable=until_stable,
         )
 
 

@@ -36,6 +36,13 @@ class Selection:
         list[str],
         typer.Option("--param", help="NAME=VALUE, or METHOD.NAME=VALUE with several methods. May be repeated."),
     ] = field(default_factory=list)
+    until_stable: Annotated[
+        float | None,
+        typer.Option(
+            "--until-stable",
+            help="Relative standard error, above 0 to 1, at which methods that draw samples stop.",
+        ),
+    ] = None
 
 
 @dataclass(frozen=True)
@@ -108,7 +115,15 @@ def explain(
     colormap = cast(Colormap | None, files.colormap)
     saved: list[Saved] = []
     with connection.client(timeout) as client:
-        answers = client.explain_many(photos, methods, target=targets, region=region, model=model, **vars(request))
+        answers = client.explain_many(
+            photos,
+            methods,
+            target=targets,
+            region=region,
+            model=model,
+            until_stable=selection.until_stable,
+            **vars(request),
+        )
         try:
             for photo, results in output.progress(zip(photos, answers, strict=True), len(photos), "explain"):
                 for each in results:

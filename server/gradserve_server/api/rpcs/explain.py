@@ -24,6 +24,7 @@ from ..regions import region_message, score_region
 from ..reply import provenance, target_message, target_name, tensor
 from ..request import Bound, CallContext, area, check_options, check_picture, in_exact, model_of, task_of
 from ..targets import ASIDE, MAX_TARGETS, aside, cam_layer, reads_scores, targets_of
+from .sampling import until_stable_of
 
 MAX_METHODS = 16
 MAX_ROWS, MAX_REQUEST_ROWS = 4096, 16384  # The most rows of one method for one target, and of a request.
@@ -58,8 +59,9 @@ def bind(request: explain_pb2.ExplainRequest, at: CallContext) -> Bound:
         check_passes(sum(rows), "methods", "with all targets", violations)
     if any(map(relevance_of, calls)):
         options = in_exact(options, "lrp", violations)
+    arguments = ExplainArguments(calls, until_stable_of(request, calls, violations))
     violations.check()
-    task = task_of(options, card, picture.pixels, ExplainArguments(calls), cost_of(calls, card, picture.pixels), at)
+    task = task_of(options, card, picture.pixels, arguments, cost_of(calls, card, picture.pixels), at)
     methods = tuple(dict.fromkeys(call.method for call in calls))
     return Bound(task, card, picture, methods)
 
@@ -129,6 +131,8 @@ def calls_of(
     parameters = parse_fields(METHODS[name].function, getattr(message, name), path, violations)
     if parameters is None:
         return []
+    for parameter, text in METHODS[name].misfits(parameters, size).items():
+        violations.add(f"{path}.{parameter}", text)
     calls = []
     for target in targets:
         resolved = dict(parameters)
@@ -242,6 +246,8 @@ def explanation(call: Call, answer: Explained, card: ModelCard, form: explain_pb
         reply.coarse.CopyFrom(tensor(answer.coarse.astype("<f4")))
     if answer.completeness_gap is not None:
         reply.completeness_gap = answer.completeness_gap
+    if answer.standard_error is not None:
+        reply.standard_error = answer.standard_error
     return reply
 
 

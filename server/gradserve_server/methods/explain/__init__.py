@@ -17,12 +17,14 @@ from ...models.card import ModelCard
 from ...models.rules import Relevance
 from ..regions import ScoredRegion, within
 from ..targets import AnyTarget, Prerequisites, Target, look_up, look_up_rows, without_image
-from .averages import integrated_gradients, smooth_grad
+from .averages import gradient_shap, integrated_gradients, smooth_grad
 from .cam import grad_cam, guided_grad_cam, layer_cam
 from .lrp import lrp, relevance
 from .maps import Map
+from .masks import rise, too_many_cells
 from .occlusion import occlusion, occlusion_rows
 from .saliency import deconvnet, gradient, gradient_x_input, guided_backprop
+from .surrogates import kernel_shap, lime, misfits
 
 Parameters = Mapping[str, Any]
 Size = tuple[int, int]  # Height and width in pixels.
@@ -65,13 +67,17 @@ class ExplainMethod(NamedTuple):
     """A method: what it costs, when it applies, and what it needs of the model."""
 
     function: Callable[..., Steps]
-    rows: Callable[[Parameters, Size, ModelCard], int]  # The images that the network sees, for an input of that size.
+    rows: Callable[
+        [Parameters, Size, ModelCard], int
+    ]  # The most images that the network sees, for an input of that size.
     refuses: Callable[[ModelCard], str] = needs_nothing  # Why the method does not apply to a model; empty if it does.
     wrt: Wrt = "image"  # What its passes differentiate by; the price of a pass depends on it.
     relevance: Callable[[Parameters], Relevance] | None = None  # The backward rule of its passes, where it is LRP's.
     guided: bool = False  # Whether the method gives ReLUs rules of their own.
     default_layer: bool = False  # Whether `layer` defaults to the model's Grad-CAM layer.
     class_targets_only: str = ""  # A Boolean parameter that rules out all targets but single classes.
+    draws_samples: bool = False  # Whether its map is estimated from random samples, of which fewer may suffice.
+    misfits: Callable[[Parameters, Size], Mapping[str, str]] = lambda p, size: {}  # What parameters must be for a size.
     one_row: bool = False  # Whether its only row is the image, so that the same pass can resolve a predicted rank.
 
 
@@ -79,10 +85,14 @@ def _one_row(parameters: Parameters, size: Size, card: ModelCard) -> int:
     return 1
 
 
+def _samples_and_clean(parameters: Parameters, size: Size, card: ModelCard) -> int:
+    return int(parameters["samples"]) + 1
+
+
 METHODS: Mapping[str, ExplainMethod] = {
     "gradient": ExplainMethod(gradient, _one_row, needs_gradient, class_targets_only="log_prob", one_row=True),
     "gradient_x_input": ExplainMethod(gradient_x_input, _one_row, needs_gradient, one_row=True),
-    "smooth_grad": ExplainMethod(smooth_grad, lambda p, size, card: p["samples"] + 1, needs_gradient),
+    "smooth_grad": ExplainMethod(smooth_grad, _samples_and_clean, needs_gradient, draws_samples=True),
     "integrated_gradients": ExplainMethod(integrated_gradients, lambda p, size, card: p["steps"] + 2, needs_gradient),
     "guided_backprop": ExplainMethod(guided_backprop, _one_row, needs_rules, guided=True, one_row=True),
     "deconvnet": ExplainMethod(deconvnet, _one_row, needs_rules, guided=True, one_row=True),
@@ -93,6 +103,12 @@ METHODS: Mapping[str, ExplainMethod] = {
     "layer_cam": ExplainMethod(layer_cam, _one_row, needs_map, wrt="taps", default_layer=True, one_row=True),
     "lrp": ExplainMethod(lrp, _one_row, needs_relevance, relevance=relevance, one_row=True),
     "occlusion": ExplainMethod(occlusion, lambda p, size, card: occlusion_rows(p, size), wrt="nothing"),
+    "rise": ExplainMethod(rise, _samples_and_clean, wrt="nothing", draws_samples=True, misfits=too_many_cells),
+    "lime": ExplainMethod(lime, _samples_and_clean, wrt="nothing", draws_samples=True, misfits=misfits),
+    "kernel_shap": ExplainMethod(
+        kernel_shap, lambda p, size, card: p["samples"] + 2, wrt="nothing", draws_samples=True, misfits=misfits
+    ),
+    "gradient_shap": ExplainMethod(gradient_shap, _samples_and_clean, needs_gradient, draws_samples=True),
 }
 
 
@@ -141,6 +157,7 @@ class ExplainArguments:
     """The maps of a request, one for each call."""
 
     calls: tuple[Call, ...]
+    until_stable: float | None = None  # The relative standard error at which methods draw no more samples.
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,19 +172,21 @@ class Explained:
     asked: int
     done: int
     warnings: tuple[str, ...]
+    standard_error: float | None = None
+    settled: bool = False  # Whether fewer samples than asked for sufficed.
 
 
 def explain(job: Job, x: Tensor, arguments: ExplainArguments) -> Steps:
     """Runs all calls side by side on one image [1, 3, H, W]; all are answered or none. Returns [Explained]."""
     calls = arguments.calls
     if any(call.region is not None for call in calls):
-        return (yield from together([within(_explain_one(job, x, call, len(calls)), call.region, x) for call in calls]))
+        return (yield from together([within(_explain_one(job, x, call, arguments), call.region, x) for call in calls]))
     first = calls[0].target
     if len(calls) == 1 and METHODS[calls[0].method].one_row and isinstance(first, Target) and first.rank:
         return [(yield from _explain_ranked_class(job, x, calls[0], first))]
     prerequisites: Prerequisites = yield from look_up([call.target for call in calls], x)
     targets = [call.target.resolved(prerequisites.classes[0] if prerequisites.classes else ()) for call in calls]
-    runs = [job.run(beside=len(calls)) for _ in calls]
+    runs = [job.run(len(calls), arguments.until_stable) for _ in calls]
     objectives = [target.objective(prerequisites) for target in targets]
     maps = yield from together(
         [
@@ -178,11 +197,11 @@ def explain(job: Job, x: Tensor, arguments: ExplainArguments) -> Steps:
     return [_result(*parts) for parts in zip(calls, targets, runs, maps, strict=True)]
 
 
-def _explain_one(job: Job, x: Tensor, call: Call, beside: int) -> Steps:
+def _explain_one(job: Job, x: Tensor, call: Call, arguments: ExplainArguments) -> Steps:
     """Runs one of several calls by itself, for a region's ranks are its own. Returns Explained."""
     prerequisites: Prerequisites = yield from look_up([call.target], x)
     target = call.target.resolved(prerequisites.classes[0] if prerequisites.classes else ())
-    run = job.run(beside=beside)
+    run = job.run(len(arguments.calls), arguments.until_stable)
     steps = METHODS[call.method].function(x, target.objective(prerequisites), run, **call.parameters)
     return _result(call, target, run, (yield from steps))
 
@@ -203,6 +222,7 @@ def _result(call: Call, target: AnyTarget, run: MethodContext, answer: Map) -> E
     values = answer.values.float().cpu().numpy()
     if not values.any():
         run.warn(ZERO_BY_LAYER if METHODS[call.method].default_layer else ZERO)
+    _warn_of_error(run, answer.standard_error)
     return Explained(
         values=values,
         target_value=float(answer.target_value),
@@ -212,4 +232,15 @@ def _result(call: Call, target: AnyTarget, run: MethodContext, answer: Map) -> E
         asked=run.asked,
         done=run.done,
         warnings=tuple(run.warnings),
+        standard_error=answer.standard_error,
+        settled=run.settled,
     )
+
+
+def _warn_of_error(run: MethodContext, error: float | None) -> None:
+    """Warns where all samples were drawn and the map is not as stable as it was asked to be."""
+    if run.until_stable is not None and run.done == run.asked and error is not None and error > run.until_stable:
+        run.warn(
+            f"NOT_STABLE: after all {run.asked} samples the standard error is {error:.3g} of the map, and "
+            f"{run.until_stable:g} was asked for; ask for more samples"
+        )
