@@ -33,7 +33,7 @@ from gradserve.messages.common import (
 from gradserve.parameters.common import Preprocess
 from gradserve.parameters.explain import ExplainParameters, MapFormat
 from gradserve.results.common import Provenance, Region
-from gradserve.results.explain import Explanation, Explanations
+from gradserve.results.explain import Explanation, Explanations, MapProgress
 from gradserve.v1 import common_pb2, explain_pb2
 
 EXPLAIN_METHOD: Any = explain_pb2.ExplainMethod.DESCRIPTOR
@@ -111,6 +111,16 @@ def explanations(request: explain_pb2.ExplainRequest, reply: explain_pb2.Explain
     """The reply of Explain as results, which keep the picture that was sent."""
     region, provenance = region_of(reply.region), provenance_of(reply.provenance)
     return Explanations([explanation_of(each, request.image, region, provenance) for each in reply.explanations])
+
+
+def explain_event(request: explain_pb2.ExplainRequest, event: explain_pb2.ExplainEvent) -> MapProgress | Explanations:
+    """What StreamExplain sends: maps on the way, and in the end the result."""
+    if event.HasField("result"):
+        return explanations(request, event.result)
+    message = event.progress
+    nowhere = provenance_of(common_pb2.Provenance())
+    explanation = explanation_of(message.explanation, request.image, region_of(message.region), nowhere)
+    return MapProgress(message.index, explanation, message.finished)
 
 
 def explanation_of(

@@ -96,6 +96,19 @@ class Explanation(Result):
         )
 
 
+@dataclass(frozen=True, eq=False, repr=False)
+class MapProgress(Result):
+    """One map before all are there: finished, or of the samples that are done. The last result has its provenance."""
+
+    place: int
+    explanation: Explanation
+    finished: bool
+
+    def __repr__(self) -> str:
+        what = "finished" if self.finished else f"{self.explanation.done} of {self.explanation.asked} done"
+        return f"<MapProgress {self.place}, {what}: {self.explanation!r}>"
+
+
 class Explanations(Sequence[Explanation]):
     """Several explanations of one picture: `[i]` in order, `["grad_cam"]` by method, `["grad_cam", 1]` its second."""
 

@@ -298,6 +298,26 @@ class ExplainResponse(_message.Message):
     provenance: _common_pb2.Provenance
     def __init__(self, explanations: _Optional[_Iterable[_Union[Explanation, _Mapping]]] = ..., region: _Optional[_Union[_common_pb2.Region, _Mapping]] = ..., provenance: _Optional[_Union[_common_pb2.Provenance, _Mapping]] = ...) -> None: ...
 
+class ExplainEvent(_message.Message):
+    __slots__ = ["progress", "result"]
+    PROGRESS_FIELD_NUMBER: _ClassVar[int]
+    RESULT_FIELD_NUMBER: _ClassVar[int]
+    progress: ExplainProgress
+    result: ExplainResponse
+    def __init__(self, progress: _Optional[_Union[ExplainProgress, _Mapping]] = ..., result: _Optional[_Union[ExplainResponse, _Mapping]] = ...) -> None: ...
+
+class ExplainProgress(_message.Message):
+    __slots__ = ["index", "explanation", "finished", "region"]
+    INDEX_FIELD_NUMBER: _ClassVar[int]
+    EXPLANATION_FIELD_NUMBER: _ClassVar[int]
+    FINISHED_FIELD_NUMBER: _ClassVar[int]
+    REGION_FIELD_NUMBER: _ClassVar[int]
+    index: int
+    explanation: Explanation
+    finished: bool
+    region: _common_pb2.Region
+    def __init__(self, index: _Optional[int] = ..., explanation: _Optional[_Union[Explanation, _Mapping]] = ..., finished: bool = ..., region: _Optional[_Union[_common_pb2.Region, _Mapping]] = ...) -> None: ...
+
 class Explanation(_message.Message):
     __slots__ = ["method", "method_name", "target", "target_name", "target_value", "raw", "png", "low", "high", "overlay", "coarse", "completeness_gap", "asked", "done", "completed_fraction", "warnings", "standard_error"]
     METHOD_FIELD_NUMBER: _ClassVar[int]

@@ -35,11 +35,12 @@ from .admission.expectations import Expectations
 from .admission.fair_threads import FairThreads
 from .decode_limits import counted_pixels
 from .errors import RequestError, clipped, failure, hints, late, unavailable
-from .progress import progress, with_progress
+from .progress import with_progress
 from .request import Bound, CallContext, least_prospect, model_card, time_budget
 from .request_log import RequestLog, request_log
 from .rpcs import RpcModule, attack, explain, module_of, suspects
 from .rpcs.certificate import attack_task, certificate_task, encode_picture, map_task
+from .rpcs.explain_stream import stream_progress
 from .rpcs.models import model_reply
 from .spans import TaskSpans, span
 
@@ -86,7 +87,7 @@ class GradientService(service_pb2_grpc.GradientServiceServicer):
         """Answers an RPC that is one task by a stream of events: its progress, then its reply."""
 
         async def report(preview: Preview) -> None:
-            await context.write(event(progress=await self.in_thread(progress, preview)))
+            await context.write(event(progress=await self.in_thread(stream_progress, request, bound, preview)))
 
         with self._pool.using() as models:
             bound = await self.bind(rpc.bind, request, context, models)

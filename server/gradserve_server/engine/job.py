@@ -28,6 +28,9 @@ class Progress:
     steps: int
     losses: Mapping[str, Tensor]  # Parts of the loss by name; each is [], or [n] with a value for each image.
     images: Tensor | None = None  # [n, 3, H, W] in [0, 1]
+    part: int = 0  # Which of the job's results it is about; the rate of reports is bounded for each.
+    answer: Callable[[], Any] | None = None  # That result as it stands, if it is to be told; called only for reports.
+    final: bool = False  # Whether it is told however soon it follows the last report.
 
 
 Steps = Generator[Any, Any, Any]  # Yields Query, list of queries or Progress; is sent Answer, list of answers or None.
@@ -52,6 +55,7 @@ class MethodContext:
     until_stable: float | None = None  # The relative standard error at which no more samples are drawn.
     settled: bool = False  # Whether that was reached.
     warnings: list[str] = field(default_factory=list)
+    so_far: Callable[[], Any] | None = None  # The result of the samples that are done, from methods that draw some.
 
     def noise(self, index: int, like: Tensor, *, uniform: bool = False) -> Tensor:
         """Standard normal (or uniform) numbers for sample `index`, the same on every device and in every batch."""
@@ -180,7 +184,7 @@ class Job:
     alone: bool = False  # Whether each row has a pass of its own, so that other jobs cannot change the answer's bits.
     cache: DeviceCache = field(default_factory=DeviceCache)
     report_every: float = 0.0  # Least seconds between two reports of progress.
-    reported: float = float("-inf")  # Time of the last report.
+    reported: dict[int, float] = field(default_factory=dict)  # Time of the last report of each of its results.
     steps: Steps | None = None
     open: list[OpenQuery] = field(default_factory=list)
     single: bool = True  # Whether its method yielded one query rather than a list.
@@ -190,6 +194,11 @@ class Job:
     gflop: float = 0.0  # The cost of these rows.
     compute: float = 0.0  # Its share of the seconds of its passes.
     timeline: Timeline | None = None  # When its passes ran, if that is asked for.
+
+    @property
+    def tells_parts(self) -> bool:
+        """Whether its caller is told of parts of the answer before all is there."""
+        return 0 < self.report_every < float("inf")
 
     def run(self, beside: int = 1, until_stable: float | None = None) -> MethodContext:
         """The context of one method, where `beside` methods run side by side and share the rows of a query."""
@@ -204,13 +213,17 @@ class Job:
 
 
 def together(methods: Sequence[Steps]) -> Steps:
-    """Runs several methods side by side and yields the queries of all at once. Returns their results in order."""
+    """Runs several methods side by side and yields the queries of all at once. Returns their results in order.
+
+    Their progress is passed on before the next queries.
+    """
     results: list[Any] = [None] * len(methods)
+    reports: list[Progress] = []
     waiting: dict[int, tuple[Request, int]] = {}  # By method: what it asks for, and how many queries that is.
 
     def advance(i: int, resume: Callable[[], Any]) -> None:
         try:
-            request = resume()
+            request = _next_request(resume, methods[i], reports)
         except StopIteration as stop:
             results[i] = stop.value
             waiting.pop(i, None)
@@ -221,6 +234,7 @@ def together(methods: Sequence[Steps]) -> Steps:
         for i, method in enumerate(methods):
             advance(i, lambda method=method: next(method))  # type: ignore[misc]
         while waiting:
+            yield from _drained(reports)
             queries = [q for r, _ in waiting.values() for q in ([r] if isinstance(r, Query) else r)]
             try:
                 answers = iter((yield queries))
@@ -232,7 +246,23 @@ def together(methods: Sequence[Steps]) -> Steps:
                 part = [next(answers) for _ in range(count)]
                 reply = part[0] if isinstance(request, Query) else part
                 advance(i, lambda i=i, reply=reply: methods[i].send(reply))  # type: ignore[misc]
+        yield from _drained(reports)
     finally:
         for method in methods:
             method.close()
     return results
+
+
+def _next_request(resume: Callable[[], Any], method: Steps, reports: list[Progress]) -> Request:
+    """What a method asks for next; what it reports before that is added to `reports`."""
+    request = resume()
+    while isinstance(request, Progress):
+        reports.append(request)
+        request = next(method)
+    return request  # type: ignore[no-any-return]
+
+
+def _drained(reports: list[Progress]) -> Iterator[Progress]:
+    """The reports, which are taken from the list."""
+    while reports:
+        yield reports.pop(0)

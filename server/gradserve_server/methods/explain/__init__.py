@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from torch import Tensor
 
-from ...engine.job import Job, MethodContext, Steps, together
+from ...engine.job import Job, MethodContext, Progress, Steps, together
+from ...engine.objective import Objective
 from ...engine.query import Wrt
 from ...engine.scores import ranking
 from ...models.card import ModelCard
@@ -23,6 +24,7 @@ from .lrp import lrp, relevance
 from .maps import Map
 from .masks import rise, too_many_cells
 from .occlusion import occlusion, occlusion_rows
+from .reporting import PartOfAnswer, reporting
 from .saliency import deconvnet, gradient, gradient_x_input, guided_backprop
 from .surrogates import kernel_shap, lime, misfits
 
@@ -180,7 +182,8 @@ def explain(job: Job, x: Tensor, arguments: ExplainArguments) -> Steps:
     """Runs all calls side by side on one image [1, 3, H, W]; all are answered or none. Returns [Explained]."""
     calls = arguments.calls
     if any(call.region is not None for call in calls):
-        return (yield from together([within(_explain_one(job, x, call, arguments), call.region, x) for call in calls]))
+        steps = [_explain_one(job, x, place, arguments) for place in range(len(calls))]
+        return (yield from together([within(each, call.region, x) for each, call in zip(steps, calls, strict=True)]))
     first = calls[0].target
     if len(calls) == 1 and METHODS[calls[0].method].one_row and isinstance(first, Target) and first.rank:
         return [(yield from _explain_ranked_class(job, x, calls[0], first))]
@@ -188,22 +191,35 @@ def explain(job: Job, x: Tensor, arguments: ExplainArguments) -> Steps:
     targets = [call.target.resolved(prerequisites.classes[0] if prerequisites.classes else ()) for call in calls]
     runs = [job.run(len(calls), arguments.until_stable) for _ in calls]
     objectives = [target.objective(prerequisites) for target in targets]
-    maps = yield from together(
-        [
-            METHODS[call.method].function(x, objective, run, **call.parameters)
-            for call, objective, run in zip(calls, objectives, runs, strict=True)
-        ]
-    )
-    return [_result(*parts) for parts in zip(calls, targets, runs, maps, strict=True)]
+    parts = zip(calls, targets, objectives, runs, strict=True)
+    return (yield from together([_run_method(job, x, place, *part) for place, part in enumerate(parts)]))
 
 
-def _explain_one(job: Job, x: Tensor, call: Call, arguments: ExplainArguments) -> Steps:
+def _explain_one(job: Job, x: Tensor, place: int, arguments: ExplainArguments) -> Steps:
     """Runs one of several calls by itself, for a region's ranks are its own. Returns Explained."""
+    call = arguments.calls[place]
     prerequisites: Prerequisites = yield from look_up([call.target], x)
     target = call.target.resolved(prerequisites.classes[0] if prerequisites.classes else ())
     run = job.run(len(arguments.calls), arguments.until_stable)
-    steps = METHODS[call.method].function(x, target.objective(prerequisites), run, **call.parameters)
-    return _result(call, target, run, (yield from steps))
+    return (yield from _run_method(job, x, place, call, target, target.objective(prerequisites), run))
+
+
+def _run_method(
+    job: Job, x: Tensor, place: int, call: Call, target: AnyTarget, objective: Objective, run: MethodContext
+) -> Steps:
+    """Runs one call, and reports its map where that is wanted. Returns Explained."""
+    steps = METHODS[call.method].function(x, objective, run, **call.parameters)
+    if job.tells_parts:
+        steps = reporting(steps, run, place, lambda so_far: _explained(call, target, run, so_far))
+    return (yield from _finished(job, place, _result(call, target, run, (yield from steps)), run))
+
+
+def _finished(job: Job, place: int, result: Explained, run: MethodContext) -> Steps:
+    """Reports a map that is finished where that is wanted. Returns it."""
+    if job.tells_parts:
+        whole = PartOfAnswer(place, result, True)
+        yield Progress(run.done, run.asked, {}, part=place, answer=lambda: whole, final=True)
+    return result
 
 
 def _explain_ranked_class(job: Job, x: Tensor, call: Call, target: Target) -> Steps:
@@ -214,17 +230,21 @@ def _explain_ranked_class(job: Job, x: Tensor, call: Call, target: Target) -> St
     try:
         steps.send(answer)
     except StopIteration as stop:
-        return _result(call, target.resolved(ranking(answer.logits)[0].tolist()), run, stop.value)
+        result = _result(call, target.resolved(ranking(answer.logits)[0].tolist()), run, stop.value)
+        return (yield from _finished(job, 0, result, run))
     raise AssertionError(f"{call.method} has one row")
 
 
 def _result(call: Call, target: AnyTarget, run: MethodContext, answer: Map) -> Explained:
-    values = answer.values.float().cpu().numpy()
-    if not values.any():
+    if not answer.values.float().any():
         run.warn(ZERO_BY_LAYER if METHODS[call.method].default_layer else ZERO)
     _warn_of_error(run, answer.standard_error)
+    return _explained(call, target, run, answer)
+
+
+def _explained(call: Call, target: AnyTarget, run: MethodContext, answer: Map) -> Explained:
     return Explained(
-        values=values,
+        values=answer.values.float().cpu().numpy(),
         target_value=float(answer.target_value),
         target=without_image(target),
         coarse=None if answer.coarse is None else answer.coarse.float().cpu().numpy(),

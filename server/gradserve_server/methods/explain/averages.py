@@ -51,6 +51,12 @@ def smooth_grad(
     error = estimate.error_of_variance if statistic == "variance" else estimate.error_of_mean
     run.unit = "samples"
     clean = yield Query(x, target)
+
+    def so_far() -> Map:
+        result = estimate.variance if statistic == "variance" else estimate.mean
+        return Map(reduced(result, reduce), clean.value[0], standard_error=error())
+
+    run.so_far = so_far
     try:
         for part in run.parts(samples):
             noisy = torch.cat([run.noise(i, x).mul_(spread).add_(x) for i in part])
@@ -63,8 +69,7 @@ def smooth_grad(
         if not run.done:
             raise
         run.warn_of_time()
-    result = estimate.variance if statistic == "variance" else estimate.mean
-    return Map(reduced(result, reduce), clean.value[0], standard_error=error())
+    return so_far()
 
 
 def gradient_shap(
@@ -85,6 +90,11 @@ def gradient_shap(
     estimate = SampleMoments(x[0])
     run.unit = "samples"
     clean = yield Query(x, target)
+
+    def so_far() -> Map:
+        return Map(reduced(estimate.mean, reduce), clean.value[0], standard_error=estimate.error_of_mean())
+
+    run.so_far = so_far
     try:
         for part in run.parts(samples):
             ends = torch.cat([run.noise(i, x).mul_(spread).add_(x) if noise else x for i in part])
@@ -99,7 +109,7 @@ def gradient_shap(
         if not run.done:
             raise
         run.warn_of_time()
-    return Map(reduced(estimate.mean, reduce), clean.value[0], standard_error=estimate.error_of_mean())
+    return so_far()
 
 
 def random_lines(part: range, x: Tensor, baselines: GradientShapBaselines, run: MethodContext) -> tuple[Tensor, Tensor]:

@@ -37,6 +37,11 @@ def rise(
     estimate = SampleSlopes(x[0, 0])
     run.unit = "samples"
     clean = yield Query(x, target)
+
+    def so_far() -> Map:
+        return Map(estimate.slopes, clean.value[0], standard_error=estimate.error())
+
+    run.so_far = so_far
     try:
         for part in run.parts(samples):
             masks = random_masks(part, x, grid, keep, run)
@@ -50,7 +55,7 @@ def rise(
         if run.done < MIN_MASKS:
             raise
         run.warn_of_time()
-    return Map(estimate.slopes, clean.value[0], standard_error=estimate.error())
+    return so_far()
 
 
 def too_many_cells(parameters: Mapping[str, Any], size: tuple[int, int]) -> Mapping[str, str]:

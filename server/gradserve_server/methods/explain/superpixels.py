@@ -11,6 +11,8 @@ from ...engine.objective import Objective
 from ...engine.query import Query
 from ..parameters import Baseline
 from .averages import baseline_of
+from .fits import Fit
+from .maps import Map
 
 MIN_SHARE_FOUND = 0.5  # No more segments than this share of those that were asked for get a warning.
 
@@ -43,9 +45,10 @@ class Segments:
         """The whole image, and the one of which nothing is shown: [2, 3, H, W]."""
         return torch.cat([self._x, self.hidden])
 
-    def map(self, values: np.ndarray) -> Tensor:
-        """A value for each segment as one for each of its pixels, [H, W]."""
-        return torch.from_numpy(values).to(self._labels.device)[self._labels]
+    def explained(self, fit: Fit, target_value: Tensor) -> Map:
+        """The map whose pixels have the coefficients of their segments."""
+        values = torch.from_numpy(fit.coefficients).to(self._labels.device)[self._labels]
+        return Map(values, target_value, standard_error=fit.relative_error(self.sizes))
 
     def evaluate(
         self, choices: np.ndarray, target: Objective, run: MethodContext, values: list[float], part: range

@@ -11,7 +11,6 @@ from ...engine.objective import Objective
 from ...engine.query import Query
 from ..parameters import Baseline, ChoiceCount, Compactness, KernelWidth, RidgeWeight, SegmentCount
 from .fits import Fit, cosine_kernel, ridge_fit, shapley_choices, shapley_fit
-from .maps import Map
 from .superpixels import Segments
 
 MIN_EXPLAINED = 0.5  # A share of the score's variance that a linear model explains without a warning.
@@ -45,6 +44,7 @@ def lime(
         shown = np.concatenate([whole, choices[: len(values)]])
         return ridge_fit(shown, np.array([clean.value[0].item(), *values]), cosine_kernel(shown, kernel_width), ridge)
 
+    run.so_far = lambda: image.explained(fitted(), clean.value[0])
     try:
         for part in run.parts(samples):
             yield from image.evaluate(choices, target, run, values, part)
@@ -61,7 +61,7 @@ def lime(
             "target's variance near the picture; try other segments, a wider kernel, or kernel_shap"
         )
     _warn_of_few(run, fit, image)
-    return Map(image.map(fit.coefficients), clean.value[0], standard_error=fit.relative_error(image.sizes))
+    return image.explained(fit, clean.value[0])
 
 
 def kernel_shap(
@@ -88,8 +88,12 @@ def kernel_shap(
 
     def fitted() -> Fit:
         done = len(values)
-        return shapley_fit(choices[:done], np.array(values), weights[:done], clean.item(), nothing.item())
+        fit = shapley_fit(choices[:done], np.array(values), weights[:done], clean.item(), nothing.item())
+        return fit._replace(errors=np.zeros(len(image))) if every and done == len(choices) else fit
 
+    run.so_far = lambda: image.explained(fitted(), clean)
+    if not len(choices):
+        run.completed(range(1))
     try:
         for part in run.parts(len(choices)) if len(choices) else ():
             yield from image.evaluate(choices, target, run, values, part)
@@ -100,10 +104,8 @@ def kernel_shap(
             raise
         run.warn_of_time()
     fit = fitted()
-    if every and len(values) == len(choices):
-        fit, run.done = fit._replace(errors=0 * fit.coefficients), run.asked
     _warn_of_few(run, fit, image)
-    return Map(image.map(fit.coefficients), clean, standard_error=fit.relative_error(image.sizes))
+    return image.explained(fit, clean)
 
 
 def _warn_of_few(run: MethodContext, fit: Fit, image: Segments) -> None:
