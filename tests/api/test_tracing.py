@@ -103,8 +103,8 @@ def cancel(stubs: Stubs) -> None:
 
 def mixed(stubs: Stubs) -> list[Callable[[], object]]:
     """Fifty requests: every RPC three times, longer ones, one that is refused and one that is cancelled."""
-    longer = [lambda: smooth_grad(stubs)] * 9
-    return [lambda: refuse(stubs), lambda: cancel(stubs), *(3 * [*calls(stubs).values(), *longer[:3]])]
+    longer = [lambda: smooth_grad(stubs)] * 6
+    return [lambda: refuse(stubs), lambda: cancel(stubs), *(3 * [*calls(stubs).values(), *longer[:2]])]
 
 
 def log_lines(server: Server) -> list[dict[str, Any]]:

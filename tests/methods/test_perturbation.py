@@ -275,6 +275,17 @@ def test_a_linear_model_that_does_not_fit_is_told() -> None:
     assert runs["product"].warnings == []
 
 
+@pytest.mark.parametrize("method", ["rise", "lime", "kernel_shap"])
+def test_a_score_that_never_changes_has_a_map_of_zeros(method: str) -> None:
+    function = METHODS[method].function
+    facts = {} if method == "rise" else {"segments": 4}
+    ours = finished(
+        function(four_segments(), logit(0), context(), samples=20, **facts), lambda x: 0 * x.sum((1, 2, 3)) + 0.7
+    )
+    assert not ours.values.any()
+    assert ours.standard_error == 0
+
+
 # Expected gradients
 
 

@@ -88,7 +88,7 @@ def test_sampling_stops_at_the_first_look_below_the_bound(bound: float) -> None:
     assert ours.standard_error is not None
     assert ours.standard_error <= bound
     whole, _ = smoothed(expected)
-    assert torch.equal(ours.values, whole.values), "it is the map of so many samples"
+    assert off(ours.values, whole.values) < 1e-12, "it is the map of so many samples"
 
 
 def test_the_looks() -> None:
@@ -119,8 +119,8 @@ def test_the_error_of_gradient_shap_is_the_spread_over_seeds() -> None:
 def test_moments_are_those_of_all_samples() -> None:
     samples = np.random.default_rng(0).gamma(2.0, size=(37, 5))
     moments = SampleMoments(torch.zeros(5), of_variance=True)
-    for sample in samples:
-        moments.add(torch.from_numpy(sample))
+    for part in np.split(samples, [1, 2, 9, 30]):
+        moments.add(torch.from_numpy(part))
     assert moments.mean.numpy() == pytest.approx(samples.mean(0), rel=1e-12)
     assert moments.variance.numpy() == pytest.approx(samples.var(0), rel=1e-12)
     fourth, square = stats.moment(samples, 4), samples.var(0) ** 2

@@ -60,8 +60,8 @@ def smooth_grad(
     try:
         for part in run.parts(samples):
             noisy = torch.cat([run.noise(i, x).mul_(spread).add_(x) for i in part])
-            for grad in (yield Query(noisy, target, "image")).image_grad:
-                estimate.add(grad.double().square() if statistic == "square" else grad)
+            grads = (yield Query(noisy, target, "image")).image_grad
+            estimate.add(grads.square() if statistic == "square" else grads)
             run.completed(part)
             if run.stable(error):
                 break
@@ -100,8 +100,7 @@ def gradient_shap(
             ends = torch.cat([run.noise(i, x).mul_(spread).add_(x) if noise else x for i in part])
             starts, places = random_lines(part, x, baselines, run)
             grads = (yield Query(starts + places * (ends - starts), target, "image")).image_grad
-            for product in grads * (ends - starts):
-                estimate.add(product)
+            estimate.add(grads * (ends - starts))
             run.completed(part)
             if run.stable(estimate.error_of_mean):
                 break

@@ -1,7 +1,8 @@
 """What samples say of a map: their mean or slope so far, and by how much it would differ with other samples.
 
 Relative standard errors are the root of the sum of the squared standard errors of all values, over that of the squared
-values. Everything is updated sample by sample in double precision (Welford 1962, Pébay 2008), so that nothing cancels.
+values. Sums are of distances from means, and are merged in double precision (Chan et al. 1979, Pébay 2008), so that
+nothing cancels.
 """
 
 import math
@@ -21,19 +22,25 @@ class SampleMoments:
         self._third = torch.zeros_like(self.mean) if of_variance else None
         self._fourth = torch.zeros_like(self.mean) if of_variance else None
 
-    def add(self, sample: Tensor) -> None:
-        """Takes in one more sample."""
-        self.count += 1
-        n = self.count
-        distance = sample.double() - self.mean
-        step = distance / n
-        square = distance * step * (n - 1)
-        self.mean += step
+    def add(self, samples: Tensor) -> None:
+        """Takes in more samples, [n, ...]: their own moments, which lose nothing, are merged with those so far."""
+        a, b = self.count, len(samples)
+        n = a + b
+        mean = samples.mean(0)
+        distances = samples - mean
+        step = mean.double() - self.mean
+        squares = distances.square()
+        second = squares.sum(0).double()
         if self._third is not None and self._fourth is not None:
-            self._fourth += square * step.square() * (n * n - 3 * n + 3)
-            self._fourth += 6 * step.square() * self._second - 4 * step * self._third
-            self._third += square * step * (n - 2) - 3 * step * self._second
-        self._second += square
+            third, fourth = distances.mul_(squares).sum(0).double(), squares.square_().sum(0).double()
+            self._fourth += fourth + step**4 * (a * b * (a * a - a * b + b * b) / n**3)
+            self._fourth += 6 * step**2 * (a * a * second + b * b * self._second) / n**2
+            self._fourth += 4 * step * (a * third - b * self._third) / n
+            self._third += third + step**3 * (a * b * (a - b) / n**2)
+            self._third += 3 * step * (a * second - b * self._second) / n
+        self._second += second + step.square() * (a * b / n)
+        self.mean += step * (b / n)
+        self.count = n
 
     @property
     def variance(self) -> Tensor:

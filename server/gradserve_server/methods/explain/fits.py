@@ -36,6 +36,7 @@ def cosine_kernel(shown: np.ndarray, width: float) -> np.ndarray:
 
 def ridge_fit(shown: np.ndarray, values: np.ndarray, weights: np.ndarray, ridge: float) -> Fit:
     """Weighted least squares with an intercept, which is not penalised as the coefficients are."""
+    values = values - values[0]  # The intercept takes it up, and where all are the same the coefficients are exactly 0.
     design = np.column_stack([np.ones(len(shown)), shown])
     penalty = np.diag([0.0, *[ridge] * shown.shape[1]])
     solution, errors, _ = _solved(design, values, weights, penalty, np.arange(len(shown)))
