@@ -23,7 +23,8 @@ SMALL = {"steps": 2, "samples": 2, "queries": 20, "generations": 2, "population"
 
 def quick(message: Any) -> Any:
     """The message with few steps, so that what takes long takes none of the test's time."""
-    for name, value in SMALL.items():
+    segments = {"samples": 12, "segments": 4} if "segments" in message.DESCRIPTOR.fields_by_name else {}
+    for name, value in {**SMALL, **segments}.items():
         if name in message.DESCRIPTOR.fields_by_name:
             setattr(message, name, value)
     return message
@@ -34,9 +35,11 @@ def valid_requests(model: str, image: pb.Image) -> dict[str, Any]:
     goal = maximize_pb2.Goal(summands=[{"target": {"class_index": 0}}])
     maximize = maximize_pb2.MaximizeRequest(model=model, goals=[goal], settings={"steps": 2})
     stylize = stylize_pb2.StylizeRequest(model=model, content=image, settings={"steps": 2})
+    explain = explain_pb2.ExplainRequest(model=model, image=image, methods=methods(gradient={}))
     return {
         "Predict": predict_pb2.PredictRequest(model=model, image=image),
-        "Explain": explain_pb2.ExplainRequest(model=model, image=image, methods=methods(gradient={})),
+        "Explain": explain,
+        "StreamExplain": explain,
         "Attack": attack_pb2.AttackRequest(model=model, image=image, method={"fgsm": {}}),
         "Maximize": maximize,
         "StreamMaximize": maximize,

@@ -35,7 +35,7 @@ from gradserve.parameters.method import Method
 from gradserve.results.attack import Attack, Certificate, Judgement, TrajectoryStep
 from gradserve.results.common import Provenance, Region, Score
 from gradserve.results.differentiate import Gradients
-from gradserve.results.explain import Curves, Explanation, Explanations, Segment, Trust
+from gradserve.results.explain import Curves, Explanation, Explanations, MapProgress, Segment, Trust
 from gradserve.results.influence import Features, Influence, Reweighting, Suspects, TrainingExample
 from gradserve.results.models import Applicability, ChangedModels, ChangeProgress, Layer, ModelCard
 from gradserve.results.pictures import MaximizedImage, MaximizedImages, Progress, StylizedImage
@@ -70,6 +70,7 @@ __all__ = [
     "InvalidArgument",
     "Judgement",
     "Layer",
+    "MapProgress",
     "MaximizedImage",
     "MaximizedImages",
     "Method",

@@ -68,9 +68,11 @@ GOALS = [{"summands": [{"target": {"class_index": 3}}]}]
 MAXIMIZE = maximize_pb2.MaximizeRequest(image=PICTURE, goals=GOALS)
 STYLIZE = stylize_pb2.StylizeRequest(content=PICTURE, styles=[{"image": PICTURE}])
 AS_IS = common_pb2.PREPROCESS_AS_IS
+EXPLAIN = explain_pb2.ExplainRequest(image=PICTURE, preprocess=AS_IS, methods=[{"gradient": {}}])
 REQUESTS = {
     "Predict": predict_pb2.PredictRequest(image=PICTURE, preprocess=AS_IS),
-    "Explain": explain_pb2.ExplainRequest(image=PICTURE, preprocess=AS_IS, methods=[{"gradient": {}}]),
+    "Explain": EXPLAIN,
+    "StreamExplain": EXPLAIN,
     "Attack": attack_pb2.AttackRequest(image=PICTURE, preprocess=AS_IS, method={"pgd": {}}),
     "Maximize": MAXIMIZE,
     "StreamMaximize": MAXIMIZE,

@@ -38,7 +38,7 @@ SMALL_SECONDS = 0.02  # What is missing in the parts of a shorter request is com
 RUN = ("run", "pass")
 SIMPLE = ("decode", "queue", RUN, "encode")
 SHAPES: dict[str, tuple[Any, ...]] = dict.fromkeys(
-    ("Predict", "Explain", "Differentiate", "Influence", "Embed", "Maximize", "StreamMaximize"), SIMPLE
+    ("Predict", "Explain", "StreamExplain", "Differentiate", "Influence", "Embed", "Maximize", "StreamMaximize"), SIMPLE
 )
 SHAPES |= {"Stylize": SIMPLE, "StreamStylize": SIMPLE, "Suspects": ("encode",), "ListModels": (), "GetModel": ()}
 SHAPES["Attack"] = (
@@ -58,9 +58,11 @@ def calls(stubs: Stubs) -> dict[str, Callable[[], object]]:
     goal = maximize_pb2.Goal(summands=[{"target": {"class_index": 0}}])
     maximize = maximize_pb2.MaximizeRequest(model="digits", goals=[goal], settings={"steps": 40})
     stylize = stylize_pb2.StylizeRequest(model="small", content=DIGIT, styles=[{"image": DIGIT}], settings={"steps": 2})
+    explain = explain_pb2.ExplainRequest(**digits, methods=methods(gradient={}))
     return {
         "Predict": lambda: g.Predict(predict_pb2.PredictRequest(**digits)),
-        "Explain": lambda: g.Explain(explain_pb2.ExplainRequest(**digits, methods=methods(gradient={}))),
+        "Explain": lambda: g.Explain(explain),
+        "StreamExplain": lambda: list(g.StreamExplain(explain)),
         "Attack": lambda: g.Attack(attack_pb2.AttackRequest(**digits, method={"pgd": {}}, maps={"gradient": {}})),
         "Differentiate": lambda: g.Differentiate(
             differentiate_pb2.DifferentiateRequest(model="digits", images=[DIGIT, DIGIT])
@@ -101,8 +103,8 @@ def cancel(stubs: Stubs) -> None:
 
 def mixed(stubs: Stubs) -> list[Callable[[], object]]:
     """Fifty requests: every RPC three times, longer ones, one that is refused and one that is cancelled."""
-    longer = [lambda: smooth_grad(stubs)] * 9
-    return [lambda: refuse(stubs), lambda: cancel(stubs), *(3 * [*calls(stubs).values(), *longer[:3]])]
+    longer = [lambda: smooth_grad(stubs)] * 6
+    return [lambda: refuse(stubs), lambda: cancel(stubs), *(3 * [*calls(stubs).values(), *longer[:2]])]
 
 
 def log_lines(server: Server) -> list[dict[str, Any]]:

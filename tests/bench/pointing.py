@@ -46,7 +46,12 @@ from gradserve_server.pool.forking import WORKERS_ENVIRONMENT
 from . import report
 from .faithfulness import DATA, MODELS, Data
 
-SHORT = {"smooth_grad": {"samples": 8}, "integrated_gradients": {"steps": 8}, "occlusion": {"patch": 0.25}}
+SHORT: Mapping[str, Mapping[str, object]] = {
+    "smooth_grad": {"samples": 8},
+    "integrated_gradients": {"steps": 8},
+    "occlusion": {"patch": 0.25},
+    "gradient_shap": {"samples": 20},
+}
 VARIANTS: Mapping[str, tuple[str, Mapping[str, object]]] = {  # By name in the table: a method and its parameters.
     **{name: (name, SHORT.get(name, {})) for name in METHODS},
     "lrp, flat": ("lrp", {"input_rule": "flat"}),

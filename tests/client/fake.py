@@ -83,6 +83,14 @@ class FakeServer(
             provenance=_provenance(request),
         )
 
+    def StreamExplain(self, request, context):
+        whole = self.Explain(request, context)
+        for index, each in enumerate(whole.explanations):
+            for finished in (False, True):
+                facts = {"index": index, "explanation": each, "finished": finished, "region": whole.region}
+                yield explain_pb2.ExplainEvent(progress=explain_pb2.ExplainProgress(**facts))
+        yield explain_pb2.ExplainEvent(result=whole)
+
     def Attack(self, request, context):
         self._note(request, context)
         return attacked(request, _region(request), _provenance(request))

@@ -44,6 +44,9 @@ METHODS: list[dict[str, dict[str, Any]]] = [
     {"lrp": {}},
     {"lrp": {"rule": "LRP_RULE_GAMMA", "input_rule": "LRP_INPUT_RULE_BOX"}, "guided_backprop": {}},
     {"occlusion": {"patch": 0.5, "stride": 0.5}},
+    {"rise": {"samples": 12, "grid": 4}},
+    {"lime": {"samples": 14, "segments": 9}, "kernel_shap": {"samples": 20, "segments": 9}},
+    {"gradient_shap": {"samples": 6, "noise": 0.1}},
     {"gradient": {}, "deconvnet": {}, "grad_cam": {}},
 ]
 # For a unit, since the default layer may lie behind it.

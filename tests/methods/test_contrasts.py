@@ -17,6 +17,7 @@ from gradserve_server.methods.targets import AnyTarget, Contrast, Similarity, Ta
 from gradserve_server.models.prepared import Prepared
 
 from . import making, runs
+from .runs import SMALL
 
 A, B = Target(label=3), Target(label=7)
 LAYER = "features.10"
@@ -74,7 +75,7 @@ def test_every_method_takes_contrasts(method: str) -> None:
     """Half the weights make half the map, or a quarter where the map is a product of two."""
     model = prepared("mobilenet_v2")
     x = pictures(model, 1)
-    samples = {"smooth_grad": {"samples": 3}, "integrated_gradients": {"steps": 3}}.get(method, {})
+    samples = SMALL.get(method, {})
     whole = explained(model, x, Contrast(((A, 1.0), (B, -1.0))), method, **samples)
     half = explained(model, x, Contrast(((A, 0.5), (B, -0.5))), method, **samples)
     single = explained(model, x, A, method, **samples)

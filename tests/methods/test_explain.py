@@ -23,7 +23,7 @@ from gradserve_server.methods.explain.occlusion import grid, occlusion_rows
 from gradserve_server.models.prepared import Prepared
 from gradserve_server.models.rules import Relevance
 
-from .runs import answer, answers, call, job_of
+from .runs import SMALL, answer, answers, call, job_of
 
 LABEL = 2
 
@@ -61,6 +61,12 @@ CLOSED_FORMS: list[tuple[str, dict[str, object], Callable[[Prepared, Tensor], Te
         {"steps": 2, "baseline": "mean"},
         lambda m, x: (slope(m) * (x - x.mean((2, 3), keepdim=True))[0]).sum(0),
     ),
+    ("gradient_shap", {"samples": 5, "baselines": "black"}, lambda m, x: (slope(m) * x[0]).sum(0)),
+    (
+        "gradient_shap",
+        {"samples": 5, "baselines": "mean", "reduce": "sum"},
+        lambda m, x: (slope(m) * (x - x.mean((2, 3), keepdim=True))[0]).abs().sum(0),
+    ),
     ("occlusion", {"patch": 3 / 8, "stride": 2 / 3}, covered_by_hand),
 ]
 
@@ -78,8 +84,9 @@ def test_closed_form(method: str, parameters: dict[str, object], form: Callable[
 def test_every_method_is_tested_against_something() -> None:
     from .test_captum import TABLE
     from .test_lrp import TESTED
+    from .test_perturbation import TESTED as PERTURBING
 
-    untested = set(METHODS) - {row[0] for row in CLOSED_FORMS} - set(TABLE) - TESTED
+    untested = set(METHODS) - {row[0] for row in CLOSED_FORMS} - set(TABLE) - TESTED - PERTURBING
     assert not untested, f"no row of CLOSED_FORMS, or of test_captum's TABLE, is of {', '.join(untested)}"
 
 
@@ -153,11 +160,7 @@ def test_the_cost_of_a_call_is_its_rows() -> None:
     model = prepared("resnet18")
     x = pictures(model, 1)
     for method in METHODS:
-        made = call(model, method, Target(label=1), **{"samples": 6} if method == "smooth_grad" else {})
-        if method == "integrated_gradients":
-            made = call(model, method, Target(label=1), steps=6)
-        if method == "occlusion":
-            made = call(model, method, Target(label=1), patch=0.5)
+        made = call(model, method, Target(label=1), **SMALL.get(method, {}))
         engine = Engine({"model": model})
         job = job_of(x, [made])
         engine.submit(job)
@@ -181,7 +184,7 @@ def watched(steps: Steps, queries: list[Query]) -> Steps:
 def test_the_row_of_a_method_says_what_it_does(name: str) -> None:
     """What it differentiates by, whether it rules ReLUs, which parameter is a layer, which excludes units."""
     model, x = inputs("resnet18")
-    row, made = METHODS[name], call(model, name, Target(label=1))
+    row, made = METHODS[name], call(model, name, Target(label=1), **SMALL.get(name, {}))
     queries: list[Query] = []
     engine = Engine({"model": model})
     engine.submit(Job("job", "model", lambda job: watched(explain(job, x, ExplainArguments((made,))), queries)))
@@ -383,13 +386,12 @@ def test_a_model_without_relus_and_maps_refuses_what_needs_them() -> None:
 def test_several_methods_and_targets_in_one_call() -> None:
     model, x = inputs("resnet18")
     targets = [Target(label=3), Target(rank=2), Target(layer="layer3", channel=2)]
-    small = {"smooth_grad": {"samples": 3}, "integrated_gradients": {"steps": 3}, "occlusion": {"patch": 0.5}}
     calls = [
         call(
             model,
             method,
             target,
-            **small.get(method, {}),
+            **SMALL.get(method, {}),
             **({"layer": "layer2"} if METHODS[method].default_layer else {}),
         )
         for method, target in product(METHODS, targets)

@@ -23,6 +23,7 @@ from gradserve_server.models.preparation import prepare
 from gradserve_server.models.prepared import Prepared
 
 from .attacks import attacked
+from .runs import finished
 
 SHARP = Ball("linf", 8 / 255)
 
@@ -147,19 +148,6 @@ def summed(network: Callable[[Tensor], Tensor], x: Tensor, steps: int) -> tuple[
     with torch.no_grad():
         difference = (network(x) - network(torch.zeros_like(x))).item()
     return (x * total).sum().item(), difference
-
-
-def finished(steps: Iterator, network: Callable[[Tensor], Tensor]) -> Map:
-    """What a method gives on `network` [n, 3, H, W] -> [n], whose answers are plain torch's."""
-    query = next(steps)
-    while True:
-        images = query.images.clone().requires_grad_()
-        value = network(images)
-        grad = torch.autograd.grad(value.sum(), images)[0]
-        try:
-            query = steps.send(Answer(value.detach()[:, None], value.detach(), grad, (), ()))
-        except StopIteration as stop:
-            return stop.value
 
 
 def integrated(network: Callable[[Tensor], Tensor], x: Tensor, **facts: object) -> tuple[Map, list[str]]:

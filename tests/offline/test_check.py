@@ -127,7 +127,7 @@ def test_a_reason_is_told_once_for_all_methods_on_one_line(run: Run) -> None:
     (line,) = [line for line in run.text.splitlines() if " not apply: " in line]
     assert line.startswith("    gradient, gradient_x_input, smooth_grad, ")
     assert "it: softmax, 6 classes, 32x32; exact (" in run.text
-    assert "; 1 map, " in run.text
+    assert "; 4 maps, " in run.text
 
 
 def test_only_the_named_ones(run: Run) -> None:
@@ -164,7 +164,7 @@ ODD = {
     "certain": ({}, "its probabilities are 0 or 1, up to 1e-4, for every test picture"),
     "with_dead_layer": ({}, "layers that give nothing but 0 for every test picture: quiet"),
     "with_unused_layers": ({}, "its logits do not depend on the weights of aside, never"),
-    "constant": ({}, "maps of gradient, gradient_x_input, smooth_grad and 3 more are 0 everywhere"),
+    "constant": ({}, "maps of gradient, gradient_x_input, smooth_grad and 7 more are 0 everywhere"),
 }
 
 

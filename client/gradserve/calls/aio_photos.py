@@ -1,7 +1,7 @@
 """The calls for asyncio about one picture: Predict, Explain and Attack."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from typing import Any, Unpack, overload
 
 from gradserve.arguments import AttackMethodLike, ExplainMethodLike, ImageLike, TargetLike
@@ -11,7 +11,7 @@ from gradserve.messages.common import are_several
 from gradserve.messages.explain import ExplainArguments
 from gradserve.messages.predict import PredictArguments
 from gradserve.results.attack import Attack
-from gradserve.results.explain import Explanation, Explanations
+from gradserve.results.explain import Explanation, Explanations, MapProgress
 from gradserve.results.predict import Prediction
 from gradserve.transport.aio_connection import AsyncConnection
 from gradserve.v1 import explain_pb2
@@ -84,6 +84,23 @@ class AsyncPhotoCalls(AsyncConnection):
     ) -> Explanations:
         """The maps that a message asks for."""
         return explain.explanations(request, await self._call(self._stubs.gradients.Explain, request, timeout))
+
+    async def explain_stream(
+        self,
+        image: ImageLike,
+        methods: ExplainMethodLike | Sequence[ExplainMethodLike],
+        *,
+        target: TargetLike | list[Any] | None = None,
+        timeout: float | None = None,
+        **arguments: Unpack[ExplainArguments],
+    ) -> AsyncIterator[MapProgress | Explanations]:
+        """Each map as soon as it is done, those from samples as they stand, and in the end all maps.
+
+        The arguments are those of `explain`. Leaving the loop ends the work.
+        """
+        request = await asyncio.to_thread(explain.explain_request, image, methods, target=target, **arguments)
+        async for event in self._stream(self._stubs.gradients.StreamExplain, request, timeout):
+            yield explain.explain_event(request, event)
 
     async def attack(
         self,

@@ -1,7 +1,7 @@
 # Generated from aio_photos.py by protos/sync_client.py: edit that file, then `make protos`.
 """The calls about one picture: Predict, Explain and Attack."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Unpack, overload
 
 from gradserve.arguments import AttackMethodLike, ExplainMethodLike, ImageLike, TargetLike
@@ -11,7 +11,7 @@ from gradserve.messages.common import are_several
 from gradserve.messages.explain import ExplainArguments
 from gradserve.messages.predict import PredictArguments
 from gradserve.results.attack import Attack
-from gradserve.results.explain import Explanation, Explanations
+from gradserve.results.explain import Explanation, Explanations, MapProgress
 from gradserve.results.predict import Prediction
 from gradserve.transport.connection import Connection
 from gradserve.v1 import explain_pb2
@@ -82,6 +82,23 @@ class PhotoCalls(Connection):
     def explain_message(self, request: explain_pb2.ExplainRequest, *, timeout: float | None = None) -> Explanations:
         """The maps that a message asks for."""
         return explain.explanations(request, self._call(self._stubs.gradients.Explain, request, timeout))
+
+    def explain_stream(
+        self,
+        image: ImageLike,
+        methods: ExplainMethodLike | Sequence[ExplainMethodLike],
+        *,
+        target: TargetLike | list[Any] | None = None,
+        timeout: float | None = None,
+        **arguments: Unpack[ExplainArguments],
+    ) -> Iterator[MapProgress | Explanations]:
+        """Each map as soon as it is done, those from samples as they stand, and in the end all maps.
+
+        The arguments are those of `explain`. Leaving the loop ends the work.
+        """
+        request = explain.explain_request(image, methods, target=target, **arguments)
+        for event in self._stream(self._stubs.gradients.StreamExplain, request, timeout):
+            yield explain.explain_event(request, event)
 
     def attack(
         self,

@@ -35,7 +35,7 @@ from gradserve.messages.common import (
 from gradserve.parameters.common import Preprocess
 from gradserve.parameters.explain import ExplainParameters, MapFormat
 from gradserve.results.common import Provenance, Region
-from gradserve.results.explain import Curves, Explanation, Explanations, Segment, Trust
+from gradserve.results.explain import Curves, Explanation, Explanations, MapProgress, Segment, Trust
 from gradserve.v1 import common_pb2, explain_pb2
 
 EXPLAIN_METHOD: Any = explain_pb2.ExplainMethod.DESCRIPTOR
@@ -49,6 +49,7 @@ class ExplainArguments(PhotoOptions, ExplainParameters, total=False):
     format: in which maps travel, "float32" (default), "float16" or "png". overlay: also ask the server for a picture.
     segment: also cut out the object that each map lies on.
     trust: judge each map beside chance and the middle of the picture. curves: the same with insertion and deletion.
+    until_stable: the relative standard error, above 0 to 1, at which methods that draw samples stop; None: never.
     """
 
     region: RegionLike | None
@@ -57,6 +58,7 @@ class ExplainArguments(PhotoOptions, ExplainParameters, total=False):
     segment: bool
     trust: bool
     curves: bool
+    until_stable: float | None
 
 
 _PARAMETERS = ExplainParameters.__annotations__.keys()
@@ -93,6 +95,7 @@ def _request(
     segment: bool = False,
     trust: bool = False,
     curves: bool = False,
+    until_stable: float | None = None,
     **options: Unpack[Options],
 ) -> explain_pb2.ExplainRequest:
     targets = target if isinstance(target, list) else [] if target is None else [target]
@@ -112,6 +115,7 @@ def _request(
         segment=segment,
         trust=trust or curves,
         curves=curves,
+        until_stable=until_stable,
         options=request_options(**options),
     )
 
@@ -150,6 +154,16 @@ def _request_of_one(
     return alone
 
 
+def explain_event(request: explain_pb2.ExplainRequest, event: explain_pb2.ExplainEvent) -> MapProgress | Explanations:
+    """What StreamExplain sends: maps on the way, and in the end the result."""
+    if event.HasField("result"):
+        return explanations(request, event.result)
+    message = event.progress
+    nowhere = provenance_of(common_pb2.Provenance())
+    explanation = explanation_of(message.explanation, request.image, region_of(message.region), nowhere)
+    return MapProgress(message.index, explanation, message.finished)
+
+
 def explanation_of(
     each: explain_pb2.Explanation,
     image: common_pb2.Image,
@@ -171,6 +185,7 @@ def explanation_of(
         asked=each.asked,
         done=each.done,
         completed_fraction=each.completed_fraction,
+        standard_error=each.standard_error if each.HasField("standard_error") else None,
         warnings=tuple(each.warnings),
         trust=trust_of(each.trust) if each.HasField("trust") else None,
         region=region,

@@ -15,6 +15,8 @@ LrpRule = Literal["z_plus", "gamma", "epsilon"]
 
 LrpInputRule = Literal["same", "flat", "box"]
 
+GradientShapBaselines = Literal["mixed", "black", "mean", "blur", "noise"]
+
 
 class GradientParameters(TypedDict, total=False):
     """Parameters of "gradient"."""
@@ -94,6 +96,44 @@ class LrpParameters(TypedDict, total=False):
     input_rule: LrpInputRule
 
 
+class RiseParameters(TypedDict, total=False):
+    """Parameters of "rise"."""
+
+    samples: int
+    grid: int
+    keep: float
+    baseline: Baseline
+
+
+class LimeParameters(TypedDict, total=False):
+    """Parameters of "lime"."""
+
+    samples: int
+    segments: int
+    compactness: float
+    baseline: Baseline
+    kernel_width: float
+    ridge: float
+
+
+class KernelShapParameters(TypedDict, total=False):
+    """Parameters of "kernel_shap"."""
+
+    samples: int
+    segments: int
+    compactness: float
+    baseline: Baseline
+
+
+class GradientShapParameters(TypedDict, total=False):
+    """Parameters of "gradient_shap"."""
+
+    samples: int
+    baselines: GradientShapBaselines
+    noise: float
+    reduce: Reduce
+
+
 ExplainName = Literal[
     "gradient",
     "gradient_x_input",
@@ -106,6 +146,10 @@ ExplainName = Literal[
     "occlusion",
     "layer_cam",
     "lrp",
+    "rise",
+    "lime",
+    "kernel_shap",
+    "gradient_shap",
 ]
 
 
@@ -127,3 +171,10 @@ class ExplainParameters(TypedDict, total=False):
     rule: LrpRule
     gamma: float
     input_rule: LrpInputRule
+    grid: int
+    keep: float
+    segments: int
+    compactness: float
+    kernel_width: float
+    ridge: float
+    baselines: GradientShapBaselines

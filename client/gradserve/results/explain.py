@@ -100,6 +100,7 @@ class Explanation(Result):
     request: explain_pb2.ExplainRequest | None = None  # What asks for this map alone, without the picture.
     segment: Segment | None = None
     trust: Trust | None = None
+    standard_error: float | None = None
 
     def original(self) -> Image.Image:
         """The picture that was sent, upright and in RGB."""
@@ -173,6 +174,19 @@ class Explanation(Result):
             f"<Explanation {self.method}{parameters}: {self.target_name} = {self.target_value:.4g}, "
             f"map {height} x {width}, {self.provenance.model}{done}{trust}>"
         )
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class MapProgress(Result):
+    """One map before all are there: finished, or of the samples that are done. The last result has its provenance."""
+
+    place: int
+    explanation: Explanation
+    finished: bool
+
+    def __repr__(self) -> str:
+        what = "finished" if self.finished else f"{self.explanation.done} of {self.explanation.asked} done"
+        return f"<MapProgress {self.place}, {what}: {self.explanation!r}>"
 
 
 class Explanations(Sequence[Explanation]):

@@ -43,6 +43,15 @@ class LrpInputRule(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     LRP_INPUT_RULE_FLAT: _ClassVar[LrpInputRule]
     LRP_INPUT_RULE_BOX: _ClassVar[LrpInputRule]
 
+class GradientShapBaselines(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = []
+    GRADIENT_SHAP_BASELINES_UNSPECIFIED: _ClassVar[GradientShapBaselines]
+    GRADIENT_SHAP_BASELINES_MIXED: _ClassVar[GradientShapBaselines]
+    GRADIENT_SHAP_BASELINES_BLACK: _ClassVar[GradientShapBaselines]
+    GRADIENT_SHAP_BASELINES_MEAN: _ClassVar[GradientShapBaselines]
+    GRADIENT_SHAP_BASELINES_BLUR: _ClassVar[GradientShapBaselines]
+    GRADIENT_SHAP_BASELINES_NOISE: _ClassVar[GradientShapBaselines]
+
 class MapFormat(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = []
     MAP_FORMAT_UNSPECIFIED: _ClassVar[MapFormat]
@@ -77,6 +86,12 @@ LRP_INPUT_RULE_UNSPECIFIED: LrpInputRule
 LRP_INPUT_RULE_SAME: LrpInputRule
 LRP_INPUT_RULE_FLAT: LrpInputRule
 LRP_INPUT_RULE_BOX: LrpInputRule
+GRADIENT_SHAP_BASELINES_UNSPECIFIED: GradientShapBaselines
+GRADIENT_SHAP_BASELINES_MIXED: GradientShapBaselines
+GRADIENT_SHAP_BASELINES_BLACK: GradientShapBaselines
+GRADIENT_SHAP_BASELINES_MEAN: GradientShapBaselines
+GRADIENT_SHAP_BASELINES_BLUR: GradientShapBaselines
+GRADIENT_SHAP_BASELINES_NOISE: GradientShapBaselines
 MAP_FORMAT_UNSPECIFIED: MapFormat
 MAP_FORMAT_FLOAT32: MapFormat
 MAP_FORMAT_FLOAT16: MapFormat
@@ -87,7 +102,7 @@ TRUST_VERDICT_NO_BETTER_THAN_CENTRE: TrustVerdict
 TRUST_VERDICT_BEATS_BOTH: TrustVerdict
 
 class ExplainRequest(_message.Message):
-    __slots__ = ["model", "image", "preprocess", "methods", "targets", "format", "overlay", "options", "segment", "trust", "curves"]
+    __slots__ = ["model", "image", "preprocess", "methods", "targets", "format", "overlay", "options", "segment", "trust", "curves", "until_stable"]
     MODEL_FIELD_NUMBER: _ClassVar[int]
     IMAGE_FIELD_NUMBER: _ClassVar[int]
     PREPROCESS_FIELD_NUMBER: _ClassVar[int]
@@ -99,6 +114,7 @@ class ExplainRequest(_message.Message):
     SEGMENT_FIELD_NUMBER: _ClassVar[int]
     TRUST_FIELD_NUMBER: _ClassVar[int]
     CURVES_FIELD_NUMBER: _ClassVar[int]
+    UNTIL_STABLE_FIELD_NUMBER: _ClassVar[int]
     model: str
     image: _common_pb2.Image
     preprocess: _common_pb2.Preprocess
@@ -110,10 +126,11 @@ class ExplainRequest(_message.Message):
     segment: bool
     trust: bool
     curves: bool
-    def __init__(self, model: _Optional[str] = ..., image: _Optional[_Union[_common_pb2.Image, _Mapping]] = ..., preprocess: _Optional[_Union[_common_pb2.Preprocess, str]] = ..., methods: _Optional[_Iterable[_Union[ExplainMethod, _Mapping]]] = ..., targets: _Optional[_Iterable[_Union[_common_pb2.Target, _Mapping]]] = ..., format: _Optional[_Union[MapFormat, str]] = ..., overlay: bool = ..., options: _Optional[_Union[_common_pb2.RequestOptions, _Mapping]] = ..., segment: bool = ..., trust: bool = ..., curves: bool = ...) -> None: ...
+    until_stable: float
+    def __init__(self, model: _Optional[str] = ..., image: _Optional[_Union[_common_pb2.Image, _Mapping]] = ..., preprocess: _Optional[_Union[_common_pb2.Preprocess, str]] = ..., methods: _Optional[_Iterable[_Union[ExplainMethod, _Mapping]]] = ..., targets: _Optional[_Iterable[_Union[_common_pb2.Target, _Mapping]]] = ..., format: _Optional[_Union[MapFormat, str]] = ..., overlay: bool = ..., options: _Optional[_Union[_common_pb2.RequestOptions, _Mapping]] = ..., segment: bool = ..., trust: bool = ..., curves: bool = ..., until_stable: _Optional[float] = ...) -> None: ...
 
 class ExplainMethod(_message.Message):
-    __slots__ = ["gradient", "gradient_x_input", "smooth_grad", "integrated_gradients", "guided_backprop", "deconvnet", "grad_cam", "guided_grad_cam", "occlusion", "layer_cam", "lrp"]
+    __slots__ = ["gradient", "gradient_x_input", "smooth_grad", "integrated_gradients", "guided_backprop", "deconvnet", "grad_cam", "guided_grad_cam", "occlusion", "layer_cam", "lrp", "rise", "lime", "kernel_shap", "gradient_shap"]
     GRADIENT_FIELD_NUMBER: _ClassVar[int]
     GRADIENT_X_INPUT_FIELD_NUMBER: _ClassVar[int]
     SMOOTH_GRAD_FIELD_NUMBER: _ClassVar[int]
@@ -125,6 +142,10 @@ class ExplainMethod(_message.Message):
     OCCLUSION_FIELD_NUMBER: _ClassVar[int]
     LAYER_CAM_FIELD_NUMBER: _ClassVar[int]
     LRP_FIELD_NUMBER: _ClassVar[int]
+    RISE_FIELD_NUMBER: _ClassVar[int]
+    LIME_FIELD_NUMBER: _ClassVar[int]
+    KERNEL_SHAP_FIELD_NUMBER: _ClassVar[int]
+    GRADIENT_SHAP_FIELD_NUMBER: _ClassVar[int]
     gradient: Gradient
     gradient_x_input: GradientXInput
     smooth_grad: SmoothGrad
@@ -136,7 +157,11 @@ class ExplainMethod(_message.Message):
     occlusion: Occlusion
     layer_cam: LayerCam
     lrp: Lrp
-    def __init__(self, gradient: _Optional[_Union[Gradient, _Mapping]] = ..., gradient_x_input: _Optional[_Union[GradientXInput, _Mapping]] = ..., smooth_grad: _Optional[_Union[SmoothGrad, _Mapping]] = ..., integrated_gradients: _Optional[_Union[IntegratedGradients, _Mapping]] = ..., guided_backprop: _Optional[_Union[GuidedBackprop, _Mapping]] = ..., deconvnet: _Optional[_Union[Deconvnet, _Mapping]] = ..., grad_cam: _Optional[_Union[GradCam, _Mapping]] = ..., guided_grad_cam: _Optional[_Union[GuidedGradCam, _Mapping]] = ..., occlusion: _Optional[_Union[Occlusion, _Mapping]] = ..., layer_cam: _Optional[_Union[LayerCam, _Mapping]] = ..., lrp: _Optional[_Union[Lrp, _Mapping]] = ...) -> None: ...
+    rise: Rise
+    lime: Lime
+    kernel_shap: KernelShap
+    gradient_shap: GradientShap
+    def __init__(self, gradient: _Optional[_Union[Gradient, _Mapping]] = ..., gradient_x_input: _Optional[_Union[GradientXInput, _Mapping]] = ..., smooth_grad: _Optional[_Union[SmoothGrad, _Mapping]] = ..., integrated_gradients: _Optional[_Union[IntegratedGradients, _Mapping]] = ..., guided_backprop: _Optional[_Union[GuidedBackprop, _Mapping]] = ..., deconvnet: _Optional[_Union[Deconvnet, _Mapping]] = ..., grad_cam: _Optional[_Union[GradCam, _Mapping]] = ..., guided_grad_cam: _Optional[_Union[GuidedGradCam, _Mapping]] = ..., occlusion: _Optional[_Union[Occlusion, _Mapping]] = ..., layer_cam: _Optional[_Union[LayerCam, _Mapping]] = ..., lrp: _Optional[_Union[Lrp, _Mapping]] = ..., rise: _Optional[_Union[Rise, _Mapping]] = ..., lime: _Optional[_Union[Lime, _Mapping]] = ..., kernel_shap: _Optional[_Union[KernelShap, _Mapping]] = ..., gradient_shap: _Optional[_Union[GradientShap, _Mapping]] = ...) -> None: ...
 
 class Gradient(_message.Message):
     __slots__ = ["reduce", "log_prob"]
@@ -228,6 +253,58 @@ class Occlusion(_message.Message):
     value: float
     def __init__(self, patch: _Optional[float] = ..., stride: _Optional[float] = ..., value: _Optional[float] = ...) -> None: ...
 
+class Rise(_message.Message):
+    __slots__ = ["samples", "grid", "keep", "baseline"]
+    SAMPLES_FIELD_NUMBER: _ClassVar[int]
+    GRID_FIELD_NUMBER: _ClassVar[int]
+    KEEP_FIELD_NUMBER: _ClassVar[int]
+    BASELINE_FIELD_NUMBER: _ClassVar[int]
+    samples: int
+    grid: int
+    keep: float
+    baseline: Baseline
+    def __init__(self, samples: _Optional[int] = ..., grid: _Optional[int] = ..., keep: _Optional[float] = ..., baseline: _Optional[_Union[Baseline, str]] = ...) -> None: ...
+
+class Lime(_message.Message):
+    __slots__ = ["samples", "segments", "compactness", "baseline", "kernel_width", "ridge"]
+    SAMPLES_FIELD_NUMBER: _ClassVar[int]
+    SEGMENTS_FIELD_NUMBER: _ClassVar[int]
+    COMPACTNESS_FIELD_NUMBER: _ClassVar[int]
+    BASELINE_FIELD_NUMBER: _ClassVar[int]
+    KERNEL_WIDTH_FIELD_NUMBER: _ClassVar[int]
+    RIDGE_FIELD_NUMBER: _ClassVar[int]
+    samples: int
+    segments: int
+    compactness: float
+    baseline: Baseline
+    kernel_width: float
+    ridge: float
+    def __init__(self, samples: _Optional[int] = ..., segments: _Optional[int] = ..., compactness: _Optional[float] = ..., baseline: _Optional[_Union[Baseline, str]] = ..., kernel_width: _Optional[float] = ..., ridge: _Optional[float] = ...) -> None: ...
+
+class KernelShap(_message.Message):
+    __slots__ = ["samples", "segments", "compactness", "baseline"]
+    SAMPLES_FIELD_NUMBER: _ClassVar[int]
+    SEGMENTS_FIELD_NUMBER: _ClassVar[int]
+    COMPACTNESS_FIELD_NUMBER: _ClassVar[int]
+    BASELINE_FIELD_NUMBER: _ClassVar[int]
+    samples: int
+    segments: int
+    compactness: float
+    baseline: Baseline
+    def __init__(self, samples: _Optional[int] = ..., segments: _Optional[int] = ..., compactness: _Optional[float] = ..., baseline: _Optional[_Union[Baseline, str]] = ...) -> None: ...
+
+class GradientShap(_message.Message):
+    __slots__ = ["samples", "baselines", "noise", "reduce"]
+    SAMPLES_FIELD_NUMBER: _ClassVar[int]
+    BASELINES_FIELD_NUMBER: _ClassVar[int]
+    NOISE_FIELD_NUMBER: _ClassVar[int]
+    REDUCE_FIELD_NUMBER: _ClassVar[int]
+    samples: int
+    baselines: GradientShapBaselines
+    noise: float
+    reduce: Reduce
+    def __init__(self, samples: _Optional[int] = ..., baselines: _Optional[_Union[GradientShapBaselines, str]] = ..., noise: _Optional[float] = ..., reduce: _Optional[_Union[Reduce, str]] = ...) -> None: ...
+
 class ExplainResponse(_message.Message):
     __slots__ = ["explanations", "region", "provenance"]
     EXPLANATIONS_FIELD_NUMBER: _ClassVar[int]
@@ -238,8 +315,28 @@ class ExplainResponse(_message.Message):
     provenance: _common_pb2.Provenance
     def __init__(self, explanations: _Optional[_Iterable[_Union[Explanation, _Mapping]]] = ..., region: _Optional[_Union[_common_pb2.Region, _Mapping]] = ..., provenance: _Optional[_Union[_common_pb2.Provenance, _Mapping]] = ...) -> None: ...
 
+class ExplainEvent(_message.Message):
+    __slots__ = ["progress", "result"]
+    PROGRESS_FIELD_NUMBER: _ClassVar[int]
+    RESULT_FIELD_NUMBER: _ClassVar[int]
+    progress: ExplainProgress
+    result: ExplainResponse
+    def __init__(self, progress: _Optional[_Union[ExplainProgress, _Mapping]] = ..., result: _Optional[_Union[ExplainResponse, _Mapping]] = ...) -> None: ...
+
+class ExplainProgress(_message.Message):
+    __slots__ = ["index", "explanation", "finished", "region"]
+    INDEX_FIELD_NUMBER: _ClassVar[int]
+    EXPLANATION_FIELD_NUMBER: _ClassVar[int]
+    FINISHED_FIELD_NUMBER: _ClassVar[int]
+    REGION_FIELD_NUMBER: _ClassVar[int]
+    index: int
+    explanation: Explanation
+    finished: bool
+    region: _common_pb2.Region
+    def __init__(self, index: _Optional[int] = ..., explanation: _Optional[_Union[Explanation, _Mapping]] = ..., finished: bool = ..., region: _Optional[_Union[_common_pb2.Region, _Mapping]] = ...) -> None: ...
+
 class Explanation(_message.Message):
-    __slots__ = ["method", "method_name", "target", "target_name", "target_value", "raw", "png", "low", "high", "overlay", "coarse", "completeness_gap", "asked", "done", "completed_fraction", "warnings", "segment", "trust"]
+    __slots__ = ["method", "method_name", "target", "target_name", "target_value", "raw", "png", "low", "high", "overlay", "coarse", "completeness_gap", "asked", "done", "completed_fraction", "warnings", "segment", "trust", "standard_error"]
     METHOD_FIELD_NUMBER: _ClassVar[int]
     METHOD_NAME_FIELD_NUMBER: _ClassVar[int]
     TARGET_FIELD_NUMBER: _ClassVar[int]
@@ -258,6 +355,7 @@ class Explanation(_message.Message):
     WARNINGS_FIELD_NUMBER: _ClassVar[int]
     SEGMENT_FIELD_NUMBER: _ClassVar[int]
     TRUST_FIELD_NUMBER: _ClassVar[int]
+    STANDARD_ERROR_FIELD_NUMBER: _ClassVar[int]
     method: ExplainMethod
     method_name: str
     target: _common_pb2.Target
@@ -276,7 +374,8 @@ class Explanation(_message.Message):
     warnings: _containers.RepeatedScalarFieldContainer[str]
     segment: Segment
     trust: Trust
-    def __init__(self, method: _Optional[_Union[ExplainMethod, _Mapping]] = ..., method_name: _Optional[str] = ..., target: _Optional[_Union[_common_pb2.Target, _Mapping]] = ..., target_name: _Optional[str] = ..., target_value: _Optional[float] = ..., raw: _Optional[_Union[_common_pb2.Tensor, _Mapping]] = ..., png: _Optional[bytes] = ..., low: _Optional[float] = ..., high: _Optional[float] = ..., overlay: _Optional[bytes] = ..., coarse: _Optional[_Union[_common_pb2.Tensor, _Mapping]] = ..., completeness_gap: _Optional[float] = ..., asked: _Optional[int] = ..., done: _Optional[int] = ..., completed_fraction: _Optional[float] = ..., warnings: _Optional[_Iterable[str]] = ..., segment: _Optional[_Union[Segment, _Mapping]] = ..., trust: _Optional[_Union[Trust, _Mapping]] = ...) -> None: ...
+    standard_error: float
+    def __init__(self, method: _Optional[_Union[ExplainMethod, _Mapping]] = ..., method_name: _Optional[str] = ..., target: _Optional[_Union[_common_pb2.Target, _Mapping]] = ..., target_name: _Optional[str] = ..., target_value: _Optional[float] = ..., raw: _Optional[_Union[_common_pb2.Tensor, _Mapping]] = ..., png: _Optional[bytes] = ..., low: _Optional[float] = ..., high: _Optional[float] = ..., overlay: _Optional[bytes] = ..., coarse: _Optional[_Union[_common_pb2.Tensor, _Mapping]] = ..., completeness_gap: _Optional[float] = ..., asked: _Optional[int] = ..., done: _Optional[int] = ..., completed_fraction: _Optional[float] = ..., warnings: _Optional[_Iterable[str]] = ..., segment: _Optional[_Union[Segment, _Mapping]] = ..., trust: _Optional[_Union[Trust, _Mapping]] = ..., standard_error: _Optional[float] = ...) -> None: ...
 
 class Segment(_message.Message):
     __slots__ = ["mask", "outline", "box", "share"]

@@ -32,6 +32,11 @@ class GradientServiceStub(object):
                 request_serializer=gradserve_dot_v1_dot_explain__pb2.ExplainRequest.SerializeToString,
                 response_deserializer=gradserve_dot_v1_dot_explain__pb2.ExplainResponse.FromString,
                 )
+        self.StreamExplain = channel.unary_stream(
+                '/gradserve.v1.GradientService/StreamExplain',
+                request_serializer=gradserve_dot_v1_dot_explain__pb2.ExplainRequest.SerializeToString,
+                response_deserializer=gradserve_dot_v1_dot_explain__pb2.ExplainEvent.FromString,
+                )
         self.Attack = channel.unary_unary(
                 '/gradserve.v1.GradientService/Attack',
                 request_serializer=gradserve_dot_v1_dot_attack__pb2.AttackRequest.SerializeToString,
@@ -93,6 +98,13 @@ class GradientServiceServicer(object):
 
     def Explain(self, request, context):
         """Maps that show which pixels a score depends on.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def StreamExplain(self, request, context):
+        """The same, with each map as soon as it is done, and maps from samples as they stand. Cancelling it ends the work.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -173,6 +185,11 @@ def add_GradientServiceServicer_to_server(servicer, server):
                     servicer.Explain,
                     request_deserializer=gradserve_dot_v1_dot_explain__pb2.ExplainRequest.FromString,
                     response_serializer=gradserve_dot_v1_dot_explain__pb2.ExplainResponse.SerializeToString,
+            ),
+            'StreamExplain': grpc.unary_stream_rpc_method_handler(
+                    servicer.StreamExplain,
+                    request_deserializer=gradserve_dot_v1_dot_explain__pb2.ExplainRequest.FromString,
+                    response_serializer=gradserve_dot_v1_dot_explain__pb2.ExplainEvent.SerializeToString,
             ),
             'Attack': grpc.unary_unary_rpc_method_handler(
                     servicer.Attack,
@@ -262,6 +279,23 @@ class GradientService(object):
         return grpc.experimental.unary_unary(request, target, '/gradserve.v1.GradientService/Explain',
             gradserve_dot_v1_dot_explain__pb2.ExplainRequest.SerializeToString,
             gradserve_dot_v1_dot_explain__pb2.ExplainResponse.FromString,
+            options, channel_credentials,
+            insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
+
+    @staticmethod
+    def StreamExplain(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(request, target, '/gradserve.v1.GradientService/StreamExplain',
+            gradserve_dot_v1_dot_explain__pb2.ExplainRequest.SerializeToString,
+            gradserve_dot_v1_dot_explain__pb2.ExplainEvent.FromString,
             options, channel_credentials,
             insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
 

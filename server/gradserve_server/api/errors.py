@@ -19,7 +19,9 @@ from ..pool.wire import Failure, Task
 
 DOMAIN = "gradserve"
 # RPCs, and methods of Explain, that can answer with what is done when time runs out.
-PARTIAL_ANSWERS = frozenset({"attack", "maximize", "stylize", "smooth_grad"})
+PARTIAL_ANSWERS = frozenset(
+    {"attack", "maximize", "stylize", "smooth_grad", "rise", "lime", "kernel_shap", "gradient_shap"}
+)
 # Trailers of more than 8 KiB are dropped by gRPC. An error's text travels in them twice, and encoded.
 MAX_TEXT_BYTES, MAX_DETAILS_BYTES = 600, 3000
 MAX_SHOWN_CHARACTERS = 80  # The most characters of a caller's value that an error text repeats.

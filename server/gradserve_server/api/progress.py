@@ -16,6 +16,7 @@ from .errors import Violations
 from .images import png
 
 MIN_MESSAGE_SECONDS = 0.25  # The least seconds between two messages.
+MIN_MAP_SECONDS = 1.0  # The same for two messages about one map, which are larger.
 MAX_SNAPSHOTS = 32
 PREVIEW_JPEG_QUALITY = 80
 
@@ -32,7 +33,7 @@ def progress(preview: Preview) -> progress_pb2.Progress:
 
 def with_progress(task: Task) -> Task:
     """The same task, with reports of its progress."""
-    return replace(task, report_every=MIN_MESSAGE_SECONDS)
+    return replace(task, report_every=MIN_MAP_SECONDS if task.rpc == "explain" else MIN_MESSAGE_SECONDS)
 
 
 def check_snapshots(steps: Sequence[int], total: int, violations: Violations) -> tuple[int, ...]:

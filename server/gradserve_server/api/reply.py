@@ -130,3 +130,13 @@ def provenance_notes(card: ModelCard) -> list[str]:
 def probability_notes(card: ModelCard) -> list[str]:
     """The card's note that its logits are logarithms of probabilities, which concerns every answer by logits."""
     return [note for note in card.notes if note.startswith("SOFTMAX_OUTPUTS")]
+
+
+def is_partial(result: Any) -> bool:
+    """Whether less was done than was asked for, of a result or of several; one that cannot be partial does not say.
+
+    Fewer samples that sufficed are no less.
+    """
+    results = result if isinstance(result, list) else [result]
+    counted = (each for each in results if hasattr(each, "asked"))
+    return any(each.done < each.asked and not getattr(each, "settled", False) for each in counted)

@@ -35,11 +35,13 @@ from .admission.expectations import Expectations
 from .admission.fair_threads import FairThreads
 from .decode_limits import counted_pixels
 from .errors import RequestError, clipped, failure, hints, late, unavailable
-from .progress import progress, with_progress
+from .progress import with_progress
+from .reply import is_partial
 from .request import Bound, CallContext, least_prospect, model_card, time_budget
 from .request_log import RequestLog, request_log
 from .rpcs import RpcModule, attack, explain, module_of, suspects
 from .rpcs.certificate import attack_task, certificate_task, encode_picture, map_task
+from .rpcs.explain_stream import stream_progress
 from .rpcs.models import model_reply
 from .spans import TaskSpans, span
 
@@ -94,14 +96,14 @@ class GradientService(service_pb2_grpc.GradientServiceServicer):
         """Answers an RPC that is one task by a stream of events: its progress, then its reply."""
 
         async def report(preview: Preview) -> None:
-            await context.write(event(progress=await self.in_thread(progress, preview)))
+            await context.write(event(progress=await self.in_thread(stream_progress, request, bound, preview)))
 
         with self._pool.using() as models:
             bound = await self.bind(rpc.bind, request, context, models)
             outcome = await self.outcome(with_progress(bound.task), report)
             self.count(bound, outcome)
             with span("encode"):
-                reply = event(result=await self.in_thread(rpc.reply, request, bound, outcome))
+                reply = event(result=await self._reply(rpc, request, bound, outcome))
         with span("encode"):
             await context.write(reply)
 
@@ -259,12 +261,6 @@ def _bound(bind: Callable[[Any, CallContext], Bound], request: Any, at: CallCont
         raise late()
     with hints(), counted_pixels():
         return bind(request, at), time.monotonic() - began
-
-
-def is_partial(result: Any) -> bool:
-    """Whether less was done than was asked for, of a result or of several; one that cannot be partial does not say."""
-    results = result if isinstance(result, list) else [result]
-    return any(each.done < each.asked for each in results if hasattr(each, "asked"))
 
 
 class ModelService(models_pb2_grpc.ModelServiceServicer):

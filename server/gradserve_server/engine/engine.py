@@ -218,9 +218,10 @@ class Engine:
 
     def _report(self, job: Job, progress: Progress) -> None:
         now = self._clock()
-        if now - job.reported >= job.report_every:
-            job.reported = now
-            self._events.append(Progressed(job, progress))
+        if progress.final or now - job.reported.get(progress.part, float("-inf")) >= job.report_every:
+            job.reported[progress.part] = now
+            answer = None if progress.answer is None else progress.answer()
+            self._events.append(Progressed(job, progress, answer))
 
     def _open(self, job: Job, queries: list[Query]) -> list[OpenQuery]:
         """The queries with their keys. Raises NotApplicable for a model that is not loaded in the job's precision."""

@@ -32,6 +32,7 @@ class Progressed(NamedTuple):
 
     job: Job
     progress: Progress
+    answer: Any = None  # What `progress.answer` gave when it was reported.
 
 
 Event = Ended | Progressed

@@ -17,6 +17,7 @@ from .timeline import Timeline
 Priority = Literal["interactive", "batch"]
 Request = Query | Sequence[Query]  # What a method yields to get answers.
 MAX_CHUNK_ROWS = 1 << 30  # Most rows that a method asks for at once where nothing else limits them.
+STABLE_AFTER = 16  # Samples after which it is first looked at whether a map is stable; later numbers are multiples.
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +28,9 @@ class Progress:
     steps: int
     losses: Mapping[str, Tensor]  # Parts of the loss by name; each is [], or [n] with a value for each image.
     images: Tensor | None = None  # [n, 3, H, W] in [0, 1]
+    part: int = 0  # Which of the job's results it is about; the rate of reports is bounded for each.
+    answer: Callable[[], Any] | None = None  # That result as it stands, if it is to be told; called only for reports.
+    final: bool = False  # Whether it is told however soon it follows the last report.
 
 
 Steps = Generator[Any, Any, Any]  # Yields Query, list of queries or Progress; is sent Answer, list of answers or None.
@@ -48,7 +52,10 @@ class MethodContext:
     done: int = 0  # How many units it has done.
     unit: str = "steps"  # The unit, in the plural.
     precision: Precision = "exact"
+    until_stable: float | None = None  # The relative standard error at which no more samples are drawn.
+    settled: bool = False  # Whether that was reached.
     warnings: list[str] = field(default_factory=list)
+    so_far: Callable[[], Any] | None = None  # The result of the samples that are done, from methods that draw some.
 
     def noise(self, index: int, like: Tensor, *, uniform: bool = False) -> Tensor:
         """Standard normal (or uniform) numbers for sample `index`, the same on every device and in every batch."""
@@ -62,17 +69,33 @@ class MethodContext:
         return np.random.default_rng(np.random.SeedSequence([self.seed, index]))
 
     def parts(self, count: int) -> Iterator[range]:
-        """Splits the samples 0..count-1 into ranges of at most `chunk`, and of no more than there is time for."""
+        """Splits the samples 0..count-1 into ranges of at most `chunk`, and of no more than there is time for.
+
+        With `until_stable` ranges also end where `stable` looks.
+        """
         self.asked = count
         start = 0
         while start < count:
             stop = min(count, start + max(1, min(self.chunk, self.room())))
+            if self.until_stable is not None:
+                stop = min(stop, next_look(start))
             yield range(start, stop)
             start = stop
 
     def completed(self, part: range) -> None:
         """Counts these samples as done."""
         self.done += len(part)
+
+    def stable(self, error: Callable[[], float | None]) -> bool:
+        """Whether the samples that are done suffice, by the map's relative standard error.
+
+        It is looked at after fixed numbers of samples, so that these do not depend on the sizes of parts.
+        """
+        if self.until_stable is None or next_look(self.done - 1) != self.done:
+            return False
+        now = error()
+        self.settled = now is not None and now <= self.until_stable
+        return self.settled
 
     def warn_of_time(self) -> None:
         """Warns the caller that time ran out, and how far the method came."""
@@ -85,6 +108,17 @@ class MethodContext:
         """Adds a warning to the answer, once."""
         if text not in self.warnings:
             self.warnings.append(text)
+
+
+def next_look(done: int) -> int:
+    """The first number above `done` of samples after which it is looked at whether they suffice.
+
+    Every 16 up to 128, then about every quarter: 160, 192, 240, 288, 352 ...
+    """
+    look = 0
+    while look <= done:
+        look += STABLE_AFTER * max(1, look // (4 * STABLE_AFTER))
+    return look
 
 
 class DeviceCache:
@@ -150,7 +184,7 @@ class Job:
     alone: bool = False  # Whether each row has a pass of its own, so that other jobs cannot change the answer's bits.
     cache: DeviceCache = field(default_factory=DeviceCache)
     report_every: float = 0.0  # Least seconds between two reports of progress.
-    reported: float = float("-inf")  # Time of the last report.
+    reported: dict[int, float] = field(default_factory=dict)  # Time of the last report of each of its results.
     steps: Steps | None = None
     open: list[OpenQuery] = field(default_factory=list)
     single: bool = True  # Whether its method yielded one query rather than a list.
@@ -161,7 +195,12 @@ class Job:
     compute: float = 0.0  # Its share of the seconds of its passes.
     timeline: Timeline | None = None  # When its passes ran, if that is asked for.
 
-    def run(self, beside: int = 1) -> MethodContext:
+    @property
+    def tells_parts(self) -> bool:
+        """Whether its caller is told of parts of the answer before all is there."""
+        return 0 < self.report_every < float("inf")
+
+    def run(self, beside: int = 1, until_stable: float | None = None) -> MethodContext:
         """The context of one method, where `beside` methods run side by side and share the rows of a query."""
         return MethodContext(
             self.seed,
@@ -169,17 +208,22 @@ class Job:
             self.allow_partial,
             lambda: self.room() // beside,
             precision=self.precision,
+            until_stable=until_stable,
         )
 
 
 def together(methods: Sequence[Steps]) -> Steps:
-    """Runs several methods side by side and yields the queries of all at once. Returns their results in order."""
+    """Runs several methods side by side and yields the queries of all at once. Returns their results in order.
+
+    Their progress is passed on before the next queries.
+    """
     results: list[Any] = [None] * len(methods)
+    reports: list[Progress] = []
     waiting: dict[int, tuple[Request, int]] = {}  # By method: what it asks for, and how many queries that is.
 
     def advance(i: int, resume: Callable[[], Any]) -> None:
         try:
-            request = resume()
+            request = _next_request(resume, methods[i], reports)
         except StopIteration as stop:
             results[i] = stop.value
             waiting.pop(i, None)
@@ -190,6 +234,7 @@ def together(methods: Sequence[Steps]) -> Steps:
         for i, method in enumerate(methods):
             advance(i, lambda method=method: next(method))  # type: ignore[misc]
         while waiting:
+            yield from _drained(reports)
             queries = [q for r, _ in waiting.values() for q in ([r] if isinstance(r, Query) else r)]
             try:
                 answers = iter((yield queries))
@@ -201,7 +246,23 @@ def together(methods: Sequence[Steps]) -> Steps:
                 part = [next(answers) for _ in range(count)]
                 reply = part[0] if isinstance(request, Query) else part
                 advance(i, lambda i=i, reply=reply: methods[i].send(reply))  # type: ignore[misc]
+        yield from _drained(reports)
     finally:
         for method in methods:
             method.close()
     return results
+
+
+def _next_request(resume: Callable[[], Any], method: Steps, reports: list[Progress]) -> Request:
+    """What a method asks for next; what it reports before that is added to `reports`."""
+    request = resume()
+    while isinstance(request, Progress):
+        reports.append(request)
+        request = next(method)
+    return request  # type: ignore[no-any-return]
+
+
+def _drained(reports: list[Progress]) -> Iterator[Progress]:
+    """The reports, which are taken from the list."""
+    while reports:
+        yield reports.pop(0)

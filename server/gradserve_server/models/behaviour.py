@@ -221,7 +221,7 @@ def _no_gradient(network: nn.Module, image: Tensor, head: Head) -> str:
     return (
         "its logits cannot be differentiated by the image, since a part of its forward runs under torch.no_grad or "
         "inference_mode, detaches its result, leaves torch or uses what has no derivative (argmax, comparisons); "
-        "without that it has gradients, and as it is Predict, occlusion and attacks by scores work"
+        "without that it has gradients, and as it is Predict, maps by hidden parts and attacks by scores work"
     )
 
 

@@ -3,6 +3,7 @@
 import logging
 import time
 import traceback
+from typing import Any
 
 from ..engine.events import Ended, Event, ModelFailed, NotFinite, OutOfMemory
 from ..engine.job import Progress, TimeUp
@@ -26,7 +27,7 @@ def outcome_of(event: Event) -> Outcome | Preview:
     """The message to the front-end about an event of the engine."""
     job = event.job
     if not isinstance(event, Ended):
-        return preview(job.id, event.progress)
+        return preview(job.id, event.progress, event.answer)
     queued = (job.started or time.monotonic()) - job.arrived
     failure = None if event.error is None else failure_of(event.error)
     if job.timeline is not None:
@@ -34,15 +35,15 @@ def outcome_of(event: Event) -> Outcome | Preview:
     return Outcome(job.id, event.result, failure, job.rows, max(0.0, queued), job.compute, job.timeline)
 
 
-def preview(job_id: str, progress: Progress) -> Preview:
-    """Progress as a message: plain numbers and small pictures."""
+def preview(job_id: str, progress: Progress, answer: Any = None) -> Preview:
+    """Progress as a message: plain numbers, small pictures, and a part of the answer."""
     losses = {name: float(value.mean()) for name, value in progress.losses.items()}
     images = progress.images
     if images is not None:
         factor = min(1.0, PREVIEW_SIDE / max(images.shape[2:]))
         images = resized(images, (round(images.shape[2] * factor) or 1, round(images.shape[3] * factor) or 1))
     small = () if images is None else tuple(pixels(image) for image in as_bytes(images))
-    return Preview(job_id, progress.step, progress.steps, losses, small)
+    return Preview(job_id, progress.step, progress.steps, losses, small, answer)
 
 
 def failure_of(error: Exception) -> Failure:

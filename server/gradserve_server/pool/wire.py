@@ -165,6 +165,7 @@ class Preview:
     steps: int
     losses: Mapping[str, float]
     images: tuple[np.ndarray, ...] = ()  # Small pictures, each [h, w, 3] uint8.
+    answer: Any = None  # A part of the answer, from tasks that have several.
 
 
 @dataclass(frozen=True, slots=True)

@@ -40,6 +40,13 @@ class Selection:
         list[str],
         typer.Option("--param", help="NAME=VALUE, or METHOD.NAME=VALUE with several methods. May be repeated."),
     ] = field(default_factory=list)
+    until_stable: Annotated[
+        float | None,
+        typer.Option(
+            "--until-stable",
+            help="Relative standard error, above 0 to 1, at which methods that draw samples stop.",
+        ),
+    ] = None
 
 
 @dataclass(frozen=True)
@@ -190,7 +197,7 @@ def explain(
     maps = output.OutputPaths(files.save_map, ".npy", total) if files.save_map else None
     saved: list[Saved] = []
     with connection.client(timeout) as client:
-        arguments = {**vars(judging), **request.arguments(region)}
+        arguments = {**vars(judging), **request.arguments(region), "until_stable": selection.until_stable}
         arguments |= {"segment": True} if files.picture == "cutout" else {}
         answers = client.explain_many(photos, methods, target=targets, model=model, **arguments)
         try:

@@ -26,6 +26,10 @@ SENTENCES = {  # What each method shows.
     "layer_cam": "Which places of the last map speak for the class, each by its own gradient.",
     "lrp": "The score shared out among the pixels, layer by layer. Of a class alone it shows all there is.",
     "occlusion": "How much the score falls when a grey patch hides that place.",
+    "rise": "How much the score rises with what 250 random masks show of that place.",
+    "lime": "Which segments of the photo raise the score, by a linear model of which of them are shown.",
+    "kernel_shap": "The score's rise above the mean colour, shared out fairly among segments: their Shapley values.",
+    "gradient_shap": "The gradient on lines from many baselines, times the way from there.",
 }
 
 

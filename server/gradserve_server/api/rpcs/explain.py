@@ -24,6 +24,7 @@ from ..request import Bound, CallContext, area, check_options, check_picture, in
 from ..targets import ASIDE, MAX_TARGETS, aside, cam_layer, reads_scores, targets_of
 from ..trust import learn, trust_cost, trust_rows, with_trial
 from .explanation import cut_out, explanation, overlaid
+from .sampling import until_stable_of
 
 MAX_METHODS = 16
 MAX_ROWS, MAX_REQUEST_ROWS = 4096, 16384  # The most rows of one method for one target, and of a request.
@@ -54,8 +55,9 @@ def bind(request: explain_pb2.ExplainRequest, at: CallContext) -> Bound:
         check_passes(rows, "methods", "with all targets", violations)
     if any(map(relevance_of, calls)):
         options = in_exact(options, "lrp", violations)
+    arguments = ExplainArguments(calls, until_stable_of(request, calls, violations))
     violations.check()
-    arguments = ExplainArguments(calls, request.trust or request.curves, request.curves)
+    arguments = replace(arguments, trust=request.trust or request.curves, curves=request.curves)
     if not request.options.HasField("time_budget"):  # Its time is for its own maps.
         arguments = with_trial(arguments, card, claim=at.decode)
     check_passes(rows + trust_rows(arguments, card), "methods", "with all targets and their judgement", violations)
@@ -133,6 +135,8 @@ def calls_of(
     parameters = parse_fields(METHODS[name].function, getattr(message, name), path, violations)
     if parameters is None:
         return []
+    for parameter, text in METHODS[name].misfits(parameters, size).items():
+        violations.add(f"{path}.{parameter}", text)
     calls = []
     for target in targets:
         resolved = dict(parameters)

@@ -59,6 +59,8 @@ def explanation(call: Call, answer: Explained, card: ModelCard, form: explain_pb
         reply.coarse.CopyFrom(tensor(answer.coarse.astype("<f4")))
     if answer.completeness_gap is not None:
         reply.completeness_gap = answer.completeness_gap
+    if answer.standard_error is not None:
+        reply.standard_error = answer.standard_error
     if answer.judgement is not None:
         reply.trust.CopyFrom(trust_message(answer.judgement))
     return reply

@@ -12,20 +12,25 @@ import numpy as np
 from torch import Tensor
 
 from ...engine.events import NotFinite
-from ...engine.job import Job, Steps, TimeUp, together
+from ...engine.job import Job, MethodContext, Steps, TimeUp, together
+from ...engine.objective import Objective
 from ...engine.query import Wrt
 from ...engine.scores import ranking
 from ...models.card import ModelCard
 from ...models.rules import Relevance
 from ..regions import ScoredRegion, placed_as, within
 from ..targets import AnyTarget, Contrast, Prerequisites, Target, look_up, look_up_rows, without_image
-from .averages import integrated_gradients, smooth_grad
+from .averages import gradient_shap, integrated_gradients, smooth_grad
 from .cam import grad_cam, guided_grad_cam, layer_cam
 from .judging import Answered, judge
 from .lrp import lrp, relevance
+from .maps import Map
+from .masks import rise, too_many_cells
 from .occlusion import occlusion, occlusion_rows
+from .reporting import report, reporting, warn_of_error
 from .saliency import deconvnet, gradient, gradient_x_input, guided_backprop
 from .sanity import Trial, natural_pictures, sensitivity, tried_parameters
+from .surrogates import kernel_shap, lime, misfits
 from .trust import NO_TIME, Judgement
 
 Parameters = Mapping[str, Any]
@@ -69,13 +74,17 @@ class ExplainMethod(NamedTuple):
     """A method: what it costs, when it applies, and what it needs of the model."""
 
     function: Callable[..., Steps]
-    rows: Callable[[Parameters, Size, ModelCard], int]  # The images that the network sees, for an input of that size.
+    rows: Callable[
+        [Parameters, Size, ModelCard], int
+    ]  # The most images that the network sees, for an input of that size.
     refuses: Callable[[ModelCard], str] = needs_nothing  # Why the method does not apply to a model; empty if it does.
     wrt: Wrt = "image"  # What its passes differentiate by; the price of a pass depends on it.
     relevance: Callable[[Parameters], Relevance] | None = None  # The backward rule of its passes, where it is LRP's.
     guided: bool = False  # Whether the method gives ReLUs rules of their own.
     default_layer: bool = False  # Whether `layer` defaults to the model's Grad-CAM layer.
     class_targets_only: str = ""  # A Boolean parameter that rules out all targets but single classes.
+    draws_samples: bool = False  # Whether its map is estimated from random samples, of which fewer may suffice.
+    misfits: Callable[[Parameters, Size], Mapping[str, str]] = lambda p, size: {}  # What parameters must be for a size.
     one_row: bool = False  # Whether its only row is the image, so that the same pass can resolve a predicted rank.
 
 
@@ -83,10 +92,14 @@ def _one_row(parameters: Parameters, size: Size, card: ModelCard) -> int:
     return 1
 
 
+def _samples_and_clean(parameters: Parameters, size: Size, card: ModelCard) -> int:
+    return int(parameters["samples"]) + 1
+
+
 METHODS: Mapping[str, ExplainMethod] = {
     "gradient": ExplainMethod(gradient, _one_row, needs_gradient, class_targets_only="log_prob", one_row=True),
     "gradient_x_input": ExplainMethod(gradient_x_input, _one_row, needs_gradient, one_row=True),
-    "smooth_grad": ExplainMethod(smooth_grad, lambda p, size, card: p["samples"] + 1, needs_gradient),
+    "smooth_grad": ExplainMethod(smooth_grad, _samples_and_clean, needs_gradient, draws_samples=True),
     "integrated_gradients": ExplainMethod(integrated_gradients, lambda p, size, card: p["steps"] + 2, needs_gradient),
     "guided_backprop": ExplainMethod(guided_backprop, _one_row, needs_rules, guided=True, one_row=True),
     "deconvnet": ExplainMethod(deconvnet, _one_row, needs_rules, guided=True, one_row=True),
@@ -97,6 +110,12 @@ METHODS: Mapping[str, ExplainMethod] = {
     "layer_cam": ExplainMethod(layer_cam, _one_row, needs_map, wrt="taps", default_layer=True, one_row=True),
     "lrp": ExplainMethod(lrp, _one_row, needs_relevance, relevance=relevance, one_row=True),
     "occlusion": ExplainMethod(occlusion, lambda p, size, card: occlusion_rows(p, size), wrt="nothing"),
+    "rise": ExplainMethod(rise, _samples_and_clean, wrt="nothing", draws_samples=True, misfits=too_many_cells),
+    "lime": ExplainMethod(lime, _samples_and_clean, wrt="nothing", draws_samples=True, misfits=misfits),
+    "kernel_shap": ExplainMethod(
+        kernel_shap, lambda p, size, card: p["samples"] + 2, wrt="nothing", draws_samples=True, misfits=misfits
+    ),
+    "gradient_shap": ExplainMethod(gradient_shap, _samples_and_clean, needs_gradient, draws_samples=True),
 }
 
 
@@ -145,6 +164,7 @@ class ExplainArguments:
     """The maps of a request, one for each call; how they are judged; and the methods that are tried first."""
 
     calls: tuple[Call, ...]
+    until_stable: float | None = None  # The relative standard error at which methods draw no more samples.
     trust: bool = False
     curves: bool = False  # Only with `trust`.
     trial: Trial | None = None
@@ -164,18 +184,20 @@ class Explained:
     warnings: tuple[str, ...]
     judgement: Judgement | None = None
     sensitivity: float | None = None  # What a trial of its method found, if there was one.
+    standard_error: float | None = None
+    settled: bool = False  # Whether fewer samples than asked for sufficed.
 
 
 def explain(job: Job, x: Tensor, arguments: ExplainArguments) -> Steps:
     """Runs all calls side by side on one image [1, 3, H, W]; all are answered or none. Returns [Explained]."""
-    answered: list[Answered] = yield from _maps(job, x, arguments.calls)
-    results = [_result(call, each) for call, each in zip(arguments.calls, answered, strict=True)]
+    answered: list[Answered] = yield from _maps(job, x, arguments)
+    results: list[Explained] = [each.explained for each in answered]
     if not arguments.trust:
         return results
     try:
         if job.hurried:
             raise TimeUp
-        judgements = yield from judge(job, x, answered, [each.values for each in results], with_curves=arguments.curves)
+        judgements = yield from judge(job, x, answered, with_curves=arguments.curves)
         results = [replace(each, judgement=found) for each, found in zip(results, judgements, strict=True)]
         if arguments.trial is not None:
             results = yield from _try(job, x, arguments.trial, arguments.calls, results)
@@ -200,36 +222,43 @@ def _unjudged(answer: Explained) -> Explained:
     return replace(answer, warnings=(*answer.warnings, NO_TIME))
 
 
-def _maps(job: Job, x: Tensor, calls: Sequence[Call]) -> Steps:
+def _maps(job: Job, x: Tensor, arguments: ExplainArguments) -> Steps:
     """The maps of all calls. Returns [Answered]."""
+    calls = arguments.calls
     if any(call.region is not None for call in calls):
         weights = placed_as(x, [call.region for call in calls])
-        runs_of_calls = [_explain_one(job, x, call, len(calls)) for call in calls]
-        return (yield from together([within(*each) for each in zip(runs_of_calls, weights, strict=True)]))
+        steps = [_explain_one(job, x, place, arguments) for place in range(len(calls))]
+        return (yield from together([within(*each) for each in zip(steps, weights, strict=True)]))
     first = calls[0].target
     if len(calls) == 1 and METHODS[calls[0].method].one_row and isinstance(first, Target) and first.rank:
         return [(yield from _explain_ranked_class(job, x, calls[0], first))]
     prerequisites: Prerequisites = yield from look_up([call.target for call in calls], x)
     targets = [call.target.resolved(prerequisites.classes[0] if prerequisites.classes else ()) for call in calls]
-    runs = [job.run(beside=len(calls)) for _ in calls]
+    runs = [job.run(len(calls), arguments.until_stable) for _ in calls]
     objectives = [target.objective(prerequisites) for target in targets]
-    maps = yield from together(
-        [
-            METHODS[call.method].function(x, objective, run, **call.parameters)
-            for call, objective, run in zip(calls, objectives, runs, strict=True)
-        ]
-    )
-    return [Answered(*parts) for parts in zip(maps, targets, objectives, runs, strict=True)]
+    parts = zip(calls, targets, objectives, runs, strict=True)
+    return (yield from together([_run_method(job, x, place, *part) for place, part in enumerate(parts)]))
 
 
-def _explain_one(job: Job, x: Tensor, call: Call, beside: int) -> Steps:
+def _explain_one(job: Job, x: Tensor, place: int, arguments: ExplainArguments) -> Steps:
     """Runs one of several calls by itself, for a region's ranks are its own. Returns Answered."""
+    call = arguments.calls[place]
     prerequisites: Prerequisites = yield from look_up([call.target], x)
     target = call.target.resolved(prerequisites.classes[0] if prerequisites.classes else ())
-    run = job.run(beside=beside)
-    objective = target.objective(prerequisites)
-    found = yield from METHODS[call.method].function(x, objective, run, **call.parameters)
-    return Answered(found, target, objective, run, call.region)
+    run = job.run(len(arguments.calls), arguments.until_stable)
+    return (yield from _run_method(job, x, place, call, target, target.objective(prerequisites), run))
+
+
+def _run_method(
+    job: Job, x: Tensor, place: int, call: Call, target: AnyTarget, objective: Objective, run: MethodContext
+) -> Steps:
+    """Runs one call, and reports its map where that is wanted. Returns Answered."""
+    steps = METHODS[call.method].function(x, objective, run, **call.parameters)
+    if job.tells_parts:
+        steps = reporting(steps, run, place, lambda so_far: _explained(call, target, run, so_far))
+    result = _result(call, target, run, (yield from steps))
+    yield from report(job, place, result, run)
+    return Answered(result, target, objective, call.region)
 
 
 def _explain_ranked_class(job: Job, x: Tensor, call: Call, target: Target) -> Steps:
@@ -241,22 +270,29 @@ def _explain_ranked_class(job: Job, x: Tensor, call: Call, target: Target) -> St
         steps.send(answer)
     except StopIteration as stop:
         resolved = target.resolved(ranking(answer.logits)[0].tolist())
-        return Answered(stop.value, resolved, resolved.objective(Prerequisites()), run)
+        result = _result(call, resolved, run, stop.value)
+        yield from report(job, 0, result, run)
+        return Answered(result, resolved, resolved.objective(Prerequisites()))
     raise AssertionError(f"{call.method} has one row")
 
 
-def _result(call: Call, answered: Answered) -> Explained:
-    answer, run = answered.map, answered.run
-    values = answer.values.float().cpu().numpy()
-    if not values.any():
+def _result(call: Call, target: AnyTarget, run: MethodContext, answer: Map) -> Explained:
+    if not answer.values.float().any():
         run.warn(ZERO_BY_LAYER if METHODS[call.method].default_layer else ZERO)
+    warn_of_error(run, answer.standard_error)
+    return _explained(call, target, run, answer)
+
+
+def _explained(call: Call, target: AnyTarget, run: MethodContext, answer: Map) -> Explained:
     return Explained(
-        values=values,
+        values=answer.values.float().cpu().numpy(),
         target_value=float(answer.target_value),
-        target=without_image(answered.target),
+        target=without_image(target),
         coarse=None if answer.coarse is None else answer.coarse.float().cpu().numpy(),
         completeness_gap=answer.completeness_gap,
         asked=run.asked,
         done=run.done,
         warnings=tuple(run.warnings),
+        standard_error=answer.standard_error,
+        settled=run.settled,
     )

@@ -1,6 +1,7 @@
 """Maps that average gradients over many copies of the image."""
 
 from functools import lru_cache
+from typing import get_args
 
 import numpy as np
 import torch
@@ -10,12 +11,24 @@ from torch import Tensor
 from ...engine.job import MethodContext, Steps, TimeUp
 from ...engine.objective import Objective
 from ...engine.query import Query
-from ..parameters import MAX_POINTS, Baseline, QuadraturePoints, Reduce, Samples, Statistic, Unit
+from ..parameters import (
+    MAX_POINTS,
+    Baseline,
+    GradientShapBaselines,
+    QuadraturePoints,
+    Reduce,
+    Samples,
+    Statistic,
+    Unit,
+)
 from ..regularizers import blurred
+from .estimates import SampleMoments
 from .maps import Map, reduced
 
 MAX_GAP_SHARE = 0.05  # The gap that needs no warning, as a share of the difference to explain.
 MIN_DIFFERENCE_SHARE = 0.1  # A difference below this share of the target's range along the line counts as near zero.
+KINDS: tuple[Baseline, ...] = get_args(Baseline)
+NOISE_AFTER = 1 << 20  # Added to a sample's index for a baseline of noise, so that it differs from the picture's noise.
 ROUNDING_SHARE = 1e-5  # Gaps below this share of the target's largest value are rounding errors of fp32.
 
 
@@ -34,24 +47,81 @@ def smooth_grad(
     SmoothGrad: Smilkov et al. 2017; VarGrad: Adebayo et al. 2018; squares: Hooker et al. 2018.
     """
     spread = noise * (x.max() - x.min())
-    first, second = torch.zeros_like(x[0]), torch.zeros_like(x[0])
+    estimate = SampleMoments(x[0], of_variance=statistic == "variance")
+    error = estimate.error_of_variance if statistic == "variance" else estimate.error_of_mean
     run.unit = "samples"
     clean = yield Query(x, target)
+
+    def so_far() -> Map:
+        result = estimate.variance if statistic == "variance" else estimate.mean
+        return Map(reduced(result, reduce), clean.value[0], standard_error=error())
+
+    run.so_far = so_far
     try:
         for part in run.parts(samples):
             noisy = torch.cat([run.noise(i, x).mul_(spread).add_(x) for i in part])
             grads = (yield Query(noisy, target, "image")).image_grad
-            first += grads.sum(0)
-            if statistic != "mean":
-                second += grads.square().sum(0)
+            estimate.add(grads.square() if statistic == "square" else grads)
             run.completed(part)
+            if run.stable(error):
+                break
     except TimeUp:
         if not run.done:
             raise
         run.warn_of_time()
-    mean, square = first / run.done, second / run.done
-    result = {"mean": mean, "square": square, "variance": square - mean.square()}[statistic]
-    return Map(reduced(result, reduce), clean.value[0])
+    return so_far()
+
+
+def gradient_shap(
+    x: Tensor,
+    target: Objective,
+    run: MethodContext,
+    *,
+    samples: Samples = 50,
+    baselines: GradientShapBaselines = "mixed",
+    noise: Unit = 0.0,
+    reduce: Reduce = "signed",
+) -> Steps:
+    """Mean of gradient times difference, over random baselines and places on the line (Erion et al. 2021, eq. 4).
+
+    [1, 3, H, W] -> Map. As in Captum's GradientShap, a sample adds its noise to the picture first.
+    """
+    spread = noise * (x.max() - x.min())
+    estimate = SampleMoments(x[0])
+    run.unit = "samples"
+    clean = yield Query(x, target)
+
+    def so_far() -> Map:
+        return Map(reduced(estimate.mean, reduce), clean.value[0], standard_error=estimate.error_of_mean())
+
+    run.so_far = so_far
+    try:
+        for part in run.parts(samples):
+            ends = torch.cat([run.noise(i, x).mul_(spread).add_(x) if noise else x for i in part])
+            starts, places = random_lines(part, x, baselines, run)
+            grads = (yield Query(starts + places * (ends - starts), target, "image")).image_grad
+            estimate.add(grads * (ends - starts))
+            run.completed(part)
+            if run.stable(estimate.error_of_mean):
+                break
+    except TimeUp:
+        if not run.done:
+            raise
+        run.warn_of_time()
+    return so_far()
+
+
+def random_lines(part: range, x: Tensor, baselines: GradientShapBaselines, run: MethodContext) -> tuple[Tensor, Tensor]:
+    """The baselines [n, 3, H, W] of these samples, and the places [n, 1, 1, 1] on the lines from there, 0 to 1."""
+    kinds = KINDS if baselines == "mixed" else (baselines,)
+    fixed = {kind: baseline_of(x, kind, run) for kind in kinds if kind != "noise"}
+    starts, places = [], []
+    for i in part:
+        rng = run.generator(i)
+        places.append(rng.random())
+        kind = kinds[rng.integers(len(kinds))]
+        starts.append(run.noise(NOISE_AFTER + i, x, uniform=True) if kind == "noise" else fixed[kind])
+    return torch.cat(starts), torch.tensor(places, dtype=x.dtype, device=x.device).view(-1, 1, 1, 1)
 
 
 def integrated_gradients(

@@ -2,27 +2,26 @@
 
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from torch import Tensor
 
-from ...engine.job import Job, MethodContext, Steps, together
+from ...engine.job import Job, Steps, together
 from ...engine.objective import Objective, log_prob
 from ..regions import ScoredRegion, placed_as, within
 from ..targets import AnyTarget, Target
 from .curves import CURVE_ROWS, curves
-from .maps import Map
 from .trust import MASKS, half_masks, judged, masked_values
 
 
 @dataclass(frozen=True, slots=True)
 class Answered:
-    """A call's map, with its target as it was resolved, and what to ask for that target's value."""
+    """A call's answer, with its target as it was resolved, and what to ask for that target's value."""
 
-    map: Map
+    explained: Any  # Explained
     target: AnyTarget
     objective: Objective
-    run: MethodContext
     region: ScoredRegion | None = None
 
 
@@ -32,8 +31,9 @@ def judging_rows(regions: Sequence[ScoredRegion | None], *, with_curves: bool) -
     return MASKS * sets + (CURVE_ROWS * len(regions) if with_curves else 0)
 
 
-def judge(job: Job, x: Tensor, answered: Sequence[Answered], maps: Sequence[np.ndarray], *, with_curves: bool) -> Steps:
-    """Judges maps [H, W] of the image [1, 3, H, W]. Returns a Judgement for each."""
+def judge(job: Job, x: Tensor, answered: Sequence[Answered], *, with_curves: bool) -> Steps:
+    """Judges maps of the image [1, 3, H, W]. Returns a Judgement for each."""
+    maps: list[np.ndarray] = [each.explained.values for each in answered]
     masks = half_masks(x, job.run())
     groups: dict[Hashable, dict[AnyTarget, Answered]] = {}  # One map of each target, by region.
     for each in answered:

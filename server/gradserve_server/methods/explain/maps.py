@@ -16,6 +16,7 @@ class Map:
     target_value: Tensor  # [], the target on the unchanged image
     coarse: Tensor | None = None  # [h, w], Grad-CAM before upsampling
     completeness_gap: float | None = None  # Integrated gradients alone have one.
+    standard_error: float | None = None  # Of maps from samples, relative to the map; None where it cannot be told.
 
 
 def reduced(pixels: Tensor, how: Reduce) -> Tensor:

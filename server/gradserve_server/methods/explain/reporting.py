@@ -1,0 +1,61 @@
+"""Reports of maps before all of a request are there."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+from ...engine.job import Job, MethodContext, Progress, Steps
+
+MIN_SAMPLES_SHOWN = 2  # The fewest samples that a map is shown of.
+
+
+class PartOfAnswer(NamedTuple):
+    """One map: which one it is, what there is of it, and whether that is all."""
+
+    place: int
+    explained: Any  # Explained
+    finished: bool
+
+
+def reporting(steps: Steps, run: MethodContext, place: int, explained: Callable[[Any], Any]) -> Steps:
+    """Runs a method, and reports its map as it stands whenever more samples are done. Returns its result.
+
+    `explained` makes an answer of a map.
+    """
+
+    def so_far() -> PartOfAnswer:
+        assert run.so_far is not None, "it is asked only then"
+        return PartOfAnswer(place, explained(run.so_far()), False)
+
+    resume: Callable[[], Any] = partial(next, steps)
+    shown = MIN_SAMPLES_SHOWN - 1
+    while True:
+        try:
+            request = resume()
+        except StopIteration as stop:
+            return stop.value
+        if run.so_far is not None and run.done > shown:
+            shown = run.done
+            yield Progress(run.done, run.asked, {}, part=place, answer=so_far)
+        try:
+            answer = yield request
+        except Exception as error:  # The time is up, or an answer is not finite; a method may answer with less then.
+            resume = partial(steps.throw, error)
+        else:
+            resume = partial(steps.send, answer)
+
+
+def report(job: Job, place: int, result: Any, run: MethodContext) -> Steps:
+    """Reports a map that is finished, an Explained, where that is wanted."""
+    if job.tells_parts:
+        whole = PartOfAnswer(place, result, True)
+        yield Progress(run.done, run.asked, {}, part=place, answer=lambda: whole, final=True)
+
+
+def warn_of_error(run: MethodContext, error: float | None) -> None:
+    """Warns where all samples were drawn and the map is not as stable as it was asked to be."""
+    if run.until_stable is not None and run.done == run.asked and error is not None and error > run.until_stable:
+        run.warn(
+            f"NOT_STABLE: after all {run.asked} samples the standard error is {error:.3g} of the map, and "
+            f"{run.until_stable:g} was asked for; ask for more samples"
+        )
