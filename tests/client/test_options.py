@@ -31,7 +31,7 @@ CHOICES: dict[tuple[str, str], list[str]] = {
     ("*", "norm"): list(fields.choices(attack_pb2.Norm.DESCRIPTOR)),
     ("*", "loss"): list(fields.choices(attack_pb2.Loss.DESCRIPTOR)),
     ("*", "maps"): EXPLANATIONS,
-    ("*", "picture"): ["overlay", "heatmap"],
+    ("*", "picture"): ["overlay", "heatmap", "cutout"],
     ("*", "colormap"): ["inferno", "magma", "plasma", "viridis", "gray", "RdBu_r"],
     ("*", "preset"): list(fields.choices(maximize_pb2.MaximizePreset.DESCRIPTOR)),
     ("*", "goal"): list(fields.choices(influence_pb2.InfluenceGoal.DESCRIPTOR)),
