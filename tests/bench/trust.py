@@ -27,7 +27,6 @@ from gradserve_server.engine.job import Job, Steps
 from gradserve_server.engine.objective import logit
 from gradserve_server.methods.explain import METHODS, Call, ExplainArguments, Explained, Target, explain
 from gradserve_server.methods.explain.judging import Answered, judge
-from gradserve_server.methods.explain.maps import Map
 from gradserve_server.methods.explain.sanity import MAX_CORRELATION, natural_pictures, sensitivity, tried_parameters
 from gradserve_server.methods.explain.trust import MASKS, Judgement
 from gradserve_server.methods.parameters import bind
@@ -177,8 +176,7 @@ def judgements(
     """Judgements of maps by one set of masked photos, and the rows that these took."""
 
     def steps(job: Job) -> Steps:
-        nothing = Map(x[0, 0], x[0, 0, 0, 0])
-        answered = [Answered(nothing, Target(label=label), logit(label), job.run())] * len(maps)
+        answered = [Answered(None, Target(label=label), logit(label))] * len(maps)
         return (yield from judge(job, x, answered, maps, with_curves=False))
 
     ended = run(model, steps, chunk)

@@ -84,7 +84,7 @@ def write(
         page.Section("By class", _LEAD if settings["masks"] else f"{_LEAD} {_OWN}", (), tables=tables),
         page.Section("Least evidence in the object", "", [_story(each) for each in worst(measured, count)]),
     ]
-    origin = {name: str(value) for name, value in settings.items() if value is not None}
+    origin = {name: str(value) for name, value in settings.items() if value not in (None, {})}
     title = f"{settings['model']}: evidence in the object"
     lead = f"{len(found)} pictures; {len(result['failed'])} could not be measured"
     (out / PAGE).write_text(page.html(title, lead, sections, origin=origin), encoding="utf-8")

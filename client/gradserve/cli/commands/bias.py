@@ -93,7 +93,8 @@ def bias(
         settings = {
             "model": card.name,
             "weights_digest": card.weights_digest,
-            "method": str(method),
+            "method": method.name,
+            "parameters": dict(method.parameters),
             "masks": str(question.masks) if question.masks else None,
             "seed": seed or 0,
         }

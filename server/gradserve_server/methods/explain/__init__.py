@@ -197,7 +197,7 @@ def explain(job: Job, x: Tensor, arguments: ExplainArguments) -> Steps:
     try:
         if job.hurried:
             raise TimeUp
-        judgements = yield from judge(job, x, answered, with_curves=arguments.curves)
+        judgements = yield from judge(job, x, answered, [each.values for each in results], with_curves=arguments.curves)
         results = [replace(each, judgement=found) for each, found in zip(results, judgements, strict=True)]
         if arguments.trial is not None:
             results = yield from _try(job, x, arguments.trial, arguments.calls, results)

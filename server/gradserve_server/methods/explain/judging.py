@@ -31,9 +31,8 @@ def judging_rows(regions: Sequence[ScoredRegion | None], *, with_curves: bool) -
     return MASKS * sets + (CURVE_ROWS * len(regions) if with_curves else 0)
 
 
-def judge(job: Job, x: Tensor, answered: Sequence[Answered], *, with_curves: bool) -> Steps:
-    """Judges maps of the image [1, 3, H, W]. Returns a Judgement for each."""
-    maps: list[np.ndarray] = [each.explained.values for each in answered]
+def judge(job: Job, x: Tensor, answered: Sequence[Answered], maps: Sequence[np.ndarray], *, with_curves: bool) -> Steps:
+    """Judges maps [H, W] of the image [1, 3, H, W]. Returns a Judgement for each."""
     masks = half_masks(x, job.run())
     groups: dict[Hashable, dict[AnyTarget, Answered]] = {}  # One map of each target, by region.
     for each in answered:
