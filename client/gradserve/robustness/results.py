@@ -1,11 +1,21 @@
-"""The figures as a JSON document."""
+"""The figures and the outcomes as a JSON document; docs/robustness.md describes it."""
 
+import json
+from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from gradserve.robustness.figures import CorruptionResult, Figures, Proportion, Robustness, Threshold
-from gradserve.robustness.plan import Plan
+from gradserve.robustness.comparison import Change, Comparison
+from gradserve.robustness.figures import CorruptionResult, Figures, Robustness
+from gradserve.robustness.journal import Outcome
+from gradserve.robustness.plan import Trial
+from gradserve.robustness.proportion import Proportion
+from gradserve.robustness.record import Record
+from gradserve.robustness.thresholds import Threshold
 from gradserve.robustness.words import meaning
+
+SCHEMA = 1  # The version of the document. A name that is removed or means something else raises it, a new one does not.
 
 
 @dataclass(frozen=True)
@@ -23,15 +33,27 @@ class RunStats:
         return self.rows / self.seconds if self.seconds else 0.0
 
 
-def document(plan: Plan, figures: Figures, effort: RunStats) -> dict[str, Any]:
-    """All figures of a run, as JSON takes them."""
+def write(path: Path, document: Mapping[str, Any]) -> None:
+    """Write the document with a line for each picture's outcomes."""
+    head = {name: value for name, value in document.items() if name != "outcomes"}
+    lines = ",\n".join("    " + json.dumps(each, ensure_ascii=False) for each in document["outcomes"])
+    text = json.dumps(head, indent=2, ensure_ascii=False).removesuffix("\n}")
+    path.write_text(f'{text},\n  "outcomes": [\n{lines}\n  ]\n}}\n', encoding="utf-8")
+
+
+def document(record: Record, figures: Figures, effort: RunStats) -> dict[str, Any]:
+    """All figures and outcomes of a run, as JSON takes them."""
+    plan = record.plan
     return {
+        "schema": SCHEMA,
         "verdict": figures.verdict,
         "holds": figures.verdict == "passed",
         "model": plan.model,
         "head": figures.head,
         "accuracy_means": meaning(figures),
         "weights": dict(plan.digests),
+        "heads": dict(plan.heads),
+        "reference": plan.reference,
         "seed": plan.seed,
         "preprocess": plan.preprocess,
         "precision": plan.precision,
@@ -50,6 +72,75 @@ def document(plan: Plan, figures: Figures, effort: RunStats) -> dict[str, Any]:
             "seconds": effort.seconds,
             "rows_per_second": effort.rows_per_second,
         },
+        "comparison": _comparison(figures.comparison) if figures.comparison else None,
+        "trials": [_trial(trial) for trial in plan.trials],
+        "outcomes": _outcomes(record),
+    }
+
+
+def _trial(trial: Trial) -> dict[str, Any]:
+    return {
+        "name": trial.name,
+        "level": trial.level,
+        "eps": trial.arguments.get("eps"),
+        "model": trial.model,
+        "natural": trial.natural,
+        "settings": trial.settings,
+    }
+
+
+def _outcomes(record: Record) -> list[dict[str, Any]]:
+    """Each picture with its outcomes by the names of the trials; values that are empty are left out."""
+    names = record.trial_names()
+    by_picture: dict[str, dict[str, Any]] = {}
+    for each in record.outcomes:
+        by_picture.setdefault(each.id, {})[names[each.trial]] = _outcome(each)
+    return [
+        {
+            "id": each.id,
+            "label": each.label,
+            "class_name": each.class_name,
+            "digest": each.digest,
+            "trials": {name: found[name] for name in names.values() if name in found},
+        }
+        for each, found in ((each, by_picture.get(each.id, {})) for each in record.pictures)
+    ]
+
+
+def _outcome(outcome: Outcome) -> dict[str, Any]:
+    values = {
+        "state": outcome.state,
+        "predicted": outcome.predicted,
+        "margin": outcome.margin,
+        "detail": outcome.detail,
+        "loss": outcome.loss,
+        "warnings": list(outcome.warnings),
+        "reasons": list(outcome.reasons),
+    }
+    return {name: value for name, value in values.items() if value not in ("", None, [])}
+
+
+def _comparison(comparison: Comparison) -> dict[str, Any]:
+    return {
+        "model": comparison.model,
+        "weights": comparison.digest,
+        "same_weights": comparison.same_weights,
+        "no_worse": comparison.no_worse,
+        "left_out": comparison.left_out,
+        "changes": [_change(each) for each in comparison.changes],
+    }
+
+
+def _change(change: Change) -> dict[str, Any]:
+    return {
+        "name": change.name,
+        "before": _share(change.before),
+        "now": _share(change.now),
+        "least_change": change.least / change.now.of,
+        "most_change": change.most / change.now.of,
+        "p_value": change.p_value,
+        "lost": list(change.lost),
+        "gained": list(change.gained),
     }
 
 

@@ -1,27 +1,32 @@
-"""What `gradserve robustness` found: a table for the terminal, a page with the worst cases."""
+"""What `gradserve robustness` found: its files, a table for the terminal, a page with the worst cases."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 from rich.table import Table
 
 from gradserve.cli import command_lines, output
+from gradserve.cli.commands import robustness_comparison
 from gradserve.datasets import Dataset, Example
 from gradserve.errors import GradserveError
 from gradserve.results.attack import Attack, Judgement
 from gradserve.results.common import Score
-from gradserve.robustness import page
-from gradserve.robustness.figures import CorruptionResult, Figures, Proportion, Robustness
+from gradserve.robustness import junit, page, reading, results
+from gradserve.robustness.figures import CorruptionResult, Figures, Robustness
 from gradserve.robustness.journal import Outcome
 from gradserve.robustness.plan import CLEAN, Plan, Trial
+from gradserve.robustness.proportion import Proportion
+from gradserve.robustness.record import Record
 from gradserve.robustness.results import RunStats
 from gradserve.robustness.run import UNSATURATED_LOSS, Check
 from gradserve.robustness.words import meaning, unmeasured, warnings
 
+FILES = (reading.NAME, "junit.xml", "report.html")
 _MAX_NAMES_SHOWN = 10  # The most unreadable pictures, and failed requests, that are named.
 _MARKS = {"passed": ("holds", "green"), "failed": ("FAILS", "bold red"), "not_measured": ("NOT MEASURED", "bold red")}
 _LEADS = {
@@ -70,6 +75,36 @@ def _fallen(check: Check, natural: bool) -> list[tuple[Outcome, Trial]]:
     return [(each, trials[each.trial]) for each in fallen if first[each.id] is each]
 
 
+def remove(out: Path) -> None:
+    """Remove the files of an earlier run."""
+    for name in FILES:
+        (out / name).unlink(missing_ok=True)
+
+
+@dataclass(frozen=True)
+class Shown:
+    """What the page shows of pictures: the worst cases, and those that changed sides since the baseline."""
+
+    cases: Sequence[Case] = ()
+    changed: Sequence[page.Story] = ()
+
+
+def write(
+    out: Path, measured: Record, figures: Figures, effort: RunStats, shown: Shown, origin: Mapping[str, str]
+) -> dict[str, Any]:
+    """Write the files and say what was found; the document of results.json."""
+    plan = measured.plan
+    document = results.document(measured, figures, effort)
+    results.write(out / reading.NAME, document)
+    junit.write(out / "junit.xml", figures, plan.model, effort.seconds)
+    compared = figures.comparison
+    changed = [robustness_comparison.section(compared, measured.pictures, shown.changed)] if compared else []
+    text = html(plan, figures, effort, shown.cases, origin, changed)
+    (out / "report.html").write_text(text, encoding="utf-8")
+    show(plan, figures, effort, out)
+    return document
+
+
 def show(plan: Plan, figures: Figures, effort: RunStats, out: Path) -> None:
     """Print the figures on standard error, so that standard output stays free for --json."""
     console = output.err()
@@ -86,6 +121,9 @@ def show(plan: Plan, figures: Figures, effort: RunStats, out: Path) -> None:
         console.print(f"{each.kind}: error {each.mean:.1%} ({errors}){relative}")
     if figures.corruptions:
         console.print(_corruption_summary(figures))
+    if figures.comparison:
+        for line in robustness_comparison.lines(figures.comparison):
+            console.print(line)
     for line in _notes(figures):
         console.print(line, style="yellow")
     console.print("; ".join(_effort(effort)))
@@ -119,8 +157,15 @@ def origin(plan: Plan, server: str) -> dict[str, str]:
     return {"date": date, "server": server, **weights, **({"repeat with": command} if command else {})}
 
 
-def html(plan: Plan, figures: Figures, effort: RunStats, cases: Sequence[Case], origin: Mapping[str, str]) -> str:
-    """The page: verdict and origin, figures, then the worst cases."""
+def html(
+    plan: Plan,
+    figures: Figures,
+    effort: RunStats,
+    cases: Sequence[Case],
+    origin: Mapping[str, str],
+    more: Sequence[page.Section] = (),
+) -> str:
+    """The page: verdict and origin, figures, more sections, then the worst cases."""
     rows: list[list[str | float]] = [
         [row.name, row.accuracy if row.exact is None else row.exact, row.interval, row.pictures, row.remark]
         for row in _rows(figures)
@@ -135,6 +180,7 @@ def html(plan: Plan, figures: Figures, effort: RunStats, cases: Sequence[Case], 
     sections = [page.Section("Accuracy", "", [], facts, tables), *_unmeasured(figures), *_warnings(figures)]
     if figures.corruptions:
         sections.append(_corruption_section(figures))
+    sections += more
     for natural, title in ((False, "Worst cases under attack"), (True, "Worst cases under corruption")):
         if stories := [_story(case, plan.head) for case in cases if case.trial.natural == natural]:
             sections.append(page.Section(title, "Pictures that fell to the least, and most clearly.", stories))
