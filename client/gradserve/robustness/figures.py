@@ -83,6 +83,8 @@ class Figures:
     warnings: Mapping[str, int] = field(default_factory=dict)  # Warnings for the clean pictures, and their counts.
     head: str = "softmax"  # The model's head.
     comparison: Comparison | None = None  # With an earlier run.
+    column: str = ""  # The column of labels.csv that groups the pictures, and the figures of each group.
+    groups: Mapping[str, "Figures"] = field(default_factory=dict)
 
     def beside(self, comparison: Comparison) -> "Figures":
         """With a comparison and its thresholds."""

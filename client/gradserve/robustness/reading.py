@@ -60,13 +60,16 @@ def recorded(found: Mapping[str, Any]) -> Record:
         reference=found["reference"],
     )
     keys = {CLEAN: CLEAN, **{trial_name(trial, plan.model): trial.key for trial in trials}}
-    pictures = [Picture(each["id"], each["label"], each["class_name"], each["digest"]) for each in found["outcomes"]]
+    pictures = [
+        Picture(each["id"], each["label"], each["class_name"], each["digest"], each.get("group"))
+        for each in found["outcomes"]
+    ]
     outcomes = [
         _outcome(each["id"], keys[name], values)
         for each in found["outcomes"]
         for name, values in each["trials"].items()
     ]
-    return Record(plan, pictures, outcomes)
+    return Record(plan, pictures, outcomes, column=found["groups"]["column"] if found["groups"] else "")
 
 
 def _trial(found: Mapping[str, Any]) -> Trial:

@@ -23,6 +23,7 @@ class Picture:
     label: int
     class_name: str
     digest: str
+    group: str | None = None  # Its value in the column that groups the pictures, if one does.
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,7 @@ class Record:
     plan: Plan
     pictures: Sequence[Picture]
     outcomes: Sequence[Outcome] = ()
+    column: str = ""  # The column of labels.csv that groups the pictures.
 
     def answered(self, answers: Iterable[Outcome]) -> "Record":
         """With what a journal knows of these pictures and trials; it may know more."""
@@ -58,13 +60,14 @@ def trial_name(trial: Trial, model: str) -> str:
     return str(trial) if trial.model == model else f"{trial} on {trial.model}"
 
 
-def described(dataset: Dataset) -> list[Picture]:
-    """The pictures of a set, each once, with the digests of their content."""
-    return [_picture(example) for example in {example.id: example for example in dataset}.values()]
+def described(dataset: Dataset, column: str = "") -> list[Picture]:
+    """The pictures of a set, each once, with the digests of their content and their values in that column."""
+    return [_picture(example, column) for example in {example.id: example for example in dataset}.values()]
 
 
-def _picture(example: Example) -> Picture:
-    return Picture(example.id, example.label or 0, example.class_name, _digest(example.image))
+def _picture(example: Example, column: str) -> Picture:
+    group = example.columns[column] if column else None
+    return Picture(example.id, example.label or 0, example.class_name, _digest(example.image), group)
 
 
 def _digest(image: ImageLike) -> str:

@@ -72,6 +72,7 @@ def document(record: Record, figures: Figures, effort: RunStats) -> dict[str, An
             "seconds": effort.seconds,
             "rows_per_second": effort.rows_per_second,
         },
+        "groups": _groups(figures) if figures.column else None,
         "comparison": _comparison(figures.comparison) if figures.comparison else None,
         "trials": [_trial(trial) for trial in plan.trials],
         "outcomes": _outcomes(record),
@@ -101,6 +102,7 @@ def _outcomes(record: Record) -> list[dict[str, Any]]:
             "label": each.label,
             "class_name": each.class_name,
             "digest": each.digest,
+            **({} if each.group is None else {"group": each.group}),
             "trials": {name: found[name] for name in names.values() if name in found},
         }
         for each, found in ((each, by_picture.get(each.id, {})) for each in record.pictures)
@@ -142,6 +144,20 @@ def _change(change: Change) -> dict[str, Any]:
         "lost": list(change.lost),
         "gained": list(change.gained),
     }
+
+
+def _groups(figures: Figures) -> dict[str, Any]:
+    figures_of = {
+        name: {
+            "clean": _share(group.clean),
+            "robust": [_robustness(each) for each in group.attacks],
+            "robust_to_all": [_robustness(each) for each in group.together],
+            "corruptions": [_corruption(each) for each in group.corruptions],
+            "mce": group.mce,
+        }
+        for name, group in figures.groups.items()
+    }
+    return {"column": figures.column, "figures": figures_of}
 
 
 def _share(share: Proportion) -> dict[str, Any]:

@@ -43,10 +43,12 @@ class Threshold:
 class Limits:
     """The thresholds of a check, each None where there is none.
 
-    The least robust and clean accuracy, the most mCE, and by how much a share may be below the baseline's.
+    The least robust and clean accuracy, the most mCE, by how much a share may be below the baseline's, and the least
+    robust accuracy of every group.
     """
 
     robust: float | None = None
     clean: float | None = None
     mce: float | None = None
     no_worse: float | None = None
+    group_robust: float | None = None

@@ -18,6 +18,7 @@ from gradserve.errors import GradserveError
 from gradserve.robustness import reading, record, results
 from gradserve.robustness.comparison import check_comparable, compared
 from gradserve.robustness.figures import Figures, counted
+from gradserve.robustness.groups import check_column, grouped
 from gradserve.robustness.journal import Journal, JournalMismatch
 from gradserve.robustness.plan import CheckSpec, check_labels
 from gradserve.robustness.record import Record
@@ -41,6 +42,7 @@ class Setting:
     spec: CheckSpec
     limits: Limits
     baseline: Record | None
+    column: str
     limit: int | None
     concurrency: int
     reports: Reports
@@ -93,6 +95,7 @@ def robustness(
         spec=spec,
         limits=limits,
         baseline=reading.record(thresholds.baseline) if thresholds.baseline else None,
+        column=thresholds.group,
         limit=limit,
         concurrency=concurrency,
         reports=reports,
@@ -122,8 +125,9 @@ def _check(spec: CheckSpec, limits: Limits, reference: str) -> None:
     """Raises ValueError for thresholds on what is not measured."""
     if not spec.methods and not spec.kinds and limits.clean is None:
         raise ValueError("nothing to measure: name an --attack, a --corruption or a --min-clean-accuracy")
-    if limits.robust is not None and not spec.methods:
-        raise ValueError("--min-robust-accuracy needs an --attack")
+    for name, limit in (("robust", limits.robust), ("group-robust", limits.group_robust)):
+        if limit is not None and not spec.methods:
+            raise ValueError(f"--min-{name}-accuracy needs an --attack")
     if limits.mce is not None and not (reference and spec.kinds):
         raise ValueError("--max-mce needs --corruption all (or some kinds) and a --reference")
     if reference and not spec.kinds:
@@ -139,7 +143,9 @@ async def _measure(connect: Callable[[], AsyncClient], setting: Setting) -> dict
         pictures = setting.dataset.labelled_for(card.classes)
         check_labels(pictures)
         dataset = pictures.take(setting.limit, plan.seed)
-        asked = Record(plan, record.described(dataset))
+        if setting.column:
+            check_column(pictures, setting.column)
+        asked = Record(plan, record.described(dataset, setting.column), column=setting.column)
         if setting.baseline:
             check_comparable(asked, setting.baseline)
         path = out / "journal.jsonl"
@@ -162,6 +168,8 @@ async def _measure(connect: Callable[[], AsyncClient], setting: Setting) -> dict
 def _figures(measured: Record, limits: Limits, baseline: Record | None) -> Figures:
     """Everything that is counted, beside the baseline's if there is one."""
     figures = counted(measured.plan, measured.pictures, measured.outcomes, limits)
+    if measured.column:
+        figures = grouped(figures, measured, limits.group_robust)
     return figures.beside(compared(measured, baseline, limits.no_worse)) if baseline else figures
 
 

@@ -12,8 +12,10 @@ from gradserve.robustness.record import Picture
 _MAX_ROWS = 200  # The most pictures that the page's table lists.
 
 
-def lines(comparison: Comparison) -> Iterator[str]:
+def lines(comparison: Comparison | None) -> Iterator[str]:
     """A line for the baseline and one for each figure."""
+    if not comparison:
+        return
     yield f"beside the baseline, {_baseline(comparison)}:"
     for each in comparison.changes:
         yield (

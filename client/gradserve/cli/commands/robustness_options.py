@@ -128,6 +128,25 @@ class Thresholds:
         float | None,
         typer.Option("--max-mce", min=0, help="Largest mCE; the reference has 1.", rich_help_panel=_THRESHOLDS),
     ] = None
+    group: Annotated[
+        str,
+        typer.Option(
+            "--group",
+            metavar="COLUMN",
+            help="Also count the pictures apart that share a value in this column of labels.csv.",
+            rich_help_panel=_THRESHOLDS,
+        ),
+    ] = ""
+    min_group_robust_accuracy: Annotated[
+        float | None,
+        typer.Option(
+            "--min-group-robust-accuracy",
+            min=0,
+            max=1,
+            help="Least share that stands in every group, at every eps.",
+            rich_help_panel=_THRESHOLDS,
+        ),
+    ] = None
     baseline: Annotated[
         Path | None,
         typer.Option(
@@ -152,7 +171,15 @@ class Thresholds:
         """The thresholds as the check takes them. Raises ValueError for one without what it is about."""
         if self.no_worse is not None and not self.baseline:
             raise ValueError("--no-worse needs a --baseline, the results.json of an earlier run")
-        return Limits(self.min_robust_accuracy, self.min_clean_accuracy, self.max_mce, self.no_worse)
+        if self.min_group_robust_accuracy is not None and not self.group:
+            raise ValueError("--min-group-robust-accuracy needs a --group, a column of labels.csv")
+        return Limits(
+            robust=self.min_robust_accuracy,
+            clean=self.min_clean_accuracy,
+            mce=self.max_mce,
+            no_worse=self.no_worse,
+            group_robust=self.min_group_robust_accuracy,
+        )
 
 
 @dataclass(frozen=True)
