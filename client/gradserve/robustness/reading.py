@@ -8,7 +8,7 @@ from typing import Any
 from gradserve.parameters.method import Method
 from gradserve.robustness.journal import Outcome
 from gradserve.robustness.plan import CLEAN, Plan, Trial
-from gradserve.robustness.record import Picture, Record, trial_name
+from gradserve.robustness.record import Picture, Record, Shard, Whole, trial_name
 from gradserve.robustness.results import SCHEMA
 
 NAME = "results.json"
@@ -69,7 +69,9 @@ def recorded(found: Mapping[str, Any]) -> Record:
         for each in found["outcomes"]
         for name, values in each["trials"].items()
     ]
-    return Record(plan, pictures, outcomes, column=found["groups"]["column"] if found["groups"] else "")
+    column = found["groups"]["column"] if found["groups"] else ""
+    shard = Shard(**found["shard"]) if found["shard"] else None
+    return Record(plan, pictures, outcomes, column, shard, Whole(**found["set"]) if shard else None)
 
 
 def _trial(found: Mapping[str, Any]) -> Trial:

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 
@@ -27,6 +28,31 @@ class Picture:
 
 
 @dataclass(frozen=True)
+class Shard:
+    """Every so manieth picture of a set, from a number that starts at 1."""
+
+    number: int
+    of: int
+
+    def __str__(self) -> str:
+        return f"{self.number}/{self.of}"
+
+
+@dataclass(frozen=True)
+class Whole:
+    """The set that a run or its shards are about: how many pictures, and a digest of their ids and labels."""
+
+    pictures: int
+    digest: str
+
+    @classmethod
+    def of(cls, pictures: Iterable["Picture | Example"]) -> Self:
+        """That of these pictures, in their order."""
+        named = [(each.id, each.label) for each in pictures]
+        return cls(len(named), hashlib.blake2b(json.dumps(named).encode(), digest_size=16).hexdigest())
+
+
+@dataclass(frozen=True)
 class Record:
     """What a run measured."""
 
@@ -34,6 +60,13 @@ class Record:
     pictures: Sequence[Picture]
     outcomes: Sequence[Outcome] = ()
     column: str = ""  # The column of labels.csv that groups the pictures.
+    shard: Shard | None = None
+    of_shard: Whole | None = None  # The set that it is a shard of.
+
+    @property
+    def whole(self) -> Whole:
+        """All pictures of the run, those of the other shards too."""
+        return self.of_shard or Whole.of(self.pictures)
 
     def answered(self, answers: Iterable[Outcome]) -> "Record":
         """With what a journal knows of these pictures and trials; it may know more."""

@@ -58,6 +58,8 @@ def document(record: Record, figures: Figures, effort: RunStats) -> dict[str, An
         "preprocess": plan.preprocess,
         "precision": plan.precision,
         "pictures": effort.pictures,
+        "shard": {"number": record.shard.number, "of": record.shard.of} if record.shard else None,
+        "set": {"pictures": record.whole.pictures, "digest": record.whole.digest},
         "clean": {**_share(figures.clean), "warnings": dict(figures.warnings)},
         "robust": [_robustness(each) for each in figures.attacks],
         "robust_to_all": [_robustness(each) for each in figures.together],

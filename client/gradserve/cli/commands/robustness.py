@@ -2,26 +2,36 @@
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from pathlib import Path
+from typing import Any, NoReturn
 
 import typer
 
 from gradserve.aio import AsyncClient
 from gradserve.cli import options, output
-from gradserve.cli.commands import robustness_comparison, robustness_report
-from gradserve.cli.commands.robustness_options import Concurrency, Data, Reports, Thresholds, Trials
+from gradserve.cli.commands import robustness_comparison, robustness_merge, robustness_report
+from gradserve.cli.commands.robustness_options import (
+    Concurrency,
+    Data,
+    Folders,
+    Merge,
+    Reports,
+    ShardText,
+    Thresholds,
+    Trials,
+)
 from gradserve.datasets import Dataset, open_dataset
 from gradserve.errors import GradserveError
-from gradserve.robustness import reading, record, results
-from gradserve.robustness.comparison import check_comparable, compared
-from gradserve.robustness.figures import Figures, counted
-from gradserve.robustness.groups import check_column, grouped
+from gradserve.robustness import reading, record, results, shards
+from gradserve.robustness.comparison import check_comparable
+from gradserve.robustness.groups import check_column
 from gradserve.robustness.journal import Journal, JournalMismatch
+from gradserve.robustness.judging import all_figures
 from gradserve.robustness.plan import CheckSpec, check_labels
-from gradserve.robustness.record import Record
+from gradserve.robustness.record import Record, Shard, Whole
 from gradserve.robustness.run import Check
 from gradserve.robustness.thresholds import Limits
 
@@ -33,17 +43,25 @@ class NotMeasured(ValueError):
 
 
 @dataclass(frozen=True)
+class Source:
+    """The pictures that are measured: so many of a set, or a shard of them; and the column that groups them."""
+
+    dataset: Dataset
+    limit: int | None
+    shard: Shard | None
+    column: str
+
+
+@dataclass(frozen=True)
 class Setting:
     """What is measured, against what, and where it goes."""
 
     model: str
     reference: str
-    dataset: Dataset
+    source: Source
     spec: CheckSpec
     limits: Limits
     baseline: Record | None
-    column: str
-    limit: int | None
     concurrency: int
     reports: Reports
     server: str
@@ -51,10 +69,13 @@ class Setting:
 
 @options.grouped
 def robustness(
-    data: Data,
+    folders: Folders = None,
     *,
+    data: Data = None,
+    merge: Merge = False,
     model: options.Model = "",
     limit: options.Limit = None,
+    shard: ShardText = "",
     trials: Trials,
     thresholds: Thresholds,
     seed: options.Seed = None,
@@ -76,6 +97,9 @@ def robustness(
     A picture whose attack had nothing to follow is tried again with the margin loss. Where that has nothing to follow
     either the picture is not measured, and the exit code is 2 if it could change the verdict.
 
+    With --shard 3/16 every sixteenth picture is measured, from the third on; --merge makes one run's reports of the
+    sixteen folders.
+
     With --baseline every figure is compared with an earlier run's on the same pictures, and --no-worse says by how much
     one may fall.
 
@@ -85,23 +109,25 @@ def robustness(
     Example: `gradserve robustness --data photos/ --model cifar10-robust --eps 4/255 --min-robust-accuracy 0.40`
 
     Example: `gradserve robustness --data cifar.npz --model cifar10-robust --attack none --corruption all --out noisy/`
+
+    Example: `gradserve robustness --merge out-*/ --min-robust-accuracy 0.40`
     """
+    if merge:
+        if (data, limit, shard, seed, trials) != (None, None, "", None, Trials()):
+            raise ValueError("--merge takes what its shards measured; it goes with thresholds, --out and --json alone")
+        _end(robustness_merge.merge(folders or [], thresholds, reports.out, model), as_json)
     spec, limits = trials.spec(seed or 0, preprocess, precision), thresholds.limits()
     _check(spec, limits, trials.reference)
-    setting = Setting(
-        model=model,
-        reference=trials.reference,
-        dataset=open_dataset(data),
-        spec=spec,
-        limits=limits,
-        baseline=reading.record(thresholds.baseline) if thresholds.baseline else None,
-        column=thresholds.group,
-        limit=limit,
-        concurrency=concurrency,
-        reports=reports,
-        server=connection.address,
-    )
+    dataset, part = _opened(data, folders), shards.parsed(shard) if shard else None
+    baseline = reading.record(thresholds.baseline) if thresholds.baseline else None
+    source = Source(dataset, limit, part, thresholds.group)
+    setting = Setting(model, trials.reference, source, spec, limits, baseline, concurrency, reports, connection.address)
     document = _document(partial(connection.async_client, timeout), setting)
+    _end(document, as_json)
+
+
+def _end(document: Mapping[str, Any], as_json: bool) -> NoReturn:
+    """Exit with the code of the verdict."""
     if as_json:
         output.print_json(document)
     raise typer.Exit(EXIT_CODES[document["verdict"]])
@@ -140,12 +166,13 @@ async def _measure(connect: Callable[[], AsyncClient], setting: Setting) -> dict
     async with connect() as client:  # The client belongs to the running event loop.
         card = await client.model(setting.model)
         plan = setting.spec.plan(card, await client.model(setting.reference) if setting.reference else None)
-        pictures = setting.dataset.labelled_for(card.classes)
+        pictures = setting.source.dataset.labelled_for(card.classes)
         check_labels(pictures)
-        dataset = pictures.take(setting.limit, plan.seed)
-        if setting.column:
-            check_column(pictures, setting.column)
-        asked = Record(plan, record.described(dataset, setting.column), column=setting.column)
+        dataset, whole = _chosen(pictures, setting.source, plan.seed)
+        if setting.source.column:
+            check_column(pictures, setting.source.column)
+        described = record.described(dataset, setting.source.column)
+        asked = Record(plan, described, column=setting.source.column, shard=setting.source.shard, of_shard=whole)
         if setting.baseline:
             check_comparable(asked, setting.baseline)
         path = out / "journal.jsonl"
@@ -155,7 +182,7 @@ async def _measure(connect: Callable[[], AsyncClient], setting: Setting) -> dict
             robustness_report.remove(out)  # If this run ends early, no reports of an earlier one remain.
             seconds = await _run(Check(client, plan, journal), dataset, setting.concurrency)
             measured = asked.answered(journal)
-            figures = _figures(measured, setting.limits, setting.baseline)
+            figures = all_figures(measured, setting.limits, setting.baseline)
             effort = results.RunStats(len(dataset), journal.found, journal.rows, seconds)
             cases = await robustness_report.worst(Check(client, plan, journal), dataset, setting.reports.worst)
     comparison = figures.comparison
@@ -165,12 +192,20 @@ async def _measure(connect: Callable[[], AsyncClient], setting: Setting) -> dict
     return robustness_report.write(out, measured, figures, effort, shown, origin)
 
 
-def _figures(measured: Record, limits: Limits, baseline: Record | None) -> Figures:
-    """Everything that is counted, beside the baseline's if there is one."""
-    figures = counted(measured.plan, measured.pictures, measured.outcomes, limits)
-    if measured.column:
-        figures = grouped(figures, measured, limits.group_robust)
-    return figures.beside(compared(measured, baseline, limits.no_worse)) if baseline else figures
+def _opened(data: Path | None, folders: list[Path] | None) -> Dataset:
+    """The set of --data. Raises ValueError without one."""
+    if folders:
+        raise ValueError(f"{folders[0]}: folders are for --merge; --data names the pictures")
+    if data is None:
+        raise ValueError("--data is missing: a folder of class folders, a folder with labels.csv or an .npz")
+    return open_dataset(data)
+
+
+def _chosen(pictures: Dataset, source: Source, seed: int) -> tuple[Dataset, Whole]:
+    """The pictures to measure, each once, and the set that they are or are a shard of."""
+    drawn = pictures.take(source.limit, seed)
+    dataset = replace(drawn, examples=tuple({example.id: example for example in drawn}.values()))
+    return shards.cut(dataset, source.shard) if source.shard else dataset, Whole.of(dataset)
 
 
 async def _run(check: Check, dataset: Dataset, concurrency: int) -> float:

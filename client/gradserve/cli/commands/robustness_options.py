@@ -18,13 +18,23 @@ KINDS = fields.choices(attack_pb2.CorruptionKind.DESCRIPTOR)
 _THRESHOLDS, _TRIALS, _OUTPUT = "Thresholds", "Attacks and corruptions", "Output"
 
 Data = Annotated[
-    Path,
+    Path | None,
     typer.Option(
         "--data",
         "-d",
         exists=True,
         help="Labelled pictures: a folder of class folders, a folder with labels.csv (file, class_name) or an .npz.",
     ),
+]
+Folders = Annotated[
+    list[Path] | None,
+    typer.Argument(help="With --merge: the folders that all shards of one run wrote.", show_default=False),
+]
+Merge = Annotated[
+    bool, typer.Option("--merge", help="Write the reports of one run from those of its shards, without a server.")
+]
+ShardText = Annotated[
+    str, typer.Option("--shard", metavar="K/N", help="Measure every Nth picture from the Kth on; see --merge.")
 ]
 Concurrency = Annotated[
     int, typer.Option("--concurrency", min=1, max=1024, help="Pictures under way at once.", rich_help_panel="Request")
@@ -167,11 +177,14 @@ class Thresholds:
         ),
     ] = None
 
-    def limits(self) -> Limits:
-        """The thresholds as the check takes them. Raises ValueError for one without what it is about."""
+    def limits(self, column: str = "") -> Limits:
+        """The thresholds as the check takes them. Raises ValueError for one without what it is about.
+
+        `column`: the one that the pictures are grouped by already.
+        """
         if self.no_worse is not None and not self.baseline:
             raise ValueError("--no-worse needs a --baseline, the results.json of an earlier run")
-        if self.min_group_robust_accuracy is not None and not self.group:
+        if self.min_group_robust_accuracy is not None and not (self.group or column):
             raise ValueError("--min-group-robust-accuracy needs a --group, a column of labels.csv")
         return Limits(
             robust=self.min_robust_accuracy,
