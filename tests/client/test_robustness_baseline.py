@@ -82,8 +82,8 @@ def test_what_fell_and_what_stands_again(pictures, tmp_path):  # noqa: F811
     assert not compared(now, before).thresholds
     assert [each.id for each in now.pictures if each.id in small.lost] == small.lost
     (section,) = [robustness_comparison.section(comparison, now.pictures, ())]
-    assert section.tables[1].rows[0] == ["3", "cat", "robust accuracy, pgd 1/255", ""]
-    assert section.tables[1].rows[-1] == ["2", "ship", "", "robust accuracy, pgd 8/255"]
+    assert section.tables[1].rows[0] == ["3", "cat", "pgd 1/255", ""]
+    assert section.tables[1].rows[-1] == ["2", "ship", "", "pgd 8/255"]
     stories = robustness_comparison.stories(comparison, pictures, 99)
     assert [each.title for each in stories] == [f"{id}: {CLASSES[int(id) % 3]}" for id in small.lost]
 

@@ -7,6 +7,7 @@ from typing import Literal
 
 from gradserve.datasets import Example
 from gradserve.robustness.comparison import Comparison
+from gradserve.robustness.curves import Curve
 from gradserve.robustness.journal import Outcome
 from gradserve.robustness.plan import CLEAN, Plan, Trial
 from gradserve.robustness.proportion import Proportion
@@ -83,6 +84,7 @@ class Figures:
     warnings: Mapping[str, int] = field(default_factory=dict)  # Warnings for the clean pictures, and their counts.
     head: str = "softmax"  # The model's head.
     comparison: Comparison | None = None  # With an earlier run.
+    curves: Sequence[Curve] = ()  # Accuracy over budget.
     column: str = ""  # The column of labels.csv that groups the pictures, and the figures of each group.
     groups: Mapping[str, "Figures"] = field(default_factory=dict)
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from gradserve.robustness.comparison import Change, Comparison
+from gradserve.robustness.curves import Curve, smallest_budgets
 from gradserve.robustness.figures import CorruptionResult, Figures, Robustness
 from gradserve.robustness.journal import Outcome
 from gradserve.robustness.plan import Trial
@@ -63,6 +64,7 @@ def document(record: Record, figures: Figures, effort: RunStats) -> dict[str, An
         "clean": {**_share(figures.clean), "warnings": dict(figures.warnings)},
         "robust": [_robustness(each) for each in figures.attacks],
         "robust_to_all": [_robustness(each) for each in figures.together],
+        "curves": [_curve(each) for each in figures.curves],
         "corruptions": [_corruption(each) for each in figures.corruptions],
         "mce": figures.mce,
         "thresholds": [_threshold(each) for each in figures.thresholds],
@@ -95,6 +97,7 @@ def _trial(trial: Trial) -> dict[str, Any]:
 def _outcomes(record: Record) -> list[dict[str, Any]]:
     """Each picture with its outcomes by the names of the trials; values that are empty are left out."""
     names = record.trial_names()
+    budgets = smallest_budgets(record)
     by_picture: dict[str, dict[str, Any]] = {}
     for each in record.outcomes:
         by_picture.setdefault(each.id, {})[names[each.trial]] = _outcome(each)
@@ -105,6 +108,7 @@ def _outcomes(record: Record) -> list[dict[str, Any]]:
             "class_name": each.class_name,
             "digest": each.digest,
             **({} if each.group is None else {"group": each.group}),
+            "smallest_eps": {attack: found[each.id] for attack, found in budgets.items() if each.id in found},
             "trials": {name: found[name] for name in names.values() if name in found},
         }
         for each, found in ((each, by_picture.get(each.id, {})) for each in record.pictures)
@@ -146,6 +150,20 @@ def _change(change: Change) -> dict[str, Any]:
         "lost": list(change.lost),
         "gained": list(change.gained),
     }
+
+
+def _curve(curve: Curve) -> dict[str, Any]:
+    points = [
+        {
+            "eps": point.eps,
+            "level": point.level,
+            **_share(point.standing),
+            "high": point.band[1],
+            "possible_accuracy": point.possible.value,
+        }
+        for point in curve.points
+    ]
+    return {"attack": curve.attack, "norm": curve.norm, "points": points}
 
 
 def _groups(figures: Figures) -> dict[str, Any]:

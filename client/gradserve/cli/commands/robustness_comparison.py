@@ -77,10 +77,15 @@ def _by_picture(comparison: Comparison) -> Mapping[str, tuple[list[str], list[st
     sides: dict[str, tuple[list[str], list[str]]] = {}
     for each in comparison.changes:
         for id in each.lost:
-            sides.setdefault(id, ([], []))[0].append(each.name)
+            sides.setdefault(id, ([], []))[0].append(_short(each.name))
         for id in each.gained:
-            sides.setdefault(id, ([], []))[1].append(each.name)
+            sides.setdefault(id, ([], []))[1].append(_short(each.name))
     return dict(sorted(sides.items(), key=lambda each: (-len(each[1][0]), len(each[1][1]))))
+
+
+def _short(name: str) -> str:
+    """ "pgd 4/255" of "robust accuracy, pgd 4/255"."""
+    return name.removeprefix("robust ").removeprefix("accuracy, ")
 
 
 def _baseline(comparison: Comparison) -> str:
@@ -89,5 +94,5 @@ def _baseline(comparison: Comparison) -> str:
 
 
 def _change(change: Change) -> str:
-    least, most = (f"{100 * count / change.now.of:+.1f} %" for count in (change.least, change.most))
+    least, most = (f"{count / change.now.of:+.1%}" for count in (change.least, change.most))
     return least if least == most else f"{least} to {most}"

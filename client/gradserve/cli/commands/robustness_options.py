@@ -9,7 +9,8 @@ import typer
 from gradserve.cli import options, parse
 from gradserve.cli.commands.attack import LOSSES, METHODS, NORMS
 from gradserve.messages import fields
-from gradserve.messages.attack import ATTACK_METHOD, amount
+from gradserve.messages.attack import ATTACK_METHOD
+from gradserve.robustness.budgets import budgets
 from gradserve.robustness.plan import CheckSpec
 from gradserve.robustness.thresholds import Limits
 from gradserve.v1 import attack_pb2
@@ -54,7 +55,9 @@ class Trials:
     eps: Annotated[
         list[str],
         typer.Option(
-            "--eps", help="Budget: 4/255, 0.015; the model's own if left out. May be repeated.", rich_help_panel=_TRIALS
+            "--eps",
+            help="Budget: 4/255, 0.015, or 0:8/255:1/255 for a curve; the model's own if left out. May be repeated.",
+            rich_help_panel=_TRIALS,
         ),
     ] = field(default_factory=list)
     param: Annotated[
@@ -101,7 +104,7 @@ class Trials:
         arguments["defence"] = parse.defence(self.defence) if self.defence else None
         return CheckSpec(
             methods=parse.methods([name for name in self.attack if name != "none"], self.param, ATTACK_METHOD),
-            budgets=[amount("--eps", text) for text in self.eps],
+            budgets=budgets(self.eps),
             arguments={name: value for name, value in arguments.items() if value},
             kinds=_kinds(self.corruption),
             seed=seed,

@@ -18,6 +18,7 @@ from gradserve.errors import GradserveError
 from gradserve.results.attack import Attack, Judgement
 from gradserve.results.common import Score
 from gradserve.robustness import junit, page, reading, results
+from gradserve.robustness.curves import chart
 from gradserve.robustness.figures import CorruptionResult, Figures
 from gradserve.robustness.journal import Outcome
 from gradserve.robustness.plan import CLEAN, Plan, Trial
@@ -182,7 +183,7 @@ def html(
     sections = [page.Section("Accuracy", "", [], facts, tables), *_unmeasured(figures), *_warnings(figures)]
     if figures.corruptions:
         sections.append(_corruption_section(figures))
-    sections += [*_groups(figures), *more]
+    sections += [*_curves(figures), *_groups(figures), *more]
     for natural, title in ((False, "Worst cases under attack"), (True, "Worst cases under corruption")):
         if stories := [_story(case, plan.head) for case in cases if case.trial.natural == natural]:
             sections.append(page.Section(title, "Pictures that fell to the least, and most clearly.", stories))
@@ -190,6 +191,14 @@ def html(
         sections.append(_problems(figures))
     lead = "Measured through the service, every answer with its certificate."
     return page.html(f"Robustness of {plan.model}", lead, sections, verdict=verdict, origin=origin)
+
+
+def _curves(figures: Figures) -> list[page.Section]:
+    """Accuracy over budget, where an attack has several budgets."""
+    if not figures.curves:
+        return []
+    lead = "What stands a budget and all smaller ones, with its 95 % interval (Wilson)."
+    return [page.Section("Accuracy over budget", lead, [], charts=[chart(figures.curves)])]
 
 
 def _groups(figures: Figures) -> list[page.Section]:
