@@ -38,6 +38,19 @@ def test_a_weak_group_fails_where_all_pictures_together_pass(capsys, folder, tmp
     assert "light bright: clean" in err
 
 
+def test_a_picture_that_is_listed_twice_is_measured_once(capsys, folder, tmp_path):
+    twice = tmp_path / "twice"
+    twice.mkdir()
+    for i in (1, 2):
+        (twice / f"0{i}.png").write_bytes((folder / f"0{i}.png").read_bytes())
+    (twice / "labels.csv").write_text("file,label\n01.png,1\n02.png,2\n01.png,1\n")
+    code, out, err = gate(capsys, "--data", twice, "--eps", 0.02, "--out", tmp_path / "out", "--json")
+    assert code == 0, err
+    found = json.loads(out)
+    assert [each["id"] for each in found["outcomes"]] == ["01.png", "02.png"]
+    assert found["pictures"] == found["clean"]["of"] == 2
+
+
 def test_groups_that_cannot_be_told(capsys, folder, tmp_path):
     for more, complaint in [
         (["--group", "weather"], "no column 'weather' for --group; it has file, class_name, light"),

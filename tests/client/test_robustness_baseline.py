@@ -115,6 +115,15 @@ def test_what_is_written_is_read_again(pictures, tmp_path):  # noqa: F811
     assert compared(run, read, 0).thresholds == compared(run, run, 0).thresholds
 
 
+@pytest.mark.parametrize("margin", [float("nan"), float("inf"), 1.5])
+def test_a_margin_that_is_no_number_is_left_out(pictures, tmp_path, margin):  # noqa: F811
+    run = record(Model(), pictures, tmp_path)
+    odd = replace(run, outcomes=[replace(each, margin=margin) for each in run.outcomes])
+    document = results.document(odd, counted(odd.plan, odd.pictures, odd.outcomes), results.RunStats(30, 0, 1, 1.0))
+    json.dumps(document, allow_nan=False)
+    assert {each["trials"]["clean"].get("margin") for each in document["outcomes"]} == {1.5 if margin == 1.5 else None}
+
+
 def test_other_runs_are_refused_with_what_differs(pictures, tmp_path):  # noqa: F811
     run = record(Model(), pictures, tmp_path / "run")
     np.savez(

@@ -104,6 +104,10 @@ def test_what_is_not_one_run_is_refused(pictures, folders, tmp_path):  # noqa: F
     ]:
         with pytest.raises(NotOneRun, match=complaint):
             merged(given)
+    del forged["seed"]
+    (tmp_path / "forged" / "results.json").write_text(json.dumps(forged))
+    with pytest.raises(ValueError, match="forged is damaged: KeyError: 'seed'"):
+        merged([*folders[:3], tmp_path / "forged"])
     copy = tmp_path / "copy"
     copy.mkdir()
     (copy / "results.json").write_text((folders[2] / "results.json").read_text())

@@ -44,7 +44,7 @@ class Change:
         """The figure may fall by so much of the pictures."""
         least, most = (count / self.now.of for count in (self.least, self.most))
         name = f"change of {self.name} since the baseline"
-        return Threshold(name, least, least=-no_worse, possible=most if self.attack else None)
+        return Threshold(name, least, least=0.0 - no_worse, possible=most if self.attack else None)
 
 
 @dataclass(frozen=True)

@@ -39,15 +39,18 @@ def document(path: Path) -> dict[str, Any]:
 
 def record(path: Path) -> Record:
     """The record of the run that wrote a file, or the results.json of a folder. Raises CannotRead."""
-    found = document(path)
+    return recorded(path, document(path))
+
+
+def recorded(path: Path, found: Mapping[str, Any]) -> Record:
+    """The record in the document of a file. Raises CannotRead."""
     try:
-        return recorded(found)
+        return _recorded(found)
     except (KeyError, TypeError, AttributeError) as error:
         raise CannotRead(f"{path} is damaged: {type(error).__name__}: {error}") from error
 
 
-def recorded(found: Mapping[str, Any]) -> Record:
-    """The record in a document."""
+def _recorded(found: Mapping[str, Any]) -> Record:
     trials = [_trial(each) for each in found["trials"]]
     plan = Plan(
         model=found["model"],

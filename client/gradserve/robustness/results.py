@@ -1,6 +1,7 @@
 """The figures and the outcomes as a JSON document; docs/robustness.md describes it."""
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -119,7 +120,7 @@ def _outcome(outcome: Outcome) -> dict[str, Any]:
     values = {
         "state": outcome.state,
         "predicted": outcome.predicted,
-        "margin": outcome.margin,
+        "margin": outcome.margin if outcome.margin is not None and math.isfinite(outcome.margin) else None,
         "detail": outcome.detail,
         "loss": outcome.loss,
         "warnings": list(outcome.warnings),

@@ -38,8 +38,8 @@ def merged(folders: Sequence[Path]) -> tuple[Record, RunStats]:
     if not folders:
         raise NotOneRun("--merge needs the folders of all shards, such as --merge out-*/")
     found = {str(folder): reading.document(folder) for folder in folders}
+    records = {name: reading.recorded(Path(name), each) for name, each in found.items()}
     _check_settings(found)
-    records = {name: reading.record(Path(name)) for name in found}
     parts = _by_number(records)
     first = next(iter(records.values()))
     pictures: list[Picture | None] = [None] * first.whole.pictures
