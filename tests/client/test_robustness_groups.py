@@ -9,6 +9,7 @@ from gradserve.datasets import open_dataset
 from gradserve.robustness import reading, results
 from gradserve.robustness.figures import counted
 from gradserve.robustness.groups import check_column, grouped
+from gradserve.robustness.plan import CheckSpec
 from gradserve.robustness.proportion import Proportion
 from gradserve.robustness.record import Record, described
 
@@ -88,6 +89,23 @@ def test_reports_show_the_groups_and_results_are_read_again(pictures, tmp_path):
     read = reading.record(tmp_path)
     assert grouped(counted(read.plan, read.pictures, read.outcomes), read, None) == figures
     assert "By light" in (tmp_path / "report.html").read_text()
+
+
+def test_corruption_errors_by_group_have_intervals(pictures, tmp_path):
+    plan, _, journal = measured(ReadsFiles(), pictures, tmp_path / "out", CheckSpec([], [], {}, kinds=["fog"]))
+    record = Record(plan, described(pictures, "light"), column="light").answered(journal)
+    figures = grouped(counted(plan, record.pictures, record.outcomes), record, None)
+    effort, shown = results.RunStats(29, 0, 1, 1.0), robustness_report.Shown()
+    document = robustness_report.write(tmp_path, record, figures, effort, shown, {})
+    for name, numbers in (("day", range(1, 10)), ("night", range(10, 20)), ("(none)", range(20, 30))):
+        (fog,) = document["groups"]["figures"][name]["corruptions"]
+        for severity in range(1, 6):
+            wrong = Proportion(sum(number < 4 * severity for number in numbers), len(numbers))
+            assert fog["errors"][str(severity)] == pytest.approx(wrong.value)
+            assert fog["intervals"][str(severity)] == list(wrong.interval)
+    page = (tmp_path / "report.html").read_text()
+    assert "error, fog 5" in page
+    assert "10 of 10" in page
 
 
 def test_columns_that_there_are_not(pictures, tmp_path):

@@ -56,6 +56,11 @@ class CorruptionResult:
     reference: Mapping[str, float]
     failed: int
     warnings: Mapping[str, int] = field(default_factory=dict)
+    of: int = 0  # Pictures that each error is a share of.
+
+    def wrong(self, severity: str) -> Proportion:
+        """The pictures that were named wrongly at a severity."""
+        return Proportion(round(self.errors[severity] * self.of), self.of)
 
     @property
     def mean(self) -> float:
@@ -194,6 +199,7 @@ def _corruptions(
             errors.get((kind, plan.reference), {}),
             failed[kind],
             _count_pictures(answered[kind], "warnings"),
+            len(readable),
         )
         for kind in dict.fromkeys(trial.name for trial in natural)
     ]

@@ -190,6 +190,7 @@ def _corruption(result: CorruptionResult) -> dict[str, Any]:
     return {
         "kind": result.kind,
         "errors": dict(result.errors),
+        "intervals": {severity: list(result.wrong(severity).interval) for severity in result.errors},
         "mean_error": result.mean,
         "reference_errors": dict(result.reference),
         "ce": result.relative,

@@ -206,11 +206,12 @@ def _groups(figures: Figures) -> list[page.Section]:
     if not figures.column:
         return []
     rows = [[name, *row.cells()] for name, group in figures.groups.items() for row in accuracy_rows(group)]
-    rows += [
-        [name, f"{each.kind}, mean error", each.mean, "", ""]
-        for name, group in figures.groups.items()
-        for each in group.corruptions
-    ]
+    for name, group in figures.groups.items():
+        for each in group.corruptions:
+            for severity, error in each.errors.items():
+                low, high = each.wrong(severity).interval
+                count = f"{each.wrong(severity).count} of {each.of}"
+                rows.append([name, f"error, {each.kind} {severity}", error, f"{low:.1%} to {high:.1%}", count])
     table = page.Table([figures.column, "", "share", "95 % interval (Wilson)", "pictures"], rows)
     return [page.Section(f"By {figures.column}", "", [], (), [table])]
 
