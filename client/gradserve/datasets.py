@@ -9,7 +9,7 @@ file.npz                                images [N,H,W,3] uint8, or jpeg (all fil
 
 import csv
 import io
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import pairwise
@@ -44,6 +44,7 @@ class Example:
     label: int | None
     class_name: str
     source: Callable[[], ImageLike] = field(repr=False, compare=False)
+    columns: Mapping[str, str] = field(default_factory=dict, repr=False, compare=False)  # Its line of labels.csv.
 
     @property
     def image(self) -> ImageLike:
@@ -163,6 +164,7 @@ class _Row(NamedTuple):
     file: str
     number: int | None
     name: str
+    columns: Mapping[str, str]
 
 
 def _from_table(path: Path) -> Dataset:
@@ -174,7 +176,10 @@ def _from_table(path: Path) -> Dataset:
     number = {name: place for place, name in enumerate(sorted({row.name for row in rows}))}
     names = {row.number: row.name for row in rows if row.number is not None} if numbered else {}
     classes = tuple(names.get(i, "") for i in range(max(names) + 1)) if names else tuple(number)
-    examples = [_example(r.file, r.number if numbered else number[r.name], r.name, path / r.file) for r in rows]
+    examples = [
+        replace(_example(r.file, r.number if numbered else number[r.name], r.name, path / r.file), columns=r.columns)
+        for r in rows
+    ]
     return Dataset(path, tuple(examples), classes, numbered)
 
 
@@ -186,9 +191,10 @@ def _row(path: Path, line: int, row: dict[str, Any]) -> _Row:
     index = cell("class_index") or (label if label.isdecimal() else "")
     name = cell("class_name", "class") or ("" if label.isdecimal() else label)
     if not file or not (index.isdecimal() or (name and not index)):
-        columns = "file, and class_index (a whole number), class_name or label"
-        raise ValueError(f"{path / LABELS_FILE}, line {line}: each line needs {columns}; it has {row}")
-    return _Row(file, int(index) if index else None, name)
+        needed = "file, and class_index (a whole number), class_name or label"
+        raise ValueError(f"{path / LABELS_FILE}, line {line}: each line needs {needed}; it has {row}")
+    columns = {column: str(value or "").strip() for column, value in row.items() if column}
+    return _Row(file, int(index) if index else None, name, columns)
 
 
 def _from_npz(path: Path) -> Dataset:

@@ -65,6 +65,22 @@ def test_exit_codes_and_files(capsys, digits, tmp_path):
     assert 'failures="1"' in (tmp_path / "junit.xml").read_text()
 
 
+def test_a_range_of_budgets_gives_a_curve(capsys, digits, tmp_path):
+    arguments = ["--data", digits, "--limit", 30, "--eps", "0:0.2:0.05", "--param", "steps=3", "--worst", 0, "--json"]
+    code, out, err = gate(capsys, *arguments, "--out", tmp_path)
+    assert code == 0, err
+    found = json.loads(out)
+    (curve,) = found["curves"]
+    rights = [point["right"] for point in curve["points"]]
+    assert [point["level"] for point in curve["points"]] == ["0", "0.05", "0.1", "0.15", "51/255"]
+    assert rights[0] == found["clean"]["right"] > rights[-1]
+    assert rights == sorted(rights, reverse=True)
+    for point, eps in zip(curve["points"], (0, 0.05, 0.1, 0.15, 0.2), strict=True):
+        least = [picture["smallest_eps"]["pgd"] for picture in found["outcomes"]]
+        assert point["right"] == sum(each is None or each > eps for each in least)
+    assert 'class="band c0"' in (tmp_path / "report.html").read_text()
+
+
 def test_a_killed_run_goes_on_and_finds_the_same_figures(capsys, digits, tmp_path):
     arguments = ["--data", digits, "--eps", "0.1", "--seed", 3, "--worst", 0, "--json", "--min-robust-accuracy", 0]
     _, out, _ = gate(capsys, *arguments, "--out", tmp_path / "whole")
@@ -140,6 +156,7 @@ def test_what_cannot_be_measured_is_neither_passed_nor_failed(capsys, digits, tm
         (["--data", digits, "--eps", "2"], "eps"),
         (["--data", digits, "--eps", "-4/255"], "eps"),
         (["--data", digits, "--eps", "a lot"], "number or a fraction"),
+        (["--data", digits, "--eps", "8/255:0:1/255"], "the wrong way round"),
         (["--data", digits, "--attack", "pdg"], "nearest: pgd"),
         (["--data", digits, "--param", "steps=1000000"], "steps"),
         (["--data", digits, "--param", "steps=0"], "steps"),

@@ -18,9 +18,10 @@ import typer
 from gradserve import AsyncClient, Client, Method
 from gradserve.cli.output import counter
 from gradserve.datasets import Dataset, open_dataset
-from gradserve.robustness.figures import Proportion, counted
+from gradserve.robustness.figures import counted
 from gradserve.robustness.journal import Journal
 from gradserve.robustness.plan import Plan, Trial
+from gradserve.robustness.proportion import Proportion
 from gradserve.robustness.run import Check
 
 from . import report

@@ -13,9 +13,11 @@ from gradserve.cli import output
 from gradserve.cli.commands import robustness_report
 from gradserve.results.attack import OBSTACLES, Certificate
 from gradserve.robustness import junit, results
-from gradserve.robustness.figures import Limits, Proportion, Threshold
 from gradserve.robustness.journal import Journal, JournalMismatch
 from gradserve.robustness.plan import CheckSpec
+from gradserve.robustness.proportion import Proportion
+from gradserve.robustness.record import Record, described
+from gradserve.robustness.thresholds import Limits, Threshold
 
 from .test_robustness import EPS, PGD, Model, card, measured, pictures  # noqa: F401  a fixture
 
@@ -157,10 +159,10 @@ def test_a_journal_of_the_older_rules_is_refused(pictures, tmp_path):  # noqa: F
 
 def test_every_report_says_what_was_not_measured_and_why(pictures, tmp_path, monkeypatch):  # noqa: F811
     wish = CheckSpec(PGD.methods, EPS[:1], PGD.arguments)
-    plan, found, _ = small(tmp_path, pictures, Limits(robust=0.7), wish)
+    plan, found, journal = small(tmp_path, pictures, Limits(robust=0.7), wish)
     effort = results.RunStats(30, 0, 100, 2.0)
 
-    document = results.document(plan, found, effort)
+    document = results.document(Record(plan, described(pictures)).answered(journal), found, effort)
     assert json.loads(json.dumps(document, allow_nan=False)) == document
     assert (document["verdict"], document["holds"]) == ("not_measured", False)
     (robust,) = document["robust"]

@@ -14,10 +14,13 @@ from gradserve.datasets import open_dataset
 from gradserve.results.common import Score
 from gradserve.results.models import ModelCard
 from gradserve.robustness import junit, results
-from gradserve.robustness.figures import CorruptionResult, Limits, Proportion, counted, mean_ce
+from gradserve.robustness.figures import CorruptionResult, counted, mean_ce
 from gradserve.robustness.journal import Journal, JournalMismatch
 from gradserve.robustness.plan import CheckSpec, eps_text
+from gradserve.robustness.proportion import Proportion
+from gradserve.robustness.record import Record, described
 from gradserve.robustness.run import Check
+from gradserve.robustness.thresholds import Limits
 from gradserve.transport.retry import RetryPolicy
 
 CLASSES = ("cat", "dog", "ship")
@@ -297,7 +300,10 @@ def test_a_defence_is_tried_on_all_pictures(pictures, tmp_path):
 def test_thresholds_and_what_is_written(pictures, tmp_path):
     trouble = {(7, "pgd"): [BROKEN] * 9, (1, "predict"): [DAMAGED]}
     limits = Limits(robust=0.5, clean=0.7)
-    plan, found, _ = measured(Model(trouble), pictures, tmp_path, limits=limits, retry_policy=RetryPolicy(retries=0))
+    plan, found, journal = measured(
+        Model(trouble), pictures, tmp_path, limits=limits, retry_policy=RetryPolicy(retries=0)
+    )
+    record = Record(plan, described(pictures)).answered(journal)
     assert [each.verdict for each in found.thresholds] == ["passed", "passed", "failed"]
     junit.write(tmp_path / "junit.xml", found, "net", 1.5)
     suite = Tree.parse(tmp_path / "junit.xml").getroot()
@@ -306,7 +312,7 @@ def test_thresholds_and_what_is_written(pictures, tmp_path):
     }  # fmt: skip
     (failed,) = [case.get("name") for case in suite.iter("testcase") if case.find("failure") is not None]
     assert failed == "robust accuracy, pgd 8/255"
-    document = results.document(plan, found, results.RunStats(30, 0, 100, 2.0))
+    document = results.document(record, found, results.RunStats(30, 0, 100, 2.0))
     assert json.loads(json.dumps(document, allow_nan=False)) == document
     assert document["robust"][1]["right"] == 10
     assert document["effort"]["rows_per_second"] == 50

@@ -11,7 +11,7 @@ import pytest
 from gradserve.cli import command_lines
 from gradserve.cli.commands import robustness_report
 from gradserve.robustness import results
-from gradserve.robustness.figures import Limits
+from gradserve.robustness.thresholds import Limits
 
 from .test_not_measured import Blind
 from .test_robustness import EPS, PGD, Model, measured, pictures  # noqa: F401  a fixture

@@ -1,4 +1,4 @@
-"""Lines and stacked bars in pixels, for a template that draws them as SVG."""
+"""Lines, bands and stacked bars in pixels, for a template that draws them as SVG."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -9,6 +9,7 @@ LEFT, RIGHT, TOP, BOTTOM = 60, 12, 12, 40  # Pixels around its plot.
 _MIN_SECONDS = 1e-4  # Shorter times are drawn as this one on the logarithmic axis.
 
 Points = Sequence[tuple[float, float | None]]  # A value of None is a gap.
+SharePoint = tuple[float, float, float, float]  # Where, the share there, and the lower and upper end of its band.
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,14 @@ class Line:
     name: str
     path: str
     points: Sequence[tuple[float, float]]
+
+
+@dataclass(frozen=True)
+class Band:
+    """The area between two lines, with the name of the line that it belongs to, and its outline as SVG writes it."""
+
+    name: str
+    path: str
 
 
 @dataclass(frozen=True)
@@ -51,6 +60,7 @@ class Chart:
     names: Sequence[str]
     lines: Sequence[Line] = ()
     bars: Sequence[Bar] = ()
+    bands: Sequence[Band] = ()
 
 
 def latencies(title: str, x_label: str, x_end: float, series: Mapping[str, Points]) -> Chart:
@@ -70,6 +80,27 @@ def latencies(title: str, x_label: str, x_end: float, series: Mapping[str, Point
         y_ticks=[Tick(place(0, y)[1], f"{y:g}") for power in range(first, last) for y in _of_decade(power)],
         names=list(series),
         lines=[_line(name, [None if y is None else place(x, y) for x, y in points]) for name, points in series.items()],
+    )
+
+
+def shares(title: str, x_label: str, y_label: str, series: Mapping[str, Sequence[SharePoint]]) -> Chart:
+    """Lines of shares by their names, each within its band; both axes begin at 0."""
+    x_end = max((x for points in series.values() for x, *_ in points), default=1.0) or 1.0
+    lines = {name: [(_x(x / x_end), _y(y)) for x, y, _, _ in points] for name, points in series.items()}
+    outlines = {
+        name: [(_x(x / x_end), _y(low)) for x, _, low, _ in points]
+        + [(_x(x / x_end), _y(high)) for x, _, _, high in reversed(points)]
+        for name, points in series.items()
+    }
+    return Chart(
+        title=title,
+        x_label=x_label,
+        y_label=y_label,
+        x_ticks=[Tick(_x(x / x_end), f"{x:g}") for x in _steps(x_end)],
+        y_ticks=[Tick(_y(percent / 100), f"{percent} %") for percent in range(0, 101, 25)],
+        names=list(series),
+        lines=[_line(name, points) for name, points in lines.items()],
+        bands=[Band(name, _line(name, points).path + "Z") for name, points in outlines.items()],
     )
 
 

@@ -1,48 +1,21 @@
 """Counting outcomes: accuracies with Wilson intervals, corruption errors, mCE, and whether the thresholds hold."""
 
-import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from gradserve.datasets import Dataset
-from gradserve.robustness.journal import Journal, Outcome
+from gradserve.datasets import Example
+from gradserve.robustness.comparison import Comparison
+from gradserve.robustness.curves import Curve
+from gradserve.robustness.journal import Outcome
 from gradserve.robustness.plan import CLEAN, Plan, Trial
+from gradserve.robustness.proportion import Proportion
+from gradserve.robustness.record import Picture
+from gradserve.robustness.thresholds import Limits, Threshold, Verdict
 
-Z95 = 1.959963984540054  # The normal distribution's two-sided 95 % quantile.
-
-Verdict = Literal["passed", "failed", "not_measured"]
+NO_LIMITS = Limits()
 _WORST_FIRST = ("wrong", "not_measured", "right")
-
-
-@dataclass(frozen=True)
-class Proportion:
-    """So many of so many."""
-
-    count: int
-    of: int
-
-    @property
-    def value(self) -> float:
-        """The share, 0 of nothing."""
-        return self.count / self.of if self.of else 0.0
-
-    @property
-    def interval(self) -> tuple[float, float]:
-        """The 95 % interval of Wilson (1927)."""
-        if not self.of:
-            return 0.0, 1.0
-        centre = self.value + Z95**2 / (2 * self.of)
-        reach = Z95 * math.sqrt(self.value * (1 - self.value) / self.of + (Z95 / (2 * self.of)) ** 2)
-        scale = 1 + Z95**2 / self.of
-        low, high = (centre - reach) / scale, (centre + reach) / scale
-        # The share lies within in spite of rounding.
-        return max(0.0, min(low, self.value)), min(1.0, max(high, self.value))
-
-    def __str__(self) -> str:
-        low, high = self.interval
-        return f"{self.value:.1%} ({low:.1%} to {high:.1%})"
 
 
 @dataclass(frozen=True)
@@ -83,6 +56,11 @@ class CorruptionResult:
     reference: Mapping[str, float]
     failed: int
     warnings: Mapping[str, int] = field(default_factory=dict)
+    of: int = 0  # Pictures that each error is a share of.
+
+    def wrong(self, severity: str) -> Proportion:
+        """The pictures that were named wrongly at a severity."""
+        return Proportion(round(self.errors[severity] * self.of), self.of)
 
     @property
     def mean(self) -> float:
@@ -94,48 +72,6 @@ class CorruptionResult:
         """CE (Hendrycks & Dietterich 2019); None without a reference that errs."""
         total = sum(self.reference.values())
         return sum(self.errors.values()) / total if total else None
-
-
-@dataclass(frozen=True)
-class Threshold:
-    """A figure, and the least or the most that is asked of it.
-
-    Where not every picture was measured, the figure lies between `value` and `possible`.
-    """
-
-    name: str
-    value: float | None
-    least: float | None = None
-    most: float | None = None
-    possible: float | None = None
-
-    @property
-    def verdict(self) -> Verdict:
-        """Whether it holds, whatever became of the pictures that were not measured; a missing figure does not."""
-        if self._allows(self.value):
-            return "passed"
-        return "not_measured" if self._allows(self.possible) else "failed"
-
-    def _allows(self, value: float | None) -> bool:
-        if value is None:
-            return False
-        return (self.least is None or value >= self.least) and (self.most is None or value <= self.most)
-
-    def __str__(self) -> str:
-        bound = f"at least {self.least:.1%}" if self.least is not None else f"at most {self.most:.1%}"
-        value = "unknown" if self.value is None else f"{self.value:.1%}"
-        if self.possible is not None and self.possible != self.value:
-            value = f"{value} to {self.possible:.1%}, since not every picture was measured"
-        return f"{self.name}: {value}, {bound} wanted"
-
-
-@dataclass(frozen=True)
-class Limits:
-    """The thresholds of a check, each None where there is none: least robust and clean accuracy, and the most mCE."""
-
-    robust: float | None = None
-    clean: float | None = None
-    mce: float | None = None
 
 
 @dataclass(frozen=True)
@@ -152,6 +88,14 @@ class Figures:
     thresholds: Sequence[Threshold]
     warnings: Mapping[str, int] = field(default_factory=dict)  # Warnings for the clean pictures, and their counts.
     head: str = "softmax"  # The model's head.
+    comparison: Comparison | None = None  # With an earlier run.
+    curves: Sequence[Curve] = ()  # Accuracy over budget.
+    column: str = ""  # The column of labels.csv that groups the pictures, and the figures of each group.
+    groups: Mapping[str, "Figures"] = field(default_factory=dict)
+
+    def beside(self, comparison: Comparison) -> "Figures":
+        """With a comparison and its thresholds."""
+        return replace(self, comparison=comparison, thresholds=[*self.thresholds, *comparison.thresholds])
 
     @property
     def verdict(self) -> Verdict:
@@ -168,10 +112,12 @@ class Figures:
         return "not_measured" if "not_measured" in verdicts or blind else "passed"
 
 
-def counted(plan: Plan, dataset: Dataset, journal: Journal, limits: Limits = Limits()) -> Figures:
-    """The figures of a finished run."""
-    ids = {example.id for example in dataset}
-    outcomes = [outcome for outcome in journal if outcome.id in ids]
+def counted(
+    plan: Plan, pictures: Iterable[Example | Picture], answers: Iterable[Outcome], limits: Limits = NO_LIMITS
+) -> Figures:
+    """The figures of these pictures in a finished run, whose journal may know the outcomes of others too."""
+    ids = {picture.id for picture in pictures}
+    outcomes = [outcome for outcome in answers if outcome.id in ids]
     unreadable = {each.id: each.detail for each in outcomes if each.state == "unreadable"}
     names = {trial.key: str(trial) if trial.model == plan.model else trial.key for trial in plan.trials}
     failed = {f"{o.id}, {names.get(o.trial, o.trial)}": o.detail for o in outcomes if o.state == "failed"}
@@ -253,6 +199,7 @@ def _corruptions(
             errors.get((kind, plan.reference), {}),
             failed[kind],
             _count_pictures(answered[kind], "warnings"),
+            len(readable),
         )
         for kind in dict.fromkeys(trial.name for trial in natural)
     ]

@@ -7,6 +7,8 @@ from types import MappingProxyType
 from PIL import Image
 
 from gradserve import pages
+from gradserve.load import charts
+from gradserve.load.charts import Chart
 
 _MAX_SIDE = 480  # Pixels of a picture's longer side on the page.
 
@@ -50,6 +52,7 @@ class Section:
     stories: Sequence[Story]
     facts: Sequence[str] = ()
     tables: Sequence[Table] = ()
+    charts: Sequence[Chart] = ()
 
 
 @dataclass(frozen=True)
@@ -69,5 +72,5 @@ def html(
     origin: Mapping[str, str] = MappingProxyType({}),
 ) -> str:
     """The whole page, with all its pictures inside. `origin`: names and values of what the page comes from."""
-    values = {"title": title, "lead": lead, "sections": sections, "verdict": verdict, "origin": origin}
+    values = {"title": title, "lead": lead, "sections": sections, "verdict": verdict, "origin": origin, "size": charts}
     return pages.rendered("robustness", values, _MAX_SIDE)

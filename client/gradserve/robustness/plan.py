@@ -34,9 +34,13 @@ class Trial:
     @property
     def key(self) -> str:
         """What the journal calls it: everything that its outcome depends on, but for the seed and the like."""
+        return ", ".join([f"{self} on {self.model}", *(f"{name}={text}" for name, text in self.settings.items())])
+
+    @property
+    def settings(self) -> dict[str, str]:
+        """The parameters and arguments that are not in its name, as texts in the order of their names."""
         settings = {**self.method.parameters, **self.arguments}
-        others = [f"{name}={settings[name]}" for name in sorted(settings) if name not in ("eps", "kind", "severity")]
-        return ", ".join([f"{self} on {self.model}", *others])
+        return {name: str(settings[name]) for name in sorted(settings) if name not in ("eps", "kind", "severity")}
 
     def __str__(self) -> str:
         return f"{self.name} {self.level}"

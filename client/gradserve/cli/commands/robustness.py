@@ -1,171 +1,55 @@
 """`gradserve robustness`: a gate for deployments."""
 
 import asyncio
-import json
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any, NoReturn
 
 import typer
 
 from gradserve.aio import AsyncClient
-from gradserve.cli import options, output, parse
-from gradserve.cli.commands import robustness_report
-from gradserve.cli.commands.attack import LOSSES, METHODS, NORMS
+from gradserve.cli import options, output
+from gradserve.cli.commands import robustness_comparison, robustness_merge, robustness_report
+from gradserve.cli.commands.robustness_options import (
+    Concurrency,
+    Data,
+    Folders,
+    Merge,
+    Reports,
+    ShardText,
+    Thresholds,
+    Trials,
+)
 from gradserve.datasets import Dataset, open_dataset
 from gradserve.errors import GradserveError
-from gradserve.messages import fields
-from gradserve.messages.attack import ATTACK_METHOD, amount
-from gradserve.robustness import junit, results
-from gradserve.robustness.figures import Limits, counted
+from gradserve.robustness import reading, record, results, shards
+from gradserve.robustness.comparison import check_comparable
+from gradserve.robustness.groups import check_column
 from gradserve.robustness.journal import Journal, JournalMismatch
-from gradserve.robustness.plan import CheckSpec, Plan, check_labels
+from gradserve.robustness.judging import all_figures
+from gradserve.robustness.plan import CheckSpec, check_labels
+from gradserve.robustness.record import Record, Shard, Whole
 from gradserve.robustness.run import Check
-from gradserve.v1 import attack_pb2
+from gradserve.robustness.thresholds import Limits
 
-KINDS = fields.choices(attack_pb2.CorruptionKind.DESCRIPTOR)
-REPORTS = ("results.json", "junit.xml", "report.html")
 EXIT_CODES = {"passed": 0, "failed": 1, "not_measured": 2}
-_THRESHOLDS, _TRIALS, _OUTPUT = "Thresholds", "Attacks and corruptions", "Output"
-
-Data = Annotated[
-    Path,
-    typer.Option(
-        "--data",
-        "-d",
-        exists=True,
-        help="Labelled pictures: a folder of class folders, a folder with labels.csv (file, class_name) or an .npz.",
-    ),
-]
-Concurrency = Annotated[
-    int, typer.Option("--concurrency", min=1, max=1024, help="Pictures under way at once.", rich_help_panel="Request")
-]
-
-
-@dataclass(frozen=True)
-class Trials:
-    """What is done to the pictures."""
-
-    attack: Annotated[
-        list[str],
-        options.one_of(
-            "--attack", names=[*METHODS, "none"], text="One of {}. May be repeated.", rich_help_panel=_TRIALS
-        ),
-    ] = field(default_factory=lambda: ["pgd"])
-    eps: Annotated[
-        list[str],
-        typer.Option(
-            "--eps", help="Budget: 4/255, 0.015; the model's own if left out. May be repeated.", rich_help_panel=_TRIALS
-        ),
-    ] = field(default_factory=list)
-    param: Annotated[
-        list[str],
-        typer.Option(
-            "--param", help="NAME=VALUE, or ATTACK.NAME=VALUE with several. May be repeated.", rich_help_panel=_TRIALS
-        ),
-    ] = field(default_factory=list)
-    norm: Annotated[str, options.one_of("--norm", names=NORMS, text="Of the budget: {}.", rich_help_panel=_TRIALS)] = (
-        "linf"
-    )
-    loss: Annotated[
-        str | None,
-        options.one_of("--loss", names=LOSSES, text="{}; the attack's own if left out.", rich_help_panel=_TRIALS),
-    ] = None
-    defence: Annotated[
-        str | None,
-        typer.Option(
-            "--defence",
-            help="Put before the model: jpeg, bit_depth, blur or noise; jpeg:quality=50.",
-            rich_help_panel=_TRIALS,
-        ),
-    ] = None
-    adaptive: Annotated[
-        bool, typer.Option("--adaptive", help="Let attacks see through the defence.", rich_help_panel=_TRIALS)
-    ] = False
-    corruption: Annotated[
-        list[str],
-        options.one_of(
-            "--corruption",
-            names=[*KINDS, "all"],
-            text="A kind of ImageNet-C in its 5 severities, or all: {}. May be repeated.",
-            rich_help_panel=_TRIALS,
-        ),
-    ] = field(default_factory=list)
-    reference: Annotated[
-        str,
-        typer.Option("--reference", help="Served model that mCE is relative to.", rich_help_panel=_TRIALS),
-    ] = ""
-
-    def spec(self, seed: int, preprocess: str, precision: str) -> CheckSpec:
-        """The check that is asked for."""
-        arguments: dict[str, Any] = {"norm": self.norm, "loss": self.loss, "adaptive": self.adaptive}
-        arguments["defence"] = parse.defence(self.defence) if self.defence else None
-        return CheckSpec(
-            methods=parse.methods([name for name in self.attack if name != "none"], self.param, ATTACK_METHOD),
-            budgets=[amount("--eps", text) for text in self.eps],
-            arguments={name: value for name, value in arguments.items() if value},
-            kinds=_kinds(self.corruption),
-            seed=seed,
-            preprocess=preprocess,
-            precision=precision,
-        )
-
-
-@dataclass(frozen=True)
-class Thresholds:
-    """What must hold for the check to pass."""
-
-    min_robust_accuracy: Annotated[
-        float | None,
-        typer.Option(
-            "--min-robust-accuracy",
-            min=0,
-            max=1,
-            help="Least share that stands, at every eps.",
-            rich_help_panel=_THRESHOLDS,
-        ),
-    ] = None
-    min_clean_accuracy: Annotated[
-        float | None,
-        typer.Option(
-            "--min-clean-accuracy",
-            min=0,
-            max=1,
-            help="Least accuracy on the pictures as they are.",
-            rich_help_panel=_THRESHOLDS,
-        ),
-    ] = None
-    max_mce: Annotated[
-        float | None,
-        typer.Option("--max-mce", min=0, help="Largest mCE; the reference has 1.", rich_help_panel=_THRESHOLDS),
-    ] = None
-
-    def limits(self) -> Limits:
-        """The thresholds as the check takes them."""
-        return Limits(self.min_robust_accuracy, self.min_clean_accuracy, self.max_mce)
-
-
-@dataclass(frozen=True)
-class Reports:
-    """Where the reports go, and what they show."""
-
-    out: Annotated[
-        Path,
-        typer.Option("--out", "-o", file_okay=False, help="Folder for reports and journal.", rich_help_panel=_OUTPUT),
-    ] = Path("robustness-out")
-    restart: Annotated[
-        bool, typer.Option("--restart", help="Forget the journal in --out.", rich_help_panel=_OUTPUT)
-    ] = False
-    worst: Annotated[
-        int, typer.Option("--worst", min=0, max=100, help="Worst cases to show.", rich_help_panel=_OUTPUT)
-    ] = 12
 
 
 class NotMeasured(ValueError):
     """The check could not be made, which is neither passed nor failed."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """The pictures that are measured: so many of a set, or a shard of them; and the column that groups them."""
+
+    dataset: Dataset
+    limit: int | None
+    shard: Shard | None
+    column: str
 
 
 @dataclass(frozen=True)
@@ -174,10 +58,10 @@ class Setting:
 
     model: str
     reference: str
-    dataset: Dataset
+    source: Source
     spec: CheckSpec
     limits: Limits
-    limit: int | None
+    baseline: Record | None
     concurrency: int
     reports: Reports
     server: str
@@ -185,10 +69,13 @@ class Setting:
 
 @options.grouped
 def robustness(
-    data: Data,
+    folders: Folders = None,
     *,
+    data: Data = None,
+    merge: Merge = False,
     model: options.Model = "",
     limit: options.Limit = None,
+    shard: ShardText = "",
     trials: Trials,
     thresholds: Thresholds,
     seed: options.Seed = None,
@@ -210,18 +97,37 @@ def robustness(
     A picture whose attack had nothing to follow is tried again with the margin loss. Where that has nothing to follow
     either the picture is not measured, and the exit code is 2 if it could change the verdict.
 
+    With --shard 3/16 every sixteenth picture is measured, from the third on; --merge makes one run's reports of the
+    sixteen folders.
+
+    With --baseline every figure is compared with an earlier run's on the same pictures, and --no-worse says by how much
+    one may fall.
+
     A run that was stopped goes on when the same command is given again. A failed request is sent again, and what
     fails for good counts as fallen. Unreadable pictures are counted apart.
 
     Example: `gradserve robustness --data photos/ --model cifar10-robust --eps 4/255 --min-robust-accuracy 0.40`
 
     Example: `gradserve robustness --data cifar.npz --model cifar10-robust --attack none --corruption all --out noisy/`
+
+    Example: `gradserve robustness --merge out-*/ --min-robust-accuracy 0.40`
     """
+    if merge:
+        if (data, limit, shard, seed, trials) != (None, None, "", None, Trials()):
+            raise ValueError("--merge takes what its shards measured; it goes with thresholds, --out and --json alone")
+        _end(robustness_merge.merge(folders or [], thresholds, reports.out, model), as_json)
     spec, limits = trials.spec(seed or 0, preprocess, precision), thresholds.limits()
     _check(spec, limits, trials.reference)
-    dataset = open_dataset(data)
-    setting = Setting(model, trials.reference, dataset, spec, limits, limit, concurrency, reports, connection.address)
+    dataset, part = _opened(data, folders), shards.parsed(shard) if shard else None
+    baseline = reading.record(thresholds.baseline) if thresholds.baseline else None
+    source = Source(dataset, limit, part, thresholds.group)
+    setting = Setting(model, trials.reference, source, spec, limits, baseline, concurrency, reports, connection.address)
     document = _document(partial(connection.async_client, timeout), setting)
+    _end(document, as_json)
+
+
+def _end(document: Mapping[str, Any], as_json: bool) -> NoReturn:
+    """Exit with the code of the verdict."""
     if as_json:
         output.print_json(document)
     raise typer.Exit(EXIT_CODES[document["verdict"]])
@@ -241,16 +147,13 @@ def _document(connect: Callable[[], AsyncClient], setting: Setting) -> dict[str,
         raise NotMeasured(str(error)) from error
 
 
-def _kinds(texts: list[str]) -> list[str]:
-    return [kind for kind in KINDS if kind in texts or "all" in texts]
-
-
 def _check(spec: CheckSpec, limits: Limits, reference: str) -> None:
     """Raises ValueError for thresholds on what is not measured."""
     if not spec.methods and not spec.kinds and limits.clean is None:
         raise ValueError("nothing to measure: name an --attack, a --corruption or a --min-clean-accuracy")
-    if limits.robust is not None and not spec.methods:
-        raise ValueError("--min-robust-accuracy needs an --attack")
+    for name, limit in (("robust", limits.robust), ("group-robust", limits.group_robust)):
+        if limit is not None and not spec.methods:
+            raise ValueError(f"--min-{name}-accuracy needs an --attack")
     if limits.mce is not None and not (reference and spec.kinds):
         raise ValueError("--max-mce needs --corruption all (or some kinds) and a --reference")
     if reference and not spec.kinds:
@@ -263,31 +166,52 @@ async def _measure(connect: Callable[[], AsyncClient], setting: Setting) -> dict
     async with connect() as client:  # The client belongs to the running event loop.
         card = await client.model(setting.model)
         plan = setting.spec.plan(card, await client.model(setting.reference) if setting.reference else None)
-        pictures = setting.dataset.labelled_for(card.classes)
+        pictures = setting.source.dataset.labelled_for(card.classes)
         check_labels(pictures)
-        dataset = pictures.take(setting.limit, plan.seed)
+        dataset, whole = _chosen(pictures, setting.source, plan.seed)
+        if setting.source.column:
+            check_column(pictures, setting.source.column)
+        described = record.described(dataset, setting.source.column)
+        asked = Record(plan, described, column=setting.source.column, shard=setting.source.shard, of_shard=whole)
+        if setting.baseline:
+            check_comparable(asked, setting.baseline)
         path = out / "journal.jsonl"
         if setting.reports.restart:
             path.unlink(missing_ok=True)
         with Journal(path, plan.described(pictures)) as journal:
-            for name in REPORTS:  # If this run ends early, no reports of an earlier one remain.
-                (out / name).unlink(missing_ok=True)
-            seconds = await _run(client, plan, journal, dataset, setting.concurrency)
-            figures = counted(plan, dataset, journal, setting.limits)
+            robustness_report.remove(out)  # If this run ends early, no reports of an earlier one remain.
+            seconds = await _run(Check(client, plan, journal), dataset, setting.concurrency)
+            measured = asked.answered(journal)
+            figures = all_figures(measured, setting.limits, setting.baseline)
             effort = results.RunStats(len(dataset), journal.found, journal.rows, seconds)
             cases = await robustness_report.worst(Check(client, plan, journal), dataset, setting.reports.worst)
-    document = results.document(plan, figures, effort)
-    (out / "results.json").write_text(json.dumps(document, indent=2, ensure_ascii=False) + "\n")
-    junit.write(out / "junit.xml", figures, plan.model, seconds)
+    comparison = figures.comparison
+    changed = robustness_comparison.stories(comparison, dataset, setting.reports.worst) if comparison else []
     origin = robustness_report.origin(plan, setting.server)
-    (out / "report.html").write_text(robustness_report.html(plan, figures, effort, cases, origin), encoding="utf-8")
-    robustness_report.show(plan, figures, effort, out)
-    return document
+    shown = robustness_report.Shown(cases, changed)
+    return robustness_report.write(out, measured, figures, effort, shown, origin)
 
 
-async def _run(client: AsyncClient, plan: Plan, journal: Journal, dataset: Dataset, concurrency: int) -> float:
+def _opened(data: Path | None, folders: list[Path] | None) -> Dataset:
+    """The set of --data. Raises ValueError without one."""
+    if folders:
+        raise ValueError(f"{folders[0]}: folders are for --merge; --data names the pictures")
+    if data is None:
+        raise ValueError("--data is missing: a folder of class folders, a folder with labels.csv or an .npz")
+    return open_dataset(data)
+
+
+def _chosen(pictures: Dataset, source: Source, seed: int) -> tuple[Dataset, Whole]:
+    """The pictures to measure, each once, and the set that they are or are a shard of."""
+    drawn = pictures.take(source.limit, seed)
+    dataset = replace(drawn, examples=tuple({example.id: example for example in drawn}.values()))
+    return shards.cut(dataset, source.shard) if source.shard else dataset, Whole.of(dataset)
+
+
+async def _run(check: Check, dataset: Dataset, concurrency: int) -> float:
     """Ask everything that is open, with a progress bar; returns seconds."""
     begin = time.perf_counter()
-    with output.counter(f"robustness of {plan.model}, requests", len(dataset) * (1 + len(plan.trials))) as report:
-        await Check(client, plan, journal, report).run(dataset, concurrency)
+    what, count = f"robustness of {check.plan.model}, requests", len(dataset) * (1 + len(check.plan.trials))
+    with output.counter(what, count) as report:
+        await replace(check, report=report).run(dataset, concurrency)
     return time.perf_counter() - begin

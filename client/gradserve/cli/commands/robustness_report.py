@@ -1,27 +1,33 @@
-"""What `gradserve robustness` found: a table for the terminal, a page with the worst cases."""
+"""What `gradserve robustness` found: its files, a table for the terminal, a page with the worst cases."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 from rich.table import Table
 
 from gradserve.cli import command_lines, output
+from gradserve.cli.commands import robustness_comparison
+from gradserve.cli.commands.robustness_rows import accuracy_rows
 from gradserve.datasets import Dataset, Example
 from gradserve.errors import GradserveError
 from gradserve.results.attack import Attack, Judgement
 from gradserve.results.common import Score
-from gradserve.robustness import page
-from gradserve.robustness.figures import CorruptionResult, Figures, Proportion, Robustness
+from gradserve.robustness import junit, page, reading, results
+from gradserve.robustness.curves import chart
+from gradserve.robustness.figures import CorruptionResult, Figures
 from gradserve.robustness.journal import Outcome
 from gradserve.robustness.plan import CLEAN, Plan, Trial
+from gradserve.robustness.record import Record
 from gradserve.robustness.results import RunStats
-from gradserve.robustness.run import UNSATURATED_LOSS, Check
+from gradserve.robustness.run import Check
 from gradserve.robustness.words import meaning, unmeasured, warnings
 
+FILES = (reading.NAME, "junit.xml", "report.html")
 _MAX_NAMES_SHOWN = 10  # The most unreadable pictures, and failed requests, that are named.
 _MARKS = {"passed": ("holds", "green"), "failed": ("FAILS", "bold red"), "not_measured": ("NOT MEASURED", "bold red")}
 _LEADS = {
@@ -70,22 +76,51 @@ def _fallen(check: Check, natural: bool) -> list[tuple[Outcome, Trial]]:
     return [(each, trials[each.trial]) for each in fallen if first[each.id] is each]
 
 
+def remove(out: Path) -> None:
+    """Remove the files of an earlier run."""
+    for name in FILES:
+        (out / name).unlink(missing_ok=True)
+
+
+@dataclass(frozen=True)
+class Shown:
+    """What the page shows of pictures: the worst cases, and those that changed sides since the baseline."""
+
+    cases: Sequence[Case] = ()
+    changed: Sequence[page.Story] = ()
+
+
+def write(
+    out: Path, measured: Record, figures: Figures, effort: RunStats, shown: Shown, origin: Mapping[str, str]
+) -> dict[str, Any]:
+    """Write the files and say what was found; the document of results.json."""
+    plan = measured.plan
+    document = results.document(measured, figures, effort)
+    results.write(out / reading.NAME, document)
+    junit.write(out / "junit.xml", figures, plan.model, effort.seconds)
+    compared = figures.comparison
+    changed = [robustness_comparison.section(compared, measured.pictures, shown.changed)] if compared else []
+    text = html(plan, figures, effort, shown.cases, origin, changed)
+    (out / "report.html").write_text(text, encoding="utf-8")
+    show(plan, figures, effort, out)
+    return document
+
+
 def show(plan: Plan, figures: Figures, effort: RunStats, out: Path) -> None:
     """Print the figures on standard error, so that standard output stays free for --json."""
     console = output.err()
     table = Table(title=f"robustness of {plan.model}", title_justify="left", box=None)
     for column, justify in (("", "left"), ("accuracy", "right"), ("95 % interval", "right"), ("", "left")):
         table.add_column(column, justify=justify)  # type: ignore[arg-type]
-    for row in _rows(figures):
+    for row in accuracy_rows(figures):
         table.add_row(row.name, row.accuracy, row.interval, row.remark)
+    for name, group in figures.groups.items():
+        for row in accuracy_rows(group):
+            table.add_row(f"{figures.column} {name}: {row.name}", row.accuracy, row.interval, row.remark)
     console.print(table)
     console.print(meaning(figures))
-    for each in figures.corruptions:
-        errors = " ".join(f"{error:.1%}" for error in each.errors.values())
-        relative = "" if each.relative is None else f", CE {each.relative:.1%}"
-        console.print(f"{each.kind}: error {each.mean:.1%} ({errors}){relative}")
-    if figures.corruptions:
-        console.print(_corruption_summary(figures))
+    for line in [*_corruption_lines(figures), *robustness_comparison.lines(figures.comparison)]:
+        console.print(line)
     for line in _notes(figures):
         console.print(line, style="yellow")
     console.print("; ".join(_effort(effort)))
@@ -95,6 +130,15 @@ def show(plan: Plan, figures: Figures, effort: RunStats, out: Path) -> None:
     if not figures.thresholds:
         console.print("no threshold was given, so no accuracy can fail; --min-robust-accuracy sets one")
     console.print(f"wrote results.json, junit.xml and report.html to {out}")
+
+
+def _corruption_lines(figures: Figures) -> Iterator[str]:
+    for each in figures.corruptions:
+        errors = " ".join(f"{error:.1%}" for error in each.errors.values())
+        relative = "" if each.relative is None else f", CE {each.relative:.1%}"
+        yield f"{each.kind}: error {each.mean:.1%} ({errors}){relative}"
+    if figures.corruptions:
+        yield _corruption_summary(figures)
 
 
 def _notes(figures: Figures) -> Iterator[str]:
@@ -119,12 +163,16 @@ def origin(plan: Plan, server: str) -> dict[str, str]:
     return {"date": date, "server": server, **weights, **({"repeat with": command} if command else {})}
 
 
-def html(plan: Plan, figures: Figures, effort: RunStats, cases: Sequence[Case], origin: Mapping[str, str]) -> str:
-    """The page: verdict and origin, figures, then the worst cases."""
-    rows: list[list[str | float]] = [
-        [row.name, row.accuracy if row.exact is None else row.exact, row.interval, row.pictures, row.remark]
-        for row in _rows(figures)
-    ]
+def html(
+    plan: Plan,
+    figures: Figures,
+    effort: RunStats,
+    cases: Sequence[Case],
+    origin: Mapping[str, str],
+    more: Sequence[page.Section] = (),
+) -> str:
+    """The page: verdict and origin, figures, more sections, then the worst cases."""
+    rows = [[*row.cells(), row.remark] for row in accuracy_rows(figures)]
     accuracy = page.Table(["", "accuracy", "95 % interval (Wilson)", "pictures", ""], rows)
     facts = [f"head {figures.head}", meaning(figures), f"seed {plan.seed}", *_effort(effort), *_counts(figures)]
     decided = figures.thresholds or figures.verdict != "passed"
@@ -135,6 +183,7 @@ def html(plan: Plan, figures: Figures, effort: RunStats, cases: Sequence[Case], 
     sections = [page.Section("Accuracy", "", [], facts, tables), *_unmeasured(figures), *_warnings(figures)]
     if figures.corruptions:
         sections.append(_corruption_section(figures))
+    sections += [*_curves(figures), *_groups(figures), *more]
     for natural, title in ((False, "Worst cases under attack"), (True, "Worst cases under corruption")):
         if stories := [_story(case, plan.head) for case in cases if case.trial.natural == natural]:
             sections.append(page.Section(title, "Pictures that fell to the least, and most clearly.", stories))
@@ -144,31 +193,27 @@ def html(plan: Plan, figures: Figures, effort: RunStats, cases: Sequence[Case], 
     return page.html(f"Robustness of {plan.model}", lead, sections, verdict=verdict, origin=origin)
 
 
-@dataclass(frozen=True)
-class _Row:
-    """A line of the table of accuracies; `exact` is the share where all was measured."""
-
-    name: str
-    accuracy: str
-    exact: float | None
-    interval: str
-    pictures: str
-    remark: str
+def _curves(figures: Figures) -> list[page.Section]:
+    """Accuracy over budget, where an attack has several budgets."""
+    if not figures.curves:
+        return []
+    lead = "What stands a budget and all smaller ones, with its 95 % interval (Wilson)."
+    return [page.Section("Accuracy over budget", lead, [], charts=[chart(figures.curves)])]
 
 
-def _rows(figures: Figures) -> list[_Row]:
-    attacks = [*figures.attacks, *figures.together]
-    shares = [(f"{each.attack} {each.eps}", each.standing, each.possible, _remark(each)) for each in attacks]
-    return [_row(*row) for row in [("clean", figures.clean, figures.clean, ""), *shares]]
-
-
-def _row(name: str, least: Proportion, most: Proportion, remark: str) -> _Row:
-    """Two shares where not every picture was measured: what surely stands, and what may."""
-    interval = f"{least.interval[0]:.1%} to {most.interval[1]:.1%}"
-    if least == most:
-        return _Row(name, f"{least.value:.1%}", least.value, interval, f"{least.count} of {least.of}", remark)
-    accuracy = f"{least.value:.1%} to {most.value:.1%}"
-    return _Row(name, accuracy, None, interval, f"{least.count} to {most.count} of {least.of}", remark)
+def _groups(figures: Figures) -> list[page.Section]:
+    """The figures of each group."""
+    if not figures.column:
+        return []
+    rows = [[name, *row.cells()] for name, group in figures.groups.items() for row in accuracy_rows(group)]
+    for name, group in figures.groups.items():
+        for each in group.corruptions:
+            for severity, error in each.errors.items():
+                low, high = each.wrong(severity).interval
+                count = f"{each.wrong(severity).count} of {each.of}"
+                rows.append([name, f"error, {each.kind} {severity}", error, f"{low:.1%} to {high:.1%}", count])
+    table = page.Table([figures.column, "", "share", "95 % interval (Wilson)", "pictures"], rows)
+    return [page.Section(f"By {figures.column}", "", [], (), [table])]
 
 
 def _unmeasured(figures: Figures) -> list[page.Section]:
@@ -185,19 +230,6 @@ def _unmeasured(figures: Figures) -> list[page.Section]:
 def _warnings(figures: Figures) -> list[page.Section]:
     rows: list[list[str | float]] = [[where, text, str(count)] for where, text, count in warnings(figures)]
     return [page.Section("Warnings", "", [], (), [page.Table(["", "warning", "pictures"], rows)])] if rows else []
-
-
-def _remark(attack: Robustness) -> str:
-    remarks = {
-        "already_misclassified": "wrong before the attack",
-        "lost_in_encoding": "lost in 8 bits, counted as fallen",
-    }
-    parts = [f"{count} {remarks[verdict]}" for verdict, count in attack.verdicts.items() if verdict in remarks]
-    if attack.not_measured:
-        parts.append(f"{attack.not_measured} not measured")
-    if attack.tried_again:
-        parts.append(f"{attack.tried_again} tried again with loss {UNSATURATED_LOSS}")
-    return ", ".join([*parts, *([f"{attack.failed} requests failed, counted as fallen"] if attack.failed else [])])
 
 
 def _corruption_section(figures: Figures) -> page.Section:

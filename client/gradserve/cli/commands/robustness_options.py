@@ -1,0 +1,218 @@
+"""The options of `gradserve robustness`, in groups."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from gradserve.cli import options, parse
+from gradserve.cli.commands.attack import LOSSES, METHODS, NORMS
+from gradserve.messages import fields
+from gradserve.messages.attack import ATTACK_METHOD
+from gradserve.robustness.budgets import budgets
+from gradserve.robustness.plan import CheckSpec
+from gradserve.robustness.thresholds import Limits
+from gradserve.v1 import attack_pb2
+
+KINDS = fields.choices(attack_pb2.CorruptionKind.DESCRIPTOR)
+_THRESHOLDS, _TRIALS, _OUTPUT = "Thresholds", "Attacks and corruptions", "Output"
+
+Data = Annotated[
+    Path | None,
+    typer.Option(
+        "--data",
+        "-d",
+        exists=True,
+        help="Labelled pictures: a folder of class folders, a folder with labels.csv (file, class_name) or an .npz.",
+    ),
+]
+Folders = Annotated[
+    list[Path] | None,
+    typer.Argument(help="With --merge: the folders that all shards of one run wrote.", show_default=False),
+]
+Merge = Annotated[
+    bool, typer.Option("--merge", help="Write the reports of one run from those of its shards, without a server.")
+]
+ShardText = Annotated[
+    str, typer.Option("--shard", metavar="K/N", help="Measure every Nth picture from the Kth on; see --merge.")
+]
+Concurrency = Annotated[
+    int, typer.Option("--concurrency", min=1, max=1024, help="Pictures under way at once.", rich_help_panel="Request")
+]
+
+
+@dataclass(frozen=True)
+class Trials:
+    """What is done to the pictures."""
+
+    attack: Annotated[
+        list[str],
+        options.one_of(
+            "--attack", names=[*METHODS, "none"], text="One of {}. May be repeated.", rich_help_panel=_TRIALS
+        ),
+    ] = field(default_factory=lambda: ["pgd"])
+    eps: Annotated[
+        list[str],
+        typer.Option(
+            "--eps",
+            help="Budget: 4/255, 0.015, or 0:8/255:1/255 for a curve; the model's own if left out. May be repeated.",
+            rich_help_panel=_TRIALS,
+        ),
+    ] = field(default_factory=list)
+    param: Annotated[
+        list[str],
+        typer.Option(
+            "--param", help="NAME=VALUE, or ATTACK.NAME=VALUE with several. May be repeated.", rich_help_panel=_TRIALS
+        ),
+    ] = field(default_factory=list)
+    norm: Annotated[str, options.one_of("--norm", names=NORMS, text="Of the budget: {}.", rich_help_panel=_TRIALS)] = (
+        "linf"
+    )
+    loss: Annotated[
+        str | None,
+        options.one_of("--loss", names=LOSSES, text="{}; the attack's own if left out.", rich_help_panel=_TRIALS),
+    ] = None
+    defence: Annotated[
+        str | None,
+        typer.Option(
+            "--defence",
+            help="Put before the model: jpeg, bit_depth, blur or noise; jpeg:quality=50.",
+            rich_help_panel=_TRIALS,
+        ),
+    ] = None
+    adaptive: Annotated[
+        bool, typer.Option("--adaptive", help="Let attacks see through the defence.", rich_help_panel=_TRIALS)
+    ] = False
+    corruption: Annotated[
+        list[str],
+        options.one_of(
+            "--corruption",
+            names=[*KINDS, "all"],
+            text="A kind of ImageNet-C in its 5 severities, or all: {}. May be repeated.",
+            rich_help_panel=_TRIALS,
+        ),
+    ] = field(default_factory=list)
+    reference: Annotated[
+        str,
+        typer.Option("--reference", help="Served model that mCE is relative to.", rich_help_panel=_TRIALS),
+    ] = ""
+
+    def spec(self, seed: int, preprocess: str, precision: str) -> CheckSpec:
+        """The check that is asked for."""
+        arguments: dict[str, Any] = {"norm": self.norm, "loss": self.loss, "adaptive": self.adaptive}
+        arguments["defence"] = parse.defence(self.defence) if self.defence else None
+        return CheckSpec(
+            methods=parse.methods([name for name in self.attack if name != "none"], self.param, ATTACK_METHOD),
+            budgets=budgets(self.eps),
+            arguments={name: value for name, value in arguments.items() if value},
+            kinds=_kinds(self.corruption),
+            seed=seed,
+            preprocess=preprocess,
+            precision=precision,
+        )
+
+
+@dataclass(frozen=True)
+class Thresholds:
+    """What must hold for the check to pass."""
+
+    min_robust_accuracy: Annotated[
+        float | None,
+        typer.Option(
+            "--min-robust-accuracy",
+            min=0,
+            max=1,
+            help="Least share that stands, at every eps.",
+            rich_help_panel=_THRESHOLDS,
+        ),
+    ] = None
+    min_clean_accuracy: Annotated[
+        float | None,
+        typer.Option(
+            "--min-clean-accuracy",
+            min=0,
+            max=1,
+            help="Least accuracy on the pictures as they are.",
+            rich_help_panel=_THRESHOLDS,
+        ),
+    ] = None
+    max_mce: Annotated[
+        float | None,
+        typer.Option("--max-mce", min=0, help="Largest mCE; the reference has 1.", rich_help_panel=_THRESHOLDS),
+    ] = None
+    group: Annotated[
+        str,
+        typer.Option(
+            "--group",
+            metavar="COLUMN",
+            help="Also count the pictures apart that share a value in this column of labels.csv.",
+            rich_help_panel=_THRESHOLDS,
+        ),
+    ] = ""
+    min_group_robust_accuracy: Annotated[
+        float | None,
+        typer.Option(
+            "--min-group-robust-accuracy",
+            min=0,
+            max=1,
+            help="Least share that stands in every group, at every eps.",
+            rich_help_panel=_THRESHOLDS,
+        ),
+    ] = None
+    baseline: Annotated[
+        Path | None,
+        typer.Option(
+            "--baseline",
+            exists=True,
+            help="results.json of an earlier run on the same pictures, to compare with.",
+            rich_help_panel=_THRESHOLDS,
+        ),
+    ] = None
+    no_worse: Annotated[
+        float | None,
+        typer.Option(
+            "--no-worse",
+            min=0,
+            max=1,
+            help="By how much a share may be below the baseline's.",
+            rich_help_panel=_THRESHOLDS,
+        ),
+    ] = None
+
+    def limits(self, column: str = "") -> Limits:
+        """The thresholds as the check takes them. Raises ValueError for one without what it is about.
+
+        `column`: the one that the pictures are grouped by already.
+        """
+        if self.no_worse is not None and not self.baseline:
+            raise ValueError("--no-worse needs a --baseline, the results.json of an earlier run")
+        if self.min_group_robust_accuracy is not None and not (self.group or column):
+            raise ValueError("--min-group-robust-accuracy needs a --group, a column of labels.csv")
+        return Limits(
+            robust=self.min_robust_accuracy,
+            clean=self.min_clean_accuracy,
+            mce=self.max_mce,
+            no_worse=self.no_worse,
+            group_robust=self.min_group_robust_accuracy,
+        )
+
+
+@dataclass(frozen=True)
+class Reports:
+    """Where the reports go, and what they show."""
+
+    out: Annotated[
+        Path,
+        typer.Option("--out", "-o", file_okay=False, help="Folder for reports and journal.", rich_help_panel=_OUTPUT),
+    ] = Path("robustness-out")
+    restart: Annotated[
+        bool, typer.Option("--restart", help="Forget the journal in --out.", rich_help_panel=_OUTPUT)
+    ] = False
+    worst: Annotated[
+        int, typer.Option("--worst", min=0, max=100, help="Worst cases to show.", rich_help_panel=_OUTPUT)
+    ] = 12
+
+
+def _kinds(texts: list[str]) -> list[str]:
+    return [kind for kind in KINDS if kind in texts or "all" in texts]
