@@ -1,9 +1,9 @@
 """How far to trust a map: whether what it shows agrees with what the target does when half of the picture is gone.
 
-The picture is divided into cells. Masks keep half of the cells, drawn at random, and replace the rest by the blurred
-picture. A map's agreement is the correlation of its sum over the kept cells with the target's value, the number of kept
-cells partialled out. (Were each cell kept with probability 1/2, that number would explain much of the value, and give
-noise a correlation of 0.5.) What the same map reaches at other places, turned and flipped, tells how much is chance.
+The picture is divided into cells. Masks keep each cell with probability 1/2 and replace the rest by the blurred one.
+A map's agreement is the correlation of its sum over the kept cells with the target's value, the number of kept cells
+partialled out: that number alone explains much of the value, and would give noise a correlation of 0.5. What the same
+map reaches at other places, turned and flipped, tells how much of that is chance.
 """
 
 from collections.abc import Sequence
@@ -57,14 +57,11 @@ class Judgement:
 def half_masks(x: Tensor, run: MethodContext) -> np.ndarray:
     """Which cells each mask keeps, [MASKS, rows, columns] of bool; the same for the same picture and seed.
 
-    Of an odd number of cells every second mask keeps one more. A picture with fewer than CELLS pixels along a side has
-    a cell for each of them.
+    A picture with fewer than CELLS pixels along a side has a cell for each of them.
     """
     digest = sha256(x.cpu().contiguous().numpy().tobytes()).digest()
     rows, columns = (min(CELLS, side) for side in x.shape[2:])
-    drawn = run.generator(int.from_bytes(digest[:8])).random((MASKS, rows * columns))
-    kept = (rows * columns + np.arange(MASKS) % 2) // 2
-    return (drawn.argsort(1).argsort(1) < kept[:, None]).reshape(MASKS, rows, columns)
+    return run.generator(int.from_bytes(digest[:8])).random((MASKS, rows, columns)) < 0.5
 
 
 def masked_values(x: Tensor, masks: np.ndarray, objectives: Sequence[Objective], run: MethodContext) -> Steps:
