@@ -14,6 +14,7 @@ from gradserve.results.models import ModelCard
 from gradserve.results.predict import Prediction
 
 _PARTS = ("football helmet", "space shuttle", "flagpole")  # Classes that are different places of one photo.
+_JUDGED = ("grad_cam", "guided_grad_cam")  # The methods whose maps are judged and cut out.
 SENTENCES = {  # What each method shows.
     "gradient": "Where a small change of a pixel would change the score most.",
     "gradient_x_input": "The gradient times the pixels' values.",
@@ -114,6 +115,34 @@ def _two_things(card: ModelCard) -> list[Row]:
     return [Row(requests, "One picture, two things", text, columns=4)]
 
 
+def _judged_maps(card: ModelCard, picture: SamplePicture) -> DemoRequest:
+    """Maps of the top class with a verdict on each, and the object that each lies on."""
+    methods = [name for name in _JUDGED if card.applies(name)] or ["gradient"]
+
+    def draw(answers: Sequence[Explanation]) -> Sequence[Figure]:
+        return [figure for answer in answers for figure in _judged(answer)]
+
+    return DemoRequest(
+        card.name,
+        picture.name,
+        f"{' and '.join(methods)}, judged",
+        lambda client: client.explain(
+            picture.data, [Method.named(name) for name in methods], model=card.name, trust=True, segment=True
+        ),
+        draw,
+        weight=6,
+    )
+
+
+def _judged(answer: Explanation) -> list[Figure]:
+    trust, warnings = answer.trust, tuple(answer.warnings)
+    mark = Mark("trusted", "good") if trust and trust.is_trusted else Mark("not trusted", "bad")
+    figures = [Figure(answer.method, [answer.overlay()], trust.sentence if trust else "", mark=mark, warnings=warnings)]
+    if answer.segment:
+        figures.append(Figure("the object", [answer.cutout()], f"Cut out by the map of {answer.method}."))
+    return figures
+
+
 def chapter(card: ModelCard) -> Chapter:
     """Every method on one photo; one method for several photos, and for several classes."""
     rows = []
@@ -130,6 +159,10 @@ def chapter(card: ModelCard) -> Chapter:
         text = "Grad-CAM asked for classes by their names, in one request. It also tells what led to a wrong answer."
         rows.append(Row(requests, "One photo, several classes", text))
     rows += _two_things(card)
+    for picture in photos("cat"):
+        text = "Is a map better than chance, and than pointing at the middle? And which object does it lie on?"
+        requests = [prediction(card, picture), _judged_maps(card, picture)]
+        rows.append(Row(requests, "How far to trust a map", text, columns=5))
     requests = [
         request
         for picture in photos("rocket", "flower")
