@@ -186,9 +186,10 @@ def explain(
     methods = parse.methods(selection.method, selection.param)
     region = parse.region(selection.region)
     colormap = cast(Colormap | None, files.colormap)
-    if any(photo.is_dir() for photo in photos):
+    of_folder = any(photo.is_dir() for photo in photos)
+    arguments = vars(judging) | request.arguments(region, folder=of_folder) | {"until_stable": selection.until_stable}
+    if of_folder:
         folder, out = only_folder(photos, files), files.out or Path("maps")
-        arguments = {**vars(judging), **request.arguments(region, folder=True)}
         plan = FolderPlan(folder, out, methods, targets, model, arguments, colormap)
         explain_folder.run(plan, connection, timeout, restart=files.restart, as_json=as_json)
         return
@@ -197,7 +198,6 @@ def explain(
     maps = output.OutputPaths(files.save_map, ".npy", total) if files.save_map else None
     saved: list[Saved] = []
     with connection.client(timeout) as client:
-        arguments = {**vars(judging), **request.arguments(region), "until_stable": selection.until_stable}
         arguments |= {"segment": True} if files.picture == "cutout" else {}
         answers = client.explain_many(photos, methods, target=targets, model=model, **arguments)
         try:
