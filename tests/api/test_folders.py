@@ -20,6 +20,7 @@ from serving import shared
 
 from gradserve import Client
 from gradserve.cli import main
+from gradserve.folders.files import MapFolder
 from gradserve.folders.run import FolderPlan, FolderRun
 
 Run = Callable[..., tuple[int, str, str]]
@@ -338,6 +339,23 @@ def test_the_page_shows_maps_of_the_present_pictures(run: Run, photos: Path, tmp
     page = (tmp_path / "maps/index.html").read_text()
     assert 'src="03.png' in page
     assert 'src="00.png' not in page
+
+
+def test_the_page_is_written_after_ctrl_c(
+    run: Run, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keep = MapFolder.keep
+
+    def two(maps: MapFolder, *arguments: Any) -> None:
+        if len(explained(tmp_path / "maps")) == 2:
+            raise KeyboardInterrupt
+        keep(maps, *arguments)
+
+    monkeypatch.setattr(MapFolder, "keep", two)
+    code, said, _ = run("explain", photos, "--model", "digits", "--method", "gradient", "--out", tmp_path / "maps")
+    assert code != 0
+    assert said == ""
+    assert "2 of 12 pictures" in (tmp_path / "maps/index.html").read_text()
 
 
 @pytest.mark.parametrize("out", [".", ".."])
