@@ -162,7 +162,7 @@ def save(result: Explanation, path: Path, picture: str, colormap: Colormap | Non
 
     Nothing is saved, and None returned, where there is no object to cut out.
     """
-    if path.suffix in (".npy", ".npz") or picture == "overlay":
+    if path.suffix.lower() in (".npy", ".npz") or picture == "overlay":
         return result.save(path, colormap=colormap)
     if picture == "cutout" and result.segment is None:
         return None
