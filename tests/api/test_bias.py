@@ -3,6 +3,7 @@
 import csv
 import json
 from collections.abc import Callable
+from operator import itemgetter
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +13,10 @@ from serving import shared
 from sklearn.datasets import load_digits
 
 from gradserve import Client
-from gradserve.bias.run import seen
+from gradserve.bias.masks import read_mask, seen
+from gradserve.bias.run import Evidence, evidence_of
 from gradserve.cli import main
+from gradserve.inputs import UnusablePicture
 from gradserve.results.common import Region
 
 Run = Callable[..., tuple[int, str, str]]
@@ -87,9 +90,11 @@ def test_a_missing_mask(run: Run, digits: Path, tmp_path: Path) -> None:
 
 
 def test_a_mask_of_another_size(run: Run, digits: Path, tmp_path: Path) -> None:
-    Image.new("L", (9, 8)).save(tmp_path / "masks/5.png")
+    white = Image.new("L", (9, 8), 255)
+    white.putpixel((0, 0), 0)
+    white.save(tmp_path / "masks/5.png")
     code, _, err = run("--data", digits, "--masks", tmp_path / "masks", "--model", "digits")
-    assert code == 0
+    assert code == 1
     assert "is 9x8, and the picture 8x8" in err
 
 
@@ -109,3 +114,89 @@ def test_the_part_of_a_mask_that_the_model_saw() -> None:
     assert np.array_equal(np.flatnonzero(found.any(0)), np.arange(5, 15))
     beyond = seen(np.ones((40, 60), bool), Region(-20, 0, 100, 40, 60, 40), (4, 10))
     assert np.array_equal(beyond.any(0), [False, False, *[True] * 6, False, False])
+
+
+def test_a_damaged_mask_fails_its_picture_alone(run: Run, digits: Path, tmp_path: Path) -> None:
+    (tmp_path / "masks/5.png").write_bytes(b"no picture")
+    asked = "--data", digits, "--masks", tmp_path / "masks", "--model", "digits", "--method", "gradient"
+    code, said, _ = run(*asked, "--worst", 2, "--json")
+    result = json.loads(said)
+    assert code == 1
+    assert len(result["evidence"]) == 7
+    assert list(result["failed"]) == ["5.png"]
+    assert "cannot be read as a picture" in result["failed"]["5.png"]
+    page, worst = (tmp_path / "bias-out/index.html").read_text(), sorted(result["evidence"], key=itemgetter("inside"))
+    assert [each["id"] in page for each in worst] == [True, True, *[False] * 5]
+
+
+def test_what_is_wrong_with_all_is_told_once(run: Run, digits: Path, tmp_path: Path) -> None:
+    code, said, err = run("--data", digits, "--model", "digits", "--method", "grad_cam", "--param", "layer=nonsense")
+    assert (code, said) == (1, "")
+    assert err.count("nonsense") == 1
+    assert not (tmp_path / "bias-out").exists()
+
+
+def test_what_was_measured_before_an_error_is_reported(
+    run: Run, digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measured = iter(range(3))
+
+    def three(*arguments: object) -> Evidence:
+        if next(measured, None) is None:
+            raise KeyboardInterrupt
+        return evidence_of(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr("gradserve.bias.run.evidence_of", three)
+    asked = "--data", digits, "--masks", tmp_path / "masks", "--model", "digits", "--method", "gradient"
+    assert run(*asked)[0] != 0
+    result = json.loads((tmp_path / "bias-out/results.json").read_text())
+    assert (result["pictures"], result["total"]) == (3, 8)
+
+
+LEFT = np.repeat(np.array([[True] * 4 + [False] * 4]), 8, 0)
+GREY = Image.fromarray(np.where(LEFT, np.uint8(255), np.uint8(0)))
+COVERED = Image.new("RGBA", (8, 8), "white")
+COVERED.putalpha(GREY)
+
+
+def indexed(colour: list[int]) -> Image.Image:
+    """A picture with the palette of black and this colour."""
+    picture = Image.fromarray(LEFT.astype(np.uint8), "P")
+    picture.putpalette([0, 0, 0, *colour])
+    return picture
+
+
+@pytest.mark.parametrize(
+    "picture",
+    [
+        GREY,
+        GREY.convert("1"),
+        GREY.convert("RGB"),
+        GREY.convert("RGBA"),
+        indexed([255, 255, 255]),
+        Image.fromarray(LEFT.astype(np.uint16) * np.uint16(65535)),
+    ],
+    ids=lambda picture: picture.mode,
+)
+def test_forms_of_masks(picture: Image.Image, tmp_path: Path) -> None:
+    picture.save(tmp_path / "mask.png")
+    assert np.array_equal(read_mask(tmp_path / "mask.png"), LEFT)
+
+
+@pytest.mark.parametrize(
+    ("picture", "told"),
+    [
+        (Image.fromarray(LEFT.astype(np.uint8)), "its largest value is 1, and white 255"),
+        (Image.fromarray(LEFT.astype(np.uint16) * np.uint16(400)), "its largest value is 400, and white 65535"),
+        (indexed([128, 0, 0]), "such as (128, 0, 0)"),
+        (COVERED, "it is transparent in places"),
+        (Image.new("L", (8, 8), 255), "is white everywhere"),
+        (Image.new("RGB", (8, 8)), "its largest value is 0"),
+    ],
+)
+def test_what_is_no_mask(picture: Image.Image, told: str, tmp_path: Path) -> None:
+    picture.save(tmp_path / "mask.png")
+    with pytest.raises(UnusablePicture) as refused:
+        read_mask(tmp_path / "mask.png")
+    assert told in str(refused.value)
+    assert "mask.png" in str(refused.value)

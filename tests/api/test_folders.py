@@ -1,13 +1,17 @@
 """`gradserve explain FOLDER` and `gradserve replay` against a real server: a kill, changed pictures, bad input."""
 
+import errno
+import hashlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,6 +20,8 @@ from serving import shared
 
 from gradserve import Client
 from gradserve.cli import main
+from gradserve.folders.files import MapFolder
+from gradserve.folders.run import FolderPlan, FolderRun
 
 Run = Callable[..., tuple[int, str, str]]
 METHODS = "--method", "smooth_grad", "--method", "grad_cam", "--param", "smooth_grad.samples=3"
@@ -203,3 +209,184 @@ def test_a_file_that_is_none(run: Run, tmp_path: Path) -> None:
     code, _, err = run("replay", tmp_path / "x.npz")
     assert code == 2
     assert "no .npz file of maps" in err
+
+
+def test_files_that_cannot_be_replayed_do_not_stop_the_others(run: Run, photos: Path, tmp_path: Path) -> None:
+    good, odd, moved = (tmp_path / f"{name}.npz" for name in ("good", "odd", "moved"))
+    with Client(shared().address) as client:
+        explanation = client.explain(photos / "00.png", "gradient", model="digits")
+    for each in (good, odd, moved):
+        explanation.save(each)
+        picture = explanation.metadata()["picture"]
+        rewrite(each, picture={**picture, "file": "gone.png" if each == moved else "photos/00.png"})
+    rewrite(odd, request={"methods": "x"})
+    code, said, err = run("replay", odd, moved, good)
+    assert code == 2
+    assert said.count("agrees") == 1
+    assert f"{odd} is no .npz file of maps" in err
+    assert f"photo {tmp_path / 'gone.png'} is not there; name it with --photo" in err
+    rewrite(odd, provenance={})
+    code, said, _ = run("replay", odd, "--json")
+    assert code == 2
+    assert list(json.loads(said)["failed"]) == [str(odd)]
+
+
+def plan(photos: Path, out: Path, **arguments: object) -> FolderPlan:
+    return FolderPlan(photos, out, ["gradient"], [], "digits", arguments)
+
+
+def test_maps_of_a_restart_that_was_cut_off_are_of_two_settings(run: Run, photos: Path, tmp_path: Path) -> None:
+    out = tmp_path / "maps"
+    asked = "explain", photos, "--model", "digits", "--method", "gradient", "--out", out
+    assert run(*asked)[0] == 0
+    calls = iter([None, None, None, KeyboardInterrupt()])
+
+    def cut_off(_: int) -> None:
+        if error := next(calls):
+            raise error
+
+    with Client(shared().address) as client, pytest.raises(KeyboardInterrupt):
+        FolderRun(client, plan(photos, out, seed=5), restart=True).explain(cut_off)
+    settings = json.loads((out / "settings.json").read_text())
+    with Client(shared().address) as client:
+        again = FolderRun(client, plan(photos, out, seed=5))
+        again.explain(lambda _: None)
+    assert again.maps.path == out
+    assert (again.report.found, again.report.done) == (3, 9)
+    assert json.loads((out / "settings.json").read_text()) == settings
+    assert {metadata_of(out / name)[0]["provenance"]["seed"] for name in explained(out)} == {5}
+
+
+def metadata_of(path: Path) -> list[dict[str, Any]]:
+    with np.load(path) as file:
+        return list(json.loads(str(file["metadata"]))["explanations"])
+
+
+def rewrite(path: Path, **changes: object) -> None:
+    """Changes what a file of maps says of each of them."""
+    with np.load(path) as file:
+        arrays = dict(file)
+    document = json.loads(str(arrays["metadata"]))
+    for each in document.get("explanations", [document]):
+        each.update(changes)
+    np.savez(path, **{**arrays, "metadata": np.array(json.dumps(document))})
+
+
+def test_stable_and_partial_maps(run: Run, photos: Path, tmp_path: Path) -> None:
+    out = tmp_path / "maps"
+    methods = "--method", "smooth_grad", "--method", "gradient", "--param", "smooth_grad.samples=200"
+    asked = "explain", photos, "--model", "digits", *methods, "--until-stable", 1, "--out", out, "--json"
+    assert json.loads(run(*asked)[1])["done"] == 12
+    assert json.loads((out / "settings.json").read_text())["until_stable"] == 1
+    entries = metadata_of(out / "00.png.npz")
+    assert (entries[0]["asked"], entries[0]["warnings"]) == (200, [])
+    assert entries[0]["done"] < 200
+    assert run("replay", out / "00.png.npz", "--tolerance", 1e-5)[0] == 0
+    rewrite(out / "00.png.npz", warnings=["TIME_UP: a partial answer"], completed_fraction=0.5)
+    code, _, err = run("replay", out / "00.png.npz")
+    assert code == 2
+    assert "time ran out" in err
+    assert json.loads(run(*asked)[1])["done"] == 1
+    rewrite(out / "00.png.npz", overlay=None)
+    assert json.loads(run(*asked)[1])["done"] == 1
+
+
+def test_a_name_that_is_too_long_and_a_full_disk(
+    run: Run, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    long = "x" * 246 + ".png"
+    shutil.copy(photos / "00.png", photos / long)
+    asked = "explain", photos, "--model", "digits", "--method", "gradient", "--out", tmp_path / "maps"
+    code, said, err = run(*asked)
+    assert code == 1
+    assert "12 of 13 pictures have maps" in said
+    assert "File name too long" in err
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("gradserve.folders.files.save_arrays", full)
+    (photos / long).unlink()
+    code, said, err = run(*asked, "--restart")
+    assert (code, said) == (1, "")
+    assert "No space left" in err
+
+
+def test_objects_of_a_folder(run: Run, photos: Path, tmp_path: Path) -> None:
+    out = tmp_path / "maps"
+    asked = "explain", photos, "--model", "digits", "--method", "gradient", "--target", 1, "--target", 2, "--out", out
+    assert run(*asked, "--segment")[0] == 0
+    with np.load(out / "00.png.npz") as file, Client(shared().address) as client:
+        alone = client.explain(photos / "00.png", "gradient", target=[1, 2], model="digits", segment=True)
+        masks = alone.masks()
+        assert masks is not None
+        assert file["masks"].shape == file["maps"].shape == (2, 8, 8)
+        assert np.array_equal(file["masks"], masks)
+
+
+def test_a_refused_first_command_locks_no_folder(run: Run, photos: Path, tmp_path: Path) -> None:
+    asked = "explain", photos, "--model", "digits", "--method", "grad_cam", "--out", tmp_path / "maps"
+    assert run(*asked, "--param", "layer=nonsense")[0] == 1
+    assert not (tmp_path / "maps/index.html").exists()
+    assert run(*asked)[0] == 0
+
+
+def test_the_page_shows_maps_of_the_present_pictures(run: Run, photos: Path, tmp_path: Path) -> None:
+    asked = "explain", photos, "--model", "digits", "--method", "gradient", "--out", tmp_path / "maps"
+    assert run(*asked)[0] == 0
+    (photos / "00.png").write_bytes(b"no picture")
+    assert run(*asked)[0] == 1
+    page = (tmp_path / "maps/index.html").read_text()
+    assert 'src="03.png' in page
+    assert 'src="00.png' not in page
+
+
+def test_the_page_is_written_after_ctrl_c(
+    run: Run, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keep = MapFolder.keep
+
+    def two(maps: MapFolder, *arguments: Any) -> None:
+        if len(explained(tmp_path / "maps")) == 2:
+            raise KeyboardInterrupt
+        keep(maps, *arguments)
+
+    monkeypatch.setattr(MapFolder, "keep", two)
+    code, said, _ = run("explain", photos, "--model", "digits", "--method", "gradient", "--out", tmp_path / "maps")
+    assert code != 0
+    assert said == ""
+    assert "2 of 12 pictures" in (tmp_path / "maps/index.html").read_text()
+
+
+@pytest.mark.parametrize("out", [".", ".."])
+def test_a_folder_of_maps_that_holds_the_pictures(out: str, run: Run, photos: Path) -> None:
+    code, _, err = run("explain", photos, "--model", "digits", "--out", photos / out)
+    assert code == 2
+    assert "is the folder of the pictures, or holds it" in err
+
+
+def test_a_folder_that_cannot_be_read(run: Run, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    scan = os.scandir
+
+    def scandir(path: Any) -> Any:
+        if Path(path) == photos / "more":
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    code, said, err = run("explain", photos, "--model", "digits", "--method", "gradient", "--out", tmp_path / "maps")
+    assert code == 1
+    assert "4 of 4 pictures have maps" in said
+    assert "more: " in err
+    assert "Permission denied" in err
+
+
+def test_settings_hold_no_bytes_of_pictures(run: Run, photos: Path, tmp_path: Path) -> None:
+    asked = "explain", photos, "--model", "digits", "--method", "gradient", "--out", tmp_path / "maps"
+    assert run(*asked, "--target", f"like:{photos / '00.png'}")[0] == 0
+    [target] = json.loads((tmp_path / "maps/settings.json").read_text())["targets"]
+    sha256 = hashlib.sha256((photos / "00.png").read_bytes()).hexdigest()
+    assert target["similarity"]["image"]["encoded"] == {"sha256": sha256}
+    code, _, err = run(*asked, "--target", f"like:{photos / '03.png'}")
+    assert code == 2
+    assert sha256 in err

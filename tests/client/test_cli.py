@@ -151,6 +151,8 @@ def test_warnings_name_the_map_where_there_are_several(run, photo_path):
         (["--target", "unit:x"], "write unit:LAYER:CHANNEL"),
         (["--target", "0", "--target", "1", "--out", "heat.png"], "give a folder"),
         (["--picture", "both"], "must be one of overlay, heatmap, cutout; not 'both'"),
+        (["--picture", "cutout", "--out", "object.jpg"], "give a file in .png, .webp"),
+        (["--restart"], "--restart is for a folder"),
         (["--priority", "urgent"], "must be one of interactive, batch; not 'urgent'"),
         (["--no-such-option"], "--no-such-option"),
     ],
@@ -314,3 +316,15 @@ def test_an_object_is_cut_out(run, photo_path, tmp_path):
     [found] = json.loads(out)["explanations"]
     assert found["segment"]["box"] == [0, 30, 80, 60]
     assert found["segment"]["share"] == 0.5
+
+
+def test_no_object_is_cut_out(run, photo_path, tmp_path):
+    methods = "--method", "occlusion", "--method", "gradient"
+    asked = "explain", photo_path, *methods, "--picture", "cutout", "--out", "maps"
+    code, out, err = run(*asked)
+    assert code == 0, err
+    assert out.count("no object to cut out") == 1
+    assert "NO_SEGMENT" in err
+    assert [path.name for path in (tmp_path / "maps").iterdir()] == [f"{photo_path.stem}-gradient.png"]
+    pictures = [each["picture"] for each in json.loads(run(*asked, "--json")[1])["explanations"]]
+    assert pictures == [None, f"maps/{photo_path.stem}-gradient.png"]

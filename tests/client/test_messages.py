@@ -152,6 +152,17 @@ def test_a_server_that_leaves_out_a_part_of_a_target_is_told_of(part):
             attack_result(attack_request(PIXELS, **maps), reply)
 
 
+@pytest.mark.parametrize(("part", "code"), [("segment", "NO_SEGMENT"), ("trust", "NOT_JUDGED")])
+def test_a_server_that_leaves_out_what_is_measured_of_a_map_is_told_of(part, code):
+    request = explain("gradient", target=1, **{part: True})
+    raw = common_pb2.Tensor(shape=[1, 1], dtype=common_pb2.DTYPE_FLOAT32, data=bytes(4))
+    answer = explain_pb2.Explanation(target=common_pb2.Target(class_index=1), raw=raw)
+    with pytest.raises(errors.Unimplemented, match=f"knows no {part}: it left it out"):
+        explanations(request, explain_pb2.ExplainResponse(explanations=[answer]))
+    answer.warnings.append(f"{code}: made up")
+    assert len(explanations(request, explain_pb2.ExplainResponse(explanations=[answer]))) == 1
+
+
 def test_a_region_is_no_target():
     for text, where in (("box:1,2,3,4", "box:1,2,3,4"), ("mask:m.png", "m.png")):
         with pytest.raises(ValueError, match=f"and its region is --region {where}$"):

@@ -1,6 +1,7 @@
 """What is reported of the evidence in and outside of masks: by class, the worst pictures, a page and a file."""
 
 import json
+from bisect import insort
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -49,46 +50,66 @@ def by_class(evidence: Sequence[Evidence]) -> list[ClassEvidence]:
     return sorted(rows, key=lambda row: row.inside)
 
 
-def worst(measured: Sequence[Measured], count: int) -> list[Measured]:
-    """The pictures with the least evidence in their objects; those without positive values are left out."""
-    known = [(each.evidence.inside, each) for each in measured if each.evidence.inside is not None]
-    return [each for _, each in sorted(known, key=lambda pair: pair[0])[:count]]
+class Collected:
+    """What was measured: the evidence of every picture, and the pictures themselves only of the worst."""
+
+    def __init__(self, count: int) -> None:
+        """`count`: how many pictures with the least evidence in their objects are kept."""
+        self._count = count
+        self.evidence: list[Evidence] = []
+        self.failed: list[Failed] = []
+        self.worst: list[Measured] = []  # That with the least first; without those that have no positive values.
+
+    def add(self, found: Measured | Failed) -> None:
+        """Takes a picture in."""
+        if isinstance(found, Failed):
+            self.failed.append(found)
+            return
+        self.evidence.append(found.evidence)
+        if found.evidence.inside is not None:
+            insort(self.worst, found, key=_inside)
+            del self.worst[self._count :]
+
+    def __len__(self) -> int:
+        return len(self.evidence) + len(self.failed)
 
 
-def document(measured: Sequence[Measured], failed: Sequence[Failed], settings: Mapping[str, Any]) -> dict[str, Any]:
-    """All figures, as JSON takes them."""
-    evidence = [each.evidence for each in measured]
+def _inside(found: Measured) -> float:
+    return found.evidence.inside or 0.0
+
+
+def document(collected: Collected, settings: Mapping[str, Any], total: int) -> dict[str, Any]:
+    """All figures, as JSON takes them. `total`: the pictures of the data set; after an error fewer were measured."""
+    evidence = collected.evidence
     inside = [each.inside for each in evidence if each.inside is not None]
     return {
         **settings,
-        "pictures": len(measured) + len(failed),
+        "total": total,
+        "pictures": len(collected),
         "inside": mean(inside) if inside else None,
         "area": mean(each.area for each in evidence) if evidence else None,
         "classes": [asdict(each) for each in by_class(evidence)],
         "evidence": [asdict(each) for each in evidence],
-        "failed": {each.id: each.reason for each in failed},
+        "failed": {each.id: each.reason for each in collected.failed},
     }
 
 
-def write(
-    out: Path, found: Sequence[Measured | Failed], settings: Mapping[str, Any], count: int
-) -> tuple[dict[str, Any], list[Measured]]:
-    """Writes the file and the page into a folder; returns what is in the file, and the `count` worst pictures."""
+def write(out: Path, collected: Collected, settings: Mapping[str, Any], total: int) -> dict[str, Any]:
+    """Writes the file and the page into a folder; returns what is in the file."""
     out.mkdir(parents=True, exist_ok=True)
-    measured = [each for each in found if isinstance(each, Measured)]
-    result = document(measured, [each for each in found if isinstance(each, Failed)], settings)
+    result = document(collected, settings, total)
     (out / RESULTS).write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
     rows = [[each["class_name"], str(each["pictures"]), each["inside"], each["area"]] for each in result["classes"]]
     tables = [page.Table(("class", "pictures", "evidence in the object", "area of the object"), rows)]
     sections = [
         page.Section("By class", _LEAD if settings["masks"] else f"{_LEAD} {_OWN}", (), tables=tables),
-        page.Section("Least evidence in the object", "", [_story(each) for each in worst(measured, count)]),
+        page.Section("Least evidence in the object", "", [_story(each) for each in collected.worst]),
     ]
     origin = {name: str(value) for name, value in settings.items() if value not in (None, {})}
     title = f"{settings['model']}: evidence in the object"
-    lead = f"{len(found)} pictures; {len(result['failed'])} could not be measured"
+    lead = f"{len(collected)} of {total} pictures; {len(collected.failed)} could not be measured"
     (out / PAGE).write_text(page.html(title, lead, sections, origin=origin), encoding="utf-8")
-    return result, worst(measured, count)
+    return result
 
 
 def _story(found: Measured) -> page.Story:

@@ -1,21 +1,21 @@
 """Explains the label of every picture, and measures how much of the positive values lies in the object's mask."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
-from PIL import Image
 
+from gradserve.bias.masks import check_there, mask_path, read_mask, seen
 from gradserve.client import Client
 from gradserve.datasets import Dataset, Example
 from gradserve.errors import PictureError
 from gradserve.images import Array
 from gradserve.parameters.method import Method
-from gradserve.results.common import Region, Result
+from gradserve.results.common import Result
 from gradserve.results.explain import Explanation
-from gradserve.transport.ordered import in_order
+from gradserve.transport.ordered import in_order, raise_if_common
 
 OWN_MASKS = Method("smooth_grad", samples=10)  # Its map cuts objects out where no masks are given.
 
@@ -65,24 +65,27 @@ def measure(
     Raises ValueError where a picture has no mask there, and GradserveError for what is wrong with all pictures.
     """
     if masks is not None:
-        _check(dataset, masks)
+        check_there(dataset, masks)
     methods = [method] if masks else [method, OWN_MASKS]
     arguments = {**arguments, "model": model, "segment": masks is None}
 
     def ask(example: Any) -> Any:
-        return client.explain(example.image, methods, target=[example.label], **arguments)
+        white = read_mask(mask_path(masks, example)) if masks else None
+        return client.explain(example.image, methods, target=[example.label], **arguments), white
 
     answers = in_order(ask, cast(Any, dataset), concurrency, "return")
     for example, answer in zip(dataset, answers, strict=True):
         if isinstance(answer, PictureError):
+            raise_if_common(answer)
             yield Failed(example.id, str(answer.error))
             continue
+        explanations, white = answer
         try:
-            mask = given_mask(masks, example, answer[0]) if masks else _own_mask(answer[1])
+            mask = _own_mask(explanations[1]) if white is None else _given_mask(white, explanations[0])
         except ValueError as error:
             yield Failed(example.id, str(error))
             continue
-        yield Measured(evidence_of(example, answer[0], mask), answer[0], mask)
+        yield Measured(evidence_of(example, explanations[0], mask), explanations[0], mask)
 
 
 def evidence_of(example: Example, explanation: Explanation, mask: Array) -> Evidence:
@@ -93,38 +96,13 @@ def evidence_of(example: Example, explanation: Explanation, mask: Array) -> Evid
     return Evidence(example.id, explanation.target_name, inside, float(mask.mean()))
 
 
-def given_mask(masks: Path, example: Example, explanation: Explanation) -> Array:
-    """The mask of the picture's file as the model saw it, [h, w] bool. Raises ValueError for one of another size."""
-    with Image.open(mask_path(masks, example)) as picture:
-        white = np.asarray(picture.convert("L")) > 127
+def _given_mask(white: Array, explanation: Explanation) -> Array:
+    """A mask of the whole picture as the model saw it, [h, w] bool. Raises ValueError for one of another size."""
     region = explanation.region
     if white.shape != (region.image_height, region.image_width):
         sizes = f"{white.shape[1]}x{white.shape[0]}, and the picture {region.image_width}x{region.image_height}"
-        raise ValueError(f"{mask_path(masks, example)} is {sizes}")
+        raise ValueError(f"its mask is {sizes}")
     return seen(white, region, explanation.map.shape)
-
-
-def seen(mask: Array, region: Region, size: Sequence[int]) -> Array:
-    """The part of a mask of the whole picture that the model saw, in the size of its input; outside of it False."""
-    y = np.floor(region.y + (np.arange(size[0]) + 0.5) * region.height / size[0]).astype(int)
-    x = np.floor(region.x + (np.arange(size[1]) + 0.5) * region.width / size[1]).astype(int)
-    rows, columns = (y >= 0) & (y < mask.shape[0]), (x >= 0) & (x < mask.shape[1])
-    found: Array = mask[np.ix_(y.clip(0, mask.shape[0] - 1), x.clip(0, mask.shape[1] - 1))]
-    return np.asarray(found & rows[:, None] & columns[None])
-
-
-def mask_path(masks: Path, example: Example) -> Path:
-    """Where the mask of a picture lies: at the picture's own path from there, as PNG."""
-    return (masks / example.id).with_suffix(".png")
-
-
-def _check(dataset: Dataset, masks: Path) -> None:
-    missing = [mask_path(masks, each) for each in dataset if not mask_path(masks, each).is_file()]
-    if missing:
-        raise ValueError(
-            f"{len(missing)} of {len(dataset)} pictures have no mask, the first of them {missing[0]}: a mask is a PNG "
-            "at the picture's own path in the folder of masks, white where the object is"
-        )
 
 
 def _own_mask(explanation: Explanation) -> Array:

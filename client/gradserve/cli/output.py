@@ -157,10 +157,15 @@ class OutputPaths:
         return path
 
 
-def save(result: Explanation, path: Path, picture: str, colormap: Colormap | None = None) -> Path:
-    """Save the overlay, the heatmap or the object, or the map itself if the path ends in .npy or .npz."""
-    if path.suffix in (".npy", ".npz") or picture == "overlay" or (picture == "cutout" and result.segment is None):
+def save(result: Explanation, path: Path, picture: str, colormap: Colormap | None = None) -> Path | None:
+    """Save the overlay, the heatmap or the object, or the map itself if the path ends in .npy or .npz.
+
+    Nothing is saved, and None returned, where there is no object to cut out.
+    """
+    if path.suffix.lower() in (".npy", ".npz") or picture == "overlay":
         return result.save(path, colormap=colormap)
+    if picture == "cutout" and result.segment is None:
+        return None
     (result.cutout() if picture == "cutout" else result.heatmap(colormap)).save(path)
     return path
 

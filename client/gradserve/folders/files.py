@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import zipfile
+import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,19 +34,33 @@ class Picture:
     path: Path
 
 
-def pictures(folder: Path, out: Path) -> list[Picture]:
-    """All pictures in the folder and in those below it, by name, but for what `out` holds. Raises ValueError."""
-    ours = out.resolve()
+def pictures(folder: Path, out: Path) -> tuple[list[Picture], list[tuple[str, str]]]:
+    """All pictures in the folder and in those below it, by name, but for what `out` holds.
 
-    def counts(path: Path) -> bool:
-        hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
-        picture = path.suffix.lower() in IMAGE_SUFFIXES and path.is_file()
-        return picture and not hidden and ours not in path.resolve().parents
-
-    found = [Picture(each.relative_to(folder).as_posix(), each) for each in sorted(folder.rglob("*")) if counts(each)]
+    Links to folders are not followed. Also returns the folders that cannot be read, with the reason. Raises ValueError
+    where there are no pictures, and where `out` is the folder itself or holds it.
+    """
+    ours, files, unread = out.resolve(), list[Path](), list[OSError]()
+    if ours == folder.resolve() or ours in folder.resolve().parents:
+        raise ValueError(f"--out {out} is the folder of the pictures, or holds it; give one beside it, or one in it")
+    for root, folders, names in os.walk(folder, onerror=unread.append):
+        here = Path(root)
+        folders[:] = [each for each in folders if not each.startswith(".") and (here / each).resolve() != ours]
+        files += [here / each for each in names if Path(each).suffix.lower() in IMAGE_SUFFIXES and each[0] != "."]
+    found = [Picture(each.relative_to(folder).as_posix(), each) for each in sorted(files) if not _is_other(each)]
     if not found:
-        raise ValueError(f"{folder} holds no pictures ({', '.join(sorted(IMAGE_SUFFIXES))}), nor do the folders in it")
-    return found
+        endings = ", ".join(sorted(IMAGE_SUFFIXES))
+        more = "".join(f"; {each}" for each in unread)
+        raise ValueError(f"{folder} holds no pictures ({endings}), nor do the folders in it{more}")
+    return found, [(os.path.relpath(each.filename, folder), str(each)) for each in unread]
+
+
+def _is_other(path: Path) -> bool:
+    """Whether this is no file, such as a pipe. What cannot be looked at counts as a file, so that it is reported."""
+    try:
+        return path.exists() and not path.is_file()
+    except OSError:
+        return False
 
 
 class MapFolder:
@@ -55,21 +70,30 @@ class MapFolder:
         """`settings`: what decides the maps. Raises OtherSettings where those in the folder are of others."""
         self.path = path
         file = path / SETTINGS
-        if file.exists() and not restart:
+        if file.exists() and not restart and any(path.rglob(f"*{_ENDING}")):
             _check_same(file, settings)
         path.mkdir(parents=True, exist_ok=True)
         _replace(file, json.dumps(settings, indent=2) + "\n")
-        self._kept = not restart
+        self._digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
+        self._reused = not restart
+        self._current = set[str]()  # Names of pictures whose maps are of these settings and of their present bytes.
 
     def has(self, picture: Picture) -> bool:
-        """Whether the maps of this picture are here, and the picture is the same as then."""
-        if not self._kept:
+        """Whether the maps of this picture are here, of these settings and whole, and the picture is the same as then.
+
+        Maps that are partial, since time ran out, do not count.
+        """
+        metadata = self._read(picture) if self._reused else []
+        if not metadata or any(is_partial(each) for each in metadata):
             return False
-        metadata = read(self._file(picture))
-        if not metadata:
+        try:
+            sha256 = hashlib.sha256(picture.path.read_bytes()).hexdigest()
+        except OSError:
             return False
-        sha256 = hashlib.sha256(picture.path.read_bytes()).hexdigest()
-        return all(each["picture"]["sha256"] == sha256 for each in metadata)
+        if any(each["picture"].get("sha256") != sha256 for each in metadata):
+            return False
+        self._current.add(picture.name)
+        return True
 
     def keep(self, picture: Picture, maps: Explanations, colormap: Colormap | None) -> None:
         """Saves the maps and overlays of a picture. The file of the maps comes last, and whole or not at all."""
@@ -84,29 +108,55 @@ class MapFolder:
             metadata["picture"]["file"] = os.path.relpath(picture.path, file.parent)
             entries.append({**metadata, "overlay": overlay.name})
         part = file.with_name(f".{file.name}.part")
-        save_arrays(part, {"explanations": entries}, maps=np.stack([each.map for each in maps]))
+        document = {"settings_sha256": self._digest, "explanations": entries}
+        save_arrays(part, document, maps=np.stack([each.map for each in maps]), masks=maps.masks())
         part.replace(file)
+        self._current.add(picture.name)
 
     def kept(self, pictures: list[Picture]) -> Iterator[tuple[Picture, Path, list[dict[str, Any]]]]:
-        """The pictures that have maps here, each with the folder of its files and what is known of its maps."""
+        """The pictures whose maps are known to be of their present bytes, by `has` and `keep`.
+
+        Each comes with the folder of its files and what is known of its maps.
+        """
         for picture in pictures:
-            metadata = read(self._file(picture))
+            metadata = self._read(picture) if picture.name in self._current else []
             if metadata:
                 yield picture, self._file(picture).parent, metadata
+
+    def _read(self, picture: Picture) -> list[dict[str, Any]]:
+        """What the file of a picture says of its maps; nothing where it is none of these settings."""
+        document = _document(self._file(picture))
+        entries = _entries(document) if document.get("settings_sha256") == self._digest else []
+        return entries if all(isinstance(each.get("overlay"), str) for each in entries) else []
 
     def _file(self, picture: Picture) -> Path:
         return self.path / f"{picture.name}{_ENDING}"
 
 
+def is_partial(metadata: Mapping[str, Any]) -> bool:
+    """Whether this says of a map that time ran out before all of its samples were drawn."""
+    late = any(str(text).startswith("TIME_UP") for text in metadata.get("warnings", ()))
+    return bool(late and metadata.get("completed_fraction", 1) < 1)
+
+
 def read(path: Path) -> list[dict[str, Any]]:
     """What a file says of each of its maps; nothing where there is no such file, or one that cannot be read."""
+    return _entries(_document(path))
+
+
+def _document(path: Path) -> dict[str, Any]:
     try:
         with np.load(path, allow_pickle=False) as file:
             metadata = json.loads(str(file["metadata"]))
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
-        return []
-    entries = metadata.get("explanations", [metadata]) if isinstance(metadata, dict) else []
-    return [each for each in entries if isinstance(each, dict) and "picture" in each]
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error):
+        return {}
+    return metadata if isinstance(metadata, dict) else {}
+
+
+def _entries(document: dict[str, Any]) -> list[dict[str, Any]]:
+    entries = document.get("explanations", [document])
+    known = isinstance(entries, list) and all(isinstance(each, dict) for each in entries)
+    return entries if known and all(isinstance(each.get("picture"), dict) for each in entries) else []
 
 
 def _check_same(file: Path, settings: Mapping[str, Any]) -> None:

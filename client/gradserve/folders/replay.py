@@ -1,6 +1,7 @@
 """Computes maps again from what their file says of them, and compares."""
 
 import zipfile
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,13 +12,14 @@ from google.protobuf import json_format
 
 from gradserve import inputs
 from gradserve.client import Client
-from gradserve.folders.files import read
+from gradserve.folders.files import is_partial, read
 from gradserve.images import Array
 from gradserve.messages.common import PRECISION, choice
 from gradserve.results.common import Result
 from gradserve.results.explain import Explanation, picture_sha256
 from gradserve.v1 import common_pb2, explain_pb2
 
+_NO_MAPS = "{} is no .npz file of maps that this client or `gradserve explain` saved"
 COMPARED = ("model", "weights_digest", "precision", "server_version")  # Of the provenance.
 
 
@@ -41,11 +43,12 @@ class Replayed(Result):
 def replay(client: Client, path: Path, photo: Path | None = None) -> list[Replayed]:
     """Every map of the file again, on the photo that the file names, or on `photo`.
 
-    Raises ValueError where the file does not say how, where the photo is another, and where sizes differ.
+    Raises ValueError where the file does not say how, where a map is partial, where the photo is another or not there,
+    and where sizes differ.
     """
     metadata, maps = read(path), _maps(path)
-    if not metadata or len(metadata) != len(maps):
-        raise ValueError(f"{path} is no .npz file of maps that this client or `gradserve explain` saved")
+    if not metadata or len(metadata) != len(maps) or not all(map(_is_known, metadata)):
+        raise ValueError(_NO_MAPS.format(path))
     found = []
     for each, before in zip(metadata, maps, strict=True):
         request = _request(path, each)
@@ -54,11 +57,18 @@ def replay(client: Client, path: Path, photo: Path | None = None) -> list[Replay
     return found
 
 
+def _is_known(metadata: dict[str, Any]) -> bool:
+    """Whether all is there that a map is computed again from, and compared by."""
+    origin = metadata.get("provenance")
+    known = isinstance(origin, dict) and {*COMPARED, "seed"} <= origin.keys() and "sha256" in metadata["picture"]
+    return known and isinstance(metadata.get("target_value"), (int, float))
+
+
 def _maps(path: Path) -> Sequence[Array]:
     try:
         with np.load(path, allow_pickle=False) as file:
             return [file["map"]] if "map" in file.files else list(file["maps"])
-    except (ValueError, KeyError, EOFError, zipfile.BadZipFile):
+    except (ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error):
         return []
 
 
@@ -66,7 +76,13 @@ def _request(path: Path, metadata: dict[str, Any]) -> explain_pb2.ExplainRequest
     """The request of one map, on the model and with the precision and the seed that it was made with."""
     if "request" not in metadata:
         raise ValueError(f"{path} does not say what was asked; an older client saved it, or it is an attack's map")
-    request = json_format.ParseDict(metadata["request"], explain_pb2.ExplainRequest(), ignore_unknown_fields=True)
+    if is_partial(metadata):
+        samples = f"{metadata.get('done')} of {metadata.get('asked')} samples"
+        raise ValueError(f"{path} has a map of {samples}, since time ran out; such a map cannot be computed again")
+    try:
+        request = json_format.ParseDict(metadata["request"], explain_pb2.ExplainRequest(), ignore_unknown_fields=True)
+    except json_format.ParseError as error:
+        raise ValueError(f"{_NO_MAPS.format(path)}: {error}") from None
     origin = metadata["provenance"]
     request.model = origin["model"]
     request.options.precision = choice("precision", PRECISION, origin["precision"])
@@ -79,7 +95,10 @@ def _picture(path: Path, origin: dict[str, Any], photo: Path | None) -> common_p
     if photo is None and "file" not in origin:
         raise ValueError(f"{path} does not say where its photo lies; name it with --photo")
     file = photo or path.parent / origin["file"]
-    image = inputs.message(file)
+    try:
+        image = inputs.message(file)
+    except FileNotFoundError:
+        raise ValueError(f"photo {file} is not there; name it with --photo") from None
     if picture_sha256(image) != origin["sha256"]:
         raise ValueError(f"{file} is not the photo that {path} is about: its SHA-256 is another")
     return image

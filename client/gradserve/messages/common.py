@@ -125,15 +125,18 @@ def check_target(asked: common_pb2.Target, answered: common_pb2.Target, origin: 
     It would have answered for a class instead, for the predicted one or over all positions.
     """
     kind = asked.WhichOneof("kind")
-    unread = [kind] if kind in ("contrast", "similarity") and not answered.HasField(kind) else []
-    unread += ["region"] if asked.HasField("region") and not answered.HasField("region") else []
-    if unread:
-        version = f", version {origin.server_version}," if origin.server_version else ""
-        text = (
-            f"the server{version} is older than this client and knows no {' and no '.join(map(str, unread))} as target"
-        )
-        text = f"{text}: it answered for another one; ask a newer server"
-        raise Unimplemented(text, code=grpc.StatusCode.UNIMPLEMENTED, request_id=origin.request_id)
+    left_out = [kind] if kind in ("contrast", "similarity") and not answered.HasField(kind) else []
+    left_out += ["region"] if asked.HasField("region") and not answered.HasField("region") else []
+    if left_out:
+        what = f"knows no {' and no '.join(map(str, left_out))} as target"
+        raise unread(what, "it answered for another one", origin)
+
+
+def unread(what: str, instead: str, origin: common_pb2.Provenance) -> Unimplemented:
+    """The error of a server that has read past a part of a request: what it does not do, and what it did instead."""
+    version = f", version {origin.server_version}," if origin.server_version else ""
+    text = f"the server{version} is older than this client and {what}: {instead}; ask a newer server"
+    return Unimplemented(text, code=grpc.StatusCode.UNIMPLEMENTED, request_id=origin.request_id)
 
 
 def _single(target: common_pb2.Target) -> int | Unit:

@@ -31,6 +31,7 @@ from gradserve.messages.common import (
     split,
     target_message,
     target_of,
+    unread,
 )
 from gradserve.parameters.common import Preprocess
 from gradserve.parameters.explain import ExplainParameters, MapFormat
@@ -123,11 +124,12 @@ def _request(
 def explanations(request: explain_pb2.ExplainRequest, reply: explain_pb2.ExplainResponse) -> Explanations:
     """The reply of Explain as results, which keep the picture that was sent.
 
-    Raises Unimplemented where the server has left out a part of a target.
+    Raises Unimplemented where the server has left out a part of a target, and what was to be measured of each map.
     """
     if request.targets:  # For each method there is a map of every target.
         for each, asked in zip(reply.explanations, cycle(request.targets)):
             check_target(asked, each.target, reply.provenance)
+    _check_read(request, reply)
     region, provenance = region_of(reply.region), provenance_of(reply.provenance)
     return Explanations(
         [
@@ -137,10 +139,21 @@ def explanations(request: explain_pb2.ExplainRequest, reply: explain_pb2.Explain
     )
 
 
+def _check_read(request: explain_pb2.ExplainRequest, reply: explain_pb2.ExplainResponse) -> None:
+    """Raises Unimplemented where a server has read past `segment` or `trust`: it says why where it has none."""
+    for field, code in (("segment", "NO_SEGMENT"), ("trust", "NOT_JUDGED")):
+        for each in reply.explanations if getattr(request, field) else ():
+            if not each.HasField(field) and not any(text.startswith(code) for text in each.warnings):
+                raise unread(f"knows no {field}", "it left it out", reply.provenance)
+
+
 def _request_of_one(
     request: explain_pb2.ExplainRequest, each: explain_pb2.Explanation, place: int
 ) -> explain_pb2.ExplainRequest:
-    """The request of one map alone, without its picture; ranks and defaults are those that the reply tells."""
+    """The request of one map alone, without its picture; ranks and defaults are those that the reply tells.
+
+    `until_stable` is refused for methods that draw no samples; those that do tell their standard error.
+    """
     alone = explain_pb2.ExplainRequest(
         model=request.model,
         preprocess=request.preprocess,
@@ -150,6 +163,8 @@ def _request_of_one(
         options=request.options,
     )
     asked = request.targets[place % len(request.targets)] if request.targets else None
+    if request.HasField("until_stable") and each.HasField("standard_error"):
+        alone.until_stable = request.until_stable
     alone.targets.append(asked if asked is not None and asked.HasField("similarity") else each.target)
     return alone
 

@@ -232,16 +232,24 @@ class Explanations(Sequence[Explanation]):
         names = [f"{each.method}: {each.target_name}" for each in self._all]
         return images.sheet([each.overlay(colormap=colormap) for each in self._all], names, columns)
 
+    def masks(self) -> np.ndarray[Any, np.dtype[np.bool_]] | None:
+        """The masks of all objects, [N, H, W], False everywhere for a map without one; None where no map has one."""
+        if not any(each.segment for each in self._all):
+            return None
+        nothing = np.zeros(self._all[0].map.shape, bool)
+        return np.stack([each.segment.mask if each.segment else nothing for each in self._all])
+
     def save(self, path: str | os.PathLike[str], *, colormap: Colormap | None = None) -> Path:
         """Save the maps [N, H, W] if the path ends in .npy or .npz, else the sheet in the format of the path's ending.
 
-        A .npz file has `maps`, and `metadata` as JSON: that of each map, in a list of `explanations`.
+        A .npz file has `maps`, the `masks` of objects where there are such, and `metadata` as JSON: that of each map,
+        in a list of `explanations`.
         """
         path, ending = Path(path), Path(path).suffix.lower()
         if ending in (".npy", ".npz"):
             maps = np.stack([each.map for each in self._all])
             metadata = {"explanations": [each.metadata() for each in self._all]}
-            np.save(path, maps) if ending == ".npy" else save_arrays(path, metadata, maps=maps)
+            np.save(path, maps) if ending == ".npy" else save_arrays(path, metadata, maps=maps, masks=self.masks())
         else:
             self.sheet(colormap=colormap).save(path)
         return path

@@ -10,7 +10,15 @@ from typing import Any, TypeVar, get_args
 
 from gradserve import inputs
 from gradserve.arguments import ImageLike, OnError
-from gradserve.errors import GradserveError, PictureError, ResourceExhausted
+from gradserve.errors import (
+    DeadlineExceeded,
+    GradserveError,
+    InternalError,
+    InvalidArgument,
+    PictureError,
+    RequestTooLarge,
+    ResourceExhausted,
+)
 
 T = TypeVar("T")
 RETURNED = (GradserveError, inputs.UnusablePicture, OSError)  # Errors that may be those of one picture alone.
@@ -99,6 +107,18 @@ async def _in_order_async(
     finally:
         for each in begun:
             each.cancel()
+
+
+def raise_if_common(failure: PictureError) -> None:
+    """Raises the error where it is not the picture's own, since all others would fail of it too."""
+    error = failure.error
+    own = isinstance(error, (inputs.UnusablePicture, OSError, RequestTooLarge, DeadlineExceeded, InternalError)) or (
+        isinstance(error, InvalidArgument)
+        and bool(error.violations)
+        and all(field.startswith("image") for field, _ in error.violations)
+    )
+    if not own:
+        raise error
 
 
 def _check(concurrency: int, on_error: str) -> None:

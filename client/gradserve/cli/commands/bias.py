@@ -81,7 +81,8 @@ def bias(
     """How much of the evidence for its label lies in the object of each picture, and how much around it.
 
     Writes results.json and a page, index.html, with the classes and the pictures that have least in the object: a wolf
-    that is known by the snow. The evidence is the positive part of the map of the label.
+    that is known by the snow. The evidence is the positive part of the map of the label. The exit code is 1 where a
+    picture could not be measured.
 
     Example: `gradserve bias --data animals/ --masks masks/ --method grad_cam --out bias-out`
     """
@@ -101,21 +102,28 @@ def bias(
         answers = measure(
             client, dataset, method, question.masks, model=card.name, concurrency=concurrency, arguments=arguments
         )
-        found = list(output.progress(answers, len(dataset), "bias"))
-    result, worst = report.write(reports.out, found, settings, reports.worst)
+        collected, result = report.Collected(reports.worst), dict[str, Any]()
+        try:
+            for each in output.progress(answers, len(dataset), "bias"):
+                collected.add(each)
+        finally:
+            if collected:  # After an error, and after Ctrl-C, this is what was measured before it.
+                result = report.write(reports.out, collected, settings, len(dataset))
     if as_json:
         output.print_json(result)
     else:
-        _print(worst[:_SHOWN], result, reports.out / report.PAGE)
+        _print(collected.worst[:_SHOWN], result, reports.out / report.PAGE)
     _check(result, question.min_inside)
 
 
 def _check(result: dict[str, Any], least: float | None) -> None:
-    """Ends with 1 where there is too little in the objects, and with 2 where nothing could be measured."""
+    """Ends with 1 where there is too little in the objects or a picture failed, with 2 where nothing was measured."""
     if result["inside"] is None:
         raise ValueError("no picture could be measured; results.json has the reasons")
-    if least is not None and result["inside"] < least:
+    too_little = least is not None and result["inside"] < least
+    if too_little:
         output.err().print(f"{result['inside']:.1%} of the evidence lies in the object; {least:.1%} are asked for")
+    if too_little or result["failed"]:
         raise typer.Exit(1)
 
 

@@ -18,6 +18,7 @@ from gradserve.messages.explain import EXPLAIN_METHOD
 from gradserve.results.explain import Explanation
 
 _METHODS = fields.names(EXPLAIN_METHOD)
+_CUTOUT_ENDINGS = (".png", ".webp", ".tif", ".tiff", ".npy", ".npz")  # Pictures that hold alpha, and maps as numbers.
 PhotosOrFolder = Annotated[list[Path], typer.Argument(help="Picture files, or one folder of them.", exists=True)]
 
 
@@ -57,7 +58,7 @@ class Judging:
         bool, typer.Option("--trust", help="Judge each map beside chance and the middle of the picture (50 rows).")
     ] = False
     curves: Annotated[
-        bool, typer.Option("--curves", help="The same with areas of insertion and deletion (29 rows a map).")
+        bool, typer.Option("--curves", help="The same with areas of insertion and deletion (50 rows, and 29 a map).")
     ] = False
 
 
@@ -96,7 +97,7 @@ class OutputFiles:
     ] = None
     restart: Annotated[
         bool,
-        typer.Option("--restart", help="Compute a folder's maps anew that are in --out.", rich_help_panel="Output"),
+        typer.Option("--restart", help="Compute the maps in --out anew; for a folder.", rich_help_panel="Output"),
     ] = False
 
 
@@ -149,7 +150,7 @@ class Saved:
 
     photo: Path
     result: Explanation
-    picture: Path
+    picture: Path | None  # None where there is no object to cut out.
     map: Path | None
 
 
@@ -186,18 +187,19 @@ def explain(
     methods = parse.methods(selection.method, selection.param)
     region = parse.region(selection.region)
     colormap = cast(Colormap | None, files.colormap)
-    if any(photo.is_dir() for photo in photos):
+    of_folder = any(photo.is_dir() for photo in photos)
+    arguments = vars(judging) | request.arguments(region, folder=of_folder) | {"until_stable": selection.until_stable}
+    if of_folder:
         folder, out = only_folder(photos, files), files.out or Path("maps")
-        arguments = {**vars(judging), **request.arguments(region, folder=True)}
         plan = FolderPlan(folder, out, methods, targets, model, arguments, colormap)
         explain_folder.run(plan, connection, timeout, restart=files.restart, as_json=as_json)
         return
+    check_files(files)
     total = output.expected(photos, methods, targets)
     pictures = output.OutputPaths(files.out, ".png", total)
     maps = output.OutputPaths(files.save_map, ".npy", total) if files.save_map else None
     saved: list[Saved] = []
     with connection.client(timeout) as client:
-        arguments = {**vars(judging), **request.arguments(region), "until_stable": selection.until_stable}
         arguments |= {"segment": True} if files.picture == "cutout" else {}
         answers = client.explain_many(photos, methods, target=targets, model=model, **arguments)
         try:
@@ -226,6 +228,16 @@ def only_folder(photos: list[Path], files: OutputFiles) -> Path:
     return photos[0]
 
 
+def check_files(files: OutputFiles) -> None:
+    """Raises ValueError for what only a folder takes, and where objects are to be cut out into a file without alpha."""
+    if files.restart:
+        raise ValueError("--restart is for a folder of pictures; maps of files are always computed")
+    ending = files.out.suffix.lower() if files.out and not files.out.is_dir() else ""
+    if files.picture == "cutout" and ending and ending not in _CUTOUT_ENDINGS:
+        allowed = ", ".join(_CUTOUT_ENDINGS[:4])
+        raise ValueError(f"--out {files.out}: the object of --picture cutout has alpha; give a file in {allowed}")
+
+
 def _print(saved: list[Saved], as_json: bool) -> None:
     output.warn(_warnings(saved))
     if as_json:
@@ -241,7 +253,8 @@ def _print(saved: list[Saved], as_json: bool) -> None:
     for each in saved:
         result = each.result
         numbers = [f"{result.target_value:.4g}", *([f"{result.completed_fraction:.0%}"] if partial else [])]
-        paths = ", ".join(str(path) for path in (each.picture, each.map) if path)
+        picture = str(each.picture) if each.picture else "no object to cut out"
+        paths = f"{picture}, {each.map}" if each.map else picture
         table.add_row(
             each.photo.name, result.method, result.target_name, *numbers, "\n".join([paths, *_judged(result)])
         )
@@ -266,5 +279,5 @@ def _warnings(saved: list[Saved]) -> Iterator[str]:
 
 
 def _json(each: Saved) -> dict[str, Any]:
-    paths = {"picture": str(each.picture), "map": str(each.map) if each.map else None}
+    paths = {"picture": str(each.picture) if each.picture else None, "map": str(each.map) if each.map else None}
     return {"image": str(each.photo), **each.result.to_dict(), **paths}

@@ -1,24 +1,26 @@
 """`gradserve explain FOLDER`: the maps of all pictures of a folder, with a page that shows them."""
 
-from collections.abc import Callable
-from contextlib import ExitStack
-
 import typer
 
 from gradserve.cli import options, output
 from gradserve.folders import page
-from gradserve.folders.files import pictures
-from gradserve.folders.run import FolderPlan, FolderReport, explain_folder
+from gradserve.folders.run import FolderPlan, FolderReport, FolderRun
 
 
 def run(plan: FolderPlan, connection: options.Connection, timeout: float, *, restart: bool, as_json: bool) -> None:
-    """Explains what has no maps yet, and prints what became of it. The exit code is 1 where a picture failed."""
-    with ExitStack() as stack:
-        client = stack.enter_context(connection.client(timeout))
-        total = len(pictures(plan.folder, plan.out))
-        advance: Callable[[int], None] = stack.enter_context(output.counter("explain", total))
-        report, maps, found = explain_folder(client, plan, advance, restart=restart)
-    path = page.write(plan.folder, maps, found, report.failed)
+    """Explains what has no maps yet, and prints what became of it. The exit code is 1 where a picture failed.
+
+    The page is written after an error too, and after Ctrl-C, once a picture was seen to.
+    """
+    with connection.client(timeout) as client:
+        folder = FolderRun(client, plan, restart=restart)
+        report, path = folder.report, None
+        try:
+            with output.counter("explain", report.total) as advance:
+                folder.explain(advance)
+        finally:
+            if report.done + report.found + report.partial + len(report.failed):
+                path = page.write(plan.folder, folder.maps, folder.pictures, report.failed)
     if as_json:
         output.print_json({**vars(report), "out": str(plan.out), "page": str(path)})
     else:
@@ -30,5 +32,9 @@ def run(plan: FolderPlan, connection: options.Connection, timeout: float, *, res
 def _print(report: FolderReport, path: str) -> None:
     found = f", {report.found} of them before" if report.found else ""
     output.out().print(f"{report.done + report.found} of {report.total} pictures have maps{found}; see {path}")
+    if report.partial:
+        output.out().print(
+            f"{report.partial} more have partial maps, since time ran out; another run computes them again"
+        )
     for name, reason in report.failed:
         output.err().print(f"{name}: {reason}", style="red")

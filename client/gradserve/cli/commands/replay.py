@@ -7,8 +7,10 @@ import typer
 from rich.table import Table
 
 from gradserve.cli import options, output
+from gradserve.errors import FailedPrecondition, InternalError, InvalidArgument, NotFound
 from gradserve.folders.replay import Replayed, replay
 
+_OF_ONE_FILE = (ValueError, OSError, NotFound, InvalidArgument, FailedPrecondition, InternalError)  # Other files go on.
 Maps = Annotated[list[Path], typer.Argument(help=".npz files of maps.", exists=True, dir_okay=False)]
 
 
@@ -29,26 +31,32 @@ def replay_command(
 ) -> None:
     """Compute maps again from their .npz files, and compare.
 
-    The exit code is 1 where a map differs by more than the tolerance. In precisions other than exact, rows are rounded
-    by the company they have; give those a tolerance of their own.
+    The exit code is 1 where a map differs by more than the tolerance, and 2 where one could not be computed again. In
+    precisions other than exact, rows are rounded by the company they have; give those a tolerance of their own.
 
     Example: `gradserve replay maps/cat.jpg.npz`
 
     Example: `gradserve replay map.npz --photo cat.jpg --tolerance 0.01`
     """
-    found = list[tuple[Path, Replayed]]()
+    found, failed = list[tuple[Path, Replayed]](), dict[str, str]()
     with connection.client(timeout) as client:
         for file in output.progress(files, len(files), "replay"):
-            found += [(file, each) for each in replay(client, file, photo)]
+            try:
+                found += [(file, each) for each in replay(client, file, photo)]
+            except _OF_ONE_FILE as error:
+                failed[str(file)] = str(error)
     output.warn(_changes(found))
     agree = [each.difference <= tolerance for _, each in found]
     if as_json:
         documents = zip(found, agree, strict=True)
-        output.print_json({"maps": [{"file": str(f), **each.to_dict(), "agrees": ok} for (f, each), ok in documents]})
-    else:
+        maps = [{"file": str(f), **each.to_dict(), "agrees": ok} for (f, each), ok in documents]
+        output.print_json({"maps": maps, "failed": failed})
+    elif found:
         _print(found, agree)
-    if not all(agree):
-        raise typer.Exit(1)
+    for name, reason in failed.items():
+        output.err().print(reason if name in reason else f"{name}: {reason}", style="red")
+    if failed or not all(agree):
+        raise typer.Exit(2 if failed else 1)
 
 
 def _print(found: list[tuple[Path, Replayed]], agree: list[bool]) -> None:
