@@ -15,7 +15,7 @@ from gradserve_server.engine.job import Job, MethodContext, next_look
 from gradserve_server.engine.objective import logit
 from gradserve_server.methods.explain import METHODS, ExplainArguments, Explained, Target, explain
 from gradserve_server.methods.explain.averages import gradient_shap, smooth_grad
-from gradserve_server.methods.explain.estimates import SampleMoments
+from gradserve_server.methods.explain.estimates import SampleMoments, SampleSlopes
 from gradserve_server.methods.explain.fits import Fit, cosine_kernel, ridge_fit, shapley_choices, shapley_fit
 from gradserve_server.methods.explain.maps import Map
 from gradserve_server.models.prepared import Prepared
@@ -240,6 +240,33 @@ def test_sizes_of_choices_follow_the_shapley_kernel() -> None:
     assert choices.mean(0) == pytest.approx(0.5, abs=1e-12)
 
 
+# Masks
+
+
+def test_the_slopes_of_masks_have_an_error_once_each_pixel_was_shown_and_hidden_five_times() -> None:
+    """The second pixel is hidden by one mask in three alone."""
+    slopes, told = SampleSlopes(torch.zeros(1, 2)), list[bool]()
+    for i in range(20):
+        slopes.add(torch.tensor([[i % 2, min(1, i % 3)]]), torch.tensor(float(i % 5)))
+        told.append(slopes.error() is not None)
+    assert told == [i >= 12 for i in range(20)], "masks 0, 3, 6, 9 and 12 hide it"
+    still = SampleSlopes(torch.zeros(1, 2))
+    for i in range(20):
+        still.add(torch.tensor([[i % 2, 0.5]]), torch.tensor(float(i % 5)))
+    assert still.error() is None, "the second pixel is never hidden more than else"
+    assert still.varied
+
+
+def test_masks_that_are_all_the_same_are_told_instead_of_a_map_that_is_exact() -> None:
+    model, x = inputs("linear")
+    ours = stable(model, x, "rise", 0.9, samples=3, grid=1, keep=0.99)
+    assert not ours.values.any()
+    assert ours.standard_error is None
+    (warning,) = ours.warnings
+    assert warning.startswith("NOT_SHOWN: all 3 masks are the same")
+    assert "nearer to 0.5 than 0.99" in warning
+
+
 # Through an engine
 
 EXACT = ("smooth_grad", "kernel_shap")  # Methods whose samples say the same of a linear model.
@@ -273,3 +300,12 @@ def test_every_method_that_draws_samples_stops_and_tells_its_error(method: str) 
     never = stable(model, x, method, 1e-6, **more)
     assert (never.done, never.settled) == (60, False)
     assert sum(text.startswith("NOT_STABLE: after all 60 samples") for text in never.warnings) == 1
+
+
+@pytest.mark.parametrize(("method", "samples"), [("smooth_grad", 1), ("rise", 8), ("lime", 20), ("kernel_shap", 22)])
+def test_an_error_that_cannot_be_told_is_not_taken_for_a_small_one(method: str, samples: int) -> None:
+    model, x = inputs("linear")
+    ours = stable(model, x, method, 0.9, **{**SMALL[method], "samples": samples})
+    assert (ours.done, ours.settled, ours.standard_error) == (samples, False, None)
+    assert any(text.startswith(f"NOT_STABLE: {samples} samples are too few to tell") for text in ours.warnings)
+    assert not stable(model, x, "gradient", 0.9).warnings, "a method beside it that draws no samples"
