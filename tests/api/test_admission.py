@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from gradserve_server.api.admission import admission as module
-from gradserve_server.api.admission.admission import SAFETY_FACTOR, SHARE_CHECK_SECONDS, Admission
+from gradserve_server.api.admission.admission import SAFETY_FACTOR, SHARE_CHECK_SECONDS, SPARE_FACTOR, Admission
 from gradserve_server.api.admission.callers import Caller
 from gradserve_server.api.errors import PARTIAL_ANSWERS, Full, RequestError, failure
 from gradserve_server.config import LimitSettings
@@ -110,6 +110,18 @@ def test_what_would_come_too_late_is_refused_and_comes_back_later() -> None:
     gate.check(task(left=end, allow_partial=True))
     assert refusal(gate, task(left=0.1, allow_partial=True)).refused == "deadline", "not even its first pass"
     assert refusal(gate, task(left=end, priority="batch")).refused == "deadline"
+
+
+def test_more_than_was_asked_for_is_done_only_where_there_is_plenty_of_time() -> None:
+    gate = admission([task()] * 30)
+    expected = gate.expect(Prospect("a", 1.0, True, "m", "exact", 0.03))
+    assert expected is not None
+    assert gate.has_spare_time(task())
+    assert gate.has_spare_time(task(left=SPARE_FACTOR * expected.end + 0.1))
+    assert not gate.has_spare_time(task(left=SPARE_FACTOR * expected.end - 0.1))
+    unknown = admission(measured=False)
+    assert unknown.has_spare_time(task())
+    assert not unknown.has_spare_time(task(left=100.0))
 
 
 def test_another_callers_work_keeps_nobody_out() -> None:

@@ -80,18 +80,18 @@ def test_a_bound_without_samples_is_refused(stubs: Stubs) -> None:
 
 def test_replies_have_all_parameters_and_an_error(stubs: Stubs) -> None:
     asked = {
-        "rise": {"samples": 20},
-        "lime": {"samples": 30, "segments": 12},
-        "kernel_shap": {"samples": 30, "segments": 12},
+        "rise": {"samples": 60},
+        "lime": {"samples": 60, "segments": 12},
+        "kernel_shap": {"samples": 120, "segments": 12},
         "gradient_shap": {"samples": 4},
         "gradient": {},
     }
     *sampled, gradient = ask(stubs, asked).explanations
-    assert sampled[0].method.rise == explain_pb2.Rise(samples=20, grid=7, keep=0.5, baseline=1)
+    assert sampled[0].method.rise == explain_pb2.Rise(samples=60, grid=7, keep=0.5, baseline=1)
     assert sampled[1].method.lime == explain_pb2.Lime(
-        samples=30, segments=12, compactness=10, baseline=2, kernel_width=0.25, ridge=1
+        samples=60, segments=12, compactness=10, baseline=2, kernel_width=0.25, ridge=1
     )
-    assert sampled[2].method.kernel_shap == explain_pb2.KernelShap(samples=30, segments=12, compactness=10, baseline=2)
+    assert sampled[2].method.kernel_shap == explain_pb2.KernelShap(samples=120, segments=12, compactness=10, baseline=2)
     assert sampled[3].method.gradient_shap == explain_pb2.GradientShap(samples=4, baselines=1, noise=0, reduce=3)
     assert all(0 < each.standard_error < 10 for each in sampled)
     assert not gradient.HasField("standard_error")

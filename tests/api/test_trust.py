@@ -4,6 +4,7 @@ import time
 from dataclasses import replace
 from typing import Any
 
+import grpc
 import numpy as np
 import pytest
 from google.protobuf.duration_pb2 import Duration
@@ -13,6 +14,7 @@ from zoo import prepared
 from gradserve.v1 import common_pb2 as pb
 from gradserve.v1 import explain_pb2
 from gradserve_server.api import trust
+from gradserve_server.api.errors import RequestError
 from gradserve_server.api.request import CallContext
 from gradserve_server.api.rpcs import explain
 from gradserve_server.config import LimitSettings
@@ -51,6 +53,16 @@ def test_each_map_has_a_judgement_with_a_sentence(stubs: Stubs) -> None:
     again = ask(stubs, pb.Target(class_index=3), pb.Target(contrast=EITHER), methods=both)
     assert [each.trust.verdict for each in again.explanations] == [each.trust.verdict for each in reply.explanations]
     assert again.provenance.rows == 4 + 50, "the trial of the methods was made once"
+
+
+def test_the_first_request_of_a_method_makes_the_trial(stubs: Stubs) -> None:
+    """By parameters that no other test has; the call's deadline is far."""
+    own = methods(smooth_grad={"samples": 2, "noise": 0.1234})
+    refused = {"methods": [*own, *methods(grad_cam={"layer": "nothing"})]}
+    with pytest.raises(grpc.RpcError, match="nothing"):
+        ask(stubs, pb.Target(class_index=3), **refused)
+    rows = [ask(stubs, pb.Target(class_index=3), methods=own).provenance.rows for _ in range(2)]
+    assert rows == [3 + 50 + 4 * (1 + 2 * 3), 3 + 50]
 
 
 def test_maps_are_the_same_with_and_without(stubs: Stubs) -> None:
@@ -95,12 +107,17 @@ def card(monkeypatch: pytest.MonkeyPatch) -> ModelCard:
     return prepared("resnet18").card
 
 
-def bound(card: ModelCard, *, decode: bool = True, **fields: Any) -> Any:
+def bound(card: ModelCard, *, remaining: float | None = None, **fields: Any) -> Any:
     pixels = np.zeros((card.height, card.width, 3), np.uint8)
     image = pb.Image(tensor=pb.Tensor(shape=pixels.shape, dtype=pb.DTYPE_UINT8, data=pixels.tobytes()))
     request = explain_pb2.ExplainRequest(image=image, preprocess=pb.PREPROCESS_AS_IS, **fields)
-    at = CallContext("id", time.monotonic(), None, ServedModels([card]), LimitSettings(), decode=decode)
+    at = CallContext("id", time.monotonic(), remaining, ServedModels([card]), LimitSettings())
     return request, explain.bind(request, at)
+
+
+def accepted(card: ModelCard, *, fits: bool = True, **fields: Any) -> Any:
+    """The request while it runs, with its trial: a context manager; `fits`: whether there is time for that."""
+    return explain.with_trial(*bound(card, **fields), lambda task: fits)
 
 
 def answered(call: Any, sensitivity: float | None) -> Explained:
@@ -112,22 +129,74 @@ def answered(call: Any, sensitivity: float | None) -> Explained:
 def warnings(card: ModelCard, *, sensitivity: float | None = None, **fields: Any) -> list[str]:
     """Of the first map of a request whose trial finds that."""
     request, made = bound(card, **fields)
-    calls = made.task.arguments.calls
-    results = [answered(call, sensitivity) for call in calls]
-    reply = explain.reply(request, made, Outcome("id", results))
+    with explain.with_trial(request, made, lambda task: True) as tried:
+        assert sensitivity is None or tried.task.arguments.trial is not None
+        results = [answered(call, sensitivity) for call in tried.task.arguments.calls]
+        reply = explain.reply(request, tried, Outcome("id", results))
     return [text.partition(":")[0] for text in reply.explanations[0].warnings]
+
+
+def cost(card: ModelCard, **fields: Any) -> float:
+    """What an accepted request costs while no other one runs."""
+    with accepted(card, **fields) as made:
+        return float(made.task.cost)
 
 
 def test_the_price_has_the_rows_of_the_judgement_and_of_the_first_trial(card: ModelCard) -> None:
     asked = {"methods": methods(gradient={})}
-    plain = bound(card, **asked)[1].task.cost
-    for _ in range(2):
-        first = bound(card, trust=True, **asked, decode=False)[1].task.cost
-        assert first - plain == pytest.approx(card.gflop * (50 + 4 + 8 * 3)), "asking for the price claims nothing"
-    assert bound(card, trust=True, **asked)[1].task.cost == pytest.approx(first)
-    assert bound(card, trust=True, **asked)[1].task.cost - plain == pytest.approx(card.gflop * 50), "another is at it"
+    plain = bound(card, **asked)[1].task
+    judged = bound(card, trust=True, **asked)[1].task
+    assert judged.cost - plain.cost == pytest.approx(card.gflop * 50), "a trial is no reason to refuse a request"
+    with accepted(card, trust=True, **asked) as first:
+        assert first.task.cost - judged.cost == pytest.approx(card.gflop * (4 + 8 * 3))
+        assert first.task.least_cost == judged.cost
+        assert cost(card, trust=True, **asked) == judged.cost, "another is at it"
+    assert cost(card, trust=True, **asked) == first.task.cost, "it ended without having found anything"
     curves = bound(card, curves=True, **asked)[1].task.cost
-    assert curves - plain == pytest.approx(card.gflop * (50 + 29))
+    assert curves - plain.cost == pytest.approx(card.gflop * (50 + 29))
+
+
+def test_a_trial_is_left_out_where_it_would_be_too_late_or_too_much(card: ModelCard) -> None:
+    asked = {"methods": methods(gradient={}), "trust": True}
+    with accepted(card, fits=False, **asked) as made:
+        assert made.task.arguments.trial is None
+        with accepted(card, **asked) as other:
+            assert other.task.arguments.trial is not None, "it was not claimed"
+    targets = [pb.Target(class_index=i) for i in range(9)]
+    for samples, has_room in ((1800, True), (1813, False)):
+        rows = len(targets) * (samples + 1) + 50
+        of_trial = 4 * (1 + 2 * 9)  # It draws 8 samples, beside the picture itself.
+        assert (rows + of_trial <= explain.MAX_REQUEST_ROWS) == has_room
+        assert rows <= explain.MAX_REQUEST_ROWS
+        long = {"methods": methods(smooth_grad={"samples": samples}), "targets": targets, "trust": True}
+        with accepted(card, **long) as made:
+            assert (made.task.arguments.trial is not None) == has_room
+
+
+def test_rows_of_judgements_are_those_that_were_computed(card: ModelCard) -> None:
+    with accepted(card, trust=True, methods=methods(gradient={})) as made:
+        results = [answered(call, None) for call in made.task.arguments.calls]
+    for rows, trust_rows in ((1 + 50 + 12, 62), (1 + 50 + 4, 54), (1, 0)):
+        assert explain.rows_by_method(made, Outcome("id", results, rows=rows)) == {"gradient": 1, "trust": trust_rows}
+    plain = bound(card, methods=methods(gradient={}))[1]
+    assert explain.rows_by_method(plain, Outcome("id", results, rows=1)) == {"gradient": 1}
+
+
+def test_replies_of_many_maps_are_made_in_a_thread(card: ModelCard) -> None:
+    """Of the smallest maps too, since each takes about 40 us beside its pixels."""
+    small, targets = replace(card, height=8, width=8), [pb.Target(class_index=i) for i in range(16)]
+    assert bound(small, methods=methods(gradient={}), targets=targets)[1].small_reply
+    assert not bound(small, methods=methods(gradient={}, deconvnet={}), targets=targets[:9])[1].small_reply
+
+
+def test_pictures_are_cut_into_segments_in_few_ways(card: ModelCard) -> None:
+    def asked(*compactness: float) -> list[explain_pb2.ExplainMethod]:
+        return [each for value in compactness for each in methods(lime={"compactness": value}, kernel_shap={})]
+
+    assert bound(card, methods=asked(1, 2, 3))[1].methods == ("lime", "kernel_shap")
+    with pytest.raises(RequestError, match="cut the picture in 5 different ways") as refused:
+        bound(card, methods=asked(1, 2, 3, 4))
+    assert "at most 4 pairs of segments and compactness" in str(refused.value)
 
 
 def test_methods_of_values_alone_and_units_are_not_tried(card: ModelCard) -> None:
@@ -138,12 +207,12 @@ def test_methods_of_values_alone_and_units_are_not_tried(card: ModelCard) -> Non
         {"methods": methods(gradient={}), "trust": False},
         {"methods": methods(gradient={}), "options": pb.RequestOptions(time_budget=Duration(seconds=9))},
     ):
-        assert bound(card, **{"trust": True, **fields})[1].task.arguments.trial is None
-    (_, made) = bound(
-        card, trust=True, methods=methods(gradient={}, guided_backprop={}), targets=[pb.Target(rank=1), unit]
-    )
-    assert made.task.arguments.trial.calls == (0, 2)
-    assert made.task.arguments.trial.layer == "fc"
+        with accepted(card, **{"trust": True, **fields}) as made:
+            assert made.task.arguments.trial is None
+    both = methods(gradient={}, guided_backprop={})
+    with accepted(card, trust=True, methods=both, targets=[pb.Target(rank=1), unit]) as made:
+        assert made.task.arguments.trial.calls == (0, 2)
+        assert made.task.arguments.trial.layer == "fc"
 
 
 def test_every_later_map_of_an_insensitive_method_is_warned_of(card: ModelCard) -> None:
@@ -153,7 +222,8 @@ def test_every_later_map_of_an_insensitive_method_is_warned_of(card: ModelCard) 
     assert "INSENSITIVE" in warnings(card, **asked), "also without trust"
     assert "INSENSITIVE" not in warnings(card, methods=methods(guided_backprop={"reduce": "REDUCE_MAX"}))
     assert "INSENSITIVE" not in warnings(replace(card, digest="other weights"), **asked)
-    assert bound(card, trust=True, **asked)[1].task.arguments.trial is None, "it is known"
+    with accepted(card, trust=True, **asked) as made:
+        assert made.task.arguments.trial is None, "it is known"
 
 
 def test_contrasts_are_tried_apart(card: ModelCard) -> None:
@@ -172,8 +242,9 @@ def test_a_sensitive_method_is_not_warned_of(card: ModelCard) -> None:
 def test_a_network_without_a_last_linear_layer_was_not_tried(card: ModelCard) -> None:
     other = replace(card, layers=tuple(layer for layer in card.layers if layer.name != "fc"))
     assert other.logits_layer == ""
-    assert bound(other, trust=True, methods=methods(gradient={}))[1].task.arguments.trial is None
-    (call,) = bound(other, trust=True, methods=methods(gradient={}))[1].task.arguments.calls
+    with accepted(other, trust=True, methods=methods(gradient={})) as made:
+        assert made.task.arguments.trial is None
+    (call,) = made.task.arguments.calls
     judgement = trust.Judgement(0.5, 0.01, 0.1, "beats_both", "beats both")
     (text,) = trust.trial_warnings(call, replace(answered(call, None), judgement=judgement), other)
     assert text.startswith("UNTRIED: ")

@@ -327,6 +327,18 @@ def test_expected_gradients_add_up_on_the_mean() -> None:
     assert ours.values.sum() == pytest.approx(difference, rel=1e-4)
 
 
+def test_large_pictures_are_cut_at_320_pixels_and_keep_their_segments() -> None:
+    """Each pixel of a picture stands for 9 of one that is three times as large."""
+    small = torch.rand(1, 3, 200, 320, generator=torch.Generator().manual_seed(2))
+    large = small.repeat_interleave(3, 2).repeat_interleave(3, 3)
+    labels = labels_of(large, 60)
+    assert labels.shape == (600, 960)
+    assert np.array_equal(labels, labels_of(small, 60).repeat(3, 0).repeat(3, 1))
+    thin = labels_of(torch.rand(1, 3, 1, 1300), 300)
+    assert thin.shape == (1, 1300)
+    assert np.array_equal(np.unique(thin), np.arange(thin.max() + 1))
+
+
 # All of them
 
 

@@ -1,5 +1,7 @@
 """Standard errors of maps from samples, beside closed forms and the spread over seeds; and when sampling stops."""
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 import torch
@@ -13,8 +15,8 @@ from gradserve_server.engine.job import Job, MethodContext, next_look
 from gradserve_server.engine.objective import logit
 from gradserve_server.methods.explain import METHODS, ExplainArguments, Explained, Target, explain
 from gradserve_server.methods.explain.averages import gradient_shap, smooth_grad
-from gradserve_server.methods.explain.estimates import SampleMoments
-from gradserve_server.methods.explain.fits import cosine_kernel, ridge_fit, shapley_choices, shapley_fit
+from gradserve_server.methods.explain.estimates import SampleMoments, SampleSlopes
+from gradserve_server.methods.explain.fits import Fit, cosine_kernel, ridge_fit, shapley_choices, shapley_fit
 from gradserve_server.methods.explain.maps import Map
 from gradserve_server.models.prepared import Prepared
 
@@ -171,6 +173,62 @@ def test_the_errors_of_lime_are_the_spread_over_seeds() -> None:
     assert told == pytest.approx(actual, rel=0.15)
 
 
+DIRECTIONS = np.random.default_rng(1).normal(size=(36, 24))
+
+
+def saturating(shown: np.ndarray) -> np.ndarray:
+    """A score of choices of 36 segments [n, 36] with interactions of all orders."""
+    values: np.ndarray = np.tanh(shown @ DIRECTIONS).sum(1)
+    return values
+
+
+def first_stable(fit: Callable[[int], Fit], bound: float) -> np.ndarray:
+    """The coefficients of 36 segments at the first look, of those up to 1000 samples, where the error is so small."""
+    done = next_look(0)
+    while done < 1000:
+        error = fit(done).relative_error(np.ones(36))
+        if error is not None and error <= bound:
+            return fit(done).coefficients
+        done = next_look(done)
+    raise AssertionError("all samples were taken")
+
+
+@pytest.mark.parametrize("bound", [0.5, 0.3])
+@pytest.mark.parametrize("method", ["kernel_shap", "lime"])
+def test_maps_that_are_stable_differ_between_seeds_by_about_the_bound(method: str, bound: float) -> None:
+    """An error may be told below it by chance, and then ends the sampling, so that a fifth more is allowed."""
+    ends, maps = saturating(np.array([[1.0] * 36, [0.0] * 36])), []
+    for seed in range(25):
+        if method == "kernel_shap":
+            choices, weights = shapley_choices(36, 1000, MethodContext(seed=seed))
+        else:
+            choices = np.random.default_rng(seed).random((1000, 36)) < 0.5
+            weights = cosine_kernel(choices, 0.25)
+        values = saturating(choices.astype(float))
+
+        def fit(n: int, parts: tuple[np.ndarray, ...] = (choices, values, weights)) -> Fit:
+            first = [part[:n] for part in parts]
+            return shapley_fit(*first, *ends) if method == "kernel_shap" else ridge_fit(*first, 0.0)
+
+        maps.append(first_stable(fit, bound))
+    spread = np.sqrt(np.var(maps, 0).sum()) / np.linalg.norm(np.mean(maps, 0))
+    assert spread < 1.2 * bound
+
+
+def test_choices_that_come_again_do_not_tell_errors() -> None:
+    choices, weights = shapley_choices(8, 60, MethodContext(seed=0))
+    ends, again = game(np.array([[1] * 8, [0] * 8])), np.tile(choices[:26], (10, 1))
+    assert shapley_fit(choices, game(choices), weights, *ends).errors is not None
+    few = shapley_fit(again, game(again), np.ones(260), *ends)
+    assert (few.determined, few.errors) == (True, None)
+    shown = np.random.default_rng(0).random((60, 8)) < 0.5
+    repeated = np.tile(shown[:12], (10, 1))
+    assert ridge_fit(shown, game(shown), np.ones(60), 0.0).errors is not None
+    assert ridge_fit(repeated, game(repeated), np.ones(120), 0.0).errors is None
+    undetermined = ridge_fit(repeated[:, [0] * 8], game(repeated), np.ones(120), 0.0)
+    assert (undetermined.determined, undetermined.errors) == (False, None)
+
+
 def test_sizes_of_choices_follow_the_shapley_kernel() -> None:
     choices, weights = shapley_choices(12, 4000, MethodContext(seed=3))
     assert (choices[::2] != choices[1::2]).all(), "pairs are complements"
@@ -180,6 +238,33 @@ def test_sizes_of_choices_follow_the_shapley_kernel() -> None:
     drawn = np.bincount(choices[::2].sum(1), minlength=12)[1:]
     assert stats.chisquare(drawn, 2000 * chances / chances.sum()).pvalue > 0.001
     assert choices.mean(0) == pytest.approx(0.5, abs=1e-12)
+
+
+# Masks
+
+
+def test_the_slopes_of_masks_have_an_error_once_each_pixel_was_shown_and_hidden_five_times() -> None:
+    """The second pixel is hidden by one mask in three alone."""
+    slopes, told = SampleSlopes(torch.zeros(1, 2)), list[bool]()
+    for i in range(20):
+        slopes.add(torch.tensor([[i % 2, min(1, i % 3)]]), torch.tensor(float(i % 5)))
+        told.append(slopes.error() is not None)
+    assert told == [i >= 12 for i in range(20)], "masks 0, 3, 6, 9 and 12 hide it"
+    still = SampleSlopes(torch.zeros(1, 2))
+    for i in range(20):
+        still.add(torch.tensor([[i % 2, 0.5]]), torch.tensor(float(i % 5)))
+    assert still.error() is None, "the second pixel is never hidden more than else"
+    assert still.varied
+
+
+def test_masks_that_are_all_the_same_are_told_instead_of_a_map_that_is_exact() -> None:
+    model, x = inputs("linear")
+    ours = stable(model, x, "rise", 0.9, samples=3, grid=1, keep=0.99)
+    assert not ours.values.any()
+    assert ours.standard_error is None
+    (warning,) = ours.warnings
+    assert warning.startswith("NOT_SHOWN: all 3 masks are the same")
+    assert "nearer to 0.5 than 0.99" in warning
 
 
 # Through an engine
@@ -215,3 +300,12 @@ def test_every_method_that_draws_samples_stops_and_tells_its_error(method: str) 
     never = stable(model, x, method, 1e-6, **more)
     assert (never.done, never.settled) == (60, False)
     assert sum(text.startswith("NOT_STABLE: after all 60 samples") for text in never.warnings) == 1
+
+
+@pytest.mark.parametrize(("method", "samples"), [("smooth_grad", 1), ("rise", 8), ("lime", 20), ("kernel_shap", 22)])
+def test_an_error_that_cannot_be_told_is_not_taken_for_a_small_one(method: str, samples: int) -> None:
+    model, x = inputs("linear")
+    ours = stable(model, x, method, 0.9, **{**SMALL[method], "samples": samples})
+    assert (ours.done, ours.settled, ours.standard_error) == (samples, False, None)
+    assert any(text.startswith(f"NOT_STABLE: {samples} samples are too few to tell") for text in ours.warnings)
+    assert not stable(model, x, "gradient", 0.9).warnings, "a method beside it that draws no samples"

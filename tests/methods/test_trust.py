@@ -20,6 +20,7 @@ from gradserve_server.methods.explain.trust import (
     CELLS,
     MASKS,
     NO_TIME,
+    NOT_FINITE,
     agreements,
     cell_sums,
     centre_cells,
@@ -251,6 +252,31 @@ def test_where_time_runs_out_after_the_map_it_is_returned_without_a_judgement() 
         job.steps.throw(TimeUp())
     (answer,) = stopped.value.value
     assert (answer.judgement, answer.warnings) == (None, (NO_TIME,))
+    assert answer.values.any()
+
+
+@pytest.mark.parametrize(("curves", "share"), [(False, 0.97), (True, 0.88)])
+def test_maps_are_returned_without_a_judgement_where_masked_pictures_have_no_finite_value(
+    curves: bool, share: float
+) -> None:
+    """The network gives NaN for pictures with less contrast: under the masks, or at the ends of the curves alone."""
+    model = prepared("linear")
+    height, width = model.card.height, model.card.width
+    x = (torch.arange(height)[:, None] + torch.arange(width)).remainder(2).float().expand(1, 3, height, width)
+    least = share * ((x - model.mean) / model.std).std()
+
+    def forget(network: torch.nn.Module, inputs: tuple[Tensor, ...], logits: Tensor) -> Tensor:
+        return torch.where((inputs[0].std((1, 2, 3)) < least)[:, None], torch.nan, logits)
+
+    handle = model.network.register_forward_hook(forget)
+    try:
+        calls = [call(model, "gradient", Target(label=1))]
+        (answer,), _ = run(model, x, calls, curves=curves)
+        if curves:
+            assert run(model, x, calls)[0][0].judgement is not None, "the masked pictures have finite values"
+    finally:
+        handle.remove()
+    assert (answer.judgement, answer.warnings) == (None, (NOT_FINITE,))
     assert answer.values.any()
 
 

@@ -9,6 +9,7 @@ import pytest
 
 from gradserve_server.engine.events import PassStats
 from gradserve_server.engine.timeline import TimedPass, Timeline
+from gradserve_server.methods.explain.reporting import PartOfAnswer
 from gradserve_server.models.served import ServedModels
 from gradserve_server.pool import pool as module
 from gradserve_server.pool.members import MIN_SHARE_LEFT
@@ -103,6 +104,34 @@ async def test_previews_come_before_the_outcome() -> None:
     for said in (Preview("a", 1, 2, {}), Preview("unknown", 1, 2, {}), Preview("a", 2, 2, {}), Outcome("a")):
         workers[0].say(said)
     assert [type(told).__name__ for told in await listening] == ["Preview", "Preview", "Outcome"]
+
+
+async def test_of_a_map_that_is_not_finished_a_slow_caller_gets_the_newest_state() -> None:
+    pool, workers = started(1)
+    (member,) = pool.members
+
+    def say(place: int, step: int, *, finished: bool = False) -> None:
+        workers[0].say(Preview("a", step, 9, {}, answer=PartOfAnswer(place, None, finished)))
+
+    stream = pool.stream(task("a"))
+    first = asyncio.ensure_future(anext(stream))
+    await asyncio.sleep(0)
+    say(0, 1)
+    assert await first == Preview("a", 1, 9, {}, answer=PartOfAnswer(0, None, False))
+    for step in range(2, 500):
+        say(0, step)
+        say(1, step)
+    assert len(member.pending["a"].replies) == 2
+    say(0, 9, finished=True)
+    say(2, 1, finished=True)
+    workers[0].say(Preview("a", 3, 9, {}))
+    workers[0].say(Preview("a", 4, 9, {}))
+    say(1, 500)
+    workers[0].say(Outcome("a"))
+    read = [told async for told in stream]
+    steps = [(told.answer and told.answer.place, told.step) for told in read if isinstance(told, Preview)]
+    assert steps == [(0, 9), (2, 1), (None, 3), (None, 4), (1, 500)]
+    assert read[-1] == Outcome("a")
 
 
 async def test_a_worker_is_as_fast_as_its_passes_were_and_what_it_does_between_them() -> None:

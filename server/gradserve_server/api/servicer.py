@@ -5,9 +5,9 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import aclosing
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import replace
 from functools import partial
 from typing import Any, TypeVar
@@ -15,14 +15,7 @@ from typing import Any, TypeVar
 import grpc
 from google.protobuf.message_factory import GetMessageClass
 
-from gradserve.v1 import (
-    attack_pb2,
-    influence_pb2,
-    models_pb2,
-    models_pb2_grpc,
-    service_pb2,
-    service_pb2_grpc,
-)
+from gradserve.v1 import attack_pb2, influence_pb2, models_pb2, models_pb2_grpc, service_pb2, service_pb2_grpc
 
 from ..config import LimitSettings
 from ..metrics import Metrics
@@ -77,8 +70,7 @@ class GradientService(service_pb2_grpc.GradientServiceServicer):
 
     async def _answer(self, rpc: RpcModule, request: Any, context: grpc.aio.ServicerContext) -> Any:
         """Answers an RPC that is one task by its reply."""
-        with self._pool.using() as models:
-            bound = await self.bind(rpc.bind, request, context, models)
+        async with self._accepted(rpc, request, context) as bound:
             outcome = await self.outcome(bound.task)
             self.count(bound, outcome)
             with span("encode"):
@@ -98,8 +90,7 @@ class GradientService(service_pb2_grpc.GradientServiceServicer):
         async def report(preview: Preview) -> None:
             await context.write(event(progress=await self.in_thread(stream_progress, request, bound, preview)))
 
-        with self._pool.using() as models:
-            bound = await self.bind(rpc.bind, request, context, models)
+        async with self._accepted(rpc, request, context) as bound:
             outcome = await self.outcome(with_progress(bound.task), report)
             self.count(bound, outcome)
             with span("encode"):
@@ -190,6 +181,15 @@ class GradientService(service_pb2_grpc.GradientServiceServicer):
             self._admission.check_alone(bound.task)
         self._charge(entry.caller, bound.task.cost + bound.reply_gflop)
         return bound
+
+    @asynccontextmanager
+    async def _accepted(self, rpc: RpcModule, request: Any, context: grpc.aio.ServicerContext) -> AsyncIterator[Bound]:
+        """The bound request, with the trial of its methods where one is wanted and there is time to spare."""
+        with self._pool.using() as models:
+            bound = await self.bind(rpc.bind, request, context, models)
+            with explain.with_trial(request, bound, self._admission.has_spare_time) as tried:
+                self._charge(request_log.get().caller, tried.task.cost - bound.task.cost)
+                yield tried
 
     def _charge(self, caller: Caller, gflop: float) -> None:
         """Counts work that is accepted against the caller's rate."""

@@ -3,7 +3,8 @@
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 
 from gradserve.v1 import explain_pb2
@@ -54,7 +55,7 @@ class KnownTrials:
             while len(self._known) > MAX_KNOWN:
                 self._known.popitem(last=False)
 
-    def is_wanted(self, key: TrialKey, now: float, *, claim: bool) -> bool:
+    def is_wanted(self, key: TrialKey, now: float, *, claim: bool = False) -> bool:
         """Whether nothing is known and no request is at it; `claim` notes that one begins with it."""
         with self._lock:
             wanted = key not in self._known and now - self._claims.get(key, -CLAIM_SECONDS) >= CLAIM_SECONDS
@@ -62,26 +63,43 @@ class KnownTrials:
                 self._claims = {each: at for each, at in self._claims.items() if now - at < CLAIM_SECONDS} | {key: now}
             return wanted
 
+    def release(self, keys: Iterable[TrialKey]) -> None:
+        """Notes that a request that had claimed trials is over; those that have found nothing are wanted again."""
+        with self._lock:
+            for key in keys:
+                self._claims.pop(key, None)
+
 
 TRIALS = KnownTrials()  # Of this front-end.
 
 
-def with_trial(arguments: ExplainArguments, card: ModelCard, *, claim: bool) -> ExplainArguments:
+@contextmanager
+def claimed(
+    arguments: ExplainArguments, card: ModelCard, fits: Callable[[ExplainArguments], bool]
+) -> Iterator[ExplainArguments]:
     """The arguments with the trial of those of their methods that were not yet tried on the model, if there are any.
 
-    Only where maps are to be judged. A method that runs forward alone is not tried: it sees nothing but the target's
-    values. `claim`: whether the request begins with the trial, so that others leave it to this one.
+    Only where maps are to be judged, and where `fits` says of the arguments with the trial that there is room for it.
+    Other requests leave it to this one until the end of the `with`. A method that runs forward alone is not tried: it
+    sees nothing but the target's values.
     """
-    if not arguments.trust or not card.logits_layer:
-        return arguments
     first = dict[TrialKey, int]()
-    for i, call in enumerate(arguments.calls):
-        if _kind(call) and METHODS[call.method].wrt != "nothing":
-            first.setdefault(_key(call, card), i)
+    if arguments.trust and card.logits_layer:
+        for i, call in enumerate(arguments.calls):
+            if _kind(call) and METHODS[call.method].wrt != "nothing":
+                first.setdefault(_key(call, card), i)
     now = time.monotonic()
-    numbers = tuple(i for key, i in first.items() if TRIALS.is_wanted(key, now, claim=claim))
-    trial = Trial(card.logits_layer, (card.height, card.width), numbers) if numbers else None
-    return replace(arguments, trial=trial)
+    keys = [key for key in first if TRIALS.is_wanted(key, now)]
+    trial = Trial(card.logits_layer, (card.height, card.width), tuple(first[key] for key in keys))
+    if not keys or not fits(replace(arguments, trial=trial)):
+        yield arguments
+        return
+    keys = [key for key in keys if TRIALS.is_wanted(key, now, claim=True)]
+    try:
+        numbers = tuple(first[key] for key in keys)
+        yield replace(arguments, trial=replace(trial, calls=numbers) if numbers else None)
+    finally:
+        TRIALS.release(keys)
 
 
 def trust_rows(arguments: ExplainArguments, card: ModelCard) -> int:
@@ -89,12 +107,14 @@ def trust_rows(arguments: ExplainArguments, card: ModelCard) -> int:
     return _judging_rows(arguments) + sum(trial_rows(_tried_rows(call, card)) for call in _tried(arguments))
 
 
-def trust_cost(arguments: ExplainArguments, card: ModelCard, area: float) -> float:
-    """The cost in GFLOP of judging maps of an image that is `area` times as large as the model's own, with the trial.
+def judging_cost(arguments: ExplainArguments, card: ModelCard, area: float) -> float:
+    """The cost in GFLOP of judging maps of an image that is `area` times as large as the model's own."""
+    return _judging_rows(arguments) * passes_cost(card.gflop, "nothing") * area
 
-    The pictures of a trial have the model's own size.
-    """
-    cost = _judging_rows(arguments) * passes_cost(card.gflop, "nothing") * area
+
+def trial_cost(arguments: ExplainArguments, card: ModelCard) -> float:
+    """The cost in GFLOP of the trial, whose pictures have the model's own size."""
+    cost = 0.0
     for call in _tried(arguments):
         price = passes_cost(card.gflop, METHODS[call.method].wrt) * rule_cost(relevance_of(call))
         cost += PICTURES * (passes_cost(card.gflop, "nothing") + 2 * _tried_rows(call, card) * price)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 from ..engine.costs import passes_cost
+from ..methods.explain.reporting import PartOfAnswer
 from ..models.card import ModelCard, Precision
 from .forecast import Load, Prospect
 from .wire import Held, Outcome, Preview, Ready, Task, Tick
@@ -15,12 +16,42 @@ MIN_SHARE_LEFT = 0.05  # Least share of its cost that is still to do, since a ta
 MIN_GFLOP_PER_SECOND = 1e-9  # Lowest speed of a worker, so that nothing is divided by zero.
 
 
+class Replies:
+    """The messages about a task that its caller has not read yet, in their order.
+
+    Of each map that is not finished only the newest state is kept, so that they do not pile up for a slow caller.
+    """
+
+    def __init__(self) -> None:
+        self._unread: dict[object, Outcome | Preview] = {}  # By the place of an unfinished map.
+        self._come = asyncio.Event()
+
+    def put(self, message: Outcome | Preview) -> None:
+        """Adds a message, in place of an earlier state of the same map."""
+        part = message.answer if isinstance(message, Preview) else None
+        if isinstance(part, PartOfAnswer):
+            self._unread.pop(part.place, None)
+        key = part.place if isinstance(part, PartOfAnswer) and not part.finished else object()
+        self._unread[key] = message
+        self._come.set()
+
+    async def get(self) -> Outcome | Preview:
+        """The first message that was not read, once there is one."""
+        while not self._unread:
+            self._come.clear()
+            await self._come.wait()
+        return self._unread.pop(next(iter(self._unread)))
+
+    def __len__(self) -> int:
+        return len(self._unread)
+
+
 @dataclass(eq=False)
 class Pending:
     """A task that has no outcome yet."""
 
     task: Task
-    replies: asyncio.Queue[Outcome | Preview] = field(default_factory=asyncio.Queue)
+    replies: Replies = field(default_factory=Replies)
     worker: "Member | None" = None  # The worker that runs it.
     losses: int = 0  # How many workers were lost while they ran it.
 
@@ -115,7 +146,7 @@ class Member:
         if isinstance(message, Outcome):
             del self.pending[message.id]
             message = self._on_own_clock(message)
-        pending.replies.put_nowait(message)
+        pending.replies.put(message)
 
     def _on_own_clock(self, outcome: Outcome) -> Outcome:
         """An outcome whose timeline, if it has one, is told by this process's clock."""

@@ -93,4 +93,4 @@ class Placement:
 
 
 def _fail(pending: Pending, kind: FailureKind, text: str) -> None:
-    pending.replies.put_nowait(Outcome(pending.task.id, failure=Failure(kind, text)))
+    pending.replies.put(Outcome(pending.task.id, failure=Failure(kind, text)))

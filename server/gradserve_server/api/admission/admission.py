@@ -21,6 +21,7 @@ MIN_BOUND_SECONDS, BOUND_IN_OWN_SECONDS = 2.0, 4.0
 SAFETY_FACTOR = 1.25  # What an estimate is multiplied by before it is compared with the deadline.
 # A request is not checked while less is outstanding than so many seconds, and than this share of the time that it has.
 UNCHECKED_SECONDS, UNCHECKED_SHARE = 0.5, 0.25
+SPARE_FACTOR = 2.5  # What an estimate is multiplied by before a request is given more to do than it asks for.
 SHARE_CHECK_SECONDS = 60.0  # Where more is outstanding, a caller may hold no more than its share.
 MAX_AGE_SECONDS = 0.01  # Age up to which forecasts and sums are used again, since refusals come in crowds.
 MAX_FORECASTS = 1000
@@ -89,15 +90,13 @@ class Admission:
     def check(self, task: Task) -> None:
         """Raises Full where a request would wait too long or come too late, by its task without the picture."""
         self.check_alone(task)
-        interactive = task.priority == "interactive"
-        caller = task.caller, task.weight
-        request = Prospect(*caller, interactive, task.model, task.precision, task.cost, task.alone)
+        request = _prospect(task)
         expected = self.expect(request)
         if expected is None:
             return
         self._check_share(request)
         wait, end, own = expected
-        if interactive:
+        if request.interactive:
             bound = self._pool.queue_seconds or max(MIN_BOUND_SECONDS, BOUND_IN_OWN_SECONDS * own)
             if wait > bound:
                 raise Full("queue", f"it would wait {wait:.1f} s, and may wait {bound:.1f} s", wait - bound)
@@ -106,6 +105,12 @@ class Admission:
         if needed > left:
             text = f"its answer would take about {needed:.1f} s, and it has {max(0.0, left):.1f} s"
             raise Full("deadline", text, needed - left)
+
+    def has_spare_time(self, task: Task) -> bool:
+        """Whether a request will be answered long before its deadline, by its task with more than it asks for."""
+        left = task.deadline - time.monotonic()
+        expected = None if left == float("inf") else self.expect(_prospect(task))
+        return left == float("inf") or (expected is not None and SPARE_FACTOR * expected.end <= left)
 
     def check_least(self, request: Prospect, left: float) -> None:
         """Raises Full where even an answer that costs nothing would come later than in `left` seconds.
@@ -237,3 +242,8 @@ class Admission:
         total, mine = sum(each.seconds for each in left), sum(each.by_caller.get(request.caller, 0.0) for each in left)
         if total > SHARE_CHECK_SECONDS and 0 < mine < total and mine > self._limits.caller_share * total:
             raise Full("caller", f"this caller has {mine:.0f} s of {total:.0f} s outstanding, its share and more", 1.0)
+
+
+def _prospect(task: Task) -> Prospect:
+    interactive = task.priority == "interactive"
+    return Prospect(task.caller, task.weight, interactive, task.model, task.precision, task.cost, task.alone)

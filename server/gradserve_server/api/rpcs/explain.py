@@ -1,20 +1,23 @@
 """Explain: from its request to a task, from the outcome to its reply. An attack's maps are explanations too."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from operator import mul
 
 import numpy as np
+from google.protobuf.message import Message
 
 from gradserve.v1 import common_pb2 as pb
 from gradserve.v1 import explain_pb2
 
 from ...engine.costs import passes_cost, rule_cost
 from ...methods.explain import METHODS, Call, ExplainArguments, first_rows, relevance_of, rows_of
+from ...methods.explain.superpixels import MAX_CUTS
 from ...methods.regions import ScoredRegion
 from ...methods.targets import AnyTarget, Target, layers_of
 from ...models.card import ModelCard
-from ...pool.wire import Outcome
+from ...pool.wire import Outcome, Task
 from ..errors import Violations
 from ..fields import choice, parse_fields
 from ..images import ModelInput
@@ -22,7 +25,7 @@ from ..regions import score_region
 from ..reply import provenance
 from ..request import Bound, CallContext, area, check_options, check_picture, in_exact, model_of, task_of
 from ..targets import ASIDE, MAX_TARGETS, aside, cam_layer, reads_scores, targets_of
-from ..trust import learn, trust_cost, trust_rows, with_trial
+from ..trust import claimed, judging_cost, learn, trial_cost, trust_rows
 from .explanation import cut_out, explanation, overlaid
 from .sampling import until_stable_of
 
@@ -32,7 +35,8 @@ MAX_MAP_BYTES = 60 << 20  # The most bytes of maps in one reply.
 # Bytes of a pixel; other formats have 4.
 MAP_BYTES = {explain_pb2.MAP_FORMAT_FLOAT16: 2, explain_pb2.MAP_FORMAT_PNG: 1}
 OVERLAY_BYTES = 3  # Bytes of a pixel.
-MAX_SMALL_BYTES = 256 << 10  # The most bytes of maps that are copied into a reply in some microseconds.
+# The most maps, and bytes of them, in a reply that is made in about the time of handing it to a thread.
+MAX_SMALL_MAPS, MAX_SMALL_BYTES = 16, 256 << 10
 MAX_SEGMENTS = 16  # The most maps of a request that are cut out.
 SEGMENT_GFLOP = 5.0  # What cutting out one is worth.
 
@@ -49,6 +53,7 @@ def bind(request: explain_pb2.ExplainRequest, at: CallContext) -> Bound:
     calls = _calls(request, card, targets, regions, size, violations)
     choice(explain_pb2.MapFormat.DESCRIPTOR, request.format, "format", violations)
     _check_reply(request, len(calls), size, violations)
+    _check_cuts(calls, violations)
     check_applies(calls, card, violations)
     rows = sum(_rows(calls, size, card))
     if not violations.invalid:
@@ -58,16 +63,37 @@ def bind(request: explain_pb2.ExplainRequest, at: CallContext) -> Bound:
     arguments = ExplainArguments(calls, until_stable_of(request, calls, violations))
     violations.check()
     arguments = replace(arguments, trust=request.trust or request.curves, curves=request.curves)
-    if not request.options.HasField("time_budget"):  # Its time is for its own maps.
-        arguments = with_trial(arguments, card, claim=at.decode)
     check_passes(rows + trust_rows(arguments, card), "methods", "with all targets and their judgement", violations)
     violations.check()
-    cost = cost_of(calls, card, picture.pixels) + trust_cost(arguments, card, area(picture.pixels, card))
+    cost = cost_of(calls, card, picture.pixels) + judging_cost(arguments, card, area(picture.pixels, card))
     task = task_of(options, card, picture.pixels, arguments, cost, at)
     methods = tuple(dict.fromkeys(call.method for call in calls))
     small = _has_small_reply(request, len(calls), size)
     cuts = len(calls) * SEGMENT_GFLOP if request.segment else 0.0
     return Bound(task, card, picture, methods, small_reply=small, reply_gflop=cuts)
+
+
+@contextmanager
+def with_trial(request: Message, bound: Bound, fits: Callable[[Task], bool]) -> Iterator[Bound]:
+    """An accepted request, with the trial of its methods on the model where one is wanted.
+
+    So that a trial is never why a request is refused, it is left out where the request would ask for too many passes by
+    it, or where `fits` says that the task with it would come too late. A time budget is for the request's own maps.
+    """
+    if not isinstance(request, explain_pb2.ExplainRequest) or request.options.HasField("time_budget"):
+        yield bound
+        return
+    task, card = bound.task, bound.card
+    rows = sum(_rows(task.arguments.calls, (task.image.shape[0], task.image.shape[1]), card))
+
+    def tried(arguments: ExplainArguments) -> Task:
+        return replace(task, arguments=arguments, cost=task.cost + trial_cost(arguments, card))
+
+    def has_room(arguments: ExplainArguments) -> bool:
+        return rows + trust_rows(arguments, card) <= MAX_REQUEST_ROWS and fits(tried(arguments))
+
+    with claimed(task.arguments, card, has_room) as arguments:
+        yield replace(bound, task=tried(arguments))
 
 
 def cost_of(calls: Sequence[Call], card: ModelCard, pixels: np.ndarray) -> float:
@@ -179,10 +205,19 @@ def _check_reply(request: explain_pb2.ExplainRequest, maps: int, size: tuple[int
         )
 
 
+def _check_cuts(calls: Sequence[Call], violations: Violations) -> None:
+    """Many ways to cut a picture into segments are refused, since the worker finds these between its passes."""
+    parameters = [call.parameters for call in calls if "segments" in call.parameters]
+    cuts = {(each["segments"], each["compactness"]) for each in parameters}
+    if len(cuts) > MAX_CUTS:
+        limit = f"at most {MAX_CUTS} pairs of segments and compactness are allowed"
+        violations.add("methods", f"cut the picture in {len(cuts)} different ways; {limit}", for_every_model=True)
+
+
 def _has_small_reply(request: explain_pb2.ExplainRequest, maps: int, size: tuple[int, int]) -> bool:
     """Whether the reply has numbers alone, and few."""
     pictures = request.overlay or request.segment or request.format == explain_pb2.MAP_FORMAT_PNG
-    return not pictures and maps * size[0] * size[1] * 4 <= MAX_SMALL_BYTES
+    return not pictures and maps <= MAX_SMALL_MAPS and maps * size[0] * size[1] * 4 <= MAX_SMALL_BYTES
 
 
 def check_applies(calls: Sequence[Call], card: ModelCard, violations: Violations) -> None:
@@ -227,5 +262,7 @@ def rows_by_method(bound: Bound, outcome: Outcome) -> Mapping[str, int]:
     rows = dict.fromkeys(bound.methods, 0)
     for call, answer in zip(arguments.calls, outcome.result, strict=True):
         rows[call.method] += answer.done
-    judged = any(answer.judgement is not None for answer in outcome.result)
-    return {**rows, "trust": trust_rows(arguments, bound.card)} if judged else rows
+    if not arguments.trust:
+        return rows
+    left = outcome.rows - sum(rows.values())  # Where time ran out these are fewer than were planned.
+    return {**rows, "trust": max(0, min(trust_rows(arguments, bound.card), left))}

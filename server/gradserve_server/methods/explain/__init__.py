@@ -27,11 +27,11 @@ from .lrp import lrp, relevance
 from .maps import Map
 from .masks import rise, too_many_cells
 from .occlusion import occlusion, occlusion_rows
-from .reporting import report, reporting, warn_of_error
+from .reporting import report, reporting, warn_of_error, warn_of_zeros
 from .saliency import deconvnet, gradient, gradient_x_input, guided_backprop
 from .sanity import Trial, natural_pictures, sensitivity, tried_parameters
 from .surrogates import kernel_shap, lime, misfits
-from .trust import NO_TIME, Judgement
+from .trust import NO_TIME, NOT_FINITE, Judgement
 
 Parameters = Mapping[str, Any]
 Size = tuple[int, int]  # Height and width in pixels.
@@ -119,14 +119,6 @@ METHODS: Mapping[str, ExplainMethod] = {
 }
 
 
-# Warnings of maps that are 0 everywhere.
-ZERO = "ZERO_MAP: the target does not depend on this image in any pixel"
-ZERO_BY_LAYER = (
-    "ZERO_MAP: nothing at the layer speaks for the target on the whole, and what speaks against it is cut off; "
-    "ask for signed=true, another layer or another method"
-)
-
-
 @dataclass(frozen=True, slots=True)
 class Call:
     """One method with its parameters for one target."""
@@ -199,10 +191,13 @@ def explain(job: Job, x: Tensor, arguments: ExplainArguments) -> Steps:
             raise TimeUp
         judgements = yield from judge(job, x, answered, [each.values for each in results], with_curves=arguments.curves)
         results = [replace(each, judgement=found) for each, found in zip(results, judgements, strict=True)]
-        if arguments.trial is not None:
-            results = yield from _try(job, x, arguments.trial, arguments.calls, results)
     except TimeUp:
-        results = [each if each.judgement else _unjudged(each) for each in results]
+        return _unjudged(results, NO_TIME)
+    except NotFinite:
+        results = _unjudged(results, NOT_FINITE)
+    if arguments.trial is not None:
+        with suppress(TimeUp):
+            results = yield from _try(job, x, arguments.trial, arguments.calls, results)
     return results
 
 
@@ -218,8 +213,8 @@ def _try(job: Job, x: Tensor, trial: Trial, calls: Sequence[Call], results: Sequ
     return tried
 
 
-def _unjudged(answer: Explained) -> Explained:
-    return replace(answer, warnings=(*answer.warnings, NO_TIME))
+def _unjudged(results: Sequence[Explained], why: str) -> list[Explained]:
+    return [replace(each, warnings=(*each.warnings, why)) for each in results]
 
 
 def _maps(job: Job, x: Tensor, arguments: ExplainArguments) -> Steps:
@@ -277,9 +272,11 @@ def _explain_ranked_class(job: Job, x: Tensor, call: Call, target: Target) -> St
 
 
 def _result(call: Call, target: AnyTarget, run: MethodContext, answer: Map) -> Explained:
+    method = METHODS[call.method]
     if not answer.values.float().any():
-        run.warn(ZERO_BY_LAYER if METHODS[call.method].default_layer else ZERO)
-    warn_of_error(run, answer.standard_error)
+        warn_of_zeros(run, by_layer=method.default_layer)
+    elif method.draws_samples:
+        warn_of_error(run, answer.standard_error)
     return _explained(call, target, run, answer)
 
 

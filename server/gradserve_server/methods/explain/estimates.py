@@ -10,6 +10,8 @@ import math
 import torch
 from torch import Tensor
 
+MIN_EACH_WAY = 5.0  # Masks that must have shown a pixel, and that must have hidden it, for an error to be told.
+
 
 class SampleMoments:
     """Mean and central moments of samples of one shape."""
@@ -90,13 +92,21 @@ class SampleSlopes:
         """Covariance over variance, [H, W]; 0 where all masks have been the same."""
         return torch.where(self._mask_squares > 0, self._products / self._mask_squares, 0.0)
 
+    @property
+    def varied(self) -> bool:
+        """Whether the masks have differed in any pixel."""
+        return bool((self._mask_squares > 0).any())
+
     def error(self) -> float | None:
-        """The relative standard error of the slopes; None where it cannot be told."""
-        if self.count < 3:
+        """The relative standard error of the slopes; None where it cannot be told.
+
+        It takes some masks that show each pixel and some that hide it; a mask between 0 and 1 counts for both in part.
+        """
+        rarer = torch.minimum(self._mask_mean, 1 - self._mask_mean).min().item() * self.count
+        if rarer < MIN_EACH_WAY or not (self._mask_squares > 0).all():
             return None
         unexplained = (self._value_squares - self.slopes * self._products).clamp_min(0) / (self.count - 2)
-        squares = torch.where(self._mask_squares > 0, unexplained / self._mask_squares, 0.0)
-        return relative_error(squares, self.slopes)
+        return relative_error(unexplained / self._mask_squares, self.slopes)
 
 
 def relative_error(squared_errors: Tensor, values: Tensor) -> float | None:

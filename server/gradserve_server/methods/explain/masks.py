@@ -16,6 +16,10 @@ from .estimates import SampleSlopes
 from .maps import Map
 
 MIN_MASKS = 2  # The fewest masks that have a covariance.
+NOT_SHOWN = (
+    "NOT_SHOWN: all {count} masks are the same, so that the map of zeros says nothing; "
+    "ask for more samples, or for a share `keep` nearer to 0.5 than {keep:g}"
+)
 
 
 def rise(
@@ -55,6 +59,8 @@ def rise(
         if run.done < MIN_MASKS:
             raise
         run.warn_of_time()
+    if not estimate.varied:
+        run.warn(NOT_SHOWN.format(count=run.done, keep=keep))
     return so_far()
 
 

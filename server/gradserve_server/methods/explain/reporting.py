@@ -8,6 +8,13 @@ from ...engine.job import Job, MethodContext, Progress, Steps
 
 MIN_SAMPLES_SHOWN = 2  # The fewest samples that a map is shown of.
 
+# Warnings of maps that are 0 everywhere.
+ZERO = "ZERO_MAP: the target does not depend on this image in any pixel"
+ZERO_BY_LAYER = (
+    "ZERO_MAP: nothing at the layer speaks for the target on the whole, and what speaks against it is cut off; "
+    "ask for signed=true, another layer or another method"
+)
+
 
 class PartOfAnswer(NamedTuple):
     """One map: which one it is, what there is of it, and whether that is all."""
@@ -52,10 +59,18 @@ def report(job: Job, place: int, result: Any, run: MethodContext) -> Steps:
         yield Progress(run.done, run.asked, {}, part=place, answer=lambda: whole, final=True)
 
 
+def warn_of_zeros(run: MethodContext, *, by_layer: bool) -> None:
+    """Warns that a map is 0 everywhere, unless its method has said why."""
+    if not any(text.startswith("NOT_SHOWN") for text in run.warnings):
+        run.warn(ZERO_BY_LAYER if by_layer else ZERO)
+
+
 def warn_of_error(run: MethodContext, error: float | None) -> None:
-    """Warns where all samples were drawn and the map is not as stable as it was asked to be."""
-    if run.until_stable is not None and run.done == run.asked and error is not None and error > run.until_stable:
-        run.warn(
-            f"NOT_STABLE: after all {run.asked} samples the standard error is {error:.3g} of the map, and "
-            f"{run.until_stable:g} was asked for; ask for more samples"
-        )
+    """Warns where all samples were drawn, and the map is not known to be as stable as it was asked to be."""
+    if run.until_stable is None or run.done < run.asked or (error is not None and error <= run.until_stable):
+        return
+    if error is None:
+        found = f"{run.asked} samples are too few to tell the standard error of the map"
+    else:
+        found = f"after all {run.asked} samples the standard error is {error:.3g} of the map"
+    run.warn(f"NOT_STABLE: {found}, and {run.until_stable:g} was asked for; ask for more samples")

@@ -4,6 +4,7 @@ from functools import lru_cache
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ...engine.job import MethodContext, Steps
@@ -14,6 +15,8 @@ from .averages import baseline_of
 from .fits import Fit
 from .maps import Map
 
+MAX_SIDE = 320  # Larger pictures are cut at this longer side, since the time grows with the number of pixels.
+MAX_CUTS = 4  # Most ways to cut the picture of a request, since a worker does nothing else meanwhile.
 MIN_SHARE_FOUND = 0.5  # No more segments than this share of those that were asked for get a warning.
 
 
@@ -59,11 +62,18 @@ class Segments:
         run.completed(part)
 
 
-@lru_cache(4)  # Several methods and targets of one request share an image, whose bytes are the key.
+@lru_cache(MAX_CUTS)  # Several methods and targets of one request share an image, whose bytes are the key.
 def slic_labels(pixels: bytes, size: tuple[int, int], count: int, compactness: float) -> np.ndarray:
     """The segment of each pixel of float32 [H, W, 3] in [0, 1], from 0 on (SLIC, Achanta et al. 2012)."""
     from skimage.segmentation import slic  # Where it is used, since the front-end reads this module too.
 
     image = np.frombuffer(pixels, np.float32).reshape(*size, 3)
+    factor = min(1.0, MAX_SIDE / max(size))
+    rows, columns = (max(1, round(side * factor)) for side in size)
+    if factor < 1:
+        channels = torch.from_numpy(image.copy()).permute(2, 0, 1)[None]
+        image = F.interpolate(channels, (rows, columns), mode="area")[0].permute(1, 2, 0).numpy()
+    count = min(count, rows * columns)
     labels = slic(image, n_segments=count, compactness=compactness, start_label=0, channel_axis=-1)
-    return np.unique(labels, return_inverse=True)[1].reshape(size).astype(np.int64)
+    labels = np.unique(labels, return_inverse=True)[1].reshape(rows, columns).astype(np.int64)
+    return labels[np.ix_(np.arange(size[0]) * rows // size[0], np.arange(size[1]) * columns // size[1])]

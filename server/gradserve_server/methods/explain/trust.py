@@ -30,6 +30,10 @@ MAX_CHANCE = 0.05  # A map is no better than chance if at least this share of it
 CONSTANT = 1e-6  # Values that differ by less than this share of the largest are the same up to rounding.
 TIE = 1e-9  # Agreements that differ by less are equal: a symmetric map is one of its own copies.
 NO_TIME = "NOT_JUDGED: time ran out after the map, before it could be judged"
+NOT_FINITE = (
+    "NOT_JUDGED: on the picture with parts of it gone the network gives values that are not finite, so that maps of it "
+    "cannot be judged"
+)
 
 Verdict = Literal["no_better_than_chance", "no_better_than_centre", "beats_both"]
 
