@@ -150,7 +150,8 @@ class Server:
         if self.process.is_running():
             family = [self.process, *self.process.children(recursive=True)]
             for process in family:
-                process.kill()
+                with suppress(psutil.NoSuchProcess):
+                    process.kill()
             self.process.wait(10)
         self._stack.close()
 
