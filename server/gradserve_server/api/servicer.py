@@ -188,7 +188,8 @@ class GradientService(service_pb2_grpc.GradientServiceServicer):
         with self._pool.using() as models:
             bound = await self.bind(rpc.bind, request, context, models)
             with explain.with_trial(request, bound, self._admission.has_spare_time) as tried:
-                self._charge(request_log.get().caller, tried.task.cost - bound.task.cost)
+                if tried is not bound:
+                    self._charge(request_log.get().caller, tried.task.cost - bound.task.cost)
                 yield tried
 
     def _charge(self, caller: Caller, gflop: float) -> None:

@@ -186,31 +186,36 @@ def explain(
     targets = [parse.target(text) for text in selection.target]
     methods = parse.methods(selection.method, selection.param)
     region = parse.region(selection.region)
-    colormap = cast(Colormap | None, files.colormap)
     of_folder = any(photo.is_dir() for photo in photos)
     arguments = vars(judging) | request.arguments(region, folder=of_folder) | {"until_stable": selection.until_stable}
     if of_folder:
         folder, out = only_folder(photos, files), files.out or Path("maps")
-        plan = FolderPlan(folder, out, methods, targets, model, arguments, colormap)
+        plan = FolderPlan(folder, out, methods, targets, model, arguments, cast(Colormap | None, files.colormap))
         explain_folder.run(plan, connection, timeout, restart=files.restart, as_json=as_json)
         return
     check_files(files)
-    total = output.expected(photos, methods, targets)
-    pictures = output.OutputPaths(files.out, ".png", total)
-    maps = output.OutputPaths(files.save_map, ".npy", total) if files.save_map else None
-    saved: list[Saved] = []
+    arguments |= {"segment": True} if files.picture == "cutout" else {}
+    total, saved = output.expected(photos, methods, targets), list[Saved]()
     with connection.client(timeout) as client:
-        arguments |= {"segment": True} if files.picture == "cutout" else {}
         answers = client.explain_many(photos, methods, target=targets, model=model, **arguments)
         try:
-            for photo, results in output.progress(zip(photos, answers, strict=True), len(photos), "explain"):
-                for each in results:
-                    path = output.save(each, pictures.path(photo, each, len(targets) > 1), files.picture, colormap)
-                    numbers = each.save(maps.path(photo, each, len(targets) > 1)) if maps else None
-                    saved.append(Saved(photo, each, path, numbers))
+            saved.extend(_saved(photos, answers, files, total, several_targets=len(targets) > 1))
         finally:
             if saved:  # After an error, this is what was saved before it.
                 _print(saved, as_json)
+
+
+def _saved(
+    photos: list[Path], answers: Iterator[Any], files: OutputFiles, total: int, *, several_targets: bool
+) -> Iterator[Saved]:
+    """Saves the pictures and maps of each answer as it comes. Raises ValueError where one file is named for several."""
+    pictures = output.OutputPaths(files.out, ".png", total)
+    maps = output.OutputPaths(files.save_map, ".npy", total) if files.save_map else None
+    colormap = cast(Colormap | None, files.colormap)
+    for photo, results in output.progress(zip(photos, answers, strict=True), len(photos), "explain"):
+        for each in results:
+            path = output.save(each, pictures.path(photo, each, several_targets), files.picture, colormap)
+            yield Saved(photo, each, path, each.save(maps.path(photo, each, several_targets)) if maps else None)
 
 
 def only_folder(photos: list[Path], files: OutputFiles) -> Path:
