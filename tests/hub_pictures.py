@@ -3,10 +3,12 @@
 import io
 
 import numpy as np
+import pytest
 import torch
 from paths import DATA
 from PIL import Image
 from torch import Tensor
+from torchvision.transforms.v2.functional import _geometry
 
 from gradserve.v1 import common_pb2 as pb
 from gradserve_server.api.errors import Violations
@@ -40,6 +42,12 @@ def _photos() -> list[Image.Image]:
 
 
 PHOTOS = _photos()
+
+
+@pytest.fixture
+def eight_bit_resizing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lets torchvision resize in 8 bits on processors without AVX2 too, where it computes in floats by itself."""
+    monkeypatch.setattr(_geometry, "_do_native_uint8_resize_on_cpu", lambda _: True)
 
 
 def encoded(photo: Image.Image) -> pb.Image:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import timm
 import torch
-from hub_pictures import PHOTOS, encoded
+from hub_pictures import PHOTOS, eight_bit_resizing, encoded  # noqa: F401  a fixture
 from PIL import Image
 from safetensors.torch import save_file
 from serving import PATIENCE, Server, Stubs, methods, values
@@ -46,10 +46,11 @@ def of_transformers(folder: Path) -> Library:
     network = transformers.ViTForImageClassification(config).eval()
     network.save_pretrained(folder / "vit")
     transformers.ViTImageProcessor(size={"height": 64, "width": 64}).save_pretrained(folder / "vit")
-    processor = transformers.AutoImageProcessor.from_pretrained(folder / "vit", backend="pil")
+    processor = transformers.AutoImageProcessor.from_pretrained(folder / "vit")
     return Library(network, lambda photo: processor(photo, return_tensors="pt")["pixel_values"], torch.full((3,), 0.5))
 
 
+pytestmark = pytest.mark.usefixtures("eight_bit_resizing")
 TABLES = {
     "resnet": '[models.resnet]\nbuilder = "timm:resnet18"\nweights = "{folder}/resnet.safetensors"\n'
     'arguments = {{ num_classes = 3 }}\nlabels = ["cat", "dog", "cow"]\nprecisions = ["exact"]\n',

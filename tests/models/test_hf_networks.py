@@ -8,12 +8,14 @@ from typing import Any
 
 import pytest
 import torch
-from hub_pictures import PHOTOS, logits_of_photo
+from hub_pictures import PHOTOS, eight_bit_resizing, logits_of_photo  # noqa: F401  a fixture
+from torchvision.transforms.v2.functional import _geometry
 from zoo import CPU
 
 from gradserve_server.models.catalogue import ModelSpec, read_catalogue
 from gradserve_server.models.faults import faults_of
-from gradserve_server.models.hubs import faults
+from gradserve_server.models.hubs import faults, hf_networks
+from gradserve_server.models.hubs.preset import resizes_as_usual
 from gradserve_server.models.loading import LoadError, load
 from gradserve_server.models.preparation import prepare
 
@@ -72,14 +74,16 @@ def spec(folder: Path, **facts: Any) -> ModelSpec:
     return ModelSpec.model_validate({"name": "m", "builder": f"hf:{folder}", "precisions": ["exact"], **facts})
 
 
+@pytest.mark.usefixtures("eight_bit_resizing")
 @pytest.mark.parametrize("case", PROCESSORS)
 def test_logits_are_those_of_transformers_own_pipeline(case: str, tmp_path: Path) -> None:
     make, kind, settings = PROCESSORS[case]
     torch.manual_seed(1)
     network = make().eval()
     folder = saved(tmp_path, network, kind, **settings)
-    processor = transformers.AutoImageProcessor.from_pretrained(folder, backend="pil")
+    processor = transformers.AutoImageProcessor.from_pretrained(folder)
     model = prepare(spec(folder), CPU)
+    assert model.card.interpolation.startswith("torch_") == (settings.get("resample") != 0)
     assert model.card.classes == ("cat", "dog", "cow")
     assert model.card.builder == f"hf:{folder.name}"
     assert model.card.notes == ()
@@ -87,6 +91,25 @@ def test_logits_are_those_of_transformers_own_pipeline(case: str, tmp_path: Path
         with torch.no_grad():
             right = network(**processor(images=photo, return_tensors="pt")).logits[0]
         assert (logits_of_photo(model, photo) - right).abs().max() < 1e-5 * max(1, float(right.abs().max()))
+
+
+def test_processors_whose_torch_resizes_in_floats_are_told_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = saved(tmp_path, vit())
+    for eight_bits in (True, False):
+        monkeypatch.setattr(_geometry, "_do_native_uint8_resize_on_cpu", lambda _, native=eight_bits: native)
+        assert resizes_as_usual("torch_bilinear") is eight_bits
+        assert load(spec(folder)).interpolation == "torch_bilinear"
+
+
+def test_a_processor_without_a_backend_of_torch_resizes_with_pillow(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = saved(tmp_path, vit())
+    made = hf_networks._processor
+    monkeypatch.setattr(hf_networks, "_processor", lambda folder, backend=None: made(folder, "pil"))
+    assert load(spec(folder)).interpolation == "bilinear"
 
 
 def test_one_channel(tmp_path: Path) -> None:

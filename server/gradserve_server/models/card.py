@@ -8,7 +8,18 @@ from typing import Literal, NamedTuple
 Layout = Literal["nchw", "nhwc", "tokens", "vector", "other"]
 Precision = Literal["exact", "balanced", "fast"]
 HeadKind = Literal["softmax", "binary", "multilabel"]
-Interpolation = Literal["nearest", "box", "bilinear", "hamming", "bicubic", "lanczos"]  # As Pillow names its filters.
+# Pillow's filters by their names, and three of them as torch applies them to pictures of 8 bits.
+Interpolation = Literal[
+    "nearest",
+    "box",
+    "bilinear",
+    "hamming",
+    "bicubic",
+    "lanczos",
+    "torch_bilinear",
+    "torch_bicubic",
+    "torch_lanczos",
+]
 Rpc = Literal["predict", "explain", "attack", "maximize", "stylize", "influence", "embed", "differentiate"]
 
 WEIGHTED = ("Linear", "Conv2d")  # Kinds of layers that may give logits.

@@ -8,14 +8,18 @@ from PIL import Image
 from torch import Tensor
 
 from .card import Framing, Interpolation, ModelCard
+from .torch_resize import FILTERS, torch_resize
 
-RESAMPLING: dict[Interpolation, Image.Resampling] = {
+RESAMPLING: dict[Interpolation, Image.Resampling] = {  # Those of torch are for pictures of floats.
     "nearest": Image.Resampling.NEAREST,
     "box": Image.Resampling.BOX,
     "bilinear": Image.Resampling.BILINEAR,
     "hamming": Image.Resampling.HAMMING,
     "bicubic": Image.Resampling.BICUBIC,
     "lanczos": Image.Resampling.LANCZOS,
+    "torch_bilinear": Image.Resampling.BILINEAR,
+    "torch_bicubic": Image.Resampling.BICUBIC,
+    "torch_lanczos": Image.Resampling.LANCZOS,
 }
 Picture = Image.Image | np.ndarray  # In RGB; an array is [h, w, 3], uint8 or float32 in [0, 1].
 
@@ -102,11 +106,14 @@ def check_aspect(height: int, width: int, max_aspect: float) -> None:
 
 
 def resize(picture: Picture, height: int, width: int, interpolation: Interpolation) -> np.ndarray:
-    """Pillow's antialiased resampling to [height, width, 3]; float pictures channel by channel, never rounded."""
+    """Antialiased resampling to [height, width, 3], Pillow's or torch's; float pictures are never rounded."""
     if size_of(picture) == (height, width):
         return np.asarray(picture)
+    eight_bits = isinstance(picture, Image.Image) or picture.dtype == np.uint8
+    if interpolation in FILTERS and eight_bits:
+        return torch_resize(np.asarray(picture), height, width, interpolation)
     filter_ = RESAMPLING[interpolation]
-    if isinstance(picture, np.ndarray) and picture.dtype != np.uint8:
+    if isinstance(picture, np.ndarray) and not eight_bits:
         channels = [np.asarray(Image.fromarray(picture[..., c]).resize((width, height), filter_)) for c in range(3)]
         return np.stack(channels, axis=2).clip(0, 1)
     image = Image.fromarray(picture) if isinstance(picture, np.ndarray) else picture

@@ -8,19 +8,34 @@ import torch
 from safetensors import SafetensorError
 from torch import nn
 
-from ..card import Framing
+from ..card import Framing, Interpolation
 from ..catalogue import ModelSpec
 from ..checkpoints import shown
 from ..inputs import Colours, Geometry, Preset
 from ..preprocess import RESAMPLING
 from .download import INDEX, SINGLE, check_weights, fetched, read_json
 from .names import CONFIG, HubName
-from .preset import HubFault, HubNetwork, Transform, measured_colours, proven
+from .preset import (
+    ONE_LEVEL,
+    TOLERANCE,
+    HubFault,
+    HubNetwork,
+    Transform,
+    measured_colours,
+    proven,
+    resizes_as_usual,
+)
 
 PROCESSOR = "preprocessor_config.json"
 TIMM_KIND = "timm_wrapper"  # Its networks are timm's, made with whichever arguments the file names.
 COMMIT_DIGITS = 40
 LEVIT_SCALE = 256 / 224  # Of the size before the crop, in LevitImageProcessor.
+# The filters that torchvision has for pictures of 8 bits.
+ROUNDED_BY_TORCH: dict[Interpolation, Interpolation] = {
+    "bilinear": "torch_bilinear",
+    "bicubic": "torch_bicubic",
+    "lanczos": "torch_lanczos",
+}
 COLOUR_TOLERANCE = 1e-6
 GIVE_ALL = "give height, width, resize, interpolation, mean and std for what is to be done instead"
 FOREIGN_CODE = "it needs Python code of its repository, which is never run"
@@ -144,12 +159,13 @@ def _input(spec: ModelSpec, folder: Path, config: Any) -> tuple[Geometry | None,
         return None, None
     if not (folder / PROCESSOR).is_file():
         raise HubFault(f"{folder.name} has no {PROCESSOR}, so that its preprocessing is not known; {GIVE_ALL}")
-    processor = _processor(folder)
+    processor = _processor(folder, "pil")
     transform = _transform(processor)
     try:
         measured = measured_colours(transform, channels)
         colours = _exact(processor, measured)
         geometry = proven(transform, _geometries(processor), colours)
+        geometry = geometry and _as_usual(folder, geometry, colours)
     except HubFault as error:
         raise HubFault(f"{error}; {GIVE_ALL}") from error
     except Exception as error:
@@ -159,13 +175,26 @@ def _input(spec: ModelSpec, folder: Path, config: Any) -> tuple[Geometry | None,
     return geometry, colours
 
 
-def _processor(folder: Path) -> Any:
-    """Its image processor, of the kind that computes with Pillow as this server does. Raises HubFault."""
+def _as_usual(folder: Path, geometry: Geometry, colours: Colours) -> Geometry:
+    """The geometry with the rounding of the backend that transformers takes by itself, where that is torchvision's."""
+    usual = _processor(folder)
+    way = ROUNDED_BY_TORCH.get(geometry.interpolation)
+    if way is None or type(usual) is type(_processor(folder, "pil")):
+        return geometry
+    rounded = geometry._replace(interpolation=way)
+    tolerance = TOLERANCE if resizes_as_usual(way) else ONE_LEVEL
+    return proven(_transform(usual), [rounded], colours, tolerance) or geometry
+
+
+def _processor(folder: Path, backend: str | None = None) -> Any:
+    """Its image processor with that backend, by default the one that transformers takes. Raises HubFault."""
     from transformers import AutoImageProcessor
 
     content = read_json(folder / PROCESSOR)
     try:
-        return AutoImageProcessor.from_pretrained(folder, local_files_only=True, trust_remote_code=False, backend="pil")
+        return AutoImageProcessor.from_pretrained(
+            folder, local_files_only=True, trust_remote_code=False, backend=backend
+        )
     except (ValueError, ImportError) as error:
         if "auto_map" in content:
             raise HubFault(f"its image processor: {FOREIGN_CODE}; {GIVE_ALL}") from error
@@ -204,7 +233,7 @@ def _exact(processor: Any, measured: Colours) -> Colours:
 
 def _geometries(processor: Any) -> Iterator[Geometry]:
     """What the processors of transformers may come to, by their settings."""
-    names = {int(number): name for name, number in RESAMPLING.items()}
+    names = {int(number): name for name, number in RESAMPLING.items() if name not in ROUNDED_BY_TORCH.values()}
     way = names.get(int(processor.resample)) if processor.resample is not None else "bilinear"
     if way is None or not processor.do_resize:
         return

@@ -10,10 +10,13 @@ from torch import nn
 
 from ..inputs import Colours, Geometry, Preset
 from ..preprocess import place
+from ..torch_resize import torch_resize
 
 # Height and width of test pictures: odd differences, long ones as limits of a side tell, and one to enlarge.
 TRIAL_SIZES = ((301, 200), (230, 411), (333, 334), (120, 700), (700, 120), (40, 31))
 TOLERANCE = 2e-6  # Largest difference of a pixel in [0, 1], from rounding float32 in another order.
+
+ONE_LEVEL = 1.01 / 255  # The same where the library rounds 8 bits otherwise on this processor than on most.
 
 Transform = Callable[[Image.Image], Any]  # A picture to the network's input [C, h, w], as the library does it.
 
@@ -53,14 +56,32 @@ def measured_colours(transform: Transform, channels: int) -> Colours:
     return Colours(tuple((-black[:, 0] * std).tolist()), tuple(std.tolist()))
 
 
-def proven(transform: Transform, candidates: Iterable[Geometry], colours: Colours) -> Geometry | None:
+def proven(
+    transform: Transform, candidates: Iterable[Geometry], colours: Colours, tolerance: float = TOLERANCE
+) -> Geometry | None:
     """The first of the candidates that gives what the transform gives, for pictures of several sizes; or None."""
     pictures = [trial_picture(*size, len(colours.mean)) for size in TRIAL_SIZES]
     theirs = [_channels(transform(picture)) for picture in pictures]
-    return next((each for each in candidates if _agrees(each, colours, pictures, theirs)), None)
+    return next((each for each in candidates if _agrees(each, colours, pictures, theirs, tolerance)), None)
 
 
-def _agrees(geometry: Geometry, colours: Colours, pictures: list[Image.Image], theirs: list[torch.Tensor]) -> bool:
+def resizes_as_usual(interpolation: str) -> bool:
+    """Whether torchvision resizes 8-bit tensors here as on most processors; without AVX2 it computes in floats."""
+    from torchvision.transforms.v2 import InterpolationMode, functional
+
+    picture, size = np.asarray(trial_picture(*TRIAL_SIZES[0])), (64, 64)
+    way = InterpolationMode(interpolation.removeprefix("torch_"))
+    theirs = functional.resize(torch.tensor(picture).permute(2, 0, 1), list(size), way, antialias=True)
+    return np.array_equal(theirs.permute(1, 2, 0).numpy(), torch_resize(picture, *size, interpolation))
+
+
+def _agrees(
+    geometry: Geometry,
+    colours: Colours,
+    pictures: list[Image.Image],
+    theirs: list[torch.Tensor],
+    tolerance: float,
+) -> bool:
     mean, std = (torch.tensor(numbers, dtype=torch.float64).view(-1, 1, 1) for numbers in colours)
     for picture, wanted in zip(pictures, theirs, strict=True):
         if wanted.shape != (len(mean), geometry.height, geometry.width):
@@ -68,7 +89,7 @@ def _agrees(geometry: Geometry, colours: Colours, pictures: list[Image.Image], t
         size = (picture.height, picture.width)
         pixels = place(picture.convert("RGB"), size, geometry[:2], geometry.resize, geometry.interpolation).pixels
         ours = torch.from_numpy(pixels.copy()).permute(2, 0, 1)[: len(mean)].double() / 255
-        if ours.shape[1:] != wanted.shape[1:] or not ((wanted * std + mean - ours).abs() <= TOLERANCE).all():
+        if ours.shape[1:] != wanted.shape[1:] or not ((wanted * std + mean - ours).abs() <= tolerance).all():
             return False
     return True
 

@@ -1,0 +1,97 @@
+"""Pictures of 8 bits resized as torchvision resizes tensors, equal to it to the bit. It needs no torch.
+
+Pillow and torch use the same filters, but torch rounds the filters' weights to 16 bits, and so rounds some pixels to
+another level.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+WEIGHT_BITS = 15  # Of the largest weight, without its sign.
+MAX_PRECISION = 22  # Of torch's weights, in bits after the point.
+EXACT_FLOAT32 = 1 << 24  # Whole numbers below this are exact in float32.
+BICUBIC_SLOPE = -0.5  # Keys' parameter a, as Pillow has it too.
+
+Array = np.ndarray[Any, Any]
+
+
+def _bilinear(x: Array) -> Array:
+    return np.asarray(np.maximum(1 - np.abs(x), 0))
+
+
+def _bicubic(x: Array) -> Array:
+    x, a = np.abs(x), BICUBIC_SLOPE
+    near = ((a + 2) * x - (a + 3)) * x * x + 1
+    far = (((x - 5) * x + 8) * x - 4) * a
+    return np.where(x < 1, near, np.where(x < 2, far, 0))
+
+
+def _lanczos(x: Array) -> Array:
+    return np.where(np.abs(x) < 3, np.sinc(x) * np.sinc(x / 3), 0)
+
+
+class Filter(NamedTuple):
+    """A filter, and the distance in pixels from which on it is 0."""
+
+    function: Callable[[Array], Array]
+    support: float
+
+
+FILTERS = {
+    "torch_bilinear": Filter(_bilinear, 1),
+    "torch_bicubic": Filter(_bicubic, 2),
+    "torch_lanczos": Filter(_lanczos, 3),
+}
+
+
+class Weights(NamedTuple):
+    """For each new pixel the first old one that it depends on, how many it depends on, and their weights in bits."""
+
+    first: Array  # [new]
+    counts: Array  # [new]
+    weights: Array  # [new, most], whole numbers: weights times 2 to the precision
+    precision: int
+
+
+def torch_resize(picture: Array, height: int, width: int, filter_: str) -> Array:
+    """A picture [h, w, 3] of type uint8 at the size [height, width, 3], by a filter of FILTERS."""
+    if width != picture.shape[1]:
+        picture = _resize_rows(picture.transpose(1, 0, 2), width, FILTERS[filter_]).transpose(1, 0, 2)
+    if height != picture.shape[0]:
+        picture = _resize_rows(picture, height, FILTERS[filter_])
+    return picture
+
+
+def _weights(old: int, new: int, filter_: Filter) -> Weights:
+    """The weights of an antialiased resizing from `old` to `new` pixels."""
+    scale = old / new
+    support, shrunk = filter_.support * max(scale, 1), min(1 / scale, 1)
+    middle = scale * (np.arange(new) + 0.5)
+    first = np.maximum((middle - support + 0.5).astype(np.int64), 0)
+    counts = np.minimum((middle + support + 0.5).astype(np.int64), old) - first
+    offsets = np.arange(counts.max())
+    values = filter_.function((offsets + (first - middle)[:, None] + 0.5) * shrunk) * (offsets < counts[:, None])
+    values /= values.sum(1, keepdims=True)
+    precision = 0
+    while precision < MAX_PRECISION and int(0.5 + values.max() * 2 ** (precision + 1)) < 1 << WEIGHT_BITS:
+        precision += 1
+    whole = np.trunc(values * 2**precision + np.copysign(0.5, values))
+    return Weights(first, counts, whole, precision)
+
+
+def _resize_rows(picture: Array, new: int, filter_: Filter) -> Array:
+    """A picture [old, k, 3] as [new, k, 3].
+
+    Sums of whole numbers are exact in floats of enough bits, whatever their order.
+    """
+    first, counts, weights, precision = _weights(len(picture), new, filter_)
+    largest_sum = 255 * np.abs(weights).sum(1).max()
+    exact = np.float32 if largest_sum < EXACT_FLOAT32 else np.float64
+    rows, half = np.ascontiguousarray(picture).reshape(len(picture), -1), 1 << (precision - 1)
+    resized = np.empty((new, rows.shape[1]), np.uint8)
+    for i, begin in enumerate(first):
+        sums = weights[i, : counts[i]].astype(exact) @ rows[begin : begin + counts[i]].astype(exact)
+        resized[i] = ((sums.astype(np.int64) + half) >> precision).clip(0, 255)
+    return resized.reshape(new, *picture.shape[1:])
