@@ -1,0 +1,127 @@
+"""The largest request of each RPC that the default limits allow is answered."""
+
+import io
+from collections.abc import Callable, Iterator
+from functools import cache
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from serving import MODELS, Server, Stubs, methods
+
+from gradserve.v1 import (
+    attack_pb2,
+    differentiate_pb2,
+    explain_pb2,
+    influence_pb2,
+    maximize_pb2,
+    predict_pb2,
+    service_pb2,
+    stylize_pb2,
+)
+from gradserve.v1 import common_pb2 as pb
+from gradserve_server.api.rpcs import differentiate, explain, goals, influence, predict, stylize, suspects
+from gradserve_server.config import LimitSettings
+
+LIMITS = LimitSettings()
+PICTURE, REST = LIMITS.max_image_pixels, LIMITS.max_request_pixels - LIMITS.max_image_pixels
+OVERHEAD = 4096  # Bytes of a message beside its tensor, at most.
+TIMEOUT = 300
+
+
+@cache
+def photo(pixels: int, form: str = "JPEG") -> pb.Image:
+    """A smooth picture of nearly so many pixels as a file, of few bytes."""
+    side = int(pixels**0.5)
+    row = np.linspace(0, 255, side, dtype=np.uint8)
+    file = io.BytesIO()
+    channels = [Image.fromarray(np.broadcast_to(each, (side, side))) for each in (row, row[::-1], row // 2)]
+    Image.merge("RGB", channels).save(file, form)
+    return pb.Image(encoded=file.getvalue())
+
+
+def tensor() -> pb.Image:
+    """Numbers of nearly as many bytes as a request may have."""
+    side = int(((LIMITS.max_request_bytes - OVERHEAD) / 12) ** 0.5)
+    pixels = np.random.default_rng(0).random((side, side, 3), np.float32)
+    return pb.Image(tensor=pb.Tensor(shape=pixels.shape, dtype=pb.DTYPE_FLOAT32, data=pixels.tobytes()))
+
+
+def explained() -> explain_pb2.ExplainRequest:
+    """The most methods and pixels: those of the picture and those of another that a target names."""
+    alike = pb.Target(similarity=pb.Similarity(image=photo(REST)))
+    several = methods(gradient={}) * explain.MAX_METHODS
+    return explain_pb2.ExplainRequest(model="small", image=photo(PICTURE), methods=several, targets=[alike])
+
+
+def maximized() -> maximize_pb2.MaximizeRequest:
+    summands = [{"target": {"class_index": i}, "weight": 0.1} for i in range(goals.MAX_SUMMANDS)]
+    several = [maximize_pb2.Goal(summands=summands)] * goals.MAX_GOALS
+    return maximize_pb2.MaximizeRequest(
+        model="small", image=photo(PICTURE), goals=several, settings={"steps": 1}, size=SIZE
+    )
+
+
+def stylized() -> stylize_pb2.StylizeRequest:
+    """A content and eight styles, which have all pixels of a request together."""
+    each = photo(LIMITS.max_request_pixels // (1 + stylize.MAX_STYLES))
+    styles = [stylize_pb2.Style(image=each)] * stylize.MAX_STYLES
+    settings = stylize_pb2.StylizeSettings(steps=1, coarse_steps=0)
+    return stylize_pb2.StylizeRequest(model="small", content=each, styles=styles, settings=settings, size=SIZE)
+
+
+def differentiated() -> differentiate_pb2.DifferentiateRequest:
+    rows = [photo(LIMITS.max_request_pixels // differentiate.MAX_IMAGES)] * differentiate.MAX_IMAGES
+    return differentiate_pb2.DifferentiateRequest(model="small", images=rows, preprocess=pb.PREPROCESS_MODEL_DEFAULT)
+
+
+SIZE = {"height": 64, "width": 64}
+REQUESTS: dict[str, tuple[str, Callable[[], Any]]] = {
+    "a picture of the most pixels": (
+        "Predict",
+        lambda: predict_pb2.PredictRequest(model="small", image=photo(PICTURE), top_k=predict.MAX_TOP_K),
+    ),
+    "a PNG of the most pixels": (
+        "Predict",
+        lambda: predict_pb2.PredictRequest(model="small", image=photo(PICTURE, "PNG")),
+    ),
+    "a tensor of the most bytes": ("Predict", lambda: predict_pb2.PredictRequest(model="small", image=tensor())),
+    "maps": ("Explain", explained),
+    "a stream of maps": ("StreamExplain", explained),
+    "an attack": (
+        "Attack",
+        lambda: attack_pb2.AttackRequest(model="small", image=photo(PICTURE), method={"fgsm": {}}),
+    ),
+    "pictures of goals": ("Maximize", maximized),
+    "a stream of pictures of goals": ("StreamMaximize", maximized),
+    "nine pictures": ("Stylize", stylized),
+    "a stream of nine pictures": ("StreamStylize", stylized),
+    "influences": (
+        "Influence",
+        lambda: influence_pb2.InfluenceRequest(model="digits", image=photo(PICTURE), top=influence.MAX_TOP),
+    ),
+    "suspects": ("Suspects", lambda: influence_pb2.SuspectsRequest(model="digits", top=suspects.MAX_TOP)),
+    "features": ("Embed", lambda: influence_pb2.EmbedRequest(model="small", image=photo(PICTURE))),
+    "gradients": ("Differentiate", differentiated),
+}
+
+
+@pytest.fixture(scope="module")
+def own_stubs() -> Iterator[Stubs]:
+    with Server(MODELS, "--workers", "1") as server, server.channel() as channel:
+        yield Stubs.of(channel)
+        assert "Traceback" not in server.log()
+
+
+def test_every_rpc_is_tried() -> None:
+    rpcs = {method.name for method in service_pb2.DESCRIPTOR.services_by_name["GradientService"].methods}
+    assert {rpc for rpc, _ in REQUESTS.values()} == rpcs
+
+
+@pytest.mark.parametrize("case", REQUESTS)
+def test_the_largest_request_is_answered(case: str, own_stubs: Stubs) -> None:
+    rpc, make = REQUESTS[case]
+    reply = getattr(own_stubs.gradients, rpc)(make(), timeout=TIMEOUT)
+    messages = list(reply) if rpc.startswith("Stream") else [reply]
+    assert all(message.ByteSize() for message in messages)
