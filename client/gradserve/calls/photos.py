@@ -116,7 +116,8 @@ class PhotoCalls(Connection):
         the model. `loss` is "cross_entropy", "margin" or "dlr". `defence`, such as "jpeg" or ("blur", {"sigma": 2}),
         stands before the model; with `adaptive` the attack knows of it. `eot` seeks what survives random changes.
         `maps` names a method of `explain` for maps of both pictures, of `maps_target` or of what is predicted there.
-        `region` is as in `explain`; the attack is on the mean scores of the region.
+        `region` is as in `explain`; the attack is on the mean scores of the region. Only pixels inside `mask`, a box
+        (x0, y0, x1, y1) or a mask, change.
         """
         request = attack.attack_request(image, method, **arguments)
         return attack.attack_result(request, self._call(self._stubs.gradients.Attack, request, timeout))

@@ -49,7 +49,7 @@ class Certificate:
 
     verdict: "found", "not_found", "already_misclassified" or "lost_in_encoding".
     queries, gradients: how many rows the attack asked scores of, and gradients of. first_success: the step of the first
-    success, if there was one.
+    success, if there was one. mask_pixels: pixels of the model's input inside the mask, if there was one.
     """
 
     verdict: str
@@ -70,6 +70,7 @@ class Certificate:
     gradients: int
     first_success: int | None
     warnings: tuple[str, ...]
+    mask_pixels: int | None = None
 
     @property
     def obstacles(self) -> tuple[str, ...]:

@@ -88,7 +88,7 @@ VERDICT_ALREADY_MISCLASSIFIED: Verdict
 VERDICT_LOST_IN_ENCODING: Verdict
 
 class AttackRequest(_message.Message):
-    __slots__ = ["model", "image", "preprocess", "method", "label", "target", "loss", "norm", "eps", "defence", "adaptive", "eot", "first_success", "trajectory", "perturbation", "maps", "options", "maps_format", "maps_target", "score_region"]
+    __slots__ = ["model", "image", "preprocess", "method", "label", "target", "loss", "norm", "eps", "defence", "adaptive", "eot", "first_success", "trajectory", "perturbation", "maps", "options", "maps_format", "maps_target", "score_region", "mask"]
     MODEL_FIELD_NUMBER: _ClassVar[int]
     IMAGE_FIELD_NUMBER: _ClassVar[int]
     PREPROCESS_FIELD_NUMBER: _ClassVar[int]
@@ -109,6 +109,7 @@ class AttackRequest(_message.Message):
     MAPS_FORMAT_FIELD_NUMBER: _ClassVar[int]
     MAPS_TARGET_FIELD_NUMBER: _ClassVar[int]
     SCORE_REGION_FIELD_NUMBER: _ClassVar[int]
+    MASK_FIELD_NUMBER: _ClassVar[int]
     model: str
     image: _common_pb2.Image
     preprocess: _common_pb2.Preprocess
@@ -129,7 +130,16 @@ class AttackRequest(_message.Message):
     maps_format: _explain_pb2.MapFormat
     maps_target: _common_pb2.Target
     score_region: _common_pb2.ScoreRegion
-    def __init__(self, model: _Optional[str] = ..., image: _Optional[_Union[_common_pb2.Image, _Mapping]] = ..., preprocess: _Optional[_Union[_common_pb2.Preprocess, str]] = ..., method: _Optional[_Union[AttackMethod, _Mapping]] = ..., label: _Optional[_Union[_common_pb2.Target, _Mapping]] = ..., target: _Optional[_Union[AttackTarget, _Mapping]] = ..., loss: _Optional[_Union[Loss, str]] = ..., norm: _Optional[_Union[Norm, str]] = ..., eps: _Optional[float] = ..., defence: _Optional[_Union[Defence, _Mapping]] = ..., adaptive: bool = ..., eot: _Optional[_Union[Eot, _Mapping]] = ..., first_success: bool = ..., trajectory: bool = ..., perturbation: bool = ..., maps: _Optional[_Union[_explain_pb2.ExplainMethod, _Mapping]] = ..., options: _Optional[_Union[_common_pb2.RequestOptions, _Mapping]] = ..., maps_format: _Optional[_Union[_explain_pb2.MapFormat, str]] = ..., maps_target: _Optional[_Union[_common_pb2.Target, _Mapping]] = ..., score_region: _Optional[_Union[_common_pb2.ScoreRegion, _Mapping]] = ...) -> None: ...
+    mask: AttackMask
+    def __init__(self, model: _Optional[str] = ..., image: _Optional[_Union[_common_pb2.Image, _Mapping]] = ..., preprocess: _Optional[_Union[_common_pb2.Preprocess, str]] = ..., method: _Optional[_Union[AttackMethod, _Mapping]] = ..., label: _Optional[_Union[_common_pb2.Target, _Mapping]] = ..., target: _Optional[_Union[AttackTarget, _Mapping]] = ..., loss: _Optional[_Union[Loss, str]] = ..., norm: _Optional[_Union[Norm, str]] = ..., eps: _Optional[float] = ..., defence: _Optional[_Union[Defence, _Mapping]] = ..., adaptive: bool = ..., eot: _Optional[_Union[Eot, _Mapping]] = ..., first_success: bool = ..., trajectory: bool = ..., perturbation: bool = ..., maps: _Optional[_Union[_explain_pb2.ExplainMethod, _Mapping]] = ..., options: _Optional[_Union[_common_pb2.RequestOptions, _Mapping]] = ..., maps_format: _Optional[_Union[_explain_pb2.MapFormat, str]] = ..., maps_target: _Optional[_Union[_common_pb2.Target, _Mapping]] = ..., score_region: _Optional[_Union[_common_pb2.ScoreRegion, _Mapping]] = ..., mask: _Optional[_Union[AttackMask, _Mapping]] = ...) -> None: ...
+
+class AttackMask(_message.Message):
+    __slots__ = ["box", "picture"]
+    BOX_FIELD_NUMBER: _ClassVar[int]
+    PICTURE_FIELD_NUMBER: _ClassVar[int]
+    box: _common_pb2.Box
+    picture: _common_pb2.Image
+    def __init__(self, box: _Optional[_Union[_common_pb2.Box, _Mapping]] = ..., picture: _Optional[_Union[_common_pb2.Image, _Mapping]] = ...) -> None: ...
 
 class AttackMethod(_message.Message):
     __slots__ = ["gradient_ascent", "fgsm", "pgd", "apgd", "one_pixel", "square", "transfer", "fooling", "sphere", "corruption", "patch"]
@@ -362,7 +372,7 @@ class AttackResponse(_message.Message):
     def __init__(self, adversarial: _Optional[bytes] = ..., perturbation: _Optional[bytes] = ..., magnification: _Optional[float] = ..., certificate: _Optional[_Union[Certificate, _Mapping]] = ..., trajectory: _Optional[_Iterable[_Union[TrajectoryStep, _Mapping]]] = ..., method: _Optional[_Union[AttackMethod, _Mapping]] = ..., method_name: _Optional[str] = ..., loss: _Optional[_Union[Loss, str]] = ..., map_before: _Optional[_Union[_explain_pb2.Explanation, _Mapping]] = ..., map_after: _Optional[_Union[_explain_pb2.Explanation, _Mapping]] = ..., patch: _Optional[bytes] = ..., success_rate: _Optional[float] = ..., asked: _Optional[int] = ..., done: _Optional[int] = ..., region: _Optional[_Union[_common_pb2.Region, _Mapping]] = ..., provenance: _Optional[_Union[_common_pb2.Provenance, _Mapping]] = ...) -> None: ...
 
 class Certificate(_message.Message):
-    __slots__ = ["verdict", "label", "label_name", "target", "target_name", "before", "after", "undefended", "l0", "l2", "linf", "norm", "eps", "within_budget", "queries", "gradients", "first_success", "warnings"]
+    __slots__ = ["verdict", "label", "label_name", "target", "target_name", "before", "after", "undefended", "l0", "l2", "linf", "norm", "eps", "within_budget", "queries", "gradients", "first_success", "warnings", "mask_pixels"]
     VERDICT_FIELD_NUMBER: _ClassVar[int]
     LABEL_FIELD_NUMBER: _ClassVar[int]
     LABEL_NAME_FIELD_NUMBER: _ClassVar[int]
@@ -381,6 +391,7 @@ class Certificate(_message.Message):
     GRADIENTS_FIELD_NUMBER: _ClassVar[int]
     FIRST_SUCCESS_FIELD_NUMBER: _ClassVar[int]
     WARNINGS_FIELD_NUMBER: _ClassVar[int]
+    MASK_PIXELS_FIELD_NUMBER: _ClassVar[int]
     verdict: Verdict
     label: int
     label_name: str
@@ -399,7 +410,8 @@ class Certificate(_message.Message):
     gradients: int
     first_success: int
     warnings: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, verdict: _Optional[_Union[Verdict, str]] = ..., label: _Optional[int] = ..., label_name: _Optional[str] = ..., target: _Optional[int] = ..., target_name: _Optional[str] = ..., before: _Optional[_Union[Judgement, _Mapping]] = ..., after: _Optional[_Union[Judgement, _Mapping]] = ..., undefended: _Optional[_Union[Judgement, _Mapping]] = ..., l0: _Optional[int] = ..., l2: _Optional[float] = ..., linf: _Optional[float] = ..., norm: _Optional[_Union[Norm, str]] = ..., eps: _Optional[float] = ..., within_budget: bool = ..., queries: _Optional[int] = ..., gradients: _Optional[int] = ..., first_success: _Optional[int] = ..., warnings: _Optional[_Iterable[str]] = ...) -> None: ...
+    mask_pixels: int
+    def __init__(self, verdict: _Optional[_Union[Verdict, str]] = ..., label: _Optional[int] = ..., label_name: _Optional[str] = ..., target: _Optional[int] = ..., target_name: _Optional[str] = ..., before: _Optional[_Union[Judgement, _Mapping]] = ..., after: _Optional[_Union[Judgement, _Mapping]] = ..., undefended: _Optional[_Union[Judgement, _Mapping]] = ..., l0: _Optional[int] = ..., l2: _Optional[float] = ..., linf: _Optional[float] = ..., norm: _Optional[_Union[Norm, str]] = ..., eps: _Optional[float] = ..., within_budget: bool = ..., queries: _Optional[int] = ..., gradients: _Optional[int] = ..., first_success: _Optional[int] = ..., warnings: _Optional[_Iterable[str]] = ..., mask_pixels: _Optional[int] = ...) -> None: ...
 
 class Judgement(_message.Message):
     __slots__ = ["predicted", "label", "margin", "target"]

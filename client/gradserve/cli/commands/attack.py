@@ -54,6 +54,15 @@ class Budget:
         typer.Option("--label", help="What it is: index or name; the prediction if left out.", rich_help_panel=_BUDGET),
     ] = None
     region: Annotated[str | None, typer.Option("--region", help=f"{parse.REGION}.", rich_help_panel=_BUDGET)] = None
+    mask: Annotated[
+        str | None,
+        typer.Option(
+            "--mask",
+            help="Where pixels may change: box:x0,y0,x1,y1 in pixels of the photo, or a mask's file, white inside. "
+            "Left out: everywhere.",
+            rich_help_panel=_BUDGET,
+        ),
+    ] = None
     eps: Annotated[
         str | None,
         typer.Option(
@@ -81,6 +90,7 @@ class Budget:
             "target": None if self.target is None else parse.attack_target(self.target),
             "label": None if self.label is None else parse.label(self.label),
             "region": parse.region(self.region),
+            "mask": parse.region(self.mask, "--mask"),
         }
 
 

@@ -31,7 +31,7 @@ from ...pool.wire import Outcome
 from ..errors import Violations
 from ..fields import choice, enum_value, from_dict, parse_fields
 from ..images import ModelInput, png
-from ..regions import averaged, score_region
+from ..regions import attack_mask, averaged, score_region
 from ..reply import provenance, scores
 from ..request import Bound, CallContext, area, check_options, check_picture, model_of, task_of
 from ..targets import class_named, reads_scores, single_target, target_of
@@ -68,6 +68,7 @@ def bind(request: attack_pb2.AttackRequest, at: CallContext) -> Bound:
         check_gradient(name or "", parameters, card, at.cards, violations)
     goal_spec = _goal_spec(request, name or "", card, violations)
     ball = _ball(request, name or "", card, size, violations)
+    ball = replace(ball, mask=attack_mask(request, picture, at, violations))
     transform = _transform(request, name or "", violations)
     region = _region(request, card, picture, at, violations)
     maps = _maps(request, card, picture, region, at, violations)

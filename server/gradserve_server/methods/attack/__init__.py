@@ -48,6 +48,7 @@ class AttackMethod(NamedTuple):
     stops_early: bool = False  # Whether it stops at the first success by default.
     uses_surrogate: bool = False  # Whether it takes the gradients of another model.
     eot: bool = True  # Whether it can follow the mean gradient over random changes (eot).
+    mask: bool = True  # Whether it can leave the pixels outside a mask as they are.
 
     @property
     def loss(self) -> Loss:
@@ -70,15 +71,23 @@ METHODS: Mapping[str, AttackMethod] = {
         "scores",
         bounded=False,
         stops_early=True,
+        mask=False,
     ),
     "square": AttackMethod(square, lambda p: Rows(p["queries"], 0), "scores", norms=("linf",), stops_early=True),
     "transfer": AttackMethod(transfer, lambda p: Rows(2, p["steps"]), uses_surrogate=True),
     "fooling": AttackMethod(
-        fooling, lambda p: Rows(p["population"] * (p["generations"] + 1), 0), "scores", bounded=False, stops_early=True
+        fooling,
+        lambda p: Rows(p["population"] * (p["generations"] + 1), 0),
+        "scores",
+        bounded=False,
+        stops_early=True,
+        mask=False,
     ),
-    "sphere": AttackMethod(sphere, _sphere_rows, eot=False),
-    "corruption": AttackMethod(corruption, lambda p: Rows(1, 0), "scores", bounded=False),
-    "patch": AttackMethod(patch, lambda p: Rows(FINAL_TRIALS, p["steps"] * p["places"]), bounded=False, eot=False),
+    "sphere": AttackMethod(sphere, _sphere_rows, eot=False, mask=False),
+    "corruption": AttackMethod(corruption, lambda p: Rows(1, 0), "scores", bounded=False, mask=False),
+    "patch": AttackMethod(
+        patch, lambda p: Rows(FINAL_TRIALS, p["steps"] * p["places"]), bounded=False, eot=False, mask=False
+    ),
 }
 FROM_SCRATCH = ("fooling",)  # Methods that need a target and no picture.
 # Methods that also run on a picture that is misclassified as it is.

@@ -71,8 +71,11 @@ class Oracle:
         seen, pull = self.transform.apply(images, self.run, step)
         answer = yield Query(seen, self.goal.objective(), "image", model=self.model)
         self.gradients += len(seen)
-        self.obstacles |= obstacles(self.goal, answer.logits, answer.image_grad, self.model is not None)
-        grad = pull(answer.image_grad)
+        grad = self.ball.masked(pull(answer.image_grad))
+        rows = answer.image_grad
+        if self.ball.mask is not None:  # What leads nowhere inside the mask leads nowhere.
+            rows = rows * grad.flatten(1).any(1).repeat_interleave(self.transform.views).view(-1, 1, 1, 1)
+        self.obstacles |= obstacles(self.goal, answer.logits, rows, self.model is not None)
         return (yield from self._record(images, answer, grad, step))
 
     def scores(self, images: Tensor, step: int) -> Steps:
