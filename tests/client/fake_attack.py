@@ -44,6 +44,8 @@ def attacked(request, region, provenance) -> attack_pb2.AttackResponse:
     )
     if request.HasField("defence"):
         reply.certificate.undefended.CopyFrom(after)
+    if request.HasField("mask"):
+        reply.certificate.mask_pixels = 12
     if request.perturbation:
         reply.perturbation, reply.magnification = png(128 + 31 * CHANGE), 31.0
     if request.trajectory:
