@@ -40,14 +40,17 @@ class Ball:
             change = change * (self.eps / length(change).clamp_min(1e-12)).clamp_max(1)
         return (x + change).clamp(0, 1)
 
-    def random(self, x: Tensor, run: MethodContext, count: int) -> Tensor:
-        """Starts within the ball: uniform, or for L2 a random direction at a uniform distance. [count, 3, H, W]."""
+    def random(self, x: Tensor, run: MethodContext, count: int, first: int = 0) -> Tensor:
+        """Starts within the ball: uniform, or for L2 a random direction at a uniform distance. [count, 3, H, W].
+
+        They draw the samples first .. first + 2 * count - 1 of `run`.
+        """
         assert self.eps is not None, "only bounded methods begin at random"
         if self.norm == "linf":
-            moves = [(2 * run.noise(i, x, uniform=True) - 1) * self.eps for i in range(count)]
+            moves = [(2 * run.noise(first + i, x, uniform=True) - 1) * self.eps for i in range(count)]
         else:
-            distances = [run.noise(count + i, x[:, :1, :1, :1], uniform=True) for i in range(count)]
-            moves = [self.eps * r * self.direction(run.noise(i, x)) for i, r in enumerate(distances)]
+            distances = [run.noise(first + count + i, x[:, :1, :1, :1], uniform=True) for i in range(count)]
+            moves = [self.eps * r * self.direction(run.noise(first + i, x)) for i, r in enumerate(distances)]
         return (x + torch.cat(moves)).clamp(0, 1)
 
     def encoded(self, images: Tensor, x: Tensor) -> Tensor:
