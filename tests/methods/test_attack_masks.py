@@ -14,7 +14,7 @@ from gradserve_server.engine.job import MethodContext
 from gradserve_server.methods.attack import METHODS, Attacked, Ball, Goal, GoalSpec
 from gradserve_server.methods.attack.ball import Norm, length
 from gradserve_server.methods.attack.input_transform import InputTransform, eot
-from gradserve_server.methods.attack.square import _window
+from gradserve_server.methods.attack.windows import onto_mask
 from gradserve_server.methods.parameters import bind
 from gradserve_server.models.prepared import Prepared
 
@@ -23,7 +23,14 @@ from .test_attack import SHORT as SHORT_CALLS
 
 TAKERS = [(name, norm) for name, method in METHODS.items() if method.mask for norm in method.norms]
 # The gradients of random weights are small, so that plain ascent takes long steps.
-SHORT = SHORT_CALLS | {"gradient_ascent": {"steps": 3, "rate": 300.0}}
+SHORT = {
+    **SHORT_CALLS,
+    "gradient_ascent": {"steps": 3, "rate": 300.0},
+    "apgd_targeted": {"steps": 3, "classes": 2},
+    "fab_targeted": {"steps": 4, "classes": 2},
+    "ensemble": {"steps": 3, "classes": 2, "queries": 10},
+    "malt": {"steps": 3, "classes": 2, "candidates": 4},
+}
 EPS = {"linf": 8 / 255, "l2": 1.0}
 JPEG = {"transform": InputTransform(defence="jpeg", parameters={"quality": 60}), "adaptive": True}
 EOT = {"transform": InputTransform(eot=bind(eot, {"samples": 2}))}
@@ -53,7 +60,12 @@ def check(found: Attacked, x: Tensor, mask: np.ndarray) -> None:
 
 
 WAYS: dict[str, dict[str, object]] = {"plain": {}, "stop": {"stop": True}, "jpeg": JPEG, "eot": EOT}
-CASES = [(*taker, way) for taker in TAKERS for way in WAYS if way != "eot" or METHODS[taker[0]].uses == "gradients"]
+CASES = [
+    (*taker, way)
+    for taker in TAKERS
+    for way in WAYS
+    if way != "eot" or (METHODS[taker[0]].uses == "gradients" and METHODS[taker[0]].eot)
+]
 
 
 @pytest.mark.parametrize(("method", "norm", "way"), CASES)
@@ -62,12 +74,16 @@ def test_the_rest_of_the_picture_stays_bit_for_bit(method: str, norm: Norm, way:
     x = whole(pictures(model, 1))
     ball = ball_of(method, norm, quadrant(x))
     (found,) = attacked({"model": model, "other": model}, x, method, ball=ball, **SHORT[method], **WAYS[way])
+    if method == "fab_targeted":  # It seeks the nearest picture, which may be the original to a level.
+        assert not (found.pixels.astype(int) - levels(x))[~quadrant(x)].any()
+        return
     check(found, x, quadrant(x))
     distance = np.linalg.norm((found.pixels.astype(int) - levels(x)) / 255)
     assert norm == "linf" or not METHODS[method].bounded or 0.5 * EPS["l2"] < distance <= EPS["l2"] + 1e-6
 
 
-@pytest.mark.parametrize(("method", "norm"), TAKERS)
+# The steps of malt are those of apgd_targeted; it asks for several gradients at once before, which `course` does not.
+@pytest.mark.parametrize(("method", "norm"), [taker for taker in TAKERS if taker[0] != "malt"])
 def test_no_picture_on_the_way_changes_outside(method: str, norm: Norm) -> None:
     model = prepared("resnet18")
     x = whole(pictures(model, 1))
@@ -76,8 +92,9 @@ def test_no_picture_on_the_way_changes_outside(method: str, norm: Norm) -> None:
         model, x, method, Goal(label_of(model, x)), ball_of(method, norm, quadrant(x)), **SHORT[method]
     ).queries
     assert len(queries) >= 2
+    tolerance = 1e-6 if method in ("fab_targeted", "ensemble") else 0  # The mean of a pixel with itself is rounded.
     for query in queries:
-        assert torch.equal(query.images[..., outside], x[..., outside].expand_as(query.images[..., outside]))
+        assert (query.images - x)[..., outside].abs().max() <= tolerance
     assert not torch.equal(queries[-1].images[-1:], x)
 
 
@@ -108,6 +125,19 @@ def test_pgd_is_that_of_a_plain_loop_with_the_mask(norm: Norm) -> None:
     theirs = masked_pgd(model, x, label, ball, 0.3 * EPS[norm], 5)
     assert (ours - theirs).abs().max() < (1e-12 if norm == "linf" else 1e-9)
     assert (ours - x).abs().max() > 0.01, "it went somewhere"
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+@pytest.mark.parametrize("method", ["fab_targeted", "malt", "ensemble"])
+def test_attacks_that_try_classes_succeed_inside_a_mask(method: str, norm: Norm) -> None:
+    model, x = inputs("trained-resnet20", 1)
+    x, facts = whole(x), {} if method != "ensemble" else {"steps": 20, "queries": 20}
+    mask = np.zeros(x.shape[2:], bool)
+    mask[:, 12:] = True
+    (found,) = attacked(model, x, method, ball=Ball(norm, 16 / 255 if norm == "linf" else 1.0, mask), **facts)
+    assert found.first_success is not None
+    assert found.gradients > 0
+    check(found, x, mask)
 
 
 @pytest.mark.parametrize("method", ["pgd", "square"])
@@ -151,31 +181,51 @@ def test_directions_and_starts_have_the_length_of_the_change_inside() -> None:
     assert starts == pytest.approx([0.5 * r for r in distances])
 
 
-def test_the_squares_of_a_box_are_those_of_the_picture_in_it() -> None:
-    x = torch.zeros(1, 3, 20, 30)
-    mask = np.zeros((20, 30), bool)
-    mask[4:16, 10:25] = True
-    for area in (0.8, 0.3, 0.05, 0.001):
-        ours = [_window(x, Ball("linf", 0.1, mask), area, np.random.default_rng(seed)) for seed in range(20)]
-        theirs = [
-            _window(x[..., 4:16, 10:25], Ball("linf", 0.1), area, np.random.default_rng(seed)) for seed in range(20)
-        ]
-        for (rows, columns), (own_rows, own_columns) in zip(ours, theirs, strict=True):
-            assert (rows.start, rows.stop) == (own_rows.start + 4, own_rows.stop + 4)
-            assert (columns.start, columns.stop) == (own_columns.start + 10, own_columns.stop + 10)
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_the_squares_of_a_box_are_those_of_the_picture_in_it(norm: Norm) -> None:
+    model = prepared("resnet18")
+    x = whole(pictures(model, 1))
+    mask = np.zeros(x.shape[2:], bool)
+    mask[8:50, 10:70] = True
+    cut = x[..., 8:50, 10:70]
+    begun, whole_begun = (
+        course(model, image, "square", Goal(0), Ball(norm, 0.1, within), queries=2).queries
+        for image, within in ((cut, None), (x, mask))
+    )
+    for one, other in zip(begun, whole_begun, strict=True):
+        assert torch.equal(one.images, other.images[..., 8:50, 10:70])
 
 
 @pytest.mark.parametrize("places", [[(0, 0), (19, 29)], [(7, 3)], [(5, column) for column in range(0, 30, 3)]])
 def test_every_square_meets_the_mask(places: list[tuple[int, int]]) -> None:
-    x, mask, rng = torch.zeros(1, 3, 20, 30), np.zeros((20, 30), bool), np.random.default_rng(0)
+    mask, rng = np.zeros((20, 30), bool), np.random.default_rng(0)
     mask[tuple(np.transpose(places))] = True
     held = np.zeros_like(mask)
-    for area in (0.8, 0.1, 0.01, 0.0005):
+    for side in (16, 6, 3, 1):
         for _ in range(100):
-            window = _window(x, Ball("linf", 0.1, mask), area, rng)
+            corner = rng.integers(0, 21 - side), rng.integers(0, 31 - side)
+            top, left = onto_mask(*corner, side, mask, rng)
+            window = slice(top, top + side), slice(left, left + side)
             assert mask[window].any()
+            assert mask[window].shape == (side, side)
+            assert (top, left) == corner or not mask[corner[0] : corner[0] + side, corner[1] : corner[1] + side].any()
             held[window] = True
     assert (held & mask).sum() == len(places), "each of its pixels has its turn"
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+@pytest.mark.parametrize("places", [[(0, 0), (19, 29)], [(7, 3)], [(5, 4), (5, 5), (5, 6)]])
+def test_square_takes_masks_of_few_pixels(norm: Norm, places: list[tuple[int, int]]) -> None:
+    model = prepared("resnet18")
+    x = whole(pictures(model, 1))
+    mask = np.zeros(x.shape[2:], bool)
+    mask[tuple(np.transpose(places))] = True
+    queries = course(model, x, "square", Goal(label_of(model, x)), Ball(norm, 0.3, mask), queries=20).queries
+    changes = torch.cat([query.images for query in queries]) - x
+    assert not changes[..., torch.from_numpy(~mask)].any()
+    # In L2 the signs of a new window of one pixel may undo those of the last one.
+    assert changes.flatten(1).any(1).float().mean() > (0.5 if norm == "l2" else 0.99)
+    assert length(changes, 2 if norm == "l2" else float("inf")).max() <= 0.3 + 1e-6
 
 
 class _LeftHalf(nn.Module):

@@ -26,12 +26,12 @@ class Ball:
     mask: np.ndarray | None = None  # [H, W], bool: the pixels of the model's input that may change.
 
     @property
-    def box(self) -> tuple[int, int, int, int] | None:
-        """Top, left, height and width of the smallest box around the mask, if there is one."""
+    def box(self) -> tuple[slice, slice]:
+        """Rows and columns of the smallest box around the mask; all without one."""
         if self.mask is None:
-            return None
+            return slice(None), slice(None)
         rows, columns = (np.flatnonzero(self.mask.any(axis)) for axis in (1, 0))
-        return int(rows[0]), int(columns[0]), int(np.ptp(rows)) + 1, int(np.ptp(columns)) + 1
+        return slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
 
     def masked(self, change: Tensor) -> Tensor:
         """The change inside the mask, and 0 outside. [n, 3, H, W]."""
@@ -58,14 +58,17 @@ class Ball:
             change = change * (self.eps / length(change).clamp_min(1e-12)).clamp_max(1)
         return (x + change).clamp(0, 1)
 
-    def random(self, x: Tensor, run: MethodContext, count: int) -> Tensor:
-        """Starts within the ball: uniform, or for L2 a random direction at a uniform distance. [count, 3, H, W]."""
+    def random(self, x: Tensor, run: MethodContext, count: int, first: int = 0) -> Tensor:
+        """Starts within the ball: uniform, or for L2 a random direction at a uniform distance. [count, 3, H, W].
+
+        They draw the samples first .. first + 2 * count - 1 of `run`.
+        """
         assert self.eps is not None, "only bounded methods begin at random"
         if self.norm == "linf":
-            moves = [(2 * run.noise(i, x, uniform=True) - 1) * self.eps for i in range(count)]
+            moves = [(2 * run.noise(first + i, x, uniform=True) - 1) * self.eps for i in range(count)]
         else:
-            distances = [run.noise(count + i, x[:, :1, :1, :1], uniform=True) for i in range(count)]
-            moves = [self.eps * r * self.direction(run.noise(i, x)) for i, r in enumerate(distances)]
+            distances = [run.noise(first + count + i, x[:, :1, :1, :1], uniform=True) for i in range(count)]
+            moves = [self.eps * r * self.direction(run.noise(first + i, x)) for i, r in enumerate(distances)]
         return (x + self.masked(torch.cat(moves))).clamp(0, 1)
 
     def encoded(self, images: Tensor, x: Tensor) -> Tensor:
