@@ -87,7 +87,8 @@ def test_the_rest_of_the_returned_bytes_is_unchanged(stubs: Stubs, method: str, 
     change = changed(reply, pixels_of(IMAGE))
     assert not change[QUADRANT == 0].any()
     # FAB seeks the nearest picture, which may be the original to a level.
-    assert change[QUADRANT == 255].any() or method == "fab_targeted"
+    # A random view of the original may reach the goal of an attack that stops then.
+    assert change[QUADRANT == 255].any() or method == "fab_targeted" or reply.certificate.first_success == 0
     assert reply.certificate.mask_pixels == 1024
     assert reply.certificate.l0 == change.sum()
     assert reply.certificate.within_budget
