@@ -229,6 +229,9 @@ def _print(saved: list[Saved], trajectory: bool, as_json: bool) -> None:
         output.print_json({"attacks": [_json(each) for each in saved]})
         return
     output.out().print(_table(saved))
+    for each in saved:
+        if each.result.stages:
+            output.out().print(_stages(each))
     for each in saved if trajectory else ():
         output.out().print(_steps(each))
 
@@ -264,6 +267,17 @@ def _table(saved: list[Saved]) -> Table:
         paths = ", ".join(str(path) for path in (each.picture, each.difference, *each.maps) if path)
         names = [f"{score.class_name} {score.probability:.1%}" for score in c.change]
         table.add_row(each.photo.name, c.verdict.replace("_", " "), *names, change, str(c.queries), *rates, paths)
+    return table
+
+
+def _stages(each: Saved) -> Table:
+    table = Table(title=f"{each.photo.name}: {each.result.method}", title_justify="left", box=None)
+    table.add_column("stage")
+    table.add_column("reached")
+    for column in ("queries", "gradients"):
+        table.add_column(column, justify="right")
+    for stage in each.result.stages:
+        table.add_row(stage.method, "yes" if stage.reached else "no", str(stage.queries), str(stage.gradients))
     return table
 
 
