@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from paths import CASES
+from paths import CASES, DATA
 from torch import Tensor, nn
 from zoo import in_double, inputs, photos, prepared
 
@@ -16,7 +16,6 @@ from gradserve_server.methods.attack.ensemble import STAGES
 from gradserve_server.methods.parameters import bind
 from gradserve_server.models.catalogue import EMBEDDED
 from gradserve_server.models.preparation import prepare
-from gradserve_server.models.prepared import Prepared
 
 from .attacks import attacked, course, label_of, whole
 from .test_attack_references import algorithm_1, unsaturated
@@ -196,8 +195,6 @@ def test_stages_are_those_of_the_official_code(name: str, data: object) -> None:
 
 
 def known_labels() -> list[int]:
-    from zoo import DATA
-
     with np.load(DATA / "cifar10-test-1000.npz") as file:
         return file["labels"].tolist()
 
@@ -209,4 +206,3 @@ def test_square_in_l2_keeps_to_the_edge_of_the_ball() -> None:
     queries = course(model, x, "square", goal, Ball("l2", 0.5), queries=80).queries
     distances = torch.cat([(query.images - x).flatten(1).norm(dim=1) for query in queries])
     assert distances.tolist() == pytest.approx([0.5] * 80, abs=1e-5)
-

@@ -115,7 +115,8 @@ class PhotoCalls(Connection):
         one. `eps` is the budget in `norm` "linf" or "l2" for pixels in [0, 1], a number or "8/255"; None: what suits
         the model. `loss` is "cross_entropy", "margin", "dlr" or "probability_margin". `defence`, such as "jpeg" or
         ("blur", {"sigma": 2}), stands before the model; with `adaptive` the attack knows of it. `eot` seeks what
-        survives random changes. `maps` names a method of `explain` for maps of both pictures, of `maps_target` or of what is predicted there.
+        survives random changes. `maps` names a method of `explain` for maps of both pictures, of `maps_target` or of
+        what is predicted there.
         `region` is as in `explain`; the attack is on the mean scores of the region.
         """
         request = attack.attack_request(image, method, **arguments)

@@ -105,9 +105,7 @@ METHODS: Mapping[str, AttackMethod] = {
     "patch": AttackMethod(
         patch, lambda p: Rows(FINAL_TRIALS, p["steps"] * p["places"]), bounded=False, eot=False, at_once="places"
     ),
-    "apgd_targeted": AttackMethod(
-        apgd_targeted, _targeted_rows, stops_early=True, tries_classes=True, own_loss="dlr"
-    ),
+    "apgd_targeted": AttackMethod(apgd_targeted, _targeted_rows, stops_early=True, tries_classes=True, own_loss="dlr"),
     "fab_targeted": AttackMethod(
         fab_targeted, _fab_rows, stops_early=True, eot=False, tries_classes=True, own_loss="margin", fixed_loss=True
     ),

@@ -28,7 +28,7 @@ def square(
     share: Fraction = 0.8,
     candidates: Restarts = 1,
 ) -> Steps:
-    """Squares at the edge of the ball, kept where they raise the loss (Andriushchenko et al. 2020, algorithms 1 to 3)."""
+    """Squares at the edge of the ball, kept where they raise the loss (Andriushchenko et al. 2020, algorithms 1-3)."""
     rng, run.asked, run.unit = run.generator(0), queries, "queries"
     best = start(x, ball.eps or 0, rng) if ball.norm == "l2" else _striped(x, ball, rng)
     evaluation = yield from oracle.scores(best, 0)
