@@ -7,14 +7,14 @@ import json
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
+from itertools import chain
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import numpy as np
 import torch
 import torchattacks
 import typer
-from rich.table import Table
 from torch import Tensor
 
 from gradserve_server.engine.engine import Engine
@@ -36,6 +36,8 @@ L2 = 0.5
 # The ensemble's stages, and their names in the official verdicts.
 STAGES = {"apgd": "apgd-ce", "apgd_targeted": "apgd-t", "fab_targeted": "fab-t", "square": "square"}
 REFERENCE = "torchattacks"
+COMPARED = ("ensemble", "malt")
+FOLDER = Path("ensemble-out")
 GRADIENT_ROW = 3  # A gradient row costs as much as so many forward rows.
 
 
@@ -60,7 +62,8 @@ class Verdict:
     def stands(self, stage: str = "square") -> bool:
         """Whether it stands after that stage of the ensemble; by default after all."""
         until = list(STAGES)[: list(STAGES).index(stage) + 1]
-        return self.right and not (any(r for s, r, *_ in self.stages if s in until) or (stage == "square" and self.fallen))
+        fallen = self.fallen and stage == "square"
+        return self.right and not fallen and not any(reached for name, reached, *_ in self.stages if name in until)
 
 
 class Pictures:
@@ -139,14 +142,11 @@ def resumed(file: Path, at: Pictures, method: str, ball: Ball, in_flight: int) -
     lines = file.read_text().splitlines() if file.exists() else []
     known = {each.picture: each for each in (Verdict(**json.loads(line)) for line in lines)}
     missing = [i for i in range(len(at.labels)) if i not in known]
-    wrong = [i for i in missing if not at.right(i)]
-    left = [i for i in missing if i not in wrong]
+    wrong = [Verdict(i, False) for i in missing if not at.right(i)]
+    left = [i for i in missing if at.right(i)]
     new = by_reference(at, left, ball) if method == REFERENCE else attacked(at, left, method, ball, in_flight)
     with file.open("a") as out:
-        for verdict in (*(Verdict(i, False) for i in wrong),):
-            known[verdict.picture] = verdict
-            out.write(json.dumps(asdict(verdict)) + "\n")
-        for verdict in new:
+        for verdict in chain(wrong, new):
             known[verdict.picture] = verdict
             out.write(json.dumps(asdict(verdict)) + "\n")
             out.flush()
@@ -185,11 +185,11 @@ def cost(found: list[Verdict]) -> dict[str, float]:
 
 def main(
     network: Annotated[list[str], typer.Option(help="Repeat for several.")] = list(BUDGETS),  # noqa: B006
-    method: Annotated[list[str], typer.Option(help="A method of Attack, or torchattacks; repeat.")] = ["ensemble", "malt"],  # noqa: B006
+    method: Annotated[list[str], typer.Option(help=f"Of Attack, or {REFERENCE}; repeat.")] = list(COMPARED),  # noqa: B006
     pictures: Annotated[int, typer.Option(min=1, max=200, help="Of the test pictures.")] = 200,
     l2: Annotated[bool, typer.Option("--l2", help=f"Within L2 {L2} instead of the network's Linf.")] = False,
-    in_flight: Annotated[int, typer.Option(min=1, help="Pictures that are attacked at once.")] = 16,
-    folder: Annotated[Path, typer.Option(file_okay=False, help="Verdicts; a run goes on with those.")] = Path("ensemble-out"),
+    in_flight: Annotated[int, typer.Option(min=1, help="Pictures that are attacked at once.")] = 40,
+    folder: Annotated[Path, typer.Option(file_okay=False, help="Verdicts; a run goes on with those.")] = FOLDER,
     data: Annotated[Path, typer.Option("--data", file_okay=False, help="Folder of weights and pictures.")] = DATA,
     as_json: report.Json = False,
     out: report.Out = None,
@@ -200,26 +200,26 @@ def main(
     """
     torch.set_num_threads(1)
     document: dict[str, Any] = {}
-    tables: list[Table] = []
     for name in network:
-        at, norm = Pictures(name, pictures, data), "l2" if l2 else "linf"
-        ball = Ball("l2", L2) if l2 else Ball("linf", BUDGETS[name])
+        at, ball = Pictures(name, pictures, data), Ball("l2", L2) if l2 else Ball("linf", BUDGETS[name])
         theirs = {} if l2 else official(data.parent / "cases" / "autoattack.json", name, pictures)
-        verdicts = {each: resumed(folder / f"{name}-{norm}-{each}.jsonl", at, each, ball, in_flight) for each in method}
+        verdicts = {
+            each: resumed(folder / f"{name}-{ball.norm}-{each}.jsonl", at, each, ball, in_flight) for each in method
+        }
         for each, found in verdicts.items():
             entry: dict[str, Any] = {"stand": sum(v.stands() for v in found), **cost(found)}
             entry["standing"] = [v.picture for v in found if v.stands()]
             entry["warnings"] = {str(v.picture): v.warnings for v in found if v.warnings}
             if each == "ensemble":
                 entry["stages"] = compared(found, theirs)
-            document[f"{name} {norm} {each}"] = entry
-        document |= differences(name, norm, verdicts)
+            document[f"{name} {ball.norm} {each}"] = entry
+        document |= differences(name, ball.norm, verdicts)
     for key, entry in document.items():
         report.console.print(key, entry)
-    report.deliver(document, tables, as_json, out)
+    report.deliver(document, [], as_json, out)
 
 
-def differences(name: str, norm: Literal["linf", "l2"] | str, verdicts: Mapping[str, list[Verdict]]) -> dict[str, Any]:
+def differences(name: str, norm: str, verdicts: Mapping[str, list[Verdict]]) -> dict[str, Any]:
     """The pictures on which two methods differ, and the share of the first one's rows."""
     first, *others = verdicts
     document: dict[str, Any] = {}

@@ -36,7 +36,7 @@ from gradserve.messages.common import (
 from gradserve.messages.explain import explanation_of
 from gradserve.parameters.attack import AttackParameters, Eot, Loss, Norm
 from gradserve.parameters.common import Preprocess
-from gradserve.results.attack import Attack, Certificate, Judgement, TrajectoryStep
+from gradserve.results.attack import Attack, AttackStage, Certificate, Judgement, TrajectoryStep
 from gradserve.results.common import Provenance, Region
 from gradserve.results.explain import Explanation
 from gradserve.v1 import attack_pb2, common_pb2, explain_pb2
@@ -202,6 +202,7 @@ def attack_result(request: attack_pb2.AttackRequest, reply: attack_pb2.AttackRes
         done=reply.done,
         region=region,
         provenance=provenance,
+        stages=tuple(AttackStage(each.method, each.reached, each.queries, each.gradients) for each in reply.stages),
     )
 
 

@@ -47,7 +47,6 @@ class AttackMethod(NamedTuple):
     rows: Callable[[Parameters], Rows]
     uses: Literal["gradients", "scores"] = "gradients"
     bounded: bool = True  # Whether eps bounds it; otherwise it has a measure of its own.
-    norms: tuple[str, ...] = ("linf", "l2")
     stops_early: bool = False  # Whether it stops at the first success by default.
     uses_surrogate: bool = False  # Whether it takes the gradients of another model.
     eot: bool = True  # Whether it can follow the mean gradient over random changes (eot).

@@ -39,9 +39,7 @@ def apgd(
     yield from climb_from(ball.random(x, run, restarts), x, oracle, ball, run, steps, rho)
 
 
-def climb_from(
-    at: Tensor, x: Tensor, oracle: Oracle, ball: Ball, run: MethodContext, steps: int, rho: float
-) -> Steps:
+def climb_from(at: Tensor, x: Tensor, oracle: Oracle, ball: Ball, run: MethodContext, steps: int, rho: float) -> Steps:
     """Algorithm 1 from the starts `at`, [n, 3, H, W]."""
     progress, periods = ClimbState(at, 2 * (ball.eps or 0)), checkpoints(steps)
     before, momentum = at, 0.0

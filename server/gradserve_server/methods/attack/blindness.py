@@ -30,7 +30,9 @@ def obstacles(goal: Goal, climbed: Goal, logits: Tensor, grad: Tensor, borrowed:
     if bool((~missed | zero).all()):
         return {f"ZERO_GRADIENT: the {climbed.loss} loss had no gradient to follow; {_advice(climbed, borrowed)}": None}
     if bool((~missed | zero | climbed.saturated(logits)).all()):
-        return {f"SATURATED: the probability rounds to 1, where {climbed.loss} has a wrong gradient; {TRY_MARGIN}": None}
+        return {
+            f"SATURATED: the probability rounds to 1, where {climbed.loss} has a wrong gradient; {TRY_MARGIN}": None
+        }
     if bool((missed & zero).any()):
         return {f"FEWER_GRADIENTS: the {climbed.loss} loss had no gradient at some of a step's pictures": None}
     return {}

@@ -78,9 +78,9 @@ def fab_step(at: Tensor, x: Tensor, grad: Tensor, gap: float, norm: Norm) -> Ten
 def to_hyperplane(point: Tensor, normal: Tensor, level: float, norm: Norm) -> Tensor:
     """The shortest move of `point` [d] in [0, 1] to the plane <normal, z> = level within the box [0, 1]^d. [d], fp64.
 
-    Where box and plane do not meet, the move goes to the corner of the box that is nearest to the plane. Each coordinate
-    moves towards the plane with a speed, 1 for Linf and that of the normal for L2, until it meets the box; so the
-    progress is a concave, piecewise linear function of time, whose pieces end where coordinates stop.
+    Where box and plane do not meet, it goes as far as the box allows. Each coordinate moves towards the plane with a
+    speed, 1 for Linf and that of the normal for L2, until it meets the box; so the progress is a concave, piecewise
+    linear function of time, whose pieces end where coordinates stop.
     """
     z, w = point.double(), normal.double()
     missing = level - (w * z).sum()
