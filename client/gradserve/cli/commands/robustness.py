@@ -97,6 +97,9 @@ def robustness(
     A picture whose attack had nothing to follow is tried again with the margin loss. Where that has nothing to follow
     either the picture is not measured, and the exit code is 2 if it could change the verdict.
 
+    Without --attack the pictures meet pgd, a first look that leaves too much standing. --quick is a verdict for every
+    commit, --standard one for a reviewer or a release.
+
     With --shard 3/16 every sixteenth picture is measured, from the third on; --merge makes one run's reports of the
     sixteen folders.
 
@@ -107,6 +110,8 @@ def robustness(
     fails for good counts as fallen. Unreadable pictures are counted apart.
 
     Example: `gradserve robustness --data photos/ --model cifar10-robust --eps 4/255 --min-robust-accuracy 0.40`
+
+    Example: `gradserve robustness --data photos/ --model cifar10-robust --standard --eps 8/255 --out verdict/`
 
     Example: `gradserve robustness --data cifar.npz --model cifar10-robust --attack none --corruption all --out noisy/`
 
