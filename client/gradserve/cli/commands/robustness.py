@@ -21,8 +21,10 @@ from gradserve.cli.commands.robustness_options import (
     Reports,
     ShardText,
     Thresholds,
+    Timeout,
     Trials,
 )
+from gradserve.cli.commands.robustness_presets import timeout_for
 from gradserve.datasets import Dataset, open_dataset
 from gradserve.errors import GradserveError
 from gradserve.robustness import reading, record, results, shards
@@ -84,7 +86,7 @@ def robustness(
     concurrency: Concurrency = 32,
     reports: Reports,
     connection: options.Connection,
-    timeout: options.Timeout = 300.0,
+    timeout: Timeout = None,
     as_json: options.Json = False,
 ) -> None:
     """Clean, robust and corrupted accuracy of a served model: a gate for deployments.
@@ -127,7 +129,8 @@ def robustness(
     baseline = reading.record(thresholds.baseline) if thresholds.baseline else None
     source = Source(dataset, limit, part, thresholds.group)
     setting = Setting(model, trials.reference, source, spec, limits, baseline, concurrency, reports, connection.address)
-    document = _document(partial(connection.async_client, timeout), setting)
+    connect = partial(connection.async_client, timeout_for(spec.methods) if timeout is None else timeout)
+    document = _document(connect, setting)
     _end(document, as_json)
 
 

@@ -8,7 +8,7 @@ import typer
 
 from gradserve.cli import options, parse
 from gradserve.cli.commands.attack import LOSSES, METHODS, NORMS
-from gradserve.cli.commands.robustness_presets import QUICK, STANDARD, preset_of
+from gradserve.cli.commands.robustness_presets import ENSEMBLE_TIMEOUT, QUICK, STANDARD, TIMEOUT, preset_of
 from gradserve.messages import fields
 from gradserve.messages.attack import ATTACK_METHOD
 from gradserve.parameters.method import Method
@@ -38,6 +38,14 @@ Merge = Annotated[
 ]
 ShardText = Annotated[
     str, typer.Option("--shard", metavar="K/N", help="Measure every Nth picture from the Kth on; see --merge.")
+]
+Timeout = Annotated[
+    float | None,
+    typer.Option(
+        "--timeout",
+        help=f"Seconds that a call may take; {TIMEOUT:g} if left out, with --standard {ENSEMBLE_TIMEOUT:g}.",
+        rich_help_panel="Connection",
+    ),
 ]
 Concurrency = Annotated[
     int, typer.Option("--concurrency", min=1, max=1024, help="Pictures under way at once.", rich_help_panel="Request")
