@@ -29,7 +29,7 @@ def accuracy_rows(figures: Figures) -> list[Row]:
     for each in [*figures.attacks, *figures.together]:
         name = f"{each.attack} {each.eps}"
         shares.append((name, each.standing, each.possible, _remark(each)))
-        shares += [(f"{name}, after {stage.method}", stage.standing, stage.possible, "") for stage in each.stages]
+        shares += [(f"after {stage.method}", stage.standing, stage.possible, "") for stage in each.stages]
     return [_row(*row) for row in shares]
 
 
