@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from gradserve import Pick, Unimplemented, cli
+from gradserve import AttackStage, Pick, Unimplemented, cli
 from gradserve.messages.attack import attack_request, attack_result
 from gradserve.v1 import attack_pb2 as pb
 
@@ -162,6 +162,18 @@ def test_the_command_in_json(server, capsys, tmp_path):
     assert len(found["trajectory"]) == 2
     sent = server.requests[-1]
     assert (sent.defence.jpeg.quality, sent.eot.samples, sent.eot.rotation, sent.label.class_index) == (40, 3, 5.0, 7)
+
+
+def test_the_stages_of_an_ensemble_are_told(server, client, capsys, tmp_path):
+    assert client.attack(PHOTO, "pgd").stages == ()
+    stages = (AttackStage("apgd", False, 7, 6), AttackStage("apgd_targeted", True, 4, 3))
+    assert client.attack(PHOTO, "ensemble").stages == stages
+    flags = ["--method", "ensemble", "--out", str(tmp_path / "adv.png")]
+    lines = [line.split() for line in run(server, capsys, tmp_path, *flags).out.splitlines()]
+    assert ["apgd", "no", "7", "6"] in lines
+    assert ["apgd_targeted", "yes", "4", "3"] in lines
+    (found,) = json.loads(run(server, capsys, tmp_path, *flags, "--json").out)["attacks"]
+    assert found["stages"][1] == {"method": "apgd_targeted", "reached": True, "queries": 4, "gradients": 3}
 
 
 def test_the_command_refuses_nonsense(server, capsys, tmp_path):

@@ -57,12 +57,13 @@ def test_moves_to_a_plane_within_the_box_are_the_shortest(norm: str) -> None:
             )
             assert bound == pytest.approx(best.fun, abs=1e-8)
         else:
+            missing = lambda d, w=w, z=z, level=level: w @ (z + d) - level  # noqa: E731
             best = minimize(
                 lambda d: d @ d,
                 move * 0,
                 jac=lambda d: 2 * d,
                 bounds=list(zip(-z, 1 - z, strict=True)),
-                constraints={"type": "eq", "fun": lambda d, w=w, z=z, b=level: w @ (z + d) - b},
+                constraints={"type": "eq", "fun": missing, "jac": lambda d, w=w: w},
                 method="SLSQP",
                 options={"ftol": 1e-14, "maxiter": 500},
             )
@@ -107,7 +108,7 @@ def test_iterates_are_those_of_torchattacks(ball: Ball) -> None:
         assert len(queries) == 1 + 2 * steps
         for number, (query, image) in enumerate(zip(queries[1:], wanted, strict=True)):
             assert (query.images - image).abs().max() < 2e-5, f"query {number}"
-        assert (queries[-1].images - x).abs().max() > 1e-3, "it went somewhere"
+        assert (queries[-1].images - x).abs().max() > 5e-4, "it went somewhere"
 
 
 def test_a_step_goes_to_the_boundary_of_a_linear_model() -> None:

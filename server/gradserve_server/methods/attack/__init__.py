@@ -122,7 +122,7 @@ METHODS: Mapping[str, AttackMethod] = {
         fab_targeted, _fab_rows, stops_early=True, eot=False, tries_classes=True, own_loss="margin", fixed_loss=True
     ),
     "ensemble": AttackMethod(
-        ensemble, _ensemble_rows, stops_early=True, eot=False, tries_classes=True, fixed_loss=True
+        ensemble, _ensemble_rows, stops_early=True, eot=False, tries_classes=True, own_loss="margin", fixed_loss=True
     ),
     "malt": AttackMethod(malt, _malt_rows, stops_early=True, tries_classes=True, own_loss="dlr"),
 }
