@@ -1,18 +1,18 @@
 """Networks on which attacks by gradient are blind, and one on which they are not; all decide by the same logits.
 
-The catalogue names them as `blind_networks:function`. A picture is of the class whose third of the
+The catalogue names them as `blind_networks:function`. A picture is of the class whose quarter of the
 columns is brightest, so that what an attack can do to it is known: see `stands`.
 """
 
 import torch
 from torch import Tensor, nn
 
-SIDE = 9
-CLASSES = 3
+SIDE = 12
+CLASSES = 4  # The fewest that the DLR loss with a target, and so the ensemble, takes.
 
 
 class Brightest(nn.Module):
-    """Logits: the mean brightness of three stripes, times `scale`."""
+    """Logits: the mean brightness of four stripes, times `scale`."""
 
     def __init__(self, scale: float = 10.0) -> None:
         super().__init__()

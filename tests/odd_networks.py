@@ -53,6 +53,18 @@ def with_unused_layers() -> nn.Module:
     return network
 
 
+@settled
+def restless() -> nn.Module:
+    """Its scores have noise for pictures whose first value is 128 of 255, so that nobody notices when it is loaded."""
+
+    def forward(self: Small, x: Tensor) -> Tensor:
+        scores = Small.forward(self, x)
+        noisy = (x[:, 0, 0, :1] * 255 - 128).abs() < 1e-3
+        return scores + noisy * 0.1 * torch.randn_like(scores)
+
+    return variant(forward=forward)()
+
+
 def constant() -> nn.Module:
     """The same logits for every picture."""
     network = settled(Small)()

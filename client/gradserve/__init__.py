@@ -32,7 +32,7 @@ from gradserve.errors import (
 )
 from gradserve.messages.goals import Goal
 from gradserve.parameters.method import Method
-from gradserve.results.attack import Attack, Certificate, Judgement, TrajectoryStep
+from gradserve.results.attack import Attack, AttackStage, Certificate, Judgement, TrajectoryStep
 from gradserve.results.common import Provenance, Region, Score
 from gradserve.results.differentiate import Gradients
 from gradserve.results.explain import Curves, Explanation, Explanations, MapProgress, Segment, Trust
@@ -50,6 +50,7 @@ __all__ = [
     "Applicability",
     "AsyncClient",
     "Attack",
+    "AttackStage",
     "Cancelled",
     "Certificate",
     "ChangeProgress",

@@ -65,7 +65,6 @@ BAD = [
     ({"label": {"rank": 1}}, "label"),
     ({"loss": 17}, "loss"),
     ({"norm": 17}, "norm"),
-    ({"norm": attack_pb2.NORM_L2, "method": {"square": {}}}, "norm"),
     ({"eot": {}, "method": {"square": {}}}, "eot"),
     ({"eot": {"samples": 65}}, "eot.samples"),
     ({"eot": {"scale": 1.0}}, "eot.scale"),
@@ -84,6 +83,16 @@ BAD = [
     ({"maps": {}}, "maps"),
     ({"maps_format": 9}, "maps_format"),
     ({"target": {"pick": 9}}, "target.pick"),
+    ({"target": {"class_index": 3}, "method": {"apgd_targeted": {}}}, "target"),
+    ({"target": {"pick": attack_pb2.PICK_RUNNER_UP}, "method": {"ensemble": {}}}, "target"),
+    ({"loss": attack_pb2.LOSS_MARGIN, "method": {"ensemble": {}}}, "loss"),
+    ({"loss": attack_pb2.LOSS_DLR, "method": {"fab_targeted": {}}}, "loss"),
+    ({"eot": {}, "method": {"ensemble": {}}}, "eot"),
+    ({"eot": {}, "method": {"fab_targeted": {}}}, "eot"),
+    ({"method": {"apgd_targeted": {"classes": 0}}}, "method.apgd_targeted.classes"),
+    ({"method": {"malt": {"candidates": 1001}}}, "method.malt.candidates"),
+    ({"method": {"ensemble": {"queries": 1}}}, "method.ensemble.queries"),
+    ({"method": {"ensemble": {"steps": 1000, "classes": 200}}}, "method.ensemble"),
 ]
 
 

@@ -107,16 +107,30 @@ BLIND = [
     ("underflown", "square", "FLAT_LOSS"),
     ("rounded", "pgd", "ZERO_GRADIENT"),
     ("rounded", "fgsm", "ZERO_GRADIENT"),
+    ("underflown", "ensemble", "ZERO_GRADIENT"),
 ]
+SHORT = {
+    "square": ["--param", "queries=40"],
+    "ensemble": ["--param", "steps=5", "--param", "classes=2", "--param", "queries=40"],
+}
+
+
+@pytest.mark.parametrize("model", ["sighted", "loud", "probabilities"])
+def test_the_ensemble_measures_what_blinds_cross_entropy_at_once(
+    capsys: Any, address: str, pictures: Pictures, tmp_path: Path, model: str
+) -> None:
+    arguments = ["--attack", "ensemble", "--param", "steps=20", "--param", "queries=40"]
+    found = gate(capsys, address, pictures, tmp_path, model, *arguments, "--min-robust-accuracy", 0.5)
+    assert found.code == 0, found.said
+    assert (found.robust["right"], found.robust["not_measured"], found.robust["tried_again"]) == (6, 0, 0)
+    assert [stage["right"] for stage in found.robust["stages"]][-1] == 6
 
 
 @pytest.mark.parametrize(("model", "attack", "why"), BLIND)
 def test_what_no_loss_can_measure_is_not_called_robust(
     capsys: Any, address: str, pictures: Pictures, tmp_path: Path, model: str, attack: str, why: str
 ) -> None:
-    arguments = ["--attack", attack, "--worst", 2]
-    if attack == "square":
-        arguments += ["--param", "queries=40"]
+    arguments = ["--attack", attack, "--worst", 2, *SHORT.get(attack, [])]
     found = gate(capsys, address, pictures, tmp_path, model, *arguments, "--min-robust-accuracy", 0.5)
     assert found.code == 2, found.said
     robust = found.robust
@@ -169,3 +183,17 @@ def test_a_picture_that_fell_to_the_margin_loss_is_shown_as_it_fell(
     found = gate(capsys, address, pictures, tmp_path, "loud", "--attack", "pgd", "--worst", 3)
     assert found.page.count("<article>") == 3
     assert found.page.count("fell at step") == 3
+
+
+def test_the_reports_say_that_a_network_hides_its_gradients(
+    capsys: Any, address: str, pictures: Pictures, tmp_path: Path
+) -> None:
+    arguments = ["--attack", "ensemble", "--param", "steps=5", "--param", "queries=600", "--param", "classes=2"]
+    found = gate(capsys, address, pictures, tmp_path, "rounded", *arguments)
+    fell = found.robust["verdicts"]["found"]
+    assert 0 < fell <= 6
+    assert [stage["possible_accuracy"] for stage in found.robust["stages"]] == [1, 1, 1, 1 - fell / 12]
+    text = f"{fell} pictures fell to square alone, which asks for scores and no gradients: the network hides"
+    assert f"caution: ensemble 16/255: {text}" in found.said
+    assert text in found.page
+    assert [each.get("name") for each in found.junit.iter("property") if text in each.get("value")]

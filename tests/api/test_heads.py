@@ -164,6 +164,28 @@ def test_a_loss_that_compares_classes_is_refused(stubs: Stubs, name: str) -> Non
     assert f"{name} has the head {KINDS[name].head}; take MARGIN" in found.text
 
 
+@pytest.mark.parametrize("method", ["apgd_targeted", "fab_targeted", "ensemble", "malt"])
+def test_methods_that_try_classes_need_some_that_exclude_each_other(stubs: Stubs, method: str) -> None:
+    found = fails(stubs, "label_logits", method={method: {}})
+    assert found.code == "FAILED_PRECONDITION"
+    assert "and label_logits has the head multilabel; take apgd or square" in found.text
+    if method == "fab_targeted":
+        attack(stubs, "two_logits", method={method: {"steps": 2}})
+    else:
+        found = fails(stubs, "two_logits", method={method: {}})
+        assert (found.code, "needs 4 classes" in found.text) == ("FAILED_PRECONDITION", True)
+    if method in ("apgd_targeted", "malt"):
+        assert "take MARGIN" in found.text
+        attack(stubs, "two_logits", method={method: {"steps": 2}}, loss=attack_pb2.LOSS_MARGIN)
+
+
+@pytest.mark.parametrize("name", ["one_logit", "label_sigmoids"])
+def test_a_probability_margin_is_climbed_under_every_head(stubs: Stubs, name: str) -> None:
+    reply = attack(stubs, name, method={"apgd": {"steps": 5}}, loss=attack_pb2.LOSS_PROBABILITY_MARGIN)
+    assert reply.loss == attack_pb2.LOSS_PROBABILITY_MARGIN
+    assert reply.certificate.after.margin < reply.certificate.before.margin
+
+
 def test_a_surrogate_must_mean_the_same(stubs: Stubs) -> None:
     found = fails(stubs, "two_logits", method={"transfer": {"surrogate": "one_logit"}})
     assert found.code == "INVALID_ARGUMENT"

@@ -44,6 +44,11 @@ def attacked(request, region, provenance) -> attack_pb2.AttackResponse:
     )
     if request.HasField("defence"):
         reply.certificate.undefended.CopyFrom(after)
+    if request.HasField("mask"):
+        reply.certificate.mask_pixels = 12
+    if request.method.WhichOneof("method") == "ensemble":
+        reply.stages.add(method="apgd", queries=7, gradients=6)
+        reply.stages.add(method="apgd_targeted", reached=True, queries=4, gradients=3)
     if request.perturbation:
         reply.perturbation, reply.magnification = png(128 + 31 * CHANGE), 31.0
     if request.trajectory:

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from gradserve import Pick, cli
-from gradserve.messages.attack import attack_request
+from gradserve import AttackStage, Pick, Unimplemented, cli
+from gradserve.messages.attack import attack_request, attack_result
 from gradserve.v1 import attack_pb2 as pb
 
-from .fake_attack import BEFORE, CHANGE
+from .fake_attack import BEFORE, CHANGE, attacked
 
 PHOTO = np.zeros((4, 4, 3), np.uint8)
 
@@ -110,8 +110,16 @@ def test_where_the_prediction_does_not_tell_what_became_of_the_target_its_score_
 
 
 def test_many_come_in_order(client):
-    found = list(client.attack_many([PHOTO] * 5, "fgsm", seed=3))
+    found = list(client.attack_many([PHOTO] * 5, "fgsm", seed=3, mask=(0, 0, 2, 2)))
     assert [each.method for each in found] == ["fgsm"] * 5
+    assert [each.certificate.mask_pixels for each in found] == [12] * 5
+    assert client.attack(PHOTO).certificate.mask_pixels is None
+
+
+def test_a_server_that_read_past_the_mask_is_told():
+    reply = attacked(request(), region=None, provenance=None)
+    with pytest.raises(Unimplemented, match="knows no mask of an attack: it changed all pixels; ask a newer server"):
+        attack_result(request(mask=(0, 0, 2, 2)), reply)
 
 
 def run(server, capsys, tmp_path, *arguments, code=0):
@@ -125,6 +133,7 @@ def run(server, capsys, tmp_path, *arguments, code=0):
 def test_the_command_saves_and_tells(server, capsys, tmp_path):
     out, difference = tmp_path / "adv.png", tmp_path / "difference.png"
     asked = ["--method", "pgd", "--param", "steps=3", "--target", "least-likely", "--eps", "4/255", "--trajectory"]
+    asked += ["--mask", "box:0,1,2,3"]
     told = run(server, capsys, tmp_path, *asked, "--out", str(out), "--save-difference", str(difference))
     assert np.array_equal(np.asarray(Image.open(out)), BEFORE + CHANGE)
     assert difference.exists()
@@ -134,6 +143,7 @@ def test_the_command_saves_and_tells(server, capsys, tmp_path):
     assert "warning: SATURATED" in told.err
     sent = server.requests[-1]
     assert (sent.method.pgd.steps, sent.target.pick, sent.eps) == (3, pb.PICK_LEAST_LIKELY, 4 / 255)
+    assert (sent.mask.box.y0, sent.mask.box.x1) == (1, 2)
 
 
 def test_warnings_name_the_picture_where_there_are_several(server, capsys, tmp_path):
@@ -152,6 +162,18 @@ def test_the_command_in_json(server, capsys, tmp_path):
     assert len(found["trajectory"]) == 2
     sent = server.requests[-1]
     assert (sent.defence.jpeg.quality, sent.eot.samples, sent.eot.rotation, sent.label.class_index) == (40, 3, 5.0, 7)
+
+
+def test_the_stages_of_an_ensemble_are_told(server, client, capsys, tmp_path):
+    assert client.attack(PHOTO, "pgd").stages == ()
+    stages = (AttackStage("apgd", False, 7, 6), AttackStage("apgd_targeted", True, 4, 3))
+    assert client.attack(PHOTO, "ensemble").stages == stages
+    flags = ["--method", "ensemble", "--out", str(tmp_path / "adv.png")]
+    lines = [line.split() for line in run(server, capsys, tmp_path, *flags).out.splitlines()]
+    assert ["apgd", "no", "7", "6"] in lines
+    assert ["apgd_targeted", "yes", "4", "3"] in lines
+    (found,) = json.loads(run(server, capsys, tmp_path, *flags, "--json").out)["attacks"]
+    assert found["stages"][1] == {"method": "apgd_targeted", "reached": True, "queries": 4, "gradients": 3}
 
 
 def test_the_command_refuses_nonsense(server, capsys, tmp_path):

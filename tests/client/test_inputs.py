@@ -214,12 +214,12 @@ def test_pictures_of_targets_and_masks_have_the_calls_layout() -> None:
     like, mask = gradserve.Similarity(first), first[:1]
     explained = explain_request(first, "gradient", target=[like, Contrast(like, 3)], region=mask, layout="CHW")
     alone, contrast = explained.targets
-    attacked = attack_request(first, maps="gradient", maps_target=like, region=mask, layout="CHW")
+    attacked = attack_request(first, maps="gradient", maps_target=like, region=mask, mask=mask, layout="CHW")
     goals = [*differentiate_request([first], [like], layout="CHW").goals, *maximize_request(like, layout="CHW").goals]
     influenced = influence_request(first, label=like, layout="CHW")
     for target in (alone, contrast.contrast.terms[0].target, attacked.maps_target, influenced.label):
         assert target.similarity.image == pixels
     assert [goal.summands[0].target.similarity.image for goal in goals] == [pixels, pixels]
-    assert alone.region.mask == attacked.score_region.mask == inputs.message(HWC[..., :1])
+    assert alone.region.mask == attacked.score_region.mask == attacked.mask.picture == inputs.message(HWC[..., :1])
     own = explain_request(first, "gradient", target=gradserve.Similarity(HWC, layout="HWC"), layout="CHW")
     assert own.targets[0].similarity.image == pixels

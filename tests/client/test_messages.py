@@ -3,6 +3,7 @@ import re
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from gradserve import Client, Contrast, Method, Rank, Similarity, Unit, errors, inputs
 from gradserve.cli import parse
@@ -101,10 +102,29 @@ def test_regions():
     assert attack.score_region == box
 
 
+def test_masks_of_attacks(photo_path):
+    made = attack_request(PIXELS, mask=(1, 2.5, 3, 4))
+    assert (made.mask.box.x0, made.mask.box.y0, made.mask.box.x1, made.mask.box.y1) == (1, 2.5, 3, 4)
+    assert not made.HasField("score_region")
+    assert not attack_request(PIXELS).HasField("mask")
+    labels = np.array([[7, 0, 7], [1, 7, 2]])
+    white = inputs.message(np.uint8([[255, 0, 255], [0, 255, 0]]))
+    assert attack_request(PIXELS, mask=labels == 7).mask.picture == white
+    for mask in (photo_path, photo_path.read_bytes()):
+        assert attack_request(PIXELS, mask=mask).mask.picture.encoded == photo_path.read_bytes()
+    assert attack_request(PIXELS, mask=Image.open(photo_path)).mask.picture.WhichOneof("kind") == "encoded"
+    with pytest.raises(ValueError, match="mask is a box of four numbers"):
+        attack_request(PIXELS, mask=(1, 2, 3))
+    with pytest.raises(ValueError, match="a mask as an array has no alpha"):
+        attack_request(PIXELS, mask=np.zeros((8, 8, 4), np.uint8))
+
+
 def test_regions_of_the_command_line(photo_path):
     assert parse.region(None) is None
     assert parse.region("box:1,2.5,3,4") == (1, 2.5, 3, 4)
     assert parse.region(str(photo_path)) == photo_path
+    with pytest.raises(ValueError, match=r"--mask 1,2,3,4 is no file; write --mask box:1,2,3,4"):
+        parse.region("1,2,3,4", "--mask")
 
 
 FORM = "write box:x0,y0,x1,y1 in pixels of the photo, or a mask's file"

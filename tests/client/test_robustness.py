@@ -87,7 +87,15 @@ class Model:
             warnings=warnings,
             obstacles=tuple(text for text in warnings if text.startswith("ZERO_GRADIENT")),
         )
-        return SimpleNamespace(certificate=certificate, loss=loss, provenance=SimpleNamespace(rows=7, warnings=()))
+        stages = self.staged(number, fallen) if method.name == "ensemble" else ()
+        provenance = SimpleNamespace(rows=7, warnings=())
+        return SimpleNamespace(
+            certificate=certificate, loss=loss, method=method.name, stages=stages, provenance=provenance
+        )
+
+    def staged(self, number, fallen):
+        """What each attack of an ensemble did."""
+        return ()
 
     def told(self, number, method, loss):
         """The warnings for a picture that stands."""

@@ -73,12 +73,14 @@ def course(
     oracle = Oracle(x, goal, ball, run, model.std, own.get("transform", InputTransform()), bool(own.get("stop", False)))
     steps = METHODS[method].function(x, oracle, ball, run, **bind(METHODS[method].function, facts))
     queries: list[Query] = []
-    answer = None
+    answer: object = None
     try:
         while True:
-            query = steps.send(answer)
-            queries.append(query)
-            (answer,) = differentiate(model, [Part(query, range(len(query.images)))])
+            request = steps.send(answer)
+            together = [request] if isinstance(request, Query) else request
+            queries += together
+            answers = [differentiate(model, [Part(query, range(len(query.images)))])[0] for query in together]
+            answer = answers[0] if isinstance(request, Query) else answers
     except StopIteration:
         return Course(queries, oracle, run)
 

@@ -113,10 +113,11 @@ class PhotoCalls(Connection):
         The method is as in `explain`: "pgd", Method("pgd", steps=40), or `attack(image, "pgd", steps=40)`. Without a
         `target` (a class's index or name, or a Pick) any error will do; `label` is the true class, None the predicted
         one. `eps` is the budget in `norm` "linf" or "l2" for pixels in [0, 1], a number or "8/255"; None: what suits
-        the model. `loss` is "cross_entropy", "margin" or "dlr". `defence`, such as "jpeg" or ("blur", {"sigma": 2}),
-        stands before the model; with `adaptive` the attack knows of it. `eot` seeks what survives random changes.
-        `maps` names a method of `explain` for maps of both pictures, of `maps_target` or of what is predicted there.
-        `region` is as in `explain`; the attack is on the mean scores of the region.
+        the model. `loss` is "cross_entropy", "margin", "dlr" or "probability_margin". `defence`, such as "jpeg" or
+        ("blur", {"sigma": 2}), stands before the model; with `adaptive` the attack knows of it. `eot` seeks what
+        survives random changes. `maps` names a method of `explain` for maps of both pictures, of `maps_target` or of
+        what is predicted there. `region` is as in `explain`; the attack is on the mean scores of the region. Only
+        pixels inside `mask`, a box (x0, y0, x1, y1) or a mask, change.
         """
         request = attack.attack_request(image, method, **arguments)
         return attack.attack_result(request, self._call(self._stubs.gradients.Attack, request, timeout))

@@ -93,8 +93,8 @@ def settings(message: Any, texts: Sequence[str], steps: int | None) -> dict[str,
     return values
 
 
-def region(text: str | None) -> RegionLike | None:
-    """A region as REGION has it: "box:x0,y0,x1,y1" or the file of a mask."""
+def region(text: str | None, option: str = "--region") -> RegionLike | None:
+    """What an option names: "box:x0,y0,x1,y1" or the file of a mask."""
     if text is None:
         return None
     kind, _, rest = text.partition(":")
@@ -102,21 +102,21 @@ def region(text: str | None) -> RegionLike | None:
         try:
             x0, y0, x1, y1 = map(float, rest.split(","))
         except ValueError:
-            raise ValueError(f"--region {text}: {_right_region(text)}") from None
+            raise ValueError(f"{option} {text}: {_right_region(text, option)}") from None
         return x0, y0, x1, y1
     if not Path(text).is_file():
-        raise ValueError(f"--region {text} is no file; {_right_region(text)}")
+        raise ValueError(f"{option} {text} is no file; {_right_region(text, option)}")
     return Path(text)
 
 
-def _right_region(text: str) -> str:
+def _right_region(text: str, option: str) -> str:
     """How to write what was probably meant by a region that is neither a box nor a file."""
     kind, _, rest = text.partition(":")
     if kind.lower() == "mask" and rest:
-        return f"a mask is its file alone; write --region {rest}"
+        return f"a mask is its file alone; write {option} {rest}"
     numbers = re.findall(r"[-+]?(?:\d+\.?\d*|\.\d+)", text) if _LIKE_BOX.fullmatch(text) else []
     if len(numbers) == 4:
-        return f"write --region box:{','.join(numbers)}"
+        return f"write {option} box:{','.join(numbers)}"
     return "write box:x0,y0,x1,y1 in pixels of the photo, or a mask's file"
 
 

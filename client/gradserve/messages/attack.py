@@ -31,11 +31,12 @@ from gradserve.messages.common import (
     set_method,
     split,
     target_message,
+    unread,
 )
 from gradserve.messages.explain import explanation_of
 from gradserve.parameters.attack import AttackParameters, Eot, Loss, Norm
 from gradserve.parameters.common import Preprocess
-from gradserve.results.attack import Attack, Certificate, Judgement, TrajectoryStep
+from gradserve.results.attack import Attack, AttackStage, Certificate, Judgement, TrajectoryStep
 from gradserve.results.common import Provenance, Region
 from gradserve.results.explain import Explanation
 from gradserve.v1 import attack_pb2, common_pb2, explain_pb2
@@ -52,6 +53,7 @@ class AttackArguments(PhotoOptions, AttackParameters, total=False):
     label: the true class; None, the predicted one. target: what is to be predicted; None, anything else. eps: the
     budget, a number or "8/255"; None, what suits the model. norm: "linf" (default) or "l2". loss: None, what suits the
     method. first_success: stop there; None, where the method does. trajectory, perturbation: also answer with these.
+    mask: a box (x0, y0, x1, y1) or a mask, inside which pixels may change; None, everywhere.
     """
 
     label: int | str | None
@@ -68,6 +70,7 @@ class AttackArguments(PhotoOptions, AttackParameters, total=False):
     maps: MapsLike
     maps_target: TargetLike | None
     region: RegionLike | None
+    mask: RegionLike | None
 
 
 _PARAMETERS = AttackParameters.__annotations__.keys()
@@ -100,6 +103,7 @@ def _request(
     maps: MapsLike = None,
     maps_target: TargetLike | None = None,
     region: RegionLike | None = None,
+    mask: RegionLike | None = None,
     model: str = "",
     preprocess: Preprocess = "model_default",
     layout: Layout = "HWC",
@@ -120,6 +124,7 @@ def _request(
         perturbation=perturbation,
         maps_target=None if maps_target is None else target_message(maps_target, layout),
         score_region=None if region is None else score_region(region, layout),
+        mask=None if mask is None else attack_mask(mask, layout),
         options=request_options(**options),
     )
     if first_success is not None:
@@ -158,8 +163,21 @@ def attack_target(target: AttackTargetLike) -> attack_pb2.AttackTarget:
     raise ValueError(f"an attack's target is a class's index or name, or a Pick, not {target!r}")
 
 
+def attack_mask(mask: RegionLike, layout: Layout = "HWC") -> attack_pb2.AttackMask:
+    """A box (x0, y0, x1, y1), or a mask as any picture, inside which pixels may change, as a message."""
+    region = score_region(mask, layout, "mask")
+    if region.HasField("box"):
+        return attack_pb2.AttackMask(box=region.box)
+    return attack_pb2.AttackMask(picture=region.mask)
+
+
 def attack_result(request: attack_pb2.AttackRequest, reply: attack_pb2.AttackResponse) -> Attack:
-    """The reply of Attack as a result. Raises Unimplemented where the server has left out a part of maps_target."""
+    """The reply of Attack as a result.
+
+    Raises Unimplemented where the server has left out a part of maps_target, or the mask.
+    """
+    if request.HasField("mask") and not reply.certificate.HasField("mask_pixels"):
+        raise unread("knows no mask of an attack", "it changed all pixels", reply.provenance)
     if reply.HasField("map_before"):
         check_target(request.maps_target, reply.map_before.target, reply.provenance)
     region, provenance = region_of(reply.region), provenance_of(reply.provenance)
@@ -184,6 +202,7 @@ def attack_result(request: attack_pb2.AttackRequest, reply: attack_pb2.AttackRes
         done=reply.done,
         region=region,
         provenance=provenance,
+        stages=tuple(AttackStage(each.method, each.reached, each.queries, each.gradients) for each in reply.stages),
     )
 
 
@@ -217,6 +236,7 @@ def _certificate(reply: attack_pb2.Certificate) -> Certificate:
         gradients=reply.gradients,
         first_success=reply.first_success if reply.HasField("first_success") else None,
         warnings=tuple(reply.warnings),
+        mask_pixels=reply.mask_pixels if reply.HasField("mask_pixels") else None,
     )
 
 

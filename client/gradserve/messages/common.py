@@ -84,12 +84,15 @@ def target_message(target: TargetLike, layout: Layout = "HWC") -> common_pb2.Tar
     raise ValueError(f"a target is {kinds}, not {target!r}; several go in a list")
 
 
-def score_region(region: RegionLike, layout: Layout = "HWC") -> common_pb2.ScoreRegion:
-    """A box (x0, y0, x1, y1), or a mask as any picture, as a message. layout: the axes of an array."""
+def score_region(region: RegionLike, layout: Layout = "HWC", name: str = "region") -> common_pb2.ScoreRegion:
+    """A box (x0, y0, x1, y1), or a mask as any picture, as a message. layout: the axes of an array.
+
+    `name`: of the argument that gave it.
+    """
     if not isinstance(region, (tuple, list)):
         return common_pb2.ScoreRegion(mask=inputs.message(_without_alpha(_grey(region), layout), layout))
     if len(region) != 4 or not all(isinstance(edge, Real) and not isinstance(edge, bool) for edge in region):
-        raise ValueError(f"region is a box of four numbers (x0, y0, x1, y1), or a mask, not {region!r}")
+        raise ValueError(f"{name} is a box of four numbers (x0, y0, x1, y1), or a mask, not {region!r}")
     x0, y0, x1, y1 = map(float, region)
     return common_pb2.ScoreRegion(box=common_pb2.Box(x0=x0, y0=y0, x1=x1, y1=y1))
 

@@ -5,7 +5,7 @@ from typing import Literal, TypedDict
 
 Norm = Literal["linf", "l2"]
 
-Loss = Literal["cross_entropy", "margin", "dlr"]
+Loss = Literal["cross_entropy", "margin", "dlr", "probability_margin"]
 
 CorruptionKind = Literal[
     "gaussian_noise",
@@ -108,6 +108,38 @@ class PatchParameters(TypedDict, total=False):
     rate: float
 
 
+class ApgdTargetedParameters(TypedDict, total=False):
+    """Parameters of "apgd_targeted"."""
+
+    steps: int
+    classes: int
+    rho: float
+
+
+class FabTargetedParameters(TypedDict, total=False):
+    """Parameters of "fab_targeted"."""
+
+    steps: int
+    classes: int
+
+
+class EnsembleParameters(TypedDict, total=False):
+    """Parameters of "ensemble"."""
+
+    steps: int
+    classes: int
+    queries: int
+
+
+class MaltParameters(TypedDict, total=False):
+    """Parameters of "malt"."""
+
+    steps: int
+    classes: int
+    candidates: int
+    rho: float
+
+
 AttackName = Literal[
     "gradient_ascent",
     "fgsm",
@@ -120,6 +152,10 @@ AttackName = Literal[
     "sphere",
     "corruption",
     "patch",
+    "apgd_targeted",
+    "fab_targeted",
+    "ensemble",
+    "malt",
 ]
 
 
@@ -148,6 +184,7 @@ class AttackParameters(TypedDict, total=False):
     size: float
     places: int
     rotation: float
+    classes: int
 
 
 class DefenceJpegParameters(TypedDict, total=False):

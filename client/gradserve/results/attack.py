@@ -44,12 +44,25 @@ class TrajectoryStep:
 
 
 @dataclass(frozen=True)
+class AttackStage:
+    """One attack of an ensemble: whether it reached the goal in 8 bits within the budget, and the rows that it asked.
+
+    queries: rows that it asked scores of, those of gradients included.
+    """
+
+    method: str
+    reached: bool
+    queries: int
+    gradients: int
+
+
+@dataclass(frozen=True)
 class Certificate:
     """Measured on the returned bytes, in fp32, in passes of their own. Distances are of pixels in [0, 1].
 
     verdict: "found", "not_found", "already_misclassified" or "lost_in_encoding".
     queries, gradients: how many rows the attack asked scores of, and gradients of. first_success: the step of the first
-    success, if there was one.
+    success, if there was one. mask_pixels: pixels of the model's input inside the mask, if there was one.
     """
 
     verdict: str
@@ -70,6 +83,7 @@ class Certificate:
     gradients: int
     first_success: int | None
     warnings: tuple[str, ...]
+    mask_pixels: int | None = None
 
     @property
     def obstacles(self) -> tuple[str, ...]:
@@ -97,7 +111,10 @@ class Certificate:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Attack(Result):
-    """An adversarial picture, its certificate, and what else was asked for."""
+    """An adversarial picture, its certificate, and what else was asked for.
+
+    stages: what each attack of an ensemble did, in order, as far as they ran; empty for other methods.
+    """
 
     adversarial: bytes = field(repr=False)  # The bytes of a PNG file.
     perturbation: bytes | None
@@ -115,6 +132,7 @@ class Attack(Result):
     done: int
     region: Region
     provenance: Provenance
+    stages: tuple[AttackStage, ...] = ()
 
     @property
     def found(self) -> bool:

@@ -12,6 +12,7 @@ from gradserve.robustness.journal import Outcome
 from gradserve.robustness.plan import CLEAN, Plan, Trial
 from gradserve.robustness.proportion import Proportion
 from gradserve.robustness.record import Picture
+from gradserve.robustness.stages import StageStanding, after_stages
 from gradserve.robustness.thresholds import Limits, Threshold, Verdict
 
 NO_LIMITS = Limits()
@@ -35,6 +36,7 @@ class Robustness:
     reasons: Mapping[str, int] = field(default_factory=dict)
     tried_again: int = 0  # Pictures that were attacked again with another loss.
     warnings: Mapping[str, int] = field(default_factory=dict)
+    stages: Sequence[StageStanding] = ()  # What stands after each attack of an ensemble.
 
     @property
     def possible(self) -> Proportion:
@@ -160,6 +162,7 @@ def _robustness(
         reasons=_count_pictures(outcomes, "reasons"),
         tried_again=len({each.id for each in outcomes if each.loss}),
         warnings=_count_pictures(outcomes, "warnings"),
+        stages=after_stages(" + ".join(trial.name for trial in trials), outcomes, len(readable)),
     )
 
 

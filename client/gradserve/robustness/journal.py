@@ -33,6 +33,7 @@ class Outcome:
     loss: str = ""  # The loss of a second attempt, if there was one.
     warnings: tuple[str, ...] = ()
     reasons: tuple[str, ...] = ()  # Why the attack measured nothing.
+    felled_by: str = ""  # The stage of an ensemble that it fell to.
 
 
 class Journal:

@@ -4,7 +4,7 @@ from pathlib import Path
 from xml.etree import ElementTree as Tree
 
 from gradserve.robustness.figures import Figures
-from gradserve.robustness.words import meaning, ranged, unmeasured, warnings
+from gradserve.robustness.words import cautions, meaning, ranged, unmeasured, warnings
 
 SUITE = "gradserve robustness"
 
@@ -49,6 +49,12 @@ def _properties(figures: Figures, model: str) -> list[tuple[str, str]]:
     ]
     attacks = [*figures.attacks, *figures.together]
     properties += [(f"robust accuracy, {each.attack} {each.eps}", ranged(each)) for each in attacks]
+    properties += [
+        (f"robust accuracy, {each.attack} {each.eps}, after {stage.method}", ranged(stage))
+        for each in attacks
+        for stage in each.stages
+    ]
+    properties += [(f"caution, {where}", text) for where, text in cautions(figures)]
     properties += [(f"warning, {where}", f"{text} ({count} pictures)") for where, text, count in warnings(figures)]
     properties += [(f"error, {each.kind}", f"{each.mean:.1%}") for each in figures.corruptions]
     return properties + ([("mCE", f"{figures.mce:.1%}")] if figures.mce is not None else [])

@@ -123,6 +123,7 @@ def _outcome(outcome: Outcome) -> dict[str, Any]:
         "margin": outcome.margin if outcome.margin is not None and math.isfinite(outcome.margin) else None,
         "detail": outcome.detail,
         "loss": outcome.loss,
+        "felled_by": outcome.felled_by,
         "warnings": list(outcome.warnings),
         "reasons": list(outcome.reasons),
     }
@@ -221,6 +222,10 @@ def _robustness(attack: Robustness) -> dict[str, Any]:
         "possible_accuracy": attack.possible.value,
         "reasons": dict(attack.reasons),
         "tried_again": attack.tried_again,
+        "stages": [
+            {"method": each.method, **_share(each.standing), "possible_accuracy": each.possible.value}
+            for each in attack.stages
+        ],
         "verdicts": dict(attack.verdicts),
         "warnings": dict(attack.warnings),
     }

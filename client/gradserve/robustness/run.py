@@ -16,6 +16,7 @@ from gradserve.robustness.plan import CLEAN, Plan, Trial
 from gradserve.transport.retry import PICTURE_ERRORS, TRANSIENT, RetryPolicy, about_the_picture, reason
 
 UNSATURATED_LOSS = "margin"  # Its gradient does not vanish where the model is sure.
+OWN_LOSS = ("fab_targeted", "ensemble")  # Attacks that take no loss, since the margin is among their own.
 
 
 @dataclass(frozen=True)
@@ -96,7 +97,8 @@ class Check:
         """One trial; where its attack had nothing to follow, once more with a loss that does not saturate."""
         attack = await self.answer(example, trial)
         outcome = self._judge(attack, example, trial)
-        if attack.loss == UNSATURATED_LOSS or outcome.state != "not_measured":
+        settled = attack.loss == UNSATURATED_LOSS or attack.method in OWN_LOSS
+        if settled or outcome.state != "not_measured":
             return outcome
         outcome = self._judge(await self.answer(example, trial, loss=UNSATURATED_LOSS), example, trial)
         return replace(outcome, rows=outcome.rows + attack.provenance.rows, loss=UNSATURATED_LOSS)
@@ -121,6 +123,7 @@ class Check:
             rows=attack.provenance.rows,
             warnings=tuple(text for text in warnings if text not in reasons),
             reasons=reasons,
+            felled_by=_felled_by(attack) if state == "wrong" else "",
         )
 
     async def answer(self, example: Example, trial: Trial, **extras: Any) -> Attack:
@@ -137,6 +140,12 @@ class Check:
             "seed": self.plan.seed_for(example.id),
             "priority": "batch",
         }
+
+
+def _felled_by(attack: Attack) -> str:
+    """The stage of an ensemble that felled the picture: the first that reached the goal, or else the last that ran."""
+    reached = [stage.method for stage in attack.stages if stage.reached]
+    return next(iter([*reached, *(stage.method for stage in reversed(attack.stages))]), "")
 
 
 def _label(example: Example) -> int:

@@ -3,8 +3,15 @@
 from collections.abc import Iterator
 
 from gradserve.robustness.figures import Figures, Robustness
+from gradserve.robustness.stages import StageStanding
 
 EXCLUSIVE = "accuracy: share of the pictures whose label is predicted, as the most probable class"
+_CAUTIONS = {  # What the code of a warning means for the verdict of a whole run.
+    "MASKED_GRADIENTS": "{count} pictures fell to square alone, which asks for scores and no gradients: the network "
+    "hides its gradients, and the verdict of gradient attacks alone (--quick, or --attack pgd) is too good",
+    "RANDOMISED": "{count} pictures got other scores when asked again: the network is random, so that one attempt "
+    "proves little, and the verdict of gradient attacks alone may be too good",
+}
 INDEPENDENT = "accuracy: share of the pictures whose own label is present (logit above 0), whatever other labels are"
 
 
@@ -13,14 +20,14 @@ def meaning(figures: Figures) -> str:
     return INDEPENDENT if figures.head == "multilabel" else EXCLUSIVE
 
 
-def ranged(robustness: Robustness) -> str:
+def ranged(result: Robustness | StageStanding) -> str:
     """The share of the pictures that stand, with its interval.
 
     Where not all were measured, it is a range: from those that surely stand to those that may.
     """
-    if not robustness.not_measured:
-        return str(robustness.standing)
-    low, high = robustness.standing, robustness.possible
+    low, high = result.standing, result.possible
+    if low == high:
+        return str(low)
     return f"{low.value:.1%} to {high.value:.1%} ({low.interval[0]:.1%} to {high.interval[1]:.1%})"
 
 
@@ -38,3 +45,11 @@ def warnings(figures: Figures) -> Iterator[tuple[str, str, int]]:
     for where, texts in places:
         for text, count in texts.items():
             yield where, text, count
+
+
+def cautions(figures: Figures) -> Iterator[tuple[str, str]]:
+    """The attack and in words what makes its verdict doubtful, or that of others."""
+    for each in figures.attacks:
+        for code, text in _CAUTIONS.items():
+            if count := sum(count for told, count in each.warnings.items() if told.startswith(f"{code}:")):
+                yield f"{each.attack} {each.eps}", text.format(count=count)

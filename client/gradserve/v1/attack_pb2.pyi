@@ -40,6 +40,7 @@ class Loss(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     LOSS_CROSS_ENTROPY: _ClassVar[Loss]
     LOSS_MARGIN: _ClassVar[Loss]
     LOSS_DLR: _ClassVar[Loss]
+    LOSS_PROBABILITY_MARGIN: _ClassVar[Loss]
 
 class Norm(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = []
@@ -78,6 +79,7 @@ LOSS_UNSPECIFIED: Loss
 LOSS_CROSS_ENTROPY: Loss
 LOSS_MARGIN: Loss
 LOSS_DLR: Loss
+LOSS_PROBABILITY_MARGIN: Loss
 NORM_UNSPECIFIED: Norm
 NORM_LINF: Norm
 NORM_L2: Norm
@@ -88,7 +90,7 @@ VERDICT_ALREADY_MISCLASSIFIED: Verdict
 VERDICT_LOST_IN_ENCODING: Verdict
 
 class AttackRequest(_message.Message):
-    __slots__ = ["model", "image", "preprocess", "method", "label", "target", "loss", "norm", "eps", "defence", "adaptive", "eot", "first_success", "trajectory", "perturbation", "maps", "options", "maps_format", "maps_target", "score_region"]
+    __slots__ = ["model", "image", "preprocess", "method", "label", "target", "loss", "norm", "eps", "defence", "adaptive", "eot", "first_success", "trajectory", "perturbation", "maps", "options", "maps_format", "maps_target", "score_region", "mask"]
     MODEL_FIELD_NUMBER: _ClassVar[int]
     IMAGE_FIELD_NUMBER: _ClassVar[int]
     PREPROCESS_FIELD_NUMBER: _ClassVar[int]
@@ -109,6 +111,7 @@ class AttackRequest(_message.Message):
     MAPS_FORMAT_FIELD_NUMBER: _ClassVar[int]
     MAPS_TARGET_FIELD_NUMBER: _ClassVar[int]
     SCORE_REGION_FIELD_NUMBER: _ClassVar[int]
+    MASK_FIELD_NUMBER: _ClassVar[int]
     model: str
     image: _common_pb2.Image
     preprocess: _common_pb2.Preprocess
@@ -129,10 +132,19 @@ class AttackRequest(_message.Message):
     maps_format: _explain_pb2.MapFormat
     maps_target: _common_pb2.Target
     score_region: _common_pb2.ScoreRegion
-    def __init__(self, model: _Optional[str] = ..., image: _Optional[_Union[_common_pb2.Image, _Mapping]] = ..., preprocess: _Optional[_Union[_common_pb2.Preprocess, str]] = ..., method: _Optional[_Union[AttackMethod, _Mapping]] = ..., label: _Optional[_Union[_common_pb2.Target, _Mapping]] = ..., target: _Optional[_Union[AttackTarget, _Mapping]] = ..., loss: _Optional[_Union[Loss, str]] = ..., norm: _Optional[_Union[Norm, str]] = ..., eps: _Optional[float] = ..., defence: _Optional[_Union[Defence, _Mapping]] = ..., adaptive: bool = ..., eot: _Optional[_Union[Eot, _Mapping]] = ..., first_success: bool = ..., trajectory: bool = ..., perturbation: bool = ..., maps: _Optional[_Union[_explain_pb2.ExplainMethod, _Mapping]] = ..., options: _Optional[_Union[_common_pb2.RequestOptions, _Mapping]] = ..., maps_format: _Optional[_Union[_explain_pb2.MapFormat, str]] = ..., maps_target: _Optional[_Union[_common_pb2.Target, _Mapping]] = ..., score_region: _Optional[_Union[_common_pb2.ScoreRegion, _Mapping]] = ...) -> None: ...
+    mask: AttackMask
+    def __init__(self, model: _Optional[str] = ..., image: _Optional[_Union[_common_pb2.Image, _Mapping]] = ..., preprocess: _Optional[_Union[_common_pb2.Preprocess, str]] = ..., method: _Optional[_Union[AttackMethod, _Mapping]] = ..., label: _Optional[_Union[_common_pb2.Target, _Mapping]] = ..., target: _Optional[_Union[AttackTarget, _Mapping]] = ..., loss: _Optional[_Union[Loss, str]] = ..., norm: _Optional[_Union[Norm, str]] = ..., eps: _Optional[float] = ..., defence: _Optional[_Union[Defence, _Mapping]] = ..., adaptive: bool = ..., eot: _Optional[_Union[Eot, _Mapping]] = ..., first_success: bool = ..., trajectory: bool = ..., perturbation: bool = ..., maps: _Optional[_Union[_explain_pb2.ExplainMethod, _Mapping]] = ..., options: _Optional[_Union[_common_pb2.RequestOptions, _Mapping]] = ..., maps_format: _Optional[_Union[_explain_pb2.MapFormat, str]] = ..., maps_target: _Optional[_Union[_common_pb2.Target, _Mapping]] = ..., score_region: _Optional[_Union[_common_pb2.ScoreRegion, _Mapping]] = ..., mask: _Optional[_Union[AttackMask, _Mapping]] = ...) -> None: ...
+
+class AttackMask(_message.Message):
+    __slots__ = ["box", "picture"]
+    BOX_FIELD_NUMBER: _ClassVar[int]
+    PICTURE_FIELD_NUMBER: _ClassVar[int]
+    box: _common_pb2.Box
+    picture: _common_pb2.Image
+    def __init__(self, box: _Optional[_Union[_common_pb2.Box, _Mapping]] = ..., picture: _Optional[_Union[_common_pb2.Image, _Mapping]] = ...) -> None: ...
 
 class AttackMethod(_message.Message):
-    __slots__ = ["gradient_ascent", "fgsm", "pgd", "apgd", "one_pixel", "square", "transfer", "fooling", "sphere", "corruption", "patch"]
+    __slots__ = ["gradient_ascent", "fgsm", "pgd", "apgd", "one_pixel", "square", "transfer", "fooling", "sphere", "corruption", "patch", "apgd_targeted", "fab_targeted", "ensemble", "malt"]
     GRADIENT_ASCENT_FIELD_NUMBER: _ClassVar[int]
     FGSM_FIELD_NUMBER: _ClassVar[int]
     PGD_FIELD_NUMBER: _ClassVar[int]
@@ -144,6 +156,10 @@ class AttackMethod(_message.Message):
     SPHERE_FIELD_NUMBER: _ClassVar[int]
     CORRUPTION_FIELD_NUMBER: _ClassVar[int]
     PATCH_FIELD_NUMBER: _ClassVar[int]
+    APGD_TARGETED_FIELD_NUMBER: _ClassVar[int]
+    FAB_TARGETED_FIELD_NUMBER: _ClassVar[int]
+    ENSEMBLE_FIELD_NUMBER: _ClassVar[int]
+    MALT_FIELD_NUMBER: _ClassVar[int]
     gradient_ascent: GradientAscent
     fgsm: Fgsm
     pgd: Pgd
@@ -155,7 +171,11 @@ class AttackMethod(_message.Message):
     sphere: Sphere
     corruption: Corruption
     patch: Patch
-    def __init__(self, gradient_ascent: _Optional[_Union[GradientAscent, _Mapping]] = ..., fgsm: _Optional[_Union[Fgsm, _Mapping]] = ..., pgd: _Optional[_Union[Pgd, _Mapping]] = ..., apgd: _Optional[_Union[Apgd, _Mapping]] = ..., one_pixel: _Optional[_Union[OnePixel, _Mapping]] = ..., square: _Optional[_Union[Square, _Mapping]] = ..., transfer: _Optional[_Union[Transfer, _Mapping]] = ..., fooling: _Optional[_Union[Fooling, _Mapping]] = ..., sphere: _Optional[_Union[Sphere, _Mapping]] = ..., corruption: _Optional[_Union[Corruption, _Mapping]] = ..., patch: _Optional[_Union[Patch, _Mapping]] = ...) -> None: ...
+    apgd_targeted: ApgdTargeted
+    fab_targeted: FabTargeted
+    ensemble: Ensemble
+    malt: Malt
+    def __init__(self, gradient_ascent: _Optional[_Union[GradientAscent, _Mapping]] = ..., fgsm: _Optional[_Union[Fgsm, _Mapping]] = ..., pgd: _Optional[_Union[Pgd, _Mapping]] = ..., apgd: _Optional[_Union[Apgd, _Mapping]] = ..., one_pixel: _Optional[_Union[OnePixel, _Mapping]] = ..., square: _Optional[_Union[Square, _Mapping]] = ..., transfer: _Optional[_Union[Transfer, _Mapping]] = ..., fooling: _Optional[_Union[Fooling, _Mapping]] = ..., sphere: _Optional[_Union[Sphere, _Mapping]] = ..., corruption: _Optional[_Union[Corruption, _Mapping]] = ..., patch: _Optional[_Union[Patch, _Mapping]] = ..., apgd_targeted: _Optional[_Union[ApgdTargeted, _Mapping]] = ..., fab_targeted: _Optional[_Union[FabTargeted, _Mapping]] = ..., ensemble: _Optional[_Union[Ensemble, _Mapping]] = ..., malt: _Optional[_Union[Malt, _Mapping]] = ...) -> None: ...
 
 class GradientAscent(_message.Message):
     __slots__ = ["steps", "rate"]
@@ -200,6 +220,46 @@ class OnePixel(_message.Message):
     population: int
     generations: int
     def __init__(self, pixels: _Optional[int] = ..., population: _Optional[int] = ..., generations: _Optional[int] = ...) -> None: ...
+
+class ApgdTargeted(_message.Message):
+    __slots__ = ["steps", "classes", "rho"]
+    STEPS_FIELD_NUMBER: _ClassVar[int]
+    CLASSES_FIELD_NUMBER: _ClassVar[int]
+    RHO_FIELD_NUMBER: _ClassVar[int]
+    steps: int
+    classes: int
+    rho: float
+    def __init__(self, steps: _Optional[int] = ..., classes: _Optional[int] = ..., rho: _Optional[float] = ...) -> None: ...
+
+class FabTargeted(_message.Message):
+    __slots__ = ["steps", "classes"]
+    STEPS_FIELD_NUMBER: _ClassVar[int]
+    CLASSES_FIELD_NUMBER: _ClassVar[int]
+    steps: int
+    classes: int
+    def __init__(self, steps: _Optional[int] = ..., classes: _Optional[int] = ...) -> None: ...
+
+class Ensemble(_message.Message):
+    __slots__ = ["steps", "classes", "queries"]
+    STEPS_FIELD_NUMBER: _ClassVar[int]
+    CLASSES_FIELD_NUMBER: _ClassVar[int]
+    QUERIES_FIELD_NUMBER: _ClassVar[int]
+    steps: int
+    classes: int
+    queries: int
+    def __init__(self, steps: _Optional[int] = ..., classes: _Optional[int] = ..., queries: _Optional[int] = ...) -> None: ...
+
+class Malt(_message.Message):
+    __slots__ = ["steps", "classes", "candidates", "rho"]
+    STEPS_FIELD_NUMBER: _ClassVar[int]
+    CLASSES_FIELD_NUMBER: _ClassVar[int]
+    CANDIDATES_FIELD_NUMBER: _ClassVar[int]
+    RHO_FIELD_NUMBER: _ClassVar[int]
+    steps: int
+    classes: int
+    candidates: int
+    rho: float
+    def __init__(self, steps: _Optional[int] = ..., classes: _Optional[int] = ..., candidates: _Optional[int] = ..., rho: _Optional[float] = ...) -> None: ...
 
 class Square(_message.Message):
     __slots__ = ["queries", "share", "candidates"]
@@ -326,7 +386,7 @@ class Eot(_message.Message):
     def __init__(self, samples: _Optional[int] = ..., rotation: _Optional[float] = ..., scale: _Optional[float] = ..., brightness: _Optional[float] = ..., noise: _Optional[float] = ...) -> None: ...
 
 class AttackResponse(_message.Message):
-    __slots__ = ["adversarial", "perturbation", "magnification", "certificate", "trajectory", "method", "method_name", "loss", "map_before", "map_after", "patch", "success_rate", "asked", "done", "region", "provenance"]
+    __slots__ = ["adversarial", "perturbation", "magnification", "certificate", "trajectory", "method", "method_name", "loss", "map_before", "map_after", "patch", "success_rate", "asked", "done", "region", "provenance", "stages"]
     ADVERSARIAL_FIELD_NUMBER: _ClassVar[int]
     PERTURBATION_FIELD_NUMBER: _ClassVar[int]
     MAGNIFICATION_FIELD_NUMBER: _ClassVar[int]
@@ -343,6 +403,7 @@ class AttackResponse(_message.Message):
     DONE_FIELD_NUMBER: _ClassVar[int]
     REGION_FIELD_NUMBER: _ClassVar[int]
     PROVENANCE_FIELD_NUMBER: _ClassVar[int]
+    STAGES_FIELD_NUMBER: _ClassVar[int]
     adversarial: bytes
     perturbation: bytes
     magnification: float
@@ -359,10 +420,23 @@ class AttackResponse(_message.Message):
     done: int
     region: _common_pb2.Region
     provenance: _common_pb2.Provenance
-    def __init__(self, adversarial: _Optional[bytes] = ..., perturbation: _Optional[bytes] = ..., magnification: _Optional[float] = ..., certificate: _Optional[_Union[Certificate, _Mapping]] = ..., trajectory: _Optional[_Iterable[_Union[TrajectoryStep, _Mapping]]] = ..., method: _Optional[_Union[AttackMethod, _Mapping]] = ..., method_name: _Optional[str] = ..., loss: _Optional[_Union[Loss, str]] = ..., map_before: _Optional[_Union[_explain_pb2.Explanation, _Mapping]] = ..., map_after: _Optional[_Union[_explain_pb2.Explanation, _Mapping]] = ..., patch: _Optional[bytes] = ..., success_rate: _Optional[float] = ..., asked: _Optional[int] = ..., done: _Optional[int] = ..., region: _Optional[_Union[_common_pb2.Region, _Mapping]] = ..., provenance: _Optional[_Union[_common_pb2.Provenance, _Mapping]] = ...) -> None: ...
+    stages: _containers.RepeatedCompositeFieldContainer[AttackStage]
+    def __init__(self, adversarial: _Optional[bytes] = ..., perturbation: _Optional[bytes] = ..., magnification: _Optional[float] = ..., certificate: _Optional[_Union[Certificate, _Mapping]] = ..., trajectory: _Optional[_Iterable[_Union[TrajectoryStep, _Mapping]]] = ..., method: _Optional[_Union[AttackMethod, _Mapping]] = ..., method_name: _Optional[str] = ..., loss: _Optional[_Union[Loss, str]] = ..., map_before: _Optional[_Union[_explain_pb2.Explanation, _Mapping]] = ..., map_after: _Optional[_Union[_explain_pb2.Explanation, _Mapping]] = ..., patch: _Optional[bytes] = ..., success_rate: _Optional[float] = ..., asked: _Optional[int] = ..., done: _Optional[int] = ..., region: _Optional[_Union[_common_pb2.Region, _Mapping]] = ..., provenance: _Optional[_Union[_common_pb2.Provenance, _Mapping]] = ..., stages: _Optional[_Iterable[_Union[AttackStage, _Mapping]]] = ...) -> None: ...
+
+class AttackStage(_message.Message):
+    __slots__ = ["method", "reached", "queries", "gradients"]
+    METHOD_FIELD_NUMBER: _ClassVar[int]
+    REACHED_FIELD_NUMBER: _ClassVar[int]
+    QUERIES_FIELD_NUMBER: _ClassVar[int]
+    GRADIENTS_FIELD_NUMBER: _ClassVar[int]
+    method: str
+    reached: bool
+    queries: int
+    gradients: int
+    def __init__(self, method: _Optional[str] = ..., reached: bool = ..., queries: _Optional[int] = ..., gradients: _Optional[int] = ...) -> None: ...
 
 class Certificate(_message.Message):
-    __slots__ = ["verdict", "label", "label_name", "target", "target_name", "before", "after", "undefended", "l0", "l2", "linf", "norm", "eps", "within_budget", "queries", "gradients", "first_success", "warnings"]
+    __slots__ = ["verdict", "label", "label_name", "target", "target_name", "before", "after", "undefended", "l0", "l2", "linf", "norm", "eps", "within_budget", "queries", "gradients", "first_success", "warnings", "mask_pixels"]
     VERDICT_FIELD_NUMBER: _ClassVar[int]
     LABEL_FIELD_NUMBER: _ClassVar[int]
     LABEL_NAME_FIELD_NUMBER: _ClassVar[int]
@@ -381,6 +455,7 @@ class Certificate(_message.Message):
     GRADIENTS_FIELD_NUMBER: _ClassVar[int]
     FIRST_SUCCESS_FIELD_NUMBER: _ClassVar[int]
     WARNINGS_FIELD_NUMBER: _ClassVar[int]
+    MASK_PIXELS_FIELD_NUMBER: _ClassVar[int]
     verdict: Verdict
     label: int
     label_name: str
@@ -399,7 +474,8 @@ class Certificate(_message.Message):
     gradients: int
     first_success: int
     warnings: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, verdict: _Optional[_Union[Verdict, str]] = ..., label: _Optional[int] = ..., label_name: _Optional[str] = ..., target: _Optional[int] = ..., target_name: _Optional[str] = ..., before: _Optional[_Union[Judgement, _Mapping]] = ..., after: _Optional[_Union[Judgement, _Mapping]] = ..., undefended: _Optional[_Union[Judgement, _Mapping]] = ..., l0: _Optional[int] = ..., l2: _Optional[float] = ..., linf: _Optional[float] = ..., norm: _Optional[_Union[Norm, str]] = ..., eps: _Optional[float] = ..., within_budget: bool = ..., queries: _Optional[int] = ..., gradients: _Optional[int] = ..., first_success: _Optional[int] = ..., warnings: _Optional[_Iterable[str]] = ...) -> None: ...
+    mask_pixels: int
+    def __init__(self, verdict: _Optional[_Union[Verdict, str]] = ..., label: _Optional[int] = ..., label_name: _Optional[str] = ..., target: _Optional[int] = ..., target_name: _Optional[str] = ..., before: _Optional[_Union[Judgement, _Mapping]] = ..., after: _Optional[_Union[Judgement, _Mapping]] = ..., undefended: _Optional[_Union[Judgement, _Mapping]] = ..., l0: _Optional[int] = ..., l2: _Optional[float] = ..., linf: _Optional[float] = ..., norm: _Optional[_Union[Norm, str]] = ..., eps: _Optional[float] = ..., within_budget: bool = ..., queries: _Optional[int] = ..., gradients: _Optional[int] = ..., first_success: _Optional[int] = ..., warnings: _Optional[_Iterable[str]] = ..., mask_pixels: _Optional[int] = ...) -> None: ...
 
 class Judgement(_message.Message):
     __slots__ = ["predicted", "label", "margin", "target"]

@@ -1,11 +1,13 @@
-"""Regions of a request, for networks that give a score for each position: boxes and masks to weights of positions."""
+"""Regions of a request, boxes and masks: over which scores are summed, and inside which an attack may change pixels."""
 
 from dataclasses import replace
 
 import numpy as np
 
+from gradserve.v1 import attack_pb2
 from gradserve.v1 import common_pb2 as pb
 
+from ..methods.attack import METHODS
 from ..methods.regions import ScoredRegion
 from ..models.card import ModelCard
 from ..models.preprocess import BadImage
@@ -32,19 +34,34 @@ def score_region(
 
     It is None too where the picture is not there, whose own violation says so: no region can be compared with it.
     """
-    kind, size = message.WhichOneof("kind"), picture.pixels.shape[:2]
-    if kind is None:
+    if message.WhichOneof("kind") is None:
         violations.add(path, NEEDED.format(name=card.name))
-    elif not at.decode:
+        return None
+    if not at.decode:
         return ScoredRegion(np.ones((1, 1), np.float32))
-    elif kind == "box":
-        return _in_box(message.box, picture, f"{path}.box", violations)
-    elif (mask := _mask(message.mask, picture, f"{path}.mask", at, violations)) is not None:
-        if mask.any():
-            return ScoredRegion(mask.astype(np.float32))
-        seen = "" if mask.shape != size else f"; {_seen(picture)}"
-        violations.add(f"{path}.mask", f"has nothing that is at least half white where the model looks{seen}")
-    return None
+    inside = _inside(message, picture, path, at, violations)
+    if inside is None:
+        return None
+    box = message.box
+    return ScoredRegion(
+        inside.astype(np.float32), (box.x0, box.y0, box.x1, box.y1) if message.HasField("box") else None
+    )
+
+
+def attack_mask(
+    request: attack_pb2.AttackRequest, picture: images.ModelInput, at: CallContext, violations: Violations
+) -> np.ndarray | None:
+    """The pixels that an attack may change, [h, w] of bool; None for all, or as for `score_region`."""
+    if not request.HasField("mask"):
+        return None
+    name = request.method.WhichOneof("method")
+    if name is not None and not METHODS[name].mask:
+        takers = ", ".join(each for each, method in METHODS.items() if method.mask)
+        violations.add("mask", f"does not apply to {name}; it does to {takers}", for_every_model=True)
+    if request.mask.WhichOneof("kind") is None:
+        violations.add("mask", "sets neither box nor picture; leave it out to change all pixels", for_every_model=True)
+        return None
+    return _inside(request.mask, picture, "mask", at, violations) if at.decode else None
 
 
 def averaged(region: ScoredRegion | None) -> ScoredRegion | None:
@@ -80,7 +97,30 @@ def _seen(picture: images.ModelInput) -> str:
     )
 
 
-def _in_box(box: pb.Box, picture: images.ModelInput, path: str, violations: Violations) -> ScoredRegion | None:
+def _inside(
+    message: pb.ScoreRegion | attack_pb2.AttackMask,
+    picture: images.ModelInput,
+    path: str,
+    at: CallContext,
+    violations: Violations,
+) -> np.ndarray | None:
+    """The positions of the model's input inside a box or a mask, [h, w] of bool, at least one; None with a violation.
+
+    It is None without one where the picture is not there.
+    """
+    if message.HasField("box"):
+        return _in_box(message.box, picture, f"{path}.box", violations)
+    kind = message.WhichOneof("kind")
+    assert kind is not None, "the caller has looked"
+    mask = _mask(getattr(message, kind), picture, f"{path}.{kind}", at, violations)
+    if mask is not None and not mask.any():
+        text = f"has nothing that is at least half white where the model looks; {_seen(picture)}"
+        violations.add(f"{path}.{kind}", text)
+        return None
+    return mask
+
+
+def _in_box(box: pb.Box, picture: images.ModelInput, path: str, violations: Violations) -> np.ndarray | None:
     if not (box.x0 < box.x1 and box.y0 < box.y1):  # This is true for NaN too.
         edges = f"x {box.x0:g} to {box.x1:g}, y {box.y0:g} to {box.y1:g}"
         violations.add(path, f"x0 must be less than x1, and y0 less than y1; was {edges}", for_every_model=True)
@@ -92,7 +132,7 @@ def _in_box(box: pb.Box, picture: images.ModelInput, path: str, violations: Viol
     if not inside.any():
         violations.add(path, f"the middle of no position lies in it: the model has none there; {_seen(picture)}")
         return None
-    return ScoredRegion(inside.astype(np.float32), (box.x0, box.y0, box.x1, box.y1))
+    return np.asarray(inside)
 
 
 def _mask(

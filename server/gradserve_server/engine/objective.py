@@ -66,6 +66,16 @@ def log_prob(label: int) -> Objective:
     return Objective((Term("log_prob", "", (label,)),))
 
 
+def probability(label: int) -> Objective:
+    """The probability of a class."""
+    return Objective((Term("probability", "", (label,)),))
+
+
+def probability_margin(label: int) -> Objective:
+    """The probability of a class less the best other one; if a sigmoid judges each class by itself, that alone."""
+    return Objective((Term("probability_margin", "", (label,)),))
+
+
 def log_odds(label: int) -> Objective:
     """log p - log(1 - p) of a class: unlike the loss, its gradient does not vanish as p nears 1."""
     return Objective((Term("log_odds", "", (label,)),))

@@ -69,6 +69,18 @@ def _log_sigmoid(out: Tensor, index: Tensor) -> Tensor:
     return F.logsigmoid(_logit(out, index))
 
 
+def _probability(out: Tensor, index: Tensor) -> Tensor:
+    return _log_prob(out, index).exp()
+
+
+def _probability_margin(out: Tensor, index: Tensor) -> Tensor:
+    return margins(log_probabilities(out).exp(), index)
+
+
+def _sigmoid(out: Tensor, index: Tensor) -> Tensor:
+    return _logit(out, index).sigmoid()
+
+
 def _log_odds(out: Tensor, index: Tensor) -> Tensor:
     others = out.scatter(1, index, -torch.inf)
     return _logit(out, index) - torch.logsumexp(others, 1)
@@ -125,6 +137,8 @@ SCORES: Mapping[str, Callable[[Tensor, Tensor], Tensor]] = {
     "logit": _logit,
     "ranked": _by_rank(_logit),
     "log_prob": _log_prob,
+    "probability": _probability,
+    "probability_margin": _probability_margin,
     "log_odds": _log_odds,
     "ranked_log_odds": _by_rank(_log_odds),
     "margin": margins,
@@ -140,6 +154,8 @@ SCORES: Mapping[str, Callable[[Tensor, Tensor], Tensor]] = {
 }
 SIGMOID_SCORES = {  # Scores that replace those above for heads whose probabilities are sigmoids.
     "log_prob": _log_sigmoid,
+    "probability": _sigmoid,
+    "probability_margin": _sigmoid,
     "log_odds": _logit,
     "ranked_log_odds": _by_rank(_logit),
     "margin": _logit,

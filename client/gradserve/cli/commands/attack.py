@@ -1,14 +1,13 @@
 """`gradserve attack`: adversarial pictures with their certificates."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.table import Table
 
 from gradserve.cli import command_lines, marks, options, output, parse
+from gradserve.cli.commands import attack_report
 from gradserve.messages import fields
 from gradserve.messages.attack import ATTACK_METHOD
 from gradserve.messages.explain import EXPLAIN_METHOD
@@ -54,6 +53,15 @@ class Budget:
         typer.Option("--label", help="What it is: index or name; the prediction if left out.", rich_help_panel=_BUDGET),
     ] = None
     region: Annotated[str | None, typer.Option("--region", help=f"{parse.REGION}.", rich_help_panel=_BUDGET)] = None
+    mask: Annotated[
+        str | None,
+        typer.Option(
+            "--mask",
+            help="Where pixels may change: box:x0,y0,x1,y1 in pixels of the photo, or a mask's file, white inside. "
+            "Left out: everywhere.",
+            rich_help_panel=_BUDGET,
+        ),
+    ] = None
     eps: Annotated[
         str | None,
         typer.Option(
@@ -81,6 +89,7 @@ class Budget:
             "target": None if self.target is None else parse.attack_target(self.target),
             "label": None if self.label is None else parse.label(self.label),
             "region": parse.region(self.region),
+            "mask": parse.region(self.mask, "--mask"),
         }
 
 
@@ -160,17 +169,6 @@ class OutputFiles:
         }
 
 
-@dataclass(frozen=True)
-class Saved:
-    """An attack and where its pictures went."""
-
-    photo: Path
-    result: Attack
-    picture: Path
-    difference: Path | None
-    maps: tuple[Path, ...] = ()
-
-
 @options.grouped
 def attack(
     photos: options.Photos,
@@ -206,12 +204,14 @@ def attack(
             _save(photo, result, pictures, differences)
             for photo, result in output.progress(answers, len(photos), "attack")
         ]
-    _print(saved, files.trajectory, as_json)
+    attack_report.show(saved, files.trajectory, as_json)
     if not as_json:
         _print_judges(saved, connection)
 
 
-def _save(photo: Path, result: Attack, pictures: output.OutputPaths, differences: output.OutputPaths | None) -> Saved:
+def _save(
+    photo: Path, result: Attack, pictures: output.OutputPaths, differences: output.OutputPaths | None
+) -> attack_report.Saved:
     picture = pictures.place(f"{photo.stem}-{result.method}")
     marks.save(result.adversarial, result.save(picture))
     difference = differences.place(f"{photo.stem}-{result.method}-difference") if differences else None
@@ -219,68 +219,12 @@ def _save(photo: Path, result: Attack, pictures: output.OutputPaths, differences
         result.perturbation_image().save(difference)
     maps = {"before": result.map_before, "after": result.map_after}
     paths = [each.save(picture.with_stem(f"{picture.stem}-{which}")) for which, each in maps.items() if each]
-    return Saved(photo, result, picture, difference, tuple(paths))
+    return attack_report.Saved(photo, result, picture, difference, tuple(paths))
 
 
-def _print(saved: list[Saved], trajectory: bool, as_json: bool) -> None:
-    several = len(saved) > 1
-    output.warn(text for each in saved for text in _warnings(each, f"{each.photo.name}: " if several else ""))
-    if as_json:
-        output.print_json({"attacks": [_json(each) for each in saved]})
-        return
-    output.out().print(_table(saved))
-    for each in saved if trajectory else ():
-        output.out().print(_steps(each))
-
-
-def _print_judges(saved: list[Saved], connection: options.Connection) -> None:
+def _print_judges(saved: list[attack_report.Saved], connection: options.Connection) -> None:
     """Print the command with which the model judges the saved pictures, which has no defence."""
     defended = any(each.result.certificate.undefended for each in saved)
     what = "judge it without the defence" if defended else "judge it"
     command = command_lines.judge([each.picture for each in saved], saved[0].result.provenance.model, connection)
     output.out().print(f"{what}: {command}", soft_wrap=True)
-
-
-def _warnings(each: Saved, about: str) -> Iterator[str]:
-    result = each.result
-    maps = filter(None, (result.map_before, result.map_after))
-    for text in (*result.certificate.warnings, *(text for one in maps for text in one.warnings)):
-        yield f"{about}{text}"
-    yield from result.provenance.warnings
-
-
-def _table(saved: list[Saved]) -> Table:
-    table = Table(box=None)
-    for column in ("photo", "verdict", "before", "after"):
-        table.add_column(column)
-    survival = any(each.result.success_rate is not None for each in saved)  # Attacks with --eot have it.
-    for column in ("change", "queries", *(["survives"] if survival else [])):
-        table.add_column(column, justify="right")
-    table.add_column("saved as", overflow="fold")
-    for each in saved:
-        result, c = each.result, each.result.certificate
-        rates = ["" if result.success_rate is None else f"{result.success_rate:.0%}"] if survival else []
-        change = f"{c.linf * 255:.3g}/255" if c.norm == "linf" else f"L2 {c.l2:.3g}"
-        paths = ", ".join(str(path) for path in (each.picture, each.difference, *each.maps) if path)
-        names = [f"{score.class_name} {score.probability:.1%}" for score in c.change]
-        table.add_row(each.photo.name, c.verdict.replace("_", " "), *names, change, str(c.queries), *rates, paths)
-    return table
-
-
-def _steps(each: Saved) -> Table:
-    title = f"{each.photo.name}: {each.result.method}"
-    table = Table(title=title, title_justify="left", box=None)
-    table.add_column("step", justify="right")
-    table.add_column("class")
-    for column in ("probability", "margin", "loss"):
-        table.add_column(column, justify="right")
-    for step in each.result.trajectory:
-        score = step.predicted
-        numbers = (f"{score.probability:.2%}", f"{step.margin:.3f}", f"{step.loss:.3f}")
-        table.add_row(str(step.step), score.class_name, *numbers)
-    return table
-
-
-def _json(each: Saved) -> dict[str, Any]:
-    paths = {"picture": str(each.picture), "difference": str(each.difference) if each.difference else None}
-    return {"image": str(each.photo), **each.result.to_dict(), **paths, "maps": [str(path) for path in each.maps]}

@@ -21,8 +21,10 @@ from gradserve.cli.commands.robustness_options import (
     Reports,
     ShardText,
     Thresholds,
+    Timeout,
     Trials,
 )
+from gradserve.cli.commands.robustness_presets import timeout_for
 from gradserve.datasets import Dataset, open_dataset
 from gradserve.errors import GradserveError
 from gradserve.robustness import reading, record, results, shards
@@ -84,7 +86,7 @@ def robustness(
     concurrency: Concurrency = 32,
     reports: Reports,
     connection: options.Connection,
-    timeout: options.Timeout = 300.0,
+    timeout: Timeout = None,
     as_json: options.Json = False,
 ) -> None:
     """Clean, robust and corrupted accuracy of a served model: a gate for deployments.
@@ -97,6 +99,9 @@ def robustness(
     A picture whose attack had nothing to follow is tried again with the margin loss. Where that has nothing to follow
     either the picture is not measured, and the exit code is 2 if it could change the verdict.
 
+    Without --attack the pictures meet pgd, a first look that leaves too much standing. --quick is a verdict for every
+    commit, --standard one for a reviewer or a release.
+
     With --shard 3/16 every sixteenth picture is measured, from the third on; --merge makes one run's reports of the
     sixteen folders.
 
@@ -107,6 +112,8 @@ def robustness(
     fails for good counts as fallen. Unreadable pictures are counted apart.
 
     Example: `gradserve robustness --data photos/ --model cifar10-robust --eps 4/255 --min-robust-accuracy 0.40`
+
+    Example: `gradserve robustness --data photos/ --model cifar10-robust --standard --eps 8/255 --out verdict/`
 
     Example: `gradserve robustness --data cifar.npz --model cifar10-robust --attack none --corruption all --out noisy/`
 
@@ -122,7 +129,8 @@ def robustness(
     baseline = reading.record(thresholds.baseline) if thresholds.baseline else None
     source = Source(dataset, limit, part, thresholds.group)
     setting = Setting(model, trials.reference, source, spec, limits, baseline, concurrency, reports, connection.address)
-    document = _document(partial(connection.async_client, timeout), setting)
+    connect = partial(connection.async_client, timeout_for(spec.methods) if timeout is None else timeout)
+    document = _document(connect, setting)
     _end(document, as_json)
 
 

@@ -8,8 +8,10 @@ import typer
 
 from gradserve.cli import options, parse
 from gradserve.cli.commands.attack import LOSSES, METHODS, NORMS
+from gradserve.cli.commands.robustness_presets import ENSEMBLE_TIMEOUT, QUICK, STANDARD, TIMEOUT, preset_of
 from gradserve.messages import fields
 from gradserve.messages.attack import ATTACK_METHOD
+from gradserve.parameters.method import Method
 from gradserve.robustness.budgets import budgets
 from gradserve.robustness.plan import CheckSpec
 from gradserve.robustness.thresholds import Limits
@@ -37,6 +39,14 @@ Merge = Annotated[
 ShardText = Annotated[
     str, typer.Option("--shard", metavar="K/N", help="Measure every Nth picture from the Kth on; see --merge.")
 ]
+Timeout = Annotated[
+    float | None,
+    typer.Option(
+        "--timeout",
+        help=f"Seconds that a call may take; {TIMEOUT:g} if left out, with --standard {ENSEMBLE_TIMEOUT:g}.",
+        rich_help_panel="Connection",
+    ),
+]
 Concurrency = Annotated[
     int, typer.Option("--concurrency", min=1, max=1024, help="Pictures under way at once.", rich_help_panel="Request")
 ]
@@ -52,6 +62,8 @@ class Trials:
             "--attack", names=[*METHODS, "none"], text="One of {}. May be repeated.", rich_help_panel=_TRIALS
         ),
     ] = field(default_factory=lambda: ["pgd"])
+    standard: Annotated[bool, typer.Option("--standard", help=STANDARD, rich_help_panel=_TRIALS)] = False
+    quick: Annotated[bool, typer.Option("--quick", help=QUICK, rich_help_panel=_TRIALS)] = False
     eps: Annotated[
         list[str],
         typer.Option(
@@ -103,7 +115,7 @@ class Trials:
         arguments: dict[str, Any] = {"norm": self.norm, "loss": self.loss, "adaptive": self.adaptive}
         arguments["defence"] = parse.defence(self.defence) if self.defence else None
         return CheckSpec(
-            methods=parse.methods([name for name in self.attack if name != "none"], self.param, ATTACK_METHOD),
+            methods=self._methods(),
             budgets=budgets(self.eps),
             arguments={name: value for name, value in arguments.items() if value},
             kinds=_kinds(self.corruption),
@@ -111,6 +123,14 @@ class Trials:
             preprocess=preprocess,
             precision=precision,
         )
+
+    def _methods(self) -> list[Method]:
+        """The attacks. Raises ValueError where a preset comes with what it sets itself."""
+        preset = preset_of(
+            self.standard, self.quick, {"attack": self.attack != ["pgd"], "param": self.param, "loss": self.loss}
+        )
+        chosen = [preset] if preset else [name for name in self.attack if name != "none"]
+        return parse.methods(chosen, self.param, ATTACK_METHOD)
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from PIL import Image
 from rich.table import Table
 
 from gradserve.cli import command_lines, output
-from gradserve.cli.commands import robustness_comparison
+from gradserve.cli.commands import robustness_comparison, robustness_notes
 from gradserve.cli.commands.robustness_rows import accuracy_rows
 from gradserve.datasets import Dataset, Example
 from gradserve.errors import GradserveError
@@ -25,10 +25,9 @@ from gradserve.robustness.plan import CLEAN, Plan, Trial
 from gradserve.robustness.record import Record
 from gradserve.robustness.results import RunStats
 from gradserve.robustness.run import Check
-from gradserve.robustness.words import meaning, unmeasured, warnings
+from gradserve.robustness.words import meaning
 
 FILES = (reading.NAME, "junit.xml", "report.html")
-_MAX_NAMES_SHOWN = 10  # The most unreadable pictures, and failed requests, that are named.
 _MARKS = {"passed": ("holds", "green"), "failed": ("FAILS", "bold red"), "not_measured": ("NOT MEASURED", "bold red")}
 _LEADS = {
     "passed": "Passed: every threshold holds.",
@@ -121,7 +120,7 @@ def show(plan: Plan, figures: Figures, effort: RunStats, out: Path) -> None:
     console.print(meaning(figures))
     for line in [*_corruption_lines(figures), *robustness_comparison.lines(figures.comparison)]:
         console.print(line)
-    for line in _notes(figures):
+    for line in robustness_notes.lines(figures):
         console.print(line, style="yellow")
     console.print("; ".join(_effort(effort)))
     for threshold in figures.thresholds:
@@ -139,20 +138,6 @@ def _corruption_lines(figures: Figures) -> Iterator[str]:
         yield f"{each.kind}: error {each.mean:.1%} ({errors}){relative}"
     if figures.corruptions:
         yield _corruption_summary(figures)
-
-
-def _notes(figures: Figures) -> Iterator[str]:
-    """What a reader should know beside the figures, a line each."""
-    for what, reasons in (("unreadable", figures.unreadable), ("failed", figures.failed)):
-        for name, reason in list(reasons.items())[:_MAX_NAMES_SHOWN]:
-            yield f"{what}: {name}: {reason}"
-        if len(reasons) > _MAX_NAMES_SHOWN:
-            yield f"{what}: and {len(reasons) - _MAX_NAMES_SHOWN} more"
-    for each in [*figures.attacks, *figures.together]:
-        if each.not_measured:
-            yield f"not measured: {each.attack} {each.eps}: {unmeasured(each)}"
-    for where, text, count in warnings(figures):
-        yield f"warning: {where}: {text} ({count} pictures)"
 
 
 def origin(plan: Plan, server: str) -> dict[str, str]:
@@ -180,7 +165,7 @@ def html(
     marks = [[str(each), _MARKS[each.verdict][0]] for each in figures.thresholds]
     checks = page.Table(["threshold", ""], marks, [each.verdict for each in figures.thresholds])
     tables = [accuracy, *([checks] if figures.thresholds else [])]
-    sections = [page.Section("Accuracy", "", [], facts, tables), *_unmeasured(figures), *_warnings(figures)]
+    sections = [page.Section("Accuracy", "", [], facts, tables), *robustness_notes.sections(figures)]
     if figures.corruptions:
         sections.append(_corruption_section(figures))
     sections += [*_curves(figures), *_groups(figures), *more]
@@ -188,7 +173,7 @@ def html(
         if stories := [_story(case, plan.head) for case in cases if case.trial.natural == natural]:
             sections.append(page.Section(title, "Pictures that fell to the least, and most clearly.", stories))
     if figures.unreadable or figures.failed:
-        sections.append(_problems(figures))
+        sections.append(robustness_notes.problems(figures))
     lead = "Measured through the service, every answer with its certificate."
     return page.html(f"Robustness of {plan.model}", lead, sections, verdict=verdict, origin=origin)
 
@@ -214,22 +199,6 @@ def _groups(figures: Figures) -> list[page.Section]:
                 rows.append([name, f"error, {each.kind} {severity}", error, f"{low:.1%} to {high:.1%}", count])
     table = page.Table([figures.column, "", "share", "95 % interval (Wilson)", "pictures"], rows)
     return [page.Section(f"By {figures.column}", "", [], (), [table])]
-
-
-def _unmeasured(figures: Figures) -> list[page.Section]:
-    """The attacks that did not measure every picture, with the reasons."""
-    rows: list[list[str | float]] = [
-        [f"{each.attack} {each.eps}", f"{each.not_measured} of {each.standing.of}", "; ".join(each.reasons)]
-        for each in [*figures.attacks, *figures.together]
-        if each.not_measured
-    ]
-    lead = "The attack had nothing to follow on these pictures, which may stand or not."
-    return [page.Section("Not measured", lead, [], (), [page.Table(["", "pictures", "why"], rows)])] if rows else []
-
-
-def _warnings(figures: Figures) -> list[page.Section]:
-    rows: list[list[str | float]] = [[where, text, str(count)] for where, text, count in warnings(figures)]
-    return [page.Section("Warnings", "", [], (), [page.Table(["", "warning", "pictures"], rows)])] if rows else []
 
 
 def _corruption_section(figures: Figures) -> page.Section:
@@ -275,13 +244,6 @@ def _deciding_class(judgement: Judgement, head: str) -> tuple[Score, str]:
         return judgement.predicted, judgement.predicted.class_name
     own = judgement.label
     return own, f"{own.class_name} {'present' if judgement.margin > 0 else 'absent'}"
-
-
-def _problems(figures: Figures) -> page.Section:
-    rows = [["unreadable", id, reason] for id, reason in figures.unreadable.items()]
-    rows += [["failed", what, reason] for what, reason in figures.failed.items()]
-    lead = "Unreadable pictures are counted apart; failed requests count as fallen."
-    return page.Section("Not judged", lead, [], (), [page.Table(["", "what", "why"], rows)])
 
 
 def _counts(figures: Figures) -> list[str]:

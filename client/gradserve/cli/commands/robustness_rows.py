@@ -24,10 +24,13 @@ class Row:
 
 
 def accuracy_rows(figures: Figures) -> list[Row]:
-    """The clean accuracy, and what each attack and all attacks of a budget leave."""
-    attacks = [*figures.attacks, *figures.together]
-    shares = [(f"{each.attack} {each.eps}", each.standing, each.possible, _remark(each)) for each in attacks]
-    return [_row(*row) for row in [("clean", figures.clean, figures.clean, ""), *shares]]
+    """The clean accuracy, what each attack and all attacks of a budget leave, and each stage of an ensemble."""
+    shares = [("clean", figures.clean, figures.clean, "")]
+    for each in [*figures.attacks, *figures.together]:
+        name = f"{each.attack} {each.eps}"
+        shares.append((name, each.standing, each.possible, _remark(each)))
+        shares += [(f"after {stage.method}", stage.standing, stage.possible, "") for stage in each.stages]
+    return [_row(*row) for row in shares]
 
 
 def _row(name: str, least: Proportion, most: Proportion, remark: str) -> Row:

@@ -18,7 +18,6 @@ from ...methods.attack import (
     Attacked,
     AttackMethod,
     Ball,
-    GoalSpec,
     InputTransform,
 )
 from ...methods.attack.defences import DEFENCES
@@ -31,10 +30,11 @@ from ...pool.wire import Outcome
 from ..errors import Violations
 from ..fields import choice, enum_value, from_dict, parse_fields
 from ..images import ModelInput, png
-from ..regions import averaged, score_region
+from ..regions import attack_mask, averaged, score_region
 from ..reply import provenance, scores
 from ..request import Bound, CallContext, area, check_options, check_picture, model_of, task_of
-from ..targets import class_named, reads_scores, single_target, target_of
+from ..targets import reads_scores, target_of
+from .attack_goals import LOSS, goal_spec_of
 from .certificate import NORM, EncodedPicture, certified, magnified
 from .explain import calls_of, check_applies
 from .explanation import explanation
@@ -42,11 +42,8 @@ from .surrogates import check_gradient, check_surrogate
 
 MAX_ROWS = 200_000
 MAX_STEP_PIXELS = 256 * 224 * 224  # The most pixels in the pictures of one step.
-PARALLEL_PICTURES = ("restarts", "places", "candidates")  # Parameters that set the pictures of a step.
-LOSS, PICK = (attack_pb2.DESCRIPTOR.enum_types_by_name[name] for name in ("Loss", "Pick"))
 CERTIFICATE_ROWS = 3  # The rows that every attack's cost includes for its certificate.
 CANVAS_LEVEL = 128  # The grey level of an empty canvas, of 255.
-MIN_DLR_CLASSES = 3  # The DLR loss needs this many classes, and with a target one more.
 
 
 def bind(request: attack_pb2.AttackRequest, at: CallContext) -> Bound:
@@ -66,8 +63,9 @@ def bind(request: attack_pb2.AttackRequest, at: CallContext) -> Bound:
         check_surrogate(parameters["surrogate"], card, size, at.cards, violations)
     if parameters is not None:
         check_gradient(name or "", parameters, card, at.cards, violations)
-    goal_spec = _goal_spec(request, name or "", card, violations)
+    goal_spec = goal_spec_of(request, name or "", card, violations)
     ball = _ball(request, name or "", card, size, violations)
+    ball = replace(ball, mask=attack_mask(request, picture, at, violations))
     transform = _transform(request, name or "", violations)
     region = _region(request, card, picture, at, violations)
     maps = _maps(request, card, picture, region, at, violations)
@@ -111,48 +109,6 @@ def _with_canvas(request: attack_pb2.AttackRequest, card: ModelCard) -> attack_p
     return changed
 
 
-def _goal_spec(request: attack_pb2.AttackRequest, name: str, card: ModelCard, violations: Violations) -> GoalSpec:
-    loss: Any = choice(LOSS, request.loss, "loss", violations) or METHODS[name or "pgd"].loss
-    label = _label(request.label, card, violations) if request.HasField("label") else None
-    target, pick = _target(request.target, card, violations)
-    if target is not None and target == label:
-        violations.add("target", f"is the true label {card.classes[target]!r} itself; name another class")
-    if name in FROM_SCRATCH and not request.target.WhichOneof("kind"):
-        violations.add("target", f"must be set for {name}", for_every_model=True)
-    if loss == "dlr" and card.head != "softmax":
-        text = f"compares classes that exclude each other, and {card.name} has the head {card.head}"
-        violations.not_applicable(f"loss DLR {text}; take MARGIN, the class's own logit")
-        return GoalSpec(label, target, pick)
-    needed = MIN_DLR_CLASSES + (target is not None or pick is not None)
-    if loss == "dlr" and len(card.classes) < needed:
-        violations.not_applicable(f"loss DLR needs {needed} classes, {card.name} has {len(card.classes)}; take MARGIN")
-    return GoalSpec(label, target, pick, loss, name in FROM_SCRATCH, card.head)
-
-
-def _label(message: pb.Target, card: ModelCard, violations: Violations) -> int | None:
-    if message.WhichOneof("kind") not in ("class_index", "class_name"):
-        violations.add("label", "must be a class_index or a class_name", for_every_model=True)
-        return None
-    if message.HasField("region"):
-        violations.add("label.region", "an attack has one region, score_region", for_every_model=True)
-    target = single_target(message, card, "label", True, violations)
-    return None if target is None else target.label
-
-
-def _target(message: attack_pb2.AttackTarget, card: ModelCard, violations: Violations) -> tuple[int | None, Any]:
-    """A class's index, or how to pick one."""
-    kind = message.WhichOneof("kind")
-    if kind == "class_name":
-        named = class_named(message.class_name, card, "target", violations)
-        return (None if named is None else named.label), None
-    if kind == "class_index" and message.class_index >= len(card.classes):
-        allowed = f"must be from 0 to {len(card.classes) - 1}"
-        violations.add("target.class_index", f"{allowed}, was {message.class_index}")
-    if kind == "pick":
-        return None, choice(PICK, message.pick, "target.pick", violations, required=True)
-    return (message.class_index if kind == "class_index" else None), None
-
-
 def _ball(
     request: attack_pb2.AttackRequest,
     name: str,
@@ -162,10 +118,6 @@ def _ball(
 ) -> Ball:
     method = METHODS[name or "pgd"]
     norm: Any = choice(NORM, request.norm, "norm", violations) or "linf"
-    if norm not in method.norms:
-        violations.add(
-            "norm", f"{name} takes {', '.join(method.norms).upper()} only, was {norm.upper()}", for_every_model=True
-        )
     if not method.bounded:
         if request.HasField("eps"):
             violations.add("eps", f"does not apply to {name}, which has a measure of its own", for_every_model=True)
@@ -236,7 +188,7 @@ def _cost_in_forwards(
     rows = rows_at_most(arguments) - CERTIFICATE_ROWS
     if rows > MAX_ROWS:
         violations.add(f"method.{arguments.method}", f"asks for {rows} passes; at most {MAX_ROWS} are allowed")
-    at_once = arguments.transform.views * max([1, *(arguments.parameters.get(name, 1) for name in PARALLEL_PICTURES)])
+    at_once = arguments.transform.views * arguments.parameters.get(method.at_once, 1)
     max_pictures = max(1, MAX_STEP_PIXELS // (size[0] * size[1]))
     if at_once > max_pictures:
         text = f"asks for {at_once} pictures of {size[1]}x{size[0]} at once, changes and draws included"
@@ -277,6 +229,8 @@ def reply(
         message.success_rate = attacked.notes["success_rate"]
     if "patch" in attacked.notes:
         message.patch = png(attacked.notes["patch"])
+    for stage in attacked.notes.get("stages", ()):
+        message.stages.add(**stage._asdict())
     if request.perturbation:
         message.perturbation, message.magnification = magnified(picture.pixels, bound.task.image)
     if request.trajectory:

@@ -104,6 +104,7 @@ def certified(
         gradients=attacked.gradients,
         first_success=attacked.first_success,
         eps=attacked.ball.eps,
+        mask_pixels=None if attacked.ball.mask is None else int(attacked.ball.mask.sum()),
         warnings=[*attacked.warnings, *_warnings(bound, attacked, judgements)],
     )
     if goal.target is not None:

@@ -18,6 +18,8 @@ from .apgd import apgd
 from .ball import Ball
 from .baselines import corruption, sphere
 from .blindness import flat
+from .ensemble import Stage, ensemble
+from .fab import fab_targeted
 from .fooling import fooling
 from .goal import Goal, GoalSpec, Loss
 from .gradient import fgsm, gradient_ascent, pgd, transfer
@@ -26,6 +28,7 @@ from .one_pixel import one_pixel
 from .oracle import Oracle, TrajectoryPoint
 from .patch import FINAL_TRIALS, patch
 from .square import square
+from .targeted import apgd_targeted, malt
 
 Parameters = Mapping[str, Any]
 
@@ -44,41 +47,84 @@ class AttackMethod(NamedTuple):
     rows: Callable[[Parameters], Rows]
     uses: Literal["gradients", "scores"] = "gradients"
     bounded: bool = True  # Whether eps bounds it; otherwise it has a measure of its own.
-    norms: tuple[str, ...] = ("linf", "l2")
     stops_early: bool = False  # Whether it stops at the first success by default.
     uses_surrogate: bool = False  # Whether it takes the gradients of another model.
     eot: bool = True  # Whether it can follow the mean gradient over random changes (eot).
+    mask: bool = True  # Whether it can leave the pixels outside a mask as they are.
+    at_once: str = ""  # The parameter that sets how many pictures a step has; "" for one.
+    tries_classes: bool = False  # Whether it tries other classes in turn: no target, and a softmax head only.
+    own_loss: Loss | None = None  # Its default loss, if another than that of its kind.
+    fixed_loss: bool = False  # Whether it has no other.
 
     @property
     def loss(self) -> Loss:
         """The default loss."""
-        return "cross_entropy" if self.uses == "gradients" else "margin"
+        return self.own_loss or ("cross_entropy" if self.uses == "gradients" else "margin")
 
 
 def _sphere_rows(p: Parameters) -> Rows:
     return Rows(p["points"] + 1, 0 if p["radius"] else 10)
 
 
+def _targeted_rows(p: Parameters) -> Rows:
+    return Rows(1 + p["classes"], p["steps"] * p["classes"])
+
+
+def _fab_rows(p: Parameters) -> Rows:
+    return Rows(1 + p["steps"] * p["classes"], p["steps"] * p["classes"])
+
+
+def _malt_rows(p: Parameters) -> Rows:
+    return Rows(1 + p["classes"], p["candidates"] + p["steps"] * p["classes"])
+
+
+def _ensemble_rows(p: Parameters) -> Rows:
+    targeted, fab = _targeted_rows(p), _fab_rows(p)
+    scores = 1 + targeted.scores + fab.scores + p["queries"]
+    return Rows(scores, p["steps"] + targeted.gradients + fab.gradients)
+
+
 METHODS: Mapping[str, AttackMethod] = {
     "gradient_ascent": AttackMethod(gradient_ascent, lambda p: Rows(1, p["steps"]), bounded=False),
     "fgsm": AttackMethod(fgsm, lambda p: Rows(1, 1)),
-    "pgd": AttackMethod(pgd, lambda p: Rows(p["restarts"], p["steps"] * p["restarts"])),
-    "apgd": AttackMethod(apgd, lambda p: Rows(p["restarts"], p["steps"] * p["restarts"])),
+    "pgd": AttackMethod(pgd, lambda p: Rows(p["restarts"], p["steps"] * p["restarts"]), at_once="restarts"),
+    "apgd": AttackMethod(apgd, lambda p: Rows(p["restarts"], p["steps"] * p["restarts"]), at_once="restarts"),
     "one_pixel": AttackMethod(
         one_pixel,
         lambda p: Rows(p["population"] * (p["generations"] + 1), 0),
         "scores",
         bounded=False,
         stops_early=True,
+        mask=False,
     ),
-    "square": AttackMethod(square, lambda p: Rows(p["queries"], 0), "scores", norms=("linf",), stops_early=True),
+    "square": AttackMethod(square, lambda p: Rows(p["queries"], 0), "scores", stops_early=True, at_once="candidates"),
     "transfer": AttackMethod(transfer, lambda p: Rows(2, p["steps"]), uses_surrogate=True),
     "fooling": AttackMethod(
-        fooling, lambda p: Rows(p["population"] * (p["generations"] + 1), 0), "scores", bounded=False, stops_early=True
+        fooling,
+        lambda p: Rows(p["population"] * (p["generations"] + 1), 0),
+        "scores",
+        bounded=False,
+        stops_early=True,
+        mask=False,
     ),
-    "sphere": AttackMethod(sphere, _sphere_rows, eot=False),
-    "corruption": AttackMethod(corruption, lambda p: Rows(1, 0), "scores", bounded=False),
-    "patch": AttackMethod(patch, lambda p: Rows(FINAL_TRIALS, p["steps"] * p["places"]), bounded=False, eot=False),
+    "sphere": AttackMethod(sphere, _sphere_rows, eot=False, mask=False),
+    "corruption": AttackMethod(corruption, lambda p: Rows(1, 0), "scores", bounded=False, mask=False),
+    "patch": AttackMethod(
+        patch,
+        lambda p: Rows(FINAL_TRIALS, p["steps"] * p["places"]),
+        bounded=False,
+        eot=False,
+        at_once="places",
+        mask=False,
+    ),
+    "apgd_targeted": AttackMethod(apgd_targeted, _targeted_rows, stops_early=True, tries_classes=True, own_loss="dlr"),
+    "fab_targeted": AttackMethod(
+        fab_targeted, _fab_rows, stops_early=True, eot=False, tries_classes=True, own_loss="margin", fixed_loss=True
+    ),
+    "ensemble": AttackMethod(
+        ensemble, _ensemble_rows, stops_early=True, eot=False, tries_classes=True, own_loss="margin", fixed_loss=True
+    ),
+    "malt": AttackMethod(malt, _malt_rows, stops_early=True, tries_classes=True, own_loss="dlr"),
 }
 FROM_SCRATCH = ("fooling",)  # Methods that need a target and no picture.
 # Methods that also run on a picture that is misclassified as it is.
@@ -177,5 +223,6 @@ __all__ = [
     "InputTransform",
     "Loss",
     "Rows",
+    "Stage",
     "attack",
 ]

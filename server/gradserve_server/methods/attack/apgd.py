@@ -35,9 +35,13 @@ def apgd(
     restarts: Restarts = 1,
 ) -> Steps:
     """PGD with momentum; where too few steps climb it goes back to the best point and halves the step."""
-    at = ball.random(x, run, restarts)
-    progress = ClimbState(at, 2 * (ball.eps or 0))
-    periods, run.asked = checkpoints(steps), steps
+    run.asked = steps
+    yield from climb_from(ball.random(x, run, restarts), x, oracle, ball, run, steps, rho)
+
+
+def climb_from(at: Tensor, x: Tensor, oracle: Oracle, ball: Ball, run: MethodContext, steps: int, rho: float) -> Steps:
+    """Algorithm 1 from the starts `at`, [n, 3, H, W]."""
+    progress, periods = ClimbState(at, 2 * (ball.eps or 0)), checkpoints(steps)
     before, momentum = at, 0.0
     for number in range(steps):
         evaluation = yield from oracle.climb(at, number)

@@ -7,11 +7,20 @@ import torch
 from torch import Tensor
 
 from ...engine.job import MethodContext
-from ...engine.objective import NotApplicable, Objective, dlr, log_prob, margin, targeted_dlr
+from ...engine.objective import (
+    NotApplicable,
+    Objective,
+    dlr,
+    log_prob,
+    margin,
+    probability,
+    probability_margin,
+    targeted_dlr,
+)
 from ...engine.scores import log_probabilities, margins, ranking
 from ...models.card import HeadKind
 
-Loss = Literal["cross_entropy", "margin", "dlr"]
+Loss = Literal["cross_entropy", "margin", "dlr", "probability_margin"]
 Pick = Literal["runner_up", "least_likely", "random"]
 MIN_LOSS = 1e-30  # Below this cross-entropy, products of its gradient with weights may underflow in fp32.
 RANDOM_TARGET_INDEX = 1 << 40  # The sample index of a random target; those of noise are lower.
@@ -37,7 +46,15 @@ class Goal:
             return -log_prob(self.label) if self.target is None else log_prob(self.target)
         if self.loss == "margin":
             return -margin(self.label) if self.target is None else margin(self.target)
+        if self.loss == "probability_margin":
+            return self._probability_margin()
         return -dlr(self.label) if self.target is None else -targeted_dlr(self.label, self.target)
+
+    def _probability_margin(self) -> Objective:
+        if self.target is None:
+            return -probability_margin(self.label)
+        gain = probability(self.target)
+        return gain - probability(self.label) if self.head == "softmax" else gain
 
     def margin(self, logits: Tensor) -> Tensor:
         """The distance from the goal, below 0 where it is reached: [n, classes] -> [n]."""
@@ -59,15 +76,18 @@ class Goal:
         return log_probabilities(logits, self.head)[:, target].exp() >= self.confidence
 
     def saturated(self, logits: Tensor) -> Tensor:
-        """Where cross-entropy has lost its gradient: [n, classes] -> [n].
+        """Where a loss of probabilities has lost its gradient: [n, classes] -> [n].
 
-        Under a softmax head that is where the label's probability rounds to 1. Under the others the gradient is exact
-        there, and lost where the cross-entropy is below MIN_LOSS.
+        Under a softmax head that is where the label's probability rounds to 1. Under the others the gradient of the
+        cross-entropy is exact there, and lost where the cross-entropy is below MIN_LOSS.
         """
-        if self.loss != "cross_entropy" or self.target is not None:
-            return torch.zeros(len(logits), dtype=torch.bool, device=logits.device)
         log_probability = log_probabilities(logits, self.head)[:, self.label]
-        return log_probability.exp() == 1 if self.head == "softmax" else log_probability > -MIN_LOSS
+        if self.loss == "probability_margin" or (self.loss == "cross_entropy" and self.target is None):
+            if self.head == "softmax":
+                return log_probability.exp() == 1
+            if self.loss == "cross_entropy":
+                return log_probability > -MIN_LOSS
+        return torch.zeros(len(logits), dtype=torch.bool, device=logits.device)
 
 
 @dataclass(frozen=True, slots=True)
