@@ -15,6 +15,7 @@ from gradserve.v1 import attack_pb2, explain_pb2, influence_pb2, maximize_pb2, s
 
 NUMBERS = (0.0, 5e-324, 1e-300, 1e-9, 1.0, 1e9, 1e308)
 COUNTS = (0, 1, 2)
+BOUNDED = ("pgd", "apgd", "square", "sphere", "transfer", "fab_targeted", "ensemble", "malt")
 PICTURE = picture(0, 8, 8)
 COMMON: dict[str, Any] = {"model": "digits", "image": PICTURE}
 FLAT = picture(0, 1, 1)
@@ -52,7 +53,7 @@ def attacking() -> Iterator[tuple[str, Any]]:
         yield name, attack_pb2.AttackRequest(method=few, defence={method: message}, **COMMON)
     for name, message in changed(quick(attack_pb2.Eot())):
         yield name, attack_pb2.AttackRequest(method=few, eot=message, **COMMON)
-    for eps, method in product(NUMBERS, ("pgd", "apgd", "square", "sphere", "transfer")):
+    for eps, method in product(NUMBERS, BOUNDED):
         asked = attack_pb2.AttackRequest(method={method: {}}, eps=eps, **COMMON)
         quick(getattr(asked.method, method))
         yield f"{method}, eps={eps:g}", asked

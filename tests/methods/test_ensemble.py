@@ -6,13 +6,18 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+import torchattacks
 from paths import CASES, DATA
+from reference import Wrapped
 from torch import Tensor, nn
 from zoo import in_double, inputs, photos, prepared
 
 from gradserve_server.engine.scores import score
 from gradserve_server.methods.attack import METHODS, Attacked, Ball, Goal, GoalSpec
 from gradserve_server.methods.attack.ensemble import STAGES
+from gradserve_server.methods.attack.input_transform import InputTransform
+from gradserve_server.methods.attack.patch import FINAL_TRIALS
+from gradserve_server.methods.attack.windows import _bump, start, with_windows
 from gradserve_server.methods.parameters import bind
 from gradserve_server.models.catalogue import EMBEDDED
 from gradserve_server.models.preparation import prepare
@@ -79,7 +84,9 @@ def test_the_ensemble_tells_what_every_stage_did() -> None:
         rows = METHODS["ensemble"].rows(bind(METHODS["ensemble"].function, SHORT))
         assert (found.queries, found.gradients) == (rows.scores + rows.gradients, rows.gradients)
         for stage in stages:
-            own = bind(METHODS[stage.method].function, {k: v for k, v in SHORT.items() if k in own_parameters(stage)})
+            own = bind(
+                METHODS[stage.method].function, {k: v for k, v in SHORT.items() if k in own_parameters(stage.method)}
+            )
             wanted = METHODS[stage.method].rows(own)
             assert (stage.queries, stage.gradients) == (sum(wanted), wanted.gradients)
         assert not found.warnings
@@ -95,8 +102,8 @@ def test_the_ensemble_tells_what_every_stage_did() -> None:
     assert (reached, queries, gradients) == (True, 8, 6), "without a first success the stage takes all its steps"
 
 
-def own_parameters(stage: object) -> set[str]:
-    return set(bind(METHODS[stage.method].function, {}))  # type: ignore[attr-defined]
+def own_parameters(method: str) -> set[str]:
+    return set(bind(METHODS[method].function, {}))
 
 
 class Stairs(nn.Module):
@@ -205,3 +212,40 @@ def test_square_in_l2_keeps_to_the_edge_of_the_ball() -> None:
     queries = course(model, x, "square", goal, Ball("l2", 0.5), queries=80).queries
     distances = torch.cat([(query.images - x).flatten(1).norm(dim=1) for query in queries])
     assert distances.tolist() == pytest.approx([0.5] * 80, abs=1e-5)
+
+
+def test_bumps_in_l2_are_those_of_the_reference() -> None:
+    model = prepared("trained-resnet20")
+    theirs, x = torchattacks.Square(Wrapped(model), norm="L2"), torch.zeros(1, 3, 4, 4)
+    for side in (2, 3, 5, 6, 13, 29):
+        wanted = theirs.eta(side)
+        made = [_bump(side, np.random.default_rng(seed), x) for seed in range(8)]
+        assert all(torch.allclose(bump, wanted) or torch.allclose(bump, wanted.T) for bump in made)
+        assert any(not torch.allclose(bump, made[0]) for bump in made), "half of them are turned"
+
+
+@pytest.mark.parametrize("size", [(1, 1), (2, 7), (3, 3), (4, 9)])
+def test_square_in_l2_takes_the_smallest_pictures(size: tuple[int, int]) -> None:
+    x = torch.rand(1, 3, *size, generator=torch.Generator().manual_seed(0))
+    rng = np.random.default_rng(0)
+    best = start(x, 0.2, rng)
+    for area in (0.8, 0.1, 0.001):
+        best = with_windows(best, x, 0.2, area, rng)
+        assert best.isfinite().all()
+        assert 0 < float((best - x).norm()) < 0.2 + 1e-6
+
+
+@pytest.mark.parametrize("method", ["apgd_targeted", "malt", "fab_targeted", "ensemble"])
+def test_they_see_through_random_changes_and_defences(method: str) -> None:
+    model, x = inputs("trained-resnet20", 1)
+    facts = {name: value for name, value in {**SHORT, "candidates": 3}.items() if name in own_parameters(method)}
+    rows = METHODS[method].rows(bind(METHODS[method].function, facts))
+    changes = {"samples": 3, "rotation": 5.0, "scale": 0.05, "brightness": 0.05, "noise": 0.01}
+    transforms = [InputTransform(defence="noise", parameters={"std": 0.02})]
+    transforms += [InputTransform(eot=changes)] if METHODS[method].eot else []
+    for transform in transforms:
+        own = {"transform": transform, "adaptive": True, **facts}
+        (found,) = attacked(model, whole(x), method, GoalSpec(loss=METHODS[method].loss), NOTHING, **own)
+        assert found.gradients == rows.gradients * transform.views
+        again = FINAL_TRIALS + 3 if transform.eot else 0  # Its success is measured under fresh changes.
+        assert found.queries <= (rows.scores + rows.gradients) * transform.views + again

@@ -44,7 +44,7 @@ def ensemble(
     classes: ClassCount = 9,
     queries: Queries = 5000,
 ) -> Steps:
-    """APGD, targeted APGD, targeted FAB and Square until one succeeds (AutoAttack; Croce, Hein 2020, section 6).
+    """APGD, targeted APGD, targeted FAB and Square until one succeeds (AutoAttack; Croce, Hein 2020).
 
     Notes the stages that ran.
     """

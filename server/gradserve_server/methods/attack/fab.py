@@ -1,4 +1,7 @@
-"""The fast adaptive boundary attack: it seeks the nearest picture that the model gets wrong."""
+"""FAB: it seeks the nearest picture that the model gets wrong.
+
+Croce, Hein 2020, "Minimally distorted adversarial examples with a fast adaptive boundary attack".
+"""
 
 from dataclasses import replace
 
@@ -27,7 +30,7 @@ def fab_targeted(
     steps: Iterations = 100,
     classes: ClassCount = 9,
 ) -> Steps:
-    """FAB towards each of the most probable other classes, begun at the original (Croce, Hein 2020, algorithm 1).
+    """FAB towards each of the most probable other classes, begun at the original (the paper's algorithm 1).
 
     It seeks without regard to the budget, but only pictures within it may become the answer.
     """

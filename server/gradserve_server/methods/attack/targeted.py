@@ -53,8 +53,9 @@ def malt(
     others = yield from other_classes(x, oracle, candidates)
     dual = 1 if ball.norm == "linf" else 2
     distances: list[float] = []
-    for start in range(0, len(others), run.chunk):
-        gaps = [logit(oracle.goal.label) - logit(other) for other in others[start : start + run.chunk]]
+    at_once = max(1, run.chunk // oracle.transform.views)
+    for start in range(0, len(others), at_once):
+        gaps = [logit(oracle.goal.label) - logit(other) for other in others[start : start + at_once]]
         values, grads = yield from oracle.gradients_of(x, gaps, 1)
         distances += (values / length(grads, dual).flatten().clamp_min(TINY)).tolist()
     nearest = sorted(range(len(others)), key=distances.__getitem__)[:classes]
