@@ -9,7 +9,7 @@ Layout = Literal["nchw", "nhwc", "tokens", "vector", "other"]
 Precision = Literal["exact", "balanced", "fast"]
 HeadKind = Literal["softmax", "binary", "multilabel"]
 Interpolation = Literal["nearest", "box", "bilinear", "hamming", "bicubic", "lanczos"]  # As Pillow names its filters.
-Rpc = Literal["predict", "explain", "attack", "maximize", "stylize", "influence", "embed", "differentiate"]
+Rpc = Literal["predict", "explain", "attack", "certify", "maximize", "stylize", "influence", "embed", "differentiate"]
 
 WEIGHTED = ("Linear", "Conv2d")  # Kinds of layers that may give logits.
 
