@@ -33,6 +33,7 @@ class Outcome:
     loss: str = ""  # The loss of a second attempt, if there was one.
     warnings: tuple[str, ...] = ()
     reasons: tuple[str, ...] = ()  # Why the attack measured nothing.
+    radius: float | None = None  # In L2, of a certificate.
 
 
 class Journal:
