@@ -6,7 +6,7 @@ import numpy as np
 
 from gradserve.v1 import certify_pb2
 
-from ...methods.certify import Smoothed, SmoothingArguments
+from ...methods.certify import Smoothed, SmoothingArguments, lower_bound
 from ...methods.parameters import model_of as parameters_of
 from ...models.card import ModelCard
 from ...pool.wire import Outcome
@@ -73,6 +73,11 @@ def _count(index: int, smoothed: Smoothed, card: ModelCard) -> certify_pb2.Class
 def _warnings(smoothed: Smoothed, plain: int, bound: Bound) -> list[str]:
     """What a careful reader should know."""
     warnings = []
+    arguments: SmoothingArguments = bound.task.arguments
+    best_bound = lower_bound(arguments.samples, arguments.samples, arguments.alpha)
+    if best_bound <= 0.5:
+        text = f"{arguments.samples} of the same class prove no more than a probability of {best_bound:.4f}"
+        warnings.append(f"TOO_FEW_SAMPLES: it abstains whatever the picture, since at this alpha even {text}")
     if not smoothed.abstains and plain != smoothed.candidate:
         plain_class, smoothed_class = bound.card.classes[plain], bound.card.classes[smoothed.candidate]
         text = f"the radius is of the smoothed classifier, which predicts {smoothed_class}"
