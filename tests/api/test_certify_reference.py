@@ -1,5 +1,7 @@
 """Certify beside a plain script: the author's network, in torch as it is, with the same noise, picture by picture."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -14,6 +16,7 @@ from training.cifar10 import data, training
 
 PHOTOS = DATA / "cifar10-test-1000.npz"
 MODEL = "cifar10-robust"
+WEIGHTS = Path(network.__file__).parent / f"{MODEL}.safetensors"
 PICTURES = length(3, 200)
 SIGMA, SELECTION, SAMPLES, ALPHA, SEED = 0.25, 100, 1000, 0.001, 7
 
@@ -38,7 +41,7 @@ def plain(model: torch.nn.Module, image: torch.Tensor, noises: torch.Tensor) -> 
 @pytest.mark.skipif(not PHOTOS.exists(), reason="needs ../shared/data")
 def test_every_picture_has_the_plain_scripts_class_counts_and_radius() -> None:
     test = data.load(PHOTOS).take(np.arange(PICTURES))
-    model = training.load_weights(network_weights()).eval()
+    model = training.load_weights(WEIGHTS).eval()
     noises = torch.stack([noise(sample) for sample in range(SELECTION + SAMPLES)])
     arguments = {"model": MODEL, "sigma": SIGMA, "selection_samples": SELECTION, "samples": SAMPLES, "alpha": ALPHA}
     others = []
@@ -61,10 +64,3 @@ def test_every_picture_has_the_plain_scripts_class_counts_and_radius() -> None:
     shares = {at: sum(radius >= at for radius in right) / PICTURES for at in (0, 0.125, 0.25, 0.375, 0.5)}
     print(f"certified accuracy of {PICTURES} pictures: {shares}, {sum(c < 0 for c, _ in radii)} abstentions")
     assert not others, f"other than the plain script's: {others}"
-
-
-def network_weights():
-    """The weights of the embedded network."""
-    from pathlib import Path
-
-    return Path(network.__file__).parent / f"{MODEL}.safetensors"

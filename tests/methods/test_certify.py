@@ -21,9 +21,8 @@ def test_the_bound_is_that_of_scipy(successes: int, trials: int, alpha: float) -
     exact = binomtest(successes, trials, alternative="greater").proportion_ci(1 - alpha, "exact").low
     assert lower_bound(successes, trials, alpha) == pytest.approx(exact, rel=1e-9)
     if successes:
-        assert lower_bound(successes, trials, alpha) == pytest.approx(
-            beta.ppf(alpha, successes, trials - successes + 1)
-        )
+        quantile = beta.ppf(alpha, successes, trials - successes + 1)
+        assert lower_bound(successes, trials, alpha) == pytest.approx(quantile, rel=1e-9)
 
 
 def linear(margin: float) -> tuple[torch.Tensor, float]:
@@ -54,10 +53,11 @@ def test_the_radius_of_a_linear_network_is_proven_and_nearly_its_distance(margin
     """A half-space has the radius of its distance (Cohen et al. 2019, section 3.1), whatever the noise."""
     found, _ = asked(SmoothingArguments(sigma=sigma, samples=5000), margin)
     chance = float(norm.cdf(abs(margin) / sigma))
-    assert found.candidate == (margin < 0)
+    predicted = int(margin < 0)
     assert found.counts.sum() == 5000
-    assert abs(found.counts[found.candidate] / 5000 - chance) < 4 * math.sqrt(chance * (1 - chance) / 5000) + 1e-9
+    assert abs(found.counts[predicted] / 5000 - chance) < 4 * math.sqrt(chance * (1 - chance) / 5000) + 1e-9
     assert found.radius <= abs(margin)
+    assert found.candidate == predicted or found.abstains, "a hundred samples may choose another class, never prove it"
     assert found.abstains == (found.radius == 0)
     if not found.abstains:
         assert found.radius == pytest.approx(sigma * norm.ppf(found.lower_bound), rel=1e-9)
