@@ -10,7 +10,7 @@ from google.protobuf.duration_pb2 import Duration
 from scipy.stats import beta, norm
 from serving import PATIENCE, Refused, Server, Stubs, picture, refused
 
-from gradserve.v1 import certify_pb2, predict_pb2
+from gradserve.v1 import certify_pb2, models_pb2, predict_pb2
 from gradserve.v1 import common_pb2 as pb
 
 USUAL: dict[str, Any] = {"model": "digits", "image": picture(3, 8, 8), "preprocess": pb.PREPROCESS_AS_IS}
@@ -78,6 +78,21 @@ def test_what_a_careful_reader_should_know(stubs: Stubs) -> None:
     assert [text.split(":")[0] for text in few.warnings] == ["TOO_FEW_SAMPLES"]
     assert "0.4642" in few.warnings[0]
     assert not ask(stubs, samples=10, sigma=1e-3).abstains
+    other = ask(stubs, image=picture(4, 8, 8), sigma=0.3, samples=60, selection_samples=20)
+    assert not other.abstains
+    assert other.candidate.class_index != other.plain.class_index
+    assert [text.split(":")[0] for text in other.warnings] == ["OTHER_CLASS"]
+
+
+def test_another_precision_is_told(stubs: Stubs) -> None:
+    precisions = stubs.models.GetModel(models_pb2.GetModelRequest(name="small")).precisions
+    if pb.PRECISION_FAST not in precisions:
+        pytest.skip("this processor loads no half precision by itself")
+    small = {"model": "small", "image": picture(0, 64, 64), "samples": 20, "sigma": 1e-3}
+    found = ask(stubs, **small, options={"precision": pb.PRECISION_FAST})
+    assert found.provenance.precision == pb.PRECISION_FAST
+    assert "PRECISION: the radius is of the network as it computes in FAST, in which" in found.warnings[-1]
+    assert ask(stubs, **small).provenance.precision == pb.PRECISION_EXACT
 
 
 BAD: list[tuple[str, Any, str]] = [

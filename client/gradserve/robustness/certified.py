@@ -124,4 +124,4 @@ def chart(accuracy: CertifiedAccuracy) -> charts.Chart:
             (point.radius, point.certified.value, *point.interval) for point in accuracy.points
         ]
     }
-    return charts.shares("Certified accuracy", "radius (l2)", "certified accuracy", series)
+    return charts.shares("Certified accuracy", "radius in L2, of pixels in [0, 1]", "certified accuracy", series)

@@ -44,7 +44,7 @@ def certify(
     model: options.Model = "",
     request: CertifyRequest,
     connection: options.Connection,
-    timeout: options.Timeout = options.DEFAULT_TIMEOUT,
+    timeout: options.Timeout = 300.0,
     as_json: options.Json = False,
 ) -> None:
     """The classes that photos have under Gaussian noise, and the radius in L2 within which that is proven.
@@ -54,7 +54,7 @@ def certify(
 
     Example: `gradserve certify photo.jpg --sigma 0.25`
 
-    Example: `gradserve certify photo.jpg --sigma 0.5 --samples 10000 --timeout 600 --json`
+    Example: `gradserve certify photo.jpg --sigma 0.5 --samples 10000 --json`
     """
     arguments: dict[str, Any] = {"model": model, **vars(noise), **vars(request)}
     results: list[CertifiedClass] = []

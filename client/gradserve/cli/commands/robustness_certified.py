@@ -49,6 +49,9 @@ def _rows(accuracy: CertifiedAccuracy) -> list[list[str | float]]:
 
 def _facts(accuracy: CertifiedAccuracy) -> list[str]:
     settings = accuracy.trial.settings
-    facts = [f"sigma {settings['sigma']}", f"{settings['samples']} samples after {settings['selection_samples']}"]
+    facts = [
+        f"sigma {settings['sigma']}",
+        f"{settings['samples']} samples after {settings['selection_samples']} that chose the class",
+    ]
     facts += [f"alpha {settings['alpha']} for each picture", f"{accuracy.abstained} of {accuracy.of} abstentions"]
     return facts + ([f"{accuracy.failed} requests failed, counted as not certified"] if accuracy.failed else [])

@@ -79,9 +79,8 @@ def _warnings(smoothed: Smoothed, plain: int, bound: Bound) -> list[str]:
         text = f"{arguments.samples} of the same class prove no more than a probability of {best_bound:.4f}"
         warnings.append(f"TOO_FEW_SAMPLES: it abstains whatever the picture, since at this alpha even {text}")
     if not smoothed.abstains and plain != smoothed.candidate:
-        plain_class, smoothed_class = bound.card.classes[plain], bound.card.classes[smoothed.candidate]
-        text = f"the radius is of the smoothed classifier, which predicts {smoothed_class}"
-        warnings.append(f"OTHER_CLASS: without noise the network predicts {plain_class}; {text}")
+        text = "the network without noise predicts another class; the radius is of the smoothed classifier alone"
+        warnings.append(f"OTHER_CLASS: {text}")
     if bound.task.precision != "exact":
         text = f"is of the network as it computes in {bound.task.precision.upper()}"
         warnings.append(f"PRECISION: the radius {text}, in which the samples were counted")
