@@ -6,6 +6,7 @@ from serving import methods
 
 from gradserve.v1 import (
     attack_pb2,
+    certify_pb2,
     differentiate_pb2,
     explain_pb2,
     influence_pb2,
@@ -41,6 +42,7 @@ def valid_requests(model: str, image: pb.Image) -> dict[str, Any]:
         "Explain": explain,
         "StreamExplain": explain,
         "Attack": attack_pb2.AttackRequest(model=model, image=image, method={"fgsm": {}}),
+        "Certify": certify_pb2.CertifyRequest(model=model, image=image, selection_samples=2, samples=2),
         "Maximize": maximize,
         "StreamMaximize": maximize,
         "Stylize": stylize,

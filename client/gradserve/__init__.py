@@ -33,6 +33,7 @@ from gradserve.errors import (
 from gradserve.messages.goals import Goal
 from gradserve.parameters.method import Method
 from gradserve.results.attack import Attack, AttackStage, Certificate, Judgement, TrajectoryStep
+from gradserve.results.certify import CertifiedClass, ClassCount
 from gradserve.results.common import Provenance, Region, Score
 from gradserve.results.differentiate import Gradients
 from gradserve.results.explain import Curves, Explanation, Explanations, MapProgress, Segment, Trust
@@ -53,8 +54,10 @@ __all__ = [
     "AttackStage",
     "Cancelled",
     "Certificate",
+    "CertifiedClass",
     "ChangeProgress",
     "ChangedModels",
+    "ClassCount",
     "Client",
     "Contrast",
     "Curves",

@@ -28,7 +28,7 @@ def task(method: str, stop: bool = True, model: str = "net", **parameters: objec
 
 def ended(rows: int, partial: bool = False) -> tuple[Outcome, Outcome]:
     """An attack that took so many rows, and its certificate of three more."""
-    return Outcome("id", SimpleNamespace(partial=partial), rows=rows), Outcome("id/certify", rows=3)
+    return Outcome("id", SimpleNamespace(partial=partial), rows=rows), Outcome("id/certificate", rows=3)
 
 
 @pytest.mark.parametrize("method", ["square", "one_pixel", "fooling"])

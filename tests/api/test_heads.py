@@ -15,7 +15,7 @@ from torch import Tensor
 
 import gradserve
 from gradserve.cli import main
-from gradserve.v1 import attack_pb2, explain_pb2, influence_pb2, maximize_pb2, models_pb2, predict_pb2
+from gradserve.v1 import attack_pb2, certify_pb2, explain_pb2, influence_pb2, maximize_pb2, models_pb2, predict_pb2
 from gradserve.v1 import common_pb2 as pb
 
 IMAGE = picture(5, SIZE["height"], SIZE["width"])
@@ -301,3 +301,21 @@ def test_cards_tell_the_head(server: Server, stubs: Stubs) -> None:
         assert {card.name: card.head for card in client.models()} == own
         assert client.model("one_sigmoid").classes == ("not cat", "cat")
         assert client.predict(pixels_of(IMAGE), model="one_logit", preprocess="as_is")[0].class_name in ("dog", "cat")
+
+
+@pytest.mark.parametrize("name", [name for name, kind in KINDS.items() if kind.head != "multilabel"])
+def test_certify_counts_the_classes_that_plain_torch_gives(stubs: Stubs, name: str) -> None:
+    facts = {"sigma": 0.25, "selection_samples": 20, "samples": 200, "options": {"seed": 3}}
+    request = certify_pb2.CertifyRequest(model=name, image=IMAGE, preprocess=pb.PREPROCESS_AS_IS, **facts)
+    found = stubs.gradients.Certify(request, timeout=PATIENCE)
+    image = torch.from_numpy(pixels_of(IMAGE).copy()).permute(2, 0, 1).float() / 255
+    seeds = [int(np.random.SeedSequence([3, i]).generate_state(1, np.uint64)[0]) >> 1 for i in range(220)]
+    noise = [torch.randn(image.shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds]
+    mean, std = (torch.tensor(SIZE[fact]).view(3, 1, 1) for fact in ("mean", "std"))
+    with torch.no_grad():
+        logits = KINDS[name].logits((image + 0.25 * torch.stack(noise) - mean) / std)
+    classes = logits.argmax(1)
+    for each in found.counts:
+        assert each.selection_count == int((classes[:20] == each.class_index).sum())
+        assert each.count == int((classes[20:] == each.class_index).sum())
+    assert sum(each.count for each in found.counts) == 200

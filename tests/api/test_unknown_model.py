@@ -9,6 +9,7 @@ from serving import PATIENCE, Refused, Server, Stubs, picture, refused
 
 from gradserve.v1 import (
     attack_pb2,
+    certify_pb2,
     differentiate_pb2,
     explain_pb2,
     influence_pb2,
@@ -44,6 +45,18 @@ CASES: dict[str, tuple[Any, set[str]]] = {
             options=BAD_OPTIONS,
         ),
         {"method.pgd.steps", "norm", "eps", "loss", "adaptive", "label", *OPTIONS},
+    ),
+    "Certify": (
+        certify_pb2.CertifyRequest(
+            image={"encoded": b"no picture"},
+            preprocess=9,
+            sigma=0,
+            selection_samples=0,
+            samples=100_001,
+            alpha=0.5,
+            options=BAD_OPTIONS,
+        ),
+        {"image", "preprocess", "sigma", "selection_samples", "samples", "alpha", *OPTIONS},
     ),
     "Maximize": (
         maximize_pb2.MaximizeRequest(

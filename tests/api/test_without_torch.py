@@ -9,7 +9,7 @@ from typing import Any
 import psutil
 from serving import Server, Stubs, methods, picture
 
-from gradserve.v1 import attack_pb2, influence_pb2, maximize_pb2, models_pb2, predict_pb2, stylize_pb2
+from gradserve.v1 import attack_pb2, certify_pb2, influence_pb2, maximize_pb2, models_pb2, predict_pb2, stylize_pb2
 from gradserve.v1 import explain_pb2 as explain
 from gradserve_server.methods.attack import METHODS as ATTACKS
 from gradserve_server.methods.attack.defences import DEFENCES
@@ -44,6 +44,7 @@ def test_a_front_end_that_has_answered_every_rpc(server: Server, stubs: Stubs) -
     gradients.Explain(asked)
     assert list(gradients.StreamExplain(asked))
     gradients.Attack(attack)
+    gradients.Certify(certify_pb2.CertifyRequest(**digits, samples=2))
     gradients.Maximize(maximize)
     gradients.Stylize(stylize)
     assert list(gradients.StreamMaximize(maximize))

@@ -25,6 +25,7 @@ SHORT = ("lowest", "protobuf5", "protobuf6", "newest")
 # What of the client depends on protobuf and grpcio: files of tests/client.
 MESSAGE_TESTS = (
     "attack",
+    "certify",
     "client",
     "differentiate",
     "errors",

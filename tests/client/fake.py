@@ -25,6 +25,7 @@ from gradserve.v1 import (
 
 from . import fake_making
 from .fake_attack import attacked
+from .fake_certify import certified
 from .fake_differentiate import differentiated
 from .fake_management import changed
 
@@ -94,6 +95,10 @@ class FakeServer(
     def Attack(self, request, context):
         self._note(request, context)
         return attacked(request, _region(request), _provenance(request))
+
+    def Certify(self, request, context):
+        self._note(request, context)
+        return certified(request, CLASSES, _region(request), _provenance(request))
 
     def Maximize(self, request, context):
         self._note(request, context)

@@ -26,6 +26,10 @@ method = "fgsm"
 parameters = { eps = "8/255" }
 
 [[requests]]
+rpc = "certify"
+parameters = { sigma = 0.5, samples = 200 }
+
+[[requests]]
 rpc = "maximize"
 parameters = { goals = 1, preset = "plain", steps = 4 }
 
@@ -64,10 +68,11 @@ def test_a_file_has_all_rpcs(mix_file):
 
 
 def test_parameters_are_those_of_the_client(mix_file):
-    predict, explain, attack, maximize, stylize, influence, embed, differentiate = (
+    predict, explain, attack, certify, maximize, stylize, influence, embed, differentiate = (
         requests.message(entry, b"picture") for entry in read_mix(mix_file)
     )
     assert predict.top_k == 2
+    assert (certify.sigma, certify.samples, certify.HasField("alpha")) == (0.5, 200, False)
     assert explain.methods[0].smooth_grad.samples == 8
     assert explain.targets[0].class_index == 1
     assert (explain.model, explain.options.seed, explain.options.priority) == ("tiny", 3, common_pb2.PRIORITY_BATCH)

@@ -7,9 +7,11 @@ from gradserve.arguments import AttackMethodLike, ExplainMethodLike, ImageLike, 
 from gradserve.calls.aio_photos import AsyncPhotoCalls
 from gradserve.errors import PictureError
 from gradserve.messages.attack import AttackArguments
+from gradserve.messages.certify import CertifyArguments
 from gradserve.messages.explain import ExplainArguments
 from gradserve.messages.predict import PredictArguments
 from gradserve.results.attack import Attack
+from gradserve.results.certify import CertifiedClass
 from gradserve.results.explain import Explanation, Explanations
 from gradserve.results.predict import Prediction
 from gradserve.transport.ordered import in_order_async
@@ -181,4 +183,38 @@ class AsyncManyCalls(AsyncPhotoCalls):
         """Attacks on many pictures in their order."""
         return in_order_async(
             lambda image: self.attack(image, method, timeout=timeout, **arguments), images, concurrency, on_error
+        )
+
+    @overload
+    def certify_many(
+        self,
+        images: Iterable[ImageLike],
+        *,
+        concurrency: int = ...,
+        on_error: Literal["raise"] = ...,
+        timeout: float | None = ...,
+        **arguments: Unpack[CertifyArguments],
+    ) -> AsyncIterator[CertifiedClass]: ...
+    @overload
+    def certify_many(
+        self,
+        images: Iterable[ImageLike],
+        *,
+        concurrency: int = ...,
+        on_error: Literal["return"],
+        timeout: float | None = ...,
+        **arguments: Unpack[CertifyArguments],
+    ) -> AsyncIterator[CertifiedClass | PictureError]: ...
+    def certify_many(
+        self,
+        images: Iterable[ImageLike],
+        *,
+        concurrency: int = 8,
+        on_error: OnError = "raise",
+        timeout: float | None = None,
+        **arguments: Unpack[CertifyArguments],
+    ) -> AsyncIterator[Any]:
+        """Certified classes of many pictures in their order."""
+        return in_order_async(
+            lambda image: self.certify(image, timeout=timeout, **arguments), images, concurrency, on_error
         )

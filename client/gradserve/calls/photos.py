@@ -1,16 +1,18 @@
 # Generated from aio_photos.py by protos/sync_client.py: edit that file, then `make protos`.
-"""The calls about one picture: Predict, Explain and Attack."""
+"""The calls about one picture: Predict, Explain, Attack and Certify."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any, Unpack, overload
 
 from gradserve.arguments import AttackMethodLike, ExplainMethodLike, ImageLike, TargetLike
-from gradserve.messages import attack, explain, predict
+from gradserve.messages import attack, certify, explain, predict
 from gradserve.messages.attack import AttackArguments
+from gradserve.messages.certify import CertifyArguments
 from gradserve.messages.common import are_several
 from gradserve.messages.explain import ExplainArguments
 from gradserve.messages.predict import PredictArguments
 from gradserve.results.attack import Attack
+from gradserve.results.certify import CertifiedClass
 from gradserve.results.explain import Explanation, Explanations, MapProgress
 from gradserve.results.predict import Prediction
 from gradserve.transport.connection import Connection
@@ -121,3 +123,16 @@ class PhotoCalls(Connection):
         """
         request = attack.attack_request(image, method, **arguments)
         return attack.attack_result(request, self._call(self._stubs.gradients.Attack, request, timeout))
+
+    def certify(
+        self, image: ImageLike, *, timeout: float | None = None, **arguments: Unpack[CertifyArguments]
+    ) -> CertifiedClass:
+        """The class that a picture has under Gaussian noise, and the radius in L2 within which that is proven.
+
+        It is proven of the smoothed classifier, which gives the class that the network gives most often under the noise
+        (Cohen et al. 2019), and not of the network without noise. `sigma` is the noise's standard deviation for pixels
+        in [0, 1]; `samples` are counted after `selection_samples` have chosen the class. The answer is wrong with a
+        probability of at most `alpha` over the drawing of the noise, which `seed` gives.
+        """
+        request = certify.certify_request(image, **arguments)
+        return certify.certified_class(self._call(self._stubs.gradients.Certify, request, timeout))

@@ -12,6 +12,7 @@ from gradserve.cli.commands import serve
 from gradserve.cli.commands.attack import attack
 from gradserve.cli.commands.bench import bench
 from gradserve.cli.commands.bias import bias
+from gradserve.cli.commands.certify import certify
 from gradserve.cli.commands.differentiate import differentiate
 from gradserve.cli.commands.explain import explain
 from gradserve.cli.commands.health import health
@@ -55,6 +56,7 @@ app.command()(predict)
 app.command()(explain)
 app.command("replay")(replay_command)
 app.command()(attack)
+app.command()(certify)
 app.command()(bias)
 app.command()(robustness)
 app.command()(surrogate)

@@ -9,7 +9,7 @@ from typing import Any
 from gradserve.messages import fields
 from gradserve.messages.explain import EXPLAIN_METHOD
 
-RPCS = ("predict", "explain", "attack", "maximize", "stylize", "influence", "embed", "differentiate")
+RPCS = ("predict", "explain", "attack", "certify", "maximize", "stylize", "influence", "embed", "differentiate")
 
 
 @dataclass(frozen=True)

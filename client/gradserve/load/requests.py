@@ -10,6 +10,7 @@ from gradserve.arguments import MaximizeArguments, StylizeArguments
 from gradserve.load.mix import MixEntry
 from gradserve.messages import fields
 from gradserve.messages.attack import attack_request
+from gradserve.messages.certify import CertifyArguments, certify_request
 from gradserve.messages.differentiate import DifferentiateArguments, differentiate_request
 from gradserve.messages.explain import explain_request
 from gradserve.messages.influence import EmbedArguments, InfluenceArguments, embed_request, influence_request
@@ -86,6 +87,10 @@ def _attack(picture: bytes, method: str, arguments: Mapping[str, Any]) -> Messag
     return attack_request(picture, Method.named(method or "pgd"), **arguments)
 
 
+def _certify(picture: bytes, method: str, arguments: Mapping[str, Any]) -> Message:
+    return certify_request(picture, **_checked("certify", arguments, CertifyArguments.__annotations__))
+
+
 def _influence(picture: bytes, method: str, arguments: Mapping[str, Any]) -> Message:
     given = _checked("influence", arguments, InfluenceArguments.__annotations__)
     return influence_request(picture, Method.named(method) if method else None, **given)
@@ -122,6 +127,7 @@ _BUILDERS: dict[str, Callable[[bytes, str, Mapping[str, Any]], Message]] = {
     "predict": _predict,
     "explain": _explain,
     "attack": _attack,
+    "certify": _certify,
     "maximize": _maximize,
     "stylize": _stylize,
     "influence": _influence,

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
+from gradserve.robustness.certified import radii_of
 from gradserve.robustness.journal import State
 from gradserve.robustness.plan import CLEAN, Trial
 from gradserve.robustness.proportion import Proportion
@@ -92,7 +93,7 @@ def compared(now: Record, before: Record, no_worse: float | None = None) -> Comp
     earlier = {_name(trial): trial for trial in _own(before)}
     changes = [_clean(now, before, ids)]
     groups = [(f"accuracy, {trial}", [trial]) for trial in _own(now) if trial.natural]
-    hostile = [trial for trial in _own(now) if not trial.natural]
+    hostile = [trial for trial in _own(now) if trial.hostile]
     groups = [(f"robust accuracy, {trial}", [trial]) for trial in hostile] + groups
     for level in dict.fromkeys(trial.level for trial in hostile):
         several = [trial for trial in hostile if trial.level == level]
@@ -101,6 +102,10 @@ def compared(now: Record, before: Record, no_worse: float | None = None) -> Comp
     for name, trials in groups:
         sides = (_sides(before, [earlier[_name(each)] for each in trials], ids), _sides(now, trials, ids))
         changes.append(_change(name, *sides, attack=not trials[0].natural))
+    for trial in (each for each in _own(now) if each.certifies):
+        for radius in radii_of(trial):
+            sides = (_certified(before, earlier[_name(trial)], radius, ids), _certified(now, trial, radius, ids))
+            changes.append(_change(f"certified accuracy, radius {radius:g}", *sides, attack=False))
     digest, model = before.plan.digests[before.plan.model], before.plan.model
     return Comparison(model, digest, digest == now.plan.digests[now.plan.model], changes, len(unread), no_worse)
 
@@ -132,6 +137,13 @@ def _sides(record: Record, trials: Sequence[Trial], ids: Sequence[str]) -> dict[
             "right" if states == {"right"} else "not_measured" if states <= {"right", "not_measured"} else "wrong"
         )
     return sides
+
+
+def _certified(record: Record, trial: Trial, radius: float, ids: Sequence[str]) -> dict[str, State]:
+    """Whether each picture is certified with at least that radius."""
+    found = record.by_trial.get(trial.key, {})
+    right = {id for id, each in found.items() if each.state == "right" and (each.radius or 0.0) >= radius}
+    return {id: "right" if id in right else "wrong" for id in ids}
 
 
 def _change(name: str, before: Mapping[str, State], now: Mapping[str, State], *, attack: bool) -> Change:

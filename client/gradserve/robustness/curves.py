@@ -71,7 +71,7 @@ def chart(curves: Sequence[Curve]) -> charts.Chart:
 
 def _levels(record: Record) -> Iterator[tuple[str, dict[float, list[Trial]]]]:
     """The trials of each attack, and of all together, by budget from the smallest on."""
-    hostile = [trial for trial in record.plan.trials if not trial.natural]
+    hostile = [trial for trial in record.plan.trials if trial.hostile]
     names = list(dict.fromkeys(trial.name for trial in hostile))
     for several in [*([name] for name in names), *([names] if len(names) > 1 else [])]:
         chosen = sorted((trial for trial in hostile if trial.name in several), key=lambda trial: trial.arguments["eps"])

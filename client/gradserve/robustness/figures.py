@@ -6,6 +6,8 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from gradserve.datasets import Example
+from gradserve.robustness import certified
+from gradserve.robustness.certified import CertifiedAccuracy
 from gradserve.robustness.comparison import Comparison
 from gradserve.robustness.curves import Curve
 from gradserve.robustness.journal import Outcome
@@ -94,6 +96,7 @@ class Figures:
     curves: Sequence[Curve] = ()  # Accuracy over budget.
     column: str = ""  # The column of labels.csv that groups the pictures, and the figures of each group.
     groups: Mapping[str, "Figures"] = field(default_factory=dict)
+    certified: CertifiedAccuracy | None = None
 
     def beside(self, comparison: Comparison) -> "Figures":
         """With a comparison and its thresholds."""
@@ -128,16 +131,18 @@ def counted(
     for each in outcomes:
         by_trial.setdefault(each.trial, {})[each.id] = each
     clean = Proportion(_right(by_trial.get(CLEAN, {}), readable), len(readable))
-    hostile = [trial for trial in plan.trials if not trial.natural]
+    hostile = [trial for trial in plan.trials if trial.hostile]
     attacks = [_robustness([trial], by_trial, readable) for trial in hostile]
     levels = dict.fromkeys(trial.level for trial in hostile)
     groups = [[trial for trial in hostile if trial.level == level] for level in levels]
     together = [_robustness(group, by_trial, readable) for group in groups if len(group) > 1]
     corruptions = _corruptions(plan, by_trial, readable)
     mce = mean_ce(corruptions)
-    thresholds = _thresholds(limits, clean, [*attacks, *together], mce)
+    accuracy = certified.certified_accuracy(plan, by_trial, readable)
+    thresholds = [*_thresholds(limits, clean, [*attacks, *together], mce), *certified.thresholds(accuracy, limits)]
     warnings = _count_pictures(by_trial.get(CLEAN, {}).values(), "warnings")
-    return Figures(clean, attacks, together, corruptions, mce, unreadable, failed, thresholds, warnings, plan.head)
+    figures = Figures(clean, attacks, together, corruptions, mce, unreadable, failed, thresholds, warnings, plan.head)
+    return replace(figures, certified=accuracy)
 
 
 def _right(outcomes: Mapping[str, Outcome], readable: Iterable[str]) -> int:

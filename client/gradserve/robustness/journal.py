@@ -34,6 +34,7 @@ class Outcome:
     warnings: tuple[str, ...] = ()
     reasons: tuple[str, ...] = ()  # Why the attack measured nothing.
     felled_by: str = ""  # The stage of an ensemble that it fell to.
+    radius: float | None = None  # In L2, of a certificate.
 
 
 class Journal:

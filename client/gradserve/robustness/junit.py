@@ -4,7 +4,7 @@ from pathlib import Path
 from xml.etree import ElementTree as Tree
 
 from gradserve.robustness.figures import Figures
-from gradserve.robustness.words import cautions, meaning, ranged, unmeasured, warnings
+from gradserve.robustness.words import cautions, certified_text, meaning, ranged, unmeasured, warnings
 
 SUITE = "gradserve robustness"
 
@@ -57,4 +57,10 @@ def _properties(figures: Figures, model: str) -> list[tuple[str, str]]:
     properties += [(f"caution, {where}", text) for where, text in cautions(figures)]
     properties += [(f"warning, {where}", f"{text} ({count} pictures)") for where, text, count in warnings(figures)]
     properties += [(f"error, {each.kind}", f"{each.mean:.1%}") for each in figures.corruptions]
+    if figures.certified:
+        properties += [
+            (f"certified accuracy, radius {point.radius:g}", certified_text(point))
+            for point in figures.certified.points
+        ]
+        properties.append(("abstentions", f"{figures.certified.abstained} of {figures.certified.of}"))
     return properties + ([("mCE", f"{figures.mce:.1%}")] if figures.mce is not None else [])

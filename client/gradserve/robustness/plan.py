@@ -13,23 +13,35 @@ from gradserve.results.models import ModelCard
 
 CLEAN = "clean"
 SEVERITIES = range(1, 6)
+CERTIFIED = "certified"  # The name of the trial that certifies by randomised smoothing.
+SELECTION_SAMPLES, ALPHA = 100, 0.001  # Of certificates, fixed before a run: n0 and alpha of Cohen et al. 2019.
 
 
 @dataclass(frozen=True)
 class Trial:
-    """A disturbance that pictures meet: an attack within a budget, or a corruption of some severity."""
+    """What pictures meet: an attack within a budget, a corruption of some severity, or noise that certifies them."""
 
-    name: str  # Such as pgd, or fog.
-    level: str  # The budget or the severity, such as 4/255, or 3.
+    name: str  # Such as pgd, fog, or certified.
+    level: str  # The budget, the severity or the noise, such as 4/255, 3, or sigma 0.25.
     model: str
     method: Method
     arguments: Mapping[str, Any] = field(default_factory=dict)  # Arguments of the client's `attack` besides the method.
     natural: bool = False  # Whether it is a corruption.
 
     @property
+    def certifies(self) -> bool:
+        """Whether it certifies pictures by randomised smoothing."""
+        return self.name == CERTIFIED
+
+    @property
+    def hostile(self) -> bool:
+        """Whether it is an attack."""
+        return not (self.natural or self.certifies)
+
+    @property
     def always(self) -> bool:
         """Whether pictures that the model names wrongly are tried too: disturbed they may be named rightly."""
-        return self.natural or "defence" in self.arguments
+        return not self.hostile or "defence" in self.arguments
 
     @property
     def key(self) -> str:
@@ -88,12 +100,15 @@ class CheckSpec:
     budgets: Sequence[float]  # Budgets in [0, 1]; without any the model's default.
     arguments: Mapping[str, Any]  # Arguments of every attack.
     kinds: Sequence[str] = ()  # Kinds of corruption.
+    noise: Mapping[str, Any] = field(default_factory=dict)  # Arguments of certificates; without any there are none.
     seed: int = 0
     preprocess: str = "model_default"
     precision: str = "auto"
 
     def plan(self, card: ModelCard, reference: ModelCard | None = None) -> Plan:
         """The plan for a model; corruptions meet the reference too. Raises ValueError for one of another meaning."""
+        if self.noise and card.head == "multilabel":
+            raise ValueError(f"--certify-sigma: {card.name} has the head multilabel, and one class is certified")
         if reference:
             _check_reference(card, reference)
         budgets = self.budgets or [card.default_eps]
@@ -107,7 +122,7 @@ class CheckSpec:
         ]
         digests = {name: each.weights_digest for name, each in cards.items()}
         heads = {name: each.head for name, each in cards.items()}
-        trials = [*attacks, *corruptions]
+        trials = [*attacks, *corruptions, *([_certificate(card.name, self.noise)] if self.noise else [])]
         compared = reference.name if reference else ""
         return Plan(card.name, digests, heads, trials, self.seed, self.preprocess, self.precision, compared)
 
@@ -125,6 +140,11 @@ def _check_reference(card: ModelCard, reference: ModelCard) -> None:
 def _attack(model: str, method: Method, eps: float, arguments: Mapping[str, Any]) -> Trial:
     """An attack as a trial. By default it stops at the first success."""
     return Trial(method.name, eps_text(eps), model, method, {"first_success": True, **arguments, "eps": eps})
+
+
+def _certificate(model: str, noise: Mapping[str, Any]) -> Trial:
+    """The certificates of a model as a trial."""
+    return Trial(CERTIFIED, f"sigma {noise['sigma']:g}", model, Method.named(CERTIFIED), noise)
 
 
 def eps_text(eps: float) -> str:

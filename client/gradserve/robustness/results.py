@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from gradserve.robustness.certified import CertifiedAccuracy
 from gradserve.robustness.comparison import Change, Comparison
 from gradserve.robustness.curves import Curve, smallest_budgets
 from gradserve.robustness.figures import CorruptionResult, Figures, Robustness
@@ -68,6 +69,7 @@ def document(record: Record, figures: Figures, effort: RunStats) -> dict[str, An
         "curves": [_curve(each) for each in figures.curves],
         "corruptions": [_corruption(each) for each in figures.corruptions],
         "mce": figures.mce,
+        "certified": _certified(figures.certified),
         "thresholds": [_threshold(each) for each in figures.thresholds],
         "unreadable": dict(figures.unreadable),
         "failed": dict(figures.failed),
@@ -126,6 +128,7 @@ def _outcome(outcome: Outcome) -> dict[str, Any]:
         "felled_by": outcome.felled_by,
         "warnings": list(outcome.warnings),
         "reasons": list(outcome.reasons),
+        "radius": outcome.radius,
     }
     return {name: value for name, value in values.items() if value not in ("", None, [])}
 
@@ -176,10 +179,23 @@ def _groups(figures: Figures) -> dict[str, Any]:
             "robust_to_all": [_robustness(each) for each in group.together],
             "corruptions": [_corruption(each) for each in group.corruptions],
             "mce": group.mce,
+            "certified": _certified(group.certified),
         }
         for name, group in figures.groups.items()
     }
     return {"column": figures.column, "figures": figures_of}
+
+
+def _certified(accuracy: CertifiedAccuracy | None) -> dict[str, Any] | None:
+    if accuracy is None:
+        return None
+    points = []
+    for point in accuracy.points:
+        low, high = point.interval
+        points.append({"radius": point.radius, **_share(point.certified), "low": low, "high": high})
+    noise = {name: json.loads(text) for name, text in accuracy.trial.settings.items()}
+    counts = {"abstained": accuracy.abstained, "failed": accuracy.failed, "warnings": dict(accuracy.warnings)}
+    return {**noise, "points": points, **counts}
 
 
 def _share(share: Proportion) -> dict[str, Any]:

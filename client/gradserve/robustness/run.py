@@ -11,6 +11,7 @@ from gradserve.datasets import Dataset, Example
 from gradserve.errors import ResourceExhausted
 from gradserve.results.attack import Attack
 from gradserve.robustness import heads
+from gradserve.robustness.certified import ABSTAINS
 from gradserve.robustness.journal import Journal, Outcome, State
 from gradserve.robustness.plan import CLEAN, Plan, Trial
 from gradserve.transport.retry import PICTURE_ERRORS, TRANSIENT, RetryPolicy, about_the_picture, reason
@@ -54,7 +55,8 @@ class Check:
             if unread or (clean.state != "right" and not trial.always):
                 self.report(1)
                 continue
-            outcome = await self._settle(example, trial.key, partial(self._disturb, example, trial))
+            ask = self._certify if trial.certifies else self._disturb
+            outcome = await self._settle(example, trial.key, partial(ask, example, trial))
             unread = outcome.state == "unreadable"
 
     async def _settle(self, example: Example, trial: str, ask: Callable[[], Awaitable[Outcome]]) -> Outcome:
@@ -91,6 +93,23 @@ class Check:
             margin=judgement.margin,
             rows=prediction.provenance.rows,
             warnings=tuple(prediction.provenance.warnings),
+        )
+
+    async def _certify(self, example: Example, trial: Trial) -> Outcome:
+        """What the smoothed classifier predicts. Every picture has a seed, and so noise, of its own."""
+        arguments = {**trial.arguments, **self._options(example)}
+        answer = await self.client.certify(example.image, model=trial.model, **arguments)
+        right = answer.predicted is not None and answer.predicted.class_index == _label(example)
+        return Outcome(
+            id=example.id,
+            trial=trial.key,
+            state="right" if right else "wrong",
+            predicted=answer.predicted.class_name if answer.predicted else "",
+            probability=answer.lower_bound,
+            detail=ABSTAINS if answer.abstains else "",
+            rows=answer.provenance.rows,
+            warnings=tuple(dict.fromkeys([*answer.warnings, *answer.provenance.warnings])),
+            radius=answer.radius,
         )
 
     async def _disturb(self, example: Example, trial: Trial) -> Outcome:

@@ -43,8 +43,8 @@ class Threshold:
 class Limits:
     """The thresholds of a check, each None where there is none.
 
-    The least robust and clean accuracy, the most mCE, by how much a share may be below the baseline's, and the least
-    robust accuracy of every group.
+    The least robust and clean accuracy, the most mCE, by how much a share may be below the baseline's, the least robust
+    accuracy of every group, and pairs of a radius and the least accuracy that is certified with it.
     """
 
     robust: float | None = None
@@ -52,3 +52,4 @@ class Limits:
     mce: float | None = None
     no_worse: float | None = None
     group_robust: float | None = None
+    certified: tuple[tuple[float, float], ...] = ()

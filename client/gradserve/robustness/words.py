@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+from gradserve.robustness.certified import CertifiedPoint
 from gradserve.robustness.figures import Figures, Robustness
 from gradserve.robustness.stages import StageStanding
 
@@ -31,6 +32,12 @@ def ranged(result: Robustness | StageStanding) -> str:
     return f"{low.value:.1%} to {high.value:.1%} ({low.interval[0]:.1%} to {high.interval[1]:.1%})"
 
 
+def certified_text(point: CertifiedPoint) -> str:
+    """The share that is certified with a radius, with its interval."""
+    low, high = point.interval
+    return f"{point.certified.value:.1%} ({low:.1%} to {high:.1%})"
+
+
 def unmeasured(robustness: Robustness) -> str:
     """ "12 of 30 pictures not measured: ZERO_GRADIENT: ... (12)"."""
     reasons = "; ".join(f"{text} ({count})" for text, count in robustness.reasons.items())
@@ -42,6 +49,7 @@ def warnings(figures: Figures) -> Iterator[tuple[str, str, int]]:
     places = [("clean", figures.warnings)]
     places += [(f"{each.attack} {each.eps}", each.warnings) for each in figures.attacks]
     places += [(each.kind, each.warnings) for each in figures.corruptions]
+    places += [(str(figures.certified.trial), figures.certified.warnings)] if figures.certified else []
     for where, texts in places:
         for text, count in texts.items():
             yield where, text, count

@@ -3,6 +3,7 @@
 import grpc
 
 from gradserve.v1 import attack_pb2 as gradserve_dot_v1_dot_attack__pb2
+from gradserve.v1 import certify_pb2 as gradserve_dot_v1_dot_certify__pb2
 from gradserve.v1 import differentiate_pb2 as gradserve_dot_v1_dot_differentiate__pb2
 from gradserve.v1 import explain_pb2 as gradserve_dot_v1_dot_explain__pb2
 from gradserve.v1 import influence_pb2 as gradserve_dot_v1_dot_influence__pb2
@@ -41,6 +42,11 @@ class GradientServiceStub(object):
                 '/gradserve.v1.GradientService/Attack',
                 request_serializer=gradserve_dot_v1_dot_attack__pb2.AttackRequest.SerializeToString,
                 response_deserializer=gradserve_dot_v1_dot_attack__pb2.AttackResponse.FromString,
+                )
+        self.Certify = channel.unary_unary(
+                '/gradserve.v1.GradientService/Certify',
+                request_serializer=gradserve_dot_v1_dot_certify__pb2.CertifyRequest.SerializeToString,
+                response_deserializer=gradserve_dot_v1_dot_certify__pb2.CertifyResponse.FromString,
                 )
         self.Maximize = channel.unary_unary(
                 '/gradserve.v1.GradientService/Maximize',
@@ -112,6 +118,13 @@ class GradientServiceServicer(object):
 
     def Attack(self, request, context):
         """A picture changed a little so that the model errs, with a certificate.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Certify(self, request, context):
+        """The class that a picture has under Gaussian noise, and the radius within which that is proven.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -195,6 +208,11 @@ def add_GradientServiceServicer_to_server(servicer, server):
                     servicer.Attack,
                     request_deserializer=gradserve_dot_v1_dot_attack__pb2.AttackRequest.FromString,
                     response_serializer=gradserve_dot_v1_dot_attack__pb2.AttackResponse.SerializeToString,
+            ),
+            'Certify': grpc.unary_unary_rpc_method_handler(
+                    servicer.Certify,
+                    request_deserializer=gradserve_dot_v1_dot_certify__pb2.CertifyRequest.FromString,
+                    response_serializer=gradserve_dot_v1_dot_certify__pb2.CertifyResponse.SerializeToString,
             ),
             'Maximize': grpc.unary_unary_rpc_method_handler(
                     servicer.Maximize,
@@ -313,6 +331,23 @@ class GradientService(object):
         return grpc.experimental.unary_unary(request, target, '/gradserve.v1.GradientService/Attack',
             gradserve_dot_v1_dot_attack__pb2.AttackRequest.SerializeToString,
             gradserve_dot_v1_dot_attack__pb2.AttackResponse.FromString,
+            options, channel_credentials,
+            insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
+
+    @staticmethod
+    def Certify(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(request, target, '/gradserve.v1.GradientService/Certify',
+            gradserve_dot_v1_dot_certify__pb2.CertifyRequest.SerializeToString,
+            gradserve_dot_v1_dot_certify__pb2.CertifyResponse.FromString,
             options, channel_credentials,
             insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
 

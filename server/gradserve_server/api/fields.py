@@ -61,13 +61,20 @@ def parse_fields(
     defaults: Mapping[str, Any] = MappingProxyType({}),
 ) -> dict[str, Any] | None:
     """A method's parameters from its message, above other defaults; faults become violations below `path`."""
+    return check_values(method, {**defaults, **to_dict(message)}, violations, f"{path}.")
+
+
+def check_values(
+    method: Callable[..., Any], values: Mapping[str, Any], violations: Violations, prefix: str = ""
+) -> dict[str, Any] | None:
+    """A method's parameters from some of their values; faults become violations of the prefix with their names."""
     try:
-        return bind(method, {**defaults, **to_dict(message)})
+        return bind(method, values)
     except ValidationError as error:
         for fault in error.errors():
             name = str(fault["loc"][0])
             was = "was not set" if fault["type"] == "missing" else f"was {shown(fault['input'])}"
-            violations.add(f"{path}.{name}", f"must be {allowed(method, name)}, {was}", for_every_model=True)
+            violations.add(f"{prefix}{name}", f"must be {allowed(method, name)}, {was}", for_every_model=True)
         return None
 
 

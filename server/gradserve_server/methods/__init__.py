@@ -9,8 +9,8 @@ from typing import Any
 from torch import Tensor
 
 from ..engine.job import Job, Steps
-from .attack import attack
-from .attack.certificate import certify
+from .attack import attack, certificate
+from .certify import certify
 from .differentiate import differentiate
 from .embed import embed
 from .explain import explain
@@ -23,6 +23,7 @@ TASKS: Mapping[str, Callable[[Job, Tensor, Any], Steps]] = {
     "predict": predict,
     "explain": explain,
     "attack": attack,
+    "certificate": certificate.certify,
     "certify": certify,
     "maximize": maximize,
     "influence": influence,

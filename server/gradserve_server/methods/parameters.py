@@ -39,6 +39,9 @@ Spread = Annotated[float, Field(ge=0, le=100)]
 Share = Annotated[float, Field(ge=0, lt=1)]
 Gamma = Annotated[float, Field(ge=0, le=100)]
 Degrees = Annotated[float, Field(ge=0, le=180)]
+Sigma = Annotated[float, Field(gt=0, le=2)]
+NoiseSamples = Annotated[int, Field(ge=1, le=100_000)]
+Alpha = Annotated[float, Field(gt=0, lt=0.5)]
 
 
 @cache

@@ -20,7 +20,7 @@ Interpolation = Literal[
     "torch_bicubic",
     "torch_lanczos",
 ]
-Rpc = Literal["predict", "explain", "attack", "maximize", "stylize", "influence", "embed", "differentiate"]
+Rpc = Literal["predict", "explain", "attack", "certify", "maximize", "stylize", "influence", "embed", "differentiate"]
 
 WEIGHTED = ("Linear", "Conv2d")  # Kinds of layers that may give logits.
 

@@ -37,6 +37,8 @@ def pictures(client: Client) -> None:
     client.predict(torch.zeros(3, 8, 8), layout="CHW")
     client.predict_many(np.zeros((2, 8, 8, 3)))
     client.predict_many([Path("cat.jpg"), Path("dog.jpg")])
+    client.certify("cat.jpg", sigma=0.5, samples=10_000, seed=3, preprocess="whole_image")
+    client.certify_many(np.zeros((2, 8, 8, 3)), alpha=0.01, on_error="return")
     client.differentiate(torch.zeros(2, 3, 8, 8), layout="CHW")
     client.differentiate(["cat.jpg", np.zeros((8, 8, 3))], rule="lrp_z_plus")
 

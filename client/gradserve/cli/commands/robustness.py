@@ -28,6 +28,7 @@ from gradserve.cli.commands.robustness_presets import timeout_for
 from gradserve.datasets import Dataset, open_dataset
 from gradserve.errors import GradserveError
 from gradserve.robustness import reading, record, results, shards
+from gradserve.robustness.certified import check_radii
 from gradserve.robustness.comparison import check_comparable
 from gradserve.robustness.groups import check_column
 from gradserve.robustness.journal import Journal, JournalMismatch
@@ -105,6 +106,8 @@ def robustness(
     With --shard 3/16 every sixteenth picture is measured, from the third on; --merge makes one run's reports of the
     sixteen folders.
 
+    With --certify-sigma every picture is also certified by randomised smoothing, which gives accuracy over the radius.
+
     With --baseline every figure is compared with an earlier run's on the same pictures, and --no-worse says by how much
     one may fall.
 
@@ -116,6 +119,8 @@ def robustness(
     Example: `gradserve robustness --data photos/ --model cifar10-robust --standard --eps 8/255 --out verdict/`
 
     Example: `gradserve robustness --data cifar.npz --model cifar10-robust --attack none --corruption all --out noisy/`
+
+    Example: `gradserve robustness --data photos/ --attack none --certify-sigma 0.25 --min-certified-accuracy 0.25:0.30`
 
     Example: `gradserve robustness --merge out-*/ --min-robust-accuracy 0.40`
     """
@@ -157,8 +162,10 @@ def _document(connect: Callable[[], AsyncClient], setting: Setting) -> dict[str,
 
 def _check(spec: CheckSpec, limits: Limits, reference: str) -> None:
     """Raises ValueError for thresholds on what is not measured."""
-    if not spec.methods and not spec.kinds and limits.clean is None:
-        raise ValueError("nothing to measure: name an --attack, a --corruption or a --min-clean-accuracy")
+    if not spec.methods and not spec.kinds and not spec.noise and limits.clean is None:
+        raise ValueError(
+            "nothing to measure: name an --attack, a --corruption, a --certify-sigma or a --min-clean-accuracy"
+        )
     for name, limit in (("robust", limits.robust), ("group-robust", limits.group_robust)):
         if limit is not None and not spec.methods:
             raise ValueError(f"--min-{name}-accuracy needs an --attack")
@@ -174,6 +181,7 @@ async def _measure(connect: Callable[[], AsyncClient], setting: Setting) -> dict
     async with connect() as client:  # The client belongs to the running event loop.
         card = await client.model(setting.model)
         plan = setting.spec.plan(card, await client.model(setting.reference) if setting.reference else None)
+        check_radii(plan, setting.limits)
         pictures = setting.source.dataset.labelled_for(card.classes)
         check_labels(pictures)
         dataset, whole = _chosen(pictures, setting.source, plan.seed)

@@ -8,6 +8,7 @@ from typing import Any
 from gradserve.cli.commands import robustness_report
 from gradserve.cli.commands.robustness_options import Thresholds
 from gradserve.robustness import reading, shards
+from gradserve.robustness.certified import check_radii
 from gradserve.robustness.judging import all_figures
 
 
@@ -27,7 +28,9 @@ def merge(folders: Sequence[Path], thresholds: Thresholds, out: Path, model: str
             f"--group {thresholds.group}: these shards are {grouped}, which is told when they are measured"
         )
     baseline = reading.record(thresholds.baseline) if thresholds.baseline else None
-    figures = all_figures(record, thresholds.limits(record.column), baseline)
+    limits = thresholds.limits(record.column)
+    check_radii(record.plan, limits)
+    figures = all_figures(record, limits, baseline)
     weights = {f"weights of {name}": digest for name, digest in record.plan.digests.items()}
     date = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
     origin = {"date": date, "merged from": " ".join(map(str, folders)), **weights}

@@ -1,5 +1,6 @@
 """The options of `gradserve robustness`, in groups."""
 
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
@@ -13,11 +14,13 @@ from gradserve.messages import fields
 from gradserve.messages.attack import ATTACK_METHOD
 from gradserve.parameters.method import Method
 from gradserve.robustness.budgets import budgets
-from gradserve.robustness.plan import CheckSpec
+from gradserve.robustness.plan import ALPHA, SELECTION_SAMPLES, CheckSpec
 from gradserve.robustness.thresholds import Limits
 from gradserve.v1 import attack_pb2
 
 KINDS = fields.choices(attack_pb2.CorruptionKind.DESCRIPTOR)
+CERTIFY_SAMPLES = 1000
+MIN_CERTIFY_SAMPLES = 10  # With fewer no class can be proven at that alpha, even where all of them agree.
 _THRESHOLDS, _TRIALS, _OUTPUT = "Thresholds", "Attacks and corruptions", "Output"
 
 Data = Annotated[
@@ -110,6 +113,25 @@ class Trials:
         typer.Option("--reference", help="Served model that mCE is relative to.", rich_help_panel=_TRIALS),
     ] = ""
 
+    certify_sigma: Annotated[
+        float | None,
+        typer.Option(
+            "--certify-sigma",
+            help="Also certify by randomised smoothing: standard deviation of the noise, of pixels in [0, 1], to 2.",
+            rich_help_panel=_TRIALS,
+        ),
+    ] = None
+    certify_samples: Annotated[
+        int | None,
+        typer.Option(
+            "--certify-samples",
+            min=MIN_CERTIFY_SAMPLES,
+            max=100_000,
+            help=f"Samples of each certificate; {CERTIFY_SAMPLES} if left out.",
+            rich_help_panel=_TRIALS,
+        ),
+    ] = None
+
     def spec(self, seed: int, preprocess: str, precision: str) -> CheckSpec:
         """The check that is asked for."""
         arguments: dict[str, Any] = {"norm": self.norm, "loss": self.loss, "adaptive": self.adaptive}
@@ -119,6 +141,7 @@ class Trials:
             budgets=budgets(self.eps),
             arguments={name: value for name, value in arguments.items() if value},
             kinds=_kinds(self.corruption),
+            noise=_noise(self.certify_sigma, self.certify_samples),
             seed=seed,
             preprocess=preprocess,
             precision=precision,
@@ -200,6 +223,16 @@ class Thresholds:
         ),
     ] = None
 
+    min_certified_accuracy: Annotated[
+        list[str],
+        typer.Option(
+            "--min-certified-accuracy",
+            metavar="RADIUS:SHARE",
+            help="Least share that is certified with that radius, such as 0.25:0.30. May be repeated.",
+            rich_help_panel=_THRESHOLDS,
+        ),
+    ] = field(default_factory=list)
+
     def limits(self, column: str = "") -> Limits:
         """The thresholds as the check takes them. Raises ValueError for one without what it is about.
 
@@ -215,6 +248,7 @@ class Thresholds:
             mce=self.max_mce,
             no_worse=self.no_worse,
             group_robust=self.min_group_robust_accuracy,
+            certified=tuple(map(_radius_and_share, self.min_certified_accuracy)),
         )
 
 
@@ -232,6 +266,31 @@ class Reports:
     worst: Annotated[
         int, typer.Option("--worst", min=0, max=100, help="Worst cases to show.", rich_help_panel=_OUTPUT)
     ] = 12
+
+
+def _noise(sigma: float | None, samples: int | None) -> dict[str, Any]:
+    """The arguments of certificates; none without a sigma. Raises ValueError."""
+    if sigma is None:
+        if samples is not None:
+            raise ValueError("--certify-samples needs --certify-sigma, the noise of the samples")
+        return {}
+    if not 0 < sigma <= 2:
+        raise ValueError(f"--certify-sigma must be above 0 to 2, of pixels in [0, 1]; not {sigma:g}")
+    fixed = {"selection_samples": SELECTION_SAMPLES, "alpha": ALPHA}
+    return {"sigma": sigma, "samples": CERTIFY_SAMPLES if samples is None else samples, **fixed}
+
+
+def _radius_and_share(text: str) -> tuple[float, float]:
+    """The pair of "0.25:0.30". Raises ValueError."""
+    try:
+        radius, share = map(float, text.split(":"))
+    except ValueError:
+        radius = share = -1.0
+    if not (0 <= radius < math.inf and 0 <= share <= 1):
+        raise ValueError(
+            f"--min-certified-accuracy is a radius from 0 on and a share from 0 to 1, such as 0.25:0.30; not {text!r}"
+        )
+    return radius, share
 
 
 def _kinds(texts: list[str]) -> list[str]:

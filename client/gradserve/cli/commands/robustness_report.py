@@ -11,7 +11,7 @@ from PIL import Image
 from rich.table import Table
 
 from gradserve.cli import command_lines, output
-from gradserve.cli.commands import robustness_comparison, robustness_notes
+from gradserve.cli.commands import robustness_certified, robustness_comparison, robustness_notes
 from gradserve.cli.commands.robustness_rows import accuracy_rows
 from gradserve.datasets import Dataset, Example
 from gradserve.errors import GradserveError
@@ -66,7 +66,9 @@ async def worst(check: Check, dataset: Dataset, count: int) -> list[Case]:
 
 def _fallen(check: Check, natural: bool) -> list[tuple[Outcome, Trial]]:
     trials = {
-        each.key: each for each in check.plan.trials if each.natural == natural and each.model == check.plan.model
+        each.key: each
+        for each in check.plan.trials
+        if (each.natural if natural else each.hostile) and each.model == check.plan.model
     }
     right = {each.id for each in check.journal if each.trial == CLEAN and each.state == "right"}
     fallen = [each for each in check.journal if each.trial in trials and each.state == "wrong" and each.id in right]
@@ -118,7 +120,8 @@ def show(plan: Plan, figures: Figures, effort: RunStats, out: Path) -> None:
             table.add_row(f"{figures.column} {name}: {row.name}", row.accuracy, row.interval, row.remark)
     console.print(table)
     console.print(meaning(figures))
-    for line in [*_corruption_lines(figures), *robustness_comparison.lines(figures.comparison)]:
+    certified = robustness_certified.lines(figures)
+    for line in [*_corruption_lines(figures), *certified, *robustness_comparison.lines(figures.comparison)]:
         console.print(line)
     for line in robustness_notes.lines(figures):
         console.print(line, style="yellow")
@@ -168,7 +171,7 @@ def html(
     sections = [page.Section("Accuracy", "", [], facts, tables), *robustness_notes.sections(figures)]
     if figures.corruptions:
         sections.append(_corruption_section(figures))
-    sections += [*_curves(figures), *_groups(figures), *more]
+    sections += [*_curves(figures), *robustness_certified.sections(figures), *_groups(figures), *more]
     for natural, title in ((False, "Worst cases under attack"), (True, "Worst cases under corruption")):
         if stories := [_story(case, plan.head) for case in cases if case.trial.natural == natural]:
             sections.append(page.Section(title, "Pictures that fell to the least, and most clearly.", stories))

@@ -57,7 +57,7 @@ def certificate_task(task: Task, attacked: Attacked, picture: np.ndarray[Any, An
     """The task that judges, in fp32, the picture as it was decoded from the very bytes of the answer."""
     attack: AttackArguments = task.arguments
     arguments = CertifyArguments(task.image, attacked.goal, attack.transform.without_eot(), attack.region)
-    return _task_after(task, "certify", picture, arguments, "exact")
+    return _task_after(task, "certificate", picture, arguments, "exact")
 
 
 def map_task(bound: Bound, picture: np.ndarray[Any, Any], which: str) -> Task:
