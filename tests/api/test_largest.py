@@ -12,6 +12,7 @@ from serving import MODELS, Server, Stubs, methods
 
 from gradserve.v1 import (
     attack_pb2,
+    certify_pb2,
     differentiate_pb2,
     explain_pb2,
     influence_pb2,
@@ -36,7 +37,7 @@ def photo(pixels: int, form: str = "JPEG") -> pb.Image:
     side = int(pixels**0.5)
     row = np.linspace(0, 255, side, dtype=np.uint8)
     file = io.BytesIO()
-    channels = [Image.fromarray(np.broadcast_to(each, (side, side))) for each in (row, row[::-1], row // 2)]
+    channels = [Image.fromarray(np.broadcast_to(each, (side, side))) for each in (row, row[::-1] // 2, row)]
     Image.merge("RGB", channels).save(file, form)
     return pb.Image(encoded=file.getvalue())
 
@@ -53,6 +54,12 @@ def explained() -> explain_pb2.ExplainRequest:
     alike = pb.Target(similarity=pb.Similarity(image=photo(REST)))
     several = methods(gradient={}) * explain.MAX_METHODS
     return explain_pb2.ExplainRequest(model="small", image=photo(PICTURE), methods=several, targets=[alike])
+
+
+def attacked() -> attack_pb2.AttackRequest:
+    """A picture and a mask of its size."""
+    each = photo(LIMITS.max_request_pixels // 2)
+    return attack_pb2.AttackRequest(model="small", image=each, method={"fgsm": {}}, mask={"picture": each})
 
 
 def maximized() -> maximize_pb2.MaximizeRequest:
@@ -89,10 +96,8 @@ REQUESTS: dict[str, tuple[str, Callable[[], Any]]] = {
     "a tensor of the most bytes": ("Predict", lambda: predict_pb2.PredictRequest(model="small", image=tensor())),
     "maps": ("Explain", explained),
     "a stream of maps": ("StreamExplain", explained),
-    "an attack": (
-        "Attack",
-        lambda: attack_pb2.AttackRequest(model="small", image=photo(PICTURE), method={"fgsm": {}}),
-    ),
+    "an attack": ("Attack", attacked),
+    "a certificate": ("Certify", lambda: certify_pb2.CertifyRequest(model="small", image=photo(PICTURE), samples=10)),
     "pictures of goals": ("Maximize", maximized),
     "a stream of pictures of goals": ("StreamMaximize", maximized),
     "nine pictures": ("Stylize", stylized),

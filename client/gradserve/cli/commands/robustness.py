@@ -103,13 +103,9 @@ def robustness(
     Without --attack the pictures meet pgd, a first look that leaves too much standing. --quick is a verdict for every
     commit, --standard one for a reviewer or a release.
 
-    With --shard 3/16 every sixteenth picture is measured, from the third on; --merge makes one run's reports of the
-    sixteen folders.
-
-    With --certify-sigma every picture is also certified by randomised smoothing, which gives accuracy over the radius.
-
-    With --baseline every figure is compared with an earlier run's on the same pictures, and --no-worse says by how much
-    one may fall.
+    With --certify-sigma every picture is also certified by randomised smoothing. With --shard 3/16 every sixteenth is
+    measured, from the third on; --merge makes one run's reports of the sixteen folders. With --baseline every figure is
+    compared with an earlier run's on the same pictures, and --no-worse says by how much one may fall.
 
     A run that was stopped goes on when the same command is given again. A failed request is sent again, and what
     fails for good counts as fallen. Unreadable pictures are counted apart.
