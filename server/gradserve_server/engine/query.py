@@ -2,12 +2,13 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
 from ..models.positions import PositionWeights
+from ..models.prepared import Prepared
 from ..models.rules import Rule
 from ..models.taps import Side
 from .costs import rule_cost
@@ -54,6 +55,13 @@ class Query:
     def reads_logits(self) -> bool:
         """Whether the forward pass must run to its end."""
         return self.objective.reads_logits if self.objective else not self.taps
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Reading:
+    """What a method reads of its model itself, in EXACT: no pass is run, and it is sent what `read` returns."""
+
+    read: Callable[[Prepared], Any]
 
 
 @dataclass(frozen=True, slots=True, eq=False)

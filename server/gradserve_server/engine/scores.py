@@ -125,6 +125,7 @@ SCORES: Mapping[str, Callable[[Tensor, Tensor], Tensor]] = {
     "logit": _logit,
     "ranked": _by_rank(_logit),
     "log_prob": _log_prob,
+    "ranked_log_prob": _by_rank(_log_prob),
     "log_odds": _log_odds,
     "ranked_log_odds": _by_rank(_log_odds),
     "margin": margins,
@@ -140,6 +141,7 @@ SCORES: Mapping[str, Callable[[Tensor, Tensor], Tensor]] = {
 }
 SIGMOID_SCORES = {  # Scores that replace those above for heads whose probabilities are sigmoids.
     "log_prob": _log_sigmoid,
+    "ranked_log_prob": _by_rank(_log_sigmoid),
     "log_odds": _logit,
     "ranked_log_odds": _by_rank(_logit),
     "margin": _logit,
