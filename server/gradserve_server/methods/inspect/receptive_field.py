@@ -8,13 +8,14 @@ import torch
 from torch import Tensor
 
 from ...engine.job import MethodContext, Steps
-from ...engine.objective import Objective, Term
+from ...engine.objective import NotApplicable, Objective, Term
 from ...engine.query import Answer, Query, Tap
 
 PICTURES = 4  # Random pictures; one alone leaves holes where ReLUs do not fire.
 NEIGHBOURS = (1, 2)  # Distances of the units, down and to the right, by which the stride is measured.
 SHARE = 0.9  # Of the mean absolute gradient, which the square of the effective size holds.
 BISECTIONS = 50
+NO_GRADIENT = "it does not depend on the picture, or its channel is dead; leave channel out, or name another layer"
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,14 +69,16 @@ def receptive_field(run: MethodContext, x: Tensor, arguments: FieldArguments) ->
         if _is_cut(gradient) and not last:
             continue
         gradient = gradient + absolute((yield Query(images[1:], _objective(run, arguments, unit), "image")))
-        if not _is_cut(gradient):
-            stride = yield from _stride(run, images, arguments, unit, (height, width))
-        elif last:
-            stride = (None, None)
-        else:
+        if _is_cut(gradient) and not last:
             continue
+        if not gradient.any():
+            raise NotApplicable(f"no pixel changes {arguments.layer}: {NO_GRADIENT}")
         extent = support(gradient)
-        return Field(extent, size, unit, stride, effective_size(gradient, _middle(extent, gradient, unit, height, width)))
+        stride: tuple[int | None, int | None] = (None, None)
+        if not _is_cut(gradient):
+            stride = yield from _stride(run, images, arguments, unit, (height, width), extent)
+        effective = effective_size(gradient, _middle(extent, gradient, unit, height, width))
+        return Field(extent, size, unit, stride, effective)
     raise AssertionError("one size is the last")
 
 
@@ -107,20 +110,25 @@ def _objective(run: MethodContext, arguments: FieldArguments, unit: tuple[int, i
 
 
 def _stride(
-    run: MethodContext, images: Tensor, arguments: FieldArguments, unit: tuple[int, int], size: tuple[int, int]
+    run: MethodContext,
+    images: Tensor,
+    arguments: FieldArguments,
+    unit: tuple[int, int],
+    size: tuple[int, int],
+    extent: Extent,
 ) -> Steps:
     """Pixels by which the field moves from a unit to the next one, by rows and by columns; None where that is unclear.
 
     Two neighbours must agree, which they do not where a layer enlarges its map by another factor than a whole one.
     """
-    if not arguments.is_map or any(at + NEIGHBOURS[-1] >= end for at, end in zip(unit, size, strict=True)):
+    if any(at + NEIGHBOURS[-1] >= end for at, end in zip(unit, size, strict=True)):
         return None, None
-    units = [unit, *((unit[0] + distance, unit[1] + distance) for distance in NEIGHBOURS)]
+    units = [(unit[0] + distance, unit[1] + distance) for distance in NEIGHBOURS]
     answers = yield [Query(images, _objective(run, arguments, each), "image") for each in units]
     gradients = [absolute(answer) for answer in answers]
     if any(map(_is_cut, gradients)):
         return None, None
-    extents = [support(gradient) for gradient in gradients]
+    extents = [extent, *(support(gradient) for gradient in gradients)]
     return tuple(_step([extent[axis] for extent in extents]) for axis in (0, 1))
 
 
@@ -144,16 +152,17 @@ def effective_size(gradient: np.ndarray, middle: tuple[float, float]) -> float:
 
     Pixels that the square cuts count by the part that is inside.
     """
-    total = gradient.sum()
-    low, high = 0.0, 2.0 * max(gradient.shape)
+    enough = SHARE * float(gradient.sum())
+    low, high = 0.0, 2.0 * float(max(gradient.shape))
     for _ in range(BISECTIONS):
         side = (low + high) / 2
         inside = [_covered(n, at, side) for n, at in zip(gradient.shape, middle, strict=True)]
-        low, high = (low, side) if inside[0] @ gradient @ inside[1] >= SHARE * total else (side, high)
+        low, high = (low, side) if inside[0] @ gradient @ inside[1] >= enough else (side, high)
     return high
 
 
 def _covered(pixels: int, middle: float, side: float) -> np.ndarray:
     """How much of each pixel of a line lies within `side` around `middle`, in [0, 1]."""
     begins = np.arange(pixels)
-    return np.clip(np.minimum(begins + 1, middle + side / 2) - np.maximum(begins, middle - side / 2), 0, 1)
+    ends = np.minimum(begins + 1, middle + side / 2)
+    return np.asarray(np.clip(ends - np.maximum(begins, middle - side / 2), 0, 1))

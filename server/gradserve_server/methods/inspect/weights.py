@@ -83,8 +83,8 @@ def _on_map(weight: Tensor, shape: tuple[int, int, int], channels_last: bool) ->
     """[k, inputs] -> [k, C, h, w]."""
     channels, height, width = shape
     if channels_last:
-        return weight.unflatten(1, (height, width, channels)).permute(0, 3, 1, 2)
-    return weight.unflatten(1, shape)
+        return weight.reshape(-1, height, width, channels).permute(0, 3, 1, 2)
+    return weight.reshape(-1, *shape)
 
 
 def _as_maps(weight: Tensor) -> Tensor:
