@@ -37,6 +37,7 @@ from gradserve.results.common import Provenance, Region, Score
 from gradserve.results.differentiate import Gradients
 from gradserve.results.explain import Curves, Explanation, Explanations, MapProgress, Segment, Trust
 from gradserve.results.influence import Features, Influence, Reweighting, Suspects, TrainingExample
+from gradserve.results.inspect import Activations, LayerRow, LayerTable, ReceptiveField, Weights
 from gradserve.results.models import Applicability, ChangedModels, ChangeProgress, Layer, ModelCard
 from gradserve.results.pictures import MaximizedImage, MaximizedImages, Progress, StylizedImage
 from gradserve.results.predict import Prediction
@@ -47,6 +48,7 @@ except _metadata.PackageNotFoundError:  # The package is imported from a checkou
     __version__ = "0+unknown"
 
 __all__ = [
+    "Activations",
     "Applicability",
     "AsyncClient",
     "Attack",
@@ -70,6 +72,8 @@ __all__ = [
     "InvalidArgument",
     "Judgement",
     "Layer",
+    "LayerRow",
+    "LayerTable",
     "MapProgress",
     "MaximizedImage",
     "MaximizedImages",
@@ -83,6 +87,7 @@ __all__ = [
     "Progress",
     "Provenance",
     "Rank",
+    "ReceptiveField",
     "Region",
     "RequestTooLarge",
     "ResourceExhausted",
@@ -101,4 +106,5 @@ __all__ = [
     "Unimplemented",
     "Unit",
     "Violation",
+    "Weights",
 ]

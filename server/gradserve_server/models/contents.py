@@ -48,6 +48,6 @@ def weight_of(module: nn.Module) -> Tensor | None:
     if not isinstance(weight, Tensor) or weight.dim() not in (2, 3, 4) or isinstance(module, nn.Embedding):
         return None
     if isinstance(module, _ConvTransposeNd):  # Its inputs come first, and of its outputs those of a group.
-        grouped: Tensor = weight.unflatten(0, (module.groups, -1))  # type: ignore[no-untyped-call]
+        grouped: Tensor = weight.unflatten(0, (module.groups, -1))
         return grouped.transpose(1, 2).flatten(0, 1)
     return weight

@@ -12,7 +12,7 @@ from ...engine.objective import NotApplicable, Objective, Term
 from ...engine.query import Answer, Query, Tap
 
 PICTURES = 4  # Random pictures; one alone leaves holes where ReLUs do not fire.
-NEIGHBOURS = (1, 2)  # Distances of the units, down and to the right, by which the stride is measured.
+NEIGHBOURS = (-1, 1)  # Distances of the units, down and to the right, by which the stride is measured.
 SHARE = 0.9  # Of the mean absolute gradient, which the square of the effective size holds.
 BISECTIONS = 50
 NO_GRADIENT = "it does not depend on the picture, or its channel is dead; leave channel out, or name another layer"
@@ -121,20 +121,19 @@ def _stride(
 
     Two neighbours must agree, which they do not where a layer enlarges its map by another factor than a whole one.
     """
-    if any(at + NEIGHBOURS[-1] >= end for at, end in zip(unit, size, strict=True)):
+    if not all(1 <= at < end - 1 for at, end in zip(unit, size, strict=True)):
         return None, None
     units = [(unit[0] + distance, unit[1] + distance) for distance in NEIGHBOURS]
     answers = yield [Query(images, _objective(run, arguments, each), "image") for each in units]
     gradients = [absolute(answer) for answer in answers]
     if any(map(_is_cut, gradients)):
         return None, None
-    extents = [extent, *(support(gradient) for gradient in gradients)]
-    return tuple(_step([extent[axis] for extent in extents]) for axis in (0, 1))
+    before, after = map(support, gradients)
+    return tuple(_step(before[axis], extent[axis], after[axis]) for axis in (0, 1))
 
 
-def _step(begins: list[int]) -> int | None:
-    first, second = begins[1] - begins[0], begins[2] - begins[1]
-    return first if first == second and first > 0 else None
+def _step(before: int, here: int, after: int) -> int | None:
+    return here - before if here - before == after - here > 0 else None
 
 
 def _middle(
