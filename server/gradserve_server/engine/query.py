@@ -2,17 +2,19 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
 from ..models.positions import PositionWeights
-from ..models.prepared import Prepared
 from ..models.rules import Rule
 from ..models.taps import Side
 from .costs import rule_cost
 from .objective import Objective
+
+if TYPE_CHECKING:  # A front-end reads this module, and has no torch to load that one with.
+    from ..models.prepared import Prepared
 
 Reduction = Callable[[Tensor, Tensor], Tensor]  # Takes an activation and its gradient.
 Wrt = Literal["image", "taps", "nothing"]  # What to differentiate by; "nothing" is a forward pass alone.
@@ -61,7 +63,7 @@ class Query:
 class Reading:
     """What a method reads of its model itself, in EXACT: no pass is run, and it is sent what `read` returns."""
 
-    read: Callable[[Prepared], Any]
+    read: "Callable[[Prepared], Any]"
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -1,6 +1,7 @@
 """The weights of a layer, as they stand in the model's file."""
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -8,9 +9,9 @@ from torch import Tensor
 
 from ...engine.job import Steps
 from ...engine.query import Reading
-from ...models.contents import weight_of
-from ...models.fold import unfolded
-from ...models.prepared import Prepared
+
+if TYPE_CHECKING:  # A front-end reads this module, and has no torch to load that one with.
+    from ...models.prepared import Prepared
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,9 +44,9 @@ def weights(arguments: WeightsArguments) -> Steps:
     return (yield Reading(lambda model: shown(model, arguments)))
 
 
-def shown(model: Prepared, arguments: WeightsArguments) -> ShownWeights:
+def shown(model: "Prepared", arguments: WeightsArguments) -> ShownWeights:
     """What is shown of a layer's weights, outputs and inputs the strongest first, by their Euclidean norm."""
-    weight = original(model, arguments.layer)
+    weight = model.weights(arguments.layer)
     norms = weight.double().flatten(1).norm(dim=1)
     channels = torch.tensor(arguments.channels, device=weight.device, dtype=torch.long)
     if not arguments.channels:
@@ -67,16 +68,6 @@ def shown(model: Prepared, arguments: WeightsArguments) -> ShownWeights:
         float(weight.abs().max()),
         chosen.float().cpu().numpy() if arguments.values else None,
     )
-
-
-def original(model: Prepared, layer: str) -> Tensor:
-    """A layer's weights as in the model's file, output channels first."""
-    weight = weight_of(model.network.get_submodule(layer))
-    assert weight is not None, "the card says that the layer has weights"
-    norm = model.card.folded.get(layer)
-    if norm is not None:
-        weight = unfolded(weight, model.network.get_submodule(norm))  # type: ignore[arg-type]
-    return weight.detach()
 
 
 def _on_map(weight: Tensor, shape: tuple[int, int, int], channels_last: bool) -> Tensor:
