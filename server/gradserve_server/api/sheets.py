@@ -10,7 +10,7 @@ from gradserve import colours
 
 from .images import png
 
-CELL = 64  # Pixels of a cell's longer side, if a whole factor enlarges it to about so many.
+CELL = 96  # Pixels of a cell's longer side, if a whole factor enlarges it to about so many.
 GAP = 2  # White pixels between two cells.
 MAX_SIDE = 4096  # Pixels of a sheet's longer side.
 GREY = 127.5  # What stands for a weight of zero in colour.

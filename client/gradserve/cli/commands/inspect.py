@@ -19,7 +19,7 @@ View = Annotated[
     typer.Argument(
         help=f"What to look at: {', '.join(NAMES)}.",
         metavar="VIEW",
-        autocompletion=lambda typed: [name for name in NAMES if name.startswith(typed)],
+        autocompletion=lambda incomplete: [name for name in NAMES if name.startswith(incomplete)],
     ),
 ]
 Photos = Annotated[
@@ -135,6 +135,8 @@ def inspect(
         output.print_json({**result.to_dict(), **({"saved": str(saved)} if saved else {})})
         return
     output.out().print(_table(result))
+    if remark := _remark(result):
+        output.out().print(remark)
     if saved:
         output.out().print(f"saved as {saved}")
 
@@ -156,19 +158,28 @@ def _table(result: Weights | Activations | LayerTable | ReceptiveField) -> Table
     return _field(result) if isinstance(result, ReceptiveField) else _channels(result)
 
 
+def _remark(result: Weights | Activations | LayerTable | ReceptiveField) -> str:
+    """What is to be said below the table."""
+    if isinstance(result, Weights) and result.folded:
+        return f"without {result.folded}, which the server computes as a part of {result.layer}"
+    if isinstance(result, LayerTable) and result.pictures:
+        loss = "" if result.loss is None else f", mean loss {result.loss:.4g}"
+        return f"over {result.pictures} pictures{loss}"
+    return ""
+
+
 def _channels(result: Weights | Activations) -> Table:
     table = Table(title=f"{result.layer}  ({result.provenance.model})", title_justify="left", box=None)
-    maps = isinstance(result, Activations)
-    for column in ("channel", *(("mean", "largest") if maps else ("norm", "strongest inputs"))):
+    figures = ["norm"] if isinstance(result, Weights) else ["mean", "largest"]
+    figures += ["strongest inputs"] if isinstance(result, Weights) and result.inputs else []
+    for column in ("channel", *figures):
         table.add_column(column, justify="left" if column == "strongest inputs" else "right")
     for i, channel in enumerate(result.channels):
         if isinstance(result, Activations):
             table.add_row(str(channel), f"{result.means[i]:.4g}", f"{result.maxima[i]:.4g}")
         else:
-            inputs = ", ".join(map(str, result.inputs[i])) if result.inputs else ""
-            table.add_row(str(channel), f"{result.norms[i]:.4g}", inputs)
-    if isinstance(result, Weights) and result.folded:
-        table.caption = f"without {result.folded}, which the server computes as a part of it"
+            inputs = [", ".join(map(str, result.inputs[i]))] if result.inputs else []
+            table.add_row(str(channel), f"{result.norms[i]:.4g}", *inputs)
     return table
 
 
@@ -186,11 +197,12 @@ def _layers(result: LayerTable) -> Table:
         shape = " x ".join(map(str, row.shape))
         held = (shape, _count(row.parameters), _count(row.multiply_adds))
         does = _statistics(row) if result.pictures else ()
-        table.add_row(row.name, row.kind, *held, f"{row.bytes / 1e3:.1f}", *does)
-    if result.pictures:
-        loss = "" if result.loss is None else f", mean loss {result.loss:.4g}"
-        table.caption = f"over {result.pictures} pictures{loss}"
+        table.add_row(row.name, row.kind, *held, _kilobytes(row.bytes), *does)
     return table
+
+
+def _kilobytes(number: int) -> str:
+    return f"{number / 1e3:,.1f}" if number >= 1000 else f"{number / 1e3:.2g}"
 
 
 def _count(number: int) -> str:
