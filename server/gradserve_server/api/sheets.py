@@ -25,7 +25,7 @@ def sheet(cells: Sequence[np.ndarray], columns: int = 0) -> bytes:
     room = min((MAX_SIDE / count - GAP) / side for count, side in ((rows, height), (columns, width)))
     if factor > room:
         factor = math.floor(room) if room >= 1 else room
-    height, width = (max(1, round(side * factor)) for side in (height, width))
+    height, width = (max(1, math.floor(side * factor)) for side in (height, width))
     paper = Image.new("RGB", (columns * (width + GAP) - GAP, rows * (height + GAP) - GAP), "white")
     way = Image.Resampling.NEAREST if factor >= 1 else Image.Resampling.BOX
     for place, cell in enumerate(cells):

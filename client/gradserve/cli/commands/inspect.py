@@ -124,6 +124,8 @@ def inspect(
         arguments["image"] = pictures[0]
     elif pictures:
         arguments["images"] = pictures
+    if out is not None and name in ("table", "receptive_field"):
+        raise ValueError(f"--out is for pictures, and {view} gives none; --json prints it")
     if out is not None and out.suffix.lower() == ".npz":
         arguments["values"] = True
     with connection.client(timeout) as client, output.waiting("inspect"):
@@ -144,8 +146,6 @@ def inspect(
 def _save(result: Weights | Activations | LayerTable | ReceptiveField, view: str, out: Path | None) -> Path | None:
     """Saves what is a picture; returns where."""
     if isinstance(result, (LayerTable, ReceptiveField)):
-        if out is not None:
-            raise ValueError(f"--out is for pictures, and {view.replace('_', '-')} gives none; --json prints it")
         return None
     path = out or Path(f"{view}-{slug(result.layer)}.png")
     path.parent.mkdir(parents=True, exist_ok=True)
