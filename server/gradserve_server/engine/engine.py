@@ -14,7 +14,7 @@ from .job import DeviceCache, Job, OpenQuery, Progress, TimeUp
 from .objective import NotApplicable
 from .pace import Pace
 from .passes import PassRunner
-from .query import Answer, Part, Query, Reading
+from .query import Answer, ModelRead, Part, Query
 from .schedule import MAX_PASS_SECONDS, Schedule
 from .take import Key
 from .timeline import TimedPass
@@ -206,8 +206,8 @@ class Engine:
         job.open = []
         try:
             request = advance(job.steps)
-            while isinstance(request, Progress | Reading):
-                told = request.read(self.models[job.model]) if isinstance(request, Reading) else None
+            while isinstance(request, Progress | ModelRead):
+                told = request.read(self.models[job.model]) if isinstance(request, ModelRead) else None
                 if isinstance(request, Progress):
                     self._report(job, request)
                 request = job.steps.send(told)  # type: ignore[union-attr]

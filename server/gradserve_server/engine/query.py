@@ -60,7 +60,7 @@ class Query:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Reading:
+class ModelRead:
     """What a method reads of its model itself, in EXACT: no pass is run, and it is sent what `read` returns."""
 
     read: "Callable[[Prepared], Any]"

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ...engine.job import Steps
-from ...engine.query import Reading
+from ...engine.query import ModelRead
 
 if TYPE_CHECKING:  # A front-end reads this module, and has no torch to load that one with.
     from ...models.prepared import Prepared
@@ -41,7 +41,7 @@ class ShownWeights:
 
 def weights(arguments: WeightsArguments) -> Steps:
     """-> ShownWeights. It takes no pass."""
-    return (yield Reading(lambda model: shown(model, arguments)))
+    return (yield ModelRead(lambda model: shown(model, arguments)))
 
 
 def shown(model: "Prepared", arguments: WeightsArguments) -> ShownWeights:
