@@ -36,7 +36,8 @@ def test_a_sheet_is_nearly_square_and_its_cells_are_enlarged() -> None:
     step = CELL + GAP
     assert found.shape == (3 * step - GAP, 4 * step - GAP, 3)
     assert found[step + 5, 5].tolist() == [40] * 3
-    assert found[CELL, 5].tolist() == [255] * 3
+    assert found[CELL, 5].tolist() == [140] * 3
+    assert opened(sheet(cells, 2, "white"))[CELL, 5].tolist() == [255] * 3
 
 
 @pytest.mark.parametrize(("count", "size"), [(256, (400, 300)), (3, (8, 9000)), (1, (1, 1))])
@@ -208,6 +209,19 @@ def test_views_in_company_are_those_alone(stubs: Stubs) -> None:
             "features.0.0 is folded into features.0.1; use that name",
         ),
         ("small", {"activations": {"layer": LAYER}}, "activations.image", "no picture was sent"),
+        (
+            "small",
+            {
+                "activations": {
+                    "layer": "features.2.conv.0.2",
+                    "image": {"tensor": {"shape": [1024, 1024, 1], "dtype": 1, "data": bytes(1 << 20)}},
+                    "preprocess": 3,
+                    "channels": range(96),
+                }
+            },
+            "activations.channels",
+            "these channels have 96.0 MiB of numbers; at most 60 MiB are allowed; ask for fewer channels",
+        ),
         (
             "small",
             {"activations": {"layer": LAYER, "image": PHOTO, "channels": [24]}},

@@ -11,13 +11,14 @@ from gradserve import colours
 from .images import png
 
 CELL = 96  # Pixels of a cell's longer side, if a whole factor enlarges it to about so many.
-GAP = 2  # White pixels between two cells.
+GAP = 2  # Pixels between two cells.
+PAPER = "#8c8c8c"  # Between them: neither the white of zero nor the black of nothing.
 MAX_SIDE = 4096  # Pixels of a sheet's longer side.
 GREY = 127.5  # What stands for a weight of zero in colour.
 
 
-def sheet(cells: Sequence[np.ndarray], columns: int = 0) -> bytes:
-    """Cells of one size, uint8 [h, w, 3], in rows on white as a PNG file; by default the grid is nearly square."""
+def sheet(cells: Sequence[np.ndarray], columns: int = 0, paper: str = PAPER) -> bytes:
+    """Cells of one size, uint8 [h, w, 3], in rows on paper as a PNG file; by default the grid is nearly square."""
     height, width = cells[0].shape[:2]
     columns = columns or min(len(cells), math.ceil(math.sqrt(len(cells) * height / width)) or 1)
     rows = math.ceil(len(cells) / columns)
@@ -26,12 +27,12 @@ def sheet(cells: Sequence[np.ndarray], columns: int = 0) -> bytes:
     if factor > room:
         factor = math.floor(room) if room >= 1 else room
     height, width = (max(1, math.floor(side * factor)) for side in (height, width))
-    paper = Image.new("RGB", (columns * (width + GAP) - GAP, rows * (height + GAP) - GAP), "white")
+    page = Image.new("RGB", (columns * (width + GAP) - GAP, rows * (height + GAP) - GAP), paper)
     way = Image.Resampling.NEAREST if factor >= 1 else Image.Resampling.BOX
     for place, cell in enumerate(cells):
         picture = Image.fromarray(cell).resize((width, height), way)
-        paper.paste(picture, (place % columns * (width + GAP), place // columns * (height + GAP)))
-    return png(np.asarray(paper))
+        page.paste(picture, (place % columns * (width + GAP), place // columns * (height + GAP)))
+    return png(np.asarray(page))
 
 
 def in_colour(weights: np.ndarray, largest: float) -> np.ndarray:

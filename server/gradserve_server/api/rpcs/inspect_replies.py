@@ -63,7 +63,8 @@ def _weights(
         message.png = sheet([np.repeat(line, ROW_HEIGHT, 0) for line in lines], 1)
     else:
         message.look = inspect_pb2.WEIGHTS_LOOK_COLOUR
-        message.png = sheet([in_colour(each, scale) for each, scale in zip(shown.maps, scales, strict=True)])
+        filters = [in_colour(each, scale) for each, scale in zip(shown.maps, scales, strict=True)]
+        message.png = sheet(filters, paper="white")  # Zero is grey here.
     if shown.values is not None:
         fill_tensor(message.values, shown.values)
 

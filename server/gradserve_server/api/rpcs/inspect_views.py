@@ -18,6 +18,7 @@ from ...models.card import Layer, ModelCard
 from ..errors import Violations, near, shown
 from ..fields import choice
 from ..images import fits
+from ..request import area
 from ..targets import has_channels, known_layer
 
 MAX_CHANNELS, MAX_INPUTS = 256, 64
@@ -39,11 +40,12 @@ def weights(message: inspect_pb2.WeightsView, card: ModelCard, violations: Viola
     if layer is None:
         return None
     channels = _channels(message.channels, "weights.channels", layer.name, layer.weight[0], violations)
-    numbers = (len(channels) or min(count, layer.weight[0])) * prod(layer.weight[1:])
-    if message.values:
-        _check_values(numbers, "weights.values", violations)
     shape, channels_last = input_map(layer, card) if len(layer.weight) == 2 else (None, False)
     whole = is_colour(layer, card, shape) or (len(layer.weight) == 2 and shape is None)
+    width = layer.weight[1] if shape is None else shape[0]
+    share = 1.0 if whole or message.values else min(inputs, width) / width  # Of each channel's weights.
+    numbers = (len(channels) or min(count, layer.weight[0])) * prod(layer.weight[1:]) * share
+    _check_size(numbers, "weights", message, violations)
     return WeightsArguments(
         layer.name, channels, count, None if whole else inputs, shape, channels_last, message.values
     )
@@ -114,10 +116,9 @@ def activations(
     if layer is None or not _has_positions(layer, card, violations):
         return None
     channels = _channels(message.channels, "activations.channels", layer.name, layer.channels, violations)
-    if message.values:
-        size = pixels.shape[0] * pixels.shape[1] / (card.height * card.width)
-        numbers = (len(channels) or min(count, layer.channels)) * layer.height * layer.width * size
-        _check_values(numbers, "activations.values", violations)
+    positions = layer.height * layer.width * area(pixels, card)
+    numbers = (len(channels) or min(count, layer.channels)) * positions
+    _check_size(numbers, "activations", message, violations)
     return ActivationsArguments(layer.name, channels, count, order)
 
 
@@ -205,9 +206,10 @@ def _channels(channels: Sequence[int], path: str, layer: str, total: int, violat
     return tuple(channels)
 
 
-def _check_values(numbers: float, path: str, violations: Violations) -> None:
-    """A violation for more numbers than a reply carries."""
+def _check_size(numbers: float, view: str, message: Any, violations: Violations) -> None:
+    """A violation for more numbers than a reply carries, or a worker hands on to be drawn."""
     size = numbers * NUMBER_BYTES
     if size > MAX_VALUE_BYTES:
-        limit = f"a reply carries {MAX_VALUE_BYTES >> 20} MiB; ask for fewer channels"
-        violations.add(path, f"these would take {size / 2**20:.1f} MiB; {limit}")
+        limit = f"at most {MAX_VALUE_BYTES >> 20} MiB are allowed; ask for fewer channels"
+        path = f"{view}.{'channels' if message.channels else 'count'}"
+        violations.add(path, f"these channels have {size / 2**20:.1f} MiB of numbers; {limit}")
