@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -57,11 +58,13 @@ def table(run: MethodContext, x: Tensor, arguments: TableArguments) -> Steps:
 
 
 def _queries(x: Tensor, part: range, arguments: TableArguments) -> list[Query]:
-    """Those of some pictures: a query for each where they have labels of their own."""
+    """Those of some pictures: a query for all, or for those of each label; their order does not matter."""
     taps = tuple(Tap(layer, reduce=_figures) for layer in arguments.layers)
     wrt: Wrt = "image" if arguments.loss else "nothing"
     if arguments.loss and arguments.labels:
-        return [Query(x[i : i + 1], log_prob(arguments.labels[i]), wrt, taps) for i in part]
+        labels = np.array(arguments.labels)[part.start : part.stop]
+        rows = {int(label): part.start + np.flatnonzero(labels == label) for label in np.unique(labels)}
+        return [Query(x[torch.from_numpy(at)], log_prob(label), wrt, taps) for label, at in rows.items()]
     objective = ranked_log_prob(1) if arguments.loss else None
     return [Query(x[part.start : part.stop], objective, wrt, taps)]
 
