@@ -76,12 +76,12 @@ def _figures(act: Tensor, grad: Tensor) -> Tensor:
     number of values of a channel.
     """
     flat = act.flatten(2) if act.dim() > 2 else act[:, :, None]
-    wide = flat.double()
-    mean = wide.mean((1, 2))
-    deviations = (wide - mean[:, None, None]).square().sum((1, 2))
-    norm = grad.double().flatten(1).norm(dim=1)
+    mean = flat.mean((1, 2), dtype=torch.float64)
+    deviations = (flat - mean.to(flat)[:, None, None]).square().sum((1, 2), dtype=torch.float64)
+    norm = torch.linalg.vector_norm(grad.flatten(1), dim=1, dtype=torch.float64)
     count = torch.full_like(mean, flat.shape[2])
-    return torch.cat([torch.stack([mean, deviations, norm], 1), wide.amin(2), wide.amax(2), count[:, None]], 1)
+    lowest, highest = torch.aminmax(flat, dim=2)
+    return torch.cat([torch.stack([mean, deviations, norm], 1), lowest, highest, count[:, None]], 1)
 
 
 def _activity(parts: Sequence[Tensor], *, loss: bool) -> Activity:
