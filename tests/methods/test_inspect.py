@@ -15,7 +15,8 @@ from zoo import CPU, SPECS, inputs, off, prepared, unmodified
 from gradserve.v1 import inspect_pb2
 from gradserve_server.api.rpcs import inspect_views
 from gradserve_server.api.rpcs.inspect_views import every_layer, table_layers
-from gradserve_server.engine.objective import NotApplicable
+from gradserve_server.engine.objective import NotApplicable, ranked_log_prob
+from gradserve_server.engine.scores import score
 from gradserve_server.methods.inspect.activations import ActivationsArguments
 from gradserve_server.methods.inspect.receptive_field import effective_size
 from gradserve_server.methods.inspect.table import TableArguments
@@ -340,6 +341,14 @@ def test_the_gradient_is_that_of_the_loss(cifar: tuple[Tensor, tuple[int, ...]],
     for name, grad in zip(kept, grads, strict=True):
         norm = grad.flatten(1).norm(dim=1).mean().item()
         assert found.layers[name].gradient_norm == pytest.approx(norm, rel=1e-3), name
+
+
+@pytest.mark.parametrize("head", ["softmax", "multilabel"])
+def test_the_loss_of_the_predicted_class_is_that_of_its_head(head: Any) -> None:
+    logits = torch.tensor([[0.5, -1.0, 2.0], [3.0, 1.0, -2.0]])
+    found = score([(ranked_log_prob(1), range(2))], 2, {"": logits}, head)[:, 0]
+    own = logits.log_softmax(1).amax(1) if head == "softmax" else F.logsigmoid(logits).amax(1)
+    assert off(found, own) < 1e-7
 
 
 def test_statistics_in_parts_are_those_of_all(cifar: tuple[Tensor, tuple[int, ...]]) -> None:
