@@ -24,6 +24,7 @@ CHOICES = {
     "attack": ["Norm", "Loss"],
     "influence": ["InfluenceGoal", "SuspectOrder", "Pooling"],
     "differentiate": ["BackwardRule", "GradientFormat"],
+    "inspect": ["ChannelOrder"],
     "maximize": ["MaximizePreset"],
 }
 METHODS = {

@@ -12,6 +12,7 @@ from pathlib import Path
 PACKAGE = Path(__file__).resolve().parent.parent / "client" / "gradserve"
 MODULES = {
     "aio.py": "client.py",
+    "calls/aio_inside.py": "calls/inside.py",
     "calls/aio_management.py": "calls/management.py",
     "calls/aio_many.py": "calls/many.py",
     "calls/aio_photos.py": "calls/photos.py",
@@ -34,6 +35,7 @@ SENTENCES = {
         "interceptors: of grpc.aio,": "interceptors: of grpc,",
         "channel: one of grpc.aio,": "channel: one of grpc,",
     },
+    "aio_inside.py": {"The calls for asyncio that look": "The calls that look"},
     "aio_management.py": {"The calls for asyncio that change": "The calls that change"},
     "aio_many.py": {"The calls for asyncio about": "The calls about"},
     "aio_photos.py": {"The calls for asyncio about": "The calls about"},

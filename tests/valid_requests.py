@@ -10,6 +10,7 @@ from gradserve.v1 import (
     differentiate_pb2,
     explain_pb2,
     influence_pb2,
+    inspect_pb2,
     maximize_pb2,
     models_pb2,
     predict_pb2,
@@ -51,6 +52,7 @@ def valid_requests(model: str, image: pb.Image) -> dict[str, Any]:
         "Suspects": influence_pb2.SuspectsRequest(model=model),
         "Embed": influence_pb2.EmbedRequest(model=model, image=image),
         "Differentiate": differentiate_pb2.DifferentiateRequest(model=model, images=[image], preprocess=1),
+        "Inspect": inspect_pb2.InspectRequest(model=model, table={"images": [image]}),
         "GetModel": models_pb2.GetModelRequest(name=model),
     }
 

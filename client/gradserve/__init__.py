@@ -38,6 +38,7 @@ from gradserve.results.common import Provenance, Region, Score
 from gradserve.results.differentiate import Gradients
 from gradserve.results.explain import Curves, Explanation, Explanations, MapProgress, Segment, Trust
 from gradserve.results.influence import Features, Influence, Reweighting, Suspects, TrainingExample
+from gradserve.results.inspect import Activations, LayerRow, LayerTable, ReceptiveField, Weights
 from gradserve.results.models import Applicability, ChangedModels, ChangeProgress, Layer, ModelCard
 from gradserve.results.pictures import MaximizedImage, MaximizedImages, Progress, StylizedImage
 from gradserve.results.predict import Prediction
@@ -48,6 +49,7 @@ except _metadata.PackageNotFoundError:  # The package is imported from a checkou
     __version__ = "0+unknown"
 
 __all__ = [
+    "Activations",
     "Applicability",
     "AsyncClient",
     "Attack",
@@ -74,6 +76,8 @@ __all__ = [
     "InvalidArgument",
     "Judgement",
     "Layer",
+    "LayerRow",
+    "LayerTable",
     "MapProgress",
     "MaximizedImage",
     "MaximizedImages",
@@ -87,6 +91,7 @@ __all__ = [
     "Progress",
     "Provenance",
     "Rank",
+    "ReceptiveField",
     "Region",
     "RequestTooLarge",
     "ResourceExhausted",
@@ -105,4 +110,5 @@ __all__ = [
     "Unimplemented",
     "Unit",
     "Violation",
+    "Weights",
 ]

@@ -4,6 +4,7 @@ import asyncio
 from typing import Any, Unpack
 
 from gradserve.arguments import BatchLike, ImageLike, InfluenceMethodLike
+from gradserve.calls.aio_inside import AsyncInsideCalls
 from gradserve.calls.aio_management import AsyncManagementCalls
 from gradserve.calls.aio_many import AsyncManyCalls
 from gradserve.calls.aio_pictures import AsyncPictureCalls
@@ -14,7 +15,7 @@ from gradserve.results.differentiate import Gradients
 from gradserve.results.influence import Features, Influence, Suspects
 
 
-class AsyncClient(AsyncManyCalls, AsyncPictureCalls, AsyncManagementCalls):
+class AsyncClient(AsyncManyCalls, AsyncPictureCalls, AsyncInsideCalls, AsyncManagementCalls):
     """A connection to a gradserve server for asyncio.
 
     It may be made anywhere and used in several event loops: each has connections of its own, from its first

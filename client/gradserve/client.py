@@ -4,6 +4,7 @@
 from typing import Any, Unpack
 
 from gradserve.arguments import BatchLike, ImageLike, InfluenceMethodLike
+from gradserve.calls.inside import InsideCalls
 from gradserve.calls.management import ManagementCalls
 from gradserve.calls.many import ManyCalls
 from gradserve.calls.pictures import PictureCalls
@@ -14,7 +15,7 @@ from gradserve.results.differentiate import Gradients
 from gradserve.results.influence import Features, Influence, Suspects
 
 
-class Client(ManyCalls, PictureCalls, ManagementCalls):
+class Client(ManyCalls, PictureCalls, InsideCalls, ManagementCalls):
     """A connection to a gradserve server; safe to share between threads.
 
     target: HOST:PORT, [IPV6]:PORT or unix:PATH; None: GRADSERVE_SERVER of the environment, else 127.0.0.1:50051.

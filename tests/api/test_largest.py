@@ -16,13 +16,14 @@ from gradserve.v1 import (
     differentiate_pb2,
     explain_pb2,
     influence_pb2,
+    inspect_pb2,
     maximize_pb2,
     predict_pb2,
     service_pb2,
     stylize_pb2,
 )
 from gradserve.v1 import common_pb2 as pb
-from gradserve_server.api.rpcs import differentiate, explain, goals, influence, predict, stylize, suspects
+from gradserve_server.api.rpcs import differentiate, explain, goals, influence, inspect, predict, stylize, suspects
 from gradserve_server.config import LimitSettings
 
 LIMITS = LimitSettings()
@@ -83,6 +84,11 @@ def differentiated() -> differentiate_pb2.DifferentiateRequest:
     return differentiate_pb2.DifferentiateRequest(model="small", images=rows, preprocess=pb.PREPROCESS_MODEL_DEFAULT)
 
 
+def inspected() -> inspect_pb2.InspectRequest:
+    rows = [photo(LIMITS.max_request_pixels // inspect.MAX_IMAGES)] * inspect.MAX_IMAGES
+    return inspect_pb2.InspectRequest(model="small", table={"images": rows, "labels": range(len(rows))})
+
+
 SIZE = {"height": 64, "width": 64}
 REQUESTS: dict[str, tuple[str, Callable[[], Any]]] = {
     "a picture of the most pixels": (
@@ -109,6 +115,7 @@ REQUESTS: dict[str, tuple[str, Callable[[], Any]]] = {
     "suspects": ("Suspects", lambda: influence_pb2.SuspectsRequest(model="digits", top=suspects.MAX_TOP)),
     "features": ("Embed", lambda: influence_pb2.EmbedRequest(model="small", image=photo(PICTURE))),
     "gradients": ("Differentiate", differentiated),
+    "a table over the most pictures": ("Inspect", inspected),
 }
 
 

@@ -210,7 +210,7 @@ def test_an_attack_on_a_region_is_certified_by_the_raw_network(stubs: Stubs, nam
 OTHERS = {
     name: request
     for name, request in valid_requests("fine", IMAGE).items()
-    if name not in ("Explain", "Attack", "GetModel") and not name.startswith("Stream")
+    if name not in ("Explain", "Attack", "Inspect", "GetModel") and not name.startswith("Stream")
 }
 
 

@@ -22,6 +22,7 @@ from gradserve.v1 import (
     differentiate_pb2,
     explain_pb2,
     influence_pb2,
+    inspect_pb2,
     maximize_pb2,
     models_pb2,
     predict_pb2,
@@ -38,9 +39,16 @@ SMALL_SECONDS = 0.02  # What is missing in the parts of a shorter request is com
 RUN = ("run", "pass")
 SIMPLE = ("decode", "queue", RUN, "encode")
 SHAPES: dict[str, tuple[Any, ...]] = dict.fromkeys(
-    ("Predict", "Explain", "StreamExplain", "Differentiate", "Influence", "Embed", "Maximize", "StreamMaximize"), SIMPLE
+    ("Predict", "Explain", "StreamExplain", "Differentiate", "Influence", "Embed", "Inspect", "Maximize"), SIMPLE
 )
-SHAPES |= {"Stylize": SIMPLE, "StreamStylize": SIMPLE, "Suspects": ("encode",), "ListModels": (), "GetModel": ()}
+SHAPES |= {
+    "StreamMaximize": SIMPLE,
+    "Stylize": SIMPLE,
+    "StreamStylize": SIMPLE,
+    "Suspects": ("encode",),
+    "ListModels": (),
+    "GetModel": (),
+}
 SHAPES["Attack"] = (
     "decode",
     ("attack", "queue", RUN),
@@ -74,6 +82,7 @@ def calls(stubs: Stubs) -> dict[str, Callable[[], object]]:
         "Influence": lambda: g.Influence(influence_pb2.InfluenceRequest(**digits)),
         "Suspects": lambda: g.Suspects(influence_pb2.SuspectsRequest(model="digits")),
         "Embed": lambda: g.Embed(influence_pb2.EmbedRequest(**digits)),
+        "Inspect": lambda: g.Inspect(inspect_pb2.InspectRequest(model="digits", table={"images": [DIGIT, DIGIT]})),
         "ListModels": lambda: stubs.models.ListModels(models_pb2.ListModelsRequest()),
         "GetModel": lambda: stubs.models.GetModel(models_pb2.GetModelRequest(name="small")),
     }
@@ -102,7 +111,7 @@ def cancel(stubs: Stubs) -> None:
 
 
 def mixed(stubs: Stubs) -> list[Callable[[], object]]:
-    """Fifty requests: every RPC three times, longer ones, one that is refused and one that is cancelled."""
+    """Many requests: every RPC three times, longer ones, one that is refused and one that is cancelled."""
     longer = [lambda: smooth_grad(stubs)] * 6
     return [lambda: refuse(stubs), lambda: cancel(stubs), *(3 * [*calls(stubs).values(), *longer[:2]])]
 
@@ -114,7 +123,7 @@ def log_lines(server: Server) -> list[dict[str, Any]]:
 
 @pytest.fixture(scope="module")
 def traced() -> Iterator[tuple[list[Node], list[dict[str, Any]], dict[str, str]]]:
-    """The trees of fifty requests and of some with a caller's trace; the log's lines; those callers' trace ids."""
+    """The trees of `mixed` and of some requests with a caller's trace; the log's lines; those callers' trace ids."""
     ids = {name: secrets.token_hex(16) for name in ("sampled", "unsampled")}
     flags = {"sampled": "01", "unsampled": "00"}
     with Collector() as collector, Server(MODELS, "--workers", "1", "--traces", collector.address) as server:
@@ -137,7 +146,7 @@ def _no_open_span() -> None:
 
 @pytest.fixture
 def trees(traced: tuple[list[Node], Any, dict[str, str]]) -> list[Node]:
-    """Those of the fifty requests."""
+    """Those of the requests of `mixed`."""
     return [tree for tree in traced[0] if tree.trace not in traced[2].values()]
 
 
@@ -150,8 +159,9 @@ def code(tree: Node) -> str:
 
 
 def test_every_request_is_one_tree(trees: list[Node]) -> None:
-    assert len(trees) == len({tree.trace for tree in trees}) == 50
-    assert Counter(map(code, trees)) == {"OK": 48, "INVALID_ARGUMENT": 1, "CANCELLED": 1}
+    answered = 3 * (len(SHAPES) + 2)
+    assert len(trees) == len({tree.trace for tree in trees}) == answered + 2
+    assert Counter(map(code, trees)) == {"OK": answered, "INVALID_ARGUMENT": 1, "CANCELLED": 1}
     rpcs = {each.name for each in SERVICE.methods}
     assert {rpc(tree) for tree in trees} == rpcs | {"ListModels", "GetModel"} == SHAPES.keys()
     for tree in trees:

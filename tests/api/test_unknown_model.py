@@ -13,6 +13,7 @@ from gradserve.v1 import (
     differentiate_pb2,
     explain_pb2,
     influence_pb2,
+    inspect_pb2,
     maximize_pb2,
     predict_pb2,
     stylize_pb2,
@@ -109,6 +110,20 @@ CASES: dict[str, tuple[Any, set[str]]] = {
             *OPTIONS,
         },
     ),
+    "Inspect": (
+        inspect_pb2.InspectRequest(
+            activations={
+                "layer": "no layer",
+                "image": {"encoded": b"no picture"},
+                "preprocess": 9,
+                "channels": [0],
+                "count": 999,
+                "order": 9,
+            },
+            options=BAD_OPTIONS,
+        ),
+        {"activations.image", "activations.preprocess", "activations.count", "activations.order", *OPTIONS},
+    ),
     "Embed": (
         influence_pb2.EmbedRequest(image=PICTURE, layer="no layer", pooling=9, options=BAD_OPTIONS),
         {"pooling", *OPTIONS},
@@ -151,6 +166,8 @@ def test_a_model_that_is_there_hides_none_of_it(stubs: Stubs, rpc: str) -> None:
         ("Stylize", stylize_pb2.StylizeRequest(content=PICTURE, content_layers=[{"layer": "of another"}])),
         ("Influence", influence_pb2.InfluenceRequest(image=PICTURE, label={"class_name": "no class"})),
         ("Embed", influence_pb2.EmbedRequest(image=PICTURE, layer="of another")),
+        ("Inspect", inspect_pb2.InspectRequest(weights={"layer": "of another"})),
+        ("Inspect", inspect_pb2.InspectRequest(table={"images": [PICTURE], "labels": [9999]})),
         ("Differentiate", differentiate_pb2.DifferentiateRequest(images=[PICTURE], layer="of another")),
         (
             "Differentiate",

@@ -27,6 +27,7 @@ from . import fake_making
 from .fake_attack import attacked
 from .fake_certify import certified
 from .fake_differentiate import differentiated
+from .fake_inspect import inspected
 from .fake_management import changed
 
 CLASSES = ["goldfish", "tabby cat", "espresso"]
@@ -161,6 +162,11 @@ class FakeServer(
     def Differentiate(self, request, context):
         self._note(request, context)
         return differentiated(request, len(CLASSES), SIZE, _provenance(request))
+
+    def Inspect(self, request, context):
+        self._note(request, context)
+        region = _region(request.activations) if request.HasField("activations") else common_pb2.Region()
+        return inspected(request, _provenance(request), region)
 
     def ListModels(self, request, context):
         self._note(request, context)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from zoo import off
 
-from gradserve_server.models.fold import fold_batch_norms, foldable
+from gradserve_server.models.fold import fold_batch_norms, foldable, unfolded
 
 
 def norm(channels: int, **facts: object) -> nn.BatchNorm2d:
@@ -112,3 +112,17 @@ def test_folding_is_done_in_float64() -> None:
     folded(exact, torch.rand(2, 4, 6, 5, dtype=torch.float64))
     assert torch.equal(network.conv1.weight, exact.conv1.weight.float())
     assert torch.equal(network.conv2.bias, exact.conv2.bias.float())  # type: ignore[arg-type, union-attr]
+
+
+def test_weights_are_found_again_even_where_a_batch_norm_has_put_them_out() -> None:
+    torch.manual_seed(0)
+    network = Net(straight).eval()
+    with torch.no_grad():
+        network.bn2.weight[:3] = torch.tensor([0.0, 1e-40, -1e-12])
+    before = {name: each.clone() for name, each in network.state_dict().items()}
+    assert folded(network, torch.randn(1, 4, 8, 8)) == {"conv1": "bn1", "conv2": "bn2"}
+    assert network.conv2.weight[0].abs().max() == 0
+    for conv, batch_norm in (("conv1", network.bn1), ("conv2", network.bn2)):
+        found = unfolded(getattr(network, conv).weight, batch_norm)  # type: ignore[arg-type]
+        own = before[f"{conv}.weight"]
+        assert ((found - own).abs() <= 2e-7 * own.abs()).all()

@@ -17,6 +17,7 @@ from gradserve.cli.commands.differentiate import differentiate
 from gradserve.cli.commands.explain import explain
 from gradserve.cli.commands.health import health
 from gradserve.cli.commands.influence import influence, suspects
+from gradserve.cli.commands.inspect import inspect
 from gradserve.cli.commands.management import load, reload, unload
 from gradserve.cli.commands.maximize import dream, maximize
 from gradserve.cli.commands.models import models
@@ -64,6 +65,7 @@ app.command()(maximize)
 app.command()(dream)
 app.command()(influence)
 app.command()(suspects)
+app.command()(inspect)
 app.command()(stylize)
 app.command()(differentiate)
 app.command()(models)

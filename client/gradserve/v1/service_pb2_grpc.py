@@ -7,6 +7,7 @@ from gradserve.v1 import certify_pb2 as gradserve_dot_v1_dot_certify__pb2
 from gradserve.v1 import differentiate_pb2 as gradserve_dot_v1_dot_differentiate__pb2
 from gradserve.v1 import explain_pb2 as gradserve_dot_v1_dot_explain__pb2
 from gradserve.v1 import influence_pb2 as gradserve_dot_v1_dot_influence__pb2
+from gradserve.v1 import inspect_pb2 as gradserve_dot_v1_dot_inspect__pb2
 from gradserve.v1 import maximize_pb2 as gradserve_dot_v1_dot_maximize__pb2
 from gradserve.v1 import predict_pb2 as gradserve_dot_v1_dot_predict__pb2
 from gradserve.v1 import stylize_pb2 as gradserve_dot_v1_dot_stylize__pb2
@@ -77,6 +78,11 @@ class GradientServiceStub(object):
                 '/gradserve.v1.GradientService/Embed',
                 request_serializer=gradserve_dot_v1_dot_influence__pb2.EmbedRequest.SerializeToString,
                 response_deserializer=gradserve_dot_v1_dot_influence__pb2.EmbedResponse.FromString,
+                )
+        self.Inspect = channel.unary_unary(
+                '/gradserve.v1.GradientService/Inspect',
+                request_serializer=gradserve_dot_v1_dot_inspect__pb2.InspectRequest.SerializeToString,
+                response_deserializer=gradserve_dot_v1_dot_inspect__pb2.InspectResponse.FromString,
                 )
         self.Stylize = channel.unary_unary(
                 '/gradserve.v1.GradientService/Stylize',
@@ -172,6 +178,13 @@ class GradientServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Inspect(self, request, context):
+        """What is inside a network: weights, activation maps, its layers, receptive fields.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Stylize(self, request, context):
         """A picture with the content of one picture and the style of others.
         """
@@ -243,6 +256,11 @@ def add_GradientServiceServicer_to_server(servicer, server):
                     servicer.Embed,
                     request_deserializer=gradserve_dot_v1_dot_influence__pb2.EmbedRequest.FromString,
                     response_serializer=gradserve_dot_v1_dot_influence__pb2.EmbedResponse.SerializeToString,
+            ),
+            'Inspect': grpc.unary_unary_rpc_method_handler(
+                    servicer.Inspect,
+                    request_deserializer=gradserve_dot_v1_dot_inspect__pb2.InspectRequest.FromString,
+                    response_serializer=gradserve_dot_v1_dot_inspect__pb2.InspectResponse.SerializeToString,
             ),
             'Stylize': grpc.unary_unary_rpc_method_handler(
                     servicer.Stylize,
@@ -450,6 +468,23 @@ class GradientService(object):
         return grpc.experimental.unary_unary(request, target, '/gradserve.v1.GradientService/Embed',
             gradserve_dot_v1_dot_influence__pb2.EmbedRequest.SerializeToString,
             gradserve_dot_v1_dot_influence__pb2.EmbedResponse.FromString,
+            options, channel_credentials,
+            insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
+
+    @staticmethod
+    def Inspect(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(request, target, '/gradserve.v1.GradientService/Inspect',
+            gradserve_dot_v1_dot_inspect__pb2.InspectRequest.SerializeToString,
+            gradserve_dot_v1_dot_inspect__pb2.InspectResponse.FromString,
             options, channel_credentials,
             insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
 

@@ -14,7 +14,7 @@ from .job import DeviceCache, Job, OpenQuery, Progress, TimeUp
 from .objective import NotApplicable
 from .pace import Pace
 from .passes import PassRunner
-from .query import Answer, Part, Query
+from .query import Answer, ModelRead, Part, Query
 from .schedule import MAX_PASS_SECONDS, Schedule
 from .take import Key
 from .timeline import TimedPass
@@ -206,9 +206,11 @@ class Engine:
         job.open = []
         try:
             request = advance(job.steps)
-            while isinstance(request, Progress):
-                self._report(job, request)
-                request = next(job.steps)  # type: ignore[arg-type]
+            while isinstance(request, Progress | ModelRead):
+                told = request.read(self.models[job.model]) if isinstance(request, ModelRead) else None
+                if isinstance(request, Progress):
+                    self._report(job, request)
+                request = job.steps.send(told)  # type: ignore[union-attr]
             job.single = isinstance(request, Query)
             job.open = self._open(job, [request] if isinstance(request, Query) else list(request))
         except StopIteration as stop:

@@ -33,7 +33,7 @@ class Progress:
     final: bool = False  # Whether it is told however soon it follows the last report.
 
 
-Steps = Generator[Any, Any, Any]  # Yields Query, list of queries or Progress; is sent Answer, list of answers or None.
+Steps = Generator[Any, Any, Any]  # Yields queries, ModelRead or Progress; is sent answers, what was read, or None.
 
 
 class TimeUp(Exception):

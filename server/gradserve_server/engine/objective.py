@@ -76,6 +76,11 @@ def probability_margin(label: int) -> Objective:
     return Objective((Term("probability_margin", "", (label,)),))
 
 
+def ranked_log_prob(rank: int) -> Objective:
+    """The log-probability of the class that has that rank in each row; rank 1 is the class with the highest logit."""
+    return Objective((Term("ranked_log_prob", "", (rank - 1,)),))
+
+
 def log_odds(label: int) -> Objective:
     """log p - log(1 - p) of a class: unlike the loss, its gradient does not vanish as p nears 1."""
     return Objective((Term("log_odds", "", (label,)),))

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -12,6 +12,9 @@ from ..models.rules import Rule
 from ..models.taps import Side
 from .costs import rule_cost
 from .objective import Objective
+
+if TYPE_CHECKING:  # A front-end reads this module, and has no torch to load that one with.
+    from ..models.prepared import Prepared
 
 Reduction = Callable[[Tensor, Tensor], Tensor]  # Takes an activation and its gradient.
 Wrt = Literal["image", "taps", "nothing"]  # What to differentiate by; "nothing" is a forward pass alone.
@@ -54,6 +57,13 @@ class Query:
     def reads_logits(self) -> bool:
         """Whether the forward pass must run to its end."""
         return self.objective.reads_logits if self.objective else not self.taps
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ModelRead:
+    """What a method reads of its model itself, in EXACT: no pass is run, and it is sent what `read` returns."""
+
+    read: "Callable[[Prepared], Any]"
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -15,6 +15,7 @@ from .differentiate import differentiate
 from .embed import embed
 from .explain import explain
 from .influence import influence
+from .inspect import inspect
 from .maximize import maximize
 from .predict import predict
 from .stylize import stylize
@@ -29,5 +30,6 @@ TASKS: Mapping[str, Callable[[Job, Tensor, Any], Steps]] = {
     "influence": influence,
     "embed": embed,
     "differentiate": differentiate,
+    "inspect": inspect,
     "stylize": stylize,
 }

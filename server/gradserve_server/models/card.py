@@ -20,7 +20,9 @@ Interpolation = Literal[
     "torch_bicubic",
     "torch_lanczos",
 ]
-Rpc = Literal["predict", "explain", "attack", "certify", "maximize", "stylize", "influence", "embed", "differentiate"]
+Rpc = Literal[
+    "predict", "explain", "attack", "certify", "maximize", "stylize", "influence", "embed", "differentiate", "inspect"
+]
 
 WEIGHTED = ("Linear", "Conv2d")  # Kinds of layers that may give logits.
 
@@ -87,6 +89,12 @@ class Layer:
     trailing: int = 0  # Tokens after them.
     number: int = 0  # Index among all layers of the network.
     upstream: int = -1  # Bit i is set if this layer depends on the output of layer number i; -1 sets all bits.
+    shape: tuple[int, ...] = ()  # Of the output for one image, whatever its layout.
+    values: int = 0  # Numbers of the output for one image.
+    counted: bool = False  # Whether these count in the network's: it is a convolution, a pool or a linear layer.
+    multiply_adds: int = 0  # Those of its own operations, for one image.
+    parameters: int = 0  # Those in no other layer inside it, as the network's author wrote it.
+    weight: tuple[int, ...] = ()  # Shape of its weights, output channels first; () if it is none that has such.
 
     @property
     def is_map(self) -> bool:
@@ -140,6 +148,8 @@ class ModelCard:
     upstream: int = -1  # The layers that the logits depend on, as in Layer.upstream.
     sample: tuple[float, ...] = ()  # Logits of one fixed picture, in EXACT.
     tokens: tuple[Tokens, ...] = ()  # Sequences that can be read as maps.
+    parameters: int = 0  # Those of the network as its author wrote it, in layers or not.
+    folded_layers: tuple[Layer, ...] = ()  # The convolutions of `folded`, which have no taps.
     positions: bool = False  # Whether it gives a score for each position, so that targets need a region.
 
     @property

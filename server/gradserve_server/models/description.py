@@ -3,6 +3,7 @@
 from .behaviour import Behaviour
 from .card import ModelCard
 from .catalogue import ModelSpec
+from .contents import parameter_count, with_contents
 from .loading import Source, class_names
 from .outputs import Head
 from .positions import NO_RELEVANCE, NOTE, has_positions
@@ -28,6 +29,7 @@ def describe(
     `folded`: {convolution: BatchNorm}. `sizes`: whether it takes other sizes than its own, and its smallest side.
     """
     positions = has_positions(source.network)
+    layers = with_contents(probe.layers, source.network)
     labels = class_names(spec, source, probe.classes, single=head.single)
     return ModelCard(
         name=spec.name,
@@ -43,7 +45,7 @@ def describe(
         any_size=sizes[0],
         min_size=sizes[1],
         default_eps=spec.default_eps,
-        layers=tuple(layer for layer in probe.layers if layer.name not in folded),
+        layers=tuple(layer for layer in layers if layer.name not in folded),
         folded=folded,
         grad_cam_layer=probe.grad_cam_layer,
         relus=probe.relus,
@@ -62,6 +64,8 @@ def describe(
         aliases=probe.aliases,
         upstream=probe.upstream,
         tokens=probe.tokens,
+        parameters=parameter_count(source.network),
+        folded_layers=tuple(layer for layer in layers if layer.name in folded),
         positions=positions,
     )
 

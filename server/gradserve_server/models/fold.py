@@ -13,12 +13,16 @@ from .uses import Uses
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+FAINT = 1e-30  # Weights below it lose digits in float32, of which the smallest number is 1e-38.
 
 
 class FoldedBatchNorm(nn.Identity):
     """What a folded BatchNorm becomes: it hands its input on, wherever it stands and whatever it is called."""
 
     kind: str  # The class that it had.
+    scale: Tensor  # [C], by which the weights of each output channel were multiplied; float64.
+    faint: Tensor  # Numbers of the channels whose weights that left too small to be told, [k].
+    originals: Tensor  # Their weights before, [k, ...].
 
 
 def foldable(network: nn.Module, example: Tensor) -> dict[str, str]:
@@ -83,7 +87,17 @@ def fold_batch_norms(network: nn.Module, pairs: Iterable[tuple[str, str]]) -> No
         weight, bias = fuse_conv_bn_weights(wide[0], wide[1], mean, variance, norm.eps, wide[2], wide[3])
         for name, value in (("weight", weight), ("bias", bias)):
             setattr(conv, name, nn.Parameter(value.detach().to(dtype), requires_grad=False))
+        scale = torch.rsqrt(variance + norm.eps) * (1 if wide[2] is None else wide[2])
         _disable(norm)
+        norm.scale, norm.faint = scale, (weight.flatten(1).abs().amax(1) < FAINT).nonzero()[:, 0]
+        norm.originals = wide[0][norm.faint].to(dtype)
+
+
+def unfolded(weight: Tensor, norm: FoldedBatchNorm) -> Tensor:
+    """A convolution's weights before that BatchNorm was folded into them, up to one rounding."""
+    original = weight.detach().double() / norm.scale.view(-1, *[1] * (weight.dim() - 1))
+    original[norm.faint] = norm.originals.to(original)
+    return original.to(weight.dtype)
 
 
 def _disable(norm: nn.Module) -> None:

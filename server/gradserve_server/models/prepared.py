@@ -13,6 +13,8 @@ from ..accel.cpu_mode import FastOperations, KernelCache
 from ..accel.half_backward import HalfBackward, HalfWeights
 from .card import ModelCard, Precision
 from .channels import grey
+from .contents import weight_of
+from .fold import unfolded
 from .outputs import PLAIN, Head
 from .positions import PositionWeights, summed_over
 from .relevance.mode import RelevanceRules
@@ -121,6 +123,15 @@ class Prepared:
         if place.relu and side == "input":
             return place._replace(relu=False)  # The input of a functional ReLU is its module's output.
         return place._replace(side=side)
+
+    def weights(self, layer: str) -> Tensor:
+        """The weights of a layer that has some, as its author wrote them: output channels first, see `weight_of`."""
+        weight = weight_of(self.network.get_submodule(layer))
+        assert weight is not None, "the card says that the layer has weights"
+        norm = self.card.folded.get(layer)
+        if norm is not None:
+            weight = unfolded(weight, self.network.get_submodule(norm))  # type: ignore[arg-type]
+        return weight.detach()
 
     def deepest(self, layers: Collection[str]) -> str:
         """The layer of these that runs last."""

@@ -3,7 +3,8 @@
 import weakref
 from collections import Counter
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from math import prod
 from typing import Any
 
 import torch
@@ -15,13 +16,14 @@ from .card import Layer, Tokens
 from .flops import FlopCounter
 from .flow import NOT_FOR_GRAD_CAM, flow
 from .fold import FoldedBatchNorm
-from .layouts import Call, Reading, Sequences, Size, layout_of, map_size, read_tokens
+from .layouts import ROWS, Call, Reading, Sequences, Size, layout_of, map_size, read_tokens
 from .outputs import PLAIN, Head
 from .relevance.probe import Applicability, applicability
 from .relu import read
 from .taps import Place, first_input, first_tensor, version_of
 
 RELU = "relu"  # The kind of a layer that is a ReLU called as a function.
+COUNTED = ("Conv", "Pool", "Linear")  # Kinds of layers whose outputs are counted, where no modules are inside them.
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,8 @@ class _Firing:
     kind: str
     origin: str  # Class of the innermost module that made the tensor, since containers hand on their last child's.
     shape: tuple[int, ...]
+    counted: bool = False
+    multiply_adds: int = 0
 
     @property
     def relu(self) -> bool:
@@ -85,6 +89,7 @@ def probe(
         else _layer(i, name, item, size, reading, outputs)
         for i, (name, item) in enumerate(named.items())
     ]
+    layers = [replace(each, **_counts(named[each.name])) for each in layers]
     gradients = flow(network, example, layers, places, head)
     return Probe(
         layers=gradients.layers,
@@ -110,6 +115,15 @@ def aliases(network: nn.Module) -> dict[str, str]:
     return {name: first[module] for name, module in everywhere if first[module] != name}
 
 
+@dataclass
+class _Call:
+    """A call of a module that has not ended: the operations before it and inside its modules, its input's shape."""
+
+    flops: int
+    shape: tuple[int, ...] | None
+    inside: int = 0
+
+
 class _LayerWatch:
     """A pass without gradients: the layers that fire, in order, and the sequences among them."""
 
@@ -117,6 +131,8 @@ class _LayerWatch:
         self.firings: list[_Firing] = []
         self.sequences = Sequences(size)
         self._calls: Counter[str] = Counter()
+        self._counter = FlopCounter()
+        self._open: list[_Call] = []  # The calls of modules that have begun and not ended.
         self._last: Any = None  # The last output.
         self._origin = ""  # The class of the module that made it.
         # Outputs by id: a weak reference, the tensor's version, the module's name and the index of the call.
@@ -130,14 +146,13 @@ class _LayerWatch:
         for name, module in network.named_modules():
             handles.append(module.register_forward_pre_hook(self._on_input, with_kwargs=True))
             handles.append(module.register_forward_hook(self._on_output(name)))
-        counter = FlopCounter()
         try:
-            with torch.no_grad(), counter, _FunctionalReLUs(self):
+            with torch.no_grad(), self._counter, _FunctionalReLUs(self):
                 logits = head.run(network, example)
         finally:
             for handle in handles:
                 handle.remove()
-        return logits, counter.flops / len(example) / 1e9
+        return logits, self._counter.flops / len(example) / 1e9
 
     def named(self) -> dict[str, _Firing]:
         """The layers by name. One called more than once has every call by index; its plain name means the last one."""
@@ -171,11 +186,16 @@ class _LayerWatch:
 
     def _on_input(self, _: nn.Module, args: Any, kwargs: Any) -> None:
         x = first_input(args, kwargs)
+        self._open.append(_Call(self._counter.flops, None if x is None else tuple(x.shape)))
         if x is not None:
             self.sequences.see(x)
 
     def _on_output(self, name: str) -> Any:
         def on_output(module: nn.Module, _: Any, out: Any) -> None:
+            call = self._open.pop()
+            flops = self._counter.flops - call.flops
+            if self._open:
+                self._open[-1].inside += flops
             tensor = first_tensor(out)
             if tensor is None or not name:
                 return
@@ -187,7 +207,10 @@ class _LayerWatch:
             if reference is not None and reference() is tensor and item in self.firings:
                 self.firings.remove(item)
             self._outputs[id(tensor)] = (weakref.ref(tensor), version_of(tensor), name, self._calls[name])
-            self.firings.append(_Firing(name, self._calls[name], kind, self._origin, tuple(tensor.shape)))
+            shape = tuple(tensor.shape)
+            counted = _is_counted(module, kind, handed_on=call.shape == shape)
+            facts = (kind, self._origin, shape, counted, (flops - call.inside) // 2)
+            self.firings.append(_Firing(name, self._calls[name], *facts))
             self._calls[name] += 1
 
         return on_output
@@ -208,6 +231,23 @@ class _FunctionalReLUs(TorchFunctionMode):
         if source is not None:
             self._watch.add_relu(*source, out)
         return out
+
+
+def _is_counted(module: nn.Module, kind: str, *, handed_on: bool) -> bool:
+    """Whether it is a convolution, a pool or a linear layer; `handed_on`: its output has the shape of its input.
+
+    An adaptive pool gives such an output by doing nothing.
+    """
+    named = any(word in kind for word in COUNTED) and not any(module.children())
+    return named and not (handed_on and kind.startswith("Adaptive"))
+
+
+def _counts(item: _Firing) -> dict[str, Any]:
+    """What a layer gives and computes for one image, as fields of its Layer."""
+    rows, *rest = item.shape or (ROWS,)
+    shape = tuple(rest) if rows == ROWS else (rows // ROWS, *rest) if rows % ROWS == 0 else item.shape
+    numbers = {"values": prod(item.shape) // ROWS, "multiply_adds": item.multiply_adds // ROWS}
+    return {"shape": shape, "counted": item.counted, **numbers}
 
 
 def _layer(number: int, name: str, item: _Firing, size: Size, reading: Reading, outputs: int) -> Layer:

@@ -29,6 +29,9 @@ def one_picture(client: Client) -> None:
     client.influence("cat.jpg", goal="los")  # Mistake
     client.suspects(order="random")  # Mistake
     client.embed("cat.jpg", pooling="average")  # Mistake
+    client.inspect("filters", "conv1")  # Mistake
+    client.inspect("activations", "conv1")  # Mistake
+    client.inspect("weights", "conv1", order="max")  # Mistake
     client.differentiate(["cat.jpg"], rule="lrp")  # Mistake
     client.maximize("flamingo", preset="strng")  # Mistake
     client.maximize("flamingo", optimizer="adamw")  # Mistake

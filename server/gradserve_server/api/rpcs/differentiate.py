@@ -16,11 +16,11 @@ from ...methods.targets import Target, look_up_rows
 from ...models.card import Layer, ModelCard
 from ...models.rules import CONVOLUTION_RULES, Relevance, ReLURule, Rule
 from ...pool.wire import Outcome
+from ..batches import batch_of, read_pictures
 from ..errors import Violations
 from ..fields import choice
-from ..images import ModelInput
 from ..reply import fill_tensor, provenance
-from ..request import PREPROCESSES, Bound, CallContext, area, check_options, in_exact, model_of, read_picture, task_of
+from ..request import PREPROCESSES, Bound, CallContext, area, check_options, in_exact, model_of, task_of
 from ..targets import ASIDE, aside, has_channels, known_layer
 from .goals import goal_of
 
@@ -34,9 +34,12 @@ PREDICTED: Goal = (Summand(target=Target(rank=1)),)
 def bind(request: differentiate_pb2.DifferentiateRequest, at: CallContext) -> Bound:
     """Checks the request, and makes its task. Raises RequestError with all that is wrong."""
     card, violations = model_of(request.model, at.cards)
-    pictures = _pictures(request, card, at, violations)
+    choice(pb.Preprocess.DESCRIPTOR, request.preprocess, "preprocess", violations)
+    how = PREPROCESSES.get(request.preprocess or pb.PREPROCESS_AS_IS, pb.PREPROCESS_AS_IS)
+    quick = request.options.quick_decode
+    pictures = read_pictures(request.images, "images", MAX_IMAGES, how, card, at, violations, quick=quick)
     options = check_options("differentiate", request.options, card, at, violations)
-    batch = _batch(pictures, violations)
+    batch = batch_of(pictures, "images", violations)
     name = choice(RULE, request.rule, "rule", violations) or "plain"
     rule = _rule(name)
     if isinstance(rule, Relevance):
@@ -53,46 +56,6 @@ def bind(request: differentiate_pb2.DifferentiateRequest, at: CallContext) -> Bo
     cost = _cost(batch, wrt, rule, goals, card)
     task = task_of(options, card, batch, arguments, cost, at)
     return Bound(task, card, pictures[0], (name,), regions=tuple(each.region for each in pictures))
-
-
-def _pictures(
-    request: differentiate_pb2.DifferentiateRequest, card: ModelCard, at: CallContext, violations: Violations
-) -> list[ModelInput]:
-    """The pictures as the model gets them; at least one, black where none can be used.
-
-    Where they are not decoded, the first tells the size of all.
-    """
-    choice(pb.Preprocess.DESCRIPTOR, request.preprocess, "preprocess", violations)
-    how = PREPROCESSES.get(request.preprocess or pb.PREPROCESS_AS_IS, pb.PREPROCESS_AS_IS)
-    if not 1 <= len(request.images) <= MAX_IMAGES:
-        text = f"must be 1 to {MAX_IMAGES}, were {len(request.images)}"
-        violations.add("images", text, for_every_model=True)
-        return [ModelInput(np.zeros((card.height, card.width, 3), np.uint8), pb.Region(), preprocess=how)]
-    if not at.decode:
-        return [read_picture(request.images[0], how, card, at, violations)] * len(request.images)
-    quick = request.options.quick_decode
-    pictures = [
-        read_picture(image, how, card, at, violations, f"images[{i}]", quick=quick)
-        for i, image in enumerate(request.images)
-    ]
-    return [picture._replace(preprocess=how) for picture in pictures]
-
-
-def _batch(pictures: Sequence[ModelInput], violations: Violations) -> np.ndarray:
-    """The pictures as one array [n, H, W, 3], float32 if one of them is; the first alone where sizes differ."""
-    first = pictures[0].pixels
-    for i, picture in enumerate(pictures):
-        if picture.pixels.shape != first.shape:
-            (height, width), (other, wide) = first.shape[:2], picture.pixels.shape[:2]
-            text = f"is {wide}x{other} where images[0] is {width}x{height}; send pictures of one size, or "
-            violations.add(f"images[{i}]", f"{text}preprocess MODEL_DEFAULT or WHOLE_IMAGE", for_every_model=True)
-            return first[None]
-    if len(pictures) == 1 or not any(first.strides):  # An empty picture takes the place of the request's.
-        return np.broadcast_to(first, (len(pictures), *first.shape))
-    if any(each.pixels.dtype != np.uint8 for each in pictures):
-        scaled = [each.pixels / np.float32(255) if each.pixels.dtype == np.uint8 else each.pixels for each in pictures]
-        return np.stack(scaled)
-    return np.stack([each.pixels for each in pictures])
 
 
 def _goals(

@@ -1,0 +1,72 @@
+# Generated from aio_inside.py by protos/sync_client.py: edit that file, then `make protos`.
+"""The calls that look inside a network: Inspect."""
+
+from typing import Any, Literal, Unpack, overload
+
+from gradserve.arguments import ImageLike
+from gradserve.messages.inspect import (
+    ActivationsArguments,
+    FieldArguments,
+    TableArguments,
+    View,
+    WeightsArguments,
+    inspect_request,
+    inspected,
+)
+from gradserve.results.inspect import Activations, LayerTable, ReceptiveField, Weights
+from gradserve.transport.connection import Connection
+
+
+class InsideCalls(Connection):
+    """A connection with the calls that look inside a network."""
+
+    @overload
+    def inspect(
+        self,
+        view: Literal["weights"],
+        layer: str,
+        *,
+        timeout: float | None = ...,
+        **arguments: Unpack[WeightsArguments],
+    ) -> Weights: ...
+    @overload
+    def inspect(
+        self,
+        view: Literal["activations"],
+        layer: str,
+        image: ImageLike,
+        *,
+        timeout: float | None = ...,
+        **arguments: Unpack[ActivationsArguments],
+    ) -> Activations: ...
+    @overload
+    def inspect(
+        self, view: Literal["table"], *, timeout: float | None = ..., **arguments: Unpack[TableArguments]
+    ) -> LayerTable: ...
+    @overload
+    def inspect(
+        self,
+        view: Literal["receptive_field"],
+        layer: str,
+        *,
+        timeout: float | None = ...,
+        **arguments: Unpack[FieldArguments],
+    ) -> ReceptiveField: ...
+    def inspect(
+        self,
+        view: View,
+        layer: str = "",
+        image: ImageLike | None = None,
+        *,
+        timeout: float | None = None,
+        **arguments: Any,
+    ) -> Weights | Activations | LayerTable | ReceptiveField:
+        """What is inside a network, as one of four views.
+
+        `inspect("weights", layer)`: its filters as pictures. `inspect("activations", layer, image)`: its maps of a
+        picture, those of named `channels` or the strongest. `inspect("table")`: parameters, memory and multiply-adds of
+        every layer; with `images` also what the layers do on them. `inspect("receptive_field", layer)`: how far its
+        units see.
+        """
+        request = inspect_request(view, layer, image, **arguments)
+        return inspected(self._call(self._stubs.gradients.Inspect, request, timeout))

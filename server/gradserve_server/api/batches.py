@@ -1,0 +1,55 @@
+"""Several pictures of a request, which become one batch."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from gradserve.v1 import common_pb2 as pb
+
+from ..models.card import ModelCard
+from .errors import Violations
+from .images import ModelInput
+from .request import CallContext, read_picture
+
+
+def read_pictures(
+    images: Sequence[pb.Image],
+    path: str,
+    most: int,
+    how: pb.Preprocess,
+    card: ModelCard,
+    at: CallContext,
+    violations: Violations,
+    *,
+    quick: bool,
+) -> list[ModelInput]:
+    """The pictures of the field `path` as the model gets them; at least one, black where none can be used.
+
+    Where they are not decoded, the first tells the size of all.
+    """
+    if not 1 <= len(images) <= most:
+        violations.add(path, f"must be 1 to {most}, were {len(images)}", for_every_model=True)
+        return [ModelInput(np.zeros((card.height, card.width, 3), np.uint8), pb.Region(), preprocess=how)]
+    if not at.decode:
+        return [read_picture(images[0], how, card, at, violations)] * len(images)
+    pictures = [
+        read_picture(image, how, card, at, violations, f"{path}[{i}]", quick=quick) for i, image in enumerate(images)
+    ]
+    return [picture._replace(preprocess=how) for picture in pictures]
+
+
+def batch_of(pictures: Sequence[ModelInput], path: str, violations: Violations) -> np.ndarray:
+    """The pictures as one array [n, H, W, 3], float32 if one of them is; the first alone where sizes differ."""
+    first = pictures[0].pixels
+    for i, picture in enumerate(pictures):
+        if picture.pixels.shape != first.shape:
+            (height, width), (other, wide) = first.shape[:2], picture.pixels.shape[:2]
+            text = f"is {wide}x{other} where {path}[0] is {width}x{height}; send pictures of one size, or "
+            violations.add(f"{path}[{i}]", f"{text}preprocess MODEL_DEFAULT or WHOLE_IMAGE", for_every_model=True)
+            return first[None]
+    if len(pictures) == 1 or not any(first.strides):  # An empty picture takes the place of the request's.
+        return np.broadcast_to(first, (len(pictures), *first.shape))
+    if any(each.pixels.dtype != np.uint8 for each in pictures):
+        scaled = [each.pixels / np.float32(255) if each.pixels.dtype == np.uint8 else each.pixels for each in pictures]
+        return np.stack(scaled)
+    return np.stack([each.pixels for each in pictures])
