@@ -99,7 +99,8 @@ def _resize_rows(picture: Array, by: Weights) -> Array:
     Sums of whole numbers are exact in floats of enough bits, whatever their order.
     """
     exact = np.float32 if 255 * np.abs(by.weights).sum(1).max() < EXACT_FLOAT32 else np.float64
-    rows, weights = picture.astype(exact, "C").reshape(len(picture), -1), by.weights.astype(exact)
+    rows: Array = picture.astype(exact, "C").reshape(len(picture), -1)
+    weights: Array = by.weights.astype(exact)
     resized, half = np.empty((len(weights), rows.shape[1]), np.uint8), 1 << (by.precision - 1)
     for i, (begin, count) in enumerate(zip(by.first, by.counts, strict=True)):
         sums = weights[i, :count] @ rows[begin : begin + count]
