@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from multiprocessing.synchronize import Event
 from pathlib import Path
 from typing import Annotated, NamedTuple
 from urllib.parse import urlsplit
@@ -40,7 +41,8 @@ TOKEN, STRANGER = "a-token-of-the-benchmark", "another-token-of-the-benchmark"
 RATE = 10.0  # Requests a second of the calm caller.
 HALF_SENT, EMPTY_FIELDS, UNKNOWN_NAMES, HALF_GETS = 24, (15 << 20) // 4, 1024, 780
 KEPT_PICTURES = 16  # The photos that the calm caller asks about, in turn.
-START_SECONDS = 4.0  # Until the hostile caller is at it.
+MAX_IMPORT_SECONDS = 120.0  # The most until the hostile caller's process has imported what it needs.
+START_SECONDS = 4.0  # From then until the hostile caller is at it.
 SIDE = 7000  # Of a picture of 49 megapixels.
 
 
@@ -176,9 +178,12 @@ def compared(
     target = Target(server.address, urlsplit(server.said("metrics")).netloc, STRANGER)
     stretch(server, mix, photos, seconds / 2)
     before = stretch(server, mix, photos, seconds)
-    process = multiprocessing.get_context("spawn").Process(target=at_low_priority, args=(hostile, target), daemon=True)
+    context = multiprocessing.get_context("spawn")
+    begun = context.Event()
+    process = context.Process(target=at_low_priority, args=(hostile, target, begun), daemon=True)
     process.start()
     try:
+        assert begun.wait(MAX_IMPORT_SECONDS)
         time.sleep(START_SECONDS)
         assert process.is_alive()
         return before, stretch(server, mix, photos, seconds)
@@ -187,8 +192,9 @@ def compared(
         process.join()
 
 
-def at_low_priority(hostile: Callable[[Target], None], target: Target) -> None:
-    """The hostile caller's process: it never ends by itself."""
+def at_low_priority(hostile: Callable[[Target], None], target: Target, begun: Event) -> None:
+    """The hostile caller's process, which never ends by itself; `begun` is set when it has imported what it needs."""
+    begun.set()
     os.nice(19)
     hostile(target)
 

@@ -154,7 +154,8 @@ def test_what_is_written(pictures, tmp_path):  # noqa: F811
     assert document["trials"][0]["settings"] == {name: str(NOISE[name]) for name in sorted(NOISE)}
     suite = Tree.parse(tmp_path / "junit.xml").getroot()
     properties = {each.get("name"): each.get("value") for each in suite.iter("property")}
-    assert properties["abstentions"] == "4 of 30"
+    facts = "sigma 0.25; 1000 samples after 100 that chose the class; alpha 0.001 for each picture; 4 of 30 abstentions"
+    assert properties["certificates"] == facts
     assert properties["certified accuracy, radius 0.25"].startswith("33.3% (")
     assert [each.get("name") for each in suite.iter("testcase") if each.find("failure") is not None] == [
         "certified accuracy, radius 0.5"
@@ -265,6 +266,12 @@ def test_thresholds_that_cannot_be_held():
         check_radii(CheckSpec([Method("pgd")], [], {}).plan(card()), limits)
     with pytest.raises(ValueError, match=r"the radius 0\.7: 1000 samples of sigma 0\.25 prove at most 0\.6158"):
         check_radii(ALONE.plan(card()), limits)
+    for samples in (10, 100, 999, 1000, 100_000):
+        plan = replace(ALONE, noise={**NOISE, "samples": samples}).plan(card())
+        with pytest.raises(ValueError, match="prove at most") as refused:
+            check_radii(plan, Limits(certified=((2.0, 0.3),)))
+        told = str(refused.value).split()[-1]
+        check_radii(plan, Thresholds(min_certified_accuracy=[f"{told}:0.3"]).limits())
 
 
 def test_independent_labels_are_refused():

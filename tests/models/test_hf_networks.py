@@ -112,6 +112,21 @@ def test_a_processor_without_a_backend_of_torch_resizes_with_pillow(
     assert load(spec(folder)).interpolation == "bilinear"
 
 
+def test_a_backend_that_does_something_else_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = saved(tmp_path, vit())
+    made = hf_networks._processor
+
+    def wider(folder: Path, backend: str | None = None) -> Any:
+        processor = made(folder, backend)
+        if backend is None:
+            processor.size = {"height": 64, "width": 72}
+        return processor
+
+    monkeypatch.setattr(hf_networks, "_processor", wider)
+    with pytest.raises(LoadError, match=r"ViTImageProcessor.* does what this server does not"):
+        load(spec(folder))
+
+
 def test_one_channel(tmp_path: Path) -> None:
     folder = saved(tmp_path, vit(num_channels=1), image_mean=[0.3], image_std=[0.2])
     with pytest.raises(LoadError, match="it takes 1 channels, and channels is 3; write channels = 1"):

@@ -7,6 +7,7 @@ certified at any radius.
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from decimal import ROUND_DOWN, Context
 from statistics import NormalDist
 
 from gradserve.load import charts
@@ -103,7 +104,8 @@ def check_radii(plan: Plan, limits: Limits) -> None:
         if trial is None:
             raise ValueError("--min-certified-accuracy needs --certify-sigma")
         if radius > (largest := largest_radius(trial)):
-            text = f"{trial.settings['samples']} samples of sigma {trial.settings['sigma']} prove at most {largest:.4g}"
+            at_most = float(Context(prec=4, rounding=ROUND_DOWN).create_decimal_from_float(largest))
+            text = f"{trial.settings['samples']} samples of sigma {trial.settings['sigma']} prove at most {at_most:g}"
             raise ValueError(f"--min-certified-accuracy: no picture can have the radius {radius:g}: {text}")
 
 

@@ -4,7 +4,15 @@ from pathlib import Path
 from xml.etree import ElementTree as Tree
 
 from gradserve.robustness.figures import Figures
-from gradserve.robustness.words import cautions, certified_text, meaning, ranged, unmeasured, warnings
+from gradserve.robustness.words import (
+    cautions,
+    certificate_facts,
+    certified_text,
+    meaning,
+    ranged,
+    unmeasured,
+    warnings,
+)
 
 SUITE = "gradserve robustness"
 
@@ -62,5 +70,5 @@ def _properties(figures: Figures, model: str) -> list[tuple[str, str]]:
             (f"certified accuracy, radius {point.radius:g}", certified_text(point))
             for point in figures.certified.points
         ]
-        properties.append(("abstentions", f"{figures.certified.abstained} of {figures.certified.of}"))
+        properties.append(("certificates", "; ".join(certificate_facts(figures.certified))))
     return properties + ([("mCE", f"{figures.mce:.1%}")] if figures.mce is not None else [])

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from gradserve.robustness.certified import CertifiedPoint
+from gradserve.robustness.certified import CertifiedAccuracy, CertifiedPoint
 from gradserve.robustness.figures import Figures, Robustness
 from gradserve.robustness.stages import StageStanding
 
@@ -36,6 +36,17 @@ def certified_text(point: CertifiedPoint) -> str:
     """The share that is certified with a radius, with its interval."""
     low, high = point.interval
     return f"{point.certified.value:.1%} ({low:.1%} to {high:.1%})"
+
+
+def certificate_facts(accuracy: CertifiedAccuracy) -> list[str]:
+    """The noise of the certificates, and how many proved nothing."""
+    settings = accuracy.trial.settings
+    facts = [
+        f"sigma {settings['sigma']}",
+        f"{settings['samples']} samples after {settings['selection_samples']} that chose the class",
+    ]
+    facts += [f"alpha {settings['alpha']} for each picture", f"{accuracy.abstained} of {accuracy.of} abstentions"]
+    return facts + ([f"{accuracy.failed} requests failed, counted as not certified"] if accuracy.failed else [])
 
 
 def unmeasured(robustness: Robustness) -> str:

@@ -109,14 +109,13 @@ def resize(picture: Picture, height: int, width: int, interpolation: Interpolati
     """Antialiased resampling to [height, width, 3], Pillow's or torch's; float pictures are never rounded."""
     if size_of(picture) == (height, width):
         return np.asarray(picture)
-    eight_bits = isinstance(picture, Image.Image) or picture.dtype == np.uint8
-    if interpolation in FILTERS and eight_bits:
-        return torch_resize(np.asarray(picture), height, width, interpolation)
     filter_ = RESAMPLING[interpolation]
-    if isinstance(picture, np.ndarray) and not eight_bits:
+    if isinstance(picture, np.ndarray) and picture.dtype != np.uint8:
         channels = [np.asarray(Image.fromarray(picture[..., c]).resize((width, height), filter_)) for c in range(3)]
         return np.stack(channels, axis=2).clip(0, 1)
     image = Image.fromarray(picture) if isinstance(picture, np.ndarray) else picture
+    if interpolation in FILTERS:
+        return torch_resize(image, height, width, interpolation)
     return np.asarray(image.resize((width, height), filter_))
 
 

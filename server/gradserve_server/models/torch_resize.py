@@ -8,11 +8,13 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
+from PIL import Image
 
 WEIGHT_BITS = 15  # Of the largest weight, without its sign.
 MAX_PRECISION = 22  # Of torch's weights, in bits after the point.
 EXACT_FLOAT32 = 1 << 24  # Whole numbers below this are exact in float32.
 BICUBIC_SLOPE = -0.5  # Keys' parameter a, as Pillow has it too.
+STRIP = 128  # Rows of a picture whose width is changed together.
 
 Array = np.ndarray[Any, Any]
 
@@ -55,13 +57,23 @@ class Weights(NamedTuple):
     precision: int
 
 
-def torch_resize(picture: Array, height: int, width: int, filter_: str) -> Array:
-    """A picture [h, w, 3] of type uint8 at the size [height, width, 3], by a filter of FILTERS."""
-    if width != picture.shape[1]:
-        picture = _resize_rows(picture.transpose(1, 0, 2), width, FILTERS[filter_]).transpose(1, 0, 2)
-    if height != picture.shape[0]:
-        picture = _resize_rows(picture, height, FILTERS[filter_])
-    return picture
+def torch_resize(picture: Image.Image, height: int, width: int, filter_: str) -> Array:
+    """A picture in RGB at the size [height, width, 3], by a filter of FILTERS."""
+    pixels = np.asarray(picture) if width == picture.width else _narrowed(picture, width, FILTERS[filter_])
+    if height == picture.height:
+        return pixels
+    return _resize_rows(pixels, _weights(picture.height, height, FILTERS[filter_]))
+
+
+def _narrowed(picture: Image.Image, width: int, filter_: Filter) -> Array:
+    """The picture at a new width, [h, width, 3], strip by strip, so that a large picture is never copied whole."""
+    weights = _weights(picture.width, width, filter_)
+    pixels = np.empty((picture.height, width, 3), np.uint8)
+    for top in range(0, picture.height, STRIP):
+        bottom = min(top + STRIP, picture.height)
+        strip = np.asarray(picture.crop((0, top, picture.width, bottom)))
+        pixels[top:bottom] = _resize_rows(strip.transpose(1, 0, 2), weights).transpose(1, 0, 2)
+    return pixels
 
 
 def _weights(old: int, new: int, filter_: Filter) -> Weights:
@@ -81,17 +93,16 @@ def _weights(old: int, new: int, filter_: Filter) -> Weights:
     return Weights(first, counts, whole, precision)
 
 
-def _resize_rows(picture: Array, new: int, filter_: Filter) -> Array:
+def _resize_rows(picture: Array, by: Weights) -> Array:
     """A picture [old, k, 3] as [new, k, 3].
 
     Sums of whole numbers are exact in floats of enough bits, whatever their order.
     """
-    first, counts, weights, precision = _weights(len(picture), new, filter_)
-    largest_sum = 255 * np.abs(weights).sum(1).max()
-    exact = np.float32 if largest_sum < EXACT_FLOAT32 else np.float64
-    rows, half = np.ascontiguousarray(picture).reshape(len(picture), -1), 1 << (precision - 1)
-    resized = np.empty((new, rows.shape[1]), np.uint8)
-    for i, begin in enumerate(first):
-        sums = weights[i, : counts[i]].astype(exact) @ rows[begin : begin + counts[i]].astype(exact)
-        resized[i] = ((sums.astype(np.int64) + half) >> precision).clip(0, 255)
-    return resized.reshape(new, *picture.shape[1:])
+    exact = np.float32 if 255 * np.abs(by.weights).sum(1).max() < EXACT_FLOAT32 else np.float64
+    rows: Array = picture.astype(exact, "C").reshape(len(picture), -1)
+    weights: Array = by.weights.astype(exact)
+    resized, half = np.empty((len(weights), rows.shape[1]), np.uint8), 1 << (by.precision - 1)
+    for i, (begin, count) in enumerate(zip(by.first, by.counts, strict=True)):
+        sums = weights[i, :count] @ rows[begin : begin + count]
+        resized[i] = ((sums.astype(np.int64) + half) >> by.precision).clip(0, 255)
+    return resized.reshape(len(weights), *picture.shape[1:])

@@ -130,7 +130,7 @@ def robustness(
     baseline = reading.record(thresholds.baseline) if thresholds.baseline else None
     source = Source(dataset, limit, part, thresholds.group)
     setting = Setting(model, trials.reference, source, spec, limits, baseline, concurrency, reports, connection.address)
-    connect = partial(connection.async_client, timeout_for(spec.methods) if timeout is None else timeout)
+    connect = partial(connection.async_client, timeout_for(spec) if timeout is None else timeout)
     document = _document(connect, setting)
     _end(document, as_json)
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from gradserve.robustness import page
 from gradserve.robustness.certified import CertifiedAccuracy, chart
 from gradserve.robustness.figures import Figures
-from gradserve.robustness.words import certified_text
+from gradserve.robustness.words import certificate_facts, certified_text
 
 _INTERVAL = "95 % interval (Clopper-Pearson)"
 _LEAD = (
@@ -19,7 +19,7 @@ def lines(figures: Figures) -> Iterator[str]:
     every = [("", figures), *((f"{figures.column} {name}: ", group) for name, group in figures.groups.items())]
     for prefix, each in every:
         if each.certified:
-            yield f"{prefix}certified accuracy, {'; '.join(_facts(each.certified))}"
+            yield f"{prefix}certified accuracy, {'; '.join(certificate_facts(each.certified))}"
             for point in each.certified.points:
                 yield f"{prefix}certified within {point.radius:.4g}: {certified_text(point)}"
 
@@ -35,7 +35,7 @@ def sections(figures: Figures) -> list[page.Section]:
             [name, *row] for name, group in figures.groups.items() if group.certified for row in _rows(group.certified)
         ]
         tables.append(page.Table([figures.column, "radius", "accuracy", _INTERVAL, "pictures"], rows))
-    return [page.Section("Certified accuracy", _LEAD, [], _facts(accuracy), tables, [chart(accuracy)])]
+    return [page.Section("Certified accuracy", _LEAD, [], certificate_facts(accuracy), tables, [chart(accuracy)])]
 
 
 def _rows(accuracy: CertifiedAccuracy) -> list[list[str | float]]:
@@ -45,13 +45,3 @@ def _rows(accuracy: CertifiedAccuracy) -> list[list[str | float]]:
         count = f"{point.certified.count} of {point.certified.of}"
         rows.append([f"{point.radius:.4g}", point.certified.value, f"{low:.1%} to {high:.1%}", count])
     return rows
-
-
-def _facts(accuracy: CertifiedAccuracy) -> list[str]:
-    settings = accuracy.trial.settings
-    facts = [
-        f"sigma {settings['sigma']}",
-        f"{settings['samples']} samples after {settings['selection_samples']} that chose the class",
-    ]
-    facts += [f"alpha {settings['alpha']} for each picture", f"{accuracy.abstained} of {accuracy.of} abstentions"]
-    return facts + ([f"{accuracy.failed} requests failed, counted as not certified"] if accuracy.failed else [])

@@ -1,12 +1,12 @@
 """`gradserve robustness --standard` and `--quick`: attacks with fixed settings, so that verdicts can be compared."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
-from gradserve.parameters.method import Method
 from gradserve.robustness import stages
+from gradserve.robustness.plan import CheckSpec
 
-# Seconds that a call may take by default. Many ensembles wait for each other's thousands of passes.
-TIMEOUT, ENSEMBLE_TIMEOUT = 300.0, 3600.0
+# Seconds that a call may take by default. Ensembles and certificates wait for each other's thousands of passes.
+TIMEOUT, LONG_TIMEOUT = 300.0, 3600.0
 STANDARD = (
     "The verdict for a reviewer or a release: the standard ensemble as published (apgd, apgd_targeted, fab_targeted "
     "and square, each on what still stands). It takes thousands of passes for a picture that stands."
@@ -35,6 +35,7 @@ def preset_of(standard: bool, quick: bool, others: Mapping[str, object]) -> str:
     return attack
 
 
-def timeout_for(methods: Sequence[Method]) -> float:
-    """Seconds that a call with one of these attacks may take."""
-    return ENSEMBLE_TIMEOUT if any(method.name in stages.STAGES for method in methods) else TIMEOUT
+def timeout_for(spec: CheckSpec) -> float:
+    """Seconds that a call of such a check may take."""
+    ensemble = any(method.name in stages.STAGES for method in spec.methods)
+    return LONG_TIMEOUT if ensemble or spec.noise else TIMEOUT

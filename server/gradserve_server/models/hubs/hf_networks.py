@@ -175,15 +175,18 @@ def _input(spec: ModelSpec, folder: Path, config: Any) -> tuple[Geometry | None,
     return geometry, colours
 
 
-def _as_usual(folder: Path, geometry: Geometry, colours: Colours) -> Geometry:
-    """The geometry with the rounding of the backend that transformers takes by itself, where that is torchvision's."""
+def _as_usual(folder: Path, geometry: Geometry, colours: Colours) -> Geometry | None:
+    """The geometry with the rounding of the backend that transformers takes by itself, where that is torchvision's.
+
+    None where that backend does something else with pictures.
+    """
     usual = _processor(folder)
     way = ROUNDED_BY_TORCH.get(geometry.interpolation)
     if way is None or type(usual) is type(_processor(folder, "pil")):
         return geometry
     rounded = geometry._replace(interpolation=way)
     tolerance = TOLERANCE if resizes_as_usual(way) else ONE_LEVEL
-    return proven(_transform(usual), [rounded], colours, tolerance) or geometry
+    return proven(_transform(usual), [rounded], colours, tolerance)
 
 
 def _processor(folder: Path, backend: str | None = None) -> Any:

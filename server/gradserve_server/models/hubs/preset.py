@@ -69,9 +69,9 @@ def resizes_as_usual(interpolation: str) -> bool:
     """Whether torchvision resizes 8-bit tensors here as on most processors; without AVX2 it computes in floats."""
     from torchvision.transforms.v2 import InterpolationMode, functional
 
-    picture, size = np.asarray(trial_picture(*TRIAL_SIZES[0])), (64, 64)
+    picture, size = trial_picture(*TRIAL_SIZES[0]), (64, 64)
     way = InterpolationMode(interpolation.removeprefix("torch_"))
-    theirs = functional.resize(torch.tensor(picture).permute(2, 0, 1), list(size), way, antialias=True)
+    theirs = functional.resize(torch.tensor(np.asarray(picture)).permute(2, 0, 1), list(size), way, antialias=True)
     return np.array_equal(theirs.permute(1, 2, 0).numpy(), torch_resize(picture, *size, interpolation))
 
 
