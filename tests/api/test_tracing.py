@@ -19,6 +19,7 @@ from serving import MODELS, PATIENCE, Server, Stubs, methods, picture
 
 from gradserve.v1 import (
     attack_pb2,
+    certify_pb2,
     differentiate_pb2,
     explain_pb2,
     influence_pb2,
@@ -39,9 +40,10 @@ SMALL_SECONDS = 0.02  # What is missing in the parts of a shorter request is com
 RUN = ("run", "pass")
 SIMPLE = ("decode", "queue", RUN, "encode")
 SHAPES: dict[str, tuple[Any, ...]] = dict.fromkeys(
-    ("Predict", "Explain", "StreamExplain", "Differentiate", "Influence", "Embed", "Inspect", "Maximize"), SIMPLE
+    ("Predict", "Explain", "StreamExplain", "Differentiate", "Influence", "Embed", "Certify", "Inspect"), SIMPLE
 )
 SHAPES |= {
+    "Maximize": SIMPLE,
     "StreamMaximize": SIMPLE,
     "Stylize": SIMPLE,
     "StreamStylize": SIMPLE,
@@ -82,6 +84,7 @@ def calls(stubs: Stubs) -> dict[str, Callable[[], object]]:
         "Influence": lambda: g.Influence(influence_pb2.InfluenceRequest(**digits)),
         "Suspects": lambda: g.Suspects(influence_pb2.SuspectsRequest(model="digits")),
         "Embed": lambda: g.Embed(influence_pb2.EmbedRequest(**digits)),
+        "Certify": lambda: g.Certify(certify_pb2.CertifyRequest(**digits)),
         "Inspect": lambda: g.Inspect(inspect_pb2.InspectRequest(model="digits", table={"images": [DIGIT, DIGIT]})),
         "ListModels": lambda: stubs.models.ListModels(models_pb2.ListModelsRequest()),
         "GetModel": lambda: stubs.models.GetModel(models_pb2.GetModelRequest(name="small")),
