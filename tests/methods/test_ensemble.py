@@ -228,9 +228,10 @@ def test_bumps_in_l2_are_those_of_the_reference() -> None:
 def test_square_in_l2_takes_the_smallest_pictures(size: tuple[int, int]) -> None:
     x = torch.rand(1, 3, *size, generator=torch.Generator().manual_seed(0))
     rng = np.random.default_rng(0)
-    best = start(x, 0.2, rng)
+    ball = Ball("l2", 0.2)
+    best = start(x, ball, rng)
     for area in (0.8, 0.1, 0.001):
-        best = with_windows(best, x, 0.2, area, rng)
+        best = with_windows(best, x, ball, area, rng)
         assert best.isfinite().all()
         assert 0 < float((best - x).norm()) < 0.2 + 1e-6
 
