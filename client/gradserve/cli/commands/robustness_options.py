@@ -9,7 +9,7 @@ import typer
 
 from gradserve.cli import options, parse
 from gradserve.cli.commands.attack import LOSSES, METHODS, NORMS
-from gradserve.cli.commands.robustness_presets import ENSEMBLE_TIMEOUT, QUICK, STANDARD, TIMEOUT, preset_of
+from gradserve.cli.commands.robustness_presets import LONG_TIMEOUT, QUICK, STANDARD, TIMEOUT, preset_of
 from gradserve.messages import fields
 from gradserve.messages.attack import ATTACK_METHOD
 from gradserve.parameters.method import Method
@@ -46,7 +46,7 @@ Timeout = Annotated[
     float | None,
     typer.Option(
         "--timeout",
-        help=f"Seconds that a call may take; {TIMEOUT:g} if left out, with --standard {ENSEMBLE_TIMEOUT:g}.",
+        help=f"Seconds that a call may take; {TIMEOUT:g} if left out, with --standard or --quick {LONG_TIMEOUT:g}.",
         rich_help_panel="Connection",
     ),
 ]

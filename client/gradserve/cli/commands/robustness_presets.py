@@ -5,8 +5,9 @@ from collections.abc import Mapping, Sequence
 from gradserve.parameters.method import Method
 from gradserve.robustness import stages
 
-# Seconds that a call may take by default. Many ensembles wait for each other's thousands of passes.
-TIMEOUT, ENSEMBLE_TIMEOUT = 300.0, 3600.0
+# Seconds that a call may take by default. Long attacks wait for each other's hundreds or thousands of passes.
+TIMEOUT, LONG_TIMEOUT = 300.0, 3600.0
+LONG_ATTACKS = (stages.STANDARD, stages.QUICK, "apgd_targeted", "fab_targeted")
 STANDARD = (
     "The verdict for a reviewer or a release: the standard ensemble as published (apgd, apgd_targeted, fab_targeted "
     "and square, each on what still stands). It takes thousands of passes for a picture that stands."
@@ -37,4 +38,4 @@ def preset_of(standard: bool, quick: bool, others: Mapping[str, object]) -> str:
 
 def timeout_for(methods: Sequence[Method]) -> float:
     """Seconds that a call with one of these attacks may take."""
-    return ENSEMBLE_TIMEOUT if any(method.name in stages.STAGES for method in methods) else TIMEOUT
+    return LONG_TIMEOUT if any(method.name in LONG_ATTACKS for method in methods) else TIMEOUT
