@@ -12,8 +12,11 @@ from reference import Wrapped
 from torch import Tensor, nn
 from zoo import in_double, inputs, photos, prepared
 
+from gradserve_server.engine.differentiate import differentiate
+from gradserve_server.engine.job import Job, TimeUp
+from gradserve_server.engine.query import Part
 from gradserve_server.engine.scores import score
-from gradserve_server.methods.attack import METHODS, Attacked, Ball, Goal, GoalSpec
+from gradserve_server.methods.attack import METHODS, Attacked, Ball, Goal, GoalSpec, attack
 from gradserve_server.methods.attack.ensemble import STAGES
 from gradserve_server.methods.attack.input_transform import InputTransform
 from gradserve_server.methods.attack.patch import FINAL_TRIALS
@@ -22,7 +25,7 @@ from gradserve_server.methods.parameters import bind
 from gradserve_server.models.catalogue import EMBEDDED
 from gradserve_server.models.preparation import prepare
 
-from .attacks import attacked, course, label_of, whole
+from .attacks import attacked, course, label_of, plan, whole
 from .test_attack_references import algorithm_1, unsaturated
 
 NOTHING = Ball("linf", 0.2 / 255)  # A budget within which no 8-bit picture differs from the original.
@@ -147,6 +150,24 @@ def test_what_blinds_one_stage_alone_is_no_obstacle_to_the_ensemble() -> None:
     assert all(codes(found) for found in attacked(model, whole(x), "apgd", ball=NOTHING, steps=3))
     for found in attacked(model, whole(x), "ensemble", ball=NOTHING, stop=True, **SHORT):
         assert not codes(found)
+
+
+def test_an_ensemble_that_runs_out_of_time_does_not_advise_a_loss_that_it_refuses() -> None:
+    model, x = inputs("trained-resnet20", 1)
+    x, arguments = whole(x), plan(model, "ensemble", GoalSpec(loss="margin"), NOTHING, {"stop": True, **SHORT})
+    job = Job("job", "model", lambda job: attack(job, x, arguments), allow_partial=True)
+    steps = attack(job, x, arguments)
+    query = next(steps)
+    with pytest.raises(StopIteration) as ended:
+        for asked in range(10):
+            (answer,) = differentiate(model, [Part(query, range(len(query.images)))])
+            if answer.image_grad is not None:
+                answer = replace(answer, image_grad=torch.zeros_like(answer.image_grad))
+            query = steps.send(answer) if asked < 2 else steps.throw(TimeUp())
+    found = ended.value.value
+    assert [(stage.method, stage.reached) for stage in found.notes["stages"]] == [("apgd", False)]
+    assert codes(found) == ["TIME_UP", "ZERO_GRADIENT"]
+    assert "loss margin" not in " ".join(found.warnings)
 
 
 def test_a_probability_margin_is_the_difference_of_probabilities() -> None:
