@@ -79,6 +79,7 @@ def test_the_client_has_the_stages(server: Server) -> None:
         facts = {"model": "digits", "preprocess": "as_is", "eps": 1e-3, **METHODS["ensemble"]}
         found = client.attack(pixels_of(picture(0, 8, 8)), "ensemble", **facts)
     assert [stage.method for stage in found.stages] == ["apgd", "apgd_targeted", "fab_targeted", "square"]
+    assert found.loss == "margin", "so that robustness checks do not try it again with the margin"
     assert found.to_dict()["stages"][3] == {"method": "square", "reached": False, "queries": 60, "gradients": 0}
 
 

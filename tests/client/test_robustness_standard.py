@@ -58,7 +58,7 @@ class Ensemble(Model):
         self.losses = (*getattr(self, "losses", ()), (number, loss))
         return SimpleNamespace(
             certificate=certificate,
-            loss=loss or "cross_entropy",
+            loss=loss or ("margin" if method.name == "ensemble" else "dlr"),
             method=method.name,
             stages=stages if method.name == "ensemble" else (),
             provenance=provenance,
