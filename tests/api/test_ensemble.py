@@ -5,6 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
+from google.protobuf.duration_pb2 import Duration
 from serving import PATIENCE, Server, Stubs, picture, tensor
 
 from gradserve import Client
@@ -74,11 +75,22 @@ def test_stages_are_told_and_add_up(stubs: Stubs, norm: attack_pb2.Norm) -> None
     assert not attack(stubs, "malt", eps=0.1).stages
 
 
+def test_an_ensemble_is_begun_though_all_of_its_stages_would_take_too_long(stubs: Stubs) -> None:
+    attack(stubs, "ensemble", eps=1e-3)  # Now the server knows how long passes take.
+    facts = {"eps": 0.9, "first_success": False, "options": {"time_budget": Duration(seconds=4)}}
+    request = asked("ensemble", **facts)
+    request.method.ensemble.queries = 100_000
+    reply = stubs.gradients.Attack(request, timeout=PATIENCE)
+    assert reply.certificate.verdict == attack_pb2.VERDICT_FOUND
+    assert len(reply.stages) == 1, "it ends with the stage that succeeds, which is soon over"
+
+
 def test_the_client_has_the_stages(server: Server) -> None:
     with Client(server.address, timeout=PATIENCE) as client:
         facts = {"model": "digits", "preprocess": "as_is", "eps": 1e-3, **METHODS["ensemble"]}
         found = client.attack(pixels_of(picture(0, 8, 8)), "ensemble", **facts)
     assert [stage.method for stage in found.stages] == ["apgd", "apgd_targeted", "fab_targeted", "square"]
+    assert found.loss == "margin", "so that robustness checks do not try it again with the margin"
     assert found.to_dict()["stages"][3] == {"method": "square", "reached": False, "queries": 60, "gradients": 0}
 
 

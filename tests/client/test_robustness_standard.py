@@ -58,7 +58,7 @@ class Ensemble(Model):
         self.losses = (*getattr(self, "losses", ()), (number, loss))
         return SimpleNamespace(
             certificate=certificate,
-            loss=loss or "cross_entropy",
+            loss=loss or ("margin" if method.name == "ensemble" else "dlr"),
             method=method.name,
             stages=stages if method.name == "ensemble" else (),
             provenance=provenance,
@@ -182,7 +182,9 @@ def test_a_preset_is_its_attack_with_defaults() -> None:
         spec = trials.spec(0, "model_default", "auto")
         assert spec.methods == [Method(name)]
         assert spec.arguments == {"norm": trials.norm}
-    assert [timeout_for(CheckSpec([Method(name)], [], {})) for name in ("ensemble", "malt", "pgd")] == [3600, 300, 300]
+    names = ("ensemble", "malt", "apgd_targeted", "pgd")
+    seconds = {name: timeout_for(CheckSpec([Method(name)], [], {})) for name in names}
+    assert seconds == {"ensemble": 3600, "malt": 3600, "apgd_targeted": 3600, "pgd": 300}
     assert timeout_for(CheckSpec([], [], {}, noise={"sigma": 0.25})) == 3600
 
 

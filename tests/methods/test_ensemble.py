@@ -12,8 +12,11 @@ from reference import Wrapped
 from torch import Tensor, nn
 from zoo import in_double, inputs, photos, prepared
 
+from gradserve_server.engine.differentiate import differentiate
+from gradserve_server.engine.job import Job, TimeUp
+from gradserve_server.engine.query import Part
 from gradserve_server.engine.scores import score
-from gradserve_server.methods.attack import METHODS, Attacked, Ball, Goal, GoalSpec
+from gradserve_server.methods.attack import METHODS, Attacked, Ball, Goal, GoalSpec, attack
 from gradserve_server.methods.attack.ensemble import STAGES
 from gradserve_server.methods.attack.input_transform import InputTransform
 from gradserve_server.methods.attack.patch import FINAL_TRIALS
@@ -22,7 +25,7 @@ from gradserve_server.methods.parameters import bind
 from gradserve_server.models.catalogue import EMBEDDED
 from gradserve_server.models.preparation import prepare
 
-from .attacks import attacked, course, label_of, whole
+from .attacks import attacked, course, label_of, plan, whole
 from .test_attack_references import algorithm_1, unsaturated
 
 NOTHING = Ball("linf", 0.2 / 255)  # A budget within which no 8-bit picture differs from the original.
@@ -149,6 +152,25 @@ def test_what_blinds_one_stage_alone_is_no_obstacle_to_the_ensemble() -> None:
         assert not codes(found)
 
 
+def test_an_ensemble_that_runs_out_of_time_does_not_advise_a_loss_that_it_refuses() -> None:
+    model, x = inputs("trained-resnet20", 1)
+    x, arguments = whole(x), plan(model, "ensemble", GoalSpec(loss="margin"), NOTHING, {"stop": True, **SHORT})
+    job = Job("job", "model", lambda job: attack(job, x, arguments), allow_partial=True)
+    steps = attack(job, x, arguments)
+    query = next(steps)
+    for _ in range(2):
+        (answer,) = differentiate(model, [Part(query, range(len(query.images)))])
+        if answer.image_grad is not None:
+            answer = replace(answer, image_grad=torch.zeros_like(answer.image_grad))
+        query = steps.send(answer)
+    with pytest.raises(StopIteration) as ended:
+        steps.throw(TimeUp())
+    found = ended.value.value
+    assert [(stage.method, stage.reached) for stage in found.notes["stages"]] == [("apgd", False)]
+    assert codes(found) == ["TIME_UP", "ZERO_GRADIENT"]
+    assert "loss margin" not in " ".join(found.warnings)
+
+
 def test_a_probability_margin_is_the_difference_of_probabilities() -> None:
     logits = torch.randn(6, 7, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     for row in logits:
@@ -228,9 +250,10 @@ def test_bumps_in_l2_are_those_of_the_reference() -> None:
 def test_square_in_l2_takes_the_smallest_pictures(size: tuple[int, int]) -> None:
     x = torch.rand(1, 3, *size, generator=torch.Generator().manual_seed(0))
     rng = np.random.default_rng(0)
-    best = start(x, 0.2, rng)
+    ball = Ball("l2", 0.2)
+    best = start(x, ball, rng)
     for area in (0.8, 0.1, 0.001):
-        best = with_windows(best, x, 0.2, area, rng)
+        best = with_windows(best, x, ball, area, rng)
         assert best.isfinite().all()
         assert 0 < float((best - x).norm()) < 0.2 + 1e-6
 

@@ -17,7 +17,6 @@ from gradserve.robustness.plan import CLEAN, Plan, Trial
 from gradserve.transport.retry import PICTURE_ERRORS, TRANSIENT, RetryPolicy, about_the_picture, reason
 
 UNSATURATED_LOSS = "margin"  # Its gradient does not vanish where the model is sure.
-OWN_LOSS = ("fab_targeted", "ensemble")  # Attacks that take no loss, since the margin is among their own.
 
 
 @dataclass(frozen=True)
@@ -116,8 +115,7 @@ class Check:
         """One trial; where its attack had nothing to follow, once more with a loss that does not saturate."""
         attack = await self.answer(example, trial)
         outcome = self._judge(attack, example, trial)
-        settled = attack.loss == UNSATURATED_LOSS or attack.method in OWN_LOSS
-        if settled or outcome.state != "not_measured":
+        if attack.loss == UNSATURATED_LOSS or outcome.state != "not_measured":
             return outcome
         outcome = self._judge(await self.answer(example, trial, loss=UNSATURATED_LOSS), example, trial)
         return replace(outcome, rows=outcome.rows + attack.provenance.rows, loss=UNSATURATED_LOSS)

@@ -46,7 +46,7 @@ Timeout = Annotated[
     float | None,
     typer.Option(
         "--timeout",
-        help=f"Seconds that a call may take; {TIMEOUT:g} if left out, with --standard or --certify-sigma "
+        help=f"Seconds that a call may take; {TIMEOUT:g} if left out, with --standard, --quick or --certify-sigma "
         f"{LONG_TIMEOUT:g}.",
         rich_help_panel="Connection",
     ),

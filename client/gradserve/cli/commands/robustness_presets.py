@@ -5,8 +5,9 @@ from collections.abc import Mapping
 from gradserve.robustness import stages
 from gradserve.robustness.plan import CheckSpec
 
-# Seconds that a call may take by default. Ensembles and certificates wait for each other's thousands of passes.
+# Seconds that a call may take by default. Long attacks and certificates wait for each other's many passes.
 TIMEOUT, LONG_TIMEOUT = 300.0, 3600.0
+LONG_ATTACKS = (stages.STANDARD, stages.QUICK, "apgd_targeted", "fab_targeted")
 STANDARD = (
     "The verdict for a reviewer or a release: the standard ensemble as published (apgd, apgd_targeted, fab_targeted "
     "and square, each on what still stands). It takes thousands of passes for a picture that stands."
@@ -37,5 +38,5 @@ def preset_of(standard: bool, quick: bool, others: Mapping[str, object]) -> str:
 
 def timeout_for(spec: CheckSpec) -> float:
     """Seconds that a call of such a check may take."""
-    ensemble = any(method.name in stages.STAGES for method in spec.methods)
-    return LONG_TIMEOUT if ensemble or spec.noise else TIMEOUT
+    attacks = any(method.name in LONG_ATTACKS for method in spec.methods)
+    return LONG_TIMEOUT if attacks or spec.noise else TIMEOUT

@@ -75,7 +75,9 @@ def bind(request: attack_pb2.AttackRequest, at: CallContext) -> Bound:
     forwards = _cost_in_forwards(arguments, method, size, violations) if parameters is not None else 0
     violations.check()
     cost = card.gflop * forwards * area(picture.pixels, card)
-    may_end_early = stop or "surrogate" in arguments.parameters  # A surrogate may be cheaper than the attacked model.
+    # An ensemble ends with the stage that succeeds, a model may have fewer classes than are to be tried, and gradients
+    # of a surrogate may be cheaper than those of the attacked model.
+    may_end_early = stop or method.tries_classes or "surrogate" in arguments.parameters
     task = task_of(options, card, picture.pixels, arguments, cost, at, may_end_early=may_end_early)
     return Bound(task, card, picture, (arguments.method,), tuple(maps))
 

@@ -39,9 +39,9 @@ def obstacles(goal: Goal, climbed: Goal, logits: Tensor, grad: Tensor, borrowed:
 
 
 def in_every_stage(texts: Iterable[str]) -> dict[str, None]:
-    """The warnings of an ensemble whose every attack by gradients gave some of these `texts`."""
+    """The warnings of an ensemble whose every attack by gradients so far gave some of these `texts`, or their codes."""
     codes = dict.fromkeys(text.split(":")[0] for text in texts)
-    why = "every attack by gradients lacked one at some step, so that the verdict rests on square"
+    why = "every attack by gradients that ran lacked one at some step, so that only square, which needs none, can tell"
     return {f"{code}: {why}": None for code in codes}
 
 

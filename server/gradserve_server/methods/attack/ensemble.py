@@ -60,6 +60,7 @@ def ensemble(
             yield from _judge_encoded(part)
         finally:
             oracle.absorb(part)
+            oracle.obstacles = in_every_stage(oracle.obstacles)
             stages.append(Stage(name, part.done, part.queries, part.gradients))
         run.completed(range(1))
         if part.done:
@@ -67,7 +68,6 @@ def ensemble(
         found |= part.first_success is not None
     if part.done and not part.gradients and not found:
         run.warn(MASKED_GRADIENTS)
-    oracle.obstacles = in_every_stage(oracle.obstacles)
     if oracle.obstacles and part.flat:
         oracle.obstacles[flat(part.goal)] = None
 
