@@ -58,6 +58,7 @@ def test_arguments_become_a_request():
         ({"norm": "l1"}, "norm must be one of l2, linf"),
         ({"defence": "jpg"}, "nearest: jpeg"),
         ({"eot": {"sample": 3}}, "nearest: samples"),
+        ({"eot": "default"}, "eot is True or settings, such as {'samples': 16}, not 'default'"),
         ({"target": True}, "target"),
     ],
 )

@@ -56,6 +56,8 @@ async def test_with_asyncio(server: FakeServer, photo_path: Path) -> None:
     ("arguments", "text"),
     [
         ({"sample": 3}, "no argument of certify 'sample'; nearest: samples"),
+        ({"sigma": "a"}, "sigma must be a number, not 'a'"),
+        ({"alpha": [0.1]}, r"alpha must be a number, not \[0\.1\]"),
         ({"samples": 2.5}, "samples must be a whole number from 0 on, not 2.5"),
         ({"selection_samples": -1}, "selection_samples must be a whole number from 0 on, not -1"),
     ],

@@ -133,6 +133,8 @@ def _request(
         set_method(request.defence, defence)
     if eot is not False:
         changes: Mapping[str, Any] = {} if eot is True else eot
+        if not isinstance(changes, Mapping):
+            raise ValueError(f"eot is True or settings, such as {{'samples': 16}}, not {eot!r}")
         fields.fill_fields(request.eot, "eot", changes)
     if maps is not None:
         set_method(request.maps, maps)

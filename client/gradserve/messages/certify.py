@@ -9,6 +9,7 @@ from gradserve.messages.common import (
     choice,
     count,
     provenance_of,
+    real,
     region_of,
     request_options,
     score_of,
@@ -59,8 +60,8 @@ def _request(
         model=model,
         image=inputs.message(image, layout),
         preprocess=choice("preprocess", PREPROCESS, preprocess),
-        sigma=sigma,
-        alpha=alpha,
+        sigma=None if sigma is None else real("sigma", sigma),
+        alpha=None if alpha is None else real("alpha", alpha),
         options=request_options(**options),
         **{name: count(name, value) for name, value in numbers.items() if value is not None},
     )

@@ -50,7 +50,7 @@ def request_options(
         seed=None if seed is None else count("seed", seed, bits=64),
     )
     if time_budget is not None:
-        if not 0 < time_budget < 1e9:
+        if not 0 < real("time_budget", time_budget) < 1e9:
             raise ValueError(f"time_budget is a number of seconds above 0, not {time_budget}")
         options.time_budget.FromTimedelta(timedelta(seconds=time_budget))
     return options
@@ -243,3 +243,10 @@ def count(name: str, value: Any, bits: int = 32) -> int:
     if int(value) >= 1 << bits:
         raise ValueError(f"{name} must be below 2**{bits}, not {value}")
     return int(value)
+
+
+def real(name: str, value: Any) -> float:
+    """The value if it is a real number, else ValueError."""
+    if not isinstance(value, Real) or isinstance(value, bool):
+        raise ValueError(f"{name} must be a number, not {value!r}")
+    return float(value)

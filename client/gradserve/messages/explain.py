@@ -24,6 +24,7 @@ from gradserve.messages.common import (
     check_target,
     choice,
     provenance_of,
+    real,
     region_of,
     request_options,
     score_region,
@@ -116,7 +117,7 @@ def _request(
         segment=segment,
         trust=trust or curves,
         curves=curves,
-        until_stable=until_stable,
+        until_stable=None if until_stable is None else real("until_stable", until_stable),
         options=request_options(**options),
     )
 

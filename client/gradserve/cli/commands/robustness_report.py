@@ -130,7 +130,8 @@ def show(plan: Plan, figures: Figures, effort: RunStats, out: Path) -> None:
         mark, style = _MARKS[threshold.verdict]
         console.print(f"{mark}: {threshold}", style=style)
     if not figures.thresholds:
-        console.print("no threshold was given, so no accuracy can fail; --min-robust-accuracy sets one")
+        kind = "robust-accuracy" if figures.attacks else "certified-accuracy" if figures.certified else "clean-accuracy"
+        console.print(f"no threshold was given, so no accuracy can fail; --min-{kind} sets one")
     console.print(f"wrote results.json, junit.xml and report.html to {out}")
 
 
