@@ -11,7 +11,7 @@ from gradserve.v1 import inspect_pb2
 from ...config import LimitSettings
 from ...engine.costs import GRADIENT_COST, passes_cost
 from ...methods.inspect.activations import ActivationsArguments
-from ...methods.inspect.receptive_field import NEIGHBOURS, PICTURES, FieldArguments
+from ...methods.inspect.receptive_field import NEIGHBOURS, PICTURES, FieldArguments, rounds
 from ...methods.inspect.table import TableArguments
 from ...methods.inspect.weights import WeightsArguments
 from ...models.card import Layer, ModelCard
@@ -180,7 +180,7 @@ def receptive_field(
 def field_cost(arguments: FieldArguments, card: ModelCard) -> float:
     """What a receptive field costs in GFLOP if it ends on the second size, as most do."""
     areas = [height * width / (card.height * card.width) for height, width in arguments.sizes[:2]]
-    last = PICTURES - 1 + PICTURES * len(NEIGHBOURS)
+    last = PICTURES * (rounds(len(arguments.channels)) + len(NEIGHBOURS)) - 1
     return card.gflop * (sum(areas) * (1 + GRADIENT_COST) + areas[-1] * last * GRADIENT_COST)
 
 
