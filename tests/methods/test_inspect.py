@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from paths import DATA
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 from torchvision.models import vgg16
 from zoo import CPU, SPECS, inputs, off, prepared, unmodified
 
@@ -20,7 +21,8 @@ from gradserve_server.engine.scores import score
 from gradserve_server.methods.inspect.activations import ActivationsArguments
 from gradserve_server.methods.inspect.receptive_field import effective_size
 from gradserve_server.methods.inspect.table import TableArguments
-from gradserve_server.methods.inspect.weights import ShownWeights
+from gradserve_server.methods.inspect.weights import PART, ShownWeights, WeightsArguments
+from gradserve_server.methods.inspect.weights import shown as show
 from gradserve_server.models.catalogue import EMBEDDED, ModelSpec
 from gradserve_server.models.contents import parameter_count, with_contents
 from gradserve_server.models.loading import load
@@ -205,6 +207,30 @@ def test_what_is_shown_is_the_strongest() -> None:
         assert found.inputs[row].tolist() == strongest.tolist()
         assert off(found.maps[row], weight[channel][strongest]) < 1e-7
     assert shown(model, "layer2.1.conv1", channels=[7, 2]).channels.tolist() == [7, 2]
+
+
+class Largest(TorchDispatchMode):
+    """Keeps the largest number of bytes that an operation gave, views left out."""
+
+    size = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        if isinstance(out, Tensor) and not out._is_view():
+            self.size = max(self.size, out.nbytes)
+        return out
+
+
+def test_large_layers_are_not_copied() -> None:
+    model = prepare(EMBEDDED["digits"], CPU)
+    weight = torch.rand(8192, 1024)
+    with pytest.MonkeyPatch.context() as patch, Largest() as largest:
+        patch.setattr(Prepared, "weights", lambda *_: weight)
+        found = show(model, WeightsArguments("2", (), 5, None, None, channels_last=False, values=False))
+    assert largest.size <= 8 * PART < weight.nbytes * 2
+    norms = weight.double().norm(dim=1)
+    assert found.norms.tolist() == norms.sort(descending=True).values[:5].tolist()
+    assert found.largest == weight.max()
 
 
 def test_filters_of_the_image_keep_their_colours() -> None:
