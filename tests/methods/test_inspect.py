@@ -16,6 +16,7 @@ from zoo import CPU, SPECS, inputs, off, prepared, unmodified
 from gradserve.v1 import inspect_pb2
 from gradserve_server.api.rpcs import inspect_replies, inspect_views
 from gradserve_server.api.rpcs.inspect_views import every_layer, table_layers
+from gradserve_server.engine.costs import GRADIENT_COST
 from gradserve_server.engine.objective import NotApplicable, ranked_log_prob
 from gradserve_server.engine.scores import score
 from gradserve_server.methods.inspect.activations import ActivationsArguments
@@ -390,6 +391,16 @@ def test_the_loss_of_the_predicted_class_is_that_of_its_head(head: Any) -> None:
     found = score([(ranked_log_prob(1), range(2))], 2, {"": logits}, head)[:, 0]
     own = logits.log_softmax(1).amax(1) if head == "softmax" else F.logsigmoid(logits).amax(1)
     assert off(found, own) < 1e-7
+
+
+def test_the_price_of_the_table_has_its_statistics() -> None:
+    """On a CPU they take longer than the gradient does in networks of many thin layers."""
+    card = prepared("mobilenet_v2").card
+    layers = tuple(layer.name for layer in table_layers(card) if card.layer(layer.name))
+    few, all_of_them = (
+        inspect_views.row_cost(TableArguments(names, 1, (), loss=True), card) for names in (layers[:1], layers)
+    )
+    assert all_of_them > 2 * few > 2 * GRADIENT_COST * card.gflop
 
 
 def test_statistics_in_parts_are_those_of_all(cifar: tuple[Tensor, tuple[int, ...]]) -> None:
