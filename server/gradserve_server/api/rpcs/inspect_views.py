@@ -26,7 +26,7 @@ DEFAULT_FILTERS, DEFAULT_INPUTS, DEFAULT_MAPS = 64, 8, 16
 FIELD_CHANNELS = 16  # How many channels a receptive field is of, where none is named.
 MAX_VALUE_BYTES = 60 << 20  # The most bytes of numbers in one reply.
 NUMBER_BYTES = 4
-STATISTICS_COST = 250  # Floating-point operations of a pass that take as long as the figures of one number of the table.
+STATISTICS_COST = 250  # Floating-point operations that take as long as the figures of one number of the table.
 COLOURS = 3
 ORDER = inspect_pb2.DESCRIPTOR.enum_types_by_name["ChannelOrder"]
 
