@@ -59,6 +59,16 @@ def linear() -> nn.Module:
     return nn.Sequential(nn.Flatten(), nn.Linear(3 * 8 * 12, 5))
 
 
+def sigmoids() -> nn.Module:
+    """Twenty-two convolutions with sigmoids, of small weights: in the end float32 loses its gradients."""
+    torch.manual_seed(0)
+    convolutions = [nn.Conv2d(4 if i else 3, 4, 3, padding=1) for i in range(22)]
+    for each in convolutions:
+        nn.init.uniform_(each.weight, -0.008, 0.008)
+    chain = [module for each in convolutions for module in (each, nn.Sigmoid())]
+    return nn.Sequential(*chain, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 5))
+
+
 def googlenet_with_transform() -> nn.Module:
     """As torchvision builds it for its own weights: with auxiliary heads and an input transform."""
     return googlenet(weights=None, transform_input=True, aux_logits=True, init_weights=False)

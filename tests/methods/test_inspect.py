@@ -9,19 +9,22 @@ import torch
 import torch.nn.functional as F
 from paths import DATA
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 from torchvision.models import vgg16
 from zoo import CPU, SPECS, inputs, off, prepared, unmodified
 
 from gradserve.v1 import inspect_pb2
-from gradserve_server.api.rpcs import inspect_views
+from gradserve_server.api.rpcs import inspect_replies, inspect_views
 from gradserve_server.api.rpcs.inspect_views import every_layer, table_layers
+from gradserve_server.engine.costs import GRADIENT_COST
 from gradserve_server.engine.objective import NotApplicable, ranked_log_prob
 from gradserve_server.engine.scores import score
 from gradserve_server.methods.inspect.activations import ActivationsArguments
 from gradserve_server.methods.inspect.receptive_field import effective_size
 from gradserve_server.methods.inspect.table import TableArguments
-from gradserve_server.methods.inspect.weights import ShownWeights
-from gradserve_server.models.catalogue import EMBEDDED
+from gradserve_server.methods.inspect.weights import PART, ShownWeights, WeightsArguments
+from gradserve_server.methods.inspect.weights import shown as show
+from gradserve_server.models.catalogue import EMBEDDED, ModelSpec
 from gradserve_server.models.contents import parameter_count, with_contents
 from gradserve_server.models.loading import load
 from gradserve_server.models.preparation import prepare
@@ -140,9 +143,24 @@ def test_patches_do_not_overlap() -> None:
     assert field.stride == (32, 32)
 
 
-def test_the_field_of_one_channel_lies_in_that_of_all() -> None:
-    whole, one = (field_of(prepared("trained-resnet20"), "layer1.2", **each) for each in ({}, {"channel": 3}))
-    assert whole.extent[0] <= one.extent[0] < one.extent[2] <= whole.extent[2]
+@pytest.mark.parametrize(("name", "layer"), [("trained-resnet20", "layer1.2"), ("alexnet", "features.2")])
+def test_the_field_of_one_channel_is_that_of_all(name: str, layer: str) -> None:
+    """Behind a max pool, which hands a gradient to one pixel of its window, a channel takes many pictures."""
+    whole, *ones = (field_of(prepared(name), layer, **each) for each in ({}, {"channel": 0}, {"channel": 5}))
+    assert [one.extent for one in ones] == [whole.extent] * 2
+
+
+def test_a_field_whose_edge_float32_may_have_lost_is_not_told_as_exact() -> None:
+    model = prepare(ModelSpec(name="sigmoids", builder="networks:sigmoids", height=32, width=32), CPU)
+    fields = [field_of(model, str(i)) for i in range(0, 40, 2)]
+    sizes = [field.extent[2] - field.extent[0] for field in fields]
+    assert sizes[:8] == [3, 5, 7, 9, 11, 13, 15, 17]
+    assert not any(field.faint for field in fields[:8])
+    assert sizes[-1] < 3 + 2 * 19
+    assert all(field.faint or size == 3 + 2 * i for i, (field, size) in enumerate(zip(fields, sizes, strict=True)))
+    message = inspect_pb2.ReceptiveField()
+    inspect_replies.fill_field(message, "38", fields[-1])
+    assert (message.at_least, message.whole_picture) == (True, False)
 
 
 def test_a_channel_that_never_fires_has_no_field() -> None:
@@ -151,7 +169,7 @@ def test_a_channel_that_never_fires_has_no_field() -> None:
         "layer2.0"
     ]
     (dead,) = (act.amax((0, 2, 3)) == 0).nonzero()[:, 0].tolist()
-    with pytest.raises(NotApplicable, match=r"no pixel changes layer2\.0: it does not depend on the picture, or its"):
+    with pytest.raises(NotApplicable, match=r"on 64 random pictures no pixel changes layer2\.0: its channel does"):
         field_of(model, "layer2.0", channel=dead)
 
 
@@ -190,6 +208,30 @@ def test_what_is_shown_is_the_strongest() -> None:
         assert found.inputs[row].tolist() == strongest.tolist()
         assert off(found.maps[row], weight[channel][strongest]) < 1e-7
     assert shown(model, "layer2.1.conv1", channels=[7, 2]).channels.tolist() == [7, 2]
+
+
+class Largest(TorchDispatchMode):
+    """Keeps the largest number of bytes that an operation gave, views left out."""
+
+    size = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        if isinstance(out, Tensor) and not out._is_view():
+            self.size = max(self.size, out.nbytes)
+        return out
+
+
+def test_large_layers_are_not_copied() -> None:
+    model = prepare(EMBEDDED["digits"], CPU)
+    weight = torch.rand(8192, 1024)
+    with pytest.MonkeyPatch.context() as patch, Largest() as largest:
+        patch.setattr(Prepared, "weights", lambda *_: weight)
+        found = show(model, WeightsArguments("2", (), 5, None, None, channels_last=False, values=False))
+    assert largest.size <= 8 * PART < weight.nbytes * 2
+    norms = weight.double().norm(dim=1)
+    assert found.norms.tolist() == norms.sort(descending=True).values[:5].tolist()
+    assert found.largest == weight.max()
 
 
 def test_filters_of_the_image_keep_their_colours() -> None:
@@ -349,6 +391,16 @@ def test_the_loss_of_the_predicted_class_is_that_of_its_head(head: Any) -> None:
     found = score([(ranked_log_prob(1), range(2))], 2, {"": logits}, head)[:, 0]
     own = logits.log_softmax(1).amax(1) if head == "softmax" else F.logsigmoid(logits).amax(1)
     assert off(found, own) < 1e-7
+
+
+def test_the_price_of_the_table_has_its_statistics() -> None:
+    """On a CPU they take longer than the gradient does in networks of many thin layers."""
+    card = prepared("mobilenet_v2").card
+    layers = tuple(layer.name for layer in table_layers(card) if card.layer(layer.name))
+    few, all_of_them = (
+        inspect_views.row_cost(TableArguments(names, 1, (), loss=True), card) for names in (layers[:1], layers)
+    )
+    assert all_of_them > 2 * few > 2 * GRADIENT_COST * card.gflop
 
 
 def test_statistics_in_parts_are_those_of_all(cifar: tuple[Tensor, tuple[int, ...]]) -> None:

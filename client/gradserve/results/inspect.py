@@ -155,7 +155,8 @@ class LayerTable(Result):
 class ReceptiveField(Result):
     """The part of the picture that a unit in the middle of a layer depends on, in pixels.
 
-    at_least: it touches the border of the largest picture that was tried. whole_picture: it was all of every picture.
+    at_least: it may be larger, since it touches the border of the largest picture that was tried, or since float32 may
+    have lost the small gradients at its edge. whole_picture: it was all of every picture.
     stride, offset: of rows and of columns; the field of unit (y, x) begins at offset + stride * (y, x); None where that
     could not be measured. effective_size: the side of the square that holds 90 % of the mean absolute gradient.
     picture: the size that it was measured on, height and width. unit: which one was measured.

@@ -122,6 +122,8 @@ def inspect(
         if len(pictures) != 1:
             raise ValueError(f"activations are those of one photo, and {len(pictures)} were given")
         arguments["image"] = pictures[0]
+    elif pictures and name != "table":
+        raise ValueError(f"{view} takes no photo, and {len(pictures)} were given")
     elif pictures:
         arguments["images"] = pictures
     if out is not None and name in ("table", "receptive_field"):

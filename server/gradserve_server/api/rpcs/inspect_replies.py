@@ -35,7 +35,7 @@ def fill(
     elif isinstance(view, TableArguments):
         _table(message.table, bound.card, view, result)
     else:
-        _receptive_field(message.receptive_field, view.layer, result)
+        fill_field(message.receptive_field, view.layer, result)
 
 
 def _weights(
@@ -120,11 +120,13 @@ def _row(layer: Layer, card: ModelCard, activity: Activity | None) -> inspect_pb
     return row
 
 
-def _receptive_field(message: inspect_pb2.ReceptiveField, layer: str, field: Field) -> None:
+def fill_field(message: inspect_pb2.ReceptiveField, layer: str, field: Field) -> None:
+    """Writes what was measured into the message."""
     top, left, bottom, right = field.extent
     message.layer = layer
     message.height, message.width = bottom - top, right - left
-    message.at_least, message.whole_picture = any(field.at_borders), all(field.at_borders)
+    message.at_least = any(field.at_borders) or field.faint
+    message.whole_picture = all(field.at_borders)
     message.effective_size = field.effective
     message.picture_height, message.picture_width = field.picture
     message.y, message.x = field.unit

