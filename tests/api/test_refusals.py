@@ -16,10 +16,12 @@ from zoo import prepared
 
 from gradserve.v1 import (
     attack_pb2,
+    certify_pb2,
     common_pb2,
     differentiate_pb2,
     explain_pb2,
     influence_pb2,
+    inspect_pb2,
     maximize_pb2,
     predict_pb2,
     service_pb2,
@@ -74,6 +76,8 @@ REQUESTS = {
     "Explain": EXPLAIN,
     "StreamExplain": EXPLAIN,
     "Attack": attack_pb2.AttackRequest(image=PICTURE, preprocess=AS_IS, method={"pgd": {}}),
+    "Certify": certify_pb2.CertifyRequest(image=PICTURE, preprocess=AS_IS),
+    "Inspect": inspect_pb2.InspectRequest(table={"images": [PICTURE]}),
     "Maximize": MAXIMIZE,
     "StreamMaximize": MAXIMIZE,
     "Stylize": STYLIZE,

@@ -17,7 +17,7 @@ from gradserve.messages import fields
 from gradserve.messages.attack import ATTACK_METHOD
 from gradserve.messages.explain import EXPLAIN_METHOD
 from gradserve.messages.influence import INFLUENCE_METHOD
-from gradserve.v1 import attack_pb2, common_pb2, influence_pb2, maximize_pb2
+from gradserve.v1 import attack_pb2, common_pb2, influence_pb2, inspect_pb2, maximize_pb2
 
 from . import fake
 
@@ -35,7 +35,8 @@ CHOICES: dict[tuple[str, str], list[str]] = {
     ("*", "colormap"): ["inferno", "magma", "plasma", "viridis", "gray", "RdBu_r"],
     ("*", "preset"): list(fields.choices(maximize_pb2.MaximizePreset.DESCRIPTOR)),
     ("*", "goal"): list(fields.choices(influence_pb2.InfluenceGoal.DESCRIPTOR)),
-    ("*", "order"): list(fields.choices(influence_pb2.SuspectOrder.DESCRIPTOR)),
+    ("suspects", "order"): list(fields.choices(influence_pb2.SuspectOrder.DESCRIPTOR)),
+    ("inspect", "order"): list(fields.choices(inspect_pb2.ChannelOrder.DESCRIPTOR)),
     ("*", "attack"): [*ATTACKS, "none"],
     ("*", "corruption"): [*fields.choices(attack_pb2.CorruptionKind.DESCRIPTOR), "all"],
     ("explain", "method"): EXPLANATIONS,

@@ -4,11 +4,13 @@ from typing import NamedTuple
 
 import pytest
 import torch
+from torch import nn
 from zoo import CPU, inputs, prepared
 
 from gradserve_server.models.catalogue import ModelSpec
 from gradserve_server.models.loading import LoadError
 from gradserve_server.models.preparation import prepare
+from gradserve_server.models.probe import probe
 
 
 class Facts(NamedTuple):
@@ -104,3 +106,10 @@ def test_a_network_whose_rows_depend_on_each_other_is_refused() -> None:
     spec = ModelSpec(name="sociable", builder="networks:sociable", weights="random", height=16, width=16)
     with pytest.raises(LoadError, match="depend on the other images"):
         prepare(spec, CPU)
+
+
+def test_channels_as_many_as_rows_are_no_map_with_channels_last() -> None:
+    """By its shape alone, what a convolution with unequal strides gives would be 8 x 8 places of 4 channels."""
+    network = nn.Sequential(nn.Conv2d(3, 8, 3, stride=(1, 2), padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(256, 5))
+    layers = {layer.name: layer for layer in probe(network.eval(), torch.randn(2, 3, 8, 8)).layers}
+    assert (layers["0"].shape, layers["0"].layout, layers["1"].layout) == ((8, 8, 4), "other", "other")

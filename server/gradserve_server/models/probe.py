@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from .activations import activations
-from .card import Layer, Tokens
+from .card import Layer, Layout, Tokens
 from .flops import FlopCounter
 from .flow import NOT_FOR_GRAD_CAM, flow
 from .fold import FoldedBatchNorm
@@ -23,6 +23,8 @@ from .relu import read
 from .taps import Place, first_input, first_tensor, version_of
 
 RELU = "relu"  # The kind of a layer that is a ReLU called as a function.
+# Modules that work on maps of the shape [n, C, h, w] alone.
+CHANNELS_FIRST = (nn.Conv2d, nn.ConvTranspose2d, nn.BatchNorm2d, nn.MaxPool2d, nn.AvgPool2d)
 COUNTED = ("Conv", "Pool", "Linear")  # Kinds of layers whose outputs are counted, where no modules are inside them.
 
 
@@ -86,7 +88,7 @@ def probe(
     layers = [
         Layer(name, item.kind, "other", number=i)
         if (item.module, item.call) in apart
-        else _layer(i, name, item, size, reading, outputs)
+        else _layer(i, name, item, watch.layout(item), reading, outputs)
         for i, (name, item) in enumerate(named.items())
     ]
     layers = [replace(each, **_counts(named[each.name])) for each in layers]
@@ -130,6 +132,8 @@ class _LayerWatch:
     def __init__(self, size: Size) -> None:
         self.firings: list[_Firing] = []
         self.sequences = Sequences(size)
+        self._size = size
+        self._channels_first: set[tuple[int, ...]] = set()
         self._calls: Counter[str] = Counter()
         self._counter = FlopCounter()
         self._open: list[_Call] = []  # The calls of modules that have begun and not ended.
@@ -165,6 +169,11 @@ class _LayerWatch:
             if item.call == last[item.module, item.relu]:
                 named[name] = item
         return named
+
+    def layout(self, item: _Firing) -> Layout:
+        """How an output is read; what a convolution gave is no map with its channels last, whatever their number."""
+        layout = layout_of(item.shape, self._size)
+        return "other" if layout == "nhwc" and item.shape in self._channels_first else layout
 
     def source_of(self, x: Tensor) -> tuple[str, int] | None:
         """The module call whose output x is, if x was not written over since."""
@@ -208,6 +217,8 @@ class _LayerWatch:
                 self.firings.remove(item)
             self._outputs[id(tensor)] = (weakref.ref(tensor), version_of(tensor), name, self._calls[name])
             shape = tuple(tensor.shape)
+            if isinstance(module, CHANNELS_FIRST):
+                self._channels_first.add(shape)
             counted = _is_counted(module, kind, handed_on=call.shape == shape)
             facts = (kind, self._origin, shape, counted, (flops - call.inside) // 2)
             self.firings.append(_Firing(name, self._calls[name], *facts))
@@ -250,8 +261,8 @@ def _counts(item: _Firing) -> dict[str, Any]:
     return {"shape": shape, "counted": item.counted, **numbers}
 
 
-def _layer(number: int, name: str, item: _Firing, size: Size, reading: Reading, outputs: int) -> Layer:
-    layout, shape = layout_of(item.shape, size), item.shape
+def _layer(number: int, name: str, item: _Firing, layout: Layout, reading: Reading, outputs: int) -> Layer:
+    shape = item.shape
     if layout == "vector":
         return Layer(name, item.kind, layout, channels=shape[1], number=number)
     tokens = reading.of(shape, (item.module, item.call))
