@@ -86,7 +86,8 @@ def differentiated() -> differentiate_pb2.DifferentiateRequest:
 
 def inspected() -> inspect_pb2.InspectRequest:
     rows = [photo(LIMITS.max_request_pixels // inspect.MAX_IMAGES)] * inspect.MAX_IMAGES
-    return inspect_pb2.InspectRequest(model="small", table={"images": rows, "labels": range(len(rows))})
+    labels = [i % 10 for i in range(len(rows))]
+    return inspect_pb2.InspectRequest(model="digits", table={"images": rows, "labels": labels})
 
 
 SIZE = {"height": 64, "width": 64}
