@@ -41,6 +41,7 @@ EVERYTHING = [
     *(MixEntry("explain", 1, "cifar10", each) for each in ("gradient", "grad_cam", "integrated_gradients")),
     MixEntry("explain", 1, "cifar10", "smooth_grad", {"samples": 30}),
     MixEntry("attack", 1, "cifar10", "pgd", {"steps": 10}),
+    MixEntry("certify", 1, "cifar10", parameters={"selection_samples": 20, "samples": 80}),
     MixEntry("maximize", 1, "cifar10", parameters={"goals": [3], "steps": 16}),
     MixEntry("stylize", 1, "cifar10", parameters={"steps": 8}),
     MixEntry("influence", 1, "digits"),
