@@ -13,6 +13,7 @@ from ..catalogue import ModelSpec
 from ..checkpoints import shown
 from ..inputs import Colours, Geometry, Preset
 from ..preprocess import RESAMPLING
+from ..torch_resize import FILTERS
 from .download import INDEX, SINGLE, check_weights, fetched, read_json
 from .names import CONFIG, HubName
 from .preset import (
@@ -181,11 +182,11 @@ def _as_usual(folder: Path, geometry: Geometry, colours: Colours) -> Geometry | 
     None where that backend does something else with pictures.
     """
     usual = _processor(folder)
-    way = ROUNDED_BY_TORCH.get(geometry.interpolation)
-    if way is None or type(usual) is type(_processor(folder, "pil")):
+    if type(usual) is type(_processor(folder, "pil")):
         return geometry
+    way = ROUNDED_BY_TORCH.get(geometry.interpolation, geometry.interpolation)
     rounded = geometry._replace(interpolation=way)
-    tolerance = TOLERANCE if resizes_as_usual(way) else ONE_LEVEL
+    tolerance = ONE_LEVEL if way in FILTERS and not resizes_as_usual(way) else TOLERANCE
     return proven(_transform(usual), [rounded], colours, tolerance)
 
 
