@@ -1,9 +1,6 @@
 """The services: each RPC binds its request in a thread, runs its task in the pool, and encodes its reply."""
 
 import asyncio
-import os
-import sys
-import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -38,7 +35,6 @@ from .rpcs.explain_stream import stream_progress
 from .rpcs.models import model_reply
 from .spans import TaskSpans, span
 
-CODEC_NICENESS = 7
 MAX_LOGGED_NAME_BYTES = 100  # The most bytes of a request's model name that the log repeats.
 # A partial answer may come this many seconds after its deadline, since a pass cannot be interrupted.
 PARTIAL_GRACE_SECONDS = 1.0
@@ -59,7 +55,7 @@ class GradientService(service_pb2_grpc.GradientServiceServicer):
     ) -> None:
         self._pool, self._limits, self._metrics, self._admission = pool, limits, metrics, admission
         self._callers = callers
-        self._decoders = FairThreads(CODEC_THREADS, "decoder", _give_way)
+        self._decoders = FairThreads(CODEC_THREADS, "decoder")
         self._encoders = ThreadPoolExecutor(CODEC_THREADS, "encoder")  # Answers do not wait for pictures of others.
         self._expected = Expectations()
         for rpc in RPCS:
@@ -247,12 +243,6 @@ class GradientService(service_pb2_grpc.GradientServiceServicer):
     async def in_thread(self, function: Callable[..., T], *args: object) -> T:
         """The function's value, from a thread for answers."""
         return await asyncio.get_running_loop().run_in_executor(self._encoders, function, *args)
-
-
-def _give_way() -> None:
-    """Lets this thread run after the event loop's, which must go on refusing while pictures are decoded."""
-    if hasattr(os, "setpriority") and sys.platform == "linux":  # Elsewhere priorities are those of whole processes.
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), CODEC_NICENESS)
 
 
 def _bound(bind: Callable[[Any, CallContext], Bound], request: Any, at: CallContext) -> tuple[Bound, float]:
