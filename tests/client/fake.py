@@ -111,9 +111,11 @@ class FakeServer(
         return conceived(request, CLASSES, _provenance(request))
 
     def ListDirections(self, request, context):
+        self.requests.append(request)
         return self.directions.listed()
 
     def DeleteDirection(self, request, context):
+        self.requests.append(request)
         return self.directions.delete(request.name, context)
 
     def Maximize(self, request, context):

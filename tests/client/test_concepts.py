@@ -259,7 +259,8 @@ def test_every_kind_of_concept(server, capsys, folder, concept):
     named = str(folder) if concept == "FOLDER" else concept
     words = ("--concept", named, "--negatives", str(folder), "--count", "4", "--json", "--server", server.target)
     document = json.loads(run(capsys, "concepts", *words))
-    assert len(server.requests[-1].concept_images) == (11 if concept == "FOLDER" else 4)
+    counts = len(server.requests[-1].concept_images), len(server.requests[-1].negative_images)
+    assert counts == {"FOLDER": (11, 11), "red": (5, 6)}.get(concept, (4, 11))
     assert document["concept"] == ("photos" if concept == "FOLDER" else concept)
     assert document["classes"][0]["verdict"] == "for"
     assert document["vector"] == [0.5] * 4

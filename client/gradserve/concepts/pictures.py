@@ -41,15 +41,24 @@ def negatives(text: str, count: int, colours: str, seed: int) -> list[bytes]:
     return of_folder(Path(text), MAX_NEGATIVES, seed)
 
 
-def concept(text: str, others: Sequence[bytes], count: int, colours: str, orientation: str, seed: int) -> list[bytes]:
-    """The pictures of a concept: a pattern that is drawn, the negatives in the shades of a colour, or a folder's."""
+def tinted(text: str, photos: Sequence[bytes], seed: int) -> tuple[list[bytes], list[bytes]]:
+    """Half of the photos in the shades of a colour, and the other half as they are."""
+    order = np.random.default_rng(seed).permutation(len(photos))
+    half = min(len(photos) // 2, MAX_CONCEPT)
+    opened = [images.opened(inputs.message(photos[i])) for i in order[:half]]
+    drawn = [sent(np.asarray(each)) for each in patterns.tinted(opened, text)]
+    return drawn, [photos[i] for i in order[half:]]
+
+
+def chosen(
+    text: str, others: str, count: int, colours: str, orientation: str, seed: int
+) -> tuple[list[bytes], list[bytes]]:
+    """The pictures of a concept, which is drawn, a colour or a folder, and the negatives."""
+    known = text in patterns.PATTERNS or text in patterns.TINTS
+    if not known and not Path(text).exists():
+        raise unknown("concept or folder", text, [*DRAWN, *TINTS])
+    kept = negatives(others, count, colours, seed)
     if text in patterns.PATTERNS:
         drawn = patterns.PATTERNS[text](count, seed, colours=colours, orientation=orientation)
-        return list(map(images.png, drawn))
-    if text in patterns.TINTS:
-        chosen = np.random.default_rng(seed).permutation(len(others))[: min(count, MAX_CONCEPT)]
-        opened = [images.opened(inputs.message(others[i])) for i in sorted(chosen)]
-        return [sent(np.asarray(each)) for each in patterns.tinted(opened, text)]
-    if not Path(text).exists():
-        raise unknown("concept or folder", text, [*DRAWN, *TINTS])
-    return of_folder(Path(text), MAX_CONCEPT, seed)
+        return list(map(images.png, drawn)), kept
+    return tinted(text, kept, seed) if known else (of_folder(Path(text), MAX_CONCEPT, seed), kept)

@@ -23,7 +23,9 @@ class Pictures:
 
     concept: Annotated[
         str,
-        typer.Option("--concept", help=f"{DRAWN}, the negatives in the shades of a colour ({TINTS}), or a folder."),
+        typer.Option(
+            "--concept", help=f"{DRAWN}, half of the negatives in the shades of a colour ({TINTS}), or a folder."
+        ),
     ] = "stripes"
     negatives: Annotated[
         str, typer.Option("--negatives", help=f"A folder of pictures of anything else, or {pictures.BLOBS}: drawn.")
@@ -106,8 +108,8 @@ def concepts(
     if out is not None and out.suffix.lower() not in ENDINGS:
         raise ValueError(f"--out {out}: the direction is saved as .npy or .npz, and a page as .html")
     seed = request.seed or 0
-    negatives = pictures.negatives(chosen.negatives, chosen.count, chosen.colours, seed)
-    concept = pictures.concept(chosen.concept, negatives, chosen.count, chosen.colours, chosen.orientation, seed)
+    drawing = chosen.count, chosen.colours, chosen.orientation, seed
+    concept, negatives = pictures.chosen(chosen.concept, chosen.negatives, *drawing)
     arguments = {"model": model, **question.arguments(seed), **vars(request)}
     with connection.client(timeout) as client, output.waiting("concepts"):
         result = client.concepts(concept, negatives, **arguments)
