@@ -2,11 +2,12 @@
 
 from typing import Any
 
-from serving import methods
+from serving import methods, picture
 
 from gradserve.v1 import (
     attack_pb2,
     certify_pb2,
+    concepts_pb2,
     differentiate_pb2,
     explain_pb2,
     influence_pb2,
@@ -32,6 +33,12 @@ def quick(message: Any) -> Any:
     return message
 
 
+def several(image: pb.Image, first: int) -> list[pb.Image]:
+    """Three pictures that differ, of the size of one that is a tensor of UINT8, or three of another size."""
+    height, width = image.tensor.shape[:2] or (32, 32)
+    return [picture(first + i, height, width) for i in range(3)]
+
+
 def valid_requests(model: str, image: pb.Image) -> dict[str, Any]:
     """By the names of the RPCs, which all name a model."""
     goal = maximize_pb2.Goal(summands=[{"target": {"class_index": 0}}])
@@ -53,6 +60,9 @@ def valid_requests(model: str, image: pb.Image) -> dict[str, Any]:
         "Embed": influence_pb2.EmbedRequest(model=model, image=image),
         "Differentiate": differentiate_pb2.DifferentiateRequest(model=model, images=[image], preprocess=1),
         "Inspect": inspect_pb2.InspectRequest(model=model, table={"images": [image]}),
+        "Concepts": concepts_pb2.ConceptsRequest(
+            model=model, concept_images=several(image, 0), negative_images=several(image, 3), random_directions=20
+        ),
         "GetModel": models_pb2.GetModelRequest(name=model),
     }
 

@@ -10,7 +10,7 @@ with gradserve.Client("127.0.0.1:50051") as client:
 from importlib import metadata as _metadata
 
 from gradserve.aio import AsyncClient
-from gradserve.arguments import Contrast, Pick, Rank, Similarity, Unit
+from gradserve.arguments import Contrast, Direction, Pick, Rank, Similarity, Unit
 from gradserve.client import Client
 from gradserve.errors import (
     Cancelled,
@@ -35,6 +35,7 @@ from gradserve.parameters.method import Method
 from gradserve.results.attack import Attack, AttackStage, Certificate, Judgement, TrajectoryStep
 from gradserve.results.certify import CertifiedClass, ClassCount
 from gradserve.results.common import Provenance, Region, Score
+from gradserve.results.concepts import ClassSensitivity, ConceptDirection, KeptDirection
 from gradserve.results.differentiate import Gradients
 from gradserve.results.explain import Curves, Explanation, Explanations, MapProgress, Segment, Trust
 from gradserve.results.influence import Features, Influence, Reweighting, Suspects, TrainingExample
@@ -60,10 +61,13 @@ __all__ = [
     "ChangeProgress",
     "ChangedModels",
     "ClassCount",
+    "ClassSensitivity",
     "Client",
+    "ConceptDirection",
     "Contrast",
     "Curves",
     "DeadlineExceeded",
+    "Direction",
     "Explanation",
     "Explanations",
     "FailedPrecondition",
@@ -75,6 +79,7 @@ __all__ = [
     "InternalError",
     "InvalidArgument",
     "Judgement",
+    "KeptDirection",
     "Layer",
     "LayerRow",
     "LayerTable",

@@ -8,11 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from serving import MODELS, Server, Stubs, methods
+from serving import MODELS, Server, Stubs, methods, picture
 
 from gradserve.v1 import (
     attack_pb2,
     certify_pb2,
+    concepts_pb2,
     differentiate_pb2,
     explain_pb2,
     influence_pb2,
@@ -23,7 +24,17 @@ from gradserve.v1 import (
     stylize_pb2,
 )
 from gradserve.v1 import common_pb2 as pb
-from gradserve_server.api.rpcs import differentiate, explain, goals, influence, inspect, predict, stylize, suspects
+from gradserve_server.api.rpcs import (
+    concepts,
+    differentiate,
+    explain,
+    goals,
+    influence,
+    inspect,
+    predict,
+    stylize,
+    suspects,
+)
 from gradserve_server.config import LimitSettings
 
 LIMITS = LimitSettings()
@@ -90,6 +101,21 @@ def inspected() -> inspect_pb2.InspectRequest:
     return inspect_pb2.InspectRequest(model="digits", table={"images": rows, "labels": labels})
 
 
+def conceived() -> concepts_pb2.ConceptsRequest:
+    """The most pictures of each kind; a small one of each and many large ones, which have all pixels together."""
+    counts = concepts.MAX_CONCEPTS, concepts.MAX_NEGATIVES, concepts.MAX_CLASS_IMAGES
+    large = photo(int(0.98 * LIMITS.max_request_pixels) // sum(counts))
+    kinds = [[picture(i, 64, 64), *[large] * (count - 1)] for i, count in enumerate(counts)]
+    return concepts_pb2.ConceptsRequest(
+        model="small",
+        concept_images=kinds[0],
+        negative_images=kinds[1],
+        class_images=kinds[2],
+        classes=[{"class_index": i} for i in range(concepts.MAX_CLASSES)],
+        random_directions=concepts.MAX_RANDOM_DIRECTIONS,
+    )
+
+
 SIZE = {"height": 64, "width": 64}
 REQUESTS: dict[str, tuple[str, Callable[[], Any]]] = {
     "a picture of the most pixels": (
@@ -117,6 +143,7 @@ REQUESTS: dict[str, tuple[str, Callable[[], Any]]] = {
     "features": ("Embed", lambda: influence_pb2.EmbedRequest(model="small", image=photo(PICTURE))),
     "gradients": ("Differentiate", differentiated),
     "a table over the most pictures": ("Inspect", inspected),
+    "a concept by the most pictures": ("Concepts", conceived),
 }
 
 

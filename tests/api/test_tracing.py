@@ -20,6 +20,7 @@ from serving import MODELS, PATIENCE, Server, Stubs, methods, picture
 from gradserve.v1 import (
     attack_pb2,
     certify_pb2,
+    concepts_pb2,
     differentiate_pb2,
     explain_pb2,
     influence_pb2,
@@ -36,11 +37,13 @@ from gradserve_server.api.tracing import Tracing
 
 CALLERS = "0af7651916cd43dd8448eb211c80319c"  # A trace id of a caller.
 DIGIT, PHOTO = picture(0, 8, 8), picture(1, 64, 64)
+DIGITS = [picture(i, 8, 8) for i in range(6)]
 SMALL_SECONDS = 0.02  # What is missing in the parts of a shorter request is compared with a tenth of this.
 RUN = ("run", "pass")
 SIMPLE = ("decode", "queue", RUN, "encode")
 SHAPES: dict[str, tuple[Any, ...]] = dict.fromkeys(
-    ("Predict", "Explain", "StreamExplain", "Differentiate", "Influence", "Embed", "Certify", "Inspect"), SIMPLE
+    ("Predict", "Explain", "StreamExplain", "Differentiate", "Influence", "Embed", "Certify", "Inspect", "Concepts"),
+    SIMPLE,
 )
 SHAPES |= {
     "Maximize": SIMPLE,
@@ -86,6 +89,9 @@ def calls(stubs: Stubs) -> dict[str, Callable[[], object]]:
         "Embed": lambda: g.Embed(influence_pb2.EmbedRequest(**digits)),
         "Certify": lambda: g.Certify(certify_pb2.CertifyRequest(**digits)),
         "Inspect": lambda: g.Inspect(inspect_pb2.InspectRequest(model="digits", table={"images": [DIGIT, DIGIT]})),
+        "Concepts": lambda: g.Concepts(
+            concepts_pb2.ConceptsRequest(model="digits", concept_images=DIGITS[:3], negative_images=DIGITS[3:])
+        ),
         "ListModels": lambda: stubs.models.ListModels(models_pb2.ListModelsRequest()),
         "GetModel": lambda: stubs.models.GetModel(models_pb2.GetModelRequest(name="small")),
     }

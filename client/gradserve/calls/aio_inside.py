@@ -1,9 +1,10 @@
-"""The calls for asyncio that look inside a network: Inspect."""
+"""The calls for asyncio that look inside a network: Inspect, Concepts and the directions that are kept."""
 
 import asyncio
 from typing import Any, Literal, Unpack, overload
 
-from gradserve.arguments import ImageLike
+from gradserve.arguments import BatchLike, ImageLike
+from gradserve.messages.concepts import ConceptsArguments, concept_direction, concepts_request, kept_directions
 from gradserve.messages.inspect import (
     ActivationsArguments,
     FieldArguments,
@@ -13,8 +14,10 @@ from gradserve.messages.inspect import (
     inspect_request,
     inspected,
 )
+from gradserve.results.concepts import ConceptDirection, KeptDirection
 from gradserve.results.inspect import Activations, LayerTable, ReceptiveField, Weights
 from gradserve.transport.aio_connection import AsyncConnection
+from gradserve.v1 import concepts_pb2
 
 
 class AsyncInsideCalls(AsyncConnection):
@@ -70,3 +73,31 @@ class AsyncInsideCalls(AsyncConnection):
         """
         request = await asyncio.to_thread(inspect_request, view, layer, image, **arguments)
         return inspected(await self._call(self._stubs.gradients.Inspect, request, timeout))
+
+    async def concepts(
+        self,
+        concept: BatchLike,
+        negatives: BatchLike,
+        *,
+        timeout: float | None = None,
+        **arguments: Unpack[ConceptsArguments],
+    ) -> ConceptDirection:
+        """The direction in a layer that pictures of a concept have in common, and the classes that depend on it.
+
+        `negatives` are pictures of anything else; of both at least 10 are advised. `gradserve.patterns` draws stripes,
+        dots and chequers. `classes` are all, or those that are named; `class_images` are needed at layers other than
+        the last. A class is judged by z against `random_directions` between random halves of the pictures. `keep_as`
+        keeps the direction on the server.
+        """
+        request = await asyncio.to_thread(concepts_request, concept, negatives, **arguments)
+        return concept_direction(await self._call(self._stubs.gradients.Concepts, request, timeout))
+
+    async def directions(self, *, timeout: float | None = None) -> list[KeptDirection]:
+        """The directions that the server keeps for this caller, by name."""
+        request = concepts_pb2.ListDirectionsRequest()
+        return kept_directions(await self._call(self._stubs.directions.ListDirections, request, timeout))
+
+    async def delete_direction(self, name: str, *, timeout: float | None = None) -> None:
+        """Delete a direction that the server keeps for this caller. Raises NotFound for a name that it has not."""
+        request = concepts_pb2.DeleteDirectionRequest(name=name)
+        await self._call(self._stubs.directions.DeleteDirection, request, timeout)

@@ -1,9 +1,10 @@
 # Generated from aio_inside.py by protos/sync_client.py: edit that file, then `make protos`.
-"""The calls that look inside a network: Inspect."""
+"""The calls that look inside a network: Inspect, Concepts and the directions that are kept."""
 
 from typing import Any, Literal, Unpack, overload
 
-from gradserve.arguments import ImageLike
+from gradserve.arguments import BatchLike, ImageLike
+from gradserve.messages.concepts import ConceptsArguments, concept_direction, concepts_request, kept_directions
 from gradserve.messages.inspect import (
     ActivationsArguments,
     FieldArguments,
@@ -13,8 +14,10 @@ from gradserve.messages.inspect import (
     inspect_request,
     inspected,
 )
+from gradserve.results.concepts import ConceptDirection, KeptDirection
 from gradserve.results.inspect import Activations, LayerTable, ReceptiveField, Weights
 from gradserve.transport.connection import Connection
+from gradserve.v1 import concepts_pb2
 
 
 class InsideCalls(Connection):
@@ -70,3 +73,31 @@ class InsideCalls(Connection):
         """
         request = inspect_request(view, layer, image, **arguments)
         return inspected(self._call(self._stubs.gradients.Inspect, request, timeout))
+
+    def concepts(
+        self,
+        concept: BatchLike,
+        negatives: BatchLike,
+        *,
+        timeout: float | None = None,
+        **arguments: Unpack[ConceptsArguments],
+    ) -> ConceptDirection:
+        """The direction in a layer that pictures of a concept have in common, and the classes that depend on it.
+
+        `negatives` are pictures of anything else; of both at least 10 are advised. `gradserve.patterns` draws stripes,
+        dots and chequers. `classes` are all, or those that are named; `class_images` are needed at layers other than
+        the last. A class is judged by z against `random_directions` between random halves of the pictures. `keep_as`
+        keeps the direction on the server.
+        """
+        request = concepts_request(concept, negatives, **arguments)
+        return concept_direction(self._call(self._stubs.gradients.Concepts, request, timeout))
+
+    def directions(self, *, timeout: float | None = None) -> list[KeptDirection]:
+        """The directions that the server keeps for this caller, by name."""
+        request = concepts_pb2.ListDirectionsRequest()
+        return kept_directions(self._call(self._stubs.directions.ListDirections, request, timeout))
+
+    def delete_direction(self, name: str, *, timeout: float | None = None) -> None:
+        """Delete a direction that the server keeps for this caller. Raises NotFound for a name that it has not."""
+        request = concepts_pb2.DeleteDirectionRequest(name=name)
+        self._call(self._stubs.directions.DeleteDirection, request, timeout)

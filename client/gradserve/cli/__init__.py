@@ -13,6 +13,7 @@ from gradserve.cli.commands.attack import attack
 from gradserve.cli.commands.bench import bench
 from gradserve.cli.commands.bias import bias
 from gradserve.cli.commands.certify import certify
+from gradserve.cli.commands.concepts import concepts, directions
 from gradserve.cli.commands.differentiate import differentiate
 from gradserve.cli.commands.explain import explain
 from gradserve.cli.commands.health import health
@@ -66,6 +67,8 @@ app.command()(dream)
 app.command()(influence)
 app.command()(suspects)
 app.command()(inspect)
+app.command()(concepts)
+app.command()(directions)
 app.command()(stylize)
 app.command()(differentiate)
 app.command()(models)

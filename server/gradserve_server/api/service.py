@@ -16,6 +16,7 @@ from ..pool.keys import Keys
 from ..pool.lines import Connected, Lines
 from ..pool.pool import Pool
 from ..pool.wire import CUT_OFF, Broken, Changed, Changing, CutOff, Drain, Hello, Serve, Serving
+from .directions import DirectionStore
 from .management import KeeperChanges
 from .server import ApiServer
 
@@ -33,7 +34,10 @@ async def run(settings: FrontEndSettings) -> int:
     pool = Pool(settings.endpoints, keys, default=settings.default, queue_seconds=settings.queue_seconds)
     try:
         changes = KeeperChanges(lambda message: front_end.send([message]))
-        server = ApiServer(settings.server, settings.limits, pool, metrics, settings.callers, changes=changes)
+        directions = DirectionStore(settings.directions, settings.limits)
+        server = ApiServer(
+            settings.server, settings.limits, pool, metrics, settings.callers, changes=changes, directions=directions
+        )
         front_end = FrontEnd(keeper, pool, server, changes)
         return await front_end.run()
     except (OSError, StartError) as error:

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import grpc
 from google.protobuf.message_factory import GetMessageClass
 
-from gradserve.v1 import attack_pb2, influence_pb2, models_pb2, models_pb2_grpc, service_pb2, service_pb2_grpc
+from gradserve.v1 import attack_pb2, influence_pb2, service_pb2, service_pb2_grpc
 
 from ..config import LimitSettings
 from ..metrics import Metrics
@@ -24,15 +24,15 @@ from .admission.callers import Caller, Callers
 from .admission.expectations import Expectations
 from .admission.fair_threads import FairThreads
 from .decode_limits import counted_pixels
+from .directions import DirectionStore
 from .errors import RequestError, clipped, failure, hints, late, unavailable
 from .progress import with_progress
 from .reply import is_partial
-from .request import Bound, CallContext, least_prospect, model_card, time_budget
+from .request import Bound, CallContext, least_prospect, time_budget
 from .request_log import RequestLog, request_log
 from .rpcs import RpcModule, attack, explain, module_of, suspects
 from .rpcs.certificate import attack_task, certificate_task, encode_picture, map_task
 from .rpcs.explain_stream import stream_progress
-from .rpcs.models import model_reply
 from .spans import TaskSpans, span
 
 MAX_LOGGED_NAME_BYTES = 100  # The most bytes of a request's model name that the log repeats.
@@ -51,10 +51,17 @@ class GradientService(service_pb2_grpc.GradientServiceServicer):
     """Answers every RPC by its module of `rpcs`; Attack and Suspects have methods of their own here."""
 
     def __init__(
-        self, pool: Pool, limits: LimitSettings, metrics: Metrics, admission: Admission, callers: Callers
+        self,
+        pool: Pool,
+        limits: LimitSettings,
+        metrics: Metrics,
+        admission: Admission,
+        callers: Callers,
+        directions: DirectionStore | None = None,
     ) -> None:
+        """`directions`: None keeps none."""
         self._pool, self._limits, self._metrics, self._admission = pool, limits, metrics, admission
-        self._callers = callers
+        self._callers, self._directions = callers, directions or DirectionStore(None, limits)
         self._decoders = FairThreads(CODEC_THREADS, "decoder")
         self._encoders = ThreadPoolExecutor(CODEC_THREADS, "encoder")  # Answers do not wait for pictures of others.
         self._expected = Expectations()
@@ -160,7 +167,8 @@ class GradientService(service_pb2_grpc.GradientServiceServicer):
         busy = self._admission.busy(left)
         if busy and left > 0 and not request.options.allow_partial:
             self._admission.check_least(least_prospect(request, served, entry.caller), left)
-        at = CallContext(entry.id, entry.arrived, remaining, models, self._limits, entry.caller)
+        directions = self._directions.of(self._callers.owner(entry.caller))
+        at = CallContext(entry.id, entry.arrived, remaining, models, self._limits, entry.caller, directions=directions)
         priced = self._price(bind, request, at) if busy else None
         if priced is not None:
             self._admission.check(priced)
@@ -252,34 +260,3 @@ def _bound(bind: Callable[[Any, CallContext], Bound], request: Any, at: CallCont
         raise late()
     with hints(), counted_pixels():
         return bind(request, at), time.monotonic() - began
-
-
-class ModelService(models_pb2_grpc.ModelServiceServicer):
-    """ListModels and GetModel, about the models that the caller may use."""
-
-    def __init__(self, pool: Pool, callers: Callers) -> None:
-        self._pool, self._callers = pool, callers
-
-    async def ListModels(
-        self, request: models_pb2.ListModelsRequest, context: grpc.aio.ServicerContext
-    ) -> models_pb2.ListModelsResponse:
-        """All cards, without layers, and the models that could not be loaded."""
-        cards = self.visible()
-        default = cards.default if cards.default in {*cards, *cards.unavailable} else ""
-        models = [model_reply(card, layers=False) for card in cards.values()]
-        reasons = cards.unavailable.items()
-        failed = [models_pb2.UnavailableModel(name=name, reason=reason) for name, reason in reasons]
-        return models_pb2.ListModelsResponse(models=models, unavailable=failed, default_model=default)
-
-    async def GetModel(
-        self, request: models_pb2.GetModelRequest, context: grpc.aio.ServicerContext
-    ) -> models_pb2.Model:
-        """One card with its layers."""
-        return model_reply(model_card(request.name, self.visible()), layers=True)
-
-    def visible(self) -> ServedModels:
-        """Those models. Raises UNAVAILABLE while the server starts."""
-        if not self._pool.cards:
-            raise unavailable("the server is starting")
-        allowed = self._callers.rights(request_log.get().caller).models
-        return self._pool.cards if allowed is None else self._pool.cards.only(allowed)

@@ -11,6 +11,7 @@ from torch import Tensor
 from ..engine.job import Job, Steps
 from .attack import attack, certificate
 from .certify import certify
+from .concepts import concepts
 from .differentiate import differentiate
 from .embed import embed
 from .explain import explain
@@ -32,4 +33,5 @@ TASKS: Mapping[str, Callable[[Job, Tensor, Any], Steps]] = {
     "differentiate": differentiate,
     "inspect": inspect,
     "stylize": stylize,
+    "concepts": concepts,
 }

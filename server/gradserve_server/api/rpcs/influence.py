@@ -87,7 +87,7 @@ def no_index(card: ModelCard) -> str:
 
 def _label(request: influence_pb2.InfluenceRequest, card: ModelCard, violations: Violations) -> tuple[int | None, int]:
     """A class, or a rank among the predicted ones."""
-    if (kind := request.label.WhichOneof("kind")) in ("unit", "contrast", "similarity"):
+    if (kind := request.label.WhichOneof("kind")) in ("unit", "contrast", "similarity", "direction"):
         violations.add("label", f"must be a class_index, a class_name or a rank, not a {kind}", for_every_model=True)
         return None, 1
     target = single_target(request.label, card, "label", True, violations)
