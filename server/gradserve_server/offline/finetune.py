@@ -12,9 +12,10 @@ from torch import Tensor, nn
 
 from gradserve.datasets import Dataset, open_dataset
 
+from ..methods.indexes.sources import Report
 from ..methods.influence.coverage import covered, last_linear
 from ..methods.influence.gradients import Pass
-from ..methods.influence.indexing.plan import IndexPlan, Report
+from ..methods.influence.indexing.plan import IndexPlan
 from ..methods.influence.layers import IndexedLayer
 from ..models.catalogue import ModelSpec
 from ..models.preparation import prepare

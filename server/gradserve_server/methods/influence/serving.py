@@ -9,17 +9,19 @@ from pathlib import Path
 
 import torch
 
-from ...models.card import Framing, ModelCard
+from ...models.card import ModelCard
 from ...models.catalogue import ModelSpec
 from ...models.loading import LoadError
 from ...models.preparation import prepare
 from ...models.prepared import Prepared
 from ...models.sample import difference
+from ..indexes.examples import ArrayExamples
+from ..indexes.folder import IndexFault, check_origin, preprocessing
+from ..indexes.sources import IndexOrigin
 from .estimates import projected_of, regression_of, unfolded
-from .examples import ArrayExamples
-from .index import VERSION, Index, IndexFault, Manifest, opened
+from .index import VERSION, Index, Manifest, opened
 from .indexing.build import Builder
-from .indexing.plan import IndexOrigin, IndexPlan, check_head
+from .indexing.plan import IndexPlan, check_head
 
 
 def attached(spec: ModelSpec, model: Prepared) -> tuple[Prepared, dict[str, Prepared]]:
@@ -58,19 +60,9 @@ def _hold(folder: str, digest: str, device: torch.device) -> None:
 def check(manifest: Manifest, card: ModelCard, folder: Path) -> None:
     """Raises IndexFault for an index of other weights or of another preprocessing."""
     hint = f"build it again: gradserve index --model {card.name} --data ... --out {folder}"
-    if manifest.weights_digest != card.digest:
-        theirs, ours = manifest.weights_digest[:12], card.digest[:12]
-        raise IndexFault(f"index {folder} is of weights {theirs}, but {card.name} has {ours}; {hint}")
-    if manifest.preprocessing != preprocessing(card) or manifest.classes != len(card.classes):
-        raise IndexFault(f"index {folder} is of other input or classes than {card.name} has now; {hint}")
-
-
-def preprocessing(card: ModelCard) -> str:
-    """What decides which numbers the network sees of a picture."""
-    framing = card.resize  # One number where it is the shorter side, so that indexes of earlier releases stay valid.
-    resize = framing.height if framing == Framing(framing.height, framing.height) else tuple(framing)
-    facts = (card.height, card.width, resize, card.interpolation, card.mean, card.std)
-    return " ".join(map(str, facts))
+    check_origin(manifest, card, folder, hint)
+    if manifest.classes != len(card.classes):
+        raise IndexFault(f"index {folder} is of other classes than {card.name} has now; {hint}")
 
 
 def embedded(model: Prepared) -> Path:

@@ -1,0 +1,32 @@
+"""Indexes of pictures as a server holds them: checked against their model."""
+
+from dataclasses import replace
+from pathlib import Path
+
+from ...models.card import ModelCard
+from ...models.catalogue import ModelSpec
+from ...models.prepared import Prepared
+from ..indexes.folder import IndexFault, check_origin
+from .index import PictureIndex, PictureManifest, opened
+
+
+def with_pictures(spec: ModelSpec, model: Prepared) -> Prepared:
+    """The model with its index of pictures in its card; itself where it has none. Raises IndexFault."""
+    if spec.pictures is None:
+        return model
+    folder = spec.pictures.absolute()
+    index = PictureIndex(folder)
+    index.verify()
+    check(index.manifest, model.card, folder)
+    opened(str(folder), index.digest)
+    return replace(model, card=replace(model.card, pictures=str(folder), pictures_digest=index.digest))
+
+
+def check(manifest: PictureManifest, card: ModelCard, folder: Path) -> None:
+    """Raises IndexFault for an index of other weights, of another preprocessing, or of other layers."""
+    hint = f"build it again: gradserve index --kind pictures --model {card.name} --data ... --out {folder}"
+    check_origin(manifest, card, folder, hint)
+    for each in manifest.layers:
+        layer = card.layer(each.name)
+        if layer is None or layer.channels != each.channels:
+            raise IndexFault(f"index {folder} is of the layer {each.name}, which {card.name} does not have; {hint}")
