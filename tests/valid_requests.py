@@ -8,6 +8,7 @@ from gradserve.v1 import (
     attack_pb2,
     certify_pb2,
     differentiate_pb2,
+    exemplars_pb2,
     explain_pb2,
     influence_pb2,
     inspect_pb2,
@@ -53,6 +54,7 @@ def valid_requests(model: str, image: pb.Image) -> dict[str, Any]:
         "Embed": influence_pb2.EmbedRequest(model=model, image=image),
         "Differentiate": differentiate_pb2.DifferentiateRequest(model=model, images=[image], preprocess=1),
         "Inspect": inspect_pb2.InspectRequest(model=model, table={"images": [image]}),
+        "Exemplars": exemplars_pb2.ExemplarsRequest(model=model),
         "GetModel": models_pb2.GetModelRequest(name=model),
     }
 

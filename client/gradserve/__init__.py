@@ -36,6 +36,7 @@ from gradserve.results.attack import Attack, AttackStage, Certificate, Judgement
 from gradserve.results.certify import CertifiedClass, ClassCount
 from gradserve.results.common import Provenance, Region, Score
 from gradserve.results.differentiate import Gradients
+from gradserve.results.exemplars import ChannelExemplars, ExemplarPatch, Exemplars
 from gradserve.results.explain import Curves, Explanation, Explanations, MapProgress, Segment, Trust
 from gradserve.results.influence import Features, Influence, Reweighting, Suspects, TrainingExample
 from gradserve.results.inspect import Activations, LayerRow, LayerTable, ReceptiveField, Weights
@@ -59,11 +60,14 @@ __all__ = [
     "CertifiedClass",
     "ChangeProgress",
     "ChangedModels",
+    "ChannelExemplars",
     "ClassCount",
     "Client",
     "Contrast",
     "Curves",
     "DeadlineExceeded",
+    "ExemplarPatch",
+    "Exemplars",
     "Explanation",
     "Explanations",
     "FailedPrecondition",

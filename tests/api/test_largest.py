@@ -14,6 +14,7 @@ from gradserve.v1 import (
     attack_pb2,
     certify_pb2,
     differentiate_pb2,
+    exemplars_pb2,
     explain_pb2,
     influence_pb2,
     inspect_pb2,
@@ -23,7 +24,17 @@ from gradserve.v1 import (
     stylize_pb2,
 )
 from gradserve.v1 import common_pb2 as pb
-from gradserve_server.api.rpcs import differentiate, explain, goals, influence, inspect, predict, stylize, suspects
+from gradserve_server.api.rpcs import (
+    differentiate,
+    exemplars,
+    explain,
+    goals,
+    influence,
+    inspect,
+    predict,
+    stylize,
+    suspects,
+)
 from gradserve_server.config import LimitSettings
 
 LIMITS = LimitSettings()
@@ -114,6 +125,12 @@ REQUESTS: dict[str, tuple[str, Callable[[], Any]]] = {
         lambda: influence_pb2.InfluenceRequest(model="digits", image=photo(PICTURE), top=influence.MAX_TOP),
     ),
     "suspects": ("Suspects", lambda: influence_pb2.SuspectsRequest(model="digits", top=suspects.MAX_TOP)),
+    "exemplars": (
+        "Exemplars",
+        lambda: exemplars_pb2.ExemplarsRequest(
+            model="digits", count=exemplars.MAX_CHANNELS, spectrum=True, values=True
+        ),
+    ),
     "features": ("Embed", lambda: influence_pb2.EmbedRequest(model="small", image=photo(PICTURE))),
     "gradients": ("Differentiate", differentiated),
     "a table over the most pictures": ("Inspect", inspected),

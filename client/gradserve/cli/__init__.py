@@ -14,6 +14,7 @@ from gradserve.cli.commands.bench import bench
 from gradserve.cli.commands.bias import bias
 from gradserve.cli.commands.certify import certify
 from gradserve.cli.commands.differentiate import differentiate
+from gradserve.cli.commands.exemplars import exemplars
 from gradserve.cli.commands.explain import explain
 from gradserve.cli.commands.health import health
 from gradserve.cli.commands.influence import influence, suspects
@@ -66,6 +67,7 @@ app.command()(dream)
 app.command()(influence)
 app.command()(suspects)
 app.command()(inspect)
+app.command()(exemplars)
 app.command()(stylize)
 app.command()(differentiate)
 app.command()(models)

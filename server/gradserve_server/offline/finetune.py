@@ -29,7 +29,7 @@ from .index import build
 
 BATCH_ROWS = 32
 # Fields of the old catalogue entry that the new one does not copy; they describe the old weights.
-REPLACED_FIELDS = {"name", "builder", "weights", "labels", "index", "notes"}
+REPLACED_FIELDS = {"name", "builder", "weights", "labels", "index", "pictures", "notes"}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

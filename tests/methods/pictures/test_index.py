@@ -2,7 +2,10 @@
 
 import io
 import json
+import os
 import shutil
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -38,6 +41,15 @@ FIELDS = {
     "layer3.2": (81, 4),
     "linear": (99, 1),
 }
+
+MOST_MEMORY_GROWTH = 4 << 20  # Bytes between 500 pictures and 5000; they differ by about 1 MiB.
+# The C library's own choice of what it keeps of freed memory hangs on the order of events.
+GIVES_BACK_AT_ONCE = {
+    "MALLOC_MMAP_THRESHOLD_": "65536",
+    "MALLOC_TRIM_THRESHOLD_": "65536",
+    "MALLOC_ARENA_MAX": "1",
+}
+ROOT = Path(__file__).resolve().parents[3]
 
 
 class Killed(Exception):
@@ -196,6 +208,52 @@ def test_the_selection_in_parts_is_that_of_the_whole(monkeypatch: pytest.MonkeyP
         order = sorted(range(50), key=lambda i: (-maxima["value"][i, channel], i))
         assert tables[0][0][channel]["picture"].tolist() == order[:4]
         assert tables[0][1][channel]["picture"].tolist() == [order[i] for i in places[1]]
+
+
+MEASURE = """
+import json, sys, threading, time
+from pathlib import Path
+import numpy as np
+import zoo
+from methods.pictures import sets
+
+def anonymous():
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) << 10 for line in lines if line.startswith("RssAnon"))
+
+model, out, count = zoo.prepared("trained-resnet20"), Path(sys.argv[2]), int(sys.argv[3])
+pixels = np.load(sys.argv[1], mmap_mode="r")[:count]  # What lies in a file counts as no anonymous memory.
+examples = sets.ArrayExamples(pixels, np.arange(count) % 10)
+peak, ended = anonymous(), False
+
+def watch():
+    global peak
+    while not ended:
+        peak = max(peak, anonymous())
+        time.sleep(0.002)
+
+thread = threading.Thread(target=watch)
+thread.start()
+sets.builder(model, examples, sets.RESNET20).run(out)
+ended = True
+thread.join()
+print(json.dumps(peak))
+"""
+
+
+@pytest.mark.timeout(900)
+def test_building_takes_the_same_memory_for_ten_times_the_pictures(data: Path, tmp_path: Path) -> None:
+    peaks, file = {}, tmp_path / "pixels.npy"
+    np.save(file, sets.cifar(data, 5000).images(range(5000)))
+    for count in (500, 5000):
+        command = [sys.executable, "-c", MEASURE, str(file), str(tmp_path / str(count)), str(count)]
+        folders = [str(ROOT / name) for name in ("client", "server", "tests")]
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(folders), **GIVES_BACK_AT_ONCE}
+        done = subprocess.run(command, capture_output=True, text=True, timeout=280, env=environment)
+        assert done.returncode == 0, done.stderr
+        peaks[count] = int(done.stdout)
+    print({count: f"{peak / 2**20:.1f} MiB" for count, peak in peaks.items()})
+    assert abs(peaks[5000] - peaks[500]) < MOST_MEMORY_GROWTH
 
 
 def purities(index: PictureIndex) -> dict[str, float]:

@@ -1,9 +1,5 @@
 """Indexes as a server holds them: checked against their model, and the embedded one built at first use."""
 
-import fcntl
-import os
-import tempfile
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,6 +11,7 @@ from ...models.loading import LoadError
 from ...models.preparation import prepare
 from ...models.prepared import Prepared
 from ...models.sample import difference
+from ..indexes.cache import cached
 from ..indexes.examples import ArrayExamples
 from ..indexes.folder import IndexFault, check_origin, preprocessing
 from ..indexes.sources import IndexOrigin
@@ -67,16 +64,10 @@ def check(manifest: Manifest, card: ModelCard, folder: Path) -> None:
 
 def embedded(model: Prepared) -> Path:
     """The index of `digits`, built from scikit-learn's bundled data where it is not in the user's cache yet."""
-    folder = cache() / f"{model.card.name}-{model.card.digest[:16]}-v{VERSION}"
-    with folder.with_name(f"{folder.name}.lock").open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)  # Other workers may build the same index.
-        try:
-            Index(folder).verify()
-        except IndexFault:
-            examples = training_set()
-            origin = IndexOrigin(preprocessing(model.card), examples.digest())
-            Builder(model, examples, origin, IndexPlan(label_smoothing=0.05)).run(folder)
-    return folder
+    examples = training_set()
+    origin = IndexOrigin(preprocessing(model.card), examples.digest())
+    builder = Builder(model, examples, origin, IndexPlan(label_smoothing=0.05))
+    return cached(f"{model.card.name}-{model.card.digest[:16]}-v{VERSION}", Index, builder.run)
 
 
 def training_set() -> ArrayExamples:
@@ -85,14 +76,3 @@ def training_set() -> ArrayExamples:
 
     x, _, y, _ = parts()
     return ArrayExamples(pixels(x), y)
-
-
-def cache() -> Path:
-    """The user's cache folder, or one among the temporary files where there is none to write to."""
-    home = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "gradserve"
-    with suppress(OSError):
-        home.mkdir(parents=True, exist_ok=True)
-    if not os.access(home, os.W_OK):
-        home = Path(tempfile.gettempdir()) / "gradserve"
-        home.mkdir(exist_ok=True)
-    return home

@@ -6,20 +6,34 @@ from pathlib import Path
 from ...models.card import ModelCard
 from ...models.catalogue import ModelSpec
 from ...models.prepared import Prepared
-from ..indexes.folder import IndexFault, check_origin
-from .index import PictureIndex, PictureManifest, opened
+from ..indexes.cache import cached
+from ..indexes.folder import IndexFault, check_origin, preprocessing
+from ..indexes.sources import IndexOrigin
+from ..influence.serving import training_set
+from .index import VERSION, PictureIndex, PictureManifest, opened
+from .indexing.build import PicturesBuilder
+from .indexing.plan import PicturesPlan
 
 
 def with_pictures(spec: ModelSpec, model: Prepared) -> Prepared:
     """The model with its index of pictures in its card; itself where it has none. Raises IndexFault."""
     if spec.pictures is None:
         return model
-    folder = spec.pictures.absolute()
+    folder = embedded(model) if spec.pictures == "embedded" else Path(spec.pictures).absolute()
     index = PictureIndex(folder)
     index.verify()
     check(index.manifest, model.card, folder)
-    opened(str(folder), index.digest)
-    return replace(model, card=replace(model.card, pictures=str(folder), pictures_digest=index.digest))
+    digest = "" if spec.pictures == "embedded" else index.digest
+    opened(str(folder), digest)
+    return replace(model, card=replace(model.card, pictures=str(folder), pictures_digest=digest))
+
+
+def embedded(model: Prepared) -> Path:
+    """The index of what `digits` was trained on, built where it is not in the user's cache yet."""
+    card, examples = model.card, training_set()
+    origin = IndexOrigin(preprocessing(card), examples.digest())
+    builder = PicturesBuilder(model, examples, card.classes, origin, PicturesPlan())
+    return cached(f"{card.name}-pictures-{card.digest[:16]}-v{VERSION}", PictureIndex, builder.run)
 
 
 def check(manifest: PictureManifest, card: ModelCard, folder: Path) -> None:
