@@ -9,6 +9,7 @@ from gradserve.v1 import (
     certify_pb2,
     concepts_pb2,
     differentiate_pb2,
+    exemplars_pb2,
     explain_pb2,
     influence_pb2,
     inspect_pb2,
@@ -63,6 +64,7 @@ def valid_requests(model: str, image: pb.Image) -> dict[str, Any]:
         "Concepts": concepts_pb2.ConceptsRequest(
             model=model, concept_images=several(image, 0), negative_images=several(image, 3), random_directions=20
         ),
+        "Exemplars": exemplars_pb2.ExemplarsRequest(model=model),
         "GetModel": models_pb2.GetModelRequest(name=model),
     }
 

@@ -37,6 +37,7 @@ from gradserve.results.certify import CertifiedClass, ClassCount
 from gradserve.results.common import Provenance, Region, Score
 from gradserve.results.concepts import ClassSensitivity, ConceptDirection, KeptDirection
 from gradserve.results.differentiate import Gradients
+from gradserve.results.exemplars import ChannelExemplars, ExemplarPatch, Exemplars
 from gradserve.results.explain import Curves, Explanation, Explanations, MapProgress, Segment, Trust
 from gradserve.results.influence import Features, Influence, Reweighting, Suspects, TrainingExample
 from gradserve.results.inspect import Activations, LayerRow, LayerTable, ReceptiveField, Weights
@@ -60,6 +61,7 @@ __all__ = [
     "CertifiedClass",
     "ChangeProgress",
     "ChangedModels",
+    "ChannelExemplars",
     "ClassCount",
     "ClassSensitivity",
     "Client",
@@ -68,6 +70,8 @@ __all__ = [
     "Curves",
     "DeadlineExceeded",
     "Direction",
+    "ExemplarPatch",
+    "Exemplars",
     "Explanation",
     "Explanations",
     "FailedPrecondition",

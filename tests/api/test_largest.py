@@ -15,6 +15,7 @@ from gradserve.v1 import (
     certify_pb2,
     concepts_pb2,
     differentiate_pb2,
+    exemplars_pb2,
     explain_pb2,
     influence_pb2,
     inspect_pb2,
@@ -27,6 +28,7 @@ from gradserve.v1 import common_pb2 as pb
 from gradserve_server.api.rpcs import (
     concepts,
     differentiate,
+    exemplars,
     explain,
     goals,
     influence,
@@ -140,6 +142,12 @@ REQUESTS: dict[str, tuple[str, Callable[[], Any]]] = {
         lambda: influence_pb2.InfluenceRequest(model="digits", image=photo(PICTURE), top=influence.MAX_TOP),
     ),
     "suspects": ("Suspects", lambda: influence_pb2.SuspectsRequest(model="digits", top=suspects.MAX_TOP)),
+    "exemplars": (
+        "Exemplars",
+        lambda: exemplars_pb2.ExemplarsRequest(
+            model="digits", count=exemplars.MAX_CHANNELS, spectrum=True, values=True
+        ),
+    ),
     "features": ("Embed", lambda: influence_pb2.EmbedRequest(model="small", image=photo(PICTURE))),
     "gradients": ("Differentiate", differentiated),
     "a table over the most pictures": ("Inspect", inspected),

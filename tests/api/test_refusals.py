@@ -114,7 +114,7 @@ def never(*_: Any) -> Any:
     raise AssertionError("a refused request came so far")
 
 
-@pytest.mark.parametrize("name", [name for name in RPCS if name != "Suspects"])  # That one needs no worker.
+@pytest.mark.parametrize("name", [name for name in RPCS if name not in servicer.LOOKED_UP])
 def test_a_request_that_would_wait_too_long_is_refused_without_a_thread(
     monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:

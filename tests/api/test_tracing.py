@@ -22,6 +22,7 @@ from gradserve.v1 import (
     certify_pb2,
     concepts_pb2,
     differentiate_pb2,
+    exemplars_pb2,
     explain_pb2,
     influence_pb2,
     inspect_pb2,
@@ -51,6 +52,7 @@ SHAPES |= {
     "Stylize": SIMPLE,
     "StreamStylize": SIMPLE,
     "Suspects": ("encode",),
+    "Exemplars": ("encode",),
     "ListModels": (),
     "GetModel": (),
 }
@@ -86,6 +88,7 @@ def calls(stubs: Stubs) -> dict[str, Callable[[], object]]:
         "StreamStylize": lambda: list(g.StreamStylize(stylize)),
         "Influence": lambda: g.Influence(influence_pb2.InfluenceRequest(**digits)),
         "Suspects": lambda: g.Suspects(influence_pb2.SuspectsRequest(model="digits")),
+        "Exemplars": lambda: g.Exemplars(exemplars_pb2.ExemplarsRequest(model="digits")),
         "Embed": lambda: g.Embed(influence_pb2.EmbedRequest(**digits)),
         "Certify": lambda: g.Certify(certify_pb2.CertifyRequest(**digits)),
         "Inspect": lambda: g.Inspect(inspect_pb2.InspectRequest(model="digits", table={"images": [DIGIT, DIGIT]})),

@@ -12,6 +12,7 @@ from gradserve.v1 import (
     certify_pb2,
     concepts_pb2,
     differentiate_pb2,
+    exemplars_pb2,
     explain_pb2,
     influence_pb2,
     inspect_pb2,
@@ -87,6 +88,10 @@ CASES: dict[str, tuple[Any, set[str]]] = {
             image=PICTURE, goal=9, top=0, what_if=[{"rows": [], "weight": -2.0}], options=BAD_OPTIONS
         ),
         {"goal", "top", "what_if[0].rows", "what_if[0].weight", *OPTIONS},
+    ),
+    "Exemplars": (
+        exemplars_pb2.ExemplarsRequest(layer="no layer", channels=range(65), count=0, top=0),
+        {"channels", "count", "top"},
     ),
     "Suspects": (influence_pb2.SuspectsRequest(order=9, top=0), {"order", "top"}),
     "Differentiate": (

@@ -29,6 +29,7 @@ from .fake_attack import attacked
 from .fake_certify import certified
 from .fake_concepts import FakeDirections, conceived
 from .fake_differentiate import differentiated
+from .fake_exemplars import exemplars
 from .fake_inspect import inspected
 from .fake_management import changed
 
@@ -184,6 +185,10 @@ class FakeServer(
         self._note(request, context)
         region = _region(request.activations) if request.HasField("activations") else common_pb2.Region()
         return inspected(request, _provenance(request), region)
+
+    def Exemplars(self, request, context):
+        self._note(request, context)
+        return exemplars(request, _provenance(request))
 
     def ListModels(self, request, context):
         self._note(request, context)

@@ -1,10 +1,11 @@
-"""The calls for asyncio that look inside a network: Inspect, Concepts and the directions that are kept."""
+"""The calls for asyncio that look inside a network: Inspect, Exemplars, Concepts and the directions that are kept."""
 
 import asyncio
 from typing import Any, Literal, Unpack, overload
 
 from gradserve.arguments import BatchLike, ImageLike
 from gradserve.messages.concepts import ConceptsArguments, concept_direction, concepts_request, kept_directions
+from gradserve.messages.exemplars import ExemplarsArguments, exemplars_request, exemplars_result
 from gradserve.messages.inspect import (
     ActivationsArguments,
     FieldArguments,
@@ -15,6 +16,7 @@ from gradserve.messages.inspect import (
     inspected,
 )
 from gradserve.results.concepts import ConceptDirection, KeptDirection
+from gradserve.results.exemplars import Exemplars
 from gradserve.results.inspect import Activations, LayerTable, ReceptiveField, Weights
 from gradserve.transport.aio_connection import AsyncConnection
 from gradserve.v1 import concepts_pb2
@@ -73,6 +75,17 @@ class AsyncInsideCalls(AsyncConnection):
         """
         request = await asyncio.to_thread(inspect_request, view, layer, image, **arguments)
         return inspected(await self._call(self._stubs.gradients.Inspect, request, timeout))
+
+    async def exemplars(
+        self, layer: str = "", *, timeout: float | None = None, **arguments: Unpack[ExemplarsArguments]
+    ) -> Exemplars:
+        """The pictures of a data set that excite the units of a layer most, and where in them.
+
+        Of named `channels`, or of the strongest. The model must be served with an index of pictures. The default layer
+        is the last one that is indexed.
+        """
+        request = exemplars_request(layer, **arguments)
+        return exemplars_result(await self._call(self._stubs.gradients.Exemplars, request, timeout))
 
     async def concepts(
         self,

@@ -15,6 +15,7 @@ from gradserve.cli.commands.bias import bias
 from gradserve.cli.commands.certify import certify
 from gradserve.cli.commands.concepts import concepts, directions
 from gradserve.cli.commands.differentiate import differentiate
+from gradserve.cli.commands.exemplars import exemplars
 from gradserve.cli.commands.explain import explain
 from gradserve.cli.commands.health import health
 from gradserve.cli.commands.influence import influence, suspects
@@ -69,6 +70,7 @@ app.command()(suspects)
 app.command()(inspect)
 app.command()(concepts)
 app.command()(directions)
+app.command()(exemplars)
 app.command()(stylize)
 app.command()(differentiate)
 app.command()(models)

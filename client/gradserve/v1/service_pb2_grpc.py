@@ -6,6 +6,7 @@ from gradserve.v1 import attack_pb2 as gradserve_dot_v1_dot_attack__pb2
 from gradserve.v1 import certify_pb2 as gradserve_dot_v1_dot_certify__pb2
 from gradserve.v1 import concepts_pb2 as gradserve_dot_v1_dot_concepts__pb2
 from gradserve.v1 import differentiate_pb2 as gradserve_dot_v1_dot_differentiate__pb2
+from gradserve.v1 import exemplars_pb2 as gradserve_dot_v1_dot_exemplars__pb2
 from gradserve.v1 import explain_pb2 as gradserve_dot_v1_dot_explain__pb2
 from gradserve.v1 import influence_pb2 as gradserve_dot_v1_dot_influence__pb2
 from gradserve.v1 import inspect_pb2 as gradserve_dot_v1_dot_inspect__pb2
@@ -84,6 +85,11 @@ class GradientServiceStub(object):
                 '/gradserve.v1.GradientService/Inspect',
                 request_serializer=gradserve_dot_v1_dot_inspect__pb2.InspectRequest.SerializeToString,
                 response_deserializer=gradserve_dot_v1_dot_inspect__pb2.InspectResponse.FromString,
+                )
+        self.Exemplars = channel.unary_unary(
+                '/gradserve.v1.GradientService/Exemplars',
+                request_serializer=gradserve_dot_v1_dot_exemplars__pb2.ExemplarsRequest.SerializeToString,
+                response_deserializer=gradserve_dot_v1_dot_exemplars__pb2.ExemplarsResponse.FromString,
                 )
         self.Stylize = channel.unary_unary(
                 '/gradserve.v1.GradientService/Stylize',
@@ -191,6 +197,13 @@ class GradientServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Exemplars(self, request, context):
+        """The pictures of a data set that excite the units of a layer most.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Stylize(self, request, context):
         """A picture with the content of one picture and the style of others.
         """
@@ -274,6 +287,11 @@ def add_GradientServiceServicer_to_server(servicer, server):
                     servicer.Inspect,
                     request_deserializer=gradserve_dot_v1_dot_inspect__pb2.InspectRequest.FromString,
                     response_serializer=gradserve_dot_v1_dot_inspect__pb2.InspectResponse.SerializeToString,
+            ),
+            'Exemplars': grpc.unary_unary_rpc_method_handler(
+                    servicer.Exemplars,
+                    request_deserializer=gradserve_dot_v1_dot_exemplars__pb2.ExemplarsRequest.FromString,
+                    response_serializer=gradserve_dot_v1_dot_exemplars__pb2.ExemplarsResponse.SerializeToString,
             ),
             'Stylize': grpc.unary_unary_rpc_method_handler(
                     servicer.Stylize,
@@ -503,6 +521,23 @@ class GradientService(object):
         return grpc.experimental.unary_unary(request, target, '/gradserve.v1.GradientService/Inspect',
             gradserve_dot_v1_dot_inspect__pb2.InspectRequest.SerializeToString,
             gradserve_dot_v1_dot_inspect__pb2.InspectResponse.FromString,
+            options, channel_credentials,
+            insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
+
+    @staticmethod
+    def Exemplars(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(request, target, '/gradserve.v1.GradientService/Exemplars',
+            gradserve_dot_v1_dot_exemplars__pb2.ExemplarsRequest.SerializeToString,
+            gradserve_dot_v1_dot_exemplars__pb2.ExemplarsResponse.FromString,
             options, channel_credentials,
             insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
 

@@ -9,7 +9,8 @@ from contextlib import suppress
 
 from .. import memory
 from ..config import FrontEndSettings, StartError
-from ..methods.influence.index import hold_those_of
+from ..methods.influence import index as influence_index
+from ..methods.pictures import index as picture_index
 from ..metrics import Metrics
 from ..models.served import ServedModels, without_folders
 from ..pool.keys import Keys
@@ -96,7 +97,8 @@ class FrontEnd:
             case Serve():
                 default = self._pool.cards.default
                 if message.generation != self._pool.cards.generation or not self._pool.cards:
-                    hold_those_of([*self._pool.cards.values(), *message.cards])
+                    for indexes in (influence_index, picture_index):
+                        indexes.hold_those_of([*self._pool.cards.values(), *message.cards])
                 reasons = {name: without_folders(reason) for name, reason in message.unavailable.items()}
                 self._pool.serve(ServedModels(message.cards, reasons, default, message.generation))
             case Changing() | Changed():

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import grpc
 from google.protobuf.message_factory import GetMessageClass
 
-from gradserve.v1 import attack_pb2, influence_pb2, service_pb2, service_pb2_grpc
+from gradserve.v1 import attack_pb2, service_pb2, service_pb2_grpc
 
 from ..config import LimitSettings
 from ..metrics import Metrics
@@ -30,7 +30,7 @@ from .progress import with_progress
 from .reply import is_partial
 from .request import Bound, CallContext, least_prospect, time_budget
 from .request_log import RequestLog, request_log
-from .rpcs import RpcModule, attack, explain, module_of, suspects
+from .rpcs import RpcModule, attack, explain, module_of
 from .rpcs.certificate import attack_task, certificate_task, encode_picture, map_task
 from .rpcs.explain_stream import stream_progress
 from .spans import TaskSpans, span
@@ -39,6 +39,7 @@ MAX_LOGGED_NAME_BYTES = 100  # The most bytes of a request's model name that the
 # A partial answer may come this many seconds after its deadline, since a pass cannot be interrupted.
 PARTIAL_GRACE_SECONDS = 1.0
 RPCS = service_pb2.DESCRIPTOR.services_by_name["GradientService"].methods
+LOOKED_UP = {"Suspects", "Exemplars"}  # Those whose answers are read from an index.
 T = TypeVar("T")
 Report = Callable[[Preview], Awaitable[None]]
 
@@ -48,7 +49,7 @@ async def ignore_progress(preview: Preview) -> None:
 
 
 class GradientService(service_pb2_grpc.GradientServiceServicer):
-    """Answers every RPC by its module of `rpcs`; Attack and Suspects have methods of their own here."""
+    """Answers every RPC by its module of `rpcs`; Attack has a method of its own here."""
 
     def __init__(
         self,
@@ -65,11 +66,10 @@ class GradientService(service_pb2_grpc.GradientServiceServicer):
         self._decoders = FairThreads(CODEC_THREADS, "decoder")
         self._encoders = ThreadPoolExecutor(CODEC_THREADS, "encoder")  # Answers do not wait for pictures of others.
         self._expected = Expectations()
-        for rpc in RPCS:
-            if rpc.name in vars(GradientService):
-                continue
+        for rpc in [each for each in RPCS if each.name not in vars(GradientService)]:
             answer = partial(self._stream, GetMessageClass(rpc.output_type)) if rpc.server_streaming else self._answer
-            setattr(self, rpc.name, partial(answer, module_of(rpc.name)))
+            way = self._look_up if rpc.name in LOOKED_UP else answer
+            setattr(self, rpc.name, partial(way, module_of(rpc.name)))
 
     async def _answer(self, rpc: RpcModule, request: Any, context: grpc.aio.ServicerContext) -> Any:
         """Answers an RPC that is one task by its reply."""
@@ -132,15 +132,13 @@ class GradientService(service_pb2_grpc.GradientServiceServicer):
         self._metrics.verdict.labels(attack_pb2.Verdict.Name(reply.certificate.verdict)[8:].lower()).inc()
         return reply
 
-    async def Suspects(
-        self, request: influence_pb2.SuspectsRequest, context: grpc.aio.ServicerContext
-    ) -> influence_pb2.SuspectsResponse:
-        """The most suspicious labels; they are in the index already, so that no worker is needed."""
+    async def _look_up(self, rpc: Any, request: Any, context: grpc.aio.ServicerContext) -> Any:
+        """Answers an RPC whose answer is in an index already, so that no worker is needed."""
         entry = self._log_model(request)
-        listing = suspects.bind(request, self._callers.models(entry.caller, self._pool.cards, request.model))
-        entry.model = listing.card.name
+        found = rpc.bind(request, self._callers.models(entry.caller, self._pool.cards, request.model))
+        entry.model = found.card.name
         with span("encode"):
-            return await self.in_thread(suspects.reply, request, listing, entry.id)
+            return await self.in_thread(rpc.reply, request, found, entry.id)
 
     def count(self, bound: Bound, outcome: Outcome) -> None:
         """Counts the rows, for Explain by method, and the answers that have less than was asked for."""

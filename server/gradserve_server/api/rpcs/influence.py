@@ -7,8 +7,9 @@ from typing import Any
 from gradserve.v1 import influence_pb2
 
 from ...engine.costs import passes_cost
+from ...methods.indexes.folder import IndexFault
 from ...methods.influence import EstimateName, IndexedModel, InfluenceArguments, Influenced, Reweighting
-from ...methods.influence.index import Index, IndexFault, opened
+from ...methods.influence.index import Index, opened
 from ...methods.influence.indexing.plan import no_influence
 from ...models.card import ModelCard
 from ...models.served import ServedModels
