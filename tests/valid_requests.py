@@ -14,6 +14,7 @@ from gradserve.v1 import (
     maximize_pb2,
     models_pb2,
     predict_pb2,
+    project_pb2,
     stylize_pb2,
 )
 from gradserve.v1 import common_pb2 as pb
@@ -53,6 +54,7 @@ def valid_requests(model: str, image: pb.Image) -> dict[str, Any]:
         "Embed": influence_pb2.EmbedRequest(model=model, image=image),
         "Differentiate": differentiate_pb2.DifferentiateRequest(model=model, images=[image], preprocess=1),
         "Inspect": inspect_pb2.InspectRequest(model=model, table={"images": [image]}),
+        "Project": project_pb2.ProjectRequest(model=model, images=[image]),
         "GetModel": models_pb2.GetModelRequest(name=model),
     }
 

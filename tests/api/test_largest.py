@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from picture_indexes import models_with_pictures
 from PIL import Image
-from serving import MODELS, Server, Stubs, methods
+from serving import Server, Stubs, methods
 
 from gradserve.v1 import (
     attack_pb2,
@@ -19,11 +20,22 @@ from gradserve.v1 import (
     inspect_pb2,
     maximize_pb2,
     predict_pb2,
+    project_pb2,
     service_pb2,
     stylize_pb2,
 )
 from gradserve.v1 import common_pb2 as pb
-from gradserve_server.api.rpcs import differentiate, explain, goals, influence, inspect, predict, stylize, suspects
+from gradserve_server.api.rpcs import (
+    differentiate,
+    explain,
+    goals,
+    influence,
+    inspect,
+    predict,
+    project,
+    stylize,
+    suspects,
+)
 from gradserve_server.config import LimitSettings
 
 LIMITS = LimitSettings()
@@ -90,6 +102,13 @@ def inspected() -> inspect_pb2.InspectRequest:
     return inspect_pb2.InspectRequest(model="digits", table={"images": rows, "labels": labels})
 
 
+def projected() -> project_pb2.ProjectRequest:
+    """The most pictures, points and thumbnails."""
+    rows = [photo(LIMITS.max_request_pixels // project.MAX_IMAGES)] * project.MAX_IMAGES
+    most = {"neighbours": project.MAX_NEIGHBOURS, "points": project.MAX_POINTS}
+    return project_pb2.ProjectRequest(model="digits", images=rows, **most)
+
+
 SIZE = {"height": 64, "width": 64}
 REQUESTS: dict[str, tuple[str, Callable[[], Any]]] = {
     "a picture of the most pixels": (
@@ -117,12 +136,13 @@ REQUESTS: dict[str, tuple[str, Callable[[], Any]]] = {
     "features": ("Embed", lambda: influence_pb2.EmbedRequest(model="small", image=photo(PICTURE))),
     "gradients": ("Differentiate", differentiated),
     "a table over the most pictures": ("Inspect", inspected),
+    "places of the most pictures": ("Project", projected),
 }
 
 
 @pytest.fixture(scope="module")
 def own_stubs() -> Iterator[Stubs]:
-    with Server(MODELS, "--workers", "1") as server, server.channel() as channel:
+    with Server(models_with_pictures(), "--workers", "1") as server, server.channel() as channel:
         yield Stubs.of(channel)
         assert "Traceback" not in server.log()
 

@@ -16,6 +16,7 @@ from gradserve.v1 import (
     inspect_pb2,
     maximize_pb2,
     predict_pb2,
+    project_pb2,
     stylize_pb2,
 )
 
@@ -124,6 +125,18 @@ CASES: dict[str, tuple[Any, set[str]]] = {
         ),
         {"activations.image", "activations.preprocess", "activations.count", "activations.order", *OPTIONS},
     ),
+    "Project": (
+        project_pb2.ProjectRequest(
+            images=[PICTURE, {"encoded": b"no picture"}],
+            layer="no layer",
+            preprocess=9,
+            method=9,
+            neighbours=0,
+            points=10_001,
+            options=BAD_OPTIONS,
+        ),
+        {"images[1]", "preprocess", "method", "neighbours", "points", *OPTIONS},
+    ),
     "Embed": (
         influence_pb2.EmbedRequest(image=PICTURE, layer="no layer", pooling=9, options=BAD_OPTIONS),
         {"pooling", *OPTIONS},
@@ -167,6 +180,7 @@ def test_a_model_that_is_there_hides_none_of_it(stubs: Stubs, rpc: str) -> None:
         ("Influence", influence_pb2.InfluenceRequest(image=PICTURE, label={"class_name": "no class"})),
         ("Embed", influence_pb2.EmbedRequest(image=PICTURE, layer="of another")),
         ("Inspect", inspect_pb2.InspectRequest(weights={"layer": "of another"})),
+        ("Project", project_pb2.ProjectRequest(images=[PICTURE], layer="of another", method=2)),
         ("Inspect", inspect_pb2.InspectRequest(table={"images": [PICTURE], "labels": [9999]})),
         ("Differentiate", differentiate_pb2.DifferentiateRequest(images=[PICTURE], layer="of another")),
         (

@@ -29,6 +29,7 @@ from .fake_certify import certified
 from .fake_differentiate import differentiated
 from .fake_inspect import inspected
 from .fake_management import changed
+from .fake_project import projected
 
 CLASSES = ["goldfish", "tabby cat", "espresso"]
 SIZE = 24
@@ -167,6 +168,10 @@ class FakeServer(
         self._note(request, context)
         region = _region(request.activations) if request.HasField("activations") else common_pb2.Region()
         return inspected(request, _provenance(request), region)
+
+    def Project(self, request, context):
+        self._note(request, context)
+        return projected(request, CLASSES, common_pb2.Region(image_width=80, image_height=60), _provenance(request))
 
     def ListModels(self, request, context):
         self._note(request, context)

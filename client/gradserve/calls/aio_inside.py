@@ -1,9 +1,9 @@
-"""The calls for asyncio that look inside a network: Inspect."""
+"""The calls for asyncio that look inside a network: Inspect, Project."""
 
 import asyncio
 from typing import Any, Literal, Unpack, overload
 
-from gradserve.arguments import ImageLike
+from gradserve.arguments import BatchLike, ImageLike
 from gradserve.messages.inspect import (
     ActivationsArguments,
     FieldArguments,
@@ -13,7 +13,9 @@ from gradserve.messages.inspect import (
     inspect_request,
     inspected,
 )
+from gradserve.messages.project import ProjectArguments, names_of, project_request, projection
 from gradserve.results.inspect import Activations, LayerTable, ReceptiveField, Weights
+from gradserve.results.project import Projection
 from gradserve.transport.aio_connection import AsyncConnection
 
 
@@ -70,3 +72,20 @@ class AsyncInsideCalls(AsyncConnection):
         """
         request = await asyncio.to_thread(inspect_request, view, layer, image, **arguments)
         return inspected(await self._call(self._stubs.gradients.Inspect, request, timeout))
+
+    async def project(
+        self,
+        images: BatchLike | None = None,
+        *,
+        timeout: float | None = None,
+        **arguments: Unpack[ProjectArguments],
+    ) -> Projection:
+        """Pictures among those of the model's picture index, in two dimensions, each with its nearest neighbours.
+
+        The pictures are a list or an array [N, H, W, C], at most 512; None: only what the index has. `method` is "pca"
+        or "tsne". `points=5000` returns the places of so many indexed pictures, and `save("map.html")` makes a page of
+        them. `layers` of the result tells how well each layer separates the classes.
+        """
+        request = await asyncio.to_thread(project_request, images, **arguments)
+        reply = await self._call(self._stubs.gradients.Project, request, timeout)
+        return await asyncio.to_thread(projection, reply, request, names_of(images))

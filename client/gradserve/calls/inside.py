@@ -1,9 +1,9 @@
 # Generated from aio_inside.py by protos/sync_client.py: edit that file, then `make protos`.
-"""The calls that look inside a network: Inspect."""
+"""The calls that look inside a network: Inspect, Project."""
 
 from typing import Any, Literal, Unpack, overload
 
-from gradserve.arguments import ImageLike
+from gradserve.arguments import BatchLike, ImageLike
 from gradserve.messages.inspect import (
     ActivationsArguments,
     FieldArguments,
@@ -13,7 +13,9 @@ from gradserve.messages.inspect import (
     inspect_request,
     inspected,
 )
+from gradserve.messages.project import ProjectArguments, names_of, project_request, projection
 from gradserve.results.inspect import Activations, LayerTable, ReceptiveField, Weights
+from gradserve.results.project import Projection
 from gradserve.transport.connection import Connection
 
 
@@ -70,3 +72,20 @@ class InsideCalls(Connection):
         """
         request = inspect_request(view, layer, image, **arguments)
         return inspected(self._call(self._stubs.gradients.Inspect, request, timeout))
+
+    def project(
+        self,
+        images: BatchLike | None = None,
+        *,
+        timeout: float | None = None,
+        **arguments: Unpack[ProjectArguments],
+    ) -> Projection:
+        """Pictures among those of the model's picture index, in two dimensions, each with its nearest neighbours.
+
+        The pictures are a list or an array [N, H, W, C], at most 512; None: only what the index has. `method` is "pca"
+        or "tsne". `points=5000` returns the places of so many indexed pictures, and `save("map.html")` makes a page of
+        them. `layers` of the result tells how well each layer separates the classes.
+        """
+        request = project_request(images, **arguments)
+        reply = self._call(self._stubs.gradients.Project, request, timeout)
+        return projection(reply, request, names_of(images))

@@ -22,6 +22,7 @@ from gradserve.cli.commands.management import load, reload, unload
 from gradserve.cli.commands.maximize import dream, maximize
 from gradserve.cli.commands.models import models
 from gradserve.cli.commands.predict import predict
+from gradserve.cli.commands.project import project
 from gradserve.cli.commands.replay import replay_command
 from gradserve.cli.commands.robustness import robustness
 from gradserve.cli.commands.stylize import stylize
@@ -66,6 +67,7 @@ app.command()(dream)
 app.command()(influence)
 app.command()(suspects)
 app.command()(inspect)
+app.command()(project)
 app.command()(stylize)
 app.command()(differentiate)
 app.command()(models)

@@ -10,6 +10,7 @@ from gradserve.v1 import influence_pb2 as gradserve_dot_v1_dot_influence__pb2
 from gradserve.v1 import inspect_pb2 as gradserve_dot_v1_dot_inspect__pb2
 from gradserve.v1 import maximize_pb2 as gradserve_dot_v1_dot_maximize__pb2
 from gradserve.v1 import predict_pb2 as gradserve_dot_v1_dot_predict__pb2
+from gradserve.v1 import project_pb2 as gradserve_dot_v1_dot_project__pb2
 from gradserve.v1 import stylize_pb2 as gradserve_dot_v1_dot_stylize__pb2
 
 
@@ -83,6 +84,11 @@ class GradientServiceStub(object):
                 '/gradserve.v1.GradientService/Inspect',
                 request_serializer=gradserve_dot_v1_dot_inspect__pb2.InspectRequest.SerializeToString,
                 response_deserializer=gradserve_dot_v1_dot_inspect__pb2.InspectResponse.FromString,
+                )
+        self.Project = channel.unary_unary(
+                '/gradserve.v1.GradientService/Project',
+                request_serializer=gradserve_dot_v1_dot_project__pb2.ProjectRequest.SerializeToString,
+                response_deserializer=gradserve_dot_v1_dot_project__pb2.ProjectResponse.FromString,
                 )
         self.Stylize = channel.unary_unary(
                 '/gradserve.v1.GradientService/Stylize',
@@ -185,6 +191,13 @@ class GradientServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Project(self, request, context):
+        """Pictures placed among those of an indexed data set, by the features of a layer.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Stylize(self, request, context):
         """A picture with the content of one picture and the style of others.
         """
@@ -261,6 +274,11 @@ def add_GradientServiceServicer_to_server(servicer, server):
                     servicer.Inspect,
                     request_deserializer=gradserve_dot_v1_dot_inspect__pb2.InspectRequest.FromString,
                     response_serializer=gradserve_dot_v1_dot_inspect__pb2.InspectResponse.SerializeToString,
+            ),
+            'Project': grpc.unary_unary_rpc_method_handler(
+                    servicer.Project,
+                    request_deserializer=gradserve_dot_v1_dot_project__pb2.ProjectRequest.FromString,
+                    response_serializer=gradserve_dot_v1_dot_project__pb2.ProjectResponse.SerializeToString,
             ),
             'Stylize': grpc.unary_unary_rpc_method_handler(
                     servicer.Stylize,
@@ -485,6 +503,23 @@ class GradientService(object):
         return grpc.experimental.unary_unary(request, target, '/gradserve.v1.GradientService/Inspect',
             gradserve_dot_v1_dot_inspect__pb2.InspectRequest.SerializeToString,
             gradserve_dot_v1_dot_inspect__pb2.InspectResponse.FromString,
+            options, channel_credentials,
+            insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
+
+    @staticmethod
+    def Project(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(request, target, '/gradserve.v1.GradientService/Project',
+            gradserve_dot_v1_dot_project__pb2.ProjectRequest.SerializeToString,
+            gradserve_dot_v1_dot_project__pb2.ProjectResponse.FromString,
             options, channel_credentials,
             insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
 

@@ -21,7 +21,17 @@ Interpolation = Literal[
     "torch_lanczos",
 ]
 Rpc = Literal[
-    "predict", "explain", "attack", "certify", "maximize", "stylize", "influence", "embed", "differentiate", "inspect"
+    "predict",
+    "explain",
+    "attack",
+    "certify",
+    "maximize",
+    "stylize",
+    "influence",
+    "embed",
+    "differentiate",
+    "inspect",
+    "project",
 ]
 
 WEIGHTED = ("Linear", "Conv2d")  # Kinds of layers that may give logits.
