@@ -4,20 +4,23 @@ import io
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
-from typing import NamedTuple
+from types import SimpleNamespace
+from typing import Any, NamedTuple
 
 import grpc
 import numpy as np
 import pytest
-from gradserve_server.methods.pictures.index import PictureIndex
-from picture_indexes import RESNET, build, models_with_pictures
+from picture_indexes import RESNET, build, digits_pictures, models_with_pictures
 from PIL import Image
 from serving import PATIENCE, Refused, Server, Stubs, picture, refused, tensor, values
 from sklearn.neighbors import KNeighborsClassifier, NearestNeighbors
 
 from gradserve.v1 import common_pb2 as pb
 from gradserve.v1 import influence_pb2, project_pb2
+from gradserve_server.api.errors import RequestError, Violations
+from gradserve_server.api.rpcs import project
 from gradserve_server.methods.pictures import tsne
+from gradserve_server.methods.pictures.index import PictureIndex, PictureLayer
 from gradserve_server.methods.pictures.nearest import nearest, voted
 
 LAYERS = ["relu", "layer1.2", "layer2.0", "layer2.2", "layer3.0", "layer3.1", "layer3.2"]
@@ -235,3 +238,32 @@ def test_an_index_of_other_weights_is_refused_at_load(tmp_path: Path) -> None:
     assert (found.code, found.reason) == ("FAILED_PRECONDITION", "MODEL_UNAVAILABLE")
     assert "is of weights" in found.text
     assert "gradserve index --kind pictures --model small" in found.text
+
+
+def test_without_opentsne_new_pictures_are_refused_and_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The index's own pictures need none."""
+    layer = PictureLayer(name="conv1", channels=8, height=4, width=4, field=None, tsne=True)
+    index: Any = SimpleNamespace(manifest=SimpleNamespace(layers=(layer,)))
+    card: Any = SimpleNamespace(name="tiny")
+    monkeypatch.setattr(tsne, "missing", lambda: tsne.EXTRA)
+    for places in (False, True):
+        violations = Violations()
+        project._check_method("tsne", layer, index, places, card, violations)
+        if not places:
+            violations.check()
+            continue
+        with pytest.raises(RequestError) as caught:
+            violations.check()
+    assert caught.value.code is grpc.StatusCode.FAILED_PRECONDITION
+    assert "pip install 'gradserve-server[tsne]'" in caught.value.text
+
+
+def test_small_pictures_end_where_the_reply_is_full(monkeypatch: pytest.MonkeyPatch) -> None:
+    index = PictureIndex(digits_pictures())
+    sizes = [len(index.thumbnail(row)) for row in range(3)]
+    monkeypatch.setattr(project, "MAX_THUMBNAIL_BYTES", sizes[0] + sizes[1])
+    thumbnails = project._Thumbnails(project_pb2.ProjectRequest(), index)
+    assert [bool(thumbnails.of(row)) for row in range(3)] == [True, True, False]
+    assert thumbnails.left_out == 1
+    none = project._Thumbnails(project_pb2.ProjectRequest(thumbnails=False), index)
+    assert (none.of(0), none.left_out) == (b"", 0)

@@ -110,7 +110,10 @@ def _print(result: Projection) -> None:
     if result.pictures:
         output.out().print(_pictures(result))
     output.out().print(_layers(result))
-    if not result.separability_pictures:
+    if result.separability_pictures:
+        by, over = result.separability_neighbours, result.separability_pictures
+        output.out().print(f"accuracy by the {by} nearest neighbours, over {over} pictures of the index")
+    else:
         output.out().print("no separability: the index has no labels, or a single one")
 
 
@@ -130,9 +133,7 @@ def _pictures(result: Projection) -> Table:
 
 
 def _layers(result: Projection) -> Table:
-    by = f"by {result.separability_neighbours} neighbours, over {result.separability_pictures} pictures"
-    title = f"separability of {result.total} pictures {by}" if result.separability_pictures else "layers of the index"
-    table = Table(title=title, title_justify="left", box=None)
+    table = Table(title=f"index of {result.total} pictures", title_justify="left", box=None)
     for column in ("layer", "channels", "accuracy", "labels shuffled", "t-SNE"):
         table.add_column(column, justify="left" if column in ("layer", "t-SNE") else "right")
     for each in result.layers:

@@ -13,6 +13,7 @@ from .nearest import Array, nearest, voted
 
 NEIGHBOUR_COUNT = 10
 MAX_ASKED = 2000
+SHUFFLE_SEED = 0
 
 
 class Separability(NamedTuple):
@@ -33,13 +34,13 @@ def asked_rows(labels: Array) -> Array:
     return labelled[np.linspace(0, len(labelled) - 1, min(MAX_ASKED, len(labelled))).round().astype(np.int64)]
 
 
-def separability(features: Array, labels: Array, seed: int = 0) -> Separability:
+def separability(features: Array, labels: Array) -> Separability:
     """Of features [N, C] with labels [N], where -1 is none. There must be two classes; see `is_separable`."""
     asked = asked_rows(labels)
     usable = None if (labels >= 0).all() else labels >= 0
     rows, _ = nearest(features, features[asked], NEIGHBOUR_COUNT, own=asked, usable=usable)
     shuffled = labels.copy()
     labelled = labels >= 0
-    shuffled[labelled] = np.random.default_rng(seed).permutation(labels[labelled])
+    shuffled[labelled] = np.random.default_rng(SHUFFLE_SEED).permutation(labels[labelled])
     right = (float((voted(each[rows])[0] == each[asked]).mean()) for each in (labels, shuffled))
     return Separability(*right)

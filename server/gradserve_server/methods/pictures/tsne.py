@@ -20,6 +20,7 @@ PERPLEXITY = 30.0  # Of the index's own pictures.
 PLACING_PERPLEXITY = 5.0  # Of new ones: openTSNE's default for them.
 PLACING_NEIGHBOURS = 15  # Three times that, as many as perplexity counts.
 MIN_PICTURES = 16
+SEED = 0
 # Repulsion is read from a grid that is made once, so that new pictures do not depend on each other.
 GRID: dict[str, Any] = {
     "negative_gradient_method": "fft",
@@ -53,8 +54,11 @@ def missing() -> str:
     return "" if find_spec("openTSNE") else EXTRA
 
 
-def fit_tsne(features: Array, seed: int = 0, threads: int = 1) -> Tsne:
-    """The t-SNE of [N, C]. Raises ValueError without openTSNE, or for fewer than MIN_PICTURES."""
+def fit_tsne(features: Array) -> Tsne:
+    """The t-SNE of [N, C], by one thread, so that it comes out the same again.
+
+    Raises ValueError without openTSNE, or for fewer than MIN_PICTURES.
+    """
     if missing():
         raise ValueError(missing())
     if len(features) < MIN_PICTURES:
@@ -62,7 +66,7 @@ def fit_tsne(features: Array, seed: int = 0, threads: int = 1) -> Tsne:
     from openTSNE import TSNE  # Here, since it takes a second and few need it.
 
     perplexity = min(PERPLEXITY, (len(features) - 1) / 3)
-    made = TSNE(perplexity=perplexity, random_state=seed, n_jobs=threads).fit(np.array(features, np.float32))
+    made = TSNE(perplexity=perplexity, random_state=SEED, n_jobs=1).fit(np.array(features, np.float32))
     points = np.asarray(made)
     return Tsne((points - (points.max(0) + points.min(0)) / 2).astype(np.float32))
 
