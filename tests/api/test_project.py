@@ -24,6 +24,7 @@ from gradserve_server.methods.pictures.index import PictureIndex, PictureLayer
 from gradserve_server.methods.pictures.nearest import nearest, voted
 
 LAYERS = ["relu", "layer1.2", "layer2.0", "layer2.2", "layer3.0", "layer3.1", "layer3.2"]
+pytestmark = pytest.mark.timeout(1200)  # To index 5000 pictures takes a minute, and more where others compute too.
 EXACT = {"precision": pb.PRECISION_EXACT}
 NEW = 300  # Pictures that are placed.
 
