@@ -31,6 +31,7 @@ LONGEST = (
     "tests/load/test_rolling.py",
     "tests/offline/test_check_cases.py",
     "tests/models/test_kinds.py",
+    "tests/api/test_project.py",
     "tests/test_examples.py",
     "examples/gate_a_release.ipynb",
     "examples/debug_a_model.ipynb",

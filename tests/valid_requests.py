@@ -16,6 +16,7 @@ from gradserve.v1 import (
     maximize_pb2,
     models_pb2,
     predict_pb2,
+    project_pb2,
     stylize_pb2,
 )
 from gradserve.v1 import common_pb2 as pb
@@ -65,6 +66,7 @@ def valid_requests(model: str, image: pb.Image) -> dict[str, Any]:
             model=model, concept_images=several(image, 0), negative_images=several(image, 3), random_directions=20
         ),
         "Exemplars": exemplars_pb2.ExemplarsRequest(model=model),
+        "Project": project_pb2.ProjectRequest(model=model, images=[image]),
         "GetModel": models_pb2.GetModelRequest(name=model),
     }
 

@@ -44,6 +44,7 @@ from gradserve.results.inspect import Activations, LayerRow, LayerTable, Recepti
 from gradserve.results.models import Applicability, ChangedModels, ChangeProgress, Layer, ModelCard
 from gradserve.results.pictures import MaximizedImage, MaximizedImages, Progress, StylizedImage
 from gradserve.results.predict import Prediction
+from gradserve.results.project import PictureNeighbour, ProjectedLayer, ProjectedPicture, ProjectedPoint, Projection
 
 try:
     __version__ = _metadata.version("gradserve")
@@ -96,8 +97,13 @@ __all__ = [
     "PermissionDenied",
     "Pick",
     "PictureError",
+    "PictureNeighbour",
     "Prediction",
     "Progress",
+    "ProjectedLayer",
+    "ProjectedPicture",
+    "ProjectedPoint",
+    "Projection",
     "Provenance",
     "Rank",
     "ReceptiveField",

@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from picture_indexes import models_with_pictures
 from PIL import Image
-from serving import MODELS, Server, Stubs, methods, picture
+from serving import Server, Stubs, methods, picture
 
 from gradserve.v1 import (
     attack_pb2,
@@ -21,6 +22,7 @@ from gradserve.v1 import (
     inspect_pb2,
     maximize_pb2,
     predict_pb2,
+    project_pb2,
     service_pb2,
     stylize_pb2,
 )
@@ -34,6 +36,7 @@ from gradserve_server.api.rpcs import (
     influence,
     inspect,
     predict,
+    project,
     stylize,
     suspects,
 )
@@ -118,6 +121,13 @@ def conceived() -> concepts_pb2.ConceptsRequest:
     )
 
 
+def projected() -> project_pb2.ProjectRequest:
+    """The most pictures, points and thumbnails."""
+    rows = [photo(LIMITS.max_request_pixels // project.MAX_IMAGES)] * project.MAX_IMAGES
+    most = {"neighbours": project.MAX_NEIGHBOURS, "points": project.MAX_POINTS}
+    return project_pb2.ProjectRequest(model="digits", images=rows, **most)
+
+
 SIZE = {"height": 64, "width": 64}
 REQUESTS: dict[str, tuple[str, Callable[[], Any]]] = {
     "a picture of the most pixels": (
@@ -152,12 +162,13 @@ REQUESTS: dict[str, tuple[str, Callable[[], Any]]] = {
     "gradients": ("Differentiate", differentiated),
     "a table over the most pictures": ("Inspect", inspected),
     "a concept by the most pictures": ("Concepts", conceived),
+    "places of the most pictures": ("Project", projected),
 }
 
 
 @pytest.fixture(scope="module")
 def own_stubs() -> Iterator[Stubs]:
-    with Server(MODELS, "--workers", "1") as server, server.channel() as channel:
+    with Server(models_with_pictures(), "--workers", "1") as server, server.channel() as channel:
         yield Stubs.of(channel)
         assert "Traceback" not in server.log()
 

@@ -15,7 +15,8 @@ from unittest.mock import patch
 import grpc
 import pytest
 from collector import Collector, Node
-from serving import MODELS, PATIENCE, Server, Stubs, methods, picture
+from picture_indexes import models_with_pictures
+from serving import PATIENCE, Server, Stubs, methods, picture
 
 from gradserve.v1 import (
     attack_pb2,
@@ -29,6 +30,7 @@ from gradserve.v1 import (
     maximize_pb2,
     models_pb2,
     predict_pb2,
+    project_pb2,
     service_pb2,
     stylize_pb2,
 )
@@ -43,7 +45,18 @@ SMALL_SECONDS = 0.02  # What is missing in the parts of a shorter request is com
 RUN = ("run", "pass")
 SIMPLE = ("decode", "queue", RUN, "encode")
 SHAPES: dict[str, tuple[Any, ...]] = dict.fromkeys(
-    ("Predict", "Explain", "StreamExplain", "Differentiate", "Influence", "Embed", "Certify", "Inspect", "Concepts"),
+    (
+        "Predict",
+        "Explain",
+        "StreamExplain",
+        "Differentiate",
+        "Influence",
+        "Embed",
+        "Certify",
+        "Inspect",
+        "Concepts",
+        "Project",
+    ),
     SIMPLE,
 )
 SHAPES |= {
@@ -95,6 +108,7 @@ def calls(stubs: Stubs) -> dict[str, Callable[[], object]]:
         "Concepts": lambda: g.Concepts(
             concepts_pb2.ConceptsRequest(model="digits", concept_images=DIGITS[:3], negative_images=DIGITS[3:])
         ),
+        "Project": lambda: g.Project(project_pb2.ProjectRequest(model="digits", images=[DIGIT, DIGIT])),
         "ListModels": lambda: stubs.models.ListModels(models_pb2.ListModelsRequest()),
         "GetModel": lambda: stubs.models.GetModel(models_pb2.GetModelRequest(name="small")),
     }
@@ -138,7 +152,10 @@ def traced() -> Iterator[tuple[list[Node], list[dict[str, Any]], dict[str, str]]
     """The trees of `mixed` and of some requests with a caller's trace; the log's lines; those callers' trace ids."""
     ids = {name: secrets.token_hex(16) for name in ("sampled", "unsampled")}
     flags = {"sampled": "01", "unsampled": "00"}
-    with Collector() as collector, Server(MODELS, "--workers", "1", "--traces", collector.address) as server:
+    with (
+        Collector() as collector,
+        Server(models_with_pictures(), "--workers", "1", "--traces", collector.address) as server,
+    ):
         with server.channel() as channel:
             stubs = Stubs.of(channel)
             for name, trace in ids.items():

@@ -18,6 +18,7 @@ from gradserve.v1 import (
     inspect_pb2,
     maximize_pb2,
     predict_pb2,
+    project_pb2,
     stylize_pb2,
 )
 
@@ -153,6 +154,17 @@ CASES: dict[str, tuple[Any, set[str]]] = {
             *OPTIONS,
         },
     ),
+    "Project": (
+        project_pb2.ProjectRequest(
+            images=[PICTURE, {"encoded": b"no picture"}],
+            layer="no layer",
+            method=9,
+            neighbours=0,
+            points=10_001,
+            options=BAD_OPTIONS,
+        ),
+        {"images[1]", "preprocess", "method", "neighbours", "points", *OPTIONS},
+    ),
     "Embed": (
         influence_pb2.EmbedRequest(image=PICTURE, layer="no layer", pooling=9, options=BAD_OPTIONS),
         {"pooling", *OPTIONS},
@@ -202,6 +214,7 @@ def test_a_model_that_is_there_hides_none_of_it(stubs: Stubs, rpc: str) -> None:
             ),
         ),
         ("Inspect", inspect_pb2.InspectRequest(weights={"layer": "of another"})),
+        ("Project", project_pb2.ProjectRequest(images=[PICTURE], layer="of another", method=2)),
         ("Inspect", inspect_pb2.InspectRequest(table={"images": [PICTURE], "labels": [9999]})),
         ("Differentiate", differentiate_pb2.DifferentiateRequest(images=[PICTURE], layer="of another")),
         (

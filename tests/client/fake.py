@@ -32,6 +32,7 @@ from .fake_differentiate import differentiated
 from .fake_exemplars import exemplars
 from .fake_inspect import inspected
 from .fake_management import changed
+from .fake_project import projected
 
 CLASSES = ["goldfish", "tabby cat", "espresso"]
 SIZE = 24
@@ -189,6 +190,10 @@ class FakeServer(
     def Exemplars(self, request, context):
         self._note(request, context)
         return exemplars(request, _provenance(request))
+
+    def Project(self, request, context):
+        self._note(request, context)
+        return projected(request, CLASSES, common_pb2.Region(image_width=80, image_height=60), _provenance(request))
 
     def ListModels(self, request, context):
         self._note(request, context)

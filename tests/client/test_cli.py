@@ -124,6 +124,7 @@ def test_warnings_go_to_standard_error(run, photo_path):
         ["influence", "PHOTO"],
         ["suspects"],
         ["exemplars"],
+        ["project", "PHOTO"],
     ],
     ids=lambda command: command[0],
 )

@@ -1,5 +1,5 @@
 # Generated from aio_inside.py by protos/sync_client.py: edit that file, then `make protos`.
-"""The calls that look inside a network: Inspect, Exemplars, Concepts and the directions that are kept."""
+"""The calls that look inside a network: Inspect, Exemplars, Project, Concepts and kept directions."""
 
 from typing import Any, Literal, Unpack, overload
 
@@ -15,9 +15,11 @@ from gradserve.messages.inspect import (
     inspect_request,
     inspected,
 )
+from gradserve.messages.project import ProjectArguments, names_of, project_request, projection
 from gradserve.results.concepts import ConceptDirection, KeptDirection
 from gradserve.results.exemplars import Exemplars
 from gradserve.results.inspect import Activations, LayerTable, ReceptiveField, Weights
+from gradserve.results.project import Projection
 from gradserve.transport.connection import Connection
 from gradserve.v1 import concepts_pb2
 
@@ -75,6 +77,23 @@ class InsideCalls(Connection):
         """
         request = inspect_request(view, layer, image, **arguments)
         return inspected(self._call(self._stubs.gradients.Inspect, request, timeout))
+
+    def project(
+        self,
+        images: BatchLike | None = None,
+        *,
+        timeout: float | None = None,
+        **arguments: Unpack[ProjectArguments],
+    ) -> Projection:
+        """Pictures among those of the model's picture index, in two dimensions, each with its nearest neighbours.
+
+        The pictures are a list or an array [N, H, W, C], at most 512; None: only what the index has. `method` is "pca"
+        or "tsne". `points=5000` returns the places of so many indexed pictures, and `save("map.html")` makes a page of
+        them. `layers` of the result tells how well each layer separates the classes.
+        """
+        request = project_request(images, **arguments)
+        reply = self._call(self._stubs.gradients.Project, request, timeout)
+        return projection(reply, request, names_of(images))
 
     def exemplars(
         self, layer: str = "", *, timeout: float | None = None, **arguments: Unpack[ExemplarsArguments]

@@ -24,6 +24,7 @@ from gradserve.cli.commands.management import load, reload, unload
 from gradserve.cli.commands.maximize import dream, maximize
 from gradserve.cli.commands.models import models
 from gradserve.cli.commands.predict import predict
+from gradserve.cli.commands.project import project
 from gradserve.cli.commands.replay import replay_command
 from gradserve.cli.commands.robustness import robustness
 from gradserve.cli.commands.stylize import stylize
@@ -71,6 +72,7 @@ app.command()(inspect)
 app.command()(concepts)
 app.command()(directions)
 app.command()(exemplars)
+app.command()(project)
 app.command()(stylize)
 app.command()(differentiate)
 app.command()(models)

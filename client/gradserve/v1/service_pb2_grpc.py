@@ -12,6 +12,7 @@ from gradserve.v1 import influence_pb2 as gradserve_dot_v1_dot_influence__pb2
 from gradserve.v1 import inspect_pb2 as gradserve_dot_v1_dot_inspect__pb2
 from gradserve.v1 import maximize_pb2 as gradserve_dot_v1_dot_maximize__pb2
 from gradserve.v1 import predict_pb2 as gradserve_dot_v1_dot_predict__pb2
+from gradserve.v1 import project_pb2 as gradserve_dot_v1_dot_project__pb2
 from gradserve.v1 import stylize_pb2 as gradserve_dot_v1_dot_stylize__pb2
 
 
@@ -90,6 +91,11 @@ class GradientServiceStub(object):
                 '/gradserve.v1.GradientService/Exemplars',
                 request_serializer=gradserve_dot_v1_dot_exemplars__pb2.ExemplarsRequest.SerializeToString,
                 response_deserializer=gradserve_dot_v1_dot_exemplars__pb2.ExemplarsResponse.FromString,
+                )
+        self.Project = channel.unary_unary(
+                '/gradserve.v1.GradientService/Project',
+                request_serializer=gradserve_dot_v1_dot_project__pb2.ProjectRequest.SerializeToString,
+                response_deserializer=gradserve_dot_v1_dot_project__pb2.ProjectResponse.FromString,
                 )
         self.Stylize = channel.unary_unary(
                 '/gradserve.v1.GradientService/Stylize',
@@ -204,6 +210,13 @@ class GradientServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Project(self, request, context):
+        """Pictures placed among those of an indexed data set, by the features of a layer.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Stylize(self, request, context):
         """A picture with the content of one picture and the style of others.
         """
@@ -292,6 +305,11 @@ def add_GradientServiceServicer_to_server(servicer, server):
                     servicer.Exemplars,
                     request_deserializer=gradserve_dot_v1_dot_exemplars__pb2.ExemplarsRequest.FromString,
                     response_serializer=gradserve_dot_v1_dot_exemplars__pb2.ExemplarsResponse.SerializeToString,
+            ),
+            'Project': grpc.unary_unary_rpc_method_handler(
+                    servicer.Project,
+                    request_deserializer=gradserve_dot_v1_dot_project__pb2.ProjectRequest.FromString,
+                    response_serializer=gradserve_dot_v1_dot_project__pb2.ProjectResponse.SerializeToString,
             ),
             'Stylize': grpc.unary_unary_rpc_method_handler(
                     servicer.Stylize,
@@ -538,6 +556,23 @@ class GradientService(object):
         return grpc.experimental.unary_unary(request, target, '/gradserve.v1.GradientService/Exemplars',
             gradserve_dot_v1_dot_exemplars__pb2.ExemplarsRequest.SerializeToString,
             gradserve_dot_v1_dot_exemplars__pb2.ExemplarsResponse.FromString,
+            options, channel_credentials,
+            insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
+
+    @staticmethod
+    def Project(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(request, target, '/gradserve.v1.GradientService/Project',
+            gradserve_dot_v1_dot_project__pb2.ProjectRequest.SerializeToString,
+            gradserve_dot_v1_dot_project__pb2.ProjectResponse.FromString,
             options, channel_credentials,
             insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
 

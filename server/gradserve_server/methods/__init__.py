@@ -19,6 +19,7 @@ from .influence import influence
 from .inspect import inspect
 from .maximize import maximize
 from .predict import predict
+from .project import project
 from .stylize import stylize
 
 TASKS: Mapping[str, Callable[[Job, Tensor, Any], Steps]] = {
@@ -32,6 +33,7 @@ TASKS: Mapping[str, Callable[[Job, Tensor, Any], Steps]] = {
     "embed": embed,
     "differentiate": differentiate,
     "inspect": inspect,
+    "project": project,
     "stylize": stylize,
     "concepts": concepts,
 }

@@ -32,6 +32,7 @@ Rpc = Literal[
     "differentiate",
     "inspect",
     "concepts",
+    "project",
 ]
 
 WEIGHTED = ("Linear", "Conv2d")  # Kinds of layers that may give logits.

@@ -67,6 +67,10 @@ def index(
         str, typer.Option(help="of kind pictures: layers A,B,...; default: at most 12 from the first to the last")
     ] = "",
     top: Annotated[int, typer.Option(min=1, max=MAX_TOP, help="of kind pictures: patches kept of each channel")] = TOP,
+    tsne: Annotated[
+        list[str] | None,
+        typer.Option(help="of kind pictures: also a t-SNE of this layer; needs the extra tsne; repeatable"),
+    ] = None,
     device: Device = "cpu",
     threads: Threads = None,
 ) -> None:
@@ -88,10 +92,15 @@ def index(
         "--audit": audit > 0,
     }
     check_options(
-        {IndexKind.influence: influences, IndexKind.pictures: {"--layers": layers != "", "--top": top != TOP}}, kind
+        {
+            IndexKind.influence: influences,
+            IndexKind.pictures: {"--layers": layers != "", "--top": top != TOP, "--tsne": bool(tsne)},
+        },
+        kind,
     )
     if kind is IndexKind.pictures:
-        build_pictures(model, config, data, out, PicturesPlan(split(layers), top), device_of(device, threads))
+        plan_of_pictures = PicturesPlan(split(layers), top, tsne=tuple(tsne or ()))
+        build_pictures(model, config, data, out, plan_of_pictures, device_of(device, threads))
         return
     prepared = prepare(spec_of(model, config), device_of(device, threads), fold=False)
     examples = training_examples(prepared, data)

@@ -11,13 +11,16 @@ from gradserve.datasets import Dataset, open_dataset
 from ..methods.indexes.folder import preprocessing
 from ..methods.indexes.sources import Examples, IndexOrigin
 from ..methods.influence.serving import training_set
-from ..methods.pictures.index import PictureIndex
+from ..methods.pictures.index import PictureIndex, PictureManifest
 from ..methods.pictures.indexing.build import PicturesBuilder
 from ..methods.pictures.indexing.plan import PicturesPlan
+from ..methods.pictures.separability import NEIGHBOUR_COUNT
 from ..models.card import ModelCard
 from ..models.preparation import prepare
 from .command import console, reporting, spec_of
 from .examples import DatasetExamples, named_classes
+
+BAR = 40  # Letters of a bar of 100 %.
 
 
 @dataclass(frozen=True)
@@ -48,8 +51,9 @@ def build_pictures(
         names = ", ".join(layer.name for layer in builder.layers)
         console.print(f"{count} pictures, layers {names}: about {disk} and small pictures; {scratch} more meanwhile")
         builder.run(out)
-    size = sum(file.bytes for file in PictureIndex(out).manifest.files.values())
-    console.print(f"{out}: {decimal(size)}")
+    manifest = PictureIndex(out).manifest
+    console.print(f"{out}: {decimal(sum(file.bytes for file in manifest.files.values()))}")
+    print_separability(manifest)
     console.print(f'serve it:  \\[models.{card.name}]  pictures = "{out}"')
 
 
@@ -74,3 +78,18 @@ def with_classes(dataset: Dataset, card: ModelCard) -> tuple[Dataset, tuple[str,
     except ValueError:
         return dataset, named_classes(dataset)
     return labelled, labelled.classes
+
+
+def print_separability(manifest: PictureManifest) -> None:
+    """How well each layer separates the classes, with a bar for each; why there is nothing to tell otherwise."""
+    if not manifest.separability_pictures:
+        why = "have no labels" if manifest.classes is None else "are all of one class"
+        console.print(f"no separability by layer: the pictures {why}")
+        return
+    print_of = f"{NEIGHBOUR_COUNT} nearest neighbours, {manifest.separability_pictures} pictures"
+    console.print(f"separability, the accuracy of {print_of} (with shuffled labels):")
+    width = max(len(layer.name) for layer in manifest.layers)
+    for layer in manifest.layers:
+        accuracy, shuffled = layer.accuracy or 0.0, layer.shuffled_accuracy or 0.0
+        bar = "#" * round(BAR * accuracy)
+        console.print(f"  {layer.name:{width}}  {accuracy:.3f} ({shuffled:.3f})  {bar}", markup=False)

@@ -8,6 +8,8 @@ features-<i>.bin           [N, C] float32, the mean over the positions of layer 
 exemplars-<i>.bin          [C, k] PATCH, the k pictures whose largest value at any position is largest, strongest first
 spectrum-<i>.bin           [C, q] PATCH, the pictures at even distances in that order, from the first to the last
 patches-<i>.bin  .idx      what the units of both see of these pictures, PNG or JPEG
+pca-<i>.safetensors        the principal components of the features of layer i, and where the pictures lie
+tsne-<i>.safetensors       where they lie in a t-SNE of layer i; of the layers that it was asked for
 """
 
 from collections.abc import Iterable
@@ -20,6 +22,8 @@ from pydantic import BaseModel, ConfigDict
 
 from ...models.card import ModelCard
 from ..indexes.folder import Array, FolderManifest, HeldIndexes, IndexFolder
+from .pca import Pca, read_pca
+from .tsne import Tsne, read_tsne
 
 VERSION = 1
 MAX_TOP = 100  # The most patches of a channel.
@@ -57,6 +61,9 @@ class PictureLayer(BaseModel):
     height: int  # Positions; 0 for a vector.
     width: int
     field: Reach | None  # None where a unit is taken to see the whole picture.
+    accuracy: float | None = None  # Of the nearest neighbours; None where there are no two classes.
+    shuffled_accuracy: float | None = None  # The same with the labels shuffled.
+    tsne: bool = False  # Whether the index has a t-SNE of it.
 
 
 class PictureManifest(FolderManifest):
@@ -69,6 +76,7 @@ class PictureManifest(FolderManifest):
     width: int
     top: int  # The k of `exemplars`.
     spectrum: int  # The q of `spectrum`.
+    separability_pictures: int = 0  # Over how many pictures the accuracies are; 0 where there are none.
 
 
 class PictureIndex(IndexFolder[PictureManifest]):
@@ -77,11 +85,17 @@ class PictureIndex(IndexFolder[PictureManifest]):
     def __init__(self, path: Path) -> None:
         """Raises IndexFault for one that is missing, of another version, or whose files have other sizes."""
         super().__init__(path, PictureManifest, VERSION)
+        self._pca: dict[int, Pca] = {}
+        self._tsne: dict[int, Tsne] = {}
 
     def map_all(self) -> None:
         """Maps every file that is read later."""
         super().map_all()
         self._arrays  # noqa: B018
+        for i, layer in enumerate(self.manifest.layers):
+            self.pca(i)
+            if layer.tsne:
+                self.tsne(i)
 
     def number(self, layer: str) -> int | None:
         """The number of the layer of that name; None where it is not indexed."""
@@ -113,6 +127,18 @@ class PictureIndex(IndexFolder[PictureManifest]):
         """What a unit of layer i sees of a picture, PNG or JPEG."""
         return self.record(f"patches-{i}", number)
 
+    def pca(self, i: int) -> Pca:
+        """The principal components of layer i."""
+        if i not in self._pca:
+            self._pca[i] = read_pca(self.path / pca_file(i))
+        return self._pca[i]
+
+    def tsne(self, i: int) -> Tsne:
+        """The t-SNE of layer i, which must have one."""
+        if i not in self._tsne:
+            self._tsne[i] = read_tsne(self.path / tsne_file(i))
+        return self._tsne[i]
+
     @cached_property
     def _arrays(self) -> dict[str, Array]:
         manifest, count = self.manifest, len(self)
@@ -123,6 +149,16 @@ class PictureIndex(IndexFolder[PictureManifest]):
             features = f"features-{i}"
             arrays[features] = self.map_file(f"{features}.bin", np.dtype("<f4"), (count, layer.channels))
         return arrays
+
+
+def pca_file(i: int) -> str:
+    """The name of the file of layer i's principal components."""
+    return f"pca-{i}.safetensors"
+
+
+def tsne_file(i: int) -> str:
+    """The name of the file of layer i's t-SNE."""
+    return f"tsne-{i}.safetensors"
 
 
 _held = HeldIndexes(PictureIndex, "an index of pictures")

@@ -19,9 +19,11 @@ from ...indexes.folder import Array, IndexFault
 from ...indexes.sources import Examples, IndexOrigin, Report, no_report
 from ...indexes.writer import SaveClock, Writer
 from ..index import VERSION, PictureLayer, PictureManifest
+from ..separability import asked_rows, is_separable
 from .fields import reach_of
 from .patches import PatchFile, number_patches
 from .plan import PicturesPlan, layers_of
+from .projections import add_projections, check_tsne
 from .selection import MAXIMUM, select, spectrum_places
 
 MAX_BATCH_ROWS = 128  # The most pictures of a pass.
@@ -43,6 +45,8 @@ class PicturesBuilder:
         self.model, self.examples, self.origin, self.report = model, examples, origin, report
         self.classes = None if classes is None else tuple(classes)
         self.layers = layers_of(model.card, plan.layers)
+        self.tsne = [model.card.listed(name) or name for name in plan.tsne]
+        check_tsne(self.tsne, [layer.name for layer in self.layers], len(examples))
         self.top, self.spectrum = min(plan.top, len(examples)), min(plan.spectrum, len(examples))
         rows = default_rows(model.device, model.card.height, model.card.width, most=MAX_BATCH_ROWS)
         self.batch = 1 if model.card.unbatched else rows
@@ -72,7 +76,11 @@ class PicturesBuilder:
                 patches.append(PatchFile(writer.folder, i, parts))
                 files += [*tables, *patches[i].names]
             self._cut(patches)
-            writer.finish(self._manifest(layers), files, scratch=self._scratch())
+            labels = writer.read("labels.bin")
+            features = [writer.read(f"features-{i}.bin") for i in range(len(layers))]
+            layers, more = add_projections(writer.folder, layers, features, labels, self.tsne, self.report)
+            asked = len(asked_rows(labels)) if is_separable(labels) else 0
+            writer.finish(self._manifest(layers, asked), [*files, *more], scratch=self._scratch())
 
     @property
     def _input(self) -> tuple[int, int]:
@@ -157,7 +165,7 @@ class PicturesBuilder:
         for each in patches:
             each.close()
 
-    def _manifest(self, layers: Sequence[PictureLayer]) -> PictureManifest:
+    def _manifest(self, layers: Sequence[PictureLayer], separability_pictures: int) -> PictureManifest:
         return PictureManifest(
             version=VERSION,
             model=self.model.card.name,
@@ -170,6 +178,7 @@ class PicturesBuilder:
             width=self.model.card.width,
             top=self.top,
             spectrum=self.spectrum,
+            separability_pictures=separability_pictures,
         )
 
 

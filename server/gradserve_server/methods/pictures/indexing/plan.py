@@ -21,6 +21,7 @@ class PicturesPlan:
     layers: tuple[str, ...] = ()  # Empty for `default_layers`.
     top: int = TOP
     spectrum: int = SPECTRUM
+    tsne: tuple[str, ...] = ()  # The layers of which a t-SNE is made.
 
 
 def layers_of(card: ModelCard, names: Sequence[str]) -> list[Layer]:
