@@ -56,7 +56,7 @@ SERVER_COMMANDS: dict[str, Callable[..., None]] = {
 }
 BENCH_ONLY = {"httpx", "litserve"}  # packages that only benchmarks need
 # Commands of the client that take long, or ask for more than the fake server has: only their arguments are checked.
-NOT_RUN = {"demo", "robustness", "surrogate", "bench", "bias", "models", "replay"}
+NOT_RUN = {"demo", "robustness", "surrogate", "bench", "bias", "shape-bias", "augment", "models", "replay"}
 
 
 def name_of(path: Path) -> str:
@@ -174,7 +174,7 @@ def make_files(words: list[str]) -> None:
         elif path.suffix in {".npz", ".toml"}:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.touch()
-        elif before in ("--data", "--masks"):
+        elif before in ("--data", "--masks", "augment") or (before == "--style" and word.endswith("/")):
             path.mkdir(parents=True)
         elif before in ("--negatives", "--class-images", "--concept") and word.endswith("/") and not path.exists():
             path.mkdir()

@@ -10,6 +10,7 @@ from gradserve import __version__
 from gradserve.cli import command_lines
 from gradserve.cli.commands import serve
 from gradserve.cli.commands.attack import attack
+from gradserve.cli.commands.augment import augment
 from gradserve.cli.commands.bench import bench
 from gradserve.cli.commands.bias import bias
 from gradserve.cli.commands.certify import certify
@@ -27,6 +28,7 @@ from gradserve.cli.commands.predict import predict
 from gradserve.cli.commands.project import project
 from gradserve.cli.commands.replay import replay_command
 from gradserve.cli.commands.robustness import robustness
+from gradserve.cli.commands.shape_bias import shape_bias
 from gradserve.cli.commands.stylize import stylize
 from gradserve.cli.commands.surrogate import surrogate
 from gradserve.cli.demo.command import demo
@@ -62,6 +64,7 @@ app.command("replay")(replay_command)
 app.command()(attack)
 app.command()(certify)
 app.command()(bias)
+app.command("shape-bias")(shape_bias)
 app.command()(robustness)
 app.command()(surrogate)
 app.command()(maximize)
@@ -74,6 +77,7 @@ app.command()(directions)
 app.command()(exemplars)
 app.command()(project)
 app.command()(stylize)
+app.command()(augment)
 app.command()(differentiate)
 app.command()(models)
 app.command()(load)

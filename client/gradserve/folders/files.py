@@ -14,16 +14,13 @@ import numpy as np
 
 from gradserve.colours import Colormap
 from gradserve.datasets import IMAGE_SUFFIXES
+from gradserve.folders.claims import SETTINGS, check_same, write_settings
 from gradserve.results.common import save_arrays, slug
 from gradserve.results.explain import Explanations
 
-SETTINGS, PAGE = "settings.json", "index.html"
+PAGE = "index.html"
 _ENDING = ".npz"
 _QUALITY = 90  # Of the overlays' JPEG.
-
-
-class OtherSettings(ValueError):
-    """The folder holds maps of other settings, another model or other weights."""
 
 
 @dataclass(frozen=True)
@@ -71,9 +68,8 @@ class MapFolder:
         self.path = path
         file = path / SETTINGS
         if file.exists() and not restart and any(path.rglob(f"*{_ENDING}")):
-            _check_same(file, settings)
-        path.mkdir(parents=True, exist_ok=True)
-        _replace(file, json.dumps(settings, indent=2) + "\n")
+            check_same(path, settings, "maps", "Give another --out, or --restart to compute all of them anew")
+        write_settings(path, settings)
         self._digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
         self._reused = not restart
         self._current = set[str]()  # Names of pictures whose maps are of these settings and of their present bytes.
@@ -157,24 +153,3 @@ def _entries(document: dict[str, Any]) -> list[dict[str, Any]]:
     entries = document.get("explanations", [document])
     known = isinstance(entries, list) and all(isinstance(each, dict) for each in entries)
     return entries if known and all(isinstance(each.get("picture"), dict) for each in entries) else []
-
-
-def _check_same(file: Path, settings: Mapping[str, Any]) -> None:
-    try:
-        before = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError:
-        before = {}
-    differing = [name for name in settings if before.get(name) != settings[name]]
-    if differing:
-        texts = [f"{name} was {before.get(name)!r} and is {settings[name]!r}" for name in differing]
-        raise OtherSettings(
-            f"{file.parent} holds maps of other settings: {'; '.join(texts)}. Give another --out, or --restart to "
-            "compute all of them anew"
-        )
-
-
-def _replace(file: Path, text: str) -> None:
-    """Writes a file whole or not at all."""
-    part = file.with_name(f".{file.name}.part")
-    part.write_text(text, encoding="utf-8")
-    part.replace(file)

@@ -109,13 +109,16 @@ async def _in_order_async(
             each.cancel()
 
 
-def raise_if_common(failure: PictureError) -> None:
-    """Raises the error where it is not the picture's own, since all others would fail of it too."""
+def raise_if_common(failure: PictureError, field: str = "image") -> None:
+    """Raises the error where it is not the picture's own, since all others would fail of it too.
+
+    `field`: the picture's field in the request.
+    """
     error = failure.error
     own = isinstance(error, (inputs.UnusablePicture, OSError, RequestTooLarge, DeadlineExceeded, InternalError)) or (
         isinstance(error, InvalidArgument)
         and bool(error.violations)
-        and all(field.startswith("image") for field, _ in error.violations)
+        and all(path.startswith(field) and not path.startswith(f"{field}_") for path, _ in error.violations)
     )
     if not own:
         raise error
