@@ -40,7 +40,7 @@ def bind(request: concepts_pb2.ConceptsRequest, at: CallContext) -> Bound:
     batch = batch_of_fields(pictures, violations)
     layer = _layer(request, card, violations)
     by_weights = not request.class_images
-    if layer is not None and by_weights and not gives_averages(layer, card):
+    if layer is not None and by_weights and not card.positions and not gives_averages(layer, card):
         text = f"are needed at {layer.name}, since its averaged channels are not what goes into the layer that gives "
         violations.add("class_images", f"{text}the logits; send some (of anything), or leave layer out")
     classes = _classes(request, card, violations)

@@ -31,7 +31,7 @@ METHOD = project_pb2.DESCRIPTOR.enum_types_by_name["ProjectionMethod"]
 
 def bind(request: project_pb2.ProjectRequest, at: CallContext) -> Bound:
     """Checks the request, and makes its task. Raises RequestError with all that is wrong."""
-    card, violations = model_of(request.model, at.cards, positions=True)
+    card, violations = model_of(request.model, at.cards)
     choice(pb.Preprocess.DESCRIPTOR, request.preprocess, "preprocess", violations)
     options = in_exact(check_options("project", request.options, card, at, violations), "Project", violations)
     pictures, batch = _pictures(request, card, at, violations)
