@@ -12,6 +12,7 @@ from gradserve.datasets import open_dataset
 
 from ..methods.indexes.folder import preprocessing
 from ..methods.indexes.sources import Examples, IndexOrigin
+from ..methods.indexes.writer import check_replaceable
 from ..methods.influence.audit import audited
 from ..methods.influence.index import Index
 from ..methods.influence.indexing.build import Builder
@@ -98,6 +99,7 @@ def index(
         },
         kind,
     )
+    check_replaceable(out)
     if kind is IndexKind.pictures:
         plan_of_pictures = PicturesPlan(split(layers), top, tsne=tuple(tsne or ()))
         build_pictures(model, config, data, out, plan_of_pictures, device_of(device, threads))

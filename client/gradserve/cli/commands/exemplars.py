@@ -16,6 +16,7 @@ from gradserve.messages import pictures
 from gradserve.results.exemplars import ChannelExemplars, Exemplars
 from gradserve.results.pictures import MaximizedImage
 
+ENDINGS = (".png", ".jpg", ".jpeg", ".webp")
 Out = Annotated[
     Path | None,
     typer.Option("--out", "-o", help="File for the picture, or for the numbers (.npz).", rich_help_panel="Output"),
@@ -69,6 +70,8 @@ def exemplars(
     Example: `gradserve exemplars --model mine --count 4 --spectrum --maximize --out sheet.png`
     """
     numbers = out is not None and out.suffix.lower() == ".npz"
+    if out is not None and not numbers and out.suffix.lower() not in ENDINGS:
+        raise ValueError(f"--out is for a picture ({', '.join(ENDINGS)}) or for the numbers (.npz), not {out.name}")
     if maximize and (out is None or numbers):
         raise ValueError("--maximize draws pictures: name a file for them by --out")
     with connection.client(timeout) as client, output.waiting("exemplars"):
