@@ -163,9 +163,10 @@ def test_a_layer_without_channels_is_refused() -> None:
     assert dict(caught.value.violations)["layer"].startswith("features.3 has no channels")
 
 
-def test_no_layer_that_needs_no_pictures_is_proposed_where_there_is_none() -> None:
-    card = replace(prepared("squeezenet1_1").card, logits_layer="", grad_cam_layer="features.3")
-    at = CallContext("id", time.monotonic(), None, ServedModels([card]), LimitSettings())
+def test_no_layer_that_needs_no_pictures_is_proposed_where_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(concepts, "gives_averages", lambda *_: False)
+    served = ServedModels([prepared("squeezenet1_1").card])
+    at = CallContext("id", time.monotonic(), None, served, LimitSettings())
     with pytest.raises(RequestError) as caught:
         concepts.bind(asked(model="squeezenet1_1"), at)
     assert dict(caught.value.violations)["class_images"].endswith("send some (of anything)")

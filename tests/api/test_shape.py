@@ -113,7 +113,7 @@ def test_a_styler_does_not_judge(run: Run, sources: tuple[object, ...]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("weights", "told"), [((0.1234567, 0.1234568), "first six digits"), (("nan",), "finite number")]
+    ("weights", "told"), [((0.1234567, 0.1234568), "first six digits"), (("inf",), "finite number")]
 )
 def test_weights_that_name_no_folders(
     run: Run, sources: tuple[object, ...], weights: tuple[object, ...], told: str
