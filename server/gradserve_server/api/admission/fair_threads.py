@@ -63,7 +63,7 @@ class FairThreads:
         try:
             return await asyncio.get_running_loop().run_in_executor(self._executor, call.run, function, *args)
         finally:
-            self._turns.charge(caller.name, call.seconds / caller.weight)
+            self._turns.charge(caller.name, call.so_far)  # What was cancelled counts too, until then.
             self._leave(call)
 
     async def _place(self, caller: Caller) -> _Call:
