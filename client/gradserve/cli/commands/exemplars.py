@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -17,10 +16,6 @@ from gradserve.results.exemplars import ChannelExemplars, Exemplars
 from gradserve.results.pictures import MaximizedImage
 
 ENDINGS = (".png", ".jpg", ".jpeg", ".webp")
-Out = Annotated[
-    Path | None,
-    typer.Option("--out", "-o", help="File for the picture, or for the numbers (.npz).", rich_help_panel="Output"),
-]
 
 
 @dataclass(frozen=True)
@@ -28,9 +23,7 @@ class Units:
     """Of which layer and channels, and how much is shown of each."""
 
     layer: Annotated[str, typer.Option("--layer", help="An indexed layer; the last one if left out.")] = ""
-    channel: Annotated[list[int], typer.Option("--channel", min=0, help="A channel. May be repeated.")] = field(
-        default_factory=list
-    )
+    channel: options.Channels = field(default_factory=list)
     count: Annotated[
         int | None, typer.Option("--count", min=1, max=64, help="How many of the strongest channels: 8.")
     ] = None
@@ -55,7 +48,7 @@ def exemplars(
     maximize: Annotated[
         bool, typer.Option("--maximize", help="Also make the picture that each channel answers to most.")
     ] = False,
-    out: Out = None,
+    out: options.PictureOrNumbers = None,
     connection: options.Connection,
     timeout: options.Timeout = pictures.DEFAULT_TIMEOUT,
     as_json: options.Json = False,
