@@ -24,19 +24,19 @@ from ..config import LimitSettings, ServerSettings, StartError
 from ..metrics import Metrics
 from ..pool.pool import Pool
 from . import log_filters, reflection
-from .address import check_unused
 from .admission.admission import Admission
 from .admission.callers import Callers
 from .admission.tokens import TokenFile
-from .certificates import Certificates
 from .directions import DirectionStore
 from .inference import service as inference
 from .inference.v2 import inference_pb2_grpc
-from .interceptor import RequestInterceptor
 from .management import KeeperChanges, ModelManagementService
 from .servicer import GradientService
 from .small_services import DirectionService, ModelService
-from .unread import UnreadReplies
+from .transport.address import check_unused
+from .transport.certificates import Certificates
+from .transport.interceptor import RequestInterceptor
+from .transport.unread import UnreadReplies
 
 if TYPE_CHECKING:
     from .tracing import Tracing
