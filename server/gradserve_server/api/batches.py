@@ -8,7 +8,7 @@ from gradserve.v1 import common_pb2 as pb
 
 from ..models.card import ModelCard
 from .errors import Violations
-from .images import ModelInput
+from .pictures.images import ModelInput
 from .request import CallContext, read_picture
 
 

@@ -11,8 +11,8 @@ from ..methods.attack import METHODS
 from ..methods.regions import ScoredRegion
 from ..models.card import ModelCard
 from ..models.preprocess import BadImage
-from . import images
 from .errors import Violations
+from .pictures import images
 from .request import CallContext
 
 NEEDED = (

@@ -23,9 +23,9 @@ from .admission.admission import CODEC_THREADS, Admission
 from .admission.callers import Caller, Callers
 from .admission.expectations import Expectations
 from .admission.fair_threads import FairThreads
-from .decode_limits import counted_pixels
 from .directions import DirectionStore
 from .errors import RequestError, clipped, failure, hints, late, unavailable
+from .pictures.decode_limits import counted_pixels
 from .progress import with_progress
 from .reply import is_partial
 from .request import Bound, CallContext, least_prospect, time_budget

@@ -29,7 +29,7 @@ from ...models.card import ModelCard
 from ...pool.wire import Outcome
 from ..errors import Violations
 from ..fields import choice, enum_value, from_dict, parse_fields
-from ..images import ModelInput, png
+from ..pictures.images import ModelInput, png
 from ..regions import attack_mask, averaged, score_region
 from ..reply import provenance, scores
 from ..request import Bound, CallContext, area, check_options, check_picture, model_of, task_of

@@ -19,7 +19,7 @@ from ..batches import batch_of_fields, read_pictures
 from ..directions import check_name, kept_direction, timestamp
 from ..errors import Violations, failure, inapplicable
 from ..fields import choice
-from ..images import ModelInput
+from ..pictures.images import ModelInput
 from ..reply import provenance, target_message
 from ..request import PREPROCESSES, Bound, CallContext, area, check_options, in_exact, model_of, task_of
 from ..targets import has_channels, known_layer, single_target

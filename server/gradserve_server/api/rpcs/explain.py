@@ -21,7 +21,7 @@ from ...pool.wire import Outcome, Task
 from ..cam_layers import cam_layer
 from ..errors import Violations
 from ..fields import choice, parse_fields
-from ..images import ModelInput
+from ..pictures.images import ModelInput
 from ..regions import score_region
 from ..reply import provenance
 from ..request import Bound, CallContext, area, check_options, check_picture, in_exact, model_of, task_of

@@ -10,7 +10,7 @@ from ...methods.explain import METHODS, Call, Explained, relevance_of
 from ...methods.targets import Contrast
 from ...models.card import ModelCard
 from ..fields import from_dict
-from ..images import png
+from ..pictures.images import png
 from ..regions import region_message
 from ..reply import target_message, target_name, tensor
 from ..request import Bound

@@ -14,7 +14,7 @@ from ...pool.wire import Outcome
 from ..batches import batch_of, read_pictures
 from ..errors import Violations
 from ..fields import choice
-from ..images import ModelInput
+from ..pictures.images import ModelInput
 from ..reply import provenance
 from ..request import (
     PREPROCESSES,

@@ -17,7 +17,7 @@ from ...methods.inspect.weights import WeightsArguments
 from ...models.card import Layer, ModelCard
 from ..errors import Violations, near, shown
 from ..fields import choice
-from ..images import fits
+from ..pictures.images import fits
 from ..request import area
 from ..targets import has_channels, known_layer
 
