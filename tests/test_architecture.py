@@ -196,4 +196,4 @@ def test_every_field_of_the_contract_is_documented() -> None:
 
 def test_opentelemetry_is_an_extra_that_one_module_knows() -> None:
     users = {str(path.relative_to(SERVER)) for path in FILES if any("opentelemetry" in name for name in imports(path))}
-    assert users == {"api/tracing.py"}
+    assert users == {"api/telemetry/tracing.py"}

@@ -11,7 +11,7 @@ import pytest
 from gradserve_server.api.admission.admission import Admission
 from gradserve_server.api.admission.callers import Callers
 from gradserve_server.api.errors import Full, late
-from gradserve_server.api.request_log import REFUSALS_LOGGED_SECONDS, RefusalLog
+from gradserve_server.api.telemetry.request_log import REFUSALS_LOGGED_SECONDS, RefusalLog
 from gradserve_server.api.transport.interceptor import RequestInterceptor
 from gradserve_server.api.transport.unread import UnreadReplies
 from gradserve_server.config import LimitSettings
