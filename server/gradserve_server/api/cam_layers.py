@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 from ..methods.targets import AnyTarget, Direction, Similarity, layers_of
 from ..models.card import Layer, ModelCard
+from .arguments.targets import known_layer
 from .errors import Violations
-from .targets import known_layer
 
 
 def cam_layer(name: str, target: AnyTarget, card: ModelCard, path: str, violations: Violations) -> str:

@@ -9,9 +9,9 @@ from gradserve.v1 import explain_pb2
 from ...methods.explain import METHODS, Call, Explained, relevance_of
 from ...methods.targets import Contrast
 from ...models.card import ModelCard
+from ..arguments.regions import region_message
 from ..fields import from_dict
 from ..pictures.images import png
-from ..regions import region_message
 from ..reply import target_message, target_name, tensor
 from ..request import Bound
 from ..segments import NO_SEGMENT, segment, segment_message

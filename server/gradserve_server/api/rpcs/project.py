@@ -12,7 +12,7 @@ from ...methods.pictures.separability import NEIGHBOUR_COUNT
 from ...methods.project import PictureFeatures, ProjectArguments
 from ...models.card import ModelCard
 from ...pool.wire import Outcome
-from ..batches import batch_of, read_pictures
+from ..arguments.batches import batch_of, read_pictures
 from ..errors import Violations
 from ..fields import choice, enum_value
 from ..pictures.images import ModelInput
