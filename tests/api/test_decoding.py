@@ -14,7 +14,7 @@ from PIL import Image, TiffImagePlugin
 from serving import PATIENCE, Stubs, picture, refused, tensor
 
 from gradserve import images as seen
-from gradserve import inputs
+from gradserve.messages import inputs
 from gradserve.v1 import common_pb2 as pb
 from gradserve.v1 import predict_pb2
 from gradserve_server.api import servicer
