@@ -7,6 +7,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from gradserve_server import memory
 from gradserve_server.api import service
@@ -70,6 +71,15 @@ class Looped:
 
     def __init__(self) -> None:
         self.itself = self
+
+
+def test_pictures_leave_nothing_for_the_next_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "collect_and_give_back", lambda: None)
+    for side in (10, 300):
+        Image.new("RGB", (side, side)).copy()
+    assert Image.core.get_stats()["blocks_cached"] > 0  # type: ignore[attr-defined]
+    service._give_back()
+    assert Image.core.get_stats()["blocks_cached"] == 0  # type: ignore[attr-defined]
 
 
 def test_what_was_there_is_exempt_from_collection_and_what_came_later_is_freed() -> None:

@@ -179,7 +179,7 @@ def test_a_large_picture_is_not_kept_waiting_by_small_ones_that_come_later() -> 
 
 
 def test_memory_of_large_pictures_is_given_back() -> None:
-    """What stays is at most what Pillow keeps for the next picture, 128 MiB, and a little."""
+    """At once what is beyond what Pillow keeps for the next picture, 128 MiB, and that too after some rest."""
     file = io.BytesIO()
     Image.fromarray(np.zeros((7000, 7000), np.uint16)).save(file, "PNG")
     deep = predict_pb2.PredictRequest(image=pb.Image(encoded=file.getvalue()))
@@ -198,9 +198,16 @@ def test_memory_of_large_pictures_is_given_back() -> None:
             codes = Counter(callers.map(code, range(9)))
         assert codes["OK"] >= 3, codes
         assert set(codes) <= {"OK", "RESOURCE_EXHAUSTED"}  # Where the machine is slow.
+
+        def grown() -> int:
+            return int(front_end.memory_info().rss - before) >> 20
+
         time.sleep(1)
-        grown = front_end.memory_info().rss - before
-        assert grown < 160 << 20, f"{grown >> 20} MiB"
+        assert grown() < 160
+        end = time.monotonic() + PATIENCE
+        while grown() >= 40 and time.monotonic() < end:
+            time.sleep(0.5)
+        assert grown() < 40
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ from ..pool.pool import Pool
 from ..pool.wire import CUT_OFF, Broken, Changed, Changing, CutOff, Drain, Hello, Serve, Serving
 from .directions import DirectionStore
 from .management import KeeperChanges
+from .pictures import images
 from .server import ApiServer
 
 GAUGES_SECONDS = 0.5  # Between two updates of the metrics that change with time.
@@ -149,4 +150,9 @@ class FrontEnd:
                 now = self._server.admission.requests
                 most = max(most, now)
                 calm = calm + GAUGES_SECONDS if now <= (CALM if most >= CROWD else 0) else 0.0
-            await asyncio.to_thread(memory.collect_and_give_back)
+            await asyncio.to_thread(_give_back)
+
+
+def _give_back() -> None:
+    images.free_blocks()
+    memory.collect_and_give_back()

@@ -66,6 +66,11 @@ class ModelInput(NamedTuple):
     preprocess: pb.Preprocess = pb.PREPROCESS_WHOLE_IMAGE
 
 
+def free_blocks() -> None:
+    """Frees the memory that Pillow keeps of pictures for the next ones."""
+    Image.core.clear_cache()  # type: ignore[attr-defined]
+
+
 def header_size(image: pb.Image) -> tuple[int, int] | None:
     """Height and width of an array or a file, which take no decoding to know; None where its beginning has none.
 
