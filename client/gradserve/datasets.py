@@ -105,18 +105,19 @@ class Dataset(Sequence[Example]):
             except Unreadable as problem:
                 yield example, problem
 
-    def labelled_for(self, classes: Sequence[str]) -> "Dataset":
+    def labelled_for(self, classes: Sequence[str], *, by_order: bool = True) -> "Dataset":
         """The same set with labels as a model numbers its classes. Raises ValueError where they cannot be told.
 
         By name if the model knows all names ("golden_retriever" is "golden retriever"); else by the set's own numbers,
-        or by class folders named 0, 1, 2, ...; else, where there are as many folders as classes, by their order.
+        or by class folders named 0, 1, 2, ...; else, where there are as many folders as classes, by their order, unless
+        `by_order` is false.
         """
         if not self.labelled:
             raise ValueError(
                 f"{self.path} has no labels: put pictures into folders named by class, add {LABELS_FILE} with the "
                 "columns file and class_name, or use an npz with labels"
             )
-        place = _places(self, classes)
+        place = _places(self, classes, by_order)
         examples = tuple(replace(each, label=place(each), class_name=classes[place(each)]) for each in self.examples)
         return replace(self, examples=examples, classes=tuple(classes), numbered=True)
 
@@ -240,7 +241,7 @@ def _bytes(blob: images.Array, begin: int, end: int) -> bytes:
     return blob[begin:end].tobytes()
 
 
-def _places(dataset: Dataset, classes: Sequence[str]) -> Callable[[Example], int]:
+def _places(dataset: Dataset, classes: Sequence[str], by_order: bool) -> Callable[[Example], int]:
     """A function from an example to the index of its class among a model's. See `labelled_for` for the rules."""
     places: dict[str, list[int]] = {}
     for place, name in enumerate(classes):
@@ -256,7 +257,7 @@ def _places(dataset: Dataset, classes: Sequence[str]) -> Callable[[Example], int
         return partial(_own_number, dataset.path, len(classes))
     if all(name.isdecimal() and int(name) < len(classes) for name in dataset.classes):
         return lambda example: int(example.class_name)
-    if len(dataset.classes) == len(classes) and len(strange) == len(dataset):  # The folders' order gives the numbers.
+    if by_order and len(dataset.classes) == len(classes) and len(strange) == len(dataset):
         return partial(_own_number, dataset.path, len(classes))
     raise ValueError(f"{dataset.path}: the model has {unknown('class', strange[0], classes)}")
 

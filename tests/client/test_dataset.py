@@ -56,6 +56,8 @@ def test_folders_that_the_model_does_not_know(folders):
         open_dataset(folders).labelled_for(["espresso", "tabby", "dog"])
     by_order = open_dataset(folders).labelled_for(["n01", "n02"])
     assert [each.label for each in by_order] == [0, 0, 1, 1]
+    with pytest.raises(ValueError, match="no class 'espresso'"):
+        open_dataset(folders).labelled_for(["n01", "n02"], by_order=False)
 
 
 def test_folders_named_by_numbers(tmp_path):

@@ -48,7 +48,7 @@ class Sources:
 
     def labels(self, classes: Sequence[str]) -> list[int]:
         """The numbers of the pictures' classes in a model. Raises ValueError where it has no such class."""
-        found = [each.labelled_for(classes) for each in self.datasets]
+        found = [each.labelled_for(classes, by_order=False) for each in self.datasets]
         return [example.label for each in found for example in each if example.label is not None]
 
     def _examples(self) -> list[Example]:
