@@ -7,6 +7,7 @@ from serving import methods
 from gradserve.v1 import (
     attack_pb2,
     certify_pb2,
+    dense_pb2,
     differentiate_pb2,
     explain_pb2,
     influence_pb2,
@@ -52,6 +53,7 @@ def valid_requests(model: str, image: pb.Image) -> dict[str, Any]:
         "Suspects": influence_pb2.SuspectsRequest(model=model),
         "Embed": influence_pb2.EmbedRequest(model=model, image=image),
         "Differentiate": differentiate_pb2.DifferentiateRequest(model=model, images=[image], preprocess=1),
+        "Dense": dense_pb2.DenseRequest(model=model, image=image, size={"longer": 64}),
         "Inspect": inspect_pb2.InspectRequest(model=model, table={"images": [image]}),
         "GetModel": models_pb2.GetModelRequest(name=model),
     }

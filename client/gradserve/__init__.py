@@ -35,6 +35,7 @@ from gradserve.parameters.method import Method
 from gradserve.results.attack import Attack, AttackStage, Certificate, Judgement, TrajectoryStep
 from gradserve.results.certify import CertifiedClass, ClassCount
 from gradserve.results.common import Provenance, Region, Score
+from gradserve.results.dense import DenseMap, DenseMaps
 from gradserve.results.differentiate import Gradients
 from gradserve.results.explain import Curves, Explanation, Explanations, MapProgress, Segment, Trust
 from gradserve.results.influence import Features, Influence, Reweighting, Suspects, TrainingExample
@@ -64,6 +65,8 @@ __all__ = [
     "Contrast",
     "Curves",
     "DeadlineExceeded",
+    "DenseMap",
+    "DenseMaps",
     "Explanation",
     "Explanations",
     "FailedPrecondition",

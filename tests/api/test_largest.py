@@ -13,6 +13,7 @@ from serving import MODELS, Server, Stubs, methods
 from gradserve.v1 import (
     attack_pb2,
     certify_pb2,
+    dense_pb2,
     differentiate_pb2,
     explain_pb2,
     influence_pb2,
@@ -23,7 +24,17 @@ from gradserve.v1 import (
     stylize_pb2,
 )
 from gradserve.v1 import common_pb2 as pb
-from gradserve_server.api.rpcs import differentiate, explain, goals, influence, inspect, predict, stylize, suspects
+from gradserve_server.api.rpcs import (
+    dense,
+    differentiate,
+    explain,
+    goals,
+    influence,
+    inspect,
+    predict,
+    stylize,
+    suspects,
+)
 from gradserve_server.config import LimitSettings
 
 LIMITS = LimitSettings()
@@ -84,6 +95,12 @@ def differentiated() -> differentiate_pb2.DifferentiateRequest:
     return differentiate_pb2.DifferentiateRequest(model="small", images=rows, preprocess=pb.PREPROCESS_MODEL_DEFAULT)
 
 
+def mapped() -> dense_pb2.DenseRequest:
+    """Sixteen classes of a picture that is cut into tiles."""
+    pixels = dense.MAX_INPUTS * LIMITS.max_input_pixels
+    return dense_pb2.DenseRequest(model="small", image=photo(pixels), targets=[{"rank": i + 1} for i in range(16)])
+
+
 def inspected() -> inspect_pb2.InspectRequest:
     rows = [photo(LIMITS.max_request_pixels // inspect.MAX_IMAGES)] * inspect.MAX_IMAGES
     labels = [i % 10 for i in range(len(rows))]
@@ -117,6 +134,7 @@ REQUESTS: dict[str, tuple[str, Callable[[], Any]]] = {
     "features": ("Embed", lambda: influence_pb2.EmbedRequest(model="small", image=photo(PICTURE))),
     "gradients": ("Differentiate", differentiated),
     "a table over the most pictures": ("Inspect", inspected),
+    "maps of the largest picture": ("Dense", mapped),
 }
 
 

@@ -20,6 +20,7 @@ from serving import MODELS, PATIENCE, Server, Stubs, methods, picture
 from gradserve.v1 import (
     attack_pb2,
     certify_pb2,
+    dense_pb2,
     differentiate_pb2,
     explain_pb2,
     influence_pb2,
@@ -40,7 +41,8 @@ SMALL_SECONDS = 0.02  # What is missing in the parts of a shorter request is com
 RUN = ("run", "pass")
 SIMPLE = ("decode", "queue", RUN, "encode")
 SHAPES: dict[str, tuple[Any, ...]] = dict.fromkeys(
-    ("Predict", "Explain", "StreamExplain", "Differentiate", "Influence", "Embed", "Certify", "Inspect"), SIMPLE
+    ("Predict", "Explain", "StreamExplain", "Differentiate", "Influence", "Embed", "Certify", "Inspect", "Dense"),
+    SIMPLE,
 )
 SHAPES |= {
     "Maximize": SIMPLE,
@@ -86,6 +88,7 @@ def calls(stubs: Stubs) -> dict[str, Callable[[], object]]:
         "Embed": lambda: g.Embed(influence_pb2.EmbedRequest(**digits)),
         "Certify": lambda: g.Certify(certify_pb2.CertifyRequest(**digits)),
         "Inspect": lambda: g.Inspect(inspect_pb2.InspectRequest(model="digits", table={"images": [DIGIT, DIGIT]})),
+        "Dense": lambda: g.Dense(dense_pb2.DenseRequest(model="small", image=PHOTO)),
         "ListModels": lambda: stubs.models.ListModels(models_pb2.ListModelsRequest()),
         "GetModel": lambda: stubs.models.GetModel(models_pb2.GetModelRequest(name="small")),
     }

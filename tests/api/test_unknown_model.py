@@ -10,6 +10,7 @@ from serving import PATIENCE, Refused, Server, Stubs, picture, refused
 from gradserve.v1 import (
     attack_pb2,
     certify_pb2,
+    dense_pb2,
     differentiate_pb2,
     explain_pb2,
     influence_pb2,
@@ -124,6 +125,15 @@ CASES: dict[str, tuple[Any, set[str]]] = {
         ),
         {"activations.image", "activations.preprocess", "activations.count", "activations.order", *OPTIONS},
     ),
+    "Dense": (
+        dense_pb2.DenseRequest(
+            image={"encoded": b"no picture"},
+            targets=[{"unit": {"layer": "no layer"}}],
+            size={"longer": 8, "width": 8},
+            options=BAD_OPTIONS,
+        ),
+        {"image", "targets[0]", "size", *OPTIONS},
+    ),
     "Embed": (
         influence_pb2.EmbedRequest(image=PICTURE, layer="no layer", pooling=9, options=BAD_OPTIONS),
         {"pooling", *OPTIONS},
@@ -166,6 +176,7 @@ def test_a_model_that_is_there_hides_none_of_it(stubs: Stubs, rpc: str) -> None:
         ("Stylize", stylize_pb2.StylizeRequest(content=PICTURE, content_layers=[{"layer": "of another"}])),
         ("Influence", influence_pb2.InfluenceRequest(image=PICTURE, label={"class_name": "no class"})),
         ("Embed", influence_pb2.EmbedRequest(image=PICTURE, layer="of another")),
+        ("Dense", dense_pb2.DenseRequest(image=PICTURE, targets=[{"class_name": "no class"}])),
         ("Inspect", inspect_pb2.InspectRequest(weights={"layer": "of another"})),
         ("Inspect", inspect_pb2.InspectRequest(table={"images": [PICTURE], "labels": [9999]})),
         ("Differentiate", differentiate_pb2.DifferentiateRequest(images=[PICTURE], layer="of another")),

@@ -1,9 +1,11 @@
-"""The calls for asyncio that look inside a network: Inspect."""
+"""The calls for asyncio that look inside a network or all over a picture: Inspect and Dense."""
 
 import asyncio
 from typing import Any, Literal, Unpack, overload
 
-from gradserve.arguments import ImageLike
+from gradserve.arguments import ImageLike, TargetLike
+from gradserve.messages import dense
+from gradserve.messages.dense import DenseArguments
 from gradserve.messages.inspect import (
     ActivationsArguments,
     FieldArguments,
@@ -13,12 +15,13 @@ from gradserve.messages.inspect import (
     inspect_request,
     inspected,
 )
+from gradserve.results.dense import DenseMaps
 from gradserve.results.inspect import Activations, LayerTable, ReceptiveField, Weights
 from gradserve.transport.aio_connection import AsyncConnection
 
 
 class AsyncInsideCalls(AsyncConnection):
-    """A connection with the calls that look inside a network."""
+    """A connection with the calls that look inside a network, or all over a picture."""
 
     @overload
     async def inspect(
@@ -70,3 +73,20 @@ class AsyncInsideCalls(AsyncConnection):
         """
         request = await asyncio.to_thread(inspect_request, view, layer, image, **arguments)
         return inspected(await self._call(self._stubs.gradients.Inspect, request, timeout))
+
+    async def dense(
+        self,
+        image: ImageLike,
+        targets: TargetLike | list[Any] | None = None,
+        *,
+        timeout: float | None = None,
+        **arguments: Unpack[DenseArguments],
+    ) -> DenseMaps:
+        """Where in a picture of any size classes score high: a map of each.
+
+        A target is a class's index or name, or a Rank; a list has up to 16, None is the predicted class. The model sees
+        the picture in its own `size` or another. One that is too large for that is computed in tiles, which agree with
+        the whole.
+        """
+        request = await asyncio.to_thread(dense.dense_request, image, targets, **arguments)
+        return dense.dense_maps(request, await self._call(self._stubs.gradients.Dense, request, timeout))

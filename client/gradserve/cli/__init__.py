@@ -14,6 +14,7 @@ from gradserve.cli.commands.augment import augment
 from gradserve.cli.commands.bench import bench
 from gradserve.cli.commands.bias import bias
 from gradserve.cli.commands.certify import certify
+from gradserve.cli.commands.dense import dense
 from gradserve.cli.commands.differentiate import differentiate
 from gradserve.cli.commands.explain import explain
 from gradserve.cli.commands.health import health
@@ -69,6 +70,7 @@ app.command()(dream)
 app.command()(influence)
 app.command()(suspects)
 app.command()(inspect)
+app.command()(dense)
 app.command()(stylize)
 app.command()(augment)
 app.command()(differentiate)

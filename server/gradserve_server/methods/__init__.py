@@ -11,6 +11,7 @@ from torch import Tensor
 from ..engine.job import Job, Steps
 from .attack import attack, certificate
 from .certify import certify
+from .dense import dense
 from .differentiate import differentiate
 from .embed import embed
 from .explain import explain
@@ -31,5 +32,6 @@ TASKS: Mapping[str, Callable[[Job, Tensor, Any], Steps]] = {
     "embed": embed,
     "differentiate": differentiate,
     "inspect": inspect,
+    "dense": dense,
     "stylize": stylize,
 }
