@@ -81,6 +81,6 @@ clean:
 .venv/ready: pyproject.toml server/pyproject.toml constraints.txt
 	@echo "installing into .venv: some minutes and 6 GB the first time"
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]' -e './server[ray,otel,timm,hf]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]' -e './server[ray,otel,timm,hf,tsne]'
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --upgrade --target .venv/protoc grpcio-tools==1.59.0
 	touch $@

@@ -25,6 +25,7 @@ CHOICES = {
     "influence": ["InfluenceGoal", "SuspectOrder", "Pooling"],
     "differentiate": ["BackwardRule", "GradientFormat"],
     "inspect": ["ChannelOrder"],
+    "project": ["ProjectionMethod"],
     "maximize": ["MaximizePreset"],
 }
 METHODS = {

@@ -19,7 +19,7 @@ NETWORK = re.compile(
 
 # Tests that call the server of `serving.shared`. Each process would start one of its own for them.
 CALLERS = re.compile(
-    r"^tests/(?:api/test_(?:attack(?:_masks)?|augment|bad_input|bias|certify|contrasts|decoding|dense|differentiate|extremes|folders|gate(?:_certified|_standard)?|influence|inspect|lifecycle|"
+    r"^tests/(?:api/test_(?:attack(?:_masks)?|augment|bad_input|bias|certify|concepts|contrasts|decoding|dense|differentiate|exemplars|extremes|folders|gate(?:_certified|_standard)?|influence|inspect|lifecycle|"
     r"limits|making|odd_images|segments|shape|surrogate|unknown_model|without_torch)|keeper/test_(?:killed|recovery)|"
     r"load/test_(?:company|published))\.py"
 )
@@ -31,6 +31,7 @@ LONGEST = (
     "tests/load/test_rolling.py",
     "tests/offline/test_check_cases.py",
     "tests/models/test_kinds.py",
+    "tests/api/test_project.py",
     "tests/test_examples.py",
     "examples/gate_a_release.ipynb",
     "examples/debug_a_model.ipynb",

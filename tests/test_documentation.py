@@ -25,7 +25,7 @@ from client import fake
 from gradserve import cli
 from gradserve.load import requests
 from gradserve.load.mix import read_mix
-from gradserve.v1 import management_pb2, models_pb2, service_pb2
+from gradserve.v1 import concepts_pb2, management_pb2, models_pb2, service_pb2
 from gradserve_server.__main__ import serve
 from gradserve_server.api.admission.tokens import read_tokens
 from gradserve_server.config import LimitSettings, PoolSettings, ServerSettings, read_settings
@@ -176,6 +176,12 @@ def make_files(words: list[str]) -> None:
             path.touch()
         elif before in ("--data", "--masks", "augment") or (before == "--style" and word.endswith("/")):
             path.mkdir(parents=True)
+        elif before in ("--negatives", "--class-images", "--concept") and word.endswith("/") and not path.exists():
+            path.mkdir()
+            for i in range(3):
+                Image.new("RGB", (20, 20), (i, 0, 0)).save(path / f"{i}.png")
+        elif path.suffix in {".npy"} and not before.startswith("--out"):
+            np.save(path, np.ones(4, np.float32))
 
 
 def python_examples(page: Path) -> Iterator[str]:
@@ -325,7 +331,9 @@ def test_every_method_of_influence_has_its_row(method: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "service", [service_pb2, models_pb2, management_pb2], ids=["gradients", "models", "management"]
+    "service",
+    [service_pb2, models_pb2, management_pb2, concepts_pb2],
+    ids=["gradients", "models", "management", "directions"],
 )
 def test_every_rpc_is_in_the_readme_with_a_page(service: Any) -> None:
     for contract in service.DESCRIPTOR.services_by_name.values():

@@ -2,19 +2,22 @@
 
 from typing import Any
 
-from serving import methods
+from serving import methods, picture
 
 from gradserve.v1 import (
     attack_pb2,
     certify_pb2,
+    concepts_pb2,
     dense_pb2,
     differentiate_pb2,
+    exemplars_pb2,
     explain_pb2,
     influence_pb2,
     inspect_pb2,
     maximize_pb2,
     models_pb2,
     predict_pb2,
+    project_pb2,
     stylize_pb2,
 )
 from gradserve.v1 import common_pb2 as pb
@@ -31,6 +34,12 @@ def quick(message: Any) -> Any:
         if name in message.DESCRIPTOR.fields_by_name:
             setattr(message, name, value)
     return message
+
+
+def several(image: pb.Image, first: int) -> list[pb.Image]:
+    """Three pictures that differ, of the size of one that is a tensor of UINT8, or three of another size."""
+    height, width = image.tensor.shape[:2] or (32, 32)
+    return [picture(first + i, height, width) for i in range(3)]
 
 
 def valid_requests(model: str, image: pb.Image) -> dict[str, Any]:
@@ -55,6 +64,11 @@ def valid_requests(model: str, image: pb.Image) -> dict[str, Any]:
         "Differentiate": differentiate_pb2.DifferentiateRequest(model=model, images=[image], preprocess=1),
         "Dense": dense_pb2.DenseRequest(model=model, image=image, size={"longer": 64}),
         "Inspect": inspect_pb2.InspectRequest(model=model, table={"images": [image]}),
+        "Concepts": concepts_pb2.ConceptsRequest(
+            model=model, concept_images=several(image, 0), negative_images=several(image, 3), random_directions=20
+        ),
+        "Exemplars": exemplars_pb2.ExemplarsRequest(model=model),
+        "Project": project_pb2.ProjectRequest(model=model, images=[image]),
         "GetModel": models_pb2.GetModelRequest(name=model),
     }
 

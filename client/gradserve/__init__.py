@@ -10,7 +10,7 @@ with gradserve.Client("127.0.0.1:50051") as client:
 from importlib import metadata as _metadata
 
 from gradserve.aio import AsyncClient
-from gradserve.arguments import Contrast, Pick, Rank, Similarity, Unit
+from gradserve.arguments import Contrast, Direction, Pick, Rank, Similarity, Unit
 from gradserve.client import Client
 from gradserve.errors import (
     Cancelled,
@@ -35,14 +35,17 @@ from gradserve.parameters.method import Method
 from gradserve.results.attack import Attack, AttackStage, Certificate, Judgement, TrajectoryStep
 from gradserve.results.certify import CertifiedClass, ClassCount
 from gradserve.results.common import Provenance, Region, Score
+from gradserve.results.concepts import ClassSensitivity, ConceptDirection, KeptDirection
 from gradserve.results.dense import DenseMap, DenseMaps
 from gradserve.results.differentiate import Gradients
+from gradserve.results.exemplars import ChannelExemplars, ExemplarPatch, Exemplars
 from gradserve.results.explain import Curves, Explanation, Explanations, MapProgress, Segment, Trust
 from gradserve.results.influence import Features, Influence, Reweighting, Suspects, TrainingExample
 from gradserve.results.inspect import Activations, LayerRow, LayerTable, ReceptiveField, Weights
 from gradserve.results.models import Applicability, ChangedModels, ChangeProgress, Layer, ModelCard
 from gradserve.results.pictures import MaximizedImage, MaximizedImages, Progress, StylizedImage
 from gradserve.results.predict import Prediction
+from gradserve.results.project import PictureNeighbour, ProjectedLayer, ProjectedPicture, ProjectedPoint, Projection
 
 try:
     __version__ = _metadata.version("gradserve")
@@ -60,13 +63,19 @@ __all__ = [
     "CertifiedClass",
     "ChangeProgress",
     "ChangedModels",
+    "ChannelExemplars",
     "ClassCount",
+    "ClassSensitivity",
     "Client",
+    "ConceptDirection",
     "Contrast",
     "Curves",
     "DeadlineExceeded",
     "DenseMap",
     "DenseMaps",
+    "Direction",
+    "ExemplarPatch",
+    "Exemplars",
     "Explanation",
     "Explanations",
     "FailedPrecondition",
@@ -78,6 +87,7 @@ __all__ = [
     "InternalError",
     "InvalidArgument",
     "Judgement",
+    "KeptDirection",
     "Layer",
     "LayerRow",
     "LayerTable",
@@ -90,8 +100,13 @@ __all__ = [
     "PermissionDenied",
     "Pick",
     "PictureError",
+    "PictureNeighbour",
     "Prediction",
     "Progress",
+    "ProjectedLayer",
+    "ProjectedPicture",
+    "ProjectedPoint",
+    "Projection",
     "Provenance",
     "Rank",
     "ReceptiveField",

@@ -106,6 +106,24 @@ class Similarity:
     layout: Layout | None = None
 
 
+@dataclass(frozen=True, eq=False)
+class Direction:
+    """A direction in a layer's channels as target: the mean over the layer's map of its projection on the direction.
+
+    vector: one number for each channel, or the path of a file (.npy, .npz or .safetensors). `Direction.kept("stripes")`
+    is one that `concepts(..., keep_as="stripes")` has kept on the server. In answers `vector` is None.
+    """
+
+    layer: str
+    vector: Any = None
+    name: str = ""
+
+    @classmethod
+    def kept(cls, name: str) -> "Direction":
+        """The direction that the server keeps by that name for this caller."""
+        return cls("", None, name)
+
+
 class Pick(StrEnum):
     """A class found from the prediction, as target of an attack; never the true one."""
 
@@ -114,7 +132,7 @@ class Pick(StrEnum):
     RANDOM = "random"
 
 
-TargetLike = int | str | Rank | Unit | Contrast | Similarity
+TargetLike = int | str | Rank | Unit | Contrast | Similarity | Direction
 AttackTargetLike = int | str | Pick
 # Of networks that give a score for each position: a box (x0, y0, x1, y1) in pixels of the picture, or a mask, which may
 # be an array of bool such as `labels == 7`.

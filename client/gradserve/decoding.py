@@ -14,7 +14,7 @@ Array = np.ndarray[Any, Any]
 
 RANGE_TOLERANCE = 1e-6  # Floats may leave [0, 1] by this much.
 MIN_LIKELY_MAX = 2.0  # Floats whose largest is from here to 255 are likely to be levels.
-BAND_PIXELS = 1 << 20  # What is computed with at a time.
+BAND_PIXELS = 1 << 18  # What is computed with at a time.
 BITS_PER_SAMPLE, PHOTOMETRIC, WHITE_IS_ZERO = 258, 262, 0  # Tags and a value of TIFF 6.0, baseline.
 
 
@@ -26,12 +26,17 @@ def to_rgb(picture: Image.Image) -> Image.Image:
     """A picture of any mode as upright RGB, transparency over white. Turns the given one too. Raises OutOfRange."""
     ImageOps.exif_transpose(picture, in_place=True)
     if has_sixteen_bits(picture):
-        return _grey(np.asarray(picture), lambda band: _sixteen_bits(band, picture) / 257)
+        return _grey(picture, lambda band: _sixteen_bits(band, picture) / 257)
     if picture.mode in ("I", "F"):
-        values = np.asarray(picture)
-        values, white = (_whole_levels(values), 1) if picture.mode == "I" else (unit_range(values), 255)
+        white = 1 if picture.mode == "I" else 255
+        (_check_levels if picture.mode == "I" else _check_unit_range)(*_extremes(picture))
         inverted = _white_is_zero(picture)
-        return _grey(values, lambda band: 255 - band * white if inverted else band * white)
+
+        def levels(band: Array) -> Array:
+            light = (band * white).clip(0, 255)
+            return 255 - light if inverted else light
+
+        return _grey(picture, levels)
     if picture.has_transparency_data:
         return _over_white(picture)
     return picture if picture.mode == "RGB" else picture.convert("RGB")
@@ -60,46 +65,57 @@ def _sixteen_bits(values: Array, picture: Image.Image) -> Array:
 def unit_range(values: Array) -> Array:
     """Floats in [0, 1], where rounding may have led them 1e-6 out of it: these are clamped. Raises OutOfRange."""
     low, high = float(values.min()), float(values.max())
+    _check_unit_range(low, high)
+    return values if low >= 0 and high <= 1 else values.clip(0, 1)
+
+
+def _check_unit_range(low: float, high: float) -> None:
     if not (low >= -RANGE_TOLERANCE and high <= 1 + RANGE_TOLERANCE):  # This is false for NaN too.
         spans = "has NaN" if math.isnan(low) else f"spans {low:.10g} to {high:.10g}"
         hint = "divide it by 255" if low >= 0 and MIN_LIKELY_MAX <= high <= 255 else "bring its numbers into this range"
         raise OutOfRange(f"a float picture must lie in [0, 1]; this one {spans}: {hint}")
-    return values if low >= 0 and high <= 1 else values.clip(0, 1)
 
 
-def _whole_levels(values: Array) -> Array:
-    low, high = int(values.min()), int(values.max())
+def _check_levels(low: float, high: float) -> None:
     if not 0 <= low <= high <= 255:
         raise OutOfRange(
             "a picture of integers with 32 bits or with signs must lie in 0 to 255, since its white is not known "
-            f"otherwise; this one spans {low} to {high}: save it with 8 or 16 bits without signs"
+            f"otherwise; this one spans {low:.0f} to {high:.0f}: save it with 8 or 16 bits without signs"
         )
-    return values
 
 
-def _grey(values: Array, levels: Callable[[Array], Array]) -> Image.Image:
-    """A grey picture whose brightness, from 0 to 255 before rounding, is what `levels` makes of a band of values."""
-    grey = np.empty(values.shape, np.uint8)
-    for top, bottom in _bands(*values.shape):
-        grey[top:bottom] = levels(values[top:bottom]).round()
-    return Image.fromarray(grey).convert("RGB")
+def _extremes(picture: Image.Image) -> tuple[float, float]:
+    """Its smallest and its largest number; NaN where one is."""
+    found = [(values.min(), values.max()) for values in (np.asarray(band) for _, band in _bands(picture))]
+    return float(np.min(found)), float(np.max(found))
+
+
+def _grey(picture: Image.Image, levels: Callable[[Array], Array]) -> Image.Image:
+    """A grey picture as RGB; `levels` makes brightness, from 0 to 255 before rounding, of the numbers of a band."""
+    whole = Image.new("RGB", picture.size, None)
+    for top, band in _bands(picture):
+        grey = levels(np.asarray(band)).round().astype(np.uint8)
+        whole.paste(Image.fromarray(grey).convert("RGB"), (0, top))
+    return whole
 
 
 def _over_white(picture: Image.Image) -> Image.Image:
     """A picture with transparency over white, as RGB."""
-    whole = Image.new("RGB", picture.size)
-    for top, bottom in _bands(picture.height, picture.width):
-        band = picture.crop((0, top, picture.width, bottom)).convert("RGBA")
+    whole = Image.new("RGB", picture.size, None)
+    for top, band in _bands(picture):
         white = Image.new("RGBA", band.size, "white")
-        whole.paste(Image.alpha_composite(white, band).convert("RGB"), (0, top))
+        whole.paste(Image.alpha_composite(white, band.convert("RGBA")).convert("RGB"), (0, top))
     return whole
 
 
-def _bands(height: int, width: int) -> Iterator[tuple[int, int]]:
-    """The first row and the one after the last of bands of about BAND_PIXELS, so that no large copies are made."""
-    rows = max(1, BAND_PIXELS // max(1, width))
-    for top in range(0, height, rows):
-        yield top, min(top + rows, height)
+def _bands(picture: Image.Image) -> Iterator[tuple[int, Image.Image]]:
+    """The first row and the pixels of bands of about BAND_PIXELS.
+
+    Copies of a whole picture would take memory, and the interpreter from other threads for as long as they are made.
+    """
+    rows = max(1, BAND_PIXELS // max(1, picture.width))
+    for top in range(0, picture.height, rows):
+        yield top, picture.crop((0, top, picture.width, min(top + rows, picture.height)))
 
 
 def _white_is_zero(picture: Image.Image) -> bool:

@@ -14,13 +14,8 @@ from .models.faults import faults_of
 from .models.flags import from_flag
 from .models.tables import mistakes, read_toml
 
-PATH_SETTINGS = (
-    ("server", "tls_certificate"),
-    ("server", "tls_key"),
-    ("server", "token_file"),
-    ("server", "tls_client_ca"),
-    ("pool", "tuned"),
-)
+SERVER_PATHS = ("tls_certificate", "tls_key", "token_file", "tls_client_ca")
+PATH_SETTINGS = (*(("server", name) for name in SERVER_PATHS), ("pool", "tuned"))
 TRACES_BY_ENVIRONMENT = "otlp"  # The setting that leaves the collector to variables of the environment.
 
 
@@ -150,6 +145,9 @@ class LimitSettings(Section):
     max_input_pixels: int = Field(1_048_576, ge=1, description="of a model's input, AS_IS")
     max_unread_bytes: int = Field(256 << 20, ge=1, description="of replies that a caller leaves unread")
     max_aspect: float = Field(20, ge=1, description="longer side / shorter side where the picture is cropped")
+    max_directions: int = Field(64, ge=0, le=4096, description="that a caller may keep by name; 0: none")
+    max_direction_bytes: int = Field(1 << 20, ge=0, le=1 << 30, description="of those, at 4 for each channel")
+    direction_seconds: float = Field(86_400, gt=0, le=1e9, description="after which a direction that is kept expires")
     max_in_flight: int = Field(1024, ge=1, description="requests accepted and not yet answered")
     caller_share: float = Field(0.5, gt=0, le=1, description="share of these and of the work that one caller may hold")
 
@@ -176,6 +174,7 @@ class FrontEndSettings(Section):
     name: str  # How it calls itself to the keeper.
     place: str  # Its counters' files are called by this; its successor goes on with them.
     keeper: str  # Where the keeper is reached.
+    directions: Path  # The folder of directions that callers keep, which all front-ends have in common.
     endpoints: tuple[str, ...]  # Where its workers connect.
     keys: tuple[str, str, str, str] | None  # `pool.keys.Keys`, for workers of other hosts.
     default: str  # The model of requests that name none.

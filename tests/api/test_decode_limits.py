@@ -5,6 +5,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -13,12 +14,20 @@ import grpc
 import numpy as np
 import pytest
 from PIL import Image
-from serving import Stubs, methods, refused, tensor
+from serving import PATIENCE, Server, Stubs, methods, refused, tensor
 
 from gradserve import decoding
 from gradserve.v1 import common_pb2 as pb
-from gradserve.v1 import differentiate_pb2, explain_pb2, stylize_pb2
-from gradserve_server.api.decode_limits import PIXEL_BYTES, DecodeMemory, count_pixels, counted_pixels
+from gradserve.v1 import differentiate_pb2, explain_pb2, predict_pb2, stylize_pb2
+from gradserve_server.api.decode_limits import (
+    MAX_LARGE_BYTES,
+    PIXEL_BYTES,
+    SMALL_BYTES,
+    DecodeMemory,
+    Room,
+    count_pixels,
+    counted_pixels,
+)
 from gradserve_server.models.preprocess import BadImage
 
 # Memory above what the process had before, in MB, of decoding a grey PNG file of 16 bits.
@@ -98,7 +107,7 @@ def test_pictures_of_every_rpc_add_up(stubs: Stubs) -> None:
 
 
 def test_pictures_are_decoded_while_there_is_room() -> None:
-    memory, under_way, most, lock = DecodeMemory(10), 0, 0, threading.Lock()
+    memory, under_way, most, lock = Room(10), 0, 0, threading.Lock()
 
     def decode(size: int) -> None:
         nonlocal under_way, most
@@ -117,8 +126,33 @@ def test_pictures_are_decoded_while_there_is_room() -> None:
         pass
 
 
+def test_a_small_picture_does_not_wait_for_a_large_one() -> None:
+    memory, ending, begun, done = DecodeMemory(), threading.Event(), threading.Event(), threading.Event()
+
+    def decode_large() -> None:
+        with memory.of(MAX_LARGE_BYTES + 1):
+            begun.set()
+            ending.wait(60)
+
+    def decode_small() -> None:
+        with memory.of(SMALL_BYTES):
+            done.set()
+
+    large = threading.Thread(target=decode_large)
+    large.start()
+    assert begun.wait(60)
+    small = threading.Thread(target=decode_small)
+    small.start()
+    try:
+        assert done.wait(60)
+    finally:
+        ending.set()
+        large.join(60)
+        small.join(60)
+
+
 def test_a_large_picture_is_not_kept_waiting_by_small_ones_that_come_later() -> None:
-    memory, order, lock = DecodeMemory(10), [], threading.Lock()
+    memory, order, lock = Room(10), [], threading.Lock()
     release, begun = threading.Event(), threading.Event()
 
     def decode(name: str, size: int) -> None:
@@ -142,6 +176,31 @@ def test_a_large_picture_is_not_kept_waiting_by_small_ones_that_come_later() -> 
     for thread in (first, *others):
         thread.join(60)
     assert order == ["first", "large", "small"]
+
+
+def test_memory_of_large_pictures_is_given_back() -> None:
+    """What stays is at most what Pillow keeps for the next picture, 128 MiB, and a little."""
+    file = io.BytesIO()
+    Image.fromarray(np.zeros((7000, 7000), np.uint16)).save(file, "PNG")
+    deep = predict_pb2.PredictRequest(image=pb.Image(encoded=file.getvalue()))
+    with Server("[models.digits]\nprecisions = ['exact']", "--workers", "1") as server, server.channel() as channel:
+        gradients, (front_end,) = Stubs.of(channel).gradients, server.front_ends
+
+        def code(_: int) -> str:
+            try:
+                gradients.Predict(deep, timeout=PATIENCE)
+            except grpc.RpcError as error:
+                return str(error.code().name)
+            return "OK"
+
+        before = front_end.memory_info().rss
+        with ThreadPoolExecutor(3) as callers:
+            codes = Counter(callers.map(code, range(9)))
+        assert codes["OK"] >= 3, codes
+        assert set(codes) <= {"OK", "RESOURCE_EXHAUSTED"}  # Where the machine is slow.
+        time.sleep(1)
+        grown = front_end.memory_info().rss - before
+        assert grown < 160 << 20, f"{grown >> 20} MiB"
 
 
 @pytest.mark.parametrize(

@@ -10,11 +10,12 @@ import pytest
 from gradserve_server.api.admission.callers import Caller
 from gradserve_server.api.admission.fair_threads import FairThreads
 
+WORK_SECONDS = 0.004  # Of a call, much longer than what threads and the loop take for it.
 MANY, FEW = Caller("many", 1.0), Caller("few", 1.0)
 
 
 def threads(count: int = 1) -> FairThreads:
-    return FairThreads(count, "test", lambda: None)
+    return FairThreads(count, "test")
 
 
 async def test_a_caller_with_few_does_not_wait_for_one_with_many() -> None:
@@ -22,6 +23,7 @@ async def test_a_caller_with_few_does_not_wait_for_one_with_many() -> None:
 
     def work(name: str) -> None:
         all_asked.wait(60)
+        time.sleep(WORK_SECONDS)
         order.append(name)
 
     flood = [asyncio.create_task(shared.run(MANY, work, "many")) for _ in range(30)]
@@ -40,6 +42,7 @@ async def test_a_heavier_weight_gives_more_turns() -> None:
 
     def work(name: str) -> None:
         all_asked.wait(60)
+        time.sleep(WORK_SECONDS)
         order.append(name)
 
     callers = [Caller("heavy", 3.0), Caller("light", 1.0)]
@@ -79,3 +82,15 @@ async def test_a_function_that_ends_with_stop_iteration_ends() -> None:
         with pytest.raises(RuntimeError, match="StopIteration"):
             await asyncio.wait_for(shared.run(FEW, next, iter(())), 60)
     assert await asyncio.wait_for(shared.run(FEW, len, "abc"), 60) == 3
+
+
+async def test_a_caller_with_none_running_waits_for_no_long_call_of_another() -> None:
+    shared, ending = threads(), threading.Event()
+    long = [asyncio.create_task(shared.run(MANY, ending.wait, 60)) for _ in range(10)]
+    try:
+        await asyncio.sleep(0.02)
+        for _ in range(5):
+            assert await asyncio.wait_for(shared.run(FEW, pow, 2, 3), 30) == 8
+    finally:
+        ending.set()
+    assert all(await asyncio.gather(*long))

@@ -7,31 +7,38 @@ from typing import Any
 
 import numpy as np
 import pytest
+from picture_indexes import models_with_pictures
 from PIL import Image
-from serving import MODELS, Server, Stubs, methods
+from serving import Server, Stubs, methods, picture
 
 from gradserve.v1 import (
     attack_pb2,
     certify_pb2,
+    concepts_pb2,
     dense_pb2,
     differentiate_pb2,
+    exemplars_pb2,
     explain_pb2,
     influence_pb2,
     inspect_pb2,
     maximize_pb2,
     predict_pb2,
+    project_pb2,
     service_pb2,
     stylize_pb2,
 )
 from gradserve.v1 import common_pb2 as pb
 from gradserve_server.api.rpcs import (
+    concepts,
     dense,
     differentiate,
+    exemplars,
     explain,
     goals,
     influence,
     inspect,
     predict,
+    project,
     stylize,
     suspects,
 )
@@ -107,6 +114,28 @@ def inspected() -> inspect_pb2.InspectRequest:
     return inspect_pb2.InspectRequest(model="digits", table={"images": rows, "labels": labels})
 
 
+def conceived() -> concepts_pb2.ConceptsRequest:
+    """The most pictures of each kind; a small one of each and many large ones, which have all pixels together."""
+    counts = concepts.MAX_CONCEPTS, concepts.MAX_NEGATIVES, concepts.MAX_CLASS_IMAGES
+    large = photo(int(0.98 * LIMITS.max_request_pixels) // sum(counts))
+    kinds = [[picture(i, 64, 64), *[large] * (count - 1)] for i, count in enumerate(counts)]
+    return concepts_pb2.ConceptsRequest(
+        model="small",
+        concept_images=kinds[0],
+        negative_images=kinds[1],
+        class_images=kinds[2],
+        classes=[{"class_index": i} for i in range(concepts.MAX_CLASSES)],
+        random_directions=concepts.MAX_RANDOM_DIRECTIONS,
+    )
+
+
+def projected() -> project_pb2.ProjectRequest:
+    """The most pictures, points and thumbnails."""
+    rows = [photo(LIMITS.max_request_pixels // project.MAX_IMAGES)] * project.MAX_IMAGES
+    most = {"neighbours": project.MAX_NEIGHBOURS, "points": project.MAX_POINTS}
+    return project_pb2.ProjectRequest(model="digits", images=rows, **most)
+
+
 SIZE = {"height": 64, "width": 64}
 REQUESTS: dict[str, tuple[str, Callable[[], Any]]] = {
     "a picture of the most pixels": (
@@ -131,16 +160,24 @@ REQUESTS: dict[str, tuple[str, Callable[[], Any]]] = {
         lambda: influence_pb2.InfluenceRequest(model="digits", image=photo(PICTURE), top=influence.MAX_TOP),
     ),
     "suspects": ("Suspects", lambda: influence_pb2.SuspectsRequest(model="digits", top=suspects.MAX_TOP)),
+    "exemplars": (
+        "Exemplars",
+        lambda: exemplars_pb2.ExemplarsRequest(
+            model="digits", count=exemplars.MAX_CHANNELS, spectrum=True, values=True
+        ),
+    ),
     "features": ("Embed", lambda: influence_pb2.EmbedRequest(model="small", image=photo(PICTURE))),
     "gradients": ("Differentiate", differentiated),
     "a table over the most pictures": ("Inspect", inspected),
+    "a concept by the most pictures": ("Concepts", conceived),
+    "places of the most pictures": ("Project", projected),
     "maps of the largest picture": ("Dense", mapped),
 }
 
 
 @pytest.fixture(scope="module")
 def own_stubs() -> Iterator[Stubs]:
-    with Server(MODELS, "--workers", "1") as server, server.channel() as channel:
+    with Server(models_with_pictures(), "--workers", "1") as server, server.channel() as channel:
         yield Stubs.of(channel)
         assert "Traceback" not in server.log()
 

@@ -3,6 +3,7 @@
 import asyncio
 import io
 import time
+from collections import UserList
 from contextlib import nullcontext
 from dataclasses import replace
 from functools import cache
@@ -18,6 +19,7 @@ from gradserve.v1 import (
     attack_pb2,
     certify_pb2,
     common_pb2,
+    concepts_pb2,
     dense_pb2,
     differentiate_pb2,
     explain_pb2,
@@ -25,6 +27,7 @@ from gradserve.v1 import (
     inspect_pb2,
     maximize_pb2,
     predict_pb2,
+    project_pb2,
     service_pb2,
     stylize_pb2,
 )
@@ -33,7 +36,7 @@ from gradserve_server.api.admission.admission import Admission
 from gradserve_server.api.admission.callers import Callers
 from gradserve_server.api.errors import Full
 from gradserve_server.api.request import CallContext
-from gradserve_server.api.rpcs import influence, maximize, stylize
+from gradserve_server.api.rpcs import influence, maximize, project, stylize
 from gradserve_server.config import LimitSettings
 from gradserve_server.metrics import Metrics
 from gradserve_server.models.card import ModelCard
@@ -44,7 +47,7 @@ from gradserve_server.pool.wire import Ready, Task
 
 @cache
 def card() -> ModelCard:
-    return replace(prepared("resnet18").card, index="index")
+    return replace(prepared("resnet18").card, index="index", pictures="pictures")
 
 
 LIMITS = LimitSettings()
@@ -80,6 +83,8 @@ REQUESTS = {
     "Certify": certify_pb2.CertifyRequest(image=PICTURE, preprocess=AS_IS),
     "Dense": dense_pb2.DenseRequest(image=PICTURE),
     "Inspect": inspect_pb2.InspectRequest(table={"images": [PICTURE]}),
+    "Concepts": concepts_pb2.ConceptsRequest(concept_images=[PICTURE] * 3, negative_images=[PICTURE] * 3),
+    "Project": project_pb2.ProjectRequest(images=[PICTURE] * 3),
     "Maximize": MAXIMIZE,
     "StreamMaximize": MAXIMIZE,
     "Stylize": STYLIZE,
@@ -92,9 +97,13 @@ REQUESTS = {
 
 @pytest.fixture(autouse=True)
 def index(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The model's index, of which nothing but its manifest is read."""
+    """The model's indexes, of which nothing but their manifests is read."""
     index = SimpleNamespace(manifest=SimpleNamespace(methods=("projected",)))
     monkeypatch.setattr(influence, "opened", lambda path, digest: index)
+    layer = SimpleNamespace(name="layer", channels=8, tsne=False)
+    pictures = UserList([0] * 1000)
+    pictures.manifest = SimpleNamespace(layers=[layer])  # type: ignore[attr-defined]
+    monkeypatch.setattr(project, "opened", lambda path, digest: pictures)
 
 
 def service(outstanding_seconds: float) -> servicer.GradientService:
@@ -114,7 +123,7 @@ def never(*_: Any) -> Any:
     raise AssertionError("a refused request came so far")
 
 
-@pytest.mark.parametrize("name", [name for name in RPCS if name != "Suspects"])  # That one needs no worker.
+@pytest.mark.parametrize("name", [name for name in RPCS if name not in servicer.LOOKED_UP])
 def test_a_request_that_would_wait_too_long_is_refused_without_a_thread(
     monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:

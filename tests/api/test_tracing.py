@@ -15,19 +15,23 @@ from unittest.mock import patch
 import grpc
 import pytest
 from collector import Collector, Node
-from serving import MODELS, PATIENCE, Server, Stubs, methods, picture
+from picture_indexes import models_with_pictures
+from serving import PATIENCE, Server, Stubs, methods, picture
 
 from gradserve.v1 import (
     attack_pb2,
     certify_pb2,
+    concepts_pb2,
     dense_pb2,
     differentiate_pb2,
+    exemplars_pb2,
     explain_pb2,
     influence_pb2,
     inspect_pb2,
     maximize_pb2,
     models_pb2,
     predict_pb2,
+    project_pb2,
     service_pb2,
     stylize_pb2,
 )
@@ -37,11 +41,24 @@ from gradserve_server.api.tracing import Tracing
 
 CALLERS = "0af7651916cd43dd8448eb211c80319c"  # A trace id of a caller.
 DIGIT, PHOTO = picture(0, 8, 8), picture(1, 64, 64)
+DIGITS = [picture(i, 8, 8) for i in range(6)]
 SMALL_SECONDS = 0.02  # What is missing in the parts of a shorter request is compared with a tenth of this.
 RUN = ("run", "pass")
 SIMPLE = ("decode", "queue", RUN, "encode")
 SHAPES: dict[str, tuple[Any, ...]] = dict.fromkeys(
-    ("Predict", "Explain", "StreamExplain", "Differentiate", "Influence", "Embed", "Certify", "Inspect", "Dense"),
+    (
+        "Predict",
+        "Explain",
+        "StreamExplain",
+        "Differentiate",
+        "Influence",
+        "Embed",
+        "Certify",
+        "Inspect",
+        "Concepts",
+        "Project",
+        "Dense",
+    ),
     SIMPLE,
 )
 SHAPES |= {
@@ -50,6 +67,7 @@ SHAPES |= {
     "Stylize": SIMPLE,
     "StreamStylize": SIMPLE,
     "Suspects": ("encode",),
+    "Exemplars": ("encode",),
     "ListModels": (),
     "GetModel": (),
 }
@@ -85,9 +103,14 @@ def calls(stubs: Stubs) -> dict[str, Callable[[], object]]:
         "StreamStylize": lambda: list(g.StreamStylize(stylize)),
         "Influence": lambda: g.Influence(influence_pb2.InfluenceRequest(**digits)),
         "Suspects": lambda: g.Suspects(influence_pb2.SuspectsRequest(model="digits")),
+        "Exemplars": lambda: g.Exemplars(exemplars_pb2.ExemplarsRequest(model="digits")),
         "Embed": lambda: g.Embed(influence_pb2.EmbedRequest(**digits)),
         "Certify": lambda: g.Certify(certify_pb2.CertifyRequest(**digits)),
         "Inspect": lambda: g.Inspect(inspect_pb2.InspectRequest(model="digits", table={"images": [DIGIT, DIGIT]})),
+        "Concepts": lambda: g.Concepts(
+            concepts_pb2.ConceptsRequest(model="digits", concept_images=DIGITS[:3], negative_images=DIGITS[3:])
+        ),
+        "Project": lambda: g.Project(project_pb2.ProjectRequest(model="digits", images=[DIGIT, DIGIT])),
         "Dense": lambda: g.Dense(dense_pb2.DenseRequest(model="small", image=PHOTO)),
         "ListModels": lambda: stubs.models.ListModels(models_pb2.ListModelsRequest()),
         "GetModel": lambda: stubs.models.GetModel(models_pb2.GetModelRequest(name="small")),
@@ -132,7 +155,10 @@ def traced() -> Iterator[tuple[list[Node], list[dict[str, Any]], dict[str, str]]
     """The trees of `mixed` and of some requests with a caller's trace; the log's lines; those callers' trace ids."""
     ids = {name: secrets.token_hex(16) for name in ("sampled", "unsampled")}
     flags = {"sampled": "01", "unsampled": "00"}
-    with Collector() as collector, Server(MODELS, "--workers", "1", "--traces", collector.address) as server:
+    with (
+        Collector() as collector,
+        Server(models_with_pictures(), "--workers", "1", "--traces", collector.address) as server,
+    ):
         with server.channel() as channel:
             stubs = Stubs.of(channel)
             for name, trace in ids.items():

@@ -10,17 +10,21 @@ from serving import PATIENCE, Refused, Server, Stubs, picture, refused
 from gradserve.v1 import (
     attack_pb2,
     certify_pb2,
+    concepts_pb2,
     dense_pb2,
     differentiate_pb2,
+    exemplars_pb2,
     explain_pb2,
     influence_pb2,
     inspect_pb2,
     maximize_pb2,
     predict_pb2,
+    project_pb2,
     stylize_pb2,
 )
 
 PICTURE = picture(0, 8, 8)
+PICTURES = [picture(i, 8, 8) for i in range(3)]
 BAD_OPTIONS = {"priority": 9, "precision": 9, "time_budget": {"seconds": -1}}
 OPTIONS = {"options.priority", "options.precision", "options.time_budget"}
 SMOOTH = {"smooth_grad": {"samples": 0, "noise": 2.0}}
@@ -87,6 +91,10 @@ CASES: dict[str, tuple[Any, set[str]]] = {
         ),
         {"goal", "top", "what_if[0].rows", "what_if[0].weight", *OPTIONS},
     ),
+    "Exemplars": (
+        exemplars_pb2.ExemplarsRequest(layer="no layer", channels=range(65), count=0, top=0),
+        {"channels", "count", "top"},
+    ),
     "Suspects": (influence_pb2.SuspectsRequest(order=9, top=0), {"order", "top"}),
     "Differentiate": (
         differentiate_pb2.DifferentiateRequest(
@@ -124,6 +132,39 @@ CASES: dict[str, tuple[Any, set[str]]] = {
             options=BAD_OPTIONS,
         ),
         {"activations.image", "activations.preprocess", "activations.count", "activations.order", *OPTIONS},
+    ),
+    "Concepts": (
+        concepts_pb2.ConceptsRequest(
+            concept_images=[PICTURE] * 3,
+            negative_images=[PICTURE, {"encoded": b"no picture"}, PICTURE],
+            classes=[{"unit": {"layer": "no layer"}}],
+            class_images=[PICTURE] * 129,
+            preprocess=9,
+            random_directions=19,
+            keep_as="no/name",
+            options=BAD_OPTIONS,
+        ),
+        {
+            "concept_images",
+            "negative_images[1]",
+            "classes[0]",
+            "class_images",
+            "preprocess",
+            "random_directions",
+            "keep_as",
+            *OPTIONS,
+        },
+    ),
+    "Project": (
+        project_pb2.ProjectRequest(
+            images=[PICTURE, {"encoded": b"no picture"}],
+            layer="no layer",
+            method=9,
+            neighbours=0,
+            points=10_001,
+            options=BAD_OPTIONS,
+        ),
+        {"images[1]", "preprocess", "method", "neighbours", "points", *OPTIONS},
     ),
     "Dense": (
         dense_pb2.DenseRequest(
@@ -176,8 +217,15 @@ def test_a_model_that_is_there_hides_none_of_it(stubs: Stubs, rpc: str) -> None:
         ("Stylize", stylize_pb2.StylizeRequest(content=PICTURE, content_layers=[{"layer": "of another"}])),
         ("Influence", influence_pb2.InfluenceRequest(image=PICTURE, label={"class_name": "no class"})),
         ("Embed", influence_pb2.EmbedRequest(image=PICTURE, layer="of another")),
+        (
+            "Concepts",
+            concepts_pb2.ConceptsRequest(
+                concept_images=PICTURES, negative_images=PICTURES, layer="of another", classes=[{"class_index": 9999}]
+            ),
+        ),
         ("Dense", dense_pb2.DenseRequest(image=PICTURE, targets=[{"class_name": "no class"}])),
         ("Inspect", inspect_pb2.InspectRequest(weights={"layer": "of another"})),
+        ("Project", project_pb2.ProjectRequest(images=[PICTURE], layer="of another", method=2)),
         ("Inspect", inspect_pb2.InspectRequest(table={"images": [PICTURE], "labels": [9999]})),
         ("Differentiate", differentiate_pb2.DifferentiateRequest(images=[PICTURE], layer="of another")),
         (

@@ -12,6 +12,7 @@ from google.rpc import error_details_pb2, status_pb2
 from gradserve import images
 from gradserve.v1 import (
     common_pb2,
+    concepts_pb2_grpc,
     explain_pb2,
     influence_pb2,
     management_pb2_grpc,
@@ -26,10 +27,13 @@ from gradserve.v1 import (
 from . import fake_making
 from .fake_attack import attacked
 from .fake_certify import certified
+from .fake_concepts import FakeDirections, conceived
 from .fake_dense import mapped
 from .fake_differentiate import differentiated
+from .fake_exemplars import exemplars
 from .fake_inspect import inspected
 from .fake_management import changed
+from .fake_project import projected
 
 CLASSES = ["goldfish", "tabby cat", "espresso"]
 SIZE = 24
@@ -48,6 +52,7 @@ class FakeServer(
     service_pb2_grpc.GradientServiceServicer,
     models_pb2_grpc.ModelServiceServicer,
     management_pb2_grpc.ModelManagementServiceServicer,
+    concepts_pb2_grpc.DirectionServiceServicer,
 ):
     """Answers by the model's name: "missing", "full", "slow", "down:2" (two calls fail), "full:2", "secret" ..."""
 
@@ -57,6 +62,7 @@ class FakeServer(
         self.metadata: dict[str, str] = {}
         self.health = b"\x08\x01"
         self.failures: dict[str, int] = {}
+        self.directions = FakeDirections()
         self.server = grpc.server(
             futures.ThreadPoolExecutor(8),
             options=[("grpc.max_receive_message_length", 32 << 20), ("grpc.so_reuseport", 0)],
@@ -64,6 +70,7 @@ class FakeServer(
         service_pb2_grpc.add_GradientServiceServicer_to_server(self, self.server)
         models_pb2_grpc.add_ModelServiceServicer_to_server(self, self.server)
         management_pb2_grpc.add_ModelManagementServiceServicer_to_server(self, self.server)
+        concepts_pb2_grpc.add_DirectionServiceServicer_to_server(self, self.server)
         check = grpc.unary_unary_rpc_method_handler(lambda request, context: self.health)
         handler = grpc.method_handlers_generic_handler("grpc.health.v1.Health", {"Check": check})
         self.server.add_generic_rpc_handlers((handler,))
@@ -101,6 +108,18 @@ class FakeServer(
     def Certify(self, request, context):
         self._note(request, context)
         return certified(request, CLASSES, _region(request), _provenance(request))
+
+    def Concepts(self, request, context):
+        self._note(request, context)
+        return conceived(request, CLASSES, _provenance(request))
+
+    def ListDirections(self, request, context):
+        self.requests.append(request)
+        return self.directions.listed()
+
+    def DeleteDirection(self, request, context):
+        self.requests.append(request)
+        return self.directions.delete(request.name, context)
 
     def Maximize(self, request, context):
         self._note(request, context)
@@ -172,6 +191,14 @@ class FakeServer(
         self._note(request, context)
         region = _region(request.activations) if request.HasField("activations") else common_pb2.Region()
         return inspected(request, _provenance(request), region)
+
+    def Exemplars(self, request, context):
+        self._note(request, context)
+        return exemplars(request, _provenance(request))
+
+    def Project(self, request, context):
+        self._note(request, context)
+        return projected(request, CLASSES, common_pb2.Region(image_width=80, image_height=60), _provenance(request))
 
     def ListModels(self, request, context):
         self._note(request, context)
@@ -257,7 +284,7 @@ def _explanation(request, method, target) -> explain_pb2.Explanation:
     if target.HasField("region"):
         answer.target.region.CopyFrom(target.region)
     kind = target.WhichOneof("kind")
-    several = kind in ("unit", "contrast", "similarity")
+    several = kind in ("unit", "contrast", "similarity", "direction")
     answer.target_name = f"a {kind}" if several else CLASSES[answer.target.class_index]
     answer.low, answer.high = float(values.min()), float(values.max())
     answer.asked, answer.done, answer.completed_fraction = 50, 50, 1.0
@@ -317,6 +344,8 @@ def _resolved(target) -> common_pb2.Target:
     if target.HasField("contrast"):
         terms = [common_pb2.WeightedTarget(target=_resolved(t.target), weight=t.weight) for t in target.contrast.terms]
         return common_pb2.Target(contrast=common_pb2.Contrast(terms=terms))
+    if target.HasField("direction"):
+        return common_pb2.Target(direction=common_pb2.Direction(layer="last", name=target.direction.name))
     if target.HasField("similarity"):
         return common_pb2.Target(similarity=common_pb2.Similarity(layer=target.similarity.layer or "features.0"))
     name = target.class_name

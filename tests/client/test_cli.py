@@ -123,6 +123,8 @@ def test_warnings_go_to_standard_error(run, photo_path):
         ["stylize", "PHOTO", "--style", "PHOTO", "--out", "made.png"],
         ["influence", "PHOTO"],
         ["suspects"],
+        ["exemplars"],
+        ["project", "PHOTO"],
     ],
     ids=lambda command: command[0],
 )

@@ -23,6 +23,7 @@ TITLES = [
     "Why?",
     "Can it be fooled?",
     "What does it look for?",
+    "Does it know stripes?",
     "Another style",
     "Which examples?",
 ]

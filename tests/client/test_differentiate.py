@@ -75,7 +75,10 @@ async def test_with_asyncio(server: FakeServer) -> None:
         ({"fromat": "float16"}, "no argument of differentiate 'fromat'; nearest: format"),
         ({"goal": 1}, "no argument of differentiate 'goal'; nearest: goals"),
         ({"format": "fp16"}, "format must be one of bfloat16, float16, float32; not 'fp16'"),
-        ({"goals": 1.5}, "a target is a class's index or name, a Rank, a Unit, a Contrast or a Similarity, not 1.5"),
+        (
+            {"goals": 1.5},
+            "a target is a class's index or name, a Rank, a Unit, a Contrast, a Similarity or a Direction, not 1.5",
+        ),
     ],
 )
 def test_what_makes_no_sense(client: Client, arguments: dict[str, Any], text: str) -> None:

@@ -17,7 +17,7 @@ from gradserve.messages import fields
 from gradserve.messages.attack import ATTACK_METHOD
 from gradserve.messages.explain import EXPLAIN_METHOD
 from gradserve.messages.influence import INFLUENCE_METHOD
-from gradserve.v1 import attack_pb2, common_pb2, influence_pb2, inspect_pb2, maximize_pb2
+from gradserve.v1 import attack_pb2, common_pb2, influence_pb2, inspect_pb2, maximize_pb2, project_pb2
 
 from . import fake
 
@@ -41,6 +41,7 @@ CHOICES: dict[tuple[str, str], list[str]] = {
     ("*", "corruption"): [*fields.choices(attack_pb2.CorruptionKind.DESCRIPTOR), "all"],
     ("explain", "method"): EXPLANATIONS,
     ("attack", "method"): ATTACKS,
+    ("project", "method"): list(fields.choices(project_pb2.ProjectionMethod.DESCRIPTOR)),
     ("influence", "method"): fields.names(INFLUENCE_METHOD),
 }
 OPTIONS = [

@@ -50,6 +50,8 @@ def test_every_result_is_what_json_takes(client: Client, photo: Image.Image) -> 
         client.attack(photo, "pgd", maps="grad_cam", perturbation=True),
         client.influence(photo),
         client.suspects(),
+        client.exemplars(spectrum=True, values=True),
+        client.project([photo], points=2),
         client.embed(photo),
         client.differentiate([photo]),
         client.maximize([0, 1]),

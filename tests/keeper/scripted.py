@@ -16,7 +16,7 @@ SPECS = tuple(ModelSpec(name=name) for name in "abc")
 
 def card(name: str, digest: str = "", classes: tuple[str, ...] = ("yes", "no")) -> ModelCard:
     sizes = {"height": 8, "width": 8, "resize": 8, "interpolation": "bilinear", "mean": (0.5,), "std": (0.5,)}
-    facts = {"index_digest": "", "head": "softmax", "sample": (), "gflop": 1.0}
+    facts = {"index_digest": "", "pictures_digest": "", "head": "softmax", "sample": (), "gflop": 1.0}
     return SimpleNamespace(name=name, digest=digest, classes=classes, **sizes, **facts)  # type: ignore[return-value]
 
 

@@ -131,7 +131,8 @@ def test_a_front_end_that_is_killed_finds_the_workers_with_their_models(server: 
     before = {process.pid for process in actors()}
     victim = server.front_ends[0]
     victim.kill()
-    until(lambda: len(server.front_ends) == 2 and victim not in server.front_ends)
+    victim.wait(90)  # A process that is being killed still accepts connections for a moment, and loses them.
+    until(lambda: len(server.front_ends) == 2)
     with load(server):
         pass
     assert {process.pid for process in actors()} == before

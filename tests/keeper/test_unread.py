@@ -50,7 +50,7 @@ async def test_a_task_that_a_worker_cannot_read(tmp_path: Path) -> None:
 
 async def test_an_answer_that_a_front_end_cannot_read(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     pool, lines = Pool([endpoint(tmp_path, 0)]), Lines([endpoint(tmp_path, 0)], b"worker")
-    card = SimpleNamespace(name="model", digest="", index_digest="", sample=(), gflop=1.0)
+    card = SimpleNamespace(name="model", digest="", index_digest="", pictures_digest="", sample=(), gflop=1.0)
     pool.serve(ServedModels([card]))  # type: ignore[list-item]
 
     async def work() -> None:

@@ -17,7 +17,7 @@ from gradserve_server.engine.objective import NotApplicable
 from gradserve_server.engine.query import Query
 from gradserve_server.methods.differentiate import DifferentiateArguments, Differentiated, differentiate, encode
 from gradserve_server.methods.goals import Goal, Summand
-from gradserve_server.methods.targets import Contrast, Similarity, Target
+from gradserve_server.methods.targets import Contrast, Direction, Similarity, Target
 from gradserve_server.models.prepared import Prepared
 
 EARLY, LATE = {"squeezenet1_1": ("features.5", "features.10"), "mobilenet_v2": ("features.4", "features.14")}, {}
@@ -101,7 +101,7 @@ def goals_of(model: Prepared, name: str) -> dict[str, tuple[Goal, Score, tuple[s
             (late,),
         ),
         "direction": (
-            (Summand(layer=late, vector=tuple(vector.tolist())),),
+            (Summand(target=Direction(late, tuple(vector.tolist()))),),
             lambda z, at: torch.einsum("nchw,c->nhw", at[late], unit).mean((1, 2)),
             (late,),
         ),

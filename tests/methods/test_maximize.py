@@ -15,7 +15,7 @@ from gradserve_server.engine.job import MethodContext
 from gradserve_server.engine.query import Query
 from gradserve_server.methods.goals import Summand
 from gradserve_server.methods.maximize import PRESETS, MaximizeSettings, stretched
-from gradserve_server.methods.targets import Target
+from gradserve_server.methods.targets import Direction, Target
 from gradserve_server.models.prepared import Prepared
 
 from .making import canvas, losses, made, maximizing, of_class, recipe, run
@@ -187,7 +187,7 @@ def test_sums_differences_layers_and_directions() -> None:
         Summand(2.0, Target(label=1)),
         Summand(-0.5, Target(layer="features.3", channel=4)),
         Summand(1.5, layer="features.6"),
-        Summand(3.0, layer="features.6", vector=tuple(vector.tolist())),
+        Summand(3.0, Direction("features.6", tuple(vector.tolist()))),
         Summand(1.0, Target(rank=2)),
     )
     kept: dict[str, Tensor] = {}

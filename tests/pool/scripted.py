@@ -11,8 +11,8 @@ from gradserve_server.models.served import ServedModels
 from gradserve_server.pool.pool import Pool
 from gradserve_server.pool.wire import Outcome, Ready, Task
 
-CARD: ModelCard = SimpleNamespace(name="m", digest="", index_digest="", sample=(), gflop=1.0)  # type: ignore[assignment]
-SMALL: ModelCard = SimpleNamespace(name="small", digest="", index_digest="", sample=(), gflop=1.0)  # type: ignore[assignment]
+CARD: ModelCard = SimpleNamespace(name="m", digest="", index_digest="", pictures_digest="", sample=(), gflop=1.0)  # type: ignore[assignment]
+SMALL: ModelCard = SimpleNamespace(name="small", digest="", index_digest="", pictures_digest="", sample=(), gflop=1.0)  # type: ignore[assignment]
 
 
 class ScriptedHub:

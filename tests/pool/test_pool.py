@@ -280,8 +280,12 @@ async def test_before_the_start_and_after_the_end_there_is_no_worker() -> None:
         await ended(pool, task("b"))
 
 
-OTHER = SimpleNamespace(name="m", digest="of another network", index_digest="", sample=(), gflop=1.0)
-REBUILT = SimpleNamespace(name="m", digest="", index_digest="of another index", sample=(), gflop=1.0)
+OTHER = SimpleNamespace(
+    name="m", digest="of another network", index_digest="", pictures_digest="", sample=(), gflop=1.0
+)
+REBUILT = SimpleNamespace(
+    name="m", digest="", index_digest="of another index", pictures_digest="", sample=(), gflop=1.0
+)
 
 
 @pytest.mark.parametrize("before", [False, True], ids=["after the start", "before the start"])

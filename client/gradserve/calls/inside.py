@@ -1,11 +1,13 @@
 # Generated from aio_inside.py by protos/sync_client.py: edit that file, then `make protos`.
-"""The calls that look inside a network or all over a picture: Inspect and Dense."""
+"""The calls that look inside a network: Inspect, Exemplars, Project, Concepts, directions, Dense."""
 
 from typing import Any, Literal, Unpack, overload
 
-from gradserve.arguments import ImageLike, TargetLike
+from gradserve.arguments import BatchLike, ImageLike, TargetLike
 from gradserve.messages import dense
+from gradserve.messages.concepts import ConceptsArguments, concept_direction, concepts_request, kept_directions
 from gradserve.messages.dense import DenseArguments
+from gradserve.messages.exemplars import ExemplarsArguments, exemplars_request, exemplars_result
 from gradserve.messages.inspect import (
     ActivationsArguments,
     FieldArguments,
@@ -15,9 +17,14 @@ from gradserve.messages.inspect import (
     inspect_request,
     inspected,
 )
+from gradserve.messages.project import ProjectArguments, names_of, project_request, projection
+from gradserve.results.concepts import ConceptDirection, KeptDirection
 from gradserve.results.dense import DenseMaps
+from gradserve.results.exemplars import Exemplars
 from gradserve.results.inspect import Activations, LayerTable, ReceptiveField, Weights
+from gradserve.results.project import Projection
 from gradserve.transport.connection import Connection
+from gradserve.v1 import concepts_pb2
 
 
 class InsideCalls(Connection):
@@ -73,6 +80,62 @@ class InsideCalls(Connection):
         """
         request = inspect_request(view, layer, image, **arguments)
         return inspected(self._call(self._stubs.gradients.Inspect, request, timeout))
+
+    def project(
+        self,
+        images: BatchLike | None = None,
+        *,
+        timeout: float | None = None,
+        **arguments: Unpack[ProjectArguments],
+    ) -> Projection:
+        """Pictures among those of the model's picture index, in two dimensions, each with its nearest neighbours.
+
+        The pictures are a list or an array [N, H, W, C], at most 512; None: only what the index has. `method` is "pca"
+        or "tsne". `points=5000` returns the places of so many indexed pictures, and `save("map.html")` makes a page of
+        them. `layers` of the result tells how well each layer separates the classes.
+        """
+        request = project_request(images, **arguments)
+        reply = self._call(self._stubs.gradients.Project, request, timeout)
+        return projection(reply, request, names_of(images))
+
+    def exemplars(
+        self, layer: str = "", *, timeout: float | None = None, **arguments: Unpack[ExemplarsArguments]
+    ) -> Exemplars:
+        """The pictures of a data set that excite the units of a layer most, and where in them.
+
+        Of named `channels`, or of the strongest. The model must be served with an index of pictures. The default layer
+        is the last one that is indexed.
+        """
+        request = exemplars_request(layer, **arguments)
+        return exemplars_result(self._call(self._stubs.gradients.Exemplars, request, timeout))
+
+    def concepts(
+        self,
+        concept: BatchLike,
+        negatives: BatchLike,
+        *,
+        timeout: float | None = None,
+        **arguments: Unpack[ConceptsArguments],
+    ) -> ConceptDirection:
+        """The direction in a layer that pictures of a concept have in common, and the classes that depend on it.
+
+        `negatives` are pictures of anything else; of both at least 10 are advised. `gradserve.patterns` draws stripes,
+        dots and chequers. `classes` are all, or those that are named; `class_images` are needed at layers other than
+        the last. A class is judged by z against `random_directions` between random halves of the pictures. `keep_as`
+        keeps the direction on the server.
+        """
+        request = concepts_request(concept, negatives, **arguments)
+        return concept_direction(self._call(self._stubs.gradients.Concepts, request, timeout))
+
+    def directions(self, *, timeout: float | None = None) -> list[KeptDirection]:
+        """The directions that the server keeps for this caller, by name."""
+        request = concepts_pb2.ListDirectionsRequest()
+        return kept_directions(self._call(self._stubs.directions.ListDirections, request, timeout))
+
+    def delete_direction(self, name: str, *, timeout: float | None = None) -> None:
+        """Delete a direction that the server keeps for this caller. Raises NotFound for a name that it has not."""
+        request = concepts_pb2.DeleteDirectionRequest(name=name)
+        self._call(self._stubs.directions.DeleteDirection, request, timeout)
 
     def dense(
         self,

@@ -14,8 +14,10 @@ from gradserve.cli.commands.augment import augment
 from gradserve.cli.commands.bench import bench
 from gradserve.cli.commands.bias import bias
 from gradserve.cli.commands.certify import certify
+from gradserve.cli.commands.concepts import concepts, directions
 from gradserve.cli.commands.dense import dense
 from gradserve.cli.commands.differentiate import differentiate
+from gradserve.cli.commands.exemplars import exemplars
 from gradserve.cli.commands.explain import explain
 from gradserve.cli.commands.health import health
 from gradserve.cli.commands.influence import influence, suspects
@@ -24,6 +26,7 @@ from gradserve.cli.commands.management import load, reload, unload
 from gradserve.cli.commands.maximize import dream, maximize
 from gradserve.cli.commands.models import models
 from gradserve.cli.commands.predict import predict
+from gradserve.cli.commands.project import project
 from gradserve.cli.commands.replay import replay_command
 from gradserve.cli.commands.robustness import robustness
 from gradserve.cli.commands.shape_bias import shape_bias
@@ -70,6 +73,10 @@ app.command()(dream)
 app.command()(influence)
 app.command()(suspects)
 app.command()(inspect)
+app.command()(concepts)
+app.command()(directions)
+app.command()(exemplars)
+app.command()(project)
 app.command()(dense)
 app.command()(stylize)
 app.command()(augment)

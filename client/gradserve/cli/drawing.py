@@ -7,14 +7,18 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from gradserve import images, inputs
+from gradserve.results.exemplars import ChannelExemplars, ExemplarPatch, Exemplars
 from gradserve.results.influence import Influence, Suspects, TrainingExample
 from gradserve.results.pictures import Curve
 
 _SIDE, _GAP, _TEXT = 112, 12, 34  # Pixels of a picture's side, of a gap, of two text lines.
 _INK, _HELPS, _HARMS = (40, 44, 52), (33, 102, 172), (178, 24, 43)
+_EDGE = (190, 194, 200)  # Around pictures, which may be as white as the paper.
 _PER_ROW = 10
+_TITLE = 20  # Pixels of a line of titles.
 
 Entry = tuple[Image.Image | None, str, str, tuple[int, int, int]]
+_BLANK: Entry = (None, "", "", _INK)
 
 
 def influence(result: Influence, photo: Path) -> Image.Image:
@@ -36,6 +40,31 @@ def suspects(result: Suspects) -> Image.Image:
     return _draw_sheet(_rows(entries))
 
 
+def exemplars(result: Exemplars, wishes: Sequence[Image.Image] = ()) -> Image.Image:
+    """A row for each channel: the picture made for it, if there are such, what excites it, and from most to least."""
+    rows = []
+    for i, each in enumerate(result):
+        row: list[Entry] = [(None, f"channel {each.channel}", _purity(each), _INK)]
+        row += [(wishes[i], "", "", _INK)] if wishes else []
+        row += [_patch(patch) for patch in each.exemplars]
+        row += [_BLANK, *map(_patch, each.spectrum)] if each.spectrum else []
+        rows.append(row)
+    first = 2 if wishes else 1
+    titles = {0: f"{result.layer} of {result.provenance.model}", first: "what it found"}
+    titles |= {1: "what it looks for"} if wishes else {}
+    if len(result) and result.channels[0].spectrum:
+        titles[first + len(result.channels[0].exemplars) + 1] = "from most to least"
+    return _draw_sheet(rows, titles)
+
+
+def _purity(each: ChannelExemplars) -> str:
+    return "" if each.purity is None else f"purity {each.purity:.0%}"
+
+
+def _patch(patch: ExemplarPatch) -> Entry:
+    return patch.image, patch.label_name or patch.name, f"{patch.value:.3g}", _INK
+
+
 def _score(each: TrainingExample) -> str:
     return f"{each.change:+.2g}" if each.similarity is None else f"{each.similarity:.3f}"
 
@@ -48,16 +77,21 @@ def _rows(entries: Sequence[Entry]) -> list[list[Entry]]:
     return [list(entries[i : i + _PER_ROW]) for i in range(0, len(entries), _PER_ROW)]
 
 
-def _draw_sheet(rows: Sequence[Sequence[Entry]]) -> Image.Image:
+def _draw_sheet(rows: Sequence[Sequence[Entry]], titles: Mapping[int, str] | None = None) -> Image.Image:
+    """The entries in rows; a title stands above its column and may be wider."""
     columns = max(map(len, rows), default=1)
-    step, height = _SIDE + _GAP, _SIDE + _TEXT + _GAP
-    page = Image.new("RGB", (columns * step + _GAP, len(rows) * height + _GAP), "white")
+    step, height, above = _SIDE + _GAP, _SIDE + _TEXT + _GAP, _GAP + (_TITLE if titles else 0)
+    page = Image.new("RGB", (columns * step + _GAP, len(rows) * height + above), "white")
     draw, font = ImageDraw.Draw(page), ImageFont.load_default(12)
+    for column, title in (titles or {}).items():
+        draw.text((_GAP + column * step, _GAP), title, _INK, font)
     for y, row in enumerate(rows):
         for x, (picture, label, text, colour) in enumerate(row):
-            left, top = _GAP + x * step, _GAP + y * height
+            left, top = _GAP + x * step, above + y * height
             if picture is not None:
-                page.paste(_fit(picture), (left, top))
+                fitted = _fit(picture)
+                page.paste(fitted, (left, top))
+                draw.rectangle((left - 1, top - 1, left + fitted.width, top + fitted.height), outline=_EDGE)
             draw.text((left, top + _SIDE + 3), images.fitting(label, _SIDE, font), _INK, font)
             draw.text((left, top + _SIDE + 18), images.fitting(text, _SIDE, font), colour, font)
     return page

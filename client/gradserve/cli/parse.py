@@ -5,7 +5,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from gradserve.arguments import AttackTargetLike, Contrast, Pick, Rank, RegionLike, Similarity, TargetLike, Unit
+from gradserve.arguments import (
+    AttackTargetLike,
+    Contrast,
+    Direction,
+    Pick,
+    Rank,
+    RegionLike,
+    Similarity,
+    TargetLike,
+    Unit,
+)
 from gradserve.messages import fields
 from gradserve.messages.attack import DEFENCE, EOT
 from gradserve.messages.explain import EXPLAIN_METHOD
@@ -14,7 +24,8 @@ from gradserve.parameters.method import Method, ParameterValue
 TARGET = (
     "A class's index or name, rank:2, unit:LAYER:CHANNEL or unit:LAYER:CHANNEL:Y,X; sums and differences of those, "
     "'tabby - tiger cat', 'rank:1 - 0.5 * rank:2', 'tabby - top:5' (the others of the top 5); "
-    "like:PHOTO or like:PHOTO@LAYER, how alike another photo is"
+    "like:PHOTO or like:PHOTO@LAYER, how alike another photo is; direction:NAME, one that is kept, or "
+    "direction:FILE@LAYER, one in a file"
 )
 REGION = (
     "For networks that give a score for each position, as for segmentation: where the target's scores are summed, "
@@ -121,7 +132,7 @@ def _right_region(text: str, option: str) -> str:
 
 
 def target(text: str) -> TargetLike:
-    """A target as TARGET has it: a single one, a sum or difference of several with weights, or a similarity."""
+    """A target as TARGET has it: a single one, a weighted sum of several, a similarity or a direction."""
     kind, _, rest = text.partition(":")
     if (kind == "box" and _LIKE_BOX.fullmatch(text)) or (kind == "mask" and rest and rest == rest.strip()):
         where = rest if kind == "mask" else text
@@ -129,6 +140,8 @@ def target(text: str) -> TargetLike:
     if kind == "like":
         path, _, layer = rest.partition("@")
         return Similarity(Path(path), layer)
+    if kind == "direction" and rest:
+        return _direction(text, rest)
     words = _TERMS.split(text)
     if len(words) == 1 and not _WEIGHT.match(text):
         return _single(text)
@@ -143,6 +156,16 @@ def target(text: str) -> TargetLike:
             factor = fields.number(weight[1]) if weight else 1.0
             terms.append((_single(name), -factor if sign == "-" else factor))
     return Contrast.sum(*terms, top=top)
+
+
+def _direction(text: str, rest: str) -> Direction:
+    """A direction that is kept by a name, or one of a layer that lies in a file."""
+    path, mark, layer = rest.partition("@")
+    if not mark:
+        return Direction.kept(rest)
+    if not (path and layer):
+        raise ValueError(f"--target {text}: write direction:NAME or direction:FILE@LAYER")
+    return Direction(layer, Path(path))
 
 
 def _top(text: str, sign: str, name: str, weight: object) -> int:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 WIDTH, HEIGHT = 760, 260  # Pixels of a chart.
 LEFT, RIGHT, TOP, BOTTOM = 60, 12, 12, 40  # Pixels around its plot.
+_LETTER = 6.2  # Pixels of a letter of an axis, about.
 _MIN_SECONDS = 1e-4  # Shorter times are drawn as this one on the logarithmic axis.
 
 Points = Sequence[tuple[float, float | None]]  # A value of None is a gap.
@@ -101,6 +102,26 @@ def shares(title: str, x_label: str, y_label: str, series: Mapping[str, Sequence
         names=list(series),
         lines=[_line(name, points) for name, points in lines.items()],
         bands=[Band(name, _line(name, points).path + "Z") for name, points in outlines.items()],
+    )
+
+
+def by_name(
+    title: str, x_label: str, y_label: str, places: Sequence[str], series: Mapping[str, Sequence[float]]
+) -> Chart:
+    """Lines of shares by their names, over places that have names themselves; long ones are cut at their beginning."""
+    room = max(4, int((WIDTH - LEFT - RIGHT) / max(1, len(places)) / _LETTER))
+    across = [_x((i + 0.5) / len(places)) for i in range(len(places))]
+    names = [name if len(name) <= room else f"\u2026{name[1 - room :]}" for name in places]
+    return Chart(
+        title=title,
+        x_label=x_label,
+        y_label=y_label,
+        x_ticks=[Tick(x, name) for x, name in zip(across, names, strict=True)],
+        y_ticks=[Tick(_y(percent / 100), f"{percent} %") for percent in range(0, 101, 25)],
+        names=list(series),
+        lines=[
+            _line(name, [(x, _y(y)) for x, y in zip(across, values, strict=True)]) for name, values in series.items()
+        ],
     )
 
 

@@ -1,5 +1,6 @@
 """Pure functions that several RPCs share: arguments -> parts of requests, parts of replies -> parts of results."""
 
+import os
 from collections.abc import Iterable, Mapping, Sequence, Set
 from datetime import timedelta
 from difflib import get_close_matches
@@ -11,8 +12,8 @@ import grpc
 import numpy as np
 from PIL import Image
 
-from gradserve import inputs
-from gradserve.arguments import Contrast, ImageLike, Layout, Rank, RegionLike, Similarity, TargetLike, Unit
+from gradserve import inputs, vectors
+from gradserve.arguments import Contrast, Direction, ImageLike, Layout, Rank, RegionLike, Similarity, TargetLike, Unit
 from gradserve.errors import Unimplemented
 from gradserve.messages import fields
 from gradserve.parameters.common import Precision, Priority
@@ -57,7 +58,7 @@ def request_options(
 
 
 def target_message(target: TargetLike, layout: Layout = "HWC") -> common_pb2.Target:
-    """A class's index or name, a Rank, a Unit, a Contrast or a Similarity as a message.
+    """A class's index or name, a Rank, a Unit, a Contrast, a Similarity or a Direction as a message.
 
     layout: the axes of the array of a Similarity that does not say its own.
     """
@@ -69,19 +70,37 @@ def target_message(target: TargetLike, layout: Layout = "HWC") -> common_pb2.Tar
         place = {name: count(name, value) for name, value in (("y", target.y), ("x", target.x)) if value is not None}
         unit = common_pb2.Unit(layer=target.layer, channel=count("channel", target.channel), **place)
         return common_pb2.Target(unit=unit)
-    if isinstance(target, Contrast):
-        terms = [
-            common_pb2.WeightedTarget(target=target_message(each, layout), weight=weight)
-            for each, weight in target.terms
-        ]
-        top = None if target.top is None else count("top", target.top)
-        return common_pb2.Target(contrast=common_pb2.Contrast(terms=terms, others_of_top=top))
-    if isinstance(target, Similarity):
-        return common_pb2.Target(similarity=_similarity(target, layout))
+    if isinstance(target, Contrast | Similarity | Direction):
+        return _composed(target, layout)
     if isinstance(target, Integral) and not isinstance(target, bool):
         return common_pb2.Target(class_index=count("target", target))
-    kinds = "a class's index or name, a Rank, a Unit, a Contrast or a Similarity"
+    kinds = "a class's index or name, a Rank, a Unit, a Contrast, a Similarity or a Direction"
     raise ValueError(f"a target is {kinds}, not {target!r}; several go in a list")
+
+
+def _composed(target: Contrast | Similarity | Direction, layout: Layout) -> common_pb2.Target:
+    if isinstance(target, Similarity):
+        return common_pb2.Target(similarity=_similarity(target, layout))
+    if isinstance(target, Direction):
+        return common_pb2.Target(direction=direction_message(target))
+    terms = [
+        common_pb2.WeightedTarget(target=target_message(each, layout), weight=weight) for each, weight in target.terms
+    ]
+    top = None if target.top is None else count("top", target.top)
+    return common_pb2.Target(contrast=common_pb2.Contrast(terms=terms, others_of_top=top))
+
+
+def direction_message(direction: Direction) -> common_pb2.Direction:
+    """A direction by its numbers, those in a file, or the name by which the server keeps it."""
+    if direction.name:
+        return common_pb2.Direction(layer=direction.layer, name=direction.name)
+    if direction.vector is None:
+        raise ValueError("a direction needs its numbers, the path of their file, or the name of one that is kept")
+    if isinstance(direction.vector, (str, os.PathLike)):
+        vector = vectors.read(direction.vector)
+    else:
+        vector = vectors.checked(direction.vector, "the vector of a direction")
+    return common_pb2.Direction(layer=direction.layer, vector=vector.tolist())
 
 
 def score_region(region: RegionLike, layout: Layout = "HWC", name: str = "region") -> common_pb2.ScoreRegion:
@@ -111,7 +130,7 @@ def _without_alpha(mask: ImageLike, layout: Layout) -> ImageLike:
     return mask
 
 
-def target_of(target: common_pb2.Target) -> int | Unit | Contrast | Similarity:
+def target_of(target: common_pb2.Target) -> int | Unit | Contrast | Similarity | Direction:
     """A target of a reply."""
     kind = target.WhichOneof("kind")
     if kind == "contrast":
@@ -119,6 +138,8 @@ def target_of(target: common_pb2.Target) -> int | Unit | Contrast | Similarity:
         return Contrast.sum(*((_single(term.target), term.weight) for term in terms))
     if kind == "similarity":
         return Similarity(None, target.similarity.layer)
+    if kind == "direction":
+        return Direction(target.direction.layer, None, target.direction.name)
     return _single(target)
 
 
@@ -128,7 +149,7 @@ def check_target(asked: common_pb2.Target, answered: common_pb2.Target, origin: 
     It would have answered for a class instead, for the predicted one or over all positions.
     """
     kind = asked.WhichOneof("kind")
-    left_out = [kind] if kind in ("contrast", "similarity") and not answered.HasField(kind) else []
+    left_out = [kind] if kind in ("contrast", "similarity", "direction") and not answered.HasField(kind) else []
     left_out += ["region"] if asked.HasField("region") and not answered.HasField("region") else []
     if left_out:
         what = f"knows no {' and no '.join(map(str, left_out))} as target"

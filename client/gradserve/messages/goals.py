@@ -6,8 +6,8 @@ from typing import Any, Self
 
 import numpy as np
 
-from gradserve.arguments import Layout, TargetLike
-from gradserve.messages.common import target_message
+from gradserve.arguments import Direction, Layout, TargetLike
+from gradserve.messages.common import direction_message, target_message
 from gradserve.v1 import common_pb2, maximize_pb2
 
 
@@ -15,9 +15,9 @@ from gradserve.v1 import common_pb2, maximize_pb2
 class Goal:
     """A weighted sum of parts of a model: `Goal("flamingo") - 0.5 * Goal(Unit("features.14", 7))`.
 
-    `Goal(target)` is a class by index or name, a Rank (for Maximize in the picture at the start), a Unit, a Contrast or
-    a Similarity. `Goal.layer(name)` is a layer's mean square, `Goal.direction(layer, vector)` the projection of its
-    channels on a direction, `Goal.logits(vector)` the sum of the logits times the vector's numbers.
+    `Goal(target)` is a class by index or name, a Rank (for Maximize in the picture at the start), a Unit, a Contrast, a
+    Similarity or a Direction. `Goal.layer(name)` is a layer's mean square, `Goal.direction(layer, vector)` the
+    projection of its channels on a direction, `Goal.logits(vector)` the sum of the logits times the vector's numbers.
     """
 
     summands: tuple[maximize_pb2.Summand, ...]
@@ -34,7 +34,7 @@ class Goal:
     def direction(cls, layer: str, vector: Sequence[float]) -> Self:
         """The mean over a layer's map of its projection on a direction, one number for each channel."""
         values = [float(value) for value in vector]
-        return cls._of(maximize_pb2.Summand(direction=maximize_pb2.Direction(layer=layer, vector=values)))
+        return cls._of(maximize_pb2.Summand(direction=common_pb2.Direction(layer=layer, vector=values)))
 
     @classmethod
     def logits(cls, vector: Sequence[float] | np.ndarray[Any, Any]) -> Self:
@@ -79,4 +79,6 @@ def goal_message(goal: GoalLike, layout: Layout) -> maximize_pb2.Goal:
 
 
 def _summand(target: TargetLike, layout: Layout = "HWC") -> maximize_pb2.Summand:
+    if isinstance(target, Direction):
+        return maximize_pb2.Summand(direction=direction_message(target))
     return maximize_pb2.Summand(target=target_message(target, layout))

@@ -15,7 +15,7 @@ from google.protobuf import json_format
 from PIL import Image
 
 from gradserve import images
-from gradserve.arguments import Contrast, Similarity, Unit
+from gradserve.arguments import Contrast, Direction, Similarity, Unit
 from gradserve.colours import Colormap
 from gradserve.parameters.method import ParameterValue
 from gradserve.results.common import Provenance, Region, Result, save_arrays
@@ -84,7 +84,7 @@ class Explanation(Result):
     map: Map
     method: str
     parameters: Mapping[str, ParameterValue]
-    target: int | Unit | Contrast | Similarity
+    target: int | Unit | Contrast | Similarity | Direction
     target_name: str
     target_value: float
     coarse: Map | None

@@ -14,7 +14,7 @@ import grpc
 import grpc.aio
 
 from gradserve.transport import channel
-from gradserve.v1 import management_pb2_grpc, models_pb2_grpc, service_pb2_grpc
+from gradserve.v1 import concepts_pb2_grpc, management_pb2_grpc, models_pb2_grpc, service_pb2_grpc
 
 
 class Stubs(NamedTuple):
@@ -23,6 +23,7 @@ class Stubs(NamedTuple):
     gradients: Any
     models: Any
     management: Any
+    directions: Any
     health: Any
 
     @classmethod
@@ -31,7 +32,8 @@ class Stubs(NamedTuple):
         health = opened.unary_unary(channel.HEALTH, channel.same, channel.same)
         gradients = service_pb2_grpc.GradientServiceStub(opened)
         management = management_pb2_grpc.ModelManagementServiceStub(opened)
-        return cls(gradients, models_pb2_grpc.ModelServiceStub(opened), management, health)
+        directions = concepts_pb2_grpc.DirectionServiceStub(opened)
+        return cls(gradients, models_pb2_grpc.ModelServiceStub(opened), management, directions, health)
 
 
 class Rotation:

@@ -14,7 +14,7 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19gradserve/v1/common.proto\x12\x0cgradserve.v1\x1a\x1egoogle/protobuf/duration.proto\"J\n\x05Image\x12\x11\n\x07\x65ncoded\x18\x01 \x01(\x0cH\x00\x12&\n\x06tensor\x18\x02 \x01(\x0b\x32\x14.gradserve.v1.TensorH\x00\x42\x06\n\x04kind\"I\n\x06Tensor\x12\r\n\x05shape\x18\x01 \x03(\r\x12\"\n\x05\x64type\x18\x02 \x01(\x0e\x32\x13.gradserve.v1.DType\x12\x0c\n\x04\x64\x61ta\x18\x03 \x01(\x0c\"h\n\x06Region\x12\t\n\x01x\x18\x01 \x01(\x01\x12\t\n\x01y\x18\x02 \x01(\x01\x12\r\n\x05width\x18\x03 \x01(\x01\x12\x0e\n\x06height\x18\x04 \x01(\x01\x12\x13\n\x0bimage_width\x18\x05 \x01(\r\x12\x14\n\x0cimage_height\x18\x06 \x01(\r\"\xf8\x01\n\x06Target\x12\x15\n\x0b\x63lass_index\x18\x01 \x01(\rH\x00\x12\x14\n\nclass_name\x18\x02 \x01(\tH\x00\x12\x0e\n\x04rank\x18\x03 \x01(\rH\x00\x12\"\n\x04unit\x18\x04 \x01(\x0b\x32\x12.gradserve.v1.UnitH\x00\x12*\n\x08\x63ontrast\x18\x05 \x01(\x0b\x32\x16.gradserve.v1.ContrastH\x00\x12.\n\nsimilarity\x18\x06 \x01(\x0b\x32\x18.gradserve.v1.SimilarityH\x00\x12)\n\x06region\x18\x07 \x01(\x0b\x32\x19.gradserve.v1.ScoreRegionB\x06\n\x04kind\"\\\n\x0bScoreRegion\x12 \n\x03\x62ox\x18\x01 \x01(\x0b\x32\x11.gradserve.v1.BoxH\x00\x12#\n\x04mask\x18\x02 \x01(\x0b\x32\x13.gradserve.v1.ImageH\x00\x42\x06\n\x04kind\"5\n\x03\x42ox\x12\n\n\x02x0\x18\x01 \x01(\x01\x12\n\n\x02y0\x18\x02 \x01(\x01\x12\n\n\x02x1\x18\x03 \x01(\x01\x12\n\n\x02y1\x18\x04 \x01(\x01\"e\n\x08\x43ontrast\x12+\n\x05terms\x18\x01 \x03(\x0b\x32\x1c.gradserve.v1.WeightedTarget\x12\x1a\n\rothers_of_top\x18\x02 \x01(\rH\x00\x88\x01\x01\x42\x10\n\x0e_others_of_top\"V\n\x0eWeightedTarget\x12$\n\x06target\x18\x01 \x01(\x0b\x32\x14.gradserve.v1.Target\x12\x13\n\x06weight\x18\x02 \x01(\x01H\x00\x88\x01\x01\x42\t\n\x07_weight\"m\n\nSimilarity\x12\"\n\x05image\x18\x01 \x01(\x0b\x32\x13.gradserve.v1.Image\x12,\n\npreprocess\x18\x02 \x01(\x0e\x32\x18.gradserve.v1.Preprocess\x12\r\n\x05layer\x18\x03 \x01(\t\"R\n\x04Unit\x12\r\n\x05layer\x18\x01 \x01(\t\x12\x0f\n\x07\x63hannel\x18\x02 \x01(\r\x12\x0e\n\x01y\x18\x03 \x01(\rH\x00\x88\x01\x01\x12\x0e\n\x01x\x18\x04 \x01(\rH\x01\x88\x01\x01\x42\x04\n\x02_yB\x04\n\x02_x\"\xee\x01\n\x0eRequestOptions\x12(\n\x08priority\x18\x01 \x01(\x0e\x32\x16.gradserve.v1.Priority\x12*\n\tprecision\x18\x02 \x01(\x0e\x32\x17.gradserve.v1.Precision\x12\x11\n\x04seed\x18\x03 \x01(\x04H\x00\x88\x01\x01\x12.\n\x0btime_budget\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x15\n\rallow_partial\x18\x05 \x01(\x08\x12\x14\n\x0cquick_decode\x18\x07 \x01(\x08\x12\r\n\x05\x61lone\x18\x06 \x01(\x08\x42\x07\n\x05_seed\"T\n\x05Score\x12\x13\n\x0b\x63lass_index\x18\x01 \x01(\r\x12\x12\n\nclass_name\x18\x02 \x01(\t\x12\x13\n\x0bprobability\x18\x03 \x01(\x01\x12\r\n\x05logit\x18\x04 \x01(\x01\"\xbc\x02\n\nProvenance\x12\r\n\x05model\x18\x01 \x01(\t\x12\x16\n\x0eweights_digest\x18\x02 \x01(\t\x12\x0c\n\x04seed\x18\x03 \x01(\x04\x12*\n\tprecision\x18\x04 \x01(\x0e\x32\x17.gradserve.v1.Precision\x12,\n\npreprocess\x18\x05 \x01(\x0e\x32\x18.gradserve.v1.Preprocess\x12\x0c\n\x04rows\x18\x06 \x01(\r\x12\x15\n\rqueue_seconds\x18\x07 \x01(\x01\x12\x17\n\x0f\x63ompute_seconds\x18\x08 \x01(\x01\x12\x16\n\x0eserver_version\x18\t \x01(\t\x12\x10\n\x08warnings\x18\n \x03(\t\x12\x12\n\nrequest_id\x18\x0b \x01(\t\x12\x14\n\x0cquick_decode\x18\x0c \x01(\x08\x12\r\n\x05\x61lone\x18\r \x01(\x08*i\n\x05\x44Type\x12\x15\n\x11\x44TYPE_UNSPECIFIED\x10\x00\x12\x0f\n\x0b\x44TYPE_UINT8\x10\x01\x12\x11\n\rDTYPE_FLOAT32\x10\x02\x12\x11\n\rDTYPE_FLOAT16\x10\x03\x12\x12\n\x0e\x44TYPE_BFLOAT16\x10\x04*x\n\nPreprocess\x12\x1a\n\x16PREPROCESS_UNSPECIFIED\x10\x00\x12\x1c\n\x18PREPROCESS_MODEL_DEFAULT\x10\x01\x12\x1a\n\x16PREPROCESS_WHOLE_IMAGE\x10\x02\x12\x14\n\x10PREPROCESS_AS_IS\x10\x03*R\n\x08Priority\x12\x18\n\x14PRIORITY_UNSPECIFIED\x10\x00\x12\x18\n\x14PRIORITY_INTERACTIVE\x10\x01\x12\x12\n\x0ePRIORITY_BATCH\x10\x02*`\n\tPrecision\x12\x12\n\x0ePRECISION_AUTO\x10\x00\x12\x13\n\x0fPRECISION_EXACT\x10\x01\x12\x16\n\x12PRECISION_BALANCED\x10\x02\x12\x12\n\x0ePRECISION_FAST\x10\x03\x42\x39\n\x0cgradserve.v1P\x01Z\x18gradserve/v1;gradservev1\xaa\x02\x0cGradserve.V1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19gradserve/v1/common.proto\x12\x0cgradserve.v1\x1a\x1egoogle/protobuf/duration.proto\"J\n\x05Image\x12\x11\n\x07\x65ncoded\x18\x01 \x01(\x0cH\x00\x12&\n\x06tensor\x18\x02 \x01(\x0b\x32\x14.gradserve.v1.TensorH\x00\x42\x06\n\x04kind\"I\n\x06Tensor\x12\r\n\x05shape\x18\x01 \x03(\r\x12\"\n\x05\x64type\x18\x02 \x01(\x0e\x32\x13.gradserve.v1.DType\x12\x0c\n\x04\x64\x61ta\x18\x03 \x01(\x0c\"h\n\x06Region\x12\t\n\x01x\x18\x01 \x01(\x01\x12\t\n\x01y\x18\x02 \x01(\x01\x12\r\n\x05width\x18\x03 \x01(\x01\x12\x0e\n\x06height\x18\x04 \x01(\x01\x12\x13\n\x0bimage_width\x18\x05 \x01(\r\x12\x14\n\x0cimage_height\x18\x06 \x01(\r\"\xa6\x02\n\x06Target\x12\x15\n\x0b\x63lass_index\x18\x01 \x01(\rH\x00\x12\x14\n\nclass_name\x18\x02 \x01(\tH\x00\x12\x0e\n\x04rank\x18\x03 \x01(\rH\x00\x12\"\n\x04unit\x18\x04 \x01(\x0b\x32\x12.gradserve.v1.UnitH\x00\x12*\n\x08\x63ontrast\x18\x05 \x01(\x0b\x32\x16.gradserve.v1.ContrastH\x00\x12.\n\nsimilarity\x18\x06 \x01(\x0b\x32\x18.gradserve.v1.SimilarityH\x00\x12,\n\tdirection\x18\x08 \x01(\x0b\x32\x17.gradserve.v1.DirectionH\x00\x12)\n\x06region\x18\x07 \x01(\x0b\x32\x19.gradserve.v1.ScoreRegionB\x06\n\x04kind\"\\\n\x0bScoreRegion\x12 \n\x03\x62ox\x18\x01 \x01(\x0b\x32\x11.gradserve.v1.BoxH\x00\x12#\n\x04mask\x18\x02 \x01(\x0b\x32\x13.gradserve.v1.ImageH\x00\x42\x06\n\x04kind\"5\n\x03\x42ox\x12\n\n\x02x0\x18\x01 \x01(\x01\x12\n\n\x02y0\x18\x02 \x01(\x01\x12\n\n\x02x1\x18\x03 \x01(\x01\x12\n\n\x02y1\x18\x04 \x01(\x01\"e\n\x08\x43ontrast\x12+\n\x05terms\x18\x01 \x03(\x0b\x32\x1c.gradserve.v1.WeightedTarget\x12\x1a\n\rothers_of_top\x18\x02 \x01(\rH\x00\x88\x01\x01\x42\x10\n\x0e_others_of_top\"V\n\x0eWeightedTarget\x12$\n\x06target\x18\x01 \x01(\x0b\x32\x14.gradserve.v1.Target\x12\x13\n\x06weight\x18\x02 \x01(\x01H\x00\x88\x01\x01\x42\t\n\x07_weight\"m\n\nSimilarity\x12\"\n\x05image\x18\x01 \x01(\x0b\x32\x13.gradserve.v1.Image\x12,\n\npreprocess\x18\x02 \x01(\x0e\x32\x18.gradserve.v1.Preprocess\x12\r\n\x05layer\x18\x03 \x01(\t\"8\n\tDirection\x12\r\n\x05layer\x18\x01 \x01(\t\x12\x0e\n\x06vector\x18\x02 \x03(\x02\x12\x0c\n\x04name\x18\x03 \x01(\t\"R\n\x04Unit\x12\r\n\x05layer\x18\x01 \x01(\t\x12\x0f\n\x07\x63hannel\x18\x02 \x01(\r\x12\x0e\n\x01y\x18\x03 \x01(\rH\x00\x88\x01\x01\x12\x0e\n\x01x\x18\x04 \x01(\rH\x01\x88\x01\x01\x42\x04\n\x02_yB\x04\n\x02_x\"\xee\x01\n\x0eRequestOptions\x12(\n\x08priority\x18\x01 \x01(\x0e\x32\x16.gradserve.v1.Priority\x12*\n\tprecision\x18\x02 \x01(\x0e\x32\x17.gradserve.v1.Precision\x12\x11\n\x04seed\x18\x03 \x01(\x04H\x00\x88\x01\x01\x12.\n\x0btime_budget\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x15\n\rallow_partial\x18\x05 \x01(\x08\x12\x14\n\x0cquick_decode\x18\x07 \x01(\x08\x12\r\n\x05\x61lone\x18\x06 \x01(\x08\x42\x07\n\x05_seed\"T\n\x05Score\x12\x13\n\x0b\x63lass_index\x18\x01 \x01(\r\x12\x12\n\nclass_name\x18\x02 \x01(\t\x12\x13\n\x0bprobability\x18\x03 \x01(\x01\x12\r\n\x05logit\x18\x04 \x01(\x01\"\xbc\x02\n\nProvenance\x12\r\n\x05model\x18\x01 \x01(\t\x12\x16\n\x0eweights_digest\x18\x02 \x01(\t\x12\x0c\n\x04seed\x18\x03 \x01(\x04\x12*\n\tprecision\x18\x04 \x01(\x0e\x32\x17.gradserve.v1.Precision\x12,\n\npreprocess\x18\x05 \x01(\x0e\x32\x18.gradserve.v1.Preprocess\x12\x0c\n\x04rows\x18\x06 \x01(\r\x12\x15\n\rqueue_seconds\x18\x07 \x01(\x01\x12\x17\n\x0f\x63ompute_seconds\x18\x08 \x01(\x01\x12\x16\n\x0eserver_version\x18\t \x01(\t\x12\x10\n\x08warnings\x18\n \x03(\t\x12\x12\n\nrequest_id\x18\x0b \x01(\t\x12\x14\n\x0cquick_decode\x18\x0c \x01(\x08\x12\r\n\x05\x61lone\x18\r \x01(\x08*i\n\x05\x44Type\x12\x15\n\x11\x44TYPE_UNSPECIFIED\x10\x00\x12\x0f\n\x0b\x44TYPE_UINT8\x10\x01\x12\x11\n\rDTYPE_FLOAT32\x10\x02\x12\x11\n\rDTYPE_FLOAT16\x10\x03\x12\x12\n\x0e\x44TYPE_BFLOAT16\x10\x04*x\n\nPreprocess\x12\x1a\n\x16PREPROCESS_UNSPECIFIED\x10\x00\x12\x1c\n\x18PREPROCESS_MODEL_DEFAULT\x10\x01\x12\x1a\n\x16PREPROCESS_WHOLE_IMAGE\x10\x02\x12\x14\n\x10PREPROCESS_AS_IS\x10\x03*R\n\x08Priority\x12\x18\n\x14PRIORITY_UNSPECIFIED\x10\x00\x12\x18\n\x14PRIORITY_INTERACTIVE\x10\x01\x12\x12\n\x0ePRIORITY_BATCH\x10\x02*`\n\tPrecision\x12\x12\n\x0ePRECISION_AUTO\x10\x00\x12\x13\n\x0fPRECISION_EXACT\x10\x01\x12\x16\n\x12PRECISION_BALANCED\x10\x02\x12\x12\n\x0ePRECISION_FAST\x10\x03\x42\x39\n\x0cgradserve.v1P\x01Z\x18gradserve/v1;gradservev1\xaa\x02\x0cGradserve.V1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -22,14 +22,14 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'gradserve.v1.common_pb2', _
 if _descriptor._USE_C_DESCRIPTORS == False:
   DESCRIPTOR._options = None
   DESCRIPTOR._serialized_options = b'\n\014gradserve.v1P\001Z\030gradserve/v1;gradservev1\252\002\014Gradserve.V1'
-  _globals['_DTYPE']._serialized_start=1764
-  _globals['_DTYPE']._serialized_end=1869
-  _globals['_PREPROCESS']._serialized_start=1871
-  _globals['_PREPROCESS']._serialized_end=1991
-  _globals['_PRIORITY']._serialized_start=1993
-  _globals['_PRIORITY']._serialized_end=2075
-  _globals['_PRECISION']._serialized_start=2077
-  _globals['_PRECISION']._serialized_end=2173
+  _globals['_DTYPE']._serialized_start=1868
+  _globals['_DTYPE']._serialized_end=1973
+  _globals['_PREPROCESS']._serialized_start=1975
+  _globals['_PREPROCESS']._serialized_end=2095
+  _globals['_PRIORITY']._serialized_start=2097
+  _globals['_PRIORITY']._serialized_end=2179
+  _globals['_PRECISION']._serialized_start=2181
+  _globals['_PRECISION']._serialized_end=2277
   _globals['_IMAGE']._serialized_start=75
   _globals['_IMAGE']._serialized_end=149
   _globals['_TENSOR']._serialized_start=151
@@ -37,23 +37,25 @@ if _descriptor._USE_C_DESCRIPTORS == False:
   _globals['_REGION']._serialized_start=226
   _globals['_REGION']._serialized_end=330
   _globals['_TARGET']._serialized_start=333
-  _globals['_TARGET']._serialized_end=581
-  _globals['_SCOREREGION']._serialized_start=583
-  _globals['_SCOREREGION']._serialized_end=675
-  _globals['_BOX']._serialized_start=677
-  _globals['_BOX']._serialized_end=730
-  _globals['_CONTRAST']._serialized_start=732
-  _globals['_CONTRAST']._serialized_end=833
-  _globals['_WEIGHTEDTARGET']._serialized_start=835
-  _globals['_WEIGHTEDTARGET']._serialized_end=921
-  _globals['_SIMILARITY']._serialized_start=923
-  _globals['_SIMILARITY']._serialized_end=1032
-  _globals['_UNIT']._serialized_start=1034
-  _globals['_UNIT']._serialized_end=1116
-  _globals['_REQUESTOPTIONS']._serialized_start=1119
-  _globals['_REQUESTOPTIONS']._serialized_end=1357
-  _globals['_SCORE']._serialized_start=1359
-  _globals['_SCORE']._serialized_end=1443
-  _globals['_PROVENANCE']._serialized_start=1446
-  _globals['_PROVENANCE']._serialized_end=1762
+  _globals['_TARGET']._serialized_end=627
+  _globals['_SCOREREGION']._serialized_start=629
+  _globals['_SCOREREGION']._serialized_end=721
+  _globals['_BOX']._serialized_start=723
+  _globals['_BOX']._serialized_end=776
+  _globals['_CONTRAST']._serialized_start=778
+  _globals['_CONTRAST']._serialized_end=879
+  _globals['_WEIGHTEDTARGET']._serialized_start=881
+  _globals['_WEIGHTEDTARGET']._serialized_end=967
+  _globals['_SIMILARITY']._serialized_start=969
+  _globals['_SIMILARITY']._serialized_end=1078
+  _globals['_DIRECTION']._serialized_start=1080
+  _globals['_DIRECTION']._serialized_end=1136
+  _globals['_UNIT']._serialized_start=1138
+  _globals['_UNIT']._serialized_end=1220
+  _globals['_REQUESTOPTIONS']._serialized_start=1223
+  _globals['_REQUESTOPTIONS']._serialized_end=1461
+  _globals['_SCORE']._serialized_start=1463
+  _globals['_SCORE']._serialized_end=1547
+  _globals['_PROVENANCE']._serialized_start=1550
+  _globals['_PROVENANCE']._serialized_end=1866
 # @@protoc_insertion_point(module_scope)

@@ -86,13 +86,14 @@ class Region(_message.Message):
     def __init__(self, x: _Optional[float] = ..., y: _Optional[float] = ..., width: _Optional[float] = ..., height: _Optional[float] = ..., image_width: _Optional[int] = ..., image_height: _Optional[int] = ...) -> None: ...
 
 class Target(_message.Message):
-    __slots__ = ["class_index", "class_name", "rank", "unit", "contrast", "similarity", "region"]
+    __slots__ = ["class_index", "class_name", "rank", "unit", "contrast", "similarity", "direction", "region"]
     CLASS_INDEX_FIELD_NUMBER: _ClassVar[int]
     CLASS_NAME_FIELD_NUMBER: _ClassVar[int]
     RANK_FIELD_NUMBER: _ClassVar[int]
     UNIT_FIELD_NUMBER: _ClassVar[int]
     CONTRAST_FIELD_NUMBER: _ClassVar[int]
     SIMILARITY_FIELD_NUMBER: _ClassVar[int]
+    DIRECTION_FIELD_NUMBER: _ClassVar[int]
     REGION_FIELD_NUMBER: _ClassVar[int]
     class_index: int
     class_name: str
@@ -100,8 +101,9 @@ class Target(_message.Message):
     unit: Unit
     contrast: Contrast
     similarity: Similarity
+    direction: Direction
     region: ScoreRegion
-    def __init__(self, class_index: _Optional[int] = ..., class_name: _Optional[str] = ..., rank: _Optional[int] = ..., unit: _Optional[_Union[Unit, _Mapping]] = ..., contrast: _Optional[_Union[Contrast, _Mapping]] = ..., similarity: _Optional[_Union[Similarity, _Mapping]] = ..., region: _Optional[_Union[ScoreRegion, _Mapping]] = ...) -> None: ...
+    def __init__(self, class_index: _Optional[int] = ..., class_name: _Optional[str] = ..., rank: _Optional[int] = ..., unit: _Optional[_Union[Unit, _Mapping]] = ..., contrast: _Optional[_Union[Contrast, _Mapping]] = ..., similarity: _Optional[_Union[Similarity, _Mapping]] = ..., direction: _Optional[_Union[Direction, _Mapping]] = ..., region: _Optional[_Union[ScoreRegion, _Mapping]] = ...) -> None: ...
 
 class ScoreRegion(_message.Message):
     __slots__ = ["box", "mask"]
@@ -148,6 +150,16 @@ class Similarity(_message.Message):
     preprocess: Preprocess
     layer: str
     def __init__(self, image: _Optional[_Union[Image, _Mapping]] = ..., preprocess: _Optional[_Union[Preprocess, str]] = ..., layer: _Optional[str] = ...) -> None: ...
+
+class Direction(_message.Message):
+    __slots__ = ["layer", "vector", "name"]
+    LAYER_FIELD_NUMBER: _ClassVar[int]
+    VECTOR_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    layer: str
+    vector: _containers.RepeatedScalarFieldContainer[float]
+    name: str
+    def __init__(self, layer: _Optional[str] = ..., vector: _Optional[_Iterable[float]] = ..., name: _Optional[str] = ...) -> None: ...
 
 class Unit(_message.Message):
     __slots__ = ["layer", "channel", "y", "x"]

@@ -78,18 +78,10 @@ class Summand(_message.Message):
     WEIGHT_FIELD_NUMBER: _ClassVar[int]
     target: _common_pb2.Target
     layer: str
-    direction: Direction
+    direction: _common_pb2.Direction
     logits: _common_pb2.Tensor
     weight: float
-    def __init__(self, target: _Optional[_Union[_common_pb2.Target, _Mapping]] = ..., layer: _Optional[str] = ..., direction: _Optional[_Union[Direction, _Mapping]] = ..., logits: _Optional[_Union[_common_pb2.Tensor, _Mapping]] = ..., weight: _Optional[float] = ...) -> None: ...
-
-class Direction(_message.Message):
-    __slots__ = ["layer", "vector"]
-    LAYER_FIELD_NUMBER: _ClassVar[int]
-    VECTOR_FIELD_NUMBER: _ClassVar[int]
-    layer: str
-    vector: _containers.RepeatedScalarFieldContainer[float]
-    def __init__(self, layer: _Optional[str] = ..., vector: _Optional[_Iterable[float]] = ...) -> None: ...
+    def __init__(self, target: _Optional[_Union[_common_pb2.Target, _Mapping]] = ..., layer: _Optional[str] = ..., direction: _Optional[_Union[_common_pb2.Direction, _Mapping]] = ..., logits: _Optional[_Union[_common_pb2.Tensor, _Mapping]] = ..., weight: _Optional[float] = ...) -> None: ...
 
 class MaximizeSettings(_message.Message):
     __slots__ = ["start", "spread", "parameterization", "optimizer", "rate", "steps", "octaves", "octave_scale", "edge_energy", "total_variation", "l2", "blur_every", "blur_sigma", "clip_every", "clip_pixels", "clip_gradients", "pad", "jitter", "scale", "rotate", "noise", "stretch"]

@@ -13,17 +13,20 @@ _sym_db = _symbol_database.Default()
 
 from gradserve.v1 import attack_pb2 as gradserve_dot_v1_dot_attack__pb2
 from gradserve.v1 import certify_pb2 as gradserve_dot_v1_dot_certify__pb2
+from gradserve.v1 import concepts_pb2 as gradserve_dot_v1_dot_concepts__pb2
 from gradserve.v1 import dense_pb2 as gradserve_dot_v1_dot_dense__pb2
 from gradserve.v1 import differentiate_pb2 as gradserve_dot_v1_dot_differentiate__pb2
+from gradserve.v1 import exemplars_pb2 as gradserve_dot_v1_dot_exemplars__pb2
 from gradserve.v1 import explain_pb2 as gradserve_dot_v1_dot_explain__pb2
 from gradserve.v1 import inspect_pb2 as gradserve_dot_v1_dot_inspect__pb2
 from gradserve.v1 import maximize_pb2 as gradserve_dot_v1_dot_maximize__pb2
 from gradserve.v1 import influence_pb2 as gradserve_dot_v1_dot_influence__pb2
 from gradserve.v1 import predict_pb2 as gradserve_dot_v1_dot_predict__pb2
+from gradserve.v1 import project_pb2 as gradserve_dot_v1_dot_project__pb2
 from gradserve.v1 import stylize_pb2 as gradserve_dot_v1_dot_stylize__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1agradserve/v1/service.proto\x12\x0cgradserve.v1\x1a\x19gradserve/v1/attack.proto\x1a\x1agradserve/v1/certify.proto\x1a\x18gradserve/v1/dense.proto\x1a gradserve/v1/differentiate.proto\x1a\x1agradserve/v1/explain.proto\x1a\x1agradserve/v1/inspect.proto\x1a\x1bgradserve/v1/maximize.proto\x1a\x1cgradserve/v1/influence.proto\x1a\x1agradserve/v1/predict.proto\x1a\x1agradserve/v1/stylize.proto2\xea\x08\n\x0fGradientService\x12\x46\n\x07Predict\x12\x1c.gradserve.v1.PredictRequest\x1a\x1d.gradserve.v1.PredictResponse\x12\x46\n\x07\x45xplain\x12\x1c.gradserve.v1.ExplainRequest\x1a\x1d.gradserve.v1.ExplainResponse\x12K\n\rStreamExplain\x12\x1c.gradserve.v1.ExplainRequest\x1a\x1a.gradserve.v1.ExplainEvent0\x01\x12\x43\n\x06\x41ttack\x12\x1b.gradserve.v1.AttackRequest\x1a\x1c.gradserve.v1.AttackResponse\x12\x46\n\x07\x43\x65rtify\x12\x1c.gradserve.v1.CertifyRequest\x1a\x1d.gradserve.v1.CertifyResponse\x12I\n\x08Maximize\x12\x1d.gradserve.v1.MaximizeRequest\x1a\x1e.gradserve.v1.MaximizeResponse\x12N\n\x0eStreamMaximize\x12\x1d.gradserve.v1.MaximizeRequest\x1a\x1b.gradserve.v1.MaximizeEvent0\x01\x12L\n\tInfluence\x12\x1e.gradserve.v1.InfluenceRequest\x1a\x1f.gradserve.v1.InfluenceResponse\x12I\n\x08Suspects\x12\x1d.gradserve.v1.SuspectsRequest\x1a\x1e.gradserve.v1.SuspectsResponse\x12X\n\rDifferentiate\x12\".gradserve.v1.DifferentiateRequest\x1a#.gradserve.v1.DifferentiateResponse\x12@\n\x05\x45mbed\x12\x1a.gradserve.v1.EmbedRequest\x1a\x1b.gradserve.v1.EmbedResponse\x12\x46\n\x07Inspect\x12\x1c.gradserve.v1.InspectRequest\x1a\x1d.gradserve.v1.InspectResponse\x12\x46\n\x07Stylize\x12\x1c.gradserve.v1.StylizeRequest\x1a\x1d.gradserve.v1.StylizeResponse\x12K\n\rStreamStylize\x12\x1c.gradserve.v1.StylizeRequest\x1a\x1a.gradserve.v1.StylizeEvent0\x01\x12@\n\x05\x44\x65nse\x12\x1a.gradserve.v1.DenseRequest\x1a\x1b.gradserve.v1.DenseResponseB9\n\x0cgradserve.v1P\x01Z\x18gradserve/v1;gradservev1\xaa\x02\x0cGradserve.V1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1agradserve/v1/service.proto\x12\x0cgradserve.v1\x1a\x19gradserve/v1/attack.proto\x1a\x1agradserve/v1/certify.proto\x1a\x1bgradserve/v1/concepts.proto\x1a\x18gradserve/v1/dense.proto\x1a gradserve/v1/differentiate.proto\x1a\x1cgradserve/v1/exemplars.proto\x1a\x1agradserve/v1/explain.proto\x1a\x1agradserve/v1/inspect.proto\x1a\x1bgradserve/v1/maximize.proto\x1a\x1cgradserve/v1/influence.proto\x1a\x1agradserve/v1/predict.proto\x1a\x1agradserve/v1/project.proto\x1a\x1agradserve/v1/stylize.proto2\xcb\n\n\x0fGradientService\x12\x46\n\x07Predict\x12\x1c.gradserve.v1.PredictRequest\x1a\x1d.gradserve.v1.PredictResponse\x12\x46\n\x07\x45xplain\x12\x1c.gradserve.v1.ExplainRequest\x1a\x1d.gradserve.v1.ExplainResponse\x12K\n\rStreamExplain\x12\x1c.gradserve.v1.ExplainRequest\x1a\x1a.gradserve.v1.ExplainEvent0\x01\x12\x43\n\x06\x41ttack\x12\x1b.gradserve.v1.AttackRequest\x1a\x1c.gradserve.v1.AttackResponse\x12\x46\n\x07\x43\x65rtify\x12\x1c.gradserve.v1.CertifyRequest\x1a\x1d.gradserve.v1.CertifyResponse\x12I\n\x08Maximize\x12\x1d.gradserve.v1.MaximizeRequest\x1a\x1e.gradserve.v1.MaximizeResponse\x12N\n\x0eStreamMaximize\x12\x1d.gradserve.v1.MaximizeRequest\x1a\x1b.gradserve.v1.MaximizeEvent0\x01\x12L\n\tInfluence\x12\x1e.gradserve.v1.InfluenceRequest\x1a\x1f.gradserve.v1.InfluenceResponse\x12I\n\x08Suspects\x12\x1d.gradserve.v1.SuspectsRequest\x1a\x1e.gradserve.v1.SuspectsResponse\x12X\n\rDifferentiate\x12\".gradserve.v1.DifferentiateRequest\x1a#.gradserve.v1.DifferentiateResponse\x12@\n\x05\x45mbed\x12\x1a.gradserve.v1.EmbedRequest\x1a\x1b.gradserve.v1.EmbedResponse\x12\x46\n\x07Inspect\x12\x1c.gradserve.v1.InspectRequest\x1a\x1d.gradserve.v1.InspectResponse\x12L\n\tExemplars\x12\x1e.gradserve.v1.ExemplarsRequest\x1a\x1f.gradserve.v1.ExemplarsResponse\x12\x46\n\x07Project\x12\x1c.gradserve.v1.ProjectRequest\x1a\x1d.gradserve.v1.ProjectResponse\x12\x46\n\x07Stylize\x12\x1c.gradserve.v1.StylizeRequest\x1a\x1d.gradserve.v1.StylizeResponse\x12K\n\rStreamStylize\x12\x1c.gradserve.v1.StylizeRequest\x1a\x1a.gradserve.v1.StylizeEvent0\x01\x12I\n\x08\x43oncepts\x12\x1d.gradserve.v1.ConceptsRequest\x1a\x1e.gradserve.v1.ConceptsResponse\x12@\n\x05\x44\x65nse\x12\x1a.gradserve.v1.DenseRequest\x1a\x1b.gradserve.v1.DenseResponseB9\n\x0cgradserve.v1P\x01Z\x18gradserve/v1;gradservev1\xaa\x02\x0cGradserve.V1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -31,6 +34,6 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'gradserve.v1.service_pb2', 
 if _descriptor._USE_C_DESCRIPTORS == False:
   DESCRIPTOR._options = None
   DESCRIPTOR._serialized_options = b'\n\014gradserve.v1P\001Z\030gradserve/v1;gradservev1\252\002\014Gradserve.V1'
-  _globals['_GRADIENTSERVICE']._serialized_start=331
-  _globals['_GRADIENTSERVICE']._serialized_end=1461
+  _globals['_GRADIENTSERVICE']._serialized_start=418
+  _globals['_GRADIENTSERVICE']._serialized_end=1773
 # @@protoc_insertion_point(module_scope)

@@ -4,13 +4,16 @@ import grpc
 
 from gradserve.v1 import attack_pb2 as gradserve_dot_v1_dot_attack__pb2
 from gradserve.v1 import certify_pb2 as gradserve_dot_v1_dot_certify__pb2
+from gradserve.v1 import concepts_pb2 as gradserve_dot_v1_dot_concepts__pb2
 from gradserve.v1 import dense_pb2 as gradserve_dot_v1_dot_dense__pb2
 from gradserve.v1 import differentiate_pb2 as gradserve_dot_v1_dot_differentiate__pb2
+from gradserve.v1 import exemplars_pb2 as gradserve_dot_v1_dot_exemplars__pb2
 from gradserve.v1 import explain_pb2 as gradserve_dot_v1_dot_explain__pb2
 from gradserve.v1 import influence_pb2 as gradserve_dot_v1_dot_influence__pb2
 from gradserve.v1 import inspect_pb2 as gradserve_dot_v1_dot_inspect__pb2
 from gradserve.v1 import maximize_pb2 as gradserve_dot_v1_dot_maximize__pb2
 from gradserve.v1 import predict_pb2 as gradserve_dot_v1_dot_predict__pb2
+from gradserve.v1 import project_pb2 as gradserve_dot_v1_dot_project__pb2
 from gradserve.v1 import stylize_pb2 as gradserve_dot_v1_dot_stylize__pb2
 
 
@@ -85,6 +88,16 @@ class GradientServiceStub(object):
                 request_serializer=gradserve_dot_v1_dot_inspect__pb2.InspectRequest.SerializeToString,
                 response_deserializer=gradserve_dot_v1_dot_inspect__pb2.InspectResponse.FromString,
                 )
+        self.Exemplars = channel.unary_unary(
+                '/gradserve.v1.GradientService/Exemplars',
+                request_serializer=gradserve_dot_v1_dot_exemplars__pb2.ExemplarsRequest.SerializeToString,
+                response_deserializer=gradserve_dot_v1_dot_exemplars__pb2.ExemplarsResponse.FromString,
+                )
+        self.Project = channel.unary_unary(
+                '/gradserve.v1.GradientService/Project',
+                request_serializer=gradserve_dot_v1_dot_project__pb2.ProjectRequest.SerializeToString,
+                response_deserializer=gradserve_dot_v1_dot_project__pb2.ProjectResponse.FromString,
+                )
         self.Stylize = channel.unary_unary(
                 '/gradserve.v1.GradientService/Stylize',
                 request_serializer=gradserve_dot_v1_dot_stylize__pb2.StylizeRequest.SerializeToString,
@@ -94,6 +107,11 @@ class GradientServiceStub(object):
                 '/gradserve.v1.GradientService/StreamStylize',
                 request_serializer=gradserve_dot_v1_dot_stylize__pb2.StylizeRequest.SerializeToString,
                 response_deserializer=gradserve_dot_v1_dot_stylize__pb2.StylizeEvent.FromString,
+                )
+        self.Concepts = channel.unary_unary(
+                '/gradserve.v1.GradientService/Concepts',
+                request_serializer=gradserve_dot_v1_dot_concepts__pb2.ConceptsRequest.SerializeToString,
+                response_deserializer=gradserve_dot_v1_dot_concepts__pb2.ConceptsResponse.FromString,
                 )
         self.Dense = channel.unary_unary(
                 '/gradserve.v1.GradientService/Dense',
@@ -191,6 +209,20 @@ class GradientServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Exemplars(self, request, context):
+        """The pictures of a data set that excite the units of a layer most.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Project(self, request, context):
+        """Pictures placed among those of an indexed data set, by the features of a layer.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Stylize(self, request, context):
         """A picture with the content of one picture and the style of others.
         """
@@ -200,6 +232,13 @@ class GradientServiceServicer(object):
 
     def StreamStylize(self, request, context):
         """The same, with progress on the way. Cancelling it ends the work within a step.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Concepts(self, request, context):
+        """The direction of a concept in a layer, and the classes that depend on it.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -275,6 +314,16 @@ def add_GradientServiceServicer_to_server(servicer, server):
                     request_deserializer=gradserve_dot_v1_dot_inspect__pb2.InspectRequest.FromString,
                     response_serializer=gradserve_dot_v1_dot_inspect__pb2.InspectResponse.SerializeToString,
             ),
+            'Exemplars': grpc.unary_unary_rpc_method_handler(
+                    servicer.Exemplars,
+                    request_deserializer=gradserve_dot_v1_dot_exemplars__pb2.ExemplarsRequest.FromString,
+                    response_serializer=gradserve_dot_v1_dot_exemplars__pb2.ExemplarsResponse.SerializeToString,
+            ),
+            'Project': grpc.unary_unary_rpc_method_handler(
+                    servicer.Project,
+                    request_deserializer=gradserve_dot_v1_dot_project__pb2.ProjectRequest.FromString,
+                    response_serializer=gradserve_dot_v1_dot_project__pb2.ProjectResponse.SerializeToString,
+            ),
             'Stylize': grpc.unary_unary_rpc_method_handler(
                     servicer.Stylize,
                     request_deserializer=gradserve_dot_v1_dot_stylize__pb2.StylizeRequest.FromString,
@@ -284,6 +333,11 @@ def add_GradientServiceServicer_to_server(servicer, server):
                     servicer.StreamStylize,
                     request_deserializer=gradserve_dot_v1_dot_stylize__pb2.StylizeRequest.FromString,
                     response_serializer=gradserve_dot_v1_dot_stylize__pb2.StylizeEvent.SerializeToString,
+            ),
+            'Concepts': grpc.unary_unary_rpc_method_handler(
+                    servicer.Concepts,
+                    request_deserializer=gradserve_dot_v1_dot_concepts__pb2.ConceptsRequest.FromString,
+                    response_serializer=gradserve_dot_v1_dot_concepts__pb2.ConceptsResponse.SerializeToString,
             ),
             'Dense': grpc.unary_unary_rpc_method_handler(
                     servicer.Dense,
@@ -507,6 +561,40 @@ class GradientService(object):
             insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
 
     @staticmethod
+    def Exemplars(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(request, target, '/gradserve.v1.GradientService/Exemplars',
+            gradserve_dot_v1_dot_exemplars__pb2.ExemplarsRequest.SerializeToString,
+            gradserve_dot_v1_dot_exemplars__pb2.ExemplarsResponse.FromString,
+            options, channel_credentials,
+            insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
+
+    @staticmethod
+    def Project(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(request, target, '/gradserve.v1.GradientService/Project',
+            gradserve_dot_v1_dot_project__pb2.ProjectRequest.SerializeToString,
+            gradserve_dot_v1_dot_project__pb2.ProjectResponse.FromString,
+            options, channel_credentials,
+            insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
+
+    @staticmethod
     def Stylize(request,
             target,
             options=(),
@@ -537,6 +625,23 @@ class GradientService(object):
         return grpc.experimental.unary_stream(request, target, '/gradserve.v1.GradientService/StreamStylize',
             gradserve_dot_v1_dot_stylize__pb2.StylizeRequest.SerializeToString,
             gradserve_dot_v1_dot_stylize__pb2.StylizeEvent.FromString,
+            options, channel_credentials,
+            insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
+
+    @staticmethod
+    def Concepts(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(request, target, '/gradserve.v1.GradientService/Concepts',
+            gradserve_dot_v1_dot_concepts__pb2.ConceptsRequest.SerializeToString,
+            gradserve_dot_v1_dot_concepts__pb2.ConceptsResponse.FromString,
             options, channel_credentials,
             insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
 

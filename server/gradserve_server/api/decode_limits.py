@@ -3,7 +3,7 @@
 import threading
 from collections import deque
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
 
 from PIL import Image
@@ -16,7 +16,9 @@ PIXEL_BYTES = 11
 WEBP_BYTES, WIDE_BYTES = 18, 14
 PROGRESSIVE_BYTES = 6  # For each pixel of the whole file, of which libjpeg keeps the coefficients.
 WIDE_MODES = ("I", "F")
-MAX_BYTES = 512 << 20  # Of pictures that are decoded at the same time; a larger one is decoded by itself.
+# Of pictures that are decoded at the same time: small ones, of a few megapixels, have room of their own, so that they
+# do not wait until a large one is done. Of those one that takes more than there is is decoded by itself.
+SMALL_BYTES, MAX_SMALL_BYTES, MAX_LARGE_BYTES = 64 << 20, 128 << 20, 384 << 20
 
 _request_pixels: ContextVar[list[int] | None] = ContextVar("request_pixels", default=None)
 
@@ -49,16 +51,27 @@ def decode_bytes(picture: Image.Image, whole: tuple[int, int]) -> int:
 
 
 class DecodeMemory:
-    """What pictures may take that are decoded at the same time; threads wait for it in the order in which they came."""
+    """What pictures may take that are decoded at the same time."""
 
-    def __init__(self, most: int = MAX_BYTES) -> None:
+    def __init__(self, most_small: int = MAX_SMALL_BYTES, most_large: int = MAX_LARGE_BYTES) -> None:
+        self._small, self._large = Room(most_small), Room(most_large)
+
+    def of(self, size: int) -> AbstractContextManager[None]:
+        """Waits until there is room for a picture of so many bytes, which are free again at the end."""
+        return (self._small if size <= SMALL_BYTES else self._large).of(size)
+
+
+class Room:
+    """So many bytes; threads wait for them in the order in which they came."""
+
+    def __init__(self, most: int) -> None:
         self._most, self._taken = most, 0
         self._changed = threading.Condition()
         self._waiting: deque[object] = deque()
 
     @contextmanager
     def of(self, size: int) -> Iterator[None]:
-        """Waits until there is room for so many bytes, which are free again at the end."""
+        """Waits until so many bytes are free, or all where it takes more; they are free again at the end."""
         needed, ticket = min(size, self._most), object()
         with self._changed:
             self._waiting.append(ticket)

@@ -64,7 +64,7 @@ class Violations:
     def __init__(self, no_model: RequestError | None = None) -> None:
         self.invalid: list[tuple[str, str]] = []
         self.refused: list[str] = []
-        self._no_model = no_model
+        self._no_model, self._missing = no_model, list[tuple[str, RequestError]]()
 
     def add(self, field: str, text: str, *, for_every_model: bool = False) -> None:
         """Adds a violation: the field's path, and a text that says what was wrong and what is allowed."""
@@ -75,8 +75,14 @@ class Violations:
         """Notes that something valid does not apply to this model. It is reported only where nothing is invalid."""
         self.refused.append(text)
 
+    def not_found(self, field: str, error: RequestError) -> None:
+        """Notes that what a field names is not there. The error is raised itself where nothing is invalid."""
+        self._missing.append((field, error))
+
     def check(self) -> None:
-        """Raises INVALID_ARGUMENT if anything was added, else FAILED_PRECONDITION if something does not apply.
+        """Raises INVALID_ARGUMENT if anything was added, else NOT_FOUND for what is not there.
+
+        Without either, raises FAILED_PRECONDITION if something does not apply.
 
         Where the model is missing, that is one of the violations, or, if there are no others, `no_model` is raised.
         """
@@ -85,7 +91,10 @@ class Violations:
                 raise self._no_model
             self.invalid.insert(0, ("model", self._no_model.text))
         if self.invalid:
+            self.invalid += [(field, error.text) for field, error in self._missing]
             raise invalid(list(dict.fromkeys(self.invalid)))
+        if self._missing:
+            raise self._missing[0][1]
         if self.refused:
             raise inapplicable("; ".join(dict.fromkeys(self.refused)))
 

@@ -6,7 +6,6 @@ import logging
 import secrets
 import time
 from collections.abc import Awaitable, Callable
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -19,6 +18,7 @@ from ..pool.wire import Failure
 from .aborting import end
 from .admission.admission import Admission
 from .admission.callers import Caller, Callers
+from .admission.fair_threads import FairThreads
 from .errors import Full, RequestError, failure, status, translated, unavailable
 from .parsing import PARSED_AT_ONCE_BYTES, parse, parsed_before
 from .probes import Probes
@@ -55,7 +55,7 @@ class RequestInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]
         self._metrics, self._callers, self._admission, self._unread = metrics, callers, admission, unread
         self._tracing = tracing
         self._refusals, self._probes = RefusalLog(), Probes()
-        self._parsers = ThreadPoolExecutor(1, "parser")
+        self._parsers = FairThreads(1, "parser")
         self._limits: set[asyncio.Timeout] = set()  # Those of the running requests that hold places.
         self._running = 0
         self._idle = asyncio.Event()
@@ -119,7 +119,7 @@ class RequestInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]
         """The behaviour's answer to the request, of which a large one is parsed in a thread."""
         if len(request) <= PARSED_AT_ONCE_BYTES:
             return await behaviour(parse(from_string, request), context)
-        message = await asyncio.get_running_loop().run_in_executor(self._parsers, parse, from_string, request)
+        message = await self._parsers.run(request_log.get().caller, parse, from_string, request)
         return await behaviour(message, context)
 
     def _guard(self, handler: Any, details: grpc.HandlerCallDetails) -> Any:

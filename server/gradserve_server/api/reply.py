@@ -10,7 +10,7 @@ import numpy as np
 from gradserve.v1 import common_pb2 as pb
 
 from .. import __version__
-from ..methods.targets import AnyTarget, Contrast, Similarity
+from ..methods.targets import AnyTarget, Contrast, Direction, Similarity
 from ..models.card import HeadKind, ModelCard
 from ..pool.wire import Outcome
 from .request import PRECISIONS, Bound
@@ -45,12 +45,14 @@ def probabilities_of(logits: np.ndarray, head: HeadKind) -> np.ndarray:
 
 
 def target_message(target: AnyTarget) -> pb.Target:
-    """A target as it stands in an answer: a class in place of a rank, and no picture of a similarity."""
+    """A target as it stands in an answer: a class for a rank, no picture of a similarity, no numbers of a direction."""
     if isinstance(target, Contrast):
         terms = [pb.WeightedTarget(target=target_message(each), weight=weight) for each, weight in target.terms]
         return pb.Target(contrast=pb.Contrast(terms=terms))
     if isinstance(target, Similarity):
         return pb.Target(similarity=pb.Similarity(layer=target.layer))
+    if isinstance(target, Direction):
+        return pb.Target(direction=pb.Direction(layer=target.layer, name=target.name))
     if not target.layer:
         return pb.Target(class_index=target.label)
     unit = pb.Unit(layer=target.layer, channel=target.channel)
@@ -68,8 +70,15 @@ def target_name(target: pb.Target, card: ModelCard) -> str:
         return sum_name([(term.weight, target_name(term.target, card)) for term in target.contrast.terms])
     if kind == "similarity":
         return f"similarity in {target.similarity.layer}"
+    if kind == "direction":
+        return direction_name(target.direction)
     unit = target.unit
     return f"{unit.layer}:{unit.channel}" + (f" ({unit.y}, {unit.x})" if unit.HasField("y") else "")
+
+
+def direction_name(direction: pb.Direction) -> str:
+    """ "stripes in features.12", or "a direction in features.12"."""
+    return f"{direction.name or 'a direction'} in {direction.layer}"
 
 
 def sum_name(terms: Sequence[tuple[float, str]]) -> str:

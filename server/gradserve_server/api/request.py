@@ -18,6 +18,7 @@ from ..pool.forecast import Prospect
 from ..pool.wire import Task
 from . import images
 from .admission.callers import NOBODY, Caller
+from .directions import NO_DIRECTIONS, Directions
 from .errors import RequestError, Violations, late, model_unavailable, unknown_model
 from .fields import choice
 
@@ -60,6 +61,7 @@ class Bound:
     regions: tuple[pb.Region, ...] = ()  # Those of a batch's pictures, of which `picture` is the first.
     small_reply: bool = False  # Whether to hand the reply to a thread would take longer than to make it.
     reply_gflop: float = 0.0  # What making it is worth, where that takes so long that callers must take turns.
+    directions: Directions = NO_DIRECTIONS  # Where the reply keeps one.
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +81,7 @@ class CallContext:
     caller: Caller = NOBODY
     decode: bool = True
     picture: images.ModelInput | None = None
+    directions: Directions = NO_DIRECTIONS  # That the caller keeps.
 
 
 def model_card(name: str, cards: ServedModels) -> ModelCard:

@@ -10,6 +10,8 @@ import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from gradserve.v1 import (
+    concepts_pb2,
+    concepts_pb2_grpc,
     management_pb2,
     management_pb2_grpc,
     models_pb2,
@@ -27,11 +29,13 @@ from .admission.admission import Admission
 from .admission.callers import Callers
 from .admission.tokens import TokenFile
 from .certificates import Certificates
+from .directions import DirectionStore
 from .inference import service as inference
 from .inference.v2 import inference_pb2_grpc
 from .interceptor import RequestInterceptor
 from .management import KeeperChanges, ModelManagementService
-from .servicer import GradientService, ModelService
+from .servicer import GradientService
+from .small_services import DirectionService, ModelService
 from .unread import UnreadReplies
 
 if TYPE_CHECKING:
@@ -47,6 +51,7 @@ SERVICES = (
     service_pb2.DESCRIPTOR.services_by_name["GradientService"].full_name,
     models_pb2.DESCRIPTOR.services_by_name["ModelService"].full_name,
     management_pb2.DESCRIPTOR.services_by_name["ModelManagementService"].full_name,
+    concepts_pb2.DESCRIPTOR.services_by_name["DirectionService"].full_name,
 )
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
@@ -82,8 +87,9 @@ class ApiServer:
         weights: Mapping[str, float] = MappingProxyType({}),
         *,
         changes: KeeperChanges,
+        directions: DirectionStore | None = None,
     ) -> None:
-        """`weights`: callers' shares by name. `changes`: how models are changed.
+        """`weights`: callers' shares by name. `changes`: how models are changed. `directions`: None keeps none.
 
         Raises OSError, StartError for the file of tokens or traces.
         """
@@ -99,7 +105,10 @@ class ApiServer:
             interceptors=[self._interceptor],
             options=_options(settings, limits),
         )
-        gradients = GradientService(pool, limits, metrics, self.admission, callers)
+        directions = directions or DirectionStore(None, limits)
+        gradients = GradientService(pool, limits, metrics, self.admission, callers, directions)
+        kept = DirectionService(callers, directions)
+        concepts_pb2_grpc.add_DirectionServiceServicer_to_server(kept, self._server)
         service_pb2_grpc.add_GradientServiceServicer_to_server(gradients, self._server)
         models = ModelService(pool, callers)
         models_pb2_grpc.add_ModelServiceServicer_to_server(models, self._server)

@@ -9,13 +9,15 @@ from contextlib import suppress
 
 from .. import memory
 from ..config import FrontEndSettings, StartError
-from ..methods.influence.index import hold_those_of
+from ..methods.influence import index as influence_index
+from ..methods.pictures import index as picture_index
 from ..metrics import Metrics
 from ..models.served import ServedModels, without_folders
 from ..pool.keys import Keys
 from ..pool.lines import Connected, Lines
 from ..pool.pool import Pool
 from ..pool.wire import CUT_OFF, Broken, Changed, Changing, CutOff, Drain, Hello, Serve, Serving
+from .directions import DirectionStore
 from .management import KeeperChanges
 from .server import ApiServer
 
@@ -33,7 +35,10 @@ async def run(settings: FrontEndSettings) -> int:
     pool = Pool(settings.endpoints, keys, default=settings.default, queue_seconds=settings.queue_seconds)
     try:
         changes = KeeperChanges(lambda message: front_end.send([message]))
-        server = ApiServer(settings.server, settings.limits, pool, metrics, settings.callers, changes=changes)
+        directions = DirectionStore(settings.directions, settings.limits)
+        server = ApiServer(
+            settings.server, settings.limits, pool, metrics, settings.callers, changes=changes, directions=directions
+        )
         front_end = FrontEnd(keeper, pool, server, changes)
         return await front_end.run()
     except (OSError, StartError) as error:
@@ -92,7 +97,8 @@ class FrontEnd:
             case Serve():
                 default = self._pool.cards.default
                 if message.generation != self._pool.cards.generation or not self._pool.cards:
-                    hold_those_of([*self._pool.cards.values(), *message.cards])
+                    for indexes in (influence_index, picture_index):
+                        indexes.hold_those_of([*self._pool.cards.values(), *message.cards])
                 reasons = {name: without_folders(reason) for name, reason in message.unavailable.items()}
                 self._pool.serve(ServedModels(message.cards, reasons, default, message.generation))
             case Changing() | Changed():

@@ -1,9 +1,6 @@
 """The services: each RPC binds its request in a thread, runs its task in the pool, and encodes its reply."""
 
 import asyncio
-import os
-import sys
-import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -15,7 +12,7 @@ from typing import Any, TypeVar
 import grpc
 from google.protobuf.message_factory import GetMessageClass
 
-from gradserve.v1 import attack_pb2, influence_pb2, models_pb2, models_pb2_grpc, service_pb2, service_pb2_grpc
+from gradserve.v1 import attack_pb2, service_pb2, service_pb2_grpc
 
 from ..config import LimitSettings
 from ..metrics import Metrics
@@ -27,22 +24,22 @@ from .admission.callers import Caller, Callers
 from .admission.expectations import Expectations
 from .admission.fair_threads import FairThreads
 from .decode_limits import counted_pixels
+from .directions import DirectionStore
 from .errors import RequestError, clipped, failure, hints, late, unavailable
 from .progress import with_progress
 from .reply import is_partial
-from .request import Bound, CallContext, least_prospect, model_card, time_budget
+from .request import Bound, CallContext, least_prospect, time_budget
 from .request_log import RequestLog, request_log
-from .rpcs import RpcModule, attack, explain, module_of, suspects
+from .rpcs import RpcModule, attack, explain, module_of
 from .rpcs.certificate import attack_task, certificate_task, encode_picture, map_task
 from .rpcs.explain_stream import stream_progress
-from .rpcs.models import model_reply
 from .spans import TaskSpans, span
 
-CODEC_NICENESS = 7
 MAX_LOGGED_NAME_BYTES = 100  # The most bytes of a request's model name that the log repeats.
 # A partial answer may come this many seconds after its deadline, since a pass cannot be interrupted.
 PARTIAL_GRACE_SECONDS = 1.0
 RPCS = service_pb2.DESCRIPTOR.services_by_name["GradientService"].methods
+LOOKED_UP = {"Suspects", "Exemplars"}  # Those whose answers are read from an index.
 T = TypeVar("T")
 Report = Callable[[Preview], Awaitable[None]]
 
@@ -52,21 +49,27 @@ async def ignore_progress(preview: Preview) -> None:
 
 
 class GradientService(service_pb2_grpc.GradientServiceServicer):
-    """Answers every RPC by its module of `rpcs`; Attack and Suspects have methods of their own here."""
+    """Answers every RPC by its module of `rpcs`; Attack has a method of its own here."""
 
     def __init__(
-        self, pool: Pool, limits: LimitSettings, metrics: Metrics, admission: Admission, callers: Callers
+        self,
+        pool: Pool,
+        limits: LimitSettings,
+        metrics: Metrics,
+        admission: Admission,
+        callers: Callers,
+        directions: DirectionStore | None = None,
     ) -> None:
+        """`directions`: None keeps none."""
         self._pool, self._limits, self._metrics, self._admission = pool, limits, metrics, admission
-        self._callers = callers
-        self._decoders = FairThreads(CODEC_THREADS, "decoder", _give_way)
+        self._callers, self._directions = callers, directions or DirectionStore(None, limits)
+        self._decoders = FairThreads(CODEC_THREADS, "decoder")
         self._encoders = ThreadPoolExecutor(CODEC_THREADS, "encoder")  # Answers do not wait for pictures of others.
         self._expected = Expectations()
-        for rpc in RPCS:
-            if rpc.name in vars(GradientService):
-                continue
+        for rpc in [each for each in RPCS if each.name not in vars(GradientService)]:
             answer = partial(self._stream, GetMessageClass(rpc.output_type)) if rpc.server_streaming else self._answer
-            setattr(self, rpc.name, partial(answer, module_of(rpc.name)))
+            way = self._look_up if rpc.name in LOOKED_UP else answer
+            setattr(self, rpc.name, partial(way, module_of(rpc.name)))
 
     async def _answer(self, rpc: RpcModule, request: Any, context: grpc.aio.ServicerContext) -> Any:
         """Answers an RPC that is one task by its reply."""
@@ -129,15 +132,13 @@ class GradientService(service_pb2_grpc.GradientServiceServicer):
         self._metrics.verdict.labels(attack_pb2.Verdict.Name(reply.certificate.verdict)[8:].lower()).inc()
         return reply
 
-    async def Suspects(
-        self, request: influence_pb2.SuspectsRequest, context: grpc.aio.ServicerContext
-    ) -> influence_pb2.SuspectsResponse:
-        """The most suspicious labels; they are in the index already, so that no worker is needed."""
+    async def _look_up(self, rpc: Any, request: Any, context: grpc.aio.ServicerContext) -> Any:
+        """Answers an RPC whose answer is in an index already, so that no worker is needed."""
         entry = self._log_model(request)
-        listing = suspects.bind(request, self._callers.models(entry.caller, self._pool.cards, request.model))
-        entry.model = listing.card.name
+        found = rpc.bind(request, self._callers.models(entry.caller, self._pool.cards, request.model))
+        entry.model = found.card.name
         with span("encode"):
-            return await self.in_thread(suspects.reply, request, listing, entry.id)
+            return await self.in_thread(rpc.reply, request, found, entry.id)
 
     def count(self, bound: Bound, outcome: Outcome) -> None:
         """Counts the rows, for Explain by method, and the answers that have less than was asked for."""
@@ -164,7 +165,8 @@ class GradientService(service_pb2_grpc.GradientServiceServicer):
         busy = self._admission.busy(left)
         if busy and left > 0 and not request.options.allow_partial:
             self._admission.check_least(least_prospect(request, served, entry.caller), left)
-        at = CallContext(entry.id, entry.arrived, remaining, models, self._limits, entry.caller)
+        directions = self._directions.of(self._callers.owner(entry.caller))
+        at = CallContext(entry.id, entry.arrived, remaining, models, self._limits, entry.caller, directions=directions)
         priced = self._price(bind, request, at) if busy else None
         if priced is not None:
             self._admission.check(priced)
@@ -249,12 +251,6 @@ class GradientService(service_pb2_grpc.GradientServiceServicer):
         return await asyncio.get_running_loop().run_in_executor(self._encoders, function, *args)
 
 
-def _give_way() -> None:
-    """Lets this thread run after the event loop's, which must go on refusing while pictures are decoded."""
-    if hasattr(os, "setpriority") and sys.platform == "linux":  # Elsewhere priorities are those of whole processes.
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), CODEC_NICENESS)
-
-
 def _bound(bind: Callable[[Any, CallContext], Bound], request: Any, at: CallContext) -> tuple[Bound, float]:
     """The request with its picture decoded, and the seconds that this took. Raises RequestError."""
     began = time.monotonic()
@@ -262,34 +258,3 @@ def _bound(bind: Callable[[Any, CallContext], Bound], request: Any, at: CallCont
         raise late()
     with hints(), counted_pixels():
         return bind(request, at), time.monotonic() - began
-
-
-class ModelService(models_pb2_grpc.ModelServiceServicer):
-    """ListModels and GetModel, about the models that the caller may use."""
-
-    def __init__(self, pool: Pool, callers: Callers) -> None:
-        self._pool, self._callers = pool, callers
-
-    async def ListModels(
-        self, request: models_pb2.ListModelsRequest, context: grpc.aio.ServicerContext
-    ) -> models_pb2.ListModelsResponse:
-        """All cards, without layers, and the models that could not be loaded."""
-        cards = self.visible()
-        default = cards.default if cards.default in {*cards, *cards.unavailable} else ""
-        models = [model_reply(card, layers=False) for card in cards.values()]
-        reasons = cards.unavailable.items()
-        failed = [models_pb2.UnavailableModel(name=name, reason=reason) for name, reason in reasons]
-        return models_pb2.ListModelsResponse(models=models, unavailable=failed, default_model=default)
-
-    async def GetModel(
-        self, request: models_pb2.GetModelRequest, context: grpc.aio.ServicerContext
-    ) -> models_pb2.Model:
-        """One card with its layers."""
-        return model_reply(model_card(request.name, self.visible()), layers=True)
-
-    def visible(self) -> ServedModels:
-        """Those models. Raises UNAVAILABLE while the server starts."""
-        if not self._pool.cards:
-            raise unavailable("the server is starting")
-        allowed = self._callers.rights(request_log.get().caller).models
-        return self._pool.cards if allowed is None else self._pool.cards.only(allowed)

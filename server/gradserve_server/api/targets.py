@@ -6,9 +6,9 @@ from typing import Protocol
 
 from gradserve.v1 import common_pb2 as pb
 
-from ..methods.targets import AnyTarget, Contrast, Similarity, Target, cancelled, layers_of
+from ..methods.targets import AnyTarget, Contrast, Direction, Similarity, Target, cancelled
 from ..models.card import Layer, ModelCard
-from .errors import Violations, near, shown
+from .errors import RequestError, Violations, near, shown
 from .fields import choice
 from .request import PREPROCESSES, CallContext, read_picture
 
@@ -58,6 +58,8 @@ def target_of(
         return _contrast(message.contrast, card, f"{path}.contrast", own_size, violations)
     if kind == "similarity":
         return _similarity(message.similarity, card, f"{path}.similarity", at, violations)
+    if kind == "direction":
+        return direction_of(message.direction, card, f"{path}.direction", at, violations)
     return single_target(message, card, path, own_size, violations)
 
 
@@ -66,7 +68,7 @@ def reads_scores(message: pb.Target) -> bool:
     if message.WhichOneof("kind") == "contrast":
         contrast = message.contrast
         return contrast.HasField("others_of_top") or any(reads_scores(term.target) for term in contrast.terms)
-    return message.WhichOneof("kind") not in ("unit", "similarity")
+    return message.WhichOneof("kind") not in ("unit", "similarity", "direction")
 
 
 def _contrast(
@@ -86,7 +88,7 @@ def _contrast(
         weight = weight_of(term, at, violations)
         if term.target.HasField("region"):
             violations.add(f"{at}.target.region", "a contrast has one region, its own", for_every_model=True)
-        if term.target.WhichOneof("kind") in ("contrast", "similarity"):
+        if term.target.WhichOneof("kind") in ("contrast", "similarity", "direction"):
             text = "must be a class, rank, unit or channel; add the terms of a contrast to this one"
             violations.add(f"{at}.target", text, for_every_model=True)
         elif target := single_target(term.target, card, f"{at}.target", own_size, violations):
@@ -124,6 +126,48 @@ def _similarity(
     if layer is not None:
         has_channels(layer, card, f"{path}.layer", violations)
     return None if layer is None or len(violations.invalid) > before else Similarity(layer.name, pixels)
+
+
+def direction_of(
+    message: pb.Direction, card: ModelCard, path: str, at: CallContext, violations: Violations
+) -> Direction | None:
+    """A direction by its numbers, or one that the caller keeps; None with a violation."""
+    if message.name and message.vector:
+        text = f"has the name {shown(message.name)} and numbers too; send one of both"
+        violations.add(path, text, for_every_model=True)
+        return None
+    if message.name:
+        return _kept_direction(message, card, path, at, violations)
+    layer = known_layer(message.layer, card, f"{path}.layer", violations)
+    if layer is None or not has_channels(layer, card, f"{path}.layer", violations):
+        return None
+    count = len(message.vector)
+    if count != layer.channels:
+        violations.add(f"{path}.vector", f"must have {layer.channels} numbers, one for each channel, had {count}")
+        return None
+    vector = tuple(message.vector)
+    if not all(map(math.isfinite, vector)) or not any(vector):
+        violations.add(f"{path}.vector", "must be finite numbers, not all of them 0", for_every_model=True)
+        return None
+    return Direction(layer.name, vector)
+
+
+def _kept_direction(
+    message: pb.Direction, card: ModelCard, path: str, at: CallContext, violations: Violations
+) -> Direction | None:
+    try:
+        kept = at.directions.get(message.name)
+    except RequestError as error:
+        violations.not_found(f"{path}.name", error)
+        return None
+    if (kept.model, kept.digest) != (card.name, card.digest):
+        other = f"{kept.model} with other weights" if kept.model == card.name else kept.model
+        violations.not_applicable(f"{path}.name: the direction {kept.name} is of {other}, and not of {card.name}")
+        return None
+    if message.layer and card.listed(message.layer) != kept.layer:
+        violations.add(f"{path}.layer", f"{kept.name} is of {kept.layer}; name that, or leave it out")
+        return None
+    return Direction(kept.layer, tuple(kept.vector.tolist()), kept.name)
 
 
 def single_target(
@@ -214,54 +258,3 @@ def has_channels(layer: Layer, card: ModelCard, path: str, violations: Violation
         why = f"{layer.name} has no channels: its output is neither a map nor a vector"
         violations.add(path, f"{why}; name another layer (`gradserve models {card.name}` lists them)")
     return layer.layout != "other"
-
-
-def cam_layer(name: str, target: AnyTarget, card: ModelCard, path: str, violations: Violations) -> str:
-    """The layer of Grad-CAM: the named one, the card's, or the last useful one before those that the target reads.
-
-    For a similarity that may be its own layer, since all channels of it count.
-    """
-    own = [layer for layer in map(card.layer, layers_of(target)) if layer is not None]
-    inclusive = isinstance(target, Similarity)
-    if name:
-        layer = known_layer(name, card, f"{path}.layer", violations)
-        if layer is None:
-            return name
-        _check_reach(name, layer, own, inclusive, card, f"{path}.layer", violations)
-        return layer.name
-    if not own or not card.grad_cam_layer:
-        return card.grad_cam_layer
-    usual = card.layer(card.grad_cam_layer)
-    if usual is not None and all(_fits_before(usual, each, inclusive, card) and not each.is_map for each in own):
-        return usual.name  # Later maps may reach the units too, but only through few positions.
-    useful = [la for la in card.layers if la.grad_cam and all(_fits_before(la, each, inclusive, card) for each in own)]
-    if not useful:
-        names = ", ".join(each.name for each in own)
-        why = f"no layer with spatial extent runs before {names} and reaches it"
-        violations.add(f"{path}.layer", f"{why}; name a target of a later layer")
-        return ""
-    return useful[-1].name
-
-
-def _fits_before(layer: Layer, own: Layer, inclusive: bool, card: ModelCard) -> bool:
-    """Whether a target's own layer depends on `layer`, or is that layer where `inclusive` allows it."""
-    if inclusive and layer.name == own.name:
-        return True
-    return card.reaches(layer, own) and card.order(layer.name) < card.order(own.name)
-
-
-def _check_reach(
-    name: str, layer: Layer, own: Sequence[Layer], inclusive: bool, card: ModelCard, path: str, violations: Violations
-) -> None:
-    """Violations where the target does not depend on the layer."""
-    empty = f"on what {name} gives, so that its map would be empty; name another"
-    for each in own:
-        if inclusive and each.name == layer.name:
-            continue
-        if card.order(layer.name) >= card.order(each.name):
-            why = f"{name} does not run before the target's layer {each.name}"
-            violations.add(path, f"{why}; name an earlier layer, or leave layer out")
-        elif not card.reaches(layer, each):
-            violations.add(path, f"the target's layer {each.name} does not depend {empty}")
-    if not own and not card.reaches(layer):
-        violations.add(path, f"the logits do not depend {empty}")

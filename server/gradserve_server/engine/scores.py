@@ -187,7 +187,7 @@ def score(
         where, columns, terms = zip(*members, strict=True)
         out = outputs[layer] if where == tuple(range(rows)) else outputs[layer][torch.tensor(where, device=device)]
         goals = [term.goal for term in terms if term.goal is not None]
-        details = torch.stack(goals) if goals else torch.tensor([term.indices for term in terms], device=device)
+        details = torch.stack(goals).to(out) if goals else torch.tensor([term.indices for term in terms], device=device)
         scores = kinds[kind](out, details)
         weights = torch.tensor([term.weight for term in terms], device=device, dtype=dtype)
         places = torch.tensor(where, device=device), torch.tensor(columns, device=device)

@@ -8,11 +8,16 @@ from ..config import FrontEndSettings
 from ..logs import configure
 from ..without_torch import without_torch
 
+# How long a thread waits for the interpreter before it asks for it; the default is five times as long. Parsing and
+# decoding run in threads, and the event loop's answers wait for each turn that these have.
+SWITCH_SECONDS = 0.001
+
 
 def main() -> int:
     """Reads its arguments, FrontEndSettings in a line of JSON, from the standard input; returns the exit code."""
     for number in (signal.SIGINT, signal.SIGTERM):  # The keeper says when it ends.
         signal.signal(number, signal.SIG_IGN)
+    sys.setswitchinterval(SWITCH_SECONDS)
     with without_torch():
         from ..api.service import run
         from ..metrics import count_in_place

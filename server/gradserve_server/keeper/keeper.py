@@ -168,6 +168,7 @@ class Keeper:
             name=name.decode(),
             place=place_of(index),
             keeper=self._endpoints(0)[0],
+            directions=self._folder / "directions",
             endpoints=tuple(self._endpoints(index + 1)),
             keys=self._keys,
             default=settings.first_models[0].name,

@@ -14,6 +14,9 @@ from ..config import FrontEndSettings
 from ..pool import forking
 from ..pool.wire import WorkerSettings
 
+# So that glibc gives large pictures and messages back to the system once they are freed, unless the user has set other
+# sizes. By itself it raises them to those of the largest block so far, and keeps what lies between blocks in use.
+FRONT_END_ENVIRONMENT = {"MALLOC_MMAP_THRESHOLD_": str(4 << 20), "MALLOC_TRIM_THRESHOLD_": str(16 << 20)}
 UNKNOWN_CODE = 255  # Of a worker where the process that it was forked from has died, which would have told its end.
 FROZEN_STATES = ("T", "t", "D")  # Of a process in Linux: stopped, traced, waiting for a device.
 
@@ -89,7 +92,10 @@ class FrontEndProcess:
     async def start(cls, settings: FrontEndSettings) -> "FrontEndProcess":
         """Starts it in a group of its own, so that signals of the terminal do not reach it."""
         command = sys.executable, "-m", "gradserve_server.keeper.front_end"
-        process = await asyncio.create_subprocess_exec(*command, stdin=asyncio.subprocess.PIPE, process_group=0)
+        environment = FRONT_END_ENVIRONMENT | forking.environment_without_workers()
+        process = await asyncio.create_subprocess_exec(
+            *command, stdin=asyncio.subprocess.PIPE, process_group=0, env=environment
+        )
         assert process.stdin is not None, "it was asked for"
         process.stdin.write(settings.model_dump_json().encode() + b"\n")
         return cls(process)

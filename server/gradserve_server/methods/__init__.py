@@ -11,6 +11,7 @@ from torch import Tensor
 from ..engine.job import Job, Steps
 from .attack import attack, certificate
 from .certify import certify
+from .concepts import concepts
 from .dense import dense
 from .differentiate import differentiate
 from .embed import embed
@@ -19,6 +20,7 @@ from .influence import influence
 from .inspect import inspect
 from .maximize import maximize
 from .predict import predict
+from .project import project
 from .stylize import stylize
 
 TASKS: Mapping[str, Callable[[Job, Tensor, Any], Steps]] = {
@@ -32,6 +34,8 @@ TASKS: Mapping[str, Callable[[Job, Tensor, Any], Steps]] = {
     "embed": embed,
     "differentiate": differentiate,
     "inspect": inspect,
+    "project": project,
     "dense": dense,
     "stylize": stylize,
+    "concepts": concepts,
 }

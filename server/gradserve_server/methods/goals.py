@@ -7,18 +7,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..engine.objective import Objective, direction, layer, projection
+from ..engine.objective import Objective, layer, projection
 from .targets import AnyTarget, Contrast, Prerequisites, Target, layers_of, without_image
 
 
 @dataclass(frozen=True, slots=True)
 class Summand:
-    """A weighted target, layer, direction in a layer's channels, or sum of all logits."""
+    """A weighted target, layer, or sum of all logits."""
 
     weight: float = 1.0
     target: AnyTarget | None = None
     layer: str = ""
-    vector: tuple[float, ...] = ()  # The direction, [C].
     factors: np.ndarray | None = field(default=None, compare=False)  # The factor of each logit, [classes] float32.
 
     @property
@@ -34,9 +33,6 @@ class Summand:
             return self.weight * self.target.objective(prerequisites)
         if self.factors is not None:
             return self.weight * projection(torch.from_numpy(self.factors).to(like))
-        if self.vector:
-            vector = torch.tensor(self.vector, dtype=like.dtype, device=like.device)
-            return self.weight * direction(self.layer, vector)
         return self.weight * layer(self.layer)
 
 

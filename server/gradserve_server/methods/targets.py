@@ -1,4 +1,4 @@
-"""Targets: a class, a rank, a unit or a channel; a weighted sum of those; the similarity to another image."""
+"""Targets: a class, a rank, a unit or a channel; a weighted sum of those; the likeness to an image; a direction."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -7,10 +7,11 @@ from math import fsum
 from typing import NamedTuple
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from ..engine.job import Steps
-from ..engine.objective import NotApplicable, Objective, channel, logit, ranked, similarity, unit
+from ..engine.objective import NotApplicable, Objective, channel, direction, logit, ranked, similarity, unit
 from ..engine.query import Query, Tap
 from ..engine.scores import averaged, ranking
 from ..models.preprocess import to_batch
@@ -98,7 +99,29 @@ class Similarity:
         return similarity(self.layer, prerequisites.features[self])
 
 
-AnyTarget = Target | Contrast | Similarity
+@dataclass(frozen=True, slots=True)
+class Direction:
+    """The mean over a layer's map of its projection on a direction, taken at unit length."""
+
+    layer: str
+    vector: tuple[float, ...]  # [C]
+    name: str = ""  # By which a caller keeps it.
+
+    @property
+    def needs_ranking(self) -> bool:
+        """False: it has no classes."""
+        return False
+
+    def resolved(self, classes: Sequence[int]) -> "Direction":
+        """Itself."""
+        return self
+
+    def objective(self, prerequisites: "Prerequisites") -> Objective:
+        """The number to differentiate."""
+        return direction(self.layer, torch.tensor(self.vector, dtype=torch.float64))
+
+
+AnyTarget = Target | Contrast | Similarity | Direction
 
 
 class Prerequisites(NamedTuple):

@@ -33,6 +33,8 @@ Rpc = Literal[
     "embed",
     "differentiate",
     "inspect",
+    "concepts",
+    "project",
     "dense",
 ]
 
@@ -155,6 +157,8 @@ class ModelCard:
     channels: Literal[1, 3] = 3  # Channels of the network's input; requests are always RGB.
     index: str = ""  # Folder of its influence index.
     index_digest: str = ""  # SHA-256 of that index's manifest; empty where each host builds the index for itself.
+    pictures: str = ""  # Folder of its index of pictures.
+    pictures_digest: str = ""  # SHA-256 of that index's manifest.
     notes: tuple[str, ...] = ()
     aliases: Mapping[str, str] = field(default_factory=dict)  # Other names of modules -> the name that layers have.
     upstream: int = -1  # The layers that the logits depend on, as in Layer.upstream.

@@ -73,6 +73,7 @@ class ModelSpec(BaseModel):
     default_eps: float = Field(default=4 / 255, ge=0, le=1, description="perturbation budget that suits the model")
     seed: int = Field(default=0, ge=0, description='of "random" weights')
     index: Literal["embedded"] | Path | None = Field(default=None, description="folder of its influence index")
+    pictures: Literal["embedded"] | Path | None = Field(default=None, description="folder of its index of pictures")
     notes: tuple[str, ...] = Field(default=(), description="shown with the model")
     tokens: TokenSpec | None = Field(default=None, description="tokens beside the patches, where they are not found")
     precisions: tuple[Precision, ...] | None = Field(
@@ -182,6 +183,7 @@ EMBEDDED = {  # The first is the default model of a server that is not told what
             "digits.safetensors",
             **DIGITS_INPUT,
             index="embedded",
+            pictures="embedded",
             notes=("8x8 grey digits, bright ink on black",),
         ),
         _embedded("cifar10", "cifar10", "cifar10.safetensors", **CIFAR10_INPUT, notes=("photos of ten things, 32x32",)),
@@ -214,6 +216,8 @@ def read_catalogue(path: Path) -> list[ModelSpec]:
             changes["labels"] = path.parent / spec.labels
         if isinstance(spec.index, Path):
             changes["index"] = path.parent / spec.index
+        if isinstance(spec.pictures, Path):
+            changes["pictures"] = path.parent / spec.pictures
         specs.append(spec.model_copy(update=changes))
     return specs
 

@@ -16,6 +16,7 @@ OTHER_WEIGHTS = (
     "seed it, or save the weights to a file and name that"
 )
 OTHER_INDEX = "its influence index has changed since it was loaded; reload the model"
+OTHER_PICTURES = "its index of pictures has changed since it was loaded; reload the model"
 OTHER_ANSWERS = (
     "its builder gives another network at every call, with the same weights but other answers, and all processes must "
     "serve the same: something that it keeps outside of its weights is drawn by chance or taken from its surroundings; "
@@ -29,6 +30,8 @@ def difference(ours: ModelCard, theirs: ModelCard) -> str:
         return OTHER_WEIGHTS
     if ours.index_digest != theirs.index_digest:
         return OTHER_INDEX
+    if ours.pictures_digest != theirs.pictures_digest:
+        return OTHER_PICTURES
     return "" if same_logits(ours.sample, theirs.sample) else OTHER_ANSWERS
 
 

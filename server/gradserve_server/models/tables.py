@@ -18,6 +18,7 @@ EXPECTED = {  # What a key's value must be; pydantic would have a text for each 
     "std": "must be a list, such as [0.5, 0.5, 0.5]",
     "labels": "must be the name of a file, or a list of names",
     "index": "must be the name of a folder",
+    "pictures": "must be the name of a folder",
     "precisions": 'must be a list, such as ["exact", "fast"]',
     "rows": "must be such as { exact = 8, fast = 16 }",
     "auto": 'must be such as { maximize = "fast" }',

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from ..config import read_settings
-from ..methods.influence.indexing.plan import Report
+from ..methods.indexes.sources import Report
 from ..models.catalogue import ModelSpec
 from ..models.faults import check_builders
 from ..models.flags import from_flag

@@ -7,8 +7,8 @@ import numpy as np
 from gradserve.datasets import Dataset
 
 from ..config import LimitSettings
-from ..methods.influence.examples import digest, thumbnail
-from ..methods.influence.index import Array
+from ..methods.indexes.examples import digest, thumbnail
+from ..methods.indexes.folder import Array
 from ..models.card import ModelCard
 from ..models.preprocess import center_crop, size_of
 
@@ -17,9 +17,9 @@ class DatasetExamples:
     """Pictures of a folder or an npz; each is decoded when it is needed."""
 
     def __init__(self, dataset: Dataset, card: ModelCard) -> None:
-        """`dataset` is labelled by the model's classes already; the card says how pictures become input."""
+        """`dataset` has its final labels already; the card says how pictures become input."""
         self._dataset, self._card, self._max_aspect = dataset, card, LimitSettings().max_aspect
-        self._labels = np.array([each.label for each in dataset], np.int64)
+        self._labels = np.array([-1 if each.label is None else each.label for each in dataset], np.int64)
 
     def __len__(self) -> int:
         return len(self._labels)
@@ -30,7 +30,7 @@ class DatasetExamples:
         return np.stack([center_crop(each, size_of(each), self._card, self._max_aspect)[0] for each in pictures])
 
     def labels(self, rows: Sequence[int]) -> Array:
-        """[n]."""
+        """[n]; -1 where there is no label."""
         labels: Array = self._labels[list(rows)]
         return labels
 

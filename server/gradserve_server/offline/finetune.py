@@ -12,9 +12,10 @@ from torch import Tensor, nn
 
 from gradserve.datasets import Dataset, open_dataset
 
+from ..methods.indexes.sources import Report
 from ..methods.influence.coverage import covered, last_linear
 from ..methods.influence.gradients import Pass
-from ..methods.influence.indexing.plan import IndexPlan, Report
+from ..methods.influence.indexing.plan import IndexPlan
 from ..methods.influence.layers import IndexedLayer
 from ..models.catalogue import ModelSpec
 from ..models.preparation import prepare
@@ -28,7 +29,7 @@ from .index import build
 
 BATCH_ROWS = 32
 # Fields of the old catalogue entry that the new one does not copy; they describe the old weights.
-REPLACED_FIELDS = {"name", "builder", "weights", "labels", "index", "notes"}
+REPLACED_FIELDS = {"name", "builder", "weights", "labels", "index", "pictures", "notes"}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

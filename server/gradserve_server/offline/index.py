@@ -1,6 +1,7 @@
-"""`gradserve index`: builds the index that Influence needs."""
+"""`gradserve index`: builds the index that Influence needs, or that of the pictures of a data set."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -9,15 +10,29 @@ from rich.filesize import decimal
 
 from gradserve.datasets import open_dataset
 
+from ..methods.indexes.folder import preprocessing
+from ..methods.indexes.sources import Examples, IndexOrigin
 from ..methods.influence.audit import audited
 from ..methods.influence.index import Index
 from ..methods.influence.indexing.build import Builder
-from ..methods.influence.indexing.plan import Examples, IndexOrigin, IndexPlan
-from ..methods.influence.serving import preprocessing, training_set
+from ..methods.influence.indexing.plan import IndexPlan
+from ..methods.influence.serving import training_set
+from ..methods.pictures.index import MAX_TOP
+from ..methods.pictures.indexing.plan import TOP, PicturesPlan
 from ..models.preparation import prepare
 from ..models.prepared import Prepared
 from .command import Config, Device, Model, Threads, console, device_of, reporting, run, spec_of
 from .examples import DatasetExamples
+from .pictures import build_pictures, split
+
+SIZE = IndexPlan.size
+
+
+class IndexKind(StrEnum):
+    """What is indexed."""
+
+    influence = "influence"
+    pictures = "pictures"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -37,7 +52,7 @@ def index(
     ] = None,
     label_smoothing: Annotated[float, typer.Option(min=0, max=0.99, help="that the model was trained with")] = 0.0,
     last_layer_only: Annotated[bool, typer.Option(help="the other layers were not trained on these data")] = False,
-    size: Annotated[int, typer.Option(min=1, max=4096, help="numbers kept of each example's gradient")] = 256,
+    size: Annotated[int, typer.Option(min=1, max=4096, help="numbers kept of each example's gradient")] = SIZE,
     rank: Annotated[
         int | None, typer.Option(min=1, max=4096, help="directions kept of each side of a layer; default: by layers")
     ] = None,
@@ -45,15 +60,48 @@ def index(
     audit: Annotated[
         int, typer.Option(min=0, max=1000, help="afterwards compare so many examples with exact influence (slow)")
     ] = 0,
+    kind: Annotated[
+        IndexKind, typer.Option(help="influence, or pictures: of what they do in each layer")
+    ] = IndexKind.influence,
+    layers: Annotated[
+        str, typer.Option(help="of kind pictures: layers A,B,...; default: at most 12 from the first to the last")
+    ] = "",
+    top: Annotated[int, typer.Option(min=1, max=MAX_TOP, help="of kind pictures: patches kept of each channel")] = TOP,
+    tsne: Annotated[
+        list[str] | None,
+        typer.Option(help="of kind pictures: also a t-SNE of this layer; needs the extra tsne; repeatable"),
+    ] = None,
     device: Device = "cpu",
     threads: Threads = None,
 ) -> None:
-    """Build the index of a model's training set, which Influence and Suspects are answered from.
+    """Build the index of a data set: of a training set, which Influence and Suspects are answered from, or of pictures.
 
-    A build that was interrupted goes on where it was when the same command is given again.
+    The index of kind pictures tells which pictures excite each channel of some layers. They may have no labels, or
+    classes that the model does not know. A build that was interrupted goes on where it was when the same command is
+    given again.
 
     Example: gradserve index --model tiny --config models.toml --data train/ --weight-decay 1e-4 --out tiny-index
     """
+    influences = {
+        "--weight-decay": weight_decay is not None,
+        "--label-smoothing": label_smoothing > 0,
+        "--last-layer-only": last_layer_only,
+        "--size": size != SIZE,
+        "--rank": rank is not None,
+        "--seed": seed != 0,
+        "--audit": audit > 0,
+    }
+    check_options(
+        {
+            IndexKind.influence: influences,
+            IndexKind.pictures: {"--layers": layers != "", "--top": top != TOP, "--tsne": bool(tsne)},
+        },
+        kind,
+    )
+    if kind is IndexKind.pictures:
+        plan_of_pictures = PicturesPlan(split(layers), top, tsne=tuple(tsne or ()))
+        build_pictures(model, config, data, out, plan_of_pictures, device_of(device, threads))
+        return
     prepared = prepare(spec_of(model, config), device_of(device, threads), fold=False)
     examples = training_examples(prepared, data)
     plan = IndexPlan(weight_decay, label_smoothing, last_layer_only, size, rank, seed)
@@ -65,6 +113,14 @@ def index(
         console.print(
             f"rank correlation with exact Gauss-Newton influence: {correlation:.3f} (mean of {audit} examples)"
         )
+
+
+def check_options(given: Mapping[IndexKind, Mapping[str, bool]], kind: IndexKind) -> None:
+    """Raises ValueError for an option that is given and is one of another kind's."""
+    for other, options in given.items():
+        wrong = [name for name, is_given in options.items() if is_given]
+        if other is not kind and wrong:
+            raise ValueError(f"{', '.join(wrong)}: for --kind {other.value} alone; leave it out")
 
 
 def training_examples(model: Prepared, data: Path | None) -> Examples:

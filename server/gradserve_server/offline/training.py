@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..methods.influence.indexing.plan import Examples, Report
+from ..methods.indexes.sources import Examples, Report
 from ..models.prepared import Prepared
 from ..models.preprocess import to_batch
 

@@ -31,6 +31,7 @@ WORKERS_ENVIRONMENT = {
     # Huge pages, where the system gives them on demand, save 3 % of a pass.
     "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",
 }
+_set_for_workers = set[str]()
 CONTEXT = multiprocessing.get_context("forkserver")
 
 
@@ -49,7 +50,14 @@ def start(*, torchvision: bool = False) -> None:
 def prepare_environment() -> None:
     """Sets the environment variables that workers should inherit, unless the user has set them."""
     for name, value in WORKERS_ENVIRONMENT.items():
-        os.environ.setdefault(name, value)
+        if name not in os.environ:
+            os.environ[name] = value
+            _set_for_workers.add(name)
+
+
+def environment_without_workers() -> dict[str, str]:
+    """This process's environment without what was set for workers."""
+    return {name: value for name, value in os.environ.items() if name not in _set_for_workers}
 
 
 def ask(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:

@@ -17,8 +17,9 @@ from ..engine.job import Job, Steps
 from ..engine.objective import NotApplicable, logit
 from ..engine.query import Query
 from ..engine.take import Key
-from ..methods.influence.index import IndexFault
+from ..methods.indexes.folder import IndexFault
 from ..methods.influence.serving import attached
+from ..methods.pictures.serving import with_pictures
 from ..models.card import Precision
 from ..models.catalogue import PRECISIONS
 from ..models.loading import LoadError
@@ -56,6 +57,7 @@ def begin(settings: WorkerSettings, on_model: Callable[[Loading], None] = lambda
             log_loading(spec.name, number, len(settings.models))
         with _noting_failure(spec.name, unavailable), _timed(spec.name, seconds):
             model, unfolded = attached(spec, prepare(spec, device))
+            model = with_pictures(spec, model)
             if reason := difference(model.card, settings.served.get(spec.name, model.card)):
                 raise LoadError(reason)
             instances[spec.name] = {spec.name: model, **unfolded}

@@ -11,11 +11,12 @@ from torch import Tensor, nn
 from gradserve_server.engine.engine import Engine
 from gradserve_server.engine.events import Ended
 from gradserve_server.engine.job import Job
+from gradserve_server.methods.indexes.examples import ArrayExamples
+from gradserve_server.methods.indexes.sources import IndexOrigin
 from gradserve_server.methods.influence import IndexedModel, InfluenceArguments, influence, unfolded
-from gradserve_server.methods.influence.examples import ArrayExamples
 from gradserve_server.methods.influence.index import Index
 from gradserve_server.methods.influence.indexing.build import Builder
-from gradserve_server.methods.influence.indexing.plan import IndexOrigin, IndexPlan
+from gradserve_server.methods.influence.indexing.plan import IndexPlan
 from gradserve_server.models.card import Framing
 from gradserve_server.models.catalogue import ModelSpec
 from gradserve_server.models.digest import digest

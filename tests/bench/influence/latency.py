@@ -11,12 +11,13 @@ from rich.table import Table
 from serving import Server
 
 from gradserve import Client
+from gradserve_server.methods.indexes.examples import ArrayExamples
+from gradserve_server.methods.indexes.folder import preprocessing
+from gradserve_server.methods.indexes.sources import IndexOrigin
 from gradserve_server.methods.influence.estimates import products
-from gradserve_server.methods.influence.examples import ArrayExamples
 from gradserve_server.methods.influence.index import Index, extremes
 from gradserve_server.methods.influence.indexing.build import Builder
-from gradserve_server.methods.influence.indexing.plan import IndexOrigin, IndexPlan
-from gradserve_server.methods.influence.serving import preprocessing
+from gradserve_server.methods.influence.indexing.plan import IndexPlan
 from gradserve_server.models.catalogue import EMBEDDED
 from gradserve_server.models.embedded.digits.data import parts, pixels
 from gradserve_server.models.preparation import prepare

@@ -69,6 +69,7 @@ def others(client: Client) -> None:
     client.inspect("weights", "conv1", channels=[1, 2]).save("filters.png")
     client.inspect("activations", "blocks.9", "cat.jpg", order="max").means[0] + 1
     client.inspect("table", images=["cat.jpg"], labels=[281])["conv1"].parameters + 1
+    client.exemplars("blocks.9", channels=[1, 2]).channels[0].exemplars[0].value + 1
     client.inspect("receptive_field", "blocks.9").effective_size + 1
     client.maximize([gradserve.Goal("flamingo"), 3], preset="dream", image="cat.jpg", steps=10, optimizer="adam")
     client.stylize("cat.jpg", ["wave.jpg", ("stars.jpg", 0.5)], style_weight=2.0, start="noise")

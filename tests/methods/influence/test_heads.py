@@ -12,11 +12,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from zoo import off
 
+from gradserve_server.methods.indexes.examples import ArrayExamples
+from gradserve_server.methods.indexes.folder import IndexFault
 from gradserve_server.methods.influence import IndexedModel, InfluenceArguments, Reweighting, influence, unfolded
 from gradserve_server.methods.influence.audit import Exact
 from gradserve_server.methods.influence.coverage import covered, last_linear
-from gradserve_server.methods.influence.examples import ArrayExamples
-from gradserve_server.methods.influence.index import Index, IndexFault
+from gradserve_server.methods.influence.index import Index
 from gradserve_server.methods.influence.indexing.build import Builder
 from gradserve_server.methods.influence.indexing.plan import IndexPlan
 from gradserve_server.models.card import Framing

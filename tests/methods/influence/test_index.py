@@ -8,12 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from gradserve_server.methods.influence.index import COLUMNS, Index, IndexFault, extremes, hold_those_of, opened
-from gradserve_server.methods.influence.indexing import build
+from gradserve_server.methods.indexes import writer
+from gradserve_server.methods.indexes.folder import IndexFault, preprocessing
+from gradserve_server.methods.influence.index import COLUMNS, Index, extremes, hold_those_of, opened
 from gradserve_server.methods.influence.indexing.build import Builder
 from gradserve_server.methods.influence.indexing.plan import IndexPlan
 from gradserve_server.methods.influence.neighbours import average_ranks, disagreement, suspicion
-from gradserve_server.methods.influence.serving import check, preprocessing
+from gradserve_server.methods.influence.serving import check
 
 from . import small
 
@@ -35,7 +36,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_killed_build_goes_on(
     whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, phase: str, at: int
 ) -> None:
-    monkeypatch.setattr(build, "SAVE_SECONDS", 0.0)
+    monkeypatch.setattr(writer, "SAVE_SECONDS", 0.0)
     reports: list[tuple[str, int]] = []
 
     def killing(what: str, done: int, total: int) -> None:

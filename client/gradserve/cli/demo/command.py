@@ -12,7 +12,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from rich.table import Table
 
 from gradserve.cli import options, output
-from gradserve.cli.demo import attacking, examples, explaining, local_server, making, page
+from gradserve.cli.demo import attacking, concepts, examples, explaining, local_server, making, page
 from gradserve.cli.demo.samples import photos
 from gradserve.cli.demo.session import Chapter, LogEntry, Row, Session
 from gradserve.client import Client
@@ -116,6 +116,7 @@ def _chapters(default: ModelCard, cards: Sequence[ModelCard]) -> list[Chapter]:
         explaining.chapter(card),
         attacking.chapter(card),
         making.looks_for(card),
+        concepts.chapter(card),
         making.styles(card),
     ]
     others = [each for each in cards if each.name not in (card.name, *_SMALL)]

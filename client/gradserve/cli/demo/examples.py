@@ -1,4 +1,4 @@
-"""The demo's chapter "Which examples?": training examples behind predictions, and suspicious labels."""
+"""The demo's chapter "Which examples?": those behind predictions, suspicious labels, and what excites units."""
 
 from collections.abc import Sequence
 
@@ -8,20 +8,23 @@ from gradserve.cli.demo.explaining import verdict
 from gradserve.cli.demo.page import Figure
 from gradserve.cli.demo.samples import SamplePicture, digits
 from gradserve.cli.demo.session import Chapter, DemoRequest, Row
+from gradserve.client import Client
+from gradserve.results.exemplars import Exemplars
 from gradserve.results.influence import Influence, Suspects, TrainingExample
 from gradserve.results.models import ModelCard
 
-_TOP, _SUSPECTS = 6, 6
+_TOP, _SUSPECTS, _UNITS = 6, 6, 3
 
 
 def chapter(card: ModelCard) -> Chapter:
-    """Helpers and harmers of predictions, and the labels to look at again, of a model of digits with an index."""
+    """Helpers and harmers of predictions, labels to look at again, what excites units, of a model of digits."""
     requests = [_influence(card, picture) for picture in digits()]
     lead = (
         "Influence functions tell which training examples stand behind a prediction. Digits, because their training "
         "set travels with the model."
     )
-    return Chapter("Which examples?", lead, [Row([*requests, _suspects(card)], columns=7)])
+    rows = [Row([*requests, _suspects(card)], columns=7), Row([_exemplars(card)], columns=7)]
+    return Chapter("Which examples?", lead, rows)
 
 
 def _influence(card: ModelCard, picture: SamplePicture) -> DemoRequest:
@@ -53,6 +56,24 @@ def _suspects(card: ModelCard) -> DemoRequest:
         return [Figure("labels to look at again", _pictures(answer.examples), text)]
 
     return DemoRequest(card.name, "", "suspects", lambda client: client.suspects(model=card.name, top=_SUSPECTS), draw)
+
+
+def _exemplars(card: ModelCard) -> DemoRequest:
+    def draw(answer: Exemplars) -> Sequence[Figure]:
+        return [
+            Figure(
+                f"unit {each.channel} of {answer.layer}",
+                [patch.image for patch in each.exemplars],
+                f"What excites it most of {answer.pictures} pictures: "
+                f"{', '.join(patch.label_name for patch in each.exemplars)}.",
+            )
+            for each in answer
+        ]
+
+    def ask(client: Client) -> Exemplars:
+        return client.exemplars(model=card.name, count=_UNITS, top=_TOP)
+
+    return DemoRequest(card.name, "", "exemplars", ask, draw)
 
 
 def _pictures(examples: Sequence[TrainingExample]) -> list[Image.Image]:

@@ -60,6 +60,10 @@ class Callers:
         """What a caller cannot change by sending something else: the name of its token, or its address."""
         return caller.name if self.need_tokens else address(peer)
 
+    def owner(self, caller: Caller) -> str:
+        """Whose the things are that a caller keeps: its token's by name, or of all callers where none are asked for."""
+        return caller.name if self.need_tokens else ""
+
     def rights(self, caller: Caller) -> Rights:
         """What a caller may use that `of` returned."""
         return self._rights.get(caller.name, ALL_RIGHTS)

@@ -12,7 +12,8 @@ from ...pool.pool import Pool
 from ..admission.callers import Callers
 from ..errors import RequestError
 from ..request_log import request_log
-from ..servicer import GradientService, ModelService
+from ..servicer import GradientService
+from ..small_services import ModelService
 from ..spans import span
 from . import infer
 from .parameters import read

@@ -1,6 +1,5 @@
 """The goals of Maximize and Differentiate: checked against the model's card, put into replies, and named."""
 
-import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -8,12 +7,13 @@ import numpy as np
 from gradserve.v1 import common_pb2, maximize_pb2
 
 from ...methods.goals import Goal, Summand, weighted_targets
+from ...methods.targets import Direction
 from ...models.card import ModelCard
 from ..errors import Violations
 from ..fields import enum_name
-from ..reply import sum_name, target_message, target_name, tensor
+from ..reply import direction_name, sum_name, target_message, target_name, tensor
 from ..request import CallContext
-from ..targets import check_contrast, has_channels, known_layer, target_of, weight_of
+from ..targets import check_contrast, direction_of, known_layer, target_of, weight_of
 
 MAX_GOALS, MAX_SUMMANDS = 16, 64
 BYTES_OF_FLOAT = 4
@@ -78,7 +78,8 @@ def _summand(
         layer = known_layer(message.layer, card, f"{path}.layer", violations)
         return None if layer is None else Summand(weight, layer=layer.name)
     if kind == "direction":
-        return _direction(message.direction, weight, card, f"{path}.direction", violations)
+        target = direction_of(message.direction, card, f"{path}.direction", at, violations)
+        return None if target is None else Summand(weight, target)
     if kind == "logits":
         return _logits(message.logits, weight, card, f"{path}.logits", violations)
     violations.add(path, "sets none of target, layer, direction and logits; set one", for_every_model=True)
@@ -106,36 +107,18 @@ def _logits(
     return Summand(weight, factors=factors.copy())
 
 
-def _direction(
-    message: maximize_pb2.Direction, weight: float, card: ModelCard, path: str, violations: Violations
-) -> Summand | None:
-    layer = known_layer(message.layer, card, f"{path}.layer", violations)
-    if layer is None:
-        return None
-    if not has_channels(layer, card, f"{path}.layer", violations):
-        return None
-    count = len(message.vector)
-    if count != layer.channels:
-        violations.add(f"{path}.vector", f"must have {layer.channels} numbers, one for each channel, had {count}")
-        return None
-    vector = tuple(message.vector)
-    if not all(map(math.isfinite, vector)) or not any(vector):
-        violations.add(f"{path}.vector", "must be finite numbers, not all of them 0", for_every_model=True)
-    return Summand(weight, layer=layer.name, vector=vector)
-
-
 def goal_reply(goal: Goal) -> maximize_pb2.Goal:
     """The goal as a message."""
     summands = []
     for summand in goal:
         message = maximize_pb2.Summand(weight=summand.weight)
-        if summand.target is not None:
+        if isinstance(summand.target, Direction):
+            each = summand.target
+            message.direction.MergeFrom(common_pb2.Direction(layer=each.layer, vector=each.vector, name=each.name))
+        elif summand.target is not None:
             message.target.CopyFrom(target_message(summand.target))
         elif summand.factors is not None:
             message.logits.CopyFrom(tensor(summand.factors))
-        elif summand.vector:
-            message.direction.layer = summand.layer
-            message.direction.vector.extend(summand.vector)
         else:
             message.layer = summand.layer
         summands.append(message)
@@ -154,4 +137,4 @@ def _summand_name(summand: maximize_pb2.Summand, card: ModelCard) -> str:
         return f"({name})" if summand.target.HasField("contrast") else name
     if kind == "logits":
         return "a sum of the logits"
-    return summand.layer if kind == "layer" else f"a direction in {summand.direction.layer}"
+    return summand.layer if kind == "layer" else direction_name(summand.direction)

@@ -7,8 +7,9 @@ from typing import Any
 from gradserve.v1 import influence_pb2
 
 from ...engine.costs import passes_cost
+from ...methods.indexes.folder import IndexFault
 from ...methods.influence import EstimateName, IndexedModel, InfluenceArguments, Influenced, Reweighting
-from ...methods.influence.index import Index, IndexFault, opened
+from ...methods.influence.index import Index, opened
 from ...methods.influence.indexing.plan import no_influence
 from ...models.card import ModelCard
 from ...models.served import ServedModels
@@ -87,7 +88,7 @@ def no_index(card: ModelCard) -> str:
 
 def _label(request: influence_pb2.InfluenceRequest, card: ModelCard, violations: Violations) -> tuple[int | None, int]:
     """A class, or a rank among the predicted ones."""
-    if (kind := request.label.WhichOneof("kind")) in ("unit", "contrast", "similarity"):
+    if (kind := request.label.WhichOneof("kind")) in ("unit", "contrast", "similarity", "direction"):
         violations.add("label", f"must be a class_index, a class_name or a rank, not a {kind}", for_every_model=True)
         return None, 1
     target = single_target(request.label, card, "label", True, violations)

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from ...engine.job import Job, Steps, together
 from ...engine.query import Query
+from ..indexes.folder import Array
 from .estimates import (
     Estimate,
     Goal,
@@ -19,7 +20,7 @@ from .estimates import (
     similar,
     unfolded,
 )
-from .index import Array, EstimateName, extremes
+from .index import EstimateName, extremes
 
 METHODS: Mapping[EstimateName, Callable[[Tensor, Quantity, IndexedModel], Steps]] = {
     "projected": projected_gauss_newton,

@@ -11,11 +11,12 @@ from torch.func import functional_call, jvp, vjp
 
 from ...models.prepared import Prepared
 from ...models.preprocess import to_batch
+from ..indexes.folder import Array
+from ..indexes.sources import Examples, Report
 from .coverage import covered
 from .estimates import products
 from .gradients import losses, softmax_scores
-from .index import Array, Index
-from .indexing.plan import Examples, Report
+from .index import Index
 
 RESIDUAL_TOLERANCE = 1e-6  # Conjugate gradients end where the residual's norm has fallen to this share.
 MAX_STEPS = 500

@@ -20,9 +20,10 @@ from ...engine.query import Query, Tap
 from ...engine.scores import ranking
 from ...models.card import HeadKind
 from ..embed import pooled
+from ..indexes.folder import Array
 from . import neighbours
 from .gradients import softmax_scores
-from .index import HEAD, PROJECTION, Array, Index, opened
+from .index import HEAD, PROJECTION, Index, opened
 from .layers import taps
 from .projected import Projected, read_projected
 from .regression import Regression, read_regression

@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from .index import Array, Index
+from ..indexes.folder import Array
+from .index import Index
 
 NEIGHBOUR_COUNT = 10
 BLOCK_ROWS = 1024

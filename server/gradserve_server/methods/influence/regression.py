@@ -14,7 +14,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from .index import Array, Index, soft_labels
+from ..indexes.folder import Array
+from .index import Index, soft_labels
 
 MAX_PARAMETERS = 6144  # The most parameters of a Hessian that is factored.
 MIN_FEATURES = 32  # Fewer features than this say too little.

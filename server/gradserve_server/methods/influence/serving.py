@@ -1,25 +1,24 @@
 """Indexes as a server holds them: checked against their model, and the embedded one built at first use."""
 
-import fcntl
-import os
-import tempfile
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
 import torch
 
-from ...models.card import Framing, ModelCard
+from ...models.card import ModelCard
 from ...models.catalogue import ModelSpec
 from ...models.loading import LoadError
 from ...models.preparation import prepare
 from ...models.prepared import Prepared
 from ...models.sample import difference
+from ..indexes.cache import cached
+from ..indexes.examples import ArrayExamples
+from ..indexes.folder import IndexFault, check_origin, preprocessing
+from ..indexes.sources import IndexOrigin
 from .estimates import projected_of, regression_of, unfolded
-from .examples import ArrayExamples
-from .index import VERSION, Index, IndexFault, Manifest, opened
+from .index import VERSION, Index, Manifest, opened
 from .indexing.build import Builder
-from .indexing.plan import IndexOrigin, IndexPlan, check_head
+from .indexing.plan import IndexPlan, check_head
 
 
 def attached(spec: ModelSpec, model: Prepared) -> tuple[Prepared, dict[str, Prepared]]:
@@ -58,33 +57,17 @@ def _hold(folder: str, digest: str, device: torch.device) -> None:
 def check(manifest: Manifest, card: ModelCard, folder: Path) -> None:
     """Raises IndexFault for an index of other weights or of another preprocessing."""
     hint = f"build it again: gradserve index --model {card.name} --data ... --out {folder}"
-    if manifest.weights_digest != card.digest:
-        theirs, ours = manifest.weights_digest[:12], card.digest[:12]
-        raise IndexFault(f"index {folder} is of weights {theirs}, but {card.name} has {ours}; {hint}")
-    if manifest.preprocessing != preprocessing(card) or manifest.classes != len(card.classes):
-        raise IndexFault(f"index {folder} is of other input or classes than {card.name} has now; {hint}")
-
-
-def preprocessing(card: ModelCard) -> str:
-    """What decides which numbers the network sees of a picture."""
-    framing = card.resize  # One number where it is the shorter side, so that indexes of earlier releases stay valid.
-    resize = framing.height if framing == Framing(framing.height, framing.height) else tuple(framing)
-    facts = (card.height, card.width, resize, card.interpolation, card.mean, card.std)
-    return " ".join(map(str, facts))
+    check_origin(manifest, card, folder, hint)
+    if manifest.classes != len(card.classes):
+        raise IndexFault(f"index {folder} is of other classes than {card.name} has now; {hint}")
 
 
 def embedded(model: Prepared) -> Path:
     """The index of `digits`, built from scikit-learn's bundled data where it is not in the user's cache yet."""
-    folder = cache() / f"{model.card.name}-{model.card.digest[:16]}-v{VERSION}"
-    with folder.with_name(f"{folder.name}.lock").open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)  # Other workers may build the same index.
-        try:
-            Index(folder).verify()
-        except IndexFault:
-            examples = training_set()
-            origin = IndexOrigin(preprocessing(model.card), examples.digest())
-            Builder(model, examples, origin, IndexPlan(label_smoothing=0.05)).run(folder)
-    return folder
+    examples = training_set()
+    origin = IndexOrigin(preprocessing(model.card), examples.digest())
+    builder = Builder(model, examples, origin, IndexPlan(label_smoothing=0.05))
+    return cached(f"{model.card.name}-{model.card.digest[:16]}-v{VERSION}", Index, builder.run)
 
 
 def training_set() -> ArrayExamples:
@@ -93,14 +76,3 @@ def training_set() -> ArrayExamples:
 
     x, _, y, _ = parts()
     return ArrayExamples(pixels(x), y)
-
-
-def cache() -> Path:
-    """The user's cache folder, or one among the temporary files where there is none to write to."""
-    home = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "gradserve"
-    with suppress(OSError):
-        home.mkdir(parents=True, exist_ok=True)
-    if not os.access(home, os.W_OK):
-        home = Path(tempfile.gettempdir()) / "gradserve"
-        home.mkdir(exist_ok=True)
-    return home

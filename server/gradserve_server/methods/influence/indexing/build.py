@@ -1,6 +1,5 @@
 """Building an index: bases, curvature, then a row for each example, batch by batch; a killed build is continued."""
 
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from math import isqrt
@@ -15,15 +14,17 @@ from torch import Tensor
 from ....engine.batch_limits import default_rows
 from ....models.prepared import Prepared
 from ....models.preprocess import to_batch
+from ...indexes.folder import Array, IndexFault
+from ...indexes.sources import Examples, IndexOrigin, Report, no_report
+from ...indexes.writer import SaveClock, Writer
 from .. import neighbours, regression
 from ..coverage import covered, last_linear
 from ..gradients import Pass, losses
-from ..index import COLUMNS, HEAD, PROJECTION, VERSION, Array, EstimateName, IndexFault, Manifest, softened
+from ..index import COLUMNS, HEAD, PROJECTION, VERSION, EstimateName, Manifest, softened
 from ..layers import IndexedLayer, joined, parameters
 from ..projected import Bases, Projected, read_projected
 from .curvature import Curvature
-from .plan import Examples, IndexOrigin, IndexPlan, Report, check_head, no_report
-from .writer import Writer
+from .plan import IndexPlan, check_head
 
 MAX_DIRECTIONS = 4096  # The most projected numbers of an example before the PCA, over all layers.
 RANK_RANGE = (4, 16)  # The fewest and the most directions of a layer's side.
@@ -33,7 +34,6 @@ EXAMPLES_PER_DIRECTION = 20  # The curvature is computed from so many examples f
 MIN_COVERAGE = 0.5
 # A larger stationarity gives the warning NOT_STATIONARY; its measure depends on whether there is weight decay.
 MAX_STATIONARITY, MAX_STATIONARITY_WITHOUT_DECAY = 5.0, 0.15
-SAVE_SECONDS = 20.0
 CURVATURE, ROOT = "curvature.safetensors", "root.safetensors"
 
 
@@ -64,7 +64,7 @@ class Builder:
         self.batch = 1 if card.unbatched else rows
         self.generator = torch.Generator().manual_seed(plan.seed)
         self.order = torch.randperm(len(examples), generator=self.generator).tolist()
-        self._saved = time.monotonic()
+        self._clock = SaveClock()
 
     def run(self, out: Path) -> None:
         """Builds the index in the folder `out`, which is there when it is complete."""
@@ -115,13 +115,6 @@ class Builder:
             yield start + len(rows), rows
             self.report(what, start + len(rows), len(order))
 
-    def _due(self) -> bool:
-        """Whether it is time to save what would be lost if the process were killed."""
-        if time.monotonic() - self._saved < SAVE_SECONDS:
-            return False
-        self._saved = time.monotonic()
-        return True
-
     def _prepare_projection(self, folder: Path) -> Projected:
         """Computes bases and curvature, or reads those of an earlier run."""
         like = torch.empty(0, device=self.model.device, dtype=self.model.dtype)
@@ -154,7 +147,7 @@ class Builder:
                 curvature.add_expectation(weights, directions(projected, inputs, gradients))
             loss = losses(forward.scores, labels, self.plan.label_smoothing)
             curvature.add_gradients(directions(projected, inputs, forward.gradients(loss)))
-            if self._due():
+            if self._clock.due():
                 curvature.flush()
                 save_file({**curvature.sums, "done": torch.tensor(end)}, state)
         curvature.flush()
@@ -180,7 +173,7 @@ class Builder:
                     if sums:
                         sums[layer.name] += layer.gradient(x, gradient).double().cpu()
             writer.append({"columns.bin": record, **columns}, self.examples.names(rows), self.examples.thumbnails(rows))
-            if self._due() or end == len(self.examples):
+            if self._clock.due() or end == len(self.examples):
                 if sums:
                     save_file(sums, gradient_file(writer))
                 writer.save()

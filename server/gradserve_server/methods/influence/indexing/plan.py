@@ -1,38 +1,9 @@
-"""What an index is built of, and how."""
+"""How an influence index is built."""
 
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 from ....models.card import ModelCard
-from ..index import Array, IndexFault
-
-# A progress callback: the name of the stage, how much of it is done, and its total.
-Report = Callable[[str, int, int], None]
-
-
-def no_report(what: str, done: int, total: int) -> None:
-    """Default progress callback: does nothing."""
-
-
-class Examples(Protocol):
-    """A training set as the model sees it; `rows` are numbers of examples."""
-
-    def __len__(self) -> int: ...
-    def images(self, rows: Sequence[int]) -> Array:
-        """[n, H, W, 3] uint8, preprocessed."""
-
-    def labels(self, rows: Sequence[int]) -> Array:
-        """[n] class indices."""
-
-    def names(self, rows: Sequence[int]) -> list[str]:
-        """File or row ids."""
-
-    def digest(self) -> str:
-        """SHA-256 of names and labels, by which two indexes know that they are of the same examples."""
-
-    def thumbnails(self, rows: Sequence[int]) -> list[bytes]:
-        """PNG or JPEG files; empty where there are none."""
+from ...indexes.folder import IndexFault
 
 
 def no_influence(card: ModelCard) -> str:
@@ -60,11 +31,3 @@ class IndexPlan:
     rank: int | None = None  # Directions of each side of a layer; None: by the number of layers.
     seed: int = 0
     feature_scale: float = 1.0  # With last_layer_only: the factor of the features in training.
-
-
-@dataclass(frozen=True)
-class IndexOrigin:
-    """What the index is tied to besides the weights: digests."""
-
-    preprocessing: str
-    dataset: str

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from PIL import Image
 
-from .index import Array
+from .folder import Array
 
 THUMBNAIL_SIDE = 96  # Pixels of the longer side.
 MAX_PNG_SIDE = 16  # Thumbnails up to this side are PNG, larger ones JPEG.

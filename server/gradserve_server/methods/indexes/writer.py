@@ -3,16 +3,32 @@
 import json
 import os
 import shutil
-from collections.abc import Sequence
+import time
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
 
-from ..index import MANIFEST, Array, Manifest, files_of
+from .folder import MANIFEST, Array, FolderManifest, files_of
 
 STATE = "state.json"
+SAVE_SECONDS = 20.0
+
+
+class SaveClock:
+    """Says when it is time to save what would be lost if the process were killed."""
+
+    def __init__(self) -> None:
+        self._saved = time.monotonic()
+
+    def due(self) -> bool:
+        """Whether it is time; if so, the next time is SAVE_SECONDS later."""
+        if time.monotonic() - self._saved < SAVE_SECONDS:
+            return False
+        self._saved = time.monotonic()
+        return True
 
 
 class Writer:
@@ -77,10 +93,14 @@ class Writer:
         for file in [*self._files.values(), *(f for pair in self._records.values() for f in pair)]:
             file.close()
 
-    def finish(self, manifest: Manifest, files: Sequence[str]) -> None:
-        """Takes the folder's final name, replacing an older index there."""
+    def finish(self, manifest: FolderManifest, files: Sequence[str], scratch: Collection[str] = ()) -> None:
+        """Takes the folder's final name, replacing an older index there. Columns named in `scratch` are left out."""
         self.close()
-        names = [*self._columns, *(f"{kind}.{end}" for kind in self._records for end in ("bin", "idx")), *files]
+        names = [
+            *(each for each in self._columns if each not in scratch),
+            *(f"{kind}.{end}" for kind in self._records for end in ("bin", "idx")),
+            *files,
+        ]
         complete = manifest.model_copy(update={"files": files_of(self.folder, names)})
         write_whole(self.folder / MANIFEST, complete.model_dump_json(indent=1).encode())
         for path in self.folder.iterdir():

@@ -1,0 +1,64 @@
+"""The pictures of a concept and its negatives: from a folder, or drawn by code."""
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from gradserve import images, inputs, patterns
+from gradserve.datasets import open_dataset
+from gradserve.messages.fields import unknown
+
+MAX_CONCEPT, MAX_NEGATIVES, MAX_CLASS_IMAGES = 128, 256, 128  # What a request may have.
+BLOBS = "blobs"
+DRAWN = tuple(patterns.PATTERNS)
+TINTS = tuple(patterns.TINTS)
+MAX_SIDE = 512  # Larger photos are sent smaller, since many go into one request.
+
+
+def of_folder(path: Path, most: int, seed: int = 0) -> list[bytes]:
+    """The pictures of a folder or an .npz file, at most so many, drawn by the seed; as files for a request."""
+    return [sent(each.pixels()) for each in open_dataset(path).take(most, seed)]
+
+
+def sent(pixels: images.Array) -> bytes:
+    """A picture [H, W, 3] as the file that is sent: PNG, or of a large one a smaller JPEG."""
+    picture = Image.fromarray(pixels)
+    if max(picture.size) <= MAX_SIDE:
+        return images.png(picture)
+    picture.thumbnail((MAX_SIDE, MAX_SIDE))
+    file = io.BytesIO()
+    picture.save(file, "JPEG", quality=95, subsampling=0)
+    return file.getvalue()
+
+
+def negatives(text: str, count: int, colours: str, seed: int) -> list[bytes]:
+    """The negatives that are named: "blobs", or a folder."""
+    if text == BLOBS:
+        return list(map(images.png, patterns.blobs(count, seed + 1, colours=colours)))
+    return of_folder(Path(text), MAX_NEGATIVES, seed)
+
+
+def tinted(text: str, photos: Sequence[bytes], seed: int) -> tuple[list[bytes], list[bytes]]:
+    """Half of the photos in the shades of a colour, and the other half as they are."""
+    order = np.random.default_rng(seed).permutation(len(photos))
+    half = min(len(photos) // 2, MAX_CONCEPT)
+    opened = [images.opened(inputs.message(photos[i])) for i in order[:half]]
+    drawn = [sent(np.asarray(each)) for each in patterns.tinted(opened, text)]
+    return drawn, [photos[i] for i in order[half:]]
+
+
+def chosen(
+    text: str, others: str, count: int, colours: str, orientation: str, seed: int
+) -> tuple[list[bytes], list[bytes]]:
+    """The pictures of a concept, which is drawn, a colour or a folder, and the negatives."""
+    known = text in patterns.PATTERNS or text in patterns.TINTS
+    if not known and not Path(text).exists():
+        raise unknown("concept or folder", text, [*DRAWN, *TINTS])
+    kept = negatives(others, count, colours, seed)
+    if text in patterns.PATTERNS:
+        drawn = patterns.PATTERNS[text](count, seed, colours=colours, orientation=orientation)
+        return list(map(images.png, drawn)), kept
+    return tinted(text, kept, seed) if known else (of_folder(Path(text), MAX_CONCEPT, seed), kept)

@@ -1,0 +1,69 @@
+"""The receptive fields of a model's layers, measured as Inspect does it."""
+
+from collections.abc import Generator
+from typing import Any
+
+import torch
+
+from ....engine.differentiate import differentiate
+from ....engine.job import MethodContext
+from ....engine.objective import NotApplicable
+from ....engine.query import Part, Query
+from ....models.card import Layer
+from ....models.prepared import Prepared
+from ...inspect.receptive_field import Field, FieldArguments, receptive_field
+from ..index import Reach
+
+CHANNELS = 16  # How many channels a field is of.
+
+
+def reach_of(model: Prepared, layer: Layer) -> Reach | None:
+    """The receptive field of a layer's units; None where they see the whole picture, or where it cannot be told.
+
+    A field that is cut off on a picture twice as high and wide as the model's own input covers all of that input, from
+    wherever it is looked at, so that larger pictures need not be tried.
+    """
+    card = model.card
+    if not layer.is_map or card.no_gradient:
+        return None
+    for factor in (1, 2) if card.any_size else (1,):
+        if reach := _measured(model, layer, (card.height * factor, card.width * factor)):
+            return reach
+    return None
+
+
+def _measured(model: Prepared, layer: Layer, size: tuple[int, int]) -> Reach | None:
+    """The receptive field by pictures of one size; None where it is cut off there, or its stride cannot be told."""
+    few = min(CHANNELS, layer.channels)
+    channels = tuple(i * layer.channels // few for i in range(few))
+    x = torch.empty(0, device=model.device, dtype=model.dtype)
+    try:
+        arguments = FieldArguments(layer.name, channels, True, (size,))
+        field: Field = finished(model, receptive_field(MethodContext(), x, arguments))
+    except NotApplicable:
+        return None
+    stride_y, stride_x = field.stride
+    if stride_y is None or stride_x is None:
+        return None
+    top, left, bottom, right = field.extent
+    return Reach(
+        height=bottom - top,
+        width=right - left,
+        stride_y=stride_y,
+        stride_x=stride_x,
+        offset_y=top - stride_y * field.unit[0],
+        offset_x=left - stride_x * field.unit[1],
+    )
+
+
+def finished(model: Prepared, steps: Generator[Any, Any, Any]) -> Any:
+    """What a method gives that no other shares its passes with."""
+    answer: Any = None
+    try:
+        while True:
+            request = steps.send(answer)
+            queries = [request] if isinstance(request, Query) else request
+            answers = [differentiate(model, [Part(each, range(len(each.images)))])[0] for each in queries]
+            answer = answers[0] if isinstance(request, Query) else answers
+    except StopIteration as end:
+        return end.value
