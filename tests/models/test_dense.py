@@ -1,6 +1,7 @@
 """Heads as convolutions, against windows of the feature map, the networks' own logits, and gradients."""
 
 from copy import deepcopy
+from dataclasses import replace
 from functools import lru_cache
 
 import pytest
@@ -13,12 +14,15 @@ from gradserve_server.engine.events import Ended
 from gradserve_server.engine.job import Job
 from gradserve_server.methods.dense import DenseArguments, DenseMaps, dense
 from gradserve_server.methods.targets import Target
+from gradserve_server.models import dense as trying
 from gradserve_server.models.catalogue import EMBEDDED, ModelSpec
-from gradserve_server.models.dense import DenseModel
+from gradserve_server.models.dense import DenseModel, try_head
 from gradserve_server.models.loading import Source, load
-from gradserve_server.models.preparation import prepare_source
+from gradserve_server.models.preparation import prepare, prepare_source
 from gradserve_server.models.prepared import Prepared
 from gradserve_server.models.reach import last_map
+from gradserve_server.models.tiles import DenseHead
+from gradserve_server.models.trial import SharedTrial
 
 BEHIND_A_MEAN = ["resnet18", "mobilenet_v2", "squeezenet1_1", "densenet121", "googlenet", "imagenet"]
 TILED = ["resnet18", "mobilenet_v2", "squeezenet1_1", "imagenet", "alexnet", "vgg11_bn"]
@@ -48,7 +52,7 @@ def picture(height: int, width: int, seed: int = 0) -> Tensor:
 def answer(model: Prepared, x: Tensor, *targets: Target, tile: int | None = None) -> DenseMaps:
     """What a worker answers."""
     size = (tile, tile) if tile else (x.shape[2], x.shape[3])
-    arguments = DenseArguments(targets or (Target(rank=1),), size, model.card.head)
+    arguments = DenseArguments(targets or (Target(rank=1),), size, model.card.head, dense_head(model))
     engine, events = Engine({"model": model}), []
     engine.submit(Job("job", "model", lambda job: dense(job, x, arguments)))
     while not engine.idle:
@@ -58,6 +62,12 @@ def answer(model: Prepared, x: Tensor, *targets: Target, tile: int | None = None
         raise ended.error
     found: DenseMaps = ended.result
     return found
+
+
+def dense_head(model: Prepared) -> DenseHead:
+    while (head := try_head(model)) is None:
+        pass
+    return head
 
 
 def every_class(model: Prepared) -> list[Target]:
@@ -74,7 +84,7 @@ def largest_difference(found: object, right: object) -> float:
 @pytest.mark.parametrize("name", ["alexnet", "vgg11_bn"])
 def test_linear_layers_as_a_convolution_are_what_they_are_on_windows_of_the_map(name: str) -> None:
     model, source = connected(name)
-    head, side = model.card.dense, {"alexnet": 6, "vgg11_bn": 7}[name]
+    head, side = dense_head(model), {"alexnet": 6, "vgg11_bn": 7}[name]
     assert (head.refused, head.side, head.least) == ("", side, {"alexnet": 223, "vgg11_bn": 224}[name])
     network, x = source.network.eval(), picture(290, 330)
     with torch.no_grad():
@@ -97,7 +107,7 @@ def test_the_map_is_what_the_untouched_network_gives_in_double(name: str) -> Non
     network, x = deepcopy(source.network).eval().double(), picture(290, 330)
     with torch.no_grad():
         images = model.normalised(x).double()
-        right = on_windows(network, network.features(images), model.card.dense.side)  # type: ignore[operator]
+        right = on_windows(network, network.features(images), dense_head(model).side)  # type: ignore[operator]
         whole = network(images)[0]
     found = answer(model, x, *every_class(model))
     assert largest_difference(found.scores, right) <= 1e-5
@@ -119,7 +129,7 @@ def test_at_the_models_own_size_the_map_has_one_cell(name: str) -> None:
 @pytest.mark.parametrize("name", BEHIND_A_MEAN)
 def test_the_mean_of_the_map_is_the_networks_logits(name: str) -> None:
     model = prepared(name)
-    assert model.card.dense.refused == ""
+    assert dense_head(model).refused == ""
     network = load(EMBEDDED[name]).network.eval() if name == "imagenet" else unmodified(name)
     x = picture(193, 262)
     with torch.no_grad():
@@ -133,7 +143,7 @@ def test_the_mean_of_the_map_is_the_networks_logits(name: str) -> None:
 @pytest.mark.parametrize("name", TILED)
 def test_tiles_give_what_the_whole_picture_gives(name: str) -> None:
     model = model_of(name)
-    head = model.card.dense
+    head = dense_head(model)
     assert head.untiled == ""
     long, short = head.least_tile + 3 * head.stride + 5, max(head.least, 2 * head.stride + 3)
     for size in [(short, long), (long, short), *([(long, long)] if name == "squeezenet1_1" else [])]:
@@ -141,7 +151,7 @@ def test_tiles_give_what_the_whole_picture_gives(name: str) -> None:
 
 
 def check_tiles(model: Prepared, x: Tensor) -> None:
-    head = model.card.dense
+    head = dense_head(model)
     whole, tiled = (answer(model, x, *every_class(model), tile=tile) for tile in (None, head.least_tile))
     assert whole.tiles == 1 < tiled.tiles
     assert largest_difference(tiled.scores, whole.scores) <= 1e-5
@@ -154,7 +164,7 @@ def check_tiles(model: Prepared, x: Tensor) -> None:
 
 def answer_without_margin(model: Prepared, x: Tensor) -> Tensor:
     """The scores of two halves that do not overlap."""
-    head, bound = model.card.dense, DenseModel(model, model.card.dense)
+    head, bound = dense_head(model), DenseModel(model, dense_head(model))
     middle = x.shape[3] // 2 // head.stride * head.stride
     with torch.no_grad():
         halves = [last_map(model, head.layer, model.normalised(each)) for each in (x[..., :middle], x[..., middle:])]
@@ -164,7 +174,7 @@ def answer_without_margin(model: Prepared, x: Tensor) -> Tensor:
 @pytest.mark.parametrize("name", ["alexnet", "squeezenet1_1", "resnet18"])
 def test_the_offset_is_the_middle_of_what_the_gradient_reaches(name: str) -> None:
     model = model_of(name)
-    head, size = model.card.dense, 544
+    head, size = dense_head(model), 544
     stride = {"alexnet": 32, "squeezenet1_1": 16, "resnet18": 32}[name]
     assert head.stride == stride
     x = model.normalised(torch.rand(6, 3, size, size, generator=torch.Generator().manual_seed(1)))
@@ -192,6 +202,28 @@ def test_ranks_are_those_of_the_whole_picture() -> None:
     assert found.scores.shape[0] == 3
 
 
+def test_a_head_is_tried_once_and_not_before_it_is_asked_for() -> None:
+    spec = ModelSpec.model_validate({"name": "small", "builder": "squeezenet1_1", "weights": "random", "height": 64})
+    model = prepare(spec, CPU)
+    assert model.dense_trial.result is None, "loading has not tried it"
+    assert try_head(model) is None, "others have their turns between its passes"
+    found = dense_head(model)
+    assert try_head(model) is found
+
+
+def test_a_head_is_tried_again_where_memory_was_short(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = replace(model_of("squeezenet1_1"), dense_trial=SharedTrial())
+
+    def short(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(trying, "last_map", short)
+        with pytest.raises(torch.OutOfMemoryError):
+            dense_head(model)
+    assert dense_head(model).refused == ""
+
+
 REFUSED = {
     "mobilenet_v3_small": "neither a global mean of scores nor one linear layer behind it",
     "convnext_tiny": "another operation stands between",
@@ -204,12 +236,12 @@ REFUSED = {
 
 @pytest.mark.parametrize("name", REFUSED)
 def test_heads_that_are_no_convolution_are_refused_with_the_reason(name: str) -> None:
-    assert REFUSED[name] in prepared(name).card.dense.refused
+    assert REFUSED[name] in dense_head(prepared(name)).refused
 
 
 def test_squeeze_and_excitation_leaves_the_mean_and_forbids_tiles() -> None:
     model = prepared("efficientnet_b0")
-    head = model.card.dense
+    head = dense_head(model)
     assert head.refused == ""
     assert "depends on the whole picture" in head.untiled
     x = picture(128, 160)

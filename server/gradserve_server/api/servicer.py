@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import grpc
 from google.protobuf.message_factory import GetMessageClass
 
-from gradserve.v1 import attack_pb2, service_pb2, service_pb2_grpc
+from gradserve.v1 import attack_pb2, dense_pb2, service_pb2, service_pb2_grpc
 
 from ..config import LimitSettings
 from ..metrics import Metrics
@@ -30,7 +30,7 @@ from .progress import with_progress
 from .reply import is_partial
 from .request import Bound, CallContext, least_prospect, time_budget
 from .request_log import RequestLog, request_log
-from .rpcs import RpcModule, attack, explain, module_of
+from .rpcs import RpcModule, attack, dense, explain, module_of
 from .rpcs.certificate import attack_task, certificate_task, encode_picture, map_task
 from .rpcs.explain_stream import stream_progress
 from .spans import TaskSpans, span
@@ -49,7 +49,7 @@ async def ignore_progress(preview: Preview) -> None:
 
 
 class GradientService(service_pb2_grpc.GradientServiceServicer):
-    """Answers every RPC by its module of `rpcs`; Attack has a method of its own here."""
+    """Answers every RPC by its module of `rpcs`; Attack and Dense have methods of their own here."""
 
     def __init__(
         self,
@@ -74,10 +74,14 @@ class GradientService(service_pb2_grpc.GradientServiceServicer):
     async def _answer(self, rpc: RpcModule, request: Any, context: grpc.aio.ServicerContext) -> Any:
         """Answers an RPC that is one task by its reply."""
         async with self._accepted(rpc, request, context) as bound:
-            outcome = await self.outcome(bound.task)
-            self.count(bound, outcome)
-            with span("encode"):
-                return await self._reply(rpc, request, bound, outcome)
+            return await self._answered(rpc, request, bound)
+
+    async def _answered(self, rpc: RpcModule, request: Any, bound: Bound) -> Any:
+        """The reply of a request that is one task."""
+        outcome = await self.outcome(bound.task)
+        self.count(bound, outcome)
+        with span("encode"):
+            return await self._reply(rpc, request, bound, outcome)
 
     async def _reply(self, rpc: RpcModule, request: Any, bound: Bound, outcome: Outcome) -> Any:
         """The reply, from where its callers and others wait least."""
@@ -131,6 +135,32 @@ class GradientService(service_pb2_grpc.GradientServiceServicer):
             reply = await self.in_thread(attack.reply, request, bound, attacked, picture, certified, maps)
         self._metrics.verdict.labels(attack_pb2.Verdict.Name(reply.certificate.verdict)[8:].lower()).inc()
         return reply
+
+    async def Dense(
+        self, request: dense_pb2.DenseRequest, context: grpc.aio.ServicerContext
+    ) -> dense_pb2.DenseResponse:
+        """Maps of named classes. The first request for a model has its head tried before it, as a task of its own."""
+        with self._pool.using() as models:
+            await self._try_head(request, context, models)
+            bound = await self.bind(dense.bind, request, context, models)
+            reply: dense_pb2.DenseResponse = await self._answered(dense, request, bound)
+            return reply
+
+    async def _try_head(
+        self, request: dense_pb2.DenseRequest, context: grpc.aio.ServicerContext, served: ServedModels
+    ) -> None:
+        """Has a worker find what the head of the request's model is, where this front-end does not know it yet."""
+        entry = self._log_model(request)
+        self._callers.check_rate(entry.caller)
+        models = self._callers.models(entry.caller, served, request.model)
+        card = models.get(request.model or models.default)
+        if card is None or card.name in models.dense_heads:  # `bind` tells of models that are not there.
+            return
+        at = CallContext(entry.id, entry.arrived, context.time_remaining(), models, self._limits, entry.caller)
+        task = dense.trial_task(request, card, at)
+        self._charge(entry.caller, task.cost)
+        with span("trial"):
+            models.dense_heads[card.name] = (await self.outcome(task)).result
 
     async def _look_up(self, rpc: Any, request: Any, context: grpc.aio.ServicerContext) -> Any:
         """Answers an RPC whose answer is in an index already, so that no worker is needed."""

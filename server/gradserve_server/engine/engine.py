@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from ..models.out_of_memory import is_out_of_memory
 from ..models.prepared import Prepared
 from .batch_limits import BatchLimits
 from .costs import passes_cost, rule_cost
@@ -105,7 +106,7 @@ class Engine:
             job.steps.close()
 
     def step(self) -> list[Event]:
-        """Ends jobs whose time is up, runs one pass, resumes the jobs whose queries are answered."""
+        """Ends jobs whose time is up, runs one pass and a read of each job, resumes the jobs that are answered."""
         now = self._clock()
         for job in list(self._jobs.values()):
             if now + self._next_row_seconds(job) >= job.deadline:
@@ -113,11 +114,14 @@ class Engine:
                     for query in job.open:
                         self._pace.doubt(query.key)
                 self._end_for_time(job)
-            elif job.least_cost and self._schedule.hopeless(job, self._gflop(job.open[0].key), now):
+            elif job.open and job.least_cost and self._schedule.hopeless(job, self._gflop(job.open[0].key), now):
                 self._pace.doubt(job.open[0].key)
                 self._end(job, error=TimeUp())
         if batch := self._choose_batch(now):
             self._run_batch(batch)
+        for job in list(self._jobs.values()):
+            if job.read is not None:
+                self._read(job, job.read)
         events, self._events = self._events, []
         return events
 
@@ -202,21 +206,33 @@ class Engine:
         self._resume(job, lambda steps: steps.throw(TimeUp()))
 
     def _resume(self, job: Job, advance: Callable[[Any], Any]) -> None:
-        """Lets the generator run to its next query; an exception in it ends this job alone."""
-        job.open = []
+        """Lets the generator run to its next query or read; an exception in it ends this job alone."""
+        job.open, job.read = [], None
         try:
             request = advance(job.steps)
-            while isinstance(request, Progress | ModelRead):
-                told = request.read(self.models[job.model]) if isinstance(request, ModelRead) else None
-                if isinstance(request, Progress):
-                    self._report(job, request)
-                request = job.steps.send(told)  # type: ignore[union-attr]
+            while isinstance(request, Progress):
+                self._report(job, request)
+                request = next(job.steps)  # type: ignore[arg-type]
+            if isinstance(request, ModelRead):
+                job.read = request
+                return
             job.single = isinstance(request, Query)
             job.open = self._open(job, [request] if isinstance(request, Query) else list(request))
         except StopIteration as stop:
             self._end(job, result=stop.value)
         except Exception as error:
             self._end(job, error=error)
+
+    def _read(self, job: Job, asked: ModelRead) -> None:
+        """Gives a job what it reads of its model."""
+        job.started = job.started or self._clock()
+        self.on_pass(0.0)  # How long it takes is not known.
+        try:
+            found = asked.read(self.models[job.model])
+        except Exception as error:
+            self._end(job, error=OutOfMemory(str(error)) if is_out_of_memory(error) else error)
+        else:
+            self._resume(job, lambda steps: steps.send(found))
 
     def _report(self, job: Job, progress: Progress) -> None:
         now = self._clock()

@@ -12,7 +12,7 @@ from ..engine.job import Job, Steps
 from .attack import attack, certificate
 from .certify import certify
 from .concepts import concepts
-from .dense import dense
+from .dense import dense, dense_head
 from .differentiate import differentiate
 from .embed import embed
 from .explain import explain
@@ -36,6 +36,7 @@ TASKS: Mapping[str, Callable[[Job, Tensor, Any], Steps]] = {
     "inspect": inspect,
     "project": project,
     "dense": dense,
+    "dense_head": dense_head,
     "stylize": stylize,
     "concepts": concepts,
 }

@@ -11,10 +11,10 @@ from torch import Tensor
 from ..engine.job import Job, Steps
 from ..engine.query import ModelRead, Query, Tap
 from ..models.card import HeadKind
-from ..models.tiles import TileSpan, tiles
+from ..models.tiles import DenseHead, TileSpan, tiles
 from .targets import Target
 
-HEAD_CELLS = 64  # Cells of the map of scores that a head of linear layers computes at once; others may come between.
+HEAD_CELLS = 64  # Cells that a head of linear layers computes at once; passes of other requests come between.
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +23,8 @@ class DenseArguments:
 
     targets: tuple[Target, ...]
     tile: tuple[int, int]
-    head: HeadKind
+    kind: HeadKind
+    head: DenseHead
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,8 +40,9 @@ class DenseMaps:
 
 def dense(job: Job, x: Tensor, arguments: DenseArguments) -> Steps:
     """[1, 3, H, W] -> DenseMaps. Tiles give what the whole picture would give, up to rounding."""
-    model: Any = yield ModelRead(_dense_model)
-    head, parts = model.head, list(tiles(x.shape[2], x.shape[3], arguments.tile, model.head))
+    head = arguments.head
+    model: Any = yield ModelRead(lambda model: _dense_model(model, head))
+    parts = list(tiles(x.shape[2], x.shape[3], arguments.tile, head))
     found: dict[tuple[int, int], Tensor] = {}
     size = (0, 0)
     for tile in parts:
@@ -61,13 +63,27 @@ def dense(job: Job, x: Tensor, arguments: DenseArguments) -> Steps:
     scores, own = values[0].numpy(), logits.cpu().numpy()
     order = np.argsort(-own, kind="stable").tolist()
     labels = tuple(int(target.resolved(order).label or 0) for target in arguments.targets)
-    return DenseMaps(labels, scores[list(labels)], _probabilities(scores, labels, arguments.head), own, len(parts))
+    return DenseMaps(labels, scores[list(labels)], _probabilities(scores, labels, arguments.kind), own, len(parts))
 
 
-def _dense_model(model: Any) -> Any:
-    from ..models.dense import DenseModel  # A front-end reads this module, and has no torch to load that one with.
+def dense_head(job: Job, x: Tensor, arguments: None) -> Steps:
+    """What the model's head is as a convolution, a DenseHead; it is tried when that is asked for the first time."""
+    head: DenseHead | None = None
+    while head is None:
+        head = yield ModelRead(_try_head)
+    return head
 
-    return DenseModel(model, model.card.dense)
+
+def _try_head(model: Any) -> DenseHead | None:
+    from ..models.dense import try_head  # A front-end reads this module, and has no torch to load that one with.
+
+    return try_head(model)
+
+
+def _dense_model(model: Any, head: DenseHead) -> Any:
+    from ..models.dense import DenseModel
+
+    return DenseModel(model, head)
 
 
 def _reduced(model: Any, last_map: Tensor) -> Tensor:
@@ -113,10 +129,10 @@ def _computed(head: Any, last_map: Tensor) -> Tensor:
     return scores.float()
 
 
-def _probabilities(scores: np.ndarray, labels: Sequence[int], head: HeadKind) -> np.ndarray:
+def _probabilities(scores: np.ndarray, labels: Sequence[int], kind: HeadKind) -> np.ndarray:
     """The probabilities of some classes at every position, of the scores [classes, h, w] of all."""
     chosen = scores[list(labels)].astype(np.float64)
-    if head != "softmax":
+    if kind != "softmax":
         return np.asarray(np.exp(-np.logaddexp(0, -chosen)), np.float32)
     largest = scores.max(0)
     total = np.exp(scores - largest).sum(0, dtype=np.float64)

@@ -5,8 +5,6 @@ from dataclasses import dataclass, field
 from math import ceil, floor
 from typing import Literal, NamedTuple
 
-from .tiles import NOT_TRIED, DenseHead
-
 Layout = Literal["nchw", "nhwc", "tokens", "vector", "other"]
 Precision = Literal["exact", "balanced", "fast"]
 HeadKind = Literal["softmax", "binary", "multilabel"]
@@ -167,7 +165,6 @@ class ModelCard:
     parameters: int = 0  # Those of the network as its author wrote it, in layers or not.
     folded_layers: tuple[Layer, ...] = ()  # The convolutions of `folded`, which have no taps.
     positions: bool = False  # Whether it gives a score for each position, so that targets need a region.
-    dense: DenseHead = NOT_TRIED  # How its head goes over pictures of any size.
 
     @property
     def outputs(self) -> int:

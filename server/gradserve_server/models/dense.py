@@ -5,6 +5,7 @@ the size that the network was made for are convolutions: the first one with a ke
 one cell (Sermanet et al. 2013). Both are tried on pictures, and the network's own logits must come out.
 """
 
+from collections.abc import Generator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,6 +15,7 @@ from torch.nn import functional as F
 
 from .behaviour import varied
 from .card import Layer
+from .out_of_memory import is_out_of_memory
 from .prepared import Prepared
 from .reach import last_map, measured
 from .tiles import DenseHead
@@ -62,18 +64,26 @@ class DenseModel:
         return F.relu if place.relu else self.model.network.get_submodule(place.module)
 
 
-def dense_head(model: Prepared) -> DenseHead:
-    """What trying finds of a prepared network, which stays as it is."""
+def try_head(model: Prepared) -> DenseHead | None:
+    """Goes on trying what the head of a network is, for a pass or a few; None as long as it is not found.
+
+    The network stays as it is.
+    """
+    return model.dense_trial.advance(lambda: _tried(model))
+
+
+def _tried(model: Prepared) -> Generator[None, None, DenseHead]:
     try:
-        found = _checked(model)
+        return (yield from _checked(model))
     except NoDenseMap as why:
         return DenseHead(refused=str(why))
     except Exception as fault:  # A network of any kind may fail in any way on strips and parts of pictures.
+        if is_out_of_memory(fault):
+            raise  # Other requests may have taken it; the next one has the head tried again.
         return DenseHead(refused=f"trying it failed: {type(fault).__name__}: {fault}")
-    return found
 
 
-def _checked(model: Prepared) -> DenseHead:
+def _checked(model: Prepared) -> Generator[None, None, DenseHead]:
     card = model.card
     if card.positions:
         raise NoDenseMap("it gives a score for each position by itself")
@@ -85,7 +95,8 @@ def _checked(model: Prepared) -> DenseHead:
     if not maps:
         raise NoDenseMap("none of its layers gives a map that its logits depend on")
     head = _fully_connected(model, maps) or _behind_mean(model, maps[-1])
-    return measured(model, head)
+    yield
+    return (yield from measured(model, head))
 
 
 def _behind_mean(model: Prepared, last: Layer) -> DenseHead:

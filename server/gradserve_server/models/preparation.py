@@ -21,7 +21,6 @@ from .casting import MAX_PARAMETERS_IN_DOUBLE, cast
 from .catalogue import ModelSpec
 from .channels import grey
 from .comparison import Comparison, Format, batches
-from .dense import dense_head
 from .description import describe
 from .first_pass import first_pass_fault
 from .fold import fold_batch_norms, foldable
@@ -216,8 +215,8 @@ class _Preparation:
     def _show_spare_image(self) -> None:
         """Runs the untouched network on an image that no comparison uses.
 
-        A hook may keep features for the forward pass. That of a copy still writes to the original, so that the copy
-        reads features of the original's last image, which the comparison then shows.
+        A hook may keep features for the forward pass. In a copy of the network such a hook still writes to the
+        original, so that the copy reads the features of the original's last image; the comparison then shows that.
         """
         with torch.no_grad():
             run(self.source.network, self.normalised(self.spare_image))
@@ -266,7 +265,7 @@ class _Preparation:
                 absent[precision] = f"in {precision.upper()} {_describe_fault(error)}"
         for warning in choice.warnings:
             log.warning("%s: %s", self.spec.name, warning)
-        card = replace(choice.applied_to(exact.card, absent), dense=dense_head(exact))
+        card = choice.applied_to(exact.card, absent)
         others = {precision: replace(other, card=card) for precision, other in others.items()}
         return replace(exact, card=card, others=others)
 
@@ -280,7 +279,8 @@ class _Preparation:
         """The model in FAST, with a copy of the network in half precision."""
         self._warm_up(exact)
         network = cast(deepcopy(exact.network), HALF)
-        model = replace(exact, precision="fast", network=network, kernels=KernelCache() if exact.kernels else None)
+        kernels = KernelCache() if exact.kernels else None
+        model = replace(exact, precision="fast", network=network, kernels=kernels)
         if self.dtype == torch.float32:
             self._check(model)
         return model

@@ -1,6 +1,6 @@
 """How far a cell of the last map sees: stride, offset, and how far the border of a tile reaches into its map."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -25,9 +25,12 @@ def last_map(model: Prepared, layer: str, images: Tensor) -> Tensor:
     return taps.kept[place]
 
 
-def measured(model: Prepared, head: DenseHead) -> DenseHead:
-    """The head with its stride, its offset, and how far the borders of a tile reach, along both axes."""
-    found = [_along(model, head.layer, axis) for axis in (0, 1)]
+def measured(model: Prepared, head: DenseHead) -> Generator[None, None, DenseHead]:
+    """The head with its stride, its offset, and how far the borders of a tile reach, along both axes.
+
+    It pauses after every few passes.
+    """
+    found = [(yield from _along(model, head.layer, 0)), (yield from _along(model, head.layer, 1))]
     refused = [each for each in found if isinstance(each, str)]
     if refused:
         return replace(head, untiled=refused[0], **_scale(model, head))
@@ -38,9 +41,11 @@ def measured(model: Prepared, head: DenseHead) -> DenseHead:
     # One cell more, since the padding of some networks moves all cells by less than one where a side is odd.
     before, behind = (1 + max(each) for each in zip(*((a.before, a.behind) for a in axes), strict=True))
     head = replace(head, stride=axes[1].stride, offset=axes[1].offset + shift, before=before, behind=behind)
-    if all(_tiles_agree(model, head, axis) for axis in (0, 1)):
-        return head
-    return replace(head, untiled="tiles of a picture have given other values than the whole")
+    for axis in (0, 1):
+        yield
+        if not _tiles_agree(model, head, axis):
+            return replace(head, untiled="tiles of a picture have given other values than the whole")
+    return head
 
 
 def _tiles_agree(model: Prepared, head: DenseHead, axis: int) -> bool:
@@ -77,7 +82,7 @@ class Axis:
     behind: int
 
 
-def _along(model: Prepared, layer: str, axis: int) -> Axis | str:
+def _along(model: Prepared, layer: str, axis: int) -> Generator[None, None, Axis | str]:
     """What was measured, or in words why it cannot be.
 
     A strip is NaN from some pixel on: a cell is NaN if and only if it depends on one of these pixels, since NaN times
@@ -86,6 +91,7 @@ def _along(model: Prepared, layer: str, axis: int) -> Axis | str:
     strips = _Strips(model, layer, axis)
     width = FIRST_WIDTH
     while width <= LAST_WIDTH:
+        yield
         stride = strips.stride(width)
         if stride is None:
             return "its last map does not grow evenly with the picture"
@@ -96,7 +102,7 @@ def _along(model: Prepared, layer: str, axis: int) -> Axis | str:
             touched = strips.touched(width, 0, middle * stride)
             if touched.stop < strips.cells(width):
                 before = touched.stop - middle
-                offset = strips.offset(width, stride, before, behind) if axis == 1 else 0.0
+                offset = (yield from strips.offset(width, stride, before, behind)) if axis == 1 else 0.0
                 return Axis(stride, offset, max(0, before), max(0, behind))
         width *= 2
     return "a cell of its last map depends on the whole picture, as behind squeeze-and-excitation and attention"
@@ -125,23 +131,24 @@ class _Strips:
         cells = torch.nonzero(self._pass(strip).isnan()).flatten().tolist()
         return range(cells[0], cells[-1] + 1) if cells else range(0)
 
-    def offset(self, width: int, stride: int, before: int, behind: int) -> float:
+    def offset(self, width: int, stride: int, before: int, behind: int) -> Generator[None, None, float]:
         """The middle of what cell 0 sees, if the picture had pixels before its first one too."""
         middle = width // 2 // stride
         # As far as cells are touched, the cell in the middle sees pixels of these strides behind and before it.
         ends = range((middle + behind) * stride, (middle + behind + 1) * stride)
-        last = self._edge(ends, lambda at: middle in self.touched(width, at, width))
+        last = yield from self._edge(ends, lambda at: middle in self.touched(width, at, width))
         begins = range((middle - before + 1) * stride - 1, (middle - before) * stride - 1, -1)
-        first = self._edge(begins, lambda at: middle in self.touched(width, 0, at + 1))
+        first = yield from self._edge(begins, lambda at: middle in self.touched(width, 0, at + 1))
         return (first + last + 1) / 2 - middle * stride
 
     @staticmethod
-    def _edge(places: range, holds: Callable[[int], bool]) -> int:
+    def _edge(places: range, holds: Callable[[int], bool]) -> Generator[None, None, int]:
         """The last of the places where it holds; it holds at the first ones and then no more."""
         low, high = 0, len(places)
         while high - low > 1:
             middle = (low + high) // 2
             low, high = (middle, high) if holds(places[middle]) else (low, middle)
+            yield
         return places[low]
 
     def _strip(self, width: int) -> Tensor:

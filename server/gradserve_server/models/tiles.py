@@ -35,7 +35,7 @@ class DenseHead:
         return (self.before + self.behind + 2) * self.stride
 
 
-NOT_TRIED = DenseHead(refused="it was not tried")
+NOT_TRIED = DenseHead(refused="it was not tried")  # Stands for that of a model that is not there.
 
 
 class TileSpan(NamedTuple):

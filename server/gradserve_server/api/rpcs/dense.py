@@ -13,12 +13,12 @@ from ...config import LimitSettings
 from ...methods.dense import DenseArguments, DenseMaps
 from ...methods.targets import Target
 from ...models.card import ModelCard
-from ...models.tiles import best_size, most_cells, tiles
-from ...pool.wire import Outcome
+from ...models.tiles import NOT_TRIED, DenseHead, best_size, most_cells, tiles
+from ...pool.wire import Outcome, Task
 from ..errors import Violations
 from ..images import ModelInput
 from ..reply import best, fill_tensor, provenance, scores
-from ..request import Bound, CallContext, check_options, in_exact, model_of, task_of
+from ..request import PRIORITIES, Bound, CallContext, check_options, in_exact, model_of, task_of, time_budget
 from ..sheets import sheet
 from ..targets import targets_of
 from .canvas import empty, picture, sides, sized
@@ -26,10 +26,32 @@ from .canvas import empty, picture, sides, sized
 MAX_INPUTS = 16  # The most pixels of a picture, in those that are allowed as a model's input.
 MAX_NUMBERS = 64 << 20  # The most numbers of a map of all classes' scores, or of the last map of linear layers.
 TOP = 5  # The classes of the whole picture that a reply has.
+TRIAL_PASSES = 16  # About what it costs to try a head, in forward passes at the model's own size.
+
+
+def trial_task(request: dense_pb2.DenseRequest, card: ModelCard, at: CallContext) -> Task:
+    """The task that finds what the model's head is, before the request can be checked."""
+    budget = time_budget(request.options, at.remaining)
+    return Task(
+        id=f"{at.request_id}/trial",
+        rpc="dense_head",
+        model=card.name,
+        image=empty(card.height, card.width),
+        priority=PRIORITIES.get(request.options.priority, "interactive"),
+        arrived=at.arrived,
+        deadline=at.arrived + budget if budget > 0 else float("inf"),  # `bind` refuses the others.
+        cost=TRIAL_PASSES * card.gflop,
+        caller=at.caller.name,
+        weight=at.caller.weight,
+        generation=at.cards.generation,
+    )
 
 
 def bind(request: dense_pb2.DenseRequest, at: CallContext) -> Bound:
-    """Checks the request, and makes its task. Raises RequestError with all that is wrong."""
+    """Checks the request, and makes its task. Raises RequestError with all that is wrong.
+
+    What the model's head is must have been found before; see `trial_task`.
+    """
     card, violations = model_of(request.model, at.cards)
     options = in_exact(check_options("dense", request.options, card, at, violations), "Dense", violations)
     photo = picture(request.image, "image", at, violations)
@@ -37,14 +59,15 @@ def bind(request: dense_pb2.DenseRequest, at: CallContext) -> Bound:
     natural = (photo.shape[0], photo.shape[1])
     height, width = sides(request.size, natural, violations)
     targets = _targets(request.targets, card, at, violations)
-    if card.dense.refused:
-        violations.not_applicable(f"Dense does not apply to {card.name}: {card.dense.refused}")
+    head = at.cards.dense_heads.get(card.name, NOT_TRIED)
+    if head.refused:
+        violations.not_applicable(f"Dense does not apply to {card.name}: {head.refused}")
         violations.check()
-    tile = _check_size(height, width, request, card, at.limits, violations)
+    tile = _check_size(height, width, request, card, head, at.limits, violations)
     violations.check()
     pixels = photo if (height, width) == natural else sized(photo, height, width, card, at)
-    cost = _cost(height, width, tile, card)
-    task = task_of(options, card, pixels, DenseArguments(targets, tile, card.head), cost, at)
+    arguments = DenseArguments(targets, tile, card.head, head)
+    task = task_of(options, card, pixels, arguments, _cost(height, width, tile, card, head), at)
     region = pb.Region(width=natural[1], height=natural[0], image_width=natural[1], image_height=natural[0])
     how = pb.PREPROCESS_AS_IS if pixels is photo else pb.PREPROCESS_WHOLE_IMAGE
     return Bound(task, card, ModelInput(pixels, region, preprocess=how), ("dense",))
@@ -67,11 +90,12 @@ def _check_size(
     width: int,
     request: dense_pb2.DenseRequest,
     card: ModelCard,
+    head: DenseHead,
     limits: LimitSettings,
     violations: Violations,
 ) -> tuple[int, int]:
     """The largest height and width of a tile, with violations where picture or tiles are too small or too large."""
-    head, field = card.dense, "size" if request.HasField("size") else "image"
+    field = "size" if request.HasField("size") else "image"
     if max(height, width) > limits.max_aspect * min(height, width):
         violations.add(field, f"must be at most {limits.max_aspect:g} to 1, was {width}x{height}")
     if min(height, width) < head.least:
@@ -102,17 +126,17 @@ def _check_size(
     return size or (height, width)
 
 
-def _cost(height: int, width: int, tile: tuple[int, int], card: ModelCard) -> float:
+def _cost(height: int, width: int, tile: tuple[int, int], card: ModelCard, head: DenseHead) -> float:
     """What the tiles and the head cost in GFLOP."""
-    pixels = sum(each.area for each in tiles(height, width, tile, card.dense))
-    cells = most_cells(height, width, card.dense)
-    return card.gflop * pixels / (card.height * card.width) + card.dense.gflop * cells
+    pixels = sum(each.area for each in tiles(height, width, tile, head))
+    cells = most_cells(height, width, head)
+    return card.gflop * pixels / (card.height * card.width) + head.gflop * cells
 
 
 def reply(request: dense_pb2.DenseRequest, bound: Bound, outcome: Outcome) -> dense_pb2.DenseResponse:
     """The maps with a picture each."""
     found: DenseMaps = outcome.result
-    head = bound.card.dense
+    head = bound.task.arguments.head
     height, width = bound.picture.pixels.shape[:2]
     response = dense_pb2.DenseResponse(
         stride=head.stride,
