@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+ENDINGS = (".npy", ".npz", ".safetensors")
 MAX_BYTES = 1 << 20  # Of a file.
 MAX_HEADER_BYTES = 1 << 16
 NAME = "direction"  # Of the array, in files that may have several.
@@ -31,9 +32,13 @@ def read(path: str | os.PathLike[str]) -> Array:
 def checked(vector: Any, origin: str) -> Array:
     """Numbers as a direction, [C] of float32. Raises ValueError where they are none."""
     try:
-        array = np.asarray(vector, np.float32)
+        given = np.asarray(vector)
+        with np.errstate(over="ignore"):  # Then they are not finite.
+            array = given.astype(np.float32) if given.dtype.kind in "fiu" else None
     except (TypeError, ValueError) as error:
         raise ValueError(f"{origin}: {error}") from None
+    if array is None:
+        raise ValueError(f"{origin} has values of the type {given.dtype}, which are no real numbers")
     if array.ndim != 1 or not array.size:
         raise ValueError(f"{origin} has the shape {list(array.shape)}; a direction has one number for each channel")
     if not np.isfinite(array).all() or not array.any():
@@ -56,6 +61,8 @@ def _safetensors(path: Path) -> Array:
     if len(data) < 8 or not 0 < length <= min(MAX_HEADER_BYTES, len(data) - 8):
         raise ValueError("the header of the safetensors file is damaged")
     header = json.loads(data[8 : 8 + length])
+    if not isinstance(header, dict):
+        raise ValueError("the header of the safetensors file is damaged")
     tensors = {name: facts for name, facts in header.items() if name != "__metadata__"}
     if NAME not in tensors and len(tensors) != 1:
         raise ValueError(f"it has {len(tensors)} arrays; name one of them {NAME}")

@@ -91,6 +91,18 @@ def test_only_what_is_not_there_or_has_changed_is_made(run: Run, animals: Path, 
     assert "steps was 2 and is 3" in err
 
 
+def test_a_restart_leaves_no_copies_of_other_styles(run: Run, animals: Path, tmp_path: Path) -> None:
+    out, (dots, waves) = tmp_path / "styled", sorted((tmp_path / "styles").iterdir())
+    code, _, err = run(animals, "--style", dots, *QUICK, "--out", out)
+    assert code == 0, err
+    Image.new("RGB", (8, 8)).save(out / "cat/own.png")
+    code, _, err = run(animals, "--style", waves, *QUICK, "--out", out, "--restart")
+    assert code == 0, err
+    names = {f"{i}-waves.png" for i in range(4)}
+    assert {path.name for path in (out / "dog").iterdir()} == names
+    assert {path.name for path in (out / "cat").iterdir()} == names | {"own.png"}
+
+
 def test_a_killed_run_goes_on(run: Run, animals: Path, tmp_path: Path) -> None:
     out = tmp_path / "styled"
     asked = animals, "--style", tmp_path / "styles", "--model", "small", "--size", 64, "--steps", 30, "--out", out

@@ -4,6 +4,7 @@ import hashlib
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -14,6 +15,7 @@ from zoo import prepared
 
 from gradserve.v1 import common_pb2 as pb
 from gradserve.v1 import concepts_pb2, concepts_pb2_grpc, differentiate_pb2, explain_pb2, maximize_pb2
+from gradserve_server.api.directions import DirectionStore, KeptDirection
 from gradserve_server.api.errors import RequestError
 from gradserve_server.api.request import CallContext
 from gradserve_server.api.rpcs import concepts
@@ -159,6 +161,44 @@ def test_a_layer_without_channels_is_refused() -> None:
     with pytest.raises(RequestError) as caught:
         concepts.bind(asked(model="squeezenet1_1", layer="features.3", class_images=OTHERS), at)
     assert dict(caught.value.violations)["layer"].startswith("features.3 has no channels")
+
+
+def test_no_layer_that_needs_no_pictures_is_proposed_where_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(concepts, "gives_averages", lambda *_: False)
+    served = ServedModels([prepared("squeezenet1_1").card])
+    at = CallContext("id", time.monotonic(), None, served, LimitSettings())
+    with pytest.raises(RequestError) as caught:
+        concepts.bind(asked(model="squeezenet1_1"), at)
+    assert dict(caught.value.violations)["class_images"].endswith("send some (of anything)")
+
+
+def test_what_a_killed_front_end_left_is_written_over(tmp_path: Path) -> None:
+    own = DirectionStore(tmp_path, LimitSettings()).of("ann")
+    direction = KeptDirection("one", "small", "digest", "layer", np.ones(3, np.float32))
+    own.keep(direction)
+    (folder,) = tmp_path.iterdir()
+    (folder / "part").write_text("half of")
+    own.keep(replace(direction, name="two"))
+    assert [each.name for each in own.all()] == ["one", "two"]
+    assert {path.name for path in folder.iterdir()} == {"lock", "one.json", "two.json"}
+
+
+def test_a_direction_that_cannot_be_written_leaves_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    own = DirectionStore(tmp_path, LimitSettings()).of("ann")
+    direction = KeptDirection("one", "small", "digest", "layer", np.ones(3, np.float32))
+    monkeypatch.setattr(Path, "replace", raising(OSError("the disk is full")))
+    for _ in range(3):
+        with pytest.raises(OSError, match="full"):
+            own.keep(direction)
+    (folder,) = tmp_path.iterdir()
+    assert {path.name for path in folder.iterdir()} <= {"lock", "part"}
+
+
+def raising(error: Exception) -> Any:
+    def fail(*_: object) -> None:
+        raise error
+
+    return fail
 
 
 def test_a_kept_direction_is_a_target_of_three_rpcs(server: Server, stubs: Stubs) -> None:

@@ -3,6 +3,7 @@
 import io
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import grpc
@@ -14,7 +15,12 @@ from serving import PATIENCE, Server, Stubs, refused, values
 from gradserve.v1 import common_pb2 as pb
 from gradserve.v1 import exemplars_pb2 as ex
 from gradserve.v1 import influence_pb2
+from gradserve_server.api.errors import Violations
+from gradserve_server.api.rpcs import exemplars
+from gradserve_server.api.server import MAX_REPLY_BYTES
+from gradserve_server.methods.indexes.examples import thumbnail
 from gradserve_server.methods.pictures.exemplars import purity
+from gradserve_server.methods.pictures.index import PictureIndex
 from gradserve_server.models.catalogue import EMBEDDED, ModelSpec
 from gradserve_server.models.embedded.digits.data import parts, pixels
 from gradserve_server.models.loading import LoadError
@@ -148,6 +154,22 @@ def test_pictures_without_labels(folder: Path) -> None:
     assert sorted(patch.name for patch in first.exemplars) == [f"{i:02d}.png" for i in range(60)]
     assert not first.HasField("purity")
     assert not first.exemplars[0].HasField("label")
+
+
+def test_no_more_channels_count_than_the_layer_has(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    index = PictureIndex(folder)
+    card: Any = SimpleNamespace(name="digits", pictures="somewhere", pictures_digest="", listed=str)
+    monkeypatch.setattr(exemplars, "opened", lambda *_: index)
+    monkeypatch.setattr(exemplars, "model_of", lambda *_: (card, Violations()))
+    request = ex.ExemplarsRequest(layer="0.2", count=64, top=60, spectrum=True)
+    assert len(exemplars.bind(request, SimpleNamespace()).channels) == 24  # type: ignore[arg-type]
+
+
+def test_the_most_values_and_patches_fit_into_a_reply() -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (96, 96, 3), np.uint8)
+    rest = 500  # Bytes of a patch besides, with a long name.
+    patches = exemplars.MAX_PATCHES * (len(thumbnail(noise)) + rest)
+    assert patches + exemplars.MAX_VALUE_BYTES < MAX_REPLY_BYTES
 
 
 def served_with(folder: Path, **changes: Any) -> ModelSpec:

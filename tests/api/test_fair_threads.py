@@ -94,3 +94,14 @@ async def test_a_caller_with_none_running_waits_for_no_long_call_of_another() ->
     finally:
         ending.set()
     assert all(await asyncio.gather(*long))
+
+
+async def test_a_call_that_is_cancelled_counts() -> None:
+    shared, ending = threads(), threading.Event()
+    cancelled = [asyncio.create_task(shared.run(MANY, ending.wait, 60)) for _ in range(2)]
+    await asyncio.sleep(0.2)
+    for task in cancelled:
+        task.cancel()
+    await asyncio.gather(*cancelled, return_exceptions=True)
+    assert shared._turns.had("many") > 0.15
+    ending.set()

@@ -211,12 +211,12 @@ MAXIMIZE_FAULTS: dict[str, tuple[dict[str, Any], str, str]] = {
     ),
     "an unknown layer": ({"goals": [goal(layer="features.99")]}, "goals[0].summands[0].layer", "nearest: features.9"),
     "a short direction": (
-        {"goals": [goal(direction=mx.Direction(layer=FEATURES, vector=[1.0]))]},
+        {"goals": [goal(direction=pb.Direction(layer=FEATURES, vector=[1.0]))]},
         "goals[0].summands[0].direction.vector",
         "24 numbers",
     ),
     "a direction of zeros": (
-        {"goals": [goal(direction=mx.Direction(layer=FEATURES, vector=[0.0] * 24))]},
+        {"goals": [goal(direction=pb.Direction(layer=FEATURES, vector=[0.0] * 24))]},
         "goals[0].summands[0].direction.vector",
         "not all of them 0",
     ),

@@ -173,7 +173,7 @@ def test_what_is_wrong_is_told(cifar: Cifar) -> None:
     )
     assert found.code == "INVALID_ARGUMENT"
     assert set(found.violations) == {"layer", "method", "neighbours", "points", "preprocess", "images[0]"}
-    assert "the index of resnet20 has no layer 'layer9'" in found.violations["layer"]
+    assert "'layer9' is not in the index of pictures of resnet20, which has relu" in found.violations["layer"]
     assert found.violations["neighbours"] == "must be from 1 to 100, was 101"
     assert found.violations["points"] == "must be from 0 to 10000, was 10001"
 

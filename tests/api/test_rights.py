@@ -12,7 +12,7 @@ from typing import Any
 import grpc
 import pytest
 from grpc_reflection.v1alpha import reflection_pb2
-from serving import LINEAR, Server, Stubs, methods, picture, refused
+from serving import LINEAR, PATIENCE, Server, Stubs, methods, picture, refused
 
 from gradserve.v1 import explain_pb2, models_pb2, predict_pb2
 from gradserve_server.api import reflection
@@ -167,7 +167,7 @@ def test_reflection_is_a_right(guarded: Guarded, service: str) -> None:
 
 
 def test_a_rate_and_what_tokens_have_used(guarded: Guarded) -> None:
-    assert guarded.stubs.gradients.Explain(WIDE, metadata=token("slow"), timeout=60).explanations
+    assert guarded.stubs.gradients.Explain(WIDE, metadata=token("slow"), timeout=PATIENCE).explanations
     with pytest.raises(grpc.RpcError) as caught:
         guarded.stubs.gradients.Predict(PREDICT, metadata=token("slow"), timeout=30)
     failure = refused(caught.value)

@@ -112,6 +112,17 @@ def test_a_styler_does_not_judge(run: Run, sources: tuple[object, ...]) -> None:
     assert "--judge" in err
 
 
+@pytest.mark.parametrize(
+    ("weights", "told"), [((0.1234567, 0.1234568), "first six digits"), (("inf",), "finite number")]
+)
+def test_weights_that_name_no_folders(
+    run: Run, sources: tuple[object, ...], weights: tuple[object, ...], told: str
+) -> None:
+    code, _, err = run(*sources, *QUICK, *(word for each in weights for word in ("--content-weight", each)))
+    assert code == 2
+    assert told in err
+
+
 def test_a_texture_without_a_class(run: Run, sources: tuple[object, ...], tmp_path: Path) -> None:
     path = tmp_path / "textures/3/a.png"
     code, _, err = run(*sources[:2], "--texture", path, *QUICK)

@@ -159,6 +159,7 @@ CASES: dict[str, tuple[Any, set[str]]] = {
         project_pb2.ProjectRequest(
             images=[PICTURE, {"encoded": b"no picture"}],
             layer="no layer",
+            preprocess=9,
             method=9,
             neighbours=0,
             points=10_001,

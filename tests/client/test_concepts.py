@@ -1,5 +1,6 @@
 """Concepts by the client and on the command line, pictures that are drawn, and directions in files."""
 
+import io
 import json
 import pickle
 
@@ -148,6 +149,8 @@ def write_bad(folder):
     np.save(folder / "zero.npy", np.zeros(4))
     np.save(folder / "empty.npy", np.zeros(0))
     np.save(folder / "words.npy", np.array(["a", "b"]))
+    np.save(folder / "complex.npy", np.array([1j, 2]))
+    (folder / "list.safetensors").write_bytes((6).to_bytes(8, "little") + b"[1, 2]")
     np.save(folder / "large.npy", np.ones(vectors.MAX_BYTES, np.float32))
     np.savez(folder / "other.npz", vector=NUMBERS)
     save_file({"a": NUMBERS, "b": NUMBERS}, folder / "two.safetensors")
@@ -165,18 +168,19 @@ def write_bad(folder):
         "huge.npy": "finite numbers",
         "zero.npy": "not all of them 0",
         "empty.npy": "one number for each channel",
-        "words.npy": "could not convert",
+        "words.npy": "which are no real numbers",
         "large.npy": "a direction at most 1048576",
         "other.npz": "has no direction",
         "two.safetensors": "it has 2 arrays",
         "whole.safetensors": "its numbers are I32",
         "damaged.safetensors": "header of the safetensors file is damaged",
+        "complex.npy": "type complex128, which are no real numbers",
+        "list.safetensors": "header of the safetensors file is damaged",
         "nothing.safetensors": "header of the safetensors file is damaged",
         "short.safetensors": "outside of the file",
     }
 
 
-@pytest.mark.filterwarnings("ignore:overflow encountered:RuntimeWarning")
 def test_files_that_hold_no_direction(asking, server, tmp_path, capsys):
     cases = write_bad(tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == set(cases)
@@ -321,6 +325,30 @@ def test_an_unknown_concept_is_told_with_the_nearest(server, capsys):
     text = failed(capsys, "concepts", "--concept", "strips", "--server", server.target)
     assert "stripes" in text
     assert server.requests == []
+
+
+def test_an_orientation_of_what_is_not_drawn_is_refused(server, capsys, folder):
+    words = "concepts", "--concept", str(folder), "--orientation", "vertical", "--server", server.target
+    assert "--orientation is for stripes, dots, chequers" in failed(capsys, *words)
+    assert server.requests == []
+
+
+def test_a_file_without_its_layer_is_no_name(server, capsys, tmp_path):
+    path = tmp_path / "own.npy"
+    np.save(path, NUMBERS)
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    words = "explain", str(tmp_path / "a.png"), "--target", f"direction:{path}", "--server", server.target
+    assert f"direction:{path}@LAYER" in failed(capsys, *words).replace("\n", "")
+
+
+def test_photos_are_sent_small_enough_for_many_in_a_request():
+    photo = np.random.default_rng(0).integers(0, 256, (400, 500, 3), np.uint8)
+    photo = np.asarray(Image.fromarray(photo).resize((60, 48)).resize((500, 400)))
+    files = [pictures.sent(photo), pictures.sent(photo[:200, :200]), pictures.sent(photo[:20, :20])]
+    opened = [Image.open(io.BytesIO(file)) for file in files]
+    assert [each.size for each in opened] == [(384, 307), (200, 200), (20, 20)]
+    assert opened[2].format == "PNG"
+    assert max(map(len, files)) <= pictures.MAX_PNG_BYTES
 
 
 def test_refusals_of_the_server_reach_the_caller(client):

@@ -23,6 +23,7 @@ TITLES = [
     "Why?",
     "Can it be fooled?",
     "What does it look for?",
+    "What is inside?",
     "Does it know stripes?",
     "Another style",
     "Which examples?",
@@ -90,10 +91,20 @@ def test_the_demo_shows_every_method(server, capsys, tmp_path):
     printed = capsys.readouterr()
     done = json.loads(printed.out)["done"]
     assert f"{len(done)} of {len(done)} requests are done" in printed.err
-    assert len(done) == len([each for each in server.requests if getattr(each, "model", "")]) < 55
-    assert {deed["model"] for deed in done} == {"tiny", "digits"}
     asked = [deed["asked"] for deed in done]
-    for what in (*METHODS, *ATTACKS, "predict", "DeepDream", "maximize goldfish", "stylize: coffee", "influence"):
+    tables = asked.count("inspect weights")  # The first layer's name is asked for before.
+    assert len(done) + tables == len([each for each in server.requests if getattr(each, "model", "")]) < 62
+    assert {deed["model"] for deed in done} == {"tiny", "digits"}
+    for what in (
+        *METHODS,
+        *ATTACKS,
+        "predict",
+        "DeepDream",
+        "maximize goldfish",
+        "stylize: coffee",
+        "influence",
+        "inspect activations",
+    ):
         assert what in asked
     html = (tmp_path / "index.html").read_text()
     assert re.findall("<h2>(.*)</h2>", html) == TITLES
@@ -109,7 +120,8 @@ def test_a_model_of_ones_own_gets_a_row_and_the_small_ones_none(client):
     cards = [replace(card, name=name) for name in ("tiny", "mine", "cifar10", "cifar10-robust")]
     chapters = command._chapters(card, cards)
     requests = [request for chapter in chapters for row in chapter.rows for request in row.requests]
-    assert {request.model for request in requests} == {"tiny", "mine"}
+    assert {request.model for request in requests} == {"tiny", "mine", "cifar10"}
+    assert [request.what for request in requests if request.model == "cifar10"] == ["inspect weights"]
     assert [request.what for request in requests if request.model == "mine"] == [
         "predict",
         "grad_cam",

@@ -115,3 +115,14 @@ def test_maximize_needs_a_file_for_its_pictures(
     for words in (["--maximize"], ["--maximize", "--out", tmp_path / "e.npz"]):
         assert run(server, *words) == 2
         assert "--maximize draws pictures: name a file for them by --out" in capsys.readouterr().err.replace("\n", " ")
+
+
+@pytest.mark.parametrize("name", ["sheet", "sheet.xyz"])
+def test_a_file_of_no_known_kind_is_refused_before_anything_is_asked(
+    server: FakeServer, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    asked = len(server.requests)
+    assert run(server, "--maximize", "--out", tmp_path / name) == 2
+    text = " ".join(capsys.readouterr().err.split())
+    assert f"--out is for a picture (.png, .jpg, .jpeg, .webp) or for the numbers (.npz), not {name}" in text
+    assert len(server.requests) == asked

@@ -1,5 +1,7 @@
 """Concepts against scikit-learn and plain torch, and what it says of concepts that are known."""
 
+import time
+import tracemalloc
 from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any
@@ -18,9 +20,10 @@ from gradserve import patterns
 from gradserve_server.api.rpcs.concepts import gives_averages, last_layer
 from gradserve_server.engine.engine import Engine
 from gradserve_server.engine.events import Ended
-from gradserve_server.engine.job import Job
+from gradserve_server.engine.job import Job, TimeUp
 from gradserve_server.engine.objective import NotApplicable
-from gradserve_server.methods.concepts import ConceptDirection, ConceptsArguments, concepts
+from gradserve_server.methods.concepts import ConceptFeatures, ConceptsArguments, analysis, concepts
+from gradserve_server.methods.concepts.analysis import ConceptDirection, analysed
 from gradserve_server.methods.concepts.regression import accuracy, centred, direction, fitted, halves
 from gradserve_server.methods.concepts.significance import scores_of, threshold_of
 from gradserve_server.methods.targets import Target
@@ -30,7 +33,7 @@ REAL = ["trained-squeezenet1_0", "trained-mobilenet_v2", "imagenet"]
 
 
 def found(model: Prepared, x: Tensor, arguments: ConceptsArguments, seed: int = 0) -> ConceptDirection:
-    """What a worker answers; raises what ended the job."""
+    """What the server makes of what a worker answers; raises what ended the job."""
     engine = Engine({"model": model})
     engine.submit(Job("job", "model", lambda job: concepts(job, x, arguments), seed=seed))
     events = []
@@ -39,7 +42,12 @@ def found(model: Prepared, x: Tensor, arguments: ConceptsArguments, seed: int = 
     (ended,) = [event for event in events if isinstance(event, Ended)]
     if ended.error is not None:
         raise ended.error
-    return ended.result  # type: ignore[no-any-return]
+    return analysed(ended.result, arguments, seed)  # type: ignore[arg-type]
+
+
+def along(features: np.ndarray, labels: np.ndarray) -> Any:
+    """The direction between features."""
+    return direction(features, labels, features @ features.T)
 
 
 def pooled(model: Prepared, layer: str, x: Tensor) -> np.ndarray:
@@ -85,21 +93,21 @@ def test_the_direction_is_that_of_scikit_learn(seed: int, scale: float, counts: 
     factors, _ = fitted(features @ features.T, labels)
     np.testing.assert_allclose(features.T @ factors, reference.coef_[0], rtol=1e-3, atol=1e-5)
     expected = reference.coef_[0] / np.linalg.norm(reference.coef_[0])
-    assert direction(features, labels) @ expected == pytest.approx(1, abs=1e-7)
+    assert along(features, labels) @ expected == pytest.approx(1, abs=1e-7)
 
 
 def test_features_of_very_large_scale_end_too() -> None:
     rng = np.random.default_rng(0)
     features = centred(1e4 * rng.normal(size=(30, 8)))
     labels = np.where(rng.random(30) < 0.5, 1.0, -1.0)
-    vector = direction(features, labels)
+    vector = along(features, labels)
     assert np.isfinite(vector).all()
     assert np.linalg.norm(vector) == pytest.approx(1)
 
 
 def test_the_same_features_have_no_direction() -> None:
     features = np.ones((8, 5)) * np.arange(5)
-    assert direction(centred(features), np.repeat([1.0, -1.0], 4)) is None
+    assert along(centred(features), np.repeat([1.0, -1.0], 4)) is None
 
 
 @pytest.mark.parametrize(("shift", "least", "most"), [(6.0, 0.95, 1.0), (0.0, 0.3, 0.7)])
@@ -107,7 +115,7 @@ def test_accuracy_is_that_of_pictures_that_were_left_out(shift: float, least: fl
     rng = np.random.default_rng(0)
     labels = np.repeat([1.0, -1.0], [30, 60])
     features = centred(rng.normal(size=(90, 400)) + shift * labels[:, None] * np.eye(400)[0])
-    assert least <= accuracy(features, labels, np.random.default_rng(1)) <= most
+    assert least <= accuracy(features @ features.T, labels, np.random.default_rng(1)) <= most
 
 
 @pytest.mark.parametrize("counts", [(7, 5), (6, 5), (4, 8)])
@@ -142,6 +150,40 @@ def test_one_more_random_direction_is_significant_in_a_twentieth(classes: int) -
 def test_the_threshold_nears_that_of_a_normal_distribution() -> None:
     random = np.random.default_rng(0).normal(size=(1, 20_000))
     assert threshold_of(random) == pytest.approx(norm.ppf(0.975), abs=1e-3)
+
+
+def test_the_threshold_is_at_least_the_largest_z_among_the_others() -> None:
+    random = np.random.default_rng(3).standard_t(2, (40, 25)) + 5
+    random[7] = 0.1
+    random[8] = np.eye(25)[3]  # The others are the same.
+    rest = [np.delete(random, i, 1) for i in range(25)]
+    largest = max(np.abs(scores_of(random[:, i], rest[i])).max() for i in range(25))
+    assert threshold_of(random) == pytest.approx(largest, rel=1e-9)
+    assert largest > 10
+
+
+def test_the_threshold_of_many_directions_takes_little_memory() -> None:
+    random = np.random.default_rng(0).normal(size=(1000, 500))
+    tracemalloc.start()
+    threshold_of(random)
+    assert tracemalloc.get_traced_memory()[1] < 10 * random.nbytes
+    tracemalloc.stop()
+
+
+def test_the_regressions_end_with_the_time() -> None:
+    rng = np.random.default_rng(0)
+    found = ConceptFeatures(rng.normal(size=(20, 6)), rng.normal(size=(3, 6)))
+    arguments = ConceptsArguments("layer", 8, 12, tuple(Target(label=i) for i in range(3)), True, 20)
+    assert len(analysed(found, arguments, 0).classes) == 3
+    with pytest.raises(TimeUp):
+        analysed(found, arguments, 0, time.monotonic())
+
+
+def test_the_price_of_the_regressions_grows_with_pictures_and_directions() -> None:
+    few = analysis.gflop(ConceptsArguments("layer", 10, 10, (), True, 20))
+    many = analysis.gflop(ConceptsArguments("layer", 128, 256, (), True, 500))
+    assert many > 20 * 19**3 * few * 0.95
+    assert 100 < many < 1000
 
 
 # Derivatives
@@ -323,8 +365,9 @@ def test_few_concepts_of_random_pictures_are_significant(name: str, draws: int) 
     named = anything = 0.0
     for _ in range(draws):
         features = centred(pool[rng.permutation(len(pool))[:80]])
-        vector = direction(features, np.repeat([1.0, -1.0], (20, 60)))
-        random = weights @ np.stack([direction(features, halves((20, 60), rng)) for _ in range(20)]).T
+        kernel = features @ features.T
+        vector = direction(features, np.repeat([1.0, -1.0], (20, 60)), kernel)
+        random = weights @ np.stack([direction(features, halves((20, 60), rng), kernel) for _ in range(20)]).T
         z = np.abs(scores_of(weights @ vector, random))
         named += (z >= alone).mean() / draws
         anything += (z >= threshold_of(random)).any() / draws

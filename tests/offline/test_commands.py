@@ -1,5 +1,7 @@
 """`gradserve index` and `gradserve finetune`, run in this process, and what they write served by the engine."""
 
+import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -8,13 +10,16 @@ import torch
 from methods.influence.small import run
 from PIL import Image
 
+from gradserve.datasets import open_dataset
 from gradserve_server.methods.influence import IndexedModel, InfluenceArguments, influence
 from gradserve_server.methods.influence.index import Index
 from gradserve_server.methods.influence.serving import attached
-from gradserve_server.models.catalogue import read_catalogue
+from gradserve_server.models.catalogue import EMBEDDED, read_catalogue
 from gradserve_server.models.embedded.digits.data import parts, pixels
 from gradserve_server.models.preparation import prepare
 from gradserve_server.offline import finetune, index
+from gradserve_server.offline.examples import named_classes
+from gradserve_server.offline.pictures import with_classes
 
 CPU = torch.device("cpu")
 NAMES = ("zero", "one", "two", "three")
@@ -84,6 +89,44 @@ def test_all_weights(data: Path, tmp_path: Path) -> None:
     assert manifest.methods == ("projected", "last_layer", "neighbours")
     assert manifest.weight_decay == 1e-3
     assert read_catalogue(tmp_path / "all/model.toml")[0].name == "whole"
+
+
+@pytest.mark.parametrize("kind", ["influence", "pictures"])
+def test_what_is_no_index_is_never_replaced(
+    kind: str, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    photos, file, backup = tmp_path / "photos", tmp_path / "notes", tmp_path / "it.old"
+    shutil.copytree(data, photos)
+    file.write_text("mine")
+    words = ["--kind", kind, "--model", "digits", "--threads", "1"]
+    for out in (photos, file):
+        assert index.main([*words, "--data", str(photos), "--out", str(out)]) == 1
+        assert f"--out: {out} is there already, and is no index" in "".join(capsys.readouterr().err.split("\n"))
+    assert len(list(photos.rglob("*.png"))) == 160
+    assert file.read_text() == "mine"
+    backup.mkdir()
+    for _ in range(2):  # Into no folder, then in place of an index.
+        assert index.main([*words, "--out", str(tmp_path / "it")]) == 0
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["it", "it.old", "notes", "photos"]
+
+
+def test_classes_have_the_numbers_of_all_labels(tmp_path: Path) -> None:
+    """Also where the set names fewer than its labels number."""
+    pixels = np.zeros((5, 8, 8, 3), np.uint8)
+    for name, labels in (("some", range(5)), ("huge", [0, 1, 2, 3, 3_000_000_000])):
+        np.savez(tmp_path / f"{name}.npz", images=pixels, labels=np.array(labels), classes=np.array(["x", "y"]))
+    dataset, classes = with_classes(open_dataset(tmp_path / "some.npz"), prepare(EMBEDDED["digits"], CPU).card)
+    assert classes == ("x", "y", "2", "3", "4")
+    assert [each.label for each in dataset] == [0, 1, 2, 3, 4]
+    with pytest.raises(ValueError, match=r"labels number classes from 0, at most 1,000,000; there is 3000000000"):
+        named_classes(open_dataset(tmp_path / "huge.npz"))
+
+
+def test_a_name_that_is_not_utf8_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    (tmp_path / "a.png").rename(os.fsdecode(os.fsencode(tmp_path) + b"/\xe9.png"))
+    assert index.main(["--kind", "pictures", "--model", "digits", "--data", str(tmp_path), "--out", "x"]) == 1
+    assert r"the name of the file '\udce9.png' is not UTF-8; rename it" in " ".join(capsys.readouterr().err.split())
 
 
 @pytest.mark.parametrize(

@@ -113,14 +113,14 @@ rows = {{ exact = 3, balanced = 5 }}
 
 
 def test_a_new_entry_says_all_that_the_old_one_said(place: Path) -> None:
-    """But for what is new: the weights with their labels and index, and notes on what the old ones knew."""
+    """But for what is new: the weights with their labels and indexes, and notes on what the old ones knew."""
     (place / "grey.toml").write_text(ENTRY + "tokens = { leading = 1, trailing = 2 }\nload = false\n")
     (old,) = read_catalogue(place / "grey.toml")
-    tried = set(ModelSpec.model_fields) - {"weights", "labels", "index", "revision"}  # The last is of hubs.
+    tried = set(ModelSpec.model_fields) - {"weights", "labels", "index", "pictures", "revision"}  # The last is of hubs.
     assert old.model_fields_set == tried, "or one is not tried"
     returned = finetune.write_model(network(2, channels=1), old, ["nine", "seven"], place / "written", "new")
     (new,) = read_catalogue(place / "written" / "model.toml")
-    replaced = {"name", "weights", "labels", "index", "notes"}
+    replaced = {"name", "weights", "labels", "index", "pictures", "notes"}
     for spec in (returned, new):
         assert spec.model_dump(exclude=replaced) == old.model_dump(exclude=replaced)
         assert (spec.name, spec.notes) == ("new", ())

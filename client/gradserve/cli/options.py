@@ -102,6 +102,11 @@ Photos = Annotated[list[Path], typer.Argument(help="Picture files.", exists=True
 Photo = Annotated[Path, typer.Argument(help="Picture file.", exists=True, dir_okay=False)]
 Limit = Annotated[int | None, typer.Option("--limit", min=1, help="Only so many pictures, drawn by the seed.")]
 Size = Annotated[int | None, typer.Option("--size", min=1, help="Longer side in pixels.")]
+PictureOrNumbers = Annotated[
+    Path | None,
+    typer.Option("--out", "-o", help="File for the picture, or for the numbers (.npz).", rich_help_panel="Output"),
+]
+Channels = Annotated[list[int], typer.Option("--channel", min=0, help="A channel. May be repeated.")]
 Snapshots = Annotated[list[int], typer.Option("--snapshot", min=0, help="Also save the picture after this step.")]
 Model = Annotated[str, typer.Option("--model", "-m", help="Name of the model; the server's default if left out.")]
 Preprocess = Annotated[

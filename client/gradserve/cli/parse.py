@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from gradserve import vectors
 from gradserve.arguments import (
     AttackTargetLike,
     Contrast,
@@ -161,6 +162,8 @@ def target(text: str) -> TargetLike:
 def _direction(text: str, rest: str) -> Direction:
     """A direction that is kept by a name, or one of a layer that lies in a file."""
     path, mark, layer = rest.partition("@")
+    if not mark and Path(rest).suffix.lower() in vectors.ENDINGS and Path(rest).is_file():
+        raise ValueError(f"--target {text}: name the layer of the direction in the file: direction:{rest}@LAYER")
     if not mark:
         return Direction.kept(rest)
     if not (path and layer):

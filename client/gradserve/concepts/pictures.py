@@ -15,7 +15,8 @@ MAX_CONCEPT, MAX_NEGATIVES, MAX_CLASS_IMAGES = 128, 256, 128  # What a request m
 BLOBS = "blobs"
 DRAWN = tuple(patterns.PATTERNS)
 TINTS = tuple(patterns.TINTS)
-MAX_SIDE = 512  # Larger photos are sent smaller, since many go into one request.
+# Many photos go into one request, which may have 32 MiB and 64 million pixels, so that larger ones are sent smaller.
+MAX_SIDE, MAX_PNG_BYTES = 384, 64 << 10
 
 
 def of_folder(path: Path, most: int, seed: int = 0) -> list[bytes]:
@@ -24,11 +25,11 @@ def of_folder(path: Path, most: int, seed: int = 0) -> list[bytes]:
 
 
 def sent(pixels: images.Array) -> bytes:
-    """A picture [H, W, 3] as the file that is sent: PNG, or of a large one a smaller JPEG."""
+    """A picture [H, W, 3] as the file that is sent: PNG where that is small, or else a JPEG of at most 384 pixels."""
     picture = Image.fromarray(pixels)
-    if max(picture.size) <= MAX_SIDE:
-        return images.png(picture)
     picture.thumbnail((MAX_SIDE, MAX_SIDE))
+    if len(data := images.png(picture)) <= MAX_PNG_BYTES:
+        return data
     file = io.BytesIO()
     picture.save(file, "JPEG", quality=95, subsampling=0)
     return file.getvalue()
@@ -57,6 +58,8 @@ def chosen(
     known = text in patterns.PATTERNS or text in patterns.TINTS
     if not known and not Path(text).exists():
         raise unknown("concept or folder", text, [*DRAWN, *TINTS])
+    if text not in patterns.PATTERNS and orientation != "any":
+        raise ValueError(f"--orientation is for {', '.join(DRAWN)}, which are drawn, and not for {text}; leave it out")
     kept = negatives(others, count, colours, seed)
     if text in patterns.PATTERNS:
         drawn = patterns.PATTERNS[text](count, seed, colours=colours, orientation=orientation)

@@ -26,10 +26,10 @@ def drawn(projection: Projection) -> Image.Image:
         x = (_MARGIN + (each.x - corner[0]) * scale) * _LARGE
         y = (_SIDE - _MARGIN - (each.y - corner[1]) * scale) * _LARGE
         colour = palette.NO_LABEL if each.label is None else colours[each.label]
-        if i < len(projection.points):
-            pen.circle((x, y), _POINT * _LARGE, fill=colour)
-        else:
-            pen.circle((x, y), _RING * _LARGE, fill=colour, outline="black", width=2 * _LARGE)
+        sent = i >= len(projection.points)
+        radius = (_RING if sent else _POINT) * _LARGE
+        box = (x - radius, y - radius, x + radius, y + radius)
+        pen.ellipse(box, fill=colour, outline="black" if sent else None, width=2 * _LARGE)
     paper = paper.resize((_SIDE + _LEGEND, _SIDE), Image.Resampling.LANCZOS)
     present = {each.label for each in shown if each.label is not None}
     _draw_legend(paper, projection.classes, sorted(present), colours)

@@ -11,6 +11,7 @@ import io
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,17 @@ class Recipe:
     steps: int = 60
     weights: tuple[float, ...] = (0.05, 0.15, 0.5)
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not all(map(isfinite, self.weights)):
+            raise ValueError("a content weight must be a finite number")
+        if len({_folder(weight) for weight in self.weights}) < len(self.weights):
+            raise ValueError("content weights must differ in their first six digits, which name their folders")
+
+
+def _folder(weight: float) -> str:
+    """The name of the folder of a weight's pictures."""
+    return f"{weight:g}"
 
 
 @dataclass(frozen=True)
@@ -193,7 +205,7 @@ def _conflicts(contents: Sequence[Source], textures: Sequence[Source], weights: 
         for shape in contents:
             for texture in textures:
                 if shape.class_name != texture.class_name:
-                    yield Conflict(f"{weight:g}/{shape.name}-{texture.name}.png", weight, shape, texture)
+                    yield Conflict(f"{_folder(weight)}/{shape.name}-{texture.name}.png", weight, shape, texture)
 
 
 def _judge(card: ModelCard, contents: Sources, textures: Sources, sources: Sequence[Source]) -> Judge:

@@ -57,10 +57,12 @@ class StyledFolder:
         if (path / SETTINGS).is_file():
             if not restart:
                 check_same(path, settings, "pictures", "Give another --out, or --restart to make all of them anew")
+            else:
+                _remove_pictures(path)
         elif path.is_dir() and any(each.name[0] != "." for each in path.iterdir()):
             raise ValueError(f"{path} holds files and no {SETTINGS} of such a run; give an empty folder, or a new one")
         write_settings(path, settings)
-        self.path, self._reused = path, not restart
+        self.path = path
         self._settings = json.dumps(settings, sort_keys=True)
 
     def make(
@@ -101,8 +103,6 @@ class StyledFolder:
 
     def _has(self, file: str, key: str) -> bool:
         """Whether the picture is here, of this key and whole."""
-        if not self._reused:
-            return False
         try:
             with Image.open(self.path / file) as picture:
                 found = picture.info.get(_KEY) == key
@@ -124,3 +124,15 @@ class StyledFolder:
             replace_file(path, data.getvalue())
         except OSError as error:
             raise ValueError(f"{path} cannot be written: {error}") from error
+
+
+def _remove_pictures(folder: Path) -> None:
+    """Removes those of earlier runs, since ones of other settings may have other names and would stay among the new."""
+    for path in folder.rglob("*.png"):
+        try:
+            with Image.open(path) as picture:
+                is_ours = _KEY in picture.info
+        except (OSError, ValueError, SyntaxError):  # It is damaged, or something else.
+            continue
+        if is_ours:
+            path.unlink()

@@ -8,7 +8,6 @@ import fcntl
 import hashlib
 import json
 import re
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -103,9 +102,9 @@ class Directions:
                 if self._read(path.name.removesuffix(ENDING)) is None:
                     path.unlink(missing_ok=True)
             self.check_room(kept.name, len(kept.vector))
-            with tempfile.NamedTemporaryFile("w", dir=folder, delete=False) as file:
-                json.dump(_to_json(kept), file)
-            Path(file.name).replace(_file(folder, kept.name))  # Who reads it meanwhile sees the old one or the new.
+            part = folder / "part"  # What a killed front-end left of it is written over.
+            part.write_text(json.dumps(_to_json(kept)))
+            part.replace(_file(folder, kept.name))  # Who reads it meanwhile sees the old one or the new.
         return kept
 
     def delete(self, name: str) -> None:

@@ -15,8 +15,13 @@ from ..pool import forking
 from ..pool.wire import WorkerSettings
 
 # So that glibc gives large pictures and messages back to the system once they are freed, unless the user has set other
-# sizes. By itself it raises them to those of the largest block so far, and keeps what lies between blocks in use.
-FRONT_END_ENVIRONMENT = {"MALLOC_MMAP_THRESHOLD_": str(4 << 20), "MALLOC_TRIM_THRESHOLD_": str(16 << 20)}
+# sizes: by itself it raises them to those of the largest block so far. Two arenas, for all threads together, keep less
+# free memory between blocks in use than one for each thread; the interpreter lets only one thread compute anyway.
+FRONT_END_ENVIRONMENT = {
+    "MALLOC_MMAP_THRESHOLD_": str(4 << 20),
+    "MALLOC_TRIM_THRESHOLD_": str(4 << 20),
+    "MALLOC_ARENA_MAX": "2",
+}
 UNKNOWN_CODE = 255  # Of a worker where the process that it was forked from has died, which would have told its end.
 FROZEN_STATES = ("T", "t", "D")  # Of a process in Linux: stopped, traced, waiting for a device.
 

@@ -12,12 +12,20 @@ from ..methods.indexes.folder import Array
 from ..models.card import ModelCard
 from ..models.preprocess import center_crop, size_of
 
+MAX_CLASSES = 1_000_000  # The most classes that a data set may number.
+
 
 class DatasetExamples:
     """Pictures of a folder or an npz; each is decoded when it is needed."""
 
     def __init__(self, dataset: Dataset, card: ModelCard) -> None:
-        """`dataset` has its final labels already; the card says how pictures become input."""
+        """`dataset` has its final labels already; the card says how pictures become input.
+
+        Raises ValueError for a file whose name is not UTF-8, which no reply could tell.
+        """
+        odd = next((each.id for each in dataset if not _is_utf8(each.id)), None)
+        if odd is not None:
+            raise ValueError(f"{dataset.path}: the name of the file {odd!r} is not UTF-8; rename it")
         self._dataset, self._card, self._max_aspect = dataset, card, LimitSettings().max_aspect
         self._labels = np.array([-1 if each.label is None else each.label for each in dataset], np.int64)
 
@@ -47,10 +55,24 @@ class DatasetExamples:
         return digest([each.id for each in self._dataset], self._labels)
 
 
+def _is_utf8(name: str) -> bool:
+    """Whether a name can be written as UTF-8; what Python makes of other bytes in names of files cannot."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def named_classes(dataset: Dataset) -> tuple[str, ...]:
-    """The names of a data set's own classes, or their numbers. Raises ValueError where it has no labels."""
+    """The names of a data set's own classes, and the numbers of those without a name.
+
+    Raises ValueError where it has no labels, or labels that cannot be numbers of classes.
+    """
     if not dataset.labelled:
         raise ValueError(f"{dataset.path} has no labels: put pictures into folders named by class, or use an npz")
     count = 1 + max(each.label or 0 for each in dataset)
-    names = dataset.classes or tuple(map(str, range(count)))
-    return tuple(name or str(i) for i, name in enumerate(names))
+    if count > MAX_CLASSES:
+        raise ValueError(f"{dataset.path}: labels number classes from 0, at most {MAX_CLASSES:,}; there is {count - 1}")
+    names = dataset.classes
+    return tuple((names[i] if i < len(names) else "") or str(i) for i in range(max(count, len(names))))

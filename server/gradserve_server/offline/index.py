@@ -12,6 +12,7 @@ from gradserve.datasets import open_dataset
 
 from ..methods.indexes.folder import preprocessing
 from ..methods.indexes.sources import Examples, IndexOrigin
+from ..methods.indexes.writer import check_replaceable
 from ..methods.influence.audit import audited
 from ..methods.influence.index import Index
 from ..methods.influence.indexing.build import Builder
@@ -98,18 +99,23 @@ def index(
         },
         kind,
     )
+    check_replaceable(out)
     if kind is IndexKind.pictures:
         plan_of_pictures = PicturesPlan(split(layers), top, tsne=tuple(tsne or ()))
         build_pictures(model, config, data, out, plan_of_pictures, device_of(device, threads))
         return
     prepared = prepare(spec_of(model, config), device_of(device, threads), fold=False)
-    examples = training_examples(prepared, data)
     plan = IndexPlan(weight_decay, label_smoothing, last_layer_only, size, rank, seed)
-    build(prepared, examples, out, plan)
-    console.print(f'serve it:  \\[models.{prepared.card.name}]  index = "{out}"')
+    index_influence(prepared, training_examples(prepared, data), out, plan, audit)
+
+
+def index_influence(model: Prepared, examples: Examples, out: Path, plan: IndexPlan, audit: int) -> None:
+    """Builds the index of Influence, says how it is served, and compares so many examples with exact influence."""
+    build(model, examples, out, plan)
+    console.print(f'serve it:  \\[models.{model.card.name}]  index = "{out}"')
     if audit:
         with reporting() as report:
-            correlation = audited(prepared, examples, Index(out), audit, report)
+            correlation = audited(model, examples, Index(out), audit, report)
         console.print(
             f"rank correlation with exact Gauss-Newton influence: {correlation:.3f} (mean of {audit} examples)"
         )

@@ -20,9 +20,11 @@ from gradserve_server.methods.indexes.folder import IndexFault
 from gradserve_server.methods.influence.index import Index
 from gradserve_server.methods.pictures.boxes import boxes
 from gradserve_server.methods.pictures.index import PictureIndex, Reach
+from gradserve_server.methods.pictures.indexing.fields import reach_of
 from gradserve_server.methods.pictures.indexing.plan import MAX_DEFAULT_LAYERS, default_layers, layers_of
 from gradserve_server.methods.pictures.indexing.selection import MAXIMUM, select, spectrum_places
 from gradserve_server.methods.pictures.serving import check, with_pictures
+from gradserve_server.models.preparation import prepare
 
 from . import sets
 
@@ -169,6 +171,15 @@ def test_patches_are_what_the_units_see(data: Path, whole: Path) -> None:
                     assert np.array_equal(np.asarray(picture), truth)
                 else:
                     assert np.abs(np.asarray(picture).astype(float) - truth).mean() < 20
+
+
+def test_a_field_that_fits_twice_the_input_but_for_its_neighbours_is_told() -> None:
+    """On 56 pixels that of layer3.0 has four before it and three behind, which is less than its stride."""
+    spec = zoo.SPECS["trained-resnet20"].model_copy(update={"height": 28, "width": 28})
+    model = prepare(spec, torch.device("cpu"))
+    layers = {name: model.card.layer(name) for name in ("layer3.0", "layer3.1")}
+    expected = Reach(height=49, width=49, stride_y=4, stride_x=4, offset_y=-24, offset_x=-24)
+    assert [reach_of(model, layer) for layer in layers.values()] == [expected, None]
 
 
 def test_each_patch_is_kept_once(whole: Path) -> None:

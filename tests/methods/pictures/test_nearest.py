@@ -44,6 +44,18 @@ def test_equal_distances_go_by_the_row_and_there_may_be_few() -> None:
     assert nearest(known[:1], known[:1], 3, own=np.array([0]))[0].shape == (1, 0)
 
 
+@pytest.mark.parametrize("rows", [8192, 100])
+def test_of_many_that_are_the_same_the_lower_rows_are_found(monkeypatch: pytest.MonkeyPatch, rows: int) -> None:
+    """As in a layer whose units are all 0 on most pictures."""
+    monkeypatch.setattr(module, "KNOWN_ROWS", rows)
+    known = np.concatenate([KNOWN[:50], np.repeat(ASKED[:1], 450, 0), KNOWN[50:], np.zeros((500, 24), np.float32)])
+    asked = np.stack([ASKED[0], np.zeros(24, np.float32)])
+    assert nearest(known, asked, 4)[0].tolist() == [[50, 51, 52, 53], [1150, 1151, 1152, 1153]]
+    found, distances = nearest(known, asked[:1], 3, own=np.array([51]))
+    assert found.tolist() == [[50, 52, 53]]
+    assert not distances.any()
+
+
 def test_votes() -> None:
     labels = np.array([[2, 1, 1, 2], [3, -1, -1, 4], [-1, -1, -1, -1], [0, 5, 5, 5]])
     classes, shares = voted(labels)

@@ -99,7 +99,7 @@ def concepts(
 ) -> None:
     """What a layer knows of a concept: its direction, and the classes that depend on it.
 
-    The concept is drawn by code, or given by pictures. Photos above 512 pixels are sent smaller.
+    The concept is drawn by code, or given by pictures. Photos above 384 pixels are sent smaller.
 
     Example: `gradserve concepts --concept stripes --colours black_white --negatives photos/`
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -16,10 +15,7 @@ from gradserve.messages import pictures
 from gradserve.results.exemplars import ChannelExemplars, Exemplars
 from gradserve.results.pictures import MaximizedImage
 
-Out = Annotated[
-    Path | None,
-    typer.Option("--out", "-o", help="File for the picture, or for the numbers (.npz).", rich_help_panel="Output"),
-]
+ENDINGS = (".png", ".jpg", ".jpeg", ".webp")
 
 
 @dataclass(frozen=True)
@@ -27,9 +23,7 @@ class Units:
     """Of which layer and channels, and how much is shown of each."""
 
     layer: Annotated[str, typer.Option("--layer", help="An indexed layer; the last one if left out.")] = ""
-    channel: Annotated[list[int], typer.Option("--channel", min=0, help="A channel. May be repeated.")] = field(
-        default_factory=list
-    )
+    channel: options.Channels = field(default_factory=list)
     count: Annotated[
         int | None, typer.Option("--count", min=1, max=64, help="How many of the strongest channels: 8.")
     ] = None
@@ -54,7 +48,7 @@ def exemplars(
     maximize: Annotated[
         bool, typer.Option("--maximize", help="Also make the picture that each channel answers to most.")
     ] = False,
-    out: Out = None,
+    out: options.PictureOrNumbers = None,
     connection: options.Connection,
     timeout: options.Timeout = pictures.DEFAULT_TIMEOUT,
     as_json: options.Json = False,
@@ -69,6 +63,8 @@ def exemplars(
     Example: `gradserve exemplars --model mine --count 4 --spectrum --maximize --out sheet.png`
     """
     numbers = out is not None and out.suffix.lower() == ".npz"
+    if out is not None and not numbers and out.suffix.lower() not in ENDINGS:
+        raise ValueError(f"--out is for a picture ({', '.join(ENDINGS)}) or for the numbers (.npz), not {out.name}")
     if maximize and (out is None or numbers):
         raise ValueError("--maximize draws pictures: name a file for them by --out")
     with connection.client(timeout) as client, output.waiting("exemplars"):

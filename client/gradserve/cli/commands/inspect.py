@@ -26,10 +26,6 @@ Photos = Annotated[
     list[Path] | None,
     typer.Argument(help="Picture files: one for activations, any number for table.", exists=True, dir_okay=False),
 ]
-Out = Annotated[
-    Path | None,
-    typer.Option("--out", "-o", help="File for the picture, or for the numbers (.npz).", rich_help_panel="Output"),
-]
 
 
 @dataclass(frozen=True)
@@ -37,9 +33,7 @@ class Subject:
     """Of which layer and channels, and which of them first."""
 
     layer: Annotated[str, typer.Option("--layer", help="A layer; `gradserve inspect table` lists them.")] = ""
-    channel: Annotated[list[int], typer.Option("--channel", min=0, help="A channel. May be repeated.")] = field(
-        default_factory=list
-    )
+    channel: options.Channels = field(default_factory=list)
     count: Annotated[
         int | None, typer.Option("--count", min=1, max=256, help="How many of the strongest channels.")
     ] = None
@@ -98,7 +92,7 @@ def inspect(
     *,
     subject: Subject,
     model: options.Model = "",
-    out: Out = None,
+    out: options.PictureOrNumbers = None,
     request: InspectRequest,
     connection: options.Connection,
     timeout: options.Timeout = options.DEFAULT_TIMEOUT,

@@ -12,7 +12,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from rich.table import Table
 
 from gradserve.cli import options, output
-from gradserve.cli.demo import attacking, concepts, examples, explaining, local_server, making, page
+from gradserve.cli.demo import attacking, concepts, examples, explaining, inside, local_server, making, page
 from gradserve.cli.demo.samples import photos
 from gradserve.cli.demo.session import Chapter, LogEntry, Row, Session
 from gradserve.client import Client
@@ -20,8 +20,8 @@ from gradserve.results.common import to_dict
 from gradserve.results.models import ModelCard
 from gradserve.transport import environment
 
-_PHOTOS, _DIGITS = "imagenet", "digits"  # The embedded models that the page is about.
-_SMALL = (_DIGITS, "cifar10", "cifar10-robust")  # Embedded models whose inputs are too small for photos.
+_PHOTOS, _CIFAR, _DIGITS = "imagenet", "cifar10", "digits"  # The embedded models that the page is about.
+_SMALL = (_DIGITS, _CIFAR, "cifar10-robust")  # Embedded models whose inputs are too small for photos.
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,8 @@ class Serving:
                 yield client
             return
         output.err().print("starting a server ...")
-        arguments = [part for name in dict.fromkeys([_PHOTOS, _DIGITS, *self.model]) for part in ("--model", name)]
+        names = dict.fromkeys([_PHOTOS, _CIFAR, _DIGITS, *self.model])
+        arguments = [part for name in names for part in ("--model", name)]
         with local_server.launched(arguments, log, self.start_timeout) as address:
             output.err().print(f"it serves on {address}")
             with Client(address, timeout=timeout) as client:
@@ -116,6 +117,7 @@ def _chapters(default: ModelCard, cards: Sequence[ModelCard]) -> list[Chapter]:
         explaining.chapter(card),
         attacking.chapter(card),
         making.looks_for(card),
+        inside.chapter(card, named.get(_CIFAR)),
         concepts.chapter(card),
         making.styles(card),
     ]

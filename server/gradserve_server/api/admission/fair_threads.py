@@ -49,6 +49,9 @@ class FairThreads:
 
     def __init__(self, threads: int, name: str) -> None:
         self._executor = ThreadPoolExecutor(threads + SPARE_THREADS, name, _give_way)
+        all_begun = threading.Barrier(threads + SPARE_THREADS)
+        for _ in range(threads + SPARE_THREADS):  # By itself the executor starts threads as they are needed first.
+            self._executor.submit(all_begun.wait)
         self._places = threads + 1  # One call is ready beside those that run, so that no thread waits for the loop.
         self._calls: list[_Call] = []  # Those that have a place.
         self._turns = Turns()
@@ -60,7 +63,7 @@ class FairThreads:
         try:
             return await asyncio.get_running_loop().run_in_executor(self._executor, call.run, function, *args)
         finally:
-            self._turns.charge(caller.name, call.seconds / caller.weight)
+            self._turns.charge(caller.name, call.so_far)  # What was cancelled counts too, until then.
             self._leave(call)
 
     async def _place(self, caller: Caller) -> _Call:

@@ -8,13 +8,16 @@ from gradserve.v1 import common_pb2 as pb
 from gradserve.v1 import concepts_pb2
 
 from ...engine.costs import passes_cost
-from ...methods.concepts import ConceptDirection, ConceptsArguments, Sensitivity
+from ...engine.job import TimeUp
+from ...engine.objective import NotApplicable
+from ...methods.concepts import ConceptsArguments
+from ...methods.concepts.analysis import ConceptDirection, Sensitivity, analysed, gflop
 from ...methods.targets import Target
 from ...models.card import Layer, ModelCard
-from ...pool.wire import Outcome
+from ...pool.wire import Failure, Outcome
 from ..batches import batch_of_fields, read_pictures
 from ..directions import check_name, kept_direction, timestamp
-from ..errors import Violations
+from ..errors import Violations, failure, inapplicable
 from ..fields import choice
 from ..images import ModelInput
 from ..reply import provenance, target_message
@@ -40,9 +43,11 @@ def bind(request: concepts_pb2.ConceptsRequest, at: CallContext) -> Bound:
     batch = batch_of_fields(pictures, violations)
     layer = _layer(request, card, violations)
     by_weights = not request.class_images
-    if layer is not None and by_weights and not gives_averages(layer, card):
+    if layer is not None and by_weights and not card.positions and not gives_averages(layer, card):
         text = f"are needed at {layer.name}, since its averaged channels are not what goes into the layer that gives "
-        violations.add("class_images", f"{text}the logits; send some (of anything), or leave layer out")
+        usual = card.layer(last_layer(card))
+        other = ", or leave layer out" if usual is not None and gives_averages(usual, card) else ""
+        violations.add("class_images", f"{text}the logits; send some (of anything){other}")
     classes = _classes(request, card, violations)
     count = RANDOM_DIRECTIONS
     if request.HasField("random_directions"):
@@ -55,7 +60,7 @@ def bind(request: concepts_pb2.ConceptsRequest, at: CallContext) -> Bound:
     if card.no_gradient:
         violations.not_applicable(f"Concepts does not apply to {card.name}: {card.no_gradient}")
     violations.check()
-    if request.keep_as and layer is not None:
+    if request.keep_as and layer is not None and at.decode:  # Without it files should not be read.
         at.directions.check_room(request.keep_as, layer.channels)
     assert layer is not None, "only a violation leaves it out"
     arguments = ConceptsArguments(
@@ -69,7 +74,7 @@ def bind(request: concepts_pb2.ConceptsRequest, at: CallContext) -> Bound:
     )
     first = next(iter(pictures.values()))[0]
     task = task_of(options, card, batch, arguments, _cost(arguments, batch, card), at)
-    return Bound(task, card, first, ("concepts",), directions=at.directions)
+    return Bound(task, card, first, ("concepts",), reply_gflop=gflop(arguments), directions=at.directions)
 
 
 def _pictures(
@@ -166,9 +171,17 @@ def _cost(arguments: ConceptsArguments, batch: np.ndarray, card: ModelCard) -> f
 
 
 def reply(request: concepts_pb2.ConceptsRequest, bound: Bound, outcome: Outcome) -> concepts_pb2.ConceptsResponse:
-    """The direction, which is kept where that is asked for, and the classes."""
-    found: ConceptDirection = outcome.result
-    arguments: ConceptsArguments = bound.task.arguments
+    """The direction, which is kept where that is asked for, and the classes. Raises RequestError.
+
+    The regressions take long where pictures and random directions are many, so that callers take turns.
+    """
+    task, arguments = bound.task, bound.task.arguments
+    try:
+        found = analysed(outcome.result, arguments, task.seed, task.deadline)
+    except NotApplicable as error:
+        raise inapplicable(str(error)) from error
+    except TimeUp as error:
+        raise failure(Failure("deadline", ""), task) from error
     message = concepts_pb2.ConceptsResponse(
         direction=pb.Direction(layer=arguments.layer, vector=found.vector.tolist(), name=request.keep_as),
         accuracy=found.accuracy,

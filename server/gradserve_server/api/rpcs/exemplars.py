@@ -19,7 +19,7 @@ from ..reply import PRECISION_NUMBERS, tensor
 from ..request import model_of
 
 MAX_CHANNELS, DEFAULT_COUNT = 64, 8
-MAX_VALUE_BYTES = 60 << 20  # The most bytes of numbers in one reply.
+MAX_VALUE_BYTES = 40 << 20  # The most bytes of numbers in one reply; the patches need what it may have besides.
 NUMBER_BYTES = 4
 MAX_PATCHES = 2000  # The most patches of a reply.
 
@@ -41,12 +41,13 @@ def bind(request: exemplars_pb2.ExemplarsRequest, cards: ServedModels) -> Showin
     count = _count(request, violations)
     index = pictures_of(card, violations)
     top = _top(request, index, violations)
-    layer = None if index is None else indexed_layer(request.layer, index, card, "layer", violations)
+    layer = None if index is None else indexed_layer(request.layer, index, card, violations)
     if index is None or layer is None:
         violations.check()
         raise AssertionError("violations were checked")
     channels = _channels(request, index.manifest.layers[layer], violations)
-    _check_sizes(request, len(channels) or count, top, index, violations)
+    shown_channels = len(channels) or min(count, index.manifest.layers[layer].channels)
+    _check_sizes(request, shown_channels, top, index, violations)
     violations.check()
     return Showing(card, index, layer, channels or strongest(index, layer, count), top)
 
@@ -65,14 +66,13 @@ def pictures_of(card: ModelCard, violations: Violations) -> PictureIndex | None:
         return None
 
 
-def indexed_layer(name: str, index: PictureIndex, card: ModelCard, path: str, violations: Violations) -> int | None:
+def indexed_layer(name: str, index: PictureIndex, card: ModelCard, violations: Violations) -> int | None:
     """The number of an indexed layer, by default the last; None with a violation that names those that are."""
     names = [layer.name for layer in index.manifest.layers]
     number = index.number(card.listed(name)) if name else len(names) - 1
     if number is None:
-        violations.add(
-            path, f"{shown(name)} is not in the index of pictures of {card.name}, which has {', '.join(names)}"
-        )
+        text = f"{shown(name)} is not in the index of pictures of {card.name}, which has {', '.join(names)}"
+        violations.add("layer", text)
     return number
 
 

@@ -5,7 +5,6 @@ import numpy as np
 from gradserve.v1 import common_pb2 as pb
 from gradserve.v1 import project_pb2
 
-from ...methods.indexes.folder import IndexFault
 from ...methods.pictures import tsne
 from ...methods.pictures.index import PictureIndex, PictureLayer, opened
 from ...methods.pictures.nearest import Array, nearest, voted
@@ -14,11 +13,12 @@ from ...methods.project import PictureFeatures, ProjectArguments
 from ...models.card import ModelCard
 from ...pool.wire import Outcome
 from ..batches import batch_of, read_pictures
-from ..errors import Violations, near, shown
+from ..errors import Violations
 from ..fields import choice, enum_value
 from ..images import ModelInput
 from ..reply import provenance
 from ..request import PREPROCESSES, Bound, CallContext, area, check_options, in_exact, model_of, task_of
+from .exemplars import indexed_layer, pictures_of
 
 MAX_IMAGES, MAX_POINTS, MAX_NEIGHBOURS = 512, 10_000, 100
 DEFAULT_NEIGHBOURS = 10
@@ -31,14 +31,15 @@ METHOD = project_pb2.DESCRIPTOR.enum_types_by_name["ProjectionMethod"]
 
 def bind(request: project_pb2.ProjectRequest, at: CallContext) -> Bound:
     """Checks the request, and makes its task. Raises RequestError with all that is wrong."""
-    card, violations = model_of(request.model, at.cards, positions=True)
+    card, violations = model_of(request.model, at.cards)
     choice(pb.Preprocess.DESCRIPTOR, request.preprocess, "preprocess", violations)
     options = in_exact(check_options("project", request.options, card, at, violations), "Project", violations)
     pictures, batch = _pictures(request, card, at, violations)
     method = choice(METHOD, request.method, "method", violations) or "pca"
     _check_counts(request, violations)
     index = pictures_of(card, violations)
-    entry = None if index is None else _entry(request.layer, index, card, violations)
+    number = None if index is None else indexed_layer(request.layer, index, card, violations)
+    entry = None if index is None or number is None else index.manifest.layers[number]
     if index is not None and entry is not None:
         _check_method(method, entry, index, bool(request.images), card, violations)
     violations.check()
@@ -57,20 +58,6 @@ def bind(request: project_pb2.ProjectRequest, at: CallContext) -> Bound:
         regions=tuple(each.region for each in pictures),
         reply_gflop=compared + moved,
     )
-
-
-def pictures_of(card: ModelCard, violations: Violations) -> PictureIndex | None:
-    """The model's index of pictures, or None with a refusal that says how to build one."""
-    if not card.pictures:
-        build = f"gradserve index --kind pictures --model {card.name} --data PICTURES --out FOLDER"
-        missing = f"{card.name} has no index of pictures; build one with `{build}` and serve it with"
-        violations.not_applicable(f'{missing} pictures = "FOLDER"')
-        return None
-    try:
-        return opened(card.pictures, card.pictures_digest)
-    except IndexFault as error:
-        violations.not_applicable(str(error))
-        return None
 
 
 def _pictures(
@@ -117,19 +104,6 @@ class _Thumbnails:
         return data
 
 
-def _entry(name: str, index: PictureIndex, card: ModelCard, violations: Violations) -> PictureLayer | None:
-    """The layer of the index; None, with a violation, where it has no such layer."""
-    layers = index.manifest.layers
-    if not name:
-        return layers[-1]
-    listed = card.listed(name)
-    entry = next((each for each in layers if each.name == listed), None)
-    if entry is None:
-        names = [each.name for each in layers]
-        violations.add("layer", f"the index of {card.name} has no layer {shown(name)}; {near(name, names)}")
-    return entry
-
-
 def _check_method(
     method: str, entry: PictureLayer, index: PictureIndex, places: bool, card: ModelCard, violations: Violations
 ) -> None:
@@ -147,8 +121,7 @@ def _check_method(
 def reply(request: project_pb2.ProjectRequest, bound: Bound, outcome: Outcome) -> project_pb2.ProjectResponse:
     """Places, neighbours, and what the index has. Comparing many pictures takes long, so that callers take turns."""
     arguments: ProjectArguments = bound.task.arguments
-    index = pictures_of(bound.card, Violations())
-    assert index is not None, "the request was checked"
+    index = opened(bound.card.pictures, bound.card.pictures_digest)
     manifest, method = index.manifest, bound.methods[0]
     number = index.number(arguments.layer)
     assert number is not None, "the request was checked"
@@ -200,14 +173,14 @@ def _add_pictures(
         picture = message.pictures.add(x=x, y=y, region=bound.regions[i])
         if labels[i] >= 0:
             picture.label, picture.agreement = int(labels[i]), float(shares[i])
-            picture.label_name = message.classes[picture.label]
+            picture.label_name = index.class_name(picture.label)
         for row, distance in zip(rows[i].tolist(), distances[i].tolist(), strict=False):
             label = _label(index, row)
             picture.neighbours.add(
                 row=row,
                 name=index.name(row),
                 label=label,
-                label_name="" if label is None else message.classes[label],
+                label_name="" if label is None else index.class_name(label),
                 distance=distance,
                 thumbnail=thumbnails.of(row),
             )

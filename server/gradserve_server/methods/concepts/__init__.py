@@ -1,7 +1,6 @@
-"""Concepts: the direction that pictures of a concept have in common, and the classes that depend on it.
+"""Concepts: what a layer gives for pictures of a concept and others, and the gradients of classes by that layer.
 
-After TCAV (Kim et al. 2018). A class's derivative along the direction is not judged by their t-test over runs, which
-calls most pairs of concept and class significant, but by those along directions between random halves of the pictures.
+After TCAV (Kim et al. 2018). `analysis.py` finds the direction and the classes from these, while no device waits.
 """
 
 from dataclasses import dataclass
@@ -9,13 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 from torch import Tensor
 
-from ...engine.job import Job, MethodContext, Steps
+from ...engine.job import Job, Steps
 from ...engine.objective import NotApplicable, Objective, ranked
 from ...engine.query import ModelRead, Query, Tap
 from ...engine.scores import averaged
 from ..targets import Prerequisites, Target
-from .regression import accuracy, centred, direction, halves
-from .significance import scores_of, threshold_of
 
 QUERIES = 64  # Classes whose gradients are asked for at once.
 MAX_ANGLE = 1e-3  # The most that a gradient may leave the weights' direction, as a share of its length.
@@ -38,64 +35,22 @@ class ConceptsArguments:
 
 
 @dataclass(frozen=True, slots=True)
-class Sensitivity:
-    """A class's mean derivative along the direction, its z, and its rank among all classes if that is known."""
+class ConceptFeatures:
+    """The layer's averaged channels of concept and negative pictures, [n, C], and classes' gradients by them.
 
-    target: Target
-    derivative: float
-    z: float
-    rank: int | None
+    `gradients` [classes, C]: of all classes where they are the weights of the logits' layer, else of those asked for.
+    """
 
-
-@dataclass(frozen=True, slots=True)
-class ConceptDirection:
-    """The unit direction [C], the share of pictures that it tells right when left out, and the classes."""
-
-    vector: np.ndarray
-    accuracy: float
-    classes: tuple[Sensitivity, ...]  # By falling derivative.
-    threshold: float  # The |z| from which a class is significant.
+    features: np.ndarray
+    gradients: np.ndarray
 
 
 def concepts(job: Job, x: Tensor, arguments: ConceptsArguments) -> Steps:
-    """[n, 3, H, W] -> ConceptDirection."""
-    run, shown = job.run(), arguments.concepts + arguments.negatives
+    """[n, 3, H, W] -> ConceptFeatures."""
     tap = Tap(arguments.layer, reduce=lambda act, _: averaged(act))
-    answer = yield Query(x[:shown], taps=(tap,))
-    features = centred(answer.acts[0].double().cpu().numpy())
-    labels = np.where(np.arange(shown) < arguments.concepts, 1.0, -1.0)
-    vector = direction(features, labels)
-    if vector is None:
-        raise NotApplicable(f"{arguments.layer} gives the same for the concept and the negatives; name another layer")
-    randoms = _random_directions(features, arguments, run)
-    share = accuracy(features, labels, run.generator(0))
-    everything = yield from _gradients(x, arguments)  # [classes, C]
-    derivatives, random = everything @ vector, everything @ randoms.T
-    z = scores_of(derivatives, random)
-    known = arguments.complete or bool(arguments.logits_layer)  # The derivatives of all classes.
-    places = [target.label or 0 if known else i for i, target in enumerate(arguments.classes)]
-    rows = [
-        Sensitivity(
-            target, float(derivatives[i]), float(z[i]), 1 + int((derivatives > derivatives[i]).sum()) if known else None
-        )
-        for i, target in zip(places, arguments.classes, strict=True)
-    ]
-    rows.sort(key=lambda row: -row.derivative)
-    return ConceptDirection(vector.astype(np.float32), share, tuple(rows), threshold_of(random[places]))
-
-
-def _random_directions(features: np.ndarray, arguments: ConceptsArguments, run: MethodContext) -> np.ndarray:
-    """Directions between random halves of the pictures, [directions, C].
-
-    Each half has half of the concept's pictures and half of the negatives. Halves of the negatives alone do not know
-    how much the concept's pictures differ among themselves: of 40 concepts of 12 random photos, against 24, 19 then had
-    some significant class of the 1000 of `imagenet`, and by these halves 7 (2026-11-30).
-    """
-    counts, numbers = (arguments.concepts, arguments.negatives), range(1, 1 + arguments.random_directions)
-    found = [direction(features, halves(counts, run.generator(i))) for i in numbers]
-    if any(each is None for each in found):
-        raise NotApplicable(f"{arguments.layer} gives the same for all pictures; send others, or name another layer")
-    return np.stack([each for each in found if each is not None])
+    answer = yield Query(x[: arguments.concepts + arguments.negatives], taps=(tap,))
+    features = answer.acts[0].double().cpu().numpy()
+    return ConceptFeatures(features, (yield from _gradients(x, arguments)))
 
 
 def _gradients(x: Tensor, arguments: ConceptsArguments) -> Steps:

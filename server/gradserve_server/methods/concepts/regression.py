@@ -23,9 +23,9 @@ def centred(features: np.ndarray) -> np.ndarray:
     return np.asarray(features - features.mean(0))
 
 
-def direction(features: np.ndarray, labels: np.ndarray) -> np.ndarray | None:
+def direction(features: np.ndarray, labels: np.ndarray, kernel: np.ndarray) -> np.ndarray | None:
     """The unit normal [C] towards the features of label 1, away from those of -1; None where they are the same."""
-    factors, _ = fitted(features @ features.T, labels)
+    factors, _ = fitted(kernel, labels)
     normal = features.T @ factors
     length = np.linalg.norm(normal)
     scale = np.abs(features).max(initial=0.0) * np.abs(factors).sum()
@@ -71,12 +71,11 @@ def _objective(kernel: np.ndarray, labels: np.ndarray, factors: np.ndarray, inte
     return float(factors @ along / 2 + INVERSE_PENALTY * losses.sum())
 
 
-def accuracy(features: np.ndarray, labels: np.ndarray, generator: np.random.Generator) -> float:
+def accuracy(kernel: np.ndarray, labels: np.ndarray, generator: np.random.Generator) -> float:
     """The share of the features that regressions without them tell right, the mean of that of both labels.
 
-    Cross-validation in 5 parts, or in as many as the rarer label has features.
+    `kernel`: that of the features, [n, n]. Cross-validation in 5 parts, or in as many as the rarer label has features.
     """
-    kernel = features @ features.T
     folds = min(MAX_FOLDS, int((labels > 0).sum()), int((labels < 0).sum()))
     places = np.empty(len(labels), int)
     for label in (1.0, -1.0):

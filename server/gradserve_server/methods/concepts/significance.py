@@ -4,6 +4,7 @@ import numpy as np
 from scipy.special import stdtrit
 
 LEVEL = 0.05  # The share of random concepts that are called significant for some of the classes asked for.
+ROUNDING = 1e-7  # Others that differ by less than this share of a value's distance from them are the same.
 
 
 def scores_of(derivatives: np.ndarray, random: np.ndarray) -> np.ndarray:
@@ -26,5 +27,14 @@ def threshold_of(random: np.ndarray) -> float:
     normal = float(quantile * np.sqrt(1 + 1 / directions))
     if classes == 1:
         return normal
-    rest = [np.delete(random, i, 1) for i in range(directions)]
-    return max(normal, *(float(np.abs(scores_of(random[:, i], rest[i])).max()) for i in range(directions)))
+    return max(normal, float(np.abs(_left_out_scores(random)).max()))
+
+
+def _left_out_scores(random: np.ndarray) -> np.ndarray:
+    """z [classes, directions] of each value among the others of its class, as `scores_of` has it of a new value."""
+    count = random.shape[1]
+    apart = (random - random.mean(1, keepdims=True)) * (count / (count - 1))  # From the mean of the others.
+    squares = (count - 1) * random.var(1, ddof=1, keepdims=True) - apart**2 * ((count - 1) / count)
+    spread = np.sqrt(np.maximum(squares, 0.0) / (count - 2))
+    scores: np.ndarray = np.divide(apart, spread, out=np.zeros_like(random), where=spread > ROUNDING * np.abs(apart))
+    return scores

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import tempfile
 import time
 from collections.abc import Collection, Sequence
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from .folder import MANIFEST, Array, FolderManifest, files_of
+from .folder import MANIFEST, Array, FolderManifest, IndexFault, files_of
 
 STATE = "state.json"
 SAVE_SECONDS = 20.0
@@ -106,12 +107,10 @@ class Writer:
         for path in self.folder.iterdir():
             if path.name not in (*names, MANIFEST):
                 path.unlink()
-        old = self.out.with_name(f"{self.out.name}.old")
-        shutil.rmtree(old, ignore_errors=True)
-        if self.out.exists():
-            self.out.rename(old)
-        self.folder.rename(self.out)
-        shutil.rmtree(old, ignore_errors=True)
+        with tempfile.TemporaryDirectory(dir=self.out.parent, prefix=f"{self.out.name}.") as old:
+            if self.out.exists():
+                self.out.rename(Path(old) / "old")
+            self.folder.rename(self.out)
 
     def _unfinished_purpose(self) -> Any:
         return self._state().get("purpose")
@@ -136,6 +135,12 @@ class Writer:
             begins.flush()
         end = int(np.fromfile(self.folder / f"{kind}.idx", "<u8")[self.done])
         return self._open(f"{kind}.bin", end), begins
+
+
+def check_replaceable(out: Path) -> None:
+    """Raises IndexFault where there is something that is no index, lest an index take the place of other files."""
+    if out.exists() and not (out / MANIFEST).is_file() and not (out.is_dir() and not any(out.iterdir())):
+        raise IndexFault(f"--out: {out} is there already, and is no index; name another folder")
 
 
 def write_whole(path: Path, data: bytes) -> None:

@@ -43,7 +43,7 @@ def nearest(
 def _candidates(
     known: Array, asked: Array, centre: Array, count: int, own: Array | None, usable: Array | None
 ) -> Array:
-    """About the nearest rows of each, in no order: [n, at most `count`]."""
+    """About the nearest rows of each, of those at equal distances the lower ones, in no order: [n, at most `count`]."""
     queries = asked.astype(np.float32) - centre
     best_rows, best = np.zeros((len(asked), 0), np.int64), np.zeros((len(asked), 0), np.float32)
     for start in range(0, len(known), KNOWN_ROWS):
@@ -57,10 +57,19 @@ def _candidates(
         rows = np.concatenate([best_rows, np.broadcast_to(here, squares.shape)], 1)
         best = np.concatenate([best, squares], 1)
         if best.shape[1] > count:
-            kept = np.argpartition(best, count - 1, axis=1)[:, :count]
+            kept = _least(best, count)
             rows, best = np.take_along_axis(rows, kept, 1), np.take_along_axis(best, kept, 1)
         best_rows = rows
     return best_rows
+
+
+def _least(values: Array, count: int) -> Array:
+    """Where the smallest values of each row [n, m] are, of equal ones the first, in their order: [n, count]."""
+    least = np.argpartition(values, count - 1, axis=1)[:, :count]
+    largest = np.take_along_axis(values, least, 1).max(1, keepdims=True)
+    tied = (values <= largest).sum(1) > count
+    least[tied] = np.argsort(values[tied], axis=1, kind="stable")[:, :count]
+    return np.sort(least, axis=1)
 
 
 def voted(labels: Array) -> tuple[Array, Array]:

@@ -21,19 +21,23 @@ def reach_of(model: Prepared, layer: Layer) -> Reach | None:
     """The receptive field of a layer's units; None where they see the whole picture, or where it cannot be told.
 
     A field that is cut off on a picture twice as high and wide as the model's own input covers all of that input, from
-    wherever it is looked at, so that larger pictures need not be tried.
+    wherever it is looked at, so that larger pictures need not be tried. One that is not, but those of its neighbours
+    are, is looked at on a picture of three times that size.
     """
     card = model.card
     if not layer.is_map or card.no_gradient:
         return None
-    for factor in (1, 2) if card.any_size else (1,):
-        if reach := _measured(model, layer, (card.height * factor, card.width * factor)):
-            return reach
+    for factor in (1, 2, 3) if card.any_size else (1,):
+        field = _measured(model, layer, (card.height * factor, card.width * factor))
+        if field is None or (factor == 2 and any(field.at_borders)):
+            return None
+        if None not in field.stride:
+            return _reach(field)
     return None
 
 
-def _measured(model: Prepared, layer: Layer, size: tuple[int, int]) -> Reach | None:
-    """The receptive field by pictures of one size; None where it is cut off there, or its stride cannot be told."""
+def _measured(model: Prepared, layer: Layer, size: tuple[int, int]) -> Field | None:
+    """The receptive field by pictures of one size; None where no pixel changes the layer."""
     few = min(CHANNELS, layer.channels)
     channels = tuple(i * layer.channels // few for i in range(few))
     x = torch.empty(0, device=model.device, dtype=model.dtype)
@@ -42,9 +46,14 @@ def _measured(model: Prepared, layer: Layer, size: tuple[int, int]) -> Reach | N
         field: Field = finished(model, receptive_field(MethodContext(), x, arguments))
     except NotApplicable:
         return None
+    return field
+
+
+def _reach(field: Field) -> Reach:
+    """The field of any unit, from one whose stride was told."""
     stride_y, stride_x = field.stride
-    if stride_y is None or stride_x is None:
-        return None
+    assert stride_y is not None, "the stride was told"
+    assert stride_x is not None, "the stride was told"
     top, left, bottom, right = field.extent
     return Reach(
         height=bottom - top,
