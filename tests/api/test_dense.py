@@ -1,8 +1,13 @@
 """Dense through a real server, and `gradserve dense`: maps, tiles, bad input."""
 
+import asyncio
 import io
 import json
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import grpc
@@ -10,11 +15,23 @@ import numpy as np
 import pytest
 from PIL import Image
 from serving import PATIENCE, Stubs, picture, refused, shared, values
+from zoo import prepared
 
 from gradserve import Client, Rank
 from gradserve.cli import main
 from gradserve.v1 import common_pb2 as pb
 from gradserve.v1 import dense_pb2, predict_pb2
+from gradserve_server.api import servicer
+from gradserve_server.api.admission.admission import Admission
+from gradserve_server.api.admission.callers import Callers
+from gradserve_server.api.errors import RequestError
+from gradserve_server.api.request import CallContext
+from gradserve_server.api.rpcs import dense
+from gradserve_server.config import LimitSettings
+from gradserve_server.metrics import Metrics
+from gradserve_server.models.served import ServedModels
+from gradserve_server.models.tiles import DenseHead
+from gradserve_server.pool.wire import Failure, Outcome, Task
 
 PHOTO = picture(3, 160, 224)
 
@@ -72,6 +89,7 @@ def test_tiles(stubs: Stubs) -> None:
         ({"targets": [{"rank": 1}, {"unit": {"layer": "features", "channel": 1}}]}, "targets[1]", "a class or a rank"),
         ({"size": {"longer": 6}}, "size", "sides of at least"),
         ({"size": {"longer": 20_000}}, "size", "set a smaller size"),
+        ({"size": {"longer": 4_000_000_000}}, "size", "set a smaller size"),
         ({"size": {"width": 2000, "height": 20}}, "size", "20 to 1"),
         ({"image": {"encoded": b"no picture"}}, "image", "not a picture"),
     ],
@@ -94,6 +112,71 @@ def test_networks_without_such_a_head(stubs: Stubs, model: str, told: str) -> No
     assert found.code == "FAILED_PRECONDITION"
     assert f"Dense does not apply to {model}" in found.text
     assert told in found.text
+
+
+HEAD = DenseHead(layer="features", channels=1000, least=17, stride=16, offset=2.5, before=6, behind=6)
+
+
+def bound(served: ServedModels, **fields: Any) -> dense.Bound:
+    request = dense_pb2.DenseRequest(**{"image": PHOTO, **fields})
+    return dense.bind(request, CallContext("id", time.monotonic(), None, served, LimitSettings()))
+
+
+def test_the_first_task_for_a_model_tries_its_head_at_a_price() -> None:
+    card = prepared("squeezenet1_1").card
+    served = ServedModels([card])
+    first = bound(served)
+    assert dense.is_trial(first)
+    assert first.task.cost > 8 * card.gflop
+    served.dense_heads[card.name] = HEAD
+    assert not dense.is_trial(bound(served))
+    assert not dense.is_trial(bound(served.only([card.name]))), "who may use some models alone knows it too"
+
+
+@pytest.mark.parametrize(
+    ("fields", "told"),
+    [
+        ({"targets": [{"class_name": "no such class"}]}, "no such class"),
+        ({"size": {"longer": 6}}, "sides of at least"),
+        ({"size": {"longer": 20_000}}, "set a smaller size"),
+        ({"tile": 4000}, "tile: must be from"),
+        ({"image": {"encoded": b"no picture"}}, "not a picture"),
+        ({"options": {"precision": pb.PRECISION_FAST}}, "EXACT alone"),
+    ],
+)
+def test_a_request_that_is_wrong_has_no_head_tried(fields: dict[str, Any], told: str) -> None:
+    with pytest.raises(RequestError, match=told):
+        bound(ServedModels([prepared("squeezenet1_1").card]), **fields)
+
+
+def test_a_network_of_one_size_is_refused_without_a_trial() -> None:
+    with pytest.raises(RequestError, match="takes pictures of 12x8 alone"):
+        bound(ServedModels([prepared("linear").card]))
+
+
+def test_the_trial_takes_none_of_the_time_that_the_answer_has() -> None:
+    """Both end at the deadline of the call, 10 s after it came."""
+    tasks: list[Task] = []
+
+    async def stream(task: Task) -> AsyncIterator[Outcome]:
+        tasks.append(task)
+        trial = task.rpc == dense.TRIAL
+        yield Outcome(task.id, HEAD) if trial else Outcome(task.id, failure=Failure("deadline", ""))
+
+    pool: Any = SimpleNamespace(cards=ServedModels([prepared("squeezenet1_1").card]), members=[], stream=stream)
+    pool.using = lambda: nullcontext(pool.cards)
+    limits, metrics = LimitSettings(), Metrics()
+    service = servicer.GradientService(pool, limits, metrics, Admission(pool, limits, metrics), Callers(None, {}))
+    left: Iterator[float] = iter([10.0, 6.0])
+
+    async def ask_twice() -> None:
+        servicer.request_log.set(servicer.RequestLog("1", deadline=10.0))
+        with pytest.raises(RequestError):
+            await service.Dense(dense_pb2.DenseRequest(image=PHOTO), SimpleNamespace(time_remaining=lambda: next(left)))
+
+    asyncio.run(ask_twice())
+    assert [task.rpc for task in tasks] == ["dense_head", "dense"]
+    assert tasks[0].deadline == tasks[1].deadline > time.monotonic() + 9
 
 
 def test_the_command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

@@ -891,6 +891,49 @@ def test_the_reads_of_a_job_end_with_its_time(world: World) -> None:
     assert world.now == 3.0
 
 
+def test_reads_give_way_to_passes_and_to_callers_who_had_less(world: World) -> None:
+    done: list[str] = []
+
+    def read_by(caller: str) -> Callable[[Any], None]:
+        def read(model: Any) -> None:
+            world.now += 1.0
+            done.append(caller)
+
+        return read
+
+    for name, caller in (("a", "anna"), ("b", "anna"), ("c", "ben")):
+        world.submit(name, reading(2, read_by(caller)), caller=caller)
+    world.submit("d", reading(1, read_by("batch")), caller="carl", priority="batch")
+    world.submit("e", asking(8, 8), caller="emma")
+    world.step()
+    assert (len(world.passes), done) == (1, ["anna"]), "one long read, and the next pass comes"
+    world.run()
+    assert sorted(done[:4]) == ["anna", "anna", "ben", "ben"], "two jobs of one caller have what one of another has"
+    assert done[4:] == ["anna", "anna", "batch"]
+    assert world.engine.read_seconds == 7.0
+    assert world.ended["a"].job.compute == 2.0
+
+
+def test_short_reads_of_many_jobs_follow_one_pass(world: World) -> None:
+    reads: list[int] = []
+    for name in "abc":
+        world.submit(name, reading(1, lambda model: reads.append(len(world.passes))))
+    world.submit("d", asking(24))
+    world.run()
+    assert reads == [1, 1, 1]
+
+
+def test_nobody_is_waited_for_while_a_job_reads_its_model(world: World) -> None:
+    for _ in range(2):  # Two callers who come back.
+        for name in "ab":
+            world.submit(name, asking(1))
+        world.run()
+    world.submit("a", asking(1))
+    assert world.engine.worth_waiting() > 0
+    world.submit("reader", reading(1, lambda model: None))
+    assert world.engine.worth_waiting() == 0
+
+
 @pytest.mark.parametrize("words", ["CUDA out of memory", "DefaultCPUAllocator: can't allocate memory", "anything else"])
 def test_a_read_that_fails_ends_its_job_alone(world: World, words: str) -> None:
     def read(model: Any) -> None:

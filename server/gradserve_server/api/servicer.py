@@ -141,26 +141,13 @@ class GradientService(service_pb2_grpc.GradientServiceServicer):
     ) -> dense_pb2.DenseResponse:
         """Maps of named classes. The first request for a model has its head tried before it, as a task of its own."""
         with self._pool.using() as models:
-            await self._try_head(request, context, models)
             bound = await self.bind(dense.bind, request, context, models)
+            if dense.is_trial(bound):
+                with span("trial"):
+                    models.dense_heads[bound.card.name] = (await self.outcome(bound.task)).result
+                bound = await self.bind(dense.bind, request, context, models)
             reply: dense_pb2.DenseResponse = await self._answered(dense, request, bound)
             return reply
-
-    async def _try_head(
-        self, request: dense_pb2.DenseRequest, context: grpc.aio.ServicerContext, served: ServedModels
-    ) -> None:
-        """Has a worker find what the head of the request's model is, where this front-end does not know it yet."""
-        entry = self._log_model(request)
-        self._callers.check_rate(entry.caller)
-        models = self._callers.models(entry.caller, served, request.model)
-        card = models.get(request.model or models.default)
-        if card is None or card.name in models.dense_heads:  # `bind` tells of models that are not there.
-            return
-        at = CallContext(entry.id, entry.arrived, context.time_remaining(), models, self._limits, entry.caller)
-        task = dense.trial_task(request, card, at)
-        self._charge(entry.caller, task.cost)
-        with span("trial"):
-            models.dense_heads[card.name] = (await self.outcome(task)).result
 
     async def _look_up(self, rpc: Any, request: Any, context: grpc.aio.ServicerContext) -> Any:
         """Answers an RPC whose answer is in an index already, so that no worker is needed."""
@@ -190,13 +177,13 @@ class GradientService(service_pb2_grpc.GradientServiceServicer):
         entry = self._log_model(request)
         self._callers.check_rate(entry.caller)
         models = self._callers.models(entry.caller, served, request.model)
-        remaining = context.time_remaining()
-        left = time_budget(request.options, remaining)
+        left = time_budget(request.options, context.time_remaining())
         busy = self._admission.busy(left)
         if busy and left > 0 and not request.options.allow_partial:
             self._admission.check_least(least_prospect(request, served, entry.caller), left)
         directions = self._directions.of(self._callers.owner(entry.caller))
-        at = CallContext(entry.id, entry.arrived, remaining, models, self._limits, entry.caller, directions=directions)
+        when = entry.arrived, entry.deadline
+        at = CallContext(entry.id, *when, models, self._limits, entry.caller, directions=directions)
         priced = self._price(bind, request, at) if busy else None
         if priced is not None:
             self._admission.check(priced)

@@ -193,7 +193,7 @@ class Job:
     started: float | None = None  # Time of its first pass or read of its model.
     rows: int = 0  # Rows computed for it.
     gflop: float = 0.0  # The cost of these rows.
-    compute: float = 0.0  # Its share of the seconds of its passes.
+    compute: float = 0.0  # Its share of the seconds of its passes, and those of its reads.
     timeline: Timeline | None = None  # When its passes ran, if that is asked for.
 
     @property

@@ -18,7 +18,7 @@ from .card import Layer
 from .out_of_memory import is_out_of_memory
 from .prepared import Prepared
 from .reach import last_map, measured
-from .tiles import DenseHead
+from .tiles import DenseHead, maps, refusal
 
 TOLERANCE = 1e-4  # Relative to the largest logit; a head of another form is off by a multiple of that.
 
@@ -38,13 +38,13 @@ class DenseModel:
         """The last map [1, C, h, w] -> the scores [1, outputs, h - side + 1, w - side + 1] of every cell."""
         if not self.head.chain:
             return self._linear(last_map)
-        first, *others = (self._module(name) for name in self.head.chain)
         side = self.head.side
-        kernel = first.weight.reshape(len(first.weight), -1, side, side)
-        x = F.conv2d(last_map, kernel, first.bias).permute(0, 2, 3, 1)
-        for module in others:
-            x = module(x)
-        return x.permute(0, 3, 1, 2)
+        x = F.unfold(last_map, side).transpose(1, 2)  # A convolution would lay its large weight out anew each time.
+        for name in self.head.chain:
+            x = self._module(name)(x)
+        cells = last_map.shape[2] - side + 1, last_map.shape[3] - side + 1
+        scores: Tensor = x.transpose(1, 2).unflatten(2, cells)
+        return scores
 
     def logits(self, last_map: Tensor) -> Tensor:
         """The last map [1, C, h, w] of a whole picture -> the network's own logits [1, outputs]."""
@@ -85,21 +85,16 @@ def _tried(model: Prepared) -> Generator[None, None, DenseHead]:
 
 def _checked(model: Prepared) -> Generator[None, None, DenseHead]:
     card = model.card
-    if card.positions:
-        raise NoDenseMap("it gives a score for each position by itself")
-    if card.outputs != len(card.classes) or model.head.from_probabilities:
-        raise NoDenseMap("it has one output for two classes, or gives probabilities")
-    if not card.any_size:
-        raise NoDenseMap(f"it takes pictures of {card.width}x{card.height} alone")
-    maps = [each for each in card.layers if each.layout == "nchw" and each.is_map and card.reaches(each)]
-    if not maps:
-        raise NoDenseMap("none of its layers gives a map that its logits depend on")
-    head = _fully_connected(model, maps) or _behind_mean(model, maps[-1])
-    yield
+    if why := refusal(card):
+        raise NoDenseMap(why)
+    if model.head.from_probabilities:
+        raise NoDenseMap("it gives probabilities, of which a mean is no logit")
+    layers = maps(card)
+    head = (yield from _fully_connected(model, layers)) or (yield from _behind_mean(model, layers[-1]))
     return (yield from measured(model, head))
 
 
-def _behind_mean(model: Prepared, last: Layer) -> DenseHead:
+def _behind_mean(model: Prepared, last: Layer) -> Generator[None, None, DenseHead]:
     """The head behind a global mean. Raises NoDenseMap where it is another one."""
     card = model.card
     head = DenseHead(layer=last.name, channels=last.channels, least=card.min_size)
@@ -111,21 +106,21 @@ def _behind_mean(model: Prepared, last: Layer) -> DenseHead:
         raise NoDenseMap(
             f"what follows its last map, {last.name}, is neither a global mean of scores nor one linear layer behind it"
         )
-    other = (card.height + card.height // 4, card.width)
-    for size in ((card.height, card.width), other):
-        if not _agrees(DenseModel(model, head), *size):
+    for number, height in enumerate((card.height, card.height + card.height // 4)):
+        if not _agrees(DenseModel(model, head), number, height):
             raise NoDenseMap(
                 f"its logits are not the mean over {last.name} of {head.linear or 'its channels'}, since another "
                 "operation stands between them"
             )
+        yield
     return head
 
 
-def _fully_connected(model: Prepared, maps: list[Layer]) -> DenseHead | None:
+def _fully_connected(model: Prepared, layers: list[Layer]) -> Generator[None, None, DenseHead | None]:
     """The head of linear layers on a whole map; None where there is none."""
-    card, last, pool = model.card, maps[-1], _pool(model)
+    card, last, pool = model.card, layers[-1], _pool(model)
     if pool is not None:
-        last = [each for each in maps if each.number < pool.number and _is_leaf(model, each)][-1]
+        last = [each for each in layers if each.number < pool.number and _is_leaf(model, each)][-1]
     side = (last.height, last.width) if pool is None else pool.shape[1:]
     after = [each for each in card.layers if each.number > (pool or last).number and card.reaches(each)]
     chain = [each for each in after if _is_leaf(model, each)]
@@ -150,9 +145,12 @@ def _fully_connected(model: Prepared, maps: list[Layer]) -> DenseHead | None:
         chain=names,
         gflop=gflop,
     )
-    if not _agrees(DenseModel(model, head), card.height, card.width):
-        raise NoDenseMap(f"its logits are not what its layers {', '.join(names)} make of {last.name} one after another")
-    return replace(head, least=_least(DenseModel(model, head)))
+    for number in (0, 1):
+        if not _agrees(DenseModel(model, head), number, card.height):
+            what = f"its layers {', '.join(names)} make of {last.name} one after another"
+            raise NoDenseMap(f"its logits are not what {what}")
+        yield
+    return replace(head, least=(yield from _least(DenseModel(model, head))))
 
 
 def _pool(model: Prepared) -> Layer | None:
@@ -166,19 +164,19 @@ def _is_leaf(model: Prepared, layer: Layer) -> bool:
     return place.relu or not any(True for _ in model.network.get_submodule(place.module).children())
 
 
-def _agrees(dense: DenseModel, height: int, width: int) -> bool:
-    """Whether the head gives the network's own logits for two pictures of that size."""
+def _agrees(dense: DenseModel, number: int, height: int) -> bool:
+    """Whether the head gives the network's own logits for one of some pictures, of that height."""
     model = dense.model
-    x = model.normalised(varied(height, width)[:2].to(model.device, model.dtype))
+    x = model.normalised(varied(height, model.card.width)[number : number + 1].to(model.device, model.dtype))
     with torch.no_grad():
         right = model.head.own_scores(model.head.run(model.network, x))
-        found = torch.cat([dense.logits(each[None]) for each in last_map(model, dense.head.layer, x)])
+        found = dense.logits(last_map(model, dense.head.layer, x))
     if found.shape != right.shape:
         return False
     return bool((found - right).abs().max() <= TOLERANCE * right.abs().max())
 
 
-def _least(dense: DenseModel) -> int:
+def _least(dense: DenseModel) -> Generator[None, None, int]:
     """The smallest side of a picture whose last map has the head's side, by halving over narrow pictures."""
     card, side = dense.model.card, dense.head.side
     low, high = 1, min(card.height, card.width)  # At `high` it has it; at `low` it has not.
@@ -188,6 +186,7 @@ def _least(dense: DenseModel) -> int:
             high = middle
         else:
             low = middle
+        yield
     return high
 
 
@@ -197,6 +196,8 @@ def _map_width(dense: DenseModel, height: int, width: int) -> int:
     try:
         x = model.normalised(torch.zeros(1, 3, height, width).to(model.device, model.dtype))
         found = last_map(model, dense.head.layer, x)
-    except RuntimeError:
+    except RuntimeError as fault:
+        if is_out_of_memory(fault):
+            raise
         return 0
     return found.shape[3]

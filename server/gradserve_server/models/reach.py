@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Generator
 from dataclasses import dataclass, replace
+from math import ceil
 from typing import Any
 
 import torch
@@ -28,7 +29,7 @@ def last_map(model: Prepared, layer: str, images: Tensor) -> Tensor:
 def measured(model: Prepared, head: DenseHead) -> Generator[None, None, DenseHead]:
     """The head with its stride, its offset, and how far the borders of a tile reach, along both axes.
 
-    It pauses after every few passes.
+    It pauses after every pass or a few.
     """
     found = [(yield from _along(model, head.layer, 0)), (yield from _along(model, head.layer, 1))]
     refused = [each for each in found if isinstance(each, str)]
@@ -89,20 +90,22 @@ def _along(model: Prepared, layer: str, axis: int) -> Generator[None, None, Axis
     zero is NaN too.
     """
     strips = _Strips(model, layer, axis)
+    yield
+    stride = strips.stride(FIRST_WIDTH)
+    if stride is None:
+        return "its last map does not grow evenly with the picture"
     width = FIRST_WIDTH
     while width <= LAST_WIDTH:
         yield
-        stride = strips.stride(width)
-        if stride is None:
-            return "its last map does not grow evenly with the picture"
         middle = width // 2 // stride
-        touched = strips.touched(width, middle * stride, width)
+        touched, _ = strips.touched(width, middle * stride, width)
         behind = middle - touched.start if touched.start else None
         if behind is not None:
-            touched = strips.touched(width, 0, middle * stride)
-            if touched.stop < strips.cells(width):
+            yield
+            touched, cells = strips.touched(width, 0, middle * stride)
+            if touched.stop < cells:
                 before = touched.stop - middle
-                offset = (yield from strips.offset(width, stride, before, behind)) if axis == 1 else 0.0
+                offset = (yield from strips.offset(stride, before, behind)) if axis == 1 else 0.0
                 return Axis(stride, offset, max(0, before), max(0, behind))
         width *= 2
     return "a cell of its last map depends on the whole picture, as behind squeeze-and-excitation and attention"
@@ -124,21 +127,23 @@ class _Strips:
         stride = width // more if more > 0 else 0
         return stride if 0 < stride <= MAX_STRIDE and stride * more == width else None
 
-    def touched(self, width: int, begin: int, end: int) -> range:
-        """The cells of a strip that depend on the pixels from `begin` to `end`."""
+    def touched(self, width: int, begin: int, end: int) -> tuple[range, int]:
+        """The cells of a strip that depend on the pixels from `begin` to `end`, and how many cells it has."""
         strip = self._strip(width)
         strip[..., begin:end] = torch.nan
-        cells = torch.nonzero(self._pass(strip).isnan()).flatten().tolist()
-        return range(cells[0], cells[-1] + 1) if cells else range(0)
+        found = self._pass(strip).isnan()
+        cells = torch.nonzero(found).flatten().tolist()
+        return range(cells[0], cells[-1] + 1) if cells else range(0), len(found)
 
-    def offset(self, width: int, stride: int, before: int, behind: int) -> Generator[None, None, float]:
+    def offset(self, stride: int, before: int, behind: int) -> Generator[None, None, float]:
         """The middle of what cell 0 sees, if the picture had pixels before its first one too."""
-        middle = width // 2 // stride
+        middle = max(0, before, behind) + 2  # Of a strip in which it sees no border.
+        width = stride * max(2 * middle, ceil(self._model.card.min_size / stride))
         # As far as cells are touched, the cell in the middle sees pixels of these strides behind and before it.
         ends = range((middle + behind) * stride, (middle + behind + 1) * stride)
-        last = yield from self._edge(ends, lambda at: middle in self.touched(width, at, width))
+        last = yield from self._edge(ends, lambda at: middle in self.touched(width, at, width)[0])
         begins = range((middle - before + 1) * stride - 1, (middle - before) * stride - 1, -1)
-        first = yield from self._edge(begins, lambda at: middle in self.touched(width, 0, at + 1))
+        first = yield from self._edge(begins, lambda at: middle in self.touched(width, 0, at + 1)[0])
         return (first + last + 1) / 2 - middle * stride
 
     @staticmethod

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from math import ceil
 from typing import NamedTuple
 
+from .card import Layer, ModelCard
+
 
 @dataclass(frozen=True, slots=True)
 class DenseHead:
@@ -35,7 +37,18 @@ class DenseHead:
         return (self.before + self.behind + 2) * self.stride
 
 
-NOT_TRIED = DenseHead(refused="it was not tried")  # Stands for that of a model that is not there.
+def refusal(card: ModelCard) -> str:
+    """Why a model has no map of scores, as far as its card tells that; or empty."""
+    if card.outputs != len(card.classes):
+        return "it has one output for two classes"
+    if not card.any_size:
+        return f"it takes pictures of {card.width}x{card.height} alone"
+    return "" if maps(card) else "none of its layers gives a map that its logits depend on"
+
+
+def maps(card: ModelCard) -> list[Layer]:
+    """The layers of a network whose maps may be what its head reads, in their order."""
+    return [each for each in card.layers if each.layout == "nchw" and each.is_map and card.reaches(each)]
 
 
 class TileSpan(NamedTuple):

@@ -1,6 +1,7 @@
 """Dense: from its request to a task, from the outcome to its reply."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from math import isqrt
 
 import numpy as np
@@ -13,12 +14,12 @@ from ...config import LimitSettings
 from ...methods.dense import DenseArguments, DenseMaps
 from ...methods.targets import Target
 from ...models.card import ModelCard
-from ...models.tiles import NOT_TRIED, DenseHead, best_size, most_cells, tiles
+from ...models.tiles import DenseHead, best_size, most_cells, refusal, tiles
 from ...pool.wire import Outcome, Task
 from ..errors import Violations
 from ..images import ModelInput
 from ..reply import best, fill_tensor, provenance, scores
-from ..request import PRIORITIES, Bound, CallContext, check_options, in_exact, model_of, task_of, time_budget
+from ..request import Bound, CallContext, CheckedOptions, check_options, in_exact, model_of, task_of
 from ..sheets import sheet
 from ..targets import targets_of
 from .canvas import empty, picture, sides, sized
@@ -26,31 +27,15 @@ from .canvas import empty, picture, sides, sized
 MAX_INPUTS = 16  # The most pixels of a picture, in those that are allowed as a model's input.
 MAX_NUMBERS = 64 << 20  # The most numbers of a map of all classes' scores, or of the last map of linear layers.
 TOP = 5  # The classes of the whole picture that a reply has.
-TRIAL_PASSES = 16  # About what it costs to try a head, in forward passes at the model's own size.
-
-
-def trial_task(request: dense_pb2.DenseRequest, card: ModelCard, at: CallContext) -> Task:
-    """The task that finds what the model's head is, before the request can be checked."""
-    budget = time_budget(request.options, at.remaining)
-    return Task(
-        id=f"{at.request_id}/trial",
-        rpc="dense_head",
-        model=card.name,
-        image=empty(card.height, card.width),
-        priority=PRIORITIES.get(request.options.priority, "interactive"),
-        arrived=at.arrived,
-        deadline=at.arrived + budget if budget > 0 else float("inf"),  # `bind` refuses the others.
-        cost=TRIAL_PASSES * card.gflop,
-        caller=at.caller.name,
-        weight=at.caller.weight,
-        generation=at.cards.generation,
-    )
+TRIAL = "dense_head"
+# About what it costs to try a head: passes at the model's own size, and pixels of the long side of narrow pictures.
+TRIAL_PASSES, TRIAL_PIXELS = 10, 24_000
 
 
 def bind(request: dense_pb2.DenseRequest, at: CallContext) -> Bound:
     """Checks the request, and makes its task. Raises RequestError with all that is wrong.
 
-    What the model's head is must have been found before; see `trial_task`.
+    As long as it is not known what the model's head is, that is the task that finds it; see `is_trial`.
     """
     card, violations = model_of(request.model, at.cards)
     options = in_exact(check_options("dense", request.options, card, at, violations), "Dense", violations)
@@ -59,18 +44,33 @@ def bind(request: dense_pb2.DenseRequest, at: CallContext) -> Bound:
     natural = (photo.shape[0], photo.shape[1])
     height, width = sides(request.size, natural, violations)
     targets = _targets(request.targets, card, at, violations)
-    head = at.cards.dense_heads.get(card.name, NOT_TRIED)
-    if head.refused:
-        violations.not_applicable(f"Dense does not apply to {card.name}: {head.refused}")
+    head = at.cards.dense_heads.get(card.name)
+    why = refusal(card) if head is None else head.refused
+    if why:
+        violations.not_applicable(f"Dense does not apply to {card.name}: {why}")
+    fits = not why and _check_bounds(height, width, request, card, at.limits, violations)
+    region = pb.Region(width=natural[1], height=natural[0], image_width=natural[1], image_height=natural[0])
+    if head is None:
         violations.check()
-    tile = _check_size(height, width, request, card, head, at.limits, violations)
+        return Bound(_trial(options, card, at), card, ModelInput(photo, region), ("dense",))
+    tile = _tile(height, width, request, card, head, at.limits, violations) if fits else (height, width)
     violations.check()
     pixels = photo if (height, width) == natural else sized(photo, height, width, card, at)
     arguments = DenseArguments(targets, tile, card.head, head)
     task = task_of(options, card, pixels, arguments, _cost(height, width, tile, card, head), at)
-    region = pb.Region(width=natural[1], height=natural[0], image_width=natural[1], image_height=natural[0])
     how = pb.PREPROCESS_AS_IS if pixels is photo else pb.PREPROCESS_WHOLE_IMAGE
     return Bound(task, card, ModelInput(pixels, region, preprocess=how), ("dense",))
+
+
+def is_trial(bound: Bound) -> bool:
+    """Whether its task finds what the model's head is, after which the request is bound again."""
+    return bound.task.rpc == TRIAL
+
+
+def _trial(options: CheckedOptions, card: ModelCard, at: CallContext) -> Task:
+    passes = TRIAL_PASSES + TRIAL_PIXELS * card.min_size / (card.height * card.width)
+    task = task_of(options, card, empty(card.height, card.width), None, passes * card.gflop, at, may_end_early=True)
+    return replace(task, id=f"{task.id}/trial", rpc=TRIAL, allow_partial=False)
 
 
 def _targets(
@@ -85,7 +85,35 @@ def _targets(
     return tuple(each for each in found if isinstance(each, Target))
 
 
-def _check_size(
+def _field(request: dense_pb2.DenseRequest) -> str:
+    """The field to which the size belongs in which the model sees the picture."""
+    return "size" if request.HasField("size") else "image"
+
+
+def _check_bounds(
+    height: int,
+    width: int,
+    request: dense_pb2.DenseRequest,
+    card: ModelCard,
+    limits: LimitSettings,
+    violations: Violations,
+) -> bool:
+    """Whether the picture has a size that some head takes; what has not, and such tiles, are violations."""
+    field, most, before = _field(request), MAX_INPUTS * limits.max_input_pixels, len(violations.invalid)
+    if max(height, width) > limits.max_aspect * min(height, width):
+        violations.add(field, f"must be at most {limits.max_aspect:g} to 1, was {width}x{height}")
+    if height * width > most:
+        violations.add(field, f"must have at most {most} pixels, was {width}x{height}; set a smaller size")
+    if min(height, width) < card.min_size:
+        violations.add(field, f"{card.name} takes sides of at least {card.min_size} pixels, was {width}x{height}")
+    fits = len(violations.invalid) == before
+    longest = isqrt(limits.max_input_pixels)
+    if request.HasField("tile") and not card.min_size <= request.tile <= longest:
+        violations.add("tile", f"must be from {card.min_size} to {longest} for {card.name}, was {request.tile}")
+    return fits
+
+
+def _tile(
     height: int,
     width: int,
     request: dense_pb2.DenseRequest,
@@ -94,17 +122,14 @@ def _check_size(
     limits: LimitSettings,
     violations: Violations,
 ) -> tuple[int, int]:
-    """The largest height and width of a tile, with violations where picture or tiles are too small or too large."""
-    field = "size" if request.HasField("size") else "image"
-    if max(height, width) > limits.max_aspect * min(height, width):
-        violations.add(field, f"must be at most {limits.max_aspect:g} to 1, was {width}x{height}")
+    """The largest height and width of a tile, with violations where picture or tiles do not suit the head."""
+    field = _field(request)
     if min(height, width) < head.least:
         what = f"sides of at least {head.least} pixels, with which its last map has a cell for its head"
         violations.add(field, f"{card.name} takes {what}; was {width}x{height}")
     numbers = most_cells(height, width, head) * max(head.channels if head.chain else 0, card.outputs)
-    most = MAX_INPUTS * limits.max_input_pixels
-    if height * width > most or numbers > MAX_NUMBERS:
-        pixels = min(most, int(MAX_NUMBERS / numbers * height * width))
+    if numbers > MAX_NUMBERS:
+        pixels = int(MAX_NUMBERS / numbers * height * width)
         text = f"must have at most about {pixels} pixels for maps of {card.name}, was {width}x{height}"
         violations.add(field, f"{text}; set a smaller size")
     longest = isqrt(limits.max_input_pixels)
@@ -112,7 +137,10 @@ def _check_size(
         least = max(head.least_tile, card.min_size + head.stride)
         if head.untiled:
             violations.add("tile", f"must be left out for {card.name}: {head.untiled}")
-        elif not least <= request.tile <= longest:
+        elif least > longest:
+            text = f"must be left out for {card.name}, whose smallest tile has {least} pixels a side"
+            violations.add("tile", f"{text}, since the server takes at most {limits.max_input_pixels} pixels at once")
+        elif card.min_size <= request.tile < least:
             sees = "a smaller one may have no cell that depends on it alone"
             violations.add("tile", f"must be from {least} to {longest} for {card.name} ({sees}), was {request.tile}")
         return request.tile, request.tile
