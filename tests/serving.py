@@ -23,6 +23,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from gradserve.v1 import common_pb2 as pb
 from gradserve.v1 import explain_pb2, models_pb2_grpc, service_pb2_grpc
+from gradserve_server.pool.forking import environment_without_workers
 
 CACHE = tempfile.TemporaryDirectory()  # where servers keep the indexes that they build
 PATIENCE = 240  # Seconds for a start or a call on a machine that has other things to do.
@@ -64,7 +65,7 @@ class Server:
         self._log = folder / "log.txt"
         flags = "--config", str(folder / "server.toml"), "--port", "0", "--metrics-port", "0", *more_flags
         paths = [str(Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])]
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
+        environment = {**environment_without_workers(), "PYTHONPATH": os.pathsep.join(paths)}
         environment |= {} if "cuda" in flags else {"CUDA_VISIBLE_DEVICES": ""}
         environment |= {"XDG_CACHE_HOME": CACHE.name, "TMPDIR": str(folder)}  # A server that is killed leaves files.
         stdout, into_stdout = os.pipe()

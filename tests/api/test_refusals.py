@@ -36,7 +36,7 @@ from gradserve_server.api.admission.admission import Admission
 from gradserve_server.api.admission.callers import Callers
 from gradserve_server.api.errors import Full
 from gradserve_server.api.request import CallContext
-from gradserve_server.api.rpcs import influence, maximize, project, stylize
+from gradserve_server.api.rpcs import exemplars, influence, maximize, stylize
 from gradserve_server.config import LimitSettings
 from gradserve_server.metrics import Metrics
 from gradserve_server.models.card import ModelCard
@@ -103,7 +103,7 @@ def index(monkeypatch: pytest.MonkeyPatch) -> None:
     layer = SimpleNamespace(name="layer", channels=8, tsne=False)
     pictures = UserList([0] * 1000)
     pictures.manifest = SimpleNamespace(layers=[layer])  # type: ignore[attr-defined]
-    monkeypatch.setattr(project, "opened", lambda path, digest: pictures)
+    monkeypatch.setattr(exemplars, "opened", lambda path, digest: pictures)
 
 
 def service(outstanding_seconds: float) -> servicer.GradientService:
