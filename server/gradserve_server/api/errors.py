@@ -182,7 +182,9 @@ def failure(failed: Failure, task: Task | None = None) -> RequestError:
 
 
 def partial_hint(task: Task) -> str:
-    """The end of a text about time that ran out: names allow_partial where it is not set and could give an answer."""
+    """The end of a text about time that ran out: what would help, as allow_partial where it could give an answer."""
+    if task.rpc == "dense":
+        return ", or set a smaller size"
     names = {call.method for call in task.arguments.calls} if task.rpc == "explain" else {task.rpc}
     return "" if task.allow_partial or names.isdisjoint(PARTIAL_ANSWERS) else ", or allow_partial"
 

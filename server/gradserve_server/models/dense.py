@@ -130,7 +130,7 @@ def _fully_connected(model: Prepared, layers: list[Layer]) -> Generator[None, No
     if pool is not None and (last.height, last.width) != side:
         what = f"makes a map of {side[1]}x{side[0]} of one of {last.width}x{last.height} at the model's size"
         raise NoDenseMap(
-            f"its linear layers are a convolution only where {pool.name} does nothing, and it {what}, "
+            f"its linear layers are a convolution only where its pool {pool.name} does nothing, and that {what}, "
             f"{card.width}x{card.height}; serve it with a size at which {last.name} gives {side[1]}x{side[0]}"
         )
     if last.height != last.width:

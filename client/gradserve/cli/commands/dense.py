@@ -21,7 +21,8 @@ class Subject:
         typer.Option("--target", "-t", help="A class's index or name, or rank:2. At most 16. Default: the predicted."),
     ] = field(default_factory=list)
     size: Annotated[
-        int | None, typer.Option("--size", min=1, help="Longer side in pixels, as the model sees it. Default: its own.")
+        int | None,
+        typer.Option("--size", min=1, help="Longer side in pixels, as the model sees it. Default: the photo's."),
     ] = None
     tile: Annotated[
         int | None, typer.Option("--tile", min=1, help="The most pixels of a side that are computed at once.")
@@ -70,9 +71,10 @@ def dense(
         return
     grid = result[0].grid
     height, width = result[0].logits.shape
+    tiles = f" in {result.tiles} tiles" if result.tiles > 1 else ""
     output.out().print(
-        f"{width} x {height} cells, {grid.stride} pixels apart, of {grid.width} x {grid.height} pixels in "
-        f"{result.tiles} tiles; the whole picture: {result.top[0].class_name} {result.top[0].probability:.1%}"
+        f"{width} x {height} cells, {grid.stride} pixels apart, of {grid.width} x {grid.height} pixels{tiles}; "
+        f"the whole picture: {result.top[0].class_name} {result.top[0].probability:.1%}"
     )
     output.out().print(_table(result))
     output.out().print("saved as " + ", ".join(map(str, saved)))

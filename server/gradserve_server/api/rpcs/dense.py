@@ -49,6 +49,8 @@ def bind(request: dense_pb2.DenseRequest, at: CallContext) -> Bound:
     if why:
         violations.not_applicable(f"Dense does not apply to {card.name}: {why}")
     fits = not why and _check_bounds(height, width, request, card, at.limits, violations)
+    if request.HasField("tile") and not why:
+        _check_tile(request.tile, card, head, at.limits, violations)
     region = pb.Region(width=natural[1], height=natural[0], image_width=natural[1], image_height=natural[0])
     if head is None:
         violations.check()
@@ -98,7 +100,7 @@ def _check_bounds(
     limits: LimitSettings,
     violations: Violations,
 ) -> bool:
-    """Whether the picture has a size that some head takes; what has not, and such tiles, are violations."""
+    """Whether the picture has a size that some head takes; if not, with violations."""
     field, most, before = _field(request), MAX_INPUTS * limits.max_input_pixels, len(violations.invalid)
     if max(height, width) > limits.max_aspect * min(height, width):
         violations.add(field, f"must be at most {limits.max_aspect:g} to 1, was {width}x{height}")
@@ -106,11 +108,25 @@ def _check_bounds(
         violations.add(field, f"must have at most {most} pixels, was {width}x{height}; set a smaller size")
     if min(height, width) < card.min_size:
         violations.add(field, f"{card.name} takes sides of at least {card.min_size} pixels, was {width}x{height}")
-    fits = len(violations.invalid) == before
-    longest = isqrt(limits.max_input_pixels)
-    if request.HasField("tile") and not card.min_size <= request.tile <= longest:
-        violations.add("tile", f"must be from {card.min_size} to {longest} for {card.name}, was {request.tile}")
-    return fits
+    return len(violations.invalid) == before
+
+
+def _check_tile(
+    tile: int, card: ModelCard, head: DenseHead | None, limits: LimitSettings, violations: Violations
+) -> None:
+    """Violations where a tile is too small or too large; how small it may be hangs on the head, if that is known."""
+    longest, least, sees = isqrt(limits.max_input_pixels), card.min_size, ""
+    if head is not None and head.untiled:
+        violations.add("tile", f"must be left out for {card.name}: {head.untiled}")
+        return
+    if head is not None:
+        least = max(head.least_tile, card.min_size + head.stride)
+        sees = " (a smaller one may have no cell that depends on it alone)"
+    if least > longest:
+        text = f"must be left out for {card.name}, whose smallest tile has {least} pixels a side"
+        violations.add("tile", f"{text}, since the server takes at most {limits.max_input_pixels} pixels at once")
+    elif not least <= tile <= longest:
+        violations.add("tile", f"must be from {least} to {longest} for {card.name}{sees}, was {tile}")
 
 
 def _tile(
@@ -132,17 +148,7 @@ def _tile(
         pixels = int(MAX_NUMBERS / numbers * height * width)
         text = f"must have at most about {pixels} pixels for maps of {card.name}, was {width}x{height}"
         violations.add(field, f"{text}; set a smaller size")
-    longest = isqrt(limits.max_input_pixels)
     if request.HasField("tile"):
-        least = max(head.least_tile, card.min_size + head.stride)
-        if head.untiled:
-            violations.add("tile", f"must be left out for {card.name}: {head.untiled}")
-        elif least > longest:
-            text = f"must be left out for {card.name}, whose smallest tile has {least} pixels a side"
-            violations.add("tile", f"{text}, since the server takes at most {limits.max_input_pixels} pixels at once")
-        elif card.min_size <= request.tile < least:
-            sees = "a smaller one may have no cell that depends on it alone"
-            violations.add("tile", f"must be from {least} to {longest} for {card.name} ({sees}), was {request.tile}")
         return request.tile, request.tile
     if height * width <= limits.max_input_pixels:
         return height, width
