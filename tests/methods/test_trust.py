@@ -24,6 +24,7 @@ from gradserve_server.methods.explain.trust import (
     agreements,
     cell_sums,
     centre_cells,
+    conference_matrix,
     copies,
     half_masks,
     judged,
@@ -182,6 +183,44 @@ def test_pictures_with_fewer_pixels_have_fewer_cells(size: tuple[int, int]) -> N
     assert np.isfinite([found.agreement, found.chance_p, found.centre_agreement]).all()
     if size == (1, 1):
         assert found.verdict == "no_better_than_chance"
+
+
+def test_the_conference_matrix_is_one() -> None:
+    matrix = conference_matrix()
+    assert np.array_equal(matrix @ matrix.T, 49 * np.eye(MASKS))
+    assert np.array_equal(matrix, matrix.T)
+    assert np.array_equal(np.abs(matrix), 1 - np.eye(MASKS))
+
+
+@pytest.mark.parametrize("size", [(30, 40), (3, 9)])
+def test_cells_are_kept_by_half_of_the_masks_and_nearly_uncorrelated(size: tuple[int, int]) -> None:
+    signs = list[np.ndarray]()
+    for seed in range(20):
+        kept = half_masks(torch.zeros(1, 3, *size), MethodContext(seed=seed)).reshape(MASKS, -1)
+        assert set(kept.sum(0)) <= {24, 25, 26}
+        signs.append(2 * kept - 1)
+        products = signs[-1].T @ signs[-1]
+        assert np.abs(products - np.diag(np.diag(products))).max() <= 2
+    kept_counts = np.concatenate([(each > 0).sum(1) for each in signs])
+    cells = signs[0].shape[1]
+    assert kept_counts.mean() == pytest.approx(cells / 2, abs=cells / 20)
+    assert kept_counts.std() == pytest.approx(np.sqrt(cells) / 2, rel=0.15), "as of cells that are kept independently"
+
+
+def test_the_design_tells_maps_apart_better_than_masks_at_random() -> None:
+    """The agreement of a map that has half of a linear value varies less from draw to draw."""
+    rng = np.random.default_rng(6)
+    value = rng.standard_normal((7, 7))
+    cells = (value + rng.standard_normal((7, 7)))[None]
+    x = torch.zeros(1, 3, 7, 7)
+    found = dict[str, list[float]](design=[], random=[])
+    for seed in range(100):
+        for name, masks in (
+            ("design", half_masks(x, MethodContext(seed=seed))),
+            ("random", rng.random((MASKS, 7, 7)) < 0.5),
+        ):
+            found[name].append(float(agreements(cells, masks, (masks * value).sum((1, 2)))[0]))
+    assert np.std(found["design"]) < np.std(found["random"]) / 2
 
 
 def test_masks_are_of_the_picture_and_the_seed() -> None:

@@ -24,6 +24,7 @@ from .server import ApiServer
 GAUGES_SECONDS = 0.5  # Between two updates of the metrics that change with time.
 CROWD, CALM = 3, 2  # Requests at once that are many, and that are few.
 CALM_SECONDS = 2.0  # So long after a crowd the front-end gives back the memory that it took.
+IDLE_SECONDS = 8.0  # So long after the last request it does where there was no crowd.
 
 
 async def run(settings: FrontEndSettings) -> int:
@@ -140,12 +141,12 @@ class FrontEnd:
             await asyncio.sleep(GAUGES_SECONDS)
 
     async def _give_back_memory(self) -> None:
-        """Gives back what a crowd of requests took, each time that one has passed."""
+        """Gives back what requests took: after a crowd once few are left, after few once there is none for a while."""
         while True:
-            while self._server.admission.requests < CROWD:
+            most, calm = 0, 0.0
+            while not most or calm < (CALM_SECONDS if most >= CROWD else IDLE_SECONDS):
                 await asyncio.sleep(GAUGES_SECONDS)
-            calm = 0.0
-            while calm < CALM_SECONDS:
-                await asyncio.sleep(GAUGES_SECONDS)
-                calm = calm + GAUGES_SECONDS if self._server.admission.requests <= CALM else 0.0
-            await asyncio.to_thread(memory.give_back)
+                now = self._server.admission.requests
+                most = max(most, now)
+                calm = calm + GAUGES_SECONDS if now <= (CALM if most >= CROWD else 0) else 0.0
+            await asyncio.to_thread(memory.collect_and_give_back)

@@ -4,6 +4,7 @@ import asyncio
 import signal
 import sys
 
+from .. import memory
 from ..config import FrontEndSettings
 from ..logs import configure
 from ..without_torch import without_torch
@@ -25,6 +26,7 @@ def main() -> int:
     settings = FrontEndSettings.model_validate_json(sys.stdin.buffer.readline())
     configure(settings.log)
     count_in_place(settings.place)
+    memory.freeze()
     return asyncio.run(run(settings))
 
 

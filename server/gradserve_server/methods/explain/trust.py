@@ -1,6 +1,9 @@
 """How far to trust a map: whether what it shows agrees with what the target does when half of the picture is gone.
 
-The picture is divided into cells. Masks keep each cell with probability 1/2 and replace the rest by the blurred one.
+The picture is divided into cells. Each mask keeps about half of them and replaces the rest by the blurred picture.
+The masks are a two-level design (Plackett and Burman 1946): each cell is kept by about half of the masks, and nearly
+uncorrelated with every other cell, so that what one cell does is not taken for what another does. Masks drawn at random
+keep some cells together more often than others, and the agreement of maps would vary with that.
 A map's agreement is the correlation of its sum over the kept cells with the target's value, the number of kept cells
 partialled out: that number alone explains much of the value, and would give noise a correlation of 0.5. What the same
 map reaches at other places, turned and flipped, tells how much of that is chance.
@@ -22,8 +25,8 @@ from ...engine.objective import Objective
 from ...engine.query import Query
 from ..regularizers import blurred
 
-MASKS = 50  # Half-masks, which are the forward rows of a judgement.
-CELLS = 7  # Cells along a side.
+CELLS = 7  # Cells along a side, a prime that is 3 modulo 4 (`conference_matrix`).
+MASKS = CELLS**2 + 1  # Half-masks, which are the forward rows of a judgement.
 BLUR = 10 / 224  # Standard deviation of the blur that stands for "gone", as a share of the shorter side.
 CENTRE_SPREAD = 1 / 4  # Standard deviation of the Gaussian in the middle, as a share of each side.
 MAX_CHANCE = 0.05  # A map is no better than chance if at least this share of its copies agrees as well.
@@ -61,11 +64,38 @@ class Judgement:
 def half_masks(x: Tensor, run: MethodContext) -> np.ndarray:
     """Which cells each mask keeps, [MASKS, rows, columns] of bool; the same for the same picture and seed.
 
-    A picture with fewer than CELLS pixels along a side has a cell for each of them.
+    A picture with fewer than CELLS pixels along a side has a cell for each of them. Which cell has which column of the
+    design, and which of its two levels means "kept", is random.
     """
     digest = sha256(x.cpu().contiguous().numpy().tobytes()).digest()
     rows, columns = (min(CELLS, side) for side in x.shape[2:])
-    return run.generator(int.from_bytes(digest[:8])).random((MASKS, rows, columns)) < 0.5
+    generator = run.generator(int.from_bytes(digest[:8]))
+    chosen = _design()[:, generator.permutation(CELLS**2)[: rows * columns]]
+    kept: np.ndarray = chosen == generator.choice((-1, 1), rows * columns)
+    return kept.reshape(MASKS, rows, columns)
+
+
+@lru_cache(1)
+def _design() -> np.ndarray:
+    """Levels of CELLS² factors in MASKS runs, of -1 and 1: columns have sums and products with each other within 2."""
+    matrix = conference_matrix() + np.eye(MASKS, dtype=np.int64)
+    return np.asarray((matrix * matrix[:, :1])[:, 1:])
+
+
+def conference_matrix() -> np.ndarray:
+    """A symmetric matrix C of order MASKS, 0 on the diagonal and ±1 elsewhere, with C C' = CELLS² I (Paley 1933).
+
+    Within it stands for each two elements of the field of CELLS² elements whether their difference is a square. The
+    elements are a + b i with a and b modulo CELLS and i² = -1.
+    """
+    a, b = np.divmod(np.arange(CELLS**2), CELLS)
+    is_square = np.zeros((CELLS, CELLS), bool)
+    is_square[(a * a - b * b) % CELLS, 2 * a * b % CELLS] = True
+    differences = [(each[:, None] - each) % CELLS for each in (a, b)]
+    matrix = np.ones((MASKS, MASKS), np.int64)
+    matrix[1:, 1:] = np.where(is_square[tuple(differences)], 1, -1)
+    np.fill_diagonal(matrix, 0)
+    return matrix
 
 
 def masked_values(x: Tensor, masks: np.ndarray, objectives: Sequence[Objective], run: MethodContext) -> Steps:
