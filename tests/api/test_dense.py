@@ -141,6 +141,14 @@ def test_the_first_task_for_a_model_tries_its_head_at_a_price() -> None:
     assert not dense.is_trial(bound(served.only([card.name]))), "who may use some models alone knows it too"
 
 
+def test_there_are_not_more_tiles_than_a_few_thousand() -> None:
+    served = ServedModels([prepared("squeezenet1_1").card])
+    served.dense_heads["squeezenet1_1"] = HEAD
+    with pytest.raises(RequestError, match=r"tile: makes \d+ tiles of 4000x2857, and may make 4096; set a larger one"):
+        bound(served, size={"longer": 4000}, tile=HEAD.least_tile)
+    assert bound(served, size={"longer": 4000}, tile=400).task.arguments.tile == (400, 400)
+
+
 @pytest.mark.parametrize(
     ("fields", "told"),
     [

@@ -2,7 +2,7 @@
 
 import pytest
 
-from gradserve_server.models.tiles import DenseHead, best_size, spans, tiles
+from gradserve_server.models.tiles import DenseHead, amount, best_size, spans, tiles
 
 HEADS = [
     DenseHead(stride=1),
@@ -33,14 +33,22 @@ def test_tiles_of_a_picture() -> None:
     found = list(tiles(40, 10, (20, 20), head))
     assert [tile.columns for tile in found] == [(0, 10, 0, None)] * len(found)
     assert [tile.rows[:2] for tile in found] == [(0, 20), (12, 32), (20, 40)]
-    assert sum(tile.area for tile in found) == 3 * 200
+    assert amount(40, 10, (20, 20), head) == (3, 3 * 200)
+
+
+def test_what_tiles_come_to_is_what_they_are() -> None:
+    head = DenseHead(stride=4, before=2, behind=3)
+    for size in ((28, 41), (90, 30), (400, 400)):
+        found = list(tiles(93, 130, size, head))
+        areas = [(rows.end - rows.begin) * (columns.end - columns.begin) for rows, columns in found]
+        assert amount(93, 130, size, head) == (len(found), sum(areas))
 
 
 def test_the_best_tiles_have_the_fewest_pixels_in_all() -> None:
     head = DenseHead(stride=4, before=2, behind=3)
 
     def cost(size: tuple[int, int]) -> int:
-        return sum(tile.area for tile in tiles(90, 400, size, head))
+        return amount(90, 400, size, head).pixels
 
     found = best_size(90, 400, 9000, head)
     assert found is not None

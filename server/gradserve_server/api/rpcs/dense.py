@@ -14,7 +14,7 @@ from ...config import LimitSettings
 from ...methods.dense import DenseArguments, DenseMaps
 from ...methods.targets import Target
 from ...models.card import ModelCard
-from ...models.tiles import DenseHead, best_size, most_cells, refusal, tiles
+from ...models.tiles import DenseHead, amount, best_size, most_cells, refusal
 from ...pool.wire import Outcome, Task
 from ..errors import Violations
 from ..images import ModelInput
@@ -26,6 +26,7 @@ from .canvas import empty, picture, sides, sized
 
 MAX_INPUTS = 16  # The most pixels of a picture, in those that are allowed as a model's input.
 MAX_NUMBERS = 64 << 20  # The most numbers of a map of all classes' scores, or of the last map of linear layers.
+MAX_TILES = 4096
 TOP = 5  # The classes of the whole picture that a reply has.
 TRIAL = "dense_head"
 # About what it costs to try a head: passes at the model's own size, and pixels of the long side of narrow pictures.
@@ -149,6 +150,11 @@ def _tile(
         text = f"must have at most about {pixels} pixels for maps of {card.name}, was {width}x{height}"
         violations.add(field, f"{text}; set a smaller size")
     if request.HasField("tile"):
+        count = 0 if violations.invalid else amount(height, width, (request.tile, request.tile), head).tiles
+        if count > MAX_TILES:
+            violations.add(
+                "tile", f"makes {count} tiles of {width}x{height}, and may make {MAX_TILES}; set a larger one"
+            )
         return request.tile, request.tile
     if height * width <= limits.max_input_pixels:
         return height, width
@@ -162,7 +168,7 @@ def _tile(
 
 def _cost(height: int, width: int, tile: tuple[int, int], card: ModelCard, head: DenseHead) -> float:
     """What the tiles and the head cost in GFLOP."""
-    pixels = sum(each.area for each in tiles(height, width, tile, head))
+    pixels = amount(height, width, tile, head).pixels
     cells = most_cells(height, width, head)
     return card.gflop * pixels / (card.height * card.width) + head.gflop * cells
 
