@@ -24,7 +24,7 @@ from gradserve.v1 import dense_pb2, predict_pb2
 from gradserve_server.api import servicer
 from gradserve_server.api.admission.admission import Admission
 from gradserve_server.api.admission.callers import Callers
-from gradserve_server.api.errors import RequestError
+from gradserve_server.api.errors import RequestError, failure
 from gradserve_server.api.request import CallContext
 from gradserve_server.api.rpcs import dense
 from gradserve_server.config import LimitSettings
@@ -187,12 +187,17 @@ def test_the_trial_takes_none_of_the_time_that_the_answer_has() -> None:
 
     async def ask_twice() -> None:
         servicer.request_log.set(servicer.RequestLog("1", deadline=10.0))
-        with pytest.raises(RequestError):
+        with pytest.raises(RequestError, match="or set a smaller size"):
             await service.Dense(dense_pb2.DenseRequest(image=PHOTO), SimpleNamespace(time_remaining=lambda: next(left)))
 
     asyncio.run(ask_twice())
     assert [task.rpc for task in tasks] == ["dense_head", "dense"]
     assert tasks[0].deadline == tasks[1].deadline > time.monotonic() + 9
+
+
+def test_a_trial_for_which_there_was_no_time_tells_that_the_next_request_goes_on() -> None:
+    trial = bound(ServedModels([prepared("squeezenet1_1").card])).task
+    assert "the next one goes on where it ended" in failure(Failure("deadline", ""), trial).text
 
 
 def test_the_command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

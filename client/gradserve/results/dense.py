@@ -114,4 +114,5 @@ class DenseMaps(Result):
         return images.png(self.sheet())
 
     def __repr__(self) -> str:
-        return f"<DenseMaps: {', '.join(map(repr, self.maps))}; {self.tiles} tiles, {self.provenance.model}>"
+        tiles = f"{self.tiles} tile{'s' if self.tiles > 1 else ''}"
+        return f"<DenseMaps: {', '.join(map(repr, self.maps))}; {tiles}, {self.provenance.model}>"

@@ -120,13 +120,13 @@ def _two_things(card: ModelCard) -> list[Row]:
 
 
 def _places(card: ModelCard, picture: SamplePicture, names: list[str]) -> DemoRequest:
-    """Dense maps of named classes, with the picture three times as large as the network is used to."""
+    """Dense maps of named classes, with the picture twice as large as the network is used to."""
 
     def draw(answer: DenseMaps) -> Sequence[Figure]:
         return [Figure(f"where {each.score.class_name} is", [each.overlay()]) for each in answer]
 
     def ask(client: Client) -> DenseMaps:
-        return client.dense(picture.data, names, model=card.name, size=3 * max(card.input_size))
+        return client.dense(picture.data, names, model=card.name, size=2 * max(card.input_size))
 
     return DemoRequest(card.name, picture.name, f"dense: {' and '.join(names)}", ask, draw)
 
