@@ -12,7 +12,7 @@ from torchvision.transforms.v2.functional import _geometry
 
 from gradserve.v1 import common_pb2 as pb
 from gradserve_server.api.errors import Violations
-from gradserve_server.api.images import model_input
+from gradserve_server.api.pictures.images import model_input
 from gradserve_server.config import LimitSettings
 from gradserve_server.models.prepared import Prepared
 from gradserve_server.models.preprocess import to_batch

@@ -164,6 +164,13 @@ def test_circles_are_found() -> None:
     assert sorted(map(sorted, house.circles(graph))) == [["b", "c"], ["d"]]
 
 
+@pytest.mark.parametrize(
+    ("folder", "most"), {"client/gradserve": 10, "client/gradserve/cli": 6, "server/gradserve_server/api": 13}.items()
+)
+def test_folders_have_few_modules_beside_their_packages(folder: str, most: int) -> None:
+    assert house.flat_modules(ROOT / folder) <= most
+
+
 def test_tests_that_measure_time_are_where_make_test_looks_for_them() -> None:
     files = [path for path in (ROOT / "tests").rglob("test_*.py") if re.search(r"mark\.alone\b", path.read_text())]
     assert {path.parent.name for path in files if path != Path(__file__)} == {"load"}
@@ -196,4 +203,4 @@ def test_every_field_of_the_contract_is_documented() -> None:
 
 def test_opentelemetry_is_an_extra_that_one_module_knows() -> None:
     users = {str(path.relative_to(SERVER)) for path in FILES if any("opentelemetry" in name for name in imports(path))}
-    assert users == {"api/tracing.py"}
+    assert users == {"api/telemetry/tracing.py"}

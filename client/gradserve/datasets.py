@@ -19,8 +19,9 @@ from typing import Any, NamedTuple, overload
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from gradserve import images, inputs
+from gradserve import images
 from gradserve.arguments import ImageLike
+from gradserve.messages import inputs
 from gradserve.messages.fields import unknown
 
 LABELS_FILE = "labels.csv"

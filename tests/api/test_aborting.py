@@ -14,8 +14,8 @@ from gradserve.v1 import predict_pb2, service_pb2_grpc
 from gradserve_server.api.admission.admission import Admission
 from gradserve_server.api.admission.callers import Callers
 from gradserve_server.api.errors import invalid
-from gradserve_server.api.interceptor import RequestInterceptor
-from gradserve_server.api.unread import UnreadReplies
+from gradserve_server.api.transport.interceptor import RequestInterceptor
+from gradserve_server.api.transport.unread import UnreadReplies
 from gradserve_server.config import LimitSettings
 from gradserve_server.metrics import Metrics
 from gradserve_server.models.served import ServedModels

@@ -13,8 +13,8 @@ from zoo import CPU
 
 from gradserve.v1 import attack_pb2
 from gradserve.v1 import common_pb2 as pb
-from gradserve_server.api.decode_limits import counted_pixels
 from gradserve_server.api.errors import RequestError
+from gradserve_server.api.pictures.decode_limits import counted_pixels
 from gradserve_server.api.request import CallContext
 from gradserve_server.api.rpcs import attack
 from gradserve_server.config import LimitSettings

@@ -10,7 +10,7 @@ from serving import PATIENCE, Refused, Server, Stubs, methods, picture, refused
 
 from gradserve.v1 import common_pb2 as pb
 from gradserve.v1 import explain_pb2, models_pb2, predict_pb2
-from gradserve_server.api.interceptor import _request_id
+from gradserve_server.api.transport.interceptor import _request_id
 
 IMAGE = picture(0, 64, 64)
 DIGIT = picture(0, 8, 8)

@@ -16,7 +16,7 @@ from gradserve import Client
 from gradserve.bias.masks import read_mask, seen
 from gradserve.bias.run import Evidence, evidence_of
 from gradserve.cli import main
-from gradserve.inputs import UnusablePicture
+from gradserve.messages.inputs import UnusablePicture
 from gradserve.results.common import Region
 
 Run = Callable[..., tuple[int, str, str]]

@@ -19,7 +19,7 @@ from serving import PATIENCE, Server, Stubs, methods, refused, tensor
 from gradserve import decoding
 from gradserve.v1 import common_pb2 as pb
 from gradserve.v1 import differentiate_pb2, explain_pb2, predict_pb2, stylize_pb2
-from gradserve_server.api.decode_limits import (
+from gradserve_server.api.pictures.decode_limits import (
     MAX_LARGE_BYTES,
     PIXEL_BYTES,
     SMALL_BYTES,
@@ -52,7 +52,7 @@ DECODING = """
 import io, sys
 from PIL import Image
 from gradserve.decoding import to_rgb
-from gradserve_server.api.decode_limits import decode_bytes
+from gradserve_server.api.pictures.decode_limits import decode_bytes
 Image.preinit(), Image.init()
 data = open(sys.argv[1], "rb").read()
 def status(name):

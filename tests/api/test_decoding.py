@@ -14,14 +14,15 @@ from PIL import Image, TiffImagePlugin
 from serving import PATIENCE, Stubs, picture, refused, tensor
 
 from gradserve import images as seen
-from gradserve import inputs
+from gradserve.messages import inputs
 from gradserve.v1 import common_pb2 as pb
 from gradserve.v1 import predict_pb2
-from gradserve_server.api import images, servicer
+from gradserve_server.api import servicer
 from gradserve_server.api.admission.admission import Admission
 from gradserve_server.api.admission.callers import Callers
 from gradserve_server.api.errors import RequestError
-from gradserve_server.api.images import BadImage, decode
+from gradserve_server.api.pictures import images
+from gradserve_server.api.pictures.images import BadImage, decode
 from gradserve_server.config import LimitSettings
 from gradserve_server.metrics import Metrics
 from gradserve_server.models.card import Framing

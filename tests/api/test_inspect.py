@@ -13,7 +13,7 @@ from serving import PATIENCE, Server, Stubs, picture, refused, values
 
 from gradserve.v1 import inspect_pb2 as ix
 from gradserve.v1 import models_pb2
-from gradserve_server.api.sheets import CELL, GAP, in_colour, of_map, sheet, signed
+from gradserve_server.api.pictures.sheets import CELL, GAP, in_colour, of_map, sheet, signed
 
 LAYER, SIDE = "features.3", 64
 PHOTO = picture(0, SIDE, SIDE)

@@ -5,7 +5,7 @@ import logging
 import pytest
 from grpc._cython import cygrpc
 
-from gradserve_server.api import log_filters
+from gradserve_server.api.telemetry import log_filters
 
 
 @pytest.fixture(autouse=True)

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from gradserve_server.api import errors
+from gradserve_server.api.arguments.targets import class_named, known_layer
 from gradserve_server.api.errors import Violations, hints, near
-from gradserve_server.api.targets import class_named, known_layer
 
 CLASSES = [
     *("tench", "goldfish", "toucan", "tabby", "tiger cat", "Persian cat", "Egyptian cat", "polecat", "catamaran"),

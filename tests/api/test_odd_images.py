@@ -17,7 +17,7 @@ from serving import PATIENCE, Server, Stubs, refused
 
 from gradserve.v1 import common_pb2 as pb
 from gradserve.v1 import predict_pb2
-from gradserve_server.api.images import BadImage, decode
+from gradserve_server.api.pictures.images import BadImage, decode
 from gradserve_server.config import LimitSettings
 
 FOLDER = DATA / "odd-images"

@@ -12,7 +12,7 @@ from sklearn.datasets import load_sample_image
 from torchvision.transforms import CenterCrop, InterpolationMode, Resize
 
 from gradserve.v1 import common_pb2 as pb
-from gradserve_server.api.images import BadImage, DecodedPicture, decode, png, preprocess
+from gradserve_server.api.pictures.images import BadImage, DecodedPicture, decode, png, preprocess
 from gradserve_server.config import LimitSettings
 from gradserve_server.models.card import Framing
 from gradserve_server.models.preprocess import resize

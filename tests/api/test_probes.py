@@ -10,7 +10,7 @@ from h2.events import ResponseReceived, TrailersReceived
 from raw_http2 import RawConnection
 from serving import PATIENCE, Server
 
-from gradserve_server.api.probes import MAX_BYTES, MAX_OF_ADDRESS
+from gradserve_server.api.transport.probes import MAX_BYTES, MAX_OF_ADDRESS
 
 CHECK = "/grpc.health.v1.Health/Check"
 HALF = b"\0" + (28 << 20).to_bytes(4, "big") + bytes(1000)  # The beginning of a message of 28 MiB.

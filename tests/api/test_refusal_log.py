@@ -11,9 +11,9 @@ import pytest
 from gradserve_server.api.admission.admission import Admission
 from gradserve_server.api.admission.callers import Callers
 from gradserve_server.api.errors import Full, late
-from gradserve_server.api.interceptor import RequestInterceptor
-from gradserve_server.api.request_log import REFUSALS_LOGGED_SECONDS, RefusalLog
-from gradserve_server.api.unread import UnreadReplies
+from gradserve_server.api.telemetry.request_log import REFUSALS_LOGGED_SECONDS, RefusalLog
+from gradserve_server.api.transport.interceptor import RequestInterceptor
+from gradserve_server.api.transport.unread import UnreadReplies
 from gradserve_server.config import LimitSettings
 from gradserve_server.metrics import Metrics
 from gradserve_server.models.served import ServedModels
@@ -47,7 +47,7 @@ REFUSALS = {kind: Full(kind, "no room", 1.0) for kind in ("in_flight", "caller",
 async def test_a_crowd_of_refusals_of_any_kind_has_one_line_of_the_log(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, kind: str
 ) -> None:
-    monkeypatch.setattr("gradserve_server.api.interceptor.RefusalLog", lambda: RefusalLog(lambda: 100.0))
+    monkeypatch.setattr("gradserve_server.api.transport.interceptor.RefusalLog", lambda: RefusalLog(lambda: 100.0))
     pool: Any = SimpleNamespace(cards=ServedModels(), members=[], outstanding=0.0, queue_seconds=None)
     metrics = Metrics()
     interceptor = RequestInterceptor(

@@ -31,10 +31,11 @@ from gradserve.v1 import (
     service_pb2,
     stylize_pb2,
 )
-from gradserve_server.api import images, servicer
+from gradserve_server.api import servicer
 from gradserve_server.api.admission.admission import Admission
 from gradserve_server.api.admission.callers import Callers
 from gradserve_server.api.errors import Full
+from gradserve_server.api.pictures import images
 from gradserve_server.api.request import CallContext
 from gradserve_server.api.rpcs import exemplars, influence, maximize, stylize
 from gradserve_server.config import LimitSettings

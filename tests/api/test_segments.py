@@ -10,7 +10,7 @@ from skimage.data import astronaut
 
 from gradserve import Client, InvalidArgument
 from gradserve.v1 import common_pb2 as pb
-from gradserve_server.api.segments import segment, segment_message
+from gradserve_server.api.maps.segments import segment, segment_message
 
 SIDE = 96
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from gradserve_server.api.spans import RequestSpan, TaskSpans, open_span, span
+from gradserve_server.api.telemetry.spans import RequestSpan, TaskSpans, open_span, span
 from gradserve_server.engine.timeline import TimedPass, Timeline
 from gradserve_server.pool.wire import Outcome, Task
 

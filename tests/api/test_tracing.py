@@ -35,9 +35,9 @@ from gradserve.v1 import (
     service_pb2,
     stylize_pb2,
 )
-from gradserve_server.api.request_log import RequestLog
-from gradserve_server.api.spans import open_span
-from gradserve_server.api.tracing import Tracing
+from gradserve_server.api.telemetry.request_log import RequestLog
+from gradserve_server.api.telemetry.spans import open_span
+from gradserve_server.api.telemetry.tracing import Tracing
 
 CALLERS = "0af7651916cd43dd8448eb211c80319c"  # A trace id of a caller.
 DIGIT, PHOTO = picture(0, 8, 8), picture(1, 64, 64)

@@ -13,8 +13,8 @@ from zoo import prepared
 
 from gradserve.v1 import common_pb2 as pb
 from gradserve.v1 import explain_pb2
-from gradserve_server.api import trust
 from gradserve_server.api.errors import RequestError
+from gradserve_server.api.maps import trust
 from gradserve_server.api.request import CallContext
 from gradserve_server.api.rpcs import explain
 from gradserve_server.config import LimitSettings

@@ -13,7 +13,7 @@ from serving import PATIENCE, Server, Stubs, picture, refused
 
 from gradserve.v1 import maximize_pb2, predict_pb2
 from gradserve_server.api.errors import Full
-from gradserve_server.api.unread import UnreadReplies
+from gradserve_server.api.transport.unread import UnreadReplies
 
 CONFIG = """
 [server]

@@ -9,8 +9,8 @@ from google.protobuf.message import DecodeError
 from google.protobuf.unknown_fields import UnknownFieldSet
 
 from gradserve.v1 import attack_pb2, differentiate_pb2, explain_pb2, predict_pb2
-from gradserve_server.api import wire_fields
-from gradserve_server.api.wire_fields import MAX_FIELDS, MalformedMessage, check_fields
+from gradserve_server.api.transport import wire_fields
+from gradserve_server.api.transport.wire_fields import MAX_FIELDS, MalformedMessage, check_fields
 
 EXPLAIN = explain_pb2.ExplainRequest.DESCRIPTOR
 

@@ -15,7 +15,7 @@ from rich.table import Table
 from torch import Tensor
 
 from gradserve.v1 import common_pb2 as pb
-from gradserve_server.api.images import decode, preprocess
+from gradserve_server.api.pictures.images import decode, preprocess
 from gradserve_server.config import LimitSettings
 from gradserve_server.engine.differentiate import differentiate
 from gradserve_server.engine.objective import ranked

@@ -23,7 +23,7 @@ from gradserve import Client
 from gradserve.cli.demo.local_server import launched
 from gradserve.results.explain import Explanations
 from gradserve.v1 import common_pb2 as pb
-from gradserve_server.api.images import decode, preprocess
+from gradserve_server.api.pictures.images import decode, preprocess
 from gradserve_server.config import LimitSettings
 from gradserve_server.models.catalogue import ModelSpec
 from gradserve_server.models.preparation import prepare

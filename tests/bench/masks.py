@@ -25,7 +25,7 @@ from rich.progress import track
 from rich.table import Table
 from torch import Tensor
 
-from gradserve_server.api.segments import segment
+from gradserve_server.api.maps.segments import segment
 from gradserve_server.methods.explain import METHODS, Call, Target
 from gradserve_server.methods.parameters import bind
 from gradserve_server.models.catalogue import ModelSpec

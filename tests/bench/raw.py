@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from gradserve.v1 import common_pb2 as pb
-from gradserve_server.api.images import decode, png, preprocess
+from gradserve_server.api.pictures.images import decode, png, preprocess
 from gradserve_server.config import LimitSettings
 from gradserve_server.models.card import Precision
 from gradserve_server.models.catalogue import read_catalogue

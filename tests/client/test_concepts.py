@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from gradserve import AsyncClient, Direction, Goal, InvalidArgument, NotFound, Rank, cli, patterns, vectors
+from gradserve import AsyncClient, Direction, Goal, InvalidArgument, NotFound, Rank, cli, patterns
 from gradserve.concepts import pictures
+from gradserve.messages import vectors
 
 from .fake_concepts import direction_of
 

@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from gradserve import FailedPrecondition, GradserveError, cli, images, inputs
+from gradserve import FailedPrecondition, GradserveError, cli, images
 from gradserve.cli import options
 from gradserve.cli.demo import command, explaining, local_server, samples
 from gradserve.cli.demo import page as demo_page
 from gradserve.cli.demo.session import Chapter, DemoRequest, Row, Session
+from gradserve.messages import inputs
 from gradserve.robustness import page
 
 from .fake import METHODS

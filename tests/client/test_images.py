@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from gradserve import Region, colours, images, inputs
+from gradserve import Region, colours, images
+from gradserve.messages import inputs
 from gradserve.v1 import common_pb2
 
 from .conftest import jpeg

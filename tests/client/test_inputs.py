@@ -12,7 +12,8 @@ import pytest
 from PIL import Image
 
 import gradserve
-from gradserve import Client, Contrast, images, inputs
+from gradserve import Client, Contrast, images
+from gradserve.messages import inputs
 from gradserve.messages.attack import attack_request
 from gradserve.messages.differentiate import differentiate_request
 from gradserve.messages.explain import explain_request
@@ -63,7 +64,7 @@ def test_a_tensor_of_torch_leaves_its_graph() -> None:
 
 
 def test_the_client_reads_tensors_without_importing_torch() -> None:
-    code = "import sys, gradserve.inputs; print('torch' in sys.modules)"
+    code = "import sys, gradserve.messages.inputs; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
 

@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from gradserve import Client, Contrast, Method, Rank, Similarity, Unit, errors, inputs
+from gradserve import Client, Contrast, Method, Rank, Similarity, Unit, errors
 from gradserve.cli import parse
-from gradserve.messages import fields
+from gradserve.messages import fields, inputs
 from gradserve.messages.attack import attack_request, attack_result
 from gradserve.messages.common import request_options
 from gradserve.messages.explain import EXPLAIN_METHOD, explain_request, explanations

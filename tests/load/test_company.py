@@ -12,7 +12,7 @@ from zoo import CPU
 from gradserve.v1 import attack_pb2, explain_pb2, models_pb2, predict_pb2
 from gradserve.v1 import common_pb2 as pb
 from gradserve_server.api.errors import Violations
-from gradserve_server.api.images import model_input
+from gradserve_server.api.pictures.images import model_input
 from gradserve_server.config import LimitSettings
 from gradserve_server.methods.explain import METHODS as EXPLANATIONS
 from gradserve_server.models.catalogue import EMBEDDED, ModelSpec

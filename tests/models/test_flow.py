@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from torchvision.models.densenet import DenseNet
 from zoo import CPU, inputs, off, prepared
 
-from gradserve_server.api.cam_layers import cam_layer
+from gradserve_server.api.arguments.targets import known_layer
 from gradserve_server.api.errors import Violations
+from gradserve_server.api.maps.cam_layers import cam_layer
 from gradserve_server.api.rpcs.explanation import method_warnings
-from gradserve_server.api.targets import known_layer
 from gradserve_server.engine.differentiate import differentiate
 from gradserve_server.engine.objective import channel, logit
 from gradserve_server.engine.query import Part, Query, Tap

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from zoo import CPU
 
 from gradserve.v1 import common_pb2 as pb
-from gradserve_server.api.images import ModelInput
+from gradserve_server.api.pictures.images import ModelInput
 from gradserve_server.api.reply import provenance
 from gradserve_server.api.request import Bound
 from gradserve_server.engine.engine import Engine

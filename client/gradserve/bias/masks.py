@@ -9,7 +9,7 @@ from PIL import Image
 from gradserve import decoding
 from gradserve.datasets import Dataset, Example
 from gradserve.images import Array
-from gradserve.inputs import UnusablePicture
+from gradserve.messages.inputs import UnusablePicture
 from gradserve.results.common import Region
 
 _FORM = "a mask is white where the object is and black elsewhere"

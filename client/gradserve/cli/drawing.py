@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from gradserve import images, inputs
+from gradserve import images
+from gradserve.messages import inputs
 from gradserve.results.exemplars import ChannelExemplars, ExemplarPatch, Exemplars
 from gradserve.results.influence import Influence, Suspects, TrainingExample
 from gradserve.results.pictures import Curve

@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from gradserve import vectors
 from gradserve.arguments import (
     AttackTargetLike,
     Contrast,
@@ -17,7 +16,7 @@ from gradserve.arguments import (
     TargetLike,
     Unit,
 )
-from gradserve.messages import fields
+from gradserve.messages import fields, vectors
 from gradserve.messages.attack import DEFENCE, EOT
 from gradserve.messages.explain import EXPLAIN_METHOD
 from gradserve.parameters.method import Method, ParameterValue

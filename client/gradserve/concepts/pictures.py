@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from gradserve import images, inputs, patterns
+from gradserve import images, patterns
 from gradserve.datasets import open_dataset
+from gradserve.messages import inputs
 from gradserve.messages.fields import unknown
 
 MAX_CONCEPT, MAX_NEGATIVES, MAX_CLASS_IMAGES = 128, 256, 128  # What a request may have.

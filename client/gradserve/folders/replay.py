@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 from google.protobuf import json_format
 
-from gradserve import inputs
 from gradserve.client import Client
 from gradserve.folders.files import is_partial, read
 from gradserve.images import Array
+from gradserve.messages import inputs
 from gradserve.messages.common import PRECISION, choice
 from gradserve.results.common import Result
 from gradserve.results.explain import Explanation, picture_sha256

@@ -1,1 +1,1 @@
-"""From arguments to request messages, and from reply messages to results: pure functions, a module for each subject."""
+"""From arguments, and the files that they name, to request messages, and from reply messages to results."""

@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from numbers import Real
 from typing import Any, Unpack
 
-from gradserve import inputs
 from gradserve.arguments import (
     AttackMethodLike,
     AttackTargetLike,
@@ -18,7 +17,7 @@ from gradserve.arguments import (
     RegionLike,
     TargetLike,
 )
-from gradserve.messages import fields
+from gradserve.messages import fields, inputs
 from gradserve.messages.common import (
     PREPROCESS,
     check_target,

@@ -2,8 +2,8 @@
 
 from typing import Unpack
 
-from gradserve import inputs
 from gradserve.arguments import ImageLike, Layout, Options, PhotoOptions
+from gradserve.messages import inputs
 from gradserve.messages.common import (
     PREPROCESS,
     choice,

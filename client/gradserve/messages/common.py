@@ -12,10 +12,9 @@ import grpc
 import numpy as np
 from PIL import Image
 
-from gradserve import inputs, vectors
 from gradserve.arguments import Contrast, Direction, ImageLike, Layout, Rank, RegionLike, Similarity, TargetLike, Unit
 from gradserve.errors import Unimplemented
-from gradserve.messages import fields
+from gradserve.messages import fields, inputs, vectors
 from gradserve.parameters.common import Precision, Priority
 from gradserve.parameters.method import Method, ParameterValue
 from gradserve.results.common import Provenance, Region, Score

@@ -6,9 +6,8 @@ from typing import Any, Unpack
 
 import numpy as np
 
-from gradserve import inputs
 from gradserve.arguments import BatchLike, Layout, Options, PhotoOptions, TargetLike
-from gradserve.messages import fields
+from gradserve.messages import fields, inputs
 from gradserve.messages.common import (
     PREPROCESS,
     check_names,

@@ -3,8 +3,8 @@
 from typing import Any, Unpack
 
 from gradserve import images as pixels
-from gradserve import inputs
 from gradserve.arguments import ImageLike, Layout, Options, SizeLike, TargetLike
+from gradserve.messages import inputs
 from gradserve.messages.common import count, provenance_of, region_of, request_options, score_of, split, target_message
 from gradserve.messages.pictures import size_message
 from gradserve.results.dense import DenseMap, DenseMaps, Grid

@@ -4,8 +4,9 @@ from typing import Any, Unpack
 
 import numpy as np
 
-from gradserve import images, inputs
+from gradserve import images
 from gradserve.arguments import BatchLike, Layout, Options, PhotoOptions
+from gradserve.messages import inputs
 from gradserve.messages.common import PREPROCESS, check_names, choice, provenance_of, region_of, request_options
 from gradserve.messages.goals import GoalLike, goal_message
 from gradserve.parameters.common import Preprocess

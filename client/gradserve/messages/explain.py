@@ -6,7 +6,7 @@ from typing import Any, Unpack
 
 import numpy as np
 
-from gradserve import images, inputs
+from gradserve import images
 from gradserve.arguments import (
     ExplainMethodLike,
     ImageLike,
@@ -17,7 +17,7 @@ from gradserve.arguments import (
     RegionLike,
     TargetLike,
 )
-from gradserve.messages import fields
+from gradserve.messages import fields, inputs
 from gradserve.messages.common import (
     PREPROCESS,
     are_several,

@@ -5,9 +5,9 @@ from typing import Any, TypedDict, Unpack
 
 import numpy as np
 
-from gradserve import images, inputs
+from gradserve import images
 from gradserve.arguments import ImageLike, InfluenceMethodLike, Layout, Options, PhotoOptions, TargetLike
-from gradserve.messages import fields
+from gradserve.messages import fields, inputs
 from gradserve.messages.common import (
     PREPROCESS,
     check_names,

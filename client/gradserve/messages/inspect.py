@@ -4,9 +4,8 @@ from collections.abc import Sequence
 from typing import Any, Literal, Unpack
 
 from gradserve import images as pixels
-from gradserve import inputs
 from gradserve.arguments import BatchLike, ImageLike, Layout, Options, PhotoOptions
-from gradserve.messages import fields
+from gradserve.messages import fields, inputs
 from gradserve.messages.common import (
     PREPROCESS,
     check_names,

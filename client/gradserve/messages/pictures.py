@@ -5,9 +5,8 @@ from typing import Any, Unpack
 
 import numpy as np
 
-from gradserve import inputs
 from gradserve.arguments import ImageLike, Layout, MaximizeArguments, Options, SizeLike, StyleLike, StylizeArguments
-from gradserve.messages import fields
+from gradserve.messages import fields, inputs
 from gradserve.messages.common import choice, count, provenance_of, request_options, score_of
 from gradserve.messages.goals import GoalLike, goal_message
 from gradserve.results.pictures import Curve, MaximizedImage, MaximizedImages, Progress, StylizedImage

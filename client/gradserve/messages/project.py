@@ -5,9 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Unpack
 
-from gradserve import inputs
 from gradserve.arguments import BatchLike, Layout, Options, PhotoOptions
-from gradserve.messages import fields
+from gradserve.messages import fields, inputs
 from gradserve.messages.common import (
     PREPROCESS,
     check_names,

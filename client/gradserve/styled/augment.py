@@ -11,10 +11,10 @@ from zlib import crc32
 
 import numpy as np
 
-from gradserve import inputs
 from gradserve.client import Client
 from gradserve.datasets import IMAGE_SUFFIXES, LABELS_FILE, Dataset, Example
 from gradserve.folders.claims import replace_file
+from gradserve.messages import inputs
 from gradserve.results.common import slug
 from gradserve.results.explain import picture_sha256
 from gradserve.styled.pictures import StyledFolder, StyledReport, Wanted

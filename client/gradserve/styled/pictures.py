@@ -10,11 +10,11 @@ from typing import Any
 
 from PIL import Image, PngImagePlugin
 
-from gradserve import inputs
 from gradserve.arguments import ImageLike
 from gradserve.client import Client
 from gradserve.errors import PictureError
 from gradserve.folders.claims import SETTINGS, check_same, replace_file, write_settings
+from gradserve.messages import inputs
 from gradserve.results.explain import picture_sha256
 from gradserve.results.pictures import StylizedImage
 from gradserve.transport.ordered import in_order, raise_if_common

@@ -8,7 +8,6 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterat
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, TypeVar, get_args
 
-from gradserve import inputs
 from gradserve.arguments import ImageLike, OnError
 from gradserve.errors import (
     DeadlineExceeded,
@@ -19,6 +18,7 @@ from gradserve.errors import (
     RequestTooLarge,
     ResourceExhausted,
 )
+from gradserve.messages import inputs
 
 T = TypeVar("T")
 RETURNED = (GradserveError, inputs.UnusablePicture, OSError)  # Errors that may be those of one picture alone.

@@ -16,8 +16,8 @@ from ..pool.wire import ChangeAction, Changed, ChangeFailure, ChangeFailureKind,
 from .admission.callers import Callers
 from .errors import RequestError, clipped, invalid, shown
 from .fields import enum_value
-from .request_log import request_log
 from .rpcs.models import model_reply
+from .telemetry.request_log import request_log
 
 MAX_LOGGED_NAMES_BYTES = 100  # The most bytes of the models' names that the log repeats.
 MAX_NAMES = 256  # The most names of a call.

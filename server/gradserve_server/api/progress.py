@@ -13,7 +13,7 @@ from gradserve.v1 import progress_pb2
 from ..methods.image_run import Snapshot
 from ..pool.wire import Preview, Task
 from .errors import Violations
-from .images import png
+from .pictures.images import png
 
 MIN_MESSAGE_SECONDS = 0.25  # The least seconds between two messages.
 MIN_MAP_SECONDS = 1.0  # The same for two messages about one map, which are larger.

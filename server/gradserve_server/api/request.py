@@ -16,11 +16,11 @@ from ..models.card import ModelCard, Precision, Rpc
 from ..models.served import ServedModels
 from ..pool.forecast import Prospect
 from ..pool.wire import Task
-from . import images
 from .admission.callers import NOBODY, Caller
 from .directions import NO_DIRECTIONS, Directions
 from .errors import RequestError, Violations, late, model_unavailable, unknown_model
 from .fields import choice
+from .pictures import images
 
 # Time reserved for the reply: seconds of the request's own time budget, or a share of the time that its gRPC deadline
 # leaves, which is at most MAX_REPLY_SECONDS.

@@ -23,23 +23,24 @@ from gradserve.v1 import (
 from ..config import LimitSettings, ServerSettings, StartError
 from ..metrics import Metrics
 from ..pool.pool import Pool
-from . import log_filters, reflection
-from .address import check_unused
+from . import reflection
 from .admission.admission import Admission
 from .admission.callers import Callers
 from .admission.tokens import TokenFile
-from .certificates import Certificates
 from .directions import DirectionStore
 from .inference import service as inference
 from .inference.v2 import inference_pb2_grpc
-from .interceptor import RequestInterceptor
 from .management import KeeperChanges, ModelManagementService
 from .servicer import GradientService
 from .small_services import DirectionService, ModelService
-from .unread import UnreadReplies
+from .telemetry import log_filters
+from .transport.address import check_unused
+from .transport.certificates import Certificates
+from .transport.interceptor import RequestInterceptor
+from .transport.unread import UnreadReplies
 
 if TYPE_CHECKING:
-    from .tracing import Tracing
+    from .telemetry.tracing import Tracing
 
 MIB = 1 << 20
 FLUSH_SECONDS = 1.0  # Seconds in which the last replies, and the health's last state, are sent.
@@ -173,7 +174,7 @@ def _connections(settings: ServerSettings) -> int:
 def _tracing(endpoint: str) -> "Tracing":
     """Raises StartError."""
     try:
-        from .tracing import Tracing  # Imported here, since OpenTelemetry is an extra.
+        from .telemetry.tracing import Tracing  # Imported here, since OpenTelemetry is an extra.
     except ImportError as error:
         text = "server.traces needs OpenTelemetry, which is not installed: pip install 'gradserve[otel]'"
         raise StartError(f"{text} ({error})") from error

@@ -23,17 +23,17 @@ from .admission.admission import CODEC_THREADS, Admission
 from .admission.callers import Caller, Callers
 from .admission.expectations import Expectations
 from .admission.fair_threads import FairThreads
-from .decode_limits import counted_pixels
 from .directions import DirectionStore
 from .errors import RequestError, clipped, failure, hints, late, unavailable
+from .pictures.decode_limits import counted_pixels
 from .progress import with_progress
 from .reply import is_partial
 from .request import Bound, CallContext, least_prospect, time_budget
-from .request_log import RequestLog, request_log
 from .rpcs import RpcModule, attack, dense, explain, module_of
 from .rpcs.certificate import attack_task, certificate_task, encode_picture, map_task
 from .rpcs.explain_stream import stream_progress
-from .spans import TaskSpans, span
+from .telemetry.request_log import RequestLog, request_log
+from .telemetry.spans import TaskSpans, span
 
 MAX_LOGGED_NAME_BYTES = 100  # The most bytes of a request's model name that the log repeats.
 # A partial answer may come this many seconds after its deadline, since a pass cannot be interrupted.

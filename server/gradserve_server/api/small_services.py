@@ -12,8 +12,8 @@ from .admission.callers import Callers
 from .directions import Directions, DirectionStore, timestamp
 from .errors import unavailable
 from .request import model_card
-from .request_log import request_log
 from .rpcs.models import model_reply
+from .telemetry.request_log import request_log
 
 
 class ModelService(models_pb2_grpc.ModelServiceServicer):

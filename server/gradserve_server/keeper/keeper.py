@@ -11,8 +11,8 @@ from platform import python_version
 from typing import Any
 
 from .. import __version__
-from ..api.address import ReservedAddress, check_certificates
 from ..api.admission.tokens import TokenFile
+from ..api.transport.address import ReservedAddress, check_certificates
 from ..config import FrontEndSettings, ServerSettings, Settings
 from ..logs import current
 from ..metrics import Metrics

@@ -11,7 +11,7 @@ from pathlib import Path
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector
 
-from ..api.address import bound
+from ..api.transport.address import bound
 from ..config import ServerSettings, join_address
 
 log = logging.getLogger(__name__)

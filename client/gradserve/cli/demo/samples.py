@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
-from gradserve import images, inputs
+from gradserve import images
+from gradserve.messages import inputs
 
 _CATS = ("tiger cat", "tabby", "tabby cat", "Egyptian cat", "cat")
 # Package, file, what is to be seen, and the names that classes for it have.

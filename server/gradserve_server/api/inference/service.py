@@ -11,10 +11,10 @@ from ... import __version__
 from ...pool.pool import Pool
 from ..admission.callers import Callers
 from ..errors import RequestError
-from ..request_log import request_log
 from ..servicer import GradientService
 from ..small_services import ModelService
-from ..spans import span
+from ..telemetry.request_log import request_log
+from ..telemetry.spans import span
 from . import infer
 from .parameters import read
 from .tensors import NAME

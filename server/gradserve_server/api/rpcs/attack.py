@@ -27,13 +27,13 @@ from ...methods.explain import Call
 from ...methods.regions import ScoredRegion
 from ...models.card import ModelCard
 from ...pool.wire import Outcome
+from ..arguments.regions import attack_mask, averaged, score_region
+from ..arguments.targets import reads_scores, target_of
 from ..errors import Violations
 from ..fields import choice, enum_value, from_dict, parse_fields
-from ..images import ModelInput, png
-from ..regions import attack_mask, averaged, score_region
+from ..pictures.images import ModelInput, png
 from ..reply import provenance, scores
 from ..request import Bound, CallContext, area, check_options, check_picture, model_of, task_of
-from ..targets import reads_scores, target_of
 from .attack_goals import LOSS, goal_spec_of
 from .certificate import NORM, EncodedPicture, certified, magnified
 from .explain import calls_of, check_applies

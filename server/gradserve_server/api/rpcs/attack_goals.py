@@ -7,9 +7,9 @@ from gradserve.v1 import common_pb2 as pb
 
 from ...methods.attack import FROM_SCRATCH, METHODS, GoalSpec, Loss
 from ...models.card import ModelCard
+from ..arguments.targets import class_named, single_target
 from ..errors import Violations
 from ..fields import choice
-from ..targets import class_named, single_target
 
 LOSS, PICK = (attack_pb2.DESCRIPTOR.enum_types_by_name[name] for name in ("Loss", "Pick"))
 MIN_DLR_CLASSES = 3  # The DLR loss needs this many classes, and with a target one more.

@@ -9,8 +9,8 @@ from gradserve.v1 import progress_pb2
 
 from ...models.card import ModelCard
 from ...models.preprocess import BadImage, resize
-from .. import images
 from ..errors import Violations
+from ..pictures import images
 from ..request import CallContext
 
 CANVAS_VALUE = 0.5

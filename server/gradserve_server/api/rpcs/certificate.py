@@ -17,7 +17,7 @@ from ...methods.explain import ExplainArguments, relevance_of
 from ...models.card import ModelCard, Precision
 from ...pool.wire import Task
 from ..fields import enum_value
-from ..images import png
+from ..pictures.images import png
 from ..reply import probability_notes, scores
 from ..request import Bound
 from .explain import cost_of

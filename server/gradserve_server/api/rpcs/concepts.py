@@ -15,14 +15,14 @@ from ...methods.concepts.analysis import ConceptDirection, Sensitivity, analysed
 from ...methods.targets import Target
 from ...models.card import Layer, ModelCard
 from ...pool.wire import Failure, Outcome
-from ..batches import batch_of_fields, read_pictures
+from ..arguments.batches import batch_of_fields, read_pictures
+from ..arguments.targets import has_channels, known_layer, single_target
 from ..directions import check_name, kept_direction, timestamp
 from ..errors import Violations, failure, inapplicable
 from ..fields import choice
-from ..images import ModelInput
+from ..pictures.images import ModelInput
 from ..reply import provenance, target_message
 from ..request import PREPROCESSES, Bound, CallContext, area, check_options, in_exact, model_of, task_of
-from ..targets import has_channels, known_layer, single_target
 
 MIN_IMAGES, MAX_CONCEPTS, MAX_NEGATIVES, MAX_CLASS_IMAGES = 3, 128, 256, 128
 ADVISED_IMAGES = 10  # With fewer the answer has a warning.

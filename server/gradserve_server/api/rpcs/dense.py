@@ -16,12 +16,12 @@ from ...methods.targets import Target
 from ...models.card import ModelCard
 from ...models.tiles import DenseHead, amount, best_size, most_cells, refusal
 from ...pool.wire import Outcome, Task
+from ..arguments.targets import targets_of
 from ..errors import Violations
-from ..images import ModelInput
+from ..pictures.images import ModelInput
+from ..pictures.sheets import sheet
 from ..reply import best, fill_tensor, provenance, scores
 from ..request import Bound, CallContext, CheckedOptions, check_options, in_exact, model_of, task_of
-from ..sheets import sheet
-from ..targets import targets_of
 from .canvas import empty, picture, sides, sized
 
 MAX_INPUTS = 16  # The most pixels of a picture, in those that are allowed as a model's input.

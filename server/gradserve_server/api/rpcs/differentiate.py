@@ -16,12 +16,12 @@ from ...methods.targets import Target, look_up_rows
 from ...models.card import Layer, ModelCard
 from ...models.rules import CONVOLUTION_RULES, Relevance, ReLURule, Rule
 from ...pool.wire import Outcome
-from ..batches import batch_of, read_pictures
+from ..arguments.batches import batch_of, read_pictures
+from ..arguments.targets import ASIDE, aside, has_channels, known_layer
 from ..errors import Violations
 from ..fields import choice
 from ..reply import fill_tensor, provenance
 from ..request import PREPROCESSES, Bound, CallContext, area, check_options, in_exact, model_of, task_of
-from ..targets import ASIDE, aside, has_channels, known_layer
 from .goals import goal_of
 
 MAX_IMAGES = 256

@@ -9,10 +9,10 @@ from ...methods.embed import EmbedArguments, Embedded
 from ...models.card import ModelCard
 from ...models.taps import Side
 from ...pool.wire import Outcome
+from ..arguments.targets import has_channels, known_layer
 from ..fields import choice
 from ..reply import provenance, tensor
 from ..request import Bound, CallContext, area, check_options, check_picture, model_of, task_of
-from ..targets import has_channels, known_layer
 
 POOLING = influence_pb2.DESCRIPTOR.enum_types_by_name["Pooling"]
 

@@ -18,15 +18,15 @@ from ...methods.regions import ScoredRegion
 from ...methods.targets import AnyTarget, Target, layers_of
 from ...models.card import ModelCard
 from ...pool.wire import Outcome, Task
-from ..cam_layers import cam_layer
+from ..arguments.regions import score_region
+from ..arguments.targets import ASIDE, MAX_TARGETS, aside, reads_scores, targets_of
 from ..errors import Violations
 from ..fields import choice, parse_fields
-from ..images import ModelInput
-from ..regions import score_region
+from ..maps.cam_layers import cam_layer
+from ..maps.trust import claimed, judging_cost, learn, trial_cost, trust_rows
+from ..pictures.images import ModelInput
 from ..reply import provenance
 from ..request import Bound, CallContext, area, check_options, check_picture, in_exact, model_of, task_of
-from ..targets import ASIDE, MAX_TARGETS, aside, reads_scores, targets_of
-from ..trust import claimed, judging_cost, learn, trial_cost, trust_rows
 from .explanation import cut_out, explanation, overlaid
 from .sampling import until_stable_of
 

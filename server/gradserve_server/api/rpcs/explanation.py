@@ -9,13 +9,13 @@ from gradserve.v1 import explain_pb2
 from ...methods.explain import METHODS, Call, Explained, relevance_of
 from ...methods.targets import Contrast
 from ...models.card import ModelCard
+from ..arguments.regions import region_message
 from ..fields import from_dict
-from ..images import png
-from ..regions import region_message
+from ..maps.segments import NO_SEGMENT, segment, segment_message
+from ..maps.trust import trial_warnings, trust_message
+from ..pictures.images import png
 from ..reply import target_message, target_name, tensor
 from ..request import Bound
-from ..segments import NO_SEGMENT, segment, segment_message
-from ..trust import trial_warnings, trust_message
 
 MIN_OVERLAY_SIDE = 224  # Pixels of the longer side. A smaller overlay is magnified by a whole number.
 MAX_FLOAT16, MIN_FLOAT16 = float(np.finfo(np.float16).max), float(np.finfo(np.float16).tiny)

@@ -9,11 +9,11 @@ from gradserve.v1 import common_pb2, maximize_pb2
 from ...methods.goals import Goal, Summand, weighted_targets
 from ...methods.targets import Direction
 from ...models.card import ModelCard
+from ..arguments.targets import check_contrast, direction_of, known_layer, target_of, weight_of
 from ..errors import Violations
 from ..fields import enum_name
 from ..reply import direction_name, sum_name, target_message, target_name, tensor
 from ..request import CallContext
-from ..targets import check_contrast, direction_of, known_layer, target_of, weight_of
 
 MAX_GOALS, MAX_SUMMANDS = 16, 64
 BYTES_OF_FLOAT = 4

@@ -14,6 +14,7 @@ from ...methods.influence.indexing.plan import no_influence
 from ...models.card import ModelCard
 from ...models.served import ServedModels
 from ...pool.wire import Outcome
+from ..arguments.targets import single_target
 from ..errors import Violations, near, shown
 from ..fields import choice, enum_value
 from ..reply import provenance
@@ -28,7 +29,6 @@ from ..request import (
     model_of,
     task_of,
 )
-from ..targets import single_target
 
 DEFAULT_TOP, MAX_TOP = 8, 100  # Numbers of helpful examples, and of harmful ones.
 MAX_QUESTIONS = 16  # The most what-ifs of a request.

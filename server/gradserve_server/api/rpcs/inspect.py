@@ -11,10 +11,10 @@ from gradserve.v1 import inspect_pb2
 from ...methods.inspect import InspectArguments, ViewArguments
 from ...models.card import ModelCard
 from ...pool.wire import Outcome
-from ..batches import batch_of, read_pictures
+from ..arguments.batches import batch_of, read_pictures
 from ..errors import Violations
 from ..fields import choice
-from ..images import ModelInput
+from ..pictures.images import ModelInput
 from ..reply import provenance
 from ..request import (
     PREPROCESSES,

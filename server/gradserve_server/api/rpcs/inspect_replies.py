@@ -12,9 +12,9 @@ from ...methods.inspect.receptive_field import Field
 from ...methods.inspect.table import Activity, LayerStatistics, TableArguments
 from ...methods.inspect.weights import ShownWeights, WeightsArguments
 from ...models.card import Layer, ModelCard
+from ..pictures.sheets import in_colour, of_map, sheet, signed
 from ..reply import fill_tensor
 from ..request import Bound
-from ..sheets import in_colour, of_map, sheet, signed
 from .inspect_views import every_layer, table_layers
 
 ROW_HEIGHT = 8  # Pixels of a line of weights that lie on no map.

@@ -15,11 +15,11 @@ from ...methods.inspect.receptive_field import NEIGHBOURS, PICTURES, FieldArgume
 from ...methods.inspect.table import TableArguments
 from ...methods.inspect.weights import WeightsArguments
 from ...models.card import Layer, ModelCard
+from ..arguments.targets import has_channels, known_layer
 from ..errors import Violations, near, shown
 from ..fields import choice
-from ..images import fits
+from ..pictures.images import fits
 from ..request import area
-from ..targets import has_channels, known_layer
 
 MAX_CHANNELS, MAX_INPUTS = 256, 64
 DEFAULT_FILTERS, DEFAULT_INPUTS, DEFAULT_MAPS = 64, 8, 16

@@ -12,7 +12,7 @@ from ...models.card import ModelCard
 from ...pool.wire import Outcome
 from ..errors import Violations
 from ..fields import choice, enum_name, from_dict, parse_fields
-from ..images import ModelInput, fits, png, sizes_taken
+from ..pictures.images import ModelInput, fits, png, sizes_taken
 from ..progress import check_snapshots, curves, snapshots
 from ..reply import best, provenance, scores
 from ..request import Bound, CallContext, check_options, model_of, task_of

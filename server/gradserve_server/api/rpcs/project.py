@@ -12,10 +12,10 @@ from ...methods.pictures.separability import NEIGHBOUR_COUNT
 from ...methods.project import PictureFeatures, ProjectArguments
 from ...models.card import ModelCard
 from ...pool.wire import Outcome
-from ..batches import batch_of, read_pictures
+from ..arguments.batches import batch_of, read_pictures
 from ..errors import Violations
 from ..fields import choice, enum_value
-from ..images import ModelInput
+from ..pictures.images import ModelInput
 from ..reply import provenance
 from ..request import PREPROCESSES, Bound, CallContext, area, check_options, in_exact, model_of, task_of
 from .exemplars import indexed_layer, pictures_of

@@ -22,13 +22,13 @@ from ...methods.stylize import (
 )
 from ...models.card import ModelCard
 from ...pool.wire import Outcome
+from ..arguments.targets import known_layer
 from ..errors import Violations
 from ..fields import from_dict, parse_fields
-from ..images import ModelInput, fits, png, sizes_taken
+from ..pictures.images import ModelInput, fits, png, sizes_taken
 from ..progress import check_snapshots, curves, snapshots
 from ..reply import provenance
 from ..request import Bound, CallContext, check_options, model_of, task_of
-from ..targets import known_layer
 from .canvas import canvas, picture, scaled, sized
 
 CONTENT_SIDE, TEXTURE_SIDE = 512, 256  # Default pixels of the longer side.

@@ -4,7 +4,7 @@ import socket
 import ssl
 from pathlib import Path
 
-from ..config import ServerSettings
+from ...config import ServerSettings
 
 
 class ReservedAddress:

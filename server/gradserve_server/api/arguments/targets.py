@@ -6,11 +6,11 @@ from typing import Protocol
 
 from gradserve.v1 import common_pb2 as pb
 
-from ..methods.targets import AnyTarget, Contrast, Direction, Similarity, Target, cancelled
-from ..models.card import Layer, ModelCard
-from .errors import RequestError, Violations, near, shown
-from .fields import choice
-from .request import PREPROCESSES, CallContext, read_picture
+from ...methods.targets import AnyTarget, Contrast, Direction, Similarity, Target, cancelled
+from ...models.card import Layer, ModelCard
+from ..errors import RequestError, Violations, near, shown
+from ..fields import choice
+from ..request import PREPROCESSES, CallContext, read_picture
 
 MAX_TARGETS, MAX_TERMS = 16, 16
 MAX_WEIGHT = 1e9

@@ -12,8 +12,8 @@ from dataclasses import dataclass, field, replace
 from types import TracebackType
 from typing import Self
 
-from ..engine.timeline import TimedPass, Timeline
-from ..pool.wire import Outcome, Task
+from ...engine.timeline import TimedPass, Timeline
+from ...pool.wire import Outcome, Task
 
 
 @dataclass(slots=True)

@@ -10,7 +10,7 @@ from typing import Any
 
 import grpc
 
-from .admission.callers import NOBODY, Caller
+from ..admission.callers import NOBODY, Caller
 
 REFUSALS_LOGGED_SECONDS = 2.0  # In such a time one refusal of each kind is logged, and how many were left out before.
 TRACE_PARENT = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}.*")

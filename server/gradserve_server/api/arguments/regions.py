@@ -7,13 +7,13 @@ import numpy as np
 from gradserve.v1 import attack_pb2
 from gradserve.v1 import common_pb2 as pb
 
-from ..methods.attack import METHODS
-from ..methods.regions import ScoredRegion
-from ..models.card import ModelCard
-from ..models.preprocess import BadImage
-from . import images
-from .errors import Violations
-from .request import CallContext
+from ...methods.attack import METHODS
+from ...methods.regions import ScoredRegion
+from ...models.card import ModelCard
+from ...models.preprocess import BadImage
+from ..errors import Violations
+from ..pictures import images
+from ..request import CallContext
 
 NEEDED = (
     "must be set for {name}, which gives a score for each position: the box or mask over which it is summed "

@@ -13,20 +13,20 @@ from typing import TYPE_CHECKING, Any
 import grpc
 from grpc_status import rpc_status
 
-from ..metrics import Metrics
-from ..pool.wire import Failure
+from ...metrics import Metrics
+from ...pool.wire import Failure
+from ..admission.admission import Admission
+from ..admission.callers import Caller, Callers
+from ..admission.fair_threads import FairThreads
+from ..errors import Full, RequestError, failure, status, translated, unavailable
+from ..telemetry.request_log import RefusalLog, RequestLog, request_log, trace_id
 from .aborting import end
-from .admission.admission import Admission
-from .admission.callers import Caller, Callers
-from .admission.fair_threads import FairThreads
-from .errors import Full, RequestError, failure, status, translated, unavailable
 from .parsing import PARSED_AT_ONCE_BYTES, parse, parsed_before
 from .probes import Probes
-from .request_log import RefusalLog, RequestLog, request_log, trace_id
 from .unread import UnreadReplies
 
 if TYPE_CHECKING:
-    from .tracing import Tracing
+    from ..telemetry.tracing import Tracing
 
 log = logging.getLogger("gradserve.requests")
 

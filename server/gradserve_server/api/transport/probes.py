@@ -9,9 +9,9 @@ from typing import Any
 
 import grpc
 
+from ..admission.callers import address
+from ..errors import RequestError
 from .aborting import end
-from .admission.callers import address
-from .errors import RequestError
 from .parsing import parse
 
 MAX_REQUESTS, MAX_OF_ADDRESS = 16, 4  # Requests that are being read, and those of one address.

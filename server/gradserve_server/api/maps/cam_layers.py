@@ -2,10 +2,10 @@
 
 from collections.abc import Sequence
 
-from ..methods.targets import AnyTarget, Direction, Similarity, layers_of
-from ..models.card import Layer, ModelCard
-from .errors import Violations
-from .targets import known_layer
+from ...methods.targets import AnyTarget, Direction, Similarity, layers_of
+from ...models.card import Layer, ModelCard
+from ..arguments.targets import known_layer
+from ..errors import Violations
 
 
 def cam_layer(name: str, target: AnyTarget, card: ModelCard, path: str, violations: Violations) -> str:

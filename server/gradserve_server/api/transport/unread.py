@@ -6,7 +6,7 @@ from typing import Any
 
 import grpc
 
-from .errors import Full, RequestError
+from ..errors import Full, RequestError
 
 MIB = 1 << 20
 SENDING_FACTOR = 4  # As many times the limit may be on their way to a caller.

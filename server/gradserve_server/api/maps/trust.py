@@ -9,14 +9,14 @@ from dataclasses import replace
 
 from gradserve.v1 import explain_pb2
 
-from ..engine.costs import passes_cost, rule_cost
-from ..methods.explain import METHODS, Call, ExplainArguments, Explained, relevance_of
-from ..methods.explain.curves import area
-from ..methods.explain.judging import judging_rows
-from ..methods.explain.sanity import MAX_CORRELATION, PICTURES, Trial, trial_rows, tried_parameters
-from ..methods.explain.trust import Judgement
-from ..methods.targets import Contrast, layers_of
-from ..models.card import ModelCard
+from ...engine.costs import passes_cost, rule_cost
+from ...methods.explain import METHODS, Call, ExplainArguments, Explained, relevance_of
+from ...methods.explain.curves import area
+from ...methods.explain.judging import judging_rows
+from ...methods.explain.sanity import MAX_CORRELATION, PICTURES, Trial, trial_rows, tried_parameters
+from ...methods.explain.trust import Judgement
+from ...methods.targets import Contrast, layers_of
+from ...models.card import ModelCard
 
 MAX_KNOWN = 1024  # Trials that are remembered.
 CLAIM_SECONDS = 120.0  # So long others wait for the trial of a request before they try for themselves.

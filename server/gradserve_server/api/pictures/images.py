@@ -13,12 +13,12 @@ from PIL import ExifTags, Image, ImageChops, UnidentifiedImageError
 from gradserve.decoding import OutOfRange, has_sixteen_bits, to_rgb, unit_range
 from gradserve.v1 import common_pb2 as pb
 
-from ..config import LimitSettings
-from ..models.card import ModelCard
-from ..models.preprocess import BadImage, Picture, center_crop, check_aspect, resize, shorter_side, size_of
+from ...config import LimitSettings
+from ...models.card import ModelCard
+from ...models.preprocess import BadImage, Picture, center_crop, check_aspect, resize, shorter_side, size_of
+from ..errors import Violations
+from ..fields import enum_name
 from .decode_limits import DecodeMemory, count_pixels, decode_bytes
-from .errors import Violations
-from .fields import enum_name
 
 Image.MAX_IMAGE_PIXELS = None  # This module checks sizes itself before it decodes, against the limit of the settings.
 if "PILLOW_BLOCKS_MAX" not in os.environ:

@@ -19,8 +19,8 @@ from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import SpanContext, SpanKind, StatusCode, format_trace_id
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-from .. import __version__
-from ..config import TRACES_BY_ENVIRONMENT, StartError
+from ... import __version__
+from ...config import TRACES_BY_ENVIRONMENT, StartError
 from .request_log import RequestLog
 from .spans import RequestSpan, open_span
 

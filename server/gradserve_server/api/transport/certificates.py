@@ -5,7 +5,7 @@ from pathlib import Path
 
 import grpc
 
-from ..config import ServerSettings
+from ...config import ServerSettings
 from .address import check_certificates
 
 log = logging.getLogger(__name__)

@@ -6,10 +6,10 @@ import numpy as np
 
 from gradserve.v1 import common_pb2 as pb
 
-from ..models.card import ModelCard
-from .errors import Violations
-from .images import ModelInput
-from .request import CallContext, read_picture
+from ...models.card import ModelCard
+from ..errors import Violations
+from ..pictures.images import ModelInput
+from ..request import CallContext, read_picture
 
 
 def read_pictures(

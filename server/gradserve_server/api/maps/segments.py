@@ -7,7 +7,7 @@ import numpy as np
 from gradserve.v1 import common_pb2 as pb
 from gradserve.v1 import explain_pb2
 
-from .images import png
+from ..pictures.images import png
 
 BLUR = 6 / 224  # Standard deviation of the map's Gaussian blur, as a share of the shorter side.
 SURE, PROBABLE, OUTSIDE = 0.95, 0.8, 0.3  # Quantiles of the map: above these, or at most the last.

@@ -6,8 +6,8 @@ from typing import Any
 import grpc
 from google.protobuf.message import DecodeError
 
+from ..errors import RequestError
 from .aborting import end
-from .errors import RequestError
 from .wire_fields import MalformedMessage, check_fields
 
 PARSED_AT_ONCE_BYTES = 256 << 10  # Larger requests are parsed in a thread, and their fields are counted before.

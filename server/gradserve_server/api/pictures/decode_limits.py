@@ -8,7 +8,7 @@ from contextvars import ContextVar
 
 from PIL import Image
 
-from ..models.preprocess import BadImage
+from ...models.preprocess import BadImage
 
 # What decoding takes at most, in bytes for each pixel, as measured with Pillow 12 by the peak of the process's memory:
 # RGB in 4 bytes as Pillow keeps it, beside what the decoder and `to_rgb` need.

@@ -1,0 +1,1 @@
+"""Parts of requests that several RPCs share, checked against the model: targets, regions, batches of pictures."""

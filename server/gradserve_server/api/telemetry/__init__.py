@@ -1,0 +1,1 @@
+"""What operators learn of each request: its line in the log, and its spans in a collector of traces."""
