@@ -102,14 +102,6 @@ def test_bad_input(stubs: Stubs, fields: dict[str, Any], field: str, told: str) 
     assert told in found.violations[field]
 
 
-def test_a_picture_too_large_for_the_time_is_refused_with_what_helps(stubs: Stubs) -> None:
-    with pytest.raises(grpc.RpcError) as caught:
-        ask(stubs, size={"longer": 4000}, options={"time_budget": {"nanos": 300_000_000}})
-    found = refused(caught.value)
-    assert found.code == "DEADLINE_EXCEEDED"
-    assert "allow more time, or set a smaller size" in found.text
-
-
 @pytest.mark.parametrize(
     ("model", "told"), [("digits", "are a convolution only where"), ("linear", "takes pictures of 12x8 alone")]
 )
