@@ -124,6 +124,22 @@ def test_a_killed_run_goes_on(run: Run, animals: Path, tmp_path: Path) -> None:
     assert not list(out.rglob("*.part"))
 
 
+def test_an_interrupted_run_ends_at_once(animals: Path, tmp_path: Path) -> None:
+    settings = tmp_path / "styled/settings.json"
+    asked = animals, "--style", tmp_path / "styles", "--model", "small", "--size", 256, "--steps", 4096
+    command = [sys.executable, "-m", "gradserve", "augment", *map(str, asked), "--out", str(settings.parent)]
+    environment = os.environ | {"GRADSERVE_SERVER": shared().address}
+    process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
+    end = time.monotonic() + 120
+    while not settings.is_file():
+        assert time.monotonic() < end, "the run does not begin"
+        time.sleep(0.01)
+    time.sleep(1)  # Until calls are under way, each of which takes minutes.
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert (process.returncode, said) == (130, "interrupted; the same command goes on from here\n")
+
+
 def test_labels_of_a_list(run: Run, animals: Path, tmp_path: Path) -> None:
     (tmp_path / "listed").mkdir()
     with (tmp_path / "listed/labels.csv").open("w") as lines:
@@ -169,6 +185,22 @@ def test_bad_input(run: Run, animals: Path, tmp_path: Path, changed: list[object
     code, _, err = run(animals, "--style", tmp_path / "styles", *QUICK, *options)
     assert code in (1, 2)
     assert told in err
+
+
+def test_a_style_that_is_too_flat_is_named(run: Run, animals: Path, tmp_path: Path) -> None:
+    Image.new("RGB", (240, 2)).save(tmp_path / "flat.png")
+    code, _, err = run(animals, "--style", tmp_path / "flat.png", *QUICK, "--out", tmp_path / "styled")
+    assert code == 1
+    assert "styles[0].image" in err
+    assert "this was cat/0-flat.png" in err
+
+
+def test_a_folder_of_another_run(run: Run, animals: Path, tmp_path: Path) -> None:
+    (tmp_path / "maps").mkdir()
+    (tmp_path / "maps/settings.json").write_text('{"model": "small", "methods": ["gradient"]}')
+    code, _, err = run(animals, "--style", tmp_path / "styles", *QUICK, "--out", tmp_path / "maps")
+    assert code == 2
+    assert "settings.json has no size, steps, weights_digest, styles, copies, seed. Give another --out" in err
 
 
 def test_pictures_without_labels(run: Run, animals: Path, tmp_path: Path) -> None:

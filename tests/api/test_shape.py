@@ -85,7 +85,10 @@ def test_the_counts_are_those_of_the_pictures_that_are_kept(
         by_either = own["set"]["shape"] + own["set"]["texture"]
         assert point["shape_share"] == (own["set"]["shape"] / by_either if by_either else None)
     assert json.loads((tmp_path / "shape-out/results.json").read_text()) == result
-    assert "which does not judge" in (tmp_path / "shape-out/index.html").read_text()
+    page = (tmp_path / "shape-out/index.html").read_text()
+    assert "which does not judge" in page
+    for point in judge["curve"]:
+        assert f"{point['low']:.1%} to {point['high']:.1%}" in page
 
 
 def test_another_network_judges_the_same_files(run: Run, sources: tuple[object, ...], tmp_path: Path) -> None:
@@ -107,9 +110,10 @@ def test_a_styler_does_not_judge(run: Run, sources: tuple[object, ...]) -> None:
     code, _, err = run(*sources, *QUICK, "--judge", "small")
     assert code == 2
     assert "small makes the pictures, so that it cannot judge them" in err
-    code, _, err = run(*sources, "--styler", "small")
-    assert code == 2
-    assert "--judge" in err
+    for alone, missing in (("--styler", "--judge"), ("--judge", "--styler")):
+        code, _, err = run(*sources, alone, "small")
+        assert code == 2
+        assert f"Missing option '{missing}'" in err
 
 
 @pytest.mark.parametrize(
@@ -139,7 +143,7 @@ def test_a_texture_without_a_class(run: Run, sources: tuple[object, ...], tmp_pa
 def test_a_class_that_the_judge_does_not_know(run: Run, sources: tuple[object, ...], tmp_path: Path) -> None:
     code, _, err = run(*sources[:2], "--texture", f"zebra={tmp_path / 'textures/3/a.png'}", *QUICK)
     assert code == 2
-    assert "no class 'zebra'" in err
+    assert "digits cannot judge: the files that were named: the model has no class 'zebra'" in err
 
 
 def test_nothing_that_conflicts(run: Run, sources: tuple[object, ...], tmp_path: Path) -> None:

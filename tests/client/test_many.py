@@ -1,6 +1,9 @@
 """Calls about many pictures: answers in order, and errors that name their picture, raised or returned."""
 
 import io
+import threading
+import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -146,3 +149,19 @@ def test_the_waiting_ends_with_the_loop() -> None:
     found = in_order(lambda image: image if image == 0 else full(image), [0, 1, 2], 1)
     assert next(found) == 0
     found.close()
+
+
+def test_ctrl_c_does_not_wait_for_running_calls() -> None:
+    over = threading.Event()
+
+    def interrupted() -> Iterator[int]:
+        yield from range(3)
+        raise KeyboardInterrupt
+
+    began = time.monotonic()
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            list(in_order(lambda _: over.wait(60), interrupted(), 2))
+        assert time.monotonic() - began < 30
+    finally:
+        over.set()

@@ -1,6 +1,7 @@
 """Explains the label of every picture, and measures how much of the positive values lies in the object's mask."""
 
 from collections.abc import Iterator, Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -73,19 +74,19 @@ def measure(
         white = read_mask(mask_path(masks, example)) if masks else None
         return client.explain(example.image, methods, target=[example.label], **arguments), white
 
-    answers = in_order(ask, cast(Any, dataset), concurrency, "return")
-    for example, answer in zip(dataset, answers, strict=True):
-        if isinstance(answer, PictureError):
-            raise_if_common(answer)
-            yield Failed(example.id, str(answer.error))
-            continue
-        explanations, white = answer
-        try:
-            mask = _own_mask(explanations[1]) if white is None else _given_mask(white, explanations[0])
-        except ValueError as error:
-            yield Failed(example.id, str(error))
-            continue
-        yield Measured(evidence_of(example, explanations[0], mask), explanations[0], mask)
+    with closing(in_order(ask, cast(Any, dataset), concurrency, "return")) as answers:
+        for example, answer in zip(dataset, answers, strict=True):
+            if isinstance(answer, PictureError):
+                raise_if_common(answer)
+                yield Failed(example.id, str(answer.error))
+                continue
+            explanations, white = answer
+            try:
+                mask = _own_mask(explanations[1]) if white is None else _given_mask(white, explanations[0])
+            except ValueError as error:
+                yield Failed(example.id, str(error))
+                continue
+            yield Measured(evidence_of(example, explanations[0], mask), explanations[0], mask)
 
 
 def evidence_of(example: Example, explanation: Explanation, mask: Array) -> Evidence:

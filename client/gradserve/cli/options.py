@@ -261,10 +261,12 @@ def grouped(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def _parameters(group: Any) -> Iterator[inspect.Parameter]:
-    """The fields of a dataclass, all of which have defaults, as parameters of a function."""
+    """The fields of a dataclass as parameters of a function; one without a default must be given."""
     hints = get_type_hints(group, include_extras=True)
     for field in dataclasses.fields(group):
-        default = field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
+        default: Any = inspect.Parameter.empty if field.default is dataclasses.MISSING else field.default
+        if field.default_factory is not dataclasses.MISSING:
+            default = field.default_factory()
         yield inspect.Parameter(
             field.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=hints[field.name]
         )

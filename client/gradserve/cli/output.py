@@ -8,6 +8,7 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, TypeVar
 
+import typer
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -111,6 +112,16 @@ def counter(what: str, total: int) -> Iterator[Callable[[int], None]]:
                 bar.console.print(f"{what}: {done} of {total}, {time.monotonic() - begin:.0f} s")
 
         yield advance
+
+
+@contextmanager
+def resumable() -> Iterator[None]:
+    """Ctrl-C within it ends the command with 130, and tells that what is done is kept."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        err().print("interrupted; the same command goes on from here")
+        raise typer.Exit(130) from None
 
 
 def watched(events: Iterator[Any], what: str) -> Any:

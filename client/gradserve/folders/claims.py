@@ -21,7 +21,11 @@ def check_same(folder: Path, settings: Mapping[str, Any], what: str, way_out: st
     differing = [name for name in settings if not isinstance(before, dict) or before.get(name) != settings[name]]
     if differing:
         known = before if isinstance(before, dict) else {}
-        texts = [f"{name} was {_short(known.get(name))} and is {_short(settings[name])}" for name in differing]
+        texts = [
+            f"{name} was {_short(known[name])} and is {_short(settings[name])}" for name in differing if name in known
+        ]
+        missing = [name for name in differing if name not in known]
+        texts += [f"{SETTINGS} has no {', '.join(missing)}"] if missing else []
         raise OtherSettings(f"{folder} holds {what} of other settings: {'; '.join(texts)}. {way_out}")
 
 

@@ -19,7 +19,10 @@ _LEAD = (
     "the share of those for the shape, with its 95 % interval, where a network chooses among the classes of the set. "
     "The share rises with the weight of the content: compare networks on these files, not with shares of other recipes."
 )
-_COLUMNS = ("network", "content weight", "shape share", "shape", "texture", "neither", "among all classes")
+_COLUMNS = (
+    *("network", "content weight", "shape share", "95 % interval"),
+    *("shape", "texture", "neither", "among all classes"),
+)
 
 
 def write(out: Path, run: ShapeRun, judged: Sequence[Judged], facts: Mapping[str, Any], shown: int) -> dict[str, Any]:
@@ -52,14 +55,19 @@ def _rows(judged: Sequence[Judged], conflicts: Sequence[Conflict]) -> list[list[
             few, every = point.of_set, point.of_all
             counts = [str(few.shape), str(few.texture), str(few.neither)]
             others = f"{every.shape} by shape, {every.texture} by texture, {every.neither} by neither"
-            rows.append([each.judge.card.name, f"{point.weight:g}", few.share.value, *counts, others])
+            share: str | float = few.share.value if few.share.of else "-"
+            low, high = few.share.interval
+            interval = f"{low:.1%} to {high:.1%}"
+            rows.append([each.judge.card.name, f"{point.weight:g}", share, interval, *counts, others])
     return rows
 
 
 def _chart(judged: Sequence[Judged], conflicts: Sequence[Conflict]) -> charts.Chart:
     series = {
         each.judge.card.name: [
-            (point.weight, point.of_set.share.value, *point.of_set.share.interval) for point in curve(each, conflicts)
+            (point.weight, point.of_set.share.value, *point.of_set.share.interval)
+            for point in curve(each, conflicts)
+            if point.of_set.share.of
         ]
         for each in judged
     }

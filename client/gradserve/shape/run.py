@@ -196,7 +196,7 @@ def _check_impartial(card: ModelCard, styler: ModelCard) -> None:
 
 def _squares(contents: Sources, textures: Sources, card: ModelCard, size: int) -> tuple[list[Source], list[Source]]:
     """The squares of contents and textures; their classes are named as the first judge names them."""
-    names = [[card.classes[label] for label in each.labels(card.classes)] for each in (contents, textures)]
+    names = [[card.classes[label] for label in _labels(card, each)] for each in (contents, textures)]
     return contents.squares(size, names[0]), textures.squares(size, names[1])
 
 
@@ -209,8 +209,16 @@ def _conflicts(contents: Sequence[Source], textures: Sequence[Source], weights: 
 
 
 def _judge(card: ModelCard, contents: Sources, textures: Sources, sources: Sequence[Source]) -> Judge:
-    labels = [*contents.labels(card.classes), *textures.labels(card.classes)]
+    labels = [*_labels(card, contents), *_labels(card, textures)]
     return Judge(card, {each.class_name: label for each, label in zip(sources, labels, strict=True)})
+
+
+def _labels(card: ModelCard, sources: Sources) -> list[int]:
+    """The numbers of the sources' classes. Raises ValueError, which names the judge, where it lacks one."""
+    try:
+        return sources.labels(card.classes)
+    except ValueError as error:
+        raise ValueError(f"{card.name} cannot judge: {error}") from error
 
 
 def _listed(sources: Sequence[Source]) -> list[dict[str, str]]:

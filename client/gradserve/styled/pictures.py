@@ -4,6 +4,7 @@ import hashlib
 import io
 import json
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -82,16 +83,17 @@ class StyledFolder:
             self._keep(each.file, key, client.stylize(each.content(), each.style, **each.arguments))
             return True
 
-        answers = in_order(ask, wanted, concurrency, "return")  # type: ignore[arg-type]
-        for each, answer in zip(wanted, answers, strict=True):
-            if isinstance(answer, PictureError):
-                raise_if_common(answer, "content")
-                report.failed[each.file] = str(answer.error)
-            elif answer:
-                report.done += 1
-            else:
-                report.found += 1
-            advance(1)
+        with closing(in_order(ask, wanted, concurrency, "return")) as answers:  # type: ignore[arg-type]
+            for each, answer in zip(wanted, answers, strict=True):
+                if isinstance(answer, PictureError):
+                    answer.error.add_note(f"this was {each.file}")
+                    raise_if_common(answer, "content")
+                    report.failed[each.file] = str(answer.error)
+                elif answer:
+                    report.done += 1
+                else:
+                    report.found += 1
+                advance(1)
         return report
 
     def _key(self, wanted: Wanted) -> str:

@@ -4,7 +4,7 @@ import asyncio
 import os
 import threading
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, TypeVar, get_args
 
@@ -26,12 +26,13 @@ RETURNED = (GradserveError, inputs.UnusablePicture, OSError)  # Errors that may 
 
 def in_order(
     call: Callable[[ImageLike], T], images: Iterable[ImageLike], concurrency: int, on_error: OnError = "raise"
-) -> Iterator[T | PictureError]:
+) -> Generator[T | PictureError, None, None]:
     """The call's results in the images' order; at most twice `concurrency` calls are ahead of the caller.
 
     A call that the server has no room for is made again after the delay that it tells. A call's error is raised, with a
     note that names the picture, or comes in its place as a PictureError; only those of RETURNED do, since others, as of
-    a misspelt argument, are the same for every picture. Raises ValueError at once for what cannot be.
+    a misspelt argument, are the same for every picture. Raises ValueError at once for what cannot be. Whoever stops
+    before the last result closes the generator, which waits for the running calls; Ctrl-C does not wait.
     """
     _check(concurrency, on_error)
     return _in_order(call, inputs.many(images), concurrency, on_error)
@@ -50,7 +51,7 @@ def in_order_async(
 
 def _in_order(
     call: Callable[[ImageLike], T], images: Iterable[ImageLike], concurrency: int, on_error: OnError
-) -> Iterator[T | PictureError]:
+) -> Generator[T | PictureError, None, None]:
     ended = threading.Event()
 
     def one(index: int, image: ImageLike) -> T | PictureError:
@@ -63,19 +64,21 @@ def _in_order(
             except Exception as error:
                 return _failed(error, index, image, on_error)
 
-    with ThreadPoolExecutor(concurrency) as pool:
-        begun: deque[Future[T | PictureError]] = deque()
-        try:
-            for index, image in enumerate(images):
-                begun.append(pool.submit(one, index, image))
-                if len(begun) >= 2 * concurrency:
-                    yield begun.popleft().result()
-            while begun:
+    pool, finish_running = ThreadPoolExecutor(concurrency), True
+    begun: deque[Future[T | PictureError]] = deque()
+    try:
+        for index, image in enumerate(images):
+            begun.append(pool.submit(one, index, image))
+            if len(begun) >= 2 * concurrency:
                 yield begun.popleft().result()
-        finally:
-            ended.set()
-            for each in begun:
-                each.cancel()
+        while begun:
+            yield begun.popleft().result()
+    except KeyboardInterrupt:  # Running calls may take minutes more; they end when the client is closed.
+        finish_running = False
+        raise
+    finally:
+        ended.set()
+        pool.shutdown(finish_running, cancel_futures=True)
 
 
 async def _in_order_async(

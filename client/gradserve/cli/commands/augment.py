@@ -85,7 +85,7 @@ def augment(
     dataset = open_dataset(data).take(limit, seed or 0)
     plan = AugmentPlan(dataset, style_files(style), copies.copies, seed or 0, model, copies.arguments())
     began = time.monotonic()
-    with connection.client(timeout) as client:
+    with output.resumable(), connection.client(timeout) as client:
         run = AugmentRun(client, plan, files.out, restart=files.restart)
         with output.counter("stylize", len(run.copies)) as advance:
             report = run.make(concurrency, advance)

@@ -145,10 +145,8 @@ def _end(document: Mapping[str, Any], as_json: bool) -> NoReturn:
 def _document(connect: Callable[[], AsyncClient], setting: Setting) -> dict[str, Any]:
     """The document of results.json. Raises NotMeasured where the check could not be made."""
     try:
-        return asyncio.run(_measure(connect, setting))
-    except KeyboardInterrupt:
-        output.err().print("interrupted; the same command goes on from here")
-        raise typer.Exit(130) from None
+        with output.resumable():
+            return asyncio.run(_measure(connect, setting))
     except JournalMismatch as error:
         error.add_note("--restart forgets it, another --out keeps it")
         raise

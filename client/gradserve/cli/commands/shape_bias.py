@@ -24,10 +24,8 @@ class Networks:
 
     styler: Annotated[
         str, typer.Option("--styler", metavar="NAME", help="Model that makes the pictures. It cannot judge them.")
-    ] = ""
-    judge: Annotated[
-        list[str], typer.Option("--judge", metavar="NAME", help="Model that decides. May be repeated.")
-    ] = field(default_factory=list)
+    ]
+    judge: Annotated[list[str], typer.Option("--judge", metavar="NAME", help="Model that decides. May be repeated.")]
 
 
 @dataclass(frozen=True)
@@ -79,12 +77,10 @@ def shape_bias(
 
     Example: `gradserve shape-bias --content animals/ --texture textures/ --styler squeezenet1_0 --judge imagenet`
     """
-    if not networks.judge or not networks.styler:
-        raise ValueError("name a model that makes the pictures with --styler, and others that judge them with --judge")
     recipe = Recipe(making.size, making.steps, tuple(sorted(set(making.weight))), seed or 0)
     shapes, textures = sources.read(content, "--content", 1.0), sources.read(texture, "--texture", _TEXTURE_SHARE)
     began = time.monotonic()
-    with connection.client(timeout) as client:
+    with output.resumable(), connection.client(timeout) as client:
         run = ShapeRun(client, shapes, textures, networks.styler, networks.judge, recipe)
         folder = StyledFolder(reports.out, run.settings(), restart=reports.restart)
         with output.counter("stylize", len(run.conflicts)) as advance:
