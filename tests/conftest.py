@@ -19,7 +19,7 @@ NETWORK = re.compile(
 
 # Tests that call the server of `serving.shared`. Each process would start one of its own for them.
 CALLERS = re.compile(
-    r"^tests/(?:api/test_(?:attack(?:_masks)?|augment|bad_input|bias|certify|concepts|contrasts|decoding|differentiate|exemplars|extremes|folders|gate(?:_certified|_standard)?|influence|inspect|lifecycle|"
+    r"^tests/(?:api/test_(?:attack(?:_masks)?|augment|bad_input|bias|certify|concepts|contrasts|decoding|dense|differentiate|exemplars|extremes|folders|gate(?:_certified|_standard)?|influence|inspect|lifecycle|"
     r"limits|making|odd_images|segments|shape|surrogate|unknown_model|without_torch)|keeper/test_(?:killed|recovery)|"
     r"load/test_(?:company|published))\.py"
 )

@@ -8,6 +8,7 @@ from gradserve.v1 import (
     attack_pb2,
     certify_pb2,
     concepts_pb2,
+    dense_pb2,
     differentiate_pb2,
     exemplars_pb2,
     explain_pb2,
@@ -61,6 +62,7 @@ def valid_requests(model: str, image: pb.Image) -> dict[str, Any]:
         "Suspects": influence_pb2.SuspectsRequest(model=model),
         "Embed": influence_pb2.EmbedRequest(model=model, image=image),
         "Differentiate": differentiate_pb2.DifferentiateRequest(model=model, images=[image], preprocess=1),
+        "Dense": dense_pb2.DenseRequest(model=model, image=image, size={"longer": 64}),
         "Inspect": inspect_pb2.InspectRequest(model=model, table={"images": [image]}),
         "Concepts": concepts_pb2.ConceptsRequest(
             model=model, concept_images=several(image, 0), negative_images=several(image, 3), random_directions=20

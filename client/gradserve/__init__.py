@@ -36,6 +36,7 @@ from gradserve.results.attack import Attack, AttackStage, Certificate, Judgement
 from gradserve.results.certify import CertifiedClass, ClassCount
 from gradserve.results.common import Provenance, Region, Score
 from gradserve.results.concepts import ClassSensitivity, ConceptDirection, KeptDirection
+from gradserve.results.dense import DenseMap, DenseMaps
 from gradserve.results.differentiate import Gradients
 from gradserve.results.exemplars import ChannelExemplars, ExemplarPatch, Exemplars
 from gradserve.results.explain import Curves, Explanation, Explanations, MapProgress, Segment, Trust
@@ -70,6 +71,8 @@ __all__ = [
     "Contrast",
     "Curves",
     "DeadlineExceeded",
+    "DenseMap",
+    "DenseMaps",
     "Direction",
     "ExemplarPatch",
     "Exemplars",

@@ -124,16 +124,19 @@ def overlay(
     *,
     alpha: float = 0.5,
     colormap: colours.Colormap | None = None,
+    largest: float | None = None,
 ) -> Image.Image:
     """The map laid over the part (left, top, right, bottom) of the photo; colour covers most where the map is strong.
 
     The photo is shown in pale grey, and dark outside the part that the model saw. Of a map with more than 64 values to
     a side neighbours are averaged to so many, since single pixels of noisy maps cannot be seen over a photo.
+    `largest`: the value of the strongest colour, by default that of the map.
     """
     left, top, right, bottom = box
     cells = _shrunk(values)
     signed = colours.signed(cells)
-    level = np.clip(_resized(colours.scaled(cells), (bottom - top, right - left)), -1.0 if signed else 0.0, 1.0)
+    levels = colours.scaled(cells) if largest is None else cells / largest
+    level = np.clip(_resized(levels, (bottom - top, right - left)), -1.0 if signed else 0.0, 1.0)
     ink = colours.coloured(level, signed=signed, colormap=colormap).astype(np.float64)
     grey = np.asarray(photo.convert("L"), dtype=np.float64)[..., None]
     cover = np.clip(_COVER * alpha * np.abs(level), 0, 1)[..., None]

@@ -15,6 +15,7 @@ from gradserve.v1 import (
     attack_pb2,
     certify_pb2,
     concepts_pb2,
+    dense_pb2,
     differentiate_pb2,
     exemplars_pb2,
     explain_pb2,
@@ -29,6 +30,7 @@ from gradserve.v1 import (
 from gradserve.v1 import common_pb2 as pb
 from gradserve_server.api.rpcs import (
     concepts,
+    dense,
     differentiate,
     exemplars,
     explain,
@@ -100,6 +102,12 @@ def differentiated() -> differentiate_pb2.DifferentiateRequest:
     return differentiate_pb2.DifferentiateRequest(model="small", images=rows, preprocess=pb.PREPROCESS_MODEL_DEFAULT)
 
 
+def mapped() -> dense_pb2.DenseRequest:
+    """Sixteen classes of a picture that is cut into tiles."""
+    pixels = dense.MAX_INPUTS * LIMITS.max_input_pixels
+    return dense_pb2.DenseRequest(model="small", image=photo(pixels), targets=[{"rank": i + 1} for i in range(16)])
+
+
 def inspected() -> inspect_pb2.InspectRequest:
     rows = [photo(LIMITS.max_request_pixels // inspect.MAX_IMAGES)] * inspect.MAX_IMAGES
     labels = [i % 10 for i in range(len(rows))]
@@ -163,6 +171,7 @@ REQUESTS: dict[str, tuple[str, Callable[[], Any]]] = {
     "a table over the most pictures": ("Inspect", inspected),
     "a concept by the most pictures": ("Concepts", conceived),
     "places of the most pictures": ("Project", projected),
+    "maps of the largest picture": ("Dense", mapped),
 }
 
 

@@ -22,6 +22,7 @@ from gradserve.v1 import (
     attack_pb2,
     certify_pb2,
     concepts_pb2,
+    dense_pb2,
     differentiate_pb2,
     exemplars_pb2,
     explain_pb2,
@@ -56,6 +57,7 @@ SHAPES: dict[str, tuple[Any, ...]] = dict.fromkeys(
         "Inspect",
         "Concepts",
         "Project",
+        "Dense",
     ),
     SIMPLE,
 )
@@ -109,6 +111,7 @@ def calls(stubs: Stubs) -> dict[str, Callable[[], object]]:
             concepts_pb2.ConceptsRequest(model="digits", concept_images=DIGITS[:3], negative_images=DIGITS[3:])
         ),
         "Project": lambda: g.Project(project_pb2.ProjectRequest(model="digits", images=[DIGIT, DIGIT])),
+        "Dense": lambda: g.Dense(dense_pb2.DenseRequest(model="small", image=PHOTO)),
         "ListModels": lambda: stubs.models.ListModels(models_pb2.ListModelsRequest()),
         "GetModel": lambda: stubs.models.GetModel(models_pb2.GetModelRequest(name="small")),
     }
@@ -203,8 +206,10 @@ def test_every_request_is_one_tree(trees: list[Node]) -> None:
 
 
 def test_the_parts_of_each_rpc(trees: list[Node]) -> None:
+    trials = [child.shape for tree in trees if rpc(tree) == "Dense" for child in tree.children if child.name == "trial"]
+    assert set(trials) == {("trial", "queue", "run")}, "the first requests of Dense have its head tried"
     for tree in trees:
-        own = tuple(dict.fromkeys(child.shape for child in tree.children))
+        own = tuple(dict.fromkeys(child.shape for child in tree.children if child.name != "trial"))
         if code(tree) == "OK":
             assert own == SHAPES[rpc(tree)], rpc(tree)
     (refused,) = [tree for tree in trees if code(tree) == "INVALID_ARGUMENT"]
@@ -233,12 +238,21 @@ def test_passes_tell_their_rows_and_company(trees: list[Node]) -> None:
     }
     assert all(facts["gradserve.rows"] >= 1 for facts in passes)
     assert any(facts["gradserve.other_rows"] for facts in passes), "some requests had company"
+    trials = [node.all() for tree in trees for node in tree.all() if node.name == "trial"]
+    reading = [node.span.span_id for nodes in trials for node in nodes if node.name == "run"]
+    looking = [node.span.span_id for tree in trees if rpc(tree) == "Dense" for node in tree.all() if node.name == "run"]
     for run in runs:
         assert len(run.children) == min(32, run.facts["gradserve.passes"])
+        assert bool(run.children) == (run.span.span_id not in reading), "trials read models, and have no passes"
+        if not run.children:
+            continue
         begins, ends = zip(
             *((node.span.start_time_unix_nano, node.span.end_time_unix_nano) for node in run.children), strict=True
         )
-        assert run.span.start_time_unix_nano == begins[0]
+        if run.span.span_id in looking:  # Their methods look into the model before their first pass.
+            assert run.span.start_time_unix_nano < begins[0]
+        else:
+            assert run.span.start_time_unix_nano == begins[0]
         assert max(ends) <= run.span.end_time_unix_nano
     assert any(run.facts["gradserve.passes"] > 32 for run in runs), "some are only counted"
     for tree in trees:

@@ -11,6 +11,7 @@ from gradserve.v1 import (
     attack_pb2,
     certify_pb2,
     concepts_pb2,
+    dense_pb2,
     differentiate_pb2,
     exemplars_pb2,
     explain_pb2,
@@ -166,6 +167,15 @@ CASES: dict[str, tuple[Any, set[str]]] = {
         ),
         {"images[1]", "preprocess", "method", "neighbours", "points", *OPTIONS},
     ),
+    "Dense": (
+        dense_pb2.DenseRequest(
+            image={"encoded": b"no picture"},
+            targets=[{"unit": {"layer": "no layer"}}],
+            size={"longer": 8, "width": 8},
+            options=BAD_OPTIONS,
+        ),
+        {"image", "targets[0]", "size", *OPTIONS},
+    ),
     "Embed": (
         influence_pb2.EmbedRequest(image=PICTURE, layer="no layer", pooling=9, options=BAD_OPTIONS),
         {"pooling", *OPTIONS},
@@ -214,6 +224,7 @@ def test_a_model_that_is_there_hides_none_of_it(stubs: Stubs, rpc: str) -> None:
                 concept_images=PICTURES, negative_images=PICTURES, layer="of another", classes=[{"class_index": 9999}]
             ),
         ),
+        ("Dense", dense_pb2.DenseRequest(image=PICTURE, targets=[{"class_name": "no class"}])),
         ("Inspect", inspect_pb2.InspectRequest(weights={"layer": "of another"})),
         ("Project", project_pb2.ProjectRequest(images=[PICTURE], layer="of another", method=2)),
         ("Inspect", inspect_pb2.InspectRequest(table={"images": [PICTURE], "labels": [9999]})),

@@ -28,6 +28,7 @@ from . import fake_making
 from .fake_attack import attacked
 from .fake_certify import certified
 from .fake_concepts import FakeDirections, conceived
+from .fake_dense import mapped
 from .fake_differentiate import differentiated
 from .fake_exemplars import exemplars
 from .fake_inspect import inspected
@@ -181,6 +182,10 @@ class FakeServer(
     def Differentiate(self, request, context):
         self._note(request, context)
         return differentiated(request, len(CLASSES), SIZE, _provenance(request))
+
+    def Dense(self, request, context):
+        self._note(request, context)
+        return mapped(request, CLASSES, _region(request), _provenance(request))
 
     def Inspect(self, request, context):
         self._note(request, context)

@@ -145,6 +145,7 @@ def test_a_picture_of_two_things_is_asked_for_one_rather_than_the_other(client):
         "predict",
         "lrp of one thing rather than the other",
         "grad_cam of one thing rather than the other",
+        "dense: tabby cat and espresso",
     ]
     figures = row.requests[1].draw(row.requests[1].call(client))
     assert len(figures) == 3

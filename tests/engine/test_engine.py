@@ -15,7 +15,7 @@ from gradserve_server.engine.events import Ended, ModelFailed, NotFinite, OutOfM
 from gradserve_server.engine.job import Job, Progress, Steps, TimeUp, together
 from gradserve_server.engine.objective import NotApplicable, logit
 from gradserve_server.engine.pace import MAX_KEYS, WAIT_PASS_SHARE, Pace
-from gradserve_server.engine.query import Answer, Part, Query
+from gradserve_server.engine.query import Answer, ModelRead, Part, Query
 from gradserve_server.engine.schedule import MAX_PASS_SECONDS, RECENT_SECONDS, SHORT_PASS_SECONDS
 from gradserve_server.engine.take import Key
 from gradserve_server.engine.timeline import MAX_TIMED_PASSES, TimedPass, Timeline
@@ -852,6 +852,99 @@ def test_each_pass_is_told_with_its_estimate(world: World) -> None:
         world.submit(f"{rows} rows", asking(rows))
         world.run()
     assert told == [0.0, pytest.approx(0.08)], "no such pass was run before the first"
+
+
+def reading(count: int, read: Callable[[Any], object]) -> Callable[[Job], Steps]:
+    """A method that reads its model so often, and returns what it was told."""
+
+    def steps(job: Job) -> Steps:
+        told = []
+        for _ in range(count):
+            told.append((yield ModelRead(read)))
+        return told
+
+    return steps
+
+
+def test_passes_of_others_come_between_the_reads_of_a_job(world: World) -> None:
+    reads: list[int] = []  # The passes before each read.
+    world.submit("reader", reading(4, lambda model: reads.append(len(world.passes))))
+    world.submit("a", asking(24))
+    world.run()
+    assert reads == [1, 2, 3, 3]
+    assert {name: ended.error for name, ended in world.ended.items()} == {"reader": None, "a": None}
+
+
+def test_a_job_is_sent_what_it_reads_of_its_model(world: World) -> None:
+    world.submit("reader", reading(2, lambda model: model.name), model="other")
+    world.run()
+    assert world.ended["reader"].result == ["other", "other"]
+
+
+def test_the_reads_of_a_job_end_with_its_time(world: World) -> None:
+    def read(model: Any) -> None:
+        world.now += 1.0
+
+    world.submit("reader", reading(9, read), deadline=2.5)
+    world.run()
+    assert isinstance(world.ended["reader"].error, TimeUp)
+    assert world.now == 3.0
+
+
+def test_reads_give_way_to_passes_and_to_callers_who_had_less(world: World) -> None:
+    done: list[str] = []
+
+    def read_by(caller: str) -> Callable[[Any], None]:
+        def read(model: Any) -> None:
+            world.now += 1.0
+            done.append(caller)
+
+        return read
+
+    for name, caller in (("a", "anna"), ("b", "anna"), ("c", "ben")):
+        world.submit(name, reading(2, read_by(caller)), caller=caller)
+    world.submit("d", reading(1, read_by("batch")), caller="carl", priority="batch")
+    world.submit("e", asking(8, 8), caller="emma")
+    world.step()
+    assert (len(world.passes), done) == (1, ["anna"]), "one long read, and the next pass comes"
+    world.run()
+    assert sorted(done[:4]) == ["anna", "anna", "ben", "ben"], "two jobs of one caller have what one of another has"
+    assert done[4:] == ["anna", "anna", "batch"]
+    assert world.engine.read_seconds == 7.0
+    assert world.ended["a"].job.compute == 2.0
+
+
+def test_short_reads_of_many_jobs_follow_one_pass(world: World) -> None:
+    reads: list[int] = []
+    for name in "abc":
+        world.submit(name, reading(1, lambda model: reads.append(len(world.passes))))
+    world.submit("d", asking(24))
+    world.run()
+    assert reads == [1, 1, 1]
+
+
+def test_nobody_is_waited_for_while_a_job_reads_its_model(world: World) -> None:
+    for _ in range(2):  # Two callers who come back.
+        for name in "ab":
+            world.submit(name, asking(1))
+        world.run()
+    world.submit("a", asking(1))
+    assert world.engine.worth_waiting() > 0
+    world.submit("reader", reading(1, lambda model: None))
+    assert world.engine.worth_waiting() == 0
+
+
+@pytest.mark.parametrize("words", ["CUDA out of memory", "DefaultCPUAllocator: can't allocate memory", "anything else"])
+def test_a_read_that_fails_ends_its_job_alone(world: World, words: str) -> None:
+    def read(model: Any) -> None:
+        raise torch.OutOfMemoryError(words) if "CUDA" in words else RuntimeError(words)
+
+    world.submit("reader", reading(1, read))
+    world.submit("a", asking(4))
+    world.run()
+    error = world.ended["reader"].error
+    assert isinstance(error, RuntimeError if words == "anything else" else OutOfMemory)
+    assert world.ended["a"].error is None
 
 
 def test_each_part_is_told_where_a_pass_fails(world: World) -> None:

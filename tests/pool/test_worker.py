@@ -57,7 +57,7 @@ class StandIn:
         self.models, self.submitted, self.wait = {"m": SimpleNamespace(device=torch.device("cpu"))}, [], wait
         self.passes: list[object] = []
         self.cancelled: list[str] = []
-        self.cancelled_rows = 0
+        self.cancelled_rows, self.read_seconds = 0, 0.0
         self.done: dict[str, float] = {}
 
     @property
@@ -165,6 +165,7 @@ def test_statistics_tell_each_front_end_what_the_others_have() -> None:
     worker._take(1, task("a", caller="anna", cost=5.0))
     worker._take(2, task("b", caller="ben", cost=7.0, weight=2.0))
     engine.done, engine.cancelled_rows = {"b": 3.0}, 4
+    engine.read_seconds, worker._busy = 2.0, 5.0
     worker._tick()
     ticks = {line: message for line, message in lines.sent if isinstance(message, Tick)}
     assert [each.caller for each in ticks[1].others] == ["ben"]
@@ -172,7 +173,8 @@ def test_statistics_tell_each_front_end_what_the_others_have() -> None:
     assert [each.caller for each in ticks[2].others] == ["anna"]
     assert ticks[0].others == ()
     assert {tick.cancelled_rows for tick in ticks.values()} == {4}
-    assert engine.cancelled_rows == 0
+    assert {tick.busy for tick in ticks.values()} == {3.0}, "what it read of models tells nothing of its speed"
+    assert (engine.cancelled_rows, engine.read_seconds) == (0, 0.0)
 
 
 def test_the_keeper_is_told_of_passes_that_are_new_long_or_the_first_after_a_pause() -> None:

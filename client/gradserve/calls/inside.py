@@ -1,10 +1,12 @@
 # Generated from aio_inside.py by protos/sync_client.py: edit that file, then `make protos`.
-"""The calls that look inside a network: Inspect, Exemplars, Project, Concepts and kept directions."""
+"""The calls that look inside a network: Inspect, Exemplars, Project, Concepts, directions, Dense."""
 
 from typing import Any, Literal, Unpack, overload
 
-from gradserve.arguments import BatchLike, ImageLike
+from gradserve.arguments import BatchLike, ImageLike, TargetLike
+from gradserve.messages import dense
 from gradserve.messages.concepts import ConceptsArguments, concept_direction, concepts_request, kept_directions
+from gradserve.messages.dense import DenseArguments
 from gradserve.messages.exemplars import ExemplarsArguments, exemplars_request, exemplars_result
 from gradserve.messages.inspect import (
     ActivationsArguments,
@@ -17,6 +19,7 @@ from gradserve.messages.inspect import (
 )
 from gradserve.messages.project import ProjectArguments, names_of, project_request, projection
 from gradserve.results.concepts import ConceptDirection, KeptDirection
+from gradserve.results.dense import DenseMaps
 from gradserve.results.exemplars import Exemplars
 from gradserve.results.inspect import Activations, LayerTable, ReceptiveField, Weights
 from gradserve.results.project import Projection
@@ -25,7 +28,7 @@ from gradserve.v1 import concepts_pb2
 
 
 class InsideCalls(Connection):
-    """A connection with the calls that look inside a network."""
+    """A connection with the calls that look inside a network, or all over a picture."""
 
     @overload
     def inspect(
@@ -133,3 +136,20 @@ class InsideCalls(Connection):
         """Delete a direction that the server keeps for this caller. Raises NotFound for a name that it has not."""
         request = concepts_pb2.DeleteDirectionRequest(name=name)
         self._call(self._stubs.directions.DeleteDirection, request, timeout)
+
+    def dense(
+        self,
+        image: ImageLike,
+        targets: TargetLike | list[Any] | None = None,
+        *,
+        timeout: float | None = None,
+        **arguments: Unpack[DenseArguments],
+    ) -> DenseMaps:
+        """Where in a picture of any size classes score high: a map of each.
+
+        A target is a class's index or name, or a Rank; a list has up to 16, None is the predicted class. The model sees
+        the picture in its own `size` or another. One that is too large for that is computed in tiles, which agree with
+        the whole.
+        """
+        request = dense.dense_request(image, targets, **arguments)
+        return dense.dense_maps(request, self._call(self._stubs.gradients.Dense, request, timeout))

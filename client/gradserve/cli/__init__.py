@@ -15,6 +15,7 @@ from gradserve.cli.commands.bench import bench
 from gradserve.cli.commands.bias import bias
 from gradserve.cli.commands.certify import certify
 from gradserve.cli.commands.concepts import concepts, directions
+from gradserve.cli.commands.dense import dense
 from gradserve.cli.commands.differentiate import differentiate
 from gradserve.cli.commands.exemplars import exemplars
 from gradserve.cli.commands.explain import explain
@@ -76,6 +77,7 @@ app.command()(concepts)
 app.command()(directions)
 app.command()(exemplars)
 app.command()(project)
+app.command()(dense)
 app.command()(stylize)
 app.command()(augment)
 app.command()(differentiate)

@@ -1,6 +1,7 @@
 from gradserve.v1 import attack_pb2 as _attack_pb2
 from gradserve.v1 import certify_pb2 as _certify_pb2
 from gradserve.v1 import concepts_pb2 as _concepts_pb2
+from gradserve.v1 import dense_pb2 as _dense_pb2
 from gradserve.v1 import differentiate_pb2 as _differentiate_pb2
 from gradserve.v1 import exemplars_pb2 as _exemplars_pb2
 from gradserve.v1 import explain_pb2 as _explain_pb2

@@ -5,6 +5,7 @@ import grpc
 from gradserve.v1 import attack_pb2 as gradserve_dot_v1_dot_attack__pb2
 from gradserve.v1 import certify_pb2 as gradserve_dot_v1_dot_certify__pb2
 from gradserve.v1 import concepts_pb2 as gradserve_dot_v1_dot_concepts__pb2
+from gradserve.v1 import dense_pb2 as gradserve_dot_v1_dot_dense__pb2
 from gradserve.v1 import differentiate_pb2 as gradserve_dot_v1_dot_differentiate__pb2
 from gradserve.v1 import exemplars_pb2 as gradserve_dot_v1_dot_exemplars__pb2
 from gradserve.v1 import explain_pb2 as gradserve_dot_v1_dot_explain__pb2
@@ -111,6 +112,11 @@ class GradientServiceStub(object):
                 '/gradserve.v1.GradientService/Concepts',
                 request_serializer=gradserve_dot_v1_dot_concepts__pb2.ConceptsRequest.SerializeToString,
                 response_deserializer=gradserve_dot_v1_dot_concepts__pb2.ConceptsResponse.FromString,
+                )
+        self.Dense = channel.unary_unary(
+                '/gradserve.v1.GradientService/Dense',
+                request_serializer=gradserve_dot_v1_dot_dense__pb2.DenseRequest.SerializeToString,
+                response_deserializer=gradserve_dot_v1_dot_dense__pb2.DenseResponse.FromString,
                 )
 
 
@@ -238,6 +244,13 @@ class GradientServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Dense(self, request, context):
+        """The scores of named classes at every position of a picture of any size.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_GradientServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -325,6 +338,11 @@ def add_GradientServiceServicer_to_server(servicer, server):
                     servicer.Concepts,
                     request_deserializer=gradserve_dot_v1_dot_concepts__pb2.ConceptsRequest.FromString,
                     response_serializer=gradserve_dot_v1_dot_concepts__pb2.ConceptsResponse.SerializeToString,
+            ),
+            'Dense': grpc.unary_unary_rpc_method_handler(
+                    servicer.Dense,
+                    request_deserializer=gradserve_dot_v1_dot_dense__pb2.DenseRequest.FromString,
+                    response_serializer=gradserve_dot_v1_dot_dense__pb2.DenseResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -624,5 +642,22 @@ class GradientService(object):
         return grpc.experimental.unary_unary(request, target, '/gradserve.v1.GradientService/Concepts',
             gradserve_dot_v1_dot_concepts__pb2.ConceptsRequest.SerializeToString,
             gradserve_dot_v1_dot_concepts__pb2.ConceptsResponse.FromString,
+            options, channel_credentials,
+            insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
+
+    @staticmethod
+    def Dense(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(request, target, '/gradserve.v1.GradientService/Dense',
+            gradserve_dot_v1_dot_dense__pb2.DenseRequest.SerializeToString,
+            gradserve_dot_v1_dot_dense__pb2.DenseResponse.FromString,
             options, channel_credentials,
             insecure, call_credentials, compression, wait_for_ready, timeout, metadata)

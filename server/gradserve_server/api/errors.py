@@ -22,6 +22,10 @@ DOMAIN = "gradserve"
 PARTIAL_ANSWERS = frozenset(
     {"attack", "maximize", "stylize", "smooth_grad", "rise", "lime", "kernel_shap", "gradient_shap"}
 )
+OTHER_HINTS = {
+    "dense": ", or set a smaller size",
+    "dense_head": "; the first request of Dense for a model takes longer, and the next one goes on where it ended",
+}
 # Trailers of more than 8 KiB are dropped by gRPC. An error's text travels in them twice, and encoded.
 MAX_TEXT_BYTES, MAX_DETAILS_BYTES = 600, 3000
 MAX_SHOWN_CHARACTERS = 80  # The most characters of a caller's value that an error text repeats.
@@ -182,7 +186,9 @@ def failure(failed: Failure, task: Task | None = None) -> RequestError:
 
 
 def partial_hint(task: Task) -> str:
-    """The end of a text about time that ran out: names allow_partial where it is not set and could give an answer."""
+    """The end of a text about time that ran out: what would help, as allow_partial where it could give an answer."""
+    if task.rpc in OTHER_HINTS:
+        return OTHER_HINTS[task.rpc]
     names = {call.method for call in task.arguments.calls} if task.rpc == "explain" else {task.rpc}
     return "" if task.allow_partial or names.isdisjoint(PARTIAL_ANSWERS) else ", or allow_partial"
 

@@ -66,7 +66,7 @@ class Bound:
 
 @dataclass(frozen=True, slots=True)
 class CallContext:
-    """What surrounds a request: its id, caller, when it came, the seconds its call has left, the models, the limits.
+    """What surrounds a request: its id, caller, when it came, the seconds its call then had, the models, the limits.
 
     `decode`: whether pictures are decoded. Without it an empty one of the right size takes the place of a request's
     picture, which suffices to know what the request costs. `picture`: the request's picture, where another request of

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import grpc
 from google.protobuf.message_factory import GetMessageClass
 
-from gradserve.v1 import attack_pb2, service_pb2, service_pb2_grpc
+from gradserve.v1 import attack_pb2, dense_pb2, service_pb2, service_pb2_grpc
 
 from ..config import LimitSettings
 from ..metrics import Metrics
@@ -29,7 +29,7 @@ from .pictures.decode_limits import counted_pixels
 from .progress import with_progress
 from .reply import is_partial
 from .request import Bound, CallContext, least_prospect, time_budget
-from .rpcs import RpcModule, attack, explain, module_of
+from .rpcs import RpcModule, attack, dense, explain, module_of
 from .rpcs.certificate import attack_task, certificate_task, encode_picture, map_task
 from .rpcs.explain_stream import stream_progress
 from .telemetry.request_log import RequestLog, request_log
@@ -49,7 +49,7 @@ async def ignore_progress(preview: Preview) -> None:
 
 
 class GradientService(service_pb2_grpc.GradientServiceServicer):
-    """Answers every RPC by its module of `rpcs`; Attack has a method of its own here."""
+    """Answers every RPC by its module of `rpcs`; Attack and Dense have methods of their own here."""
 
     def __init__(
         self,
@@ -74,10 +74,14 @@ class GradientService(service_pb2_grpc.GradientServiceServicer):
     async def _answer(self, rpc: RpcModule, request: Any, context: grpc.aio.ServicerContext) -> Any:
         """Answers an RPC that is one task by its reply."""
         async with self._accepted(rpc, request, context) as bound:
-            outcome = await self.outcome(bound.task)
-            self.count(bound, outcome)
-            with span("encode"):
-                return await self._reply(rpc, request, bound, outcome)
+            return await self._answered(rpc, request, bound)
+
+    async def _answered(self, rpc: RpcModule, request: Any, bound: Bound) -> Any:
+        """The reply of a request that is one task."""
+        outcome = await self.outcome(bound.task)
+        self.count(bound, outcome)
+        with span("encode"):
+            return await self._reply(rpc, request, bound, outcome)
 
     async def _reply(self, rpc: RpcModule, request: Any, bound: Bound, outcome: Outcome) -> Any:
         """The reply, from where its callers and others wait least."""
@@ -132,6 +136,19 @@ class GradientService(service_pb2_grpc.GradientServiceServicer):
         self._metrics.verdict.labels(attack_pb2.Verdict.Name(reply.certificate.verdict)[8:].lower()).inc()
         return reply
 
+    async def Dense(
+        self, request: dense_pb2.DenseRequest, context: grpc.aio.ServicerContext
+    ) -> dense_pb2.DenseResponse:
+        """Maps of named classes. The first request for a model has its head tried before it, as a task of its own."""
+        with self._pool.using() as models:
+            bound = await self.bind(dense.bind, request, context, models)
+            if dense.is_trial(bound):
+                with span("trial"):
+                    models.dense_heads[bound.card.name] = (await self.outcome(bound.task)).result
+                bound = await self.bind(dense.bind, request, context, models)
+            reply: dense_pb2.DenseResponse = await self._answered(dense, request, bound)
+            return reply
+
     async def _look_up(self, rpc: Any, request: Any, context: grpc.aio.ServicerContext) -> Any:
         """Answers an RPC whose answer is in an index already, so that no worker is needed."""
         entry = self._log_model(request)
@@ -160,13 +177,13 @@ class GradientService(service_pb2_grpc.GradientServiceServicer):
         entry = self._log_model(request)
         self._callers.check_rate(entry.caller)
         models = self._callers.models(entry.caller, served, request.model)
-        remaining = context.time_remaining()
-        left = time_budget(request.options, remaining)
+        left = time_budget(request.options, context.time_remaining())
         busy = self._admission.busy(left)
         if busy and left > 0 and not request.options.allow_partial:
             self._admission.check_least(least_prospect(request, served, entry.caller), left)
         directions = self._directions.of(self._callers.owner(entry.caller))
-        at = CallContext(entry.id, entry.arrived, remaining, models, self._limits, entry.caller, directions=directions)
+        when = entry.arrived, entry.deadline
+        at = CallContext(entry.id, *when, models, self._limits, entry.caller, directions=directions)
         priced = self._price(bind, request, at) if busy else None
         if priced is not None:
             self._admission.check(priced)

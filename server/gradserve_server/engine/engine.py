@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from ..models.out_of_memory import is_out_of_memory
 from ..models.prepared import Prepared
 from .batch_limits import BatchLimits
 from .costs import passes_cost, rule_cost
@@ -15,7 +16,7 @@ from .objective import NotApplicable
 from .pace import Pace
 from .passes import PassRunner
 from .query import Answer, ModelRead, Part, Query
-from .schedule import MAX_PASS_SECONDS, Schedule
+from .schedule import MAX_PASS_SECONDS, SHORT_PASS_SECONDS, Schedule
 from .take import Key
 from .timeline import TimedPass
 
@@ -36,6 +37,7 @@ class Engine:
         self.models = models
         self.passes: list[PassStats] = []  # Passes that were run since the owner last cleared the list.
         self.cancelled_rows = 0  # Rows computed for jobs that were cancelled.
+        self.read_seconds = 0.0  # Seconds that jobs have read their models since the owner last cleared it.
         self.on_pass: Callable[[float], None] = lambda expected: None  # Gets a pass's estimated seconds at its begin.
         self._limits = BatchLimits(models, rows)
         self._clock = clock
@@ -74,11 +76,11 @@ class Engine:
     def worth_waiting(self) -> float:
         """Seconds to wait for more jobs before the next step, since callers come back one by one once answered.
 
-        Zero unless all open queries have one key; see `Pace.worth_waiting`.
+        Zero unless all open queries have one key and no job reads its model; see `Pace.worth_waiting`.
         """
         jobs = self._jobs.values()
         keys = {query.key for job in jobs for query in job.open}
-        if len(keys) != 1:
+        if len(keys) != 1 or any(job.read is not None for job in jobs):
             return 0.0
         (key,) = keys
         return self._pace.worth_waiting(key, jobs, self._schedule.room(key, MAX_PASS_SECONDS), self._clock())
@@ -105,7 +107,7 @@ class Engine:
             job.steps.close()
 
     def step(self) -> list[Event]:
-        """Ends jobs whose time is up, runs one pass, resumes the jobs whose queries are answered."""
+        """Ends jobs whose time is up, runs one pass and some reads, resumes the jobs that are answered."""
         now = self._clock()
         for job in list(self._jobs.values()):
             if now + self._next_row_seconds(job) >= job.deadline:
@@ -113,11 +115,12 @@ class Engine:
                     for query in job.open:
                         self._pace.doubt(query.key)
                 self._end_for_time(job)
-            elif job.least_cost and self._schedule.hopeless(job, self._gflop(job.open[0].key), now):
+            elif job.open and job.least_cost and self._schedule.hopeless(job, self._gflop(job.open[0].key), now):
                 self._pace.doubt(job.open[0].key)
                 self._end(job, error=TimeUp())
         if batch := self._choose_batch(now):
             self._run_batch(batch)
+        self._run_reads()
         events, self._events = self._events, []
         return events
 
@@ -202,21 +205,49 @@ class Engine:
         self._resume(job, lambda steps: steps.throw(TimeUp()))
 
     def _resume(self, job: Job, advance: Callable[[Any], Any]) -> None:
-        """Lets the generator run to its next query; an exception in it ends this job alone."""
-        job.open = []
+        """Lets the generator run to its next query or read; an exception in it ends this job alone."""
+        job.open, job.read = [], None
         try:
             request = advance(job.steps)
-            while isinstance(request, Progress | ModelRead):
-                told = request.read(self.models[job.model]) if isinstance(request, ModelRead) else None
-                if isinstance(request, Progress):
-                    self._report(job, request)
-                request = job.steps.send(told)  # type: ignore[union-attr]
+            while isinstance(request, Progress):
+                self._report(job, request)
+                request = next(job.steps)  # type: ignore[arg-type]
+            if isinstance(request, ModelRead):
+                job.read = request
+                return
             job.single = isinstance(request, Query)
             job.open = self._open(job, [request] if isinstance(request, Query) else list(request))
         except StopIteration as stop:
             self._end(job, result=stop.value)
         except Exception as error:
             self._end(job, error=error)
+
+    def _run_reads(self) -> None:
+        """Gives jobs what they read of their models, one read each, until that has taken as long as a short pass."""
+        begun = self._clock()
+        for job in self._schedule.by_turn(job for job in self._jobs.values() if job.read is not None):
+            self._read(job)
+            if self._clock() - begun >= SHORT_PASS_SECONDS:
+                break
+
+    def _read(self, job: Job) -> None:
+        assert job.read is not None, "only such jobs have their turn"
+        begun = self._clock()
+        job.started = job.started or begun
+        self.on_pass(0.0)  # How long it takes is not known.
+        found, fault = None, None
+        try:
+            found = job.read.read(self.models[job.model])
+        except Exception as error:
+            fault = OutOfMemory(str(error)) if is_out_of_memory(error) else error
+        seconds = self._clock() - begun
+        job.compute += seconds
+        self.read_seconds += seconds
+        self._schedule.charge_read(job, seconds)
+        if fault is not None:
+            self._end(job, error=fault)
+        else:
+            self._resume(job, lambda steps: steps.send(found))
 
     def _report(self, job: Job, progress: Progress) -> None:
         now = self._clock()

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..models.card import Precision
-from .query import Answer, Query, join
+from .query import Answer, ModelRead, Query, join
 from .take import Key
 from .timeline import Timeline
 
@@ -187,12 +187,13 @@ class Job:
     reported: dict[int, float] = field(default_factory=dict)  # Time of the last report of each of its results.
     steps: Steps | None = None
     open: list[OpenQuery] = field(default_factory=list)
+    read: ModelRead | None = None  # What it asks for instead of queries.
     single: bool = True  # Whether its method yielded one query rather than a list.
     hurried: bool = False  # Whether TimeUp was thrown into its method.
-    started: float | None = None  # Time of its first pass.
+    started: float | None = None  # Time of its first pass or read of its model.
     rows: int = 0  # Rows computed for it.
     gflop: float = 0.0  # The cost of these rows.
-    compute: float = 0.0  # Its share of the seconds of its passes.
+    compute: float = 0.0  # Its share of the seconds of its passes, and those of its reads.
     timeline: Timeline | None = None  # When its passes ran, if that is asked for.
 
     @property

@@ -61,7 +61,7 @@ class Query:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ModelRead:
-    """What a method reads of its model itself, in EXACT: no pass is run, and it is sent what `read` returns."""
+    """What a method reads of its model itself, in EXACT, between passes of others; it is sent what `read` returns."""
 
     read: "Callable[[Prepared], Any]"
 

@@ -60,6 +60,14 @@ class Schedule:
         for (caller, weight, key), count in rows.items():
             self._turns.charge(caller, weight, key, count * row_seconds)
 
+    def charge_read(self, job: Job, seconds: float) -> None:
+        """Counts the seconds in which a job read its model for its caller."""
+        self._turns.charge_caller(job.caller, job.weight, seconds)
+
+    def by_turn(self, jobs: Iterable[Job]) -> list[Job]:
+        """The jobs, interactive ones first, and among these those of callers who have had the fewest seconds."""
+        return sorted(jobs, key=lambda job: (job.priority != "interactive", self._turns.had(job.caller)))
+
     def room(self, key: Key, seconds: float) -> int:
         """The most rows of that key in a pass of that many seconds."""
         row_seconds, limit = self._pace.row_seconds(key), self._limit(key)

@@ -43,9 +43,13 @@ class CallerTurns:
         """The caller's seconds in passes of that kind."""
         return self._kinds[caller].had(key.kind)
 
+    def charge_caller(self, caller: str, weight: float, seconds: float) -> None:
+        """Notes a caller's seconds of what is no pass."""
+        self._callers.charge(caller, seconds / weight)
+
     def charge(self, caller: str, weight: float, key: Key, seconds: float) -> None:
         """Notes a caller's seconds of a pass."""
         if len(self._kinds) > MAX_NAMES:
             self._kinds.clear()
-        self._callers.charge(caller, seconds / weight)
+        self.charge_caller(caller, weight, seconds)
         self._kinds[caller].charge(key.kind, seconds)

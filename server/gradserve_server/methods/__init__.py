@@ -12,6 +12,7 @@ from ..engine.job import Job, Steps
 from .attack import attack, certificate
 from .certify import certify
 from .concepts import concepts
+from .dense import dense, dense_head
 from .differentiate import differentiate
 from .embed import embed
 from .explain import explain
@@ -34,6 +35,8 @@ TASKS: Mapping[str, Callable[[Job, Tensor, Any], Steps]] = {
     "differentiate": differentiate,
     "inspect": inspect,
     "project": project,
+    "dense": dense,
+    "dense_head": dense_head,
     "stylize": stylize,
     "concepts": concepts,
 }

@@ -33,6 +33,7 @@ Rpc = Literal[
     "inspect",
     "concepts",
     "project",
+    "dense",
 ]
 
 WEIGHTED = ("Linear", "Conv2d")  # Kinds of layers that may give logits.

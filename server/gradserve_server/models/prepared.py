@@ -20,6 +20,8 @@ from .positions import PositionWeights, summed_over
 from .relevance.mode import RelevanceRules
 from .rules import Relevance, Rule
 from .taps import Place, Side
+from .tiles import DenseHead
+from .trial import SharedTrial
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,6 +40,7 @@ class Prepared:
     halves: HalfWeights | None = None
     kernels: KernelCache | None = None  # Faster convolutions on a CPU.
     refusals: dict[tuple[str, int, int], str] = field(default_factory=dict)  # What `other_sizes` has found.
+    dense_trial: SharedTrial[DenseHead] = field(default_factory=SharedTrial)  # It begins once Dense is asked for.
 
     @property
     def device(self) -> torch.device:

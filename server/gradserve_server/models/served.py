@@ -4,6 +4,7 @@ import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
 
 from .card import ModelCard
+from .tiles import DenseHead
 
 # The folders of an absolute path, which is no part of a word, of a relative path or of a URL.
 FOLDERS = re.compile(r"""(?<![\w/.~-])(?<!:/)~?/(?:[^\s/'",;:()]+/)+(?=[^\s/'",;:()])""")
@@ -41,12 +42,15 @@ class ServedModels(Mapping[str, ModelCard]):
         self.unavailable = dict(unavailable or {})
         self.default = default or next(iter(self._cards), "")
         self.generation = generation
+        self.dense_heads: dict[str, DenseHead] = {}  # What workers have found of the models that Dense was asked about.
 
     def only(self, names: Collection[str]) -> "ServedModels":
         """Those of these names. The default model stays the same, also where it is none of them."""
         cards = [card for card in self._cards.values() if card.name in names]
         unavailable = {name: reason for name, reason in self.unavailable.items() if name in names}
-        return ServedModels(cards, unavailable, self.default, self.generation)
+        found = ServedModels(cards, unavailable, self.default, self.generation)
+        found.dense_heads = self.dense_heads
+        return found
 
     def __getitem__(self, name: str) -> ModelCard:
         return self._cards[name]

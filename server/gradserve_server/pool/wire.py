@@ -185,7 +185,7 @@ class Tick:
     passes: tuple[PassStats, ...]
     jobs: int
     memory: int  # Bytes in use on the device (on a CPU: resident in the process).
-    busy: float = 0.0  # Seconds in which it did not wait for work.
+    busy: float = 0.0  # Seconds in which it neither waited for work nor read models for jobs.
     progress: Mapping[str, float] = field(default_factory=dict)  # GFLOP done for each task that has begun
     cancelled_rows: int = 0  # Rows computed for tasks that were cancelled.
     others: tuple[Held, ...] = ()  # Tasks that it holds from others than the one that this is sent to.

@@ -240,13 +240,15 @@ class Worker:
     def _tick(self) -> None:
         engine, self._ticked = self._engine, time.monotonic()
         progress = engine.progress()
-        tick = Tick(tuple(engine.passes), engine.jobs, memory_of(engine), self._busy, progress, engine.cancelled_rows)
+        busy = self._busy - engine.read_seconds  # Speeds, which are those of passes, are learned from the rest.
+        tick = Tick(tuple(engine.passes), engine.jobs, memory_of(engine), busy, progress, engine.cancelled_rows)
         held = [(line, each._replace(done=progress.get(name, 0.0))) for name, (line, each) in self._held.items()]
         for line in range(len(self._lines)):
             others = tuple(each for of, each in held if of != line) if line != KEEPER else ()
             self._lines.send(line, [replace(tick, others=others)])
         engine.passes.clear()
-        engine.cancelled_rows, self._busy, self._told_busy = 0, 0.0, engine.jobs > 0
+        engine.cancelled_rows, engine.read_seconds, self._busy = 0, 0.0, 0.0
+        self._told_busy = engine.jobs > 0
 
 
 def tensor(task: Task, model: Prepared) -> torch.Tensor:

@@ -6,9 +6,11 @@ from gradserve.arguments import Contrast, TargetLike
 from gradserve.cli.demo.page import Figure, Mark
 from gradserve.cli.demo.samples import SamplePicture, photos, stacked
 from gradserve.cli.demo.session import Chapter, DemoRequest, Row
+from gradserve.client import Client
 from gradserve.messages import fields
 from gradserve.messages.explain import EXPLAIN_METHOD
 from gradserve.parameters.method import Method
+from gradserve.results.dense import DenseMaps
 from gradserve.results.explain import Explanation
 from gradserve.results.models import ModelCard
 from gradserve.results.predict import Prediction
@@ -107,12 +109,26 @@ def _two_things(card: ModelCard) -> list[Row]:
             _target_maps(card, picture, [a, Contrast(a, b), Contrast(b, a)], method, "one thing rather than the other")
             for method in ("lrp", "grad_cam")
         ),
+        _places(card, picture, names),
     ]
     text = (
         "Relevance of a class alone shows both things, since both are seen. A contrast shows what speaks for one of "
-        "them and against the other. Grad-CAM is shown beside it."
+        "them and against the other. Grad-CAM is shown beside it, and then where in the picture each of them scores "
+        "high by itself."
     )
     return [Row(requests, "One picture, two things", text, columns=4)]
+
+
+def _places(card: ModelCard, picture: SamplePicture, names: list[str]) -> DemoRequest:
+    """Dense maps of named classes, with the picture twice as large as the network is used to."""
+
+    def draw(answer: DenseMaps) -> Sequence[Figure]:
+        return [Figure(f"where {each.score.class_name} is", [each.overlay()]) for each in answer]
+
+    def ask(client: Client) -> DenseMaps:
+        return client.dense(picture.data, names, model=card.name, size=2 * max(card.input_size))
+
+    return DemoRequest(card.name, picture.name, f"dense: {' and '.join(names)}", ask, draw)
 
 
 def _judged_maps(card: ModelCard, picture: SamplePicture) -> DemoRequest:

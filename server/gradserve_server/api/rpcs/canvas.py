@@ -45,7 +45,7 @@ def canvas(
     """
     natural = (card.height, card.width) if photo is None else (photo.shape[0], photo.shape[1])
     natural = scaled(natural, min(1.0, longest / max(natural)))
-    height, width = _sides(size, natural, violations)
+    height, width = sides(size, natural, violations)
     if not card.any_size:
         if size.ByteSize() and (height, width) != (card.height, card.width):
             only = f"{card.width}x{card.height}"
@@ -69,7 +69,8 @@ def empty(height: int, width: int) -> np.ndarray[Any, Any]:
     return np.broadcast_to(np.uint8(0), (height, width, 3))
 
 
-def _sides(size: progress_pb2.Size, natural: tuple[int, int], violations: Violations) -> tuple[int, int]:
+def sides(size: progress_pb2.Size, natural: tuple[int, int], violations: Violations) -> tuple[int, int]:
+    """Height and width of a picture of that natural height and width in the size that is asked for."""
     height, width = natural
     if size.longer:
         if size.width or size.height:
