@@ -43,7 +43,7 @@ class Trust:
     """How far to trust one map: how it agrees with what the target does when half of the picture is gone.
 
     The verdict is "no_better_than_chance", "no_better_than_centre" or "beats_both"; `sentence` says it in words.
-    One picture's figures have a standard deviation of 0.12 to 0.14: they judge a map, and rank no methods.
+    One picture's figures have a standard deviation of 0.05 to 0.11: they judge a map, and rank no methods.
     """
 
     agreement: float
