@@ -131,9 +131,15 @@ def check(call: Call, outcome: Outcome) -> None:
 
 
 def is_field(message: Descriptor | None, path: str) -> bool:
-    """Whether a message can have what a path such as goals[0].summands[1].weight names, or parameters.KEY of a map."""
+    """Whether a message can have what a path such as goals[0].summands[1].weight names, or parameters.KEY of a map.
+
+    A path may end in the name of a oneof: it is named where none of its fields is set.
+    """
+    *_, last = path.split(".")
     for name in path.split("."):
         if message is not None and message.GetOptions().map_entry:
+            return True
+        if message is not None and name is last and name in message.oneofs_by_name:
             return True
         if message is None or (field := message.fields_by_name.get(re.sub(r"\[\d+\]$", "", name))) is None:
             return path == ""  # This stands for those that are left out of a long list.
