@@ -786,6 +786,18 @@ def test_passes_over_many_rows_are_short_while_another_caller_asks_for_few(world
     assert world.passes[-1] == [8] or world.engine.idle
 
 
+def test_passes_over_many_rows_are_short_as_long_as_another_callers_job_reads_its_model(world: World) -> None:
+    def read(model: Any) -> None:
+        world.now += 1.0
+
+    world.submit("many", asking(500), caller="a")
+    world.step()
+    world.submit("reader", reading(2 * int(RECENT_SECONDS), read), caller="b")
+    world.run()
+    short = round(SHORT_PASS_SECONDS / world.seconds)
+    assert world.passes[2 : 2 * int(RECENT_SECONDS)] == [[short]] * (2 * int(RECENT_SECONDS) - 2)
+
+
 def test_batch_work_makes_way_for_the_same_callers_interactive_requests(world: World) -> None:
     world.submit("batch", asking(500), priority="batch")
     world.step()

@@ -240,10 +240,11 @@ class Engine:
             found = job.read.read(self.models[job.model])
         except Exception as error:
             fault = OutOfMemory(str(error)) if is_out_of_memory(error) else error
-        seconds = self._clock() - begun
+        now = self._clock()
+        seconds = now - begun
         job.compute += seconds
         self.read_seconds += seconds
-        self._schedule.charge_read(job, seconds)
+        self._schedule.charge_read(job, seconds, now)
         if fault is not None:
             self._end(job, error=fault)
         else:
