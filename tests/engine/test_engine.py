@@ -959,6 +959,17 @@ def test_a_read_that_fails_ends_its_job_alone(world: World, words: str) -> None:
     assert world.ended["a"].error is None
 
 
+@pytest.mark.parametrize("fault", [torch.OutOfMemoryError("CUDA out of memory"), MemoryError("Unable to allocate")])
+def test_a_method_for_which_there_is_no_memory_ends_so(world: World, fault: Exception) -> None:
+    def method(job: Job) -> Steps:
+        yield Query(images(1), logit(0), "image")
+        raise fault
+
+    world.submit("a", method)
+    world.run()
+    assert isinstance(world.ended["a"].error, OutOfMemory)
+
+
 def test_each_part_is_told_where_a_pass_fails(world: World) -> None:
     """A pass that fails is run again part by part, which may take many times as long in all."""
     told: list[float] = []
