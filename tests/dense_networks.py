@@ -54,6 +54,14 @@ def head() -> list[nn.Module]:
     return [Does(lambda x: x.mean((2, 3))), nn.Linear(16, CLASSES)]
 
 
+def narrowed() -> list[nn.Module]:
+    return [*trunk(), nn.MaxPool2d(2), *block(16, 4)]
+
+
+def connected(between: nn.Module) -> list[nn.Module]:
+    return [nn.AdaptiveAvgPool2d(8), nn.Flatten(), nn.Linear(4 * 8 * 8, 10), between, nn.ReLU(), nn.Linear(10, CLASSES)]
+
+
 # Of these every cell depends on a part of the picture, alike wherever that lies.
 LOCAL: dict[str, Callable[[], list[nn.Module]]] = {
     "dropout before the linear layer": lambda: [*trunk(), head()[0], nn.Dropout(), head()[1]],
@@ -76,6 +84,7 @@ LOCAL: dict[str, Callable[[], list[nn.Module]]] = {
     "padding by reflection": lambda: [*block(3, 16, stride=2, padding_mode="reflect"), *head()],
     "padding by replication": lambda: [*block(3, 16, stride=2, padding_mode="replicate"), *head()],
     "a stride of three": lambda: [*block(3, 16, stride=3), *block(16, 16), *head()],
+    "one pixel a cell": lambda: [*block(3, 16), *block(16, 16), *head()],
     "patches of seven": lambda: [*block(3, 16, size=7, stride=7, padding=0), *block(16, 16), *head()],
 }
 # Of these the mean of the map is right too, but tiles would give something else.
@@ -89,6 +98,12 @@ WHOLE: dict[str, Callable[[], list[nn.Module]]] = {
     "a GroupNorm": lambda: [*trunk(), nn.GroupNorm(4, 16), *block(16, 16), *head()],
     "squeeze and excitation": lambda: [*trunk(), Gate(16), *block(16, 16, stride=2), *head()],
     "no squeeze and excitation": lambda: [*trunk(), *block(16, 16, stride=2), *head()],
+}
+# These end in linear layers on a map of the model's size.
+CONNECTED: dict[str, Callable[[], list[nn.Module]]] = {
+    "a BatchNorm between linear layers": lambda: [*narrowed(), *connected(nn.BatchNorm1d(10))],
+    "a LayerNorm between linear layers": lambda: [*narrowed(), *connected(nn.LayerNorm(10))],
+    "dropout between linear layers": lambda: [*narrowed(), *connected(nn.Dropout())],
 }
 # The cells of these lie at other places in pictures of other sizes.
 UNEVEN: dict[str, Callable[[], list[nn.Module]]] = {
@@ -108,7 +123,7 @@ OTHERS: dict[str, Callable[[], list[nn.Module]]] = {
 @settled
 def network(*, name: str) -> nn.Module:
     """The network of that name."""
-    network = nn.Sequential(*{**LOCAL, **WHOLE, **UNEVEN, **OTHERS}[name]())
+    network = nn.Sequential(*{**LOCAL, **WHOLE, **CONNECTED, **UNEVEN, **OTHERS}[name]())
     for module in network.modules():
         if isinstance(module, nn.BatchNorm1d):
             nn.init.uniform_(module.running_mean, 0.1, 0.5)

@@ -6,7 +6,7 @@ from functools import lru_cache
 import pytest
 import torch
 from dense_answers import answer, dense_head, every_class, largest_difference, picture
-from dense_networks import LOCAL, OTHERS, UNEVEN, WHOLE
+from dense_networks import CONNECTED, LOCAL, OTHERS, UNEVEN, WHOLE
 from torch import nn
 from zoo import CPU
 
@@ -38,6 +38,26 @@ def test_the_mean_of_the_map_is_the_logits(name: str) -> None:
     assert found.scores[0].size > 1
     assert largest_difference(found.scores.mean((1, 2), dtype="f8"), right) <= 1e-6
     assert largest_difference(found.logits, right) <= 1e-6
+
+
+@pytest.mark.parametrize("name", CONNECTED)
+def test_linear_layers_over_windows_are_what_they_are_of_each(name: str) -> None:
+    model, network = served(name)
+    head = dense_head(model)
+    assert (head.refused, head.side) == ("", 8)
+    x = picture(101, 138)
+    with torch.no_grad():
+        images = model.normalised(x).double()
+        whole, parts = network(images)[0], list(network.children())
+        pool = next(i for i, part in enumerate(parts) if isinstance(part, nn.AdaptiveAvgPool2d))
+        windows = nn.Sequential(*parts[:pool])(images).unfold(2, 8, 1).unfold(3, 8, 1)
+        right = [
+            [nn.Sequential(*parts[pool:])(windows[:, :, i, j])[0] for j in range(windows.shape[3])]
+            for i in range(windows.shape[2])
+        ]
+    found = answer(model, x, *every_class(model))
+    assert largest_difference(found.scores, torch.stack([torch.stack(row, 1) for row in right], 1)) <= 1e-6
+    assert largest_difference(found.logits, whole) <= 1e-6
 
 
 @pytest.mark.parametrize("name", [*LOCAL, "no squeeze and excitation"])

@@ -16,7 +16,7 @@ from ...methods.targets import Target
 from ...models.card import ModelCard
 from ...models.tiles import DenseHead, amount, best_size, most_cells, refusal
 from ...pool.wire import Outcome, Task
-from ..arguments.targets import targets_of
+from ..arguments.targets import MAX_TARGETS, targets_of
 from ..errors import Violations
 from ..pictures.images import ModelInput
 from ..pictures.sheets import sheet
@@ -167,7 +167,7 @@ def _check_cells(
     height: int, width: int, request: dense_pb2.DenseRequest, card: ModelCard, head: DenseHead, violations: Violations
 ) -> None:
     """A violation where the maps would have too many cells for a worker, or for a reply."""
-    cells, count = most_cells(height, width, head), max(1, len(request.targets))
+    cells, count = most_cells(height, width, head), min(max(1, len(request.targets)), MAX_TARGETS)
     within = cells * max(head.channels if head.chain else 0, card.outputs) / MAX_NUMBERS
     told = cells * count / MAX_VALUES
     if max(within, told) > 1:
