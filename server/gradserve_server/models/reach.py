@@ -29,15 +29,11 @@ def last_map(model: Prepared, layer: str, images: Tensor) -> Tensor:
 def measured(model: Prepared, head: DenseHead) -> Generator[None, None, DenseHead]:
     """The head with its stride, its offset, and how far the borders of a tile reach, along both axes.
 
-    It pauses after every pass or a few.
+    It pauses between passes.
     """
     strips = [_Strips(model, head.layer, axis) for axis in (0, 1)]
-    strides = []
-    for each in strips:
-        strides.append(each.stride(FIRST_WIDTH))
-        yield
-    stride = strides[0]
-    if stride is None or stride != strides[1]:
+    stride = yield from strips[0].stride(FIRST_WIDTH)
+    if stride is None or stride != (yield from strips[1].stride(FIRST_WIDTH)):
         what = "are not the same whole number of pixels apart at every size and along both sides"
         return replace(head, refused=f"the cells of its last map, {head.layer}, {what}")
     head, shift = replace(head, stride=stride, smallest=model.card.min_size), stride * (head.side - 1) / 2
@@ -49,13 +45,12 @@ def measured(model: Prepared, head: DenseHead) -> Generator[None, None, DenseHea
     before, behind = (1 + max(each) for each in zip(*((a.before, a.behind) for a in axes), strict=True))
     head = replace(head, offset=axes[1].offset + shift, before=before, behind=behind)
     for each in strips:
-        yield
-        if not _tiles_agree(each, head):
+        if not (yield from _tiles_agree(each, head)):
             return replace(head, untiled="tiles of a picture have given other values than the whole")
     return head
 
 
-def _tiles_agree(strips: "_Strips", head: DenseHead) -> bool:
+def _tiles_agree(strips: "_Strips", head: DenseHead) -> Generator[None, None, bool]:
     """Whether a strip of an odd length, without one cell at either end, has the values of the whole strip.
 
     It has others where a network upsamples, or pads to a multiple of more pixels than its stride.
@@ -63,7 +58,11 @@ def _tiles_agree(strips: "_Strips", head: DenseHead) -> bool:
     stride = head.stride
     length = head.least_tile + stride // 2 + 1
     strip = strips.noise(length + stride)
-    whole, late, early = strips.map(strip), strips.map(strip[..., stride:]), strips.map(strip[..., :length])
+    maps = []
+    for part in (strip, strip[..., stride:], strip[..., :length]):
+        yield
+        maps.append(strips.map(part))
+    whole, late, early = maps
     if not late.shape[3] == early.shape[3] == whole.shape[3] - 1:
         return False
     last = length // stride - head.behind
@@ -114,10 +113,12 @@ class _Strips:
         """How many cells a strip of that width has."""
         return self._pass(self._strip(width)).numel()
 
-    def stride(self, width: int) -> int | None:
+    def stride(self, width: int) -> Generator[None, None, int | None]:
         """Pixels by which a strip must grow for one more cell; None where that is no whole number."""
         cells = self.cells(width)
+        yield
         more = self.cells(2 * width) - cells
+        yield
         stride = round(width / more) if more > 0 else 0
         if not 0 < stride <= MAX_STRIDE:
             return None
