@@ -6,6 +6,7 @@ import json
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -24,7 +25,8 @@ from gradserve.v1 import dense_pb2, predict_pb2
 from gradserve_server.api import servicer
 from gradserve_server.api.admission.admission import Admission
 from gradserve_server.api.admission.callers import Callers
-from gradserve_server.api.errors import RequestError, failure
+from gradserve_server.api.admission.tokens import Rights
+from gradserve_server.api.errors import Full, RequestError, failure
 from gradserve_server.api.request import CallContext
 from gradserve_server.api.rpcs import dense
 from gradserve_server.config import LimitSettings
@@ -133,6 +135,25 @@ def test_the_first_task_for_a_model_tries_its_head_at_a_price() -> None:
     assert not dense.is_trial(bound(served.only([card.name]))), "who may use some models alone knows it too"
 
 
+@pytest.mark.parametrize(
+    ("fields", "told"),
+    [
+        (
+            {"size": {"longer": 2048}, "targets": [{"rank": 1}] * 4},
+            "4 classes of .*; name fewer classes, or set a smaller",
+        ),
+        ({"size": {"longer": 4000}}, "maps of a class of .*x2857; set a smaller size"),
+    ],
+)
+def test_maps_have_no_more_cells_than_a_reply_takes(fields: dict[str, Any], told: str) -> None:
+    card = replace(prepared("squeezenet1_1").card, classes=("a", "b"))
+    served = ServedModels([card])
+    served.dense_heads[card.name] = replace(HEAD, stride=1)
+    with pytest.raises(RequestError, match=told):
+        bound(served, **fields)
+    assert bound(served, size={"longer": 1024}).task.arguments.targets
+
+
 def test_there_are_not_more_tiles_than_a_few_thousand() -> None:
     served = ServedModels([prepared("squeezenet1_1").card])
     served.dense_heads["squeezenet1_1"] = HEAD
@@ -162,9 +183,8 @@ def test_a_network_of_one_size_is_refused_without_a_trial() -> None:
         bound(ServedModels([prepared("linear").card]))
 
 
-def test_the_trial_takes_none_of_the_time_that_the_answer_has() -> None:
-    """Both end at the deadline of the call, 10 s after it came."""
-    tasks: list[Task] = []
+def service_of(tasks: list[Task], callers: Callers) -> servicer.GradientService:
+    """A service of one model whose worker finds its head, and has no time for maps; tasks are added to the list."""
 
     async def stream(task: Task) -> AsyncIterator[Outcome]:
         tasks.append(task)
@@ -174,7 +194,13 @@ def test_the_trial_takes_none_of_the_time_that_the_answer_has() -> None:
     pool: Any = SimpleNamespace(cards=ServedModels([prepared("squeezenet1_1").card]), members=[], stream=stream)
     pool.using = lambda: nullcontext(pool.cards)
     limits, metrics = LimitSettings(), Metrics()
-    service = servicer.GradientService(pool, limits, metrics, Admission(pool, limits, metrics), Callers(None, {}))
+    return servicer.GradientService(pool, limits, metrics, Admission(pool, limits, metrics), callers)
+
+
+def test_the_trial_takes_none_of_the_time_that_the_answer_has() -> None:
+    """Both end at the deadline of the call, 10 s after it came."""
+    tasks: list[Task] = []
+    service = service_of(tasks, Callers(None, {}))
     left: Iterator[float] = iter([10.0, 6.0])
 
     async def ask_twice() -> None:
@@ -185,6 +211,24 @@ def test_the_trial_takes_none_of_the_time_that_the_answer_has() -> None:
     asyncio.run(ask_twice())
     assert [task.rpc for task in tasks] == ["dense_head", "dense"]
     assert tasks[0].deadline == tasks[1].deadline > time.monotonic() + 9
+
+
+def test_a_caller_with_a_rate_is_not_refused_between_the_trial_and_the_answer() -> None:
+    tasks: list[Task] = []
+    callers = Callers(None, {})
+    callers._rights[""] = Rights(sha256="0" * 64, gflop_per_second=0.01)
+    service = service_of(tasks, callers)
+    context = SimpleNamespace(time_remaining=lambda: 10.0)
+
+    async def ask_twice() -> None:
+        servicer.request_log.set(servicer.RequestLog("1", deadline=10.0))
+        with pytest.raises(RequestError, match="or set a smaller size"):
+            await service.Dense(dense_pb2.DenseRequest(image=PHOTO), context)
+        with pytest.raises(Full, match="and has used more"):
+            await service.Dense(dense_pb2.DenseRequest(image=PHOTO), context)
+
+    asyncio.run(ask_twice())
+    assert [task.rpc for task in tasks] == ["dense_head", "dense"]
 
 
 def test_a_trial_for_which_there_was_no_time_tells_that_the_next_request_goes_on() -> None:

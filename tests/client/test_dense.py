@@ -8,6 +8,7 @@ from PIL import Image
 
 import gradserve
 from gradserve import colours
+from gradserve.cli import main
 from gradserve.messages.dense import dense_request
 from gradserve.results.dense import Grid
 from gradserve.v1 import dense_pb2
@@ -60,6 +61,18 @@ def test_maps_of_classes(server, tmp_path):
         found.save(tmp_path / "maps.png")
     Image.open(found[0].save(tmp_path / "map.png")).load()
     assert "DenseMap" in repr(found)
+
+
+def test_the_command_saves_classes_of_one_name_beside_each_other(server, tmp_path, monkeypatch):
+    """ImageNet has two cranes."""
+    monkeypatch.setenv("GRADSERVE_SERVER", server.target)
+    monkeypatch.chdir(tmp_path)
+    Image.fromarray(PHOTO).save("photo.png")
+    with pytest.raises(SystemExit) as ended:
+        main(["dense", "photo.png", "-t", "0", "-t", "0", "-t", "1", "--out", "new.maps/map.png"])
+    assert not ended.value.code
+    names = ["map-goldfish-2.png", "map-goldfish.png", "map-tabby_cat.png"]
+    assert sorted(path.name for path in (tmp_path / "new.maps").iterdir()) == names
 
 
 def test_strong_colour_stands_for_a_probability_of_one(server):

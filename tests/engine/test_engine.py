@@ -786,6 +786,18 @@ def test_passes_over_many_rows_are_short_while_another_caller_asks_for_few(world
     assert world.passes[-1] == [8] or world.engine.idle
 
 
+def test_passes_over_many_rows_are_short_as_long_as_another_callers_job_reads_its_model(world: World) -> None:
+    def read(model: Any) -> None:
+        world.now += 1.0
+
+    world.submit("many", asking(500), caller="a")
+    world.step()
+    world.submit("reader", reading(2 * int(RECENT_SECONDS), read), caller="b")
+    world.run()
+    short = round(SHORT_PASS_SECONDS / world.seconds)
+    assert world.passes[2 : 2 * int(RECENT_SECONDS)] == [[short]] * (2 * int(RECENT_SECONDS) - 2)
+
+
 def test_batch_work_makes_way_for_the_same_callers_interactive_requests(world: World) -> None:
     world.submit("batch", asking(500), priority="batch")
     world.step()
@@ -945,6 +957,17 @@ def test_a_read_that_fails_ends_its_job_alone(world: World, words: str) -> None:
     error = world.ended["reader"].error
     assert isinstance(error, RuntimeError if words == "anything else" else OutOfMemory)
     assert world.ended["a"].error is None
+
+
+@pytest.mark.parametrize("fault", [torch.OutOfMemoryError("CUDA out of memory"), MemoryError("Unable to allocate")])
+def test_a_method_for_which_there_is_no_memory_ends_so(world: World, fault: Exception) -> None:
+    def method(job: Job) -> Steps:
+        yield Query(images(1), logit(0), "image")
+        raise fault
+
+    world.submit("a", method)
+    world.run()
+    assert isinstance(world.ended["a"].error, OutOfMemory)
 
 
 def test_each_part_is_told_where_a_pass_fails(world: World) -> None:

@@ -6,13 +6,10 @@ from functools import lru_cache
 
 import pytest
 import torch
+from dense_answers import answer, dense_head, every_class, largest_difference, picture
 from torch import Tensor, nn
 from zoo import CPU, prepared, unmodified
 
-from gradserve_server.engine.engine import Engine
-from gradserve_server.engine.events import Ended
-from gradserve_server.engine.job import Job
-from gradserve_server.methods.dense import DenseArguments, DenseMaps, dense
 from gradserve_server.methods.targets import Target
 from gradserve_server.models import dense as trying
 from gradserve_server.models.catalogue import EMBEDDED, ModelSpec
@@ -21,7 +18,6 @@ from gradserve_server.models.loading import Source, load
 from gradserve_server.models.preparation import prepare, prepare_source
 from gradserve_server.models.prepared import Prepared
 from gradserve_server.models.reach import last_map
-from gradserve_server.models.tiles import DenseHead
 from gradserve_server.models.trial import SharedTrial
 
 BEHIND_A_MEAN = ["resnet18", "mobilenet_v2", "squeezenet1_1", "densenet121", "googlenet", "imagenet"]
@@ -39,46 +35,6 @@ def connected(name: str) -> tuple[Prepared, Source]:
 
 def model_of(name: str) -> Prepared:
     return connected(name)[0] if name in ("alexnet", "vgg11_bn") else prepared(name)
-
-
-def picture(height: int, width: int, seed: int = 0) -> Tensor:
-    """Blots with some noise, [1, 3, H, W]."""
-    generator = torch.Generator().manual_seed(seed)
-    coarse = torch.rand(1, 3, 9, 9, generator=generator)
-    blots = torch.nn.functional.interpolate(coarse, (height, width), mode="bicubic")
-    return (blots + 0.1 * torch.randn(1, 3, height, width, generator=generator)).clamp(0, 1)
-
-
-def answer(model: Prepared, x: Tensor, *targets: Target, tile: int | None = None) -> DenseMaps:
-    """What a worker answers."""
-    size = (tile, tile) if tile else (x.shape[2], x.shape[3])
-    arguments = DenseArguments(targets or (Target(rank=1),), size, model.card.head, dense_head(model))
-    engine, events = Engine({"model": model}), []
-    engine.submit(Job("job", "model", lambda job: dense(job, x, arguments)))
-    while not engine.idle:
-        events += engine.step()
-    (ended,) = [event for event in events if isinstance(event, Ended)]
-    if ended.error is not None:
-        raise ended.error
-    found: DenseMaps = ended.result
-    return found
-
-
-def dense_head(model: Prepared) -> DenseHead:
-    while (head := try_head(model)) is None:
-        pass
-    return head
-
-
-def every_class(model: Prepared) -> list[Target]:
-    return [Target(label=i) for i in range(len(model.card.classes))]
-
-
-def largest_difference(found: object, right: object) -> float:
-    """Relative to the largest absolute value of what is right."""
-    a, b = torch.as_tensor(found).double(), torch.as_tensor(right).double()
-    assert a.shape == b.shape
-    return float((a - b).abs().max() / b.abs().max())
 
 
 @pytest.mark.parametrize("name", ["alexnet", "vgg11_bn"])

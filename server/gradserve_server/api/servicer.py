@@ -145,7 +145,7 @@ class GradientService(service_pb2_grpc.GradientServiceServicer):
             if dense.is_trial(bound):
                 with span("trial"):
                     models.dense_heads[bound.card.name] = (await self.outcome(bound.task)).result
-                bound = await self.bind(dense.bind, request, context, models)
+                bound = await self.bind(dense.bind, request, context, models, again=True)
             reply: dense_pb2.DenseResponse = await self._answered(dense, request, bound)
             return reply
 
@@ -172,10 +172,16 @@ class GradientService(service_pb2_grpc.GradientServiceServicer):
         request: Any,
         context: grpc.aio.ServicerContext,
         served: ServedModels,
+        *,
+        again: bool = False,
     ) -> Bound:
-        """The request with its picture decoded, in a thread. Raises RequestError, also where it would wait too long."""
+        """The request with its picture decoded, in a thread. Raises RequestError, also where it would wait too long.
+
+        `again`: whether it was let in already, so that what it has used by now does not speak against it.
+        """
         entry = self._log_model(request)
-        self._callers.check_rate(entry.caller)
+        if not again:
+            self._callers.check_rate(entry.caller)
         models = self._callers.models(entry.caller, served, request.model)
         left = time_budget(request.options, context.time_remaining())
         busy = self._admission.busy(left)

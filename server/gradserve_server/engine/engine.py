@@ -220,7 +220,7 @@ class Engine:
         except StopIteration as stop:
             self._end(job, result=stop.value)
         except Exception as error:
-            self._end(job, error=error)
+            self._end(job, error=_kind_of(error))
 
     def _run_reads(self) -> None:
         """Gives jobs what they read of their models, one read each, until that has taken as long as a short pass."""
@@ -239,11 +239,12 @@ class Engine:
         try:
             found = job.read.read(self.models[job.model])
         except Exception as error:
-            fault = OutOfMemory(str(error)) if is_out_of_memory(error) else error
-        seconds = self._clock() - begun
+            fault = _kind_of(error)
+        now = self._clock()
+        seconds = now - begun
         job.compute += seconds
         self.read_seconds += seconds
-        self._schedule.charge_read(job, seconds)
+        self._schedule.charge_read(job, seconds, now)
         if fault is not None:
             self._end(job, error=fault)
         else:
@@ -280,6 +281,11 @@ class Engine:
         if job.steps is not None:
             job.steps.close()
         self._events.append(Ended(job, result, error))
+
+
+def _kind_of(error: Exception) -> Exception:
+    """An exception of a method or a model, by the name that callers are told."""
+    return OutOfMemory(str(error)) if is_out_of_memory(error) else error
 
 
 def _note_pass(batch: list[tuple[OpenQuery, int]], rows: int, begun: float, seconds: float) -> None:

@@ -60,9 +60,11 @@ class Schedule:
         for (caller, weight, key), count in rows.items():
             self._turns.charge(caller, weight, key, count * row_seconds)
 
-    def charge_read(self, job: Job, seconds: float) -> None:
-        """Counts the seconds in which a job read its model for its caller."""
+    def charge_read(self, job: Job, seconds: float, now: float) -> None:
+        """Counts the seconds in which a job read its model for its caller, who may ask for more of that at once."""
         self._turns.charge_caller(job.caller, job.weight, seconds)
+        group = Group(job.caller, job.priority == "interactive")
+        self._seen[group] = self._seen.get(group, Demand(now))._replace(asked=now)
 
     def by_turn(self, jobs: Iterable[Job]) -> list[Job]:
         """The jobs, interactive ones first, and among these those of callers who have had the fewest seconds."""

@@ -59,7 +59,7 @@ def dense(job: Job, x: Tensor, arguments: DenseArguments) -> Steps:
         logits = (yield ModelRead(lambda _: _computed(model.logits, last_map)))[0]
         values = yield from _windows(model, last_map)
     else:
-        logits = values.double().mean((2, 3))[0].float()
+        logits = values.mean((2, 3), dtype=torch.float64)[0].float()
     scores, own = values[0].numpy(), logits.cpu().numpy()
     order = np.argsort(-own, kind="stable").tolist()
     labels = tuple(int(target.resolved(order).label or 0) for target in arguments.targets)

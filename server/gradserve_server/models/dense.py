@@ -39,12 +39,12 @@ class DenseModel:
         if not self.head.chain:
             return self._linear(last_map)
         side = self.head.side
-        x = F.unfold(last_map, side).transpose(1, 2)  # A convolution would lay its large weight out anew each time.
+        x = F.unfold(last_map, side)[0].T  # A convolution would lay its large weight out anew each time.
         for name in self.head.chain:
             x = self._module(name)(x)
         cells = last_map.shape[2] - side + 1, last_map.shape[3] - side + 1
-        scores: Tensor = x.transpose(1, 2).unflatten(2, cells)
-        return scores
+        scores: Tensor = x.T.unflatten(1, cells)
+        return scores[None]
 
     def logits(self, last_map: Tensor) -> Tensor:
         """The last map [1, C, h, w] of a whole picture -> the network's own logits [1, outputs]."""

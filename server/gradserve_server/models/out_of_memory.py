@@ -1,4 +1,4 @@
-"""How torch says that memory has run out."""
+"""How torch and numpy say that memory has run out."""
 
 import torch
 
@@ -7,4 +7,4 @@ CPU_WORDS = "can't allocate memory"  # Of the RuntimeError that it raises on a C
 
 def is_out_of_memory(error: Exception) -> bool:
     """Whether the device, or the machine, has run out of memory."""
-    return isinstance(error, torch.OutOfMemoryError) or CPU_WORDS in str(error)
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or CPU_WORDS in str(error)

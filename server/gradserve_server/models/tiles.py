@@ -24,6 +24,7 @@ class DenseHead:
     linear: str = ""  # The linear layer or 1x1 convolution behind a global mean; empty where the map has the scores.
     chain: tuple[str, ...] = ()  # The layers of a head with `side` above 1, in order.
     least: int = 0  # The smallest side in pixels of a picture with a cell.
+    smallest: int = 0  # The smallest side in pixels that the network takes.
     gflop: float = 0.0  # Of the head for a cell.
     stride: int = 0  # Pixels from a cell to the next.
     offset: float = 0.0  # Pixels from the picture's edge to the middle of what the first cell sees.
@@ -33,8 +34,11 @@ class DenseHead:
 
     @property
     def least_tile(self) -> int:
-        """The smallest tile in pixels, which has a cell that depends on the tile alone, whatever the picture's side."""
-        return (self.before + self.behind + 2) * self.stride
+        """The smallest tile in pixels, which has a cell that depends on the tile alone, whatever the picture's side.
+
+        It may be cut by less than a stride.
+        """
+        return max((self.before + self.behind + 2) * self.stride, self.smallest + self.stride)
 
 
 def refusal(card: ModelCard) -> str:

@@ -84,8 +84,8 @@ def _save(result: DenseMaps, out: Path) -> list[Path]:
     out.parent.mkdir(parents=True, exist_ok=True)
     if out.suffix.lower() == ".npz":
         return [result.save(out)]
-    names = [f"{out.stem}-{slug(each.score.class_name)}{out.suffix}" for each in result]
-    return [each.save(out.with_name(name)) for each, name in zip(result, names, strict=True)]
+    paths = output.OutputPaths(out.parent, out.suffix, len(result))
+    return [each.save(paths.place(f"{out.stem}-{slug(each.score.class_name)}")) for each in result]
 
 
 def _table(result: DenseMaps) -> Table:

@@ -16,7 +16,7 @@ from ...methods.targets import Target
 from ...models.card import ModelCard
 from ...models.tiles import DenseHead, amount, best_size, most_cells, refusal
 from ...pool.wire import Outcome, Task
-from ..arguments.targets import targets_of
+from ..arguments.targets import MAX_TARGETS, targets_of
 from ..errors import Violations
 from ..pictures.images import ModelInput
 from ..pictures.sheets import sheet
@@ -26,6 +26,7 @@ from .canvas import empty, picture, sides, sized
 
 MAX_INPUTS = 16  # The most pixels of a picture, in those that are allowed as a model's input.
 MAX_NUMBERS = 64 << 20  # The most numbers of a map of all classes' scores, or of the last map of linear layers.
+MAX_VALUES = 4 << 20  # The most numbers of the maps of the classes that are asked for, each of which has two kinds.
 MAX_TILES = 4096
 TOP = 5  # The classes of the whole picture that a reply has.
 TRIAL = "dense_head"
@@ -121,7 +122,7 @@ def _check_tile(
         violations.add("tile", f"must be left out for {card.name}: {head.untiled}")
         return
     if head is not None:
-        least = max(head.least_tile, card.min_size + head.stride)
+        least = head.least_tile
         sees = " (a smaller one may have no cell that depends on it alone)"
     if least > longest:
         text = f"must be left out for {card.name}, whose smallest tile has {least} pixels a side"
@@ -144,11 +145,7 @@ def _tile(
     if min(height, width) < head.least:
         what = f"sides of at least {head.least} pixels, with which its last map has a cell for its head"
         violations.add(field, f"{card.name} takes {what}; was {width}x{height}")
-    numbers = most_cells(height, width, head) * max(head.channels if head.chain else 0, card.outputs)
-    if numbers > MAX_NUMBERS:
-        pixels = int(MAX_NUMBERS / numbers * height * width)
-        text = f"must have at most about {pixels} pixels for maps of {card.name}, was {width}x{height}"
-        violations.add(field, f"{text}; set a smaller size")
+    _check_cells(height, width, request, card, head, violations)
     if request.HasField("tile"):
         count = 0 if violations.invalid else amount(height, width, (request.tile, request.tile), head).tiles
         if count > MAX_TILES:
@@ -164,6 +161,20 @@ def _tile(
         text = f"{card.name} takes at most {limits.max_input_pixels} pixels at once, and cannot be cut into tiles"
         violations.add(field, f"{text}: {why}; was {width}x{height}, set a smaller size")
     return size or (height, width)
+
+
+def _check_cells(
+    height: int, width: int, request: dense_pb2.DenseRequest, card: ModelCard, head: DenseHead, violations: Violations
+) -> None:
+    """A violation where the maps would have too many cells for a worker, or for a reply."""
+    cells, count = most_cells(height, width, head), min(max(1, len(request.targets)), MAX_TARGETS)
+    within = cells * max(head.channels if head.chain else 0, card.outputs) / MAX_NUMBERS
+    told = cells * count / MAX_VALUES
+    if max(within, told) > 1:
+        pixels = int(height * width / max(within, told))
+        text = f"must have at most about {pixels} pixels for maps of {f'{count} classes' if count > 1 else 'a class'}"
+        helps = "name fewer classes, or set a smaller size" if told > within and count > 1 else "set a smaller size"
+        violations.add(_field(request), f"{text} of {card.name}, was {width}x{height}; {helps}")
 
 
 def _cost(height: int, width: int, tile: tuple[int, int], card: ModelCard, head: DenseHead) -> float:
