@@ -13,40 +13,21 @@ from gradserve_server import memory
 from gradserve_server.api import service
 
 
-async def test_memory_is_given_back_once_after_each_crowd(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("busy", "rest"),
+    [
+        pytest.param((service.CALM, service.CROWD - 1, service.CROWD, service.CALM + 1), service.CALM, id="a crowd"),
+        pytest.param((1, service.CROWD - 1), 0, id="few requests"),
+    ],
+)
+async def test_memory_is_given_back_once_after(
+    monkeypatch: pytest.MonkeyPatch, busy: tuple[int, ...], rest: int
+) -> None:
     given: list[int] = []
-    monkeypatch.setattr(memory, "collect_and_give_back", lambda: given.append(requests()))
-    monkeypatch.setattr(service, "GAUGES_SECONDS", 0.001)
-    monkeypatch.setattr(service, "CALM_SECONDS", 0.01)
     admission = SimpleNamespace(requests=0)
-    server: Any = SimpleNamespace(admission=admission)
-    nothing: Any = None
-
-    def requests() -> int:
-        return int(admission.requests)
-
-    task = asyncio.create_task(service.FrontEnd(nothing, nothing, server, nothing)._give_back_memory())
-    try:
-        for crowds in (1, 2):
-            for admission.requests in (service.CALM, service.CROWD - 1, service.CROWD, service.CALM + 1):
-                await asyncio.sleep(0.05)
-                assert len(given) == crowds - 1
-            admission.requests = service.CALM
-            while len(given) < crowds:
-                await asyncio.sleep(0.001)
-            await asyncio.sleep(0.05)
-            assert len(given) == crowds
-    finally:
-        task.cancel()
-    assert given == [service.CALM] * 2
-
-
-async def test_memory_is_given_back_once_after_few_requests_when_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
-    given: list[int] = []
-    monkeypatch.setattr(memory, "collect_and_give_back", lambda: given.append(1))
-    monkeypatch.setattr(service, "GAUGES_SECONDS", 0.001)
-    monkeypatch.setattr(service, "IDLE_SECONDS", 0.01)
-    admission = SimpleNamespace(requests=0)
+    monkeypatch.setattr(memory, "collect_and_give_back", lambda: given.append(admission.requests))
+    for name, seconds in (("GAUGES_SECONDS", 0.001), ("CALM_SECONDS", 0.01), ("IDLE_SECONDS", 0.01)):
+        monkeypatch.setattr(service, name, seconds)
     server: Any = SimpleNamespace(admission=admission)
     nothing: Any = None
     task = asyncio.create_task(service.FrontEnd(nothing, nothing, server, nothing)._give_back_memory())
@@ -54,16 +35,17 @@ async def test_memory_is_given_back_once_after_few_requests_when_there_is_none(m
         await asyncio.sleep(0.05)
         assert not given, "nothing was asked"
         for times in (1, 2):
-            for admission.requests in (1, service.CROWD - 1):
+            for admission.requests in busy:
                 await asyncio.sleep(0.05)
                 assert len(given) == times - 1
-            admission.requests = 0
+            admission.requests = rest
             while len(given) < times:
                 await asyncio.sleep(0.001)
             await asyncio.sleep(0.05)
             assert len(given) == times
     finally:
         task.cancel()
+    assert given == [rest] * 2
 
 
 class Looped:
