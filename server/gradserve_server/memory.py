@@ -12,7 +12,7 @@ def give_back() -> None:
 
 
 def freeze() -> None:
-    """Exempts all objects that are there from garbage collection, which takes long where modules are looked through."""
+    """Exempts the objects that are there from garbage collection, which else looks through all modules each time."""
     gc.collect()
     gc.freeze()
 

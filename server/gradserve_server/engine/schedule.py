@@ -61,7 +61,10 @@ class Schedule:
             self._turns.charge(caller, weight, key, count * row_seconds)
 
     def charge_read(self, job: Job, seconds: float, now: float) -> None:
-        """Counts the seconds in which a job read its model for its caller, who may ask for more of that at once."""
+        """Counts the seconds of a job's read of its model for its caller, who is taken to have asked just now.
+
+        Passes of others so stay short while a job goes on with reads, between which it waits for no rows.
+        """
         self._turns.charge_caller(job.caller, job.weight, seconds)
         group = Group(job.caller, job.priority == "interactive")
         self._seen[group] = self._seen.get(group, Demand(now))._replace(asked=now)

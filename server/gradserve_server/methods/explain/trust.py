@@ -77,7 +77,10 @@ def half_masks(x: Tensor, run: MethodContext) -> np.ndarray:
 
 @lru_cache(1)
 def _design() -> np.ndarray:
-    """Levels of CELLS² factors in MASKS runs, of -1 and 1: columns have sums and products with each other within 2."""
+    """The levels, -1 or 1, of CELLS² factors in MASKS runs, [MASKS, CELLS²].
+
+    The sum of each column, and the scalar product of any two, is from -2 to 2.
+    """
     matrix = conference_matrix() + np.eye(MASKS, dtype=np.int64)
     return np.asarray((matrix * matrix[:, :1])[:, 1:])
 
@@ -85,8 +88,8 @@ def _design() -> np.ndarray:
 def conference_matrix() -> np.ndarray:
     """A symmetric matrix C of order MASKS, 0 on the diagonal and ±1 elsewhere, with C C' = CELLS² I (Paley 1933).
 
-    Within it stands for each two elements of the field of CELLS² elements whether their difference is a square. The
-    elements are a + b i with a and b modulo CELLS and i² = -1.
+    Its rows and columns but the first stand for the elements of the field of CELLS² elements: an entry is 1 where the
+    difference of its two elements is a square, and else -1. An element is a + b i: a and b modulo CELLS, i² = -1.
     """
     a, b = np.divmod(np.arange(CELLS**2), CELLS)
     is_square = np.zeros((CELLS, CELLS), bool)
