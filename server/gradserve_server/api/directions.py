@@ -139,12 +139,14 @@ class DirectionStore:
 
     def __init__(self, folder: Path | None, limits: LimitSettings) -> None:
         self._folder, self._limits = folder, limits
+        self._known: dict[str, Directions] = {}
 
     def of(self, owner: str) -> Directions:
         """Those of one owner, by the name of its token; of all callers together where that is empty."""
-        if self._folder is None:
-            return Directions(None, self._limits)
-        return Directions(self._folder / hashlib.sha256(owner.encode()).hexdigest(), self._limits)
+        if owner not in self._known:
+            folder = self._folder and self._folder / hashlib.sha256(owner.encode()).hexdigest()
+            self._known[owner] = Directions(folder, self._limits)
+        return self._known[owner]
 
 
 NO_DIRECTIONS = Directions(None, LimitSettings())

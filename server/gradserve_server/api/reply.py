@@ -22,16 +22,18 @@ PRECISION_NUMBERS: dict[str, Any] = {name: number for number, name in PRECISIONS
 
 def best(logits: np.ndarray, count: int) -> list[int]:
     """The classes of the highest logits, best first."""
-    return [int(i) for i in np.argsort(-logits, kind="stable")[:count]]
+    classes: list[int] = np.argsort(-logits, kind="stable")[:count].tolist()
+    return classes
 
 
 def scores(logits: np.ndarray, classes: Sequence[int], card: ModelCard) -> list[pb.Score]:
     """Some classes with their probabilities and logits."""
     logits = logits.astype(np.float64)
     probabilities = probabilities_of(logits, card.head)
+    numbers = zip(classes, probabilities[classes].tolist(), logits[classes].tolist(), strict=True)
     return [
-        pb.Score(class_index=i, class_name=card.classes[i], probability=probabilities[i], logit=logits[i])
-        for i in classes
+        pb.Score(class_index=i, class_name=card.classes[i], probability=probability, logit=logit)
+        for i, probability, logit in numbers
     ]
 
 

@@ -10,7 +10,7 @@ import pickle
 from collections.abc import Sequence
 from dataclasses import is_dataclass
 from enum import Enum
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import zmq
@@ -72,12 +72,17 @@ class _Pickler(pickle.Pickler):
 
 
 class _Unpickler(pickle.Unpickler):
+    found: ClassVar[dict[tuple[str, str], Any]] = {}  # What messages have named so far and may name.
+
     def find_class(self, module: str, name: str) -> Any:
         """A dataclass, NamedTuple or Enum of this package, or a part of numpy's arrays."""
+        if (found := self.found.get((module, name))) is not None:
+            return found
         root = module.partition(".")[0]
         if root == PACKAGE or (root == "numpy" and name in NUMPY_NAMES):
             found = super().find_class(module, name)
             if root == "numpy" or _is_message_part(found):
+                self.found[module, name] = found
                 return found
         raise ForeignClass(f"a message names {module}.{name}, which is no part of any message")
 

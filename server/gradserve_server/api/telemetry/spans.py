@@ -6,7 +6,7 @@ request that is not traced has no span that is open, and notes nothing.
 
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from types import TracebackType
@@ -32,16 +32,18 @@ class RequestSpan:
         return self.parts[-1].ended if self.parts else self.begun
 
 
+UNTRACED = nullcontext()
 open_span: ContextVar[RequestSpan | None] = ContextVar("open_span", default=None)
 
 
-@contextmanager
-def span(name: str) -> Iterator[None]:
+def span(name: str) -> AbstractContextManager[None]:
     """Notes a part of the span that is open, which ends with the `with`."""
     outer = open_span.get()
-    if outer is None:
-        yield
-        return
+    return UNTRACED if outer is None else _part(outer, name)
+
+
+@contextmanager
+def _part(outer: RequestSpan, name: str) -> Iterator[None]:
     own = RequestSpan(name, outer.rest, 0.0)
     outer.parts.append(own)
     token = open_span.set(own)
