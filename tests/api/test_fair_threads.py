@@ -105,3 +105,18 @@ async def test_a_call_that_is_cancelled_counts() -> None:
     await asyncio.gather(*cancelled, return_exceptions=True)
     assert shared._turns.had("many") > 0.15
     ending.set()
+
+
+async def test_a_call_that_is_cancelled_keeps_its_place_while_its_thread_is_busy() -> None:
+    shared, ending = threads(), threading.Event()
+    cancelled = asyncio.create_task(shared.run(MANY, ending.wait, 60))
+    await asyncio.sleep(0.1)
+    cancelled.cancel()
+    await asyncio.gather(cancelled, return_exceptions=True)
+    try:
+        assert await asyncio.wait_for(shared.run(FEW, pow, 2, 3), 30) == 8, "a spare thread takes it"
+    finally:
+        ending.set()
+    async with asyncio.timeout(60):
+        while shared._calls:
+            await asyncio.sleep(0.01)

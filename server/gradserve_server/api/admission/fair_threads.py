@@ -12,6 +12,8 @@ import time
 from collections import defaultdict, deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from functools import partial
 from typing import TypeVar
 
 from ...engine.turns import Turns
@@ -48,29 +50,30 @@ class FairThreads:
     """Runs functions in threads. Its methods may be called on one event loop's thread alone."""
 
     def __init__(self, threads: int, name: str) -> None:
-        self._executor = ThreadPoolExecutor(threads + SPARE_THREADS, name, _give_way)
-        all_begun = threading.Barrier(threads + SPARE_THREADS)
-        for _ in range(threads + SPARE_THREADS):  # By itself the executor starts threads as they are needed first.
-            self._executor.submit(all_begun.wait)
-        self._places = threads + 1  # One call is ready beside those that run, so that no thread waits for the loop.
-        self._calls: list[_Call] = []  # Those that have a place.
+        self._threads = threads
+        self._usual, self._spare = _started(threads, name), _started(SPARE_THREADS, f"spare-{name}")
+        self._calls: dict[_Call, ThreadPoolExecutor] = {}  # Those that have a place, and whose threads run them.
         self._turns = Turns()
         self._waiting: dict[str, deque[tuple[asyncio.Future[None], _Call]]] = {}
 
     async def run(self, caller: Caller, function: Callable[..., T], *args: object) -> T:
         """What the function returns or raises; the seconds that it takes count for the caller."""
         call = await self._place(caller)
+        future = self._calls[call].submit(call.run, function, *args)
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._executor, call.run, function, *args)
+            return await asyncio.wrap_future(future)
         finally:
             self._turns.charge(caller.name, call.so_far)  # What was cancelled counts too, until then.
-            self._leave(call)
+            if future.done():
+                self._leave(call)
+            else:  # It was cancelled, and its thread goes on with it.
+                future.add_done_callback(partial(self._leave_later, asyncio.get_running_loop(), call))
 
     async def _place(self, caller: Caller) -> _Call:
         """Returns when it is the caller's turn and there is a place for its call."""
         call = _Call(caller)
-        if self._may_run(caller.name):
-            self._calls.append(call)
+        if (place := self._free(caller.name)) is not None:
+            self._calls[call] = place
             return call
         turn = asyncio.get_running_loop().create_future()
         self._waiting.setdefault(caller.name, deque()).append((turn, call))
@@ -82,27 +85,48 @@ class FairThreads:
             raise
         return call
 
-    def _may_run(self, name: str) -> bool:
-        """Whether there is a place for a call of that caller: a spare one only if those who run had as much time."""
+    def _free(self, name: str) -> ThreadPoolExecutor | None:
+        """The threads that have a place for a call of that caller, if any have.
+
+        A spare one is for those who have none running, and have had no more time than others who have.
+        """
+        places = list(self._calls.values())
+        usual = places.count(self._usual)
+        if usual < self._threads:
+            return self._usual
         running = defaultdict[str, float](float)
         for call in self._calls:
             running[call.caller.name] += call.so_far
-        if len(self._calls) < self._places or name in running:
-            return len(self._calls) < self._places
-        behind = all(self._turns.had(name) <= self._turns.had(other) + so_far for other, so_far in running.items())
-        return behind and len(self._calls) < self._places + SPARE_THREADS
+        if name not in running and len(places) - usual < SPARE_THREADS:
+            had = self._turns.had(name)
+            if all(had <= self._turns.had(other) + so_far for other, so_far in running.items()):
+                return self._spare
+        return self._usual if usual == self._threads else None  # One waits in line, so that no thread waits for it.
+
+    def _leave_later(self, loop: asyncio.AbstractEventLoop, call: _Call, _: object) -> None:
+        """Takes the place from a call, in the loop; its own thread may ask for that."""
+        with suppress(RuntimeError):  # The loop has ended meanwhile.
+            loop.call_soon_threadsafe(self._leave, call)
 
     def _leave(self, call: _Call) -> None:
         """Takes the place from a call, and gives what is free to the next callers that wait."""
-        self._calls.remove(call)
-        while able := [name for name in self._waiting if self._may_run(name)]:
+        del self._calls[call]
+        while able := {name: place for name in self._waiting if (place := self._free(name)) is not None}:
             name = min(able, key=self._turns.had)
             turn, following = self._waiting[name].popleft()
             if not self._waiting[name]:
                 del self._waiting[name]
             if not turn.done():  # Those whose callers went away are cancelled.
-                self._calls.append(following)
+                self._calls[following] = able[name]
                 turn.set_result(None)
+
+
+def _started(threads: int, name: str) -> ThreadPoolExecutor:
+    """An executor whose threads run already: by itself it starts each when it is needed first."""
+    executor, all_begun = ThreadPoolExecutor(threads, name, _give_way), threading.Barrier(threads)
+    for _ in range(threads):
+        executor.submit(all_begun.wait)
+    return executor
 
 
 def _give_way() -> None:
