@@ -28,9 +28,9 @@ def best(logits: np.ndarray, count: int) -> list[int]:
 
 def scores(logits: np.ndarray, classes: Sequence[int], card: ModelCard) -> list[pb.Score]:
     """Some classes with their probabilities and logits."""
-    logits = logits.astype(np.float64)
+    logits, places = logits.astype(np.float64), list(classes)  # A tuple would be one place of several dimensions.
     probabilities = probabilities_of(logits, card.head)
-    numbers = zip(classes, probabilities[classes].tolist(), logits[classes].tolist(), strict=True)
+    numbers = zip(places, probabilities[places].tolist(), logits[places].tolist(), strict=True)
     return [
         pb.Score(class_index=i, class_name=card.classes[i], probability=probability, logit=logit)
         for i, probability, logit in numbers
