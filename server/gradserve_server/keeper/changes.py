@@ -33,18 +33,20 @@ log = logging.getLogger(__name__)
 
 MAX_NAMES_SHOWN = 12  # The most names of models that an error text lists.
 MAX_LOGGED_BYTES = 200  # The most bytes of a change's action and names that the log repeats.
-# What cards of models have that a change does not name, beside what `difference` compares.
+# Fields of a card that must stay as they are for models that a change does not name; `difference` compares the others.
 UNCHANGED = ("classes", "height", "width", "resize", "interpolation", "mean", "std", "head")
 READ_SECONDS = 60.0  # Longest time for reading the catalogue, whose files may lie on a server that does not answer.
 STOPPING = ChangeFailure("stopping", "the server is stopping")
 WITHDRAWN = ChangeFailure("withdrawn", "its caller is gone")
-SEE_LOG = "the change could not be made; the server's log says why"  # To whom the reason may tell of others' models.
-ReadCatalogue = Callable[[], tuple[Sequence[ModelSpec], Mapping[str, str]]]  # With what is wrong with some, by name.
+# What callers are told where the reason could name models that they may not know of.
+SEE_LOG = "the change could not be made; the server's log says why"
+# Returns the models of the catalogue, and by name what is wrong with some of them.
+ReadCatalogue = Callable[[], tuple[Sequence[ModelSpec], Mapping[str, str]]]
 Send = Callable[[bytes, Sequence[object]], None]
 
 
 class NotChanged(Exception):
-    """A change that cannot be made. `of_all`: the text may tell of models that its caller is not to know of."""
+    """A change that cannot be made. `of_all`: the text may name models that its caller may not know of."""
 
     def __init__(self, kind: ChangeFailureKind, text: str, *, of_all: bool = False) -> None:
         super().__init__(text)
@@ -69,7 +71,7 @@ class Changes:
         metrics: Metrics,
         patience: float,
     ) -> None:
-        """`read`: the models of the configuration file as it is now. Raises OSError, ValueError, StartError.
+        """`read`: reads the models of the configuration file as it is now. It raises OSError, ValueError, StartError.
 
         `patience`: the most seconds until a new worker is ready.
         """
@@ -80,7 +82,7 @@ class Changes:
         self._tasks = set[asyncio.Task[None]]()
         # Changes that have not begun, by their ids, with the front-ends that ask for them.
         self._waiting: dict[str, tuple[bytes, asyncio.Task[None]]] = {}
-        self._letting_go: asyncio.Task[None] | None = None  # Of the workers that the last change has replaced.
+        self._letting_go: asyncio.Task[None] | None = None  # Ends the workers that the last change has replaced.
 
     def take(self, front_end: bytes, order: ChangeModels) -> None:
         """Begins a change, or lets it wait for others; the front-end is told what becomes of it."""
@@ -184,9 +186,10 @@ class Changes:
     async def _successors(
         self, specs: tuple[ModelSpec, ...], cards: Mapping[str, ModelCard], generation: int, tell: Callable[..., None]
     ) -> list[KeptWorker]:
-        """A worker that is ready for each of those that serve. Raises NotJoined; then there are none.
+        """Starts a successor of each serving worker, and returns them when all are ready.
 
-        `cards`: what the models must be that are not changed. The later ones must load what the first has loaded.
+        Raises NotJoined where one does not become ready, after it has ended all of them. `cards`: those that unchanged
+        models must have. The other successors must load the same models as the first one.
         """
         successors: list[KeptWorker] = []
         try:
@@ -247,7 +250,10 @@ class Changes:
 
 
 def _check_unchanged(before: Mapping[str, ModelCard], now: Mapping[str, ModelCard]) -> None:
-    """Raises NotJoined for a model whose file of labels, say, has changed; its weights were compared when it loaded."""
+    """Raises NotJoined for an unchanged model whose card would differ, for example in its labels.
+
+    Its weights were compared when it was loaded.
+    """
     for name, card in before.items():
         for fact in UNCHANGED:
             if getattr(card, fact) != getattr(now[name], fact):
@@ -274,7 +280,7 @@ def _other_action(name: str, action: ChangeAction) -> str:
 
 
 def _is_about(text: str, names: Sequence[str]) -> bool:
-    """Whether a text of why models could not be loaded tells of these alone."""
+    """Whether the reasons in a text, one line for each model that could not be loaded, are only about these models."""
     lines = [line for line in text.splitlines() if line.startswith("model ")]
     return bool(lines) and all(line.startswith(tuple(f"model {name}: " for name in names)) for line in lines)
 

@@ -20,7 +20,7 @@ FLUSH_SECONDS = 3.0  # What a front-end may take beyond the time in which its re
 
 
 def place_of(index: int) -> str:
-    """What the files of a front-end's counters are called by."""
+    """The name of a front-end in the names of the files of its counters."""
     return f"front-end-{index}"
 
 
@@ -164,7 +164,7 @@ class FrontEnds:
         self._metrics.forget(place_of(each.index))
         if self._started.done():
             self._metrics.front_end_restarts.inc()
-        asyncio.get_running_loop().call_soon(self._moved.set)  # When it is none of those that run any more.
+        asyncio.get_running_loop().call_soon(self._moved.set)  # By then its process does not count as running.
         self._fail_start(f"{each.label} ended with code {code} while starting; the log may say more")
         return True
 

@@ -93,10 +93,12 @@ class Keeper:
         self._cluster = RayCluster(settings.pool, self._keys) if settings.pool.engine == "ray" else None
         pool, strict = settings.pool, settings.server.strict
         models = tuple(spec for spec in settings.first_models if spec.name not in faults)
-        common = str(folder) if pool.engine == "local" and len(devices) > 1 else ""
+        weights_folder = str(folder) if pool.engine == "local" and len(devices) > 1 else ""
         self.workers = Workers(
             [
-                WorkerSettings(models, device, pool.threads, pool.rows, strict, current(), common, logs_models=i == 0)
+                WorkerSettings(
+                    models, device, pool.threads, pool.rows, strict, current(), weights_folder, logs_models=i == 0
+                )
                 for i, device in enumerate(devices)
             ],
             self._start_worker,
@@ -155,7 +157,7 @@ class Keeper:
         return [endpoint(self._folder, place), *([f"tcp://{host}:{int(port) + place}"] if listen else [])]
 
     async def _start_worker(self, settings: WorkerSettings, name: bytes) -> Process:
-        """Lets a worker connect to the keeper and all front-ends."""
+        """Starts a worker that connects to the keeper and to all front-ends, by TCP if the settings say `listen`."""
         start = self._cluster.start if self._cluster else WorkerProcess.start
         return await start(
             settings, name, [self._endpoints(i)[-1] for i in range(self._settings.server.front_ends + 1)]
@@ -195,7 +197,7 @@ class Keeper:
 
 
 def open_to_all(settings: ServerSettings) -> str:
-    """What to warn of where others than this machine's users can call the service without a token, or in the clear."""
+    """A warning where callers beyond this machine need no token or no TLS to call the service; empty elsewhere."""
     if settings.socket is not None or settings.host.strip("[]") in LOOPBACK:
         return ""
     missing = [

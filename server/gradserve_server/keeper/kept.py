@@ -17,7 +17,7 @@ LAST_WORDS_SECONDS = 0.5  # How long the last messages of a process may take.
 
 
 class Owner(Protocol):
-    """Who knows what to start in a place, and what an end means."""
+    """Starts the processes of a place, and decides what follows when one has ended."""
 
     async def start_one(self, kept: Any, /) -> Process:
         """Starts a process."""
@@ -46,12 +46,12 @@ class Kept:
         return f"{self.label} (process {self.process.pid})" if self.process else self.label
 
     def keep(self, owner: Owner) -> None:
-        """Starts it again and again."""
+        """Starts a process, and another one whenever it has ended, until `release`."""
         self._task = asyncio.create_task(self._keep(owner))
 
     def release(self) -> None:
-        """Starts it no more; what runs goes on."""
-        if self._task and not self._task.cancelling():  # Who cancels it twice cuts short what undoes a start.
+        """Starts no further process; one that runs goes on."""
+        if self._task and not self._task.cancelling():  # A second cancel would interrupt the clean-up of a start.
             self._task.cancel()
 
     async def released(self) -> None:
@@ -64,7 +64,7 @@ class Kept:
             try:
                 pausing = await self._run(owner)
             except Exception:
-                log.exception("a fault in the care of %s", self)
+                log.exception("a fault while keeping %s running", self)
                 pausing = True
             self.process = None
             seconds = self._pause() if pausing else 0.0

@@ -21,7 +21,7 @@ class NotJoined(Exception):
 
 
 def death_reason(name: str) -> str:
-    """Why a model is not served that its process died of."""
+    """The reason that is given for a model whose loading has killed the worker's process."""
     return f"the worker died while loading it {DEATH_CAUSES}; leave it out, or try it alone: --model {name}"
 
 
@@ -67,7 +67,7 @@ class KeptWorker(Kept):
             self.on_loading(loading)
 
     def fail_to_join(self, reason: str) -> bool:
-        """Whether it is a successor that was never ready. It is not started again then, and its change ends so."""
+        """Whether it is a successor that was never ready; if so, its change fails, and it is not started again."""
         if not self.joining:
             return False
         if not self.joining.done():
@@ -87,17 +87,17 @@ class KeptWorker(Kept):
         return self.died[name]
 
 
-def common_models(workers: Sequence[KeptWorker], first: Ready) -> tuple[dict[str, ModelCard], dict[str, str]]:
-    """The cards of the models that all workers have loaded, and why others are not served. `first`: of one of them."""
+def common_models(workers: Sequence[KeptWorker], ready: Ready) -> tuple[dict[str, ModelCard], dict[str, str]]:
+    """The cards of the models that all workers have loaded, and why others are not served. `ready`: of any worker."""
     failed = {name: reason for worker in workers for name, reason in worker.unavailable.items()}
     for name, reason in failed.items():
         count = sum(name in worker.unavailable for worker in workers)
         failed[name] = reason + (f" (in {count} of {len(workers)} workers)" if count < len(workers) else "")
-    for card in first.cards:
+    for card in ready.cards:
         reasons = [difference(card, worker.cards.get(card.name, card)) for worker in workers]
         if card.name not in failed and (reason := next(filter(None, reasons), "")):
             failed[card.name] = reason
-    return {card.name: card for card in first.cards if card.name not in failed}, failed
+    return {card.name: card for card in ready.cards if card.name not in failed}, failed
 
 
 def count_passes(tick: Tick, metrics: Metrics) -> None:

@@ -74,7 +74,7 @@ class MetricsPort:
             self._connections -= 1
 
     async def _answer(self, reader: asyncio.StreamReader) -> bytes:
-        """The answer to the request that comes, without its body."""
+        """Reads a request's line and headers, but no body; returns the whole HTTP response."""
         try:
             head = await reader.readuntil(HEAD_END)
         except asyncio.LimitOverrunError:
@@ -103,7 +103,7 @@ class MetricsPort:
             return await asyncio.to_thread(self._counted, any("gzip" in line.lower() for line in encodings))
 
     def _counted(self, zipped: bool) -> bytes:
-        """The answer with all metrics."""
+        """The response with all metrics, compressed by gzip if `zipped`."""
         try:
             body = generate_latest(self._registry)
         except Exception:

@@ -22,7 +22,7 @@ FRONT_END_ENVIRONMENT = {
     "MALLOC_TRIM_THRESHOLD_": str(4 << 20),
     "MALLOC_ARENA_MAX": "2",
 }
-UNKNOWN_CODE = 255  # Of a worker where the process that it was forked from has died, which would have told its end.
+UNKNOWN_CODE = 255  # Exit code of a worker whose fork server has died, which alone could have told the real one.
 FROZEN_STATES = ("T", "t", "D")  # Of a process in Linux: stopped, traced, waiting for a device.
 
 
@@ -33,7 +33,7 @@ class Process(Protocol):
 
     @property
     def stopped(self) -> bool:
-        """Whether the system does not run it."""
+        """Whether the system does not run it, since it is suspended or waits for a device."""
 
     async def wait(self) -> int:
         """Returns its exit code when it has ended."""
@@ -101,7 +101,7 @@ class FrontEndProcess:
         process = await asyncio.create_subprocess_exec(
             *command, stdin=asyncio.subprocess.PIPE, process_group=0, env=environment
         )
-        assert process.stdin is not None, "it was asked for"
+        assert process.stdin is not None, "stdin=PIPE was passed"
         process.stdin.write(settings.model_dump_json().encode() + b"\n")
         return cls(process)
 

@@ -51,7 +51,7 @@ class RayWorker:
 
     @property
     def stopped(self) -> bool:
-        """Never: it is not known of other hosts."""
+        """Always False: whether a process on another host is suspended is not known."""
         return False
 
 

@@ -20,7 +20,7 @@ from .watchdog import WorkerState
 log = logging.getLogger(__name__)
 
 STOP_SECONDS = 5.0  # Seconds that workers have to stop by themselves before they are killed.
-LOST_SECONDS = 0.2  # After the loss of a connection, until which the end of its process would be known.
+LOST_SECONDS = 0.2  # How long after a lost connection the end of the process, if it has ended, is known for sure.
 
 
 class Workers:
@@ -56,12 +56,12 @@ class Workers:
         return sum(each.state == "ready" and each.settings.generation == generation for each in self.all)
 
     async def start(self) -> Serve:
-        """Returns what they serve when every worker is ready. Raises StartError."""
+        """Starts all workers; returns what they serve once every worker is ready. Raises StartError."""
         for name, reason in self.unavailable.items():
             log.error("%s", not_served(name, reason))
         for worker in self.all:
             worker.keep(self)
-        self._looking = asyncio.create_task(self._look_again_and_again())
+        self._looking = asyncio.create_task(self._look_regularly())
         self.served = await self._started
         return self.served
 
@@ -92,7 +92,7 @@ class Workers:
         await self._end(self.all)
 
     async def _end(self, workers: Sequence[KeptWorker]) -> None:
-        """Asks workers to stop, and kills those that have not after STOP_SECONDS; those that load hear nothing."""
+        """Asks workers to stop, and kills those that have not after STOP_SECONDS, or at once while they load."""
         for worker in workers:
             if worker.state == "loading" and worker.process:
                 worker.process.kill()
@@ -150,7 +150,7 @@ class Workers:
                 self._on_broken(worker, message)
 
     def on_lost(self, name: bytes) -> None:
-        """Notes that a worker's connection has ended. If its process has not, it is frozen."""
+        """Notes that a worker's connection has ended. If its process still runs after LOST_SECONDS, it is lost."""
         for worker in self.all:
             if worker.name == name:
                 worker.gone.set()
@@ -258,7 +258,7 @@ class Workers:
             worker.settings = replace(worker.settings, models=models, strict=True, served=worker.cards)
         self._started.set_result(Serve(tuple(cards.values()), self.unavailable | failed))
 
-    async def _look_again_and_again(self) -> None:
+    async def _look_regularly(self) -> None:
         last = time.monotonic()
         while not self.given_up.is_set():
             await asyncio.sleep(watchdog.CHECK_SECONDS)
@@ -295,6 +295,6 @@ class Workers:
             estimate = f"{worker.expected:.3g} s were expected" if worker.expected > SHORT_PASS else "none was expected"
             log.error("%s has run a pass for %.0f s (%s): it is killed", worker, age, estimate)
         if finding != "well":
-            worker.state = "down"  # Not once it has ended: a process that waits for a device may never end.
+            worker.state = "down"  # Set at once, since a process that waits for a device may never end.
             self._note_count()
             process.kill()

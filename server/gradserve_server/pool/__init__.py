@@ -1,1 +1,1 @@
-"""Workers, front-ends' view of them, and the messages between both."""
+"""Worker processes, how a front-end keeps track of them, and the messages between the two."""

@@ -8,11 +8,14 @@ from ..engine.schedule import MAX_PASS_SECONDS
 from ..engine.take import MAX_OVERDUE_SECONDS, NEW_JOBS_SHARE, OVERDUE_PASSES
 from ..models.card import Precision
 
-MIN_LEFT_SECONDS = 1e-6  # A load with less left is done, but for rounding.
+MIN_LEFT_SECONDS = 1e-6  # A load with less work left than this is done: the rest is a rounding error.
 
 
 class Prospect(NamedTuple):
-    """What admission knows of a request: who sends it, what it runs on, and what it costs in GFLOP."""
+    """What admission knows of a request: who sends it, what it runs on, and what it costs in GFLOP.
+
+    alone: whether each of its rows has a pass of its own.
+    """
 
     caller: str
     weight: float
@@ -24,10 +27,10 @@ class Prospect(NamedTuple):
 
 
 class Load(NamedTuple):
-    """Outstanding work.
+    """The outstanding work of one task on a worker.
 
-    seconds: of passes that are left of it. row_seconds: of one gradient of its model, and `rows` how many of them a
-    pass may have. begun: whether it has had a pass.
+    seconds: how long its remaining passes take. row_seconds: how long one gradient of its model takes. rows: the most
+    such gradients in one pass. begun: whether one of its passes has run.
     """
 
     caller: str
@@ -50,9 +53,9 @@ class Forecast(NamedTuple):
 def forecast(request: Prospect, own: float, rows: int, loads: Iterable[Load]) -> Forecast:
     """The forecast for a request that takes `own` seconds alone, beside the loads of one worker.
 
-    `rows`: how many rows of its kind a pass may have. Interactive requests wait for no batch work but the pass that
-    runs. Work is dealt evenly: each caller has its share of the device, and each other job delays a request by at most
-    the request's own seconds.
+    `rows`: the most rows of the request's kind in one pass. Of batch work, interactive requests wait only for the pass
+    that is running. Work is dealt evenly: each caller has its share of the device, and each other job delays a request
+    by at most the request's own seconds.
     """
     everything = list(loads)
     if not everything:
@@ -69,10 +72,11 @@ def forecast(request: Prospect, own: float, rows: int, loads: Iterable[Load]) ->
 
 
 def _running_pass(request: Prospect, loads: list[Load]) -> tuple[float, list[Load]]:
-    """Seconds until the running pass ends, and the loads that are left then, without what it does of them.
+    """Seconds until the running pass ends, and the loads that remain then, less the work that the pass does for them.
 
-    Which pass runs is not known. It is taken to be the longest one, and to have rows of what the request does not wait
-    for, or of other callers, if such rows could share it. It has a row of each job before it has two of one.
+    Which pass is running is not known, so the longest one is assumed. Its time is divided evenly among the jobs that
+    could share it, with at least one row each: first batch jobs if the request is interactive, then the jobs of other
+    callers, then the rest.
     """
     passes = [load.rows * load.row_seconds for load in loads]
     longest = max(passes)

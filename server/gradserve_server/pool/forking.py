@@ -1,6 +1,6 @@
 """The process that workers are forked from: it imports what they need once, while the front-end imports its own.
 
-The front-end imports no torch. What it must ask of torch, a process answers that is forked likewise (`ask`).
+The front-end imports no torch. Where it needs an answer from torch, `ask` forks a process for that one call.
 """
 
 import multiprocessing
@@ -22,7 +22,7 @@ T = TypeVar("T")
 
 # Modules that the process imports before it forks. torch itself would import the first of them at its first gradient.
 PRELOADED = ("torch.fx.experimental.symbolic_shapes", "gradserve_server.pool.worker")
-END_SECONDS = 5.0  # For a process that has answered to end.
+END_SECONDS = 5.0  # How long a process may take to end after its answer, before it is killed.
 WORKERS_ENVIRONMENT = {
     "OMP_WAIT_POLICY": "PASSIVE",  # Threads that spin at barriers take time from other workers.
     # These two keep glibc from giving memory back after every pass, only to take it again page by page.
@@ -56,7 +56,7 @@ def prepare_environment() -> None:
 
 
 def environment_without_workers() -> dict[str, str]:
-    """This process's environment without what was set for workers."""
+    """This process's environment without the variables that `prepare_environment` has set for workers."""
     return {name: value for name, value in os.environ.items() if name not in _set_for_workers}
 
 
@@ -77,7 +77,7 @@ def ask(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         except (EOFError, ConnectionError):  # It died, or the process that it should be forked from.
             raise StartError(f"the process that was asked for {function.__name__} died; the log may say more") from None
     process.join(END_SECONDS)
-    process.kill()  # A thread of a builder may go on for ever.
+    process.kill()  # A thread that a model's builder has started may never end.
     if error is not None:
         raise error
     answer: T = result
@@ -85,7 +85,7 @@ def ask(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
 
 
 def _answer(end: Connection, log: LogSettings, call: Callable[[], object]) -> None:
-    """What that process runs. It sends what the call returns and what it raises, one of them None."""
+    """Runs in the process of `ask`: sends the pair of what the call returns and what it raises, one of them None."""
     configure(log)
     answer: tuple[object, Exception | None]
     try:

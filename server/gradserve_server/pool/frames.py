@@ -19,11 +19,12 @@ log = logging.getLogger(__name__)
 
 COPIED_BYTES = 1 << 14  # Arrays below this size are copied on arrival, since small frames lie at any address.
 PACKAGE = __name__.partition(".")[0]
-NUMPY_NAMES = frozenset({"_frombuffer", "_reconstruct", "scalar", "dtype", "ndarray"})  # What pickled arrays name.
+# The classes and functions of numpy that pickled arrays refer to.
+NUMPY_NAMES = frozenset({"_frombuffer", "_reconstruct", "scalar", "dtype", "ndarray"})
 
 
 class ForeignClass(Exception):
-    """A message names something that no message of ours is made of."""
+    """A message refers to a class or function that messages may not contain."""
 
 
 class Unread(NamedTuple):
@@ -47,7 +48,9 @@ def frames_of(messages: Sequence[object]) -> list[bytes | memoryview]:
 
 
 def messages_of(frames: Sequence[zmq.Frame], sender: str) -> list[Any] | None:
-    """The messages that were sent together, or Unread for each task's. Large arrays lie in the frames.
+    """The messages that were sent together; where they cannot be read, an Unread for each task that they are about.
+
+    Large arrays are not copied: they stay in the frames.
 
     Returns None where not even the ids of their tasks can be read.
     """
@@ -72,24 +75,24 @@ class _Pickler(pickle.Pickler):
 
 
 class _Unpickler(pickle.Unpickler):
-    found: ClassVar[dict[tuple[str, str], Any]] = {}  # What messages have named so far and may name.
+    allowed: ClassVar[dict[tuple[str, str], Any]] = {}  # Cache of the allowed classes, by module and name.
 
     def find_class(self, module: str, name: str) -> Any:
-        """A dataclass, NamedTuple or Enum of this package, or a part of numpy's arrays."""
-        if (found := self.found.get((module, name))) is not None:
-            return found
+        """A dataclass, NamedTuple or Enum of this package, or a part of numpy's arrays. Raises ForeignClass."""
+        if (known := self.allowed.get((module, name))) is not None:
+            return known
         root = module.partition(".")[0]
         if root == PACKAGE or (root == "numpy" and name in NUMPY_NAMES):
-            found = super().find_class(module, name)
-            if root == "numpy" or _is_message_part(found):
-                self.found[module, name] = found
-                return found
+            value = super().find_class(module, name)
+            if root == "numpy" or _is_message_part(value):
+                self.allowed[module, name] = value
+                return value
         raise ForeignClass(f"a message names {module}.{name}, which is no part of any message")
 
 
-def _is_message_part(found: Any) -> bool:
-    named_tuple = isinstance(found, type) and issubclass(found, tuple) and hasattr(found, "_fields")
-    return isinstance(found, type) and (named_tuple or is_dataclass(found) or issubclass(found, Enum))
+def _is_message_part(value: Any) -> bool:
+    named_tuple = isinstance(value, type) and issubclass(value, tuple) and hasattr(value, "_fields")
+    return isinstance(value, type) and (named_tuple or is_dataclass(value) or issubclass(value, Enum))
 
 
 def _array_bytes(buffer: memoryview) -> Any:

@@ -1,4 +1,6 @@
-"""The socket that others connect to, of a front-end and of the keeper. The event loop itself reads it.
+"""The socket to which others connect: workers at every front-end, workers and front-ends at the keeper.
+
+The event loop itself reads it.
 
 Messages are ZeroMQ's: its own thread moves the bytes and answers its heartbeats, also while Python computes.
 """
@@ -18,7 +20,7 @@ from .keys import Keys, secure_hub
 
 log = logging.getLogger(__name__)
 
-BURST = 32  # Messages that are taken before the loop sees to others.
+BURST = 32  # Groups of messages that are taken before the event loop runs other callbacks.
 LENT_BYTES = 1 << 16  # Frames from this size on are lent to ZeroMQ instead of copied.
 BUFFER_BYTES = 4 << 20  # Size of the system's buffers.
 HEARTBEAT_MS = 1000  # Between two heartbeats.
@@ -26,7 +28,7 @@ SILENT_MS = 3500  # Without an answer for so long a peer is lost: its process is
 
 
 def configure(sock: "zmq.Socket[bytes]") -> None:
-    """What all sockets have: no bound on what waits in them, since admission has one, and an end that is noticed."""
+    """Sets the options of all sockets: queues without a bound, since admission has one, and heartbeats to the peer."""
     sock.set_hwm(0)
     sock.linger = 0
     sock.sndbuf = sock.rcvbuf = BUFFER_BYTES
@@ -52,15 +54,16 @@ class Hub:
     ) -> None:
         """`on_message` gets each message with its sender's name, and `on_lost` is called when a connection has ended.
 
-        Last messages may come after that, and whoever lost the connection may be back before it. `keys`: only who has
-        them is heard at endpoints that are not of this machine. Raises OSError.
+        A peer's last messages may come after `on_lost`, and it may have connected again before `on_lost` is called.
+        `keys`: endpoints other than this machine's (ipc) accept only peers that have them. Raises OSError where an
+        endpoint cannot be bound.
         """
         self._on_message, self._on_lost = on_message, on_lost
         self._loop = asyncio.get_running_loop()
         self._context = zmq.Context()
         self._socket = self._context.socket(zmq.ROUTER)
         configure(self._socket)
-        self._socket.setsockopt(zmq.ROUTER_MANDATORY, 1)  # Without this, messages to the unknown vanish.
+        self._socket.setsockopt(zmq.ROUTER_MANDATORY, 1)  # Without this, messages to unknown names vanish silently.
         self._socket.setsockopt(zmq.ROUTER_HANDOVER, 1)  # One may connect again before its old connection has ended.
         self._monitor = self._socket.get_monitor_socket(zmq.EVENT_DISCONNECTED)
         self._names: dict[int, bytes] = {}  # By the file descriptor of the connection.
@@ -72,7 +75,7 @@ class Hub:
                 self._socket.bind(endpoint)
         except zmq.ZMQError as error:
             self._stop_authenticator()
-            self._context.destroy(0)  # Python would wait for its sockets when it collects it.
+            self._context.destroy(0)  # Otherwise Python would wait for its sockets when it collects the context.
             raise OSError(f"cannot listen for workers: {error}") from error
         for sock in (self._socket, self._monitor):
             self._loop.add_reader(sock.fileno(), self._look)
@@ -101,7 +104,7 @@ class Hub:
             self._authenticator.stop()
 
     def _look(self) -> None:
-        """Tells who is gone, and takes what has arrived."""
+        """Reports connections that have ended, then takes the messages that have arrived."""
         if self._socket.closed:
             return
         self._take_ends()
@@ -109,7 +112,10 @@ class Hub:
             self._loop.call_soon(self._look)
 
     def _take_ends(self) -> None:
-        """Tells who is gone. It comes before messages, since the descriptors of the gone are given to others."""
+        """Reports connections that have ended.
+
+        This comes before messages are taken, since new connections may get the file descriptors of ended ones.
+        """
         while readable(self._monitor):
             event = parse_monitor_message(self._monitor.recv_multipart(zmq.NOBLOCK))
             if (name := self._names.pop(event["value"], None)) is not None:
@@ -141,5 +147,5 @@ class Hub:
         for message in messages:
             try:
                 self._on_message(name, message)
-            except Exception:  # The others are to be heard all the same.
+            except Exception:  # One faulty message must not keep the others from being taken.
                 log.exception("a message cannot be taken: %.200r", message)

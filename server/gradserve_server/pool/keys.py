@@ -1,7 +1,7 @@
-"""CURVE keys between hosts: who has none is not heard, and nobody else can read what is sent.
+"""CURVE keys for connections between hosts: peers without them are refused, and all messages are encrypted.
 
-A server makes new keys at its start and hands them to those that it starts. ipc endpoints need none: the folder of
-their sockets belongs to one user.
+A server makes new keys when it starts and hands them to the processes that it starts. ipc endpoints need none: the
+folder of their sockets belongs to one user.
 """
 
 import logging
@@ -14,6 +14,7 @@ from zmq.auth.thread import ThreadAuthenticator
 log = logging.getLogger(__name__)
 
 DOMAIN = "gradserve"
+MAX_LOGGED_KEYS = 1000  # Most unknown keys that are logged and remembered.
 
 
 class Keys(NamedTuple):
@@ -26,7 +27,7 @@ class Keys(NamedTuple):
 
 
 def new_keys() -> Keys:
-    """Keys that nobody else has."""
+    """New random keys."""
     pairs = [each.decode() for _ in range(2) for each in zmq.curve_keypair()]
     return Keys(*pairs)
 
@@ -38,9 +39,9 @@ def secure_line(sock: "zmq.Socket[bytes]", keys: Keys) -> None:
 
 
 def secure_hub(context: "zmq.Context[zmq.Socket[bytes]]", sock: "zmq.Socket[bytes]", keys: Keys) -> ThreadAuthenticator:
-    """Lets the endpoints that a socket binds from now on hear only who has these keys; the result must be stopped.
+    """Makes the endpoints that the socket binds from now on accept only peers that have these keys.
 
-    Without the authenticator CURVE would encrypt, and let everybody in.
+    Returns the authenticator, which must be stopped; without it CURVE would encrypt, but let everybody in.
     """
     sock.curve_secretkey, sock.curve_server, sock.zap_domain = keys.hub_secret.encode(), True, DOMAIN.encode()
     authenticator = ThreadAuthenticator(context)
@@ -50,15 +51,15 @@ def secure_hub(context: "zmq.Context[zmq.Socket[bytes]]", sock: "zmq.Socket[byte
 
 
 class _KnownPeers:
-    """Says whose key is known, and logs each stranger's once."""
+    """Accepts the peers' public key, and logs each unknown one the first time."""
 
     def __init__(self, keys: Keys) -> None:
-        self._known, self._told = keys.peer_public.encode(), set[bytes]()
+        self._known, self._logged = keys.peer_public.encode(), set[bytes]()
 
     def callback(self, domain: str, key: bytes) -> bool:
-        """Whether to hear who has that public key, in Z85."""
+        """Whether to accept a peer with that public key, in Z85."""
         known = key == self._known
-        if not known and key not in self._told and len(self._told) < 1000:
-            self._told.add(key)
+        if not known and key not in self._logged and len(self._logged) < MAX_LOGGED_KEYS:
+            self._logged.add(key)
             log.warning("a peer with an unknown key is refused")
         return known

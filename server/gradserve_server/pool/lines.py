@@ -43,7 +43,7 @@ class Lines:
     ) -> None:
         """`keys`: for endpoints that are not of this machine.
 
-        `ends`: a descriptor that can be read once this process should end, which it does when it waits.
+        `ends`: a descriptor that becomes readable when this process should end; `wait` then ends it with code 0.
         """
         self._ends = ends
         self._context = zmq.Context()
@@ -70,15 +70,15 @@ class Lines:
         self._sockets[line].send_multipart(frames_of(messages), zmq.NOBLOCK, copy=False)
 
     def wait(self, seconds: float | None) -> Iterator[Received]:
-        """What has arrived. Waits at most so long for something; None waits for ever."""
+        """What has arrived. Waits for the first message, at most `seconds`; None waits for ever."""
         end = None if seconds is None else time.monotonic() + seconds
         while True:
-            found = False
+            has_arrived = False
             for received in self.arrived():
-                found = True
+                has_arrived = True
                 yield received
             left = None if end is None else end - time.monotonic()
-            if found or (left is not None and left <= 0):
+            if has_arrived or (left is not None and left <= 0):
                 return
             ready, _, _ = select.select([*self.descriptors, *filter(None, [self._ends])], (), (), left)
             if self._ends in ready:
@@ -96,9 +96,9 @@ class Lines:
                     yield Received(i, message)
 
     def close(self) -> None:
-        """Returns when everything is sent to the first endpoint, or after LINGER_MS: last words are for the keeper.
+        """Closes the connections when the first endpoint, the keeper's, has got everything, or after LINGER_MS.
 
-        What the others have not got yet is lost: front-ends have ended before, and would be waited for in vain.
+        Messages that front-ends have not got yet are dropped: they have ended by then, and would never take them.
         """
         if self._context.closed:
             return

@@ -12,7 +12,8 @@ from .forecast import Load, Prospect
 from .wire import Held, Outcome, Preview, Ready, Task, Tick
 
 SMOOTHING = 0.2  # Weight of the newest statistics in a worker's speed.
-MIN_SHARE_LEFT = 0.05  # Least share of its cost that is still to do, since a task may need more rows than expected.
+# A task is taken to have at least this share of its cost still to do, since it may need more rows than expected.
+MIN_SHARE_LEFT = 0.05
 MIN_GFLOP_PER_SECOND = 1e-9  # Lowest speed of a worker, so that nothing is divided by zero.
 
 
@@ -62,7 +63,7 @@ class Member:
     def __init__(self, ready: Ready, send: Callable[[object], None]) -> None:
         """`send` sends it a message."""
         self.send, self.pid, self.device, self.generation = send, ready.pid, ready.device, ready.generation
-        # How far its clock is behind this process's, and the shortest time that a message of it took.
+        # Seconds by which its clock is behind this process's, plus the shortest time that one of its messages took.
         self.behind = time.monotonic() - ready.sent
         self.cards: Mapping[str, ModelCard] = {card.name: card for card in ready.cards}
         self.speeds: dict[tuple[str, Precision], float] = {  # GFLOP per second.
@@ -76,7 +77,7 @@ class Member:
         self.others: tuple[Held, ...] = ()  # Tasks of other front-ends, as they were at the last tick.
 
     def take_speeds(self, others: Iterable["Member"]) -> None:
-        """Takes the speeds of workers of its device that are higher: its warm-up ran beside their passes."""
+        """Raises its speeds to those of other workers on its device: its own warm-up was slowed by their passes."""
         for other in others:
             if other.device == self.device:
                 for kind in self.speeds.keys() & other.speeds.keys():
@@ -139,7 +140,7 @@ class Member:
         return Load(held.caller, held.weight, interactive, seconds, row, rows, begun=held.done > 0)
 
     def reply(self, message: Outcome | Preview) -> None:
-        """Hands a message on to who waits for its task; the task may be answered, cancelled or moved already."""
+        """Hands a message on to whoever waits for its task; drops it if the task is answered, cancelled or moved."""
         pending = self.pending.get(message.id)
         if pending is None:
             return
@@ -149,7 +150,7 @@ class Member:
         pending.replies.put(message)
 
     def _on_own_clock(self, outcome: Outcome) -> Outcome:
-        """An outcome whose timeline, if it has one, is told by this process's clock."""
+        """The outcome with the times of its timeline, if it has one, converted to this process's clock."""
         if outcome.timeline is None:
             return outcome
         self.behind = min(self.behind, time.monotonic() - outcome.timeline.ended)

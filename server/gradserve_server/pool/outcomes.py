@@ -1,4 +1,4 @@
-"""What a worker tells of its jobs: outcomes with their failures, and previews."""
+"""The messages of a worker about its jobs: outcomes, failures and previews."""
 
 import logging
 import time

@@ -36,7 +36,7 @@ class Placement:
             self.place(pending)
 
     def run_again(self, pendings: Sequence[Pending]) -> None:
-        """Places the tasks of a worker that was lost, but for those that have lost too many."""
+        """Places the tasks of a lost worker again; those that have lost MAX_ATTEMPTS workers fail instead."""
         for pending in pendings:
             pending.worker = None
             pending.losses += 1
@@ -64,7 +64,7 @@ class Placement:
             worker.send(Cancel(pending.task.id))
 
     def fail_waiting(self, generation: int, text: str) -> None:
-        """Ends the tasks of that generation as lost, none of which has a worker."""
+        """Fails the tasks of a generation as lost, once no worker of that generation is left."""
         tasks = dict.fromkeys([*self._waiting, *self._last_attempts])
         for pending in [each for each in tasks if each.task.generation == generation]:
             _fail(pending, "lost", text)

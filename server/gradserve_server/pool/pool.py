@@ -43,12 +43,12 @@ class Pool:
         `queue_seconds`: the longest wait of interactive requests; None takes the bound that follows from their cost.
         """
         self.cards = ServedModels(default=default)
-        self._next: ServedModels | None = None  # What is served once a worker is there that has it.
+        self._next: ServedModels | None = None  # Models that are served as soon as a connected worker has them.
         self._uses = Counter[int]()  # Requests under way by the generation of their models.
         self.queue_seconds = queue_seconds
         self._workers: dict[bytes, Member] = {}
         self._placement = Placement(self._workers.values())
-        self._refused: set[bytes] = set()  # Workers that were told of in the log already.
+        self._refused: set[bytes] = set()  # Workers whose refusal was logged already.
         self._closing = ""  # Why it takes no tasks any more.
         self.changed = asyncio.Event()  # Set when a worker came or went; whoever waits clears it.
         self._hub = Hub(endpoints, self._on_message, self._on_lost, keys)
@@ -60,7 +60,7 @@ class Pool:
 
     @property
     def generations(self) -> set[int]:
-        """Those of the workers that are there."""
+        """The generations of the workers that are connected."""
         return {worker.generation for worker in self._workers.values()}
 
     @property
@@ -74,7 +74,7 @@ class Pool:
         return sum(worker.cost for worker in self._workers.values())
 
     def serve(self, models: ServedModels) -> None:
-        """Serves these models from now on, or where others are served, once a worker is there that has these."""
+        """Serves these models: at once if none are served yet, else as soon as a connected worker has them."""
         self._next = models
         self._serve_next()
 
@@ -111,7 +111,7 @@ class Pool:
         self._placement.fail_all(reason)
 
     def close(self) -> None:
-        """Leaves the workers; tasks without an outcome fail."""
+        """Closes the connections to the workers; tasks without an outcome fail."""
         self.end_tasks(self._closing or "the server is stopping")
         self._hub.close()
 
@@ -172,7 +172,7 @@ class Pool:
         return generation < self.cards.generation and generation not in self.generations
 
     def _is_other(self, name: bytes, generation: int, theirs: Mapping[str, ModelCard]) -> bool:
-        """Whether a worker of what is served now has other models than this server, which is told once."""
+        """Whether a worker of the generation that is served has other models than this server; logs that once."""
         if generation != self.cards.generation:
             return False
         for card in self.cards.values():

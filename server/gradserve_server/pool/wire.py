@@ -34,7 +34,7 @@ class WorkerSettings:
     models: tuple[ModelSpec, ...]
     device: str
     threads: int = 1
-    rows: int | None = None
+    rows: int | None = None  # Rows of a full pass, for every model and size; None lets the worker find them.
     strict: bool = False  # Whether one model that cannot be loaded keeps the worker from beginning.
     log: LogSettings = field(default_factory=LogSettings)
     folder: str = ""  # Where workers of one host tell each other of weights in common memory; empty for none.
@@ -110,12 +110,12 @@ class Loading:
 
 @dataclass(frozen=True, slots=True)
 class Noted:
-    """Tells a worker that its keeper knows what it is loading: what is on its way is lost with a process that dies."""
+    """Tells a worker that its keeper has got its Loading, which would be lost if the worker died while it is sent."""
 
 
 @dataclass(frozen=True, slots=True)
 class Ready:
-    """The worker takes tasks from whom it tells this. `unavailable` has the reasons of models that failed, by name."""
+    """The worker takes tasks from the receiver. `unavailable` has the reasons of models that failed, by name."""
 
     cards: tuple[ModelCard, ...]
     device: str
@@ -130,7 +130,7 @@ class Ready:
 
 @dataclass(frozen=True, slots=True)
 class Broken:
-    """The process that says this cannot begin; the text says why."""
+    """The process that sends this cannot start serving; `error` says why."""
 
     error: str
 
@@ -184,11 +184,11 @@ class Tick:
 
     passes: tuple[PassStats, ...]
     jobs: int
-    memory: int  # Bytes in use on the device (on a CPU: resident in the process).
+    memory: int  # Bytes in use on the device (on a CPU: the peak resident size of the process).
     busy: float = 0.0  # Seconds in which it neither waited for work nor read models for jobs.
     progress: Mapping[str, float] = field(default_factory=dict)  # GFLOP done for each task that has begun
     cancelled_rows: int = 0  # Rows computed for tasks that were cancelled.
-    others: tuple[Held, ...] = ()  # Tasks that it holds from others than the one that this is sent to.
+    others: tuple[Held, ...] = ()  # Tasks that it holds from other front-ends than the receiver.
     sent: float = field(default_factory=time.monotonic)  # By the worker's clock.
 
 
@@ -252,7 +252,7 @@ class DropChange:
 
 @dataclass(frozen=True, slots=True)
 class Changing:
-    """What such a change does now. Workers are counted from 1; 0 stands for none."""
+    """How far a change of the models is. Workers are counted from 1; 0 stands for none."""
 
     id: str
     state: ChangeState
@@ -263,7 +263,7 @@ class Changing:
 
 @dataclass(frozen=True, slots=True)
 class Changed:
-    """The end of such a change, from which on a front-end serves other models, or why it was not made."""
+    """The end of a change of the models: from now on the new ones are served, or `failure` says why they are not."""
 
     id: str
     failure: "ChangeFailure | None" = None

@@ -1,4 +1,4 @@
-"""A worker process: one engine on one device, and the loop that runs it between looks at who has sent something."""
+"""A worker process: one engine on one device, and the loop that takes messages and steps the engine in turn."""
 
 import logging
 import multiprocessing
@@ -97,7 +97,7 @@ class Worker:
         self._engine = engine
         self._ready = ready
         self._held: dict[str, tuple[int, Held]] = {}  # The tasks by id, each with the line that it came from.
-        self._connected: set[int] = set()  # The lines whose other end is there.
+        self._connected: set[int] = set()  # Positions of the lines that are connected.
         self._stopping = False
         self._ticked = 0.0  # Time of the last statistics.
         self._busy = 0.0  # Seconds since then in which it did not wait.
@@ -125,7 +125,7 @@ class Worker:
         if not block:
             self._take_all(self._lines.arrived())
             return
-        while not self._take_all(self._lines.wait(self._patience())):
+        while not self._take_all(self._lines.wait(self._idle_wait_seconds())):
             if not self._connected:
                 self._stopping = True
                 return
@@ -139,8 +139,11 @@ class Worker:
         """Whether there is something to tell in the next statistics."""
         return bool(self._engine.passes) or self._told_busy
 
-    def _patience(self) -> float | None:
-        """Seconds until the next statistics, until memory is given back, or until nobody connects any more; or None."""
+    def _idle_wait_seconds(self) -> float | None:
+        """How long to wait for a message before something else is due; None waits for ever.
+
+        What may be due: the next statistics, giving memory back, or ending since nobody connects any more.
+        """
         if not self._connected:
             return ORPHAN_SECONDS
         if self._has_news:
@@ -232,7 +235,7 @@ class Worker:
             self._lines.send(line, group)
 
     def _tell_pass(self, expected: float) -> None:
-        """Tells the keeper of a pass that begins, if it should know when that is stuck."""
+        """Tells the keeper of a pass that begins, where the keeper needs that to notice that the pass is stuck."""
         if not self._told_busy or not expected or expected > LONG_PASS_SECONDS:
             self._told_busy = True
             self._lines.send(KEEPER, [Beat(expected)])
@@ -257,7 +260,7 @@ def tensor(task: Task, model: Prepared) -> torch.Tensor:
 
 
 def memory_of(engine: Engine) -> int:
-    """Bytes in use: allocated on the GPU, or the process's peak resident size."""
+    """Bytes allocated on the GPU; on a CPU the peak resident size of the process."""
     devices = {model.device for model in engine.models.values() if model.device.type == "cuda"}
     if devices:
         return sum(torch.cuda.memory_allocated(device) for device in devices)
