@@ -179,7 +179,7 @@ def test_a_target_beside_the_way_to_the_logits_is_refused() -> None:
     assert explained(card, {}, targets=[target])
     assert explained(card, {}, targets=[pb.Target(unit=pb.Unit(layer="fc", channel=0))])
     aside = replace(card, upstream=card.upstream & ~(1 << layer.number))
-    with pytest.raises(RequestError, match="lrp does not apply to layer3: relevance is checked for what leads to the"):
+    with pytest.raises(RequestError, match="lrp does not apply to layer3: relevance is checked only for layers"):
         explained(aside, {}, targets=[target])
     image = tensor(np.zeros((card.height, card.width, 3), np.uint8))
     request = dx.DifferentiateRequest(images=[image], rule=dx.BACKWARD_RULE_LRP_EPSILON)

@@ -27,7 +27,12 @@ from gradserve_server.engine.job import Job, Steps
 from gradserve_server.engine.objective import logit
 from gradserve_server.methods.explain import METHODS, Call, ExplainArguments, Explained, Target, explain
 from gradserve_server.methods.explain.judging import Answered, judge
-from gradserve_server.methods.explain.sanity import MAX_CORRELATION, natural_pictures, sensitivity, tried_parameters
+from gradserve_server.methods.explain.sanity import (
+    MAX_CORRELATION,
+    natural_pictures,
+    shuffled_correlation,
+    tried_parameters,
+)
 from gradserve_server.methods.explain.trust import MASKS, Judgement
 from gradserve_server.methods.parameters import bind
 from gradserve_server.models.catalogue import EMBEDDED, ModelSpec
@@ -226,7 +231,7 @@ def trial(
 ) -> float:
     """What a trial of the method finds on these pictures."""
     layer, function = model.card.logits_layer, METHODS[method].function
-    begin = lambda job: sensitivity(job, images, layer, function, parameters, contrast=contrast)  # noqa: E731
+    begin = lambda job: shuffled_correlation(job, images, layer, function, parameters, contrast=contrast)  # noqa: E731
     return float(run(model, begin, 32).result)
 
 

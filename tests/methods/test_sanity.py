@@ -24,7 +24,7 @@ from gradserve_server.methods.explain.sanity import (
     Trial,
     natural_pictures,
     rank_correlation,
-    sensitivity,
+    shuffled_correlation,
     trial_rows,
     tried_parameters,
 )
@@ -43,7 +43,8 @@ def tried(model: Prepared, method: str, images: Tensor | None = None, *, contras
     images = natural_pictures(*size) if images is None else images
     layer, function = model.card.logits_layer, METHODS[method].function
     engine = Engine({"model": model})
-    job = Job("job", "model", lambda job: sensitivity(job, images, layer, function, parameters, contrast=contrast))
+    arguments = images, layer, function, parameters
+    job = Job("job", "model", lambda job: shuffled_correlation(job, *arguments, contrast=contrast))
     engine.submit(job)
     (ended,) = [event for _ in iter(lambda: engine.idle, True) for event in engine.step() if isinstance(event, Ended)]
     assert ended.error is None
@@ -185,5 +186,6 @@ def test_a_trial_is_run_with_the_judgement_of_a_request_and_counted() -> None:
     engine.submit(Job("job", "model", lambda job: explain(job, x, arguments)))
     (ended,) = [each for _ in iter(lambda: engine.idle, True) for each in engine.step() if isinstance(each, Ended)]
     first, second = ended.result
-    assert (first.sensitivity, second.sensitivity) == (None, pytest.approx(tried(model, "grad_cam")))
+    correlations = first.shuffled_correlation, second.shuffled_correlation
+    assert correlations == (None, pytest.approx(tried(model, "grad_cam")))
     assert ended.job.rows == 1 + 2 + 50 + trial_rows(1)

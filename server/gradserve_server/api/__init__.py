@@ -1,1 +1,1 @@
-"""Where gRPC ends: requests and their validation, replies, errors, the servicer."""
+"""The gRPC layer: requests and their validation, replies, errors, the servicers."""

@@ -59,7 +59,10 @@ def timestamp(seconds: float) -> Timestamp:
 
 
 class Directions:
-    """The directions of one owner, in a folder that is made with the first; None for an owner that can keep none."""
+    """The directions of one owner, in a folder that is made with the first of them.
+
+    Without a folder the owner can keep none.
+    """
 
     def __init__(self, folder: Path | None, limits: LimitSettings) -> None:
         self._folder, self._limits = folder, limits
@@ -110,13 +113,13 @@ class Directions:
     def delete(self, name: str) -> None:
         """Deletes the direction of that name. Raises NOT_FOUND as `get` does."""
         self.get(name)
-        assert self._folder is not None, "without one there is none of any name"
+        assert self._folder is not None, "`get` raises without a folder"
         with self._locked() as folder:
             _file(folder, name).unlink(missing_ok=True)
 
     def _read(self, name: str) -> KeptDirection | None:
         """The direction of that name, or None where there is none or it has expired."""
-        assert self._folder is not None, "the caller has looked"
+        assert self._folder is not None, "the caller has checked that there is one"
         try:
             found = _from_json(json.loads(_file(self._folder, name).read_text()))
         except FileNotFoundError:

@@ -30,11 +30,11 @@ OTHER_HINTS = {
 MAX_TEXT_BYTES, MAX_DETAILS_BYTES = 600, 3000
 MAX_SHOWN_CHARACTERS = 80  # The most characters of a caller's value that an error text repeats.
 MAX_NAMES_SHOWN = 12  # The most names that an error text lists in full.
-MAX_NEAREST_NAMES, MAX_NEAREST_BYTES = 5, 300  # Of the hint that names the nearest.
-MIN_CONTAINED_CHARACTERS = 2  # A name that is shorter is looked for in no other.
+MAX_NEAREST_NAMES, MAX_NEAREST_BYTES = 5, 300  # The most names, and bytes of them, in a hint at the nearest names.
+MIN_CONTAINED_CHARACTERS = 2  # Names that contain the wrong one are looked for only if it is at least so long.
 MAX_JITTER_SHARE = 0.5  # Random share that is added to a caller's delay, so that not all come back at once.
 MIN_RETRY_SECONDS, MAX_RETRY_SECONDS = 0.05, 30.0
-MAX_HINTS = 8  # Of the nearest names, for one request.
+MAX_HINTS = 8  # The most searches for the nearest names in one request.
 MAX_NAMES_AFTER_TEXT = 4  # The most names that follow a longer text.
 
 
@@ -170,7 +170,7 @@ FAILURES = {
         "OUT_OF_MEMORY",
         "one row does not fit the device's memory; send a smaller picture",
     ),
-    # Clients repeat an UNAVAILABLE request, which this one must not be.
+    # It is not UNAVAILABLE, which clients try again: the request may have been what killed the workers.
     "crashed": (grpc.StatusCode.INTERNAL, "WORKER_CRASHED", ""),
     "unread": (grpc.StatusCode.INTERNAL, "UNREAD", ""),
     "lost": (grpc.StatusCode.UNAVAILABLE, "WORKER_LOST", ""),
@@ -186,7 +186,10 @@ def failure(failed: Failure, task: Task | None = None) -> RequestError:
 
 
 def partial_hint(task: Task) -> str:
-    """The end of a text about time that ran out: what would help, as allow_partial where it could give an answer."""
+    """The end of a text about time that ran out: what would help, such as allow_partial where that could.
+
+    Empty where nothing would.
+    """
     if task.rpc in OTHER_HINTS:
         return OTHER_HINTS[task.rpc]
     names = {call.method for call in task.arguments.calls} if task.rpc == "explain" else {task.rpc}
@@ -218,7 +221,7 @@ _hints_left: ContextVar[list[int] | None] = ContextVar("hints_left", default=Non
 
 @contextmanager
 def hints(count: int = MAX_HINTS) -> Iterator[None]:
-    """Looks for nearest names so often at most: among thousands of names it takes long."""
+    """Inside the `with`, `near` looks for nearest names at most `count` times: among thousands it takes long."""
     token = _hints_left.set([count])
     try:
         yield
@@ -229,7 +232,8 @@ def hints(count: int = MAX_HINTS) -> Iterator[None]:
 def near(name: str, known: Collection[str], failed: frozenset[str] = frozenset()) -> str:
     """A hint: the names that contain this one, else those spelt alike, else all names if they are few, or the first.
 
-    `failed`: those of them that are models which could not be loaded.
+    Only how many there are, where `hints` allows no further search. `failed`: those of the names that are models which
+    could not be loaded.
     """
     left = _hints_left.get()
     if left is not None:
@@ -251,7 +255,7 @@ def _near(name: str, known: tuple[str, ...], failed: frozenset[str]) -> str:
 
 
 def _containing(name: str, known: Iterable[str]) -> list[str]:
-    """The known names that contain this one, as a word before words that begin with it, and these before others."""
+    """The known names that contain this one: first as a whole word, then at the beginning of a word, then anywhere."""
     if len(name.strip()) < MIN_CONTAINED_CHARACTERS:
         return []
     word = re.escape(name.strip())

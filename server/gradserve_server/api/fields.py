@@ -60,14 +60,20 @@ def parse_fields(
     violations: Violations,
     defaults: Mapping[str, Any] = MappingProxyType({}),
 ) -> dict[str, Any] | None:
-    """A method's parameters from its message, above other defaults; faults become violations below `path`."""
+    """A method's parameters: the fields that are set, else those of `defaults`, else the method's own defaults.
+
+    Faults become violations of fields below `path`; the result is then None.
+    """
     return check_values(method, {**defaults, **to_dict(message)}, violations, f"{path}.")
 
 
 def check_values(
     method: Callable[..., Any], values: Mapping[str, Any], violations: Violations, prefix: str = ""
 ) -> dict[str, Any] | None:
-    """A method's parameters from some of their values; faults become violations of the prefix with their names."""
+    """A method's parameters: the given values, else the method's defaults.
+
+    Faults become violations of the fields `prefix` + name; the result is then None.
+    """
     try:
         return bind(method, values)
     except ValidationError as error:

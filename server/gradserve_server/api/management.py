@@ -44,7 +44,10 @@ class KeeperChanges:
         self._replies: dict[str, asyncio.Queue[Changing | Changed]] = {}
 
     async def ask(self, order: ChangeModels) -> AsyncGenerator[Changing | Changed, None]:
-        """What becomes of a change, which has an id of its own, until its end."""
+        """Asks the keeper for a change, and yields its progress until its end.
+
+        No other change has the order's id. Closing this before the end tells the keeper that nobody waits any more.
+        """
         replies = self._replies[order.id] = asyncio.Queue()
         self._send(order)
         reply: Changing | Changed | None = None
@@ -58,7 +61,7 @@ class KeeperChanges:
                 self._send(DropChange(order.id))
 
     def on_connected(self) -> None:
-        """Ends what is asked: the keeper is there again, and what it said meanwhile may be lost."""
+        """Ends all calls of `ask`: the keeper is connected again, and messages that it sent meanwhile may be lost."""
         for name, replies in self._replies.items():
             replies.put_nowait(Changed(name, LOST))
             self._send(DropChange(name))  # It may have been lost, or wait for others; one that has begun goes on.

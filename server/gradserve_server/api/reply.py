@@ -144,9 +144,9 @@ def probability_notes(card: ModelCard) -> list[str]:
 
 
 def is_partial(result: Any) -> bool:
-    """Whether less was done than was asked for, of a result or of several; one that cannot be partial does not say.
+    """Whether a result, or one of several, has less than was asked for, since time ran out.
 
-    Fewer samples that sufficed are no less.
+    Results without the field `asked` cannot be partial. Those that needed fewer samples (`settled`) are not.
     """
     results = result if isinstance(result, list) else [result]
     counted = (each for each in results if hasattr(each, "asked"))

@@ -59,18 +59,18 @@ class Bound:
     methods: tuple[str, ...] = ()  # The names that the access log shows.
     maps: tuple[Call, ...] = ()  # The maps of an attack's two pictures.
     regions: tuple[pb.Region, ...] = ()  # Those of a batch's pictures, of which `picture` is the first.
-    small_reply: bool = False  # Whether to hand the reply to a thread would take longer than to make it.
-    reply_gflop: float = 0.0  # What making it is worth, where that takes so long that callers must take turns.
-    directions: Directions = NO_DIRECTIONS  # Where the reply keeps one.
+    small_reply: bool = False  # Whether the reply takes less time to make than to hand to a thread.
+    reply_gflop: float = 0.0  # The work of making the reply; above 0 where it is so much that callers must take turns.
+    directions: Directions = NO_DIRECTIONS  # Where the reply stores its direction, if the request asks for that.
 
 
 @dataclass(frozen=True, slots=True)
 class CallContext:
     """What surrounds a request: its id, caller, when it came, the seconds its call then had, the models, the limits.
 
-    `decode`: whether pictures are decoded. Without it an empty one of the right size takes the place of a request's
-    picture, which suffices to know what the request costs. `picture`: the request's picture, where another request of
-    the same call had it decoded already.
+    `decode`: whether pictures are decoded. If not, a black one of the right size stands in for a request's picture,
+    which suffices to know what the request costs. `picture`: the request's picture, where another request of the same
+    call had it decoded already.
     """
 
     request_id: str
@@ -81,7 +81,7 @@ class CallContext:
     caller: Caller = NOBODY
     decode: bool = True
     picture: images.ModelInput | None = None
-    directions: Directions = NO_DIRECTIONS  # That the caller keeps.
+    directions: Directions = NO_DIRECTIONS  # Those that the caller keeps.
 
 
 def model_card(name: str, cards: ServedModels) -> ModelCard:

@@ -47,7 +47,7 @@ FLUSH_SECONDS = 1.0  # Seconds in which the last replies, and the health's last 
 MAX_REPLY_BYTES = 64 * MIB
 PING_SECONDS = 60  # A connection without data for so long is asked whether the other side is still there.
 PONG_SECONDS = 20  # It is closed where no answer comes in this time.
-OTHER_DESCRIPTORS = 200  # What a front-end has open beside the connections of its callers, and room.
+OTHER_DESCRIPTORS = 200  # File descriptors for all but the connections of callers, with some to spare.
 SERVICES = (
     service_pb2.DESCRIPTOR.services_by_name["GradientService"].full_name,
     models_pb2.DESCRIPTOR.services_by_name["ModelService"].full_name,
@@ -59,7 +59,7 @@ NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 
 
 class Health(health.aio.HealthServicer):  # type: ignore[misc]
-    """gRPC's own, which in Python leaves out the list of all states."""
+    """gRPC's own health service, with the call List, which that in Python lacks."""
 
     def __init__(self, services: Sequence[str]) -> None:
         super().__init__()
@@ -172,7 +172,7 @@ def _connections(settings: ServerSettings) -> int:
 
 
 def _tracing(endpoint: str) -> "Tracing":
-    """Raises StartError."""
+    """Opens tracing to that collector. Raises StartError where OpenTelemetry is missing or refuses its settings."""
     try:
         from .telemetry.tracing import Tracing  # Imported here, since OpenTelemetry is an extra.
     except ImportError as error:

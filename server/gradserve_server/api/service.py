@@ -1,4 +1,4 @@
-"""One front-end: it serves what its keeper tells it to, from then until that tells it to stop."""
+"""One front-end: it serves the models that its keeper names, until the keeper tells it to stop."""
 
 import asyncio
 import os
@@ -23,9 +23,9 @@ from .pictures import images
 from .server import ApiServer
 
 GAUGES_SECONDS = 0.5  # Between two updates of the metrics that change with time.
-CROWD, CALM = 3, 2  # Requests at once that are many, and that are few.
-CALM_SECONDS = 2.0  # So long after a crowd the front-end gives back the memory that it took.
-IDLE_SECONDS = 8.0  # So long after the last request it does where there was no crowd.
+CROWD, CALM = 3, 2  # The least requests at once that are a crowd, and the most with which a crowd is over.
+CALM_SECONDS = 2.0  # So long after a crowd the front-end gives back the memory that the requests took.
+IDLE_SECONDS = 8.0  # So long after the last request it gives memory back where there was no crowd.
 
 
 async def run(settings: FrontEndSettings) -> int:
@@ -59,7 +59,7 @@ def allow_descriptors() -> None:
 
 
 class FrontEnd:
-    """A server and its pool, as they obey the keeper."""
+    """A server and its pool, which follow the keeper's messages."""
 
     def __init__(self, keeper: Lines, pool: Pool, server: ApiServer, changes: KeeperChanges) -> None:
         self._keeper, self._pool, self._server, self._changes = keeper, pool, server, changes
@@ -74,10 +74,10 @@ class FrontEnd:
         loop.add_reader(sys.stdin.fileno(), os._exit, 1)  # The keeper has ended.
         self._look()
         serving = asyncio.create_task(self._run_server())
-        beside = [asyncio.create_task(each) for each in (self._update_gauges(), self._give_back_memory())]
+        background = [asyncio.create_task(each) for each in (self._update_gauges(), self._give_back_memory())]
         draining = asyncio.create_task(self._draining.wait())
         await asyncio.wait([serving, draining], return_when=asyncio.FIRST_COMPLETED)
-        for task in beside:
+        for task in background:
             task.cancel()
         if serving.done():
             serving.result()  # Raises what kept it from listening.
@@ -113,7 +113,10 @@ class FrontEnd:
                 self._server.cut_off()
 
     def send(self, messages: Sequence[object]) -> None:
-        """Sends messages to the keeper. Sending may take a descriptor's signal, so that one must look again."""
+        """Sends messages to the keeper, then looks for messages from it.
+
+        Sending may use up the signal of the descriptor that some have arrived.
+        """
         self._keeper.send(0, messages)
         asyncio.get_running_loop().call_soon(self._look)
 
@@ -142,7 +145,7 @@ class FrontEnd:
             await asyncio.sleep(GAUGES_SECONDS)
 
     async def _give_back_memory(self) -> None:
-        """Gives back what requests took: after a crowd once few are left, after few once there is none for a while."""
+        """Gives back the memory that requests took, some time after a crowd is over, or else after the last request."""
         while True:
             most, calm = 0, 0.0
             while not most or calm < (CALM_SECONDS if most >= CROWD else IDLE_SECONDS):

@@ -64,12 +64,13 @@ class GradientService(service_pb2_grpc.GradientServiceServicer):
         self._pool, self._limits, self._metrics, self._admission = pool, limits, metrics, admission
         self._callers, self._directions = callers, directions or DirectionStore(None, limits)
         self._decoders = FairThreads(CODEC_THREADS, "decoder")
-        self._encoders = ThreadPoolExecutor(CODEC_THREADS, "encoder")  # Answers do not wait for pictures of others.
+        # Threads of their own, so that answers do not wait until the pictures of other requests are decoded.
+        self._encoders = ThreadPoolExecutor(CODEC_THREADS, "encoder")
         self._expected = Expectations()
         for rpc in [each for each in RPCS if each.name not in vars(GradientService)]:
             answer = partial(self._stream, GetMessageClass(rpc.output_type)) if rpc.server_streaming else self._answer
-            way = self._look_up if rpc.name in LOOKED_UP else answer
-            setattr(self, rpc.name, partial(way, module_of(rpc.name)))
+            handler = self._look_up if rpc.name in LOOKED_UP else answer
+            setattr(self, rpc.name, partial(handler, module_of(rpc.name)))
 
     async def _answer(self, rpc: RpcModule, request: Any, context: grpc.aio.ServicerContext) -> Any:
         """Answers an RPC that is one task by its reply."""
@@ -84,7 +85,7 @@ class GradientService(service_pb2_grpc.GradientServiceServicer):
             return await self._reply(rpc, request, bound, outcome)
 
     async def _reply(self, rpc: RpcModule, request: Any, bound: Bound, outcome: Outcome) -> Any:
-        """The reply, from where its callers and others wait least."""
+        """The reply: made here if it is small, in the threads that callers share if it is much work, else in others."""
         if bound.small_reply:
             return rpc.reply(request, bound, outcome)
         if bound.reply_gflop:
@@ -152,10 +153,10 @@ class GradientService(service_pb2_grpc.GradientServiceServicer):
     async def _look_up(self, rpc: Any, request: Any, context: grpc.aio.ServicerContext) -> Any:
         """Answers an RPC whose answer is in an index already, so that no worker is needed."""
         entry = self._log_model(request)
-        found = rpc.bind(request, self._callers.models(entry.caller, self._pool.cards, request.model))
-        entry.model = found.card.name
+        checked = rpc.bind(request, self._callers.models(entry.caller, self._pool.cards, request.model))
+        entry.model = checked.card.name
         with span("encode"):
-            return await self.in_thread(rpc.reply, request, found, entry.id)
+            return await self.in_thread(rpc.reply, request, checked, entry.id)
 
     def count(self, bound: Bound, outcome: Outcome) -> None:
         """Counts the rows, for Explain by method, and the answers that have less than was asked for."""
@@ -256,7 +257,7 @@ class GradientService(service_pb2_grpc.GradientServiceServicer):
         return outcome
 
     async def _end_of(self, task: Task, report: Report) -> Outcome:
-        """The task's outcome, after its reports, which may be a failure; raises RequestError when the time is up."""
+        """The task's outcome, which may be a failure, after its reports; raises RequestError when the time is up."""
         time_limit = task.deadline + (PARTIAL_GRACE_SECONDS if task.allow_partial else 0.0)
         try:
             async with aclosing(self._pool.stream(task)) as stream:
@@ -270,7 +271,7 @@ class GradientService(service_pb2_grpc.GradientServiceServicer):
             raise failure(Failure("deadline", ""), task) from error
 
     async def in_thread(self, function: Callable[..., T], *args: object) -> T:
-        """The function's value, from a thread for answers."""
+        """What the function returns, in one of the threads that encode answers."""
         return await asyncio.get_running_loop().run_in_executor(self._encoders, function, *args)
 
 

@@ -40,7 +40,7 @@ class ModelService(models_pb2_grpc.ModelServiceServicer):
         return model_reply(model_card(request.name, self.visible()), layers=True)
 
     def visible(self) -> ServedModels:
-        """Those models. Raises UNAVAILABLE while the server starts."""
+        """The models that the caller may use. Raises UNAVAILABLE while the server starts."""
         if not self._pool.cards:
             raise unavailable("the server is starting")
         allowed = self._callers.rights(request_log.get().caller).models
@@ -56,7 +56,7 @@ class DirectionService(concepts_pb2_grpc.DirectionServiceServicer):
     async def ListDirections(
         self, request: concepts_pb2.ListDirectionsRequest, context: grpc.aio.ServicerContext
     ) -> concepts_pb2.ListDirectionsResponse:
-        """Those that have not expired, by name."""
+        """The caller's directions that have not expired, by name."""
         kept = await asyncio.to_thread(self._own().all)
         messages = [
             concepts_pb2.KeptDirection(
@@ -74,7 +74,7 @@ class DirectionService(concepts_pb2_grpc.DirectionServiceServicer):
     async def DeleteDirection(
         self, request: concepts_pb2.DeleteDirectionRequest, context: grpc.aio.ServicerContext
     ) -> concepts_pb2.DeleteDirectionResponse:
-        """Deletes one."""
+        """Deletes one of the caller's directions. Raises NOT_FOUND."""
         await asyncio.to_thread(self._own().delete, request.name)
         return concepts_pb2.DeleteDirectionResponse()
 

@@ -31,7 +31,7 @@ CODEC_THREADS = max(2, cores())
 
 
 class Outstanding(NamedTuple):
-    """What was outstanding on a worker at a time of the monotonic clock: its seconds in all, and by caller."""
+    """What was outstanding on a worker at the time `read` (monotonic clock): its seconds in all, and by caller."""
 
     read: float
     loads: list[Load]
@@ -40,7 +40,10 @@ class Outstanding(NamedTuple):
 
 
 class Admission:
-    """The requests that are in, and what is to be expected of more. Its methods run on the event loop's thread."""
+    """Counts the requests that are let in, and forecasts how long others would wait.
+
+    Its methods run on the event loop's thread.
+    """
 
     def __init__(self, pool: Pool, limits: LimitSettings, metrics: Metrics) -> None:
         self._pool, self._limits, self._metrics = pool, limits, metrics
@@ -51,16 +54,20 @@ class Admission:
         self._typical: dict[tuple[str, str], tuple[float, float]] = {}
         self._outstanding: dict[int, Outstanding] = {}  # By the worker's process id.
         self._forecasts: dict[Prospect, tuple[float, Forecast | None]] = {}  # Each with the time at which it was made.
-        self._waits: dict[str, tuple[float, float]] = {}  # By caller without a place, each with its time.
+        # The time and the value of the last estimate of each caller's wait who had too many requests in.
+        self._waits: dict[str, tuple[float, float]] = {}
 
     @property
     def requests(self) -> int:
-        """How many are in."""
+        """How many requests are being worked on."""
         return self._in_flight.total()
 
     @contextmanager
     def slot(self, caller: Caller, word: str, remaining: float | None) -> Iterator[None]:
-        """Counts a request in and out. Raises Full where too many are in, DEADLINE_EXCEEDED for one that is late."""
+        """Counts a request while the `with` runs.
+
+        Raises Full where too many are being worked on, DEADLINE_EXCEEDED for one that has no time left.
+        """
         if remaining is not None and remaining <= 0:
             raise late()
         total, held = self._in_flight.total(), self._in_flight[caller.name]
@@ -80,7 +87,7 @@ class Admission:
                 del self._in_flight[caller.name]
 
     def busy(self, left: float) -> bool:
-        """Whether so much is outstanding that a request which has that much time may have to be refused."""
+        """Whether so much work is outstanding that a request that has `left` seconds may have to be refused."""
         if not self._decoding and all(member.idle for member in self._pool.members):
             return False
         seconds = min((self._left(member).seconds for member in self._pool.members), default=0.0) + self._decode_wait()
@@ -107,7 +114,10 @@ class Admission:
             raise Full("deadline", text, needed - left)
 
     def has_spare_time(self, task: Task) -> bool:
-        """Whether a request will be answered long before its deadline, by its task with more than it asks for."""
+        """Whether a request would be answered long before its deadline even if it did more than it asks for.
+
+        `task`: that of the request with the additional work.
+        """
         left = task.deadline - time.monotonic()
         expected = None if left == float("inf") else self.expect(_prospect(task))
         return left == float("inf") or (expected is not None and SPARE_FACTOR * expected.end <= left)
@@ -136,15 +146,15 @@ class Admission:
             raise late(f"it takes about {least:.1f} s even alone; allow more time{partial_hint(task)}")
 
     def expect(self, request: Prospect) -> Forecast | None:
-        """What a request has to expect on the worker that would answer it first; None where none is ready."""
+        """The forecast for a request on the worker that would answer it first; None where no worker is ready."""
         now = time.monotonic()
-        made, found = self._forecasts.get(request, (float("-inf"), None))
+        made, expected = self._forecasts.get(request, (float("-inf"), None))
         if now - made > MAX_AGE_SECONDS:
-            found = self._forecast(request)
+            expected = self._forecast(request)
             if len(self._forecasts) >= MAX_FORECASTS:
                 self._forecasts.clear()
-            self._forecasts[request] = now, found
-        return found
+            self._forecasts[request] = now, expected
+        return expected
 
     def _forecast(self, request: Prospect) -> Forecast | None:
         members = [member for member in self._pool.members if member.knows(request)]

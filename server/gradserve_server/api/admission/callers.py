@@ -10,10 +10,10 @@ from ...models.served import ServedModels
 from ..errors import Full, RequestError, shown
 from .tokens import Rights, TokenFile, short_name
 
-BEARER = "bearer "  # In any case (RFC 9110, section 11.1).
-BURST_SECONDS = 10.0  # A caller that was silent may use what it is allowed in such a time at once.
+BEARER = "bearer "  # Upper and lower case are the same here (RFC 9110, section 11.1).
+BURST_SECONDS = 10.0  # A caller that was idle may use at once what its rate allows in so many seconds.
 ALL_RIGHTS = Rights(sha256="0" * 64, reflection=True)
-BETTER = "or set token_file, so that only tokens whose rpcs name it may call it"
+TOKEN_FILE_HINT = "or set token_file, so that only tokens whose rpcs name it may call it"
 
 
 class Caller(NamedTuple):
@@ -57,15 +57,15 @@ class Callers:
         return Caller(known.name, self._tokens.weight(known))
 
     def key(self, caller: Caller, peer: str) -> str:
-        """What a caller cannot change by sending something else: the name of its token, or its address."""
+        """A name that a caller cannot choose: that of its token where tokens are needed, else its address."""
         return caller.name if self.need_tokens else address(peer)
 
     def owner(self, caller: Caller) -> str:
-        """Whose the things are that a caller keeps: its token's by name, or of all callers where none are asked for."""
+        """The owner of what a caller keeps on the server: the name of its token; empty, for all, without tokens."""
         return caller.name if self.need_tokens else ""
 
     def rights(self, caller: Caller) -> Rights:
-        """What a caller may use that `of` returned."""
+        """The rights of a caller that `of` has returned; all rights where no tokens are asked for."""
         return self._rights.get(caller.name, ALL_RIGHTS)
 
     def may_call(self, caller: Caller, rpc: str) -> bool:
@@ -87,7 +87,7 @@ class Callers:
         """
         if not self.need_tokens:
             if not without_tokens:
-                raise denied(f"{rpc} is off: to allow it, set model_management = true in [server]; {BETTER}")
+                raise denied(f"{rpc} is off: to allow it, set model_management = true in [server]; {TOKEN_FILE_HINT}")
             return
         rights = self.rights(caller)
         if rpc not in (rights.rpcs or ()):
@@ -113,7 +113,10 @@ class Callers:
             self._budgets[caller.name].left -= gflop
 
     def models(self, caller: Caller, models: ServedModels, name: str) -> ServedModels:
-        """The models that the caller may use. Raises PERMISSION_DENIED where that of the request is none of them."""
+        """The models that the caller may use. Raises PERMISSION_DENIED where the request's model is none of them.
+
+        `name`: the model that the request names, empty for the default one.
+        """
         allowed = self.rights(caller).models
         if allowed is None:
             return models
@@ -128,7 +131,7 @@ class Budget:
     """What a caller may use now, in GFLOP; below 0 where it has used more."""
 
     def __init__(self) -> None:
-        self.left = float("inf")  # As much as the rate allows at the most.
+        self.left = float("inf")  # `wait` bounds it by what the rate allows in BURST_SECONDS.
         self._when = time.monotonic()
 
     def wait(self, rate: float) -> float:

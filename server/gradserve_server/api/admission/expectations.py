@@ -22,7 +22,7 @@ class Expectations:
         return self._shares.get((task.model, arguments.method), FIRST_GUESS) if arguments.stop else 1.0
 
     def priced(self, task: Task) -> Task:
-        """The task at its expected cost, which is another one for attacks."""
+        """The task with the cost that is expected of it: that of an attack is multiplied by its expected share."""
         return replace(task, cost=task.cost * self.share(task)) if task.rpc == "attack" else task
 
     def learn(self, task: Task, *outcomes: Outcome) -> None:

@@ -1,7 +1,8 @@
-"""Threads that callers share: of the calls that wait for one, the caller's is next who has had the least time.
+"""Threads that callers share fairly: the next call to run is that of the waiting caller who has had the least time.
 
-They run after the event loop's thread, which must go on refusing meanwhile. Some are spare: they take calls of callers
-who have none running and had the least time, who so wait for no long call of another.
+They have a lower priority than the event loop's thread, which must be able to refuse requests meanwhile. Some of them
+are spare: they run only calls of callers who have none running and have had no more time than those who do, so that
+such a caller need not wait for another's long call.
 """
 
 import asyncio
@@ -25,7 +26,7 @@ NICENESS = 7
 
 
 class _Call:
-    """A call that has a place: when it began, 0 before, and the seconds that it took, 0 until its end."""
+    """One call of a function: when it began (monotonic clock; 0 before), and its seconds (0 until its end)."""
 
     def __init__(self, caller: Caller) -> None:
         self.caller = caller
@@ -52,7 +53,7 @@ class FairThreads:
     def __init__(self, threads: int, name: str) -> None:
         self._threads = threads
         self._usual, self._spare = _started(threads, name), _started(SPARE_THREADS, f"spare-{name}")
-        self._calls: dict[_Call, ThreadPoolExecutor] = {}  # Those that have a place, and whose threads run them.
+        self._calls: dict[_Call, ThreadPoolExecutor] = {}  # The calls that have a place, and in which threads.
         self._turns = Turns()
         self._waiting: dict[str, deque[tuple[asyncio.Future[None], _Call]]] = {}
 
@@ -63,7 +64,7 @@ class FairThreads:
         try:
             return await asyncio.wrap_future(future)
         finally:
-            self._turns.charge(caller.name, call.so_far)  # What was cancelled counts too, until then.
+            self._turns.charge(caller.name, call.so_far)  # A call that was cancelled counts too, with its time so far.
             if future.done():
                 self._leave(call)
             else:  # It was cancelled, and its thread goes on with it.
@@ -86,10 +87,7 @@ class FairThreads:
         return call
 
     def _free(self, name: str) -> ThreadPoolExecutor | None:
-        """The threads that have a place for a call of that caller, if any have.
-
-        A spare one is for those who have none running, and have had no more time than others who have.
-        """
+        """The threads that have a place for a call of that caller, if any have; see above for the spare ones."""
         places = list(self._calls.values())
         usual = places.count(self._usual)
         if usual < self._threads:
@@ -101,7 +99,8 @@ class FairThreads:
             had = self._turns.had(name)
             if all(had <= self._turns.had(other) + so_far for other, so_far in running.items()):
                 return self._spare
-        return self._usual if usual == self._threads else None  # One waits in line, so that no thread waits for it.
+        # One more call than there are threads has a place: a thread that becomes free need not wait for the event loop.
+        return self._usual if usual == self._threads else None
 
     def _leave_later(self, loop: asyncio.AbstractEventLoop, call: _Call, _: object) -> None:
         """Takes the place from a call, in the loop; its own thread may ask for that."""

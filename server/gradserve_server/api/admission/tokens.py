@@ -114,7 +114,7 @@ def short_name(token: bytes) -> str:
 
 
 class TokenFile:
-    """The tokens of a file as it is now. A new one at fault is logged, and the old one stays."""
+    """The tokens of a file as it is now. Where a changed file has a fault, that is logged, and the old tokens stay."""
 
     def __init__(self, path: Path, weights: Mapping[str, float]) -> None:
         """`weights`: by name, for tokens that have none of their own. Raises OSError, StartError."""
@@ -128,7 +128,7 @@ class TokenFile:
         self._look()
         if not token:
             return None
-        return self._tokens.get(hash_of(token))  # How long this takes tells of hashes alone.
+        return self._tokens.get(hash_of(token))  # The time that the search takes tells of hashes alone, not of tokens.
 
     def weight(self, token: Token) -> float:
         """Its caller's share of the device beside others."""
@@ -161,6 +161,6 @@ class TokenFile:
 
 
 def _state(path: Path) -> tuple[int, int, int]:
-    """What changes where a file is written, replaced, or can be read by others."""
-    found = path.stat()
-    return found.st_ino, found.st_ctime_ns, found.st_size
+    """What changes where a file is written, is replaced, or becomes readable: its inode, change time and size."""
+    stat = path.stat()
+    return stat.st_ino, stat.st_ctime_ns, stat.st_size

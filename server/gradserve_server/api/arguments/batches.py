@@ -55,7 +55,7 @@ def batch_of_fields(fields: Mapping[str, Sequence[ModelInput]], violations: Viol
             text = f"is {wide}x{other} where {origin} is {width}x{height}; send pictures of one size, or "
             violations.add(name, f"{text}preprocess MODEL_DEFAULT or WHOLE_IMAGE", for_every_model=True)
             return first[None]
-    if len(pictures) == 1 or not any(first.strides):  # An empty picture takes the place of the request's.
+    if len(pictures) == 1 or not any(first.strides):  # Strides of 0 are those of a picture that was not decoded.
         return np.broadcast_to(first, (len(pictures), *first.shape))
     if any(each.pixels.dtype != np.uint8 for each in pictures):
         scaled = [each.pixels / np.float32(255) if each.pixels.dtype == np.uint8 else each.pixels for each in pictures]

@@ -51,7 +51,10 @@ def score_region(
 def attack_mask(
     request: attack_pb2.AttackRequest, picture: images.ModelInput, at: CallContext, violations: Violations
 ) -> np.ndarray | None:
-    """The pixels that an attack may change, [h, w] of bool; None for all, or as for `score_region`."""
+    """The pixels that an attack may change, [h, w] of bool.
+
+    None for all pixels, for a mask at fault, with a violation, and where the picture is missing or not decoded.
+    """
     if not request.HasField("mask"):
         return None
     name = request.method.WhichOneof("method")
@@ -83,13 +86,14 @@ def _is_missing(picture: images.ModelInput) -> bool:
 
 
 def _places(picture: images.ModelInput) -> tuple[np.ndarray, np.ndarray]:
-    """Where in the picture as it was sent the middles of the input's rows and columns lie, in pixels."""
+    """The middles of the rows and of the columns of the model's input, in pixels of the picture that was sent."""
     (height, width), part = picture.pixels.shape[:2], picture.region
     rows = part.y + (np.arange(height) + 0.5) * part.height / height
     return rows, part.x + (np.arange(width) + 0.5) * part.width / width
 
 
 def _seen(picture: images.ModelInput) -> str:
+    """Which part of the picture the model sees, in words."""
     part = picture.region
     across, down = (part.x, part.x + part.width), (part.y, part.y + part.height)
     return (
@@ -111,7 +115,7 @@ def _inside(
     if message.HasField("box"):
         return _in_box(message.box, picture, f"{path}.box", violations)
     kind = message.WhichOneof("kind")
-    assert kind is not None, "the caller has looked"
+    assert kind is not None, "the caller has checked that one is set"
     mask = _mask(getattr(message, kind), picture, f"{path}.{kind}", at, violations)
     if mask is not None and not mask.any():
         text = f"has nothing that is at least half white where the model looks; {_seen(picture)}"

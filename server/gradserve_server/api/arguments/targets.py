@@ -14,7 +14,7 @@ from ..request import PREPROCESSES, CallContext, read_picture
 
 MAX_TARGETS, MAX_TERMS = 16, 16
 MAX_WEIGHT = 1e9
-MIN_TOP, MAX_TOP = 2, 100  # Of a contrast with the others of the top classes.
+MIN_TOP, MAX_TOP = 2, 100  # The range of a contrast's others_of_top.
 
 
 class Weighted(Protocol):
@@ -233,11 +233,11 @@ def _check_position(message: pb.Unit, layer: Layer, path: str, own_size: bool, v
             violations.add(f"{path}.{name}", f"must be from 0 to {size - 1}, was {value}")
 
 
-ASIDE = "relevance is checked for what leads to the logits alone; name a layer that they depend on"
+RELEVANCE_NEEDS_LOGITS = "relevance is checked only for layers that the logits depend on; name one of these"
 
 
-def aside(names: Iterable[str], card: ModelCard) -> list[str]:
-    """Those layers that the logits do not depend on, or that come after them."""
+def not_leading_to_logits(names: Iterable[str], card: ModelCard) -> list[str]:
+    """Those of the named layers on which the logits do not depend, or which come after them."""
     layers = [layer for name in dict.fromkeys(names) if (layer := card.layer(name)) is not None]
     return [layer.name for layer in layers if not card.reaches(layer)]
 

@@ -155,7 +155,10 @@ def _add(error: RequestError, where: str, violations: Violations) -> None:
 
 
 def _whole(rows: Sequence[Row], count: int, outputs: Sequence[WantedOutput], card: ModelCard) -> BoundRows:
-    """The rows as one, for their prices; one row stands for all where pictures are not decoded."""
+    """All rows as one bound request, whose task has the sum of their costs.
+
+    Where pictures are not decoded there is one row, which stands for all.
+    """
     parts = [part for row in rows for part in row.parts]
     times = count / len(rows)
     first = parts[0]
@@ -215,7 +218,7 @@ def reply(
 
 
 def _add_maps(response: v2.ModelInferResponse, maps: Sequence[Explained], bound: BoundRows, *, raw: bool) -> None:
-    """Adds the maps [N, H, W], with the method, what each is of, and what a careful reader should know of which."""
+    """Adds the maps [N, H, W], with the method, the target of each, and the warnings with the rows that have them."""
     output = add_output(response, "map", np.stack([each.values for each in maps]).astype("<f4"), raw=raw)
     targets = [target_name(target_message(each.target), bound.card) for each in maps]
     output.parameters["targets"].string_param = json.dumps(targets, ensure_ascii=False)

@@ -63,21 +63,24 @@ def _classification(output: v2.ModelInferRequest.InferRequestedOutputTensor, i: 
 def class_outputs(
     wanted: Sequence[WantedOutput], logits: Sequence[np.ndarray], top_k: int, card: ModelCard
 ) -> dict[str, np.ndarray | list[list[bytes]]]:
-    """The outputs but for maps by name: numbers [N, classes], or texts [N][k], of the logits [classes] of each row."""
-    found: dict[str, np.ndarray | list[list[bytes]]] = {}
+    """All wanted outputs except maps, by name, from the logits [classes] of each row.
+
+    Each is an array of numbers [N, classes], or texts [N][k].
+    """
+    tensors: dict[str, np.ndarray | list[list[bytes]]] = {}
     for output in wanted:
         if output.name == "labels":
-            found["labels"] = [[card.classes[k].encode() for k in best(row, top_k)] for row in logits]
+            tensors["labels"] = [[card.classes[k].encode() for k in best(row, top_k)] for row in logits]
         elif output.name in NUMBERS:
             plain = output.name == "logits"
             rows = [row if plain else probabilities_of(row.astype(np.float64), card.head) for row in logits]
             count = output.classification
-            found[output.name] = (
+            tensors[output.name] = (
                 [_classified(row, best(own, count), card) for row, own in zip(rows, logits, strict=True)]
                 if count
                 else np.stack(rows).astype("<f4")
             )
-    return found
+    return tensors
 
 
 def _classified(values: np.ndarray, classes: Sequence[int], card: ModelCard) -> list[bytes]:

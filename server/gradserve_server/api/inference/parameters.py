@@ -15,7 +15,7 @@ from gradserve.v1 import explain_pb2, predict_pb2
 from ..errors import Violations, near, shown
 from .v2 import inference_pb2 as v2
 
-MAX_PARAMETERS, MAX_CHARACTERS = 64, 1000  # Those of one request; of a text.
+MAX_PARAMETERS, MAX_CHARACTERS = 64, 1000  # The most parameters of a request, and the most characters of a text.
 MAX_TIMEOUT = 10**15  # Microseconds.
 METHODS = explain_pb2.ExplainMethod.DESCRIPTOR.oneofs_by_name["method"].fields
 OPTIONS = ("seed", "precision", "priority", "alone", "quick_decode")  # Those of RequestOptions.
@@ -41,7 +41,7 @@ class InferRequest:
 
     @property
     def rpcs(self) -> list[str]:
-        """The RPCs of GradientService that its rows become; without an answer by Predict a map alone is asked for."""
+        """The RPCs of GradientService that each row becomes: Predict, unless only maps are wanted; Explain for maps."""
         predicts = not self.explains or {each.name for each in self.message.outputs} != {"map"}
         return [*(["Predict"] if predicts else []), *(["Explain"] if self.explains else [])]
 

@@ -50,19 +50,19 @@ class InferenceService(inference_pb2_grpc.GRPCInferenceServiceServicer):
     async def ServerLive(
         self, request: v2.ServerLiveRequest, context: grpc.aio.ServicerContext
     ) -> v2.ServerLiveResponse:
-        """Whoever can answer lives."""
+        """Always true: a server that answers is live."""
         return v2.ServerLiveResponse(live=True)
 
     async def ServerReady(
         self, request: v2.ServerReadyRequest, context: grpc.aio.ServicerContext
     ) -> v2.ServerReadyResponse:
-        """Whether a worker is there."""
+        """Whether a worker takes tasks."""
         return v2.ServerReadyResponse(ready=self._ready)
 
     async def ModelReady(
         self, request: v2.ModelReadyRequest, context: grpc.aio.ServicerContext
     ) -> v2.ModelReadyResponse:
-        """Whether the model is loaded, that version of it, takes part in this protocol, and a worker is there."""
+        """Whether that version of the model is loaded, this protocol serves it, and a worker takes tasks."""
         try:
             infer.card_of(request.name, request.version, self._models.visible())
         except RequestError:

@@ -15,7 +15,7 @@ from .v2 import inference_pb2 as v2
 NAME = "image"
 MAX_ROWS = 256  # The most pictures of a request.
 NUMBERS: dict[str, np.dtype[Any]] = {"FP32": np.dtype("<f4"), "UINT8": np.dtype("uint8")}
-MESSAGE_NUMBERS = {**NUMBERS, "UINT8": np.dtype("uint32")}  # As messages have their elements.
+MESSAGE_NUMBERS = {**NUMBERS, "UINT8": np.dtype("uint32")}  # In a message's typed contents, which have no bytes.
 CONTENTS = {"FP32": "fp32_contents", "UINT8": "uint_contents", "BYTES": "bytes_contents"}
 LENGTH = struct.Struct("<I")  # What stands before each element of BYTES.
 SLICE = 1 << 16  # Elements that are copied from a message at a time, so that other threads run between.

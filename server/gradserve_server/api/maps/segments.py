@@ -10,7 +10,8 @@ from gradserve.v1 import explain_pb2
 from ..pictures.images import png
 
 BLUR = 6 / 224  # Standard deviation of the map's Gaussian blur, as a share of the shorter side.
-SURE, PROBABLE, OUTSIDE = 0.95, 0.8, 0.3  # Quantiles of the map: above these, or at most the last.
+# Quantiles of the map above which a pixel is surely, or probably, of the object, and up to which it surely is not.
+SURE, PROBABLE, OUTSIDE = 0.95, 0.8, 0.3
 ITERATIONS = 5
 LEAST_PIXELS = 5  # GrabCut describes object and background by five colours each.
 MAX_SIDE = 320  # Larger pictures are cut at this longer side, since the time grows with the number of pixels.
@@ -28,7 +29,7 @@ class Segment(NamedTuple):
 def segment(pixels: np.ndarray, values: np.ndarray) -> Segment | None:
     """The object of an RGB picture [H, W, 3] that a map [H, W] lies on, None where the map points to none.
 
-    The picture is uint8, or floats in [0, 1]. The same is found each time.
+    The picture is uint8, or floats in [0, 1]. The same picture and map always give the same object.
     """
     import cv2  # Here, since it takes memory in each process that imports it.
 

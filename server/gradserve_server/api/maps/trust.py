@@ -19,11 +19,11 @@ from ...methods.targets import Contrast, layers_of
 from ...models.card import ModelCard
 
 MAX_KNOWN = 1024  # Trials that are remembered.
-CLAIM_SECONDS = 120.0  # So long others wait for the trial of a request before they try for themselves.
+CLAIM_SECONDS = 120.0  # So long other requests leave a trial to the one that has begun it, and then try for themselves.
 INSENSITIVE = (
     "INSENSITIVE: on {model} the maps that {method} gives for {what} stay much the same when the weights of the logits "
-    "are shuffled (rank correlation {found:.2f} over {pictures} pictures, above {most}), so that they show what is in "
-    "the picture rather than what speaks for this target; ask by another method"
+    "are shuffled (rank correlation {correlation:.2f} over {pictures} pictures, above {most}), so that they show what "
+    "is in the picture rather than what speaks for this target; ask by another method"
 )
 OR_CONTRAST = ", or for a contrast with another class, whose signs tell the two apart"
 KINDS = {"class": "a class", "contrast": "a contrast of classes"}  # Kinds of targets whose methods are tried.
@@ -36,7 +36,7 @@ TrialKey = tuple[str, str, str, tuple[tuple[str, object], ...]]  # Digest, metho
 
 
 class KnownTrials:
-    """What the trials of methods found, by the model's weights. Threads may share it."""
+    """The rank correlations that trials of methods have measured, see `sanity`. Threads may share it."""
 
     def __init__(self) -> None:
         self._known: OrderedDict[TrialKey, float] = OrderedDict()
@@ -44,19 +44,19 @@ class KnownTrials:
         self._lock = threading.Lock()
 
     def get(self, key: TrialKey) -> float | None:
-        """What the trial found, or None where there was none yet."""
+        """The correlation that the trial measured, or None where there was none yet."""
         return self._known.get(key)
 
-    def put(self, key: TrialKey, found: float) -> None:
-        """Remembers a trial; the oldest are forgotten."""
+    def put(self, key: TrialKey, correlation: float) -> None:
+        """Remembers the correlation that a trial measured; the oldest ones are forgotten."""
         with self._lock:
             self._claims.pop(key, None)
-            self._known[key] = found
+            self._known[key] = correlation
             while len(self._known) > MAX_KNOWN:
                 self._known.popitem(last=False)
 
     def is_wanted(self, key: TrialKey, now: float, *, claim: bool = False) -> bool:
-        """Whether nothing is known and no request is at it; `claim` notes that one begins with it."""
+        """Whether a trial is neither known nor being made by a request; `claim` notes that a request begins it now."""
         with self._lock:
             wanted = key not in self._known and now - self._claims.get(key, -CLAIM_SECONDS) >= CLAIM_SECONDS
             if wanted and claim:
@@ -64,7 +64,7 @@ class KnownTrials:
             return wanted
 
     def release(self, keys: Iterable[TrialKey]) -> None:
-        """Notes that a request that had claimed trials is over; those that have found nothing are wanted again."""
+        """Gives up a request's claims at its end; trials that have measured nothing are wanted again."""
         with self._lock:
             for key in keys:
                 self._claims.pop(key, None)
@@ -77,11 +77,11 @@ TRIALS = KnownTrials()  # Of this front-end.
 def claimed(
     arguments: ExplainArguments, card: ModelCard, fits: Callable[[ExplainArguments], bool]
 ) -> Iterator[ExplainArguments]:
-    """The arguments with the trial of those of their methods that were not yet tried on the model, if there are any.
+    """The arguments, with a trial of those of their methods that were not yet tried on the model, if there are any.
 
-    Only where maps are to be judged, and where `fits` says of the arguments with the trial that there is room for it.
-    Other requests leave it to this one until the end of the `with`. A method that runs forward alone is not tried: it
-    sees nothing but the target's values.
+    There is a trial only where maps are to be judged, and where `fits` says that the arguments with the trial are not
+    too much. Until the end of the `with` other requests leave these methods to this one. Methods of forward passes
+    alone are not tried: they see nothing but the target's values.
     """
     first = dict[TrialKey, int]()
     if arguments.trust and card.logits_layer:
@@ -136,22 +136,25 @@ def _tried_rows(call: Call, card: ModelCard) -> int:
 
 
 def learn(calls: Sequence[Call], answers: Sequence[Explained], card: ModelCard) -> None:
-    """Remembers what the trials of a request found."""
+    """Remembers what the trials of a request have measured."""
     for call, answer in zip(calls, answers, strict=True):
-        if answer.sensitivity is not None:
-            TRIALS.put(_key(call, card), answer.sensitivity)
+        if answer.shuffled_correlation is not None:
+            TRIALS.put(_key(call, card), answer.shuffled_correlation)
 
 
 def trial_warnings(call: Call, answer: Explained, card: ModelCard) -> list[str]:
-    """That the method's maps of a class hardly depend on the logits' weights, or on request that this is unknown."""
+    """A warning where the method's maps of a class hardly depend on the logits' weights.
+
+    Where maps were judged, also a warning that this cannot be tried on the model.
+    """
     if not _kind(call):
         return []
     if answer.judgement is not None and not card.logits_layer and METHODS[call.method].wrt != "nothing":
         return [UNTRIED.format(method=call.method, model=card.name)]
-    found = TRIALS.get(_key(call, card))
-    if found is None or found <= MAX_CORRELATION:
+    correlation = TRIALS.get(_key(call, card))
+    if correlation is None or correlation <= MAX_CORRELATION:
         return []
-    facts = {"found": found, "pictures": PICTURES, "most": MAX_CORRELATION}
+    facts = {"correlation": correlation, "pictures": PICTURES, "most": MAX_CORRELATION}
     text = INSENSITIVE.format(model=card.name, method=call.method, what=KINDS[_kind(call)], **facts)
     return [text + OR_CONTRAST if relevance_of(call) and _kind(call) == "class" else text]
 

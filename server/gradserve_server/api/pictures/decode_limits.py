@@ -16,8 +16,9 @@ PIXEL_BYTES = 11
 WEBP_BYTES, WIDE_BYTES = 18, 14
 PROGRESSIVE_BYTES = 6  # For each pixel of the whole file, of which libjpeg keeps the coefficients.
 WIDE_MODES = ("I", "F")
-# Of pictures that are decoded at the same time: small ones, of a few megapixels, have room of their own, so that they
-# do not wait until a large one is done. Of those one that takes more than there is is decoded by itself.
+# Bytes for pictures that are decoded at the same time. Small pictures, up to SMALL_BYTES, have room of their own, so
+# that they do not wait until a large one is done. A large one that needs more than MAX_LARGE_BYTES is decoded while no
+# other large one is.
 SMALL_BYTES, MAX_SMALL_BYTES, MAX_LARGE_BYTES = 64 << 20, 128 << 20, 384 << 20
 
 _request_pixels: ContextVar[list[int] | None] = ContextVar("request_pixels", default=None)
@@ -25,7 +26,7 @@ _request_pixels: ContextVar[list[int] | None] = ContextVar("request_pixels", def
 
 @contextmanager
 def counted_pixels() -> Iterator[None]:
-    """Adds up the pixels of the pictures that are decoded meanwhile in this context, as those of one request."""
+    """Adds up the pixels of all pictures that are decoded inside the `with`, as those of one request."""
     token = _request_pixels.set([0])
     try:
         yield
@@ -44,7 +45,7 @@ def count_pixels(pixels: int, most: int) -> None:
 
 
 def decode_bytes(picture: Image.Image, whole: tuple[int, int]) -> int:
-    """What it takes to decode a picture that is open; `whole`: the size of the file, if it is decoded smaller."""
+    """Bytes that it takes to decode an open picture; `whole`: the file's width and height, if it is decoded smaller."""
     each = WEBP_BYTES if picture.format == "WEBP" else WIDE_BYTES if picture.mode in WIDE_MODES else PIXEL_BYTES
     kept = PROGRESSIVE_BYTES * whole[0] * whole[1] if picture.info.get("progressive") else 0
     return each * picture.width * picture.height + kept
@@ -62,7 +63,7 @@ class DecodeMemory:
 
 
 class Room:
-    """So many bytes; threads wait for them in the order in which they came."""
+    """A number of bytes that threads share; they wait for them in the order in which they came."""
 
     def __init__(self, most: int) -> None:
         self._most, self._taken = most, 0
@@ -71,7 +72,7 @@ class Room:
 
     @contextmanager
     def of(self, size: int) -> Iterator[None]:
-        """Waits until so many bytes are free, or all where it takes more; they are free again at the end."""
+        """Takes so many bytes, or all if there are fewer, once they are free, until the end of the `with`."""
         needed, ticket = min(size, self._most), object()
         with self._changed:
             self._waiting.append(ticket)

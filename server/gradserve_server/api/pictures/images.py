@@ -72,9 +72,9 @@ def free_blocks() -> None:
 
 
 def header_size(image: pb.Image) -> tuple[int, int] | None:
-    """Height and width of an array or a file, which take no decoding to know; None where its beginning has none.
+    """Height and width of an array or of a file, without decoding it; None where the file's beginning does not say.
 
-    TIFF files are such: their sizes may stand anywhere in them. PNG and WebP files are taken as lying upright.
+    That of a TIFF file need not: its size may stand anywhere in it. PNG and WebP files are taken as lying upright.
     """
     if image.WhichOneof("kind") == "tensor":
         return (image.tensor.shape[0], image.tensor.shape[1]) if len(image.tensor.shape) == 3 else None
@@ -160,7 +160,7 @@ def _without_white(rgb: Image.Image, picture: Image.Image) -> Image.Image:
 
 
 def _upright(size: tuple[int, int], picture: Image.Image) -> tuple[int, int]:
-    """Height and width of the upright picture, of the file's own width and height. It reads PNG files whole."""
+    """Height and width of the upright picture, from the file's own width and height. This reads a PNG file whole."""
     width, height = size[::-1] if picture.getexif().get(ExifTags.Base.Orientation) in SIDEWAYS_EXIF else size
     return height, width
 

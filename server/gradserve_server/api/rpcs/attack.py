@@ -242,6 +242,6 @@ def reply(
     return message
 
 
-def _step(moment: TrajectoryPoint, card: ModelCard) -> attack_pb2.TrajectoryStep:
-    (predicted,) = scores(moment.logits, [int(moment.logits.argmax())], card)
-    return attack_pb2.TrajectoryStep(step=moment.step, predicted=predicted, margin=moment.margin, loss=moment.value)
+def _step(point: TrajectoryPoint, card: ModelCard) -> attack_pb2.TrajectoryStep:
+    (predicted,) = scores(point.logits, [int(point.logits.argmax())], card)
+    return attack_pb2.TrajectoryStep(step=point.step, predicted=predicted, margin=point.margin, loss=point.value)

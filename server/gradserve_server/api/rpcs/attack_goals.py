@@ -35,7 +35,7 @@ def goal_spec_of(request: attack_pb2.AttackRequest, name: str, card: ModelCard, 
 
 
 def _check_classes(name: str, loss: Loss, has_target: bool, card: ModelCard, violations: Violations) -> None:
-    """What compares classes needs a softmax head, and for DLR enough of them."""
+    """Notes what does not apply: methods and losses that compare classes need a softmax head, DLR enough classes."""
     method = METHODS[name or "pgd"]
     why = f"compares classes that exclude each other, and {card.name} has the head {card.head}"
     if card.head != "softmax" and method.tries_classes:

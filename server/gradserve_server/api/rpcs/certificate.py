@@ -39,14 +39,14 @@ class EncodedPicture:
 
 
 def encode_picture(attacked: Attacked) -> EncodedPicture:
-    """Encodes and decodes."""
+    """Encodes the attack's picture as PNG, and decodes it again, as any reader of the reply will see it."""
     data = png(attacked.pixels)
     with Image.open(io.BytesIO(data)) as picture:
         return EncodedPicture(data, np.asarray(picture))
 
 
 def attack_task(task: Task) -> Task:
-    """The attack itself, which leaves time for the certificate."""
+    """The task of the attack itself: it has an earlier deadline, which leaves time for the certificate."""
     remaining = task.deadline - time.monotonic()
     if remaining == math.inf:
         return task
@@ -61,7 +61,10 @@ def certificate_task(task: Task, attacked: Attacked, picture: np.ndarray[Any, An
 
 
 def map_task(bound: Bound, picture: np.ndarray[Any, Any], which: str) -> Task:
-    """The maps of one of the two pictures, [H, W, 3]; unlike the certificate they are no part of the attack's cost."""
+    """The task of the maps of one of the two pictures, [H, W, 3]; `which` is "before" or "after".
+
+    Unlike the certificate's, its cost is no part of the attack's.
+    """
     task = bound.task
     precision: Precision = "exact" if any(map(relevance_of, bound.maps)) else task.precision
     explaining = _task_after(task, "explain", picture, ExplainArguments(bound.maps), precision)
@@ -124,7 +127,7 @@ def verdict(arguments: AttackArguments, attacked: Attacked, judgements: Certifie
 
 
 def magnified(after: np.ndarray, before: np.ndarray) -> tuple[bytes, float]:
-    """PNG of the change around grey, its largest at the edge of the range, and the factor."""
+    """The change as a PNG around grey, and the whole factor that brings its largest value near the end of the range."""
     change = after.astype(np.int64) - before
     factor = max(1, (LEVELS - NO_CHANGE_LEVEL) // max(1, int(np.abs(change).max())))
     return png((NO_CHANGE_LEVEL + factor * change).clip(0, LEVELS).astype(np.uint8)), float(factor)

@@ -28,9 +28,10 @@ MIN_IMAGES, MAX_CONCEPTS, MAX_NEGATIVES, MAX_CLASS_IMAGES = 3, 128, 256, 128
 ADVISED_IMAGES = 10  # With fewer the answer has a warning.
 MAX_CLASSES = 16
 MAX_GRADIENTS = 16384  # Classes times pictures.
-RANDOM_DIRECTIONS, MAX_RANDOM_DIRECTIONS = 20, 500  # The default is the least.
+RANDOM_DIRECTIONS, MAX_RANDOM_DIRECTIONS = 20, 500  # The default, which is also the least allowed, and the most.
 MIN_ACCURACY = 0.7  # Below it the answer has a warning.
-# What may lie between the last map and the layer that gives the logits, where its averaged channels go into that one.
+# The kinds of layers that may lie between a layer and the one that gives the logits, if what goes into that one is to
+# be the averaged channels of the first.
 LINEAR_KINDS = frozenset({"AdaptiveAvgPool2d", "AvgPool2d", "Dropout", "Dropout2d", "Flatten", "Identity"})
 VERDICTS = (concepts_pb2.CONCEPT_VERDICT_AGAINST, concepts_pb2.CONCEPT_VERDICT_FOR)
 
@@ -60,7 +61,8 @@ def bind(request: concepts_pb2.ConceptsRequest, at: CallContext) -> Bound:
     if card.no_gradient:
         violations.not_applicable(f"Concepts does not apply to {card.name}: {card.no_gradient}")
     violations.check()
-    if request.keep_as and layer is not None and at.decode:  # Without it files should not be read.
+    # Without decoding this runs on the event loop, which should not read files.
+    if request.keep_as and layer is not None and at.decode:
         at.directions.check_room(request.keep_as, layer.channels)
     assert layer is not None, "only a violation leaves it out"
     arguments = ConceptsArguments(
@@ -84,19 +86,19 @@ def _pictures(
     choice(pb.Preprocess.DESCRIPTOR, request.preprocess, "preprocess", violations)
     how = PREPROCESSES.get(request.preprocess, pb.PREPROCESS_MODEL_DEFAULT)
     quick = request.options.quick_decode
-    found = dict[str, list[ModelInput]]()
+    pictures = dict[str, list[ModelInput]]()
     for path, most in (("concept_images", MAX_CONCEPTS), ("negative_images", MAX_NEGATIVES)):
         before, images = len(violations.invalid), getattr(request, path)
         own = read_pictures(images, path, most, how, card, at, violations, quick=quick, least=MIN_IMAGES)
         if at.decode and len(violations.invalid) == before and _all_the_same(own):
             text = f"are {len(own)} times the same picture; send different ones"
             violations.add(path, text, for_every_model=True)
-        found[path] = own
+        pictures[path] = own
     if request.class_images:
-        found["class_images"] = read_pictures(
+        pictures["class_images"] = read_pictures(
             request.class_images, "class_images", MAX_CLASS_IMAGES, how, card, at, violations, quick=quick
         )
-    return found
+    return pictures
 
 
 def _all_the_same(pictures: Sequence[ModelInput]) -> bool:
@@ -116,7 +118,11 @@ def _layer(request: concepts_pb2.ConceptsRequest, card: ModelCard, violations: V
 
 
 def last_layer(card: ModelCard) -> str:
-    """The last layer before the one that gives the logits; Grad-CAM's, where its averaged channels go into that one."""
+    """The name of the default layer.
+
+    That of Grad-CAM, if its averaged channels go into the layer that gives the logits; else the last layer of which
+    that is true; where there is none, that of Grad-CAM after all, or the last of all layers.
+    """
     usual = card.layer(card.grad_cam_layer) if card.grad_cam_layer else None
     if usual is not None and gives_averages(usual, card):
         return usual.name

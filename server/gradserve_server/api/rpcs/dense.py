@@ -24,9 +24,9 @@ from ..reply import best, fill_tensor, provenance, scores
 from ..request import Bound, CallContext, CheckedOptions, check_options, in_exact, model_of, task_of
 from .canvas import empty, picture, sides, sized
 
-MAX_INPUTS = 16  # The most pixels of a picture, in those that are allowed as a model's input.
+MAX_INPUTS = 16  # The most pixels of a picture, as a multiple of those that a model's input may have.
 MAX_NUMBERS = 64 << 20  # The most numbers of a map of all classes' scores, or of the last map of linear layers.
-MAX_VALUES = 4 << 20  # The most numbers of the maps of the classes that are asked for, each of which has two kinds.
+MAX_VALUES = 4 << 20  # The most positions of all maps in a reply, each of which has a logit and a probability.
 MAX_TILES = 4096
 TOP = 5  # The classes of the whole picture that a reply has.
 TRIAL = "dense_head"
@@ -37,7 +37,7 @@ TRIAL_PASSES, TRIAL_PIXELS = 10, 24_000
 def bind(request: dense_pb2.DenseRequest, at: CallContext) -> Bound:
     """Checks the request, and makes its task. Raises RequestError with all that is wrong.
 
-    As long as it is not known what the model's head is, that is the task that finds it; see `is_trial`.
+    Until the model's head is known, the task is instead one that finds out what it is; see `is_trial`.
     """
     card, violations = model_of(request.model, at.cards)
     options = in_exact(check_options("dense", request.options, card, at, violations), "Dense", violations)
@@ -90,7 +90,7 @@ def _targets(
 
 
 def _field(request: dense_pb2.DenseRequest) -> str:
-    """The field to which the size belongs in which the model sees the picture."""
+    """The field that decides the size in which the model sees the picture."""
     return "size" if request.HasField("size") else "image"
 
 
@@ -116,7 +116,7 @@ def _check_bounds(
 def _check_tile(
     tile: int, card: ModelCard, head: DenseHead | None, limits: LimitSettings, violations: Violations
 ) -> None:
-    """Violations where a tile is too small or too large; how small it may be hangs on the head, if that is known."""
+    """Violations where a tile is too small or too large; how small it may be depends on the head, if that is known."""
     longest, least, sees = isqrt(limits.max_input_pixels), card.min_size, ""
     if head is not None and head.untiled:
         violations.add("tile", f"must be left out for {card.name}: {head.untiled}")
@@ -168,12 +168,13 @@ def _check_cells(
 ) -> None:
     """A violation where the maps would have too many cells for a worker, or for a reply."""
     cells, count = most_cells(height, width, head), min(max(1, len(request.targets)), MAX_TARGETS)
-    within = cells * max(head.channels if head.chain else 0, card.outputs) / MAX_NUMBERS
-    told = cells * count / MAX_VALUES
-    if max(within, told) > 1:
-        pixels = int(height * width / max(within, told))
+    share_of_worker = cells * max(head.channels if head.chain else 0, card.outputs) / MAX_NUMBERS
+    share_of_reply = cells * count / MAX_VALUES
+    if max(share_of_worker, share_of_reply) > 1:
+        pixels = int(height * width / max(share_of_worker, share_of_reply))
         text = f"must have at most about {pixels} pixels for maps of {f'{count} classes' if count > 1 else 'a class'}"
-        helps = "name fewer classes, or set a smaller size" if told > within and count > 1 else "set a smaller size"
+        fewer = share_of_reply > share_of_worker and count > 1
+        helps = "name fewer classes, or set a smaller size" if fewer else "set a smaller size"
         violations.add(_field(request), f"{text} of {card.name}, was {width}x{height}; {helps}")
 
 

@@ -17,7 +17,7 @@ from ...models.card import Layer, ModelCard
 from ...models.rules import CONVOLUTION_RULES, Relevance, ReLURule, Rule
 from ...pool.wire import Outcome
 from ..arguments.batches import batch_of, read_pictures
-from ..arguments.targets import ASIDE, aside, has_channels, known_layer
+from ..arguments.targets import RELEVANCE_NEEDS_LOGITS, has_channels, known_layer, not_leading_to_logits
 from ..errors import Violations
 from ..fields import choice
 from ..reply import fill_tensor, provenance
@@ -120,8 +120,9 @@ def _rule(name: str) -> Rule:
 def _check_applies(name: str, goals: Sequence[Goal], card: ModelCard, violations: Violations) -> None:
     rule = _rule(name)
     if isinstance(rule, Relevance):
-        for layer in aside([each for goal in goals for summand in goal for each in summand.layers], card):
-            violations.not_applicable(f"the rule {name.upper()} does not apply to {layer}: {ASIDE}")
+        read = [each for goal in goals for summand in goal for each in summand.layers]
+        for layer in not_leading_to_logits(read, card):
+            violations.not_applicable(f"the rule {name.upper()} does not apply to {layer}: {RELEVANCE_NEEDS_LOGITS}")
     refused = card.relevance_refused if isinstance(rule, Relevance) else card.rules_refused if rule != "plain" else ""
     why = card.no_gradient or refused
     if why:

@@ -19,7 +19,13 @@ from ...methods.targets import AnyTarget, Target, layers_of
 from ...models.card import ModelCard
 from ...pool.wire import Outcome, Task
 from ..arguments.regions import score_region
-from ..arguments.targets import ASIDE, MAX_TARGETS, aside, reads_scores, targets_of
+from ..arguments.targets import (
+    MAX_TARGETS,
+    RELEVANCE_NEEDS_LOGITS,
+    not_leading_to_logits,
+    reads_scores,
+    targets_of,
+)
 from ..errors import Violations
 from ..fields import choice, parse_fields
 from ..maps.cam_layers import cam_layer
@@ -39,7 +45,7 @@ OVERLAY_BYTES = 3  # Bytes of a pixel.
 # The most maps, and bytes of them, in a reply that is made in about the time of handing it to a thread.
 MAX_SMALL_MAPS, MAX_SMALL_BYTES = 16, 256 << 10
 MAX_SEGMENTS = 16  # The most maps of a request that are cut out.
-SEGMENT_GFLOP = 5.0  # What cutting out one is worth.
+SEGMENT_GFLOP = 5.0  # The work of cutting out one of them, in GFLOP of a worker.
 
 
 def bind(request: explain_pb2.ExplainRequest, at: CallContext) -> Bound:
@@ -208,7 +214,7 @@ def _check_reply(request: explain_pb2.ExplainRequest, maps: int, size: tuple[int
 
 
 def _check_cuts(calls: Sequence[Call], violations: Violations) -> None:
-    """Many ways to cut a picture into segments are refused, since the worker finds these between its passes."""
+    """A violation for many different ways to cut the picture into segments: a worker runs no pass while it cuts."""
     parameters = [call.parameters for call in calls if "segments" in call.parameters]
     cuts = {(each["segments"], each["compactness"]) for each in parameters}
     if len(cuts) > MAX_CUTS:
@@ -223,7 +229,7 @@ def _has_small_reply(request: explain_pb2.ExplainRequest, maps: int, size: tuple
 
 
 def check_applies(calls: Sequence[Call], card: ModelCard, violations: Violations) -> None:
-    """What is valid but does not apply to this model is refused."""
+    """Notes the calls that are valid but do not apply to this model."""
     refusals = {call.method: METHODS[call.method].refuses(card) for call in calls}
     refused = [f"{method} does not apply to {card.name}: {why}" for method, why in refusals.items() if why]
     for call in calls:
@@ -233,7 +239,8 @@ def check_applies(calls: Sequence[Call], card: ModelCard, violations: Violations
             refused.append(f"{why}; name another, or leave layer out")
     if any(map(relevance_of, calls)):
         layers = [name for call in calls for name in layers_of(call.target)]
-        refused += [f"lrp does not apply to {name}: {ASIDE}" for name in aside(layers, card)]
+        others = not_leading_to_logits(layers, card)
+        refused += [f"lrp does not apply to {name}: {RELEVANCE_NEEDS_LOGITS}" for name in others]
     own_input = any(rule is not None and rule.input != "same" for rule in map(relevance_of, calls))
     if own_input and card.input_rules_refused and not card.relevance_refused:
         refused.append(f"input_rule of lrp does not apply to {card.name}: {card.input_rules_refused}; leave it out")

@@ -93,7 +93,7 @@ def method_warnings(call: Call, card: ModelCard) -> list[str]:
 
 
 def _target_warnings(call: Call, card: ModelCard) -> list[str]:
-    """That relevance of z+ and gamma needs a contrast, on networks whose activations are ReLUs, leaky ones included."""
+    """A warning that relevance by z+ or gamma needs a contrast, for networks with ReLUs, leaky ones included."""
     rule = relevance_of(call)
     rectified = card.relus > 0 or LEAKY & set(card.other_activations)
     vague = rule is not None and rule.convolution != "epsilon" and rectified

@@ -26,7 +26,7 @@ DEFAULT_FILTERS, DEFAULT_INPUTS, DEFAULT_MAPS = 64, 8, 16
 FIELD_CHANNELS = 16  # How many channels a receptive field is of, where none is named.
 MAX_VALUE_BYTES = 60 << 20  # The most bytes of numbers in one reply.
 NUMBER_BYTES = 4
-STATISTICS_COST = 250  # Floating-point operations that take as long as the figures of one number of the table.
+STATISTICS_COST = 250  # Floating-point operations that take as long as the statistics of one value of a layer's output.
 COLOURS = 3
 ORDER = inspect_pb2.DESCRIPTOR.enum_types_by_name["ChannelOrder"]
 
@@ -67,7 +67,7 @@ def weighted_layer(name: str, card: ModelCard, violations: Violations) -> Layer 
 
 
 def every_layer(card: ModelCard) -> list[Layer]:
-    """All layers in the order in which they run, folded convolutions too."""
+    """All layers in the order in which they run, with the convolutions that are folded."""
     return sorted((*card.layers, *card.folded_layers), key=lambda layer: layer.number)
 
 
@@ -92,7 +92,8 @@ def is_colour(layer: Layer, card: ModelCard, shape: tuple[int, int, int] | None)
 def input_map(layer: Layer, card: ModelCard) -> tuple[tuple[int, int, int] | None, bool]:
     """Channels, height and width of the map that a linear layer takes as a vector, and whether channels come last.
 
-    None where it takes no map. That is the last layer before it whose output has as many numbers and a place for each.
+    None where it takes no map. The map is the output of the last layer before it, or of an earlier one where all those
+    between give vectors of as many values; where only such vectors come before, it is the image.
     """
     before = [each for each in card.layers if each.number < layer.number and each.layout != "other"]
     for each in reversed(before):
@@ -210,7 +211,7 @@ def _channels(channels: Sequence[int], path: str, layer: str, total: int, violat
 
 
 def _check_size(numbers: float, view: str, message: Any, violations: Violations) -> None:
-    """A violation for more numbers than a reply carries, or a worker hands on to be drawn."""
+    """A violation for more numbers than a reply may carry, or than a worker may send to be drawn."""
     size = numbers * NUMBER_BYTES
     if size > MAX_VALUE_BYTES:
         limit = f"at most {MAX_VALUE_BYTES >> 20} MiB are allowed; ask for fewer channels"

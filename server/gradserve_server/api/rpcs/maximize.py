@@ -87,8 +87,8 @@ def _sizes(
     if not card.any_size and set(sizes) != {(card.height, card.width)}:
         only = f"{card.name} accepts one size only"
         violations.add("settings", f"{only}: octaves must be 1 and pad 0, were {settings.octaves} and {settings.pad:g}")
-    elif violation := next((s for s in sizes if not fits(*s, card, limits)), None):
-        height, width = violation
+    elif unfit := next((size for size in sizes if not fits(*size, card, limits)), None):
+        height, width = unfit
         accepted = sizes_taken(card, limits)
         violations.add("settings.octaves", f"with pad make {width}x{height}, and {card.name} takes {accepted}")
     return sizes

@@ -23,7 +23,7 @@ from .exemplars import indexed_layer, pictures_of
 MAX_IMAGES, MAX_POINTS, MAX_NEIGHBOURS = 512, 10_000, 100
 DEFAULT_NEIGHBOURS = 10
 MAX_THUMBNAIL_BYTES = 48 << 20  # The most bytes of small pictures in one reply.
-# What it is worth to make ready a t-SNE, and to move one picture in it.
+# The work of preparing a t-SNE for new pictures, and of placing one of them, in GFLOP.
 TSNE_GFLOP, PLACING_GFLOP = 10.0, 0.02
 LEFT_OUT = "THUMBNAILS_LEFT_OUT: {count} small pictures had no room in the reply, which carries {most} MiB of them"
 METHOD = project_pb2.DESCRIPTOR.enum_types_by_name["ProjectionMethod"]
@@ -48,15 +48,15 @@ def bind(request: project_pb2.ProjectRequest, at: CallContext) -> Bound:
     count = len(request.images)
     cost = count * card.gflop * area(batch[0], card)
     task = task_of(options, card, batch, ProjectArguments(entry.name, count), cost, at)
-    compared = 2e-9 * count * len(index) * entry.channels
-    moved = TSNE_GFLOP + count * PLACING_GFLOP if method == "tsne" and count else 0.0
+    comparing = 2e-9 * count * len(index) * entry.channels  # GFLOP of finding the neighbours.
+    placing = TSNE_GFLOP + count * PLACING_GFLOP if method == "tsne" and count else 0.0
     return Bound(
         task,
         card,
         pictures[0],
         (method,),
         regions=tuple(each.region for each in pictures),
-        reply_gflop=compared + moved,
+        reply_gflop=comparing + placing,
     )
 
 
@@ -95,7 +95,7 @@ class _Thumbnails:
         self.left_out = 0
 
     def of(self, row: int) -> bytes:
-        """That of a row; empty where none is wanted, or where there is no room for it."""
+        """The thumbnail of a row; empty where none are wanted, or where there is no room for it."""
         data = self._index.thumbnail(row) if self._wanted else b""
         if len(data) > self._room:
             self.left_out += 1
@@ -105,8 +105,9 @@ class _Thumbnails:
 
 
 def _check_method(
-    method: str, entry: PictureLayer, index: PictureIndex, places: bool, card: ModelCard, violations: Violations
+    method: str, entry: PictureLayer, index: PictureIndex, has_images: bool, card: ModelCard, violations: Violations
 ) -> None:
+    """Violations where the index has no t-SNE of the layer, or the server cannot place new images in it."""
     if method != "tsne":
         return
     if not entry.tsne:
@@ -114,7 +115,7 @@ def _check_method(
         has = f"it has those of {', '.join(there)}" if there else "it has none"
         text = f"the index of {card.name} has no t-SNE of {entry.name}; {has}; build it with --tsne {entry.name}"
         violations.add("method", f"{text}, or name PCA")
-    elif places and tsne.missing():
+    elif has_images and tsne.missing():
         violations.not_applicable(f"method: TSNE places no new pictures here: {tsne.missing()}")
 
 
@@ -193,7 +194,7 @@ def _add_points(
     number: int,
     thumbnails: _Thumbnails,
 ) -> None:
-    """As many of the index's own pictures as were asked for, evenly."""
+    """Adds as many of the index's own pictures as were asked for, at even distances in the index."""
     count = min(request.points, len(index))
     if not count:
         return

@@ -7,7 +7,7 @@ FAILED_SEND = "ExecuteBatchError"  # It is named here, since its module in grpc 
 
 
 class CallerGone(logging.Filter):
-    """Makes one line without a traceback of an answer that could not be sent.
+    """Turns gRPC's error about an answer that could not be sent into a line at INFO without a traceback.
 
     A caller who leaves, or whose deadline passes, at the moment of the answer is no fault of the server. gRPC tells
     most of them apart; it logs an unexpected error where the answer was already on its way.

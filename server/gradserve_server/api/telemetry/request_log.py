@@ -12,7 +12,7 @@ import grpc
 
 from ..admission.callers import NOBODY, Caller
 
-REFUSALS_LOGGED_SECONDS = 2.0  # In such a time one refusal of each kind is logged, and how many were left out before.
+REFUSALS_LOGGED_SECONDS = 2.0  # The period in which one refusal of each kind is logged.
 TRACE_PARENT = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}.*")
 
 
@@ -55,18 +55,19 @@ request_log: ContextVar[RequestLog] = ContextVar("request_log")
 
 
 class RefusalLog:
-    """Keeps the log readable, and cheap, while many requests are refused."""
+    """Decides which refusals are logged, so that the log stays readable, and cheap, while many requests are refused."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._until = 0.0  # The end of the time in which one refusal of each kind is logged.
-        self._logged: set[str] = set()  # Their kinds.
-        self._left_out = Counter[str]()  # By kind, since it was logged how many.
+        self._until = 0.0  # The end of the present period.
+        self._logged: set[str] = set()  # The kinds of which one was logged in it.
+        self._left_out = Counter[str]()  # How many were left out, by kind, since these numbers were logged last.
 
     def shows(self, line: dict[str, Any], refused: str) -> bool:
         """Whether to log a line; `refused`: its kind of refusal, if it is one.
 
-        The first line of each time, which may be an answer's, is told how many refusals of each kind were left out.
+        The first line of each period, which may be an answer's, gets a field with the refusals that were left out
+        before, by kind; the line of a refusal gets its kind.
         """
         now = self._clock()
         if now >= self._until:
@@ -86,5 +87,5 @@ class RefusalLog:
 
 def trace_id(metadata: dict[str, Any]) -> str:
     """The trace id in the header traceparent, or empty."""
-    found = TRACE_PARENT.fullmatch(str(metadata.get("traceparent", "")))
-    return found[1] if found else ""
+    match = TRACE_PARENT.fullmatch(str(metadata.get("traceparent", "")))
+    return match[1] if match else ""

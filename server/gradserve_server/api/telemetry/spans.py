@@ -1,7 +1,7 @@
 """The spans of a request that is traced, as the servicer notes them; `tracing` sends them when the request has ended.
 
-Their times are of this process's monotonic clock. Each begins where the one before it ended, so that they add up. A
-request that is not traced has no span that is open, and notes nothing.
+Their times are of this process's monotonic clock. Each begins where the one before it ended, so that they add up. For a
+request that is not traced no span is open, and nothing is noted.
 """
 
 import time
@@ -27,7 +27,7 @@ class RequestSpan:
     parts: list["RequestSpan"] = field(default_factory=list)
 
     @property
-    def rest(self) -> float:
+    def next_begun(self) -> float:
         """When its next part begins."""
         return self.parts[-1].ended if self.parts else self.begun
 
@@ -44,7 +44,7 @@ def span(name: str) -> AbstractContextManager[None]:
 
 @contextmanager
 def _part(outer: RequestSpan, name: str) -> Iterator[None]:
-    own = RequestSpan(name, outer.rest, 0.0)
+    own = RequestSpan(name, outer.next_begun, 0.0)
     outer.parts.append(own)
     token = open_span.set(own)
     try:
@@ -57,7 +57,7 @@ def _part(outer: RequestSpan, name: str) -> Iterator[None]:
 class TaskSpans:
     """Notes what becomes of a task inside its `with`: `queue` until its first pass, and `run` until its outcome.
 
-    One whose worker told no times, as it was cancelled or its time was up, has `task` instead.
+    A task without a timeline from its worker, since it was cancelled or its time was up, gets one span `task` instead.
     """
 
     def __init__(self, task: Task) -> None:
@@ -74,7 +74,7 @@ class TaskSpans:
     ) -> None:
         if self._outer is not None:
             timeline = None if self.outcome is None else self.outcome.timeline
-            self._outer.parts.extend(_task_spans(self._outer.rest, time.monotonic(), timeline))
+            self._outer.parts.extend(_task_spans(self._outer.next_begun, time.monotonic(), timeline))
 
 
 def _task_spans(begun: float, ended: float, timeline: Timeline | None) -> list[RequestSpan]:
@@ -89,7 +89,7 @@ def _task_spans(begun: float, ended: float, timeline: Timeline | None) -> list[R
 
 
 def _pass_span(timed: TimedPass, started: float, ended: float) -> RequestSpan:
-    """A pass as a part of a run from `started` to `ended`: clocks of two hosts agree but for some milliseconds."""
+    """A pass as a part of a run, cut to its time from `started` to `ended`: clocks of hosts differ by milliseconds."""
     attributes: dict[str, str | int] = {
         "gradserve.rows": timed.rows,
         "gradserve.other_rows": timed.other_rows,

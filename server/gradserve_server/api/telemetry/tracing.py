@@ -71,7 +71,8 @@ class Tracing:
     def send(self, span: RequestSpan, outer: SpanContext, epoch: float) -> None:
         """Sends a span that has ended, and its parts; its times are seconds after `epoch`.
 
-        It is made as what the SDK makes of a span that ends: opening and ending each would cost ten times as much.
+        It is made in the form that the SDK gives to a span that has ended: opening and ending one for each part would
+        take ten times as long.
         """
         span_id = self._provider.id_generator.generate_span_id()
         context = SpanContext(outer.trace_id, span_id, False, outer.trace_flags, outer.trace_state)
@@ -102,7 +103,7 @@ class RequestTrace:
     def __init__(self, tracing: Tracing, name: str, caller: Any, entry: RequestLog) -> None:
         """`caller`: the context with the caller's span."""
         self._tracing, self._entry = tracing, entry
-        self._epoch = time.time() - time.monotonic()  # What the monotonic clock's times are seconds after.
+        self._epoch = time.time() - time.monotonic()  # The Unix time at which the monotonic clock was 0.
         attributes = {"rpc.system.name": "grpc", "rpc.method": name, "gradserve.request_id": entry.id}
         begun = nanoseconds(self._epoch + entry.arrived)
         self._sent = tracing.start_span(name, caller, SpanKind.SERVER, attributes, start_time=begun)
@@ -145,7 +146,7 @@ def nanoseconds(seconds: float) -> int:
 
 
 def _resource() -> Resource:
-    """What is said of this process; the variables of the environment come first."""
+    """The attributes of this process; those of the environment come first where they name the service."""
     found = Resource.create()
     named = not str(found.attributes["service.name"]).startswith("unknown_service")
     own = {"service.name": "gradserve", "service.version": __version__}

@@ -10,8 +10,8 @@ from ...config import ServerSettings
 class ReservedAddress:
     """The address that the service will listen on.
 
-    Nobody else can take it, and until the service listens connections are refused, so that callers and balancers turn
-    to other servers while this one loads its models.
+    It is bound from the start, so that a server which listens there already is found before the models are loaded.
+    Until the service listens connections are refused, so that callers and balancers turn to other servers meanwhile.
     """
 
     def __init__(self, settings: ServerSettings, *, shared: bool = False) -> None:
@@ -50,9 +50,9 @@ def check_unused(settings: ServerSettings) -> None:
 
 
 def bound(host: str, port: int, shared: bool = False) -> socket.socket:
-    """A socket that does not listen; front-ends can bind the same address, and no other server can.
+    """A socket that is bound to the address and does not listen; front-ends can bind the same address. Raises OSError.
 
-    Several can where all of them share the port, which must be free before it is shared. Raises OSError.
+    `shared`: several front-ends can listen there, each with SO_REUSEPORT. The port must be free before it is shared.
     """
     family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
     holder = socket.socket(family, kind, protocol)

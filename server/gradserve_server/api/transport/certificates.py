@@ -40,7 +40,7 @@ class Certificates:
 
 
 def _contents(settings: ServerSettings) -> tuple[bytes | None, ...]:
-    """Of the key, the certificate, and the certificates of authorities."""
+    """The contents of the files of the key, the certificate, and the certificates of authorities; None for no file."""
     paths: tuple[Path | None, ...] = (settings.tls_key, settings.tls_certificate, settings.tls_client_ca)
     return tuple(path.read_bytes() if path else None for path in paths)
 

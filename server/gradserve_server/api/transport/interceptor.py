@@ -31,9 +31,10 @@ if TYPE_CHECKING:
 log = logging.getLogger("gradserve.requests")
 
 TOKEN_NEEDED = "a valid token is needed, as metadata authorization with the value Bearer TOKEN, or by --token TOKEN"
-TWO_AUTHORIZATIONS = "two authorizations"  # Stands for them, and is none that a token could be read from.
+TWO_AUTHORIZATIONS = "two authorizations"  # Takes the place of several authorizations; it contains no token.
 COUNTED_SERVICE = "gradserve.v1.GradientService"  # Its requests hold places; those about models are answered at once.
-# Calls of another service that hold places too, each with the RPCs of that one of which its caller must have a right.
+# Calls of another service that hold places too, each with the RPCs of GradientService: its caller must have the right
+# to one of them.
 COUNTED_CALLS = {"/inference.GRPCInferenceService/ModelInfer": ("Predict", "Explain")}
 SERVED = ("/gradserve.", "/inference.")  # The beginnings of methods that are not gRPC's own.
 # A call ends this long before its gRPC deadline, the smaller of both, so that our status reaches the caller.
@@ -64,7 +65,7 @@ class RequestInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]
     async def drain(self, seconds: float) -> bool:
         """Refuses new requests from now on, and ends those as UNAVAILABLE that still run after so many seconds.
 
-        Returns when none runs: whether all of them ended by themselves.
+        Returns, once none runs any more, whether all of them ended by themselves.
         """
         self._draining = True
         self._idle.clear()
@@ -239,7 +240,7 @@ def _refusal(error: Exception, request_id: str) -> RequestError:
 
 
 async def _nothing() -> None:
-    """Answers a call that is refused before."""
+    """Stands for the answer of a call that `_run` refuses, so that it is never made."""
 
 
 def _metadata(details: grpc.HandlerCallDetails) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import grpc
 from ..errors import Full, RequestError
 
 MIB = 1 << 20
-SENDING_FACTOR = 4  # As many times the limit may be on their way to a caller.
+SENDING_FACTOR = 4  # The bytes of replies on their way to a caller may be so many times the limit of unread ones.
 
 
 class NotRead(RequestError):
@@ -21,10 +21,10 @@ class NotRead(RequestError):
 
 
 class UnreadReplies:
-    """Counts the bytes of replies that are not taken yet, by caller: all, and those that were ready a while ago."""
+    """Counts the bytes of replies that callers have not taken yet: of all, and of those that were left unread."""
 
     def __init__(self, seconds: float, limit: int) -> None:
-        """`seconds`: the while. `limit`: bytes that a caller may leave for so long."""
+        """`seconds`: after so long a reply counts as left unread. `limit`: bytes that a caller may leave unread."""
         self._seconds, self._limit = seconds, limit
         self._sending, self._left = Counter[str](), Counter[str]()
 

@@ -27,7 +27,10 @@ def check_fields(data: bytes, message: Descriptor) -> None:
 
 
 def _level(data: bytes, waiting: list[tuple[int, int, Descriptor, int]], left: int) -> int:
-    """Counts the fields of the last message that waits, whose submessages wait then; returns how many more may come."""
+    """Counts the fields of the last message in `waiting`, and puts its submessages there.
+
+    `left`: how many fields are allowed. Returns how many are allowed after these.
+    """
     place, end, of, depth = waiting.pop()
     messages = _messages(of) if depth < MAX_DEPTH else {}
     while place < end:

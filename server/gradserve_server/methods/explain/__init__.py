@@ -29,7 +29,7 @@ from .masks import rise, too_many_cells
 from .occlusion import occlusion, occlusion_rows
 from .reporting import report, reporting, warn_of_error, warn_of_zeros
 from .saliency import deconvnet, gradient, gradient_x_input, guided_backprop
-from .sanity import Trial, natural_pictures, sensitivity, tried_parameters
+from .sanity import Trial, natural_pictures, shuffled_correlation, tried_parameters
 from .surrogates import kernel_shap, lime, misfits
 from .trust import NO_TIME, NOT_FINITE, Judgement
 
@@ -175,7 +175,7 @@ class Explained:
     done: int
     warnings: tuple[str, ...]
     judgement: Judgement | None = None
-    sensitivity: float | None = None  # What a trial of its method found, if there was one.
+    shuffled_correlation: float | None = None  # The correlation that a trial of its method measured, if there was one.
     standard_error: float | None = None
     settled: bool = False  # Whether fewer samples than asked for sufficed.
 
@@ -202,14 +202,14 @@ def explain(job: Job, x: Tensor, arguments: ExplainArguments) -> Steps:
 
 
 def _try(job: Job, x: Tensor, trial: Trial, calls: Sequence[Call], results: Sequence[Explained]) -> Steps:
-    """The results with what the trial of their methods found."""
+    """The results, with the correlations that the trial of their methods measures."""
     images, tried = natural_pictures(*trial.size).to(x), list(results)
     for i in trial.calls:
         function, parameters = METHODS[calls[i].method].function, tried_parameters(calls[i].parameters)
         contrast = isinstance(calls[i].target, Contrast)
         with suppress(NotFinite):  # Nothing is known then.
-            found = yield from sensitivity(job, images, trial.layer, function, parameters, contrast=contrast)
-            tried[i] = replace(tried[i], sensitivity=found)
+            found = yield from shuffled_correlation(job, images, trial.layer, function, parameters, contrast=contrast)
+            tried[i] = replace(tried[i], shuffled_correlation=found)
     return tried
 
 

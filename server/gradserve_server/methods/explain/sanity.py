@@ -48,7 +48,7 @@ def trial_rows(rows: int) -> int:
     return PICTURES * (1 + 2 * rows)
 
 
-def sensitivity(
+def shuffled_correlation(
     job: Job,
     images: Tensor,
     layer: str,
