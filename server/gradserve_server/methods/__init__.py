@@ -1,6 +1,6 @@
-"""The methods: generators that ask for gradients, and nothing else. TASKS says what a worker can be asked.
+"""The methods: generators that yield queries to the engine, and return a result. TASKS has those that workers run.
 
-Each takes its job, the image [1, 3, H, W], and the task's arguments.
+Each takes its job, the images [n, 3, H, W], of which most methods have one, and the task's arguments.
 """
 
 from collections.abc import Callable, Mapping

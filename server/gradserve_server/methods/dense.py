@@ -43,7 +43,7 @@ def dense(job: Job, x: Tensor, arguments: DenseArguments) -> Steps:
     head = arguments.head
     model: Any = yield ModelRead(lambda model: _dense_model(model, head))
     parts = list(tiles(x.shape[2], x.shape[3], arguments.tile, head))
-    found: dict[tuple[int, int], Tensor] = {}
+    maps: dict[tuple[int, int], Tensor] = {}  # The tiles' maps, by the row and column of their first cells.
     size = (0, 0)
     for tile in parts:
         rows, columns = tile
@@ -51,9 +51,9 @@ def dense(job: Job, x: Tensor, arguments: DenseArguments) -> Steps:
         tap = Tap(head.layer, reduce=lambda act, _, tile=tile: _kept(_reduced(model, act), tile, head.stride))  # type: ignore[misc]
         answer = yield Query(image, taps=(tap,))
         part = answer.acts[0].float().cpu()
-        found[rows.first, columns.first] = part
+        maps[rows.first, columns.first] = part
         size = (rows.first + part.shape[2], columns.first + part.shape[3])
-    values = _joined(found, size)
+    values = _joined(maps, size)
     if head.chain:
         last_map = values.to(x)
         logits = (yield ModelRead(lambda _: _computed(model.logits, last_map)))[0]
@@ -67,7 +67,7 @@ def dense(job: Job, x: Tensor, arguments: DenseArguments) -> Steps:
 
 
 def dense_head(job: Job, x: Tensor, arguments: None) -> Steps:
-    """What the model's head is as a convolution, a DenseHead; it is tried when that is asked for the first time."""
+    """Tries the model's head as a convolution, in several reads of the model. Returns a DenseHead."""
     head: DenseHead | None = None
     while head is None:
         head = yield ModelRead(_try_head)
@@ -100,13 +100,13 @@ def _kept(values: Tensor, tile: Sequence[TileSpan], stride: int) -> Tensor:
     return values
 
 
-def _joined(found: dict[tuple[int, int], Tensor], size: tuple[int, int]) -> Tensor:
-    """One map of the parts by the places of their first cells."""
-    if len(found) == 1:
-        return next(iter(found.values()))
-    first = next(iter(found.values()))
+def _joined(maps: dict[tuple[int, int], Tensor], size: tuple[int, int]) -> Tensor:
+    """One map [1, C, h, w] of the parts, which are given by the places of their first cells."""
+    if len(maps) == 1:
+        return next(iter(maps.values()))
+    first = next(iter(maps.values()))
     whole = first.new_empty(1, first.shape[1], *size)
-    for (y, x), part in found.items():
+    for (y, x), part in maps.items():
         whole[:, :, y : y + part.shape[2], x : x + part.shape[3]] = part
     return whole
 

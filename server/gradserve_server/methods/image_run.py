@@ -87,7 +87,7 @@ class Trajectory:
 
 
 def as_bytes(images: Tensor) -> Tensor:
-    """Images in [0, 1] as 8-bit files will have them."""
+    """Images in [0, 1] as the bytes of an 8-bit file, uint8."""
     return images.detach().clamp(0, 1).mul(255).round().to(torch.uint8)
 
 
@@ -102,12 +102,12 @@ def pixels(image: Tensor) -> np.ndarray:
 
 
 def numbers(values: Tensor) -> np.ndarray:
-    """As float32 on the host."""
+    """The values as a float32 array on the host."""
     return values.detach().float().cpu().numpy()
 
 
 def resized(images: Tensor, size: tuple[int, int]) -> Tensor:
-    """Bilinear, antialiased where it shrinks."""
+    """Images [n, 3, H, W] in another height and width, bilinear, antialiased where they shrink."""
     if images.shape[2:] == size:
         return images
     return F.interpolate(images, size, mode="bilinear", antialias=True)

@@ -58,5 +58,5 @@ def model_of(method: Callable[..., Any]) -> type[BaseModel]:
 
 
 def bind(method: Callable[..., Any], given: Mapping[str, Any]) -> dict[str, Any]:
-    """The given parameters checked, the others at their defaults. Raises pydantic.ValidationError with all faults."""
+    """The given parameters, checked, and the others' defaults. Raises pydantic.ValidationError with all faults."""
     return model_of(method).model_validate(dict(given)).model_dump()

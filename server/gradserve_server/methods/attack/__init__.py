@@ -54,7 +54,7 @@ class AttackMethod(NamedTuple):
     at_once: str = ""  # The parameter that sets how many pictures a step has; "" for one.
     tries_classes: bool = False  # Whether it tries other classes in turn: no target, and a softmax head only.
     own_loss: Loss | None = None  # Its default loss, if another than that of its kind.
-    fixed_loss: bool = False  # Whether it has no other.
+    fixed_loss: bool = False  # Whether no other loss can be chosen.
 
     @property
     def loss(self) -> Loss:
@@ -140,8 +140,8 @@ class AttackArguments:
     goal_spec: GoalSpec
     ball: Ball
     std: tuple[float, ...]  # The model's normalisation, for each channel.
-    stop: bool = False
-    adaptive: bool = False
+    stop: bool = False  # Whether the first success ends it.
+    adaptive: bool = False  # Whether it attacks through the defence, instead of the bare model.
     transform: InputTransform = field(default_factory=InputTransform)
     region: ScoredRegion | None = None  # The positions whose mean scores are the logits, where a network has such.
 

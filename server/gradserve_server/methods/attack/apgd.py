@@ -41,7 +41,7 @@ def apgd(
 
 def climb_from(at: Tensor, x: Tensor, oracle: Oracle, ball: Ball, run: MethodContext, steps: int, rho: float) -> Steps:
     """Algorithm 1 from the starts `at`, [n, 3, H, W]."""
-    progress, periods = ClimbState(at, 2 * (ball.eps or 0)), checkpoints(steps)
+    progress, checked = ClimbState(at, 2 * (ball.eps or 0)), checkpoints(steps)
     before, momentum = at, 0.0
     for number in range(steps):
         evaluation = yield from oracle.climb(at, number)
@@ -49,8 +49,8 @@ def climb_from(at: Tensor, x: Tensor, oracle: Oracle, ball: Ball, run: MethodCon
             return
         progress.follow(at, evaluation.value, evaluation.grad)
         grad = evaluation.grad
-        if number in periods:
-            period = number - max([0, *(w for w in periods if w < number)])
+        if number in checked:
+            period = number - max([0, *(w for w in checked if w < number)])
             at, grad = progress.back_where_stuck(at, grad, rho * period)
         z = ball.project(at + progress.rate * ball.direction(grad), x)
         after = ball.project(at + (1 - momentum) * (z - at) + momentum * (at - before), x)

@@ -52,7 +52,7 @@ def ensemble(
     parameters = {"apgd": {"steps": steps}, "square": {"queries": queries}}
     stages = oracle.notes["stages"] = list[Stage]()
     run.asked, run.unit = len(STAGES), "stages"
-    found = False  # Whether an attack by gradients found a picture, be it one that the encoding undid.
+    had_success = False  # Whether an attack by gradients found a picture, even one that the encoding undid.
     for name, (method, loss) in STAGES.items():
         part = oracle.part(replace(oracle.goal, loss=loss))
         try:
@@ -65,8 +65,8 @@ def ensemble(
         run.completed(range(1))
         if part.done:
             break
-        found |= part.first_success is not None
-    if part.done and not part.gradients and not found:
+        had_success |= part.first_success is not None
+    if part.done and not part.gradients and not had_success:
         run.warn(MASKED_GRADIENTS)
     if oracle.obstacles and part.flat:
         oracle.obstacles[flat(part.goal)] = None

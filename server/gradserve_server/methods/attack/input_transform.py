@@ -13,7 +13,7 @@ from ...engine.job import MethodContext
 from ..parameters import Degrees, Restarts, Share, Unit
 from .defences import DEFENCES, DRAWS_PER_JUDGEMENT, DRAWS_PER_STEP
 
-Pull = Callable[[Tensor], Tensor]  # Makes gradients by pictures from those by the rows of a pass.
+Pull = Callable[[Tensor], Tensor]  # From the gradients by the rows of a pass to those by the pictures.
 # Random changes have sample indices from here on in an attack and in a judgement; starts have lower ones.
 ATTACK_INDEX, JUDGEMENT_INDEX = 1 << 32, 1 << 33
 MAX_VIEWS = 64

@@ -82,7 +82,7 @@ class Oracle:
         self.gradients += len(seen)
         grad = self.ball.masked(pull(answer.image_grad))
         rows = answer.image_grad
-        if self.ball.mask is not None:  # What leads nowhere inside the mask leads nowhere.
+        if self.ball.mask is not None:  # A gradient that is 0 inside the mask counts as 0.
             rows = rows * grad.flatten(1).any(1).repeat_interleave(self.transform.views).view(-1, 1, 1, 1)
         borrowed = self.model is not None
         self.obstacles |= obstacles(self.goal, self._climbed, answer.logits, rows, borrowed)

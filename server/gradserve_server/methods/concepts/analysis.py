@@ -16,7 +16,7 @@ from . import ConceptFeatures, ConceptsArguments
 from .regression import MAX_FOLDS, accuracy, centred, direction, halves
 from .significance import scores_of, threshold_of
 
-REGRESSION_FLOP = 12  # Of a regression, for each of its pictures to the third power: Newton's method takes some steps.
+REGRESSION_FLOP = 12  # A regression takes so many operations times the third power of the number of its pictures.
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,19 +40,19 @@ class ConceptDirection:
 
 
 def gflop(arguments: ConceptsArguments) -> float:
-    """What `analysed` is worth, in GFLOP."""
+    """The work of `analysed` in GFLOP."""
     regressions = 1 + arguments.random_directions + MAX_FOLDS
     return 1e-9 * REGRESSION_FLOP * regressions * (arguments.concepts + arguments.negatives) ** 3
 
 
 def analysed(
-    found: ConceptFeatures, arguments: ConceptsArguments, seed: int, deadline: float = float("inf")
+    measured: ConceptFeatures, arguments: ConceptsArguments, seed: int, deadline: float = float("inf")
 ) -> ConceptDirection:
     """The direction and the classes.
 
     Raises NotApplicable where the layer does not tell the pictures apart, TimeUp after the deadline (monotonic clock).
     """
-    features, shown = centred(found.features), arguments.concepts + arguments.negatives
+    features, shown = centred(measured.features), arguments.concepts + arguments.negatives
     kernel = features @ features.T
     labels = np.where(np.arange(shown) < arguments.concepts, 1.0, -1.0)
     vector = direction(features, labels, kernel)
@@ -60,7 +60,7 @@ def analysed(
         raise NotApplicable(f"{arguments.layer} gives the same for the concept and the negatives; name another layer")
     randoms = _random_directions(features, kernel, arguments, seed, deadline)
     share = accuracy(kernel, labels, _generator(seed, 0))
-    derivatives, random = found.gradients @ vector, found.gradients @ randoms.T
+    derivatives, random = measured.gradients @ vector, measured.gradients @ randoms.T
     z = scores_of(derivatives, random)
     known = arguments.complete or bool(arguments.logits_layer)  # The derivatives of all classes.
     places = [target.label or 0 if known else i for i, target in enumerate(arguments.classes)]
@@ -83,7 +83,7 @@ def _random_directions(
     how much the concept's pictures differ among themselves: of 40 concepts of 12 random photos, against 24, 19 then had
     some significant class of the 1000 of `imagenet`, and by these halves 7 (2026-11-30).
     """
-    counts, found = (arguments.concepts, arguments.negatives), list[np.ndarray]()
+    counts, directions = (arguments.concepts, arguments.negatives), list[np.ndarray]()
     for i in range(1, 1 + arguments.random_directions):
         if time.monotonic() >= deadline:
             raise TimeUp
@@ -92,8 +92,8 @@ def _random_directions(
             raise NotApplicable(
                 f"{arguments.layer} gives the same for all pictures; send others, or name another layer"
             )
-        found.append(each)
-    return np.stack(found)
+        directions.append(each)
+    return np.stack(directions)
 
 
 def _generator(seed: int, index: int) -> np.random.Generator:

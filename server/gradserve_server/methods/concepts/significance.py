@@ -4,7 +4,7 @@ import numpy as np
 from scipy.special import stdtrit
 
 LEVEL = 0.05  # The share of random concepts that are called significant for some of the classes asked for.
-ROUNDING = 1e-7  # Others that differ by less than this share of a value's distance from them are the same.
+ROUNDING = 1e-7  # Values whose deviation is below this share of another one's distance from them are all the same.
 
 
 def scores_of(derivatives: np.ndarray, random: np.ndarray) -> np.ndarray:

@@ -38,27 +38,27 @@ Size = tuple[int, int]  # Height and width in pixels.
 
 
 def needs_nothing(card: ModelCard) -> str:
-    """Applies to every model."""
+    """Empty: the method applies to every model. Like this, the functions below say why a method does not apply."""
     return ""
 
 
 def needs_gradient(card: ModelCard) -> str:
-    """Needs logits that can be differentiated by the image."""
+    """Why the model's logits cannot be differentiated by the image; empty if they can."""
     return card.no_gradient
 
 
 def needs_rules(card: ModelCard) -> str:
-    """Needs ReLUs whose backward can be ruled."""
+    """Why the model has no ReLUs whose backward can follow another rule; empty if it has."""
     return needs_gradient(card) or card.rules_refused
 
 
 def needs_relevance(card: ModelCard) -> str:
-    """Needs rules of relevance for all that it does."""
+    """Why relevance cannot be propagated through the model; empty if it can."""
     return needs_gradient(card) or card.relevance_refused
 
 
 def needs_map(card: ModelCard) -> str:
-    """Needs a layer with spatial extent."""
+    """Why the model has no layer for Grad-CAM; empty if it has."""
     if card.grad_cam_layer:
         return ""
     notes = [note.removeprefix("GRAD_CAM: ") for note in card.notes if note.startswith("GRAD_CAM: ")]
@@ -66,7 +66,7 @@ def needs_map(card: ModelCard) -> str:
 
 
 def needs_both(card: ModelCard) -> str:
-    """Needs ReLUs and a map."""
+    """Why the model lacks such ReLUs or a layer for Grad-CAM; empty if it has both."""
     return needs_rules(card) or needs_map(card)
 
 
@@ -143,8 +143,8 @@ def relevance_of(call: Call) -> Relevance | None:
 def first_rows(calls: Sequence[Call]) -> int:
     """Forward passes that the targets need before their maps.
 
-    Calls with regions share none, nor find their ranks in the pass of their map; without, one for plain ranks is not
-    counted.
+    Calls with regions each need their own, for ranks too. Without regions calls share them, and a pass for plain ranks
+    alone is not counted.
     """
     if any(call.region is not None for call in calls):
         return sum(look_up_rows([call.target]) for call in calls)

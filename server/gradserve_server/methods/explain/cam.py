@@ -23,7 +23,7 @@ def grad_cam(x: Tensor, target: Objective, run: MethodContext, *, layer: LayerNa
 
 
 def positive_sum(act: Tensor, grad: Tensor) -> Tensor:
-    """Activations weighted where they are by their positive gradients (Jiang et al. 2021): [N, h, w]."""
+    """Activations weighted at each position by their positive gradients there (Jiang et al. 2021): [N, h, w]."""
     return (act * grad.relu()).sum(1).relu()
 
 

@@ -34,8 +34,8 @@ def curves(x: Tensor, values: np.ndarray, objective: Objective, run: MethodConte
         images = [torch.where(kept, inside, outside) for kept, inside, outside in pairs[part.start : part.stop]]
         scores.append((yield Query(torch.cat(images), objective)).value)
     values_along = torch.cat(scores).double()
-    found = (values_along.exp() if exponential else values_along).tolist()
-    return CurvePair(tuple(found[: STEPS + 1]), (found[STEPS], *found[STEPS + 1 :]))
+    points = (values_along.exp() if exponential else values_along).tolist()
+    return CurvePair(tuple(points[: STEPS + 1]), (points[STEPS], *points[STEPS + 1 :]))
 
 
 def area(curve: tuple[float, ...]) -> float:

@@ -26,7 +26,7 @@ class Answered:
 
 
 def judging_rows(regions: Sequence[ScoredRegion | None], *, with_curves: bool) -> int:
-    """The rows that judging maps takes, which have these regions."""
+    """The rows that it takes to judge maps of targets with these regions."""
     sets = len({_key(region) for region in regions})
     return MASKS * sets + (CURVE_ROWS * len(regions) if with_curves else 0)
 
@@ -69,5 +69,5 @@ def _curves(job: Job, x: Tensor, answered: Answered, values: np.ndarray, beside:
 
 
 def _key(region: ScoredRegion | None) -> Hashable:
-    """The same for regions with the same weights."""
+    """A key that is the same for regions with the same weights that are summed or averaged alike."""
     return None if region is None else (region.weights.tobytes(), region.averaged)

@@ -17,7 +17,7 @@ ZERO_BY_LAYER = (
 
 
 class PartOfAnswer(NamedTuple):
-    """One map: which one it is, what there is of it, and whether that is all."""
+    """One map of an answer: its number among the calls, the map as it stands, and whether it is finished."""
 
     place: int
     explained: Any  # Explained

@@ -11,7 +11,7 @@ from ...models.rules import Rule
 from ..parameters import Reduce
 from .maps import Map, reduced
 
-LOG_ODDS = {"logit": "log_odds", "ranked": "ranked_log_odds"}
+LOG_ODDS = {"logit": "log_odds", "ranked": "ranked_log_odds"}  # The kind of term that takes the place of another.
 
 
 def gradient(

@@ -17,7 +17,7 @@ from .maps import Map
 
 MAX_SIDE = 320  # Larger pictures are cut at this longer side, since the time grows with the number of pixels.
 MAX_CUTS = 4  # Most ways to cut the picture of a request, since a worker does nothing else meanwhile.
-MIN_SHARE_FOUND = 0.5  # No more segments than this share of those that were asked for get a warning.
+MIN_SHARE_FOUND = 0.5  # A map has a warning if SLIC finds no more than this share of the segments asked for.
 
 
 class Segments:

@@ -81,7 +81,7 @@ def kernel_shap(
     """
     image = Segments(x, segments, compactness, baseline, run)
     choices, weights = shapley_choices(len(image), samples, run)
-    every = len(choices) == 2 ** min(len(image), 62) - 2
+    has_all_choices = len(choices) == 2 ** min(len(image), 62) - 2
     run.unit = "samples"
     clean, nothing = (yield Query(image.ends(), target)).value
     values: list[float] = []
@@ -89,7 +89,7 @@ def kernel_shap(
     def fitted() -> Fit:
         done = len(values)
         fit = shapley_fit(choices[:done], np.array(values), weights[:done], clean.item(), nothing.item())
-        return fit._replace(errors=np.zeros(len(image))) if every and done == len(choices) else fit
+        return fit._replace(errors=np.zeros(len(image))) if has_all_choices and done == len(choices) else fit
 
     run.so_far = lambda: image.explained(fitted(), clean)
     if not len(choices):
@@ -97,7 +97,7 @@ def kernel_shap(
     try:
         for part in run.parts(len(choices)) if len(choices) else ():
             yield from image.evaluate(choices, target, run, values, part)
-            if not every and run.stable(lambda: fitted().relative_error(image.sizes)):
+            if not has_all_choices and run.stable(lambda: fitted().relative_error(image.sizes)):
                 break
     except TimeUp:
         if not run.done:
@@ -109,7 +109,7 @@ def kernel_shap(
 
 
 def _warn_of_few(run: MethodContext, fit: Fit, image: Segments) -> None:
-    """Warns where the samples that are done do not determine the model."""
+    """Warns where the samples that are done do not determine the linear model."""
     if not fit.determined:
         run.warn(
             f"UNDERDETERMINED: {run.done} samples do not determine the values of {len(image)} segments, "

@@ -142,8 +142,8 @@ def judged(values: np.ndarray, masks: np.ndarray, scores: np.ndarray) -> Judgeme
     if _is_constant(_without(counts, scores), scores):
         why = f"the target's value does not depend on which of the {len(masks)} halves of the picture are there"
         return Judgement(0.0, 1.0, 0.0, *_verdict(0.0, 1.0, 0.0, why))
-    found = agreements(cells.ravel()[copies(cells.shape)], masks, scores)
-    own, p = float(found[0]), float(np.mean(found >= found[0] - TIE))
+    of_copies = agreements(cells.ravel()[copies(cells.shape)], masks, scores)
+    own, p = float(of_copies[0]), float(np.mean(of_copies >= of_copies[0] - TIE))
     return Judgement(own, p, centre, *_verdict(own, p, centre))
 
 

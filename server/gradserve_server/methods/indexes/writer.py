@@ -15,7 +15,7 @@ import numpy as np
 from .folder import MANIFEST, Array, FolderManifest, IndexFault, files_of
 
 STATE = "state.json"
-SAVE_SECONDS = 20.0
+SAVE_SECONDS = 20.0  # The least seconds between two saves of an unfinished index.
 
 
 class SaveClock:

@@ -14,9 +14,10 @@ from ...engine.query import Answer, Query, Tap
 
 PICTURES = 4  # Random pictures of a pass; one alone leaves holes where ReLUs do not fire.
 DRAWS = 64  # At least so many pictures times channels: max pooling hands a gradient to one pixel of its window alone.
-FAINT = 1e-30  # Of a gradient at the field's edge. Beyond it float32, which ends at 1e-45, may have lost the next ones.
+# A gradient at the field's edge below this is faint: float32, which ends at 1e-45, may have lost those farther out.
+MAX_FAINT_GRADIENT = 1e-30
 NEIGHBOURS = (-1, 1)  # Distances of the units, down and to the right, by which the stride is measured.
-SHARE = 0.9  # Of the mean absolute gradient, which the square of the effective size holds.
+EFFECTIVE_SHARE = 0.9  # The share of the mean absolute gradient inside the square of the effective size.
 BISECTIONS = 50
 NO_GRADIENT = "its channel does not fire there, its gradient vanishes, or it does not depend on the picture"
 
@@ -60,7 +61,7 @@ class Field:
 
 
 def receptive_field(run: MethodContext, x: Tensor, arguments: FieldArguments) -> Steps:
-    """-> Field, on the first size where it does not touch the border, or on the last. x tells device and type alone."""
+    """-> Field, on the first size where it does not touch the border, or the last. Of x only device and type count."""
     for size in arguments.sizes:
         last = size == arguments.sizes[-1]
         images = _pictures(run, x, size, 0)
@@ -116,9 +117,10 @@ def support(gradient: np.ndarray) -> Extent:
 
 
 def is_faint(gradient: np.ndarray, extent: Extent) -> bool:
-    """Whether the largest gradient of one of the field's outermost lines is below FAINT."""
+    """Whether the largest gradient of one of the field's outermost lines is below MAX_FAINT_GRADIENT."""
     inside = gradient[extent.top : extent.bottom, extent.left : extent.right]
-    return min(float(line.max()) for line in (inside[0], inside[-1], inside[:, 0], inside[:, -1])) < FAINT
+    outermost = (inside[0], inside[-1], inside[:, 0], inside[:, -1])
+    return min(float(line.max()) for line in outermost) < MAX_FAINT_GRADIENT
 
 
 def _is_cut(gradient: np.ndarray) -> bool:
@@ -172,11 +174,11 @@ def _middle(
 
 
 def effective_size(gradient: np.ndarray, middle: tuple[float, float]) -> float:
-    """The side of the square around `middle` that holds SHARE of the gradient [H, W], as in Luo et al. (2016).
+    """The side of the square around `middle` that holds EFFECTIVE_SHARE of the gradient [H, W] (Luo et al. 2016).
 
     Pixels that the square cuts count by the part that is inside.
     """
-    enough = SHARE * float(gradient.sum())
+    enough = EFFECTIVE_SHARE * float(gradient.sum())
     low, high = 0.0, 2.0 * float(max(gradient.shape))
     for _ in range(BISECTIONS):
         side = (low + high) / 2

@@ -10,7 +10,7 @@ from torch import Tensor
 from ...engine.job import Steps
 from ...engine.query import ModelRead
 
-PART = 1 << 22  # Weights of which norms are taken at once, in double.
+PART = 1 << 22  # The most weights that are copied to double precision at once.
 
 if TYPE_CHECKING:  # A front-end reads this module, and has no torch to load that one with.
     from ...models.prepared import Prepared

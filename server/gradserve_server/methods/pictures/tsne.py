@@ -18,7 +18,7 @@ from .nearest import Array
 EXTRA = "openTSNE is not installed; install the server's extra: pip install 'gradserve-server[tsne]'"
 PERPLEXITY = 30.0  # Of the index's own pictures.
 PLACING_PERPLEXITY = 5.0  # Of new ones: openTSNE's default for them.
-PLACING_NEIGHBOURS = 15  # Three times that, as many as perplexity counts.
+PLACING_NEIGHBOURS = 15  # Three times that perplexity: so many neighbours have affinities.
 MIN_PICTURES = 16
 SEED = 0
 # Repulsion is read from a grid that is made once, so that new pictures do not depend on each other.
@@ -66,8 +66,8 @@ def fit_tsne(features: Array) -> Tsne:
     from openTSNE import TSNE  # Here, since it takes a second and few need it.
 
     perplexity = min(PERPLEXITY, (len(features) - 1) / 3)
-    made = TSNE(perplexity=perplexity, random_state=SEED, n_jobs=1).fit(np.array(features, np.float32))
-    points = np.asarray(made)
+    embedding = TSNE(perplexity=perplexity, random_state=SEED, n_jobs=1).fit(np.array(features, np.float32))
+    points = np.asarray(embedding)
     return Tsne((points - (points.max(0) + points.min(0)) / 2).astype(np.float32))
 
 

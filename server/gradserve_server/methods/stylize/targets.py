@@ -124,7 +124,10 @@ def colours(images: Tensor) -> Tensor:
 
 
 def padded(images: Tensor, pad: float) -> Tensor:
-    """With a reflected border: convolutions without padding leave dots along the edge otherwise."""
+    """The images with a reflected border, `pad` times their shorter side wide.
+
+    Otherwise convolutions without padding leave dots along the edge.
+    """
     width = min(round(pad * min(images.shape[2:])), min(images.shape[2:]) - 1)
     return F.pad(images, (width,) * 4, mode="reflect") if width else images
 

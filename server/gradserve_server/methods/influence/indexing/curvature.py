@@ -29,7 +29,7 @@ class Curvature:
         self.sums["norms"] += rows.double().norm(dim=1).sum().cpu()
 
     def flush(self) -> None:
-        """Adds what waits."""
+        """Adds the products of the rows that were collected to the sums."""
         for name, rows in self._waiting.items():
             if rows:
                 together = torch.cat(rows)

@@ -87,7 +87,7 @@ class PicturesBuilder:
         return self.model.card.height, self.model.card.width
 
     def _purpose(self) -> dict[str, Any]:
-        """What the folder will be; an unfinished one of another purpose is not gone on with."""
+        """What the index will be. An unfinished folder is continued only if it has the same purpose."""
         kept = {"layers": [layer.name for layer in self.layers], "top": self.top, "spectrum": self.spectrum}
         classes = None if self.classes is None else list(self.classes)
         facts = {"kind": "pictures", "version": VERSION, "weights": self.model.card.digest, "batch": self.batch}

@@ -14,15 +14,15 @@ from ....models.prepared import Prepared
 from ...inspect.receptive_field import Field, FieldArguments, receptive_field
 from ..index import Reach
 
-CHANNELS = 16  # How many channels a field is of.
+CHANNELS = 16  # The most channels of a layer by which its field is measured.
 
 
 def reach_of(model: Prepared, layer: Layer) -> Reach | None:
     """The receptive field of a layer's units; None where they see the whole picture, or where it cannot be told.
 
-    A field that is cut off on a picture twice as high and wide as the model's own input covers all of that input, from
-    wherever it is looked at, so that larger pictures need not be tried. One that is not, but those of its neighbours
-    are, is looked at on a picture of three times that size.
+    A field that is cut off on a picture twice as high and wide as the model's own input covers all of that input from
+    every unit, so that larger pictures need not be tried. Where only the fields of the neighbouring units are cut off,
+    a picture of three times that size is tried.
     """
     card = model.card
     if not layer.is_map or card.no_gradient:
@@ -50,10 +50,10 @@ def _measured(model: Prepared, layer: Layer, size: tuple[int, int]) -> Field | N
 
 
 def _reach(field: Field) -> Reach:
-    """The field of any unit, from one whose stride was told."""
+    """The fields of all units, from that of one unit and the stride."""
     stride_y, stride_x = field.stride
-    assert stride_y is not None, "the stride was told"
-    assert stride_x is not None, "the stride was told"
+    assert stride_y is not None, "the caller has checked that it was measured"
+    assert stride_x is not None, "the caller has checked that it was measured"
     top, left, bottom, right = field.extent
     return Reach(
         height=bottom - top,
@@ -66,7 +66,7 @@ def _reach(field: Field) -> Reach:
 
 
 def finished(model: Prepared, steps: Generator[Any, Any, Any]) -> Any:
-    """What a method gives that no other shares its passes with."""
+    """Runs a method to its end, in passes of its own; returns its result."""
     answer: Any = None
     try:
         while True:

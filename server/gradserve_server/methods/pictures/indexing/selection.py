@@ -8,8 +8,8 @@ from ...indexes.folder import Array
 from ..index import PATCH
 
 MAXIMUM = np.dtype([("value", "<f4"), ("y", "<u2"), ("x", "<u2")])  # A channel's largest value on a picture.
-BUDGET = 16 << 20  # Bytes that the selection takes, if a single channel needs no more.
-BYTES_EACH = 32  # Bytes that it takes of a picture and a channel: the record, its key, its place in the order.
+BUDGET = 16 << 20  # Bytes that the selection takes at once, unless a single channel needs more.
+BYTES_EACH = 32  # Bytes that it takes for a picture and a channel: the record, its key, its place in the order.
 
 
 def select(
