@@ -144,9 +144,9 @@ def probability_notes(card: ModelCard) -> list[str]:
 
 
 def is_partial(result: Any) -> bool:
-    """Whether a result, or one of several, has less than was asked for, since time ran out.
+    """Whether less was done for a result, or for one of several, than was asked for.
 
-    Results without the field `asked` cannot be partial. Those that needed fewer samples (`settled`) are not.
+    Results without the field `asked` cannot be partial, and those for which fewer samples sufficed (`settled`) are not.
     """
     results = result if isinstance(result, list) else [result]
     counted = (each for each in results if hasattr(each, "asked"))

@@ -1,4 +1,4 @@
-"""A thread that may never end."""
+"""Functions in threads that may never end, and do not keep the process from ending."""
 
 import asyncio
 import concurrent.futures
@@ -10,7 +10,7 @@ T = TypeVar("T")
 
 
 def in_thread(function: Callable[[], T]) -> asyncio.Future[T]:
-    """What the function returns, from a thread that does not keep the process from ending, as `to_thread`'s do."""
+    """Runs the function in a daemon thread; unlike those of `to_thread`, it does not keep the process from ending."""
     result = concurrent.futures.Future[T]()
     result.set_running_or_notify_cancel()
 

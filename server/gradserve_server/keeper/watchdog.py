@@ -17,10 +17,11 @@ Finding = Literal["well", "frozen", "stuck"]
 
 
 def judge(state: WorkerState, lost_seconds: float, stopped: bool, pass_seconds: float, expected: float) -> Finding:
-    """What is to be thought of a worker whose connection was lost so many seconds ago (0: it is there).
+    """Whether a worker is well, or should be killed, since it is frozen or stuck in a pass.
 
-    `stopped`: whether the system does not run its process. It told that a pass began `pass_seconds` ago whose estimate
-    is `expected`; 0 stands for no pass, and for no estimate. "frozen" and "stuck": it should be killed.
+    `lost_seconds`: since its connection was lost, 0 while it is connected. `stopped`: whether the system does not run
+    its process. `pass_seconds`: since it told that a pass began, 0 for none; `expected`: the estimate of that pass, 0
+    for none.
     """
     if state == "down":
         return "well"
@@ -35,5 +36,5 @@ def longest_pass(expected: float) -> float:
 
 
 def passed(last: float, now: float) -> float:
-    """Seconds between two looks. If they are too many, it is this process that did not run, and not the others."""
+    """Seconds between two looks, at most two periods: after longer ones it is this process that did not run."""
     return min(now - last, 2 * CHECK_SECONDS)

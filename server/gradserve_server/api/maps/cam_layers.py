@@ -25,7 +25,7 @@ def cam_layer(name: str, target: AnyTarget, card: ModelCard, path: str, violatio
         return card.grad_cam_layer
     usual = card.layer(card.grad_cam_layer)
     if usual is not None and all(_fits_before(usual, each, inclusive, card) and not each.is_map for each in own):
-        return usual.name  # Later maps may reach the units too, but only through few positions.
+        return usual.name  # Maps between it and the target may have too few positions to show anything.
     useful = [la for la in card.layers if la.grad_cam and all(_fits_before(la, each, inclusive, card) for each in own)]
     if not useful:
         names = ", ".join(each.name for each in own)

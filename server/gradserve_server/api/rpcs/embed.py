@@ -47,7 +47,11 @@ def reply(request: influence_pb2.EmbedRequest, bound: Bound, outcome: Outcome) -
 
 
 def features(layer: str, card: ModelCard) -> tuple[str, Side]:
-    """The layer's output; without a name what goes into the layer that gives the logits, else the last layer's map."""
+    """The name of a layer, and the side of it that is embedded: the output of the named one.
+
+    Without a name it is the input of the layer that gives the logits, or, where there is none, the output of Grad-CAM's
+    layer or of the last one.
+    """
     if layer:
         return layer, "output"
     last = takewhile(lambda la: la.layout == "vector" and la.channels == card.outputs, reversed(card.layers))

@@ -33,7 +33,7 @@ def direction(features: np.ndarray, labels: np.ndarray, kernel: np.ndarray) -> n
 
 
 def fitted(kernel: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, float]:
-    """The factors [n] and the intercept, given the kernel [n, n] and the labels 1 and -1, of which both are there."""
+    """The factors [n] and the intercept, given the kernel [n, n] and the labels [n], 1 and -1, each at least once."""
     factors, intercept = np.zeros(len(labels)), 0.0
     value = _objective(kernel, labels, factors, intercept)
     for _ in range(MAX_STEPS):

@@ -21,6 +21,6 @@ def boxes(field: Reach | None, y: Array, x: Array, size: tuple[int, int]) -> Arr
 
 
 def _span(begins: Array, length: int, limit: int) -> tuple[Array, Array]:
-    """Where lines of that length begin and end within 0 and the limit; of one beyond them the nearest pixel is left."""
+    """Where lines of that length begin and end, cut to 0 and the limit; one beyond them becomes the nearest pixel."""
     low = begins.clip(0, limit - 1)
     return low, (begins + length).clip(low + 1, limit)
