@@ -89,6 +89,7 @@ def test_tiles(stubs: Stubs) -> None:
         ({"targets": [{"class_index": 1000}]}, "targets[0].class_index", "1000"),
         ({"targets": [{"class_name": "no such class"}]}, "targets[0].class_name", "no such class"),
         ({"targets": [{"rank": 1}, {"unit": {"layer": "features", "channel": 1}}]}, "targets[1]", "a class or a rank"),
+        ({"targets": [{"rank": 1}, {"direction": {"layer": "features"}}]}, "targets[1]", "a class or a rank"),
         ({"size": {"longer": 6}}, "size", "sides of at least"),
         ({"size": {"longer": 20_000}}, "size", "set a smaller size"),
         ({"size": {"longer": 4_000_000_000}}, "size", "set a smaller size"),

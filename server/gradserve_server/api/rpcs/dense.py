@@ -30,6 +30,7 @@ MAX_VALUES = 4 << 20  # The most positions of all maps in a reply, each of which
 MAX_TILES = 4096
 TOP = 5  # The classes of the whole picture that a reply has.
 TRIAL = "dense_head"
+CLASS_KINDS = ("class_index", "class_name", "rank", None)  # `targets_of` tells of a target that has none.
 # About what it costs to try a head: passes at the model's own size, and pixels of the long side of narrow pictures.
 TRIAL_PASSES, TRIAL_PIXELS = 10, 24_000
 
@@ -81,7 +82,7 @@ def _targets(
     messages: Sequence[pb.Target], card: ModelCard, at: CallContext, violations: Violations
 ) -> tuple[Target, ...]:
     """The classes; what is no class or rank is a violation."""
-    wrong = [i for i, each in enumerate(messages) if each.WhichOneof("kind") in ("unit", "contrast", "similarity")]
+    wrong = [i for i, each in enumerate(messages) if each.WhichOneof("kind") not in CLASS_KINDS]
     for i in wrong:
         text = "must be a class or a rank; maps of units are those of Inspect's activations"
         violations.add(f"targets[{i}]", text, for_every_model=True)
