@@ -20,7 +20,12 @@ from gradserve.results.explain import Explanation, picture_sha256
 from gradserve.v1 import common_pb2, explain_pb2
 
 _NO_MAPS = "{} is no .npz file of maps that this client or `gradserve explain` saved"
-COMPARED = ("model", "weights_digest", "precision", "server_version")  # Of the provenance.
+COMPARED = (
+    "model",
+    "weights_digest",
+    "precision",
+    "server_version",
+)  # The entries of the provenance that are compared.
 
 
 @dataclass(frozen=True)
@@ -28,7 +33,7 @@ class Replayed(Result):
     """A map that was computed again, beside the one in the file.
 
     difference: the largest of a pixel, as a share of the file's largest absolute value. correlation: of the two maps,
-    None where one of them is the same everywhere. changed: what of the provenance is another now, as (name, then, now).
+    None where one of them is the same everywhere. changed: entries of the provenance that differ, (name, then, now).
     """
 
     method: str

@@ -23,7 +23,7 @@ class Result:
     """What a call gives."""
 
     def to_dict(self) -> dict[str, Any]:
-        """What JSON takes of it: nested dictionaries, lists, numbers and texts, without pictures and large arrays."""
+        """The result as JSON takes it: dictionaries, lists, numbers and texts, without pictures and large arrays."""
         return to_dict(self)
 
 

@@ -28,7 +28,7 @@ from gradserve.styled.pictures import StyledFolder, StyledReport, Wanted
 
 RECIPE = 1  # The version of the recipe. Shares by another version are not comparable.
 LIST = "pictures.csv"
-_MOST_CLASSES = 1000  # That Predict tells of.
+_MAX_PREDICT_CLASSES = 1000  # The most classes that one answer of Predict lists.
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ class Judged:
 
     judge: Judge
     decisions: dict[str, Decision] = field(default_factory=dict)
-    known_shapes: int = 0  # Of the contents, so many are known among the set's classes.
+    known_shapes: int = 0  # How many contents, as they are, are told rightly among the set's classes.
     known_textures: int = 0
 
 
@@ -160,7 +160,7 @@ class ShapeRun:
         answers = self._client.predict_many(
             pictures,
             model=judge.card.name,
-            top_k=min(len(judge.card.classes), _MOST_CLASSES),
+            top_k=min(len(judge.card.classes), _MAX_PREDICT_CLASSES),
             preprocess="whole_image",
             priority="batch",
             concurrency=concurrency,

@@ -44,7 +44,7 @@ def in_order_async(
     concurrency: int,
     on_error: OnError = "raise",
 ) -> AsyncIterator[T | PictureError]:
-    """The same for a call that is awaited."""
+    """As `in_order`, for a call that is awaited."""
     _check(concurrency, on_error)
     return _in_order_async(call, inputs.many(images), concurrency, on_error)
 

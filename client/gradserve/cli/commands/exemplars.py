@@ -25,13 +25,14 @@ class Units:
     layer: Annotated[str, typer.Option("--layer", help="An indexed layer; the last one if left out.")] = ""
     channel: options.Channels = field(default_factory=list)
     count: Annotated[
-        int | None, typer.Option("--count", min=1, max=64, help="How many of the strongest channels: 8.")
+        int | None, typer.Option("--count", min=1, max=64, help="How many of the strongest channels; 8 if left out.")
     ] = None
     top: Annotated[
-        int | None, typer.Option("--top", "-k", min=1, max=100, help="How many patches of each; all of the index.")
+        int | None,
+        typer.Option("--top", "-k", min=1, max=100, help="How many patches of each; all that are indexed if left out."),
     ] = None
     spectrum: Annotated[
-        bool, typer.Option("--spectrum", help="Also pictures from the one that excites it most to the least.")
+        bool, typer.Option("--spectrum", help="Also pictures at even distances between the strongest and the weakest.")
     ] = False
 
     def arguments(self) -> dict[str, Any]:
