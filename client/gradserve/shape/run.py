@@ -84,7 +84,7 @@ class Judged:
 
     judge: Judge
     decisions: dict[str, Decision] = field(default_factory=dict)
-    known_shapes: int = 0  # How many contents, as they are, are told rightly among the set's classes.
+    known_shapes: int = 0  # How many contents are classed rightly, as they are, among the set's classes.
     known_textures: int = 0
 
 

@@ -20,7 +20,7 @@ ENDINGS = (".png", ".jpg", ".jpeg", ".webp")
 
 @dataclass(frozen=True)
 class Units:
-    """Of which layer and channels, and how much is shown of each."""
+    """The layer and its channels, and how much is shown of each."""
 
     layer: Annotated[str, typer.Option("--layer", help="An indexed layer; the last one if left out.")] = ""
     channel: options.Channels = field(default_factory=list)
@@ -36,7 +36,7 @@ class Units:
     ] = False
 
     def arguments(self) -> dict[str, Any]:
-        """Those that were given, as the client's `exemplars` takes them."""
+        """The options that were given, as the client's `exemplars` takes them."""
         given = {"channels": self.channel, "count": self.count, "top": self.top, "spectrum": self.spectrum}
         return {name: value for name, value in given.items() if value}
 

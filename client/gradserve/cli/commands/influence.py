@@ -27,7 +27,7 @@ Order = Annotated[
 
 @dataclass(frozen=True)
 class Question:
-    """By which method, of which prediction, and which changes of the training set are asked about."""
+    """The method, the prediction that is explained, and the changes of the training set that are asked about."""
 
     method: Annotated[
         str | None,
