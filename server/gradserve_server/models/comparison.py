@@ -131,14 +131,14 @@ def _in_double(
     try:
         copy = cast(deepcopy(network), torch.float64)
         wide = [_answers(lambda x: head.run(copy, normalised(x)), batch.double()) for batch in images]
-        apart = _largest([_errors(ours, right) for ours, right in zip(plain, wide, strict=True)]).logits
-        if apart <= max(MAX_DOUBLE_DISTANCE, _rounding(wide, "exact")):
+        error = _largest([_errors(ours, right) for ours, right in zip(plain, wide, strict=True)]).logits
+        if error <= max(MAX_DOUBLE_DISTANCE, _rounding(wide, "exact")):
             return wide, 0.0
         moved = [_answers(lambda x: head.run(copy, normalised(x)), _rounded(batch.double())) for batch in images]
     except Exception:  # A network may raise anything.
         return None, 0.0
     moves = _largest([_errors(other, right) for other, right in zip(moved, wide, strict=True)]).logits
-    return None, apart if apart <= MAX_GROWN_ROUNDING * moves < torch.inf else 0.0
+    return None, error if error <= MAX_GROWN_ROUNDING * moves < torch.inf else 0.0
 
 
 def _rounded(images: Tensor) -> Tensor:

@@ -141,7 +141,7 @@ def training_examples(model: Prepared, data: Path | None) -> Examples:
     if data is not None:
         return DatasetExamples(open_dataset(data).labelled_for(model.card.classes), model.card)
     if model.card.name != "digits" or model.card.builder != "embedded":
-        raise ValueError("--data is needed: a folder of class folders, or an .npz with images and labels")
+        raise ValueError("--data is needed: class folders, a folder with labels.csv, or an .npz with images and labels")
     return training_set()
 
 

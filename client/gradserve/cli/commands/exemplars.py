@@ -70,10 +70,10 @@ def exemplars(
         raise ValueError("--maximize draws pictures: name a file for them by --out")
     with connection.client(timeout) as client, output.waiting("exemplars"):
         result = client.exemplars(units.layer, model=model, values=numbers, **units.arguments())
-        wishes = _maximized(client, result, timeout) if maximize else []
+        maximized = _maximized(client, result, timeout) if maximize else []
     if out is not None:
         out.parent.mkdir(parents=True, exist_ok=True)
-        result.save(out) if numbers else drawing.exemplars(result, wishes).save(out)
+        result.save(out) if numbers else drawing.exemplars(result, maximized).save(out)
     output.warn(result.provenance.warnings)
     if as_json:
         output.print_json({**result.to_dict(), **({"saved": str(out)} if out else {})})
