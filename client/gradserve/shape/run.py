@@ -64,7 +64,7 @@ class Conflict:
 
 @dataclass(frozen=True)
 class Decision:
-    """What a network says of a picture: its best class, and its best one among those of the set; names."""
+    """The names of the classes that a network gives a picture: the best of all, and the best of the set (or "")."""
 
     best: str
     best_of_set: str
@@ -72,7 +72,7 @@ class Decision:
 
 @dataclass(frozen=True)
 class Judge:
-    """A network that decides, and the numbers in it of the set's classes, by their names."""
+    """A network that decides, and the indices that the set's classes have in it, by name."""
 
     card: ModelCard
     numbers: Mapping[str, int]
@@ -107,7 +107,7 @@ class ShapeRun:
         self.judges = [_judge(card, contents, textures, [*self.contents, *self.textures]) for card in cards]
 
     def settings(self) -> dict[str, Any]:
-        """What decides the pictures."""
+        """All settings that the pictures depend on."""
         return {
             "recipe": RECIPE,
             "model": self.styler.name,

@@ -129,7 +129,7 @@ class StyledFolder:
 
 
 def _remove_pictures(folder: Path) -> None:
-    """Removes those of earlier runs, since ones of other settings may have other names and would stay among the new."""
+    """Removes the pictures of earlier runs, which may have other names and would stay among the new ones."""
     for path in folder.rglob("*.png"):
         try:
             with Image.open(path) as picture:

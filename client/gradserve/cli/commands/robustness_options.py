@@ -265,10 +265,7 @@ class Reports:
         bool, typer.Option("--restart", help="Forget what a stopped run in --out has done.", rich_help_panel=_OUTPUT)
     ] = False
     worst: Annotated[
-        int,
-        typer.Option(
-            "--worst", min=0, max=100, help="How many of the worst cases the page shows.", rich_help_panel=_OUTPUT
-        ),
+        int, typer.Option("--worst", min=0, max=100, help="How many worst cases to show.", rich_help_panel=_OUTPUT)
     ] = 12
 
 
