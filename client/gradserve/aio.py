@@ -23,17 +23,17 @@ class AsyncClient(AsyncManyCalls, AsyncPictureCalls, AsyncInsideCalls, AsyncMana
 
     target: HOST:PORT, [IPV6]:PORT or unix:PATH; None: GRADSERVE_SERVER of the environment, else 127.0.0.1:50051.
     Addresses of this machine are never reached through a proxy. Calls go in turn to all addresses of a name.
-    tls: True for the system's certificates, or the path of a CA certificate; None: GRADSERVE_CA, else GRADSERVE_TLS,
-    as far as `target` is None or GRADSERVE_SERVER.
+    tls: True for the system's certificates, or the path of a CA certificate. None: GRADSERVE_CA, else GRADSERVE_TLS, if
+    `target` is None or what GRADSERVE_SERVER says; else no TLS.
     certificate, key: files (PEM) by which a server knows this client; they imply TLS.
-    token: sent as "authorization: Bearer ..."; None: GRADSERVE_TOKEN, for the same servers; "": none.
+    token: sent as "authorization: Bearer ..."; "": none. None: GRADSERVE_TOKEN, for the same targets as GRADSERVE_TLS.
     timeout: seconds that a call may take, with its retries; None: as long as it takes.
     retries: how often a call is made again when no server is available, 0 to 4; None: 3.
     retries_when_full: how often it is made again when the server is full, after the delay that the server names.
     connections: over which calls go in turn; several reach more of the servers behind one address.
     options: of gRPC's channel, pairs or a dictionary; they win over those of this package.
     interceptors: of grpc.aio, around every call. compression: of requests, "gzip" or "deflate".
-    channel: one of grpc.aio, in place of an address and of all that says how to reach it; it stays open in the end.
+    channel: one of grpc.aio, in place of `target` and of all that says how to reach it; `close` leaves it open.
     Raises ValueError, TypeError, and OSError for a file that cannot be read.
     """
 

@@ -14,7 +14,7 @@ Array = np.ndarray[Any, Any]
 
 RANGE_TOLERANCE = 1e-6  # Floats may leave [0, 1] by this much.
 MIN_LIKELY_MAX = 2.0  # Floats whose largest is from here to 255 are likely to be levels.
-BAND_PIXELS = 1 << 18  # What is computed with at a time.
+BAND_PIXELS = 1 << 18  # About as many pixels are converted at a time.
 BITS_PER_SAMPLE, PHOTOMETRIC, WHITE_IS_ZERO = 258, 262, 0  # Tags and a value of TIFF 6.0, baseline.
 
 
@@ -53,7 +53,7 @@ def sixteen_bits(picture: Image.Image) -> Array:
 
 
 def _sixteen_bits(values: Array, picture: Image.Image) -> Array:
-    """The same of some of its values."""
+    """The brightness that some values of such a picture stand for, as uint16."""
     values = values.astype(np.uint16)
     if _tiff_tag(picture, BITS_PER_SAMPLE) == (12,):
         values = (values * (65535 / 4095)).round().astype(np.uint16)

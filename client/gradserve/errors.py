@@ -5,7 +5,7 @@
     ├── PictureError                     comes in the place of an answer where *_many return errors
     └── ServiceError                     the call ended with a status: .code, .reason, .details, .request_id
         ├── InvalidArgument              the request is wrong; .violations lists everything that is
-        ├── NotFound                     no such model
+        ├── NotFound                     no such model, or no direction of that name
         ├── FailedPrecondition           nothing is wrong, but the method does not apply to this model,
         │                                or the model could not be loaded (reason MODEL_UNAVAILABLE)
         ├── ResourceExhausted            the server is full; try again after .retry_after seconds
@@ -98,7 +98,7 @@ class InvalidArgument(ServiceError):
 
 
 class NotFound(ServiceError):
-    """There is no such model."""
+    """There is no such model, or no direction of that name."""
 
 
 class FailedPrecondition(ServiceError):

@@ -1,4 +1,4 @@
-"""Are noise and good maps told apart by trust, and which methods pass a network by? On real photos and weights.
+"""Are noise and good maps told apart by trust, and which methods ignore the weights? On real photos and weights.
 
 `python -m tests.bench.trust --help`
 """

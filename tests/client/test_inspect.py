@@ -161,7 +161,7 @@ def test_the_command_prints_tables(server: FakeServer, photo_path: Path, capsys:
         (["table", "--count", "3"], "no argument of inspect('table') 'count'"),
         (
             ["receptive-field", "--layer", "x", "--channel", "1", "--channel", "2"],
-            "a receptive field is of one --channel",
+            "a receptive field takes one --channel",
         ),
         (["weights", __file__, "--layer", "x"], "weights takes no photo, and 1 were given"),
         (["table", "--out", "x.png"], "--out is for pictures, and table gives none"),

@@ -33,7 +33,12 @@ def states(page):
     [
         (Limits(clean=0.5), None, "passed", "Passed: every threshold holds."),
         (Limits(clean=0.95), None, "failed", "Failed: not every threshold holds."),
-        (Limits(robust=0.75), Blind, "not_measured", "Not measured: what the pictures below would do decides."),
+        (
+            Limits(robust=0.75),
+            Blind,
+            "not_measured",
+            "Not measured: the verdict depends on the pictures below that were not measured.",
+        ),
     ],
 )
 def test_the_verdict_is_told_in_its_colour(pictures, tmp_path, limits, model, state, text):  # noqa: F811

@@ -54,7 +54,9 @@ def _white(picture: Image.Image) -> Array:
     elif picture.mode in ("L", "LA", "P", "PA", "RGB", "RGBA"):
         values, white = _black_and_white(picture), 255
     else:
-        raise UnusablePicture(f"its Pillow mode is {picture.mode}, and that of a mask 1, L, I;16, P, RGB or RGBA")
+        raise UnusablePicture(
+            f"its Pillow mode is {picture.mode}; that of a mask must be 1, L, LA, I;16, P, PA, RGB or RGBA"
+        )
     mask = np.asarray(values > white // 2)
     if not mask.any():
         raise UnusablePicture(f"it has no white pixel: its largest value is {values.max()}, and white {white}; {_FORM}")

@@ -51,17 +51,17 @@ def by_class(evidence: Sequence[Evidence]) -> list[ClassEvidence]:
 
 
 class Collected:
-    """What was measured: the evidence of every picture, and the pictures themselves only of the worst."""
+    """What was measured: the evidence of every picture, and of the worst ones the pictures too."""
 
     def __init__(self, count: int) -> None:
         """`count`: how many pictures with the least evidence in their objects are kept."""
         self._count = count
         self.evidence: list[Evidence] = []
         self.failed: list[Failed] = []
-        self.worst: list[Measured] = []  # That with the least first; without those that have no positive values.
+        self.worst: list[Measured] = []  # The least evidence first; maps without positive values are left out.
 
     def add(self, found: Measured | Failed) -> None:
-        """Takes a picture in."""
+        """Adds what was measured of a picture, or why it could not be measured."""
         if isinstance(found, Failed):
             self.failed.append(found)
             return

@@ -19,7 +19,8 @@ class AsyncManagementCalls(AsyncConnection):
     """A connection with the calls that change models, which a server must allow.
 
     They return when the server serves what was asked for, and raise the reason where it goes on as before.
-    `on_progress` is called with what it does meanwhile. A call that is left, or out of time, takes back nothing.
+    `on_progress` is called with what it does meanwhile. A call that is cancelled or out of time withdraws its
+    change only while that waits for an earlier one; a change that has begun goes on.
     """
 
     async def load_model(

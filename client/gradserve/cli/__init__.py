@@ -56,7 +56,7 @@ def _options(
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
-    """Ask a gradserve server for what the gradients of vision models tell, or start one."""
+    """Predict, explain, attack and inspect with the vision models of a gradserve server, or start one."""
 
 
 app.command()(predict)

@@ -41,18 +41,18 @@ def suspects(result: Suspects) -> Image.Image:
     return _draw_sheet(_rows(entries))
 
 
-def exemplars(result: Exemplars, wishes: Sequence[Image.Image] = ()) -> Image.Image:
-    """A row for each channel: the picture made for it, if there are such, what excites it, and from most to least."""
+def exemplars(result: Exemplars, maximized: Sequence[Image.Image] = ()) -> Image.Image:
+    """A row for each channel: its picture of `maximized`, if there are such, its exemplars, and its spectrum."""
     rows = []
     for i, each in enumerate(result):
         row: list[Entry] = [(None, f"channel {each.channel}", _purity(each), _INK)]
-        row += [(wishes[i], "", "", _INK)] if wishes else []
+        row += [(maximized[i], "", "", _INK)] if maximized else []
         row += [_patch(patch) for patch in each.exemplars]
         row += [_BLANK, *map(_patch, each.spectrum)] if each.spectrum else []
         rows.append(row)
-    first = 2 if wishes else 1
+    first = 2 if maximized else 1
     titles = {0: f"{result.layer} of {result.provenance.model}", first: "what it found"}
-    titles |= {1: "what it looks for"} if wishes else {}
+    titles |= {1: "what it looks for"} if maximized else {}
     if len(result) and result.channels[0].spectrum:
         titles[first + len(result.channels[0].exemplars) + 1] = "from most to least"
     return _draw_sheet(rows, titles)

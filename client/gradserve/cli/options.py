@@ -100,7 +100,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON on standard outpu
 
 Photos = Annotated[list[Path], typer.Argument(help="Picture files.", exists=True, dir_okay=False)]
 Photo = Annotated[Path, typer.Argument(help="Picture file.", exists=True, dir_okay=False)]
-Limit = Annotated[int | None, typer.Option("--limit", min=1, help="Only so many pictures, drawn by the seed.")]
+Limit = Annotated[int | None, typer.Option("--limit", min=1, help="Take only so many pictures, drawn by the seed.")]
 Size = Annotated[int | None, typer.Option("--size", min=1, help="Longer side in pixels.")]
 PictureOrNumbers = Annotated[
     Path | None,

@@ -55,7 +55,7 @@ def print_json(document: Any) -> None:
 
 
 def progress(items: Iterable[T], total: int, what: str) -> Iterator[T]:
-    """The items; while somebody watches, with a progress bar on standard error, or for one item with the seconds."""
+    """Yields the items. In a terminal, standard error shows a progress bar, or the elapsed seconds of a single item."""
     if total > 1 and err().is_terminal:
         yield from track(items, what, total=total, console=err(), transient=True)
         return
@@ -65,9 +65,9 @@ def progress(items: Iterable[T], total: int, what: str) -> Iterator[T]:
 
 @contextmanager
 def bar_of(*columns: ProgressColumn) -> Iterator[Progress]:
-    """A progress bar on standard error, shown while somebody watches.
+    """A progress bar on standard error, which is shown only where that is a terminal.
 
-    It is not begun else: one that is disabled writes an empty line in rich before 14.3.
+    Elsewhere it is not started: in rich before 14.3 even a disabled bar writes an empty line.
     """
     bar = Progress(*columns, console=err(), transient=True)
     with bar if bar.console.is_terminal else nullcontext():
@@ -76,7 +76,7 @@ def bar_of(*columns: ProgressColumn) -> Iterator[Progress]:
 
 @contextmanager
 def waiting(what: str) -> Iterator[None]:
-    """Shows the seconds of one request that tells no progress, on standard error while somebody watches."""
+    """Shows the elapsed seconds of a request without progress, on standard error where that is a terminal."""
     with bar_of(SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn()) as bar:
         bar.add_task(what, total=None)
         yield
@@ -84,7 +84,7 @@ def waiting(what: str) -> Iterator[None]:
 
 @contextmanager
 def steps(what: str) -> Iterator[Callable[[str], None]]:
-    """Gives a function that takes what is done now: in a terminal one line with the seconds, else a line for each."""
+    """Yields a function that shows the current step: in a terminal it updates one line, elsewhere it prints a line."""
     with bar_of(SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn()) as bar:
         task = bar.add_task(what, total=None)
 
@@ -98,7 +98,7 @@ def steps(what: str) -> Iterator[Callable[[str], None]]:
 
 @contextmanager
 def counter(what: str, total: int) -> Iterator[Callable[[int], None]]:
-    """Gives a function that takes how many more are done: it moves a bar in a terminal, else prints every tenth."""
+    """Yields a function that adds to the number done: in a terminal it moves a bar, elsewhere it prints every tenth."""
     done, begin = 0, time.monotonic()
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with bar_of(*columns) as bar:
@@ -116,7 +116,7 @@ def counter(what: str, total: int) -> Iterator[Callable[[int], None]]:
 
 @contextmanager
 def resumable() -> Iterator[None]:
-    """Ctrl-C within it ends the command with 130, and tells that what is done is kept."""
+    """Ctrl-C within it ends the command with exit code 130, and a line says that the same command resumes the work."""
     try:
         yield
     except KeyboardInterrupt:
@@ -125,7 +125,7 @@ def resumable() -> Iterator[None]:
 
 
 def watched(events: Iterator[Any], what: str) -> Any:
-    """The result of a stream of progress, with a bar on standard error while somebody watches."""
+    """The result of a stream of progress, with a bar on standard error where that is a terminal."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with bar_of(*columns, TextColumn("{task.fields[losses]}")) as bar:
         task = bar.add_task(what, total=None, losses="")

@@ -1,4 +1,4 @@
-"""A folder of results says of which settings they are; a run of other settings is refused, and files come whole."""
+"""Folders of results keep the settings that made them, so that a run with other settings is refused."""
 
 import json
 from collections.abc import Mapping
@@ -9,11 +9,14 @@ SETTINGS = "settings.json"
 
 
 class OtherSettings(ValueError):
-    """The folder holds results of other settings, another model or other weights."""
+    """The folder holds results that were made with other settings, another model or other weights."""
 
 
 def check_same(folder: Path, settings: Mapping[str, Any], what: str, way_out: str) -> None:
-    """Raises OtherSettings where the folder is of others. `what` it holds, and the `way_out`, are for people."""
+    """Raises OtherSettings where the folder's results were made with other settings.
+
+    what: names the results in the error, such as "maps". way_out: the sentence at its end that says what to do.
+    """
     try:
         before = json.loads((folder / SETTINGS).read_text(encoding="utf-8"))
     except ValueError:
@@ -30,7 +33,7 @@ def check_same(folder: Path, settings: Mapping[str, Any], what: str, way_out: st
 
 
 def write_settings(folder: Path, settings: Mapping[str, Any]) -> None:
-    """Makes the folder, and writes into it of which settings its results are."""
+    """Makes the folder, and writes into it the settings that its results are made with."""
     folder.mkdir(parents=True, exist_ok=True)
     replace_file(folder / SETTINGS, (json.dumps(settings, indent=2) + "\n").encode())
 

@@ -64,7 +64,7 @@ class MapFolder:
     """The folder that the maps go to. What is in it already is not computed again."""
 
     def __init__(self, path: Path, settings: Mapping[str, Any], *, restart: bool = False) -> None:
-        """`settings`: what decides the maps. Raises OtherSettings where those in the folder are of others."""
+        """`settings`: what the maps depend on. Raises OtherSettings where maps in the folder were made with others."""
         self.path = path
         file = path / SETTINGS
         if file.exists() and not restart and any(path.rglob(f"*{_ENDING}")):
@@ -72,10 +72,12 @@ class MapFolder:
         write_settings(path, settings)
         self._digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
         self._reused = not restart
-        self._current = set[str]()  # Names of pictures whose maps are of these settings and of their present bytes.
+        self._current = set[
+            str
+        ]()  # Names of pictures whose maps were made with these settings from their present bytes.
 
     def has(self, picture: Picture) -> bool:
-        """Whether the maps of this picture are here, of these settings and whole, and the picture is the same as then.
+        """Whether whole maps of this picture are here, made with these settings from the bytes that it has now.
 
         Maps that are partial, since time ran out, do not count.
         """
@@ -92,7 +94,7 @@ class MapFolder:
         return True
 
     def keep(self, picture: Picture, maps: Explanations, colormap: Colormap | None) -> None:
-        """Saves the maps and overlays of a picture. The file of the maps comes last, and whole or not at all."""
+        """Saves the maps and overlays of a picture. The file of the maps is written last, whole or not at all."""
         file = self._file(picture)
         file.parent.mkdir(parents=True, exist_ok=True)
         entries = []

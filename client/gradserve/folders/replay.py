@@ -20,7 +20,12 @@ from gradserve.results.explain import Explanation, picture_sha256
 from gradserve.v1 import common_pb2, explain_pb2
 
 _NO_MAPS = "{} is no .npz file of maps that this client or `gradserve explain` saved"
-COMPARED = ("model", "weights_digest", "precision", "server_version")  # Of the provenance.
+COMPARED = (
+    "model",
+    "weights_digest",
+    "precision",
+    "server_version",
+)  # The entries of the provenance that are compared.
 
 
 @dataclass(frozen=True)
@@ -28,7 +33,7 @@ class Replayed(Result):
     """A map that was computed again, beside the one in the file.
 
     difference: the largest of a pixel, as a share of the file's largest absolute value. correlation: of the two maps,
-    None where one of them is the same everywhere. changed: what of the provenance is another now, as (name, then, now).
+    None where one of them is the same everywhere. changed: entries of the provenance that differ, (name, then, now).
     """
 
     method: str
@@ -41,10 +46,10 @@ class Replayed(Result):
 
 
 def replay(client: Client, path: Path, photo: Path | None = None) -> list[Replayed]:
-    """Every map of the file again, on the photo that the file names, or on `photo`.
+    """Computes every map of the file again, on the photo that the file names, or on `photo`.
 
-    Raises ValueError where the file does not say how, where a map is partial, where the photo is another or not there,
-    and where sizes differ.
+    Raises ValueError where the file lacks what that takes, where a map is partial, where the photo is missing or has
+    other bytes, and where the new map has another size.
     """
     metadata, maps = read(path), _maps(path)
     if not metadata or len(metadata) != len(maps) or not all(map(_is_known, metadata)):
@@ -58,7 +63,7 @@ def replay(client: Client, path: Path, photo: Path | None = None) -> list[Replay
 
 
 def _is_known(metadata: dict[str, Any]) -> bool:
-    """Whether all is there that a map is computed again from, and compared by."""
+    """Whether the metadata of a map has all that it takes to compute the map again and to compare it."""
     origin = metadata.get("provenance")
     known = isinstance(origin, dict) and {*COMPARED, "seed"} <= origin.keys() and "sha256" in metadata["picture"]
     return known and isinstance(metadata.get("target_value"), (int, float))

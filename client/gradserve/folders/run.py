@@ -19,9 +19,10 @@ from gradserve.messages.explain import explain_request
 from gradserve.results.explain import Explanations
 from gradserve.transport.ordered import raise_if_common
 
-_NO_PICTURE = np.zeros((1, 1, 3), np.uint8)  # Stands for each of the pictures.
-_BYTES_FIELDS = {"encoded", "data"}  # Of pictures and masks in messages.
-_OWN_ERRNOS = {None, errno.ENAMETOOLONG}  # Of errors in saving that concern one picture; Pillow's have no number.
+_NO_PICTURE = np.zeros((1, 1, 3), np.uint8)  # A placeholder in the request that all pictures share.
+_BYTES_FIELDS = {"encoded", "data"}  # The fields of messages that hold bytes of pictures and masks.
+# The numbers of OSErrors in saving that concern one picture alone; those that Pillow raises have none.
+_OWN_ERRNOS = {None, errno.ENAMETOOLONG}
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,7 @@ class FolderRun:
     """Saves the maps of every picture that has none, with `restart` of all."""
 
     def __init__(self, client: Client, plan: FolderPlan, *, restart: bool = False) -> None:
-        """Raises ValueError where the folder of the maps is one of other settings, and where there are no pictures."""
+        """Raises ValueError where the folder has maps that were made with other settings, or there are no pictures."""
         self._client, self._plan = client, plan
         self.pictures, unread = pictures(plan.folder, plan.out)
         self._card = client.model(plan.model)

@@ -76,7 +76,7 @@ async def _open(sender: Sender, loop: OpenLoop) -> None:
         request = sender.draw()
         if len(sending) >= loop.max_under_way:
             sender.skip(request, due)
-            await asyncio.sleep(0)  # So that answers are heard of while nothing is sent.
+            await asyncio.sleep(0)  # Running calls can end here, even while every request is skipped.
             continue
         task = asyncio.create_task(sender.send(request, due))
         sending.add(task)

@@ -12,7 +12,7 @@ from gradserve.load.loops import OpenLoop, Recording
 from gradserve.load.sender import OK, Sample
 
 _MAX_BINS = 60  # Stretches of time that a chart tells apart.
-_MIN_WIDTH = 0.5  # Seconds of one of them at least, if the whole time has as many.
+_MIN_WIDTH = 0.5  # The shortest of these stretches in seconds; a load that is shorter has one.
 _SINCE = "seconds since counting began"
 
 

@@ -14,7 +14,7 @@ from gradserve.v1 import dense_pb2
 class DenseArguments(Options, total=False):
     """What `dense` takes beside the picture and its targets.
 
-    size: in which the model sees the picture, the longer side in pixels or (width, height); its own if it is left out.
+    size: that in which the model sees the picture, the longer side in pixels or (width, height); None: the picture's.
     tile: the most pixels of a side that are computed at once. layout: the axes of an array.
     """
 

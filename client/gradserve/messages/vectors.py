@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 
 ENDINGS = (".npy", ".npz", ".safetensors")
-MAX_BYTES = 1 << 20  # Of a file.
+MAX_BYTES = 1 << 20  # The largest file that is read.
 MAX_HEADER_BYTES = 1 << 16
-NAME = "direction"  # Of the array, in files that may have several.
+NAME = "direction"  # The array that is read from a file which has several.
 KINDS: dict[str, str] = {"F64": "<f8", "F32": "<f4", "F16": "<f2"}  # Number formats of safetensors.
 
 Array = np.ndarray[Any, Any]

@@ -22,9 +22,10 @@ OBSTACLES = (
 
 @dataclass(frozen=True)
 class Judgement:
-    """What the model says of one picture; the margin is the distance from the goal, below 0 where it is reached.
+    """What the model says of one picture.
 
-    target: the class that the model was to predict; None where there was none, or from an older server.
+    label: the true class. margin: the distance from the goal in logits, below 0 where it is reached. target: the class
+    that the model was to predict; None where there was none, or from an older server.
     """
 
     predicted: Score
@@ -60,9 +61,11 @@ class AttackStage:
 class Certificate:
     """Measured on the returned bytes, in fp32, in passes of their own. Distances are of pixels in [0, 1].
 
-    verdict: "found", "not_found", "already_misclassified" or "lost_in_encoding".
-    queries, gradients: how many rows the attack asked scores of, and gradients of. first_success: the step of the first
-    success, if there was one. mask_pixels: pixels of the model's input inside the mask, if there was one.
+    verdict: "found", "not_found", "already_misclassified" or "lost_in_encoding". label: the true class. target: the
+    class to be predicted, if there was one. before, after: the two pictures, through the defence; undefended: the
+    adversarial one without it. l0: pixels that changed. eps: the budget; None where the method has a measure of its
+    own. queries, gradients: how many rows the attack asked scores of, and gradients of. first_success: the step of the
+    first success, if there was one. mask_pixels: pixels of the model's input inside the mask, if there was one.
     """
 
     verdict: str
@@ -113,7 +116,11 @@ class Certificate:
 class Attack(Result):
     """An adversarial picture, its certificate, and what else was asked for.
 
-    stages: what each attack of an ensemble did, in order, as far as they ran; empty for other methods.
+    perturbation: a PNG file of the change, `magnification` times as strong, grey where nothing changed. trajectory: an
+    entry for each step, 0 being the start. patch: a PNG file of the sticker. success_rate: share of random points
+    ("sphere"), or of fresh random changes ("patch", `eot`), on which the goal is reached. asked, done: steps,
+    generations, queries or stages. stages: what each attack of an ensemble did, in order, as far as they ran; empty for
+    other methods.
     """
 
     adversarial: bytes = field(repr=False)  # The bytes of a PNG file.

@@ -23,7 +23,7 @@ class Result:
     """What a call gives."""
 
     def to_dict(self) -> dict[str, Any]:
-        """What JSON takes of it: nested dictionaries, lists, numbers and texts, without pictures and large arrays."""
+        """The result as JSON takes it: dictionaries, lists, numbers and texts, without pictures and large arrays."""
         return to_dict(self)
 
 
@@ -112,7 +112,13 @@ class Region:
 
 @dataclass(frozen=True)
 class Provenance:
-    """Where an answer comes from: enough to repeat it."""
+    """Where an answer comes from: enough to repeat it.
+
+    weights_digest: SHA-256 of the model's weights and buffers, in hexadecimal. rows: images through the network, each
+    counted once for every pass. queue_seconds: the wait before the first pass. compute_seconds: those of the passes,
+    each divided by the rows that shared it. request_id: as in the server's log. quick_decode: whether the picture was
+    decoded at a fraction of its size. alone: whether every row had a pass of its own.
+    """
 
     model: str
     weights_digest: str

@@ -42,8 +42,10 @@ class Curves:
 class Trust:
     """How far to trust one map: how it agrees with what the target does when half of the picture is gone.
 
-    The verdict is "no_better_than_chance", "no_better_than_centre" or "beats_both"; `sentence` says it in words.
-    One picture's figures have a standard deviation of 0.05 to 0.11: they judge a map, and rank no methods.
+    agreement: correlation, -1 to 1, of the map's sum over the cells that are kept with the target's value; its standard
+    deviation of 0.05 to 0.11 on one picture is too large to rank methods. chance_p: share of the map's shifted and
+    turned copies that agree as well. centre_agreement: the agreement of a Gaussian in the middle of the picture.
+    verdict: "no_better_than_chance", "no_better_than_centre" or "beats_both". sentence: the verdict in words.
     """
 
     agreement: float
@@ -79,7 +81,15 @@ class Segment(Result):
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Explanation(Result):
-    """One method's map for one target: which pixels the score depends on."""
+    """One method's map for one target: which pixels the score depends on.
+
+    map: float32 [H, W], in pixels of the model's input. target_value: the target's value on the picture, for a class
+    its logit. coarse: of methods that read a layer, the map [h, w] at that layer's own size. completeness_gap: of
+    integrated gradients, the sum of the map less the difference of the target's value between picture and baseline.
+    asked, done: samples, steps or positions; completed_fraction is done / asked. region: what the model saw of the
+    picture. served_overlay: a PNG file, where `overlay` asked for it. standard_error: of methods that draw samples, by
+    how much the map would differ with other samples, as a share of it; None where it is not known.
+    """
 
     map: Map
     method: str
@@ -97,7 +107,7 @@ class Explanation(Result):
     provenance: Provenance
     served_overlay: bytes | None = None
     image: common_pb2.Image = field(default_factory=common_pb2.Image)
-    request: explain_pb2.ExplainRequest | None = None  # What asks for this map alone, without the picture.
+    request: explain_pb2.ExplainRequest | None = None  # The request of this map alone, without the picture.
     segment: Segment | None = None
     trust: Trust | None = None
     standard_error: float | None = None
@@ -136,11 +146,11 @@ class Explanation(Result):
         return photo.crop((int(x0), int(y0), max(int(x0) + 1, math.ceil(x1)), max(int(y0) + 1, math.ceil(y1))))
 
     def to_dict(self) -> dict[str, Any]:
-        """What JSON takes of it, with the size of the map in its place."""
+        """The explanation as JSON takes it, with `map_size` in place of the map."""
         return {**super().to_dict(), "map_size": list(self.map.shape)}
 
     def metadata(self) -> dict[str, Any]:
-        """`to_dict`, with what asks for the map again: the `request` as JSON, and the SHA-256 of the `picture`."""
+        """`to_dict`, and what is needed to compute the map again: the `request`, and the SHA-256 of the `picture`."""
         origin: dict[str, Any] = {"picture": {"sha256": picture_sha256(self.image)}}
         if self.request is not None:
             origin["request"] = json_format.MessageToDict(self.request, preserving_proto_field_name=True)
@@ -178,7 +188,10 @@ class Explanation(Result):
 
 @dataclass(frozen=True, eq=False, repr=False)
 class MapProgress(Result):
-    """One map before all are there: finished, or of the samples that are done. The last result has its provenance."""
+    """One map before all of a stream are there: finished, or of the samples that are done.
+
+    place: of the map among the explanations of the result, from 0 on. Its provenance comes with the result.
+    """
 
     place: int
     explanation: Explanation
@@ -224,7 +237,7 @@ class Explanations(Sequence[Explanation]):
         return len(self._all)
 
     def to_dict(self) -> dict[str, Any]:
-        """What JSON takes of them: a list of `explanations`."""
+        """The explanations as JSON takes them: a list of that name."""
         return {"explanations": [each.to_dict() for each in self._all]}
 
     def sheet(self, columns: int = 0, *, colormap: Colormap | None = None) -> Image.Image:

@@ -14,7 +14,7 @@ from gradserve.results import pictures
 from gradserve.results.common import Provenance, Region, Result, save_arrays
 
 Numbers = np.ndarray[Any, np.dtype[np.float32]]
-BYTES = 4  # Of a number in EXACT.
+BYTES = 4  # The size of a number in EXACT, which is float32.
 
 
 class _Sheet(Result):

@@ -27,7 +27,13 @@ class Layer:
 
 @dataclass(frozen=True)
 class ModelCard(Result):
-    """A model's card. Layers are there only where one model was asked for by name."""
+    """A model's card.
+
+    input_size: height and width of the default input. any_size: whether preprocess="as_is" may use others. mean, std:
+    what pixels in [0, 1] are normalised by, a number for each channel of the network. default_eps: the budget in Linf
+    that suits the model, of pixels in [0, 1]. gflop: 10^9 operations of a forward pass of one image. layers: in the
+    order in which they run; only of a model that was asked for by name.
+    """
 
     name: str
     builder: str

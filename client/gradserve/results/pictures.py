@@ -36,7 +36,12 @@ class Progress(Result):
 
 @dataclass(frozen=True, eq=False, repr=False)
 class MaximizedImage(Result):
-    """The picture of one goal. `value` and `top` were measured on exactly these 8-bit pixels."""
+    """The picture of one goal.
+
+    png: the bytes of the file. value, top: the goal's value and the most probable classes, at most 5, of exactly these
+    8-bit pixels; where time was up before (warning NOT_MEASURED), the value of the last step, and no classes. curves:
+    the value and each penalty at every step, by name. snapshots: files by step. asked, done: steps of all octaves.
+    """
 
     name: str
     png: bytes
@@ -100,7 +105,7 @@ class MaximizedImages(Sequence[MaximizedImage]):
         return len(self._all)
 
     def to_dict(self) -> dict[str, Any]:
-        """What JSON takes of them: a list of `images`."""
+        """The pictures as JSON takes them: a list `images`."""
         return {"images": [each.to_dict() for each in self._all]}
 
     def sheet(self, columns: int = 0) -> Image.Image:
@@ -121,7 +126,13 @@ class MaximizedImages(Sequence[MaximizedImage]):
 
 @dataclass(frozen=True, eq=False, repr=False)
 class StylizedImage(Result):
-    """A stylized picture. `losses` (style, content, total_variation) were measured on exactly these 8-bit pixels."""
+    """A stylized picture.
+
+    png: the bytes of the file. losses: style, content and total_variation of exactly these 8-bit pixels, without their
+    weights, unless time was up before (warning NOT_MEASURED); initial_losses: the same of the picture at the start.
+    curves: the losses with their weights at every step. snapshots: files by step. style_layers, content_layers: the
+    weights by layer. asked, done: steps.
+    """
 
     png: bytes
     losses: Mapping[str, float]

@@ -14,7 +14,7 @@ from gradserve.results.models import ModelCard
 CLEAN = "clean"
 SEVERITIES = range(1, 6)
 CERTIFIED = "certified"  # The name of the trial that certifies by randomised smoothing.
-SELECTION_SAMPLES, ALPHA = 100, 0.001  # Of certificates, fixed before a run: n0 and alpha of Cohen et al. 2019.
+SELECTION_SAMPLES, ALPHA = 100, 0.001  # Certificates have this n0 and this alpha of Cohen et al. 2019 in every run.
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""A run on paper: its pictures, what it asked about them and what was answered, as results.json keeps them."""
+"""The record of a run: its pictures, what it asked about them and what was answered, as results.json keeps them."""
 
 import hashlib
 import json
@@ -29,7 +29,7 @@ class Picture:
 
 @dataclass(frozen=True)
 class Shard:
-    """Every so manieth picture of a set, from a number that starts at 1."""
+    """Every `of`-th picture of a set, beginning with picture `number`, which counts from 1."""
 
     number: int
     of: int

@@ -1,4 +1,4 @@
-"""One run in several parts: a shard measures every so manieth picture, and the results of all give those of one run."""
+"""One run in several parts: shard K of N measures every Nth picture, and the results of all give those of one run."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace

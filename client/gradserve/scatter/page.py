@@ -41,7 +41,9 @@ def _notes(projection: Projection) -> list[str]:
         shares = " and ".join(f"{share:.1%}" for share in projection.explained)
         notes.append(f"The axes explain {shares} of the variance.")
     if projection.method == "tsne":
-        notes.append("Of a t-SNE only nearness tells: sizes of groups and distances between them say nothing.")
+        notes.append(
+            "In a t-SNE only nearness has a meaning: the sizes of groups and the distances between them have none."
+        )
     if not projection.separability_pictures:
         notes.append("There is no curve of separability, since the index has no labels or a single one.")
     return notes

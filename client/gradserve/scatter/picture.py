@@ -9,7 +9,7 @@ from gradserve.results.project import ProjectedPicture, ProjectedPoint, Projecti
 from gradserve.scatter import palette
 
 _SIDE, _LEGEND, _MARGIN = 1000, 220, 24  # Pixels.
-_LARGE = 2  # So many times as large it is drawn, and then made smaller, so that edges are smooth.
+_OVERSAMPLING = 2  # The map is drawn this many times as large and then made smaller, so that edges are smooth.
 _POINT, _RING = 3, 7  # Radii.
 _LINE = 20  # Height of a line of the legend.
 _MAX_NAMES = (_SIDE - 2 * _MARGIN) // _LINE
@@ -18,18 +18,18 @@ _MAX_NAMES = (_SIDE - 2 * _MARGIN) // _LINE
 def drawn(projection: Projection) -> Image.Image:
     """The map with its legend."""
     shown: list[ProjectedPoint | ProjectedPicture] = [*projection.points, *projection.pictures]
-    paper = Image.new("RGB", ((_SIDE + _LEGEND) * _LARGE, _SIDE * _LARGE), "white")
+    paper = Image.new("RGB", ((_SIDE + _LEGEND) * _OVERSAMPLING, _SIDE * _OVERSAMPLING), "white")
     pen = ImageDraw.Draw(paper)
     colours = palette.colours(len(projection.classes))
     corner, scale = _frame([each.x for each in shown], [each.y for each in shown])
     for i, each in enumerate(shown):
-        x = (_MARGIN + (each.x - corner[0]) * scale) * _LARGE
-        y = (_SIDE - _MARGIN - (each.y - corner[1]) * scale) * _LARGE
+        x = (_MARGIN + (each.x - corner[0]) * scale) * _OVERSAMPLING
+        y = (_SIDE - _MARGIN - (each.y - corner[1]) * scale) * _OVERSAMPLING
         colour = palette.NO_LABEL if each.label is None else colours[each.label]
         sent = i >= len(projection.points)
-        radius = (_RING if sent else _POINT) * _LARGE
+        radius = (_RING if sent else _POINT) * _OVERSAMPLING
         box = (x - radius, y - radius, x + radius, y + radius)
-        pen.ellipse(box, fill=colour, outline="black" if sent else None, width=2 * _LARGE)
+        pen.ellipse(box, fill=colour, outline="black" if sent else None, width=2 * _OVERSAMPLING)
     paper = paper.resize((_SIDE + _LEGEND, _SIDE), Image.Resampling.LANCZOS)
     present = {each.label for each in shown if each.label is not None}
     _draw_legend(paper, projection.classes, sorted(present), colours)

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 
 from PIL import Image
 
-_CELLS = ((1000, 64), (5000, 48))  # Up to so many pictures have cells of so many pixels a side; more have _LEAST.
-_LEAST = 32
+# Pairs of a number of pictures and the side in pixels of the cells of at most so many.
+_CELL_SIDES = ((1000, 64), (5000, 48))
+_MIN_CELL_SIDE = 32  # The side in pixels of the cells of more pictures than that.
 _QUALITY = 80
 
 
@@ -27,7 +28,7 @@ def sheet(pictures: Sequence[Image.Image | None]) -> Sheet:
     there = [each for each in pictures if each is not None]
     if not there:
         return Sheet("", 0, 0)
-    allowed = next((side for most, side in _CELLS if len(pictures) <= most), _LEAST)
+    allowed = next((side for most, side in _CELL_SIDES if len(pictures) <= most), _MIN_CELL_SIDE)
     side = min(allowed, max(max(each.size) for each in there))
     columns = math.ceil(math.sqrt(len(pictures)))
     paper = Image.new("RGB", (columns * side, math.ceil(len(pictures) / columns) * side), "white")

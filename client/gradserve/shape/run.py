@@ -28,7 +28,7 @@ from gradserve.styled.pictures import StyledFolder, StyledReport, Wanted
 
 RECIPE = 1  # The version of the recipe. Shares by another version are not comparable.
 LIST = "pictures.csv"
-_MOST_CLASSES = 1000  # That Predict tells of.
+_MAX_PREDICT_CLASSES = 1000  # The most classes that one answer of Predict lists.
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class Conflict:
 
 @dataclass(frozen=True)
 class Decision:
-    """What a network says of a picture: its best class, and its best one among those of the set; names."""
+    """The names of the classes that a network gives a picture: the best of all, and the best of the set (or "")."""
 
     best: str
     best_of_set: str
@@ -72,7 +72,7 @@ class Decision:
 
 @dataclass(frozen=True)
 class Judge:
-    """A network that decides, and the numbers in it of the set's classes, by their names."""
+    """A network that decides, and the indices that the set's classes have in it, by name."""
 
     card: ModelCard
     numbers: Mapping[str, int]
@@ -84,7 +84,7 @@ class Judged:
 
     judge: Judge
     decisions: dict[str, Decision] = field(default_factory=dict)
-    known_shapes: int = 0  # Of the contents, so many are known among the set's classes.
+    known_shapes: int = 0  # How many contents are classed rightly, as they are, among the set's classes.
     known_textures: int = 0
 
 
@@ -107,7 +107,7 @@ class ShapeRun:
         self.judges = [_judge(card, contents, textures, [*self.contents, *self.textures]) for card in cards]
 
     def settings(self) -> dict[str, Any]:
-        """What decides the pictures."""
+        """All settings that the pictures depend on."""
         return {
             "recipe": RECIPE,
             "model": self.styler.name,
@@ -160,7 +160,7 @@ class ShapeRun:
         answers = self._client.predict_many(
             pictures,
             model=judge.card.name,
-            top_k=min(len(judge.card.classes), _MOST_CLASSES),
+            top_k=min(len(judge.card.classes), _MAX_PREDICT_CLASSES),
             preprocess="whole_image",
             priority="batch",
             concurrency=concurrency,

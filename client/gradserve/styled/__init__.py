@@ -1,1 +1,1 @@
-"""Stylised pictures by the hundred: made once, many at a time, and kept as PNG files that say what they are."""
+"""Stylised pictures by the hundred: made once, many at a time, and kept as PNG files with a digest of their origin."""

@@ -51,9 +51,9 @@ class StyledFolder:
     """A folder of stylised pictures of one recipe and one network."""
 
     def __init__(self, path: Path, settings: Mapping[str, Any], *, restart: bool = False) -> None:
-        """`settings`: what decides the pictures.
+        """`settings`: all that the pictures depend on.
 
-        Raises OtherSettings where those in the folder are of others, and ValueError where it holds anything else.
+        Raises OtherSettings where its pictures were made with others, and ValueError where it holds anything else.
         """
         if (path / SETTINGS).is_file():
             if not restart:
@@ -129,7 +129,7 @@ class StyledFolder:
 
 
 def _remove_pictures(folder: Path) -> None:
-    """Removes those of earlier runs, since ones of other settings may have other names and would stay among the new."""
+    """Removes the pictures of earlier runs, which may have other names and would stay among the new ones."""
     for path in folder.rglob("*.png"):
         try:
             with Image.open(path) as picture:

@@ -26,7 +26,7 @@ def named_server() -> str | None:
 
 
 def means(target: str | None) -> bool:
-    """Whether the environment's other variables are about this server: none is named, or the one in GRADSERVE_SERVER.
+    """Whether the environment's other variables hold for a target: it is left out, or what GRADSERVE_SERVER says.
 
     Addresses are compared letter by letter, since `grpcs://h:1` and `h:1` differ in whether a token is sent in clear.
     """

@@ -29,10 +29,11 @@ def in_order(
 ) -> Generator[T | PictureError, None, None]:
     """The call's results in the images' order; at most twice `concurrency` calls are ahead of the caller.
 
-    A call that the server has no room for is made again after the delay that it tells. A call's error is raised, with a
-    note that names the picture, or comes in its place as a PictureError; only those of RETURNED do, since others, as of
-    a misspelt argument, are the same for every picture. Raises ValueError at once for what cannot be. Whoever stops
-    before the last result closes the generator, which waits for the running calls; Ctrl-C does not wait.
+    A call that the server has no room for is made again after the delay that it tells. A call's error is raised with a
+    note that names the picture, or with on_error="return" comes in its place as a PictureError. Errors that are not of
+    RETURNED, such as that of a misspelt argument, would come for every picture, and are always raised. Raises
+    ValueError at once for wrong arguments, such as a single picture. A generator that is closed before its last result
+    waits for the calls that run; Ctrl-C does not wait.
     """
     _check(concurrency, on_error)
     return _in_order(call, inputs.many(images), concurrency, on_error)
@@ -44,7 +45,7 @@ def in_order_async(
     concurrency: int,
     on_error: OnError = "raise",
 ) -> AsyncIterator[T | PictureError]:
-    """The same for a call that is awaited."""
+    """As `in_order`, for a call that is awaited."""
     _check(concurrency, on_error)
     return _in_order_async(call, inputs.many(images), concurrency, on_error)
 
@@ -135,7 +136,7 @@ def _check(concurrency: int, on_error: str) -> None:
 
 
 def _failed(error: Exception, index: int, image: Any, on_error: str) -> PictureError:
-    """What stands in the place of an answer. Raises the error itself where that is asked for, or is of every call."""
+    """The PictureError in the place of an answer. Raises the error itself for on_error="raise", or if not RETURNED."""
     name = image if isinstance(image, (str, os.PathLike)) else getattr(image, "filename", getattr(image, "name", ""))
     failure = PictureError(index, os.fspath(name) if isinstance(name, (str, os.PathLike)) else "", error)
     if on_error == "raise" or not isinstance(error, RETURNED):

@@ -26,7 +26,7 @@ PICTURE_ERRORS = (InvalidArgument, RequestTooLarge, OSError)
 
 @dataclass(frozen=True)
 class RetryPolicy:
-    """How often a question that fails is asked again, and for how many seconds a server may be away."""
+    """How often a request that fails is sent again, and for how many seconds a server may be unavailable."""
 
     retries: int = 3
     seconds: float = 60.0
@@ -76,7 +76,7 @@ class FullRetries:
         return None if self._end is None else self._end - time.monotonic()
 
     def delay(self, error: ServiceError) -> float:
-        """Seconds until the next attempt. Raises the error where there is none: another one, too many, or too late."""
+        """Seconds until the next attempt. Raises the error if it is of another kind, or retries or time are used up."""
         delay = error.retry_after if isinstance(error, ResourceExhausted) else None
         left = self.seconds()
         if delay is None or not self._left or (left is not None and delay >= left):

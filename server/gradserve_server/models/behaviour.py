@@ -108,7 +108,7 @@ def varied(height: int, width: int, seed: int = 0) -> Tensor:
     noise = torch.rand(PICTURE_KINDS, 3, height, width, generator=generator)
     darkest = torch.tensor([0.0, 0.0, 0.0, 0.75]).view(PICTURE_KINDS, 1, 1, 1)
     contrast = torch.tensor([0.9, 0.2, 0.15, 0.2]).view(PICTURE_KINDS, 1, 1, 1)
-    share = torch.tensor([0.1, 0.9, 0.3, 0.3]).view(PICTURE_KINDS, 1, 1, 1)  # Share of noise.
+    share = torch.tensor([0.1, 0.9, 0.3, 0.3]).view(PICTURE_KINDS, 1, 1, 1)  # How much of each picture is noise.
     return darkest + contrast * ((1 - share) * blots + share * noise)
 
 
@@ -200,8 +200,8 @@ def _bounds(logits: Tensor, *, half: bool) -> Tensor:
 def _differ(first: Tensor, second: Tensor, bounds: Tensor) -> bool:
     """Whether logits differ by more than the bounds; two numbers that are both not finite count as equal."""
     either = first.isfinite() | second.isfinite()
-    apart = (first - second).abs().nan_to_num(torch.inf, torch.inf)
-    return bool(((apart > bounds) & either).any())
+    distance = (first - second).abs().nan_to_num(torch.inf, torch.inf)
+    return bool(((distance > bounds) & either).any())
 
 
 def _no_gradient(network: nn.Module, image: Tensor, head: Head) -> str:

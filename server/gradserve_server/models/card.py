@@ -103,7 +103,7 @@ class Layer:
     upstream: int = -1  # Bit i is set if this layer depends on the output of layer number i; -1 sets all bits.
     shape: tuple[int, ...] = ()  # Of the output for one image, whatever its layout.
     values: int = 0  # Numbers of the output for one image.
-    counted: bool = False  # Whether these count in the network's: it is a convolution, a pool or a linear layer.
+    counted: bool = False  # Whether `values` count in the network's sum: of convolutions, pools and linear layers.
     multiply_adds: int = 0  # Those of its own operations, for one image.
     parameters: int = 0  # Those in no other layer inside it, as the network's author wrote it.
     weight: tuple[int, ...] = ()  # Shape of its weights, output channels first; () if it is none that has such.
@@ -149,7 +149,7 @@ class ModelCard:
     no_gradient: str = ""  # Why the logits cannot be differentiated by the image, or empty.
     unbatched: bool = False  # Whether every image needs a pass of its own.
     precisions: tuple[Precision, ...] = ("exact",)
-    absent: Mapping[Precision, str] = field(default_factory=dict)  # Why a precision is not loaded.
+    absent: Mapping[Precision, str] = field(default_factory=dict)  # Why precisions are not loaded, by precision.
     auto: Mapping[Rpc, Precision] = field(default_factory=dict)  # The precision that AUTO means, if not exact.
     rows: Mapping[Precision, int] = field(default_factory=dict)  # Rows per pass at the model's own size.
     channels: Literal[1, 3] = 3  # Channels of the network's input; requests are always RGB.

@@ -131,14 +131,14 @@ def _in_double(
     try:
         copy = cast(deepcopy(network), torch.float64)
         wide = [_answers(lambda x: head.run(copy, normalised(x)), batch.double()) for batch in images]
-        apart = _largest([_errors(ours, right) for ours, right in zip(plain, wide, strict=True)]).logits
-        if apart <= max(MAX_DOUBLE_DISTANCE, _rounding(wide, "exact")):
+        error = _largest([_errors(ours, right) for ours, right in zip(plain, wide, strict=True)]).logits
+        if error <= max(MAX_DOUBLE_DISTANCE, _rounding(wide, "exact")):
             return wide, 0.0
         moved = [_answers(lambda x: head.run(copy, normalised(x)), _rounded(batch.double())) for batch in images]
     except Exception:  # A network may raise anything.
         return None, 0.0
     moves = _largest([_errors(other, right) for other, right in zip(moved, wide, strict=True)]).logits
-    return None, apart if apart <= MAX_GROWN_ROUNDING * moves < torch.inf else 0.0
+    return None, error if error <= MAX_GROWN_ROUNDING * moves < torch.inf else 0.0
 
 
 def _rounded(images: Tensor) -> Tensor:
@@ -174,23 +174,23 @@ def _errors(ours: Answers, right: Answers) -> Errors:
     if not all(torch.equal(a.isfinite(), b.isfinite()) for a, b in zip(ours, right, strict=True)):
         return Errors(torch.inf, torch.inf)  # What is not finite in one must be so in the other.
     logits = _by_class((ours.logits - right.logits).abs(), right.logits)
-    size, apart = (
+    size, distance = (
         torch.where(x.isfinite(), x, 0).flatten(1).norm(dim=1) for x in (right.gradient, ours.gradient - right.gradient)
     )
-    return Errors(logits, _ratio(apart, size))
+    return Errors(logits, _ratio(distance, size))
 
 
-def _by_class(apart: Tensor, logits: Tensor) -> float:
-    """The largest of these distances by the scales of the classes of `logits`."""
-    return _ratio(torch.where(apart.isfinite(), apart, 0), scales(logits))
+def _by_class(distances: Tensor, logits: Tensor) -> float:
+    """The largest of the distances [N, classes], each divided by the scale of its class in `logits`."""
+    return _ratio(torch.where(distances.isfinite(), distances, 0), scales(logits))
 
 
-def _ratio(apart: Tensor, size: Tensor) -> float:
-    """The largest ratio of a distance to a size; zero where there is no distance."""
-    return float(torch.where(apart == 0, 0, apart / size).max())
+def _ratio(distances: Tensor, sizes: Tensor) -> float:
+    """The largest ratio of a distance to its size; a distance of 0 has the ratio 0, whatever the size."""
+    return float(torch.where(distances == 0, 0, distances / sizes).max())
 
 
 def batches(own: tuple[int, int], other: tuple[int, int] | None, seed: int) -> list[Tensor]:
-    """Images [N, 3, H, W] in [0, 1] to compare by: one of the network's own size, two of another."""
+    """The batches to compare by, in [0, 1]: [1, 3, H, W] of the network's own size, and [2, 3, h, w] of another."""
     own_image = varied(*own, seed)[:1]
     return [own_image] if other is None else [own_image, varied(*other, seed)[1:3]]

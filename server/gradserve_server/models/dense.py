@@ -65,7 +65,7 @@ class DenseModel:
 
 
 def try_head(model: Prepared) -> DenseHead | None:
-    """Goes on trying what the head of a network is, for a pass or a few; None as long as it is not found.
+    """The next step, of a pass or a few, of trying what the head of a network is; None until the result is known.
 
     The network stays as it is.
     """
@@ -79,7 +79,7 @@ def _tried(model: Prepared) -> Generator[None, None, DenseHead]:
         return DenseHead(refused=str(why))
     except Exception as fault:  # A network of any kind may fail in any way on strips and parts of pictures.
         if is_out_of_memory(fault):
-            raise  # Other requests may have taken it; the next one has the head tried again.
+            raise  # Other requests may have taken the memory; the next request has the head tried again.
         return DenseHead(refused=f"trying it failed: {type(fault).__name__}: {fault}")
 
 
@@ -165,7 +165,7 @@ def _is_leaf(model: Prepared, layer: Layer) -> bool:
 
 
 def _agrees(dense: DenseModel, number: int, height: int) -> bool:
-    """Whether the head gives the network's own logits for one of some pictures, of that height."""
+    """Whether the head gives the network's own logits for trial picture `number`, at that height."""
     model = dense.model
     x = model.normalised(varied(height, model.card.width)[number : number + 1].to(model.device, model.dtype))
     with torch.no_grad():
@@ -177,9 +177,12 @@ def _agrees(dense: DenseModel, number: int, height: int) -> bool:
 
 
 def _least(dense: DenseModel) -> Generator[None, None, int]:
-    """The smallest side of a picture whose last map has the head's side, by halving over narrow pictures."""
+    """The smallest side of a picture whose last map has the head's side, found by bisection over narrow pictures."""
     card, side = dense.model.card, dense.head.side
-    low, high = 1, min(card.height, card.width)  # At `high` it has it; at `low` it has not.
+    low, high = (
+        1,
+        min(card.height, card.width),
+    )  # A picture of the width `high` has such a map, one of the width `low` has not.
     while high - low > 1:
         middle = (low + high) // 2
         if _map_width(dense, card.min_size, middle) == side:

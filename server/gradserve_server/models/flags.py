@@ -11,7 +11,7 @@ from .catalogue import EMBEDDED, ModelSpec
 from .hubs.names import HubName, hub_name, resolved
 from .tables import mistakes
 
-MAX_NAME_CHARACTERS = 64  # Of a model's name, as `catalogue.Name` allows it.
+MAX_NAME_CHARACTERS = 64  # The longest name of a model that `catalogue.Name` allows.
 
 
 def from_flag(flag: str, known: Iterable[ModelSpec] = ()) -> ModelSpec:

@@ -77,7 +77,7 @@ def normalisation(spec: ModelSpec, usual: Colours | None) -> tuple[Colour, Colou
 
 
 def with_transform(mean: Colour, std: Colour) -> tuple[Colour, Colour]:
-    """The normalisation that includes GoogLeNet's own x * s / 0.5 + (m - 0.5) / 0.5, ImageNet's m and s."""
+    """Mean and std with GoogLeNet's own transform: x * s / 0.5 + (m - 0.5) / 0.5, where m and s are ImageNet's."""
     scaled = [b * 0.5 / s for b, s in zip(std, IMAGENET_STD, strict=True)]
     moved = [a - c * (m - 0.5) / 0.5 for a, c, m in zip(mean, scaled, IMAGENET_MEAN, strict=True)]
     return tuple(moved), tuple(scaled)

@@ -112,7 +112,7 @@ def read_tokens(
 
 
 def _mistake(lengths: list[int], leading: int, trailing: int) -> str:
-    """What to say where no sequence is as the catalogue says."""
+    """The error text where no sequence of the network fits the catalogue's `tokens`."""
     if not lengths:
         return "the network has no sequences of tokens; leave tokens out"
     said = f"tokens = {{ leading = {leading}, trailing = {trailing} }} does not fit"

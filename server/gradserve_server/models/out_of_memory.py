@@ -2,7 +2,7 @@
 
 import torch
 
-CPU_WORDS = "can't allocate memory"  # Of the RuntimeError that it raises on a CPU.
+CPU_WORDS = "can't allocate memory"  # The text of the RuntimeError that torch raises on a CPU.
 
 
 def is_out_of_memory(error: Exception) -> bool:

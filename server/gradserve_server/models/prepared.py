@@ -65,7 +65,7 @@ class Prepared:
         return self if precision == self.precision else self.others[precision]
 
     def normalised(self, images: Tensor) -> Tensor:
-        """What the network takes for images [N, 3, H, W] in [0, 1]."""
+        """The network's input [N, C, H, W] for images [N, 3, H, W] in [0, 1]: normalised, and grey where C is 1."""
         if self.card.channels == 1:
             images = grey(images)
         n, channels, height, width = images.shape
@@ -80,9 +80,9 @@ class Prepared:
     ) -> Tensor:
         """[N, 3, H, W] in [0, 1] -> logits [N, classes].
 
-        `rules`: those of the backward pass, one for each row and ordered as by `rules.place`; those of ReLUs are no
-        matter of the model, and `ReLURules` are entered before. `regions`: weights [H, W] of the positions whose scores
-        are summed or averaged, one or None for each row.
+        `rules`: those of the backward pass, one for each row and ordered as by `rules.place`. Only those of relevance
+        are applied here; for those of ReLUs the caller enters `ReLURules` before. `regions`: weights [H, W] of the
+        positions whose scores are summed or averaged, one or None for each row.
         """
         x = self.normalised(images)
         with self._mode(), self._relevance(rules, x), summed_over(regions, *images.shape[2:]):
@@ -99,20 +99,20 @@ class Prepared:
             return
         size = (2, 3, self.card.height, self.card.width)  # A layout for a single image makes outputs of another format.
         images = torch.zeros(size, device=self.device, dtype=self.dtype, requires_grad=True)
-        images = images.contiguous(memory_format=torch.channels_last)  # The engine's are so too.
+        images = images.contiguous(memory_format=torch.channels_last)  # So are the images that the engine passes.
         with torch.enable_grad():
             logits = self(images)
             if logits.requires_grad:
                 torch.autograd.grad(logits.sum(), images, allow_unused=True)
 
     def _mode(self) -> contextlib.AbstractContextManager[object]:
-        """What replaces operations of the network in this precision."""
+        """The torch function mode that replaces operations of the network in this precision, if any."""
         if self.halves is not None and torch.is_grad_enabled():
             return HalfBackward(self.halves)
         return contextlib.nullcontext() if self.kernels is None else FastOperations(self.kernels)
 
     def _relevance(self, rules: Sequence[Rule], x: Tensor) -> contextlib.AbstractContextManager[object]:
-        """What replaces operations for rows with relevance, whose normalised images x has."""
+        """The mode that replaces operations for rows with relevance, if there are any. x: the normalised images."""
         relevance = [rule for rule in rules if isinstance(rule, Relevance)]
         if not relevance:
             return contextlib.nullcontext()

@@ -80,7 +80,7 @@ class Axis:
 
 
 def _along(strips: "_Strips", stride: int) -> Generator[None, None, Axis | None]:
-    """What was measured; None where a cell depends on the whole strip.
+    """How far cells see along that axis; None where a cell depends on the whole strip.
 
     A strip is NaN from some pixel on: a cell is NaN if and only if it depends on one of these pixels, since NaN times
     zero is NaN too.
@@ -107,7 +107,7 @@ class _Strips:
 
     def __init__(self, model: Prepared, layer: str, axis: int) -> None:
         self._model, self._layer, self.axis = model, layer, axis
-        self.least = model.card.min_size  # Pixels, also of the short side.
+        self.least = model.card.min_size  # The smallest side in pixels, which the short side of each strip has.
 
     def cells(self, width: int) -> int:
         """How many cells a strip of that width has."""
@@ -135,7 +135,7 @@ class _Strips:
 
     def offset(self, stride: int, before: int, behind: int) -> Generator[None, None, float]:
         """The middle of what cell 0 sees, if the picture had pixels before its first one too."""
-        middle = max(0, before, behind) + 2  # Of a strip in which it sees no border.
+        middle = max(0, before, behind) + 2  # In the strip below, this cell sees no border.
         width = stride * max(2 * middle, ceil(self.least / stride))
         # As far as cells are touched, the cell in the middle sees pixels of these strides behind and before it.
         ends = range((middle + behind) * stride, (middle + behind + 1) * stride)
@@ -156,7 +156,7 @@ class _Strips:
 
     @staticmethod
     def _edge(places: range, holds: Callable[[int], bool]) -> Generator[None, None, int]:
-        """The last of the places where it holds; it holds at the first ones and then no more."""
+        """The last place where `holds` is true, by bisection: it is true at the first places and false after them."""
         low, high = 0, len(places)
         while high - low > 1:
             middle = (low + high) // 2
@@ -172,7 +172,7 @@ class _Strips:
         return self._normalised(torch.full((1, 3, self.least, width), 0.5))
 
     def _normalised(self, strip: Tensor) -> Tensor:
-        """Its long side stays last."""
+        """The strip as the network's input, contiguous, so that its long side stays last in memory."""
         model = self._model
         return model.normalised(strip.to(model.device, model.dtype)).contiguous()
 

@@ -69,8 +69,8 @@ def _are_own(rows: Tensor, single: dict[int, Tensor], images: Sequence[int]) -> 
     place = torch.tensor([numbers.index(i) for i in images], device=own.device)
     if own.shape[1:] != rows.shape[1:]:
         return False
-    apart = torch.cdist(own, own).fill_diagonal_(torch.inf).amin(1)[place]
+    nearest = torch.cdist(own, own).fill_diagonal_(torch.inf).amin(1)[place]
     off = (rows.double() - own[place]).norm(dim=1)
     eps = 2 * torch.finfo(rows.dtype).eps if rows.is_floating_point() else 0.0
-    allowed = torch.maximum(max(ROUNDING_SHARE, eps) * own.norm(dim=1).amax(), MAX_DISTANCE_SHARE * apart)
+    allowed = torch.maximum(max(ROUNDING_SHARE, eps) * own.norm(dim=1).amax(), MAX_DISTANCE_SHARE * nearest)
     return not bool((off > allowed).any())

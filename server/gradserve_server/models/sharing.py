@@ -15,8 +15,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-ALIGNMENT = 64  # Bytes; of the first byte of each weight.
-MIN_BYTES = 1 << 16  # Of a weight that is worth sharing.
+ALIGNMENT = 64  # Each weight begins at a multiple of this many bytes.
+MIN_BYTES = 1 << 16  # Smaller weights are not shared.
 
 
 def share_weights(networks: Iterable[nn.Module], link: Path) -> None:
@@ -45,11 +45,11 @@ def _is_shareable(weight: nn.Parameter) -> bool:
 
 
 def _opened(link: Path, weights: Sequence[nn.Parameter]) -> Tensor | None:
-    """The memory that another process has left, if it holds just these weights."""
+    """The memory that another process has made and that `link` leads to, or None if it holds other weights."""
     try:
         file = os.open(link, os.O_RDONLY | os.O_NONBLOCK)
     except OSError:
-        return None  # There was none, or it has died.
+        return None  # No process has made one, or the one that did has ended.
     try:
         if fcntl.fcntl(file, fcntl.F_GET_SEALS) != _seals() or os.fstat(file).st_size != _size(weights):
             return None  # The number of that process, or of its file, may have been given to another one.
@@ -66,7 +66,9 @@ def _written(link: Path, weights: Sequence[nn.Parameter]) -> Tensor:
     """New memory with these weights, to which the link leads. Its file stays open as long as this process lives."""
     file = os.memfd_create("gradserve-weights", os.MFD_ALLOW_SEALING | os.MFD_CLOEXEC)
     try:
-        os.posix_fallocate(file, 0, _size(weights))  # Fails where there is no room, which a mapping would die of.
+        os.posix_fallocate(
+            file, 0, _size(weights)
+        )  # This raises where memory is full; a write to a mapping would kill the process.
         for weight, offset in zip(weights, _offsets(weights), strict=False):
             rest = _bytes(weight).numpy().data
             while rest:

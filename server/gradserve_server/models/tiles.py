@@ -10,7 +10,7 @@ from .card import Layer, ModelCard
 
 @dataclass(frozen=True, slots=True)
 class DenseHead:
-    """How a network's head goes over pictures of any size, as trying has found.
+    """A network's head as a convolution over pictures of any size, as trials have shown it.
 
     Cell i of a map of scores reads the `side` cells of the last map from i on. A global mean has the side 1: there the
     mean over the map of scores is the picture's own logits.
@@ -18,14 +18,14 @@ class DenseHead:
 
     refused: str = ""  # Why the head is no convolution, or empty.
     layer: str = ""  # The layer whose output, the last map, the head reads.
-    channels: int = 0  # Of that map.
-    side: int = 1
+    channels: int = 0  # The channels of that map.
+    side: int = 1  # The cells of the last map, along each side, that one cell of the map of scores reads.
     pool: str = ""  # The adaptive pool between that layer and the head, which does nothing at the model's own size.
     linear: str = ""  # The linear layer or 1x1 convolution behind a global mean; empty where the map has the scores.
     chain: tuple[str, ...] = ()  # The layers of a head with `side` above 1, in order.
     least: int = 0  # The smallest side in pixels of a picture with a cell.
     smallest: int = 0  # The smallest side in pixels that the network takes.
-    gflop: float = 0.0  # Of the head for a cell.
+    gflop: float = 0.0  # What the head costs for one cell of the map of scores.
     stride: int = 0  # Pixels from a cell to the next.
     offset: float = 0.0  # Pixels from the picture's edge to the middle of what the first cell sees.
     before: int = 0  # Cells of the last map at the beginning of a tile that may depend on pixels before it.

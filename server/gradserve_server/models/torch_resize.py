@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
-WEIGHT_BITS = 15  # Of the largest weight, without its sign.
-MAX_PRECISION = 22  # Of torch's weights, in bits after the point.
+WEIGHT_BITS = 15  # The bits of the largest weight, without its sign.
+MAX_PRECISION = 22  # The most bits that torch's weights have after the point.
 EXACT_FLOAT32 = 1 << 24  # Whole numbers below this are exact in float32.
 BICUBIC_SLOPE = -0.5  # Keys' parameter a, as Pillow has it too.
 STRIP = 128  # Rows of a picture whose width is changed together.
@@ -49,7 +49,7 @@ FILTERS = {
 
 
 class Weights(NamedTuple):
-    """For each new pixel the first old one that it depends on, how many it depends on, and their weights in bits."""
+    """For each new pixel the first old one that it depends on, how many it depends on, and their weights."""
 
     first: Array  # [new]
     counts: Array  # [new]

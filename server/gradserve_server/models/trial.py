@@ -1,4 +1,4 @@
-"""What is found out about a model only when somebody asks for it, in steps between which others have their turns."""
+"""Results about a model that are computed on the first request, in steps between which other work can run."""
 
 from collections.abc import Callable, Generator
 from typing import Generic, TypeVar
@@ -7,14 +7,17 @@ T = TypeVar("T")
 
 
 class SharedTrial(Generic[T]):
-    """A result that is worked out once. Who leaves in the middle of it leaves the rest to those who ask after that."""
+    """A result that is computed once, step by step. If a caller stops halfway, the next caller goes on from there."""
 
     def __init__(self) -> None:
         self.result: T | None = None
         self._steps: Generator[None, None, T] | None = None
 
     def advance(self, begin: Callable[[], Generator[None, None, T]]) -> T | None:
-        """Does the next step and returns the result, or None if there are more. A step that fails begins it anew."""
+        """Does the next step; the result, or None if steps are left. If a step raises, the next call starts anew.
+
+        begin: makes the generator of the steps, which returns the result.
+        """
         if self.result is not None:
             return self.result
         steps, self._steps = self._steps or begin(), None

@@ -94,7 +94,7 @@ def _torn(checkpoint: Checkpoint, own: Mapping[str, Any]) -> list[_Misfit]:
 
 
 def _place(tensor: Tensor) -> tuple[object, ...]:
-    """What tensors that are the same memory have in common."""
+    """A key that is equal for tensors of the same memory, shape and strides."""
     return tensor.data_ptr(), tensor.shape, tensor.stride()
 
 

@@ -1,1 +1,1 @@
-"""What is done without a server: building influence indexes, fine-tuning."""
+"""Commands that need no server: building indexes, fine-tuning, checking models, tuning to the machine."""

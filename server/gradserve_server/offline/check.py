@@ -43,7 +43,7 @@ def check(
     config: Config = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu or cuda; default: the file's")] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="compute threads on a CPU; default: the file's")] = None,
-    strict: Annotated[bool, typer.Option("--strict", help="fail for what is odd, too")] = False,
+    strict: Annotated[bool, typer.Option("--strict", help="exit with 1 where anything is odd, too")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="print JSON on standard output")] = False,
 ) -> None:
     """Load models as a server does, make a map of each by every method of Explain that applies, and say what is odd.

@@ -19,7 +19,7 @@ class DatasetExamples:
     """Pictures of a folder or an npz; each is decoded when it is needed."""
 
     def __init__(self, dataset: Dataset, card: ModelCard) -> None:
-        """`dataset` has its final labels already; the card says how pictures become input.
+        """`dataset` has its final labels already; the card says how pictures are preprocessed.
 
         Raises ValueError for a file whose name is not UTF-8, which no reply could tell.
         """

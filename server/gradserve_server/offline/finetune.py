@@ -41,7 +41,7 @@ def finetune(
     model: Model,
     data: Annotated[Path, typer.Option(help="pictures in class folders, with labels.csv, or an .npz")],
     out: Annotated[Path, typer.Option(help="folder for weights, labels, catalogue entry and index")],
-    name: Annotated[str, typer.Option(help="of the new model in requests; default: the folder's")] = "",
+    name: Annotated[str, typer.Option(help="name of the new model in requests; default: the folder's name")] = "",
     config: Config = None,
     weight_decay: Annotated[
         float, typer.Option(min=1e-8, help="L2, lambda of lambda/2 |theta|^2 beside the mean loss")
@@ -50,9 +50,9 @@ def finetune(
     epochs: Annotated[int, typer.Option(min=1, help="with --all: passes over the pictures")] = 5,
     rate: Annotated[float, typer.Option(min=1e-8, help="with --all: learning rate at the start")] = 1e-3,
     held_out: Annotated[
-        float, typer.Option(min=0, max=0.9, help="share of the pictures that accuracy is told on")
+        float, typer.Option(min=0, max=0.9, help="share of the pictures that are held out, to measure the accuracy on")
     ] = 0.1,
-    seed: Annotated[int, typer.Option(help="of the held-out share and of the order")] = 0,
+    seed: Annotated[int, typer.Option(help="seed of the held-out share and of the order")] = 0,
     device: Device = "cpu",
     threads: Threads = None,
 ) -> None:

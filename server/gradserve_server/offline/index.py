@@ -51,26 +51,33 @@ def index(
     weight_decay: Annotated[
         float | None, typer.Option(min=0, help="L2 that the model was trained with, lambda of lambda/2 |theta|^2")
     ] = None,
-    label_smoothing: Annotated[float, typer.Option(min=0, max=0.99, help="that the model was trained with")] = 0.0,
-    last_layer_only: Annotated[bool, typer.Option(help="the other layers were not trained on these data")] = False,
+    label_smoothing: Annotated[
+        float, typer.Option(min=0, max=0.99, help="label smoothing that the model was trained with")
+    ] = 0.0,
+    last_layer_only: Annotated[
+        bool, typer.Option(help="index the last layer alone: the others were not trained on these data")
+    ] = False,
     size: Annotated[int, typer.Option(min=1, max=4096, help="numbers kept of each example's gradient")] = SIZE,
     rank: Annotated[
         int | None, typer.Option(min=1, max=4096, help="directions kept of each side of a layer; default: by layers")
     ] = None,
-    seed: Annotated[int, typer.Option(help="of the samples that bases and curvature are taken from")] = 0,
+    seed: Annotated[int, typer.Option(help="seed of the samples that bases and curvature are taken from")] = 0,
     audit: Annotated[
         int, typer.Option(min=0, max=1000, help="afterwards compare so many examples with exact influence (slow)")
     ] = 0,
     kind: Annotated[
-        IndexKind, typer.Option(help="influence, or pictures: of what they do in each layer")
+        IndexKind,
+        typer.Option(help="influence (gradients of a training set) or pictures (what they excite in each layer)"),
     ] = IndexKind.influence,
     layers: Annotated[
-        str, typer.Option(help="of kind pictures: layers A,B,...; default: at most 12 from the first to the last")
+        str, typer.Option(help="with --kind pictures: layers A,B,...; default: at most 12 from the first to the last")
     ] = "",
-    top: Annotated[int, typer.Option(min=1, max=MAX_TOP, help="of kind pictures: patches kept of each channel")] = TOP,
+    top: Annotated[
+        int, typer.Option(min=1, max=MAX_TOP, help="with --kind pictures: patches kept of each channel")
+    ] = TOP,
     tsne: Annotated[
         list[str] | None,
-        typer.Option(help="of kind pictures: also a t-SNE of this layer; needs the extra tsne; repeatable"),
+        typer.Option(help="with --kind pictures: also a t-SNE of this layer; needs the extra tsne; repeatable"),
     ] = None,
     device: Device = "cpu",
     threads: Threads = None,
@@ -134,7 +141,7 @@ def training_examples(model: Prepared, data: Path | None) -> Examples:
     if data is not None:
         return DatasetExamples(open_dataset(data).labelled_for(model.card.classes), model.card)
     if model.card.name != "digits" or model.card.builder != "embedded":
-        raise ValueError("--data is needed: a folder of class folders, or an .npz with images and labels")
+        raise ValueError("--data is needed: class folders, a folder with labels.csv, or an .npz with images and labels")
     return training_set()
 
 

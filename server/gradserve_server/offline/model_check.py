@@ -31,7 +31,7 @@ from ..pool.wire import WorkerSettings
 
 # Parameters of a map that only shows that its method works.
 SHORT = {"samples": 2, "steps": 4, "patch": 0.5, "stride": 1.0}
-SATURATED = 0.9999  # Smallest probability of what a saturated head says, for each test picture.
+SATURATED = 0.9999  # A head is saturated if each test picture's answer has at least this probability.
 # Beginnings of notes that say what a network is, and nothing that its author should look at.
 PLAIN_FACTS = (GREY_NOTE, OWN_WEIGHTS, "PARTIALLY_GUIDED", "POSITIONS")
 AUXILIARY = re.compile(r"(.*\.)?aux", re.IGNORECASE)  # Names of classifiers that only training needs.
@@ -50,7 +50,7 @@ class ModelReport:
     refused: str = ""  # Why it is not served, in the words of a server that starts.
     seconds: float = 0.0
     card: ModelCard | None = None
-    rows: Mapping[Precision, int] = field(default_factory=dict)  # Of a full pass.
+    rows: Mapping[Precision, int] = field(default_factory=dict)  # The rows of a full pass, by precision.
     refusals: Mapping[str, str] = field(default_factory=dict)  # Why methods of Explain do not apply, by method.
     failures: Mapping[str, str] = field(default_factory=dict)  # Why maps failed, by method.
     odd: tuple[str, ...] = ()

@@ -50,7 +50,7 @@ class Budget:
     ] = None
     label: Annotated[
         str | None,
-        typer.Option("--label", help="What it is: index or name; the prediction if left out.", rich_help_panel=_BUDGET),
+        typer.Option("--label", help="True class: index or name; the prediction if left out.", rich_help_panel=_BUDGET),
     ] = None
     region: Annotated[str | None, typer.Option("--region", help=f"{parse.REGION}.", rich_help_panel=_BUDGET)] = None
     mask: Annotated[
@@ -65,7 +65,9 @@ class Budget:
     eps: Annotated[
         str | None,
         typer.Option(
-            "--eps", help="4/255 or 0.015, of pixels in [0, 1]; left out: the model's.", rich_help_panel=_BUDGET
+            "--eps",
+            help="Budget of pixels in [0, 1], as 4/255 or 0.015; left out: the model's.",
+            rich_help_panel=_BUDGET,
         ),
     ] = None
     norm: Annotated[str, options.one_of("--norm", names=NORMS, text="{}.", rich_help_panel=_BUDGET)] = "linf"
@@ -99,7 +101,11 @@ class Defences:
 
     defence: Annotated[
         str | None,
-        typer.Option("--defence", help="jpeg, bit_depth, blur or noise; jpeg:quality=50.", rich_help_panel=_DEFENCE),
+        typer.Option(
+            "--defence",
+            help="Put before the model: jpeg, bit_depth, blur or noise; jpeg:quality=50.",
+            rich_help_panel=_DEFENCE,
+        ),
     ] = None
     adaptive: Annotated[
         bool, typer.Option("--adaptive", help="Let the attack see through the defence.", rich_help_panel=_DEFENCE)

@@ -30,7 +30,7 @@ Data = Annotated[
 
 @dataclass(frozen=True)
 class Question:
-    """By which map, and in which masks, evidence is measured."""
+    """The map that the evidence is measured by, and the masks that it is measured in."""
 
     masks: Annotated[
         Path | None,
@@ -81,8 +81,8 @@ def bias(
     """How much of the evidence for its label lies in the object of each picture, and how much around it.
 
     Writes results.json and a page, index.html, with the classes and the pictures that have least in the object: a wolf
-    that is known by the snow. The evidence is the positive part of the map of the label. The exit code is 1 where a
-    picture could not be measured.
+    that is known by the snow. The evidence is the positive part of the map of the label. The exit code is 1 below
+    --min-inside, or where a picture could not be measured, and 2 where none could.
 
     Example: `gradserve bias --data animals/ --masks masks/ --method grad_cam --out bias-out`
     """

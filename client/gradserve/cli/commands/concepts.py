@@ -24,17 +24,24 @@ class Pictures:
     concept: Annotated[
         str,
         typer.Option(
-            "--concept", help=f"{DRAWN}, half of the negatives in the shades of a colour ({TINTS}), or a folder."
+            "--concept",
+            help=f"{DRAWN}; a colour, in whose shades half of the negatives are sent ({TINTS}); or a folder.",
         ),
     ] = "stripes"
     negatives: Annotated[
-        str, typer.Option("--negatives", help=f"A folder of pictures of anything else, or {pictures.BLOBS}: drawn.")
+        str,
+        typer.Option(
+            "--negatives", help=f"A folder of pictures of anything else, or {pictures.BLOBS}, which are drawn."
+        ),
     ] = pictures.BLOBS
     colours: Annotated[
         str, options.one_of("--colours", names=patterns.PALETTES, text="Colours of what is drawn: {}.")
     ] = "random"
     orientation: Annotated[
-        str, options.one_of("--orientation", names=patterns.ORIENTATIONS, text="Which way it runs: {}.")
+        str,
+        options.one_of(
+            "--orientation", names=patterns.ORIENTATIONS, text="Which way stripes and other patterns run: {}."
+        ),
     ] = "any"
     count: Annotated[
         int, typer.Option("--count", min=3, max=pictures.MAX_CONCEPT, help="How many pictures are drawn.")
@@ -125,7 +132,7 @@ def concepts(
     output.out().print(_table(title, result, rows))
     output.out().print(
         f"significant from |z| = {result.z_threshold:.2f} on, by {result.random_directions} random directions; "
-        f"{result.accuracy:.0%} of left-out pictures told right"
+        f"{result.accuracy:.0%} of the held-out pictures are told apart rightly"
     )
     if result.name:
         output.out().print(f"kept as {result.name} until {result.expires}: --target direction:{result.name}")

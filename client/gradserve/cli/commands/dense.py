@@ -14,7 +14,7 @@ from gradserve.results.dense import DenseMaps
 
 @dataclass(frozen=True)
 class Subject:
-    """Which classes, and in which size the model sees the picture."""
+    """The classes that are looked for, and the size in which the model sees the picture."""
 
     target: Annotated[
         list[str],

@@ -20,22 +20,23 @@ ENDINGS = (".png", ".jpg", ".jpeg", ".webp")
 
 @dataclass(frozen=True)
 class Units:
-    """Of which layer and channels, and how much is shown of each."""
+    """The layer and its channels, and how much is shown of each."""
 
     layer: Annotated[str, typer.Option("--layer", help="An indexed layer; the last one if left out.")] = ""
     channel: options.Channels = field(default_factory=list)
     count: Annotated[
-        int | None, typer.Option("--count", min=1, max=64, help="How many of the strongest channels: 8.")
+        int | None, typer.Option("--count", min=1, max=64, help="How many of the strongest channels; 8 if left out.")
     ] = None
     top: Annotated[
-        int | None, typer.Option("--top", "-k", min=1, max=100, help="How many patches of each; all of the index.")
+        int | None,
+        typer.Option("--top", "-k", min=1, max=100, help="How many patches of each; all that are indexed if left out."),
     ] = None
     spectrum: Annotated[
-        bool, typer.Option("--spectrum", help="Also pictures from the one that excites it most to the least.")
+        bool, typer.Option("--spectrum", help="Also pictures at even distances between the strongest and the weakest.")
     ] = False
 
     def arguments(self) -> dict[str, Any]:
-        """Those that were given, as the client's `exemplars` takes them."""
+        """The options that were given, as the client's `exemplars` takes them."""
         given = {"channels": self.channel, "count": self.count, "top": self.top, "spectrum": self.spectrum}
         return {name: value for name, value in given.items() if value}
 
@@ -69,10 +70,10 @@ def exemplars(
         raise ValueError("--maximize draws pictures: name a file for them by --out")
     with connection.client(timeout) as client, output.waiting("exemplars"):
         result = client.exemplars(units.layer, model=model, values=numbers, **units.arguments())
-        wishes = _maximized(client, result, timeout) if maximize else []
+        maximized = _maximized(client, result, timeout) if maximize else []
     if out is not None:
         out.parent.mkdir(parents=True, exist_ok=True)
-        result.save(out) if numbers else drawing.exemplars(result, wishes).save(out)
+        result.save(out) if numbers else drawing.exemplars(result, maximized).save(out)
     output.warn(result.provenance.warnings)
     if as_json:
         output.print_json({**result.to_dict(), **({"saved": str(out)} if out else {})})

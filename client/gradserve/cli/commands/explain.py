@@ -58,7 +58,7 @@ class Judging:
         bool, typer.Option("--trust", help="Judge each map beside chance and the middle of the picture (50 rows).")
     ] = False
     curves: Annotated[
-        bool, typer.Option("--curves", help="The same with areas of insertion and deletion (50 rows, and 29 a map).")
+        bool, typer.Option("--curves", help="--trust, and the curves of insertion and deletion (29 more rows a map).")
     ] = False
 
 
@@ -69,7 +69,7 @@ class OutputFiles:
     out: Annotated[
         Path | None,
         typer.Option(
-            "--out", "-o", help="Picture file, or folder for several; maps for a folder.", rich_help_panel="Output"
+            "--out", "-o", help="Picture file; a folder for several, or for a folder's maps.", rich_help_panel="Output"
         ),
     ] = None
     save_map: Annotated[
@@ -83,7 +83,10 @@ class OutputFiles:
     picture: Annotated[
         str,
         options.one_of(
-            "--picture", names=("overlay", "heatmap", "cutout"), text="{}, the object.", rich_help_panel="Output"
+            "--picture",
+            names=("overlay", "heatmap", "cutout"),
+            text="{}. cutout is the object that the map lies on.",
+            rich_help_panel="Output",
         ),
     ] = "overlay"
     colormap: Annotated[
@@ -97,13 +100,13 @@ class OutputFiles:
     ] = None
     restart: Annotated[
         bool,
-        typer.Option("--restart", help="Compute the maps in --out anew; for a folder.", rich_help_panel="Output"),
+        typer.Option("--restart", help="Of a folder: compute the maps in --out anew.", rich_help_panel="Output"),
     ] = False
 
 
 @dataclass(frozen=True)
 class MapsRequest:
-    """What requests for maps carry; those of a folder's pictures leave the way to others."""
+    """What requests for maps carry. Requests for the pictures of a folder give way to others by default."""
 
     preprocess: options.Preprocess = "model_default"
     priority: Annotated[
@@ -111,7 +114,7 @@ class MapsRequest:
         options.one_of(
             "--priority",
             names=options.PRIORITIES,
-            text="{}. Default: interactive, for a folder batch.",
+            text="{}. Default: interactive; batch for a folder.",
             rich_help_panel="Request",
         ),
     ] = None
@@ -120,14 +123,16 @@ class MapsRequest:
         typer.Option(
             "--concurrency",
             min=1,
-            help="Photos that are under way at once. Default: 8, for a folder 32.",
+            help="Photos that are under way at once. Default: 8; 32 for a folder.",
             rich_help_panel="Request",
         ),
     ] = None
     segment: Annotated[
         bool,
         typer.Option(
-            "--segment", help="Also cut out the object that each map lies on; see --json.", rich_help_panel="Request"
+            "--segment",
+            help="Also cut out the object that each map lies on, which --json prints.",
+            rich_help_panel="Request",
         ),
     ] = False
     precision: options.Precision = "auto"
@@ -267,7 +272,7 @@ def _print(saved: list[Saved], as_json: bool) -> None:
 
 
 def _judged(result: Explanation) -> Iterator[str]:
-    """How far to trust a map, in lines."""
+    """The lines that say how far to trust a map."""
     if result.trust is None:
         return
     yield result.trust.sentence

@@ -19,7 +19,7 @@ from gradserve.results.influence import Influence, Reweighting, Suspects, Traini
 from gradserve.v1 import influence_pb2
 
 Out = Annotated[Path | None, typer.Option("--out", "-o", help="Picture of the examples.", rich_help_panel="Output")]
-SuspectTop = Annotated[int, typer.Option("--top", "-k", min=1, max=1000, help="How many.")]
+SuspectTop = Annotated[int, typer.Option("--top", "-k", min=1, max=1000, help="How many examples are listed.")]
 Order = Annotated[
     str, options.one_of("--order", names=fields.choices(influence_pb2.SuspectOrder.DESCRIPTOR), text="{}.")
 ]
@@ -27,7 +27,7 @@ Order = Annotated[
 
 @dataclass(frozen=True)
 class Question:
-    """By which method, of which prediction, and which changes of the training set are asked about."""
+    """The method, the prediction that is explained, and the changes of the training set that are asked about."""
 
     method: Annotated[
         str | None,
@@ -41,7 +41,7 @@ class Question:
         options.one_of(
             "--goal",
             names=fields.choices(influence_pb2.InfluenceGoal.DESCRIPTOR),
-            text="Whose change is predicted: {}.",
+            text="The number whose change is predicted: {}.",
         ),
     ] = "loss"
     top: Annotated[int, typer.Option("--top", "-k", min=1, max=100, help="How many helpful and harmful examples.")] = 8
@@ -58,7 +58,9 @@ class Question:
         list[str],
         typer.Option("--ensemble", metavar="MODEL", help="Average over this model too, trained on the same examples."),
     ] = field(default_factory=list)
-    no_newton: Annotated[bool, typer.Option("--no-newton", help="last_layer: first order only.")] = False
+    no_newton: Annotated[
+        bool, typer.Option("--no-newton", help="With last_layer: no Newton step, first order only.")
+    ] = False
 
     def chosen(self) -> Method | None:
         """The method as the client takes it; None for the index's own."""

@@ -30,7 +30,7 @@ Photos = Annotated[
 
 @dataclass(frozen=True)
 class Subject:
-    """Of which layer and channels, and which of them first."""
+    """The layer and its channels, and which channels come first."""
 
     layer: Annotated[str, typer.Option("--layer", help="A layer; `gradserve inspect table` lists them.")] = ""
     channel: options.Channels = field(default_factory=list)
@@ -40,25 +40,27 @@ class Subject:
     order: Annotated[
         str,
         options.one_of(
-            "--order", names=fields.choices(ORDER), text="What makes a channel strong, for activations: {}."
+            "--order", names=fields.choices(ORDER), text="For activations: what makes a channel strong, {}."
         ),
     ] = ""
     inputs: Annotated[
         int | None,
-        typer.Option("--inputs", min=1, max=64, help="How many input channels of each, for weights."),
+        typer.Option("--inputs", min=1, max=64, help="For weights: how many input channels of each."),
     ] = None
-    common_scale: Annotated[bool, typer.Option("--common-scale", help="One scale for all channels, for weights.")] = (
-        False
-    )
+    common_scale: Annotated[
+        bool, typer.Option("--common-scale", help="For weights: draw all channels by one scale.")
+    ] = False
     label: Annotated[
         list[int],
-        typer.Option("--label", min=0, help="The class of each photo, for the loss of table. May be repeated."),
+        typer.Option(
+            "--label", min=0, help="For table: the class of each photo, which the loss is of. May be repeated."
+        ),
     ] = field(default_factory=list)
 
     def arguments(self, view: str) -> dict[str, Any]:
-        """Those that were given, as the client's `inspect` takes them."""
+        """The options that were given, as the client's `inspect` takes them."""
         if view == "receptive_field" and len(self.channel) > 1:
-            raise ValueError("a receptive field is of one --channel, or without it of several together")
+            raise ValueError("a receptive field takes one --channel, or none for several channels together")
         channels: dict[str, Any] = {"channel": self.channel[0]} if view == "receptive_field" and self.channel else {}
         if view != "receptive_field" and self.channel:
             channels = {"channels": self.channel}

@@ -26,7 +26,7 @@ Out = Annotated[
 
 @dataclass(frozen=True)
 class Map:
-    """Of which features, how they become two numbers, and what is shown beside."""
+    """The features, the method that makes two numbers of them, and what is shown beside the pictures."""
 
     layer: Annotated[str, typer.Option("--layer", help="A layer of the index; its last one if left out.")] = ""
     method: Annotated[
@@ -44,7 +44,9 @@ class Map:
             help=f"How many pictures of the index are on the map; {DEFAULT_POINTS} with --out if left out.",
         ),
     ] = None
-    no_thumbnails: Annotated[bool, typer.Option("--no-thumbnails", help="Without small pictures on the page.")] = False
+    no_thumbnails: Annotated[
+        bool, typer.Option("--no-thumbnails", help="Leave the small pictures out of the page.")
+    ] = False
 
 
 @dataclass(frozen=True)

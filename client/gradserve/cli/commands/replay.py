@@ -10,7 +10,8 @@ from gradserve.cli import options, output
 from gradserve.errors import FailedPrecondition, InternalError, InvalidArgument, NotFound
 from gradserve.folders.replay import Replayed, replay
 
-_OF_ONE_FILE = (ValueError, OSError, NotFound, InvalidArgument, FailedPrecondition, InternalError)  # Other files go on.
+# Errors that are about one file alone: the other files are replayed all the same.
+_OF_ONE_FILE = (ValueError, OSError, NotFound, InvalidArgument, FailedPrecondition, InternalError)
 Maps = Annotated[list[Path], typer.Argument(help=".npz files of maps.", exists=True, dir_okay=False)]
 
 
@@ -20,7 +21,9 @@ def replay_command(
     *,
     photo: Annotated[
         Path | None,
-        typer.Option("--photo", help="The photo, where it is not where the file says.", exists=True, dir_okay=False),
+        typer.Option(
+            "--photo", help="The photo, if it is not where the file of maps says.", exists=True, dir_okay=False
+        ),
     ] = None,
     tolerance: Annotated[
         float, typer.Option("--tolerance", min=0, help="Largest difference, as a share of the map's largest value.")

@@ -82,9 +82,9 @@ class Trials:
             "--param", help="NAME=VALUE, or ATTACK.NAME=VALUE with several. May be repeated.", rich_help_panel=_TRIALS
         ),
     ] = field(default_factory=list)
-    norm: Annotated[str, options.one_of("--norm", names=NORMS, text="Of the budget: {}.", rich_help_panel=_TRIALS)] = (
-        "linf"
-    )
+    norm: Annotated[
+        str, options.one_of("--norm", names=NORMS, text="Norm of the budget: {}.", rich_help_panel=_TRIALS)
+    ] = "linf"
     loss: Annotated[
         str | None,
         options.one_of("--loss", names=LOSSES, text="{}; the attack's own if left out.", rich_help_panel=_TRIALS),
@@ -219,7 +219,7 @@ class Thresholds:
             "--no-worse",
             min=0,
             max=1,
-            help="By how much a share may be below the baseline's.",
+            help="The most that a share may be below the baseline's.",
             rich_help_panel=_THRESHOLDS,
         ),
     ] = None
@@ -262,10 +262,10 @@ class Reports:
         typer.Option("--out", "-o", file_okay=False, help="Folder for reports and journal.", rich_help_panel=_OUTPUT),
     ] = Path("robustness-out")
     restart: Annotated[
-        bool, typer.Option("--restart", help="Forget the journal in --out.", rich_help_panel=_OUTPUT)
+        bool, typer.Option("--restart", help="Forget what a stopped run in --out has done.", rich_help_panel=_OUTPUT)
     ] = False
     worst: Annotated[
-        int, typer.Option("--worst", min=0, max=100, help="Worst cases to show.", rich_help_panel=_OUTPUT)
+        int, typer.Option("--worst", min=0, max=100, help="How many worst cases to show.", rich_help_panel=_OUTPUT)
     ] = 12
 
 

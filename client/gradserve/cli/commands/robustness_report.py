@@ -32,13 +32,13 @@ _MARKS = {"passed": ("holds", "green"), "failed": ("FAILS", "bold red"), "not_me
 _LEADS = {
     "passed": "Passed: every threshold holds.",
     "failed": "Failed: not every threshold holds.",
-    "not_measured": "Not measured: what the pictures below would do decides.",
+    "not_measured": "Not measured: the verdict depends on the pictures below that were not measured.",
 }
 
 
 @dataclass(frozen=True)
 class Case:
-    """A picture that fell, asked about once more to have something to show."""
+    """A picture that fell, with the answer to its trial made once more, which has the pictures to show."""
 
     example: Example
     trial: Trial
@@ -46,10 +46,11 @@ class Case:
 
 
 async def worst(check: Check, dataset: Dataset, count: int) -> list[Case]:
-    """The pictures that fell to the least, and of these the most clearly: so many to attacks, so many to corruptions.
+    """The `count` worst pictures under attacks, and as many under corruptions.
 
-    The same seed gives almost the same picture again, so that no run has to keep its pictures; in other company some
-    of its values differ by a few levels, and it is shown with the certificate of its own.
+    Worst are those that fell to the smallest budget or severity, and of these the ones with the lowest margin. Each
+    is attacked once more, so that a run need not keep its pictures. The same seed gives almost the same picture: some
+    values may differ by a few levels, since other rows share its passes. So its new certificate is shown with it.
     """
     examples = {example.id: example for example in dataset}
     cases = []

@@ -1,4 +1,4 @@
-"""What commands need of the server, which may not be installed."""
+"""Imports of the server package, which may not be installed."""
 
 from importlib import import_module
 from typing import Any
@@ -7,7 +7,7 @@ import typer
 
 
 def server_module(name: str) -> Any:
-    """A module of the server; where it is not installed, a plain word of how to, and the end."""
+    """A module of the server. Where it is not installed, prints how to install it and exits with 1."""
     try:
         return import_module(f"gradserve_server.{name}")
     except ModuleNotFoundError as missing:

@@ -20,7 +20,7 @@ _SOURCES = "a folder of class folders, one with labels.csv, an .npz, or CLASS=FI
 
 @dataclass(frozen=True)
 class Networks:
-    """Which network makes the pictures, and which ones judge."""
+    """The network that makes the pictures, and those that judge them."""
 
     styler: Annotated[
         str, typer.Option("--styler", metavar="NAME", help="Model that makes the pictures. It cannot judge them.")

@@ -19,7 +19,7 @@ Out = Annotated[Path, typer.Option("--out", "-o", help="Picture file.")]
 
 @dataclass(frozen=True)
 class Styles:
-    """Whose style is taken, and from which layers."""
+    """The pictures whose style is taken, and the layers that it is taken from."""
 
     style: Annotated[
         list[Path],

@@ -12,7 +12,7 @@ from gradserve.results.inspect import Activations, ReceptiveField, Weights
 from gradserve.results.models import ModelCard
 
 _FILTERS, _MAPS = 64, 16
-_COLOUR = (255, 196, 0)  # Of the frame around what a unit sees.
+_FRAME_COLOUR = (255, 196, 0)  # The frame around what a unit sees.
 
 
 def chapter(card: ModelCard, small: ModelCard | None) -> Chapter:
@@ -79,7 +79,7 @@ def _framed(picture: SamplePicture, card: ModelCard, field: ReceptiveField) -> I
     photo = picture.open().resize((width, height), Image.Resampling.LANCZOS)
     half = min(field.effective_size, height, width) / 2
     box = (width / 2 - half, height / 2 - half, width / 2 + half, height / 2 + half)
-    ImageDraw.Draw(photo).rectangle(box, outline=_COLOUR, width=2)
+    ImageDraw.Draw(photo).rectangle(box, outline=_FRAME_COLOUR, width=2)
     return photo
 
 

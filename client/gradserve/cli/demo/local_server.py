@@ -53,7 +53,7 @@ def _watch(lines: IO[str], addresses: "SimpleQueue[str | None]") -> None:
 
 def _tail(log: Path) -> str:
     lines = log.read_text(errors="replace").splitlines()[-15:]
-    return "\n".join(["its last words:", *(f"  {line}" for line in lines)]) if lines else "it said nothing"
+    return "\n".join(["the end of its output:", *(f"  {line}" for line in lines)]) if lines else "it printed nothing"
 
 
 def _stop(server: subprocess.Popen[str]) -> None:

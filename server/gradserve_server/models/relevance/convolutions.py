@@ -62,7 +62,7 @@ def stabilized(z: Tensor) -> Tensor:
 
 
 def propagate(span: Span, convolution: Convolution, x: Tensor, y: Tensor, g: Tensor) -> Tensor:
-    """What the rule of the span makes of g."""
+    """The relevance of x by the span's rule, divided by x; for the input rules flat and box the relevance itself."""
     relevance, weight, bias = g * y, convolution.weight, convolution.bias
     if span.picture is not None:
         rule = _flat if span.rule.input == "flat" else _box
@@ -100,14 +100,14 @@ def _share_out(
 
 
 def _flat(convolution: Convolution, x: Tensor, y: Tensor, relevance: Tensor, picture: Picture) -> Tensor:
-    """Evenly over the pixels of each window (Lapuschkin et al. 2019)."""
+    """Shares relevance out evenly over the pixels of each window (Lapuschkin et al. 2019)."""
     ones = torch.ones_like(convolution.weight)
     s = relevance / stabilized(convolution.forward(picture.ones, ones))
     return picture.ones * convolution.backward(s, x, ones)
 
 
 def _box(convolution: Convolution, x: Tensor, y: Tensor, relevance: Tensor, picture: Picture) -> Tensor:
-    """By how far a pixel is from the value that would have spoken most against it (Montavon et al. 2017)."""
+    """Shares relevance out by how far each pixel is from its most opposing value (Montavon et al. 2017)."""
     weight, (_, low, high) = convolution.weight, picture
     up, down = weight.clamp_min(0), weight.clamp_max(0)
     least = convolution.forward(low, up) + convolution.forward(high, down)
