@@ -97,6 +97,9 @@ def main() -> int:
         with gradserve.Client(arguments.server) as client:
             card = client.model(arguments.model)
             photos = torch.stack([opened(path, *card.input_size) for path in sorted(arguments.photos.glob("*.jpg"))])
+            if arguments.label not in card.classes:
+                own = f"a class of {card.name}, such as {card.classes[0]!r}"
+                raise ValueError(f"--label must be {own}; was {arguments.label!r}")
             label = list(card.classes).index(arguments.label)
             sticker, probability = train(client, photos, label, arguments.steps, arguments.model)
     except (gradserve.GradserveError, OSError, ValueError, RuntimeError) as error:

@@ -57,7 +57,9 @@ def serve(
     threads: Annotated[int | None, typer.Option(help="compute threads of each worker on a CPU; default: 1")] = None,
     tls_certificate: Annotated[Path | None, typer.Option(help="PEM file; with --tls-key, serve TLS")] = None,
     tls_key: Annotated[Path | None, typer.Option(help="PEM file with the private key")] = None,
-    token_file: Annotated[Path | None, typer.Option(help="file with the bearer token that callers must send")] = None,
+    token_file: Annotated[
+        Path | None, typer.Option(help="bearer tokens of which callers must send one: a line each, or TOML with rights")
+    ] = None,
     traces: Annotated[
         str | None,
         typer.Option(help="send spans to an OpenTelemetry collector, http://HOST:4317; otlp: see OTEL_EXPORTER_OTLP_*"),

@@ -196,6 +196,8 @@ def test_a_preset_is_its_attack_with_defaults() -> None:
         (["--quick", "--param", "steps=3"], "--quick is the attack malt with its defaults"),
         (["--quick", "--loss", "margin", "--param", "steps=3"], "leave out --param and --loss, or name --attack malt"),
         (["--standard", "--merge", "out"], "--merge takes what its shards measured"),
+        (["--merge", "out", "--precision", "exact"], "--merge takes what its shards measured"),
+        (["--merge", "out", "--concurrency", "1"], "--merge takes what its shards measured"),
     ],
 )
 def test_presets_exclude_what_they_set(capsys, options, says):

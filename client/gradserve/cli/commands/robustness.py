@@ -121,7 +121,8 @@ def robustness(
     Example: `gradserve robustness --merge out-*/ --min-robust-accuracy 0.40`
     """
     if merge:
-        if (data, limit, shard, seed, trials) != (None, None, "", None, Trials()):
+        options_of_runs = data, limit, shard, seed, trials, preprocess, precision, concurrency, timeout
+        if options_of_runs != (None, None, "", None, Trials(), "model_default", "auto", 32, None):
             raise ValueError("--merge takes what its shards measured; it goes with thresholds, --out and --json alone")
         _end(robustness_merge.merge(folders or [], thresholds, reports.out, model), as_json)
     spec, limits = trials.spec(seed or 0, preprocess, precision), thresholds.limits()
