@@ -149,7 +149,7 @@ def test_what_no_loss_can_measure_is_not_called_robust(
     (skipped,) = found.junit.iter("skipped")
     assert skipped.get("message").startswith(unknown)
     assert why in skipped.get("message")
-    for text in ("Not measured: what", why, f"{robust['not_measured']} of 12"):
+    for text in ("Not measured: the verdict", why, f"{robust['not_measured']} of 12"):
         assert text in found.page, text
     assert f"<td>0.0% to {robust['possible_accuracy']:.1%}</td>" in found.page
     again = gate(capsys, address, pictures, tmp_path, model, *arguments, "--min-robust-accuracy", 0.5)

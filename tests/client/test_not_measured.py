@@ -185,7 +185,7 @@ def test_every_report_says_what_was_not_measured_and_why(pictures, tmp_path, mon
     assert properties["warning, pgd 1/255"] == f"{OTHER} (24 pictures)"
 
     page = robustness_report.html(plan, found, effort, [], {})
-    for text in ("Not measured: what", "66.7% to 80.0%", "20 to 24 of 30", NO_GRADIENT, "4 of 30", OTHER):
+    for text in ("Not measured: the verdict", "66.7% to 80.0%", "20 to 24 of 30", NO_GRADIENT, "4 of 30", OTHER):
         assert text in page, text
     assert "NOT MEASURED" in page
 
