@@ -39,6 +39,8 @@ from gradserve.robustness.run import Check
 from gradserve.robustness.thresholds import Limits
 
 EXIT_CODES = {"passed": 0, "failed": 1, "not_measured": 2}
+# Options of a run that was not told otherwise; --merge takes none.
+PREPROCESS, PRECISION, CONCURRENCY = "model_default", "auto", 32
 
 
 class NotMeasured(ValueError):
@@ -82,9 +84,9 @@ def robustness(
     trials: Trials,
     thresholds: Thresholds,
     seed: options.Seed = None,
-    preprocess: options.Preprocess = "model_default",
-    precision: options.Precision = "auto",
-    concurrency: Concurrency = 32,
+    preprocess: options.Preprocess = PREPROCESS,
+    precision: options.Precision = PRECISION,
+    concurrency: Concurrency = CONCURRENCY,
     reports: Reports,
     connection: options.Connection,
     timeout: Timeout = None,
@@ -122,7 +124,7 @@ def robustness(
     """
     if merge:
         options_of_runs = data, limit, shard, seed, trials, preprocess, precision, concurrency, timeout
-        if options_of_runs != (None, None, "", None, Trials(), "model_default", "auto", 32, None):
+        if options_of_runs != (None, None, "", None, Trials(), PREPROCESS, PRECISION, CONCURRENCY, None):
             raise ValueError("--merge takes what its shards measured; it goes with thresholds, --out and --json alone")
         _end(robustness_merge.merge(folders or [], thresholds, reports.out, model), as_json)
     spec, limits = trials.spec(seed or 0, preprocess, precision), thresholds.limits()
