@@ -24,7 +24,9 @@ class Placement:
         if not workers:
             self._waiting.append(pending)
             return
-        worker = min(workers, key=lambda each: self._seconds_ahead(each, pending.task))
+        worker = workers[0]
+        if len(workers) > 1:
+            worker = min(workers, key=lambda each: self._seconds_ahead(each, pending.task))
         pending.worker = worker
         worker.pending[pending.task.id] = pending
         worker.send(pending.task.on_clock(worker.behind))

@@ -92,11 +92,10 @@ class FairThreads:
         usual = places.count(self._usual)
         if usual < self._threads:
             return self._usual
-        running = defaultdict[str, float](float)
-        for call in self._calls:
-            running[call.caller.name] += call.so_far
-        if name not in running and len(places) - usual < SPARE_THREADS:
-            had = self._turns.had(name)
+        if len(places) - usual < SPARE_THREADS and all(call.caller.name != name for call in self._calls):
+            running, had = defaultdict[str, float](float), self._turns.had(name)
+            for call in self._calls:
+                running[call.caller.name] += call.so_far
             if all(had <= self._turns.had(other) + so_far for other, so_far in running.items()):
                 return self._spare
         # One more call than there are threads has a place: a thread that becomes free need not wait for the event loop.
