@@ -43,7 +43,10 @@ class RawConnection:
         return sum(isinstance(event, ResponseReceived) for event in self.events)
 
     def send(self, path: str, body: bytes, *, whole: bool = True) -> int:
-        """Sends a request, or the beginning of one; the number of its stream."""
+        """Sends a request, or the beginning of one, once the server takes so many bytes; the number of its stream."""
+        while self.http.outbound_flow_control_window < len(body):
+            if not self.receive():
+                raise ConnectionResetError("the server has closed the connection")
         stream = self.http.get_next_available_stream_id()
         headers = [(":method", "POST"), (":scheme", "http"), (":authority", "test"), (":path", path)]
         headers += [("te", "trailers"), ("content-type", "application/grpc")]

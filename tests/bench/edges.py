@@ -11,6 +11,7 @@ import os
 import socket
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from multiprocessing.synchronize import Event
@@ -40,6 +41,7 @@ SERVICE = "/gradserve.v1.GradientService"
 TOKEN, STRANGER = "a-token-of-the-benchmark", "another-token-of-the-benchmark"
 RATE = 10.0  # Requests a second of the calm caller.
 HALF_SENT, EMPTY_FIELDS, UNKNOWN_NAMES, HALF_GETS = 24, (15 << 20) // 4, 1024, 780
+CALLS_OF_CONNECTION, KEPT_CONNECTIONS, CALLS_GIVEN_UP = 64, 64, 20
 KEPT_PICTURES = 16  # The photos that the calm caller asks about, in turn.
 MAX_IMPORT_SECONDS = 120.0  # The most until the hostile caller's process has imported what it needs.
 START_SECONDS = 4.0  # From then until the hostile caller is at it.
@@ -97,16 +99,34 @@ def unknown_names(target: Target) -> None:
     sent(target, "Explain", explain_pb2.ExplainRequest(methods=methods, targets=targets).SerializeToString())
 
 
-def unread(target: Target) -> None:
-    """Replies that are never taken."""
+def explain_body() -> bytes:
+    """A request of four maps of a small picture."""
     pixels = pb.Image(tensor=pb.Tensor(shape=(32, 32, 3), dtype=pb.DTYPE_UINT8, data=bytes(32 * 32 * 3)))
-    body = message(explain_pb2.ExplainRequest(image=pixels, methods=serving.methods(gradient={}) * 4))
+    return message(explain_pb2.ExplainRequest(image=pixels, methods=serving.methods(gradient={}) * 4))
+
+
+def unread(target: Target) -> None:
+    """Replies that are never taken, on ever more connections, of which the last are kept open."""
+    body, kept = explain_body(), deque[RawConnection](maxlen=KEPT_CONNECTIONS)
     while True:
-        with suppress(OSError, ProtocolError), RawConnection(target.address, target.token, window=0) as connection:
-            for _ in range(64):
+        with suppress(OSError, ProtocolError):
+            connection = RawConnection(target.address, target.token, window=0)
+            if len(kept) == KEPT_CONNECTIONS:
+                kept[0].socket.close()
+            kept.append(connection)
+            for _ in range(CALLS_OF_CONNECTION):
                 connection.send(f"{SERVICE}/Explain", body)
-            while connection.receive():
+            while connection.answered < CALLS_OF_CONNECTION and connection.receive():
                 pass
+
+
+def given_up(target: Target) -> None:
+    """Requests whose connection ends at once."""
+    body = explain_body()
+    while True:
+        with suppress(OSError, ProtocolError), RawConnection(target.address, target.token) as connection:
+            for _ in range(CALLS_GIVEN_UP):
+                connection.send(f"{SERVICE}/Explain", body)
 
 
 def half_gets(target: Target) -> None:
@@ -129,6 +149,7 @@ HOSTILE: dict[str, Callable[[Target], None]] = {
     "a deep picture": deep_picture,
     "unknown names": unknown_names,
     "replies unread": unread,
+    "calls given up": given_up,
     "half-sent GETs": half_gets,
 }
 
