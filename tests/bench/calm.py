@@ -33,6 +33,8 @@ BLOCK_SECONDS = 300.0  # A block of requests that takes longer ends early.
 STATISTICS_SECONDS = 1.2  # Until workers have told of their last passes.
 FRESH_ROUNDS = 2  # Rounds until the servers are started anew.
 KEPT_PICTURES = 16  # The photos that the requests are about, in turn.
+MIXED = [("predict", ""), ("embed", ""), ("differentiate", ""), ("explain", "gradient"), ("explain", "grad_cam")]
+MIXED += [("attack", "fgsm")]
 
 
 TOKEN = "a-token-of-the-benchmark"
@@ -70,7 +72,7 @@ def main(
     model: Annotated[
         str, typer.Option(help="An embedded model, or nothing: a network that costs nothing.")
     ] = "cifar10",
-    rpc: Annotated[str, typer.Option(help="predict, explain, attack ...")] = "explain",
+    rpc: Annotated[str, typer.Option(help="predict, explain ..., or mixed: each of MIXED.")] = "explain",
     method: Annotated[str, typer.Option(help="Of Explain or Attack.")] = "gradient",
     callers: Annotated[int, typer.Option(min=1, help="Callers that wait for their answers.")] = 1,
     front_ends: Annotated[int, typer.Option(min=1, help="Of this tree's server; the other has one.")] = 1,
@@ -87,7 +89,8 @@ def main(
     The ratio is of this tree's time to the other's in a pair of blocks; which is asked first alternates. Servers of one
     tree differ by some percent, each as long as it runs: they are started anew for every few rounds.
     """
-    mix = [MixEntry(rpc, method=method if rpc in ("explain", "attack") else "", model=model)]
+    kinds = MIXED if rpc == "mixed" else [(rpc, method if rpc in ("explain", "attack") else "")]
+    mix = [MixEntry(word, method=each, model=model) for word, each in kinds]
     photos = [(data / "images" / name).read_bytes() for name in photo_names(data)[:KEPT_PICTURES]]
     built(mix, photos)  # A mistake is told before servers start.
     pairs, trees = list[tuple[Spent, Spent]](), (ROOT, other.resolve())
@@ -95,8 +98,8 @@ def main(
         with ExitStack() as stack:
             collector = stack.enter_context(Collector()) if traces else None
             flags = ["--traces", collector.address] if collector else []
-            kinds = (trees[0], front_ends, flags), (trees[1], 1, [])
-            servers = [stack.enter_context(server_of(*each, model, token=token)) for each in kinds]
+            both = (trees[0], front_ends, flags), (trees[1], 1, [])
+            servers = [stack.enter_context(server_of(*each, model, token=token)) for each in both]
             stack.enter_context(pinned_apart(*servers))
             ask = partial(
                 block, mix=mix, photos=photos, callers=callers, requests=requests, token=TOKEN if token else None
@@ -107,7 +110,7 @@ def main(
                 order = servers if place % 2 else servers[::-1]
                 spent = {id(server): ask(server) for server in order}
                 pairs.append((spent[id(servers[0])], spent[id(servers[1])]))
-    deliver(pairs, f"{mix[0].name}, {callers} callers, blocks of {requests}", as_json, out)
+    deliver(pairs, f"{mix[0].name if len(mix) == 1 else rpc}, {callers} callers, blocks of {requests}", as_json, out)
 
 
 def server_of(tree: Path, front_ends: int, flags: list[str], model: str, *, token: bool) -> serving.Server:
