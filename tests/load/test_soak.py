@@ -42,11 +42,11 @@ ALLOWED = {"OK", "CANCELLED", "DEADLINE_EXCEEDED", "RESOURCE_EXHAUSTED", "NOT_FO
 
 
 class Held(NamedTuple):
-    """What a process holds: bytes of anonymous memory, file descriptors and threads."""
+    """What a process holds: bytes of anonymous memory, file descriptors, and threads by their names."""
 
     memory: int
     descriptors: int
-    threads: int
+    threads: Counter[str]
 
 
 def test_nothing_grows_under_a_long_load_of_all_kinds() -> None:
@@ -58,7 +58,9 @@ def test_nothing_grows_under_a_long_load_of_all_kinds() -> None:
         print(f"{codes.total()} requests: {dict(codes)}")
         growth = {name: after[name].memory / before[name].memory for name in before}
         for name, share in growth.items():
-            print(f"{name}: {before[name].memory >> 20} MiB, {share:.3f} times; {before[name][1:]}, {after[name][1:]}")
+            memory, descriptors, threads = before[name]
+            counts = f"{descriptors} and {threads.total()}, {after[name].descriptors} and {after[name].threads.total()}"
+            print(f"{name}: {memory >> 20} MiB, {share:.3f} times; {counts}")
         assert after.keys() == before.keys(), "a process has ended"
         assert set(codes) <= ALLOWED
         assert {"OK", "CANCELLED", "DEADLINE_EXCEEDED"} <= set(codes)
@@ -66,7 +68,8 @@ def test_nothing_grows_under_a_long_load_of_all_kinds() -> None:
         assert " ERROR " not in server.log()
         for name, own in after.items():
             assert own.descriptors <= most_descriptors(name, before), name
-            assert own.threads <= before[name].threads + MORE_THREADS, name
+            more = own.threads - before[name].threads
+            assert own.threads.total() <= before[name].threads.total() + MORE_THREADS, f"{name} has more: {more}"
         assert max(growth.values()) < MOST_GROWTH
         assert server.metric("gradserve_cost_outstanding") == 0
 
@@ -139,4 +142,5 @@ def holding(process: psutil.Process) -> Held:
     """As the system tells it."""
     lines = Path(f"/proc/{process.pid}/smaps_rollup").read_text().splitlines()
     anonymous = next(int(line.split()[1]) for line in lines if line.startswith("Anonymous:"))
-    return Held(anonymous << 10, process.num_fds(), process.num_threads())
+    threads = Counter(file.read_text().strip() for file in Path(f"/proc/{process.pid}/task").glob("*/comm"))
+    return Held(anonymous << 10, process.num_fds(), threads)
