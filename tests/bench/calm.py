@@ -33,6 +33,7 @@ BLOCK_SECONDS = 300.0  # A block of requests that takes longer ends early.
 STATISTICS_SECONDS = 1.2  # Until workers have told of their last passes.
 FRESH_ROUNDS = 2  # Rounds until the servers are started anew.
 KEPT_PICTURES = 16  # The photos that the requests are about, in turn.
+# RPCs and methods, each asked as often as the others.
 MIXED = [("predict", ""), ("embed", ""), ("differentiate", ""), ("explain", "gradient"), ("explain", "grad_cam")]
 MIXED += [("attack", "fgsm")]
 

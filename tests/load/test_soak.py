@@ -4,6 +4,7 @@ import random
 import threading
 import time
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -142,5 +143,8 @@ def holding(process: psutil.Process) -> Held:
     """As the system tells it."""
     lines = Path(f"/proc/{process.pid}/smaps_rollup").read_text().splitlines()
     anonymous = next(int(line.split()[1]) for line in lines if line.startswith("Anonymous:"))
-    threads = Counter(file.read_text().strip() for file in Path(f"/proc/{process.pid}/task").glob("*/comm"))
+    threads = Counter[str]()
+    for file in Path(f"/proc/{process.pid}/task").glob("*/comm"):
+        with suppress(OSError):  # The thread has ended meanwhile.
+            threads[file.read_text().strip()] += 1
     return Held(anonymous << 10, process.num_fds(), threads)
