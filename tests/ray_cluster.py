@@ -17,6 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
+from ports import free_ports
+
 ENVIRONMENT = {
     "RAY_AUTH_MODE": "token",
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # Nothing listens on other addresses than 127.0.0.1.
@@ -30,7 +32,7 @@ SERVER = """
 engine = "ray"
 workers = 2
 device = "cpu"
-listen = "127.0.0.1:50100"
+listen = "127.0.0.1:{port}"
 """
 
 
@@ -74,7 +76,7 @@ def serve(flags: list[str]) -> int:
     """Serves on a cluster of two nodes until Ctrl-C; returns the server's exit code."""
     with ray_nodes(2) as nodes, tempfile.TemporaryDirectory() as folder:
         config = Path(folder) / "ray.toml"
-        config.write_text(SERVER)
+        config.write_text(SERVER.format(port=free_ports(9)[0]))
         command = [sys.executable, "-m", "gradserve_server", "--config", str(config), *flags]
         process = subprocess.Popen(command, env=os.environ | nodes.environment)
         with suppress(KeyboardInterrupt):

@@ -7,7 +7,6 @@ import asyncio
 import base64
 import os
 import random
-import socket
 import tempfile
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
@@ -28,6 +27,7 @@ from rich.table import Table
 from gradserve.v1 import service_pb2_grpc
 from gradserve_server.pool.forking import prepare_environment
 
+from ..ports import free_ports
 from . import report
 from .loop import GRADIENT
 from .peer import CLASS, METHODS, MIX
@@ -230,9 +230,7 @@ async def captum(model: str, jpeg: bytes) -> AsyncIterator[Peer]:
 @asynccontextmanager
 async def litserve(model: str, precision: str, jpeg: bytes) -> AsyncIterator[Peer]:
     """HTTP."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    (port,) = free_ports()
     body = {method: {"method": method, "image": base64.b64encode(jpeg).decode()} for method in METHODS}
     with child("peer_litserve", model, precision, str(port)) as process:
         async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=PATIENCE) as client:

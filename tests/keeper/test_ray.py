@@ -1,6 +1,5 @@
 """Workers that Ray places on nodes, all on this machine: they die, and their nodes do, and no answer is missed."""
 
-import os
 import signal
 import threading
 import time
@@ -13,6 +12,7 @@ import numpy as np
 import psutil
 import pytest
 from lengths import length
+from ports import free_ports
 from ray_cluster import RayNodes, ray_nodes
 from serving import Server
 
@@ -50,8 +50,7 @@ def cluster() -> Iterator[RayNodes]:
 @pytest.fixture(scope="module")
 def server(cluster: RayNodes) -> Iterator[Server]:
     """A server with two workers on it."""
-    port = 20000 + os.getpid() % 20000
-    with Server(CONFIG.format(port=port)) as server:
+    with Server(CONFIG.format(port=free_ports(3)[0])) as server:
         assert server.address
         yield server
         assert server.stop() == 0

@@ -1,9 +1,8 @@
 """Models are changed while Ray places the workers: successors need room in the cluster."""
 
-import os
-
 import numpy as np
 import pytest
+from ports import free_ports
 from ray_cluster import ray_nodes
 from serving import PATIENCE, Server
 
@@ -32,7 +31,7 @@ resize = 32
 
 
 def test_a_model_is_replaced_where_the_cluster_has_room() -> None:
-    port = 21000 + os.getpid() % 20000
+    port = free_ports(2)[0]
     with ray_nodes(2) as nodes, pytest.MonkeyPatch.context() as patch:
         for name, value in nodes.environment.items():
             patch.setenv(name, value)

@@ -2,16 +2,16 @@
 
 import asyncio
 import json
-import socket
 import time
 from collections import Counter
 from collections.abc import Callable, Coroutine, Iterator
-from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
 import grpc
 import pytest
 from lengths import length
+from ports import free_ports
 from serving import PATIENCE, Server, methods, picture
 
 from gradserve import AsyncClient, ServiceError
@@ -30,14 +30,6 @@ CONFIG = "[pool]\nworkers = 1\n[models.digits]\n"
 LATEST_START = 60  # Seconds within which a call must have reached its server.
 
 Ask = Callable[[], Coroutine[Any, Any, None]]
-
-
-def free_ports(count: int) -> list[int]:
-    with ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in sockets]
 
 
 class Pair:

@@ -2,24 +2,18 @@
 
 import asyncio
 import logging
-import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import zmq
+from ports import free_ports
 
 from gradserve_server.pool.hub import Hub
 from gradserve_server.pool.keys import Keys, new_keys, secure_line
 from gradserve_server.pool.lines import Lines
 from gradserve_server.pool.wire import Cancel
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 async def until(condition: Callable[[], bool]) -> None:
@@ -31,7 +25,7 @@ async def until(condition: Callable[[], bool]) -> None:
 async def test_only_who_has_the_keys_is_heard(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.WARNING)
     keys, heard = new_keys(), list[tuple[bytes, Any]]()
-    local, remote = f"ipc://{tmp_path}/hub.sock", f"tcp://127.0.0.1:{free_port()}"
+    local, remote = f"ipc://{tmp_path}/hub.sock", f"tcp://127.0.0.1:{free_ports()[0]}"
     hub = Hub([remote, local], lambda name, message: heard.append((name, message)), lambda name: None, keys)
     stranger_keys = Keys(keys.hub_public, "", *new_keys()[2:])
     peers = {
@@ -59,7 +53,7 @@ async def test_only_who_has_the_keys_is_heard(tmp_path: Path, caplog: pytest.Log
 
 async def test_a_peer_does_not_speak_to_a_hub_with_other_keys() -> None:
     """A hub that another has put in the place of ours gets nothing."""
-    remote, heard = f"tcp://127.0.0.1:{free_port()}", list[Any]()
+    remote, heard = f"tcp://127.0.0.1:{free_ports()[0]}", list[Any]()
     hub = Hub([remote], lambda name, message: heard.append(message), lambda name: None, new_keys())
     with zmq.Context() as context, context.socket(zmq.DEALER) as sock:
         secure_line(sock, new_keys())
