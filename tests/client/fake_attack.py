@@ -42,8 +42,18 @@ def attacked(request, region, provenance) -> attack_pb2.AttackResponse:
             warnings=["SATURATED"],
         ),
     )
+    add_what_was_asked_for(reply, request)
+    return reply
+
+
+def png(pixels: np.ndarray) -> bytes:
+    return images.png(images.Image.fromarray(pixels.astype(np.uint8)))
+
+
+def add_what_was_asked_for(reply, request) -> None:
+    """Adds what an answer has only for some requests."""
     if request.HasField("defence"):
-        reply.certificate.undefended.CopyFrom(after)
+        reply.certificate.undefended.CopyFrom(reply.certificate.after)
     if request.HasField("mask"):
         reply.certificate.mask_pixels = 12
     if request.method.WhichOneof("method") == "ensemble":
@@ -54,8 +64,3 @@ def attacked(request, region, provenance) -> attack_pb2.AttackResponse:
     if request.trajectory:
         reply.trajectory.add(step=0, predicted=CAT, margin=2.5, loss=0.1)
         reply.trajectory.add(step=1, predicted=DOG, margin=-1.5, loss=3.0)
-    return reply
-
-
-def png(pixels: np.ndarray) -> bytes:
-    return images.png(images.Image.fromarray(pixels.astype(np.uint8)))

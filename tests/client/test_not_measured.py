@@ -157,6 +157,20 @@ def test_a_journal_of_the_older_rules_is_refused(pictures, tmp_path):  # noqa: F
         Journal(path, plan.described(pictures))
 
 
+def check_junit(path, found):
+    """The report for CI counts what was not measured, and gives the reason."""
+    junit.write(path, found, "net", 1.5)
+    suite = Tree.parse(path).getroot()
+    assert (suite.get("errors"), suite.get("failures"), suite.get("skipped")) == ("1", "0", "1")
+    (error,) = suite.iter("error")
+    assert "66.7% to 80.0%" in error.get("message")
+    (skipped,) = suite.iter("skipped")
+    assert skipped.get("message") == f"4 of 30 pictures not measured: {NO_GRADIENT} (4)"
+    properties = {each.get("name"): each.get("value") for each in suite.iter("property")}
+    assert properties["robust accuracy, pgd 1/255"].startswith("66.7% to 80.0%")
+    assert properties["warning, pgd 1/255"] == f"{OTHER} (24 pictures)"
+
+
 def test_every_report_says_what_was_not_measured_and_why(pictures, tmp_path, monkeypatch):  # noqa: F811
     wish = CheckSpec(PGD.methods, EPS[:1], PGD.arguments)
     plan, found, journal = small(tmp_path, pictures, Limits(robust=0.7), wish)
@@ -173,16 +187,7 @@ def test_every_report_says_what_was_not_measured_and_why(pictures, tmp_path, mon
     (threshold,) = document["thresholds"]
     assert (threshold["verdict"], threshold["holds"]) == ("not_measured", False)
 
-    junit.write(tmp_path / "junit.xml", found, "net", 1.5)
-    suite = Tree.parse(tmp_path / "junit.xml").getroot()
-    assert (suite.get("errors"), suite.get("failures"), suite.get("skipped")) == ("1", "0", "1")
-    (error,) = suite.iter("error")
-    assert "66.7% to 80.0%" in error.get("message")
-    (skipped,) = suite.iter("skipped")
-    assert skipped.get("message") == f"4 of 30 pictures not measured: {NO_GRADIENT} (4)"
-    properties = {each.get("name"): each.get("value") for each in suite.iter("property")}
-    assert properties["robust accuracy, pgd 1/255"].startswith("66.7% to 80.0%")
-    assert properties["warning, pgd 1/255"] == f"{OTHER} (24 pictures)"
+    check_junit(tmp_path / "junit.xml", found)
 
     page = robustness_report.html(plan, found, effort, [], {})
     for text in ("Not measured: the verdict", "66.7% to 80.0%", "20 to 24 of 30", NO_GRADIENT, "4 of 30", OTHER):

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import count
-from typing import Any
+from typing import Any, Self
 
 import grpc
 import numpy as np
@@ -21,6 +21,7 @@ from gradserve.v1 import predict_pb2
 
 KILLS = length(2, 6)
 CALLERS = 4
+NEW_CONNECTIONS = 20  # Calls right after each kill, each on a connection of its own.
 CALLS = 150  # Answers that plain callers have before each kill.
 DIGIT = predict_pb2.PredictRequest(image=picture(0, 8, 8))
 PICTURE = np.zeros((8, 8, 3), np.uint8)
@@ -90,52 +91,71 @@ def test_calls_reach_both_and_both_use_the_worker(pair: Server) -> None:
         assert calls < 2000, "each new connection falls to either"
 
 
+class Callers:
+    """CALLERS callers with our client and one with plain stubs, until the end of the `with`, and what they are told."""
+
+    def __init__(self, server: Server) -> None:
+        self._server, self._ending, self._answered = server, threading.Event(), count()
+        self.codes: Counter[str] = Counter()  # Those of the plain caller.
+        self._pool = ThreadPoolExecutor(CALLERS + 1)
+        self._calls = [*(self._pool.submit(self._ask) for _ in range(CALLERS)), self._pool.submit(self._ask_plainly)]
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._ending.set()
+        with self._pool:
+            for each in self._calls:
+                each.result(60)  # Raises what a call has raised.
+
+    def total(self) -> int:
+        """All answers, once the callers have ended."""
+        return next(self._answered) + self.codes["OK"]
+
+    def _ask(self) -> None:
+        with Client(self._server.address, connections=4) as client:
+            while not self._ending.is_set():
+                client.predict(PICTURE)
+                next(self._answered)
+
+    def _ask_plainly(self) -> None:
+        while not self._ending.is_set():
+            with grpc.insecure_channel(self._server.address, OWN_CONNECTION) as channel:
+                try:
+                    for _ in range(50):
+                        Stubs.of(channel).gradients.Predict(DIGIT, timeout=PATIENCE)
+                        self.codes["OK"] += 1
+                except grpc.RpcError as error:
+                    self.codes[error.code().name] += 1
+
+
+def kill_front_end(server: Server) -> None:
+    """Kills the first one at once; new connections never fail."""
+    victim = server.front_ends[0]
+    victim.kill()
+    victim.wait(PATIENCE)
+    for _ in range(NEW_CONNECTIONS):
+        predict_once(server)
+
+
 def test_a_front_end_that_is_killed_costs_only_its_calls(pair: Server) -> None:
     """Callers with our client see nothing of it, and the counts are those of the callers."""
     until_all_count(pair)
     restarts = pair.metric("gradserve_front_end_restarts_total")
     counted = pair.metric("grpc_server_handled_total", grpc_method="Predict", grpc_code="OK")
-    answered, ending = count(), threading.Event()
     files = counter_files(pair)
-    codes: Counter[str] = Counter()
-
-    def ask() -> None:
-        with Client(pair.address, connections=4) as client:
-            while not ending.is_set():
-                client.predict(PICTURE)
-                next(answered)
-
-    def ask_plainly() -> None:
-        while not ending.is_set():
-            with grpc.insecure_channel(pair.address, OWN_CONNECTION) as channel:
-                try:
-                    for _ in range(50):
-                        Stubs.of(channel).gradients.Predict(DIGIT, timeout=PATIENCE)
-                        codes["OK"] += 1
-                except grpc.RpcError as error:
-                    codes[error.code().name] += 1
-
-    with ThreadPoolExecutor(CALLERS + 1) as pool:
-        callers = [*(pool.submit(ask) for _ in range(CALLERS)), pool.submit(ask_plainly)]
-        try:
-            for _ in range(KILLS):
-                until_both_serve(pair)
-                until(lambda enough=codes["OK"] + CALLS: codes["OK"] >= enough)
-                victim = pair.front_ends[0]
-                victim.kill()
-                victim.wait(PATIENCE)
-                for _ in range(20):
-                    predict_once(pair)  # New connections never fail.
-        finally:
-            ending.set()
-        for caller in callers:
-            caller.result(60)  # Raises what a call has raised.
+    with Callers(pair) as callers:
+        for _ in range(KILLS):
+            until_both_serve(pair)
+            until(lambda enough=callers.codes["OK"] + CALLS: callers.codes["OK"] >= enough)
+            kill_front_end(pair)
     until_both_serve(pair)
-    assert set(codes) <= {"OK", "UNAVAILABLE"}
+    assert set(callers.codes) <= {"OK", "UNAVAILABLE"}
     # A process that is being killed still accepts connections for a moment, and loses them.
-    assert codes["UNAVAILABLE"] < 0.1 * codes["OK"]
+    assert callers.codes["UNAVAILABLE"] < 0.1 * callers.codes["OK"]
     assert pair.metric("gradserve_front_end_restarts_total") == restarts + KILLS
-    total = next(answered) + codes["OK"] + 20 * KILLS
+    total = callers.total() + NEW_CONNECTIONS * KILLS
     seen = pair.metric("grpc_server_handled_total", grpc_method="Predict", grpc_code="OK") - counted
     # A front-end may have counted an answer that its end kept from being sent: at most one for each caller and kill.
     assert total <= seen <= total + KILLS * (CALLERS + 1)

@@ -20,8 +20,8 @@ from gradserve_server.methods.goals import Goal, Summand
 from gradserve_server.methods.targets import Contrast, Direction, Similarity, Target
 from gradserve_server.models.prepared import Prepared
 
-EARLY, LATE = {"squeezenet1_1": ("features.5", "features.10"), "mobilenet_v2": ("features.4", "features.14")}, {}
-NAMES = list(EARLY)
+LAYERS = {"squeezenet1_1": ("features.5", "features.10"), "mobilenet_v2": ("features.4", "features.14")}
+NAMES = list(LAYERS)
 CHANNEL, WEIGHT = 5, -0.25
 Score = Callable[[Tensor, dict[str, Tensor]], Tensor]  # From logits [n, classes] and layers [n, C, h, w] to [n].
 
@@ -77,14 +77,12 @@ def by_autograd(
 
 def goals_of(model: Prepared, name: str) -> dict[str, tuple[Goal, Score, tuple[str, ...]]]:
     """Each kind of term, with its score written in torch and the layers that this reads."""
-    early, late = EARLY[name]
+    early, late = LAYERS[name]
     classes, channels = len(model.card.classes), model.card.layer(late).channels  # type: ignore[union-attr]
     generator = torch.Generator().manual_seed(1)
     factors = torch.randn(classes, generator=generator).numpy()
     vector = torch.randn(channels, generator=generator).to(model.dtype)
     unit = vector / vector.norm()
-    other = (pictures(model, 1, seed=9)[0].permute(1, 2, 0) * 255).round().byte().numpy()
-    features = features_of(model, late, other)
     sum_ = (Summand(2.0, Target(label=3)), Summand(WEIGHT, Target(layer=early, channel=CHANNEL, position=(2, 1))))
     contrast = Contrast(((Target(label=3), 1.0), (Target(label=7), -0.5)))
     return {
@@ -112,12 +110,19 @@ def goals_of(model: Prepared, name: str) -> dict[str, tuple[Goal, Score, tuple[s
         ),
         "sum": (sum_, lambda z, at: 2 * z[:, 3] + WEIGHT * at[early][:, CHANNEL, 2, 1], (early,)),
         "contrast": ((Summand(target=contrast),), lambda z, _: z[:, 3] - 0.5 * z[:, 7], ()),
-        "similarity": (
-            (Summand(target=Similarity(late, other)),),
-            lambda z, at: F.cosine_similarity(at[late].mean((2, 3)), features),
-            (late,),
-        ),
+        "similarity": similarity_to_another(model, late),
     }
+
+
+def similarity_to_another(model: Prepared, layer: str) -> tuple[Goal, Score, tuple[str, ...]]:
+    """The cosine of a layer's features and those of another picture."""
+    other = (pictures(model, 1, seed=9)[0].permute(1, 2, 0) * 255).round().byte().numpy()
+    features = features_of(model, layer, other)
+    return (
+        (Summand(target=Similarity(layer, other)),),
+        lambda z, at: F.cosine_similarity(at[layer].mean((2, 3)), features),
+        (layer,),
+    )
 
 
 def features_of(model: Prepared, layer: str, image: np.ndarray) -> Tensor:
@@ -186,7 +191,7 @@ def raw(model: Prepared, x: Tensor, goal: Goal) -> Any:
 @pytest.mark.parametrize("name", NAMES)
 def test_the_gradient_by_a_layer_is_that_of_autograd_to_the_bit(name: str, kind: str) -> None:
     model = in_double(name)
-    x, layer = pictures(model, 1), EARLY[name][0]
+    x, layer = pictures(model, 1), LAYERS[name][0]
     goal, score, layers = goals_of(model, name)[kind]
     values, _, grad = by_autograd(model, x, score, layers, layer)
     ours = differentiated(model, x, goal, layer=layer)

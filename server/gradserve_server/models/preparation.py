@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -34,27 +33,15 @@ from .prepared import Prepared
 from .probe import Probe, probe
 from .processor import choose
 from .state import State, check_unwritten, state_of
+from .treatments import TREATMENT_NOTES, TREATMENTS, Treatment
 
 log = logging.getLogger(__name__)
 
 
-class Treatment(NamedTuple):
-    """What is done to a network to make it faster."""
-
-    fold: bool  # Whether BatchNorm is folded into convolutions.
-    channels_last: bool  # Whether images and weights lie in memory with their channels last.
-
-
-TREATMENTS = (Treatment(True, True), Treatment(True, False), Treatment(False, True), Treatment(False, False))
 UNREPEATABLE = (
     "even the untouched network gives such different answers for the same images: rounding grows so much in it that "
     "none can be trusted (random weights may be why)"
 )
-TREATMENT_NOTES = {  # Notes of the card where an earlier treatment failed.
-    Treatment(True, False): "images lie in memory channel by channel, which is slower; otherwise",
-    Treatment(False, True): "BatchNorm is not folded into convolutions, which is slower; otherwise",
-    Treatment(False, False): "it is served without speed-ups; with them",
-}
 
 
 class Disagreement(ValueError):
@@ -99,6 +86,32 @@ class _Preparation:
     dtype: torch.dtype
 
     def run(self, fold: bool) -> Prepared:
+        """The network in the first treatment that leaves its answers as they are. Raises LoadError and Unservable."""
+        self._examine()
+        self.pairs = foldable(self.source.network, self.example[:1]) if fold else {}
+        fault: Exception | None = None
+        amplifies = self.behaviour.unbatched == AMPLIFYING  # Every treatment rounds in other places.
+        for treatment in TREATMENTS[-1:] if amplifies else TREATMENTS if fold else TREATMENTS[2:]:
+            try:
+                exact = self._treat(treatment)
+            except LoadError:
+                raise
+            except Exception as error:
+                fault = error
+                log.warning("%s %s: %s", self.spec.name, treatment, error, exc_info=not isinstance(error, Disagreement))
+                continue
+            if exact is None:
+                continue
+            if fault is not None:
+                note = f"{TREATMENT_NOTES[treatment]} {_describe_fault(fault)}"
+                exact = replace(exact, card=replace(exact.card, notes=(*exact.card.notes, note)))
+            exact = replace(exact, card=replace(exact.card, sample=self._sample(exact)))
+            return self._add_precisions(exact) if fold else replace(exact, kernels=None)
+        why = f"; {UNREPEATABLE}" if isinstance(fault, Disagreement) else ""
+        raise LoadError(f"model {self.spec.name}: it cannot be served: {fault}{why}")
+
+    def _examine(self) -> None:
+        """Finds the untouched network's sizes, its head and how it behaves. Raises Unservable."""
         network, size = self.source.network, (self.source.height, self.source.width)
         self.mean, self.std = (
             torch.tensor(v, device=self.device, dtype=self.dtype).view(-1, 1, 1)
@@ -121,27 +134,6 @@ class _Preparation:
         self._check_unwritten(state)
         if not self.behaviour.half:
             self.comparison.check_rounding()
-        self.pairs = foldable(network, self.example[:1]) if fold else {}
-        fault: Exception | None = None
-        amplifies = self.behaviour.unbatched == AMPLIFYING  # Every treatment rounds in other places.
-        for treatment in TREATMENTS[-1:] if amplifies else TREATMENTS if fold else TREATMENTS[2:]:
-            try:
-                exact = self._treat(treatment)
-            except LoadError:
-                raise
-            except Exception as error:
-                fault = error
-                log.warning("%s %s: %s", self.spec.name, treatment, error, exc_info=not isinstance(error, Disagreement))
-                continue
-            if exact is None:
-                continue
-            if fault is not None:
-                note = f"{TREATMENT_NOTES[treatment]} {_describe_fault(fault)}"
-                exact = replace(exact, card=replace(exact.card, notes=(*exact.card.notes, note)))
-            exact = replace(exact, card=replace(exact.card, sample=self._sample(exact)))
-            return self._add_precisions(exact) if fold else replace(exact, kernels=None)
-        why = f"; {UNREPEATABLE}" if isinstance(fault, Disagreement) else ""
-        raise LoadError(f"model {self.spec.name}: it cannot be served: {fault}{why}")
 
     def _sample(self, model: Prepared) -> tuple[float, ...]:
         """The logits of a picture that is the same in every process."""
