@@ -43,7 +43,7 @@ from gradserve_server.offline.index import index
 
 ROOT = Path(__file__).resolve().parents[1]
 README, DOCS = ROOT / "README.md", ROOT / "docs"
-MAX_README_LINES, MAX_PAGE_LINES = 160, 120
+MAX_README_LINES, MAX_PAGE_LINES, MAX_LINE = 160, 120, 120
 PAGES = sorted(DOCS.glob("*.md"))
 MORE = ("SECURITY.md", "server/README.md", "tests/bench/README.md", "examples/README.md")
 ALL = [README, *PAGES, *(ROOT / name for name in MORE)]
@@ -93,6 +93,13 @@ def test_pages_stay_short() -> None:
     assert len(README.read_text().splitlines()) <= MAX_README_LINES
     long = {page.name for page in PAGES if len(page.read_text().splitlines()) > MAX_PAGE_LINES}
     assert not long
+
+
+@pytest.mark.parametrize("page", [*ALL, ROOT / "CHANGELOG.md"], ids=name_of)
+def test_lines_of_prose_stay_short(page: Path) -> None:
+    """Code, rows of tables and pictures are as long as they are."""
+    prose = re.sub(r"^```.*?^```$", "", page.read_text(), flags=re.DOTALL | re.M).splitlines()
+    assert not [line for line in prose if len(line) > MAX_LINE and not line.startswith(("|", "!["))]
 
 
 @pytest.mark.parametrize("page", ALL, ids=name_of)
