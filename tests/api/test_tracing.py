@@ -35,9 +35,10 @@ from gradserve.v1 import (
     service_pb2,
     stylize_pb2,
 )
+from gradserve_server import __version__
 from gradserve_server.api.telemetry.request_log import RequestLog
 from gradserve_server.api.telemetry.spans import open_span
-from gradserve_server.api.telemetry.tracing import Tracing
+from gradserve_server.api.telemetry.tracing import Tracing, resource_attributes
 
 CALLERS = "0af7651916cd43dd8448eb211c80319c"  # A trace id of a caller.
 DIGIT, PHOTO = picture(0, 8, 8), picture(1, 64, 64)
@@ -296,6 +297,26 @@ def test_the_variables_of_opentelemetry_are_read() -> None:
         (tree,) = collector.trees()
         assert (tree.trace, tree.resource["service.name"]) == ("ab" * 16, "saliency")
         assert re.fullmatch("[0-9a-f]{32}", first["trace"]), "also of a request that is not sampled"
+
+
+@pytest.mark.parametrize(
+    ("environment", "name", "version"),
+    [
+        ({}, "gradserve", __version__),
+        ({"OTEL_SERVICE_NAME": "saliency"}, "saliency", __version__),
+        ({"OTEL_RESOURCE_ATTRIBUTES": "service.version=blue"}, "gradserve", "blue"),
+        ({"OTEL_RESOURCE_ATTRIBUTES": "service.name=a,service.version=b", "OTEL_SERVICE_NAME": "c"}, "c", "b"),
+    ],
+)
+def test_what_the_environment_says_of_the_service_comes_first(
+    environment: dict[str, str], name: str, version: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for variable in ("OTEL_SERVICE_NAME", "OTEL_RESOURCE_ATTRIBUTES"):
+        monkeypatch.delenv(variable, raising=False)
+    for variable, value in environment.items():
+        monkeypatch.setenv(variable, value)
+    found = resource_attributes().attributes
+    assert (found["service.name"], found["service.version"]) == (name, version)
 
 
 def test_a_collector_that_is_gone_costs_no_request_and_little_at_the_end() -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 import grpc
 from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
-from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.resources import OTELResourceDetector, Resource
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
@@ -38,7 +38,7 @@ class Tracing:
     def __init__(self, endpoint: str) -> None:
         """`endpoint`: where the collector takes OTLP over gRPC, or TRACES_BY_ENVIRONMENT. Raises StartError."""
         try:
-            self._provider = TracerProvider(resource=_resource(), shutdown_on_exit=False)
+            self._provider = TracerProvider(resource=resource_attributes(), shutdown_on_exit=False)
             exporter = OTLPSpanExporter(None if endpoint == TRACES_BY_ENVIRONMENT else endpoint)
             self._processor = BatchSpanProcessor(exporter)
             self._provider.add_span_processor(self._processor)
@@ -145,9 +145,7 @@ def nanoseconds(seconds: float) -> int:
     return int(seconds * 1e9)
 
 
-def _resource() -> Resource:
-    """The attributes of this process; those of the environment come first where they name the service."""
-    found = Resource.create()
-    named = not str(found.attributes["service.name"]).startswith("unknown_service")
-    own = {"service.name": "gradserve", "service.version": __version__}
-    return Resource(own).merge(found) if named else found.merge(Resource(own))
+def resource_attributes() -> Resource:
+    """The attributes of this process, of which those come first that the environment gives."""
+    own = Resource({"service.name": "gradserve", "service.version": __version__})
+    return Resource.create().merge(own).merge(OTELResourceDetector().detect())
