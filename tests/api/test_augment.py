@@ -22,6 +22,13 @@ from gradserve.datasets import open_dataset
 
 Run = Callable[..., tuple[int, str, str]]
 QUICK = "--model", "small", "--size", 24, "--steps", 2
+# The command, also where the tests run in the background, so that processes begin with Ctrl-C ignored.
+INTERRUPTIBLE = """
+import signal
+signal.signal(signal.SIGINT, signal.default_int_handler)
+from gradserve.cli import main
+main()
+"""
 
 
 @pytest.fixture
@@ -127,17 +134,20 @@ def test_a_killed_run_goes_on(run: Run, animals: Path, tmp_path: Path) -> None:
 def test_an_interrupted_run_ends_at_once(animals: Path, tmp_path: Path) -> None:
     settings = tmp_path / "styled/settings.json"
     asked = animals, "--style", tmp_path / "styles", "--model", "small", "--size", 256, "--steps", 4096
-    command = [sys.executable, "-m", "gradserve", "augment", *map(str, asked), "--out", str(settings.parent)]
+    command = [sys.executable, "-c", INTERRUPTIBLE, "augment", *map(str, asked), "--out", str(settings.parent)]
     environment = os.environ | {"GRADSERVE_SERVER": shared().address}
     process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
-    end = time.monotonic() + 120
-    while not settings.is_file():
-        assert time.monotonic() < end, "the run does not begin"
-        time.sleep(0.01)
-    time.sleep(1)  # Until calls are under way, each of which takes minutes.
-    process.send_signal(signal.SIGINT)
-    _, said = process.communicate(timeout=60)
-    assert (process.returncode, said) == (130, "interrupted; the same command goes on from here\n")
+    try:
+        end = time.monotonic() + 120
+        while not settings.is_file():
+            assert time.monotonic() < end, "the run does not begin"
+            time.sleep(0.01)
+        time.sleep(1)  # Until calls are under way, each of which takes minutes.
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=60)
+        assert (process.returncode, said) == (130, "interrupted; the same command goes on from here\n")
+    finally:
+        process.kill()
 
 
 def test_labels_of_a_list(run: Run, animals: Path, tmp_path: Path) -> None:
