@@ -24,6 +24,7 @@ CALLERS = re.compile(
     r"load/test_(?:company|published))\.py"
 )
 SHARED_SERVER = "the shared server"
+SCOPES_SHOWN = 40  # At the end of a run.
 # What takes long comes first, lest one process end long after the others.
 LONGEST = (
     SHARED_SERVER,
@@ -90,3 +91,15 @@ def stubs(server: Server) -> Iterator[Stubs]:
     """Both of its services."""
     with server.channel() as channel:
         yield Stubs.of(channel)
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """Lists the scopes that took the longest, and what all took together."""
+    seconds = Counter[str]()
+    for reports in terminalreporter.stats.values():
+        for report in reports:
+            if hasattr(report, "duration") and hasattr(report, "nodeid"):
+                seconds[scope(report.nodeid)] += report.duration
+    terminalreporter.section(f"slowest of {len(seconds)} scopes, which took {seconds.total():.0f} s together")
+    for name, took in seconds.most_common(SCOPES_SHOWN):
+        terminalreporter.write_line(f"{took:.0f}s {name}")
