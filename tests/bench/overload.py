@@ -47,7 +47,7 @@ FIGURES = (
     "refusal_server_p95",
 )
 FIGURES += ("unanswered", "uneasy", "memory")
-STATISTICS_DELAY = 1.5  # Seconds until the workers' last figures have arrived.
+IDLE_SECONDS = 12.0  # Without requests; workers give memory back after 10, and their last figures arrive meanwhile.
 
 
 class Rows(NamedTuple):
@@ -65,7 +65,7 @@ class Overload:
     goodput is a share of the capacity, refused one of all requests, unanswered one of all rows. refusal_p95 counts from
     when a request was due, refusal_server_p95 from when the server began with it, of those refusals that its log shows.
     uneasy: seconds after the load until a lone caller was answered as quickly as before. memory: anonymous memory of
-    the server after the load beside before.
+    the server beside before, when it was idle for IDLE_SECONDS after that.
     """
 
     capacity: float
@@ -137,7 +137,7 @@ async def overloaded(
         server.address, mix, photos, OpenLoop(times * capacity, seconds, warm_up=3.0), deadline=deadline
     )
     uneasy = await unease(server, mix, photos, CALM_FACTOR * lone.p95 if lone else 0.0)
-    await asyncio.sleep(STATISTICS_DELAY)
+    await asyncio.sleep(IDLE_SECONDS)
     after = rows(server)
     spent = Rows(after.all - counted.all, after.unanswered - counted.unanswered)
     growth, refused = memory(server) / before, refusals(server.log()[logged:])
